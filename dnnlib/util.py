@@ -1,0 +1,174 @@
+"""Errors that are meant for users, files that are never half-written, and small formatting helpers."""
+
+import contextlib
+import errno
+import os
+import re
+import secrets
+import sys
+from collections.abc import Callable, Iterator
+from typing import IO, Any
+
+__all__ = ["UserError", "atomic_write", "format_bytes", "format_time", "one_line", "parse_int_list", "run_cli"]
+
+MAX_LIST_LENGTH = 1_000_000  # a mistyped range must not fill the memory
+
+
+class UserError(ValueError):
+    """A mistake of the user's: one line that says what is wrong, where, and what to do about it."""
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Files
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | os.PathLike, mode: str = "wb", *, encoding: str | None = None) -> Iterator[IO[Any]]:
+    """Write a file so that `path` holds either what it held before or all of the new content, whatever happens.
+
+    The content goes to a temporary name in the same folder (a rename is atomic only within one file system), is
+    flushed to the disk and renamed; then the folder is flushed too, because the rename lives there. If the block
+    raises, the temporary file is removed and `path` is left as it was.
+
+    Args:
+        path: The file to write; its folder must exist.
+        mode: 'wb' or 'w'.
+        encoding: Of a text file; default UTF-8.
+
+    Raises:
+        UserError: The folder is missing or may not be written to, or the disk is full; names `path`.
+    """
+    if mode not in ("wb", "w"):
+        raise ValueError(f"atomic_write writes whole files: mode must be 'wb' or 'w', got '{mode}'.")
+    path = os.path.abspath(os.fspath(path))
+    folder, name = os.path.split(path)
+    temporary = os.path.join(folder, f".{name[:200]}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    text = {} if mode == "wb" else {"encoding": encoding or "utf-8", "newline": "\n"}
+    try:
+        # Unlike tempfile's, this file gets the permissions that the user's umask asks for.
+        with open(temporary, mode.replace("w", "x"), **text) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_folder(folder)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        reason = _file_trouble(error, temporary)
+        if reason is None:
+            raise
+        raise UserError(f"Cannot write {path}: {reason}") from error
+
+
+def _sync_folder(folder: str) -> None:
+    """Flush a folder's entries; where folders cannot be opened or flushed there is nothing to do."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _file_trouble(error: BaseException, temporary: str) -> str | None:
+    """What to tell the user about an error while writing `temporary`; None if it is not about that file."""
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:  # libraries wrap the system's error in their own
+        seen.add(id(cause))
+        if isinstance(cause, OSError):
+            if cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                return f"there is no space left ({os.strerror(cause.errno)}); free some or choose another folder."
+            if cause.filename == temporary:
+                return f"{os.strerror(cause.errno or errno.EIO)}; check that the folder exists and may be written to."
+        cause = cause.__cause__ or cause.__context__
+    return None
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Text
+
+
+def one_line(message: object) -> str:
+    """The text with every run of white space, line breaks included, made one space."""
+    return " ".join(str(message).split())
+
+
+def format_time(seconds: float) -> str:
+    """A duration as '12s', '3m 05s', '2h 05m 10s' or '1d 02h 05m'."""
+    total = max(0, round(seconds))
+    minutes, s = divmod(total, 60)
+    hours, m = divmod(minutes, 60)
+    days, h = divmod(hours, 24)
+    if days:
+        return f"{days}d {h:02}h {m:02}m"
+    if hours:
+        return f"{h}h {m:02}m {s:02}s"
+    if minutes:
+        return f"{m}m {s:02}s"
+    return f"{s}s"
+
+
+def format_bytes(count: float) -> str:
+    """A size as '512 B', '1.5 KiB', '20.0 MiB', … (powers of 1024)."""
+    if abs(count) < 1024:
+        return f"{count:.0f} B"
+    for unit in ("KiB", "MiB", "GiB"):
+        count /= 1024
+        if abs(count) < 1024:
+            return f"{count:.1f} {unit}"
+    return f"{count / 1024:.1f} TiB"
+
+
+def parse_int_list(text: str, *, name: str = "list") -> list[int]:
+    """Whole numbers from a list of numbers and inclusive ranges: '1,2,5-8' → [1, 2, 5, 6, 7, 8].
+
+    Args:
+        text: The list; spaces are ignored.
+        name: What the error message calls it, e.g. '--seeds'.
+
+    Raises:
+        UserError: The text is not such a list.
+    """
+    numbers: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*([0-9]+)\s*(?:-\s*([0-9]+)\s*)?", part)
+        if match is None:
+            raise UserError(f"{name}: '{part.strip()}' is neither a number nor a range; write for example 1,2,5-8.")
+        first = int(match[1])
+        last = first if match[2] is None else int(match[2])
+        if last < first:
+            raise UserError(f"{name}: the range '{part.strip()}' runs backwards; write {last}-{first}.")
+        if len(numbers) + last - first >= MAX_LIST_LENGTH:
+            raise UserError(f"{name}: '{text}' names more than {MAX_LIST_LENGTH} numbers.")
+        numbers.extend(range(first, last + 1))
+    return numbers
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Scripts
+
+
+def run_cli(main: Callable[[], object]) -> None:
+    """Run a script and leave the process: a user's mistake becomes `error: <one line>` on stderr and exit code 2.
+
+    Ctrl-C gives exit code 130. Every other error keeps its traceback. A click command is passed as
+    `lambda: command(standalone_mode=False)`; its usage errors get the same form.
+    """
+    import click  # here, so that the library does not depend on it
+
+    try:
+        main()
+    except UserError as error:
+        _leave(f"error: {one_line(error)}", 2)
+    except click.ClickException as error:
+        _leave(f"error: {one_line(error.format_message())}", 2)
+    except (KeyboardInterrupt, click.Abort):
+        _leave("interrupted", 130)
+    sys.exit(0)
+
+
+def _leave(message: str, code: int) -> None:
+    print(message, file=sys.stderr, flush=True)
+    sys.exit(code)

@@ -1,0 +1,193 @@
+import errno
+import os
+import stat
+import subprocess
+import sys
+
+import click
+import pytest
+
+import dnnlib
+
+# ----------------------------------------------------------------------------------------------------------------------
+# atomic_write
+
+
+def test_atomic_write_replaces_the_file_and_leaves_nothing_else(tmp_path):
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"old")
+    with dnnlib.atomic_write(path) as file:
+        file.write(b"new")
+        assert path.read_bytes() == b"old"  # not before it is complete
+        assert len(list(tmp_path.iterdir())) == 2  # in the same folder, or the rename could not be atomic
+    assert path.read_bytes() == b"new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_atomic_write_text_is_utf8_with_unix_line_ends(tmp_path):
+    with dnnlib.atomic_write(tmp_path / "a.txt", "w") as file:
+        file.write("é\n")
+    assert (tmp_path / "a.txt").read_bytes() == b"\xc3\xa9\n"
+
+
+def test_atomic_write_honours_the_umask(tmp_path):
+    old = os.umask(0o027)
+    try:
+        with dnnlib.atomic_write(tmp_path / "a") as file:
+            file.write(b"x")
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o640
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_atomic_write_keeps_the_old_file_on_errors(tmp_path, error):
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"old")
+    with pytest.raises(error), dnnlib.atomic_write(path) as file:
+        file.write(b"half")
+        raise error("stop")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_atomic_write_flushes_file_and_folder_around_the_rename(tmp_path, monkeypatch):
+    order = []
+    real_fsync, real_replace = os.fsync, os.replace
+
+    def fsync(descriptor):
+        order.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file")
+        real_fsync(descriptor)
+
+    def replace(source, target):
+        order.append("rename")
+        real_replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", replace)
+    with dnnlib.atomic_write(tmp_path / "a") as file:
+        file.write(b"x")
+    assert order == ["file", "rename", "folder"]
+
+
+def test_atomic_write_says_so_when_the_disk_is_full(tmp_path, monkeypatch):
+    def fsync(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"old")
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(dnnlib.UserError, match=f"Cannot write {path}: there is no space left"):
+        with dnnlib.atomic_write(path) as file:
+            file.write(b"new")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_atomic_write_sees_through_the_errors_of_torch_save(tmp_path):
+    """torch.save turns the system's error into a RuntimeError of its own. A size limit stands in for a full disk."""
+    script = """
+import resource, sys, torch, dnnlib
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    with dnnlib.atomic_write(sys.argv[1]) as file:
+        torch.save({"a": torch.zeros(100_000)}, file)
+except dnnlib.UserError as error:
+    print(error)
+"""
+    path = tmp_path / "a.pkl"
+    path.write_bytes(b"old")
+    result = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=True)
+    assert result.stdout.startswith(f"Cannot write {path}: there is no space left")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_atomic_write_names_a_missing_folder(tmp_path):
+    path = tmp_path / "missing" / "a"
+    with pytest.raises(dnnlib.UserError, match=f"Cannot write {path}: No such file.*check that the folder exists"):
+        with dnnlib.atomic_write(path):
+            pass
+
+
+def test_atomic_write_passes_errors_about_other_files_through(tmp_path):
+    with pytest.raises(FileNotFoundError), dnnlib.atomic_write(tmp_path / "a"):
+        open(tmp_path / "other").close()
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Text
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [("7", [7]), ("1,2,5-8", [1, 2, 5, 6, 7, 8]), (" 3 - 4 , 1", [3, 4, 1]), ("0-0", [0]), ("5,5", [5, 5])],
+)
+def test_parse_int_list(text, expected):
+    assert dnnlib.parse_int_list(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "a", "1,,2", "1-", "-1", "1.5", "1-2-3", "1 2", "8-5", "0-99999999999"])
+def test_parse_int_list_refuses(text):
+    with pytest.raises(dnnlib.UserError, match="^--seeds: "):
+        dnnlib.parse_int_list(text, name="--seeds")
+
+
+@pytest.mark.parametrize(
+    "seconds, expected",
+    [(0, "0s"), (59.4, "59s"), (59.6, "1m 00s"), (185, "3m 05s"), (7510, "2h 05m 10s"), (93900, "1d 02h 05m")],
+)
+def test_format_time(seconds, expected):
+    assert dnnlib.format_time(seconds) == expected
+
+
+@pytest.mark.parametrize(
+    "count, expected",
+    [
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1536, "1.5 KiB"),
+        (20 << 20, "20.0 MiB"),
+        (3 << 30, "3.0 GiB"),
+        (1 << 50, "1024.0 TiB"),
+    ],
+)
+def test_format_bytes(count, expected):
+    assert dnnlib.format_bytes(count) == expected
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# run_cli
+
+
+def leave_with(error):
+    def main():
+        raise error
+
+    return main
+
+
+@pytest.mark.parametrize(
+    "error, code, message",
+    [
+        (dnnlib.UserError("two\n  lines"), 2, "error: two lines\n"),
+        (click.UsageError("No such option"), 2, "error: No such option\n"),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+    ],
+)
+def test_run_cli_turns_mistakes_into_one_line(capsys, error, code, message):
+    with pytest.raises(SystemExit) as info:
+        dnnlib.run_cli(leave_with(error))
+    assert info.value.code == code
+    assert capsys.readouterr().err == message
+
+
+def test_run_cli_leaves_defects_their_traceback():
+    with pytest.raises(ValueError, match="a defect"):
+        dnnlib.run_cli(leave_with(ValueError("a defect")))
+
+
+def test_run_cli_succeeds():
+    with pytest.raises(SystemExit) as info:
+        dnnlib.run_cli(lambda: None)
+    assert info.value.code == 0
