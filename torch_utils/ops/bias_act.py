@@ -1,0 +1,116 @@
+"""Bias, activation, output gain and clamp in one operator (StyleGAN2, Karras et al. 2020, appendix B).
+
+    y = clamp(gain * act(x + b), -clamp, clamp)
+
+These operators are bound by memory traffic, so the point of having one function is to touch memory few times. For
+activations with act(s*x) = s*act(x), s > 0 (linear, relu, leaky relu), the gain moves in front of the activation, where
+the addition of the bias applies it for free: y = clamp(act(gain*x + gain*b)).
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+__all__ = ["ACTIVATIONS", "Activation", "bias_act"]
+
+
+@dataclass(frozen=True)
+class Activation:
+    """An activation function: the map, its in-place form, and its default parameters."""
+
+    function: Callable[[torch.Tensor, float], torch.Tensor]  # (x, alpha) -> new tensor
+    function_: Callable[[torch.Tensor, float], torch.Tensor]  # (x, alpha) -> result, may overwrite x
+    gain: float = 1.0  # output gain that keeps the second moment of a unit normal input near one
+    alpha: float = 0.0
+    homogeneous: bool = False  # act(s*x) = s*act(x) for s > 0
+
+
+ACTIVATIONS = {
+    "linear": Activation(lambda x, _: x, lambda x, _: x, homogeneous=True),
+    "relu": Activation(lambda x, _: torch.relu(x), lambda x, _: torch.relu_(x), gain=math.sqrt(2), homogeneous=True),
+    "lrelu": Activation(
+        lambda x, alpha: F.leaky_relu(x, alpha),
+        lambda x, alpha: F.leaky_relu_(x, alpha),
+        gain=math.sqrt(2),
+        alpha=0.2,
+        homogeneous=True,
+    ),
+    "tanh": Activation(lambda x, _: torch.tanh(x), lambda x, _: torch.tanh_(x)),
+    "sigmoid": Activation(lambda x, _: torch.sigmoid(x), lambda x, _: torch.sigmoid_(x)),
+    "elu": Activation(lambda x, _: F.elu(x), lambda x, _: F.elu_(x)),
+    "selu": Activation(lambda x, _: torch.selu(x), lambda x, _: torch.selu_(x)),
+    "softplus": Activation(lambda x, _: F.softplus(x), lambda x, _: F.softplus(x)),
+    "swish": Activation(lambda x, _: F.silu(x), lambda x, _: F.silu(x, inplace=True), gain=math.sqrt(2)),
+}
+
+
+def bias_act(
+    x: torch.Tensor,
+    b: torch.Tensor | None = None,
+    *,
+    dim: int = 1,
+    act: str = "linear",
+    alpha: float | None = None,
+    gain: float | None = None,
+    clamp: float | None = None,
+) -> torch.Tensor:
+    """Add a bias, apply an activation function, multiply by a gain, clamp.
+
+    Args:
+        x: Any shape. Never modified; the result may be `x` itself when there is nothing to do.
+        b: Bias [x.shape[dim]] or None.
+        dim: The dimension of `x` that the bias belongs to.
+        act: Key of `ACTIVATIONS`.
+        alpha: Slope of "lrelu" for negative inputs; None for 0.2. Ignored by the others.
+        gain: Output gain; None for the activation's default.
+        clamp: Largest magnitude of the result; None for no limit.
+
+    Returns:
+        Tensor of the shape, type and memory format of `x`.
+
+    Raises:
+        ValueError: unknown activation, wrong bias shape, or negative clamp.
+    """
+    if act not in ACTIVATIONS:
+        raise ValueError(f"bias_act: unknown activation {act!r}; choose one of {', '.join(ACTIVATIONS)}")
+    if clamp is not None and clamp < 0:
+        raise ValueError(f"bias_act: clamp must be at least 0, not {clamp}")
+    activation = ACTIVATIONS[act]
+    alpha = activation.alpha if alpha is None else float(alpha)
+    gain = activation.gain if gain is None else float(gain)
+    if b is not None:
+        if b.ndim != 1 or not -x.ndim <= dim < x.ndim or b.shape[0] != x.shape[dim]:
+            raise ValueError(
+                f"bias_act: a bias of shape {list(b.shape)} does not fit dimension {dim} of an input {list(x.shape)}"
+            )
+        shape = [1] * x.ndim
+        shape[dim] = -1
+        b = b.to(x.dtype).reshape(shape)
+
+    needs_grad = torch.is_grad_enabled() and (x.requires_grad or (b is not None and b.requires_grad))
+    early_gain = gain if activation.homogeneous and gain > 0 else 1.0
+    late_gain = gain if early_gain == 1.0 else 1.0
+
+    # gain*x + gain*b in one pass; `fresh` says that y is ours to overwrite.
+    if b is not None:
+        y, fresh = torch.add(b if early_gain == 1 else b * early_gain, x, alpha=early_gain), True
+    elif early_gain != 1:
+        y, fresh = x * early_gain, True
+    else:
+        y, fresh = x, False
+
+    # Of the in-place forms autograd accepts those whose derivative is a function of the result: relu and lrelu
+    # (the latter only for a non-negative slope), which are exactly the ones that keep no copy of their input.
+    in_place = fresh and (not needs_grad or act == "relu" or (act == "lrelu" and alpha >= 0))
+    y = activation.function_(y, alpha) if in_place else activation.function(y, alpha)
+    fresh = fresh or act != "linear"
+
+    if late_gain != 1:
+        y = y.mul_(late_gain) if fresh and not needs_grad else y * late_gain
+        fresh = True
+    if clamp is not None:
+        y = y.clamp_(-clamp, clamp) if fresh and not needs_grad else y.clamp(-clamp, clamp)
+    return y
