@@ -1,0 +1,143 @@
+"""The camera paths that videos are rendered along, and which moment each frame of a video shows.
+
+A program places one camera at every phase of a path. Yaw and pitch are mostly given as fractions of the ranges that the
+camera prior was trained with, ½ being frontal, so that one program suits every model. `<program>_inverse` is the same
+path walked the other way. This module needs no PyTorch to be imported: scripts list the programs before they load it.
+"""
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from renderer.cameras import CameraPrior, Cameras
+
+__all__ = ["DEFAULT_PROGRAM", "FORWARD_PROGRAMS", "INVERSE", "PROGRAMS", "camera_path", "frame_schedule"]
+
+DEFAULT_PROGRAM = "rotation_camera_yaw"
+
+# The circle that rotation_camera_yaw_pitch draws: half axes in radians around the frontal view.
+CIRCLE_YAW = 0.4
+CIRCLE_PITCH = 0.2
+
+ZOOM_FROM, ZOOM_TO = 1.1, 0.9  # front_zoom: factors on the field of view
+
+INVERSE = "_inverse"
+
+
+# What each program moves: fractions ('yaw', 'pitch'), angles in radians ('yaw_angle', 'pitch_angle'), 'fov_factor'.
+
+
+def _front(steps: int, yaw_scale: float, pitch_scale: float) -> dict[str, list[float]]:
+    return {"yaw": [0.5] * steps}
+
+
+def _front_zoom(steps: int, yaw_scale: float, pitch_scale: float) -> dict[str, list[float]]:
+    return {"yaw": [0.5] * steps, "fov_factor": _between(ZOOM_FROM, ZOOM_TO, steps)}
+
+
+def _yaw(steps: int, yaw_scale: float, pitch_scale: float) -> dict[str, list[float]]:
+    return {"yaw": _between(0.5 - 0.5 * yaw_scale, 0.5 + 0.5 * yaw_scale, steps)}
+
+
+def _pitch(steps: int, yaw_scale: float, pitch_scale: float) -> dict[str, list[float]]:
+    return {"yaw": [0.5] * steps, "pitch": _between(0.5 - 0.5 * pitch_scale, 0.5 + 0.5 * pitch_scale, steps)}
+
+
+def _yaw_pitch(steps: int, yaw_scale: float, pitch_scale: float) -> dict[str, list[float]]:
+    turns = [2 * math.pi * step / steps for step in range(steps)]  # a loop: the last camera is not the first again
+    return {
+        "yaw_angle": [CIRCLE_YAW * yaw_scale * math.sin(turn) for turn in turns],
+        "pitch_angle": [math.pi / 2 + CIRCLE_PITCH * pitch_scale * math.cos(turn) for turn in turns],
+    }
+
+
+def _between(first: float, last: float, steps: int) -> list[float]:
+    """Even steps, both ends included; a single step stands in the middle, as no end would be the obvious one."""
+    if steps == 1:
+        return [(first + last) / 2]
+    return [first + (last - first) * step / (steps - 1) for step in range(steps)]
+
+
+_PATHS: dict[str, Callable[[int, float, float], dict[str, list[float]]]] = {
+    "front": _front,
+    "front_zoom": _front_zoom,
+    "rotation_camera_yaw": _yaw,
+    "rotation_camera_pitch": _pitch,
+    "rotation_camera_yaw_pitch": _yaw_pitch,
+}
+
+FORWARD_PROGRAMS: tuple[str, ...] = tuple(_PATHS)
+PROGRAMS: tuple[str, ...] = FORWARD_PROGRAMS + tuple(name + INVERSE for name in FORWARD_PROGRAMS)
+
+
+def camera_path(
+    program: str,
+    prior: "CameraPrior",
+    n_steps: int,
+    *,
+    fov: float | None = None,
+    yaw_scale: float = 1.0,
+    pitch_scale: float = 1.0,
+) -> "Cameras":
+    """The cameras of a program, one per step.
+
+    * front: the frontal camera at every step.
+    * front_zoom: frontal, the field of view shrinks evenly from 1.1 to 0.9 times its value.
+    * rotation_camera_yaw, rotation_camera_pitch: from ½ − ½·scale to ½ + ½·scale of that angle's range.
+    * rotation_camera_yaw_pitch: around the frontal view on an ellipse, pitch π/2 + 0.2·pitch_scale·cos 2πτ and
+      yaw 0.4·yaw_scale·sin 2πτ radians with τ = step / n_steps.
+    * `<program>_inverse`: the program's cameras in reverse order.
+
+    Args:
+        program: One of PROGRAMS.
+        prior: Gives the ranges of the angles, the radius, and the field of view.
+        n_steps: Number of cameras, at least 1.
+        fov: Field of view in degrees instead of the prior's.
+        yaw_scale, pitch_scale: Scale the extent of the path.
+
+    Returns:
+        n_steps cameras.
+
+    Raises:
+        ValueError: Unknown program, no steps, or a field of view that is not between 0 and 180 degrees.
+    """
+    if program not in PROGRAMS:
+        raise ValueError(
+            f"Unknown render program '{program}'; choose from {', '.join(FORWARD_PROGRAMS)}, or <name>{INVERSE}."
+        )
+    if n_steps < 1:
+        raise ValueError(f"A camera path needs at least one step, got n_steps = {n_steps}.")
+    for name, scale in (("yaw_scale", yaw_scale), ("pitch_scale", pitch_scale)):
+        if not math.isfinite(scale):
+            raise ValueError(f"{name} must be a finite number, got {scale}.")
+    fov = prior.fov if fov is None else fov
+    path = _PATHS[program.removesuffix(INVERSE)](n_steps, yaw_scale, pitch_scale)
+    if program.endswith(INVERSE):
+        path = {name: values[::-1] for name, values in path.items()}
+
+    fovs = [fov * factor for factor in path.get("fov_factor", [1.0] * n_steps)]
+    if not all(0 < value < 180 for value in fovs):
+        raise ValueError(f"The field of view must stay between 0 and 180 degrees, got {min(fovs):g} to {max(fovs):g}.")
+    if "yaw_angle" in path:
+        return prior.at_angles(path["yaw_angle"], path["pitch_angle"], fov=fovs)
+    return prior.at(path["yaw"], path.get("pitch", 0.5), fov=fovs)
+
+
+def frame_schedule(n_steps: int, time_steps: int) -> list[tuple[int, float]]:
+    """Which camera step and which time in [0, 1] every frame of a video shows, in the order of the frames.
+
+    Frame i shows time i of linspace(0, 1, time_steps) from camera step n_steps − 1 − i: camera and time move together.
+    With unequal counts the video has as many frames as the larger one and the shorter sequence is spread over them
+    in runs of equal length (up to one frame), so that n_steps = 1 keeps the camera and time_steps = 1 stops the time.
+
+    Raises:
+        ValueError: A count below 1.
+    """
+    if n_steps < 1 or time_steps < 1:
+        raise ValueError(f"n_steps and time_steps must be at least 1, got {n_steps} and {time_steps}.")
+    import torch  # only here: see above. Its linspace, rather than i / (n − 1), is what the published results used.
+
+    times = torch.linspace(0, 1, time_steps).tolist()
+    frames = max(n_steps, time_steps)
+    return [(n_steps - 1 - i * n_steps // frames, times[i * time_steps // frames]) for i in range(frames)]

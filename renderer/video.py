@@ -1,0 +1,209 @@
+"""Images to pixels, grids and video files.
+
+Videos are H.264 with 4:2:0 chroma (yuv420p) in mp4, the one combination that every browser and player decodes. They are
+encoded by the ffmpeg program that imageio-ffmpeg brings along.
+"""
+
+import contextlib
+import io
+import math
+import os
+import re
+import subprocess
+import tempfile
+
+import torch
+from PIL import Image
+
+from dnnlib import UserError, atomic_write, one_line
+
+__all__ = ["VideoWriter", "image_grid", "save_png", "to_uint8"]
+
+
+def to_uint8(image: torch.Tensor) -> torch.Tensor:
+    """Pixels of an image in [-1, 1]: rint((x + 1) · 127.5), clipped to 0…255; any shape and device, NaN becomes 0."""
+    return ((image.float() + 1) * 127.5).nan_to_num(0).round().clamp(0, 255).to(torch.uint8)
+
+
+def image_grid(images: torch.Tensor, columns: int) -> torch.Tensor:
+    """Images [N, 3, H, W] side by side, row after row: [3, ceil(N / columns)·H, columns·W].
+
+    Cells that are left over are black (0 in uint8 images, -1 in float images).
+
+    Raises:
+        ValueError: No images, not a batch of images, or fewer than one column.
+    """
+    if images.ndim != 4 or len(images) == 0:
+        raise ValueError(f"A grid is made of images [N, C, H, W] with N > 0, got {tuple(images.shape)}.")
+    if columns < 1:
+        raise ValueError(f"A grid needs at least one column, got {columns}.")
+    count, channels, height, width = images.shape
+    rows = math.ceil(count / columns)
+    black = -1 if images.is_floating_point() else 0
+    cells = images.new_full([rows * columns, channels, height, width], black)
+    cells[:count] = images
+    cells = cells.reshape(rows, columns, channels, height, width).permute(2, 0, 3, 1, 4)
+    return cells.reshape(channels, rows * height, columns * width)
+
+
+def save_png(image: torch.Tensor, path: str | os.PathLike) -> None:
+    """Write a uint8 image [3, H, W] (or [1, H, W], grey) as PNG, atomically."""
+    pixels = image.cpu().permute(1, 2, 0).contiguous().numpy()
+    buffer = io.BytesIO()
+    Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(buffer, format="PNG")
+    with atomic_write(path) as file:
+        file.write(buffer.getvalue())
+
+
+class VideoWriter:
+    """Write a video frame by frame; the file appears under its name when the writer is closed, complete or not at all.
+
+        with VideoWriter("a.mp4", fps=8) as video:
+            video.add(to_uint8(image))
+
+    A frame of odd height or width is extended by one row or column that repeats the edge: at 4:2:0 colour is stored for
+    blocks of 2×2 pixels, so the encoder takes even sizes only. Cutting would lose pixels, black would bleed into
+    the neighbours' colour. PNG frames keep their size.
+
+    Args:
+        path: The .mp4 file; its folder must exist.
+        fps: Frames per second.
+        frames_dir: A folder for the frames as 0000.png, 0001.png, …; made if missing. Frames that an earlier and longer
+            video left there are removed at the end.
+        crf: x264's quality; 0 is lossless, 18 hardly visible loss.
+
+    Raises:
+        UserError: No encoder, an encoder that fails, a folder that cannot be written to.
+        ValueError: fps not positive; frames that are not uint8 [3, H, W] or differ in size; no frames at all.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        fps: float,
+        *,
+        frames_dir: str | os.PathLike | None = None,
+        crf: int = 16,
+    ):
+        if not (math.isfinite(fps) and fps > 0):
+            raise ValueError(f"fps must be positive, got {fps}.")
+        self.path = os.path.abspath(os.fspath(path))
+        self.fps = fps
+        self.crf = crf
+        self.frames_dir = None if frames_dir is None else os.fspath(frames_dir)
+        self.num_frames = 0
+        folder, name = os.path.split(self.path)
+        self._temporary = os.path.join(folder, f".{name[:200]}.{os.getpid()}.tmp")
+        self._size: tuple[int, int] | None = None  # of the frames as given
+        self._encoder: subprocess.Popen | None = None
+        self._messages = None
+
+    def __enter__(self) -> "VideoWriter":
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.abort()
+
+    def add(self, frame: torch.Tensor) -> None:
+        """Append a frame, uint8 [3, H, W] on any device."""
+        if frame.dtype != torch.uint8 or frame.ndim != 3 or len(frame) != 3:
+            raise ValueError(f"A video frame is uint8 [3, H, W], got {frame.dtype} {tuple(frame.shape)}.")
+        height, width = frame.shape[1:]
+        if self._encoder is None:
+            self._size = (height, width)
+            self._start(width + width % 2, height + height % 2)
+            if self.frames_dir is not None:
+                self._make_frames_dir()
+        elif (height, width) != self._size:
+            raise ValueError(f"Frame {self.num_frames} is {height}×{width}, the frames before it {self._size}.")
+        frame = frame.cpu()
+        if self.frames_dir is not None:
+            save_png(frame, os.path.join(self.frames_dir, f"{self.num_frames:04d}.png"))
+        if height % 2 or width % 2:
+            frame = torch.cat([frame, frame[:, -1:]], dim=1) if height % 2 else frame
+            frame = torch.cat([frame, frame[:, :, -1:]], dim=2) if width % 2 else frame
+        try:
+            self._encoder.stdin.write(frame.permute(1, 2, 0).contiguous().numpy().tobytes())
+        except OSError as error:  # a broken pipe: the encoder is gone and has said why
+            raise self._failure() from error
+        self.num_frames += 1
+
+    def close(self) -> None:
+        """Finish the file and give it its name."""
+        if self._encoder is None:
+            raise ValueError(f"No frames were written to {self.path}.")
+        try:
+            try:
+                self._encoder.stdin.close()
+            except OSError as error:
+                raise self._failure() from error
+            if self._encoder.wait() != 0:
+                raise self._failure()
+            with open(self._temporary, "rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(self._temporary, self.path)
+        finally:
+            self.abort()
+        if self.frames_dir is not None:
+            for name in os.listdir(self.frames_dir):
+                if re.fullmatch(r"\d{4,}\.png", name) and int(name[:-4]) >= self.num_frames:
+                    os.unlink(os.path.join(self.frames_dir, name))
+
+    def abort(self) -> None:
+        """Stop the encoder and remove what is unfinished; harmless after close."""
+        if self._encoder is not None:
+            self._encoder.kill()
+            with contextlib.suppress(OSError):
+                self._encoder.stdin.close()
+            self._encoder.wait()
+            self._encoder = None
+            self._messages.close()
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._temporary)
+
+    def _start(self, width: int, height: int) -> None:
+        # bt709 is spelled out because players otherwise guess the colour matrix from the size of the picture. faststart
+        # moves the index to the front, so that a browser can begin before it has the whole file.
+        command = [
+            *[_find_ffmpeg(), "-hide_banner", "-loglevel", "error", "-nostats", "-y"],
+            *["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", f"{self.fps:g}", "-i", "pipe:0"],
+            *["-an", "-c:v", "libx264", "-crf", str(self.crf), "-preset", "medium"],
+            *["-vf", "scale=out_color_matrix=bt709:out_range=tv,format=yuv420p"],
+            *["-color_range", "tv", "-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709"],
+            *["-movflags", "+faststart", "-f", "mp4", self._temporary],
+        ]
+        if not os.path.isdir(os.path.dirname(self.path)):
+            raise UserError(f"Cannot write {self.path}: its folder does not exist.")
+        # A file, because nobody would read a pipe while frames are written. It lives as long as the encoder.
+        self._messages = tempfile.TemporaryFile()  # noqa: SIM115
+        try:
+            self._encoder = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self._messages
+            )
+        except OSError as error:
+            self._messages.close()
+            raise UserError(f"Cannot start the video encoder {command[0]}: {error.strerror}.") from error
+
+    def _failure(self) -> UserError:
+        self._encoder.wait()
+        self._messages.seek(0)
+        message = one_line(self._messages.read().decode(errors="replace")) or "it gave no reason"
+        return UserError(f"Cannot write {self.path}: the video encoder failed: {message[-300:]}")
+
+    def _make_frames_dir(self) -> None:
+        try:
+            os.makedirs(self.frames_dir, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"Cannot make the folder {self.frames_dir} for frames: {error.strerror}.") from error
+
+
+def _find_ffmpeg() -> str:
+    try:
+        import imageio_ffmpeg
+
+        return imageio_ffmpeg.get_ffmpeg_exe()
+    except (ImportError, RuntimeError) as error:
+        raise UserError(f"No video encoder: install imageio-ffmpeg ({one_line(error)}).") from error

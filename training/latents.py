@@ -1,0 +1,53 @@
+"""Latent codes that belong to a seed, the same on every machine and device.
+
+They are drawn on the CPU exactly as the published renderer drew them, so that the seeds of the paper's figures show the
+same people here. (Random latents of training come from the training's own random stream instead.)
+"""
+
+import dataclasses
+
+import numpy as np
+import torch
+
+__all__ = ["BACKGROUND_SCALE", "SeedLatents", "seed_latents"]
+
+BACKGROUND_SCALE = 0.65  # rendered backgrounds are drawn narrower than in training, which avoids odd ones
+MAX_SEED = 2**32 - 1  # of NumPy's legacy generator
+
+
+@dataclasses.dataclass(frozen=True)
+class SeedLatents:
+    """The codes of one video: z [1, z_dim], z_motion [1, motion_dim], z_bg [1, background_dim], float32 on the CPU."""
+
+    z: torch.Tensor
+    z_motion: torch.Tensor
+    z_bg: torch.Tensor
+
+
+def seed_latents(
+    seed: int,
+    motion_seed: int,
+    *,
+    z_dim: int = 512,
+    motion_dim: int = 512,
+    background_dim: int = 32,
+) -> SeedLatents:
+    """The latent codes of a content seed and a motion seed.
+
+    Args:
+        seed: Of content and background, 0 … 2³² − 1.
+        motion_seed: Of the motion, the same range.
+        z_dim, motion_dim, background_dim: The generator's sizes.
+
+    Raises:
+        ValueError: A seed out of range.
+    """
+    for name, value in (("seed", seed), ("motion seed", motion_seed)):
+        if not 0 <= value <= MAX_SEED:
+            raise ValueError(f"The {name} must lie between 0 and {MAX_SEED}, got {value}.")
+    z = torch.from_numpy(np.random.RandomState(seed).randn(1, z_dim)).float()
+    generator = torch.Generator().manual_seed(seed)
+    torch.randn(1, background_dim, generator=generator)  # the first draw went to a code that no network reads
+    z_bg = torch.randn(1, background_dim, generator=generator) * BACKGROUND_SCALE
+    z_motion = torch.randn(1, motion_dim, generator=torch.Generator().manual_seed(motion_seed))
+    return SeedLatents(z=z, z_motion=z_motion, z_bg=z_bg)

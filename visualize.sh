@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Videos of ten (or the given) seeds along the four camera paths of the paper:
+#     ./visualize.sh NETWORK_PKL OUTDIR [SEEDS [further options of generate.py]]
+set -eu
+if [ $# -lt 2 ]; then
+    echo "usage: ./visualize.sh NETWORK_PKL OUTDIR [SEEDS, default 0-9] [options of generate.py]" >&2
+    exit 2
+fi
+here=$(cd "$(dirname "$0")" && pwd)
+python=python3
+[ -x "$here/.venv/bin/python" ] && python=$here/.venv/bin/python
+exec "$python" "$here/generate.py" --network_pkl "$1" --outdir "$2" --seeds "${3:-0-9}" \
+    --render_program rotation_camera_yaw,rotation_camera_yaw_pitch,front,front_zoom "${@:4}"
