@@ -83,7 +83,7 @@ option = click.option
     metavar="LIST",
     help=f"Of {', '.join(FORWARD_PROGRAMS)}; <name>{INVERSE} goes backwards.",
 )
-@option("--truncation_psi", default=1.0, help="Truncation; below 1: less varied, fewer failures.")
+@option("--truncation_psi", default=1.0, help="Truncation; below 1: closer to the average, less varied.")
 @option("--time_steps", default=16, type=click.IntRange(min=1), help="Moments between start and end.")
 @option("--n_steps", default=16, type=click.IntRange(min=1), help="Camera steps; each lasts equally long.")
 @option(

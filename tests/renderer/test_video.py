@@ -1,0 +1,204 @@
+import math
+import pathlib
+
+import imageio_ffmpeg
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import renderer.video
+from dnnlib import UserError
+from renderer.video import VideoWriter, image_grid, save_png, to_uint8
+
+DATA = pathlib.Path(__file__).resolve().parent.parent / "data" / "programs.npz"
+
+
+def smooth_frames(count, height, width):
+    """Uint8 frames [count, 3, H, W] with gentle gradients that move, as natural colours as a formula gives."""
+    y = torch.linspace(0, 1, height)[:, None]
+    x = torch.linspace(0, 1, width)[None]
+    shift = torch.arange(count)[:, None, None] / max(count, 1)
+    red = (torch.sin(3 * (x + shift)) + y) / 2
+    green = (torch.cos(2 * (y - shift)) + x) / 2
+    blue = 0.3 + 0.4 * x * y + 0 * shift
+    return to_uint8(torch.stack([red, green, blue], dim=1) * 2 - 1)
+
+
+def decode(path):
+    reader = imageio_ffmpeg.read_frames(str(path))
+    meta = next(reader)
+    width, height = meta["size"]
+    return meta, np.stack([np.frombuffer(frame, np.uint8).reshape(height, width, 3) for frame in reader])
+
+
+def psnr(a, b):
+    return -10 * math.log10(np.mean((a.astype(float) - b.astype(float)) ** 2) / 255**2)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Pixels
+
+
+def test_to_uint8_equals_the_published_renderer():
+    golden = np.load(DATA)
+    assert np.array_equal(to_uint8(torch.from_numpy(golden["image"])).numpy(), golden["image_uint8"])
+
+
+def test_to_uint8_rounds_clips_and_survives_nan():
+    values = torch.tensor([-9.0, -1.0, -0.998, 0.0, 0.004, 1.0, 7.0, math.nan, math.inf])
+    assert to_uint8(values).tolist() == [0, 0, 0, 128, 128, 255, 255, 0, 255]
+
+
+def test_image_grid_goes_row_by_row_and_fills_with_black():
+    images = torch.arange(5, dtype=torch.float32)[:, None, None, None].expand(5, 3, 2, 4) / 10
+    grid = image_grid(images, 3)
+    assert grid.shape == (3, 4, 12)
+    assert torch.equal(grid[0, ::2, ::4], torch.tensor([[0.0, 0.1, 0.2], [0.3, 0.4, -1.0]]))
+    assert image_grid(torch.full([1, 3, 1, 1], 7, dtype=torch.uint8), 2)[0, 0].tolist() == [7, 0]
+
+
+def test_image_grid_keeps_pixels_in_place():
+    images = torch.randn(4, 3, 5, 6, generator=torch.Generator().manual_seed(0))
+    grid = image_grid(images, 2)
+    assert torch.equal(grid[:, 5:, :6], images[2])
+    assert torch.equal(grid[:, :5, 6:], images[1])
+
+
+@pytest.mark.parametrize("shape, columns", [((0, 3, 2, 2), 1), ((3, 2, 2), 1), ((1, 3, 2, 2), 0)])
+def test_image_grid_refuses(shape, columns):
+    with pytest.raises(ValueError):
+        image_grid(torch.zeros(shape), columns)
+
+
+def test_save_png(tmp_path):
+    frame = smooth_frames(1, 6, 9)[0]
+    save_png(frame, tmp_path / "a.png")
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "a.png")), frame.permute(1, 2, 0).numpy())
+    save_png(frame[:1], tmp_path / "grey.png")
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "grey.png")), frame[0].numpy())
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Videos
+
+
+@pytest.mark.parametrize("height, width", [(64, 96), (65, 97), (33, 64)])
+def test_video_is_browser_playable_and_faithful(tmp_path, height, width):
+    frames = smooth_frames(5, height, width)
+    with VideoWriter(tmp_path / "a.mp4", 8) as video:
+        for frame in frames:
+            video.add(frame)
+        assert not (tmp_path / "a.mp4").exists()  # not before it is complete
+    assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
+
+    meta, decoded = decode(tmp_path / "a.mp4")
+    assert meta["codec"] == "h264"
+    assert meta["pix_fmt"].startswith("yuv420p(tv, bt709")
+    assert meta["fps"] == 8
+    assert decoded.shape == (5, height + height % 2, width + width % 2, 3)
+    assert psnr(decoded[:, :height, :width], frames.permute(0, 2, 3, 1).numpy()) > 38
+    # The padding repeats the edge, so that it cannot tint it.
+    if height % 2:
+        assert psnr(decoded[:, height], decoded[:, height - 1]) > 35
+    if width % 2:
+        assert psnr(decoded[:, :, width], decoded[:, :, width - 1]) > 35
+    content = (tmp_path / "a.mp4").read_bytes()
+    assert 0 < content.index(b"moov") < content.index(b"mdat")  # the index comes first: playback can start early
+
+
+def test_video_colours_do_not_shift(tmp_path):
+    colours = torch.tensor([[200, 30, 30], [30, 200, 30], [30, 30, 200], [128, 128, 128]], dtype=torch.uint8)
+    with VideoWriter(tmp_path / "a.mp4", 4) as video:
+        for colour in colours:
+            video.add(colour[:, None, None].expand(3, 32, 32))
+    decoded = decode(tmp_path / "a.mp4")[1]
+    assert np.abs(decoded.mean(axis=(1, 2)) - colours.numpy()).max() < 4
+
+
+def test_one_frame_and_a_broken_frame_rate(tmp_path):
+    with VideoWriter(tmp_path / "a.mp4", 29.97) as video:
+        video.add(smooth_frames(1, 16, 16)[0])
+    meta, decoded = decode(tmp_path / "a.mp4")
+    assert len(decoded) == 1
+    assert meta["fps"] == pytest.approx(29.97, abs=0.01)
+
+
+def test_png_frames_keep_their_size_and_old_ones_go(tmp_path):
+    frames = smooth_frames(3, 15, 17)
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    (folder / "0007.png").write_bytes(b"of a longer video")
+    (folder / "notes.txt").write_text("the user's")
+    with VideoWriter(tmp_path / "a.mp4", 8, frames_dir=folder) as video:
+        for frame in frames:
+            video.add(frame)
+    assert sorted(path.name for path in folder.iterdir()) == ["0000.png", "0001.png", "0002.png", "notes.txt"]
+    for index, frame in enumerate(frames):
+        pixels = np.asarray(Image.open(folder / f"{index:04d}.png"))
+        assert np.array_equal(pixels, frame.permute(1, 2, 0).numpy())
+
+
+def test_an_error_leaves_the_old_video(tmp_path):
+    path = tmp_path / "a.mp4"
+    path.write_bytes(b"old")
+    with pytest.raises(RuntimeError, match="stop"), VideoWriter(path, 8) as video:
+        video.add(smooth_frames(1, 16, 16)[0])
+        raise RuntimeError("stop")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def fake_encoder(tmp_path, monkeypatch, script):
+    program = tmp_path / "ffmpeg"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(renderer.video, "_find_ffmpeg", lambda: str(program))
+
+
+@pytest.mark.parametrize(
+    "script", ["echo Unknown encoder >&2; exit 1", "cat > /dev/null; echo Unknown encoder >&2; exit 1"]
+)
+def test_a_failing_encoder_is_reported_with_its_words(tmp_path, monkeypatch, script):
+    fake_encoder(tmp_path, monkeypatch, script)
+    out = tmp_path / "out"
+    out.mkdir()
+    with pytest.raises(UserError, match="a.mp4: the video encoder failed: Unknown encoder"):
+        with VideoWriter(out / "a.mp4", 8) as video:
+            for frame in smooth_frames(4, 256, 256):  # more than a pipe holds
+                video.add(frame)
+    assert list(out.iterdir()) == []
+
+
+def test_a_missing_encoder_is_reported(tmp_path, monkeypatch):
+    monkeypatch.setattr(renderer.video, "_find_ffmpeg", lambda: str(tmp_path / "nothing"))
+    with pytest.raises(UserError, match="Cannot start the video encoder .*nothing: No such file"):
+        VideoWriter(tmp_path / "a.mp4", 8).add(smooth_frames(1, 16, 16)[0])
+
+
+def test_a_missing_folder_is_reported(tmp_path):
+    with pytest.raises(UserError, match="its folder does not exist"):
+        VideoWriter(tmp_path / "missing" / "a.mp4", 8).add(smooth_frames(1, 16, 16)[0])
+
+
+@pytest.mark.parametrize(
+    "frame", [torch.zeros(3, 8, 8), torch.zeros(8, 8, 3, dtype=torch.uint8), torch.zeros(1, 3, 8, 8, dtype=torch.uint8)]
+)
+def test_frames_must_be_uint8_images(tmp_path, frame):
+    with pytest.raises(ValueError, match=r"uint8 \[3, H, W\]"):
+        VideoWriter(tmp_path / "a.mp4", 8).add(frame)
+
+
+def test_frames_must_agree_in_size(tmp_path):
+    with pytest.raises(ValueError, match="Frame 1 is 16×18"), VideoWriter(tmp_path / "a.mp4", 8) as video:
+        video.add(torch.zeros(3, 16, 16, dtype=torch.uint8))
+        video.add(torch.zeros(3, 16, 18, dtype=torch.uint8))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_video_needs_frames_and_a_frame_rate(tmp_path):
+    with pytest.raises(ValueError, match="No frames"), VideoWriter(tmp_path / "a.mp4", 8):
+        pass
+    with pytest.raises(ValueError, match="fps must be positive"):
+        VideoWriter(tmp_path / "a.mp4", 0)
+    assert list(tmp_path.iterdir()) == []
