@@ -1,0 +1,248 @@
+"""The render command: which videos it writes, what their frames show, and how it answers to mistakes."""
+
+import math
+import pathlib
+import subprocess
+import sys
+import types
+
+import click.testing
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import dnnlib
+import generate
+from renderer.cameras import CameraPrior
+from training.latents import seed_latents
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+class FakeScene:
+    """Frames whose three channels are the time, the camera's yaw and a number of the video."""
+
+    def __init__(self, owner, code):
+        self.owner, self.code = owner, code
+
+    def render(self, time, cameras):
+        assert len(cameras) == 1
+        position = cameras.cam2world[0, :3, 3]
+        self.owner.rendered.append((time, float(cameras.fov[0])))
+        values = torch.tensor([time * 2 - 1, math.atan2(position[1], position[0]), self.code])
+        return values[None, :, None, None].expand(1, 3, 8, 8)
+
+
+class FakeGenerator:
+    z_dim, motion_dim, background_dim = 512, 512, 32
+    camera_prior = CameraPrior()
+
+    def __init__(self, c_dim=0):
+        self.c_dim = c_dim
+        self.rendered = []
+        self.mapped = []
+        self.scenes = []
+
+    def mapping(self, z, c=None, *, truncation_psi=1.0, truncation_cutoff=None, update_w_avg=False):
+        self.mapped.append((z, c, truncation_psi))
+        return z[:, None].repeat(1, 4, 1)
+
+    def scene(self, ws, *, z_motion, z_bg, ray_chunk=None):
+        self.scenes.append((ws, z_motion, z_bg, ray_chunk))
+        return FakeScene(self, float(z_motion[0, 0].tanh()))
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    """A stand-in for the checkpoint loader; returns the generator that it will hand out."""
+    generator = FakeGenerator()
+    loader = types.ModuleType("training.checkpoint")
+    loader.load_generator = lambda path, *, device="cpu": generator
+    monkeypatch.setitem(sys.modules, "training.checkpoint", loader)
+    return generator
+
+
+@pytest.fixture
+def render(tmp_path, fake):
+    """Run the command in this process; returns the names it wrote."""
+    network = tmp_path / "network.pkl"
+    network.touch()
+
+    def run(*arguments):
+        out = tmp_path / "out"
+        base = ["--outdir", str(out), "--network_pkl", str(network), "--device", "cpu"]
+        result = click.testing.CliRunner().invoke(generate.main, [*base, *arguments])
+        if result.exception is not None:
+            raise result.exception
+        run.output = result.output
+        return sorted(path.name for path in out.iterdir())
+
+    run.out = tmp_path / "out"
+    return run
+
+
+def frames(folder):
+    return [np.asarray(Image.open(path))[0, 0] for path in sorted(folder.iterdir())]
+
+
+def pixel(value):
+    return round((value + 1) * 127.5)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Which videos
+
+
+@pytest.mark.parametrize(
+    "seeds, motion_seeds, expected",
+    [
+        ([3, 5], None, [(3, 3), (5, 5)]),
+        ([3, 5], [7], [(3, 7), (5, 7)]),
+        ([3, 5], [7, 8], [(3, 7), (5, 8)]),
+        ([3], [7, 8], [(3, 7), (3, 8)]),
+        ([1, 2, 3], [7, 8], [(1, 7), (1, 8), (2, 7), (2, 8), (3, 7), (3, 8)]),
+        ([1, 2], [7, 8, 9], [(1, 7), (1, 8), (1, 9), (2, 7), (2, 8), (2, 9)]),
+        ([4, 4], None, [(4, 4)]),
+    ],
+)
+def test_pairs(seeds, motion_seeds, expected):
+    assert generate.pair_seeds(seeds, motion_seeds) == expected
+
+
+def test_names_carry_program_and_seeds(render):
+    names = render("--seeds", "0,431", "--motion_seeds", "7", "--render_program", "front,front_zoom_inverse",
+                   "--n_steps", "1", "--time_steps", "1")  # fmt: skip
+    expected = [f"{p}_seed{s}_motion0007.mp4" for p in ("front", "front_zoom_inverse") for s in ("0000", "0431")]
+    assert names == expected
+    assert sorted(render.output.split()) == [str(render.out / name) for name in expected]  # prints what it wrote
+
+
+def test_the_default_program_turns_in_yaw(render):
+    assert render("--n_steps", "1", "--time_steps", "1") == ["rotation_camera_yaw_seed0000_motion0000.mp4"]
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# What they show
+
+
+def test_frames_show_times_in_order_from_cameras_in_reverse(render):
+    names = render("--n_steps", "3", "--time_steps", "3", "--save_frames")
+    assert names == ["rotation_camera_yaw_seed0000_motion0000", "rotation_camera_yaw_seed0000_motion0000.mp4"]
+    shown = frames(render.out / names[0])
+    assert [int(frame[0]) for frame in shown] == [0, 128, 255]
+    assert [int(frame[1]) for frame in shown] == [pixel(0.8), 128, pixel(-0.8)]
+
+
+def test_only_the_frames_that_are_kept_are_rendered(render, fake):
+    render("--n_steps", "5", "--time_steps", "5")
+    assert len(fake.rendered) == 5
+
+
+@pytest.mark.parametrize("time_steps, times", [(1, [0.0]), (2, [0.0, 1.0])])
+def test_few_time_steps(render, fake, time_steps, times):
+    render("--n_steps", str(time_steps), "--time_steps", str(time_steps))
+    assert [time for time, _ in fake.rendered] == times
+    assert "spread" not in render.output
+
+
+def test_unequal_counts_are_spread_and_it_says_so(render, fake):
+    render("--n_steps", "2", "--time_steps", "4", "--render_program", "front_zoom", "--fov", "10")
+    assert "4 frames: the 2 camera steps are spread over the 4 moments." in render.output
+    expected = [(0, 9), (1 / 3, 9), (2 / 3, 11), (1, 11)]
+    assert np.allclose(fake.rendered, expected, atol=1e-5)
+
+
+def test_scales(render):
+    name = "rotation_camera_yaw_seed0000_motion0000"
+    render("--n_steps", "2", "--time_steps", "2", "--relative_range_yaw_scale", "0.5", "--save_frames")
+    assert [int(frame[1]) for frame in frames(render.out / name)] == [pixel(0.4), pixel(-0.4)]
+
+
+def test_latents_belong_to_the_seeds(render, fake):
+    render("--seeds", "3", "--motion_seeds", "5,6", "--n_steps", "1", "--time_steps", "1", "--truncation_psi", "0.7",
+           "--ray_chunk", "99")  # fmt: skip
+    for (z, c, psi), (_, z_motion, z_bg, ray_chunk), motion_seed in zip(fake.mapped, fake.scenes, (5, 6), strict=True):
+        codes = seed_latents(3, motion_seed)
+        assert torch.equal(z, codes.z) and torch.equal(z_motion, codes.z_motion) and torch.equal(z_bg, codes.z_bg)
+        assert (c, psi, ray_chunk) == (None, 0.7, 99)
+
+
+def test_labels(render, fake):
+    fake.c_dim = 3
+    render("--class_idx", "1", "--n_steps", "1", "--time_steps", "1")
+    assert fake.mapped[0][1].tolist() == [[0.0, 1.0, 0.0]]
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    "c_dim, arguments, message",
+    [
+        (0, ["--class_idx", "0"], "trained without labels"),
+        (3, [], "needs the number of a class, 0 to 2"),
+        (3, ["--class_idx", "3"], "needs the number of a class, 0 to 2"),
+        (0, ["--seeds", "4294967296"], "The seed must lie between"),
+        (0, ["--render_program", "front_zoom", "--fov", "170"], "field of view must stay between"),
+        (0, ["--relative_range_yaw_scale", "nan"], "yaw_scale must be a finite number"),
+        (0, ["--device", "nonsense"], "--device: 'nonsense' cannot be used here"),
+    ],
+)
+def test_mistakes_that_need_the_network_write_nothing(render, fake, c_dim, arguments, message):
+    fake.c_dim = c_dim
+    with pytest.raises(dnnlib.UserError, match=message):
+        render(*arguments)
+    assert not render.out.exists()
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--outdir", "out"], "Missing option '--network_pkl'"),
+        (["--outdir", "out", "--network_pkl", "nothing.pkl"], "Path 'nothing.pkl' does not exist"),
+        (["--outdir", "out", "--network_pkl", ".", "--seeds", "1,x"], "--seeds: 'x' is neither a number nor a range"),
+        (["--outdir", "out", "--network_pkl", ".", "--motion_seeds", "4-2"], "runs backwards"),
+        (["--outdir", "out", "--network_pkl", ".", "--render_program", "up"], "there is no program 'up'; choose from"),
+        (["--outdir", "out", "--network_pkl", ".", "--time_steps", "0"], "'--time_steps': 0 is not in the range"),
+        (["--outdir", "out", "--network_pkl", ".", "--fps", "0"], "'--fps'"),
+        (["--outdir", "out", "--network_pkl", ".", "--fov", "180"], "'--fov'"),
+        (["--outdir", "file", "--network_pkl", "."], "'file' is a file"),
+        (["--outdir", "out", "--network_pkl", ".", "--sedes", "1"], "No such option"),
+    ],
+)
+def test_mistakes_in_the_arguments_end_in_one_line(tmp_path, arguments, message):
+    (tmp_path / "file").touch()
+    command = [sys.executable, str(ROOT / "generate.py"), *arguments]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
+    assert message in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_help_names_every_option_without_loading_torch():
+    code = "import sys, generate; assert 'torch' not in sys.modules; generate.main()"
+    result = subprocess.run([sys.executable, "-c", code, "--help"], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    for name in ("--seeds", "--motion_seeds", "--n_steps", "--fov", "--save_frames", "rotation_camera_yaw_pitch"):
+        assert name in result.stdout
+
+
+def test_visualize_renders_ten_seeds_along_the_four_programs(tmp_path):
+    """The script is run with a stand-in for Python that prints its arguments."""
+    (tmp_path / "visualize.sh").write_bytes((ROOT / "visualize.sh").read_bytes())
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/sh\necho "$@"\n')
+    python.chmod(0o755)
+    script = ["bash", str(tmp_path / "visualize.sh")]
+    output = subprocess.run([*script, "a b.pkl", "out"], capture_output=True, text=True, check=True).stdout.split(" --")
+    assert output[0] == str(tmp_path / "generate.py")
+    assert {"network_pkl a b.pkl", "outdir out", "seeds 0-9"} <= set(output)
+    assert output[-1].split() == ["render_program", "rotation_camera_yaw,rotation_camera_yaw_pitch,front,front_zoom"]
+    output = subprocess.run([*script, "a", "b", "3-5", "--fps", "9"], capture_output=True, text=True, check=True).stdout
+    assert "--seeds 3-5" in output and output.endswith("--fps 9\n")
+    assert subprocess.run([*script, "a"], capture_output=True).returncode == 2
