@@ -11,16 +11,15 @@ HASH := $(shell cat requirements.txt requirements-dev.txt | cksum | cut -d' ' -f
 STAMP := $(VENV)/.installed-$(HASH)
 
 DEMO := out/demo
-DEMO_KIMG ?= 2
+DEMO_KIMG ?= 3
 
-.PHONY: install lint format test demo clean
+.PHONY: help install lint format test demo clean
 .DEFAULT_GOAL := help
 
-.PHONY: help
 help:
 	@echo "make install   create $(VENV) and install what the project needs"
 	@echo "make test      style checks and all tests"
-	@echo "make lint      style checks alone"
+	@echo "make lint      style checks alone; make format repairs what can be repaired"
 	@echo "make demo      train a small model for a few minutes and render a video"
 	@echo "make clean     remove caches and what the demo wrote"
 
@@ -43,16 +42,18 @@ format: $(STAMP)
 test: lint
 	OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest
 
-# Run it again to go on where it was: the clip is kept, a run is continued, the video is rendered anew.
+# Run it again to go on where it was: data and download are kept, training continues from its last snapshot (at once, if
+# it was complete; DEMO_KIMG=10 makes it longer), the videos are rendered anew.
 demo: $(STAMP)
 	@mkdir -p $(DEMO)
-	$(BIN)/python -m training.demo_clip $(DEMO)/data
-	@latest=$$(ls -d $(DEMO)/0* 2>/dev/null | tail -n 1); \
-	$(BIN)/python run_train.py outdir=$(DEMO) data=$(DEMO)/data model=stylenerf_small spec=small \
-	    kimg=$(DEMO_KIMG) $${latest:+resume_run=$$((10#$$(basename $$latest | cut -d- -f1)))}
-	@latest=$$(ls -d $(DEMO)/0* | tail -n 1); \
-	$(BIN)/python generate.py --outdir $(DEMO)/videos --network_pkl $$latest --seeds 0-3 \
-	    --render_program rotation_camera_yaw && echo "videos: $(DEMO)/videos"
+	$(BIN)/python -m training.demo_clip $(DEMO)/data --resolution 32 --nframes 16 --clip-step 1
+	@run=$$(ls -t $(DEMO)/runs/*/latest-network-snapshot.pkl 2>/dev/null | head -n 1); run=$${run%/*}; set -x; \
+	$(BIN)/python run_train.py outdir=$(DEMO)/runs data=$(DEMO)/data model=stylenerf_small spec=small \
+	    kimg=$(DEMO_KIMG) $${run:+resume_run=$$run}
+	@run=$$(ls -t $(DEMO)/runs/*/latest-network-snapshot.pkl | head -n 1); run=$${run%/*}; set -x; \
+	$(BIN)/python generate.py --outdir $(DEMO)/videos --network_pkl $$run --seeds 0-3 \
+	    --render_program rotation_camera_yaw,front
+	@echo "The videos are in $(DEMO)/videos, the training run is in $(DEMO)/runs."
 
 clean:
 	rm -rf out .pytest_cache .ruff_cache
