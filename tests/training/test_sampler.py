@@ -1,0 +1,150 @@
+"""The order of items: complete, seeded, the same for any number of processes and workers, and resumable."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dnnlib import UserError
+from training.dataset import VideoPairDataset
+from training.sampler import InfiniteSampler, make_loader
+
+
+def take(count, **options):
+    return list(itertools.islice(InfiniteSampler(**options), count))
+
+
+def interleave(count, *, world_size, **options):
+    """The stream of all processes together."""
+    streams = [take(count, rank=rank, world_size=world_size, **options) for rank in range(world_size)]
+    return [item for step in zip(*streams) for item in step]
+
+
+@pytest.mark.parametrize("size, world_size", [(12, 1), (12, 4), (7, 3), (10, 4), (3, 5), (1, 2)])
+def test_an_epoch_holds_every_item_once_over_all_processes(size, world_size):
+    epochs = 6
+    stream = interleave(epochs * size, dataset_size=size, world_size=world_size, seed=1)[: epochs * size]
+    for epoch in range(epochs):
+        part = stream[epoch * size : (epoch + 1) * size]
+        assert sorted(part) == [(epoch, index) for index in range(size)]
+    assert stream == take(epochs * size, dataset_size=size, seed=1)  # one sequence, however it is dealt out
+
+
+def test_epochs_and_seeds_shuffle_differently():
+    orders = [tuple(InfiniteSampler(dataset_size=50, seed=s).permutation(e)) for s in (0, 1) for e in (0, 1, 2)]
+    assert len(set(orders)) == 6 and tuple(range(50)) not in orders
+
+
+def test_orders_are_uniform():
+    """Every item is as likely at every place."""
+    counts = np.zeros([4, 4])
+    sampler = InfiniteSampler(dataset_size=4, seed=5)
+    for epoch in range(4000):
+        counts[np.arange(4), sampler.permutation(epoch)] += 1
+    assert np.abs(counts / 4000 - 0.25).max() < 4.5 * np.sqrt(0.25 * 0.75 / 4000)
+
+
+@pytest.mark.parametrize("position", [1, 6, 7, 23, 700_001])
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_continuing_from_a_position_gives_the_same_stream(position, world_size):
+    options = dict(dataset_size=7, seed=2)
+    continued = interleave(20, world_size=world_size, position=position, **options)
+    if position < 1000:
+        assert continued == take(position + len(continued), **options)[position:]
+    assert continued[0][0] == position // 7
+
+
+def test_iterating_again_starts_again():
+    sampler = InfiniteSampler(dataset_size=5, position=3)
+    first, second = (list(itertools.islice(sampler, 8)) for _ in range(2))
+    assert first == second
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    root = tmp_path_factory.mktemp("set")
+    for video in range(5):
+        folder = root / "train" / str(video)
+        folder.mkdir(parents=True)
+        for frame in range(4):
+            Image.new("RGB", (4, 4), (video, frame, 0)).save(folder / f"{frame}.png")
+    return VideoPairDataset(path=root, resolution=4, nframes=4, mirror=True)
+
+
+def batches(loader, count):
+    taken = [next(loader) for _ in range(count)]
+    loader.close()
+    return taken
+
+
+def same(one, other):
+    assert len(one) == len(other) > 0
+    return all(torch.equal(a, b) for x, y in zip(one, other) for a, b in zip(x, y))
+
+
+def test_batches_hold_the_items_in_order(dataset):
+    stream = take(12, dataset_size=10, seed=4, rank=1, world_size=2, position=6)
+    options = dict(batch_size=3, seed=4, rank=1, world_size=2, position=6)
+    for number, batch in enumerate(batches(make_loader(dataset, **options), 4)):
+        items = [dataset[key] for key in stream[3 * number : 3 * number + 3]]
+        assert torch.equal(batch.frames, torch.stack([item.frames for item in items]))
+        assert torch.equal(batch.dt, torch.stack([item.dt for item in items]))
+        assert batch.frames.shape == (3, 2, 3, 4, 4) and batch.frames.dtype == torch.uint8
+        assert batch.dt.shape == (3,) and batch.c.shape == (3, 0)
+
+
+def test_workers_change_nothing(dataset):
+    reference = batches(make_loader(dataset, batch_size=3, seed=1), 9)
+    for workers in (1, 2):
+        assert same(reference, batches(make_loader(dataset, batch_size=3, seed=1, workers=workers), 9))
+    assert not same(reference, batches(make_loader(dataset, batch_size=3, seed=2), 9))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_position_counts_what_was_handed_out(dataset, workers):
+    """Workers run ahead; what they prepared and nobody took is prepared again."""
+    reference = batches(make_loader(dataset, batch_size=3, seed=1), 9)
+    loader = make_loader(dataset, batch_size=3, seed=1, workers=workers)
+    first = [next(loader) for _ in range(4)]
+    position = loader.position
+    loader.close()
+    assert position == 12
+    rest = make_loader(dataset, batch_size=3, seed=1, workers=2 - workers, position=position)
+    assert same(reference, first + batches(rest, 5)) and rest.position == 27
+
+
+def test_position_counts_all_processes(dataset):
+    loader = make_loader(dataset, batch_size=2, rank=1, world_size=3, position=5)
+    batches(loader, 2)
+    assert loader.position == 5 + 2 * 2 * 3
+
+
+def test_a_closed_loader_is_at_its_end(dataset):
+    loader = make_loader(dataset, batch_size=2)
+    loader.close()
+    assert list(loader) == []
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_global_random_state_is_left_alone(dataset, workers):
+    before = torch.get_rng_state(), np.random.get_state()[1].copy()
+    batches(make_loader(dataset, batch_size=2, workers=workers), 3)
+    assert torch.equal(torch.get_rng_state(), before[0]) and (np.random.get_state()[1] == before[1]).all()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_unreadable_frame_is_one_line_even_from_a_worker(tmp_path, workers):
+    folder = tmp_path / "a" / "v"
+    folder.mkdir(parents=True)
+    for frame in range(2):
+        (folder / f"{frame}.png").write_bytes(b"broken")
+    loader = make_loader(VideoPairDataset(path=tmp_path, resolution=4, nframes=2), batch_size=2, workers=workers)
+    with pytest.raises(UserError, match=r"^Cannot read the frame '.*a/v/[01]\.png' [^\n]*$"):
+        next(loader)
+    assert loader.position == 0
+    loader.close()
