@@ -1,0 +1,149 @@
+"""Pinhole cameras on a sphere around the origin, and the prior they are drawn from in training.
+
+Conventions: the world's up axis is z; a camera looks along its own −z axis, x points right and y up; `cam2world` has
+the camera's axes and position as its columns; the image plane spans [-1, 1] at distance f = 1 / tan(fov / 2).
+Yaw and pitch are angles in radians; pitch is measured from the up axis, so pi / 2 is the equator.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import torch
+
+__all__ = ["CameraPrior", "Cameras", "cam2world_from_angles", "focal_from_fov", "look_at"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Cameras:
+    """A batch of cameras: `cam2world` [N, 4, 4] and `fov` [N] in degrees, both float32."""
+
+    cam2world: torch.Tensor
+    fov: torch.Tensor
+
+    def __post_init__(self):
+        if self.cam2world.ndim != 3 or tuple(self.cam2world.shape[1:]) != (4, 4):
+            raise ValueError(f"cam2world must be [N, 4, 4], got {tuple(self.cam2world.shape)}.")
+        if tuple(self.fov.shape) != (len(self.cam2world),):
+            raise ValueError(f"fov must be [{len(self.cam2world)}], got {tuple(self.fov.shape)}.")
+
+    def __len__(self) -> int:
+        return len(self.cam2world)
+
+    def __getitem__(self, index) -> "Cameras":
+        """Select cameras; an integer keeps the batch dimension (a batch of one)."""
+        if isinstance(index, int):
+            if not -len(self) <= index < len(self):
+                raise IndexError(f"camera {index} of {len(self)}")
+            index = slice(index, index + 1) if index != -1 else slice(-1, None)
+        return Cameras(cam2world=self.cam2world[index], fov=self.fov[index])
+
+    def to(self, device: torch.device | str) -> "Cameras":
+        return Cameras(cam2world=self.cam2world.to(device), fov=self.fov.to(device))
+
+    def repeat(self, n: int) -> "Cameras":
+        """Each camera n times in a row."""
+        return Cameras(cam2world=self.cam2world.repeat_interleave(n, dim=0), fov=self.fov.repeat_interleave(n, dim=0))
+
+    def equals(self, other: "Cameras | None") -> bool:
+        """Exact equality of poses and fields of view."""
+        return other is not None and torch.equal(self.cam2world, other.cam2world) and torch.equal(self.fov, other.fov)
+
+
+def focal_from_fov(fov: torch.Tensor) -> torch.Tensor:
+    """Focal length for a field of view in degrees, on an image plane that spans [-1, 1]."""
+    return 1 / torch.tan(fov * (math.pi / 360))
+
+
+def look_at(position: torch.Tensor) -> torch.Tensor:
+    """Rotations [N, 3, 3] whose columns are the axes of cameras at `position` [N, 3] that look at the origin.
+
+    A camera exactly above or below the origin has no defined roll; the result is then not a rotation.
+    """
+    up = torch.zeros_like(position)
+    up[..., 2] = 1
+    z_axis = torch.nn.functional.normalize(position, dim=-1)
+    x_axis = torch.nn.functional.normalize(torch.linalg.cross(up, z_axis), dim=-1)
+    y_axis = torch.nn.functional.normalize(torch.linalg.cross(z_axis, x_axis), dim=-1)
+    return torch.stack([x_axis, y_axis, z_axis], dim=-1)
+
+
+def cam2world_from_angles(yaw: torch.Tensor, pitch: torch.Tensor, radius: torch.Tensor) -> torch.Tensor:
+    """Camera-to-world matrices [N, 4, 4] of cameras that look at the origin; angles [N] in radians, radius [N].
+
+    Computed in double precision (the sampler downstream is sensitive to the last bits), returned as float32.
+    """
+    yaw, pitch, radius = yaw.double(), pitch.double(), radius.double()
+    position = torch.stack([pitch.sin() * yaw.cos(), pitch.sin() * yaw.sin(), pitch.cos()], dim=-1) * radius[:, None]
+    matrix = torch.eye(4, dtype=position.dtype, device=position.device).repeat(len(position), 1, 1)
+    matrix[:, :3, :3] = look_at(position)
+    matrix[:, :3, 3] = position
+    return matrix.float()
+
+
+class CameraPrior:
+    """Ranges of yaw, pitch and radius, and the distribution over them that training draws cameras from.
+
+    Args:
+        fov: Field of view in degrees.
+        yaw, pitch: (low, high) in radians.
+        radius: (low, high) in scene units; drawn uniformly.
+        distribution: 'gaussian' draws N(middle, half range) for yaw and pitch (so about a third of the cameras
+            lies outside the range), 'uniform' draws inside the range.
+    """
+
+    def __init__(
+        self,
+        *,
+        fov: float = 18.0,
+        yaw: Sequence[float] = (-0.8, 0.8),
+        pitch: Sequence[float] = (1.4157963267948966, 1.7257963267948966),
+        radius: Sequence[float] = (1.0, 1.0),
+        distribution: str = "gaussian",
+    ):
+        if not 0 < fov < 180:
+            raise ValueError(f"camera.fov must lie between 0 and 180 degrees, got {fov}.")
+        if distribution not in ("gaussian", "uniform"):
+            raise ValueError(f"camera.distribution must be 'gaussian' or 'uniform', got '{distribution}'.")
+        for name, values in (("yaw", yaw), ("pitch", pitch), ("radius", radius)):
+            if len(values) != 2 or values[0] > values[1]:
+                raise ValueError(f"camera.{name} must be [low, high] with low <= high, got {list(values)}.")
+        self.fov = float(fov)
+        self.yaw = (float(yaw[0]), float(yaw[1]))
+        self.pitch = (float(pitch[0]), float(pitch[1]))
+        self.radius = (float(radius[0]), float(radius[1]))
+        self.distribution = distribution
+
+    @staticmethod
+    def _batch(*values) -> list[torch.Tensor]:
+        tensors = [torch.as_tensor(value, dtype=torch.float64).reshape(-1) for value in values]
+        return list(torch.broadcast_tensors(*tensors))
+
+    def at_angles(self, yaw, pitch, radius=None, *, fov=None) -> Cameras:
+        """Cameras at given angles in radians (numbers or [N]); radius and fov (degrees) default to the prior's."""
+        radius = (self.radius[0] + self.radius[1]) / 2 if radius is None else radius
+        yaw, pitch, radius, fov = self._batch(yaw, pitch, radius, self.fov if fov is None else fov)
+        return Cameras(cam2world=cam2world_from_angles(yaw, pitch, radius), fov=fov.float())
+
+    def at(self, yaw=0.5, pitch=0.5, radius=0.5, *, fov=None) -> Cameras:
+        """Cameras at given fractions of the ranges; (1/2, 1/2, 1/2) is frontal."""
+        yaw, pitch, radius = self._batch(yaw, pitch, radius)
+
+        def lerp(bounds, fraction):
+            return bounds[0] + fraction * (bounds[1] - bounds[0])
+
+        return self.at_angles(lerp(self.yaw, yaw), lerp(self.pitch, pitch), lerp(self.radius, radius), fov=fov)
+
+    def sample(self, n: int, stream) -> Cameras:
+        """n random cameras (one per video), on the stream's device."""
+        angles = []
+        for name, (low, high) in (("yaw", self.yaw), ("pitch", self.pitch)):
+            middle, half = (low + high) / 2, (high - low) / 2
+            if self.distribution == "gaussian":
+                angles.append(middle + half * stream.normal(f"camera/{name}", [n]))
+            else:
+                angles.append(low + 2 * half * stream.uniform(f"camera/{name}", [n]))
+        low, high = self.radius
+        radius = low + (high - low) * stream.uniform("camera/radius", [n])
+        fov = torch.full_like(radius, self.fov)
+        return Cameras(cam2world=cam2world_from_angles(angles[0], angles[1], radius), fov=fov)

@@ -1,0 +1,58 @@
+"""Where to evaluate a field along a ray: stratified and importance samples.
+
+All functions are deterministic when their random argument is None.
+"""
+
+import torch
+
+__all__ = ["importance_samples", "stratified"]
+
+
+def stratified(positions: torch.Tensor, uniform: torch.Tensor | None) -> torch.Tensor:
+    """Jitter sorted positions [S] uniformly between the midpoints to their neighbours.
+
+    Args:
+        positions: [S], increasing.
+        uniform: [..., S] in [0, 1), or None for no jitter.
+
+    Returns:
+        [..., S], increasing ([S] without jitter). The first and last stay within the original end points.
+    """
+    if uniform is None:
+        return positions
+    middle = (positions[1:] + positions[:-1]) / 2
+    lower = torch.cat([positions[:1], middle])
+    upper = torch.cat([middle, positions[-1:]])
+    return lower + (upper - lower) * uniform
+
+
+def importance_samples(
+    bins: torch.Tensor, weights: torch.Tensor, num_samples: int, uniform: torch.Tensor | None
+) -> torch.Tensor:
+    """Inverse-CDF samples of a piecewise constant density (hierarchical sampling, NeRF section 5.2).
+
+    Args:
+        bins: Bin edges [..., M + 1], broadcastable with `weights`.
+        weights: Unnormalised bin masses [..., M].
+        num_samples: Number of samples per ray.
+        uniform: [..., num_samples] in [0, 1), or None for evenly spaced linspace(0, 1).
+
+    Returns:
+        [..., num_samples] positions (unsorted if `uniform` is). No gradient flows through them.
+    """
+    weights = weights.detach() + 1e-5
+    cdf = torch.cumsum(weights / weights.sum(-1, keepdim=True), dim=-1)
+    cdf = torch.cat([torch.zeros_like(cdf[..., :1]), cdf], dim=-1)
+    if uniform is None:
+        uniform = torch.linspace(0, 1, num_samples, device=weights.device, dtype=weights.dtype)
+    uniform = uniform.expand(*cdf.shape[:-1], num_samples).contiguous()
+    # The first edge at or above u: u = 1 then falls into the last bin, not past it.
+    above = torch.searchsorted(cdf, uniform)
+    below = (above - 1).clamp_(min=0)
+    above = above.clamp_(max=cdf.shape[-1] - 1)
+    bins = bins.detach().expand(cdf.shape)
+    cdf_below, bin_below = cdf.gather(-1, below), bins.gather(-1, below)
+    step = cdf.gather(-1, above) - cdf_below
+    # A nearly empty bin would amplify rounding errors; the method treats it as one of unit mass.
+    step = torch.where(step < 1e-5, torch.ones_like(step), step)
+    return bin_below + (uniform - cdf_below) / step * (bins.gather(-1, above) - bin_below)

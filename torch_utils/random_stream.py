@@ -1,0 +1,53 @@
+"""Explicit randomness: every random draw goes through a named call on a stream object.
+
+Nothing here touches PyTorch's global generator. The name of a draw says what it is for; the default stream ignores
+it, while recorded or constant streams (tests, reproductions of another program's draws) look values up by it.
+"""
+
+from collections.abc import Sequence
+
+import torch
+
+__all__ = ["RandomStream"]
+
+
+class RandomStream:
+    """Source of random tensors with its own generator.
+
+    Args:
+        seed: Any integer; the same seed gives the same sequence on the same device type.
+        device: Where the tensors are created.
+    """
+
+    def __init__(self, seed: int, device: torch.device | str = "cpu"):
+        self.device = torch.device(device)
+        self.generator = torch.Generator(device=self.device)
+        self.generator.manual_seed(int(seed))
+
+    def uniform(self, name: str, shape: Sequence[int]) -> torch.Tensor:
+        """U[0, 1), float32."""
+        return torch.rand(tuple(shape), generator=self.generator, device=self.device)
+
+    def normal(self, name: str, shape: Sequence[int]) -> torch.Tensor:
+        """N(0, 1), float32."""
+        return torch.randn(tuple(shape), generator=self.generator, device=self.device)
+
+    def integers(self, name: str, low: int, high: int, shape: Sequence[int]) -> torch.Tensor:
+        """Uniform integers in [low, high), int64."""
+        return torch.randint(low, high, tuple(shape), generator=self.generator, device=self.device)
+
+    def beta(self, name: str, a: int, b: int, shape: Sequence[int]) -> torch.Tensor:
+        """Beta(2, 1) or Beta(1, 2) by inverting its closed-form CDF (x² and 1 − (1−x)²), float32."""
+        u = self.uniform(name, shape)
+        if (a, b) == (2, 1):
+            return u.sqrt()
+        if (a, b) == (1, 2):
+            return 1 - (1 - u).sqrt()
+        raise ValueError(f"Beta({a}, {b}) has no sampler here: only (2, 1) and (1, 2) are used by the method.")
+
+    def state_dict(self) -> dict:
+        """Tensors only, so that it fits a weights-only checkpoint."""
+        return {"generator": self.generator.get_state()}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.generator.set_state(state["generator"].cpu())

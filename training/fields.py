@@ -1,0 +1,258 @@
+"""The fields that are volume rendered: a modulated foreground with motion, and an inverted-sphere background.
+
+A field module holds parameters; `fold` turns it, once per video, into an evaluator: a callable
+`(points, directions) -> (density, features)` as the renderer expects it. What an evaluator returns as features is
+whatever must be summed along the ray and no more: heads that are linear are applied once per ray, by `project`, after
+compositing. (Their biases are multiplied by the sum of the weights, which makes this exact.)
+
+Sources: 3D-Aware Video Generation, section 3.1 (motion enters as an offset to the first hidden layer); StyleNeRF,
+section 3 (modulated field, features besides colours); NeRF++ (background).
+"""
+
+import torch
+from torch import nn
+
+from torch_utils.ops.point_linear import lrelu_, point_linear
+from training.layers import ModulatedLinear, PointLinear, positional_encoding
+
+__all__ = ["BackgroundField", "BlendedForeground", "ForegroundField"]
+
+POINT_DIM, BACKGROUND_POINT_DIM = 3, 4
+#: Negative slope of the view-dependent colour head.
+VIEW_SLOPE = 0.01
+
+
+class ForegroundField(nn.Module):
+    """The modulated foreground MLP.
+
+    Args:
+        width, num_layers: Hidden layers.
+        position_frequencies, direction_frequencies: Octaves of the positional encodings.
+        feature_dim: Channels F of the features that go to the upsampler.
+        view_directions: Whether colour depends on the viewing direction.
+        motion: How motion vectors enter the second layer: 'add', 'concat', or 'none'.
+        time_input: 'raw' or 'encoded' makes time an input coordinate of the first layer (ablation); 'none'.
+    """
+
+    def __init__(
+        self,
+        *,
+        w_dim: int,
+        width: int = 128,
+        num_layers: int = 8,
+        position_frequencies: int = 10,
+        direction_frequencies: int = 4,
+        feature_dim: int = 256,
+        view_directions: bool = True,
+        motion: str = "add",
+        time_input: str = "none",
+    ):
+        super().__init__()
+        if time_input not in ("none", "raw", "encoded"):
+            raise ValueError(f"foreground.time_input must be none, raw or encoded, got '{time_input}'.")
+        if num_layers < 2:
+            raise ValueError(f"foreground.num_layers must be at least 2, got {num_layers}.")
+        assert motion in ("add", "concat", "none")
+        self.position_frequencies, self.direction_frequencies = position_frequencies, direction_frequencies
+        self.time_frequencies = position_frequencies if time_input == "encoded" else 0
+        self.motion, self.time_input = motion, time_input
+        self.width, self.feature_dim, self.num_ws = width, feature_dim, num_layers + 2
+        point_features = 2 * position_frequencies * POINT_DIM
+        time_features = {"none": 0, "raw": 1, "encoded": 2 * self.time_frequencies}[time_input]
+        inputs = [point_features + time_features, width * (2 if motion == "concat" else 1)] + [width] * (num_layers - 2)
+        self.layers = nn.ModuleList(ModulatedLinear(in_features=i, out_features=width, w_dim=w_dim) for i in inputs)
+        self.density = ModulatedLinear(in_features=width, out_features=1, w_dim=w_dim, demodulate=False)
+        self.features = ModulatedLinear(in_features=width, out_features=feature_dim, w_dim=w_dim, demodulate=False)
+        self.rgb = PointLinear(in_features=feature_dim, out_features=3)
+        direction_features = 2 * direction_frequencies * POINT_DIM
+        self.view = PointLinear(in_features=direction_features, out_features=feature_dim) if view_directions else None
+
+    def fold(self, ws: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Per-video weights for styles ws [B, num_ws, w_dim]: hidden layers, density head, feature head."""
+        modules = [*self.layers, self.density, self.features]
+        return [layer.fold(ws[:, i]) for i, layer in enumerate(modules)]
+
+    def evaluator(self, folded: list, *, times: torch.Tensor, motion: torch.Tensor | None) -> "_ForegroundEvaluator":
+        """The field at times [B, T] with motion vectors [B, T, width] (None without motion)."""
+        return _ForegroundEvaluator(self, folded, times=times, motion=motion)
+
+
+class _ForegroundEvaluator:
+    """See `ForegroundField`. Points [B, T, R, S, 3], or [B, 1, R, S, 3] where all frames share them."""
+
+    def __init__(self, field: ForegroundField, folded: list, *, times: torch.Tensor, motion: torch.Tensor | None):
+        self.field = field
+        *hidden, self.density_head, self.feature_head = folded
+        self.num_frames = times.shape[1]
+        # What depends on time alone enters a layer linearly: it becomes that layer's bias, one per frame, and the
+        # products before it are shared by the frames of one camera.
+        self.layers = [(weight, bias, None) for weight, bias in hidden]
+        if field.time_input != "none":
+            coordinate = times[..., None]
+            if field.time_input == "encoded":
+                coordinate = positional_encoding(coordinate, field.time_frequencies)
+            self._split_inputs(0, 2 * field.position_frequencies * POINT_DIM, coordinate)
+        if field.motion == "concat":
+            self._split_inputs(1, field.width, motion)
+        elif field.motion == "add":
+            weight, bias, _ = self.layers[1]
+            self.layers[1] = (weight, None, point_linear(motion, weight, bias))
+
+    def _split_inputs(self, layer: int, num_points: int, extra: torch.Tensor) -> None:
+        weight, bias, _ = self.layers[layer]
+        self.layers[layer] = (weight[..., :num_points], None, point_linear(extra, weight[..., num_points:], bias))
+
+    def hidden(self, points: torch.Tensor) -> torch.Tensor:
+        """Last hidden state [B, T, R, S, width]."""
+        batch, frames, rays, samples, _ = points.shape
+        x = positional_encoding(points, self.field.position_frequencies).reshape(batch, frames * rays * samples, -1)
+        for weight, bias, frame_bias in self.layers:
+            if frame_bias is None:
+                x = lrelu_(point_linear(x, weight, bias))
+            elif batch == 1 and self.num_frames == 1:
+                x = lrelu_(point_linear(x, weight, frame_bias[0, 0]))
+            else:
+                x = point_linear(x, weight).unflatten(1, (frames, -1)) + frame_bias[:, :, None, :]
+                frames = self.num_frames
+                x = lrelu_(x).flatten(1, 2)
+        return x.reshape(batch, frames, rays, samples, -1).expand(-1, self.num_frames, -1, -1, -1)
+
+    def __call__(self, points: torch.Tensor, directions: torch.Tensor):
+        """Raw density [B, T, R, S] and features (hidden [B, T, R, S, width], and rgb with view directions).
+
+        `directions`: unit viewing directions [B, R, 3].
+        """
+        hidden = self.hidden(points)
+        shape, rows = hidden.shape[:-1], hidden.reshape(len(hidden), -1, hidden.shape[-1])
+        density = point_linear(rows, *self.density_head).reshape(shape)
+        if self.field.view is None:
+            return density, (hidden,)
+        # [B, R, F] per ray, the feature head's bias included.
+        weight, bias = self.feature_head
+        view = self.field.view(positional_encoding(directions, self.field.direction_frequencies)) + bias
+        x = point_linear(rows, weight).unflatten(1, shape[1:])
+        view = view[:, None, :, None, :]
+        x = x + view if x.requires_grad else x.add_(view)
+        x = torch.nn.functional.leaky_relu_(x, VIEW_SLOPE).flatten(1, 3)
+        rgb = point_linear(x, *self.field.rgb.scaled()).unflatten(1, shape[1:])
+        return density, (hidden, rgb)
+
+    def project(self, features: tuple[torch.Tensor, ...], weight_sum: torch.Tensor | float = 1.0) -> torch.Tensor:
+        """[rgb | features] [B, ..., 3 + F] of weighted sums (each [B, ..., C], weights adding up to [B, ...])."""
+        hidden, *rgb = features
+        if torch.is_tensor(weight_sum):
+            weight_sum = weight_sum[..., None]
+        weight, bias = self.feature_head
+        x = point_linear(hidden.flatten(1, -2), weight).unflatten(1, hidden.shape[1:-1]) + bias * weight_sum
+        if rgb:
+            return torch.cat([rgb[0], x], dim=-1)
+        return torch.cat([_colour(self.field.rgb, x, weight_sum), x], dim=-1)
+
+
+class BlendedForeground(nn.Module):
+    """A dynamic field blended with a second, static one (ablation): m · dynamic + (1 − m) · static.
+
+    Args:
+        dynamic, static: Two fields with the same styles; the static one has no motion.
+        blend: 'mask' learns m = sigmoid(linear(hidden state of the dynamic field)); 'equal' is m = 1/2.
+    """
+
+    def __init__(self, *, dynamic: ForegroundField, static: ForegroundField, blend: str):
+        super().__init__()
+        if blend not in ("mask", "equal"):
+            raise ValueError(f"foreground.static must be none, mask or equal, got '{blend}'.")
+        self.dynamic, self.static = dynamic, static
+        self.mask = PointLinear(in_features=dynamic.width, out_features=1) if blend == "mask" else None
+        self.num_ws, self.width, self.feature_dim = dynamic.num_ws, dynamic.width, dynamic.feature_dim
+
+    def fold(self, ws: torch.Tensor) -> list:
+        return [*self.dynamic.fold(ws), *self.static.fold(ws)]
+
+    def evaluator(self, folded: list, *, times: torch.Tensor, motion: torch.Tensor | None) -> "_BlendedEvaluator":
+        middle = len(folded) // 2
+        dynamic = self.dynamic.evaluator(folded[:middle], times=times, motion=motion)
+        return _BlendedEvaluator(self, dynamic, self.static.evaluator(folded[middle:], times=times, motion=None))
+
+
+class _BlendedEvaluator:
+    def __init__(self, field: BlendedForeground, dynamic: _ForegroundEvaluator, static: _ForegroundEvaluator):
+        self.field, self.dynamic, self.static = field, dynamic, static
+
+    def __call__(self, points: torch.Tensor, directions: torch.Tensor):
+        density_d, features_d = self.dynamic(points, directions)
+        density_s, features_s = self.static(points, directions)
+        hidden = features_d[0]
+        if self.field.mask is None:
+            mask = torch.full_like(density_d, 0.5)[..., None]
+        else:
+            mask = self.field.mask(hidden.flatten(1, 3)).sigmoid().unflatten(1, hidden.shape[1:4])
+        density = density_d * mask[..., 0] + density_s * (1 - mask[..., 0])
+        blended = [x * mask for x in features_d] + [x * (1 - mask) for x in features_s]
+        return density, (*blended, mask)
+
+    def project(self, features: tuple[torch.Tensor, ...], weight_sum: torch.Tensor | float = 1.0) -> torch.Tensor:
+        *features, mask = features
+        middle, mask = len(features) // 2, mask[..., 0]
+        dynamic = self.dynamic.project(tuple(features[:middle]), mask)
+        return dynamic + self.static.project(tuple(features[middle:]), weight_sum - mask)
+
+
+class BackgroundField(nn.Module):
+    """The background MLP: plain linear layers with ReLU on encoded inverted-sphere points and a background code."""
+
+    def __init__(
+        self,
+        *,
+        code_dim: int,
+        feature_dim: int,
+        width: int = 64,
+        num_layers: int = 4,
+        position_frequencies: int = 10,
+    ):
+        super().__init__()
+        self.position_frequencies = position_frequencies
+        widths = [2 * position_frequencies * BACKGROUND_POINT_DIM + code_dim] + [width] * num_layers
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        self.density = nn.Linear(width, 1)
+        self.features = nn.Linear(width, feature_dim)
+        self.rgb = PointLinear(in_features=feature_dim, out_features=3)
+
+    def evaluator(self, code: torch.Tensor) -> "_BackgroundEvaluator":
+        """The field for background codes [B, code_dim]."""
+        return _BackgroundEvaluator(self, code)
+
+
+class _BackgroundEvaluator:
+    """See `BackgroundField`: points [B, R, S, 4]; the background knows neither time nor viewing direction."""
+
+    def __init__(self, field: BackgroundField, code: torch.Tensor):
+        self.field, self.code = field, code
+
+    def __call__(self, points: torch.Tensor, directions: torch.Tensor):
+        """Raw density [B, R, S] and features (hidden [B, R, S, width],)."""
+        shape = points.shape[:-1]
+        encoded = positional_encoding(points, self.field.position_frequencies)
+        # The code is the same for all points of a video: its share of the first layer is a bias.
+        first, *rest = self.field.layers
+        split = encoded.shape[-1]
+        bias = torch.nn.functional.linear(self.code, first.weight[:, split:], first.bias)
+        x = point_linear(encoded.reshape(len(points), -1, split), first.weight[:, :split]) + bias[:, None, :]
+        x = torch.relu_(x)
+        for layer in rest:
+            x = torch.relu_(point_linear(x, layer.weight, layer.bias))
+        density = point_linear(x, self.field.density.weight, self.field.density.bias)
+        return density.reshape(shape), (x.reshape(*shape, -1),)
+
+    def project(self, features: tuple[torch.Tensor, ...], weight_sum: torch.Tensor | float = 1.0) -> torch.Tensor:
+        """[rgb | features] of weighted sums of hidden states, as for the foreground."""
+        if torch.is_tensor(weight_sum):
+            weight_sum = weight_sum[..., None]
+        layer = self.field.features
+        x = point_linear(features[0], layer.weight) + layer.bias * weight_sum
+        return torch.cat([_colour(self.field.rgb, x, weight_sum), x], dim=-1)
+
+
+def _colour(head: PointLinear, x: torch.Tensor, weight_sum: torch.Tensor | float) -> torch.Tensor:
+    """rgb [..., 3] of composited features [..., F]: the head's bias counts as often as the weights add up to."""
+    weight, bias = head.scaled()
+    return point_linear(x, weight) + bias * weight_sum

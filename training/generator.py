@@ -1,0 +1,378 @@
+"""The 4D generator: content, motion and background codes, times and cameras to video frames.
+
+One fake frame, in order: codes → styles → motion vectors → rays → foreground field, coarse and fine → weights →
+composite over the background → 2D upsampler (3D-Aware Video Generation, section 3).
+
+A video's frames share everything but time. Work is organised in groups of videos: on CPU each video is a group (its
+working set stays in cache, and a weight per video is an ordinary product), elsewhere all videos are one.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from renderer.cameras import CameraPrior, Cameras
+from renderer.rays import camera_rays, lattice_pixel_indices, pixel_centers
+from renderer.volume import NO_NOISE, RayNoise, RenderSettings, march_background, march_foreground
+from training.fields import BackgroundField, BlendedForeground, ForegroundField
+from training.mapping import MappingNetwork
+from training.motion import MotionNetwork
+from training.upsampler import Upsampler
+
+__all__ = ["Generator", "Scene", "SynthesisOutput"]
+
+
+@dataclasses.dataclass
+class SynthesisOutput:
+    """Result of `Generator.synthesize` for B videos of T frames.
+
+    Attributes:
+        image: [B, T, 3, H, W], nominally in [-1, 1].
+        image_raw: Volume rendered colours before the upsampler [B, T, 3, h, w].
+        depth: Expected depth of the foreground's samples [B, T, h, w] in scene units, not normalised by the opacity.
+        opacity: [B, T, h, w], one minus the transmittance left for the background.
+        path_loss: NeRF-path regularisation per frame [B, T], or None where it was not asked for.
+    """
+
+    image: torch.Tensor
+    image_raw: torch.Tensor
+    depth: torch.Tensor
+    opacity: torch.Tensor
+    path_loss: torch.Tensor | None = None
+
+
+@dataclasses.dataclass
+class _Rendered:
+    """Composited rays of one group of videos: [rgb | features] rows [G, T, R, 3 + F], depth and transmittance."""
+
+    rows: torch.Tensor
+    depth: torch.Tensor
+    transmittance: torch.Tensor
+
+
+@dataclasses.dataclass
+class _Folded:
+    """Per-video weights: a list of groups for the foreground, [block][layer][group] for the upsampler."""
+
+    foreground: list
+    upsampler: list
+
+
+class Generator(nn.Module):
+    """See the module's docstring.
+
+    Args:
+        resolution: Width of the square images in pixels, a power of two.
+        c_dim: Size of the labels; 0 for none.
+        z_dim, motion_dim, background_dim: Sizes of the content, motion and background codes.
+        w_dim: Size of the styles.
+        mapping, motion, foreground, background, upsampler, camera, rendering: Keyword arguments of the parts, see
+            `MappingNetwork`, `MotionNetwork`, `ForegroundField`, `BackgroundField`, `Upsampler`, `CameraPrior` and
+            `RenderSettings`. Further keys: motion.combine 'add' or 'concat' (how the vector enters the field),
+            motion.use_content (feed the first style too), foreground.static 'none', 'mask' or 'equal' (blend with a
+            second, static field). `motion=None`: no motion network; `background=None`: no background.
+    """
+
+    def __init__(
+        self,
+        *,
+        resolution: int,
+        c_dim: int = 0,
+        z_dim: int = 512,
+        motion_dim: int = 512,
+        w_dim: int = 512,
+        background_dim: int = 32,
+        mapping: Mapping = {},  # noqa: B006 (never modified)
+        motion: Mapping | None = {},  # noqa: B006
+        foreground: Mapping = {},  # noqa: B006
+        background: Mapping | None = {},  # noqa: B006
+        upsampler: Mapping = {},  # noqa: B006
+        camera: Mapping = {},  # noqa: B006
+        rendering: Mapping = {},  # noqa: B006
+    ):
+        super().__init__()
+        self.config = {
+            "resolution": resolution, "c_dim": c_dim, "z_dim": z_dim, "motion_dim": motion_dim, "w_dim": w_dim,
+            "background_dim": background_dim, "mapping": dict(mapping),
+            "motion": None if motion is None else dict(motion), "foreground": dict(foreground),
+            "background": None if background is None else dict(background), "upsampler": dict(upsampler),
+            "camera": dict(camera), "rendering": dict(rendering),
+        }  # fmt: skip
+        self.resolution, self.c_dim, self.z_dim, self.w_dim = resolution, c_dim, z_dim, w_dim
+        self.motion_dim, self.background_dim = motion_dim, background_dim
+        self.camera_prior = CameraPrior(**camera)
+        self.settings = RenderSettings(**rendering)
+        if resolution % self.settings.path_lattice:
+            raise ValueError(
+                f"rendering.path_lattice must divide the resolution {resolution}, got {self.settings.path_lattice}."
+            )
+
+        motion = None if motion is None else dict(motion)
+        foreground = dict(foreground)
+        static = foreground.pop("static", "none")
+        combine = "none"
+        if motion is not None:
+            combine = motion.pop("combine", "add")
+            if combine not in ("add", "concat"):
+                raise ValueError(f"motion.combine must be add or concat, got '{combine}'.")
+        self.foreground = ForegroundField(w_dim=w_dim, motion=combine, **foreground)
+        feature_dim = self.foreground.feature_dim
+        self.motion = None
+        if motion is not None:
+            self.motion_uses_content = motion.pop("use_content", False)
+            self.motion = MotionNetwork(
+                motion_dim=motion_dim,
+                out_features=self.foreground.width,
+                content_dim=w_dim if self.motion_uses_content else 0,
+                **motion,
+            )
+        if static != "none":
+            second = ForegroundField(w_dim=w_dim, motion="none", **(foreground | {"time_input": "none"}))
+            self.foreground = BlendedForeground(dynamic=self.foreground, static=second, blend=static)
+        self.background = None
+        if background is not None:
+            self.background = BackgroundField(code_dim=background_dim, feature_dim=feature_dim, **background)
+        self.upsampler = Upsampler(
+            in_resolution=self.settings.resolution,
+            resolution=resolution,
+            in_features=feature_dim,
+            w_dim=w_dim,
+            **upsampler,
+        )
+        self.num_ws = self.foreground.num_ws + self.upsampler.num_ws
+        self.mapping = MappingNetwork(z_dim=z_dim, c_dim=c_dim, w_dim=w_dim, num_ws=self.num_ws, **mapping)
+
+    def synthesize(
+        self,
+        ws: torch.Tensor,
+        *,
+        z_motion: torch.Tensor,
+        z_bg: torch.Tensor,
+        times: torch.Tensor,
+        cameras: Cameras,
+        stream=None,
+        path_loss: bool = False,
+        ray_chunk: int | None = None,
+    ) -> SynthesisOutput:
+        """Frames of B videos.
+
+        Args:
+            ws: Styles [B, num_ws, w_dim].
+            z_motion, z_bg: Motion codes [B, motion_dim] and background codes [B, background_dim].
+            times: [B, T] in [0, 1].
+            cameras: One per video.
+            stream: Source of the renderer's random draws (training); None renders deterministically.
+            path_loss: Also compute the NeRF-path regularisation (needs `stream`).
+            ray_chunk: Composite this many rays at a time, to bound memory; None for all at once.
+
+        In training mode (`self.training`) the magnitude EMAs of the upsampler are updated.
+        """
+        batch, frames = times.shape
+        folded = self._fold(ws)
+        motion = self._motion_vectors(ws, z_motion, times)
+        pixels = self._pixels(ws.device).expand(batch, -1, -1)
+        num_rays, lattice = pixels.shape[1], None
+        if path_loss:
+            offset = stream.uniform("render/path_offset", [batch, 2])
+            lattice = lattice_pixel_indices(offset, self.resolution, self.settings.path_lattice)
+            pixels = torch.cat([pixels, pixel_centers(self.resolution, ws.device)[lattice]], dim=1)
+        noise = NO_NOISE
+        if stream is not None:
+            noise = RayNoise.draw(stream, batch, pixels.shape[1], self.settings, background=self.background is not None)
+
+        rendered, samples = [], []
+        for group, weights in zip(self._groups(batch, ws.device), folded.foreground, strict=True):
+            field = self.foreground.evaluator(
+                weights, times=times[group], motion=None if motion is None else motion[group]
+            )
+            origins, directions = camera_rays(cameras[group], pixels[group])
+            composited, kept = self._render_rays(
+                field, z_bg[group], origins, directions, frames, noise.select(group), num_rays, ray_chunk
+            )
+            rendered.append(composited)
+            samples.append(kept)
+        output = self._upsample(rendered, folded)
+        if path_loss:
+            output.path_loss = self._path_loss(output.image, samples, folded, lattice)
+        return output
+
+    def scene(
+        self, ws: torch.Tensor, *, z_motion: torch.Tensor, z_bg: torch.Tensor, ray_chunk: int | None = None
+    ) -> "Scene":
+        """Videos prepared for rendering frame by frame: see `Scene`."""
+        return Scene(self, ws, z_motion=z_motion, z_bg=z_bg, ray_chunk=ray_chunk)
+
+    @staticmethod
+    def _groups(batch: int, device: torch.device) -> list[slice]:
+        if device.type == "cpu":
+            return [slice(i, i + 1) for i in range(batch)]
+        return [slice(0, batch)]
+
+    def _pixels(self, device: torch.device) -> torch.Tensor:
+        return pixel_centers(self.settings.resolution, device)[None]
+
+    def _fold(self, ws: torch.Tensor) -> _Folded:
+        group = 1 if ws.device.type == "cpu" else len(ws)
+        middle = self.foreground.num_ws
+        layers = [(weight.split(group), bias) for weight, bias in self.foreground.fold(ws[:, :middle])]
+        groups = [[(parts[i], bias) for parts, bias in layers] for i in range(len(ws) // group)]
+        return _Folded(foreground=groups, upsampler=self.upsampler.fold(ws[:, middle:], group))
+
+    def _motion_vectors(self, ws: torch.Tensor, z_motion: torch.Tensor, times: torch.Tensor) -> torch.Tensor | None:
+        if self.motion is None:
+            return None
+        return self.motion(z_motion, times, ws[:, 0] if self.motion_uses_content else None)
+
+    def render_background(
+        self, z_bg: torch.Tensor, origins: torch.Tensor, directions: torch.Tensor, noise: RayNoise = NO_NOISE
+    ) -> torch.Tensor:
+        """[rgb | features] of the background [G, R, 3 + F] for rays [G, 1, 3], [G, R, 3]."""
+        field = self.background.evaluator(z_bg)
+        samples = march_background(field, origins, directions, self.settings, noise=noise)
+        return field.project(samples.composite(), samples.weights.sum(-1))
+
+    def _render_rays(self, field, z_bg, origins, directions, frames, noise, num_rays, ray_chunk, background=None):
+        """Composite the first `num_rays` rays of one group; keep the samples of the rest (the lattice).
+
+        Returns `_Rendered` and, if there are further rays, (weights [G, T, L, S], rows [G, T, L, S, 3 + F]).
+        """
+        total = directions.shape[1]
+        chunk = total if ray_chunk is None or total > num_rays else ray_chunk
+        parts, kept = [], None
+        for start in range(0, total, chunk):
+            rays = slice(start, min(start + chunk, total))
+            draws = noise.select(rays=rays)
+            fg = march_foreground(
+                field, origins, directions[:, rays], self.settings, num_frames=frames,
+                last_opaque=self.background is None, noise=draws,
+            )  # fmt: skip
+            weights = [w for w, _ in fg.parts]
+            rows = field.project(fg.composite(), sum(w.sum(-1) for w in weights))
+            bg = None
+            if background is not None:
+                rows = rows + fg.transmittance[..., None] * background[:, None, rays]
+            elif self.background is not None:
+                bg_field = self.background.evaluator(z_bg)
+                bg = march_background(bg_field, origins, directions[:, rays], self.settings, noise=draws)
+                behind = bg_field.project(bg.composite(), bg.weights.sum(-1))
+                rows = rows + fg.transmittance[..., None] * behind[:, None]
+            depths = [self.settings.near + (self.settings.far - self.settings.near) * p for p in fg.positions]
+            depth = sum((w.detach() * d).sum(-1) for w, d in zip(weights, depths, strict=True))
+            if total > num_rays:
+                kept = self._lattice_samples(field, fg, bg, slice(num_rays, None))
+            parts.append((rows[:, :, :num_rays], depth[..., :num_rays], fg.transmittance[..., :num_rays]))
+        rows, depth, transmittance = (
+            parts[0] if len(parts) == 1 else (torch.cat(x, dim=2) for x in zip(*parts, strict=True))
+        )
+        return _Rendered(rows, depth, transmittance), kept
+
+    def _lattice_samples(self, field, fg, bg, rays: slice) -> tuple[torch.Tensor, torch.Tensor]:
+        """Weights and [rgb | features] of every sample of some rays, background samples last."""
+        weights = fg.weights()[:, :, rays]
+        frames = weights.shape[1]
+        rows = [field.project(tuple(x[:, :, rays] for x in features)) for _, features in fg.parts]
+        if bg is not None:
+            behind = bg.weights[:, None, rays] * fg.transmittance[:, :, rays, None]
+            weights = torch.cat([weights, behind], dim=-1)
+            projected = self.background.evaluator(None).project(tuple(x[:, rays] for x in bg.features))
+            rows.append(projected[:, None].expand(-1, frames, -1, -1, -1))
+        return weights, torch.cat(rows, dim=3)
+
+    def _upsample(self, rendered: list[_Rendered], folded: _Folded) -> SynthesisOutput:
+        size = self.settings.resolution
+        raws = [r.rows[..., :3].unflatten(2, (size, size)).movedim(-1, 2) for r in rendered]
+        features = [r.rows[..., 3:].unflatten(2, (size, size)) for r in rendered]
+        images = self.upsampler(features, raws, folded.upsampler)
+
+        def join(parts):
+            return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+        return SynthesisOutput(
+            image=join(images),
+            image_raw=join(raws),
+            depth=join([r.depth.unflatten(2, (size, size)) for r in rendered]),
+            opacity=1 - join([r.transmittance.unflatten(2, (size, size)) for r in rendered]),
+        )
+
+    def _path_loss(self, image: torch.Tensor, samples: list, folded: _Folded, lattice: torch.Tensor) -> torch.Tensor:
+        """NeRF-path regularisation (StyleNeRF, section 3.2): the image must equal what its rays would give unaided.
+
+        Every sample of the lattice's rays goes through the upsampler's pointwise layers; composited with the ray's
+        own weights, its colours should match the image's pixels. [B, T].
+        """
+        rows = [x.flatten(1, 3) for _, x in samples]
+        colours = self.upsampler.pointwise([x[..., 3:] for x in rows], [x[..., :3] for x in rows], folded.upsampler)
+        composited = [
+            (weights[..., None, :] @ x.unflatten(1, weights.shape[1:]))[..., 0, :]
+            for (weights, _), x in zip(samples, colours, strict=True)
+        ]
+        batch, frames = image.shape[:2]
+        index = lattice[:, None, None, :].expand(-1, frames, 3, -1)
+        pixels = image.flatten(3).gather(3, index).movedim(2, 3)
+        difference = torch.cat(composited) - pixels
+        return 2 * difference.square().sum(dim=-1).mean(dim=-1)
+
+
+class Scene:
+    """Videos whose weights are folded once, rendered one frame at a time without gradients.
+
+    The background, which does not change in time, is kept while the cameras stay the same.
+    """
+
+    @torch.no_grad()
+    def __init__(
+        self,
+        generator: Generator,
+        ws: torch.Tensor,
+        *,
+        z_motion: torch.Tensor,
+        z_bg: torch.Tensor,
+        ray_chunk: int | None = None,
+    ):
+        if generator.training:
+            raise ValueError("scenes are rendered in evaluation mode: call generator.eval() first.")
+        self.generator, self.ray_chunk = generator, ray_chunk
+        self.ws, self.z_motion, self.z_bg = ws, z_motion, z_bg
+        self._folded = generator._fold(ws)
+        self._cameras: Cameras | None = None
+        self._rays: list = []
+        self._backgrounds: list = []
+
+    def _look_through(self, cameras: Cameras) -> None:
+        if cameras.equals(self._cameras):
+            return
+        generator, device = self.generator, self.ws.device
+        self._rays, self._backgrounds = [], []
+        for group in generator._groups(len(self.ws), device):
+            rays = camera_rays(cameras[group], generator._pixels(device))
+            self._rays.append(rays)
+            behind = None if generator.background is None else generator.render_background(self.z_bg[group], *rays)
+            self._backgrounds.append(behind)
+        self._cameras = cameras
+
+    @torch.no_grad()
+    def output(self, time: float | torch.Tensor, cameras: Cameras) -> SynthesisOutput:
+        """Frame at `time` (a number or [B]) from one camera per video, with raw colours, depth and opacity (T = 1)."""
+        generator, device = self.generator, self.ws.device
+        cameras = cameras.to(device)
+        self._look_through(cameras)
+        times = torch.as_tensor(time, dtype=torch.float32, device=device).expand(len(self.ws))[:, None]
+        motion = generator._motion_vectors(self.ws, self.z_motion, times)
+        rendered = []
+        for i, group in enumerate(generator._groups(len(self.ws), device)):
+            field = generator.foreground.evaluator(
+                self._folded.foreground[i], times=times[group], motion=None if motion is None else motion[group]
+            )
+            origins, directions = self._rays[i]
+            composited, _ = generator._render_rays(
+                field, self.z_bg[group], origins, directions, 1, NO_NOISE, directions.shape[1], self.ray_chunk,
+                background=self._backgrounds[i],
+            )  # fmt: skip
+            rendered.append(composited)
+        return generator._upsample(rendered, self._folded)
+
+    def render(self, time: float | torch.Tensor, cameras: Cameras) -> torch.Tensor:
+        """The image [B, 3, H, W] alone; see `output`."""
+        return self.output(time, cameras).image[:, 0]

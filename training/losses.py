@@ -1,0 +1,236 @@
+"""Losses of the four training phases, and the fake samples they need.
+
+Non-saturating logistic GAN loss with R1 (Mescheder et al. 2018) and path length regularisation (StyleGAN2, section
+3.2), for a video and an image discriminator, plus StyleNeRF's NeRF-path regularisation.
+
+Every random draw of a phase comes from the stream the caller passes, under a name of its own.
+"""
+
+import contextlib
+import dataclasses
+import math
+
+import torch
+from torch.nn.functional import softplus
+
+from training.diffaugment import diffaugment
+from training.discriminator import TimeAwareDiscriminators, time_plane
+from training.generator import Generator, SynthesisOutput
+
+__all__ = ["GanLoss", "VideoBatch", "draw_times"]
+
+
+@dataclasses.dataclass
+class VideoBatch:
+    """Pairs of real frames.
+
+    Attributes:
+        frames: [B, 2, 3, H, W] in [-1, 1], the earlier one first.
+        dt: Time between them [B] in [0, 1], as a fraction of the clip.
+        c: Labels [B, c_dim].
+    """
+
+    frames: torch.Tensor
+    dt: torch.Tensor
+    c: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+
+def draw_times(batch: int, stream) -> torch.Tensor:
+    """Two sorted times per video [B, 2]: one draw of Beta(2, 1) and one of Beta(1, 2) (DIGAN, section 3.3)."""
+    late, early = stream.beta("times/a", 2, 1, [batch]), stream.beta("times/b", 1, 2, [batch])
+    return torch.stack([late, early], dim=1).sort(dim=1).values
+
+
+class GanLoss:
+    """Computes a phase's loss and adds its gradients.
+
+    Args:
+        augment: ADA pipeline (`frames [B, T, 3, H, W], stream -> frames`), or None.
+        diffaugment: Policy of differentiable augmentation; '' for none.
+        r1_gamma: Weight of the R1 penalty.
+        pl_weight, pl_decay, pl_batch_shrink: Path length regularisation: weight, decay of the running mean of the
+            lengths, and the divisor of the batch it is computed on.
+        style_mixing_prob: Probability of mixing two styles.
+        image_weight, path_weight: Weights of the image discriminator's loss and of the NeRF-path loss.
+        statistics: Object with `report(name, tensor)`, or None.
+    """
+
+    def __init__(
+        self,
+        *,
+        generator: Generator,
+        discriminator: TimeAwareDiscriminators,
+        augment=None,
+        diffaugment: str = "color,translation",
+        r1_gamma: float = 0.5,
+        pl_weight: float = 2.0,
+        pl_decay: float = 0.01,
+        pl_batch_shrink: int = 2,
+        style_mixing_prob: float = 0.9,
+        image_weight: float = 1.0,
+        path_weight: float = 1.0,
+        statistics=None,
+    ):
+        self.generator, self.discriminator = generator, discriminator
+        self.augment, self.diffaugment = augment, diffaugment
+        self.r1_gamma = r1_gamma
+        self.pl_weight, self.pl_decay, self.pl_batch_shrink = pl_weight, pl_decay, pl_batch_shrink
+        self.style_mixing_prob = style_mixing_prob
+        self.image_weight = image_weight if discriminator.image is not None else 0.0
+        self.path_weight = path_weight
+        self.statistics = statistics
+        self.pl_mean = torch.zeros([], device=next(generator.parameters()).device)
+        self._phases = {
+            "Gmain": self._generator_main,
+            "Greg": self._generator_regularisation,
+            "Dmain": self._discriminator_main,
+            "Dreg": self._discriminator_regularisation,
+        }
+
+    def accumulate(self, phase: str, *, batch: VideoBatch, gain: float, stream) -> None:
+        """Add `gain` times the gradients of a phase ('Gmain', 'Greg', 'Dmain' or 'Dreg') to the parameters' `.grad`.
+
+        Phases of the generator use the batch's labels and size only.
+        """
+        # In the generator's phases the discriminator only passes gradients on.
+        with _frozen(self.discriminator) if phase.startswith("G") else contextlib.nullcontext():
+            self._phases[phase](batch, stream).mul(gain).backward()
+
+    def state_dict(self) -> dict:
+        return {"pl_mean": self.pl_mean.clone()}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.pl_mean.copy_(state["pl_mean"])
+
+    # Fakes and discriminators.
+
+    def fake_styles(self, c: torch.Tensor, stream) -> torch.Tensor:
+        """Styles [B, num_ws, w_dim] of random contents, mixed with a probability."""
+        generator, batch = self.generator, len(c)
+        ws = generator.mapping(stream.normal("latents/z", [batch, generator.z_dim]), c, update_w_avg=True)
+        if self.style_mixing_prob > 0:
+            cut = stream.integers("mixing/cut", 1, generator.num_ws, [])
+            coin = stream.uniform("mixing/coin", [])
+            other = generator.mapping(stream.normal("mixing/z", [batch, generator.z_dim]), c)
+            # Decided on the device: the host does not wait for the draws.
+            mixed = (torch.arange(generator.num_ws, device=ws.device) >= cut) & (coin < self.style_mixing_prob)
+            ws = torch.where(mixed[:, None], other, ws)
+        return ws
+
+    def fake_videos(self, ws: torch.Tensor, stream, *, path_loss: bool = False) -> tuple[SynthesisOutput, torch.Tensor]:
+        """Random two-frame videos for given styles; also the time between their frames [B]."""
+        generator, batch = self.generator, len(ws)
+        times = draw_times(batch, stream)
+        z_motion = stream.normal("latents/z_motion", [batch, generator.motion_dim])
+        cameras = generator.camera_prior.sample(batch, stream)
+        z_bg = stream.normal("latents/z_bg", [batch, generator.background_dim])
+        output = generator.synthesize(
+            ws, z_motion=z_motion, z_bg=z_bg, times=times, cameras=cameras, stream=stream, path_loss=path_loss
+        )
+        return output, times[:, 1] - times[:, 0]
+
+    def _augmented(self, frames: torch.Tensor, stream, prefix: str) -> torch.Tensor:
+        if self.augment is not None:
+            frames = self.augment(frames, stream)
+        if self.diffaugment:
+            frames = diffaugment(frames, self.diffaugment, stream, prefix=prefix)
+        return frames
+
+    def _judge(self, frames: torch.Tensor, plane: torch.Tensor, c: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits [B, 1] of augmented pairs with Δt planes, and [2B, 1] of their frames (none without such a network)."""
+        video = self.discriminator.video(torch.cat([frames.flatten(1, 2), plane], dim=1), c)
+        if self.discriminator.image is None:
+            return video, video[:0]
+        return video, self.discriminator.image(frames.flatten(0, 1), c.repeat_interleave(frames.shape[1], dim=0))
+
+    def _total(self, video: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+        """Mean over videos plus the weighted mean over frames."""
+        return video.mean() + self.image_weight * image.mean() if self.image_weight else video.mean()
+
+    def _report(self, name: str, value: torch.Tensor) -> None:
+        if self.statistics is not None:
+            self.statistics.report(f"Loss/{name}", value.detach())
+
+    def _report_scores(self, kind: str, logits: torch.Tensor) -> None:
+        self._report(f"scores/{kind}", logits)
+        self._report(f"signs/{kind}", logits.detach().sign())
+
+    # Phases.
+
+    def _generator_main(self, batch: VideoBatch, stream) -> torch.Tensor:
+        ws = self.fake_styles(batch.c, stream)
+        fake, dt = self.fake_videos(ws, stream, path_loss=self.path_weight > 0)
+        video, image = self._judge(self._augmented(fake.image, stream, "fake/"), time_plane(fake.image, dt), batch.c)
+        video_loss, image_loss = softplus(-video), softplus(-image)
+        self._report_scores("fake", video)
+        self._report("G/loss", video_loss)
+        self._report("G/Iloss", image_loss)
+        loss = self._total(video_loss, image_loss)
+        if fake.path_loss is not None:
+            self._report("G/reg_loss", fake.path_loss)
+            loss = loss + self.path_weight * fake.path_loss.mean()
+        return loss
+
+    def _generator_regularisation(self, batch: VideoBatch, stream) -> torch.Tensor:
+        """Path length regularisation; lengths are per video, over all its frames."""
+        size = max(len(batch) // self.pl_batch_shrink, 1)
+        ws = self.fake_styles(batch.c[:size], stream)
+        fake, _ = self.fake_videos(ws, stream)
+        noise = stream.normal("path_length/noise", fake.image.shape) / math.sqrt(math.prod(fake.image.shape[-2:]))
+        (gradient,) = torch.autograd.grad((fake.image * noise).sum(), ws, create_graph=True)
+        lengths = gradient.square().sum(dim=2).mean(dim=1).sqrt()
+        self.pl_mean.copy_(self.pl_mean.lerp(lengths.detach().mean(), self.pl_decay))
+        # The running mean enters as a number: no gradient goes through it.
+        penalty = (lengths - self.pl_mean.clone()).square()
+        self._report("pl_penalty", penalty)
+        self._report("G/reg", penalty * self.pl_weight)
+        return (penalty * self.pl_weight).mean()
+
+    def _discriminator_main(self, batch: VideoBatch, stream) -> torch.Tensor:
+        with torch.no_grad():
+            fake, dt = self.fake_videos(self.fake_styles(batch.c, stream), stream)
+        fake_video, fake_image = self._judge(
+            self._augmented(fake.image, stream, "fake/"), time_plane(fake.image, dt), batch.c
+        )
+        real = self._augmented(batch.frames, stream, "real/")
+        real_video, real_image = self._judge(real, time_plane(real, batch.dt), batch.c)
+        self._report_scores("fake", fake_video)
+        self._report_scores("real", real_video)
+        video_loss = softplus(fake_video) + softplus(-real_video)
+        image_loss = softplus(fake_image) + softplus(-real_image)
+        self._report("D/loss", video_loss)
+        self._report("D/Iloss", image_loss)
+        return self._total(video_loss, image_loss)
+
+    def _discriminator_regularisation(self, batch: VideoBatch, stream) -> torch.Tensor:
+        """R1: on the video discriminator's unaugmented input, and on the image discriminator's augmented frames."""
+        frames, plane = batch.frames.detach().requires_grad_(True), time_plane(batch.frames, batch.dt)
+        plane.requires_grad_(True)
+        augmented = self._augmented(frames, stream, "real/")
+        video, image = self._judge(augmented, plane, batch.c)
+        self._report_scores("real", video)
+        gradients = torch.autograd.grad(video.sum(), [frames, plane], create_graph=True)
+        video_penalty = sum(g.square().flatten(1).sum(dim=1) for g in gradients)
+        self._report("r1_penalty", video_penalty)
+        self._report("D/reg", video_penalty * (self.r1_gamma / 2))
+        image_penalty = video_penalty[:0]
+        if self.image_weight:
+            (gradient,) = torch.autograd.grad(image.sum(), augmented, create_graph=True)
+            image_penalty = gradient.flatten(0, 1).square().sum(dim=[1, 2, 3])
+        return self._total(video_penalty, image_penalty) * (self.r1_gamma / 2)
+
+
+@contextlib.contextmanager
+def _frozen(module: torch.nn.Module):
+    """Temporarily without gradients for a module's parameters."""
+    trained = [p for p in module.parameters() if p.requires_grad]
+    for p in trained:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p in trained:
+            p.requires_grad_(True)
