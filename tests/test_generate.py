@@ -7,6 +7,7 @@ import sys
 import types
 
 import click.testing
+import imageio_ffmpeg
 import numpy as np
 import pytest
 import torch
@@ -15,6 +16,7 @@ from PIL import Image
 import dnnlib
 import generate
 from renderer.cameras import CameraPrior
+from renderer.video import to_uint8
 from training.latents import seed_latents
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -174,6 +176,56 @@ def test_labels(render, fake):
     assert fake.mapped[0][1].tolist() == [[0.0, 1.0, 0.0]]
 
 
+def save_small_network(folder):
+    """A run folder with a snapshot of a small generator; returns the generator."""
+    from training.checkpoint import save_snapshot
+    from training.generator import Generator
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        generator = Generator(
+            resolution=32, z_dim=16, motion_dim=12, w_dim=16, background_dim=8,
+            mapping={"num_layers": 2}, motion={"width": 8},
+            foreground={"width": 16, "num_layers": 3, "position_frequencies": 4, "feature_dim": 8},
+            background={"width": 8, "num_layers": 2, "position_frequencies": 3}, upsampler={"channel_max": 16},
+            rendering={"resolution": 16, "num_samples": 6, "num_importance": 4, "path_lattice": 8},
+        ).eval()  # fmt: skip
+        discriminator = torch.nn.Linear(1, 1)
+    discriminator.config = {}
+    parts = {"generator": generator, "generator_ema": generator, "discriminator": discriminator}
+    save_snapshot(folder, **parts, augment=None, dataset={}, progress={"cur_nimg": 0, "tick": 0, "iteration": 0})
+    return generator
+
+
+def test_a_real_network_from_a_run_folder(tmp_path):
+    """The command against the training-side synthesis of the same frames, which takes another route."""
+    generator = save_small_network(tmp_path)
+    out = tmp_path / "out"
+    arguments = ["--network_pkl", str(tmp_path), "--outdir", str(out), "--seeds", "4", "--motion_seeds", "5",
+                 "--n_steps", "3", "--time_steps", "3", "--save_frames", "--device", "cpu"]  # fmt: skip
+    result = click.testing.CliRunner().invoke(generate.main, [*arguments, "--ray_chunk", "100"])
+    assert result.exception is None, result.exception
+    stem = out / "rotation_camera_yaw_seed0004_motion0005"
+    shown = np.stack([np.asarray(Image.open(path)) for path in sorted(stem.iterdir())])
+
+    codes = seed_latents(4, 5, z_dim=16, motion_dim=12, background_dim=8)
+    with torch.no_grad():
+        images = [
+            generator.synthesize(
+                generator.mapping(codes.z, None),
+                z_motion=codes.z_motion,
+                z_bg=codes.z_bg,
+                times=torch.tensor([[time]]),
+                cameras=generator.camera_prior.at(yaw),
+            ).image[0, 0]
+            for yaw, time in [(1.0, 0.0), (0.5, 0.5), (0.0, 1.0)]
+        ]
+    expected = to_uint8(torch.stack(images)).permute(0, 2, 3, 1).numpy()
+    assert np.abs(shown.astype(int) - expected).max() <= 1  # a different order of summation may turn the rounding
+    assert expected.std(axis=(1, 2)).max() > 1 and np.abs(expected[0].astype(int) - expected[2]).max() > 3
+    assert len(list(imageio_ffmpeg.read_frames(f"{stem}.mp4"))) == 1 + 3  # its first item describes the video
+
+
 # ----------------------------------------------------------------------------------------------------------------------
 # Mistakes
 
@@ -210,6 +262,8 @@ def test_mistakes_that_need_the_network_write_nothing(render, fake, c_dim, argum
         (["--outdir", "out", "--network_pkl", ".", "--fov", "180"], "'--fov'"),
         (["--outdir", "file", "--network_pkl", "."], "'file' is a file"),
         (["--outdir", "out", "--network_pkl", ".", "--sedes", "1"], "No such option"),
+        (["--outdir", "out", "--network_pkl", "."], "There is no network snapshot"),
+        (["--outdir", "out", "--network_pkl", "file"], "is empty"),
     ],
 )
 def test_mistakes_in_the_arguments_end_in_one_line(tmp_path, arguments, message):
