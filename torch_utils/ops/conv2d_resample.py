@@ -1,8 +1,8 @@
 """Convolution with integrated up- or downsampling (StyleGAN2, Karras et al. 2020, appendix B).
 
-Defined as: upsample by zeros, pad, low-pass filter, convolve, keep every down-th sample. Filter and convolution commute,
-so the cheapest order is free to choose: 1x1 convolutions run at the lower resolution, larger ones with a stride (down)
-or transposed with a stride (up).
+Defined as: upsample by zeros, pad, low-pass filter, convolve, keep every down-th sample. Filter and convolution
+commute, so the cheapest order is free to choose: 1x1 convolutions run at the lower resolution, larger ones with a
+stride (down) or transposed with a stride (up).
 """
 
 from collections.abc import Sequence

@@ -1,10 +1,10 @@
 """Bilinear sampling of images that can be differentiated twice, as R1 through an augmentation pipeline needs it.
 
-Sampling is linear in the image: y = S(grid) x. So the gradient is dx = S^T dy, and the gradient of that with respect to dy
-is S again: two functions that are each other's backward. S^T needs no kernel of its own, it is the ordinary gradient of
-PyTorch's `grid_sample`, taken at an image of zeros. The price is that first derivatives cost one extra sampling, far less
-than the alternative of gathering four neighbours with indices (which autograd differentiates any number of times, but
-through scatter-additions). That alternative is kept for the one thing it is needed for: gradients of the grid.
+Sampling is linear in the image: y = S(grid) x. So the gradient is dx = S^T dy, and the gradient of that with respect to
+dy is S again: two functions that are each other's backward. S^T needs no kernel of its own, it is the ordinary gradient
+of PyTorch's `grid_sample`, taken at an image of zeros. The price is that first derivatives cost one extra sampling, far
+less than the alternative of gathering four neighbours with indices (which autograd differentiates any number of times,
+but through scatter-additions). That alternative is kept for the one thing it is needed for: gradients of the grid.
 """
 
 import torch

@@ -1,0 +1,140 @@
+"""Colour, frequency-band and corruption parts of adaptive discriminator augmentation (Karras et al. 2020, "Training
+Generative Adversarial Networks with Limited Data", appendix B).
+
+Colours are transformed by homogeneous 4x4 matrices; the axis of luma is v = (1, 1, 1)/sqrt(3).
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+__all__ = [
+    "BAND_POWER",
+    "cutout",
+    "filter_bank",
+    "filter_bands",
+    "gray_scaling",
+    "hue_rotation",
+    "luma_flip",
+    "luma_saturation",
+    "recolor",
+    "shift_color",
+]
+
+# Low-pass taps of Daubechies' least asymmetric wavelet with 2 vanishing moments.
+SYM2 = (-0.12940952255092145, 0.22414386804185735, 0.836516303737469, 0.48296291314469025)
+BAND_POWER = (10 / 13, 1 / 13, 1 / 13, 1 / 13)  # of natural images (1/f spectrum), lowest frequencies first
+
+
+def _homogeneous(linear: torch.Tensor, offset: torch.Tensor | None = None) -> torch.Tensor:
+    """Linear part [B, 3, 3] and offset [B] common to the channels -> [B, 4, 4]."""
+    matrix = F.pad(linear, [0, 1, 0, 1])
+    matrix[:, 3, 3] = 1
+    if offset is not None:
+        matrix[:, :3, 3] = offset[:, None]
+    return matrix
+
+
+def _identity_and_luma(like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The 3x3 identity and the projection v v^T onto the luma axis."""
+    return torch.eye(3, device=like.device), torch.full([3, 3], 1 / 3, device=like.device)
+
+
+def shift_color(offset: torch.Tensor) -> torch.Tensor:
+    """Add offset [B] to all channels (brightness) -> [B, 4, 4]."""
+    identity, _ = _identity_and_luma(offset)
+    return _homogeneous(identity.expand(len(offset), 3, 3), offset)
+
+
+def gray_scaling(factor: torch.Tensor) -> torch.Tensor:
+    """Multiply all channels by factor [B] (contrast) -> [B, 4, 4]."""
+    identity, _ = _identity_and_luma(factor)
+    return _homogeneous(identity * factor[:, None, None])
+
+
+def luma_flip(flip: torch.Tensor) -> torch.Tensor:
+    """Mirror at the plane through black perpendicular to v where flip [B] is 1 -> [B, 4, 4]."""
+    identity, luma = _identity_and_luma(flip)
+    return _homogeneous(identity - 2 * luma * flip[:, None, None])
+
+
+def hue_rotation(angle: torch.Tensor) -> torch.Tensor:
+    """Turn colours about v by angle [B] in radians (Rodrigues) -> [B, 4, 4]."""
+    identity, luma = _identity_and_luma(angle)
+    v = 1 / math.sqrt(3)
+    cross = angle.new_tensor([[0, -v, v], [v, 0, -v], [-v, v, 0]])
+    cos, sin = angle.cos()[:, None, None], angle.sin()[:, None, None]
+    return _homogeneous(luma + cos * (identity - luma) + sin * cross)
+
+
+def luma_saturation(factor: torch.Tensor) -> torch.Tensor:
+    """Multiply the distance from the gray axis by factor [B] (saturation) -> [B, 4, 4]."""
+    identity, luma = _identity_and_luma(factor)
+    return _homogeneous(luma + (identity - luma) * factor[:, None, None])
+
+
+def recolor(frames: torch.Tensor, transform: torch.Tensor) -> torch.Tensor:
+    """Transform the colours of frames [B, T, 3, H, W] by one matrix [B, 4, 4] per video."""
+    transform = transform.to(frames.dtype)
+    pixels = frames.flatten(3)  # [B, T, 3, H*W]
+    pixels = transform[:, None, :3, :3] @ pixels + transform[:, None, :3, 3:]
+    return pixels.reshape(frames.shape)
+
+
+def filter_bank() -> torch.Tensor:
+    """Symmetric filters [4 bands, 43 taps] that split a signal into octaves, lowest first; they sum to the identity.
+
+    The low- and high-pass filters L and H of the sym2 wavelet, each convolved with its mirror image, are halves of a
+    perfect reconstruction: L + H = 1. Starting from the band [1], each step spreads the bands to half the frequency by
+    inserting zeros (which repeats their spectrum), takes the repetitions away with L, and adds H as the new top band.
+    """
+    low = torch.tensor(SYM2, dtype=torch.float64)
+    high = low * torch.tensor([1, -1, 1, -1])
+    low, high = (_convolve(g[None], g.flip(0))[0] / 2 for g in (low, high))
+    bands = torch.eye(4, 1, dtype=torch.float64)
+    for band in range(1, 4):
+        spread = torch.stack([bands, torch.zeros_like(bands)], dim=2).flatten(1)[:, :-1]
+        bands = _convolve(spread, low)
+        start = (bands.shape[1] - len(high)) // 2
+        bands[band, start : start + len(high)] += high
+    return bands.float()
+
+
+def _convolve(signals, f):
+    """Full convolution of signals [n, length] with f [taps]."""
+    return F.conv1d(signals[:, None], f.flip(0)[None, None], padding=len(f) - 1)[:, 0]
+
+
+def filter_bands(frames: torch.Tensor, gains: torch.Tensor, bank: torch.Tensor) -> torch.Tensor:
+    """Amplify the frequency bands of frames [B, T, 3, H, W] by gains [B, bands], along both axes, borders mirrored."""
+    videos, _, _, height, width = frames.shape
+    channels = frames.shape[1] * frames.shape[2]
+    taps = (gains @ bank).to(frames.dtype).repeat_interleave(channels, dim=0)[:, None]  # [B*T*3, 1, taps]
+    radius = bank.shape[1] // 2
+    if min(height, width) <= radius:
+        raise ValueError(
+            f"Band filtering needs images of more than {radius} pixels, not {height}x{width}: choose a pipeline without it"
+        )
+    x = frames.reshape(1, videos * channels, height, width)
+    x = F.pad(x, [radius] * 4, mode="reflect")
+    x = F.conv2d(x, taps[:, :, None, :], groups=videos * channels)
+    x = F.conv2d(x, taps[:, :, :, None], groups=videos * channels)
+    return x.reshape(frames.shape)
+
+
+def cutout(frames: torch.Tensor, centre: torch.Tensor, size: torch.Tensor) -> torch.Tensor:
+    """Set a rectangle of frames [B, T, 3, H, W] to zero.
+
+    Args:
+        frames: Videos.
+        centre: [B, 2], (x, y) as fractions of the image.
+        size: [B], edge lengths of the rectangles as fractions of the image; 0 for none.
+    """
+    height, width = frames.shape[3:]
+    outside = []
+    for axis, pixels in ((0, width), (1, height)):
+        position = (torch.arange(pixels, device=frames.device) + 0.5) / pixels
+        outside.append((position - centre[:, axis, None]).abs() >= size[:, None] / 2)  # [B, pixels]
+    keep = outside[0][:, None, :] | outside[1][:, :, None]  # [B, H, W]
+    return frames * keep[:, None, None].to(frames.dtype)
