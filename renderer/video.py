@@ -5,6 +5,7 @@ encoded by the ffmpeg program that imageio-ffmpeg brings along.
 """
 
 import contextlib
+import errno
 import io
 import math
 import os
@@ -191,6 +192,8 @@ class VideoWriter:
         self._encoder.wait()
         self._messages.seek(0)
         message = one_line(self._messages.read().decode(errors="replace")) or "it gave no reason"
+        if os.strerror(errno.ENOSPC) in message:
+            return UserError(f"Cannot write {self.path}: there is no space left; free some or choose another folder.")
         return UserError(f"Cannot write {self.path}: the video encoder failed: {message[-300:]}")
 
     def _make_frames_dir(self) -> None:

@@ -170,6 +170,14 @@ def test_a_failing_encoder_is_reported_with_its_words(tmp_path, monkeypatch, scr
     assert list(out.iterdir()) == []
 
 
+def test_a_full_disk_is_reported(tmp_path, monkeypatch):
+    fake_encoder(tmp_path, monkeypatch, "echo '[mp4 @ 0x5] Error writing trailer: No space left on device' >&2; exit 1")
+    with pytest.raises(UserError, match="a.mp4: there is no space left; free some"):
+        with VideoWriter(tmp_path / "a.mp4", 8) as video:
+            video.add(smooth_frames(1, 16, 16)[0])
+    assert not (tmp_path / "a.mp4").exists()
+
+
 def test_a_missing_encoder_is_reported(tmp_path, monkeypatch):
     monkeypatch.setattr(renderer.video, "_find_ffmpeg", lambda: str(tmp_path / "nothing"))
     with pytest.raises(UserError, match="Cannot start the video encoder .*nothing: No such file"):
