@@ -1,6 +1,7 @@
 """Real items: which frames, which pixels, which labels, and what mistakes are answered with."""
 
 import json
+import multiprocessing
 import os
 import pickle
 import zipfile
@@ -235,6 +236,18 @@ def test_zip_equals_folder(tmp_path, compression):
     for dataset in (zipped, pickle.loads(pickle.dumps(zipped))):  # workers may get a pickled copy
         for index in range(len(folder)):
             assert all(torch.equal(a, b) for a, b in zip(folder[2, index], dataset[2, index]))
+
+
+def test_forked_workers_do_not_move_the_file_position_of_their_parent(tmp_path):
+    path = make_zip(write_set(tmp_path / "set", [8]), tmp_path / "set.zip")
+    data = VideoPairDataset(path=path, resolution=4, nframes=4)
+    data.clip(0)
+    descriptor = data._store._open_zip().fp.fileno()
+    before = os.lseek(descriptor, 0, os.SEEK_CUR)
+    worker = multiprocessing.get_context("fork").Process(target=data.clip, args=(1,))
+    worker.start()
+    worker.join()
+    assert worker.exitcode == 0 and os.lseek(descriptor, 0, os.SEEK_CUR) == before
 
 
 def test_describe_is_plain_and_holds_no_paths(tmp_path):
