@@ -239,7 +239,10 @@ def test_zip_equals_folder(tmp_path, compression):
 
 
 def test_forked_workers_do_not_move_the_file_position_of_their_parent(tmp_path):
-    path = make_zip(write_set(tmp_path / "set", [8]), tmp_path / "set.zip")
+    path = write_set(tmp_path / "set", [4, 4])
+    for video in range(2):  # enough to lie further apart than the reader's buffer reaches
+        (tmp_path / "set" / "train" / f"video_{video}" / "notes.txt").write_bytes(bytes(100_000))
+    path = make_zip(path, tmp_path / "set.zip")
     data = VideoPairDataset(path=path, resolution=4, nframes=4)
     data.clip(0)
     descriptor = data._store._open_zip().fp.fileno()
