@@ -210,7 +210,7 @@ class AdaAugment(nn.Module):
         return _product(matrices[::-1])
 
     def _band_gains(self, draw: "_Draws") -> torch.Tensor:
-        """Gains [B, bands]: each band is amplified in its turn, and all are scaled back to the power expected before."""
+        """Gains [B, bands]: each is amplified in its turn, and all are scaled back to the power expected before."""
         total = 1
         for band, strength in enumerate(self.imgfilter_bands):
             name = f"imgfilter{band}"

@@ -1,7 +1,7 @@
 """Geometric part of adaptive discriminator augmentation (Karras et al. 2020, "Training Generative Adversarial Networks
 with Limited Data", appendix B): flips, rotations, shifts, scalings, carried out as one resampling.
 
-A transform is the homogeneous 3x3 matrix G_inv that maps output to input pixels, (0, 0) being the centre of the image. The
+A transform is the homogeneous 3x3 matrix that maps output to input pixels, (0, 0) being the centre of the image. The
 inverses of the operations are multiplied on the right, so that the first operation stands leftmost.
 """
 
@@ -54,8 +54,8 @@ def rotation(angle: torch.Tensor) -> torch.Tensor:
 def warp(images: torch.Tensor, transform: torch.Tensor, wavelet: torch.Tensor) -> torch.Tensor:
     """Resample images by affine transforms, with little aliasing and mirrored borders.
 
-    The images are padded by reflection as far as the transforms look, upsampled twofold with the wavelet filter, sampled
-    bilinearly on a twofold output grid, and downsampled with the same filter.
+    The images are padded by reflection as far as the transforms look, upsampled twofold with the wavelet filter,
+    sampled bilinearly on a twofold output grid, and downsampled with the same filter.
 
     Args:
         images: [B, C, H, W].

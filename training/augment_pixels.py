@@ -114,7 +114,7 @@ def filter_bands(frames: torch.Tensor, gains: torch.Tensor, bank: torch.Tensor) 
     radius = bank.shape[1] // 2
     if min(height, width) <= radius:
         raise ValueError(
-            f"Band filtering needs images of more than {radius} pixels, not {height}x{width}: choose a pipeline without it"
+            f"band filtering needs images of more than {radius} pixels, not {height}x{width}: use a pipeline without it"
         )
     x = frames.reshape(1, videos * channels, height, width)
     x = F.pad(x, [radius] * 4, mode="reflect")

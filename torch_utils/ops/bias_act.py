@@ -112,5 +112,6 @@ def bias_act(
         y = y.mul_(late_gain) if fresh and not needs_grad else y * late_gain
         fresh = True
     if clamp is not None:
-        y = y.clamp_(-clamp, clamp) if fresh and not needs_grad else y.clamp(-clamp, clamp)
+        # As an autograd node hardtanh is a clamp with a faster backward pass (one fused kernel).
+        y = y.clamp_(-clamp, clamp) if fresh and not needs_grad else F.hardtanh(y, -clamp, clamp)
     return y

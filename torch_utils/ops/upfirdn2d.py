@@ -11,7 +11,7 @@ No step is carried out literally. Without upsampling it is a depthwise convoluti
 it is a depthwise transposed convolution with stride `up`, which never multiplies by the inserted zeros. Both take only
 equal padding on the two sides of an axis, while even filters need unequal padding: the filter is lengthened with zeros
 on one side instead of copying the image into a padded buffer, which was measured to be faster (CPU, both memory
-formats). So was one pass with a 4x4 filter against two with 4 taps each; only filters given as vectors run as two passes.
+formats). So was one pass with a 4x4 filter against two with 4 taps each; only filters given as vectors take two passes.
 """
 
 from collections.abc import Sequence
