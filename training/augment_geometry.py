@@ -71,11 +71,10 @@ def warp(images: torch.Tensor, transform: torch.Tensor, wavelet: torch.Tensor) -
     images = F.pad(images, [x0, x1, y0, y1], mode="reflect")
     images = upsample2d(images, wavelet, up=2)
 
-    # From here on both coordinate systems change; `shift(a) @ scale(b)` is diagonal, so numbers suffice.
+    # The coordinates of both sides change, axis by axis.
     # Padding moves the centre of the input.
     to_padded = _diagonal(transform, (1, 1), ((x0 - x1) / 2, (y0 - y1) / 2))
-    # Pixels of the twofold grids; the interpolating filter keeps the old pixel centres half a pixel left of the middle
-    # between the two new ones.
+    # Pixel i lands on pixel 2i of a twofold grid (zeros come after it): measured from the centres, x -> 2x - 1/2.
     to_fine = _diagonal(transform, (2, 2), (-0.5, -0.5))
     from_fine = _diagonal(transform, (0.5, 0.5), (0.25, 0.25))
     # Normalised coordinates, [-1, 1] from edge to edge.
