@@ -1,0 +1,67 @@
+"""Running means of training quantities, accumulated where they are computed and read once per tick.
+
+`report` may be called anywhere in an iteration: it adds to three numbers per name (count, sum, sum of squares) on the
+value's own device and never waits for it. `reduce` joins the processes' numbers and starts afresh.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+
+from torch_utils import distributed
+
+__all__ = ["Moments", "Statistics"]
+
+
+class Moments(NamedTuple):
+    """Mean, standard deviation and number of the reported values."""
+
+    mean: float
+    std: float
+    count: int
+
+
+class Statistics:
+    """Named running statistics; one object per training process, no global state."""
+
+    def __init__(self):
+        self._sums: dict[str, torch.Tensor] = {}  # name -> [count, sum, sum of squares], float64, on the value's device
+
+    @torch.no_grad()
+    def report(self, name: str, value: torch.Tensor | float) -> None:
+        """Add a value, or every element of a tensor of values. A tensor of no elements adds nothing."""
+        value = torch.as_tensor(value).detach().double()
+        sums = self._sums.get(name)
+        if sums is None:
+            sums = self._sums[name] = torch.zeros(3, dtype=torch.float64, device=value.device)
+        sums[0] += value.numel()
+        sums[1] += value.sum()
+        sums[2] += value.square().sum()
+
+    def reduce(self) -> dict[str, Moments]:
+        """Statistics of everything that all processes reported since the last call, by name; then start afresh."""
+        own = {name: sums.cpu() for name, sums in self._sums.items()}
+        self._sums = {}
+        totals: dict[str, torch.Tensor] = {}
+        for part in distributed.all_gather_objects(own):
+            for name, sums in part.items():
+                totals[name] = totals[name] + sums if name in totals else sums
+        return {name: _moments(*totals[name].tolist()) for name in sorted(totals)}
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """What was reported since the last `reduce`: a continued run reports what an uninterrupted one would."""
+        return {name: sums.to("cpu", copy=True) for name, sums in self._sums.items()}
+
+    def load_state_dict(self, state: dict[str, torch.Tensor], *, device: torch.device | str = "cpu") -> None:
+        self._sums = {name: sums.to(device, copy=True) for name, sums in state.items()}
+
+
+def _moments(count: float, total: float, squares: float) -> Moments:
+    if count == 0:
+        return Moments(mean=math.nan, std=math.nan, count=0)
+    mean = total / count
+    variance = squares / count - mean**2
+    # Rounding can make the variance of equal values negative.
+    std = math.sqrt(max(variance, 0.0)) if math.isfinite(variance) else math.nan
+    return Moments(mean=mean, std=std, count=int(count))

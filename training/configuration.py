@@ -1,0 +1,177 @@
+"""From the words of a command line to all options as plain data: Hydra's composition, with errors of one line.
+
+Hydra writes nothing (no folders, no log files): its compose interface is used, not its launcher. The values of options
+that are paths or comma-separated texts are taken as they are typed; Hydra's grammar would want quotes around '=', ','
+and blanks.
+"""
+
+import copy
+import difflib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from dnnlib import UserError, one_line
+
+__all__ = ["CONFIG_DIR", "compose_options", "continued_options"]
+
+CONFIG_DIR = Path(__file__).resolve().parent.parent / "conf"
+GROUPS = ("model", "spec")
+
+# Taken literally: paths and texts.
+TEXTS = ("outdir", "data", "resume", "resume_run", "cache_metrics_dir", "diffaugment")
+
+# What a continued run may change: its length, what it writes and where it runs. All else decides what is computed.
+CHANGEABLE = (
+    "outdir", "data", "resume_run", "kimg", "imgsnap", "snap", "previews", "metrics", "cache_metrics_dir", "device",
+    "gpus", "workers", "fp32", "allow_tf32", "nhwc", "nobench", "dry_run", "spec.ref_gpus", "spec.kimg", "spec.imgsnap",
+    "spec.snap", "spec.kimg_per_tick", "spec.nonfinite_limit",
+)  # fmt: skip
+# Options whose value is that of another one unless given; see conf/config.yaml.
+FOLLOWERS = {"spec.ref_gpus": "gpus", "spec.kimg": "kimg", "spec.imgsnap": "imgsnap", "spec.snap": "snap"}
+
+WORD = re.compile(r"(\+{0,2})([A-Za-z_][\w.]*)=(.*)", re.DOTALL)
+
+
+def compose_options(words: Sequence[str]) -> dict[str, Any]:
+    """All options as plain data, from the files of conf/ and `key=value` words.
+
+    An entry `names` is added: the chosen file of conf/model and of conf/spec. Options that must be given and are not
+    are None.
+
+    Raises:
+        UserError: A word that is no override, an unknown option, an unknown model or spec; names it.
+    """
+    overrides = [_override(word) for word in words]
+    try:
+        with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+            config = compose("config", overrides=overrides, return_hydra_config=True)
+            names = {group: config.hydra.runtime.choices[group] for group in GROUPS}
+            for key in ("outdir", "data"):
+                if OmegaConf.is_missing(config, key):
+                    config[key] = None
+            config = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+            return dict(OmegaConf.to_container(config, resolve=True, throw_on_missing=True), names=names)
+    except (HydraException, OmegaConfBaseException, ValueError, TypeError) as error:
+        raise UserError(_explain(error, words)) from error
+
+
+def continued_options(stored: Mapping[str, Any], words: Sequence[str]) -> dict[str, Any]:
+    """The options of an earlier run with the changes that the words ask for.
+
+    Words that say what the run does already are allowed, so that the command that started it can be used again.
+
+    Args:
+        stored: The run's options, as compose_options returned them.
+
+    Raises:
+        UserError: A word asks for something that cannot change in the middle of a run; and as compose_options.
+    """
+    options = copy.deepcopy(dict(stored))
+    given = compose_options(words)
+    keys = [_split(word)[1] for word in words]
+    for key in keys:
+        if key in GROUPS:
+            if given["names"][key] != options["names"][key]:
+                raise UserError(
+                    f"resume_run: the run was started with {key}={options['names'][key]}, which cannot be changed to "
+                    f"{given['names'][key]}; start a new run with resume= instead."
+                )
+            continue
+        value, old = _get(given, key), _get(options, key)
+        if value == old:
+            continue
+        if not any(key == name or key.startswith(name + ".") for name in CHANGEABLE):
+            raise UserError(
+                f"resume_run: {key} is {old!r} in that run and cannot be changed to {value!r}; start a new run with "
+                "resume= instead."
+            )
+        _set(options, key, value)
+        follower = FOLLOWERS.get(key)
+        if follower is not None and follower not in keys:
+            options[follower] = value
+    return options
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def _split(word: str) -> tuple[str, str, str]:
+    """'+', key and value of a word."""
+    match = WORD.fullmatch(word)
+    if match is None:
+        raise UserError(f"'{word}' is no option; write options as name=value, for example outdir=out data=frames.zip.")
+    return match[1], match[2], match[3]
+
+
+def _override(word: str) -> str:
+    """The word in Hydra's grammar."""
+    plus, key, value = _split(word)
+    if plus and not key.startswith("model."):  # an argument of a network that the files do not mention
+        raise UserError(_unknown(key))
+    if key.split(".")[0] == "hydra":
+        raise UserError(_unknown(key))
+    if key in GROUPS and not (CONFIG_DIR / key / f"{value}.yaml").is_file():
+        choices = sorted(p.stem for p in (CONFIG_DIR / key).glob("*.yaml") if not p.stem.startswith("_"))
+        raise UserError(f"There is no {key} '{value}' in conf/{key}; choose from {', '.join(choices)}.")
+    if key in TEXTS and value not in ("", "null") and value[0] not in "'\"":
+        escaped = re.sub(r"(\\*)'", lambda m: m[1] * 2 + r"\'", value)
+        escaped = re.sub(r"(\\+)$", lambda m: m[1] * 2, escaped)
+        return f"{key}='{escaped}'"
+    if key == "metrics" and value not in ("", "null") and value[0] != "[":
+        return f"metrics=[{value}]"
+    return plus + word.lstrip("+") if plus else word
+
+
+def _explain(error: Exception, words: Sequence[str]) -> str:
+    """One line about an error of Hydra's."""
+    message = str(error)
+    match = re.search(r"Could not override '([^']+)'", message)
+    if match is not None:
+        return _unknown(match[1])
+    # Its further lines are about the configuration's insides; the word at fault is more helpful.
+    first = one_line(message.split("\n")[0])
+    for word in words:
+        try:
+            with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+                OmegaConf.to_container(compose("config", overrides=[_override(word)]), resolve=True)
+        except (HydraException, OmegaConfBaseException, ValueError, TypeError):
+            return f"Cannot read the option '{word}': {first}"
+    return f"Cannot read the options: {first}"
+
+
+def _unknown(key: str) -> str:
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        known = list(_keys(OmegaConf.to_container(compose("config"))))
+    # Somebody who leaves out 'spec.' or 'model.generator.' is near as well.
+    near = [name for name in known if name.split(".")[-1] == key.split(".")[-1]]
+    near += difflib.get_close_matches(key, known, n=1)
+    hint = f"did you mean {near[0]}?" if near else "see conf/config.yaml for all options."
+    return f"There is no option '{key}'; {hint}"
+
+
+def _keys(config: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for key, value in config.items():
+        yield prefix + key
+        if isinstance(value, dict):
+            yield from _keys(value, f"{prefix}{key}.")
+
+
+def _get(options: Mapping[str, Any], key: str) -> Any:
+    value: Any = options
+    for name in key.split("."):
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value
+
+
+def _set(options: dict[str, Any], key: str, value: Any) -> None:
+    *parents, name = key.split(".")
+    for parent in parents:
+        options = options[parent]
+    options[name] = value

@@ -1,0 +1,284 @@
+"""The training loop: iterations, ticks, snapshots.
+
+An iteration runs Gmain, (Greg), Dmain, (Dreg), the moving average, the counters, (the adaptive augmentation). A batch
+is worked through in micro-batches whose gradients add up to those of the whole batch. Within an iteration nothing waits
+for the device; what is measured stays there until the end of a tick, when it is read, printed and saved.
+
+What happens at the end of a tick has no influence on the training: previews draw from their own seeds.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from dnnlib import UserError
+from torch_utils import distributed
+from torch_utils.random_stream import RandomStream
+from torch_utils.statistics import Statistics
+from training import checkpoint, progress
+from training.ada_feedback import AdaFeedback
+from training.ema import GeneratorEMA
+from training.losses import GanLoss, VideoBatch
+from training.phases import GradientGuard, Phase
+from training.previews import Previews
+from training.sampler import PairLoader
+from training.schedule import Counters, Schedule
+from training.signals import StopSignal
+from training.training_state import OptimizerState, Parts, restore_state, save_state
+
+__all__ = ["Networks", "Snapshot", "SnapshotCallback", "TrainingLoop"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Networks:
+    """The modules of a run, on its device."""
+
+    generator: torch.nn.Module
+    generator_ema: torch.nn.Module  # in evaluation mode
+    discriminator: torch.nn.Module
+    augment: torch.nn.Module | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Snapshot:
+    """What a callback gets after a snapshot was written."""
+
+    path: Path  # of the file
+    cur_nimg: int
+    generator: torch.nn.Module  # the moving average that is in it
+
+
+# Called on all processes after each snapshot; what it returns on the main process is logged as metrics, by name.
+SnapshotCallback = Callable[[Snapshot], Mapping[str, float] | None]
+
+
+class TrainingLoop:
+    """Runs a training to its end, or until it is told to stop.
+
+    Args:
+        networks: What is trained.
+        phases: See training.phases.make_phases.
+        loss, ada, ema, guard: What an iteration uses; ada is None unless augmentation adapts.
+        loader: Real batches of this process, from where the run stands.
+        stream: Random draws of this process.
+        statistics: What the loss and the guard report to.
+        schedule: How long, how often.
+        folder: The run folder; only the main process writes.
+        dataset: Description of the data, for the snapshots.
+        device: Of the networks.
+        previews: None for none (and on all but the main process).
+        callbacks: See SnapshotCallback.
+    """
+
+    def __init__(
+        self,
+        *,
+        networks: Networks,
+        phases: Sequence[Phase],
+        loss: GanLoss,
+        ada: AdaFeedback | None,
+        ema: GeneratorEMA,
+        guard: GradientGuard,
+        loader: PairLoader,
+        stream: RandomStream,
+        statistics: Statistics,
+        schedule: Schedule,
+        counters: Counters,
+        folder: Path,
+        dataset: Mapping[str, object],
+        device: torch.device,
+        previews: Previews | None = None,
+        callbacks: Sequence[SnapshotCallback] = (),
+    ):
+        self.networks = networks
+        self.phases = phases
+        self.loss = loss
+        self.ada = ada
+        self.ema = ema
+        self.guard = guard
+        self.loader = loader
+        self.stream = stream
+        self.statistics = statistics
+        self.schedule = schedule
+        self.counters = counters
+        self.folder = folder
+        self.dataset = dataset
+        self.device = device
+        self.previews = previews
+        self.callbacks = callbacks
+        saved = networks.generator.state_dict()
+        self._running_means = [buffer for name, buffer in networks.generator.named_buffers() if name in saved]
+        self._running_means.append(loss.pl_mean)
+        self._started = self._tick_began = time.time()
+        self._maintenance = 0.0
+
+    def run(self) -> None:
+        """Train until done, or until SIGTERM or SIGINT; either way a snapshot and the state are left behind.
+
+        Raises:
+            UserError: Training has broken down, or a file cannot be read or written.
+        """
+        self._started = time.time() - self.counters.seconds
+        self._tick_began = time.time() - self.counters.tick_seconds
+        total = round(self.schedule.total_kimg * 1000)
+        with StopSignal() as stop, progress.open_reports(self.folder, self.counters, total_nimg=total) as reports:
+            while True:
+                if self.schedule.tick_is_over(self.counters):
+                    self._end_tick(reports)
+                if self.schedule.is_done(self.counters):
+                    break
+                self.iterate()
+                reports.advance(self.schedule.batch)
+                if distributed.any_rank(stop.requested):
+                    self._stop(reports)  # if the tick is over, the continued run will see that first
+                    return
+            reports.print(f"Done: {self.counters.cur_nimg / 1000:g} kimg, in {self.folder}")
+
+    # ------------------------------------------------------------------------------------------------------------------
+    # An iteration
+
+    def iterate(self) -> None:
+        """One optimiser step of every phase that is due, and what follows it."""
+        counters, batch = self.counters, self.schedule.batch
+        parts = self._next_batch()
+        for phase in self.phases:
+            if not phase.due(counters.iteration):
+                continue
+            phase.begin()
+            for part in parts:
+                self.loss.accumulate(phase.name, batch=part, gain=phase.gain / len(parts), stream=self.stream)
+            phase.step(self.guard)
+        # Of w, activations and path lengths: every process saw another part of the batch.
+        distributed.average(self._running_means)
+        self.ema.update(cur_nimg=counters.cur_nimg, batch=batch)
+        counters.cur_nimg += batch
+        counters.iteration += 1
+        if self.ada is not None:
+            self.ada.update(iteration=counters.iteration, batch=batch)
+
+    def _next_batch(self) -> list[VideoBatch]:
+        """This process's real videos of an iteration, on the device, in micro-batches."""
+        pairs = next(self.loader)
+        frames = pairs.frames.to(self.device, non_blocking=True).float() / 127.5 - 1
+        dt = pairs.dt.to(self.device, non_blocking=True)
+        c = pairs.c.to(self.device, non_blocking=True)
+        parts = zip(*(x.split(self.schedule.microbatch) for x in (frames, dt, c)))
+        return [VideoBatch(frames=frames, dt=dt, c=c) for frames, dt, c in parts]
+
+    # ------------------------------------------------------------------------------------------------------------------
+    # Between iterations
+
+    def _end_tick(self, reports: progress.Reports) -> None:
+        """Report the tick and make what is due: previews, a snapshot, the state."""
+        counters, schedule = self.counters, self.schedule
+        statistics = self.statistics.reduce()  # waits for the device
+        ended = time.time()
+        reports.tick(self._fields(ended), statistics)
+        self._check_gradients()
+
+        images, snapshot = schedule.images_due(counters), schedule.snapshot_due(counters)
+        counters.tick += 1
+        counters.tick_start_nimg = counters.cur_nimg
+        self._tick_began = ended
+        if images and self.previews is not None:
+            self.previews.write(counters.cur_nimg // 1000)
+        if snapshot:
+            self._save_snapshot()
+        if images or snapshot:
+            self.save_state()
+        if snapshot:  # after the state was saved: a callback may take long, or fail
+            reports.metrics(counters.cur_nimg, self._call_back())
+        progress.reset_gpu_peak(self.device)
+        self._tick_began = time.time()
+        self._maintenance = self._tick_began - ended
+
+    def _fields(self, now: float) -> dict[str, float]:
+        """The fields of the status line; see training.progress.FIELDS."""
+        counters, augment = self.counters, self.networks.augment
+        seconds = now - self._tick_began
+        return {
+            "tick": counters.tick,
+            "kimg": counters.cur_nimg / 1000,
+            "time": now - self._started,
+            "sec/tick": seconds,
+            "sec/kimg": seconds / (counters.cur_nimg - counters.tick_start_nimg) * 1000,
+            "maintenance": self._maintenance,
+            "cpumem": progress.cpu_memory(),
+            "gpumem": progress.gpu_memory(self.device),
+            "augment": 0.0 if augment is None else float(augment.p),
+        }
+
+    def _check_gradients(self) -> None:
+        streak = self.guard.longest_streak()
+        if streak >= self.schedule.nonfinite_limit:
+            raise UserError(
+                f"Training has broken down at {self.counters.cur_nimg / 1000:g} kimg: {streak} optimiser steps in a "
+                "row had non-finite gradients (spec.nonfinite_limit). Continue from an earlier snapshot with resume=, "
+                "with fp32=true, a lower spec.lrate or a higher spec.gamma."
+            )
+
+    def _stop(self, reports: progress.Reports) -> None:
+        """Leave the middle of a tick so that the continued run does not notice."""
+        self._save_snapshot()
+        self.save_state()
+        reports.print(
+            f"Stopped as asked at {self.counters.cur_nimg / 1000:g} kimg; continue with resume_run={self.folder}"
+        )
+
+    def _save_snapshot(self) -> None:
+        if not distributed.is_main():
+            return
+        counters = self.counters
+        checkpoint.save_snapshot(
+            self.folder,
+            generator=self.networks.generator,
+            generator_ema=self.networks.generator_ema,
+            discriminator=self.networks.discriminator,
+            augment=self.networks.augment,
+            dataset=self.dataset,
+            progress={"cur_nimg": counters.cur_nimg, "tick": counters.tick, "iteration": counters.iteration},
+        )
+
+    def _call_back(self) -> dict[str, float]:
+        """Tell everybody who wants to know about the new snapshot; what they measured, by name."""
+        cur_nimg = self.counters.cur_nimg
+        path = Path(self.folder) / checkpoint.snapshot_name(cur_nimg)
+        snapshot = Snapshot(path=path, cur_nimg=cur_nimg, generator=self.networks.generator_ema)
+        results = {}
+        for callback in self.callbacks:
+            distributed.barrier()  # the file is there
+            results.update(callback(snapshot) or {})
+        return results
+
+    # ------------------------------------------------------------------------------------------------------------------
+    # The state
+
+    def _parts(self) -> Parts:
+        modules = {"generator": self.networks.generator, "moving average": self.networks.generator_ema}
+        modules["discriminator"] = self.networks.discriminator
+        shared = {phase.name[0]: OptimizerState(phase.optimizer) for phase in self.phases}
+        shared.update(counters=self.counters, guard=self.guard, loss=self.loss)
+        own = {"statistics": self.statistics}
+        if self.networks.augment is not None:
+            modules["augmentation"] = self.networks.augment
+        if self.ada is not None:
+            own["ada"] = self.ada
+        return Parts(modules=modules, shared=shared, own=own, streams={"training": self.stream})
+
+    def save_state(self) -> None:
+        """Write the training state; to be called on all processes."""
+        now = time.time()
+        self.counters.seconds = now - self._started
+        self.counters.tick_seconds = now - self._tick_began
+        save_state(self.folder, self._parts(), description={"dataset": dict(self.dataset)})
+
+    def restore(self, state: Mapping) -> bool:
+        """Put a saved state back, except for the position in the data, which the loader was made with.
+
+        Returns:
+            Whether the random streams could be put back; see training.training_state.restore_state.
+        """
+        return restore_state(state, self._parts(), source=self.folder)

@@ -1,0 +1,142 @@
+"""What value each option of a training may have."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from dnnlib import UserError
+
+__all__ = ["check_values"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """A kind of value: bool, int, float, str or list; numbers from `low` to `high`; None where `optional`."""
+
+    kind: type
+    low: float = -math.inf
+    high: float = math.inf
+    optional: bool = False
+    choices: tuple[str, ...] = ()
+    above: bool = False  # `low` itself is excluded
+
+    def check(self, name: str, value: Any) -> None:
+        if value is None and self.optional:
+            return
+        if self._fits(value):
+            return
+        null = " or null" if self.optional else ""
+        raise UserError(f"{name} must be {self._words()}{null}, got {value!r}.")
+
+    def _fits(self, value: Any) -> bool:
+        if self.kind is float:
+            if type(value) not in (int, float) or not math.isfinite(value):
+                return False
+        elif type(value) is not self.kind:
+            return False
+        if self.kind in (int, float) and (not self.low <= value <= self.high or (self.above and value == self.low)):
+            return False
+        return not self.choices or value in self.choices
+
+    def _words(self) -> str:
+        if self.choices:
+            return f"one of {', '.join(self.choices)}"
+        if self.kind is bool:
+            return "true or false"
+        if self.kind is str:
+            return "a text"
+        if self.kind is list:
+            return "a list like [a,b]"
+        word = "a whole number" if self.kind is int else "a number"
+        if self.low == -math.inf:
+            return word
+        limits = f"above {self.low}" if self.above else f"of at least {self.low}"
+        return f"{word} {limits}" + ("" if self.high == math.inf else f" and at most {self.high}")
+
+
+FLAG = Rule(bool)
+COUNT = Rule(int, 1)
+MAYBE_COUNT = Rule(int, 1, optional=True)
+NATURAL = Rule(int, 0)
+PATH = Rule(str, optional=True)
+WEIGHT = Rule(float, 0)
+POSITIVE = Rule(float, 0, above=True)
+FRACTION = Rule(float, 0, 1)
+
+RULES = {
+    "outdir": Rule(str),
+    "data": Rule(str),
+    "resolution": Rule(int, 8),
+    "nframes": COUNT,
+    "frame_stride": COUNT,
+    "mirror": FLAG,
+    "subset": MAYBE_COUNT,
+    "cond": FLAG,
+    "resume": PATH,
+    "resume_run": PATH,
+    "diffaugment": Rule(str, optional=True),
+    "aug": Rule(str, choices=("noaug", "ada", "fixed")),
+    "p": Rule(float, 0, 1, optional=True),
+    "target": Rule(float, -1, 1, optional=True),
+    "augpipe": Rule(str, optional=True),
+    "freezed": NATURAL,
+    "kimg": POSITIVE,
+    "imgsnap": MAYBE_COUNT,
+    "snap": MAYBE_COUNT,
+    "previews.images": COUNT,
+    "previews.columns": COUNT,
+    "previews.videos": NATURAL,
+    "metrics": Rule(list, optional=True),
+    "cache_metrics_dir": PATH,
+    "device": Rule(str, choices=("cpu", "cuda"), optional=True),
+    "gpus": COUNT,
+    "workers": Rule(int, 0, 64, optional=True),
+    "fp32": FLAG,
+    "allow_tf32": FLAG,
+    "nhwc": FLAG,
+    "nobench": FLAG,
+    "seed": Rule(int, 0, 2**63 - 1),
+    "dry_run": FLAG,
+    "spec.ref_gpus": COUNT,
+    "spec.kimg": POSITIVE,
+    "spec.mb": COUNT,
+    "spec.mbstd": COUNT,
+    "spec.microbatch": COUNT,
+    "spec.fmaps": POSITIVE,
+    "spec.map": COUNT,
+    "spec.lrate": POSITIVE,
+    "spec.betas": Rule(list),
+    "spec.eps": POSITIVE,
+    "spec.ema": WEIGHT,
+    "spec.ramp": Rule(float, 0, optional=True, above=True),
+    "spec.nonfinite_limit": COUNT,
+    "spec.gamma": WEIGHT,
+    "spec.d_reg_interval": MAYBE_COUNT,
+    "spec.pl_weight": WEIGHT,
+    "spec.pl_decay": FRACTION,
+    "spec.pl_batch_shrink": COUNT,
+    "spec.g_reg_interval": MAYBE_COUNT,
+    "spec.style_mixing": FRACTION,
+    "spec.image_weight": WEIGHT,
+    "spec.path_weight": WEIGHT,
+    "spec.kimg_per_tick": POSITIVE,
+    "spec.imgsnap": MAYBE_COUNT,
+    "spec.snap": MAYBE_COUNT,
+}
+
+
+def check_values(options: Mapping[str, Any]) -> None:
+    """Check every option but the networks' arguments, which their constructors check.
+
+    Raises:
+        UserError: An option has a value that it cannot have; names both.
+    """
+    for name, rule in RULES.items():
+        value: Any = options
+        for key in name.split("."):
+            value = value[key]
+        rule.check(name, value)
+    betas = options["spec"]["betas"]
+    if len(betas) != 2 or not all(type(beta) in (int, float) and 0 <= beta < 1 for beta in betas):
+        raise UserError(f"spec.betas must be two numbers from 0 to below 1 like [0,0.99], got {betas!r}.")

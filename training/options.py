@@ -1,0 +1,250 @@
+"""Checking the options of a training run before anything is made or anything long starts.
+
+`plan` looks at every option, at the machine, the data and the checkpoints, and either returns what is going to happen
+or raises a UserError that names the option, what is wrong with it and what to do.
+"""
+
+import dataclasses
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from dnnlib import UserError, format_bytes
+from torch_utils import distributed
+from training.build import build_augment, build_dataset, build_networks
+from training.checkpoint import check_state, load_snapshot
+from training.configuration import compose_options, continued_options
+from training.dataset import VideoPairDataset
+from training.diffaugment import parse_policy
+from training.discriminator import TimeAwareDiscriminators
+from training.generator import Generator
+from training.option_rules import check_values
+from training.run_folder import find_run_folder, slug
+from training.schedule import Counters
+from training.sizes import checkpoint_bytes
+from training.training_state import read_state
+
+__all__ = ["OPTIONS_FILE", "Plan", "plan"]
+
+OPTIONS_FILE = "training_options.yaml"
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a command is going to do."""
+
+    options: dict[str, Any]  # checked and complete
+    device_type: str  # 'cpu' or 'cuda'
+    processes: int
+    run_folder: Path | None  # of the run to continue; None for a new one
+    description: str  # of a new run's folder
+    dataset: VideoPairDataset
+    generator: Generator  # on the meta device: sizes only
+    discriminator: TimeAwareDiscriminators  # on the meta device
+    notes: list[str]  # what the user should know
+
+
+def plan(words: Sequence[str], *, metrics: Sequence[str] = ()) -> Plan:
+    """Check a command line.
+
+    Args:
+        words: The command's `key=value` words.
+        metrics: Names that the option `metrics` may hold.
+
+    Raises:
+        UserError: Something in it is not right.
+    """
+    options, run_folder = _read(words)
+    check_values(options)
+    _check_combinations(options, metrics)
+    notes: list[str] = []
+    device_type = _device_type(options)
+    options["metrics"] = options["metrics"] or []
+    options["workers"] = _workers(options, device_type)
+    processes = _processes(options, device_type, notes)
+    dataset = build_dataset(options)
+    if dataset.num_short_videos:
+        notes.append(f"{dataset.num_short_videos} videos are shorter than nframes={options['nframes']} and left out.")
+    generator, discriminator = build_networks(options, c_dim=dataset.c_dim, device="meta")
+    build_augment(options)
+    if run_folder is not None:
+        _check_state(run_folder, dataset, generator, discriminator)
+    elif options["resume"] is not None:
+        _check_snapshot(options["resume"], generator, discriminator)
+    _check_outdir(Path(options["outdir"]), generator, discriminator)
+    return Plan(
+        options=options,
+        device_type=device_type,
+        processes=processes,
+        run_folder=run_folder,
+        description=_description(options, dataset),
+        dataset=dataset,
+        generator=generator,
+        discriminator=discriminator,
+        notes=notes,
+    )
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Reading
+
+
+def _read(words: Sequence[str]) -> tuple[dict[str, Any], Path | None]:
+    """The options, and the folder of the run to continue."""
+    options = compose_options(words)
+    for key in ("outdir", "data", "resume", "resume_run", "cache_metrics_dir"):
+        if options[key] is not None:
+            options[key] = os.path.expanduser(str(options[key])) or None
+    if options["resume_run"] is None:
+        for key in ("outdir", "data"):
+            if options[key] is None:
+                raise UserError(f"{key}= is missing; write: python run_train.py outdir=OUT data=DATASET")
+        return options, None
+    if options["resume"] is not None:
+        raise UserError("resume= starts a new run and resume_run= continues an old one: give only one of them.")
+    folder = find_run_folder(options["outdir"], options["resume_run"])
+    try:
+        stored = yaml.safe_load((folder / OPTIONS_FILE).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"Cannot continue the run in {folder}: its {OPTIONS_FILE} cannot be read.") from error
+    given = continued_options(stored, words)
+    for key in ("outdir", "data", "cache_metrics_dir"):
+        if given[key] is not None:
+            given[key] = os.path.expanduser(str(given[key]))
+    given["outdir"] = str(folder.parent)
+    return given, folder
+
+
+def _check_combinations(options: Mapping[str, Any], metrics: Sequence[str]) -> None:
+    aug, spec = options["aug"], options["spec"]
+    for name in options["metrics"] or []:
+        if name not in metrics:
+            choice = f"choose from {', '.join(metrics)}" if metrics else "none can be computed while training"
+            raise UserError(f"metrics: there is no metric '{name}' here; {choice}; metrics=[] does without.")
+    if aug == "noaug":
+        for key in ("p", "augpipe"):
+            if options[key] is not None:
+                raise UserError(f"{key}= needs aug=ada or aug=fixed.")
+    if aug == "fixed" and options["p"] is None:
+        raise UserError("aug=fixed needs p=, the probability of the augmentations.")
+    if aug != "ada" and options["target"] is not None:
+        raise UserError("target= needs aug=ada.")
+    try:
+        parse_policy(options["diffaugment"] or "")
+    except ValueError as error:
+        raise UserError(f"diffaugment={options['diffaugment']}: {error}") from error
+    resolution = options["resolution"]
+    if resolution & (resolution - 1):
+        below = 1 << (resolution.bit_length() - 1)
+        raise UserError(f"resolution={resolution} is not a power of two; use {below} or {2 * below}.")
+    if spec["microbatch"] % spec["mbstd"]:
+        raise UserError(
+            f"spec.microbatch={spec['microbatch']} is no multiple of spec.mbstd={spec['mbstd']}, the group of the "
+            "minibatch standard deviation."
+        )
+
+
+def _device_type(options: Mapping[str, Any]) -> str:
+    if options["device"] is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if options["device"] == "cuda" and not torch.cuda.is_available():
+        raise UserError("device=cuda: PyTorch finds no CUDA device here; use device=cpu.")
+    return options["device"]
+
+
+def _workers(options: Mapping[str, Any], device_type: str) -> int:
+    if options["workers"] is not None:
+        return options["workers"]
+    return 3 if device_type == "cuda" else 0  # a CPU that computes has no time to decode ahead
+
+
+def _processes(options: Mapping[str, Any], device_type: str, notes: list[str]) -> int:
+    """How many processes train, each with its device; and whether the batch can be shared among them."""
+    spec, wanted = options["spec"], options["gpus"]
+    batch, micro = spec["mb"], spec["microbatch"]
+    started = distributed.torchrun_world_size()
+    if started is not None:  # somebody else has decided
+        wanted = available = started
+    else:
+        available = torch.cuda.device_count() if device_type == "cuda" else 1
+    if wanted <= available and batch % (wanted * micro):
+        raise UserError(
+            f"spec.mb={batch} is no multiple of gpus × spec.microbatch = {wanted} × {micro}; change spec.mb, gpus or "
+            "spec.mbstd."
+        )
+    fitting = [n for n in range(1, min(wanted, available) + 1) if batch % (n * micro) == 0]
+    if not fitting:
+        raise UserError(f"spec.mb={batch} is no multiple of spec.microbatch={micro}; change spec.mb or spec.mbstd.")
+    processes = fitting[-1]
+    if processes < wanted:
+        notes.append(
+            f"gpus={wanted}, but there {'is' if available == 1 else 'are'} {available}"
+            f"{' and ' + str(processes) + ' can share the batch' if processes < available else ''}: gradients are "
+            f"accumulated over {batch // (processes * micro)} passes, the batch stays {batch} videos."
+        )
+    return processes
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Checkpoints and disk
+
+
+def _check_snapshot(path: str, generator: Generator, discriminator: TimeAwareDiscriminators) -> None:
+    content = load_snapshot(path)
+    check_state(generator, content["generator"]["ema"], what="the generator", source=path)
+    check_state(discriminator, content["discriminator"]["state"], what="the discriminators", source=path)
+
+
+def _check_state(
+    folder: Path, dataset: VideoPairDataset, generator: Generator, discriminator: TimeAwareDiscriminators
+) -> None:
+    state = read_state(folder)
+    stored, now = state["description"]["dataset"], dataset.describe()
+    changed = [key for key in now if key != "name" and stored.get(key) != now[key]]
+    if changed:
+        key = changed[0]
+        raise UserError(
+            f"Cannot continue the run in {folder}: the dataset has changed ({key} was {stored.get(key)}, is "
+            f"{now[key]}); start a new run with resume= instead."
+        )
+    check_state(generator, state["modules"]["generator"], what="this run's generator", source=folder)
+    check_state(discriminator, state["modules"]["discriminator"], what="this run's discriminators", source=folder)
+    Counters().load_state_dict(state["shared"]["counters"])
+
+
+def _check_outdir(outdir: Path, generator: Generator, discriminator: TimeAwareDiscriminators) -> None:
+    """There must be room for the first files at least."""
+    existing = outdir.absolute()
+    while not existing.exists():
+        existing = existing.parent
+    if not existing.is_dir():
+        raise UserError(f"outdir={outdir}: {existing} is a file, not a folder.")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(f"outdir={outdir}: no permission to write in {existing}.")
+    needed, free = 2 * sum(checkpoint_bytes(generator, discriminator)), shutil.disk_usage(existing).free
+    if free < needed:
+        raise UserError(
+            f"outdir={outdir}: not enough space: {format_bytes(free)} are free and the first checkpoints need "
+            f"{format_bytes(needed)}; free some or choose another folder."
+        )
+
+
+def _description(options: Mapping[str, Any], dataset: VideoPairDataset) -> str:
+    """What the folder of a new run is called, after its number."""
+    names = options["names"]
+    parts = [slug(dataset.name), names["model"], names["spec"], f"res{options['resolution']}"]
+    parts.append(f"mb{options['spec']['mb']}")
+    if options["aug"] != "noaug":
+        parts.append(options["aug"])
+    if options["cond"]:
+        parts.append("cond")
+    if options["mirror"]:
+        parts.append("mirror")
+    if options["resume"] is not None:
+        parts.append("resume")
+    return "-".join(part for part in parts if part)

@@ -1,0 +1,122 @@
+"""The phases of a training iteration as data, and the gradient step they share.
+
+An iteration runs Gmain, Greg, Dmain, Dreg in this order. A regulariser runs only every `interval` iterations,
+`interval` times as strongly (lazy regularisation, Karras et al. 2020, appendix B): Adam then sees interval + 1 steps
+where it would have seen interval, so its settings are corrected by c = interval / (interval + 1): lr·c, betas^c.
+"""
+
+import dataclasses
+
+import torch
+
+from torch_utils import distributed
+
+__all__ = ["GradientGuard", "Phase", "make_phases"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """One phase: which parameters it trains, how often, and how strongly."""
+
+    name: str  # what the loss calls it: Gmain, Greg, Dmain, Dreg
+    parameters: list[torch.nn.Parameter]
+    optimizer: torch.optim.Optimizer
+    interval: int  # runs in every interval-th iteration
+    gain: float  # weight of its gradients
+
+    def due(self, iteration: int) -> bool:
+        return iteration % self.interval == 0
+
+    def begin(self) -> None:
+        """Start collecting gradients: no network but this phase's has any."""
+        self.optimizer.zero_grad(set_to_none=True)
+        for parameter in self.parameters:
+            parameter.requires_grad_(True)
+
+    def step(self, guard: "GradientGuard") -> None:
+        """Join the processes' gradients, make them finite, and update the parameters."""
+        for parameter in self.parameters:
+            parameter.requires_grad_(False)
+        guard.clean(self.parameters)
+        self.optimizer.step()
+
+
+def make_phases(
+    *,
+    generator: torch.nn.Module,
+    discriminator: torch.nn.Module,
+    lr: float,
+    betas: tuple[float, float],
+    eps: float,
+    g_reg_interval: int | None,
+    d_reg_interval: int | None,
+) -> list[Phase]:
+    """The phases of an iteration in order, with one Adam per network.
+
+    Only parameters that require gradients now are trained (a discriminator's frozen layers stay frozen). Afterwards
+    no parameter requires gradients except between a phase's `begin` and `step`.
+
+    Args:
+        lr, betas, eps: Of Adam, before the correction for lazy regularisation.
+        g_reg_interval, d_reg_interval: Every how many iterations a network is regularised; None for never.
+    """
+    phases = []
+    for letter, module, interval in (("G", generator, g_reg_interval), ("D", discriminator, d_reg_interval)):
+        parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        module.requires_grad_(False)
+        c = 1.0 if interval is None else interval / (interval + 1)
+        optimizer = torch.optim.Adam(
+            parameters, lr=lr * c, betas=(betas[0] ** c, betas[1] ** c), eps=eps, fused=parameters[0].is_cuda
+        )
+        phases.append(Phase(letter + "main", parameters, optimizer, interval=1, gain=1.0))
+        if interval is not None:
+            phases.append(Phase(letter + "reg", parameters, optimizer, interval=interval, gain=float(interval)))
+    return phases
+
+
+class GradientGuard:
+    """Averages gradients over the processes and replaces their non-finite entries, counting them.
+
+    nan becomes 0 and ±inf becomes ±1e5, as in the published training. Half precision produces such entries now and
+    then; when every step does, training has broken down. The counts stay on the device until `longest_streak` is read.
+    """
+
+    LIMIT = 1e5
+
+    def __init__(self, *, device: torch.device | str, statistics=None):
+        self.statistics = statistics
+        # Consecutive steps with non-finite gradients: up to now, and the most since the last reading.
+        self._streaks = torch.zeros(2, dtype=torch.int64, device=device)
+
+    @torch.no_grad()
+    def clean(self, parameters: list[torch.nn.Parameter]) -> None:
+        """Replace the gradients by their finite means over the processes (parameters without any are left out)."""
+        parameters = [parameter for parameter in parameters if parameter.grad is not None]
+        if not parameters:
+            return
+        flat = torch.cat([parameter.grad.flatten() for parameter in parameters])
+        if distributed.world_size() > 1:
+            distributed.all_reduce_sum(flat)
+            flat /= distributed.world_size()
+        count = flat.numel() - flat.isfinite().sum()
+        torch.nan_to_num(flat, nan=0.0, posinf=self.LIMIT, neginf=-self.LIMIT, out=flat)
+        parts = flat.split([parameter.numel() for parameter in parameters])
+        for parameter, part in zip(parameters, parts):
+            parameter.grad.copy_(part.view_as(parameter))  # keeps the gradient's memory layout
+        self._streaks[0] += 1
+        self._streaks[0] *= count > 0
+        self._streaks[1] = torch.maximum(self._streaks[0], self._streaks[1])
+        if self.statistics is not None:
+            self.statistics.report("Progress/nonfinite_gradients", count)
+
+    def longest_streak(self) -> int:
+        """Most consecutive steps with non-finite gradients since the last call. Waits for the device."""
+        longest = int(self._streaks[1].item())
+        self._streaks[1] = self._streaks[0]
+        return longest
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        return {"streaks": self._streaks}
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        self._streaks.copy_(state["streaks"])

@@ -1,0 +1,220 @@
+"""What a run says about itself: log.txt, the status line, stats.jsonl, TensorBoard events and the progress bar.
+
+Only the main process writes. A status line shows the fields of `FIELDS`; the row of stats.jsonl has the same fields,
+then every reported statistic as {"mean", "std", "num"}. When a run is continued, rows later than the point it continues
+from are removed, so that the file reads as if the run had never been interrupted.
+"""
+
+import contextlib
+import json
+import math
+import os
+import resource
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from dnnlib import atomic_write, format_time
+from torch_utils import distributed
+from torch_utils.statistics import Moments
+
+__all__ = [
+    "FIELDS",
+    "LogFile",
+    "Reports",
+    "cpu_memory",
+    "gpu_memory",
+    "open_reports",
+    "reset_gpu_peak",
+    "status_line",
+]
+
+# Fields of a status line: name and format. tick: number; kimg: thousands of videos so far; time: of training, in
+# seconds; maintenance: seconds between the ticks (previews, snapshots); memory in GiB; augment: probability p.
+FIELDS = {
+    "tick": "{:<5d}",
+    "kimg": "{:<9.2f}",
+    "time": "{:<12s}",
+    "sec/tick": "{:<8.1f}",
+    "sec/kimg": "{:<8.2f}",
+    "maintenance": "{:<6.1f}",
+    "cpumem": "{:<6.2f}",
+    "gpumem": "{:<6.2f}",
+    "augment": "{:.3f}",
+}
+
+
+def status_line(fields: Mapping[str, float]) -> str:
+    """The fields on one line: 'tick 0  kimg 0.02 …'."""
+    values = dict(fields, time=format_time(fields["time"]))
+    return " ".join(f"{name} {form.format(values[name])}" for name, form in FIELDS.items())
+
+
+def cpu_memory() -> float:
+    """Memory of this process in GiB: what it uses now, or where the system does not tell, its maximum so far."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / 2**30
+    except (OSError, IndexError, ValueError):
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+class LogFile:
+    """While entered, everything printed to stdout goes to a file as well, and so does the traceback of an error."""
+
+    def __init__(self, path: str | os.PathLike):
+        self._path = path
+
+    def __enter__(self) -> "LogFile":
+        self._file = open(self._path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115: closed on leaving
+        self._stdout = sys.stdout
+        sys.stdout = self
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        sys.stdout = self._stdout
+        if error is not None:
+            self._file.write("".join(traceback.format_exception(kind, error, trace)))
+        self._file.close()
+
+    def write(self, text: str) -> int:
+        self._file.write(text)
+        return self._stdout.write(text)
+
+    def flush(self) -> None:
+        self._file.flush()
+        self._stdout.flush()
+
+    def __getattr__(self, name: str) -> Any:  # isatty, encoding, …
+        return getattr(self._stdout, name)
+
+
+class Reports:
+    """What a run says while it runs: status lines, stats.jsonl, TensorBoard events, the progress bar.
+
+    Args:
+        folder: The run folder.
+        next_tick, cur_nimg: Where the run starts; what an interrupted run wrote beyond that is removed.
+        total_nimg: Where it ends.
+        active: Whether this is the process that writes; the others' reports do nothing.
+    """
+
+    def __init__(self, folder: str | os.PathLike, *, next_tick: int, cur_nimg: int, total_nimg: int, active: bool):
+        self._active = active
+        self._path = Path(folder) / "stats.jsonl"
+        self._events = None
+        if active:
+            if self._path.exists():
+                _truncate(self._path, next_tick)
+            self._events = _event_writer(folder, first_step=cur_nimg + 1)
+        self._bar = tqdm(
+            total=total_nimg / 1000,
+            initial=cur_nimg / 1000,
+            disable=not (active and sys.stderr.isatty()),
+            dynamic_ncols=True,
+            bar_format="{l_bar}{bar}| {n:.2f}/{total:g} kimg [{elapsed}<{remaining}]",
+        )
+
+    def print(self, text: str) -> None:
+        """Print a line, above the bar if there is one."""
+        if self._active:
+            tqdm.write(text, file=sys.stdout)
+            sys.stdout.flush()
+
+    def advance(self, videos: int) -> None:
+        """Move the progress bar."""
+        self._bar.update(videos / 1000)
+
+    def tick(self, fields: Mapping[str, float], statistics: Mapping[str, Moments]) -> None:
+        """Report a tick: the fields of the status line and the statistics."""
+        if not self._active:
+            return
+        self.print(status_line(fields))
+        row: dict[str, Any] = {name: _number(value) for name, value in fields.items()}
+        row["timestamp"] = time.time()
+        for name, moments in statistics.items():
+            row[name] = {"mean": _number(moments.mean), "std": _number(moments.std), "num": moments.count}
+        with open(self._path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        values = {f"Progress/{name}": value for name, value in fields.items()}
+        values.update({name: moments.mean for name, moments in statistics.items()})
+        self._add_events(values, step=round(fields["kimg"] * 1000))
+
+    def metrics(self, cur_nimg: int, values: Mapping[str, float]) -> None:
+        """Report metrics of the snapshot at this point, by name."""
+        if self._active and values:
+            self.print("  ".join(f"{name} {value:.4f}" for name, value in values.items()))
+            self._add_events({f"Metrics/{name}": value for name, value in values.items()}, step=cur_nimg)
+
+    def close(self) -> None:
+        self._bar.close()
+        if self._events is not None:
+            self._events.close()
+
+    def _add_events(self, values: Mapping[str, float], *, step: int) -> None:
+        """TensorBoard counts whole steps: videos."""
+        if self._events is not None:
+            for name, value in values.items():
+                self._events.add_scalar(name, value, global_step=step)
+            self._events.flush()
+
+
+@contextlib.contextmanager
+def open_reports(folder: str | os.PathLike, counters: Any, *, total_nimg: int) -> Iterator[Reports]:
+    """The reports of a run that stands at `counters` (of training.loop), closed at the end; the main process writes."""
+    reports = Reports(
+        folder,
+        next_tick=counters.tick,
+        cur_nimg=counters.cur_nimg,
+        total_nimg=total_nimg,
+        active=distributed.is_main(),
+    )
+    try:
+        yield reports
+    finally:
+        reports.close()
+
+
+def _number(value: float) -> float | None:
+    """JSON has no NaN and no infinity."""
+    return value if math.isfinite(value) else None
+
+
+def _truncate(path: Path, next_tick: int) -> None:
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["tick"] < next_tick:
+                kept.append(line + "\n")
+        except (ValueError, KeyError, TypeError):
+            continue  # a line that was cut off while it was written
+    with atomic_write(path, "w") as file:
+        file.writelines(kept)
+
+
+def _event_writer(folder: str | os.PathLike, *, first_step: int):
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        print("TensorBoard is not installed: no events are written (stats.jsonl has the same figures).")
+        return None
+    return SummaryWriter(os.fspath(folder), purge_step=first_step)
+
+
+def reset_gpu_peak(device: torch.device) -> None:
+    """Start measuring the peak of GPU memory anew."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def gpu_memory(device: torch.device) -> float:
+    """Peak of GPU memory since the last reset, in GiB; 0 on the CPU."""
+    return torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else 0.0

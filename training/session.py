@@ -1,0 +1,202 @@
+"""One process of a training run: build everything from the options, pick up where to start, run the loop."""
+
+import contextlib
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from torch_utils import distributed
+from torch_utils.random_stream import RandomStream
+from torch_utils.statistics import Statistics
+from training.build import build_ada, build_augment, build_dataset, build_loss, build_networks, build_schedule
+from training.checkpoint import load_snapshot, load_state
+from training.dataset import VideoPairDataset
+from training.ema import GeneratorEMA
+from training.generator import Generator
+from training.loop import Networks, SnapshotCallback, TrainingLoop
+from training.phases import GradientGuard, make_phases
+from training.previews import Previews
+from training.progress import LogFile
+from training.run_folder import lock_run_folder
+from training.sampler import make_loader
+from training.schedule import Counters
+from training.training_state import read_state
+
+__all__ = ["build_loop", "start_from", "stream_seed", "train"]
+
+
+def train(
+    options: Mapping[str, Any],
+    folder: Path,
+    *,
+    device_type: str,
+    resuming: bool,
+    make_callbacks: Callable[[Mapping[str, Any], Path], Sequence[SnapshotCallback]] | None = None,
+) -> None:
+    """Train in an existing run folder; one process of the group that `torch_utils.distributed` knows.
+
+    Args:
+        options: Checked options (training.options).
+        folder: The run folder.
+        device_type: 'cpu' or 'cuda'.
+        resuming: Continue from the folder's training state.
+        make_callbacks: Called with options and folder; gives the callbacks after snapshots.
+
+    Raises:
+        UserError: See TrainingLoop.run.
+    """
+    device = _prepare_device(options, device_type)
+    with contextlib.ExitStack() as stack:
+        if distributed.is_main():
+            stack.enter_context(lock_run_folder(folder))
+            stack.enter_context(LogFile(folder / "log.txt"))
+        callbacks = make_callbacks(options, folder) if make_callbacks is not None else ()
+        loop = build_loop(options, folder, device=device, resuming=resuming, callbacks=callbacks)
+        stack.callback(loop.loader.close)
+        loop.run()
+
+
+def build_loop(
+    options: Mapping[str, Any],
+    folder: Path,
+    *,
+    device: torch.device,
+    resuming: bool,
+    callbacks: Sequence[SnapshotCallback] = (),
+) -> TrainingLoop:
+    """Everything a run consists of, standing where it is to start."""
+    spec = options["spec"]
+    dataset = build_dataset(options)
+    generator, discriminator = build_networks(options, c_dim=dataset.c_dim)
+    generator_ema = copy.deepcopy(generator).eval().requires_grad_(False)
+    if options["resume"] is not None and not resuming:
+        start_from(options["resume"], generator=generator, generator_ema=generator_ema, discriminator=discriminator)
+    augment = build_augment(options)
+    for module in (generator, generator_ema, discriminator, augment):
+        if module is not None:
+            module.to(device)
+    if augment is not None:
+        augment.p = augment.p.cpu()  # read on the host at every pass
+
+    statistics = Statistics()
+    ada = build_ada(options, augment=augment, statistics=statistics, device=device)
+    loss = build_loss(
+        options,
+        generator=generator,
+        discriminator=discriminator,
+        augment=augment,
+        statistics=statistics if ada is None else ada,
+    )
+    phases = make_phases(
+        generator=generator,
+        discriminator=discriminator,
+        lr=spec["lrate"],
+        betas=tuple(spec["betas"]),
+        eps=spec["eps"],
+        g_reg_interval=spec["g_reg_interval"] if spec["pl_weight"] > 0 else None,
+        d_reg_interval=spec["d_reg_interval"] if spec["gamma"] > 0 else None,
+    )
+    state = read_state(folder) if resuming else None
+    counters = Counters()
+    if state is not None:
+        counters.load_state_dict(state["shared"]["counters"])
+    loader = make_loader(
+        dataset,
+        batch_size=spec["mb"] // distributed.world_size(),
+        workers=options["workers"],
+        position=counters.cur_nimg,
+        rank=distributed.rank(),
+        world_size=distributed.world_size(),
+        seed=options["seed"],
+        pin_memory=device.type == "cuda",
+    )
+    loop = TrainingLoop(
+        networks=Networks(
+            generator=generator, generator_ema=generator_ema, discriminator=discriminator, augment=augment
+        ),
+        phases=phases,
+        loss=loss,
+        ada=ada,
+        ema=GeneratorEMA(source=generator, average=generator_ema, half_life_kimg=spec["ema"], ramp=spec["ramp"]),
+        guard=GradientGuard(device=device, statistics=statistics),
+        loader=loader,
+        stream=RandomStream(stream_seed(options["seed"], distributed.rank(), counters.cur_nimg), device),
+        statistics=statistics,
+        schedule=build_schedule(options),
+        counters=counters,
+        folder=folder,
+        dataset=dataset.describe(),
+        device=device,
+        previews=_previews(options, folder, dataset, generator_ema, device),
+        callbacks=callbacks,
+    )
+    if state is not None and not loop.restore(state):
+        print(
+            f"The run was interrupted with {len(state['processes'])} processes and goes on with "
+            f"{distributed.world_size()}: its random draws begin anew."
+        )
+    for module in (generator, generator_ema, discriminator):
+        distributed.broadcast_module(module)
+    return loop
+
+
+def start_from(
+    path: str,
+    *,
+    generator: torch.nn.Module,
+    generator_ema: torch.nn.Module,
+    discriminator: torch.nn.Module,
+) -> None:
+    """Copy the weights of a snapshot (a file or a run folder) into networks.
+
+    Raises:
+        UserError: No usable snapshot, or it does not fit; names the tensors.
+    """
+    content = load_snapshot(path)
+    load_state(generator, content["generator"]["state"], what="the generator", source=path)
+    load_state(generator_ema, content["generator"]["ema"], what="the generator", source=path)
+    load_state(discriminator, content["discriminator"]["state"], what="the discriminators", source=path)
+
+
+def stream_seed(*key: int) -> int:
+    """One seed from several numbers; near keys give unrelated seeds."""
+    return int(np.random.SeedSequence([part % 2**64 for part in key]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def _prepare_device(options: Mapping[str, Any], device_type: str) -> torch.device:
+    if device_type == "cpu":
+        return torch.device("cpu")
+    device = torch.device("cuda", distributed.local_rank())
+    torch.cuda.set_device(device)
+    torch.backends.cudnn.benchmark = not options["nobench"]
+    torch.backends.cudnn.allow_tf32 = options["allow_tf32"]
+    torch.backends.cuda.matmul.allow_tf32 = options["allow_tf32"]
+    return device
+
+
+def _previews(
+    options: Mapping[str, Any],
+    folder: Path,
+    dataset: VideoPairDataset,
+    generator: Generator,
+    device: torch.device,
+) -> Previews | None:
+    if options["imgsnap"] is None or not distributed.is_main():
+        return None
+    previews = Previews(
+        folder=folder,
+        dataset=dataset,
+        generator=generator,
+        images=options["previews"]["images"],
+        columns=options["previews"]["columns"],
+        videos=options["previews"]["videos"],
+        seed=stream_seed(options["seed"]) % 2**32,
+        device=device,
+    )
+    if not (folder / "reals.png").exists():
+        previews.write_reals()
+    return previews

@@ -1,0 +1,115 @@
+"""How large a training is, from its networks alone: parameters, rays, samples, memory, files. For the dry run."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from dnnlib import format_bytes
+from training.discriminator import TimeAwareDiscriminators
+from training.generator import Generator
+
+__all__ = ["checkpoint_bytes", "memory_bytes", "parameter_counts", "render_counts", "size_report"]
+
+FLOAT = 4  # bytes
+FRAMES = 2  # of a training video
+
+
+def parameter_counts(generator: Generator, discriminator: TimeAwareDiscriminators) -> dict[str, int]:
+    """Number of parameters by part: 'generator', 'generator.mapping', …"""
+    counts = {}
+    for name, network in (("generator", generator), ("discriminator", discriminator)):
+        counts[name] = _count(network)
+        counts.update({f"{name}.{part}": _count(module) for part, module in network.named_children()})
+    return counts
+
+
+def render_counts(generator: Generator, *, videos: int) -> dict[str, int]:
+    """What a pass of the generator renders for this many videos, as in the generator's main phase.
+
+    Rays are those of the low-resolution image and of the NeRF-path lattice; samples are points at which the foreground
+    and the background are evaluated (the background once for both frames).
+    """
+    settings = generator.settings
+    rays = settings.resolution**2 + settings.path_lattice**2
+    behind = 0 if generator.background is None else settings.num_background
+    return {
+        "rays": videos * FRAMES * rays,
+        "samples": videos * rays * (FRAMES * (settings.num_samples + settings.num_importance) + behind),
+    }
+
+
+def memory_bytes(
+    generator: Generator, discriminator: TimeAwareDiscriminators, *, videos: int
+) -> dict[str, tuple[float, str]]:
+    """Estimated memory of a process in bytes for micro-batches of this many videos, with the formula, by part.
+
+    What autograd keeps dominates: per point one value per unit of every layer; per pixel what the convolutions see.
+    Measured peaks differ by the framework's own part (about 0.5 GiB) and by what allocators leave unused.
+    """
+    g, d = _count(generator), _count(discriminator)
+    foreground = generator.config["foreground"]
+    per_point = foreground["width"] * foreground["num_layers"] + foreground["feature_dim"] + 3
+    samples = render_counts(generator, videos=videos)["samples"]
+    start, end = generator.settings.resolution, generator.resolution
+    base, most = _channel_rule(generator.config["upsampler"])
+    upsampled, size = 0, 2 * start
+    while size <= end:
+        upsampled += size**2 * min(base // size, most) * 4
+        size *= 2
+    base, most = _channel_rule(discriminator.config)
+    judged, size = 0, discriminator.resolution
+    while size > 4:
+        judged += size**2 * min(base // size, most) * 4
+        size //= 2
+    images = videos * (1 + (FRAMES if discriminator.image is not None else 0))
+    return {
+        "weights": (FLOAT * (5.0 * g + 4.0 * d), f"4 B × (5 × {g} + 4 × {d} parameters: gradients, Adam, average)"),
+        "field": (FLOAT * samples * float(per_point), f"4 B × {samples} samples × {per_point} units"),
+        "upsampler": (FLOAT * videos * FRAMES * float(upsampled), "4 B × frames × Σ resolution² × 4 channels"),
+        "discriminators": (FLOAT * 2.0 * images * judged, "4 B × (fakes + reals) × Σ resolution² × 4 channels"),
+    }
+
+
+def checkpoint_bytes(generator: Generator, discriminator: TimeAwareDiscriminators) -> tuple[int, int]:
+    """Sizes of a network snapshot and of the training state."""
+    g, d = _count(generator), _count(discriminator)
+    return FLOAT * (2 * g + d), FLOAT * (4 * g + 3 * d)
+
+
+def size_report(
+    generator: Generator, discriminator: TimeAwareDiscriminators, *, options: Mapping[str, Any], processes: int
+) -> list[str]:
+    """The lines that a dry run prints about sizes."""
+    batch, micro = options["spec"]["mb"], options["spec"]["microbatch"]
+    lines = ["parameters"]
+    lines += [
+        f"  {'  ' * name.count('.') + name.split('.')[-1]:<24s}{count:>12,d}"
+        for name, count in parameter_counts(generator, discriminator).items()
+    ]
+    step, one = render_counts(generator, videos=batch), render_counts(generator, videos=micro)
+    lines += [
+        f"batch      {batch} videos = {processes} processes × {batch // (processes * micro)} passes × {micro} videos",
+        f"rays       {step['rays']:,d} per generator step, {one['rays']:,d} per pass",
+        f"samples    {step['samples']:,d} per generator step, {one['samples']:,d} per pass",
+        "memory of a process, estimated",
+    ]
+    parts = memory_bytes(generator, discriminator, videos=micro)
+    lines += [f"  {name:<16s}{format_bytes(size):>10s}   {formula}" for name, (size, formula) in parts.items()]
+    lines.append(f"  {'together':<16s}{format_bytes(sum(size for size, _ in parts.values())):>10s}")
+    snapshot, state = checkpoint_bytes(generator, discriminator)
+    ticks = options["kimg"] / options["spec"]["kimg_per_tick"]
+    count = 1 + (0 if options["snap"] is None else int(ticks // options["snap"]))
+    lines.append(
+        f"disk       {count} snapshots × {format_bytes(snapshot)} + state {format_bytes(state)}"
+        f" = {format_bytes(count * snapshot + state)}"
+    )
+    return lines
+
+
+def _count(module: nn.Module | None) -> int:
+    return 0 if module is None else sum(parameter.numel() for parameter in module.parameters())
+
+
+def _channel_rule(config: Mapping[str, Any]) -> tuple[int, int]:
+    return int(32768 * config["channel_base"]), config["channel_max"]

@@ -1,0 +1,128 @@
+"""The training state: everything that continuing a run needs, in one self-contained file.
+
+`training-state.pt` holds the networks' weights, both optimisers, the adaptive augmentation, the counters, the position
+in the data, and of every process its random stream, running means of the loss and unread statistics. It does not refer
+to a network snapshot. So whatever moment a run is killed at, the file that is there is consistent in itself: the last
+complete one. A snapshot or a log row that is newer than it is written again, the same, by the continued run.
+
+The parts are objects with `state_dict` and `load_state_dict`; `Parts` says which belong to a run.
+"""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from dnnlib import UserError
+from torch_utils import distributed
+from training.checkpoint import load_state, read_archive, save_archive
+
+__all__ = ["STATE_FILE", "OptimizerState", "Parts", "read_state", "restore_state", "save_state"]
+
+STATE_FILE = "training-state.pt"
+STATE_FORMAT = "video-3d-gan/training-state"
+
+
+class Stateful(Protocol):
+    """Anything whose state can be saved as plain data."""
+
+    def state_dict(self) -> Mapping[str, Any]: ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> object: ...
+
+
+class OptimizerState:
+    """An optimiser's running moments. Its settings are left out: they come from the options."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer):
+        self._optimizer = optimizer
+
+    def state_dict(self) -> dict[int, dict]:
+        return self._optimizer.state_dict()["state"]
+
+    def load_state_dict(self, state: dict[int, dict]) -> None:
+        # Cloned, because the optimiser would go on writing into the memory-mapped file's pages.
+        state = {index: {name: _own(value) for name, value in entry.items()} for index, entry in state.items()}
+        self._optimizer.load_state_dict(dict(self._optimizer.state_dict(), state=state))
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """What makes up a run's state."""
+
+    modules: Mapping[str, torch.nn.Module]  # the same on all processes
+    shared: Mapping[str, Stateful]  # the same on all processes
+    own: Mapping[str, Stateful]  # different on every process
+    streams: Mapping[str, Stateful]  # random streams, different on every process
+
+
+def save_state(folder: str | os.PathLike, parts: Parts, *, description: Mapping[str, Any]) -> None:
+    """Write the state of a run into its folder; to be called on all processes.
+
+    Args:
+        description: What a continued run has to have in common with this one, in plain data.
+    """
+    processes = distributed.all_gather_objects(
+        # Tensors of other processes must not arrive on this one's device.
+        _to_cpu({name: part.state_dict() for name, part in {**parts.own, **parts.streams}.items()})
+    )
+    if distributed.is_main():
+        save_archive(
+            Path(folder) / STATE_FILE,
+            {
+                "format": STATE_FORMAT,
+                "version": 1,
+                "description": description,
+                "modules": {name: module.state_dict() for name, module in parts.modules.items()},
+                "shared": {name: part.state_dict() for name, part in parts.shared.items()},
+                "processes": processes,
+            },
+        )
+
+
+def read_state(folder: str | os.PathLike) -> dict:
+    """The saved state of a run.
+
+    Raises:
+        UserError: There is none, or it cannot be read.
+    """
+    path = Path(folder) / STATE_FILE
+    if not path.exists():
+        raise UserError(f"Cannot continue the run in {folder}: it has no {STATE_FILE}; start a new run.")
+    return read_archive(path, format=STATE_FORMAT, what="a training state")
+
+
+def restore_state(state: Mapping[str, Any], parts: Parts, *, source: object) -> bool:
+    """Put the saved state back into the parts of this process.
+
+    Returns:
+        Whether the random streams could be put back. They cannot if the number of processes has changed: then they are
+        left as they are, and the processes' other own parts are those of the first one.
+
+    Raises:
+        UserError: Networks do not fit.
+    """
+    for name, module in parts.modules.items():
+        load_state(module, state["modules"][name], what=f"this run's {name}", source=source)
+    for name, part in parts.shared.items():
+        part.load_state_dict(state["shared"][name])
+    same = len(state["processes"]) == distributed.world_size()
+    entry = state["processes"][distributed.rank() if same else 0]
+    for name, part in {**parts.own, **(parts.streams if same else {})}.items():
+        part.load_state_dict(entry[name])
+    return same
+
+
+def _own(value: Any) -> Any:
+    return value.clone() if isinstance(value, torch.Tensor) else value
+
+
+def _to_cpu(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.detach().cpu()
+    if isinstance(value, Mapping):
+        return {key: _to_cpu(entry) for key, entry in value.items()}
+    return value
