@@ -25,16 +25,11 @@ def camera_rays(cameras: Cameras, pixels: torch.Tensor) -> tuple[torch.Tensor, t
     Returns:
         origins [N, 1, 3] and directions [N, R, 3] in world space.
     """
-    focal = focal_from_fov(cameras.fov.double()).float()
-    in_camera = torch.cat(
-        [
-            pixels.expand(len(cameras), -1, -1) / focal[:, None, None],
-            -torch.ones(1, 1, 1).to(pixels).expand(len(cameras), pixels.shape[-2], 1),
-        ],
-        dim=-1,
-    )
-    directions = in_camera @ cameras.cam2world[:, :3, :3].transpose(1, 2)
-    return cameras.cam2world[:, None, :3, 3], directions
+    focal = focal_from_fov(cameras.fov.double()).to(pixels.dtype)
+    on_plane = pixels.expand(len(cameras), -1, -1) / focal[:, None, None]
+    in_camera = torch.cat([on_plane, torch.full_like(on_plane[..., :1], -1)], dim=-1)
+    cam2world = cameras.cam2world.to(pixels.dtype)
+    return cam2world[:, None, :3, 3], in_camera @ cam2world[:, :3, :3].transpose(1, 2)
 
 
 def lattice_pixel_indices(uniform: torch.Tensor, resolution: int, lattice: int) -> torch.Tensor:

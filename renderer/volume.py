@@ -169,7 +169,7 @@ def march_foreground(
         depths = settings.near + (settings.far - settings.near) * positions
         return ray_weights(density, depths, direction_norm=norm, last_opaque=last_opaque)
 
-    even = torch.linspace(0, 1, settings.num_samples, device=directions.device)
+    even = torch.linspace(0, 1, settings.num_samples, device=directions.device, dtype=directions.dtype)
     coarse = stratified(even, _per_frame(noise.depth)).expand(batch, 1, num_rays, -1)
     raw, features = evaluate(coarse)
     density = _density(raw, _per_frame(noise.density))
@@ -202,7 +202,9 @@ def march_background(
     """Sample the background along rays (arguments as for `march_foreground`); its last sample is opaque."""
     unit = torch.nn.functional.normalize(directions, dim=-1)
     # Increasing along the ray, as the weights want it: minus the inverse radius.
-    even = torch.linspace(-settings.background_start, 0, settings.num_background, device=directions.device)
+    even = torch.linspace(
+        -settings.background_start, 0, settings.num_background, device=directions.device, dtype=directions.dtype
+    )
     positions = stratified(even, noise.background_depth).expand(*directions.shape[:-1], -1)
     raw, features = field(inverted_sphere_points(origins, unit, -positions), unit)
     weights, _ = ray_weights(_density(raw, noise.background_density), positions, last_opaque=True)

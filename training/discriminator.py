@@ -61,7 +61,10 @@ def minibatch_std(x: torch.Tensor, *, group_size: int, num_features: int = 1) ->
     if n % group:
         raise ValueError(f"minibatch standard deviation: a batch of {n} is no multiple of the group size {group}.")
     y = x.reshape(group, -1, num_features, channels // num_features, height, width)
-    y = (y.float().var(dim=0, unbiased=False) + 1e-8).sqrt()
+    # Spelled out rather than torch.var: near-equal samples make the second derivative sensitive to the rounding.
+    y = y.float() if x.dtype == torch.float16 else y
+    y = y - y.mean(dim=0)
+    y = (y.square().mean(dim=0) + 1e-8).sqrt()
     y = y.mean(dim=[2, 3, 4]).to(x.dtype)  # [N / G, num_features]
     y = y[:, :, None, None].repeat(group, 1, height, width)
     return torch.cat([x, y], dim=1)
@@ -161,13 +164,13 @@ class Discriminator(nn.Module):
     def forward(self, img: torch.Tensor, c: torch.Tensor | None = None) -> torch.Tensor:
         expected = (self.img_channels, self.resolution, self.resolution)
         assert tuple(img.shape[1:]) == expected, f"expected [N, {expected}], got {tuple(img.shape)}"
-        x = None
+        x, full = None, self.epilogue.conv.weight.dtype
         for i, block in enumerate(self.blocks.values()):
             fp16 = i < self.fp16_resolutions and img.device.type == "cuda"
-            dtype = torch.float16 if fp16 else torch.float32
+            dtype = torch.float16 if fp16 else full
             img = img.to(dtype=dtype, memory_format=self.memory_format)
             x, img = block(None if x is None else x.to(dtype), img)
-        x = self.epilogue(x.float(), img.float())
+        x = self.epilogue(x.to(full), img.to(full))
         if self.mapping is None:
             return x
         projection = self.mapping(None, c)

@@ -172,12 +172,12 @@ class Generator(nn.Module):
         batch, frames = times.shape
         folded = self._fold(ws)
         motion = self._motion_vectors(ws, z_motion, times)
-        pixels = self._pixels(ws.device).expand(batch, -1, -1)
+        pixels = self._pixels(ws).expand(batch, -1, -1)
         num_rays, lattice = pixels.shape[1], None
         if path_loss:
             offset = stream.uniform("render/path_offset", [batch, 2])
             lattice = lattice_pixel_indices(offset, self.resolution, self.settings.path_lattice)
-            pixels = torch.cat([pixels, pixel_centers(self.resolution, ws.device)[lattice]], dim=1)
+            pixels = torch.cat([pixels, pixel_centers(self.resolution, ws.device).to(ws.dtype)[lattice]], dim=1)
         noise = NO_NOISE
         if stream is not None:
             noise = RayNoise.draw(stream, batch, pixels.shape[1], self.settings, background=self.background is not None)
@@ -210,8 +210,8 @@ class Generator(nn.Module):
             return [slice(i, i + 1) for i in range(batch)]
         return [slice(0, batch)]
 
-    def _pixels(self, device: torch.device) -> torch.Tensor:
-        return pixel_centers(self.settings.resolution, device)[None]
+    def _pixels(self, like: torch.Tensor) -> torch.Tensor:
+        return pixel_centers(self.settings.resolution, like.device).to(like.dtype)[None]
 
     def _fold(self, ws: torch.Tensor) -> _Folded:
         group = 1 if ws.device.type == "cpu" else len(ws)
@@ -346,7 +346,7 @@ class Scene:
         generator, device = self.generator, self.ws.device
         self._rays, self._backgrounds = [], []
         for group in generator._groups(len(self.ws), device):
-            rays = camera_rays(cameras[group], generator._pixels(device))
+            rays = camera_rays(cameras[group], generator._pixels(self.ws))
             self._rays.append(rays)
             behind = None if generator.background is None else generator.render_background(self.z_bg[group], *rays)
             self._backgrounds.append(behind)
@@ -358,7 +358,7 @@ class Scene:
         generator, device = self.generator, self.ws.device
         cameras = cameras.to(device)
         self._look_through(cameras)
-        times = torch.as_tensor(time, dtype=torch.float32, device=device).expand(len(self.ws))[:, None]
+        times = torch.as_tensor(time, dtype=self.ws.dtype, device=device).expand(len(self.ws))[:, None]
         motion = generator._motion_vectors(self.ws, self.z_motion, times)
         rendered = []
         for i, group in enumerate(generator._groups(len(self.ws), device)):

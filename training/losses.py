@@ -48,7 +48,7 @@ class GanLoss:
     """Computes a phase's loss and adds its gradients.
 
     Args:
-        augment: ADA pipeline (`frames [B, T, 3, H, W], stream -> frames`), or None.
+        augment: ADA pipeline (`AdaAugment`), or None.
         diffaugment: Policy of differentiable augmentation; '' for none.
         r1_gamma: Weight of the R1 penalty.
         pl_weight, pl_decay, pl_batch_shrink: Path length regularisation: weight, decay of the running mean of the
@@ -134,13 +134,13 @@ class GanLoss:
 
     def _augmented(self, frames: torch.Tensor, stream, prefix: str) -> torch.Tensor:
         if self.augment is not None:
-            frames = self.augment(frames, stream)
+            frames = self.augment(frames, stream, prefix=prefix)
         if self.diffaugment:
             frames = diffaugment(frames, self.diffaugment, stream, prefix=prefix)
         return frames
 
     def _judge(self, frames: torch.Tensor, plane: torch.Tensor, c: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits [B, 1] of augmented pairs with Δt planes, and [2B, 1] of their frames (none without such a network)."""
+        """Logits [B, 1] of augmented pairs with Δt planes and [2B, 1] of their frames (none without that network)."""
         video = self.discriminator.video(torch.cat([frames.flatten(1, 2), plane], dim=1), c)
         if self.discriminator.image is None:
             return video, video[:0]
@@ -163,7 +163,8 @@ class GanLoss:
     def _generator_main(self, batch: VideoBatch, stream) -> torch.Tensor:
         ws = self.fake_styles(batch.c, stream)
         fake, dt = self.fake_videos(ws, stream, path_loss=self.path_weight > 0)
-        video, image = self._judge(self._augmented(fake.image, stream, "fake/"), time_plane(fake.image, dt), batch.c)
+        frames = self._augmented(fake.image, stream, "fake/")
+        video, image = self._judge(frames, time_plane(frames, dt), batch.c)
         video_loss, image_loss = softplus(-video), softplus(-image)
         self._report_scores("fake", video)
         self._report("G/loss", video_loss)
@@ -192,9 +193,8 @@ class GanLoss:
     def _discriminator_main(self, batch: VideoBatch, stream) -> torch.Tensor:
         with torch.no_grad():
             fake, dt = self.fake_videos(self.fake_styles(batch.c, stream), stream)
-        fake_video, fake_image = self._judge(
-            self._augmented(fake.image, stream, "fake/"), time_plane(fake.image, dt), batch.c
-        )
+        frames = self._augmented(fake.image, stream, "fake/")
+        fake_video, fake_image = self._judge(frames, time_plane(frames, dt), batch.c)
         real = self._augmented(batch.frames, stream, "real/")
         real_video, real_image = self._judge(real, time_plane(real, batch.dt), batch.c)
         self._report_scores("fake", fake_video)

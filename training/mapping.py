@@ -55,14 +55,14 @@ class MappingNetwork(nn.Module):
         if self.z_dim > 0:
             if z is None or z.ndim != 2 or z.shape[1] != self.z_dim:
                 raise ValueError(f"z must be [B, {self.z_dim}], got {None if z is None else tuple(z.shape)}.")
-            parts.append(normalize_second_moment(z.to(torch.float32)))
+            parts.append(normalize_second_moment(z.to(self.layers[0].weight.dtype)))
         if self.c_dim > 0:
             if c is None or c.ndim != 2 or c.shape[1] != self.c_dim:
                 raise ValueError(
                     f"this network is conditional: labels c must be [B, {self.c_dim}], "
                     f"got {None if c is None else tuple(c.shape)}."
                 )
-            parts.append(normalize_second_moment(self.embed(c.to(torch.float32))))
+            parts.append(normalize_second_moment(self.embed(c.to(self.embed.weight.dtype))))
         x = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
         for layer in self.layers:
             x = layer(x)

@@ -28,8 +28,10 @@ class MagnitudeEMA(nn.Module):
         """1 / √mean; in training mode the mean is first updated with these inputs (one tensor per group)."""
         if self.training:
             with torch.no_grad():
-                # A norm reads its input once and writes nothing, unlike a mean of squares.
-                total = sum(torch.linalg.vector_norm(x, dtype=torch.float32).square() for x in xs)
+                # Row norms read the input once and write next to nothing, unlike a mean of squares.
+                total = sum(
+                    torch.linalg.vector_norm(x, dim=-1, dtype=self.mean_square.dtype).square().sum() for x in xs
+                )
                 current = total / sum(x.numel() for x in xs)
                 self.mean_square.copy_(current.lerp(self.mean_square, self.beta))
         # A copy: the buffer may change again before this step's backward pass.
@@ -123,9 +125,9 @@ class ToRGB(nn.Module):
         self.clamp = clamp
 
     def forward(self, x: torch.Tensor, folded: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-        """Rows [G, ..., C] to float32 colours [G, ..., 3]."""
+        """Rows [G, ..., C] to colours in full precision [G, ..., 3]."""
         weight, bias = (p.to(x.dtype) for p in folded)
-        y = point_linear(x.reshape(len(x), -1, x.shape[-1]), weight, bias).float().reshape(*x.shape[:-1], 3)
+        y = point_linear(x.reshape(len(x), -1, x.shape[-1]), weight, bias).to(folded[0].dtype).reshape(*x.shape[:-1], 3)
         return y if self.clamp is None else y.clamp(-self.clamp, self.clamp)
 
 
@@ -156,7 +158,7 @@ class UpsamplerBlock(nn.Module):
 
     def forward(self, xs: list[torch.Tensor], folded: list, *, upsample: bool) -> tuple[list, list]:
         """Features of all groups to (features, colours)."""
-        dtype = torch.float16 if self.fp16 and xs[0].device.type == "cuda" else torch.float32
+        dtype = torch.float16 if self.fp16 and xs[0].device.type == "cuda" else folded[0][0][0].dtype
         xs = [x.to(dtype) for x in xs]
         xs = self.conv0(xs, folded[0], upsample=upsample)
         xs = self.conv1(xs, folded[1], upsample=upsample)
