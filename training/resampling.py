@@ -1,13 +1,46 @@
-"""Fixed ×2 resampling of feature rows [N, H, W, C], written by output phase.
+"""Fixed ×2 resampling of feature rows [N, H, W, C] as single depthwise (transposed) convolutions.
 
-An image twice as large is four images of the original size, one per (row, column) parity. Each resampling here is
-computed phase by phase from shifted inputs: no zeros are inserted, nothing is computed twice.
+Rows are channels_last images, for which depthwise convolutions ran 4-15x faster on CPU than sums of shifted slices.
+Asymmetric filters are lengthened by zeros, so that plain symmetric padding puts them in place without a copy.
 The blur is the FIR filter [1, 3, 3, 1] / 8 per axis with 2 pixels of padding before and 1 after; zeros lie outside.
 """
 
+import functools
+
 import torch
+from torch.nn.functional import conv2d, conv_transpose2d
 
 __all__ = ["blur_nearest_rows", "blur_rows", "corner_means", "interleave"]
+
+#: The blur as a correlation at offsets -2 … 2.
+_BLUR = torch.tensor([1.0, 3.0, 3.0, 1.0, 0.0]) / 8
+#: Nearest ×2 followed by the blur: what an input pixel i adds to outputs 2i - 2 … 2i + 3.
+_BLUR_NEAREST = torch.tensor([0.0, 1.0, 4.0, 6.0, 4.0, 1.0]) / 8
+#: What a pixel adds to the corners of its neighbours, outputs 2i - 1 … 2i + 2: half of it to those that touch it.
+_TOUCHING = torch.tensor([[0, 1, 1, 0], [1, 0, 0, 1], [1, 0, 0, 1], [0, 1, 1, 0]]) / 2
+
+
+@functools.lru_cache(maxsize=64)
+def _depthwise(kind: str, channels: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Constant depthwise weight [channels, 1, k, k]."""
+    if kind == "touching":
+        kernel = _TOUCHING
+    else:
+        axis = {"blur": _BLUR, "blur_nearest": _BLUR_NEAREST, "nearest": torch.ones(2)}[kind]
+        kernel = axis[:, None] * axis
+    return kernel.to(device=device, dtype=dtype).expand(channels, 1, -1, -1).contiguous()
+
+
+def _weight(kind: str, x: torch.Tensor) -> torch.Tensor:
+    # Made outside of inference mode, so that a weight first used while rendering can serve training later.
+    with torch.inference_mode(False):
+        return _depthwise(kind, x.shape[-1], x.dtype, x.device)
+
+
+def _transposed(x: torch.Tensor, kind: str, padding: int) -> torch.Tensor:
+    image = x.permute(0, 3, 1, 2)
+    y = conv_transpose2d(image, _weight(kind, x), stride=2, padding=padding, groups=x.shape[-1])
+    return y.permute(0, 2, 3, 1)
 
 
 def interleave(corners: torch.Tensor) -> torch.Tensor:
@@ -21,34 +54,15 @@ def corner_means(own: torch.Tensor, neighbours: torch.Tensor) -> torch.Tensor:
 
     Both [N, H, W, C]; the corner (top, left) of a pixel gets (left + up) / 2, and so on. To [N, 2H, 2W, C].
     """
-    half = torch.nn.functional.pad(neighbours * 0.5, [0, 0, 1, 1, 1, 1])
-    left, right = own + half[:, 1:-1, :-2], own + half[:, 1:-1, 2:]
-    up, down = half[:, :-2, 1:-1], half[:, 2:, 1:-1]
-    top = torch.stack([left + up, right + up], dim=3)
-    bottom = torch.stack([left + down, right + down], dim=3)
-    return torch.stack([top, bottom], dim=2).flatten(3, 4).flatten(1, 2)
-
-
-def _blur_nearest_axis(x: torch.Tensor, axis: int) -> torch.Tensor:
-    """Nearest ×2 and blur along one axis: phases (x[i-1] + x[i]) / 2 and (x[i-1] + 6x[i] + x[i+1]) / 8."""
-    before = torch.cat([torch.zeros_like(x.narrow(axis, 0, 1)), x.narrow(axis, 0, x.shape[axis] - 1)], dim=axis)
-    after = torch.cat([x.narrow(axis, 1, x.shape[axis] - 1), torch.zeros_like(x.narrow(axis, 0, 1))], dim=axis)
-    even = (before + x) * 0.5
-    odd = torch.add(before + after, x, alpha=6) * 0.125
-    return torch.stack([even, odd], dim=axis + 1).flatten(axis, axis + 1)
+    return _transposed(neighbours, "touching", 1) + _transposed(own, "nearest", 0)
 
 
 def blur_nearest_rows(x: torch.Tensor) -> torch.Tensor:
     """blur(nearest ×2 (x)): [N, H, W, C] to [N, 2H, 2W, C]."""
-    return _blur_nearest_axis(_blur_nearest_axis(x, 2), 1)
+    return _transposed(x, "blur_nearest", 2)
 
 
 def blur_rows(x: torch.Tensor) -> torch.Tensor:
     """The [1, 3, 3, 1] blur at constant size: [N, H, W, C] to the same."""
-    for axis in (2, 1):
-        pad = [0, 0, 2, 1] if axis == 2 else [0, 0, 0, 0, 2, 1]
-        size = x.shape[axis]
-        x = torch.nn.functional.pad(x, pad)
-        outer = x.narrow(axis, 0, size) + x.narrow(axis, 3, size)
-        x = torch.add(outer, x.narrow(axis, 1, size) + x.narrow(axis, 2, size), alpha=3) * 0.125
-    return x
+    image = x.permute(0, 3, 1, 2)
+    return conv2d(image, _weight("blur", x), padding=2, groups=x.shape[-1]).permute(0, 2, 3, 1)

@@ -69,8 +69,8 @@ class Upsampling(nn.Module):
                 point_linear(x.reshape(n, -1, channels), both, both_bias).unflatten(1, (height, width)).chunk(2, dim=-1)
             )
             hidden = blur_rows(lrelu_(corner_means(own, neighbours)))
-            y = point_linear(hidden.reshape(n, -1, hidden.shape[-1]), expand, bias)
-            return y.unflatten(1, (2 * height, 2 * width)) + blur_nearest_rows(torch.add(expand_bias, x, alpha=gain))
+            y = point_linear(hidden.reshape(n, -1, hidden.shape[-1]), expand, bias).unflatten(1, (2 * height, -1))
+            return y.add_(blur_nearest_rows(torch.add(expand_bias, x, alpha=gain)))
         hidden = lrelu_(point_linear(x.reshape(n, -1, channels), reduce, reduce_bias))
         # Shuffle the weight instead of the pixels: rows ordered (dy, dx, channel) rather than (channel, dy, dx).
         expand = expand.unflatten(0, (channels, 4)).transpose(0, 1).flatten(0, 1)

@@ -38,8 +38,9 @@ def _rows_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | Non
     # Few rows or channels do not repay the convolution's set-up; empty input is not accepted by it.
     if x.device.type != "cpu" or x.shape[0] < 64 or min(weight.shape) < 8 or x.dtype == torch.float64:
         return torch.nn.functional.linear(x, weight, bias)
-    image = x.contiguous().t()[None, :, :, None]
-    return torch.nn.functional.conv2d(image, weight[:, :, None, None], bias)[0, :, :, 0].t()
+    # The view's strides must be those of channels_last to the letter, or the library copies to another layout.
+    image = x.contiguous()[None, :, None, :].permute(0, 3, 1, 2)
+    return torch.nn.functional.conv2d(image, weight[:, :, None, None], bias).permute(0, 2, 3, 1)[0, :, 0]
 
 
 def lrelu_(x: torch.Tensor, clamp: float | None = None, slope: float = 0.2) -> torch.Tensor:
