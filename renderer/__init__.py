@@ -1,0 +1,1 @@
+"""Volume rendering of fields: cameras, rays, sampling, compositing, camera paths, video files."""

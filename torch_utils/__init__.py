@@ -1,0 +1,1 @@
+"""Shared PyTorch utilities: operators, random streams, distributed helpers, statistics."""
