@@ -117,9 +117,10 @@ def _override(word: str) -> str:
         raise UserError(_unknown(key))
     if key.split(".")[0] == "hydra":
         raise UserError(_unknown(key))
-    if key in GROUPS and not (CONFIG_DIR / key / f"{value}.yaml").is_file():
-        choices = sorted(p.stem for p in (CONFIG_DIR / key).glob("*.yaml") if not p.stem.startswith("_"))
-        raise UserError(f"There is no {key} '{value}' in conf/{key}; choose from {', '.join(choices)}.")
+    if key in GROUPS:
+        choices = sorted(path.stem for path in (CONFIG_DIR / key).glob("[!_]*.yaml"))
+        if value not in choices:
+            raise UserError(f"There is no {key} '{value}' in conf/{key}; choose from {', '.join(choices)}.")
     if key in TEXTS and value not in ("", "null") and value[0] not in "'\"":
         escaped = re.sub(r"(\\*)'", lambda m: m[1] * 2 + r"\'", value)
         escaped = re.sub(r"(\\+)$", lambda m: m[1] * 2, escaped)

@@ -1,0 +1,273 @@
+"""The files of conf/: every model builds with every schedule, and says what was published."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from dnnlib import UserError
+from training.build import build_networks
+from training.configuration import CONFIG_DIR, compose_options, continued_options
+from training.option_rules import RULES, check_values
+
+MODELS = ["faceforensics", "mead", "taichi", "sky", "small"]
+
+
+def options(*words):
+    return compose_options(["outdir=a", "data=b", *words])
+
+
+def build(*words, c_dim=0):
+    return build_networks(options(*words), c_dim=c_dim, device="meta")
+
+
+def test_there_are_no_other_models():
+    names = {path.stem for path in (CONFIG_DIR / "model").glob("[!_]*.yaml")}
+    assert names == {f"stylenerf_{model}" for model in MODELS}
+
+
+@pytest.mark.parametrize("spec", ["paper", "small"])
+@pytest.mark.parametrize("model", MODELS)
+def test_models_build(model, spec):
+    words = [f"model=stylenerf_{model}", f"spec={spec}"]
+    composed = options(*words)
+    check_values(composed)
+    assert composed["names"] == {"model": f"stylenerf_{model}", "spec": spec}
+    generator, discriminator = build(*words)
+    assert generator.resolution == discriminator.resolution == composed["resolution"]
+    # The configurations mention every argument, so that a user finds it and Hydra knows it.
+    for part in ("mapping", "motion", "foreground", "background", "upsampler", "camera", "rendering"):
+        assert composed["model"]["generator"][part] == generator.config[part]
+    assert {k: discriminator.config[k] for k in composed["model"]["discriminator"] if not k.startswith("_")} == {
+        k: v for k, v in composed["model"]["discriminator"].items() if not k.startswith("_")
+    }
+
+
+@pytest.mark.parametrize(
+    "model, resolution, stride, fov, yaw, features, mode, directions, num_ws",
+    [
+        ("faceforensics", 256, 1, 18, 0.8, 256, "nn_cat", True, 17),
+        ("mead", 256, 1, 12, 0.3, 64, "pixelshuffle", False, 17),
+        ("taichi", 128, 4, 18, 0.8, 128, "nn_cat", True, 15),
+    ],
+)
+def test_published_models(model, resolution, stride, fov, yaw, features, mode, directions, num_ws):
+    words = [f"model=stylenerf_{model}", "spec=paper"]
+    composed = options(*words)
+    generator, discriminator = build(*words)
+    assert (composed["resolution"], composed["frame_stride"]) == (resolution, stride)
+    prior = generator.camera_prior
+    assert (prior.fov, prior.yaw, prior.radius) == (fov, (-yaw, yaw), (1.0, 1.0))
+    assert prior.pitch == pytest.approx((1.4158, 1.7258), abs=1e-4) and prior.distribution == "gaussian"
+    assert generator.num_ws == num_ws
+    assert (generator.z_dim, generator.motion_dim, generator.w_dim, generator.background_dim) == (512, 512, 512, 32)
+    assert generator.config["foreground"] == {
+        "width": 128,
+        "num_layers": 8,
+        "position_frequencies": 10,
+        "direction_frequencies": 4,
+        "feature_dim": features,
+        "view_directions": directions,
+        "time_input": "none",
+        "static": "none",
+    }
+    assert generator.config["background"]["width"] == 64 and generator.config["background"]["num_layers"] == 4
+    assert generator.config["upsampler"]["mode"] == mode
+    assert generator.config["upsampler"]["channel_max"] == (1024 if model == "mead" else 512)
+    assert generator.config["mapping"] == {"num_layers": 8, "lr_multiplier": 0.01, "w_avg_beta": 0.995}
+    settings = generator.settings
+    assert (settings.resolution, settings.num_samples, settings.num_importance, settings.num_background) == (
+        32,
+        14,
+        14,
+        4,
+    )
+    assert (settings.near, settings.far, settings.background_start, settings.path_lattice) == (0.88, 1.12, 0.5, 16)
+    assert discriminator.image is not None and discriminator.config["channel_max"] == 512
+    assert discriminator.config["mbstd_group"] == 8 and discriminator.config["fp16_resolutions"] == 4
+
+
+def test_the_published_sizes():
+    """Weights of the published networks: what the original's checkpoints hold."""
+    count = {
+        model: [
+            sum(p.numel() for p in network.parameters()) for network in build(f"model=stylenerf_{model}", "spec=paper")
+        ]
+        for model in ("faceforensics", "mead", "taichi")
+    }
+    assert count == {
+        "faceforensics": [5_369_837, 55_337_730],
+        "mead": [5_302_957, 55_337_730],
+        "taichi": [4_884_938, 54_450_690],
+    }
+
+
+def test_the_sky_has_a_wide_background():
+    sky, faces = (build(f"model=stylenerf_{model}", "spec=paper")[0] for model in ("sky", "faceforensics"))
+    assert sky.resolution == 256 and sky.config["foreground"] == faces.config["foreground"]
+    assert sky.config["upsampler"] == faces.config["upsampler"]
+    assert sky.config["background"]["width"] == sky.config["foreground"]["width"] == 128
+    assert sky.settings.num_background == 8
+
+
+def test_the_published_schedule():
+    spec = options("spec=paper")["spec"]
+    expected = {
+        "ref_gpus": 4, "kimg": 25_000, "mb": 32, "mbstd": 8, "microbatch": 8, "fmaps": 1.0, "map": 8,
+        "lrate": 0.0025, "betas": [0, 0.99], "eps": 1e-8, "ema": 20, "ramp": None, "gamma": 0.5, "d_reg_interval": 16,
+        "pl_weight": 2, "pl_decay": 0.01, "pl_batch_shrink": 2, "g_reg_interval": 4, "style_mixing": 0.9,
+        "image_weight": 1, "path_weight": 1, "kimg_per_tick": 4, "imgsnap": 25, "snap": 50,
+    }  # fmt: skip
+    assert {key: spec[key] for key in expected} == expected
+
+
+@pytest.mark.parametrize("resolution", [32, 64])
+def test_the_small_model_is_small(resolution):
+    generator, discriminator = build(f"resolution={resolution}")
+    assert sum(p.numel() for p in generator.parameters()) < 500_000
+    assert sum(p.numel() for p in discriminator.parameters()) < 4_000_000
+
+
+def test_options_follow_the_spec():
+    composed = options("spec=paper", "model=stylenerf_taichi")
+    assert (composed["kimg"], composed["snap"], composed["imgsnap"], composed["gpus"]) == (25_000, 50, 25, 4)
+    assert (composed["resolution"], composed["frame_stride"]) == (128, 4)
+    composed = options("spec=paper", "spec.mbstd=4", "spec.ref_gpus=2", "spec.fmaps=0.5", "spec.map=2", "nhwc=false")
+    generator, discriminator = composed["model"]["generator"], composed["model"]["discriminator"]
+    assert composed["spec"]["microbatch"] == 4 and composed["gpus"] == 2
+    assert generator["upsampler"]["channel_base"] == discriminator["channel_base"] == 0.5
+    assert generator["mapping"]["num_layers"] == 2
+    assert discriminator["mbstd_group"] == 4 and discriminator["channels_last"] is False
+
+
+def test_full_precision_reaches_the_networks():
+    half = build("model=stylenerf_faceforensics", "spec=paper")
+    full = build("model=stylenerf_faceforensics", "spec=paper", "fp32=true")
+    assert half[0].config["upsampler"]["fp16_min_resolution"] == 128
+    assert full[0].config["upsampler"]["fp16_min_resolution"] is None
+    assert full[1].config["fp16_resolutions"] == 0
+
+
+def test_labels_reach_the_networks():
+    generator, discriminator = build(c_dim=3)
+    assert generator.c_dim == discriminator.c_dim == 3
+
+
+def test_ablations_are_options():
+    generator, discriminator = build(
+        "model.generator.motion=null", "model.generator.background=null", "model.discriminator.image=false",
+        "model.generator.foreground.time_input=encoded", "model.generator.foreground.static=mask",
+    )  # fmt: skip
+    assert generator.motion is None and generator.background is None and discriminator.image is None
+
+
+def test_every_option_is_checked_and_explained():
+    """No option without a rule, no rule without an option, a comment on every line of conf/config.yaml."""
+    composed = options()
+
+    def leaves(tree, prefix=""):
+        for key, value in tree.items():
+            if isinstance(value, dict):
+                yield from leaves(value, f"{prefix}{key}.")
+            else:
+                yield prefix + key
+
+    names = {key for key in leaves(composed) if not key.startswith(("model.", "names."))}
+    assert names == set(RULES)
+    for line in (CONFIG_DIR / "config.yaml").read_text().splitlines():
+        if re.match(r" *\w+:", line) and not line.startswith(("defaults:", "previews:")):
+            assert "#" in line, line
+
+
+def test_files_hold_no_duplicate_of_their_base():
+    """A model's file names only what differs from the base."""
+    base = yaml.safe_load((CONFIG_DIR / "model/_base.yaml").read_text())
+
+    def same(tree, reference):
+        for key, value in tree.items():
+            if key == "defaults":
+                continue
+            if isinstance(value, dict):
+                yield from same(value, reference[key])
+            elif reference[key] == value:
+                yield key
+
+    for path in Path(CONFIG_DIR / "model").glob("[!_]*.yaml"):
+        assert list(same(yaml.safe_load(path.read_text()), base)) == [], path
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The words of the command line
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["/a b/c=d,e", "it's", "x[1]{y}(z)", "back\\", "back\\'quote", "a#b:c;d", "ünï", "12", "~/x", "true", "a$b"],
+)
+def test_paths_are_taken_as_typed(value):
+    for key in ("outdir", "data", "resume", "resume_run", "cache_metrics_dir"):
+        assert compose_options([f"{key}={value}"])[key] == value
+
+
+def test_texts_and_lists():
+    assert options("diffaugment=color,cutout")["diffaugment"] == "color,cutout"
+    assert options("diffaugment=null")["diffaugment"] is None
+    assert options("metrics=a,b")["metrics"] == options("metrics=[a,b]")["metrics"] == ["a", "b"]
+    assert options("resume_run=3")["resume_run"] == "3"
+
+
+@pytest.mark.parametrize(
+    "word, message",
+    [
+        ("nframse=3", "There is no option 'nframse'; did you mean nframes?"),
+        ("mb=3", "There is no option 'mb'; did you mean spec.mb?"),
+        ("fov=12", "There is no option 'fov'; did you mean model.generator.camera.fov?"),
+        ("spec.mb.x=3", "There is no option 'spec.mb.x'"),
+        ("+surprise=3", "There is no option 'surprise'"),
+        ("+spec.surprise=3", "There is no option 'spec.surprise'"),
+        ("hydra.run.dir=x", "There is no option 'hydra.run.dir'"),
+        ("~spec.mb", "'~spec.mb' is no option; write options as name=value"),
+        ("outdir", "'outdir' is no option"),
+        ("--multirun", "'--multirun' is no option"),
+        (
+            "model=stylenerf_cats",
+            "There is no model 'stylenerf_cats' in conf/model; choose from stylenerf_faceforensics,",
+        ),
+        ("model=_base", "There is no model '_base'"),
+        ("spec=", "There is no spec '' in conf/spec; choose from paper, small."),
+        ("kimg=1,2", "Cannot read the option 'kimg=1,2'"),
+        ("gpus=[", "Cannot read the option 'gpus=['"),
+        ("kimg=${nothing}", "Cannot read the option 'kimg=${nothing}'"),
+    ],
+)
+def test_words_that_are_no_options(word, message):
+    with pytest.raises(UserError, match=re.escape(message)) as caught:
+        compose_options([word])
+    assert "\n" not in str(caught.value)
+
+
+def test_continuing_keeps_the_options_of_the_run():
+    stored = options("spec=paper", "kimg=7", "seed=3", "workers=2")
+    assert continued_options(stored, ["resume_run=0"]) == dict(stored, resume_run="0")
+    # The same command again, with resume_run=.
+    words = ["outdir=a", "data=b", "spec=paper", "kimg=7", "seed=3", "model=stylenerf_small", "resume_run=0"]
+    assert continued_options(stored, words) == dict(stored, resume_run="0")
+
+
+def test_continuing_may_change_length_and_place():
+    stored = options("seed=3")
+    changed = continued_options(stored, ["spec.kimg=99", "outdir=x", "data=y", "previews.videos=1", "snap=null"])
+    assert (changed["kimg"], changed["spec"]["kimg"], changed["outdir"], changed["data"]) == (99, 99, "x", "y")
+    assert changed["previews"]["videos"] == 1 and changed["snap"] is None
+    assert stored["previews"]["videos"] == 4  # the original is not touched
+    assert continued_options(stored, ["spec.kimg=99", "kimg=5"])["kimg"] == 5
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["model=stylenerf_taichi", "spec=paper", "seed=4", "spec.lrate=1", "model.generator.camera.fov=3", "mirror=true"],
+)
+def test_continuing_may_not_change_what_is_computed(word):
+    with pytest.raises(UserError, match=f"resume_run: .*{word.split('=')[0]}"):
+        continued_options(options(), [word])

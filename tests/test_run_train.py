@@ -1,0 +1,426 @@
+"""The training command: mistakes end in one line before anything is made; a run is made, killed, and continued."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+import run_train
+from dnnlib import run_cli
+from tests.training.tiny import WORDS, write_frames
+from training import options as options_module
+from training.training_state import read_state
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_frames(tmp_path_factory.mktemp("frames") / "data")
+
+
+def call(monkeypatch, *words) -> int:
+    """Run the command in this process; its exit code."""
+    monkeypatch.setattr(sys, "argv", ["run_train.py", *words])
+    with pytest.raises(SystemExit) as caught:
+        run_cli(run_train.main)
+    return caught.value.code
+
+
+def start(*words) -> subprocess.Popen:
+    command = [sys.executable, str(ROOT / "run_train.py"), *words]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Mistakes
+
+
+def no_dataset(tmp):
+    return ["data=" + str(tmp / "nowhere")], "nowhere"
+
+
+def empty_dataset(tmp):
+    (tmp / "empty").mkdir()
+    return ["data=" + str(tmp / "empty")], "empty"
+
+
+def short_clips(tmp):
+    return ["nframes=5"], "shorter than nframes=5"
+
+
+def unreadable_labels(tmp):
+    return ["cond=true"], "dataset.json"
+
+
+def unknown_option(tmp):
+    return ["nframse=3"], "did you mean nframes"
+
+
+def unknown_network_option(tmp):
+    return ["model.generator.foreground.widht=3"], "model.generator.foreground.widht"
+
+
+def unknown_argument(tmp):
+    return ["+model.generator.foreground.hair=long"], "hair"
+
+
+def unknown_model(tmp):
+    return ["model=stylenerf_cats"], "choose from"
+
+
+def batch_not_divisible(tmp):
+    return ["spec.mb=5"], "spec.mb=5 is no multiple of gpus × spec.microbatch = 1 × 2"
+
+
+def microbatch_not_divisible(tmp):
+    return ["spec.microbatch=3", "spec.mb=6"], "spec.microbatch=3 is no multiple of spec.mbstd=2"
+
+
+def resolution_no_power_of_two(tmp):
+    return ["resolution=48"], "resolution=48 is not a power of two; use 32 or 64"
+
+
+def resolution_too_small(tmp):
+    return ["resolution=8", "model.generator.rendering.resolution=32"], "resolution"
+
+
+def wrong_type(tmp):
+    return ["spec.mb=many"], "spec.mb must be a whole number of at least 1, got 'many'"
+
+
+def negative(tmp):
+    return ["spec.lrate=-1"], "spec.lrate must be a number above 0, got -1"
+
+
+def no_checkpoint(tmp):
+    return ["resume=" + str(tmp / "x.pkl")], "no file"
+
+
+def lfs_checkpoint(tmp):
+    (tmp / "x.pkl").write_text("version https://git-lfs.github.com/spec/v1\n")
+    return ["resume=" + str(tmp / "x.pkl")], "git lfs pull"
+
+
+def no_run(tmp):
+    return ["resume_run=7"], "no run folder 00007-"
+
+
+def no_run_folder(tmp):
+    return ["resume_run=" + str(tmp / "nowhere")], "no such folder"
+
+
+def not_a_run_folder(tmp):
+    return ["resume_run=" + str(tmp)], "training_options.yaml"
+
+
+def both_resumes(tmp):
+    return ["resume=x", "resume_run=0"], "only one"
+
+
+def unknown_metric(tmp):
+    return ["metrics=fvd,fid"], "no metric 'fvd'"
+
+
+def unknown_policy(tmp):
+    return ["diffaugment=colour"], "colour"
+
+
+def p_without_augmentation(tmp):
+    return ["p=0.5"], "p= needs aug="
+
+
+def fixed_without_p(tmp):
+    return ["aug=fixed"], "aug=fixed needs p="
+
+
+def target_without_ada(tmp):
+    return ["aug=fixed", "p=0.1", "target=0.5"], "target= needs aug=ada"
+
+
+def unknown_pipeline(tmp):
+    return ["aug=ada", "augpipe=all"], "all"
+
+
+def unknown_device(tmp):
+    return ["device=tpu"], "device must be one of cpu, cuda"
+
+
+def outdir_is_a_file(tmp):
+    (tmp / "file").touch()
+    return ["outdir=" + str(tmp / "file" / "x")], "is a file, not a folder"
+
+
+MISTAKES = [
+    no_dataset, empty_dataset, short_clips, unreadable_labels, unknown_option, unknown_network_option, unknown_argument,
+    unknown_model, batch_not_divisible, microbatch_not_divisible, resolution_no_power_of_two, resolution_too_small,
+    wrong_type, negative, no_checkpoint, lfs_checkpoint, no_run, no_run_folder, not_a_run_folder, both_resumes,
+    unknown_metric, unknown_policy, p_without_augmentation, fixed_without_p, target_without_ada, unknown_pipeline,
+    unknown_device, outdir_is_a_file,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda function: function.__name__)
+def test_mistakes(mistake, tmp_path, data, monkeypatch, capsys):
+    words, message = mistake(tmp_path)
+    files = sorted(tmp_path.rglob("*"))
+    code = call(monkeypatch, f"outdir={tmp_path / 'runs'}", f"data={data}", *WORDS, *words)
+    assert code == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: ") and captured.err.count("\n") == 1
+    assert message in captured.err
+    assert sorted(tmp_path.rglob("*")) == files  # nothing was made
+
+
+@pytest.mark.parametrize("missing", ["outdir", "data"])
+def test_missing_options(missing, tmp_path, data, monkeypatch, capsys):
+    words = [word for word in (f"outdir={tmp_path / 'runs'}", f"data={data}") if not word.startswith(missing)]
+    assert call(monkeypatch, *words) == 2
+    assert f"{missing}= is missing" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_cuda_without_a_device(tmp_path, data, monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert call(monkeypatch, f"outdir={tmp_path / 'runs'}", f"data={data}", *WORDS, "device=cuda") == 2
+    assert "use device=cpu" in capsys.readouterr().err
+
+
+def test_no_space(tmp_path, data, monkeypatch, capsys):
+    monkeypatch.setattr(options_module.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 1000))
+    assert call(monkeypatch, f"outdir={tmp_path / 'runs'}", f"data={data}", *WORDS) == 2
+    assert "not enough space: 1000 B are free" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_permission(tmp_path, data, monkeypatch, capsys):
+    # Told, not tried: whoever runs the tests may be allowed to write everywhere.
+    monkeypatch.setattr(options_module.os, "access", lambda path, mode: path != tmp_path)
+    assert call(monkeypatch, f"outdir={tmp_path / 'runs'}", f"data={data}", *WORDS) == 2
+    assert f"no permission to write in {tmp_path}" in capsys.readouterr().err
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# What is said
+
+
+def test_dry_run(tmp_path, data, monkeypatch, capsys):
+    words = [f"outdir={tmp_path / 'runs'}", f"data={data}", *WORDS, "spec.mb=8", "gpus=2", "dry_run=true"]
+    assert call(monkeypatch, *words) == 0
+    text = capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+    assert "gpus=2, but there is 1: gradients are accumulated over 4 passes, the batch stays 8 videos." in text
+    options = yaml.safe_load(text[text.index("model:") : text.index("dataset ")])
+    assert options["spec"]["mb"] == 8 and options["names"]["model"] == "stylenerf_small"
+    assert "num_videos 5" in text and "num_clips 5" in text
+    # 8 videos of 2 frames; 8×8 rays of the image and 4×4 of the lattice; 4 samples, and 4 of the background.
+    rays = 8 * 2 * (64 + 16)
+    assert f"rays       {rays:,d} per generator step, {rays // 4:,d} per pass" in text
+    assert f"samples    {rays * 4 + rays // 2 * 4:,d} per generator step" in text
+    generator = options_module.plan(words).generator
+    mapping = sum(p.numel() for p in generator.mapping.parameters())
+    assert re.search(rf"mapping +{mapping:,d}\n", text)
+    assert re.search(r"together +\d+\.\d [KM]iB", text)
+
+
+def test_fewer_devices_share_what_they_can(tmp_path, data, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    words = [f"outdir={tmp_path / 'runs'}", f"data={data}", *WORDS, "device=cuda", "spec.mb=16", "gpus=4"]
+    found = {}
+    for count in (1, 2, 3, 4, 8):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda count=count: count)
+        plan = options_module.plan(words)
+        found[count] = plan.processes, len(plan.notes)
+    assert found == {1: (1, 1), 2: (2, 1), 3: (2, 1), 4: (4, 0), 8: (4, 0)}
+
+
+def test_help(monkeypatch, capsys):
+    assert call(monkeypatch, "--help") == 0
+    assert "run_train.py outdir=OUT data=DATASET" in capsys.readouterr().out
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Runs
+
+
+def test_a_run_in_its_folder(tmp_path, data, monkeypatch, capsys):
+    words = [f"outdir={tmp_path / 'runs'}", f"data={data}", *WORDS, "imgsnap=null"]
+    before = os.getcwd(), sorted(p.name for p in Path().iterdir())
+    assert call(monkeypatch, *words, "kimg=0.008") == 0
+    assert call(monkeypatch, *words, "kimg=0.004", "mirror=true") == 0
+    assert (os.getcwd(), sorted(p.name for p in Path().iterdir())) == before  # Hydra leaves nothing behind
+    folders = sorted(p.name for p in (tmp_path / "runs").iterdir())
+    assert folders == [
+        "00000-data-stylenerf_small-small-res16-mb4",
+        "00001-data-stylenerf_small-small-res16-mb4-mirror",
+    ]
+    folder = tmp_path / "runs" / folders[0]
+    options = yaml.safe_load((folder / "training_options.yaml").read_text())
+    assert options["kimg"] == 0.008 and options["data"] == str(data)
+    printed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("tick")]
+    logged = [line for line in (folder / "log.txt").read_text().splitlines() if line.startswith("tick")]
+    assert logged == printed[:2]
+
+    # The same command with resume_run= continues; a longer one goes on.
+    assert call(monkeypatch, *words, "kimg=0.008", "resume_run=0") == 0
+    assert len((folder / "stats.jsonl").read_text().splitlines()) == 2
+    assert call(monkeypatch, f"resume_run={folder}", "kimg=0.012") == 0
+    assert [json.loads(line)["kimg"] for line in (folder / "stats.jsonl").read_text().splitlines()][-1] == 0.012
+    assert yaml.safe_load((folder / "training_options.yaml").read_text())["kimg"] == 0.012
+    assert len((folder / "log.txt").read_text().splitlines()) > len(logged) + 1
+
+    # What the state belongs to must not change.
+    capsys.readouterr()
+    assert call(monkeypatch, f"resume_run={folder}", "seed=9") == 2
+    assert "seed is 0 in that run" in capsys.readouterr().err
+    bigger = tmp_path / "bigger"
+    shutil.copytree(data, bigger)
+    shutil.copytree(bigger / "split" / "video_0", bigger / "split" / "video_9")
+    assert call(monkeypatch, f"resume_run={folder}", f"data={bigger}") == 2
+    assert "the dataset has changed (num_videos was 5, is 6)" in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_another_model(tmp_path, data, monkeypatch, capsys):
+    words = [f"outdir={tmp_path / 'runs'}", f"data={data}", *WORDS, "imgsnap=null", "kimg=0.004"]
+    assert call(monkeypatch, *words) == 0
+    source = next((tmp_path / "runs").iterdir()) / "network-snapshot-000000.pkl"
+    capsys.readouterr()
+    assert call(monkeypatch, *words, f"resume={source}", "model.generator.foreground.width=16") == 2
+    assert re.search(r"foreground\.\S+ is \S+ instead of", capsys.readouterr().err)
+    assert len(list((tmp_path / "runs").iterdir())) == 1
+    assert call(monkeypatch, *words, f"resume={source}") == 0
+    assert (tmp_path / "runs" / "00001-data-stylenerf_small-small-res16-mb4-resume").is_dir()
+
+
+def test_metrics_are_called_and_logged(tmp_path, data, monkeypatch, capsys):
+    def make(options, folder):
+        assert options["cache_metrics_dir"] == str(tmp_path / "cache")
+        return lambda snapshot: {"videos": float(snapshot.cur_nimg)}
+
+    monkeypatch.setitem(run_train.METRICS, "videos", make)
+    words = [f"outdir={tmp_path / 'runs'}", f"data={data}", *WORDS, "imgsnap=null", "kimg=0.004", "metrics=videos"]
+    assert call(monkeypatch, *words, f"cache_metrics_dir={tmp_path / 'cache'}") == 0
+    assert "videos 4.0000" in capsys.readouterr().out
+
+
+def test_a_conditional_run(tmp_path, monkeypatch):
+    data = write_frames(tmp_path / "data")
+    labels = [[f"split/video_{video}", video % 2] for video in range(5)]
+    (data / "dataset.json").write_text(json.dumps({"labels": labels}))
+    assert call(monkeypatch, f"outdir={tmp_path / 'runs'}", f"data={data}", *WORDS, "cond=true", "kimg=0.004") == 0
+    folder = tmp_path / "runs" / "00000-data-stylenerf_small-small-res16-mb4-cond"
+    assert torch.load(folder / "latest-network-snapshot.pkl")["generator"]["config"]["c_dim"] == 2
+
+
+def test_a_frame_that_breaks_in_the_middle(tmp_path, monkeypatch, capsys):
+    data = write_frames(tmp_path / "data", videos=1, frames=4)
+    for frame in range(4):
+        (data / "split" / "video_0" / f"{frame}.png").write_bytes(b"no image")
+    assert call(monkeypatch, f"outdir={tmp_path / 'runs'}", f"data={data}", *WORDS, "imgsnap=null") == 2
+    captured = capsys.readouterr()
+    assert re.search(r"error: .*video_0", captured.err) and captured.err.count("\n") == 1
+    log = next((tmp_path / "runs").iterdir()) / "log.txt"
+    assert "video_0" in log.read_text()
+
+
+def wait_for(condition, process, seconds=120):
+    end = time.time() + seconds
+    while not condition():
+        assert process.poll() is None and time.time() < end, process.communicate()
+        time.sleep(0.01)
+
+
+def modules(folder) -> dict[str, torch.Tensor]:
+    state = read_state(folder)
+    assert state["shared"]["counters"]["cur_nimg"] == 40
+    return {f"{module}.{name}": value for module, entry in state["modules"].items() for name, value in entry.items()}
+
+
+@pytest.mark.slow
+def test_killed_stopped_and_continued_is_as_never_interrupted(tmp_path, data):
+    words = [f"data={data}", *WORDS, "kimg=0.04", "imgsnap=1", "snap=2"]
+    whole = start(f"outdir={tmp_path / 'whole'}", *words)
+    assert whole.wait(timeout=120) == 0, whole.communicate()
+
+    out = tmp_path / "killed"
+    run = start(f"outdir={out}", *words)
+    wait_for(lambda: list(out.glob("*/images/fakes_random_*.png")), run)
+    run.send_signal(signal.SIGKILL)
+    run.wait()
+    folder = next(out.iterdir())
+    if not (folder / "training-state.pt").exists():  # killed before the first state: the run cannot be continued
+        run = start(f"outdir={out}", f"resume_run={folder}")
+        assert run.wait(timeout=60) == 2 and "training-state.pt" in run.stderr.read()
+        shutil.rmtree(folder)
+        run = start(f"outdir={out}", *words)
+        wait_for(lambda: list(out.glob("*/training-state.pt")), run)
+        run.send_signal(signal.SIGKILL)
+        run.wait()
+        folder = next(out.iterdir())
+
+    run = start(f"outdir={out}", "resume_run=0")
+    wait_for(lambda: run.stdout.readline().startswith("tick"), run)
+    run.send_signal(signal.SIGINT)
+    assert run.wait(timeout=60) == 0, run.communicate()
+
+    run = start(f"outdir={out}", "resume_run=0")
+    assert run.wait(timeout=120) == 0, run.communicate()
+    expected, found = modules(next((tmp_path / "whole").iterdir())), modules(folder)
+    assert expected.keys() == found.keys()
+    assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
+    ticks = [json.loads(line)["tick"] for line in (folder / "stats.jsonl").read_text().splitlines()]
+    assert ticks == list(range(len(ticks)))
+
+
+@pytest.mark.slow
+def test_two_processes_with_torchrun_and_one_run_per_folder(tmp_path, data):
+    words = [f"outdir={tmp_path / 'runs'}", f"data={data}", *WORDS, "imgsnap=1"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*command, str(ROOT / "run_train.py"), *words], capture_output=True, text=True, timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "runs" / "00000-data-stylenerf_small-small-res16-mb4"
+    assert [p.name for p in (tmp_path / "runs").iterdir()] == [folder.name]
+    assert len(read_state(folder)["processes"]) == 2
+    assert done.stdout.count("Done: 0.032 kimg") == 1
+    # One process takes over.
+    run = start(f"resume_run={folder}", "kimg=0.04")
+    assert run.wait(timeout=120) == 0, run.communicate()
+    assert "interrupted with 2 processes and goes on with 1" in run.stdout.read()
+
+
+def test_a_run_folder_belongs_to_one_process(tmp_path, data, monkeypatch, capsys):
+    from training.run_folder import lock_run_folder
+
+    words = [f"outdir={tmp_path / 'runs'}", f"data={data}", *WORDS, "imgsnap=null", "kimg=0.004"]
+    assert call(monkeypatch, *words) == 0
+    folder = next((tmp_path / "runs").iterdir())
+    capsys.readouterr()
+    with lock_run_folder(folder):
+        assert call(monkeypatch, f"resume_run={folder}") == 2
+    assert "Another process is training" in capsys.readouterr().err
+
+
+def test_frames_of_any_size(tmp_path, monkeypatch):
+    folder = tmp_path / "data" / "a" / "b"
+    folder.mkdir(parents=True)
+    for frame in range(4):
+        Image.fromarray(np.full([30, 50, 3], 40 * frame, dtype=np.uint8)).save(folder / f"{frame}.jpg")
+    words = [f"outdir={tmp_path / 'runs'}", f"data={tmp_path / 'data'}", *WORDS, "kimg=0.004"]
+    assert call(monkeypatch, *words) == 0
+    assert len(list((tmp_path / "runs").glob("*/reals.png"))) == 1

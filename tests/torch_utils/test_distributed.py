@@ -1,0 +1,79 @@
+"""Several processes on this machine, over gloo."""
+
+import pytest
+import torch
+
+from dnnlib import UserError
+from tests.torch_utils import workers
+from tests.training.tiny import write_frames
+from torch_utils import distributed
+
+
+def launch(function, *args):
+    distributed.launch(function, args=args, processes=2, device_type="cpu")
+
+
+def test_one_process_needs_no_group():
+    tensor = torch.ones(2)
+    distributed.average([tensor])
+    distributed.barrier()
+    distributed.cleanup()
+    assert (distributed.rank(), distributed.world_size(), distributed.is_main()) == (0, 1, True)
+    assert distributed.any_rank(True) and not distributed.any_rank(False)
+    assert distributed.all_gather_objects("x") == ["x"] and distributed.broadcast_object("x") == "x"
+    assert tensor.tolist() == [1.0, 1.0]
+
+
+def test_collectives(tmp_path):
+    launch(workers.collectives, str(tmp_path))
+    results = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    assert [r["rank"] for r in results] == [0, 1] and [r["main"] for r in results] == [True, False]
+    for rank, result in enumerate(results):
+        assert result["world"] == 2
+        assert result["any"] == [True, False]
+        assert result["average"] == [0.5, 0.5, 0.5, rank]  # integers are left alone
+        assert result["gathered"] == [{"rank": 0}, {"rank": 1}]
+        assert result["broadcast"] == "from 0"
+        assert result["module"] == [1.0] * 4
+        assert result["statistics"] == {"both": (0.5, 0.5, 2), "one": (5.0, 0.0, 1)}
+
+
+def test_gradients_are_those_of_the_whole_batch(tmp_path):
+    launch(workers.gradients, str(tmp_path))
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    workers.gradients(str(tmp_path))  # this process alone, with the whole batch
+    whole = torch.load(tmp_path / "0.pt")
+    for a, b, c in zip(first, second, whole):
+        assert torch.equal(a, b)
+        torch.testing.assert_close(a, c)
+
+
+def test_a_users_error_arrives_as_one(tmp_path):
+    with pytest.raises(UserError, match="^the disk is full$"):
+        launch(workers.user_error)
+
+
+def test_a_bug_keeps_its_traceback():
+    with pytest.raises(Exception, match="a bug") as caught:
+        launch(workers.crash)
+    assert not isinstance(caught.value, UserError)
+
+
+def test_signals_reach_all_processes(tmp_path):
+    launch(workers.wait_for_signal, str(tmp_path))
+    assert (tmp_path / "seen-0").exists() and (tmp_path / "seen-1").exists()
+
+
+def test_processes_train_the_same_networks(tmp_path):
+    data = write_frames(tmp_path / "data")
+    # Every iteration uses all phases.
+    words = ["spec.g_reg_interval=1", "spec.d_reg_interval=1", "aug=ada", "p=0.5", "imgsnap=null"]
+    launch(workers.train, str(data), str(tmp_path), words)
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    for name in ("generator", "ema", "discriminator"):
+        for key in first[name]:
+            assert torch.equal(first[name][key], second[name][key]), (name, key)
+    assert first["pl_mean"] == second["pl_mean"] > 0
+    assert first["cur_nimg"] == second["cur_nimg"] == 8
+    assert not torch.equal(first["stream"], second["stream"])  # but not from the same draws
+    assert (tmp_path / "training-state.pt").exists()
