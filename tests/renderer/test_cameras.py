@@ -1,0 +1,171 @@
+"""Cameras: measured poses, their geometry, the prior they are drawn from."""
+
+import math
+
+import pytest
+import torch
+
+from renderer.cameras import CameraPrior, Cameras, cam2world_from_angles, focal_from_fov, look_at
+from tests.goldens import reference
+from tests.goldens.checks import assert_near
+from tests.goldens.networks import CAMERAS, golden_arrays
+from tests.tape import Tape
+from torch_utils.random_stream import RandomStream
+
+GOLDENS = golden_arrays("units.npz")
+# Fractions of the ranges of yaw, pitch and radius, and the field of view where it is not the model's.
+FRACTIONS = {
+    "c0": ((0.5, 0.5, 0.5), None),
+    "c1": ((0.2, 0.7, 0.5), None),
+    "c2": ((0.5, 0.5, 0.5), 20.0),
+    "c3": ((0.0, 0.5, 0.5), None),
+    "c4": ((1.0, 0.5, 0.5), None),
+}
+
+
+@pytest.mark.parametrize("config", ["faceforensics", "mead", "taichi"])
+class TestMeasured:
+    @pytest.mark.parametrize("name", FRACTIONS)
+    def test_fixed_cameras(self, config, name):
+        fractions, fov = FRACTIONS[name]
+        cameras = CameraPrior(**CAMERAS.get(config, {})).at(*fractions, fov=fov)
+        assert_near(cameras.cam2world, GOLDENS[f"camera/{config}/{name}/world"], relative=1e-6)
+        inverse_focal = GOLDENS[f"camera/{config}/{name}/K"][:, 0, 0]
+        assert_near(1 / focal_from_fov(cameras.fov), inverse_focal, relative=1e-6)
+
+    def test_random_cameras(self, config):
+        fractions = GOLDENS[f"camera/{config}/random_np7_torch7/uvr"]
+        cameras = CameraPrior(**CAMERAS.get(config, {})).at(*fractions.unbind(1))
+        assert_near(cameras.cam2world, GOLDENS[f"camera/{config}/random_np7_torch7/world"], relative=1e-6)
+
+
+def test_measured_rotations():
+    assert_near(look_at(GOLDENS["camera/look_at/eye"]), GOLDENS["camera/look_at/R"], relative=1e-6)
+
+
+@pytest.mark.parametrize("fov", [12, 18, 20.5, 49.13])
+def test_measured_focal_lengths(fov):
+    matrix = GOLDENS[f"camera/get_camera_mat_fov{fov}"]
+    assert_near(1 / focal_from_fov(torch.tensor([float(fov)])), matrix[:, 0, 0], relative=1e-6)
+
+
+def test_a_right_angle_has_focal_length_one():
+    assert float(focal_from_fov(torch.tensor(90.0))) == pytest.approx(1)
+
+
+def test_poses_against_the_formula():
+    generator = torch.Generator().manual_seed(0)
+    yaw = torch.rand(20, generator=generator) * 6 - 3
+    pitch = torch.rand(20, generator=generator) * 2 + 0.5
+    radius = torch.rand(20, generator=generator) + 0.5
+    matrices = cam2world_from_angles(yaw, pitch, radius)
+    assert matrices.dtype == torch.float32
+    expected = torch.stack([reference.camera(*map(float, angles)) for angles in zip(yaw, pitch, radius)])
+    assert_near(matrices, expected, relative=1e-6)
+
+
+def test_a_camera_is_a_rotation_that_looks_at_the_origin():
+    cameras = CameraPrior(radius=(0.7, 1.4)).sample(50, RandomStream(0))
+    rotation, position = cameras.cam2world[:, :3, :3], cameras.cam2world[:, :3, 3]
+    assert_near(rotation @ rotation.transpose(1, 2), torch.eye(3).expand(50, 3, 3), absolute=1e-6)
+    assert_near(torch.linalg.det(rotation), torch.ones(50), absolute=1e-6)
+    forward = -rotation[:, :, 2]
+    assert_near(position + position.norm(dim=1, keepdim=True) * forward, torch.zeros(50, 3), absolute=1e-6)
+    assert (rotation[:, 2, 0].abs() < 1e-6).all(), "the horizon is level: x has no vertical part"
+    assert (rotation[:, 2, 1] > 0).all(), "the picture is the right way up"
+    assert_near(cameras.cam2world[:, 3], torch.tensor([0.0, 0, 0, 1]).expand(50, 4))
+
+
+def test_the_frontal_camera():
+    cameras = CameraPrior().at()
+    assert len(cameras) == 1
+    assert cameras.fov.tolist() == [18]
+    assert_near(cameras.cam2world[0, :3, 3], torch.tensor([1.0, 0, 0]), absolute=1e-6)
+
+
+def test_fractions_and_angles_agree():
+    prior = CameraPrior(yaw=(-0.4, 0.8), pitch=(1.2, 1.4), radius=(0.9, 1.1))
+    by_fraction = prior.at([0.25, 0.5], 0.75, 0.5, fov=[10.0, 20.0])
+    by_angle = prior.at_angles([-0.1, 0.2], 1.35, 1.0, fov=[10.0, 20.0])
+    assert by_fraction.fov.tolist() == [10, 20]
+    assert_near(by_fraction.cam2world, by_angle.cam2world, absolute=1e-7)
+    assert_near(prior.at_angles(0.0, 1.3).cam2world[0, :3, 3].norm(), torch.tensor(1.0), absolute=1e-6)
+
+
+def angles_of(cameras):
+    x, y, z = cameras.cam2world[:, :3, 3].double().unbind(1)
+    radius = (x**2 + y**2 + z**2).sqrt()
+    return torch.atan2(y, x), torch.acos(z / radius), radius
+
+
+def test_gaussian_prior():
+    yaw, pitch, radius = angles_of(CameraPrior(radius=(0.8, 1.2)).sample(20000, RandomStream(1)))
+    # Five standard errors of mean and standard deviation.
+    for angle, middle, spread in ((yaw, 0.0, 0.8), (pitch, math.pi / 2, 0.155)):
+        assert float(angle.mean()) == pytest.approx(middle, abs=5 * spread / math.sqrt(20000))
+    assert float(pitch.std()) == pytest.approx(0.155, rel=5 / math.sqrt(40000))
+    unwrapped = float((yaw.abs() < 0.8).double().mean())
+    assert unwrapped == pytest.approx(0.6827, abs=0.02), "about a third of the cameras lies outside the range"
+    assert 0.8 <= float(radius.min()) < 0.801 and 1.199 < float(radius.max()) <= 1.2 + 1e-6
+
+
+def test_uniform_prior():
+    prior = CameraPrior(yaw=(-0.2, 0.6), pitch=(1.3, 1.5), distribution="uniform")
+    yaw, pitch, _ = angles_of(prior.sample(5000, RandomStream(1)))
+    for angle, low, high in ((yaw, -0.2, 0.6), (pitch, 1.3, 1.5)):
+        histogram = torch.histc(angle, bins=5, min=low, max=high)
+        assert int(histogram.sum()) == 5000
+        assert ((histogram - 1000).abs() < 150).all()
+
+
+def test_draws_are_scaled_by_half_the_range():
+    prior = CameraPrior(yaw=(-0.3, 0.3), pitch=(1.4, 1.8), radius=(1.0, 2.0))
+    draws = {"camera/yaw": [1.0, -2.0], "camera/pitch": [0.0, 0.5], "camera/radius": [0.25, 0.5]}
+    cameras = prior.sample(2, Tape(draws))
+    expected = prior.at_angles([0.3, -0.6], [1.6, 1.7], [1.25, 1.5])
+    assert_near(cameras.cam2world, expected.cam2world, absolute=1e-6)
+
+
+def test_the_seed_decides():
+    prior = CameraPrior()
+    first, again, other = (prior.sample(3, RandomStream(seed)) for seed in (5, 5, 6))
+    assert first.equals(again)
+    assert not first.equals(other)
+
+
+def test_selection_and_comparison():
+    cameras = CameraPrior().at([0.1, 0.2, 0.3], fov=[10.0, 11.0, 12.0])
+    assert len(cameras[1]) == 1 and cameras[1].fov.tolist() == [11]
+    assert cameras[-1].fov.tolist() == [12]
+    assert cameras[1:].fov.tolist() == [11, 12]
+    assert cameras[0:1].repeat(2).fov.tolist() == [10, 10]
+    assert cameras[:2].repeat(2).fov.tolist() == [10, 10, 11, 11]
+    assert torch.equal(cameras[:2].repeat(2).cam2world[1], cameras.cam2world[0])
+    assert cameras.equals(cameras[:]) and not cameras.equals(None) and not cameras[:2].equals(cameras[1:])
+    assert not cameras.equals(Cameras(cam2world=cameras.cam2world, fov=cameras.fov + 1))
+    with pytest.raises(IndexError):
+        cameras[3]
+    assert len(list(cameras)) == 3, "iteration ends"
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"fov": 0}, "camera.fov"),
+        ({"fov": 180}, "camera.fov"),
+        ({"distribution": "normal"}, "camera.distribution.*normal"),
+        ({"yaw": (0.3, -0.3)}, "camera.yaw"),
+        ({"pitch": (1.0, 1.2, 1.4)}, "camera.pitch"),
+        ({"radius": (2, 1)}, "camera.radius"),
+    ],
+)
+def test_mistakes(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        CameraPrior(**arguments)
+
+
+def test_mistaken_shapes():
+    with pytest.raises(ValueError, match="cam2world"):
+        Cameras(cam2world=torch.eye(4), fov=torch.ones(1))
+    with pytest.raises(ValueError, match="fov"):
+        Cameras(cam2world=torch.eye(4)[None], fov=torch.ones(2))
