@@ -361,16 +361,6 @@ def test_killed_stopped_and_continued_is_as_never_interrupted(tmp_path, data):
     run.send_signal(signal.SIGKILL)
     run.wait()
     folder = next(out.iterdir())
-    if not (folder / "training-state.pt").exists():  # killed before the first state: the run cannot be continued
-        run = start(f"outdir={out}", f"resume_run={folder}")
-        assert run.wait(timeout=60) == 2 and "training-state.pt" in run.stderr.read()
-        shutil.rmtree(folder)
-        run = start(f"outdir={out}", *words)
-        wait_for(lambda: list(out.glob("*/training-state.pt")), run)
-        run.send_signal(signal.SIGKILL)
-        run.wait()
-        folder = next(out.iterdir())
-
     run = start(f"outdir={out}", "resume_run=0")
     wait_for(lambda: run.stdout.readline().startswith("tick"), run)
     run.send_signal(signal.SIGINT)
@@ -424,3 +414,22 @@ def test_frames_of_any_size(tmp_path, monkeypatch):
     words = [f"outdir={tmp_path / 'runs'}", f"data={tmp_path / 'data'}", *WORDS, "kimg=0.004"]
     assert call(monkeypatch, *words) == 0
     assert len(list((tmp_path / "runs").glob("*/reals.png"))) == 1
+
+
+def test_a_run_that_ended_before_its_first_state_begins_again(tmp_path, data, monkeypatch, capsys):
+    words = [f"outdir={tmp_path / 'runs'}", f"data={data}", *WORDS, "imgsnap=null", "kimg=0.008"]
+    assert call(monkeypatch, *words) == 0
+    folder = next((tmp_path / "runs").iterdir())
+    expected = read_state(folder)["modules"]
+    (folder / "training-state.pt").unlink()
+    capsys.readouterr()
+    assert call(monkeypatch, f"resume_run={folder}") == 0
+    assert "it begins again" in capsys.readouterr().out
+    found = read_state(folder)["modules"]
+    assert all(torch.equal(expected[m][name], found[m][name]) for m in expected for name in expected[m])
+    assert len((folder / "stats.jsonl").read_text().splitlines()) == 2
+    # One that has come further has lost its state.
+    (folder / "training-state.pt").unlink()
+    (folder / "network-snapshot-000003.pkl").touch()
+    assert call(monkeypatch, f"resume_run={folder}") == 2
+    assert "training-state.pt is missing" in capsys.readouterr().err

@@ -73,7 +73,7 @@ def plan(words: Sequence[str], *, metrics: Sequence[str] = ()) -> Plan:
     generator, discriminator = build_networks(options, c_dim=dataset.c_dim, device="meta")
     build_augment(options)
     if run_folder is not None:
-        _check_state(run_folder, dataset, generator, discriminator)
+        _check_state(run_folder, dataset, generator, discriminator, notes)
     elif options["resume"] is not None:
         _check_snapshot(options["resume"], generator, discriminator)
     _check_outdir(Path(options["outdir"]), generator, discriminator)
@@ -201,9 +201,16 @@ def _check_snapshot(path: str, generator: Generator, discriminator: TimeAwareDis
 
 
 def _check_state(
-    folder: Path, dataset: VideoPairDataset, generator: Generator, discriminator: TimeAwareDiscriminators
+    folder: Path,
+    dataset: VideoPairDataset,
+    generator: Generator,
+    discriminator: TimeAwareDiscriminators,
+    notes: list[str],
 ) -> None:
     state = read_state(folder)
+    if state is None:
+        notes.append(f"The run in {folder} ended before it saved its state: it begins again.")
+        return
     stored, now = state["description"]["dataset"], dataset.describe()
     changed = [key for key in now if key != "name" and stored.get(key) != now[key]]
     if changed:

@@ -43,7 +43,7 @@ def train(
         options: Checked options (training.options).
         folder: The run folder.
         device_type: 'cpu' or 'cuda'.
-        resuming: Continue from the folder's training state.
+        resuming: Continue from the folder's training state, if it has come to one.
         make_callbacks: Called with options and folder; gives the callbacks after snapshots.
 
     Raises:
@@ -73,7 +73,8 @@ def build_loop(
     dataset = build_dataset(options)
     generator, discriminator = build_networks(options, c_dim=dataset.c_dim)
     generator_ema = copy.deepcopy(generator).eval().requires_grad_(False)
-    if options["resume"] is not None and not resuming:
+    state = read_state(folder) if resuming else None
+    if options["resume"] is not None and state is None:
         start_from(options["resume"], generator=generator, generator_ema=generator_ema, discriminator=discriminator)
     augment = build_augment(options)
     for module in (generator, generator_ema, discriminator, augment):
@@ -100,7 +101,6 @@ def build_loop(
         g_reg_interval=spec["g_reg_interval"] if spec["pl_weight"] > 0 else None,
         d_reg_interval=spec["d_reg_interval"] if spec["gamma"] > 0 else None,
     )
-    state = read_state(folder) if resuming else None
     counters = Counters()
     if state is not None:
         counters.load_state_dict(state["shared"]["counters"])

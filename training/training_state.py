@@ -18,7 +18,7 @@ import torch
 
 from dnnlib import UserError
 from torch_utils import distributed
-from training.checkpoint import load_state, read_archive, save_archive
+from training.checkpoint import load_state, read_archive, save_archive, snapshot_name
 
 __all__ = ["STATE_FILE", "OptimizerState", "Parts", "read_state", "restore_state", "save_state"]
 
@@ -83,16 +83,21 @@ def save_state(folder: str | os.PathLike, parts: Parts, *, description: Mapping[
         )
 
 
-def read_state(folder: str | os.PathLike) -> dict:
-    """The saved state of a run.
+def read_state(folder: str | os.PathLike) -> dict | None:
+    """The saved state of a run; None for one that ended before it had saved any, which may begin again.
 
     Raises:
-        UserError: There is none, or it cannot be read.
+        UserError: It cannot be read, or the run is older than that and has lost it.
     """
     path = Path(folder) / STATE_FILE
-    if not path.exists():
-        raise UserError(f"Cannot continue the run in {folder}: it has no {STATE_FILE}; start a new run.")
-    return read_archive(path, format=STATE_FORMAT, what="a training state")
+    if path.exists():
+        return read_archive(path, format=STATE_FORMAT, what="a training state")
+    if any(snapshot.name != snapshot_name(0) for snapshot in Path(folder).glob("network-snapshot-*.pkl")):
+        raise UserError(
+            f"Cannot continue the run in {folder}: its {STATE_FILE} is missing; start a new run from its newest "
+            "snapshot with resume=."
+        )
+    return None
 
 
 def restore_state(state: Mapping[str, Any], parts: Parts, *, source: object) -> bool:

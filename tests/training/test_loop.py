@@ -5,6 +5,7 @@ import math
 import os
 import re
 import signal
+import sys
 
 import pytest
 import torch
@@ -120,6 +121,28 @@ def test_fixed_augmentation_stays(tmp_path):
     for _ in range(4):
         loop.iterate()
     assert float(loop.networks.augment.p) == pytest.approx(0.3)
+
+
+def test_an_iteration_never_waits_for_the_device(tmp_path, monkeypatch):
+    """No value of a tensor reaches the host: with a GPU each would make the host wait for all that is queued so far."""
+    loop = make_loop(tmp_path, "diffaugment=color")
+    batch = loop._next_batch()  # the data comes from the host
+    monkeypatch.setattr(loop, "_next_batch", lambda: batch)
+    waits = []
+    for name in ("item", "tolist", "numpy", "cpu", "__bool__", "__float__", "__int__", "__index__", "nonzero", "equal"):
+        original = getattr(torch.Tensor, name)
+
+        def spy(tensor, *args, name=name, original=original, **kwargs):
+            caller = sys._getframe(1).f_code.co_filename
+            if "optim" not in caller:  # without a GPU, Adam counts its steps on the host
+                waits.append((name, caller))
+            return original(tensor, *args, **kwargs)
+
+        monkeypatch.setattr(torch.Tensor, name, spy)
+    assert torch.zeros(1).item() == 0 and len(waits) == 1  # the spy works
+    waits.clear()
+    loop.iterate()
+    assert waits == []
 
 
 # ----------------------------------------------------------------------------------------------------------------------
