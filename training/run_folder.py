@@ -28,10 +28,14 @@ def create_run_folder(outdir: str | os.PathLike, description: str) -> Path:
     outdir = Path(outdir)
     try:
         outdir.mkdir(parents=True, exist_ok=True)
-        with _locked(outdir):
+        descriptor = os.open(outdir, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)  # one process at a time looks for a number
             number = max((int(m[1]) for p in outdir.iterdir() if (m := NUMBERED.fullmatch(p.name))), default=-1) + 1
             folder = outdir / f"{number:05d}-{description}"
             folder.mkdir()
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise UserError(f"Cannot make a run folder in outdir={outdir}: {error.strerror}.") from error
     return folder
@@ -68,18 +72,12 @@ def lock_run_folder(folder: str | os.PathLike) -> Iterator[None]:
     Raises:
         UserError: Another process is training there.
     """
-    try:
-        with _locked(Path(folder), wait=False):
-            yield
-    except BlockingIOError as error:
-        raise UserError(f"Another process is training in {folder}; wait for it or stop it first.") from error
-
-
-@contextlib.contextmanager
-def _locked(folder: Path, *, wait: bool = True) -> Iterator[None]:
     descriptor = os.open(folder, os.O_RDONLY)  # the folder itself is locked: no lock file is left behind
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"Another process is training in {folder}; wait for it or stop it first.") from error
         yield
     finally:
         os.close(descriptor)
