@@ -233,7 +233,7 @@ def test_dry_run(tmp_path, data, monkeypatch, capsys):
     generator = options_module.plan(words).generator
     mapping = sum(p.numel() for p in generator.mapping.parameters())
     assert re.search(rf"mapping +{mapping:,d}\n", text)
-    assert re.search(r"together +\d+\.\d [KM]iB", text)
+    assert re.search(r"peak +\d+\.\d [KM]iB", text)
 
 
 def test_fewer_devices_share_what_they_can(tmp_path, data, monkeypatch):

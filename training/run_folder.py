@@ -1,6 +1,7 @@
 """Run folders: OUT/00000-<description>, OUT/00001-<description>, … and which process owns one."""
 
 import contextlib
+import errno
 import fcntl
 import os
 import re
@@ -30,7 +31,7 @@ def create_run_folder(outdir: str | os.PathLike, description: str) -> Path:
         outdir.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(outdir, os.O_RDONLY)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)  # one process at a time looks for a number
+            _lock(descriptor, fcntl.LOCK_EX)  # one process at a time looks for a number
             number = max((int(m[1]) for p in outdir.iterdir() if (m := NUMBERED.fullmatch(p.name))), default=-1) + 1
             folder = outdir / f"{number:05d}-{description}"
             folder.mkdir()
@@ -75,9 +76,18 @@ def lock_run_folder(folder: str | os.PathLike) -> Iterator[None]:
     descriptor = os.open(folder, os.O_RDONLY)  # the folder itself is locked: no lock file is left behind
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(f"Another process is training in {folder}; wait for it or stop it first.") from error
         yield
     finally:
         os.close(descriptor)
+
+
+def _lock(descriptor: int, operation: int) -> None:
+    try:
+        fcntl.flock(descriptor, operation)
+    except OSError as error:
+        # Some network file systems know no locks; there, nobody is kept from using a folder twice.
+        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+            raise

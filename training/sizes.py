@@ -13,6 +13,7 @@ __all__ = ["checkpoint_bytes", "memory_bytes", "parameter_counts", "render_count
 
 FLOAT = 4  # bytes
 FRAMES = 2  # of a training video
+KEPT = 4  # values that two layers of a block keep per pixel and channel: what they read, what their activations return
 
 
 def parameter_counts(generator: Generator, discriminator: TimeAwareDiscriminators) -> dict[str, int]:
@@ -44,31 +45,40 @@ def memory_bytes(
 ) -> dict[str, tuple[float, str]]:
     """Estimated memory of a process in bytes for micro-batches of this many videos, with the formula, by part.
 
-    What autograd keeps dominates: per point one value per unit of every layer; per pixel what the convolutions see.
-    Measured peaks differ by the framework's own part (about 0.5 GiB) and by what allocators leave unused.
+    What autograd keeps dominates: per sample a value for every unit of every layer, per pixel what a layer reads and
+    what its activation returns, in float32. 'peak' is the larger of a step of the generator (everything) and one of
+    the discriminators (fakes and reals, but no gradients through the generator). The framework itself, allocators and
+    the first-order gradients that regularisation differentiates again come on top.
     """
     g, d = _count(generator), _count(discriminator)
-    foreground = generator.config["foreground"]
-    per_point = foreground["width"] * foreground["num_layers"] + foreground["feature_dim"] + 3
+    foreground, settings = generator.config["foreground"], generator.settings
+    units = foreground["width"] * foreground["num_layers"] + foreground["feature_dim"] + 3
     samples = render_counts(generator, videos=videos)["samples"]
-    start, end = generator.settings.resolution, generator.resolution
+    per_ray = settings.num_samples + settings.num_importance
+    per_ray += 0 if generator.background is None else settings.num_background
+    lattice = settings.path_lattice**2 * per_ray
+
     base, most = _channel_rule(generator.config["upsampler"])
-    upsampled, size = 0, 2 * start
-    while size <= end:
-        upsampled += size**2 * min(base // size, most) * 4
-        size *= 2
+    sizes = [2**i for i in range(settings.resolution.bit_length(), generator.resolution.bit_length())]
+    pixels = sum(size**2 * KEPT * min(base // size, most) for size in sizes)
+    unaided = lattice * sum(KEPT * min(base // size, most) for size in sizes)
     base, most = _channel_rule(discriminator.config)
-    judged, size = 0, discriminator.resolution
-    while size > 4:
-        judged += size**2 * min(base // size, most) * 4
-        size //= 2
-    images = videos * (1 + (FRAMES if discriminator.image is not None else 0))
-    return {
-        "weights": (FLOAT * (5.0 * g + 4.0 * d), f"4 B × (5 × {g} + 4 × {d} parameters: gradients, Adam, average)"),
-        "field": (FLOAT * samples * float(per_point), f"4 B × {samples} samples × {per_point} units"),
-        "upsampler": (FLOAT * videos * FRAMES * float(upsampled), "4 B × frames × Σ resolution² × 4 channels"),
-        "discriminators": (FLOAT * 2.0 * images * judged, "4 B × (fakes + reals) × Σ resolution² × 4 channels"),
+    sizes = [2**i for i in range(3, discriminator.resolution.bit_length())]
+    judged = sum(size**2 * KEPT * min(base // size, most) for size in sizes)
+    images = videos * (1 + (0 if discriminator.image is None else FRAMES))
+    frames = videos * FRAMES
+
+    parts = {
+        "weights": (FLOAT * (5 * g + 4 * d), f"4 B × (5 × {g:,d} + 4 × {d:,d}): with gradients, Adam, average"),
+        "field": (FLOAT * samples * units, f"4 B × {samples:,d} samples × {units:,d} units"),
+        "upsampler": (FLOAT * frames * pixels, f"4 B × {frames} frames × Σ resolution² × {KEPT} × channels"),
+        "path loss": (FLOAT * frames * unaided, f"4 B × {frames} frames × {lattice:,d} samples × Σ {KEPT} × channels"),
+        "discriminators": (FLOAT * images * judged, f"4 B × {images} images × Σ resolution² × {KEPT} × channels"),
     }
+    whole = sum(size for size, _ in parts.values())
+    without = parts["weights"][0] + 2 * parts["discriminators"][0]
+    parts["peak"] = (max(whole, without), "max(all of these, weights + 2 × discriminators)")
+    return parts
 
 
 def checkpoint_bytes(generator: Generator, discriminator: TimeAwareDiscriminators) -> tuple[int, int]:
@@ -96,7 +106,6 @@ def size_report(
     ]
     parts = memory_bytes(generator, discriminator, videos=micro)
     lines += [f"  {name:<16s}{format_bytes(size):>10s}   {formula}" for name, (size, formula) in parts.items()]
-    lines.append(f"  {'together':<16s}{format_bytes(sum(size for size, _ in parts.values())):>10s}")
     snapshot, state = checkpoint_bytes(generator, discriminator)
     ticks = options["kimg"] / options["spec"]["kimg_per_tick"]
     count = 1 + (0 if options["snap"] is None else int(ticks // options["snap"]))

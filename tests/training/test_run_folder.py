@@ -1,5 +1,7 @@
 """Run folders: numbers, names, finding them again."""
 
+import errno
+import fcntl
 import multiprocessing
 import re
 
@@ -78,3 +80,12 @@ def test_slug():
     assert slug("my faces (2)/ü.zip") == "my_faces_2_.zip"
     assert slug("/") == ""
     assert len(slug("x" * 500)) == 60
+
+
+def test_file_systems_without_locks(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with lock_run_folder(create_run_folder(tmp_path, "x")):
+        assert (tmp_path / "00000-x").is_dir()
