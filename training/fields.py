@@ -9,11 +9,13 @@ Sources: 3D-Aware Video Generation, section 3.1 (motion enters as an offset to t
 section 3 (modulated field, features besides colours); NeRF++ (background).
 """
 
+import dataclasses
+
 import torch
 from torch import nn
 
 from torch_utils.ops.point_linear import lrelu_, point_linear
-from training.layers import ModulatedLinear, PointLinear, positional_encoding
+from training.layers import ModulatedLinear, PointLinear, positional_encoding, sinusoid_order, sinusoids
 
 __all__ = ["BackgroundField", "BlendedForeground", "ForegroundField"]
 
@@ -67,26 +69,49 @@ class ForegroundField(nn.Module):
         direction_features = 2 * direction_frequencies * POINT_DIM
         self.view = PointLinear(in_features=direction_features, out_features=feature_dim) if view_directions else None
 
-    def fold(self, ws: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Per-video weights for styles ws [B, num_ws, w_dim]: hidden layers, density head, feature head."""
-        modules = [*self.layers, self.density, self.features]
-        return [layer.fold(ws[:, i]) for i, layer in enumerate(modules)]
+    def fold(self, ws: torch.Tensor, group: int) -> list["_FoldedForeground"]:
+        """Weights for styles ws [B, num_ws, w_dim], per group of videos."""
+        folded = [layer.fold(ws[:, i]) for i, layer in enumerate([*self.layers, self.density, self.features])]
+        order = sinusoid_order(self.position_frequencies, POINT_DIM, ws.device)
+        weight, bias = folded[0]
+        folded[0] = (torch.cat([weight[..., order], weight[..., len(order) :]], dim=-1), bias)
+        shared = {"rgb": self.rgb.scaled(), "view": None if self.view is None else self.view.scaled()}
+        parts = zip(*([(w, bias) for w in weight.split(group)] for weight, bias in folded), strict=True)
+        return [_FoldedForeground([*layers], density, features, **shared) for *layers, density, features in parts]
 
-    def evaluator(self, folded: list, *, times: torch.Tensor, motion: torch.Tensor | None) -> "_ForegroundEvaluator":
+    def evaluator(
+        self, folded: "_FoldedForeground", *, times: torch.Tensor, motion: torch.Tensor | None
+    ) -> "_ForegroundEvaluator":
         """The field at times [B, T] with motion vectors [B, T, width] (None without motion)."""
         return _ForegroundEvaluator(self, folded, times=times, motion=motion)
+
+
+#: A layer's weight ([out, in], or [B, out, in] with one per video) and bias [out].
+Linear = tuple[torch.Tensor, torch.Tensor]
+
+
+@dataclasses.dataclass
+class _FoldedForeground:
+    """What a group of videos needs of a `ForegroundField`."""
+
+    layers: list[Linear]
+    density: Linear
+    features: Linear
+    rgb: Linear
+    view: Linear | None
 
 
 class _ForegroundEvaluator:
     """See `ForegroundField`. Points [B, T, R, S, 3], or [B, 1, R, S, 3] where all frames share them."""
 
-    def __init__(self, field: ForegroundField, folded: list, *, times: torch.Tensor, motion: torch.Tensor | None):
-        self.field = field
-        *hidden, self.density_head, self.feature_head = folded
+    def __init__(
+        self, field: ForegroundField, folded: _FoldedForeground, *, times: torch.Tensor, motion: torch.Tensor | None
+    ):
+        self.field, self.folded = field, folded
         self.num_frames = times.shape[1]
         # What depends on time alone enters a layer linearly: it becomes that layer's bias, one per frame, and the
         # products before it are shared by the frames of one camera.
-        self.layers = [(weight, bias, None) for weight, bias in hidden]
+        self.layers = [(weight, bias, None) for weight, bias in folded.layers]
         if field.time_input != "none":
             coordinate = times[..., None]
             if field.time_input == "encoded":
@@ -105,7 +130,7 @@ class _ForegroundEvaluator:
     def hidden(self, points: torch.Tensor) -> torch.Tensor:
         """Last hidden state [B, T, R, S, width]."""
         batch, frames, rays, samples, _ = points.shape
-        x = positional_encoding(points, self.field.position_frequencies).reshape(batch, frames * rays * samples, -1)
+        x = sinusoids(points, self.field.position_frequencies).reshape(batch, frames * rays * samples, -1)
         for weight, bias, frame_bias in self.layers:
             if frame_bias is None:
                 x = lrelu_(point_linear(x, weight, bias))
@@ -124,17 +149,18 @@ class _ForegroundEvaluator:
         """
         hidden = self.hidden(points)
         shape, rows = hidden.shape[:-1], hidden.reshape(len(hidden), -1, hidden.shape[-1])
-        density = point_linear(rows, *self.density_head).reshape(shape)
-        if self.field.view is None:
+        density = point_linear(rows, *self.folded.density).reshape(shape)
+        if self.folded.view is None:
             return density, (hidden,)
         # [B, R, F] per ray, the feature head's bias included.
-        weight, bias = self.feature_head
-        view = self.field.view(positional_encoding(directions, self.field.direction_frequencies)) + bias
+        weight, bias = self.folded.features
+        view = positional_encoding(directions, self.field.direction_frequencies)
+        view = point_linear(view, *self.folded.view) + bias
         x = point_linear(rows, weight).unflatten(1, shape[1:])
         view = view[:, None, :, None, :]
         x = x + view if x.requires_grad else x.add_(view)
         x = torch.nn.functional.leaky_relu_(x, VIEW_SLOPE).flatten(1, 3)
-        rgb = point_linear(x, *self.field.rgb.scaled()).unflatten(1, shape[1:])
+        rgb = point_linear(x, *self.folded.rgb).unflatten(1, shape[1:])
         return density, (hidden, rgb)
 
     def project(self, features: tuple[torch.Tensor, ...], weight_sum: torch.Tensor | float = 1.0) -> torch.Tensor:
@@ -142,11 +168,11 @@ class _ForegroundEvaluator:
         hidden, *rgb = features
         if torch.is_tensor(weight_sum):
             weight_sum = weight_sum[..., None]
-        weight, bias = self.feature_head
+        weight, bias = self.folded.features
         x = point_linear(hidden.flatten(1, -2), weight).unflatten(1, hidden.shape[1:-1]) + bias * weight_sum
         if rgb:
             return torch.cat([rgb[0], x], dim=-1)
-        return torch.cat([_colour(self.field.rgb, x, weight_sum), x], dim=-1)
+        return torch.cat([_colour(self.folded.rgb, x, weight_sum), x], dim=-1)
 
 
 class BlendedForeground(nn.Module):
@@ -165,13 +191,12 @@ class BlendedForeground(nn.Module):
         self.mask = PointLinear(in_features=dynamic.width, out_features=1) if blend == "mask" else None
         self.num_ws, self.width, self.feature_dim = dynamic.num_ws, dynamic.width, dynamic.feature_dim
 
-    def fold(self, ws: torch.Tensor) -> list:
-        return [*self.dynamic.fold(ws), *self.static.fold(ws)]
+    def fold(self, ws: torch.Tensor, group: int) -> list[tuple[_FoldedForeground, _FoldedForeground]]:
+        return list(zip(self.dynamic.fold(ws, group), self.static.fold(ws, group), strict=True))
 
-    def evaluator(self, folded: list, *, times: torch.Tensor, motion: torch.Tensor | None) -> "_BlendedEvaluator":
-        middle = len(folded) // 2
-        dynamic = self.dynamic.evaluator(folded[:middle], times=times, motion=motion)
-        return _BlendedEvaluator(self, dynamic, self.static.evaluator(folded[middle:], times=times, motion=None))
+    def evaluator(self, folded: tuple, *, times: torch.Tensor, motion: torch.Tensor | None) -> "_BlendedEvaluator":
+        dynamic = self.dynamic.evaluator(folded[0], times=times, motion=motion)
+        return _BlendedEvaluator(self, dynamic, self.static.evaluator(folded[1], times=times, motion=None))
 
 
 class _BlendedEvaluator:
@@ -231,12 +256,13 @@ class _BackgroundEvaluator:
     def __call__(self, points: torch.Tensor, directions: torch.Tensor):
         """Raw density [B, R, S] and features (hidden [B, R, S, width],)."""
         shape = points.shape[:-1]
-        encoded = positional_encoding(points, self.field.position_frequencies)
+        encoded = sinusoids(points, self.field.position_frequencies)
         # The code is the same for all points of a video: its share of the first layer is a bias.
         first, *rest = self.field.layers
         split = encoded.shape[-1]
         bias = torch.nn.functional.linear(self.code, first.weight[:, split:], first.bias)
-        x = point_linear(encoded.reshape(len(points), -1, split), first.weight[:, :split]) + bias[:, None, :]
+        order = sinusoid_order(self.field.position_frequencies, BACKGROUND_POINT_DIM, points.device)
+        x = point_linear(encoded.reshape(len(points), -1, split), first.weight[:, order]) + bias[:, None, :]
         x = torch.relu_(x)
         for layer in rest:
             x = torch.relu_(point_linear(x, layer.weight, layer.bias))
@@ -249,10 +275,10 @@ class _BackgroundEvaluator:
             weight_sum = weight_sum[..., None]
         layer = self.field.features
         x = point_linear(features[0], layer.weight) + layer.bias * weight_sum
-        return torch.cat([_colour(self.field.rgb, x, weight_sum), x], dim=-1)
+        return torch.cat([_colour(self.field.rgb.scaled(), x, weight_sum), x], dim=-1)
 
 
-def _colour(head: PointLinear, x: torch.Tensor, weight_sum: torch.Tensor | float) -> torch.Tensor:
+def _colour(head: Linear, x: torch.Tensor, weight_sum: torch.Tensor | float) -> torch.Tensor:
     """rgb [..., 3] of composited features [..., F]: the head's bias counts as often as the weights add up to."""
-    weight, bias = head.scaled()
+    weight, bias = head
     return point_linear(x, weight) + bias * weight_sum

@@ -216,9 +216,9 @@ class Generator(nn.Module):
     def _fold(self, ws: torch.Tensor) -> _Folded:
         group = 1 if ws.device.type == "cpu" else len(ws)
         middle = self.foreground.num_ws
-        layers = [(weight.split(group), bias) for weight, bias in self.foreground.fold(ws[:, :middle])]
-        groups = [[(parts[i], bias) for parts, bias in layers] for i in range(len(ws) // group)]
-        return _Folded(foreground=groups, upsampler=self.upsampler.fold(ws[:, middle:], group))
+        return _Folded(
+            foreground=self.foreground.fold(ws[:, :middle], group), upsampler=self.upsampler.fold(ws[:, middle:], group)
+        )
 
     def _motion_vectors(self, ws: torch.Tensor, z_motion: torch.Tensor, times: torch.Tensor) -> torch.Tensor | None:
         if self.motion is None:
@@ -282,16 +282,15 @@ class Generator(nn.Module):
 
     def _upsample(self, rendered: list[_Rendered], folded: _Folded) -> SynthesisOutput:
         size = self.settings.resolution
-        raws = [r.rows[..., :3].unflatten(2, (size, size)).movedim(-1, 2) for r in rendered]
-        features = [r.rows[..., 3:].unflatten(2, (size, size)) for r in rendered]
-        images = self.upsampler(features, raws, folded.upsampler)
+        grids = [r.rows.unflatten(2, (size, size)) for r in rendered]
+        images = self.upsampler([x[..., 3:] for x in grids], [x[..., :3] for x in grids], folded.upsampler)
 
         def join(parts):
             return parts[0] if len(parts) == 1 else torch.cat(parts)
 
         return SynthesisOutput(
-            image=join(images),
-            image_raw=join(raws),
+            image=join(images).movedim(-1, 2),
+            image_raw=join([x[..., :3] for x in grids]).movedim(-1, 2),
             depth=join([r.depth.unflatten(2, (size, size)) for r in rendered]),
             opacity=1 - join([r.transmittance.unflatten(2, (size, size)) for r in rendered]),
         )

@@ -13,7 +13,15 @@ from torch import nn
 from torch_utils.ops.bias_act import bias_act
 from torch_utils.ops.point_linear import lrelu_, point_linear
 
-__all__ = ["FullyConnected", "ModulatedLinear", "PointLinear", "normalize_second_moment", "positional_encoding"]
+__all__ = [
+    "FullyConnected",
+    "ModulatedLinear",
+    "PointLinear",
+    "normalize_second_moment",
+    "positional_encoding",
+    "sinusoid_order",
+    "sinusoids",
+]
 
 LRELU_GAIN = math.sqrt(2)
 
@@ -31,6 +39,22 @@ def positional_encoding(x: torch.Tensor, frequencies: int) -> torch.Tensor:
     scales = math.pi * 2.0 ** torch.arange(frequencies, device=x.device, dtype=x.dtype)
     angles = x[..., None, :] * scales[:, None]
     return torch.stack([angles.sin(), angles.cos()], dim=-2).flatten(-3)
+
+
+def sinusoids(x: torch.Tensor, frequencies: int) -> torch.Tensor:
+    """The values of `positional_encoding` with all sines first, then all cosines: cheaper to write for many points.
+
+    The weight of a layer that takes them needs its columns in the order `sinusoid_order`.
+    """
+    scales = math.pi * 2.0 ** torch.arange(frequencies, device=x.device, dtype=x.dtype)
+    angles = (x[..., None, :] * scales[:, None]).flatten(-2)
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+
+def sinusoid_order(frequencies: int, dims: int, device: torch.device | str | None = None) -> torch.Tensor:
+    """Indices that take `positional_encoding(x)` to `sinusoids(x)` for x of `dims` coordinates."""
+    index = torch.arange(2 * frequencies * dims, device=device)
+    return index.unflatten(0, (frequencies, 2, dims)).transpose(0, 1).flatten()
 
 
 class FullyConnected(nn.Module):

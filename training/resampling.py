@@ -10,12 +10,16 @@ import functools
 import torch
 from torch.nn.functional import conv2d, conv_transpose2d
 
-__all__ = ["blur_nearest_rows", "blur_rows", "corner_means", "interleave"]
+__all__ = ["blur_nearest_rows", "blur_rows", "corner_means", "interleave", "upsample_rows"]
 
-#: The blur as a correlation at offsets -2 … 2.
-_BLUR = torch.tensor([1.0, 3.0, 3.0, 1.0, 0.0]) / 8
-#: Nearest ×2 followed by the blur: what an input pixel i adds to outputs 2i - 2 … 2i + 3.
-_BLUR_NEAREST = torch.tensor([0.0, 1.0, 4.0, 6.0, 4.0, 1.0]) / 8
+_AXES = {
+    # A correlation at offsets -2 … 2.
+    "blur": torch.tensor([1.0, 3.0, 3.0, 1.0, 0.0]) / 8,
+    # Of a transposed convolution, what an input pixel i adds to outputs 2i … 2i + 1, 2i - 2 … 2i + 3, 2i - 1 … 2i + 2:
+    "nearest": torch.ones(2),
+    "blur_nearest": torch.tensor([0.0, 1.0, 4.0, 6.0, 4.0, 1.0]) / 8,
+    "upsample": torch.tensor([1.0, 3.0, 3.0, 1.0]) / 4,
+}
 #: What a pixel adds to the corners of its neighbours, outputs 2i - 1 … 2i + 2: half of it to those that touch it.
 _TOUCHING = torch.tensor([[0, 1, 1, 0], [1, 0, 0, 1], [1, 0, 0, 1], [0, 1, 1, 0]]) / 2
 
@@ -26,7 +30,7 @@ def _depthwise(kind: str, channels: int, dtype: torch.dtype, device: torch.devic
     if kind == "touching":
         kernel = _TOUCHING
     else:
-        axis = {"blur": _BLUR, "blur_nearest": _BLUR_NEAREST, "nearest": torch.ones(2)}[kind]
+        axis = _AXES[kind]
         kernel = axis[:, None] * axis
     return kernel.to(device=device, dtype=dtype).expand(channels, 1, -1, -1).contiguous()
 
@@ -66,3 +70,8 @@ def blur_rows(x: torch.Tensor) -> torch.Tensor:
     """The [1, 3, 3, 1] blur at constant size: [N, H, W, C] to the same."""
     image = x.permute(0, 3, 1, 2)
     return conv2d(image, _weight("blur", x), padding=2, groups=x.shape[-1]).permute(0, 2, 3, 1)
+
+
+def upsample_rows(x: torch.Tensor) -> torch.Tensor:
+    """FIR ×2: zeros inserted, [1, 3, 3, 1] filter at gain 2 per axis. [N, H, W, C] to [N, 2H, 2W, C]."""
+    return _transposed(x, "upsample", 1)

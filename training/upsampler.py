@@ -1,19 +1,24 @@
 """The 2D upsampler: volume rendered features to an image, in modulated 1x1 layers and fixed resampling (StyleNeRF).
 
-Every convolution is 1x1, which is what keeps views consistent. Features are rows [B, N, H, W, C] (N frames of a
-video), rgb images [B, N, 3, H, W]. Resampling and 1x1 layers commute, so the linear parts of the learned upsampling
-run at the lower resolution or on fewer channels.
+Every convolution is 1x1, which is what keeps views consistent. Features and colours are rows [G, N, H, W, C]: G videos
+of a group, N frames of each. Resampling and 1x1 layers commute, so the linear parts of the learned upsampling run at
+the lower resolution or on fewer channels. Frames rendered without gradients pass through a block in strips of rows
+that stay in the processor's cache.
 """
 
 import torch
 from torch import nn
 
 from torch_utils.ops.point_linear import lrelu_, point_linear
-from torch_utils.ops.upfirdn2d import setup_filter, upsample2d
 from training.layers import LRELU_GAIN, ModulatedLinear, PointLinear
-from training.resampling import blur_nearest_rows, blur_rows, corner_means, interleave
+from training.resampling import blur_nearest_rows, blur_rows, corner_means, interleave, upsample_rows
 
 __all__ = ["Upsampler"]
+
+#: Strips of a frame are about this many values (float32: 4 MB), at least `MIN_STRIP` input rows.
+STRIP_SIZE, MIN_STRIP = 1 << 20, 8
+#: Input rows beyond a strip that its outputs depend on: corners reach one row, the blur one more.
+HALO = 2
 
 
 class MagnitudeEMA(nn.Module):
@@ -49,34 +54,39 @@ class Upsampling(nn.Module):
         super().__init__()
         if mode not in ("nn_cat", "pixelshuffle"):
             raise ValueError(f"upsampler.mode must be nn_cat or pixelshuffle, got '{mode}'.")
-        self.mode = mode
+        self.mode, self.channels = mode, channels
         inputs, outputs = (2 * channels, channels) if mode == "nn_cat" else (channels, 4 * channels)
         self.reduce = PointLinear(in_features=inputs, out_features=channels // 4, act="lrelu")
         self.expand = PointLinear(in_features=channels // 4, out_features=outputs)
 
-    def forward(self, x: torch.Tensor, bias: torch.Tensor, gain: float) -> torch.Tensor:
-        """gain · U(x) + bias on rows [N, H, W, C] to [N, 2H, 2W, C]."""
-        n, height, width, channels = x.shape
-        reduce, reduce_bias = (p.to(x.dtype) for p in self.reduce.scaled())
-        expand, expand_bias = self.expand.scaled()
-        expand, expand_bias, bias = (expand * gain).to(x.dtype), (expand_bias * gain).to(x.dtype), bias.to(x.dtype)
+    def fold(self, gain: float) -> tuple[torch.Tensor, ...]:
+        """Weights and biases as `forward` uses them, for a result scaled by `gain`."""
+        reduce, reduce_bias = self.reduce.scaled()
+        expand, expand_bias = (p * gain for p in self.expand.scaled())
         if self.mode == "nn_cat":
-            # Both halves of the first layer at the low resolution; the second commutes with the blur. Its bias must
-            # be blurred (zeros lie outside the image), and so rides on x.
-            both = torch.cat([reduce[:, :channels], reduce[:, channels:]])
-            both_bias = torch.cat([reduce_bias, torch.zeros_like(reduce_bias)])
-            own, neighbours = (
-                point_linear(x.reshape(n, -1, channels), both, both_bias).unflatten(1, (height, width)).chunk(2, dim=-1)
-            )
+            # Both halves of the first layer are applied at the low resolution, in one product.
+            reduce = torch.cat([reduce[:, : self.channels], reduce[:, self.channels :]])
+            reduce_bias = torch.cat([reduce_bias, torch.zeros_like(reduce_bias)])
+        else:
+            # Shuffle the weight instead of the pixels: rows ordered (dy, dx, channel), not (channel, dy, dx).
+            expand = expand.unflatten(0, (self.channels, 4)).transpose(0, 1).flatten(0, 1)
+            expand_bias = expand_bias.unflatten(0, (self.channels, 4)).t().flatten()
+        return reduce, reduce_bias, expand, expand_bias
+
+    def forward(self, x: torch.Tensor, folded: tuple[torch.Tensor, ...], bias: torch.Tensor, gain: float):
+        """gain · U(x) + bias on rows [N, H, W, C] to [N, 2H, 2W, C]."""
+        reduce, reduce_bias, expand, expand_bias = (p.to(x.dtype) for p in folded)
+        n, height, width, channels = x.shape
+        hidden = point_linear(x.reshape(n, -1, channels), reduce, reduce_bias)
+        if self.mode == "nn_cat":
+            own, neighbours = hidden.unflatten(1, (height, width)).chunk(2, dim=-1)
+            # The second layer commutes with the blur, which then runs on a quarter of the channels. Its bias must
+            # be blurred too (zeros lie outside the image), and so rides on x.
             hidden = blur_rows(lrelu_(corner_means(own, neighbours)))
             y = point_linear(hidden.reshape(n, -1, hidden.shape[-1]), expand, bias).unflatten(1, (2 * height, -1))
             return y.add_(blur_nearest_rows(torch.add(expand_bias, x, alpha=gain)))
-        hidden = lrelu_(point_linear(x.reshape(n, -1, channels), reduce, reduce_bias))
-        # Shuffle the weight instead of the pixels: rows ordered (dy, dx, channel) rather than (channel, dy, dx).
-        expand = expand.unflatten(0, (channels, 4)).transpose(0, 1).flatten(0, 1)
-        expand_bias = expand_bias.unflatten(0, (channels, 4)).t().flatten()
-        corners = point_linear(hidden, expand, expand_bias).view(n, height, width, 2, 2, channels)
-        return blur_rows(interleave(corners + gain * x[:, :, :, None, None, :])) + bias
+        corners = point_linear(lrelu_(hidden), expand, expand_bias).view(n, height, width, 2, 2, channels)
+        return blur_rows(interleave(corners + gain * x[:, :, :, None, None, :])).add_(bias)
 
 
 class UpsamplerLayer(nn.Module):
@@ -98,22 +108,36 @@ class UpsamplerLayer(nn.Module):
         self.upsampling = None if upsampling is None else Upsampling(channels=out_features, mode=upsampling)
         self.clamp = clamp
 
+    def fold(self, w: torch.Tensor, group: int) -> list[tuple]:
+        """Per group of videos: (weight [G, out, in], bias [out], the upsampling's weights or None).
+
+        In training mode the magnitude is not known yet; otherwise the weights are complete.
+        """
+        weight, bias = self.linear.fold(w)
+        if not self.training:
+            weight = weight * self.magnitude.gain([])
+        constants = None if self.upsampling is None else self.upsampling.fold(LRELU_GAIN)
+        return [(part, bias, constants) for part in weight.split(group)]
+
     def forward(self, xs: list[torch.Tensor], folded: list, *, upsample: bool = True) -> list[torch.Tensor]:
         """Rows of each group of videos, [G, N, H, W, C] or [G, P, C] (the latter only with upsample=False)."""
-        gain = self.magnitude.gain(xs)
+        gain = self.magnitude.gain(xs) if self.training else None
         outputs = []
-        for x, (weight, bias) in zip(xs, folded, strict=True):
-            weight, bias = (weight * gain).to(x.dtype), bias.to(x.dtype)
+        for x, (weight, bias, constants) in zip(xs, folded, strict=True):
+            weight, bias = (weight if gain is None else weight * gain).to(x.dtype), bias.to(x.dtype)
             rows = x.reshape(len(x), -1, x.shape[-1])
             if upsample and self.upsampling is not None:
-                # `fold` has put the activation's gain into weight and bias; the upsampling of a scaled input needs
-                # its own constants scaled alike, except inside the bottleneck, so the gain moves behind it.
-                y = point_linear(rows, weight / LRELU_GAIN).reshape(-1, *x.shape[2:4], weight.shape[1])
-                y = self.upsampling(y, bias, LRELU_GAIN).unflatten(0, x.shape[:2])
+                y = self.before_upsampling(rows, weight).reshape(-1, *x.shape[2:4], weight.shape[1])
+                y = self.upsampling(y, constants, bias, LRELU_GAIN).unflatten(0, x.shape[:2])
             else:
                 y = point_linear(rows, weight, bias).reshape(*x.shape[:-1], -1)
             outputs.append(lrelu_(y, self.clamp))
         return outputs
+
+    @staticmethod
+    def before_upsampling(rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """The modulated product without the activation's gain, which acts behind the upsampling's bottleneck."""
+        return point_linear(rows, weight / LRELU_GAIN)
 
 
 class ToRGB(nn.Module):
@@ -124,10 +148,15 @@ class ToRGB(nn.Module):
         self.linear = ModulatedLinear(in_features=in_features, out_features=3, w_dim=w_dim, demodulate=False)
         self.clamp = clamp
 
+    def fold(self, w: torch.Tensor, group: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        weight, bias = self.linear.fold(w)
+        return [(part, bias) for part in weight.split(group)]
+
     def forward(self, x: torch.Tensor, folded: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
         """Rows [G, ..., C] to colours in full precision [G, ..., 3]."""
         weight, bias = (p.to(x.dtype) for p in folded)
-        y = point_linear(x.reshape(len(x), -1, x.shape[-1]), weight, bias).to(folded[0].dtype).reshape(*x.shape[:-1], 3)
+        y = point_linear(x.reshape(len(x), -1, x.shape[-1]), weight, bias).to(folded[0].dtype)
+        y = y.reshape(*x.shape[:-1], 3)
         return y if self.clamp is None else y.clamp(-self.clamp, self.clamp)
 
 
@@ -148,12 +177,9 @@ class UpsamplerBlock(nn.Module):
         super().__init__()
         common = {"w_dim": w_dim, "clamp": clamp}
         self.fp16 = fp16
-        self.conv0 = UpsamplerLayer(
-            in_features=in_features, out_features=out_features, beta=beta, upsampling=mode, **common
-        )
-        self.conv1 = UpsamplerLayer(
-            in_features=out_features, out_features=out_features, beta=beta, upsampling=None, **common
-        )
+        layer = {"out_features": out_features, "beta": beta, **common}
+        self.conv0 = UpsamplerLayer(in_features=in_features, upsampling=mode, **layer)
+        self.conv1 = UpsamplerLayer(in_features=out_features, upsampling=None, **layer)
         self.rgb = ToRGB(in_features=out_features, **common)
 
     def forward(self, xs: list[torch.Tensor], folded: list, *, upsample: bool) -> tuple[list, list]:
@@ -163,6 +189,30 @@ class UpsamplerBlock(nn.Module):
         xs = self.conv0(xs, folded[0], upsample=upsample)
         xs = self.conv1(xs, folded[1], upsample=upsample)
         return xs, [self.rgb(x, f) for x, f in zip(xs, folded[2], strict=True)]
+
+    def render(self, x: torch.Tensor, folded: list, *, last: bool) -> tuple[torch.Tensor | None, torch.Tensor]:
+        """The same in evaluation mode without gradients for one frame of one video, in strips of rows.
+
+        Rows [H, W, C] to (features [2H, 2W, C'] or None for the last block, colours [2H, 2W, 3]).
+        """
+        (weight, bias, constants), plain, colour = (parts[0] for parts in folded)
+        height, width, _ = x.shape
+        x = self.conv0.before_upsampling(x.reshape(1, height * width, -1), weight).view(1, height, width, -1)
+        channels = x.shape[-1]
+        strip = max(STRIP_SIZE // (4 * width * channels), MIN_STRIP)
+        features = None if last else x.new_empty(2 * height, 2 * width, channels)
+        colours = x.new_empty(2 * height, 2 * width, 3)
+        for start in range(0, height, strip):
+            stop = min(start + strip, height)
+            first = max(start - HALO, 0)
+            y = self.conv0.upsampling(x[:, first : min(stop + HALO, height)], constants, bias, LRELU_GAIN)
+            y = y[:, 2 * (start - first) : 2 * (stop - first)].reshape(1, -1, channels)
+            y = lrelu_(y, self.conv0.clamp)
+            y = lrelu_(point_linear(y, *plain[:2]), self.conv1.clamp)
+            colours[2 * start : 2 * stop].view(1, -1, 3).copy_(self.rgb(y, colour))
+            if features is not None:
+                features[2 * start : 2 * stop].view(1, -1, channels).copy_(y)
+        return features, colours
 
 
 class Upsampler(nn.Module):
@@ -197,12 +247,10 @@ class Upsampler(nn.Module):
             raise ValueError(
                 f"resolution must be a power of two above the volume rendered {in_resolution}, got {resolution}."
             )
-        self.register_buffer("filter", setup_filter([1, 3, 3, 1]), persistent=False)
         self.blocks = nn.ModuleDict()
         r, features = in_resolution * 2, in_features
         while r <= resolution:
             channels = min(int(32768 * channel_base) // r, channel_max)
-            fp16 = fp16_min_resolution is not None and r >= fp16_min_resolution
             self.blocks[str(r)] = UpsamplerBlock(
                 in_features=features,
                 out_features=channels,
@@ -210,7 +258,7 @@ class Upsampler(nn.Module):
                 clamp=conv_clamp,
                 beta=magnitude_beta,
                 mode=mode,
-                fp16=fp16,
+                fp16=fp16_min_resolution is not None and r >= fp16_min_resolution,
             )
             r, features = r * 2, channels
         self.num_ws = 2 * len(self.blocks) + 1
@@ -220,26 +268,34 @@ class Upsampler(nn.Module):
 
         A block's colours share the style of the next block's first layer.
         """
-
-        def split(layer: ModulatedLinear, w: torch.Tensor) -> list:
-            weight, bias = layer.fold(w)
-            return [(part, bias) for part in weight.split(group)]
-
         folded = []
         for i, block in enumerate(self.blocks.values()):
-            layers = (block.conv0.linear, block.conv1.linear, block.rgb.linear)
-            folded.append([split(layer, ws[:, 2 * i + k]) for k, layer in enumerate(layers)])
+            layers = (block.conv0, block.conv1, block.rgb)
+            folded.append([layer.fold(ws[:, 2 * i + k], group) for k, layer in enumerate(layers)])
         return folded
 
-    def forward(self, xs: list[torch.Tensor], images: list[torch.Tensor], folded: list) -> list[torch.Tensor]:
-        """Features [G, N, h, w, F] and rgb [G, N, 3, h, w] of each group to images [G, N, 3, H, W]."""
+    def forward(self, xs: list[torch.Tensor], rgbs: list[torch.Tensor], folded: list) -> list[torch.Tensor]:
+        """Features [G, N, h, w, F] and colours [G, N, h, w, 3] of each group to colours [G, N, H, W, 3]."""
+        if not self.training and not torch.is_grad_enabled() and xs[0].device.type == "cpu":
+            return [self._render(x, rgb, folded, i) for i, (x, rgb) in enumerate(zip(xs, rgbs, strict=True))]
         for block, weights in zip(self.blocks.values(), folded, strict=True):
             xs, colours = block(xs, weights, upsample=True)
-            images = [
-                upsample2d(image.flatten(0, 1), self.filter).unflatten(0, image.shape[:2]) + colour.movedim(-1, 2)
-                for image, colour in zip(images, colours, strict=True)
+            rgbs = [
+                upsample_rows(rgb.flatten(0, 1)).unflatten(0, rgb.shape[:2]) + colour
+                for rgb, colour in zip(rgbs, colours, strict=True)
             ]
-        return images
+        return rgbs
+
+    def _render(self, x: torch.Tensor, rgb: torch.Tensor, folded: list, group: int) -> torch.Tensor:
+        """One group of one video, frame by frame."""
+        frames = []
+        for features, image in zip(x[0], rgb[0], strict=True):
+            for i, (block, weights) in enumerate(zip(self.blocks.values(), folded, strict=True)):
+                own = [layer[group : group + 1] for layer in weights]
+                features, colours = block.render(features, own, last=i == len(self.blocks) - 1)
+                image = upsample_rows(image[None])[0].add_(colours)
+            frames.append(image)
+        return torch.stack(frames)[None]
 
     def pointwise(self, xs: list[torch.Tensor], rgbs: list[torch.Tensor], folded: list) -> list[torch.Tensor]:
         """The same layers without any resampling, on points [G, P, F] and colours [G, P, 3]."""
