@@ -1,0 +1,374 @@
+"""What holds for every generator: frames, batches, scenes, options, configurations, gradients."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from torch.autograd import gradcheck
+
+from renderer.cameras import CameraPrior
+from tests.goldens.checks import assert_near
+from tests.goldens.networks import SMALL, build_generator, generator_config
+from torch_utils.random_stream import RandomStream
+from training.generator import Generator
+
+ABLATIONS = {
+    "paper": {},
+    "no motion": {"motion": None},
+    "concatenated": {"motion": "concat"},
+    "motion of content": {"motion_content": True},
+    "deeper motion": {"motion_blocks": 2},
+    "raw time": {"motion": None, "time_input": "raw"},
+    "encoded time": {"motion": None, "time_input": "encoded"},
+    "masked blend": {"static": "mask"},
+    "equal blend": {"static": "equal"},
+    "no background": {"background": False},
+    "no view directions": {"view": False},
+    "pixelshuffle": {"upsampling": "pixelshuffle"},
+    "single pass": {"importance": 0},
+}
+
+
+def codes(spec=SMALL, batch=2, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        "ws": torch.randn(batch, spec.num_ws, spec.w_dim, generator=generator),
+        "z_motion": torch.randn(batch, spec.motion_dim, generator=generator),
+        "z_bg": torch.randn(batch, spec.code_dim, generator=generator),
+    }
+
+
+def cameras(batch=2, seed=0):
+    return CameraPrior().sample(batch, RandomStream(seed))
+
+
+def select(inputs, videos):
+    return {name: value[videos] for name, value in inputs.items()}
+
+
+@pytest.fixture(scope="module")
+def generator():
+    return build_generator(SMALL)
+
+
+TIMES = torch.tensor([[0.0, 0.5, 0.5], [0.2, 1.0, 0.2]])
+
+
+@torch.no_grad()
+def test_shapes_and_ranges(generator):
+    output = generator.synthesize(**codes(), times=TIMES, cameras=cameras())
+    assert output.image.shape == (2, 3, 3, 32, 32)
+    assert output.image_raw.shape == (2, 3, 3, 8, 8)
+    assert output.depth.shape == output.opacity.shape == (2, 3, 8, 8)
+    assert output.path_loss is None
+    assert ((output.opacity >= 0) & (output.opacity <= 1 + 1e-6)).all()
+    # The expected depth is a mean of depths inside the volume, as far as the ray ends there.
+    assert (output.depth >= 0.88 * output.opacity - 1e-5).all() and (output.depth <= 1.12 * output.opacity + 1e-5).all()
+
+
+@torch.no_grad()
+def test_rendering_is_deterministic_without_a_stream(generator):
+    first, again = (generator.synthesize(**codes(), times=TIMES, cameras=cameras()).image for _ in range(2))
+    assert torch.equal(first, again)
+
+
+@torch.no_grad()
+def test_the_stream_decides(generator):
+    def image(seed):
+        return generator.synthesize(**codes(), times=TIMES, cameras=cameras(), stream=RandomStream(seed)).image
+
+    assert torch.equal(image(1), image(1))
+    assert not torch.allclose(image(1), image(2))
+
+
+@torch.no_grad()
+def test_global_randomness_is_left_alone(generator):
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    generator.synthesize(**codes(), times=TIMES, cameras=cameras(), stream=RandomStream(0), path_loss=True)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@torch.no_grad()
+def test_frames_of_one_time_are_identical(generator):
+    for stream in (None, RandomStream(0)):
+        image = generator.synthesize(**codes(), times=TIMES, cameras=cameras(), stream=stream).image
+        assert torch.equal(image[0, 1], image[0, 2])
+        assert torch.equal(image[1, 0], image[1, 2])
+        assert (image[0, 0] - image[0, 1]).abs().max() > 0.01
+
+
+@torch.no_grad()
+def test_a_frame_does_not_depend_on_its_neighbours(generator):
+    together = generator.synthesize(**codes(), times=TIMES, cameras=cameras()).image
+    for t in range(3):
+        alone = generator.synthesize(**codes(), times=TIMES[:, t : t + 1], cameras=cameras()).image
+        assert_near(alone[:, 0], together[:, t], absolute=2e-5)
+
+
+@torch.no_grad()
+def test_a_video_does_not_depend_on_its_neighbours(generator):
+    inputs, views = codes(), cameras()
+    together = generator.synthesize(**inputs, times=TIMES, cameras=views)
+    for video in range(2):
+        part = slice(video, video + 1)
+        alone = generator.synthesize(**select(inputs, part), times=TIMES[part], cameras=views[part])
+        for name in ("image", "image_raw", "depth", "opacity"):
+            assert_near(getattr(alone, name)[0], getattr(together, name)[video], absolute=2e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("chunk", [1, 7, 64, 1000])
+def test_ray_chunks_change_nothing(generator, chunk):
+    whole = generator.synthesize(**codes(), times=TIMES, cameras=cameras())
+    chunked = generator.synthesize(**codes(), times=TIMES, cameras=cameras(), ray_chunk=chunk)
+    for name in ("image", "image_raw", "depth", "opacity"):
+        assert_near(getattr(chunked, name), getattr(whole, name), absolute=1e-5)
+
+
+@torch.no_grad()
+def test_ray_chunks_share_the_draws():
+    generator = build_generator(SMALL).train()
+    arguments = codes() | {"times": TIMES[:, :2], "cameras": cameras()}
+    whole = generator.synthesize(**arguments, stream=RandomStream(0))
+    chunked = build_generator(SMALL).train().synthesize(**arguments, stream=RandomStream(0), ray_chunk=10)
+    assert_near(chunked.image, whole.image, absolute=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("variant", ABLATIONS)
+def test_scenes_show_the_same(variant):
+    spec = dataclasses.replace(SMALL, **ABLATIONS[variant])
+    generator, inputs = build_generator(spec), codes(spec)
+    scene = generator.scene(**inputs, ray_chunk=20)
+    for seed, times in ((0, [0.3, 0.8]), (0, [0.0, 0.1]), (1, [1.0, 0.1])):  # the background is kept, then renewed
+        expected = generator.synthesize(**inputs, times=torch.tensor(times)[:, None], cameras=cameras(seed=seed))
+        image = scene.render(torch.tensor(times), cameras(seed=seed))
+        assert image.shape == (2, 3, 32, 32)
+        assert_near(image, expected.image[:, 0], absolute=2e-5)
+        output = scene.output(torch.tensor(times), cameras(seed=seed))
+        assert_near(output.depth, expected.depth, absolute=2e-5)
+        assert_near(output.opacity, expected.opacity, absolute=2e-5)
+    single = scene.render(0.4, cameras())
+    assert_near(single, scene.render(torch.tensor([0.4, 0.4]), cameras()), absolute=0)
+
+
+def test_scenes_need_evaluation_mode():
+    generator = build_generator(SMALL).train()
+    with pytest.raises(ValueError, match="evaluation mode"):
+        generator.scene(**codes())
+
+
+def test_scenes_keep_no_graph(generator):
+    assert not generator.scene(**codes()).render(0.5, cameras()).requires_grad
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("variant", ABLATIONS)
+def test_what_time_and_codes_change(variant):
+    """Each code acts through its own network, and not at all without it."""
+    spec = dataclasses.replace(SMALL, **ABLATIONS[variant])
+    generator, inputs = build_generator(spec), codes(spec)
+
+    def image(**changes):
+        arguments = inputs | {"times": torch.tensor([[0.2], [0.2]]), "cameras": cameras()} | changes
+        return generator.synthesize(**arguments).image
+
+    still = image()
+    moves = spec.motion is not None or spec.time_input != "none"
+    later = (image(times=torch.tensor([[0.9], [0.2]])) - still).abs().amax(dim=(1, 2, 3, 4))
+    assert (later[0] > 1e-3) == moves
+    assert later[1] < 1e-6, "the other video stands still"
+    moved = (image(z_motion=-inputs["z_motion"]) - still).abs().max()
+    assert (moved > 1e-3) == (spec.motion is not None)
+    elsewhere = (image(z_bg=-inputs["z_bg"]) - still).abs().max()
+    assert (elsewhere > 1e-5) == spec.background
+    for layer in range(spec.num_ws):
+        ws = inputs["ws"].clone()
+        ws[:, layer] += 1
+        assert (image(ws=ws) - still).abs().max() > 1e-5, f"style {layer} is of use"
+
+
+@torch.no_grad()
+def test_without_a_background_rays_end_in_the_foreground():
+    """All light comes from the foreground: colours are a mean of the samples', wherever the density is low."""
+    spec = dataclasses.replace(SMALL, background=False)
+    generator = build_generator(spec)
+    generator.foreground.density.bias.fill_(-1e4)  # empty space
+    output = generator.synthesize(**codes(spec), times=TIMES, cameras=cameras())
+    assert_near(output.opacity, torch.zeros(2, 3, 8, 8))
+    assert_near(output.depth, torch.full([2, 3, 8, 8], 1.12), absolute=1e-4)  # all weight on the last sample
+    assert output.image_raw.abs().max() > 0.01
+    with_background = build_generator(SMALL)
+    with_background.foreground.density.bias.fill_(-1e4)
+    output = with_background.synthesize(**codes(), times=TIMES, cameras=cameras())
+    assert_near(output.depth, torch.zeros(2, 3, 8, 8), absolute=1e-6)
+
+
+def test_the_blend_is_a_mean_of_two_fields():
+    """With equal weights the density is the mean of both: no dynamic density leaves half of the static one."""
+    spec = dataclasses.replace(SMALL, static="equal")
+    generator, single = build_generator(spec), build_generator(dataclasses.replace(SMALL, motion=None))
+    single.load_state_dict(
+        {
+            name: generator.state_dict()[name.replace("foreground.", "foreground.static.")]
+            for name in single.state_dict()
+        }
+    )
+    with torch.no_grad():
+        for field in (generator.foreground.dynamic, generator.foreground.static):
+            for head in (field.density, field.features):
+                head.weight.zero_()
+            field.density.bias.fill_(8.0)
+        single.foreground.density.weight.zero_()
+        single.foreground.density.bias.fill_(4.0)
+        generator.foreground.dynamic.density.bias.fill_(0.0)
+        arguments = codes() | {"times": TIMES, "cameras": cameras()}
+        blended, static = generator.synthesize(**arguments).opacity, single.synthesize(**arguments).opacity
+    assert_near(blended, static, absolute=1e-5)
+
+
+@pytest.mark.parametrize("variant", ABLATIONS)
+def test_every_parameter_is_trained(variant):
+    """Forward and backward with everything on, at the start of training."""
+    spec = dataclasses.replace(SMALL, **ABLATIONS[variant])
+    torch.manual_seed(0)
+    generator = Generator(**generator_config(spec)).train()
+    inputs = codes(spec)
+    ws = generator.mapping(torch.randn(2, spec.z_dim, generator=torch.Generator().manual_seed(0)), update_w_avg=True)
+    output = generator.synthesize(
+        **(inputs | {"ws": ws}), times=TIMES, cameras=cameras(), stream=RandomStream(0), path_loss=True
+    )
+    assert output.path_loss.shape == (2, 3) and output.path_loss.isfinite().all()
+    (output.image.square().mean() + output.path_loss.mean()).backward()
+    for name, parameter in generator.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+        assert parameter.grad.abs().max() > 0, name
+
+
+def test_magnitudes_change_in_training_only():
+    generator = build_generator(SMALL)
+
+    def magnitudes():
+        return torch.stack([value.clone() for name, value in generator.named_buffers() if "mean_square" in name])
+
+    arguments = codes() | {"times": TIMES, "cameras": cameras()}
+    before = magnitudes()
+    with torch.no_grad():
+        generator.synthesize(**arguments, stream=RandomStream(0), path_loss=True)
+        assert torch.equal(magnitudes(), before)
+        generator.train().synthesize(**arguments, stream=RandomStream(0))
+        once = magnitudes()
+        assert (once != before).all()
+        generator.synthesize(**arguments, stream=RandomStream(0), path_loss=True)
+    assert (magnitudes() != once).all()
+
+
+def test_evaluation_keeps_gradients_for_inversion(generator):
+    inputs = {name: value.requires_grad_() for name, value in codes().items()}
+    image = generator.synthesize(**inputs, times=TIMES, cameras=cameras()).image
+    for name, gradient in zip(inputs, torch.autograd.grad(image.square().sum(), list(inputs.values()))):
+        assert gradient.abs().max() > 0, name
+
+
+@pytest.mark.parametrize("variant", ["paper", "no view directions", "pixelshuffle", "masked blend", "concatenated"])
+def test_derivatives(variant):
+    """Against finite differences, of a random direction in the space of the codes, the times and the styles.
+
+    A single pass, as the positions of importance samples are no function to be differentiated.
+    """
+    spec = dataclasses.replace(
+        SMALL, **(ABLATIONS[variant] | {"importance": 0}), resolution=8, volume=4, lattice=2, channels=64
+    )
+    generator = build_generator(spec).double()
+    inputs = {name: value.double().requires_grad_() for name, value in codes(spec, batch=1).items()}
+    times = torch.tensor([[0.3, 0.8]], dtype=torch.float64, requires_grad=True)
+
+    def function(ws, z_motion, z_bg, times):
+        output = generator.synthesize(ws, z_motion=z_motion, z_bg=z_bg, times=times, cameras=cameras(1))
+        return output.image, output.depth
+
+    assert gradcheck(function, [*inputs.values(), times], fast_mode=True, atol=1e-4)
+
+
+def test_second_derivatives(generator):
+    """As path length regularisation needs them."""
+    inputs = codes()
+    inputs["ws"].requires_grad_()
+    image = generator.synthesize(**inputs, times=TIMES, cameras=cameras()).image
+    noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(0))
+    (gradient,) = torch.autograd.grad((image * noise).sum(), inputs["ws"], create_graph=True)
+    parameters = [p for name, p in generator.named_parameters() if "affine.weight" in name]
+    for second in torch.autograd.grad(gradient.square().sum(), parameters):
+        assert second.isfinite().all() and second.abs().max() > 0
+
+
+@torch.no_grad()
+def test_labels():
+    spec = dataclasses.replace(SMALL, c_dim=3)
+    generator = build_generator(spec)
+    z = torch.randn(2, spec.z_dim, generator=torch.Generator().manual_seed(0))
+    one, two = (generator.mapping(z, torch.eye(3)[[label, label]]) for label in (0, 1))
+    assert (one - two).abs().max() > 0.01
+    with pytest.raises(ValueError, match=r"labels c must be \[B, 3\]"):
+        generator.mapping(z)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("variant", ABLATIONS)
+def test_the_configuration_rebuilds_the_generator(variant):
+    spec = dataclasses.replace(SMALL, **ABLATIONS[variant])
+    generator = build_generator(spec)
+    again = Generator(**json.loads(json.dumps(generator.config))).eval()
+    again.load_state_dict(generator.state_dict())
+    assert json.dumps(again.config) == json.dumps(generator.config)
+    arguments = codes(spec) | {"times": TIMES, "cameras": cameras()}
+    assert torch.equal(again.synthesize(**arguments).image, generator.synthesize(**arguments).image)
+
+
+def test_defaults_are_the_faceforensics_model():
+    with torch.device("meta"):
+        generator = Generator(resolution=256)
+    assert generator.num_ws == 17
+    assert sum(p.numel() for p in generator.parameters()) == 5369837
+    assert generator.camera_prior.fov == 18 and generator.camera_prior.yaw == (-0.8, 0.8)
+    settings = dataclasses.asdict(generator.settings)
+    assert settings == {
+        "resolution": 32, "num_samples": 14, "num_importance": 14, "num_background": 4, "near": 0.88, "far": 1.12,
+        "background_start": 0.5, "path_lattice": 16,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("part", ["mapping", "motion", "foreground", "background", "upsampler", "camera", "rendering"])
+def test_unknown_options_are_named(part):
+    config = generator_config(SMALL)
+    config[part] = config[part] | {"colour": 1}
+    with pytest.raises((TypeError, ValueError), match="colour"):
+        Generator(**config)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"motion": {"combine": "multiply"}}, "motion.combine.*multiply"),
+        ({"rendering": {"path_lattice": 12}}, "path_lattice.*256.*12"),
+        ({"resolution": 200, "rendering": {"path_lattice": 8}}, "power of two.*200"),
+        ({"resolution": 32}, "above the volume rendered 32"),
+    ],
+)
+def test_mistakes(changes, message):
+    with pytest.raises(ValueError, match=message), torch.device("meta"):
+        Generator(**({"resolution": 256} | changes))
+
+
+def test_initial_networks_are_well_scaled():
+    """At the start of training pixels are of order one and the volume is neither empty nor opaque everywhere."""
+    torch.manual_seed(0)
+    generator = Generator(**generator_config(dataclasses.replace(SMALL, width=64, channels=2048, w_dim=64))).eval()
+    with torch.no_grad():
+        z = torch.randn(4, SMALL.z_dim, generator=torch.Generator().manual_seed(0))
+        inputs = codes(batch=4) | {"ws": generator.mapping(z)}
+        output = generator.synthesize(**inputs, times=torch.tensor([[0.0, 1.0]] * 4), cameras=cameras(4))
+    assert 0.05 < float(output.image.std()) < 5
+    assert float(output.opacity.std()) > 0.001
