@@ -133,9 +133,9 @@ class _ForegroundEvaluator:
         x = sinusoids(points, self.field.position_frequencies).reshape(batch, frames * rays * samples, -1)
         for weight, bias, frame_bias in self.layers:
             if frame_bias is None:
-                x = lrelu_(point_linear(x, weight, bias))
+                x = point_linear(x, weight, bias, act="lrelu")
             elif batch == 1 and self.num_frames == 1:
-                x = lrelu_(point_linear(x, weight, frame_bias[0, 0]))
+                x = point_linear(x, weight, frame_bias[0, 0], act="lrelu")
             else:
                 x = point_linear(x, weight).unflatten(1, (frames, -1)) + frame_bias[:, :, None, :]
                 frames = self.num_frames
@@ -265,7 +265,7 @@ class _BackgroundEvaluator:
         x = point_linear(encoded.reshape(len(points), -1, split), first.weight[:, order]) + bias[:, None, :]
         x = torch.relu_(x)
         for layer in rest:
-            x = torch.relu_(point_linear(x, layer.weight, layer.bias))
+            x = point_linear(x, layer.weight, layer.bias, act="relu")
         density = point_linear(x, self.field.density.weight, self.field.density.bias)
         return density.reshape(shape), (x.reshape(*shape, -1),)
 

@@ -53,6 +53,26 @@ class _Rendered:
 
 
 @dataclasses.dataclass
+class _Rays:
+    """Rays of one group of videos: origins [G, 1, 3], directions [G, R, 3], and their random draws."""
+
+    origins: torch.Tensor
+    directions: torch.Tensor
+    noise: RayNoise = NO_NOISE
+
+    def select(self, rays: slice) -> "_Rays":
+        return _Rays(self.origins, self.directions[:, rays], self.noise.select(rays=rays))
+
+
+@dataclasses.dataclass
+class _Fields:
+    """Evaluators of one group of videos; no background: None."""
+
+    foreground: object
+    background: object
+
+
+@dataclasses.dataclass
 class _Folded:
     """Per-video weights: a list of groups for the foreground, [block][layer][group] for the upsampler."""
 
@@ -184,15 +204,13 @@ class Generator(nn.Module):
 
         rendered, samples = [], []
         for group, weights in zip(self._groups(batch, ws.device), folded.foreground, strict=True):
-            field = self.foreground.evaluator(
-                weights, times=times[group], motion=None if motion is None else motion[group]
-            )
             origins, directions = camera_rays(cameras[group], pixels[group])
-            composited, kept = self._render_rays(
-                field, z_bg[group], origins, directions, frames, noise.select(group), num_rays, ray_chunk
-            )
-            rendered.append(composited)
-            samples.append(kept)
+            fields = self._fields(weights, times[group], None if motion is None else motion[group], z_bg[group])
+            rays = _Rays(origins, directions[:, :num_rays], noise.select(group, slice(0, num_rays)))
+            rendered.append(self._render_rays(fields, rays, frames, ray_chunk))
+            if path_loss:
+                rays = _Rays(origins, directions[:, num_rays:], noise.select(group, slice(num_rays, None)))
+                samples.append(self._lattice_samples(fields, rays, frames))
         output = self._upsample(rendered, folded)
         if path_loss:
             output.path_loss = self._path_loss(output.image, samples, folded, lattice)
@@ -225,60 +243,63 @@ class Generator(nn.Module):
             return None
         return self.motion(z_motion, times, ws[:, 0] if self.motion_uses_content else None)
 
-    def render_background(
-        self, z_bg: torch.Tensor, origins: torch.Tensor, directions: torch.Tensor, noise: RayNoise = NO_NOISE
-    ) -> torch.Tensor:
-        """[rgb | features] of the background [G, R, 3 + F] for rays [G, 1, 3], [G, R, 3]."""
-        field = self.background.evaluator(z_bg)
-        samples = march_background(field, origins, directions, self.settings, noise=noise)
+    def _fields(self, weights, times: torch.Tensor, motion: torch.Tensor | None, z_bg: torch.Tensor) -> "_Fields":
+        """The fields of one group of videos."""
+        background = None if self.background is None else self.background.evaluator(z_bg)
+        return _Fields(self.foreground.evaluator(weights, times=times, motion=motion), background)
+
+    def _render_background(self, field, rays: "_Rays") -> torch.Tensor:
+        """[rgb | features] of the background [G, R, 3 + F]."""
+        samples = march_background(field, rays.origins, rays.directions, self.settings, noise=rays.noise)
         return field.project(samples.composite(), samples.weights.sum(-1))
 
-    def _render_rays(self, field, z_bg, origins, directions, frames, noise, num_rays, ray_chunk, background=None):
-        """Composite the first `num_rays` rays of one group; keep the samples of the rest (the lattice).
-
-        Returns `_Rendered` and, if there are further rays, (weights [G, T, L, S], rows [G, T, L, S, 3 + F]).
-        """
-        total = directions.shape[1]
-        chunk = total if ray_chunk is None or total > num_rays else ray_chunk
-        parts, kept = [], None
-        for start in range(0, total, chunk):
-            rays = slice(start, min(start + chunk, total))
-            draws = noise.select(rays=rays)
+    def _render_rays(
+        self, fields: "_Fields", rays: "_Rays", frames: int, ray_chunk: int | None, behind: torch.Tensor | None = None
+    ) -> "_Rendered":
+        """Composite rays of one group of videos; `behind`: their background, where it is known already."""
+        settings, total = self.settings, rays.directions.shape[1]
+        parts = []
+        for start in range(0, total, ray_chunk or total):
+            chunk = slice(start, min(start + (ray_chunk or total), total))
+            part = rays.select(chunk)
             fg = march_foreground(
-                field, origins, directions[:, rays], self.settings, num_frames=frames,
-                last_opaque=self.background is None, noise=draws,
-            )  # fmt: skip
+                fields.foreground,
+                part.origins,
+                part.directions,
+                settings,
+                num_frames=frames,
+                last_opaque=fields.background is None,
+                noise=part.noise,
+            )
             weights = [w for w, _ in fg.parts]
-            rows = field.project(fg.composite(), sum(w.sum(-1) for w in weights))
-            bg = None
-            if background is not None:
-                rows = rows + fg.transmittance[..., None] * background[:, None, rays]
-            elif self.background is not None:
-                bg_field = self.background.evaluator(z_bg)
-                bg = march_background(bg_field, origins, directions[:, rays], self.settings, noise=draws)
-                behind = bg_field.project(bg.composite(), bg.weights.sum(-1))
-                rows = rows + fg.transmittance[..., None] * behind[:, None]
-            depths = [self.settings.near + (self.settings.far - self.settings.near) * p for p in fg.positions]
+            rows = fields.foreground.project(fg.composite(), sum(w.sum(-1) for w in weights))
+            if fields.background is not None:
+                bg = self._render_background(fields.background, part) if behind is None else behind[:, chunk]
+                rows = rows + fg.transmittance[..., None] * bg[:, None]
+            depths = [settings.near + (settings.far - settings.near) * p for p in fg.positions]
             depth = sum((w.detach() * d).sum(-1) for w, d in zip(weights, depths, strict=True))
-            if total > num_rays:
-                kept = self._lattice_samples(field, fg, bg, slice(num_rays, None))
-            parts.append((rows[:, :, :num_rays], depth[..., :num_rays], fg.transmittance[..., :num_rays]))
-        rows, depth, transmittance = (
-            parts[0] if len(parts) == 1 else (torch.cat(x, dim=2) for x in zip(*parts, strict=True))
-        )
-        return _Rendered(rows, depth, transmittance), kept
+            parts.append((rows, depth, fg.transmittance))
+        return _Rendered(*(parts[0] if len(parts) == 1 else (torch.cat(x, dim=2) for x in zip(*parts, strict=True))))
 
-    def _lattice_samples(self, field, fg, bg, rays: slice) -> tuple[torch.Tensor, torch.Tensor]:
-        """Weights and [rgb | features] of every sample of some rays, background samples last."""
-        weights = fg.weights()[:, :, rays]
-        frames = weights.shape[1]
-        rows = [field.project(tuple(x[:, :, rays] for x in features)) for _, features in fg.parts]
-        if bg is not None:
-            behind = bg.weights[:, None, rays] * fg.transmittance[:, :, rays, None]
-            weights = torch.cat([weights, behind], dim=-1)
-            projected = self.background.evaluator(None).project(tuple(x[:, rays] for x in bg.features))
-            rows.append(projected[:, None].expand(-1, frames, -1, -1, -1))
-        return weights, torch.cat(rows, dim=3)
+    def _lattice_samples(self, fields: "_Fields", rays: "_Rays", frames: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Weights [G, T, L, S] and [rgb | features] [G, T, L, S, 3 + F] of every sample, background samples last."""
+        settings, last_opaque = self.settings, fields.background is None
+        fg = march_foreground(
+            fields.foreground,
+            rays.origins,
+            rays.directions,
+            settings,
+            num_frames=frames,
+            last_opaque=last_opaque,
+            noise=rays.noise,
+        )
+        weights = [w for w, _ in fg.parts]
+        rows = [fields.foreground.project(features) for _, features in fg.parts]
+        if fields.background is not None:
+            bg = march_background(fields.background, rays.origins, rays.directions, settings, noise=rays.noise)
+            weights.append(bg.weights[:, None] * fg.transmittance[..., None])
+            rows.append(fields.background.project(bg.features)[:, None].expand(-1, frames, -1, -1, -1))
+        return torch.cat(weights, dim=-1), torch.cat(rows, dim=3)
 
     def _upsample(self, rendered: list[_Rendered], folded: _Folded) -> SynthesisOutput:
         size = self.settings.resolution
@@ -342,12 +363,14 @@ class Scene:
     def _look_through(self, cameras: Cameras) -> None:
         if cameras.equals(self._cameras):
             return
-        generator, device = self.generator, self.ws.device
+        generator = self.generator
         self._rays, self._backgrounds = [], []
-        for group in generator._groups(len(self.ws), device):
-            rays = camera_rays(cameras[group], generator._pixels(self.ws))
+        for group in generator._groups(len(self.ws), self.ws.device):
+            rays = _Rays(*camera_rays(cameras[group], generator._pixels(self.ws)))
             self._rays.append(rays)
-            behind = None if generator.background is None else generator.render_background(self.z_bg[group], *rays)
+            behind = None
+            if generator.background is not None:
+                behind = generator._render_background(generator.background.evaluator(self.z_bg[group]), rays)
             self._backgrounds.append(behind)
         self._cameras = cameras
 
@@ -361,15 +384,12 @@ class Scene:
         motion = generator._motion_vectors(self.ws, self.z_motion, times)
         rendered = []
         for i, group in enumerate(generator._groups(len(self.ws), device)):
-            field = generator.foreground.evaluator(
-                self._folded.foreground[i], times=times[group], motion=None if motion is None else motion[group]
+            fields = generator._fields(
+                self._folded.foreground[i], times[group], None if motion is None else motion[group], self.z_bg[group]
             )
-            origins, directions = self._rays[i]
-            composited, _ = generator._render_rays(
-                field, self.z_bg[group], origins, directions, 1, NO_NOISE, directions.shape[1], self.ray_chunk,
-                background=self._backgrounds[i],
-            )  # fmt: skip
-            rendered.append(composited)
+            rendered.append(
+                generator._render_rays(fields, self._rays[i], 1, self.ray_chunk, behind=self._backgrounds[i])
+            )
         return generator._upsample(rendered, self._folded)
 
     def render(self, time: float | torch.Tensor, cameras: Cameras) -> torch.Tensor:

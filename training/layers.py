@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from torch_utils.ops.bias_act import bias_act
-from torch_utils.ops.point_linear import lrelu_, point_linear
+from torch_utils.ops.point_linear import point_linear
 
 __all__ = [
     "FullyConnected",
@@ -103,8 +103,7 @@ class PointLinear(nn.Module):
         return self.weight * self.weight_gain, self.bias if self.gain == 1 else self.bias * self.gain
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = point_linear(x, *self.scaled())
-        return lrelu_(x) if self.act == "lrelu" else x
+        return point_linear(x, *self.scaled(), act=self.act)
 
 
 class ModulatedLinear(nn.Module):

@@ -15,8 +15,8 @@ from training.resampling import blur_nearest_rows, blur_rows, corner_means, inte
 
 __all__ = ["Upsampler"]
 
-#: Strips of a frame are about this many values (float32: 4 MB), at least `MIN_STRIP` input rows.
-STRIP_SIZE, MIN_STRIP = 1 << 20, 8
+#: Strips of a frame are about this many values (float32: 16 MB), at least `MIN_STRIP` input rows.
+STRIP_SIZE, MIN_STRIP = 1 << 22, 8
 #: Input rows beyond a strip that its outputs depend on: corners reach one row, the blur one more.
 HALO = 2
 
@@ -77,15 +77,17 @@ class Upsampling(nn.Module):
         """gain · U(x) + bias on rows [N, H, W, C] to [N, 2H, 2W, C]."""
         reduce, reduce_bias, expand, expand_bias = (p.to(x.dtype) for p in folded)
         n, height, width, channels = x.shape
-        hidden = point_linear(x.reshape(n, -1, channels), reduce, reduce_bias)
+        act = "lrelu" if self.mode == "pixelshuffle" else "linear"  # nn_cat adds up corners first
+        hidden = point_linear(x.reshape(n, -1, channels), reduce, reduce_bias, act=act)
         if self.mode == "nn_cat":
             own, neighbours = hidden.unflatten(1, (height, width)).chunk(2, dim=-1)
             # The second layer commutes with the blur, which then runs on a quarter of the channels. Its bias must
             # be blurred too (zeros lie outside the image), and so rides on x.
             hidden = blur_rows(lrelu_(corner_means(own, neighbours)))
             y = point_linear(hidden.reshape(n, -1, hidden.shape[-1]), expand, bias).unflatten(1, (2 * height, -1))
-            return y.add_(blur_nearest_rows(torch.add(expand_bias, x, alpha=gain)))
-        corners = point_linear(lrelu_(hidden), expand, expand_bias).view(n, height, width, 2, 2, channels)
+            nearest = blur_nearest_rows(torch.add(expand_bias, x, alpha=gain))
+            return nearest.add_(y)
+        corners = point_linear(hidden, expand, expand_bias).view(n, height, width, 2, 2, channels)
         return blur_rows(interleave(corners + gain * x[:, :, :, None, None, :])).add_(bias)
 
 
@@ -129,9 +131,10 @@ class UpsamplerLayer(nn.Module):
             if upsample and self.upsampling is not None:
                 y = self.before_upsampling(rows, weight).reshape(-1, *x.shape[2:4], weight.shape[1])
                 y = self.upsampling(y, constants, bias, LRELU_GAIN).unflatten(0, x.shape[:2])
+                outputs.append(lrelu_(y, self.clamp))
             else:
-                y = point_linear(rows, weight, bias).reshape(*x.shape[:-1], -1)
-            outputs.append(lrelu_(y, self.clamp))
+                y = point_linear(rows, weight, bias, act="lrelu", clamp=self.clamp)
+                outputs.append(y.view(*x.shape[:-1], -1))
         return outputs
 
     @staticmethod
@@ -208,7 +211,7 @@ class UpsamplerBlock(nn.Module):
             y = self.conv0.upsampling(x[:, first : min(stop + HALO, height)], constants, bias, LRELU_GAIN)
             y = y[:, 2 * (start - first) : 2 * (stop - first)].reshape(1, -1, channels)
             y = lrelu_(y, self.conv0.clamp)
-            y = lrelu_(point_linear(y, *plain[:2]), self.conv1.clamp)
+            y = point_linear(y, *plain[:2], act="lrelu", clamp=self.conv1.clamp)
             colours[2 * start : 2 * stop].view(1, -1, 3).copy_(self.rgb(y, colour))
             if features is not None:
                 features[2 * start : 2 * stop].view(1, -1, channels).copy_(y)
