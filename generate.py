@@ -127,10 +127,13 @@ def main(
     from tqdm import tqdm
 
     from renderer.video import VideoWriter, to_uint8
+    from torch_utils.host_memory import keep_freed_memory
     from training.checkpoint import load_generator
     from training.latents import seed_latents
 
     device = pick_device(device)
+    if device.type == "cpu":
+        keep_freed_memory()
     generator = load_generator(network_pkl, device=device)
     label = label_vector(generator, class_idx)
     schedule = frame_schedule(n_steps, time_steps)

@@ -15,7 +15,8 @@ from torch import nn
 
 from renderer.cameras import CameraPrior, Cameras
 from renderer.rays import camera_rays, lattice_pixel_indices, pixel_centers
-from renderer.volume import NO_NOISE, RayNoise, RenderSettings, march_background, march_foreground
+from renderer.rendering import Fields, Rays, Rendered, ray_samples, render_background, render_rays
+from renderer.volume import NO_NOISE, RayNoise, RenderSettings
 from training.fields import BackgroundField, BlendedForeground, ForegroundField
 from training.mapping import MappingNetwork
 from training.motion import MotionNetwork
@@ -41,35 +42,6 @@ class SynthesisOutput:
     depth: torch.Tensor
     opacity: torch.Tensor
     path_loss: torch.Tensor | None = None
-
-
-@dataclasses.dataclass
-class _Rendered:
-    """Composited rays of one group of videos: [rgb | features] rows [G, T, R, 3 + F], depth and transmittance."""
-
-    rows: torch.Tensor
-    depth: torch.Tensor
-    transmittance: torch.Tensor
-
-
-@dataclasses.dataclass
-class _Rays:
-    """Rays of one group of videos: origins [G, 1, 3], directions [G, R, 3], and their random draws."""
-
-    origins: torch.Tensor
-    directions: torch.Tensor
-    noise: RayNoise = NO_NOISE
-
-    def select(self, rays: slice) -> "_Rays":
-        return _Rays(self.origins, self.directions[:, rays], self.noise.select(rays=rays))
-
-
-@dataclasses.dataclass
-class _Fields:
-    """Evaluators of one group of videos; no background: None."""
-
-    foreground: object
-    background: object
 
 
 @dataclasses.dataclass
@@ -206,11 +178,11 @@ class Generator(nn.Module):
         for group, weights in zip(self._groups(batch, ws.device), folded.foreground, strict=True):
             origins, directions = camera_rays(cameras[group], pixels[group])
             fields = self._fields(weights, times[group], None if motion is None else motion[group], z_bg[group])
-            rays = _Rays(origins, directions[:, :num_rays], noise.select(group, slice(0, num_rays)))
-            rendered.append(self._render_rays(fields, rays, frames, ray_chunk))
+            rays = Rays(origins, directions, noise.select(group))
+            image_rays = rays.select(slice(0, num_rays))
+            rendered.append(render_rays(fields, image_rays, self.settings, frames=frames, chunk=ray_chunk))
             if path_loss:
-                rays = _Rays(origins, directions[:, num_rays:], noise.select(group, slice(num_rays, None)))
-                samples.append(self._lattice_samples(fields, rays, frames))
+                samples.append(ray_samples(fields, rays.select(slice(num_rays, None)), self.settings, frames=frames))
         output = self._upsample(rendered, folded)
         if path_loss:
             output.path_loss = self._path_loss(output.image, samples, folded, lattice)
@@ -243,65 +215,12 @@ class Generator(nn.Module):
             return None
         return self.motion(z_motion, times, ws[:, 0] if self.motion_uses_content else None)
 
-    def _fields(self, weights, times: torch.Tensor, motion: torch.Tensor | None, z_bg: torch.Tensor) -> "_Fields":
+    def _fields(self, weights, times: torch.Tensor, motion: torch.Tensor | None, z_bg: torch.Tensor) -> Fields:
         """The fields of one group of videos."""
         background = None if self.background is None else self.background.evaluator(z_bg)
-        return _Fields(self.foreground.evaluator(weights, times=times, motion=motion), background)
+        return Fields(self.foreground.evaluator(weights, times=times, motion=motion), background)
 
-    def _render_background(self, field, rays: "_Rays") -> torch.Tensor:
-        """[rgb | features] of the background [G, R, 3 + F]."""
-        samples = march_background(field, rays.origins, rays.directions, self.settings, noise=rays.noise)
-        return field.project(samples.composite(), samples.weights.sum(-1))
-
-    def _render_rays(
-        self, fields: "_Fields", rays: "_Rays", frames: int, ray_chunk: int | None, behind: torch.Tensor | None = None
-    ) -> "_Rendered":
-        """Composite rays of one group of videos; `behind`: their background, where it is known already."""
-        settings, total = self.settings, rays.directions.shape[1]
-        parts = []
-        for start in range(0, total, ray_chunk or total):
-            chunk = slice(start, min(start + (ray_chunk or total), total))
-            part = rays.select(chunk)
-            fg = march_foreground(
-                fields.foreground,
-                part.origins,
-                part.directions,
-                settings,
-                num_frames=frames,
-                last_opaque=fields.background is None,
-                noise=part.noise,
-            )
-            weights = [w for w, _ in fg.parts]
-            rows = fields.foreground.project(fg.composite(), sum(w.sum(-1) for w in weights))
-            if fields.background is not None:
-                bg = self._render_background(fields.background, part) if behind is None else behind[:, chunk]
-                rows = rows + fg.transmittance[..., None] * bg[:, None]
-            depths = [settings.near + (settings.far - settings.near) * p for p in fg.positions]
-            depth = sum((w.detach() * d).sum(-1) for w, d in zip(weights, depths, strict=True))
-            parts.append((rows, depth, fg.transmittance))
-        return _Rendered(*(parts[0] if len(parts) == 1 else (torch.cat(x, dim=2) for x in zip(*parts, strict=True))))
-
-    def _lattice_samples(self, fields: "_Fields", rays: "_Rays", frames: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Weights [G, T, L, S] and [rgb | features] [G, T, L, S, 3 + F] of every sample, background samples last."""
-        settings, last_opaque = self.settings, fields.background is None
-        fg = march_foreground(
-            fields.foreground,
-            rays.origins,
-            rays.directions,
-            settings,
-            num_frames=frames,
-            last_opaque=last_opaque,
-            noise=rays.noise,
-        )
-        weights = [w for w, _ in fg.parts]
-        rows = [fields.foreground.project(features) for _, features in fg.parts]
-        if fields.background is not None:
-            bg = march_background(fields.background, rays.origins, rays.directions, settings, noise=rays.noise)
-            weights.append(bg.weights[:, None] * fg.transmittance[..., None])
-            rows.append(fields.background.project(bg.features)[:, None].expand(-1, frames, -1, -1, -1))
-        return torch.cat(weights, dim=-1), torch.cat(rows, dim=3)
-
-    def _upsample(self, rendered: list[_Rendered], folded: _Folded) -> SynthesisOutput:
+    def _upsample(self, rendered: list[Rendered], folded: _Folded) -> SynthesisOutput:
         size = self.settings.resolution
         grids = [r.rows.unflatten(2, (size, size)) for r in rendered]
         images = self.upsampler([x[..., 3:] for x in grids], [x[..., :3] for x in grids], folded.upsampler)
@@ -366,11 +285,12 @@ class Scene:
         generator = self.generator
         self._rays, self._backgrounds = [], []
         for group in generator._groups(len(self.ws), self.ws.device):
-            rays = _Rays(*camera_rays(cameras[group], generator._pixels(self.ws)))
+            rays = Rays(*camera_rays(cameras[group], generator._pixels(self.ws)))
             self._rays.append(rays)
             behind = None
             if generator.background is not None:
-                behind = generator._render_background(generator.background.evaluator(self.z_bg[group]), rays)
+                fields = Fields(None, generator.background.evaluator(self.z_bg[group]))
+                behind = render_background(fields, rays, generator.settings)
             self._backgrounds.append(behind)
         self._cameras = cameras
 
@@ -387,8 +307,9 @@ class Scene:
             fields = generator._fields(
                 self._folded.foreground[i], times[group], None if motion is None else motion[group], self.z_bg[group]
             )
+            rays, behind = self._rays[i], self._backgrounds[i]
             rendered.append(
-                generator._render_rays(fields, self._rays[i], 1, self.ray_chunk, behind=self._backgrounds[i])
+                render_rays(fields, rays, generator.settings, frames=1, chunk=self.ray_chunk, behind=behind)
             )
         return generator._upsample(rendered, self._folded)
 

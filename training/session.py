@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from torch_utils import distributed
+from torch_utils.host_memory import keep_freed_memory
 from torch_utils.random_stream import RandomStream
 from torch_utils.statistics import Statistics
 from training.build import build_ada, build_augment, build_dataset, build_loss, build_networks, build_schedule
@@ -169,6 +170,7 @@ def stream_seed(*key: int) -> int:
 
 def _prepare_device(options: Mapping[str, Any], device_type: str) -> torch.device:
     if device_type == "cpu":
+        keep_freed_memory()
         return torch.device("cpu")
     device = torch.device("cuda", distributed.local_rank())
     torch.cuda.set_device(device)
