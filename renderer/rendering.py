@@ -1,8 +1,8 @@
 """From fields and rays to composited rows: the foreground over its background.
 
 Fields here also have `project(features, weight_sum)`, which turns weighted sums of what they return as features
-(weights adding up to `weight_sum`) into the values to be shown. What is linear is thereby applied once per ray, not once
-per sample. Shapes as in `renderer.volume`; G videos of a group, T frames each.
+(weights adding up to `weight_sum`) into the values to be shown: what is linear is applied once per ray, not once per
+sample. Shapes as in `renderer.volume`; G videos of a group, T frames each.
 """
 
 import dataclasses
