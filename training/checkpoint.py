@@ -45,6 +45,9 @@ SNAPSHOT_FORMAT = "video-3d-gan/network-snapshot"
 VERSION = 1
 LATEST = "latest-network-snapshot.pkl"
 
+# How a pickle begins: with its protocol, or in the oldest protocols with containers and the name of a global.
+PICKLE = re.compile(rb"\x80[\x00-\x05]|[(\])}]*c[\w.]+\n[\w.]+\n")
+
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Archives
@@ -132,6 +135,15 @@ def _check_kind(path: Path, what: str) -> None:
         raise UserError(f"{path} is a Python pickle, not {what} of this program.")
     if not head.startswith(b"PK"):
         raise UserError(f"{path} is not {what}: its first bytes belong to no known format.")
+
+
+def _is_pickle(path: Path) -> bool:
+    """Whether it is a plain pickle, as the original system wrote its checkpoints."""
+    try:
+        with open(path, "rb") as file:
+            return PICKLE.match(file.read(512)) is not None
+    except OSError:
+        return False
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -249,8 +261,12 @@ def latest_snapshot(folder: str | os.PathLike) -> Path:
     return numbered[max(numbered)]
 
 
-def load_snapshot(path: str | os.PathLike) -> dict:
-    """The content of a snapshot (see the top of this file); `path` may be a run folder: its newest snapshot.
+def load_snapshot(path: str | os.PathLike, *, average_only: bool = False) -> dict:
+    """The content of a snapshot (see the top of this file), or of a published checkpoint in the same form.
+
+    Args:
+        path: The file, or a run folder: its newest snapshot.
+        average_only: `generator.ema` is all that is wanted of the states; others may be missing in the result.
 
     Raises:
         UserError: See `read_archive`; or parts of a snapshot are missing in it.
@@ -258,6 +274,10 @@ def load_snapshot(path: str | os.PathLike) -> dict:
     path = Path(path)
     if path.is_dir():
         path = latest_snapshot(path)
+    if _is_pickle(path):
+        from training.published import read_published  # here, because it builds on this file
+
+        return read_published(path, average_only=average_only)
     content = read_archive(path, format=SNAPSHOT_FORMAT, what="a network snapshot")
     for name, parts in (("generator", ("config", "state", "ema")), ("discriminator", ("config", "state"))):
         entry = content.get(name)
@@ -275,7 +295,7 @@ def load_generator(path: str | os.PathLike, *, device: torch.device | str = "cpu
     Raises:
         UserError: The file is missing, is something else, or does not fit; one line says which.
     """
-    content = load_snapshot(path)
+    content = load_snapshot(path, average_only=True)
     generator = build_generator(content["generator"]["config"], source=path)
     load_state(generator, content["generator"]["ema"], what="the generator that it describes", source=path)
     return generator.eval().requires_grad_(False).to(device)

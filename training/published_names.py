@@ -1,53 +1,105 @@
-"""Tensor names of the published checkpoints, mapped to this project's.
+"""Tensor names of the published checkpoints and this project's, either way.
 
 The published system stores its 1x1 convolutions as [out, in, 1, 1] and keeps constant FIR filters and a blending
 parameter in its state; here pointwise weights are matrices, and constants are not state.
 """
 
 import re
+from collections.abc import Callable, Mapping
 
 import torch
 
-__all__ = ["map_discriminator_name", "map_generator_name", "map_state"]
+from training.restricted_unpickler import printable
 
-#: State of the published system that is constant or has no effect.
-_IGNORED = re.compile(r"(^|\.)(resample_filter|alpha)$")
-
-_GENERATOR_RULES = [
-    (r"mapping\.w_avg", r"mapping.w_avg"),
-    (r"mapping\.embed\.(weight|bias)", r"mapping.embed.\1"),
-    (r"mapping\.fc(\d+)\.(weight|bias)", r"mapping.layers.\1.\2"),
-    (r"synthesis\.fg_nerf\.motion_generator\.affine\.(weight|bias)", r"motion.input.\1"),
-    (r"synthesis\.fg_nerf\.fc_in\.(.+)", r"foreground.layers.0.\1"),
-    (r"synthesis\.fg_nerf\.sigma_out\.(.+)", r"foreground.density.\1"),
-    (r"synthesis\.fg_nerf\.feat_out\.(.+)", r"foreground.features.\1"),
-    (r"synthesis\.fg_nerf\.from_ray\.(weight|bias)", r"foreground.view.\1"),
-    (r"synthesis\.fg_nerf\.to_rgb\.(weight|bias)", r"foreground.rgb.\1"),
-    (r"synthesis\.bg_nerf\.fc_in\.(weight|bias)", r"background.layers.0.\1"),
-    (r"synthesis\.bg_nerf\.sigma_out\.(weight|bias)", r"background.density.\1"),
-    (r"synthesis\.bg_nerf\.feat_out\.(weight|bias)", r"background.features.\1"),
-    (r"synthesis\.bg_nerf\.to_rgb\.(weight|bias)", r"background.rgb.\1"),
-    (r"synthesis\.b(\d+)\.(conv[01])\.w_avg", r"upsampler.blocks.\1.\2.magnitude.mean_square"),
-    (r"synthesis\.b(\d+)\.(conv[01])\.adapter\.0\.(weight|bias)", r"upsampler.blocks.\1.\2.upsampling.reduce.\3"),
-    (r"synthesis\.b(\d+)\.(conv[01])\.adapter\.1\.(weight|bias)", r"upsampler.blocks.\1.\2.upsampling.expand.\3"),
-    (r"synthesis\.b(\d+)\.(conv[01])\.((?:affine\.)?(?:weight|bias))", r"upsampler.blocks.\1.\2.linear.\3"),
-    (r"synthesis\.b(\d+)\.torgb\.((?:affine\.)?(?:weight|bias))", r"upsampler.blocks.\1.rgb.linear.\2"),
+__all__ = [
+    "map_discriminator_name",
+    "map_generator_name",
+    "map_state",
+    "match_names",
+    "published_discriminator_name",
+    "published_generator_name",
+    "take_state",
 ]
 
-_DISCRIMINATOR_RULES = [
-    (r"(video|image)D\.b4\.(.+)", r"\1.epilogue.\2"),
-    (r"(video|image)D\.b(\d+)\.(.+)", r"\1.blocks.\2.\3"),
-    (r"(video|image)D\.mapping\.embed\.(weight|bias)", r"\1.mapping.embed.\2"),
-    (r"(video|image)D\.mapping\.fc(\d+)\.(weight|bias)", r"\1.mapping.layers.\2.\3"),
+#: State of the published system that is constant or has no effect → its shape.
+_CONSTANTS = {"resample_filter": (4, 4), "alpha": ()}
+
+#: What stands for a field of the names below. `next` is `index` + 1: our lists of layers begin with the input layer.
+_FIELDS = {
+    "number": r"\d{1,4}",
+    "index": r"\d{1,4}",
+    "next": r"[1-9]\d{0,3}",
+    "conv": r"conv[01]",
+    "kind": r"video|image",
+    "plain": r"weight|bias",
+    "styled": r"(?:affine\.)?(?:weight|bias)",
+    "rest": r".+",
+}
+
+# Published name, our name. The first pair that fits counts.
+_MOTION = "synthesis.fg_nerf.motion_generator"
+_GENERATOR = [
+    ("mapping.w_avg", "mapping.w_avg"),
+    ("mapping.embed.{plain}", "mapping.embed.{plain}"),
+    ("mapping.fc{number}.{plain}", "mapping.layers.{number}.{plain}"),
+    (f"{_MOTION}.affine.{{plain}}", "motion.input.{plain}"),
+    (f"{_MOTION}.motion_mlp.{{number}}.{{plain}}", "motion.layers.{number}.{plain}"),
+    ("synthesis.fg_nerf.fc_in.{styled}", "foreground.layers.0.{styled}"),
+    ("synthesis.fg_nerf.blocks.{index}.{styled}", "foreground.layers.{next}.{styled}"),
+    ("synthesis.fg_nerf.sigma_out.{styled}", "foreground.density.{styled}"),
+    ("synthesis.fg_nerf.feat_out.{styled}", "foreground.features.{styled}"),
+    ("synthesis.fg_nerf.from_ray.{plain}", "foreground.view.{plain}"),
+    ("synthesis.fg_nerf.to_rgb.{plain}", "foreground.rgb.{plain}"),
+    ("synthesis.bg_nerf.fc_in.{plain}", "background.layers.0.{plain}"),
+    ("synthesis.bg_nerf.blocks.{index}.{plain}", "background.layers.{next}.{plain}"),
+    ("synthesis.bg_nerf.sigma_out.{plain}", "background.density.{plain}"),
+    ("synthesis.bg_nerf.feat_out.{plain}", "background.features.{plain}"),
+    ("synthesis.bg_nerf.to_rgb.{plain}", "background.rgb.{plain}"),
+    ("synthesis.b{number}.{conv}.w_avg", "upsampler.blocks.{number}.{conv}.magnitude.mean_square"),
+    ("synthesis.b{number}.{conv}.adapter.0.{plain}", "upsampler.blocks.{number}.{conv}.upsampling.reduce.{plain}"),
+    ("synthesis.b{number}.{conv}.adapter.1.{plain}", "upsampler.blocks.{number}.{conv}.upsampling.expand.{plain}"),
+    ("synthesis.b{number}.{conv}.{styled}", "upsampler.blocks.{number}.{conv}.linear.{styled}"),
+    ("synthesis.b{number}.torgb.{styled}", "upsampler.blocks.{number}.rgb.linear.{styled}"),
+]
+_DISCRIMINATOR = [
+    ("{kind}D.b4.{rest}", "{kind}.epilogue.{rest}"),
+    ("{kind}D.b{number}.{rest}", "{kind}.blocks.{number}.{rest}"),
+    ("{kind}D.mapping.embed.{plain}", "{kind}.mapping.embed.{plain}"),
+    ("{kind}D.mapping.fc{number}.{plain}", "{kind}.mapping.layers.{number}.{plain}"),
 ]
 
 
-def _apply(rules: list, name: str) -> str | None:
-    for pattern, replacement in rules:
-        match = re.fullmatch(pattern, name)
+def _pattern(template: str) -> re.Pattern:
+    return re.compile(re.sub(r"\\{(\w+)\\}", lambda m: f"(?P<{m[1]}>{_FIELDS[m[1]]})", re.escape(template)))
+
+
+def _compile(pairs: list[tuple[str, str]]) -> list[tuple[re.Pattern, str]]:
+    return [(_pattern(source), target) for source, target in pairs]
+
+
+def _reverse(pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    return [(ours, published) for published, ours in pairs]
+
+
+_TO_OURS = {"G": _compile(_GENERATOR), "D": _compile(_DISCRIMINATOR)}
+_TO_PUBLISHED = {"G": _compile(_reverse(_GENERATOR)), "D": _compile(_reverse(_DISCRIMINATOR))}
+
+
+def _translate(rules: list[tuple[re.Pattern, str]], name: str) -> str | None:
+    for pattern, target in rules:
+        match = pattern.fullmatch(name)
         if match:
-            return match.expand(replacement)
+            fields = match.groupdict()
+            if "index" in fields:
+                fields["next"] = int(fields["index"]) + 1
+            elif "next" in fields:
+                fields["index"] = int(fields["next"]) - 1
+            return target.format(**fields)
     return None
+
+
+def _is_constant(name: str) -> bool:
+    return name.rpartition(".")[2] in _CONSTANTS
 
 
 def map_generator_name(name: str, *, motion_layers: int = 2) -> str | None:
@@ -56,57 +108,85 @@ def map_generator_name(name: str, *, motion_layers: int = 2) -> str | None:
     Args:
         motion_layers: Number of layers in the published motion MLP; the last one is our `motion.output`.
     """
-    if _IGNORED.search(name):
+    if _is_constant(name):
         return None
-    match = re.fullmatch(r"synthesis\.fg_nerf\.blocks\.(\d+)\.(.+)", name)
-    if match:
-        return f"foreground.layers.{int(match[1]) + 1}.{match[2]}"
-    match = re.fullmatch(r"synthesis\.bg_nerf\.blocks\.(\d+)\.(weight|bias)", name)
-    if match:
-        return f"background.layers.{int(match[1]) + 1}.{match[2]}"
-    match = re.fullmatch(r"synthesis\.fg_nerf\.motion_generator\.motion_mlp\.(\d+)\.(weight|bias)", name)
-    if match:
-        last = int(match[1]) == motion_layers - 1
-        return f"motion.output.{match[2]}" if last else f"motion.layers.{match[1]}.{match[2]}"
-    return _apply(_GENERATOR_RULES, name)
+    ours = _translate(_TO_OURS["G"], name)
+    return ours and ours.replace(f"motion.layers.{motion_layers - 1}.", "motion.output.")
+
+
+def published_generator_name(name: str, *, motion_layers: int = 2) -> str | None:
+    """The published name of one of our generator tensors; the reverse of `map_generator_name`."""
+    return _translate(_TO_PUBLISHED["G"], name.replace("motion.output.", f"motion.layers.{motion_layers - 1}."))
 
 
 def map_discriminator_name(name: str) -> str | None:
     """Our name of a published discriminator tensor; None for one that has no counterpart."""
-    return None if _IGNORED.search(name) else _apply(_DISCRIMINATOR_RULES, name)
+    return None if _is_constant(name) else _translate(_TO_OURS["D"], name)
 
 
-def map_state(state: dict[str, torch.Tensor], target: torch.nn.Module, rename) -> dict[str, torch.Tensor]:
-    """Published tensors under our names and shapes, every one accounted for.
+def published_discriminator_name(name: str) -> str | None:
+    """The published name of one of our discriminator tensors; the reverse of `map_discriminator_name`."""
+    return _translate(_TO_PUBLISHED["D"], name)
+
+
+def match_names(
+    shapes: Mapping[str, tuple[int, ...]],
+    target: torch.nn.Module,
+    rename: Callable[[str], str | None],
+    restore: Callable[[str], str | None] = lambda _: None,
+) -> dict[str, str]:
+    """Our name → published name, with every tensor accounted for.
 
     Args:
-        state: Published name → tensor.
-        target: The module whose state is wanted.
+        shapes: Published name → shape.
+        target: The module whose state is wanted; it may be on the meta device.
         rename: `map_generator_name` or `map_discriminator_name`.
+        restore: Their reverse, for messages.
 
     Raises:
-        ValueError: A tensor is missing, left over, or has another shape; it is named.
+        ValueError: Tensors are missing, left over, or have another shape; they are named.
     """
-    wanted = target.state_dict()
-    mapped, left_over = {}, []
-    for name, tensor in state.items():
-        ours = rename(name)
-        if ours is None:
-            if not _IGNORED.search(name):
-                left_over.append(name)
+    wanted = {name: tuple(tensor.shape) for name, tensor in target.state_dict().items()}
+    matched: dict[str, str] = {}
+    left_over, problems = [], []
+    for name, shape in shapes.items():
+        if _is_constant(name) and shape == _CONSTANTS[name.rpartition(".")[2]]:
             continue
-        if ours not in wanted:
+        ours = rename(name)
+        if ours not in wanted or ours in matched:
             left_over.append(name)
             continue
-        shape = tuple(wanted[ours].shape)
-        if tuple(tensor.shape) == (*shape, 1, 1):
-            tensor = tensor[:, :, 0, 0]
-        if tuple(tensor.shape) != shape:
-            raise ValueError(f"tensor {name} has shape {list(tensor.shape)}, but {ours} needs {list(shape)}.")
-        mapped[ours] = tensor
-    missing = sorted(set(wanted) - set(mapped))
-    if left_over or missing:
-        raise ValueError(
-            f"tensors do not fit: {len(left_over)} left over {left_over[:3]}, {len(missing)} missing {missing[:3]}."
-        )
-    return mapped
+        matched[ours] = name
+        if shape != wanted[ours] and (len(shape) != 4 or shape != (*wanted[ours], 1, 1)):
+            problems.append(f"{printable(name)} has shape {list(shape)}, but {ours} needs {list(wanted[ours])}")
+    missing = [name for name in wanted if name not in matched]
+    if left_over:
+        problems.insert(0, f"{len(left_over)} left over ({_listing(left_over)})")
+    if missing:
+        restored = [name if restore(name) is None else restore(name) for name in missing]
+        problems.insert(0, f"{len(missing)} missing ({_listing(restored)})")
+    if problems:
+        more = f"; and {len(problems) - 4} more" if len(problems) > 4 else ""
+        raise ValueError(f"tensors do not fit: {'; '.join(problems[:4])}{more}.")
+    return matched
+
+
+def _listing(names: list[str]) -> str:
+    return ", ".join(f"'{printable(name)}'" for name in names[:3]) + (", …" if len(names) > 3 else "")
+
+
+def take_state(matched: Mapping[str, str], state: Mapping, target: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Tensors under our names and in our shapes.
+
+    Args:
+        matched: Of `match_names`.
+        state: Published name → tensor.
+    """
+    wanted = target.state_dict()
+    return {ours: state[name].reshape(wanted[ours].shape) for ours, name in matched.items()}
+
+
+def map_state(state: Mapping[str, torch.Tensor], target: torch.nn.Module, rename) -> dict[str, torch.Tensor]:
+    """Published tensors under our names and shapes, every one accounted for; see `match_names`."""
+    matched = match_names({name: tuple(tensor.shape) for name, tensor in state.items()}, target, rename)
+    return take_state(matched, state, target)
