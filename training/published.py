@@ -23,6 +23,7 @@ from dnnlib import UserError, format_bytes, one_line, run_cli
 from training.checkpoint import SNAPSHOT_FORMAT, VERSION, load_snapshot, save_archive
 from training.discriminator import TimeAwareDiscriminators
 from training.generator import Generator
+from training.pickle_values import Budget, UnreadablePickle, printable
 from training.published_config import discriminator_config, generator_config
 from training.published_names import (
     map_discriminator_name,
@@ -34,7 +35,7 @@ from training.published_names import (
 )
 from training.published_objects import TensorData, allowed_globals
 from training.published_tree import PublishedModule
-from training.restricted_unpickler import Budget, UnreadablePickle, printable, read_pickle
+from training.restricted_unpickler import read_pickle
 from training.sizes import parameter_counts
 
 __all__ = ["convert", "parse_published", "read_published"]

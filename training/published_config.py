@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+from training.pickle_values import UnreadablePickle
 from training.published_objects import TensorData
 from training.published_options import MAX_LAYERS, MAX_RESOLUTION, MAX_SAMPLES, MAX_WIDTH, Options
 from training.published_tree import UNKNOWN, PublishedModule
-from training.restricted_unpickler import UnreadablePickle
 
 __all__ = ["discriminator_config", "generator_config"]
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-from training.restricted_unpickler import printable
+from training.pickle_values import printable
 
 __all__ = [
     "map_discriminator_name",

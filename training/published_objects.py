@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-from training.restricted_unpickler import Budget, Global, Inert, UnreadablePickle, inert, read_pickle
+from training.pickle_values import Budget, Global, Inert, UnreadablePickle, inert
+from training.restricted_unpickler import read_pickle
 
 __all__ = ["RECONSTRUCT", "Storage", "TensorData", "allowed_globals"]
 

@@ -11,8 +11,8 @@ original kept on the object, tells its value.
 from collections.abc import Mapping
 from typing import Any
 
+from training.pickle_values import UnreadablePickle, printable
 from training.published_tree import UNKNOWN, PublishedModule
-from training.restricted_unpickler import UnreadablePickle, printable
 
 __all__ = ["MAX_LAYERS", "MAX_RESOLUTION", "MAX_SAMPLES", "MAX_WIDTH", "Options"]
 

@@ -4,20 +4,22 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from training.pickle_values import Inert, UnreadablePickle, printable
 from training.published_objects import RECONSTRUCT, TensorData
-from training.restricted_unpickler import Inert, UnreadablePickle, printable
 
 __all__ = ["UNKNOWN", "PublishedModule", "plain_arguments"]
 
 PERSISTENCE_VERSION = 6
 MAX_NAME = 100  # characters of a part's name
-MAX_MODULES = 5_000  # theirs have 500
+MAX_ENTRIES = 10_000  # parts and tensors of a network; theirs have 500
 MAX_ARGUMENTS = 20_000  # numbers, texts and containers of one object's arguments
+MAX_TEXT = 1000  # characters of an argument
 MAX_HOPS = 16  # of a reference to a reference to a …, or from a container to the one around it
 
 #: The value of an argument that the file leaves open.
 UNKNOWN = object()
 
+_TENSOR_TABLES = ("_parameters", "_buffers")
 _REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 
 
@@ -55,7 +57,8 @@ class PublishedModule:
 
     def _table(self, name: str) -> dict[str, Any]:
         table = self.attributes.get(name, {})
-        if type(table) is not dict or not all(type(key) is str and len(key) <= MAX_NAME for key in table):
+        fits = type(table) is dict and len(table) <= MAX_ENTRIES
+        if not fits or not all(type(key) is str and len(key) <= MAX_NAME for key in table):
             raise UnreadablePickle(f"holds no table of names as {name} of '{self.path}'; it is damaged.")
         return table
 
@@ -87,9 +90,9 @@ class PublishedModule:
         waiting, count = [("", self)], 0
         while waiting:
             prefix, module = waiting.pop()
-            count += 1
-            if count > MAX_MODULES:
-                raise UnreadablePickle(f"holds more than {MAX_MODULES} parts in '{self.path}'; no checkpoint does.")
+            count += 1 + sum(len(module._table(name)) for name in ("_modules", *_TENSOR_TABLES))
+            if count > MAX_ENTRIES:
+                raise UnreadablePickle(f"holds more than {MAX_ENTRIES} parts in '{self.path}'; no checkpoint does.")
             for name, value in module._own_tensors():
                 found[prefix + name] = value
             children = [
@@ -102,7 +105,7 @@ class PublishedModule:
 
     def _own_tensors(self) -> Iterator[tuple[str, TensorData]]:
         passing = self.attributes.get("_non_persistent_buffers_set", [])
-        for table in ("_parameters", "_buffers"):
+        for table in _TENSOR_TABLES:
             for name, value in self._table(table).items():
                 if value is None or (table == "_buffers" and type(passing) is list and name in passing):
                     continue
@@ -133,7 +136,7 @@ class _Plain:
         if value is None or type(value) in (bool, int, float):
             return value
         if type(value) is str:
-            return UNKNOWN if "${" in value or value == "???" else value
+            return UNKNOWN if len(value) > MAX_TEXT or "${" in value or value == "???" else value
         if type(value) in (list, tuple):
             return [self.convert(entry, depth + 1) for entry in value]
         if type(value) is dict:
@@ -141,7 +144,7 @@ class _Plain:
         if not isinstance(value, Inert) or not value.name.startswith("omegaconf."):
             return UNKNOWN
         content = _content(value)
-        match = _REFERENCE.fullmatch(content) if type(content) is str else None
+        match = _REFERENCE.fullmatch(content) if type(content) is str and len(content) <= MAX_TEXT else None
         return self.convert(content if match is None else _follow(value, match[1]), depth + 1)
 
 
