@@ -1,0 +1,1 @@
+"""The model and its training: networks, losses, augmentation, data, checkpoints, the loop."""
