@@ -103,9 +103,12 @@ class _Writer:
             yield pickle.LONG_BINGET + struct.pack("<I", self.memo[key])
             return
         yield from self.fresh(obj)
-        if type(obj) in (str, Name, Call, dict):
+        if type(obj) in (str, bytes, Name, Call, dict):
             self.memo[key] = len(self.memo)
             yield pickle.LONG_BINPUT + struct.pack("<I", self.memo[key])
+        if type(obj) is Call and obj.state is not None:  # now, because the state may refer to the object
+            yield from self.write(obj.state)
+            yield pickle.BUILD
 
     def fresh(self, obj: Any) -> Iterator[bytes]:
         if obj is None or obj is True or obj is False:
@@ -136,19 +139,22 @@ class _Writer:
             yield from self.write(obj.function)
             yield from self.write(obj.arguments)
             yield pickle.NEWOBJ if obj.new else pickle.REDUCE
-            if obj.state is not None:
-                yield from self.write(obj.state)
-                yield pickle.BUILD
 
 
-def storage_bytes(array: np.ndarray, *, kind: str | None = None, count: int | None = None) -> bytes:
-    """What torch.save wrote for a storage before zip archives."""
+def storage_bytes(
+    array: np.ndarray, *, kind: str | None = None, count: int | None = None, little_endian: bool = True, **changes: Any
+) -> bytes:
+    """What torch.save wrote for a storage before zip archives; `changes`: the parts identity and keys."""
     kind = kind or {"f4": "FloatStorage", "f8": "DoubleStorage", "i8": "LongStorage"}[array.dtype.str[1:]]
     count = array.size if count is None else count
-    system = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"short": 2, "int": 4, "long": 4}}
-    parts = [0x1950A86A20F9469CFC6C, 1001, system]
-    parts += [Persistent(("storage", Name("torch", kind), "94387236", "cpu", count, None)), ["94387236"]]
-    return b"".join(dumps(part, 2) for part in parts) + struct.pack("<q", count) + array.tobytes()
+    parts = {
+        "magic": 0x1950A86A20F9469CFC6C,
+        "protocol": 1001,
+        "system": {"protocol_version": 1001, "little_endian": little_endian, "type_sizes": {"short": 2}},
+        "identity": Persistent(("storage", Name("torch", kind), "94387236", "cpu", count, None)),
+        "keys": ["94387236"],
+    } | changes
+    return b"".join(dumps(part, 2) for part in parts.values()) + struct.pack("<q", count) + array.tobytes()
 
 
 def storage(data: bytes) -> Call:
@@ -177,25 +183,26 @@ def persistent(class_name: str, state: dict, **changes: Any) -> Call:
     return Call(Name("torch_utils.persistence", "_reconstruct_persistent_obj"), (description | changes,))
 
 
-def omegaconf(options: Any, parent: Any = None) -> Any:
-    """Options in OmegaConf's containers."""
+def omegaconf(options: Any, parent: Call | None = None) -> Call:
+    """Options in OmegaConf's containers, each of which knows the one around it."""
     if type(options) not in (dict, list):
         metadata = Call(Name("omegaconf.base", "Metadata"), (), {"ref_type": Name("typing", "Any")}, new=True)
         state = {"_metadata": metadata, "_parent": parent, "_val": options}
         return Call(Name("omegaconf.nodes", "AnyNode"), (), state, new=True)
+    kind = ("omegaconf.dictconfig", "DictConfig") if type(options) is dict else ("omegaconf.listconfig", "ListConfig")
+    container = Call(Name(*kind), new=True)
     if type(options) is dict:
-        kind = Name("omegaconf.dictconfig", "DictConfig")
-        content = {key: omegaconf(entry, parent) for key, entry in options.items()}
+        content = {key: omegaconf(entry, container) for key, entry in options.items()}
     else:
-        kind = Name("omegaconf.listconfig", "ListConfig")
-        content = [omegaconf(entry, parent) for entry in options]
-    return Call(kind, (), {"_metadata": None, "_parent": parent, "_content": content}, new=True)
+        content = [omegaconf(entry, container) for entry in options]
+    container.state = {"_parent": parent, "_content": content}
+    return container
 
 
 # ----------------------------------------------------------------------------------------------------------------------
 # A small published model
 
-CONSTANTS = {"synthesis.alpha": np.zeros((), np.float32), "synthesis.b16.resample_filter": FILTER}
+CONSTANTS = {"synthesis.alpha": np.zeros((), np.float32), "synthesis.fg_nerf.fc_in.resample_filter": FILTER}
 BUFFERS = ("w_avg", "alpha", "resample_filter")
 CONTAINERS = {"blocks": "ModuleList", "motion_mlp": "Sequential", "adapter": "Sequential"}
 
@@ -261,7 +268,7 @@ def options_of(spec: Spec) -> dict[str, Any]:
     }  # fmt: skip
 
 
-SMALL_D = {"resolution": 16, "channels": 128}
+D_CHANNELS = 32  # at resolution 1
 SPEC = dataclasses.replace(SMALL, resolution=16, importance=6, channels=256)
 
 
@@ -271,7 +278,7 @@ def small_arrays(spec: Spec = SPEC) -> dict[str, dict[str, np.ndarray]]:
     discriminators = {}
     for prefix, channels in (("videoD", 7), ("imageD", 3)):
         shapes = discriminator_shapes(
-            prefix, resolution=spec.resolution, img_channels=channels, channels=128, c_dim=spec.c_dim
+            prefix, resolution=spec.resolution, img_channels=channels, channels=D_CHANNELS, c_dim=spec.c_dim
         )
         discriminators |= {name: value(name, shape) for name, shape in shapes.items()}
     return {"G": {name: array * np.float32(0.5) for name, array in generator.items()}, "D": discriminators,
@@ -308,7 +315,7 @@ def small_file(
         "mapping.fc0": {"_init_kwargs": {"lr_multiplier": 0.01}} | numbers,
     }
     about = {
-        "c_dim": spec.c_dim, "img_resolution": spec.resolution, "img_channels": 3, "channel_base": 128 / 32768,
+        "c_dim": spec.c_dim, "img_resolution": spec.resolution, "img_channels": 3, "channel_base": D_CHANNELS / 32768,
         "channel_max": 512, "conv_clamp": 256, "num_fp16_res": 4, "architecture": "skip",
         "epilogue_kwargs": omegaconf({"mbstd_group_size": "${spec.mbstd}"}, root),
     }  # fmt: skip
