@@ -10,8 +10,8 @@ The options stand in conf/config.yaml with a line on each; spec=… and model=�
     torchrun --nproc-per-node 4 run_train.py outdir=runs data=faces spec=paper model=…      processes from torchrun
 
 A run writes OUT/00000-<description>/, the next one OUT/00001-…: the same command again starts a new run, with
-resume_run= it continues the old one, to the bit on one CPU process, and what it wrote after its last saved state is
-written again. resume=PATH starts a new run from the weights of a snapshot. SIGTERM and Ctrl-C end a run after the
+resume_run= it continues the old one, to the bit on one CPU process with as many threads, and what it wrote after its
+last saved state is written again. resume=PATH starts a new run from the weights of a snapshot. SIGTERM and Ctrl-C end a run after the
 current iteration, with its state saved.
 """
 

@@ -83,11 +83,7 @@ def unknown_model(tmp):
 
 
 def batch_not_divisible(tmp):
-    return ["spec.mb=5"], "spec.mb=5 is no multiple of gpus × spec.microbatch = 1 × 2"
-
-
-def microbatch_not_divisible(tmp):
-    return ["spec.microbatch=3", "spec.mb=6"], "spec.microbatch=3 is no multiple of spec.mbstd=2"
+    return ["spec.mb=5"], "spec.mb=5 is no multiple of gpus × spec.mbstd = 1 × 2"
 
 
 def resolution_no_power_of_two(tmp):
@@ -166,7 +162,7 @@ def outdir_is_a_file(tmp):
 
 MISTAKES = [
     no_dataset, empty_dataset, short_clips, unreadable_labels, unknown_option, unknown_network_option, unknown_argument,
-    unknown_model, batch_not_divisible, microbatch_not_divisible, resolution_no_power_of_two, resolution_too_small,
+    unknown_model, batch_not_divisible, resolution_no_power_of_two, resolution_too_small,
     wrong_type, negative, no_checkpoint, lfs_checkpoint, no_run, no_run_folder, not_a_run_folder, both_resumes,
     unknown_metric, unknown_policy, p_without_augmentation, fixed_without_p, target_without_ada, unknown_pipeline,
     unknown_device, outdir_is_a_file,
@@ -218,11 +214,13 @@ def test_no_permission(tmp_path, data, monkeypatch, capsys):
 
 
 def test_dry_run(tmp_path, data, monkeypatch, capsys):
-    words = [f"outdir={tmp_path / 'runs'}", f"data={data}", *WORDS, "spec.mb=8", "gpus=2", "dry_run=true"]
+    words = [f"outdir={tmp_path / 'runs'}", f"data={data}", *WORDS, "spec.mb=8", "gpus=2", "spec.microbatch=3"]
+    words.append("dry_run=true")
     assert call(monkeypatch, *words) == 0
     text = capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
-    assert "gpus=2, but there is 1: gradients are accumulated over 4 passes, the batch stays 8 videos." in text
+    assert "gpus=2, but 1 will be used" in text
+    assert "Gradients are accumulated over 4 passes, the batch stays 8 videos." in text
     options = yaml.safe_load(text[text.index("model:") : text.index("dataset ")])
     assert options["spec"]["mb"] == 8 and options["names"]["model"] == "stylenerf_small"
     assert "num_videos 5" in text and "num_clips 5" in text
@@ -245,6 +243,16 @@ def test_fewer_devices_share_what_they_can(tmp_path, data, monkeypatch):
         plan = options_module.plan(words)
         found[count] = plan.processes, len(plan.notes)
     assert found == {1: (1, 1), 2: (2, 1), 3: (2, 1), 4: (4, 0), 8: (4, 0)}
+
+
+@pytest.mark.parametrize(
+    "batch, group, most, expected",
+    [(16, 8, 16, 16), (16, 8, 8, 8), (8, 8, 16, 8), (48, 8, 32, 24), (16, 8, 4, 8), (24, 12, 16, 12)],
+)
+def test_groups_per_pass(batch, group, most, expected, tmp_path, data):
+    sizes = [f"spec.mb={batch}", f"spec.mbstd={group}", f"spec.microbatch={most}"]
+    plan = options_module.plan([f"outdir={tmp_path / 'runs'}", f"data={data}", *WORDS, *sizes])
+    assert plan.options["spec"]["microbatch"] == expected
 
 
 def test_help(monkeypatch, capsys):

@@ -66,7 +66,10 @@ def plan(words: Sequence[str], *, metrics: Sequence[str] = ()) -> Plan:
     device_type = _device_type(options)
     options["metrics"] = options["metrics"] or []
     options["workers"] = _workers(options, device_type)
-    processes = _processes(options, device_type, notes)
+    processes = _processes(options, device_type)
+    options["spec"]["microbatch"] = _microbatch(options["spec"], processes)
+    if processes < options["gpus"]:
+        notes.append(_fewer_devices(options, processes))
     dataset = build_dataset(options)
     if dataset.num_short_videos:
         notes.append(f"{dataset.num_short_videos} videos are shorter than nframes={options['nframes']} and left out.")
@@ -121,7 +124,7 @@ def _read(words: Sequence[str]) -> tuple[dict[str, Any], Path | None]:
 
 
 def _check_combinations(options: Mapping[str, Any], metrics: Sequence[str]) -> None:
-    aug, spec = options["aug"], options["spec"]
+    aug = options["aug"]
     for name in options["metrics"] or []:
         if name not in metrics:
             choice = f"choose from {', '.join(metrics)}" if metrics else "none can be computed while training"
@@ -142,11 +145,6 @@ def _check_combinations(options: Mapping[str, Any], metrics: Sequence[str]) -> N
     if resolution & (resolution - 1):
         below = 1 << (resolution.bit_length() - 1)
         raise UserError(f"resolution={resolution} is not a power of two; use {below} or {2 * below}.")
-    if spec["microbatch"] % spec["mbstd"]:
-        raise UserError(
-            f"spec.microbatch={spec['microbatch']} is no multiple of spec.mbstd={spec['mbstd']}, the group of the "
-            "minibatch standard deviation."
-        )
 
 
 def _device_type(options: Mapping[str, Any]) -> str:
@@ -163,31 +161,38 @@ def _workers(options: Mapping[str, Any], device_type: str) -> int:
     return 3 if device_type == "cuda" else 0  # a CPU that computes has no time to decode ahead
 
 
-def _processes(options: Mapping[str, Any], device_type: str, notes: list[str]) -> int:
-    """How many processes train, each with its device; and whether the batch can be shared among them."""
-    spec, wanted = options["spec"], options["gpus"]
-    batch, micro = spec["mb"], spec["microbatch"]
+def _processes(options: Mapping[str, Any], device_type: str) -> int:
+    """How many processes train, each with its device: as many as are wanted, are there, and can share the batch."""
+    wanted, batch, group = options["gpus"], options["spec"]["mb"], options["spec"]["mbstd"]
     started = distributed.torchrun_world_size()
     if started is not None:  # somebody else has decided
         wanted = available = started
     else:
         available = torch.cuda.device_count() if device_type == "cuda" else 1
-    if wanted <= available and batch % (wanted * micro):
+    fitting = [n for n in range(1, min(wanted, available) + 1) if batch % (n * group) == 0]
+    if not fitting or (fitting[-1] < wanted <= available):
+        count = min(wanted, available)
         raise UserError(
-            f"spec.mb={batch} is no multiple of gpus × spec.microbatch = {wanted} × {micro}; change spec.mb, gpus or "
-            "spec.mbstd."
+            f"spec.mb={batch} is no multiple of gpus × spec.mbstd = {count} × {group}; change one of them "
+            f"(spec.mbstd is the group of the minibatch standard deviation, which a pass must hold entirely)."
         )
-    fitting = [n for n in range(1, min(wanted, available) + 1) if batch % (n * micro) == 0]
-    if not fitting:
-        raise UserError(f"spec.mb={batch} is no multiple of spec.microbatch={micro}; change spec.mb or spec.mbstd.")
-    processes = fitting[-1]
-    if processes < wanted:
-        notes.append(
-            f"gpus={wanted}, but there {'is' if available == 1 else 'are'} {available}"
-            f"{' and ' + str(processes) + ' can share the batch' if processes < available else ''}: gradients are "
-            f"accumulated over {batch // (processes * micro)} passes, the batch stays {batch} videos."
-        )
-    return processes
+    return fitting[-1]
+
+
+def _microbatch(spec: Mapping[str, Any], processes: int) -> int:
+    """Videos per pass: as many groups as spec.microbatch allows, but at least one, that divide a process's share."""
+    share = spec["mb"] // processes
+    sizes = range(spec["mbstd"], max(spec["microbatch"], spec["mbstd"]) + 1, spec["mbstd"])
+    return max(size for size in sizes if share % size == 0)
+
+
+def _fewer_devices(options: Mapping[str, Any], processes: int) -> str:
+    batch = options["spec"]["mb"]
+    passes = batch // (processes * options["spec"]["microbatch"])
+    return (
+        f"gpus={options['gpus']}, but {processes} will be used: that many are there and can share the batch. Gradients "
+        f"are accumulated over {passes} passes, the batch stays {batch} videos."
+    )
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ WORDS = [
     "spec.kimg_per_tick=0.008",
     "spec.mb=4",
     "spec.mbstd=2",
+    "spec.microbatch=2",
     "spec.map=1",
     "spec.fmaps=0.005",
     "spec.g_reg_interval=2",
