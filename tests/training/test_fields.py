@@ -18,6 +18,12 @@ def paper(request):
     return paper_generator(request.param), golden_arrays(f"network_{request.param}.npz")
 
 
+def evaluator_of(field, ws, times, motion):
+    """The foreground of all videos, in one group."""
+    (folded,) = field.fold(ws, len(ws))
+    return field.evaluator(folded, times=times, motion=motion)
+
+
 def inputs_of(goldens, name, samples):
     """Points [1, ..., R, S, D] and unit directions [1, R, 3] of a measured call, eight rays."""
     points = goldens[f"fields/{name}/points"].reshape(1, 8, samples, -1)
@@ -30,13 +36,14 @@ def inputs_of(goldens, name, samples):
 def test_measured_foreground(paper, name):
     generator, goldens = paper
     field = generator.foreground
-    folded = field.fold(goldens["inputs/ws"][:, None].expand(-1, field.num_ws, -1))
+    ws = goldens["inputs/ws"][:, None].expand(-1, field.num_ws, -1)
     times = goldens["inputs/Ts"].reshape(1, -1)[:, :1]
     motion = generator.motion(goldens["inputs/z_motion"], times)
     points, directions = inputs_of(goldens, name, 14)
-    density, features = field.evaluator(folded, times=times, motion=motion)(points[:, None], directions)
+    evaluator = evaluator_of(field, ws, times, motion)
+    density, features = evaluator(points[:, None], directions)
     assert_near(density.flatten(), goldens[f"fields/{name}/sigma"])
-    both = field.evaluator(folded, times=times, motion=motion).project(features)
+    both = evaluator.project(features)
     assert both.shape == (1, 1, 8, 14, 3 + field.feature_dim)
     assert_near(both[..., :35].flatten(0, 3), goldens[f"fields/{name}/features"])
 
@@ -84,7 +91,7 @@ def test_foreground_against_the_formula(variant, shared, frames):
     ws, times, motion, points, directions = random_inputs(spec, frames)
     if shared:
         points = points[:, :1]
-    evaluator = field.evaluator(field.fold(ws), times=times, motion=motion if spec.motion else None)
+    evaluator = evaluator_of(field, ws, times, motion if spec.motion else None)
     density, features = evaluator(points, directions)
     both = evaluator.project(features)
     assert density.shape == (2, frames, 3, 5)
@@ -123,7 +130,7 @@ def test_projection_commutes_with_compositing(variant):
     spec = dataclasses.replace(SMALL, **VARIANTS[variant])
     field = build_generator(spec).foreground.double()
     ws, times, motion, points, directions = random_inputs(spec, 2)
-    evaluator = field.evaluator(field.fold(ws), times=times, motion=motion)
+    evaluator = evaluator_of(field, ws, times, motion)
     _, features = evaluator(points, directions)
     weights = torch.rand(2, 2, 3, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     each = (weights[..., None] * evaluator.project(features)).sum(dim=3)
@@ -151,8 +158,8 @@ def test_blending_a_field_with_itself():
     ws, points = torch.randn(1, 5, 6, generator=generator), torch.randn(1, 1, 3, 4, 3, generator=generator)
     directions = torch.nn.functional.normalize(torch.randn(1, 3, 3, generator=generator), dim=-1)
     times = torch.zeros(1, 1)
-    single = field.evaluator(field.fold(ws), times=times, motion=None)
-    double = blended.evaluator(blended.fold(ws), times=times, motion=None)
+    single = evaluator_of(field, ws, times, None)
+    double = evaluator_of(blended, ws, times, None)
     density, features = single(points, directions)
     density_blended, features_blended = double(points, directions)
     assert_near(density_blended, density)

@@ -69,10 +69,9 @@ def test_frames(config, goldens, case):
 def test_ray_weights(config, goldens, case):
     generator, inputs = case_generator(config, case), case_inputs(config, case)
     origins, directions = camera_rays(inputs["cameras"], pixel_centers(32)[chosen(1024, NUM_RAYS)])
-    times, fields = inputs["times"], generator.foreground
-    field = fields.evaluator(
-        fields.fold(inputs["ws"][:, : fields.num_ws]), times=times, motion=generator.motion(inputs["z_motion"], times)
-    )
+    times, field = inputs["times"], generator.foreground
+    (folded,) = field.fold(inputs["ws"][:, : field.num_ws], 1)
+    field = field.evaluator(folded, times=times, motion=generator.motion(inputs["z_motion"], times))
     foreground = march_foreground(
         field, origins, directions, generator.settings, num_frames=times.shape[1], last_opaque=False
     )

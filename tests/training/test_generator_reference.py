@@ -166,6 +166,41 @@ def test_gradients(variant):
         assert_near(by_name[map_generator_name(name)].flatten(), value.flatten(), relative=1e-8)
 
 
+@pytest.mark.parametrize("upsampling", ["nn_cat", "pixelshuffle"])
+def test_second_derivatives(upsampling):
+    """Gradients of a path length for every parameter. Single precision takes other routes, so that as well.
+
+    A single pass: the positions of importance samples jump where precision decides about a bin.
+    """
+    spec = dataclasses.replace(SMALL, importance=0, upsampling=upsampling, layers=3)
+    inputs, cameras = random_inputs(spec, batch=1), random_cameras(1)
+    inputs["ws"].requires_grad_()
+
+    def length(image, ws):
+        noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(5)).to(image.dtype)
+        (gradient,) = torch.autograd.grad((image * noise).sum(), ws, create_graph=True)
+        return gradient.square().sum().sqrt()
+
+    state = {name: value.requires_grad_() for name, value in doubled_state(generator_shapes(spec)).items()}
+    expected = reference.synthesize(state, spec, **inputs, cam2world=cameras.cam2world.double(), fov=18)
+    names = [name for name in state if not name.startswith("mapping.") and not name.endswith("w_avg")]
+    wanted = torch.autograd.grad(
+        length(expected["image"], inputs["ws"]), [state[name] for name in names], allow_unused=True
+    )
+    wanted = {map_generator_name(name): value for name, value in zip(names, wanted)}
+    largest = max(float(value.abs().max()) for value in wanted.values() if value is not None)
+    for dtype, relative in ((torch.float64, 1e-8), (torch.float32, 1e-3)):
+        generator = build_generator(spec).to(dtype)
+        cast = {name: value.detach().to(dtype).requires_grad_(name == "ws") for name, value in inputs.items()}
+        image = generator.synthesize(**cast, cameras=cameras).image
+        parameters = {name: p for name, p in generator.named_parameters() if not name.startswith("mapping.")}
+        actual = torch.autograd.grad(length(image, cast["ws"]), list(parameters.values()), allow_unused=True)
+        for (name, p), gradient in zip(parameters.items(), actual):
+            value = torch.zeros_like(p) if wanted[name] is None else wanted[name].reshape(p.shape)
+            gradient = torch.zeros_like(p) if gradient is None else gradient
+            assert_near(gradient, value, relative=relative, absolute=relative * 1e-2 * largest)
+
+
 # MEAD's model at full size: the others are compared with measurements there.
 
 

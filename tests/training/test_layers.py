@@ -136,9 +136,38 @@ def test_point_linear(points, width, batch):
     for weight, expected in ((shared, x @ shared.T), (own, torch.einsum("bpi,boi->bpo", x, own))):
         assert_near(point_linear(x, weight), expected)
         assert_near(point_linear(x, weight, bias), expected + bias)
+        assert_near(point_linear(x, weight, bias, act="relu"), (expected + bias).relu())
+        bent = torch.nn.functional.leaky_relu(expected + bias, 0.2)
+        assert_near(point_linear(x, weight, bias, act="lrelu"), bent)
+        assert_near(point_linear(x, weight, bias, act="lrelu", clamp=0.7), bent.clamp(-0.7, 0.7))
     # Rows that are not contiguous, as a transposed image's.
     strided = x.transpose(1, 2).contiguous().transpose(1, 2)
     assert_near(point_linear(strided, shared, bias), x @ shared.T + bias)
+
+
+@pytest.mark.parametrize("act, clamp", [("linear", None), ("relu", None), ("lrelu", None), ("lrelu", 0.8)])
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_derivatives_of_many_points(with_bias, act, clamp):
+    """First and second derivatives of the route for many points, which is for single precision alone."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = [torch.randn(1, 100, 9, generator=generator), torch.randn(10, 9, generator=generator)]
+    inputs += [torch.randn(10, generator=generator)] if with_bias else []
+    direction = torch.randn(1, 100, 10, generator=generator)
+
+    def derivatives(dtype):
+        leaves = [x.to(dtype).requires_grad_() for x in inputs]
+        if dtype == torch.float32:
+            y = point_linear(*leaves, act=act, clamp=clamp)
+        else:
+            y = torch.nn.functional.linear(*leaves)
+            y = y if act == "linear" else torch.nn.functional.leaky_relu(y, {"relu": 0.0, "lrelu": 0.2}[act])
+            y = y if clamp is None else y.clamp(-clamp, clamp)
+        first = torch.autograd.grad((y * direction.to(dtype)).pow(2).sum(), leaves, create_graph=True)
+        second = torch.autograd.grad(sum(g.square().sum() for g in first), leaves)
+        return [y, *first, *second]
+
+    for actual, expected in zip(derivatives(torch.float32), derivatives(torch.float64)):
+        assert_near(actual, expected, relative=1e-5)
 
 
 def test_leaky_relu():

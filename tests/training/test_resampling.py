@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from torch.autograd import gradcheck
+from torch.autograd import gradcheck, gradgradcheck
 
 from tests.goldens.checks import assert_near
 from tests.goldens.reference import fir
-from tests.goldens.reference.upsampler import corner_neighbours, nearest
-from torch_utils.ops.upfirdn2d import filter2d, setup_filter
-from training.resampling import blur_nearest_rows, blur_rows, corner_means, interleave
+from tests.goldens.reference.upsampler import corner_neighbours, doubled, nearest
+from torch_utils.ops.upfirdn2d import filter2d, setup_filter, upsample2d
+from training.resampling import blur_nearest_rows, blur_rows, corner_means, interleave, upsample_rows
 
 SHAPES = [(1, 4, 4, 3), (2, 5, 7, 4), (1, 1, 3, 2), (1, 16, 16, 40)]
 
@@ -43,6 +43,14 @@ def test_blurred_nearest_neighbour(shape, dtype):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
+def test_upsampling(shape):
+    x = random_rows(shape)
+    expected = torch.stack([doubled(image) for image in images(x)])
+    assert_near(images(upsample_rows(x)), expected, relative=1e-12)
+    assert_near(images(upsample_rows(x)), upsample2d(images(x), setup_filter([1, 3, 3, 1])), relative=1e-6)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
 def test_corner_means(shape):
     own, neighbours = random_rows(shape), random_rows(shape).flip(0, 1)
     expected = torch.stack([nearest(a) + corner_neighbours(b) for a, b in zip(images(own), images(neighbours))])
@@ -58,6 +66,18 @@ def test_interleave():
             assert torch.equal(y[:, row, column], expected)
 
 
-@pytest.mark.parametrize("function", [blur_rows, blur_nearest_rows])
+@pytest.mark.parametrize("function", [blur_rows, blur_nearest_rows, upsample_rows])
 def test_derivatives(function):
-    assert gradcheck(function, [random_rows((1, 3, 4, 2)).requires_grad_()])
+    x = random_rows((1, 3, 4, 2)).requires_grad_()
+    assert gradcheck(function, [x])
+    assert gradgradcheck(function, [x])
+
+
+def test_weights_first_used_in_inference_serve_training():
+    rows = random_rows((1, 4, 4, 13))  # a width of its own
+    with torch.inference_mode():
+        expected = blur_rows(rows)
+    tracked = rows.clone().requires_grad_()
+    y = blur_rows(tracked)
+    y.sum().backward()
+    assert torch.equal(y, expected) and tracked.grad.any()

@@ -30,9 +30,8 @@ def measured_layer(name):
 @torch.no_grad()
 def apply(layer, x, *, upsample=True, groups=1):
     """Images [N, 8, H, W] of N videos to images, in `groups` groups of videos."""
-    weight, bias = layer.linear.fold(GOLDENS["synthlayer/w"])
+    folded = layer.fold(GOLDENS["synthlayer/w"], len(x) // groups)
     parts = x.movedim(1, -1)[:, None].chunk(groups)
-    folded = [(w, bias) for w in weight.chunk(groups)]
     return torch.cat(layer(list(parts), folded, upsample=upsample))[:, 0].movedim(-1, 1)
 
 
@@ -72,10 +71,10 @@ def test_the_gain_survives_a_later_update():
 
     def gradient(again):
         state = {k: v.clone() for k, v in layer.state_dict().items()}
-        weight, bias = layer.linear.fold(GOLDENS["synthlayer/w"][:1])
-        (y,) = layer([x], [(weight, bias)])
+        folded = layer.fold(GOLDENS["synthlayer/w"][:1], 1)
+        (y,) = layer([x], folded)
         if again:
-            layer([100 * x], [(weight, bias)])
+            layer([100 * x], folded)
         (result,) = torch.autograd.grad(y.square().sum(), layer.linear.weight)
         layer.load_state_dict(state)
         return result
@@ -103,7 +102,7 @@ def test_channels_and_styles():
 def test_a_block_s_colours_share_the_next_block_s_style():
     upsampler = small_upsampler().eval()
     generator = torch.Generator().manual_seed(0)
-    x, image = torch.randn(1, 1, 4, 4, 8, generator=generator), torch.randn(1, 1, 3, 4, 4, generator=generator)
+    x, image = torch.randn(1, 1, 4, 4, 8, generator=generator), torch.randn(1, 1, 4, 4, 3, generator=generator)
     ws = torch.randn(1, 5, 6, generator=generator)
     (whole,) = upsampler([x], [image], upsampler.fold(ws, 1))
     for index in range(5):
@@ -111,18 +110,34 @@ def test_a_block_s_colours_share_the_next_block_s_style():
         other[:, index] += 1
         (changed,) = upsampler([x], [image], upsampler.fold(other, 1))
         assert not torch.allclose(changed, whole), f"style {index} is of use"
-    folded = upsampler.fold(ws, 1)
-    colour_weight = folded[0][2][0][0]
-    assert_near(colour_weight, upsampler.blocks["8"].rgb.linear.fold(ws[:, 2])[0])
-    assert_near(folded[1][0][0][0], upsampler.blocks["16"].conv0.linear.fold(ws[:, 2])[0])
-    assert_near(folded[1][2][0][0], upsampler.blocks["16"].rgb.linear.fold(ws[:, 4])[0])
+    # Weights by block, layer, group of videos.
+    folded, (first, second) = upsampler.fold(ws, 1), upsampler.blocks.values()
+    for (block, layer), module, index in (((0, 2), first.rgb, 2), ((1, 0), second.conv0, 2), ((1, 2), second.rgb, 4)):
+        assert torch.equal(folded[block][layer][0][0], module.fold(ws[:, index], 1)[0][0])
+
+
+@pytest.mark.parametrize("mode", ["nn_cat", "pixelshuffle"])
+def test_strips_join_without_a_seam(mode, monkeypatch):
+    """Frames rendered without gradients go through in strips of rows; with gradients as a whole."""
+    upsampler = small_upsampler(mode=mode, in_resolution=16, resolution=64).eval()
+    generator = torch.Generator().manual_seed(0)
+    x, image = torch.randn(1, 2, 16, 16, 8, generator=generator), torch.randn(1, 2, 16, 16, 3, generator=generator)
+    folded = upsampler.fold(torch.randn(1, 5, 6, generator=generator), 1)
+    (whole,) = upsampler([x], [image], folded)
+    assert whole.requires_grad
+    for size in (1, 1 << 22):
+        monkeypatch.setattr("training.upsampler.STRIP_SIZE", size)  # at least eight rows: two strips, then four
+        with torch.no_grad():
+            (y,) = upsampler([x], [image], folded)
+        assert y.shape == (1, 2, 64, 64, 3)
+        assert_near(y, whole, relative=1e-5)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("mode", ["nn_cat", "pixelshuffle"])
 def test_colours_are_clamped(mode):
     """Two contributions of at most the clamp, on a black image."""
-    x, image, ws = torch.full([1, 1, 4, 4, 8], 1e4), torch.zeros(1, 1, 3, 4, 4), torch.ones(1, 5, 6)
+    x, image, ws = torch.full([1, 1, 4, 4, 8], 1e4), torch.zeros(1, 1, 4, 4, 3), torch.ones(1, 5, 6)
     for clamp in (None, 0.25):
         upsampler = small_upsampler(mode=mode, conv_clamp=clamp).eval()
         (y,) = upsampler([x], [image], upsampler.fold(ws, 1))
