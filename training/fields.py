@@ -33,6 +33,8 @@ class ForegroundField(nn.Module):
         feature_dim: Channels F of the features that go to the upsampler.
         view_directions: Whether colour depends on the viewing direction.
         motion: How motion vectors enter the second layer: 'add', 'concat', or 'none'.
+        density_bias: Initial bias of the density head: above 0, training starts from fog instead of an almost empty
+            scene, which short trainings need (what Adam adds to a bias in an iteration is its learning rate).
         time_input: 'raw' or 'encoded' makes time an input coordinate of the first layer (ablation); 'none'.
     """
 
@@ -46,6 +48,7 @@ class ForegroundField(nn.Module):
         direction_frequencies: int = 4,
         feature_dim: int = 256,
         view_directions: bool = True,
+        density_bias: float = 0.0,
         motion: str = "add",
         time_input: str = "none",
     ):
@@ -64,6 +67,7 @@ class ForegroundField(nn.Module):
         inputs = [point_features + time_features, width * (2 if motion == "concat" else 1)] + [width] * (num_layers - 2)
         self.layers = nn.ModuleList(ModulatedLinear(in_features=i, out_features=width, w_dim=w_dim) for i in inputs)
         self.density = ModulatedLinear(in_features=width, out_features=1, w_dim=w_dim, demodulate=False)
+        torch.nn.init.constant_(self.density.bias, density_bias)
         self.features = ModulatedLinear(in_features=width, out_features=feature_dim, w_dim=w_dim, demodulate=False)
         self.rgb = PointLinear(in_features=feature_dim, out_features=3)
         direction_features = 2 * direction_frequencies * POINT_DIM
