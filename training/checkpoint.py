@@ -46,7 +46,7 @@ VERSION = 1
 LATEST = "latest-network-snapshot.pkl"
 
 # How a pickle begins: with its protocol, or in the oldest protocols with containers and the name of a global.
-PICKLE = re.compile(rb"\x80[\x00-\x05]|[(\])}]*c[\w.]+\n[\w.]+\n")
+PICKLE = re.compile(rb"\x80(?:[\x00-\x05]|\Z)|[(\])}]*c[\w.]+\n[\w.]+\n")
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -131,6 +131,8 @@ def _check_kind(path: Path, what: str) -> None:
         raise UserError(f"{path} is a Git-LFS pointer, not {what} itself; fetch it with `git lfs pull`.")
     if text.startswith((b"<!doctype", b"<html", b"<?xml")):
         raise UserError(f"{path} is a web page, not {what} (an error page of a download?); download it again.")
+    if head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf", b"Rar!")):
+        raise UserError(f"{path} is compressed; unpack it first.")
     if head.startswith(b"\x80"):
         raise UserError(f"{path} is a Python pickle, not {what} of this program.")
     if not head.startswith(b"PK"):

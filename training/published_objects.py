@@ -98,12 +98,20 @@ def allowed_globals(budget: Budget) -> dict[str, Callable[[tuple], Any]]:
         "torch._utils._rebuild_tensor_v2": _tensor,
         "torch._utils._rebuild_parameter": _parameter,
         "torch.nn.parameter.Parameter": _parameter,
+        "dnnlib.tflib.*": _tensorflow,
         "torch.storage._load_from_bytes": lambda arguments: _nested_storage(arguments, budget),
     } | {
         f"numpy{core}.multiarray.{name}": function
         for core in (".core", "._core")
         for name, function in (("scalar", _number), ("_reconstruct", _array))
     } | {"numpy.dtype": _NumberType}  # fmt: skip
+
+
+def _tensorflow(_: tuple) -> None:
+    raise UnreadablePickle(
+        "is a pickle of the TensorFlow version of StyleGAN, an image generator; this program renders only 3D video "
+        "generators."
+    )
 
 
 # Containers
