@@ -11,8 +11,8 @@ The options stand in conf/config.yaml with a line on each; spec=… and model=�
 
 A run writes OUT/00000-<description>/, the next one OUT/00001-…: the same command again starts a new run, with
 resume_run= it continues the old one, to the bit on one CPU process with as many threads, and what it wrote after its
-last saved state is written again. resume=PATH starts a new run from the weights of a snapshot. SIGTERM and Ctrl-C end a run after the
-current iteration, with its state saved.
+last saved state is written again. resume=PATH starts a new run from the weights of a snapshot. SIGTERM and Ctrl-C end a
+run after the current iteration, with its state saved.
 """
 
 import sys
