@@ -2,9 +2,10 @@
 
     python -m tests.goldens.pack FOLDER
 
-FOLDER holds goldens_ops.npz, goldens_<config>.npz, losses_taichi.npz and state_<config>.json. Networks are compared at
-fixed, randomly chosen pixels and rays, and in the mean and standard deviation of everything; recorded random draws are
-cut to the rays that a phase renders. tests/data/README.md says what each file holds.
+FOLDER holds goldens_ops.npz, goldens_<config>.npz, losses_taichi.npz, programs_faceforensics.npz and
+state_<config>.json. Networks are compared at fixed, randomly chosen pixels and rays, and in the mean and standard
+deviation of everything; recorded random draws are cut to the rays that a phase renders. tests/data/README.md says what
+each file holds.
 """
 
 import argparse
@@ -24,7 +25,7 @@ UNITS = (
     "conv2dlayer/x", "conv2dlayer/k1_linear/", "conv2dlayer/k3_lrelu_down2_clamp/", "synthlayer/w",
     "synthlayer/nn_cat_", "synthlayer/pixelshuffle_", "torgb", "style2", "motion/", "mbstd/",
 )  # fmt: skip
-NOT_UNITS = ("corner1", "theta", "use_pos", "nonfused", "target", "tgt256", "noray/dists")
+NOT_UNITS = ("corner1", "theta", "use_pos", "nonfused", "tgt256", "noray/dists")
 
 INPUTS = ("mapping/", "motion/", "inputs/z_motion", "inputs/z_shape_bg", "inputs/Ts", "inputs/ws", "camera/")
 CASES = ("c1", "c0", "c2_fov20", "c1_steps20", "c1_wsvaried")
@@ -114,6 +115,14 @@ def pack_losses(source: Path) -> None:
     np.savez_compressed(DATA / "losses_taichi.npz", **kept)
 
 
+def pack_rendered(source: Path) -> None:
+    """Frames of the render command: moment 0 from its three cameras, and the three frames of its video."""
+    arrays = np.load(source / "programs_faceforensics.npz")
+    still = np.stack([arrays[f"rotation_camera_yaw/cam{i}/img_t0"] for i in range(3)])
+    moving = arrays["rotation_camera_yaw/diag_imgs"]
+    np.savez_compressed(DATA / "rendered_faceforensics.npz", still=at_pixels(still), moving=at_pixels(moving))
+
+
 def pack_states(source: Path) -> None:
     states = {}
     for config in ("faceforensics", "mead", "taichi"):
@@ -135,4 +144,5 @@ if __name__ == "__main__":
     pack_network(folder, "faceforensics")
     pack_network(folder, "taichi")
     pack_losses(folder)
+    pack_rendered(folder)
     pack_states(folder)
