@@ -74,6 +74,13 @@ def test_extreme_densities(value):
         assert gradient.isfinite().all()
 
 
+def test_an_opaque_sample_lets_next_to_nothing_through():
+    density = torch.full([4], torch.inf, dtype=torch.float64)
+    weights, transmittance = ray_weights(density, torch.arange(4.0, dtype=torch.float64), last_opaque=True)
+    assert weights.tolist() == pytest.approx([1, 1e-10, 1e-20, 1e-30], rel=1e-6)
+    assert transmittance.item() == pytest.approx(1e-30, rel=1e-6)
+
+
 def test_composite_is_a_weighted_sum():
     generator = torch.Generator().manual_seed(0)
     weights = torch.rand(2, 3, 7, generator=generator)
