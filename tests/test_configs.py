@@ -71,6 +71,7 @@ def test_published_models(model, resolution, stride, fov, yaw, features, mode, d
         "view_directions": directions,
         "time_input": "none",
         "static": "none",
+        "density_bias": 0,
     }
     assert generator.config["background"]["width"] == 64 and generator.config["background"]["num_layers"] == 4
     assert generator.config["upsampler"]["mode"] == mode
