@@ -26,6 +26,7 @@ import torch
 
 from dnnlib import UserError, atomic_write, one_line
 from training.generator import Generator
+from training.pickle_values import printable
 
 __all__ = [
     "build_generator",
@@ -44,6 +45,7 @@ __all__ = [
 SNAPSHOT_FORMAT = "video-3d-gan/network-snapshot"
 VERSION = 1
 LATEST = "latest-network-snapshot.pkl"
+MAX_NUMBER = 1 << 16  # no argument of a network is larger
 
 # How a pickle begins: with its protocol, or in the oldest protocols with containers and the name of a global.
 PICKLE = re.compile(rb"\x80(?:[\x00-\x05]|\Z)|[(\])}]*c[\w.]+\n[\w.]+\n")
@@ -99,8 +101,10 @@ def read_archive(path: str | os.PathLike, *, format: str, what: str) -> dict:
     try:
         content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except pickle.UnpicklingError as error:
-        raise UserError(f"{path} is not {what} of this program: it holds other Python objects.") from error
-    except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
+        name = re.search(r"GLOBAL (\S+)", str(error))
+        found = f" ({printable(name[1])}); it may be malicious. Nothing in it was run" if name else ""
+        raise UserError(f"{path} is not {what} of this program: it holds other Python objects{found}.") from error
+    except Exception as error:  # over damaged data PyTorch's reader raises almost anything
         raise UserError(f"{path} is damaged or incomplete; copy or download it again.") from error
     if not isinstance(content, dict) or content.get("format") != format:
         found = content.get("format") if isinstance(content, dict) else None
@@ -164,7 +168,7 @@ def check_state(module: torch.nn.Module, state: Mapping[str, torch.Tensor], *, w
     """
     own = module.state_dict()
     problems = [f"{name} is missing" for name in own if name not in state]
-    problems += [f"{name} is left over" for name in state if name not in own]
+    problems += [f"{printable(name)} is left over" for name in state if name not in own]
     problems += [
         f"{name} is {_shape(state[name])} instead of {_shape(own[name])}"
         for name in own
@@ -195,9 +199,13 @@ def build_generator(config: Any, *, source: object) -> Generator:
         UserError: The arguments are not the ones of this program's generator.
     """
     try:
+        for argument in config.values():
+            for value in argument.values() if isinstance(argument, Mapping) else [argument]:
+                if isinstance(value, (int, float)) and abs(value) > MAX_NUMBER:
+                    raise ValueError(f"an argument is {value}.")
         with torch.random.fork_rng(devices=[]):  # the initial weights are overwritten: leave no trace of their drawing
             return Generator(**config)
-    except (TypeError, ValueError, KeyError) as error:
+    except (TypeError, ValueError, KeyError, RuntimeError) as error:
         raise UserError(f"{source} describes a generator that cannot be built: {one_line(error)}") from error
 
 
@@ -298,6 +306,10 @@ def load_generator(path: str | os.PathLike, *, device: torch.device | str = "cpu
         UserError: The file is missing, is something else, or does not fit; one line says which.
     """
     content = load_snapshot(path, average_only=True)
-    generator = build_generator(content["generator"]["config"], source=path)
-    load_state(generator, content["generator"]["ema"], what="the generator that it describes", source=path)
+    config, state = content["generator"]["config"], content["generator"]["ema"]
+    what = "the generator that it describes"
+    with torch.device("meta"):  # what the file claims is compared with what it holds before memory is taken for it
+        check_state(build_generator(config, source=path), state, what=what, source=path)
+    generator = build_generator(config, source=path)
+    load_state(generator, state, what=what, source=path)
     return generator.eval().requires_grad_(False).to(device)

@@ -38,6 +38,8 @@ DTYPES = {
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001
 
+MAX_DIMENSIONS, MAX_SIZE = 8, 1 << 48  # of tensors
+
 #: Classes whose objects are kept, unmade, because nothing here needs them.
 INERT = inert(
     "builtins.int", "builtins.float", "builtins.str", "builtins.bool", "builtins.bytes", "builtins.complex",
@@ -179,10 +181,11 @@ def _array(arguments: tuple) -> Inert:
 def _tensor(arguments: tuple) -> TensorData:
     """Arguments of the original: storage, offset, shape, strides, requires_grad, hooks."""
     storage, offset, shape, strides = (*arguments[:4], None, None, None, None)[:4]
-    sizes = (offset, *shape, *strides) if type(shape) is type(strides) is tuple else (None,)
-    if not isinstance(storage, Storage) or len(shape) != len(strides) or len(shape) > 8:
+    if not isinstance(storage, Storage) or type(shape) is not tuple or type(strides) is not tuple:
         raise UnreadablePickle("holds a tensor that is none; it is damaged or not a checkpoint.")
-    if not all(type(size) is int and 0 <= size < 2**48 for size in sizes):
+    if len(shape) != len(strides) or len(shape) > MAX_DIMENSIONS:
+        raise UnreadablePickle("holds a tensor that is none; it is damaged or not a checkpoint.")
+    if not all(type(size) is int and 0 <= size < MAX_SIZE for size in (offset, *shape, *strides)):
         raise UnreadablePickle("holds a tensor of impossible size; it is damaged or not a checkpoint.")
     last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides))
     if math.prod(shape) > len(storage) or (math.prod(shape) and last >= len(storage)):

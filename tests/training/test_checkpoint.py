@@ -191,6 +191,21 @@ def wrong_arguments(path, snapshot):
     torch.save(content, path)
 
 
+def too_wide(path, snapshot):
+    content = torch.load(snapshot)
+    content["generator"]["config"]["foreground"]["width"] = 2**40
+    torch.save(content, path)
+
+
+def wider(path, snapshot):
+    """Terabytes, if they were made."""
+    content = torch.load(snapshot)
+    content["generator"]["config"]["foreground"]["width"] = 2**16
+    content["generator"]["config"]["w_dim"] = 2**16
+    content["generator"]["config"]["foreground"]["num_layers"] = 100
+    torch.save(content, path)
+
+
 def empty(path, _):
     path.touch()
 
@@ -219,11 +234,13 @@ def a_folder(path, _):
         (head_only, "damaged or incomplete"),
         (a_zip, "damaged or incomplete"),
         (foreign_pickle, "pickle"),
-        (evil_archive, "other Python objects"),
+        (evil_archive, r"other Python objects \(\S+\); it may be malicious. Nothing in it was run"),
         (other_archive, "format is None"),
         (future, "version 99"),
         (no_average, "generator.ema"),
         (wrong_arguments, "hair"),
+        (too_wide, "cannot be built: an argument is 1099511627776"),
+        (wider, "does not fit the generator that it describes"),
         (a_folder, "no network snapshot"),
     ],
 )
