@@ -75,6 +75,8 @@ def _rows(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, act:
 
 
 def _convolve(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    if torch.get_num_threads() == 1:  # PyTorch then does not use that library for single images
+        return torch.nn.functional.linear(x, weight, bias)
     # The view's strides must be those of channels_last to the letter, or the library copies to another layout.
     image = x.contiguous()[None, :, None, :].permute(0, 3, 1, 2)
     weight = weight.contiguous()[:, :, None, None]
