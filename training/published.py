@@ -202,9 +202,15 @@ def convert(source: str | os.PathLike, out: str | os.PathLike) -> None:
 def describe(path: str, content: dict[str, Any]) -> list[str]:
     """Lines about a snapshot: what it is, its configuration, its sizes, and a row per tensor."""
     progress, generator, discriminator = (content[name] for name in ("progress", "generator", "discriminator"))
-    with torch.device("meta"):
-        networks = Generator(**generator["config"]), TimeAwareDiscriminators(**discriminator["config"])
-    lines = [f"file        {path}, {format_bytes(os.path.getsize(path))}" if os.path.isfile(path) else f"run  {path}"]
+    try:
+        networks = (
+            _build(Generator, generator["config"], "generator"),
+            _build(TimeAwareDiscriminators, discriminator["config"], "discriminator"),
+        )
+    except UnreadablePickle as error:  # of a published checkpoint they have been built before
+        raise UserError(f"{path} {error}") from error
+    size = f", {format_bytes(os.path.getsize(path))}" if os.path.isfile(path) else ""
+    lines = [f"file        {path}{size}"]
     lines.append(f"kimg        {progress['cur_nimg'] / 1000:g}")
     lines.append("dataset     " + ", ".join(f"{name} {value}" for name, value in content["dataset"].items()))
     config = {"generator": generator["config"], "discriminator": discriminator["config"]}
