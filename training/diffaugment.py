@@ -71,9 +71,22 @@ def translation(x, stream, prefix):
     for axis, size in (("x", x.shape[3]), ("y", x.shape[4])):
         limit = int(size * TRANSLATION_RATIO + 0.5)
         shifts.append(stream.integers(f"{prefix}translation_{axis}", -limit, limit + 1, [x.shape[0], 1, 1]).flatten())
-    # y[i, j] = x[i + dx, j + dy]; padding by (-d, d) is one copy per video, where gathering would need index maps.
-    shifted = [F.pad(video, [-dy, dy, -dx, dx]) for video, dx, dy in zip(x, *(s.tolist() for s in shifts))]
-    return torch.stack(shifted)
+    # y[i, j] = x[i + dx, j + dy]
+    if x.device.type == "cpu":  # padding by (-d, d) is one copy per video
+        shifted = [F.pad(video, [-dy, dy, -dx, dx]) for video, dx, dy in zip(x, *(s.tolist() for s in shifts))]
+        return torch.stack(shifted)
+    return shift_by_index(x, *shifts)
+
+
+def shift_by_index(x, dx, dy):
+    """y[b, ..., i, j] = x[b, ..., i + dx[b], j + dy[b]], zeros outside, without the host knowing the shifts."""
+    batch, _, _, height, width = x.shape
+    limit = max(int(size * TRANSLATION_RATIO + 0.5) for size in (height, width))
+    padded = F.pad(x, [limit] * 4)
+    rows = torch.arange(height, device=x.device) + limit + dx[:, None]  # [B, H]
+    columns = torch.arange(width, device=x.device) + limit + dy[:, None]  # [B, W]
+    index = torch.arange(batch, device=x.device)[:, None, None]
+    return padded[index, :, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 4, 1, 2)
 
 
 def cutout(x, stream, prefix):

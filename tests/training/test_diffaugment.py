@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.autograd import gradcheck, gradgradcheck
 
 from torch_utils.random_stream import RandomStream
-from training.diffaugment import diffaugment, parse_policy
+from training.diffaugment import diffaugment, parse_policy, shift_by_index
 
 GOLDENS = np.load(Path(__file__).parents[1] / "data" / "operators.npz")
 
@@ -82,6 +83,17 @@ def test_translation_moves_rows_by_x_and_columns_by_y():
     expected = torch.zeros_like(frames)
     expected[:, :, :, :14, 3:] = frames[:, :, :, 2:, :21]
     assert torch.equal(y, expected)
+
+
+def test_shifts_by_index_are_shifts_by_padding():
+    frames = videos(3, 2, 3, 16, 8).requires_grad_(True)
+    dx, dy = torch.tensor([2, 0, -1]), torch.tensor([-1, 1, 0])
+    expected = torch.stack([F.pad(v, [-y, y, -x, x]) for v, x, y in zip(frames, dx.tolist(), dy.tolist())])
+    shifted = shift_by_index(frames, dx, dy)
+    assert torch.equal(shifted, expected)
+    cotangent = torch.randn_like(expected)
+    gradients = [torch.autograd.grad(y, frames, cotangent)[0] for y in (shifted, expected)]
+    assert torch.equal(*gradients)
 
 
 def test_translation_range():
