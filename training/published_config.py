@@ -130,10 +130,12 @@ def _foreground(options: Options, field: PublishedModule, tensors: Tensors, feat
     options.choice("rgb_out_dim", [feature_dim], feature_dim)
     parts = {"foreground": config, "motion": None}
     if options.choice("motion_gen", ["embed", "none", None], None) == "embed":
+        motion = _need(field, "motion_generator")
+        layers = _need(motion, "motion_mlp").number_of_children()
         parts["motion_dim"] = options.integer("z_dim_motion", 1, MAX_WIDTH)
         parts["motion"] = {
             "width": options.integer("motion_hidden_size", 1, MAX_WIDTH),
-            "hidden_blocks": options.integer("motion_hidden_blocks", 0, MAX_LAYERS),
+            "hidden_blocks": options.integer("motion_hidden_blocks", 0, MAX_LAYERS, layers - 1),
         }
     options.finish()
     return parts

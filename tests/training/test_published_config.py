@@ -161,6 +161,8 @@ def test_defaults_are_told_by_attributes():
     config = content_of(options=options, attributes=attributes)["generator"]["config"]
     assert (config["background_dim"], config["foreground"]["feature_dim"]) == (SPEC.code_dim, SPEC.features)
     assert config["rendering"]["resolution"] == SPEC.volume
+    del options["synthesis_kwargs"]["foreground_kwargs"]["motion_hidden_blocks"]  # so many layers are there
+    assert content_of(options=options, attributes=attributes)["generator"]["config"] == config
     with pytest.raises(UnreadablePickle, match="does not say what the option synthesis_kwargs.rgb_out_dim was"):
         content_of(options=options)
 
@@ -238,6 +240,8 @@ def test_networks_that_cannot_be_built():
         content_of(options=changed("img_resolution", 24))
     with pytest.raises(UnreadablePickle, match="describes a discriminator that cannot be built: .*resolution"):
         content_of(discriminator={"img_resolution": 24})
+    with pytest.raises(UnreadablePickle, match="has no network 'G_ema.synthesis.fg_nerf.motion_generator'"):
+        content_of(dataclasses.replace(SPEC, motion=None), options=options_of(SPEC))
     with pytest.raises(UnreadablePickle, match="has no network 'D.videoD'"):
         content_of(D=persistent("Discriminator", {"_modules": {}}))
 
