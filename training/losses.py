@@ -183,9 +183,10 @@ class GanLoss:
         noise = stream.normal("path_length/noise", fake.image.shape) / math.sqrt(math.prod(fake.image.shape[-2:]))
         (gradient,) = torch.autograd.grad((fake.image * noise).sum(), ws, create_graph=True)
         lengths = gradient.square().sum(dim=2).mean(dim=1).sqrt()
-        self.pl_mean.copy_(self.pl_mean.lerp(lengths.detach().mean(), self.pl_decay))
-        # The running mean enters as a number: no gradient goes through it.
-        penalty = (lengths - self.pl_mean.clone()).square()
+        # Gradients pass through the updated mean as well, as in the published code: they are `pl_decay` smaller for it.
+        pl_mean = self.pl_mean.lerp(lengths.mean(), self.pl_decay)
+        self.pl_mean.copy_(pl_mean.detach())
+        penalty = (lengths - pl_mean).square()
         self._report("pl_penalty", penalty)
         self._report("G/reg", penalty * self.pl_weight)
         return (penalty * self.pl_weight).mean()
