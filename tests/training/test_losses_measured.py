@@ -17,7 +17,7 @@ from training.published_names import map_discriminator_name, map_generator_name
 
 GOLDENS = golden_arrays("losses_taichi.npz")
 # The original differs from itself by 0.6 % in Greg's gradients with other threading.
-NORM_TOLERANCE = {"Gmain": 2e-3, "Greg": 2e-2, "Dmain": 2e-3, "Dreg": 2e-3}
+NORM_TOLERANCE = {"Gmain": 2e-3, "Greg": 1.5e-2, "Dmain": 2e-3, "Dreg": 2e-3}
 
 
 class Reports(dict):
