@@ -11,7 +11,7 @@ HASH := $(shell cat requirements.txt requirements-dev.txt | cksum | cut -d' ' -f
 STAMP := $(VENV)/.installed-$(HASH)
 
 DEMO := out/demo
-DEMO_KIMG ?= 3
+DEMO_KIMG ?= 4
 
 .PHONY: help install lint format test demo clean
 .DEFAULT_GOAL := help
@@ -49,7 +49,7 @@ demo: $(STAMP)
 	$(BIN)/python -m training.demo_clip $(DEMO)/data --resolution 32 --nframes 16 --clip-step 1
 	@run=$$(ls -t $(DEMO)/runs/*/latest-network-snapshot.pkl 2>/dev/null | head -n 1); run=$${run%/*}; set -x; \
 	$(BIN)/python run_train.py outdir=$(DEMO)/runs data=$(DEMO)/data model=stylenerf_small spec=small \
-	    kimg=$(DEMO_KIMG) $${run:+resume_run=$$run}
+	    diffaugment=translation kimg=$(DEMO_KIMG) $${run:+resume_run=$$run}
 	@run=$$(ls -t $(DEMO)/runs/*/latest-network-snapshot.pkl | head -n 1); run=$${run%/*}; set -x; \
 	$(BIN)/python generate.py --outdir $(DEMO)/videos --network_pkl $$run --seeds 0-3 \
 	    --render_program rotation_camera_yaw,front

@@ -291,6 +291,7 @@ class Upsampler(nn.Module):
 
     def _render(self, x: torch.Tensor, rgb: torch.Tensor, folded: list, group: int) -> torch.Tensor:
         """One group of one video, frame by frame."""
+        assert len(x) == 1
         frames = []
         for features, image in zip(x[0], rgb[0], strict=True):
             for i, (block, weights) in enumerate(zip(self.blocks.values(), folded, strict=True)):
