@@ -33,11 +33,9 @@ class MagnitudeEMA(nn.Module):
         """1 / √mean; in training mode the mean is first updated with these inputs (one tensor per group)."""
         if self.training:
             with torch.no_grad():
-                # Row norms read the input once and write next to nothing, unlike a mean of squares.
-                total = sum(
-                    torch.linalg.vector_norm(x, dim=-1, dtype=self.mean_square.dtype).square().sum() for x in xs
-                )
-                current = total / sum(x.numel() for x in xs)
+                # A product with itself reads the input once and writes nothing, unlike a mean of squares.
+                flat = [x.reshape(-1).to(self.mean_square.dtype) for x in xs]
+                current = sum(torch.dot(x, x) for x in flat) / sum(x.numel() for x in flat)
                 self.mean_square.copy_(current.lerp(self.mean_square, self.beta))
         # A copy: the buffer may change again before this step's backward pass.
         return self.mean_square.clone().rsqrt()
