@@ -1,0 +1,99 @@
+"""Features of clips from a fixed, seeded, untrained 3D convolutional network: the `rfvd` smoke metrics.
+
+This is NOT the network behind FVD, and distances in these features are no FVD values. They need no download and follow
+what happens to a clip's detail, colours, layout and motion, so that a training can be watched on any machine.
+
+The network is three levels of 3×3×3 convolutions over frames and pixels, each followed by ReLU; between them the
+picture is halved. Random filters of three sorts look at each level: plain ones; ones whose weights add up to zero over
+the picture (blind to flat areas, they see detail); ones whose weights add up to zero over time (blind to what stands
+still, they see motion). A feature is the mean of a channel, or its root mean square, over a clip; channels of the last
+level and the colours are also averaged over the quarters of the picture, for the layout. Random convolutions followed
+by pooling are known to be selective for frequency and orientation without any training (Saxe et al., 2011).
+"""
+
+import contextlib
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+__all__ = ["FEATURE_WIDTH", "RandomFeatures", "exact_convolutions"]
+
+SEED = 20220628
+CHANNELS = 24  # of a level: as many of each sort
+LEVELS = 3
+MAX_SIZE = 64  # larger pictures are averaged down: the levels see 3 to 12 pixels
+QUARTERS = 2
+GAIN = 10  # so that distances read as ones, tens and hundreds rather than thousandths
+FEATURE_WIDTH = 2 * CHANNELS * LEVELS + (CHANNELS + 3) * QUARTERS**2
+
+
+@contextlib.contextmanager
+def exact_convolutions() -> Iterator[None]:
+    """Full float32 and one algorithm on a GPU: TensorFloat-32 changes features in the third digit."""
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+        yield
+
+
+class RandomFeatures:
+    """Callable: uint8 clips [N, 3, T, H, W] to features float32 [N, FEATURE_WIDTH].
+
+    The weights are drawn by NumPy's legacy generator, whose numbers are the same in every version, and features of a
+    clip do not depend on the others of its batch; what differs between machines is the rounding of float32 sums.
+
+    Args:
+        device: Where to compute.
+    """
+
+    width = FEATURE_WIDTH
+
+    def __init__(self, device: torch.device | str = "cpu"):
+        random = np.random.RandomState(SEED)
+        sizes = [3] + [CHANNELS] * (LEVELS - 1)
+        self._weights = [torch.from_numpy(_filters(random, size)).to(device) for size in sizes]
+
+    @torch.no_grad()
+    def __call__(self, clips: torch.Tensor) -> torch.Tensor:
+        """Features of clips.
+
+        Raises:
+            ValueError: Not uint8 [N, 3, T, H, W], or pictures of fewer than 8 pixels a side.
+        """
+        if clips.dtype != torch.uint8 or clips.ndim != 5 or clips.shape[1] != 3:
+            raise ValueError(f"Clips are uint8 [N, 3, T, H, W], got {clips.dtype} {list(clips.shape)}.")
+        if min(clips.shape[3:]) < 8 or clips.shape[2] < 1:
+            raise ValueError(f"Clips need at least one frame of 8×8 pixels, got {list(clips.shape)}.")
+        device = self._weights[0].device
+        with exact_convolutions():
+            # One at a time: convolutions of several clips may be summed in another order.
+            return torch.stack([self._features(clip[None].to(device).float() / 127.5 - 1) for clip in clips])
+
+    def _features(self, x: torch.Tensor) -> torch.Tensor:
+        """Features [width] of one clip [1, 3, T, H, W] in [-1, 1]."""
+        frames = x.shape[2]
+        size = [min(side, MAX_SIZE) for side in x.shape[3:]]
+        x = F.adaptive_avg_pool3d(x, [frames, *size])
+        features = [_quarters(x)]
+        for level, weight in enumerate(self._weights):
+            if level:
+                x = F.avg_pool3d(x, [1, 2, 2])
+            x = F.conv3d(F.pad(x, [1] * 6, mode="replicate"), weight).relu()
+            features += [x.mean(dim=[0, 2, 3, 4]), x.square().mean(dim=[0, 2, 3, 4]).sqrt()]
+        features.append(_quarters(x))
+        return GAIN * torch.cat(features)
+
+
+def _filters(random: np.random.RandomState, inputs: int) -> np.ndarray:
+    """Random filters [CHANNELS, inputs, 3, 3, 3] of the three sorts, scaled as in He et al., 2015."""
+    weights = random.standard_normal([CHANNELS, inputs, 3, 3, 3])
+    detail, motion = slice(CHANNELS // 3, 2 * CHANNELS // 3), slice(2 * CHANNELS // 3, None)
+    weights[detail] -= weights[detail].mean(axis=(3, 4), keepdims=True)
+    weights[motion] -= weights[motion].mean(axis=2, keepdims=True)
+    weights *= np.sqrt(2 / np.square(weights).sum(axis=(1, 2, 3, 4), keepdims=True))
+    return weights.astype(np.float32)
+
+
+def _quarters(x: torch.Tensor) -> torch.Tensor:
+    """Means over time and the quarters of the picture, [C · 4]."""
+    return F.adaptive_avg_pool3d(x, [1, QUARTERS, QUARTERS]).flatten()
