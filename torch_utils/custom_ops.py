@@ -1,0 +1,111 @@
+"""Native operators: found or built on first use, and never in the way.
+
+`load` gives an operator's library for a kind of device, or None, after one line in the log that says why; the operator
+then runs in plain PyTorch. Importing this module does nothing. `VIDEO3D_OPS=off` in the environment turns native
+operators off.
+"""
+
+import ctypes
+import logging
+import os
+import shutil
+import threading
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from torch_utils import distributed, native_build
+from torch_utils.native_build import BuildError
+
+__all__ = ["load", "load_emulated", "require"]
+
+SWITCH_VARIABLE = "VIDEO3D_OPS"
+#: Where a library registers its functions: torch.ops.video3d_cpu.<name>, torch.ops.video3d_cuda.<name>.
+NAMESPACE = "video3d_{}"
+
+_logger = logging.getLogger(__name__)
+_lock = threading.RLock()
+_loaded: dict[tuple[str, str], Any] = {}  # (name, device type) → namespace, or the reason for None
+_said: set[str] = set()
+
+
+def load(name: str, device_type: str) -> Any | None:
+    """The functions of an operator's native library, built on first use.
+
+    Args:
+        name: Of the operator, e.g. 'bias_act'.
+        device_type: 'cpu' or 'cuda'.
+
+    Returns:
+        The namespace `torch.ops.video3d_<device type>`, in which the library has registered its functions, or None if
+        there is no library: the reason is logged once, and not tried again by this process.
+    """
+    outcome = _outcome(name, device_type)
+    if not isinstance(outcome, str):
+        return outcome
+    if outcome not in _said:
+        _said.add(outcome)
+        _logger.log(logging.WARNING if distributed.is_main() else logging.DEBUG, "%s", outcome)
+    return None
+
+
+def require(name: str, device_type: str) -> Any:
+    """Like `load`, for callers who insist.
+
+    Raises:
+        RuntimeError: there is no library, and why.
+    """
+    outcome = _outcome(name, device_type)
+    if isinstance(outcome, str):
+        raise RuntimeError(f"{name}: impl='{device_type}' is not available. {outcome}")
+    return outcome
+
+
+def _outcome(name: str, device_type: str) -> Any | str:
+    key = (name, device_type)
+    if key not in _loaded:
+        with _lock:
+            if key not in _loaded:
+                _loaded[key] = _try(name, device_type)
+    return _loaded[key]
+
+
+def _try(name: str, device_type: str) -> Any | str:
+    if os.environ.get(SWITCH_VARIABLE, "").lower() in ("off", "0", "ref"):
+        return f"Native operators are turned off (${SWITCH_VARIABLE}): operators run in plain PyTorch."
+    if device_type == "cuda" and not torch.cuda.is_available():
+        return "There is no CUDA device: operators run on the CPU."
+    try:
+        recipe = native_build.recipe(name, device_type)
+    except BuildError as error:  # the same for every operator: said once
+        return f"Native operators are not available for {device_type}, {error}: they run in plain PyTorch."
+    try:
+        load_library(f"{name}-{device_type}", recipe, torch.ops.load_library)
+    except BuildError as error:
+        return f"Native operator {name} ({device_type}) is not available: it runs in plain PyTorch. {error}"
+    return getattr(torch.ops, NAMESPACE.format(device_type))
+
+
+def load_library(label: str, recipe: native_build.Recipe, loader: Any) -> Any:
+    """Build and load; a cached library that does not load (a damaged disk, say) is built anew, once."""
+    path = native_build.build(label, recipe)
+    try:
+        return loader(str(path))
+    except OSError:
+        shutil.rmtree(path.parent, ignore_errors=True)
+        path = native_build.build(label, recipe)
+    try:
+        return loader(str(path))
+    except OSError as error:
+        raise BuildError(f"{path} does not load: {error}") from error
+
+
+def load_emulated(name: str, *, folder: Path = native_build.SOURCES) -> ctypes.CDLL:
+    """The CUDA kernels of an operator compiled for the CPU (see native/emulate_cuda.h): for tests.
+
+    Raises:
+        BuildError: there is no compiler, or it fails.
+    """
+    recipe = native_build.recipe(name, "emulated", folder=folder)
+    return load_library(f"{name}-emulated", recipe, ctypes.CDLL)
