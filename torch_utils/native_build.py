@@ -47,14 +47,23 @@ class Recipe:
     def key(self) -> str:
         """Hash of all that the library's contents depend on."""
         digest = hashlib.sha256(repr((self.link, self.versions)).encode())
-        folders = set()
         for command, source in self.objects:
-            digest.update(repr((command, source.name)).encode())
-            digest.update(source.read_bytes())
-            folders.add(source.parent)
-        for header in sorted(path for folder in folders for path in folder.glob("*.h")):
-            digest.update(header.name.encode() + header.read_bytes())
+            digest.update(repr(command).encode())
+            for path in _with_own_headers(source):
+                digest.update(repr((path.name, path.read_bytes())).encode())
         return digest.hexdigest()[:20]
+
+
+def _with_own_headers(source: Path) -> list[Path]:
+    """A source and the headers beside it that it includes by `#include "..."`, directly or not."""
+    found, i = [source], 0
+    while i < len(found):
+        for name in re.findall(r'^\s*#\s*include\s+"([^"]+)"', found[i].read_text(), re.MULTILINE):
+            path = found[i].parent / name
+            if path.is_file() and path not in found:
+                found.append(path)
+        i += 1
+    return found
 
 
 # ----------------------------------------------------------------------------------------------------------------------
