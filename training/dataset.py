@@ -19,6 +19,7 @@ import torch
 
 from dnnlib import UserError
 from training.frame_store import FrameStore, Video, fit_square
+from training.manifest import MANIFEST, parse_manifest, remaining_stride
 
 __all__ = ["VideoPair", "VideoPairDataset"]
 
@@ -61,7 +62,7 @@ class VideoPairDataset(torch.utils.data.Dataset):
         path: str | os.PathLike,
         resolution: int,
         nframes: int = 16,
-        frame_stride: int = 1,  # keep every so-many-th frame of a video
+        frame_stride: int = 1,  # keep every so-many-th frame of a video, counted before the dataset tool left any out
         mirror: bool = False,  # add every clip flipped left to right
         use_labels: bool = False,
         subset: int | None = None,  # at most so many clips, chosen by the seed
@@ -89,18 +90,22 @@ class VideoPairDataset(torch.utils.data.Dataset):
         self.name = os.path.basename(os.path.abspath(path))
         if self._store.is_zip:
             self.name = os.path.splitext(self.name)[0]
-        self._videos = [_every(video, frame_stride) for video in self._store.videos]
-        counts = np.array([len(video) // nframes for video in self._videos])
+        self._videos = self._store.videos
+        manifest = parse_manifest(self._store.read_bytes(MANIFEST))
+        self._step = remaining_stride(manifest, frame_stride, path=self._store.path)
+        lengths = -(-np.array([len(video) for video in self._videos]) // self._step)
+        counts = lengths // nframes
         self.num_short_videos = int((counts == 0).sum())
         if not counts.any():
-            longest = max(len(video) for video in self._videos)
-            kept = f" (keeping every {frame_stride}. frame)" if frame_stride > 1 else ""
+            longest = lengths.max()
+            kept = f" (keeping every {self._step}. frame)" if self._step > 1 else ""
             raise UserError(
                 f"All videos in '{path}' are shorter than nframes={nframes}: the longest has {longest} "
                 f"frames{kept}. Use longer videos or a smaller nframes."
             )
         self._clip_video = np.repeat(np.arange(len(counts)), counts)  # [clips]
-        self._clip_start = np.concatenate([np.arange(count) * nframes for count in counts])  # [clips]
+        before = np.repeat(np.cumsum(counts) - counts, counts)
+        self._clip_start = (np.arange(len(before)) - before) * nframes  # [clips]
         if subset is not None and subset < len(self._clip_video):
             order = np.argsort(self._generator(KEY_SUBSET).random(len(self._clip_video)), kind="stable")
             chosen = np.sort(order[:subset])
@@ -121,8 +126,12 @@ class VideoPairDataset(torch.utils.data.Dataset):
         epoch, index = key if isinstance(key, tuple) else (0, key)
         clip, flip = self._locate(index)
         f0, f1 = self.pair_indices(epoch=epoch, index=index)
-        first = self._frame(clip, f0, flip)
-        frames = np.stack([first, first if f1 == f0 else self._frame(clip, f1, flip)])
+        frames = np.empty([2, 3, self.resolution, self.resolution], dtype=np.uint8)
+        self._frame(clip, f0, flip, out=frames[0])
+        if f1 == f0:
+            frames[1] = frames[0]
+        else:
+            self._frame(clip, f1, flip, out=frames[1])
         dt = np.float32((f1 - f0) / max(self.nframes - 1, 1))
         return VideoPair(torch.from_numpy(frames), torch.tensor(dt), torch.from_numpy(self.label(index)))
 
@@ -137,7 +146,10 @@ class VideoPairDataset(torch.utils.data.Dataset):
     def clip(self, index: int) -> torch.Tensor:
         """All frames of a clip, uint8 [nframes, 3, H, W]."""
         clip, flip = self._locate(index)
-        return torch.from_numpy(np.stack([self._frame(clip, frame, flip) for frame in range(self.nframes)]))
+        frames = np.empty([self.nframes, 3, self.resolution, self.resolution], dtype=np.uint8)
+        for frame in range(self.nframes):
+            self._frame(clip, frame, flip, out=frames[frame])
+        return torch.from_numpy(frames)
 
     def label(self, index: int) -> np.ndarray:
         """The label of a clip's video, float32 [c_dim]."""
@@ -172,19 +184,14 @@ class VideoPairDataset(torch.utils.data.Dataset):
             raise IndexError(f"item {index} of a dataset of {len(self)}")
         return index % self.num_clips, index >= self.num_clips
 
-    def _frame(self, clip: int, frame: int, flip: bool) -> np.ndarray:
+    def _frame(self, clip: int, frame: int, flip: bool, *, out: np.ndarray) -> None:
         video = self._videos[self._clip_video[clip]]
-        image = self._store.read_frame(video, int(self._clip_start[clip]) + frame)
-        pixels = fit_square(image, self.resolution)
-        return pixels[:, :, ::-1] if flip else pixels
+        image = self._store.read_frame(video, (int(self._clip_start[clip]) + frame) * self._step)
+        fit_square(image, self.resolution, out=out[:, :, ::-1] if flip else out)
 
     def _generator(self, use: int, epoch: int = 0, index: int = 0) -> np.random.Generator:
         # Philox is made for this: a block of numbers per counter. Drawing advances the lowest word of the counter.
         return np.random.Generator(np.random.Philox(key=[self._seed, use], counter=[0, index, epoch, 0]))
-
-
-def _every(video: Video, stride: int) -> Video:
-    return video if stride == 1 else Video(video.path, video.frames[::stride].copy())
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -1,56 +1,45 @@
-"""Folders (or one zip) of video frames: finding the videos, reading a frame, making it square.
+"""Folders (or one zip) of video frames: the videos, reading a frame, making it square.
 
 A folder that holds images is a video, however deep it lies: `root/split/video_7/0001.png` is frame `0001.png` of the
 video `split/video_7`. No name carries a meaning; names only give the order, and a leading dot hides an entry, as usual.
-Listing costs one pass over the folders and no look at the files themselves.
+Listing (training.frame_index) does not look at the files themselves.
 """
 
 import dataclasses
 import io
 import os
-import re
+import struct
 import zipfile
+import zlib
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from dnnlib import UserError
+from training.frame_index import IMAGE_SUFFIXES, list_files
 
-__all__ = ["FrameStore", "Video", "fit_square", "natural_key", "to_rgb"]
+__all__ = ["FrameStore", "Video", "fit_square", "to_rgb"]
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-MOVIE_SUFFIXES = (
-    *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".wmv", ".flv", ".ts"),
-    *(".ogv", ".3gp", ".y4m", ".gif"),
-)
+ORIENTATION = 0x0112  # EXIF
+ZIP_HEADER = struct.Struct("<4s22xHH")  # signature, …, lengths of the name and of the extra field
 
 
-def natural_key(name: str) -> tuple:
-    """Sorting key that takes numbers as numbers: 'f2' before 'f10'. For zero-padded names it is the plain order."""
-    parts = re.split("([0-9]+)", name)
-    parts[1::2] = map(int, parts[1::2])
-    return parts, name  # the name itself decides between 'f1' and 'f01'
-
-
-def _path_key(path: str) -> tuple:
-    return tuple(natural_key(part) for part in path.split("/"))
-
-
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Video:
     """One folder of frames.
 
     Attributes:
         path: The folder relative to the root, with forward slashes.
-        frames: The file names in order. An array, not a list: workers that share it with their parent process would
-            otherwise copy it page by page just by counting references.
+        start: Number of its first frame in the store's listing.
+        count: Number of frames.
     """
 
     path: str
-    frames: np.ndarray
+    start: int
+    count: int
 
     def __len__(self) -> int:
-        return len(self.frames)
+        return self.count
 
 
 class FrameStore:
@@ -58,9 +47,11 @@ class FrameStore:
 
     Attributes:
         path: As given.
+        is_zip: What it is.
         videos: The folders that hold images, in natural order of their paths; the root itself is not one of them.
-        loose_frames: The names of images directly in the root, in order.
+        loose_frames: Number of images directly in the root.
         movies: Paths, relative to the root, of files that look like encoded videos, in order.
+        unsafe: Number of a zip's members that are left out because their names lead out of it, or they are links.
     """
 
     def __init__(self, path: str | os.PathLike):
@@ -73,62 +64,75 @@ class FrameStore:
             UserError: There is nothing at `path`, or it is neither of the two, or it cannot be read.
         """
         self.path = os.fspath(path)
-        self._zip = None
-        self._zip_owner = None  # id of the process that opened it
-        try:
-            if os.path.isdir(self.path):
-                self.is_zip = False
-                folders = _list_folder(self.path)
-            elif not os.path.exists(self.path):
-                raise UserError(f"There is no file or folder '{self.path}': check the path.")
-            elif zipfile.is_zipfile(self.path):
-                self.is_zip = True
-                folders = _list_names(self._open_zip().namelist())
-            else:
-                raise UserError(
-                    f"'{self.path}' is neither a folder nor a zip file: give a folder that holds one folder of "
-                    "frames per video, or a zip of it."
-                )
-        except (OSError, zipfile.BadZipFile) as error:
-            raise UserError(f"Cannot read '{self.path}': {error}.") from error
-        images, movies = {}, []
-        for folder, names in folders.items():
-            frames = [name for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
-            if frames:
-                images[folder] = np.array(sorted(frames, key=natural_key), dtype=str)
-            movies += [_join(folder, name) for name in names if name.lower().endswith(MOVIE_SUFFIXES)]
-        self.loose_frames = images.pop("", np.array([], dtype=str))
-        self.videos = [Video(folder, images[folder]) for folder in sorted(images, key=_path_key)]
-        self.movies = sorted(movies, key=_path_key)
+        listing = list_files(self.path)
+        self.is_zip = listing.locations is not None
+        self._names = listing.names
+        self._locations = listing.locations
+        self._others = listing.others
+        self._descriptor: int | None = None  # of the zip
+        bounds = listing.starts.tolist()
+        found = [Video(*entry) for entry in zip(listing.folders, bounds, np.diff(listing.starts).tolist())]
+        self._loose = [video for video in found if not video.path]
+        self.loose_frames = sum(map(len, self._loose))
+        self.videos = [video for video in found if video.path]
+        self.movies = listing.movies
+        self.unsafe = listing.unsafe
 
     def require_videos(self) -> None:
         """Raise a UserError that says what is there instead, if there are no folders of frames."""
         if self.videos:
             return
-        if len(self.loose_frames):
+        if self._loose:
             raise UserError(
                 f"The images lie directly in '{self.path}': put the frames of each video into a folder of their own, "
-                f"e.g. {_join(self.path, 'videos/video_0', str(self.loose_frames[0]))}."
+                f"e.g. {_join(self.path, 'videos/video_0', self.frame_name(self._loose[0], 0))}."
             )
         if self.movies:
             raise UserError(
                 f"'{self.path}' holds encoded videos ({self.movies[0]}) but no frames: turn them into frames with "
                 f"`python -m training.dataset_tool '{self.path}' OUT` and use OUT."
             )
+        unsafe = f"; {self.unsafe} entries with names that lead out of it were left out" if self.unsafe else ""
         raise UserError(
-            f"'{self.path}' holds no images ({' '.join(IMAGE_SUFFIXES)}): expected one folder of frames per video, "
-            f"e.g. {_join(self.path, 'videos/video_0/000000.png')}."
+            f"'{self.path}' holds no images ({' '.join(IMAGE_SUFFIXES)}){unsafe}: expected one folder of frames per "
+            f"video, e.g. {_join(self.path, 'videos/video_0/000000.png')}."
         )
 
+    def frame_name(self, video: Video, index: int) -> str:
+        """The file name of a frame."""
+        assert 0 <= index < video.count
+        return self._names[video.start + index]
+
     def read_bytes(self, *parts: str) -> bytes | None:
-        """The content of a file below the root; None if there is none of that name."""
+        """The content of a file below the root; None if there is none of that name.
+
+        Of a zip's members, frames are read with frame_bytes; these are the movies and what lies in the root.
+
+        Raises:
+            OSError: It cannot be read.
+        """
+        if self.is_zip:
+            location = self._others.get(_join(*parts))
+            return None if location is None else self._read_member(location)
         try:
-            if self.is_zip:
-                return self._open_zip().read(_join(*parts))
             with open(os.path.join(self.path, *parts), "rb") as file:
                 return file.read()
-        except (KeyError, FileNotFoundError):
+        except FileNotFoundError:
             return None
+
+    def frame_bytes(self, video: Video, index: int) -> bytes:
+        """The encoded image.
+
+        Raises:
+            OSError: It cannot be read.
+        """
+        name = self.frame_name(video, index)
+        if self.is_zip:
+            return self._read_member(self._locations[video.start + index])
+        data = self.read_bytes(video.path, name)
+        if data is None:
+            raise OSError("it has vanished since the dataset was listed")
+        return data
 
     def read_frame(self, video: Video, index: int) -> Image.Image:
         """Frame `index` of `video`, RGB with 8 bits.
@@ -136,33 +140,60 @@ class FrameStore:
         Raises:
             UserError: The file is missing, damaged or no image; names it.
         """
-        name = str(video.frames[index])
         try:
-            data = self.read_bytes(video.path, name)
-            if data is None:
-                raise OSError("it has vanished since the dataset was listed")
-            with Image.open(io.BytesIO(data)) as image:
-                return to_rgb(image)
+            return decode_image(self.frame_bytes(video, index))
         except MemoryError:
             raise
         except Exception as error:  # decoders raise whatever they like at damaged data
-            file = _join(self.path, video.path, name)
+            file = _join(self.path, video.path, self.frame_name(video, index))
             raise UserError(f"Cannot read the frame '{file}' ({error}): replace it or remove the video.") from error
 
-    def _open_zip(self) -> zipfile.ZipFile:
-        # A forked worker must not share the file position with its parent, so every process opens its own.
-        if self._zip is None or self._zip_owner != os.getpid():
-            self._zip = zipfile.ZipFile(self.path)
-            self._zip_owner = os.getpid()
-        return self._zip
+    def _read_member(self, location: np.void) -> bytes:
+        # zipfile would parse the whole directory again in every worker, and share a file position among them.
+        offset, stored, size, crc, method = location.item()
+        descriptor = self._open_zip()
+        signature, *lengths = ZIP_HEADER.unpack(os.pread(descriptor, ZIP_HEADER.size, offset).ljust(ZIP_HEADER.size))
+        if signature != b"PK\x03\x04":
+            raise OSError("the zip file has changed or is damaged")
+        data = os.pread(descriptor, stored, offset + ZIP_HEADER.size + sum(lengths))
+        if method == zipfile.ZIP_DEFLATED:
+            try:
+                data = zlib.decompress(data, -zlib.MAX_WBITS)
+            except zlib.error as error:
+                raise OSError(f"damaged in the zip file: {error}") from error
+        elif method != zipfile.ZIP_STORED:
+            raise OSError("it is encrypted, or compressed in another way than deflate")
+        if len(data) != size or zlib.crc32(data) != crc:
+            raise OSError("damaged in the zip file: its checksum differs")
+        return data
+
+    def _open_zip(self) -> int:
+        """The descriptor of the zip. It is only read at given places, so that forked processes may share it."""
+        if self._descriptor is None:
+            self._descriptor = os.open(self.path, os.O_RDONLY)
+        return self._descriptor
 
     def __getstate__(self) -> dict:
-        return {**self.__dict__, "_zip": None, "_zip_owner": None}
+        return {**self.__dict__, "_descriptor": None}
+
+    def __del__(self):
+        if getattr(self, "_descriptor", None) is not None:
+            os.close(self._descriptor)
+
+
+def decode_image(data: bytes) -> Image.Image:
+    """An encoded image as RGB with 8 bits; raises whatever its decoder raises."""
+    with Image.open(io.BytesIO(data)) as image:
+        return to_rgb(image)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """Any picture as 8-bit RGB: upright, transparent parts over black, 16 bits scaled (not clipped) to 8."""
-    image = ImageOps.exif_transpose(image)
+    image.load()
+    if image.getexif().get(ORIENTATION, 1) != 1:
+        image = ImageOps.exif_transpose(image)
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
     if image.mode.startswith("I"):  # 16-bit gray
         values = np.asarray(image).astype(np.float64)
         image = Image.fromarray(np.rint(values.clip(0, 65535) / 257).astype(np.uint8))
@@ -172,7 +203,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def fit_square(image: Image.Image, resolution: int) -> np.ndarray:
+def fit_square(image: Image.Image, resolution: int, out: np.ndarray | None = None) -> np.ndarray:
     """The centre square of an image at another size.
 
     Lanczos, whose support grows with the reduction, so that nothing aliases. A plain average over areas would too, but
@@ -181,6 +212,7 @@ def fit_square(image: Image.Image, resolution: int) -> np.ndarray:
     Args:
         image: RGB, any size.
         resolution: Pixels per side.
+        out: Where to write the pixels, uint8 [3, resolution, resolution]; None: a new array.
 
     Returns:
         uint8 [3, resolution, resolution]
@@ -191,42 +223,12 @@ def fit_square(image: Image.Image, resolution: int) -> np.ndarray:
         image = image.crop((left, top, left + side, top + side))
     if side != resolution:
         image = image.resize((resolution, resolution), Image.Resampling.LANCZOS)
-    return np.ascontiguousarray(np.asarray(image, dtype=np.uint8).transpose(2, 0, 1))
+    if out is None:
+        out = np.empty([3, resolution, resolution], dtype=np.uint8)
+    for channel, band in zip(out, "RGB"):  # twice as fast as transposing the whole image
+        channel[:] = np.frombuffer(image.tobytes("raw", band), dtype=np.uint8).reshape(resolution, resolution)
+    return out
 
 
 def _join(*parts: str) -> str:
     return "/".join(part for part in parts if part)
-
-
-def _list_folder(root: str) -> dict[str, list[str]]:
-    """File names by folder (relative, '' for the root). Follows links, but not in circles."""
-    found = {}
-    todo = [""]
-    while todo:
-        folder = todo.pop()
-        path = os.path.join(root, folder)
-        names = found.setdefault(folder, [])
-        with os.scandir(path) as entries:
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                if not entry.is_dir():
-                    names.append(entry.name)
-                elif not (entry.is_symlink() and _contains(entry.path, path)):
-                    todo.append(_join(folder, entry.name))
-    return found
-
-
-def _contains(outer: str, inner: str) -> bool:
-    outer, inner = os.path.realpath(outer), os.path.realpath(inner)
-    return os.path.commonpath([outer, inner]) == outer
-
-
-def _list_names(members: list[str]) -> dict[str, list[str]]:
-    """The same for the members of a zip."""
-    found = {}
-    for member in members:
-        folder, _, name = member.rpartition("/")
-        if name and not any(part.startswith(".") for part in member.split("/")):
-            found.setdefault(folder, []).append(name)
-    return found

@@ -13,7 +13,8 @@ from PIL import Image
 
 from dnnlib import UserError
 from training.dataset import VideoPairDataset
-from training.frame_store import FrameStore, fit_square, natural_key, to_rgb
+from training.frame_store import FrameStore, fit_square, to_rgb
+from training.names import natural_key
 
 
 def colour(video, frame):
@@ -245,7 +246,7 @@ def test_forked_workers_do_not_move_the_file_position_of_their_parent(tmp_path):
     path = make_zip(path, tmp_path / "set.zip")
     data = VideoPairDataset(path=path, resolution=4, nframes=4)
     data.clip(0)
-    descriptor = data._store._open_zip().fp.fileno()
+    descriptor = data._store._open_zip()
     before = os.lseek(descriptor, 0, os.SEEK_CUR)
     worker = multiprocessing.get_context("fork").Process(target=data.clip, args=(1,))
     worker.start()
