@@ -1,0 +1,180 @@
+"""Trained networks that metrics look through: where their files are, and whether they are the right ones.
+
+A TorchScript file is a program. One is loaded only if the user gave its path, or if it is, to the bit, the file that
+the table below identifies. A file in the cache folder that is not known is not loaded, and no other network steps in
+for one that is missing.
+"""
+
+import dataclasses
+import os
+import warnings
+from pathlib import Path
+
+import torch
+
+from dnnlib import UserError, one_line
+from dnnlib.downloads import cache_folder, fetch, git_blob_id, sha256_of
+
+__all__ = ["DETECTORS", "Detector", "DetectorFile", "find_detector", "load_torchscript"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Detector:
+    """A network that is published as a file.
+
+    Attributes:
+        file: What the file is called.
+        what: What it is.
+        size: Roughly, for people.
+        git_blob: Its identity as git names it; None if no identity is known.
+        download: Where it is fetched from; None if it is not, for want of an identity to check.
+        pages: Where people find it.
+    """
+
+    file: str
+    what: str
+    size: str
+    git_blob: str | None = None
+    download: str | None = None
+    pages: tuple[str, ...] = ()
+
+
+DETECTORS = {
+    "i3d": Detector(
+        file="i3d_torchscript.pt",
+        what="the I3D network trained on Kinetics-400, as TorchScript",
+        size="about 50 MB",
+        git_blob="93daef59c7ae0e9e8f76225521407e60cbafa6aa",
+        download="https://www.dropbox.com/s/ge9e5ujwgetktms/i3d_torchscript.pt?dl=1",
+        pages=(
+            "https://www.dropbox.com/s/ge9e5ujwgetktms/i3d_torchscript.pt?dl=1",
+            "https://github.com/JunyaoHu/common_metrics_on_video_quality (fvd/styleganv/i3d_torchscript.pt)",
+        ),
+    ),
+    "inception": Detector(
+        file="inception-2015-12-05.pt",
+        what="the Inception-v3 network of 2015, as TorchScript",
+        size="about 95 MB",
+        pages=("https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/inception-2015-12-05.pt",),
+    ),
+    "identity": Detector(
+        file="a TorchScript file of your choice",
+        what="a network that takes float32 faces [N, 3, H, W] in -1…1 and returns features [N, D]",
+        size="any size",
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class DetectorFile:
+    """A file that may be loaded.
+
+    Attributes:
+        name: Key of DETECTORS.
+        path: Where it is.
+        sha256, git_blob: Its identity.
+        published: Whether it is the file that the table identifies; None if the table does not know.
+    """
+
+    name: str
+    path: Path
+    sha256: str
+    git_blob: str
+    published: bool | None
+
+    def describe(self) -> dict:
+        """For result files."""
+        return {
+            "network": self.name,
+            "file": self.path.name,
+            "sha256": self.sha256,
+            "git_blob": self.git_blob,
+            "published_file": self.published,
+        }
+
+
+def find_detector(
+    name: str,
+    *,
+    path: str | os.PathLike | None = None,
+    folder: str | os.PathLike | None = None,
+    download: bool = True,
+) -> DetectorFile:
+    """The file of a detector: the given path, or the known file in the cache folder, fetched if need be.
+
+    Args:
+        name: Key of DETECTORS.
+        path: A file of the user's own, taken as it is.
+        folder: The cache folder; None for the user's.
+        download: Whether to try to fetch it.
+
+    Raises:
+        UserError: It is not there, or is another file; one line says what to put where.
+    """
+    detector = DETECTORS[name]
+    if path is not None:
+        path = Path(path).expanduser()
+        if not path.is_file():
+            raise UserError(f"detector {name}={path}: there is no such file.")
+        return _identified(name, path)
+    folder = cache_folder("detectors") if folder is None else Path(folder)
+    cached = folder / detector.file
+    if detector.git_blob is None:
+        raise UserError(_missing(name, cached))
+    if not cached.is_file() and download and detector.download is not None:
+        try:
+            fetch(detector.download, cached, check=lambda partial: _require_known(name, partial, detector.download))
+        except UserError as error:
+            raise UserError(f"{_missing(name, cached)} ({error})") from error
+    if not cached.is_file():
+        raise UserError(_missing(name, cached))
+    _require_known(name, cached, str(cached))
+    return _identified(name, cached)
+
+
+def _identified(name: str, path: Path) -> DetectorFile:
+    known, blob = DETECTORS[name].git_blob, git_blob_id(path)
+    published = None if known is None else blob == known
+    return DetectorFile(name=name, path=path, sha256=sha256_of(path), git_blob=blob, published=published)
+
+
+def _require_known(name: str, path: Path, source: str) -> None:
+    blob = git_blob_id(path)
+    if blob != DETECTORS[name].git_blob:
+        raise UserError(
+            f"{source} is not {DETECTORS[name].file}: its git blob id is {blob}, not {DETECTORS[name].git_blob}; it is "
+            f"not loaded, because a TorchScript file can run anything. Remove it, or give detector {name}=PATH if you "
+            "trust it."
+        )
+
+
+def _missing(name: str, cached: Path) -> str:
+    detector = DETECTORS[name]
+    pages = f", from {' or '.join(detector.pages)}" if detector.pages else ""
+    if detector.git_blob is None:
+        return (
+            f"This metric needs {detector.what}: {detector.file} ({detector.size}; no checksum is known, so it is "
+            f"loaded only on your word){pages}. Give its path as detector {name}=PATH."
+        )
+    return (
+        f"This metric needs {detector.what}: {detector.file} ({detector.size}, git blob id {detector.git_blob})"
+        f"{pages}. Put it at {cached}, or give its path as detector {name}=PATH. Without it, the rfvd metrics can "
+        "follow a training."
+    )
+
+
+def load_torchscript(file: DetectorFile, device: torch.device | str) -> torch.nn.Module:
+    """The network in a file.
+
+    Raises:
+        UserError: It is no TorchScript file, or is damaged.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # TorchScript is deprecated; these files exist in no other form
+            return torch.jit.load(str(file.path), map_location=device).eval()
+    except (RuntimeError, ValueError, OSError) as error:
+        raise UserError(
+            f"{file.path} cannot be loaded as TorchScript: it is another kind of file, or damaged "
+            f"({one_line(error)[:120]})."
+        ) from error

@@ -1,0 +1,106 @@
+"""Features of many samples, worked out by all processes together and kept in a file.
+
+Sample i is always in batch i // batch_size, and batches go round the processes, so that the rows and their order do not
+depend on the number of processes. Only the batches of one round are in memory; the rows go to a NumPy file, which is
+read back as a memory map.
+"""
+
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from dnnlib import UserError, atomic_write
+from torch_utils import distributed
+
+__all__ = ["Samples", "TensorClips", "compute_features", "open_features"]
+
+
+class Samples(Protocol):
+    """Samples by number. The same number always gives the same sample, on every process."""
+
+    def __len__(self) -> int: ...
+
+    def load(self, indices: Sequence[int]) -> Any:
+        """A batch: clips are uint8 [N, 3, T, H, W]."""
+
+    def key(self) -> str | None:
+        """What the samples are, for caches: other content has another key. None: not to be cached."""
+
+    def describe(self) -> dict:
+        """For the result file, in plain types."""
+
+
+class TensorClips:
+    """Samples that are in memory: clips uint8 [N, 3, T, H, W]."""
+
+    def __init__(self, clips: torch.Tensor):
+        if clips.dtype != torch.uint8 or clips.ndim != 5 or clips.shape[1] != 3:
+            raise ValueError(f"Clips are uint8 [N, 3, T, H, W], got {clips.dtype} {list(clips.shape)}.")
+        self._clips = clips
+
+    def __len__(self) -> int:
+        return len(self._clips)
+
+    def load(self, indices: Sequence[int]) -> torch.Tensor:
+        return self._clips[list(indices)]
+
+    def key(self) -> None:
+        return None
+
+    def describe(self) -> dict:
+        return {}
+
+
+def compute_features(
+    samples: Samples, network: Any, path: Path, *, batch_size: int, title: str = "", progress: bool = True
+) -> None:
+    """Write the features of all samples to `path`, float32 [len(samples), width]; to be called on all processes.
+
+    The file appears when it is complete. Only the main process writes.
+
+    Args:
+        samples, network: See Samples and metrics.networks.
+        path: The file, .npy.
+        batch_size: Samples at a time on a process.
+        title: Of the progress bar.
+        progress: Whether to show one, on a terminal.
+
+    Raises:
+        UserError: A sample cannot be read, or the network does not suit; on all processes.
+    """
+    batches = [range(i, min(i + batch_size, len(samples))) for i in range(0, len(samples), batch_size)]
+    rank, world = distributed.rank(), distributed.world_size()
+    bar = tqdm(total=len(samples), desc=title, unit="", disable=None if progress and rank == 0 else True, leave=False)
+    width = None
+    with bar, atomic_write(path) if rank == 0 else contextlib.nullcontext() as file:
+        for first in range(0, len(batches), world):
+            part: np.ndarray | UserError | None = None
+            if first + rank < len(batches):
+                try:
+                    part = network(samples.load(batches[first + rank])).numpy()
+                except UserError as error:  # the others must hear of it, or they would wait
+                    part = UserError(str(error))
+            for rows in distributed.all_gather_objects(part):
+                if isinstance(rows, UserError):
+                    raise rows
+                if rows is None:
+                    continue
+                if width is None:
+                    width = rows.shape[1]
+                    if rank == 0:
+                        header = {"descr": "<f4", "fortran_order": False, "shape": (len(samples), width)}
+                        np.lib.format.write_array_header_1_0(file, header)
+                assert rows.shape[1] == width
+                if rank == 0:
+                    file.write(rows.astype("<f4").tobytes())
+                bar.update(len(rows))
+
+
+def open_features(path: Path) -> np.ndarray:
+    """The features in a file, left on the disk until they are used."""
+    return np.load(path, mmap_mode="r", allow_pickle=False)

@@ -1,0 +1,125 @@
+"""The metrics by name. Nothing here computes: the table can be looked at without loading PyTorch.
+
+A name says what is measured and on how much: fvd2048_16f is the Fréchet video distance of 2048 generated and 2048 real
+clips of 16 frames. Names that begin with r (rfvd…, ridentity…) use a fixed random network instead of a trained one and
+are for following a training on any machine; their values have nothing to do with those of the metric they resemble.
+"""
+
+import dataclasses
+
+from dnnlib import UserError
+
+__all__ = ["METRICS", "Metric", "find_metric"]
+
+NOT_FVD = "NOT FVD: features of an untrained random network; compare only with the same metric here"
+NOT_FACES = "features of an untrained random network: not a recogniser of faces"
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """What a name stands for.
+
+    Attributes:
+        name: As users type it.
+        measure: How features become a number; see metrics.evaluation.
+        network: What turns clips into features; see metrics.networks.
+        samples: What is measured: 'clips', 'images' (single frames), 'views' (one moment from several cameras), or
+            'pairs' (one moment from two cameras, with its depth).
+        count: How many generated ones; for real clips too.
+        frames: Length of a clip in frames.
+        subsample: Keep every so-many-th of them.
+        uses_real: Whether real clips are measured as well.
+        better: 'lower', 'higher', or '' where neither is.
+        about: One line.
+        warning: What every output must say, or ''.
+    """
+
+    name: str
+    measure: str
+    network: str
+    samples: str
+    count: int
+    about: str
+    frames: int = 1
+    subsample: int = 1
+    uses_real: bool = True
+    better: str = "lower"
+    warning: str = ""
+
+    def protocol(self) -> dict:
+        """What decides the value besides the two sets of videos, in plain types."""
+        entry = dataclasses.asdict(self)
+        for key in ("name", "about", "warning", "better"):
+            del entry[key]
+        return entry
+
+
+def _video_metrics() -> list[Metric]:
+    found = []
+    lengths = {"16f": (16, 1), "32f": (32, 1), "128f": (128, 1), "128f_subsample8f": (128, 8)}
+    for length, (frames, subsample) in lengths.items():
+        for count in (2048, 256, 64):
+            size = {"samples": "clips", "count": count, "frames": frames, "subsample": subsample}
+            clips = f"{count} clips of {frames} frames" + (f", every {subsample}th" if subsample > 1 else "")
+            if count == 2048 or frames == 16:
+                about = f"Fréchet video distance, I3D features, {clips}"
+                found.append(Metric(f"fvd{count}_{length}", "frechet", "i3d", about=about, **size))
+                about = f"Fréchet distance in features of a random 3D network, {clips}"
+                name = f"rfvd{count}_{length}"
+                found.append(Metric(name, "frechet", "random", about=about, warning=NOT_FVD, **size))
+            if frames == 16:
+                about = f"kernel video distance (unbiased MMD²), I3D features, {clips}"
+                found.append(Metric(f"kvd{count}_{length}", "kernel", "i3d", about=about, **size))
+    return found
+
+
+def _image_metrics() -> list[Metric]:
+    found = []
+    for text, count in (("50k", 50_000), ("1k", 1000)):
+        size = {"samples": "images", "count": count}
+        against = f"{count} generated frames, all real frames"
+        about = f"Fréchet distance, Inception features, {against}"
+        found.append(Metric(f"fid{text}_full", "frechet", "inception", about=about, **size))
+        about = f"kernel distance (100 subsets of 1000), Inception features, {against}"
+        found.append(Metric(f"kid{text}_full", "kernel_subsets", "inception", about=about, **size))
+        about = f"Inception score of {count} generated frames, 10 splits"
+        name, network = f"is{text}", "inception_probabilities"
+        found.append(Metric(name, "inception_score", network, about=about, uses_real=False, better="higher", **size))
+    return found
+
+
+def _further_metrics() -> list[Metric]:
+    found = []
+    for count in (256, 32):
+        clips = {"samples": "clips", "count": count, "frames": 16}
+        about = "mean length of the optical flow in pixels per frame"
+        found.append(Metric(f"motion{count}_16f", "mean", "motion", about=about, better="", **clips))
+        about = "second over first differences in time: 0 steady change, √3 noise, 2 every other frame"
+        found.append(Metric(f"flicker{count}_16f", "mean", "flicker", about=about, better="", **clips))
+        views = {"samples": "views", "count": count, "uses_real": False}
+        for prefix, network, warning in (("", "identity", ""), ("r", "random_frames", NOT_FACES)):
+            similar = {"network": network, "warning": warning, "better": "higher"}
+            about = "mean cosine of the features of a clip's frames"
+            found.append(Metric(f"{prefix}identity{count}_16f", "similarity", about=about, **similar, **clips))
+            about = "mean cosine of the features of one moment seen from five cameras"
+            found.append(Metric(f"{prefix}identity{count}_5v", "similarity", about=about, **similar, **views))
+        pairs = {"samples": "pairs", "count": count, "uses_real": False}
+        about = "difference between a view and another one warped into it by its depth, 0 to 1"
+        found.append(Metric(f"warping{count}_2v", "mean", "warping", about=about, **pairs))
+        about = "1 − thickness / width of the visible surface: 1 for a plane, however it is turned"
+        found.append(Metric(f"flatness{count}_1v", "mean", "flatness", about=about, better="", **pairs))
+    return found
+
+
+METRICS: dict[str, Metric] = {m.name: m for m in (*_video_metrics(), *_image_metrics(), *_further_metrics())}
+
+
+def find_metric(name: str) -> Metric:
+    """The metric of that name.
+
+    Raises:
+        UserError: There is none.
+    """
+    if name not in METRICS:
+        raise UserError(f"metrics: there is no metric '{name}'; choose from {', '.join(METRICS)}.")
+    return METRICS[name]

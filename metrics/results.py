@@ -1,0 +1,117 @@
+"""Result files: metric-<name>.jsonl, one row per evaluation, and the best snapshot of a run."""
+
+import contextlib
+import json
+import math
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dnnlib import UserError, atomic_write
+
+__all__ = ["append_row", "keep_best", "read_rows", "result_path", "summary"]
+
+
+def result_path(folder: str | os.PathLike, name: str) -> Path:
+    return Path(folder) / f"metric-{name}.jsonl"
+
+
+def append_row(folder: str | os.PathLike, row: Mapping[str, Any]) -> Path:
+    """Add a row to the file of its metric; the row is written at once, so that it is there whole.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
+    path = result_path(folder, row["metric"])
+    line = json.dumps(_without_nan(dict(row)), ensure_ascii=False) + "\n"
+    try:
+        with open(path, "ab", buffering=0) as file:
+            file.write(line.encode())
+    except OSError as error:
+        raise UserError(f"Cannot write {path}: {error.strerror}.") from error
+    return path
+
+
+def read_rows(folder: str | os.PathLike, name: str) -> list[dict[str, Any]]:
+    """The rows of a metric; a line that was cut off is left out."""
+    rows = []
+    try:
+        text = result_path(folder, name).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return rows
+    for line in text.splitlines():
+        with contextlib.suppress(ValueError):
+            rows.append(json.loads(line))
+    return [row for row in rows if isinstance(row, dict)]
+
+
+def keep_best(folder: str | os.PathLike, row: Mapping[str, Any], snapshot: str | os.PathLike) -> bool:
+    """Let best-<metric>.pkl be the snapshot of `row` (already appended) if no row of the file is better.
+
+    The file holds the old or the new snapshot at any moment. Metrics of which neither high nor low is better have none.
+
+    Returns:
+        Whether it is the best.
+    """
+    higher = row["higher_is_better"]
+    if higher is None or not _is_number(row["value"]):
+        return False
+    values = [r.get("value") for r in read_rows(folder, row["metric"])]
+    values = [value for value in values if _is_number(value)]
+    if row["value"] != (max if higher else min)([row["value"], *values]):
+        return False
+    best = Path(folder) / f"best-{row['metric']}.pkl"
+    link = best.with_name(f".{best.name}.{os.getpid()}.tmp")
+    try:
+        link.unlink(missing_ok=True)
+        os.link(snapshot, link)  # a second name of the same file: no copy on the disk
+        os.replace(link, best)
+    except OSError:  # a file system without hard links
+        with contextlib.suppress(OSError):
+            link.unlink()
+        with open(snapshot, "rb") as source, atomic_write(best) as target:
+            shutil.copyfileobj(source, target)
+    return True
+
+
+def summary(row: Mapping[str, Any]) -> str:
+    """A row on one line for people."""
+    text = f"{row['metric']} {row['value']:.4g}"
+    if row["interval"] is not None:
+        text += f" (95 %: {row['interval'][0]:.4g} to {row['interval'][1]:.4g})"
+    if row.get("real") is not None:
+        text += f", real videos {row['real']:.4g}"
+    wanted, sort = row["protocol"]["count"], row["protocol"]["samples"]
+    text += f"; {row['num_fake']} generated {sort}"
+    if row["num_fake"] < wanted:
+        text += f" (only: the metric asks for {wanted})"
+    if row["num_real"] is not None:
+        text += f", {row['num_real']} real"
+        if sort == "clips" and row["num_real"] < wanted:
+            text += f" (only: the metric asks for {wanted})"
+        if row["real_data"].get("num_short_videos"):
+            text += f", {row['real_data']['num_short_videos']} real videos too short and left out"
+    if row["detector"].get("published_file") is False:
+        text += f"; THE DETECTOR {row['detector']['file']} IS NOT THE PUBLISHED FILE: compare with nothing else"
+    elif "sha256" in row["detector"]:
+        text += f"; detector {row['detector']['file']}, SHA-256 {row['detector']['sha256']}"
+    if row.get("warning"):
+        text += f"; {row['warning']}"
+    return text
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON has no NaN and no infinity."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _without_nan(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(entry) for entry in value]
+    return value

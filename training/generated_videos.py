@@ -1,0 +1,210 @@
+"""Videos of a generator as one side of an evaluation, rendered when they are asked for and handed on as uint8 tensors.
+
+Video i has latent codes and one camera of the training's prior, drawn from (42, i) alone: the same video on every
+process, in any batch. The background code is drawn as in training, N(0, 1). Times go on at the training's frame rate:
+frame k is at k / (nframes − 1), which for as many frames as a training clip has is linspace(0, 1, nframes); longer
+clips go beyond the times that the generator was trained at. Pixels are x · 127.5 + 128, clamped and cut off to whole
+numbers.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+
+from renderer.cameras import Cameras, focal_from_fov
+from renderer.rays import camera_rays, pixel_centers
+from torch_utils.random_stream import RandomStream
+from training.frame_store import fit_square
+from training.generator import Generator, Scene
+
+__all__ = ["GeneratedVideos", "ViewPairs", "quantise", "reproject"]
+
+SEED = 42
+VIEW_TIME = 0.5  # of a clip: where views of one moment are taken
+PAIR = (0.4, 0.6)  # of the range of yaw: the cameras of a pair
+MIN_OPACITY = 1e-3  # depths are divided by it; what is more transparent is left out by all metrics anyway
+
+
+def quantise(images: torch.Tensor) -> torch.Tensor:
+    """Pixels in [-1, 1] to uint8 as the published evaluation does: x · 127.5 + 128, clamped, cut off."""
+    return (images.float().nan_to_num(0) * 127.5 + 128).clamp(0, 255).to(torch.uint8)
+
+
+@dataclasses.dataclass(frozen=True)
+class ViewPairs:
+    """Two views of N moments with what is known of their geometry.
+
+    Attributes:
+        images: [N, 2, 3, H, W], 0 to 1.
+        points: Surface points of the pixels in space [N, 2, H, W, 3].
+        depths, opacities: [N, 2, H, W]; depths along the viewing axis, in scene units.
+        grids: Where a pixel's point appears in the other view [N, 2, H, W, 2], (x, y) in -1…1 with y down.
+        expected: Depth of that point from the other view [N, 2, H, W].
+        thickness: Of the rendered volume, in scene units.
+    """
+
+    images: torch.Tensor
+    points: torch.Tensor
+    depths: torch.Tensor
+    opacities: torch.Tensor
+    grids: torch.Tensor
+    expected: torch.Tensor
+    thickness: float
+
+
+def reproject(points: torch.Tensor, cameras: Cameras) -> tuple[torch.Tensor, torch.Tensor]:
+    """Where points [N, H, W, 3] appear in N cameras.
+
+    Returns:
+        (x, y) [N, H, W, 2] in -1…1, y down, and depths along the viewing axes [N, H, W].
+    """
+    rotation, position = cameras.cam2world[:, :3, :3], cameras.cam2world[:, :3, 3]
+    seen = (points - position[:, None, None]) @ rotation[:, None]  # rows times R: the coordinates along its columns
+    depth = -seen[..., 2]
+    focal = focal_from_fov(cameras.fov)[:, None, None, None]
+    grid = seen[..., :2] * focal / depth.clamp(min=1e-6)[..., None]
+    return grid * grid.new_tensor([1.0, -1.0]), depth
+
+
+class GeneratedVideos:
+    """See the top of this file.
+
+    Args:
+        generator: In evaluation mode.
+        nframes: Frames of a training clip.
+        resolution: Of the frames; None: the generator's. Otherwise they are resized as real frames are.
+        label: Label [c_dim] of a video by its number, for a generator with labels.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        *,
+        nframes: int = 16,
+        resolution: int | None = None,
+        label: Callable[[int], np.ndarray] | None = None,
+    ):
+        if generator.c_dim > 0 and label is None:
+            raise ValueError("this generator needs labels.")
+        self._generator, self._nframes, self._label = generator, nframes, label
+        self.resolution = resolution or generator.resolution
+
+    def clips(self, *, count: int, frames: int, subsample: int = 1) -> "GeneratedClips":
+        times = [k / max(self._nframes - 1, 1) for k in range(0, frames, subsample)]
+        return GeneratedClips(count, lambda indices: self._clips(indices, times), self._describe(last_time=times[-1]))
+
+    def images(self, *, count: int | None) -> "GeneratedClips":
+        """One frame each of as many videos, at a random one of the times of a training clip."""
+        return GeneratedClips(count or 1, self._images, self._describe())
+
+    def views(self, *, count: int, views: int) -> "GeneratedClips":
+        """One moment from cameras spread evenly over the range of yaw, as frames of a clip."""
+        fractions = np.linspace(0, 1, views)
+        return GeneratedClips(count, lambda indices: self._views(indices, fractions), self._describe(time=VIEW_TIME))
+
+    def pairs(self, *, count: int) -> "GeneratedClips":
+        """One moment from two cameras, with its geometry (ViewPairs)."""
+        return GeneratedClips(count, self._pairs, self._describe(time=VIEW_TIME, yaw_fractions=list(PAIR)))
+
+    def _describe(self, **further) -> dict:
+        return {"from": "generator", "seed": SEED, "resolution": self.resolution, "nframes": self._nframes, **further}
+
+    # ------------------------------------------------------------------------------------------------------------------
+
+    def _scene(self, indices: Sequence[int]) -> tuple[Scene, Cameras, list[float]]:
+        """The videos of these numbers, a camera and a random number in [0, 1) for each."""
+        generator = self._generator
+        device = next(generator.parameters()).device
+        ws, z_motion, z_bg, cameras, numbers = [], [], [], [], []
+        for index in indices:
+            seed = np.random.SeedSequence([SEED, index]).generate_state(1, np.uint64)[0] >> np.uint64(1)
+            stream = RandomStream(int(seed))
+            z = stream.normal("z", [1, generator.z_dim]).to(device)
+            z_motion.append(stream.normal("z_motion", [1, generator.motion_dim]))
+            z_bg.append(stream.normal("z_bg", [1, generator.background_dim]))
+            cameras.append(generator.camera_prior.sample(1, stream))
+            numbers.append(float(stream.uniform("time", [1])))
+            label = None
+            if generator.c_dim > 0:
+                label = torch.from_numpy(self._label(index))[None].to(device)
+            ws.append(generator.mapping(z, label))  # one at a time: rounding must not depend on the batch
+        joined = Cameras(torch.cat([c.cam2world for c in cameras]), torch.cat([c.fov for c in cameras])).to(device)
+        scene = generator.scene(torch.cat(ws), z_motion=torch.cat(z_motion).to(device), z_bg=torch.cat(z_bg).to(device))
+        return scene, joined, numbers
+
+    @torch.no_grad()
+    def _clips(self, indices: Sequence[int], times: Sequence[float]) -> torch.Tensor:
+        scene, cameras, _ = self._scene(indices)
+        return torch.stack([self._frames(scene.render(time, cameras)) for time in times], dim=2)
+
+    @torch.no_grad()
+    def _images(self, indices: Sequence[int]) -> torch.Tensor:
+        scene, cameras, numbers = self._scene(indices)
+        times = torch.tensor([int(number * self._nframes) / max(self._nframes - 1, 1) for number in numbers])
+        return self._frames(scene.render(times, cameras))[:, :, None]
+
+    @torch.no_grad()
+    def _views(self, indices: Sequence[int], fractions: Sequence[float]) -> torch.Tensor:
+        scene, _, _ = self._scene(indices)
+        prior = self._generator.camera_prior
+        cameras = [prior.at(yaw=float(f)).repeat(len(indices)) for f in fractions]
+        return torch.stack([self._frames(scene.render(VIEW_TIME, c)) for c in cameras], dim=2)
+
+    def _frames(self, images: torch.Tensor) -> torch.Tensor:
+        """uint8 [N, 3, H, W] at the wanted resolution."""
+        frames = quantise(images)
+        if self.resolution == self._generator.resolution:
+            return frames
+        pictures = [Image.fromarray(frame) for frame in frames.permute(0, 2, 3, 1).cpu().numpy()]
+        return torch.from_numpy(np.stack([fit_square(picture, self.resolution) for picture in pictures]))
+
+    @torch.no_grad()
+    def _pairs(self, indices: Sequence[int]) -> ViewPairs:
+        scene, _, _ = self._scene(indices)
+        generator, size = self._generator, self._generator.resolution
+        cameras = [generator.camera_prior.at(yaw=f).repeat(len(indices)).to(scene.ws.device) for f in PAIR]
+        images, depths, opacities, points = [], [], [], []
+        for camera in cameras:
+            output = scene.output(VIEW_TIME, camera)
+            # The depth is rendered at a lower resolution than the image.
+            layers = torch.cat([output.depth, output.opacity], dim=1).float()
+            layers = torch.nn.functional.interpolate(layers, [size, size], mode="bilinear", align_corners=False)
+            depth, opacity = layers[:, 0] / layers[:, 1].clamp(min=MIN_OPACITY), layers[:, 1]
+            origins, directions = camera_rays(camera, pixel_centers(size, depth.device)[None])
+            images.append(quantise(output.image[:, 0]).float() / 255)
+            depths.append(depth)
+            opacities.append(opacity)
+            points.append((origins + depth.flatten(1)[..., None] * directions).unflatten(1, (size, size)))
+        seen = [reproject(points[0], cameras[1]), reproject(points[1], cameras[0])]
+        settings = generator.settings
+        return ViewPairs(
+            images=torch.stack(images, dim=1),
+            points=torch.stack(points, dim=1),
+            depths=torch.stack(depths, dim=1),
+            opacities=torch.stack(opacities, dim=1),
+            grids=torch.stack([grid for grid, _ in seen], dim=1),
+            expected=torch.stack([depth for _, depth in seen], dim=1),
+            thickness=settings.far - settings.near,
+        )
+
+
+class GeneratedClips:
+    """Samples for metrics: `count` of what `render(indices)` gives."""
+
+    def __init__(self, count: int, render: Callable[[Sequence[int]], object], about: dict):
+        self._count, self._render, self._about = count, render, about
+
+    def __len__(self) -> int:
+        return self._count
+
+    def load(self, indices: Sequence[int]) -> object:
+        return self._render(list(indices))
+
+    def key(self) -> None:
+        return None  # a generator's weights change
+
+    def describe(self) -> dict:
+        return dict(self._about)
