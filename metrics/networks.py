@@ -4,7 +4,7 @@ A network takes a batch of samples and returns float32 features [N, width] on th
 first batch has shown it. `key` identifies the network in caches: two with the same key give the same features.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -14,8 +14,9 @@ from metrics.detectors import DetectorFile, find_detector, load_torchscript
 from metrics.geometry import flatness, warping_error
 from metrics.motion import flicker, mean_flow_length
 from metrics.random_features import FEATURE_WIDTH, RandomFeatures, exact_convolutions
+from metrics.registry import find_metric
 
-__all__ = ["DETECTOR_OF", "make_network"]
+__all__ = ["DETECTOR_OF", "find_detectors", "make_network"]
 
 VERSION = 1  # of what this file computes; old caches do not serve a new one
 DEPTH_TOLERANCE = 0.1  # of the thickness of the rendered volume
@@ -173,6 +174,21 @@ _OWN = {
 
 # Which detector file a network needs; networks that need none are not in it.
 DETECTOR_OF = {name: detector for name, (detector, _) in _FILES.items()}
+
+
+def find_detectors(names: Iterable[str], paths: Mapping[str, str | None]) -> dict[str, DetectorFile]:
+    """The files of all detectors that metrics need, by the detector's name.
+
+    Args:
+        names: Of metrics.
+        paths: Files of the user's own, by the detector's name.
+
+    Raises:
+        UserError: See `find_detector`.
+    """
+    networks = [find_metric(name).network for name in names]
+    needed = dict.fromkeys(DETECTOR_OF[network] for network in networks if network in DETECTOR_OF)
+    return {detector: find_detector(detector, path=paths.get(detector)) for detector in needed}
 
 
 def make_network(name: str, *, device: torch.device | str, detectors: Mapping[str, DetectorFile]) -> Any:

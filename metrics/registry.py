@@ -54,22 +54,35 @@ class Metric:
         return entry
 
 
+# Lengths of clips by what they are called: frames, and every how manieth of them is kept.
+LENGTHS = {"16f": (16, 1), "32f": (32, 1), "128f": (128, 1), "128f_subsample8f": (128, 8)}
+
+
 def _video_metrics() -> list[Metric]:
+    about = {
+        "fvd": ("frechet", "i3d", "Fréchet video distance, I3D features", ""),
+        "kvd": ("kernel", "i3d", "kernel video distance (unbiased MMD²), I3D features", ""),
+        "rfvd": ("frechet", "random", "Fréchet distance in features of a random 3D network", NOT_FVD),
+    }
     found = []
-    lengths = {"16f": (16, 1), "32f": (32, 1), "128f": (128, 1), "128f_subsample8f": (128, 8)}
-    for length, (frames, subsample) in lengths.items():
-        for count in (2048, 256, 64):
-            size = {"samples": "clips", "count": count, "frames": frames, "subsample": subsample}
-            clips = f"{count} clips of {frames} frames" + (f", every {subsample}th" if subsample > 1 else "")
-            if count == 2048 or frames == 16:
-                about = f"Fréchet video distance, I3D features, {clips}"
-                found.append(Metric(f"fvd{count}_{length}", "frechet", "i3d", about=about, **size))
-                about = f"Fréchet distance in features of a random 3D network, {clips}"
-                name = f"rfvd{count}_{length}"
-                found.append(Metric(name, "frechet", "random", about=about, warning=NOT_FVD, **size))
-            if frames == 16:
-                about = f"kernel video distance (unbiased MMD²), I3D features, {clips}"
-                found.append(Metric(f"kvd{count}_{length}", "kernel", "i3d", about=about, **size))
+    for prefix, (measure, network, text, warning) in about.items():
+        for length, (frames, subsample) in LENGTHS.items():
+            for count in (2048, 256, 64):
+                if frames > 16 and (count < 2048 or prefix == "kvd"):
+                    continue
+                found.append(
+                    Metric(
+                        name=f"{prefix}{count}_{length}",
+                        measure=measure,
+                        network=network,
+                        samples="clips",
+                        count=count,
+                        frames=frames,
+                        subsample=subsample,
+                        about=f"{text}, {count} clips of {frames} frames" + (", every 8th" if subsample > 1 else ""),
+                        warning=warning,
+                    )
+                )
     return found
 
 

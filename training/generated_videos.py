@@ -8,23 +8,28 @@ numbers.
 """
 
 import dataclasses
+import os
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
+from dnnlib import UserError
 from renderer.cameras import Cameras, focal_from_fov
 from renderer.rays import camera_rays, pixel_centers
 from torch_utils.random_stream import RandomStream
+from training.dataset import VideoPairDataset
 from training.frame_store import fit_square
 from training.generator import Generator, Scene
 
-__all__ = ["GeneratedVideos", "ViewPairs", "quantise", "reproject"]
+__all__ = ["GeneratedVideos", "ViewPairs", "draw_labels", "quantise", "reproject"]
 
 SEED = 42
 VIEW_TIME = 0.5  # of a clip: where views of one moment are taken
 PAIR = (0.4, 0.6)  # of the range of yaw: the cameras of a pair
+KEY_LABELS = 14  # word of the random key; see training.dataset
 MIN_OPACITY = 1e-3  # depths are divided by it; what is more transparent is left out by all metrics anyway
 
 
@@ -53,6 +58,13 @@ class ViewPairs:
     grids: torch.Tensor
     expected: torch.Tensor
     thickness: float
+
+    @classmethod
+    def join(cls, parts: Sequence["ViewPairs"]) -> "ViewPairs":
+        """The moments of all parts."""
+        names = [field.name for field in dataclasses.fields(cls) if field.name != "thickness"]
+        joined = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
+        return cls(**joined, thickness=parts[0].thickness)
 
 
 def reproject(points: torch.Tensor, cameras: Cameras) -> tuple[torch.Tensor, torch.Tensor]:
@@ -94,23 +106,26 @@ class GeneratedVideos:
 
     def clips(self, *, count: int, frames: int, subsample: int = 1) -> "GeneratedClips":
         times = [k / max(self._nframes - 1, 1) for k in range(0, frames, subsample)]
-        return GeneratedClips(count, lambda indices: self._clips(indices, times), self._describe(last_time=times[-1]))
+        return self._samples(count, lambda indices: self._clips(indices, times), last_time=times[-1])
 
     def images(self, *, count: int | None) -> "GeneratedClips":
         """One frame each of as many videos, at a random one of the times of a training clip."""
-        return GeneratedClips(count or 1, self._images, self._describe())
+        return self._samples(count or 1, self._images)
 
     def views(self, *, count: int, views: int) -> "GeneratedClips":
         """One moment from cameras spread evenly over the range of yaw, as frames of a clip."""
         fractions = np.linspace(0, 1, views)
-        return GeneratedClips(count, lambda indices: self._views(indices, fractions), self._describe(time=VIEW_TIME))
+        return self._samples(count, lambda indices: self._views(indices, fractions), time=VIEW_TIME)
 
     def pairs(self, *, count: int) -> "GeneratedClips":
         """One moment from two cameras, with its geometry (ViewPairs)."""
-        return GeneratedClips(count, self._pairs, self._describe(time=VIEW_TIME, yaw_fractions=list(PAIR)))
+        return self._samples(count, self._pairs, time=VIEW_TIME, yaw_fractions=list(PAIR))
 
-    def _describe(self, **further) -> dict:
-        return {"from": "generator", "seed": SEED, "resolution": self.resolution, "nframes": self._nframes, **further}
+    def _samples(self, count: int, render: Callable[[Sequence[int]], Any], **about) -> "GeneratedClips":
+        about = {"from": "generator", "seed": SEED, "resolution": self.resolution, "nframes": self._nframes, **about}
+        # On a CPU, where batches save no time, one at a time: not a bit then depends on what else is in a batch.
+        on_cpu = next(self._generator.parameters()).device.type == "cpu"
+        return GeneratedClips(count, render, about, one_by_one=on_cpu)
 
     # ------------------------------------------------------------------------------------------------------------------
 
@@ -191,17 +206,37 @@ class GeneratedVideos:
         )
 
 
-class GeneratedClips:
-    """Samples for metrics: `count` of what `render(indices)` gives."""
+def draw_labels(data: str | os.PathLike, c_dim: int) -> Callable[[int], np.ndarray]:
+    """Labels of videos by their number, drawn from those of a data set as often as they occur there.
 
-    def __init__(self, count: int, render: Callable[[Sequence[int]], object], about: dict):
-        self._count, self._render, self._about = count, render, about
+    Raises:
+        UserError: The data set has no labels, or others.
+    """
+    dataset = VideoPairDataset(path=data, resolution=8, nframes=1, use_labels=True)
+    if dataset.c_dim != c_dim:
+        raise UserError(f"The labels of '{data}' have {dataset.c_dim} entries, those of the generator {c_dim}.")
+
+    def label(index: int) -> np.ndarray:
+        number = np.random.SeedSequence([SEED, KEY_LABELS, index]).generate_state(1, np.uint64)[0]
+        return dataset.label(int(number % np.uint64(len(dataset))))
+
+    return label
+
+
+class GeneratedClips:
+    """Samples for metrics: `count` of what `render(indices)` gives, a tensor or ViewPairs."""
+
+    def __init__(self, count: int, render: Callable[[Sequence[int]], Any], about: dict, *, one_by_one: bool):
+        self._count, self._render, self._about, self._one_by_one = count, render, about, one_by_one
 
     def __len__(self) -> int:
         return self._count
 
-    def load(self, indices: Sequence[int]) -> object:
-        return self._render(list(indices))
+    def load(self, indices: Sequence[int]) -> Any:
+        if not self._one_by_one:
+            return self._render(list(indices))
+        parts = [self._render([index]) for index in indices]
+        return ViewPairs.join(parts) if isinstance(parts[0], ViewPairs) else torch.cat(parts)
 
     def key(self) -> None:
         return None  # a generator's weights change

@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# FVD of 2048 generated against 2048 real videos of 16 frames:
+#     ./evaluate.sh DATASET NETWORK_PKL OUTDIR [RESOLUTION [further options of python -m metrics]]
+set -eu
+if [ $# -lt 3 ]; then
+    echo "usage: ./evaluate.sh DATASET NETWORK_PKL OUTDIR [RESOLUTION, default the generator's] [options of python -m metrics]" >&2
+    exit 2
+fi
+here=$(cd "$(dirname "$0")" && pwd)
+python=python3
+[ -x "$here/.venv/bin/python" ] && python=$here/.venv/bin/python
+resolution=()
+options=("${@:4}")
+if [ $# -ge 4 ] && [[ $4 != -* ]]; then
+    resolution=(--resolution "$4")
+    options=("${@:5}")
+fi
+export PYTHONPATH="$here${PYTHONPATH:+:$PYTHONPATH}"
+exec "$python" -m metrics --metrics fvd2048_16f --real "$1" --fake "$2" --outdir "$3" \
+    ${resolution[@]+"${resolution[@]}"} ${options[@]+"${options[@]}"}
