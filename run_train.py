@@ -8,38 +8,66 @@ The options stand in conf/config.yaml with a line on each; spec=… and model=�
     python run_train.py outdir=runs data=clips kimg=50 dry_run=true                         say what would happen
     python run_train.py outdir=runs resume_run=0                                            continue runs/00000-…
     torchrun --nproc-per-node 4 run_train.py outdir=runs data=faces spec=paper model=…      processes from torchrun
+    python run_train.py -m hydra/launcher=submitit_slurm outdir=runs data=faces spec=…      a job on a SLURM cluster
 
 A run writes OUT/00000-<description>/, the next one OUT/00001-…: the same command again starts a new run, with
 resume_run= it continues the old one, to the bit on one CPU process with as many threads, and what it wrote after its
 last saved state is written again. resume=PATH starts a new run from the weights of a snapshot. SIGTERM and Ctrl-C end a
-run after the current iteration, with its state saved.
+run after the current iteration, with its state saved. A command that its launcher starts again (torchrun after a
+failure, SLURM after preemption) continues its run by itself. docs/scaling.md is about more than one GPU.
 """
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from dnnlib import atomic_write, run_cli
-
-# Metrics that can be computed at every snapshot: name → (options, run folder) → callback of the training loop.
-METRICS: dict[str, Callable[[Mapping[str, Any], Path], Callable]] = {}
+from metrics.registry import METRICS
 
 
 def main() -> None:
     words = sys.argv[1:]
     if any(word in ("-h", "--help") for word in words):
         print(__doc__.strip())
-        return
+    elif any(word in ("-m", "--multirun") for word in words):
+        import run_train  # under the name by which the jobs' processes will find it
+        from training.cluster import submit
 
-    from torch_utils import distributed  # after --help: PyTorch takes its time
+        submit(words, run_train.cluster_job)
+    else:
+        train(words)
+
+
+def cluster_job(config: Any) -> None:
+    """One process of a job that `training.cluster` has submitted."""
+    from training.cluster import join_job
+
+    words, name = join_job()
+    train(words, job_name=name)
+
+
+def train(words: Sequence[str], *, job_name: str | None = None) -> None:
+    """Do what the words of a command say.
+
+    Args:
+        job_name: The same whenever this command is started again, and never else; None if it has no name.
+    """
+    from torch_utils import distributed, launching  # after --help: PyTorch takes its time
     from training.options import plan
+    from training.run_folder import launcher_names, words_to_continue
 
     under_torchrun = distributed.torchrun_world_size() is not None
     main_process = not under_torchrun or distributed.environment_rank() == 0
+    names = launcher_names(words, job_name)
+    if main_process:  # the others are told below
+        words = words_to_continue(words, names)
     job = plan(words, metrics=tuple(METRICS))
+    if job.options["metrics"] and main_process:
+        metric_inputs(job.options)
     if main_process:
         for note in job.notes:
             print(note)
@@ -47,15 +75,17 @@ def main() -> None:
         if main_process:
             print_dry_run(job)
         return
+    timeout = timedelta(minutes=job.options["timeout"])
     if under_torchrun:
-        distributed.init(device_type=job.device_type)
+        distributed.init(device_type=job.device_type, timeout=timeout)
     try:
-        folder = distributed.broadcast_object(open_run_folder(job) if main_process else None)
-        arguments = (job.options, folder, job.device_type, job.run_folder is not None)
+        what = (job.options, open_run_folder(job, names), job.run_folder is not None) if main_process else None
+        options, folder, resuming = distributed.broadcast_object(what)
+        arguments = (options, folder, job.device_type, resuming)
         if under_torchrun or job.processes == 1:
             run(*arguments)
         else:
-            distributed.launch(run, args=arguments, processes=job.processes, device_type=job.device_type)
+            launching.launch(run, args=arguments, processes=job.processes, device_type=job.device_type, timeout=timeout)
     finally:
         distributed.cleanup()
 
@@ -67,17 +97,66 @@ def run(options: dict[str, Any], folder: Path, device_type: str, resuming: bool)
     train(options, folder, device_type=device_type, resuming=resuming, make_callbacks=snapshot_callbacks)
 
 
+def metric_inputs(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What the metrics compare with and look through; an error now rather than at the first snapshot.
+
+    Raises:
+        UserError: A detector is missing, or the real videos do not suit.
+    """
+    from metrics.networks import find_detectors
+    from training.generated_videos import draw_labels
+    from training.stored_videos import StoredVideos
+
+    chosen = [METRICS[name] for name in options["metrics"]]
+    detectors = find_detectors(options["metrics"], options["detectors"])
+    real = StoredVideos(options["data"], resolution=options["resolution"], frame_stride=options["frame_stride"])
+    for metric in chosen:
+        if metric.uses_real and metric.samples == "clips":
+            real.clips(count=1, frames=metric.frames)
+    label = draw_labels(options["data"]) if options["cond"] else None
+    return {"detectors": detectors, "real": real, "label": label}
+
+
 def snapshot_callbacks(options: Mapping[str, Any], folder: Path) -> list[Callable]:
-    """What is called after every snapshot: the metrics that were asked for."""
-    return [METRICS[name](options, folder) for name in options["metrics"]]
+    """What is called after every snapshot: all metrics at once, so that they share what is generated."""
+    if not options["metrics"]:
+        return []
+    from metrics.evaluation import Evaluator
+    from metrics.results import append_row, keep_best, summary
+    from torch_utils import distributed
+    from training.generated_videos import GeneratedVideos
+
+    inputs = metric_inputs(options)
+    cache = options["cache_metrics_dir"] or Path(options["outdir"]) / "metrics_cache"
+
+    def measure(snapshot) -> dict[str, float]:
+        fake = GeneratedVideos(snapshot.generator, nframes=options["nframes"], label=inputs["label"])
+        device = next(snapshot.generator.parameters()).device
+        evaluator = Evaluator(fake=fake, real=inputs["real"], device=device, detectors=inputs["detectors"], cache=cache)
+        values = {}
+        for name in options["metrics"]:
+            row = evaluator.evaluate(name)
+            values[name] = row["value"]
+            if distributed.is_main():
+                row.update(checkpoint=snapshot.path.name, cur_nimg=snapshot.cur_nimg)
+                append_row(folder, row)
+                keep_best(folder, row, snapshot.path)
+                print(summary(row))
+        return values
+
+    return [measure]
 
 
-def open_run_folder(job) -> Path:
-    """The folder of the run to continue, or a new one; the options in it are those of this command."""
+def open_run_folder(job, names: Mapping[str, bool]) -> Path:
+    """The folder of the run to continue, or a new one; the options in it are those of this command.
+
+    Args:
+        names: Of the command's launcher, by which it will find the folder when it is started again.
+    """
     from training.options import OPTIONS_FILE
     from training.run_folder import create_run_folder
 
-    folder = job.run_folder or create_run_folder(job.options["outdir"], job.description)
+    folder = job.run_folder or create_run_folder(job.options["outdir"], job.description, names=names)
     with atomic_write(folder / OPTIONS_FILE, "w") as file:
         file.write(dump(job.options))
     print(f"{'Continuing' if job.run_folder else 'Run folder'}: {folder}")

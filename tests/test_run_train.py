@@ -214,7 +214,7 @@ def test_no_permission(tmp_path, data, monkeypatch, capsys):
 
 
 def test_dry_run(tmp_path, data, monkeypatch, capsys):
-    words = [f"outdir={tmp_path / 'runs'}", f"data={data}", *WORDS, "spec.mb=8", "gpus=2", "spec.microbatch=3"]
+    words = [f"outdir={tmp_path / 'runs'}", f"data={data}", *WORDS, "spec.mb=8", "spec.ref_gpus=2", "spec.microbatch=3"]
     words.append("dry_run=true")
     assert call(monkeypatch, *words) == 0
     text = capsys.readouterr().out
@@ -397,7 +397,7 @@ def test_two_processes_with_torchrun_and_one_run_per_folder(tmp_path, data):
     assert len(read_state(folder)["processes"]) == 2
     assert done.stdout.count("Done: 0.032 kimg") == 1
     # One process takes over.
-    run = start(f"resume_run={folder}", "kimg=0.04")
+    run = start(f"resume_run={folder}", "kimg=0.04", "gpus=1")
     assert run.wait(timeout=120) == 0, run.communicate()
     assert "interrupted with 2 processes and goes on with 1" in run.stdout.read()
 

@@ -1,26 +1,29 @@
 """Several training processes, or just one: the same calls work in both cases.
 
-Launched either by torchrun (which sets RANK, WORLD_SIZE, LOCAL_RANK and the meeting point in the environment) or by
-`launch`, which starts the processes of one machine itself. Tensors on a GPU travel through NCCL, tensors on the CPU and
-all host-side bookkeeping (flags, gathered objects) through gloo, so that bookkeeping never waits for a GPU.
+Launched either by torchrun or a cluster's scheduler (which set RANK, WORLD_SIZE, LOCAL_RANK and the meeting point in
+the environment) or by `torch_utils.launching`, which starts the processes of one machine itself. Tensors on a GPU
+travel through NCCL, tensors on the CPU and all host-side bookkeeping (flags, gathered objects) through gloo, so that
+bookkeeping never waits for a GPU.
+
+A process that ends takes the others with it: they notice at the next exchange, at once where the connection breaks, and
+else when the time limit is over. The limit is short, because all processes work equally long; where one of them does
+something alone that may take long, the others wait within `patience()`.
 """
 
 import contextlib
 import os
-import signal
-import tempfile
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
 from dnnlib import UserError
 
 __all__ = [
+    "PeerLost",
     "all_gather_objects",
     "all_reduce_sum",
     "any_rank",
@@ -32,15 +35,30 @@ __all__ = [
     "environment_rank",
     "init",
     "is_main",
-    "launch",
     "local_rank",
+    "patience",
     "rank",
     "torchrun_world_size",
     "world_size",
 ]
 
+TIMEOUT = timedelta(minutes=10)  # of an exchange
 # Writing videos and evaluating happen on one process while the others wait; that may take long.
-TIMEOUT = timedelta(hours=4)
+PATIENCE = timedelta(hours=4)
+
+# How the libraries that carry the exchanges say that the other side is gone.
+LOST = re.compile(r"clos(ed|ing) (by|the) |connection|broken pipe|reset by peer|tim(ed|e) ?out|remote process", re.I)
+
+
+class PeerLost(UserError):
+    """Another process of the group has ended or does not answer any more."""
+
+
+class _Groups:
+    """The groups of this process: both of all processes, with different time limits. None is PyTorch's default one."""
+
+    patient: dist.ProcessGroup | None = None  # made by `init`
+    current: dist.ProcessGroup | None = None
 
 
 def rank() -> int:
@@ -72,29 +90,64 @@ def torchrun_world_size() -> int | None:
     return int(os.environ["WORLD_SIZE"])
 
 
-def init(*, device_type: str, rank: int | None = None, world_size: int | None = None, init_method: str = "env://"):
+def init(
+    *,
+    device_type: str,
+    rank: int | None = None,
+    world_size: int | None = None,
+    init_method: str = "env://",
+    timeout: timedelta = TIMEOUT,
+) -> None:
     """Join the group of processes.
 
     Args:
         device_type: 'cuda' or 'cpu': where the tensors to be reduced live.
         rank, world_size: Of this process and of the group; None takes them from torchrun's environment.
         init_method: Where the processes meet: 'env://' or 'file:///path'.
+        timeout: How long an exchange waits for the other processes.
+
+    Raises:
+        PeerLost: The others did not come in time.
     """
     if rank is None:
         rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    dist.init_process_group(
-        backend="cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo",
-        init_method=init_method,
-        rank=rank,
-        world_size=world_size,
-        timeout=TIMEOUT,
-    )
+    backend = "cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo"
+    with _exchange():
+        dist.init_process_group(
+            backend=backend, init_method=init_method, rank=rank, world_size=world_size, timeout=timeout
+        )
+        _Groups.patient = dist.new_group(backend=backend, timeout=max(PATIENCE, timeout))
 
 
 def cleanup() -> None:
     """Leave the group; nothing happens where there is none."""
+    _Groups.patient = _Groups.current = None
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def patience() -> Iterator[None]:
+    """Within, exchanges wait for hours: for a process that works alone. To be entered and left by all processes."""
+    before, _Groups.current = _Groups.current, _Groups.patient
+    try:
+        yield
+    finally:
+        _Groups.current = before
+
+
+@contextlib.contextmanager
+def _exchange() -> Iterator[None]:
+    """Tell a lost process from a mistake in the program."""
+    try:
+        yield
+    except RuntimeError as error:  # of NCCL's, gloo's and the store's errors there is no narrower common class
+        if LOST.search(str(error)) is None:
+            raise
+        raise PeerLost(
+            f"Process {rank()} of the training lost contact with another one, which has ended or does not answer; its "
+            "own output says why."
+        ) from error
 
 
 def barrier() -> None:
@@ -107,14 +160,15 @@ def any_rank(flag: bool) -> bool:
     if world_size() == 1:
         return flag
     tensor = torch.tensor([int(flag)])
-    dist.all_reduce(tensor)
+    all_reduce_sum(tensor)
     return bool(tensor.item())
 
 
 def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
     """Sum over the processes, in place."""
     if world_size() > 1:
-        dist.all_reduce(tensor)
+        with _exchange():
+            dist.all_reduce(tensor, group=_Groups.current)
     return tensor
 
 
@@ -123,7 +177,8 @@ def all_gather_objects(value: Any) -> list[Any]:
     if world_size() == 1:
         return [value]
     values: list[Any] = [None] * world_size()
-    dist.all_gather_object(values, value)
+    with _exchange():
+        dist.all_gather_object(values, value, group=_Groups.current)
     return values
 
 
@@ -138,7 +193,7 @@ def average(tensors: Iterable[torch.Tensor]) -> None:
     if world_size() == 1 or not tensors:
         return
     flat = torch.cat([tensor.detach().float().flatten() for tensor in tensors])
-    dist.all_reduce(flat)
+    all_reduce_sum(flat)
     flat /= world_size()
     for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors])):
         tensor.copy_(part.view_as(tensor))
@@ -148,55 +203,6 @@ def broadcast_module(module: torch.nn.Module) -> None:
     """Give every process the parameters and buffers of the first one."""
     if world_size() == 1:
         return
-    with torch.no_grad():
+    with torch.no_grad(), _exchange():
         for tensor in [*module.parameters(), *module.buffers()]:
             dist.broadcast(tensor, src=0)
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# Starting processes
-
-
-def launch(function: Callable[..., None], *, args: Sequence[Any], processes: int, device_type: str) -> None:
-    """Run `function(*args)` in a group of this many new processes on this machine and wait for them.
-
-    SIGTERM and SIGINT are passed on, so that a signal to this process alone reaches the workers too. If a worker
-    fails, the others are ended and the worker's error is raised here.
-    """
-    with tempfile.TemporaryDirectory(prefix="process-group-") as folder:
-        context = torch.multiprocessing.spawn(
-            _worker,
-            args=(function, tuple(args), processes, device_type, folder),
-            nprocs=processes,
-            join=False,
-        )
-
-        def forward(signum, frame):
-            for process in context.processes:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(process.pid, signum)
-
-        previous = {signum: signal.signal(signum, forward) for signum in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            while not context.join():
-                pass
-        except (ProcessRaisedException, ProcessExitedException):
-            # A user's error is one line, not the page of traceback that it becomes on its way here.
-            for message in sorted(Path(folder).glob("error-*")):
-                raise UserError(message.read_text(encoding="utf-8")) from None
-            raise
-        finally:
-            for signum, handler in previous.items():
-                signal.signal(signum, handler)
-
-
-def _worker(index: int, function: Callable[..., None], args: tuple, processes: int, device_type: str, folder: str):
-    os.environ["LOCAL_RANK"] = str(index)
-    init(device_type=device_type, rank=index, world_size=processes, init_method=f"file://{folder}/meeting-point")
-    try:
-        function(*args)
-    except UserError as error:
-        Path(folder, f"error-{index}").write_text(str(error), encoding="utf-8")
-        raise
-    finally:
-        cleanup()

@@ -35,6 +35,8 @@ class Statistics:
         sums = self._sums.get(name)
         if sums is None:
             sums = self._sums[name] = torch.zeros(3, dtype=torch.float64, device=value.device)
+        elif sums.device != value.device:  # restored from a file
+            sums = self._sums[name] = sums.to(value.device)
         sums[0] += value.numel()
         sums[1] += value.sum()
         sums[2] += value.square().sum()
@@ -53,8 +55,15 @@ class Statistics:
         """What was reported since the last `reduce`: a continued run reports what an uninterrupted one would."""
         return {name: sums.to("cpu", copy=True) for name, sums in self._sums.items()}
 
-    def load_state_dict(self, state: dict[str, torch.Tensor], *, device: torch.device | str = "cpu") -> None:
-        self._sums = {name: sums.to(device, copy=True) for name, sums in state.items()}
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        self.load_state_dicts([state])
+
+    def load_state_dicts(self, states: list[dict[str, torch.Tensor]], *, main: bool = True) -> None:
+        """Take over from another number of processes: all that they had goes to the main one."""
+        self._sums = {}
+        for state in states if main else []:
+            for name, sums in state.items():
+                self._sums[name] = self._sums[name] + sums if name in self._sums else sums.clone()
 
 
 def _moments(count: float, total: float, squares: float) -> Moments:

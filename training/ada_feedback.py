@@ -62,5 +62,11 @@ class AdaFeedback:
         return {"controller": self.controller.state_dict(), "signs": self._signs}
 
     def load_state_dict(self, state: dict) -> None:
-        self.controller.load_state_dict(state["controller"])
-        self._signs.copy_(state["signs"])
+        self.load_state_dicts([state])
+
+    def load_state_dicts(self, states: list[dict], *, main: bool = True) -> None:
+        """Take over from another number of processes; what they had summed up goes to the main one."""
+        self.controller.load_state_dict(states[0]["controller"])  # the same on all processes
+        self._signs.zero_()
+        for state in states if main else []:
+            self._signs += state["signs"].to(self._signs.device)

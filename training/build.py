@@ -141,5 +141,7 @@ def build_schedule(options: Options) -> Schedule:
         kimg_per_tick=spec["kimg_per_tick"],
         image_ticks=options["imgsnap"],
         snapshot_ticks=options["snap"],
+        keep=options["keep"],
         nonfinite_limit=spec["nonfinite_limit"],
+        unreadable_limit=options["unreadable_limit"],
     )

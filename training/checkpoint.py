@@ -27,6 +27,7 @@ import torch
 from dnnlib import UserError, atomic_write, one_line
 from training.generator import Generator
 from training.pickle_values import printable
+from training.snapshot_files import LATEST, latest_snapshot, snapshot_name
 
 __all__ = [
     "build_generator",
@@ -44,7 +45,6 @@ __all__ = [
 
 SNAPSHOT_FORMAT = "video-3d-gan/network-snapshot"
 VERSION = 1
-LATEST = "latest-network-snapshot.pkl"
 MAX_NUMBER = 1 << 16  # no argument of a network is larger
 
 # How a pickle begins: with its protocol, or in the oldest protocols with containers and the name of a global.
@@ -213,10 +213,6 @@ def build_generator(config: Any, *, source: object) -> Generator:
 # Snapshots
 
 
-def snapshot_name(cur_nimg: int) -> str:
-    return f"network-snapshot-{cur_nimg // 1000:06d}.pkl"
-
-
 def save_snapshot(
     folder: str | os.PathLike,
     *,
@@ -254,21 +250,6 @@ def save_snapshot(
             link.unlink()
         save_archive(latest, content)
     return path
-
-
-def latest_snapshot(folder: str | os.PathLike) -> Path:
-    """The newest snapshot in a run folder.
-
-    Raises:
-        UserError: There is none.
-    """
-    folder = Path(folder)
-    if (folder / LATEST).is_file():
-        return folder / LATEST
-    numbered = {int(m[1]): p for p in folder.iterdir() if (m := re.fullmatch(r"network-snapshot-(\d+)\.pkl", p.name))}
-    if not numbered:
-        raise UserError(f"There is no network snapshot (network-snapshot-*.pkl) in the folder {folder}.")
-    return numbered[max(numbered)]
 
 
 def load_snapshot(path: str | os.PathLike, *, average_only: bool = False) -> dict:

@@ -19,19 +19,24 @@ from omegaconf.errors import OmegaConfBaseException
 
 from dnnlib import UserError, one_line
 
-__all__ = ["CONFIG_DIR", "compose_options", "continued_options"]
+__all__ = ["CONFIG_DIR", "compose_options", "continued_options", "hydra_word"]
 
 CONFIG_DIR = Path(__file__).resolve().parent.parent / "conf"
 GROUPS = ("model", "spec")
 
 # Taken literally: paths and texts.
-TEXTS = ("outdir", "data", "resume", "resume_run", "cache_metrics_dir", "diffaugment")
+TEXTS = (
+    "outdir", "data", "resume", "resume_run", "cache_metrics_dir", "detectors.i3d", "detectors.inception",
+    "detectors.identity", "diffaugment",
+)  # fmt: skip
 
 # What a continued run may change: its length, what it writes and where it runs. All else decides what is computed.
 CHANGEABLE = (
-    "outdir", "data", "resume_run", "kimg", "imgsnap", "snap", "previews", "metrics", "cache_metrics_dir", "device",
-    "gpus", "workers", "fp32", "allow_tf32", "nhwc", "nobench", "dry_run", "spec.ref_gpus", "spec.kimg", "spec.imgsnap",
-    "spec.snap", "spec.kimg_per_tick", "spec.nonfinite_limit",
+    "outdir", "data", "resume_run", "kimg", "imgsnap", "snap", "keep", "previews", "metrics", "cache_metrics_dir",
+    "detectors",
+    "device", "gpus", "workers", "unreadable_limit", "timeout", "fp32", "allow_tf32", "nhwc", "nobench", "dry_run",
+    "spec.ref_gpus", "spec.kimg", "spec.imgsnap", "spec.snap", "spec.kimg_per_tick", "spec.nonfinite_limit",
+    "spec.microbatch",
 )  # fmt: skip
 # Options whose value is that of another one unless given; see conf/config.yaml.
 FOLLOWERS = {"spec.ref_gpus": "gpus", "spec.kimg": "kimg", "spec.imgsnap": "imgsnap", "spec.snap": "snap"}
@@ -48,7 +53,7 @@ def compose_options(words: Sequence[str]) -> dict[str, Any]:
     Raises:
         UserError: A word that is no override, an unknown option, an unknown model or spec; names it.
     """
-    overrides = [_override(word) for word in words]
+    overrides = [hydra_word(word) for word in words]
     try:
         with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
             config = compose("config", overrides=overrides, return_hydra_config=True)
@@ -73,8 +78,9 @@ def continued_options(stored: Mapping[str, Any], words: Sequence[str]) -> dict[s
     Raises:
         UserError: A word asks for something that cannot change in the middle of a run; and as compose_options.
     """
-    options = copy.deepcopy(dict(stored))
     given = compose_options(words)
+    # Options that are newer than the run have their default values.
+    options = {**{key: given[key] for key in given if key not in ("model", "spec")}, **copy.deepcopy(dict(stored))}
     keys = [_split(word)[1] for word in words]
     for key in keys:
         if key in GROUPS:
@@ -110,8 +116,12 @@ def _split(word: str) -> tuple[str, str, str]:
     return match[1], match[2], match[3]
 
 
-def _override(word: str) -> str:
-    """The word in Hydra's grammar."""
+def hydra_word(word: str) -> str:
+    """A `key=value` word in Hydra's grammar.
+
+    Raises:
+        UserError: It is no such word, or not for an option that there can be.
+    """
     plus, key, value = _split(word)
     if plus and not key.startswith("model."):  # an argument of a network that the files do not mention
         raise UserError(_unknown(key))
@@ -141,7 +151,7 @@ def _explain(error: Exception, words: Sequence[str]) -> str:
     for word in words:
         try:
             with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-                OmegaConf.to_container(compose("config", overrides=[_override(word)]), resolve=True)
+                OmegaConf.to_container(compose("config", overrides=[hydra_word(word)]), resolve=True)
         except (HydraException, OmegaConfBaseException, ValueError, TypeError):
             return f"Cannot read the option '{word}': {first}"
     return f"Cannot read the options: {first}"

@@ -5,6 +5,8 @@ is worked through in micro-batches whose gradients add up to those of the whole 
 for the device; what is measured stays there until the end of a tick, when it is read, printed and saved.
 
 What happens at the end of a tick has no influence on the training: previews draw from their own seeds.
+
+All processes end together: whatever one of them is asked or has to say is exchanged after every iteration.
 """
 
 import dataclasses
@@ -21,12 +23,15 @@ from torch_utils.statistics import Statistics
 from training import checkpoint, progress
 from training.ada_feedback import AdaFeedback
 from training.ema import GeneratorEMA
+from training.health import Health
 from training.losses import GanLoss, VideoBatch
 from training.phases import GradientGuard, Phase
 from training.previews import Previews
+from training.running_means import RunningMeans
 from training.sampler import PairLoader
 from training.schedule import Counters, Schedule
 from training.signals import StopSignal
+from training.snapshot_files import prune_snapshots, snapshot_name
 from training.training_state import OptimizerState, Parts, restore_state, save_state
 
 __all__ = ["Networks", "Snapshot", "SnapshotCallback", "TrainingLoop"]
@@ -110,8 +115,15 @@ class TrainingLoop:
         self.previews = previews
         self.callbacks = callbacks
         saved = networks.generator.state_dict()
-        self._running_means = [buffer for name, buffer in networks.generator.named_buffers() if name in saved]
-        self._running_means.append(loss.pl_mean)
+        means = {name: buffer for name, buffer in networks.generator.named_buffers() if name in saved}
+        means["pl_mean"] = loss.pl_mean
+        self._means = RunningMeans([mean for mean in means.values() if mean.is_floating_point()])
+        weights = [*networks.generator.named_parameters(), *networks.discriminator.named_parameters()]
+        self._health = Health(
+            tensors=[*weights, *means.items()], guard=guard, limit=schedule.nonfinite_limit, folder=folder
+        )
+        self._saved_nimg = counters.cur_nimg  # where the state on the disk stands; 0: there is none yet
+        self._unreadable = 0  # items that are reported already
         self._started = self._tick_began = time.time()
         self._maintenance = 0.0
 
@@ -119,23 +131,32 @@ class TrainingLoop:
         """Train until done, or until SIGTERM or SIGINT; either way a snapshot and the state are left behind.
 
         Raises:
-            UserError: Training has broken down, or a file cannot be read or written.
+            UserError: Training has broken down, too much of the data cannot be read, a file cannot be written, or
+                another process is lost.
         """
         self._started = time.time() - self.counters.seconds
         self._tick_began = time.time() - self.counters.tick_seconds
         total = round(self.schedule.total_kimg * 1000)
         with StopSignal() as stop, progress.open_reports(self.folder, self.counters, total_nimg=total) as reports:
-            while True:
-                if self.schedule.tick_is_over(self.counters):
-                    self._end_tick(reports)
-                if self.schedule.is_done(self.counters):
-                    break
-                self.iterate()
-                reports.advance(self.schedule.batch)
-                if distributed.any_rank(stop.requested):
-                    self._stop(reports)  # if the tick is over, the continued run will see that first
-                    return
-            reports.print(f"Done: {self.counters.cur_nimg / 1000:g} kimg, in {self.folder}")
+            try:
+                self._train(reports, stop)
+            except Exception:
+                reports.print(self._what_is_saved())
+                raise
+
+    def _train(self, reports: progress.Reports, stop: StopSignal) -> None:
+        while True:
+            if self.schedule.tick_is_over(self.counters):
+                self._end_tick(reports)
+            if self.schedule.is_done(self.counters):
+                break
+            self.iterate()
+            reports.advance(self.schedule.batch)
+            spoilt = self.loader.unreadable >= self.schedule.unreadable_limit
+            if distributed.any_rank(stop.requested or spoilt):
+                self._stop(reports, spoilt=spoilt)  # if the tick is over, the continued run will see that first
+                return
+        reports.print(f"Done: {self.counters.cur_nimg / 1000:g} kimg, in {self.folder}")
 
     # ------------------------------------------------------------------------------------------------------------------
     # An iteration
@@ -148,11 +169,9 @@ class TrainingLoop:
             if not phase.due(counters.iteration):
                 continue
             phase.begin()
-            for part in parts:
+            for part in self._means.over(parts):
                 self.loss.accumulate(phase.name, batch=part, gain=phase.gain / len(parts), stream=self.stream)
             phase.step(self.guard)
-        # Of w, activations and path lengths: every process saw another part of the batch.
-        distributed.average(self._running_means)
         self.ema.update(cur_nimg=counters.cur_nimg, batch=batch)
         counters.cur_nimg += batch
         counters.iteration += 1
@@ -174,26 +193,50 @@ class TrainingLoop:
     def _end_tick(self, reports: progress.Reports) -> None:
         """Report the tick and make what is due: previews, a snapshot, the state."""
         counters, schedule = self.counters, self.schedule
+        self._report_unreadable(reports)
         statistics = self.statistics.reduce()  # waits for the device
         ended = time.time()
         reports.tick(self._fields(ended), statistics)
-        self._check_gradients()
+        doubt = self._health.check(cur_nimg=counters.cur_nimg)
 
         images, snapshot = schedule.images_due(counters), schedule.snapshot_due(counters)
         counters.tick += 1
         counters.tick_start_nimg = counters.cur_nimg
         self._tick_began = ended
-        if images and self.previews is not None:
-            self.previews.write(counters.cur_nimg // 1000)
-        if snapshot:
-            self._save_snapshot()
         if images or snapshot:
-            self.save_state()
-        if snapshot:  # after the state was saved: a callback may take long, or fail
-            reports.metrics(counters.cur_nimg, self._call_back())
+            with distributed.patience():
+                self._look_and_save(reports, images=images, snapshot=snapshot, doubt=doubt)
+                distributed.barrier()
         progress.reset_gpu_peak(self.device)
         self._tick_began = time.time()
         self._maintenance = self._tick_began - ended
+
+    def _look_and_save(self, reports: progress.Reports, *, images: bool, snapshot: bool, doubt: str | None) -> None:
+        """Previews, a snapshot, the state, as far as they are due; the main process does most of it alone."""
+        if images and self.previews is not None:
+            self.previews.write(self.counters.cur_nimg // 1000)
+        if doubt is not None:
+            reports.print(f"Not saved, because {doubt}. {self._what_is_saved()}")
+            return
+        if snapshot:
+            self._save_snapshot()
+        self.save_state()
+        if snapshot:  # after the state was saved: a callback may take long, or fail
+            reports.metrics(self.counters.cur_nimg, self._call_back())
+
+    def _report_unreadable(self, reports: progress.Reports) -> None:
+        """Say how many items of the data had to be replaced in this tick, over all processes."""
+        new = self.loader.unreadable - self._unreadable
+        self._unreadable = self.loader.unreadable
+        told = distributed.all_gather_objects((new, self.loader.problem))
+        total = sum(count for count, _ in told)
+        if distributed.is_main():
+            self.statistics.report("Progress/unreadable_items", float(total))
+        if total:
+            problem = next(problem for count, problem in told if count)
+            reports.print(
+                f"Items of the data that could not be read and were replaced: {total}; one of them: {problem}"
+            )
 
     def _fields(self, now: float) -> dict[str, float]:
         """The fields of the status line; see training.progress.FIELDS."""
@@ -211,21 +254,35 @@ class TrainingLoop:
             "augment": 0.0 if augment is None else float(augment.p),
         }
 
-    def _check_gradients(self) -> None:
-        streak = self.guard.longest_streak()
-        if streak >= self.schedule.nonfinite_limit:
-            raise UserError(
-                f"Training has broken down at {self.counters.cur_nimg / 1000:g} kimg: {streak} optimiser steps in a "
-                "row had non-finite gradients (spec.nonfinite_limit). Continue from an earlier snapshot with resume=, "
-                "with fp32=true, a lower spec.lrate or a higher spec.gamma."
-            )
+    def _stop(self, reports: progress.Reports, *, spoilt: bool) -> None:
+        """Leave the middle of a tick so that the continued run does not notice.
 
-    def _stop(self, reports: progress.Reports) -> None:
-        """Leave the middle of a tick so that the continued run does not notice."""
-        self._save_snapshot()
-        self.save_state()
-        reports.print(
-            f"Stopped as asked at {self.counters.cur_nimg / 1000:g} kimg; continue with resume_run={self.folder}"
+        Raises:
+            UserError: The reason is that processes (this one: `spoilt`) could not read too much of the data.
+        """
+        cur_nimg = self.counters.cur_nimg
+        doubt = self._health.check(cur_nimg=cur_nimg)
+        if doubt is None:
+            self._save_snapshot()
+            self.save_state()
+        problems = [
+            problem for problem in distributed.all_gather_objects(self.loader.problem if spoilt else "") if problem
+        ]
+        if problems:
+            raise UserError(
+                f"Stopped at {cur_nimg / 1000:g} kimg: {self.schedule.unreadable_limit} items of the data could not be "
+                f"read (unreadable_limit). The last one: {problems[0]}"
+            )
+        if doubt is None:
+            reports.print(f"Stopped as asked at {cur_nimg / 1000:g} kimg; continue with resume_run={self.folder}")
+        else:
+            reports.print(f"Stopped as asked, not saved, because {doubt}. {self._what_is_saved()}")
+
+    def _what_is_saved(self) -> str:
+        if self._saved_nimg == 0:
+            return "Nothing was saved yet."
+        return (
+            f"The last saved state is that of {self._saved_nimg / 1000:g} kimg; continue with resume_run={self.folder}"
         )
 
     def _save_snapshot(self) -> None:
@@ -241,11 +298,13 @@ class TrainingLoop:
             dataset=self.dataset,
             progress={"cur_nimg": counters.cur_nimg, "tick": counters.tick, "iteration": counters.iteration},
         )
+        if self.schedule.keep is not None:
+            prune_snapshots(self.folder, self.schedule.keep)
 
     def _call_back(self) -> dict[str, float]:
         """Tell everybody who wants to know about the new snapshot; what they measured, by name."""
         cur_nimg = self.counters.cur_nimg
-        path = Path(self.folder) / checkpoint.snapshot_name(cur_nimg)
+        path = Path(self.folder) / snapshot_name(cur_nimg)
         snapshot = Snapshot(path=path, cur_nimg=cur_nimg, generator=self.networks.generator_ema)
         results = {}
         for callback in self.callbacks:
@@ -274,6 +333,7 @@ class TrainingLoop:
         self.counters.seconds = now - self._started
         self.counters.tick_seconds = now - self._tick_began
         save_state(self.folder, self._parts(), description={"dataset": dict(self.dataset)})
+        self._saved_nimg = self.counters.cur_nimg
 
     def restore(self, state: Mapping) -> bool:
         """Put a saved state back, except for the position in the data, which the loader was made with.

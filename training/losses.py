@@ -97,7 +97,10 @@ class GanLoss:
         """
         # In the generator's phases the discriminator only passes gradients on.
         with _frozen(self.discriminator) if phase.startswith("G") else contextlib.nullcontext():
-            self._phases[phase](batch, stream).mul(gain).backward()
+            loss = self._phases[phase](batch, stream)
+            if self.statistics is not None:
+                self.statistics.report("Progress/nonfinite_losses", (~loss.detach().isfinite()).sum())
+            loss.mul(gain).backward()
 
     def state_dict(self) -> dict:
         return {"pl_mean": self.pl_mean.clone()}

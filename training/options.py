@@ -16,6 +16,7 @@ import yaml
 
 from dnnlib import UserError, format_bytes
 from torch_utils import distributed
+from torch_utils.launching import cores
 from training.build import build_augment, build_dataset, build_networks
 from training.checkpoint import check_state, load_snapshot
 from training.configuration import compose_options, continued_options
@@ -66,10 +67,14 @@ def plan(words: Sequence[str], *, metrics: Sequence[str] = ()) -> Plan:
     device_type = _device_type(options)
     options["metrics"] = options["metrics"] or []
     options["workers"] = _workers(options, device_type)
-    processes = _processes(options, device_type)
+    # A CPU is one device, unless somebody asks for more processes on it; a continued run has as many as before.
+    wanted = run_folder is not None or any(word.startswith("gpus=") for word in words)
+    processes = _processes(options, _available(device_type, several=wanted))
     options["spec"]["microbatch"] = _microbatch(options["spec"], processes)
     if processes < options["gpus"]:
         notes.append(_fewer_devices(options, processes))
+    if device_type == "cpu":
+        options["gpus"] = processes
     dataset = build_dataset(options)
     if dataset.num_short_videos:
         notes.append(f"{dataset.num_short_videos} videos are shorter than nframes={options['nframes']} and left out.")
@@ -161,14 +166,19 @@ def _workers(options: Mapping[str, Any], device_type: str) -> int:
     return 3 if device_type == "cuda" else 0  # a CPU that computes has no time to decode ahead
 
 
-def _processes(options: Mapping[str, Any], device_type: str) -> int:
+def _available(device_type: str, *, several: bool) -> int:
+    """How many devices this machine has; on a CPU, how many processes it bears."""
+    if device_type == "cuda":
+        return torch.cuda.device_count()
+    return cores() if several else 1
+
+
+def _processes(options: Mapping[str, Any], available: int) -> int:
     """How many processes train, each with its device: as many as are wanted, are there, and can share the batch."""
     wanted, batch, group = options["gpus"], options["spec"]["mb"], options["spec"]["mbstd"]
     started = distributed.torchrun_world_size()
     if started is not None:  # somebody else has decided
         wanted = available = started
-    else:
-        available = torch.cuda.device_count() if device_type == "cuda" else 1
     fitting = [n for n in range(1, min(wanted, available) + 1) if batch % (n * group) == 0]
     if not fitting or (fitting[-1] < wanted <= available):
         count = min(wanted, available)

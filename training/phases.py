@@ -115,6 +115,10 @@ class GradientGuard:
         self._streaks[1] = self._streaks[0]
         return longest
 
+    def streak(self) -> int:
+        """Consecutive steps with non-finite gradients up to now. Waits for the device."""
+        return int(self._streaks[0].item())
+
     def state_dict(self) -> dict[str, torch.Tensor]:
         return {"streaks": self._streaks}
 

@@ -1,17 +1,32 @@
-"""Run folders: OUT/00000-<description>, OUT/00001-<description>, … and which process owns one."""
+"""Run folders: OUT/00000-<description>, OUT/00001-<description>, … and which process owns one.
+
+A launcher may start a command again, with the same words: torchrun when a process has failed, a cluster's scheduler
+when a job was preempted. Then the command is to continue the run that it began. It recognises its folder by names that
+the launcher gives to its jobs; they are kept in the folder's job.txt.
+"""
 
 import contextlib
 import errno
 import fcntl
+import hashlib
 import os
 import re
-from collections.abc import Iterator
+import socket
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from dnnlib import UserError
 
-__all__ = ["create_run_folder", "find_run_folder", "lock_run_folder", "slug"]
+__all__ = [
+    "create_run_folder",
+    "find_run_folder",
+    "launcher_names",
+    "lock_run_folder",
+    "slug",
+    "words_to_continue",
+]
 
+JOB_FILE = "job.txt"
 NUMBERED = re.compile(r"(\d{5,})-.*")
 
 
@@ -20,8 +35,11 @@ def slug(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "_", text).strip("_")[:60]
 
 
-def create_run_folder(outdir: str | os.PathLike, description: str) -> Path:
+def create_run_folder(outdir: str | os.PathLike, description: str, *, names: Iterable[str] = ()) -> Path:
     """Make `outdir/<next free number>-<description>`; two processes that do so at once get different numbers.
+
+    Args:
+        names: See `launcher_names`.
 
     Raises:
         UserError: The folder cannot be made.
@@ -37,9 +55,54 @@ def create_run_folder(outdir: str | os.PathLike, description: str) -> Path:
             folder.mkdir()
         finally:
             os.close(descriptor)
+        if names:
+            (folder / JOB_FILE).write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
     except OSError as error:
         raise UserError(f"Cannot make a run folder in outdir={outdir}: {error.strerror}.") from error
     return folder
+
+
+def launcher_names(words: Sequence[str], job_name: str | None = None) -> dict[str, bool]:
+    """What the launcher of this process calls the job that this command is.
+
+    Args:
+        words: Of the command.
+        job_name: A name that a launcher has given to this command alone.
+
+    Returns:
+        Names, each with whether a run that was begun under it is to be continued: a new job has new names, but several
+        commands may follow one another in a SLURM job, so there only when the job itself was started again.
+    """
+    digest = hashlib.sha256("\n".join(words).encode()).hexdigest()[:12]  # commands side by side in one job
+    env, names = os.environ, {}
+    if job_name is not None:
+        names[f"job {job_name}"] = True
+    if "SLURM_JOB_ID" in env:
+        names[f"slurm {env['SLURM_JOB_ID']} {digest}"] = int(env.get("SLURM_RESTART_COUNT", 0)) > 0
+    if "TORCHELASTIC_RUN_ID" in env:
+        run, named = env["TORCHELASTIC_RUN_ID"], True
+        if run == "none":  # by its --rdzv-id; without, this process's parent is what stays the same
+            run, named = f"of process {os.getppid()} on {socket.gethostname()}", False
+        names[f"torchrun {run} {digest}"] = named or int(env.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+    return names
+
+
+def words_to_continue(words: Sequence[str], names: Mapping[str, bool]) -> list[str]:
+    """The words of a command, changed so that it continues the run which it began when it was started before, if any.
+
+    Args:
+        names: See `launcher_names`.
+    """
+    values = dict(word.split("=", 1) for word in words if "=" in word)
+    ours = {name for name, again in names.items() if again}
+    if not ours or "outdir" not in values or "resume_run" in values:
+        return list(words)
+    outdir = Path(os.path.expanduser(values["outdir"].strip("'\"")))
+    for path in sorted(outdir.glob(f"*/{JOB_FILE}"), reverse=True):
+        if ours & set(path.read_text(encoding="utf-8").splitlines()):
+            kept = [word for word in words if not word.startswith("resume=")]
+            return [*kept, f"resume_run={path.parent}"]
+    return list(words)
 
 
 def find_run_folder(outdir: str | os.PathLike | None, run: int | str) -> Path:

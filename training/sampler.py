@@ -4,10 +4,16 @@ There is one endless sequence: seeded permutations of the whole set, one after a
 item k of it goes to process k mod world_size. So an epoch holds every item exactly once over all processes, whatever
 the sizes; and a single number, the items consumed so far, is the whole state: a run that continues from it, even with
 another number of processes or workers, sees the items it would have seen.
+
+An item that cannot be read is replaced by another one, drawn by the same rules, and counted. A worker that dies is
+replaced too: what it was to deliver is prepared again.
 """
 
+import multiprocessing
+import re
 import signal
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +24,15 @@ from training.dataset import VideoPair, VideoPairDataset
 
 __all__ = ["InfiniteSampler", "PairBatch", "PairLoader", "collate", "make_loader"]
 
-KEY_ORDER = 3  # word of the random key; see training.dataset
+# Words of the random key; see training.dataset.
+KEY_ORDER = 3
+KEY_REPLACEMENTS = 4
+
+REPLACEMENTS = 15  # how many other items are tried for one that cannot be read
+RESTARTS = 3  # how often workers are started again without a batch in between
+
+# What the loader raises when one of its processes is gone.
+DEAD_WORKER = re.compile(r"DataLoader worker.* (exited unexpectedly|killed by signal)", re.DOTALL)
 
 
 class PairBatch(NamedTuple):
@@ -65,12 +79,12 @@ class InfiniteSampler:
             place += self.world_size
 
 
-def collate(items: list[VideoPair | UserError]) -> PairBatch | UserError:
-    """Stack items into a batch; if one of them is an error, that error is the batch."""
-    for item in items:
-        if isinstance(item, UserError):
-            return item
-    return PairBatch(*(torch.stack(parts) for parts in zip(*items)))
+def collate(items: list[tuple[VideoPair | None, list[str]]]) -> tuple[PairBatch | None, list[str]]:
+    """Stack items into a batch, and join what was wrong with them; no batch if one of the items could not be had."""
+    problems = [problem for _, messages in items for problem in messages]
+    if any(item is None for item, _ in items):
+        return None, problems
+    return PairBatch(*(torch.stack(parts) for parts in zip(*(item for item, _ in items)))), problems
 
 
 class PairLoader:
@@ -79,12 +93,18 @@ class PairLoader:
     Attributes:
         position: Items that all processes together have consumed, counting batches handed out, not those that workers
             have prepared ahead. `make_loader(..., position=loader.position)` goes on with the next batch.
+        unreadable: Items of this process that could not be read since it was started, and were replaced.
+        problem: What was wrong with the last one of these.
     """
 
-    def __init__(self, *, loader: torch.utils.data.DataLoader, position: int, step: int):
+    def __init__(self, *, start: Callable[[int], Iterator], position: int, step: int):
         self.position = position
+        self.unreadable = 0
+        self.problem = ""
+        self._start = start  # position → batches and problems from there
         self._step = step  # items per batch over all processes
-        self._batches = iter(loader)
+        self._batches: Iterator | None = None  # not started yet: no process waits for one that may never train
+        self._workers: set = set()
 
     def __iter__(self) -> "PairLoader":
         return self
@@ -93,17 +113,50 @@ class PairLoader:
         """The next batch.
 
         Raises:
-            UserError: A frame of it cannot be read.
+            UserError: An item of it cannot be read, nor any of those that were tried in its place; or workers die
+                again and again.
         """
-        batch = next(self._batches)
-        if isinstance(batch, UserError):
-            raise batch
+        batch, problems = self._take()
+        self.unreadable += len(problems)
+        self.problem = problems[-1] if problems else self.problem
+        if batch is None:
+            raise UserError(f"{problems[0]} So were {REPLACEMENTS} others that were tried in its place.")
         self.position += self._step
         return batch
 
     def close(self) -> None:
         """End the workers."""
-        self._batches = iter(())
+        self._batches = iter(())  # the loader tells them to end and waits for a moment
+        for worker in self._workers:
+            worker.kill()  # does nothing to those that have ended
+        self._workers = set()
+
+    def _take(self) -> tuple[PairBatch | None, list[str]]:
+        """What the workers have ready, or this process makes."""
+        for _ in range(1 + RESTARTS):
+            try:
+                if self._batches is None:
+                    self._begin()
+                return next(self._batches)
+            except RuntimeError as error:
+                if DEAD_WORKER.search(str(error)) is None:
+                    raise
+                print(f"A data worker has ended unexpectedly; the workers are started again ({error}).")
+                self.close()
+                self._batches = None
+        raise UserError(
+            f"Data workers have ended unexpectedly {1 + RESTARTS} times in a row (is the memory full, or /dev/shm?); "
+            "use fewer of them with workers=, or none with workers=0."
+        )
+
+    def _begin(self) -> None:
+        before = set(multiprocessing.active_children())
+        self._batches = self._start(self.position)
+        self._workers = set(multiprocessing.active_children()) - before
+        if self._workers and threading.current_thread() is threading.main_thread():
+            # The loader installs a handler that raises its error wherever the program stands when a worker dies, in
+            # the middle of a step for instance. It notices a dead worker also when it waits for its batch.
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
 def make_loader(
@@ -128,17 +181,23 @@ def make_loader(
         seed: Of the order.
         pin_memory: Put batches where a CUDA device fetches them faster.
     """
-    sampler = InfiniteSampler(dataset_size=len(dataset), rank=rank, world_size=world_size, seed=seed, position=position)
-    loader = torch.utils.data.DataLoader(
-        _ErrorsAsItems(dataset),
-        batch_sampler=_Batches(sampler, batch_size),
-        num_workers=workers,
-        collate_fn=collate,
-        pin_memory=pin_memory,
-        worker_init_fn=_quiet_worker,
-        generator=torch.Generator(),  # else it would draw from the global one and disturb a run's reproducibility
-    )
-    return PairLoader(loader=loader, position=position, step=batch_size * world_size)
+
+    def start(position: int) -> Iterator:
+        sampler = InfiniteSampler(
+            dataset_size=len(dataset), rank=rank, world_size=world_size, seed=seed, position=position
+        )
+        loader = torch.utils.data.DataLoader(
+            _Replacing(dataset, seed=seed),
+            batch_sampler=_Batches(sampler, batch_size),
+            num_workers=workers,
+            collate_fn=collate,
+            pin_memory=pin_memory,
+            worker_init_fn=_quiet_worker,
+            generator=torch.Generator(),  # else it would draw from the global one and disturb a run's reproducibility
+        )
+        return iter(loader)
+
+    return PairLoader(start=start, position=position, step=batch_size * world_size)
 
 
 class _Batches:
@@ -153,18 +212,37 @@ class _Batches:
             yield [next(stream) for _ in range(self.batch_size)]
 
 
-class _ErrorsAsItems(torch.utils.data.Dataset):
-    """Hands a user's error on as an item: raised in a worker it would arrive as a page of traceback."""
+class _Replacing(torch.utils.data.Dataset):
+    """Items with what was wrong on the way to them: one that cannot be read is replaced by another of its epoch.
 
-    def __init__(self, dataset: VideoPairDataset):
+    Which one depends on the seed, the epoch and the item alone. A mistake of the data does not leave as an exception:
+    raised in a worker it would arrive as a page of traceback.
+    """
+
+    def __init__(self, dataset: VideoPairDataset, *, seed: int):
         self.dataset = dataset
+        self._seed = seed % 2**64
 
-    def __getitem__(self, key: tuple[int, int]) -> VideoPair | UserError:
+    def __getitem__(self, key: tuple[int, int]) -> tuple[VideoPair | None, list[str]]:
+        epoch, index = key
+        problems: list[str] = []
         try:
-            return self.dataset[key]
+            return self.dataset[epoch, index], problems
         except UserError as error:
-            return UserError(str(error))  # without its causes, which may not pickle
+            problems.append(str(error))
+        generator = np.random.Generator(
+            np.random.Philox(key=[self._seed, KEY_REPLACEMENTS], counter=[0, index, epoch, 0])
+        )
+        for other in generator.integers(len(self.dataset), size=REPLACEMENTS):
+            try:
+                return self.dataset[epoch, int(other)], problems
+            except UserError:
+                continue  # it is counted when it is its turn
+        return None, problems
 
 
 def _quiet_worker(worker: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to handle; it ends its workers
+    # Both are the main process's to handle, which ends its workers; until then it may need another batch. Schedulers
+    # and terminals send them to every process of a group.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

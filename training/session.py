@@ -135,10 +135,10 @@ def build_loop(
         previews=_previews(options, folder, dataset, generator_ema, device),
         callbacks=callbacks,
     )
-    if state is not None and not loop.restore(state):
+    if state is not None and not loop.restore(state) and distributed.is_main():
         print(
             f"The run was interrupted with {len(state['processes'])} processes and goes on with "
-            f"{distributed.world_size()}: its random draws begin anew."
+            f"{distributed.world_size()} on '{device.type}': its random draws begin anew."
         )
     for module in (generator, generator_ema, discriminator):
         distributed.broadcast_module(module)

@@ -34,6 +34,13 @@ class Stateful(Protocol):
     def load_state_dict(self, state: Mapping[str, Any]) -> object: ...
 
 
+class Divided(Stateful, Protocol):
+    """Something of which every process has its own part, which only matters in sum over them."""
+
+    def load_state_dicts(self, states: list[Mapping[str, Any]], *, main: bool) -> None:
+        """Take over from another number of processes; the main one gets the sum."""
+
+
 class OptimizerState:
     """An optimiser's running moments. Its settings are left out: they come from the options."""
 
@@ -55,7 +62,7 @@ class Parts:
 
     modules: Mapping[str, torch.nn.Module]  # the same on all processes
     shared: Mapping[str, Stateful]  # the same on all processes
-    own: Mapping[str, Stateful]  # different on every process
+    own: Mapping[str, Divided]  # different on every process
     streams: Mapping[str, Stateful]  # random streams, different on every process
 
 
@@ -104,8 +111,9 @@ def restore_state(state: Mapping[str, Any], parts: Parts, *, source: object) -> 
     """Put the saved state back into the parts of this process.
 
     Returns:
-        Whether the random streams could be put back. They cannot if the number of processes has changed: then they are
-        left as they are, and the processes' other own parts are those of the first one.
+        Whether the random streams could be put back. They cannot if the number of processes or the kind of their
+        devices has changed: then they are left as they are. Nothing else is lost: the first process takes over what all
+        of them had.
 
     Raises:
         UserError: Networks do not fit.
@@ -114,15 +122,28 @@ def restore_state(state: Mapping[str, Any], parts: Parts, *, source: object) -> 
         load_state(module, state["modules"][name], what=f"this run's {name}", source=source)
     for name, part in parts.shared.items():
         part.load_state_dict(state["shared"][name])
-    same = len(state["processes"]) == distributed.world_size()
-    entry = state["processes"][distributed.rank() if same else 0]
-    for name, part in {**parts.own, **(parts.streams if same else {})}.items():
+    entries = state["processes"]
+    if len(entries) != distributed.world_size():
+        for name, part in parts.own.items():
+            part.load_state_dicts([entry[name] for entry in entries], main=distributed.is_main())
+        return False
+    entry = entries[distributed.rank()]
+    for name, part in parts.own.items():
         part.load_state_dict(entry[name])
-    return same
+    if any(not _alike(entry[name], part.state_dict()) for name, part in parts.streams.items()):
+        return False
+    for name, part in parts.streams.items():
+        part.load_state_dict(entry[name])
+    return True
 
 
 def _own(value: Any) -> Any:
     return value.clone() if isinstance(value, torch.Tensor) else value
+
+
+def _alike(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> bool:
+    """Whether two generators' states are of one kind: those of CPUs and of CUDA devices differ in length."""
+    return all(one[name].shape == other[name].shape for name in other)
 
 
 def _to_cpu(value: Any) -> Any:

@@ -6,11 +6,11 @@ import torch
 from dnnlib import UserError
 from tests.torch_utils import workers
 from tests.training.tiny import write_frames
-from torch_utils import distributed
+from torch_utils import distributed, launching
 
 
 def launch(function, *args):
-    distributed.launch(function, args=args, processes=2, device_type="cpu")
+    launching.launch(function, args=args, processes=2, device_type="cpu")
 
 
 def test_one_process_needs_no_group():

@@ -1,0 +1,168 @@
+"""Starting the processes of one machine: one per device, watched until the last one has ended.
+
+Larger groups are started by torchrun or by a cluster's scheduler; see docs/scaling.md.
+"""
+
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dnnlib import UserError
+from torch_utils import distributed
+
+__all__ = ["cores", "launch"]
+
+INTERRUPTED = 130  # exit code after Ctrl-C
+GRACE = 30.0  # seconds that the others have to end by themselves, once a process has failed
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def launch(
+    function: Callable[..., None],
+    *,
+    args: Sequence[Any],
+    processes: int,
+    device_type: str,
+    timeout: timedelta = distributed.TIMEOUT,
+) -> None:
+    """Run `function(*args)` in a group of this many new processes on this machine and wait for them.
+
+    SIGTERM and SIGINT are passed on, so that a signal to this process alone reaches the workers too; and should this
+    process be killed, the workers get a SIGTERM. If a worker fails, the others are ended.
+
+    Args:
+        function: Importable under its name: the processes are started afresh.
+        timeout: How long an exchange between the processes waits.
+
+    Raises:
+        UserError: A worker raised one; or it was ended by a signal.
+        RuntimeError: A worker raised something else; holds its traceback.
+        KeyboardInterrupt: Ctrl-C, and the workers did not make an orderly end of it.
+    """
+    context = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory(prefix="process-group-") as folder:
+        group = [
+            context.Process(
+                target=_worker,
+                args=(index, function, tuple(args), processes, device_type, timeout, folder),
+                name=f"process {index}",
+            )
+            for index in range(processes)
+        ]
+
+        def forward(signum, frame):
+            for process in group:
+                if process.is_alive():
+                    os.kill(process.pid, signum)
+
+        previous = {signum: signal.signal(signum, forward) for signum in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            for process in group:
+                process.start()
+            failed = _watch(group)
+        finally:
+            for process in group:
+                if process.is_alive():
+                    process.kill()
+            for signum, handler in previous.items():
+                signal.signal(signum, handler)
+        if failed:
+            _raise(failed, Path(folder))
+
+
+def _watch(group: Sequence[BaseProcess]) -> list[BaseProcess]:
+    """Wait until all processes have ended; those that failed, in the order in which they did."""
+    running, failed, deadline = list(group), [], None
+    while running:
+        wait([process.sentinel for process in running], timeout=None if deadline is None else 0.5)
+        for process in [process for process in running if not process.is_alive()]:
+            process.join()
+            running.remove(process)
+            if process.exitcode != 0:
+                failed.append(process)
+        if failed and deadline is None:
+            deadline = time.monotonic() + GRACE
+        if deadline is not None and time.monotonic() > deadline:
+            for process in running:  # not `terminate`: a process that waits for others does not see that signal
+                process.kill()
+            return failed
+    return failed
+
+
+def _raise(failed: Sequence[BaseProcess], folder: Path) -> None:
+    """Say why the group failed: what was wrong in one process, rather than that another one missed it."""
+    reports = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("error-*"))]
+    for kind, error in (("user", UserError), ("bug", RuntimeError)):
+        for report in reports:
+            if report["kind"] == kind:
+                raise error(report["text"])
+    if any(process.exitcode == INTERRUPTED for process in failed):
+        raise KeyboardInterrupt
+    for process in failed:
+        if process.exitcode < 0:
+            number = -process.exitcode
+            hint = " (the system does that when the memory is full)" if number == signal.SIGKILL else ""
+            raise UserError(f"{process.name} of the training was ended by {signal.Signals(number).name}{hint}.")
+    for report in reports:
+        raise UserError(report["text"])
+    raise UserError(f"{failed[0].name} of the training ended with exit code {failed[0].exitcode}.")
+
+
+def _worker(
+    index: int,
+    function: Callable[..., None],
+    args: tuple,
+    processes: int,
+    device_type: str,
+    timeout: timedelta,
+    folder: str,
+) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    os.environ["LOCAL_RANK"] = str(index)
+    if device_type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, cores() // processes))
+    try:
+        distributed.init(
+            device_type=device_type,
+            rank=index,
+            world_size=processes,
+            init_method=f"file://{folder}/meeting-point",
+            timeout=timeout,
+        )
+        function(*args)
+    except KeyboardInterrupt:
+        os._exit(INTERRUPTED)
+    except Exception as error:
+        kind = "lost" if isinstance(error, distributed.PeerLost) else "user" if isinstance(error, UserError) else "bug"
+        text = str(error) if isinstance(error, UserError) else f"process {index} failed:\n{traceback.format_exc()}"
+        Path(folder, f"error-{index}").write_text(json.dumps({"kind": kind, "text": text}), encoding="utf-8")
+        sys.stdout.flush()
+        os._exit(1)  # no farewell to the others: they may be waiting for this process
+    finally:
+        distributed.cleanup()
+
+
+def _end_with_parent() -> None:
+    """A parent that was killed cannot pass a signal on."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os.kill(os.getpid(), signal.SIGTERM)
