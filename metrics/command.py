@@ -170,7 +170,7 @@ def open_videos(options: dict[str, Any], device: Any) -> tuple[Any, Any, dict[st
     else:
         fake, trained = open_generator(snapshot, options, device)
         stride = stride or trained.get("frame_stride")
-        about.update(checkpoint=snapshot.name, path=str(snapshot))
+        about.update(checkpoint=snapshot.name, path=str(snapshot), cur_nimg=trained.get("cur_nimg"))
     real = None
     if options["real"] is not None:
         real = StoredVideos(options["real"], resolution=fake.resolution, frame_stride=stride or 1)
@@ -189,16 +189,17 @@ def find_snapshot(path: str) -> Path | None:
 
 
 def open_generator(snapshot: Path, options: dict[str, Any], device: Any) -> tuple[Any, dict[str, Any]]:
-    """The videos of a generator, and what its snapshot says of the training data."""
+    """The videos of a generator, and what its snapshot says of its training."""
     from training.checkpoint import load_generator, load_snapshot
     from training.generated_videos import GeneratedVideos, draw_labels
 
     generator = load_generator(snapshot, device=device)
-    trained = load_snapshot(snapshot, average_only=True).get("dataset") or {}
+    content = load_snapshot(snapshot, average_only=True)
+    trained = {**(content.get("dataset") or {}), **(content.get("progress") or {})}
     label = None
     if generator.c_dim > 0:
         if options["real"] is None:
             raise UserError("--real: this generator needs labels, which are drawn from those of the real videos.")
-        label = draw_labels(options["real"], generator.c_dim)
+        label = draw_labels(options["real"])
     nframes = options["nframes"] or trained.get("nframes") or 16
     return GeneratedVideos(generator, nframes=nframes, resolution=options["resolution"], label=label), trained

@@ -88,7 +88,10 @@ class GeneratedVideos:
         generator: In evaluation mode.
         nframes: Frames of a training clip.
         resolution: Of the frames; None: the generator's. Otherwise they are resized as real frames are.
-        label: Label [c_dim] of a video by its number, for a generator with labels.
+        label: Label [c_dim] of a video by its number, for a generator with labels; see `draw_labels`.
+
+    Raises:
+        UserError: Labels are missing or do not fit the generator.
     """
 
     def __init__(
@@ -99,8 +102,9 @@ class GeneratedVideos:
         resolution: int | None = None,
         label: Callable[[int], np.ndarray] | None = None,
     ):
-        if generator.c_dim > 0 and label is None:
-            raise ValueError("this generator needs labels.")
+        if generator.c_dim > 0 and (label is None or len(label(0)) != generator.c_dim):
+            found = 0 if label is None else len(label(0))
+            raise UserError(f"The generator needs labels of {generator.c_dim} entries; those of the data have {found}.")
         self._generator, self._nframes, self._label = generator, nframes, label
         self.resolution = resolution or generator.resolution
 
@@ -206,15 +210,13 @@ class GeneratedVideos:
         )
 
 
-def draw_labels(data: str | os.PathLike, c_dim: int) -> Callable[[int], np.ndarray]:
+def draw_labels(data: str | os.PathLike) -> Callable[[int], np.ndarray]:
     """Labels of videos by their number, drawn from those of a data set as often as they occur there.
 
     Raises:
-        UserError: The data set has no labels, or others.
+        UserError: The data set has no labels.
     """
     dataset = VideoPairDataset(path=data, resolution=8, nframes=1, use_labels=True)
-    if dataset.c_dim != c_dim:
-        raise UserError(f"The labels of '{data}' have {dataset.c_dim} entries, those of the generator {c_dim}.")
 
     def label(index: int) -> np.ndarray:
         number = np.random.SeedSequence([SEED, KEY_LABELS, index]).generate_state(1, np.uint64)[0]
