@@ -188,8 +188,10 @@ class GeneratedVideos:
         images, depths, opacities, points = [], [], [], []
         for camera in cameras:
             output = scene.output(VIEW_TIME, camera)
-            # The depth is rendered at a lower resolution than the image.
-            layers = torch.cat([output.depth, output.opacity], dim=1).float()
+            # Without a background the last sample ends a ray: the weights add up to one. The depth is rendered at a
+            # lower resolution than the image.
+            opacity = torch.ones_like(output.opacity) if generator.background is None else output.opacity
+            layers = torch.cat([output.depth, opacity], dim=1).float()
             layers = torch.nn.functional.interpolate(layers, [size, size], mode="bilinear", align_corners=False)
             depth, opacity = layers[:, 0] / layers[:, 1].clamp(min=MIN_OPACITY), layers[:, 1]
             origins, directions = camera_rays(camera, pixel_centers(size, depth.device)[None])

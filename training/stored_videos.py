@@ -16,6 +16,7 @@ import torch
 
 from dnnlib import UserError
 from training.frame_store import FrameStore, fit_square
+from training.manifest import MANIFEST, parse_manifest, remaining_stride
 from training.video_reader import BrokenVideo, decode_video
 
 __all__ = ["StoredVideos", "choose_windows"]
@@ -49,7 +50,7 @@ class StoredVideos:
     Args:
         path: The folder or zip.
         resolution: Frames are cropped to the centre square and resized to it, as in training.
-        frame_stride: Keep every so-many-th frame of a video.
+        frame_stride: Keep every so-many-th frame of a video; those that dataset_tool has left out already count.
 
     Attributes:
         resolution: Of the frames.
@@ -62,14 +63,16 @@ class StoredVideos:
         Raises:
             UserError: There are none, or they cannot be read.
         """
-        self.resolution, self._stride = resolution, frame_stride
+        self.resolution = resolution
         self._store = FrameStore(path)
+        manifest = parse_manifest(self._store.read_bytes(MANIFEST))
+        self._stride = remaining_stride(manifest, frame_stride, path=self._store.path)
         self._movies = [] if self._store.videos or self._store.is_zip else self._store.movies
         if self._movies:
-            self._lengths = [-(-sum(1 for _ in self._decode(movie)) // frame_stride) for movie in self._movies]
+            self._lengths = [-(-sum(1 for _ in self._decode(movie)) // self._stride) for movie in self._movies]
         else:
             self._store.require_videos()
-            self._lengths = [-(-len(video) // frame_stride) for video in self._store.videos]
+            self._lengths = [-(-len(video) // self._stride) for video in self._store.videos]
         self.num_videos = len(self._lengths)
 
     def clips(self, *, count: int, frames: int, subsample: int = 1) -> "StoredClips":
@@ -82,7 +85,7 @@ class StoredVideos:
         if not windows:
             raise UserError(
                 f"All videos in '{self._store.path}' are shorter than {frames} frames: the longest has "
-                f"{max(self._lengths)}{f' with frame_stride {self._stride}' if self._stride > 1 else ''}. "
+                f"{max(self._lengths)}{f', keeping every {self._stride}.' if self._stride > 1 else ''}. "
                 "Choose a metric of shorter clips, or use longer videos."
             )
         steps = range(0, frames, subsample)
