@@ -12,6 +12,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
@@ -151,7 +152,19 @@ HOST_DEVICE T max(T a, T b) {
 }
 }  // namespace math
 
-// Calls `function(T())` with the element type of a number of ElementType.
+// Calls `function(std::integral_constant<int, number>())` if `number` is in [first, last].
+template <int first, int last, class Function>
+void with_constant(int number, const Function& function) {
+    if constexpr (first <= last) {
+        if (number == first) {
+            function(std::integral_constant<int, first>());
+        } else {
+            with_constant<first + 1, last>(number, function);
+        }
+    }
+}
+
+// Runs statements with T standing for the element type of a number of ElementType.
 #define DISPATCH_ELEMENT_TYPE(number, T, ...)                       \
     switch (number) {                                               \
         case FLOAT: { using T = float; __VA_ARGS__; break; }        \
