@@ -1,0 +1,390 @@
+// upfirdn2d on the CPU: one block of output rows of one image at a time, from rows of [width][channels].
+//
+// (Images in planar format are images of one channel.) Filters that are a product of two vectors run down the columns
+// into a buffer that stays in the cache, and from there along the rows; other filters run row by row of taps. All
+// of it is sums of rows, `combine`, of which several neighbours are made at once to load inputs once.
+#pragma once
+
+#include <algorithm>
+#include <limits>
+#include <numeric>
+#include <vector>
+
+#if defined(__AVX__)
+#include <immintrin.h>
+#endif
+
+#include "upfirdn2d.h"
+
+namespace upfirdn2d {
+
+constexpr int BLOCK = 4;        // neighbouring sums made at once
+constexpr Index MAX_TAPS = 6;   // taps in one go
+constexpr Index WIDE = 16;      // channels that make a loop of their own
+constexpr Index TILE = 8192;    // values of a row handled at a time
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Sums of rows
+
+// to[r][i] (+)= sum over k of taps[k] * from[r * STEP + k][i], for r < ROWS and i < count.
+template <int TAPS, int ROWS, int STEP, bool ADD, class T>
+void combine_fixed(T* const* to, const T* const* from, const T* taps, Index count) {
+    constexpr int INPUTS = (ROWS - 1) * STEP + TAPS;
+    const T* in[INPUTS];
+    T *out[ROWS], w[TAPS];
+    for (int k = 0; k < INPUTS; k++) in[k] = from[k];
+    for (int r = 0; r < ROWS; r++) out[r] = to[r];
+    for (int k = 0; k < TAPS; k++) w[k] = taps[k];
+#pragma GCC ivdep
+    for (Index i = 0; i < count; i++) {
+        T v[INPUTS];
+#pragma GCC unroll 16
+        for (int k = 0; k < INPUTS; k++) v[k] = in[k][i];
+#pragma GCC unroll 4
+        for (int r = 0; r < ROWS; r++) {
+            T sum = ADD ? out[r][i] + w[0] * v[r * STEP] : w[0] * v[r * STEP];
+#pragma GCC unroll 8
+            for (int k = 1; k < TAPS; k++) sum += w[k] * v[r * STEP + k];
+            out[r][i] = sum;
+        }
+    }
+}
+
+template <int ROWS, int STEP, bool ADD, class T>
+void combine_some(T* const* to, const T* const* from, const T* taps, Index number, Index count) {
+    static_assert(MAX_TAPS == 6);
+    switch (number) {
+        case 1: return combine_fixed<1, ROWS, STEP, ADD>(to, from, taps, count);
+        case 2: return combine_fixed<2, ROWS, STEP, ADD>(to, from, taps, count);
+        case 3: return combine_fixed<3, ROWS, STEP, ADD>(to, from, taps, count);
+        case 4: return combine_fixed<4, ROWS, STEP, ADD>(to, from, taps, count);
+        case 5: return combine_fixed<5, ROWS, STEP, ADD>(to, from, taps, count);
+        case 6: return combine_fixed<6, ROWS, STEP, ADD>(to, from, taps, count);
+    }
+}
+
+// The same with any number of taps; `add` to what is there or overwrite it.
+template <int ROWS, int STEP, class T>
+void combine(T* const* to, const T* const* from, const T* taps, Index number, Index count, bool add) {
+    if (number == 0 && !add)
+        for (int r = 0; r < ROWS; r++) std::fill(to[r], to[r] + count, T(0));
+    for (Index done = 0; done < number; done += MAX_TAPS) {
+        const Index now = std::min(number - done, MAX_TAPS);
+        if (add || done > 0)
+            combine_some<ROWS, STEP, true>(to, from + done, taps + done, now, count);
+        else
+            combine_some<ROWS, STEP, false>(to, from + done, taps + done, now, count);
+    }
+}
+
+// Copies past the caches, for results that they could not hold: memory need not be read before it is written.
+template <class T>
+void stream(T* to, const T* from, Index count) {
+    Index i = 0;
+#if defined(__AVX__)
+    constexpr Index LANES = 32 / sizeof(T);
+    while (i < count && reinterpret_cast<uintptr_t>(to + i) % 32 != 0) to[i] = from[i], i++;
+    for (; i + LANES <= count; i += LANES) {
+        const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from + i));
+        _mm256_stream_si256(reinterpret_cast<__m256i*>(to + i), bits);
+    }
+#endif
+    for (; i < count; i++) to[i] = from[i];
+}
+
+inline void end_of_streams() {
+#if defined(__AVX__)
+    _mm_sfence();
+#endif
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// What is the same for all rows
+
+// An axis whose outputs o = q * number + p of one phase p all see the same taps, at inputs q * step + shift[p] and after.
+struct Phases {
+    Index number, step;
+    std::vector<Index> shift;
+
+    explicit Phases(const Axis& axis) : number(axis.up / std::gcd(axis.up, axis.down)) {
+        step = number * axis.down / axis.up;
+        for (Index p = 0; p < number; p++) shift.push_back(unbounded_window(axis, p).input);
+    }
+};
+
+template <class T>
+using PhaseTaps = std::vector<std::vector<T>>;  // [phase][tap]
+
+// For every phase, the taps that meet inputs.
+template <class T>
+PhaseTaps<T> split(const double* taps, const Axis& axis, const Phases& phases) {
+    PhaseTaps<T> result(phases.number);
+    for (Index p = 0; p < phases.number; p++)
+        for (Index k = unbounded_window(axis, p).tap; k < axis.taps; k += axis.up) result[p].push_back(taps[k]);
+    return result;
+}
+
+template <class T>
+struct Plan {
+    Axis y, x;
+    Index channels;
+    Phases down, along;
+    bool separable;
+    PhaseTaps<T> column;             // if separable
+    std::vector<PhaseTaps<T>> rows;  // for every row of taps; one if separable
+    Index first, beyond;             // inputs that the outputs q = 0 of all phases see: first <= input < beyond
+
+    // f: correlation taps [taps_y][taps_x].
+    Plan(const Axis& y_, const Axis& x_, Index channels_, const std::vector<double>& f)
+        : y(y_), x(x_), channels(channels_), down(y_), along(x_) {
+        std::vector<double> left, right;
+        separable = factors(f, left, right);
+        if (separable) {
+            column = split<T>(left.data(), y, down);
+            rows = {split<T>(right.data(), x, along)};
+        } else {
+            for (Index i = 0; i < y.taps; i++) rows.push_back(split<T>(f.data() + i * x.taps, x, along));
+        }
+        first = *std::min_element(along.shift.begin(), along.shift.end());
+        beyond = first + 1;
+        for (Index p = 0; p < along.number; p++)
+            beyond = std::max<Index>(beyond, along.shift[p] + std::max<Index>(rows[0][p].size(), 1));
+    }
+
+    // Whether f = left ⊗ right up to rounding; then these.
+    bool factors(const std::vector<double>& f, std::vector<double>& left, std::vector<double>& right) const {
+        const auto less = [](double a, double b) { return std::abs(a) < std::abs(b); };
+        const Index largest = std::max_element(f.begin(), f.end(), less) - f.begin();
+        const Index i0 = largest / x.taps, j0 = largest % x.taps;
+        const double pivot = f[largest], limit = 4 * std::numeric_limits<T>::epsilon() * std::abs(pivot);
+        for (Index i = 0; i < y.taps; i++) left.push_back(f[i * x.taps + j0]);
+        for (Index j = 0; j < x.taps; j++) right.push_back(pivot == 0 ? 0 : f[i0 * x.taps + j] / pivot);
+        for (Index i = 0; i < y.taps; i++)
+            for (Index j = 0; j < x.taps; j++)
+                if (!(std::abs(left[i] * right[j] - f[i * x.taps + j]) <= limit)) return false;
+        return true;
+    }
+};
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Rows of one image
+
+template <class T>
+class RowFilter {
+    using Compute = ComputeType<T>;
+
+ public:
+    RowFilter(const Plan<Compute>& plan, bool stream) : plan_(plan), stream_(stream) {
+        const Index c = plan.channels, phases = plan.along.number, step = plan.along.step;
+        groups_ = divide_up(plan.x.out, phases);
+        tile_ = std::max<Index>(TILE / (c * std::max(phases, step)), 2 * BLOCK);
+        tile_ = std::min(divide_up(tile_, BLOCK) * BLOCK, groups_);
+        span_ = (tile_ - 1) * step + plan.beyond - plan.first;
+        // Narrow pixels are copied by the vector: room for one more.
+        buffer_.resize(BLOCK * (span_ * c + WIDE));
+        row_.resize(tile_ * phases * c + WIDE);
+        phase_rows_.resize(phases * (((tile_ - 1) * step + 1) * c + WIDE));
+        if (!SAME) converted_.resize(((BLOCK - 1) * plan.down.step + plan.y.taps) * span_ * c);
+        zeros_.resize(span_ * c);
+    }
+
+    // Output rows [start, stop) of an image; neighbours in memory: channels, pixels, rows.
+    void run(const T* image, T* out, Index start, Index stop) {
+        for (Index q = 0; q < groups_; q += tile_) {
+            enter_tile(q);
+            if (plan_.separable)
+                separable_rows(image, out, start, stop);
+            else
+                for (Index o = start; o < stop; o++) one_row(image, out, o);
+        }
+        if (stream_) end_of_streams();
+    }
+
+ private:
+    static constexpr bool SAME = sizeof(T) == sizeof(Compute);  // no conversion
+
+    // The tile's groups of outputs, and the inputs [left, right) of it that exist, of those from `origin` on.
+    void enter_tile(Index q) {
+        q_ = q;
+        now_ = std::min(tile_, groups_ - q);
+        origin_ = q * plan_.along.step + plan_.first;
+        const Index end = origin_ + (now_ - 1) * plan_.along.step + plan_.beyond - plan_.first;
+        left_ = std::clamp<Index>(origin_, 0, plan_.x.in);
+        right_ = std::clamp<Index>(end, left_, plan_.x.in);
+        for (Index r = 0; r < BLOCK; r++) {  // what does not exist stays zero
+            std::fill(buffer(r), buffer(r) + offset(), Compute(0));
+            std::fill(buffer(r) + offset() + size(), buffer(r + 1), Compute(0));
+        }
+    }
+
+    Compute* buffer(Index r) { return buffer_.data() + r * (span_ * plan_.channels + WIDE); }
+    Index offset() const { return std::max<Index>(left_ - origin_, 0) * plan_.channels; }
+    Index size() const { return (right_ - left_) * plan_.channels; }
+
+    // Row y of the tile's inputs, converted into the k-th scratch row if need be.
+    const Compute* row(const T* image, Index y, Index k) {
+        if (y < 0 || y >= plan_.y.in) return zeros_.data();
+        const T* from = image + (y * plan_.x.in + left_) * plan_.channels;
+        if constexpr (SAME) {
+            (void)k;
+            return from;
+        } else {
+            Compute* to = converted_.data() + k * span_ * plan_.channels;
+            for (Index i = 0; i < size(); i++) to[i] = from[i];
+            return to;
+        }
+    }
+
+    // Blocks of rows of one phase share inputs and taps.
+    void separable_rows(const T* image, T* out, Index start, Index stop) {
+        const Index phases = plan_.down.number, step = plan_.down.step;
+        for (Index o = start; o < stop; o += BLOCK * phases)
+            for (Index p = 0; p < phases; p++) {
+                Index r = 0;
+                if (step <= 2 && o + p + (BLOCK - 1) * phases < stop) {
+                    step == 1 ? block_of_rows<BLOCK, 1>(image, out, o + p) : block_of_rows<BLOCK, 2>(image, out, o + p);
+                    r = BLOCK;
+                }
+                for (; r < BLOCK && o + p + r * phases < stop; r++) block_of_rows<1, 1>(image, out, o + p + r * phases);
+            }
+    }
+
+    // Output rows o, o + phases, …
+    template <int ROWS, int STEP>
+    void block_of_rows(const T* image, T* out, Index o) {
+        const std::vector<Compute>& taps = plan_.column[o % plan_.down.number];
+        const Index input = unbounded_window(plan_.y, o).input, number = taps.size();
+        from_.resize((ROWS - 1) * STEP + number);
+        for (size_t k = 0; k < from_.size(); k++) from_[k] = row(image, input + k, k);
+        Compute* to[ROWS];
+        for (Index r = 0; r < ROWS; r++) to[r] = buffer(r) + offset();
+        combine<ROWS, STEP>(to, from_.data(), taps.data(), number, size(), false);
+        for (Index r = 0; r < ROWS; r++) {
+            const Index at = o + r * plan_.down.number;
+            Compute* result = target(out, at);
+            along(buffer(r), plan_.rows[0], result, false);
+            finish(out, at, result);
+        }
+    }
+
+    void one_row(const T* image, T* out, Index o) {
+        const Window w = window(plan_.y, o);
+        Compute* result = target(out, o);
+        Compute* to = buffer(0) + offset();
+        for (Index k = 0; k < std::max<Index>(w.count, 1); k++) {
+            const Compute* from = w.count == 0 ? zeros_.data() : row(image, w.input + k, 0);
+            std::copy(from, from + size(), to);
+            along(buffer(0), plan_.rows[w.count == 0 ? 0 : w.tap + k * plan_.y.up], result, k > 0);
+        }
+        finish(out, o, result);
+    }
+
+    // Outputs are written in place, except those that need a conversion or are interleaved from phases.
+    bool flat() const { return plan_.along.number == 1 && plan_.along.step == 1; }
+    bool interleaved() const { return plan_.channels < WIDE && !flat(); }
+    T* place(T* out, Index o) const {
+        return out + (o * plan_.x.out + q_ * plan_.along.number) * plan_.channels;
+    }
+    Index outputs() const { return std::min(plan_.x.out - q_ * plan_.along.number, now_ * plan_.along.number); }
+    Compute* target(T* out, Index o) {
+        if constexpr (SAME)
+            if (!interleaved() && !stream_) return place(out, o);
+        return interleaved() ? phase_rows_.data() : row_.data();
+    }
+
+    // Correlate a buffer with a row of taps into `to`.
+    void along(const Compute* from, const PhaseTaps<Compute>& taps, Compute* to, bool add) {
+        const Index c = plan_.channels;
+        if (interleaved()) {
+            // Every position of a phase, those between steps too; `finish` picks.
+            const Index length = ((now_ - 1) * plan_.along.step + 1) * c;
+            for (Index p = 0; p < plan_.along.number; p++)
+                positions(from + (plan_.along.shift[p] - plan_.first) * c, taps[p], to + p * (length + WIDE), length, add);
+        } else if (c < WIDE) {
+            positions(from, taps[0], to, outputs() * c, add);
+        } else {
+            for (Index p = 0; p < plan_.along.number; p++)
+                pixels(from + (plan_.along.shift[p] - plan_.first) * c, taps[p], to + p * c,
+                       divide_up(outputs() - p, plan_.along.number), add);
+        }
+    }
+
+    void shifted(const Compute* from, Index number) {
+        from_.resize(number);
+        for (Index k = 0; k < number; k++) from_[k] = from + k * plan_.channels;
+    }
+
+    void positions(const Compute* from, const std::vector<Compute>& taps, Compute* to, Index length, bool add) {
+        shifted(from, taps.size());
+        combine<1, 1>(&to, from_.data(), taps.data(), taps.size(), length, add);
+    }
+
+    // `number` pixels of one phase.
+    void pixels(const Compute* from, const std::vector<Compute>& taps, Compute* to, Index number, bool add) {
+        const Index c = plan_.channels, step = plan_.along.step;
+        Index q = 0;
+        if (step <= 2)
+            for (; q + BLOCK <= number; q += BLOCK) {
+                Compute* outs[BLOCK];
+                for (Index r = 0; r < BLOCK; r++) outs[r] = to + (q + r) * plan_.along.number * c;
+                shifted(from + q * step * c, (BLOCK - 1) * step + taps.size());
+                if (step == 1)
+                    combine<BLOCK, 1>(outs, from_.data(), taps.data(), taps.size(), c, add);
+                else
+                    combine<BLOCK, 2>(outs, from_.data(), taps.data(), taps.size(), c, add);
+            }
+        for (; q < number; q++)
+            positions(from + q * step * c, taps, to + q * plan_.along.number * c, c, add);
+    }
+
+    void finish(T* out, Index o, Compute* result) {
+        T* to = place(out, o);
+        const Index count = outputs() * plan_.channels;
+        if (interleaved()) {
+            interleave();
+            result = row_.data();
+        }
+        if constexpr (SAME)
+            if (stream_) return stream(to, result, count);
+        if (static_cast<void*>(result) != static_cast<void*>(to))
+            for (Index i = 0; i < count; i++) to[i] = static_cast<T>(result[i]);
+    }
+
+    // Phase rows to pixels in order: a whole vector is copied for each; what is too much the next one overwrites.
+    void interleave() {
+        const Index c = plan_.channels, length = ((now_ - 1) * plan_.along.step + 1) * c, stride = length + WIDE;
+        const Compute* from = phase_rows_.data();
+        Compute* to = row_.data();
+        if (c == 1 && plan_.along.number == 1 && plan_.along.step == 2) {
+            for (Index q = 0; q < now_; q++) to[q] = from[2 * q];
+        } else if (c == 1 && plan_.along.number == 2 && plan_.along.step == 1) {
+            for (Index q = 0; q < now_; q++) {
+                to[2 * q] = from[q];
+                to[2 * q + 1] = from[stride + q];
+            }
+        } else if (c <= 4) {
+            copy_pixels<4>(from, stride);
+        } else if (c <= 8) {
+            copy_pixels<8>(from, stride);
+        } else {
+            copy_pixels<WIDE>(from, stride);
+        }
+    }
+
+    template <Index WIDTH>
+    void copy_pixels(const Compute* from, Index stride) {
+        const Index c = plan_.channels, phases = plan_.along.number, step = plan_.along.step * c, groups = now_;
+        Compute* to = row_.data();
+        for (Index q = 0; q < groups; q++)
+            for (Index p = 0; p < phases; p++, to += c) memcpy(to, from + p * stride + q * step, WIDTH * sizeof(Compute));
+    }
+
+    const Plan<Compute>& plan_;
+    const bool stream_;                          // results are too large for the caches
+    Index groups_, tile_, span_;                 // groups of `phases` outputs of a row and of a tile; a tile's inputs
+    Index q_, now_, origin_, left_, right_;      // the present tile
+    std::vector<Compute> buffer_, row_, phase_rows_, converted_, zeros_;
+    std::vector<const Compute*> from_;
+};
+
+}  // namespace upfirdn2d
