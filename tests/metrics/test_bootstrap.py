@@ -1,0 +1,64 @@
+"""Intervals: their width against the spread over really independent samples."""
+
+import numpy as np
+import pytest
+
+from metrics.bootstrap import bootstrap_interval, mean_interval
+from metrics.frechet import frechet_distance_of_features
+from metrics.kernel import KernelDistance
+
+
+def reach(interval):
+    return (interval[1] - interval[0]) / 2
+
+
+def test_mean_interval_is_the_bootstrap_of_a_mean():
+    values = np.random.default_rng(0).exponential(size=300)
+    low, high = mean_interval(values)
+    assert (low + high) / 2 == pytest.approx(values.mean())
+    assert reach((low, high)) == pytest.approx(1.96 * values.std() / np.sqrt(300), rel=1e-4)
+    drawn = bootstrap_interval(values.mean(), lambda rows: values[rows].mean(), sizes=(300,), replicates=2000)
+    assert reach(drawn) == pytest.approx(reach((low, high)), rel=0.06)
+
+
+def draws(random):
+    return random.standard_normal([400, 4]), 1.5 * random.standard_normal([400, 4]) + 0.5
+
+
+@pytest.mark.parametrize("metric", ["frechet", "kernel"])
+def test_width_is_the_spread_of_independent_samples(metric):
+    random = np.random.default_rng(1)
+
+    def value(x, y):
+        return frechet_distance_of_features(x, y) if metric == "frechet" else KernelDistance(x, y).value()
+
+    spread = np.std([value(*draws(random)) for _ in range(150)])
+    reaches = []
+    for _ in range(4):
+        x, y = draws(random)
+        if metric == "frechet":
+            statistic = lambda i, j, x=x, y=y: value(x[i], y[j])  # noqa: E731
+        else:
+            statistic = KernelDistance(x, y).resampled
+        reaches.append(reach(bootstrap_interval(value(x, y), statistic, sizes=(400, 400), replicates=60)))
+    assert np.mean(reaches) == pytest.approx(1.96 * spread, rel=0.2)
+
+
+def test_a_complete_set_is_not_drawn_from():
+    seen = []
+
+    def statistic(real, fake):
+        seen.append((real, len(fake), fake.max() < 7))
+        return float(len(seen))
+
+    interval = bootstrap_interval(5.0, statistic, sizes=(None, 7), replicates=3)
+    assert seen == [(None, 7, True)] * 3
+    assert interval == pytest.approx((5 - 1.96, 5 + 1.96), abs=1e-3)  # of 1, 2, 3 the standard deviation is 1
+
+
+def test_reproducible():
+    values = np.arange(20.0)
+    intervals = [bootstrap_interval(0, lambda r: values[r].mean(), sizes=(20,), replicates=5) for _ in range(2)]
+    assert intervals[0] == intervals[1]
+    with pytest.raises(ValueError, match="at least 2"):
+        bootstrap_interval(0, lambda r: 0.0, sizes=(20,), replicates=1)
