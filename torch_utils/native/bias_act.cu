@@ -45,7 +45,7 @@ EXPORT const char* bias_act_launch(const bias_act::Arguments* a, void* stream) {
         DISPATCH_ELEMENT_TYPE(a->type, T,
                               LAUNCH((bias_act_kernel<decltype(act)::value, decltype(operation)::value, T>),
                                      dim3(static_cast<unsigned>(blocks)), dim3(THREADS), 0, stream, *a,
-                                     Parameters<ComputeType<T>>(*a)));
+                                     Parameters<ComputeType<T>>(*a, T())));
     });
     return launch_error();
 }

@@ -29,7 +29,10 @@ template <class C>
 struct Parameters {
     C alpha, gain, limit;
     C inner_gain, outer_gain;  // act(s * x) = s * act(x), s > 0, lets the gain move inside, where a bias addition is
-    explicit Parameters(const Arguments& a) : alpha(a.alpha), gain(a.gain), limit(a.limit) {
+
+    // For elements of type T. The limit is one of their values, so that a clamped result equals it also when stored.
+    template <class T>
+    Parameters(const Arguments& a, T) : alpha(a.alpha), gain(a.gain), limit(static_cast<C>(T(static_cast<C>(a.limit)))) {
         const bool inside = a.act <= LRELU && a.gain > 0;
         inner_gain = inside ? gain : C(1);
         outer_gain = inside ? C(1) : gain;

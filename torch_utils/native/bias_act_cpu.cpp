@@ -92,7 +92,7 @@ struct Cut {
 
 template <class T, class C>
 void compute(const Arguments& a, const at::Tensor& bias_sum, Loop<C> loop) {
-    const Parameters<C> p(a);
+    const Parameters<C> p(a, T());
     const Cut cut(a);
     const auto bias_of = [&, b = static_cast<const T*>(a.b)](Index channel) {
         return b == nullptr ? C(0) : static_cast<C>(b[channel]) * p.inner_gain;
