@@ -1,4 +1,4 @@
-"""The parts of a training run, built from its options (see conf/): networks, data, augmentation, loss, schedule."""
+"""The parts of a training run, built from its options (see conf/): networks, augmentation, loss, schedule."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -12,13 +12,12 @@ from dnnlib import UserError, one_line
 from torch_utils.statistics import Statistics
 from training.ada_feedback import AdaFeedback
 from training.augment import AdaAugment, AdaController
-from training.dataset import VideoPairDataset
 from training.discriminator import TimeAwareDiscriminators
 from training.generator import Generator
 from training.losses import GanLoss
 from training.schedule import Schedule
 
-__all__ = ["build_ada", "build_augment", "build_dataset", "build_loss", "build_networks", "build_schedule"]
+__all__ = ["build_ada", "build_augment", "build_loss", "build_networks", "build_schedule"]
 
 # Karras et al. 2020, "Limited Data": wanted E[sign D(real)]; thousands of videos in which p can change by one, from
 # scratch and when transferring.
@@ -27,24 +26,6 @@ ADA_KIMG = 500
 ADA_KIMG_TRANSFER = 100
 
 Options = Mapping[str, Any]
-
-
-def build_dataset(options: Options) -> VideoPairDataset:
-    """The real data.
-
-    Raises:
-        UserError: There is none, or it does not suit the options.
-    """
-    return VideoPairDataset(
-        path=options["data"],
-        resolution=options["resolution"],
-        nframes=options["nframes"],
-        frame_stride=options["frame_stride"],
-        mirror=options["mirror"],
-        use_labels=options["cond"],
-        subset=options["subset"],
-        seed=options["seed"],
-    )
 
 
 def build_networks(options: Options, *, c_dim: int, device: str = "cpu") -> tuple[Generator, TimeAwareDiscriminators]:

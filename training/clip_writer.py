@@ -1,20 +1,16 @@
-"""Writing the frames of a video into one or more folders, and making a folder that is never half there."""
+"""Writing the frames of a video into one or more folders."""
 
-import contextlib
 import dataclasses
-import itertools
 import os
-import secrets
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 
 from PIL import Image
-from tqdm import tqdm
 
-from dnnlib import UserError
-from training.frame_store import fit_square
+__all__ = ["IMAGE_FORMATS", "Cut"]
 
-__all__ = ["Cut", "new_folder"]
+# Options of Pillow's writers, by suffix. JPEG without chroma subsampling: colours keep their resolution.
+IMAGE_FORMATS = {"png": {}, "jpg": {"quality": 95, "subsampling": 0}}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,9 +40,15 @@ class Cut:
         return stop - start >= self.shortest and (piece == 0 or self.span(piece - 1, total)[1] < total)
 
     def write(
-        self, frames: Iterable[Image.Image], *, base: str, resolution: int, bar: tqdm
+        self, frames: Iterable[Image.Image], *, base: str, suffix: str, on_frame: Callable[[], None]
     ) -> tuple[int, list[tuple[str, int]]]:
         """Write a video's pieces to the folders base_0000, base_0001, …
+
+        Args:
+            frames: As they are to be written.
+            base: Path of the folders, without their number.
+            suffix: Of the files; see IMAGE_FORMATS.
+            on_frame: Called after each frame.
 
         Returns:
             The number of frames, and name and length of every piece that was kept.
@@ -57,31 +59,23 @@ class Cut:
             for piece in self.pieces_of(total):
                 folder = f"{base}_{piece:04d}"
                 os.makedirs(folder, exist_ok=True)
-                file = os.path.join(folder, f"{total:06d}.png")
+                file = os.path.join(folder, f"{total:06d}.{suffix}")
                 if first is None:
-                    Image.fromarray(fit_square(frame, resolution).transpose(1, 2, 0)).save(file)
+                    frame.save(file, **IMAGE_FORMATS[suffix])
                     first = file
                 else:
                     _share(first, file)
             total += 1
-            bar.update()
+            on_frame()
         kept = []
         for piece in range(self.pieces_of(total - 1).stop if total else 0):
             folder = f"{base}_{piece:04d}"
             start, stop = self.span(piece, total)
             if self.wanted(piece, total):
                 kept.append((os.path.basename(folder), stop - start))
-            else:
+            elif os.path.isdir(folder):
                 shutil.rmtree(folder)
         return total, kept
-
-    def remove(self, base: str) -> None:
-        """Remove whatever pieces there are."""
-        for piece in itertools.count():
-            folder = f"{base}_{piece:04d}"
-            if not os.path.isdir(folder):
-                return
-            shutil.rmtree(folder)
 
 
 def _share(file: str, other: str) -> None:
@@ -90,30 +84,3 @@ def _share(file: str, other: str) -> None:
         os.link(file, other)
     except OSError:
         shutil.copyfile(file, other)
-
-
-@contextlib.contextmanager
-def new_folder(out: str) -> Iterator[str]:
-    """A folder next to `out` that takes its place when the block ends without an error, and else vanishes."""
-    parent, name = os.path.split(out)
-    folder = os.path.join(parent, f".{name[:200]}.{secrets.token_hex(4)}.tmp")
-    old = f"{folder}.old"
-    try:
-        os.makedirs(folder)
-        yield folder
-        os.sync()  # one flush for all the small files, before the name that promises they are complete
-        if os.path.isdir(out):
-            os.rename(out, old)
-        try:
-            os.rename(folder, out)
-        except OSError:
-            if os.path.isdir(old):
-                os.rename(old, out)
-            raise
-    except OSError as error:
-        raise UserError(
-            f"Cannot write '{out}': {error.strerror or error}; free some space or choose another."
-        ) from error
-    finally:
-        for leftover in (folder, old):
-            shutil.rmtree(leftover, ignore_errors=True)

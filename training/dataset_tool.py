@@ -1,244 +1,136 @@
 """Turn videos into a training set: `python -m training.dataset_tool SOURCE OUT --resolution 64`.
 
-SOURCE is a video file, a folder of video files, or a folder of frame folders (or a zip of them). Every frame becomes a
-square PNG, `OUT/videos/<name>_<k>/<frame>.png`, where k counts the pieces that a video is cut into and the frame number
-is that within the whole video. Training cuts each folder into clips that do not overlap, so a lone video of 120 frames
-is only seven clips of 16; `--clip-step 1` makes 105 overlapping folders of it that share their files by hard links.
+SOURCE is a video file, a folder of video files or of frame folders, or a zip of either. Every frame becomes a square
+image, `OUT/videos/<name>_<k>/<frame>.png`, where k counts the pieces that a video is cut into and the frame number is
+that within the whole video. Training cuts each folder into clips that do not overlap, so a lone video of 120 frames is
+only seven clips of 16; `--clip-step 1` makes 105 overlapping folders of it that share their files by hard links.
 
-OUT appears at the end, complete, or not at all.
+OUT appears at the end, complete, or not at all. Until then finished videos are kept beside it, in a hidden folder; the
+same command again goes on where it was interrupted. `--check` looks whether a dataset is sound, `--preview` shows it in
+one picture. docs/datasets.md has a recipe for each published dataset.
 """
 
-import contextlib
-import dataclasses
-import itertools
-import json
 import os
-from collections.abc import Iterator
 from typing import Any
 
 import click
-from PIL import Image
-from tqdm import tqdm
+from click.core import ParameterSource
 
-from dnnlib import UserError, atomic_write, one_line, run_cli
-from training.clip_writer import Cut, new_folder
-from training.frame_store import FrameStore, Video
-from training.video_reader import BrokenVideo, decode_video
+from dnnlib import UserError, run_cli
+from training.clip_writer import IMAGE_FORMATS
+from training.crops import Crop, parse_rectangle, read_boxes
+from training.dataset_check import check_dataset, write_preview
+from training.preparation import prepare, read_manifest, summary
 
-__all__ = ["prepare", "read_manifest"]
+__all__ = ["COUNT", "PRESETS", "main", "prepare", "read_manifest", "summary"]
 
-MANIFEST = "manifest.json"
-FORMAT = "square-video-frames"  # marks a manifest as this tool's
-
-
-def read_manifest(folder: str | os.PathLike) -> dict[str, Any] | None:
-    """The manifest of a folder that this tool wrote, else None."""
-    try:
-        with open(os.path.join(folder, MANIFEST), encoding="utf-8") as file:
-            manifest = json.load(file)
-    except (OSError, ValueError):
-        return None
-    return manifest if isinstance(manifest, dict) and manifest.get("format") == FORMAT else None
-
-
-def prepare(
-    *,
-    source: str,
-    out: str,
-    resolution: int,
-    nframes: int = 16,
-    stride: int = 1,
-    max_frames: int | None = None,
-    clip_frames: int | None = None,
-    clip_step: int | None = None,
-    overwrite: bool = False,
-    skip_broken: bool = False,
-) -> dict[str, Any]:
-    """Write the frames of `source` to the new folder `out`.
-
-    Args:
-        source: Video file, or a folder or zip of videos or frame folders.
-        out: Folder to make; missing parents are made too.
-        resolution: Pixels per side.
-        nframes: Length of a training clip; shorter pieces are left out.
-        stride: Keep every so-many-th frame.
-        max_frames: Of a video, after the stride; None: all.
-        clip_frames: Cut a video into pieces of so many frames; None: do not cut (nframes if there is a clip_step).
-        clip_step: Start a piece every so many frames; None: at the end of the one before.
-        overwrite: Replace `out` if this tool made it.
-        skip_broken: Leave out videos that cannot be decoded to their end, instead of stopping.
-
-    Returns:
-        The manifest, as written to `out/manifest.json`.
-
-    Raises:
-        UserError: `source` cannot be read, gives no clips, or `out` cannot be written.
-    """
-    if clip_step is not None and clip_frames is None:
-        clip_frames = nframes
-    if clip_frames is not None and clip_frames < nframes:
-        raise UserError(f"Pieces of {clip_frames} frames are shorter than a clip: use at least nframes={nframes}.")
-    out = os.path.realpath(out)
-    _check_out(out, os.path.realpath(source), overwrite)
-    sources, labels = _find_sources(source)
-    cut = Cut(length=clip_frames, step=clip_step or clip_frames, shortest=nframes)
-    written, skipped, new_labels, longest = [], [], [], 0
-    with new_folder(out) as folder, tqdm(unit=" frames", disable=None, dynamic_ncols=True) as bar:
-        for number, item in enumerate(sources, start=1):
-            bar.set_description(f"video {number}/{len(sources)}")
-            taken = item.frames(stride=stride, limit=max_frames)
-            base = os.path.join(folder, "videos", item.name)
-            try:
-                with contextlib.closing(taken):
-                    total, pieces = cut.write(taken, base=base, resolution=resolution, bar=bar)
-            except BrokenVideo as error:
-                if not skip_broken:
-                    raise UserError(f"{error} Repair or remove it, or use --skip-broken.") from error
-                cut.remove(base)
-                skipped.append({"source": item.path, "reason": one_line(error)})
-                continue
-            longest = max(longest, total)
-            if not pieces:
-                skipped.append({"source": item.path, "reason": f"{total} frames, fewer than {nframes}"})
-            for name, count in pieces:
-                written.append({"path": f"videos/{name}", "source": item.path, "frames": count})
-                if item.path in labels:
-                    new_labels.append([f"videos/{name}", labels[item.path]])
-        if not written:
-            raise UserError(
-                f"'{source}' gives no clips: the longest video has {longest} frames, nframes is {nframes}. "
-                "Use longer videos, or a smaller --nframes or --stride."
-            )
-        manifest = {
-            "format": FORMAT,
-            "resolution": resolution,
-            "nframes": nframes,
-            "stride": stride,
-            "max_frames": max_frames,
-            "clip_frames": clip_frames,
-            "clip_step": cut.step,
-            "videos": written,
-            "skipped": skipped,
-        }
-        _write_json(os.path.join(folder, MANIFEST), manifest)
-        if new_labels:
-            _write_json(os.path.join(folder, "dataset.json"), {"labels": new_labels})
-    return manifest
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# Reading
-
-
-@dataclasses.dataclass(frozen=True)
-class _Source:
-    """One video: what its folders are called, where it lies in SOURCE, and a file or a folder of frames."""
-
-    name: str
-    path: str
-    movie: str | None = None
-    store: FrameStore | None = None
-    video: Video | None = None
-
-    def frames(self, *, stride: int, limit: int | None) -> Iterator[Image.Image]:
-        stop = None if limit is None else limit * stride
-        if self.movie is not None:
-            with contextlib.closing(decode_video(self.movie)) as frames:
-                yield from itertools.islice(frames, 0, stop, stride)
-        else:
-            for index in range(len(self.video))[:stop:stride]:
-                try:
-                    yield self.store.read_frame(self.video, index)
-                except UserError as error:
-                    raise BrokenVideo(str(error)) from error
-
-
-def _find_sources(source: str) -> tuple[list[_Source], dict[str, Any]]:
-    """The videos in order, and labels by path where there is a dataset.json."""
-    names = set()
-
-    def unique(path: str) -> str:
-        name = candidate = path.replace("/", "-")[:200]  # file names end at 255 bytes
-        for number in itertools.count(2):
-            if candidate not in names:
-                names.add(candidate)
-                return candidate
-            candidate = f"{name}-{number}"
-
-    def stem(path: str) -> str:
-        return os.path.splitext(path)[0]
-
-    if os.path.isfile(source) and not source.lower().endswith(".zip"):
-        file = os.path.basename(source)
-        return [_Source(name=unique(stem(file)), path=file, movie=source)], {}
-    store = FrameStore(source)
-    movies = [] if store.is_zip else store.movies
-    if not movies:
-        store.require_videos()
-    found = [_Source(name=unique(stem(m)), path=m, movie=os.path.join(source, m)) for m in movies]
-    found += [_Source(name=unique(v.path), path=v.path, store=store, video=v) for v in store.videos]
-    try:
-        labels = dict(json.loads(store.read_bytes("dataset.json") or b'{"labels": []}')["labels"])
-    except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"Cannot use the labels in '{source}/dataset.json' ({error}): repair or remove it.") from error
-    return found, labels
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# Writing
-
-
-def _write_json(path: str, content: dict) -> None:
-    with atomic_write(path, "w") as file:
-        json.dump(content, file, indent=1, ensure_ascii=False)
-        file.write("\n")
-
-
-def _check_out(out: str, source: str, overwrite: bool) -> None:
-    if os.path.lexists(out) and not os.path.isdir(out):
-        raise UserError(f"'{out}' is a file: choose another folder for the frames.")
-    if os.path.isdir(source) and os.path.commonpath([out, source]) in (out, source):
-        raise UserError(f"'{out}' and '{source}' lie one inside the other: choose another folder for the frames.")
-    if os.path.isdir(out) and os.listdir(out):
-        if not overwrite:
-            raise UserError(f"'{out}' is not empty: use --overwrite to replace it, or choose another folder.")
-        if read_manifest(out) is None:
-            raise UserError(f"'{out}' was not made by this tool, so --overwrite leaves it alone: remove it yourself.")
-
+# What the published models were trained on; see docs/datasets.md.
+PRESETS = {
+    "faceforensics": {"resolution": 256},
+    "mead": {"resolution": 256},
+    "taichi": {"resolution": 128, "stride": 4},
+    "sky": {"resolution": 256},
+}
 
 # ----------------------------------------------------------------------------------------------------------------------
 
 
 COUNT = click.IntRange(min=1)
+POSITIVE = click.FloatRange(min=0, min_open=True)
 
 
 @click.command()
-@click.argument("source")
-@click.argument("out")
+@click.argument("source", required=False)
+@click.argument("out", required=False)
+@click.option("--preset", type=click.Choice(list(PRESETS)), help="Defaults for a published dataset.")
 @click.option("--resolution", type=COUNT, default=64, show_default=True, help="Pixels per side.")
 @click.option("--nframes", type=COUNT, default=16, show_default=True, help="Length of a training clip.")
-@click.option("--stride", type=COUNT, default=1, show_default=True, help="Keep every so-many-th frame.")
+@click.option("--frame-stride", "--stride", "stride", type=COUNT, default=1, show_default=True,
+              help="Keep every so-many-th frame.")  # fmt: skip
 @click.option("--max-frames", type=COUNT, help="Of a video, after the stride.  [default: all]")
 @click.option("--clip-frames", type=COUNT, help="Cut videos into folders of so many frames.")
 @click.option("--clip-step", "--overlap", "clip_step", type=COUNT, help="Start such a folder every so many frames.")
-@click.option("--overwrite", is_flag=True, help="Replace OUT if this tool made it.")
+@click.option("--crop", default="centre", show_default=True,
+              help="centre, or LEFT,TOP,WIDTH,HEIGHT in pixels, of which the centre square is kept.")  # fmt: skip
+@click.option("--boxes", help="JSON file with a box per video or per frame, which the crop follows.")
+@click.option("--box-scale", type=POSITIVE, default=1.5, show_default=True, help="Side of the crop per side of a box.")
+@click.option("--box-smoothing", type=click.FloatRange(min=0), default=5, show_default=True,
+              help="Standard deviation of the smoothing in frames.")  # fmt: skip
+@click.option("--image", type=click.Choice(list(IMAGE_FORMATS)), default="png", show_default=True, help="File format.")
+@click.option("--format", "shape", type=click.Choice(["folder", "zip", "shards"]),
+              help="What OUT is.  [default: zip if it ends so, else folder]")  # fmt: skip
+@click.option("--shard-clips", type=COUNT, default=512, show_default=True, help="Clips in a shard.")
+@click.option("--workers", type=COUNT, help="Videos at a time.  [default: one per core]")
+@click.option("--overwrite", is_flag=True, help="Replace OUT if this tool made it; begin again, do not go on.")
 @click.option("--skip-broken", is_flag=True, help="Leave out videos that cannot be decoded.")
-def main(source: str, out: str, **options: Any) -> None:
-    """Turn SOURCE (a video, a folder of videos, or a folder of frame folders) into the training set OUT."""
-    manifest = prepare(source=source, out=out, **options)
+@click.option("--check", metavar="DATASET", help="Do not convert, but look whether a dataset is sound.")
+@click.option("--preview", metavar="PNG", help="Show OUT (or the dataset SOURCE) in one picture.")
+@click.pass_context
+def main(
+    context: click.Context,
+    source: str | None,
+    out: str | None,
+    check: str | None,
+    preview: str | None,
+    crop: str,
+    boxes: str | None,
+    box_scale: float,
+    box_smoothing: float,
+    **options: Any,
+) -> None:
+    """Turn SOURCE (a video, or a folder or zip of videos or frame folders) into the training set OUT."""
+    options["workers"] = options["workers"] or os.cpu_count() or 1
+    if check is not None:
+        if source is not None:
+            raise UserError("--check DATASET looks at one dataset and takes no SOURCE or OUT.")
+        _check(check, preview, nframes=options["nframes"], workers=options["workers"])
+        return
+    if source is not None and out is None and preview is not None:
+        write_preview(source, preview)
+        click.echo(f"wrote {preview}")
+        return
+    if source is None or out is None:
+        raise UserError("Give a SOURCE and an OUT, or --check DATASET; --help shows all options.")
+    if boxes is not None and crop != "centre":
+        raise UserError("--crop and --boxes are two ways to choose the square: give one of them.")
+    for key, value in PRESETS.get(options["preset"], {}).items():
+        if context.get_parameter_source(key) is ParameterSource.DEFAULT:
+            options[key] = value
+    options["shape"] = options["shape"] or ("zip" if out.lower().endswith(".zip") else "folder")
+    chosen = Crop(
+        rectangle=None if crop in ("centre", "center") else parse_rectangle(crop),
+        boxes=None if boxes is None else read_boxes(boxes, scale=box_scale, smoothing=box_smoothing),
+    )
+    manifest = prepare(source=source, out=out, crop=chosen, **options)
     for item in manifest["skipped"]:
         click.echo(f"left out {item['source']}: {item['reason']}", err=True)
+    for note in notes(manifest):
+        click.echo(note, err=True)
     click.echo(summary(out, manifest))
+    if preview is not None:
+        write_preview(out, preview)
 
 
-def summary(out: str, manifest: dict[str, Any]) -> str:
-    """One line on what a prepared folder holds."""
-    videos, n = manifest["videos"], manifest["nframes"]
-    sources = len({video["source"] for video in videos})
-    clips = sum(video["frames"] // n for video in videos)
-    return (
-        f"{out}: {sources} video(s) in {len(videos)} folder(s), {clips} clips of {n} frames, {manifest['resolution']}²"
-    )
+def notes(manifest: dict[str, Any]) -> list[str]:
+    """What a user should know about a conversion."""
+    found = []
+    if manifest["skipped"]:
+        found.append(f"{len(manifest['skipped'])} video(s) were left out.")
+    if manifest["unsafe_names"]:
+        found.append(f"{manifest['unsafe_names']} entries of the zip were left out: their names lead out of it.")
+    enlarged = sum(source["crop"][2] < manifest["resolution"] for source in manifest["sources"])
+    if enlarged:
+        found.append(f"{enlarged} video(s) were enlarged: their square has fewer than {manifest['resolution']} pixels.")
+    return found
+
+
+def _check(dataset: str, preview: str | None, *, nframes: int, workers: int) -> None:
+    report = check_dataset(dataset, nframes=nframes, workers=workers)
+    click.echo("\n".join(report.lines()))
+    if preview is not None:
+        write_preview(dataset, preview)
+    if report.problems:
+        raise UserError(f"'{dataset}' has {len(report.problems)} problem(s), listed above.")
 
 
 if __name__ == "__main__":

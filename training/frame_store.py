@@ -18,7 +18,7 @@ from PIL import Image, ImageOps
 from dnnlib import UserError
 from training.frame_index import IMAGE_SUFFIXES, list_files
 
-__all__ = ["FrameStore", "Video", "fit_square", "to_rgb"]
+__all__ = ["FrameStore", "Video", "decode_image", "fit_square", "to_rgb"]
 
 ORIENTATION = 0x0112  # EXIF
 ZIP_HEADER = struct.Struct("<4s22xHH")  # signature, …, lengths of the name and of the extra field

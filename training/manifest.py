@@ -1,4 +1,4 @@
-"""The manifest.json that the dataset tool leaves in what it writes: where the frames come from and how they were cut."""
+"""The manifest.json that the dataset tool leaves in what it writes: where frames come from and how they were cut."""
 
 import json
 from typing import Any

@@ -17,10 +17,10 @@ import yaml
 from dnnlib import UserError, format_bytes
 from torch_utils import distributed
 from torch_utils.launching import cores
-from training.build import build_augment, build_dataset, build_networks
+from training.build import build_augment, build_networks
 from training.checkpoint import check_state, load_snapshot
 from training.configuration import compose_options, continued_options
-from training.dataset import VideoPairDataset
+from training.data import PairDataset, build_dataset
 from training.diffaugment import parse_policy
 from training.discriminator import TimeAwareDiscriminators
 from training.generator import Generator
@@ -44,7 +44,7 @@ class Plan:
     processes: int
     run_folder: Path | None  # of the run to continue; None for a new one
     description: str  # of a new run's folder
-    dataset: VideoPairDataset
+    dataset: PairDataset
     generator: Generator  # on the meta device: sizes only
     discriminator: TimeAwareDiscriminators  # on the meta device
     notes: list[str]  # what the user should know
@@ -217,7 +217,7 @@ def _check_snapshot(path: str, generator: Generator, discriminator: TimeAwareDis
 
 def _check_state(
     folder: Path,
-    dataset: VideoPairDataset,
+    dataset: PairDataset,
     generator: Generator,
     discriminator: TimeAwareDiscriminators,
     notes: list[str],
@@ -256,7 +256,7 @@ def _check_outdir(outdir: Path, generator: Generator, discriminator: TimeAwareDi
         )
 
 
-def _description(options: Mapping[str, Any], dataset: VideoPairDataset) -> str:
+def _description(options: Mapping[str, Any], dataset: PairDataset) -> str:
     """What the folder of a new run is called, after its number."""
     names = options["names"]
     parts = [slug(dataset.name), names["model"], names["spec"], f"res{options['resolution']}"]

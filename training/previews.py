@@ -10,7 +10,6 @@ Everything here has its own seeds, so that looking at a run does not change it.
 
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from dnnlib import UserError
@@ -18,7 +17,7 @@ from renderer.camera_paths import camera_path, frame_schedule
 from renderer.cameras import Cameras
 from renderer.video import VideoWriter, image_grid, save_png, to_uint8
 from torch_utils.random_stream import RandomStream
-from training.dataset import VideoPairDataset
+from training.data import PairDataset
 from training.generator import Generator
 from training.latents import seed_latents
 
@@ -46,7 +45,7 @@ class Previews:
         self,
         *,
         folder: Path,
-        dataset: VideoPairDataset,
+        dataset: PairDataset,
         generator: Generator,
         images: int,
         columns: int,
@@ -65,14 +64,13 @@ class Previews:
         self.z, self.z_motion, self.z_bg = (
             torch.cat([getattr(code, name) for code in codes]).to(device) for name in ("z", "z_motion", "z_bg")
         )
-        self.chosen = np.random.RandomState(seed % 2**32).randint(len(dataset), size=images)
-        labels = torch.from_numpy(np.stack([dataset.label(int(index)) for index in self.chosen]))
-        self.c = labels.to(device) if generator.c_dim > 0 else None
+        self.seed = seed
+        self.c = dataset.example_labels(images, seed=seed).to(device) if generator.c_dim > 0 else None
         self.random_cameras = generator.camera_prior.sample(images, RandomStream(seed)).to(device)
         self.frontal_cameras = generator.camera_prior.at().repeat(images).to(device)
 
     def write_reals(self) -> None:
-        frames = torch.stack([self.dataset[0, int(index)].frames[0] for index in self.chosen])
+        frames = self.dataset.example_frames(len(self.z), seed=self.seed)
         save_png(image_grid(frames, self.columns), self.folder / "reals.png")
 
     def write(self, kimg: int) -> None:

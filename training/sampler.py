@@ -20,9 +20,10 @@ import numpy as np
 import torch
 
 from dnnlib import UserError
-from training.dataset import VideoPair, VideoPairDataset
+from training.dataset import VideoPairDataset
+from training.video_pairs import VideoPair
 
-__all__ = ["InfiniteSampler", "PairBatch", "PairLoader", "collate", "make_loader"]
+__all__ = ["InfiniteSampler", "PairBatch", "PairLoader", "collate", "make_loader", "quiet_worker"]
 
 # Words of the random key; see training.dataset.
 KEY_ORDER = 3
@@ -192,7 +193,7 @@ def make_loader(
             num_workers=workers,
             collate_fn=collate,
             pin_memory=pin_memory,
-            worker_init_fn=_quiet_worker,
+            worker_init_fn=quiet_worker,
             generator=torch.Generator(),  # else it would draw from the global one and disturb a run's reproducibility
         )
         return iter(loader)
@@ -241,7 +242,8 @@ class _Replacing(torch.utils.data.Dataset):
         return None, problems
 
 
-def _quiet_worker(worker: int) -> None:
+def quiet_worker(worker: int) -> None:
+    """Let a worker ignore requests to stop."""
     # Both are the main process's to handle, which ends its workers; until then it may need another batch. Schedulers
     # and terminals send them to every process of a group.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

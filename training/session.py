@@ -11,11 +11,12 @@ import torch
 
 from torch_utils import distributed
 from torch_utils.host_memory import keep_freed_memory
+from torch_utils.out_of_memory import explain_out_of_memory
 from torch_utils.random_stream import RandomStream
 from torch_utils.statistics import Statistics
-from training.build import build_ada, build_augment, build_dataset, build_loss, build_networks, build_schedule
+from training.build import build_ada, build_augment, build_loss, build_networks, build_schedule
 from training.checkpoint import load_snapshot, load_state
-from training.dataset import VideoPairDataset
+from training.data import PairDataset, build_dataset, build_loader
 from training.ema import GeneratorEMA
 from training.generator import Generator
 from training.loop import Networks, SnapshotCallback, TrainingLoop
@@ -23,7 +24,6 @@ from training.phases import GradientGuard, make_phases
 from training.previews import Previews
 from training.progress import LogFile
 from training.run_folder import lock_run_folder
-from training.sampler import make_loader
 from training.schedule import Counters
 from training.training_state import read_state
 
@@ -55,6 +55,13 @@ def train(
         if distributed.is_main():
             stack.enter_context(lock_run_folder(folder))
             stack.enter_context(LogFile(folder / "log.txt"))
+        spec = options["spec"]
+        advice = (
+            f"A pass takes spec.microbatch={spec['microbatch']} videos: lower it, here or with resume_run=, and in a new "
+            f"run spec.mbstd={spec['mbstd']} too, which is the smallest pass; or take more gpus=. Where it is full only "
+            "when previews are made, lower previews.images and previews.videos."
+        )
+        stack.enter_context(explain_out_of_memory(advice))
         callbacks = make_callbacks(options, folder) if make_callbacks is not None else ()
         loop = build_loop(options, folder, device=device, resuming=resuming, callbacks=callbacks)
         stack.callback(loop.loader.close)
@@ -105,14 +112,12 @@ def build_loop(
     counters = Counters()
     if state is not None:
         counters.load_state_dict(state["shared"]["counters"])
-    loader = make_loader(
-        dataset,
-        batch_size=spec["mb"] // distributed.world_size(),
-        workers=options["workers"],
+    loader = build_loader(
+        options,
+        dataset=dataset,
         position=counters.cur_nimg,
         rank=distributed.rank(),
         world_size=distributed.world_size(),
-        seed=options["seed"],
         pin_memory=device.type == "cuda",
     )
     loop = TrainingLoop(
@@ -183,7 +188,7 @@ def _prepare_device(options: Mapping[str, Any], device_type: str) -> torch.devic
 def _previews(
     options: Mapping[str, Any],
     folder: Path,
-    dataset: VideoPairDataset,
+    dataset: PairDataset,
     generator: Generator,
     device: torch.device,
 ) -> Previews | None:

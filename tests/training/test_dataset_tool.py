@@ -375,14 +375,14 @@ def test_failed_swap_keeps_the_old_folder(tmp_path, movie, monkeypatch):
     original = os.rename
 
     def rename(source, target):
-        if target == str(out) and ".old" not in source:
+        if target == str(out) and "replaced" not in source:
             raise PermissionError(13, "Permission denied")
         original(source, target)
 
-    monkeypatch.setattr(clip_writer.os, "rename", rename)
-    with pytest.raises(UserError, match="Permission denied"):
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="Permission denied"):
+        patch.setattr(os, "rename", rename)
         prepare(source=movie, out=str(out), resolution=4, overwrite=True)
-    assert read_manifest(out) == before and os.listdir(tmp_path) == ["out"]
+    assert read_manifest(out) == before and sorted(os.listdir(tmp_path)) == [".out.unfinished", "out"]
 
 
 # ----------------------------------------------------------------------------------------------------------------------

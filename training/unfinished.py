@@ -1,0 +1,176 @@
+"""A folder next to the wanted one in which a dataset grows: what is finished in it is kept until the rest follows.
+
+    .NAME.unfinished/settings.json       what is being made; something else does not go on in it
+    .NAME.unfinished/records/<n>.json    one for each video that is completely there, written after its frames
+    .NAME.unfinished/data/videos/…       their frames
+    .NAME.unfinished/work/…              frames of videos that are not complete; emptied at every start
+
+`data` takes the wanted name at the end. So a process may be killed at any moment: a video without a record is done
+again, one whose frames are not all there (a record knows their number and bytes) as well.
+"""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+from dnnlib import UserError, atomic_write
+
+__all__ = ["Unfinished", "folder_size", "replace_path", "write_json"]
+
+
+class Unfinished:
+    """The growing dataset beside `out`; see the top of this file. Use `opened`."""
+
+    def __init__(self, out: str):
+        parent, name = os.path.split(out)
+        self.out = out
+        self.folder = os.path.join(parent, f".{name[:200]}.unfinished")
+        self.data = os.path.join(self.folder, "data")
+        self.work = os.path.join(self.folder, "work")
+        self._videos = os.path.join(self.data, "videos")
+        self._records = os.path.join(self.folder, "records")
+
+    @contextlib.contextmanager
+    def opened(self, settings: dict[str, Any], *, restart: bool) -> Iterator[None]:
+        """Own the folder while the block runs. It is removed afterwards unless there is something in it to go on with.
+
+        Args:
+            settings: What is made; plain data.
+            restart: Throw away what is there.
+
+        Raises:
+            UserError: It cannot be made, or another process writes there, or it holds something else.
+        """
+        try:
+            os.makedirs(self.folder, exist_ok=True)
+            descriptor = os.open(self.folder, os.O_RDONLY)
+        except OSError as error:
+            raise self.trouble(error) from error
+        try:
+            _lock(descriptor, self.out)
+            try:
+                self._prepare(settings, restart=restart)
+                yield
+            except OSError as error:
+                raise self.trouble(error) from error
+            finally:
+                if not os.path.isdir(self._records) or not os.listdir(self._records):
+                    shutil.rmtree(self.folder, ignore_errors=True)
+        finally:
+            os.close(descriptor)
+
+    def trouble(self, error: OSError) -> UserError:
+        """One line about not being able to write."""
+        return UserError(f"Cannot write '{self.out}': {error.strerror or error}; free some space or choose another.")
+
+    def _prepare(self, settings: dict[str, Any], *, restart: bool) -> None:
+        file = os.path.join(self.folder, "settings.json")
+        settings = json.loads(json.dumps(settings))
+        there = None if restart else _read_json(file)
+        if there is not None and there != settings:
+            changed = [key for key in settings if there.get(key) != settings[key]] or ["version"]
+            raise UserError(
+                f"'{self.folder}' holds an unfinished dataset made with {changed[0]} {there.get(changed[0])}, not "
+                f"{settings.get(changed[0])}: repeat that command to go on, or use --overwrite to begin again."
+            )
+        if there is None:
+            for name in os.listdir(self.folder):
+                path = os.path.join(self.folder, name)
+                shutil.rmtree(path) if os.path.isdir(path) else os.unlink(path)
+        shutil.rmtree(self.work, ignore_errors=True)
+        for folder in (self._records, self._videos, self.work):
+            os.makedirs(folder, exist_ok=True)
+        write_json(file, settings)
+
+    def records(self) -> dict[str, dict[str, Any]]:
+        """Records of the videos that are completely there, by name; whatever else there is of frames is removed."""
+        found, claimed = {}, set()
+        for entry in os.listdir(self._records):
+            path = os.path.join(self._records, entry)
+            record = _read_json(path)
+            folders = [os.path.join(self._videos, name) for name, _ in record["pieces"]] if record is not None else []
+            if record is None or sum(map(folder_size, folders)) != record["bytes"]:
+                os.unlink(path)
+                continue
+            found[record["name"]] = record
+            claimed.update(name for name, _ in record["pieces"])
+        for name in set(os.listdir(self._videos)) - claimed:
+            shutil.rmtree(os.path.join(self._videos, name))
+        return found
+
+    def keep(self, record: dict[str, Any]) -> None:
+        """Move the frames of a complete video from the work folder to the others, and write its record."""
+        for name, _ in record["pieces"]:
+            os.rename(os.path.join(self.work, name), os.path.join(self._videos, name))
+        write_json(self._record_file(record["name"]), record)
+
+    def forget(self, record: dict[str, Any]) -> None:
+        """Remove a video."""
+        os.unlink(self._record_file(record["name"]))
+        for name, _ in record["pieces"]:
+            shutil.rmtree(os.path.join(self._videos, name))
+
+    def remove(self) -> None:
+        """Remove everything; after the data has been moved away, or because it is of no use."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _record_file(self, name: str) -> str:
+        return os.path.join(self._records, hashlib.sha256(name.encode()).hexdigest()[:32] + ".json")
+
+
+def folder_size(folder: str) -> int:
+    """Bytes in the files of a folder; -1 if there is no such folder."""
+    try:
+        with os.scandir(folder) as entries:
+            return sum(entry.stat().st_size for entry in entries)
+    except FileNotFoundError:
+        return -1
+
+
+def replace_path(new: str, path: str) -> None:
+    """Put a complete file or folder where another may be; if that fails, the old one stays."""
+    os.sync()  # one flush for all the small files, before the name that promises they are complete
+    old = os.path.join(os.path.dirname(new), "replaced")
+    if os.path.lexists(path):
+        os.rename(path, old)
+    try:
+        os.rename(new, path)
+    except OSError:
+        if os.path.lexists(old):
+            os.rename(old, path)
+        raise
+    if os.path.isdir(old):
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def write_json(path: str, content: dict) -> None:
+    """Write plain data, readable for people."""
+    with atomic_write(path, "w") as file:
+        json.dump(content, file, indent=1, ensure_ascii=False)
+        file.write("\n")
+
+
+def _read_json(path: str) -> dict | None:
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = json.load(file)
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def _lock(descriptor: int, out: str) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise UserError(f"Another process is making '{out}'; wait for it or stop it first.") from error
+    except OSError as error:
+        # Some network file systems know no locks; there, nobody is kept from doing it twice.
+        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+            raise
