@@ -128,7 +128,7 @@ class Evaluator:
 
     def _features(self, side: str, metric: Metric, network: Any) -> tuple[np.ndarray | None, Samples]:
         """The features of a side (on the main process, None elsewhere) and its samples."""
-        what = {"side": side, "network": network.key, **metric.protocol()}
+        what = {**metric.protocol(), "side": side, "network": network.key}
         for key in ("measure", "uses_real"):
             del what[key]
         if side == "real" and metric.samples == "images":

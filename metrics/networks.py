@@ -154,7 +154,7 @@ class Flatness:
 
 
 # Networks of files: the file, and how it is called. The arguments are those that both files were exported with.
-_FILES: dict[str, tuple[str, dict]] = {
+FILES: dict[str, tuple[str, dict]] = {
     "i3d": (
         "i3d",
         {"width": 400, "arguments": {"rescale": True, "resize": True, "return_features": True}, "frames": False},
@@ -173,7 +173,7 @@ _OWN = {
 }
 
 # Which detector file a network needs; networks that need none are not in it.
-DETECTOR_OF = {name: detector for name, (detector, _) in _FILES.items()}
+DETECTOR_OF = {name: detector for name, (detector, _) in FILES.items()}
 
 
 def find_detectors(names: Iterable[str], paths: Mapping[str, str | None]) -> dict[str, DetectorFile]:
@@ -202,6 +202,6 @@ def make_network(name: str, *, device: torch.device | str, detectors: Mapping[st
     """
     if name in _OWN:
         return _OWN[name](device)
-    detector, arguments = _FILES[name]
+    detector, arguments = FILES[name]
     file = detectors.get(detector) or find_detector(detector)
     return TorchScriptNetwork(file, device, **arguments)

@@ -1,5 +1,6 @@
 """Small TorchScript files that are called as the published detectors are."""
 
+import warnings
 from pathlib import Path
 
 import torch
@@ -51,7 +52,9 @@ class SmallIdentity(torch.nn.Module):
 
 
 def save_torchscript(module: torch.nn.Module, path: Path) -> Path:
-    torch.jit.script(module).save(str(path))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that TorchScript is deprecated
+        torch.jit.script(module).save(str(path))
     return path
 
 

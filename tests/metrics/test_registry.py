@@ -1,0 +1,55 @@
+"""The names and what they stand for."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dnnlib import UserError
+from metrics.measures import MEASURES
+from metrics.networks import DETECTOR_OF
+from metrics.registry import METRICS, find_metric
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_the_names_of_the_specification():
+    clips = {"16f": (16, 1), "32f": (32, 1), "128f": (128, 1), "128f_subsample8f": (128, 8)}
+    for text, (frames, subsample) in clips.items():
+        metric = METRICS[f"fvd2048_{text}"]
+        assert (metric.measure, metric.network, metric.count) == ("frechet", "i3d", 2048)
+        assert (metric.frames, metric.subsample, metric.better) == (frames, subsample, "lower")
+    assert METRICS["kvd2048_16f"].measure == "kernel" and METRICS["kvd2048_16f"].network == "i3d"
+    for name, measure in (("fid50k_full", "frechet"), ("kid50k_full", "kernel_subsets"), ("is50k", "inception_score")):
+        assert (METRICS[name].measure, METRICS[name].count, METRICS[name].samples) == (measure, 50_000, "images")
+        assert DETECTOR_OF[METRICS[name].network] == "inception"
+    assert METRICS["is50k"].better == "higher" and not METRICS["is50k"].uses_real
+    assert METRICS["fvd64_16f"].count == 64
+
+
+def test_every_entry_can_be_computed():
+    assert {metric.measure for metric in METRICS.values()} == set(MEASURES)
+    for name, metric in METRICS.items():
+        assert metric.name == name and metric.samples in ("clips", "images", "views", "pairs")
+        assert metric.better in ("lower", "higher", "")
+
+
+def test_names_say_what_is_not_the_real_thing():
+    for name, metric in METRICS.items():
+        random = metric.network.startswith("random")
+        assert random == name.startswith("r") == bool(metric.warning)
+        if name.startswith("rfvd"):
+            assert "NOT FVD" in metric.warning
+        if name.startswith(("fvd", "kvd", "fid", "kid", "is")):
+            assert metric.network in DETECTOR_OF
+
+
+def test_unknown_names():
+    with pytest.raises(UserError, match="no metric 'fvd'; choose from fvd2048_16f, "):
+        find_metric("fvd")
+
+
+def test_the_table_needs_no_pytorch():
+    code = "import sys, metrics.registry; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

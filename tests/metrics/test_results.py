@@ -1,0 +1,95 @@
+"""Result files and the best snapshot."""
+
+import json
+import math
+import os
+
+import pytest
+
+from dnnlib import UserError
+from metrics.results import append_row, keep_best, read_rows, result_path, summary
+
+
+def row(value, *, metric="fvd64_16f", higher=False, **more):
+    return {"metric": metric, "value": value, "higher_is_better": higher, **more}
+
+
+def test_rows(tmp_path):
+    append_row(tmp_path, row(3.5, interval=(3, 4)))
+    append_row(tmp_path, row(math.nan, further={"x": [math.inf, 1.0]}))
+    path = result_path(tmp_path, "fvd64_16f")
+    assert path.name == "metric-fvd64_16f.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert lines[0]["value"] == 3.5 and lines[0]["interval"] == [3, 4]
+    assert lines[1]["value"] is None and lines[1]["further"] == {"x": [None, 1.0]}
+    assert read_rows(tmp_path, "fvd64_16f") == lines
+    with open(path, "a") as file:
+        file.write('{"metric": "fvd64_16f", "val')  # cut off while it was written
+    assert read_rows(tmp_path, "fvd64_16f") == lines
+    assert read_rows(tmp_path, "kvd64_16f") == []
+    with pytest.raises(UserError, match="Cannot write .*metric-fvd64_16f.jsonl"):
+        append_row(tmp_path / "nowhere", row(1.0))
+
+
+def best_of(folder, values, **options):
+    """Evaluate snapshots 'a', 'b', …; what best-….pkl holds after each."""
+    contents = []
+    for letter, value in zip("abcdef", values):
+        snapshot = folder / f"snapshot-{letter}.pkl"
+        snapshot.write_text(letter)
+        entry = row(value, **options)
+        append_row(folder, entry)
+        keep_best(folder, entry, snapshot)
+        best = folder / f"best-{entry['metric']}.pkl"
+        contents.append(best.read_text() if best.exists() else None)
+    return contents
+
+
+def test_best(tmp_path):
+    assert best_of(tmp_path, [5.0, 3.0, 4.0, math.nan, 2.5, 2.6]) == ["a", "b", "b", "b", "e", "e"]
+    assert best_of(tmp_path, [1.0, 3.0, 2.0], metric="is1k", higher=True) == ["a", "b", "b"]
+    assert best_of(tmp_path, [1.0, 3.0], metric="motion32_16f", higher=None) == [None, None]
+    assert best_of(tmp_path, [math.nan, 7.0], metric="warping32_2v") == [None, "b"]
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_best_is_no_copy_and_outlives_the_snapshot(tmp_path):
+    best_of(tmp_path, [5.0])
+    snapshot, best = tmp_path / "snapshot-a.pkl", tmp_path / "best-fvd64_16f.pkl"
+    assert os.stat(snapshot).st_ino == os.stat(best).st_ino
+    snapshot.unlink()
+    assert best.read_text() == "a"
+
+
+def test_best_without_hard_links(tmp_path, monkeypatch):
+    def no_links(source, target):
+        raise OSError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", no_links)
+    assert best_of(tmp_path, [5.0, 3.0, 4.0]) == ["a", "b", "b"]
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_summary():
+    entry = row(
+        12.345,
+        interval=[11.0, 13.0],
+        num_fake=10,
+        num_real=64,
+        real_data={"num_short_videos": 3},
+        protocol={"count": 64, "samples": "clips"},
+        detector={"network": "i3d", "file": "x.pt", "sha256": "ab", "published_file": False},
+        warning="NOT FVD",
+    )
+    text = summary(entry)
+    for part in (
+        "fvd64_16f 12.35 (95 %: 11 to 13)",
+        "10 generated clips (only: the metric asks for 64)",
+        "64 real",
+        "3 real videos too short and left out",
+        "x.pt IS NOT THE PUBLISHED FILE",
+        "NOT FVD",
+    ):
+        assert part in text
+    entry["detector"]["published_file"] = None
+    assert "SHA-256 ab" in summary(entry)
