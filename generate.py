@@ -128,6 +128,7 @@ def main(
 
     from renderer.video import VideoWriter, to_uint8
     from torch_utils.host_memory import keep_freed_memory
+    from torch_utils.out_of_memory import explain_out_of_memory
     from training.checkpoint import load_generator
     from training.latents import seed_latents
 
@@ -153,7 +154,9 @@ def main(
         raise UserError(f"--outdir: cannot make the folder {outdir}: {error.strerror}.") from error
 
     total = len(pairs) * len(programs) * len(schedule)
-    with torch.inference_mode(), tqdm(total=total, unit="frame", disable=None) as progress:
+    rays = "all rays of a frame" if ray_chunk is None else f"{ray_chunk} rays"
+    explained = explain_out_of_memory(f"Now {rays} are rendered at a time: lower that with --ray_chunk, e.g. 4096.")
+    with explained, torch.inference_mode(), tqdm(total=total, unit="frame", disable=None) as progress:
         for (seed, motion_seed), codes in zip(pairs, latents):
             ws = generator.mapping(
                 codes.z.to(device), None if label is None else label.to(device), truncation_psi=truncation_psi

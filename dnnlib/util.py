@@ -9,7 +9,16 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import IO, Any
 
-__all__ = ["UserError", "atomic_write", "format_bytes", "format_time", "one_line", "parse_int_list", "run_cli"]
+__all__ = [
+    "UserError",
+    "atomic_write",
+    "explain_file_trouble",
+    "format_bytes",
+    "format_time",
+    "one_line",
+    "parse_int_list",
+    "run_cli",
+]
 
 MAX_LIST_LENGTH = 1_000_000  # a mistyped range must not fill the memory
 
@@ -59,6 +68,21 @@ def atomic_write(path: str | os.PathLike, mode: str = "wb", *, encoding: str | N
         if reason is None:
             raise
         raise UserError(f"Cannot write {path}: {reason}") from error
+
+
+@contextlib.contextmanager
+def explain_file_trouble(path: str | os.PathLike) -> Iterator[None]:
+    """Turn an error of the system while a file is written into one line.
+
+    Raises:
+        UserError: The block raised an OSError; names `path`.
+    """
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        advice = "free some space" if full else "check that the folder exists and may be written to"
+        raise UserError(f"Cannot write {os.fspath(path)}: {error.strerror or error}; {advice}.") from error
 
 
 def _sync_folder(folder: str) -> None:

@@ -20,7 +20,7 @@ from dnnlib import UserError
 from torch_utils import distributed
 from torch_utils.random_stream import RandomStream
 from torch_utils.statistics import Statistics
-from training import checkpoint, progress
+from training import progress
 from training.ada_feedback import AdaFeedback
 from training.ema import GeneratorEMA
 from training.health import Health
@@ -29,22 +29,13 @@ from training.phases import GradientGuard, Phase
 from training.previews import Previews
 from training.running_means import RunningMeans
 from training.sampler import PairLoader
+from training.saver import Networks, Saver
 from training.schedule import Counters, Schedule
 from training.signals import StopSignal
-from training.snapshot_files import prune_snapshots, snapshot_name
-from training.training_state import OptimizerState, Parts, restore_state, save_state
+from training.snapshot_files import snapshot_name
+from training.training_state import OptimizerState
 
 __all__ = ["Networks", "Snapshot", "SnapshotCallback", "TrainingLoop"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Networks:
-    """The modules of a run, on its device."""
-
-    generator: torch.nn.Module
-    generator_ema: torch.nn.Module  # in evaluation mode
-    discriminator: torch.nn.Module
-    augment: torch.nn.Module | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +101,6 @@ class TrainingLoop:
         self.schedule = schedule
         self.counters = counters
         self.folder = folder
-        self.dataset = dataset
         self.device = device
         self.previews = previews
         self.callbacks = callbacks
@@ -122,7 +112,18 @@ class TrainingLoop:
         self._health = Health(
             tensors=[*weights, *means.items()], guard=guard, limit=schedule.nonfinite_limit, folder=folder
         )
-        self._saved_nimg = counters.cur_nimg  # where the state on the disk stands; 0: there is none yet
+        own = {"statistics": statistics} if ada is None else {"statistics": statistics, "ada": ada}
+        shared = {phase.name[0]: OptimizerState(phase.optimizer) for phase in phases}
+        self._saver = Saver(
+            folder=folder,
+            networks=networks,
+            counters=counters,
+            shared={**shared, "counters": counters, "guard": guard, "loss": loss},
+            own=own,
+            streams={"training": stream},
+            dataset=dataset,
+            keep=schedule.keep,
+        )
         self._unreadable = 0  # items that are reported already
         self._started = self._tick_began = time.time()
         self._maintenance = 0.0
@@ -141,7 +142,7 @@ class TrainingLoop:
             try:
                 self._train(reports, stop)
             except Exception:
-                reports.print(self._what_is_saved())
+                reports.print(self._saver.what_is_saved())
                 raise
 
     def _train(self, reports: progress.Reports, stop: StopSignal) -> None:
@@ -216,10 +217,10 @@ class TrainingLoop:
         if images and self.previews is not None:
             self.previews.write(self.counters.cur_nimg // 1000)
         if doubt is not None:
-            reports.print(f"Not saved, because {doubt}. {self._what_is_saved()}")
+            reports.print(f"Not saved, because {doubt}. {self._saver.what_is_saved()}")
             return
         if snapshot:
-            self._save_snapshot()
+            self._saver.save_snapshot()
         self.save_state()
         if snapshot:  # after the state was saved: a callback may take long, or fail
             reports.metrics(self.counters.cur_nimg, self._call_back())
@@ -263,7 +264,7 @@ class TrainingLoop:
         cur_nimg = self.counters.cur_nimg
         doubt = self._health.check(cur_nimg=cur_nimg)
         if doubt is None:
-            self._save_snapshot()
+            self._saver.save_snapshot()
             self.save_state()
         problems = [
             problem for problem in distributed.all_gather_objects(self.loader.problem if spoilt else "") if problem
@@ -276,30 +277,7 @@ class TrainingLoop:
         if doubt is None:
             reports.print(f"Stopped as asked at {cur_nimg / 1000:g} kimg; continue with resume_run={self.folder}")
         else:
-            reports.print(f"Stopped as asked, not saved, because {doubt}. {self._what_is_saved()}")
-
-    def _what_is_saved(self) -> str:
-        if self._saved_nimg == 0:
-            return "Nothing was saved yet."
-        return (
-            f"The last saved state is that of {self._saved_nimg / 1000:g} kimg; continue with resume_run={self.folder}"
-        )
-
-    def _save_snapshot(self) -> None:
-        if not distributed.is_main():
-            return
-        counters = self.counters
-        checkpoint.save_snapshot(
-            self.folder,
-            generator=self.networks.generator,
-            generator_ema=self.networks.generator_ema,
-            discriminator=self.networks.discriminator,
-            augment=self.networks.augment,
-            dataset=self.dataset,
-            progress={"cur_nimg": counters.cur_nimg, "tick": counters.tick, "iteration": counters.iteration},
-        )
-        if self.schedule.keep is not None:
-            prune_snapshots(self.folder, self.schedule.keep)
+            reports.print(f"Stopped as asked, not saved, because {doubt}. {self._saver.what_is_saved()}")
 
     def _call_back(self) -> dict[str, float]:
         """Tell everybody who wants to know about the new snapshot; what they measured, by name."""
@@ -315,25 +293,12 @@ class TrainingLoop:
     # ------------------------------------------------------------------------------------------------------------------
     # The state
 
-    def _parts(self) -> Parts:
-        modules = {"generator": self.networks.generator, "moving average": self.networks.generator_ema}
-        modules["discriminator"] = self.networks.discriminator
-        shared = {phase.name[0]: OptimizerState(phase.optimizer) for phase in self.phases}
-        shared.update(counters=self.counters, guard=self.guard, loss=self.loss)
-        own = {"statistics": self.statistics}
-        if self.networks.augment is not None:
-            modules["augmentation"] = self.networks.augment
-        if self.ada is not None:
-            own["ada"] = self.ada
-        return Parts(modules=modules, shared=shared, own=own, streams={"training": self.stream})
-
     def save_state(self) -> None:
         """Write the training state; to be called on all processes."""
         now = time.time()
         self.counters.seconds = now - self._started
         self.counters.tick_seconds = now - self._tick_began
-        save_state(self.folder, self._parts(), description={"dataset": dict(self.dataset)})
-        self._saved_nimg = self.counters.cur_nimg
+        self._saver.save_state()
 
     def restore(self, state: Mapping) -> bool:
         """Put a saved state back, except for the position in the data, which the loader was made with.
@@ -341,4 +306,4 @@ class TrainingLoop:
         Returns:
             Whether the random streams could be put back; see training.training_state.restore_state.
         """
-        return restore_state(state, self._parts(), source=self.folder)
+        return self._saver.restore(state)

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from dnnlib import atomic_write, format_time
+from dnnlib import atomic_write, explain_file_trouble, format_time
 from torch_utils import distributed
 from torch_utils.statistics import Moments
 
@@ -68,13 +68,19 @@ def cpu_memory() -> float:
 
 
 class LogFile:
-    """While entered, everything printed to stdout goes to a file as well, and so does the traceback of an error."""
+    """While entered, everything printed to stdout goes to a file as well, and so does the traceback of an error.
+
+    Raises:
+        UserError: The file cannot be opened. Once it is, trouble with it (a full disk) stops nothing: what matters is
+            also on stdout, and whoever writes what cannot be lost raises an error of his own.
+    """
 
     def __init__(self, path: str | os.PathLike):
         self._path = path
 
     def __enter__(self) -> "LogFile":
-        self._file = open(self._path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115: closed on leaving
+        with explain_file_trouble(self._path):
+            self._file = open(self._path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115: closed on leaving
         self._stdout = sys.stdout
         sys.stdout = self
         return self
@@ -82,15 +88,19 @@ class LogFile:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         sys.stdout = self._stdout
         if error is not None:
-            self._file.write("".join(traceback.format_exception(kind, error, trace)))
-        self._file.close()
+            with contextlib.suppress(OSError):
+                self._file.write("".join(traceback.format_exception(kind, error, trace)))
+        with contextlib.suppress(OSError):
+            self._file.close()
 
     def write(self, text: str) -> int:
-        self._file.write(text)
+        with contextlib.suppress(OSError):
+            self._file.write(text)
         return self._stdout.write(text)
 
     def flush(self) -> None:
-        self._file.flush()
+        with contextlib.suppress(OSError):
+            self._file.flush()
         self._stdout.flush()
 
     def __getattr__(self, name: str) -> Any:  # isatty, encoding, …
@@ -142,7 +152,7 @@ class Reports:
         row["timestamp"] = time.time()
         for name, moments in statistics.items():
             row[name] = {"mean": _number(moments.mean), "std": _number(moments.std), "num": moments.count}
-        with open(self._path, "a", encoding="utf-8") as file:
+        with explain_file_trouble(self._path), open(self._path, "a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         values = {f"Progress/{name}": value for name, value in fields.items()}
         values.update({name: moments.mean for name, moments in statistics.items()})
@@ -157,14 +167,20 @@ class Reports:
     def close(self) -> None:
         self._bar.close()
         if self._events is not None:
-            self._events.close()
+            with contextlib.suppress(OSError):
+                self._events.close()
 
     def _add_events(self, values: Mapping[str, float], *, step: int) -> None:
         """TensorBoard counts whole steps: videos."""
-        if self._events is not None:
+        if self._events is None:
+            return
+        try:
             for name, value in values.items():
                 self._events.add_scalar(name, value, global_step=step)
             self._events.flush()
+        except OSError as error:
+            self.print(f"No TensorBoard events are written any more: {error} (stats.jsonl has the same figures).")
+            self._events = None
 
 
 @contextlib.contextmanager
@@ -206,7 +222,8 @@ def _event_writer(folder: str | os.PathLike, *, first_step: int):
     except ImportError:
         print("TensorBoard is not installed: no events are written (stats.jsonl has the same figures).")
         return None
-    return SummaryWriter(os.fspath(folder), purge_step=first_step)
+    with explain_file_trouble(folder):
+        return SummaryWriter(os.fspath(folder), purge_step=first_step)
 
 
 def reset_gpu_peak(device: torch.device) -> None:

@@ -57,9 +57,9 @@ def train(
             stack.enter_context(LogFile(folder / "log.txt"))
         spec = options["spec"]
         advice = (
-            f"A pass takes spec.microbatch={spec['microbatch']} videos: lower it, here or with resume_run=, and in a new "
-            f"run spec.mbstd={spec['mbstd']} too, which is the smallest pass; or take more gpus=. Where it is full only "
-            "when previews are made, lower previews.images and previews.videos."
+            f"A pass takes spec.microbatch={spec['microbatch']} videos: lower it, here or with resume_run=, and in a "
+            f"new run spec.mbstd={spec['mbstd']} too, which is the smallest pass; or take more gpus=. Where it is full "
+            "only when previews are made, lower previews.images and previews.videos."
         )
         stack.enter_context(explain_out_of_memory(advice))
         callbacks = make_callbacks(options, folder) if make_callbacks is not None else ()

@@ -21,10 +21,11 @@ NORM_TOLERANCE = {"Gmain": 2e-3, "Greg": 1.5e-2, "Dmain": 2e-3, "Dreg": 2e-3}
 
 
 class Reports(dict):
-    """Last value reported under each name."""
+    """Last value reported under each name of a loss."""
 
     def report(self, name, value):
-        self[name.removeprefix("Loss/")] = value
+        if name.startswith("Loss/"):
+            self[name.removeprefix("Loss/")] = value
 
 
 def recorded_draws(phase):

@@ -1,0 +1,96 @@
+"""What a run saves: network snapshots, and the state that it continues from."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from torch_utils import distributed
+from training.checkpoint import save_snapshot
+from training.schedule import Counters
+from training.snapshot_files import prune_snapshots
+from training.training_state import Divided, Parts, Stateful, restore_state, save_state
+
+__all__ = ["Networks", "Saver"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Networks:
+    """The modules of a run, on its device."""
+
+    generator: torch.nn.Module
+    generator_ema: torch.nn.Module  # in evaluation mode
+    discriminator: torch.nn.Module
+    augment: torch.nn.Module | None
+
+
+class Saver:
+    """Writes what a run is made of into its folder, and puts it back.
+
+    Args:
+        shared, own, streams: See training.training_state.Parts.
+        dataset: Description of the data, for the files.
+        keep: So many of the newest snapshots are kept; None for all.
+    """
+
+    def __init__(
+        self,
+        *,
+        folder: Path,
+        networks: Networks,
+        counters: Counters,
+        shared: Mapping[str, Stateful],
+        own: Mapping[str, Divided],
+        streams: Mapping[str, Stateful],
+        dataset: Mapping[str, object],
+        keep: int | None,
+    ):
+        self._folder = folder
+        self._networks = networks
+        self._counters = counters
+        self._dataset = dataset
+        self._keep = keep
+        modules = {
+            "generator": networks.generator,
+            "moving average": networks.generator_ema,
+            "discriminator": networks.discriminator,
+        }
+        if networks.augment is not None:
+            modules["augmentation"] = networks.augment
+        self._parts = Parts(modules=modules, shared=shared, own=own, streams=streams)
+        self._saved_nimg = counters.cur_nimg  # where the state on the disk stands; 0: there is none yet
+
+    def save_snapshot(self) -> None:
+        """Write a network snapshot; then those go that need not be kept."""
+        if not distributed.is_main():
+            return
+        counters = self._counters
+        save_snapshot(
+            self._folder,
+            generator=self._networks.generator,
+            generator_ema=self._networks.generator_ema,
+            discriminator=self._networks.discriminator,
+            augment=self._networks.augment,
+            dataset=self._dataset,
+            progress={"cur_nimg": counters.cur_nimg, "tick": counters.tick, "iteration": counters.iteration},
+        )
+        if self._keep is not None:
+            prune_snapshots(self._folder, self._keep)
+
+    def save_state(self) -> None:
+        """Write the training state; to be called on all processes."""
+        save_state(self._folder, self._parts, description={"dataset": dict(self._dataset)})
+        self._saved_nimg = self._counters.cur_nimg
+
+    def restore(self, state: Mapping[str, Any]) -> bool:
+        """Put a saved state back; see training.training_state.restore_state."""
+        return restore_state(state, self._parts, source=self._folder)
+
+    def what_is_saved(self) -> str:
+        """A sentence for somebody who wants to continue."""
+        if self._saved_nimg == 0:
+            return "Nothing was saved yet."
+        saved = f"{self._saved_nimg / 1000:g} kimg"
+        return f"The last saved state is that of {saved}; continue with resume_run={self._folder}"
