@@ -16,8 +16,11 @@ from training.losses import GanLoss, VideoBatch
 from training.published_names import map_discriminator_name, map_generator_name
 
 GOLDENS = golden_arrays("losses_taichi.npz")
-# The original differs from itself by 0.6 % in Greg's gradients with other threading.
-NORM_TOLERANCE = {"Gmain": 2e-3, "Greg": 1.5e-2, "Dmain": 2e-3, "Dreg": 2e-3}
+# Importance sampling is discontinuous, and path lengths feel it most: with other threading the original differs from
+# itself by 0.6 % in Greg's gradients; with codes moved by 1e-6, Greg's loss here moves by 0.2 %. Processors whose
+# libraries round otherwise were 0.16 % and 0.27 % off in the loss, 0.9 % and 1.6 % in a gradient's norm.
+NORM_TOLERANCE = {"Gmain": 2e-3, "Greg": 2e-2, "Dmain": 2e-3, "Dreg": 2e-3}
+LOSS_TOLERANCE = {"Gmain": 5e-4, "Greg": 5e-3, "Dmain": 5e-4, "Dreg": 5e-4}
 
 
 class Reports(dict):
@@ -90,7 +93,7 @@ def test_reports(phase, outcome):
     reports, expected = outcome[0], expected_reports(phase)
     assert set(reports) == set(expected)
     for name, value in expected.items():
-        assert_near(reports[name].flatten(), value.flatten(), relative=3e-3 if phase == "Greg" else 5e-4)
+        assert_near(reports[name].flatten(), value.flatten(), relative=LOSS_TOLERANCE[phase])
 
 
 def test_total(phase, outcome):
@@ -100,7 +103,7 @@ def test_total(phase, outcome):
     if phase == "Gmain":
         assert mean["G/loss"] + mean["G/Iloss"] + mean["G/reg_loss"] == pytest.approx(losses["Gmain"], rel=5e-4)
     if phase == "Greg":
-        assert mean["G/reg"] == pytest.approx(losses["Gpl"], rel=3e-3)
+        assert mean["G/reg"] == pytest.approx(losses["Gpl"], rel=LOSS_TOLERANCE["Greg"])
     if phase == "Dmain":
         unused = float(GOLDENS["Dmain/report/D/reg_loss"].mean())
         assert mean["D/loss"] + mean["D/Iloss"] == pytest.approx(losses["Dgen"] + losses["Dr1"] - unused, rel=5e-4)
