@@ -1,0 +1,30 @@
+"""What the processes of test_command do; importable, because they are started afresh."""
+
+import json
+from pathlib import Path
+
+from dnnlib import UserError
+from metrics.evaluation import Evaluator
+from metrics.features import TensorClips, compute_features
+from tests.metrics.memory_videos import MemoryVideos
+from tests.metrics.synthetic import waves
+from torch_utils import distributed
+
+
+def evaluate(folder: str) -> None:
+    """Every process leaves the row behind that it got, and how many clips it was asked for."""
+    fake = MemoryVideos(waves(11, size=16, seed=1))
+    evaluator = Evaluator(fake=fake, real=MemoryVideos(waves(14, size=16)), batch_size=2, replicates=3)
+    row = evaluator.evaluate("rfvd64_16f")
+    Path(folder, f"{distributed.world_size()}-{distributed.rank()}.json").write_text(json.dumps([row, fake.loads]))
+
+
+def damaged(folder: str) -> None:
+    """A clip that only the second process reads cannot be read."""
+
+    def network(clips):
+        if distributed.rank() == 1:
+            raise UserError("clip 5 is damaged")
+        return clips.float().mean(dim=[2, 3, 4])
+
+    compute_features(TensorClips(waves(8, size=8, frames=2)), network, Path(folder, "x.npy"), batch_size=2)
