@@ -22,11 +22,14 @@ __all__ = [
     "find_run_folder",
     "launcher_names",
     "lock_run_folder",
+    "remove_unfinished",
     "slug",
     "words_to_continue",
 ]
 
 JOB_FILE = "job.txt"
+# The temporary names of dnnlib.atomic_write and of the link to the latest snapshot.
+UNFINISHED = re.compile(r"\..+\.\d+(-[0-9a-f]+)?\.tmp")
 NUMBERED = re.compile(r"(\d{5,})-.*")
 
 
@@ -145,6 +148,14 @@ def lock_run_folder(folder: str | os.PathLike) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def remove_unfinished(folder: str | os.PathLike) -> None:
+    """Delete what a killed process was about to write into its run folder; to be called by the one that owns it."""
+    for path in Path(folder).rglob(".*.tmp"):
+        if UNFINISHED.fullmatch(path.name):
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def _lock(descriptor: int, operation: int) -> None:

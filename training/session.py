@@ -23,7 +23,7 @@ from training.loop import Networks, SnapshotCallback, TrainingLoop
 from training.phases import GradientGuard, make_phases
 from training.previews import Previews
 from training.progress import LogFile
-from training.run_folder import lock_run_folder
+from training.run_folder import lock_run_folder, remove_unfinished
 from training.schedule import Counters
 from training.training_state import read_state
 
@@ -54,6 +54,7 @@ def train(
     with contextlib.ExitStack() as stack:
         if distributed.is_main():
             stack.enter_context(lock_run_folder(folder))
+            remove_unfinished(folder)
             stack.enter_context(LogFile(folder / "log.txt"))
         spec = options["spec"]
         advice = (

@@ -1,0 +1,1 @@
+"""What a training survives: long checks (see docs/reliability.md), and short ones for the test suite."""
