@@ -7,20 +7,34 @@ The definition, for every channel on its own and for each axis:
     3. convolve with the filter (true convolution: the filter is mirrored, unless `flip_filter`), valid positions only,
     4. keep every down-th sample, starting with the first.
 
-No step is carried out literally. Without upsampling it is a depthwise convolution with stride `down`; with upsampling
-it is a depthwise transposed convolution with stride `up`, which never multiplies by the inserted zeros. Both take only
-equal padding on the two sides of an axis, while even filters need unequal padding: the filter is lengthened with zeros
-on one side instead of copying the image into a padded buffer, which was measured to be faster (CPU, both memory
-formats). So was one pass with a 4x4 filter against two with 4 taps each; only filters given as vectors take two passes.
+The native operator (native/upfirdn2d.h) takes one pass over memory; the reference is made of depthwise convolutions
+(upfirdn2d_ref). Either way the gradient with respect to the images is again an upfirdn2d, with the filter mirrored and
+`up` and `down` exchanged, and so are derivatives of every order. The filter gets no gradient.
 """
 
+import dataclasses
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 
-__all__ = ["downsample2d", "filter2d", "parse_padding", "parse_pair", "setup_filter", "upfirdn2d", "upsample2d"]
+from torch_utils import custom_ops
+from torch_utils.ops.upfirdn2d_ref import upfirdn2d_ref
 
+__all__ = [
+    "downsample2d",
+    "filter2d",
+    "parse_padding",
+    "parse_pair",
+    "setup_filter",
+    "upfirdn2d",
+    "upfirdn2d_ref",
+    "upsample2d",
+]
+
+IMPLEMENTATIONS = ("auto", "ref", "cpu", "cuda")
+NATIVE_TYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+#: What 'auto' gives to the native operator on the CPU (see `_pays_on_cpu` and docs/operators.md).
+NATIVE_MIN_SIZE, NATIVE_MIN_WIDTH = 1 << 14, 64
 SEPARABLE_TAPS = 8  # filters with at least so many taps are kept as a vector, i.e. run as two passes
 
 
@@ -99,23 +113,29 @@ def upfirdn2d(
     padding: int | Sequence[int] = 0,
     flip_filter: bool = False,
     gain: float = 1,
+    impl: str = "auto",
 ) -> torch.Tensor:
     """Upsample, pad, filter and downsample every channel of a batch of images.
 
     Args:
         x: Images [N, C, H, W] of any floating type.
         f: Filter of `setup_filter`: [taps] (applied along both axes), [height, width], or None for the identity.
+            No gradient is computed for it.
         up, down: Integer factors, one for both axes or [x, y].
         padding: Relative to the upsampled image: one number, [x, y] or [x before, x after, y before, y after] in
             pixels; negative numbers crop.
         flip_filter: False for convolution, True for correlation.
         gain: Factor on the result.
+        impl: 'ref' for plain PyTorch; 'cpu' or 'cuda' for the native operator; 'auto' for the native operator where
+            there is one that is faster. The native operators sum in float32 for half precision.
 
     Returns:
-        Images [N, C, (H*up + padding - height)//down + 1, likewise] in the memory format of `x`.
+        Images [N, C, (H*up + padding - height)//down + 1, likewise] in the memory format of `x`. Differentiable any
+        number of times.
 
     Raises:
-        ValueError: bad shapes, factors below one, or a result without pixels.
+        ValueError: bad shapes, factors below one, a result without pixels, or an unknown implementation.
+        RuntimeError: impl='cpu' or 'cuda', but there is no native operator, or the images are on another device.
     """
     if x.ndim != 4:
         raise ValueError(f"upfirdn2d: images must be [N, C, H, W], not {list(x.shape)}")
@@ -130,62 +150,76 @@ def upfirdn2d(
         raise ValueError(
             f"upfirdn2d: a {fh}x{fw} filter does not fit into an image {list(x.shape)} with up={up}, padding={padding}"
         )
-    f = f.to(x.dtype)
-    if not flip_filter:
-        f = f.flip(list(range(f.ndim)))  # from here on correlation
-
-    if f.ndim == 2:
-        return _resample(x, f * gain if gain != 1 else f, (upy, upx), (downy, downx), ((py0, py1), (px0, px1)))
-    # The order of the passes: the smaller intermediate image first.
-    column = (f[:, None], (upy, 1), (downy, 1), ((py0, py1), (0, 0)))
-    row = (f[None, :] * gain, (1, upx), (1, downx), ((0, 0), (px0, px1)))
-    for args in (column, row) if upy * downx <= upx * downy else (row, column):
-        x = _resample(x, *args)
-    return x
+    if impl not in IMPLEMENTATIONS:
+        raise ValueError(f"upfirdn2d: unknown implementation {impl!r}; choose one of {', '.join(IMPLEMENTATIONS)}")
+    resampling = _Resampling((upx, upy), (downx, downy), (px0, px1, py0, py1), flip_filter, gain, impl)
+    if torch.is_grad_enabled() and x.requires_grad:
+        return _Upfirdn2d.apply(x, f.detach(), resampling)
+    return resampling.run(x, f)
 
 
-def _resample(x, f, up, down, padding):
-    """One pass with a correlation filter f [height, width]; pairs are (y, x)."""
-    if up == (1, 1):
-        return _strided_convolution(x, f, down, padding)
-    x = _transposed_convolution(x, f, up, padding)
-    return x if down == (1, 1) else x[:, :, :: down[0], :: down[1]]
+@dataclasses.dataclass(frozen=True)
+class _Resampling:
+    """The arguments of `upfirdn2d` in their longest form; pairs are (x, y)."""
+
+    up: tuple[int, int]
+    down: tuple[int, int]
+    padding: tuple[int, int, int, int]
+    flip_filter: bool
+    gain: float
+    impl: str
+
+    def run(self, x: torch.Tensor, f: torch.Tensor) -> torch.Tensor:
+        library = self._library(x)
+        if library is None:
+            options = {"up": self.up, "down": self.down, "padding": self.padding}
+            return upfirdn2d_ref(x, f, **options, flip_filter=self.flip_filter, gain=self.gain)
+        return library.upfirdn2d(x, f, self.up, self.down, self.padding, self.flip_filter, float(self.gain))
+
+    def transposed(self, size: Sequence[int], result: Sequence[int], f: torch.Tensor) -> "_Resampling":
+        """The resampling that takes gradients of results [height, width] to gradients of images [height, width]."""
+        padding = []
+        for axis in (0, 1):
+            before, up, down = self.padding[2 * axis], self.up[axis], self.down[axis]
+            after = size[1 - axis] * up - result[1 - axis] * down + before - up + 1
+            padding += [filter_size(f)[axis] - 1 - before, after]
+        changed = {"up": self.down, "down": self.up, "padding": tuple(padding), "flip_filter": not self.flip_filter}
+        return dataclasses.replace(self, **changed)
+
+    def _library(self, x: torch.Tensor):
+        """The native operators to use, None for the reference."""
+        device = x.device.type
+        if self.impl in ("cpu", "cuda"):
+            if device != self.impl:
+                raise RuntimeError(f"upfirdn2d: impl='{self.impl}' cannot take images on {x.device}")
+            return custom_ops.require("upfirdn2d", self.impl)
+        if self.impl == "ref" or x.dtype not in NATIVE_TYPES:
+            return None
+        if device == "cuda" or (device == "cpu" and _pays_on_cpu(x)):
+            return custom_ops.load("upfirdn2d", device)
+        return None
 
 
-def _strided_convolution(x, f, down, padding):
-    """Depthwise convolution with stride; unequal padding becomes zeros at an end of the filter."""
-    x = _pad(x, [(min(before, 0), min(after, 0)) for before, after in padding])
-    padding = [(max(before, 0), max(after, 0)) for before, after in padding]
-    both = [max(before, after) for before, after in padding]
-    f = _pad(f, [(p - before, p - after) for p, (before, after) in zip(both, padding)])
-    return F.conv2d(x, _depthwise(f, x), stride=down, padding=both, groups=x.shape[1])
+def _pays_on_cpu(x: torch.Tensor) -> bool:
+    """Rows that are long runs in memory, and not so few that it does not matter."""
+    channels_last = x.is_contiguous(memory_format=torch.channels_last)
+    return x.numel() >= NATIVE_MIN_SIZE and (channels_last or x.shape[3] >= NATIVE_MIN_WIDTH)
 
 
-def _transposed_convolution(x, f, up, padding):
-    """Depthwise transposed convolution, i.e. upsampling by zeros and filtering at once, cropped to what is wanted.
+class _Upfirdn2d(torch.autograd.Function):
+    """Linear in the images: the derivative is the transposed resampling, whose derivative is this one again."""
 
-    Its uncropped result has (size - 1)*up + taps samples, of which taps - 1 - before are too many at the start and
-    taps - up - after at the end.
-    """
-    taps = f.shape
-    crops = [(k - 1 - before, k - u - after) for k, u, (before, after) in zip(taps, up, padding)]
-    both = [max(min(crop), 0) for crop in crops]
-    x = F.conv_transpose2d(x, _depthwise(f.flip([0, 1]), x), stride=up, padding=both, groups=x.shape[1])
-    return _pad(x, [(c - start, c - end) for c, (start, end) in zip(both, crops)])
+    @staticmethod
+    def forward(ctx, x, f, resampling):
+        ctx.save_for_backward(f)
+        y = resampling.run(x, f)
+        ctx.transposed = resampling.transposed(x.shape[2:], y.shape[2:], f)
+        return y
 
-
-def _depthwise(f, x):
-    return f.expand(x.shape[1], 1, *f.shape)
-
-
-def _pad(x, padding):
-    """Zero-pad or crop the last two axes by ((y before, y after), (x before, x after))."""
-    (y0, y1), (x0, x1) = padding
-    if y0 == y1 == x0 == x1 == 0:
-        return x
-    if max(y0, y1, x0, x1) <= 0:
-        return x[..., -y0 : x.shape[-2] + y1, -x0 : x.shape[-1] + x1]
-    return F.pad(x, [x0, x1, y0, y1])
+    @staticmethod
+    def backward(ctx, grad):
+        (f,) = ctx.saved_tensors
+        return _Upfirdn2d.apply(grad, f, ctx.transposed), None, None
 
 
 def filter2d(
@@ -195,12 +229,13 @@ def filter2d(
     padding: int | Sequence[int] = 0,
     flip_filter: bool = False,
     gain: float = 1,
+    impl: str = "auto",
 ) -> torch.Tensor:
     """Filter images [N, C, H, W], keeping their size; `padding` comes on top of that. See `upfirdn2d`."""
     px0, px1, py0, py1 = parse_padding(padding)
     fw, fh = filter_size(f)
     padding = [px0 + fw // 2, px1 + (fw - 1) // 2, py0 + fh // 2, py1 + (fh - 1) // 2]
-    return upfirdn2d(x, f, padding=padding, flip_filter=flip_filter, gain=gain)
+    return upfirdn2d(x, f, padding=padding, flip_filter=flip_filter, gain=gain, impl=impl)
 
 
 def upsample2d(
@@ -211,6 +246,7 @@ def upsample2d(
     padding: int | Sequence[int] = 0,
     flip_filter: bool = False,
     gain: float = 1,
+    impl: str = "auto",
 ) -> torch.Tensor:
     """Upsample images [N, C, H, W] to exactly `up` times their size, keeping their brightness. See `upfirdn2d`."""
     upx, upy = parse_pair(up, "upsample2d: up")
@@ -218,7 +254,7 @@ def upsample2d(
     fw, fh = filter_size(f)
     padding = [px0 + (fw + upx - 1) // 2, px1 + (fw - upx) // 2, py0 + (fh + upy - 1) // 2, py1 + (fh - upy) // 2]
     # Only one of up*up samples is not zero: the gain makes up for it.
-    return upfirdn2d(x, f, up=up, padding=padding, flip_filter=flip_filter, gain=gain * upx * upy)
+    return upfirdn2d(x, f, up=up, padding=padding, flip_filter=flip_filter, gain=gain * upx * upy, impl=impl)
 
 
 def downsample2d(
@@ -229,6 +265,7 @@ def downsample2d(
     padding: int | Sequence[int] = 0,
     flip_filter: bool = False,
     gain: float = 1,
+    impl: str = "auto",
 ) -> torch.Tensor:
     """Downsample images [N, C, H, W] to 1/`down` of their size (rounded down for even filters). See `upfirdn2d`."""
     downx, downy = parse_pair(down, "downsample2d: down")
@@ -240,4 +277,4 @@ def downsample2d(
         py0 + (fh - downy + 1) // 2,
         py1 + (fh - downy) // 2,
     ]
-    return upfirdn2d(x, f, down=down, padding=padding, flip_filter=flip_filter, gain=gain)
+    return upfirdn2d(x, f, down=down, padding=padding, flip_filter=flip_filter, gain=gain, impl=impl)
