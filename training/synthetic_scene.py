@@ -13,16 +13,13 @@ renders it that renders the networks.
 
 import colorsys
 import copy
-import dataclasses
 import math
 
 import torch
 
-__all__ = ["BACKGROUND_CODE", "CONTENT_CODE", "MOTION_CODE", "Backdrop", "Person", "Pose", "TalkingHead", "pose_at"]
+from training.synthetic_codes import BACKGROUND_CODE, Person, Pose, between, share
 
-CONTENT_CODE = 16  # numbers in a content code
-MOTION_CODE = 10
-BACKGROUND_CODE = 12
+__all__ = ["Backdrop", "TalkingHead"]
 
 DENSITY = 500.0  # inside a part, per scene unit: a part hides what is behind 0.01 of it
 SOFTNESS = 0.0015  # of a surface: the density rises from 12 % to 88 % over four times that
@@ -30,126 +27,8 @@ NOTHING = 0.05  # a density that is not seen: within a part's whole depth it hid
 NECK_TOP = -0.01  # neck and shoulders lie below
 HEAD_Z = 0.022  # height of the skull's centre
 PIVOT = (-0.012, 0.0, -0.055)  # where the head turns on the neck
-
-SKINS = ((0.98, 0.83, 0.74), (0.90, 0.70, 0.55), (0.76, 0.55, 0.40), (0.55, 0.37, 0.26), (0.36, 0.23, 0.17))
-HAIRS = ((0.07, 0.06, 0.06), (0.26, 0.15, 0.08), (0.50, 0.30, 0.14), (0.85, 0.68, 0.38), (0.62, 0.22, 0.10),
-         (0.70, 0.70, 0.72))  # fmt: skip
 LIGHT = (0.62, -0.45, 0.64)  # unit vector towards the light
 AMBIENT = 0.55
-
-
-def _share(code: float) -> float:
-    """The distribution function of the normal law: a code as a fraction, evenly spread."""
-    return 0.5 * (1 + math.erf(code / math.sqrt(2)))
-
-
-def _between(code: float, low: float, high: float) -> float:
-    return low + (high - low) * _share(code)
-
-
-def _choose(code: float, choices):
-    return choices[min(int(_share(code) * len(choices)), len(choices) - 1)]
-
-
-def _blend(code: float, colours) -> tuple[float, ...]:
-    """A colour somewhere along a list of them."""
-    place = _share(code) * (len(colours) - 1)
-    first = min(int(place), len(colours) - 2)
-    part = place - first
-    return tuple((1 - part) * a + part * b for a, b in zip(colours[first], colours[first + 1]))
-
-
-@dataclasses.dataclass(frozen=True)
-class Person:
-    """What a content code says: sizes in scene units, colours as RGB in [0, 1]."""
-
-    width: float  # half axes of the skull: y,
-    height: float  # z,
-    depth: float  # x
-    jaw: float  # half width of the jaw
-    nose: float  # how far it sticks out
-    eye_gap: float  # half the distance of the eyes
-    mouth: float  # half width
-    shoulders: float  # half width
-    hair_volume: float  # thickness over the skull
-    hairline: float  # height on the forehead, as a fraction of the skull's
-    hair_length: float  # lower end of the hair at the back, below the head's centre; 0 for short
-    skin: tuple[float, ...]
-    hair: tuple[float, ...]
-    iris: tuple[float, ...]
-    clothes: tuple[float, ...]
-    second: tuple[float, ...]  # colour of stripes or collar
-    stripes: float  # per scene unit; 0 for a collar
-
-    @classmethod
-    def from_code(cls, code) -> "Person":
-        """The person of a content code [CONTENT_CODE]."""
-        c = [float(x) for x in code]
-        if len(c) != CONTENT_CODE:
-            raise ValueError(f"A content code has {CONTENT_CODE} numbers, got {len(c)}.")
-        width = _between(c[0], 0.058, 0.076)
-        hue = _share(c[12])
-        return cls(
-            width=width,
-            height=_between(c[1], 0.078, 0.096),
-            depth=_between(c[2], 0.070, 0.084),
-            jaw=width * _between(c[3], 0.60, 0.92),
-            nose=_between(c[4], 0.012, 0.028),
-            eye_gap=width * _between(c[5], 0.36, 0.46),
-            mouth=width * _between(c[6], 0.30, 0.48),
-            shoulders=_between(c[7], 0.120, 0.165),
-            hair_volume=_between(c[8], 0.004, 0.016),
-            hairline=_between(c[9], 0.38, 0.66),
-            hair_length=_choose(c[10], (0.0, 0.0, 0.05, 0.10)),
-            skin=_blend(c[11], SKINS),
-            hair=_choose(c[13], HAIRS),
-            iris=_choose(c[14], ((0.20, 0.12, 0.06), (0.15, 0.30, 0.50), (0.18, 0.35, 0.20))),
-            clothes=colorsys.hsv_to_rgb(hue, 0.75, _between(c[15], 0.30, 0.90)),
-            second=colorsys.hsv_to_rgb((hue + 0.45) % 1, 0.25, 0.90),
-            stripes=_choose(c[15] * 0.6 + c[12] * 0.8, (0.0, 0.0, 26.0)),
-        )
-
-
-@dataclasses.dataclass(frozen=True)
-class Pose:
-    """What the head does at T moments: each a tensor [T]. Angles in radians, openings from 0 (closed) to 1."""
-
-    turn: torch.Tensor  # to its left, about the up axis
-    nod: torch.Tensor  # downwards
-    tilt: torch.Tensor  # towards a shoulder
-    mouth: torch.Tensor
-    eyes: torch.Tensor
-
-    def rotation(self) -> torch.Tensor:
-        """Head to world, [T, 3, 3]."""
-        zero, one = torch.zeros_like(self.turn), torch.ones_like(self.turn)
-        turn = [self.turn.cos(), -self.turn.sin(), zero, self.turn.sin(), self.turn.cos(), zero, zero, zero, one]
-        nod = [self.nod.cos(), zero, self.nod.sin(), zero, one, zero, -self.nod.sin(), zero, self.nod.cos()]
-        tilt = [one, zero, zero, zero, self.tilt.cos(), -self.tilt.sin(), zero, self.tilt.sin(), self.tilt.cos()]
-        a, b, c = (torch.stack(x, dim=-1).reshape(-1, 3, 3) for x in (turn, nod, tilt))
-        return a @ b @ c
-
-
-def pose_at(code, times: torch.Tensor) -> Pose:
-    """The pose of a motion code [MOTION_CODE] at times [T] in [0, 1]: slow swings, one or two syllables, maybe a blink."""
-    m = [float(x) for x in code]
-    if len(m) != MOTION_CODE:
-        raise ValueError(f"A motion code has {MOTION_CODE} numbers, got {len(m)}.")
-    times = times.double()
-
-    def swing(strength: float, phase: float, cycles: float) -> torch.Tensor:
-        return strength * torch.sin(2 * math.pi * (cycles * times + _share(phase)))
-
-    syllables = _between(m[3], 0.6, 1.6)
-    mouth = (0.5 - 0.5 * torch.cos(2 * math.pi * (syllables * times + _share(m[4])))) * _between(m[5], 0.35, 1.0)
-    blink = torch.exp(-((times - _between(m[9], -0.3, 1.3)) ** 2) / (2 * 0.09**2))
-    return Pose(
-        turn=swing(_between(m[0], 0.04, 0.24), m[1], 0.6),
-        nod=swing(_between(m[6], 0.02, 0.12), m[7], 0.9),
-        tilt=swing(_between(m[8], 0.0, 0.10), m[2], 0.5),
-        mouth=mouth,
-        eyes=1 - blink,
-    )
 
 
 class TalkingHead:
@@ -319,14 +198,14 @@ class Backdrop:
         c = [float(x) for x in code]
         if len(c) != BACKGROUND_CODE:
             raise ValueError(f"A background code has {BACKGROUND_CODE} numbers, got {len(c)}.")
-        hue, light = _share(c[0]), _between(c[1], 0.25, 0.85)
-        self.base = torch.tensor(colorsys.hsv_to_rgb(hue, _between(c[2], 0.05, 0.55), light), dtype=dtype)
-        self.slope = torch.tensor([_between(x, -0.6, 0.6) for x in c[3:5]], dtype=dtype)  # along y and z
+        hue, light = share(c[0]), between(c[1], 0.25, 0.85)
+        self.base = torch.tensor(colorsys.hsv_to_rgb(hue, between(c[2], 0.05, 0.55), light), dtype=dtype)
+        self.slope = torch.tensor([between(x, -0.6, 0.6) for x in c[3:5]], dtype=dtype)  # along y and z
         self.waves = torch.tensor(
             [[8 * math.cos(c[5]), 8 * math.sin(c[5]), 3 * c[6]], [14 * math.cos(c[7]), 14 * math.sin(c[7]), 3 * c[8]]],
             dtype=dtype,
         )
-        self.strength = torch.tensor([_between(c[9], 0.0, 0.16), _between(c[10], 0.0, 0.12)], dtype=dtype)
+        self.strength = torch.tensor([between(c[9], 0.0, 0.16), between(c[10], 0.0, 0.12)], dtype=dtype)
         self.tint = torch.tensor(colorsys.hsv_to_rgb((hue + 0.15 * c[11]) % 1, 0.35, 1.0), dtype=dtype)
 
     def project(self, features, weight_sum=1.0) -> torch.Tensor:

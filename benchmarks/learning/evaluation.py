@@ -1,0 +1,265 @@
+"""The figures of one snapshot, and the same figures of the synthetic scenes themselves."""
+
+import dataclasses
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from benchmarks.learning.measures import (
+    correlation,
+    frame_differences,
+    interpolate_depth,
+    motion_and_content,
+    shuffled,
+    warping_errors,
+)
+from metrics.frechet import frechet_distance_of_features
+from metrics.random_features import RandomFeatures
+from renderer.cameras import CameraPrior, Cameras
+from renderer.parallax import parallax, plane_depth, relief, surface_depth, weighted_mean
+from renderer.rendering import Fields
+from renderer.video import to_uint8
+from torch_utils.random_stream import RandomStream
+from training.checkpoint import load_generator, load_snapshot
+from training.dataset import VideoPairDataset
+from training.generated_videos import GeneratedVideos
+from training.generator import Generator
+from training.synthetic_codes import BACKGROUND_CODE, CONTENT_CODE, MOTION_CODE, Person, pose_at
+from training.synthetic_scene import Backdrop, TalkingHead
+from training.synthetic_video import render_frames
+
+__all__ = ["Sizes", "Views", "evaluate_snapshot", "figures_of_scenes", "real_features"]
+
+LAGS = (1, 5, 15)  # frames between those that are compared
+VIEW_ANGLE = 20.0  # degrees of yaw to either side
+CHUNK = 8  # videos rendered at a time
+SEED = 7  # of the codes; those of the training's own previews and of the distance are others
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """How much is measured."""
+
+    clips: int = 512  # of the distance, real and generated
+    frames: int = 16
+    contents: int = 12  # of the table of motions and contents
+    motions: int = 8
+    views: int = 64  # contents seen from three sides
+
+
+@dataclasses.dataclass(frozen=True)
+class Views:
+    """N contents at one moment from the left, the front and the right (in this order).
+
+    Attributes:
+        images: [3, N, 3, H, H] in [0, 1].
+        depth, weights: [3, N, h, h], see renderer.parallax.
+        cameras: Three times one camera.
+    """
+
+    images: torch.Tensor
+    depth: torch.Tensor
+    weights: torch.Tensor
+    cameras: list[Cameras]
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# A model
+
+
+@torch.no_grad()
+def evaluate_snapshot(
+    path: str | Path, real: torch.Tensor, truth: dict[str, torch.Tensor], sizes: Sizes, *, thorough: bool
+) -> dict:
+    """The figures of a snapshot.
+
+    Args:
+        real: Features of real clips.
+        truth: Mean depth maps of the scenes, see `figures_of_scenes`.
+        thorough: All of them; otherwise the distance, the frame differences and the geometry only.
+    """
+    generator = load_generator(path)
+    progress = load_snapshot(path, average_only=True)["progress"]
+    clips = GeneratedVideos(generator, nframes=sizes.frames).clips(count=sizes.clips, frames=sizes.frames)
+    bar = tqdm(range(0, sizes.clips, CHUNK), desc=f"clips of {Path(path).name}", leave=False, disable=None)
+    network = RandomFeatures()
+    features, differences = [], {lag: [] for lag in LAGS}
+    for start in bar:
+        part = clips.load(range(start, min(start + CHUNK, sizes.clips)))
+        features.append(network(part))
+        for lag in LAGS:
+            differences[lag].append(frame_differences(part, lag))
+    figures = {
+        "kimg": progress["cur_nimg"] / 1000,
+        "rfvd": frechet_distance_of_features(torch.cat(features).numpy(), real.numpy()),
+        "frame_differences": {str(lag): float(torch.cat(x).mean()) for lag, x in differences.items()},
+    }
+    views = _views_of_model(generator, sizes)
+    figures.update(geometry_figures(views, generator.camera_prior, truth))
+    if thorough:
+        figures.update(_separation(_table_of_model(generator, sizes)))
+    return figures
+
+
+def _codes(generator: Generator, count: int, stream: RandomStream):
+    ws = generator.mapping(stream.normal("z", [count, generator.z_dim]), None)
+    return ws, stream.normal("z_motion", [count, generator.motion_dim]), stream.normal(
+        "z_bg", [count, generator.background_dim]
+    )  # fmt: skip
+
+
+def _views_of_model(generator: Generator, sizes: Sizes) -> Views:
+    ws, z_motion, z_bg = _codes(generator, sizes.views, RandomStream(SEED))
+    cameras = _view_cameras(generator.camera_prior)
+    outputs = []
+    for part in torch.arange(sizes.views).split(CHUNK):
+        scene = generator.scene(ws[part], z_motion=z_motion[part], z_bg=z_bg[part])
+        outputs.append([scene.output(0.5, camera.repeat(len(part))) for camera in cameras])
+    images, depths, weights = [], [], []
+    for view in zip(*outputs):
+        images.append(torch.cat([to_uint8(out.image[:, 0]) for out in view]).float() / 255)
+        depth, opacity = (torch.cat([getattr(out, name)[:, 0] for out in view]) for name in ("depth", "opacity"))
+        depth, weight = surface_depth(depth, opacity, background=generator.background is not None)
+        depths.append(depth)
+        weights.append(weight)
+    return Views(torch.stack(images), torch.stack(depths), torch.stack(weights), cameras)
+
+
+def _table_of_model(generator: Generator, sizes: Sizes) -> torch.Tensor:
+    """Videos [contents, motions, 3, T, H, W] in [0, 1] from the front; a content has one background."""
+    stream = RandomStream(SEED + 1)
+    ws, _, z_bg = _codes(generator, sizes.contents, stream)
+    z_motion = stream.normal("motions", [sizes.motions, generator.motion_dim])
+    times = torch.linspace(0, 1, sizes.frames).tolist()
+    camera = generator.camera_prior.at().repeat(sizes.motions)
+    rows = []
+    for content in range(sizes.contents):
+        scene = generator.scene(
+            ws[content : content + 1].repeat(sizes.motions, 1, 1),
+            z_motion=z_motion,
+            z_bg=z_bg[content : content + 1].repeat(sizes.motions, 1),
+        )
+        rows.append(torch.stack([to_uint8(scene.render(time, camera)) for time in times], dim=2).float() / 255)
+    return torch.stack(rows)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The scenes
+
+
+def real_features(dataset: VideoPairDataset, sizes: Sizes) -> tuple[torch.Tensor, dict]:
+    """Features [clips, width] of real clips, and their frame differences."""
+    network, features, differences = RandomFeatures(), [], {lag: [] for lag in LAGS}
+    for index in tqdm(range(min(sizes.clips, dataset.num_clips)), desc="real clips", leave=False, disable=None):
+        clip = dataset.clip(index).movedim(0, 1)[None]
+        features.append(network(clip))
+        for lag in LAGS:
+            differences[lag].append(frame_differences(clip, lag))
+    return torch.cat(features), {str(lag): float(torch.cat(x).mean()) for lag, x in differences.items()}
+
+
+@torch.no_grad()
+def figures_of_scenes(prior: CameraPrior, resolution: int, depth_resolution: int, sizes: Sizes):
+    """The same figures of the scenes themselves, and their mean depth maps seen from the front."""
+    stream = RandomStream(SEED + 2)
+    cameras = _view_cameras(prior)
+    views = [[], [], []]
+    for _ in tqdm(range(sizes.views), desc="scenes from three sides", leave=False, disable=None):
+        fields = _scene(stream, torch.tensor([0.5]))
+        for view, camera in zip(views, cameras):
+            rgb, _, _ = render_frames(fields, camera, resolution, frames=1, supersample=2)
+            scale = 2 * resolution // depth_resolution
+            _, depth, opacity = render_frames(fields, camera, depth_resolution, frames=1, supersample=scale)
+            view.append((to_uint8(rgb)[0].float() / 255, depth[0], (opacity[0] > 0.5).float()))
+    images, depth, weights = ([torch.stack(part) for part in zip(*view)] for view in zip(*[zip(*v) for v in views]))
+    scenes = Views(torch.stack(images), torch.stack(depth), torch.stack(weights), cameras)
+    truth = mean_maps(scenes)
+    figures = geometry_figures(scenes, prior, truth)
+    figures.update(_separation(_table_of_scenes(prior, resolution, sizes)))
+    return figures, truth
+
+
+def _scene(stream: RandomStream, times: torch.Tensor) -> Fields:
+    content, motion = stream.normal("content", [CONTENT_CODE]), stream.normal("motion", [MOTION_CODE])
+    background = stream.normal("background", [BACKGROUND_CODE])
+    return Fields(TalkingHead(Person.from_code(content), pose_at(motion, times)), Backdrop(background))
+
+
+def _table_of_scenes(prior: CameraPrior, resolution: int, sizes: Sizes) -> torch.Tensor:
+    stream, times = RandomStream(SEED + 3), torch.linspace(0, 1, sizes.frames)
+    motions = [stream.normal("motion", [MOTION_CODE]) for _ in range(sizes.motions)]
+    rows = []
+    for _ in tqdm(range(sizes.contents), desc="scenes in motion", leave=False, disable=None):
+        person = Person.from_code(stream.normal("content", [CONTENT_CODE]))
+        backdrop = Backdrop(stream.normal("background", [BACKGROUND_CODE]))
+        row = []
+        for motion in motions:
+            fields = Fields(TalkingHead(person, pose_at(motion, times)), backdrop)
+            rgb, _, _ = render_frames(fields, prior.at(), resolution, frames=sizes.frames, supersample=1)
+            row.append(to_uint8(rgb).float().movedim(0, 1) / 255)
+        rows.append(torch.stack(row))
+    return torch.stack(rows)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Of both
+
+
+def _view_cameras(prior: CameraPrior) -> list[Cameras]:
+    middle = (prior.yaw[0] + prior.yaw[1]) / 2
+    pitch = (prior.pitch[0] + prior.pitch[1]) / 2
+    return [prior.at_angles(middle + math.radians(angle), pitch) for angle in (-VIEW_ANGLE, 0.0, VIEW_ANGLE)]
+
+
+def _separation(videos: torch.Tensor) -> dict:
+    mixed = shuffled(videos, torch.Generator().manual_seed(SEED))
+    return {**motion_and_content(videos), "shuffled": motion_and_content(mixed)}
+
+
+def mean_maps(views: Views) -> dict[str, torch.Tensor]:
+    """Mean depth seen from the front, what of it lies beyond a plane, and where most contents have a surface."""
+    depth, weights = views.depth[1], views.weights[1]
+    common = (weights.mean(dim=0) > 0.5).to(depth.dtype)
+    mean = (depth * weights).sum(dim=0) / weights.sum(dim=0).clamp(min=1)
+    beyond = mean - plane_depth(mean[None], common[None])[0]
+    return {"depth": mean, "beyond": beyond, "common": common}
+
+
+def geometry_figures(views: Views, prior: CameraPrior, truth: dict[str, torch.Tensor]) -> dict:
+    """Warping between the views, how far the depth is from a plane, and its likeness to the scenes' mean depth."""
+    front, count, size = 1, views.images.shape[1], views.images.shape[-1]
+    errors = []
+    for side in (0, 2):
+        depth, weights = interpolate_depth(views.depth[side], views.weights[side], size)
+        errors.append(
+            warping_errors(
+                views.images[front],
+                views.cameras[front].repeat(count),
+                views.images[side],
+                views.cameras[side].repeat(count),
+                depth,
+                weights,
+            )  # fmt: skip
+        )
+    by_depth, by_plane, by_facing, unmoved = np.nanmean(torch.cat(errors).numpy(), axis=0).tolist()
+    depth, weights = views.depth[front], views.weights[front]
+    seen = weights.flatten(1).sum(1) >= 4
+    depth, weights = depth[seen], weights[seen]
+    maps = mean_maps(views)
+    common = maps["common"] * truth["common"]
+    mean = weighted_mean(depth, weights)[:, None, None]
+    turned = prior.at(yaw=1.0).repeat(len(depth))
+    return {
+        "warp": {"depth": by_depth, "plane": by_plane, "facing_plane": by_facing, "none": unmoved},
+        "warp_ratio": by_plane / by_depth,
+        "warp_ratio_facing": by_facing / by_depth,
+        "surface": float(views.weights[front].mean()),
+        "depth_deviation": float(weighted_mean((depth - mean).square(), weights).mean().sqrt()),
+        "relief": float(relief(depth, weights).mean()),
+        "parallax": float(parallax(views.cameras[front].repeat(len(depth)), turned, depth, weights).mean()),
+        "depth_correlation": correlation(maps["depth"], truth["depth"], common),
+        "relief_correlation": correlation(maps["beyond"], truth["beyond"], common),
+    }
