@@ -313,15 +313,32 @@ def test_a_checkpoint_of_another_model(tmp_path, data, monkeypatch, capsys):
     assert (tmp_path / "runs" / "00001-data-stylenerf_small-small-res16-mb4-resume").is_dir()
 
 
-def test_metrics_are_called_and_logged(tmp_path, data, monkeypatch, capsys):
-    def make(options, folder):
-        assert options["cache_metrics_dir"] == str(tmp_path / "cache")
-        return lambda snapshot: {"videos": float(snapshot.cur_nimg)}
+def test_metrics_are_computed_logged_and_the_best_is_kept(tmp_path, data, monkeypatch, capsys):
+    words = [f"outdir={tmp_path / 'runs'}", f"data={data}", *WORDS, "imgsnap=null", "kimg=0.008", "snap=1"]
+    words += ["metrics=warping32_2v,flatness32_1v", f"cache_metrics_dir={tmp_path / 'cache'}"]
+    assert call(monkeypatch, *words) == 0
+    folder = next((tmp_path / "runs").iterdir())
+    rows = [json.loads(line) for line in (folder / "metric-warping32_2v.jsonl").read_text().splitlines()]
+    values = [row["value"] for row in rows]
+    assert [row["cur_nimg"] for row in rows] == [4, 8] and rows[0]["checkpoint"] == "network-snapshot-000000.pkl"
+    assert f"warping32_2v {values[-1]:.4f}  flatness32_1v 0." in capsys.readouterr().out
+    best = torch.load(folder / "best-warping32_2v.pkl")
+    assert best["progress"]["cur_nimg"] == rows[values.index(min(values))]["cur_nimg"]
+    assert not (folder / "best-flatness32_1v.pkl").exists()  # neither flat nor deep is better
 
-    monkeypatch.setitem(run_train.METRICS, "videos", make)
-    words = [f"outdir={tmp_path / 'runs'}", f"data={data}", *WORDS, "imgsnap=null", "kimg=0.004", "metrics=videos"]
-    assert call(monkeypatch, *words, f"cache_metrics_dir={tmp_path / 'cache'}") == 0
-    assert "videos 4.0000" in capsys.readouterr().out
+
+@pytest.mark.parametrize(
+    "word, message",
+    [
+        ("metrics=fid1k_full", "detector inception=PATH"),
+        ("metrics=rfvd64_16f", "shorter than 16 frames: the longest has 4"),
+        ("detectors.i3d=/nowhere/i3d.pt metrics=fvd64_16f", "detector i3d=/nowhere/i3d.pt: there is no such file"),
+    ],
+)
+def test_metrics_that_cannot_be_computed_are_told_first(word, message, tmp_path, data, monkeypatch, capsys):
+    words = [f"outdir={tmp_path / 'runs'}", f"data={data}", *WORDS, *word.split()]
+    assert call(monkeypatch, *words) == 2
+    assert message in capsys.readouterr().err and not (tmp_path / "runs").exists()
 
 
 def test_a_conditional_run(tmp_path, monkeypatch):
