@@ -44,10 +44,10 @@ def main() -> None:
 
 def cluster_job(config: Any) -> None:
     """One process of a job that `training.cluster` has submitted."""
-    from training.cluster import join_job
+    from training.cluster import job
 
-    words, name = join_job()
-    train(words, job_name=name)
+    with job() as (words, name):
+        train(words, job_name=name)
 
 
 def train(words: Sequence[str], *, job_name: str | None = None) -> None:

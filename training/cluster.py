@@ -7,14 +7,16 @@ Every task of a job is one process of the training. Options are read as without 
 Hydra.
 """
 
+import contextlib
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
@@ -22,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from dnnlib import UserError, one_line
 from training.configuration import CONFIG_DIR, hydra_word
 
-__all__ = ["join_job", "submit"]
+__all__ = ["job", "submit"]
 
 
 def submit(words: Sequence[str], task: Callable[[Any], None]) -> None:
@@ -56,8 +58,9 @@ def submit(words: Sequence[str], task: Callable[[Any], None]) -> None:
         raise UserError(f"-m: {one_line(str(error).splitlines()[0])}") from error
 
 
-def join_job() -> tuple[list[str], str]:
-    """The words of the command that this process of a job stands for, and the job's name.
+@contextlib.contextmanager
+def job() -> Iterator[tuple[list[str], str]]:
+    """Within a task: the words of the command that this process of a job stands for, and the job's name.
 
     Tells `torch_utils.distributed` by the environment, as torchrun would, which process of how many this is.
     """
@@ -68,4 +71,11 @@ def join_job() -> tuple[list[str], str]:
         if submitit.JobEnvironment().num_tasks > 1:
             # All devices of a machine stay visible: a process takes that of its local rank.
             submitit.helpers.TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
-    return list(config.overrides.task), str(Path(config.runtime.output_dir))
+    # Reading the words again takes Hydra's place for one application per process.
+    application = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        yield list(config.overrides.task), str(Path(config.runtime.output_dir))
+    finally:
+        GlobalHydra.instance().clear()
+        GlobalHydra.instance().initialize(application)
