@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
-from torch_utils import distributed, native_build
-from torch_utils.native_build import BuildError
+from torch_utils import distributed, native_build, native_recipes
+from torch_utils.native_recipes import BuildError
 
 __all__ = ["load", "load_emulated", "require"]
 
@@ -77,7 +77,7 @@ def _try(name: str, device_type: str) -> Any | str:
     if device_type == "cuda" and not torch.cuda.is_available():
         return "There is no CUDA device: operators run on the CPU."
     try:
-        recipe = native_build.recipe(name, device_type)
+        recipe = native_recipes.recipe(name, device_type)
     except BuildError as error:  # the same for every operator: said once
         return f"Native operators are not available for {device_type}, {error}: they run in plain PyTorch."
     try:
@@ -87,7 +87,7 @@ def _try(name: str, device_type: str) -> Any | str:
     return getattr(torch.ops, NAMESPACE.format(device_type))
 
 
-def load_library(label: str, recipe: native_build.Recipe, loader: Any) -> Any:
+def load_library(label: str, recipe: native_recipes.Recipe, loader: Any) -> Any:
     """Build and load; a cached library that does not load (a damaged disk, say) is built anew, once."""
     path = native_build.build(label, recipe)
     try:
@@ -101,11 +101,11 @@ def load_library(label: str, recipe: native_build.Recipe, loader: Any) -> Any:
         raise BuildError(f"{path} does not load: {error}") from error
 
 
-def load_emulated(name: str, *, folder: Path = native_build.SOURCES) -> ctypes.CDLL:
+def load_emulated(name: str, *, folder: Path = native_recipes.SOURCES) -> ctypes.CDLL:
     """The CUDA kernels of an operator compiled for the CPU (see native/emulate_cuda.h): for tests.
 
     Raises:
         BuildError: there is no compiler, or it fails.
     """
-    recipe = native_build.recipe(name, "emulated", folder=folder)
+    recipe = native_recipes.recipe(name, "emulated", folder=folder)
     return load_library(f"{name}-emulated", recipe, ctypes.CDLL)

@@ -1,183 +1,27 @@
-"""Shared libraries from the sources in `native/`, built by ninja and kept in the user's cache folder.
+"""Shared libraries of native operators, built by ninja and kept in the user's cache folder.
 
-A library's folder is named by a hash of everything that its contents depend on: sources, flags, compilers, PyTorch, and
-what `-march=native` stands for. It is built in a temporary folder beside the final one and renamed when complete, under
-a file lock that the system releases if the builder is killed. So any number of processes may ask at once: one builds,
-the others wait and load, and nobody ever sees half a library.
+A library's folder is named by its recipe's key. It is built in a temporary folder beside the final one and renamed when
+complete, under a file lock that the system releases if the builder is killed. So any number of processes may ask at
+once: one builds, the others wait and load, and nobody ever sees half a library.
 """
 
 import fcntl
-import functools
-import hashlib
 import os
 import re
 import shlex
 import shutil
 import subprocess
-import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
-import torch
+from torch_utils.native_recipes import BuildError, Recipe, ninja_command
 
-__all__ = ["BuildError", "Recipe", "build", "cache_folder", "cuda_home", "cxx_compiler", "recipe"]
+__all__ = ["build", "cache_folder"]
 
-SOURCES = Path(__file__).parent / "native"
 CACHE_VARIABLE = "VIDEO3D_OPS_CACHE"
-
-#: Floating point stays exact; errno and traps, which nobody reads here, would keep loops from being vectorised.
-CXX_FLAGS = ["-O3", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd"]
-
-
-class BuildError(RuntimeError):
-    """Why there is no library, in one line."""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What to build: (compiler command, source file) for each object, the command that links them, and versions."""
-
-    objects: tuple[tuple[tuple[str, ...], Path], ...]
-    link: tuple[str, ...]
-    versions: tuple[str, ...]
-
-    def key(self) -> str:
-        """Hash of all that the library's contents depend on."""
-        digest = hashlib.sha256(repr((self.link, self.versions)).encode())
-        for command, source in self.objects:
-            digest.update(repr(command).encode())
-            for path in _with_own_headers(source):
-                digest.update(repr((path.name, path.read_bytes())).encode())
-        return digest.hexdigest()[:20]
-
-
-def _with_own_headers(source: Path) -> list[Path]:
-    """A source and the headers beside it that it includes by `#include "..."`, directly or not."""
-    found, i = [source], 0
-    while i < len(found):
-        for name in re.findall(r'^\s*#\s*include\s+"([^"]+)"', found[i].read_text(), re.MULTILINE):
-            path = found[i].parent / name
-            if path.is_file() and path not in found:
-                found.append(path)
-        i += 1
-    return found
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# Compilers
-
-
-def cxx_compiler() -> tuple[str, ...] | None:
-    """The C++ compiler's command: $CXX, else g++, c++ or clang++; None if there is none."""
-    candidates = [shlex.split(os.environ["CXX"])] if os.environ.get("CXX") else [["g++"], ["c++"], ["clang++"]]
-    for command in candidates:
-        found = shutil.which(command[0])
-        if found:
-            return (found, *command[1:])
-    return None
-
-
-def cuda_home() -> Path | None:
-    """The CUDA toolkit: $CUDA_HOME, the usual folder, or where nvcc on the PATH belongs; None if there is none."""
-    candidates = [os.environ.get("CUDA_HOME"), "/usr/local/cuda"]
-    on_path = shutil.which("nvcc")
-    if on_path:
-        candidates.append(str(Path(on_path).resolve().parent.parent))
-    for candidate in candidates:
-        if candidate and (Path(candidate) / "bin" / "nvcc").is_file():
-            return Path(candidate)
-    return None
-
-
-def ninja_command() -> str | None:
-    """The ninja executable of the installed package, else one on the PATH."""
-    beside_python = Path(sys.executable).parent / "ninja"
-    return str(beside_python) if beside_python.is_file() else shutil.which("ninja")
-
-
-def _output(command: tuple[str, ...]) -> str:
-    """What a command prints; '' if it fails."""
-    result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
-    return result.stdout if result.returncode == 0 else ""
-
-
-@functools.lru_cache
-def _native_flags(compiler: tuple[str, ...]) -> tuple[tuple[str, ...], str]:
-    """Flags for this machine's processor, and a text that names compiler and processor features."""
-    for flags in (("-march=native",), ("-mcpu=native",), ()):
-        macros = _output((*compiler, *flags, "-x", "c++", "-dM", "-E", os.devnull))
-        if macros:
-            return flags, macros
-    return (), ""
-
-
-def compiler_version(command: tuple[str, ...]) -> str:
-    """First line of `--version` that has a digit."""
-    lines = _output((*command, "--version")).splitlines()
-    return next((line for line in reversed(lines) if "release" in line), lines[0] if lines else "unknown version")
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# Recipes
-
-
-def recipe(name: str, device_type: str, *, folder: Path = SOURCES) -> Recipe:
-    """How operator `name` is built.
-
-    Args:
-        name: Of the operator: its files are `<name>_cpu.cpp`, or `<name>.cu` and `<name>_cuda.cpp`.
-        device_type: 'cpu'; 'cuda', for the present GPU; or 'emulated': `<name>.cu` as a program for the CPU.
-        folder: Where the sources are.
-
-    Raises:
-        BuildError: a tool is missing.
-    """
-    compiler = cxx_compiler()
-    if compiler is None:
-        raise BuildError("no C++ compiler was found ($CXX, g++, c++ or clang++)")
-    native, features = _native_flags(compiler)
-    if not features:
-        raise BuildError(f"the C++ compiler {shlex.join(compiler)} does not run")
-    shared = (*compiler, "-shared")
-    if device_type == "emulated":
-        flags = ("-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", "-Wall", "-DEMULATE_CUDA", "-x", "c++")
-        return Recipe((((*compiler, *flags), folder / f"{name}.cu"),), shared, (features,))
-
-    torch_root = Path(torch.__file__).parent
-    include = [torch_root / "include", torch_root / "include" / "torch" / "csrc" / "api" / "include"]
-    libraries = (f"-L{torch_root / 'lib'}", f"-Wl,-rpath,{torch_root / 'lib'}", "-ltorch_cpu", "-lc10")
-    # Defined as in the build of PyTorch, or strings would have other types.
-    abi = f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"
-    binding = (*compiler, "-std=c++20", abi, *CXX_FLAGS, *(f"-isystem{path}" for path in include))
-    if device_type == "cpu":
-        # OpenMP is what at::parallel_for, a template in a header, is made of.
-        objects = (((*binding, *native, "-fopenmp"), folder / f"{name}_cpu.cpp"),)
-        return Recipe(objects, (*shared, *libraries), (features, torch.__version__))
-
-    home = cuda_home()
-    if home is None:
-        raise BuildError("no CUDA toolkit was found ($CUDA_HOME, or nvcc on the PATH)")
-    kernels = (*nvcc_command(home, [torch.cuda.get_device_capability()]), f"-ccbin={compiler[0]}")
-    runtime = home / ("lib64" if (home / "lib64").is_dir() else "lib")
-    objects = (
-        (kernels, folder / f"{name}.cu"),
-        ((*binding, f"-isystem{home / 'include'}"), folder / f"{name}_cuda.cpp"),
-    )
-    link = (*shared, *libraries, "-lc10_cuda", f"-L{runtime}", f"-Wl,-rpath,{runtime}", "-lcudart")
-    return Recipe(objects, link, (features, torch.__version__, compiler_version((str(home / "bin" / "nvcc"),))))
-
-
-def nvcc_command(home: Path, capabilities: list[tuple[int, int]]) -> tuple[str, ...]:
-    """Compile a .cu file for these compute capabilities."""
-    targets = [f"-gencode=arch=compute_{a}{b},code=sm_{a}{b}" for a, b in capabilities]
-    return (str(home / "bin" / "nvcc"), "-std=c++17", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden", *targets)
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# Building
 
 
 def cache_folder() -> Path:
@@ -226,12 +70,12 @@ def build(label: str, recipe: Recipe) -> Path:
 
 def _build_in_place(cache: Path, name: str, recipe: Recipe, log: Path) -> None:
     """Run ninja in a temporary folder and, if it succeeds, make that the final one; what it printed goes to `log`."""
-    temporary = cache / f"{name}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)  # of a builder that was killed
-    temporary.mkdir()
     ninja = ninja_command()
     if ninja is None:
         raise BuildError("ninja was not found (it is in requirements.txt)")
+    for left in cache.glob(f"{name}.*.tmp"):  # by a builder that was killed, whose compiler may still be at work in it
+        shutil.rmtree(left, ignore_errors=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f"{name}.", suffix=".tmp", dir=cache))
     (temporary / "build.ninja").write_text(_ninja_file(recipe))
     environment = {**os.environ, "LC_ALL": "C"}
     result = subprocess.run(

@@ -6,14 +6,14 @@ import os
 import pytest
 import torch
 
-from torch_utils import custom_ops, native_build
+from torch_utils import custom_ops, native_recipes
 
 __all__ = ["ELEMENT_TYPES", "Emulated", "address", "needs_compiler"]
 
 #: As numbered by ElementType of native/platform.h.
 ELEMENT_TYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
-_MISSING = native_build.cxx_compiler() is None or native_build.ninja_command() is None
+_MISSING = native_recipes.cxx_compiler() is None or native_recipes.ninja_command() is None
 _OFF = bool(os.environ.get(custom_ops.SWITCH_VARIABLE))
 
 #: For tests that build native operators. Where there is a compiler, a failing build is a failing test.

@@ -1,0 +1,352 @@
+"""Builds of native operators: keys, cache, many processes, failures, machines without a compiler."""
+
+import logging
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.torch_utils.native import Emulated, address, needs_compiler
+from torch_utils import custom_ops, native_build, native_recipes
+from torch_utils.native_recipes import BuildError
+
+ROOT = Path(__file__).parents[2]
+
+# A kernel whose threads swap values in shared memory, and one whose barrier only half of them reach.
+TOY = """
+#include "platform.h"
+KERNEL reverse(const float* x, float* y, int half_only) {
+    DYNAMIC_SHARED(float, tile);
+    tile[threadIdx.x] = x[thread_x()];
+    if (half_only == 0 || threadIdx.x % 2 == 0) __syncthreads();
+    y[thread_x()] = tile[blockDim.x - 1 - threadIdx.x];
+}
+template <class T>
+KERNEL twice(const T* x, T* y, Index count) {
+    GRID_STRIDE_LOOP(i, count) y[i] = static_cast<ComputeType<T>>(x[i]) * 2;
+}
+EXPORT const char* toy_launch(const void* x, void* y, int64_t count, int kernel, int threads, int blocks) {
+    const float* from = static_cast<const float*>(x);
+    float* to = static_cast<float*>(y);
+    void* stream = nullptr;
+    if (kernel == 0) LAUNCH((twice<float>), dim3(blocks), dim3(threads), 0, stream, from, to, count);
+    if (kernel == 1) LAUNCH_WITH_BARRIERS(reverse, dim3(blocks), dim3(threads), threads * 4, stream, from, to, 0);
+    if (kernel == 2) LAUNCH_WITH_BARRIERS(reverse, dim3(blocks), dim3(threads), threads * 4, stream, from, to, 1);
+    if (kernel == 3) LAUNCH(reverse, dim3(blocks), dim3(threads), threads * 4, stream, from, to, 0);
+    if (kernel == 4) LAUNCH((twice<float>), dim3(blocks), dim3(threads), 49153, stream, from, to, count);
+    return launch_error();
+}
+"""
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """A cache of its own, and no memory of earlier outcomes."""
+    monkeypatch.setenv(native_build.CACHE_VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setattr(custom_ops, "_loaded", {})
+    monkeypatch.setattr(custom_ops, "_said", set())
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def sources(tmp_path):
+    folder = tmp_path / "sources"
+    folder.mkdir()
+    for header in ("platform.h", "emulate_cuda.h"):
+        shutil.copy(native_recipes.SOURCES / header, folder)
+    (folder / "toy.cu").write_text(TOY)
+    return folder
+
+
+def toy_recipe(sources):
+    return native_recipes.recipe("toy", "emulated", folder=sources)
+
+
+@needs_compiler
+def test_a_library_is_built_once(sources, cache):
+    path = native_build.build("toy", toy_recipe(sources))
+    assert path.parent.parent == cache and path.name == "library.so"
+    built = path.stat().st_mtime_ns
+    assert native_build.build("toy", toy_recipe(sources)) == path
+    assert path.stat().st_mtime_ns == built
+    assert not list(cache.glob("*.tmp"))
+    assert cache.stat().st_mode & 0o077 == 0
+
+
+@needs_compiler
+def test_the_key_covers_sources_headers_flags_and_versions(sources):
+    recipe = toy_recipe(sources)
+    keys = {recipe.key()}
+    assert toy_recipe(sources).key() in keys
+    (sources / "unrelated.h").write_text("int x;")
+    assert recipe.key() in keys
+    for file in ("toy.cu", "platform.h", "emulate_cuda.h"):
+        (sources / file).write_text((sources / file).read_text() + "\n// changed\n")
+        keys.add(recipe.key())
+    (command, source), *_ = recipe.objects
+    keys.add(native_recipes.Recipe((((*command, "-O0"), source),), recipe.link, recipe.versions).key())
+    keys.add(native_recipes.Recipe(recipe.objects, (*recipe.link, "-lm"), recipe.versions).key())
+    keys.add(native_recipes.Recipe(recipe.objects, recipe.link, ("another compiler",)).key())
+    assert len(keys) == 7
+
+
+@needs_compiler
+def test_recipes_name_torch_and_the_processor():
+    versions = native_recipes.recipe("bias_act", "cpu").versions
+    assert torch.__version__ in versions
+    assert any("__VERSION__" in version for version in versions)
+
+
+def build_and_tell(sources, environment, channel):
+    """In a process of its own: whether it compiled, and what came of it."""
+    os.environ.update(environment)
+    compiled = []
+    really_build = native_build._build_in_place
+
+    def counted(*arguments):
+        compiled.append(True)
+        really_build(*arguments)
+
+    native_build._build_in_place = counted
+    try:
+        outcome = str(native_build.build("toy", toy_recipe(sources)))
+    except BuildError as error:
+        outcome = f"failed: {error}"
+    channel.send((bool(compiled), outcome))
+
+
+class Builder:
+    """A process that asks for the library; forked, because importing torch takes longer than the build."""
+
+    def __init__(self, sources, **environment):
+        context = multiprocessing.get_context("fork")
+        self.channel, other = context.Pipe(duplex=False)
+        self.process = context.Process(target=build_and_tell, args=(sources, environment, other))
+        self.process.start()
+        other.close()
+
+    def outcome(self):
+        assert self.channel.poll(120)
+        return self.channel.recv()
+
+
+@needs_compiler
+def test_many_processes_build_once(sources):
+    outcomes = [builder.outcome() for builder in [Builder(sources) for _ in range(6)]]
+    assert sum(compiled for compiled, _ in outcomes) == 1
+    assert len({path for _, path in outcomes}) == 1
+    assert Path(outcomes[0][1]).is_file()
+
+
+def slow_compiler(folder, marker):
+    """A compiler that says when it starts to compile, and then takes its time."""
+    script = folder / "slow-g++"
+    real = shutil.which("g++") or shutil.which("c++")
+    wait = f"[ -e {marker}.fast ] || {{ echo $$ > {marker}; sleep 20; }}"
+    script.write_text(f'#!/bin/sh\ncase "$*" in *-c*) {wait};; esac\nexec {real} "$@"\n')
+    script.chmod(0o755)
+    return str(script)
+
+
+@needs_compiler
+def test_a_killed_builder_leaves_no_lock_behind(sources, cache, tmp_path):
+    marker = tmp_path / "started"
+    compiler = slow_compiler(tmp_path, marker)
+    killed = Builder(sources, CXX=compiler)
+    for _ in range(600):
+        if marker.exists() and marker.read_text().strip():
+            break
+        time.sleep(0.05)
+    waiting = Builder(sources, CXX=compiler)
+    Path(f"{marker}.fast").touch()
+    assert not waiting.channel.poll(0.5)
+    killed.process.kill()
+    compiled, path = waiting.outcome()
+    assert compiled and Path(path).is_file()
+    os.kill(int(marker.read_text().split()[0]), signal.SIGKILL)  # the killed one's compiler
+    assert not list(cache.glob("*.tmp"))
+
+
+@needs_compiler
+def test_a_failing_build_names_the_first_error_and_the_log(sources, cache):
+    (sources / "toy.cu").write_text('#include "platform.h"\nint f() { return nonsense; }\nint g() { return more; }\n')
+    with pytest.raises(BuildError) as failure:
+        native_build.build("toy", toy_recipe(sources))
+    message = str(failure.value)
+    assert "\n" not in message
+    assert message.startswith("toy.cu:2:18: error: ") and "nonsense" in message and "more" not in message
+    log = Path(message.split("full log: ")[1].rstrip(")"))
+    assert log.is_relative_to(cache) and "more" in log.read_text()
+    assert not list(cache.glob("*.tmp")) and not list(cache.glob("*/library.so"))
+    # Repaired, it builds, also under the same key if it was the machine's fault.
+    (sources / "toy.cu").write_text(TOY)
+    assert native_build.build("toy", toy_recipe(sources)).is_file()
+
+
+@needs_compiler
+def test_those_who_waited_for_a_failing_build_do_not_repeat_it(sources):
+    (sources / "toy.cu").write_text("nonsense")
+    outcomes = [builder.outcome() for builder in [Builder(sources) for _ in range(4)]]
+    assert all(outcome.startswith("failed: toy.cu:1") for _, outcome in outcomes)
+    assert sum(compiled for compiled, _ in outcomes) < 4
+
+
+@needs_compiler
+def test_a_damaged_library_is_built_anew(sources):
+    path = native_build.build("toy-emulated", toy_recipe(sources))
+    path.write_bytes(b"not a library")
+    assert Emulated("toy", folder=sources).library is not None
+    assert path.read_bytes()[:4] == b"\x7fELF"
+
+
+@needs_compiler
+def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch, sources):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv(native_build.CACHE_VARIABLE, str(tmp_path / "file" / "cache"))
+    with pytest.raises(BuildError, match="build cache cannot be used.*VIDEO3D_OPS_CACHE"):
+        native_build.build("toy", toy_recipe(sources))
+
+
+def test_cache_folder(monkeypatch, tmp_path):
+    monkeypatch.delenv(native_build.CACHE_VARIABLE)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert native_build.cache_folder() == tmp_path / "video-3d-gan" / "ops"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert native_build.cache_folder() == tmp_path / "home" / ".cache" / "video-3d-gan" / "ops"
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Falling back
+
+
+def outcome_and_lines(caplog, name="bias_act", device_type="cpu"):
+    with caplog.at_level(logging.WARNING):
+        results = [custom_ops.load(name, device_type) for _ in range(3)]
+    return results[0], [record.getMessage() for record in caplog.records]
+
+
+@pytest.mark.parametrize("without", ["compiler", "ninja"])
+def test_without_tools_there_is_one_line(without, caplog, monkeypatch, tmp_path):
+    monkeypatch.delenv(custom_ops.SWITCH_VARIABLE, raising=False)
+    if without == "compiler":
+        monkeypatch.setenv("PATH", str(tmp_path))
+        monkeypatch.delenv("CXX", raising=False)
+        expected = "no C++ compiler was found"
+    else:
+        if native_recipes.cxx_compiler() is None:
+            pytest.skip("no C++ compiler")
+        monkeypatch.setattr(native_build, "ninja_command", lambda: None)
+        expected = "ninja was not found"
+    result, lines = outcome_and_lines(caplog)
+    assert result is None
+    assert len(lines) == 1 and expected in lines[0] and "plain PyTorch" in lines[0] and "\n" not in lines[0]
+    with pytest.raises(RuntimeError, match=f"bias_act: impl='cpu' is not available.*{expected.replace('+', '.')}"):
+        custom_ops.require("bias_act", "cpu")
+
+
+def test_a_missing_compiler_is_said_once_for_all_operators(caplog, monkeypatch, tmp_path):
+    monkeypatch.delenv(custom_ops.SWITCH_VARIABLE, raising=False)
+    monkeypatch.setenv("CXX", str(tmp_path / "no-such-compiler"))
+    for name in ("bias_act", "upfirdn2d"):
+        _, lines = outcome_and_lines(caplog, name)
+    assert len(lines) == 1
+
+
+def test_a_compiler_that_does_not_run(caplog, monkeypatch):
+    monkeypatch.delenv(custom_ops.SWITCH_VARIABLE, raising=False)
+    monkeypatch.setenv("CXX", "false")
+    result, lines = outcome_and_lines(caplog)
+    assert result is None and len(lines) == 1 and "does not run" in lines[0]
+
+
+def test_the_switch(caplog, monkeypatch):
+    monkeypatch.setenv(custom_ops.SWITCH_VARIABLE, "off")
+    result, lines = outcome_and_lines(caplog)
+    assert result is None and lines == [
+        "Native operators are turned off ($VIDEO3D_OPS): operators run in plain PyTorch."
+    ]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a CUDA device")
+def test_cuda_without_a_device(monkeypatch):
+    monkeypatch.delenv(custom_ops.SWITCH_VARIABLE, raising=False)
+    with pytest.raises(RuntimeError, match="impl='cuda' is not available. There is no CUDA device"):
+        custom_ops.require("bias_act", "cuda")
+
+
+def test_without_a_compiler_operators_work_as_before(tmp_path):
+    """In a process of its own with nothing on the PATH: imports say and change nothing, then there is one line."""
+    program = """
+        import sys, torch
+        def state():
+            return torch.is_grad_enabled(), torch.get_num_threads(), torch.get_default_dtype(), torch.initial_seed()
+        before = state()
+        from torch_utils.ops.bias_act import bias_act
+        from torch_utils.ops.upfirdn2d import setup_filter, upsample2d
+        assert state() == before
+        print("imported", file=sys.stderr)
+        x = torch.ones(4, 64, 64, 64, requires_grad=True)
+        for _ in range(2):
+            y = upsample2d(bias_act(x, torch.ones(64), act="lrelu", gain=1), setup_filter([1, 3, 3, 1]))
+        (dx,) = torch.autograd.grad(y.sum(), x)
+        print(y[0, 0, 5, 5].item(), dx[0, 0, 5, 5].item())
+    """
+    environment = {**os.environ, "PATH": str(tmp_path), native_build.CACHE_VARIABLE: str(tmp_path / "cache")}
+    for name in ("CXX", custom_ops.SWITCH_VARIABLE):
+        environment.pop(name, None)
+    process = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.split() == ["2.0", "4.0"]
+    first, second = process.stderr.splitlines()
+    assert first == "imported" and "no C++ compiler was found" in second
+    assert not (tmp_path / "cache").exists()
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The shim that runs CUDA kernels on the CPU
+
+
+@needs_compiler
+def test_emulated_kernels(sources):
+    toy = Emulated("toy", folder=sources)
+    x, y = torch.arange(1024.0), torch.zeros(1024)
+    toy.launch(address(x), address(y), 1000, 0, 32, 3)  # fewer threads than elements
+    assert torch.equal(y[:1000], 2 * x[:1000]) and (y[1000:] == 0).all()
+    for backwards in (False, True):
+        toy.only_blocks(backwards=backwards)
+        toy.launch(address(x), address(y), 0, 1, 256, 4)
+        assert torch.equal(y.view(4, 256), x.view(4, 256).flip(1))
+    y.zero_()
+    toy.only_blocks(1, 2)
+    toy.launch(address(x), address(y), 0, 1, 256, 4)
+    assert torch.equal(y.view(4, 256)[1:3], x.view(4, 256)[1:3].flip(1)) and y[:256].eq(0).all() and y[768:].eq(0).all()
+    toy.only_blocks()
+
+
+@needs_compiler
+def test_emulated_mistakes_are_errors(sources):
+    toy = Emulated("toy", folder=sources)
+    x, y = torch.arange(4096.0), torch.zeros(4096)
+    for kernel, threads, blocks, message in (
+        (0, 0, 1, "empty block"),
+        (0, 32, 0, "empty grid"),
+        (0, 1025, 1, "block too long"),
+        (0, 32, -1, "grid too large"),
+        (4, 32, 1, "too much shared memory"),
+        (2, 64, 2, "without reaching __syncthreads"),
+        (3, 64, 2, "must be launched by LAUNCH_WITH_BARRIERS"),
+    ):
+        with pytest.raises(RuntimeError, match=message):
+            toy.launch(address(x), address(y), 100, kernel, threads, blocks)
+    toy.launch(address(x), address(y), 100, 0, 32, 1)  # an error is reported once
