@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from torch_utils.ops.point_linear import lrelu_, point_linear
+from training.field_program import ForegroundProgram
 from training.layers import ModulatedLinear, PointLinear, positional_encoding, sinusoid_order, sinusoids
 
 __all__ = ["BackgroundField", "BlendedForeground", "ForegroundField"]
@@ -73,13 +74,14 @@ class ForegroundField(nn.Module):
         direction_features = 2 * direction_frequencies * POINT_DIM
         self.view = PointLinear(in_features=direction_features, out_features=feature_dim) if view_directions else None
 
-    def fold(self, ws: torch.Tensor, group: int) -> list["_FoldedForeground"]:
-        """Weights for styles ws [B, num_ws, w_dim], per group of videos."""
+    def fold(self, ws: torch.Tensor, group: int, precision: str = "float32") -> list["_FoldedForeground"]:
+        """Weights for styles ws [B, num_ws, w_dim], per group of videos; for `precision` see `DenseProgram`."""
         folded = [layer.fold(ws[:, i]) for i, layer in enumerate([*self.layers, self.density, self.features])]
         order = sinusoid_order(self.position_frequencies, POINT_DIM, ws.device)
         weight, bias = folded[0]
         folded[0] = (torch.cat([weight[..., order], weight[..., len(order) :]], dim=-1), bias)
-        shared = {"rgb": self.rgb.scaled(), "view": None if self.view is None else self.view.scaled()}
+        view = None if self.view is None else self.view.scaled()
+        shared = {"rgb": self.rgb.scaled(), "view": view, "precision": precision}
         parts = zip(*([(w, bias) for w in weight.split(group)] for weight, bias in folded), strict=True)
         return [_FoldedForeground([*layers], density, features, **shared) for *layers, density, features in parts]
 
@@ -103,6 +105,8 @@ class _FoldedForeground:
     features: Linear
     rgb: Linear
     view: Linear | None
+    precision: str = "float32"  # of the products, where a program evaluates the field
+    program: ForegroundProgram | None = None  # made when it is first used
 
 
 class _ForegroundEvaluator:
@@ -151,21 +155,48 @@ class _ForegroundEvaluator:
 
         `directions`: unit viewing directions [B, R, 3].
         """
+        if not torch.is_grad_enabled() and ForegroundProgram.available(self.layers[0][0], self.folded.precision):
+            return self._run_program(points, directions)
         hidden = self.hidden(points)
         shape, rows = hidden.shape[:-1], hidden.reshape(len(hidden), -1, hidden.shape[-1])
         density = point_linear(rows, *self.folded.density).reshape(shape)
         if self.folded.view is None:
             return density, (hidden,)
-        # [B, R, F] per ray, the feature head's bias included.
-        weight, bias = self.folded.features
-        view = positional_encoding(directions, self.field.direction_frequencies)
-        view = point_linear(view, *self.folded.view) + bias
-        x = point_linear(rows, weight).unflatten(1, shape[1:])
+        view = self._view_biases(directions)
+        x = point_linear(rows, self.folded.features[0]).unflatten(1, shape[1:])
         view = view[:, None, :, None, :]
         x = x + view if x.requires_grad else x.add_(view)
         x = torch.nn.functional.leaky_relu_(x, VIEW_SLOPE).flatten(1, 3)
         rgb = point_linear(x, *self.folded.rgb).unflatten(1, shape[1:])
         return density, (hidden, rgb)
+
+    def _view_biases(self, directions: torch.Tensor) -> torch.Tensor:
+        """What the view-dependent head adds per ray [B, R, F], the feature head's bias included."""
+        view = positional_encoding(directions, self.field.direction_frequencies)
+        return point_linear(view, *self.folded.view) + self.folded.features[1]
+
+    def _run_program(self, points: torch.Tensor, directions: torch.Tensor):
+        """The same for one video, without gradients, on a CPU. Frame by frame: they may share their points."""
+        folded = self.folded
+        if folded.program is None:
+            folded.program = ForegroundProgram(
+                [(weight[0], bias) for weight, bias, _ in self.layers],
+                density=(folded.density[0][0], folded.density[1]),
+                features=None if folded.view is None else folded.features[0][0],
+                rgb=folded.rgb,
+                view_slope=VIEW_SLOPE,
+                precision=folded.precision,
+            )
+        view = None if folded.view is None else self._view_biases(directions)[0]
+        encoded = sinusoids(points[0], self.field.position_frequencies)
+        shape, results = encoded.shape[1:-1], []
+        for frame in range(self.num_frames):
+            rows = encoded[frame if len(encoded) > 1 else 0].flatten(0, 1)
+            biases = [None if bias is None else bias[0, frame] for _, _, bias in self.layers]
+            results.append(folded.program(rows, biases, view))
+        frames = [x[0][None] if len(x) == 1 else torch.stack(x) for x in zip(*results) if x[0] is not None]
+        density, *features = (x.unflatten(1, shape)[None] for x in frames)
+        return density[..., 0], tuple(features)
 
     def project(self, features: tuple[torch.Tensor, ...], weight_sum: torch.Tensor | float = 1.0) -> torch.Tensor:
         """[rgb | features] [B, ..., 3 + F] of weighted sums (each [B, ..., C], weights adding up to [B, ...])."""
@@ -195,8 +226,10 @@ class BlendedForeground(nn.Module):
         self.mask = PointLinear(in_features=dynamic.width, out_features=1) if blend == "mask" else None
         self.num_ws, self.width, self.feature_dim = dynamic.num_ws, dynamic.width, dynamic.feature_dim
 
-    def fold(self, ws: torch.Tensor, group: int) -> list[tuple[_FoldedForeground, _FoldedForeground]]:
-        return list(zip(self.dynamic.fold(ws, group), self.static.fold(ws, group), strict=True))
+    def fold(
+        self, ws: torch.Tensor, group: int, precision: str = "float32"
+    ) -> list[tuple[_FoldedForeground, _FoldedForeground]]:
+        return list(zip(*(field.fold(ws, group, precision) for field in (self.dynamic, self.static)), strict=True))
 
     def evaluator(self, folded: tuple, *, times: torch.Tensor, motion: torch.Tensor | None) -> "_BlendedEvaluator":
         dynamic = self.dynamic.evaluator(folded[0], times=times, motion=motion)

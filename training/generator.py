@@ -47,10 +47,14 @@ class SynthesisOutput:
 
 @dataclasses.dataclass
 class _Folded:
-    """Per-video weights: a list of groups for the foreground, [block][layer][group] for the upsampler."""
+    """Per-video weights: a list of groups for the foreground, [block][layer][group] for the upsampler.
+
+    Where frames are rendered without gradients on a CPU, `programs` holds the upsampler's instead ([group][block]).
+    """
 
     foreground: list
     upsampler: list
+    programs: list | None = None
 
 
 class Generator(nn.Module):
@@ -204,12 +208,16 @@ class Generator(nn.Module):
     def _pixels(self, like: torch.Tensor) -> torch.Tensor:
         return pixel_centers(self.settings.resolution, like.device).to(like.dtype)[None]
 
-    def _fold(self, ws: torch.Tensor) -> _Folded:
-        group = 1 if ws.device.type == "cpu" else len(ws)
-        middle = self.foreground.num_ws
-        return _Folded(
-            foreground=self.foreground.fold(ws[:, :middle], group), upsampler=self.upsampler.fold(ws[:, middle:], group)
+    def _fold(self, ws: torch.Tensor, precision: str = "float32") -> _Folded:
+        on_cpu, middle = ws.device.type == "cpu", self.foreground.num_ws
+        group = 1 if on_cpu else len(ws)
+        folded = _Folded(
+            foreground=self.foreground.fold(ws[:, :middle], group, precision),
+            upsampler=self.upsampler.fold(ws[:, middle:], group),
         )
+        if on_cpu and not self.training and not torch.is_grad_enabled():
+            folded.programs = self.upsampler.prepare(folded.upsampler, precision)
+        return folded
 
     def _motion_vectors(self, ws: torch.Tensor, z_motion: torch.Tensor, times: torch.Tensor) -> torch.Tensor | None:
         if self.motion is None:
@@ -224,7 +232,11 @@ class Generator(nn.Module):
     def _upsample(self, rendered: list[Rendered], folded: _Folded) -> SynthesisOutput:
         size = self.settings.resolution
         grids = [r.rows.unflatten(2, (size, size)) for r in rendered]
-        images = self.upsampler([x[..., 3:] for x in grids], [x[..., :3] for x in grids], folded.upsampler)
+        features, colours = [x[..., 3:] for x in grids], [x[..., :3] for x in grids]
+        if folded.programs is None:
+            images = self.upsampler(features, colours, folded.upsampler)
+        else:
+            images = self.upsampler.render(features, colours, folded.programs)
 
         def join(parts):
             return parts[0] if len(parts) == 1 else torch.cat(parts)

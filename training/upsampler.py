@@ -10,15 +10,11 @@ import torch
 from torch import nn
 
 from torch_utils.ops.point_linear import lrelu_, point_linear
+from training.block_program import BlockProgram
 from training.layers import LRELU_GAIN, ModulatedLinear, PointLinear
 from training.resampling import blur_nearest_rows, blur_rows, corner_means, interleave, upsample_rows
 
 __all__ = ["Upsampler"]
-
-#: Strips of a frame are about this many values (float32: 16 MB), at least `MIN_STRIP` input rows.
-STRIP_SIZE, MIN_STRIP = 1 << 22, 8
-#: Input rows beyond a strip that its outputs depend on: corners reach one row, the blur one more.
-HALO = 2
 
 
 class MagnitudeEMA(nn.Module):
@@ -191,30 +187,6 @@ class UpsamplerBlock(nn.Module):
         xs = self.conv1(xs, folded[1], upsample=upsample)
         return xs, [self.rgb(x, f) for x, f in zip(xs, folded[2], strict=True)]
 
-    def render(self, x: torch.Tensor, folded: list, *, last: bool) -> tuple[torch.Tensor | None, torch.Tensor]:
-        """The same in evaluation mode without gradients for one frame of one video, in strips of rows.
-
-        Rows [H, W, C] to (features [2H, 2W, C'] or None for the last block, colours [2H, 2W, 3]).
-        """
-        (weight, bias, constants), plain, colour = (parts[0] for parts in folded)
-        height, width, _ = x.shape
-        x = self.conv0.before_upsampling(x.reshape(1, height * width, -1), weight).view(1, height, width, -1)
-        channels = x.shape[-1]
-        strip = max(STRIP_SIZE // (4 * width * channels), MIN_STRIP)
-        features = None if last else x.new_empty(2 * height, 2 * width, channels)
-        colours = x.new_empty(2 * height, 2 * width, 3)
-        for start in range(0, height, strip):
-            stop = min(start + strip, height)
-            first = max(start - HALO, 0)
-            y = self.conv0.upsampling(x[:, first : min(stop + HALO, height)], constants, bias, LRELU_GAIN)
-            y = y[:, 2 * (start - first) : 2 * (stop - first)].reshape(1, -1, channels)
-            y = lrelu_(y, self.conv0.clamp)
-            y = point_linear(y, *plain[:2], act="lrelu", clamp=self.conv1.clamp)
-            colours[2 * start : 2 * stop].view(1, -1, 3).copy_(self.rgb(y, colour))
-            if features is not None:
-                features[2 * start : 2 * stop].view(1, -1, channels).copy_(y)
-        return features, colours
-
 
 class Upsampler(nn.Module):
     """Blocks from the volume rendered resolution (exclusive) to the image resolution.
@@ -275,10 +247,25 @@ class Upsampler(nn.Module):
             folded.append([layer.fold(ws[:, 2 * i + k], group) for k, layer in enumerate(layers)])
         return folded
 
+    def prepare(self, folded: list, precision: str = "float32") -> list[list[BlockProgram]]:
+        """Of what `fold` gave in evaluation mode without gradients, programs for a CPU: [group][block].
+
+        Every group must be one video. For `precision` see `DenseProgram`.
+        """
+        groups = zip(*(zip(*layers, strict=True) for layers in folded), strict=True)
+        return [
+            [BlockProgram(block, own, precision) for block, own in zip(self.blocks.values(), group, strict=True)]
+            for group in groups
+        ]
+
+    def render(
+        self, xs: list[torch.Tensor], rgbs: list[torch.Tensor], programs: list[list[BlockProgram]]
+    ) -> list[torch.Tensor]:
+        """`forward` with what `prepare` gave."""
+        return [self._render(x, rgb, blocks) for x, rgb, blocks in zip(xs, rgbs, programs, strict=True)]
+
     def forward(self, xs: list[torch.Tensor], rgbs: list[torch.Tensor], folded: list) -> list[torch.Tensor]:
         """Features [G, N, h, w, F] and colours [G, N, h, w, 3] of each group to colours [G, N, H, W, 3]."""
-        if not self.training and not torch.is_grad_enabled() and xs[0].device.type == "cpu":
-            return [self._render(x, rgb, folded, i) for i, (x, rgb) in enumerate(zip(xs, rgbs, strict=True))]
         for block, weights in zip(self.blocks.values(), folded, strict=True):
             xs, colours = block(xs, weights, upsample=True)
             rgbs = [
@@ -287,14 +274,14 @@ class Upsampler(nn.Module):
             ]
         return rgbs
 
-    def _render(self, x: torch.Tensor, rgb: torch.Tensor, folded: list, group: int) -> torch.Tensor:
+    @staticmethod
+    def _render(x: torch.Tensor, rgb: torch.Tensor, blocks: list[BlockProgram]) -> torch.Tensor:
         """One group of one video, frame by frame."""
         assert len(x) == 1
         frames = []
         for features, image in zip(x[0], rgb[0], strict=True):
-            for i, (block, weights) in enumerate(zip(self.blocks.values(), folded, strict=True)):
-                own = [layer[group : group + 1] for layer in weights]
-                features, colours = block.render(features, own, last=i == len(self.blocks) - 1)
+            for i, block in enumerate(blocks):
+                features, colours = block(features, last=i == len(blocks) - 1)
                 image = upsample_rows(image[None])[0].add_(colours)
             frames.append(image)
         return torch.stack(frames)[None]

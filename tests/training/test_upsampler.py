@@ -5,6 +5,7 @@ import torch
 
 from tests.goldens.checks import assert_near
 from tests.goldens.networks import golden_arrays
+from torch_utils.ops.dense import has_native_rows
 from training.published_names import map_generator_name
 from training.upsampler import MagnitudeEMA, Upsampler, UpsamplerLayer
 
@@ -117,20 +118,29 @@ def test_a_block_s_colours_share_the_next_block_s_style():
 
 
 @pytest.mark.parametrize("mode", ["nn_cat", "pixelshuffle"])
-def test_strips_join_without_a_seam(mode, monkeypatch):
-    """Frames rendered without gradients go through in strips of rows; with gradients as a whole."""
-    upsampler = small_upsampler(mode=mode, in_resolution=16, resolution=64).eval()
+@pytest.mark.parametrize("channel_base", [0.0625, 0.03])  # 64 and 32 channels; 30 and 15
+@pytest.mark.parametrize("route", ["native", "strips of eight rows", "one strip"])
+def test_prepared_blocks_equal_the_layers(mode, channel_base, route, monkeypatch):
+    """Frames rendered without gradients go through row by row or in strips of rows; with gradients as a whole."""
+    if route != "native":
+        monkeypatch.setattr("training.block_program.has_native_rows", lambda device, precision: False)
+        monkeypatch.setattr("training.block_program.STRIP_SIZE", 1 if "eight" in route else 1 << 22)
+    elif not has_native_rows(torch.device("cpu")):
+        pytest.skip("no native operators (no C++ compiler)")
+    sizes = {"in_resolution": 16, "resolution": 64, "channel_base": channel_base}
+    upsampler = small_upsampler(mode=mode, conv_clamp=1.5, **sizes).eval()
     generator = torch.Generator().manual_seed(0)
     x, image = torch.randn(1, 2, 16, 16, 8, generator=generator), torch.randn(1, 2, 16, 16, 3, generator=generator)
-    folded = upsampler.fold(torch.randn(1, 5, 6, generator=generator), 1)
-    (whole,) = upsampler([x], [image], folded)
-    assert whole.requires_grad
-    for size in (1, 1 << 22):
-        monkeypatch.setattr("training.upsampler.STRIP_SIZE", size)  # at least eight rows: two strips, then four
-        with torch.no_grad():
-            (y,) = upsampler([x], [image], folded)
-        assert y.shape == (1, 2, 64, 64, 3)
-        assert_near(y, whole, relative=1e-5)
+    for parameter in upsampler.parameters():
+        parameter.data += torch.randn(parameter.shape, generator=generator) / 4
+    ws = torch.randn(1, 5, 6, generator=generator)
+    (whole,) = upsampler([x], [image], upsampler.fold(ws, 1))
+    assert whole.requires_grad and whole.shape == (1, 2, 64, 64, 3)
+    with torch.no_grad():
+        programs = upsampler.prepare(upsampler.fold(ws, 1))
+        assert all(block.native == (route == "native") for block in programs[0])
+        (y,) = upsampler.render([x], [image], programs)
+    assert_near(y, whole, relative=1e-5)
 
 
 @torch.no_grad()

@@ -1,0 +1,153 @@
+"""Native programs of dense layers against plain PyTorch in double precision."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from torch_utils import custom_ops
+from torch_utils.ops.dense import DenseLayer, DenseProgram, blurred_corners_ref, blurred_shuffle_ref, has_native_rows
+from training.resampling import blur_nearest_rows, blur_rows, corner_means, interleave
+
+CPU = torch.device("cpu")
+needs_native = pytest.mark.skipif(not has_native_rows(CPU), reason="no native operators (no C++ compiler)")
+needs_bfloat16 = pytest.mark.skipif(
+    not has_native_rows(CPU, "bfloat16"), reason="the processor does not multiply bfloat16"
+)
+
+
+def rand(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def branching(rows: int) -> list[DenseLayer]:
+    """A trunk with two heads; every kind of bias, activation, and size (whole vectors, remainders, one)."""
+    return [
+        DenseLayer(rand(40, 7, seed=1), rand(40, seed=2), slope=0.2),
+        DenseLayer(rand(32, 40, seed=3) / 6, rand(rows // 5, 32, seed=4) if rows % 5 == 0 else None, source=0),
+        DenseLayer(rand(1, 32, seed=5) / 6, rand(1, seed=6), source=1),
+        DenseLayer(rand(70, 32, seed=7) / 6, None, slope=0.01, clamp=0.75, source=1),
+        DenseLayer(rand(3, 70, seed=8) / 8, rand(3, seed=9), clamp=0.5, source=3),
+        DenseLayer(rand(17, 7, seed=10), None),
+    ]
+
+
+def doubled(layers, precision="float32"):
+    double = [
+        dataclasses.replace(x, weight=x.weight.double(), bias=None if x.bias is None else x.bias.double())
+        for x in layers
+    ]
+    return DenseProgram(double, precision=precision, impl="ref")
+
+
+def assert_close(actual, expected, tolerance):
+    for a, e in zip(actual, expected, strict=True):
+        assert a.dtype == torch.float32 and a.shape == e.shape
+        assert (a - e).abs().max() <= tolerance * max(e.abs().max(), 1)
+
+
+@needs_native
+@pytest.mark.parametrize("rows", [0, 1, 3, 4, 11, 12, 13, 100, 5000])
+def test_rows_against_double_precision(rows):
+    layers, x = branching(rows), rand(rows, 7)
+    if rows == 0:
+        layers[1] = dataclasses.replace(layers[1], bias=None)
+    keep = [4, 1, 2, 3, 5]
+    results = DenseProgram(layers, impl="cpu")(x, keep=keep)
+    assert [list(r.shape) for r in results] == [[rows, len(layers[i].weight)] for i in keep]
+    if rows:
+        assert_close(results, doubled(layers)(x.double(), keep=keep), 2e-6)
+
+
+@needs_native
+def test_biases_can_be_replaced_and_one_result_asked_for_twice():
+    layers, x = branching(20), rand(20, 7)
+    biases = {1: rand(20, 32, seed=11), 3: rand(2, 70, seed=12)}
+    expected = doubled(layers)(x.double(), keep=[3, 1, 3], biases={i: b.double() for i, b in biases.items()})
+    assert_close(DenseProgram(layers, impl="cpu")(x, keep=[3, 1, 3], biases=biases), expected, 2e-6)
+
+
+@needs_native
+def test_rows_do_not_depend_on_their_neighbours():
+    program, x = DenseProgram([x for x in branching(1) if x.bias is None or x.bias.ndim == 1], impl="cpu"), rand(50, 7)
+    whole = program(x, keep=[4])[0]
+    for start, stop in ((0, 12), (12, 13), (13, 50)):
+        assert torch.equal(program(x[start:stop], keep=[4])[0], whole[start:stop])
+
+
+@needs_native
+def test_strided_weights_and_not_a_number():
+    weight = rand(9, 33).t()
+    x = rand(6, 9)
+    x[2, 3] = torch.nan
+    y = DenseProgram([DenseLayer(weight, slope=0.2, clamp=1.0)], impl="cpu")(x, keep=[0])[0]
+    assert y[2].isnan().all() and not y[[0, 1, 3, 4, 5]].isnan().any()
+    expected = torch.nn.functional.leaky_relu(x @ weight.t(), 0.2).clamp(-1, 1)
+    assert torch.allclose(y, expected, atol=1e-5, equal_nan=True)
+
+
+@needs_bfloat16
+def test_bfloat16_rounds_factors_only():
+    layers, x = branching(100), rand(100, 7)
+    keep = [1, 2, 3, 4, 5]
+    results = DenseProgram(layers, precision="bfloat16", impl="cpu")(x, keep=keep)
+    # Sums and biases are float32: up to how an intermediate value is rounded, nothing else differs.
+    assert_close(results, doubled(layers, "bfloat16")(x.double(), keep=keep), 4e-3)
+    assert_close(results[-1:], doubled(layers, "bfloat16")(x.double(), keep=[5]), 2e-6)
+    exact = doubled(layers)(x.double(), keep=keep)
+    assert max((a - e).abs().max() for a, e in zip(results, exact)) > 1e-3  # it was rounded
+
+
+@pytest.mark.parametrize("height,width", [(1, 1), (1, 3), (4, 4), (5, 3)])
+def test_the_upsamplings_are_those_of_training(height, width):
+    x, hidden = rand(height, width, 6).double(), rand(height, width, 8, seed=1).double()
+    rows, residual = blurred_corners_ref(x, hidden, 0.2)
+    own, neighbours = (h[None] for h in hidden.chunk(2, dim=-1))
+    expected = blur_rows(torch.nn.functional.leaky_relu(corner_means(own, neighbours), 0.2))[0]
+    assert torch.allclose(rows.view_as(expected), expected, atol=1e-12)
+    assert torch.allclose(residual.view(2 * height, 2 * width, 6), blur_nearest_rows(x[None])[0], atol=1e-12)
+    four = rand(height, width, 2, 2, 6, seed=2).double()
+    expected = blur_rows(interleave((four + x[:, :, None, None])[None]))[0]
+    assert torch.allclose(blurred_shuffle_ref(x, four).view_as(expected), expected, atol=1e-12)
+
+
+@needs_native
+@pytest.mark.parametrize("precision", ["float32", pytest.param("bfloat16", marks=needs_bfloat16)])
+@pytest.mark.parametrize("height,width,channels", [(1, 1, 64), (2, 5, 24), (16, 12, 64), (3, 40, 10)])
+def test_upsampled_programs(height, width, channels, precision):
+    x, hidden = rand(height, width, channels), rand(height, width, 32, seed=1)
+    four, bias, keep = rand(height, width, 2, 2, channels, seed=2), rand(channels, seed=3), [1, 2]
+    layers = [
+        DenseLayer(rand(channels, 16, seed=4) / 4, rand(channels, seed=5), slope=0.2, clamp=2.0),
+        DenseLayer(rand(channels, channels, seed=6) / 8, rand(channels, seed=7), slope=0.2, clamp=2.0, source=0),
+        DenseLayer(rand(3, channels, seed=8) / 8, rand(3, seed=9), source=1),
+    ]
+    tolerance = 2e-6 if precision == "float32" else 8e-3
+    native = DenseProgram(layers, precision=precision, impl="cpu")
+    expected = doubled(layers).corners(x.double(), hidden.double(), slope=0.2, keep=keep)
+    assert_close(native.corners(x, hidden, slope=0.2, keep=keep), expected, tolerance)
+
+    layers = [dataclasses.replace(layer, source=i - 1) for i, layer in enumerate(layers[1:])]
+    native, keep = DenseProgram(layers, precision=precision, impl="cpu"), [0, 1]
+    arguments = {"slope": 0.2, "clamp": 1.5, "keep": keep}
+    expected = doubled(layers).shuffled(x.double(), four.double(), bias.double(), **arguments)
+    assert_close(native.shuffled(x, four, bias, **arguments), expected, tolerance)
+
+
+def test_mistakes_are_named():
+    layer = DenseLayer(rand(4, 3))
+    with pytest.raises(ValueError, match="precision must be float32 or bfloat16, not 'half'"):
+        DenseProgram([layer], precision="half")
+    with pytest.raises(ValueError, match="impl must be auto, ref or cpu, not 'cuda'"):
+        DenseProgram([layer], impl="cuda")
+    with pytest.raises(ValueError, match="layer 1 with 3 inputs does not fit its source, layer 0"):
+        DenseProgram([layer, DenseLayer(rand(2, 3), source=0)])
+    with pytest.raises(ValueError, match="does not fit its source"):
+        DenseProgram([DenseLayer(rand(2, 3), source=0)])
+
+
+def test_without_a_library_programs_run_in_plain_pytorch(monkeypatch):
+    monkeypatch.setattr(custom_ops, "load", lambda name, device_type: None)
+    layers, x = branching(10), rand(10, 7)
+    assert not has_native_rows(CPU)
+    assert torch.equal(DenseProgram(layers)(x, keep=[4])[0], DenseProgram(layers, impl="ref")(x, keep=[4])[0])
