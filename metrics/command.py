@@ -136,6 +136,7 @@ def run(names: list[str], paths: dict[str, str], device_type: str, options: dict
     else:
         device = torch.device("cuda", distributed.local_rank())
         torch.cuda.set_device(device)
+        torch.backends.cudnn.allow_tf32 = False  # as in training, unless it was asked for there
     fake, real, about = open_videos(options, device)
     cache = cache_folder("metrics") if options["cache"] is None else Path(options["cache"])
     with distributed.patience():

@@ -84,7 +84,8 @@ class Evaluator:
         self._cache = None if cache is None else Path(cache)
         self._batch_size, self._replicates, self._progress = batch_size, replicates, progress
         self._known: dict[str, tuple[np.ndarray | None, Samples]] = {}  # what was worked out already
-        self._folder = Path(distributed.broadcast_object(tempfile.mkdtemp(prefix="features-")))
+        folder = tempfile.mkdtemp(prefix="features-") if distributed.is_main() else None
+        self._folder = Path(distributed.broadcast_object(folder))
         if distributed.is_main():
             weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
 
