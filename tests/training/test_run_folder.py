@@ -8,7 +8,15 @@ import re
 import pytest
 
 from dnnlib import UserError
-from training.run_folder import create_run_folder, find_run_folder, lock_run_folder, slug
+from training.run_folder import (
+    create_run_folder,
+    find_run_folder,
+    launcher_names,
+    lock_run_folder,
+    remove_unfinished,
+    slug,
+    words_to_continue,
+)
 
 
 def test_numbers_go_on_from_the_highest(tmp_path):
@@ -89,3 +97,63 @@ def test_file_systems_without_locks(tmp_path, monkeypatch):
     monkeypatch.setattr(fcntl, "flock", refuse)
     with lock_run_folder(create_run_folder(tmp_path, "x")):
         assert (tmp_path / "00000-x").is_dir()
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Commands that are started again
+
+
+def names(monkeypatch, words, job_name=None, **environment):
+    for name in ("SLURM_JOB_ID", "SLURM_RESTART_COUNT", "TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    return launcher_names(words, job_name)
+
+
+@pytest.mark.parametrize(
+    "first, again",
+    [
+        (dict(TORCHELASTIC_RUN_ID="none", TORCHELASTIC_RESTART_COUNT="0"), dict(TORCHELASTIC_RESTART_COUNT="1")),
+        (dict(TORCHELASTIC_RUN_ID="x1", TORCHELASTIC_RESTART_COUNT="0"), {}),  # new members are no restart
+        (dict(SLURM_JOB_ID="7"), dict(SLURM_RESTART_COUNT="1")),
+    ],
+)
+def test_a_command_that_is_started_again_finds_its_run(tmp_path, monkeypatch, first, again):
+    words = [f"outdir={tmp_path}", "data=d", "resume=old.pkl", "seed=1"]
+    begun = names(monkeypatch, words, **first)
+    assert words_to_continue(words, begun) == words
+    folder = create_run_folder(tmp_path, "x", names=begun)
+    create_run_folder(tmp_path, "another", names=["torchrun other"])
+    expected = [f"outdir={tmp_path}", "data=d", "seed=1", f"resume_run={folder}"]
+    assert words_to_continue(words, names(monkeypatch, words, **(first | again))) == expected
+    # Another command of the same job, another job, and no job at all begin runs of their own.
+    other = [*words, "gpus=2"]
+    assert words_to_continue(other, names(monkeypatch, other, **(first | again))) == other
+    changed = {**first, **again, **{key: value + "0" for key, value in first.items() if key.endswith("_ID")}}
+    assert words_to_continue(words, names(monkeypatch, words, **changed)) == words
+    assert names(monkeypatch, words) == {} and words_to_continue(words, {}) == words
+
+
+def test_two_commands_in_one_slurm_job_are_two_runs(tmp_path, monkeypatch):
+    words = [f"outdir={tmp_path}"]
+    create_run_folder(tmp_path, "x", names=names(monkeypatch, words, SLURM_JOB_ID="7"))
+    assert words_to_continue(words, names(monkeypatch, words, SLURM_JOB_ID="7")) == words
+
+
+def test_a_submitted_job_is_known_by_its_name(tmp_path, monkeypatch):
+    words = [f"outdir='{tmp_path}'"]
+    begun = names(monkeypatch, words, "jobs/0")
+    folder = create_run_folder(tmp_path, "x", names=begun)
+    assert words_to_continue(words, begun) == [*words, f"resume_run={folder}"]
+    assert words_to_continue([*words, "resume_run=3"], begun) == [*words, "resume_run=3"]
+
+
+def test_unfinished_files_are_removed_and_no_others(tmp_path):
+    (tmp_path / "images").mkdir()
+    unfinished = [".a.pkl.12-0a1b2c3d.tmp", "images/.b.png.7-ffffffff.tmp", ".latest-network-snapshot.pkl.99.tmp"]
+    others = ["a.pkl", ".hidden", "notes.tmp", ".notes.tmp", "images/x.12-0a1b2c3d.tmp"]
+    for name in unfinished + others:
+        (tmp_path / name).touch()
+    remove_unfinished(tmp_path)
+    assert {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()} == set(others)

@@ -1,6 +1,9 @@
 """The order of items: complete, seeded, the same for any number of processes and workers, and resumable."""
 
 import itertools
+import multiprocessing
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -9,7 +12,7 @@ from PIL import Image
 
 from dnnlib import UserError
 from training.dataset import VideoPairDataset
-from training.sampler import InfiniteSampler, make_loader
+from training.sampler import InfiniteSampler, PairLoader, make_loader
 
 
 def take(count, **options):
@@ -147,4 +150,102 @@ def test_unreadable_frame_is_one_line_even_from_a_worker(tmp_path, workers):
     with pytest.raises(UserError, match=r"^Cannot read the frame '.*a/v/[01]\.png' [^\n]*$"):
         next(loader)
     assert loader.position == 0
+    loader.close()
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# What goes wrong
+
+
+@pytest.fixture
+def fragile(tmp_path):
+    """Items that can be told by their first pixel, and a function that destroys one."""
+    for video in range(6):
+        folder = tmp_path / "train" / str(video)
+        folder.mkdir(parents=True)
+        Image.new("RGB", (4, 4), (40 * video, 0, 0)).save(folder / "0.png")
+    dataset = VideoPairDataset(path=tmp_path, resolution=4, nframes=1)
+    return dataset, lambda video: (tmp_path / "train" / str(video) / "0.png").unlink()
+
+
+def shown(batch) -> list[int]:
+    return [int(frames[0, 0, 0, 0]) // 40 for frames in batch.frames]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_item_that_vanishes_is_replaced_and_counted(fragile, workers):
+    dataset, destroy = fragile
+    order = [index for _, index in take(12, dataset_size=6, seed=3)]
+    destroy(2)
+    loader = make_loader(dataset, batch_size=3, seed=3, workers=workers)
+    found = [video for _ in range(4) for video in shown(next(loader))]
+    replaced = [place for place, video in enumerate(order) if video == 2]
+    assert [place for place in range(12) if found[place] != order[place]] == replaced and len(replaced) == 2
+    assert all(found[place] != 2 for place in replaced)
+    assert loader.unreadable == 2 and "2/0.png" in loader.problem and loader.position == 12
+    loader.close()
+    # By the same items, whenever it happens.
+    again = make_loader(dataset, batch_size=3, seed=3, position=6)
+    assert [video for _ in range(2) for video in shown(next(again))] == found[6:]
+
+
+def workers_of(before) -> list:
+    return [child for child in multiprocessing.active_children() if child not in before]
+
+
+def test_a_dead_worker_is_replaced(fragile):
+    dataset, _ = fragile
+    reference = batches(make_loader(dataset, batch_size=2, seed=1), 8)
+    before, handler = multiprocessing.active_children(), signal.getsignal(signal.SIGCHLD)
+    loader = make_loader(dataset, batch_size=2, seed=1, workers=2)
+    found = [next(loader) for _ in range(3)]
+    victims = workers_of(before)
+    assert len(victims) == 2
+    for victim in victims:
+        os.kill(victim.pid, signal.SIGKILL)
+    found += [next(loader) for _ in range(5)]
+    assert same(reference, found) and loader.position == 16
+    assert not set(victims) & set(workers_of(before)) and len(workers_of(before)) == 2
+    loader.close()
+    assert workers_of(before) == []
+    signal.signal(signal.SIGCHLD, handler)
+
+
+def test_workers_that_die_again_and_again_end_the_training(fragile):
+    def start(position):
+        raise RuntimeError("DataLoader worker (pid(s) 12) exited unexpectedly")
+
+    loader = PairLoader(start=start, position=0, step=1)
+    with pytest.raises(UserError, match=r"4 times in a row .* workers=0"):
+        next(loader)
+
+
+def test_a_mistake_in_the_program_is_not_taken_for_a_dead_worker():
+    def start(position):
+        raise RuntimeError("Caught ValueError in DataLoader worker process 0.")
+
+    with pytest.raises(RuntimeError, match="Caught ValueError"):
+        next(PairLoader(start=start, position=0, step=1))
+
+
+def test_workers_leave_signals_to_the_main_process(fragile):
+    dataset, _ = fragile
+    before = multiprocessing.active_children()
+    loader = make_loader(dataset, batch_size=2, seed=1, workers=1)
+    next(loader)
+    (worker,) = workers_of(before)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        os.kill(worker.pid, number)
+    for _ in range(4):
+        next(loader)
+    assert worker.is_alive() and workers_of(before) == [worker]
+    loader.close()
+    worker.join(5)
+    assert not worker.is_alive()
+
+
+def test_no_worker_is_started_before_it_is_needed(fragile):
+    before = multiprocessing.active_children()
+    loader = make_loader(fragile[0], batch_size=2, workers=1)
+    assert workers_of(before) == []
     loader.close()

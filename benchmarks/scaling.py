@@ -1,0 +1,225 @@
+"""What a training costs per video and phase, what its processes exchange, and how it would scale over machines.
+
+    python -m benchmarks.scaling [--json FILE]
+
+Operations are counted (multiplications and additions of the matrix products and convolutions, both directions), bytes
+are those that the program exchanges. CPU time per video and phase is measured on this machine. Times on GPUs are
+predicted from the counts and the rates in `Machine`; nothing here has run on more than one GPU. See docs/scaling.md.
+"""
+
+import dataclasses
+import json
+import math
+import time
+from pathlib import Path
+
+import click
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from dnnlib import atomic_write, run_cli
+from torch_utils.host_memory import keep_freed_memory
+from torch_utils.random_stream import RandomStream
+from training.build import build_loss, build_networks
+from training.configuration import compose_options
+from training.losses import VideoBatch
+from training.phases import Phase, make_phases
+
+FLOAT = 4  # bytes
+GPUS = (1, 4, 8, 16, 32, 64, 128, 256, 512)
+
+
+@dataclasses.dataclass(frozen=True)
+class Machine:
+    """Assumed rates: nodes of eight GPUs. The defaults are those of V100 nodes as the paper's time had them."""
+
+    teraflops: float = 15.7  # of a GPU, peak in float32
+    utilisation: float = 0.3  # of the peak, by this kind of network
+    gpus_per_node: int = 8
+    inside: float = 120e9  # bytes per second of an all-reduce within a node (NVLink), per GPU
+    between: float = 12.5e9  # bytes per second from node to node, per node (one link of 100 Gbit/s)
+    latency: float = 20e-6  # seconds per step of an exchange between GPUs
+    host_latency: float = 100e-6  # seconds per step of an exchange between hosts, over TCP
+    disk: float = 500e6  # bytes per second of a shared file system
+
+    def compute(self, flops: float) -> float:
+        """Seconds for so many operations on one GPU."""
+        return flops / (self.teraflops * 1e12 * self.utilisation)
+
+    def all_reduce(self, count: int, size: float) -> float:
+        """Seconds to sum `size` bytes over `count` GPUs: within the nodes first, then between them, in rings.
+
+        A ring of n moves 2 (n − 1) / n of the bytes through every link; steps add up with the depth of a tree.
+        """
+        local = min(count, self.gpus_per_node)
+        nodes = math.ceil(count / self.gpus_per_node)
+        seconds = 2 * (local - 1) / local * size / self.inside + 2 * math.log2(local) * self.latency
+        if nodes > 1:
+            seconds += 2 * (nodes - 1) / nodes * size / self.between + 2 * math.log2(nodes) * self.latency
+        return seconds
+
+    def flag(self, count: int) -> float:
+        """Seconds for the flag that all processes exchange on the host after every iteration."""
+        return 2 * math.log2(count) * self.host_latency if count > 1 else 0.0
+
+
+class Shapes:
+    """A stream of random numbers that has only their shapes, to count without computing."""
+
+    def uniform(self, name, shape):
+        return torch.empty(tuple(shape), device="meta")
+
+    normal = uniform
+
+    def integers(self, name, low, high, shape):
+        return torch.empty(tuple(shape), dtype=torch.int64, device="meta")
+
+    def beta(self, name, a, b, shape):
+        return torch.empty(tuple(shape), device="meta")
+
+
+def build(options: dict, device: str):
+    generator, discriminator = build_networks(options, c_dim=0, device=device)
+    loss = build_loss(options, generator=generator, discriminator=discriminator, augment=None, statistics=None)
+    spec = options["spec"]
+    phases = make_phases(
+        generator=generator, discriminator=discriminator, lr=spec["lrate"], betas=tuple(spec["betas"]), eps=spec["eps"],
+        g_reg_interval=spec["g_reg_interval"], d_reg_interval=spec["d_reg_interval"],
+    )  # fmt: skip
+    return generator, discriminator, loss, phases
+
+
+def batch_of(videos: int, resolution: int, device: str) -> VideoBatch:
+    frames = torch.zeros(videos, 2, 3, resolution, resolution, device=device)
+    return VideoBatch(frames=frames, dt=torch.zeros(videos, device=device), c=torch.zeros(videos, 0, device=device))
+
+
+def one_pass(loss, phase: Phase, batch: VideoBatch, stream) -> None:
+    phase.begin()
+    loss.accumulate(phase.name, batch=batch, gain=phase.gain, stream=stream)
+    for parameter in phase.parameters:
+        parameter.requires_grad_(False)
+
+
+def count(options: dict, videos: int) -> dict[str, dict[str, float]]:
+    """Operations per video and exchanged bytes of a phase, and how often it runs, by phase."""
+    _, _, loss, phases = build(options, "meta")
+    result = {}
+    for phase in phases:
+        with FlopCounterMode(display=False) as counter:
+            one_pass(loss, phase, batch_of(videos, options["resolution"], "meta"), Shapes())
+        gradients = [parameter for parameter in phase.parameters if parameter.grad is not None]
+        result[phase.name] = {
+            "flops": counter.get_total_flops() / videos,
+            "bytes": FLOAT * sum(parameter.numel() for parameter in gradients),
+            "interval": phase.interval,
+        }
+    return result
+
+
+def measure(options: dict, videos: int, rounds: int) -> dict[str, float]:
+    """CPU seconds per video of a pass of each phase on this machine; other programs count little."""
+    keep_freed_memory()
+    _, _, loss, phases = build(options, "cpu")
+    seconds = {phase.name: math.inf for phase in phases}
+    stream = RandomStream(0)
+    for _ in range(rounds):
+        for phase in phases:
+            began = time.process_time()
+            one_pass(loss, phase, batch_of(videos, options["resolution"], "cpu"), stream)
+            seconds[phase.name] = min(seconds[phase.name], (time.process_time() - began) / videos)
+    return seconds
+
+
+def count_frames(options: dict) -> tuple[float, int]:
+    """Operations for a preview's frame, and frames per previews."""
+    generator, _, _, _ = build(options, "meta")
+    generator.eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        ws = torch.empty(1, generator.num_ws, generator.w_dim, device="meta")
+        cameras = generator.camera_prior.sample(1, RandomStream(0)).to("meta")
+        codes = {
+            "z_motion": torch.empty(1, generator.motion_dim, device="meta"),
+            "z_bg": torch.empty(1, generator.background_dim, device="meta"),
+        }
+        generator.scene(ws, **codes).render(0.5, cameras)
+    shown = options["previews"]
+    return counter.get_total_flops(), 2 * shown["images"] + 2 * shown["videos"] * options["nframes"]
+
+
+def predict(phases: dict[str, dict], options: dict, machine: Machine, *, frame: tuple[float, int], file: float) -> list:
+    """Rows of the table, at the paper's micro-batch per GPU: the batch grows with the GPUs."""
+    spec = options["spec"]
+    rows = []
+    for gpus in GPUS:
+        batch = max(gpus * spec["mbstd"], spec["mb"])
+        share = batch // gpus
+        compute = sum(machine.compute(share * p["flops"]) / p["interval"] for p in phases.values())
+        exchange = sum(machine.all_reduce(gpus, p["bytes"]) / p["interval"] for p in phases.values()) if gpus > 1 else 0
+        # What one process does while the others wait, spread over the iterations between: previews and saving.
+        per_tick = max(1, math.ceil(spec["kimg_per_tick"] * 1000 / batch))
+        alone = (machine.compute(frame[0] * frame[1]) + file / machine.disk) / (spec["imgsnap"] * per_tick)
+        total = compute + exchange + machine.flag(gpus) + alone
+        rows.append(
+            {
+                "gpus": gpus,
+                "batch": batch,
+                "compute": compute,
+                "exchange": exchange,
+                "flag": machine.flag(gpus),
+                "alone": alone,
+                "efficiency": compute / total,
+                "hours": spec["kimg"] * 1000 / batch * total / 3600,
+            }
+        )
+    return rows
+
+
+def show(phases: dict, measured: dict | None, rows: list) -> str:
+    lines = [
+        "| phase | every | operations per video | CPU seconds per video | bytes exchanged |",
+        "| :-- | --: | --: | --: | --: |",
+    ]
+    for name, p in phases.items():
+        seconds = "" if measured is None else f"{measured[name]:.2f}"
+        lines.append(f"| {name} | {p['interval']} | {p['flops'] / 1e9:.0f} G | {seconds} | {p['bytes'] / 1e6:.1f} MB |")
+    flops = sum(p["flops"] / p["interval"] for p in phases.values())
+    size = sum(p["bytes"] / p["interval"] for p in phases.values())
+    time = "" if measured is None else f"{sum(measured[n] / p['interval'] for n, p in phases.items()):.2f}"
+    lines.append(f"| an iteration, on average | | {flops / 1e9:.0f} G | {time} | {size / 1e6:.1f} MB |")
+    lines += ["", "| GPUs | videos per step | computing | exchange | flag | one alone | efficiency | 25,000 kimg |"]
+    lines.append("| --: | --: | --: | --: | --: | --: | --: | --: |")
+    for row in rows:
+        times = " | ".join(f"{row[key] * 1000:.1f} ms" for key in ("compute", "exchange", "flag", "alone"))
+        lines.append(
+            f"| {row['gpus']} | {row['batch']} | {times} | {row['efficiency']:.0%} | {row['hours'] / 24:.1f} days |"
+        )
+    return "\n".join(lines)
+
+
+@click.command()
+@click.option("--model", default="stylenerf_faceforensics", show_default=True, help="A file of conf/model.")
+@click.option("--videos", default=2, show_default=True, help="Per measured pass.")
+@click.option("--rounds", default=2, show_default=True, help="Passes of every phase; 0: count only.")
+@click.option("--set", "changes", multiple=True, help="A rate of the machine, e.g. between=50e9.")
+@click.option("--json", "file", type=click.Path(path_type=Path), help="Write the figures here as well.")
+def main(model: str, videos: int, rounds: int, changes: tuple[str, ...], file: Path | None) -> None:
+    """Cost per video and phase, communication, and what follows for many GPUs."""
+    options = compose_options(["outdir=.", "data=.", "spec=paper", f"model={model}", "fp32=true"])
+    rates = {name: float(value) for name, value in (change.split("=") for change in changes)}
+    machine = Machine(**{name: int(value) if name == "gpus_per_node" else value for name, value in rates.items()})
+    phases = count(options, options["spec"]["mbstd"])
+    generator, discriminator, _, _ = build(options, "meta")
+    sizes = [sum(p.numel() for p in network.parameters()) for network in (generator, discriminator)]
+    saved = FLOAT * (6 * sizes[0] + 4 * sizes[1])  # snapshot and state
+    measured = measure(options, videos, rounds) if rounds else None
+    rows = predict(phases, options, machine, frame=count_frames(options), file=saved)
+    click.echo(show(phases, measured, rows))
+    if file is not None:
+        content = {"phases": phases, "cpu_seconds": measured, "machine": dataclasses.asdict(machine), "rows": rows}
+        with atomic_write(file, "w") as stream:
+            json.dump(content, stream, indent=1)
+
+
+if __name__ == "__main__":
+    run_cli(lambda: main(standalone_mode=False))

@@ -1,0 +1,29 @@
+"""Running means over the passes of a phase."""
+
+import torch
+
+from training.running_means import RunningMeans
+
+
+def run(values, *, beta=0.9, start=5.0):
+    mean = torch.full([1], start)
+    seen = []
+    for value in RunningMeans([mean]).over(values):
+        mean.copy_(mean.lerp(torch.tensor([value]), 1 - beta))
+        seen.append(mean.item())
+    return mean.item(), seen
+
+
+def test_one_pass_moves_the_mean():
+    assert run([1.0])[0] == torch.tensor(5.0).lerp(torch.tensor(1.0), 0.1).item()
+
+
+def test_several_passes_move_it_as_one_over_all_of_them_would():
+    mean, seen = run([1.0, 2.0, 6.0])
+    torch.testing.assert_close(mean, 0.9 * 5 + 0.1 * 3)
+    # Each pass starts from the same value, whichever comes before it.
+    torch.testing.assert_close(torch.tensor(seen), 0.9 * 5 + 0.1 * torch.tensor([1.0, 2.0, 6.0]))
+
+
+def test_the_order_of_passes_does_not_matter():
+    assert abs(run([1.0, 2.0, 6.0])[0] - run([6.0, 1.0, 2.0])[0]) < 1e-6

@@ -1,0 +1,67 @@
+"""Signals that ask a run to stop."""
+
+import os
+import signal
+import time
+
+import pytest
+
+from training import signals
+from training.signals import StopSignal
+
+
+def send(number):
+    os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_is_remembered_and_handlers_come_back(number):
+    before = signal.getsignal(number)
+    with StopSignal() as stop:
+        assert not stop.requested
+        send(number)
+        assert stop.requested
+    assert signal.getsignal(number) is before
+
+
+def test_echoes_of_one_request_are_one():
+    """A terminal sends Ctrl-C to every process, and a launcher passes it on."""
+    with StopSignal() as stop:
+        for number in (signal.SIGINT, signal.SIGINT, signal.SIGTERM):
+            send(number)
+        assert stop.requested
+
+
+def test_a_later_second_one_ends_the_process(monkeypatch):
+    monkeypatch.setattr(signals, "ECHO", 0.05)
+    child = os.fork()
+    if child == 0:
+        with StopSignal():
+            send(signal.SIGTERM)
+            time.sleep(0.1)
+            send(signal.SIGTERM)
+            time.sleep(5)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
+
+
+def test_a_launchers_signal_stops_first_and_is_handed_on_then():
+    calls, before = [], signal.getsignal(signal.SIGUSR2)
+    signal.signal(signal.SIGUSR2, lambda number, frame: calls.append(number))
+    try:
+        with StopSignal() as stop:
+            send(signal.SIGUSR2)
+            assert stop.requested and calls == []
+        assert calls == [signal.SIGUSR2]
+        with pytest.raises(ValueError), StopSignal():  # a run that fails is not put back into the queue
+            send(signal.SIGUSR2)
+            raise ValueError
+        assert len(calls) == 1
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+
+
+def test_signals_without_a_handler_are_left_alone():
+    assert signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL
+    with StopSignal():
+        assert signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL
