@@ -12,8 +12,10 @@ from metrics.features import TensorClips, compute_features, open_features
 from metrics.frechet import frechet_distance_of_features
 from metrics.inception_score import inception_score
 from metrics.kernel import KernelDistance, subset_distances
+from metrics.measures import MEASURES
 from metrics.motion import flicker, mean_flow_length
 from metrics.random_features import RandomFeatures
+from metrics.registry import METRICS
 from metrics.similarity import frame_similarity
 from tests.metrics.detector_files import (
     SmallI3D,
@@ -127,6 +129,19 @@ def test_motion_and_identity(detectors):
     row = both.evaluate("identity32_5v")
     assert row["value"] == pytest.approx(frame_similarity(colours[:, :5], centre=False).mean(), rel=1e-5)
     assert row["num_real"] is None
+
+
+def test_means_of_what_could_be_measured():
+    """Pairs of views without anything to compare are left out of the mean, and counted."""
+    columns = np.array([[0.1, 0.4, 0.5], [np.nan, np.nan, 0.0], [0.3, 0.6, 0.7]], dtype=np.float32)
+    found = MEASURES["mean"](None, columns, METRICS["warping32_2v"], 2)
+    assert found.value == pytest.approx(0.2) and found.interval == pytest.approx(
+        (0.2 - 1.386 * 0.1, 0.2 + 1.386 * 0.1), abs=1e-4
+    )
+    assert found.further["num_measured"] == 2 and found.further["error_without_warping"] == pytest.approx(0.5)
+    assert found.further["compared"] == pytest.approx(0.6)
+    nothing = MEASURES["mean"](None, columns[1:2], METRICS["warping32_2v"], 2)
+    assert np.isnan(nothing.value) and nothing.interval is None and nothing.further == {"num_measured": 0}
 
 
 # ----------------------------------------------------------------------------------------------------------------------
