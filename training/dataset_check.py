@@ -3,7 +3,7 @@
 import collections
 import dataclasses
 import multiprocessing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
@@ -209,20 +209,24 @@ def _call(function: Any, task: Any) -> Any:
 def write_preview(path: str, file: str) -> None:
     """A contact sheet: some videos, spread over the dataset, one per row; frames from first to last.
 
+    A frame that cannot be read is red.
+
     Raises:
-        UserError: There is no dataset, or a frame of it cannot be read, or the file cannot be written.
+        UserError: There is no dataset, or the file cannot be written.
     """
     rows, columns = SHEET
     tiles = []
     if is_shards(path):
         for sample in _first_samples(path, rows):
-            tiles.append([decode_image(sample.images[i][1]) for i in _chosen(len(sample.images), columns)])
+            chosen = [sample.images[index][1] for index in _chosen(len(sample.images), columns)]
+            tiles.append([_tile(lambda data=data: decode_image(data)) for data in chosen])
     else:
         store = FrameStore(path)
         store.require_videos()
         for number in _chosen(len(store.videos), rows):
             video = store.videos[number]
-            tiles.append([store.read_frame(video, index) for index in _chosen(len(video), columns)])
+            chosen = _chosen(len(video), columns)
+            tiles.append([_tile(lambda v=video, i=index: store.read_frame(v, i)) for index in chosen])
     side = min(TILE, max(min(tile.size) for row in tiles for tile in row))
     sheet = Image.new("RGB", (columns * side, len(tiles) * side))
     for y, row in enumerate(tiles):
@@ -231,6 +235,13 @@ def write_preview(path: str, file: str) -> None:
             sheet.paste(Image.fromarray(pixels.transpose(1, 2, 0)), (x * side, y * side))
     with atomic_write(file) as stream:
         sheet.save(stream, format="PNG")
+
+
+def _tile(read: Callable[[], Image.Image]) -> Image.Image:
+    try:
+        return read()
+    except Exception:  # decoders raise whatever they like at damaged data
+        return Image.new("RGB", (1, 1), (255, 0, 0))
 
 
 def _first_samples(path: str, count: int) -> Iterator[Any]:

@@ -13,7 +13,7 @@ import zipfile
 import zlib
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from dnnlib import UserError
 from training.frame_index import IMAGE_SUFFIXES, list_files
@@ -183,7 +183,11 @@ class FrameStore:
 
 def decode_image(data: bytes) -> Image.Image:
     """An encoded image as RGB with 8 bits; raises whatever its decoder raises."""
-    with Image.open(io.BytesIO(data)) as image:
+    try:
+        image = Image.open(io.BytesIO(data))
+    except UnidentifiedImageError as error:
+        raise OSError("it is no image") from error
+    with image:
         return to_rgb(image)
 
 

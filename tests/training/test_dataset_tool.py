@@ -6,7 +6,6 @@ import subprocess
 import sys
 import zipfile
 
-import imageio_ffmpeg
 import numpy as np
 import pytest
 import torch
@@ -14,34 +13,12 @@ from click.testing import CliRunner
 from PIL import Image
 
 from dnnlib import UserError
+from tests.training.movies import gray, run_ffmpeg, write_movie
 from training import clip_writer, dataset_tool, demo_clip
 from training.clip_writer import Cut
 from training.dataset import VideoPairDataset
 from training.dataset_tool import main, prepare, read_manifest
 from training.video_reader import BrokenVideo, decode_video
-
-
-def gray(frame):
-    return 20 + 5 * frame
-
-
-def write_movie(path, *, frames=20, size=(48, 32), paint=None):
-    """A nearly lossless H.264 video whose frame i has the gray value 20 + 5i."""
-    writer = imageio_ffmpeg.write_frames(
-        str(path), size, fps=10, codec="libx264", output_params=["-crf", "1", "-g", "5"], macro_block_size=2
-    )
-    writer.send(None)
-    for frame in range(frames):
-        image = np.full([size[1], size[0], 3], gray(frame), dtype=np.uint8)
-        if paint is not None:
-            paint(image)
-        writer.send(np.ascontiguousarray(image))
-    writer.close()
-    return str(path)
-
-
-def run_ffmpeg(*arguments):
-    subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", *map(str, arguments)], check=True)
 
 
 def frames_of(folder):
