@@ -64,7 +64,8 @@ def measure_geometry(depth: torch.Tensor, weights: torch.Tensor, cameras, others
         others: The turned views that parallax is measured in, one per map.
     """
     surface = weights.mean(dim=[-2, -1])
-    seen = weights.flatten(1).sum(1) >= 4  # three pixels are always on a plane
+    # Three pixels are always on a plane; networks that have broken down are reported elsewhere.
+    seen = (weights.flatten(1).sum(1) >= 4) & depth.isfinite().all(dim=-1).all(dim=-1)
     if not seen.any():
         return GeometryFigures(float(surface.mean()), float("nan"), float("nan"), float("nan"))
     depth, weights, cameras, others = depth[seen], weights[seen], cameras[seen], others[seen]

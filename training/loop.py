@@ -23,6 +23,7 @@ from torch_utils.statistics import Statistics
 from training import progress
 from training.ada_feedback import AdaFeedback
 from training.ema import GeneratorEMA
+from training.geometry_log import GeometryLog
 from training.health import Health
 from training.losses import GanLoss, VideoBatch
 from training.phases import GradientGuard, Phase
@@ -66,6 +67,7 @@ class TrainingLoop:
         dataset: Description of the data, for the snapshots.
         device: Of the networks.
         previews: None for none (and on all but the main process).
+        geometry: Measured at every snapshot; None on all but the main process.
         callbacks: See SnapshotCallback.
     """
 
@@ -87,6 +89,7 @@ class TrainingLoop:
         dataset: Mapping[str, object],
         device: torch.device,
         previews: Previews | None = None,
+        geometry: GeometryLog | None = None,
         callbacks: Sequence[SnapshotCallback] = (),
     ):
         self.networks = networks
@@ -103,6 +106,7 @@ class TrainingLoop:
         self.folder = folder
         self.device = device
         self.previews = previews
+        self.geometry = geometry
         self.callbacks = callbacks
         saved = networks.generator.state_dict()
         means = {name: buffer for name, buffer in networks.generator.named_buffers() if name in saved}
@@ -195,9 +199,14 @@ class TrainingLoop:
         """Report the tick and make what is due: previews, a snapshot, the state."""
         counters, schedule = self.counters, self.schedule
         self._report_unreadable(reports)
+        flat = None
+        if self.geometry is not None and schedule.snapshot_due(counters):
+            flat = self.geometry.report(self.statistics, cur_nimg=counters.cur_nimg)
         statistics = self.statistics.reduce()  # waits for the device
         ended = time.time()
         reports.tick(self._fields(ended), statistics)
+        if flat is not None:
+            reports.print(flat)
         doubt = self._health.check(cur_nimg=counters.cur_nimg)
 
         images, snapshot = schedule.images_due(counters), schedule.snapshot_due(counters)

@@ -19,6 +19,7 @@ from training.checkpoint import load_snapshot, load_state
 from training.data import PairDataset, build_dataset, build_loader
 from training.ema import GeneratorEMA
 from training.generator import Generator
+from training.geometry_log import CONTENTS, GeometryLog
 from training.loop import Networks, SnapshotCallback, TrainingLoop
 from training.phases import GradientGuard, make_phases
 from training.previews import Previews
@@ -139,6 +140,7 @@ def build_loop(
         dataset=dataset.describe(),
         device=device,
         previews=_previews(options, folder, dataset, generator_ema, device),
+        geometry=_geometry_log(dataset, generator_ema, device),
         callbacks=callbacks,
     )
     if state is not None and not loop.restore(state) and distributed.is_main():
@@ -184,6 +186,15 @@ def _prepare_device(options: Mapping[str, Any], device_type: str) -> torch.devic
     torch.backends.cudnn.allow_tf32 = options["allow_tf32"]
     torch.backends.cuda.matmul.allow_tf32 = options["allow_tf32"]
     return device
+
+
+def _geometry_log(dataset: PairDataset, generator: Generator, device: torch.device) -> GeometryLog | None:
+    if not distributed.is_main():
+        return None
+    labels = None
+    if generator.c_dim > 0:
+        labels = dataset.example_labels(CONTENTS, seed=0)
+    return GeometryLog(generator, device=device, c=labels)
 
 
 def _previews(
