@@ -109,3 +109,10 @@ def load_emulated(name: str, *, folder: Path = native_recipes.SOURCES) -> ctypes
     """
     recipe = native_recipes.recipe(name, "emulated", folder=folder)
     return load_library(f"{name}-emulated", recipe, ctypes.CDLL)
+
+
+if __name__ == "__main__":
+    from dnnlib import run_cli
+    from torch_utils.op_report import command
+
+    run_cli(lambda: command(standalone_mode=False))

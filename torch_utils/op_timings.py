@@ -1,0 +1,195 @@
+"""How fast the native operators are on the CPU, on shapes of the published configurations.
+
+Every case is run by the reference and by the native operator, in turns with a copy of as many bytes as the operator
+must at least read and write. Its time is the limit that memory sets: every input read once, every result written once,
+what the gradient needs of the forward pass read again once. The fastest of many rounds counts, and with a single thread
+the processor's time, not the clock's: other programs on the machine then disturb least.
+"""
+
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from unittest import mock
+
+import torch
+
+from torch_utils import custom_ops
+from torch_utils.ops.bias_act import bias_act
+from torch_utils.ops.composite import ray_weights, weighted_sum
+from torch_utils.ops.upfirdn2d import setup_filter, upfirdn2d
+
+__all__ = ["Case", "Timing", "cases", "measure"]
+
+SECONDS = 0.6  # for each row of the table, at least
+MIN_ROUNDS, SHORT = 5, 1e-3  # shorter calls are repeated until they take so many seconds
+
+
+@dataclass(frozen=True)
+class Case:
+    """An operator on inputs of one shape.
+
+    Attributes:
+        operator: Its name.
+        what: Where the shape comes from.
+        inputs: Shapes of its inputs; the first is laid out as channels_last if it has four dimensions.
+        dtype: Of the inputs.
+        call: (impl, *inputs) → result, or a tuple whose first entry is.
+        rereads: What the gradient reads of the forward pass: 'nothing', 'result' or 'inputs'.
+    """
+
+    operator: str
+    what: str
+    inputs: tuple[tuple[int, ...], ...]
+    call: Callable[..., torch.Tensor]
+    rereads: str
+    dtype: torch.dtype = torch.float32
+
+
+@dataclass(frozen=True)
+class Timing:
+    """A row of the table; times in seconds. `auto` tells whether impl='auto' takes the native operator."""
+
+    operator: str
+    what: str
+    shape: str
+    dtype: str
+    passes: str
+    reference: float
+    native: float
+    limit: float
+    auto: bool
+
+
+def cases() -> list[Case]:
+    """Of the FaceForensics model at 256² (whose discriminators take 8 videos at a time) and of the small model."""
+    found = []
+
+    def layer(impl, x, b):
+        return bias_act(x, b, act="lrelu", clamp=256, impl=impl)
+
+    for what, n, channels, size in (
+        ("discriminator 256²", 2, 128, 256),
+        ("discriminator 128²", 2, 256, 128),
+        ("discriminator 64²", 8, 512, 64),
+        ("discriminator 32²", 8, 512, 32),
+        ("discriminator 16²", 8, 512, 16),
+        ("discriminator 8²", 8, 512, 8),
+        ("discriminator 4²", 8, 512, 4),
+        ("small discriminator 32²", 8, 64, 32),
+    ):
+        found.append(Case("bias_act", what, ((n, channels, size, size), (channels,)), layer, "result"))
+    for dtype in (torch.float64, torch.bfloat16, torch.float16):
+        found.append(Case("bias_act", "discriminator 16²", ((8, 512, 16, 16), (512,)), layer, "result", dtype))
+
+    def smooth(impl, x, b):
+        return bias_act(x, b, act="swish", impl=impl)
+
+    found.append(Case("bias_act", "swish", ((8, 512, 16, 16), (512,)), smooth, "inputs"))
+
+    blur, nearest = setup_filter([1, 3, 3, 1]), setup_filter([1, 4, 6, 4, 1], normalize=False) / 64
+    for what, shape, f, arguments in (
+        ("filter of a 3×3 layer 256²", (2, 128, 256, 256), blur, {"padding": 2}),
+        ("filter of a 3×3 layer 64²", (8, 512, 64, 64), blur, {"padding": 2}),
+        ("filter of a 3×3 layer 16²", (8, 512, 16, 16), blur, {"padding": 2}),
+        ("filter of a skip layer 64²", (8, 512, 64, 64), blur, {"padding": 1, "down": 2}),
+        ("video ÷2", (8, 7, 256, 256), blur, {"padding": 1, "down": 2}),
+        ("upsampler, blurred nearest ×2", (2, 256, 64, 64), nearest, {"up": 2, "padding": [3, 1, 3, 1]}),
+        ("upsampler, blur", (2, 64, 128, 128), blur, {"padding": [2, 1, 2, 1]}),
+        ("upsampler, colours ×2", (2, 3, 128, 128), blur, {"up": 2, "padding": [2, 1, 2, 1], "gain": 4}),
+        ("small discriminator 32²", (8, 64, 32, 32), blur, {"padding": 2}),
+    ):
+
+        def resample(impl, x, f=f, arguments=arguments):
+            return upfirdn2d(x, f, **arguments, impl=impl)
+
+        found.append(Case("upfirdn2d", what, (shape,), resample, "nothing"))
+
+    def weigh(impl, density, deltas):
+        return ray_weights(density, deltas, last_opaque=False, impl=impl)
+
+    def add_up(impl, weights, features):
+        return weighted_sum(weights, features, impl=impl)
+
+    found.append(Case("composite", "weights of 8 frames", ((8 * 1024, 28), (8 * 1024, 27)), weigh, "inputs"))
+    found.append(Case("composite", "sum over 4 frames", ((4 * 1024, 28), (4 * 1024, 28, 259)), add_up, "inputs"))
+    found.append(Case("composite", "small: sum over 8 frames", ((8 * 256, 16), (8 * 256, 16, 35)), add_up, "inputs"))
+    return found
+
+
+def measure(case: Case) -> Iterator[Timing]:
+    """One row for each kind of use: without gradients, with them, and as R1 differentiates the gradients again."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = [torch.rand(shape, generator=generator).to(case.dtype) for shape in case.inputs]
+    inputs = [x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x for x in inputs]
+    with torch.no_grad():
+        result = _first(case.call("ref", *inputs))
+    sizes = [x.numel() * x.element_size() for x in (*inputs, result)]
+    read, written = sum(sizes[:-1]), sizes[-1]
+    again = {"nothing": 0, "result": written, "inputs": read}[case.rereads]
+    traffic = {"forward": read + written, "gradient": 2 * (read + written) + again}
+    if case.operator != "composite":  # which no penalty differentiates twice
+        traffic["R1"] = 3 * (read + written) + 2 * again
+    for passes, count in traffic.items():
+        with mock.patch.object(custom_ops, "load", wraps=custom_ops.load) as asked:
+            _run(case, passes, "auto", inputs, result)()
+        runs = [_run(case, passes, impl, inputs, result) for impl in ("ref", "cpu")]
+        times = _fastest([*runs, _copy(count)])
+        shape = "×".join(map(str, case.inputs[-1 if case.operator == "composite" else 0]))
+        dtype = str(case.dtype).removeprefix("torch.")
+        yield Timing(case.operator, case.what, shape, dtype, passes, *times, asked.called)
+
+
+def _first(result):
+    return result[0] if isinstance(result, tuple) else result
+
+
+def _run(case: Case, passes: str, impl: str, inputs: list[torch.Tensor], result: torch.Tensor) -> Callable[[], object]:
+    """A function of no arguments that makes the passes once."""
+    if passes == "forward":
+
+        def forward():
+            with torch.no_grad():
+                return case.call(impl, *inputs)
+
+        return forward
+    leaves = [x.detach().clone().requires_grad_() for x in inputs]
+    dy = torch.ones_like(result)
+    if passes == "gradient":
+        return lambda: torch.autograd.grad(_first(case.call(impl, *leaves)), leaves, dy)
+    dy.requires_grad_()
+    ddx = torch.ones_like(inputs[0])
+
+    def penalty():
+        (dx,) = torch.autograd.grad(_first(case.call(impl, *leaves)), leaves[:1], dy, create_graph=True)
+        return torch.autograd.grad(dx, dy, ddx)
+
+    return penalty
+
+
+def _copy(count: int) -> Callable[[], object]:
+    """Read and write `count` bytes in all."""
+    source = torch.ones(max(1, count // 8), dtype=torch.float32)
+    target = torch.empty_like(source)
+    return lambda: target.copy_(source)
+
+
+def _fastest(functions: list[Callable[[], object]]) -> list[float]:
+    """Seconds per call of each, called in turns."""
+    clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
+    repeats, best = [], [math.inf] * len(functions)
+    for function in functions:
+        function()
+        start = clock()
+        function()
+        repeats.append(math.ceil(SHORT / max(clock() - start, 1e-6)))
+    begun = time.perf_counter()
+    for rounds in itertools.count():
+        if rounds >= MIN_ROUNDS and time.perf_counter() - begun > SECONDS:
+            return best
+        for i, function in enumerate(functions):
+            start = clock()
+            for _ in range(repeats[i]):
+                function()
+            best[i] = min(best[i], (clock() - start) / repeats[i])
