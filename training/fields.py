@@ -1,4 +1,4 @@
-"""The fields that are volume rendered: a modulated foreground with motion, and an inverted-sphere background.
+"""The foreground that is volume rendered: a modulated field with motion.
 
 A field module holds parameters; `fold` turns it, once per video, into an evaluator: a callable
 `(points, directions) -> (density, features)` as the renderer expects it. What an evaluator returns as features is
@@ -6,7 +6,7 @@ whatever must be summed along the ray and no more: heads that are linear are app
 compositing. (Their biases are multiplied by the sum of the weights, which makes this exact.)
 
 Sources: 3D-Aware Video Generation, section 3.1 (motion enters as an offset to the first hidden layer); StyleNeRF,
-section 3 (modulated field, features besides colours); NeRF++ (background).
+section 3 (modulated field, features besides colours).
 """
 
 import dataclasses
@@ -16,11 +16,18 @@ from torch import nn
 
 from torch_utils.ops.point_linear import lrelu_, point_linear
 from training.field_program import ForegroundProgram
-from training.layers import ModulatedLinear, PointLinear, positional_encoding, sinusoid_order, sinusoids
+from training.layers import (
+    ModulatedLinear,
+    PointLinear,
+    composited_colour,
+    positional_encoding,
+    sinusoid_order,
+    sinusoids,
+)
 
-__all__ = ["BackgroundField", "BlendedForeground", "ForegroundField"]
+__all__ = ["BlendedForeground", "ForegroundField"]
 
-POINT_DIM, BACKGROUND_POINT_DIM = 3, 4
+POINT_DIM = 3
 #: Negative slope of the view-dependent colour head.
 VIEW_SLOPE = 0.01
 
@@ -207,7 +214,7 @@ class _ForegroundEvaluator:
         x = point_linear(hidden.flatten(1, -2), weight).unflatten(1, hidden.shape[1:-1]) + bias * weight_sum
         if rgb:
             return torch.cat([rgb[0], x], dim=-1)
-        return torch.cat([_colour(self.folded.rgb, x, weight_sum), x], dim=-1)
+        return torch.cat([composited_colour(self.folded.rgb, x, weight_sum), x], dim=-1)
 
 
 class BlendedForeground(nn.Module):
@@ -257,65 +264,3 @@ class _BlendedEvaluator:
         middle, mask = len(features) // 2, mask[..., 0]
         dynamic = self.dynamic.project(tuple(features[:middle]), mask)
         return dynamic + self.static.project(tuple(features[middle:]), weight_sum - mask)
-
-
-class BackgroundField(nn.Module):
-    """The background MLP: plain linear layers with ReLU on encoded inverted-sphere points and a background code."""
-
-    def __init__(
-        self,
-        *,
-        code_dim: int,
-        feature_dim: int,
-        width: int = 64,
-        num_layers: int = 4,
-        position_frequencies: int = 10,
-    ):
-        super().__init__()
-        self.position_frequencies = position_frequencies
-        widths = [2 * position_frequencies * BACKGROUND_POINT_DIM + code_dim] + [width] * num_layers
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True))
-        self.density = nn.Linear(width, 1)
-        self.features = nn.Linear(width, feature_dim)
-        self.rgb = PointLinear(in_features=feature_dim, out_features=3)
-
-    def evaluator(self, code: torch.Tensor) -> "_BackgroundEvaluator":
-        """The field for background codes [B, code_dim]."""
-        return _BackgroundEvaluator(self, code)
-
-
-class _BackgroundEvaluator:
-    """See `BackgroundField`: points [B, R, S, 4]; the background knows neither time nor viewing direction."""
-
-    def __init__(self, field: BackgroundField, code: torch.Tensor):
-        self.field, self.code = field, code
-
-    def __call__(self, points: torch.Tensor, directions: torch.Tensor):
-        """Raw density [B, R, S] and features (hidden [B, R, S, width],)."""
-        shape = points.shape[:-1]
-        encoded = sinusoids(points, self.field.position_frequencies)
-        # The code is the same for all points of a video: its share of the first layer is a bias.
-        first, *rest = self.field.layers
-        split = encoded.shape[-1]
-        bias = torch.nn.functional.linear(self.code, first.weight[:, split:], first.bias)
-        order = sinusoid_order(self.field.position_frequencies, BACKGROUND_POINT_DIM, points.device)
-        x = point_linear(encoded.reshape(len(points), -1, split), first.weight[:, order]) + bias[:, None, :]
-        x = torch.relu_(x)
-        for layer in rest:
-            x = point_linear(x, layer.weight, layer.bias, act="relu")
-        density = point_linear(x, self.field.density.weight, self.field.density.bias)
-        return density.reshape(shape), (x.reshape(*shape, -1),)
-
-    def project(self, features: tuple[torch.Tensor, ...], weight_sum: torch.Tensor | float = 1.0) -> torch.Tensor:
-        """[rgb | features] of weighted sums of hidden states, as for the foreground."""
-        if torch.is_tensor(weight_sum):
-            weight_sum = weight_sum[..., None]
-        layer = self.field.features
-        x = point_linear(features[0], layer.weight) + layer.bias * weight_sum
-        return torch.cat([_colour(self.field.rgb.scaled(), x, weight_sum), x], dim=-1)
-
-
-def _colour(head: Linear, x: torch.Tensor, weight_sum: torch.Tensor | float) -> torch.Tensor:
-    """rgb [..., 3] of composited features [..., F]: the head's bias counts as often as the weights add up to."""
-    weight, bias = head
-    return point_linear(x, weight) + bias * weight_sum

@@ -22,7 +22,8 @@ from renderer.rays import camera_rays, pixel_centers
 from torch_utils.random_stream import RandomStream
 from training.dataset import VideoPairDataset
 from training.frame_store import fit_square
-from training.generator import Generator, Scene
+from training.generator import Generator
+from training.scene import Scene
 
 __all__ = ["GeneratedVideos", "ViewPairs", "draw_labels", "quantise", "reproject"]
 

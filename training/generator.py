@@ -15,14 +15,16 @@ from torch import nn
 
 from renderer.cameras import CameraPrior, Cameras
 from renderer.rays import camera_rays, lattice_pixel_indices, pixel_centers
-from renderer.rendering import Fields, Rays, Rendered, ray_samples, render_background, render_rays
+from renderer.rendering import Fields, Rays, Rendered, ray_samples, render_rays
 from renderer.volume import NO_NOISE, RayNoise, RenderSettings
-from training.fields import BackgroundField, BlendedForeground, ForegroundField
+from training.background_field import BackgroundField
+from training.fields import BlendedForeground, ForegroundField
 from training.mapping import MappingNetwork
 from training.motion import MotionNetwork
+from training.scene import Scene
 from training.upsampler import Upsampler
 
-__all__ = ["Generator", "Scene", "SynthesisOutput"]
+__all__ = ["Generator", "SynthesisOutput"]
 
 
 @dataclasses.dataclass
@@ -167,9 +169,9 @@ class Generator(nn.Module):
         In training mode (`self.training`) the magnitude EMAs of the upsampler are updated.
         """
         batch, frames = times.shape
-        folded = self._fold(ws)
-        motion = self._motion_vectors(ws, z_motion, times)
-        pixels = self._pixels(ws).expand(batch, -1, -1)
+        folded = self.fold(ws)
+        motion = self.motion_vectors(ws, z_motion, times)
+        pixels = self.pixels(ws).expand(batch, -1, -1)
         num_rays, lattice = pixels.shape[1], None
         if path_loss:
             offset = stream.uniform("render/path_offset", [batch, 2])
@@ -180,35 +182,46 @@ class Generator(nn.Module):
             noise = RayNoise.draw(stream, batch, pixels.shape[1], self.settings, background=self.background is not None)
 
         rendered, samples = [], []
-        for group, weights in zip(self._groups(batch, ws.device), folded.foreground, strict=True):
+        for group, weights in zip(self.groups(batch, ws.device), folded.foreground, strict=True):
             origins, directions = camera_rays(cameras[group], pixels[group])
-            fields = self._fields(weights, times[group], None if motion is None else motion[group], z_bg[group])
+            fields = self.fields(weights, times[group], None if motion is None else motion[group], z_bg[group])
             rays = Rays(origins, directions, noise.select(group))
             image_rays = rays.select(slice(0, num_rays))
             rendered.append(render_rays(fields, image_rays, self.settings, frames=frames, chunk=ray_chunk))
             if path_loss:
                 samples.append(ray_samples(fields, rays.select(slice(num_rays, None)), self.settings, frames=frames))
-        output = self._upsample(rendered, folded)
+        output = self.upsample(rendered, folded)
         if path_loss:
             output.path_loss = self._path_loss(output.image, samples, folded, lattice)
         return output
 
     def scene(
-        self, ws: torch.Tensor, *, z_motion: torch.Tensor, z_bg: torch.Tensor, ray_chunk: int | None = None
-    ) -> "Scene":
+        self,
+        ws: torch.Tensor,
+        *,
+        z_motion: torch.Tensor,
+        z_bg: torch.Tensor,
+        ray_chunk: int | None = None,
+        precision: str = "float32",
+    ) -> Scene:
         """Videos prepared for rendering frame by frame: see `Scene`."""
-        return Scene(self, ws, z_motion=z_motion, z_bg=z_bg, ray_chunk=ray_chunk)
+        return Scene(self, ws, z_motion=z_motion, z_bg=z_bg, ray_chunk=ray_chunk, precision=precision)
+
+    # Steps of a synthesis, which `Scene` takes as well.
 
     @staticmethod
-    def _groups(batch: int, device: torch.device) -> list[slice]:
+    def groups(batch: int, device: torch.device) -> list[slice]:
+        """Which videos are worked on together."""
         if device.type == "cpu":
             return [slice(i, i + 1) for i in range(batch)]
         return [slice(0, batch)]
 
-    def _pixels(self, like: torch.Tensor) -> torch.Tensor:
+    def pixels(self, like: torch.Tensor) -> torch.Tensor:
+        """Centres of the volume rendered pixels [1, R, 2], of the type of `like`."""
         return pixel_centers(self.settings.resolution, like.device).to(like.dtype)[None]
 
-    def _fold(self, ws: torch.Tensor, precision: str = "float32") -> _Folded:
+    def fold(self, ws: torch.Tensor, precision: str = "float32") -> _Folded:
+        """Weights for styles ws [B, num_ws, w_dim]; for `precision` see `torch_utils.ops.dense.DenseProgram`."""
         on_cpu, middle = ws.device.type == "cpu", self.foreground.num_ws
         group = 1 if on_cpu else len(ws)
         folded = _Folded(
@@ -219,17 +232,19 @@ class Generator(nn.Module):
             folded.programs = self.upsampler.prepare(folded.upsampler, precision)
         return folded
 
-    def _motion_vectors(self, ws: torch.Tensor, z_motion: torch.Tensor, times: torch.Tensor) -> torch.Tensor | None:
+    def motion_vectors(self, ws: torch.Tensor, z_motion: torch.Tensor, times: torch.Tensor) -> torch.Tensor | None:
+        """[B, T, width], or None without motion."""
         if self.motion is None:
             return None
         return self.motion(z_motion, times, ws[:, 0] if self.motion_uses_content else None)
 
-    def _fields(self, weights, times: torch.Tensor, motion: torch.Tensor | None, z_bg: torch.Tensor) -> Fields:
+    def fields(self, weights, times: torch.Tensor, motion: torch.Tensor | None, z_bg: torch.Tensor) -> Fields:
         """The fields of one group of videos."""
         background = None if self.background is None else self.background.evaluator(z_bg)
         return Fields(self.foreground.evaluator(weights, times=times, motion=motion), background)
 
-    def _upsample(self, rendered: list[Rendered], folded: _Folded) -> SynthesisOutput:
+    def upsample(self, rendered: list[Rendered], folded: _Folded) -> SynthesisOutput:
+        """Frames of what each group's rays gave."""
         size = self.settings.resolution
         grids = [r.rows.unflatten(2, (size, size)) for r in rendered]
         features, colours = [x[..., 3:] for x in grids], [x[..., :3] for x in grids]
@@ -265,67 +280,3 @@ class Generator(nn.Module):
         pixels = image.flatten(3).gather(3, index).movedim(2, 3)
         difference = torch.cat(composited) - pixels
         return 2 * difference.square().sum(dim=-1).mean(dim=-1)
-
-
-class Scene:
-    """Videos whose weights are folded once, rendered one frame at a time without gradients.
-
-    The background, which does not change in time, is kept while the cameras stay the same.
-    """
-
-    @torch.no_grad()
-    def __init__(
-        self,
-        generator: Generator,
-        ws: torch.Tensor,
-        *,
-        z_motion: torch.Tensor,
-        z_bg: torch.Tensor,
-        ray_chunk: int | None = None,
-    ):
-        if generator.training:
-            raise ValueError("scenes are rendered in evaluation mode: call generator.eval() first.")
-        self.generator, self.ray_chunk = generator, ray_chunk
-        self.ws, self.z_motion, self.z_bg = ws, z_motion, z_bg
-        self._folded = generator._fold(ws)
-        self._cameras: Cameras | None = None
-        self._rays: list = []
-        self._backgrounds: list = []
-
-    def _look_through(self, cameras: Cameras) -> None:
-        if cameras.equals(self._cameras):
-            return
-        generator = self.generator
-        self._rays, self._backgrounds = [], []
-        for group in generator._groups(len(self.ws), self.ws.device):
-            rays = Rays(*camera_rays(cameras[group], generator._pixels(self.ws)))
-            self._rays.append(rays)
-            behind = None
-            if generator.background is not None:
-                fields = Fields(None, generator.background.evaluator(self.z_bg[group]))
-                behind = render_background(fields, rays, generator.settings)
-            self._backgrounds.append(behind)
-        self._cameras = cameras
-
-    @torch.no_grad()
-    def output(self, time: float | torch.Tensor, cameras: Cameras) -> SynthesisOutput:
-        """Frame at `time` (a number or [B]) from one camera per video, with raw colours, depth and opacity (T = 1)."""
-        generator, device = self.generator, self.ws.device
-        cameras = cameras.to(device)
-        self._look_through(cameras)
-        times = torch.as_tensor(time, dtype=self.ws.dtype, device=device).expand(len(self.ws))[:, None]
-        motion = generator._motion_vectors(self.ws, self.z_motion, times)
-        rendered = []
-        for i, group in enumerate(generator._groups(len(self.ws), device)):
-            fields = generator._fields(
-                self._folded.foreground[i], times[group], None if motion is None else motion[group], self.z_bg[group]
-            )
-            rays, behind = self._rays[i], self._backgrounds[i]
-            rendered.append(
-                render_rays(fields, rays, generator.settings, frames=1, chunk=self.ray_chunk, behind=behind)
-            )
-        return generator._upsample(rendered, self._folded)
-
-    def render(self, time: float | torch.Tensor, cameras: Cameras) -> torch.Tensor:
-        """The image [B, 3, H, W] alone; see `output`."""
-        return self.output(time, cameras).image[:, 0]

@@ -17,6 +17,7 @@ __all__ = [
     "FullyConnected",
     "ModulatedLinear",
     "PointLinear",
+    "composited_colour",
     "normalize_second_moment",
     "positional_encoding",
     "sinusoid_order",
@@ -55,6 +56,14 @@ def sinusoid_order(frequencies: int, dims: int, device: torch.device | str | Non
     """Indices that take `positional_encoding(x)` to `sinusoids(x)` for x of `dims` coordinates."""
     index = torch.arange(2 * frequencies * dims, device=device)
     return index.unflatten(0, (frequencies, 2, dims)).transpose(0, 1).flatten()
+
+
+def composited_colour(
+    head: tuple[torch.Tensor, torch.Tensor], x: torch.Tensor, weight_sum: torch.Tensor | float
+) -> torch.Tensor:
+    """rgb [..., 3] of composited features [..., F]: the head's bias counts as often as the weights add up to."""
+    weight, bias = head
+    return point_linear(x, weight) + bias * weight_sum
 
 
 class FullyConnected(nn.Module):

@@ -1,0 +1,90 @@
+"""Videos whose weights are folded once, rendered one frame at a time without gradients."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from renderer.cameras import Cameras
+from renderer.rays import camera_rays
+from renderer.rendering import Fields, Rays, render_background, render_rays
+
+if TYPE_CHECKING:
+    from training.generator import Generator, SynthesisOutput
+
+__all__ = ["Scene"]
+
+
+class Scene:
+    """Videos whose weights are folded once, rendered one frame at a time without gradients.
+
+    The background, which does not change in time, is kept while the cameras stay the same.
+
+    Args:
+        generator: In evaluation mode.
+        ws, z_motion, z_bg: Styles and codes of B videos, see `Generator.synthesize`.
+        ray_chunk: Composite this many rays at a time, to bound memory; None for all at once.
+        precision: Of products on a CPU, see `torch_utils.ops.dense.DenseProgram`.
+
+    Raises:
+        ValueError: The generator is in training mode.
+    """
+
+    @torch.no_grad()
+    def __init__(
+        self,
+        generator: Generator,
+        ws: torch.Tensor,
+        *,
+        z_motion: torch.Tensor,
+        z_bg: torch.Tensor,
+        ray_chunk: int | None = None,
+        precision: str = "float32",
+    ):
+        if generator.training:
+            raise ValueError("scenes are rendered in evaluation mode: call generator.eval() first.")
+        self.generator, self.ray_chunk = generator, ray_chunk
+        self.ws, self.z_motion, self.z_bg = ws, z_motion, z_bg
+        self._folded = generator.fold(ws, precision)
+        self._cameras: Cameras | None = None
+        self._rays: list = []
+        self._backgrounds: list = []
+
+    def _look_through(self, cameras: Cameras) -> None:
+        if cameras.equals(self._cameras):
+            return
+        generator = self.generator
+        self._rays, self._backgrounds = [], []
+        for group in generator.groups(len(self.ws), self.ws.device):
+            rays = Rays(*camera_rays(cameras[group], generator.pixels(self.ws)))
+            self._rays.append(rays)
+            behind = None
+            if generator.background is not None:
+                fields = Fields(None, generator.background.evaluator(self.z_bg[group]))
+                behind = render_background(fields, rays, generator.settings)
+            self._backgrounds.append(behind)
+        self._cameras = cameras
+
+    @torch.no_grad()
+    def output(self, time: float | torch.Tensor, cameras: Cameras) -> SynthesisOutput:
+        """Frame at `time` (a number or [B]) from one camera per video, with raw colours, depth and opacity (T = 1)."""
+        generator, device = self.generator, self.ws.device
+        cameras = cameras.to(device)
+        self._look_through(cameras)
+        times = torch.as_tensor(time, dtype=self.ws.dtype, device=device).expand(len(self.ws))[:, None]
+        motion = generator.motion_vectors(self.ws, self.z_motion, times)
+        rendered = []
+        for i, group in enumerate(generator.groups(len(self.ws), device)):
+            fields = generator.fields(
+                self._folded.foreground[i], times[group], None if motion is None else motion[group], self.z_bg[group]
+            )
+            rays, behind = self._rays[i], self._backgrounds[i]
+            rendered.append(
+                render_rays(fields, rays, generator.settings, frames=1, chunk=self.ray_chunk, behind=behind)
+            )
+        return generator.upsample(rendered, self._folded)
+
+    def render(self, time: float | torch.Tensor, cameras: Cameras) -> torch.Tensor:
+        """The image [B, 3, H, W] alone; see `output`."""
+        return self.output(time, cameras).image[:, 0]
