@@ -101,7 +101,8 @@ def test_fresh_folders_are_not_remembered(root, monkeypatch, memory):
     monkeypatch.setattr(frame_index, "SETTLED", 2.0)
     content(root)
     assert not memory.exists()
-    monkeypatch.setattr(time, "time", lambda now=time.time(): now + 10)
+    later = time.time() + 10
+    monkeypatch.setattr(time, "time", lambda: later)
     content(root)
     assert len(os.listdir(memory)) == 1
 

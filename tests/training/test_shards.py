@@ -5,6 +5,7 @@ import io
 import itertools
 import json
 import os
+import sys
 import tarfile
 import threading
 
@@ -13,14 +14,18 @@ import pytest
 import torch
 from PIL import Image
 
+import run_train
 from dnnlib import UserError
+from tests.training.tiny import WORDS, write_frames
 from training import shard_files
+from training.configuration import compose_options
 from training.data import build_dataset
 from training.dataset import VideoPairDataset
 from training.manifest import SHARDS_FORMAT
 from training.packing import pack_shards
 from training.shard_loader import make_shard_loader
 from training.shards import ShardPairDataset
+from training.training_state import read_state
 
 pytest.importorskip("webdataset")
 
@@ -150,7 +155,7 @@ def test_the_order_is_what_a_buffer_gives(shards):
     assert sorted(order) == list(range(23)) and all(clip <= place + 4 for place, clip in enumerate(order))
     assert list(order) != sorted(order)
     assert list(stream(shards, buffer=1).lane_order(list(range(8)), 0, 0)) == list(range(23))
-    first = np.array([stream(shards, seed=s).lane_order(list(range(8)), 0, 0)[0] for s in range(500)])
+    first = np.array([data.lane_order(list(range(8)), 0, epoch)[0] for epoch in range(500)])
     assert np.abs(np.bincount(first, minlength=5) / 500 - 0.2).max() < 0.08  # each of the first five
 
 
@@ -351,3 +356,35 @@ def test_a_damaged_frame_is_named(shards, tmp_path):
     next(loader)
     assert loader.unreadable == 3 and "Cannot read the frame" in loader.problem
     assert "shard-000000.tar" in loader.problem
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Training
+
+
+def test_training_continues_exactly(tmp_path, monkeypatch):
+    """Two halves of a run give the weights of a whole one."""
+    data = write_frames(tmp_path / "frames")
+    manifest = {"format": SHARDS_FORMAT, "nframes": 4}
+    pack_shards(str(data), str(tmp_path / "set"), manifest=manifest, clips_per_shard=2)
+
+    def train(*words):
+        monkeypatch.setattr(sys, "argv", ["run_train.py", *words])
+        run_train.main()
+
+    words = [f"data={tmp_path}/set/shard-{{000000..000001}}.tar", *WORDS, "imgsnap=1"]
+    train(f"outdir={tmp_path / 'whole'}", *words, "kimg=0.016")
+    train(f"outdir={tmp_path / 'parts'}", *words, "kimg=0.008")
+    train(f"outdir={tmp_path / 'parts'}", "resume_run=0", "kimg=0.016")
+    folders = [next((tmp_path / name).iterdir()) for name in ("whole", "parts")]
+    assert (folders[0] / "reals.png").exists() and folders[0].name.startswith("00000-shard-stylenerf_small")
+    one, other = (read_state(folder)["modules"] for folder in folders)
+    for module, entry in one.items():
+        for name, value in entry.items():
+            assert torch.equal(value, other[module][name]), (module, name)
+
+
+def test_braces_that_the_shell_has_replaced():
+    with pytest.raises(UserError, match="data= is given 2 times: put a name with braces into quotes"):
+        compose_options(["outdir=x", "data=a-000.tar", "data=a-001.tar"])
+    assert compose_options(["outdir=x", "data=a-{000..001}.tar"])["data"] == "a-{000..001}.tar"
