@@ -80,9 +80,14 @@ class Upsampling(nn.Module):
             hidden = blur_rows(lrelu_(corner_means(own, neighbours)))
             y = point_linear(hidden.reshape(n, -1, hidden.shape[-1]), expand, bias).unflatten(1, (2 * height, -1))
             nearest = blur_nearest_rows(torch.add(expand_bias, x, alpha=gain))
-            return nearest.add_(y)
+            return _sum(nearest, y)
         corners = point_linear(hidden, expand, expand_bias).view(n, height, width, 2, 2, channels)
-        return blur_rows(interleave(corners + gain * x[:, :, :, None, None, :])).add_(bias)
+        return _sum(blur_rows(interleave(corners + gain * x[:, :, :, None, None, :])), bias)
+
+
+def _sum(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """x + y, in place on a resampled x where no gradients are recorded (autograd forbids it on a view of a node)."""
+    return x + y if x.requires_grad else x.add_(y)
 
 
 class UpsamplerLayer(nn.Module):
