@@ -82,6 +82,8 @@ def launch(
             for process in group:
                 if process.is_alive():
                     process.kill()
+                if process.pid is not None:
+                    process.join()
             for signum, handler in previous.items():
                 signal.signal(signum, handler)
         if failed:

@@ -78,4 +78,5 @@ def job() -> Iterator[tuple[list[str], str]]:
         yield list(config.overrides.task), str(Path(config.runtime.output_dir))
     finally:
         GlobalHydra.instance().clear()
-        GlobalHydra.instance().initialize(application)
+        if application is not None:
+            GlobalHydra.instance().initialize(application)

@@ -14,9 +14,7 @@ from training.phases import GradientGuard
 
 __all__ = ["Health"]
 
-SUSPICIOUS = (
-    8  # optimiser steps in a row with non-finite gradients after which nothing is saved until there is a good one
-)
+SUSPICIOUS = 4  # steps of a phase in a row with non-finite gradients after which nothing is saved until a good one
 
 
 class Health:
@@ -25,7 +23,7 @@ class Health:
     Args:
         tensors: Named weights and running means.
         guard: Of the gradients.
-        limit: Steps in a row with non-finite gradients that mean the end.
+        limit: Steps of a phase in a row with non-finite gradients that mean the end.
         folder: Of the run, for messages.
     """
 
@@ -47,9 +45,9 @@ class Health:
         if broken:
             reason = f"{len(broken)} of its tensors are not finite any more ({', '.join(broken[:3])})"
         elif longest >= self._limit:
-            reason = f"{longest} optimiser steps in a row had non-finite gradients (spec.nonfinite_limit)"
+            reason = f"{longest} steps of a phase in a row had non-finite gradients (spec.nonfinite_limit)"
         elif streak >= SUSPICIOUS:
-            return f"the last {streak} optimiser steps had non-finite gradients"
+            return f"the last {streak} steps of a phase had non-finite gradients"
         else:
             return None
         raise UserError(

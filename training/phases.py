@@ -37,7 +37,7 @@ class Phase:
         """Join the processes' gradients, make them finite, and update the parameters."""
         for parameter in self.parameters:
             parameter.requires_grad_(False)
-        guard.clean(self.parameters)
+        guard.clean(self.parameters, self.name)
         self.optimizer.step()
 
 
@@ -78,18 +78,20 @@ class GradientGuard:
     """Averages gradients over the processes and replaces their non-finite entries, counting them.
 
     nan becomes 0 and ±inf becomes ±1e5, as in the published training. Half precision produces such entries now and
-    then; when every step does, training has broken down. The counts stay on the device until `longest_streak` is read.
+    then; when every step of a phase does, training has broken down, even if the other phases' are good. The counts stay
+    on the device until they are read.
     """
 
     LIMIT = 1e5
 
     def __init__(self, *, device: torch.device | str, statistics=None):
         self.statistics = statistics
-        # Consecutive steps with non-finite gradients: up to now, and the most since the last reading.
-        self._streaks = torch.zeros(2, dtype=torch.int64, device=device)
+        self._device = device
+        # By phase, consecutive steps with non-finite gradients: up to now, and the most since the last reading.
+        self._streaks: dict[str, torch.Tensor] = {}
 
     @torch.no_grad()
-    def clean(self, parameters: list[torch.nn.Parameter]) -> None:
+    def clean(self, parameters: list[torch.nn.Parameter], phase: str = "") -> None:
         """Replace the gradients by their finite means over the processes (parameters without any are left out)."""
         parameters = [parameter for parameter in parameters if parameter.grad is not None]
         if not parameters:
@@ -103,24 +105,30 @@ class GradientGuard:
         parts = flat.split([parameter.numel() for parameter in parameters])
         for parameter, part in zip(parameters, parts):
             parameter.grad.copy_(part.view_as(parameter))  # keeps the gradient's memory layout
-        self._streaks[0] += 1
-        self._streaks[0] *= count > 0
-        self._streaks[1] = torch.maximum(self._streaks[0], self._streaks[1])
+        if phase not in self._streaks:
+            self._streaks[phase] = torch.zeros(2, dtype=torch.int64, device=self._device)
+        streak = self._streaks[phase]
+        streak[0] += 1
+        streak[0] *= count > 0
+        streak[1] = torch.maximum(streak[0], streak[1])
         if self.statistics is not None:
             self.statistics.report("Progress/nonfinite_gradients", count)
 
     def longest_streak(self) -> int:
-        """Most consecutive steps with non-finite gradients since the last call. Waits for the device."""
-        longest = int(self._streaks[1].item())
-        self._streaks[1] = self._streaks[0]
+        """Most consecutive steps of a phase with non-finite gradients since the last call. Waits for the device."""
+        longest = max((int(streak[1]) for streak in self._streaks.values()), default=0)
+        for streak in self._streaks.values():
+            streak[1] = streak[0]
         return longest
 
     def streak(self) -> int:
-        """Consecutive steps with non-finite gradients up to now. Waits for the device."""
-        return int(self._streaks[0].item())
+        """Consecutive steps of a phase with non-finite gradients up to now. Waits for the device."""
+        return max((int(streak[0]) for streak in self._streaks.values()), default=0)
 
-    def state_dict(self) -> dict[str, torch.Tensor]:
-        return {"streaks": self._streaks}
+    def state_dict(self) -> dict[str, dict[str, torch.Tensor]]:
+        return {"streaks": {phase: streak.clone() for phase, streak in self._streaks.items()}}
 
-    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        self._streaks.copy_(state["streaks"])
+    def load_state_dict(self, state: dict) -> None:
+        streaks = state["streaks"]
+        if isinstance(streaks, dict):  # in older states it was one for all phases
+            self._streaks = {phase: streak.to(self._device, copy=True) for phase, streak in streaks.items()}

@@ -17,7 +17,7 @@ class Schedule:
     image_ticks: int | None  # ticks between previews; None for none but the last
     snapshot_ticks: int | None  # ticks between snapshots; None for none but the last
     keep: int | None  # network snapshots that are kept, the newest ones; None for all
-    nonfinite_limit: int  # stop after so many optimiser steps in a row with non-finite gradients
+    nonfinite_limit: int  # stop after so many steps of a phase in a row with non-finite gradients
     unreadable_limit: int  # stop when a process could not read so many items of the data
 
     def tick_is_over(self, counters: "Counters") -> bool:

@@ -8,6 +8,7 @@ Every fault is really done: a file system that is full, a process that is killed
 be true afterwards is asserted; docs/reliability.md has the table that comes out.
 """
 
+import contextlib
 import math
 import os
 import resource
@@ -132,9 +133,14 @@ def remount(path: Path, options: str) -> None:
 @fault
 def disk_full(place: Place) -> str:
     """The disk is full while a run saves."""
-    disk = mounted(place, 4.5)
+    disk = mounted(place, 16)
     try:
         run = Run(place.words("imgsnap=null"), place.log)
+        wait_for_state(place, run)
+        with open(disk / "filler", "wb") as file, contextlib.suppress(OSError):
+            while True:
+                file.write(bytes(2**12))
+                file.flush()
         code = run.wait()
         assert code == 2 and "o space left" in place.error(), (code, place.said()[-2000:])
         saved = place.saved()

@@ -35,7 +35,7 @@ def test_a_streak_is_suspicious_until_a_good_step():
         step(guard, math.nan)
     assert health.check(cur_nimg=1) is None
     step(guard, math.inf)
-    assert health.check(cur_nimg=1) == f"the last {SUSPICIOUS} optimiser steps had non-finite gradients"
+    assert health.check(cur_nimg=1) == f"the last {SUSPICIOUS} steps of a phase had non-finite gradients"
     step(guard, 1.0)
     assert health.check(cur_nimg=1) is None
 
@@ -45,7 +45,7 @@ def test_a_long_streak_is_the_end_even_if_it_is_over():
     for value in (math.nan, math.nan, math.nan, 1.0):
         step(guard, value)
     with pytest.raises(
-        UserError, match=r"broken down at 2.5 kimg: 3 optimiser steps in a row .*runs/0 are from before"
+        UserError, match=r"broken down at 2.5 kimg: 3 steps of a phase in a row .*runs/0 are from before"
     ):
         health.check(cur_nimg=2500)
 

@@ -223,11 +223,11 @@ def test_persisting_non_finite_gradients_end_the_run(tmp_path):
         accumulate(phase, gain=gain if loop.counters.cur_nimg < 4 else math.nan, **arguments)
 
     loop.loss.accumulate = spoil
-    with pytest.raises(UserError, match=r"broken down at 0.012 kimg: 5 optimiser steps in a row"):
+    with pytest.raises(UserError, match=r"broken down at 0.02 kimg: 4 steps of a phase in a row"):
         loop.run()
-    # What was saved is from before.
+    # What was saved is from before, or from so shortly after that it might have been nothing.
     state = read_state(loop.folder)
-    assert state["shared"]["counters"]["cur_nimg"] == 4
+    assert state["shared"]["counters"]["cur_nimg"] == 12
     assert rows(loop)[-1]["Progress/nonfinite_gradients"]["mean"] > 0
     assert all(value.isfinite().all() for value in state["modules"]["generator"].values())
 

@@ -95,6 +95,22 @@ def test_streaks_of_non_finite_gradients():
     assert guard.longest_streak() == 0
 
 
+def test_streaks_are_counted_by_phase():
+    """A discriminator that is lost is not overlooked because the generator's gradients are good."""
+    parameter = nn.Parameter(torch.zeros(1))
+    guard = GradientGuard(device="cpu")
+    for _ in range(3):
+        for phase, value in (("Gmain", 1.0), ("Dmain", math.nan)):
+            parameter.grad = torch.tensor([value])
+            guard.clean([parameter], phase)
+    assert guard.streak() == guard.longest_streak() == 3
+    other = GradientGuard(device="cpu")
+    other.load_state_dict(guard.state_dict())
+    assert other.streak() == 3
+    other.load_state_dict({"streaks": torch.zeros(2, dtype=torch.int64)})  # as older runs saved it
+    assert other.streak() == 3
+
+
 def test_gradients_keep_their_memory_layout():
     parameter = nn.Parameter(torch.zeros(2, 3, 4, 4).to(memory_format=torch.channels_last))
     parameter.grad = torch.rand(2, 3, 4, 4).to(memory_format=torch.channels_last)

@@ -1,11 +1,13 @@
 """What a run says: the log file, the status line, the bar, TensorBoard."""
 
+import errno
 import io
 import json
 import sys
 
 import pytest
 
+from dnnlib import UserError
 from torch_utils.statistics import Moments
 from training.progress import FIELDS, LogFile, Reports, status_line
 
@@ -104,3 +106,48 @@ def test_the_log_file_has_what_is_printed_and_the_error(tmp_path, capsys):
             raise ValueError("it broke")
     assert sys.stdout is stdout and capsys.readouterr().out == "hello\n"
     assert path.read_text().endswith("ValueError: it broke\n") and "Traceback" in path.read_text()
+
+
+class Full(io.StringIO):
+    """A file on a disk that is full."""
+
+    def write(self, text):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    flush = close = lambda self: self.write("")
+
+
+def test_a_log_on_a_full_disk_hides_no_error(tmp_path, capsys, monkeypatch):
+    log = LogFile(tmp_path / "log.txt")
+    with pytest.raises(KeyError), log:
+        monkeypatch.setattr(log, "_file", Full())
+        print("still said")
+        sys.stdout.flush()
+        raise KeyError
+    assert "still said" in capsys.readouterr().out
+
+
+def test_a_log_that_cannot_be_opened(tmp_path):
+    with (
+        pytest.raises(UserError, match=r"Cannot write .*no/log.txt: No such file"),
+        LogFile(tmp_path / "no" / "log.txt"),
+    ):
+        pass
+
+
+def test_a_full_disk_ends_the_run_in_one_line_but_not_for_tensorboard(tmp_path, monkeypatch, capsys):
+    report = reports(tmp_path)
+
+    def fail(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(report._events, "add_scalar", fail)
+    report.tick(VALUES, {})
+    assert "No TensorBoard events are written any more" in capsys.readouterr().out
+    report.tick(VALUES, {})
+    assert len((tmp_path / "stats.jsonl").read_text().splitlines()) == 2
+    (tmp_path / "stats.jsonl").unlink()
+    (tmp_path / "stats.jsonl").mkdir()
+    with pytest.raises(UserError, match=r"Cannot write .*stats.jsonl: Is a directory"):
+        report.tick(VALUES, {})
+    report.close()

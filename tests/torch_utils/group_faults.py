@@ -1,0 +1,81 @@
+"""What the processes of test_group_faults do; importable, because they are started afresh."""
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from torch_utils import distributed
+
+
+def die() -> None:
+    if distributed.rank() == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    distributed.barrier()
+
+
+def hang() -> None:
+    if distributed.rank() == 1:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    distributed.barrier()
+
+
+def take_long(seconds: float) -> None:
+    with distributed.patience():
+        if distributed.is_main():
+            time.sleep(seconds)
+        distributed.barrier()
+
+
+def outlive_the_parent(folder: str) -> None:
+    stopped = []
+    signal.signal(signal.SIGTERM, lambda number, frame: stopped.append(number))
+    Path(folder, f"pid-{distributed.rank()}").write_text(str(os.getpid()))
+    distributed.barrier()
+    if distributed.is_main():
+        os.kill(os.getppid(), signal.SIGKILL)
+    for _ in range(2000):
+        if stopped:
+            Path(folder, f"stopped-{distributed.rank()}").touch()
+            break
+        time.sleep(0.01)
+    os._exit(0)
+
+
+def launch_and_be_killed(folder: str) -> None:
+    from torch_utils import launching
+
+    launching.launch(outlive_the_parent, args=(folder,), processes=2, device_type="cpu")
+
+
+def train_until_one_is_asked(data: str, folder: str, words: list[str]) -> None:
+    """Train; the second process alone gets a SIGTERM, and writes down what it wrote itself."""
+    from tests.training.tiny import WORDS
+    from training.loop import TrainingLoop
+    from training.options import plan
+    from training.session import train
+
+    written, listening = [], [distributed.rank() == 1]
+
+    def listen(event: str, arguments: tuple) -> None:
+        if not listening[0] or event not in ("open", "os.mkdir", "os.rename", "os.link", "os.remove"):
+            return
+        writes = event != "open" or (isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR))
+        if writes and str(arguments[0]).startswith(folder):
+            written.append(f"{event} {arguments[0]}")
+
+    sys.addaudithook(listen)
+    iterate = TrainingLoop.iterate
+
+    def interrupted(loop):
+        if distributed.rank() == 1 and loop.counters.iteration == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        iterate(loop)
+
+    TrainingLoop.iterate = interrupted
+    options = plan([f"outdir={folder}", f"data={data}", *WORDS, *words]).options
+    train(options, Path(folder), device_type="cpu", resuming=False)
+    listening[0] = False
+    Path(f"{folder}-rank-{distributed.rank()}").write_text(json.dumps(written))

@@ -1,0 +1,61 @@
+"""Processes of a group end together, whatever happens to one of them."""
+
+import json
+import multiprocessing
+import signal
+import time
+from datetime import timedelta
+
+import pytest
+
+from dnnlib import UserError
+from tests.torch_utils import group_faults
+from tests.training.tiny import write_frames
+from torch_utils import launching
+from training.training_state import read_state
+
+
+def launch(function, *args, **options):
+    launching.launch(function, args=args, processes=2, device_type="cpu", **options)
+
+
+def test_a_killed_process_takes_the_other_one_with_it():
+    with pytest.raises(UserError, match=r"process 1 of the training was ended by SIGKILL"):
+        launch(group_faults.die)
+    assert multiprocessing.active_children() == []
+
+
+def test_a_process_that_does_not_answer_is_given_up(monkeypatch):
+    monkeypatch.setattr(launching, "GRACE", 1.0)
+    with pytest.raises(UserError, match=r"Process 0 of the training lost contact"):
+        launch(group_faults.hang, timeout=timedelta(seconds=3))
+    assert multiprocessing.active_children() == []
+
+
+def test_patience_outlasts_the_time_limit():
+    launch(group_faults.take_long, 5.0, timeout=timedelta(seconds=2))
+
+
+def test_processes_stop_when_their_parent_is_killed(tmp_path):
+    parent = multiprocessing.get_context("spawn").Process(
+        target=group_faults.launch_and_be_killed, args=(str(tmp_path),)
+    )
+    parent.start()
+    parent.join(120)
+    assert parent.exitcode == -signal.SIGKILL
+    end = time.monotonic() + 60
+    while len(list(tmp_path.glob("stopped-*"))) < 2:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_all_stop_after_the_same_iteration_and_one_writes(tmp_path):
+    data = write_frames(tmp_path / "data")
+    folder = tmp_path / "run"
+    folder.mkdir()
+    launch(group_faults.train_until_one_is_asked, str(data), str(folder), ["gpus=2", "imgsnap=1", "snap=1"])
+    state = read_state(folder)
+    assert state["shared"]["counters"]["cur_nimg"] == 16 and len(state["processes"]) == 2
+    assert (folder / "latest-network-snapshot.pkl").exists() and (folder / "images").is_dir()
+    assert json.loads((tmp_path / "run-rank-1").read_text()) == []
+    assert "Stopped as asked at 0.016 kimg" in (folder / "log.txt").read_text()
