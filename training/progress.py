@@ -80,7 +80,7 @@ class LogFile:
 
     def __enter__(self) -> "LogFile":
         with explain_file_trouble(self._path):
-            self._file = open(self._path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115: closed on leaving
+            self._file = open(self._path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
         self._stdout = sys.stdout
         sys.stdout = self
         return self

@@ -24,7 +24,7 @@ class Command:
 
     def __init__(self, arguments: list[str], log: Path, **environment: str):
         self.log = log
-        self._file = open(log, "ab")  # noqa: SIM115: closed on leaving
+        self._file = open(log, "ab")  # noqa: SIM115
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", **environment}
         self.process = subprocess.Popen(
             [sys.executable, *arguments], stdout=self._file, stderr=self._file, cwd=ROOT, env=environment,

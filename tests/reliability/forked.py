@@ -12,10 +12,10 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["OMP_NUM_THREADS"] = "1"  # before PyTorch is loaded; all that a run needs is loaded once
 
-import torch  # noqa: E402: after the number of threads is set
-import torch.utils.tensorboard  # noqa: E402, F401: loaded once, not by every process
+import torch  # noqa: E402
+import torch.utils.tensorboard  # noqa: E402, F401
 
 import run_train  # noqa: E402
 import training.session  # noqa: E402, F401
