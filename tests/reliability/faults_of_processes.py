@@ -8,6 +8,8 @@ from tests.reliability.commands import TORCHRUN, Command, alive
 from tests.reliability.forked import Run
 from tests.reliability.places import Place, Skip, fault, wait_for_state
 
+SAME = "at the end to the bit as if undisturbed"
+
 
 @fault
 def terminated(place: Place) -> str:
@@ -46,7 +48,7 @@ def ctrl_c_on_two(place: Place) -> str:
     with Command(["run_train.py", f"outdir={place.outdir}", "resume_run=0"], place.log) as command:
         assert command.wait() == 0, command.said()
     assert place.digest() == place.whole(processes=2)
-    return f"both stop after the same iteration, saved at {saved} videos, exit code 0; continued, to the bit as if undisturbed"
+    return f"both stop after the same iteration, saved at {saved} videos, exit code 0; continued, {SAME}"
 
 
 @fault
@@ -61,7 +63,8 @@ def dead_rank(place: Place) -> str:
         assert command.wait() == 2, command.said()
         seconds = time.monotonic() - began
     assert not any(alive(pid) for pid in trainers)
-    return f"the other one ends too, after {seconds:.1f} s, exit code 2, `{place.error()}`; state of {place.saved()} videos whole"
+    kept = f"state of {place.saved()} videos whole"
+    return f"the other one ends too, after {seconds:.1f} s, exit code 2, `{place.error()}`; {kept}"
 
 
 @fault
@@ -75,7 +78,8 @@ def hung_rank(place: Place) -> str:
         assert command.wait() == 2, command.said()
         seconds = time.monotonic() - began
     assert not any(alive(pid) for pid in trainers)
-    return f"given up after {seconds:.0f} s (15 s, then 30 s of grace), exit code 2, `{place.error()}`; state of {place.saved()} videos whole"
+    kept = f"state of {place.saved()} videos whole"
+    return f"given up after {seconds:.0f} s (15 s, and 30 s of grace), exit code 2, `{place.error()}`; {kept}"
 
 
 @fault
@@ -105,7 +109,7 @@ def torchrun_terminated(place: Place) -> str:
     with Command(["run_train.py", f"outdir={place.outdir}", "resume_run=0"], place.log) as command:
         assert command.wait() == 0, command.said()
     assert place.digest() == place.whole(processes=2)
-    return f"both save at {saved} videos (torchrun's exit code: {code}); continued with gpus=2, to the bit as if undisturbed"
+    return f"both save at {saved} videos (torchrun's exit code: {code}); continued with gpus=2, {SAME}"
 
 
 @fault
@@ -117,7 +121,7 @@ def torchrun_restarts(place: Place) -> str:
         assert command.wait() == 0, command.said()
     assert [path.name[:5] for path in place.outdir.iterdir()] == ["00000"] and place.saved() == 120
     assert place.digest() == place.whole(processes=2)
-    return "started again by torchrun, the same run goes on by itself; at its end to the bit as if undisturbed"
+    return f"started again by torchrun, the same run goes on by itself; {SAME}"
 
 
 @fault
@@ -155,6 +159,4 @@ def requeued_job(place: Place) -> str:
     log = (place.run_folder() / "log.txt").read_text()
     assert len(folders) == 1 and place.saved() == 120 and log.count("Stopped as asked") == 1, (folders, log)
     assert place.digest() == place.whole(processes=2)
-    return (
-        "saved, put back into the queue, started again and continued by itself; at its end to the bit as if undisturbed"
-    )
+    return f"saved, put back into the queue, started again and continued by itself; {SAME}"
