@@ -66,7 +66,7 @@ FRACTION = Rule(float, 0, 1)
 
 RULES = {
     "outdir": Rule(str),
-    "data": Rule(str),
+    "data": PATH,
     "resolution": Rule(int, 8),
     "nframes": COUNT,
     "frame_stride": COUNT,

@@ -21,6 +21,7 @@ from training.build import build_augment, build_networks
 from training.checkpoint import check_state, load_snapshot
 from training.configuration import compose_options, continued_options
 from training.data import PairDataset, build_dataset
+from training.default_data import default_dataset
 from training.diffaugment import parse_policy
 from training.discriminator import TimeAwareDiscriminators
 from training.generator import Generator
@@ -75,6 +76,11 @@ def plan(words: Sequence[str], *, metrics: Sequence[str] = ()) -> Plan:
         notes.append(_fewer_devices(options, processes))
     if device_type == "cpu":
         options["gpus"] = processes
+    if options["data"] is None:
+        # It takes minutes to draw: whatever else is wrong is said before.
+        _check_outdir(Path(options["outdir"]), *build_networks(options, c_dim=0, device="meta"))
+        options["data"] = default_dataset(options)
+        notes.append(f"No data= was given: training on drawn heads, kept in {options['data']}")
     dataset = build_dataset(options)
     if dataset.num_short_videos:
         notes.append(f"{dataset.num_short_videos} videos are shorter than nframes={options['nframes']} and left out.")
@@ -109,9 +115,8 @@ def _read(words: Sequence[str]) -> tuple[dict[str, Any], Path | None]:
         if options[key] is not None:
             options[key] = os.path.expanduser(str(options[key])) or None
     if options["resume_run"] is None:
-        for key in ("outdir", "data"):
-            if options[key] is None:
-                raise UserError(f"{key}= is missing; write: python run_train.py outdir=OUT data=DATASET")
+        if options["outdir"] is None:
+            raise UserError("outdir= is missing; write: python run_train.py outdir=OUT data=DATASET")
         return options, None
     if options["resume"] is not None:
         raise UserError("resume= starts a new run and resume_run= continues an old one: give only one of them.")
