@@ -1,12 +1,14 @@
 """The native bias_act against the reference: values, layouts, derivatives of first and second order."""
 
 import itertools
+from unittest import mock
 
 import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
 
 from tests.torch_utils.native import needs_compiler
+from torch_utils.ops import bias_act_native, point_linear
 from torch_utils.ops.bias_act import ACTIVATIONS, bias_act, bias_act_ref
 
 pytestmark = needs_compiler
@@ -206,3 +208,24 @@ def test_mistakes():
     with pytest.raises(RuntimeError, match="not supported"):
         bias_act(torch.zeros(2, 3, dtype=torch.int32), impl="cpu")
     assert bias_act_ref(x, act="linear", alpha=0.0, gain=1.0) is x
+
+
+@pytest.mark.parametrize("act, clamp", [("lrelu", None), ("lrelu", 1.0), ("relu", 0.7)])
+def test_point_layers_have_the_same_derivatives_natively(act, clamp, monkeypatch):
+    """Of first and second order, as path length regularisation takes them."""
+    tensors = [draw(2, 700, 48, dtype=torch.float32), draw(32, 48, dtype=torch.float32, seed=1) / 7]
+    tensors.append(draw(32, dtype=torch.float32, seed=2) / 4)
+    results = []
+    spy = mock.Mock(wraps=bias_act_native.gradient_from_result)
+    monkeypatch.setattr(bias_act_native, "gradient_from_result", spy)
+    for native in (True, False):
+        monkeypatch.setattr(point_linear, "NATIVE_MIN_SIZE", 1 if native else 1 << 40)
+        leaves = [t.clone().requires_grad_() for t in tensors]
+        y = point_linear.point_linear(*leaves, act=act, clamp=clamp)
+        first = torch.autograd.grad(y, leaves, draw(2, 700, 32, dtype=torch.float32, seed=3), create_graph=True)
+        second = torch.autograd.grad(sum(g.square().sum() for g in first), leaves[1:], allow_unused=True)
+        results.append([*first, *(g for g in second if g is not None)])
+    assert spy.call_count == 1
+    assert len(results[0]) == len(results[1]) >= 4
+    for native, reference in zip(*results):
+        torch.testing.assert_close(native, reference, rtol=1e-4, atol=1e-4 * reference.abs().max().item())

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-__all__ = ["TYPES", "apply"]
+__all__ = ["TYPES", "apply", "gradient_from_result"]
 
 TYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
@@ -60,6 +60,16 @@ def apply(
     if torch.is_grad_enabled() and (x.requires_grad or (b is not None and b.requires_grad)):
         return _BiasAct.apply(x, b, options)
     return options.run(_FORWARD, x, b)[0]
+
+
+def gradient_from_result(
+    library: Any, dy: torch.Tensor, y: torch.Tensor, *, slope: float, clamp: float | None, dim: int, with_bias_sum: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The gradient dx of y = clamp(leaky_relu(x)), and its sum over all dimensions but `dim` (else an empty tensor).
+
+    Differentiable with respect to dy any number of times; y counts as a constant.
+    """
+    return _Gradient.apply(dy, y, None, _Options(library, dim, "lrelu", slope, 1.0, clamp), with_bias_sum)
 
 
 class _BiasAct(torch.autograd.Function):
