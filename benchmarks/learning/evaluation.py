@@ -174,8 +174,9 @@ def figures_of_scenes(prior: CameraPrior, resolution: int, depth_resolution: int
             scale = 2 * resolution // depth_resolution
             _, depth, opacity = render_frames(fields, camera, depth_resolution, frames=1, supersample=scale)
             view.append((to_uint8(rgb)[0].float() / 255, depth[0], (opacity[0] > 0.5).float()))
-    images, depth, weights = ([torch.stack(part) for part in zip(*view)] for view in zip(*[zip(*v) for v in views]))
-    scenes = Views(torch.stack(images), torch.stack(depth), torch.stack(weights), cameras)
+    kinds = ([torch.stack(kind) for kind in zip(*view)] for view in views)  # images, depths, weights of a view
+    images, depth, weights = (torch.stack(kind) for kind in zip(*kinds))
+    scenes = Views(images, depth, weights, cameras)
     truth = mean_maps(scenes)
     figures = geometry_figures(scenes, prior, truth)
     figures.update(_separation(_table_of_scenes(prior, resolution, sizes)))

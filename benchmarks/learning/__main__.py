@@ -1,0 +1,110 @@
+"""`python -m benchmarks.learning WORK`: train, measure, write docs/learning.md. See benchmarks/learning/__init__.py."""
+
+import concurrent.futures
+import json
+import math
+import multiprocessing
+import os
+from pathlib import Path
+
+import click
+import torch
+from tqdm import tqdm
+
+from benchmarks.learning.evaluation import Sizes, evaluate_snapshot, figures_of_scenes, real_features
+from benchmarks.learning.report import write_report
+from benchmarks.learning.runs import COMMON, ROOT, Run, plan_runs, run_folder, snapshots, train_all
+from dnnlib import atomic_write, run_cli
+from metrics.frechet import frechet_distance_of_features
+from renderer.cameras import CameraPrior
+from training.configuration import compose_options
+from training.dataset import VideoPairDataset
+from training.synthetic import make_dataset
+from training.synthetic_video import Recipe
+
+
+def make_reference(work: Path, options: dict, sizes: Sizes) -> dict:
+    """What snapshots are compared with: features of real clips, and the figures of the scenes themselves."""
+    path = work / "results" / "reference.pt"
+    if path.exists():
+        return torch.load(path, weights_only=True)
+    generator = options["model"]["generator"]
+    dataset = VideoPairDataset(path=work / "data", resolution=options["resolution"], nframes=sizes.frames)
+    features, differences = real_features(dataset, sizes)
+    figures, truth = figures_of_scenes(
+        CameraPrior(**generator["camera"]), options["resolution"], generator["rendering"]["resolution"], sizes
+    )
+    figures["frame_differences"] = differences
+    figures["rfvd_halves"] = frechet_distance_of_features(features[::2].numpy(), features[1::2].numpy())
+    reference = {"features": features, "figures": figures, "truth": truth}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as file:
+        torch.save(reference, file)
+    return reference
+
+
+def measure(work: Path, run: Run, snapshot: Path, sizes: Sizes, thorough: bool) -> None:
+    """Measure a snapshot unless that is done; one process."""
+    path = work / "results" / f"{run.name}-{snapshot.stem.split('-')[-1]}.json"
+    if path.exists() and (not thorough or "motion_ratio" in json.loads(path.read_text(encoding="utf-8"))):
+        return
+    torch.set_num_threads(1)
+    reference = torch.load(work / "results" / "reference.pt", weights_only=True)
+    figures = evaluate_snapshot(snapshot, reference["features"], reference["truth"], sizes, thorough=thorough)
+    with atomic_write(path, "w") as file:
+        json.dump(_finite(figures), file, indent=1)
+
+
+def _finite(value):
+    """JSON has no NaN and no infinity: a ratio to nothing becomes null."""
+    if isinstance(value, dict):
+        return {name: _finite(entry) for name, entry in value.items()}
+    return value if math.isfinite(value) else None
+
+
+def measure_all(work: Path, runs: list[Run], sizes: Sizes, jobs: int) -> None:
+    """All snapshots of the main run, the last ones of the others; everything at the ends and at a quarter."""
+    todo = []
+    for run in runs:
+        folder = run_folder(work, run)
+        found = snapshots(folder) if folder is not None else []
+        chosen = found if run.name == "main" else found[-1:]
+        quarter = [path for path in found if int(path.stem.split("-")[-1]) == int(runs[0].kimg / 4)]
+        thorough = {*found[-1:], *quarter}
+        todo += [(work, run, path, sizes, path in thorough) for path in chosen]
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(jobs, mp_context=context) as pool:
+        tasks = [pool.submit(measure, *arguments) for arguments in todo]
+        for task in tqdm(concurrent.futures.as_completed(tasks), total=len(tasks), desc="measuring", unit="snapshot"):
+            task.result()
+
+
+@click.command()
+@click.argument("work", type=click.Path(path_type=Path))
+@click.option("--kimg", type=click.FloatRange(min=0.016), default=20, show_default=True, help="Length of the main run.")
+@click.option("--jobs", type=click.IntRange(min=1), help="Trainings at a time.  [default: one per core, two at most]")
+@click.option("--videos", type=click.IntRange(min=16), default=512, show_default=True, help="Of the data set.")
+@click.option("--report", type=click.Path(path_type=Path), default=ROOT / "docs" / "learning.md", help="What to write.")
+@click.option("--measure-only", is_flag=True, help="Train nothing; measure and report what is there.")
+def main(work: Path, kimg: float, jobs: int | None, videos: int, report: Path, measure_only: bool) -> None:
+    """Train the small model and its ablations on synthetic heads in WORK and report what they have learnt."""
+    jobs = jobs or min(os.cpu_count() or 1, 2)
+    runs, options = plan_runs(kimg), compose_options(COMMON)
+    sizes = Sizes(clips=videos)
+    camera = options["model"]["generator"]["camera"]
+    recipe = Recipe(
+        videos=videos, frames=sizes.frames, resolution=options["resolution"], supersample=2, seed=0, camera=camera
+    )
+    work = work.absolute()
+    work.mkdir(parents=True, exist_ok=True)
+    make_dataset(work / "data", recipe, workers=jobs)
+    if not measure_only:
+        train_all(work, runs, data=work / "data", jobs=jobs)
+    reference = make_reference(work, options, sizes)
+    measure_all(work, runs, sizes, jobs)
+    write_report(work, runs, reference, report)
+    click.echo(f"Written: {report}")
+
+
+if __name__ == "__main__":
+    run_cli(lambda: main(standalone_mode=False))

@@ -1,0 +1,124 @@
+"""The trainings of the study: what they are called, what differs, and running them as a user would."""
+
+import concurrent.futures
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from dnnlib import UserError
+
+__all__ = ["COMMON", "Run", "plan_runs", "run_folder", "snapshots", "train_all"]
+
+ROOT = Path(__file__).resolve().parents[2]
+TICK_KIMG = 0.5
+SNAPSHOTS = 8  # of the main run, besides the first
+
+# What all of them share, besides the small model and its schedule. The heads lie within 0.8 … 1.2 of the camera, so the
+# twelve samples of a ray are put there, at an optical thickness that is that of the small model; and the field gets
+# frequencies up to a period of six pixels (four frequencies, up to a period of twenty-five, cannot draw an eye).
+COMMON = (
+    "model=stylenerf_small",
+    "spec=small",
+    "diffaugment=translation",
+    "previews.videos=0",
+    "device=cpu",
+    "workers=0",
+    "model.generator.rendering.near=0.8",
+    "model.generator.rendering.far=1.2",
+    "model.generator.foreground.density_bias=6",
+    "model.generator.foreground.position_frequencies=6",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A training: its folder below WORK/runs, what the tables call it, its length, and the options that differ."""
+
+    name: str
+    title: str
+    kimg: float
+    words: tuple[str, ...] = ()
+
+
+def plan_runs(kimg: float) -> list[Run]:
+    """The main run and four ablations with a quarter of its budget each."""
+    quarter = kimg / 4
+    return [
+        Run("main", "all parts", kimg),
+        Run("no_motion", "no motion network", quarter, ("model.generator.motion=null",)),
+        Run("no_background", "no background", quarter, ("model.generator.background=null",)),
+        Run("no_image_discriminator", "no image discriminator", quarter, ("model.discriminator.image=false",)),
+        Run("no_path_loss", "no NeRF-path loss", quarter, ("spec.path_weight=0",)),
+    ]
+
+
+def run_folder(work: Path, run: Run) -> Path | None:
+    """Where a run stands; None if it has not begun."""
+    folders = sorted((work / "runs" / run.name).glob("0*"))
+    return folders[-1] if folders else None
+
+
+def snapshots(folder: Path) -> list[Path]:
+    """The network snapshots of a run, oldest first."""
+    return sorted(folder.glob("network-snapshot-*.pkl"))
+
+
+def train_all(work: Path, runs: Sequence[Run], *, data: Path, jobs: int) -> None:
+    """Train what is not finished, `jobs` at a time with one thread each.
+
+    Raises:
+        UserError: A training failed; says where its output is.
+    """
+    todo = [run for run in runs if _kimg(work, run) < run.kimg]
+    if not todo:
+        return
+    # Small tensors: two trainings with a thread each do more than one after the other with two.
+    interval = max(round(runs[0].kimg / SNAPSHOTS / TICK_KIMG), 1)
+    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+        started = [pool.submit(_train, work, run, data, interval) for run in todo]
+        _watch(work, todo, started)
+        for task in started:
+            task.result()
+
+
+def _train(work: Path, run: Run, data: Path, interval: int) -> None:
+    folder = run_folder(work, run)
+    outdir = work / "runs" / run.name
+    outdir.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, str(ROOT / "run_train.py"), f"outdir={outdir}", f"data={data}", *COMMON, *run.words]
+    command += [f"kimg={run.kimg:g}", f"spec.kimg_per_tick={TICK_KIMG}", f"snap={interval}", f"imgsnap={interval}"]
+    if folder is not None:
+        command.append(f"resume_run={folder}")
+    with open(outdir / "output.txt", "a", encoding="utf-8") as output:
+        result = subprocess.run(command, stdout=output, stderr=output, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    if result.returncode or _kimg(work, run) < run.kimg:
+        raise UserError(
+            f"The training '{run.name}' ended early; see {outdir / 'output.txt'}. The same command goes on."
+        )
+
+
+def _kimg(work: Path, run: Run) -> float:
+    """How far a run has come."""
+    folder = run_folder(work, run)
+    try:
+        *_, last = (folder / "stats.jsonl").read_text(encoding="utf-8").splitlines()
+        return float(json.loads(last)["kimg"])
+    except (AttributeError, OSError, ValueError, KeyError):
+        return 0.0
+
+
+def _watch(work: Path, runs: Sequence[Run], tasks: Sequence[concurrent.futures.Future]) -> None:
+    """A progress bar over all runs."""
+    total = sum(run.kimg for run in runs)
+    with tqdm(total=total, desc="training", bar_format="{l_bar}{bar}| {n:.1f}/{total:g} kimg [{elapsed}]") as bar:
+        while not all(task.done() for task in tasks):
+            bar.n = min(sum(_kimg(work, run) for run in runs), total)
+            bar.refresh()
+            time.sleep(2)
