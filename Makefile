@@ -1,4 +1,4 @@
-# make install | test | lint | demo | clean. Everything goes into .venv and out/.
+# make install | test | lint | demo | learn | clean. Everything goes into .venv and out/.
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
@@ -13,15 +13,17 @@ STAMP := $(VENV)/.installed-$(HASH)
 DEMO := out/demo
 DEMO_KIMG ?= 4
 
-.PHONY: help install lint format test demo clean
+.PHONY: help install lint format test demo demo-clip learn clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make install   create $(VENV) and install what the project needs"
 	@echo "make test      style checks and all tests"
 	@echo "make lint      style checks alone; make format repairs what can be repaired"
-	@echo "make demo      train a small model for a few minutes and render a video"
-	@echo "make clean     remove caches and what the demo wrote"
+	@echo "make demo      train a small model on drawn heads for a few minutes and render videos"
+	@echo "make demo-clip the same on a clip of real footage, which it downloads"
+	@echo "make learn     measure what the small model learns in about an hour (docs/learning.md)"
+	@echo "make clean     remove caches and out/, what demo and learn wrote"
 
 install: $(STAMP)
 
@@ -45,15 +47,30 @@ test: lint
 # Run it again to go on where it was: data and download are kept, training continues from its last snapshot (at once, if
 # it was complete; DEMO_KIMG=10 makes it longer), the videos are rendered anew.
 demo: $(STAMP)
-	@mkdir -p $(DEMO)
-	$(BIN)/python -m training.demo_clip $(DEMO)/data --resolution 32 --nframes 16 --clip-step 1
-	@run=$$(ls -t $(DEMO)/runs/*/latest-network-snapshot.pkl 2>/dev/null | head -n 1); run=$${run%/*}; set -x; \
-	$(BIN)/python run_train.py outdir=$(DEMO)/runs data=$(DEMO)/data model=stylenerf_small spec=small \
+	$(BIN)/python -m training.synthetic $(DEMO)/heads/data --videos 192 --resolution 32
+	$(call train_and_render,$(DEMO)/heads)
+
+demo-clip: $(STAMP)
+	@mkdir -p $(DEMO)/clip
+	$(BIN)/python -m training.demo_clip $(DEMO)/clip/data --resolution 32 --nframes 16 --clip-step 1
+	$(call train_and_render,$(DEMO)/clip)
+
+define train_and_render
+@run=$$(ls -t $(1)/runs/*/latest-network-snapshot.pkl 2>/dev/null | head -n 1); run=$${run%/*}; set -x; \
+	$(BIN)/python run_train.py outdir=$(1)/runs data=$(1)/data model=stylenerf_small spec=small \
 	    diffaugment=translation kimg=$(DEMO_KIMG) $${run:+resume_run=$$run}
-	@run=$$(ls -t $(DEMO)/runs/*/latest-network-snapshot.pkl | head -n 1); run=$${run%/*}; set -x; \
-	$(BIN)/python generate.py --outdir $(DEMO)/videos --network_pkl $$run --seeds 0-3 \
+@run=$$(ls -t $(1)/runs/*/latest-network-snapshot.pkl | head -n 1); run=$${run%/*}; set -x; \
+	$(BIN)/python generate.py --outdir $(1)/videos --network_pkl $$run --seeds 0-3 \
 	    --render_program rotation_camera_yaw,front
-	@echo "The videos are in $(DEMO)/videos, the training run is in $(DEMO)/runs."
+@echo "The videos are in $(1)/videos, the training run is in $(1)/runs."
+endef
+
+# Drawn heads, the small model and four ablations, what they have learnt: about an hour. What is done is kept.
+LEARN := out/learn
+LEARN_KIMG ?= 20
+
+learn: $(STAMP)
+	$(BIN)/python -m benchmarks.learning $(LEARN) --kimg $(LEARN_KIMG)
 
 clean:
 	rm -rf out .pytest_cache .ruff_cache
