@@ -208,20 +208,17 @@ def test_mistaken_choices(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "shape, memory_format, dtype, up, native",
+    "shape, dtype, native",
     [
-        ((2, 64, 16, 16), torch.channels_last, torch.float32, 1, True),
-        ((2, 64, 16, 16), torch.channels_last, torch.float32, 2, False),
-        ((2, 7, 32, 32), torch.channels_last, torch.float32, 2, True),
-        ((2, 64, 16, 16), torch.contiguous_format, torch.float32, 1, False),
-        ((2, 3, 128, 128), torch.contiguous_format, torch.float32, 2, True),
-        ((2, 64, 16, 16), torch.contiguous_format, torch.float16, 2, True),
-        ((1, 3, 8, 8), torch.channels_last, torch.float32, 1, False),
+        ((2, 64, 16, 16), torch.float32, False),
+        ((2, 7, 32, 32), torch.float32, True),
+        ((2, 64, 16, 16), torch.float16, True),
+        ((1, 3, 8, 8), torch.float32, False),
+        ((1, 3, 8, 8), torch.float64, False),
     ],
 )
-def test_automatic_choice(monkeypatch, shape, memory_format, dtype, up, native):
+def test_automatic_choice(monkeypatch, shape, dtype, native):
     asked = []
     monkeypatch.setattr(custom_ops, "load", lambda *names: asked.append(names))
-    x = torch.zeros(shape, dtype=dtype).contiguous(memory_format=memory_format)
-    assert module.upfirdn2d(x, torch.ones(1, 1), up=up).shape[2] == up * shape[2]  # by the reference: nothing is loaded
-    assert asked == ([("upfirdn2d", "cpu")] if native else [])
+    y = module.upfirdn2d(torch.zeros(shape, dtype=dtype), torch.ones(1, 1))  # by the reference: nothing is loaded
+    assert y.shape == shape and asked == ([("upfirdn2d", "cpu")] if native else [])

@@ -33,12 +33,11 @@ __all__ = [
 
 IMPLEMENTATIONS = ("auto", "ref", "cpu", "cuda")
 NATIVE_TYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-#: What 'auto' gives to the native operator on the CPU (figures: docs/operators.md). Below so many values nothing is
-#: worth it. In float32, images of few channels in channels_last and planar images at least so wide, 2 to 6 times as
-#: fast; of many channels in channels_last those without upsampling, about twice as fast, while with it the reference
-#: is already near the speed of memory (1.2 to 1.6 times). All of the other types, most of which PyTorch hardly
-#: supports here.
-NATIVE_MIN_SIZE, FEW_CHANNELS, NATIVE_MIN_WIDTH = 1 << 12, 15, 128
+#: What 'auto' gives to the native operator on the CPU, of images with at least so many values (figures:
+#: docs/operators.md). In float32 those of few channels, 2 to 6 times as fast there. With many channels the reference is
+#: so near the speed of memory that the native operator is only 1.3 to 2 times as fast, which is not worth another code
+#: path. All of the other types: PyTorch's convolutions are slow with them.
+NATIVE_MIN_SIZE, FEW_CHANNELS = 1 << 12, 15
 SEPARABLE_TAPS = 8  # filters with at least so many taps are kept as a vector, i.e. run as two passes
 
 
@@ -199,19 +198,10 @@ class _Resampling:
             return custom_ops.require("upfirdn2d", self.impl)
         if self.impl == "ref" or x.dtype not in NATIVE_TYPES:
             return None
-        if device == "cuda" or (device == "cpu" and _pays_on_cpu(x, self.up)):
+        pays = x.numel() >= NATIVE_MIN_SIZE and (x.dtype != torch.float32 or x.shape[1] <= FEW_CHANNELS)
+        if device == "cuda" or (device == "cpu" and pays):
             return custom_ops.load("upfirdn2d", device)
         return None
-
-
-def _pays_on_cpu(x: torch.Tensor, up: tuple[int, int]) -> bool:
-    if x.numel() < NATIVE_MIN_SIZE:
-        return False
-    if x.dtype != torch.float32:
-        return True
-    if x.is_contiguous(memory_format=torch.channels_last):
-        return x.shape[1] <= FEW_CHANNELS or up == (1, 1)
-    return x.shape[3] >= NATIVE_MIN_WIDTH
 
 
 class _Upfirdn2d(torch.autograd.Function):
