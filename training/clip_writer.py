@@ -9,8 +9,9 @@ from PIL import Image
 
 __all__ = ["IMAGE_FORMATS", "Cut"]
 
-# Options of Pillow's writers, by suffix. JPEG without chroma subsampling: colours keep their resolution.
-IMAGE_FORMATS = {"png": {}, "jpg": {"quality": 95, "subsampling": 0}}
+# Options of Pillow's writers, by suffix. PNG: its default takes 2.5 times as long for files that are 5 % smaller. JPEG
+# without chroma subsampling: colours keep their resolution.
+IMAGE_FORMATS = {"png": {"compress_level": 3}, "jpg": {"quality": 95, "subsampling": 0}}
 
 
 @dataclasses.dataclass(frozen=True)

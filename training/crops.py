@@ -143,7 +143,8 @@ def cut_square(image: Image.Image, square: Square, resolution: int) -> Image.Ima
         if image.size != (side, side):
             image = image.crop((int(left), int(top), int(left + side), int(top + side)))
         return image if side == resolution else image.resize((resolution,) * 2, Image.Resampling.LANCZOS)
-    return image.resize((resolution,) * 2, Image.Resampling.LANCZOS, box=(left, top, left + side, top + side))
+    right, bottom = min(left + side, image.width), min(top + side, image.height)  # sums may round up
+    return image.resize((resolution,) * 2, Image.Resampling.LANCZOS, box=(left, top, right, bottom))
 
 
 # ----------------------------------------------------------------------------------------------------------------------

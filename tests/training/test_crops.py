@@ -67,6 +67,16 @@ def test_reduction_does_not_alias():
         assert np.abs(np.asarray(cut_square(image, square, 16))[2:-2, 2:-2].astype(float) - 127.5).max() < 6
 
 
+def test_squares_at_the_border_stay_inside():
+    """Rounding must not push a square out of the frame, which Pillow refuses."""
+    image = Image.new("RGB", (97, 61), (50, 50, 50))
+    generator = np.random.default_rng(0)
+    centres = generator.uniform([0, 0], [97, 61], [300, 2])
+    boxes = np.concatenate([centres - 7.3, centres + 7.3], axis=1)
+    for square in squares_from_boxes(boxes, size=image.size, scale=1.7, smoothing=0.4):
+        assert (np.asarray(cut_square(image, tuple(square), 4)) == 50).all()
+
+
 def test_one_box_or_one_per_frame(tmp_path):
     (tmp_path / "boxes.json").write_text(
         json.dumps({"a": [10, 10, 20, 20], "b": [[0, 0, 10, 10], None, [20, 0, 30, 10]]})

@@ -336,9 +336,9 @@ def test_interruption_and_full_disk_leave_nothing(tmp_path, movie, monkeypatch):
     for trouble, expected in ((interrupted, KeyboardInterrupt), (full, UserError)):
         calls = []
 
-        def save(self, file, trouble=trouble, calls=calls):
+        def save(self, file, trouble=trouble, calls=calls, **options):
             calls.append(file)
-            return original(self, file) if len(calls) < 6 else trouble()
+            return original(self, file, **options) if len(calls) < 6 else trouble()
 
         monkeypatch.setattr(Image.Image, "save", save)
         with pytest.raises(expected):
