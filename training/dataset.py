@@ -104,17 +104,32 @@ class VideoPairDataset(torch.utils.data.Dataset):
         Args:
             key: (epoch, index), or an index alone for epoch 0. The frames of a clip differ from epoch to epoch.
         """
-        epoch, index = key if isinstance(key, tuple) else (0, key)
+        frames = np.empty([2, 3, self.resolution, self.resolution], dtype=np.uint8)
+        dt, c = self.read_into(frames, key if isinstance(key, tuple) else (0, key))
+        return VideoPair(torch.from_numpy(frames), torch.tensor(dt), torch.from_numpy(c))
+
+    def read_into(self, frames: np.ndarray, key: tuple[int, int]) -> tuple[np.float32, np.ndarray]:
+        """Write the frames of an item to where they are wanted, which saves a batch from being copied together.
+
+        Args:
+            frames: uint8 [2, 3, resolution, resolution]; its content is undefined if the item cannot be read.
+            key: (epoch, index).
+
+        Returns:
+            Δt and label of the item: float32 [] and [c_dim].
+
+        Raises:
+            UserError: A frame cannot be read.
+        """
+        epoch, index = key
         clip, flip = self._locate(index)
         f0, f1 = self.pair_indices(epoch=epoch, index=index)
-        frames = np.empty([2, 3, self.resolution, self.resolution], dtype=np.uint8)
         self._frame(clip, f0, flip, out=frames[0])
         if f1 == f0:
             frames[1] = frames[0]
         else:
             self._frame(clip, f1, flip, out=frames[1])
-        dt = np.float32(pair_distance(f0, f1, self.nframes))
-        return VideoPair(torch.from_numpy(frames), torch.tensor(dt), torch.from_numpy(self.label(index)))
+        return np.float32(pair_distance(f0, f1, self.nframes)), self.label(index)
 
     def pair_indices(self, *, epoch: int, index: int) -> tuple[int, int]:
         """Which two frames of clip `index` the item of that epoch shows, f0 ≤ f1."""

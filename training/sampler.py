@@ -21,9 +21,9 @@ import torch
 
 from dnnlib import UserError
 from training.dataset import VideoPairDataset
-from training.video_pairs import VideoPair
+from training.video_pairs import random_block
 
-__all__ = ["InfiniteSampler", "PairBatch", "PairLoader", "collate", "make_loader", "quiet_worker"]
+__all__ = ["InfiniteSampler", "PairBatch", "PairLoader", "make_loader", "quiet_worker"]
 
 # Words of the random key; see training.dataset.
 KEY_ORDER = 3
@@ -78,14 +78,6 @@ class InfiniteSampler:
                 current, order = epoch, self.permutation(epoch)
             yield epoch, int(order[offset])
             place += self.world_size
-
-
-def collate(items: list[tuple[VideoPair | None, list[str]]]) -> tuple[PairBatch | None, list[str]]:
-    """Stack items into a batch, and join what was wrong with them; no batch if one of the items could not be had."""
-    problems = [problem for _, messages in items for problem in messages]
-    if any(item is None for item, _ in items):
-        return None, problems
-    return PairBatch(*(torch.stack(parts) for parts in zip(*(item for item, _ in items)))), problems
 
 
 class PairLoader:
@@ -191,7 +183,7 @@ def make_loader(
             _Replacing(dataset, seed=seed),
             batch_sampler=_Batches(sampler, batch_size),
             num_workers=workers,
-            collate_fn=collate,
+            collate_fn=_as_it_is,
             pin_memory=pin_memory,
             worker_init_fn=quiet_worker,
             generator=torch.Generator(),  # else it would draw from the global one and disturb a run's reproducibility
@@ -214,32 +206,42 @@ class _Batches:
 
 
 class _Replacing(torch.utils.data.Dataset):
-    """Items with what was wrong on the way to them: one that cannot be read is replaced by another of its epoch.
+    """Batches with what was wrong on the way to them: an item that cannot be read is replaced by another of its epoch.
 
     Which one depends on the seed, the epoch and the item alone. A mistake of the data does not leave as an exception:
-    raised in a worker it would arrive as a page of traceback.
+    raised in a worker it would arrive as a page of traceback. Instead of a batch that cannot be had there is None.
     """
 
     def __init__(self, dataset: VideoPairDataset, *, seed: int):
         self.dataset = dataset
         self._seed = seed % 2**64
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[VideoPair | None, list[str]]:
+    def __getitems__(self, keys: list[tuple[int, int]]) -> tuple[PairBatch | None, list[str]]:
+        data, problems = self.dataset, []
+        frames = np.empty([len(keys), 2, 3, data.resolution, data.resolution], dtype=np.uint8)
+        dt, c = np.empty(len(keys), dtype=np.float32), np.empty([len(keys), data.c_dim], dtype=np.float32)
+        for place, key in enumerate(keys):
+            for tried in self._candidates(key):
+                try:
+                    dt[place], c[place] = data.read_into(frames[place], tried)
+                    break
+                except UserError as error:
+                    if tried == key:  # the others are counted when it is their turn
+                        problems.append(str(error))
+            else:
+                return None, problems
+        return PairBatch(*map(torch.from_numpy, (frames, dt, c))), problems
+
+    def _candidates(self, key: tuple[int, int]) -> Iterator[tuple[int, int]]:
+        yield key
         epoch, index = key
-        problems: list[str] = []
-        try:
-            return self.dataset[epoch, index], problems
-        except UserError as error:
-            problems.append(str(error))
-        generator = np.random.Generator(
-            np.random.Philox(key=[self._seed, KEY_REPLACEMENTS], counter=[0, index, epoch, 0])
-        )
+        generator = random_block(self._seed, KEY_REPLACEMENTS, epoch=epoch, index=index)
         for other in generator.integers(len(self.dataset), size=REPLACEMENTS):
-            try:
-                return self.dataset[epoch, int(other)], problems
-            except UserError:
-                continue  # it is counted when it is its turn
-        return None, problems
+            yield epoch, int(other)
+
+
+def _as_it_is(batch: tuple[PairBatch | None, list[str]]) -> tuple[PairBatch | None, list[str]]:
+    return batch
 
 
 def quiet_worker(worker: int) -> None:
