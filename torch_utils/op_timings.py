@@ -10,7 +10,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from unittest import mock
 
 import torch
@@ -18,6 +18,7 @@ import torch
 from torch_utils import custom_ops
 from torch_utils.ops.bias_act import bias_act
 from torch_utils.ops.composite import ray_weights, weighted_sum
+from torch_utils.ops.point_linear import activation_gradient
 from torch_utils.ops.upfirdn2d import setup_filter, upfirdn2d
 
 __all__ = ["Case", "Timing", "cases", "measure"]
@@ -37,6 +38,7 @@ class Case:
         dtype: Of the inputs.
         call: (impl, *inputs) → result, or a tuple whose first entry is.
         rereads: What the gradient reads of the forward pass: 'nothing', 'result' or 'inputs'.
+        passes: What to time.
     """
 
     operator: str
@@ -45,6 +47,7 @@ class Case:
     call: Callable[..., torch.Tensor]
     rereads: str
     dtype: torch.dtype = torch.float32
+    passes: tuple[str, ...] = ("forward", "gradient", "R1")
 
 
 @dataclass(frozen=True)
@@ -112,9 +115,22 @@ def cases() -> list[Case]:
     def add_up(impl, weights, features):
         return weighted_sum(weights, features, impl=impl)
 
-    found.append(Case("composite", "weights of 8 frames", ((8 * 1024, 28), (8 * 1024, 27)), weigh, "inputs"))
-    found.append(Case("composite", "sum over 4 frames", ((4 * 1024, 28), (4 * 1024, 28, 259)), add_up, "inputs"))
-    found.append(Case("composite", "small: sum over 8 frames", ((8 * 256, 16), (8 * 256, 16, 35)), add_up, "inputs"))
+    for what, inputs, call in (
+        ("weights of 8 frames", ((8 * 1024, 28), (8 * 1024, 27)), weigh),
+        ("sum over 4 frames", ((4 * 1024, 28), (4 * 1024, 28, 259)), add_up),
+        ("small: sum over 8 frames", ((8 * 256, 16), (8 * 256, 16, 35)), add_up),
+    ):
+        # No penalty differentiates them twice.
+        found.append(Case("composite", what, inputs, call, "inputs", passes=("forward", "gradient")))
+
+    def before_activation(impl, dy, y):
+        library = None if impl == "ref" else custom_ops.load("bias_act", "cpu")
+        return activation_gradient(dy, y, slope=0.2, clamp=256, wants_bias=True, library=library)[0]
+
+    for what, rows, channels in (("field, 2 frames", 2 * 14336, 128), ("upsampler 128²", 2 * 16384, 256)):
+        shapes = ((rows, channels), (rows, channels))
+        case = Case("bias_act", f"gradient of a point layer, {what}", shapes, before_activation, "nothing")
+        found.append(replace(case, passes=("forward",)))
     return found
 
 
@@ -129,9 +145,9 @@ def measure(case: Case) -> Iterator[Timing]:
     read, written = sum(sizes[:-1]), sizes[-1]
     again = {"nothing": 0, "result": written, "inputs": read}[case.rereads]
     traffic = {"forward": read + written, "gradient": 2 * (read + written) + again}
-    if case.operator != "composite":  # which no penalty differentiates twice
-        traffic["R1"] = 3 * (read + written) + 2 * again
-    for passes, count in traffic.items():
+    traffic["R1"] = traffic["gradient"] + read + written + again
+    for passes in case.passes:
+        count = traffic[passes]
         with mock.patch.object(custom_ops, "load", wraps=custom_ops.load) as asked:
             _run(case, passes, "auto", inputs, result)()
         runs = [_run(case, passes, impl, inputs, result) for impl in ("ref", "cpu")]

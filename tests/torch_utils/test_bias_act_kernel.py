@@ -149,3 +149,14 @@ def test_too_many_elements_are_refused(kernel):
     arguments = Arguments(count=2**31 * BLOCK, channels=1, inner=1)
     with pytest.raises(RuntimeError, match="too many elements"):
         kernel.launch(ctypes.byref(arguments), None)
+
+
+@pytest.mark.parametrize("act", ["tanh", "sigmoid", "elu", "softplus"])
+def test_functions_of_floats_are_accurate(kernel, act):
+    """Over their whole range, near 0 and where they overflow: to a few units in the last place."""
+    x = torch.cat([torch.linspace(-110, 110, 40001), torch.linspace(-0.1, 0.1, 2001), torch.tensor([-1e30, 1e30])])
+    expected = bias_act(x.double(), act=act, impl="ref")
+    y = launch(kernel, FORWARD, x, act=act)
+    normal = expected.abs() > 2.0**-120  # smaller floats have fewer digits
+    torch.testing.assert_close(y[normal].double(), expected[normal], rtol=6e-7, atol=0)
+    torch.testing.assert_close(y.double(), expected, rtol=0, atol=1e-5)

@@ -32,12 +32,18 @@ struct Parameters {
 
     // For elements of type T. The limit is one of their values, so that a clamped result equals it also when stored.
     template <class T>
-    Parameters(const Arguments& a, T) : alpha(a.alpha), gain(a.gain), limit(static_cast<C>(T(static_cast<C>(a.limit)))) {
+    Parameters(const Arguments& a, T)
+        : alpha(a.alpha), gain(a.gain), limit(static_cast<C>(T(static_cast<C>(a.limit)))) {
         const bool inside = a.act <= LRELU && a.gain > 0;
         inner_gain = inside ? gain : C(1);
         outer_gain = inside ? C(1) : gain;
     }
 };
+
+template <class C>
+constexpr C SELU_SCALE = C(1.0507009873554804934);
+template <class C>
+constexpr C SELU_ALPHA = C(1.6732632423543772848);
 
 template <class C>
 HOST_DEVICE C sigmoid(C v) {
@@ -52,11 +58,14 @@ HOST_DEVICE C value(C v, C alpha) {
     if constexpr (act == LRELU) return v > 0 ? v : v * alpha;
     if constexpr (act == TANH) return math::tanh(v);
     if constexpr (act == SIGMOID) return sigmoid(v);
-    if constexpr (act == ELU) return v > 0 ? v : math::expm1(v);
-    if constexpr (act == SELU) {
-        return v > 0 ? v * C(1.0507009873554805) : math::expm1(v) * C(1.0507009873554805 * 1.6732632423543772);
+    if constexpr (act == ELU || act == SELU) {
+        const C below = math::expm1(v);  // on either branch, or loops would not become vector instructions
+        return act == ELU ? (v > 0 ? v : below) : SELU_SCALE<C> * (v > 0 ? v : SELU_ALPHA<C> * below);
     }
-    if constexpr (act == SOFTPLUS) return v > 20 ? v : math::log1p(math::exp(v));
+    if constexpr (act == SOFTPLUS) {  // log(1 + e^v)
+        const C soft = (v > 0 ? v : C(0)) + math::log1p_unit(math::exp(-math::abs(v)));
+        return v > 20 ? v : soft;
+    }
     if constexpr (act == SWISH) return v * sigmoid(v);
 }
 
@@ -73,11 +82,14 @@ HOST_DEVICE C slope(C v, C alpha) {
         const C s = sigmoid(v);
         return s * (C(1) - s);
     }
-    if constexpr (act == ELU) return v > 0 ? C(1) : math::exp(v);
-    if constexpr (act == SELU) {
-        return v > 0 ? C(1.0507009873554805) : math::exp(v) * C(1.0507009873554805 * 1.6732632423543772);
+    if constexpr (act == ELU || act == SELU) {
+        const C below = math::exp(v);
+        return act == ELU ? (v > 0 ? C(1) : below) : SELU_SCALE<C> * (v > 0 ? C(1) : SELU_ALPHA<C> * below);
     }
-    if constexpr (act == SOFTPLUS) return v > 20 ? C(1) : sigmoid(v);
+    if constexpr (act == SOFTPLUS) {
+        const C s = sigmoid(v);
+        return v > 20 ? C(1) : s;
+    }
     if constexpr (act == SWISH) {
         const C s = sigmoid(v);
         return s * (C(1) + v * (C(1) - s));
@@ -95,8 +107,10 @@ HOST_DEVICE C curvature(C v) {
         const C s = sigmoid(v);
         return s * (C(1) - s) * (C(1) - C(2) * s);
     }
-    if constexpr (act == ELU) return v > 0 ? C(0) : math::exp(v);
-    if constexpr (act == SELU) return v > 0 ? C(0) : math::exp(v) * C(1.0507009873554805 * 1.6732632423543772);
+    if constexpr (act == ELU || act == SELU) {
+        const C below = math::exp(v);
+        return v > 0 ? C(0) : (act == ELU ? C(1) : SELU_SCALE<C> * SELU_ALPHA<C>) * below;
+    }
     if constexpr (act == SOFTPLUS) {
         const C s = sigmoid(v);
         return v > 20 ? C(0) : s * (C(1) - s);

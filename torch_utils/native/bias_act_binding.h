@@ -11,8 +11,8 @@
 
 #include "bias_act.h"
 
-// x, dy and ddx have one shape; b belongs to dimension `dim`. Returns the operation's result in the layout of x, and, if
-// `with_bias_sum`, its sum over all dimensions but `dim` (else an empty tensor).
+// x, dy and ddx have one shape; b belongs to dimension `dim`. Returns the operation's result in the layout of x, and,
+// if `with_bias_sum`, its sum over all dimensions but `dim` (else an empty tensor).
 #define BIAS_ACT_SCHEMA                                                                                         \
     "bias_act(Tensor x, Tensor? b, Tensor? dy, Tensor? ddx, int operation, int dim, int act, float alpha, "     \
     "float gain, float? clamp, bool with_bias_sum) -> (Tensor, Tensor)"

@@ -29,7 +29,7 @@ template <int act, int operation, class C>
 void loop(const C* x, const C* b, const C* dy, const C* ddx, C* out, C* sums, Index count,
           const Parameters<C>& parameters) {
     const Parameters<C> p = parameters;
-    const auto result = [&](Index j) {
+    const auto result = [&](Index j) __attribute__((always_inline)) {
         return element<act, operation>(x[j], b[j], operation == FORWARD ? C(0) : dy[j],
                                        operation == CURVATURE ? ddx[j] : C(0), p);
     };

@@ -38,7 +38,8 @@ inline const char* launch_error() {
 
 #else
 
-#define HOST_DEVICE inline
+// A call that is not inlined would keep a loop from becoming vector instructions.
+#define HOST_DEVICE inline __attribute__((always_inline))
 #if defined(EMULATE_CUDA)
 #include "emulate_cuda.h"
 #endif
@@ -130,15 +131,24 @@ struct ComputeTypeOf<double> {
 template <class T>
 using ComputeType = typename ComputeTypeOf<T>::type;
 
-// Functions of <cmath> that pick the precision by the argument, in device code too.
+#include "vector_math.h"
+
+// Elementary functions that pick the precision by the argument; of floats those of CUDA or of vector_math.h.
 namespace math {
+#if defined(__CUDA_ARCH__)
 HOST_DEVICE float exp(float x) { return ::expf(x); }
-HOST_DEVICE double exp(double x) { return ::exp(x); }
 HOST_DEVICE float expm1(float x) { return ::expm1f(x); }
-HOST_DEVICE double expm1(double x) { return ::expm1(x); }
-HOST_DEVICE float log1p(float x) { return ::log1pf(x); }
-HOST_DEVICE double log1p(double x) { return ::log1p(x); }
+HOST_DEVICE float log1p_unit(float x) { return ::log1pf(x); }
 HOST_DEVICE float tanh(float x) { return ::tanhf(x); }
+#else
+using vector_math::exp;
+using vector_math::expm1;
+using vector_math::log1p_unit;
+using vector_math::tanh;
+#endif
+HOST_DEVICE double exp(double x) { return ::exp(x); }
+HOST_DEVICE double expm1(double x) { return ::expm1(x); }
+HOST_DEVICE double log1p_unit(double x) { return ::log1p(x); }  // of numbers in [0, 1]
 HOST_DEVICE double tanh(double x) { return ::tanh(x); }
 HOST_DEVICE float abs(float x) { return ::fabsf(x); }
 HOST_DEVICE double abs(double x) { return ::fabs(x); }

@@ -21,10 +21,10 @@ from torch_utils.ops import bias_act_native
 __all__ = ["ACTIVATIONS", "IMPLEMENTATIONS", "Activation", "bias_act", "bias_act_ref"]
 
 IMPLEMENTATIONS = ("auto", "ref", "cpu", "cuda")
-#: What 'auto' gives to the native operator on the CPU: where gradients are recorded, activations whose loops compilers
-#: turn into vector instructions, and so many elements that fewer passes over memory outweigh calls from Python. It is
-#: 2.0 to 2.9 times as fast there (docs/operators.md); without gradients the reference works in place, and 1.2 to 2.0
-#: times is not worth another code path.
+#: What 'auto' gives to the native operator on the CPU: piecewise linear activations with a clamp, where gradients are
+#: recorded, of so many elements that fewer passes over memory outweigh calls from Python. It is about 2 to 3 times as
+#: fast there (docs/operators.md). Without a clamp it is 1.3 to 2 times as fast; without gradients the reference works
+#: in place: neither is worth another code path.
 NATIVE_ACTIVATIONS = ("linear", "relu", "lrelu")
 NATIVE_MIN_SIZE = 1 << 18
 
@@ -124,8 +124,8 @@ def _library(x, b, act, gain, clamp, impl):
         return None  # nothing to fuse
     if device == "cuda":
         return custom_ops.load("bias_act", device)
-    worthwhile = x.dtype == torch.float32 and act in NATIVE_ACTIVATIONS and x.numel() >= NATIVE_MIN_SIZE
-    if device == "cpu" and worthwhile and _needs_grad(x, b):
+    large = x.dtype == torch.float32 and x.numel() >= NATIVE_MIN_SIZE
+    if device == "cpu" and large and act in NATIVE_ACTIVATIONS and clamp is not None and _needs_grad(x, b):
         return custom_ops.load("bias_act", device)
     return None
 

@@ -6,12 +6,14 @@ in place, and only the result is kept for the backward pass, whose activation an
 over memory where that is available. Other devices use (batched) matrix products.
 """
 
+from typing import Any
+
 import torch
 
 from torch_utils import custom_ops
 from torch_utils.ops import bias_act_native
 
-__all__ = ["lrelu_", "point_linear"]
+__all__ = ["activation_gradient", "lrelu_", "point_linear"]
 
 #: Below so many rows or channels a convolution's set-up costs more than its speed gains (CPU).
 MIN_ROWS, MIN_CHANNELS = 64, 8
@@ -117,17 +119,36 @@ class _ConvolvedRows(torch.autograd.Function):
         if ctx.act == "linear":
             grad_bias = grad.sum(dim=0) if wants_bias else None
         else:
-            grad, grad_bias = _activation_gradient(grad, y.detach(), SLOPES[ctx.act], ctx.clamp, wants_bias)
+            grad, grad_bias = activation_gradient(
+                grad,
+                y.detach(),
+                slope=SLOPES[ctx.act],
+                clamp=ctx.clamp,
+                wants_bias=wants_bias,
+                library=_gradient_library(grad),
+            )
         grad_x = _rows(grad, weight.t(), None, "linear", None) if ctx.needs_input_grad[0] else None
         grad_weight = grad.t() @ x if ctx.needs_input_grad[1] else None
         return grad_x, grad_weight, grad_bias, None, None
 
 
-def _activation_gradient(grad, y, slope, clamp, wants_bias):
-    """Gradient before the activation [P, O], from that behind it and the activation's result, and its sum over rows."""
-    library = None
-    if grad.dtype == torch.float32 and grad.numel() >= NATIVE_MIN_SIZE:
-        library = custom_ops.load("bias_act", "cpu")
+def _gradient_library(grad):
+    """The native library for `activation_gradient`; None for plain PyTorch."""
+    if grad.dtype != torch.float32 or grad.numel() < NATIVE_MIN_SIZE:
+        return None
+    return custom_ops.load("bias_act", "cpu")
+
+
+def activation_gradient(
+    grad: torch.Tensor, y: torch.Tensor, *, slope: float, clamp: float | None, wants_bias: bool, library: Any | None
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The gradient [P, O] before a clamped leaky ReLU, and its sum over rows [O] if that is wanted.
+
+    Args:
+        grad: Gradient with respect to the result.
+        y: The result; a constant for further derivatives.
+        library: The native bias_act, or None.
+    """
     if library is not None:
         grad, grad_bias = bias_act_native.gradient_from_result(
             library, grad, y, slope=slope, clamp=clamp, dim=1, with_bias_sum=wants_bias
