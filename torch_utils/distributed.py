@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 from dnnlib import UserError
 
@@ -113,9 +114,10 @@ def init(
         rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     backend = "cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo"
     with _exchange():
-        dist.init_process_group(
-            backend=backend, init_method=init_method, rank=rank, world_size=world_size, timeout=timeout
-        )
+        store, _, _ = next(rendezvous(init_method, rank, world_size, timeout=timeout))
+        # After a restart torchrun's store still holds the addresses of processes that are gone.
+        store = dist.PrefixStore(f"start-{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+        dist.init_process_group(backend=backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
         _Groups.patient = dist.new_group(backend=backend, timeout=max(PATIENCE, timeout))
 
 

@@ -11,6 +11,7 @@ import contextlib
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,8 @@ def submit(words: Sequence[str], task: Callable[[Any], None]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise errors, instead of printing them and leaving
     options = [word if re.match(r"-|\+*hydra[./]", word) else hydra_word(word) for word in words]
     sys.argv = [sys.argv[0], *options]
+    # Ours replaces the plugin's default file of the same name, on purpose.
+    warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/submitit_slurm' is validated against ConfigStore")
     try:
         hydra.main(config_path=str(CONFIG_DIR), config_name="config", version_base="1.3")(task)()
     except (HydraException, OmegaConfBaseException) as error:

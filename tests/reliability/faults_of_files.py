@@ -32,10 +32,9 @@ def disk_full(place: Place) -> str:
     try:
         run = Run(place.words("imgsnap=null"), place.log)
         wait_for_state(place, run)
-        with open(disk / "filler", "wb") as file, contextlib.suppress(OSError):
-            while True:
-                file.write(bytes(2**12))
-                file.flush()
+        with open(disk / "filler", "wb", buffering=0) as file, contextlib.suppress(OSError):
+            while file.write(bytes(2**12)):
+                pass
         code = run.wait()
         assert code == 2 and "o space left" in place.error(), (code, place.said()[-2000:])
         saved = place.saved()
@@ -43,6 +42,7 @@ def disk_full(place: Place) -> str:
         remount(disk, "size=64m")
         return f"exit code 2, `{place.error()}`; state of {saved} videos whole; with more space {place.finish()}"
     finally:
+        run.kill()
         subprocess.run(["umount", disk], check=True)
 
 
@@ -78,6 +78,7 @@ def read_only_from_the_start(place: Place) -> str:
         remount(disk, "rw")
         return f"exit code 2, `{error}`; writable again, {place.finish()}"
     finally:
+        run.kill()
         subprocess.run(["umount", disk], check=True)
 
 

@@ -1,0 +1,100 @@
+"""The learning study as a command: it trains, measures and reports, and keeps what is done."""
+
+import functools
+import json
+import math
+
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from benchmarks.learning import __main__ as study
+from benchmarks.learning import runs
+from benchmarks.learning.pictures import draw_curve
+from dnnlib import UserError
+from tests.training.tiny import WORDS
+
+TINY = tuple(
+    word for word in WORDS if not word.startswith(("kimg=", "spec.kimg_per_tick=", "nframes=", "previews.images"))
+)
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """A main run of four steps and one ablation, and little to measure."""
+    small = functools.partial(study.Sizes, contents=2, motions=4, views=2)
+    monkeypatch.setattr(study, "Sizes", small)
+    monkeypatch.setattr(study, "COMMON", (*TINY, "previews.images=2"))
+    monkeypatch.setattr(runs, "COMMON", (*TINY, "previews.images=2"))
+    monkeypatch.setattr(runs, "TICK_KIMG", 0.004)
+    monkeypatch.setattr(runs, "SNAPSHOTS", 1)
+    planned = study.plan_runs
+    monkeypatch.setattr(study, "plan_runs", lambda kimg: [planned(kimg)[0], planned(kimg)[1]])
+
+
+def stamps(folder) -> dict:
+    return {str(path): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def rows_of(folder) -> list[dict]:
+    return [json.loads(line) for line in (folder / "stats.jsonl").read_text().splitlines()]
+
+
+def run(work, report, *words):
+    result = CliRunner().invoke(
+        study.main, [str(work), "--videos", "16", "--jobs", "1", "--report", str(report), *words]
+    )
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def test_it_trains_measures_reports_and_goes_on_where_it_was(tiny, tmp_path):
+    work, page = tmp_path / "work", tmp_path / "docs" / "learning.md"
+    run(work, page, "--kimg", "0.016")
+    results = sorted(path.name for path in (work / "results").glob("*.json"))
+    assert [name for name in results if name.startswith("main")] and [x for x in results if x.startswith("no_motion")]
+    figures = json.loads((work / "results" / results[0]).read_text())
+    assert figures["rfvd"] > 0 and math.isfinite(figures["warp_ratio"])
+    still = json.loads((work / "results" / [x for x in results if x.startswith("no_motion")][0]).read_text())
+    assert still["frame_differences"] == {"1": 0.0, "5": 0.0, "15": 0.0}  # no motion network, no motion
+    assert still["motion_ratio"] is None and still["content_ratio"] is None  # nothing over nothing
+
+    text = page.read_text()
+    assert "## Targets" in text and "no motion network" in text and "Not trained yet" not in text
+    for name in ("curve", "samples", "motion", "views"):
+        assert Image.open(page.with_name(f"learning-{name}.png")).width > 100
+        assert f"](learning-{name}.png)" in text
+
+    folder = next((work / "runs" / "main").glob("0*"))
+    assert [row["kimg"] for row in rows_of(folder)][-1] == 0.016
+    kept = {path: stamp for path, stamp in stamps(work).items() if "/data/" in path or path.endswith((".json", ".pt"))}
+    kept = {path: stamp for path, stamp in kept.items() if "training-state" not in path}
+    run(work, page, "--kimg", "0.024")
+    assert [row["kimg"] for row in rows_of(folder)][-1] == 0.024  # the same run, continued
+    assert len(list((work / "runs" / "main").glob("0*"))) == 1
+    after = stamps(work)
+    assert {path: after[path] for path in kept} == kept  # what was drawn and measured is kept
+    assert len(list((work / "results").glob("main-*.json"))) >= 2
+
+
+def test_a_training_that_fails_is_named(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "COMMON", (*TINY, "spec.mb=3"))
+    with pytest.raises(UserError, match=r"The training 'main' ended early; see .*output\.txt"):
+        run(tmp_path / "work", tmp_path / "page.md", "--kimg", "0.016")
+    assert "spec.mb=3" in (tmp_path / "work" / "runs" / "main" / "output.txt").read_text()
+
+
+def test_ablations_have_a_quarter_of_the_budget():
+    main, *others = runs.plan_runs(20)
+    assert main.kimg == 20 and len(others) == 4 and {run.kimg for run in others} == {5}
+    assert len({run.name for run in others}) == 4 and all(run.words for run in others)
+
+
+def test_a_curve_goes_through_its_points(tmp_path):
+    path = tmp_path / "curve.png"
+    draw_curve(path, [(0, 1000.0), (10, 10.0)], x_label="x", y_label="y", floor=(1.0, "floor"))
+    image = Image.open(path).convert("RGB")
+    blue = [(x, y) for x in range(image.width) for y in range(image.height) if image.getpixel((x, y)) == (31, 98, 176)]
+    (left, top), (right, bottom) = min(blue), max(blue)
+    assert right - left > 500 and bottom - top > 150  # from upper left to lower right
