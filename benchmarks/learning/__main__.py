@@ -17,6 +17,7 @@ from benchmarks.learning.runs import COMMON, ROOT, Run, plan_runs, run_folder, s
 from dnnlib import atomic_write, run_cli
 from metrics.frechet import frechet_distance_of_features
 from renderer.cameras import CameraPrior
+from training.checkpoint import load_snapshot
 from training.configuration import compose_options
 from training.dataset import VideoPairDataset
 from training.synthetic import make_dataset
@@ -43,9 +44,9 @@ def make_reference(work: Path, options: dict, sizes: Sizes) -> dict:
     return reference
 
 
-def measure(work: Path, run: Run, snapshot: Path, sizes: Sizes, thorough: bool) -> None:
-    """Measure a snapshot unless that is done; one process."""
-    path = work / "results" / f"{run.name}-{snapshot.stem.split('-')[-1]}.json"
+def measure(work: Path, run: Run, snapshot: Path, shown: int, sizes: Sizes, thorough: bool) -> None:
+    """Measure the snapshot after so many videos unless that is done; one process."""
+    path = work / "results" / f"{run.name}-{shown:09d}.json"
     if path.exists() and (not thorough or "motion_ratio" in json.loads(path.read_text(encoding="utf-8"))):
         return
     torch.set_num_threads(1)
@@ -69,9 +70,10 @@ def measure_all(work: Path, runs: list[Run], sizes: Sizes, jobs: int) -> None:
         folder = run_folder(work, run)
         found = snapshots(folder) if folder is not None else []
         chosen = found if run.name == "main" else found[-1:]
-        quarter = [path for path in found if int(path.stem.split("-")[-1]) == int(runs[0].kimg / 4)]
-        thorough = {*found[-1:], *quarter}
-        todo += [(work, run, path, sizes, path in thorough) for path in chosen]
+        shown = [load_snapshot(path, average_only=True)["progress"]["cur_nimg"] for path in chosen]
+        # Where the ablations end, and at the end.
+        thorough = {min(shown, key=lambda n: abs(n - 250 * runs[0].kimg)), max(shown)} if shown else set()
+        todo += [(work, run, path, count, sizes, count in thorough) for path, count in zip(chosen, shown)]
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(jobs, mp_context=context) as pool:
         tasks = [pool.submit(measure, *arguments) for arguments in todo]

@@ -256,5 +256,7 @@ def _draw_model(work: Path, run: Run, pictures: dict[str, Path]) -> None:
     views = [scene.output(0.5, prior.at_angles(angle, pitch).repeat(count)) for angle in angles]
     front = views[2]
     depth, weights = surface_depth(front.depth[:, 0], front.opacity[:, 0], background=generator.background is not None)
-    cells = [(view.image[:6, 0] + 1) / 2 for view in views] + [depth_picture(depth[:6], weights[:6], 32)]
+    cells = [(view.image[:6, 0] + 1) / 2 for view in views] + [
+        depth_picture(depth[:6], weights[:6], generator.resolution)
+    ]
     save_grid(pictures["views"], torch.stack(cells, dim=1).flatten(0, 1), 12, scale=3)

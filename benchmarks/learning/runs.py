@@ -107,10 +107,12 @@ def _train(work: Path, run: Run, data: Path, interval: int) -> None:
 def _kimg(work: Path, run: Run) -> float:
     """How far a run has come."""
     folder = run_folder(work, run)
+    if folder is None:
+        return 0.0
     try:
         *_, last = (folder / "stats.jsonl").read_text(encoding="utf-8").splitlines()
         return float(json.loads(last)["kimg"])
-    except (AttributeError, OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError):  # it has not reported yet
         return 0.0
 
 

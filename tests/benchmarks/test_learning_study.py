@@ -49,6 +49,7 @@ def run(work, report, *words):
     return result
 
 
+@pytest.mark.slow
 def test_it_trains_measures_reports_and_goes_on_where_it_was(tiny, tmp_path):
     work, page = tmp_path / "work", tmp_path / "docs" / "learning.md"
     run(work, page, "--kimg", "0.016")
