@@ -21,8 +21,7 @@ TICK_KIMG = 0.5
 SNAPSHOTS = 8  # of the main run, besides the first
 
 # What all of them share, besides the small model and its schedule. The heads lie within 0.8 … 1.2 of the camera, so the
-# twelve samples of a ray are put there, at an optical thickness that is that of the small model; and the field gets
-# frequencies up to a period of six pixels (four frequencies, up to a period of twenty-five, cannot draw an eye).
+# twelve samples of a ray are put there, at an optical thickness that is that of the small model.
 COMMON = (
     "model=stylenerf_small",
     "spec=small",
@@ -33,7 +32,6 @@ COMMON = (
     "model.generator.rendering.near=0.8",
     "model.generator.rendering.far=1.2",
     "model.generator.foreground.density_bias=6",
-    "model.generator.foreground.position_frequencies=6",
 )
 
 

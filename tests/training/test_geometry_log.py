@@ -96,7 +96,7 @@ def small_generator() -> Generator:
     return Generator(
         resolution=8, z_dim=8, motion_dim=8, w_dim=8, background_dim=4, rendering=rendering,
         camera=dict(yaw=[-0.3, 0.3]),
-        mapping=dict(num_layers=1), motion=dict(width=8), foreground=dict(width=8, num_layers=2, feature_dim=8),
+        mapping=dict(num_layers=1), motion=dict(width=8), foreground=dict(width=8, num_layers=2, feature_dim=8, density_bias=8),
         background=dict(width=8, num_layers=2), upsampler=dict(channel_base=256, channel_max=8),
     ).eval()  # fmt: skip
 
@@ -104,7 +104,9 @@ def small_generator() -> Generator:
 def test_the_log_is_deterministic_and_leaves_random_numbers_alone():
     log = GeometryLog(small_generator())
     before = torch.random.get_rng_state()
-    assert log.measure() == log.measure()
+    first = log.measure()
+    assert first.surface == 1 and math.isfinite(first.parallax)
+    assert log.measure() == first
     assert torch.equal(before, torch.random.get_rng_state())
 
 
