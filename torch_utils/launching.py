@@ -102,8 +102,10 @@ def _watch(group: Sequence[BaseProcess]) -> list[BaseProcess]:
                 failed.append(process)
         if failed and deadline is None:
             deadline = time.monotonic() + GRACE
+            for process in running:
+                process.terminate()
         if deadline is not None and time.monotonic() > deadline:
-            for process in running:  # not `terminate`: a process that waits for others does not see that signal
+            for process in running:  # a process that waits for others does not see the other signal
                 process.kill()
             return failed
     return failed

@@ -49,13 +49,13 @@ def breakdown(place: Place, prepare: Callable[[], None], *words: str) -> str:
 
 @fault
 def nan_loss(place: Place) -> str:
-    """All gradients are NaN from the tenth iteration on."""
+    """All gradients are NaN from the sixth iteration on."""
     return breakdown(place, spoil(math.nan, after=10), "spec.nonfinite_limit=20")
 
 
 @fault
 def inf_data(place: Place) -> str:
-    """Real frames hold an infinity from the tenth iteration on."""
+    """Real frames hold an infinity from the sixth iteration on."""
     return breakdown(place, spoil(math.inf, after=10, where="data"), "spec.nonfinite_limit=20", "spec.d_reg_interval=1")
 
 
