@@ -131,8 +131,9 @@ class PairLoader:
                 if self._batches is None:
                     self._begin()
                 return next(self._batches)
-            except RuntimeError as error:
-                if DEAD_WORKER.search(str(error)) is None:
+            except (RuntimeError, EOFError, ConnectionError) as error:
+                # The latter two: a batch was ready, but its memory has gone with the worker that made it.
+                if isinstance(error, RuntimeError) and DEAD_WORKER.search(str(error)) is None:
                     raise
                 print(f"A data worker has ended unexpectedly; the workers are started again ({error}).")
                 self.close()
