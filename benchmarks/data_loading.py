@@ -8,6 +8,7 @@ Further, how long a large set takes to list, for the first time and again.
 """
 
 import contextlib
+import io
 import json
 import multiprocessing
 import os
@@ -60,9 +61,11 @@ def write_videos(folder: str, *, suffix: str, size: int) -> None:
 
 
 def pillow_alone(files: list[str]) -> None:
-    """What cannot be avoided: decode, resize, give the pixels."""
+    """What cannot be avoided: read, decode, resize, give the pixels."""
     for file in files:
-        with Image.open(file) as image:
+        with open(file, "rb") as stream:
+            data = stream.read()
+        with Image.open(io.BytesIO(data)) as image:
             image = image.convert("RGB") if image.mode != "RGB" else image
             if image.size != (RESOLUTION, RESOLUTION):
                 image = image.resize((RESOLUTION, RESOLUTION), Image.Resampling.LANCZOS)
