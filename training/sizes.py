@@ -109,6 +109,7 @@ def size_report(
     snapshot, state = checkpoint_bytes(generator, discriminator)
     ticks = options["kimg"] / options["spec"]["kimg_per_tick"]
     count = 1 + (0 if options["snap"] is None else int(ticks // options["snap"]))
+    count = min(count, options["keep"] or count)
     lines.append(
         f"disk       {count} snapshots × {format_bytes(snapshot)} + state {format_bytes(state)}"
         f" = {format_bytes(count * snapshot + state)}"
