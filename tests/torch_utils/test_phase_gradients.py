@@ -37,4 +37,3 @@ def test_two_processes_have_the_gradients_of_one(tmp_path, batch, passes):
     for name, expected in one["means"].items():
         torch.testing.assert_close(two["means"][name], expected, rtol=1e-6, atol=1e-8, msg=name)
     assert one["means"]["pl_mean"] > 0
-
