@@ -263,4 +263,15 @@ def geometry_figures(views: Views, prior: CameraPrior, truth: dict[str, torch.Te
         "parallax": float(parallax(views.cameras[front].repeat(len(depth)), turned, depth, weights).mean()),
         "depth_correlation": correlation(maps["depth"], truth["depth"], common),
         "relief_correlation": correlation(maps["beyond"], truth["beyond"], common),
+        "convex_share": _convex_share(depth, weights, truth),
     }
+
+
+def _convex_share(depth: torch.Tensor, weights: torch.Tensor, truth: dict[str, torch.Tensor]) -> float:
+    """Share of contents whose relief is that of a head rather than that of its mould: correlated above zero.
+
+    A mould seen from one side looks much like a head seen from the other, and cameras come from both sides alike.
+    """
+    beyond = depth - plane_depth(depth, weights)
+    likeness = [correlation(b, truth["beyond"], w * truth["common"]) for b, w in zip(beyond, weights)]
+    return float(np.mean([value > 0 for value in likeness])) if likeness else float("nan")

@@ -113,11 +113,14 @@ def _targets(main: list[dict], scenes: dict) -> str:
 
 
 def _distribution(main: list[dict], curve: str, samples: str, scenes: dict) -> str:
-    lines = ["| kimg | rfvd | warp ratio | relief | parallax |", "| --: | --: | --: | --: | --: |"]
+    lines = [
+        "| kimg | rfvd | warp ratio | relief | parallax | bulge like heads |",
+        "| --: | --: | --: | --: | --: | --: |",
+    ]
     for row in main:
         lines.append(
             f"| {row['kimg']:.1f} | {row['rfvd']:.1f} | {row['warp_ratio']:.2f} | {row['relief']:.4f} | "
-            f"{row['parallax']:.2%} |"
+            f"{row['parallax']:.2%} | {row['convex_share']:.0%} |"
         )
     return f"""## Distribution
 
@@ -171,6 +174,7 @@ def _geometry(main: list[dict], scenes: dict, picture: str) -> str:
         ("parallax beyond a plane's (of the width)", "{:.2%}", lambda x: x["parallax"]),
         ("correlation of the mean depth with the scenes'", "{:.2f}", lambda x: x["depth_correlation"]),
         ("… of what lies beyond a plane", "{:.2f}", lambda x: x["relief_correlation"]),
+        ("contents that bulge like heads, not like moulds", "{:.0%}", lambda x: x["convex_share"]),
     ]
     lines = ["| | model | scenes |", "| :-- | --: | --: |"]
     lines += [f"| {name} | {form.format(of(last))} | {form.format(of(scenes))} |" for name, form, of in rows]

@@ -171,6 +171,7 @@ def test_the_scenes_themselves_meet_the_targets():
     sizes = Sizes(clips=0, frames=4, contents=3, motions=4, views=4)
     figures, truth = figures_of_scenes(PRIOR, 32, 16, sizes)
     assert figures["warp_ratio"] > 1.5 and figures["warp"]["none"] > figures["warp"]["depth"]
+    assert figures["convex_share"] == 1
     assert figures["depth_correlation"] == pytest.approx(1) and figures["relief_correlation"] == pytest.approx(1)
     assert figures["motion_ratio"] > 2 and figures["content_ratio"] > 2
     assert figures["parallax"] > 0.01 and 0.3 < figures["surface"] < 0.8
@@ -186,3 +187,15 @@ def test_a_billboard_has_a_ratio_of_one_whatever_is_painted_on_it():
     figures = geometry_figures(views, PRIOR, truth)
     assert figures["warp_ratio"] == pytest.approx(1, abs=0.01)
     assert figures["relief"] < 1e-5 and figures["parallax"] < 1e-5
+
+
+def test_moulds_are_told_from_heads():
+    cameras = [PRIOR.at_angles([math.radians(angle)], [math.pi / 2]) for angle in (-20, 0, 20)]
+    images, depths = zip(*(textured_surface(camera, bump) for camera in cameras))
+    heads = Views(torch.stack(images), torch.stack(depths), torch.ones(3, 1, SIZE, SIZE), cameras)
+    moulds = Views(heads.images, 2 - heads.depth, heads.weights, cameras)  # mirrored at the distance of one
+    truth = mean_maps(heads)
+    assert geometry_figures(heads, PRIOR, truth)["convex_share"] == 1
+    turned = geometry_figures(moulds, PRIOR, truth)
+    assert turned["convex_share"] == 0 and turned["relief_correlation"] < -0.95
+    assert turned["warp_ratio"] < 1 < geometry_figures(heads, PRIOR, truth)["warp_ratio"]
