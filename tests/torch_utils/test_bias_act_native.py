@@ -187,7 +187,7 @@ def test_auto_takes_the_native_operator_for_large_tensors_with_gradients(monkeyp
     chosen = []
     monkeypatch.setattr("torch_utils.ops.bias_act.bias_act_native.apply", lambda *_, **__: chosen.append("native"))
     monkeypatch.setattr("torch_utils.ops.bias_act.bias_act_ref", lambda *_, **__: chosen.append("ref"))
-    large = torch.zeros(16, 64, 16, 16).requires_grad_()
+    large = torch.zeros(32, 64, 16, 16).requires_grad_()
     bias_act(large, act="lrelu", clamp=256)
     bias_act(large, act="lrelu")
     bias_act(large, act="tanh", clamp=256)

@@ -26,7 +26,7 @@ IMPLEMENTATIONS = ("auto", "ref", "cpu", "cuda")
 #: fast there (docs/operators.md). Without a clamp it is 1.3 to 2 times as fast; without gradients the reference works
 #: in place: neither is worth another code path.
 NATIVE_ACTIVATIONS = ("linear", "relu", "lrelu")
-NATIVE_MIN_SIZE = 1 << 18
+NATIVE_MIN_SIZE = 1 << 19
 
 
 @dataclass(frozen=True)
