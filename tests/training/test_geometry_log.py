@@ -96,7 +96,8 @@ def small_generator() -> Generator:
     return Generator(
         resolution=8, z_dim=8, motion_dim=8, w_dim=8, background_dim=4, rendering=rendering,
         camera=dict(yaw=[-0.3, 0.3]),
-        mapping=dict(num_layers=1), motion=dict(width=8), foreground=dict(width=8, num_layers=2, feature_dim=8, density_bias=8),
+        mapping=dict(num_layers=1), motion=dict(width=8),
+        foreground=dict(width=8, num_layers=2, feature_dim=8, density_bias=8),
         background=dict(width=8, num_layers=2), upsampler=dict(channel_base=256, channel_max=8),
     ).eval()  # fmt: skip
 
