@@ -211,7 +211,8 @@ def test_mistaken_choices(monkeypatch):
     "shape, dtype, native",
     [
         ((2, 64, 16, 16), torch.float32, False),
-        ((2, 7, 32, 32), torch.float32, True),
+        ((2, 3, 32, 32), torch.float32, True),
+        ((2, 7, 32, 32), torch.float32, False),
         ((2, 64, 16, 16), torch.float16, True),
         ((1, 3, 8, 8), torch.float32, False),
         ((1, 3, 8, 8), torch.float64, False),
