@@ -34,9 +34,9 @@ __all__ = [
 IMPLEMENTATIONS = ("auto", "ref", "cpu", "cuda")
 NATIVE_TYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 #: What 'auto' gives to the native operator on the CPU, of images with at least so many values (figures:
-#: docs/operators.md). In float32 colours, about twice as fast there and more. With more channels the reference is so near
-#: the speed of memory that the native operator is only 1.2 to 2 times as fast, which is not worth another code path.
-#: All of the other types: PyTorch's convolutions are slow with most of them.
+#: docs/operators.md). In float32 colours, about twice as fast there and more. With more channels the reference is so
+#: near the speed of memory that the native operator is only 1.2 to 2 times as fast, which is not worth another code
+#: path. All of the other types: PyTorch's convolutions are slow with most of them.
 NATIVE_MIN_SIZE, FEW_CHANNELS = 1 << 12, 4
 SEPARABLE_TAPS = 8  # filters with at least so many taps are kept as a vector, i.e. run as two passes
 
