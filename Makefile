@@ -22,7 +22,7 @@ help:
 	@echo "make lint      style checks alone; make format repairs what can be repaired"
 	@echo "make demo      train a small model on drawn heads for a few minutes and render videos"
 	@echo "make demo-clip the same on a clip of real footage, which it downloads"
-	@echo "make learn     measure what the small model learns in about an hour (docs/learning.md)"
+	@echo "make learn     train the small model and ablations on drawn heads and measure them (docs/learning.md)"
 	@echo "make clean     remove caches and out/, what demo and learn wrote"
 
 install: $(STAMP)
@@ -65,7 +65,7 @@ define train_and_render
 @echo "The videos are in $(1)/videos, the training run is in $(1)/runs."
 endef
 
-# Drawn heads, the small model and four ablations, what they have learnt: about an hour. What is done is kept.
+# Drawn heads, the small model and four ablations, what they have learnt. What is done is kept.
 LEARN := out/learn
 LEARN_KIMG ?= 20
 
