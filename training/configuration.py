@@ -53,7 +53,7 @@ def compose_options(words: Sequence[str]) -> dict[str, Any]:
     Raises:
         UserError: A word that is no override, an unknown option, an unknown model or spec; names it.
     """
-    datasets = sum(word.startswith("data=") for word in words)
+    datasets = sum(word.startswith("data=") and word.endswith(".tar") for word in words)
     if datasets > 1:  # a shell has replaced the braces
         example = "'data=faces-{000..010}.tar'"
         raise UserError(f"data= is given {datasets} times: put a name with braces into quotes, {example}.")

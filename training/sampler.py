@@ -238,7 +238,8 @@ class _Replacing(torch.utils.data.Dataset):
         epoch, index = key
         generator = random_block(self._seed, KEY_REPLACEMENTS, epoch=epoch, index=index)
         for other in generator.integers(len(self.dataset), size=REPLACEMENTS):
-            yield epoch, int(other)
+            if other != index:
+                yield epoch, int(other)
 
 
 def _as_it_is(batch: tuple[PairBatch | None, list[str]]) -> tuple[PairBatch | None, list[str]]:

@@ -17,5 +17,5 @@ def test_a_killed_training_leaves_whole_files_and_ends_the_same(tmp_path):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert re.search(r"^ +10  kills$", done.stdout, re.MULTILINE), done.stdout
-    assert re.search(r"^ +[1-9]\d*  while a file was being written$", done.stdout, re.MULTILINE), done.stdout
-    assert re.search(r"^ +[1-9]\d*  runs that came to their end, the same to the bit$", done.stdout, re.MULTILINE)
+    assert re.search(r"^ +[1-9]\d* +while a file was being written$", done.stdout, re.MULTILINE), done.stdout
+    assert re.search(r"^ +[1-9]\d* +runs that came to their end, the same to the bit$", done.stdout, re.MULTILINE)
