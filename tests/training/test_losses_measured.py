@@ -17,10 +17,10 @@ from training.published_names import map_discriminator_name, map_generator_name
 
 GOLDENS = golden_arrays("losses_taichi.npz")
 # Importance sampling is discontinuous, and path lengths feel it most: with other threading the original differs from
-# itself by 0.6 % in Greg's gradients; with codes moved by 1e-6, Greg's loss here moves by 0.2 %. Processors whose
-# libraries round otherwise were 0.16 % and 0.27 % off in the loss, 0.9 % and 1.6 % in a gradient's norm.
+# itself by 0.6 % in Greg's gradients. With codes moved by 1e-6 Greg's loss here lies anywhere between 0.01 % and 0.28 %
+# above the original's. Two processors gave 0.16 % and 0.27 %, and 0.9 % and 1.6 % in a gradient's norm.
 NORM_TOLERANCE = {"Gmain": 2e-3, "Greg": 2e-2, "Dmain": 2e-3, "Dreg": 2e-3}
-LOSS_TOLERANCE = {"Gmain": 5e-4, "Greg": 5e-3, "Dmain": 5e-4, "Dreg": 5e-4}
+LOSS_TOLERANCE = {"Gmain": 5e-4, "Greg": 3e-3, "Dmain": 5e-4, "Dreg": 5e-4}
 
 
 class Reports(dict):
