@@ -29,8 +29,8 @@ def stereo_pair(cameras: Cameras, eye_distance: float = EYE_DISTANCE) -> tuple[C
     radius = cam2world[:, :3, 3].norm(dim=-1)
     if not 0 < eye_distance < 2 * float(radius.min()):
         raise ValueError(
-            f"The eye distance must lie between 0 and {2 * float(radius.min()):g}, twice the camera's distance from the "
-            f"origin, got {eye_distance:g}."
+            f"The eye distance must lie between 0 and {2 * float(radius.min()):g}, twice the camera's distance from "
+            f"the origin, got {eye_distance:g}."
         )
     half = torch.asin(eye_distance / (2 * radius))
     return tuple(

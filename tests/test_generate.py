@@ -17,7 +17,9 @@ import dnnlib
 import generate
 from renderer.cameras import CameraPrior
 from renderer.video import to_uint8
+from renderer.volume import RenderSettings
 from training.latents import seed_latents
+from training.render_options import pair_seeds
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -38,7 +40,8 @@ class FakeScene:
 
 class FakeGenerator:
     z_dim, motion_dim, background_dim = 512, 512, 32
-    camera_prior = CameraPrior()
+    resolution, background = 8, None
+    camera_prior, settings = CameraPrior(), RenderSettings()
 
     def __init__(self, c_dim=0):
         self.c_dim = c_dim
@@ -109,7 +112,7 @@ def pixel(value):
     ],
 )
 def test_pairs(seeds, motion_seeds, expected):
-    assert generate.pair_seeds(seeds, motion_seeds) == expected
+    assert pair_seeds(seeds, motion_seeds) == expected
 
 
 def test_names_carry_program_and_seeds(render):

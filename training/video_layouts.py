@@ -1,0 +1,183 @@
+"""What is in the picture: one video, a grid of contents × motions, or a loop through codes.
+
+A layout gives the codes of its rows of videos at every phase (0 ≤ phase < 1) of the video; `RowScenes` renders them.
+A row is worked on as one batch of videos.
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable, Sequence
+
+import torch
+
+from renderer.cameras import Cameras
+from renderer.outputs import output_maps
+from renderer.video import image_grid
+from training.code_paths import lerp, slerp, through_loop
+from training.contents import Content, Motion, Styles
+from training.render_options import pair_seeds
+from training.scene import Scene
+
+__all__ = ["Codes", "Loop", "RowScenes", "Still", "frame_maps", "join_names", "lay_out"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Codes:
+    """Of a row of videos: ws [B, num_ws, w_dim], z_motion [B, motion_dim], z_bg [B, background_dim]."""
+
+    ws: torch.Tensor
+    z_motion: torch.Tensor
+    z_bg: torch.Tensor
+
+
+class Still:
+    """Rows of videos whose codes stay: every cell is a (content, motion)."""
+
+    moving = False
+
+    def __init__(self, name: str, cells: Sequence[Sequence[tuple[Content, Motion]]]):
+        self.name, self.cells = name, cells
+        self.rows, self.columns = len(cells), len(cells[0])
+
+    def codes(self, phase: float, styles: Styles) -> list[Codes]:
+        ws = {content: styles(content) for row in self.cells for content in dict.fromkeys(c for c, _ in row)}
+        return [
+            Codes(
+                _join([ws[content] for content, _ in row]),
+                _join([motion.z for _, motion in row]),
+                _join([content.z_bg for content, _ in row]),
+            )
+            for row in self.cells
+        ]
+
+
+def _join(parts: list[torch.Tensor]) -> torch.Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _grid(contents: Sequence[Content], motions: Sequence[Motion] | None) -> Still:
+    """One row a content, one column a motion; without motions those of the contents."""
+    contents = list(dict.fromkeys(contents))
+    motions = list(dict.fromkeys(content.motion for content in contents) if motions is None else dict.fromkeys(motions))
+    name = f"grid_{join_names([c.name for c in contents])}_{join_names([m.name for m in motions])}"
+    return Still(name, [[(content, motion) for motion in motions] for content in contents])
+
+
+class Loop:
+    """One video whose codes pass through those of several contents and motions and come back to the first.
+
+    Args:
+        space: Where content codes are interpolated: 'z' (spherically) or 'w' (linearly). Motion and background codes
+            are interpolated spherically in either case.
+
+    Raises:
+        ValueError: There is nothing to interpolate between, or a content has no z.
+    """
+
+    moving = True
+    rows = columns = 1
+
+    def __init__(self, contents: Sequence[Content], motions: Sequence[Motion] | None, *, space: str):
+        self.contents = list(contents)
+        self.motions = [content.motion for content in contents] if motions is None else list(motions)
+        if len(set(self.contents)) == len(set(self.motions)) == 1:
+            raise ValueError("an interpolation needs two or more contents or motions; give more seeds")
+        if space == "z" and any(content.z is None or content.mixed is not None for content in contents):
+            raise ValueError("mixed and fitted styles have no z to interpolate; use w")
+        self.space = space
+        names = [join_names([item.name for item in items]) for items in (self.contents, self.motions)]
+        self.name = f"interpolate-{space}_{names[0]}_{names[1]}"
+
+    def codes(self, phase: float, styles: Styles) -> list[Codes]:
+        if self.space == "z":
+            ws = styles.of(through_loop([content.z for content in self.contents], phase, slerp))
+        else:
+            ws = through_loop(_Lazy([lambda c=c: styles(c) for c in self.contents]), phase, lerp)
+        z_motion = through_loop([motion.z for motion in self.motions], phase, slerp)
+        return [Codes(ws, z_motion, through_loop([content.z_bg for content in self.contents], phase, slerp))]
+
+
+class _Lazy(Sequence):
+    """A sequence of what functions return: of a loop's stations, two are needed at a time."""
+
+    def __init__(self, functions: list[Callable]):
+        self._functions = functions
+
+    def __len__(self) -> int:
+        return len(self._functions)
+
+    def __getitem__(self, index):
+        return self._functions[index]()
+
+
+def lay_out(
+    contents: Sequence[Content], motions: Sequence[Motion] | None, *, grid: bool, interpolate: str | None
+) -> list[Still | Loop]:
+    """A grid or a loop of everything, or a picture for every pair (see `pair_seeds`).
+
+    Args:
+        motions: None: those that go with the contents.
+        interpolate: See `Loop`, also for errors; None for still codes.
+    """
+    if interpolate is not None:
+        return [Loop(contents, motions, space=interpolate)]
+    if grid:
+        return [_grid(contents, motions)]
+    pairs = pair_seeds(list(contents), [content.motion for content in contents] if motions is None else list(motions))
+    return [Still(f"{content.name}_{motion.name}", [[(content, motion)]]) for content, motion in pairs]
+
+
+class RowScenes:
+    """A layout's rows, ready for rendering at any phase.
+
+    Args:
+        make_scene: Codes to a `Scene`.
+    """
+
+    def __init__(self, layout: Still | Loop, styles: Styles, make_scene: Callable[[Codes], Scene]):
+        self._layout, self._styles, self._make_scene = layout, styles, make_scene
+        self._scenes: list[Scene] | None = None
+
+    def at(self, phase: float) -> list[Scene]:
+        if self._scenes is None or self._layout.moving:
+            self._scenes = [self._make_scene(codes) for codes in self._layout.codes(phase, self._styles)]
+        return self._scenes
+
+
+def frame_maps(
+    rows: Sequence[Scene], columns: int, time: float, eyes: Sequence[Cameras], outputs: Sequence[str], *,
+    background: bool,
+) -> dict[str, torch.Tensor]:  # fmt: skip
+    """A frame's maps [C, H, W] of every output: rows of `columns` videos, and the eyes' pictures side by side.
+
+    Args:
+        eyes: A camera for each eye, one or two.
+        background: Whether the generator has a background.
+    """
+    pictures = []
+    for eye in eyes:
+        cameras = eye.repeat(columns)
+        if list(outputs) == ["rgb"]:
+            parts = [{"rgb": scene.render(time, cameras)} for scene in rows]
+        else:
+            parts = [output_maps(s.output(time, cameras), outputs, cameras, background=background) for s in rows]
+        pictures.append({name: image_grid(_join([part[name] for part in parts]), columns) for name in outputs})
+    return {name: torch.cat([picture[name] for picture in pictures], dim=-1) for name in outputs}
+
+
+def join_names(names: Sequence[str]) -> str:
+    """One name for several: numbers after a common word as ranges (seed0000-0003+0007), the others joined by '+'."""
+    names = list(dict.fromkeys(names))
+    matches = [re.fullmatch(r"([a-z]+)(\d{4,})", name) for name in names]
+    if all(matches) and len({match[1] for match in matches}) == 1:
+        runs: list[list[int]] = []
+        for number in (int(match[2]) for match in matches):
+            if runs and number == runs[-1][-1] + 1:
+                runs[-1].append(number)
+            else:
+                runs.append([number])
+        parts = [f"{run[0]:04d}" + (f"-{run[-1]:04d}" if len(run) > 1 else "") for run in runs]
+        joined = matches[0][1] + "+".join(parts)
+    else:
+        joined = "+".join(names)
+    return joined if len(joined) <= 80 else f"{names[0]}-to-{names[-1]}-x{len(names)}"
