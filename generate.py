@@ -89,16 +89,16 @@ def say_what_is_special(tracks: list, layouts: list) -> None:
         click.echo(note)
     times = [time for track in tracks for _, time in track.schedule]
     if min(times) < 0 or max(times) > 1:
-        click.echo(
-            f"Times from {min(times):g} to {max(times):g}: training has shown 0 to 1, beyond is extrapolated."
-        )
+        click.echo(f"Times from {min(times):g} to {max(times):g}: training has shown 0 to 1, beyond is extrapolated.")
     for layout in layouts:
         if layout.moving:
             frames = max(len(track.schedule) for track in tracks)
-            click.echo(
-                f"A loop of {frames} frames through {len(layout.contents)} contents and {len(layout.motions)} motions; "
-                "--time_steps and --n_steps set the number of frames."
-            )
+            counts = plural(len(layout.contents), "content"), plural(len(layout.motions), "motion")
+            click.echo(f"A loop of {frames} frames through {counts[0]} and {counts[1]}; --n_steps N makes it longer.")
+
+
+def plural(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 option = click.option
@@ -109,9 +109,7 @@ option = click.option
 @option("--network_pkl", required=True, type=click.Path(exists=True), help="A checkpoint, or a run folder.")
 @option("--seeds", metavar="LIST", help="Content seeds, like 1,2,5-8.  [default: 0]")
 @option("--motion_seeds", metavar="LIST", help="Motion seeds.  [default: the content seeds]")
-@option(
-    "--style_mix", multiple=True, metavar="A:B:LAYERS", help="Content A, in LAYERS (10-16) with styles of B."
-)
+@option("--style_mix", multiple=True, metavar="A:B:LAYERS", help="Content A, in LAYERS (10-16) with styles of B.")
 @option("--codes", multiple=True, type=click.Path(), help="A content from a file of codes, as inversion writes it.")
 @option("--grid", is_flag=True, help="One video of all pairs: a row for each content, a column for each motion.")
 @option("--interpolate", type=click.Choice(["z", "w"]), help="One video that loops through the contents and motions.")
@@ -186,17 +184,14 @@ def main(
     if own_path:
         check_recorded(given, CAMERA + TIMED, "these codes have a camera path of their own; add --render_program")
 
-    import torch
-    from tqdm import tqdm
-
     from renderer.camera_tracks import file_track, program_tracks, recorded_track
-    from renderer.output_videos import OutputVideos
     from renderer.stereo import EYE_DISTANCE, stereo_pair
     from torch_utils.host_memory import keep_freed_memory
     from torch_utils.out_of_memory import explain_out_of_memory
     from training.checkpoint import load_generator
     from training.contents import SeedCodes, Styles
-    from training.video_layouts import RowScenes, frame_maps, lay_out
+    from training.render_videos import write_videos
+    from training.video_layouts import lay_out
 
     device = pick_device(device)
     if device.type == "cpu":
@@ -228,32 +223,16 @@ def main(
     except OSError as error:
         raise UserError(f"--outdir: cannot make the folder {outdir}: {error.strerror}.") from error
 
-    styles = Styles(generator.mapping, label=label, truncation_psi=truncation_psi, device=device)
-
     def make_scene(codes):
         z_motion, z_bg = codes.z_motion.to(device), codes.z_bg.to(device)
         return generator.scene(codes.ws, z_motion=z_motion, z_bg=z_bg, ray_chunk=ray_chunk)
 
-    total = len(layouts) * sum(len(track.schedule) for track in tracks)
+    styles = Styles(generator.mapping, label=label, truncation_psi=truncation_psi, device=device)
+    views = [(track, [cameras.to(device) for cameras in pair]) for track, pair in zip(tracks, eyes)]
+    files = {"outdir": outdir, "outputs": names, "fps": fps, "save_frames": save_frames}
     rays = "all rays of a frame" if ray_chunk is None else f"{ray_chunk} rays"
-    explained = explain_out_of_memory(f"Now {rays} are rendered at a time: lower that with --ray_chunk, e.g. 4096.")
-    files = {"fps": fps, "near": generator.settings.near, "far": generator.settings.far, "save_frames": save_frames}
-    background = generator.background is not None
-    with explained, torch.inference_mode(), tqdm(total=total, unit="frame", disable=None) as progress:
-        for layout in layouts:
-            scenes = RowScenes(layout, styles, make_scene)
-            for track, pair in zip(tracks, eyes):
-                pair = [cameras.to(device) for cameras in pair]
-                size = generator.resolution * layout.rows, generator.resolution * layout.columns * len(pair)
-                stem = os.path.join(outdir, f"{track.name}_{layout.name}{'_stereo' if stereo else ''}")
-                with OutputVideos(stem, names, **files) as videos:
-                    for i, (step, time) in enumerate(track.schedule):
-                        rows, views = scenes.at(i / len(track.schedule)), [cameras[step] for cameras in pair]
-                        maps = frame_maps(rows, layout.columns, time, views, names, background=background)
-                        videos.add(maps, size=size)
-                        progress.update()
-                for path in videos.paths:
-                    progress.write(path)
+    with explain_out_of_memory(f"Now {rays} are rendered at a time: lower that with --ray_chunk, e.g. 4096."):
+        write_videos(layouts, views, generator, styles=styles, make_scene=make_scene, **files)
 
 
 if __name__ == "__main__":

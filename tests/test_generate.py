@@ -18,6 +18,7 @@ import generate
 from renderer.cameras import CameraPrior
 from renderer.video import to_uint8
 from renderer.volume import RenderSettings
+from tests.small_network import save_small_network
 from training.latents import seed_latents
 from training.render_options import pair_seeds
 
@@ -177,27 +178,6 @@ def test_labels(render, fake):
     fake.c_dim = 3
     render("--class_idx", "1", "--n_steps", "1", "--time_steps", "1")
     assert fake.mapped[0][1].tolist() == [[0.0, 1.0, 0.0]]
-
-
-def save_small_network(folder):
-    """A run folder with a snapshot of a small generator; returns the generator."""
-    from training.checkpoint import save_snapshot
-    from training.generator import Generator
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        generator = Generator(
-            resolution=32, z_dim=16, motion_dim=12, w_dim=16, background_dim=8,
-            mapping={"num_layers": 2}, motion={"width": 8},
-            foreground={"width": 16, "num_layers": 3, "position_frequencies": 4, "feature_dim": 8},
-            background={"width": 8, "num_layers": 2, "position_frequencies": 3}, upsampler={"channel_max": 16},
-            rendering={"resolution": 16, "num_samples": 6, "num_importance": 4, "path_lattice": 8},
-        ).eval()  # fmt: skip
-        discriminator = torch.nn.Linear(1, 1)
-    discriminator.config = {}
-    parts = {"generator": generator, "generator_ema": generator, "discriminator": discriminator}
-    save_snapshot(folder, **parts, augment=None, dataset={}, progress={"cur_nimg": 0, "tick": 0, "iteration": 0})
-    return generator
 
 
 def test_a_real_network_from_a_run_folder(tmp_path):

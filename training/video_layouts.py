@@ -1,7 +1,7 @@
 """What is in the picture: one video, a grid of contents × motions, or a loop through codes.
 
-A layout gives the codes of its rows of videos at every phase (0 ≤ phase < 1) of the video; `RowScenes` renders them.
-A row is worked on as one batch of videos.
+A layout gives the codes of its rows of videos at every phase (0 ≤ phase < 1) of the video. A row is worked on as one
+batch of videos.
 """
 
 import dataclasses
@@ -10,15 +10,11 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from renderer.cameras import Cameras
-from renderer.outputs import output_maps
-from renderer.video import image_grid
 from training.code_paths import lerp, slerp, through_loop
 from training.contents import Content, Motion, Styles
 from training.render_options import pair_seeds
-from training.scene import Scene
 
-__all__ = ["Codes", "Loop", "RowScenes", "Still", "frame_maps", "join_names", "lay_out"]
+__all__ = ["Codes", "Loop", "Still", "join_names", "lay_out"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,15 +39,15 @@ class Still:
         ws = {content: styles(content) for row in self.cells for content in dict.fromkeys(c for c, _ in row)}
         return [
             Codes(
-                _join([ws[content] for content, _ in row]),
-                _join([motion.z for _, motion in row]),
-                _join([content.z_bg for content, _ in row]),
+                _cat([ws[content] for content, _ in row]),
+                _cat([motion.z for _, motion in row]),
+                _cat([content.z_bg for content, _ in row]),
             )
             for row in self.cells
         ]
 
 
-def _join(parts: list[torch.Tensor]) -> torch.Tensor:
+def _cat(parts: list[torch.Tensor]) -> torch.Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
@@ -125,44 +121,6 @@ def lay_out(
         return [_grid(contents, motions)]
     pairs = pair_seeds(list(contents), [content.motion for content in contents] if motions is None else list(motions))
     return [Still(f"{content.name}_{motion.name}", [[(content, motion)]]) for content, motion in pairs]
-
-
-class RowScenes:
-    """A layout's rows, ready for rendering at any phase.
-
-    Args:
-        make_scene: Codes to a `Scene`.
-    """
-
-    def __init__(self, layout: Still | Loop, styles: Styles, make_scene: Callable[[Codes], Scene]):
-        self._layout, self._styles, self._make_scene = layout, styles, make_scene
-        self._scenes: list[Scene] | None = None
-
-    def at(self, phase: float) -> list[Scene]:
-        if self._scenes is None or self._layout.moving:
-            self._scenes = [self._make_scene(codes) for codes in self._layout.codes(phase, self._styles)]
-        return self._scenes
-
-
-def frame_maps(
-    rows: Sequence[Scene], columns: int, time: float, eyes: Sequence[Cameras], outputs: Sequence[str], *,
-    background: bool,
-) -> dict[str, torch.Tensor]:  # fmt: skip
-    """A frame's maps [C, H, W] of every output: rows of `columns` videos, and the eyes' pictures side by side.
-
-    Args:
-        eyes: A camera for each eye, one or two.
-        background: Whether the generator has a background.
-    """
-    pictures = []
-    for eye in eyes:
-        cameras = eye.repeat(columns)
-        if list(outputs) == ["rgb"]:
-            parts = [{"rgb": scene.render(time, cameras)} for scene in rows]
-        else:
-            parts = [output_maps(s.output(time, cameras), outputs, cameras, background=background) for s in rows]
-        pictures.append({name: image_grid(_join([part[name] for part in parts]), columns) for name in outputs})
-    return {name: torch.cat([picture[name] for picture in pictures], dim=-1) for name in outputs}
 
 
 def join_names(names: Sequence[str]) -> str:
