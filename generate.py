@@ -24,6 +24,7 @@ from training.render_options import (
     parse_time_range,
     path_name,
 )
+from training.rendering_choices import label_of_class, pick_device
 
 # PyTorch and the networks are imported where they are used: --help and mistakes in the arguments answer at once.
 
@@ -36,33 +37,6 @@ def parse_programs(text: str) -> list[str]:
             choice = f"{', '.join(FORWARD_PROGRAMS)}, or <name>{INVERSE}"
             raise UserError(f"--render_program: there is no program '{name}'; choose from {choice}.")
     return list(dict.fromkeys(names))
-
-
-def label_vector(generator, class_idx: int | None):
-    """The one-hot label [1, c_dim], or None for a generator without labels."""
-    import torch
-
-    if generator.c_dim == 0:
-        if class_idx is not None:
-            raise UserError("--class_idx: this generator was trained without labels; leave the option out.")
-        return None
-    if class_idx is None or class_idx >= generator.c_dim:
-        raise UserError(f"--class_idx: this generator needs the number of a class, 0 to {generator.c_dim - 1}.")
-    return torch.nn.functional.one_hot(torch.tensor([class_idx]), generator.c_dim).float()
-
-
-def pick_device(name: str | None):
-    """The device of that name, by default a GPU if there is one."""
-    import torch
-
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device: '{name}' cannot be used here ({str(error).splitlines()[0]})") from error
-    return device
 
 
 def gather_contents(generator, known, mixes: list, files: list[str]) -> tuple[list, list]:
@@ -197,7 +171,7 @@ def main(
     if device.type == "cpu":
         keep_freed_memory()
     generator = load_generator(network_pkl, device=device)
-    label = label_vector(generator, class_idx) if seed_list or mixes else None
+    label = label_of_class(generator, class_idx) if seed_list or mixes else None
     try:  # everything that can be wrong is computed before anything is written
         known = SeedCodes(generator)
         contents = [known.content(seed) for seed in seed_list]

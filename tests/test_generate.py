@@ -20,7 +20,7 @@ from renderer.video import to_uint8
 from renderer.volume import RenderSettings
 from tests.small_network import save_small_network
 from training.latents import seed_latents
-from training.render_options import pair_seeds
+from training.rendering_choices import pair_seeds
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 

@@ -12,7 +12,7 @@ from collections.abc import Collection, Sequence
 from dnnlib import UserError, parse_int_list
 
 __all__ = [
-    "CAMERA", "TIMED", "StyleMix", "check_combinations", "check_recorded", "pair_seeds", "parse_style_mix",
+    "CAMERA", "TIMED", "StyleMix", "check_combinations", "check_recorded", "parse_style_mix",
     "parse_time_range", "path_name", "plain_name",
 ]  # fmt: skip
 
@@ -73,23 +73,6 @@ def parse_style_mix(text: str) -> StyleMix:
             raise UserError(f"--style_mix: '{layers}' are no layers; write {', '.join(PARTS)} or numbers like 10-16.")
         parse_int_list(layers, name="--style_mix")
     return StyleMix(int(match[1]), int(match[2]), layers)
-
-
-def pair_seeds(seeds: list, motion_seeds: list | None) -> list[tuple]:
-    """(content, motion) of every video, of seeds or of what they stand for.
-
-    Without motion seeds every content seed moves by its own number; a single motion seed serves all; as many as content
-    seeds go one to one; any other number gives all pairs.
-    """
-    if motion_seeds is None:
-        motion_seeds = seeds
-    if len(motion_seeds) == 1:
-        motion_seeds = motion_seeds * len(seeds)
-    if len(motion_seeds) == len(seeds):
-        pairs = list(zip(seeds, motion_seeds))
-    else:
-        pairs = [(seed, motion) for seed in seeds for motion in motion_seeds]
-    return list(dict.fromkeys(pairs))  # a pair that is named twice is one file
 
 
 def parse_time_range(text: str) -> tuple[float, float]:

@@ -12,7 +12,7 @@ import torch
 
 from training.code_paths import lerp, slerp, through_loop
 from training.contents import Content, Motion, Styles
-from training.render_options import pair_seeds
+from training.rendering_choices import pair_seeds
 
 __all__ = ["Codes", "Loop", "Still", "join_names", "lay_out"]
 
