@@ -108,6 +108,9 @@ option = click.option
 @option("--stereo", is_flag=True, help="The pictures of the left and the right eye, side by side.")
 @option("--eye_distance", type=float, help="Of a stereo pair, in scene units.  [default: 0.063]")
 @option("--outputs", default="rgb", metavar="LIST", help=f"Of {', '.join(OUTPUTS)}; a video for each.")
+@option(
+    "--enlarge", default=1, type=click.IntRange(1, 64), help="Repeat pixels, to look at the videos of small models."
+)
 @option("--fps", default=8.0, type=click.FloatRange(min=0, min_open=True), help="Frames per second.")
 @option("--save_frames", is_flag=True, help="Also write the frames as PNG, in a folder beside each video.")
 @option("--class_idx", type=click.IntRange(min=0), help="Class, for a generator trained with labels.")
@@ -136,6 +139,7 @@ def main(
     stereo: bool,
     eye_distance: float | None,
     outputs: str,
+    enlarge: int,
     fps: float,
     save_frames: bool,
     class_idx: int | None,
@@ -203,7 +207,7 @@ def main(
 
     styles = Styles(generator.mapping, label=label, truncation_psi=truncation_psi, device=device)
     views = [(track, [cameras.to(device) for cameras in pair]) for track, pair in zip(tracks, eyes)]
-    files = {"outdir": outdir, "outputs": names, "fps": fps, "save_frames": save_frames}
+    files = {"outdir": outdir, "outputs": names, "enlarge": enlarge, "fps": fps, "save_frames": save_frames}
     rays = "all rays of a frame" if ray_chunk is None else f"{ray_chunk} rays"
     with explain_out_of_memory(f"Now {rays} are rendered at a time: lower that with --ray_chunk, e.g. 4096."):
         write_videos(layouts, views, generator, styles=styles, make_scene=make_scene, **files)

@@ -47,6 +47,10 @@ class DepthScale:
         scale = (far - near) / (LARGEST - 1)
         return cls(offset=near - scale, scale=scale)
 
+    def range(self) -> tuple[float, float]:
+        """The depths of the values 1 and 65535."""
+        return self.offset + self.scale, self.offset + LARGEST * self.scale
+
     def encode(self, depth: torch.Tensor) -> np.ndarray:
         """Depths, NaN for none, to uint16 of the same shape; what lies beyond the range gets its end."""
         values = (depth.detach().cpu().double() - self.offset) / self.scale

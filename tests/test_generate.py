@@ -282,4 +282,6 @@ def test_visualize_renders_ten_seeds_along_the_four_programs(tmp_path):
     assert output[-1].split() == ["render_program", "rotation_camera_yaw,rotation_camera_yaw_pitch,front,front_zoom"]
     output = subprocess.run([*script, "a", "b", "3-5", "--fps", "9"], capture_output=True, text=True, check=True).stdout
     assert "--seeds 3-5" in output and output.endswith("--fps 9\n")
+    output = subprocess.run([*script, "a", "b", "--grid"], capture_output=True, text=True, check=True).stdout
+    assert "--seeds 0-9" in output and output.endswith("front_zoom --grid\n")
     assert subprocess.run([*script, "a"], capture_output=True).returncode == 2

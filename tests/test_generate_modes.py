@@ -136,6 +136,13 @@ def test_outputs_beside_the_image(render, network):
     assert np.array_equal(frames(render.out / stem), alone)  # asking for more does not change the image
 
 
+def test_enlarged_pixels(render, network):
+    names = render(*FEW, "--enlarge", "3", "--outputs", "rgb,depth")
+    expected = shown(scene(network[1], 0, 0).render(0.0, network[1].camera_prior.at(1.0)))
+    assert np.array_equal(frames(render.out / names[0])[0], expected.repeat(3, axis=0).repeat(3, axis=1))
+    assert read_depth_png(render.out / names[1] / "0000.png").shape == (16, 16)  # values, not a picture
+
+
 def test_time_beyond_the_training(render, network):
     (name,) = render("--n_steps", "1", "--time_steps", "3", "--save_frames", "--time_range", "0:3")
     assert "Times from 0 to 3: training has shown 0 to 1, beyond is extrapolated." in render.output

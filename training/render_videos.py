@@ -66,6 +66,7 @@ def write_videos(
     make_scene: Callable[[Codes], Scene],
     outdir: str,
     outputs: Sequence[str],
+    enlarge: int,
     fps: float,
     save_frames: bool,
 ) -> None:
@@ -73,16 +74,18 @@ def write_videos(
 
     Args:
         tracks: With the cameras of one or two eyes.
+        enlarge: Repeat every pixel so many times in both directions.
         outputs, fps, save_frames: See `OutputVideos`.
     """
     settings, background = generator.settings, generator.background is not None
     files = {"fps": fps, "near": settings.near, "far": settings.far, "save_frames": save_frames}
+    cell = generator.resolution * enlarge
     total = len(layouts) * sum(len(track.schedule) for track, _ in tracks)
     with torch.inference_mode(), tqdm(total=total, unit="frame", disable=None) as progress:
         for layout in layouts:
             scenes = RowScenes(layout, styles, make_scene)
             for track, eyes in tracks:
-                size = generator.resolution * layout.rows, generator.resolution * layout.columns * len(eyes)
+                size = cell * layout.rows, cell * layout.columns * len(eyes)
                 stem = os.path.join(outdir, f"{track.name}_{layout.name}{'_stereo' if len(eyes) == 2 else ''}")
                 with OutputVideos(stem, outputs, **files) as videos:
                     for i, (step, time) in enumerate(track.schedule):
