@@ -24,6 +24,8 @@ def test_programs():
     assert front.schedule == yaw.schedule == frame_schedule(2, 4)
     assert front.note == "4 frames: the 2 camera steps are spread over the 4 moments."
     assert program_tracks(["front"], PRIOR, n_steps=4, time_steps=4)[0].note == ""
+    note = program_tracks(["front"], PRIOR, n_steps=5, time_steps=1)[0].note
+    assert note == "5 frames: the 1 moment is spread over the 5 camera steps."
 
 
 def test_times_beyond_those_of_training():
