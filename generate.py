@@ -164,11 +164,12 @@ def main(
 
     from renderer.camera_tracks import file_track, program_tracks, recorded_track
     from renderer.stereo import EYE_DISTANCE, stereo_pair
+    from renderer.video import check_video_size
     from torch_utils.host_memory import keep_freed_memory
     from torch_utils.out_of_memory import explain_out_of_memory
     from training.checkpoint import load_generator
     from training.contents import SeedCodes, Styles
-    from training.render_videos import write_videos
+    from training.render_videos import frame_size, write_videos
     from training.video_layouts import lay_out
 
     device = pick_device(device)
@@ -191,6 +192,8 @@ def main(
             scales = {"yaw_scale": relative_range_yaw_scale, "pitch_scale": relative_range_pitch_scale}
             steps = {"n_steps": n_steps, "time_steps": time_steps, "time_range": times}
             tracks = program_tracks(programs, generator.camera_prior, fov=fov, **steps, **scales)
+        for layout in layouts:
+            check_video_size(*frame_size(layout, 1 + stereo, generator.resolution * enlarge))
         distance = EYE_DISTANCE if eye_distance is None else eye_distance
         eyes = [stereo_pair(track.cameras, distance) if stereo else (track.cameras,) for track in tracks]
     except ValueError as error:

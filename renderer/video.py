@@ -18,7 +18,11 @@ from PIL import Image
 
 from dnnlib import UserError, atomic_write, one_line
 
-__all__ = ["VideoWriter", "image_grid", "make_frames_dir", "remove_frames", "save_png", "to_uint8"]
+__all__ = [
+    "VideoWriter", "check_video_size", "image_grid", "make_frames_dir", "remove_frames", "save_png", "to_uint8",
+]  # fmt: skip
+
+MAX_SIDE, MAX_PIXELS = 16384, 16000 * 16000  # of a video's frame: what x264 and ffmpeg take
 
 
 def to_uint8(image: torch.Tensor) -> torch.Tensor:
@@ -54,6 +58,19 @@ def save_png(image: torch.Tensor, path: str | os.PathLike) -> None:
     Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(buffer, format="PNG")
     with atomic_write(path) as file:
         file.write(buffer.getvalue())
+
+
+def check_video_size(height: int, width: int) -> None:
+    """Refuse frames that no video can hold, before they are rendered.
+
+    Raises:
+        ValueError: The frame is too large.
+    """
+    if max(height, width) > MAX_SIDE or height * width > MAX_PIXELS:
+        raise ValueError(
+            f"A frame of {width}×{height} pixels is too large for a video: {MAX_SIDE} a side and {MAX_PIXELS:,} in all "
+            "are possible."
+        )
 
 
 class VideoWriter:

@@ -216,6 +216,7 @@ def test_codes_of_another_network_are_rendered_with_a_warning(render, codes, tmp
         (["--outputs", "rgb,alpha"], "there is no output 'alpha'"),
         (["--stereo", "--eye_distance", "2.5"], "eye distance must lie between 0 and 2"),
         (["--eye_distance", "0.1"], "add --stereo"),
+        (["--seeds", "0", "--motion_seeds", "0-255", "--grid", "--stereo", "--enlarge", "3"], "49152×96 pixels is too"),
         (["--time_range", "1"], "is not START:END"),
         (["--camera_path", "missing.json"], "Cannot read the camera path missing.json"),
         (["--codes", "missing.npz"], "no file missing.npz"),

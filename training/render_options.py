@@ -19,6 +19,7 @@ __all__ = [
 PARTS = ("foreground", "upsampler")  # the networks whose layers can be named together
 
 CAMERA = ("n_steps", "fov", "relative_range_yaw_scale", "relative_range_pitch_scale")  # options of a program's path
+MAX_TIME = 1000
 TIMED = ("time_steps", "time_range")  # options that say which moments are shown
 
 
@@ -76,7 +77,7 @@ def parse_style_mix(text: str) -> StyleMix:
 
 
 def parse_time_range(text: str) -> tuple[float, float]:
-    """START:END, finite numbers.
+    """START:END, numbers.
 
     Raises:
         UserError: It is something else.
@@ -87,6 +88,8 @@ def parse_time_range(text: str) -> tuple[float, float]:
         first = last = math.nan
     if not (math.isfinite(first) and math.isfinite(last)):
         raise UserError(f"--time_range: '{text}' is not START:END, two numbers; write for example 0:2.")
+    if max(abs(first), abs(last)) > MAX_TIME:
+        raise UserError(f"--time_range: '{text}' goes beyond ±{MAX_TIME}; training has shown 0 to 1.")
     return first, last
 
 

@@ -16,7 +16,7 @@ from training.generator import Generator
 from training.scene import Scene
 from training.video_layouts import Codes, Loop, Still
 
-__all__ = ["RowScenes", "frame_maps", "write_videos"]
+__all__ = ["RowScenes", "frame_maps", "frame_size", "write_videos"]
 
 
 class RowScenes:
@@ -57,6 +57,11 @@ def frame_maps(
     return {name: torch.cat([picture[name] for picture in pictures], dim=-1) for name in outputs}
 
 
+def frame_size(layout: Still | Loop, eyes: int, cell: int) -> tuple[int, int]:
+    """(H, W) in pixels of a layout's frames for one or two eyes, with square cells `cell` pixels wide."""
+    return cell * layout.rows, cell * layout.columns * eyes
+
+
 def write_videos(
     layouts: Sequence[Still | Loop],
     tracks: Sequence[tuple[CameraTrack, Sequence[Cameras]]],
@@ -85,7 +90,7 @@ def write_videos(
         for layout in layouts:
             scenes = RowScenes(layout, styles, make_scene)
             for track, eyes in tracks:
-                size = cell * layout.rows, cell * layout.columns * len(eyes)
+                size = frame_size(layout, len(eyes), cell)
                 stem = os.path.join(outdir, f"{track.name}_{layout.name}{'_stereo' if len(eyes) == 2 else ''}")
                 with OutputVideos(stem, outputs, **files) as videos:
                     for i, (step, time) in enumerate(track.schedule):

@@ -28,6 +28,11 @@ def test_time_ranges():
     assert parse_time_range("0:1") == (0.0, 1.0) and parse_time_range("-0.5:2e0") == (-0.5, 2.0)
 
 
+def test_times_without_any_sense_are_refused():
+    with pytest.raises(UserError, match="beyond ±1000"):
+        parse_time_range("0:1e300")
+
+
 @pytest.mark.parametrize("text", ["", "1", "0:1:2", "a:1", "0:inf", "nan:1", ":"])
 def test_other_time_ranges_are_refused(text):
     with pytest.raises(UserError, match="is not START:END"):
