@@ -153,7 +153,7 @@ def main(
         seeds = "0"
     seed_list = [] if seeds is None else parse_int_list(seeds, name="--seeds")
     motion_list = None if motion_seeds is None else parse_int_list(motion_seeds, name="--motion_seeds")
-    mixes = [parse_style_mix(text) for text in style_mix]
+    mixes = list(dict.fromkeys(parse_style_mix(text) for text in style_mix))
     programs, names, times = parse_programs(render_program), parse_outputs(outputs), parse_time_range(time_range)
     recorded = None if camera_path is None else read_camera_path(camera_path)
     if recorded is not None and recorded[0].time is not None:

@@ -12,8 +12,8 @@ from collections.abc import Collection, Sequence
 from dnnlib import UserError, parse_int_list
 
 __all__ = [
-    "CAMERA", "TIMED", "StyleMix", "check_combinations", "check_recorded", "parse_style_mix",
-    "parse_time_range", "path_name", "plain_name",
+    "CAMERA", "TIMED", "StyleMix", "check_combinations", "check_recorded", "join_numbers",
+    "parse_style_mix", "parse_time_range", "path_name", "plain_name",
 ]  # fmt: skip
 
 PARTS = ("foreground", "upsampler")  # the networks whose layers can be named together
@@ -25,7 +25,7 @@ TIMED = ("time_steps", "time_range")  # options that say which moments are shown
 
 @dataclasses.dataclass(frozen=True)
 class StyleMix:
-    """The content of one seed with the styles of another in some layers: a part's name, or numbers."""
+    """The content of one seed with the styles of another in some layers: a part's name, or numbers like '0+5-7'."""
 
     seed: int
     other: int
@@ -34,7 +34,7 @@ class StyleMix:
     @property
     def name(self) -> str:
         """For file names."""
-        return f"mix{self.seed:04d}-{self.other:04d}-{self.layers.replace(',', '+')}"
+        return f"mix{self.seed:04d}-{self.other:04d}-{self.layers}"
 
     def numbers(self, *, foreground: int, total: int) -> list[int]:
         """The layers' numbers among the generator's styles: the foreground's come first.
@@ -47,13 +47,24 @@ class StyleMix:
         """
         if self.layers in PARTS:
             return list(range(foreground) if self.layers == "foreground" else range(foreground, total))
-        numbers = sorted(set(parse_int_list(self.layers, name="--style_mix")))
+        numbers = parse_int_list(self.layers.replace("+", ","), name="--style_mix")
         if numbers[-1] >= total:
             raise UserError(
                 f"--style_mix: there is no layer {numbers[-1]}; this generator has 0-{foreground - 1} (foreground) and "
                 f"{foreground}-{total - 1} (upsampler)."
             )
         return numbers
+
+
+def join_numbers(numbers: Sequence[int], digits: int = 1) -> str:
+    """Numbers for a file's name: 1, 2, 3, 7 as '1-3+7', with leading zeros to `digits` digits."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return "+".join(f"{r[0]:0{digits}d}" + (f"-{r[-1]:0{digits}d}" if len(r) > 1 else "") for r in runs)
 
 
 def parse_style_mix(text: str) -> StyleMix:
@@ -72,7 +83,7 @@ def parse_style_mix(text: str) -> StyleMix:
     if layers not in PARTS:
         if not re.fullmatch(r"[0-9,-]+", layers):
             raise UserError(f"--style_mix: '{layers}' are no layers; write {', '.join(PARTS)} or numbers like 10-16.")
-        parse_int_list(layers, name="--style_mix")
+        layers = join_numbers(sorted(set(parse_int_list(layers, name="--style_mix"))))
     return StyleMix(int(match[1]), int(match[2]), layers)
 
 
@@ -132,4 +143,4 @@ def path_name(path: str) -> str:
 
 def plain_name(path: str) -> str:
     """A file's name without its ending, fit to be a part of another name."""
-    return re.sub(r"[^\w.-]+", "-", os.path.splitext(os.path.basename(path))[0])
+    return re.sub(r"[^\w.-]+", "-", os.path.splitext(os.path.basename(path))[0])[:40]

@@ -4,14 +4,16 @@ A layout gives the codes of its rows of videos at every phase (0 ≤ phase < 1) 
 batch of videos.
 """
 
+import collections
 import dataclasses
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 
-from training.code_paths import lerp, slerp, through_loop
+from training.code_paths import lerp, loop_position, slerp, through_loop
 from training.contents import Content, Motion, Styles
+from training.render_options import join_numbers
 from training.rendering_choices import pair_seeds
 
 __all__ = ["Codes", "Loop", "Still", "join_names", "lay_out"]
@@ -78,32 +80,24 @@ class Loop:
         self.motions = [content.motion for content in contents] if motions is None else list(motions)
         if len(set(self.contents)) == len(set(self.motions)) == 1:
             raise ValueError("an interpolation needs two or more contents or motions; give more seeds")
-        if space == "z" and any(content.z is None or content.mixed is not None for content in contents):
+        fitted = any(content.z is None or content.mixed is not None for content in contents)
+        if space == "z" and fitted and len(set(self.contents)) > 1:
             raise ValueError("mixed and fitted styles have no z to interpolate; use w")
         self.space = space
         names = [join_names([item.name for item in items]) for items in (self.contents, self.motions)]
         self.name = f"interpolate-{space}_{names[0]}_{names[1]}"
 
     def codes(self, phase: float, styles: Styles) -> list[Codes]:
-        if self.space == "z":
-            ws = styles.of(through_loop([content.z for content in self.contents], phase, slerp))
+        first, second, fraction = loop_position(len(self.contents), phase)
+        here, there = self.contents[first], self.contents[second]
+        if here is there:
+            ws = styles(here)
+        elif self.space == "z":
+            ws = styles.of(slerp(here.z, there.z, fraction))
         else:
-            ws = through_loop(_Lazy([lambda c=c: styles(c) for c in self.contents]), phase, lerp)
+            ws = lerp(styles(here), styles(there), fraction)
         z_motion = through_loop([motion.z for motion in self.motions], phase, slerp)
         return [Codes(ws, z_motion, through_loop([content.z_bg for content in self.contents], phase, slerp))]
-
-
-class _Lazy(Sequence):
-    """A sequence of what functions return: of a loop's stations, two are needed at a time."""
-
-    def __init__(self, functions: list[Callable]):
-        self._functions = functions
-
-    def __len__(self) -> int:
-        return len(self._functions)
-
-    def __getitem__(self, index):
-        return self._functions[index]()
 
 
 def lay_out(
@@ -114,13 +108,20 @@ def lay_out(
     Args:
         motions: None: those that go with the contents.
         interpolate: See `Loop`, also for errors; None for still codes.
+
+    Raises:
+        ValueError: Two videos would have one name.
     """
     if interpolate is not None:
         return [Loop(contents, motions, space=interpolate)]
     if grid:
         return [_grid(contents, motions)]
     pairs = pair_seeds(list(contents), [content.motion for content in contents] if motions is None else list(motions))
-    return [Still(f"{content.name}_{motion.name}", [[(content, motion)]]) for content, motion in pairs]
+    layouts = [Still(f"{content.name}_{motion.name}", [[(content, motion)]]) for content, motion in pairs]
+    for name, count in collections.Counter(layout.name for layout in layouts).items():
+        if count > 1:
+            raise ValueError(f"{count} videos would be called {name}: name the files of codes differently, each once.")
+    return layouts
 
 
 def join_names(names: Sequence[str]) -> str:
@@ -128,14 +129,7 @@ def join_names(names: Sequence[str]) -> str:
     names = list(dict.fromkeys(names))
     matches = [re.fullmatch(r"([a-z]+)(\d{4,})", name) for name in names]
     if all(matches) and len({match[1] for match in matches}) == 1:
-        runs: list[list[int]] = []
-        for number in (int(match[2]) for match in matches):
-            if runs and number == runs[-1][-1] + 1:
-                runs[-1].append(number)
-            else:
-                runs.append([number])
-        parts = [f"{run[0]:04d}" + (f"-{run[-1]:04d}" if len(run) > 1 else "") for run in runs]
-        joined = matches[0][1] + "+".join(parts)
+        joined = matches[0][1] + join_numbers([int(match[2]) for match in matches], digits=4)
     else:
         joined = "+".join(names)
-    return joined if len(joined) <= 80 else f"{names[0]}-to-{names[-1]}-x{len(names)}"
+    return joined if len(joined) <= 80 or len(names) == 1 else f"{names[0]}-to-{names[-1]}-x{len(names)}"

@@ -14,6 +14,7 @@ def test_style_mixes():
     assert parse_style_mix("3:5:foreground").numbers(**sizes) == [0, 1, 2, 3]
     assert parse_style_mix("3:5:upsampler").numbers(**sizes) == [4, 5, 6, 7, 8, 9]
     assert parse_style_mix("3:5:9,9").numbers(**sizes) == [9]
+    assert parse_style_mix("3:5:2,0-1") == parse_style_mix("3:5:0,1,2")
     with pytest.raises(UserError, match=r"no layer 10; this generator has 0-3 \(foreground\) and 4-9 \(upsampler\)"):
         parse_style_mix("3:5:8-10").numbers(**sizes)
 
@@ -64,3 +65,4 @@ def test_options_that_do():
 
 def test_names_of_paths():
     assert path_name("/a b/my path (2).json") == "path-my-path-2-"
+    assert len(path_name("x" * 200)) < 50

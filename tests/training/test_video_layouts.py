@@ -117,7 +117,16 @@ def test_loops_that_cannot_be(known):
         lay_out([content, content], None, grid=False, interpolate="z")
     with pytest.raises(ValueError, match="no z to interpolate; use w"):
         lay_out([content, mixed], None, grid=False, interpolate="z")
-    assert lay_out([content], [known.motion(1), known.motion(2)], grid=False, interpolate="z")[0].moving
+    (loop,) = lay_out([mixed], [known.motion(1), known.motion(2)], grid=False, interpolate="z")
+    assert torch.equal(codes(loop, 0.3)[0].ws, STYLES(mixed))  # one content: nothing to interpolate in z
+
+
+def test_two_videos_never_have_one_name():
+    saved = types.SimpleNamespace(ws=torch.zeros(3, 6), z_motion=torch.zeros(5), z_bg=torch.zeros(4))
+    contents = [file_content(path, saved) for path in ("a/codes.npz", "b/codes.npz")]
+    with pytest.raises(ValueError, match="2 videos would be called codes-codes_motion-codes: name the files"):
+        lay_out(contents, None, grid=False, interpolate=None)
+    assert lay_out(contents, None, grid=True, interpolate=None)[0].rows == 2
 
 
 def test_names_stay_short():
