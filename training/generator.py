@@ -243,15 +243,15 @@ class Generator(nn.Module):
         background = None if self.background is None else self.background.evaluator(z_bg)
         return Fields(self.foreground.evaluator(weights, times=times, motion=motion), background)
 
-    def upsample(self, rendered: list[Rendered], folded: _Folded) -> SynthesisOutput:
-        """Frames of what each group's rays gave."""
+    def upsample(self, rendered: list[Rendered], folded: _Folded, *, resolution: int | None = None) -> SynthesisOutput:
+        """Frames of what each group's rays gave; for `resolution` see `Upsampler.forward`."""
         size = self.settings.resolution
         grids = [r.rows.unflatten(2, (size, size)) for r in rendered]
         features, colours = [x[..., 3:] for x in grids], [x[..., :3] for x in grids]
         if folded.programs is None:
-            images = self.upsampler(features, colours, folded.upsampler)
+            images = self.upsampler(features, colours, folded.upsampler, resolution=resolution)
         else:
-            images = self.upsampler.render(features, colours, folded.programs)
+            images = self.upsampler.render(features, colours, folded.programs, resolution=resolution)
 
         def join(parts):
             return parts[0] if len(parts) == 1 else torch.cat(parts)

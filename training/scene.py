@@ -8,12 +8,14 @@ import torch
 
 from renderer.cameras import Cameras
 from renderer.rays import camera_rays
-from renderer.rendering import Fields, Rays, render_background, render_rays
+from renderer.rendering import Fields, Rays, Rendered, render_background, render_rays
 
 if TYPE_CHECKING:
     from training.generator import Generator, SynthesisOutput
 
-__all__ = ["Scene"]
+__all__ = ["LAYERS", "Scene"]
+
+LAYERS = ("both", "foreground", "background")
 
 
 class Scene:
@@ -67,11 +69,31 @@ class Scene:
         self._cameras = cameras
 
     @torch.no_grad()
-    def output(self, time: float | torch.Tensor, cameras: Cameras) -> SynthesisOutput:
-        """Frame at `time` (a number or [B]) from one camera per video, with raw colours, depth and opacity (T = 1)."""
-        generator, device = self.generator, self.ws.device
-        cameras = cameras.to(device)
+    def output(
+        self, time: float | torch.Tensor, cameras: Cameras, *, layers: str = "both", resolution: int | None = None
+    ) -> SynthesisOutput:
+        """Frame at `time` (a number or [B]) from one camera per video, with raw colours, depth and opacity (T = 1).
+
+        Args:
+            layers: 'both'; 'foreground' alone, as if it were opaque: to be shown over something else, blend the image
+                by the opacity; 'background' alone, with zero depth and opacity.
+            resolution: Width of the image, as a draft that leaves out the last blocks of the upsampler; None for all.
+
+        Raises:
+            ValueError: Another `layers`, a background where there is none, no such resolution.
+        """
+        if layers not in LAYERS:
+            raise ValueError(f"layers must be {', '.join(LAYERS[:-1])} or {LAYERS[-1]}, got '{layers}'.")
+        if layers == "background" and self.generator.background is None:
+            raise ValueError("this generator has no background.")
+        cameras = cameras.to(self.ws.device)
         self._look_through(cameras)
+        rendered = self._behind() if layers == "background" else self._composite(time, over=layers == "both")
+        return self.generator.upsample(rendered, self._folded, resolution=resolution)
+
+    def _composite(self, time: float | torch.Tensor, *, over: bool) -> list[Rendered]:
+        """The foreground of every group, over the background or as if it were opaque."""
+        generator, device = self.generator, self.ws.device
         times = torch.as_tensor(time, dtype=self.ws.dtype, device=device).expand(len(self.ws))[:, None]
         motion = generator.motion_vectors(self.ws, self.z_motion, times)
         rendered = []
@@ -80,10 +102,28 @@ class Scene:
                 self._folded.foreground[i], times[group], None if motion is None else motion[group], self.z_bg[group]
             )
             rays, behind = self._rays[i], self._backgrounds[i]
-            rendered.append(
-                render_rays(fields, rays, generator.settings, frames=1, chunk=self.ray_chunk, behind=behind)
+            alone = behind is not None and not over
+            part = render_rays(
+                fields,
+                rays,
+                generator.settings,
+                frames=1,
+                chunk=self.ray_chunk,
+                behind=torch.zeros_like(behind) if alone else behind,
             )
-        return generator.upsample(rendered, self._folded)
+            if alone:
+                opacity = (1 - part.transmittance).clamp(min=1e-6)
+                part = Rendered(part.rows / opacity[..., None], part.depth, part.transmittance)
+            rendered.append(part)
+        return rendered
+
+    def _behind(self) -> list[Rendered]:
+        """The background of every group alone."""
+        rendered = []
+        for behind in self._backgrounds:
+            rows = behind[:, None]
+            rendered.append(Rendered(rows, torch.zeros_like(rows[..., 0]), torch.ones_like(rows[..., 0])))
+        return rendered
 
     def render(self, time: float | torch.Tensor, cameras: Cameras) -> torch.Tensor:
         """The image [B, 3, H, W] alone; see `output`."""

@@ -264,20 +264,40 @@ class Upsampler(nn.Module):
         ]
 
     def render(
-        self, xs: list[torch.Tensor], rgbs: list[torch.Tensor], programs: list[list[BlockProgram]]
+        self,
+        xs: list[torch.Tensor],
+        rgbs: list[torch.Tensor],
+        programs: list[list[BlockProgram]],
+        *,
+        resolution: int | None = None,
     ) -> list[torch.Tensor]:
         """`forward` with what `prepare` gave."""
-        return [self._render(x, rgb, blocks) for x, rgb, blocks in zip(xs, rgbs, programs, strict=True)]
+        count = self._num_blocks(resolution)
+        return [self._render(x, rgb, blocks[:count]) for x, rgb, blocks in zip(xs, rgbs, programs, strict=True)]
 
-    def forward(self, xs: list[torch.Tensor], rgbs: list[torch.Tensor], folded: list) -> list[torch.Tensor]:
-        """Features [G, N, h, w, F] and colours [G, N, h, w, 3] of each group to colours [G, N, H, W, 3]."""
-        for block, weights in zip(self.blocks.values(), folded, strict=True):
+    def forward(
+        self, xs: list[torch.Tensor], rgbs: list[torch.Tensor], folded: list, *, resolution: int | None = None
+    ) -> list[torch.Tensor]:
+        """Features [G, N, h, w, F] and colours [G, N, h, w, 3] of each group to colours [G, N, H, W, 3].
+
+        With a `resolution` the blocks above it are left out: colours add up from block to block, so that those so far
+        are a coarser picture. The resolution of the input leaves out all.
+        """
+        count = self._num_blocks(resolution)
+        for block, weights in list(zip(self.blocks.values(), folded, strict=True))[:count]:
             xs, colours = block(xs, weights, upsample=True)
             rgbs = [
                 upsample_rows(rgb.flatten(0, 1)).unflatten(0, rgb.shape[:2]) + colour
                 for rgb, colour in zip(rgbs, colours, strict=True)
             ]
         return rgbs
+
+    def _num_blocks(self, resolution: int | None) -> int:
+        """How many blocks lead to a resolution; None for all."""
+        sizes = [int(size) for size in self.blocks]
+        if resolution not in (None, sizes[0] // 2, *sizes):
+            raise ValueError(f"the image can be {sizes[0] // 2}, {', '.join(self.blocks)} wide, not {resolution}.")
+        return sum(resolution is None or size <= resolution for size in sizes)
 
     @staticmethod
     def _render(x: torch.Tensor, rgb: torch.Tensor, blocks: list[BlockProgram]) -> torch.Tensor:

@@ -1,0 +1,79 @@
+"""Scenes: the layers of a frame by themselves, and drafts."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from tests.goldens.checks import assert_near
+from tests.goldens.networks import SMALL, build_generator
+from tests.goldens.small_inputs import cameras, codes
+
+TIME = 0.3
+
+
+@pytest.fixture(scope="module")
+def generator():
+    return build_generator(SMALL)
+
+
+@pytest.fixture(scope="module")
+def scene(generator):
+    return generator.scene(**codes())
+
+
+def test_layers_add_up_to_the_frame(scene):
+    both, front, back = (scene.output(TIME, cameras(), layers=name) for name in ("both", "foreground", "background"))
+    opacity = both.opacity[:, :, None]
+    assert opacity.min() < 0.9 and opacity.max() > 0.1, "nothing would be tested"
+    assert_near(opacity * front.image_raw + (1 - opacity) * back.image_raw, both.image_raw)
+    assert torch.equal(front.opacity, both.opacity) and torch.equal(front.depth, both.depth)
+    assert not back.opacity.any() and not back.depth.any()
+    assert back.image.shape == both.image.shape and not torch.allclose(back.image, front.image)
+
+
+def test_the_order_of_layers_does_not_matter(generator, scene):
+    """What is kept from frame to frame belongs to no layer."""
+    fresh = generator.scene(**codes()).output(TIME, cameras()).image
+    for layers in ("background", "foreground", "both"):
+        image = scene.output(TIME, cameras(), layers=layers).image
+    assert torch.equal(image, fresh)
+
+
+def test_the_background_is_the_same_at_all_times(scene):
+    first, later = (scene.output(time, cameras(), layers="background").image for time in (0, 1))
+    assert torch.equal(first, later)
+
+
+def test_without_a_background_the_foreground_is_everything():
+    alone = build_generator(dataclasses.replace(SMALL, background=False)).scene(**codes())
+    both, front = (alone.output(TIME, cameras(), layers=name) for name in ("both", "foreground"))
+    assert torch.equal(both.image, front.image)
+    with pytest.raises(ValueError, match="has no background"):
+        alone.output(TIME, cameras(), layers="background")
+
+
+@pytest.mark.parametrize("prepared", [True, False], ids=["programs", "modules"])
+def test_a_draft_is_what_the_first_blocks_give(generator, prepared):
+    """A generator that ends at 16² and has the same weights."""
+    short = build_generator(dataclasses.replace(SMALL, resolution=16))
+    short.load_state_dict({name: x for name, x in generator.state_dict().items() if name in short.state_dict()})
+    inputs = codes()
+    scenes = [generator.scene(**inputs), short.scene(**inputs | {"ws": inputs["ws"][:, : short.num_ws]})]
+    if not prepared:
+        for scene in scenes:
+            scene._folded.programs = None
+    full, expected = (scene.output(TIME, cameras()) for scene in scenes)
+    draft = scenes[0].output(TIME, cameras(), resolution=16)
+    assert_near(draft.image, expected.image)
+    assert torch.equal(draft.image_raw, full.image_raw) and torch.equal(draft.depth, full.depth)
+    assert torch.equal(scenes[0].output(TIME, cameras(), resolution=32).image, full.image)
+    raw = scenes[0].output(TIME, cameras(), resolution=8)
+    assert torch.equal(raw.image, raw.image_raw)
+
+
+def test_mistakes_are_named(scene):
+    with pytest.raises(ValueError, match="layers must be both, foreground or background, got 'front'"):
+        scene.output(TIME, cameras(), layers="front")
+    with pytest.raises(ValueError, match="the image can be 8, 16, 32 wide, not 12"):
+        scene.output(TIME, cameras(), resolution=12)
