@@ -18,8 +18,9 @@ MAY_IMPORT = {
     "metrics": {"torch_utils", "dnnlib"},
 }
 # Scripts that live in a package: the implementation of `python -m metrics` puts training and metrics together, as
-# run_train.py does. They may import everything of ours but the tests; only the package's __main__ may import them.
-SCRIPTS = {"metrics.command"}
+# run_train.py does; that of the viewer puts networks behind a renderer that knows none. They may import everything of
+# ours but the tests; only the package's __main__ may import them.
+SCRIPTS = {"metrics.command", "renderer.viewer.command"}
 OURS = {*MAY_IMPORT, "run_train", "generate", "tests"}
 MACHINE_PATH = re.compile(r"(?<![\w.])/" + r"work\b|\bshared/" + r"(?:goldens|spec|seed)")
 TEXT_SUFFIXES = {".py", ".sh", ".yaml", ".yml", ".toml", ".md", ".txt", ".cpp", ".cu", ".h"}
@@ -52,7 +53,8 @@ def wrong_imports(source: str, package: str, *, file: str = "module") -> list[st
     wrong = []
     for module in imported_modules(ast.parse(source), package):
         parts = module.split(".")
-        of_a_script = ".".join(parts[:2]) in SCRIPTS and (file != "__main__" or parts[0] != room)
+        scripts = [name for name in SCRIPTS if f"{module}.".startswith(f"{name}.")]
+        of_a_script = scripts and (file != "__main__" or scripts[0].rpartition(".")[0] != package)
         if parts[0] in OURS and (parts[0] not in allowed or of_a_script):
             wrong.append(module)
     return wrong

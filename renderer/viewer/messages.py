@@ -1,0 +1,25 @@
+"""Errors, told in one line to the browser window that they belong to."""
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+from dnnlib import UserError, one_line
+
+__all__ = ["told_to_client"]
+
+SECONDS = 15.0  # that a message stays
+LENGTH = 300
+
+
+@contextlib.contextmanager
+def told_to_client(client: Any) -> Iterator[None]:
+    """Show an error of the block in the client's window and go on; what nobody expects is logged as well."""
+    try:
+        yield
+    except Exception as error:
+        if not isinstance(error, (UserError, ValueError)):
+            logging.getLogger(__name__).exception("an error in the viewer")
+        text = one_line(error)[:LENGTH] or type(error).__name__
+        client.add_notification("This did not work", text, color="red", auto_close_seconds=SECONDS)

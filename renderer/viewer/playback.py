@@ -1,0 +1,34 @@
+"""Time that runs by itself."""
+
+import math
+
+__all__ = ["Playback"]
+
+
+class Playback:
+    """A time in [0, 1] that runs, or stands still."""
+
+    def __init__(self):
+        self.playing = False
+        self._time, self._since = 0.0, 0.0
+
+    def start(self, time: float, now: float) -> None:
+        """Run from `time`, from the beginning if that is the end; `now` in seconds."""
+        self.playing = True
+        self._time, self._since = (0.0 if time >= 1 else time), now
+
+    def stop(self) -> None:
+        self.playing = False
+
+    def jump(self, time: float, now: float) -> None:
+        """Go on from another time, if it runs."""
+        self._time, self._since = time, now
+
+    def at(self, now: float, *, seconds: float, loop: bool) -> float:
+        """The time at `now`, if all of it lasts `seconds`; without a loop it stops at 1."""
+        time = self._time + (now - self._since) / seconds
+        if loop:
+            return math.fmod(time, 1.0)
+        if time >= 1:
+            self.stop()
+        return min(time, 1.0)

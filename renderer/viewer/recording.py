@@ -1,0 +1,69 @@
+"""A camera path as it is recorded while somebody looks around, and as frames at an even rate."""
+
+import bisect
+import dataclasses
+
+from renderer.camera_files import PathCamera
+
+__all__ = ["CameraRecording"]
+
+MAX_SECONDS = 600.0
+JUMP = 0.5  # a time that changes by more has begun again
+
+
+class CameraRecording:
+    """Cameras with the moments at which they were looked through, in seconds of one clock."""
+
+    def __init__(self):
+        self._stamps: list[float] = []
+        self._cameras: list[PathCamera] = []
+
+    def __len__(self) -> int:
+        return len(self._cameras)
+
+    @property
+    def seconds(self) -> float:
+        """From the first camera to the last."""
+        return self._stamps[-1] - self._stamps[0] if self._stamps else 0.0
+
+    def add(self, camera: PathCamera, stamp: float) -> bool:
+        """Append a camera; False, and nothing is done, if the recording is full.
+
+        Raises:
+            ValueError: The moment lies before the last one.
+        """
+        if self._stamps and stamp < self._stamps[-1]:
+            raise ValueError("cameras are recorded in the order of time.")
+        if self._stamps and stamp - self._stamps[0] > MAX_SECONDS:
+            return False
+        self._stamps.append(stamp)
+        self._cameras.append(camera)
+        return True
+
+    def frames(self, fps: float) -> list[PathCamera]:
+        """One camera every 1 / fps seconds, between the recorded ones by straight lines.
+
+        A time that jumps back, as it does where a loop begins again, is not drawn into a line: the nearer one holds.
+        """
+        if not self._cameras:
+            return []
+        count = int(self.seconds * fps + 1e-6) + 1
+        return [self._at(self._stamps[0] + i / fps) for i in range(count)]
+
+    def _at(self, stamp: float) -> PathCamera:
+        after = min(bisect.bisect_left(self._stamps, stamp), len(self._stamps) - 1)
+        if after == 0:
+            return self._cameras[0]
+        a, b = self._cameras[after - 1], self._cameras[after]
+        length = self._stamps[after] - self._stamps[after - 1]
+        fraction = (stamp - self._stamps[after - 1]) / length if length > 0 else 1.0
+        fraction = min(fraction, 1.0)
+        near = b if fraction >= 0.5 else a
+        values = {
+            name: getattr(a, name) + fraction * (getattr(b, name) - getattr(a, name))
+            for name in ("yaw", "pitch", "radius", "fov")
+        }
+        time = near.time
+        if a.time is not None and b.time is not None and abs(b.time - a.time) <= JUMP:
+            time = a.time + fraction * (b.time - a.time)
+        return dataclasses.replace(near, **values, time=time)

@@ -1,0 +1,72 @@
+"""The one thread that renders: of every client only its latest wish counts, and clients take turns."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Hashable
+
+__all__ = ["RenderQueue"]
+
+
+class RenderQueue:
+    """Runs jobs in one thread.
+
+    A job has a key; one that waits is replaced by a newer one of the same key, which keeps its turn. So wishes that
+    come faster than they can be fulfilled never queue up, and nobody waits longer than one job of everybody else.
+
+    Args:
+        clock: Seconds that never run backwards.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic):
+        self._clock = clock
+        self._jobs: dict[Hashable, tuple[float, Callable[[], None]]] = {}  # in the order of turns
+        self._condition = threading.Condition()
+        self._stopped = False
+        self._thread = threading.Thread(target=self._work, name="render", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def submit(self, key: Hashable, job: Callable[[], None], *, delay: float = 0.0, replace: bool = True) -> None:
+        """Run a job, not before `delay` seconds from now, instead of the one that waits under this key.
+
+        With replace=False one that waits already stays instead.
+        """
+        with self._condition:
+            if replace or key not in self._jobs:
+                self._jobs[key] = (self._clock() + delay, job)
+                self._condition.notify()
+
+    def forget(self, key: Hashable) -> None:
+        """Drop what waits under a key."""
+        with self._condition:
+            self._jobs.pop(key, None)
+
+    def stop(self) -> None:
+        """Finish the job at hand and no other."""
+        with self._condition:
+            self._stopped = True
+            self._jobs.clear()
+            self._condition.notify()
+        self._thread.join()
+
+    def _work(self) -> None:
+        while (job := self._next()) is not None:
+            try:
+                job()
+            except Exception:  # one client's trouble must not end the others' pictures
+                logging.getLogger(__name__).exception("a job of the viewer failed")
+
+    def _next(self) -> Callable[[], None] | None:
+        """Wait for the first job that is due; None to stop."""
+        with self._condition:
+            while not self._stopped:
+                now = self._clock()
+                for key, (due, job) in self._jobs.items():
+                    if due <= now:
+                        del self._jobs[key]
+                        return job
+                soonest = min((due for due, _ in self._jobs.values()), default=None)
+                self._condition.wait(None if soonest is None else soonest - now)
+            return None

@@ -1,0 +1,134 @@
+"""The web server: one session per browser window, all of them rendered by one thread."""
+
+import contextlib
+import io
+import socket
+import threading
+from typing import Any
+
+from dnnlib import UserError
+from renderer.viewer.orbit import OrbitLimits, position_of
+from renderer.viewer.render_queue import RenderQueue
+from renderer.viewer.session import Session
+from renderer.viewer.shelf import Shelf
+
+__all__ = ["ViewerServer"]
+
+WATCH_EVERY = 2.0  # seconds between two looks into the run folder
+
+
+class ViewerServer:
+    """Serves until it is stopped.
+
+    Args:
+        shelf: What can be looked at.
+        host: Address to listen on.
+        port: 0 for any that is free.
+
+    Raises:
+        UserError: viser is missing, or it cannot listen there.
+    """
+
+    def __init__(self, shelf: Shelf, *, host: str, port: int):
+        viser = _import_viser()
+        _check_address(host, port)
+        self._shelf = shelf
+        self._queue = RenderQueue()
+        self._queue.start()
+        self._sessions: dict[int, Session] = {}
+        self._lock = threading.Lock()
+        self._stopped = threading.Event()
+        with contextlib.redirect_stdout(io.StringIO()):  # viser's banner
+            self._server = _private_server(viser)(host=host, port=port, label="3D-aware video", verbose=False)
+        if port not in (0, self._server.get_port()):  # somebody was faster: viser went on to the next one
+            self.stop()
+            raise _address_in_use(host, port)
+        self._dress(shelf)
+        self._server.on_client_connect(self._connect)
+        self._server.on_client_disconnect(self._disconnect)
+        self._watch = threading.Thread(target=self._watch_shelf, name="watch", daemon=True)
+        self._watch.start()
+
+    @property
+    def port(self) -> int:
+        return self._server.get_port()
+
+    def wait(self) -> None:
+        """Until somebody stops it, or Ctrl-C."""
+        while not self._stopped.wait(1.0):
+            pass
+
+    def stop(self) -> None:
+        """Close all sessions and the port."""
+        self._stopped.set()
+        with self._lock:
+            sessions, self._sessions = list(self._sessions.values()), {}
+        for session in sessions:
+            session.close()
+        with contextlib.redirect_stdout(io.StringIO()):
+            self._server.stop()
+        self._queue.stop()
+
+    def _dress(self, shelf: Shelf) -> None:
+        """What all windows look like at first: the camera in front, no sharing."""
+        prior = shelf.source(shelf.newest).prior
+        camera = self._server.initial_camera
+        camera.position = position_of(OrbitLimits.of(prior, beyond=False).front(prior.fov))
+        camera.look_at = (0.0, 0.0, 0.0)
+        camera.up = (0.0, 0.0, 1.0)
+        self._server.gui.configure_theme(dark_mode=True, show_logo=False, show_share_button=False)
+        self._server.gui.main_panel.dock_right()
+        self._server.scene.world_axes.visible = False
+
+    def _connect(self, client: Any) -> None:
+        session = Session(client, self._shelf, self._queue)
+        with self._lock:
+            self._sessions[client.client_id] = session
+
+    def _disconnect(self, client: Any) -> None:
+        with self._lock:
+            session = self._sessions.pop(client.client_id, None)
+        if session is not None:
+            session.close()
+
+    def _watch_shelf(self) -> None:
+        while not self._stopped.wait(WATCH_EVERY):
+            if self._shelf.refresh():
+                with self._lock:
+                    sessions = list(self._sessions.values())
+                for session in sessions:
+                    session.offer(self._shelf.names, self._shelf.newest)
+
+
+def _import_viser() -> Any:
+    try:
+        import viser
+    except ImportError as error:
+        raise UserError("The viewer needs viser: pip install 'viser>=1.1'.") from error
+    return viser
+
+
+def _private_server(viser: Any) -> type:
+    """viser's server without its tunnel to a public address, which any window may ask for."""
+
+    class PrivateServer(viser.ViserServer):
+        def request_share_url(self, verbose: bool = True) -> None:
+            return None
+
+    return PrivateServer
+
+
+def _check_address(host: str, port: int) -> None:
+    """viser takes another port without a word, or tries for ever."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+            probe.listen()
+    except OSError as error:
+        raise _address_in_use(host, port, error.strerror) from error
+
+
+def _address_in_use(host: str, port: int, reason: str | None = "Address already in use") -> UserError:
+    return UserError(f"Cannot listen on {host}, port {port}: {reason}; choose another --port or --host.")

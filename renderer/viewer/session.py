@@ -1,0 +1,220 @@
+"""One browser window: its camera, its controls, the frames that it is sent.
+
+Whatever moves only says that there is something to draw (`_touch`); what is drawn is decided when the render thread
+gets to it, from what the controls say then.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from renderer.camera_files import PathCamera
+from renderer.viewer.messages import told_to_client
+from renderer.viewer.orbit import OrbitLimits, position_of
+from renderer.viewer.panel import Panel, Settings
+from renderer.viewer.pictures import draws_field, layers_of, letterbox, picture
+from renderer.viewer.playback import Playback
+from renderer.viewer.quality import DraftQuality
+from renderer.viewer.render_queue import RenderQueue
+from renderer.viewer.saving import Saver
+from renderer.viewer.shelf import Shelf
+from renderer.viewer.views import ViewRequest
+
+__all__ = ["Session"]
+
+REST = 0.25  # seconds without a change after which a frame is drawn in full quality
+STATUS_EVERY = 0.5  # seconds between two updates of the line of figures while something moves
+NEAR_ENOUGH = 1e-3  # scene units that the mouse's camera may be away from the shown one
+ORIGIN = (0.0, 0.0, 0.0)
+JPEG_QUALITY = 85  # of frames in motion
+
+
+class Session:
+    """Draws for one client of viser until it is closed.
+
+    Args:
+        client: viser's handle.
+        shelf: Checkpoints to choose from; the newest is shown first.
+        queue: Where frames are rendered.
+        clock: Seconds that never run backwards.
+    """
+
+    def __init__(self, client: Any, shelf: Shelf, queue: RenderQueue, *, clock: Callable[[], float] = time.monotonic):
+        self._client, self._shelf, self._queue, self._clock = client, shelf, queue, clock
+        self._key = client.client_id
+        self._name = shelf.newest
+        self._source = shelf.source(self._name)
+        self._quality = DraftQuality(self._source.widths)
+        self._playback = Playback()
+        self._limits: OrbitLimits | None = None
+        self._shown: PathCamera | None = None
+        self._moved = self._told = float("-inf")
+        self._time = 0.0  # that was drawn last
+        self._saver = Saver(client, queue, frame=self._frame, draw=self._render)
+        self._panel = Panel(
+            client.gui,
+            self._source,
+            shelf.names,
+            current=self._name,
+            changed=self._on_controls,
+            chosen=self.choose,
+            actions={"front": self._look_from_front, "play": self._play, "record": self._record, **self._saver.actions},
+        )
+        self._limit_mouse(self._panel.read())
+        self._look_from_front()
+        client.camera.on_update(lambda _: self._on_camera())
+        self._touch()
+
+    # What people do: runs in viser's threads.
+
+    def offer(self, names: list[str], newest: str) -> None:
+        """These are the checkpoints to choose from now."""
+        self._panel.offer(names)
+        if self._panel.follow.value and newest != self._name:
+            self.choose(newest)
+
+    def choose(self, name: str) -> None:
+        """Look at another checkpoint."""
+        self._queue.submit((self._key, "load"), lambda: self._load(name))
+
+    def close(self) -> None:
+        """The window is gone."""
+        for key in (self._key, (self._key, "load")):
+            self._queue.forget(key)
+        self._saver.close()
+
+    def _touch(self) -> None:
+        self._moved = self._clock()
+        self._queue.submit(self._key, self._draw)
+
+    def _on_controls(self) -> None:
+        if self._panel.time.value != self._time:
+            self._playback.jump(self._panel.time.value, self._clock())
+        self._touch()
+
+    def _on_camera(self) -> None:
+        shown = self._shown
+        if shown is None or self._camera(self._panel.read()) != shown:
+            self._touch()
+
+    def _look_from_front(self) -> None:
+        self._move_mouse(self._limits.front(self._source.prior.fov))
+
+    def _play(self) -> None:
+        if self._playback.playing:
+            self._playback.stop()
+        else:
+            self._playback.start(self._panel.time.value, self._clock())
+        self._panel.show_playing(self._playback.playing)
+        self._touch()
+
+    def _record(self) -> None:
+        self._saver.record()
+        self._panel.show_recording(self._saver.recorded, recording=self._saver.recording)
+        self._touch()
+
+    # What the render thread does.
+
+    def _draw(self) -> None:
+        with told_to_client(self._client):
+            began = self._clock()
+            moving = self._playback.playing or began - self._moved < REST
+            settings, camera = self._frame(began)
+            self._limit_mouse(settings)
+            self._shown = camera
+            width = self._quality.width if moving else self._source.widths[-1]
+            image = self._render(settings, camera, width)
+            self._send(image, moving)
+            seconds = self._clock() - began
+            if moving and not draws_field(settings.view):
+                self._quality.record(width, seconds, 1 / settings.frame_rate)
+            if self._saver.recording:
+                self._saver.keep(camera, began)
+                self._panel.show_recording(self._saver.recorded, recording=self._saver.recording)
+            self._tell(camera, image, seconds, often=not moving)
+            self._go_on(camera, settings, began, moving)
+
+    def _go_on(self, camera: PathCamera, settings: Settings, began: float, moving: bool) -> None:
+        """The next frame by itself, unless somebody has wished for one meanwhile."""
+        if self._playback.playing:
+            due = began + 1 / settings.frame_rate
+        elif moving:
+            due = self._moved + REST
+        else:
+            self._move_mouse(camera)
+            return
+        self._queue.submit(self._key, self._draw, delay=max(0.0, due - self._clock()), replace=False)
+
+    def _frame(self, now: float | None = None) -> tuple[Settings, PathCamera]:
+        """What the controls say and the camera that is looked through; at `now`, time runs on to it."""
+        settings = self._panel.read()
+        if now is not None:
+            if self._playback.playing:
+                time = self._playback.at(now, seconds=max(settings.seconds, 0.1), loop=settings.loop)
+                settings = dataclasses.replace(settings, time=round(time, 4))
+                self._panel.time.value = settings.time
+                self._panel.show_playing(self._playback.playing)
+            self._time = settings.time
+        return settings, self._camera(settings)
+
+    def _camera(self, settings: Settings) -> PathCamera:
+        mouse = self._client.camera
+        limits = OrbitLimits.of(self._source.prior, beyond=settings.beyond)
+        return limits.camera(mouse.position, mouse.look_at, fov=settings.fov, time=settings.time)
+
+    def _render(self, settings: Settings, camera: PathCamera, width: int | None = None) -> torch.Tensor:
+        """The picture of a view, uint8 [3, H, W]; `width` is that of the upsampler's image, None for its full width."""
+        source, view = self._source, settings.view
+        width = source.widths[0] if draws_field(view) else width or source.widths[-1]
+        output = source.render(ViewRequest(settings.codes, camera, layers_of(view), width))
+        return picture(view, output, camera, source, backdrop=settings.backdrop)
+
+    def _send(self, image: torch.Tensor, moving: bool) -> None:
+        """Show a picture: in motion what travels fast, at rest every pixel as it is."""
+        window = letterbox(image, self._client.camera.aspect)
+        quality = JPEG_QUALITY if moving else None
+        self._client.scene.set_background_image(window, "jpeg" if moving else "png", jpeg_quality=quality)
+        self._client.flush()
+
+    def _tell(self, camera: PathCamera, image: torch.Tensor, seconds: float, *, often: bool) -> None:
+        """Figures of the frame below the controls."""
+        if not often and self._clock() - self._told < STATUS_EVERY:
+            return
+        self._told = self._clock()
+        self._panel.status.content = (
+            f"{image.shape[-1]}×{image.shape[-2]} pixels in {1000 * seconds:.0f} ms · yaw {camera.yaw:.2f}, "
+            f"pitch {camera.pitch:.2f}, radius {camera.radius:.2f} · {self._name}"
+        )
+
+    def _limit_mouse(self, settings: Settings) -> None:
+        """Keep the mouse wheel within the radii; the angles are limited when a frame is drawn."""
+        limits = OrbitLimits.of(self._source.prior, beyond=settings.beyond)
+        if limits != self._limits:
+            mouse, (near, far) = self._client.camera, limits.radius
+            mouse.min_orbit_distance = min(near, mouse.max_orbit_distance)  # never above the other, at no moment
+            mouse.max_orbit_distance = far
+            mouse.min_orbit_distance = near
+            self._limits = limits
+
+    def _move_mouse(self, camera: PathCamera) -> None:
+        """Put the mouse's camera where the shown one is: it may have been turned farther than the limits."""
+        mouse, position = self._client.camera, position_of(camera)
+        distance = max(abs(a - b) for a, b in zip((*mouse.position, *mouse.look_at), (*position, *ORIGIN)))
+        if distance > NEAR_ENOUGH:
+            with self._client.atomic():
+                mouse.position = position
+                mouse.look_at = ORIGIN
+
+    def _load(self, name: str) -> None:
+        if name != self._name:
+            note = self._client.add_notification("Loading", name, loading=True, with_close_button=False)
+            with told_to_client(self._client):
+                self._source = self._shelf.source(name)
+                self._quality = DraftQuality(self._source.widths)
+                self._name = name
+            note.remove()
+        self._panel.network.value = self._name
+        self._touch()

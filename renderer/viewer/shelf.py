@@ -1,0 +1,131 @@
+"""The checkpoints that can be looked at: one file, or those of a run folder, which may be training."""
+
+import os
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+
+from dnnlib import UserError
+from renderer.viewer.views import ViewSource
+
+__all__ = ["Shelf"]
+
+SNAPSHOT = re.compile(r"network-snapshot-\d+\.pkl|best-.+\.pkl")
+KEPT = 2  # networks in memory
+
+
+class Shelf:
+    """Checkpoints by name, oldest first.
+
+    Args:
+        path: A checkpoint or a run folder.
+        load: Makes a source of a file; raises UserError if it cannot.
+        check: Raises UserError if a file cannot be loaded; looks at as little of it as that takes.
+        report: Told, in one line, of files that are skipped.
+
+    Raises:
+        UserError: There is nothing to look at.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        *,
+        load: Callable[[Path], ViewSource],
+        check: Callable[[Path], object],
+        report: Callable[[str], None],
+    ):
+        self._path = Path(path)
+        self._load, self._check, self._report = load, check, report
+        self._lock = threading.Lock()
+        self._loaded: OrderedDict[str, tuple[object, ViewSource]] = OrderedDict()
+        self._verdicts: dict[
+            str, tuple[object, bool]
+        ] = {}  # the state of the file that was looked at, and whether it is good
+        self._paths = {} if self._path.is_dir() else {self._path.name: self._path}
+        if self._path.is_dir() and not self.refresh():
+            raise UserError(f"There is no network snapshot (network-snapshot-*.pkl) to look at in the folder {path}.")
+
+    @property
+    def names(self) -> list[str]:
+        """At least one."""
+        return list(self._paths)
+
+    @property
+    def newest(self) -> str:
+        """Of the training's snapshots, the last one."""
+        return self.names[-1]
+
+    def refresh(self) -> bool:
+        """Look into the run folder again; whether the names have changed.
+
+        A folder in which nothing is left keeps its names: what is in memory can still be looked at.
+        """
+        if not self._path.is_dir():
+            return False
+        found = {path.name: path for path in _snapshots(self._path) if self._is_good(path)}
+        if not found or list(found) == list(self._paths):
+            return False
+        self._paths = found
+        return True
+
+    def source(self, name: str) -> ViewSource:
+        """Load a checkpoint, or take it from memory if it is still the same file.
+
+        Raises:
+            UserError: It cannot be loaded, or is gone.
+        """
+        if name not in self._paths:
+            raise UserError(f"There is no checkpoint {name} any more.")
+        path = self._paths[name]
+        with self._lock:
+            state = _state(path)
+            kept = self._loaded.get(name)
+            if kept is None or (state is not None and kept[0] != state):
+                try:
+                    kept = (state, self._load(path))
+                except UserError:
+                    self._verdicts[name] = (state, False)
+                    raise
+                self._loaded[name] = kept
+            self._loaded.move_to_end(name)
+            while len(self._loaded) > KEPT:
+                self._loaded.popitem(last=False)
+            return kept[1]
+
+    def _is_good(self, path: Path) -> bool:
+        """Whether a file can be loaded; a file that has not changed is not looked at again."""
+        state = _state(path)
+        if state is None:
+            return False
+        known = self._verdicts.get(path.name)
+        if known is not None and known[0] == state:
+            return known[1]
+        try:
+            self._check(path)
+            good = True
+        except UserError as error:
+            self._report(f"skipped: {error}")
+            good = False
+        self._verdicts[path.name] = (state, good)
+        return good
+
+
+def _state(path: Path) -> object:
+    """What changes when a file is replaced; None if it is not there."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_mtime_ns, stat.st_size, stat.st_ino
+
+
+def _snapshots(folder: Path) -> list[Path]:
+    """The best ones first, then those of the training in the order of their numbers."""
+    try:
+        names = [name for name in os.listdir(folder) if SNAPSHOT.fullmatch(name)]
+    except OSError:
+        return []
+    return [folder / name for name in sorted(names, key=lambda name: (name.startswith("network"), len(name), name))]

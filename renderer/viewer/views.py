@@ -1,0 +1,88 @@
+"""What the viewer asks of whatever renders, and what it gets: the viewer itself knows no network."""
+
+import dataclasses
+from typing import Protocol
+
+import torch
+
+from renderer.camera_files import PathCamera
+from renderer.cameras import CameraPrior
+
+__all__ = ["Codes", "ViewOutput", "ViewRequest", "ViewSource"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Codes:
+    """Which video is looked at.
+
+    Attributes:
+        seed, other_seed: Content seeds, and `content_mix` in [0, 1], how far from the first to the second.
+        motion_seed, other_motion_seed, motion_mix: The same of the motion.
+        truncation_psi: Truncation of the styles.
+        style_seed: Content seed whose styles replace those of the layers `style_layers`, or None.
+        style_layers: First and last of them, counted from 0.
+        class_idx: Class, of a generator that was trained with labels.
+    """
+
+    seed: int = 0
+    other_seed: int = 1
+    content_mix: float = 0.0
+    motion_seed: int = 0
+    other_motion_seed: int = 1
+    motion_mix: float = 0.0
+    truncation_psi: float = 1.0
+    style_seed: int | None = None
+    style_layers: tuple[int, int] = (0, 0)
+    class_idx: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class ViewRequest:
+    """One frame.
+
+    Attributes:
+        codes: Which video.
+        camera: From where, and at what time (None counts as 0).
+        layers: 'both', 'foreground' (as if it were opaque) or 'background'.
+        width: Of the image, one of the source's `widths`.
+    """
+
+    codes: Codes
+    camera: PathCamera
+    layers: str
+    width: int
+
+
+@dataclasses.dataclass(frozen=True)
+class ViewOutput:
+    """A frame, on the CPU: image [3, H, W] and image_raw [3, h, w] in [-1, 1], depth and opacity [h, w].
+
+    The depth is the expected one, not normalised by the opacity (see `renderer.parallax.surface_depth`).
+    """
+
+    image: torch.Tensor
+    image_raw: torch.Tensor
+    depth: torch.Tensor
+    opacity: torch.Tensor
+
+
+class ViewSource(Protocol):
+    """Renders views of one checkpoint; called from one thread.
+
+    Attributes:
+        prior: Ranges of the trained cameras.
+        depth_range: Nearest and farthest depth of the foreground in scene units.
+        widths: Widths that images can have, coarse to fine; the first is that of the volume rendering.
+        num_layers: Number of style layers.
+        num_classes: 0 without labels.
+        has_background: Whether there is something behind the foreground.
+    """
+
+    prior: CameraPrior
+    depth_range: tuple[float, float]
+    widths: tuple[int, ...]
+    num_layers: int
+    num_classes: int
+    has_background: bool
+
+    def render(self, request: ViewRequest) -> ViewOutput: ...
