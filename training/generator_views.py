@@ -5,9 +5,9 @@ from collections import OrderedDict
 import torch
 
 from renderer.camera_files import path_cameras
-from renderer.viewer.views import Codes, ViewOutput, ViewRequest
+from renderer.viewer.views import Codes, ViewRequest
 from training.code_paths import lerp, mix_styles, slerp
-from training.generator import Generator
+from training.generator import Generator, SynthesisOutput
 from training.latents import SeedLatents, seed_latents
 from training.scene import Scene
 
@@ -38,8 +38,8 @@ class GeneratorViews:
         self._scenes: OrderedDict[Codes, Scene] = OrderedDict()
 
     @torch.inference_mode()
-    def render(self, request: ViewRequest) -> ViewOutput:
-        """One frame.
+    def render(self, request: ViewRequest) -> SynthesisOutput:
+        """One video of one frame, on the CPU.
 
         Raises:
             ValueError: A seed, a layer, a class or a width that does not exist.
@@ -51,7 +51,7 @@ class GeneratorViews:
             resolution=request.width,
         )
         parts = (output.image, output.image_raw, output.depth, output.opacity)
-        return ViewOutput(*(part[0, 0].float().cpu() for part in parts))
+        return SynthesisOutput(*(part.float().cpu() for part in parts))
 
     def styles(self, codes: Codes) -> torch.Tensor:
         """The styles [1, num_ws, w_dim] of `codes`."""

@@ -120,7 +120,7 @@ class Panel:
 
     def _add_time(self) -> None:
         with self._gui.add_folder("Time"):
-            self.time = self._control(self._gui.add_slider("Time", **SLIDER))
+            self.time = self._control(self._gui.add_slider("Time", **SLIDER | {"step": 0.001}))
             self._play = self._button("Play", "play")
             self._loop = self._gui.add_checkbox("Loop", True)
             self._seconds = self._gui.add_number("Seconds", 2.0, min=0.1, max=60.0, step=0.1, hint="From 0 to 1")

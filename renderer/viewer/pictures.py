@@ -4,15 +4,15 @@ import numpy as np
 import torch
 
 from renderer.camera_files import PathCamera, path_cameras
-from renderer.normals import normals_from_depth
-from renderer.parallax import surface_depth
+from renderer.outputs import RenderedFrames, displayed, output_maps
 from renderer.video import to_uint8
-from renderer.viewer.views import ViewOutput, ViewSource
+from renderer.viewer.views import ViewSource
 
 __all__ = ["BACKDROPS", "VIEWS", "draws_field", "layers_of", "letterbox", "picture"]
 
 COLOUR, FOREGROUND, BACKGROUND = "colour", "foreground only", "background only"
 DEPTH, NORMALS, OPACITY, FIELD = "depth", "normals", "opacity", "field image"
+OUTPUTS = {DEPTH: "depth", NORMALS: "normal", OPACITY: "opacity", FIELD: "raw"}  # their names in renderer.outputs
 VIEWS = (COLOUR, DEPTH, NORMALS, OPACITY, FOREGROUND, BACKGROUND, FIELD)
 BACKDROPS = ("checkerboard", "black")
 
@@ -23,7 +23,7 @@ MARGIN = 24  # grey level around a picture in a wider window
 
 def draws_field(view: str) -> bool:
     """Whether a view shows what the volume rendering gave, without the upsampler."""
-    return view in (DEPTH, NORMALS, OPACITY, FIELD)
+    return view in OUTPUTS
 
 
 def layers_of(view: str) -> str:
@@ -31,38 +31,26 @@ def layers_of(view: str) -> str:
     return {FOREGROUND: "foreground", BACKGROUND: "background"}.get(view, "both")
 
 
-def picture(view: str, output: ViewOutput, camera: PathCamera, source: ViewSource, *, backdrop: str) -> torch.Tensor:
-    """A view as uint8 [3, H, W].
+def picture(view: str, frame: RenderedFrames, camera: PathCamera, source: ViewSource, *, backdrop: str) -> torch.Tensor:
+    """A view of one frame as uint8 [3, H, W].
 
-    Depth runs from light (near) to dark (far) over the foreground's range and is black where there is no surface;
-    normals are (x right, y up, z towards the camera) as colours, grey where there is no surface. What the volume
-    rendering gave at a low resolution is shown in squares, at the full width.
+    What the volume rendering gave at a low resolution is shown in squares, at the full width; see `renderer.outputs`.
 
     Raises:
         ValueError: Unknown view.
     """
-    if view in (COLOUR, BACKGROUND):
-        return to_uint8(output.image)
+    if view not in VIEWS:
+        raise ValueError(f"there is no view '{view}'.")
+    image, width = frame.image[0, 0], source.widths[-1]
+    if view in OUTPUTS:
+        name, (near, far) = OUTPUTS[view], source.depth_range
+        maps = output_maps(frame, [name], path_cameras([camera]), background=source.has_background)
+        return displayed(name, maps[name][0], size=(width, width), near=near, far=far)
     if view == FOREGROUND:
-        opacity = _enlarge(output.opacity[None], output.image.shape[-1], "bilinear")
-        return to_uint8(opacity * output.image + (1 - opacity) * _backdrop(backdrop, output.image.shape[-1]))
-    if view == FIELD:
-        image = output.image_raw
-    elif view == OPACITY:
-        image = (2 * output.opacity - 1).expand(3, -1, -1)
-    else:
-        depth, there = surface_depth(
-            output.depth[None], output.opacity[None], background=source.has_background
-        )  # fmt: skip
-        if view == DEPTH:
-            near, far = source.depth_range
-            light = ((far - depth[0]) / (far - near)).clamp(0, 1) * there[0]
-            image = (2 * light - 1).expand(3, -1, -1)
-        elif view == NORMALS:
-            image = normals_from_depth(path_cameras([camera]), depth, surface=there)[0].movedim(-1, 0)
-        else:
-            raise ValueError(f"there is no view '{view}'.")
-    return to_uint8(_enlarge(image, source.widths[-1], "nearest"))
+        size = image.shape[1:]
+        opacity = torch.nn.functional.interpolate(frame.opacity, size=size, mode="bilinear")[0]
+        image = opacity * image + (1 - opacity) * _backdrop(backdrop, size[1])
+    return to_uint8(image)
 
 
 def letterbox(image: torch.Tensor, aspect: float) -> np.ndarray:
@@ -81,10 +69,6 @@ def letterbox(image: torch.Tensor, aspect: float) -> np.ndarray:
     top, left = (outer_height - height) // 2, (outer_width - width) // 2
     canvas[:, top : top + height, left : left + width] = image
     return canvas.movedim(0, -1).contiguous().numpy()
-
-
-def _enlarge(image: torch.Tensor, width: int, mode: str) -> torch.Tensor:
-    return torch.nn.functional.interpolate(image[None], size=[width, width], mode=mode)[0]
 
 
 def _backdrop(name: str, width: int) -> torch.Tensor:

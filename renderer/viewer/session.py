@@ -28,6 +28,7 @@ __all__ = ["Session"]
 REST = 0.25  # seconds without a change after which a frame is drawn in full quality
 STATUS_EVERY = 0.5  # seconds between two updates of the line of figures while something moves
 NEAR_ENOUGH = 1e-3  # scene units that the mouse's camera may be away from the shown one
+SETTLING = 3.0  # seconds after which a browser's camera counts although it was never seen in front
 ORIGIN = (0.0, 0.0, 0.0)
 JPEG_QUALITY = 85  # of frames in motion
 
@@ -53,6 +54,8 @@ class Session:
         self._shown: PathCamera | None = None
         self._moved = self._told = float("-inf")
         self._time = 0.0  # that was drawn last
+        # A browser begins with a camera of its own, and may report it even after it was told where to begin.
+        self._settled, self._born = False, clock()
         self._saver = Saver(client, queue, frame=self._frame, draw=self._render)
         self._panel = Panel(
             client.gui,
@@ -96,12 +99,18 @@ class Session:
         self._touch()
 
     def _on_camera(self) -> None:
+        late = self._clock() - self._born > SETTLING
+        self._settled = self._settled or late or self._distance(self._front()) < NEAR_ENOUGH
         shown = self._shown
-        if shown is None or self._camera(self._panel.read()) != shown:
+        if shown is None or self._camera(self._panel.read()) != shown or self._distance(shown) > NEAR_ENOUGH:
             self._touch()
 
     def _look_from_front(self) -> None:
-        self._move_mouse(self._limits.front(self._source.prior.fov))
+        self._move_mouse(self._front())
+
+    def _front(self) -> PathCamera:
+        prior = self._source.prior
+        return OrbitLimits.of(prior, beyond=False).front(prior.fov)
 
     def _play(self) -> None:
         if self._playback.playing:
@@ -154,7 +163,7 @@ class Session:
         if now is not None:
             if self._playback.playing:
                 time = self._playback.at(now, seconds=max(settings.seconds, 0.1), loop=settings.loop)
-                settings = dataclasses.replace(settings, time=round(time, 4))
+                settings = dataclasses.replace(settings, time=round(time, 3))
                 self._panel.time.value = settings.time
                 self._panel.show_playing(self._playback.playing)
             self._time = settings.time
@@ -163,6 +172,8 @@ class Session:
     def _camera(self, settings: Settings) -> PathCamera:
         mouse = self._client.camera
         limits = OrbitLimits.of(self._source.prior, beyond=settings.beyond)
+        if not self._settled:
+            return dataclasses.replace(self._front(), fov=settings.fov, time=settings.time)
         return limits.camera(mouse.position, mouse.look_at, fov=settings.fov, time=settings.time)
 
     def _render(self, settings: Settings, camera: PathCamera, width: int | None = None) -> torch.Tensor:
@@ -201,12 +212,16 @@ class Session:
 
     def _move_mouse(self, camera: PathCamera) -> None:
         """Put the mouse's camera where the shown one is: it may have been turned farther than the limits."""
-        mouse, position = self._client.camera, position_of(camera)
-        distance = max(abs(a - b) for a, b in zip((*mouse.position, *mouse.look_at), (*position, *ORIGIN)))
-        if distance > NEAR_ENOUGH:
+        mouse = self._client.camera
+        if self._distance(camera) > NEAR_ENOUGH:
             with self._client.atomic():
-                mouse.position = position
+                mouse.position = position_of(camera)
                 mouse.look_at = ORIGIN
+
+    def _distance(self, camera: PathCamera) -> float:
+        """Of the mouse's camera from another."""
+        mouse = self._client.camera
+        return max(abs(a - b) for a, b in zip((*mouse.position, *mouse.look_at), (*position_of(camera), *ORIGIN)))
 
     def _load(self, name: str) -> None:
         if name != self._name:

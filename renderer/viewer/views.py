@@ -3,12 +3,11 @@
 import dataclasses
 from typing import Protocol
 
-import torch
-
 from renderer.camera_files import PathCamera
 from renderer.cameras import CameraPrior
+from renderer.outputs import RenderedFrames
 
-__all__ = ["Codes", "ViewOutput", "ViewRequest", "ViewSource"]
+__all__ = ["Codes", "ViewRequest", "ViewSource"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,19 +52,6 @@ class ViewRequest:
     width: int
 
 
-@dataclasses.dataclass(frozen=True)
-class ViewOutput:
-    """A frame, on the CPU: image [3, H, W] and image_raw [3, h, w] in [-1, 1], depth and opacity [h, w].
-
-    The depth is the expected one, not normalised by the opacity (see `renderer.parallax.surface_depth`).
-    """
-
-    image: torch.Tensor
-    image_raw: torch.Tensor
-    depth: torch.Tensor
-    opacity: torch.Tensor
-
-
 class ViewSource(Protocol):
     """Renders views of one checkpoint; called from one thread.
 
@@ -85,4 +71,6 @@ class ViewSource(Protocol):
     num_classes: int
     has_background: bool
 
-    def render(self, request: ViewRequest) -> ViewOutput: ...
+    def render(self, request: ViewRequest) -> RenderedFrames:
+        """One video of one frame, on the CPU."""
+        ...

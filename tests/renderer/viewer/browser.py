@@ -1,0 +1,149 @@
+"""A real browser without a screen for the viewer's tests, and a server on a tiny network for it to look at."""
+
+import contextlib
+import io
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from renderer.camera_files import PathCamera
+from renderer.video import to_uint8
+from renderer.viewer.views import Codes, ViewRequest
+from tests.goldens.networks import SMALL, build_generator
+from training.checkpoint import SNAPSHOT_FORMAT, save_archive
+from training.generator_views import GeneratorViews
+
+SIZE = {"width": 800, "height": 480}
+ARGUMENTS = [
+    "--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--use-angle=swiftshader", "--enable-unsafe-swiftshader",
+]  # fmt: skip
+WAIT = 20_000  # milliseconds; far more than anything takes on a machine that does nothing else
+TOLERANCE = 3.0  # levels of 255, in means over many pixels: the screen interpolates
+
+
+@contextlib.contextmanager
+def open_browser():
+    """Chromium, or the test is skipped with a reason."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    program = shutil.which("chromium")
+    if program is None:
+        pytest.skip("no chromium: `make browser` installs it")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+def tiny_generator(*, brighter: float = 0.0):
+    """A network that renders in milliseconds; it can be made another one by the bias of its last colours."""
+    generator = build_generator(SMALL)
+    list(generator.upsampler.blocks.values())[-1].rgb.linear.bias.data.add_(brighter)
+    return generator
+
+
+def write_snapshot(path: Path, **changes: float) -> None:
+    generator = tiny_generator(**changes)
+    content = {
+        "format": SNAPSHOT_FORMAT,
+        "version": 1,
+        "generator": {"config": generator.config, "state": {}, "ema": generator.state_dict()},
+        "discriminator": {"config": {}, "state": {}},
+    }
+    save_archive(path, content)
+
+
+def expected_picture(camera: PathCamera, codes: Codes | None = None, **changes: float) -> torch.Tensor:
+    """What the viewer should show in full quality, uint8 [3, H, W]."""
+    views = GeneratorViews(tiny_generator(**changes))
+    return to_uint8(views.render(ViewRequest(codes or Codes(), camera, "both", views.widths[-1])).image[0, 0])
+
+
+class Window:
+    """One browser window that looks at the viewer."""
+
+    def __init__(self, browser, port: int):
+        self.page = browser.new_context(viewport=SIZE, accept_downloads=True).new_page()
+        self.page.set_default_timeout(WAIT)
+        self.requests, self.errors = [], []
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.on("websocket", lambda socket: self.requests.append(socket.url))
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.goto(f"http://127.0.0.1:{port}")
+        self.page.get_by_text("pixels in").wait_for()
+        self.page.locator(
+            ".mantine-Notification-closeButton"
+        ).click()  # a warning that WebGL is slow covers the picture
+        self.canvas = self.page.locator("canvas").first.bounding_box()
+
+    def close(self) -> None:
+        self.page.context.close()
+
+    def field(self, label: str):
+        """The text field of a control."""
+        row = self.page.locator("label", has_text=re.compile(f"^{re.escape(label)}$"))
+        return row.locator("xpath=ancestor::div[.//input[@inputmode='decimal']][1]//input[@inputmode='decimal']")
+
+    def fill(self, label: str, value: float) -> None:
+        self.field(label).fill(str(value))
+        self.field(label).press("Tab")
+
+    def choose(self, label: str, option: str) -> None:
+        self.page.get_by_label(label, exact=True).and_(self.page.get_by_role("combobox")).click()
+        self.page.get_by_role("option", name=option, exact=True).click()
+
+    def press(self, label: str) -> None:
+        self.page.get_by_role("button", name=label, exact=True).click()
+
+    def open_folder(self, label: str) -> None:
+        self.page.get_by_text(label, exact=True).click()
+
+    def save(self, label: str) -> bytes:
+        """Press a button that saves; what the browser was given."""
+        with self.page.expect_download() as download:
+            self.press(label)
+        return Path(download.value.path()).read_bytes()
+
+    def recorded(self) -> str:
+        """How many cameras the button says that there are."""
+        text = self.page.get_by_role("button", name=re.compile("Save the camera path")).inner_text()
+        return re.search(r"[0-9]+", text)[0]
+
+    def drag(self, right: int) -> None:
+        """Turn the camera with the mouse, some pixels to the right."""
+        x, y = self.canvas["x"] + self.canvas["width"] / 2, self.canvas["y"] + self.canvas["height"] / 2
+        self.page.mouse.move(x, y)
+        self.page.mouse.down()
+        self.page.mouse.move(x + right, y, steps=5)
+        self.page.mouse.up()
+
+    def colours(self) -> np.ndarray:
+        """Mean colours of the four quarters of the middle half of the picture on the screen, [4, 3]."""
+        image = np.asarray(Image.open(io.BytesIO(self.page.screenshot())).convert("RGB")).astype(float)
+        size = min(self.canvas["width"], self.canvas["height"])
+        x, y = self.canvas["x"] + self.canvas["width"] / 2, self.canvas["y"] + self.canvas["height"] / 2
+        return middle_quarters(image, x, y, size / 4)
+
+    def shows(self, image: torch.Tensor) -> bool:
+        """Whether the window comes to show this picture, uint8 [3, H, W]."""
+        expected = image.movedim(0, -1).double().numpy()
+        expected = middle_quarters(expected, image.shape[2] / 2, image.shape[1] / 2, image.shape[1] / 4)
+        for _ in range(60):
+            found = self.colours()
+            if np.abs(found - expected).max() < TOLERANCE:
+                return True
+            self.page.wait_for_timeout(150)
+        print("expected", expected, "found", found)
+        return False
+
+
+def middle_quarters(image: np.ndarray, x: float, y: float, reach: float) -> np.ndarray:
+    corners = [(x - reach, y - reach), (x, y - reach), (x - reach, y), (x, y)]
+    return np.stack(
+        [image[round(b) : round(b + reach), round(a) : round(a + reach)].mean(axis=(0, 1)) for a, b in corners]
+    )

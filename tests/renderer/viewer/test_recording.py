@@ -1,0 +1,47 @@
+"""Recorded camera paths as frames at an even rate."""
+
+import pytest
+
+from renderer.camera_files import PathCamera
+from renderer.viewer import recording
+from renderer.viewer.recording import CameraRecording
+
+
+def record(*entries):
+    path = CameraRecording()
+    for stamp, yaw, time in entries:
+        assert path.add(PathCamera(yaw, 1.5, 1.0, 18.0, time), stamp)
+    return path
+
+
+def test_frames_lie_on_straight_lines_between_the_recorded_cameras():
+    path = record((10.0, 0.0, 0.0), (10.3, 0.3, 0.3), (11.0, -0.4, 0.44))
+    frames = path.frames(10)
+    assert [c.yaw for c in frames] == pytest.approx([0, 0.1, 0.2, 0.3, 0.2, 0.1, 0, -0.1, -0.2, -0.3, -0.4], abs=1e-9)
+    assert [c.time for c in frames] == pytest.approx([0, 0.1, 0.2, 0.3, 0.32, 0.34, 0.36, 0.38, 0.4, 0.42, 0.44])
+    assert {(c.pitch, c.radius, c.fov) for c in frames} == {(1.5, 1.0, 18.0)}
+
+
+def test_a_loop_that_begins_again_is_no_line():
+    frames = record((0.0, 0.0, 0.9), (1.0, 1.0, 0.1)).frames(10)
+    assert [c.time for c in frames] == [0.9] * 5 + [0.1] * 6
+
+
+def test_the_last_moment_is_included_and_nothing_beyond():
+    assert len(record((0.0, 0.0, 0.0), (0.99, 0.0, 0.0)).frames(10)) == 10
+    assert len(record((0.0, 0.0, 0.0), (1.0, 0.0, 0.0)).frames(10)) == 11
+    assert len(record((5.0, 0.0, 0.0)).frames(10)) == 1
+    assert CameraRecording().frames(10) == []
+
+
+def test_cameras_of_one_moment_and_of_wrong_order():
+    path = record((1.0, 0.0, 0.0), (1.0, 0.5, 0.0))
+    assert [c.yaw for c in path.frames(10)] == [0.0]
+    with pytest.raises(ValueError, match="order of time"):
+        path.add(PathCamera(0.0, 1.5, 1.0, 18.0), 0.5)
+
+
+def test_a_recording_ends_when_it_is_full():
+    path = record((0.0, 0.0, 0.0), (recording.MAX_SECONDS, 0.0, 0.0))
+    assert not path.add(PathCamera(0.0, 1.5, 1.0, 18.0, 0.0), recording.MAX_SECONDS + 1)
+    assert len(path) == 2 and path.seconds == recording.MAX_SECONDS
