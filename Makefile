@@ -1,4 +1,4 @@
-# make install | test | lint | demo | learn | gallery | clean. Everything goes into .venv and out/.
+# make install | test | lint | demo | learn | gallery | browser | clean. Everything goes into .venv and out/.
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
@@ -13,7 +13,7 @@ STAMP := $(VENV)/.installed-$(HASH)
 DEMO := out/demo
 DEMO_KIMG ?= 4
 
-.PHONY: help install lint format test demo demo-clip learn gallery clean
+.PHONY: help install lint format test demo demo-clip learn gallery browser clean
 .DEFAULT_GOAL := help
 
 help:
@@ -24,6 +24,7 @@ help:
 	@echo "make demo-clip the same on a clip of real footage, which it downloads"
 	@echo "make learn     train the small model and ablations on drawn heads and measure them (docs/learning.md)"
 	@echo "make gallery   render the pictures of docs/gallery.md anew with PKL=network-snapshot.pkl"
+	@echo "make browser   install Chromium, which the tests of the viewer look through (Debian)"
 	@echo "make clean     remove caches and out/, what demo and learn wrote"
 
 install: $(STAMP)
@@ -78,6 +79,17 @@ gallery: $(STAMP)
 	@test -n "$(PKL)" || { echo "make gallery needs a model: make gallery PKL=network-snapshot.pkl" >&2; exit 2; }
 	rm -rf out/gallery
 	sed -n '/^```bash$$/,/^```$$/{/^```/!p}' docs/gallery.md | PATH="$(CURDIR)/$(BIN):$$PATH" PKL="$(PKL)" bash -eux
+
+# The tests of the viewer are skipped without it.
+BROWSER_PACKAGES := chromium chromium-driver
+
+browser:
+	@if command -v chromium >/dev/null; then echo "Chromium is there: $$(command -v chromium)"; exit 0; fi; \
+	if ! command -v apt-get >/dev/null; then \
+	    echo "There is no apt-get here: install Chromium so that 'chromium' can be called." >&2; exit 1; fi; \
+	if [ $$(id -u) -eq 0 ]; then as_root=; elif command -v sudo >/dev/null; then as_root=sudo; else \
+	    echo "This needs root: apt-get install $(BROWSER_PACKAGES)" >&2; exit 1; fi; \
+	$$as_root apt-get update -q && $$as_root apt-get install -q -y --no-install-recommends $(BROWSER_PACKAGES)
 
 clean:
 	rm -rf out .pytest_cache .ruff_cache

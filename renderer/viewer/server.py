@@ -7,6 +7,7 @@ import threading
 from typing import Any
 
 from dnnlib import UserError
+from renderer.cameras import CameraPrior
 from renderer.viewer.orbit import OrbitLimits, position_of
 from renderer.viewer.render_queue import RenderQueue
 from renderer.viewer.session import Session
@@ -26,12 +27,13 @@ class ViewerServer:
         port: 0 for any that is free.
 
     Raises:
-        UserError: viser is missing, or it cannot listen there.
+        UserError: viser is missing, it cannot listen there, or the newest checkpoint cannot be loaded.
     """
 
     def __init__(self, shelf: Shelf, *, host: str, port: int):
         viser = _import_viser()
         _check_address(host, port)
+        prior = shelf.source(shelf.newest).prior  # the first thing to fail, if anything does
         self._shelf = shelf
         self._queue = RenderQueue()
         self._queue.start()
@@ -43,7 +45,7 @@ class ViewerServer:
         if port not in (0, self._server.get_port()):  # somebody was faster: viser went on to the next one
             self.stop()
             raise _address_in_use(host, port)
-        self._dress(shelf)
+        self._dress(prior)
         self._server.on_client_connect(self._connect)
         self._server.on_client_disconnect(self._disconnect)
         self._watch = threading.Thread(target=self._watch_shelf, name="watch", daemon=True)
@@ -53,6 +55,12 @@ class ViewerServer:
     def port(self) -> int:
         return self._server.get_port()
 
+    @property
+    def sessions(self) -> list[Session]:
+        """One for each open window."""
+        with self._lock:
+            return list(self._sessions.values())
+
     def wait(self) -> None:
         """Until somebody stops it, or Ctrl-C."""
         while not self._stopped.wait(1.0):
@@ -61,17 +69,14 @@ class ViewerServer:
     def stop(self) -> None:
         """Close all sessions and the port."""
         self._stopped.set()
-        with self._lock:
-            sessions, self._sessions = list(self._sessions.values()), {}
-        for session in sessions:
+        for session in self.sessions:
             session.close()
         with contextlib.redirect_stdout(io.StringIO()):
             self._server.stop()
         self._queue.stop()
 
-    def _dress(self, shelf: Shelf) -> None:
+    def _dress(self, prior: CameraPrior) -> None:
         """What all windows look like at first: the camera in front, no sharing."""
-        prior = shelf.source(shelf.newest).prior
         camera = self._server.initial_camera
         camera.position = position_of(OrbitLimits.of(prior, beyond=False).front(prior.fov))
         camera.look_at = (0.0, 0.0, 0.0)
@@ -94,9 +99,7 @@ class ViewerServer:
     def _watch_shelf(self) -> None:
         while not self._stopped.wait(WATCH_EVERY):
             if self._shelf.refresh():
-                with self._lock:
-                    sessions = list(self._sessions.values())
-                for session in sessions:
+                for session in self.sessions:
                     session.offer(self._shelf.names, self._shelf.newest)
 
 

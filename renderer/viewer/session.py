@@ -6,6 +6,7 @@ gets to it, from what the controls say then.
 
 import dataclasses
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -41,6 +42,10 @@ class Session:
         shelf: Checkpoints to choose from; the newest is shown first.
         queue: Where frames are rendered.
         clock: Seconds that never run backwards.
+
+    Attributes:
+        quality: How coarse frames in motion are.
+        frames: When the latest frames were sent, their width, and how many seconds each took.
     """
 
     def __init__(self, client: Any, shelf: Shelf, queue: RenderQueue, *, clock: Callable[[], float] = time.monotonic):
@@ -48,12 +53,13 @@ class Session:
         self._key = client.client_id
         self._name = shelf.newest
         self._source = shelf.source(self._name)
-        self._quality = DraftQuality(self._source.widths)
+        self.quality = DraftQuality(self._source.widths)
+        self.frames: deque[tuple[float, int, float]] = deque(maxlen=1000)
         self._playback = Playback()
         self._limits: OrbitLimits | None = None
         self._shown: PathCamera | None = None
         self._moved = self._told = float("-inf")
-        self._time = 0.0  # that was drawn last
+        self._time, self._aspect = 0.0, 1.0  # that were drawn last
         # A browser begins with a camera of its own, and may report it even after it was told where to begin.
         self._settled, self._born = False, clock()
         self._saver = Saver(client, queue, frame=self._frame, draw=self._render)
@@ -102,7 +108,12 @@ class Session:
         late = self._clock() - self._born > SETTLING
         self._settled = self._settled or late or self._distance(self._front()) < NEAR_ENOUGH
         shown = self._shown
-        if shown is None or self._camera(self._panel.read()) != shown or self._distance(shown) > NEAR_ENOUGH:
+        if (
+            shown is None
+            or self._camera(self._panel.read()) != shown
+            or self._distance(shown) > NEAR_ENOUGH
+            or self._client.camera.aspect != self._aspect  # the window has another shape
+        ):
             self._touch()
 
     def _look_from_front(self) -> None:
@@ -134,12 +145,13 @@ class Session:
             settings, camera = self._frame(began)
             self._limit_mouse(settings)
             self._shown = camera
-            width = self._quality.width if moving else self._source.widths[-1]
+            width = self.quality.width if moving else self._source.widths[-1]
             image = self._render(settings, camera, width)
             self._send(image, moving)
             seconds = self._clock() - began
+            self.frames.append((began + seconds, image.shape[-1], seconds))
             if moving and not draws_field(settings.view):
-                self._quality.record(width, seconds, 1 / settings.frame_rate)
+                self.quality.record(width, seconds, 1 / settings.frame_rate)
             if self._saver.recording:
                 self._saver.keep(camera, began)
                 self._panel.show_recording(self._saver.recorded, recording=self._saver.recording)
@@ -185,7 +197,8 @@ class Session:
 
     def _send(self, image: torch.Tensor, moving: bool) -> None:
         """Show a picture: in motion what travels fast, at rest every pixel as it is."""
-        window = letterbox(image, self._client.camera.aspect)
+        self._aspect = self._client.camera.aspect
+        window = letterbox(image, self._aspect)
         quality = JPEG_QUALITY if moving else None
         self._client.scene.set_background_image(window, "jpeg" if moving else "png", jpeg_quality=quality)
         self._client.flush()
@@ -228,7 +241,7 @@ class Session:
             note = self._client.add_notification("Loading", name, loading=True, with_close_button=False)
             with told_to_client(self._client):
                 self._source = self._shelf.source(name)
-                self._quality = DraftQuality(self._source.widths)
+                self.quality = DraftQuality(self._source.widths)
                 self._name = name
             note.remove()
         self._panel.network.value = self._name

@@ -79,7 +79,11 @@ class Window:
         self.page.locator(
             ".mantine-Notification-closeButton"
         ).click()  # a warning that WebGL is slow covers the picture
-        self.canvas = self.page.locator("canvas").first.bounding_box()
+
+    @property
+    def canvas(self) -> dict[str, float]:
+        """Where the scene is on the page; it changes while the page is laid out."""
+        return self.page.locator("canvas").first.bounding_box()
 
     def close(self) -> None:
         self.page.context.close()
@@ -116,7 +120,8 @@ class Window:
 
     def drag(self, right: int) -> None:
         """Turn the camera with the mouse, some pixels to the right."""
-        x, y = self.canvas["x"] + self.canvas["width"] / 2, self.canvas["y"] + self.canvas["height"] / 2
+        canvas = self.canvas
+        x, y = canvas["x"] + canvas["width"] / 2, canvas["y"] + canvas["height"] / 2
         self.page.mouse.move(x, y)
         self.page.mouse.down()
         self.page.mouse.move(x + right, y, steps=5)
@@ -125,8 +130,9 @@ class Window:
     def colours(self) -> np.ndarray:
         """Mean colours of the four quarters of the middle half of the picture on the screen, [4, 3]."""
         image = np.asarray(Image.open(io.BytesIO(self.page.screenshot())).convert("RGB")).astype(float)
-        size = min(self.canvas["width"], self.canvas["height"])
-        x, y = self.canvas["x"] + self.canvas["width"] / 2, self.canvas["y"] + self.canvas["height"] / 2
+        canvas = self.canvas
+        size = min(canvas["width"], canvas["height"])
+        x, y = canvas["x"] + canvas["width"] / 2, canvas["y"] + canvas["height"] / 2
         return middle_quarters(image, x, y, size / 4)
 
     def shows(self, image: torch.Tensor) -> bool:

@@ -1,0 +1,96 @@
+"""The viewer's command and server: where it listens, and how it answers to mistakes."""
+
+import socket
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import click.testing
+import pytest
+
+from dnnlib import UserError
+from renderer.cameras import CameraPrior
+from renderer.viewer.command import main
+from renderer.viewer.server import ViewerServer
+from tests.renderer.viewer.fakes import Queue, Source
+
+viser = pytest.importorskip("viser", reason="viser is not installed")
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture
+def shelf():
+    source = Source(CameraPrior(), Queue())
+    return types.SimpleNamespace(names=["a"], newest="a", source=lambda name: source, refresh=lambda: False)
+
+
+@pytest.fixture
+def taken():
+    """A port that somebody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        yield listener.getsockname()[1]
+
+
+def test_it_listens_where_it_was_told_and_nowhere_else(shelf):
+    server = ViewerServer(shelf, host="127.0.0.1", port=0)
+    try:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=5) as connection:
+            connection.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert connection.recv(100).startswith(b"HTTP/1.1 200 OK")
+            assert connection.getsockname()[0] == "127.0.0.1"
+        with pytest.raises(OSError):  # another address of this machine
+            socket.create_connection(("127.0.0.2", server.port), timeout=1)
+        assert server._server.request_share_url() is None, "no window can publish the server"
+    finally:
+        server.stop()
+    with pytest.raises(OSError):
+        socket.create_connection(("127.0.0.1", server.port), timeout=1)
+    assert server.sessions == []
+
+
+def test_a_port_that_is_taken_is_not_replaced_by_another(shelf, taken):
+    with pytest.raises(UserError, match=f"Cannot listen on 127.0.0.1, port {taken}: Address already in use; choose"):
+        ViewerServer(shelf, host="127.0.0.1", port=taken)
+
+
+def test_an_address_of_another_machine(shelf):
+    with pytest.raises(UserError, match="Cannot listen on 192.0.2.1, port 8080"):
+        ViewerServer(shelf, host="192.0.2.1", port=8080)
+    with pytest.raises(UserError, match="Cannot listen on no.such.host.invalid"):
+        ViewerServer(shelf, host="no.such.host.invalid", port=8080)
+
+
+def test_without_viser_one_line_says_what_to_install(shelf, monkeypatch):
+    monkeypatch.setitem(sys.modules, "viser", None)
+    with pytest.raises(UserError, match="pip install 'viser"):
+        ViewerServer(shelf, host="127.0.0.1", port=0)
+
+
+def test_the_command_tells_a_broken_checkpoint_in_one_line(tmp_path):
+    path = tmp_path / "a.pkl"
+    path.write_bytes(b"PK\x03\x04 and nothing else")
+    command = [sys.executable, "-m", "renderer.viewer", "--network_pkl", str(path), "--port", "0", "--device", "cpu"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 2 and result.stdout == ""
+    assert result.stderr == f"error: {path} is damaged or incomplete; copy or download it again.\n"
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--port", "99999"], "99999 is not in the range"),
+        (["--device", "warp"], "--device: 'warp' cannot be used here"),
+        ([], "no network snapshot"),
+    ],
+)
+def test_mistakes_end_the_command(tmp_path, arguments, message):
+    result = click.testing.CliRunner().invoke(main, ["--network_pkl", str(tmp_path), *arguments])
+    assert result.exit_code != 0 and message in f"{result.output} {result.exception}"
+
+
+def test_help_needs_no_pytorch():
+    code = "import renderer.viewer.command, sys; sys.exit('torch' in sys.modules or 'viser' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

@@ -1,0 +1,244 @@
+"""What one browser window is sent, and when."""
+
+import math
+import types
+
+import pytest
+
+from dnnlib import UserError
+from renderer.camera_files import PathCamera, read_camera_path
+from renderer.cameras import CameraPrior
+from renderer.viewer.orbit import position_of
+from renderer.viewer.session import REST, Session
+from tests.renderer.viewer.fakes import Client, Queue, Source
+
+PRIOR = CameraPrior()
+FRONT = PathCamera(0.0, sum(PRIOR.pitch) / 2, 1.0, 18.0, 0.0)
+
+
+class Stage:
+    """A session with everything around it."""
+
+    def __init__(self, seconds=0.02):
+        self.queue, self.client = Queue(), Client()
+        self.sources = {name: Source(PRIOR, self.queue, seconds=seconds) for name in ("old.pkl", "new.pkl")}
+        self.shelf = types.SimpleNamespace(names=["old.pkl"], newest="old.pkl", source=self._load)
+        self.session = Session(self.client, self.shelf, self.queue, clock=lambda: self.queue.now)
+        self.gui, self.source = self.client.gui, self.sources["old.pkl"]
+
+    def _load(self, name):
+        if name not in self.sources:
+            raise UserError(f"{name} is damaged.")
+        return self.sources[name]
+
+    def settle(self):
+        """Everything at rest; nothing that was asked for until here counts."""
+        self.client.camera.report()
+        self.queue.run(2.0)
+        self.source.requests.clear()
+        self.client.shown.clear()
+
+    def turn(self, yaw, pitch=math.pi / 2):
+        self.client.camera.report(position_of(PathCamera(yaw, pitch, 1.0, 18.0)))
+
+    @property
+    def widths(self):
+        return [request.width for request in self.source.requests]
+
+
+@pytest.fixture
+def stage():
+    stage = Stage()
+    stage.settle()
+    return stage
+
+
+def test_it_begins_in_front_with_a_draft_and_comes_to_rest():
+    stage = Stage()
+    assert stage.client.camera.position == pytest.approx(position_of(FRONT))
+    stage.queue.run(2.0)
+    assert stage.widths == [16, 32]
+    assert [kind for _, kind in stage.client.shown] == ["jpeg", "png"]
+    assert stage.client.shown[-1][0].shape == (32, 64, 3), "the window is twice as wide as high"
+    assert stage.queue.jobs == {}, "nothing goes on by itself"
+
+
+def test_a_browser_that_still_reports_its_own_camera_is_put_in_front():
+    stage = Stage()
+    stage.client.camera.report([3.0, 3.0, 3.0])
+    stage.queue.run(0.5)
+    assert {request.camera for request in stage.source.requests} == {FRONT}
+    assert stage.client.camera.position == pytest.approx(position_of(FRONT))
+
+
+def test_rapid_changes_do_not_queue_up(stage):
+    for i in range(1000):
+        stage.gui["Time"].set(i / 1000)
+        stage.turn(i / 2000)
+    stage.queue.run(0.1)
+    assert len(stage.source.requests) == 1
+    assert stage.source.requests[0].camera.time == 0.999
+    assert stage.source.requests[0].camera.yaw == pytest.approx(0.4995)
+
+
+def test_drafts_while_it_moves_and_the_full_picture_at_rest():
+    stage = Stage(seconds=0.08)  # twice as long, which a finer draft may take, would be too late
+    stage.settle()
+    for i in range(10):
+        stage.turn(i / 20)
+        stage.queue.run(0.1)
+    assert set(stage.widths) == {16} and {kind for _, kind in stage.client.shown} == {"jpeg"}
+    stage.queue.run(REST + 0.2)
+    assert stage.widths[-1] == 32 and stage.client.shown[-1][1] == "png"
+    assert "32×32 pixels" in stage.gui["…"].content and "yaw 0.45" in stage.gui["…"].content
+
+
+def test_a_slow_machine_draws_coarser():
+    stage = Stage(seconds=0.3)
+    stage.settle()
+    for i in range(6):
+        stage.turn(i / 20)
+        stage.queue.run(0.05)
+    assert stage.widths[-1] == 8
+    stage.queue.run(2.0)
+    assert stage.widths[-1] == 32
+
+
+def test_what_only_the_field_shows_needs_no_upsampler(stage):
+    stage.gui["View"].set("depth")
+    stage.queue.run(1.0)
+    assert stage.widths == [8, 8]
+
+
+def test_the_mouse_is_brought_back_into_the_range(stage):
+    stage.turn(2.5)
+    stage.queue.run(1.0)
+    assert {request.camera.yaw for request in stage.source.requests} == {0.8}
+    assert stage.client.camera.position == pytest.approx(position_of(PathCamera(0.8, math.pi / 2, 1.0, 18.0)))
+    stage.gui["Beyond the trained range"].set(True)
+    stage.turn(2.5)
+    stage.queue.run(1.0)
+    assert stage.source.requests[-1].camera.yaw == pytest.approx(2.5)
+    assert stage.client.camera.max_orbit_distance == 2.0
+    stage.gui["Look from the front"].click()
+    stage.client.camera.report()
+    stage.queue.run(1.0)
+    assert stage.source.requests[-1].camera.yaw == pytest.approx(0, abs=1e-9)
+
+
+def test_a_repeated_report_of_the_same_camera_draws_nothing(stage):
+    stage.turn(0.0)
+    stage.turn(1e-12)
+    stage.queue.run(1.0)
+    assert len(stage.source.requests) <= 2
+
+
+def test_a_window_of_another_shape_is_filled_anew(stage):
+    stage.client.camera.aspect = 0.5
+    stage.client.camera.report()
+    stage.queue.run(1.0)
+    assert stage.client.shown[-1][0].shape == (64, 32, 3)
+
+
+def test_play_runs_at_the_frame_rate_and_stops_at_the_end(stage):
+    stage.gui["Loop"].value = False
+    stage.gui["Play"].click()
+    assert stage.gui["Play"].label == "Stop"
+    stage.queue.run(1.0)
+    times = [request.camera.time for request in stage.source.requests]
+    assert 9 <= len(times) <= 11 and times == sorted(times)
+    assert times[5] == pytest.approx(0.25, abs=0.03), "ten frames a second, two seconds in all"
+    assert stage.gui["Time"].value == times[-1]
+    stage.queue.run(3.0)
+    assert stage.gui["Time"].value == 1.0 and stage.gui["Play"].label == "Play" and stage.queue.jobs == {}
+    assert stage.widths[-1] == 32
+
+
+def test_the_time_can_be_moved_while_it_runs(stage):
+    stage.gui["Play"].click()
+    stage.queue.run(0.25)
+    stage.gui["Time"].set(0.8)
+    stage.queue.run(0.11)
+    assert stage.gui["Time"].value == pytest.approx(0.85, abs=0.06)
+    stage.gui["Play"].click()
+    time = stage.gui["Time"].value
+    stage.queue.run(2.0)
+    assert stage.gui["Time"].value == time
+
+
+def test_codes_are_what_the_controls_say(stage):
+    for label, value in {
+        "Content seed": 3, "Second content": 4, "Towards it": 0.25, "Motion seed": 5, "Second motion": 6,
+        "Towards that": 0.5, "Truncation": 0.7, "Styles of content": 8, "In layers": (4, 2), "Field of view": 20.0,
+    }.items():  # fmt: skip
+        stage.gui[label].set(value)
+    stage.queue.run(1.0)
+    codes = stage.source.requests[-1].codes
+    assert (codes.seed, codes.other_seed, codes.content_mix) == (3, 4, 0.25)
+    assert (codes.motion_seed, codes.other_motion_seed, codes.motion_mix) == (5, 6, 0.5)
+    assert (codes.truncation_psi, codes.style_seed) == (0.7, None)
+    assert stage.source.requests[-1].camera.fov == 20.0
+    stage.gui["Mix styles"].set(True)
+    stage.queue.run(1.0)
+    assert (stage.source.requests[-1].codes.style_seed, stage.source.requests[-1].codes.style_layers) == (8, (2, 4))
+
+
+def test_a_recorded_path_is_saved_and_filmed(stage, tmp_path):
+    stage.gui["Record the camera"].click()
+    for i in range(11):
+        stage.turn(i / 20)
+        stage.queue.run(0.1)
+    stage.gui["Record the camera"].click()
+    stage.gui["Frames/s of videos"].value = 5.0
+    stage.gui["Save the camera path"].click()
+    stage.queue.run(0.5)
+    path = tmp_path / "path.json"
+    path.write_bytes(stage.client.files["camera-path.json"])
+    cameras = read_camera_path(path)
+    assert 5 <= len(cameras) <= 6 and cameras[-1].yaw == pytest.approx(0.5, abs=0.06)
+    assert cameras[1].yaw == pytest.approx(0.1, abs=0.06)
+    stage.source.requests.clear()
+    stage.gui["Save a video"].click()
+    stage.queue.run(2.0)
+    assert [request.camera for request in stage.source.requests if request.width == 32][-len(cameras) :] == cameras
+    assert stage.client.files["video.mp4"][4:8] == b"ftyp" and stage.client.notes == []
+
+
+def test_another_checkpoint_and_one_that_is_broken(stage):
+    stage.session.offer(["old.pkl", "broken.pkl", "new.pkl"], "new.pkl")
+    assert stage.gui["Network"].options == ["old.pkl", "broken.pkl", "new.pkl"]
+    stage.queue.run(1.0)
+    assert stage.sources["new.pkl"].requests == [], "it was not asked for"
+    stage.gui["Network"].set("broken.pkl")
+    stage.queue.run(1.0)
+    assert stage.gui["Network"].value == "old.pkl" and stage.client.notes[-1].body == "broken.pkl is damaged."
+    stage.gui["Follow the newest"].value = True
+    stage.session.offer(["old.pkl", "new.pkl"], "new.pkl")
+    stage.queue.run(1.0)
+    assert stage.sources["new.pkl"].requests and stage.gui["Network"].value == "new.pkl"
+    stage.session.offer(["newer.pkl"], "new.pkl")
+    assert stage.gui["Network"].options == ["new.pkl", "newer.pkl"], "what is shown can be chosen although it is gone"
+
+
+def test_errors_are_told_to_the_window_and_end_nothing(stage, caplog):
+    def fail(request):
+        raise RuntimeError("CUDA out of memory\nmore")
+
+    render, stage.source.render = stage.source.render, fail
+    stage.gui["Time"].set(0.5)
+    stage.queue.run(1.0)
+    assert stage.client.notes[-1].body == "CUDA out of memory more" and "RuntimeError" in caplog.text
+    stage.source.render = render
+    stage.gui["Time"].set(0.6)
+    stage.queue.run(1.0)
+    assert stage.source.requests[-1].camera.time == 0.6
+
+
+def test_a_window_that_is_closed_leaves_nothing(stage, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    stage.gui["Save a video"].click()
+    stage.queue.run()
+    assert len(list(tmp_path.iterdir())) == 1, "the video is being made"
+    stage.session.close()
+    stage.queue.run(5.0)
+    assert list(tmp_path.iterdir()) == [] and stage.queue.jobs == {} and "video.mp4" not in stage.client.files
