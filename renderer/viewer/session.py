@@ -60,6 +60,7 @@ class Session:
         self._shown: PathCamera | None = None
         self._moved = self._told = float("-inf")
         self._time, self._aspect = 0.0, 1.0  # that were drawn last
+        self._closed = False
         # A browser begins with a camera of its own, and may report it even after it was told where to begin.
         self._settled, self._born = False, clock()
         self._saver = Saver(client, queue, frame=self._frame, draw=self._render)
@@ -91,6 +92,7 @@ class Session:
 
     def close(self) -> None:
         """The window is gone."""
+        self._closed = True
         for key in (self._key, (self._key, "load")):
             self._queue.forget(key)
         self._saver.close()
@@ -139,6 +141,8 @@ class Session:
     # What the render thread does.
 
     def _draw(self) -> None:
+        if self._closed:  # while the frame before was drawn, which then asked for this one
+            return
         with told_to_client(self._client):
             began = self._clock()
             moving = self._playback.playing or began - self._moved < REST
@@ -210,7 +214,7 @@ class Session:
         self._told = self._clock()
         self._panel.status.content = (
             f"{image.shape[-1]}×{image.shape[-2]} pixels in {1000 * seconds:.0f} ms · yaw {camera.yaw:.2f}, "
-            f"pitch {camera.pitch:.2f}, radius {camera.radius:.2f} · {self._name}"
+            f"pitch {camera.pitch:.2f}, radius {camera.radius:.2f}"
         )
 
     def _limit_mouse(self, settings: Settings) -> None:

@@ -18,7 +18,7 @@ from tests.goldens.networks import SMALL, build_generator
 from training.checkpoint import SNAPSHOT_FORMAT, save_archive
 from training.generator_views import GeneratorViews
 
-SIZE = {"width": 800, "height": 480}
+SIZE = {"width": 660, "height": 400}
 ARGUMENTS = [
     "--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--use-angle=swiftshader", "--enable-unsafe-swiftshader",
