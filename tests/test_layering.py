@@ -163,6 +163,11 @@ def test_a_script_in_a_package_may_import_everything_and_nobody_imports_it():
     assert wrong_imports("from metrics.command import run", "metrics", file="fvd") == ["metrics.command.run"]
     assert wrong_imports("from metrics.command import main", "metrics", file="__main__") == []
     assert wrong_imports("from metrics.command import main", "training", file="__main__") == ["metrics.command.main"]
+    deeper = "from renderer.viewer.command import main"
+    assert wrong_imports("import training.checkpoint", "renderer.viewer", file="command") == []
+    assert wrong_imports(deeper, "renderer.viewer", file="__main__") == []
+    assert wrong_imports(deeper, "renderer", file="__main__") == ["renderer.viewer.command.main"]
+    assert wrong_imports(deeper, "training", file="loop") == ["renderer.viewer.command.main"]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 This file is a script: it puts networks behind the viewer, which itself knows none.
 """
 
+import contextlib
 import logging
 import os
 from typing import Any
@@ -28,7 +29,8 @@ def main(network_pkl: str, host: str, port: int, device: str | None) -> None:
     server = start(network_pkl, host=host, port=port, device=device)
     click.echo(f"Open http://{'localhost' if host in (LOCAL, '0.0.0.0') else host}:{server.port} (Ctrl-C ends it).")
     try:
-        server.wait()
+        with contextlib.suppress(KeyboardInterrupt):  # not an interruption here, but the way to end
+            server.wait()
     finally:
         server.stop()
 

@@ -27,13 +27,13 @@ class ViewerServer:
         port: 0 for any that is free.
 
     Raises:
-        UserError: viser is missing, it cannot listen there, or the newest checkpoint cannot be loaded.
+        UserError: viser is missing, it cannot listen there, or no checkpoint can be loaded.
     """
 
     def __init__(self, shelf: Shelf, *, host: str, port: int):
         viser = _import_viser()
         _check_address(host, port)
-        prior = shelf.source(shelf.newest).prior  # the first thing to fail, if anything does
+        _, source = shelf.newest_source()
         self._shelf = shelf
         self._queue = RenderQueue()
         self._queue.start()
@@ -45,7 +45,7 @@ class ViewerServer:
         if port not in (0, self._server.get_port()):  # somebody was faster: viser went on to the next one
             self.stop()
             raise _address_in_use(host, port)
-        self._dress(prior)
+        self._dress(source.prior)
         self._server.on_client_connect(self._connect)
         self._server.on_client_disconnect(self._disconnect)
         self._watch = threading.Thread(target=self._watch_shelf, name="watch", daemon=True)

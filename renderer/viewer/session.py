@@ -51,8 +51,7 @@ class Session:
     def __init__(self, client: Any, shelf: Shelf, queue: RenderQueue, *, clock: Callable[[], float] = time.monotonic):
         self._client, self._shelf, self._queue, self._clock = client, shelf, queue, clock
         self._key = client.client_id
-        self._name = shelf.newest
-        self._source = shelf.source(self._name)
+        self._name, self._source = shelf.newest_source()
         self.quality = DraftQuality(self._source.widths)
         self.frames: deque[tuple[float, int, float]] = deque(maxlen=1000)
         self._playback = Playback()

@@ -95,6 +95,20 @@ class Shelf:
                 self._loaded.popitem(last=False)
             return kept[1]
 
+    def newest_source(self) -> tuple[str, ViewSource]:
+        """The newest checkpoint that can be loaded, by name.
+
+        Raises:
+            UserError: None can; says why the oldest cannot.
+        """
+        *others, oldest = reversed(self.names)
+        for name in others:
+            try:
+                return name, self.source(name)
+            except UserError as error:
+                self._report(f"skipped: {error}")
+        return oldest, self.source(oldest)
+
     def _is_good(self, path: Path) -> bool:
         """Whether a file can be loaded; a file that has not changed is not looked at again."""
         state = _state(path)

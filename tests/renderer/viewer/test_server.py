@@ -1,5 +1,7 @@
 """The viewer's command and server: where it listens, and how it answers to mistakes."""
 
+import re
+import signal
 import socket
 import subprocess
 import sys
@@ -13,6 +15,7 @@ from dnnlib import UserError
 from renderer.cameras import CameraPrior
 from renderer.viewer.command import main
 from renderer.viewer.server import ViewerServer
+from tests.renderer.viewer.browser import write_snapshot
 from tests.renderer.viewer.fakes import Queue, Source
 
 viser = pytest.importorskip("viser", reason="viser is not installed")
@@ -22,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[3]
 @pytest.fixture
 def shelf():
     source = Source(CameraPrior(), Queue())
-    return types.SimpleNamespace(names=["a"], newest="a", source=lambda name: source, refresh=lambda: False)
+    return types.SimpleNamespace(names=["a"], newest="a", newest_source=lambda: ("a", source), refresh=lambda: False)
 
 
 @pytest.fixture
@@ -69,13 +72,29 @@ def test_without_viser_one_line_says_what_to_install(shelf, monkeypatch):
         ViewerServer(shelf, host="127.0.0.1", port=0)
 
 
+def test_the_command_says_where_and_ends_with_ctrl_c(tmp_path):
+    write_snapshot(tmp_path / "a.pkl")
+    command = [sys.executable, "-m", "renderer.viewer", "--network_pkl", str(tmp_path / "a.pkl")]
+    process = subprocess.Popen(
+        [*command, "--port", "0", "--device", "cpu"], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        port = re.match(r"Open http://localhost:([0-9]+) ", process.stdout.readline())[1]
+        socket.create_connection(("127.0.0.1", int(port)), timeout=5).close()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=30) == 0
+    finally:
+        process.kill()
+        process.stdout.close()
+        process.wait()
+
+
 def test_the_command_tells_a_broken_checkpoint_in_one_line(tmp_path):
     path = tmp_path / "a.pkl"
     path.write_bytes(b"PK\x03\x04 and nothing else")
-    command = [sys.executable, "-m", "renderer.viewer", "--network_pkl", str(path), "--port", "0", "--device", "cpu"]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert result.returncode == 2 and result.stdout == ""
-    assert result.stderr == f"error: {path} is damaged or incomplete; copy or download it again.\n"
+    result = click.testing.CliRunner().invoke(main, ["--network_pkl", str(path), "--port", "0", "--device", "cpu"])
+    assert isinstance(result.exception, UserError) and result.output == ""
+    assert str(result.exception) == f"{path} is damaged or incomplete; copy or download it again."
 
 
 @pytest.mark.parametrize(

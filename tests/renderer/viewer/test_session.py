@@ -22,9 +22,12 @@ class Stage:
     def __init__(self, seconds=0.02):
         self.queue, self.client = Queue(), Client()
         self.sources = {name: Source(PRIOR, self.queue, seconds=seconds) for name in ("old.pkl", "new.pkl")}
-        self.shelf = types.SimpleNamespace(names=["old.pkl"], newest="old.pkl", source=self._load)
+        self.shelf = types.SimpleNamespace(names=["old.pkl"], newest_source=self._newest, source=self._load)
         self.session = Session(self.client, self.shelf, self.queue, clock=lambda: self.queue.now)
         self.gui, self.source = self.client.gui, self.sources["old.pkl"]
+
+    def _newest(self):
+        return "old.pkl", self.sources["old.pkl"]
 
     def _load(self, name):
         if name not in self.sources:

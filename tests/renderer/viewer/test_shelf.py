@@ -101,6 +101,17 @@ def test_one_that_cannot_be_loaded_after_all_is_taken_away(tmp_path, records):
     assert shelf.refresh() and name not in shelf.names
 
 
+def test_the_newest_that_can_be_loaded(tmp_path, records):
+    first, second = put(tmp_path, 1), put(tmp_path, 2)
+    shelf = records.open(tmp_path)
+    assert shelf.newest_source() == (second, "source of good")
+    put(tmp_path, 2, "damaged")
+    assert shelf.newest_source() == (first, "source of good") and records.reports == [f"skipped: {second} is damaged."]
+    put(tmp_path, 1, "damaged")
+    with pytest.raises(UserError, match="000001.pkl is damaged"):
+        shelf.newest_source()
+
+
 def test_networks_stay_in_memory_but_not_many(tmp_path, records):
     names = [put(tmp_path, i) for i in range(module.KEPT + 1)]
     shelf = records.open(tmp_path)
