@@ -19,6 +19,7 @@ from training.rendering_choices import label_of_class, pair_seeds, pick_device
 
 VIEWS = (0.0, 0.5, 1.0)  # fractions of the range of yaw: where the level is matched
 CHECKED_VIEWS = (0.0, 0.25, 0.5, 0.75, 1.0)
+CHECKED_SIZE = 64  # pixels along a side, more than the level was matched with
 LARGEST = 512  # cells along a side: the grid then takes about a gigabyte
 MAX_MOMENTS = 1000
 
@@ -213,8 +214,9 @@ class MeshMaker:
         settings = self.generator.settings
         cameras = self.generator.camera_prior.at(yaw=list(VIEWS)).to(self.device)
         size, near, far = settings.resolution, settings.near, settings.far
-        peaks = [peak_densities(self._field(video, t).density, cameras, size, near=near, far=far) for t in moments]
-        opacities = [self._opacity(video, t, VIEWS) for t in moments]
+        fields = [self._field(video, time) for time in moments]
+        peaks = [peak_densities(field.density, cameras, size, near=near, far=far) for field in fields]
+        opacities = [field.opacity(cameras[i], size)[None] for field in fields for i in range(len(cameras))]
         step = (far - near) / (settings.num_samples - 1)
         level = matching_level(peaks, opacities, sharp=density_of_opacity(0.5, step))
         if level is None:
@@ -250,30 +252,25 @@ class MeshMaker:
             "enclosed_volume": mesh.volume(),
         }
         if self.check:
-            row["overlap"] = self._overlaps(mesh, video, time)
+            row["overlap"] = self._overlaps(mesh, field)
         return mesh, row
 
-    def _overlaps(self, mesh, video: dict[str, Any], time: float) -> list[float]:
+    def _overlaps(self, mesh, field) -> list[float]:
         """Intersection over union of the mesh's outline and the opaque pixels, per view."""
         from renderer.rasteriser import overlap, rasterise
 
-        settings, prior = self.generator.settings, self.generator.camera_prior
-        opaque = (self._opacity(video, time, CHECKED_VIEWS) > 0.5).cpu().numpy()
-        size, near, far = settings.resolution, settings.near, settings.far
-        seen = [rasterise(mesh, prior.at(yaw=f), size, near=near, far=far).covered for f in CHECKED_VIEWS]
-        return [overlap(covered, mask) for covered, mask in zip(seen, opaque)]
+        settings, found = self.generator.settings, []
+        for fraction in CHECKED_VIEWS:
+            camera = self.generator.camera_prior.at(yaw=fraction)
+            opaque = (field.opacity(camera.to(self.device), CHECKED_SIZE) > 0.5).cpu().numpy()
+            raster = rasterise(mesh, camera, CHECKED_SIZE, near=settings.near, far=settings.far)
+            found.append(overlap(raster.covered, opaque))
+        return found
 
     def _field(self, video: dict[str, Any], time: float):
         from training.point_field import PointField
 
         return PointField(self.generator, **video, time=time)
-
-    def _opacity(self, video: dict[str, Any], time: float, yaws):
-        """[views, h, h] as the volume renderer gives it, from cameras at fractions of the range of yaw."""
-        import torch
-
-        scene = self.generator.scene(**video)
-        return torch.cat([scene.output(time, self.generator.camera_prior.at(yaw=f)).opacity[:, 0] for f in yaws])
 
 
 if __name__ == "__main__":

@@ -3,9 +3,13 @@
 import torch
 
 from renderer.cameras import Cameras
+from renderer.rays import camera_rays, pixel_centers
+from renderer.volume import march_foreground
 from training.generator import Generator
 
 __all__ = ["PointField"]
+
+RAYS = 4096  # at a time
 
 
 class PointField:
@@ -36,6 +40,7 @@ class PointField:
         matrix = camera.cam2world[0].to(ws)
         self._position, self._ahead = matrix[:3, 3], -matrix[:3, 2]
         times = ws.new_full([1, 1], time)
+        self._generator = generator
         motion = generator.motion_vectors(ws, z_motion, times)
         self._field = generator.fields(generator.fold(ws).foreground[0], times, motion, z_bg).foreground
 
@@ -51,3 +56,16 @@ class PointField:
         view = torch.nn.functional.normalize(points - self._position, dim=-1)
         _, features = self._field(points[None, None, :, None], view[None])  # every point a ray of its own
         return self._field.project(features)[..., :3].flatten(0, -2)
+
+    @torch.no_grad()
+    def opacity(self, camera: Cameras, size: int) -> torch.Tensor:
+        """What the rays through size × size pixels of one camera lose in the foreground [size, size], 0 to 1."""
+        generator = self._generator
+        origins, directions = camera_rays(camera, pixel_centers(size, self._position.device))
+        transmittances = [
+            march_foreground(
+                self._field, origins, some, generator.settings, num_frames=1, last_opaque=generator.background is None
+            ).transmittance
+            for some in directions.split(RAYS, dim=1)
+        ]
+        return 1 - torch.cat(transmittances, dim=-1).reshape(size, size)

@@ -37,6 +37,14 @@ def test_points_of_the_frontal_cameras_rays_have_their_densities_and_colours(tmp
     colours = rows[0, 0, :, : settings.num_samples, :3].reshape(-1, 3)
     torch.testing.assert_close(field.colour(points), colours, rtol=1e-4, atol=1e-5)
 
+    # The opacity is that of the rendered scene.
+    scene = generator.scene(ws, z_motion=codes.z_motion, z_bg=codes.z_bg)
+    aside = generator.camera_prior.at(yaw=0.9)
+    size = settings.resolution
+    expected = scene.output(0.7, aside).opacity[0, 0]
+    assert 0.01 < expected.mean() < 0.99
+    torch.testing.assert_close(field.opacity(aside, size), expected, rtol=1e-4, atol=1e-5)
+
     # Another moment, or another camera where colours depend on it, shows something else.
     later = PointField(generator, ws, z_motion=codes.z_motion, z_bg=codes.z_bg, time=0.0)
     assert (later.density(points) - density).abs().max() > 1e-4
