@@ -34,12 +34,21 @@ class Raster:
     face: np.ndarray
     weights: np.ndarray
 
-    def colours(self, mesh: Mesh, background: int = 255) -> np.ndarray:
-        """Picture [H, H, 3] uint8 of a mesh's own colours, without any light."""
+    def colours(self, mesh: Mesh) -> np.ndarray:
+        """Picture [H, H, 3] uint8 of a mesh's own colours, without any light, on white."""
         corners = mesh.colours[mesh.faces[self.face]].astype(np.float64)
         picture = np.rint((corners * self.weights[..., None]).sum(axis=-2)).clip(0, 255).astype(np.uint8)
-        picture[self.face < 0] = background
+        picture[self.face < 0] = 255
         return picture
+
+    def shaded(self, mesh: Mesh, camera: Cameras) -> np.ndarray:
+        """Picture [H, H, 3] uint8 of the mesh in grey on white: brightness is the cosine to the viewing axis."""
+        a, b, c = mesh.corners().transpose(1, 0, 2)
+        normals = np.cross(b - a, c - a)
+        cosine = normals @ camera.cam2world[0, :3, 2].double().numpy() / np.linalg.norm(normals, axis=1).clip(1e-30)
+        grey = np.rint(40 + 200 * cosine.clip(0, 1))[self.face].astype(np.uint8)
+        grey[self.face < 0] = 255
+        return np.repeat(grey[..., None], 3, axis=-1)
 
 
 def rasterise(mesh: Mesh, camera: Cameras, size: int, *, near: float, far: float) -> Raster:

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 import torch
 import trimesh
+from PIL import Image
 
 from dnnlib import UserError
 from renderer import geometry
 from renderer.rendering import Fields
 from tests.training.tiny import make_plan
 from training.build import build_networks
+from training.generated_meshes import PREVIEW_SIZE, GeneratedMeshes
 from training.latents import seed_latents
 
 RADIUS, GROWTH = 0.07, 0.03  # of the ball at time 0, and by how much it grows until time 1
@@ -86,6 +88,18 @@ def test_a_ball_that_grows_comes_out_with_its_size_and_colours_and_covers_the_op
     assert "outline IoU from left to right" in run.output
 
 
+def test_a_preview_shows_the_rendered_views_the_colours_and_the_shape(run):
+    names = run("--level", "25", "--preview")
+    assert "geometry_seed0000_motion0000_0000.png" in names
+    picture = np.asarray(Image.open(run.out / "geometry_seed0000_motion0000_0000.png")).astype(int)
+    size = PREVIEW_SIZE
+    assert picture.shape == (3 * size, 3 * size, 3)
+    middle = picture[size + size // 2, size + size // 2]  # where the ball is nearest: x = radius, y = z = 0
+    expected = np.array([(RADIUS + GROWTH / 2) * 8, 0, 0]) * 127.5 + 127.5
+    assert np.abs(middle - expected).max() < 8
+    assert picture[2 * size + size // 2, size + size // 2].min() > 230 and (picture[size, size] == 255).all()
+
+
 def test_the_level_is_found_where_the_field_turns_opaque(run):
     run("--times", "0.5", "--check")
     about = json.loads((run.out / "geometry_seed0000_motion0000.json").read_text())
@@ -104,7 +118,7 @@ def test_a_sequence_is_one_file(run):
 
 def test_codes_are_those_of_the_seeds(generator):
     options = {"resolution": 8, "level": None, "min_piece": 0.0, "truncation_psi": 0.5, "class_idx": None}
-    maker = geometry.MeshMaker(generator, device=torch.device("cpu"), chunk=999, check=False, **options)
+    maker = GeneratedMeshes(generator, device=torch.device("cpu"), chunk=999, check=False, **options)
     video = maker.video(7, 8)
     codes = seed_latents(7, 8, z_dim=8, motion_dim=8, background_dim=4)
     assert torch.equal(video["z_motion"], codes.z_motion) and torch.equal(video["z_bg"], codes.z_bg)

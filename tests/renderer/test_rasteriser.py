@@ -63,6 +63,17 @@ def test_perspective_and_colours_of_a_slanted_triangle():
     assert np.abs(picture[seen] - (points[seen] + 1) * 120).max() <= 1.01
 
 
+def test_shading_is_the_cosine_to_the_viewing_axis(sphere):
+    raster = rasterise(sphere, CAMERA, SIZE, near=0.8, far=1.2)
+    picture = raster.shaded(sphere, CAMERA)
+    origins, directions = (x[0].double().numpy() for x in camera_rays(CAMERA, pixel_centers(SIZE)))
+    seen = raster.face >= 0
+    points = (origins + raster.depth.reshape(-1, 1) * directions).reshape(SIZE, SIZE, 3)[seen]
+    cosine = points @ CAMERA.cam2world[0, :3, 2].double().numpy() / RADIUS  # the normal of a sphere is its radius
+    assert np.abs(picture[seen][:, 0] - (40 + 200 * cosine)).mean() < 3
+    assert (picture[~seen] == 255).all()
+
+
 def test_the_nearer_of_two_triangles_is_seen_whatever_their_order():
     plane = np.array([[0, -0.3, -0.3], [0, 0.3, -0.3], [0, 0, 0.4]], dtype=np.float32)
     vertices = np.concatenate([plane, plane + np.float32([0.05, 0, 0])])
