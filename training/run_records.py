@@ -23,6 +23,7 @@ __all__ = [
 
 MAX_POINTS = 400  # of a curve
 MAX_CURVES = 200
+MAX_NAME = 300  # characters
 MAX_METRIC_ROWS = 2000  # the latest of a metric
 NO_STATISTICS = ("kimg", "tick", "timestamp", "time")
 MAX_LINE = 1 << 20  # bytes
@@ -121,7 +122,7 @@ def read_statistics(path: Path) -> tuple[list[Curve], dict[str, Any], int]:
             continue
         last, last_row = kimg, row
         for name, entry in row.items():
-            if name in NO_STATISTICS:
+            if name in NO_STATISTICS or len(name) > MAX_NAME:
                 continue
             if name not in curves and len(curves) < MAX_CURVES:
                 curves[name] = Curve(name)

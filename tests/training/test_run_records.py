@@ -36,7 +36,7 @@ def test_statistics_are_read_by_name_with_gaps_and_whatever_else_is_in_the_file(
         {"kimg": "many"},
         {"kimg": 0.75, "Loss/b": {"mean": 77}},  # goes back
         '{"kimg": 2.0, "Loss/b": {"mean": 1e400}, "Loss/a": {"mean": NaN}, "big": 1' + "0" * 400 + "}\n",
-        {"kimg": 3.0, "Loss/b": {"mean": 5}, "Loss/a": 6},
+        {"kimg": 3.0, "Loss/b": {"mean": 5}, "Loss/a": 6, "x" * 1000: 1},
         '{"kimg": 4.0, "Loss/b": {"me',
     )
     curves, last, damaged = read_statistics(path)
