@@ -3,6 +3,7 @@
 import torch
 
 from renderer.cameras import Cameras
+from renderer.compositing import composite, ray_weights
 from renderer.rays import camera_rays, pixel_centers
 from renderer.volume import march_foreground
 from training.generator import Generator
@@ -10,6 +11,8 @@ from training.generator import Generator
 __all__ = ["PointField"]
 
 RAYS = 4096  # at a time
+COLOURED = 4096  # points at a time
+SAMPLES = 16  # below a point
 
 
 class PointField:
@@ -42,7 +45,9 @@ class PointField:
         times = ws.new_full([1, 1], time)
         self._generator = generator
         motion = generator.motion_vectors(ws, z_motion, times)
-        self._field = generator.fields(generator.fold(ws).foreground[0], times, motion, z_bg).foreground
+        folded = generator.fold(ws)
+        self._upsampler = folded.upsampler
+        self._field = generator.fields(folded.foreground[0], times, motion, z_bg).foreground
 
     @torch.no_grad()
     def density(self, points: torch.Tensor) -> torch.Tensor:
@@ -52,10 +57,26 @@ class PointField:
 
     @torch.no_grad()
     def colour(self, points: torch.Tensor) -> torch.Tensor:
-        """The field's own colours [N, 3], those of the low-resolution image, nominally in [-1, 1]."""
+        """What the camera sees at points of a surface [N, 3], nominally in [-1, 1].
+
+        The light of a field comes from a layer below any surface. From each point on, the ray of the camera is followed
+        through half the depth of the trained volume; its samples go through the upsampler's pointwise layers, which
+        give colours like the image's, and are composited with weights that add up to one (the NeRF path of StyleNeRF,
+        section 3.2).
+        """
+        return torch.cat([self._composite(some) for some in points.split(COLOURED)])
+
+    def _composite(self, points: torch.Tensor) -> torch.Tensor:
+        generator = self._generator
+        length = (generator.settings.far - generator.settings.near) / 2
+        steps = torch.linspace(0, length, SAMPLES, device=points.device)
         view = torch.nn.functional.normalize(points - self._position, dim=-1)
-        _, features = self._field(points[None, None, :, None], view[None])  # every point a ray of its own
-        return self._field.project(features)[..., :3].flatten(0, -2)
+        raw, features = self._field((points[:, None] + steps[:, None] * view[:, None])[None, None], view[None])
+        weights, _ = ray_weights(torch.relu(raw[0, 0]), steps, last_opaque=False)
+        weights = weights + 1e-6  # where there is nothing, all samples count alike
+        rows = self._field.project(features).flatten(1, -2)
+        colours = generator.upsampler.pointwise([rows[..., 3:]], [rows[..., :3]], self._upsampler)[0][0]
+        return composite(weights / weights.sum(dim=-1, keepdim=True), colours.unflatten(0, (-1, SAMPLES)))
 
     @torch.no_grad()
     def opacity(self, camera: Cameras, size: int) -> torch.Tensor:

@@ -23,13 +23,13 @@ RADIUS, GROWTH = 0.07, 0.03  # of the ball at time 0, and by how much it grows u
 
 
 class Ball:
-    """Fog that is thick inside a ball, whose colour is linear in space; the density is 25 at its radius."""
+    """Fog that is thick inside a ball, coloured by y and z; the density is 25 at its radius."""
 
     def __init__(self, time, feature_dim):
         self.radius, self.feature_dim = RADIUS + GROWTH * time, feature_dim
 
     def __call__(self, points, directions):
-        rgb = points * 8
+        rgb = points * 8 * torch.tensor([0.0, 1.0, 1.0]) + torch.tensor([0.3, 0.0, 0.0])
         rest = torch.zeros([*points.shape[:-1], self.feature_dim])
         return 50 * torch.sigmoid((self.radius - points.norm(dim=-1)) * 800), (torch.cat([rgb, rest], dim=-1),)
 
@@ -82,8 +82,9 @@ def test_a_ball_that_grows_comes_out_with_its_size_and_colours_and_covers_the_op
         assert row["enclosed_volume"] == pytest.approx(mesh.volume, rel=1e-4)
         assert row["area"] == pytest.approx(mesh.area, rel=1e-4)
         assert row["high"] == pytest.approx([radius] * 3, abs=about["cell"])
-        expected = (mesh.vertices * 8 + 1) * 127.5
-        assert np.abs(mesh.visual.vertex_colors[:, :3] - expected.clip(0, 255)).max() <= 0.51
+        expected = (mesh.vertices * [0, 8, 8] + [0.3, 0, 0] + 1) * 127.5
+        difference = np.abs(mesh.visual.vertex_colors[:, :3] - expected)
+        assert difference[:, 0].max() <= 1 and difference[mesh.vertices[:, 0] > 0].max() < 6
         assert len(row["overlap"]) == 5 and min(row["overlap"]) > 0.85
     assert "outline IoU from left to right" in run.output
 
@@ -94,8 +95,8 @@ def test_a_preview_shows_the_rendered_views_the_colours_and_the_shape(run):
     picture = np.asarray(Image.open(run.out / "geometry_seed0000_motion0000_0000.png")).astype(int)
     size = PREVIEW_SIZE
     assert picture.shape == (3 * size, 3 * size, 3)
-    middle = picture[size + size // 2, size + size // 2]  # where the ball is nearest: x = radius, y = z = 0
-    expected = np.array([(RADIUS + GROWTH / 2) * 8, 0, 0]) * 127.5 + 127.5
+    middle = picture[size + size // 2, size + size // 2]  # where y = z = 0
+    expected = np.array([0.3, 0, 0]) * 127.5 + 127.5
     assert np.abs(middle - expected).max() < 8
     assert picture[2 * size + size // 2, size + size // 2].min() > 230 and (picture[size, size] == 255).all()
 
