@@ -16,7 +16,7 @@ __all__ = ["agreement", "matching_level", "peak_densities"]
 
 STEPS = 128  # along a ray
 LEVELS = 256  # that are compared
-AS_GOOD = 0.01  # differences in agreement that do not count
+AS_GOOD = 0.003  # differences in agreement that do not count
 
 
 @torch.no_grad()
