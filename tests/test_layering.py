@@ -18,9 +18,9 @@ MAY_IMPORT = {
     "metrics": {"torch_utils", "dnnlib"},
 }
 # Scripts that live in a package: the implementation of `python -m metrics` puts training and metrics together, as
-# run_train.py does; that of the viewer puts networks behind a renderer that knows none. They may import everything of
+# run_train.py does; viewer and geometry put networks behind a renderer that knows none. They may import everything of
 # ours but the tests; only the package's __main__ may import them.
-SCRIPTS = {"metrics.command", "renderer.viewer.command"}
+SCRIPTS = {"metrics.command", "renderer.viewer.command", "renderer.geometry"}
 OURS = {*MAY_IMPORT, "run_train", "generate", "tests"}
 MACHINE_PATH = re.compile(r"(?<![\w.])/" + r"work\b|\bshared/" + r"(?:goldens|spec|seed)")
 TEXT_SUFFIXES = {".py", ".sh", ".yaml", ".yml", ".toml", ".md", ".txt", ".cpp", ".cu", ".h"}

@@ -17,19 +17,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from dnnlib.downloads import cache_folder
 from torch_utils.native_recipes import BuildError, Recipe, ninja_command
 
-__all__ = ["build", "cache_folder"]
+__all__ = ["build", "library_folder"]
 
 CACHE_VARIABLE = "VIDEO3D_OPS_CACHE"
 
 
-def cache_folder() -> Path:
+def library_folder() -> Path:
     """$VIDEO3D_OPS_CACHE, or `video-3d-gan/ops` in the user's cache folder."""
-    if os.environ.get(CACHE_VARIABLE):
-        return Path(os.environ[CACHE_VARIABLE])
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "video-3d-gan" / "ops"
+    chosen = os.environ.get(CACHE_VARIABLE)
+    return Path(chosen) if chosen else cache_folder("ops")
 
 
 def build(label: str, recipe: Recipe) -> Path:
@@ -47,7 +46,7 @@ def build(label: str, recipe: Recipe) -> Path:
     """
     name = f"{label}-{recipe.key()}"
     try:
-        cache = cache_folder()
+        cache = library_folder()
         library = cache / name / "library.so"
         if library.is_file():
             return library

@@ -55,7 +55,7 @@ def versions() -> dict[str, str]:
         "CUDA toolkit": none if home is None else _version((str(home / "bin" / "nvcc"),)),
         "CUDA device": torch.cuda.get_device_name() if torch.cuda.is_available() else none,
         "processor": f"{_processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
-        "cache": str(native_build.cache_folder()),
+        "cache": str(native_build.library_folder()),
     }
 
 

@@ -13,13 +13,15 @@ import stat
 import time
 import zipfile
 from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 
 from dnnlib import UserError, atomic_write
+from dnnlib.downloads import cache_folder
 from training.names import StringTable, natural_order, path_key
 
-__all__ = ["IMAGE_SUFFIXES", "MOVIE_SUFFIXES", "Listing", "cache_folder", "list_files"]
+__all__ = ["IMAGE_SUFFIXES", "MOVIE_SUFFIXES", "Listing", "list_files"]
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 MOVIE_SUFFIXES = (
@@ -31,12 +33,6 @@ REMEMBERED = 20_000  # files; fewer are listed faster than one would notice
 SETTLED = 2.0  # seconds; what has just changed may change again without its times showing it
 CACHE_VERSION = 1
 LOCATION = np.dtype([("offset", "<i8"), ("stored", "<i8"), ("size", "<i8"), ("crc", "<u4"), ("method", "<u2")])
-
-
-def cache_folder(*parts: str) -> str:
-    """A folder of this program's in the user's cache ($XDG_CACHE_HOME, or ~/.cache); it need not exist."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return os.path.join(base, "video-3d-gan", *parts)
 
 
 @dataclasses.dataclass
@@ -256,7 +252,7 @@ def _unpack_strings(key: str, packed: dict[str, np.ndarray]) -> StringTable:
     return StringTable(packed[f"{key}_blob"], packed[f"{key}_ends"])
 
 
-def _cache_file(path: str) -> str:
+def _cache_file(path: str) -> Path:
     digest = hashlib.sha256(os.fsencode(os.path.realpath(path))).hexdigest()
     return cache_folder("listings", f"{digest[:32]}.npz")
 
@@ -265,7 +261,7 @@ def _remember(path: str, packed: dict[str, np.ndarray]) -> None:
     """Keep a listing; where that is not possible, the next process lists again."""
     file = _cache_file(path)
     try:
-        os.makedirs(os.path.dirname(file), exist_ok=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(file) as stream:
             np.savez(stream, version=np.array(CACHE_VERSION), **packed)
     except (OSError, UserError):

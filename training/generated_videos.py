@@ -17,8 +17,8 @@ import torch
 from PIL import Image
 
 from dnnlib import UserError
-from renderer.cameras import Cameras, focal_from_fov
-from renderer.rays import camera_rays, pixel_centers
+from renderer.cameras import Cameras
+from renderer.parallax import project, surface_points
 from torch_utils.random_stream import RandomStream
 from training.dataset import VideoPairDataset
 from training.frame_store import fit_square
@@ -69,17 +69,9 @@ class ViewPairs:
 
 
 def reproject(points: torch.Tensor, cameras: Cameras) -> tuple[torch.Tensor, torch.Tensor]:
-    """Where points [N, H, W, 3] appear in N cameras.
-
-    Returns:
-        (x, y) [N, H, W, 2] in -1…1, y down, and depths along the viewing axes [N, H, W].
-    """
-    rotation, position = cameras.cam2world[:, :3, :3], cameras.cam2world[:, :3, 3]
-    seen = (points - position[:, None, None]) @ rotation[:, None]  # rows times R: the coordinates along its columns
-    depth = -seen[..., 2]
-    focal = focal_from_fov(cameras.fov)[:, None, None, None]
-    grid = seen[..., :2] * focal / depth.clamp(min=1e-6)[..., None]
-    return grid * grid.new_tensor([1.0, -1.0]), depth
+    """Where points [N, H, W, 3] appear in N cameras, as `ViewPairs` has it: (x, y) with y down, and depths."""
+    places, depth = project(cameras, points)
+    return places * places.new_tensor([1.0, -1.0]), depth
 
 
 class GeneratedVideos:
@@ -195,11 +187,10 @@ class GeneratedVideos:
             layers = torch.cat([output.depth, opacity], dim=1).float()
             layers = torch.nn.functional.interpolate(layers, [size, size], mode="bilinear", align_corners=False)
             depth, opacity = layers[:, 0] / layers[:, 1].clamp(min=MIN_OPACITY), layers[:, 1]
-            origins, directions = camera_rays(camera, pixel_centers(size, depth.device)[None])
             images.append(quantise(output.image[:, 0]).float() / 255)
             depths.append(depth)
             opacities.append(opacity)
-            points.append((origins + depth.flatten(1)[..., None] * directions).unflatten(1, (size, size)))
+            points.append(surface_points(camera, depth))
         seen = [reproject(points[0], cameras[1]), reproject(points[1], cameras[0])]
         settings = generator.settings
         return ViewPairs(

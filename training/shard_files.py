@@ -21,7 +21,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from dnnlib import UserError, atomic_write, one_line
-from training.frame_index import IMAGE_SUFFIXES, cache_folder
+from dnnlib.downloads import cache_folder
+from training.frame_index import IMAGE_SUFFIXES
 from training.manifest import MANIFEST, SHARDS_FORMAT, parse_manifest
 from training.names import natural_key
 

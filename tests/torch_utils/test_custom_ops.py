@@ -219,10 +219,10 @@ def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch, sources):
 def test_cache_folder(monkeypatch, tmp_path):
     monkeypatch.delenv(native_build.CACHE_VARIABLE)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert native_build.cache_folder() == tmp_path / "video-3d-gan" / "ops"
+    assert native_build.library_folder() == tmp_path / "video-3d-gan" / "ops"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert native_build.cache_folder() == tmp_path / "home" / ".cache" / "video-3d-gan" / "ops"
+    assert native_build.library_folder() == tmp_path / "home" / ".cache" / "video-3d-gan" / "ops"
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,187 @@
+"""From a density to a surface: a regular grid, marching cubes, pieces that float, colours of vertices.
+
+No network and no file: densities and colours are callables on points [N, 3] in scene units. The surface is where the
+density passes a level, closed where the volume ends.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from dnnlib import UserError
+
+__all__ = ["Grid", "Mesh", "colour_vertices", "density_of_opacity", "extract_surface", "remove_small_pieces", "sample"]
+
+#: Points [N, 3] to one number each [N].
+Function = Callable[[torch.Tensor], torch.Tensor]
+
+CHUNK = 1 << 16  # points evaluated at a time
+
+
+@dataclasses.dataclass(frozen=True)
+class Mesh:
+    """Triangles.
+
+    Attributes:
+        vertices: [V, 3] float32, scene units.
+        faces: [F, 3] int64, indices of vertices, counter-clockwise seen from outside.
+        colours: [V, 3] uint8, or None.
+    """
+
+    vertices: np.ndarray
+    faces: np.ndarray
+    colours: np.ndarray | None = None
+
+    def corners(self) -> np.ndarray:
+        """[F, 3 corners, 3] in double precision."""
+        return self.vertices.astype(np.float64)[self.faces]
+
+    def areas(self) -> np.ndarray:
+        """Of the triangles [F], in squared scene units."""
+        a, b, c = self.corners().transpose(1, 0, 2)
+        return np.linalg.norm(np.cross(b - a, c - a), axis=-1) / 2
+
+    def volume(self) -> float:
+        """What a closed mesh encloses, in cubic scene units; negative if its faces point inwards."""
+        a, b, c = self.corners().transpose(1, 0, 2)
+        return float((a * np.cross(b, c)).sum() / 6)
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """Points origin + cell · (i, j, k) with 0 ≤ (i, j, k) < shape."""
+
+    origin: tuple[float, float, float]
+    cell: float
+    shape: tuple[int, int, int]
+
+    @classmethod
+    def around(cls, low, high, *, resolution: int) -> "Grid":
+        """Cubic cells, `resolution` along the longest side of a box; at least one more lies around it on every side.
+
+        Raises:
+            ValueError: The box is empty, or fewer than two cells are asked for.
+        """
+        low, high = np.asarray(low, dtype=np.float64), np.asarray(high, dtype=np.float64)
+        if not (high > low).all() or resolution < 2:
+            raise ValueError(f"a grid needs low < high and resolution >= 2, got {low}, {high} and {resolution}.")
+        cell = float((high - low).max()) / resolution
+        counts = np.ceil((high - low) / cell - 1e-6) + 2
+        origin = (low + high - counts * cell) / 2
+        return cls(tuple(origin.tolist()), cell, tuple(int(n) + 1 for n in counts))
+
+    def __len__(self) -> int:
+        return math.prod(self.shape)
+
+    def points(self, start: int, stop: int, device: torch.device | str | None = None) -> torch.Tensor:
+        """Some of the points, [stop − start, 3], the last axis running fastest."""
+        index = torch.arange(start, min(stop, len(self)), device=device)
+        axes = (index // (self.shape[1] * self.shape[2]), index // self.shape[2] % self.shape[1], index % self.shape[2])
+        coordinates = [axis.double() * self.cell + origin for axis, origin in zip(axes, self.origin)]
+        return torch.stack(coordinates, dim=-1).float()
+
+
+def density_of_opacity(alpha: float, length: float) -> float:
+    """The density at which a step of that length is so opaque: α = 1 − exp(−σ·length)."""
+    return -math.log1p(-alpha) / length
+
+
+@torch.no_grad()
+def sample(
+    function: Function,
+    grid: Grid,
+    *,
+    where: np.ndarray | None = None,
+    outside: float = 0.0,
+    chunk: int = CHUNK,
+    device: torch.device | str | None = None,
+) -> np.ndarray:
+    """A function at all points of a grid, float32 of the grid's shape.
+
+    Args:
+        where: Evaluate it at these points only [grid's shape]; the others are `outside`.
+        chunk: Points at a time, which bounds the memory beyond the result.
+        device: Where the points are handed over.
+    """
+    values = np.full(len(grid), outside, dtype=np.float32)
+    wanted = None if where is None else where.reshape(-1)
+    for start in range(0, len(grid), chunk):
+        points = grid.points(start, start + chunk, device)
+        part = values[start : start + chunk]
+        if wanted is None:
+            part[:] = function(points).float().cpu().numpy()
+        elif (some := wanted[start : start + chunk]).any():
+            part[some] = function(points[torch.from_numpy(some).to(points.device)]).float().cpu().numpy()
+    return values.reshape(grid.shape)
+
+
+def extract_surface(density: np.ndarray, grid: Grid, *, level: float, inside: np.ndarray | None = None) -> Mesh | None:
+    """The closed surface of what is denser than `level` (marching cubes); None if nothing is.
+
+    Args:
+        density: At the points of the grid. What is not a number counts as empty.
+        inside: Signed distances to the end of the volume (positive inside, scene units): the surface is closed there,
+            smoothly, where density goes on. None: at the grid's end.
+
+    Raises:
+        UserError: scikit-image is not installed.
+    """
+    try:
+        from skimage.measure import marching_cubes
+    except ImportError as error:
+        raise UserError("Surfaces need scikit-image: install it with `pip install scikit-image trimesh`.") from error
+
+    # Positive inside. In units of the level per cell, both parts are of like steepness, which places the edge well.
+    values = np.nan_to_num(density, nan=0.0, posinf=np.finfo(np.float32).max, neginf=0.0) / level - 1
+    if inside is not None:
+        values = np.minimum(values, inside / grid.cell)
+    values = np.clip(values, -1, 1).astype(np.float32)
+    for axis in range(3):  # the surface must close before the grid ends
+        for end in (0, -1):
+            values[(slice(None),) * axis + (end,)] = -1
+    # A value of exactly zero would put several vertices in one place.
+    values[np.abs(values) < 1e-5] = -1e-5
+    if not (values > 0).any():
+        return None
+    vertices, faces, _, _ = marching_cubes(values, 0.0, gradient_direction="ascent")  # faces look outward
+    vertices = vertices.astype(np.float64) * grid.cell + np.array(grid.origin)
+    return Mesh(vertices.astype(np.float32), faces.astype(np.int64))
+
+
+def remove_small_pieces(mesh: Mesh, share: float) -> tuple[Mesh, int]:
+    """Without the connected pieces whose area is less than `share` of the largest one's, and how many those were.
+
+    A hollow inside a piece has a surface of its own, which is such a piece.
+    """
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    count = len(mesh.vertices)
+    first, second = mesh.faces.ravel(), np.roll(mesh.faces, 1, axis=1).ravel()
+    edges = coo_matrix((np.ones(len(first), dtype=bool), (first, second)), shape=(count, count))
+    total, labels = connected_components(edges, directed=False)
+    area = np.bincount(labels[mesh.faces[:, 0]], weights=mesh.areas(), minlength=total)
+    kept = area >= share * area.max()
+    keep = kept[labels]
+    number = np.cumsum(keep) - 1
+    faces = number[mesh.faces[keep[mesh.faces[:, 0]]]]
+    colours = None if mesh.colours is None else mesh.colours[keep]
+    return Mesh(mesh.vertices[keep], faces, colours), int(total - kept.sum())
+
+
+@torch.no_grad()
+def colour_vertices(
+    mesh: Mesh,
+    colour: Function,
+    *,
+    chunk: int = CHUNK,
+    device: torch.device | str | None = None,
+) -> Mesh:
+    """The mesh with colours: `colour` maps points [N, 3] to pixels [N, 3] in [-1, 1]."""
+    points = torch.from_numpy(mesh.vertices).to(device)
+    pixels = torch.cat([colour(part).float().cpu() for part in points.split(chunk)])
+    pixels = ((pixels + 1) * 127.5).nan_to_num(0).round().clamp(0, 255).to(torch.uint8)
+    return dataclasses.replace(mesh, colours=pixels.numpy())

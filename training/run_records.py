@@ -1,0 +1,232 @@
+"""What a run folder holds, read so that nothing in it can go wrong: a run that still writes, files that are missing,
+cut off, damaged, enormous or hostile.
+
+Only regular files are opened, at most so many bytes of each are kept, and what cannot be understood is left out and
+counted.
+"""
+
+import collections
+import dataclasses
+import json
+import math
+import os
+import re
+import stat
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+__all__ = [
+    "Curve", "MediaFile", "image_grids", "log_lines", "metric_rows", "number", "read_bytes", "read_rows",
+    "read_statistics", "read_text", "videos",
+]  # fmt: skip
+
+MAX_POINTS = 400  # of a curve
+MAX_CURVES = 200
+MAX_NAME = 300  # characters
+MAX_METRIC_ROWS = 2000  # the latest of a metric
+NO_STATISTICS = ("kimg", "tick", "timestamp", "time")
+MAX_LINE = 1 << 20  # bytes
+MAX_TEXT = 1 << 20
+TROUBLE = re.compile(r"warning|error|traceback|not saved|could not be read|broken down|left out|damaged", re.IGNORECASE)
+
+
+class Curve:
+    """One statistic over a run, whose memory stays bounded: neighbouring values are joined when there are many.
+
+    Attributes:
+        name: Of the statistic.
+        first, last: Its values there; NaN if not finite.
+        points: [kimg, mean, lowest, highest] of runs of equally many values, NaN where none is finite.
+    """
+
+    def __init__(self, name: str):
+        self.name = name
+        self.first = self.last = math.nan
+        self._size = 1  # values of a run
+        self._runs: list[list[float]] = []  # values, sum of kimg, finite values, their sum, lowest, highest
+
+    @classmethod
+    def of(cls, name: str, kimg: Iterable[float], values: Iterable[float]) -> "Curve":
+        curve = cls(name)
+        for place, value in zip(kimg, values, strict=True):
+            curve.add(place, value)
+        return curve
+
+    def add(self, kimg: float, value: float) -> None:
+        """The next value; not finite: a gap."""
+        self.last = value if math.isfinite(value) else math.nan
+        if not self._runs:
+            self.first = self.last
+        new = [1, kimg, 1, value, value, value] if math.isfinite(value) else [1, kimg, 0, 0.0, math.inf, -math.inf]
+        if self._runs and self._runs[-1][0] < self._size:
+            self._runs[-1] = _joined(self._runs[-1], new)
+        else:
+            self._runs.append(new)
+        if len(self._runs) > MAX_POINTS:
+            pairs = zip(self._runs[::2], [*self._runs[1::2], None])
+            self._runs = [one if other is None else _joined(one, other) for one, other in pairs]
+            self._size *= 2
+
+    @property
+    def points(self) -> list[tuple[float, float, float, float]]:
+        none = (math.nan, math.nan, math.nan)
+        return [
+            (k / n, *((total / finite, low, high) if finite else none)) for n, k, finite, total, low, high in self._runs
+        ]
+
+
+def _joined(one: list[float], other: list[float]) -> list[float]:
+    sums = [x + y for x, y in zip(one[:4], other[:4])]
+    return [*sums, min(one[4], other[4]), max(one[5], other[5])]
+
+
+@dataclasses.dataclass(frozen=True)
+class MediaFile:
+    """An image or a video of a run."""
+
+    path: Path
+    kimg: int
+    name: str
+    size: int
+
+
+def read_text(path: Path, limit: int = MAX_TEXT) -> str | None:
+    """The beginning of a text file; None if there is no such file or it cannot be read."""
+    content = read_bytes(path, limit)
+    return None if content is None else content.decode("utf-8", errors="replace")
+
+
+def read_rows(path: Path) -> Iterator[dict[str, Any] | None]:
+    """The rows of a .jsonl file one after the other; None for a line that is no JSON object."""
+    for line in _lines(path):
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            row = None
+        yield row if isinstance(row, dict) else None
+
+
+def read_statistics(path: Path) -> tuple[list[Curve], dict[str, Any], int]:
+    """Every statistic of stats.jsonl by name, its last row, and how many lines are damaged or cut off.
+
+    Rows whose kimg is no number or goes back are left out.
+    """
+    curves: dict[str, Curve] = {}
+    last_row: dict[str, Any] = {}
+    damaged, last = 0, -math.inf
+    for row in read_rows(path):
+        kimg = number(row.get("kimg")) if row is not None else math.nan
+        damaged += row is None
+        if not math.isfinite(kimg) or kimg < last:
+            continue
+        last, last_row = kimg, row
+        for name, entry in row.items():
+            if name in NO_STATISTICS or len(name) > MAX_NAME:
+                continue
+            if name not in curves and len(curves) < MAX_CURVES:
+                curves[name] = Curve(name)
+            if name in curves:
+                curves[name].add(kimg, number(entry.get("mean") if isinstance(entry, dict) else entry))
+    found = [curve for curve in curves.values() if any(math.isfinite(mean) for _, mean, _, _ in curve.points)]
+    return sorted(found, key=lambda curve: curve.name), last_row, damaged
+
+
+def number(value: Any) -> float:
+    """A value of JSON as a float; NaN for what is no number."""
+    if type(value) not in (int, float):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:
+        return math.nan
+
+
+def log_lines(path: Path, *, most: int) -> tuple[list[str], int, list[str]]:
+    """Lines of a log that tell of trouble (the latest `most`), how many there are, and the log's last lines."""
+    trouble, count, end = [], 0, []
+    for raw in _lines(path):
+        line = raw.decode("utf-8", errors="replace").rstrip()[:500]
+        if not line:
+            continue
+        end = [*end[-14:], line]
+        if TROUBLE.search(line):
+            count += 1
+            trouble = [*trouble[-(most - 1) :], line]
+    return trouble, count, end
+
+
+def metric_rows(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """The rows of metric-<name>.jsonl by name, those without a finite value left out."""
+    found = {}
+    for entry in sorted(_entries(folder), key=lambda entry: entry.name)[:MAX_CURVES]:
+        match = re.fullmatch(r"metric-(.{1,100})\.jsonl", entry.name)
+        rows = list(collections.deque(read_rows(Path(entry.path)), MAX_METRIC_ROWS)) if match else []
+        rows = [row for row in rows if row is not None and math.isfinite(number(row.get("value")))]
+        if rows:
+            found[match[1]] = rows
+    return found
+
+
+def image_grids(folder: Path) -> dict[str, list[MediaFile]]:
+    """images/<name>_<kimg>.png by name, in the order of kimg."""
+    found: dict[str, list[MediaFile]] = {}
+    for entry in _entries(folder / "images"):
+        match = re.fullmatch(r"([A-Za-z]\w{0,60})_(\d{1,9})\.png", entry.name)
+        if match:
+            media = MediaFile(Path(entry.path), int(match[2]), match[1], entry.stat().st_size)
+            found.setdefault(match[1], []).append(media)
+    return {name: sorted(found[name], key=lambda media: media.kimg) for name in sorted(found)}
+
+
+def videos(folder: Path) -> list[MediaFile]:
+    """The videos of the newest folder videos/<kimg>/ that has some, by name."""
+    numbers = sorted(
+        (int(entry.name) for entry in _entries(folder / "videos", files=False) if re.fullmatch(r"\d{1,9}", entry.name)),
+        reverse=True,
+    )
+    for kimg in numbers:
+        # The folder's name is padded with zeros; whoever made it otherwise is not shown.
+        entries = [e for e in _entries(folder / "videos" / f"{kimg:06d}") if re.fullmatch(r"[^.].*\.mp4", e.name)]
+        if entries:
+            media = [MediaFile(Path(e.path), kimg, e.name[:-4], e.stat().st_size) for e in entries]
+            return sorted(media, key=lambda media: media.name)
+    return []
+
+
+def read_bytes(path: Path, limit: int) -> bytes | None:
+    """The beginning of a file; None if there is no such file or it cannot be read."""
+    try:
+        with _open(path) as file:
+            return file.read(limit)
+    except OSError:
+        return None
+
+
+def _entries(folder: Path, *, files: bool = True) -> list[os.DirEntry]:
+    """Regular files, or folders, of a folder that may not be there."""
+    try:
+        with os.scandir(folder) as entries:
+            kind = os.DirEntry.is_file if files else os.DirEntry.is_dir
+            return [entry for entry in entries if kind(entry, follow_symlinks=False)]
+    except OSError:
+        return []
+
+
+def _open(path: Path) -> IO[bytes]:
+    """A regular file: not a link, which might lead out of the run, and not a pipe, which might never end."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(f"{path} is not a regular file")
+    return os.fdopen(descriptor, "rb")
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    """Lines of a file that may be missing; of one that is too long, its pieces."""
+    try:
+        with _open(path) as file:
+            while line := file.readline(MAX_LINE):
+                yield line
+    except OSError:
+        return
