@@ -8,6 +8,7 @@ working set stays in cache, and a weight per video is an ordinary product), else
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 
 import torch
@@ -243,9 +244,9 @@ class Generator(nn.Module):
         background = None if self.background is None else self.background.evaluator(z_bg)
         return Fields(self.foreground.evaluator(weights, times=times, motion=motion), background)
 
-    def upsample(self, rendered: list[Rendered], folded: _Folded, resolution: int | None = None) -> SynthesisOutput:
-        """Frames of what each group's rays, of a square of so many pixels per side, gave."""
-        size = resolution or self.settings.resolution
+    def upsample(self, rendered: list[Rendered], folded: _Folded) -> SynthesisOutput:
+        """Frames of what each group's rays, those of a square of pixels, gave."""
+        size = math.isqrt(rendered[0].rows.shape[2])
         grids = [r.rows.unflatten(2, (size, size)) for r in rendered]
         features, colours = [x[..., 3:] for x in grids], [x[..., :3] for x in grids]
         if folded.programs is None:

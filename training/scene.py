@@ -57,7 +57,8 @@ class Scene:
         self.generator, self.ray_chunk = generator, ray_chunk
         self.ws, self.z_motion, self.z_bg = ws, z_motion, z_bg
         self._folded = generator.fold(ws, precision)
-        self._behind = [
+        self._resolution = generator.settings.resolution  # volume rendered pixels per side
+        self._background_fields = [
             None if generator.background is None else generator.background.evaluator(z_bg[group])
             for group in generator.groups(len(ws), ws.device)
         ]
@@ -67,16 +68,17 @@ class Scene:
         if precision == "bfloat16":
             # Programs measure their inputs in the first frame that they see: always this one.
             front = generator.camera_prior.at().repeat(len(ws)).to(ws.device)
-            self._output(0.5, front, CENTRE_RESOLUTION)
-            self._cameras = None
+            self._resolution = CENTRE_RESOLUTION
+            self.output(0.5, front)
+            self._resolution, self._cameras = generator.settings.resolution, None
 
-    def _look_through(self, cameras: Cameras, resolution: int) -> None:
+    def _look_through(self, cameras: Cameras) -> None:
         if cameras.equals(self._cameras):
             return
         generator = self.generator
         self._rays, self._backgrounds = [], []
-        for group, field in zip(generator.groups(len(self.ws), self.ws.device), self._behind, strict=True):
-            rays = Rays(*camera_rays(cameras[group], generator.pixels(self.ws, resolution)))
+        for group, field in zip(generator.groups(len(self.ws), self.ws.device), self._background_fields, strict=True):
+            rays = Rays(*camera_rays(cameras[group], generator.pixels(self.ws, self._resolution)))
             self._rays.append(rays)
             behind = None if field is None else render_background(Fields(None, field), rays, generator.settings)
             self._backgrounds.append(behind)
@@ -85,12 +87,9 @@ class Scene:
     @torch.no_grad()
     def output(self, time: float | torch.Tensor, cameras: Cameras) -> SynthesisOutput:
         """Frame at `time` (a number or [B]) from one camera per video, with raw colours, depth and opacity (T = 1)."""
-        return self._output(time, cameras.to(self.ws.device), self.generator.settings.resolution)
-
-    def _output(self, time: float | torch.Tensor, cameras: Cameras, resolution: int) -> SynthesisOutput:
-        """`output` with so many volume rendered pixels per side."""
         generator, device = self.generator, self.ws.device
-        self._look_through(cameras, resolution)
+        cameras = cameras.to(device)
+        self._look_through(cameras)
         times = torch.as_tensor(time, dtype=self.ws.dtype, device=device).expand(len(self.ws))[:, None]
         motion = generator.motion_vectors(self.ws, self.z_motion, times)
         rendered = []
@@ -102,7 +101,7 @@ class Scene:
             rendered.append(
                 render_rays(fields, rays, generator.settings, frames=1, chunk=self.ray_chunk, behind=behind)
             )
-        return generator.upsample(rendered, self._folded, resolution)
+        return generator.upsample(rendered, self._folded)
 
     def render(self, time: float | torch.Tensor, cameras: Cameras) -> torch.Tensor:
         """The image [B, 3, H, W] alone; see `output`."""

@@ -30,7 +30,7 @@ _BLUR = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8
 
 
 #: Rows that centres are means of, about.
-_CENTRE_ROWS = 1024
+_CENTRE_ROWS = 512
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class DenseProgram:
         own = ((i, x.bias) for i, x in enumerate(self.layers) if x.bias is not None and x.bias.ndim > 1)
         biases = {i: bias.reshape(-1, bias.shape[-1]).mean(0) for i, bias in (*own, *(biases or {}).items())}
         if residual is None:
-            self._exact = self._exact or DenseProgram(self.layers)
+            self._exact = self._exact or DenseProgram(self.layers, impl="auto" if self.native else "ref")
             results = self._exact(rows, keep=layers, biases=biases)
         else:
             results = self._reference(rows, layers, biases, residual[::every], rounded=False)
