@@ -93,8 +93,19 @@ def in_fresh_process(function, *arguments):
 
 
 def compose(model: str, resolution: int, precision: str, recompute: bool) -> dict[str, Any]:
-    words = ["outdir=.", "data=.", "spec=paper", f"model={model}", f"resolution={resolution}", "fp32=true"]
-    return compose_options(words) | {"precision": precision, "recompute": recompute}
+    words = [
+        "outdir=.",
+        "data=.",
+        "spec=paper",
+        f"model={model}",
+        f"resolution={resolution}",
+        f"fp32={_word(precision == 'float32')}",
+    ]
+    return compose_options([*words, f"precision={precision}", f"recompute={_word(recompute)}"])
+
+
+def _word(flag: bool) -> str:
+    return str(flag).lower()
 
 
 def measure(options: Mapping[str, Any], *, videos: int, rounds: int, threads: int, limit: bool) -> dict[str, Any]:
@@ -141,7 +152,7 @@ def show(result: dict[str, Any]) -> str:
         f"{result['videos']} videos, {result['threads']} threads; calibration: product {matmul:.0f} ms, "
         f"convolution {conv:.1f} ms",
         "",
-        "| phase | seconds | CPU seconds | × original, by product | by convolution | peak GB | of original | of limit |",
+        "| phase | seconds | CPU s | × original, by product | by convolution | peak GB | of original | of limit |",
         "| :-- | --: | --: | --: | --: | --: | --: | --: |",
     ]
     rows = {**result["phases"], "an iteration": result["iteration"]}

@@ -17,6 +17,7 @@ from torch_utils.ops.conv3x3 import no_weight_gradients
 from training.diffaugment import diffaugment
 from training.discriminator import TimeAwareDiscriminators, time_plane
 from training.generator import Generator, SynthesisOutput
+from training.precision import bfloat16_on_cpu
 
 __all__ = ["GanLoss", "VideoBatch", "draw_times"]
 
@@ -56,6 +57,7 @@ class GanLoss:
             lengths, and the divisor of the batch it is computed on.
         style_mixing_prob: Probability of mixing two styles.
         image_weight, path_weight: Weights of the image discriminator's loss and of the NeRF-path loss.
+        bfloat16: On a CPU the main phases use it; see `training.precision`.
         statistics: Object with `report(name, tensor)`, or None.
     """
 
@@ -73,6 +75,7 @@ class GanLoss:
         style_mixing_prob: float = 0.9,
         image_weight: float = 1.0,
         path_weight: float = 1.0,
+        bfloat16: bool = False,
         statistics=None,
     ):
         self.generator, self.discriminator = generator, discriminator
@@ -82,6 +85,7 @@ class GanLoss:
         self.style_mixing_prob = style_mixing_prob
         self.image_weight = image_weight if discriminator.image is not None else 0.0
         self.path_weight = path_weight
+        self.bfloat16 = bfloat16
         self.statistics = statistics
         self.pl_mean = torch.zeros([], device=next(generator.parameters()).device)
         self._phases = {
@@ -97,7 +101,11 @@ class GanLoss:
         Phases of the generator use the batch's labels and size only.
         """
         # In the generator's phases the discriminator only passes gradients on.
-        with _frozen(self.discriminator) if phase.startswith("G") else contextlib.nullcontext():
+        with contextlib.ExitStack() as stack:
+            if phase.startswith("G"):
+                stack.enter_context(_frozen(self.discriminator))
+            if self.bfloat16 and phase in ("Gmain", "Dmain"):
+                stack.enter_context(bfloat16_on_cpu(self.generator, self.discriminator))
             loss = self._phases[phase](batch, stream, gain)
         if self.statistics is not None:
             self.statistics.report("Progress/nonfinite_losses", (~loss.isfinite()).sum())
@@ -167,8 +175,8 @@ class GanLoss:
         self._report(f"scores/{kind}", logits)
         self._report(f"signs/{kind}", logits.detach().sign())
 
-    # Phases. Each adds its gradients and returns its loss, detached. A loss is a sum of terms, whose gradients are added
-    # one after another: only one discriminator's activations for one kind of frames are kept at a time.
+    # Phases. Each adds its gradients and returns its loss, detached. A loss is a sum of terms, whose gradients are
+    # added one after another: only one discriminator's activations for one kind of frames are kept at a time.
 
     def _generator_main(self, batch: VideoBatch, stream, gain: float) -> torch.Tensor:
         ws = self.fake_styles(batch.c, stream)

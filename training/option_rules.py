@@ -98,6 +98,8 @@ RULES = {
     "workers": Rule(int, 0, 64, optional=True),
     "unreadable_limit": COUNT,
     "timeout": POSITIVE,
+    "precision": Rule(str, choices=("float32", "bf16")),
+    "recompute": FLAG,
     "fp32": FLAG,
     "allow_tf32": FLAG,
     "nhwc": FLAG,
