@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from tests.torch_utils.native import needs_compiler
 from torch_utils import custom_ops
 from torch_utils.ops import conv3x3
-from torch_utils.ops.conv3x3 import convolve
+from torch_utils.ops.conv3x3 import convolve, filtered_convolve, no_weight_gradients
+from torch_utils.ops.upfirdn2d import upfirdn2d
 
 pytestmark = needs_compiler
 
@@ -119,10 +120,52 @@ def test_everything_else_is_left_to_pytorch(change, monkeypatch):
     assert torch.equal(y, F.conv2d(x, w, padding=case["padding"], groups=case["groups"]))
 
 
-def test_a_strided_convolution_without_gradients_of_its_weight_is_left_to_pytorch(monkeypatch):
+@pytest.mark.parametrize("padding", [(2, 2, 2, 2), (1, 3, 0, -1)], ids=str)
+def test_filtered_convolutions_are_those_of_filtered_images(padding):
+    x, w, _ = make((2, 32, 64, 34, 32), 1)
+    f = torch.arange(12.0).view(3, 4)  # of no symmetry
+
+    def filtered(x, w, convolution):
+        return convolution(upfirdn2d(x, f.to(x.dtype), padding=padding), w, stride=2)
+
+    generator = torch.Generator().manual_seed(1)
+    cotangent = torch.randn(filtered(x, w, F.conv2d).shape, generator=generator)
+    actual = first_and_second(
+        lambda x, w: filtered_convolve(x, w, f, padding=padding, stride=2, groups=1), x, w, cotangent
+    )
+    expected = first_and_second(lambda x, w: filtered(x, w, F.conv2d), x.double(), w.double(), cotangent.double())
+    for one, other in zip(actual, expected, strict=True):
+        assert one.shape == other.shape
+        assert float((one.detach().double() - other.detach()).norm()) < 2e-6 * float(other.detach().norm())
+
+
+def test_filtered_images_are_not_kept():
+    x, w, _ = make((1, 32, 32, 64, 64), 1)
+    x.requires_grad_()
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.data_ptr()) or t, lambda t: t):
+        filtered_convolve(x, w, torch.ones(4, 4), padding=(2, 2, 2, 2), stride=2, groups=1)
+    assert len(kept) == 3 and x.data_ptr() in kept and w.data_ptr() in kept
+
+
+def test_gradients_of_weights_can_be_left_out_of_first_derivatives():
+    x, w, cotangent = make((1, 32, 32, 34, 34), 1)
+    x.requires_grad_()
+    w.requires_grad_()
+    with no_weight_gradients():
+        y = convolve(x, w, padding=(1, 1))
+        (alone,) = torch.autograd.grad(y, x, cotangent, create_graph=True)
+    assert torch.autograd.grad(alone.sum(), w, retain_graph=True)[0].abs().sum() > 0
+    expected = torch.autograd.grad(convolve(x, w, padding=(1, 1)), (x, w), cotangent)
+    assert torch.equal(alone, expected[0])
+    with no_weight_gradients(), pytest.raises(RuntimeError, match="not have been used|not to have been used"):
+        torch.autograd.grad(convolve(x, w, padding=(1, 1)), w, cotangent)
+
+
+def test_a_strided_convolution_without_gradients_is_left_to_pytorch(monkeypatch):
     monkeypatch.setattr(custom_ops, "load", lambda *_: pytest.fail("the native operator was asked for"))
     x, w, _ = make((1, 32, 32, 65, 65), 2)
-    assert torch.equal(convolve(x.requires_grad_(), w, stride=2), F.conv2d(x, w, stride=2))
+    assert torch.equal(convolve(x, w, stride=2), F.conv2d(x, w, stride=2))
 
 
 def test_without_a_compiler_it_is_the_convolution_of_pytorch(monkeypatch):

@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 
 from torch_utils import custom_ops
+from torch_utils.ops.upfirdn2d import filter_size, upfirdn2d
 
-__all__ = ["convolve", "no_weight_gradients"]
+__all__ = ["convolve", "filtered_convolve", "no_weight_gradients"]
 
 #: Below so many pixels the weight's transform costs more than what is saved (CPU).
 MIN_PIXELS = 1024
@@ -30,9 +31,26 @@ def convolve(
     library = _library(x, w, stride, padding, groups)
     if library is None:
         return F.conv2d(x, w, stride=stride, padding=padding, groups=groups)
-    if torch.is_grad_enabled() and (x.requires_grad or w.requires_grad):
+    if _recorded(x, w):
         return _Results.apply(x, w, stride, library)
     return _results(x, w, stride, library)
+
+
+def filtered_convolve(
+    x: torch.Tensor, w: torch.Tensor, f: torch.Tensor, *, padding: tuple[int, int, int, int], stride: int, groups: int
+) -> torch.Tensor:
+    """`convolve` without padding, of images that were padded and filtered first (see `upfirdn2d`).
+
+    Where it is native, filtered images are not kept for the backward pass but filtered again.
+    """
+    library = _library(x, w, stride, (0, 0), groups)
+    if library is None or not _recorded(x, w):
+        return convolve(upfirdn2d(x, f, padding=padding), w, stride=stride, groups=groups)
+    return _FilteredResults.apply(x, w, f, padding, stride, library)
+
+
+def _recorded(*tensors):
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
 class _Wanted:
@@ -63,8 +81,7 @@ def _library(x, w, stride, padding, groups):
     if (stride, padding) == (1, (1, 1)):
         fits = height % 2 == width % 2 == 0
     else:
-        # Without gradients of the weight there is nothing to gain.
-        fits = stride == 2 and padding == (0, 0) and torch.is_grad_enabled() and w.requires_grad
+        fits = stride == 2 and padding == (0, 0) and _recorded(x, w)  # else there is nothing to gain
     if not fits or n * height * width < MIN_PIXELS or not x.is_contiguous(memory_format=torch.channels_last):
         return None
     return custom_ops.load("winograd", "cpu")
@@ -97,6 +114,33 @@ class _Results(torch.autograd.Function):
         wants_weight = ctx.needs_input_grad[1] and _Wanted.weight_gradients
         grad_w = _WeightGradient.apply(x, grad, stride, library) if wants_weight else None
         return grad_x, grad_w, None, None
+
+
+class _FilteredResults(torch.autograd.Function):
+    """(images, weight) → results of the filtered images."""
+
+    @staticmethod
+    def forward(ctx, x, w, f, padding, stride, library):
+        ctx.save_for_backward(x, w, f)
+        ctx.padding, ctx.stride, ctx.library = padding, stride, library
+        return _results(upfirdn2d(x, f, padding=padding), w, stride, library)
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, w, f = ctx.saved_tensors
+        padding, stride, library = ctx.padding, ctx.stride, ctx.library
+        # Everything here is differentiable, in x as well: so are the gradients.
+        grad_x = grad_w = None
+        if ctx.needs_input_grad[1] and _Wanted.weight_gradients:
+            grad_w = _WeightGradient.apply(upfirdn2d(x, f, padding=padding), grad, stride, library)
+        if ctx.needs_input_grad[0]:
+            fw, fh = filter_size(f)
+            x0, x1, y0, y1 = padding
+            size = (*x.shape[:2], x.shape[2] + y0 + y1 - fh + 1, x.shape[3] + x0 + x1 - fw + 1)
+            filtered = _ImageGradient.apply(grad, w, size, stride, library)
+            transposed = [fw - 1 - x0, fw - 1 - x1, fh - 1 - y0, fh - 1 - y1]
+            grad_x = upfirdn2d(filtered, f, padding=transposed, flip_filter=True)
+        return grad_x, grad_w, None, None, None, None
 
 
 class _ImageGradient(torch.autograd.Function):
