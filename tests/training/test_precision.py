@@ -3,8 +3,11 @@
 import pytest
 import torch
 
+from dnnlib import UserError
 from tests.goldens.small_losses import PHASES, gradients, make_loss, real_batch
 from torch_utils.random_stream import RandomStream
+from training.configuration import compose_options
+from training.option_rules import check_values
 from training.precision import HalfPrecision, bfloat16_on_cpu
 from training.upsampler import UpsamplerBlock
 
@@ -55,3 +58,16 @@ def test_the_switch_is_off_again_after_a_mistake():
         assert half.type(cpu) == torch.bfloat16
         raise ZeroDivisionError
     assert half.type(cpu) is None and half.type(torch.device("meta")) is None
+
+
+@pytest.mark.parametrize(
+    "words, expected",
+    [
+        (["precision=bf16", "fp32=true"], "precision=bf16 asks for half precision and fp32=true forbids it"),
+        (["precision=half"], "precision must be one of float32, bf16, got 'half'"),
+    ],
+)
+def test_options_that_contradict(words, expected):
+    with pytest.raises(UserError, match=expected):
+        check_values(compose_options(["outdir=.", "data=.", *words]))
+    check_values(compose_options(["outdir=.", "data=.", words[0].replace("half", "float32")]))
