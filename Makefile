@@ -1,4 +1,4 @@
-# make install | test | lint | demo | learn | clean. Everything goes into .venv and out/.
+# make install | test | lint | demo | learn | gallery | clean. Everything goes into .venv and out/.
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
@@ -13,7 +13,7 @@ STAMP := $(VENV)/.installed-$(HASH)
 DEMO := out/demo
 DEMO_KIMG ?= 4
 
-.PHONY: help install lint format test demo demo-clip learn clean
+.PHONY: help install lint format test demo demo-clip learn gallery clean
 .DEFAULT_GOAL := help
 
 help:
@@ -23,6 +23,7 @@ help:
 	@echo "make demo      train a small model on drawn heads for a few minutes and render videos"
 	@echo "make demo-clip the same on a clip of real footage, which it downloads"
 	@echo "make learn     train the small model and ablations on drawn heads and measure them (docs/learning.md)"
+	@echo "make gallery   render the pictures of docs/gallery.md anew with PKL=network-snapshot.pkl"
 	@echo "make clean     remove caches and out/, what demo and learn wrote"
 
 install: $(STAMP)
@@ -71,6 +72,12 @@ LEARN_KIMG ?= 20
 
 learn: $(STAMP)
 	$(BIN)/python -m benchmarks.learning $(LEARN) --kimg $(LEARN_KIMG)
+
+# Runs the commands that docs/gallery.md shows.
+gallery: $(STAMP)
+	@test -n "$(PKL)" || { echo "make gallery needs a model: make gallery PKL=network-snapshot.pkl" >&2; exit 2; }
+	rm -rf out/gallery
+	sed -n '/^```bash$$/,/^```$$/{/^```/!p}' docs/gallery.md | PATH="$(CURDIR)/$(BIN):$$PATH" PKL="$(PKL)" bash -eux
 
 clean:
 	rm -rf out .pytest_cache .ruff_cache

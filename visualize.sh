@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Videos of ten (or the given) seeds along the four camera paths of the paper:
-#     ./visualize.sh NETWORK_PKL OUTDIR [SEEDS [further options of generate.py]]
+#     ./visualize.sh NETWORK_PKL OUTDIR [SEEDS] [further options of generate.py]
 set -eu
 if [ $# -lt 2 ]; then
     echo "usage: ./visualize.sh NETWORK_PKL OUTDIR [SEEDS, default 0-9] [options of generate.py]" >&2
@@ -9,5 +9,11 @@ fi
 here=$(cd "$(dirname "$0")" && pwd)
 python=python3
 [ -x "$here/.venv/bin/python" ] && python=$here/.venv/bin/python
-exec "$python" "$here/generate.py" --network_pkl "$1" --outdir "$2" --seeds "${3:-0-9}" \
-    --render_program rotation_camera_yaw,rotation_camera_yaw_pitch,front,front_zoom "${@:4}"
+seeds=0-9
+options=("${@:3}")
+if [ $# -ge 3 ] && [[ $3 != -* ]]; then
+    seeds=$3
+    options=("${@:4}")
+fi
+exec "$python" "$here/generate.py" --network_pkl "$1" --outdir "$2" --seeds "$seeds" \
+    --render_program rotation_camera_yaw,rotation_camera_yaw_pitch,front,front_zoom ${options[@]+"${options[@]}"}

@@ -124,20 +124,25 @@ def camera_path(
     return prior.at(path["yaw"], path.get("pitch", 0.5), fov=fovs)
 
 
-def frame_schedule(n_steps: int, time_steps: int) -> list[tuple[int, float]]:
-    """Which camera step and which time in [0, 1] every frame of a video shows, in the order of the frames.
+def frame_schedule(
+    n_steps: int, time_steps: int, *, time_range: tuple[float, float] = (0.0, 1.0)
+) -> list[tuple[int, float]]:
+    """Which camera step and which time every frame of a video shows, in the order of the frames.
 
-    Frame i shows time i of linspace(0, 1, time_steps) from camera step n_steps − 1 − i: camera and time move together.
-    With unequal counts the video has as many frames as the larger one and the shorter sequence is spread over them
-    in runs of equal length (up to one frame), so that n_steps = 1 keeps the camera and time_steps = 1 stops the time.
+    Frame i shows time i of linspace(*time_range, time_steps) from camera step n_steps − 1 − i: camera and time move
+    together. With unequal counts the video has as many frames as the larger one and the shorter sequence is spread over
+    them in runs of equal length (up to one frame), so that n_steps = 1 keeps the camera and time_steps = 1 stops the
+    time, at the start of the range.
 
     Raises:
-        ValueError: A count below 1.
+        ValueError: A count below 1, a time that is not finite.
     """
     if n_steps < 1 or time_steps < 1:
         raise ValueError(f"n_steps and time_steps must be at least 1, got {n_steps} and {time_steps}.")
+    if not all(map(math.isfinite, time_range)):
+        raise ValueError(f"times must be finite, got {time_range[0]} to {time_range[1]}.")
     import torch  # only here: see above. Its linspace, rather than i / (n − 1), is what the published results used.
 
-    times = torch.linspace(0, 1, time_steps).tolist()
+    times = torch.linspace(*time_range, time_steps).tolist()
     frames = max(n_steps, time_steps)
     return [(n_steps - 1 - i * n_steps // frames, times[i * time_steps // frames]) for i in range(frames)]

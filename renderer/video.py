@@ -18,7 +18,11 @@ from PIL import Image
 
 from dnnlib import UserError, atomic_write, one_line
 
-__all__ = ["VideoWriter", "image_grid", "save_png", "to_uint8"]
+__all__ = [
+    "VideoWriter", "check_video_size", "image_grid", "make_frames_dir", "remove_frames", "save_png", "to_uint8",
+]  # fmt: skip
+
+MAX_SIDE, MAX_PIXELS = 16384, 16000 * 16000  # of a video's frame: what x264 and ffmpeg take
 
 
 def to_uint8(image: torch.Tensor) -> torch.Tensor:
@@ -54,6 +58,19 @@ def save_png(image: torch.Tensor, path: str | os.PathLike) -> None:
     Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(buffer, format="PNG")
     with atomic_write(path) as file:
         file.write(buffer.getvalue())
+
+
+def check_video_size(height: int, width: int) -> None:
+    """Refuse frames that no video can hold, before they are rendered.
+
+    Raises:
+        ValueError: The frame is too large.
+    """
+    if max(height, width) > MAX_SIDE or height * width > MAX_PIXELS:
+        raise ValueError(
+            f"A frame of {width}×{height} pixels is too large for a video: {MAX_SIDE} a side and {MAX_PIXELS:,} in all "
+            "are possible."
+        )
 
 
 class VideoWriter:
@@ -117,7 +134,7 @@ class VideoWriter:
             self._size = (height, width)
             self._start(width + width % 2, height + height % 2)
             if self.frames_dir is not None:
-                self._make_frames_dir()
+                make_frames_dir(self.frames_dir)
         elif (height, width) != self._size:
             raise ValueError(f"Frame {self.num_frames} is {height}×{width}, the frames before it {self._size}.")
         frame = frame.cpu()
@@ -149,9 +166,7 @@ class VideoWriter:
         finally:
             self.abort()
         if self.frames_dir is not None:
-            for name in os.listdir(self.frames_dir):
-                if re.fullmatch(r"\d{4,}\.png", name) and int(name[:-4]) >= self.num_frames:
-                    os.unlink(os.path.join(self.frames_dir, name))
+            remove_frames(self.frames_dir, self.num_frames)
 
     def abort(self) -> None:
         """Stop the encoder and remove what is unfinished; harmless after close."""
@@ -196,11 +211,20 @@ class VideoWriter:
             return UserError(f"Cannot write {self.path}: there is no space left; free some or choose another folder.")
         return UserError(f"Cannot write {self.path}: the video encoder failed: {message[-300:]}")
 
-    def _make_frames_dir(self) -> None:
-        try:
-            os.makedirs(self.frames_dir, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"Cannot make the folder {self.frames_dir} for frames: {error.strerror}.") from error
+
+def make_frames_dir(folder: str | os.PathLike) -> None:
+    """Make a folder for frames if it is missing; a UserError if that fails."""
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"Cannot make the folder {folder} for frames: {error.strerror}.") from error
+
+
+def remove_frames(folder: str | os.PathLike, count: int) -> None:
+    """Remove the frames that an earlier video of more than `count` frames left in a folder."""
+    for name in os.listdir(folder):
+        if re.fullmatch(r"\d{4,}\.png", name) and int(name[:-4]) >= count:
+            os.unlink(os.path.join(folder, name))
 
 
 def _find_ffmpeg() -> str:

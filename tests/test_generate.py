@@ -17,7 +17,10 @@ import dnnlib
 import generate
 from renderer.cameras import CameraPrior
 from renderer.video import to_uint8
+from renderer.volume import RenderSettings
+from tests.small_network import save_small_network
 from training.latents import seed_latents
+from training.rendering_choices import pair_seeds
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -38,7 +41,8 @@ class FakeScene:
 
 class FakeGenerator:
     z_dim, motion_dim, background_dim = 512, 512, 32
-    camera_prior = CameraPrior()
+    resolution, background = 8, None
+    camera_prior, settings = CameraPrior(), RenderSettings()
 
     def __init__(self, c_dim=0):
         self.c_dim = c_dim
@@ -109,7 +113,7 @@ def pixel(value):
     ],
 )
 def test_pairs(seeds, motion_seeds, expected):
-    assert generate.pair_seeds(seeds, motion_seeds) == expected
+    assert pair_seeds(seeds, motion_seeds) == expected
 
 
 def test_names_carry_program_and_seeds(render):
@@ -174,27 +178,6 @@ def test_labels(render, fake):
     fake.c_dim = 3
     render("--class_idx", "1", "--n_steps", "1", "--time_steps", "1")
     assert fake.mapped[0][1].tolist() == [[0.0, 1.0, 0.0]]
-
-
-def save_small_network(folder):
-    """A run folder with a snapshot of a small generator; returns the generator."""
-    from training.checkpoint import save_snapshot
-    from training.generator import Generator
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        generator = Generator(
-            resolution=32, z_dim=16, motion_dim=12, w_dim=16, background_dim=8,
-            mapping={"num_layers": 2}, motion={"width": 8},
-            foreground={"width": 16, "num_layers": 3, "position_frequencies": 4, "feature_dim": 8},
-            background={"width": 8, "num_layers": 2, "position_frequencies": 3}, upsampler={"channel_max": 16},
-            rendering={"resolution": 16, "num_samples": 6, "num_importance": 4, "path_lattice": 8},
-        ).eval()  # fmt: skip
-        discriminator = torch.nn.Linear(1, 1)
-    discriminator.config = {}
-    parts = {"generator": generator, "generator_ema": generator, "discriminator": discriminator}
-    save_snapshot(folder, **parts, augment=None, dataset={}, progress={"cur_nimg": 0, "tick": 0, "iteration": 0})
-    return generator
 
 
 def test_a_real_network_from_a_run_folder(tmp_path):
@@ -299,4 +282,6 @@ def test_visualize_renders_ten_seeds_along_the_four_programs(tmp_path):
     assert output[-1].split() == ["render_program", "rotation_camera_yaw,rotation_camera_yaw_pitch,front,front_zoom"]
     output = subprocess.run([*script, "a", "b", "3-5", "--fps", "9"], capture_output=True, text=True, check=True).stdout
     assert "--seeds 3-5" in output and output.endswith("--fps 9\n")
+    output = subprocess.run([*script, "a", "b", "--grid"], capture_output=True, text=True, check=True).stdout
+    assert "--seeds 0-9" in output and output.endswith("front_zoom --grid\n")
     assert subprocess.run([*script, "a"], capture_output=True).returncode == 2

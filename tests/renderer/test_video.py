@@ -9,7 +9,7 @@ from PIL import Image
 
 import renderer.video
 from dnnlib import UserError
-from renderer.video import VideoWriter, image_grid, save_png, to_uint8
+from renderer.video import VideoWriter, check_video_size, image_grid, save_png, to_uint8
 
 DATA = pathlib.Path(__file__).resolve().parent.parent / "data" / "programs.npz"
 
@@ -210,3 +210,10 @@ def test_a_video_needs_frames_and_a_frame_rate(tmp_path):
     with pytest.raises(ValueError, match="fps must be positive"):
         VideoWriter(tmp_path / "a.mp4", 0)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_frames_that_no_video_holds_are_refused_before():
+    check_video_size(16384, 8)
+    for size in ((16385, 8), (8, 16386), (16384, 16384)):
+        with pytest.raises(ValueError, match="too large for a video"):
+            check_video_size(*size)

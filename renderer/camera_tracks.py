@@ -1,0 +1,77 @@
+"""Camera paths with the moment that every frame along them shows: from programs, from files, or as recorded."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from renderer.camera_files import PathCamera, path_cameras
+from renderer.camera_paths import camera_path, frame_schedule
+from renderer.cameras import CameraPrior, Cameras
+
+__all__ = ["CameraTrack", "file_track", "program_tracks", "recorded_track"]
+
+
+@dataclasses.dataclass(frozen=True)
+class CameraTrack:
+    """A path for one video.
+
+    Attributes:
+        name: For files.
+        cameras: N cameras.
+        schedule: Which camera (0 … N − 1) and which time each frame shows.
+        note: What there is to say about it, or "".
+    """
+
+    name: str
+    cameras: Cameras
+    schedule: list[tuple[int, float]]
+    note: str = ""
+
+
+def program_tracks(
+    programs: Sequence[str],
+    prior: CameraPrior,
+    *,
+    n_steps: int,
+    time_steps: int,
+    time_range: tuple[float, float] = (0.0, 1.0),
+    fov: float | None = None,
+    yaw_scale: float = 1.0,
+    pitch_scale: float = 1.0,
+) -> list[CameraTrack]:
+    """A track for each program; see `camera_path` and `frame_schedule`, also for errors."""
+    schedule, note = frame_schedule(n_steps, time_steps, time_range=time_range), _spread(n_steps, time_steps)
+    scales = {"yaw_scale": yaw_scale, "pitch_scale": pitch_scale}
+    paths = {name: camera_path(name, prior, n_steps, fov=fov, **scales) for name in programs}
+    return [CameraTrack(name, cameras, schedule, note) for name, cameras in paths.items()]
+
+
+def file_track(
+    name: str,
+    cameras: Sequence[PathCamera],
+    *,
+    time_steps: int | None = None,
+    time_range: tuple[float, float] = (0.0, 1.0),
+) -> CameraTrack:
+    """The cameras of a file in their order, each at its own time.
+
+    Cameras without a time: as many moments of `time_range` (or `time_steps` of them, spread) go with them.
+    """
+    if cameras[0].time is not None:
+        return recorded_track(name, path_cameras(cameras), [camera.time for camera in cameras])
+    count = len(cameras)
+    schedule = frame_schedule(count, time_steps or count, time_range=time_range)
+    forwards = [(count - 1 - step, time) for step, time in schedule]
+    return CameraTrack(name, path_cameras(cameras), forwards, _spread(count, time_steps or count))
+
+
+def recorded_track(name: str, cameras: Cameras, times: Sequence[float]) -> CameraTrack:
+    """Camera i at time i."""
+    return CameraTrack(name, cameras, [(i, float(time)) for i, time in enumerate(times)])
+
+
+def _spread(n_steps: int, time_steps: int) -> str:
+    if n_steps == time_steps:
+        return ""
+    short, long = sorted([(n_steps, "camera step"), (time_steps, "moment")])
+    fewer = f"{short[0]} {short[1]} is" if short[0] == 1 else f"{short[0]} {short[1]}s are"
+    return f"{long[0]} frames: the {fewer} spread over the {long[0]} {long[1]}s."

@@ -1,0 +1,97 @@
+"""What of a rendered frame can be shown: the image, and beside it depth, normals, opacity and the raw field's colours.
+
+    rgb      the image
+    depth    distance along the viewing axis: white is the near end of the rendered volume, black its far end or nothing
+    normal   of the surface in the camera's axes: red is right, green up, blue towards the camera; black is nothing
+    opacity  of the foreground: white hides the background
+    raw      the colours that the radiance field has at its own resolution, before the upsampler
+
+All but rgb have the resolution of the volume rendering. A map [B, C, h, w] holds values: colours within [-1, 1], depths
+in scene units (NaN where there is no surface), unit normals (zero where there is none), opacities within [0, 1].
+`displayed` makes pixels of it. Names can be checked without PyTorch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from dnnlib import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+    from renderer.cameras import Cameras
+
+__all__ = ["OUTPUTS", "displayed", "output_maps", "parse_outputs"]
+
+OUTPUTS = ("rgb", "depth", "normal", "opacity", "raw")
+
+
+class RenderedFrames(Protocol):
+    """B videos of one frame: image [B, 1, 3, H, W], image_raw [B, 1, 3, h, w], depth and opacity [B, 1, h, w]."""
+
+    image: torch.Tensor
+    image_raw: torch.Tensor
+    depth: torch.Tensor
+    opacity: torch.Tensor
+
+
+def parse_outputs(text: str) -> list[str]:
+    """The outputs of a comma list, each once.
+
+    Raises:
+        UserError: One that does not exist.
+    """
+    names = [name.strip() for name in text.split(",")]
+    for name in names:
+        if name not in OUTPUTS:
+            raise UserError(f"--outputs: there is no output '{name}'; choose from {', '.join(OUTPUTS)}.")
+    return list(dict.fromkeys(names))
+
+
+def output_maps(
+    frames: RenderedFrames, names: Sequence[str], cameras: Cameras, *, background: bool
+) -> dict[str, torch.Tensor]:
+    """The maps [B, C, h, w] of some outputs.
+
+    Args:
+        frames: Depth is the expected depth, not normalised by the opacity.
+        cameras: One per video.
+        background: Whether there is a background behind the foreground; see `renderer.parallax.surface_depth`.
+    """
+    import torch
+
+    from renderer.normals import normals_from_depth
+    from renderer.parallax import surface_depth
+
+    maps = {"rgb": frames.image[:, 0], "raw": frames.image_raw[:, 0], "opacity": frames.opacity}
+    if "depth" in names or "normal" in names:
+        depth, weights = surface_depth(frames.depth[:, 0].float(), frames.opacity[:, 0].float(), background=background)
+        maps["depth"] = torch.where(weights > 0, depth, torch.nan)[:, None]
+        if "normal" in names:
+            maps["normal"] = normals_from_depth(cameras, depth, surface=weights).movedim(-1, 1)
+    return {name: maps[name] for name in names}
+
+
+def displayed(name: str, values: torch.Tensor, *, size: tuple[int, int], near: float, far: float) -> torch.Tensor:
+    """Pixels, uint8 [3, H, W], of a map [C, h, w]; a smaller map is enlarged by repeating pixels.
+
+    Args:
+        size: (H, W).
+        near, far: Depths that are shown white and black.
+    """
+    import torch
+
+    from renderer.video import to_uint8
+
+    values = values.float()
+    if name == "depth":
+        values = ((far - values) / (far - near)).nan_to_num(0).clamp(0, 1) * 2 - 1
+    elif name == "opacity":
+        values = values * 2 - 1
+    elif name == "normal":
+        values = torch.where((values == 0).all(dim=0), -1.0, values)
+    if tuple(values.shape[1:]) != size:
+        values = torch.nn.functional.interpolate(values[None], size=size, mode="nearest-exact")[0]
+    return to_uint8(values).expand(3, -1, -1)
