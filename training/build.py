@@ -48,6 +48,7 @@ def build_networks(options: Options, *, c_dim: int, device: str = "cpu") -> tupl
         torch.manual_seed(options["seed"])
         with _named("model.generator"):
             g = hydra.utils.instantiate(generator, **shared)
+            g.recompute = options["recompute"]
         with _named("model.discriminator"):
             d = hydra.utils.instantiate(discriminator, **shared)
             d.freeze(options["freezed"])
@@ -109,6 +110,7 @@ def build_loss(
         style_mixing_prob=spec["style_mixing"],
         image_weight=spec["image_weight"],
         path_weight=spec["path_weight"],
+        bfloat16=options["precision"] == "bf16",
         statistics=statistics,
     )
 

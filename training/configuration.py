@@ -34,7 +34,8 @@ TEXTS = (
 CHANGEABLE = (
     "outdir", "data", "resume_run", "kimg", "imgsnap", "snap", "keep", "previews", "metrics", "cache_metrics_dir",
     "detectors",
-    "device", "gpus", "workers", "unreadable_limit", "timeout", "fp32", "allow_tf32", "nhwc", "nobench", "dry_run",
+    "device", "gpus", "workers", "unreadable_limit", "timeout", "precision", "recompute", "fp32", "allow_tf32", "nhwc",
+    "nobench", "dry_run",
     "spec.ref_gpus", "spec.kimg", "spec.imgsnap", "spec.snap", "spec.kimg_per_tick", "spec.nonfinite_limit",
     "spec.microbatch",
 )  # fmt: skip

@@ -15,6 +15,7 @@ from torch_utils.ops.conv2d_resample import conv2d_resample
 from torch_utils.ops.upfirdn2d import downsample2d, setup_filter
 from training.layers import FullyConnected
 from training.mapping import MappingNetwork
+from training.precision import HalfPrecision
 
 __all__ = ["Discriminator", "TimeAwareDiscriminators", "minibatch_std", "time_plane"]
 
@@ -112,7 +113,7 @@ class Discriminator(nn.Module):
         channel_base, channel_max: min(32768 · channel_base / r, channel_max) channels at resolution r.
         conv_clamp: Clamp of the convolutions' outputs; None for none.
         mbstd_group: Group size of the minibatch standard deviation.
-        fp16_resolutions: So many of the highest resolutions run in half precision on CUDA devices.
+        fp16_resolutions: So many of the highest resolutions run in half precision; see `training.precision`.
         channels_last: Memory layout of the features.
         mapping_layers: Layers of the label's mapping network (with c_dim > 0: projection discriminator).
     """
@@ -135,7 +136,7 @@ class Discriminator(nn.Module):
         if resolution < 8 or resolution & (resolution - 1):
             raise ValueError(f"resolution must be a power of two of at least 8, got {resolution}.")
         self.resolution, self.img_channels, self.c_dim = resolution, img_channels, c_dim
-        self.fp16_resolutions = fp16_resolutions
+        self.fp16_resolutions, self.half_precision = fp16_resolutions, HalfPrecision()
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         channels = {
             2**i: min(int(32768 * channel_base) // 2**i, channel_max) for i in range(2, resolution.bit_length())
@@ -164,10 +165,9 @@ class Discriminator(nn.Module):
     def forward(self, img: torch.Tensor, c: torch.Tensor | None = None) -> torch.Tensor:
         expected = (self.img_channels, self.resolution, self.resolution)
         assert tuple(img.shape[1:]) == expected, f"expected [N, {expected}], got {tuple(img.shape)}"
-        x, full = None, self.epilogue.conv.weight.dtype
+        x, full, half = None, self.epilogue.conv.weight.dtype, self.half_precision.type(img.device)
         for i, block in enumerate(self.blocks.values()):
-            fp16 = i < self.fp16_resolutions and img.device.type == "cuda"
-            dtype = torch.float16 if fp16 else full
+            dtype = (half if i < self.fp16_resolutions else None) or full
             img = img.to(dtype=dtype, memory_format=self.memory_format)
             x, img = block(None if x is None else x.to(dtype), img)
         x = self.epilogue(x.to(full), img.to(full))

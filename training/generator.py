@@ -22,6 +22,7 @@ from training.background_field import BackgroundField
 from training.fields import BlendedForeground, ForegroundField
 from training.mapping import MappingNetwork
 from training.motion import MotionNetwork
+from training.recompute import RecomputedField
 from training.scene import Scene
 from training.upsampler import Upsampler
 
@@ -73,6 +74,9 @@ class Generator(nn.Module):
             `RenderSettings`. Further keys: motion.combine 'add' or 'concat' (how the vector enters the field),
             motion.use_content (feed the first style too), foreground.static 'none', 'mask' or 'equal' (blend with a
             second, static field). `motion=None`: no motion network; `background=None`: no background.
+
+    Attributes:
+        recompute: Whether backward passes compute hidden states again rather than keep them (see training.recompute).
     """
 
     def __init__(
@@ -142,6 +146,7 @@ class Generator(nn.Module):
             **upsampler,
         )
         self.num_ws = self.foreground.num_ws + self.upsampler.num_ws
+        self.recompute = False
         self.mapping = MappingNetwork(z_dim=z_dim, c_dim=c_dim, w_dim=w_dim, num_ws=self.num_ws, **mapping)
 
     def synthesize(
@@ -242,7 +247,11 @@ class Generator(nn.Module):
     def fields(self, weights, times: torch.Tensor, motion: torch.Tensor | None, z_bg: torch.Tensor) -> Fields:
         """The fields of one group of videos."""
         background = None if self.background is None else self.background.evaluator(z_bg)
-        return Fields(self.foreground.evaluator(weights, times=times, motion=motion), background)
+        foreground = self.foreground.evaluator(weights, times=times, motion=motion)
+        if self.recompute and torch.is_grad_enabled():
+            foreground = RecomputedField(foreground)
+            background = None if background is None else RecomputedField(background)
+        return Fields(foreground, background)
 
     def upsample(self, rendered: list[Rendered], folded: _Folded, *, resolution: int | None = None) -> SynthesisOutput:
         """Frames of what each group's rays, those of a square, gave; `resolution`: see `Upsampler.forward`."""
@@ -250,7 +259,9 @@ class Generator(nn.Module):
         grids = [r.rows.unflatten(2, (size, size)) for r in rendered]
         features, colours = [x[..., 3:] for x in grids], [x[..., :3] for x in grids]
         if folded.programs is None:
-            images = self.upsampler(features, colours, folded.upsampler, resolution=resolution)
+            images = self.upsampler(
+                features, colours, folded.upsampler, resolution=resolution, recompute=self.recompute
+            )
         else:
             images = self.upsampler.render(features, colours, folded.programs, resolution=resolution)
 
@@ -271,7 +282,8 @@ class Generator(nn.Module):
         own weights, its colours should match the image's pixels. [B, T].
         """
         rows = [x.flatten(1, 3) for _, x in samples]
-        colours = self.upsampler.pointwise([x[..., 3:] for x in rows], [x[..., :3] for x in rows], folded.upsampler)
+        features, colours = [x[..., 3:] for x in rows], [x[..., :3] for x in rows]
+        colours = self.upsampler.pointwise(features, colours, folded.upsampler, recompute=self.recompute)
         composited = [
             (weights[..., None, :] @ x.unflatten(1, weights.shape[1:]))[..., 0, :]
             for (weights, _), x in zip(samples, colours, strict=True)

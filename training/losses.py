@@ -13,9 +13,11 @@ import math
 import torch
 from torch.nn.functional import softplus
 
+from torch_utils.ops.conv3x3 import no_weight_gradients
 from training.diffaugment import diffaugment
 from training.discriminator import TimeAwareDiscriminators, time_plane
 from training.generator import Generator, SynthesisOutput
+from training.precision import bfloat16_on_cpu
 
 __all__ = ["GanLoss", "VideoBatch", "draw_times"]
 
@@ -55,6 +57,7 @@ class GanLoss:
             lengths, and the divisor of the batch it is computed on.
         style_mixing_prob: Probability of mixing two styles.
         image_weight, path_weight: Weights of the image discriminator's loss and of the NeRF-path loss.
+        bfloat16: On a CPU the main phases use it; see `training.precision`.
         statistics: Object with `report(name, tensor)`, or None.
     """
 
@@ -72,6 +75,7 @@ class GanLoss:
         style_mixing_prob: float = 0.9,
         image_weight: float = 1.0,
         path_weight: float = 1.0,
+        bfloat16: bool = False,
         statistics=None,
     ):
         self.generator, self.discriminator = generator, discriminator
@@ -81,6 +85,7 @@ class GanLoss:
         self.style_mixing_prob = style_mixing_prob
         self.image_weight = image_weight if discriminator.image is not None else 0.0
         self.path_weight = path_weight
+        self.bfloat16 = bfloat16
         self.statistics = statistics
         self.pl_mean = torch.zeros([], device=next(generator.parameters()).device)
         self._phases = {
@@ -96,11 +101,14 @@ class GanLoss:
         Phases of the generator use the batch's labels and size only.
         """
         # In the generator's phases the discriminator only passes gradients on.
-        with _frozen(self.discriminator) if phase.startswith("G") else contextlib.nullcontext():
-            loss = self._phases[phase](batch, stream)
-            if self.statistics is not None:
-                self.statistics.report("Progress/nonfinite_losses", (~loss.detach().isfinite()).sum())
-            loss.mul(gain).backward()
+        with contextlib.ExitStack() as stack:
+            if phase.startswith("G"):
+                stack.enter_context(_frozen(self.discriminator))
+            if self.bfloat16 and phase in ("Gmain", "Dmain"):
+                stack.enter_context(bfloat16_on_cpu(self.generator, self.discriminator))
+            loss = self._phases[phase](batch, stream, gain)
+        if self.statistics is not None:
+            self.statistics.report("Progress/nonfinite_losses", (~loss.isfinite()).sum())
 
     def state_dict(self) -> dict:
         return {"pl_mean": self.pl_mean.clone()}
@@ -142,43 +150,53 @@ class GanLoss:
             frames = diffaugment(frames, self.diffaugment, stream, prefix=prefix)
         return frames
 
-    def _judge(self, frames: torch.Tensor, plane: torch.Tensor, c: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits [B, 1] of augmented pairs with Δt planes and [2B, 1] of their frames (none without that network)."""
-        video = self.discriminator.video(torch.cat([frames.flatten(1, 2), plane], dim=1), c)
-        if self.discriminator.image is None:
-            return video, video[:0]
-        return video, self.discriminator.image(frames.flatten(0, 1), c.repeat_interleave(frames.shape[1], dim=0))
+    def _judge_videos(self, frames: torch.Tensor, plane: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+        """Logits [B, 1] of augmented pairs with Δt planes."""
+        return self.discriminator.video(torch.cat([frames.flatten(1, 2), plane], dim=1), c)
 
-    def _total(self, video: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
-        """Mean over videos plus the weighted mean over frames."""
-        return video.mean() + self.image_weight * image.mean() if self.image_weight else video.mean()
+    def _judge_frames(self, frames: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+        """Logits [2B, 1] of the augmented frames of pairs, each by itself."""
+        return self.discriminator.image(frames.flatten(0, 1), c.repeat_interleave(frames.shape[1], dim=0))
+
+    @property
+    def _judges_frames(self) -> bool:
+        return self.discriminator.image is not None and self.image_weight != 0
 
     def _report(self, name: str, value: torch.Tensor) -> None:
         if self.statistics is not None:
             self.statistics.report(f"Loss/{name}", value.detach())
 
+    def _report_losses(self, name: str, losses: torch.Tensor) -> torch.Tensor:
+        """The losses, reported."""
+        self._report(name, losses)
+        return losses
+
     def _report_scores(self, kind: str, logits: torch.Tensor) -> None:
         self._report(f"scores/{kind}", logits)
         self._report(f"signs/{kind}", logits.detach().sign())
 
-    # Phases.
+    # Phases. Each adds its gradients and returns its loss, detached. A loss is a sum of terms, whose gradients are
+    # added one after another: only one discriminator's activations for one kind of frames are kept at a time.
 
-    def _generator_main(self, batch: VideoBatch, stream) -> torch.Tensor:
+    def _generator_main(self, batch: VideoBatch, stream, gain: float) -> torch.Tensor:
         ws = self.fake_styles(batch.c, stream)
         fake, dt = self.fake_videos(ws, stream, path_loss=self.path_weight > 0)
         frames = self._augmented(fake.image, stream, "fake/")
-        video, image = self._judge(frames, time_plane(frames, dt), batch.c)
-        video_loss, image_loss = softplus(-video), softplus(-image)
+        judged = frames.detach().requires_grad_(True)  # collects the gradients of both discriminators
+        video = self._judge_videos(judged, time_plane(frames, dt), batch.c)
+        loss = _add_gradients(self._report_losses("G/loss", softplus(-video)).mean(), gain)
         self._report_scores("fake", video)
-        self._report("G/loss", video_loss)
-        self._report("G/Iloss", image_loss)
-        loss = self._total(video_loss, image_loss)
-        if fake.path_loss is not None:
-            self._report("G/reg_loss", fake.path_loss)
-            loss = loss + self.path_weight * fake.path_loss.mean()
-        return loss
+        if self._judges_frames:
+            image_loss = self._report_losses("G/Iloss", softplus(-self._judge_frames(judged, batch.c)))
+            loss = loss + _add_gradients(self.image_weight * image_loss.mean(), gain)
+        if fake.path_loss is None:
+            frames.backward(judged.grad)
+            return loss
+        path_loss = self.path_weight * self._report_losses("G/reg_loss", fake.path_loss).mean()
+        torch.autograd.backward([frames, path_loss * gain], [judged.grad, None])
+        return loss + path_loss.detach()
 
-    def _generator_regularisation(self, batch: VideoBatch, stream) -> torch.Tensor:
+    def _generator_regularisation(self, batch: VideoBatch, stream, gain: float) -> torch.Tensor:
         """Path length regularisation; lengths are per video, over all its frames."""
         size = max(len(batch) // self.pl_batch_shrink, 1)
         ws = self.fake_styles(batch.c[:size], stream)
@@ -189,42 +207,56 @@ class GanLoss:
         # Gradients pass through the updated mean as well, as in the published code: they are `pl_decay` smaller for it.
         pl_mean = self.pl_mean.lerp(lengths.mean(), self.pl_decay)
         self.pl_mean.copy_(pl_mean.detach())
-        penalty = (lengths - pl_mean).square()
-        self._report("pl_penalty", penalty)
-        self._report("G/reg", penalty * self.pl_weight)
-        return (penalty * self.pl_weight).mean()
+        penalty = self._report_losses("pl_penalty", (lengths - pl_mean).square())
+        return _add_gradients(self._report_losses("G/reg", penalty * self.pl_weight).mean(), gain)
 
-    def _discriminator_main(self, batch: VideoBatch, stream) -> torch.Tensor:
+    def _discriminator_main(self, batch: VideoBatch, stream, gain: float) -> torch.Tensor:
         with torch.no_grad():
             fake, dt = self.fake_videos(self.fake_styles(batch.c, stream), stream)
-        frames = self._augmented(fake.image, stream, "fake/")
-        fake_video, fake_image = self._judge(frames, time_plane(frames, dt), batch.c)
-        real = self._augmented(batch.frames, stream, "real/")
-        real_video, real_image = self._judge(real, time_plane(real, batch.dt), batch.c)
-        self._report_scores("fake", fake_video)
-        self._report_scores("real", real_video)
-        video_loss = softplus(fake_video) + softplus(-real_video)
-        image_loss = softplus(fake_image) + softplus(-real_image)
-        self._report("D/loss", video_loss)
-        self._report("D/Iloss", image_loss)
-        return self._total(video_loss, image_loss)
+            fake = self._augmented(fake.image, stream, "fake/")
+            real = self._augmented(batch.frames, stream, "real/")
+        video_losses, image_losses, loss = 0, 0, 0
+        for kind, frames, times, sign in (("fake", fake, dt, 1), ("real", real, batch.dt, -1)):
+            logits = self._judge_videos(frames, time_plane(frames, times), batch.c)
+            self._report_scores(kind, logits)
+            losses = softplus(sign * logits)
+            video_losses = video_losses + losses.detach()
+            loss = loss + _add_gradients(losses.mean(), gain)
+            if self._judges_frames:
+                losses = softplus(sign * self._judge_frames(frames, batch.c))
+                image_losses = image_losses + losses.detach()
+                loss = loss + _add_gradients(self.image_weight * losses.mean(), gain)
+        self._report("D/loss", video_losses)
+        if self._judges_frames:
+            self._report("D/Iloss", image_losses)
+        return loss
 
-    def _discriminator_regularisation(self, batch: VideoBatch, stream) -> torch.Tensor:
+    def _discriminator_regularisation(self, batch: VideoBatch, stream, gain: float) -> torch.Tensor:
         """R1: on the video discriminator's unaugmented input, and on the image discriminator's augmented frames."""
         frames, plane = batch.frames.detach().requires_grad_(True), time_plane(batch.frames, batch.dt)
         plane.requires_grad_(True)
         augmented = self._augmented(frames, stream, "real/")
-        video, image = self._judge(augmented, plane, batch.c)
+        video = self._judge_videos(augmented, plane, batch.c)
         self._report_scores("real", video)
-        gradients = torch.autograd.grad(video.sum(), [frames, plane], create_graph=True)
-        video_penalty = sum(g.square().flatten(1).sum(dim=1) for g in gradients)
-        self._report("r1_penalty", video_penalty)
-        self._report("D/reg", video_penalty * (self.r1_gamma / 2))
-        image_penalty = video_penalty[:0]
-        if self.image_weight:
-            (gradient,) = torch.autograd.grad(image.sum(), augmented, create_graph=True)
-            image_penalty = gradient.flatten(0, 1).square().sum(dim=[1, 2, 3])
-        return self._total(video_penalty, image_penalty) * (self.r1_gamma / 2)
+        with no_weight_gradients():
+            gradients = torch.autograd.grad(video.sum(), [frames, plane], create_graph=True)
+        penalty = self._report_losses("r1_penalty", sum(g.square().flatten(1).sum(dim=1) for g in gradients))
+        losses = self._report_losses("D/reg", penalty * (self.r1_gamma / 2))
+        loss = _add_gradients(losses.mean(), gain)
+        if self._judges_frames:
+            judged = augmented.detach().requires_grad_(True)
+            image = self._judge_frames(judged, batch.c)
+            with no_weight_gradients():
+                (gradient,) = torch.autograd.grad(image.sum(), judged, create_graph=True)
+            penalty = gradient.flatten(0, 1).square().sum(dim=[1, 2, 3])
+            loss = loss + _add_gradients(self.image_weight * penalty.mean() * (self.r1_gamma / 2), gain)
+        return loss
+
+
+def _add_gradients(loss: torch.Tensor, gain: float) -> torch.Tensor:
+    """Add the gradients of `gain` times the loss, which frees what was kept for them; the loss, detached."""
+    loss.mul(gain).backward()
+    return loss.detach()
 
 
 @contextlib.contextmanager

@@ -98,6 +98,8 @@ RULES = {
     "workers": Rule(int, 0, 64, optional=True),
     "unreadable_limit": COUNT,
     "timeout": POSITIVE,
+    "precision": Rule(str, choices=("float32", "bf16")),
+    "recompute": FLAG,
     "fp32": FLAG,
     "allow_tf32": FLAG,
     "nhwc": FLAG,
@@ -143,6 +145,8 @@ def check_values(options: Mapping[str, Any]) -> None:
         for key in name.split("."):
             value = value[key]
         rule.check(name, value)
+    if options["precision"] == "bf16" and options["fp32"]:
+        raise UserError("precision=bf16 asks for half precision and fp32=true forbids it: give only one of them.")
     betas = options["spec"]["betas"]
     if len(betas) != 2 or not all(type(beta) in (int, float) and 0 <= beta < 1 for beta in betas):
         raise UserError(f"spec.betas must be two numbers from 0 to below 1 like [0,0.99], got {betas!r}.")

@@ -87,11 +87,12 @@ def build_loop(
     if options["resume"] is not None and state is None:
         start_from(options["resume"], generator=generator, generator_ema=generator_ema, discriminator=discriminator)
     augment = build_augment(options)
+    probability = None if augment is None else augment.p
     for module in (generator, generator_ema, discriminator, augment):
         if module is not None:
             module.to(device)
     if augment is not None:
-        augment.p = augment.p.cpu()  # read on the host at every pass
+        augment.p = probability  # read on the host at every pass: it stays there
 
     statistics = Statistics()
     ada = build_ada(options, augment=augment, statistics=statistics, device=device)

@@ -46,38 +46,40 @@ def memory_bytes(
     """Estimated memory of a process in bytes for micro-batches of this many videos, with the formula, by part.
 
     What autograd keeps dominates: per sample a value for every unit of every layer, per pixel what a layer reads and
-    what its activation returns, in float32. 'peak' is the larger of a step of the generator (everything) and one of
-    the discriminators (fakes and reals, but no gradients through the generator). The framework itself, allocators and
-    the first-order gradients that regularisation differentiates again come on top.
+    what its activation returns, in float32; with `generator.recompute` the generator keeps what its field and its
+    blocks are given and return. The discriminators judge one after another, pairs or frames, fakes or reals. 'peak' is
+    that of a step of the generator. The framework itself, allocators and the first-order gradients that regularisation
+    differentiates again come on top.
     """
     g, d = _count(generator), _count(discriminator)
     foreground, settings = generator.config["foreground"], generator.settings
-    units = foreground["width"] * foreground["num_layers"] + foreground["feature_dim"] + 3
-    samples = render_counts(generator, videos=videos)["samples"]
+    hidden, kept = (1, 1) if generator.recompute else (foreground["num_layers"], KEPT)
+    units = foreground["width"] * hidden + (0 if generator.recompute else foreground["feature_dim"]) + 3
+    samples, frames = render_counts(generator, videos=videos)["samples"], videos * FRAMES
     per_ray = settings.num_samples + settings.num_importance
     per_ray += 0 if generator.background is None else settings.num_background
     lattice = settings.path_lattice**2 * per_ray
 
     base, most = _channel_rule(generator.config["upsampler"])
     sizes = [2**i for i in range(settings.resolution.bit_length(), generator.resolution.bit_length())]
-    pixels = sum(size**2 * KEPT * min(base // size, most) for size in sizes)
-    unaided = lattice * sum(KEPT * min(base // size, most) for size in sizes)
+    pixels = sum(size**2 * kept * min(base // size, most) for size in sizes)
+    unaided = lattice * sum(kept * min(base // size, most) for size in sizes)
+    again = frames * max(size**2 * KEPT * min(base // size, most) for size in sizes)
     base, most = _channel_rule(discriminator.config)
     sizes = [2**i for i in range(3, discriminator.resolution.bit_length())]
     judged = sum(size**2 * KEPT * min(base // size, most) for size in sizes)
-    images = videos * (1 + (0 if discriminator.image is None else FRAMES))
-    frames = videos * FRAMES
+    images = videos * (1 if discriminator.image is None else FRAMES)
 
     parts = {
         "weights": (FLOAT * (5 * g + 4 * d), f"4 B × (5 × {g:,d} + 4 × {d:,d}): with gradients, Adam, average"),
         "field": (FLOAT * samples * units, f"4 B × {samples:,d} samples × {units:,d} units"),
-        "upsampler": (FLOAT * frames * pixels, f"4 B × {frames} frames × Σ resolution² × {KEPT} × channels"),
-        "path loss": (FLOAT * frames * unaided, f"4 B × {frames} frames × {lattice:,d} samples × Σ {KEPT} × channels"),
+        "upsampler": (FLOAT * frames * pixels, f"4 B × {frames} frames × Σ resolution² × {kept} × channels"),
+        "path loss": (FLOAT * frames * unaided, f"4 B × {frames} frames × {lattice:,d} samples × Σ {kept} × channels"),
         "discriminators": (FLOAT * images * judged, f"4 B × {images} images × Σ resolution² × {KEPT} × channels"),
     }
-    whole = sum(size for size, _ in parts.values())
-    without = parts["weights"][0] + 2 * parts["discriminators"][0]
-    parts["peak"] = (max(whole, without), "max(all of these, weights + 2 × discriminators)")
+    if generator.recompute:
+        parts["run again"] = (FLOAT * again, f"4 B × {frames} frames × the upsampler's largest block")
+    parts["peak"] = (sum(size for size, _ in parts.values()), "all of these")
     return parts
 
 

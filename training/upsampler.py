@@ -12,6 +12,8 @@ from torch import nn
 from torch_utils.ops.point_linear import lrelu_, point_linear
 from training.block_program import BlockProgram
 from training.layers import LRELU_GAIN, ModulatedLinear, PointLinear
+from training.precision import HalfPrecision
+from training.recompute import Measured, recomputed
 from training.resampling import blur_nearest_rows, blur_rows, corner_means, interleave, upsample_rows
 
 __all__ = ["Upsampler"]
@@ -120,9 +122,11 @@ class UpsamplerLayer(nn.Module):
         constants = None if self.upsampling is None else self.upsampling.fold(LRELU_GAIN)
         return [(part, bias, constants) for part in weight.split(group)]
 
-    def forward(self, xs: list[torch.Tensor], folded: list, *, upsample: bool = True) -> list[torch.Tensor]:
+    def forward(
+        self, xs: list[torch.Tensor], folded: list, magnitudes: Measured, *, upsample: bool = True
+    ) -> list[torch.Tensor]:
         """Rows of each group of videos, [G, N, H, W, C] or [G, P, C] (the latter only with upsample=False)."""
-        gain = self.magnitude.gain(xs) if self.training else None
+        gain = magnitudes.take(lambda: self.magnitude.gain(xs)) if self.training else None
         outputs = []
         for x, (weight, bias, constants) in zip(xs, folded, strict=True):
             weight, bias = (weight if gain is None else weight * gain).to(x.dtype), bias.to(x.dtype)
@@ -178,18 +182,28 @@ class UpsamplerBlock(nn.Module):
     ):
         super().__init__()
         common = {"w_dim": w_dim, "clamp": clamp}
-        self.fp16 = fp16
+        self.fp16, self.half_precision = fp16, HalfPrecision()
         layer = {"out_features": out_features, "beta": beta, **common}
         self.conv0 = UpsamplerLayer(in_features=in_features, upsampling=mode, **layer)
         self.conv1 = UpsamplerLayer(in_features=out_features, upsampling=None, **layer)
         self.rgb = ToRGB(in_features=out_features, **common)
 
-    def forward(self, xs: list[torch.Tensor], folded: list, *, upsample: bool) -> tuple[list, list]:
+    def forward(
+        self, xs: list[torch.Tensor], folded: list, *, upsample: bool, recompute: bool = False
+    ) -> tuple[list, list]:
         """Features of all groups to (features, colours)."""
-        dtype = torch.float16 if self.fp16 and xs[0].device.type == "cuda" else folded[0][0][0].dtype
+        magnitudes = Measured()
+        if recompute and torch.is_grad_enabled():
+            return recomputed(self._run, xs, folded, magnitudes, upsample)
+        return self._run(xs, folded, magnitudes, upsample)
+
+    def _run(self, xs: list[torch.Tensor], folded: list, magnitudes: Measured, upsample: bool) -> tuple[list, list]:
+        magnitudes.begin()
+        half = self.half_precision.type(xs[0].device) if self.fp16 else None
+        dtype = half or folded[0][0][0].dtype
         xs = [x.to(dtype) for x in xs]
-        xs = self.conv0(xs, folded[0], upsample=upsample)
-        xs = self.conv1(xs, folded[1], upsample=upsample)
+        xs = self.conv0(xs, folded[0], magnitudes, upsample=upsample)
+        xs = self.conv1(xs, folded[1], magnitudes, upsample=upsample)
         return xs, [self.rgb(x, f) for x, f in zip(xs, folded[2], strict=True)]
 
 
@@ -203,7 +217,7 @@ class Upsampler(nn.Module):
         channel_base, channel_max: A block at resolution r has min(32768 · channel_base / r, channel_max) channels.
         conv_clamp: Clamp of layer outputs; None for none.
         magnitude_beta: Decay of the magnitude EMA.
-        fp16_min_resolution: Blocks from here up run in half precision on CUDA devices; None for none.
+        fp16_min_resolution: Blocks from here up run in half precision (see `training.precision`); None for none.
     """
 
     def __init__(
@@ -276,16 +290,23 @@ class Upsampler(nn.Module):
         return [self._render(x, rgb, blocks[:count]) for x, rgb, blocks in zip(xs, rgbs, programs, strict=True)]
 
     def forward(
-        self, xs: list[torch.Tensor], rgbs: list[torch.Tensor], folded: list, *, resolution: int | None = None
+        self,
+        xs: list[torch.Tensor],
+        rgbs: list[torch.Tensor],
+        folded: list,
+        *,
+        resolution: int | None = None,
+        recompute: bool = False,
     ) -> list[torch.Tensor]:
         """Features [G, N, h, w, F] and colours [G, N, h, w, 3] of each group to colours [G, N, H, W, 3].
 
         With a `resolution` the blocks above it are left out: colours add up from block to block, so that those so far
-        are a coarser picture. The resolution of the input leaves out all.
+        are a coarser picture. The resolution of the input leaves out all. With `recompute` a block's backward pass runs
+        it again; see `training.recompute`.
         """
         count = self._num_blocks(resolution)
         for block, weights in list(zip(self.blocks.values(), folded, strict=True))[:count]:
-            xs, colours = block(xs, weights, upsample=True)
+            xs, colours = block(xs, weights, upsample=True, recompute=recompute)
             rgbs = [
                 upsample_rows(rgb.flatten(0, 1)).unflatten(0, rgb.shape[:2]) + colour
                 for rgb, colour in zip(rgbs, colours, strict=True)
@@ -311,9 +332,11 @@ class Upsampler(nn.Module):
             frames.append(image)
         return torch.stack(frames)[None]
 
-    def pointwise(self, xs: list[torch.Tensor], rgbs: list[torch.Tensor], folded: list) -> list[torch.Tensor]:
+    def pointwise(
+        self, xs: list[torch.Tensor], rgbs: list[torch.Tensor], folded: list, *, recompute: bool = False
+    ) -> list[torch.Tensor]:
         """The same layers without any resampling, on points [G, P, F] and colours [G, P, 3]."""
         for block, weights in zip(self.blocks.values(), folded, strict=True):
-            xs, colours = block(xs, weights, upsample=False)
+            xs, colours = block(xs, weights, upsample=False, recompute=recompute)
             rgbs = [rgb + colour for rgb, colour in zip(rgbs, colours, strict=True)]
         return rgbs

@@ -124,7 +124,7 @@ def _library(x, b, act, gain, clamp, impl):
         return None  # nothing to fuse
     if device == "cuda":
         return custom_ops.load("bias_act", device)
-    large = x.dtype == torch.float32 and x.numel() >= NATIVE_MIN_SIZE
+    large = x.dtype in (torch.float32, torch.bfloat16) and x.numel() >= NATIVE_MIN_SIZE
     if device == "cpu" and large and act in NATIVE_ACTIVATIONS and clamp is not None and _needs_grad(x, b):
         return custom_ops.load("bias_act", device)
     return None

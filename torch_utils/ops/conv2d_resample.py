@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
+from torch_utils.ops.conv3x3 import convolve, filtered_convolve
 from torch_utils.ops.upfirdn2d import filter_size, parse_padding, upfirdn2d
 
 __all__ = ["conv2d_resample"]
@@ -79,9 +80,10 @@ def conv2d_resample(
     if up == 1:
         # Without a filter the convolution can do the padding, if it is symmetric.
         if f is None and px0 == px1 >= 0 and py0 == py1 >= 0:
-            return F.conv2d(x, w, stride=down, padding=(py0, px0), groups=groups)
-        x = _filter(x, f, padding=[px0, px1, py0, py1])
-        return F.conv2d(x, w, stride=down, groups=groups)
+            return convolve(x, w, stride=down, padding=(py0, px0), groups=groups)
+        if f is None:
+            return convolve(_filter(x, f, padding=[px0, px1, py0, py1]), w, stride=down, groups=groups)
+        return filtered_convolve(x, w, f, padding=(px0, px1, py0, py1), stride=down, groups=groups)
 
     # The transposed convolution brings kernel - 1 pixels of padding before and kernel - up after (see upfirdn2d).
     px0, px1, py0, py1 = px0 - (kw - 1), px1 - (kw - up), py0 - (kh - 1), py1 - (kh - up)

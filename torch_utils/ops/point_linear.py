@@ -134,7 +134,7 @@ class _ConvolvedRows(torch.autograd.Function):
 
 def _gradient_library(grad):
     """The native library for `activation_gradient`; None for plain PyTorch."""
-    if grad.dtype != torch.float32 or grad.numel() < NATIVE_MIN_SIZE:
+    if grad.dtype not in (torch.float32, torch.bfloat16) or grad.numel() < NATIVE_MIN_SIZE:
         return None
     return custom_ops.load("bias_act", "cpu")
 

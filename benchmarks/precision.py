@@ -1,0 +1,109 @@
+"""Whether bfloat16 on a CPU changes how a training goes: loss curves of the small model, with float32's own spread.
+
+    python -m benchmarks.precision [--kimg 0.5] [--seeds 2] [--json FILE]
+
+Trainings of the small model on its default data, with every layer that has half precision in it: all resolutions of the
+discriminators and the upsampler's blocks. For each seed one in float32 and one in bf16. Curves are means over windows
+of iterations; the distance of two precisions (same seed) is set against that of two seeds (same precision).
+"""
+
+import contextlib
+import json
+import statistics
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import click
+import torch
+
+from dnnlib import atomic_write, run_cli
+from training.options import plan
+from training.session import build_loop
+
+PRECISIONS = ("float32", "bf16")
+CURVES = ("Loss/G/loss", "Loss/D/loss", "Loss/scores/real", "Loss/scores/fake", "Loss/r1_penalty")
+WORDS = (
+    "model=stylenerf_small", "spec=small", "device=cpu", "workers=0", "imgsnap=null",
+    "model.generator.upsampler.fp16_min_resolution=32",
+)  # fmt: skip
+
+Curves = dict[str, list[float]]  # by name: a mean per window
+
+
+def train(precision: str, seed: int, *, kimg: float, windows: int, folder: Path) -> Curves:
+    """Loss curves of one training."""
+    words = [*WORDS, f"outdir={folder}", f"seed={seed}", f"precision={precision}"]
+    options = plan(words).options
+    loop = build_loop(options, folder, device=torch.device("cpu"), resuming=False)
+    curves: Curves = {name: [] for name in CURVES}
+    iterations = max(1, round(kimg * 1000 / options["spec"]["mb"] / windows))
+    with contextlib.closing(loop.loader):
+        for _ in range(windows):
+            for _ in range(iterations):
+                loop.iterate()
+            moments = loop.statistics.reduce()
+            for name in CURVES:
+                curves[name].append(moments[name].mean)
+    return curves
+
+
+def distance(one: Curves, other: Curves, name: str) -> float:
+    """Root mean square of the difference of two curves."""
+    return statistics.fmean((a - b) ** 2 for a, b in zip(one[name], other[name], strict=True)) ** 0.5
+
+
+def compare(runs: Mapping[tuple[str, int], Curves], seeds: Sequence[int]) -> dict[str, dict[str, float]]:
+    """By curve: mean and last value by precision, mean distances of precisions and of seeds."""
+    table = {}
+    for name in CURVES:
+        row = {}
+        for precision in PRECISIONS:
+            own = [runs[precision, seed][name] for seed in seeds]
+            row[precision] = statistics.fmean(statistics.fmean(curve) for curve in own)
+            row[f"{precision}_last"] = statistics.fmean(curve[-1] for curve in own)
+        row["precisions"] = statistics.fmean(
+            distance(runs["float32", seed], runs["bf16", seed], name) for seed in seeds
+        )
+        pairs = [(a, b) for a in seeds for b in seeds if a < b]
+        row["seeds"] = statistics.fmean(
+            distance(runs[precision, a], runs[precision, b], name) for precision in PRECISIONS for a, b in pairs
+        )
+        table[name] = row
+    return table
+
+
+def show(table: Mapping[str, Mapping[str, float]]) -> str:
+    lines = [
+        "| curve | float32, mean | bf16, mean | float32, last | bf16, last | between precisions | between seeds |",
+        "| :-- | --: | --: | --: | --: | --: | --: |",
+    ]
+    keys = (*PRECISIONS, *(f"{precision}_last" for precision in PRECISIONS), "precisions", "seeds")
+    for name, row in table.items():
+        lines.append(f"| {name.removeprefix('Loss/')} | {' | '.join(f'{row[key]:.4g}' for key in keys)} |")
+    return "\n".join(lines)
+
+
+@click.command()
+@click.option("--kimg", default=0.5, show_default=True, help="Thousands of videos of each training.")
+@click.option("--seeds", type=click.IntRange(min=2), default=2, show_default=True, help="Trainings per precision.")
+@click.option("--windows", default=5, show_default=True, help="Points of a curve.")
+@click.option("--json", "file", type=click.Path(path_type=Path), help="Write curves and table here as well.")
+def main(kimg: float, seeds: int, windows: int, file: Path | None) -> None:
+    """Loss curves in float32 and in bf16."""
+    runs = {}
+    for seed in range(seeds):
+        for precision in PRECISIONS:
+            with tempfile.TemporaryDirectory() as folder:
+                runs[precision, seed] = train(precision, seed, kimg=kimg, windows=windows, folder=Path(folder))
+            click.echo(f"{precision}, seed {seed}: D/loss {runs[precision, seed]['Loss/D/loss'][-1]:.4f}", err=True)
+    table = compare(runs, range(seeds))
+    click.echo(show(table))
+    if file is not None:
+        curves = {f"{precision}, seed {seed}": curve for (precision, seed), curve in runs.items()}
+        with atomic_write(file, "w") as stream:
+            json.dump({"kimg": kimg, "curves": curves, "table": table}, stream, indent=1)
+
+
+if __name__ == "__main__":
+    run_cli(lambda: main(standalone_mode=False))

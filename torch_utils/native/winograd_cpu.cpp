@@ -1,0 +1,182 @@
+// PyTorch operators on winograd.h, for float images in channels_last: 3x3 convolutions of stride 1 and padding 1, and
+// gradients of 3x3 weights. Strips of tiles stay in the cache; sums do not depend on the number of threads.
+#include "winograd.h"
+
+#include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
+#include <torch/library.h>
+
+namespace {
+
+using at::Tensor;
+using namespace winograd;
+
+constexpr int64_t kStripBytes = 1 << 19;        // of a thread's transformed inputs
+constexpr int64_t kLongStripBytes = 1 << 21;    // of all transformed inputs or gradients of results at a time
+
+Images check(const Tensor& x, const char* what) {
+  TORCH_CHECK(x.dim() == 4 && x.scalar_type() == at::kFloat && x.device().is_cpu() &&
+                  x.is_contiguous(at::MemoryFormat::ChannelsLast) && x.size(1) % kBlock == 0,
+              "winograd: ", what, " must be float images in channels_last with a multiple of ", kBlock,
+              " channels on the CPU");
+  return {x.size(0), x.size(2), x.size(3)};
+}
+
+// Tiles of a strip, a multiple of the kernel's rows.
+int64_t strip_tiles(int64_t channels, int64_t bytes, int64_t tiles) {
+  const int64_t wanted = bytes / (kFrequencies * channels * int64_t(sizeof(float)));
+  return std::min(dense::round_up(std::max<int64_t>(wanted, 1), dense::kRows), tiles);
+}
+
+Tensor like(const Tensor& x, int64_t channels) {
+  return at::empty({x.size(0), channels, x.size(2), x.size(3)}, x.options(), at::MemoryFormat::ChannelsLast);
+}
+
+// w [3, 3, inputs, outputs] to packed weights of every frequency.
+Tensor transformed_weight(const Tensor& w) {
+  const int64_t inputs = w.size(2), outputs = w.size(3), tap = inputs * outputs;
+  Tensor packed = at::empty({kFrequencies, tap}, w.options());
+  const float* from = w.const_data_ptr<float>();
+  float* to = packed.mutable_data_ptr<float>();
+  at::parallel_for(0, outputs / kBlock, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t n = begin; n < end; n++)
+      for (int64_t k = 0; k < inputs; k++)
+        transform_weight(from + k * outputs + n * kBlock, tap, kBlock, to + (n * inputs + k) * kBlock, tap);
+  });
+  return packed;
+}
+
+// x [images, inputs, height, width] with w [3, 3, inputs, outputs] (correlation).
+Tensor winograd_conv(const Tensor& x, const Tensor& w) {
+  const Images images = check(x, "the input");
+  TORCH_CHECK(images.height % 2 == 0 && images.width % 2 == 0, "winograd: height and width must be even");
+  TORCH_CHECK(w.dim() == 4 && w.is_contiguous() && w.scalar_type() == at::kFloat && w.size(0) == 3 && w.size(1) == 3 &&
+                  w.size(2) == x.size(1) && w.size(3) % kBlock == 0,
+              "winograd: the weight must be a contiguous float tensor [3, 3, inputs, outputs]");
+  const int64_t inputs = w.size(2), outputs = w.size(3), tiles = images.tiles();
+  Tensor y = like(x, outputs);
+  if (tiles == 0) return y;
+  const Tensor packed = transformed_weight(w);
+  const int64_t strip = strip_tiles(inputs, kStripBytes, tiles), strips = (tiles + strip - 1) / strip;
+  const Tensor memory = at::empty({at::get_num_threads(), kFrequencies * strip * (inputs + outputs)}, x.options());
+  const Tensor zero = at::zeros({inputs}, x.options());
+  const float *from = x.const_data_ptr<float>(), *zeros = zero.const_data_ptr<float>(),
+              *weights = packed.const_data_ptr<float>();
+  float *to = y.mutable_data_ptr<float>(), *all = memory.mutable_data_ptr<float>();
+  at::parallel_for(0, strips, 1, [&](int64_t begin, int64_t end) {
+    float* const v = all + at::get_thread_num() * memory.size(1);
+    float* const m = v + kFrequencies * strip * inputs;
+    for (int64_t s = begin; s < end; s++) {
+      const int64_t first = s * strip, count = std::min(strip, tiles - first);
+      for (int64_t t = 0; t < count; t++) {
+        const float* pixels[16];
+        input_pixels(from, images, inputs, first + t, zeros, pixels);
+        transform_input(pixels, inputs,
+                        [&](int f, int64_t c, Vector value) { store(v + (f * strip + t) * inputs + c, value); });
+      }
+      for (int f = 0; f < kFrequencies; f++) {
+        const dense::Layer<float> layer{weights + f * inputs * outputs, inputs, outputs, nullptr, 1, {}, -1, nullptr};
+        const dense::Destination<float> results{m + f * strip * outputs, outputs, nullptr, 0};
+        dense::run_layer(layer, v + f * strip * inputs, inputs, 0, count, static_cast<const float*>(nullptr), 0,
+                         results);
+      }
+      for (int64_t t = 0; t < count; t++)
+        transform_output(m + t * outputs, strip * outputs, outputs,
+                         to + first_result(images, first + t) * outputs, images.width * outputs);
+    }
+  });
+  return y;
+}
+
+// sums [fa, inputs, outputs] of outer products over `total` places: of panels a of `fa` kinds with panels b of `fb`
+// kinds, 1 or as many. fill_a(place, put) and fill_b give vectors of channels by put(kind, channel, vector).
+template <typename FillA, typename FillB>
+Tensor outer_products(int64_t total, int64_t fa, int64_t fb, int64_t inputs, int64_t outputs,
+                      const at::TensorOptions& options, FillA fill_a, FillB fill_b) {
+  const int64_t strip = strip_tiles(std::max(inputs, outputs), kLongStripBytes, total);
+  const Tensor sums = at::zeros({fa, inputs, outputs}, options);
+  const Tensor memory = at::empty({strip * (fa * inputs + fb * outputs)}, options);
+  float *const a = memory.mutable_data_ptr<float>(), *const b = a + strip * fa * inputs;
+  float* const to = sums.mutable_data_ptr<float>();
+  const int64_t panels = outputs / kBlock;
+  for (int64_t first = 0; first < total; first += strip) {
+    const int64_t count = std::min(strip, total - first);
+    at::parallel_for(0, count, 16, [&](int64_t begin, int64_t end) {
+      for (int64_t t = begin; t < end; t++) {
+        fill_a(first + t, [&](int64_t f, int64_t c, Vector value) {
+          store(a + ((f * inputs + c) * strip + t * kLanes), value);
+        });
+        fill_b(first + t, [&](int64_t f, int64_t c, Vector value) {
+          store(b + (f * outputs + c / kBlock * kBlock) * strip + t * kBlock + c % kBlock, value);
+        });
+      }
+    });
+    at::parallel_for(0, fa * panels, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; i++) {
+        const int64_t f = i / panels, n = i % panels * kBlock;
+        const float* columns = b + ((fb == 1 ? 0 : f) * outputs + n) * strip;
+        for (int64_t k = 0; k < inputs; k += kOuter)
+          add_outer_products(a + (f * inputs + k / kLanes * kLanes) * strip + k % kLanes, columns, count,
+                             to + (f * inputs + k) * outputs + n, outputs);
+      }
+    });
+  }
+  return sums;
+}
+
+template <typename Put> void copy(const float* from, int64_t channels, int64_t kind, Put put) {
+  for (int64_t c = 0; c < channels; c += kLanes) put(kind, c, load(from + c));
+}
+
+// Gradient [3, 3, inputs, outputs] of the weight, of stride 1 and padding 1, or of stride 2 and no padding.
+Tensor conv3x3_weight_gradient(const Tensor& x, const Tensor& dy, int64_t stride) {
+  const Images images = check(x, "the input"), results = check(dy, "the gradient");
+  const int64_t inputs = x.size(1), outputs = dy.size(1);
+  const float *from = x.const_data_ptr<float>(), *gradients = dy.const_data_ptr<float>();
+  if (stride == 2) {
+    TORCH_CHECK(results.count == images.count && results.height == (images.height - 1) / 2 &&
+                    results.width == (images.width - 1) / 2,
+                "winograd: the gradient's shape does not fit the input's");
+    const int64_t per_image = results.height * results.width;
+    const auto fill_a = [&](int64_t place, auto put) {
+      const int64_t row = place % per_image / results.width * 2, column = place % results.width * 2;
+      const float* corner = from + ((place / per_image * images.height + row) * images.width + column) * inputs;
+      for (int64_t f = 0; f < 9; f++) copy(corner + (f / 3 * images.width + f % 3) * inputs, inputs, f, put);
+    };
+    const auto fill_b = [&](int64_t place, auto put) { copy(gradients + place * outputs, outputs, 0, put); };
+    const Tensor sums =
+        outer_products(results.count * per_image, 9, 1, inputs, outputs, x.options(), fill_a, fill_b);
+    return sums.view({3, 3, inputs, outputs});
+  }
+  TORCH_CHECK(stride == 1 && results.count == images.count && results.height == images.height &&
+                  results.width == images.width && images.height % 2 == 0 && images.width % 2 == 0,
+              "winograd: the gradient's shape does not fit the input's");
+  const Tensor zero = at::zeros({inputs}, x.options());
+  const float* zeros = zero.const_data_ptr<float>();
+  const auto fill_a = [&](int64_t tile, auto put) {
+    const float* pixels[16];
+    input_pixels(from, images, inputs, tile, zeros, pixels);
+    transform_input(pixels, inputs, put);
+  };
+  const auto fill_b = [&](int64_t tile, auto put) {
+    transform_gradient(gradients + first_result(images, tile) * outputs, images.width * outputs, outputs, put);
+  };
+  const Tensor sums =
+      outer_products(images.tiles(), kFrequencies, kFrequencies, inputs, outputs, x.options(), fill_a, fill_b);
+  Tensor dw = at::empty({3, 3, inputs, outputs}, x.options());
+  const float* du = sums.const_data_ptr<float>();
+  float* to = dw.mutable_data_ptr<float>();
+  const int64_t tap = inputs * outputs;
+  at::parallel_for(0, inputs, 16, [&](int64_t begin, int64_t end) {
+    transform_weight_gradient(du + begin * outputs, tap, (end - begin) * outputs, to + begin * outputs, tap);
+  });
+  return dw;
+}
+
+TORCH_LIBRARY_FRAGMENT(video3d_cpu, m) {
+  m.def("winograd_conv(Tensor x, Tensor w) -> Tensor", &winograd_conv);
+  m.def("conv3x3_weight_gradient(Tensor x, Tensor dy, int stride) -> Tensor", &conv3x3_weight_gradient);
+}
+
+}  // namespace
