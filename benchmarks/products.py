@@ -1,0 +1,168 @@
+"""The products that a computation requires, and how long the fastest library route takes for the same shapes.
+
+`record_products` writes down the shape of every matrix product and convolution while a computation runs, forward and
+backward, those inside native operators too. `time_products` runs products of the same shapes, each by every library
+route that fits, and adds up the fastest: the *limit*, which a program of library calls cannot beat. Depthwise filters
+are no products between channels and count as nothing, like everything else that a computation does.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from torch_utils import custom_ops
+
+__all__ = ["Convolution", "MatrixProduct", "Product", "multiply_adds", "record_products"]
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, order=True)
+class MatrixProduct:
+    """`batch` products [rows, inner] × [inner, columns]."""
+
+    batch: int
+    rows: int
+    inner: int
+    columns: int
+
+    @property
+    def multiply_adds(self) -> int:
+        return self.batch * self.rows * self.inner * self.columns
+
+    def __str__(self) -> str:
+        batch = f"{self.batch} × " if self.batch > 1 else ""
+        return f"{batch}{self.rows} × {self.inner} → {self.columns}"
+
+
+@dataclass(frozen=True, order=True)
+class Convolution:
+    """A convolution of an image [N, C, ...] to [N, O, ...], or one of its derivatives, which have as many operations.
+
+    Attributes:
+        wanted: 'output', or the gradient of the 'input' or 'weight'.
+        image, weight, output: Shapes; the weight is [O, C / groups, ...].
+        stride, padding, dilation: One number per axis.
+        groups: Of channels.
+    """
+
+    wanted: str
+    image: Shape
+    weight: Shape
+    output: Shape
+    stride: Shape
+    padding: Shape
+    dilation: Shape
+    groups: int
+
+    @property
+    def multiply_adds(self) -> int:
+        return math.prod(self.output) * math.prod(self.weight[1:])
+
+    def __str__(self) -> str:
+        size = "×".join(map(str, self.weight[2:]))
+        return f"{self.wanted} of {size} convolution {list(self.image)} → {list(self.output)}"
+
+
+Product = MatrixProduct | Convolution
+
+
+def multiply_adds(products: Counter[Product]) -> int:
+    return sum(product.multiply_adds * count for product, count in products.items())
+
+
+@contextmanager
+def record_products() -> Iterator[Counter[Product]]:
+    """How often each product occurs in what runs inside the `with` block."""
+    found: Counter[Product] = Counter()
+    with FlopCounterMode(display=False, custom_mapping=_recorders(found)):
+        yield found
+
+
+def _recorders(found: Counter[Product]) -> dict:
+    """By operator, a function of its arguments (shapes in place of tensors) that adds what it requires to `found`."""
+
+    def add(products: Sequence[Product]) -> int:
+        found.update(product for product in products if product.multiply_adds)
+        return 0
+
+    def matrix(a: Shape, b: Shape) -> int:
+        return add([MatrixProduct(1, a[0], a[1], b[1])])
+
+    def batched(a: Shape, b: Shape) -> int:
+        return add([MatrixProduct(a[0], a[1], a[2], b[2])])
+
+    def convolution(image, weight, _bias, stride, padding, dilation, transposed, _output_padding, groups, out_shape):
+        geometry = (stride, padding, dilation, groups)
+        if transposed:
+            return add(_convolution("input", out_shape, weight, image, *geometry))
+        return add(_convolution("output", image, weight, out_shape, *geometry))
+
+    def convolution_backward(
+        grad, image, weight, _bias, stride, padding, dilation, transposed, _output_padding, groups, mask, out_shape
+    ):
+        geometry = (stride, padding, dilation, groups)
+        into, of = (grad, image) if transposed else (image, grad)
+        products = []
+        if mask[0]:
+            products += _convolution("output" if transposed else "input", into, weight, of, *geometry)
+        if mask[1]:
+            products += _convolution("weight", into, weight, of, *geometry)
+        return add(products)
+
+    aten = torch.ops.aten
+    recorders = {
+        aten.mm: lambda a, b, **_: matrix(a, b),
+        aten.addmm: lambda _, a, b, **__: matrix(a, b),
+        aten.bmm: lambda a, b, **_: batched(a, b),
+        aten.baddbmm: lambda _, a, b, **__: batched(a, b),
+        aten.convolution: convolution,
+        aten.convolution_backward: convolution_backward,
+    }
+    native = custom_ops.load("dense", "cpu")
+    if native is not None:
+
+        def program(rows: int, inputs: int, outputs: Sequence[int], sources: Sequence[int]) -> int:
+            layers = zip(outputs, sources, strict=True)
+            return add([MatrixProduct(1, rows, inputs if s < 0 else outputs[s], o) for o, s in layers])
+
+        recorders |= {
+            native.dense_rows: lambda x, _w, _b, o, s, *_, **__: program(x[0], x[1], o, s),
+            native.upsample_corners: lambda x, hidden, _slope, _w, _b, o, s, *_, **__: program(
+                4 * x[0] * x[1], hidden[2] // 2, o, s
+            ),
+            native.upsample_shuffled: lambda x, _c, _bias, _slope, _clamp, _w, _b, o, s, *_, **__: program(
+                4 * x[0] * x[1], x[2], o, s
+            ),
+        }
+    return recorders
+
+
+def _convolution(wanted, image, weight, output, stride, padding, dilation, groups) -> list[Product]:
+    """The product that a convolution of `image` to `output` stands for; nothing for a depthwise one."""
+    if groups > 1 and weight[1] == 1:
+        return []
+    axes = len(weight) - 2
+    stride, padding, dilation = (tuple(x) * (axes if len(x) == 1 else 1) for x in (stride, padding, dilation))
+    if math.prod(weight[2:]) == 1 and set(stride) <= {1} and set(padding) <= {0} and groups == 1:
+        outputs, inputs = weight[:2]
+        rows = math.prod(output) // outputs
+        shapes = {
+            "output": (rows, inputs, outputs), "input": (rows, outputs, inputs), "weight": (outputs, rows, inputs)
+        }  # fmt: skip
+        return [MatrixProduct(1, *shapes[wanted])]
+    image, weight, output = (tuple(x) for x in (image, weight, output))
+    if wanted == "output" and groups == 1 and math.prod(weight[2:]) > math.prod(output[2:]):
+        # How autograd writes a weight's gradient where that is itself differentiated: videos and channels trade places.
+        wanted, stride, dilation = "weight", dilation, stride
+        image, weight, output = (
+            (image[1], image[0], *image[2:]),
+            (weight[0], image[0], *output[2:]),
+            (image[1], weight[0], *weight[2:]),
+        )
+    return [Convolution(wanted, image, weight, output, stride, padding, dilation, groups)]
