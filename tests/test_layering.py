@@ -95,7 +95,7 @@ def library_files() -> list[pathlib.Path]:
 
 
 def project_files() -> list[pathlib.Path]:
-    folders = [ROOT / name for name in (*MAY_IMPORT, "conf", "tests", ".ci")]
+    folders = [ROOT / name for name in (*MAY_IMPORT, "benchmarks", "conf", "docs", "tests", ".ci")]
     files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
     files += [path for path in ROOT.iterdir() if path.is_file()]
     return sorted(p for p in files if p.suffix in TEXT_SUFFIXES or p.name in ("Makefile", "run"))

@@ -92,22 +92,36 @@ def cases() -> list[Case]:
     found.append(Case("bias_act", "swish", ((8, 512, 16, 16), (512,)), smooth, "inputs"))
 
     blur, nearest = setup_filter([1, 3, 3, 1]), setup_filter([1, 4, 6, 4, 1], normalize=False) / 64
-    for what, shape, f, arguments in (
-        ("filter of a 3×3 layer 256²", (2, 128, 256, 256), blur, {"padding": 2}),
-        ("filter of a 3×3 layer 64²", (8, 512, 64, 64), blur, {"padding": 2}),
-        ("filter of a 3×3 layer 16²", (8, 512, 16, 16), blur, {"padding": 2}),
-        ("filter of a skip layer 64²", (8, 512, 64, 64), blur, {"padding": 1, "down": 2}),
-        ("video ÷2", (8, 7, 256, 256), blur, {"padding": 1, "down": 2}),
-        ("upsampler, blurred nearest ×2", (2, 256, 64, 64), nearest, {"up": 2, "padding": [3, 1, 3, 1]}),
-        ("upsampler, blur", (2, 64, 128, 128), blur, {"padding": [2, 1, 2, 1]}),
-        ("upsampler, colours ×2", (2, 3, 128, 128), blur, {"up": 2, "padding": [2, 1, 2, 1], "gain": 4}),
-        ("small discriminator 32²", (8, 64, 32, 32), blur, {"padding": 2}),
+    filters = {
+        "filter of a 3×3 layer": (blur, {"padding": 2}),
+        "filter of a skip layer": (blur, {"padding": 1, "down": 2}),
+        "upsampler, blurred nearest ×2": (nearest, {"up": 2, "padding": [3, 1, 3, 1]}),
+        "upsampler, blur": (blur, {"padding": [2, 1, 2, 1]}),
+        "upsampler, colours ×2": (blur, {"up": 2, "padding": [2, 1, 2, 1], "gain": 4}),
+    }
+    half = torch.bfloat16
+    for what, which, shape, dtype in (
+        ("filter of a 3×3 layer 256²", "filter of a 3×3 layer", (2, 128, 256, 256), torch.float32),
+        ("filter of a 3×3 layer 64²", "filter of a 3×3 layer", (8, 512, 64, 64), torch.float32),
+        ("filter of a 3×3 layer 16²", "filter of a 3×3 layer", (8, 512, 16, 16), torch.float32),
+        ("filter of a skip layer 64²", "filter of a skip layer", (8, 512, 64, 64), torch.float32),
+        ("video ÷2", "filter of a skip layer", (8, 7, 256, 256), torch.float32),
+        ("upsampler, blurred nearest ×2", "upsampler, blurred nearest ×2", (2, 256, 64, 64), torch.float32),
+        ("upsampler, blur", "upsampler, blur", (2, 64, 128, 128), torch.float32),
+        ("upsampler, colours ×2", "upsampler, colours ×2", (2, 3, 128, 128), torch.float32),
+        ("small discriminator 32²", "filter of a 3×3 layer", (8, 64, 32, 32), torch.float32),
+        ("filter of a 3×3 layer 16²", "filter of a 3×3 layer", (8, 512, 16, 16), half),
+        ("filter of a skip layer 64²", "filter of a skip layer", (8, 512, 64, 64), half),
+        ("video ÷2", "filter of a skip layer", (8, 7, 256, 256), half),
+        ("upsampler, blurred nearest ×2", "upsampler, blurred nearest ×2", (2, 256, 64, 64), half),
+        ("upsampler, colours ×2", "upsampler, colours ×2", (2, 3, 128, 128), half),
     ):
 
-        def resample(impl, x, f=f, arguments=arguments):
+        def resample(impl, x, which=which):
+            f, arguments = filters[which]
             return upfirdn2d(x, f, **arguments, impl=impl)
 
-        found.append(Case("upfirdn2d", what, (shape,), resample, "nothing"))
+        found.append(Case("upfirdn2d", what, (shape,), resample, "nothing", dtype))
 
     def weigh(impl, density, deltas):
         return ray_weights(density, deltas, last_opaque=False, impl=impl)

@@ -215,7 +215,12 @@ def test_mistaken_choices(monkeypatch):
         ((2, 7, 32, 32), torch.float32, False),
         ((2, 64, 16, 16), torch.float16, True),
         ((1, 3, 8, 8), torch.float32, False),
+        ((2, 64, 16, 16), torch.float64, True),
         ((1, 3, 8, 8), torch.float64, False),
+        ((2, 64, 16, 16), torch.bfloat16, False),
+        ((2, 8, 32, 32), torch.bfloat16, True),
+        ((2, 9, 32, 32), torch.bfloat16, False),
+        ((1, 3, 8, 8), torch.bfloat16, False),
     ],
 )
 def test_automatic_choice(monkeypatch, shape, dtype, native):
@@ -223,3 +228,26 @@ def test_automatic_choice(monkeypatch, shape, dtype, native):
     monkeypatch.setattr(custom_ops, "load", lambda *names: asked.append(names))
     y = module.upfirdn2d(torch.zeros(shape, dtype=dtype), torch.ones(1, 1))  # by the reference: nothing is loaded
     assert y.shape == shape and asked == ([("upfirdn2d", "cpu")] if native else [])
+
+
+@pytest.mark.parametrize("dtype, native", [(torch.bfloat16, True), (torch.float32, False)])
+def test_upsampling_of_many_channels_is_native_in_bfloat16(monkeypatch, dtype, native):
+    """Also where it is the gradient of a downsampling."""
+    asked = []
+    monkeypatch.setattr(custom_ops, "load", lambda *names: asked.append(names))
+    x, expected = torch.ones(2, 64, 16, 16, dtype=dtype, requires_grad=True), [("upfirdn2d", "cpu")] * native
+    module.upfirdn2d(x.detach(), torch.ones(2, 2), up=2, padding=[1, 0, 1, 0])
+    assert asked == expected
+    asked.clear()
+    y = module.upfirdn2d(x, torch.ones(2, 2), down=2)
+    assert not asked
+    y.sum().backward()
+    assert asked == expected and x.grad.eq(1).all()
+
+
+@needs_compiler
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_largest_filters(layout):
+    x = draw(1, 3, 20, 30).float().contiguous(memory_format=LAYOUTS[layout])
+    assert_native(x, draw(24, 24, seed=1), up=2, down=3, padding=12)
+    assert_native(x, draw(24, seed=1), padding=12, flip_filter=True)

@@ -1,173 +1,20 @@
 // upfirdn2d on the CPU: one block of output rows of one image at a time, from rows of [width][channels].
 //
 // (Images in planar format are images of one channel.) Filters that are a product of two vectors run down the columns
-// into a buffer that stays in the cache, and from there along the rows; other filters run row by row of taps. All
-// of it is sums of rows, `combine`, of which several neighbours are made at once to load inputs once.
+// into a buffer that stays in the cache, and from there along the rows; other filters run row by row of taps.
 #pragma once
 
 #include <algorithm>
-#include <limits>
-#include <numeric>
+#include <cstring>
 #include <vector>
 
-#if defined(__AVX__)
-#include <immintrin.h>
-#endif
-
-#include "upfirdn2d.h"
+#include "upfirdn2d_plan.h"
+#include "upfirdn2d_sums.h"
 
 namespace upfirdn2d {
 
-constexpr int BLOCK = 4;        // neighbouring sums made at once
-constexpr Index MAX_TAPS = 6;   // taps in one go
-constexpr Index WIDE = 16;      // channels that make a loop of their own
-constexpr Index TILE = 8192;    // values of a row handled at a time
-
-// ---------------------------------------------------------------------------------------------------------------------
-// Sums of rows
-
-// to[r][i] (+)= sum over k of taps[k] * from[r * STEP + k][i], for r < ROWS and i < count.
-template <int TAPS, int ROWS, int STEP, bool ADD, class T>
-void combine_fixed(T* const* to, const T* const* from, const T* taps, Index count) {
-    constexpr int INPUTS = (ROWS - 1) * STEP + TAPS;
-    const T* in[INPUTS];
-    T *out[ROWS], w[TAPS];
-    for (int k = 0; k < INPUTS; k++) in[k] = from[k];
-    for (int r = 0; r < ROWS; r++) out[r] = to[r];
-    for (int k = 0; k < TAPS; k++) w[k] = taps[k];
-#pragma GCC ivdep
-    for (Index i = 0; i < count; i++) {
-        T v[INPUTS];
-#pragma GCC unroll 16
-        for (int k = 0; k < INPUTS; k++) v[k] = in[k][i];
-#pragma GCC unroll 4
-        for (int r = 0; r < ROWS; r++) {
-            T sum = ADD ? out[r][i] + w[0] * v[r * STEP] : w[0] * v[r * STEP];
-#pragma GCC unroll 8
-            for (int k = 1; k < TAPS; k++) sum += w[k] * v[r * STEP + k];
-            out[r][i] = sum;
-        }
-    }
-}
-
-template <int ROWS, int STEP, bool ADD, class T>
-void combine_some(T* const* to, const T* const* from, const T* taps, Index number, Index count) {
-    static_assert(MAX_TAPS == 6);
-    switch (number) {
-        case 1: return combine_fixed<1, ROWS, STEP, ADD>(to, from, taps, count);
-        case 2: return combine_fixed<2, ROWS, STEP, ADD>(to, from, taps, count);
-        case 3: return combine_fixed<3, ROWS, STEP, ADD>(to, from, taps, count);
-        case 4: return combine_fixed<4, ROWS, STEP, ADD>(to, from, taps, count);
-        case 5: return combine_fixed<5, ROWS, STEP, ADD>(to, from, taps, count);
-        case 6: return combine_fixed<6, ROWS, STEP, ADD>(to, from, taps, count);
-    }
-}
-
-// The same with any number of taps; `add` to what is there or overwrite it.
-template <int ROWS, int STEP, class T>
-void combine(T* const* to, const T* const* from, const T* taps, Index number, Index count, bool add) {
-    if (number == 0 && !add)
-        for (int r = 0; r < ROWS; r++) std::fill(to[r], to[r] + count, T(0));
-    for (Index done = 0; done < number; done += MAX_TAPS) {
-        const Index now = std::min(number - done, MAX_TAPS);
-        if (add || done > 0)
-            combine_some<ROWS, STEP, true>(to, from + done, taps + done, now, count);
-        else
-            combine_some<ROWS, STEP, false>(to, from + done, taps + done, now, count);
-    }
-}
-
-// Copies past the caches, for results that they could not hold: memory need not be read before it is written.
-template <class T>
-void stream(T* to, const T* from, Index count) {
-    Index i = 0;
-#if defined(__AVX__)
-    constexpr Index LANES = 32 / sizeof(T);
-    while (i < count && reinterpret_cast<uintptr_t>(to + i) % 32 != 0) to[i] = from[i], i++;
-    for (; i + LANES <= count; i += LANES) {
-        const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from + i));
-        _mm256_stream_si256(reinterpret_cast<__m256i*>(to + i), bits);
-    }
-#endif
-    for (; i < count; i++) to[i] = from[i];
-}
-
-inline void end_of_streams() {
-#if defined(__AVX__)
-    _mm_sfence();
-#endif
-}
-
-// ---------------------------------------------------------------------------------------------------------------------
-// What is the same for all rows
-
-// An axis whose outputs o = q * number + p of one phase p all see the same taps, at inputs q * step + shift[p] and after.
-struct Phases {
-    Index number, step;
-    std::vector<Index> shift;
-
-    explicit Phases(const Axis& axis) : number(axis.up / std::gcd(axis.up, axis.down)) {
-        step = number * axis.down / axis.up;
-        for (Index p = 0; p < number; p++) shift.push_back(unbounded_window(axis, p).input);
-    }
-};
-
-template <class T>
-using PhaseTaps = std::vector<std::vector<T>>;  // [phase][tap]
-
-// For every phase, the taps that meet inputs.
-template <class T>
-PhaseTaps<T> split(const double* taps, const Axis& axis, const Phases& phases) {
-    PhaseTaps<T> result(phases.number);
-    for (Index p = 0; p < phases.number; p++)
-        for (Index k = unbounded_window(axis, p).tap; k < axis.taps; k += axis.up) result[p].push_back(taps[k]);
-    return result;
-}
-
-template <class T>
-struct Plan {
-    Axis y, x;
-    Index channels;
-    Phases down, along;
-    bool separable;
-    PhaseTaps<T> column;             // if separable
-    std::vector<PhaseTaps<T>> rows;  // for every row of taps; one if separable
-    Index first, beyond;             // inputs that the outputs q = 0 of all phases see: first <= input < beyond
-
-    // f: correlation taps [taps_y][taps_x].
-    Plan(const Axis& y_, const Axis& x_, Index channels_, const std::vector<double>& f)
-        : y(y_), x(x_), channels(channels_), down(y_), along(x_) {
-        std::vector<double> left, right;
-        separable = factors(f, left, right);
-        if (separable) {
-            column = split<T>(left.data(), y, down);
-            rows = {split<T>(right.data(), x, along)};
-        } else {
-            for (Index i = 0; i < y.taps; i++) rows.push_back(split<T>(f.data() + i * x.taps, x, along));
-        }
-        first = *std::min_element(along.shift.begin(), along.shift.end());
-        beyond = first + 1;
-        for (Index p = 0; p < along.number; p++)
-            beyond = std::max<Index>(beyond, along.shift[p] + std::max<Index>(rows[0][p].size(), 1));
-    }
-
-    // Whether f = left ⊗ right up to rounding; then these.
-    bool factors(const std::vector<double>& f, std::vector<double>& left, std::vector<double>& right) const {
-        const auto less = [](double a, double b) { return std::abs(a) < std::abs(b); };
-        const Index largest = std::max_element(f.begin(), f.end(), less) - f.begin();
-        const Index i0 = largest / x.taps, j0 = largest % x.taps;
-        const double pivot = f[largest], limit = 4 * std::numeric_limits<T>::epsilon() * std::abs(pivot);
-        for (Index i = 0; i < y.taps; i++) left.push_back(f[i * x.taps + j0]);
-        for (Index j = 0; j < x.taps; j++) right.push_back(pivot == 0 ? 0 : f[i0 * x.taps + j] / pivot);
-        for (Index i = 0; i < y.taps; i++)
-            for (Index j = 0; j < x.taps; j++)
-                if (!(std::abs(left[i] * right[j] - f[i * x.taps + j]) <= limit)) return false;
-        return true;
-    }
-};
-
-// ---------------------------------------------------------------------------------------------------------------------
-// Rows of one image
+constexpr Index WIDE = 16;    // channels that make a loop of their own
+constexpr Index TILE = 8192;  // values of a row handled at a time
 
 template <class T>
 class RowFilter {

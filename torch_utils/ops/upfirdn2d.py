@@ -34,10 +34,12 @@ __all__ = [
 IMPLEMENTATIONS = ("auto", "ref", "cpu", "cuda")
 NATIVE_TYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 #: What 'auto' gives to the native operator on the CPU, of images with at least so many values (figures:
-#: docs/operators.md). In float32 colours, about twice as fast there and more. With more channels the reference is so
-#: near the speed of memory that the native operator is only 1.2 to 2 times as fast, which is not worth another code
-#: path. All of the other types: PyTorch's convolutions are slow with most of them.
-NATIVE_MIN_SIZE, FEW_CHANNELS = 1 << 12, 4
+#: docs/operators.md). In float32 and bfloat16 images of few channels, about twice as fast there and more, and in
+#: bfloat16 all upsampling (gradients of downsampling, too), where PyTorch's transposed convolutions take 4 to 22 times
+#: as long. With more channels the reference is so near the speed of memory that the native operator is 0.5 to 2 times
+#: as fast, which is not worth another code path. All of float16 and float64, 4 times as fast and more.
+NATIVE_MIN_SIZE = 1 << 12
+FEW_CHANNELS = {torch.float32: 4, torch.bfloat16: 8}
 SEPARABLE_TAPS = 8  # filters with at least so many taps are kept as a vector, i.e. run as two passes
 
 
@@ -198,10 +200,14 @@ class _Resampling:
             return custom_ops.require("upfirdn2d", self.impl)
         if self.impl == "ref" or x.dtype not in NATIVE_TYPES:
             return None
-        pays = x.numel() >= NATIVE_MIN_SIZE and (x.dtype != torch.float32 or x.shape[1] <= FEW_CHANNELS)
-        if device == "cuda" or (device == "cpu" and pays):
+        if device == "cuda" or (device == "cpu" and self._pays_on_cpu(x)):
             return custom_ops.load("upfirdn2d", device)
         return None
+
+    def _pays_on_cpu(self, x: torch.Tensor) -> bool:
+        upsampled = x.dtype == torch.bfloat16 and max(self.up) > 1
+        few = x.shape[1] <= FEW_CHANNELS.get(x.dtype, x.shape[1])
+        return x.numel() >= NATIVE_MIN_SIZE and (few or upsampled)
 
 
 class _Upfirdn2d(torch.autograd.Function):
