@@ -172,10 +172,21 @@ class Times:
 
 
 def time_rounds(
-    functions: dict[str, Callable[[], object]], *, rounds: int = 5, calibration: Calibration | None = None
+    functions: dict[str, Callable[[], object]],
+    *,
+    rounds: int = 5,
+    calibration: Calibration | None = None,
+    warm_up: bool = True,
 ) -> dict[str, Times]:
-    """Time functions in turns, after each has been called once; a calibration sample is taken in every round."""
-    for function in functions.values():
+    """Time functions in turns.
+
+    Args:
+        functions: By name.
+        rounds: Calls of each that are timed.
+        calibration: A sample is taken in every round.
+        warm_up: Call each once before.
+    """
+    for function in functions.values() if warm_up else ():
         function()
     walls: dict[str, list[float]] = {name: [] for name in functions}
     cpus: dict[str, list[float]] = {name: [] for name in functions}

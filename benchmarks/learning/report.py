@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 
 from benchmarks.learning.evaluation import LAGS, VIEW_ANGLE
-from benchmarks.learning.pictures import depth_picture, draw_curve, save_grid
+from benchmarks.learning.pictures import depth_picture, save_grid
 from benchmarks.learning.runs import COMMON, Run, run_folder, snapshots
+from benchmarks.plots import draw_lines
 from dnnlib import atomic_write
 from renderer.parallax import surface_depth
 from torch_utils.random_stream import RandomStream
@@ -27,9 +28,9 @@ def write_report(work: Path, runs: list[Run], reference: dict, path: Path) -> No
     main, scenes = results["main"], reference["figures"]
     path.parent.mkdir(parents=True, exist_ok=True)
     pictures = {name: path.with_name(f"{path.stem}-{name}.png") for name in ("curve", "samples", "motion", "views")}
-    draw_curve(
+    draw_lines(
         pictures["curve"],
-        [(row["kimg"], row["rfvd"]) for row in main],
+        {"rfvd": [(row["kimg"], row["rfvd"]) for row in main]},
         x_label="thousands of videos shown (kimg)",
         y_label="rfvd",
         floor=(scenes["rfvd_halves"], "two halves of the real set"),

@@ -10,7 +10,6 @@ from PIL import Image
 
 from benchmarks.learning import __main__ as study
 from benchmarks.learning import runs
-from benchmarks.learning.pictures import draw_curve
 from dnnlib import UserError
 from tests.training.tiny import WORDS
 
@@ -90,12 +89,3 @@ def test_ablations_have_a_quarter_of_the_budget():
     main, *others = runs.plan_runs(20)
     assert main.kimg == 20 and len(others) == 4 and {run.kimg for run in others} == {5}
     assert len({run.name for run in others}) == 4 and all(run.words for run in others)
-
-
-def test_a_curve_goes_through_its_points(tmp_path):
-    path = tmp_path / "curve.png"
-    draw_curve(path, [(0, 1000.0), (10, 10.0)], x_label="x", y_label="y", floor=(1.0, "floor"))
-    image = Image.open(path).convert("RGB")
-    blue = [(x, y) for x in range(image.width) for y in range(image.height) if image.getpixel((x, y)) == (31, 98, 176)]
-    (left, top), (right, bottom) = min(blue), max(blue)
-    assert right - left > 500 and bottom - top > 150  # from upper left to lower right
