@@ -12,10 +12,9 @@ import io
 import json
 import multiprocessing
 import os
-import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import click
@@ -148,6 +147,30 @@ def measure_listing(frames: int) -> dict[str, float]:
     return {"first": times[0], "again": times[1]}
 
 
+def measure(
+    *, rounds: int, processes: int, frames: int, kinds: Mapping[str, tuple[str, int]] = KINDS
+) -> dict[str, Any]:
+    """Pairs per second of each kind of file, and seconds to list so many files."""
+    results: dict[str, Any] = {"pairs per second": {}, "listing": {"frames": frames, **measure_listing(frames)}}
+    with tempfile.TemporaryDirectory() as base:
+        for name, (suffix, size) in kinds.items():
+            results["pairs per second"][name] = measure_kind(
+                base, suffix=suffix, size=size, rounds=rounds, processes=processes
+            )
+    return results
+
+
+def show(results: dict[str, Any]) -> str:
+    """A table."""
+    lines = [f"{'pairs/s of one core':<22}{'limit':>8}" + "".join(f"{n:>16}" for n in ("folder", "zip", "shards"))]
+    for name, rates in results["pairs per second"].items():
+        cells = [f"{rates[n]:8.0f} ({rates[n] / rates['limit']:4.0%}) " for n in rates if n != "limit"]
+        lines.append(f"{name:<22}{rates['limit']:>8.0f}" + "".join(f"{cell:>16}" for cell in cells))
+    listing = results["listing"]
+    lines.append(f"listing {listing['frames']} frames: {listing['first']:.2f} s, again {listing['again']:.2f} s")
+    return "\n".join(lines)
+
+
 @click.command()
 @click.option("--json", "file", help="Write the figures to this file as well.")
 @click.option("--rounds", type=click.IntRange(min=1), default=10, show_default=True, help="Passes over 16 clips.")
@@ -155,21 +178,8 @@ def measure_listing(frames: int) -> dict[str, float]:
 @click.option("--frames", type=click.IntRange(min=16), default=200_000, show_default=True, help="Files to list.")
 def main(file: str | None, rounds: int, processes: int, frames: int) -> None:
     """Measure and print a table."""
-    results: dict[str, Any] = {"pairs per second": {}, "listing": {"frames": frames, **measure_listing(frames)}}
-    base = tempfile.mkdtemp()
-    try:
-        for name, (suffix, size) in KINDS.items():
-            results["pairs per second"][name] = measure_kind(
-                base, suffix=suffix, size=size, rounds=rounds, processes=processes
-            )
-    finally:
-        shutil.rmtree(base)
-    click.echo(f"{'pairs/s of one core':<22}{'limit':>8}" + "".join(f"{n:>16}" for n in ("folder", "zip", "shards")))
-    for name, rates in results["pairs per second"].items():
-        cells = [f"{rates[n]:8.0f} ({rates[n] / rates['limit']:4.0%}) " for n in rates if n != "limit"]
-        click.echo(f"{name:<22}{rates['limit']:>8.0f}" + "".join(f"{cell:>16}" for cell in cells))
-    listing = results["listing"]
-    click.echo(f"listing {frames} frames: {listing['first']:.2f} s, again {listing['again']:.2f} s")
+    results = measure(rounds=rounds, processes=processes, frames=frames)
+    click.echo(show(results))
     if file is not None:
         with atomic_write(file, "w") as stream:
             json.dump(results, stream, indent=1, ensure_ascii=False)

@@ -3,7 +3,7 @@
     python -m benchmarks.growth [--only render-rays,train-samples] [--json FILE] [--plots DIR]
 
 Every point is the FaceForensics model with one number changed, initial weights, float32. Beside the time stands what
-the products require (multiply-adds, counted as they run): where the time grows otherwise than the size, the count says
+the products require (multiply-adds, counted): where the time grows otherwise than the size, the count says
 whether there is more to do or the machine does it faster or slower.
 """
 
@@ -11,30 +11,22 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import click
 import torch
 
-from benchmarks.calibration import SHARES, Times, time_rounds
+from benchmarks import work
+from benchmarks.calibration import Times, time_rounds
 from benchmarks.plots import draw_lines
-from benchmarks.products import multiply_adds, record_products
-from benchmarks.scaling import batch_of, build, one_pass
+from benchmarks.products import multiply_adds
+from benchmarks.work import FULL, QUICK, Work
 from dnnlib import UserError, atomic_write, run_cli
-from renderer.camera_paths import camera_path
 from torch_utils.host_memory import keep_freed_memory
-from torch_utils.random_stream import RandomStream
-from training.build import build_networks
 from training.configuration import compose_options
-from training.latents import seed_latents
 
 __all__ = ["AXES", "Axis", "Point", "growth", "table"]
-
-#: Of the smallest model of the project, for a quick look.
-QUICK = ("model=stylenerf_small", "spec=small", "resolution=32")
-FULL = ("model=stylenerf_faceforensics", "spec=paper", "fp32=true")
 
 
 @dataclass(frozen=True)
@@ -105,102 +97,33 @@ class Point:
         return 2 * self.multiply_adds / self.seconds
 
 
-Work = dict[str, tuple[Callable[[], object], float]]  # name → function, and how often it occurs
-
-
 def growth(axis: Axis, *, rounds: int = 3, quick: bool = False) -> Iterator[Point]:
     """Measure the points of an axis.
 
     Args:
-        rounds: Timings of which the median counts, after a first call in which products are counted.
+        rounds: Timings of which the median counts, after a first call.
         quick: Of the small model, two values.
     """
-    prepare = {"render": _render, "train": _train, "synthesize": _synthesize}[axis.what]
+    prepare = {"render": work.rendering, "train": work.training, "synthesize": work.synthesis}[axis.what]
     base, values = (QUICK, axis.quick) if quick else (FULL, axis.values)
     for value in values:
         options = compose_options(["outdir=.", "data=.", *base, *axis.overrides(value)])
-        work = prepare(options, videos=value if axis.videos else 1, frames=value if axis.frames else None)
-        count = 0.0
-        for function, share in work.values():
-            with record_products() as found:
-                function()
-            count += share * multiply_adds(found)
-        times = time_rounds({name: function for name, (function, _) in work.items()}, rounds=rounds, warm_up=False)
+        sizes = {"videos": value} if axis.videos else {"frames": value} if axis.frames else {}
+        required = work.count(prepare, options, **sizes)
+        computed = prepare(options, **sizes)
+        times = time_rounds({name: function for name, (function, _) in computed.items()}, rounds=rounds)
         yield Point(
             value=value,
             size=axis.size(value),
-            seconds=_total(times, work, "wall"),
-            cpu_seconds=_total(times, work, "cpu"),
-            multiply_adds=count,
+            seconds=_total(times, computed, "wall"),
+            cpu_seconds=_total(times, computed, "cpu"),
+            multiply_adds=sum(share * multiply_adds(products) for products, share in required.values()),
             parts={name: t.wall for name, t in times.items()} if len(times) > 1 else {},
         )
 
 
-def _total(times: Mapping[str, Times], work: Work, clock: str) -> float:
-    return sum(share * getattr(times[name], clock) for name, (_, share) in work.items())
-
-
-def _render(options: Mapping[str, Any], *, videos: int, frames: int | None) -> Work:
-    """A frame of every video, of a scene that stands; or whole videos of so many frames, from the codes on."""
-    generator, _ = build_networks(options, c_dim=0)
-    generator.eval()
-    codes = _codes(generator, videos)
-    ws = codes.pop("ws")
-    cameras = camera_path("rotation_camera_yaw", generator.camera_prior, 16)
-
-    def views(step: int):
-        return cameras[[step % 16] * videos]
-
-    scene = generator.scene(ws, **codes)
-    steps = cycle(range(16))
-
-    def frame() -> None:
-        step = next(steps)
-        scene.render(step / 15, views(step))
-
-    def video() -> None:
-        own = generator.scene(ws, **codes)
-        for step in range(frames):
-            own.render(step / 15, views(step))
-
-    return {"render": (frame if frames is None else video, 1.0)}
-
-
-@torch.no_grad()
-def _codes(generator, videos: int) -> dict[str, torch.Tensor]:
-    sizes = {"z_dim": generator.z_dim, "motion_dim": generator.motion_dim, "background_dim": generator.background_dim}
-    latents = [seed_latents(seed, seed, **sizes) for seed in range(videos)]
-    return {
-        "ws": generator.mapping(torch.cat([x.z for x in latents]), None),
-        "z_motion": torch.cat([x.z_motion for x in latents]),
-        "z_bg": torch.cat([x.z_bg for x in latents]),
-    }
-
-
-def _train(options: Mapping[str, Any], *, videos: int, frames: int | None) -> Work:
-    """The phases of an iteration; a training pass takes two frames of a video, never more."""
-    _, _, loss, phases = build(options, "cpu")
-    batch, stream = batch_of(videos, options["resolution"], "cpu"), RandomStream(0)
-
-    def run(phase):
-        return lambda: one_pass(loss, phase, batch, stream)
-
-    return {phase.name: (run(phase), SHARES[phase.name]) for phase in phases}
-
-
-def _synthesize(options: Mapping[str, Any], *, videos: int, frames: int) -> Work:
-    """A pass of the generator over the frames of each video, forward and backward, as in Gmain."""
-    generator, _, _, phases = build(options, "cpu")
-    codes, stream = _codes(generator, videos), RandomStream(0)
-    cameras = generator.camera_prior.sample(videos, stream)
-    times = torch.linspace(0, 1, frames)[None].expand(videos, -1)
-
-    def one_step() -> None:
-        phases[0].begin()
-        output = generator.synthesize(**codes, times=times, cameras=cameras, stream=stream, path_loss=True)
-        (output.image.mean() + output.path_loss.mean()).backward()
-
-    return {"synthesize": (one_step, 1.0)}
+def _total(times: Mapping[str, Times], computed: Work, clock: str) -> float:
+    return sum(share * getattr(times[name], clock) for name, (_, share) in computed.items())
 
 
 def table(axis: Axis, points: Sequence[Point]) -> str:
@@ -220,6 +143,10 @@ def table(axis: Axis, points: Sequence[Point]) -> str:
             cells += [""] * 3
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def describe(name: str, axis: Axis, points: Sequence[Point]) -> str:
+    return f"{name}: time grows as size to the power {exponent(points):.2f}\n\n{table(axis, points)}"
 
 
 def exponent(points: Sequence[Point]) -> float:
@@ -258,7 +185,7 @@ def main(only: str | None, quick: bool, rounds: int, file: Path | None, plots: P
     for name in names:
         axis = AXES[name]
         points = list(growth(axis, rounds=rounds, quick=quick))
-        click.echo(f"\n{name}: time grows as size to the power {exponent(points):.2f}\n\n{table(axis, points)}")
+        click.echo(f"\n{describe(name, axis, points)}")
         if plots is not None:
             plots.mkdir(parents=True, exist_ok=True)
             plot(axis, points, plots / f"growth-{name}.png")

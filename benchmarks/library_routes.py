@@ -5,7 +5,7 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,7 @@ __all__ = ["Limit", "TimedProduct", "time_product", "time_products"]
 
 SHORT = 2e-3  # seconds; what takes less is repeated until it takes so long
 KEPT = 2  # routes that are timed again after a first look
+LARGE = 1 << 20  # multiply-adds of a product of a batch that may as well be made by itself
 
 CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 INPUT_GRADIENTS = {1: grad.conv1d_input, 2: grad.conv2d_input, 3: grad.conv3d_input}
@@ -69,16 +70,27 @@ class Limit:
 
 
 @torch.no_grad()
-def time_products(products: Counter[Product], *, dtype: torch.dtype = torch.float32, rounds: int = 3) -> Limit:
-    """Time every shape once by its fastest route.
+def time_products(
+    products: Counter[Product], *, dtype: torch.dtype = torch.float32, rounds: int = 3, covered: float = 1.0
+) -> Limit:
+    """Time every shape once by its fastest route, those with most multiply-adds first.
 
     Args:
         dtype: Of the factors, float32 or bfloat16.
         rounds: Timings of which the median counts.
+        covered: Share of the multiply-adds after which the rest is taken to be as fast as what was timed.
     """
-    return Limit(
-        [TimedProduct(product, products[product], *time_product(product, dtype, rounds)) for product in products]
-    )
+    ranked = sorted(products, key=lambda product: -product.multiply_adds * products[product])
+    timed, done, whole = [], 0, multiply_adds(products)
+    for product in ranked:
+        if timed and done >= covered * whole:
+            rate = done / sum(p.seconds * p.count for p in timed)
+            seconds, route = product.multiply_adds / rate, "as the others"
+        else:
+            seconds, route = time_product(product, dtype, rounds)
+            done += product.multiply_adds * products[product]
+        timed.append(TimedProduct(product, products[product], seconds, route))
+    return Limit(timed)
 
 
 def time_product(product: Product, dtype: torch.dtype, rounds: int) -> tuple[float, str]:
@@ -103,6 +115,9 @@ def time_product(product: Product, dtype: torch.dtype, rounds: int) -> tuple[flo
                 run()
             readings.append((time.perf_counter() - start) / repeats)
         best = min(best, (statistics.median(readings), name))
+    if isinstance(product, MatrixProduct) and product.batch > 1 and product.multiply_adds > LARGE * product.batch:
+        seconds, name = time_product(replace(product, batch=1), dtype, rounds)
+        best = min(best, (seconds * product.batch, f"{name}, one by one"))
     return best
 
 

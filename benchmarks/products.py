@@ -1,9 +1,10 @@
 """The products that a computation requires, and how long the fastest library route takes for the same shapes.
 
 `record_products` writes down the shape of every matrix product and convolution while a computation runs, forward and
-backward, those inside native operators too. `time_products` runs products of the same shapes, each by every library
-route that fits, and adds up the fastest: the *limit*, which a program of library calls cannot beat. Depthwise filters
-are no products between channels and count as nothing, like everything else that a computation does.
+backward. It does not look into native operators: on the 'meta' device there are none, and nothing is computed.
+`library_routes.time_products` runs products of the same shapes, each by every library route that fits, and adds up the
+fastest: the *limit* of programs that consist of library calls. Depthwise filters are no products between channels and
+count as nothing, like everything else that a computation does.
 """
 
 import math
@@ -14,8 +15,6 @@ from dataclasses import dataclass
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-
-from torch_utils import custom_ops
 
 __all__ = ["Convolution", "MatrixProduct", "Product", "multiply_adds", "record_products"]
 
@@ -116,7 +115,7 @@ def _recorders(found: Counter[Product]) -> dict:
         return add(products)
 
     aten = torch.ops.aten
-    recorders = {
+    return {
         aten.mm: lambda a, b, **_: matrix(a, b),
         aten.addmm: lambda _, a, b, **__: matrix(a, b),
         aten.bmm: lambda a, b, **_: batched(a, b),
@@ -124,23 +123,6 @@ def _recorders(found: Counter[Product]) -> dict:
         aten.convolution: convolution,
         aten.convolution_backward: convolution_backward,
     }
-    native = custom_ops.load("dense", "cpu")
-    if native is not None:
-
-        def program(rows: int, inputs: int, outputs: Sequence[int], sources: Sequence[int]) -> int:
-            layers = zip(outputs, sources, strict=True)
-            return add([MatrixProduct(1, rows, inputs if s < 0 else outputs[s], o) for o, s in layers])
-
-        recorders |= {
-            native.dense_rows: lambda x, _w, _b, o, s, *_, **__: program(x[0], x[1], o, s),
-            native.upsample_corners: lambda x, hidden, _slope, _w, _b, o, s, *_, **__: program(
-                4 * x[0] * x[1], hidden[2] // 2, o, s
-            ),
-            native.upsample_shuffled: lambda x, _c, _bias, _slope, _clamp, _w, _b, o, s, *_, **__: program(
-                4 * x[0] * x[1], x[2], o, s
-            ),
-        }
-    return recorders
 
 
 def _convolution(wanted, image, weight, output, stride, padding, dilation, groups) -> list[Product]:

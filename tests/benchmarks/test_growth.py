@@ -34,7 +34,7 @@ def test_each_sample_costs_as_much_as_the_last():
 
 
 def test_an_iteration_weighs_its_phases(monkeypatch):
-    monkeypatch.setattr(growth, "_train", lambda *_, **__: {"a": (lambda: None, 1.0), "b": (lambda: None, 0.25)})
+    monkeypatch.setattr(growth.work, "training", lambda *_, **__: {"a": (lambda: None, 1.0), "b": (lambda: None, 0.25)})
     found = next(growth.growth(Axis("train", "n", (1,), (1,), float), rounds=1, quick=True))
     assert set(found.parts) == {"a", "b"}
     assert found.seconds == pytest.approx(found.parts["a"] + found.parts["b"] / 4)

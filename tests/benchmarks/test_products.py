@@ -1,5 +1,6 @@
 """Products are recorded with their shapes, whatever route computes them, and timed by library routes that agree."""
 
+import time
 from collections import Counter
 
 import pytest
@@ -9,7 +10,6 @@ import torch.nn.functional as F
 from benchmarks import library_routes
 from benchmarks.library_routes import Limit, TimedProduct, time_products
 from benchmarks.products import Convolution, MatrixProduct, multiply_adds, record_products
-from torch_utils.ops.dense import DenseLayer, DenseProgram, has_native_rows
 from torch_utils.ops.point_linear import point_linear
 
 
@@ -82,29 +82,6 @@ def test_second_derivatives_of_a_convolution_stay_weight_gradients():
     assert all(p.multiply_adds == 2 * 5 * 8 * 8 * 27 and p.weight == (5, 3, 3, 3) for p in found)
 
 
-@pytest.mark.skipif(not has_native_rows(torch.device("cpu")), reason="no native operator")
-def test_products_inside_native_programs():
-    layers = [
-        DenseLayer(torch.ones(16, 8)),
-        DenseLayer(torch.ones(4, 16), source=0),
-        DenseLayer(torch.ones(2, 16), source=0),
-    ]
-    expected = {MatrixProduct(1, 48, 8, 16): 1, MatrixProduct(1, 48, 16, 4): 1, MatrixProduct(1, 48, 16, 2): 1}
-    for impl in ("cpu", "ref"):
-        program = DenseProgram(layers, impl=impl)
-        with record_products() as found:
-            program(torch.ones(48, 8), keep=[1, 2])
-        assert found == expected
-        with record_products() as found:  # 3 × 4 pixels become 6 × 8
-            program.corners(torch.ones(3, 4, 16), torch.ones(3, 4, 16), slope=0.2, keep=[1, 2])
-        assert found == expected
-        with record_products() as found:
-            program.shuffled(
-                torch.ones(3, 4, 8), torch.ones(3, 4, 2, 2, 8), torch.ones(8), slope=0.2, clamp=None, keep=[1]
-            )
-        assert found == expected
-
-
 PRODUCTS = [
     MatrixProduct(1, 64, 8, 16),
     MatrixProduct(1, 8, 64, 16),
@@ -138,16 +115,35 @@ def test_the_limit_adds_up_the_fastest_routes(monkeypatch):
     a, b = MatrixProduct(1, 10, 10, 10), MatrixProduct(1, 20, 10, 10)
     monkeypatch.setattr(library_routes, "time_product", lambda product, *_: (product.rows / 1e3, "linear"))
     limit = time_products(Counter({a: 3, b: 2}))
-    assert limit.products == [TimedProduct(a, 3, 0.01, "linear"), TimedProduct(b, 2, 0.02, "linear")]
+    assert limit.products == [TimedProduct(b, 2, 0.02, "linear"), TimedProduct(a, 3, 0.01, "linear")]
     assert limit.seconds == pytest.approx(0.07)
     assert limit.multiply_adds == 7000 and limit.rate == pytest.approx(200_000)
     assert limit.report(dearest=1)["dearest"][0]["product"] == str(b)
     assert Limit([]).seconds == 0
 
 
-def test_the_fastest_of_routes_is_taken(monkeypatch):
-    import time
+def test_the_rest_is_as_fast_as_what_was_timed(monkeypatch):
+    large, small = MatrixProduct(1, 90, 10, 10), MatrixProduct(1, 10, 10, 10)
+    timed = []
+    monkeypatch.setattr(library_routes, "time_product", lambda product, *_: (timed.append(product) or 0.9, "linear"))
+    limit = time_products(Counter({small: 1, large: 1}), covered=0.9)
+    assert timed == [large] and limit.seconds == pytest.approx(1.0)
+    assert limit.products[1].route == "as the others"
 
+
+def test_large_products_of_a_batch_may_be_made_one_by_one(monkeypatch):
+    monkeypatch.setattr(
+        library_routes,
+        "_matrix_routes",
+        lambda product, _: iter([("only", lambda: time.sleep(0.02 if product.batch > 1 else 0.003))]),
+    )
+    seconds, name = library_routes.time_product(MatrixProduct(2, 1024, 128, 128), torch.float32, 1)
+    assert name == "only, one by one" and 0.006 <= seconds < 0.02
+    seconds, name = library_routes.time_product(MatrixProduct(2, 8, 8, 8), torch.float32, 1)
+    assert name == "only"
+
+
+def test_the_fastest_of_routes_is_taken(monkeypatch):
     def failing():
         raise RuntimeError("not in this library")
 

@@ -1,0 +1,58 @@
+"""All that is measured, in one run: `python -m benchmarks [--only rendering,training,data] [--json FILE]`."""
+
+import json
+import platform
+from pathlib import Path
+
+import click
+import torch
+
+from benchmarks.sections import SECTIONS, Settings, profiles, summary
+from dnnlib import UserError, atomic_write, run_cli
+from torch_utils.host_memory import keep_freed_memory
+from torch_utils.op_report import versions
+
+
+def chosen(only: str | None) -> list[str]:
+    """Names of sections, in their order."""
+    names = only.split(",") if only else list(SECTIONS)
+    for name in names:
+        if name not in SECTIONS:
+            raise UserError(f"--only: there is no section '{name}'; choose from {', '.join(SECTIONS)}.")
+    return [name for name in SECTIONS if name in names]
+
+
+@click.command()
+@click.option("--only", help=f"Some of {', '.join(SECTIONS)}.")
+@click.option("--quick", is_flag=True, help="The small model, few rounds: whether all runs, not how fast.")
+@click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="Timings; the median counts.")
+@click.option("--json", "file", type=click.Path(path_type=Path), help="Write the figures here as well.")
+@click.option(
+    "--profile",
+    "folder",
+    type=click.Path(path_type=Path),
+    help="Only profile rendering and training: folder of traces.",
+)
+def main(only: str | None, quick: bool, rounds: int, file: Path | None, folder: Path | None) -> None:
+    """Measure speed and memory: as time, as multiple of the original program's, and as fraction of the limit."""
+    names = chosen(only)
+    keep_freed_memory()
+    settings = Settings(quick=quick, rounds=1 if quick else rounds)
+    if folder is not None:
+        for text in profiles(settings, names, folder):
+            click.echo(f"{text}\n")
+        return
+    reports = {}
+    for name in names:
+        report = SECTIONS[name](settings)
+        click.echo(f"## {name}\n\n{report.text}\n")
+        reports[name] = report
+    click.echo(f"## Summary\n\n{summary([row for report in reports.values() for row in report.rows])}")
+    if file is not None:
+        facts = versions() | {"threads": torch.get_num_threads(), "machine": platform.platform(), "quick": quick}
+        with atomic_write(file, "w") as stream:
+            json.dump({"facts": facts} | {name: r.data for name, r in reports.items()}, stream, indent=1)
+
+
+if __name__ == "__main__":
+    run_cli(lambda: main(standalone_mode=False))

@@ -1,0 +1,107 @@
+"""The parts of `python -m benchmarks`: each measures something and says it as text, as rows and as data for a file."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks import data_loading, evaluation, growth, work
+from benchmarks.profiling import profile_to, show
+from training.configuration import compose_options
+
+__all__ = ["SECTIONS", "Report", "Row", "Settings", "profiles", "summary"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How thoroughly: the small model or the paper's, and the number of timings."""
+
+    quick: bool
+    rounds: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the summary.
+
+    Attributes:
+        what: Was done.
+        seconds: It took.
+        multiple: Of the original's speed, corrected by the calibration products; None where the original was not timed.
+        fraction: Of the limit; None where no limit is known.
+        peak: Resident memory in bytes; None where it was not measured.
+    """
+
+    what: str
+    seconds: float
+    multiple: float | None = None
+    fraction: float | None = None
+    peak: float | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a section found."""
+
+    text: str
+    data: Any
+    rows: Sequence[Row] = field(default_factory=tuple)
+
+
+def summary(rows: Sequence[Row]) -> str:
+    lines = ["| what | seconds | × original | of the limit | peak memory |", "| :-- | --: | --: | --: | --: |"]
+    for row in rows:
+        multiple = "" if row.multiple is None else f"{row.multiple:.3g}"
+        fraction = "" if row.fraction is None else f"{row.fraction:.0%}"
+        peak = "" if row.peak is None else f"{row.peak / 1e9:.2f} GB"
+        lines.append(f"| {row.what} | {row.seconds:.3g} | {multiple} | {fraction} | {peak} |")
+    return "\n".join(lines)
+
+
+def data_section(settings: Settings) -> Report:
+    """Pairs of frames from disk, beside Pillow alone."""
+    effort = {"rounds": 1, "processes": 1} if settings.quick else {"rounds": 10, "processes": 8}
+    kinds = dict(list(data_loading.KINDS.items())[: 1 if settings.quick else None])
+    results = data_loading.measure(**effort, kinds=kinds, frames=320 if settings.quick else 200_000)
+    rows = [
+        Row(f"a pair of frames, {kind}, {source}", 1 / rate, fraction=rate / rates["limit"])
+        for kind, rates in results["pairs per second"].items()
+        for source, rate in rates.items()
+        if source != "limit"
+    ]
+    return Report(data_loading.show(results), results, rows)
+
+
+def metrics_section(settings: Settings) -> Report:
+    """Features and distances."""
+    effort = {"resolution": 32, "clips": 1, "rows": 64} if settings.quick else {}
+    results = evaluation.measure(rounds=settings.rounds, **effort)
+    rows = [Row(name, row["seconds"], fraction=row.get("fraction_of_limit")) for name, row in results.items()]
+    return Report(evaluation.show(results), results, rows)
+
+
+def growth_section(settings: Settings) -> Report:
+    """How cost grows; the exponents are the summary's."""
+    texts, data = [], {}
+    for name, axis in growth.AXES.items():
+        points = list(growth.growth(axis, rounds=settings.rounds, quick=settings.quick))
+        texts.append(growth.describe(name, axis, points))
+        data[name] = [asdict(point) for point in points]
+    return Report("\n\n".join(texts), data)
+
+
+SECTIONS: dict[str, Callable[[Settings], Report]] = {
+    "data": data_section,
+    "metrics": metrics_section,
+    "growth": growth_section,
+}
+PROFILED = {"rendering": work.rendering, "training": work.training}
+
+
+def profiles(settings: Settings, names: Sequence[str], folder: Path) -> Iterator[str]:
+    """Traces of a rendered frame and of the phases of training, and tables of their dearest operations."""
+    options = compose_options(["outdir=.", "data=.", *(work.QUICK if settings.quick else work.FULL)])
+    for name in PROFILED:
+        if name in names:
+            for part, (function, _) in PROFILED[name](options, videos=1, frames=None).items():
+                yield show(part, profile_to(folder / f"{part}.json", function))

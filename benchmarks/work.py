@@ -1,0 +1,100 @@
+"""The computations that are measured: rendering, phases of training, passes of the generator; initial weights."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from itertools import cycle
+from typing import Any
+
+import torch
+
+from benchmarks.calibration import SHARES
+from benchmarks.products import Product, record_products
+from benchmarks.scaling import Shapes, batch_of, build, one_pass
+from renderer.camera_paths import camera_path
+from torch_utils.random_stream import RandomStream
+from training.build import build_networks
+from training.latents import seed_latents
+
+__all__ = ["FULL", "QUICK", "Work", "count", "rendering", "synthesis", "training"]
+
+#: Overrides: the model that the original was timed with, and the smallest one for a quick look.
+FULL = ("model=stylenerf_faceforensics", "spec=paper", "fp32=true")
+QUICK = ("model=stylenerf_small", "spec=small", "resolution=32")
+
+CAMERAS = 16  # of the path, and frames of the README's video
+
+Work = dict[str, tuple[Callable[[], object], float]]  # name → function, and how often it occurs
+Required = tuple[Counter[Product], float]  # the products of a function, and how often it occurs
+
+
+def rendering(options: Mapping[str, Any], *, videos: int = 1, frames: int | None = None, device: str = "cpu") -> Work:
+    """A frame of every video, of a scene that stands; or whole videos of so many frames, from the codes on."""
+    generator, _ = build_networks(options, c_dim=0, device=device)
+    generator.eval()
+    codes = _codes(generator, videos, device)
+    cameras = camera_path("rotation_camera_yaw", generator.camera_prior, CAMERAS)
+    scene = generator.scene(**codes)
+    steps = cycle(range(CAMERAS))
+
+    def frame() -> None:
+        step = next(steps)
+        scene.render(step / (CAMERAS - 1), cameras[[step] * videos])
+
+    def video() -> None:
+        own = generator.scene(**codes)
+        for step in range(frames):
+            own.render(step / (CAMERAS - 1), cameras[[step] * videos])
+
+    if frames is None:
+        return {"render": (frame, 1.0)}
+    if device == "meta":  # cameras without values cannot be compared with those of the last frame
+        return {"scene": (lambda: generator.scene(**codes), 1.0), "render": (frame, float(frames))}
+    return {"render": (video, 1.0)}
+
+
+def training(options: Mapping[str, Any], *, videos: int = 1, frames: None = None, device: str = "cpu") -> Work:
+    """The phases of an iteration; a pass takes two frames of a video, never more."""
+    _, _, loss, phases = build(options, device)
+    batch, stream = batch_of(videos, options["resolution"], device), _stream(device)
+
+    def run(phase):
+        return lambda: one_pass(loss, phase, batch, stream)
+
+    return {phase.name: (run(phase), SHARES[phase.name]) for phase in phases}
+
+
+def synthesis(options: Mapping[str, Any], *, videos: int = 1, frames: int = 2, device: str = "cpu") -> Work:
+    """A pass of the generator over the frames of each video, forward and backward, as in Gmain."""
+    generator, _, _, phases = build(options, device)
+    codes, stream = _codes(generator, videos, device), _stream(device)
+    cameras = generator.camera_prior.sample(videos, RandomStream(0)).to(device)
+    times = torch.linspace(0, 1, frames, device=device)[None].expand(videos, -1)
+
+    def one_step() -> None:
+        phases[0].begin()
+        output = generator.synthesize(**codes, times=times, cameras=cameras, stream=stream, path_loss=True)
+        (output.image.mean() + output.path_loss.mean()).backward()
+
+    return {"synthesize": (one_step, 1.0)}
+
+
+def count(compute: Callable[..., Work], options: Mapping[str, Any], **sizes: Any) -> dict[str, Required]:
+    """The products that each function of one of the above requires, and how often it occurs; nothing is computed."""
+    required = {}
+    for name, (function, share) in compute(options, **sizes, device="meta").items():
+        with record_products() as found:
+            function()
+        required[name] = found, share
+    return required
+
+
+def _stream(device: str) -> Any:
+    return Shapes() if device == "meta" else RandomStream(0)
+
+
+@torch.no_grad()
+def _codes(generator, videos: int, device: str) -> dict[str, torch.Tensor]:
+    sizes = {"z_dim": generator.z_dim, "motion_dim": generator.motion_dim, "background_dim": generator.background_dim}
+    latents = [seed_latents(seed, seed, **sizes) for seed in range(videos)]
+    z, z_motion, z_bg = (torch.cat([getattr(x, n) for x in latents]).to(device) for n in ("z", "z_motion", "z_bg"))
+    return {"ws": generator.mapping(z, None), "z_motion": z_motion, "z_bg": z_bg}
