@@ -5,8 +5,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks import data_loading, evaluation, growth, work
+import torch
+
+from benchmarks import data_loading, evaluation, growth, rendering, work
 from benchmarks.profiling import profile_to, show
+from torch_utils.ops.dense import has_native_rows
 from training.configuration import compose_options
 
 __all__ = ["SECTIONS", "Report", "Row", "Settings", "profiles", "summary"]
@@ -58,6 +61,17 @@ def summary(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
+def rendering_section(settings: Settings) -> Report:
+    """The README's command, its loop, single frames."""
+    precisions = ["float32", *(["bfloat16"] if has_native_rows(torch.device("cpu"), "bfloat16") else [])]
+    results = rendering.measure(precisions=precisions, rounds=settings.rounds, quick=settings.quick)
+    rows = [
+        Row(name, row["seconds"], row.get("multiple"), row.get("fraction_of_limit"), row.get("peak"))
+        for name, row in results["rows"].items()
+    ]
+    return Report(rendering.show(results), results, rows)
+
+
 def data_section(settings: Settings) -> Report:
     """Pairs of frames from disk, beside Pillow alone."""
     effort = {"rounds": 1, "processes": 1} if settings.quick else {"rounds": 10, "processes": 8}
@@ -91,6 +105,7 @@ def growth_section(settings: Settings) -> Report:
 
 
 SECTIONS: dict[str, Callable[[Settings], Report]] = {
+    "rendering": rendering_section,
     "data": data_section,
     "metrics": metrics_section,
     "growth": growth_section,
