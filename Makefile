@@ -1,4 +1,4 @@
-# make install | test | lint | demo | learn | gallery | browser | clean. Everything goes into .venv and out/.
+# make install | test | lint | demo | learn | gallery | browser | bench | clean. Everything goes into .venv and out/.
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
@@ -13,7 +13,7 @@ STAMP := $(VENV)/.installed-$(HASH)
 DEMO := out/demo
 DEMO_KIMG ?= 4
 
-.PHONY: help install lint format test demo demo-clip learn gallery browser clean
+.PHONY: help install lint format test demo demo-clip learn gallery browser bench clean
 .DEFAULT_GOAL := help
 
 help:
@@ -25,7 +25,8 @@ help:
 	@echo "make learn     train the small model and ablations on drawn heads and measure them (docs/learning.md)"
 	@echo "make gallery   render the pictures of docs/gallery.md anew with PKL=network-snapshot.pkl"
 	@echo "make browser   install Chromium, which the tests of the viewer look through (Debian)"
-	@echo "make clean     remove caches and out/, what demo and learn wrote"
+	@echo "make bench     measure rendering, training, data, metrics (docs/performance.md)"
+	@echo "make clean     remove caches and out/, what demo, learn and bench wrote"
 
 install: $(STAMP)
 
@@ -90,6 +91,13 @@ browser:
 	if [ $$(id -u) -eq 0 ]; then as_root=; elif command -v sudo >/dev/null; then as_root=sudo; else \
 	    echo "This needs root: apt-get install $(BROWSER_PACKAGES)" >&2; exit 1; fi; \
 	$$as_root apt-get update -q && $$as_root apt-get install -q -y --no-install-recommends $(BROWSER_PACKAGES)
+
+# Figures are worth something on a machine that does nothing else. BENCH="--only rendering --quick" chooses.
+BENCH ?=
+
+bench: $(STAMP)
+	mkdir -p out
+	$(BIN)/python -m benchmarks --json out/bench.json $(BENCH)
 
 clean:
 	rm -rf out .pytest_cache .ruff_cache

@@ -83,8 +83,9 @@ def cases() -> list[Case]:
         ("small discriminator 32²", 8, 64, 32),
     ):
         found.append(Case("bias_act", what, ((n, channels, size, size), (channels,)), layer, "result"))
-    for dtype in (torch.float64, torch.bfloat16, torch.float16):
-        found.append(Case("bias_act", "discriminator 16²", ((8, 512, 16, 16), (512,)), layer, "result", dtype))
+    for size, dtype in ((16, torch.float64), (64, torch.bfloat16), (16, torch.bfloat16), (16, torch.float16)):
+        shapes = ((8, 512, size, size), (512,))
+        found.append(Case("bias_act", f"discriminator {size}²", shapes, layer, "result", dtype))
 
     def smooth(impl, x, b):
         return bias_act(x, b, act="swish", impl=impl)

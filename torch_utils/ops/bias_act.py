@@ -21,10 +21,11 @@ from torch_utils.ops import bias_act_native
 __all__ = ["ACTIVATIONS", "IMPLEMENTATIONS", "Activation", "bias_act", "bias_act_ref"]
 
 IMPLEMENTATIONS = ("auto", "ref", "cpu", "cuda")
-#: What 'auto' gives to the native operator on the CPU: piecewise linear activations with a clamp, where gradients are
-#: recorded, of so many elements that fewer passes over memory outweigh calls from Python. It is about 2 to 3 times as
-#: fast there (docs/operators.md). Without a clamp it is 1.3 to 2 times as fast; without gradients the reference works
-#: in place: neither is worth another code path.
+#: What 'auto' gives to the native operator on the CPU: piecewise linear activations with a clamp, of so many elements
+#: that fewer passes over memory outweigh calls from Python. In float32 where gradients are recorded, about 2 to 3 times
+#: as fast there (docs/operators.md); without gradients the reference works in place, and without a clamp the native
+#: operator is 1.3 to 2 times as fast: neither is worth another code path. In bfloat16 with and without gradients, 2 to
+#: 3 times as fast but for the largest images.
 NATIVE_ACTIVATIONS = ("linear", "relu", "lrelu")
 NATIVE_MIN_SIZE = 1 << 19
 
@@ -124,8 +125,9 @@ def _library(x, b, act, gain, clamp, impl):
         return None  # nothing to fuse
     if device == "cuda":
         return custom_ops.load("bias_act", device)
-    large = x.dtype in (torch.float32, torch.bfloat16) and x.numel() >= NATIVE_MIN_SIZE
-    if device == "cpu" and large and act in NATIVE_ACTIVATIONS and clamp is not None and _needs_grad(x, b):
+    pays = x.dtype == torch.bfloat16 or (x.dtype == torch.float32 and _needs_grad(x, b))
+    pays = pays and x.numel() >= NATIVE_MIN_SIZE and act in NATIVE_ACTIVATIONS and clamp is not None
+    if device == "cpu" and pays:
         return custom_ops.load("bias_act", device)
     return None
 
