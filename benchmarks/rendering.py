@@ -123,7 +123,7 @@ def _processes(options: Mapping[str, Any], model: str, precision: str, rounds: i
         snapshot = save_snapshot(folder, **networks, augment=None, dataset={}, progress=progress)
         words = ["--outdir", folder, "--network_pkl", str(snapshot), "--seeds", "0", "--render_program", PROGRAM]
         if precision != "float32":
-            words += ["--precision", precision]
+            words += ["--precision", "bf16"]
         for name, frames in (("command", FRAMES), ("command for one frame", 1)):
             runs = [
                 run_process([*words, "--time_steps", str(frames), "--n_steps", str(frames)])

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import data_loading, evaluation, growth, rendering, work
+from benchmarks import data_loading, evaluation, growth, rendering, training, work
 from benchmarks.profiling import profile_to, show
 from torch_utils.ops.dense import has_native_rows
 from training.configuration import compose_options
@@ -72,6 +72,32 @@ def rendering_section(settings: Settings) -> Report:
     return Report(rendering.show(results), results, rows)
 
 
+#: (resolution, videos) at which the original was timed, dearest first.
+TRAININGS = ((256, 2), (256, 1), (64, 2), (64, 1))
+
+
+def training_section(settings: Settings) -> Report:
+    """The phases of an iteration in float32; in bfloat16 and with recomputed layers at the largest size."""
+    if settings.quick:
+        runs = {"small 32², 4 videos": (training.compose(work.QUICK[:-1]), 4)}
+    else:
+        model = work.FULL[:2]
+        runs = {
+            f"{size}², {videos} videos": (training.compose([*model, f"resolution={size}"]), videos)
+            for size, videos in TRAININGS
+        }
+        runs["256², 2 videos, bf16"] = training.compose(model, precision="bf16"), 2
+        runs["256², 2 videos, recompute"] = training.compose(model, recompute=True), 2
+    texts, data, rows = [], {}, []
+    for name, (options, videos) in runs.items():
+        data[name] = training.measure(options, videos=videos, rounds=settings.rounds)
+        texts.append(f"{name}: {training.show(data[name])}")
+        for phase, row in data[name]["rows"].items():
+            figures = row.get("multiple"), row.get("fraction_of_limit"), row["memory"]
+            rows.append(Row(f"{phase}, {name}", row["seconds"], *figures))
+    return Report("\n\n".join(texts), data, rows)
+
+
 def data_section(settings: Settings) -> Report:
     """Pairs of frames from disk, beside Pillow alone."""
     effort = {"rounds": 1, "processes": 1} if settings.quick else {"rounds": 10, "processes": 8}
@@ -106,6 +132,7 @@ def growth_section(settings: Settings) -> Report:
 
 SECTIONS: dict[str, Callable[[Settings], Report]] = {
     "rendering": rendering_section,
+    "training": training_section,
     "data": data_section,
     "metrics": metrics_section,
     "growth": growth_section,

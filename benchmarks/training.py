@@ -3,164 +3,135 @@
     python -m benchmarks.training [--json FILE] [--resolution 256] [--batch 2] [--precision bf16] [--recompute]
 
 Every phase runs in a fresh process, on random frames and initial weights: a first pass, then `--rounds` timed ones.
-Memory is that process's peak resident size. The figures of the original program are those of its own measurement on a
-2-core CPU; as machines differ, a multiple of it is corrected by two products that were timed there and are timed here
-(`CALIBRATION`), each by itself. For the limit see `benchmarks.training_limit`.
+Memory is that process's peak resident size. Multiples are of the original program's time (benchmarks.calibration),
+corrected by the calibration products, which are timed before, between and after the phases. The limit is the time of
+the products that a pass requires (benchmarks.products) by the fastest library routes.
 """
 
 import json
-import multiprocessing
-import statistics
-import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 import torch
 
-from benchmarks.scaling import build, one_pass
-from benchmarks.training_limit import limits
+from benchmarks import work
+from benchmarks.calibration import ORIGINAL_ITERATION, ORIGINAL_PHASES, SHARES, Calibration, time_rounds
+from benchmarks.library_routes import time_products
+from benchmarks.processes import in_fresh_process, peak_memory
 from dnnlib import atomic_write, run_cli
 from torch_utils.host_memory import keep_freed_memory
-from torch_utils.random_stream import RandomStream
 from training.configuration import compose_options
-from training.losses import VideoBatch
 
-INTERVALS = {"Gmain": 1, "Greg": 4, "Dmain": 1, "Dreg": 16}  # iterations between a phase's passes
-#: Seconds of the original with 2 threads and its peak memory in GB, FaceForensics model: (resolution, batch) → phases.
-ORIGINAL = {
-    (256, 1): {"Gmain": (12.7, 7.3), "Greg": (10.2, 10.1), "Dmain": (9.1, 3.9), "Dreg": (9.6, 4.7)},
-    (256, 2): {"Gmain": (33.1, 12.4), "Greg": (13.2, 10.4), "Dmain": (25.1, 5.1), "Dreg": (23.1, 7.0)},
-    (64, 1): {"Gmain": (4.8, 4.2), "Greg": (5.5, 7.9), "Dmain": (3.4, 2.4), "Dreg": (3.2, 2.6)},
-    (64, 2): {"Gmain": (13.6, 6.3), "Greg": (5.4, 8.0), "Dmain": (7.5, 2.7), "Dreg": (6.1, 3.0)},
-}
-#: Seconds of the calibration products while the original was measured.
-CALIBRATION = {"matmul": 0.100, "conv": 0.040}
-CALIBRATION_ROUNDS = 7
+__all__ = ["compose", "measure", "show"]
+
+COVERED = 0.98  # of a phase's multiply-adds are timed, the rest is taken to be as fast
+SAMPLES = 3  # of the calibration between two phases
 
 
-def calibrate(rounds: int = CALIBRATION_ROUNDS) -> dict[str, float]:
-    """Median seconds of a matrix product 2048³ and of a 3×3 convolution 128 → 128 on [2, 128, 128, 128], float32."""
-    a, b = torch.ones(2048, 2048), torch.ones(2048, 2048)
-    x, w = torch.ones(2, 128, 128, 128), torch.ones(128, 128, 3, 3)
-    products = {"matmul": lambda: a @ b, "conv": lambda: torch.nn.functional.conv2d(x, w, padding=1)}
-    return {name: statistics.median(_seconds(product) for _ in range(rounds)) for name, product in products.items()}
-
-
-def _seconds(work) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
-
-
-def peak_memory() -> float:
-    """Largest resident size of this process so far, in GB (10⁹ bytes); nan where the system does not tell."""
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return float("nan")
-    return next(int(line.split()[1]) * 1024 / 1e9 for line in lines if line.startswith("VmHWM"))
-
-
-def random_batch(videos: int, resolution: int) -> VideoBatch:
-    generator = torch.Generator().manual_seed(0)
-    frames = torch.rand(videos, 2, 3, resolution, resolution, generator=generator) * 2 - 1
-    dt = torch.rand(videos, generator=generator)
-    return VideoBatch(frames=frames, dt=dt, c=torch.zeros(videos, 0))
-
-
-def measure_phase(options: Mapping[str, Any], name: str, videos: int, rounds: int, threads: int) -> dict[str, Any]:
+def measure_phase(options: Mapping[str, Any], name: str, videos: int, rounds: int, threads: int) -> dict[str, float]:
     """Seconds, CPU seconds and peak memory of a phase; to be called in a fresh process."""
     torch.set_num_threads(threads)
     keep_freed_memory()
-    _, _, loss, phases = build(options, "cpu")
-    phase = next(phase for phase in phases if phase.name == name)
-    batch, stream = random_batch(videos, options["resolution"]), RandomStream(0)
-    wall, cpu = [], []
-    for i in range(1 + rounds):
-        began, began_cpu = time.perf_counter(), time.process_time()
-        one_pass(loss, phase, batch, stream)
-        if i > 0 or rounds == 0:
-            wall.append(time.perf_counter() - began)
-            cpu.append(time.process_time() - began_cpu)
-    return {"seconds": statistics.median(wall), "cpu_seconds": statistics.median(cpu), "memory": peak_memory()}
+    function, _ = work.training(options, videos=videos)[name]
+    times = time_rounds({name: function}, rounds=rounds)[name]
+    return {"seconds": times.wall, "cpu_seconds": times.cpu, "memory": peak_memory()}
 
 
-def in_fresh_process(function, *arguments):
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(function, arguments)
-
-
-def compose(model: str, resolution: int, precision: str, recompute: bool) -> dict[str, Any]:
-    words = [
-        "outdir=.",
-        "data=.",
-        "spec=paper",
-        f"model={model}",
-        f"resolution={resolution}",
-        f"fp32={_word(precision == 'float32')}",
-    ]
-    return compose_options([*words, f"precision={precision}", f"recompute={_word(recompute)}"])
+def compose(overrides: Sequence[str], *, precision: str = "float32", recompute: bool = False) -> dict[str, Any]:
+    """Options of a training with these overrides, which name model, spec and resolution."""
+    flags = [f"fp32={_word(precision == 'float32')}", f"precision={precision}", f"recompute={_word(recompute)}"]
+    return compose_options(["outdir=.", "data=.", *overrides, *flags])
 
 
 def _word(flag: bool) -> str:
     return str(flag).lower()
 
 
-def measure(options: Mapping[str, Any], *, videos: int, rounds: int, threads: int, limit: bool) -> dict[str, Any]:
-    """All phases, and the calibration products before, between and after them."""
+def measure(
+    options: Mapping[str, Any], *, videos: int, rounds: int = 5, threads: int | None = None, limit: bool = True
+) -> dict[str, Any]:
+    """All phases and an iteration, as time, as multiple of the original where it was timed, as fraction of the limit.
+
+    Args:
+        videos: Per pass.
+        rounds: Timed passes of which the median counts.
+        threads: Of each process; None for PyTorch's choice.
+        limit: Whether to time the products by themselves as well.
+    """
+    threads = threads or torch.get_num_threads()
     torch.set_num_threads(threads)
-    calibrations, phases = [calibrate()], {}
-    for name in INTERVALS:
+    calibration = Calibration()
+    phases = {}
+    _sample(calibration)
+    for name in SHARES:
         phases[name] = in_fresh_process(measure_phase, options, name, videos, rounds, threads)
-        calibrations.append(calibrate())
-    calibration = {key: statistics.median(c[key] for c in calibrations) for key in CALIBRATION}
+        _sample(calibration)
+    rows = phases | {"iteration": {key: _iteration(phases, key) for key in ("seconds", "cpu_seconds")}}
+    rows["iteration"]["memory"] = max(phase["memory"] for phase in phases.values())
     if limit:
-        for name, seconds in limits(options, videos).items():
-            phases[name] |= seconds
-            phases[name]["fraction_of_limit"] = seconds["limit_seconds"] / phases[name]["seconds"]
-    return {"threads": threads, "videos": videos, "calibration": calibration, "phases": phases}
+        for name, (seconds, count) in limits(options, videos).items():
+            rows[name] |= {"limit_seconds": seconds, "multiply_adds": count}
+        rows["iteration"] |= {key: _iteration(phases, key) for key in ("limit_seconds", "multiply_adds")}
+        for row in rows.values():
+            row["fraction_of_limit"] = row["limit_seconds"] / row["seconds"]
+    _compare(rows, calibration, options, videos)
+    return {"threads": threads, "videos": videos, "calibration": calibration.report(), "rows": rows}
 
 
-def iteration(phases: Mapping[str, Mapping[str, float]], key: str) -> float:
+def _sample(calibration: Calibration) -> None:
+    for _ in range(SAMPLES):
+        calibration.sample()
+
+
+def _iteration(phases: Mapping[str, Mapping[str, float]], key: str) -> float:
     """The sum over the phases as often as they occur."""
-    return sum(phases[name][key] / interval for name, interval in INTERVALS.items())
+    return sum(phases[name][key] * share for name, share in SHARES.items())
 
 
-def compare(result: dict[str, Any], resolution: int) -> None:
-    """Add multiples of the original's speed, where it was measured at this size."""
-    original = ORIGINAL.get((resolution, result["videos"]))
-    result["iteration"] = {"seconds": iteration(result["phases"], "seconds")}
-    if original is None:
+def limits(options: Mapping[str, Any], videos: int) -> dict[str, tuple[float, int]]:
+    """By phase, seconds of the required products by the fastest library routes, and their multiply-adds.
+
+    In bfloat16 all products are taken to have it, though not all do: that limit is a lower one than can be reached.
+    """
+    dtype = torch.bfloat16 if options["precision"] == "bf16" else torch.float32
+    required = {name: found for name, (found, _) in work.count(work.training, options, videos=videos).items()}
+    everything = sum(required.values(), Counter())
+    timed = {p.product: p.seconds for p in time_products(everything, dtype=dtype, covered=COVERED).products}
+    return {
+        name: (
+            sum(timed[product] * count for product, count in found.items()),
+            sum(product.multiply_adds * count for product, count in found.items()),
+        )
+        for name, found in required.items()
+    }
+
+
+def _compare(rows: dict, calibration: Calibration, options: Mapping[str, Any], videos: int) -> None:
+    """Add multiples of the original's speed and shares of its memory, where it was measured at this size."""
+    size = (options["resolution"], videos)
+    if options["names"]["model"] != "stylenerf_faceforensics" or size not in ORIGINAL_PHASES:
         return
-    before = {name: {"seconds": seconds, "memory": memory} for name, (seconds, memory) in original.items()}
-    for key, then in CALIBRATION.items():
-        speed = result["calibration"][key] / then  # how much longer the same product takes here
-        for name, phase in result["phases"].items():
-            phase[f"multiple_by_{key}"] = before[name]["seconds"] * speed / phase["seconds"]
-            phase["memory_of_original"] = phase["memory"] / before[name]["memory"]
-        own = result["iteration"]["seconds"]
-        result["iteration"][f"multiple_by_{key}"] = iteration(before, "seconds") * speed / own
-    largest = [max(p["memory"] for p in phases.values()) for phases in (result["phases"], before)]
-    result["iteration"]["memory_of_original"] = largest[0] / largest[1]
+    for name, original in {**ORIGINAL_PHASES[size], "iteration": ORIGINAL_ITERATION[size]}.items():
+        rows[name]["multiple"] = calibration.multiple(original, rows[name]["seconds"])
+        rows[name]["memory_of_original"] = rows[name]["memory"] / original.peak
 
 
-def show(result: dict[str, Any]) -> str:
-    matmul, conv = (result["calibration"][key] * 1000 for key in CALIBRATION)
+def show(result: Mapping[str, Any]) -> str:
+    """A table."""
+    products = ", ".join(f"{name} {1e3 * t:.0f} ms" for name, t in result["calibration"]["seconds"].items())
     lines = [
-        f"{result['videos']} videos, {result['threads']} threads; calibration: product {matmul:.0f} ms, "
-        f"convolution {conv:.1f} ms",
+        f"{result['videos']} videos, {result['threads']} threads; calibration products: {products}",
         "",
-        "| phase | seconds | CPU s | × original, by product | by convolution | peak GB | of original | of limit |",
-        "| :-- | --: | --: | --: | --: | --: | --: | --: |",
+        "| phase | seconds | CPU seconds | × original | of the limit | peak GB | of the original's |",
+        "| :-- | --: | --: | --: | --: | --: | --: |",
     ]
-    rows = {**result["phases"], "an iteration": result["iteration"]}
-    for name, row in rows.items():
-        cells = [_cell(row, "seconds", ".2f"), _cell(row, "cpu_seconds", ".2f")]
-        cells += [_cell(row, f"multiple_by_{key}", ".2f") for key in CALIBRATION]
-        cells += [_cell(row, "memory", ".2f"), _cell(row, "memory_of_original", ".0%")]
-        cells.append(_cell(row, "fraction_of_limit", ".0%"))
+    for name, row in result["rows"].items():
+        cells = [f"{row['seconds']:.3g}", f"{row['cpu_seconds']:.3g}", _cell(row, "multiple", ".3g")]
+        cells += [_cell(row, "fraction_of_limit", ".0%"), f"{row['memory'] / 1e9:.2f}"]
+        cells.append(_cell(row, "memory_of_original", ".0%"))
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -191,13 +162,10 @@ def main(
     file: Path | None,
 ) -> None:
     """Time and memory of the four phases."""
-    options = compose(model, resolution, precision, recompute)
+    words = ["spec=paper", f"model={model}", f"resolution={resolution}"]
+    options = compose(words, precision=precision, recompute=recompute)
     result = measure(options, videos=batch, rounds=rounds, threads=threads, limit=limit)
     result |= {"model": model, "resolution": resolution, "precision": precision, "recompute": recompute}
-    if model == "stylenerf_faceforensics":
-        compare(result, resolution)
-    else:
-        result["iteration"] = {"seconds": iteration(result["phases"], "seconds")}
     click.echo(show(result))
     if file is not None:
         with atomic_write(file, "w") as stream:

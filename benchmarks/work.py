@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from itertools import cycle
 from typing import Any
 
@@ -14,6 +15,7 @@ from renderer.camera_paths import camera_path
 from torch_utils.random_stream import RandomStream
 from training.build import build_networks
 from training.latents import seed_latents
+from training.losses import VideoBatch
 
 __all__ = ["FULL", "QUICK", "Work", "count", "rendering", "synthesis", "training"]
 
@@ -55,7 +57,7 @@ def rendering(options: Mapping[str, Any], *, videos: int = 1, frames: int | None
 def training(options: Mapping[str, Any], *, videos: int = 1, frames: None = None, device: str = "cpu") -> Work:
     """The phases of an iteration; a pass takes two frames of a video, never more."""
     _, _, loss, phases = build(options, device)
-    batch, stream = batch_of(videos, options["resolution"], device), _stream(device)
+    batch, stream = _batch(videos, options["resolution"], device), _stream(device)
 
     def run(phase):
         return lambda: one_pass(loss, phase, batch, stream)
@@ -86,6 +88,15 @@ def count(compute: Callable[..., Work], options: Mapping[str, Any], **sizes: Any
             function()
         required[name] = found, share
     return required
+
+
+def _batch(videos: int, resolution: int, device: str) -> VideoBatch:
+    batch = batch_of(videos, resolution, device)
+    if device == "meta":
+        return batch
+    random = torch.Generator().manual_seed(0)
+    frames = torch.rand(batch.frames.shape, generator=random) * 2 - 1
+    return replace(batch, frames=frames, dt=torch.rand(videos, generator=random))
 
 
 def _stream(device: str) -> Any:

@@ -1,0 +1,23 @@
+"""Measurements in processes of their own, and how much memory a process took."""
+
+import multiprocessing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+__all__ = ["in_fresh_process", "peak_memory"]
+
+
+def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a function of a module returns, called in a new process."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(function, arguments)
+
+
+def peak_memory() -> float:
+    """Largest resident size of this process so far, in bytes; nan where the system does not tell."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return float("nan")
+    return next((int(line.split()[1]) * 1024.0 for line in lines if line.startswith("VmHWM")), float("nan"))
