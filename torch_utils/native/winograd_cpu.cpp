@@ -1,5 +1,6 @@
 // PyTorch operators on winograd.h, for float images in channels_last: 3x3 convolutions of stride 1 and padding 1, and
 // gradients of 3x3 weights. Strips of tiles stay in the cache; sums do not depend on the number of threads.
+#include "dense_program.h"
 #include "winograd.h"
 
 #include <ATen/Parallel.h>
@@ -77,7 +78,7 @@ Tensor winograd_conv(const Tensor& x, const Tensor& w) {
       }
       for (int f = 0; f < kFrequencies; f++) {
         const dense::Layer<float> layer{weights + f * inputs * outputs, inputs, outputs, nullptr, 1, {}, -1, nullptr};
-        const dense::Destination<float> results{m + f * strip * outputs, outputs, nullptr, 0};
+        const dense::Destination<float> results{m + f * strip * outputs, outputs};
         dense::run_layer(layer, v + f * strip * inputs, inputs, 0, count, static_cast<const float*>(nullptr), 0,
                          results);
       }
