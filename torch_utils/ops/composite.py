@@ -19,7 +19,7 @@ IMPLEMENTATIONS = ("auto", "ref", "cpu", "cuda")
 RAY_TYPES = (torch.float32, torch.float64)
 FEATURE_TYPES = (*RAY_TYPES, torch.float16, torch.bfloat16)
 #: What 'auto' gives to the native operator on the CPU: sums of so many features where gradients are recorded, which
-#: with their gradients are 2.0 to 2.2 times as fast there. Weights are 1.3 to 1.7 times as fast, which is not worth
+#: with their gradients are 2.0 times as fast there. Weights are 1.3 times as fast, which is not worth
 #: another code path (docs/operators.md).
 NATIVE_MIN_SIZE = 1 << 21
 

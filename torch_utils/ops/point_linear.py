@@ -17,8 +17,8 @@ __all__ = ["activation_gradient", "lrelu_", "point_linear"]
 
 #: Below so many rows or channels a convolution's set-up costs more than its speed gains (CPU).
 MIN_ROWS, MIN_CHANNELS = 64, 8
-#: From so many values on, the activation's gradient takes the native operator (CPU), which is 4 times as fast there,
-#: and 7 to 13 times for large layers (docs/operators.md).
+#: From so many values on, the activation's gradient takes the native operator (CPU), which is about 4 times as
+#: fast there (docs/operators.md).
 NATIVE_MIN_SIZE = 1 << 15
 SLOPES = {"lrelu": 0.2, "relu": 0.0}
 
