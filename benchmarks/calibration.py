@@ -9,13 +9,15 @@ there, and are timed again in every run, between the things that are measured. A
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
 __all__ = [
-    "ORIGINAL_ITERATION", "ORIGINAL_PHASES", "ORIGINAL_RENDER", "Calibration", "Original", "Times", "time_rounds",
+    "ORIGINAL_ITERATION", "ORIGINAL_PHASES", "ORIGINAL_RENDER", "Calibration", "Original", "Times", "describe",
+    "time_rounds",
 ]  # fmt: skip
 
 GIGABYTE = 1e9
@@ -149,6 +151,12 @@ class Calibration:
     def report(self) -> dict:
         """For a JSON file."""
         return {"seconds": self.medians, "samples": self.seconds, "slowness": self.slowness}
+
+
+def describe(report: Mapping[str, Any]) -> str:
+    """A line about what `Calibration.report` gave."""
+    products = ", ".join(f"{name} {1e3 * seconds:.0f} ms" for name, seconds in report["seconds"].items())
+    return f"calibration products: {products}"
 
 
 @dataclass(frozen=True)

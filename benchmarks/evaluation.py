@@ -18,6 +18,7 @@ import torch
 from benchmarks.calibration import time_rounds
 from benchmarks.library_routes import time_products
 from benchmarks.products import record_products
+from benchmarks.tables import cell, markdown
 from dnnlib import atomic_write, run_cli
 from metrics.frechet import frechet_distance_of_features
 from metrics.kernel import KernelDistance
@@ -64,15 +65,18 @@ def measure(*, resolution: int = 256, clips: int = 4, rows: int = 2048, rounds: 
 
 
 def show(results: dict[str, dict[str, Any]]) -> str:
-    lines = [
-        "| metrics | milliseconds | CPU milliseconds | per second | of the limit |",
-        "| :-- | --: | --: | --: | --: |",
+    columns = ["metrics", "milliseconds", "CPU milliseconds", "per second", "of the limit"]
+    rows = [
+        [
+            name,
+            cell(row, "seconds", ".3g", 1e3),
+            cell(row, "cpu_seconds", ".3g", 1e3),
+            f"{1 / row['seconds']:.3g}",
+            cell(row, "fraction_of_limit", ".0%"),
+        ]
+        for name, row in results.items()
     ]
-    for name, row in results.items():
-        share = f"{row['fraction_of_limit']:.0%}" if "fraction_of_limit" in row else ""
-        times = f"{1e3 * row['seconds']:.3g} | {1e3 * row['cpu_seconds']:.3g} | {1 / row['seconds']:.3g}"
-        lines.append(f"| {name} | {times} | {share} |")
-    return "\n".join(lines)
+    return markdown(columns, rows)
 
 
 @click.command()

@@ -21,6 +21,7 @@ from benchmarks import work
 from benchmarks.calibration import Times, time_rounds
 from benchmarks.plots import draw_lines
 from benchmarks.products import multiply_adds
+from benchmarks.tables import markdown
 from benchmarks.work import FULL, QUICK, Work
 from dnnlib import UserError, atomic_write, run_cli
 from torch_utils.host_memory import keep_freed_memory
@@ -127,11 +128,9 @@ def _total(times: Mapping[str, Times], computed: Work, clock: str) -> float:
 
 
 def table(axis: Axis, points: Sequence[Point]) -> str:
-    """Time and products by value; both also for each doubling of the size."""
-    lines = [
-        f"| {axis.name} | seconds | CPU seconds | multiply-adds | G op/s | products × | time × | for a size × |",
-        "| --: | --: | --: | --: | --: | --: | --: | --: |",
-    ]
+    """Time and products by value; also how much larger than for the value before."""
+    columns = [axis.name, "seconds", "CPU seconds", "multiply-adds", "G op/s", "products ×", "time ×", "for a size ×"]
+    rows = []
     for i, p in enumerate(points):
         cells = [f"{p.value}", f"{p.seconds:.3g}", f"{p.cpu_seconds:.3g}", f"{p.multiply_adds / 1e9:.3g} G"]
         cells.append(f"{p.rate / 1e9:.0f}")
@@ -141,8 +140,8 @@ def table(axis: Axis, points: Sequence[Point]) -> str:
             cells += [f"{ratio:.2f}" for ratio in ratios]
         else:
             cells += [""] * 3
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append(cells)
+    return markdown(columns, rows, named=False)
 
 
 def describe(name: str, axis: Axis, points: Sequence[Point]) -> str:

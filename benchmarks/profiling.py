@@ -7,6 +7,8 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from benchmarks.tables import markdown
+
 __all__ = ["Operation", "profile_to", "show"]
 
 DEAREST = 10
@@ -47,6 +49,5 @@ def profile_to(path: Path, function: Callable[[], object]) -> list[Operation]:
 
 def show(title: str, operations: list[Operation]) -> str:
     """A table."""
-    lines = [f"| {title}: operation | seconds | share | calls |", "| :-- | --: | --: | --: |"]
-    lines += [f"| `{o.name}` | {o.seconds:.3g} | {o.share:.1%} | {o.calls} |" for o in operations]
-    return "\n".join(lines)
+    rows = [[f"`{o.name}`", f"{o.seconds:.3g}", f"{o.share:.1%}", f"{o.calls}"] for o in operations]
+    return markdown([f"{title}: operation", "seconds", "share", "calls"], rows)

@@ -21,8 +21,9 @@ import click
 import torch
 
 from benchmarks import work
-from benchmarks.calibration import ORIGINAL_RENDER, Calibration, time_rounds
+from benchmarks.calibration import ORIGINAL_RENDER, Calibration, describe, time_rounds
 from benchmarks.library_routes import time_products
+from benchmarks.tables import cell, markdown
 from dnnlib import atomic_write, run_cli
 from renderer.camera_paths import camera_path
 from renderer.video import VideoWriter, to_uint8
@@ -159,19 +160,19 @@ def run_process(words: Sequence[str]) -> dict[str, float]:
 
 def show(result: Mapping[str, Any]) -> str:
     """A table."""
-    products = ", ".join(f"{name} {1e3 * t:.0f} ms" for name, t in result["calibration"]["seconds"].items())
-    lines = [
-        f"{result['threads']} threads; calibration products: {products}",
-        "",
-        "| rendering | seconds | CPU seconds | × original | of the limit | peak memory |",
-        "| :-- | --: | --: | --: | --: | --: |",
+    columns = ["rendering", "seconds", "CPU seconds", "× original", "of the limit", "peak GB"]
+    rows = [
+        [
+            name,
+            cell(row, "seconds", ".3g"),
+            cell(row, "cpu_seconds", ".3g"),
+            cell(row, "multiple", ".3g"),
+            cell(row, "fraction_of_limit", ".0%"),
+            cell(row, "peak", ".2f", 1e-9),
+        ]
+        for name, row in result["rows"].items()
     ]
-    for name, row in result["rows"].items():
-        multiple = f"{row['multiple']:.3g}" if "multiple" in row else ""
-        fraction = f"{row['fraction_of_limit']:.0%}" if "fraction_of_limit" in row else ""
-        peak = f"{row['peak'] / 1e9:.2f} GB" if "peak" in row else ""
-        lines.append(f"| {name} | {row['seconds']:.3g} | {row['cpu_seconds']:.3g} | {multiple} | {fraction} | {peak} |")
-    return "\n".join(lines)
+    return f"{result['threads']} threads; {describe(result['calibration'])}\n\n{markdown(columns, rows)}"
 
 
 @click.command()

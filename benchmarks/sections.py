@@ -9,6 +9,7 @@ import torch
 
 from benchmarks import data_loading, evaluation, growth, rendering, training, work
 from benchmarks.profiling import profile_to, show
+from benchmarks.tables import cell, markdown
 from torch_utils.ops.dense import has_native_rows
 from training.configuration import compose_options
 
@@ -52,13 +53,9 @@ class Report:
 
 
 def summary(rows: Sequence[Row]) -> str:
-    lines = ["| what | seconds | × original | of the limit | peak memory |", "| :-- | --: | --: | --: | --: |"]
-    for row in rows:
-        multiple = "" if row.multiple is None else f"{row.multiple:.3g}"
-        fraction = "" if row.fraction is None else f"{row.fraction:.0%}"
-        peak = "" if row.peak is None else f"{row.peak / 1e9:.2f} GB"
-        lines.append(f"| {row.what} | {row.seconds:.3g} | {multiple} | {fraction} | {peak} |")
-    return "\n".join(lines)
+    columns = ["what", "seconds", "× original", "of the limit", "peak GB"]
+    forms = {"seconds": (".3g", 1), "multiple": (".3g", 1), "fraction": (".0%", 1), "peak": (".2f", 1e-9)}
+    return markdown(columns, [[r.what, *(cell(asdict(r), key, *form) for key, form in forms.items())] for r in rows])
 
 
 def rendering_section(settings: Settings) -> Report:

@@ -18,9 +18,10 @@ import click
 import torch
 
 from benchmarks import work
-from benchmarks.calibration import ORIGINAL_ITERATION, ORIGINAL_PHASES, SHARES, Calibration, time_rounds
+from benchmarks.calibration import ORIGINAL_ITERATION, ORIGINAL_PHASES, SHARES, Calibration, describe, time_rounds
 from benchmarks.library_routes import time_products
 from benchmarks.processes import in_fresh_process, peak_memory
+from benchmarks.tables import cell, markdown
 from dnnlib import atomic_write, run_cli
 from torch_utils.host_memory import keep_freed_memory
 from training.configuration import compose_options
@@ -121,23 +122,21 @@ def _compare(rows: dict, calibration: Calibration, options: Mapping[str, Any], v
 
 def show(result: Mapping[str, Any]) -> str:
     """A table."""
-    products = ", ".join(f"{name} {1e3 * t:.0f} ms" for name, t in result["calibration"]["seconds"].items())
-    lines = [
-        f"{result['videos']} videos, {result['threads']} threads; calibration products: {products}",
-        "",
-        "| phase | seconds | CPU seconds | × original | of the limit | peak GB | of the original's |",
-        "| :-- | --: | --: | --: | --: | --: | --: |",
+    columns = ["phase", "seconds", "CPU seconds", "× original", "of the limit", "peak GB", "of the original's"]
+    rows = [
+        [
+            name,
+            cell(row, "seconds", ".3g"),
+            cell(row, "cpu_seconds", ".3g"),
+            cell(row, "multiple", ".3g"),
+            cell(row, "fraction_of_limit", ".0%"),
+            cell(row, "memory", ".2f", 1e-9),
+            cell(row, "memory_of_original", ".0%"),
+        ]
+        for name, row in result["rows"].items()
     ]
-    for name, row in result["rows"].items():
-        cells = [f"{row['seconds']:.3g}", f"{row['cpu_seconds']:.3g}", _cell(row, "multiple", ".3g")]
-        cells += [_cell(row, "fraction_of_limit", ".0%"), f"{row['memory'] / 1e9:.2f}"]
-        cells.append(_cell(row, "memory_of_original", ".0%"))
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def _cell(row: Mapping[str, float], key: str, form: str) -> str:
-    return format(row[key], form) if key in row else ""
+    header = f"{result['videos']} videos, {result['threads']} threads; {describe(result['calibration'])}"
+    return f"{header}\n\n{markdown(columns, rows)}"
 
 
 @click.command()

@@ -14,7 +14,7 @@ from dnnlib import UserError
 def test_the_summary_shows_what_is_known():
     rows = [Row("a frame", 0.125, multiple=256.4, fraction=0.512, peak=1.25e9), Row("a distance", 2.0)]
     lines = summary(rows).splitlines()
-    assert lines[2] == "| a frame | 0.125 | 256 | 51% | 1.25 GB |"
+    assert lines[2] == "| a frame | 0.125 | 256 | 51% | 1.25 |"
     assert lines[3] == "| a distance | 2 |  |  |  |"
 
 
