@@ -2,9 +2,10 @@
 
     python -m benchmarks.growth [--only render-rays,train-samples] [--json FILE] [--plots DIR]
 
-Every point is the FaceForensics model with one number changed, initial weights, float32. Beside the time stands what
-the products require (multiply-adds, counted): where the time grows otherwise than the size, the count says
-whether there is more to do or the machine does it faster or slower.
+Every point is the FaceForensics model with one number changed, initial weights, float32. With a single thread
+(OMP_NUM_THREADS=1) the processor's time counts, not the clock's: other programs on the machine then disturb little.
+Beside the time stands what the products require (multiply-adds, counted): where the time grows otherwise than the size,
+the count says whether there is more to do or the machine does it faster or slower.
 """
 
 import json
@@ -22,7 +23,7 @@ from benchmarks.calibration import Times, time_rounds
 from benchmarks.plots import draw_lines
 from benchmarks.products import multiply_adds
 from benchmarks.tables import markdown
-from benchmarks.work import FULL, QUICK, Work
+from benchmarks.work import FULL, QUICK
 from dnnlib import UserError, atomic_write, run_cli
 from torch_utils.host_memory import keep_freed_memory
 from training.configuration import compose_options
@@ -83,12 +84,11 @@ AXES = {
 
 @dataclass(frozen=True)
 class Point:
-    """A measurement: value of the axis, its size, seconds, processor seconds, and multiply-adds of the products."""
+    """A measurement: value of the axis, its size, seconds, and multiply-adds of the products."""
 
     value: int
     size: float
     seconds: float
-    cpu_seconds: float
     multiply_adds: float
     parts: Mapping[str, float] = field(default_factory=dict)  # seconds of a phase
 
@@ -116,23 +116,22 @@ def growth(axis: Axis, *, rounds: int = 3, quick: bool = False) -> Iterator[Poin
         yield Point(
             value=value,
             size=axis.size(value),
-            seconds=_total(times, computed, "wall"),
-            cpu_seconds=_total(times, computed, "cpu"),
+            seconds=sum(share * _seconds(times[name]) for name, (_, share) in computed.items()),
             multiply_adds=sum(share * multiply_adds(products) for products, share in required.values()),
-            parts={name: t.wall for name, t in times.items()} if len(times) > 1 else {},
+            parts={name: _seconds(t) for name, t in times.items()} if len(times) > 1 else {},
         )
 
 
-def _total(times: Mapping[str, Times], computed: Work, clock: str) -> float:
-    return sum(share * getattr(times[name], clock) for name, (_, share) in computed.items())
+def _seconds(times: Times) -> float:
+    return times.cpu if torch.get_num_threads() == 1 else times.wall
 
 
 def table(axis: Axis, points: Sequence[Point]) -> str:
     """Time and products by value; also how much larger than for the value before."""
-    columns = [axis.name, "seconds", "CPU seconds", "multiply-adds", "G op/s", "products ×", "time ×", "for a size ×"]
+    columns = [axis.name, "seconds", "multiply-adds", "G op/s", "products ×", "time ×", "for a size ×"]
     rows = []
     for i, p in enumerate(points):
-        cells = [f"{p.value}", f"{p.seconds:.3g}", f"{p.cpu_seconds:.3g}", f"{p.multiply_adds / 1e9:.3g} G"]
+        cells = [f"{p.value}", f"{p.seconds:.3g}", f"{p.multiply_adds / 1e9:.3g} G"]
         cells.append(f"{p.rate / 1e9:.0f}")
         if i:
             q = points[i - 1]
