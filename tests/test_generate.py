@@ -54,7 +54,8 @@ class FakeGenerator:
         self.mapped.append((z, c, truncation_psi))
         return z[:, None].repeat(1, 4, 1)
 
-    def scene(self, ws, *, z_motion, z_bg, ray_chunk=None):
+    def scene(self, ws, *, z_motion, z_bg, ray_chunk=None, precision="float32"):
+        self.precision = precision
         self.scenes.append((ws, z_motion, z_bg, ray_chunk))
         return FakeScene(self, float(z_motion[0, 0].tanh()))
 
@@ -285,3 +286,15 @@ def test_visualize_renders_ten_seeds_along_the_four_programs(tmp_path):
     output = subprocess.run([*script, "a", "b", "--grid"], capture_output=True, text=True, check=True).stdout
     assert "--seeds 0-9" in output and output.endswith("front_zoom --grid\n")
     assert subprocess.run([*script, "a"], capture_output=True).returncode == 2
+
+
+def test_half_precision_is_asked_for_and_refused_where_there_is_none(monkeypatch):
+    cpu = torch.device("cpu")
+    assert generate.check_precision("float32", torch.device("meta")) == "float32"
+    monkeypatch.setattr("torch_utils.ops.dense.has_native_rows", lambda device, precision: True)
+    assert generate.check_precision("bf16", cpu) == "bfloat16"
+    with pytest.raises(dnnlib.UserError, match="--precision: bf16 is for CPUs"):
+        generate.check_precision("bf16", torch.device("meta"))
+    monkeypatch.setattr("torch_utils.ops.dense.has_native_rows", lambda device, precision: False)
+    with pytest.raises(dnnlib.UserError, match="--precision: bf16 needs a processor with avx512_bf16"):
+        generate.check_precision("bf16", cpu)

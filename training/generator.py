@@ -8,6 +8,7 @@ working set stays in cache, and a weight per video is an ordinary product), else
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 
 import torch
@@ -216,9 +217,9 @@ class Generator(nn.Module):
             return [slice(i, i + 1) for i in range(batch)]
         return [slice(0, batch)]
 
-    def pixels(self, like: torch.Tensor) -> torch.Tensor:
-        """Centres of the volume rendered pixels [1, R, 2], of the type of `like`."""
-        return pixel_centers(self.settings.resolution, like.device).to(like.dtype)[None]
+    def pixels(self, like: torch.Tensor, resolution: int | None = None) -> torch.Tensor:
+        """Centres of the volume rendered pixels, or of so many per side, [1, R, 2], of the type of `like`."""
+        return pixel_centers(resolution or self.settings.resolution, like.device).to(like.dtype)[None]
 
     def fold(self, ws: torch.Tensor, precision: str = "float32") -> _Folded:
         """Weights for styles ws [B, num_ws, w_dim]; for `precision` see `torch_utils.ops.dense.DenseProgram`."""
@@ -244,8 +245,8 @@ class Generator(nn.Module):
         return Fields(self.foreground.evaluator(weights, times=times, motion=motion), background)
 
     def upsample(self, rendered: list[Rendered], folded: _Folded, *, resolution: int | None = None) -> SynthesisOutput:
-        """Frames of what each group's rays gave; for `resolution` see `Upsampler.forward`."""
-        size = self.settings.resolution
+        """Frames of what each group's rays gave, those of a square of pixels. For `resolution` see `Upsampler.forward`."""
+        size = math.isqrt(rendered[0].rows.shape[2])
         grids = [r.rows.unflatten(2, (size, size)) for r in rendered]
         features, colours = [x[..., 3:] for x in grids], [x[..., :3] for x in grids]
         if folded.programs is None:

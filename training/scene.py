@@ -9,6 +9,7 @@ import torch
 from renderer.cameras import Cameras
 from renderer.rays import camera_rays
 from renderer.rendering import Fields, Rays, Rendered, render_background, render_rays
+from torch_utils.ops.dense import has_native_rows
 
 if TYPE_CHECKING:
     from training.generator import Generator, SynthesisOutput
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 __all__ = ["LAYERS", "Scene"]
 
 LAYERS = ("both", "foreground", "background")
+
+#: Volume rendered pixels per side of the frame in which programs of bfloat16 measure their inputs.
+CENTRE_RESOLUTION = 4
 
 
 class Scene:
@@ -27,10 +31,11 @@ class Scene:
         generator: In evaluation mode.
         ws, z_motion, z_bg: Styles and codes of B videos, see `Generator.synthesize`.
         ray_chunk: Composite this many rays at a time, to bound memory; None for all at once.
-        precision: Of products on a CPU, see `torch_utils.ops.dense.DenseProgram`.
+        precision: 'float32', or 'bfloat16' for the factors of products on a CPU that multiplies such numbers, see
+            `torch_utils.ops.dense`. The background, whose products are few, stays in float32.
 
     Raises:
-        ValueError: The generator is in training mode.
+        ValueError: The generator is in training mode, or the precision is not available.
     """
 
     @torch.no_grad()
@@ -46,25 +51,38 @@ class Scene:
     ):
         if generator.training:
             raise ValueError("scenes are rendered in evaluation mode: call generator.eval() first.")
+        if precision != "float32" and not has_native_rows(ws.device, precision):
+            raise ValueError(
+                f"{precision} is not available: it needs a CPU that multiplies such numbers (avx512_bf16) and a C++ "
+                "compiler. A GPU has its own half precision."
+            )
         self.generator, self.ray_chunk = generator, ray_chunk
         self.ws, self.z_motion, self.z_bg = ws, z_motion, z_bg
         self._folded = generator.fold(ws, precision)
+        self._resolution = generator.settings.resolution  # volume rendered pixels per side
+        self._background_fields = [
+            None if generator.background is None else generator.background.evaluator(z_bg[group])
+            for group in generator.groups(len(ws), ws.device)
+        ]
         self._cameras: Cameras | None = None
         self._rays: list = []
         self._backgrounds: list = []
+        if precision == "bfloat16":
+            # Programs measure their inputs in the first frame that they see: always this one.
+            front = generator.camera_prior.at().repeat(len(ws)).to(ws.device)
+            self._resolution = CENTRE_RESOLUTION
+            self.output(0.5, front)
+            self._resolution, self._cameras = generator.settings.resolution, None
 
     def _look_through(self, cameras: Cameras) -> None:
         if cameras.equals(self._cameras):
             return
         generator = self.generator
         self._rays, self._backgrounds = [], []
-        for group in generator.groups(len(self.ws), self.ws.device):
-            rays = Rays(*camera_rays(cameras[group], generator.pixels(self.ws)))
+        for group, field in zip(generator.groups(len(self.ws), self.ws.device), self._background_fields, strict=True):
+            rays = Rays(*camera_rays(cameras[group], generator.pixels(self.ws, self._resolution)))
             self._rays.append(rays)
-            behind = None
-            if generator.background is not None:
-                fields = Fields(None, generator.background.evaluator(self.z_bg[group]))
-                behind = render_background(fields, rays, generator.settings)
+            behind = None if field is None else render_background(Fields(None, field), rays, generator.settings)
             self._backgrounds.append(behind)
         self._cameras = cameras
 

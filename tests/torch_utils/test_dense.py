@@ -98,6 +98,40 @@ def test_bfloat16_rounds_factors_only():
     assert max((a - e).abs().max() for a, e in zip(results, exact)) > 1e-3  # it was rounded
 
 
+@needs_bfloat16
+def test_bfloat16_of_inputs_that_have_much_in_common():
+    """Only differences from the centres are rounded, and the centres' share is exact."""
+    common = 10 * rand(1, 64, seed=20)
+    layers = [
+        DenseLayer(rand(32, 64, seed=21) / 8, rand(32, seed=22), slope=0.2),
+        DenseLayer(rand(3, 32, seed=23) / 6, rand(100, 3, seed=24), source=0),
+    ]
+    x = common + rand(100, 64, seed=25) / 100
+    exact = doubled(layers)(x.double(), keep=[0, 1])
+    for impl in ("cpu", "ref"):
+        centred = DenseProgram(layers, precision="bfloat16", impl=impl)
+        assert_close(centred(x, keep=[0, 1]), exact, 1e-4)
+        moved = x + 5 * rand(1, 64, seed=26)
+        expected = doubled(layers)(moved.double(), keep=[0, 1])
+        assert (
+            max((a - e).abs().max() for a, e in zip(centred(moved, keep=[0, 1]), expected)) > 1e-3
+        )  # it still has x's
+        following = DenseProgram(layers, precision="bfloat16", recentres=True, impl=impl)
+        assert_close(following(x, keep=[0, 1]), exact, 1e-4)
+        assert_close(following(moved, keep=[0, 1]), expected, 1e-4)
+
+
+@needs_native
+def test_centres_follow_biases_that_are_replaced():
+    if not has_native_rows(CPU, "bfloat16"):
+        pytest.skip("the processor does not multiply bfloat16")
+    layers = [DenseLayer(rand(32, 64) / 8, slope=0.2), DenseLayer(rand(16, 32, seed=1) / 6, source=0)]
+    x, bias = 5 + rand(40, 64, seed=2) / 100, {1: rand(2, 16, seed=3), 0: 3 + rand(32, seed=4)}
+    expected = doubled(layers)(x.double(), keep=[1], biases={i: b.double() for i, b in bias.items()})
+    native = DenseProgram(layers, precision="bfloat16", recentres=True, impl="cpu")
+    assert_close(native(x, keep=[1], biases=bias), expected, 1e-4)
+
+
 @pytest.mark.parametrize("height,width", [(1, 1), (1, 3), (4, 4), (5, 3)])
 def test_the_upsamplings_are_those_of_training(height, width):
     x, hidden = rand(height, width, 6).double(), rand(height, width, 8, seed=1).double()
@@ -142,6 +176,8 @@ def test_mistakes_are_named():
         DenseProgram([layer], impl="cuda")
     with pytest.raises(ValueError, match="layer 1 with 3 inputs does not fit its source, layer 0"):
         DenseProgram([layer, DenseLayer(rand(2, 3), source=0)])
+    with pytest.raises(ValueError, match="layer 0 has the slope 2; it must be at most 1"):
+        DenseProgram([DenseLayer(rand(4, 3), slope=2)])
     with pytest.raises(ValueError, match="does not fit its source"):
         DenseProgram([DenseLayer(rand(2, 3), source=0)])
 
