@@ -2,14 +2,16 @@
 
 Fields here also have `project(features, weight_sum)`, which turns weighted sums of what they return as features
 (weights adding up to `weight_sum`) into the values to be shown: what is linear is applied once per ray, not once per
-sample. Shapes as in `renderer.volume`; G videos of a group, T frames each.
+sample. A foreground may also have `march(origins, directions, settings, last_opaque=)`: it then samples and composites
+its rays itself where it can, without randomness, and gives what `march_foreground` and compositing would give, or None
+where it cannot. Shapes as in `renderer.volume`; G videos of a group, T frames each.
 """
 
 import dataclasses
 
 import torch
 
-from renderer.volume import NO_NOISE, RayNoise, RenderSettings, march_background, march_foreground
+from renderer.volume import NO_NOISE, Marched, RayNoise, RenderSettings, march_background, march_foreground
 
 __all__ = ["Fields", "Rays", "Rendered", "ray_samples", "render_background", "render_rays"]
 
@@ -58,6 +60,13 @@ def _march(fields: Fields, rays: Rays, settings: RenderSettings, frames: int):
     )
 
 
+def _march_itself(fields: Fields, rays: Rays, settings: RenderSettings) -> Marched | None:
+    march = getattr(fields.foreground, "march", None)
+    if march is None or rays.noise.drawn():
+        return None
+    return march(rays.origins, rays.directions, settings, last_opaque=fields.background is None)
+
+
 def render_background(fields: Fields, rays: Rays, settings: RenderSettings) -> torch.Tensor:
     """What lies behind the foreground, [G, R, C]."""
     samples = march_background(fields.background, rays.origins, rays.directions, settings, noise=rays.noise)
@@ -84,15 +93,14 @@ def render_rays(
     for start in range(0, total, chunk or total):
         some = slice(start, min(start + (chunk or total), total))
         part = rays.select(some)
-        samples = _march(fields, part, settings, frames)
-        weights = [w for w, _ in samples.parts]
-        rows = fields.foreground.project(samples.composite(), sum(w.sum(-1) for w in weights))
+        marched = _march_itself(fields, part, settings)
+        if marched is None:
+            marched = _march(fields, part, settings, frames).marched(settings)
+        rows = fields.foreground.project(marched.features, marched.weight_sum)
         if fields.background is not None:
             far = render_background(fields, part, settings) if behind is None else behind[:, some]
-            rows = rows + samples.transmittance[..., None] * far[:, None]
-        depths = [settings.near + (settings.far - settings.near) * p for p in samples.positions]
-        depth = sum((w.detach() * d).sum(-1) for w, d in zip(weights, depths, strict=True))
-        parts.append((rows, depth, samples.transmittance))
+            rows = rows + marched.transmittance[..., None] * far[:, None]
+        parts.append((rows, marched.depth, marched.transmittance))
     return Rendered(*(parts[0] if len(parts) == 1 else (torch.cat(x, dim=2) for x in zip(*parts, strict=True))))
 
 

@@ -20,6 +20,10 @@ from dnnlib import UserError, atomic_write, one_line
 
 __all__ = ["VideoWriter", "image_grid", "save_png", "to_uint8"]
 
+#: Bytes on their way to the encoder, the most that Linux gives to everybody: several small frames are not waited for
+#: while it starts. (Elsewhere it is without effect.)
+PIPE_SIZE = 1 << 20
+
 
 def to_uint8(image: torch.Tensor) -> torch.Tensor:
     """Pixels of an image in [-1, 1]: rint((x + 1) · 127.5), clipped to 0…255; any shape and device, NaN becomes 0."""
@@ -182,7 +186,11 @@ class VideoWriter:
         self._messages = tempfile.TemporaryFile()  # noqa: SIM115
         try:
             self._encoder = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self._messages
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=self._messages,
+                pipesize=PIPE_SIZE,
             )
         except OSError as error:
             self._messages.close()

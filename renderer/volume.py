@@ -9,7 +9,7 @@ the ray, and the resulting weights are put back into evaluation order, so that w
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -17,7 +17,7 @@ from renderer.background import inverted_sphere_points
 from renderer.compositing import composite, ray_weights
 from renderer.sampling import importance_samples, stratified
 
-__all__ = ["BackgroundSamples", "ForegroundSamples", "RenderSettings", "march_background", "march_foreground"]
+__all__ = ["BackgroundSamples", "ForegroundSamples", "Marched", "RenderSettings", "march_background", "march_foreground"]
 
 Field = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, tuple[torch.Tensor, ...]]]
 
@@ -81,6 +81,37 @@ class ForegroundSamples:
         positions, order = positions.sort(dim=-1)
         return positions, weights.gather(-1, order)
 
+    def marched(self, settings: RenderSettings) -> "Marched":
+        """The samples composited; the depth passes no gradients to the weights."""
+        weights = [w for w, _ in self.parts]
+        depths = [settings.near + (settings.far - settings.near) * p for p in self.positions]
+        depth = sum((w.detach() * d).sum(-1) for w, d in zip(weights, depths, strict=True))
+        return Marched(self.composite(), sum(w.sum(-1) for w in weights), depth, self.transmittance)
+
+
+@dataclasses.dataclass
+class Marched:
+    """What is left of the foreground's samples when they are composited.
+
+    Attributes:
+        features: Weighted sum of every feature, each [B, T, R, C].
+        weight_sum: Sum of the weights [B, T, R].
+        depth: Expected depth in scene units, not normalised by that sum [B, T, R].
+        transmittance: [B, T, R], what is left for the background.
+    """
+
+    features: tuple[torch.Tensor, ...]
+    weight_sum: torch.Tensor
+    depth: torch.Tensor
+    transmittance: torch.Tensor
+
+    @classmethod
+    def of_frames(cls, frames: Sequence["Marched"]) -> "Marched":
+        """Several frames of the same rays as one."""
+        features = tuple(torch.cat(x, dim=1) for x in zip(*(frame.features for frame in frames), strict=True))
+        totals = ((frame.weight_sum, frame.depth, frame.transmittance) for frame in frames)
+        return cls(features, *(torch.cat(x, dim=1) for x in zip(*totals, strict=True)))
+
 
 @dataclasses.dataclass
 class BackgroundSamples:
@@ -123,6 +154,11 @@ class RayNoise:
         """The draws of some videos and rays."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return RayNoise(**{name: None if x is None else x[videos, rays] for name, x in fields.items()})
+
+
+    def drawn(self) -> bool:
+        """Whether anything is random."""
+        return any(getattr(self, field.name) is not None for field in dataclasses.fields(self))
 
 
 NO_NOISE = RayNoise()

@@ -4,7 +4,9 @@ from collections.abc import Sequence
 
 import torch
 
+from renderer.volume import Marched, RenderSettings
 from torch_utils.ops.dense import DenseLayer, DenseProgram, has_native_rows
+from training.layers import octaves
 
 __all__ = ["ForegroundProgram"]
 
@@ -62,10 +64,41 @@ class ForegroundProgram:
         Returns:
             Density [P, 1], hidden state [P, width], and colour [P, 3] or None.
         """
-        replaced = {i: bias for i, bias in enumerate(biases) if bias is not None}
-        keep = [self._last + 1, self._last]
-        if view is not None:
-            replaced[self._last + 2] = view
-            keep.append(self._last + 3)
-        density, hidden, *colour = self._program(x, keep=keep, biases=replaced)
+        keep, replaced = self._wanted(biases, view)
+        density, hidden, *colour = self._program(x, keep=[self._last + 1, *keep], biases=replaced)
         return density, hidden, colour[0] if colour else None
+
+    def march(
+        self,
+        origin: torch.Tensor,
+        directions: torch.Tensor,
+        settings: RenderSettings,
+        *,
+        frequencies: int,
+        last_opaque: bool,
+        biases: Sequence[torch.Tensor | None],
+        view: torch.Tensor | None,
+    ) -> Marched:
+        """Rays [R, 3] from an origin [3] for one frame of one video; features are hidden state and colour."""
+        keep, replaced = self._wanted(biases, view)
+        sums, *totals = self._program.march(
+            origin,
+            directions,
+            samples=settings.num_samples,
+            importance=settings.num_importance,
+            near=settings.near,
+            far=settings.far,
+            last_opaque=last_opaque,
+            scales=octaves(frequencies, directions),
+            density=self._last + 1,
+            keep=keep,
+            biases=replaced,
+        )
+        return Marched(tuple(x[None, None] for x in sums), *(x[None, None] for x in totals))
+
+    def _wanted(self, biases, view):
+        """The layers of the features, and the biases that replace those of layers."""
+        replaced = {i: bias for i, bias in enumerate(biases) if bias is not None}
+        if view is None:
+            return [self._last], replaced
+        return [self._last, self._last + 3], replaced | {self._last + 2: view}

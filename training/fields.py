@@ -14,6 +14,7 @@ import dataclasses
 import torch
 from torch import nn
 
+from renderer.volume import Marched, RenderSettings
 from torch_utils.ops.point_linear import lrelu_, point_linear
 from training.field_program import ForegroundProgram
 from training.layers import (
@@ -162,7 +163,7 @@ class _ForegroundEvaluator:
 
         `directions`: unit viewing directions [B, R, 3].
         """
-        if not torch.is_grad_enabled() and ForegroundProgram.available(self.layers[0][0], self.folded.precision):
+        if self._has_program():
             return self._run_program(points, directions)
         hidden = self.hidden(points)
         shape, rows = hidden.shape[:-1], hidden.reshape(len(hidden), -1, hidden.shape[-1])
@@ -182,8 +183,11 @@ class _ForegroundEvaluator:
         view = positional_encoding(directions, self.field.direction_frequencies)
         return point_linear(view, *self.folded.view) + self.folded.features[1]
 
-    def _run_program(self, points: torch.Tensor, directions: torch.Tensor):
-        """The same for one video, without gradients, on a CPU. Frame by frame: they may share their points."""
+    def _has_program(self) -> bool:
+        """Whether this is one video, without gradients, on a CPU with native programs."""
+        return not torch.is_grad_enabled() and ForegroundProgram.available(self.layers[0][0], self.folded.precision)
+
+    def _program(self) -> ForegroundProgram:
         folded = self.folded
         if folded.program is None:
             folded.program = ForegroundProgram(
@@ -194,16 +198,45 @@ class _ForegroundEvaluator:
                 view_slope=VIEW_SLOPE,
                 precision=folded.precision,
             )
-        view = None if folded.view is None else self._view_biases(directions)[0]
+        return folded.program
+
+    def _biases(self, frame: int) -> list[torch.Tensor | None]:
+        return [None if bias is None else bias[0, frame] for _, _, bias in self.layers]
+
+    def _run_program(self, points: torch.Tensor, directions: torch.Tensor):
+        """`__call__` by a program. Frame by frame: they may share their points."""
+        view = None if self.folded.view is None else self._view_biases(directions)[0]
         encoded = sinusoids(points[0], self.field.position_frequencies)
-        shape, results = encoded.shape[1:-1], []
+        shape, results, program = encoded.shape[1:-1], [], self._program()
         for frame in range(self.num_frames):
             rows = encoded[frame if len(encoded) > 1 else 0].flatten(0, 1)
-            biases = [None if bias is None else bias[0, frame] for _, _, bias in self.layers]
-            results.append(folded.program(rows, biases, view))
+            results.append(program(rows, self._biases(frame), view))
         frames = [x[0][None] if len(x) == 1 else torch.stack(x) for x in zip(*results) if x[0] is not None]
         density, *features = (x.unflatten(1, shape)[None] for x in frames)
         return density[..., 0], tuple(features)
+
+    def march(
+        self, origins: torch.Tensor, directions: torch.Tensor, settings: RenderSettings, *, last_opaque: bool
+    ) -> Marched | None:
+        """Composited rays (see `renderer.rendering`) where a program does it."""
+        if not self._has_program():
+            return None
+        unit = directions / directions.norm(dim=-1, keepdim=True)
+        view = None if self.folded.view is None else self._view_biases(unit)[0]
+        program, frequencies = self._program(), self.field.position_frequencies
+        frames = [
+            program.march(
+                origins[0, 0],
+                directions[0],
+                settings,
+                frequencies=frequencies,
+                last_opaque=last_opaque,
+                biases=self._biases(frame),
+                view=view,
+            )
+            for frame in range(self.num_frames)
+        ]
+        return frames[0] if len(frames) == 1 else Marched.of_frames(frames)
 
     def project(self, features: tuple[torch.Tensor, ...], weight_sum: torch.Tensor | float = 1.0) -> torch.Tensor:
         """[rgb | features] [B, ..., 3 + F] of weighted sums (each [B, ..., C], weights adding up to [B, ...])."""

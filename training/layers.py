@@ -19,6 +19,7 @@ __all__ = [
     "PointLinear",
     "composited_colour",
     "normalize_second_moment",
+    "octaves",
     "positional_encoding",
     "sinusoid_order",
     "sinusoids",
@@ -32,13 +33,17 @@ def normalize_second_moment(x: torch.Tensor) -> torch.Tensor:
     return x * (x.square().mean(dim=-1, keepdim=True) + 1e-8).rsqrt()
 
 
+def octaves(frequencies: int, like: torch.Tensor) -> torch.Tensor:
+    """2^i pi for i < frequencies."""
+    return math.pi * 2.0 ** torch.arange(frequencies, device=like.device, dtype=like.dtype)
+
+
 def positional_encoding(x: torch.Tensor, frequencies: int) -> torch.Tensor:
     """[sin(2^i pi x), cos(2^i pi x)] for i < frequencies, each over all coordinates (NeRF, equation 4).
 
     [..., D] to [..., 2 * frequencies * D].
     """
-    scales = math.pi * 2.0 ** torch.arange(frequencies, device=x.device, dtype=x.dtype)
-    angles = x[..., None, :] * scales[:, None]
+    angles = x[..., None, :] * octaves(frequencies, x)[:, None]
     return torch.stack([angles.sin(), angles.cos()], dim=-2).flatten(-3)
 
 
@@ -47,8 +52,7 @@ def sinusoids(x: torch.Tensor, frequencies: int) -> torch.Tensor:
 
     The weight of a layer that takes them needs its columns in the order `sinusoid_order`.
     """
-    scales = math.pi * 2.0 ** torch.arange(frequencies, device=x.device, dtype=x.dtype)
-    angles = (x[..., None, :] * scales[:, None]).flatten(-2)
+    angles = (x[..., None, :] * octaves(frequencies, x)[:, None]).flatten(-2)
     return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
 

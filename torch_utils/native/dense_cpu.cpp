@@ -1,19 +1,22 @@
-// PyTorch operators on dense.h: packing of weights, and programs of layers on rows of features, which are given or come
-// out of a ×2 upsampling (upsample_rows.h). In parallel over tiles or rows of pixels.
-#include "dense.h"
-#include "upsample_rows.h"
-
-#include <ATen/Parallel.h>
-#include <ATen/ops/constant_pad_nd.h>
-#include <ATen/ops/empty.h>
+// PyTorch operators on dense_program.h: packing of weights, and programs of layers on rows of features, which are given,
+// come out of a ×2 upsampling (upsample_rows.h) or are sampled along rays (march_rays.h).
 #include <torch/library.h>
+
+#include "dense_binding.h"
+#include "march_rays.h"
+#include "upsample_rows.h"
 
 namespace {
 
 using at::Tensor;
 using dense::Bfloat16;
+using dense::Layers;
+using dense::Results;
+using dense::check_input;
+using dense::dispatch;
 using dense::kBlock;
-using dense::round_up;
+
+constexpr int64_t kTilePixels = 64;  // that go through the layers together
 
 // [outputs, inputs] float to a vector of float or of bfloat16.
 Tensor pack_weight(const Tensor& weight, bool half) {
@@ -35,141 +38,65 @@ Tensor pack_weight(const Tensor& weight, bool half) {
 
 bool has_bfloat16() { return dense::kHasBfloat16; }
 
-template <typename T> const T* data(const Tensor& packed) {
-  if constexpr (sizeof(T) == 4)
-    return packed.const_data_ptr<float>();
-  else
-    return reinterpret_cast<const T*>(packed.const_data_ptr<at::BFloat16>());
-}
-
-// What python says of a program's layers, one entry of each list per layer; biases are [*, outputs] or empty.
-struct Layers {
-  const at::TensorList weights, biases;
-  const at::IntArrayRef outputs, sources;
-  const at::ArrayRef<double> slopes, clamps;
-};
-
-// Biases are read in whole vectors.
-std::vector<Tensor> padded_biases(const Layers& layers) {
-  std::vector<Tensor> padded;
-  for (size_t i = 0; i < layers.biases.size(); i++) {
-    const Tensor& bias = layers.biases[i];
-    const int64_t missing = round_up(layers.outputs[i], kBlock) - layers.outputs[i];
-    padded.push_back(bias.numel() == 0 ? bias : at::constant_pad_nd(bias, {0, missing}).contiguous());
-  }
-  return padded;
-}
-
-template <typename T>
-std::vector<dense::Layer<T>> make_layers(const Layers& layers, const std::vector<Tensor>& biases, int64_t inputs,
-                                         int64_t rows, const std::vector<Tensor>& kept) {
-  std::vector<dense::Layer<T>> made;
-  for (size_t i = 0; i < layers.weights.size(); i++) {
-    const int64_t source = layers.sources[i], outputs = layers.outputs[i];
-    TORCH_CHECK(source >= -1 && source < int64_t(i), "dense: a layer's source comes before it");
-    const int64_t from = source < 0 ? inputs : made[source].outputs;
-    TORCH_CHECK(layers.weights[i].numel() == dense::packed_size<T>(outputs, from), "dense: layer ", i,
-                " does not fit the results of its source");
-    const Tensor& bias = biases[i];
-    const int64_t shares = bias.numel() == 0 ? 1 : bias.size(0);
-    TORCH_CHECK(bias.numel() == 0 || (bias.scalar_type() == at::kFloat && bias.dim() == 2 &&
-                                      bias.size(1) == round_up(outputs, kBlock) && rows % shares == 0),
-                "dense: layer ", i, " has a bias of the wrong shape or type");
-    made.push_back({data<T>(layers.weights[i]), from, outputs,
-                    bias.numel() == 0 ? nullptr : bias.const_data_ptr<float>(), std::max<int64_t>(rows / shares, 1),
-                    {float(layers.slopes[i]), float(layers.clamps[i])}, int(source),
-                    kept[i].defined() ? kept[i].mutable_data_ptr<float>() : nullptr});
-  }
-  return made;
-}
-
-template <typename T>
-void run_rows(const Tensor& x, const Layers& layers, const std::vector<Tensor>& kept) {
+template <typename T> void run_rows(const Tensor& x, const Layers& layers, const Results& results) {
   const int64_t rows = x.size(0), inputs = x.size(1);
-  const std::vector<Tensor> biases = padded_biases(layers);
-  const dense::Program<T> program(make_layers<T>(layers, biases, inputs, rows, kept));
-  const int64_t tile = program.tile_rows();
+  const dense::BoundProgram<T> program(layers, inputs, rows);
+  const int64_t tile = program->tile_rows(), stride = dense::round_up(inputs, dense::kStep<T>);
+  const bool converts = sizeof(T) < 4 || program.centre();
   const float* from = x.const_data_ptr<float>();
-  at::parallel_for(0, (rows + tile - 1) / tile, 1, [&](int64_t begin, int64_t end) {
-    typename dense::Program<T>::Buffers buffers(program, tile);
-    const int64_t stride = round_up(inputs, dense::kStep<T>);
-    std::unique_ptr<T[]> converted(sizeof(T) == 4 ? nullptr : new T[tile * stride]);
-    for (int64_t i = begin; i < end; i++) {
+  dense::in_parallel((rows + tile - 1) / tile, [&] {
+    return [&, buffers = typename dense::Program<T>::Buffers(*program, tile), kept = std::vector<float*>(),
+            converted = std::vector<T>(converts ? tile * stride : 0)](int64_t i) mutable {
       const int64_t first = i * tile, count = std::min(tile, rows - first);
-      if constexpr (sizeof(T) == 4) {
-        program.run(from + first * inputs, inputs, first, count, nullptr, 0, buffers);
-      } else {
-        dense::convert(from + first * inputs, inputs, count, inputs, converted.get(), stride);
-        program.run(converted.get(), stride, first, count, nullptr, 0, buffers);
+      const float* begin = from + first * inputs;
+      results.from_row(first, kept);
+      if (converts) {
+        dense::convert(begin, inputs, count, inputs, program.centre(), converted.data(), stride);
+        program->run(converted.data(), stride, first, count, nullptr, 0, kept.data(), buffers);
+      } else if constexpr (sizeof(T) == 4) {
+        program->run(begin, inputs, first, count, nullptr, 0, kept.data(), buffers);
       }
-    }
+    };
   });
 }
 
-// Tensors for the results of the layers that `keep` names, at their places, and in the order of `keep`.
-std::vector<Tensor> make_results(const Tensor& like, int64_t rows, const Layers& layers, at::IntArrayRef keep,
-                                 std::vector<Tensor>& results) {
-  const size_t count = layers.weights.size();
-  TORCH_CHECK(count > 0 && layers.biases.size() == count && layers.outputs.size() == count &&
-                  layers.sources.size() == count && layers.slopes.size() == count && layers.clamps.size() == count,
-              "dense: lists of different lengths");
-  std::vector<Tensor> kept(count);
-  for (const int64_t i : keep) {
-    TORCH_CHECK(i >= 0 && i < int64_t(count), "dense: no layer ", i);
-    if (!kept[i].defined()) kept[i] = at::empty({rows, layers.outputs[i]}, like.options());
-    results.push_back(kept[i]);
-  }
-  return kept;
-}
-
-void check_input(const Tensor& x, int64_t dimensions) {
-  TORCH_CHECK(x.dim() == dimensions && x.scalar_type() == at::kFloat && x.is_contiguous() && x.device().is_cpu(),
-              "dense: inputs are contiguous float tensors of ", dimensions, " dimensions on the CPU");
-}
-
-// run(T()) for the type that the weights were packed as.
-template <typename Run> void dispatch(const Tensor& packed, Run run) {
-  if (packed.scalar_type() == at::kFloat) {
-    run(float());
-  } else {
-    TORCH_CHECK(dense::kHasBfloat16, "dense: this processor does not multiply bfloat16");
-    if constexpr (dense::kHasBfloat16) run(Bfloat16());
-  }
-}
-
 // x [rows, inputs] to the results [rows, outputs] of the layers that `keep` names.
-std::vector<Tensor> dense_rows(const Tensor& x, at::TensorList weights, at::TensorList biases, at::IntArrayRef outputs,
-                               at::IntArrayRef sources, at::ArrayRef<double> slopes, at::ArrayRef<double> clamps,
-                               at::IntArrayRef keep) {
+std::vector<Tensor> dense_rows(const Tensor& x, at::TensorList tensors, at::IntArrayRef integers,
+                               at::ArrayRef<double> numbers, at::IntArrayRef keep) {
   check_input(x, 2);
-  const Layers layers{weights, biases, outputs, sources, slopes, clamps};
-  std::vector<Tensor> results;
-  const std::vector<Tensor> kept = make_results(x, x.size(0), layers, keep, results);
-  dispatch(weights[0], [&](auto type) { run_rows<decltype(type)>(x, layers, kept); });
-  return results;
+  const Layers layers(tensors, integers, numbers);
+  const Results results(x, x.size(0), layers, keep);
+  dispatch(layers.weights[0], [&](auto type) { run_rows<decltype(type)>(x, layers, results); });
+  return results.in_order;
 }
 
 // The layers on the pixels of an image of 2 * height rows. make_rows() gives an object for one thread; its
-// next(y, inputs, residual) makes the layers' inputs for row y, and what the first layer adds to its product.
+// next(y, centre, inputs, residual) makes the layers' inputs for row y, and what the first layer adds to its product.
 template <typename T, typename MakeRows>
 void run_pixels(int64_t height, int64_t width, int64_t inputs, int64_t residual_size, const Layers& layers,
-                const std::vector<Tensor>& kept, const MakeRows& make_rows) {
+                const Results& results, const MakeRows& make_rows) {
   TORCH_CHECK(inputs % dense::kStep<T> == 0, "dense: bfloat16 needs an even number of inputs, not ", inputs);
-  const std::vector<Tensor> biases = padded_biases(layers);
-  const int64_t pixels = 2 * width;
-  const dense::Program<T> program(make_layers<T>(layers, biases, inputs, 2 * height * pixels, kept));
-  at::parallel_for(0, 2 * height, 1, [&](int64_t begin, int64_t end) {
-    const int64_t tile = std::min(program.tile_rows(), pixels);
-    typename dense::Program<T>::Buffers buffers(program, tile);
-    std::vector<T> row(pixels * inputs);
-    std::vector<float> residual(pixels * residual_size + kBlock);  // it is read in whole vectors
-    auto rows = make_rows();
-    for (int64_t y = begin; y < end; y++) {
-      rows.next(y, row.data(), residual.data());
-      for (int64_t i = 0; i < pixels; i += tile)
-        program.run(row.data() + i * inputs, inputs, y * pixels + i, std::min(tile, pixels - i),
-                    residual_size ? residual.data() + i * residual_size : nullptr, residual_size, buffers);
-    }
+  const int64_t pixels = 2 * width, tile = std::min<int64_t>(pixels, kTilePixels);
+  const dense::BoundProgram<T> program(layers, inputs, 2 * height * pixels);
+  const std::vector<float> zeros(dense::round_up(inputs, kBlock), 0.0f);
+  const float* centre = program.centre() ? program.centre() : zeros.data();
+  // Rows share work with the rows before them: a thread takes several, but not so many that others wait at the end.
+  const int64_t rows_each = std::max<int64_t>(2 * height / (4 * at::get_num_threads()), 4);
+  dense::in_parallel((2 * height + rows_each - 1) / rows_each, [&] {
+    return [&, buffers = typename dense::Program<T>::Buffers(*program, tile), kept = std::vector<float*>(),
+            row = std::vector<T>(pixels * inputs), rows = make_rows(),
+            // It is read in whole vectors.
+            residual = std::vector<float>(pixels * residual_size + kBlock)](int64_t part) mutable {
+      for (int64_t y = part * rows_each; y < std::min((part + 1) * rows_each, 2 * height); y++) {
+        rows.next(y, centre, row.data(), residual.data());
+        for (int64_t i = 0; i < pixels; i += tile) {
+          results.from_row(y * pixels + i, kept);
+          program->run(row.data() + i * inputs, inputs, y * pixels + i, std::min(tile, pixels - i),
+                       residual_size ? residual.data() + i * residual_size : nullptr, residual_size, kept.data(),
+                       buffers);
+        }
+      }
+    };
   });
 }
 
@@ -177,69 +104,102 @@ struct CornerRows {
   upsample::BlurredRows<upsample::CornerMeans> hidden;
   upsample::BlurredNearest nearest;
 
-  template <typename T> void next(int64_t y, T* inputs, float* residual) {
-    hidden.row(y, inputs, [](int64_t, float v) { return v; });
+  template <typename T> void next(int64_t y, const float* centre, T* inputs, float* residual) {
+    hidden.row(y, inputs, [centre](int64_t c, dense::Vector v) { return v - dense::load(centre + c); });
     nearest.row(y, residual);
   }
 };
 
 struct PixelRows {
   upsample::BlurredRows<upsample::ShuffledRows> shuffled;
-  const float* bias;
-  int64_t channels;
-  float slope, clamp;
+  const float* bias;  // whole vectors
+  dense::Activation activation;
 
-  template <typename T> void next(int64_t y, T* inputs, float*) {
-    shuffled.row(y, inputs, [this](int64_t i, float v) {
-      v += bias[i % channels];
-      v = v > 0 ? v : v * slope;
-      return v > clamp ? clamp : v < -clamp ? -clamp : v;
+  template <typename T> void next(int64_t y, const float* centre, T* inputs, float*) {
+    shuffled.row(y, inputs, [this, centre](int64_t c, dense::Vector v) {
+      return activation(v + dense::load(bias + c)) - dense::load(centre + c);
     });
   }
 };
 
 // 'nn_cat': x [height, width, C] and hidden [height, width, 2 * bottleneck] to results [4 * height * width, outputs].
 // The first layer takes blur(lrelu(corner means of hidden)) and adds blur(nearest(x)).
-std::vector<Tensor> upsample_corners(const Tensor& x, const Tensor& hidden, double slope, at::TensorList weights,
-                                     at::TensorList biases, at::IntArrayRef outputs, at::IntArrayRef sources,
-                                     at::ArrayRef<double> slopes, at::ArrayRef<double> clamps, at::IntArrayRef keep) {
+std::vector<Tensor> upsample_corners(const Tensor& x, const Tensor& hidden, double slope, at::TensorList tensors,
+                                     at::IntArrayRef integers, at::ArrayRef<double> numbers, at::IntArrayRef keep) {
   check_input(x, 3), check_input(hidden, 3);
   const int64_t height = x.size(0), width = x.size(1), channels = x.size(2), bottleneck = hidden.size(2) / 2;
-  const Layers layers{weights, biases, outputs, sources, slopes, clamps};
-  std::vector<Tensor> results;
-  const std::vector<Tensor> kept = make_results(x, 4 * height * width, layers, keep, results);
+  const Layers layers(tensors, integers, numbers);
+  const Results results(x, 4 * height * width, layers, keep);
   TORCH_CHECK(hidden.size(0) == height && hidden.size(1) == width && hidden.size(2) % 2 == 0 &&
-                  outputs[0] == channels,
+                  layers.outputs[0] == channels,
               "dense: x and hidden do not fit each other or the first layer");
   const float *image = x.const_data_ptr<float>(), *states = hidden.const_data_ptr<float>();
-  dispatch(weights[0], [&](auto type) {
-    run_pixels<decltype(type)>(height, width, bottleneck, channels, layers, kept, [&] {
+  dispatch(layers.weights[0], [&](auto type) {
+    run_pixels<decltype(type)>(height, width, bottleneck, channels, layers, results, [&] {
       return CornerRows{{2 * height, 2 * width, bottleneck, {states, height, width, bottleneck, float(slope)}},
                         {image, height, width, channels}};
     });
   });
-  return results;
+  return results.in_order;
 }
 
 // 'pixelshuffle': x [height, width, C] and corrections [height, width, 2, 2, C] to results as above. The first layer
 // takes act(blur(shuffled(x + corrections)) + bias).
 std::vector<Tensor> upsample_shuffled(const Tensor& x, const Tensor& corrections, const Tensor& bias, double slope,
-                                      double clamp, at::TensorList weights, at::TensorList biases,
-                                      at::IntArrayRef outputs, at::IntArrayRef sources, at::ArrayRef<double> slopes,
-                                      at::ArrayRef<double> clamps, at::IntArrayRef keep) {
+                                      double clamp, at::TensorList tensors, at::IntArrayRef integers,
+                                      at::ArrayRef<double> numbers, at::IntArrayRef keep) {
   check_input(x, 3), check_input(corrections, 5), check_input(bias, 1);
   const int64_t height = x.size(0), width = x.size(1), channels = x.size(2);
-  const Layers layers{weights, biases, outputs, sources, slopes, clamps};
-  std::vector<Tensor> results;
-  const std::vector<Tensor> kept = make_results(x, 4 * height * width, layers, keep, results);
+  const Layers layers(tensors, integers, numbers);
+  const Results results(x, 4 * height * width, layers, keep);
   TORCH_CHECK(corrections.sizes() == at::IntArrayRef({height, width, 2, 2, channels}) && bias.size(0) == channels,
               "dense: x, corrections and bias do not fit each other");
   const float *image = x.const_data_ptr<float>(), *four = corrections.const_data_ptr<float>();
-  const float* added = bias.const_data_ptr<float>();
-  dispatch(weights[0], [&](auto type) {
-    run_pixels<decltype(type)>(height, width, channels, 0, layers, kept, [&] {
-      return PixelRows{{2 * height, 2 * width, channels, {image, four, width, channels}}, added, channels,
-                       float(slope), float(clamp)};
+  const Tensor whole = dense::padded(bias);
+  const float* added = whole.const_data_ptr<float>();
+  dispatch(layers.weights[0], [&](auto type) {
+    run_pixels<decltype(type)>(height, width, channels, 0, layers, results, [&] {
+      return PixelRows{{2 * height, 2 * width, channels, {image, four, width, channels}}, added,
+                       {float(slope), float(clamp)}};
+    });
+  });
+  return results.in_order;
+}
+
+// The rays [R, 3] of one origin [3] to, for each of the layers that `keep` names, its sum along the rays [R, outputs];
+// then the sum of the weights, the depth and the transmittance, [R] each. See march_rays.h.
+std::vector<Tensor> march_rays(const Tensor& origin, const Tensor& directions, const Tensor& even,
+                               const Tensor& quantiles, const Tensor& scales, double near, double far,
+                               bool last_opaque, int64_t density, at::TensorList tensors, at::IntArrayRef integers,
+                               at::ArrayRef<double> numbers, at::IntArrayRef keep) {
+  check_input(origin, 1), check_input(directions, 2);
+  check_input(even, 1), check_input(quantiles, 1), check_input(scales, 1);
+  const Layers layers(tensors, integers, numbers);
+  const int64_t rays = directions.size(0), samples = even.size(0);
+  TORCH_CHECK(origin.size(0) == 3 && directions.size(1) == 3, "dense: rays have three coordinates");
+  TORCH_CHECK(samples >= 3, "dense: at least three samples");
+  TORCH_CHECK(density >= 0 && density < int64_t(layers.outputs.size()) && layers.outputs[density] == 1,
+              "dense: the density is a layer of one output");
+  const Results sums(directions, rays, layers, keep);
+  std::vector<Tensor> results = sums.in_order;
+  for (int i = 0; i < 3; i++) results.push_back(at::empty({rays}, directions.options()));
+  const size_t more = results.size() - 3;
+  const march::Rays described{origin.const_data_ptr<float>(), directions.const_data_ptr<float>(), rays,
+                              even.const_data_ptr<float>(), samples, quantiles.const_data_ptr<float>(),
+                              quantiles.size(0), float(near), float(far), last_opaque};
+  float *weight = results[more].mutable_data_ptr<float>(), *depth = results[more + 1].mutable_data_ptr<float>(),
+        *transmittance = results[more + 2].mutable_data_ptr<float>();
+  const march::Sinusoids encoding{scales.const_data_ptr<float>(), scales.size(0)};
+  dispatch(layers.weights[0], [&](auto type) {
+    using T = decltype(type);
+    const dense::BoundProgram<T> coarse(layers, encoding.outputs(), rays * samples);
+    const dense::BoundProgram<T> fine(layers, encoding.outputs(), rays * std::max<int64_t>(quantiles.size(0), 1));
+    const int64_t each = march::rays_at_once(std::max(samples, quantiles.size(0)));
+    dense::in_parallel((rays + each - 1) / each, [&] {
+      return [&, tile = march::Tile<T>(described, encoding, *coarse, *fine, coarse.centre(), density, sums.places,
+                                       each)](int64_t i) mutable {
+        tile.run(i * each, std::min(each, rays - i * each), sums.places, weight, depth, transmittance);
+      };
     });
   });
   return results;
@@ -248,16 +208,17 @@ std::vector<Tensor> upsample_shuffled(const Tensor& x, const Tensor& corrections
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(video3d_cpu, m) {
-  const std::string program =
-      "Tensor[] weights, Tensor[] biases, int[] outputs, int[] sources, float[] slopes, float[] clamps, int[] keep) "
-      "-> Tensor[]";
+  const std::string program = "Tensor[] tensors, int[] integers, float[] numbers, int[] keep) -> Tensor[]";
   m.def("has_bfloat16() -> bool", has_bfloat16);
   m.def("pack_weight(Tensor weight, bool half) -> Tensor");
   m.def(("dense_rows(Tensor x, " + program).c_str());
   m.def(("upsample_corners(Tensor x, Tensor hidden, float slope, " + program).c_str());
   m.def(("upsample_shuffled(Tensor x, Tensor corrections, Tensor bias, float slope, float clamp, " + program).c_str());
+  m.def(("march_rays(Tensor origin, Tensor directions, Tensor even, Tensor quantiles, Tensor scales, float near, "
+         "float far, bool last_opaque, int density, " + program).c_str());
   m.impl("pack_weight", c10::DispatchKey::CPU, TORCH_FN(pack_weight));
   m.impl("dense_rows", c10::DispatchKey::CPU, TORCH_FN(dense_rows));
   m.impl("upsample_corners", c10::DispatchKey::CPU, TORCH_FN(upsample_corners));
   m.impl("upsample_shuffled", c10::DispatchKey::CPU, TORCH_FN(upsample_shuffled));
+  m.impl("march_rays", c10::DispatchKey::CPU, TORCH_FN(march_rays));
 }

@@ -16,7 +16,9 @@ namespace upsample {
 class PaddedRow {
  public:
   static constexpr int64_t kMargin = 2;
-  PaddedRow(int64_t width, int64_t channels) : values_((width + 2 * kMargin) * channels), channels_(channels) {}
+  // It may be read in whole vectors.
+  PaddedRow(int64_t width, int64_t channels)
+      : values_((width + 2 * kMargin) * channels + dense::kLanes), channels_(channels) {}
   float* begin() { return values_.data() + kMargin * channels_; }
   const float* begin() const { return values_.data() + kMargin * channels_; }
 
@@ -46,15 +48,22 @@ template <typename Source> class BlurredRows {
     held_.fill(-1);
   }
 
-  // Blurred row `y`: finish(i, value) takes value i of the row.
+  // Blurred row `y`: finish(channel, values) takes a vector of channels.
   template <typename T, typename Finish> void row(int64_t y, T* to, Finish finish) {
     std::array<const float*, 4> taps;
     for (int64_t j = 0; j < 4; j++) taps[j] = at(y - 2 + j);
     combine(taps, kBlur, width_ * channels_, column_.begin());
-    const float* v = column_.begin();
-    for (int64_t i = 0; i < width_ * channels_; i++)
-      dense::put(to + i, finish(i, kBlur[0] * v[i - 2 * channels_] + kBlur[1] * v[i - channels_] + kBlur[2] * v[i] +
-                                       kBlur[3] * v[i + channels_]));
+    const float* pixel = column_.begin();
+    for (int64_t x = 0; x < width_; x++, pixel += channels_, to += channels_)
+      for (int64_t c = 0; c < channels_; c += dense::kLanes) {
+        dense::Vector sum{};
+        for (int64_t j = 0; j < 4; j++) sum += kBlur[j] * dense::load(pixel + (j - 2) * channels_ + c);
+        const int64_t count = channels_ - c;
+        if (count >= dense::kLanes)
+          dense::store(to + c, finish(c, sum));
+        else
+          dense::store_some(to + c, finish(c, sum), count);
+      }
   }
 
  private:

@@ -1,0 +1,145 @@
+// From what python says of a program of dense layers to dense_program.h, and loops over its tiles.
+#pragma once
+
+#include <ATen/Parallel.h>
+#include <ATen/ops/constant_pad_nd.h>
+#include <ATen/ops/empty.h>
+
+#include <atomic>
+
+#include "dense_program.h"
+
+namespace dense {
+
+using at::Tensor;
+
+template <typename T> const T* data(const Tensor& packed) {
+  if constexpr (sizeof(T) == 4)
+    return packed.const_data_ptr<float>();
+  else
+    return reinterpret_cast<const T*>(packed.const_data_ptr<at::BFloat16>());
+}
+
+inline const float* data_or_null(const Tensor& x) { return x.numel() == 0 ? nullptr : x.const_data_ptr<float>(); }
+
+// The layers as python passes them, each kind for all layers. Weights are packed, biases [*, outputs] or empty. Centres,
+// [outputs] or empty, are what is subtracted from results before other layers take them; the last is that of the
+// program's inputs.
+struct Layers {
+  at::TensorList weights, biases, centres;
+  at::IntArrayRef outputs, sources;
+  at::ArrayRef<double> slopes, clamps;
+
+  Layers(at::TensorList tensors, at::IntArrayRef integers, at::ArrayRef<double> numbers) {
+    const size_t count = integers.size() / 2;
+    TORCH_CHECK(count > 0 && integers.size() == 2 * count && numbers.size() == 2 * count &&
+                    tensors.size() == 3 * count + 1,
+                "dense: lists of different lengths");
+    weights = tensors.slice(0, count), biases = tensors.slice(count, count), centres = tensors.slice(2 * count);
+    outputs = integers.slice(0, count), sources = integers.slice(count);
+    slopes = numbers.slice(0, count), clamps = numbers.slice(count);
+  }
+};
+
+// Values that are read in whole vectors.
+inline Tensor padded(const Tensor& x) {
+  if (x.numel() == 0) return x;
+  const int64_t width = x.size(-1);
+  return at::constant_pad_nd(x, {0, round_up(width, kBlock) - width}).contiguous();
+}
+
+// A program whose biases and centres live as long as it. `rows` share the biases evenly.
+template <typename T> class BoundProgram {
+ public:
+  BoundProgram(const Layers& layers, int64_t inputs, int64_t rows)
+      : centre_(padded(layers.centres.back())), program_(make(layers, inputs, rows)) {
+    TORCH_CHECK(centre_.numel() == 0 || layers.centres.back().numel() == inputs, "dense: a centre of the wrong size");
+  }
+  const Program<T>& operator*() const { return program_; }
+  const Program<T>* operator->() const { return &program_; }
+  const float* centre() const { return data_or_null(centre_); }  // of the inputs
+
+ private:
+  std::vector<Layer<T>> make(const Layers& layers, int64_t inputs, int64_t rows) {
+    std::vector<Layer<T>> made;
+    for (size_t i = 0; i < layers.weights.size(); i++) {
+      const int64_t source = layers.sources[i], outputs = layers.outputs[i];
+      TORCH_CHECK(source >= -1 && source < int64_t(i), "dense: a layer's source comes before it");
+      const int64_t from = source < 0 ? inputs : made[source].outputs;
+      TORCH_CHECK(layers.weights[i].numel() == packed_size<T>(outputs, from), "dense: layer ", i,
+                  " does not fit the results of its source");
+      const Tensor &bias = layers.biases[i], &centre = layers.centres[i];
+      const int64_t shares = bias.numel() == 0 ? 1 : bias.size(0);
+      TORCH_CHECK(bias.numel() == 0 || (bias.scalar_type() == at::kFloat && bias.dim() == 2 &&
+                                        bias.size(1) == outputs && rows % shares == 0),
+                  "dense: layer ", i, " has a bias of the wrong shape or type");
+      TORCH_CHECK(centre.numel() == 0 || (centre.scalar_type() == at::kFloat && centre.numel() == outputs),
+                  "dense: layer ", i, " has a centre of the wrong shape or type");
+      kept_alive_.push_back(padded(bias)), kept_alive_.push_back(padded(centre));
+      made.push_back({data<T>(layers.weights[i]), from, outputs, data_or_null(kept_alive_[2 * i]),
+                      std::max<int64_t>(rows / shares, 1), {float(layers.slopes[i]), float(layers.clamps[i])},
+                      int(source), data_or_null(kept_alive_[2 * i + 1])});
+    }
+    return made;
+  }
+
+  std::vector<Tensor> kept_alive_;
+  Tensor centre_;
+  Program<T> program_;
+};
+
+// Tensors for the results of the layers that `keep` names.
+struct Results {
+  std::vector<Tensor> in_order;  // of `keep`
+  std::vector<float*> places;    // by layer, null where they are not wanted
+  std::vector<int64_t> widths;   // by layer
+
+  Results(const Tensor& like, int64_t rows, const Layers& layers, at::IntArrayRef keep)
+      : places(layers.outputs.size(), nullptr), widths(layers.outputs.begin(), layers.outputs.end()) {
+    std::vector<Tensor> kept(places.size());
+    for (const int64_t i : keep) {
+      TORCH_CHECK(i >= 0 && i < int64_t(kept.size()), "dense: no layer ", i);
+      if (!kept[i].defined()) kept[i] = at::empty({rows, widths[i]}, like.options());
+      places[i] = kept[i].mutable_data_ptr<float>();
+      in_order.push_back(kept[i]);
+    }
+  }
+
+  // The places of row `first` on.
+  void from_row(int64_t first, std::vector<float*>& to) const {
+    to.resize(places.size());
+    for (size_t i = 0; i < places.size(); i++) to[i] = places[i] ? places[i] + first * widths[i] : nullptr;
+  }
+};
+
+inline void check_input(const Tensor& x, int64_t dimensions) {
+  TORCH_CHECK(x.dim() == dimensions && x.scalar_type() == at::kFloat && x.is_contiguous() && x.device().is_cpu(),
+              "dense: inputs are contiguous float tensors of ", dimensions, " dimensions on the CPU");
+}
+
+// run(T()) for the type that the weights were packed as.
+template <typename Run> void dispatch(const Tensor& packed, Run run) {
+  if (packed.scalar_type() == at::kFloat) {
+    run(float());
+  } else {
+    TORCH_CHECK(kHasBfloat16, "dense: this processor does not multiply bfloat16");
+    if constexpr (kHasBfloat16) run(Bfloat16());
+  }
+}
+
+// work(i) for i < count, each on one thread: make() gives a thread its `work`. Threads take the next when they are done
+// with one, so that a core that others use as well does not hold up the rest.
+template <typename Make> void in_parallel(int64_t count, const Make& make) {
+  std::atomic<int64_t> next{0};
+  const int64_t threads = std::min<int64_t>(at::get_num_threads(), count);
+  at::parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; t++) {
+      int64_t i = next++;
+      if (i >= count) return;
+      auto work = make();
+      for (; i < count; i = next++) work(i);
+    }
+  });
+}
+
+}  // namespace dense

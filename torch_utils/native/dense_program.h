@@ -1,0 +1,132 @@
+// Programs of dense layers: layer after layer on a tile of rows that stays in the cache.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "dense.h"
+
+namespace dense {
+
+template <typename T> struct Layer {
+  const T* weight;  // packed
+  int64_t inputs, outputs;
+  const float* bias;     // [*, round_up(outputs, kBlock)] or null
+  int64_t bias_rows;     // how many rows share a row of biases
+  Activation activation;
+  int source;  // the layer whose results are its inputs; -1: the program's inputs
+  const float* centre;  // subtracted from the results that other layers take, [round_up(outputs, kBlock)]; or null
+
+  int64_t bias_stride() const { return round_up(outputs, kBlock); }
+};
+
+// Rows [first, first + rows) of one layer; `x`, `residual` and `to` begin with the first of them.
+template <typename T>
+void run_layer(const Layer<T>& layer, const T* x, int64_t x_stride, int64_t first, int64_t rows, const float* residual,
+               int64_t residual_stride, const Destination<T>& to) {
+  const auto bias_of = [&](int64_t r) {
+    return layer.bias ? layer.bias + (first + r) / layer.bias_rows * layer.bias_stride() : nullptr;
+  };
+  if (is_narrow<T>(layer.outputs, layer.inputs)) {
+    const auto run = [&](auto kernel) {
+      for (int64_t r = 0; r < rows; r++)
+        kernel(x + r * x_stride, layer.weight, layer.inputs, bias_of(r), layer.activation, to, r);
+    };
+    static_assert(kNarrow == 4);
+    switch (layer.outputs) {
+      case 1: return run(narrow<1, T>);
+      case 2: return run(narrow<2, T>);
+      case 3: return run(narrow<3, T>);
+      default: return run(narrow<4, T>);
+    }
+  }
+  const int64_t panel = kBlock * round_up(layer.inputs, kStep<T>);
+  for (int64_t n = 0; n < layer.outputs; n += kBlock) {
+    const T* w = layer.weight + n / kBlock * panel;
+    const bool whole = layer.outputs - n > kLanes;
+    for (int64_t r = 0; r < rows;) {
+      // No remainder of a third: its kernel would wait for its few sums.
+      constexpr int kThird = kRows / 3;
+      const int64_t left = rows - r;
+      const int count = left >= kRows && left != kRows + kThird ? kRows
+                        : left >= 2 * kThird                    ? 2 * kThird
+                        : left >= kThird                        ? kThird
+                                                                : 1;
+      const float* bias[kRows];
+      for (int i = 0; layer.bias && i < count; i++) bias[i] = bias_of(r + i) + n;
+      const auto run = [&](auto kernel) {
+        kernel(x + r * x_stride, x_stride, w, layer.inputs, layer.bias ? bias : nullptr,
+               residual ? residual + r * residual_stride + n : nullptr, residual_stride, layer.activation, to, r, n,
+               layer.outputs);
+      };
+      if (count == kRows)
+        run(whole ? block<kRows, kColumns, T> : block<kRows, 1, T>);
+      else if (count == 2 * kThird)
+        run(whole ? block<2 * kThird, kColumns, T> : block<2 * kThird, 1, T>);
+      else if (count == kThird)
+        run(whole ? block<kThird, kColumns, T> : block<kThird, 1, T>);
+      else
+        run(whole ? block<1, kColumns, T> : block<1, 1, T>);
+      r += count;
+    }
+  }
+}
+
+template <typename T> class Program {
+ public:
+  explicit Program(std::vector<Layer<T>> layers) : layers_(std::move(layers)), slot_(layers_.size(), -1) {
+    std::vector<int> last_use(layers_.size(), -1), owner;
+    for (size_t i = 0; i < layers_.size(); i++) {
+      if (layers_[i].source >= 0) last_use[layers_[i].source] = i;
+      widest_ = std::max({widest_, round_up(layers_[i].outputs, kBlock), round_up(layers_[i].inputs, kBlock)});
+    }
+    // Results that nobody needs any more leave their place to others.
+    for (int i = 0; i < int(layers_.size()); i++) {
+      if (last_use[i] < 0) continue;
+      size_t slot = 0;
+      while (slot < owner.size() && last_use[owner[slot]] >= i) slot++;
+      if (slot == owner.size()) owner.push_back(i), widths_.push_back(0);
+      owner[slot] = i;
+      slot_[i] = slot;
+      widths_[slot] = std::max(widths_[slot], round_up(layers_[i].outputs, kBlock));
+    }
+  }
+
+  // Rows at a time: a tile's inputs and outputs, of the widest layer, take about 128 kB (float32).
+  int64_t tile_rows() const { return std::max<int64_t>(16384 / widest_ / kRows, 4) * kRows; }
+
+  const std::vector<Layer<T>>& layers() const { return layers_; }
+
+  // Memory for the results of layers that feed others; one per thread.
+  class Buffers {
+   public:
+    Buffers(const Program& program, int64_t rows) {
+      for (const int64_t width : program.widths_) memory_.emplace_back(new T[rows * width]());
+    }
+    T* operator[](int slot) { return slot < 0 ? nullptr : memory_[slot].get(); }
+
+   private:
+    std::vector<std::unique_ptr<T[]>> memory_;
+  };
+
+  // Rows [first, first + rows). `x` and `residual` (or null), which layer 0 adds, begin with the first of them, and so
+  // does kept[i], where results of layer i are wanted (else null).
+  void run(const T* x, int64_t x_stride, int64_t first, int64_t rows, const float* residual, int64_t residual_stride,
+           float* const* kept, Buffers& buffers) const {
+    for (size_t i = 0; i < layers_.size(); i++) {
+      const Layer<T>& layer = layers_[i];
+      const bool fed = layer.source >= 0;
+      const Destination<T> to{buffers[slot_[i]], layer.bias_stride(), layer.centre, kept[i], layer.outputs};
+      run_layer(layer, fed ? buffers[slot_[layer.source]] : x, fed ? layers_[layer.source].bias_stride() : x_stride,
+                first, rows, i == 0 ? residual : nullptr, residual_stride, to);
+    }
+  }
+
+ private:
+  std::vector<Layer<T>> layers_;
+  std::vector<int> slot_;          // where the results of each layer are, -1: nowhere
+  std::vector<int64_t> widths_;    // of the places
+  int64_t widest_ = kBlock;
+};
+
+}  // namespace dense

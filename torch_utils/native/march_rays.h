@@ -1,0 +1,222 @@
+// Hierarchical sampling and compositing of rays through a field that is a program of dense layers, without randomness:
+// encoded points, layers, weights, importance samples, layers again, weights of all samples, sums. A few rays at a time
+// go through all of it, and nothing but their sums leaves the cache.
+//
+// It is what renderer/volume.py, sampling.py and compositing.py do, where it is explained.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "dense_program.h"
+#include "platform.h"
+#include "vector_math.h"
+
+namespace march {
+
+constexpr int64_t kTileRows = 112;
+
+// Rays at a time: their samples are few enough for the cache, and enough for the kernels to be busy.
+inline int64_t rays_at_once(int64_t samples) { return std::max<int64_t>(kTileRows / samples, 1); }
+
+struct Rays {
+  const float *origin, *directions;  // [3], [count, 3]
+  int64_t count;
+  const float* even;       // positions of the first pass, increasing in [0, 1]
+  int64_t samples;
+  const float* quantiles;  // of the second pass, increasing in [0, 1]
+  int64_t importance;      // how many: 0 for a single pass
+  float near, far;
+  bool last_opaque;
+
+  float depth(float position) const { return near + (far - near) * position; }
+};
+
+// The sines of all coordinates times all scales, then the cosines.
+struct Sinusoids {
+  const float* scales;
+  int64_t count;
+
+  int64_t outputs() const { return 6 * count; }
+
+  void operator()(const float* point, float* to) const {
+    const int64_t half = 3 * count;
+    for (int64_t i = 0; i < half; i++) to[i] = point[i % 3] * scales[i / 3];
+#pragma GCC ivdep
+    for (int64_t i = 0; i < half; i++) {
+      float sine, cosine;
+      vector_math::sine_cosine(to[i], sine, cosine);
+      to[i] = sine, to[half + i] = cosine;
+    }
+  }
+};
+
+// Weights of samples at increasing positions; returns the transmittance at the last one.
+inline float ray_weights(const Rays& rays, float norm, const float* positions, const float* density, int64_t count,
+                         float* weights) {
+  for (int64_t i = 0; i + 1 < count; i++) {
+    const float delta = (rays.depth(positions[i + 1]) - rays.depth(positions[i])) * norm;
+    weights[i] = 1 - vector_math::exp(-std::max(density[i], 0.0f) * delta);  // alpha
+  }
+  weights[count - 1] = rays.last_opaque ? 1.0f : 0.0f;
+  float passed = 1;
+  for (int64_t i = 0; i < count; i++) {
+    const float alpha = weights[i];
+    weights[i] = alpha * passed;
+    if (i + 1 < count) passed *= 1 - alpha + 1e-10f;
+  }
+  return passed;
+}
+
+// Inverse-CDF samples between the midpoints of the even positions, by the weights of all but the first and last.
+// `edges` and `cdf` have room for samples - 1 values.
+inline void importance_samples(const Rays& rays, const float* weights, float* edges, float* cdf, float* to) {
+  const int64_t count = rays.samples - 1;  // of edges
+  float sum = 0;
+  for (int64_t i = 1; i < count; i++) sum += weights[i] + 1e-5f;
+  cdf[0] = 0;
+  for (int64_t i = 1; i < count; i++) cdf[i] = cdf[i - 1] + (weights[i] + 1e-5f) / sum;
+  for (int64_t i = 0; i < count; i++) edges[i] = (rays.even[i + 1] + rays.even[i]) / 2;
+  int64_t above = 0;  // the first edge at or above u
+  for (int64_t j = 0; j < rays.importance; j++) {
+    const float u = rays.quantiles[j];
+    while (above < count && cdf[above] < u) above++;
+    const int64_t high = std::min(above, count - 1), low = std::max<int64_t>(above - 1, 0);
+    float step = cdf[high] - cdf[low];
+    if (step < 1e-5f) step = 1;
+    to[j] = edges[low] + (u - cdf[low]) / step * (edges[high] - edges[low]);
+  }
+}
+
+// The working memory of one thread.
+template <typename T> class Tile {
+ public:
+  // `wanted`: a pointer for each layer, null if its sum is not wanted. Both programs are the same, the second with the
+  // rows of the second pass.
+  Tile(const Rays& rays, const Sinusoids& encoding, const dense::Program<T>& coarse, const dense::Program<T>& fine,
+       const float* centre, int64_t density, const std::vector<float*>& wanted, int64_t most)
+      : rays_(rays), encoding_(encoding), programs_{&coarse, &fine}, centre_(centre), density_(density),
+        buffers_(coarse, most * std::max(rays.samples, rays.importance)) {
+    const int64_t rows = most * std::max(rays.samples, rays.importance), all = rays.samples + rays.importance;
+    encoded_.resize(rows * encoding.outputs());
+    if (converts()) converted_.resize(rows * stride());
+    for (int64_t pass = 0; pass < 2; pass++) {
+      positions_[pass].resize(rows), raw_[pass].resize(rows);
+      kept_[pass].resize(wanted.size());
+      for (size_t i = 0; i < wanted.size(); i++)
+        if (wanted[i]) kept_[pass][i].resize(rows * coarse.layers()[i].outputs);
+      places_[pass].resize(wanted.size());
+      for (size_t i = 0; i < wanted.size(); i++) places_[pass][i] = wanted[i] ? kept_[pass][i].data() : nullptr;
+      places_[pass][density] = raw_[pass].data();
+    }
+    for (auto* line : {&sorted_, &density_sorted_, &weights_, &edges_, &cdf_}) line->resize(all);
+    order_.resize(all);
+  }
+
+  // Rays [first, first + count); `sums` by layer, of all rays.
+  void run(int64_t first, int64_t count, const std::vector<float*>& sums, float* weight_sum, float* depth,
+           float* transmittance) {
+    const int64_t samples = rays_.samples;
+    for (int64_t r = 0; r < count; r++) std::copy(rays_.even, rays_.even + samples, &positions_[0][r * samples]);
+    evaluate(0, first, count, samples);
+    if (rays_.importance > 0) {
+      for (int64_t r = 0; r < count; r++) {
+        ray_weights(rays_, norm(first + r), rays_.even, &raw_[0][r * samples], samples, weights_.data());
+        importance_samples(rays_, weights_.data(), edges_.data(), cdf_.data(), &positions_[1][r * rays_.importance]);
+      }
+      evaluate(1, first, count, rays_.importance);
+    }
+    for (int64_t r = 0; r < count; r++) {
+      transmittance[first + r] = merge(r, norm(first + r));
+      weight_sum[first + r] = depth[first + r] = 0;
+      for (size_t i = 0; i < sums.size(); i++) {
+        if (!sums[i]) continue;
+        const int64_t width = programs_[0]->layers()[i].outputs;
+        std::fill(sums[i] + (first + r) * width, sums[i] + (first + r + 1) * width, 0.0f);
+      }
+      const int64_t all = samples + rays_.importance;
+      for (int64_t j = 0; j < all; j++) {
+        const float weight = weights_[j];
+        weight_sum[first + r] += weight;
+        depth[first + r] += weight * rays_.depth(sorted_[j]);
+        if (weight == 0) continue;
+        const bool second = order_[j] >= samples;
+        const int64_t row = second ? r * rays_.importance + order_[j] - samples : r * samples + order_[j];
+        for (size_t i = 0; i < sums.size(); i++)
+          if (sums[i]) add(i, weight, second, row, sums[i], first + r);
+      }
+    }
+  }
+
+ private:
+  bool converts() const { return sizeof(T) < 4 || centre_; }
+  int64_t stride() const { return dense::round_up(encoding_.outputs(), dense::kStep<T>); }
+
+  const float* direction(int64_t ray) const { return rays_.directions + 3 * ray; }
+  float norm(int64_t ray) const {
+    const float* d = direction(ray);
+    return std::sqrt(d[0] * d[0] + d[1] * d[1] + d[2] * d[2]);
+  }
+
+  void evaluate(int pass, int64_t first, int64_t count, int64_t samples) {
+    const int64_t inputs = encoding_.outputs();
+    for (int64_t r = 0; r < count; r++)
+      for (int64_t j = 0; j < samples; j++) {
+        const float depth = rays_.depth(positions_[pass][r * samples + j]);
+        float point[3];
+        for (int d = 0; d < 3; d++) point[d] = rays_.origin[d] + depth * direction(first + r)[d];
+        encoding_(point, &encoded_[(r * samples + j) * inputs]);
+      }
+    const dense::Program<T>& program = *programs_[pass];
+    float* const* kept = places_[pass].data();
+    if (converts()) {
+      dense::convert(encoded_.data(), inputs, count * samples, inputs, centre_, converted_.data(), stride());
+      program.run(converted_.data(), stride(), first * samples, count * samples, nullptr, 0, kept, buffers_);
+    } else if constexpr (sizeof(T) == 4) {
+      program.run(encoded_.data(), inputs, first * samples, count * samples, nullptr, 0, kept, buffers_);
+    }
+  }
+
+  // Sorts the samples of ray `r` of the tile along the ray and weighs them; returns the transmittance.
+  float merge(int64_t r, float norm) {
+    int64_t count = 0;
+    const auto insert = [&](float position, float density, int64_t index) {
+      int64_t at = count++;
+      for (; at > 0 && sorted_[at - 1] > position; at--)
+        sorted_[at] = sorted_[at - 1], density_sorted_[at] = density_sorted_[at - 1], order_[at] = order_[at - 1];
+      sorted_[at] = position, density_sorted_[at] = density, order_[at] = index;
+    };
+    const int64_t samples = rays_.samples, importance = rays_.importance;
+    for (int64_t j = 0, k = 0; j < samples || k < importance;) {
+      const float first = j < samples ? positions_[0][r * samples + j] : 0;
+      const float second = k < importance ? positions_[1][r * importance + k] : 0;
+      if (k >= importance || (j < samples && first <= second))
+        insert(first, raw_[0][r * samples + j], j), j++;
+      else
+        insert(second, raw_[1][r * importance + k], samples + k), k++;
+    }
+    return ray_weights(rays_, norm, sorted_.data(), density_sorted_.data(), count, weights_.data());
+  }
+
+  void add(size_t layer, float weight, bool second, int64_t row, float* sums, int64_t ray) {
+    const int64_t width = programs_[0]->layers()[layer].outputs;
+    const float* from = places_[second][layer] + row * width;
+    float* to = sums + ray * width;
+    for (int64_t c = 0; c < width; c++) to[c] += weight * from[c];
+  }
+
+  const Rays& rays_;
+  const Sinusoids& encoding_;
+  const dense::Program<T>* programs_[2];
+  const float* centre_;
+  int64_t density_;
+  typename dense::Program<T>::Buffers buffers_;
+  std::vector<float> encoded_, positions_[2], raw_[2], sorted_, density_sorted_, weights_, edges_, cdf_;
+  std::vector<T> converted_;
+  std::vector<std::vector<float>> kept_[2];
+  std::vector<float*> places_[2];
+  std::vector<int64_t> order_;
+};
+
+}  // namespace march
