@@ -17,7 +17,14 @@ from renderer.background import inverted_sphere_points
 from renderer.compositing import composite, ray_weights
 from renderer.sampling import importance_samples, stratified
 
-__all__ = ["BackgroundSamples", "ForegroundSamples", "Marched", "RenderSettings", "march_background", "march_foreground"]
+__all__ = [
+    "BackgroundSamples",
+    "ForegroundSamples",
+    "Marched",
+    "RenderSettings",
+    "march_background",
+    "march_foreground",
+]
 
 Field = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, tuple[torch.Tensor, ...]]]
 
@@ -154,7 +161,6 @@ class RayNoise:
         """The draws of some videos and rays."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return RayNoise(**{name: None if x is None else x[videos, rays] for name, x in fields.items()})
-
 
     def drawn(self) -> bool:
         """Whether anything is random."""

@@ -8,10 +8,10 @@ made a row of pixels at a time, or they are encoded points along rays, whose res
 with a library call per layer, this neither writes nor reads intermediate results to and from memory. Weights are packed
 once, as float32 or, on processors that multiply it, as bfloat16 (sums, biases and results are float32 in either case).
 
-In bfloat16 a layer multiplies how far its inputs are from typical ones, its *centre* c: w x + b = w (x - c) + (b + w c),
-where w c is computed in float32. Points of one scene and pixels of one image have much in common, so that the rounded
-numbers become small, and the errors with them: 6 dB in the images of the paper's networks. The centres are means of the
-first rows that a program sees; which they are changes no more than roundings.
+In bfloat16 a layer multiplies how far its inputs are from typical ones, its *centre* c: w x + b = w (x - c) + (b + w c)
+with w c in float32. Points of one scene and pixels of one image have much in common, so that the rounded numbers become
+small, and the errors with them: 6 dB in images of the paper's networks. The centres are means of the first rows that a
+program sees; which they are changes no more than roundings.
 """
 
 import math
