@@ -69,6 +69,19 @@ def pick_device(name: str | None):
     return device
 
 
+def check_precision(name: str, device) -> str:
+    """PyTorch's name of a precision, if there are programs with it for the device."""
+    from torch_utils.ops.dense import has_native_rows
+
+    if name == "bf16" and device.type != "cpu":
+        raise UserError("--precision: bf16 is for CPUs; on a GPU leave the option out.")
+    if name == "bf16" and not has_native_rows(device, "bfloat16"):
+        raise UserError(
+            "--precision: bf16 needs a processor with avx512_bf16 and a C++ compiler; leave the option out."
+        )
+    return {"float32": "float32", "bf16": "bfloat16"}[name]
+
+
 option = click.option
 
 
@@ -97,6 +110,12 @@ option = click.option
 @option("--save_frames", is_flag=True, help="Also write the frames as PNG, in a folder beside each video.")
 @option("--class_idx", type=click.IntRange(min=0), help="Class, for a generator trained with labels.")
 @option("--device", help="cpu, cuda, cuda:1, …  [default: cuda if there is one]")
+@option(
+    "--precision",
+    default="float32",
+    type=click.Choice(["float32", "bf16"]),
+    help="Of products on a CPU; bf16: faster, on processors that multiply it.",
+)
 @option("--ray_chunk", type=click.IntRange(min=1), help="Render this many rays at a time, to save memory.")
 def main(
     outdir: str,
@@ -114,6 +133,7 @@ def main(
     save_frames: bool,
     class_idx: int | None,
     device: str | None,
+    precision: str,
     ray_chunk: int | None,
 ) -> None:
     """Render videos of a generator: one per render program and pair of seeds, <program>_seed0000_motion0000.mp4."""
@@ -133,6 +153,7 @@ def main(
     from training.latents import seed_latents
 
     device = pick_device(device)
+    precision = check_precision(precision, device)
     if device.type == "cpu":
         keep_freed_memory()
     generator = load_generator(network_pkl, device=device)
@@ -162,7 +183,11 @@ def main(
                 codes.z.to(device), None if label is None else label.to(device), truncation_psi=truncation_psi
             )
             scene = generator.scene(
-                ws, z_motion=codes.z_motion.to(device), z_bg=codes.z_bg.to(device), ray_chunk=ray_chunk
+                ws,
+                z_motion=codes.z_motion.to(device),
+                z_bg=codes.z_bg.to(device),
+                ray_chunk=ray_chunk,
+                precision=precision,
             )
             for program, cameras in paths.items():
                 cameras = cameras.to(device)

@@ -7,6 +7,7 @@ those sums what is shown.
 import torch
 from torch import nn
 
+from torch_utils.ops.dense import DenseLayer, DenseProgram, has_native_rows
 from torch_utils.ops.point_linear import point_linear
 from training.layers import PointLinear, composited_colour, sinusoid_order, sinusoids
 
@@ -46,6 +47,7 @@ class _BackgroundEvaluator:
 
     def __init__(self, field: BackgroundField, code: torch.Tensor):
         self.field, self.code = field, code
+        self._program: DenseProgram | None = None  # made when it is first used
 
     def __call__(self, points: torch.Tensor, directions: torch.Tensor):
         """Raw density [B, R, S] and features (hidden [B, R, S, width],)."""
@@ -56,12 +58,25 @@ class _BackgroundEvaluator:
         split = encoded.shape[-1]
         bias = torch.nn.functional.linear(self.code, first.weight[:, split:], first.bias)
         order = sinusoid_order(self.field.position_frequencies, BACKGROUND_POINT_DIM, points.device)
-        x = point_linear(encoded.reshape(len(points), -1, split), first.weight[:, order]) + bias[:, None, :]
-        x = torch.relu_(x)
-        for layer in rest:
-            x = point_linear(x, layer.weight, layer.bias, act="relu")
-        density = point_linear(x, self.field.density.weight, self.field.density.bias)
+        if not torch.is_grad_enabled() and points.dtype == torch.float32 and has_native_rows(points.device):
+            density, x = self._run_program(encoded.flatten(0, -2), first.weight[:, order], bias)
+        else:
+            x = point_linear(encoded.reshape(len(points), -1, split), first.weight[:, order]) + bias[:, None, :]
+            x = torch.relu_(x)
+            for layer in rest:
+                x = point_linear(x, layer.weight, layer.bias, act="relu")
+            density = point_linear(x, self.field.density.weight, self.field.density.bias)
         return density.reshape(shape), (x.reshape(*shape, -1),)
+
+    def _run_program(self, rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor):
+        """Density and last hidden state of encoded points, without gradients on a CPU."""
+        last = len(self.field.layers) - 1
+        if self._program is None:
+            weights = [(weight, bias), *((layer.weight, layer.bias) for layer in self.field.layers[1:])]
+            layers = [DenseLayer(w, b, slope=0.0, source=i - 1) for i, (w, b) in enumerate(weights)]
+            layers.append(DenseLayer(self.field.density.weight, self.field.density.bias, source=last))
+            self._program = DenseProgram(layers)
+        return self._program(rows, keep=[last + 1, last])
 
     def project(self, features: tuple[torch.Tensor, ...], weight_sum: torch.Tensor | float = 1.0) -> torch.Tensor:
         """[rgb | features] of weighted sums of hidden states, as for the foreground."""

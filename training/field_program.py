@@ -43,7 +43,7 @@ class ForegroundProgram:
         if features is not None:
             program.append(DenseLayer(features, slope=view_slope, source=last))
             program.append(DenseLayer(*rgb, source=last + 2))
-        self._program = DenseProgram(program, precision=precision)
+        self._program = DenseProgram(program, precision=precision, recentres=True)
 
     @staticmethod
     def available(weight: torch.Tensor, precision: str) -> bool:

@@ -216,9 +216,9 @@ class Generator(nn.Module):
             return [slice(i, i + 1) for i in range(batch)]
         return [slice(0, batch)]
 
-    def pixels(self, like: torch.Tensor) -> torch.Tensor:
-        """Centres of the volume rendered pixels [1, R, 2], of the type of `like`."""
-        return pixel_centers(self.settings.resolution, like.device).to(like.dtype)[None]
+    def pixels(self, like: torch.Tensor, resolution: int | None = None) -> torch.Tensor:
+        """Centres of the volume rendered pixels, or of so many per side, [1, R, 2], of the type of `like`."""
+        return pixel_centers(resolution or self.settings.resolution, like.device).to(like.dtype)[None]
 
     def fold(self, ws: torch.Tensor, precision: str = "float32") -> _Folded:
         """Weights for styles ws [B, num_ws, w_dim]; for `precision` see `torch_utils.ops.dense.DenseProgram`."""
@@ -243,9 +243,9 @@ class Generator(nn.Module):
         background = None if self.background is None else self.background.evaluator(z_bg)
         return Fields(self.foreground.evaluator(weights, times=times, motion=motion), background)
 
-    def upsample(self, rendered: list[Rendered], folded: _Folded) -> SynthesisOutput:
-        """Frames of what each group's rays gave."""
-        size = self.settings.resolution
+    def upsample(self, rendered: list[Rendered], folded: _Folded, resolution: int | None = None) -> SynthesisOutput:
+        """Frames of what each group's rays, of a square of so many pixels per side, gave."""
+        size = resolution or self.settings.resolution
         grids = [r.rows.unflatten(2, (size, size)) for r in rendered]
         features, colours = [x[..., 3:] for x in grids], [x[..., :3] for x in grids]
         if folded.programs is None:

@@ -9,11 +9,15 @@ import torch
 from renderer.cameras import Cameras
 from renderer.rays import camera_rays
 from renderer.rendering import Fields, Rays, render_background, render_rays
+from torch_utils.ops.dense import has_native_rows
 
 if TYPE_CHECKING:
     from training.generator import Generator, SynthesisOutput
 
 __all__ = ["Scene"]
+
+#: Volume rendered pixels per side of the frame in which programs of bfloat16 measure their inputs.
+CENTRE_RESOLUTION = 4
 
 
 class Scene:
@@ -25,10 +29,11 @@ class Scene:
         generator: In evaluation mode.
         ws, z_motion, z_bg: Styles and codes of B videos, see `Generator.synthesize`.
         ray_chunk: Composite this many rays at a time, to bound memory; None for all at once.
-        precision: Of products on a CPU, see `torch_utils.ops.dense.DenseProgram`.
+        precision: 'float32', or 'bfloat16' for the factors of products on a CPU that multiplies such numbers, see
+            `torch_utils.ops.dense`. The background, whose products are few, stays in float32.
 
     Raises:
-        ValueError: The generator is in training mode.
+        ValueError: The generator is in training mode, or the precision is not available.
     """
 
     @torch.no_grad()
@@ -44,34 +49,48 @@ class Scene:
     ):
         if generator.training:
             raise ValueError("scenes are rendered in evaluation mode: call generator.eval() first.")
+        if precision != "float32" and not has_native_rows(ws.device, precision):
+            raise ValueError(
+                f"{precision} is not available: it needs a CPU that multiplies such numbers (avx512_bf16) and a C++ "
+                "compiler. A GPU has its own half precision."
+            )
         self.generator, self.ray_chunk = generator, ray_chunk
         self.ws, self.z_motion, self.z_bg = ws, z_motion, z_bg
         self._folded = generator.fold(ws, precision)
+        self._behind = [
+            None if generator.background is None else generator.background.evaluator(z_bg[group])
+            for group in generator.groups(len(ws), ws.device)
+        ]
         self._cameras: Cameras | None = None
         self._rays: list = []
         self._backgrounds: list = []
+        if precision == "bfloat16":
+            # Programs measure their inputs in the first frame that they see: always this one.
+            front = generator.camera_prior.at().repeat(len(ws)).to(ws.device)
+            self._output(0.5, front, CENTRE_RESOLUTION)
+            self._cameras = None
 
-    def _look_through(self, cameras: Cameras) -> None:
+    def _look_through(self, cameras: Cameras, resolution: int) -> None:
         if cameras.equals(self._cameras):
             return
         generator = self.generator
         self._rays, self._backgrounds = [], []
-        for group in generator.groups(len(self.ws), self.ws.device):
-            rays = Rays(*camera_rays(cameras[group], generator.pixels(self.ws)))
+        for group, field in zip(generator.groups(len(self.ws), self.ws.device), self._behind, strict=True):
+            rays = Rays(*camera_rays(cameras[group], generator.pixels(self.ws, resolution)))
             self._rays.append(rays)
-            behind = None
-            if generator.background is not None:
-                fields = Fields(None, generator.background.evaluator(self.z_bg[group]))
-                behind = render_background(fields, rays, generator.settings)
+            behind = None if field is None else render_background(Fields(None, field), rays, generator.settings)
             self._backgrounds.append(behind)
         self._cameras = cameras
 
     @torch.no_grad()
     def output(self, time: float | torch.Tensor, cameras: Cameras) -> SynthesisOutput:
         """Frame at `time` (a number or [B]) from one camera per video, with raw colours, depth and opacity (T = 1)."""
+        return self._output(time, cameras.to(self.ws.device), self.generator.settings.resolution)
+
+    def _output(self, time: float | torch.Tensor, cameras: Cameras, resolution: int) -> SynthesisOutput:
+        """`output` with so many volume rendered pixels per side."""
         generator, device = self.generator, self.ws.device
-        cameras = cameras.to(device)
-        self._look_through(cameras)
+        self._look_through(cameras, resolution)
         times = torch.as_tensor(time, dtype=self.ws.dtype, device=device).expand(len(self.ws))[:, None]
         motion = generator.motion_vectors(self.ws, self.z_motion, times)
         rendered = []
@@ -83,7 +102,7 @@ class Scene:
             rendered.append(
                 render_rays(fields, rays, generator.settings, frames=1, chunk=self.ray_chunk, behind=behind)
             )
-        return generator.upsample(rendered, self._folded)
+        return generator.upsample(rendered, self._folded, resolution)
 
     def render(self, time: float | torch.Tensor, cameras: Cameras) -> torch.Tensor:
         """The image [B, 3, H, W] alone; see `output`."""

@@ -43,6 +43,9 @@ inline Vector splat(float v) { return v - Vector{}; }
 inline Vector larger(Vector limit, Vector v) { return (Vector)_mm512_max_ps((__m512)limit, (__m512)v); }
 inline Vector smaller(Vector limit, Vector v) { return (Vector)_mm512_min_ps((__m512)limit, (__m512)v); }
 inline float total(Vector v) { return _mm512_reduce_add_ps((__m512)v); }
+inline Vector load_some(const float* p, int64_t count) {
+  return (Vector)_mm512_maskz_loadu_ps(__mmask16((1u << count) - 1), p);
+}
 inline void store_some(float* p, Vector v, int64_t count) {
   _mm512_mask_storeu_ps(p, __mmask16((1u << count) - 1), (__m512)v);
 }
@@ -53,6 +56,11 @@ inline float total(Vector v) {
   float sum = 0;
   for (int i = 0; i < kLanes; i++) sum += v[i];
   return sum;
+}
+inline Vector load_some(const float* p, int64_t count) {
+  Vector v{};
+  for (int64_t i = 0; i < count; i++) v[i] = p[i];
+  return v;
 }
 inline void store_some(float* p, Vector v, int64_t count) {
   for (int64_t i = 0; i < count; i++) p[i] = v[i];
@@ -87,13 +95,14 @@ inline void store(Bfloat16* p, Vector v) {
   const __m256bh rounded = _mm512_cvtneps_pbh((__m512)v);
   std::memcpy(p, &rounded, sizeof(rounded));
 }
+inline void store_some(Bfloat16* p, Vector v, int64_t count) {
+  alignas(32) Bfloat16 all[kLanes];
+  store(all, v);
+  std::memcpy(p, all, count * sizeof(Bfloat16));
+}
 #else
 constexpr bool kHasBfloat16 = false;
 #endif
-
-template <typename T> void store_some(T* p, Vector v, int64_t count) {
-  for (int64_t i = 0; i < count; i++) put(p + i, v[i]);
-}
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Weights
@@ -237,17 +246,21 @@ void narrow(const T* x, const T* w, int64_t inputs, const float* bias, const Act
   if (to.next && N % 2) put(to.next + row * to.next_stride + N, 0.0f);  // bfloat16 is multiplied in pairs
 }
 
-// [rows, columns] less `centre` (or null) to rows of T with a stride, filled up with zeros to a whole step.
+// [rows, columns] less `centre` (whole vectors, or null) to rows of T with a stride, filled up with zeros to a whole step.
 template <typename T>
 void convert(const float* x, int64_t x_stride, int64_t rows, int64_t columns, const float* centre, T* to,
              int64_t stride) {
   for (int64_t r = 0; r < rows; r++) {
     const float* from = x + r * x_stride;
-    int64_t c = 0;
-    for (; c + kLanes <= columns; c += kLanes)
-      store(to + r * stride + c, load(from + c) - (centre ? load(centre + c) : Vector{}));
-    for (; c < columns; c++) put(to + r * stride + c, from[c] - (centre ? centre[c] : 0.0f));
-    for (; c < round_up(columns, kStep<T>); c++) put(to + r * stride + c, 0.0f);
+    for (int64_t c = 0; c < columns; c += kLanes) {
+      const int64_t count = columns - c;
+      const Vector middle = centre ? load(centre + c) : Vector{};
+      if (count >= kLanes)
+        store(to + r * stride + c, load(from + c) - middle);
+      else
+        store_some(to + r * stride + c, load_some(from + c, count) - middle, count);
+    }
+    for (int64_t c = columns; c < round_up(columns, kStep<T>); c++) put(to + r * stride + c, 0.0f);
   }
 }
 

@@ -2,10 +2,11 @@
 #pragma once
 
 #include <ATen/Parallel.h>
-#include <ATen/ops/constant_pad_nd.h>
 #include <ATen/ops/empty.h>
 
+#include <algorithm>
 #include <atomic>
+#include <vector>
 
 #include "dense_program.h"
 
@@ -19,8 +20,6 @@ template <typename T> const T* data(const Tensor& packed) {
   else
     return reinterpret_cast<const T*>(packed.const_data_ptr<at::BFloat16>());
 }
-
-inline const float* data_or_null(const Tensor& x) { return x.numel() == 0 ? nullptr : x.const_data_ptr<float>(); }
 
 // The layers as python passes them, each kind for all layers. Weights are packed, biases [*, outputs] or empty. Centres,
 // [outputs] or empty, are what is subtracted from results before other layers take them; the last is that of the
@@ -41,23 +40,32 @@ struct Layers {
   }
 };
 
-// Values that are read in whole vectors.
-inline Tensor padded(const Tensor& x) {
-  if (x.numel() == 0) return x;
-  const int64_t width = x.size(-1);
-  return at::constant_pad_nd(x, {0, round_up(width, kBlock) - width}).contiguous();
-}
+// A matrix [*, width] whose rows are read in whole vectors; empty if it is.
+class Padded {
+ public:
+  explicit Padded(const Tensor& x) {
+    if (x.numel() == 0) return;
+    const Tensor whole = x.contiguous();
+    const int64_t width = x.size(-1), stride = round_up(width, kBlock), rows = x.numel() / width;
+    values_.resize(rows * stride, 0.0f);
+    for (int64_t r = 0; r < rows; r++) std::copy_n(whole.const_data_ptr<float>() + r * width, width, &values_[r * stride]);
+  }
+  const float* data() const { return values_.empty() ? nullptr : values_.data(); }
+
+ private:
+  std::vector<float> values_;
+};
 
 // A program whose biases and centres live as long as it. `rows` share the biases evenly.
 template <typename T> class BoundProgram {
  public:
   BoundProgram(const Layers& layers, int64_t inputs, int64_t rows)
-      : centre_(padded(layers.centres.back())), program_(make(layers, inputs, rows)) {
-    TORCH_CHECK(centre_.numel() == 0 || layers.centres.back().numel() == inputs, "dense: a centre of the wrong size");
+      : centre_(layers.centres.back()), program_(make(layers, inputs, rows)) {
+    TORCH_CHECK(!centre() || layers.centres.back().numel() == inputs, "dense: a centre of the wrong size");
   }
   const Program<T>& operator*() const { return program_; }
   const Program<T>* operator->() const { return &program_; }
-  const float* centre() const { return data_or_null(centre_); }  // of the inputs
+  const float* centre() const { return centre_.data(); }  // of the inputs
 
  private:
   std::vector<Layer<T>> make(const Layers& layers, int64_t inputs, int64_t rows) {
@@ -75,16 +83,16 @@ template <typename T> class BoundProgram {
                   "dense: layer ", i, " has a bias of the wrong shape or type");
       TORCH_CHECK(centre.numel() == 0 || (centre.scalar_type() == at::kFloat && centre.numel() == outputs),
                   "dense: layer ", i, " has a centre of the wrong shape or type");
-      kept_alive_.push_back(padded(bias)), kept_alive_.push_back(padded(centre));
-      made.push_back({data<T>(layers.weights[i]), from, outputs, data_or_null(kept_alive_[2 * i]),
+      biases_.emplace_back(bias), centres_.emplace_back(centre);
+      made.push_back({data<T>(layers.weights[i]), from, outputs, biases_.back().data(),
                       std::max<int64_t>(rows / shares, 1), {float(layers.slopes[i]), float(layers.clamps[i])},
-                      int(source), data_or_null(kept_alive_[2 * i + 1])});
+                      int(source), centres_.back().data()});
     }
     return made;
   }
 
-  std::vector<Tensor> kept_alive_;
-  Tensor centre_;
+  std::vector<Padded> biases_, centres_;
+  Padded centre_;
   Program<T> program_;
 };
 

@@ -155,11 +155,10 @@ std::vector<Tensor> upsample_shuffled(const Tensor& x, const Tensor& corrections
   TORCH_CHECK(corrections.sizes() == at::IntArrayRef({height, width, 2, 2, channels}) && bias.size(0) == channels,
               "dense: x, corrections and bias do not fit each other");
   const float *image = x.const_data_ptr<float>(), *four = corrections.const_data_ptr<float>();
-  const Tensor whole = dense::padded(bias);
-  const float* added = whole.const_data_ptr<float>();
+  const dense::Padded added(bias);
   dispatch(layers.weights[0], [&](auto type) {
     run_pixels<decltype(type)>(height, width, channels, 0, layers, results, [&] {
-      return PixelRows{{2 * height, 2 * width, channels, {image, four, width, channels}}, added,
+      return PixelRows{{2 * height, 2 * width, channels, {image, four, width, channels}}, added.data(),
                        {float(slope), float(clamp)}};
     });
   });

@@ -24,13 +24,21 @@ template <typename T> struct Layer {
 template <typename T>
 void run_layer(const Layer<T>& layer, const T* x, int64_t x_stride, int64_t first, int64_t rows, const float* residual,
                int64_t residual_stride, const Destination<T>& to) {
-  const auto bias_of = [&](int64_t r) {
-    return layer.bias ? layer.bias + (first + r) / layer.bias_rows * layer.bias_stride() : nullptr;
+  // Places of the biases of `count` rows from row `r` on.
+  const auto find_biases = [&](int64_t r, int count, int64_t output, const float** to) {
+    int64_t share = (first + r) / layer.bias_rows, rest = (first + r) % layer.bias_rows;
+    for (int i = 0; i < count; i++) {
+      to[i] = layer.bias + share * layer.bias_stride() + output;
+      if (++rest == layer.bias_rows) rest = 0, share++;
+    }
   };
   if (is_narrow<T>(layer.outputs, layer.inputs)) {
     const auto run = [&](auto kernel) {
-      for (int64_t r = 0; r < rows; r++)
-        kernel(x + r * x_stride, layer.weight, layer.inputs, bias_of(r), layer.activation, to, r);
+      for (int64_t r = 0; r < rows; r++) {
+        const float* bias = nullptr;
+        if (layer.bias) find_biases(r, 1, 0, &bias);
+        kernel(x + r * x_stride, layer.weight, layer.inputs, bias, layer.activation, to, r);
+      }
     };
     static_assert(kNarrow == 4);
     switch (layer.outputs) {
@@ -53,7 +61,7 @@ void run_layer(const Layer<T>& layer, const T* x, int64_t x_stride, int64_t firs
                         : left >= kThird                        ? kThird
                                                                 : 1;
       const float* bias[kRows];
-      for (int i = 0; layer.bias && i < count; i++) bias[i] = bias_of(r + i) + n;
+      if (layer.bias) find_biases(r, count, n, bias);
       const auto run = [&](auto kernel) {
         kernel(x + r * x_stride, x_stride, w, layer.inputs, layer.bias ? bias : nullptr,
                residual ? residual + r * residual_stride + n : nullptr, residual_stride, layer.activation, to, r, n,

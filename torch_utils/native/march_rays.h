@@ -33,6 +33,23 @@ struct Rays {
   float depth(float position) const { return near + (far - near) * position; }
 };
 
+// Sine and cosine of |x| < 8000, with errors below 2^-22.
+inline void sine_cosine(dense::Vector x, dense::Vector& sine, dense::Vector& cosine) {
+  // x = n pi / 2 + r. Adding 1.5 * 2^23 rounds to a whole number n, whose last bits the sum then ends with; pi / 2 is
+  // split, so that n times its first two parts is exact.
+  const dense::Vector shifted = x * 0.636619772367581343f + 12582912.0f, n = shifted - 12582912.0f;
+  const dense::Vector r = ((x - n * 1.5703125f) - n * 4.837512969970703125e-4f) - n * 7.54978995489188216e-8f;
+  // Minimax polynomials for |r| <= pi / 4 (Cephes, sinf and cosf).
+  const dense::Vector z = r * r;
+  const dense::Vector s = r + r * z * (-1.6666654611e-1f + z * (8.3321608736e-3f - z * 1.9515295891e-4f));
+  const dense::Vector c = 1 - 0.5f * z + z * z * (4.166664568298827e-2f + z * (-1.388731625493765e-3f + z * 2.443315711809948e-5f));
+  typedef int32_t Integers __attribute__((vector_size(sizeof(dense::Vector))));
+  const Integers quadrant = (Integers)shifted;
+  const dense::Vector u = (quadrant & 1) != 0 ? c : s, v = (quadrant & 1) != 0 ? s : c;
+  sine = (quadrant & 2) != 0 ? -u : u;
+  cosine = ((quadrant + 1) & 2) != 0 ? -v : v;
+}
+
 // The sines of all coordinates times all scales, then the cosines.
 struct Sinusoids {
   const float* scales;
@@ -42,12 +59,13 @@ struct Sinusoids {
 
   void operator()(const float* point, float* to) const {
     const int64_t half = 3 * count;
-    for (int64_t i = 0; i < half; i++) to[i] = point[i % 3] * scales[i / 3];
-#pragma GCC ivdep
-    for (int64_t i = 0; i < half; i++) {
-      float sine, cosine;
-      vector_math::sine_cosine(to[i], sine, cosine);
-      to[i] = sine, to[half + i] = cosine;
+    for (int64_t i = 0, k = 0; i < count; i++)
+      for (int64_t d = 0; d < 3; d++, k++) to[k] = point[d] * scales[i];
+    for (int64_t i = 0; i < half; i += dense::kLanes) {
+      const int64_t here = std::min<int64_t>(dense::kLanes, half - i);
+      dense::Vector sine, cosine;
+      sine_cosine(dense::load_some(to + i, here), sine, cosine);
+      dense::store_some(to + i, sine, here), dense::store_some(to + half + i, cosine, here);
     }
   }
 };

@@ -48,19 +48,4 @@ HOST_DEVICE float log1p_unit(float x) {
     return 2 * s + 2 * s * (q * (1.0f / 3 + q * (1.0f / 5 + q * high)));
 }
 
-// Sine and cosine of |x| < 8000, with errors below 2^-23.
-HOST_DEVICE void sine_cosine(float x, float& sine, float& cosine) {
-    // x = n pi / 2 + r; pi / 2 is split, so that n times its first two parts is exact.
-    const float n = (x * 0.636619772367581343f + 12582912.0f) - 12582912.0f;
-    const float r = ((x - n * 1.5703125f) - n * 4.837512969970703125e-4f) - n * 7.54978995489188216e-8f;
-    // Minimax polynomials on |r| <= pi / 4 (Cephes).
-    const float z = r * r;
-    const float s = r + r * z * (-1.6666654611e-1f + z * (8.3321608736e-3f - z * 1.9515295891e-4f));
-    const float c = 1 - 0.5f * z + z * z * (4.166664568298827e-2f + z * (-1.388731625493765e-3f + z * 2.443315711809948e-5f));
-    const int quadrant = static_cast<int>(n);
-    const float u = quadrant & 1 ? c : s, v = quadrant & 1 ? s : c;
-    sine = quadrant & 2 ? -u : u;
-    cosine = (quadrant + 1) & 2 ? -v : v;
-}
-
 }  // namespace vector_math

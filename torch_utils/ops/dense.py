@@ -10,8 +10,8 @@ once, as float32 or, on processors that multiply it, as bfloat16 (sums, biases a
 
 In bfloat16 a layer multiplies how far its inputs are from typical ones, its *centre* c: w x + b = w (x - c) + (b + w c)
 with w c in float32. Points of one scene and pixels of one image have much in common, so that the rounded numbers become
-small, and the errors with them: 6 dB in images of the paper's networks. The centres are means of the first rows that a
-program sees; which they are changes no more than roundings.
+small, and the errors with them: 6 dB in images of the paper's networks. The centres are means over some of the rows
+that a program sees first, or sees in each call; which they are changes no more than roundings.
 """
 
 import math
@@ -64,6 +64,7 @@ class DenseProgram:
     Args:
         layers: In order; a layer's source comes before it.
         precision: Of the factors of the products: 'float32' or 'bfloat16'.
+        recentres: Whether the centres of bfloat16 are measured in every call, not only in the first.
         impl: 'cpu' for the native operator, 'ref' for plain PyTorch, 'auto' for the former where it is available.
 
     Raises:
@@ -71,7 +72,14 @@ class DenseProgram:
         RuntimeError: impl='cpu' is not available.
     """
 
-    def __init__(self, layers: Sequence[DenseLayer], *, precision: str = "float32", impl: str = "auto"):
+    def __init__(
+        self,
+        layers: Sequence[DenseLayer],
+        *,
+        precision: str = "float32",
+        recentres: bool = False,
+        impl: str = "auto",
+    ):
         if precision not in PRECISIONS:
             raise ValueError(f"dense: precision must be {' or '.join(PRECISIONS)}, not '{precision}'")
         if impl not in ("auto", "ref", "cpu"):
@@ -84,6 +92,8 @@ class DenseProgram:
                 raise ValueError(f"dense: layer {i} with {inputs} inputs does not fit its source, layer {layer.source}")
         self.layers, self.precision = list(layers), precision
         self._centres: dict[int, torch.Tensor] | None = None if precision == "bfloat16" else {}  # by source
+        self._recentres = recentres and precision == "bfloat16"
+        self._exact: DenseProgram | None = None  # the same in float32, on which centres are measured
         self._native = None
         if impl == "cpu" and precision == "bfloat16" and not custom_ops.require("dense", "cpu").has_bfloat16():
             raise RuntimeError("dense: impl='cpu' with bfloat16 is not available: this processor does not multiply it.")
@@ -113,21 +123,19 @@ class DenseProgram:
         bias = bias.detach().float().reshape(-1, bias.shape[-1])
         return bias if shift is None else bias + shift
 
-    def _centre(self, rows: torch.Tensor, biases, residual: torch.Tensor | None = None) -> None:
-        """Measure the centres on rows of inputs, in float32."""
+    def _centre(self, rows: torch.Tensor, biases=None, residual: torch.Tensor | None = None) -> None:
+        """Measure the centres on some rows of inputs, in float32."""
         every = max(len(rows) // _CENTRE_ROWS, 1)
-        biases = {i: bias if bias.ndim == 1 else bias.mean(0) for i, bias in (biases or {}).items()}
-        self._centres = {}  # means without
-        results = self._reference(
-            rows[::every],
-            range(len(self.layers)),
-            {i: biases.get(i, x.bias if x.bias is None or x.bias.ndim == 1 else x.bias.mean(0))
-             for i, x in enumerate(self.layers)},
-            None if residual is None else residual[::every],
-            rounded=False,
-        )  # fmt: skip
+        rows, layers = rows[::every], range(len(self.layers))
+        own = ((i, x.bias) for i, x in enumerate(self.layers) if x.bias is not None and x.bias.ndim > 1)
+        biases = {i: bias.reshape(-1, bias.shape[-1]).mean(0) for i, bias in (*own, *(biases or {}).items())}
+        if residual is None:
+            self._exact = self._exact or DenseProgram(self.layers)
+            results = self._exact(rows, keep=layers, biases=biases)
+        else:
+            results = self._reference(rows, layers, biases, residual[::every], rounded=False)
         feeding = {layer.source for layer in self.layers}
-        self._centres = {i: (rows[::every] if i < 0 else results[i]).mean(0) for i in feeding}
+        self._centres = {i: (rows if i < 0 else results[i]).mean(0) for i in feeding}
         if self._native is not None:
             self._bind()
 
@@ -145,7 +153,7 @@ class DenseProgram:
         Returns:
             A tensor [P, outputs] for each entry of `keep`.
         """
-        if self._centres is None and len(x):
+        if (self._centres is None or self._recentres) and len(x):
             self._centre(x, biases)
         if self._native is None:
             return self._reference(x, keep, biases or {})
@@ -237,9 +245,9 @@ class DenseProgram:
             [R, outputs] for each entry of `keep`; and sum of the weights, expected depth and transmittance [R].
         """
         even, quantiles = torch.linspace(0, 1, samples), torch.linspace(0, 1, importance)
-        if self._centres is None:
-            depths = near + (far - near) * even
-            points = origin + depths[:, None, None] * directions
+        if self._centres is None or self._recentres:
+            some = directions[:: max(len(directions) * samples // _CENTRE_ROWS, 1)]
+            points = origin + (near + (far - near) * even)[:, None, None] * some
             angles = (points[..., None, :] * scales[:, None]).flatten(-2)
             self._centre(torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(0, 1), biases)
         rays = (origin.contiguous(), directions.contiguous(), even, quantiles, scales)
