@@ -254,7 +254,7 @@ class Generator(nn.Module):
         return Fields(foreground, background)
 
     def upsample(self, rendered: list[Rendered], folded: _Folded, *, resolution: int | None = None) -> SynthesisOutput:
-        """Frames of what each group's rays, those of a square, gave; `resolution`: see `Upsampler.forward`."""
+        """Frames of what each group's rays gave, a square of pixels; for `resolution` see `Upsampler.forward`."""
         size = math.isqrt(rendered[0].rows.shape[2])
         grids = [r.rows.unflatten(2, (size, size)) for r in rendered]
         features, colours = [x[..., 3:] for x in grids], [x[..., :3] for x in grids]
