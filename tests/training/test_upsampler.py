@@ -7,6 +7,7 @@ from tests.goldens.checks import assert_near
 from tests.goldens.networks import golden_arrays
 from torch_utils.ops.dense import has_native_rows
 from training.published_names import map_generator_name
+from training.recompute import Measured
 from training.upsampler import MagnitudeEMA, Upsampler, UpsamplerLayer
 
 GOLDENS = golden_arrays("units.npz")
@@ -33,7 +34,7 @@ def apply(layer, x, *, upsample=True, groups=1):
     """Images [N, 8, H, W] of N videos to images, in `groups` groups of videos."""
     folded = layer.fold(GOLDENS["synthlayer/w"], len(x) // groups)
     parts = x.movedim(1, -1)[:, None].chunk(groups)
-    return torch.cat(layer(list(parts), folded, upsample=upsample))[:, 0].movedim(-1, 1)
+    return torch.cat(layer(list(parts), folded, Measured(), upsample=upsample))[:, 0].movedim(-1, 1)
 
 
 @pytest.mark.parametrize("groups", [1, 2])
@@ -73,9 +74,9 @@ def test_the_gain_survives_a_later_update():
     def gradient(again):
         state = {k: v.clone() for k, v in layer.state_dict().items()}
         folded = layer.fold(GOLDENS["synthlayer/w"][:1], 1)
-        (y,) = layer([x], folded)
+        (y,) = layer([x], folded, Measured())
         if again:
-            layer([100 * x], folded)
+            layer([100 * x], folded, Measured())
         (result,) = torch.autograd.grad(y.square().sum(), layer.linear.weight)
         layer.load_state_dict(state)
         return result
