@@ -131,7 +131,8 @@ def table(axis: Axis, points: Sequence[Point]) -> str:
     columns = [axis.name, "seconds", "multiply-adds", "G op/s", "products ×", "time ×", "for a size ×"]
     rows = []
     for i, p in enumerate(points):
-        cells = [f"{p.value}", f"{p.seconds:.3g}", f"{p.multiply_adds / 1e9:.3g} G"]
+        billions = p.multiply_adds / 1e9
+        cells = [f"{p.value}", f"{p.seconds:.3g}", f"{billions:.3g} G" if billions < 100 else f"{billions:.0f} G"]
         cells.append(f"{p.rate / 1e9:.0f}")
         if i:
             q = points[i - 1]
