@@ -49,7 +49,7 @@ class FitSettings:
 
     samples: int = 256
     starts: int = 6
-    motions: int = 64
+    motions: int = 32
     keep: int = 3
     steps: int = 600
     batch: int = 4

@@ -4,8 +4,6 @@ At the clip's first time the usual motion network moves nothing (time enters as 
 can be looked for without knowing the motion.
 """
 
-import math
-
 import torch
 
 from torch_utils.random_stream import RandomStream
@@ -14,7 +12,7 @@ from training.inversion_loss import ClipLoss
 from training.inversion_prior import StylePrior
 from training.inversion_video import CandidateVideos
 
-__all__ = ["nearest_samples"]
+__all__ = ["BATCH", "even_middles", "nearest_samples", "start_images"]
 
 TRUNCATION = 0.7  # of the random styles' coordinates: nearer to the average, where most images are
 BATCH = 16  # videos rendered at a time
@@ -33,10 +31,10 @@ def nearest_samples(
     stream: RandomStream,
     on_progress=lambda count: None,
 ) -> CandidateVideos:
-    """The best `starts` of `samples` random videos, each with its best camera of the grid for all frames.
+    """The best `starts` of `samples` random videos and cameras (the same for all frames), of different yaws first.
 
     Every sample is first seen from one random camera of the prior; four times as many as are wanted stay and are seen
-    from the whole grid.
+    from a grid of cameras.
 
     Args:
         on_progress: Called with the number of images that have been rendered.
@@ -48,20 +46,22 @@ def nearest_samples(
     bounds = generator.camera_prior
     angles = stream.uniform("inversion/camera", [2, samples, 1])
     yaw, pitch = (low + (high - low) * u for u, (low, high) in zip(angles, (bounds.yaw, bounds.pitch)))
-    every = CandidateVideos(
-        generator, prior, x=x, z_motion=z_motion, z_bg=z_bg, yaw=yaw, pitch=pitch, times=times[:1]
-    )
+    every = CandidateVideos(generator, prior, x=x, z_motion=z_motion, z_bg=z_bg, yaw=yaw, pitch=pitch, times=times[:1])
     kept = every.select(_first_frame_losses(every, loss, on_progress).argsort()[: 4 * starts])
 
-    grid = torch.cartesian_prod(even_middles(bounds.yaw, YAWS, stream.device), even_middles(bounds.pitch, PITCHES, stream.device))
+    yaws, pitches = even_middles(bounds.yaw, YAWS, stream.device), even_middles(bounds.pitch, PITCHES, stream.device)
+    grid = torch.cartesian_prod(yaws, pitches)
     seen = kept.select(
         torch.arange(len(kept), device=stream.device).repeat_interleave(len(grid)),
         yaw=grid[:, :1].repeat(len(kept), 1),
         pitch=grid[:, 1:].repeat(len(kept), 1),
     )
-    losses, best = _first_frame_losses(seen, loss, on_progress).unflatten(0, (len(kept), -1)).min(dim=1)
-    chosen = losses.argsort()[:starts]
-    index = chosen * len(grid) + best[chosen]
+    # A wrong yaw that a wrong content makes up for is hard to leave: starts differ in yaw before they do in content.
+    losses = _first_frame_losses(seen, loss, on_progress).unflatten(0, (len(kept), YAWS, PITCHES))
+    rank = losses.flatten(2).amin(dim=2).argsort(dim=0).argsort(dim=0)  # of a sample among those from the same yaw
+    losses, pitch = losses.min(dim=2)
+    chosen = (losses + rank * losses.max()).flatten().argsort()[:starts]
+    index = chosen * PITCHES + pitch.flatten()[chosen]
     whole = [1, len(times)]
     return seen.select(index, yaw=seen.yaw[index].repeat(whole), pitch=seen.pitch[index].repeat(whole), times=times)
 

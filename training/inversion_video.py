@@ -77,8 +77,9 @@ class CandidateVideos(nn.Module):
     def select(self, index: torch.Tensor | list[int], **changes) -> "CandidateVideos":
         """Some of the videos, as new parameters; `changes` replace arguments of the constructor."""
         names = ("x", "z_motion", "z_bg", "yaw", "pitch", "zoom")
-        chosen = {name: getattr(self, name).detach()[index].clone() for name in names}
-        return CandidateVideos(self.generator, self._prior, **{**chosen, "times": self.times, **changes})
+        arguments = {name: getattr(self, name).detach()[index].clone() for name in names if name not in changes}
+        arguments |= {"generator": self.generator, "prior": self._prior, "times": self.times, **changes}
+        return CandidateVideos(arguments.pop("generator"), arguments.pop("prior"), **arguments)
 
     def ws(self) -> torch.Tensor:
         """Styles [S, num_ws, w_dim]."""
@@ -89,7 +90,12 @@ class CandidateVideos(nn.Module):
         radius, fov = trained_middle(self.generator.camera_prior)
         scale = self.zoom.exp()[:, :, None].expand(-1, -1, len(self.times))
         pitch = self.pitch.clamp(POLE, math.pi - POLE)
-        return {"yaw": self.yaw, "pitch": pitch, "radius": radius * scale[:, 0], "fov": (fov * scale[:, 1]).clamp(max=170)}
+        return {
+            "yaw": self.yaw,
+            "pitch": pitch,
+            "radius": radius * scale[:, 0],
+            "fov": (fov * scale[:, 1]).clamp(max=170),
+        }
 
     def render(self, frames: torch.Tensor) -> torch.Tensor:
         """Images [S, n, 3, H, W] of n of the frames.
