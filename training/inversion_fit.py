@@ -175,9 +175,9 @@ def fit_images(settings: FitSettings, frames: int) -> int:
     content, motion, layers = settings.stages()
     starts = min(settings.starts, settings.samples)
     kept = min(settings.keep, starts)
-    combinations = min(settings.keep, kept * settings.motions if frames > 1 else kept)
+    combinations = min(settings.keep, kept * settings.motions) if frames > 1 else kept
     batch = min(settings.batch, frames)
-    searches = start_images(settings.samples, starts) + search_images(frames, kept, settings.motions)
+    searches = start_images(settings.samples, starts) + search_images(frames, kept, settings.motions, settings.keep)
     return searches + content * starts + motion * combinations * batch + layers * batch
 
 

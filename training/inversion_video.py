@@ -31,7 +31,7 @@ class Weights:
     style: float = 1e-3
     layers: float = 1e-3
     code: float = 1e-3
-    smooth: float = 1.0
+    smooth: float = 0.1
     outside: float = 1.0
     zoom: float = 1.0
 
