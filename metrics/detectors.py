@@ -7,15 +7,12 @@ for one that is missing.
 
 import dataclasses
 import os
-import warnings
 from pathlib import Path
 
-import torch
-
-from dnnlib import UserError, one_line
+from dnnlib import UserError
 from dnnlib.downloads import cache_folder, fetch, git_blob_id, sha256_of
 
-__all__ = ["DETECTORS", "Detector", "DetectorFile", "find_detector", "load_torchscript"]
+__all__ = ["DETECTORS", "Detector", "DetectorFile", "find_detector"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,20 +158,3 @@ def _missing(name: str, cached: Path) -> str:
         f"{pages}. Put it at {cached}, or give its path as detector {name}=PATH. Without it, the rfvd metrics can "
         "follow a training."
     )
-
-
-def load_torchscript(file: DetectorFile, device: torch.device | str) -> torch.nn.Module:
-    """The network in a file.
-
-    Raises:
-        UserError: It is no TorchScript file, or is damaged.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # TorchScript is deprecated; these files exist in no other form
-            return torch.jit.load(str(file.path), map_location=device).eval()
-    except (RuntimeError, ValueError, OSError) as error:
-        raise UserError(
-            f"{file.path} cannot be loaded as TorchScript: it is another kind of file, or damaged "
-            f"({one_line(error)[:120]})."
-        ) from error

@@ -10,11 +10,12 @@ from typing import Any
 import torch
 
 from dnnlib import UserError
-from metrics.detectors import DetectorFile, find_detector, load_torchscript
+from metrics.detectors import DetectorFile, find_detector
 from metrics.geometry import flatness, warping_error
 from metrics.motion import flicker, mean_flow_length
 from metrics.random_features import FEATURE_WIDTH, RandomFeatures, exact_convolutions
 from metrics.registry import find_metric
+from torch_utils.torchscript import load_torchscript
 
 __all__ = ["DETECTOR_OF", "find_detectors", "make_network"]
 
@@ -49,7 +50,7 @@ class TorchScriptNetwork:
     ):
         self.key = f"{file.name}-{file.sha256}-{sorted(arguments)}-{VERSION}"
         self.file = file
-        self._module = load_torchscript(file, device)
+        self._module = load_torchscript(file.path, device)
         self._device, self._width, self._arguments = torch.device(device), width, dict(arguments)
         self._frames, self._floats = frames, floats
 

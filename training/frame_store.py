@@ -50,6 +50,7 @@ class FrameStore:
         is_zip: What it is.
         videos: The folders that hold images, in natural order of their paths; the root itself is not one of them.
         loose_frames: Number of images directly in the root.
+        root_video: These images, as a video of the path ''; None if there are none.
         movies: Paths, relative to the root, of files that look like encoded videos, in order.
         unsafe: Number of a zip's members that are left out because their names lead out of it, or they are links.
     """
@@ -72,8 +73,8 @@ class FrameStore:
         self._descriptor: int | None = None  # of the zip
         bounds = listing.starts.tolist()
         found = [Video(*entry) for entry in zip(listing.folders, bounds, np.diff(listing.starts).tolist())]
-        self._loose = [video for video in found if not video.path]
-        self.loose_frames = sum(map(len, self._loose))
+        self.root_video = next((video for video in found if not video.path), None)
+        self.loose_frames = 0 if self.root_video is None else len(self.root_video)
         self.videos = [video for video in found if video.path]
         self.movies = listing.movies
         self.unsafe = listing.unsafe
@@ -82,10 +83,10 @@ class FrameStore:
         """Raise a UserError that says what is there instead, if there are no folders of frames."""
         if self.videos:
             return
-        if self._loose:
+        if self.root_video is not None:
             raise UserError(
                 f"The images lie directly in '{self.path}': put the frames of each video into a folder of their own, "
-                f"e.g. {_join(self.path, 'videos/video_0', self.frame_name(self._loose[0], 0))}."
+                f"e.g. {_join(self.path, 'videos/video_0', self.frame_name(self.root_video, 0))}."
             )
         if self.movies:
             raise UserError(

@@ -4,6 +4,7 @@ import contextlib
 import io
 import re
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ ARGUMENTS = [
     "--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--use-angle=swiftshader", "--enable-unsafe-swiftshader",
 ]  # fmt: skip
-WAIT = 20_000  # milliseconds; far more than anything takes on a machine that does nothing else
+WAIT = 60  # seconds; far more than anything takes on a machine that does nothing else
 TOLERANCE = 3.0  # levels of 255, in means over many pixels: the screen interpolates
 
 
@@ -69,7 +70,7 @@ class Window:
 
     def __init__(self, browser, port: int):
         self.page = browser.new_context(viewport=SIZE, accept_downloads=True).new_page()
-        self.page.set_default_timeout(WAIT)
+        self.page.set_default_timeout(1000 * WAIT)
         self.requests, self.errors = [], []
         self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.on("websocket", lambda socket: self.requests.append(socket.url))
@@ -139,7 +140,8 @@ class Window:
         """Whether the window comes to show this picture, uint8 [3, H, W]."""
         expected = image.movedim(0, -1).double().numpy()
         expected = middle_quarters(expected, image.shape[2] / 2, image.shape[1] / 2, image.shape[1] / 4)
-        for _ in range(60):
+        end = time.monotonic() + WAIT
+        while time.monotonic() < end:
             found = self.colours()
             if np.abs(found - expected).max() < TOLERANCE:
                 return True

@@ -1,0 +1,27 @@
+"""Networks in TorchScript files. Such a file is a program: only load one that the user has named or that is known."""
+
+import os
+import warnings
+
+import torch
+
+from dnnlib import UserError, one_line
+
+__all__ = ["load_torchscript"]
+
+
+def load_torchscript(path: str | os.PathLike, device: torch.device | str) -> torch.nn.Module:
+    """The network in a file.
+
+    Raises:
+        UserError: It is no TorchScript file, or is damaged.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # TorchScript is deprecated; these files exist in no other form
+            return torch.jit.load(os.fspath(path), map_location=device).eval()
+    except (RuntimeError, ValueError, OSError) as error:
+        raise UserError(
+            f"{os.fspath(path)} cannot be loaded as TorchScript: it is another kind of file, or damaged "
+            f"({one_line(error)[:120]})."
+        ) from error
