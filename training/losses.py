@@ -13,6 +13,8 @@ import math
 import torch
 from torch.nn.functional import softplus
 
+from renderer.cameras import Cameras, camera_angles
+from training.camera_labels import camera_label
 from training.diffaugment import diffaugment
 from training.discriminator import TimeAwareDiscriminators, time_plane
 from training.generator import Generator, SynthesisOutput
@@ -28,11 +30,13 @@ class VideoBatch:
         frames: [B, 2, 3, H, W] in [-1, 1], the earlier one first.
         dt: Time between them [B] in [0, 1], as a fraction of the clip.
         c: Labels [B, c_dim].
+        angles: Yaw and pitch of their cameras [B, 2] in radians, if the discriminators are told.
     """
 
     frames: torch.Tensor
     dt: torch.Tensor
     c: torch.Tensor
+    angles: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -55,6 +59,7 @@ class GanLoss:
             lengths, and the divisor of the batch it is computed on.
         style_mixing_prob: Probability of mixing two styles.
         image_weight, path_weight: Weights of the image discriminator's loss and of the NeRF-path loss.
+        camera_condition: Tell the discriminators the cameras, behind the labels; see training.camera_labels.
         statistics: Object with `report(name, tensor)`, or None.
     """
 
@@ -72,6 +77,7 @@ class GanLoss:
         style_mixing_prob: float = 0.9,
         image_weight: float = 1.0,
         path_weight: float = 1.0,
+        camera_condition: bool = False,
         statistics=None,
     ):
         self.generator, self.discriminator = generator, discriminator
@@ -81,6 +87,7 @@ class GanLoss:
         self.style_mixing_prob = style_mixing_prob
         self.image_weight = image_weight if discriminator.image is not None else 0.0
         self.path_weight = path_weight
+        self.camera_condition = camera_condition
         self.statistics = statistics
         self.pl_mean = torch.zeros([], device=next(generator.parameters()).device)
         self._phases = {
@@ -123,8 +130,10 @@ class GanLoss:
             ws = torch.where(mixed[:, None], other, ws)
         return ws
 
-    def fake_videos(self, ws: torch.Tensor, stream, *, path_loss: bool = False) -> tuple[SynthesisOutput, torch.Tensor]:
-        """Random two-frame videos for given styles; also the time between their frames [B]."""
+    def fake_videos(
+        self, ws: torch.Tensor, stream, *, path_loss: bool = False
+    ) -> tuple[SynthesisOutput, torch.Tensor, Cameras]:
+        """Random two-frame videos for given styles; also the time between their frames [B], and their cameras."""
         generator, batch = self.generator, len(ws)
         times = draw_times(batch, stream)
         z_motion = stream.normal("latents/z_motion", [batch, generator.motion_dim])
@@ -133,7 +142,13 @@ class GanLoss:
         output = generator.synthesize(
             ws, z_motion=z_motion, z_bg=z_bg, times=times, cameras=cameras, stream=stream, path_loss=path_loss
         )
-        return output, times[:, 1] - times[:, 0]
+        return output, times[:, 1] - times[:, 0], cameras
+
+    def _told(self, c: torch.Tensor, angles: torch.Tensor | None) -> torch.Tensor:
+        """What the discriminators know of videos with these labels and cameras."""
+        if not self.camera_condition:
+            return c
+        return torch.cat([c, camera_label(angles, self.generator.camera_prior).to(c.dtype)], dim=1)
 
     def _augmented(self, frames: torch.Tensor, stream, prefix: str) -> torch.Tensor:
         if self.augment is not None:
@@ -165,9 +180,9 @@ class GanLoss:
 
     def _generator_main(self, batch: VideoBatch, stream) -> torch.Tensor:
         ws = self.fake_styles(batch.c, stream)
-        fake, dt = self.fake_videos(ws, stream, path_loss=self.path_weight > 0)
+        fake, dt, cameras = self.fake_videos(ws, stream, path_loss=self.path_weight > 0)
         frames = self._augmented(fake.image, stream, "fake/")
-        video, image = self._judge(frames, time_plane(frames, dt), batch.c)
+        video, image = self._judge(frames, time_plane(frames, dt), self._told(batch.c, camera_angles(cameras)))
         video_loss, image_loss = softplus(-video), softplus(-image)
         self._report_scores("fake", video)
         self._report("G/loss", video_loss)
@@ -182,7 +197,7 @@ class GanLoss:
         """Path length regularisation; lengths are per video, over all its frames."""
         size = max(len(batch) // self.pl_batch_shrink, 1)
         ws = self.fake_styles(batch.c[:size], stream)
-        fake, _ = self.fake_videos(ws, stream)
+        fake, _, _ = self.fake_videos(ws, stream)
         noise = stream.normal("path_length/noise", fake.image.shape) / math.sqrt(math.prod(fake.image.shape[-2:]))
         (gradient,) = torch.autograd.grad((fake.image * noise).sum(), ws, create_graph=True)
         lengths = gradient.square().sum(dim=2).mean(dim=1).sqrt()
@@ -196,11 +211,13 @@ class GanLoss:
 
     def _discriminator_main(self, batch: VideoBatch, stream) -> torch.Tensor:
         with torch.no_grad():
-            fake, dt = self.fake_videos(self.fake_styles(batch.c, stream), stream)
+            fake, dt, cameras = self.fake_videos(self.fake_styles(batch.c, stream), stream)
         frames = self._augmented(fake.image, stream, "fake/")
-        fake_video, fake_image = self._judge(frames, time_plane(frames, dt), batch.c)
+        told = self._told(batch.c, camera_angles(cameras))
+        fake_video, fake_image = self._judge(frames, time_plane(frames, dt), told)
         real = self._augmented(batch.frames, stream, "real/")
-        real_video, real_image = self._judge(real, time_plane(real, batch.dt), batch.c)
+        told = self._told(batch.c, batch.angles)
+        real_video, real_image = self._judge(real, time_plane(real, batch.dt), told)
         self._report_scores("fake", fake_video)
         self._report_scores("real", real_video)
         video_loss = softplus(fake_video) + softplus(-real_video)
@@ -214,7 +231,7 @@ class GanLoss:
         frames, plane = batch.frames.detach().requires_grad_(True), time_plane(batch.frames, batch.dt)
         plane.requires_grad_(True)
         augmented = self._augmented(frames, stream, "real/")
-        video, image = self._judge(augmented, plane, batch.c)
+        video, image = self._judge(augmented, plane, self._told(batch.c, batch.angles))
         self._report_scores("real", video)
         gradients = torch.autograd.grad(video.sum(), [frames, plane], create_graph=True)
         video_penalty = sum(g.square().flatten(1).sum(dim=1) for g in gradients)
