@@ -67,12 +67,13 @@ define train_and_render
 @echo "The videos are in $(1)/videos, the training run is in $(1)/runs."
 endef
 
-# Drawn heads, the small model and four ablations, what they have learnt. What is done is kept.
+# Drawn heads, the small model and five ablations, what they have learnt. What is done is kept.
 LEARN := out/learn
-LEARN_KIMG ?= 20
+LEARN_KIMG ?= 16
+LEARN_ABLATION_KIMG ?= 4
 
 learn: $(STAMP)
-	$(BIN)/python -m benchmarks.learning $(LEARN) --kimg $(LEARN_KIMG)
+	$(BIN)/python -m benchmarks.learning $(LEARN) --kimg $(LEARN_KIMG) --ablation-kimg $(LEARN_ABLATION_KIMG)
 
 # Runs the commands that docs/gallery.md shows.
 gallery: $(STAMP)

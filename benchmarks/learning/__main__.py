@@ -64,7 +64,7 @@ def _finite(value):
 
 
 def measure_all(work: Path, runs: list[Run], sizes: Sizes, jobs: int) -> None:
-    """All snapshots of the main run, the last ones of the others; everything at the ends and at a quarter."""
+    """All snapshots of the main run, the last ones of the others; everything at the ends of all runs."""
     todo = []
     for run in runs:
         folder = run_folder(work, run)
@@ -72,7 +72,7 @@ def measure_all(work: Path, runs: list[Run], sizes: Sizes, jobs: int) -> None:
         chosen = found if run.name == "main" else found[-1:]
         shown = [load_snapshot(path, average_only=True)["progress"]["cur_nimg"] for path in chosen]
         # Where the ablations end, and at the end.
-        thorough = {min(shown, key=lambda n: abs(n - 250 * runs[0].kimg)), max(shown)} if shown else set()
+        thorough = {min(shown, key=lambda n: abs(n - 1000 * runs[1].kimg)), max(shown)} if shown else set()
         todo += [(work, run, path, count, sizes, count in thorough) for path, count in zip(chosen, shown)]
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(jobs, mp_context=context) as pool:
@@ -84,14 +84,23 @@ def measure_all(work: Path, runs: list[Run], sizes: Sizes, jobs: int) -> None:
 @click.command()
 @click.argument("work", type=click.Path(path_type=Path))
 @click.option("--kimg", type=click.FloatRange(min=0.016), default=20, show_default=True, help="Length of the main run.")
+@click.option("--ablation-kimg", type=click.FloatRange(min=0.016), help="Of each ablation.  [default: a quarter]")
 @click.option("--jobs", type=click.IntRange(min=1), help="Trainings at a time.  [default: one per core, two at most]")
 @click.option("--videos", type=click.IntRange(min=16), default=512, show_default=True, help="Of the data set.")
 @click.option("--report", type=click.Path(path_type=Path), default=ROOT / "docs" / "learning.md", help="What to write.")
 @click.option("--measure-only", is_flag=True, help="Train nothing; measure and report what is there.")
-def main(work: Path, kimg: float, jobs: int | None, videos: int, report: Path, measure_only: bool) -> None:
+def main(
+    work: Path,
+    kimg: float,
+    ablation_kimg: float | None,
+    jobs: int | None,
+    videos: int,
+    report: Path,
+    measure_only: bool,
+) -> None:
     """Train the small model and its ablations on synthetic heads in WORK and report what they have learnt."""
     jobs = jobs or min(os.cpu_count() or 1, 2)
-    runs, options = plan_runs(kimg), compose_options(COMMON)
+    runs, options = plan_runs(kimg, ablation_kimg or kimg / 4), compose_options(COMMON)
     sizes = Sizes(clips=videos)
     camera = options["model"]["generator"]["camera"]
     recipe = Recipe(

@@ -67,7 +67,7 @@ showed the small model {main[-1]["kimg"]:g} thousand videos in {rows[-1]["time"]
 
     {words}
 
-Ablations had a quarter of that each. All snapshots are the moving average of the generator."""
+Ablations were shown {runs[1].kimg:g} thousand each. All snapshots are the moving average of the generator."""
 
 
 def _targets(main: list[dict], scenes: dict) -> str:
@@ -197,8 +197,7 @@ What helps is written below.
 
 
 def _ablations(runs: list[Run], results: dict[str, list[dict]]) -> str:
-    quarter = runs[1].kimg
-    of_main = min(results["main"], key=lambda row: abs(row["kimg"] - quarter))
+    of_main = min(results["main"], key=lambda row: abs(row["kimg"] - runs[1].kimg))
     rows = [(runs[0].title, of_main)] + [(run.title, results[run.name][-1]) for run in runs[1:] if results[run.name]]
     lines = [
         "| | kimg | rfvd | motion | content | differences (1 / 15 apart) | surface | warp ratio | relief | parallax |",
@@ -220,7 +219,8 @@ def _ablations(runs: list[Run], results: dict[str, list[dict]]) -> str:
         lines.append("| " + " | ".join(cells) + " |")
     missing = [run.title for run in runs[1:] if not results[run.name]]
     more = f"\nNot trained yet: {', '.join(missing)}.\n" if missing else ""
-    return "## Ablations\n\nEach at a quarter of the budget.\n\n" + "\n".join(lines) + "\n" + more
+    opening = "## Ablations\n\nWhat all parts had reached after as many videos, and the study's other trainings.\n\n"
+    return opening + "\n".join(lines) + "\n" + more
 
 
 def _number(value: float | None, digits: int) -> str:
