@@ -43,9 +43,6 @@ class ForegroundField(nn.Module):
         motion: How motion vectors enter the second layer: 'add', 'concat', or 'none'.
         density_bias: Initial bias of the density head: above 0, training starts from fog instead of an almost empty
             scene, which short trainings need (what Adam adds to a bias in an iteration is its learning rate).
-        density_gain: Factor of the density head's output, bias included. What is opaque within a hundredth of a scene
-            unit has a density of some hundreds, and the head's output begins around one: the larger the gain, the
-            sooner fog can become a surface.
         time_input: 'raw' or 'encoded' makes time an input coordinate of the first layer (ablation); 'none'.
     """
 
@@ -60,7 +57,6 @@ class ForegroundField(nn.Module):
         feature_dim: int = 256,
         view_directions: bool = True,
         density_bias: float = 0.0,
-        density_gain: float = 1.0,
         motion: str = "add",
         time_input: str = "none",
     ):
@@ -69,8 +65,6 @@ class ForegroundField(nn.Module):
             raise ValueError(f"foreground.time_input must be none, raw or encoded, got '{time_input}'.")
         if num_layers < 2:
             raise ValueError(f"foreground.num_layers must be at least 2, got {num_layers}.")
-        if density_gain <= 0:
-            raise ValueError(f"foreground.density_gain must be positive, got {density_gain}.")
         assert motion in ("add", "concat", "none")
         self.position_frequencies, self.direction_frequencies = position_frequencies, direction_frequencies
         self.time_frequencies = position_frequencies if time_input == "encoded" else 0
@@ -81,8 +75,7 @@ class ForegroundField(nn.Module):
         inputs = [point_features + time_features, width * (2 if motion == "concat" else 1)] + [width] * (num_layers - 2)
         self.layers = nn.ModuleList(ModulatedLinear(in_features=i, out_features=width, w_dim=w_dim) for i in inputs)
         self.density = ModulatedLinear(in_features=width, out_features=1, w_dim=w_dim, demodulate=False)
-        self.density_gain = density_gain
-        torch.nn.init.constant_(self.density.bias, density_bias / density_gain)
+        torch.nn.init.constant_(self.density.bias, density_bias)
         self.features = ModulatedLinear(in_features=width, out_features=feature_dim, w_dim=w_dim, demodulate=False)
         self.rgb = PointLinear(in_features=feature_dim, out_features=3)
         direction_features = 2 * direction_frequencies * POINT_DIM
@@ -94,8 +87,6 @@ class ForegroundField(nn.Module):
         order = sinusoid_order(self.position_frequencies, POINT_DIM, ws.device)
         weight, bias = folded[0]
         folded[0] = (torch.cat([weight[..., order], weight[..., len(order) :]], dim=-1), bias)
-        *layers, density, features = folded
-        folded = [*layers, tuple(x * self.density_gain for x in density), features]
         view = None if self.view is None else self.view.scaled()
         shared = {"rgb": self.rgb.scaled(), "view": view, "precision": precision}
         parts = zip(*([(w, bias) for w in weight.split(group)] for weight, bias in folded), strict=True)

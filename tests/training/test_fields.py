@@ -166,30 +166,12 @@ def test_blending_a_field_with_itself():
     assert_near(double.project(features_blended), single.project(features))
 
 
-@torch.no_grad()
-def test_a_gain_multiplies_the_density_and_nothing_else():
-    arguments = dict(w_dim=8, width=8, num_layers=2, position_frequencies=2, feature_dim=4, motion="none")
-    fields = [ForegroundField(**arguments, density_bias=6.0, density_gain=gain) for gain in (1.0, 10.0)]
-    draws = torch.Generator().manual_seed(0)
-    points = torch.rand(1, 1, 3, 5, 3, generator=draws)
-    directions = torch.nn.functional.normalize(torch.rand(1, 3, 3, generator=draws), dim=-1)
-    ws, times = torch.randn(1, fields[0].num_ws, 8, generator=draws), torch.zeros(1, 1)
-    start = fields[1].density.bias.clone()
-    fields[1].load_state_dict(fields[0].state_dict())
-    (density, features), (amplified, same) = (evaluator_of(f, ws, times, None)(points, directions) for f in fields)
-    assert_near(amplified, 10 * density)
-    for a, b in zip(features, same):
-        assert torch.equal(a, b)
-    assert_near(10 * start, fields[0].density.bias, absolute=1e-6)  # density_bias is what the density begins with
-
-
 @pytest.mark.parametrize(
     "foreground, message",
     [
         ({"time_input": "sometimes"}, "time_input.*sometimes"),
         ({"num_layers": 1}, "num_layers.*1"),
         ({"static": "half"}, "static.*half"),
-        ({"density_gain": 0}, "density_gain.*0"),
     ],
 )
 def test_mistakes(foreground, message):
