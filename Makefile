@@ -69,11 +69,9 @@ endef
 
 # Drawn heads, the small model and five ablations, what they have learnt. What is done is kept.
 LEARN := out/learn
-LEARN_KIMG ?= 16
-LEARN_ABLATION_KIMG ?= 4
+LEARN_KIMG ?= 24
 
 learn: $(STAMP)
-	$(BIN)/python -m benchmarks.learning $(LEARN) --kimg $(LEARN_KIMG) --ablation-kimg $(LEARN_ABLATION_KIMG)
 
 # Runs the commands that docs/gallery.md shows.
 gallery: $(STAMP)

@@ -57,13 +57,14 @@ def _results(work: Path, run: Run) -> list[dict]:
 def _opening(runs: list[Run], scenes: dict, main: list[dict], work: Path) -> str:
     folder = run_folder(work, runs[0])
     rows = [json.loads(line) for line in (folder / "stats.jsonl").read_text(encoding="utf-8").splitlines()]
+    minutes = next(row["time"] for row in rows if row["kimg"] >= main[-1]["kimg"]) / 60
     words = " ".join(word for word in COMMON if not word.startswith(("device", "workers", "previews")))
     return f"""# What the small model learns
 
 Written by `make learn` (`python -m benchmarks.learning`), with the figures of its own run; only the last section is
 written by hand. The data are 512 videos of 16 frames at 32×32 of drawn heads (`python -m training.synthetic`), whose
 geometry and motion are known; the same measures are applied to the scenes themselves for comparison. The main run
-showed the small model {main[-1]["kimg"]:g} thousand videos in {rows[-1]["time"] / 60:.0f} minutes on one CPU core, with
+showed the small model {main[-1]["kimg"]:g} thousand videos in {minutes:.0f} minutes on one CPU core, with
 
     {words}
 

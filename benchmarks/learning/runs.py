@@ -18,7 +18,7 @@ __all__ = ["COMMON", "Run", "plan_runs", "run_folder", "snapshots", "train_all"]
 
 ROOT = Path(__file__).resolve().parents[2]
 TICK_KIMG = 0.5
-SNAPSHOTS = 12  # of the main run, besides the first
+SNAPSHOTS = 8  # of the main run, besides the first
 
 # What all of them share, besides the small model and its schedule. The heads lie within 0.8 … 1.2 of the camera, so the
 # twelve samples of a ray are put there, at an optical thickness that is that of the small model.
