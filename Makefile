@@ -72,6 +72,7 @@ LEARN := out/learn
 LEARN_KIMG ?= 24
 
 learn: $(STAMP)
+	$(BIN)/python -m benchmarks.learning $(LEARN) --kimg $(LEARN_KIMG)
 
 # Runs the commands that docs/gallery.md shows.
 gallery: $(STAMP)
