@@ -64,7 +64,7 @@ def _opening(runs: list[Run], scenes: dict, main: list[dict], work: Path) -> str
 Written by `make learn` (`python -m benchmarks.learning`), with the figures of its own run; only the last section is
 written by hand. The data are 512 videos of 16 frames at 32×32 of drawn heads (`python -m training.synthetic`), whose
 geometry and motion are known; the same measures are applied to the scenes themselves for comparison. The main run
-showed the small model {main[-1]["kimg"]:g} thousand videos in {minutes:.0f} minutes on one CPU core, with
+showed the small model {round(main[-1]["kimg"], 1):g} thousand videos in {minutes:.0f} minutes on one CPU core, with
 
     {words}
 
