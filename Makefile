@@ -68,9 +68,9 @@ define train_and_render
 @echo "The videos are in $(1)/videos, the training run is in $(1)/runs."
 endef
 
-# Drawn heads, the small model and four ablations, what they have learnt. What is done is kept.
+# Drawn heads, the small model and five ablations, what they have learnt. What is done is kept.
 LEARN := out/learn
-LEARN_KIMG ?= 20
+LEARN_KIMG ?= 24
 
 learn: $(STAMP)
 	$(BIN)/python -m benchmarks.learning $(LEARN) --kimg $(LEARN_KIMG)

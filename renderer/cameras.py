@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import torch
 
-__all__ = ["CameraPrior", "Cameras", "cam2world_from_angles", "focal_from_fov", "look_at"]
+__all__ = ["CameraPrior", "Cameras", "cam2world_from_angles", "camera_angles", "focal_from_fov", "look_at"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +79,12 @@ def cam2world_from_angles(yaw: torch.Tensor, pitch: torch.Tensor, radius: torch.
     matrix[:, :3, :3] = look_at(position)
     matrix[:, :3, 3] = position
     return matrix.float()
+
+
+def camera_angles(cameras: Cameras) -> torch.Tensor:
+    """Yaw and pitch [N, 2] in radians, in (-pi, pi] and [0, pi], of cameras that look at the origin."""
+    x, y, z = cameras.cam2world[:, :3, 3].double().unbind(1)
+    return torch.stack([torch.atan2(y, x), torch.atan2(torch.hypot(x, y), z)], dim=1).float()
 
 
 class CameraPrior:

@@ -12,6 +12,7 @@ from dnnlib import UserError, one_line
 from torch_utils.statistics import Statistics
 from training.ada_feedback import AdaFeedback
 from training.augment import AdaAugment, AdaController
+from training.camera_labels import CAMERA_LABEL
 from training.discriminator import TimeAwareDiscriminators
 from training.generator import Generator
 from training.losses import GanLoss
@@ -32,13 +33,13 @@ def build_networks(options: Options, *, c_dim: int, device: str = "cpu") -> tupl
     """Generator and discriminators with the initial weights that belong to the seed.
 
     Args:
-        c_dim: Length of the labels.
+        c_dim: Length of the labels; with camera_condition the discriminators' are longer.
         device: 'meta' builds them without any values, to look at their sizes.
 
     Raises:
         UserError: The options describe no valid networks; names the part and what is wrong.
     """
-    shared = {"resolution": options["resolution"], "c_dim": c_dim}
+    resolution, told = options["resolution"], CAMERA_LABEL if options["camera_condition"] else 0
     model = options["model"]
     generator, discriminator = dict(model["generator"]), dict(model["discriminator"])
     if options["fp32"]:
@@ -47,10 +48,10 @@ def build_networks(options: Options, *, c_dim: int, device: str = "cpu") -> tupl
     with torch.random.fork_rng(devices=[]), torch.device(device):
         torch.manual_seed(options["seed"])
         with _named("model.generator"):
-            g = hydra.utils.instantiate(generator, **shared)
+            g = hydra.utils.instantiate(generator, resolution=resolution, c_dim=c_dim)
             g.recompute = options["recompute"]
         with _named("model.discriminator"):
-            d = hydra.utils.instantiate(discriminator, **shared)
+            d = hydra.utils.instantiate(discriminator, resolution=resolution, c_dim=c_dim + told)
             d.freeze(options["freezed"])
     return g, d
 
@@ -111,6 +112,7 @@ def build_loss(
         image_weight=spec["image_weight"],
         path_weight=spec["path_weight"],
         bfloat16=options["precision"] == "bf16",
+        camera_condition=options["camera_condition"],
         statistics=statistics,
     )
 

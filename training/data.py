@@ -28,6 +28,7 @@ def build_dataset(options: Mapping[str, Any]) -> PairDataset:
         "frame_stride": options["frame_stride"],
         "mirror": options["mirror"],
         "use_labels": options["cond"],
+        "use_cameras": options["camera_condition"],
         "seed": options["seed"],
     }
     if not is_shards(options["data"]):

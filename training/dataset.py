@@ -13,7 +13,7 @@ import torch
 
 from dnnlib import UserError
 from training.frame_store import FrameStore, fit_square
-from training.labels import label_vector, read_labels
+from training.labels import label_vector, mirrored, read_cameras, read_labels
 from training.manifest import MANIFEST, parse_manifest, remaining_stride
 from training.video_pairs import KEY_PAIRS, KEY_SUBSET, VideoPair, draw_pair, pair_distance, random_block
 
@@ -26,12 +26,13 @@ class VideoPairDataset(torch.utils.data.Dataset):
     Videos and frames are in natural order of their names (the plain order where numbers are zero-padded). Frames are
     centre-cropped to a square and resized with anti-aliasing. Labels come from `dataset.json` in the root,
     `{"labels": [["split/video_0", label], …]}`, one per video folder: class numbers (become one-hot) or lists of
-    numbers.
+    numbers. So do cameras, `{"cameras": [["split/video_0", [yaw, pitch]], …]}`; see training.labels.
 
     Attributes:
         name: Of the folder or zip.
         resolution, nframes, frame_stride, mirror: As given.
         c_dim: Length of a label, 0 without labels.
+        item_c_dim: Length of an item's c: the label and, if they are used, the camera's angles.
         num_videos: Videos that have at least one clip in use.
         num_short_videos: Videos left out because they are shorter than a clip.
         num_clips: Clips in use, not counting mirrored ones.
@@ -46,14 +47,15 @@ class VideoPairDataset(torch.utils.data.Dataset):
         frame_stride: int = 1,  # keep every so-many-th frame of a video, counted before the dataset tool left any out
         mirror: bool = False,  # add every clip flipped left to right
         use_labels: bool = False,
+        use_cameras: bool = False,  # give the angles of a video's camera behind its label
         subset: int | None = None,  # at most so many clips, chosen by the seed
         seed: int = 0,
     ):
         """List the frames; nothing is decoded yet.
 
         Raises:
-            UserError: There are no frames, or all videos are too short, or the labels do not fit the videos, or an
-                argument is out of range.
+            UserError: There are no frames, or all videos are too short, or the labels or cameras do not fit the videos,
+                or an argument is out of range.
         """
         for key, value in dict(
             resolution=resolution, nframes=nframes, frame_stride=frame_stride, subset=subset
@@ -94,6 +96,8 @@ class VideoPairDataset(torch.utils.data.Dataset):
         self.num_clips = len(self._clip_video)
         self.num_videos = len(np.unique(self._clip_video))
         self._labels, self.c_dim = read_labels(self._store, self._videos) if use_labels else (None, 0)
+        self._cameras = read_cameras(self._store, self._videos) if use_cameras else None
+        self.item_c_dim = self.c_dim + (2 if use_cameras else 0)
 
     def __len__(self) -> int:
         return self.num_clips * (2 if self.mirror else 1)
@@ -116,7 +120,7 @@ class VideoPairDataset(torch.utils.data.Dataset):
             key: (epoch, index).
 
         Returns:
-            Δt and label of the item: float32 [] and [c_dim].
+            Δt and c of the item: float32 [] and [item_c_dim].
 
         Raises:
             UserError: A frame cannot be read.
@@ -129,7 +133,11 @@ class VideoPairDataset(torch.utils.data.Dataset):
             frames[1] = frames[0]
         else:
             self._frame(clip, f1, flip, out=frames[1])
-        return np.float32(pair_distance(f0, f1, self.nframes)), self.label(index)
+        c = self.label(index)
+        if self._cameras is not None:
+            angles = self._cameras[self._clip_video[clip]]
+            c = np.concatenate([c, mirrored(angles) if flip else angles])
+        return np.float32(pair_distance(f0, f1, self.nframes)), c
 
     def pair_indices(self, *, epoch: int, index: int) -> tuple[int, int]:
         """Which two frames of clip `index` the item of that epoch shows, f0 ≤ f1."""

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from dnnlib import UserError, atomic_write
 from training.frame_store import FrameStore, decode_image, fit_square
-from training.labels import read_labels
+from training.labels import has_entries, read_cameras, read_labels
 from training.manifest import MANIFEST, parse_manifest
 from training.shard_files import is_shards, open_shards, read_samples
 from training.sources import printable
@@ -94,9 +94,12 @@ def check_dataset(path: str, *, nframes: int = 16, workers: int = 1) -> Report:
     if manifest is not None:
         _compare(report, manifest, counts)
     try:
-        if store.read_bytes("dataset.json") is not None:
+        if has_entries(store, "labels"):
             c_dim = read_labels(store, store.videos)[1]
             report.notes.append(f"labels of length {c_dim} for every video")
+        if has_entries(store, "cameras"):
+            read_cameras(store, store.videos)
+            report.notes.append("a camera for every video")
     except (UserError, OSError) as error:
         report.problems.append(str(error))
     return report

@@ -1,6 +1,9 @@
-"""Labels of videos: dataset.json in the root, `{"labels": [["split/video_0", label], …]}`, one per video folder.
+"""What dataset.json in the root of a dataset says of its videos, one entry per video folder.
 
-Labels are class numbers, which become one-hot vectors, or lists of numbers.
+    {"labels": [["split/video_0", label], …], "cameras": [["split/video_0", [yaw, pitch]], …]}
+
+Labels are class numbers, which become one-hot vectors, or lists of numbers. Cameras are angles in radians as those of
+`renderer.cameras`: yaw is 0 from the front, pitch pi / 2 at the height of the scene. Either may be missing.
 """
 
 import json
@@ -12,10 +15,16 @@ import numpy as np
 from dnnlib import UserError
 from training.frame_store import FrameStore, Video
 
-__all__ = ["label_vector", "read_labels"]
+__all__ = ["KINDS", "angles_vector", "has_entries", "label_vector", "mirrored", "read_cameras", "read_labels"]
 
 MAX_NUMBER = float(np.finfo(np.float32).max)
 MAX_CLASSES = 65536  # a label is a vector of that length; larger numbers are identifiers, not classes
+MAX_ANGLE = 100.0  # radians; whoever writes more has written degrees
+FILE = "dataset.json"
+KINDS = ("labels", "cameras")
+FORMS = {"labels": '["path/of/video", label]', "cameras": '["path/of/video", [yaw, pitch]]'}
+SINGULAR = {"labels": "label", "cameras": "camera"}
+WITHOUT = {"labels": "train without labels", "cameras": "train without camera_condition"}
 
 
 def label_vector(label: Any, c_dim: int) -> np.ndarray:
@@ -27,31 +36,74 @@ def label_vector(label: Any, c_dim: int) -> np.ndarray:
     return np.array(label, dtype=np.float32)
 
 
+def angles_vector(camera: Any) -> np.ndarray | None:
+    """Yaw and pitch in radians, float32 [2]; None if it is something else."""
+    if not isinstance(camera, list) or len(camera) != 2 or not all(_is_number(x, MAX_ANGLE) for x in camera):
+        return None
+    return np.array(camera, dtype=np.float32)
+
+
+def mirrored(angles: np.ndarray) -> np.ndarray:
+    """The camera's angles [2] of a video that is flipped left to right."""
+    return np.array([-angles[0], angles[1]], dtype=np.float32)
+
+
+def has_entries(store: FrameStore, kind: str) -> bool:
+    """Whether there is a dataset.json with entries of that kind, 'labels' or 'cameras', whatever they are worth."""
+    data = store.read_bytes(FILE)
+    try:
+        return data is not None and kind in json.loads(data)
+    except (ValueError, TypeError, RecursionError):
+        return kind == "labels"  # whoever reads them will say what is wrong with the file
+
+
 def read_labels(store: FrameStore, videos: list[Video]) -> tuple[np.ndarray, int]:
     """Labels in the order of the videos: int64 [videos] classes or float32 [videos, c_dim]; and c_dim."""
-    file = posixpath.join(store.path, "dataset.json")
-    form = 'it must be {"labels": [["path/of/video", label], …]}'
-    data = store.read_bytes("dataset.json")
+    return _to_array(_read_entries(store, videos, "labels"), videos, posixpath.join(store.path, FILE))
+
+
+def read_cameras(store: FrameStore, videos: list[Video]) -> np.ndarray:
+    """Yaw and pitch in the order of the videos, float32 [videos, 2] in radians."""
+    file = posixpath.join(store.path, FILE)
+    cameras = _read_entries(store, videos, "cameras")
+    angles = [angles_vector(cameras[video.path]) for video in videos]
+    for video, found in zip(videos, angles):
+        if found is None:
+            camera = f"{cameras[video.path]!r:.60}"
+            raise UserError(f"The camera of '{video.path}' in '{file}' must be [yaw, pitch] in radians, not {camera}.")
+    return np.array(angles, dtype=np.float32).reshape(-1, 2)
+
+
+def _read_entries(store: FrameStore, videos: list[Video], kind: str) -> dict[str, Any]:
+    """The entries of a kind by the path of the video; there is one for every video."""
+    file, one = posixpath.join(store.path, FILE), SINGULAR[kind]
+    form = f'it must be {{"{kind}": [{FORMS[kind]}, …]}}'
+    data = store.read_bytes(FILE)
     if data is None:
-        raise UserError(f"Labels are wanted but there is no '{file}'; {form}. Or train without labels.")
+        raise UserError(f"{kind.capitalize()} are wanted but there is no '{file}'; {form}. Or {WITHOUT[kind]}.")
     try:
-        entries = json.loads(data)["labels"]
-        if not isinstance(entries, list):
-            raise TypeError("no list of labels")
-        pairs = [(posixpath.normpath(str(path).replace("\\", "/")), label) for path, label in entries]
+        listed = json.loads(data)[kind]
+        if not isinstance(listed, list):
+            raise TypeError(f"no list of {kind}")
+        pairs = [(posixpath.normpath(str(path).replace("\\", "/")), entry) for path, entry in listed]
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise UserError(f"Cannot use '{file}' ({type(error).__name__}: {error}); {form}.") from error
-    labels = {}
-    for path, label in pairs:
-        if labels.setdefault(path, label) != label:
-            raise UserError(f"'{file}' gives the video '{path}' two different labels; remove one.")
-    missing = [video.path for video in videos if video.path not in labels]
+    entries: dict[str, Any] = {}
+    for path, entry in pairs:
+        if entries.setdefault(path, entry) != entry:
+            raise UserError(f"'{file}' gives the video '{path}' two different {kind}; remove one.")
+    missing = [video.path for video in videos if video.path not in entries]
     if missing:
         raise UserError(
-            f"'{file}' has no label for {len(missing)} of {len(videos)} videos, e.g. '{missing[0]}'; add them "
-            "(paths relative to the folder of dataset.json) or train without labels."
+            f"'{file}' has no {one} for {len(missing)} of {len(videos)} videos, e.g. '{missing[0]}'; add them "
+            f"(paths relative to the folder of {FILE}) or {WITHOUT[kind]}."
         )
-    return _to_array(labels, videos, file)
+    return entries
+
+
+def _is_number(x: Any, limit: float) -> bool:
+    # A string that looks like a number is a mistake in the file; so is True, which is an instance of int.
+    return type(x) in (int, float) and abs(x) < limit
 
 
 def _to_array(labels: dict[str, Any], videos: list[Video], file: str) -> tuple[np.ndarray, int]:
@@ -68,7 +120,6 @@ def _to_array(labels: dict[str, Any], videos: list[Video], file: str) -> tuple[n
     if 0 in lengths or len(lengths) > 1:
         raise UserError(f"The labels in '{file}' must be all whole numbers or all lists of numbers of one length.")
     numbers = [x for label in labels.values() for x in label]
-    # A string that looks like a number is a mistake in the file too.
-    if not all(type(x) in (int, float) and abs(x) < MAX_NUMBER for x in numbers):
+    if not all(_is_number(x, MAX_NUMBER) for x in numbers):
         raise UserError(f"The labels in '{file}' hold something that is not a finite number.")
     return np.array([labels[video.path] for video in videos], dtype=np.float32), lengths.pop()

@@ -188,9 +188,10 @@ class TrainingLoop:
         pairs = next(self.loader)
         frames = pairs.frames.to(self.device, non_blocking=True).float() / 127.5 - 1
         dt = pairs.dt.to(self.device, non_blocking=True)
-        c = pairs.c.to(self.device, non_blocking=True)
-        parts = zip(*(x.split(self.schedule.microbatch) for x in (frames, dt, c)))
-        return [VideoBatch(frames=frames, dt=dt, c=c) for frames, dt, c in parts]
+        # Behind a label come the camera's angles, where the discriminators are told of it.
+        c, angles = pairs.c.to(self.device, non_blocking=True).tensor_split([self.networks.generator.c_dim], dim=1)
+        parts = zip(*(x.split(self.schedule.microbatch) for x in (frames, dt, c, angles)))
+        return [VideoBatch(frames=frames, dt=dt, c=c, angles=angles) for frames, dt, c, angles in parts]
 
     # ------------------------------------------------------------------------------------------------------------------
     # Between iterations

@@ -13,7 +13,9 @@ import math
 import torch
 from torch.nn.functional import softplus
 
+from renderer.cameras import Cameras, camera_angles
 from torch_utils.ops.conv3x3 import no_weight_gradients
+from training.camera_labels import camera_label
 from training.diffaugment import diffaugment
 from training.discriminator import TimeAwareDiscriminators, time_plane
 from training.generator import Generator, SynthesisOutput
@@ -30,11 +32,13 @@ class VideoBatch:
         frames: [B, 2, 3, H, W] in [-1, 1], the earlier one first.
         dt: Time between them [B] in [0, 1], as a fraction of the clip.
         c: Labels [B, c_dim].
+        angles: Yaw and pitch of their cameras [B, 2] in radians, if the discriminators are told.
     """
 
     frames: torch.Tensor
     dt: torch.Tensor
     c: torch.Tensor
+    angles: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -58,6 +62,7 @@ class GanLoss:
         style_mixing_prob: Probability of mixing two styles.
         image_weight, path_weight: Weights of the image discriminator's loss and of the NeRF-path loss.
         bfloat16: On a CPU the main phases use it; see `training.precision`.
+        camera_condition: Tell the discriminators the cameras, behind the labels; see training.camera_labels.
         statistics: Object with `report(name, tensor)`, or None.
     """
 
@@ -76,6 +81,7 @@ class GanLoss:
         image_weight: float = 1.0,
         path_weight: float = 1.0,
         bfloat16: bool = False,
+        camera_condition: bool = False,
         statistics=None,
     ):
         self.generator, self.discriminator = generator, discriminator
@@ -86,6 +92,7 @@ class GanLoss:
         self.image_weight = image_weight if discriminator.image is not None else 0.0
         self.path_weight = path_weight
         self.bfloat16 = bfloat16
+        self.camera_condition = camera_condition
         self.statistics = statistics
         self.pl_mean = torch.zeros([], device=next(generator.parameters()).device)
         self._phases = {
@@ -131,8 +138,10 @@ class GanLoss:
             ws = torch.where(mixed[:, None], other, ws)
         return ws
 
-    def fake_videos(self, ws: torch.Tensor, stream, *, path_loss: bool = False) -> tuple[SynthesisOutput, torch.Tensor]:
-        """Random two-frame videos for given styles; also the time between their frames [B]."""
+    def fake_videos(
+        self, ws: torch.Tensor, stream, *, path_loss: bool = False
+    ) -> tuple[SynthesisOutput, torch.Tensor, Cameras]:
+        """Random two-frame videos for given styles; also the time between their frames [B], and their cameras."""
         generator, batch = self.generator, len(ws)
         times = draw_times(batch, stream)
         z_motion = stream.normal("latents/z_motion", [batch, generator.motion_dim])
@@ -141,7 +150,13 @@ class GanLoss:
         output = generator.synthesize(
             ws, z_motion=z_motion, z_bg=z_bg, times=times, cameras=cameras, stream=stream, path_loss=path_loss
         )
-        return output, times[:, 1] - times[:, 0]
+        return output, times[:, 1] - times[:, 0], cameras
+
+    def _told(self, c: torch.Tensor, angles: torch.Tensor | None) -> torch.Tensor:
+        """What the discriminators know of videos with these labels and cameras."""
+        if not self.camera_condition:
+            return c
+        return torch.cat([c, camera_label(angles, self.generator.camera_prior).to(c.dtype)], dim=1)
 
     def _augmented(self, frames: torch.Tensor, stream, prefix: str) -> torch.Tensor:
         if self.augment is not None:
@@ -180,14 +195,15 @@ class GanLoss:
 
     def _generator_main(self, batch: VideoBatch, stream, gain: float) -> torch.Tensor:
         ws = self.fake_styles(batch.c, stream)
-        fake, dt = self.fake_videos(ws, stream, path_loss=self.path_weight > 0)
+        fake, dt, cameras = self.fake_videos(ws, stream, path_loss=self.path_weight > 0)
         frames = self._augmented(fake.image, stream, "fake/")
+        told = self._told(batch.c, camera_angles(cameras))
         judged = frames.detach().requires_grad_(True)  # collects the gradients of both discriminators
-        video = self._judge_videos(judged, time_plane(frames, dt), batch.c)
+        video = self._judge_videos(judged, time_plane(frames, dt), told)
         loss = _add_gradients(self._report_losses("G/loss", softplus(-video)).mean(), gain)
         self._report_scores("fake", video)
         if self._judges_frames:
-            image_loss = self._report_losses("G/Iloss", softplus(-self._judge_frames(judged, batch.c)))
+            image_loss = self._report_losses("G/Iloss", softplus(-self._judge_frames(judged, told)))
             loss = loss + _add_gradients(self.image_weight * image_loss.mean(), gain)
         if fake.path_loss is None:
             frames.backward(judged.grad)
@@ -200,7 +216,7 @@ class GanLoss:
         """Path length regularisation; lengths are per video, over all its frames."""
         size = max(len(batch) // self.pl_batch_shrink, 1)
         ws = self.fake_styles(batch.c[:size], stream)
-        fake, _ = self.fake_videos(ws, stream)
+        fake, _, _ = self.fake_videos(ws, stream)
         noise = stream.normal("path_length/noise", fake.image.shape) / math.sqrt(math.prod(fake.image.shape[-2:]))
         (gradient,) = torch.autograd.grad((fake.image * noise).sum(), ws, create_graph=True)
         lengths = gradient.square().sum(dim=2).mean(dim=1).sqrt()
@@ -212,18 +228,20 @@ class GanLoss:
 
     def _discriminator_main(self, batch: VideoBatch, stream, gain: float) -> torch.Tensor:
         with torch.no_grad():
-            fake, dt = self.fake_videos(self.fake_styles(batch.c, stream), stream)
+            fake, dt, cameras = self.fake_videos(self.fake_styles(batch.c, stream), stream)
             fake = self._augmented(fake.image, stream, "fake/")
             real = self._augmented(batch.frames, stream, "real/")
         video_losses, image_losses, loss = 0, 0, 0
-        for kind, frames, times, sign in (("fake", fake, dt, 1), ("real", real, batch.dt, -1)):
-            logits = self._judge_videos(frames, time_plane(frames, times), batch.c)
+        fakes, reals = ("fake", fake, dt, camera_angles(cameras), 1), ("real", real, batch.dt, batch.angles, -1)
+        for kind, frames, times, angles, sign in (fakes, reals):
+            told = self._told(batch.c, angles)
+            logits = self._judge_videos(frames, time_plane(frames, times), told)
             self._report_scores(kind, logits)
             losses = softplus(sign * logits)
             video_losses = video_losses + losses.detach()
             loss = loss + _add_gradients(losses.mean(), gain)
             if self._judges_frames:
-                losses = softplus(sign * self._judge_frames(frames, batch.c))
+                losses = softplus(sign * self._judge_frames(frames, told))
                 image_losses = image_losses + losses.detach()
                 loss = loss + _add_gradients(self.image_weight * losses.mean(), gain)
         self._report("D/loss", video_losses)
@@ -236,7 +254,8 @@ class GanLoss:
         frames, plane = batch.frames.detach().requires_grad_(True), time_plane(batch.frames, batch.dt)
         plane.requires_grad_(True)
         augmented = self._augmented(frames, stream, "real/")
-        video = self._judge_videos(augmented, plane, batch.c)
+        told = self._told(batch.c, batch.angles)
+        video = self._judge_videos(augmented, plane, told)
         self._report_scores("real", video)
         with no_weight_gradients():
             gradients = torch.autograd.grad(video.sum(), [frames, plane], create_graph=True)
@@ -245,7 +264,7 @@ class GanLoss:
         loss = _add_gradients(losses.mean(), gain)
         if self._judges_frames:
             judged = augmented.detach().requires_grad_(True)
-            image = self._judge_frames(judged, batch.c)
+            image = self._judge_frames(judged, told)
             with no_weight_gradients():
                 (gradient,) = torch.autograd.grad(image.sum(), judged, create_graph=True)
             penalty = gradient.flatten(0, 1).square().sum(dim=[1, 2, 3])

@@ -73,6 +73,7 @@ RULES = {
     "mirror": FLAG,
     "subset": MAYBE_COUNT,
     "cond": FLAG,
+    "camera_condition": FLAG,
     "resume": PATH,
     "resume_run": PATH,
     "diffaugment": Rule(str, optional=True),

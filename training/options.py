@@ -270,6 +270,8 @@ def _description(options: Mapping[str, Any], dataset: PairDataset) -> str:
         parts.append(options["aug"])
     if options["cond"]:
         parts.append("cond")
+    if options["camera_condition"]:
+        parts.append("camera")
     if options["mirror"]:
         parts.append("mirror")
     if options["resume"] is not None:

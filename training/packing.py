@@ -1,9 +1,10 @@
 """Packing a folder of frames: into one zip that is not compressed, or into tar files in the form of webdataset.
 
 In a tar file (a shard), a clip of `nframes` frames is one sample: members that share their name up to the first dot,
-`<clip>.000.png … <clip>.015.png` and `<clip>.json` with the video it is from, the number of its first frame, and the
-label. Clips are put into the shards in a seeded random order, so that reading a shard from its beginning to its end
-gives a mixture already. `index.json` says how many samples each shard has, as the tools of webdataset write it.
+`<clip>.000.png … <clip>.015.png` and `<clip>.json` with the video it is from, the number of its first frame, and its
+label and camera if they are known. Clips are put into the shards in a seeded random order, so that reading a shard from
+its beginning to its end gives a mixture already. `index.json` says how many samples each shard has, as the tools of
+webdataset write it.
 
 Both come out the same, byte for byte, from the same frames.
 """
@@ -20,7 +21,7 @@ import numpy as np
 from tqdm import tqdm
 
 from training.frame_store import FrameStore
-from training.labels import read_labels
+from training.labels import has_entries, read_cameras, read_labels
 from training.manifest import MANIFEST
 from training.names import natural_key
 from training.unfinished import write_json
@@ -49,14 +50,16 @@ def pack_zip(folder: str, file: str) -> str:
 def pack_shards(folder: str, out: str, *, manifest: dict[str, Any], clips_per_shard: int) -> str:
     """Write the clips of a folder of frames into `out`/shard-000000.tar, …, with manifest and index; returns `out`.
 
-    Adds `num_clips` and `c_dim` (length of a label, 0 without labels) to the manifest.
+    Adds `num_clips`, `c_dim` (length of a label, 0 without labels) and `cameras` (whether they are known) to the
+    manifest.
     """
     shutil.rmtree(out, ignore_errors=True)
     os.makedirs(out)
     store, nframes = FrameStore(folder), manifest["nframes"]
     labels, c_dim = None, 0
-    if store.read_bytes("dataset.json") is not None:
+    if has_entries(store, "labels"):
         labels, c_dim = read_labels(store, store.videos)
+    cameras = read_cameras(store, store.videos) if has_entries(store, "cameras") else None
     clips = [(number, k * nframes) for number, v in enumerate(store.videos) for k in range(len(v) // nframes)]
     order = np.argsort(np.random.Generator(np.random.Philox(key=len(clips))).random(len(clips)), kind="stable")
     counts = []
@@ -67,24 +70,25 @@ def pack_shards(folder: str, out: str, *, manifest: dict[str, Any], clips_per_sh
             with tarfile.open(os.path.join(out, name), "w", format=tarfile.USTAR_FORMAT) as archive:
                 for position, clip in enumerate(chosen.tolist(), start=start):
                     number, first = clips[clip]
-                    label = None if labels is None else labels[number].tolist()
-                    _write_clip(archive, f"{position:09d}", store, number, range(first, first + nframes), label)
+                    known = {"label": labels, "camera": cameras}
+                    known = {key: values[number].tolist() for key, values in known.items() if values is not None}
+                    _write_clip(archive, f"{position:09d}", store, number, range(first, first + nframes), known)
                     bar.update()
             counts.append({"url": name, "nsamples": len(chosen)})
-    manifest.update(num_clips=len(clips), c_dim=c_dim)
+    manifest.update(num_clips=len(clips), c_dim=c_dim, cameras=cameras is not None)
     write_json(os.path.join(out, SHARD_INDEX), {"wids_version": 1, "shardlist": counts})
     write_json(os.path.join(out, MANIFEST), manifest)
     return out
 
 
-def _write_clip(archive: tarfile.TarFile, key: str, store: FrameStore, number: int, frames: range, label: Any) -> None:
+def _write_clip(
+    archive: tarfile.TarFile, key: str, store: FrameStore, number: int, frames: range, known: dict[str, Any]
+) -> None:
     video = store.videos[number]
     for position, frame in enumerate(frames):
         suffix = os.path.splitext(store.frame_name(video, frame))[1]
         _add(archive, f"{key}.{position:03d}{suffix}", store.frame_bytes(video, frame))
-    about = {"video": video.path, "first": frames.start}
-    if label is not None:
-        about["label"] = label
+    about = {"video": video.path, "first": frames.start, **known}
     _add(archive, f"{key}.json", json.dumps(about, ensure_ascii=False).encode())
 
 

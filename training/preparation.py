@@ -107,15 +107,11 @@ def prepare(
                 "Use longer videos, or a smaller --nframes or --stride."
             )
         manifest = {"format": FRAMES_FORMAT, **settings, **_contents(among, records, skipped, nframes)}
-        labels = [
-            [f"videos/{name}", among.labels[item.path]]
-            for item in among.sources
-            if item.name in records and item.path in among.labels
-            for name, _ in records[item.name]["pieces"]
-        ]
         write_json(os.path.join(growing.data, MANIFEST), manifest)
-        if labels:
-            write_json(os.path.join(growing.data, "dataset.json"), {"labels": labels})
+        entries = {kind: _carried(by_path, among, records) for kind, by_path in among.entries.items()}
+        entries = {kind: listed for kind, listed in entries.items() if listed}
+        if entries:
+            write_json(os.path.join(growing.data, "dataset.json"), entries)
         ready = growing.data
         if shape == "zip":
             ready = pack_zip(growing.data, os.path.join(growing.folder, "packed.zip"))
@@ -154,6 +150,16 @@ def _convert(
             records[source.name] = record
             bar.set_description(f"{len(records)} of {videos} videos")
     return records, skipped
+
+
+def _carried(by_path: dict[str, Any], among: SourceSet, records: dict[str, dict[str, Any]]) -> list[list[Any]]:
+    """Entries of the source's videos, for the pieces that became of them."""
+    return [
+        [f"videos/{name}", by_path[item.path]]
+        for item in among.sources
+        if item.name in records and item.path in by_path
+        for name, _ in records[item.name]["pieces"]
+    ]
 
 
 def _contents(

@@ -37,7 +37,7 @@ DEAD_WORKER = re.compile(r"DataLoader worker.* (exited unexpectedly|killed by si
 
 
 class PairBatch(NamedTuple):
-    """A batch of items: frames uint8 [B, 2, 3, H, W]; dt float32 [B]; c float32 [B, c_dim]."""
+    """A batch of items: frames uint8 [B, 2, 3, H, W]; dt float32 [B]; c float32 [B, item_c_dim]."""
 
     frames: torch.Tensor
     dt: torch.Tensor
@@ -220,7 +220,7 @@ class _Replacing(torch.utils.data.Dataset):
     def __getitems__(self, keys: list[tuple[int, int]]) -> tuple[PairBatch | None, list[str]]:
         data, problems = self.dataset, []
         frames = np.empty([len(keys), 2, 3, data.resolution, data.resolution], dtype=np.uint8)
-        dt, c = np.empty(len(keys), dtype=np.float32), np.empty([len(keys), data.c_dim], dtype=np.float32)
+        dt, c = np.empty(len(keys), dtype=np.float32), np.empty([len(keys), data.item_c_dim], dtype=np.float32)
         for place, key in enumerate(keys):
             for tried in self._candidates(key):
                 try:

@@ -24,7 +24,7 @@ import torch
 
 from dnnlib import UserError
 from training.frame_store import decode_image, fit_square
-from training.labels import MAX_CLASSES, label_vector
+from training.labels import MAX_CLASSES, angles_vector, label_vector, mirrored
 from training.manifest import remaining_stride
 from training.shard_files import Sample, open_shards, read_samples
 from training.video_pairs import KEY_PAIRS, VideoPair, draw_pair, pair_distance, random_block
@@ -48,6 +48,7 @@ class ShardPairDataset:
         name: Of the folder, or the file.
         resolution, nframes, frame_stride, mirror: As given.
         c_dim: Length of a label, 0 without labels.
+        item_c_dim: Length of an item's c: the label and, if they are used, the camera's angles.
         num_clips: Clips in use.
         num_shards: Tar files.
         num_short_videos: 0; for the likeness to VideoPairDataset.
@@ -64,13 +65,15 @@ class ShardPairDataset:
         frame_stride: int = 1,  # as VideoPairDataset's
         mirror: bool = False,  # flip every clip left to right in one of two epochs
         use_labels: bool = False,
+        use_cameras: bool = False,  # give the angles of a clip's camera behind its label
         seed: int = 0,
         buffer: int = BUFFER,
     ):
         """Find the shards and look at the first clip.
 
         Raises:
-            UserError: Shards are missing or empty, or their clips are too short; or labels are wanted and not known.
+            UserError: Shards are missing or empty, or their clips are too short; or labels or cameras are wanted and
+                not known.
         """
         for key, value in dict(resolution=resolution, nframes=nframes, frame_stride=frame_stride).items():
             if value < 1:
@@ -93,6 +96,13 @@ class ShardPairDataset:
             self.c_dim = (self._shards.manifest or {}).get("c_dim", 0)
             if type(self.c_dim) is not int or not 0 < self.c_dim <= MAX_CLASSES:
                 raise UserError(f"Labels are wanted but the manifest.json beside '{self._path}' tells of none.")
+        self._use_cameras = use_cameras
+        if use_cameras and not (self._shards.manifest or {}).get("cameras"):
+            raise UserError(
+                f"Cameras are wanted but the manifest.json beside '{self._path}' tells of none; train without "
+                "camera_condition."
+            )
+        self.item_c_dim = self.c_dim + (2 if use_cameras else 0)
         self._check_length(next(read_samples(self._shards.urls[0]), None))
 
     def describe(self) -> dict[str, Any]:
@@ -115,7 +125,7 @@ class ShardPairDataset:
 
     def example_labels(self, count: int, *, seed: int) -> torch.Tensor:
         """The labels of the same clips: float32 [count, c_dim]."""
-        return torch.stack([item.c for item in self._examples(count)])
+        return torch.stack([item.c[: self.c_dim] for item in self._examples(count)])
 
     def _examples(self, count: int) -> list[VideoPair]:
         """The same ones again if there are not enough."""
@@ -217,9 +227,9 @@ class ShardPairDataset:
             coin = random_block(self._seed, KEY_FLIPS, index=clip).random() < 0.5
             flip = coin != (epoch % 2 == 1)
         where = f"{sample.key} in {os.path.basename(self._shards.urls[shard])}"
-        return where, frames, pair_distance(f0, f1, self.nframes), flip, sample.about.get("label")
+        return where, frames, pair_distance(f0, f1, self.nframes), flip, sample.about
 
-    def _decode(self, where: str, images: list[tuple[str, bytes]], dt: float, flip: bool, label: Any) -> VideoPair:
+    def _decode(self, where: str, images: list[tuple[str, bytes]], dt: float, flip: bool, about: dict) -> VideoPair:
         frames = np.empty([2, 3, self.resolution, self.resolution], dtype=np.uint8)
         for out, (name, data) in zip(frames, images):
             try:
@@ -228,7 +238,11 @@ class ShardPairDataset:
                 raise
             except Exception as error:  # decoders raise whatever they like at damaged data
                 raise UserError(f"Cannot read the frame {name} of the clip {where} ({error}).") from error
-        return VideoPair(torch.from_numpy(frames), torch.tensor(np.float32(dt)), torch.from_numpy(self._label(label)))
+        c = self._label(about.get("label"))
+        if self._use_cameras:
+            angles = self._angles(about.get("camera"))
+            c = np.concatenate([c, mirrored(angles) if flip else angles])
+        return VideoPair(torch.from_numpy(frames), torch.tensor(np.float32(dt)), torch.from_numpy(c))
 
     def _label(self, label: Any) -> np.ndarray:
         if self.c_dim == 0:
@@ -240,6 +254,12 @@ class ShardPairDataset:
         if vector.shape != (self.c_dim,):
             raise UserError(f"A clip of '{self._path}' has no label of length {self.c_dim}: {label!r:.60}.")
         return vector
+
+    def _angles(self, camera: Any) -> np.ndarray:
+        angles = angles_vector(camera)
+        if angles is None:
+            raise UserError(f"A clip of '{self._path}' has no camera [yaw, pitch] in radians: {camera!r:.60}.")
+        return angles
 
     def _check_length(self, sample: Sample | None) -> None:
         there = 0 if sample is None else math.ceil(len(sample.images) / self._step)

@@ -10,6 +10,7 @@ from typing import Any
 
 from dnnlib import UserError
 from training.frame_store import FrameStore, Video
+from training.labels import KINDS
 
 __all__ = ["Source", "SourceSet", "find_sources", "printable"]
 
@@ -44,13 +45,13 @@ class SourceSet:
     Attributes:
         root: The video file itself, or the folder or zip that the paths are relative to.
         sources: In natural order.
-        labels: By path, where there is a dataset.json.
+        entries: What dataset.json says of the videos, if it is there: 'labels' and 'cameras', each by path.
         store: The frames; None for a single file.
     """
 
     root: str
     sources: list[Source]
-    labels: dict[str, Any]
+    entries: dict[str, dict[str, Any]]
     store: FrameStore | None
 
     def file_of(self, source: Source) -> str:
@@ -80,22 +81,25 @@ def find_sources(path: str) -> SourceSet:
     """Look what there is.
 
     Raises:
-        UserError: Nothing, or nothing that could be a video; or labels that cannot be read.
+        UserError: Nothing, or nothing that could be a video; or a dataset.json that cannot be read.
     """
     names: set[str] = set()
     if os.path.isfile(path) and not path.lower().endswith(".zip"):
         file = os.path.basename(path)
-        return SourceSet(root=path, sources=[Source(_unique(_stem(file), names), file)], labels={}, store=None)
+        return SourceSet(root=path, sources=[Source(_unique(_stem(file), names), file)], entries={}, store=None)
     store = FrameStore(path)
     if not store.movies:
         store.require_videos()
     sources = [Source(_unique(_stem(movie), names), movie) for movie in store.movies]
     sources += [Source(_unique(video.path, names), video.path, video) for video in store.videos]
     try:
-        labels = dict(json.loads(store.read_bytes("dataset.json") or b'{"labels": []}')["labels"])
+        content = json.loads(store.read_bytes("dataset.json") or b"{}")
+        entries = {kind: dict(content[kind]) for kind in KINDS if kind in content}
+        if content and not entries:
+            raise ValueError("neither labels nor cameras")
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(f"Cannot use the labels in '{path}/dataset.json' ({error}): repair or remove it.") from error
-    return SourceSet(root=path, sources=sources, labels=labels, store=store)
+    return SourceSet(root=path, sources=sources, entries=entries, store=store)
 
 
 def _stem(path: str) -> str:

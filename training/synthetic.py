@@ -2,6 +2,7 @@
 
     OUT/videos/00007/000003.png     a frame; the layout of every training set
     OUT/truth/00007.npz             what is known about the video: camera, codes, depth, opacity (see `Truth`)
+    OUT/dataset.json                the cameras' angles, for trainings with camera_condition (see training.labels)
     OUT/synthetic.json              what the set was made with
 
 Every video has its own content, motion and background and one camera from the prior of a model (conf/model), rendered
@@ -28,6 +29,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from dnnlib import UserError, atomic_write, run_cli
+from renderer.cameras import Cameras, camera_angles
 from renderer.video import image_grid, save_png
 from training.configuration import compose_options
 from training.synthetic_video import Recipe, render_video
@@ -92,6 +94,7 @@ def make_dataset(out: str | os.PathLike, recipe: Recipe, *, workers: int | None 
                 return
             _begin(unfinished, recipe)
             _write_videos(unfinished, recipe, workers or os.cpu_count() or 1)
+            _write_cameras(unfinished, recipe)
             _write_sheet(unfinished, recipe)
             os.sync()  # one flush for all the small files, before the name that promises they are complete
             os.rename(unfinished, out)
@@ -171,6 +174,16 @@ def _write_videos(folder: str, recipe: Recipe, workers: int) -> None:
                 ) from error
             finally:
                 pool.shutdown(cancel_futures=True)
+
+
+def _write_cameras(folder: str, recipe: Recipe) -> None:
+    cameras = []
+    for index in range(recipe.videos):
+        with np.load(os.path.join(folder, "truth", f"{index:05d}.npz")) as truth:
+            camera = Cameras(torch.from_numpy(truth["cam2world"])[None], torch.from_numpy(truth["fov"])[None])
+        cameras.append([f"videos/{index:05d}", camera_angles(camera)[0].tolist()])
+    with atomic_write(os.path.join(folder, "dataset.json"), "w") as file:
+        json.dump({"cameras": cameras}, file)
 
 
 def _write_sheet(folder: str, recipe: Recipe) -> None:

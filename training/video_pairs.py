@@ -19,7 +19,7 @@ KEY_SUBSET = 2
 
 
 class VideoPair(NamedTuple):
-    """One item: frames uint8 [2, 3, H, W]; dt float32 [], 0…1; c float32 [c_dim]."""
+    """One item: frames uint8 [2, 3, H, W]; dt float32 [], 0…1; c float32, the label and, if used, yaw and pitch."""
 
     frames: torch.Tensor
     dt: torch.Tensor

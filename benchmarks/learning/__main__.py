@@ -1,97 +1,40 @@
 """`python -m benchmarks.learning WORK`: train, measure, write docs/learning.md. See benchmarks/learning/__init__.py."""
 
-import concurrent.futures
-import json
-import math
-import multiprocessing
 import os
 from pathlib import Path
 
 import click
-import torch
-from tqdm import tqdm
 
-from benchmarks.learning.evaluation import Sizes, evaluate_snapshot, figures_of_scenes, real_features
+from benchmarks.learning.evaluation import Sizes
+from benchmarks.learning.measuring import make_reference, measure_all
 from benchmarks.learning.report import write_report
-from benchmarks.learning.runs import COMMON, ROOT, Run, plan_runs, run_folder, snapshots, train_all
-from dnnlib import atomic_write, run_cli
-from metrics.frechet import frechet_distance_of_features
-from renderer.cameras import CameraPrior
-from training.checkpoint import load_snapshot
+from benchmarks.learning.runs import COMMON, ROOT, plan_runs, train_all
+from dnnlib import run_cli
 from training.configuration import compose_options
-from training.dataset import VideoPairDataset
 from training.synthetic import make_dataset
 from training.synthetic_video import Recipe
-
-
-def make_reference(work: Path, options: dict, sizes: Sizes) -> dict:
-    """What snapshots are compared with: features of real clips, and the figures of the scenes themselves."""
-    path = work / "results" / "reference.pt"
-    if path.exists():
-        return torch.load(path, weights_only=True)
-    generator = options["model"]["generator"]
-    dataset = VideoPairDataset(path=work / "data", resolution=options["resolution"], nframes=sizes.frames)
-    features, differences = real_features(dataset, sizes)
-    figures, truth = figures_of_scenes(
-        CameraPrior(**generator["camera"]), options["resolution"], generator["rendering"]["resolution"], sizes
-    )
-    figures["frame_differences"] = differences
-    figures["rfvd_halves"] = frechet_distance_of_features(features[::2].numpy(), features[1::2].numpy())
-    reference = {"features": features, "figures": figures, "truth": truth}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path) as file:
-        torch.save(reference, file)
-    return reference
-
-
-def measure(work: Path, run: Run, snapshot: Path, shown: int, sizes: Sizes, thorough: bool) -> None:
-    """Measure the snapshot after so many videos unless that is done; one process."""
-    path = work / "results" / f"{run.name}-{shown:09d}.json"
-    if path.exists() and (not thorough or "motion_ratio" in json.loads(path.read_text(encoding="utf-8"))):
-        return
-    torch.set_num_threads(1)
-    reference = torch.load(work / "results" / "reference.pt", weights_only=True)
-    figures = evaluate_snapshot(snapshot, reference["features"], reference["truth"], sizes, thorough=thorough)
-    with atomic_write(path, "w") as file:
-        json.dump(_finite(figures), file, indent=1)
-
-
-def _finite(value):
-    """JSON has no NaN and no infinity: a ratio to nothing becomes null."""
-    if isinstance(value, dict):
-        return {name: _finite(entry) for name, entry in value.items()}
-    return value if math.isfinite(value) else None
-
-
-def measure_all(work: Path, runs: list[Run], sizes: Sizes, jobs: int) -> None:
-    """All snapshots of the main run, the last ones of the others; everything at the ends and at a quarter."""
-    todo = []
-    for run in runs:
-        folder = run_folder(work, run)
-        found = snapshots(folder) if folder is not None else []
-        chosen = found if run.name == "main" else found[-1:]
-        shown = [load_snapshot(path, average_only=True)["progress"]["cur_nimg"] for path in chosen]
-        # Where the ablations end, and at the end.
-        thorough = {min(shown, key=lambda n: abs(n - 250 * runs[0].kimg)), max(shown)} if shown else set()
-        todo += [(work, run, path, count, sizes, count in thorough) for path, count in zip(chosen, shown)]
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(jobs, mp_context=context) as pool:
-        tasks = [pool.submit(measure, *arguments) for arguments in todo]
-        for task in tqdm(concurrent.futures.as_completed(tasks), total=len(tasks), desc="measuring", unit="snapshot"):
-            task.result()
 
 
 @click.command()
 @click.argument("work", type=click.Path(path_type=Path))
 @click.option("--kimg", type=click.FloatRange(min=0.016), default=20, show_default=True, help="Length of the main run.")
+@click.option("--ablation-kimg", type=click.FloatRange(min=0.016), help="Of each ablation.  [default: a quarter]")
 @click.option("--jobs", type=click.IntRange(min=1), help="Trainings at a time.  [default: one per core, two at most]")
 @click.option("--videos", type=click.IntRange(min=16), default=512, show_default=True, help="Of the data set.")
 @click.option("--report", type=click.Path(path_type=Path), default=ROOT / "docs" / "learning.md", help="What to write.")
 @click.option("--measure-only", is_flag=True, help="Train nothing; measure and report what is there.")
-def main(work: Path, kimg: float, jobs: int | None, videos: int, report: Path, measure_only: bool) -> None:
+def main(
+    work: Path,
+    kimg: float,
+    ablation_kimg: float | None,
+    jobs: int | None,
+    videos: int,
+    report: Path,
+    measure_only: bool,
+) -> None:
     """Train the small model and its ablations on synthetic heads in WORK and report what they have learnt."""
     jobs = jobs or min(os.cpu_count() or 1, 2)
-    runs, options = plan_runs(kimg), compose_options(COMMON)
+    runs, options = plan_runs(kimg, ablation_kimg or kimg / 4), compose_options(COMMON)
     sizes = Sizes(clips=videos)
     camera = options["model"]["generator"]["camera"]
     recipe = Recipe(

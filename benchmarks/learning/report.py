@@ -58,17 +58,18 @@ def _results(work: Path, run: Run) -> list[dict]:
 def _opening(runs: list[Run], scenes: dict, main: list[dict], work: Path) -> str:
     folder = run_folder(work, runs[0])
     rows = [json.loads(line) for line in (folder / "stats.jsonl").read_text(encoding="utf-8").splitlines()]
+    minutes = next(row["time"] for row in rows if row["kimg"] >= main[-1]["kimg"]) / 60
     words = " ".join(word for word in COMMON if not word.startswith(("device", "workers", "previews")))
     return f"""# What the small model learns
 
 Written by `make learn` (`python -m benchmarks.learning`), with the figures of its own run; only the last section is
 written by hand. The data are 512 videos of 16 frames at 32×32 of drawn heads (`python -m training.synthetic`), whose
 geometry and motion are known; the same measures are applied to the scenes themselves for comparison. The main run
-showed the small model {main[-1]["kimg"]:g} thousand videos in {rows[-1]["time"] / 60:.0f} minutes on one CPU core, with
+showed the small model {round(main[-1]["kimg"], 1):g} thousand videos in {minutes:.0f} minutes on one CPU core, with
 
     {words}
 
-Ablations had a quarter of that each. All snapshots are the moving average of the generator."""
+Ablations were shown {runs[1].kimg:g} thousand each. All snapshots are the moving average of the generator."""
 
 
 def _targets(main: list[dict], scenes: dict) -> str:
@@ -198,8 +199,7 @@ What helps is written below.
 
 
 def _ablations(runs: list[Run], results: dict[str, list[dict]]) -> str:
-    quarter = runs[1].kimg
-    of_main = min(results["main"], key=lambda row: abs(row["kimg"] - quarter))
+    of_main = min(results["main"], key=lambda row: abs(row["kimg"] - runs[1].kimg))
     rows = [(runs[0].title, of_main)] + [(run.title, results[run.name][-1]) for run in runs[1:] if results[run.name]]
     lines = [
         "| | kimg | rfvd | motion | content | differences (1 / 15 apart) | surface | warp ratio | relief | parallax |",
@@ -221,7 +221,8 @@ def _ablations(runs: list[Run], results: dict[str, list[dict]]) -> str:
         lines.append("| " + " | ".join(cells) + " |")
     missing = [run.title for run in runs[1:] if not results[run.name]]
     more = f"\nNot trained yet: {', '.join(missing)}.\n" if missing else ""
-    return "## Ablations\n\nEach at a quarter of the budget.\n\n" + "\n".join(lines) + "\n" + more
+    opening = "## Ablations\n\nWhat all parts had reached after as many videos, and the study's other trainings.\n\n"
+    return opening + "\n".join(lines) + "\n" + more
 
 
 def _number(value: float | None, digits: int) -> str:

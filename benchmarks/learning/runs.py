@@ -26,6 +26,7 @@ COMMON = (
     "model=stylenerf_small",
     "spec=small",
     "diffaugment=translation",
+    "camera_condition=true",
     "previews.videos=0",
     "device=cpu",
     "workers=0",
@@ -45,15 +46,16 @@ class Run:
     words: tuple[str, ...] = ()
 
 
-def plan_runs(kimg: float) -> list[Run]:
-    """The main run and four ablations with a quarter of its budget each."""
-    quarter = kimg / 4
+def plan_runs(kimg: float, ablation_kimg: float) -> list[Run]:
+    """The main run and five ablations."""
+    short = ablation_kimg
     return [
         Run("main", "all parts", kimg),
-        Run("no_motion", "no motion network", quarter, ("model.generator.motion=null",)),
-        Run("no_background", "no background", quarter, ("model.generator.background=null",)),
-        Run("no_image_discriminator", "no image discriminator", quarter, ("model.discriminator.image=false",)),
-        Run("no_path_loss", "no NeRF-path loss", quarter, ("spec.path_weight=0",)),
+        Run("no_motion", "no motion network", short, ("model.generator.motion=null",)),
+        Run("no_background", "no background", short, ("model.generator.background=null",)),
+        Run("no_image_discriminator", "no image discriminator", short, ("model.discriminator.image=false",)),
+        Run("no_path_loss", "no NeRF-path loss", short, ("spec.path_weight=0",)),
+        Run("no_cameras", "cameras not told to the discriminators", short, ("camera_condition=false",)),
     ]
 
 
@@ -91,7 +93,7 @@ def _train(work: Path, run: Run, data: Path, interval: int) -> None:
     outdir = work / "runs" / run.name
     outdir.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, str(ROOT / "run_train.py"), f"outdir={outdir}", f"data={data}", *COMMON, *run.words]
-    command += [f"kimg={run.kimg:g}", f"spec.kimg_per_tick={TICK_KIMG}", f"snap={interval}", f"imgsnap={interval}"]
+    command += [f"kimg={run.kimg:g}", f"spec.kimg_per_tick={TICK_KIMG}", f"snap={interval}", "imgsnap=2"]
     if folder is not None:
         command.append(f"resume_run={folder}")
     with open(outdir / "output.txt", "a", encoding="utf-8") as output:

@@ -3,6 +3,7 @@
 import functools
 import json
 import math
+import sys
 
 import pytest
 from click.testing import CliRunner
@@ -13,8 +14,9 @@ from benchmarks.learning import runs
 from dnnlib import UserError
 from tests.training.tiny import WORDS
 
-TINY = tuple(
-    word for word in WORDS if not word.startswith(("kimg=", "spec.kimg_per_tick=", "nframes=", "previews.images"))
+TINY = (
+    *(w for w in WORDS if not w.startswith(("kimg=", "spec.kimg_per_tick=", "nframes=", "previews.images"))),
+    "camera_condition=true",
 )
 
 
@@ -28,7 +30,7 @@ def tiny(monkeypatch):
     monkeypatch.setattr(runs, "TICK_KIMG", 0.004)
     monkeypatch.setattr(runs, "SNAPSHOTS", 1)
     planned = study.plan_runs
-    monkeypatch.setattr(study, "plan_runs", lambda kimg: [planned(kimg)[0], planned(kimg)[1]])
+    monkeypatch.setattr(study, "plan_runs", lambda *kimg: planned(*kimg)[:2])
 
 
 def stamps(folder) -> dict:
@@ -85,7 +87,12 @@ def test_a_training_that_fails_is_named(tiny, tmp_path, monkeypatch):
     assert "spec.mb=3" in (tmp_path / "work" / "runs" / "main" / "output.txt").read_text()
 
 
-def test_ablations_have_a_quarter_of_the_budget():
-    main, *others = runs.plan_runs(20)
-    assert main.kimg == 20 and len(others) == 4 and {run.kimg for run in others} == {5}
-    assert len({run.name for run in others}) == 4 and all(run.words for run in others)
+@pytest.mark.parametrize("words, expected", [([], 5), (["--ablation-kimg", "3"], 3)])
+def test_ablations_have_a_quarter_of_the_budget_unless_told(words, expected, tiny, tmp_path, monkeypatch):
+    planned = {}
+    monkeypatch.setattr(study, "plan_runs", lambda *kimg: planned.setdefault("runs", runs.plan_runs(*kimg)))
+    monkeypatch.setattr(study, "train_all", lambda *_, **__: sys.exit(0))
+    run(tmp_path / "work", tmp_path / "page.md", "--kimg", "20", *words)
+    main, *others = planned["runs"]
+    assert main.kimg == 20 and len(others) == 5 and {run.kimg for run in others} == {expected}
+    assert len({run.name for run in others}) == 5 and all(run.words for run in others)

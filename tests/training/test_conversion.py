@@ -297,7 +297,7 @@ def test_a_worker_that_dies_is_one_line(movies, tmp_path):
     with pytest.raises(UserError, match="worker process has ended unexpectedly"):
         for _ in conversion.convert_all(
             [Suicide(name, f"{name}.mp4") for name in "ab"],
-            among=conversion.SourceSet(root="", sources=[], labels={}, store=None),
+            among=conversion.SourceSet(root="", sources=[], entries={}, store=None),
             recipe=None,
             folder=str(tmp_path),
             workers=2,

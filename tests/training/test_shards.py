@@ -281,7 +281,16 @@ def test_foreign_shards_are_counted_once(shards, tmp_path, monkeypatch, cache):
 
 
 def test_options_choose_the_kind_of_dataset(shards, frames):
-    options = dict(data=str(shards), resolution=4, nframes=4, frame_stride=1, mirror=False, cond=False, seed=0)
+    options = dict(
+        data=str(shards),
+        resolution=4,
+        nframes=4,
+        frame_stride=1,
+        mirror=False,
+        cond=False,
+        camera_condition=False,
+        seed=0,
+    )
     assert isinstance(build_dataset({**options, "subset": None}), ShardPairDataset)
     assert isinstance(build_dataset({**options, "subset": 3, "data": str(frames)}), VideoPairDataset)
     with pytest.raises(UserError, match="subset= does not go with tar files"):

@@ -1,0 +1,245 @@
+"""Discriminators that are told the camera: the label, where it comes from, and what each of them is given."""
+
+import itertools
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from dnnlib import UserError
+from renderer.cameras import CameraPrior, camera_angles
+from tests.goldens.checks import assert_near
+from tests.goldens.networks import build_generator, small_discriminators
+from tests.goldens.small_losses import PHASES, SPEC, Recorder, gradients, real_batch
+from tests.tape import Tape
+from tests.training.tiny import make_loop, make_plan, write_frames
+from torch_utils.random_stream import RandomStream
+from training.camera_labels import CAMERA_LABEL, camera_label
+from training.checkpoint import load_generator
+from training.data import build_dataset
+from training.dataset import VideoPairDataset
+from training.dataset_check import check_dataset
+from training.frame_store import FrameStore
+from training.labels import read_cameras
+from training.losses import GanLoss
+from training.preparation import prepare
+
+PRIOR = CameraPrior(yaw=(-0.2, 0.6), pitch=(1.5, 1.7))
+CAMERAS = [[0.1 * video - 0.2, 1.5 + 0.05 * video] for video in range(5)]
+
+
+def with_cameras(root, cameras=CAMERAS, **more):
+    write_frames(root)
+    entries = [[f"split/video_{video}", camera] for video, camera in enumerate(cameras)]
+    (root / "dataset.json").write_text(json.dumps({"cameras": entries, **more}))
+    return root
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The label
+
+
+def test_a_label_is_one_and_the_angles_in_half_ranges():
+    angles = torch.tensor([[0.2, 1.6], [0.6, 1.5], [-0.6, 1.8]])
+    assert_near(camera_label(angles, PRIOR), torch.tensor([[1.0, 0, 0], [1, 1, -1], [1, -2, 2]]), absolute=1e-5)
+
+
+def test_whole_turns_and_fixed_angles():
+    angles = torch.tensor([[0.3, 1.6]])
+    turned = angles + torch.tensor([2 * math.pi, 0])
+    assert_near(camera_label(turned, PRIOR), camera_label(angles, PRIOR), absolute=1e-5)
+    fixed = CameraPrior(yaw=(-0.5, 0.5), pitch=(1.5, 1.5))
+    assert_near(camera_label(angles, fixed), torch.tensor([[1.0, 0.6, 0.1]]), absolute=1e-5)
+
+
+def test_labels_of_drawn_cameras_have_the_spread_of_the_prior():
+    cameras = PRIOR.sample(20000, RandomStream(0))
+    label = camera_label(camera_angles(cameras), PRIOR)[:, 1:]
+    assert_near(label.mean(dim=0), torch.zeros(2), absolute=0.04)
+    assert_near(label.std(dim=0), torch.ones(2), absolute=0.04)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The data
+
+
+@pytest.mark.parametrize("labelled", [False, True])
+def test_items_carry_the_camera_behind_the_label(tmp_path, labelled):
+    labels = {"labels": [[f"split/video_{video}", video % 2] for video in range(5)]}
+    path = with_cameras(tmp_path / "data", **labels)
+    data = VideoPairDataset(path=path, resolution=8, nframes=4, use_labels=labelled, use_cameras=True, mirror=True)
+    one_hot = [[float(k == video % 2) for k in range(2)] if labelled else [] for video in range(5)]
+    assert data.c_dim == (2 if labelled else 0) and data.item_c_dim == data.c_dim + 2
+    for video, (yaw, pitch) in enumerate(CAMERAS):
+        plain, flipped = data[3, video].c.tolist(), data[3, video + 5].c.tolist()
+        assert plain == pytest.approx([*one_hot[video], yaw, pitch])
+        assert flipped == pytest.approx([*one_hot[video], -yaw, pitch]), "seen from the other side"
+        assert data.label(video).tolist() == one_hot[video], "the generator is not told"
+
+
+def test_mirrored_videos_are_seen_from_the_other_side():
+    """What the sign stands for: the mirror image of a camera's position has the opposite yaw."""
+    cameras = PRIOR.at_angles([0.3], [1.6])
+    flip = torch.diag(torch.tensor([1.0, -1, 1, 1]))
+    position = (flip @ cameras.cam2world[0])[:3, 3]
+    assert_near(position, PRIOR.at_angles([-0.3], [1.6]).cam2world[0, :3, 3], absolute=1e-6)
+
+
+@pytest.mark.parametrize(
+    "cameras, message",
+    [
+        ([[0, 1.5]] * 4, "no camera for 1 of 5 videos, e.g. 'split/video_4'"),
+        ([0.1] * 5, "The camera of 'split/video_0' in"),
+        ([[0, 1.5, 2.7]] * 5, "must be [yaw, pitch] in radians"),
+        ([[0, "1.5"]] * 5, "must be [yaw, pitch] in radians"),
+        ([[0, True]] * 5, "must be [yaw, pitch] in radians"),
+        ([[0, float("nan")]] * 5, "must be [yaw, pitch] in radians"),
+        ([[0, 120]] * 5, "must be [yaw, pitch] in radians"),
+    ],
+)
+def test_wrong_cameras(cameras, message, tmp_path):
+    with pytest.raises(UserError) as error:
+        VideoPairDataset(path=with_cameras(tmp_path, cameras), resolution=8, nframes=4, use_cameras=True)
+    assert message in str(error.value) and "dataset.json" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_no_cameras(tmp_path):
+    with pytest.raises(UserError, match="Cameras are wanted but there is no .*Or train without camera_condition"):
+        make_plan(tmp_path, "camera_condition=true")
+    (tmp_path / "data" / "dataset.json").write_text('{"labels": []}')
+    with pytest.raises(UserError, match="Cannot use .*'cameras'"):
+        make_plan(tmp_path, "camera_condition=true")
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The losses
+
+
+class Witness(torch.nn.Module):
+    """A discriminator that remembers the labels it is given."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network, self.seen = network, []
+
+    def forward(self, img, c):
+        self.seen.append(c)
+        return self.network(img, c)
+
+
+def told_loss(**arguments):
+    generator = build_generator(SPEC).train()
+    discriminators, _ = small_discriminators(SPEC.resolution, c_dim=CAMERA_LABEL, mbstd_group=2)
+    discriminators.video, discriminators.image = Witness(discriminators.video), Witness(discriminators.image)
+    return GanLoss(generator=generator, discriminator=discriminators, camera_condition=True, **arguments)
+
+
+def told_batch():
+    batch = real_batch()
+    batch.angles = torch.tensor([[0.1, 1.6], [-0.2, 1.5]])
+    return batch
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_every_discriminator_is_told_the_camera_of_what_it_sees(phase):
+    loss, batch, stream = told_loss(), told_batch(), Recorder(0)
+    prior = loss.generator.camera_prior
+    loss.accumulate(phase, batch=batch, gain=1.0, stream=stream)
+    real = camera_label(batch.angles, prior)
+    expected = {"Gmain": "f", "Greg": "", "Dmain": "fr", "Dreg": "r"}[phase]
+    fake = camera_label(camera_angles(prior.sample(2, Tape(stream.draws))), prior) if "f" in expected else None
+    expected = [fake if kind == "f" else real for kind in expected]
+    for network, repeats in ((loss.discriminator.video, 1), (loss.discriminator.image, 2)):
+        assert len(network.seen) == len(expected)
+        for seen, wanted in zip(network.seen, expected):
+            assert_near(seen, wanted.repeat_interleave(repeats, dim=0))
+    if phase[0] == "D":
+        trained = gradients(loss.discriminator)
+        assert any("mapping" in name and gradient.any() for name, gradient in trained.items())
+
+
+def test_scores_depend_on_the_camera():
+    loss, batch = told_loss(), told_batch()
+    frames, plane = batch.frames, torch.zeros(2, 1, SPEC.resolution, SPEC.resolution)
+    here, _ = loss._judge(frames, plane, loss._told(batch.c, batch.angles))
+    there, _ = loss._judge(frames, plane, loss._told(batch.c, batch.angles + 0.2))
+    assert (here - there).abs().min() > 1e-4
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# A training
+
+
+def test_real_cameras_arrive_at_the_loss(tmp_path):
+    with_cameras(tmp_path / "data")
+    loop = make_loop(tmp_path, "camera_condition=true", "mirror=true")
+    known = [tuple(np.float32([sign * yaw, pitch])) for yaw, pitch in CAMERAS for sign in (1, -1)]
+    for _ in range(3):
+        for part in loop._next_batch():
+            assert part.c.shape == (2, 0) and all(tuple(angles) in known for angles in part.angles.numpy())
+    assert loop.networks.generator.c_dim == 0
+    assert loop.networks.discriminator.video.c_dim == loop.networks.discriminator.image.c_dim == CAMERA_LABEL
+
+
+def test_a_run_is_saved_continued_and_loaded(tmp_path):
+    labels = {"labels": [[f"split/video_{video}", video % 2] for video in range(5)]}
+    with_cameras(tmp_path / "data", **labels)
+    words = ["camera_condition=true", "cond=true", "aug=ada", "p=0.3"]
+    whole = make_loop(tmp_path, *words)
+    for _ in range(4):
+        whole.iterate()
+    first = make_loop(tmp_path, *words)
+    first.iterate()
+    first.save_state()
+    first._saver.save_snapshot()
+    second = make_loop(tmp_path, *words, folder=first.folder)
+    for _ in range(3):
+        second.iterate()
+    for part in ("generator", "discriminator"):
+        states = [getattr(loop.networks, part).state_dict() for loop in (whole, second)]
+        assert all(torch.equal(x, states[1][name]) for name, x in states[0].items()), part
+    generator = load_generator(first.folder)
+    assert generator.c_dim == 2, "labels yes, cameras no"
+
+
+def test_it_cannot_change_in_the_middle_of_a_run(tmp_path):
+    with_cameras(tmp_path / "data")
+    options = make_plan(tmp_path, "camera_condition=true").options
+    folder = tmp_path / "runs" / "00000-tiny"
+    folder.mkdir(parents=True)
+    (folder / "training_options.yaml").write_text(yaml.safe_dump(options))
+    with pytest.raises(UserError, match="camera_condition is True in that run and cannot be changed to False"):
+        make_plan(tmp_path, "resume_run=0", "camera_condition=false")
+
+
+def test_shards_carry_cameras(tmp_path):
+    pytest.importorskip("webdataset")
+    path = with_cameras(tmp_path / "data")
+    prepare(source=str(path), out=str(tmp_path / "shards"), resolution=16, nframes=4, shape="shards", shard_clips=2)
+    options = make_plan(tmp_path, "camera_condition=true", f"data={tmp_path / 'shards'}").options
+    data = build_dataset(options)
+    found = {}
+    for item in itertools.islice(data.lane(0, lanes=1), 5):
+        yaw, pitch = item.c.tolist()
+        found[round(yaw, 4)] = pitch
+    assert found == pytest.approx({round(yaw, 4): pitch for yaw, pitch in CAMERAS})
+    plain = with_cameras(tmp_path / "plain")
+    (plain / "dataset.json").unlink()
+    prepare(source=str(plain), out=str(tmp_path / "none"), resolution=16, nframes=4, shape="shards")
+    with pytest.raises(UserError, match="tells of none; train without camera_condition"):
+        make_plan(tmp_path, "camera_condition=true", f"data={tmp_path / 'none'}")
+
+
+def test_the_dataset_tool_and_its_check_keep_cameras(tmp_path):
+    path = with_cameras(tmp_path / "data")
+    prepare(source=str(path), out=str(tmp_path / "set.zip"), resolution=8, nframes=4, shape="zip")
+    store = FrameStore(tmp_path / "set.zip")
+    assert read_cameras(store, store.videos).tolist() == np.float32(CAMERAS).tolist()
+    report = check_dataset(str(tmp_path / "set.zip"))
+    assert report.problems == [] and "a camera for every video" in report.notes
+    write_frames(tmp_path / "bad", videos=1)
+    (tmp_path / "bad" / "dataset.json").write_text('{"cameras": [["split/video_0", [40, 90, 0]]]}')
+    assert "must be [yaw, pitch]" in "\n".join(check_dataset(str(tmp_path / "bad"), nframes=4).problems)
