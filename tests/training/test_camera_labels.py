@@ -164,8 +164,8 @@ def test_every_discriminator_is_told_the_camera_of_what_it_sees(phase):
 def test_scores_depend_on_the_camera():
     loss, batch = told_loss(), told_batch()
     frames, plane = batch.frames, torch.zeros(2, 1, SPEC.resolution, SPEC.resolution)
-    here, _ = loss._judge(frames, plane, loss._told(batch.c, batch.angles))
-    there, _ = loss._judge(frames, plane, loss._told(batch.c, batch.angles + 0.2))
+    here = loss._judge_videos(frames, plane, loss._told(batch.c, batch.angles))
+    there = loss._judge_videos(frames, plane, loss._told(batch.c, batch.angles + 0.2))
     assert (here - there).abs().min() > 1e-4
 
 
