@@ -23,7 +23,7 @@ from benchmarks.library_routes import time_products
 from benchmarks.processes import in_fresh_process, peak_memory
 from benchmarks.tables import cell, markdown
 from dnnlib import atomic_write, run_cli
-from torch_utils.host_memory import keep_freed_memory
+from torch_utils.host_memory import keep_freed_memory, return_freed_memory
 from training.configuration import compose_options
 
 __all__ = ["compose", "measure", "show"]
@@ -35,7 +35,10 @@ SAMPLES = 3  # of the calibration between two phases
 def measure_phase(options: Mapping[str, Any], name: str, videos: int, rounds: int, threads: int) -> dict[str, float]:
     """Seconds, CPU seconds and peak memory of a phase; to be called in a fresh process."""
     torch.set_num_threads(threads)
-    keep_freed_memory()
+    if options["recompute"]:  # as training does
+        return_freed_memory()
+    else:
+        keep_freed_memory()
     function, _ = work.training(options, videos=videos)[name]
     times = time_rounds({name: function}, rounds=rounds)[name]
     return {"seconds": times.wall, "cpu_seconds": times.cpu, "memory": peak_memory()}

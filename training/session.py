@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from torch_utils import distributed
-from torch_utils.host_memory import keep_freed_memory
+from torch_utils.host_memory import keep_freed_memory, return_freed_memory
 from torch_utils.out_of_memory import explain_out_of_memory
 from torch_utils.random_stream import RandomStream
 from torch_utils.statistics import Statistics
@@ -179,7 +179,10 @@ def stream_seed(*key: int) -> int:
 
 def _prepare_device(options: Mapping[str, Any], device_type: str) -> torch.device:
     if device_type == "cpu":
-        keep_freed_memory()
+        if options["recompute"]:
+            return_freed_memory()  # there, memory is what counts
+        else:
+            keep_freed_memory()
         return torch.device("cpu")
     device = torch.device("cuda", distributed.local_rank())
     torch.cuda.set_device(device)

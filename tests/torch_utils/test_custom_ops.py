@@ -147,12 +147,15 @@ def test_many_processes_build_once(sources):
     assert Path(outcomes[0][1]).is_file()
 
 
+def find_compiler():
+    return shutil.which("g++") or shutil.which("c++")
+
+
 def slow_compiler(folder, marker):
     """A compiler that says when it starts to compile, and then takes its time."""
     script = folder / "slow-g++"
-    real = shutil.which("g++") or shutil.which("c++")
     wait = f"[ -e {marker}.fast ] || {{ echo $$ > {marker}; sleep 20; }}"
-    script.write_text(f'#!/bin/sh\ncase "$*" in *-c*) {wait};; esac\nexec {real} "$@"\n')
+    script.write_text(f'#!/bin/sh\ncase "$*" in *-c*) {wait};; esac\nexec {find_compiler()} "$@"\n')
     script.chmod(0o755)
     return str(script)
 
@@ -193,9 +196,12 @@ def test_a_failing_build_names_the_first_error_and_the_log(sources, cache):
 
 
 @needs_compiler
-def test_those_who_waited_for_a_failing_build_do_not_repeat_it(sources):
+def test_those_who_waited_for_a_failing_build_do_not_repeat_it(sources, tmp_path):
     (sources / "toy.cu").write_text("nonsense")
-    outcomes = [builder.outcome() for builder in [Builder(sources) for _ in range(4)]]
+    compiler = tmp_path / "sleepy-g++"  # a compiler that fails at once would leave nobody time to wait
+    compiler.write_text(f'#!/bin/sh\ncase "$*" in *-c*) sleep 2;; esac\nexec {find_compiler()} "$@"\n')
+    compiler.chmod(0o755)
+    outcomes = [builder.outcome() for builder in [Builder(sources, CXX=str(compiler)) for _ in range(4)]]
     assert all(outcome.startswith("failed: toy.cu:1") for _, outcome in outcomes)
     assert sum(compiled for compiled, _ in outcomes) < 4
 

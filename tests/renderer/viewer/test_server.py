@@ -76,7 +76,12 @@ def test_the_command_says_where_and_ends_with_ctrl_c(tmp_path):
     write_snapshot(tmp_path / "a.pkl")
     command = [sys.executable, "-m", "renderer.viewer", "--network_pkl", str(tmp_path / "a.pkl")]
     process = subprocess.Popen(
-        [*command, "--port", "0", "--device", "cpu"], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        [*command, "--port", "0", "--device", "cpu"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        # A shell that runs the tests in the background lets its children ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     try:
         port = re.match(r"Open http://localhost:([0-9]+) ", process.stdout.readline())[1]
