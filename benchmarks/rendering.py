@@ -1,6 +1,6 @@
 """How fast videos are rendered: the README's command, its loop alone, single frames, start-up, peak memory.
 
-    python -m benchmarks.rendering [--precision float32|bfloat16] [--json FILE]
+    python -m benchmarks.rendering [--precision float32|bf16] [--json FILE]
 
 *Loop* is what comes after loading: codes to a finished video of 16 frames at 16 cameras, encoding included. *Limit* is
 the time of the products of its frames by the fastest library routes (benchmarks.library_routes), in the loop's
@@ -38,7 +38,7 @@ __all__ = ["MODELS", "measure", "show"]
 ROOT = Path(__file__).resolve().parent.parent
 FRAMES = 16
 PROGRAM = "rotation_camera_yaw"
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16}
 #: Models that the original was timed with: overrides, and the figure of one frame.
 MODELS = {
     "faceforensics 256²": (work.FULL, "frame 256"),
@@ -93,7 +93,11 @@ def _functions(options: Mapping[str, Any], precision: str) -> dict[str, Any]:
     sizes = {"z_dim": generator.z_dim, "motion_dim": generator.motion_dim, "background_dim": generator.background_dim}
     latents = seed_latents(0, 0, **sizes)
     cameras = camera_path(PROGRAM, generator.camera_prior, FRAMES)
-    codes = {"z_motion": latents.z_motion, "z_bg": latents.z_bg, "precision": precision}
+    codes = {
+        "z_motion": latents.z_motion,
+        "z_bg": latents.z_bg,
+        "precision": str(PRECISIONS[precision]).removeprefix("torch."),
+    }
 
     @torch.inference_mode()
     def loop() -> None:
@@ -124,7 +128,7 @@ def _processes(options: Mapping[str, Any], model: str, precision: str, rounds: i
         snapshot = save_snapshot(folder, **networks, augment=None, dataset={}, progress=progress)
         words = ["--outdir", folder, "--network_pkl", str(snapshot), "--seeds", "0", "--render_program", PROGRAM]
         if precision != "float32":
-            words += ["--precision", "bf16"]
+            words += ["--precision", precision]
         for name, frames in (("command", FRAMES), ("command for one frame", 1)):
             runs = [
                 run_process([*words, "--time_steps", str(frames), "--n_steps", str(frames)])

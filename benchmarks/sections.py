@@ -60,7 +60,7 @@ def summary(rows: Sequence[Row]) -> str:
 
 def rendering_section(settings: Settings) -> Report:
     """The README's command, its loop, single frames."""
-    precisions = ["float32", *(["bfloat16"] if has_native_rows(torch.device("cpu"), "bfloat16") else [])]
+    precisions = ["float32", *(["bf16"] if has_native_rows(torch.device("cpu"), "bfloat16") else [])]
     results = rendering.measure(precisions=precisions, rounds=settings.rounds, quick=settings.quick)
     rows = [
         Row(name, row["seconds"], row.get("multiple"), row.get("fraction_of_limit"), row.get("peak"))
