@@ -9,7 +9,7 @@ from torch_utils.random_stream import RandomStream
 from training.configuration import compose_options
 from training.option_rules import check_values
 from training.precision import HalfPrecision, bfloat16_on_cpu
-from training.upsampler import UpsamplerBlock
+from training.upsampler_layers import UpsamplerBlock
 
 
 def run(phase, *, bfloat16):

@@ -8,7 +8,8 @@ from tests.goldens.networks import golden_arrays
 from torch_utils.ops.dense import has_native_rows
 from training.published_names import map_generator_name
 from training.recompute import Measured
-from training.upsampler import MagnitudeEMA, Upsampler, UpsamplerLayer
+from training.upsampler import Upsampler
+from training.upsampler_layers import MagnitudeEMA, UpsamplerLayer
 
 GOLDENS = golden_arrays("units.npz")
 LAYERS = ["nn_cat_up2", "nn_cat_up1", "pixelshuffle_up2", "pixelshuffle_up1"]
