@@ -134,6 +134,8 @@ def test_the_mouse_turns_the_camera_within_the_trained_range(window, tmp_path):
     window.press("Record the camera")  # an empty path is begun
     window.drag(right=-200)
     assert window.shows(expected_picture(camera(yaw=0.8)))
+    window.page.get_by_text("yaw 0.80").first.wait_for()  # at rest: the mouse's camera is brought back to the limit
+    window.page.wait_for_timeout(700)
     window.page.get_by_label("Beyond the trained range").check()
     window.page.wait_for_timeout(700)  # a drag before the server knows of it would end at the limit again
     window.drag(right=-30)
