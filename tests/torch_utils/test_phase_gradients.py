@@ -17,7 +17,11 @@ def gradients(tmp_path, name, *words, processes):
     folder.mkdir()
     arguments = (str(tmp_path / "data"), str(folder), [*WORDS, *words])
     if processes == 1:
-        phase_gradients.record(*arguments)
+        threads = torch.get_num_threads()
+        try:
+            phase_gradients.record(*arguments)
+        finally:
+            torch.set_num_threads(threads)
     else:
         launching.launch(phase_gradients.record, args=arguments, processes=processes, device_type="cpu")
     return torch.load(folder / "gradients.pt")
