@@ -18,8 +18,10 @@ import torch
 from torch_utils import custom_ops
 from torch_utils.ops.bias_act import bias_act
 from torch_utils.ops.composite import ray_weights, weighted_sum
+from torch_utils.ops.conv3x3 import convolve
 from torch_utils.ops.point_linear import activation_gradient
 from torch_utils.ops.upfirdn2d import setup_filter, upfirdn2d
+from torch_utils.ops.weight_gradients import no_weight_gradients
 
 __all__ = ["Case", "Timing", "cases", "measure"]
 
@@ -124,6 +126,26 @@ def cases() -> list[Case]:
 
         found.append(Case("upfirdn2d", what, (shape,), resample, "nothing", dtype))
 
+    for stride, n, channels, outputs, size in (
+        (1, 1, 128, 128, 256),
+        (1, 1, 256, 256, 128),
+        (1, 2, 512, 512, 64),
+        (1, 4, 512, 512, 32),
+        (1, 8, 512, 512, 16),
+        (1, 8, 64, 64, 32),
+        (2, 1, 128, 256, 257),
+        (2, 1, 256, 512, 129),
+        (2, 2, 512, 512, 65),
+        (2, 4, 512, 512, 33),
+    ):
+
+        def convolution(impl, x, w, stride=stride):
+            return convolve(x, w, stride=stride, padding=(2 - stride, 2 - stride), impl=impl)
+
+        what = f"3×3 layer → {outputs}" + (", ÷2" if stride == 2 else "")
+        shapes = ((n, channels, size, size), (outputs, channels, 3, 3))
+        found.append(Case("winograd", what, shapes, convolution, "inputs"))
+
     def weigh(impl, density, deltas):
         return ray_weights(density, deltas, last_opaque=False, impl=impl)
 
@@ -153,7 +175,8 @@ def measure(case: Case) -> Iterator[Timing]:
     """One row for each kind of use: without gradients, with them, and as R1 differentiates the gradients again."""
     generator = torch.Generator().manual_seed(0)
     inputs = [torch.rand(shape, generator=generator).to(case.dtype) for shape in case.inputs]
-    inputs = [x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x for x in inputs]
+    if inputs[0].ndim == 4:
+        inputs[0] = inputs[0].contiguous(memory_format=torch.channels_last)
     with torch.no_grad():
         result = _first(case.call("ref", *inputs))
     sizes = [x.numel() * x.element_size() for x in (*inputs, result)]
@@ -193,8 +216,9 @@ def _run(case: Case, passes: str, impl: str, inputs: list[torch.Tensor], result:
     ddx = torch.ones_like(inputs[0])
 
     def penalty():
-        (dx,) = torch.autograd.grad(_first(case.call(impl, *leaves)), leaves[:1], dy, create_graph=True)
-        return torch.autograd.grad(dx, dy, ddx)
+        with no_weight_gradients():
+            (dx,) = torch.autograd.grad(_first(case.call(impl, *leaves)), leaves[:1], dy, create_graph=True)
+        return torch.autograd.grad(dx, [dy, *leaves[1:]], ddx, allow_unused=True)
 
     return penalty
 

@@ -14,7 +14,7 @@ import torch
 from torch.nn.functional import softplus
 
 from renderer.cameras import Cameras, camera_angles
-from torch_utils.ops.conv3x3 import no_weight_gradients
+from torch_utils.ops.weight_gradients import no_weight_gradients
 from training.camera_labels import camera_label
 from training.diffaugment import diffaugment
 from training.discriminator import TimeAwareDiscriminators, time_plane

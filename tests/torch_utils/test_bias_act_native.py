@@ -10,6 +10,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from tests.torch_utils.native import needs_compiler
 from torch_utils.ops import bias_act_native, point_linear
 from torch_utils.ops.bias_act import ACTIVATIONS, bias_act, bias_act_ref
+from torch_utils.ops.weight_gradients import no_weight_gradients
 
 pytestmark = needs_compiler
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-6, torch.float16: 4e-3, torch.bfloat16: 3e-2}
@@ -134,6 +135,21 @@ def test_second_derivatives_equal_the_reference(act):
         torch.testing.assert_close(native, reference)
 
 
+@pytest.mark.parametrize("act", ["lrelu", "swish"])
+def test_the_gradient_of_the_bias_can_be_left_out_of_first_derivatives(act):
+    x, b = draw(3, 5, 4, 4).requires_grad_(), draw(5, seed=1).requires_grad_()
+    with no_weight_gradients():
+        y = bias_act(x, b, act=act, impl="cpu")
+        (alone,) = torch.autograd.grad(y.sum(), x, create_graph=True)
+    expected, _ = torch.autograd.grad(bias_act(x, b, act=act, impl="cpu").sum(), (x, b), create_graph=True)
+    assert torch.equal(alone, expected)
+    if act == "swish":  # higher derivatives are complete
+        (db,) = torch.autograd.grad(alone.square().sum(), b)
+        torch.testing.assert_close(db, torch.autograd.grad(expected.square().sum(), b)[0])
+    with no_weight_gradients(), pytest.raises(RuntimeError, match="not have been used|not to have been used"):
+        torch.autograd.grad(bias_act(x, b, act=act, impl="cpu").sum(), b)
+
+
 def test_third_derivatives_of_smooth_activations_are_refused_by_name():
     x = draw(4, 3).requires_grad_()
     y = bias_act(x, act="tanh", impl="cpu")
@@ -192,7 +208,7 @@ def test_auto_takes_the_native_operator_for_large_tensors(monkeypatch):
     bias_act(large, act="lrelu", clamp=256)
     bias_act(large, act="lrelu")
     bias_act(large, act="tanh", clamp=256)
-    bias_act(large[:4], act="lrelu", clamp=256)
+    bias_act(large[:15], act="lrelu", clamp=256)
     bias_act(large.double(), act="lrelu", clamp=256)
     with torch.no_grad():
         bias_act(large, act="lrelu", clamp=256)

@@ -1,5 +1,7 @@
 """3x3 convolutions on the CPU: Winograd products against the definition in double precision, in all derivatives."""
 
+import concurrent.futures
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,8 +9,9 @@ import torch.nn.functional as F
 from tests.torch_utils.native import needs_compiler
 from torch_utils import custom_ops
 from torch_utils.ops import conv3x3
-from torch_utils.ops.conv3x3 import convolve, filtered_convolve, no_weight_gradients
+from torch_utils.ops.conv3x3 import convolve, filtered_convolve
 from torch_utils.ops.upfirdn2d import upfirdn2d
+from torch_utils.ops.weight_gradients import no_weight_gradients
 
 pytestmark = needs_compiler
 
@@ -180,3 +183,51 @@ def test_nan_and_infinity_are_not_lost():
     x[0, 3, 9, 9] = torch.nan
     y = convolve(x, w, padding=(1, 1))
     assert y[0, :, 8:11, 8:11].isnan().all()
+
+
+def test_implementations_by_name(monkeypatch):
+    """'cpu' also where 'auto' would not, 'ref' never; what the native operator cannot do is said."""
+    x, w, _ = make((1, 32, 32, 8, 8), 1)
+    expected = F.conv2d(x, w, padding=1)
+    asked, require = [], custom_ops.require
+    monkeypatch.setattr(custom_ops, "require", lambda *key: asked.append(key) or require(*key))
+    torch.testing.assert_close(convolve(x, w, padding=(1, 1), impl="cpu"), expected, rtol=1e-5, atol=1e-4)
+    assert asked == [("winograd", "cpu")]
+    large, w, _ = make((1, 32, 32, 64, 64), 1)
+    monkeypatch.setattr(custom_ops, "load", lambda *_: pytest.fail("the native operator was asked for"))
+    assert torch.equal(convolve(large, w, padding=(1, 1), impl="ref"), F.conv2d(large, w, padding=1))
+    with pytest.raises(RuntimeError, match=r"multiples of 32 channels.*; not torch.float64 \[1, 32, 64, 64\] on cpu"):
+        convolve(large.double(), w.double(), padding=(1, 1), impl="cpu")
+    with pytest.raises(ValueError, match="unknown implementation 'cuda'; choose one of auto, ref, cpu"):
+        convolve(large, w, padding=(1, 1), impl="cuda")
+
+
+def test_weights_of_any_layout():
+    x, w, cotangent = make((1, 32, 64, 32, 32), 1)
+    x.requires_grad_()
+    expected = torch.autograd.grad(convolve(x, w, padding=(1, 1)), x, cotangent)[0]
+    strided = torch.stack([w, w], dim=-1)[..., 0]
+    for other in (w.contiguous(memory_format=torch.channels_last), strided):
+        y = convolve(x, other, padding=(1, 1))
+        assert torch.equal(torch.autograd.grad(y, x, cotangent)[0], expected)
+
+
+def test_layers_of_different_sizes_in_turns():
+    """They share scratch memory."""
+    results = {}
+    for shape, stride in [*SHAPES, *SHAPES[::-1]]:
+        x, w, cotangent = (t.requires_grad_() for t in make(shape, stride))
+        y = convolve(x, w, **options(stride))
+        grads = torch.autograd.grad(y, (x, w), cotangent)
+        for one, other in zip((y, *grads), results.setdefault((shape, stride), (y, *grads)), strict=True):
+            assert torch.equal(one, other)
+
+
+def test_two_callers_at_once():
+    """Every calling thread has scratch memory of its own."""
+    cases = [make(shape, stride, seed)[:2] for seed in range(4) for shape, stride in SHAPES[:2]]
+    expected = [convolve(x, w, padding=(1, 1), impl="cpu") for x, w in cases]
+    with concurrent.futures.ThreadPoolExecutor(4) as threads:
+        for _ in range(5):
+            results = threads.map(lambda case: convolve(*case, padding=(1, 1), impl="cpu"), cases)
+            assert all(torch.equal(one, other) for one, other in zip(results, expected, strict=True))

@@ -22,12 +22,11 @@ __all__ = ["ACTIVATIONS", "IMPLEMENTATIONS", "Activation", "bias_act", "bias_act
 
 IMPLEMENTATIONS = ("auto", "ref", "cpu", "cuda")
 #: What 'auto' gives to the native operator on the CPU: piecewise linear activations with a clamp, of so many elements
-#: that fewer passes over memory outweigh calls from Python. In float32 where gradients are recorded, 1.4 to 2.1 times
-#: as fast there, and up to 3 while other programs use the memory (docs/operators.md); without gradients the reference
-#: works in place, and without a clamp the native operator gains less: neither is worth another code path. In bfloat16
-#: with and without gradients, 2 to 3 times as fast but for the largest images.
+#: that fewer passes over memory outweigh calls from Python. In float32 where gradients are recorded, 2.2 to 3.4 times
+#: as fast there (docs/operators.md); without gradients the reference works in place, and without a clamp the native
+#: operator gains less: neither is worth another code path. In bfloat16 with and without gradients, 2.4 to 3.3 times.
 NATIVE_ACTIVATIONS = ("linear", "relu", "lrelu")
-NATIVE_MIN_SIZE = 1 << 19
+NATIVE_MIN_SIZE = 1 << 18
 
 
 @dataclass(frozen=True)

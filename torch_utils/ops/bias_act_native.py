@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from torch_utils.ops.weight_gradients import weight_gradients_wanted
+
 __all__ = ["TYPES", "apply", "gradient_from_result"]
 
 TYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -84,7 +86,7 @@ class _BiasAct(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, dy):
-        with_bias_sum = ctx.has_bias and ctx.needs_input_grad[1]
+        with_bias_sum = ctx.has_bias and ctx.needs_input_grad[1] and weight_gradients_wanted()
         if ctx.options.tells_branch():
             x, b = ctx.saved_tensors[0].detach(), None
         else:

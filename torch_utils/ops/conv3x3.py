@@ -4,19 +4,19 @@ The three bilinear maps (images, weight) → results, (results, weight) → imag
 other's derivatives, so that derivatives of every order, R1's among them, take the fast route. In float32 with stride 1
 all three are Winograd products F(2x2, 3x3) (native/winograd.h): 16 multiplications where the definition has 36, with
 rounding errors below those of PyTorch's convolution, which adds up more terms. With stride 2 only the weight's gradient
-is native: PyTorch's ran at a sixth of the speed of its forward pass (channels_last, docs/performance.md).
+is native: PyTorch's takes up to six times as long as its forward pass (channels_last, docs/operators.md).
 """
-
-import contextlib
-from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
 
 from torch_utils import custom_ops
 from torch_utils.ops.upfirdn2d import filter_size, upfirdn2d
+from torch_utils.ops.weight_gradients import weight_gradients_wanted
 
-__all__ = ["convolve", "filtered_convolve", "no_weight_gradients"]
+__all__ = ["IMPLEMENTATIONS", "convolve", "filtered_convolve"]
+
+IMPLEMENTATIONS = ("auto", "ref", "cpu")
 
 #: Below so many pixels the weight's transform costs more than what is saved (CPU).
 MIN_PIXELS = 1024
@@ -25,10 +25,31 @@ CHANNELS = 32
 
 
 def convolve(
-    x: torch.Tensor, w: torch.Tensor, *, stride: int = 1, padding: tuple[int, int] = (0, 0), groups: int = 1
+    x: torch.Tensor,
+    w: torch.Tensor,
+    *,
+    stride: int = 1,
+    padding: tuple[int, int] = (0, 0),
+    groups: int = 1,
+    impl: str = "auto",
 ) -> torch.Tensor:
-    """`torch.nn.functional.conv2d` without dilation: images [N, C, H, W], weight [O, C / groups, h, w]."""
-    library = _library(x, w, stride, padding, groups)
+    """`torch.nn.functional.conv2d` without dilation.
+
+    Args:
+        x: Images [N, C, H, W].
+        w: Weight [O, C / groups, h, w].
+        padding: Zeros around, (above and below, left and right).
+        impl: 'ref' for PyTorch; 'cpu' for the native operator; 'auto' for the native operator where there is one and it
+            is faster.
+
+    Returns:
+        [N, O, H', W'], differentiable any number of times.
+
+    Raises:
+        ValueError: an unknown implementation.
+        RuntimeError: impl='cpu', but there is no native operator, or none for these tensors.
+    """
+    library = _library(x, w, stride, padding, groups, impl)
     if library is None:
         return F.conv2d(x, w, stride=stride, padding=padding, groups=groups)
     if _recorded(x, w):
@@ -37,15 +58,22 @@ def convolve(
 
 
 def filtered_convolve(
-    x: torch.Tensor, w: torch.Tensor, f: torch.Tensor, *, padding: tuple[int, int, int, int], stride: int, groups: int
+    x: torch.Tensor,
+    w: torch.Tensor,
+    f: torch.Tensor,
+    *,
+    padding: tuple[int, int, int, int],
+    stride: int,
+    groups: int,
+    impl: str = "auto",
 ) -> torch.Tensor:
     """`convolve` without padding, of images that were padded and filtered first (see `upfirdn2d`).
 
     Where it is native, filtered images are not kept for the backward pass but filtered again.
     """
-    library = _library(x, w, stride, (0, 0), groups)
+    library = _library(x, w, stride, (0, 0), groups, impl)
     if library is None or not _recorded(x, w):
-        return convolve(upfirdn2d(x, f, padding=padding), w, stride=stride, groups=groups)
+        return convolve(upfirdn2d(x, f, padding=padding), w, stride=stride, groups=groups, impl=impl)
     return _FilteredResults.apply(x, w, f, padding, stride, library)
 
 
@@ -53,38 +81,33 @@ def _recorded(*tensors):
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
-class _Wanted:
-    """What backward passes compute. A function of Python is not told which of its gradients are asked for."""
-
-    weight_gradients = True
-
-
-@contextlib.contextmanager
-def no_weight_gradients() -> Iterator[None]:
-    """Within, a backward pass leaves out the gradients of weights: for `torch.autograd.grad` of images alone.
-
-    Higher derivatives of its results are complete.
-    """
-    _Wanted.weight_gradients = False
-    try:
-        yield
-    finally:
-        _Wanted.weight_gradients = True
-
-
-def _library(x, w, stride, padding, groups):
+def _library(x, w, stride, padding, groups, impl):
     """The native operators, or None where they cannot be had or gain nothing."""
-    plain = x.device.type != "cpu" or x.dtype != torch.float32 or w.dtype != torch.float32 or groups != 1
-    if plain or w.shape[2:] != (3, 3) or w.shape[0] % CHANNELS or w.shape[1] % CHANNELS:
+    if impl not in IMPLEMENTATIONS:
+        raise ValueError(f"conv3x3: unknown implementation {impl!r}; choose one of {', '.join(IMPLEMENTATIONS)}")
+    if impl == "ref":
         return None
-    n, _, height, width = x.shape
-    if (stride, padding) == (1, (1, 1)):
-        fits = height % 2 == width % 2 == 0
-    else:
-        fits = stride == 2 and padding == (0, 0) and _recorded(x, w)  # else there is nothing to gain
-    if not fits or n * height * width < MIN_PIXELS or not x.is_contiguous(memory_format=torch.channels_last):
-        return None
-    return custom_ops.load("winograd", "cpu")
+    fits = _fits(x, w, stride, padding, groups)
+    if impl == "cpu":
+        if not fits:
+            raise RuntimeError(
+                "conv3x3: impl='cpu' takes float32 images on the CPU in channels_last and 3x3 weights without groups, "
+                f"both of multiples of {CHANNELS} channels: of even size with stride=1 and padding=1, of any with "
+                f"stride=2 and padding=0; not {x.dtype} {list(x.shape)} on {x.device}, weight {list(w.shape)}"
+            )
+        return custom_ops.require("winograd", "cpu")
+    pays = x.shape[0] * x.shape[2] * x.shape[3] >= MIN_PIXELS and (stride == 1 or _recorded(x, w))
+    return custom_ops.load("winograd", "cpu") if fits and pays else None
+
+
+def _fits(x, w, stride, padding, groups):
+    if x.device.type != "cpu" or x.dtype != torch.float32 or w.dtype != torch.float32 or groups != 1:
+        return False
+    if w.shape[2:] != (3, 3) or w.shape[0] % CHANNELS or w.shape[1] % CHANNELS:
+        return False
+    even = x.shape[2] % 2 == x.shape[3] % 2 == 0
+    sizes = ((stride, padding) == (1, (1, 1)) and even) or (stride, padding) == (2, (0, 0))
+    return sizes and x.is_contiguous(memory_format=torch.channels_last)
 
 
 def _rows(x):
@@ -93,7 +116,7 @@ def _rows(x):
 
 def _results(x, w, stride, library):
     if stride == 1:
-        return library.winograd_conv(_rows(x), w.permute(2, 3, 1, 0).contiguous())
+        return library.winograd_conv(_rows(x), w.contiguous(), False)
     return F.conv2d(x, w, stride=stride)
 
 
@@ -111,7 +134,7 @@ class _Results(torch.autograd.Function):
         x, w = ctx.saved_tensors
         stride, library = ctx.stride, ctx.library
         grad_x = _ImageGradient.apply(grad, w, x.shape, stride, library) if ctx.needs_input_grad[0] else None
-        wants_weight = ctx.needs_input_grad[1] and _Wanted.weight_gradients
+        wants_weight = ctx.needs_input_grad[1] and weight_gradients_wanted()
         grad_w = _WeightGradient.apply(x, grad, stride, library) if wants_weight else None
         return grad_x, grad_w, None, None
 
@@ -131,7 +154,7 @@ class _FilteredResults(torch.autograd.Function):
         padding, stride, library = ctx.padding, ctx.stride, ctx.library
         # Everything here is differentiable, in x as well: so are the gradients.
         grad_x = grad_w = None
-        if ctx.needs_input_grad[1] and _Wanted.weight_gradients:
+        if ctx.needs_input_grad[1] and weight_gradients_wanted():
             grad_w = _WeightGradient.apply(upfirdn2d(x, f, padding=padding), grad, stride, library)
         if ctx.needs_input_grad[0]:
             fw, fh = filter_size(f)
@@ -150,8 +173,8 @@ class _ImageGradient(torch.autograd.Function):
     def forward(ctx, grad, w, shape, stride, library):
         ctx.save_for_backward(grad, w)
         ctx.stride, ctx.library = stride, library
-        if stride == 1:  # correlation with the mirrored, transposed weight
-            return library.winograd_conv(_rows(grad), w.flip([2, 3]).permute(2, 3, 0, 1).contiguous())
+        if stride == 1:
+            return library.winograd_conv(_rows(grad), w.contiguous(), True)
         like = torch.empty(shape, dtype=grad.dtype, memory_format=torch.channels_last)
         return torch.ops.aten.convolution_backward(
             grad, like, w, None, [stride] * 2, [0, 0], [1, 1], False, [0, 0], 1, [True, False, False]
@@ -173,7 +196,7 @@ class _WeightGradient(torch.autograd.Function):
     def forward(ctx, x, grad, stride, library):
         ctx.save_for_backward(x, grad)
         ctx.stride, ctx.library = stride, library
-        return library.conv3x3_weight_gradient(_rows(x), _rows(grad), stride).permute(3, 2, 0, 1)
+        return library.conv3x3_weight_gradient(_rows(x), _rows(grad), stride)
 
     @staticmethod
     def backward(ctx, grad_weight):

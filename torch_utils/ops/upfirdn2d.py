@@ -34,12 +34,12 @@ __all__ = [
 IMPLEMENTATIONS = ("auto", "ref", "cpu", "cuda")
 NATIVE_TYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 #: What 'auto' gives to the native operator on the CPU, of images with at least so many values (figures:
-#: docs/operators.md). In float32 and bfloat16 images of few channels, about twice as fast there and more, and in
-#: bfloat16 all upsampling (gradients of downsampling, too), where PyTorch's transposed convolutions take 4 to 22 times
-#: as long. With more channels the reference is so near the speed of memory that the native operator is 0.5 to 2 times
-#: as fast, which is not worth another code path. All of float16 and float64, 4 times as fast and more.
+#: docs/operators.md). In float32 and bfloat16 images of few channels, twice as fast there and more, and in bfloat16 all
+#: upsampling (gradients of downsampling, too), where PyTorch's transposed convolutions take 4 to 22 times as long. With
+#: more channels the reference is so near the speed of memory that the native operator is 0.5 to 2 times as fast, which
+#: is not worth another code path. All of float16 and float64, 4 times as fast and more.
 NATIVE_MIN_SIZE = 1 << 12
-FEW_CHANNELS = {torch.float32: 4, torch.bfloat16: 8}
+FEW_CHANNELS = 4
 SEPARABLE_TAPS = 8  # filters with at least so many taps are kept as a vector, i.e. run as two passes
 
 
@@ -206,8 +206,8 @@ class _Resampling:
 
     def _pays_on_cpu(self, x: torch.Tensor) -> bool:
         upsampled = x.dtype == torch.bfloat16 and max(self.up) > 1
-        few = x.shape[1] <= FEW_CHANNELS.get(x.dtype, x.shape[1])
-        return x.numel() >= NATIVE_MIN_SIZE and (few or upsampled)
+        slow = x.dtype not in (torch.float32, torch.bfloat16)  # the reference is
+        return x.numel() >= NATIVE_MIN_SIZE and (slow or upsampled or x.shape[1] <= FEW_CHANNELS)
 
 
 class _Upfirdn2d(torch.autograd.Function):
