@@ -27,12 +27,13 @@ def main(network_pkl: str, host: str, port: int, device: str | None) -> None:
     """Look at a generator in a browser: turn the camera, move the time, change codes, save what is seen."""
     logging.basicConfig(format="%(levelname)s: %(message)s")
     server = start(network_pkl, host=host, port=port, device=device)
-    click.echo(f"Open http://{'localhost' if host in (LOCAL, '0.0.0.0') else host}:{server.port} (Ctrl-C ends it).")
-    try:
-        with contextlib.suppress(KeyboardInterrupt):  # not an interruption here, but the way to end
+    with contextlib.suppress(KeyboardInterrupt):  # not an interruption here, but the way to end
+        try:
+            shown = "localhost" if host in (LOCAL, "0.0.0.0") else host
+            click.echo(f"Open http://{shown}:{server.port} (Ctrl-C ends it).")
             server.wait()
-    finally:
-        server.stop()
+        finally:
+            server.stop()
 
 
 def start(network_pkl: str | os.PathLike, *, host: str, port: int, device: str | None) -> Any:
