@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from torch_utils import custom_ops
-from torch_utils.ops.dense import DenseLayer, DenseProgram, blurred_corners_ref, blurred_shuffle_ref, has_native_rows
+from torch_utils.ops.dense import DenseLayer, DenseProgram, has_native_rows
+from torch_utils.ops.dense_upsampling_ref import blurred_corners_ref, blurred_shuffle_ref
 from training.resampling import blur_nearest_rows, blur_rows, corner_means, interleave
 
 CPU = torch.device("cpu")
