@@ -37,16 +37,15 @@ def main(only: str | None, quick: bool, rounds: int, file: Path | None, folder: 
     """Measure speed and memory: as time, as multiple of the original program's, and as fraction of the limit."""
     names = chosen(only)
     keep_freed_memory()
-    settings = Settings(quick=quick, rounds=1 if quick else rounds)
+    settings = Settings(quick=quick, rounds=1 if quick else rounds, tell=lambda text: click.echo(f"{text}\n"))
     if folder is not None:
         for text in profiles(settings, names, folder):
             click.echo(f"{text}\n")
         return
     reports = {}
     for name in names:
-        report = SECTIONS[name](settings)
-        click.echo(f"## {name}\n\n{report.text}\n")
-        reports[name] = report
+        click.echo(f"## {name}\n")
+        reports[name] = SECTIONS[name](settings)
     click.echo(f"## Summary\n\n{summary([row for report in reports.values() for row in report.rows])}")
     if file is not None:
         facts = versions() | {"threads": torch.get_num_threads(), "machine": platform.platform(), "quick": quick}

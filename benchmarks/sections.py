@@ -1,4 +1,4 @@
-"""The parts of `python -m benchmarks`: each measures something and says it as text, as rows and as data for a file."""
+"""The parts of `python -m benchmarks`: each measures something, tells it in tables, and returns rows and data."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -18,10 +18,11 @@ __all__ = ["SECTIONS", "Report", "Row", "Settings", "profiles", "summary"]
 
 @dataclass(frozen=True)
 class Settings:
-    """How thoroughly: the small model or the paper's, and the number of timings."""
+    """How thoroughly: the small model or the paper's, how many timings; `tell` takes each table as it is known."""
 
     quick: bool
     rounds: int
+    tell: Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,6 @@ class Row:
 class Report:
     """What a section found."""
 
-    text: str
     data: Any
     rows: Sequence[Row] = field(default_factory=tuple)
 
@@ -66,7 +66,8 @@ def rendering_section(settings: Settings) -> Report:
         Row(name, row["seconds"], row.get("multiple"), row.get("fraction_of_limit"), row.get("peak"))
         for name, row in results["rows"].items()
     ]
-    return Report(rendering.show(results), results, rows)
+    settings.tell(rendering.show(results))
+    return Report(results, rows)
 
 
 #: (resolution, videos) at which the original was timed, dearest first.
@@ -85,14 +86,14 @@ def training_section(settings: Settings) -> Report:
         }
         runs["256², 2 videos, bf16"] = training.compose(model, precision="bf16"), 2
         runs["256², 2 videos, recompute"] = training.compose(model, recompute=True), 2
-    texts, data, rows = [], {}, []
+    data, rows = {}, []
     for name, (options, videos) in runs.items():
         data[name] = training.measure(options, videos=videos, rounds=settings.rounds)
-        texts.append(f"{name}: {training.show(data[name])}")
+        settings.tell(f"{name}: {training.show(data[name])}")
         for phase, row in data[name]["rows"].items():
             figures = row.get("multiple"), row.get("fraction_of_limit"), row["memory"]
             rows.append(Row(f"{phase}, {name}", row["seconds"], *figures))
-    return Report("\n\n".join(texts), data, rows)
+    return Report(data, rows)
 
 
 def data_section(settings: Settings) -> Report:
@@ -106,7 +107,8 @@ def data_section(settings: Settings) -> Report:
         for source, rate in rates.items()
         if source != "limit"
     ]
-    return Report(data_loading.show(results), results, rows)
+    settings.tell(data_loading.show(results))
+    return Report(results, rows)
 
 
 def metrics_section(settings: Settings) -> Report:
@@ -114,17 +116,18 @@ def metrics_section(settings: Settings) -> Report:
     effort = {"resolution": 32, "clips": 1, "rows": 64} if settings.quick else {}
     results = evaluation.measure(rounds=settings.rounds, **effort)
     rows = [Row(name, row["seconds"], fraction=row.get("fraction_of_limit")) for name, row in results.items()]
-    return Report(evaluation.show(results), results, rows)
+    settings.tell(evaluation.show(results))
+    return Report(results, rows)
 
 
 def growth_section(settings: Settings) -> Report:
-    """How cost grows; the exponents are the summary's."""
-    texts, data = [], {}
+    """How cost grows."""
+    data = {}
     for name, axis in growth.AXES.items():
-        points = list(growth.growth(axis, rounds=settings.rounds, quick=settings.quick))
-        texts.append(growth.describe(name, axis, points))
+        points = list(growth.growth(axis, rounds=min(settings.rounds, 3), quick=settings.quick))
+        settings.tell(growth.describe(name, axis, points))
         data[name] = [asdict(point) for point in points]
-    return Report("\n\n".join(texts), data)
+    return Report(data)
 
 
 SECTIONS: dict[str, Callable[[Settings], Report]] = {

@@ -27,7 +27,9 @@ def test_sections_are_chosen_by_name_and_keep_their_order():
 
 def test_a_quick_run_prints_tables_and_writes_figures(tmp_path, monkeypatch):
     monkeypatch.setitem(
-        sections.SECTIONS, "data", lambda settings: Report("read fast", {"rounds": settings.rounds}, [Row("pair", 0.5)])
+        sections.SECTIONS,
+        "data",
+        lambda settings: settings.tell("read fast") or Report({"rounds": settings.rounds}, [Row("pair", 0.5)]),
     )
     words = ["--quick", "--only", "metrics,data", "--json", str(tmp_path / "b.json")]
     result = CliRunner().invoke(main, words, catch_exceptions=False)
@@ -42,9 +44,11 @@ def test_data_is_compared_with_pillow_alone(monkeypatch):
     rates = {"PNG 256²": {"limit": 100.0, "folder": 80.0}}
     listing = {"frames": 320, "first": 2.0, "again": 0.5}
     monkeypatch.setattr(data_loading, "measure", lambda **_: {"pairs per second": rates, "listing": listing})
-    report = sections.data_section(Settings(quick=True, rounds=1))
+    told = []
+    report = sections.data_section(Settings(quick=True, rounds=1, tell=told.append))
     assert list(report.rows) == [Row("a pair of frames, PNG 256², folder", 1 / 80, fraction=0.8)]
-    assert "80 ( 80%)" in report.text and "listing 320 frames: 2.00 s, again 0.50 s" in report.text
+    (text,) = told
+    assert "80 ( 80%)" in text and "listing 320 frames: 2.00 s, again 0.50 s" in text
 
 
 def test_profiles_are_traces_and_tables(tmp_path):
