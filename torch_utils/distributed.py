@@ -6,8 +6,9 @@ travel through NCCL, tensors on the CPU and all host-side bookkeeping (flags, ga
 bookkeeping never waits for a GPU.
 
 A process that ends takes the others with it: they notice at the next exchange, at once where the connection breaks, and
-else when the time limit is over. The limit is short, because all processes work equally long; where one of them does
-something alone that may take long, the others wait within `patience()`.
+else when the time limit is over. The limit is short, because all processes work equally long. Where the main process
+does something alone that may take long, the others wait for it within `main_works_alone()`; where any may, all wait
+within `patience()`.
 """
 
 import contextlib
@@ -37,6 +38,7 @@ __all__ = [
     "init",
     "is_main",
     "local_rank",
+    "main_works_alone",
     "patience",
     "rank",
     "torchrun_world_size",
@@ -56,9 +58,10 @@ class PeerLost(UserError):
 
 
 class _Groups:
-    """The groups of this process: both of all processes, with different time limits. None is PyTorch's default one."""
+    """The groups of this process: each of all processes, with other time limits. None is PyTorch's default one."""
 
-    patient: dist.ProcessGroup | None = None  # made by `init`
+    patient: dist.ProcessGroup | None = None  # made by `init`, as is
+    patient_with_main: dist.ProcessGroup | None = None
     current: dist.ProcessGroup | None = None
 
 
@@ -118,20 +121,32 @@ def init(
         # After a restart torchrun's store still holds the addresses of processes that are gone.
         store = dist.PrefixStore(f"start-{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
         dist.init_process_group(backend=backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
-        _Groups.patient = dist.new_group(backend=backend, timeout=max(PATIENCE, timeout))
+        patience = max(PATIENCE, timeout)
+        _Groups.patient = dist.new_group(backend=backend, timeout=patience)
+        # A limit is the process's own: nobody keeps the main process waiting there.
+        _Groups.patient_with_main = dist.new_group(backend=backend, timeout=timeout if rank == 0 else patience)
 
 
 def cleanup() -> None:
     """Leave the group; nothing happens where there is none."""
-    _Groups.patient = _Groups.current = None
+    _Groups.patient = _Groups.patient_with_main = _Groups.current = None
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
+def patience() -> contextlib.AbstractContextManager[None]:
+    """Within, exchanges wait for hours, for processes that work unequally long. All of them enter and leave it."""
+    return _within(_Groups.patient)
+
+
+def main_works_alone() -> contextlib.AbstractContextManager[None]:
+    """Within, the others wait for the main process for hours, and it for them as long as usual."""
+    return _within(_Groups.patient_with_main)
+
+
 @contextlib.contextmanager
-def patience() -> Iterator[None]:
-    """Within, exchanges wait for hours: for a process that works alone. To be entered and left by all processes."""
-    before, _Groups.current = _Groups.current, _Groups.patient
+def _within(group: dist.ProcessGroup | None) -> Iterator[None]:
+    before, _Groups.current = _Groups.current, group
     try:
         yield
     finally:

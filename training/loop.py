@@ -215,9 +215,11 @@ class TrainingLoop:
         counters.tick_start_nimg = counters.cur_nimg
         self._tick_began = ended
         if images or snapshot:
-            with distributed.patience():
+            with distributed.main_works_alone():
                 self._look_and_save(reports, images=images, snapshot=snapshot, doubt=doubt)
                 distributed.barrier()
+        if snapshot and doubt is None:  # after the state was saved: a callback may take long, or fail
+            reports.metrics(counters.cur_nimg, self._call_back())
         progress.reset_gpu_peak(self.device)
         self._tick_began = time.time()
         self._maintenance = self._tick_began - ended
@@ -232,8 +234,6 @@ class TrainingLoop:
         if snapshot:
             self._saver.save_snapshot()
         self.save_state()
-        if snapshot:  # after the state was saved: a callback may take long, or fail
-            reports.metrics(self.counters.cur_nimg, self._call_back())
 
     def _report_unreadable(self, reports: progress.Reports) -> None:
         """Say how many items of the data had to be replaced in this tick, over all processes."""
@@ -296,8 +296,9 @@ class TrainingLoop:
         snapshot = Snapshot(path=path, cur_nimg=cur_nimg, generator=self.networks.generator_ema)
         results = {}
         for callback in self.callbacks:
-            distributed.barrier()  # the file is there
-            results.update(callback(snapshot) or {})
+            with distributed.patience():
+                results.update(callback(snapshot) or {})
+                distributed.barrier()
         return results
 
     # ------------------------------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ MODULES = (faults_of_files, faults_of_numbers, faults_of_processes)  # they fill
 
 
 @click.command()
-@click.argument("names", nargs=-1)
+@click.argument("names", nargs=-1, type=click.Choice(list(FAULTS)), metavar="[NAME]...")
 @click.option("--list", "listing", is_flag=True, help="Name the faults and do nothing.")
 def main(names: tuple[str, ...], listing: bool) -> None:
     """Try faults and print what comes of them as rows of a table; see the top of this file."""

@@ -29,6 +29,16 @@ def take_long(seconds: float) -> None:
         distributed.barrier()
 
 
+def hang_while_main_works_alone(seconds: float) -> None:
+    with distributed.main_works_alone():
+        if distributed.is_main():
+            time.sleep(seconds)
+        distributed.barrier()  # the other one waits for longer than usual
+        if not distributed.is_main():
+            os.kill(os.getpid(), signal.SIGSTOP)
+        distributed.barrier()
+
+
 def outlive_the_parent(folder: str) -> None:
     stopped = []
     signal.signal(signal.SIGTERM, lambda number, frame: stopped.append(number))

@@ -36,6 +36,15 @@ def test_patience_outlasts_the_time_limit():
     launch(group_faults.take_long, 5.0, timeout=timedelta(seconds=2))
 
 
+def test_the_main_process_is_waited_for_and_waits_for_nobody(monkeypatch):
+    monkeypatch.setattr(launching, "GRACE", 1.0)
+    began = time.monotonic()
+    with pytest.raises(UserError, match=r"Process 0 of the training lost contact"):
+        launch(group_faults.hang_while_main_works_alone, 5.0, timeout=timedelta(seconds=2))
+    assert time.monotonic() - began > 7
+    assert multiprocessing.active_children() == []
+
+
 def test_processes_stop_when_their_parent_is_killed(tmp_path):
     parent = multiprocessing.get_context("spawn").Process(
         target=group_faults.launch_and_be_killed, args=(str(tmp_path),)
