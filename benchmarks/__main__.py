@@ -46,7 +46,9 @@ def main(only: str | None, quick: bool, rounds: int, file: Path | None, folder: 
     for name in names:
         click.echo(f"## {name}\n")
         reports[name] = SECTIONS[name](settings)
-    click.echo(f"## Summary\n\n{summary([row for report in reports.values() for row in report.rows])}")
+    rows = [row for report in reports.values() for row in report.rows]
+    if rows:
+        click.echo(f"## Summary\n\n{summary(rows)}")
     if file is not None:
         facts = versions() | {"threads": torch.get_num_threads(), "machine": platform.platform(), "quick": quick}
         with atomic_write(file, "w") as stream:
