@@ -40,8 +40,8 @@ def test_the_main_process_is_waited_for_and_waits_for_nobody(monkeypatch):
     monkeypatch.setattr(launching, "GRACE", 1.0)
     began = time.monotonic()
     with pytest.raises(UserError, match=r"Process 0 of the training lost contact"):
-        launch(group_faults.hang_while_main_works_alone, 5.0, timeout=timedelta(seconds=2))
-    assert time.monotonic() - began > 7
+        launch(group_faults.hang_while_main_works_alone, 8.0, timeout=timedelta(seconds=4))
+    assert time.monotonic() - began > 12
     assert multiprocessing.active_children() == []
 
 
