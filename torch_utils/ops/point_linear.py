@@ -86,10 +86,13 @@ def _rows(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, act:
 def _convolve(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     if torch.get_num_threads() == 1:  # PyTorch then does not use that library for single images
         return torch.nn.functional.linear(x, weight, bias)
-    # The view's strides must be those of channels_last to the letter, or the library copies to another layout.
-    image = x.contiguous()[None, :, None, :].permute(0, 3, 1, 2)
     weight = weight.contiguous()[:, :, None, None]
-    return torch.nn.functional.conv2d(image, weight, bias).permute(0, 2, 3, 1)[0, :, 0]
+    return torch.nn.functional.conv2d(_as_image(x), weight, bias).permute(0, 2, 3, 1)[0, :, 0]
+
+
+def _as_image(rows: torch.Tensor) -> torch.Tensor:
+    """[P, C] to [1, C, P, 1], whose strides are those of channels_last to the letter: else the library copies them."""
+    return rows.contiguous()[None, :, None, :].permute(0, 3, 1, 2)
 
 
 def _reaches(y: torch.Tensor, clamp: float) -> bool:
@@ -143,10 +146,9 @@ class _WeightGradient(torch.autograd.Function):
         if torch.get_num_threads() == 1:
             return grad.t() @ x
         weight = grad.new_empty(grad.shape[1], x.shape[1], 1, 1)  # its values do not matter
-        images = [rows.contiguous()[None, :, None, :].permute(0, 3, 1, 2) for rows in (grad, x)]
         only_weight = (False, True, False)
         _, result, _ = torch.ops.aten.convolution_backward(
-            *images, weight, None, [1, 1], [0, 0], [1, 1], False, [0, 0], 1, only_weight
+            _as_image(grad), _as_image(x), weight, None, [1, 1], [0, 0], [1, 1], False, [0, 0], 1, only_weight
         )
         return result[:, :, 0, 0]
 
