@@ -18,7 +18,7 @@ import torch
 from torch_utils import custom_ops
 from torch_utils.ops.bias_act import bias_act
 from torch_utils.ops.composite import ray_weights, weighted_sum
-from torch_utils.ops.conv3x3 import convolve
+from torch_utils.ops.conv3x3 import convolve, weight_gradient
 from torch_utils.ops.point_linear import activation_gradient
 from torch_utils.ops.upfirdn2d import setup_filter, upfirdn2d
 from torch_utils.ops.weight_gradients import no_weight_gradients
@@ -36,11 +36,12 @@ class Case:
     Attributes:
         operator: Its name.
         what: Where the shape comes from.
-        inputs: Shapes of its inputs; the first is laid out as channels_last if it has four dimensions.
+        inputs: Shapes of its inputs.
         dtype: Of the inputs.
         call: (impl, *inputs) → result, or a tuple whose first entry is.
         rereads: What the gradient reads of the forward pass: 'nothing', 'result' or 'inputs'.
         passes: What to time.
+        images: So many of the first inputs are laid out as channels_last if they have four dimensions.
     """
 
     operator: str
@@ -50,6 +51,7 @@ class Case:
     rereads: str
     dtype: torch.dtype = torch.float32
     passes: tuple[str, ...] = ("forward", "gradient", "R1")
+    images: int = 1
 
 
 @dataclass(frozen=True)
@@ -126,25 +128,28 @@ def cases() -> list[Case]:
 
         found.append(Case("upfirdn2d", what, (shape,), resample, "nothing", dtype))
 
-    for stride, n, channels, outputs, size in (
-        (1, 1, 128, 128, 256),
-        (1, 1, 256, 256, 128),
-        (1, 2, 512, 512, 64),
-        (1, 4, 512, 512, 32),
-        (1, 8, 512, 512, 16),
-        (1, 8, 64, 64, 32),
-        (2, 1, 128, 256, 257),
-        (2, 1, 256, 512, 129),
-        (2, 2, 512, 512, 65),
-        (2, 4, 512, 512, 33),
+    def convolution(impl, x, w):
+        return convolve(x, w, padding=(1, 1), impl=impl)
+
+    def strided_weight_gradient(impl, x, dy):
+        return weight_gradient(x, dy, stride=2, impl=impl)
+
+    for n, channels, size in ((1, 128, 256), (1, 256, 128), (2, 512, 64), (4, 512, 32), (8, 512, 16), (8, 512, 8)):
+        shapes = ((n, channels, size, size), (channels, channels, 3, 3))
+        found.append(Case("winograd", f"3×3 layer {size}²", shapes, convolution, "inputs"))
+    found.append(Case("winograd", "small 3×3 layer 32²", ((8, 64, 32, 32), (64, 64, 3, 3)), convolution, "inputs"))
+    for n, channels, outputs, size in (
+        (1, 128, 256, 256),
+        (1, 256, 512, 128),
+        (2, 512, 512, 64),
+        (4, 512, 512, 32),
+        (8, 512, 512, 16),
+        (8, 64, 64, 32),
     ):
-
-        def convolution(impl, x, w, stride=stride):
-            return convolve(x, w, stride=stride, padding=(2 - stride, 2 - stride), impl=impl)
-
-        what = f"3×3 layer → {outputs}" + (", ÷2" if stride == 2 else "")
-        shapes = ((n, channels, size, size), (outputs, channels, 3, 3))
-        found.append(Case("winograd", what, shapes, convolution, "inputs"))
+        what = f"{'small ' if channels == 64 else ''}3×3 layer {size}² ÷2, gradient of its weight"
+        shapes = ((n, channels, size + 1, size + 1), (n, outputs, size // 2, size // 2))
+        case = Case("winograd", what, shapes, strided_weight_gradient, "nothing")
+        found.append(replace(case, passes=("forward",), images=2))
 
     def weigh(impl, density, deltas):
         return ray_weights(density, deltas, last_opaque=False, impl=impl)
@@ -175,8 +180,9 @@ def measure(case: Case) -> Iterator[Timing]:
     """One row for each kind of use: without gradients, with them, and as R1 differentiates the gradients again."""
     generator = torch.Generator().manual_seed(0)
     inputs = [torch.rand(shape, generator=generator).to(case.dtype) for shape in case.inputs]
-    if inputs[0].ndim == 4:
-        inputs[0] = inputs[0].contiguous(memory_format=torch.channels_last)
+    for i in range(case.images):
+        if inputs[i].ndim == 4:
+            inputs[i] = inputs[i].contiguous(memory_format=torch.channels_last)
     with torch.no_grad():
         result = _first(case.call("ref", *inputs))
     sizes = [x.numel() * x.element_size() for x in (*inputs, result)]

@@ -177,11 +177,6 @@ void block(const T* x, int64_t x_stride, const T* w, int64_t inputs, const float
   for (int i = 0; i < R; i++)
 #pragma GCC unroll 8
     for (int j = 0; j < C; j++) sum[i][j] = bias ? load(bias[i] + j * kLanes) : Vector{};
-  if (residual)
-#pragma GCC unroll 16
-    for (int i = 0; i < R; i++)
-#pragma GCC unroll 8
-      for (int j = 0; j < C; j++) sum[i][j] += load(residual + i * residual_stride + j * kLanes);
   for (int64_t k = 0; k < inputs; k += kStep<T>, w += kBlock * kStep<T>) {
     Vector factor[C];
 #pragma GCC unroll 8
@@ -191,6 +186,11 @@ void block(const T* x, int64_t x_stride, const T* w, int64_t inputs, const float
 #pragma GCC unroll 8
       for (int j = 0; j < C; j++) multiply_add(x + i * x_stride + k, factor[j], sum[i][j]);
   }
+  if (residual)
+#pragma GCC unroll 16
+    for (int i = 0; i < R; i++)
+#pragma GCC unroll 8
+      for (int j = 0; j < C; j++) sum[i][j] += load(residual + i * residual_stride + j * kLanes);
   if (activation.slope != 1)
 #pragma GCC unroll 16
     for (int i = 0; i < R; i++)

@@ -1,12 +1,17 @@
-// 3x3 convolutions by Winograd's minimal filtering F(2x2, 3x3) (Lavin and Gray 2016, "Fast Algorithms for Convolutional
-// Neural Networks"): 16 products for the four results of a tile of 2x2 instead of 36.
+// 3x3 convolutions by Winograd's minimal filtering (Lavin and Gray 2016, "Fast Algorithms for Convolutional Neural
+// Networks"). Of a line, F(m, r) takes m results of r taps from m + r - 1 products:
 //
-//   y = A^T [ (G w G^T) * (B^T d B) ] A       d: the tile's 4x4 pixels of the input, *: per channel pair
+//   y = A^T [ (G w) * (B^T d) ]         d: m + r - 1 inputs, w: r taps, *: product by product
 //
-// so that for each of 16 frequencies a matrix product [tiles, inputs] x [inputs, outputs] remains. The gradient of the
-// weight is the transposed of this: dw = G^T [ sum over tiles of (B^T d B) * (A dy A^T) ] G.
+// and of an image, lines are taken along both axes. F(4x4, 3x3) so has 36 products for 16 results instead of 144; for each
+// of the 36, a matrix product [tiles, inputs] x [inputs, outputs] is left. The gradient of the weight is the transposed:
+// dw = G^T [ sum over tiles of (B^T d) * (A dy) ].
 //
-// Images are rows of channels [images, height, width, channels] of even height and width; pixels outside are zero.
+// Products are the values of polynomials at the points 0, +-a, +-b and infinity. With the usual 1 and 2 for a and b, the
+// rounding errors of F(4x4, 3x3) are twice those with 3/4 and 3/2, which have the size of a plain sum's (docs/operators.md;
+// Barabasz et al. 2020, "Error Analysis and Improving the Accuracy of Winograd Convolution for Deep Neural Networks").
+//
+// Images are rows of channels [images, height, width, channels].
 #pragma once
 
 #include "dense.h"
@@ -19,136 +24,232 @@ using dense::load;
 using dense::store;
 using dense::Vector;
 
-constexpr int kFrequencies = 16;
+// ---------------------------------------------------------------------------------------------------------------------
+// Lines
 
-// Rows of channels; a tile is two rows and two columns of results.
-struct Images {
-  int64_t count, height, width;
+// Powers of the points +-p but for 0 and infinity; exact in binary.
+constexpr float kA = 0.75f, kA2 = kA * kA, kA3 = kA2 * kA, kB = 1.5f, kB2 = kB * kB, kB3 = kB2 * kB;
+constexpr float kSum = kA2 + kB2, kProduct = kA2 * kB2;
 
-  int64_t tiles() const { return count * (height / 2) * (width / 2); }
+// A dy at the points a, -a, b and -b.
+inline void at_points(const Vector (&dy)[4], Vector* p) {
+  const Vector even_a = dy[0] + kA2 * dy[2], odd_a = kA * dy[1] + kA3 * dy[3];
+  const Vector even_b = dy[0] + kB2 * dy[2], odd_b = kB * dy[1] + kB3 * dy[3];
+  p[0] = even_a + odd_a;
+  p[1] = even_a - odd_a;
+  p[2] = even_b + odd_b;
+  p[3] = even_b - odd_b;
+}
+
+// F(4, 3) at 0, a, -a, b, -b, infinity.
+struct Three {
+  static constexpr int kResults = 4, kTaps = 3, kProducts = 6;
+  static constexpr float kWeight0 = 1 / kProduct, kWeightA = 1 / (2 * kA2 * (kA2 - kB2)),
+                         kWeightB = 1 / (2 * kB2 * (kB2 - kA2));
+
+  // B^T d.
+  static void input(const Vector (&d)[6], Vector (&v)[6]) {
+    const Vector even_a = d[4] - kB2 * d[2], odd_a = kA * (d[3] - kB2 * d[1]);
+    const Vector even_b = d[4] - kA2 * d[2], odd_b = kB * (d[3] - kA2 * d[1]);
+    v[0] = d[4] - kSum * d[2] + kProduct * d[0];
+    v[1] = even_a + odd_a;
+    v[2] = even_a - odd_a;
+    v[3] = even_b + odd_b;
+    v[4] = even_b - odd_b;
+    v[5] = d[5] - kSum * d[3] + kProduct * d[1];
+  }
+
+  // A^T m.
+  static void output(const Vector (&m)[6], Vector (&y)[4]) {
+    const Vector even_a = m[1] + m[2], odd_a = m[1] - m[2], even_b = m[3] + m[4], odd_b = m[3] - m[4];
+    y[0] = m[0] + even_a + even_b;
+    y[1] = kA * odd_a + kB * odd_b;
+    y[2] = kA2 * even_a + kB2 * even_b;
+    y[3] = kA3 * odd_a + kB3 * odd_b + m[5];
+  }
+
+  // A dy.
+  static void gradient(const Vector (&dy)[4], Vector (&p)[6]) {
+    p[0] = dy[0];
+    at_points(dy, p + 1);
+    p[5] = dy[3];
+  }
+
+  // G w.
+  static void weight(const Vector (&w)[3], Vector (&u)[6]) {
+    const Vector even_a = kWeightA * (w[0] + kA2 * w[2]), odd_a = kWeightA * kA * w[1];
+    const Vector even_b = kWeightB * (w[0] + kB2 * w[2]), odd_b = kWeightB * kB * w[1];
+    u[0] = kWeight0 * w[0];
+    u[1] = even_a + odd_a;
+    u[2] = even_a - odd_a;
+    u[3] = even_b + odd_b;
+    u[4] = even_b - odd_b;
+    u[5] = w[2];
+  }
+
+  // G^T du.
+  static void weight_gradient(const Vector (&du)[6], Vector (&dw)[3]) {
+    const Vector even_a = kWeightA * (du[1] + du[2]), even_b = kWeightB * (du[3] + du[4]);
+    dw[0] = kWeight0 * du[0] + even_a + even_b;
+    dw[1] = kWeightA * kA * (du[1] - du[2]) + kWeightB * kB * (du[3] - du[4]);
+    dw[2] = kA2 * even_a + kB2 * even_b + du[5];
+  }
 };
 
-// Where a tile's 4x4 inputs are, from one pixel above and left of it on; `zeros` for those outside.
-inline void input_pixels(const float* x, const Images& images, int64_t channels, int64_t tile, const float* zeros,
-                         const float* (&pixels)[16]) {
-  const int64_t across = images.width / 2, per_image = images.height / 2 * across;
-  const int64_t image = tile / per_image, top = tile % per_image / across * 2 - 1, left = tile % across * 2 - 1;
-  for (int64_t i = 0; i < 4; i++)
-    for (int64_t j = 0; j < 4; j++) {
-      const int64_t row = top + i, column = left + j;
-      const bool inside = row >= 0 && row < images.height && column >= 0 && column < images.width;
-      pixels[4 * i + j] = inside ? x + ((image * images.height + row) * images.width + column) * channels : zeros;
-    }
-}
+// F(4, 2) at a, -a, b, -b, infinity.
+struct Two {
+  static constexpr int kResults = 4, kTaps = 2, kProducts = 5;
+  static constexpr float kWeightA = 1 / (2 * kA * (kA2 - kB2)), kWeightB = 1 / (2 * kB * (kB2 - kA2));
 
-// Index of the first of a tile's 2x2 results, in pixels.
-inline int64_t first_result(const Images& images, int64_t tile) {
-  const int64_t across = images.width / 2, per_image = images.height / 2 * across;
-  const int64_t image = tile / per_image, row = tile % per_image / across * 2, column = tile % across * 2;
-  return (image * images.height + row) * images.width + column;
-}
+  static void input(const Vector (&d)[5], Vector (&v)[5]) {
+    const Vector odd_a = d[3] - kB2 * d[1], even_a = kA * (d[2] - kB2 * d[0]);
+    const Vector odd_b = d[3] - kA2 * d[1], even_b = kB * (d[2] - kA2 * d[0]);
+    v[0] = odd_a + even_a;
+    v[1] = odd_a - even_a;
+    v[2] = odd_b + even_b;
+    v[3] = odd_b - even_b;
+    v[4] = d[4] - kSum * d[2] + kProduct * d[0];
+  }
+
+  static void gradient(const Vector (&dy)[4], Vector (&p)[5]) {
+    at_points(dy, p);
+    p[4] = dy[3];
+  }
+
+  static void weight_gradient(const Vector (&du)[5], Vector (&dw)[2]) {
+    dw[0] = kWeightA * (du[0] - du[1]) + kWeightB * (du[2] - du[3]);
+    dw[1] = kWeightA * kA * (du[0] + du[1]) + kWeightB * kB * (du[2] + du[3]) + du[4];
+  }
+};
+
+// F(1, 1).
+struct One {
+  static constexpr int kResults = 1, kTaps = 1, kProducts = 1;
+
+  static void input(const Vector (&d)[1], Vector (&v)[1]) { v[0] = d[0]; }
+  static void gradient(const Vector (&dy)[1], Vector (&p)[1]) { p[0] = dy[0]; }
+  static void weight_gradient(const Vector (&du)[1], Vector (&dw)[1]) { dw[0] = du[0]; }
+};
+
+// Along one axis of an image, the i-th input of a line that begins with result `r` is pixel (r + i) * kStep + kFirst, and
+// its i-th tap that of the 3x3 weight's line with the number i * kStep + kTap.
+template <typename Line, int kFirst_, int kStep_, int kTap> struct Axis : Line {
+  static constexpr int kFirst = kFirst_, kStep = kStep_;
+
+  static constexpr int tap(int i) { return i * kStep + kTap; }
+};
+using Dense = Axis<Three, -1, 1, 0>;  // stride 1, padding 1
+using Even = Axis<Two, 0, 2, 0>;      // stride 2, no padding: taps 0 and 2
+using Odd = Axis<One, 1, 2, 1>;       // and tap 1
 
 // ---------------------------------------------------------------------------------------------------------------------
-// Transforms of vectors of channels; put(frequency, channel, vector) takes the results.
+// Tiles: V lines times H lines of results
 
-// B^T d B.
-template <typename Put> void transform_input(const float* const (&pixels)[16], int64_t channels, Put put) {
-  for (int64_t c = 0; c < channels; c += kLanes) {
-    Vector rows[4][4];
-    for (int j = 0; j < 4; j++) {
-      const Vector d0 = load(pixels[j] + c), d1 = load(pixels[4 + j] + c), d2 = load(pixels[8 + j] + c),
-                   d3 = load(pixels[12 + j] + c);
-      rows[0][j] = d0 - d2;
-      rows[1][j] = d1 + d2;
-      rows[2][j] = d2 - d1;
-      rows[3][j] = d1 - d3;
-    }
-    for (int i = 0; i < 4; i++) {
-      put(4 * i, c, rows[i][0] - rows[i][2]);
-      put(4 * i + 1, c, rows[i][1] + rows[i][2]);
-      put(4 * i + 2, c, rows[i][2] - rows[i][1]);
-      put(4 * i + 3, c, rows[i][1] - rows[i][3]);
-    }
+// Rows of channels.
+struct Images {
+  int64_t count, height, width;
+};
+
+template <typename V, typename H> struct Tiles {
+  static constexpr int kInputs = V::kProducts * H::kProducts;  // and products
+
+  Images results;
+
+  int64_t across() const { return results.width / H::kResults; }
+  int64_t per_image() const { return results.height / V::kResults * across(); }
+  int64_t count() const { return results.count * per_image(); }
+  int64_t row(int64_t tile) const { return tile % per_image() / across() * V::kResults; }
+  int64_t column(int64_t tile) const { return tile % across() * H::kResults; }
+
+  // Index of the first of a tile's results, in pixels.
+  int64_t first_result(int64_t tile) const {
+    return (tile / per_image() * results.height + row(tile)) * results.width + column(tile);
+  }
+
+  // Where a tile's inputs are; `zeros` for those outside.
+  void find_inputs(const float* x, const Images& images, int64_t channels, int64_t tile, const float* zeros,
+                   const float* (&pixels)[kInputs]) const {
+    const int64_t image = tile / per_image(), top = row(tile) * V::kStep + V::kFirst,
+                  left = column(tile) * H::kStep + H::kFirst;
+    for (int64_t i = 0; i < V::kProducts; i++)
+      for (int64_t j = 0; j < H::kProducts; j++) {
+        const int64_t y = top + i * V::kStep, x_ = left + j * H::kStep;
+        const bool inside = y >= 0 && y < images.height && x_ >= 0 && x_ < images.width;
+        pixels[i * H::kProducts + j] =
+            inside ? x + ((image * images.height + y) * images.width + x_) * channels : zeros;
+      }
+  }
+};
+
+// Takes a map of lines to both axes of vectors: get(i, j) gives one, put(i, j, vector) takes one.
+template <int kRowsIn, int kColumnsIn, int kRowsOut, int kColumnsOut, typename Vertical, typename Horizontal,
+          typename Get, typename Put>
+inline void along_both(Vertical vertical, Horizontal horizontal, Get get, Put put) {
+  Vector half[kRowsOut][kColumnsIn];
+#pragma GCC unroll 8
+  for (int j = 0; j < kColumnsIn; j++) {
+    Vector in[kRowsIn], out[kRowsOut];
+#pragma GCC unroll 8
+    for (int i = 0; i < kRowsIn; i++) in[i] = get(i, j);
+    vertical(in, out);
+#pragma GCC unroll 8
+    for (int i = 0; i < kRowsOut; i++) half[i][j] = out[i];
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < kRowsOut; i++) {
+    Vector out[kColumnsOut];
+    horizontal(half[i], out);
+#pragma GCC unroll 8
+    for (int j = 0; j < kColumnsOut; j++) put(i, j, out[j]);
   }
 }
 
-// A^T m A: 16 values, `stride` apart, to a tile's 2x2 results, the rows of which are `row` apart.
-inline void transform_output(const float* m, int64_t stride, int64_t channels, float* y, int64_t row) {
-  for (int64_t c = 0; c < channels; c += kLanes) {
-    Vector sums[2][4];
-    for (int j = 0; j < 4; j++) {
-      const Vector m0 = load(m + j * stride + c), m1 = load(m + (4 + j) * stride + c),
-                   m2 = load(m + (8 + j) * stride + c), m3 = load(m + (12 + j) * stride + c);
-      sums[0][j] = m0 + m1 + m2;
-      sums[1][j] = m1 - m2 - m3;
-    }
-    for (int i = 0; i < 2; i++) {
-      store(y + i * row + c, sums[i][0] + sums[i][1] + sums[i][2]);
-      store(y + i * row + channels + c, sums[i][1] - sums[i][2] - sums[i][3]);
-    }
-  }
+// B^T d of all channels; put(product, channel, vector) takes the results.
+template <typename V, typename H, typename Put>
+void transform_input(const float* const (&pixels)[V::kProducts * H::kProducts], int64_t channels, Put put) {
+  for (int64_t c = 0; c < channels; c += kLanes)
+    along_both<V::kProducts, H::kProducts, V::kProducts, H::kProducts>(
+        V::input, H::input, [&](int i, int j) { return load(pixels[i * H::kProducts + j] + c); },
+        [&](int i, int j, Vector v) { put(i * H::kProducts + j, c, v); });
 }
 
-// A dy A^T: gradients of a tile's 2x2 results to its 16 products'.
-template <typename Put> void transform_gradient(const float* dy, int64_t row, int64_t channels, Put put) {
-  for (int64_t c = 0; c < channels; c += kLanes) {
-    Vector rows[4][2];
-    for (int j = 0; j < 2; j++) {
-      const Vector y0 = load(dy + j * channels + c), y1 = load(dy + row + j * channels + c);
-      rows[0][j] = y0;
-      rows[1][j] = y0 + y1;
-      rows[2][j] = y0 - y1;
-      rows[3][j] = -y1;
-    }
-    for (int i = 0; i < 4; i++) {
-      put(4 * i, c, rows[i][0]);
-      put(4 * i + 1, c, rows[i][0] + rows[i][1]);
-      put(4 * i + 2, c, rows[i][0] - rows[i][1]);
-      put(4 * i + 3, c, -rows[i][1]);
-    }
-  }
+// A dy: gradients of a tile's results, the rows of which are `row` apart, to its products'.
+template <typename V, typename H, typename Put>
+void transform_gradient(const float* dy, int64_t row, int64_t channels, Put put) {
+  for (int64_t c = 0; c < channels; c += kLanes)
+    along_both<V::kResults, H::kResults, V::kProducts, H::kProducts>(
+        V::gradient, H::gradient, [&](int i, int j) { return load(dy + i * row + j * channels + c); },
+        [&](int i, int j, Vector v) { put(i * H::kProducts + j, c, v); });
 }
 
-// G w G^T for `count` values next to each other: taps w[3][3], `tap` apart, to u[16], `frequency` apart.
-inline void transform_weight(const float* w, int64_t tap, int64_t count, float* u, int64_t frequency) {
-  for (int64_t c = 0; c < count; c += kLanes) {
-    Vector rows[4][3];
-    for (int j = 0; j < 3; j++) {
-      const Vector w0 = load(w + j * tap + c), w1 = load(w + (3 + j) * tap + c), w2 = load(w + (6 + j) * tap + c);
-      rows[0][j] = w0;
-      rows[1][j] = (w0 + w2 + w1) * 0.5f;
-      rows[2][j] = (w0 + w2 - w1) * 0.5f;
-      rows[3][j] = w2;
-    }
-    for (int i = 0; i < 4; i++) {
-      const Vector outer = rows[i][0] + rows[i][2], middle = rows[i][1];
-      store(u + (4 * i) * frequency + c, rows[i][0]);
-      store(u + (4 * i + 1) * frequency + c, (outer + middle) * 0.5f);
-      store(u + (4 * i + 2) * frequency + c, (outer - middle) * 0.5f);
-      store(u + (4 * i + 3) * frequency + c, rows[i][2]);
-    }
-  }
+// A^T m: products, `product` apart, to a tile's results of `count` channels: of pixels `pixel` and rows `row` apart.
+template <typename V, typename H>
+void transform_output(const float* m, int64_t product, int64_t count, float* y, int64_t pixel, int64_t row) {
+  for (int64_t c = 0; c < count; c += kLanes)
+    along_both<V::kProducts, H::kProducts, V::kResults, H::kResults>(
+        V::output, H::output, [&](int i, int j) { return load(m + (i * H::kProducts + j) * product + c); },
+        [&](int i, int j, Vector v) { store(y + i * row + j * pixel + c, v); });
 }
 
-// G^T du G: the transposed of `transform_weight`.
-inline void transform_weight_gradient(const float* du, int64_t frequency, int64_t count, float* dw, int64_t tap) {
-  for (int64_t c = 0; c < count; c += kLanes) {
-    Vector rows[3][4];
-    for (int j = 0; j < 4; j++) {
-      const Vector u0 = load(du + j * frequency + c), u1 = load(du + (4 + j) * frequency + c),
-                   u2 = load(du + (8 + j) * frequency + c), u3 = load(du + (12 + j) * frequency + c);
-      const Vector half = (u1 + u2) * 0.5f;
-      rows[0][j] = u0 + half;
-      rows[1][j] = (u1 - u2) * 0.5f;
-      rows[2][j] = half + u3;
-    }
-    for (int i = 0; i < 3; i++) {
-      const Vector half = (rows[i][1] + rows[i][2]) * 0.5f;
-      store(dw + 3 * i * tap + c, rows[i][0] + half);
-      store(dw + (3 * i + 1) * tap + c, (rows[i][1] - rows[i][2]) * 0.5f);
-      store(dw + (3 * i + 2) * tap + c, half + rows[i][3]);
-    }
-  }
+// G w for `count` values next to each other: taps, `tap` apart, to products, `product` apart.
+template <typename V, typename H>
+void transform_weight(const float* w, int64_t tap, int64_t count, float* u, int64_t product) {
+  for (int64_t c = 0; c < count; c += kLanes)
+    along_both<V::kTaps, H::kTaps, V::kProducts, H::kProducts>(
+        V::weight, H::weight, [&](int i, int j) { return load(w + (i * H::kTaps + j) * tap + c); },
+        [&](int i, int j, Vector v) { store(u + (i * H::kProducts + j) * product + c, v); });
+}
+
+// G^T du: the transposed of `transform_weight`.
+template <typename V, typename H>
+void transform_weight_gradient(const float* du, int64_t product, int64_t count, float* dw, int64_t tap) {
+  for (int64_t c = 0; c < count; c += kLanes)
+    along_both<V::kProducts, H::kProducts, V::kTaps, H::kTaps>(
+        V::weight_gradient, H::weight_gradient,
+        [&](int i, int j) { return load(du + (i * H::kProducts + j) * product + c); },
+        [&](int i, int j, Vector v) {
+          store(dw + (i * H::kTaps + j) * tap + c, v);
+        });
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -156,12 +257,10 @@ inline void transform_weight_gradient(const float* du, int64_t frequency, int64_
 
 constexpr int kOuter = 8;  // rows of a block of sums in registers: kOuter x kColumns vectors
 
-// sums[i, j] += sum over t of a[t, i] b[t, j] for kOuter values i of panels a [length, kLanes] and all j of b
-// [length, kBlock].
-inline void add_outer_products(const float* a, const float* b, int64_t length, float* sums, int64_t stride) {
-  Vector sum[kOuter][dense::kColumns];
-  for (int i = 0; i < kOuter; i++)
-    for (int j = 0; j < dense::kColumns; j++) sum[i][j] = load(sums + i * stride + j * kLanes);
+// sums[i, j] = sum over t of a[t, i] b[t, j], added to what is there if `add`, for kOuter values i of panels a [length,
+// kLanes] and all j of b [length, kBlock]; rows of sums of kBlock values.
+inline void outer_products(const float* a, const float* b, int64_t length, bool add, float* sums) {
+  Vector sum[kOuter][dense::kColumns]{};
   for (int64_t t = 0; t < length; t++, a += kLanes, b += kBlock) {
     Vector factor[dense::kColumns];
 #pragma GCC unroll 8
@@ -171,8 +270,11 @@ inline void add_outer_products(const float* a, const float* b, int64_t length, f
 #pragma GCC unroll 8
       for (int j = 0; j < dense::kColumns; j++) sum[i][j] += dense::splat(a[i]) * factor[j];
   }
+  if (add)  // at last: many short sums are more exact than a long one
+    for (int i = 0; i < kOuter; i++)
+      for (int j = 0; j < dense::kColumns; j++) sum[i][j] += load(sums + i * kBlock + j * kLanes);
   for (int i = 0; i < kOuter; i++)
-    for (int j = 0; j < dense::kColumns; j++) store(sums + i * stride + j * kLanes, sum[i][j]);
+    for (int j = 0; j < dense::kColumns; j++) store(sums + i * kBlock + j * kLanes, sum[i][j]);
 }
 
 }  // namespace winograd

@@ -1,11 +1,10 @@
 // PyTorch operators on winograd.h, for float images in channels_last: 3x3 convolutions of stride 1 and padding 1, and
-// gradients of 3x3 weights. Strips of tiles stay in the cache; sums do not depend on the number of threads.
+// gradients of 3x3 weights. Strips of tiles stay in the caches; sums do not depend on the number of threads.
 #include "dense_program.h"
 #include "winograd.h"
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
 #include <cstdlib>
@@ -16,10 +15,21 @@ namespace {
 using at::Tensor;
 using namespace winograd;
 
-constexpr int64_t kStripBytes = 1 << 19;      // of a thread's transformed inputs
-constexpr int64_t kLongStripBytes = 1 << 21;  // of all transformed inputs or gradients of results at a time
-constexpr int64_t kTaps = 9, kChunk = 8;      // of a weight; inputs whose weights are transposed at a time
-constexpr int64_t kLine = 64;                 // bytes of a line of the caches
+constexpr int64_t kTaps = 9, kChunk = 8;  // of a weight; inputs whose weights are transposed at a time
+constexpr int64_t kProducts = 36;         // for 4x4 results, with stride 1 and 2
+constexpr int64_t kLine = 64;             // bytes of a line of the caches
+// What belongs to different products lies so many values further apart than it need: steps of a power of two would lead
+// all to the same few places of a cache.
+constexpr int64_t kApart = kLine / sizeof(float);
+
+// Tiles whose transformed inputs are held at a time. Weights, or sums for their gradients, are fetched from memory once
+// for each such strip.
+constexpr int64_t kStrip = 16 * dense::kRows;
+constexpr int64_t kPanelBytes = 16 << 20;  // of transformed inputs and gradients at a time
+// Inputs and outputs of a thread's share of the matrix products with a strip: these fit into the second cache.
+constexpr int64_t kInputs = 128, kOutputs = 2 * kBlock;
+// Terms of a sum in registers: many short sums are more exact than a long one. Their factors fit into the first cache.
+constexpr int64_t kTerms = 256;
 
 Images check(const Tensor& x, const char* what) {
   TORCH_CHECK(x.dim() == 4 && x.scalar_type() == at::kFloat && x.device().is_cpu() &&
@@ -29,14 +39,16 @@ Images check(const Tensor& x, const char* what) {
   return {x.size(0), x.size(2), x.size(3)};
 }
 
-// Tiles of a strip, a multiple of the kernel's rows.
-int64_t strip_tiles(int64_t channels, int64_t bytes, int64_t tiles) {
-  const int64_t wanted = bytes / (kFrequencies * channels * int64_t(sizeof(float)));
-  return std::min(dense::round_up(std::max<int64_t>(wanted, 1), dense::kRows), tiles);
+int64_t pieces(int64_t total, int64_t size) { return (total + size - 1) / size; }
+
+// Tiles of each strip, of sizes as equal as multiples of the kernel's rows can be and about `most` at most.
+int64_t strip_tiles(int64_t tiles, int64_t most) {
+  const int64_t strips = pieces(tiles, std::max<int64_t>(most, 1));
+  return std::min(dense::round_up((tiles + strips - 1) / strips, dense::kRows), tiles);
 }
 
-// Memory for so many intermediate values. Every calling thread keeps its own until it needs more: a fresh block, 17 MB
-// for 512 channels, would cost a page fault per 4 KB, a tenth of an operator's time.
+// Memory for so many intermediate values. Every calling thread keeps its own until it needs more: a fresh block, tens of
+// megabytes for 512 channels, would cost a page fault per 4 KB, a tenth of an operator's time.
 float* scratch(int64_t count) {
   struct Free {
     void operator()(float* values) const { std::free(values); }
@@ -53,9 +65,8 @@ float* scratch(int64_t count) {
   return kept.get();
 }
 
-Tensor like(const Tensor& x, int64_t channels) {
-  return at::empty({x.size(0), channels, x.size(2), x.size(3)}, x.options(), at::MemoryFormat::ChannelsLast);
-}
+// ---------------------------------------------------------------------------------------------------------------------
+// Convolutions
 
 // A weight of PyTorch's layout, [outputs, inputs, 3, 3], or the one that takes gradients of its results to those of its
 // images: [inputs, outputs, 3, 3], mirrored.
@@ -80,169 +91,190 @@ void gather(const Taps& taps, int64_t first, int64_t output, float* block) {
   }
 }
 
-// The inverse, for the gradient [outputs, inputs, 3, 3].
-void scatter(const float* block, int64_t first, int64_t output, int64_t inputs, float* to) {
-  for (int64_t n = 0; n < kBlock; n++)
-    for (int64_t k = 0; k < kChunk; k++)
-      for (int64_t tap = 0; tap < kTaps; tap++)
-        to[((output + n) * inputs + first + k) * kTaps + tap] = block[(tap * kChunk + k) * kBlock + n];
-}
-
-// Packed weights of every frequency.
-void pack_weight(const Taps& taps, float* to) {
-  const int64_t size = taps.inputs * taps.outputs;
-  at::parallel_for(0, taps.outputs / kBlock, 1, [&](int64_t begin, int64_t end) {
-    float block[kTaps * kChunk * kBlock];
-    for (int64_t n = begin; n < end; n++)
-      for (int64_t k = 0; k < taps.inputs; k += kChunk) {
-        gather(taps, k, n * kBlock, block);
-        transform_weight(block, kChunk * kBlock, kChunk * kBlock, to + (n * taps.inputs + k) * kBlock, size);
-      }
-  });
+// Packed weights of `count` outputs from `first` on, for every product, `product` values apart.
+void pack_weight(const Taps& taps, int64_t first, int64_t count, float* to, int64_t product) {
+  float block[kTaps * kChunk * kBlock];
+  for (int64_t n = 0; n < count; n += kBlock)
+    for (int64_t k = 0; k < taps.inputs; k += kChunk) {
+      gather(taps, k, first + n, block);
+      transform_weight<Dense, Dense>(block, kChunk * kBlock, kChunk * kBlock, to + (n * taps.inputs + k * kBlock),
+                                     product);
+    }
 }
 
 // Correlation of x [images, inputs, height, width] with w [outputs, inputs, 3, 3]; `transposed`: what takes gradients of
 // results x [images, outputs, height, width] to those of the images.
 Tensor winograd_conv(const Tensor& x, const Tensor& w, bool transposed) {
   const Images images = check(x, "the input");
-  TORCH_CHECK(images.height % 2 == 0 && images.width % 2 == 0, "winograd: height and width must be even");
+  const Tiles<Dense, Dense> all{images};
+  TORCH_CHECK(images.height % 4 == 0 && images.width % 4 == 0, "winograd: height and width must be multiples of 4");
   const int side = transposed ? 0 : 1;
   TORCH_CHECK(w.dim() == 4 && w.is_contiguous() && w.scalar_type() == at::kFloat && w.device().is_cpu() &&
                   w.size(2) == 3 && w.size(3) == 3 && w.size(side) == x.size(1) && w.size(1 - side) % kBlock == 0,
               "winograd: the weight must be a contiguous float tensor [outputs, inputs, 3, 3] that fits the input");
-  const int64_t inputs = w.size(side), outputs = w.size(1 - side), tiles = images.tiles();
-  Tensor y = like(x, outputs);
+  const int64_t inputs = w.size(side), outputs = w.size(1 - side), tiles = all.count();
+  Tensor y = at::empty({x.size(0), outputs, x.size(2), x.size(3)}, x.options(), at::MemoryFormat::ChannelsLast);
   if (tiles == 0) return y;
-  const int64_t strip = strip_tiles(inputs, kStripBytes, tiles), strips = (tiles + strip - 1) / strip;
-  const int64_t packed = kFrequencies * inputs * outputs, per_thread = kFrequencies * strip * (inputs + outputs);
-  float *const weights = scratch(packed + inputs + at::get_num_threads() * per_thread), *const zeros = weights + packed,
-               *const all = zeros + inputs;
-  pack_weight({w.const_data_ptr<float>(), inputs, outputs, transposed}, weights);
+  const int64_t strip = strip_tiles(tiles, kStrip), threads = at::get_num_threads(), groups = pieces(outputs, kOutputs);
+  // Tiles of a thread's share: all of the strip, if that makes a share for each thread.
+  const int64_t share = groups < threads ? strip / 4 + 1 : strip;
+  // Weights that are needed only once are packed by who needs them, where they stay in the cache.
+  const bool once = strip == tiles && share == strip;
+
+  const int64_t packed_outputs = once ? kOutputs : outputs, packed_product = packed_outputs * inputs + kApart;
+  const int64_t v_product = strip * inputs + kApart, m_product = share * kOutputs + kApart;
+  const int64_t of_weights = kProducts * packed_product, of_m = kProducts * m_product;
+  float *const v = scratch(kProducts * v_product + inputs + threads * of_m + (once ? threads : 1) * of_weights),
+               *const zeros = v + kProducts * v_product, *const all_m = zeros + inputs,
+               *const all_weights = all_m + threads * of_m;
   std::fill_n(zeros, inputs, 0.0f);
+  const Taps taps{w.const_data_ptr<float>(), inputs, outputs, transposed};
+  if (!once)
+    at::parallel_for(0, outputs / kBlock, 1, [&](int64_t begin, int64_t end) {
+      pack_weight(taps, begin * kBlock, (end - begin) * kBlock, all_weights + begin * kBlock * inputs, packed_product);
+    });
   const float* from = x.const_data_ptr<float>();
   float* to = y.mutable_data_ptr<float>();
-  at::parallel_for(0, strips, 1, [&](int64_t begin, int64_t end) {
-    float* const v = all + at::get_thread_num() * per_thread;
-    float* const m = v + kFrequencies * strip * inputs;
-    for (int64_t s = begin; s < end; s++) {
-      const int64_t first = s * strip, count = std::min(strip, tiles - first);
-      for (int64_t t = 0; t < count; t++) {
-        const float* pixels[16];
-        input_pixels(from, images, inputs, first + t, zeros, pixels);
-        transform_input(pixels, inputs,
-                        [&](int f, int64_t c, Vector value) { store(v + (f * strip + t) * inputs + c, value); });
-      }
-      for (int f = 0; f < kFrequencies; f++) {
-        const dense::Layer<float> layer{weights + f * inputs * outputs, inputs, outputs, nullptr, 1, {}, -1, nullptr};
-        const dense::Destination<float> results{m + f * strip * outputs, outputs};
-        dense::run_layer(layer, v + f * strip * inputs, inputs, 0, count, static_cast<const float*>(nullptr), 0,
-                         results);
-      }
-      for (int64_t t = 0; t < count; t++)
-        transform_output(m + t * outputs, strip * outputs, outputs,
-                         to + first_result(images, first + t) * outputs, images.width * outputs);
-    }
-  });
-  return y;
-}
-
-// sums [fa, inputs, outputs] of outer products over `total` places: of panels a of `fa` kinds with panels b of `fb`
-// kinds, 1 or as many. fill_a(place, put) and fill_b give vectors of channels by put(kind, channel, vector). In scratch
-// memory.
-template <typename FillA, typename FillB>
-const float* outer_products(int64_t total, int64_t fa, int64_t fb, int64_t inputs, int64_t outputs, FillA fill_a,
-                            FillB fill_b) {
-  const int64_t strip = strip_tiles(std::max(inputs, outputs), kLongStripBytes, total), size = fa * inputs * outputs;
-  float *const to = scratch(size + strip * (fa * inputs + fb * outputs)), *const a = to + size,
-               *const b = a + strip * fa * inputs;
-  std::fill_n(to, size, 0.0f);
-  const int64_t panels = outputs / kBlock;
-  for (int64_t first = 0; first < total; first += strip) {
-    const int64_t count = std::min(strip, total - first);
-    at::parallel_for(0, count, 16, [&](int64_t begin, int64_t end) {
+  for (int64_t first = 0; first < tiles; first += strip) {
+    const int64_t count = std::min(strip, tiles - first);
+    at::parallel_for(0, count, 4, [&](int64_t begin, int64_t end) {
       for (int64_t t = begin; t < end; t++) {
-        fill_a(first + t, [&](int64_t f, int64_t c, Vector value) {
-          store(a + ((f * inputs + c) * strip + t * kLanes), value);
-        });
-        fill_b(first + t, [&](int64_t f, int64_t c, Vector value) {
-          store(b + (f * outputs + c / kBlock * kBlock) * strip + t * kBlock + c % kBlock, value);
+        const float* pixels[kProducts];
+        all.find_inputs(from, images, inputs, first + t, zeros, pixels);
+        transform_input<Dense, Dense>(pixels, inputs, [&](int f, int64_t c, Vector value) {
+          store(v + f * v_product + t * inputs + c, value);
         });
       }
     });
-    at::parallel_for(0, fa * panels, 1, [&](int64_t begin, int64_t end) {
+    at::parallel_for(0, groups * pieces(count, share), 1, [&](int64_t begin, int64_t end) {
+      float* const m = all_m + at::get_thread_num() * of_m;
       for (int64_t i = begin; i < end; i++) {
-        const int64_t f = i / panels, n = i % panels * kBlock;
-        const float* columns = b + ((fb == 1 ? 0 : f) * outputs + n) * strip;
-        for (int64_t k = 0; k < inputs; k += kOuter)
-          add_outer_products(a + (f * inputs + k / kLanes * kLanes) * strip + k % kLanes, columns, count,
-                             to + (f * inputs + k) * outputs + n, outputs);
+        const int64_t n = i % groups * kOutputs, width = std::min(kOutputs, outputs - n);
+        const int64_t start = i / groups * share, rows = std::min(share, count - start);
+        float* weights = all_weights + n * inputs;
+        if (once) {
+          weights = all_weights + at::get_thread_num() * of_weights;
+          pack_weight(taps, n, width, weights, packed_product);
+        }
+        for (int f = 0; f < kProducts; f++)
+          for (int64_t k = 0; k < inputs; k += kTerms) {
+            const int64_t taken = std::min(kTerms, inputs - k);
+            for (int64_t j = 0; j < width; j += kBlock) {
+              const dense::Layer<float> layer{weights + f * packed_product + j * inputs + k * kBlock, taken, kBlock, nullptr, 1, {}, -1, nullptr};
+              float* const products = m + f * m_product + j;
+              dense::run_layer(layer, v + f * v_product + start * inputs + k, inputs, 0, rows, k > 0 ? products : nullptr,
+                               width, {products, width});
+            }
+          }
+        for (int64_t t = 0; t < rows; t++)
+          transform_output<Dense, Dense>(m + t * width, m_product, width,
+                                         to + all.first_result(first + start + t) * outputs + n, outputs,
+                                         images.width * outputs);
       }
     });
   }
-  return to;
+  return y;
 }
 
-template <typename Put> void copy(const float* from, int64_t channels, int64_t kind, Put put) {
-  for (int64_t c = 0; c < channels; c += kLanes) put(kind, c, load(from + c));
+// ---------------------------------------------------------------------------------------------------------------------
+// Gradients of weights
+
+// Sums of products for kChunk inputs and kBlock outputs, kinds `kind` apart, to those taps of dw [outputs, inputs, 3, 3]
+// that V and H have.
+template <typename V, typename H>
+void scatter(const float* sums, int64_t kind, int64_t first, int64_t output, int64_t inputs, float* dw) {
+  constexpr int64_t kSize = kChunk * kBlock;
+  float block[V::kTaps * H::kTaps * kSize];
+  transform_weight_gradient<V, H>(sums, kind, kSize, block, kSize);
+  for (int64_t n = 0; n < kBlock; n++)
+    for (int64_t k = 0; k < kChunk; k++)
+      for (int64_t i = 0; i < V::kTaps; i++)
+        for (int64_t j = 0; j < H::kTaps; j++)
+          dw[((output + n) * inputs + first + k) * kTaps + V::tap(i) * 3 + H::tap(j)] =
+              block[(i * H::kTaps + j) * kSize + k * kBlock + n];
 }
 
-// From what adds up to the gradient, [kind, inputs, outputs], to the gradient [outputs, inputs, 3, 3]:
-// transform(from, stride of kinds, to) takes kBlock neighbouring outputs to taps that are kChunk * kBlock apart.
-template <typename Transform>
-Tensor weight_from_sums(const float* from, int64_t inputs, int64_t outputs, const at::TensorOptions& options,
-                        Transform transform) {
-  Tensor dw = at::empty({outputs, inputs, 3, 3}, options);
-  float* to = dw.mutable_data_ptr<float>();
-  at::parallel_for(0, outputs / kBlock, 1, [&](int64_t begin, int64_t end) {
-    float block[kTaps * kChunk * kBlock];
-    for (int64_t n = begin * kBlock; n < end * kBlock; n += kBlock)
-      for (int64_t first = 0; first < inputs; first += kChunk) {
-        for (int64_t k = 0; k < kChunk; k++)
-          transform(from + (first + k) * outputs + n, inputs * outputs, block + k * kBlock);
-        scatter(block, first, n, inputs, to);
+struct Operands {
+  const float *x, *dy, *zeros;
+  Images images, results;
+  int64_t inputs, outputs;
+};
+
+// Those taps of dw [outputs, inputs, 3, 3] that V and H have: sums of outer products over tiles.
+template <typename V, typename H> void weight_gradient(const Operands& operands, float* dw) {
+  constexpr int64_t kKinds = V::kProducts * H::kProducts;
+  const Tiles<V, H> all{operands.results};
+  const int64_t inputs = operands.inputs, outputs = operands.outputs, tiles = all.count();
+  const int64_t strip = strip_tiles(
+      tiles, std::min(kTerms, kPanelBytes / (kKinds * (inputs + outputs) * int64_t(sizeof(float)))));
+  const int64_t threads = at::get_num_threads();
+  int64_t wide = kInputs, high = kOutputs;
+  if (pieces(inputs, wide) * pieces(outputs, high) < threads) wide = high = kBlock;
+  const int64_t across = pieces(inputs, wide), shares = across * pieces(outputs, high);
+  const bool once = strip == tiles;  // no sums are kept between strips
+  // Panels a [kind][input / kLanes][tile][kLanes], b [kind][output / kBlock][tile][kBlock], and sums [kind][output /
+  // kBlock][input][kBlock] of each share.
+  const int64_t a_kind = inputs * strip + kApart, b_kind = outputs * strip + kApart, sum_kind = wide * high + kApart;
+  float *const a = scratch(kKinds * (a_kind + b_kind + (once ? threads : shares) * sum_kind)),
+               *const b = a + kKinds * a_kind, *const all_sums = b + kKinds * b_kind;
+
+  for (int64_t first = 0; first < tiles; first += strip) {
+    const int64_t count = std::min(strip, tiles - first);
+    at::parallel_for(0, count, 4, [&](int64_t begin, int64_t end) {
+      for (int64_t t = begin; t < end; t++) {
+        const float* pixels[kKinds];
+        all.find_inputs(operands.x, operands.images, inputs, first + t, operands.zeros, pixels);
+        transform_input<V, H>(pixels, inputs, [&](int f, int64_t c, Vector value) {
+          store(a + f * a_kind + c * strip + t * kLanes, value);
+        });
+        transform_gradient<V, H>(
+            operands.dy + all.first_result(first + t) * outputs, operands.results.width * outputs, outputs,
+            [&](int f, int64_t c, Vector value) {
+              store(b + f * b_kind + c / kBlock * kBlock * strip + t * kBlock + c % kBlock, value);
+            });
       }
-  });
-  return dw;
+    });
+    at::parallel_for(0, shares, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; i++) {
+        const int64_t k0 = i % across * wide, k1 = std::min(k0 + wide, inputs);
+        const int64_t n0 = i / across * high, n1 = std::min(n0 + high, outputs);
+        float* const own = all_sums + (once ? at::get_thread_num() : i) * kKinds * sum_kind;
+        const auto sums = [&](int64_t k, int64_t n) { return own + (n - n0) * wide + (k - k0) * kBlock; };
+        for (int64_t f = 0; f < kKinds; f++)
+          for (int64_t n = n0; n < n1; n += kBlock)
+            for (int64_t k = k0; k < k1; k += kOuter)
+              outer_products(a + f * a_kind + k / kLanes * kLanes * strip + k % kLanes, b + f * b_kind + n * strip,
+                             count, first > 0, sums(k, n) + f * sum_kind);
+        if (first + count == tiles)
+          for (int64_t n = n0; n < n1; n += kBlock)
+            for (int64_t k = k0; k < k1; k += kChunk) scatter<V, H>(sums(k, n), sum_kind, k, n, inputs, dw);
+      }
+    });
+  }
 }
 
 // Gradient [outputs, inputs, 3, 3] of the weight, of stride 1 and padding 1, or of stride 2 and no padding.
 Tensor conv3x3_weight_gradient(const Tensor& x, const Tensor& dy, int64_t stride) {
   const Images images = check(x, "the input"), results = check(dy, "the gradient");
-  const int64_t inputs = x.size(1), outputs = dy.size(1);
-  const float *from = x.const_data_ptr<float>(), *gradients = dy.const_data_ptr<float>();
-  if (stride == 2) {
-    TORCH_CHECK(results.count == images.count && results.height == (images.height - 1) / 2 &&
-                    results.width == (images.width - 1) / 2,
-                "winograd: the gradient's shape does not fit the input's");
-    const int64_t per_image = results.height * results.width;
-    const auto fill_a = [&](int64_t place, auto put) {
-      const int64_t row = place % per_image / results.width * 2, column = place % results.width * 2;
-      const float* corner = from + ((place / per_image * images.height + row) * images.width + column) * inputs;
-      for (int64_t f = 0; f < kTaps; f++) copy(corner + (f / 3 * images.width + f % 3) * inputs, inputs, f, put);
-    };
-    const auto fill_b = [&](int64_t place, auto put) { copy(gradients + place * outputs, outputs, 0, put); };
-    const float* sums = outer_products(results.count * per_image, kTaps, 1, inputs, outputs, fill_a, fill_b);
-    return weight_from_sums(sums, inputs, outputs, x.options(), [](const float* from, int64_t kind, float* to) {
-      for (int64_t tap = 0; tap < kTaps; tap++) std::copy_n(from + tap * kind, kBlock, to + tap * kChunk * kBlock);
-    });
-  }
-  TORCH_CHECK(stride == 1 && results.count == images.count && results.height == images.height &&
-                  results.width == images.width && images.height % 2 == 0 && images.width % 2 == 0,
-              "winograd: the gradient's shape does not fit the input's");
-  const Tensor zero = at::zeros({inputs}, x.options());
-  const float* zeros = zero.const_data_ptr<float>();
-  const auto fill_a = [&](int64_t tile, auto put) {
-    const float* pixels[16];
-    input_pixels(from, images, inputs, tile, zeros, pixels);
-    transform_input(pixels, inputs, put);
+  TORCH_CHECK(stride == 1 || stride == 2, "winograd: stride 1 or 2");
+  const auto fits = [&](int64_t of_results, int64_t of_images) {
+    return of_results % 4 == 0 && of_results == (stride == 1 ? of_images : (of_images - 1) / 2);
   };
-  const auto fill_b = [&](int64_t tile, auto put) {
-    transform_gradient(gradients + first_result(images, tile) * outputs, images.width * outputs, outputs, put);
-  };
-  const float* sums = outer_products(images.tiles(), kFrequencies, kFrequencies, inputs, outputs, fill_a, fill_b);
-  return weight_from_sums(sums, inputs, outputs, x.options(), [](const float* from, int64_t kind, float* to) {
-    transform_weight_gradient(from, kind, kBlock, to, kChunk * kBlock);
-  });
+  TORCH_CHECK(results.count == images.count && fits(results.height, images.height) && fits(results.width, images.width),
+              "winograd: the gradient's shape does not fit the input's, or is no multiple of 4");
+  Tensor dw = at::empty({dy.size(1), x.size(1), 3, 3}, x.options());
+  if (results.count == 0 || results.height == 0 || results.width == 0) return dw.zero_();
+  const std::unique_ptr<float[]> zeros(new float[x.size(1)]());
+  const Operands operands{x.const_data_ptr<float>(), dy.const_data_ptr<float>(), zeros.get(), images, results,
+                          x.size(1),                 dy.size(1)};
+  float* to = dw.mutable_data_ptr<float>();
+  if (stride == 1)
+    return weight_gradient<Dense, Dense>(operands, to), dw;
+  weight_gradient<Even, Even>(operands, to);
+  weight_gradient<Even, Odd>(operands, to);
+  weight_gradient<Odd, Even>(operands, to);
+  weight_gradient<Odd, Odd>(operands, to);
+  return dw;
 }
 
 TORCH_LIBRARY_FRAGMENT(video3d_cpu, m) {
