@@ -221,11 +221,11 @@ def test_implementations_by_name(monkeypatch):
     large, w, _ = make((1, 64, 64, 64, 64), 1)
     monkeypatch.setattr(custom_ops, "load", lambda *_: pytest.fail("the native operator was asked for"))
     assert torch.equal(convolve(large, w, padding=(1, 1), impl="ref"), F.conv2d(large, w, padding=1))
-    with pytest.raises(RuntimeError, match=r"multiples of 32 channels.*; not images \[1, 64, 64, 64\] .*, of another type"):
+    with pytest.raises(RuntimeError, match=r"of 32 channels.*; not images \[1, 64, 64, 64\] .*, of another type"):
         convolve(large.double(), w.double(), padding=(1, 1), impl="cpu")
     with pytest.raises(ValueError, match="unknown implementation 'cuda'; choose one of auto, ref, cpu"):
         convolve(large, w, padding=(1, 1), impl="cuda")
-    with pytest.raises(RuntimeError, match=r"multiples of 4; not images \[1, 64, 64, 64\] .* stride=2, padding=\(0, 0\)"):
+    with pytest.raises(RuntimeError, match=r"not images \[1, 64, 64, 64\] .* stride=2, padding=\(0, 0\)"):
         convolve(large, w, stride=2, impl="cpu")
 
 

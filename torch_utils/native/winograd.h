@@ -3,13 +3,13 @@
 //
 //   y = A^T [ (G w) * (B^T d) ]         d: m + r - 1 inputs, w: r taps, *: product by product
 //
-// and of an image, lines are taken along both axes. F(4x4, 3x3) so has 36 products for 16 results instead of 144; for each
-// of the 36, a matrix product [tiles, inputs] x [inputs, outputs] is left. The gradient of the weight is the transposed:
-// dw = G^T [ sum over tiles of (B^T d) * (A dy) ].
+// and of an image, lines are taken along both axes. So F(4x4, 3x3) has 36 products for 16 results instead of 144; for
+// each of the 36, a matrix product [tiles, inputs] x [inputs, outputs] is left. The gradient of the weight is the
+// transposed: dw = G^T [ sum over tiles of (B^T d) * (A dy) ].
 //
-// Products are the values of polynomials at the points 0, +-a, +-b and infinity. With the usual 1 and 2 for a and b, the
-// rounding errors of F(4x4, 3x3) are twice those with 3/4 and 3/2, which have the size of a plain sum's (docs/operators.md;
-// Barabasz et al. 2020, "Error Analysis and Improving the Accuracy of Winograd Convolution for Deep Neural Networks").
+// Products are the values of polynomials at the points 0, +-a, +-b and infinity. With the usual 1 and 2 for a and b,
+// rounding errors are twice those with 3/4 and 3/2, which have the size of a plain sum's (docs/operators.md; Barabasz
+// et al. 2020, "Error Analysis and Improving the Accuracy of Winograd Convolution for Deep Neural Networks").
 //
 // Images are rows of channels [images, height, width, channels].
 #pragma once
@@ -131,8 +131,8 @@ struct One {
   static void weight_gradient(const Vector (&du)[1], Vector (&dw)[1]) { dw[0] = du[0]; }
 };
 
-// Along one axis of an image, the i-th input of a line that begins with result `r` is pixel (r + i) * kStep + kFirst, and
-// its i-th tap that of the 3x3 weight's line with the number i * kStep + kTap.
+// Along one axis of an image, the i-th input of a line that begins with result `r` is pixel (r + i) * kStep + kFirst;
+// its i-th tap is number i * kStep + kTap of the 3x3 weight's.
 template <typename Line, int kFirst_, int kStep_, int kTap> struct Axis : Line {
   static constexpr int kFirst = kFirst_, kStep = kStep_;
 
@@ -255,7 +255,7 @@ void transform_weight_gradient(const float* du, int64_t product, int64_t count, 
 // ---------------------------------------------------------------------------------------------------------------------
 // Sums of outer products
 
-constexpr int kOuter = 8;  // rows of a block of sums in registers: kOuter x kColumns vectors
+constexpr int kOuter = std::min(8, kLanes);  // rows of a block of sums in registers: kOuter x kColumns vectors
 
 // sums[i, j] = sum over t of a[t, i] b[t, j], added to what is there if `add`, for kOuter values i of panels a [length,
 // kLanes] and all j of b [length, kBlock]; rows of sums of kBlock values.

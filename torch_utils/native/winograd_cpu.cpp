@@ -16,17 +16,16 @@ using at::Tensor;
 using namespace winograd;
 
 constexpr int64_t kTaps = 9, kChunk = 8;  // of a weight; inputs whose weights are transposed at a time
-constexpr int64_t kProducts = 36;         // for 4x4 results, with stride 1 and 2
+constexpr int64_t kProducts = 36;         // for 4x4 results of stride 1
 constexpr int64_t kLine = 64;             // bytes of a line of the caches
-// What belongs to different products lies so many values further apart than it need: steps of a power of two would lead
-// all to the same few places of a cache.
+// What belongs to different products lies so many values further apart than it needs to: steps of a power of two would
+// lead all to the same few places of a cache.
 constexpr int64_t kApart = kLine / sizeof(float);
 
-// Tiles whose transformed inputs are held at a time. Weights, or sums for their gradients, are fetched from memory once
-// for each such strip.
-constexpr int64_t kStrip = 16 * dense::kRows;
-constexpr int64_t kPanelBytes = 16 << 20;  // of transformed inputs and gradients at a time
-// Inputs and outputs of a thread's share of the matrix products with a strip: these fit into the second cache.
+// Tiles that are transformed at a time; weights are fetched from memory once for each such strip. For gradients of
+// weights, where their sums are fetched instead, it is the bytes of a strip that count.
+constexpr int64_t kStrip = 16 * dense::kRows, kStripBytes = 16 << 20;
+// Inputs and outputs of a thread's share of a product's matrix: with these, it stays in the second cache.
 constexpr int64_t kInputs = 128, kOutputs = 2 * kBlock;
 // Terms of a sum in registers: many short sums are more exact than a long one. Their factors fit into the first cache.
 constexpr int64_t kTerms = 256;
@@ -47,8 +46,8 @@ int64_t strip_tiles(int64_t tiles, int64_t most) {
   return std::min(dense::round_up((tiles + strips - 1) / strips, dense::kRows), tiles);
 }
 
-// Memory for so many intermediate values. Every calling thread keeps its own until it needs more: a fresh block, tens of
-// megabytes for 512 channels, would cost a page fault per 4 KB, a tenth of an operator's time.
+// Memory for so many intermediate values. Every calling thread keeps its own until it needs more: a fresh block, 54 MB
+// for 512 channels, would cost a page fault per 4 KB, a tenth of an operator's time.
 float* scratch(int64_t count) {
   struct Free {
     void operator()(float* values) const { std::free(values); }
@@ -102,8 +101,8 @@ void pack_weight(const Taps& taps, int64_t first, int64_t count, float* to, int6
     }
 }
 
-// Correlation of x [images, inputs, height, width] with w [outputs, inputs, 3, 3]; `transposed`: what takes gradients of
-// results x [images, outputs, height, width] to those of the images.
+// Correlation of x [images, inputs, height, width] with w [outputs, inputs, 3, 3]; `transposed`: what takes gradients
+// of results x [images, outputs, height, width] to those of the images.
 Tensor winograd_conv(const Tensor& x, const Tensor& w, bool transposed) {
   const Images images = check(x, "the input");
   const Tiles<Dense, Dense> all{images};
@@ -117,7 +116,7 @@ Tensor winograd_conv(const Tensor& x, const Tensor& w, bool transposed) {
   if (tiles == 0) return y;
   const int64_t strip = strip_tiles(tiles, kStrip), threads = at::get_num_threads(), groups = pieces(outputs, kOutputs);
   // Tiles of a thread's share: all of the strip, if that makes a share for each thread.
-  const int64_t share = groups < threads ? strip / 4 + 1 : strip;
+  const int64_t share = groups < threads ? std::min(dense::round_up(pieces(strip, 4), dense::kRows), strip) : strip;
   // Weights that are needed only once are packed by who needs them, where they stay in the cache.
   const bool once = strip == tiles && share == strip;
 
@@ -157,15 +156,15 @@ Tensor winograd_conv(const Tensor& x, const Tensor& w, bool transposed) {
           pack_weight(taps, n, width, weights, packed_product);
         }
         for (int f = 0; f < kProducts; f++)
-          for (int64_t k = 0; k < inputs; k += kTerms) {
-            const int64_t taken = std::min(kTerms, inputs - k);
+          for (int64_t k = 0; k < inputs; k += kTerms)
             for (int64_t j = 0; j < width; j += kBlock) {
-              const dense::Layer<float> layer{weights + f * packed_product + j * inputs + k * kBlock, taken, kBlock, nullptr, 1, {}, -1, nullptr};
+              const float* const factors = weights + f * packed_product + j * inputs + k * kBlock;
+              const int64_t terms = std::min(kTerms, inputs - k);
+              const dense::Layer<float> layer{factors, terms, kBlock, nullptr, 1, {}, -1, nullptr};
               float* const products = m + f * m_product + j;
-              dense::run_layer(layer, v + f * v_product + start * inputs + k, inputs, 0, rows, k > 0 ? products : nullptr,
-                               width, {products, width});
+              dense::run_layer(layer, v + f * v_product + start * inputs + k, inputs, 0, rows,
+                               k > 0 ? products : nullptr, width, {products, width});
             }
-          }
         for (int64_t t = 0; t < rows; t++)
           transform_output<Dense, Dense>(m + t * width, m_product, width,
                                          to + all.first_result(first + start + t) * outputs + n, outputs,
@@ -179,8 +178,8 @@ Tensor winograd_conv(const Tensor& x, const Tensor& w, bool transposed) {
 // ---------------------------------------------------------------------------------------------------------------------
 // Gradients of weights
 
-// Sums of products for kChunk inputs and kBlock outputs, kinds `kind` apart, to those taps of dw [outputs, inputs, 3, 3]
-// that V and H have.
+// Sums of products for kChunk inputs and kBlock outputs, kinds `kind` apart, to those taps of dw [outputs, inputs, 3,
+// 3] that V and H have.
 template <typename V, typename H>
 void scatter(const float* sums, int64_t kind, int64_t first, int64_t output, int64_t inputs, float* dw) {
   constexpr int64_t kSize = kChunk * kBlock;
@@ -206,7 +205,7 @@ template <typename V, typename H> void weight_gradient(const Operands& operands,
   const Tiles<V, H> all{operands.results};
   const int64_t inputs = operands.inputs, outputs = operands.outputs, tiles = all.count();
   const int64_t strip = strip_tiles(
-      tiles, std::min(kTerms, kPanelBytes / (kKinds * (inputs + outputs) * int64_t(sizeof(float)))));
+      tiles, std::min(kTerms, kStripBytes / (kKinds * (inputs + outputs) * int64_t(sizeof(float)))));
   const int64_t threads = at::get_num_threads();
   int64_t wide = kInputs, high = kOutputs;
   if (pieces(inputs, wide) * pieces(outputs, high) < threads) wide = high = kBlock;

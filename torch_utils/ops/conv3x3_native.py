@@ -1,4 +1,4 @@
-"""The three bilinear maps of a 3x3 convolution by native operators, each the derivative of the others (see `conv3x3`)."""
+"""The three bilinear maps of a 3x3 convolution by native operators: each is the others' derivative (see `conv3x3`)."""
 
 import torch
 import torch.nn.functional as F

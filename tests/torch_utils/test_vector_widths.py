@@ -1,0 +1,34 @@
+"""Native operators on processors with narrower vectors than this one's."""
+
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.torch_utils.native import needs_compiler
+from torch_utils import native_recipes
+
+pytestmark = [
+    needs_compiler,
+    pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="the flags are those of x86"),
+]
+
+#: Their tests cover all uses of native/dense.h, which knows how wide vectors are.
+TESTS = [f"tests/torch_utils/test_{name}.py" for name in ("conv3x3", "dense")]
+
+
+@pytest.mark.parametrize("flag", ["-mno-avx512f", "-mno-avx"])
+def test_operators_on_vectors_are_right_with_narrower_ones(flag, tmp_path):
+    environment = os.environ | {
+        "CXX": f"{native_recipes.cxx_compiler()[0]} {flag}",
+        "VIDEO3D_OPS_CACHE": str(tmp_path),
+    }
+    process = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *TESTS],
+        cwd=Path(__file__).parents[2], env=environment, capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert process.returncode == 0, process.stdout[-4000:] + process.stderr[-2000:]
+    assert any(tmp_path.rglob("*winograd*")), "built for this test"
