@@ -101,6 +101,16 @@ void pack_weight(const Taps& taps, int64_t first, int64_t count, float* to, int6
     }
 }
 
+// m [rows, outputs] = v [rows, inputs] times packed weights.
+void multiply(const float* v, int64_t rows, int64_t inputs, const float* weights, int64_t outputs, float* m) {
+  for (int64_t k = 0; k < inputs; k += kTerms)
+    for (int64_t n = 0; n < outputs; n += kBlock) {
+      const float* const factors = weights + n * inputs + k * kBlock;
+      const dense::Layer<float> layer{factors, std::min(kTerms, inputs - k), kBlock, nullptr, 1, {}, -1, nullptr};
+      dense::run_layer(layer, v + k, inputs, 0, rows, k > 0 ? m + n : nullptr, outputs, {m + n, outputs});
+    }
+}
+
 // Correlation of x [images, inputs, height, width] with w [outputs, inputs, 3, 3]; `transposed`: what takes gradients
 // of results x [images, outputs, height, width] to those of the images.
 Tensor winograd_conv(const Tensor& x, const Tensor& w, bool transposed) {
@@ -156,15 +166,8 @@ Tensor winograd_conv(const Tensor& x, const Tensor& w, bool transposed) {
           pack_weight(taps, n, width, weights, packed_product);
         }
         for (int f = 0; f < kProducts; f++)
-          for (int64_t k = 0; k < inputs; k += kTerms)
-            for (int64_t j = 0; j < width; j += kBlock) {
-              const float* const factors = weights + f * packed_product + j * inputs + k * kBlock;
-              const int64_t terms = std::min(kTerms, inputs - k);
-              const dense::Layer<float> layer{factors, terms, kBlock, nullptr, 1, {}, -1, nullptr};
-              float* const products = m + f * m_product + j;
-              dense::run_layer(layer, v + f * v_product + start * inputs + k, inputs, 0, rows,
-                               k > 0 ? products : nullptr, width, {products, width});
-            }
+          multiply(v + f * v_product + start * inputs, rows, inputs, weights + f * packed_product, width,
+                   m + f * m_product);
         for (int64_t t = 0; t < rows; t++)
           transform_output<Dense, Dense>(m + t * width, m_product, width,
                                          to + all.first_result(first + start + t) * outputs + n, outputs,
