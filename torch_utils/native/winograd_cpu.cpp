@@ -47,7 +47,7 @@ int64_t strip_tiles(int64_t tiles, int64_t most) {
 }
 
 // Memory for so many intermediate values. Every calling thread keeps its own until it needs more: a fresh block, 54 MB
-// for 512 channels, would cost a page fault per 4 KB, a tenth of an operator's time.
+// for 512 channels, would cost a page fault per 4 KB.
 float* scratch(int64_t count) {
   struct Free {
     void operator()(float* values) const { std::free(values); }
