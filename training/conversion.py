@@ -114,7 +114,7 @@ def _frames(
             file = among.file_of(source)
         info = probe_video(file)
         record["fps"] = info.fps
-        frames = decode_video(file, stride=recipe.stride, limit=recipe.max_frames, alpha=info.alpha, threads=threads)
+        frames = decode_video(file, stride=recipe.stride, limit=recipe.max_frames, threads=threads)
         yield from stack.enter_context(contextlib.closing(frames))
 
 

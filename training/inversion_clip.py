@@ -10,7 +10,7 @@ from PIL import Image
 from dnnlib import UserError
 from training.crops import Crop, cut_square
 from training.frame_store import FrameStore, Video
-from training.video_reader import BrokenVideo, decode_video, probe_video
+from training.video_reader import BrokenVideo, decode_video
 
 __all__ = ["MAX_FRAMES", "read_clip"]
 
@@ -66,7 +66,7 @@ def _images(path: str, limit: int, stride: int) -> Iterator[Image.Image]:
     if not os.path.exists(path):
         raise UserError(f"--clip: there is no file or folder '{path}'.")
     if os.path.isfile(path) and not path.lower().endswith(".zip"):
-        return decode_video(path, stride=stride, limit=limit, alpha=probe_video(path).alpha)
+        return decode_video(path, stride=stride, limit=limit)
     store = FrameStore(path)
     video = _only_video(store)
     return (store.read_frame(video, index) for index in itertools.islice(range(0, len(video), stride), limit))
