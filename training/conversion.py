@@ -65,13 +65,14 @@ def convert(
 
     Returns:
         The video's record: name, source, stamp, fps (of the source), size (of its frames), crop (the first frame's
-        square: left, top, side), frames (after the stride), pieces (name and frames of each), bytes (of all).
+        square: left, top, side), warnings (see decode_video), frames (after the stride), pieces (name and frames of
+        each), bytes (of all).
 
     Raises:
         BrokenVideo: It cannot be decoded to its end, or does not suit the crop.
     """
     record = {"name": source.name, "source": printable(source.path), "stamp": among.stamp(source), "fps": None}
-    record.update(size=None, crop=None)
+    record.update(size=None, crop=None, warnings=0)
     plan = recipe.crop.plan(source.path)
 
     def squares() -> Iterator[Image.Image]:
@@ -80,6 +81,8 @@ def convert(
             if number == 0:
                 record.update(size=list(frame.size), crop=[round(float(x), 2) for x in square])
             yield cut_square(frame, square, recipe.resolution)
+        if number + 1 != recipe.max_frames:
+            plan.check_length((number + 1) * recipe.stride)
 
     with contextlib.closing(squares()) as frames:
         total, pieces = recipe.cut.write(
@@ -115,7 +118,7 @@ def _frames(
         info = probe_video(file)
         record["fps"] = info.fps
         frames = decode_video(file, stride=recipe.stride, limit=recipe.max_frames, threads=threads)
-        yield from stack.enter_context(contextlib.closing(frames))
+        record["warnings"] = yield from stack.enter_context(contextlib.closing(frames))
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter1d
 
 from dnnlib import UserError
+from training.names import listed_path
 from training.video_reader import BrokenVideo
 
 __all__ = ["Boxes", "Crop", "CropPlan", "cut_square", "parse_rectangle", "read_boxes", "squares_from_boxes"]
@@ -58,7 +59,7 @@ class Crop:
         """The squares of one video."""
         boxes = None
         if self.boxes is not None:
-            boxes = self.boxes.by_path.get(path)
+            boxes = self.boxes.by_path.get(listed_path(path))
             if boxes is None:
                 raise BrokenVideo(f"The file of boxes has none for '{path}'.")
         return CropPlan(crop=self, path=path, boxes=boxes)
@@ -70,6 +71,7 @@ class CropPlan:
     def __init__(self, *, crop: Crop, path: str, boxes: np.ndarray | None):
         self._crop, self._path, self._boxes = crop, path, boxes
         self._squares: np.ndarray | None = None
+        self._size: tuple[int, int] | None = None
 
     def square(self, frame: int, size: tuple[int, int]) -> Square:
         """The square of a frame of the source video.
@@ -78,6 +80,7 @@ class CropPlan:
             BrokenVideo: The rectangle or the boxes do not fit the video.
         """
         if self._boxes is not None:
+            self._require_same(frame, size)
             if self._squares is None:
                 settings = self._crop.boxes
                 self._squares = squares_from_boxes(
@@ -96,8 +99,31 @@ class CropPlan:
                 f"The rectangle {left},{top},{width},{height} is not inside the frames of '{self._path}', which have "
                 f"{size[0]}×{size[1]} pixels."
             )
+        if self._crop.rectangle is not None:
+            self._require_same(frame, size)
         side = min(width, height)
         return left + (width - side) // 2, top + (height - side) // 2, side
+
+    def _require_same(self, frame: int, size: tuple[int, int]) -> None:
+        """Boxes and rectangles are in pixels of frames of one size."""
+        self._size = self._size or size
+        if size != self._size:
+            raise BrokenVideo(
+                f"Frame {frame} of '{self._path}' has {size[0]}×{size[1]} pixels, the first one {self._size[0]}×"
+                f"{self._size[1]}: boxes and rectangles fit frames of one size only."
+            )
+
+    def check_length(self, frames: int) -> None:
+        """Called at the end of a video that has at most so many frames.
+
+        Raises:
+            BrokenVideo: There is a box for each of more frames, so that they belong to another version of the video.
+        """
+        if self._boxes is not None and len(self._boxes) > max(frames, 1):
+            raise BrokenVideo(
+                f"The file of boxes has {len(self._boxes)} boxes for '{self._path}', which has no more than {frames} "
+                "frame(s)."
+            )
 
 
 def squares_from_boxes(
@@ -175,13 +201,21 @@ def read_boxes(file: str, *, scale: float, smoothing: float) -> Boxes:
     try:
         with open(file, "rb") as stream:
             data = stream.read()
-        entries = json.loads(data)
+        outermost = json.loads(data, object_pairs_hook=_Pairs)
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"Cannot read the boxes in '{file}': {error}.") from error
-    if not isinstance(entries, dict) or not entries:
+    if not isinstance(outermost, _Pairs) or not outermost:
         raise UserError(f"'{file}' must hold an object of boxes by video, e.g. {{\"a.mp4\": [310, 80, 470, 260]}}.")
-    by_path = {path: _to_boxes(entry, path=path, file=file) for path, entry in entries.items()}
+    by_path: dict[str, np.ndarray] = {}
+    for path, entry in outermost:
+        if listed_path(path) in by_path:
+            raise UserError(f"'{file}' has boxes for the video '{listed_path(path)}' twice; remove one.")
+        by_path[listed_path(path)] = _to_boxes(entry, path=path, file=file)
     return Boxes(by_path=by_path, digest=hashlib.sha256(data).hexdigest(), scale=scale, smoothing=smoothing)
+
+
+class _Pairs(list):
+    """An object of a JSON file as its (name, value) pairs: a dictionary would keep the last of two equal names."""
 
 
 def _to_boxes(entry: Any, *, path: str, file: str) -> np.ndarray:

@@ -21,6 +21,7 @@ from training.clip_writer import IMAGE_FORMATS
 from training.crops import Crop, parse_rectangle, read_boxes
 from training.dataset_check import check_dataset, write_preview
 from training.preparation import prepare, read_manifest, summary
+from training.video_reader import describe_warnings
 
 __all__ = ["COUNT", "PRESETS", "main", "prepare", "read_manifest", "summary"]
 
@@ -118,6 +119,10 @@ def notes(manifest: dict[str, Any]) -> list[str]:
         found.append(f"{len(manifest['skipped'])} video(s) were left out.")
     if manifest["unsafe_names"]:
         found.append(f"{manifest['unsafe_names']} entries of the zip were left out: their names lead out of it.")
+    found += manifest["unmatched"]
+    warnings = [entry["count"] for entry in manifest["warnings"]]
+    if warnings:
+        found.append(describe_warnings(sum(warnings), videos=len(warnings)))
     enlarged = sum(source["crop"][2] < manifest["resolution"] for source in manifest["sources"])
     if enlarged:
         found.append(f"{enlarged} video(s) were enlarged: their square has fewer than {manifest['resolution']} pixels.")

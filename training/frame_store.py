@@ -201,6 +201,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         return image
     if image.mode.startswith("I"):  # 16-bit gray
         values = np.asarray(image).astype(np.float64)
+        values[values == image.info.get("transparency", -1)] = 0  # a level that stands for nothing
         image = Image.fromarray(np.rint(values.clip(0, 65535) / 257).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")

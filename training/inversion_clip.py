@@ -4,13 +4,14 @@ import itertools
 import os
 from collections.abc import Iterator
 
+import click
 import numpy as np
 from PIL import Image
 
 from dnnlib import UserError
 from training.crops import Crop, cut_square
 from training.frame_store import FrameStore, Video
-from training.video_reader import BrokenVideo, decode_video
+from training.video_reader import BrokenVideo, decode_video, describe_warnings
 
 __all__ = ["MAX_FRAMES", "read_clip"]
 
@@ -66,10 +67,13 @@ def _images(path: str, limit: int, stride: int) -> Iterator[Image.Image]:
     if not os.path.exists(path):
         raise UserError(f"--clip: there is no file or folder '{path}'.")
     if os.path.isfile(path) and not path.lower().endswith(".zip"):
-        return decode_video(path, stride=stride, limit=limit)
+        warnings = yield from decode_video(path, stride=stride, limit=limit)
+        if warnings:
+            click.echo(f"--clip: {describe_warnings(warnings, videos=1)}", err=True)
+        return
     store = FrameStore(path)
     video = _only_video(store)
-    return (store.read_frame(video, index) for index in itertools.islice(range(0, len(video), stride), limit))
+    yield from (store.read_frame(video, index) for index in itertools.islice(range(0, len(video), stride), limit))
 
 
 def _only_video(store: FrameStore) -> Video:

@@ -3,19 +3,33 @@
     {"labels": [["split/video_0", label], …], "cameras": [["split/video_0", [yaw, pitch]], …]}
 
 Labels are class numbers, which become one-hot vectors, or lists of numbers. Cameras are angles in radians as those of
-`renderer.cameras`: yaw is 0 from the front, pitch pi / 2 at the height of the scene. Either may be missing.
+`renderer.cameras`: yaw is 0 from the front, pitch pi / 2 at the height of the scene. Either may be missing or null.
 """
 
 import json
 import posixpath
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
 
 from dnnlib import UserError
+from training.frame_index import IMAGE_SUFFIXES
 from training.frame_store import FrameStore, Video
+from training.names import listed_path
 
-__all__ = ["KINDS", "angles_vector", "has_entries", "label_vector", "mirrored", "read_cameras", "read_labels"]
+__all__ = [
+    "KINDS",
+    "angles_vector",
+    "describe_strangers",
+    "has_entries",
+    "label_vector",
+    "list_entries",
+    "mirrored",
+    "notes_on_strangers",
+    "read_cameras",
+    "read_labels",
+]
 
 MAX_NUMBER = float(np.finfo(np.float32).max)
 MAX_CLASSES = 65536  # a label is a vector of that length; larger numbers are identifiers, not classes
@@ -52,7 +66,8 @@ def has_entries(store: FrameStore, kind: str) -> bool:
     """Whether there is a dataset.json with entries of that kind, 'labels' or 'cameras', whatever they are worth."""
     data = store.read_bytes(FILE)
     try:
-        return data is not None and kind in json.loads(data)
+        content = json.loads(data or b"{}")
+        return content.get(kind) is not None if isinstance(content, dict) else kind in content
     except (ValueError, TypeError, RecursionError):
         return kind == "labels"  # whoever reads them will say what is wrong with the file
 
@@ -74,6 +89,48 @@ def read_cameras(store: FrameStore, videos: list[Video]) -> np.ndarray:
     return np.array(angles, dtype=np.float32).reshape(-1, 2)
 
 
+def list_entries(listed: Any, kind: str, *, file: str) -> dict[str, Any]:
+    """What stands under 'labels' or 'cameras' in a file, as entries by the path of the video (see listed_path).
+
+    Raises:
+        TypeError, ValueError: It is no list of pairs.
+        UserError: It gives one video two different entries.
+    """
+    if isinstance(listed, dict):
+        listed = list(listed.items())
+    if not isinstance(listed, list):
+        raise TypeError(f"no list of {kind}")
+    entries: dict[str, Any] = {}
+    for path, entry in [(listed_path(path), entry) for path, entry in listed]:
+        if entries.setdefault(path, entry) != entry:
+            raise UserError(f"'{file}' gives the video '{path}' two different {kind}; remove one.")
+    return entries
+
+
+def describe_strangers(entries: Collection[str], videos: Collection[str], kind: str) -> str | None:
+    """One line about the paths in a file that are none of the videos, None if there are none of these.
+
+    Args:
+        entries, videos: Paths as listed_path gives them.
+        kind: 'labels', 'cameras', 'boxes'.
+    """
+    videos = set(videos)
+    strangers = [path for path in entries if path not in videos]
+    if not strangers:
+        return None
+    frames = sum(path.lower().endswith(IMAGE_SUFFIXES) and posixpath.dirname(path) in videos for path in strangers)
+    of_frames = f" {frames} are for single frames, but one for each video is wanted." if frames else ""
+    return f"{len(strangers)} of {len(entries)} {kind} are for none of the videos, e.g. '{strangers[0]}'.{of_frames}"
+
+
+def notes_on_strangers(store: FrameStore, videos: list[Video], kinds: Collection[str]) -> list[str]:
+    """describe_strangers for the dataset.json of a dataset, of which these kinds have been read without an error."""
+    content = json.loads(store.read_bytes(FILE)) if kinds else {}
+    paths = [video.path for video in videos]
+    notes = [describe_strangers(list_entries(content[kind], kind, file=FILE), paths, kind) for kind in kinds]
+    return [f"{FILE}: {note}" for note in notes if note is not None]
+
+
 def _read_entries(store: FrameStore, videos: list[Video], kind: str) -> dict[str, Any]:
     """The entries of a kind by the path of the video; there is one for every video."""
     file, one = posixpath.join(store.path, FILE), SINGULAR[kind]
@@ -83,20 +140,17 @@ def _read_entries(store: FrameStore, videos: list[Video], kind: str) -> dict[str
         raise UserError(f"{kind.capitalize()} are wanted but there is no '{file}'; {form}. Or {WITHOUT[kind]}.")
     try:
         listed = json.loads(data)[kind]
-        if not isinstance(listed, list):
-            raise TypeError(f"no list of {kind}")
-        pairs = [(posixpath.normpath(str(path).replace("\\", "/")), entry) for path, entry in listed]
+        if listed is None:
+            raise UserError(f"Cannot use '{file}' (its {kind} are null, which is none); {form}. Or {WITHOUT[kind]}.")
+        entries = list_entries(listed, kind, file=file)
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise UserError(f"Cannot use '{file}' ({type(error).__name__}: {error}); {form}.") from error
-    entries: dict[str, Any] = {}
-    for path, entry in pairs:
-        if entries.setdefault(path, entry) != entry:
-            raise UserError(f"'{file}' gives the video '{path}' two different {kind}; remove one.")
     missing = [video.path for video in videos if video.path not in entries]
     if missing:
+        strangers = describe_strangers(entries, [video.path for video in videos], kind)
         raise UserError(
             f"'{file}' has no {one} for {len(missing)} of {len(videos)} videos, e.g. '{missing[0]}'; add them "
-            f"(paths relative to the folder of {FILE}) or {WITHOUT[kind]}."
+            f"(paths relative to the folder of {FILE}) or {WITHOUT[kind]}." + (f" {strangers}" if strangers else "")
         )
     return entries
 

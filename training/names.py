@@ -1,11 +1,12 @@
 """Names of files: their natural order, and many of them in little memory."""
 
+import posixpath
 import re
 from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-__all__ = ["StringTable", "natural_key", "natural_order", "path_key"]
+__all__ = ["StringTable", "listed_path", "natural_key", "natural_order", "path_key"]
 
 DIGITS = str.maketrans("123456789", "0" * 9)
 
@@ -28,6 +29,11 @@ def natural_order(names: Iterable[str]) -> list[str]:
 def path_key(path: str) -> tuple:
     """Sorting key of a path: folder by folder."""
     return tuple(natural_key(part) for part in path.split("/"))
+
+
+def listed_path(path: object) -> str:
+    """A path that a file lists, in the one form in which such paths are compared: a/b for ./a/b, a//b and a\\b."""
+    return posixpath.normpath(str(path).replace("\\", "/"))
 
 
 class StringTable:

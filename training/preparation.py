@@ -10,7 +10,9 @@ from training.clip_writer import Cut
 from training.conversion import Recipe, convert_all
 from training.crops import Crop
 from training.frame_store import FrameStore
+from training.labels import describe_strangers
 from training.manifest import FRAMES_FORMAT, MANIFEST, SHARDS_FORMAT, VERSION, parse_manifest
+from training.names import listed_path
 from training.packing import pack_shards, pack_zip
 from training.sources import SourceSet, find_sources, printable
 from training.unfinished import Unfinished, replace_path, write_json
@@ -107,6 +109,7 @@ def prepare(
                 "Use longer videos, or a smaller --nframes or --stride."
             )
         manifest = {"format": FRAMES_FORMAT, **settings, **_contents(among, records, skipped, nframes)}
+        manifest["unmatched"] = _unmatched(among, crop)
         write_json(os.path.join(growing.data, MANIFEST), manifest)
         entries = {kind: _carried(by_path, among, records) for kind, by_path in among.entries.items()}
         entries = {kind: listed for kind, listed in entries.items() if listed}
@@ -155,11 +158,26 @@ def _convert(
 def _carried(by_path: dict[str, Any], among: SourceSet, records: dict[str, dict[str, Any]]) -> list[list[Any]]:
     """Entries of the source's videos, for the pieces that became of them."""
     return [
-        [f"videos/{name}", by_path[item.path]]
+        [f"videos/{name}", by_path[listed_path(item.path)]]
         for item in among.sources
-        if item.name in records and item.path in by_path
+        if item.name in records and listed_path(item.path) in by_path
         for name, _ in records[item.name]["pieces"]
     ]
+
+
+def _unmatched(among: SourceSet, crop: Crop) -> list[str]:
+    """What labels, cameras and boxes are for no video of the source, and which labels and cameras lack; for people."""
+    paths = {listed_path(source.path) for source in among.sources}
+    listed = {kind: by_path for kind, by_path in among.entries.items() if by_path}
+    found = []
+    for kind, by_path in listed.items():
+        missing = sorted(paths - by_path.keys())
+        if missing:
+            found.append(f"{len(missing)} of {len(paths)} videos have no {kind}, e.g. '{missing[0]}'.")
+    if crop.boxes is not None:
+        listed["boxes"] = crop.boxes.by_path
+    strangers = [describe_strangers(by_path, paths, kind) for kind, by_path in listed.items()]
+    return [printable(text) for text in [*found, *strangers] if text is not None]
 
 
 def _contents(
@@ -181,6 +199,9 @@ def _contents(
             for name, count in record["pieces"]
         ],
         "skipped": sorted(skipped + short, key=lambda item: item["source"]),
+        "warnings": [
+            {"source": record["source"], "count": record["warnings"]} for record in in_order if record["warnings"]
+        ],
         "unsafe_names": 0 if among.store is None else among.store.unsafe,
     }
 

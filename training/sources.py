@@ -10,7 +10,8 @@ from typing import Any
 
 from dnnlib import UserError
 from training.frame_store import FrameStore, Video
-from training.labels import KINDS
+from training.labels import KINDS, describe_strangers, list_entries
+from training.names import listed_path
 
 __all__ = ["Source", "SourceSet", "find_sources", "printable"]
 
@@ -45,7 +46,7 @@ class SourceSet:
     Attributes:
         root: The video file itself, or the folder or zip that the paths are relative to.
         sources: In natural order.
-        entries: What dataset.json says of the videos, if it is there: 'labels' and 'cameras', each by path.
+        entries: What dataset.json says of the videos, if it is there: 'labels' and 'cameras', each by listed_path.
         store: The frames; None for a single file.
     """
 
@@ -59,7 +60,7 @@ class SourceSet:
         return self.root if self.store is None else os.path.join(self.root, source.path)
 
     def stamp(self, source: Source) -> str:
-        """A text that changes when the video does: from sizes and times of its files."""
+        """A text that changes when the video does: from sizes of its files, and times (also the one nobody can set)."""
         if self.store is not None and self.store.is_zip:
             files = [self.root]
         elif source.video is None:
@@ -71,7 +72,8 @@ class SourceSet:
         for file in files:
             try:
                 status = os.stat(file)
-                digest.update(f"{printable(file)}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
+                times = f"{status.st_mtime_ns}\0{status.st_ctime_ns}"
+                digest.update(f"{printable(file)}\0{status.st_size}\0{times}\0".encode())
             except OSError:  # reading it will say what is wrong
                 digest.update(b"?")
         return digest.hexdigest()[:32]
@@ -81,7 +83,8 @@ def find_sources(path: str) -> SourceSet:
     """Look what there is.
 
     Raises:
-        UserError: Nothing, or nothing that could be a video; or a dataset.json that cannot be read.
+        UserError: Nothing, or nothing that could be a video; or a dataset.json that cannot be read, or whose labels or
+            cameras are all for something else.
     """
     names: set[str] = set()
     if os.path.isfile(path) and not path.lower().endswith(".zip"):
@@ -92,13 +95,22 @@ def find_sources(path: str) -> SourceSet:
         store.require_videos()
     sources = [Source(_unique(_stem(movie), names), movie) for movie in store.movies]
     sources += [Source(_unique(video.path, names), video.path, video) for video in store.videos]
+    file = f"{path}/dataset.json"
     try:
         content = json.loads(store.read_bytes("dataset.json") or b"{}")
-        entries = {kind: dict(content[kind]) for kind in KINDS if kind in content}
-        if content and not entries:
+        if content and not any(kind in content for kind in KINDS):
             raise ValueError("neither labels nor cameras")
-    except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"Cannot use the labels in '{path}/dataset.json' ({error}): repair or remove it.") from error
+        there = [kind for kind in KINDS if content.get(kind) is not None]
+        entries = {kind: list_entries(content[kind], kind, file=file) for kind in there}
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise UserError(f"Cannot use the labels in '{file}' ({error}): repair or remove it.") from error
+    paths = {listed_path(source.path) for source in sources}
+    for kind, by_path in entries.items():
+        if by_path and paths.isdisjoint(by_path):
+            raise UserError(
+                f"Cannot use the {kind} in '{file}': {describe_strangers(by_path, paths, kind)} The videos are called "
+                f"e.g. '{printable(sources[0].path)}': repair or remove the file."
+            )
     return SourceSet(root=path, sources=sources, entries=entries, store=store)
 
 

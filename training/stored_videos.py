@@ -8,22 +8,24 @@ is taken twice, and with at least as many videos as clips every clip is from a v
 import bisect
 import hashlib
 import os
-import zipfile
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Generator, Iterable, Sequence
 
 import numpy as np
 import torch
+from PIL import Image
 
 from dnnlib import UserError
+from dnnlib.downloads import sha256_of
 from training.frame_store import FrameStore, fit_square
-from training.manifest import MANIFEST, parse_manifest, remaining_stride
-from training.video_reader import BrokenVideo, decode_video
+from training.manifest import MANIFEST, missing_videos, parse_manifest, remaining_stride
+from training.video_reader import BrokenVideo, decode_video, describe_warnings
 
 __all__ = ["StoredVideos", "choose_windows"]
 
 SEED = 42
 KEY_ORDER, KEY_OFFSETS, KEY_IMAGES = 11, 12, 13  # words of the random key; see training.dataset
-SAMPLED_BYTES = 256  # from the beginning, the middle and the end of a file
+SETTLED = 2.0  # seconds; what has just changed may change again without its times showing it
 
 
 def choose_windows(lengths: Sequence[int], *, window: int, count: int, seed: int = SEED) -> list[tuple[int, int]]:
@@ -55,6 +57,7 @@ class StoredVideos:
     Attributes:
         resolution: Of the frames.
         num_videos: How many there are.
+        notes: What a user should know of them.
     """
 
     def __init__(self, path: str | os.PathLike, *, resolution: int, frame_stride: int = 1):
@@ -68,11 +71,21 @@ class StoredVideos:
         manifest = parse_manifest(self._store.read_bytes(MANIFEST))
         self._stride = remaining_stride(manifest, frame_stride, path=self._store.path)
         self._movies = [] if self._store.videos or self._store.is_zip else self._store.movies
+        self.notes: list[str] = []
+        self._fingerprints: dict[str, str] = {}  # of content, by the files' times and sizes; see fingerprint
         if self._movies:
-            self._lengths = [-(-sum(1 for _ in self._decode(movie)) // self._stride) for movie in self._movies]
+            counts = [self._count_frames(movie) for movie in self._movies]
+            warnings = [warned for _, warned in counts if warned]
+            if warnings:
+                self.notes.append(f"'{self._store.path}': {describe_warnings(sum(warnings), videos=len(warnings))}")
+            lengths = [frames for frames, _ in counts]
         else:
             self._store.require_videos()
-            self._lengths = [-(-len(video) // self._stride) for video in self._store.videos]
+            lengths = [len(video) for video in self._store.videos]
+            missing = missing_videos(manifest, {video.path: len(video) for video in self._store.videos})
+            if missing is not None:
+                self.notes.append(f"'{self._store.path}': {missing}")
+        self._lengths = [-(-length // self._stride) for length in lengths]
         self.num_videos = len(self._lengths)
 
     def clips(self, *, count: int, frames: int, subsample: int = 1) -> "StoredClips":
@@ -124,58 +137,70 @@ class StoredVideos:
             found = [fit_square(image, self.resolution) for image in images]
         return np.stack(found)
 
-    def _decode(self, movie: str) -> Iterable:
+    def _count_frames(self, movie: str) -> tuple[int, int]:
+        """Number of frames, and of the decoder's warnings; see decode_video."""
+        images, count = self._decode(movie), 0
+        while True:
+            try:
+                next(images)
+            except StopIteration as end:
+                return count, end.value
+            count += 1
+
+    def _decode(self, movie: str) -> Generator[Image.Image, None, int]:
         try:
-            yield from decode_video(os.path.join(self._store.path, movie))
+            return (yield from decode_video(os.path.join(self._store.path, movie)))
         except BrokenVideo as error:
             raise UserError(f"{error} Repair or remove it.") from error
 
     def fingerprint(self, used: Iterable[tuple[int, Sequence[int]]]) -> str:
-        """What identifies the content: names and sizes of all files, and bytes of those that are used.
+        """What identifies the content: names and lengths of all videos, and every byte of the files that are used.
 
-        In a zip the checksums that it holds. In a folder the beginning, middle and end of a file: image files end with
-        or contain checksums of their content, or change in length with it.
+        No part of a file tells of all of it (BMP has no checksum, JPEG and WebP need not change in length), and times
+        can be kept. As long as nothing has touched the files since they were read last, they are not read again.
         """
-        state = hashlib.sha256(repr([self._stride, self._lengths]).encode())
-        if self._store.is_zip:
-            with zipfile.ZipFile(self._store.path) as archive:
-                for info in archive.infolist():
-                    state.update(repr((info.filename, info.file_size, info.CRC)).encode())
-            return state.hexdigest()
-        for video in range(self.num_videos):
-            for name in [self._movies[video]] if self._movies else self._frame_names(video):
-                state.update(repr((name, self._size(name))).encode())
         by_video: dict[int, set[int]] = {}
         for video, frames in used:
-            by_video.setdefault(video, set()).update(frames)
-        for video, frames in sorted(by_video.items()):
-            names = [self._movies[video]] if self._movies else self._frame_names(video)[:: self._stride]
-            for name in names if self._movies else [names[frame] for frame in sorted(frames)]:
-                state.update(self._sampled_bytes(name))
+            by_video.setdefault(video, set()).update(frame * self._stride for frame in frames)
+        chosen = sorted(by_video.items())
+        files = [self._file(video, frame) for video, frames in chosen for frame in sorted(frames)]
+        stamp, newest = hashlib.sha256(repr(chosen).encode()), 0
+        try:
+            for file in dict.fromkeys(files):
+                status = os.stat(file)
+                newest = max(newest, status.st_mtime_ns, status.st_ctime_ns)
+                state = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+                stamp.update(repr((file, state)).encode())
+            if stamp.hexdigest() not in self._fingerprints or newest > (time.time() - SETTLED) * 1e9:
+                self._fingerprints[stamp.hexdigest()] = self._hash(chosen)
+        except OSError as error:
+            raise UserError(
+                f"Cannot read '{error.filename or self._store.path}': {error.strerror or error}."
+            ) from error
+        return self._fingerprints[stamp.hexdigest()]
+
+    def _hash(self, chosen: list[tuple[int, set[int]]]) -> str:
+        state = hashlib.sha256(repr([self._stride, self._lengths, self._movies]).encode())
+        for video in self._store.videos:
+            names = [self._store.frame_name(video, index) for index in range(len(video))]
+            state.update(repr((video.path, names)).encode())
+        for video, frames in chosen:
+            if self._movies:
+                state.update(f"{video} {sha256_of(self._file(video, 0))}\n".encode())
+                continue
+            for frame in sorted(frames):
+                digest = hashlib.sha256(self._store.frame_bytes(self._store.videos[video], frame)).hexdigest()
+                state.update(f"{video} {frame} {digest}\n".encode())
         return state.hexdigest()
 
-    def _frame_names(self, video: int) -> list[str]:
-        """Paths of all frames of a video, relative to the root."""
+    def _file(self, video: int, frame: int) -> str:
+        """The file that holds a frame, counted before the stride."""
+        if self._store.is_zip:
+            return self._store.path
+        if self._movies:
+            return os.path.join(self._store.path, self._movies[video])
         entry = self._store.videos[video]
-        return [f"{entry.path}/{self._store.frame_name(entry, index)}" for index in range(len(entry))]
-
-    def _size(self, name: str) -> int:
-        try:
-            return os.path.getsize(os.path.join(self._store.path, name))
-        except OSError as error:
-            raise UserError(f"Cannot read '{self._store.path}/{name}': {error.strerror}.") from error
-
-    def _sampled_bytes(self, name: str) -> bytes:
-        try:
-            with open(os.path.join(self._store.path, name), "rb") as file:
-                size = os.fstat(file.fileno()).st_size
-                parts = []
-                for start in (0, (size - SAMPLED_BYTES) // 2, size - SAMPLED_BYTES):
-                    file.seek(max(start, 0))
-                    parts.append(file.read(SAMPLED_BYTES))
-                return b"".join(parts)
-        except OSError as error:
-            raise UserError(f"Cannot read '{self._store.path}/{name}': {error.strerror}.") from error
+        return os.path.join(self._store.path, entry.path, self._store.frame_name(entry, frame))
 
 
 class StoredClips:

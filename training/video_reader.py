@@ -16,7 +16,7 @@ from PIL import Image
 
 from dnnlib import UserError, one_line
 
-__all__ = ["BrokenVideo", "VideoInfo", "decode_video", "probe_video"]
+__all__ = ["BrokenVideo", "VideoInfo", "decode_video", "describe_warnings", "probe_video"]
 
 # The stream's line in ffmpeg's description: …: Video: h264 (High), yuv420p(progressive), 640x360 …, 25 fps, …
 STREAM = re.compile(r"Stream #.*?: Video: (?P<codec>\w+).*?, (?P<format>\w+)(?:\([^)]*\))?, \d+x\d+")
@@ -27,7 +27,8 @@ HAS_ALPHA = re.compile(r"yuva|[0ax]?rgb|[0ax]?bgr|gbr|ya8|ya16|yaf|pal8|ayuv|vuy
 ALPHA_BESIDE = re.compile(r"alpha_mode\s*: 1\b")
 ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 
-# To the bit as training.frame_store does it with images. Times are those of a steady rate, lest two equal ones lose one.
+# To the bit as training.frame_store does it with images. Times become those of a steady rate: of two frames with equal
+# ones, one might get lost.
 OVER_BLACK = (
     "setpts=N,format=gbrap,split[picture][black];[black]lutrgb=r=0:g=0:b=0:a=maxval[black];"
     "[black][picture]overlay=format=gbrp"
@@ -139,7 +140,7 @@ def decode_video(
             return 0  # that comes behind the frames that are wanted
         complaint = f"then come frames that are not {info.size[0]}×{info.size[1]} pixels large: cut it there"
     elif reconfigured and stride > 1:
-        complaint = "the form of its frames changes on the way, where the count of every so-many-th begins anew"
+        complaint = f"the pixel format changes on the way, where counting every {stride}th frame would begin anew"
     elif complaint and count and not process.returncode:
         warnings = _warnings_before_start(path, input_options, limit=None if limit is None else limit * stride)
         if warnings is not None:
@@ -150,6 +151,14 @@ def decode_video(
         )
         raise BrokenVideo(f"Cannot decode '{path}' beyond frame {count * stride} ({reason}).")
     return 0
+
+
+def describe_warnings(count: int, *, videos: int) -> str:
+    """One line about what decode_video returned for so many videos, added up."""
+    return (
+        f"{videos} video(s) begin between two key frames: what precedes the first one is left out ({count} warning(s) "
+        "of the decoder)."
+    )
 
 
 def _filters(info: VideoInfo, stride: int) -> str:
@@ -166,7 +175,7 @@ def _filters(info: VideoInfo, stride: int) -> str:
 
 
 def _complaints(messages: IO[bytes]) -> tuple[str, bool]:
-    """ffmpeg's first complaint ('' if there is none; the others follow from it), and whether the frames' form changed."""
+    """ffmpeg's first complaint (others follow from it; '' if there is none), and whether the pixel format changed."""
     first, reconfigured = "", False
     messages.seek(0)
     for line in messages:

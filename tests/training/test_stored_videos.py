@@ -1,5 +1,7 @@
 """Videos on the disk as one side of an evaluation: which clips, which pixels, and what a cache may trust."""
 
+import json
+import os
 import shutil
 import zipfile
 from pathlib import Path
@@ -11,7 +13,9 @@ from PIL import Image
 
 from dnnlib import UserError
 from renderer.video import VideoWriter
-from training.frame_store import fit_square
+from tests.training.movies import run_ffmpeg
+from training import stored_videos
+from training.frame_store import FrameStore, fit_square
 from training.stored_videos import StoredVideos, choose_windows
 
 
@@ -163,6 +167,77 @@ def test_editing_one_frame_changes_the_key(root):
     assert key(root) != before
     Image.new("RGB", (16, 16), (13, 13, 13)).save(frame)
     assert key(root) == before
+
+
+def change_in_place(path: Path, *, keep_time: bool) -> None:
+    """Other bytes in the middle of each third of a file, none near its ends and its middle; its size stays."""
+    status, data = path.stat(), bytearray(path.read_bytes())
+    for place in (len(data) // 3, 2 * len(data) // 3):
+        data[place] ^= 0xFF
+    path.write_bytes(data)
+    if keep_time:
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert path.stat().st_size == status.st_size
+
+
+@pytest.mark.parametrize("keep_time", [False, True])
+@pytest.mark.parametrize("suffix", ["bmp", "png", "jpg", "webp"])
+def test_any_byte_of_a_frame_changes_the_key(suffix, keep_time, tmp_path):
+    pixels = np.random.RandomState(0).randint(0, 256, [64, 64, 3]).astype(np.uint8)
+    for frame in range(4):
+        (tmp_path / "a").mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / "a" / f"{frame}.{suffix}")
+    videos = StoredVideos(tmp_path, resolution=16)
+    before = videos.clips(count=1, frames=4).key()
+    change_in_place(tmp_path / "a" / f"2.{suffix}", keep_time=keep_time)
+    assert key(tmp_path, count=1) != before
+    assert videos.clips(count=1, frames=4).key() != before  # also where the old one is remembered
+
+
+def test_changed_bmp_pixels_change_the_key_in_folders_and_zips(tmp_path):
+    """As they are after a correction of colours: equal names and sizes, and no checksum in them."""
+    keys = []
+    for level in (10, 200):
+        for frame in range(4):
+            (tmp_path / "data" / "a").mkdir(parents=True, exist_ok=True)
+            image = Image.new("RGB", (64, 64), (50, 50, 50))
+            image.paste((level,) * 3, (20, 20, 30, 30))
+            image.save(tmp_path / "data" / "a" / f"{frame}.bmp")
+        with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+            for frame in range(4):
+                archive.write(tmp_path / "data" / "a" / f"{frame}.bmp", f"a/{frame}.bmp")
+        os.utime(tmp_path / "set.zip", (1, 1))
+        keys += [key(tmp_path / "data"), key(tmp_path / "set.zip")]
+    assert len(set(keys)) == 2 and keys[0] == keys[1]  # the pictures count, not where they lie
+
+
+def test_any_byte_of_a_video_file_changes_the_key(tmp_path):
+    pixels = np.random.RandomState(0).randint(0, 256, [4, 64, 64, 3]).astype(np.uint8)
+    (tmp_path / "raw").write_bytes(pixels.tobytes())
+    source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", "64x64", "-i", tmp_path / "raw"]
+    (tmp_path / "movies").mkdir()
+    run_ffmpeg(*source, "-c:v", "rawvideo", tmp_path / "movies" / "a.avi")
+    before = key(tmp_path / "movies")
+    change_in_place(tmp_path / "movies" / "a.avi", keep_time=True)
+    assert key(tmp_path / "movies") != before
+
+
+def test_files_are_not_read_again_as_long_as_nothing_touches_them(root, monkeypatch):
+    monkeypatch.setattr(stored_videos, "SETTLED", 0.0)
+    clips = StoredVideos(root, resolution=16).clips(count=10, frames=4)
+    reads, original = [], FrameStore.frame_bytes
+    monkeypatch.setattr(FrameStore, "frame_bytes", lambda *arguments: reads.append(1) or original(*arguments))
+    before = clips.key()
+    assert clips.key() == before and len(reads) == 13
+    os.utime(root / "set" / "0" / "000.png", (1, 1))
+    assert clips.key() == before and len(reads) == 26
+
+
+def test_videos_that_the_manifest_lists_and_that_are_gone_are_told(root):
+    videos = [{"path": "set/0", "frames": 6}, {"path": "set/1", "frames": 8}, {"path": "set/2", "frames": 8}]
+    (root / "manifest.json").write_text(json.dumps({"format": "square-video-frames", "videos": videos}))
+    (note,) = StoredVideos(root, resolution=16).notes
+    assert note == f"'{root}': 2 of 3 videos in manifest.json are missing, or frames of them, e.g. 'set/1'."
 
 
 @pytest.mark.parametrize("change", ["add", "remove", "rename"])
