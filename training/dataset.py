@@ -13,8 +13,8 @@ import torch
 
 from dnnlib import UserError
 from training.frame_store import FrameStore, fit_square
-from training.labels import label_vector, mirrored, read_cameras, read_labels
-from training.manifest import MANIFEST, parse_manifest, remaining_stride
+from training.labels import label_vector, mirrored, notes_on_strangers, read_cameras, read_labels
+from training.manifest import MANIFEST, missing_videos, parse_manifest, remaining_stride
 from training.video_pairs import KEY_PAIRS, KEY_SUBSET, VideoPair, draw_pair, pair_distance, random_block
 
 __all__ = ["VideoPair", "VideoPairDataset"]
@@ -35,6 +35,7 @@ class VideoPairDataset(torch.utils.data.Dataset):
         item_c_dim: Length of an item's c: the label and, if they are used, the camera's angles.
         num_videos: Videos that have at least one clip in use.
         num_short_videos: Videos left out because they are shorter than a clip.
+        notes: What a user should know of entries in dataset.json and manifest.json that have no video here.
         num_clips: Clips in use, not counting mirrored ones.
     """
 
@@ -98,6 +99,11 @@ class VideoPairDataset(torch.utils.data.Dataset):
         self._labels, self.c_dim = read_labels(self._store, self._videos) if use_labels else (None, 0)
         self._cameras = read_cameras(self._store, self._videos) if use_cameras else None
         self.item_c_dim = self.c_dim + (2 if use_cameras else 0)
+        kinds = [kind for kind, used in (("labels", use_labels), ("cameras", use_cameras)) if used]
+        self.notes = notes_on_strangers(self._store, self._videos, kinds)
+        missing = missing_videos(manifest, {video.path: len(video) for video in self._videos})
+        if missing is not None:
+            self.notes.append(missing)
 
     def __len__(self) -> int:
         return self.num_clips * (2 if self.mirror else 1)

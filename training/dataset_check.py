@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from dnnlib import UserError, atomic_write
 from training.frame_store import FrameStore, decode_image, fit_square
-from training.labels import has_entries, read_cameras, read_labels
+from training.labels import KINDS, has_entries, notes_on_strangers, read_cameras, read_labels
 from training.manifest import MANIFEST, parse_manifest
 from training.shard_files import is_shards, open_shards, read_samples
 from training.sources import printable
@@ -100,6 +100,7 @@ def check_dataset(path: str, *, nframes: int = 16, workers: int = 1) -> Report:
         if has_entries(store, "cameras"):
             read_cameras(store, store.videos)
             report.notes.append("a camera for every video")
+        report.notes += notes_on_strangers(store, store.videos, [kind for kind in KINDS if has_entries(store, kind)])
     except (UserError, OSError) as error:
         report.problems.append(str(error))
     return report
@@ -148,6 +149,7 @@ def _check_shards(path: str, *, workers: int) -> Report:
     shards = open_shards(path)
     nframes = shards.manifest["nframes"] if shards.manifest is not None else None
     report = Report(path=printable(path), nframes=nframes or 1)
+    report.problems += [f"the shard '{name}' is in index.json, but it is not there" for name in shards.missing]
     with tqdm(total=len(shards.urls), desc="checking", unit=" shards", disable=None, dynamic_ncols=True) as bar:
         for number, results in enumerate(_spread(_look_at_shard, shards.urls, None, workers)):
             lengths, sizes, broken = results

@@ -82,6 +82,7 @@ def plan(words: Sequence[str], *, metrics: Sequence[str] = ()) -> Plan:
         options["data"] = default_dataset(options)
         notes.append(f"No data= was given: training on drawn heads, kept in {options['data']}")
     dataset = build_dataset(options)
+    notes += dataset.notes
     if dataset.num_short_videos:
         notes.append(f"{dataset.num_short_videos} videos are shorter than nframes={options['nframes']} and left out.")
     generator, discriminator = build_networks(options, c_dim=dataset.c_dim, device="meta")

@@ -44,11 +44,15 @@ class Sample:
 
 @dataclasses.dataclass(frozen=True)
 class Shards:
-    """Tar files, how many samples each has, and the manifest if the dataset tool wrote them."""
+    """Tar files, how many samples each has, and the manifest if the dataset tool wrote them.
+
+    `missing` are those that the index lists and that a dataset given as a folder has not.
+    """
 
     urls: list[str]
     counts: list[int]
     manifest: dict[str, Any] | None
+    missing: list[str] = dataclasses.field(default_factory=list)
 
 
 def is_shards(path: str | os.PathLike) -> bool:
@@ -86,7 +90,8 @@ def open_shards(path: str | os.PathLike) -> Shards:
     counts = [_count(url, index) for url in urls]
     if 0 in counts:
         raise UserError(f"The shard '{urls[counts.index(0)]}' has no samples: leave it out.")
-    return Shards(urls=urls, counts=counts, manifest=manifest)
+    absent = sorted(index.keys() - {url.rpartition("/")[2] for url in urls}) if os.path.isdir(path) else []
+    return Shards(urls=urls, counts=counts, manifest=manifest, missing=absent)
 
 
 def read_samples(url: str) -> Iterator[Sample]:

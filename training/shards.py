@@ -52,6 +52,7 @@ class ShardPairDataset:
         num_clips: Clips in use.
         num_shards: Tar files.
         num_short_videos: 0; for the likeness to VideoPairDataset.
+        notes: What a user should know of shards that the index lists and that are not there.
     """
 
     num_short_videos = 0
@@ -91,6 +92,12 @@ class ShardPairDataset:
         self.name = os.path.basename(os.path.abspath(path)).partition("-{")[0].removesuffix(".tar")
         self.num_clips = int(self._first[-1])
         self.num_shards = len(self._shards.urls)
+        self.notes = []
+        if self._shards.missing:
+            first, total = self._shards.missing[0], self.num_shards + len(self._shards.missing)
+            self.notes.append(
+                f"{len(self._shards.missing)} of {total} shards in index.json are not there, e.g. '{first}'."
+            )
         self.c_dim = 0
         if use_labels:
             self.c_dim = (self._shards.manifest or {}).get("c_dim", 0)
