@@ -25,7 +25,7 @@ from typing import Any
 
 import yaml
 
-from dnnlib import atomic_write, run_cli
+from dnnlib import UserError, atomic_write, run_cli
 from metrics.registry import METRICS
 
 
@@ -108,6 +108,12 @@ def metric_inputs(options: Mapping[str, Any]) -> dict[str, Any]:
     from training.stored_videos import StoredVideos
 
     chosen = [METRICS[name] for name in options["metrics"]]
+    for metric in chosen:
+        if options["nframes"] == 1 and metric.samples == "clips":
+            raise UserError(
+                f"metrics: {metric.name} looks at clips of {metric.frames} frames, and single images (nframes=1) have "
+                "no frame rate; choose metrics of images or views, e.g. fid50k_full."
+            )
     detectors = find_detectors(options["metrics"], options["detectors"])
     real = StoredVideos(options["data"], resolution=options["resolution"], frame_stride=options["frame_stride"])
     for metric in chosen:

@@ -113,6 +113,7 @@ def build_loss(
         path_weight=spec["path_weight"],
         bfloat16=options["precision"] == "bf16",
         camera_condition=options["camera_condition"],
+        single_images=options["nframes"] == 1,
         statistics=statistics,
     )
 

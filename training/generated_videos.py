@@ -102,11 +102,22 @@ class GeneratedVideos:
         self.resolution = resolution or generator.resolution
 
     def clips(self, *, count: int, frames: int, subsample: int = 1) -> "GeneratedClips":
+        """At most `count` clips: every `subsample`-th of `frames` consecutive frames.
+
+        Raises:
+            UserError: The generator was trained on single images, which have no frame rate.
+        """
+        if self._nframes == 1 and frames > 1:
+            raise UserError(
+                f"Clips of {frames} frames cannot be rendered at the frame rate of the training: it was one on single "
+                "images (nframes=1). Choose metrics of images or views, or say with --nframes how many frames span the "
+                "times 0 to 1."
+            )
         times = [k / max(self._nframes - 1, 1) for k in range(0, frames, subsample)]
         return self._samples(count, lambda indices: self._clips(indices, times), last_time=times[-1])
 
     def images(self, *, count: int | None) -> "GeneratedClips":
-        """One frame each of as many videos, at a random one of the times of a training clip."""
+        """One frame each of as many videos, at a random one of the times of a training clip (of single images: any)."""
         return self._samples(count or 1, self._images)
 
     def views(self, *, count: int, views: int) -> "GeneratedClips":
@@ -155,7 +166,9 @@ class GeneratedVideos:
     @torch.no_grad()
     def _images(self, indices: Sequence[int]) -> torch.Tensor:
         scene, cameras, numbers = self._scene(indices)
-        times = torch.tensor([int(number * self._nframes) / max(self._nframes - 1, 1) for number in numbers])
+        if self._nframes > 1:
+            numbers = [int(number * self._nframes) / (self._nframes - 1) for number in numbers]
+        times = torch.tensor(numbers)
         return self._frames(scene.render(times, cameras))[:, :, None]
 
     @torch.no_grad()

@@ -21,7 +21,7 @@ from training.discriminator import TimeAwareDiscriminators, time_plane
 from training.generator import Generator, SynthesisOutput
 from training.precision import bfloat16_on_cpu
 
-__all__ = ["GanLoss", "VideoBatch", "draw_times"]
+__all__ = ["GanLoss", "VideoBatch", "draw_moments", "draw_times"]
 
 
 @dataclasses.dataclass
@@ -50,6 +50,11 @@ def draw_times(batch: int, stream) -> torch.Tensor:
     return torch.stack([late, early], dim=1).sort(dim=1).values
 
 
+def draw_moments(batch: int, stream) -> torch.Tensor:
+    """One time per video [B, 1] in [0, 1): uniform, as are the times of `draw_times` if one of the two is picked."""
+    return stream.uniform("times/moment", [batch, 1])
+
+
 class GanLoss:
     """Computes a phase's loss and adds its gradients.
 
@@ -63,6 +68,8 @@ class GanLoss:
         image_weight, path_weight: Weights of the image discriminator's loss and of the NeRF-path loss.
         bfloat16: On a CPU the main phases use it; see `training.precision`.
         camera_condition: Tell the discriminators the cameras, behind the labels; see training.camera_labels.
+        single_images: The real pairs are single images, each twice, with Δt = 0 (clips of one frame). So are the fakes
+            then, at a random moment: otherwise Δt alone would tell them from the real ones.
         statistics: Object with `report(name, tensor)`, or None.
     """
 
@@ -82,6 +89,7 @@ class GanLoss:
         path_weight: float = 1.0,
         bfloat16: bool = False,
         camera_condition: bool = False,
+        single_images: bool = False,
         statistics=None,
     ):
         self.generator, self.discriminator = generator, discriminator
@@ -93,6 +101,7 @@ class GanLoss:
         self.path_weight = path_weight
         self.bfloat16 = bfloat16
         self.camera_condition = camera_condition
+        self.single_images = single_images
         self.statistics = statistics
         self.pl_mean = torch.zeros([], device=next(generator.parameters()).device)
         self._phases = {
@@ -143,14 +152,16 @@ class GanLoss:
     ) -> tuple[SynthesisOutput, torch.Tensor, Cameras]:
         """Random two-frame videos for given styles; also the time between their frames [B], and their cameras."""
         generator, batch = self.generator, len(ws)
-        times = draw_times(batch, stream)
+        times = draw_moments(batch, stream) if self.single_images else draw_times(batch, stream)
         z_motion = stream.normal("latents/z_motion", [batch, generator.motion_dim])
         cameras = generator.camera_prior.sample(batch, stream)
         z_bg = stream.normal("latents/z_bg", [batch, generator.background_dim])
         output = generator.synthesize(
             ws, z_motion=z_motion, z_bg=z_bg, times=times, cameras=cameras, stream=stream, path_loss=path_loss
         )
-        return output, times[:, 1] - times[:, 0], cameras
+        if self.single_images:  # the same pixels twice, like the real ones: rendered twice they would differ in noise
+            output.image = output.image.expand(-1, 2, -1, -1, -1)
+        return output, times[:, -1] - times[:, 0], cameras
 
     def _told(self, c: torch.Tensor, angles: torch.Tensor | None) -> torch.Tensor:
         """What the discriminators know of videos with these labels and cameras."""

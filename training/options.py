@@ -85,6 +85,9 @@ def plan(words: Sequence[str], *, metrics: Sequence[str] = ()) -> Plan:
     notes += dataset.notes
     if dataset.num_short_videos:
         notes.append(f"{dataset.num_short_videos} videos are shorter than nframes={options['nframes']} and left out.")
+    if options["nframes"] == 1 and options["frame_stride"] > 1:
+        stride = options["frame_stride"]
+        notes.append(f"nframes=1 with frame_stride={stride} keeps one image in {stride} of a folder; frame_stride=1 keeps all.")
     generator, discriminator = build_networks(options, c_dim=dataset.c_dim, device="meta")
     build_augment(options)
     if run_folder is not None:
