@@ -151,6 +151,15 @@ def unknown_pipeline(tmp):
     return ["aug=ada", "augpipe=all"], "all"
 
 
+def bands_of_small_frames(tmp):
+    return ["aug=ada", "augpipe=bgcf"], "augpipe=bgcf filters frequency bands and needs frames of at least 22 pixels"
+
+
+def bands_of_smaller_frames(tmp):
+    words = ["aug=fixed", "p=0.1", "augpipe=filter", "resolution=8", "model.generator.rendering.resolution=4"]
+    return words, "not resolution=8; use a pipeline without, e.g. augpipe=bgc"
+
+
 def unknown_device(tmp):
     return ["device=tpu"], "device must be one of cpu, cuda"
 
@@ -165,7 +174,7 @@ MISTAKES = [
     unknown_model, batch_not_divisible, resolution_no_power_of_two, resolution_too_small,
     wrong_type, negative, no_checkpoint, lfs_checkpoint, no_run, no_run_folder, not_a_run_folder, both_resumes,
     unknown_metric, unknown_policy, p_without_augmentation, fixed_without_p, target_without_ada, unknown_pipeline,
-    unknown_device, outdir_is_a_file,
+    bands_of_small_frames, bands_of_smaller_frames, unknown_device, outdir_is_a_file,
 ]  # fmt: skip
 
 

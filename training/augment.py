@@ -115,6 +115,11 @@ class AdaAugment(nn.Module):
         names += ("contrast_std", "hue_max", "saturation_std", "imgfilter_std", "noise_std", "cutout_size")
         return {name: getattr(self, name) for name in names} | {"imgfilter_bands": list(self.imgfilter_bands)}
 
+    @property
+    def smallest_size(self) -> int:
+        """Pixels a side that frames must have: only the band filter, whose borders are mirrored, asks for some."""
+        return pixels.smallest_filtered(self.bank) if "imgfilter" in self.multipliers else 1
+
     def forward(self, frames: torch.Tensor, stream, *, prefix: str = "") -> torch.Tensor:
         """Augment videos.
 

@@ -20,6 +20,7 @@ __all__ = [
     "luma_saturation",
     "recolor",
     "shift_color",
+    "smallest_filtered",
 ]
 
 # Low-pass taps of Daubechies' least asymmetric wavelet with 2 vanishing moments.
@@ -106,13 +107,18 @@ def _convolve(signals, f):
     return F.conv1d(signals[:, None], f.flip(0)[None, None], padding=len(f) - 1)[:, 0]
 
 
+def smallest_filtered(bank: torch.Tensor) -> int:
+    """Pixels a side that images must have for `filter_bands`: mirroring takes the border's neighbours, once."""
+    return bank.shape[1] // 2 + 1
+
+
 def filter_bands(frames: torch.Tensor, gains: torch.Tensor, bank: torch.Tensor) -> torch.Tensor:
     """Amplify the frequency bands of frames [B, T, 3, H, W] by gains [B, bands], along both axes, borders mirrored."""
     videos, _, _, height, width = frames.shape
     channels = frames.shape[1] * frames.shape[2]
     taps = (gains @ bank).to(frames.dtype).repeat_interleave(channels, dim=0)[:, None]  # [B*T*3, 1, taps]
     radius = bank.shape[1] // 2
-    if min(height, width) <= radius:
+    if min(height, width) < smallest_filtered(bank):
         raise ValueError(
             f"band filtering needs images of more than {radius} pixels, not {height}x{width}: use a pipeline without it"
         )

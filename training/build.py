@@ -67,11 +67,20 @@ def _named(part: str) -> Iterator[None]:
 
 
 def build_augment(options: Options) -> AdaAugment | None:
-    """The ADA pipeline with its probability p; None with aug=noaug."""
+    """The ADA pipeline with its probability p; None with aug=noaug.
+
+    Raises:
+        UserError: There is no such pipeline, or it cannot work on frames this small, now or when p rises.
+    """
     if options["aug"] == "noaug":
         return None
     with _named("augpipe"):
         augment = AdaAugment(pipeline=options["augpipe"] or "bgc")
+    if options["resolution"] < augment.smallest_size:
+        raise UserError(
+            f"augpipe={augment.pipeline} filters frequency bands and needs frames of at least {augment.smallest_size} "
+            f"pixels a side, not resolution={options['resolution']}; use a pipeline without, e.g. augpipe=bgc."
+        )
     augment.p.fill_(options["p"] or 0.0)
     return augment
 

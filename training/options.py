@@ -64,6 +64,7 @@ def plan(words: Sequence[str], *, metrics: Sequence[str] = ()) -> Plan:
     options, run_folder = _read(words)
     check_values(options)
     _check_combinations(options, metrics)
+    build_augment(options)
     notes: list[str] = []
     device_type = _device_type(options)
     options["metrics"] = options["metrics"] or []
@@ -87,9 +88,8 @@ def plan(words: Sequence[str], *, metrics: Sequence[str] = ()) -> Plan:
         notes.append(f"{dataset.num_short_videos} videos are shorter than nframes={options['nframes']} and left out.")
     if options["nframes"] == 1 and options["frame_stride"] > 1:
         stride = options["frame_stride"]
-        notes.append(f"nframes=1 with frame_stride={stride} keeps one image in {stride} of a folder; frame_stride=1 keeps all.")
+        notes.append(f"nframes=1 with frame_stride={stride} keeps one image in {stride} of a folder; use 1 for all.")
     generator, discriminator = build_networks(options, c_dim=dataset.c_dim, device="meta")
-    build_augment(options)
     if run_folder is not None:
         _check_state(run_folder, dataset, generator, discriminator, notes)
     elif options["resume"] is not None:

@@ -112,6 +112,8 @@ def build_loop(
         g_reg_interval=spec["g_reg_interval"] if spec["pl_weight"] > 0 else None,
         d_reg_interval=spec["d_reg_interval"] if spec["gamma"] > 0 else None,
     )
+    # A ramp-up is there to forget random initial weights; of a snapshot it would overwrite the average.
+    ramp = spec["ramp"] if options["resume"] is None else None
     counters = Counters()
     if state is not None:
         counters.load_state_dict(state["shared"]["counters"])
@@ -130,7 +132,7 @@ def build_loop(
         phases=phases,
         loss=loss,
         ada=ada,
-        ema=GeneratorEMA(source=generator, average=generator_ema, half_life_kimg=spec["ema"], ramp=spec["ramp"]),
+        ema=GeneratorEMA(source=generator, average=generator_ema, half_life_kimg=spec["ema"], ramp=ramp),
         guard=GradientGuard(device=device, statistics=statistics),
         loader=loader,
         stream=RandomStream(stream_seed(options["seed"], distributed.rank(), counters.cur_nimg), device),

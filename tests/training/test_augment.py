@@ -248,6 +248,21 @@ def test_configuration_rebuilds_the_pipeline_and_state_holds_p_only():
     assert torch.equal(again(frames, RandomStream(0)), augment(frames, RandomStream(0)))
 
 
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_smallest_size_is_where_an_operation_begins_to_work(operation):
+    """Also for sides that are unequal or no power of two."""
+    augment = augmentation({operation: 1})
+    smallest = augment.smallest_size
+    assert smallest == (22 if operation == "imgfilter" else 1)
+    for height, width in [(smallest, smallest), (smallest, smallest + 19), (smallest + 7, smallest)]:
+        for seed in range(3):
+            assert augment(videos(2, 2, 3, height, width), RandomStream(seed)).isfinite().all()
+    if smallest > 1:
+        for height, width in [(smallest - 1, smallest - 1), (smallest - 1, 40), (40, smallest - 1)]:
+            with pytest.raises(ValueError, match="band filtering needs images of more than 21 pixels"):
+                augment(videos(2, 2, 3, height, width), RandomStream(0))
+
+
 def test_named_pipelines():
     blit, geom = {"xflip", "rotate90", "xint"}, {"scale", "rotate", "aniso", "xfrac"}
     color = {"brightness", "contrast", "lumaflip", "hue", "saturation"}

@@ -329,6 +329,23 @@ def test_transfer_starts_from_the_weights_alone(tmp_path):
     assert new.phases[0].optimizer.state_dict()["state"] == {}
 
 
+def test_transfer_keeps_the_average_of_the_snapshot(tmp_path):
+    """No ramp-up, which would overwrite it with the first step; nor when the run is continued."""
+    old = make_loop(tmp_path, "kimg=0.016")
+    old.run()
+    new = make_loop(tmp_path, f"resume={old.folder}", "spec.ema=2", "spec.ramp=0.05", "spec.lrate=0.1", "seed=5")
+    before = {name: value.clone() for name, value in new.networks.generator_ema.named_parameters()}
+    new.iterate()
+    beta = 0.5 ** (4 / 2000)
+    for name, value in new.networks.generator.named_parameters():
+        found = new.networks.generator_ema.get_parameter(name)
+        torch.testing.assert_close(found, before[name] * beta + value * (1 - beta), rtol=1e-4, atol=1e-6)
+    new.run()
+    continued = make_loop(tmp_path, f"resume={old.folder}", "spec.ramp=0.05", folder=new.folder)
+    assert continued.counters.cur_nimg > 0 and continued.ema.ramp is None
+    assert make_loop(tmp_path, "spec.ramp=0.05").ema.ramp == 0.05
+
+
 def test_two_seeds_are_two_trainings(tmp_path):
     first, second = make_loop(tmp_path, "seed=1"), make_loop(tmp_path, "seed=2")
     assert not torch.equal(
