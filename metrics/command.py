@@ -136,7 +136,6 @@ def run(names: list[str], paths: dict[str, str], device_type: str, options: dict
     else:
         device = torch.device("cuda", distributed.local_rank())
         torch.cuda.set_device(device)
-        torch.backends.cudnn.allow_tf32 = False  # as in training, unless it was asked for there
     fake, real, about = open_videos(options, device)
     if distributed.is_main():
         for note in [note for videos in (fake, real) for note in getattr(videos, "notes", ())]:

@@ -26,6 +26,7 @@ from metrics.detectors import DetectorFile
 from metrics.features import Samples, compute_features, open_features
 from metrics.measures import MEASURES, VIEWS
 from metrics.networks import make_network
+from metrics.random_features import full_float32
 from metrics.registry import Metric, find_metric
 from torch_utils import distributed
 
@@ -99,8 +100,11 @@ class Evaluator:
         Raises:
             UserError: Unknown metric, samples that cannot be had, a detector that does not suit.
         """
+        with full_float32():  # also for what the generator renders, whatever it was trained with
+            return self._evaluate(find_metric(name))
+
+    def _evaluate(self, metric: Metric) -> dict[str, Any]:
         started = time.time()
-        metric = find_metric(name)
         network = make_network(metric.network, device=self._device, detectors=self._detectors)
         real, real_samples = self._features("real", metric, network) if metric.uses_real else (None, None)
         fake, fake_samples = self._features("fake", metric, network)

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-__all__ = ["FEATURE_WIDTH", "RandomFeatures", "exact_convolutions"]
+__all__ = ["FEATURE_WIDTH", "RandomFeatures", "exact_convolutions", "full_float32"]
 
 SEED = 20220628
 CHANNELS = 24  # of a level: as many of each sort
@@ -30,9 +30,24 @@ FEATURE_WIDTH = 2 * CHANNELS * LEVELS + (CHANNELS + 3) * QUARTERS**2
 
 
 @contextlib.contextmanager
+def full_float32() -> Iterator[None]:
+    """Convolutions and products of float32 in full on a GPU: TensorFloat-32 changes features in the third digit."""
+    convolutions, products = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = convolutions.allow_tf32, products.allow_tf32
+    convolutions.allow_tf32 = products.allow_tf32 = False
+    try:
+        yield
+    finally:
+        convolutions.allow_tf32, products.allow_tf32 = before
+
+
+@contextlib.contextmanager
 def exact_convolutions() -> Iterator[None]:
-    """Full float32 and one algorithm on a GPU: TensorFloat-32 changes features in the third digit."""
-    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+    """Full float32, and one algorithm for convolutions on a GPU."""
+    with (
+        torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
+        full_float32(),
+    ):
         yield
 
 

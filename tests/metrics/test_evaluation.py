@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from dnnlib import UserError
-from metrics import networks
+from metrics import evaluation, networks
 from metrics.detectors import find_detector
 from metrics.evaluation import Evaluator
 from metrics.features import TensorClips, compute_features, open_features
@@ -25,7 +25,7 @@ from tests.metrics.detector_files import (
     save_inception,
     save_torchscript,
 )
-from tests.metrics.memory_videos import MemoryVideos
+from tests.metrics.memory_videos import MemoryClips, MemoryVideos
 from tests.metrics.synthetic import blurred, waves
 
 REAL = waves(20, size=16)
@@ -234,3 +234,68 @@ def test_mistakes():
         evaluator(batch_size=0)
     with pytest.raises(ValueError, match=r"uint8 \[N, 3, T, H, W\]"):
         TensorClips(FAKE.float())
+
+
+# TensorFloat-32.
+
+
+@pytest.fixture
+def tf32():
+    """TensorFloat-32 as allow_tf32=true switches it on; reads what holds now."""
+    flags = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = [flag.allow_tf32 for flag in flags]
+    for flag in flags:
+        flag.allow_tf32 = True
+    yield lambda: tuple(flag.allow_tf32 for flag in flags)
+    for flag, value in zip(flags, before):
+        flag.allow_tf32 = value
+
+
+@pytest.mark.parametrize("name", ["rfvd64_16f", "fvd256_16f", "motion32_16f"])
+def test_no_tensorfloat_while_anything_is_computed(name, detectors, tf32, monkeypatch):
+    """Neither in convolutions nor in products, of the detectors and of what renders the fakes; restored afterwards."""
+    seen = []
+    fake = MemoryVideos(FAKE)
+    monkeypatch.setattr(MemoryClips, "load", lambda self, i: (seen.append(("load", *tf32())), self.clips[list(i)])[1])
+    make = evaluation.make_network
+
+    def watched(*arguments, **options):
+        network = make(*arguments, **options)
+        for part in ("_features", "__call__"):
+            compute = getattr(type(network), part, None)
+            if compute is not None:
+
+                def spy(*arguments, compute=compute, part=part, **options):
+                    seen.append((part, *tf32()))
+                    return compute(*arguments, **options)
+
+                monkeypatch.setattr(type(network), part, spy)
+        return network
+
+    monkeypatch.setattr(evaluation, "make_network", watched)
+    evaluator(fake=fake, detectors=detectors).evaluate(name)
+    assert {"load", "__call__"} <= {part for part, *_ in seen}
+    assert all(states == [False, False] for _, *states in seen)
+    assert tf32() == (True, True)
+
+
+def test_tensorfloat_is_restored_after_an_error(detectors, tf32, monkeypatch):
+    def fail(self, indices):
+        assert tf32() == (False, False)
+        raise UserError("a frame cannot be read")
+
+    monkeypatch.setattr(MemoryClips, "load", fail)
+    with pytest.raises(UserError, match="cannot be read"):
+        evaluator().evaluate("rfvd64_16f")
+    assert tf32() == (True, True)
+    with pytest.raises(UserError, match="no metric"):
+        evaluator().evaluate("fvd")
+    assert tf32() == (True, True)
+
+
+def test_random_features_alone_are_exact_too(tf32, monkeypatch):
+    network, seen = RandomFeatures(), []
+    features = network._features
+    monkeypatch.setattr(network, "_features", lambda x: (seen.append(tf32()), features(x))[1])
+    network(REAL[:2])
+    assert seen == [(False, False)] * 2 and tf32() == (True, True)
