@@ -15,6 +15,7 @@ from dnnlib import UserError, parse_int_list, run_cli
 from renderer.camera_files import read_camera_path
 from renderer.camera_paths import DEFAULT_PROGRAM, FORWARD_PROGRAMS, INVERSE, PROGRAMS
 from renderer.outputs import OUTPUTS, parse_outputs
+from training.data_folders import frames_nearby, keep_apart, trained_on
 from training.render_options import (
     CAMERA,
     TIMED,
@@ -175,6 +176,8 @@ def main(
     motion_list = None if motion_seeds is None else parse_int_list(motion_seeds, name="--motion_seeds")
     mixes = list(dict.fromkeys(parse_style_mix(text) for text in style_mix))
     programs, names, times = parse_programs(render_program), parse_outputs(outputs), parse_time_range(time_range)
+    keep_apart(outdir, option="--outdir", data=[trained_on(network_pkl)])
+    nearby = frames_nearby(outdir, option="--outdir") if save_frames else None
     recorded = None if camera_path is None else read_camera_path(camera_path)
     if recorded is not None and recorded[0].time is not None:
         check_recorded(given, TIMED, f"{camera_path} says which moment each camera shows; leave the option out")
@@ -220,6 +223,8 @@ def main(
     except ValueError as error:
         raise UserError(str(error)) from error
     say_what_is_special(tracks, layouts)
+    if nearby is not None:
+        click.echo(nearby, err=True)
     try:
         os.makedirs(outdir, exist_ok=True)
     except OSError as error:

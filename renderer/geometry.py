@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from dnnlib import UserError, atomic_write, parse_int_list, run_cli
+from training.data_folders import frames_nearby, keep_apart, trained_on
 from training.rendering_choices import pair_seeds, pick_device
 
 # PyTorch and the networks are imported where they are used: --help and mistakes in the arguments answer at once.
@@ -90,6 +91,8 @@ def main(
     moments = parse_times(times, time_steps)
     if sequence and suffix != "glb":
         raise UserError("--sequence: only glb files can be animated; leave --format out, or leave --sequence out.")
+    keep_apart(outdir, option="--outdir", data=[trained_on(network_pkl)])
+    nearby = frames_nearby(outdir, option="--outdir") if options["preview"] else None
     try:
         import skimage  # noqa: F401
         import trimesh  # noqa: F401
@@ -106,6 +109,8 @@ def main(
         keep_freed_memory()
     maker = GeneratedMeshes(load_generator(network_pkl, device=device), device=device, **_making(options))
     videos = [maker.video(seed, motion_seed) for seed, motion_seed in pairs]
+    if nearby is not None:
+        click.echo(nearby, err=True)
     try:
         os.makedirs(outdir, exist_ok=True)
     except OSError as error:

@@ -19,6 +19,7 @@ from click.core import ParameterSource
 from dnnlib import UserError, run_cli
 from training.clip_writer import IMAGE_FORMATS
 from training.crops import Crop, parse_rectangle, read_boxes
+from training.data_folders import is_inside
 from training.dataset_check import check_dataset, write_preview
 from training.preparation import prepare, read_manifest, summary
 from training.video_reader import describe_warnings
@@ -81,6 +82,7 @@ def main(
 ) -> None:
     """Turn SOURCE (a video, or a folder or zip of videos or frame folders) into the training set OUT."""
     options["workers"] = options["workers"] or os.cpu_count() or 1
+    _check_preview(preview, among=[check, source, out])
     if check is not None:
         if source is not None:
             raise UserError("--check DATASET looks at one dataset and takes no SOURCE or OUT.")
@@ -127,6 +129,14 @@ def notes(manifest: dict[str, Any]) -> list[str]:
     if enlarged:
         found.append(f"{enlarged} video(s) were enlarged: their square has fewer than {manifest['resolution']} pixels.")
     return found
+
+
+def _check_preview(preview: str | None, *, among: list[str | None]) -> None:
+    """Refuse a picture below the root of a dataset, where it would be one of the frames."""
+    folder = os.path.dirname(os.path.realpath(preview or ""))
+    for root in among:
+        if preview is not None and root is not None and is_inside(folder, root) and folder != os.path.realpath(root):
+            raise UserError(f"--preview: '{preview}' lies among the frames in '{root}': choose a place outside of it.")
 
 
 def _check(dataset: str, preview: str | None, *, nframes: int, workers: int) -> None:

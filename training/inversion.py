@@ -15,6 +15,7 @@ import click
 
 from dnnlib import UserError, run_cli
 from training.crops import Crop, parse_rectangle
+from training.data_folders import keep_apart, trained_on
 from training.rendering_choices import pick_device
 
 # PyTorch and the networks are imported where they are used: --help and mistakes in the arguments answer at once.
@@ -84,6 +85,7 @@ def main(
     """Find the codes and cameras with which a generator renders a clip."""
     square = Crop() if crop in ("centre", "center") else Crop(rectangle=parse_rectangle(crop))
     span = parse_times(times)
+    keep_apart(outdir, option="--outdir", data=[clip_path, trained_on(network_pkl)])
 
     from torch_utils.host_memory import keep_freed_memory
     from torch_utils.out_of_memory import explain_out_of_memory

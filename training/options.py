@@ -21,6 +21,7 @@ from training.build import build_augment, build_networks
 from training.checkpoint import check_state, load_snapshot
 from training.configuration import compose_options, continued_options
 from training.data import PairDataset, build_dataset
+from training.data_folders import keep_apart
 from training.default_data import default_dataset
 from training.diffaugment import parse_policy
 from training.discriminator import TimeAwareDiscriminators
@@ -82,6 +83,7 @@ def plan(words: Sequence[str], *, metrics: Sequence[str] = ()) -> Plan:
         _check_outdir(Path(options["outdir"]), *build_networks(options, c_dim=0, device="meta"))
         options["data"] = default_dataset(options)
         notes.append(f"No data= was given: training on drawn heads, kept in {options['data']}")
+    keep_apart(run_folder or options["outdir"], option="outdir=", data=[options["data"]])
     dataset = build_dataset(options)
     notes += dataset.notes
     if dataset.num_short_videos:

@@ -9,6 +9,7 @@ from dnnlib import UserError, one_line
 from training.clip_writer import Cut
 from training.conversion import Recipe, convert_all
 from training.crops import Crop
+from training.data_folders import keep_out_of_made_data
 from training.frame_store import FrameStore
 from training.labels import describe_strangers
 from training.manifest import FRAMES_FORMAT, MANIFEST, SHARDS_FORMAT, VERSION, parse_manifest
@@ -83,6 +84,7 @@ def prepare(
     out = os.path.realpath(out)
     crop = crop or Crop()
     _check_out(out, os.path.realpath(source), overwrite, shape=shape)
+    keep_out_of_made_data(out, option="OUT")
     among = find_sources(source)
     cut = Cut(length=clip_frames, step=clip_step or clip_frames, shortest=nframes)
     recipe = Recipe(resolution=resolution, stride=stride, max_frames=max_frames, cut=cut, crop=crop, suffix=image)

@@ -32,6 +32,7 @@ from dnnlib import UserError, atomic_write, run_cli
 from renderer.cameras import Cameras, camera_angles
 from renderer.video import image_grid, save_png
 from training.configuration import compose_options
+from training.data_folders import keep_out_of_made_data
 from training.synthetic_video import Recipe, render_video
 
 __all__ = ["make_dataset", "read_recipe"]
@@ -85,6 +86,7 @@ def make_dataset(out: str | os.PathLike, recipe: Recipe, *, workers: int | None 
     out = os.path.abspath(out)
     if _is_complete(out, recipe):
         return
+    keep_out_of_made_data(out, option="OUT")
     unfinished = os.path.join(os.path.dirname(out), f".{os.path.basename(out)}.unfinished")
     try:
         os.makedirs(unfinished, exist_ok=True)
