@@ -67,7 +67,9 @@ def train(words: Sequence[str], *, job_name: str | None = None) -> None:
         words = words_to_continue(words, names)
     job = plan(words, metrics=tuple(METRICS))
     if job.options["metrics"] and main_process:
-        metric_inputs(job.options)
+        used = metric_inputs(job.options)["detectors"]
+        idle = [f"detectors.{name}=" for name, path in job.options["detectors"].items() if path and name not in used]
+        job.notes.extend(f"{name} has no effect: none of the metrics looks through it." for name in idle)
     if main_process:
         for note in job.notes:
             print(note)

@@ -26,6 +26,14 @@ from training.default_data import default_dataset
 from training.diffaugment import parse_policy
 from training.discriminator import TimeAwareDiscriminators
 from training.generator import Generator
+from training.idle_options import (
+    Machine,
+    check_freezing,
+    check_network_numbers,
+    check_precision,
+    idle_notes,
+    other_folder_note,
+)
 from training.option_rules import check_values
 from training.run_folder import find_run_folder, slug
 from training.schedule import Counters
@@ -67,7 +75,11 @@ def plan(words: Sequence[str], *, metrics: Sequence[str] = ()) -> Plan:
     _check_combinations(options, metrics)
     build_augment(options)
     notes: list[str] = []
+    check_network_numbers(options["model"])
     device_type = _device_type(options)
+    check_precision(options, device_type)
+    if run_folder is None:  # the options of a run that is continued cannot be changed any more
+        check_freezing(options)
     options["metrics"] = options["metrics"] or []
     options["workers"] = _workers(options, device_type)
     # A CPU is one device, unless somebody asks for more processes on it; a continued run has as many as before.
@@ -76,6 +88,12 @@ def plan(words: Sequence[str], *, metrics: Sequence[str] = ()) -> Plan:
     options["spec"]["microbatch"] = _microbatch(options["spec"], processes)
     if processes < options["gpus"]:
         notes.append(_fewer_devices(options, processes))
+    given = dict.fromkeys(word.lstrip("+").partition("=")[0] for word in words)
+    if processes > options["gpus"] and "gpus" in given:
+        notes.append(f"gpus={options['gpus']} has no effect: {processes} processes have been started.")
+    notes += idle_notes(given, options, Machine(device_type, processes))
+    if run_folder is not None and "outdir" in given:
+        notes += other_folder_note(compose_options(words)["outdir"], run_folder)
     if device_type == "cpu":
         options["gpus"] = processes
     if options["data"] is None:
@@ -92,6 +110,8 @@ def plan(words: Sequence[str], *, metrics: Sequence[str] = ()) -> Plan:
         stride = options["frame_stride"]
         notes.append(f"nframes=1 with frame_stride={stride} keeps one image in {stride} of a folder; use 1 for all.")
     generator, discriminator = build_networks(options, c_dim=dataset.c_dim, device="meta")
+    if (options["subset"] or 0) > dataset.num_clips:
+        notes.append(f"subset={options['subset']} has no effect: there are {dataset.num_clips} clips.")
     if run_folder is not None:
         _check_state(run_folder, dataset, generator, discriminator, notes)
     elif options["resume"] is not None:

@@ -1,0 +1,198 @@
+"""Options of a training that are given in vain, because another one or the machine leaves them no effect.
+
+A few of them are mistakes that would spoil a training, and are refused; the others are told, since commands are
+repeated with small changes (on another machine, without metrics) and should go on working.
+"""
+
+import math
+import os
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dnnlib import UserError
+
+__all__ = ["Machine", "check_freezing", "check_network_numbers", "check_precision", "idle_notes", "other_folder_note"]
+
+Options = Mapping[str, Any]
+
+
+class Machine(NamedTuple):
+    """Where a training runs: 'cpu' or 'cuda', and on how many devices."""
+
+    device_type: str
+    processes: int
+
+
+class Rule(NamedTuple):
+    """Options that have no effect where `applies`; the names of groups of options stand for all in them."""
+
+    names: tuple[str, ...]
+    applies: Callable[[Options, Machine], bool]
+    because: str
+
+
+def _model(options: Options, path: str) -> Any:
+    value: Any = options["model"]
+    for key in path.split("."):
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
+
+
+def _half_precision(options: Options, machine: Machine) -> bool:
+    """Whether layers may run in half precision."""
+    return not options["fp32"] and (machine.device_type == "cuda" or options["precision"] == "bf16")
+
+
+HALF = ("model.generator.upsampler.fp16_min_resolution", "model.discriminator.fp16_resolutions")
+
+RULES = (
+    # The machine.
+    Rule(("allow_tf32",), lambda o, m: o["allow_tf32"] and m.device_type == "cpu", "TensorFloat-32 is for GPUs"),
+    Rule(("fp32",), lambda o, m: o["fp32"] and m.device_type == "cpu", "a CPU has no half precision by itself"),
+    Rule(("nobench",), lambda o, m: o["nobench"] and m.device_type == "cpu", "cuDNN is for GPUs"),
+    Rule(HALF, lambda o, m: not _half_precision(o, m), "nothing runs in half precision here"),
+    Rule(("timeout",), lambda o, m: m.processes == 1, "a single process waits for no other"),
+    # Regularisation and averaging.
+    Rule(("spec.gamma",), lambda o, m: o["spec"]["d_reg_interval"] is None, "spec.d_reg_interval=null leaves R1 out"),
+    Rule(("spec.d_reg_interval",), lambda o, m: o["spec"]["gamma"] == 0, "spec.gamma=0 leaves R1 out"),
+    Rule(
+        ("spec.pl_weight", "spec.pl_decay", "spec.pl_batch_shrink"),
+        lambda o, m: o["spec"]["g_reg_interval"] is None,
+        "spec.g_reg_interval=null leaves the path-length penalty out",
+    ),
+    Rule(
+        ("spec.pl_decay", "spec.pl_batch_shrink", "spec.g_reg_interval"),
+        lambda o, m: o["spec"]["pl_weight"] == 0,
+        "spec.pl_weight=0 leaves the path-length penalty out",
+    ),
+    Rule(
+        ("spec.ramp",),
+        lambda o, m: o["spec"]["ramp"] is not None and o["resume"] is not None,
+        "with resume= there is no ramp-up, which would overwrite the snapshot's average",
+    ),
+    Rule(("spec.ramp",), lambda o, m: o["spec"]["ema"] == 0, "spec.ema=0 takes no average"),
+    Rule(
+        ("spec.image_weight",),
+        lambda o, m: _model(o, "discriminator.image") is False,
+        "model.discriminator.image=false leaves the image discriminator out",
+    ),
+    # Parts of the networks.
+    Rule(
+        ("model.generator.rendering.path_lattice",),
+        lambda o, m: o["spec"]["path_weight"] == 0,
+        "spec.path_weight=0 leaves the NeRF-path loss out",
+    ),
+    Rule(
+        ("model.discriminator.mapping_layers",),
+        lambda o, m: not o["cond"] and not o["camera_condition"],
+        "the discriminators are told nothing without cond or camera_condition",
+    ),
+    Rule(
+        ("model.generator.background_dim", "model.generator.rendering.num_background",
+         "model.generator.rendering.background_start"),
+        lambda o, m: _model(o, "generator.background") is None,
+        "model.generator.background=null leaves the background out",
+    ),
+    Rule(
+        ("model.generator.motion_dim",),
+        lambda o, m: _model(o, "generator.motion") is None,
+        "model.generator.motion=null leaves the motion out",
+    ),
+    Rule(
+        ("model.generator.foreground.direction_frequencies",),
+        lambda o, m: _model(o, "generator.foreground.view_directions") is False,
+        "model.generator.foreground.view_directions=false leaves directions out",
+    ),
+    # What is written.
+    Rule(("previews",), lambda o, m: o["imgsnap"] is None, "imgsnap=null makes no previews"),
+    Rule(("keep",), lambda o, m: o["keep"] is not None and o["snap"] is None, "snap=null writes one snapshot only"),
+    Rule(("cache_metrics_dir", "detectors"), lambda o, m: not o["metrics"], "no metrics= are computed"),
+)  # fmt: skip
+
+# Options whose value other ones take over unless they are given themselves.
+TAKEN_OVER = {
+    "spec.ref_gpus": ("gpus",),
+    "spec.kimg": ("kimg",),
+    "spec.imgsnap": ("imgsnap",),
+    "spec.snap": ("snap",),
+    "model.resolution": ("resolution",),
+    "model.frame_stride": ("frame_stride",),
+    "spec.map": ("model.generator.mapping.num_layers",),
+    "spec.fmaps": ("model.generator.upsampler.channel_base", "model.discriminator.channel_base"),
+    "nhwc": ("model.discriminator.channels_last",),
+}
+
+
+def idle_notes(given: Collection[str], options: Options, machine: Machine) -> list[str]:
+    """What to tell about options that are given in vain.
+
+    Args:
+        given: Names of the options that the command was given.
+        options: All of them, checked.
+    """
+    notes = []
+    for names, applies, because in RULES:
+        idle = [key for key in given if any(key == name or key.startswith(f"{name}.") for name in names)]
+        if idle and applies(options, machine):
+            notes.append(f"{_listed(idle)} no effect: {because}.")
+    for name, others in TAKEN_OVER.items():
+        if name in given and all(other in given for other in others):
+            notes.append(f"{name}= has no effect: {' and '.join(f'{other}=' for other in others)} take its place.")
+    return notes
+
+
+def _listed(keys: list[str]) -> str:
+    return f"{', '.join(f'{key}=' for key in keys)} {'has' if len(keys) == 1 else 'have'}"
+
+
+def other_folder_note(outdir: str | None, run_folder: Path) -> list[str]:
+    """What to tell when a run is continued that does not lie in the outdir= given."""
+    elsewhere = outdir and os.path.realpath(os.path.expanduser(outdir)) != os.path.realpath(run_folder.parent)
+    return [f"outdir= has no effect: the run goes on in its own folder, {run_folder}."] if elsewhere else []
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Refused
+
+
+def check_precision(options: Options, device_type: str) -> None:
+    """Raise a UserError if bf16 is asked for where nothing would run in it."""
+    if options["precision"] != "bf16":
+        return
+    if device_type != "cpu":
+        raise UserError(
+            "precision=bf16 is for CPUs; on a GPU half precision is used as it is. Leave the option out, or continue "
+            "with precision=float32."
+        )
+    smallest = _model(options, "generator.upsampler.fp16_min_resolution")
+    above = smallest is None or smallest > options["resolution"]
+    if above and _model(options, "discriminator.fp16_resolutions") == 0:
+        raise UserError("precision=bf16: this model has no layers in half precision; leave the option out.")
+
+
+def check_freezing(options: Options) -> None:
+    """Raise a UserError if layers are to be frozen that were never trained, or that there are not."""
+    frozen, blocks = options["freezed"], int(math.log2(options["resolution"])) - 2  # see Discriminator.layers
+    layers = 3 * blocks
+    if frozen and options["resume"] is None:
+        raise UserError(
+            f"freezed={frozen} freezes trained layers of the discriminators and needs resume=, the snapshot that has "
+            "them; without, they would stay random."
+        )
+    if frozen > layers:
+        raise UserError(
+            f"freezed={frozen}: the discriminators have {layers} layers at this resolution; use 0 to {layers}."
+        )
+
+
+def check_network_numbers(values: Any, name: str = "model") -> None:
+    """Raise a UserError if a number among the networks' arguments is not finite; names it."""
+    if isinstance(values, Mapping):
+        for key, value in values.items():
+            check_network_numbers(value, f"{name}.{key}")
+    elif isinstance(values, (list, tuple)):
+        for value in values:
+            check_network_numbers(value, name)
+    elif isinstance(values, float) and not math.isfinite(values):
+        raise UserError(f"{name} must be a finite number, got {values}.")
