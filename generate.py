@@ -21,6 +21,7 @@ from training.render_options import (
     TIMED,
     check_combinations,
     check_recorded,
+    idle_ranges,
     parse_style_mix,
     parse_time_range,
     path_name,
@@ -223,8 +224,8 @@ def main(
     except ValueError as error:
         raise UserError(str(error)) from error
     say_what_is_special(tracks, layouts)
-    if nearby is not None:
-        click.echo(nearby, err=True)
+    for note in ([] if nearby is None else [nearby]) + idle_ranges(given, programs):
+        click.echo(note, err=True)
     try:
         os.makedirs(outdir, exist_ok=True)
     except OSError as error:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from dnnlib import UserError
 from metrics.registry import METRICS, find_metric
@@ -19,6 +20,7 @@ from metrics.registry import METRICS, find_metric
 # PyTorch and the networks are imported where they are used: --help and mistakes in the arguments answer at once.
 
 SHORT = "fvd2048_16f"
+UNSAMPLED = ("kernel_subsets", "mean", "similarity")  # measures whose intervals come from no resampling
 RESOLUTION_OF_FILES = 256  # of folders of videos, unless it is given
 
 
@@ -85,6 +87,8 @@ def main(names: str, detectors: tuple[str, ...], gpus: int, device: str | None, 
     for name in ("real", "fake"):
         if options[name] is not None and not os.path.exists(options[name]):
             raise UserError(f"--{name}: there is no file or folder '{options[name]}'.")
+    if options["real"] is None and options["frame_stride"] is not None:
+        raise UserError("--frame-stride says which real frames are kept: add --real, or leave it out.")
     if options["real"] is None:
         needing = [name for name in chosen if METRICS[name].uses_real]
         if needing:
@@ -100,8 +104,13 @@ def main(names: str, detectors: tuple[str, ...], gpus: int, device: str | None, 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device == "cuda" and gpus > torch.cuda.device_count():
         raise UserError(f"--gpus: there are {torch.cuda.device_count()} CUDA devices, not {gpus}.")
+    if options["nframes"] is not None and find_snapshot(options["fake"]) is None:
+        raise UserError("--nframes says how a generator's times are spread: leave it out for videos in files.")
     paths = parse_detectors(detectors, chosen)
     find_detectors(chosen, paths)  # one that is missing is told before anything else
+    if distributed.environment_rank() == 0:
+        for note in idle_notes(chosen, paths, options, gpus=gpus):
+            click.echo(note, err=True)
     try:
         os.makedirs(options["outdir"], exist_ok=True)
     except OSError as error:
@@ -119,6 +128,28 @@ def main(names: str, detectors: tuple[str, ...], gpus: int, device: str | None, 
         run(*arguments)
 
 
+def idle_notes(names: list[str], paths: dict[str, str], options: dict[str, Any], *, gpus: int) -> list[str]:
+    """What to tell about options that were given and have no effect on these metrics."""
+    from metrics.networks import DETECTOR_OF
+    from torch_utils import distributed
+
+    chosen, notes = [METRICS[name] for name in names], []
+    needed = {DETECTOR_OF.get(metric.network) for metric in chosen}
+    notes += [f"--detector {name}= has no effect: no metric looks through it." for name in paths if name not in needed]
+    if options["cache"] is not None and not any(metric.uses_real for metric in chosen):
+        notes.append("--cache has no effect: no metric compares with real videos.")
+    context = click.get_current_context()
+    given = {name for name in context.params if context.get_parameter_source(name) is not ParameterSource.DEFAULT}
+    if "bootstrap" in given and options["bootstrap"] and all(metric.measure in UNSAMPLED for metric in chosen):
+        notes.append(
+            "--bootstrap: these metrics take their interval from the spread of the samples, whatever the number."
+        )
+    started = distributed.torchrun_world_size()
+    if "gpus" in given and started is not None and started != gpus:
+        notes.append(f"--gpus has no effect: {started} processes have been started.")
+    return notes
+
+
 def run(names: list[str], paths: dict[str, str], device_type: str, options: dict[str, Any]) -> None:
     """One process of the evaluation."""
     import torch
@@ -129,6 +160,7 @@ def run(names: list[str], paths: dict[str, str], device_type: str, options: dict
     from metrics.results import append_row, summary
     from torch_utils import distributed
     from torch_utils.host_memory import keep_freed_memory
+    from training.generated_videos import GeneratedVideos
 
     if device_type == "cpu":
         keep_freed_memory()
@@ -140,6 +172,9 @@ def run(names: list[str], paths: dict[str, str], device_type: str, options: dict
     if distributed.is_main():
         for note in [note for videos in (fake, real) for note in getattr(videos, "notes", ())]:
             click.echo(note, err=True)
+    labelled = isinstance(fake, GeneratedVideos) and fake.labelled
+    if distributed.is_main() and real is not None and not labelled and not any(METRICS[n].uses_real for n in names):
+        click.echo("--real has no effect: no metric compares with real videos.", err=True)
     cache = cache_folder("metrics") if options["cache"] is None else Path(options["cache"])
     with distributed.patience():
         evaluator = Evaluator(

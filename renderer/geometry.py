@@ -11,6 +11,7 @@ import os
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from dnnlib import UserError, atomic_write, parse_int_list, run_cli
 from training.data_folders import frames_nearby, keep_apart, trained_on
@@ -88,6 +89,11 @@ def main(
         parse_int_list(seeds, name="--seeds"),
         None if motion_seeds is None else parse_int_list(motion_seeds, name="--motion_seeds"),
     )
+    source = click.get_current_context().get_parameter_source
+    if time_steps is not None and source("times") is not ParameterSource.DEFAULT:
+        raise UserError("--times and --time_steps are two ways to say the moments: give one of them.")
+    if not sequence and source("fps") is not ParameterSource.DEFAULT:
+        raise UserError("--fps is the rate of a sequence: add --sequence, or leave it out.")
     moments = parse_times(times, time_steps)
     if sequence and suffix != "glb":
         raise UserError("--sequence: only glb files can be animated; leave --format out, or leave --sequence out.")

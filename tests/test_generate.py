@@ -269,6 +269,17 @@ def test_help_names_every_option_without_loading_torch():
         assert name in result.stdout
 
 
+def test_ranges_that_no_program_takes_are_told(render):
+    render("--render_program", "front", "--relative_range_yaw_scale", "2", "--n_steps", "1", "--time_steps", "1")
+    assert "--relative_range_yaw_scale has no effect: front does not move the camera in yaw." in render.output
+    programs = "rotation_camera_yaw,front_zoom_inverse"
+    render("--render_program", programs, "--relative_range_pitch_scale", "2", "--n_steps", "1", "--time_steps", "1")
+    assert "--relative_range_pitch_scale has no effect" in render.output
+    for program in ("rotation_camera_yaw_pitch_inverse", "front,rotation_camera_yaw"):
+        render("--render_program", program, "--relative_range_yaw_scale", "2", "--n_steps", "1", "--time_steps", "1")
+        assert "no effect" not in render.output
+
+
 def test_visualize_renders_ten_seeds_along_the_four_programs(tmp_path):
     """The script is run with a stand-in for Python that prints its arguments."""
     (tmp_path / "visualize.sh").write_bytes((ROOT / "visualize.sh").read_bytes())

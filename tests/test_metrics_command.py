@@ -162,6 +162,8 @@ MISTAKES = {
     "one resampling": (["--bootstrap", "1"], "at least 2 resamplings"),
     "long clips": (["--metrics", "rfvd2048_32f"], "shorter than 32 frames: the longest has 18"),
     "no such detector": (["--metrics", "fvd64_16f", "--detector", "x.pt"], "detector i3d=x.pt: there is no such file"),
+    "a stride of nothing": (["--frame-stride", "2"], "--frame-stride says which real frames are kept: add --real"),
+    "the rate of files": (["--nframes", "16"], "--nframes says how a generator's times are spread: leave it out"),
     "no number": (["--batch-size", "many"], "'many' is not a valid integer"),
 }
 
@@ -179,6 +181,11 @@ def test_mistakes(words, message, trained, tmp_path, monkeypatch, capsys):
         "--outdir",
         str(tmp_path / "out"),
     ]
+    if "--frame-stride" in words:
+        base = base[:2] + base[4:]
+        base[1] = "flatness32_1v"
+    if "--nframes" in words:
+        base[base.index("--fake") + 1] = str(trained / "data")
     with pytest.raises(SystemExit) as caught:
         run_cli(lambda: command.main([*base, *words], standalone_mode=False))
     assert caught.value.code == 2
@@ -193,6 +200,26 @@ def test_what_needs_a_generator_or_real_videos(evaluate, trained):
     with pytest.raises(UserError, match="--real: rfvd64_16f compares with real videos"):
         evaluate("flatness32_1v,rfvd64_16f", real=False)
     assert evaluate("flatness32_1v", "--bootstrap", 0, real=False)[0]["num_real"] is None
+
+
+def test_options_without_effect_are_told(evaluate, tmp_path, monkeypatch):
+    evaluate("flatness32_1v", "--bootstrap", 7, "--cache", tmp_path / "cache")
+    for told in ("--cache has no effect", "--bootstrap: these metrics take", "--real has no effect"):
+        assert told in evaluate.output
+    evaluate("rfvd64_16f", "--bootstrap", 3, "--cache", tmp_path / "cache")
+    assert "no effect" not in evaluate.output and "--bootstrap" not in evaluate.output
+    paths = {"i3d": "x.pt"}
+    context = command.main.make_context("metrics", ["--fake", "x", "--outdir", "y", "--gpus", "2"])
+    with context:
+        options = {**context.params, "cache": None}
+        told = command.idle_notes(["rfvd64_16f"], paths, options, gpus=2)
+        assert told == ["--detector i3d= has no effect: no metric looks through it."]
+        assert command.idle_notes(["fvd64_16f"], paths, options, gpus=2) == []
+        monkeypatch.setenv("RANK", "0")
+        monkeypatch.setenv("WORLD_SIZE", "3")
+        assert command.idle_notes(["rfvd64_16f"], {}, options, gpus=2) == [
+            "--gpus has no effect: 3 processes have been started."
+        ]
 
 
 def test_list():

@@ -81,12 +81,15 @@ def main(
     **options: Any,
 ) -> None:
     """Turn SOURCE (a video, or a folder or zip of videos or frame folders) into the training set OUT."""
+    names = [name for name in context.params if context.get_parameter_source(name) is not ParameterSource.DEFAULT]
+    _check_given({name for name in names if context.params[name] is not None}, shape=options["shape"])
     options["workers"] = options["workers"] or os.cpu_count() or 1
     _check_preview(preview, among=[check, source, out])
     if check is not None:
         if source is not None:
             raise UserError("--check DATASET looks at one dataset and takes no SOURCE or OUT.")
-        _check(check, preview, nframes=options["nframes"], workers=options["workers"])
+        shared = {"nframes": options["nframes"], "workers": options["workers"]}
+        _check(check, preview, **shared, nframes_given="nframes" in names)
         return
     if source is not None and out is None and preview is not None:
         write_preview(source, preview)
@@ -131,6 +134,29 @@ def notes(manifest: dict[str, Any]) -> list[str]:
     return found
 
 
+def _check_given(given: set[str], *, shape: str | None) -> None:
+    """Refuse options that would have no effect beside the others that are given.
+
+    Raises:
+        UserError: There is one; names it.
+    """
+    looking, takes = None, {"preview"}
+    if "check" in given:
+        looking, takes = "--check looks at a dataset", {"check", "preview", "nframes", "workers", "source", "out"}
+    elif "preview" in given and "out" not in given:
+        looking, takes = "--preview without OUT shows a dataset", {"preview", "source"}
+    for name in sorted(given - takes) if looking is not None else []:
+        option = {"stride": "frame_stride", "shape": "format"}.get(name, name).replace("_", "-")
+        raise UserError(f"{looking} and makes none: --{option} has no effect there; leave it out.")
+    for name in ("box_scale", "box_smoothing"):
+        if name in given and "boxes" not in given:
+            raise UserError(
+                f"--{name.replace('_', '-')} is about the boxes of a file: add --boxes FILE, or leave it out."
+            )
+    if "shard_clips" in given and shape != "shards":
+        raise UserError("--shard-clips is about tar files: add --format shards, or leave it out.")
+
+
 def _check_preview(preview: str | None, *, among: list[str | None]) -> None:
     """Refuse a picture below the root of a dataset, where it would be one of the frames."""
     folder = os.path.dirname(os.path.realpath(preview or ""))
@@ -139,8 +165,12 @@ def _check_preview(preview: str | None, *, among: list[str | None]) -> None:
             raise UserError(f"--preview: '{preview}' lies among the frames in '{root}': choose a place outside of it.")
 
 
-def _check(dataset: str, preview: str | None, *, nframes: int, workers: int) -> None:
+def _check(dataset: str, preview: str | None, *, nframes: int, workers: int, nframes_given: bool) -> None:
     report = check_dataset(dataset, nframes=nframes, workers=workers)
+    if nframes_given and report.nframes != nframes:
+        click.echo(
+            f"--nframes has no effect: clips in tar files are counted as they are, of {report.nframes}.", err=True
+        )
     click.echo("\n".join(report.lines()))
     if preview is not None:
         write_preview(dataset, preview)

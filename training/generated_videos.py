@@ -83,6 +83,10 @@ class GeneratedVideos:
         resolution: Of the frames; None: the generator's. Otherwise they are resized as real frames are.
         label: Label [c_dim] of a video by its number, for a generator with labels; see `draw_labels`.
 
+    Attributes:
+        labelled: Whether there are labels.
+        resolution: Of the frames.
+
     Raises:
         UserError: Labels are missing or do not fit the generator.
     """
@@ -99,6 +103,7 @@ class GeneratedVideos:
             found = 0 if label is None else len(label(0))
             raise UserError(f"The generator needs labels of {generator.c_dim} entries; those of the data have {found}.")
         self._generator, self._nframes, self._label = generator, nframes, label
+        self.labelled = label is not None
         self.resolution = resolution or generator.resolution
 
     def clips(self, *, count: int, frames: int, subsample: int = 1) -> "GeneratedClips":

@@ -12,6 +12,7 @@ import json
 import os
 
 import click
+from click.core import ParameterSource
 
 from dnnlib import UserError, run_cli
 from training.crops import Crop, parse_rectangle
@@ -36,6 +37,18 @@ def parse_times(text: str) -> tuple[float, float]:
     if not abs(start) < 1e3 or not abs(end) < 1e3:
         raise UserError(f"--times {text}: write START:END, e.g. 0:1 for the times of a training clip.")
     return start, end
+
+
+def idle_notes(generator, *, frames: int) -> list[str]:
+    """What to tell about options that were given and have no effect with this generator, or on so few frames."""
+    because = {}
+    if generator.motion is None:
+        because["motions"] = "this generator has no motion"
+    if frames == 1:
+        because["motions"] = "a single frame shows no motion"
+    context = click.get_current_context()
+    given = {name for name in because if context.get_parameter_source(name) is not ParameterSource.DEFAULT}
+    return [f"--{name} has no effect: {because[name]}." for name in sorted(given)]
 
 
 option = click.option
@@ -104,6 +117,8 @@ def main(
     settings = FitSettings(
         samples=samples, motions=motions, steps=steps, batch=batch, fit_fov=fit_fov, fit_radius=fit_radius
     )
+    for note in idle_notes(generator, frames=len(pixels)):
+        click.echo(note, err=True)
     with explain_out_of_memory("Lower --batch, or take fewer or smaller frames."):
         inversion = Inversion(generator, pixels, times=span, settings=settings, seed=seed, perceptual=perceptual)
         try:

@@ -12,7 +12,7 @@ from collections.abc import Collection, Sequence
 from dnnlib import UserError, parse_int_list
 
 __all__ = [
-    "CAMERA", "TIMED", "StyleMix", "check_combinations", "check_recorded", "join_numbers",
+    "CAMERA", "TIMED", "StyleMix", "check_combinations", "check_recorded", "idle_ranges", "join_numbers",
     "parse_style_mix", "parse_time_range", "path_name", "plain_name",
 ]  # fmt: skip
 
@@ -123,6 +123,15 @@ def check_combinations(given: Collection[str]) -> None:
         for name in ("class_idx", "truncation_psi"):
             if name in given:
                 raise UserError(f"--{name}: the codes of a file are rendered as they are; leave the option out.")
+
+
+def idle_ranges(given: Collection[str], programs: Sequence[str]) -> list[str]:
+    """What to tell about --relative_range_…_scale that no render program takes: those move the other angle, or none."""
+    return [
+        f"--relative_range_{angle}_scale has no effect: {', '.join(programs)} does not move the camera in {angle}."
+        for angle in ("yaw", "pitch")
+        if f"relative_range_{angle}_scale" in given and not any(angle in name for name in programs)
+    ]
 
 
 def check_recorded(given: Collection[str], options: Sequence[str], reason: str) -> None:

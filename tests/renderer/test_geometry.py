@@ -136,6 +136,8 @@ def test_codes_are_those_of_the_seeds(generator):
         (["--class_idx", "0"], "--class_idx: this generator was trained without labels"),
         (["--sequence", "--format", "ply"], "--sequence: only glb files can be animated"),
         (["--device", "nonsense"], "--device: 'nonsense'"),
+        (["--times", "0", "--time_steps", "3"], "--times and --time_steps are two ways"),
+        (["--fps", "8"], "--fps is the rate of a sequence: add --sequence"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_written(run, words, message):

@@ -14,6 +14,7 @@ from PIL import Image
 
 from dnnlib import UserError
 from tests.training.movies import gray, run_ffmpeg, write_movie
+from tests.training.tiny import write_frames
 from training import clip_writer, dataset_tool, demo_clip
 from training.clip_writer import Cut
 from training.dataset import VideoPairDataset
@@ -453,3 +454,44 @@ def test_demo_clip_without_network(tmp_path, monkeypatch):
     error = demo(tmp_path).exception
     assert isinstance(error, UserError) and "Cannot download the demo clip" in str(error) and "\n" not in str(error)
     assert not (tmp_path / "data").exists()
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Options that would have no effect
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["IN", "OUT", "--box-scale", "2"], "--box-scale is about the boxes of a file: add --boxes"),
+        (["IN", "OUT", "--box-smoothing", "0"], "--box-smoothing is about the boxes of a file: add --boxes"),
+        (["IN", "OUT", "--shard-clips", "5"], "--shard-clips is about tar files: add --format shards"),
+        (["IN", "OUT.zip", "--shard-clips", "5", "--format", "zip"], "--shard-clips is about tar files"),
+        (
+            ["--check", "IN", "--resolution", "64"],
+            "--check looks at a dataset and makes none: --resolution has no effect",
+        ),
+        (["--check", "IN", "--format", "zip"], "--format has no effect there"),
+        (["--check", "IN", "--stride", "2"], "--frame-stride has no effect there"),
+        (["--check", "IN", "--overwrite"], "--overwrite has no effect there"),
+        (
+            ["IN", "--preview", "x.png", "--nframes", "4"],
+            "--preview without OUT shows a dataset and makes none: --nframes",
+        ),
+        (["IN", "--preview", "x.png", "--preset", "mead"], "--preset has no effect there"),
+    ],
+)
+def test_options_without_effect_are_refused(words, message):
+    result = CliRunner().invoke(dataset_tool.main, words, standalone_mode=False)
+    assert isinstance(result.exception, UserError) and message in str(result.exception)
+
+
+def test_clips_of_tar_files_are_counted_as_they_are(tmp_path):
+    pytest.importorskip("webdataset")
+    write_frames(tmp_path / "data", videos=2, frames=9)
+    prepare(source=str(tmp_path / "data"), out=str(tmp_path / "set"), resolution=8, nframes=4, shape="shards")
+    for words, told in ((["--nframes", "9"], True), (["--nframes", "4"], False), ([], False)):
+        arguments = ["--check", str(tmp_path / "set"), "--workers", "1", *words]
+        result = CliRunner().invoke(dataset_tool.main, arguments, standalone_mode=False)
+        assert result.exception is None
+        assert ("--nframes has no effect: clips in tar files are counted as they are, of 4." in result.output) == told

@@ -119,3 +119,15 @@ def test_help_and_usage_errors_answer_in_one_line_without_loading_torch():
     result = subprocess.run(command, capture_output=True, text=True)
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr == "error: Missing option '--clip'.\n"
+
+
+def test_motions_that_there_are_none_of_are_told(folder):
+    moving, still = load_generator(folder), load_generator(folder)
+    still.motion = None
+    base = ["--network_pkl", str(folder), "--clip", "x", "--outdir", "y"]
+    with inversion.main.make_context("inversion", [*base, "--motions", "8"]):
+        assert inversion.idle_notes(moving, frames=5) == []
+        assert inversion.idle_notes(moving, frames=1) == ["--motions has no effect: a single frame shows no motion."]
+        assert inversion.idle_notes(still, frames=5) == ["--motions has no effect: this generator has no motion."]
+    with inversion.main.make_context("inversion", base):
+        assert inversion.idle_notes(still, frames=1) == []
