@@ -1,8 +1,8 @@
 """From the words of a command line to all options as plain data: Hydra's composition, with errors of one line.
 
 Hydra writes nothing (no folders, no log files): its compose interface is used, not its launcher. The values of options
-that are paths or comma-separated texts are taken as they are typed; Hydra's grammar would want quotes around '=', ','
-and blanks.
+that are paths or comma-separated texts are taken as they are typed, where Hydra would want quotes around '=', ',' and
+blanks, and would look up '${…}'. Quotes around the whole value, Hydra's way to write one, do not belong to it.
 """
 
 import copy
@@ -13,13 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dnnlib import UserError, one_line
 
-__all__ = ["CONFIG_DIR", "compose_options", "continued_options", "hydra_word"]
+__all__ = [
+    "CONFIG_DIR", "GROUPS", "compose_options", "continued_options", "hydra_word", "plain_word", "split_word",
+    "text_value",
+]  # fmt: skip
 
 CONFIG_DIR = Path(__file__).resolve().parent.parent / "conf"
 GROUPS = ("model", "spec")
@@ -58,7 +62,12 @@ def compose_options(words: Sequence[str]) -> dict[str, Any]:
     if datasets > 1:  # a shell has replaced the braces
         example = "'data=faces-{000..010}.tar'"
         raise UserError(f"data= is given {datasets} times: put a name with braces into quotes, {example}.")
-    overrides = [hydra_word(word) for word in words]
+    overrides, texts = [], {}
+    for word, (_, key, value) in [(hydra_word(word), split_word(word)) for word in words]:
+        if key in TEXTS:
+            texts[key] = text_value(value)
+        else:
+            overrides.append(word)
     try:
         with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
             config = compose("config", overrides=overrides, return_hydra_config=True)
@@ -67,9 +76,12 @@ def compose_options(words: Sequence[str]) -> dict[str, Any]:
                 if OmegaConf.is_missing(config, key):
                     config[key] = None
             config = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
-            return dict(OmegaConf.to_container(config, resolve=True, throw_on_missing=True), names=names)
+            options = dict(OmegaConf.to_container(config, resolve=True, throw_on_missing=True), names=names)
     except (HydraException, OmegaConfBaseException, ValueError, TypeError) as error:
         raise UserError(_explain(error, words)) from error
+    for key, value in texts.items():  # past the grammars of Hydra and OmegaConf
+        _set(options, key, value)
+    return options
 
 
 def continued_options(stored: Mapping[str, Any], words: Sequence[str]) -> dict[str, Any]:
@@ -86,7 +98,7 @@ def continued_options(stored: Mapping[str, Any], words: Sequence[str]) -> dict[s
     given = compose_options(words)
     # Options that are newer than the run have their default values.
     options = {**{key: given[key] for key in given if key not in ("model", "spec")}, **copy.deepcopy(dict(stored))}
-    keys = [_split(word)[1] for word in words]
+    keys = [split_word(word)[1] for word in words]
     for key in keys:
         if key in GROUPS:
             if given["names"][key] != options["names"][key]:
@@ -113,7 +125,7 @@ def continued_options(stored: Mapping[str, Any], words: Sequence[str]) -> dict[s
 # ----------------------------------------------------------------------------------------------------------------------
 
 
-def _split(word: str) -> tuple[str, str, str]:
+def split_word(word: str) -> tuple[str, str, str]:
     """'+', key and value of a word."""
     match = WORD.fullmatch(word)
     if match is None:
@@ -121,25 +133,52 @@ def _split(word: str) -> tuple[str, str, str]:
     return match[1], match[2], match[3]
 
 
-def hydra_word(word: str) -> str:
+def text_value(value: str) -> str | None:
+    """What is meant by the value that was typed for an option of `TEXTS`."""
+    if value == "null":
+        return None
+    quoted = re.fullmatch(r"""'([^']+)'|"([^"]+)\"""", value, re.DOTALL)
+    return value if quoted is None else quoted[1] or quoted[2]
+
+
+def plain_word(word: str) -> str:
+    """A `key=value` word as it is typed here, from one in Hydra's grammar: the inverse of `hydra_word`."""
+    override = OverridesParser.create().parse_override(word)
+    if override.key_or_group not in TEXTS:
+        return word
+    value = override.value()
+    if value is None:
+        return f"{override.key_or_group}=null"
+    text = re.sub(r"(\\*)\$\{", lambda m: m[1][: len(m[1]) // 2] + "${", str(value))
+    return f"{override.key_or_group}={text}"
+
+
+def hydra_word(word: str, *, sweep: bool = False) -> str:
     """A `key=value` word in Hydra's grammar.
+
+    Args:
+        sweep: The word may stand for several: values with commas, choice(…), range(…), glob(…); of a text, which may
+            have commas of its own, choice(…) alone.
 
     Raises:
         UserError: It is no such word, or not for an option that there can be.
     """
-    plus, key, value = _split(word)
+    plus, key, value = split_word(word)
     if plus and not key.startswith("model."):  # an argument of a network that the files do not mention
         raise UserError(_unknown(key))
     if key.split(".")[0] == "hydra":
         raise UserError(_unknown(key))
-    if key in GROUPS:
+    if key in GROUPS and not sweep:
         choices = sorted(path.stem for path in (CONFIG_DIR / key).glob("[!_]*.yaml"))
         if value not in choices:
             raise UserError(f"There is no {key} '{value}' in conf/{key}; choose from {', '.join(choices)}.")
-    if key in TEXTS and value not in ("", "null") and value[0] not in "'\"":
-        escaped = re.sub(r"(\\*)'", lambda m: m[1] * 2 + r"\'", value)
-        escaped = re.sub(r"(\\+)$", lambda m: m[1] * 2, escaped)
-        return f"{key}='{escaped}'"
+    if key in TEXTS and not (sweep and re.fullmatch(r"choice\(.+\)", value, re.DOTALL)):
+        text = text_value(value)
+        if text is None:
+            return word
+        # OmegaConf wants backslashes before '${' doubled and one more, Hydra's grammar those before a quote.
+        text = re.sub(r"(\\*)\$\{", lambda m: m[1] * 2 + r"\${", text)
+        return f"{key}='" + re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + (m[2] and r"\'"), text) + "'"
     if key == "metrics" and value not in ("", "null") and value[0] != "[":
         return f"metrics=[{value}]"
     return plus + word.lstrip("+") if plus else word

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from dnnlib import UserError
+from training.configuration import text_value
 
 __all__ = [
     "create_run_folder",
@@ -100,7 +101,7 @@ def words_to_continue(words: Sequence[str], names: Mapping[str, bool]) -> list[s
     ours = {name for name, again in names.items() if again}
     if not ours or "outdir" not in values or "resume_run" in values:
         return list(words)
-    outdir = Path(os.path.expanduser(values["outdir"].strip("'\"")))
+    outdir = Path(os.path.expanduser(text_value(values["outdir"]) or ""))
     for path in sorted(outdir.glob(f"*/{JOB_FILE}"), reverse=True):
         if ours & set(path.read_text(encoding="utf-8").splitlines()):
             kept = [word for word in words if not word.startswith("resume=")]
