@@ -37,7 +37,7 @@ def main() -> None:
         import run_train  # under the name by which the jobs' processes will find it
         from training.cluster import submit
 
-        submit(words, run_train.cluster_job)
+        submit(words, run_train.cluster_job, train=train, check=make_plan)
     else:
         train(words)
 
@@ -46,18 +46,18 @@ def cluster_job(config: Any) -> None:
     """One process of a job that `training.cluster` has submitted."""
     from training.cluster import job
 
-    with job() as (words, name):
-        train(words, job_name=name)
+    with job() as (words, name, label):
+        train(words, job_name=name, label=label)
 
 
-def train(words: Sequence[str], *, job_name: str | None = None) -> None:
+def train(words: Sequence[str], *, job_name: str | None = None, label: str = "") -> None:
     """Do what the words of a command say.
 
     Args:
         job_name: The same whenever this command is started again, and never else; None if it has no name.
+        label: Added to the name of a new run's folder.
     """
     from torch_utils import distributed, launching  # after --help: PyTorch takes its time
-    from training.options import plan
     from training.run_folder import launcher_names, words_to_continue
 
     under_torchrun = distributed.torchrun_world_size() is not None
@@ -65,11 +65,7 @@ def train(words: Sequence[str], *, job_name: str | None = None) -> None:
     names = launcher_names(words, job_name)
     if main_process:  # the others are told below
         words = words_to_continue(words, names)
-    job = plan(words, metrics=tuple(METRICS))
-    if job.options["metrics"] and main_process:
-        used = metric_inputs(job.options)["detectors"]
-        idle = [f"detectors.{name}=" for name, path in job.options["detectors"].items() if path and name not in used]
-        job.notes.extend(f"{name} has no effect: none of the metrics looks through it." for name in idle)
+    job = make_plan(words, label=label, look=main_process)
     if main_process:
         for note in job.notes:
             print(note)
@@ -90,6 +86,23 @@ def train(words: Sequence[str], *, job_name: str | None = None) -> None:
             launching.launch(run, args=arguments, processes=job.processes, device_type=job.device_type, timeout=timeout)
     finally:
         distributed.cleanup()
+
+
+def make_plan(words: Sequence[str], *, label: str = "", look: bool = True):
+    """Check everything that a training's words ask for.
+
+    Args:
+        label: See `train`.
+        look: Also at what the metrics need.
+    """
+    from training.options import plan
+
+    job = plan(words, metrics=tuple(METRICS), label=label)
+    if job.options["metrics"] and look:
+        used = metric_inputs(job.options)["detectors"]
+        idle = [f"detectors.{name}=" for name, path in job.options["detectors"].items() if path and name not in used]
+        job.notes.extend(f"{name} has no effect: none of the metrics looks through it." for name in idle)
+    return job
 
 
 def run(options: dict[str, Any], folder: Path, device_type: str, resuming: bool) -> None:

@@ -60,12 +60,13 @@ class Plan:
     notes: list[str]  # what the user should know
 
 
-def plan(words: Sequence[str], *, metrics: Sequence[str] = ()) -> Plan:
+def plan(words: Sequence[str], *, metrics: Sequence[str] = (), label: str = "") -> Plan:
     """Check a command line.
 
     Args:
         words: The command's `key=value` words.
         metrics: Names that the option `metrics` may hold.
+        label: End of a new run's description.
 
     Raises:
         UserError: Something in it is not right.
@@ -122,7 +123,7 @@ def plan(words: Sequence[str], *, metrics: Sequence[str] = ()) -> Plan:
         device_type=device_type,
         processes=processes,
         run_folder=run_folder,
-        description=_description(options, dataset),
+        description="-".join(filter(None, [_description(options, dataset), label])),
         dataset=dataset,
         generator=generator,
         discriminator=discriminator,

@@ -34,9 +34,9 @@ UNFINISHED = re.compile(r"\..+\.\d+(-[0-9a-f]+)?\.tmp")
 NUMBERED = re.compile(r"(\d{5,})-.*")
 
 
-def slug(text: str) -> str:
-    """The text as part of a folder's name: letters, digits, dot, dash and underscore."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", text).strip("_")[:60]
+def slug(text: str, *, most: int | None = 60) -> str:
+    """The text as part of a folder's name: at most so many letters, digits, dots, dashes and underscores."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", text).strip("_")[:most]
 
 
 def create_run_folder(outdir: str | os.PathLike, description: str, *, names: Iterable[str] = ()) -> Path:
