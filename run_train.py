@@ -2,7 +2,9 @@
 
     python run_train.py outdir=OUT data=DATASET [option=value ...]
 
-The options stand in conf/config.yaml with a line on each; spec=… and model=… choose a file of conf/spec and conf/model.
+--help lists the options, after a model= or spec= those of that one. They stand in conf/config.yaml, conf/spec and
+conf/model. --cfg job prints them as they are after all other words; eval "$(python run_train.py -sc install=bash)" lets
+bash complete them, after python run_train.py; --info and --hydra-help tell more about Hydra, which reads them.
 
     python run_train.py outdir=runs data=faces spec=paper model=stylenerf_faceforensics     the published training
     python run_train.py outdir=runs data=clips kimg=50 dry_run=true                         say what would happen
@@ -30,9 +32,13 @@ from metrics.registry import METRICS
 
 
 def main() -> None:
-    words = sys.argv[1:]
+    words = [word for word in sys.argv[1:] if word not in ("-r", "--run")]  # Hydra's flag for what is done anyway
     if any(word in ("-h", "--help") for word in words):
-        print(__doc__.strip())
+        from training.command_line import option_help
+
+        print(f"{__doc__.strip()}\n\n{option_help(words)}")
+    elif any(word.startswith("-") for word in words) and _hydra_answers(words):
+        pass
     elif any(word in ("-m", "--multirun") for word in words):
         import run_train  # under the name by which the jobs' processes will find it
         from training.cluster import submit
@@ -40,6 +46,16 @@ def main() -> None:
         submit(words, run_train.cluster_job, train=train, check=make_plan)
     else:
         train(words)
+
+
+def _hydra_answers(words: Sequence[str]) -> bool:
+    """Let Hydra answer a command that wants something from it instead of a training; whether it is one."""
+    from training.command_line import asks_hydra, call_hydra
+
+    asking = asks_hydra(words)
+    if asking:
+        call_hydra(words)
+    return asking
 
 
 def cluster_job(config: Any) -> None:
