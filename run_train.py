@@ -113,9 +113,11 @@ def make_plan(words: Sequence[str], *, label: str = "", look: bool = True):
     """
     from training.options import plan
 
-    job = plan(words, metrics=tuple(METRICS), label=label)
+    inputs: dict[str, Any] = {}
+    inspect = (lambda options: inputs.update(metric_inputs(options))) if look else None
+    job = plan(words, metrics=tuple(METRICS), inspect=inspect, label=label)
     if job.options["metrics"] and look:
-        used = metric_inputs(job.options)["detectors"]
+        used = inputs["detectors"]
         idle = [f"detectors.{name}=" for name, path in job.options["detectors"].items() if path and name not in used]
         job.notes.extend(f"{name} has no effect: none of the metrics looks through it." for name in idle)
     return job
@@ -129,7 +131,7 @@ def run(options: dict[str, Any], folder: Path, device_type: str, resuming: bool)
 
 
 def metric_inputs(options: Mapping[str, Any]) -> dict[str, Any]:
-    """What the metrics compare with and look through; an error now rather than at the first snapshot.
+    """What the metrics compare with (None if data are to be drawn) and look through; errors now, not at a snapshot.
 
     Raises:
         UserError: A detector is missing, or the real videos do not suit.
@@ -138,6 +140,8 @@ def metric_inputs(options: Mapping[str, Any]) -> dict[str, Any]:
     from training.generated_videos import draw_labels
     from training.stored_videos import StoredVideos
 
+    if not options["metrics"]:
+        return {}
     chosen = [METRICS[name] for name in options["metrics"]]
     for metric in chosen:
         if options["nframes"] == 1 and metric.samples == "clips":
@@ -146,6 +150,8 @@ def metric_inputs(options: Mapping[str, Any]) -> dict[str, Any]:
                 "no frame rate; choose metrics of images or views, e.g. fid50k_full."
             )
     detectors = find_detectors(options["metrics"], options["detectors"])
+    if options["data"] is None:
+        return {"detectors": detectors, "real": None, "label": None}
     real = StoredVideos(options["data"], resolution=options["resolution"], frame_stride=options["frame_stride"])
     for metric in chosen:
         if metric.uses_real and metric.samples == "clips":

@@ -8,7 +8,7 @@ import yaml
 
 from dnnlib import UserError
 from training.build import build_networks
-from training.configuration import CONFIG_DIR, compose_options, continued_options
+from training.configuration import CONFIG_DIR, compose_options, continued_options, hydra_word, plain_word
 from training.option_rules import RULES, check_values
 
 MODELS = ["faceforensics", "mead", "taichi", "sky", "small"]
@@ -204,11 +204,23 @@ def test_files_hold_no_duplicate_of_their_base():
 
 @pytest.mark.parametrize(
     "value",
-    ["/a b/c=d,e", "it's", "x[1]{y}(z)", "back\\", "back\\'quote", "a#b:c;d", "ünï", "12", "~/x", "true", "a$b"],
-)
+    ["/a b/c=d,e", "it's", "x[1]{y}(z)", "back\\", "back\\'quote", "a#b:c;d", "ünï", "12", "~/x", "true", "a$b",
+     "/a/${b}", "${", "a\\${b}", "${oc.env:HOME}\\", "${a${b}}", "'x", "'a' and 'b'", '"x', "???", " a ", "a\nb", "+x",
+     "{a:b}", "[1,2]", "choice(a,b)"],
+)  # fmt: skip
 def test_paths_are_taken_as_typed(value):
-    for key in ("outdir", "data", "resume", "resume_run", "cache_metrics_dir"):
+    for key in ("outdir", "data", "resume", "resume_run", "cache_metrics_dir", "diffaugment"):
         assert compose_options([f"{key}={value}"])[key] == value
+    for network in ("i3d", "inception", "identity"):
+        assert compose_options([f"detectors.{network}={value}"])["detectors"][network] == value
+    for sweep in (False, True):  # as Hydra hands the words of a job on
+        if not (sweep and value.startswith("choice")):
+            assert plain_word(hydra_word(f"data={value}", sweep=sweep)) == f"data={value}"
+
+
+def test_quotes_around_a_path_are_hydra_s():
+    assert options("outdir='a, ${b}'")["outdir"] == options('outdir="a, ${b}"')["outdir"] == "a, ${b}"
+    assert plain_word(hydra_word("outdir='a, ${b}'")) == "outdir=a, ${b}"
 
 
 def test_texts_and_lists():

@@ -10,6 +10,8 @@ import logging
 import os
 import shutil
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ import torch
 from torch_utils import distributed, native_build, native_recipes
 from torch_utils.native_recipes import BuildError
 
-__all__ = ["load", "load_emulated", "require"]
+__all__ = ["build_missing", "load", "load_emulated", "require"]
 
 SWITCH_VARIABLE = "VIDEO3D_OPS"
 #: Where a library registers its functions: torch.ops.video3d_cpu.<name>, torch.ops.video3d_cuda.<name>.
@@ -28,6 +30,8 @@ _logger = logging.getLogger(__name__)
 _lock = threading.RLock()
 _loaded: dict[tuple[str, str], Any] = {}  # (name, device type) → namespace, or the reason for None
 _said: set[str] = set()
+
+BUILD_SECONDS = 10  # for an operator, roughly
 
 
 def load(name: str, device_type: str) -> Any | None:
@@ -44,10 +48,14 @@ def load(name: str, device_type: str) -> Any | None:
     outcome = _outcome(name, device_type)
     if not isinstance(outcome, str):
         return outcome
-    if outcome not in _said:
-        _said.add(outcome)
-        _logger.log(logging.WARNING if distributed.is_main() else logging.DEBUG, "%s", outcome)
+    _log_once(outcome)
     return None
+
+
+def _log_once(message: str) -> None:
+    if message not in _said:
+        _said.add(message)
+        _logger.log(logging.WARNING if distributed.is_main() else logging.DEBUG, "%s", message)
 
 
 def require(name: str, device_type: str) -> Any:
@@ -62,6 +70,53 @@ def require(name: str, device_type: str) -> Any:
     return outcome
 
 
+def build_missing(device_type: str, say: Callable[[str], None]) -> None:
+    """Build the operators that are not in the cache now, rather than when they are first needed.
+
+    Args:
+        device_type: 'cpu' or 'cuda'.
+        say: Called with a line before and one after, if there is something to build.
+    """
+    if _unusable(device_type) is not None:
+        return
+    suffix = f"_{device_type}.cpp"
+    names = sorted(path.name.removesuffix(suffix) for path in native_recipes.SOURCES.glob(f"*{suffix}"))
+    missing = [name for name in names if (name, device_type) not in _loaded and _to_be_built(name, device_type)]
+    if not missing:
+        return
+    say(
+        f"Building native operators for '{device_type}', once on this machine: {', '.join(missing)}. That takes about "
+        f"{BUILD_SECONDS * len(missing)} s of a core."
+    )
+    start = time.monotonic()
+    _said.update(_announcement(name, device_type) for name in missing)
+    for name in missing:
+        load(name, device_type)
+    say(f"The native operators were built in {time.monotonic() - start:.0f} s.")
+
+
+def _to_be_built(name: str, device_type: str) -> bool:
+    """Whether there is a way to build the operator, and it is not in the cache."""
+    try:
+        path = native_build.library_path(f"{name}-{device_type}", native_recipes.recipe(name, device_type))
+        return not path.is_file()
+    except (RuntimeError, OSError):
+        return False
+
+
+def _announcement(name: str, device_type: str) -> str:
+    return f"Building the native operator {name} ({device_type}), once on this machine: about {BUILD_SECONDS} s."
+
+
+def _unusable(device_type: str) -> str | None:
+    """Why there are no native operators for a kind of device, whatever the compiler can do; None if there may be."""
+    if os.environ.get(SWITCH_VARIABLE, "").lower() in ("off", "0", "ref"):
+        return f"Native operators are turned off (${SWITCH_VARIABLE}): operators run in plain PyTorch."
+    if device_type == "cuda" and not torch.cuda.is_available():
+        return "There is no CUDA device: operators run on the CPU."
+    return None
+
+
 def _outcome(name: str, device_type: str) -> Any | str:
     key = (name, device_type)
     if key not in _loaded:
@@ -72,10 +127,11 @@ def _outcome(name: str, device_type: str) -> Any | str:
 
 
 def _try(name: str, device_type: str) -> Any | str:
-    if os.environ.get(SWITCH_VARIABLE, "").lower() in ("off", "0", "ref"):
-        return f"Native operators are turned off (${SWITCH_VARIABLE}): operators run in plain PyTorch."
-    if device_type == "cuda" and not torch.cuda.is_available():
-        return "There is no CUDA device: operators run on the CPU."
+    reason = _unusable(device_type)
+    if reason is not None:
+        return reason
+    if _to_be_built(name, device_type):
+        _log_once(_announcement(name, device_type))
     try:
         recipe = native_recipes.recipe(name, device_type)
     except BuildError as error:  # the same for every operator: said once

@@ -20,7 +20,7 @@ from pathlib import Path
 from dnnlib.downloads import cache_folder
 from torch_utils.native_recipes import BuildError, Recipe, ninja_command
 
-__all__ = ["build", "library_folder"]
+__all__ = ["build", "library_folder", "library_path"]
 
 CACHE_VARIABLE = "VIDEO3D_OPS_CACHE"
 
@@ -29,6 +29,11 @@ def library_folder() -> Path:
     """$VIDEO3D_OPS_CACHE, or `video-3d-gan/ops` in the user's cache folder."""
     chosen = os.environ.get(CACHE_VARIABLE)
     return Path(chosen) if chosen else cache_folder("ops")
+
+
+def library_path(label: str, recipe: Recipe) -> Path:
+    """Where `build` puts a library; the arguments are the same."""
+    return library_folder() / f"{label}-{recipe.key()}" / "library.so"
 
 
 def build(label: str, recipe: Recipe) -> Path:

@@ -10,6 +10,7 @@ All processes end together: whatever one of them is asked or has to say is excha
 """
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -131,6 +132,7 @@ class TrainingLoop:
         self._unreadable = 0  # items that are reported already
         self._started = self._tick_began = time.time()
         self._maintenance = 0.0
+        self._pace_from: tuple[float, int] | None = None  # moment and videos shown; None until tick 0 is over
 
     def run(self) -> None:
         """Train until done, or until SIGTERM or SIGINT; either way a snapshot and the state are left behind.
@@ -141,6 +143,8 @@ class TrainingLoop:
         """
         self._started = time.time() - self.counters.seconds
         self._tick_began = time.time() - self.counters.tick_seconds
+        if self.counters.tick > 0:
+            self._pace_from = time.time(), self.counters.cur_nimg
         total = round(self.schedule.total_kimg * 1000)
         with StopSignal() as stop, progress.open_reports(self.folder, self.counters, total_nimg=total) as reports:
             try:
@@ -223,6 +227,8 @@ class TrainingLoop:
         progress.reset_gpu_peak(self.device)
         self._tick_began = time.time()
         self._maintenance = self._tick_began - ended
+        if self._pace_from is None:
+            self._pace_from = self._tick_began, counters.cur_nimg
 
     def _look_and_save(self, reports: progress.Reports, *, images: bool, snapshot: bool, doubt: str | None) -> None:
         """Previews, a snapshot, the state, as far as they are due; the main process does most of it alone."""
@@ -252,18 +258,29 @@ class TrainingLoop:
     def _fields(self, now: float) -> dict[str, float]:
         """The fields of the status line; see training.progress.FIELDS."""
         counters, augment = self.counters, self.networks.augment
-        seconds = now - self._tick_began
+        seconds, shown = now - self._tick_began, counters.cur_nimg - counters.tick_start_nimg
+        rates = counters.tick > 0
         return {
             "tick": counters.tick,
             "kimg": counters.cur_nimg / 1000,
             "time": now - self._started,
             "sec/tick": seconds,
-            "sec/kimg": seconds / (counters.cur_nimg - counters.tick_start_nimg) * 1000,
+            "sec/kimg": seconds / shown * 1000 if rates else math.nan,
             "maintenance": self._maintenance,
             "cpumem": progress.cpu_memory(),
             "gpumem": progress.gpu_memory(self.device),
             "augment": 0.0 if augment is None else float(augment.p),
+            "videos/s": shown / seconds if rates else math.nan,
+            "left": self._seconds_left(now),
         }
+
+    def _seconds_left(self, now: float) -> float:
+        """To the end, at the pace so far, with all that happens between ticks; NaN if there is none yet."""
+        if self._pace_from is None:
+            return math.nan
+        since, shown_then = self._pace_from
+        shown, missing = self.counters.cur_nimg - shown_then, self.schedule.total_kimg * 1000 - self.counters.cur_nimg
+        return max(missing, 0) * (now - since) / shown if shown > 0 else math.nan
 
     def _stop(self, reports: progress.Reports, *, spoilt: bool) -> None:
         """Leave the middle of a tick so that the continued run does not notice.

@@ -7,7 +7,7 @@ or raises a UserError that names the option, what is wrong with it and what to d
 import dataclasses
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from training.checkpoint import check_state, load_snapshot
 from training.configuration import compose_options, continued_options
 from training.data import PairDataset, build_dataset
 from training.data_folders import keep_apart
-from training.default_data import default_dataset
+from training.default_data import DrawnHeads, default_dataset
 from training.diffaugment import parse_policy
 from training.discriminator import TimeAwareDiscriminators
 from training.generator import Generator
@@ -54,18 +54,26 @@ class Plan:
     processes: int
     run_folder: Path | None  # of the run to continue; None for a new one
     description: str  # of a new run's folder
-    dataset: PairDataset
+    dataset: PairDataset | DrawnHeads
     generator: Generator  # on the meta device: sizes only
     discriminator: TimeAwareDiscriminators  # on the meta device
     notes: list[str]  # what the user should know
 
 
-def plan(words: Sequence[str], *, metrics: Sequence[str] = (), label: str = "") -> Plan:
+def plan(
+    words: Sequence[str],
+    *,
+    metrics: Sequence[str] = (),
+    inspect: Callable[[Mapping[str, Any]], object] | None = None,
+    label: str = "",
+) -> Plan:
     """Check a command line.
 
     Args:
         words: The command's `key=value` words.
         metrics: Names that the option `metrics` may hold.
+        inspect: Called with the options when they are checked, but before data are drawn for them (`data` is None
+            then); raises what else is wrong with them.
         label: End of a new run's description.
 
     Raises:
@@ -97,13 +105,9 @@ def plan(words: Sequence[str], *, metrics: Sequence[str] = (), label: str = "") 
         notes += other_folder_note(compose_options(words)["outdir"], run_folder)
     if device_type == "cpu":
         options["gpus"] = processes
-    if options["data"] is None:
-        # It takes minutes to draw: whatever else is wrong is said before.
-        _check_outdir(Path(options["outdir"]), *build_networks(options, c_dim=0, device="meta"))
-        options["data"] = default_dataset(options)
-        notes.append(f"No data= was given: training on drawn heads, kept in {options['data']}")
-    keep_apart(run_folder or options["outdir"], option="outdir=", data=[options["data"]])
-    dataset = build_dataset(options)
+    drawn = options["data"] is None
+    dataset = DrawnHeads(options) if drawn else build_dataset(options)
+    keep_apart(run_folder or options["outdir"], option="outdir=", data=[dataset.path if drawn else options["data"]])
     notes += dataset.notes
     if dataset.num_short_videos:
         notes.append(f"{dataset.num_short_videos} videos are shorter than nframes={options['nframes']} and left out.")
@@ -118,6 +122,10 @@ def plan(words: Sequence[str], *, metrics: Sequence[str] = (), label: str = "") 
     elif options["resume"] is not None:
         _check_snapshot(options["resume"], generator, discriminator)
     _check_outdir(Path(options["outdir"]), generator, discriminator)
+    if inspect is not None:
+        inspect(options)
+    if drawn:  # last: it takes minutes, and whatever is wrong with the options was said before
+        dataset = _drawn_dataset(options, dataset, notes)
     return Plan(
         options=options,
         device_type=device_type,
@@ -182,6 +190,20 @@ def _check_combinations(options: Mapping[str, Any], metrics: Sequence[str]) -> N
     if resolution & (resolution - 1):
         below = 1 << (resolution.bit_length() - 1)
         raise UserError(f"resolution={resolution} is not a power of two; use {below} or {2 * below}.")
+
+
+def _drawn_dataset(options: dict[str, Any], heads: DrawnHeads, notes: list[str]) -> PairDataset | DrawnHeads:
+    """The heads that are trained on without data=, drawn if they are not there; of a dry run, what they will be."""
+    options["data"] = str(heads.path)
+    if not heads.path.exists():
+        if options["dry_run"]:
+            notes.append(f"No data= was given: a training begins with {heads.announcement()}.")
+            return heads
+        if distributed.environment_rank() == 0:
+            print(f"No data= was given: {heads.announcement()}.", flush=True)
+    default_dataset(options)
+    notes.append(f"No data= was given: training on drawn heads, kept in {heads.path}")
+    return build_dataset(options)
 
 
 def _device_type(options: Mapping[str, Any]) -> str:
@@ -249,7 +271,7 @@ def _check_snapshot(path: str, generator: Generator, discriminator: TimeAwareDis
 
 def _check_state(
     folder: Path,
-    dataset: PairDataset,
+    dataset: PairDataset | DrawnHeads,
     generator: Generator,
     discriminator: TimeAwareDiscriminators,
     notes: list[str],
@@ -288,7 +310,7 @@ def _check_outdir(outdir: Path, generator: Generator, discriminator: TimeAwareDi
         )
 
 
-def _description(options: Mapping[str, Any], dataset: PairDataset) -> str:
+def _description(options: Mapping[str, Any], dataset: PairDataset | DrawnHeads) -> str:
     """What the folder of a new run is called, after its number."""
     names = options["names"]
     parts = [slug(dataset.name), names["model"], names["spec"], f"res{options['resolution']}"]

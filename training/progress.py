@@ -37,7 +37,9 @@ __all__ = [
 ]
 
 # Fields of a status line: name and format. tick: number; kimg: thousands of videos so far; time: of training, in
-# seconds; maintenance: seconds between the ticks (previews, snapshots); memory in GiB; augment: probability p.
+# seconds; maintenance: seconds between the ticks (previews, snapshots); memory in GiB; augment: probability p;
+# videos/s: of the tick, as sec/kimg; left: seconds to the end of the training, at the pace of this process so far. NaN
+# are the rates of tick 0, one iteration that warms up.
 FIELDS = {
     "tick": "{:<5d}",
     "kimg": "{:<9.2f}",
@@ -47,14 +49,23 @@ FIELDS = {
     "maintenance": "{:<6.1f}",
     "cpumem": "{:<6.2f}",
     "gpumem": "{:<6.2f}",
-    "augment": "{:.3f}",
+    "augment": "{:<6.3f}",
+    "videos/s": "{:<8.2f}",
+    "left": "{}",
 }
 
 
 def status_line(fields: Mapping[str, float]) -> str:
-    """The fields on one line: 'tick 0  kimg 0.02 …'."""
-    values = dict(fields, time=format_time(fields["time"]))
-    return " ".join(f"{name} {form.format(values[name])}" for name, form in FIELDS.items())
+    """The fields on one line: 'tick 0  kimg 0.02 …', '-' for what is NaN."""
+    texts = []
+    for name, form in FIELDS.items():
+        text = form.format(format_time(fields[name]) if name == "time" else fields[name])
+        if math.isnan(fields[name]):
+            text = "-".ljust(len(text))
+        elif name == "left":
+            text = format_time(fields[name])
+        texts.append(f"{name} {text}")
+    return " ".join(texts).rstrip()
 
 
 def cpu_memory() -> float:
@@ -154,7 +165,7 @@ class Reports:
             row[name] = {"mean": _number(moments.mean), "std": _number(moments.std), "num": moments.count}
         with explain_file_trouble(self._path), open(self._path, "a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
-        values = {f"Progress/{name}": value for name, value in fields.items()}
+        values = {f"Progress/{name}": value for name, value in fields.items() if not math.isnan(value)}
         values.update({name: moments.mean for name, moments in statistics.items()})
         self._add_events(values, step=round(fields["kimg"] * 1000))
 

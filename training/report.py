@@ -120,11 +120,14 @@ def _summary(last: dict[str, Any], end: Sequence[str], notes: Iterable[str]) -> 
     for label, text in (
         ("thousand videos shown", number_text(number(last.get("kimg")))),
         ("of training", _duration(last.get("time"))),
+        ("left at the present pace", _duration(last.get("left"))),
         ("seconds per thousand videos", number_text(number(last.get("sec/kimg")))),
+        ("videos per second", number_text(number(last.get("videos/s")))),
         ("GiB of memory", number_text(number(last.get("cpumem")))),
         ("GiB on the GPU", number_text(number(last.get("gpumem")))),
     ):
-        tiles.append(f'<div class="tile"><b>{_escape(text)}</b>{label}</div>')
+        if text != "–":  # older runs know less about themselves
+            tiles.append(f'<div class="tile"><b>{_escape(text)}</b>{label}</div>')
     state = "There is no log.txt."
     if end:
         ended = [line for line in end if line.startswith(("Done:", "Stopped as asked"))]

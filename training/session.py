@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from torch_utils import distributed
+from torch_utils import custom_ops, distributed
 from torch_utils.host_memory import keep_freed_memory, return_freed_memory
 from torch_utils.out_of_memory import explain_out_of_memory
 from torch_utils.random_stream import RandomStream
@@ -64,6 +64,7 @@ def train(
             "only when previews are made, lower previews.images and previews.videos."
         )
         stack.enter_context(explain_out_of_memory(advice))
+        custom_ops.build_missing(device.type, print if distributed.is_main() else lambda line: None)
         callbacks = make_callbacks(options, folder) if make_callbacks is not None else ()
         loop = build_loop(options, folder, device=device, resuming=resuming, callbacks=callbacks)
         stack.callback(loop.loader.close)

@@ -168,12 +168,24 @@ def test_a_run_and_what_it_writes(tmp_path, capsys):
         assert (
             list(row)[: len(FIELDS)]
             == list(FIELDS)
-            == (["tick", "kimg", "time", "sec/tick", "sec/kimg", "maintenance", "cpumem", "gpumem", "augment"])
+            == (
+                ["tick", "kimg", "time", "sec/tick", "sec/kimg", "maintenance", "cpumem", "gpumem", "augment"]
+                + ["videos/s", "left"]
+            )
         )
         assert row["Loss/D/loss"]["num"] > 0 and math.isfinite(row["Loss/D/loss"]["mean"])
         assert row["Progress/nonfinite_gradients"]["mean"] == 0
         assert 0 < row["cpumem"] < 100 and row["gpumem"] == 0
     assert "Loss/G/reg" in rows(loop)[0] and "Loss/D/reg" in rows(loop)[0]
+
+    first, *others = rows(loop)
+    assert first["sec/kimg"] is first["videos/s"] is first["left"] is None and first["sec/tick"] > 0
+    for row in others:
+        assert row["videos/s"] * row["sec/kimg"] == pytest.approx(1000)
+        assert row["videos/s"] * row["sec/tick"] == pytest.approx(8 if row["tick"] < 4 else 4)
+    assert others[-1]["left"] == 0 < others[0]["left"]
+    # From 4 to 12 videos: the 20 that are missing take 20 / 8 of the time since.
+    assert others[0]["left"] == pytest.approx(others[0]["sec/tick"] * 20 / 8, rel=0.01)
 
     lines = capsys.readouterr().out.splitlines()
     status = [line for line in lines if line.startswith("tick")]

@@ -13,7 +13,7 @@ from training.progress import FIELDS, LogFile, Reports, status_line
 
 VALUES = {
     "tick": 3, "kimg": 12.5, "time": 3725.0, "sec/tick": 10.04, "sec/kimg": 2.5, "maintenance": 0.25, "cpumem": 1.5,
-    "gpumem": 7.25, "augment": 0.125,
+    "gpumem": 7.25, "augment": 0.125, "videos/s": 400.0, "left": 7384.0,
 }  # fmt: skip
 
 
@@ -24,9 +24,12 @@ def reports(folder, *, next_tick=0, cur_nimg=0, active=True):
 def test_status_line():
     line = (
         "tick 3 kimg 12.50 time 1h 02m 05s sec/tick 10.0 sec/kimg 2.50 maintenance 0.2 cpumem 1.50 gpumem 7.25 "
-        "augment 0.125"
+        "augment 0.125 videos/s 400.00 left 2h 03m 04s"
     )
     assert " ".join(status_line(VALUES).split()) == line
+    nothing = dict.fromkeys(("sec/kimg", "videos/s", "left"), float("nan"))
+    unknown = line.replace("2.50", "-").replace("400.00", "-").replace("2h 03m 04s", "-")
+    assert " ".join(status_line(VALUES | nothing).split()) == unknown
 
 
 def test_a_row_is_valid_json_whatever_was_measured(tmp_path):
