@@ -10,6 +10,7 @@ bash complete them, after python run_train.py; --info and --hydra-help tell more
     python run_train.py outdir=runs data=clips kimg=50 dry_run=true                         say what would happen
     python run_train.py outdir=runs resume_run=0                                            continue runs/00000-…
     torchrun --nproc-per-node 4 run_train.py outdir=runs data=faces spec=paper model=…      processes from torchrun
+    python run_train.py -m outdir=runs data=faces spec.gamma=0.5,1                          a training for each value
     python run_train.py -m hydra/launcher=submitit_slurm outdir=runs data=faces spec=…      a job on a SLURM cluster
 
 A run writes OUT/00000-<description>/, the next one OUT/00001-…: the same command again starts a new run, with

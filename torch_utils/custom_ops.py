@@ -99,7 +99,7 @@ def _to_be_built(name: str, device_type: str) -> bool:
     """Whether there is a way to build the operator, and it is not in the cache."""
     try:
         path = native_build.library_path(f"{name}-{device_type}", native_recipes.recipe(name, device_type))
-        return not path.is_file()
+        return native_build.ninja_command() is not None and not path.is_file()
     except (RuntimeError, OSError):
         return False
 

@@ -164,10 +164,9 @@ def call_hydra(words: Sequence[str]) -> None:
             hydra.main(config_path=str(CONFIG_DIR), config_name="config", version_base="1.3")(_no_task)()
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise UserError(one_line(str(error).splitlines()[0])) from error
-    text = output.getvalue()
-    if completing:
-        text = re.sub(r"\bmodel=_\w+ ?", "", text)  # what models share is no model
-    print(text, end="")
+    finally:  # some flags end the process
+        text = output.getvalue()
+        print(re.sub(r"\bmodel=_\w+ ?", "", text) if completing else text, end="")  # what models share is no model
 
 
 def _split_flags(words: Sequence[str]) -> tuple[list[str], list[str]]:

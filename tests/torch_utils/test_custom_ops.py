@@ -357,3 +357,47 @@ def test_emulated_mistakes_are_errors(sources):
         with pytest.raises(RuntimeError, match=message):
             toy.launch(address(x), address(y), 100, kernel, threads, blocks)
     toy.launch(address(x), address(y), 100, 0, 32, 1)  # an error is reported once
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Saying so
+
+
+def a_build_of_nothing(monkeypatch):
+    """Builds take no time and give no library that loads; the labels of those that were asked for."""
+    asked = []
+
+    def build(label, recipe):
+        asked.append(label)
+        raise BuildError("not really")
+
+    monkeypatch.setattr(native_build, "build", build)
+    return asked
+
+
+@needs_compiler
+def test_builds_are_announced(monkeypatch, caplog):
+    asked = a_build_of_nothing(monkeypatch)
+    said = []
+    custom_ops.build_missing("cpu", lambda line: said.append((line, list(asked))))
+    (first, before), (last, after) = said
+    names = ["bias_act", "composite", "dense", "upfirdn2d", "winograd"]
+    assert "Building native operators for 'cpu', once on this machine: " + ", ".join(names) in first
+    assert "about 50 s" in first and before == [] and last.startswith("The native operators were built in 0 s")
+    assert after == [f"{name}-cpu" for name in names]
+    assert "Building the native operator" not in caplog.text  # said already
+    custom_ops.build_missing("cpu", lambda line: said.append(line))
+    assert len(said) == 2
+
+
+@needs_compiler
+def test_an_operator_that_is_built_when_it_is_needed_is_announced(monkeypatch, caplog):
+    a_build_of_nothing(monkeypatch)
+    custom_ops.load("bias_act", "cpu")
+    assert caplog.messages[0] == "Building the native operator bias_act (cpu), once on this machine: about 10 s."
+
+
+def test_nothing_is_announced_where_nothing_is_built(monkeypatch, caplog):
+    monkeypatch.setenv(custom_ops.SWITCH_VARIABLE, "off")
+    custom_ops.build_missing("cpu", lambda line: pytest.fail(line))
+    assert custom_ops.load("bias_act", "cpu") is None and "Building" not in caplog.text

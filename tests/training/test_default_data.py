@@ -49,3 +49,56 @@ def test_mistakes_are_found_before_anything_is_drawn(cache, tmp_path):
     with pytest.raises(UserError, match="fov must lie between 0 and 180"):
         plan(words)
     assert not cache.exists()
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["cond=true"], "cond=true needs labels, which drawn heads have not"),
+        (["aug=ada", "augpipe=all"], "unknown augmentation pipeline 'all'"),
+        (["resume=/nowhere.pkl"], "no file /nowhere.pkl"),
+    ],
+)
+def test_so_are_mistakes_that_the_data_do_not_come_into(words, message, cache, tmp_path):
+    with pytest.raises(UserError, match=message):
+        plan([f"outdir={tmp_path / 'runs'}", *WORDS, *words])
+    assert not cache.exists()
+
+
+def test_missing_detectors_are_told_before_anything_is_drawn(cache, tmp_path):
+    seen = []
+
+    def inspect(options):
+        seen.append(options["data"])
+        raise UserError("there is no detector")
+
+    with pytest.raises(UserError, match="there is no detector"):
+        plan([f"outdir={tmp_path / 'runs'}", *WORDS], inspect=inspect)
+    assert seen == [None] and not cache.exists()
+
+
+@pytest.mark.parametrize("words", [[], ["frame_stride=2", "nframes=3", "mirror=true"], ["subset=1", "resolution=32"]])
+def test_a_dry_run_describes_what_would_be_drawn(words, cache, tmp_path):
+    words = [f"outdir={tmp_path / 'runs'}", *WORDS, *words]
+    dry = plan([*words, "dry_run=true"])
+    assert not cache.exists() and not (tmp_path / "runs").exists()
+    (note,) = dry.notes
+    frames, side = max(4, dry.options["nframes"] * dry.options["frame_stride"]), dry.options["resolution"]
+    assert f"2 videos of {frames} frames with {side}×{side} pixels" in note and dry.options["data"] in note
+    made = plan(words)
+    assert (made.dataset.describe(), made.description) == (dry.dataset.describe(), dry.description)
+    assert plan([*words, "dry_run=true"]).notes == made.notes  # it is there now
+
+
+def test_how_long_drawing_takes_is_said_before(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(default_data.os, "cpu_count", lambda: 2)
+
+    def draw(folder, recipe):
+        assert "512 videos of 16 frames with 32×32 pixels" in (out := capsys.readouterr().out)
+        assert "about 2m 35s on 2 cores, about 40.0 MiB" in out
+        raise UserError("drawn")
+
+    monkeypatch.setattr(default_data, "make_dataset", draw)
+    with pytest.raises(UserError, match="drawn"):
+        plan([f"outdir={tmp_path / 'runs'}"])

@@ -28,7 +28,7 @@ def test_status_line():
     )
     assert " ".join(status_line(VALUES).split()) == line
     nothing = dict.fromkeys(("sec/kimg", "videos/s", "left"), float("nan"))
-    unknown = line.replace("2.50", "-").replace("400.00", "-").replace("2h 03m 04s", "-")
+    unknown = line.replace("kimg 2.50", "kimg -").replace("400.00", "-").replace("2h 03m 04s", "-")
     assert " ".join(status_line(VALUES | nothing).split()) == unknown
 
 

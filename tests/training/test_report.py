@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -114,6 +115,24 @@ def test_everything_is_on_the_page_and_nothing_is_asked_for_elsewhere(run):
     sources = [value for _, attrs in page.found for name, value in attrs.items() if name in ("src", "href")]
     assert len(sources) == 8 and all(source.startswith("data:") for source in sources)
     assert not {"script", "iframe", "object", "embed"} & {tag for tag, _ in page.found}
+
+
+def test_runs_say_how_long_they_will_take_and_old_ones_do_not(run):
+    def tiles():
+        write_report(run)
+        return dict((label, text) for text, label in re.findall(r'<div class="tile"><b>(.*?)</b>(.*?)</div>', page()))
+
+    def page():
+        return (run / "report.html").read_text()
+
+    old = tiles()
+    assert old["seconds per thousand videos"] == "79" and not {"videos per second", "left at the present pace"} & {*old}
+    row = {"tick": 20, "kimg": 6, "time": 300, "sec/kimg": 80.0, "videos/s": 12.5, "left": 3725.0}
+    with open(run / "stats.jsonl", "a") as file:
+        file.write(json.dumps(row) + "\n")
+    new = tiles()
+    assert (new["videos per second"], new["left at the present pace"]) == ("12.5", "1h 02m 05s")
+    assert "<figcaption>left" not in page()
 
 
 def test_the_threshold_is_the_training_s():
