@@ -250,6 +250,7 @@ def test_texts_and_lists():
         ("model=_base", "There is no model '_base'"),
         ("spec=", "There is no spec '' in conf/spec; choose from paper, small."),
         ("kimg=1,2", "Cannot read the option 'kimg=1,2'"),
+        ("outdir=/a/\udcff", "outdir=/a/?: this is no valid UTF-8"),
         ("gpus=[", "Cannot read the option 'gpus=['"),
         ("kimg=${nothing}", "Cannot read the option 'kimg=${nothing}'"),
     ],

@@ -127,6 +127,10 @@ def continued_options(stored: Mapping[str, Any], words: Sequence[str]) -> dict[s
 
 def split_word(word: str) -> tuple[str, str, str]:
     """'+', key and value of a word."""
+    if any("\udc80" <= letter <= "\udcff" for letter in word):  # bytes of the command line that are no text
+        raise UserError(
+            f"{word.encode(errors='replace').decode()}: this is no valid UTF-8, which logs cannot hold; rename it."
+        )
     match = WORD.fullmatch(word)
     if match is None:
         raise UserError(f"'{word}' is no option; write options as name=value, for example outdir=out data=frames.zip.")

@@ -77,7 +77,9 @@ def launcher_names(words: Sequence[str], job_name: str | None = None) -> dict[st
         Names, each with whether a run that was begun under it is to be continued: a new job has new names, but several
         commands may follow one another in a SLURM job, so there only when the job itself was started again.
     """
-    digest = hashlib.sha256("\n".join(words).encode()).hexdigest()[:12]  # commands side by side in one job
+    digest = hashlib.sha256("\n".join(words).encode("utf-8", "surrogateescape")).hexdigest()[
+        :12
+    ]  # commands side by side in one job
     env, names = os.environ, {}
     if job_name is not None:
         names[f"job {job_name}"] = True
