@@ -33,7 +33,7 @@ from training.running_means import RunningMeans
 from training.sampler import PairLoader
 from training.saver import Networks, Saver
 from training.schedule import Counters, Schedule
-from training.signals import StopSignal
+from training.signals import StopRequested, StopSignal
 from training.snapshot_files import snapshot_name
 from training.training_state import OptimizerState
 
@@ -135,7 +135,7 @@ class TrainingLoop:
         self._pace_from: tuple[float, int] | None = None  # moment and videos shown; None until tick 0 is over
 
     def run(self) -> None:
-        """Train until done, or until SIGTERM or SIGINT; either way a snapshot and the state are left behind.
+        """Train until done, or until SIGTERM, SIGINT or SIGHUP; either way a snapshot and the state are left behind.
 
         Raises:
             UserError: Training has broken down, too much of the data cannot be read, a file cannot be written, or
@@ -159,6 +159,10 @@ class TrainingLoop:
                 self._end_tick(reports)
             if self.schedule.is_done(self.counters):
                 break
+            # Together: an iteration that only some begin would never end.
+            if distributed.any_rank(not self._batch_is_there(stop)):
+                self._stop(reports, spoilt=False)
+                return
             self.iterate()
             reports.advance(self.schedule.batch)
             spoilt = self.loader.unreadable >= self.schedule.unreadable_limit
@@ -186,6 +190,15 @@ class TrainingLoop:
         counters.iteration += 1
         if self.ada is not None:
             self.ada.update(iteration=counters.iteration, batch=batch)
+
+    def _batch_is_there(self, stop: StopSignal) -> bool:
+        """Wait for the next batch; False if a signal asked to stop before it was there."""
+        try:
+            with stop.interrupts():
+                self.loader.wait(stop.check)
+        except StopRequested:
+            return False
+        return True
 
     def _next_batch(self) -> list[VideoBatch]:
         """This process's real videos of an iteration, on the device, in micro-batches."""

@@ -5,8 +5,8 @@ item k of it goes to process k mod world_size. So an epoch holds every item exac
 the sizes; and a single number, the items consumed so far, is the whole state: a run that continues from it, even with
 another number of processes or workers, sees the items it would have seen.
 
-An item that cannot be read is replaced by another one, drawn by the same rules, and counted. A worker that dies is
-replaced too: what it was to deliver is prepared again.
+An item that cannot be read is replaced by another one, drawn by the same rules, and counted. A worker that dies, or has
+no room in shared memory for its batch, is replaced too: what it was to deliver is prepared again.
 """
 
 import multiprocessing
@@ -19,21 +19,35 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from dnnlib import UserError
+from dnnlib import UserError, one_line
 from training.dataset import VideoPairDataset
 from training.video_pairs import random_block
 
-__all__ = ["InfiniteSampler", "PairBatch", "PairLoader", "make_loader", "quiet_worker"]
+__all__ = [
+    "InfiniteSampler",
+    "LostBatch",
+    "PairBatch",
+    "PairLoader",
+    "hand_over",
+    "make_loader",
+    "quiet_worker",
+    "try_queues",
+]
 
 # Words of the random key; see training.dataset.
 KEY_ORDER = 3
 KEY_REPLACEMENTS = 4
 
 REPLACEMENTS = 15  # how many other items are tried for one that cannot be read
-RESTARTS = 3  # how often workers are started again without a batch in between
+RESTARTS = 3  # how often workers are started again without STEADY batches in between
+STEADY = 50
+ROOM_RESTARTS = 1  # likewise, for lack of shared memory: a restart frees all of it, so more of them would not help
 
-# What the loader raises when one of its processes is gone.
-DEAD_WORKER = re.compile(r"DataLoader worker.* (exited unexpectedly|killed by signal)", re.DOTALL)
+# What the loader raises when one of its processes or threads is gone, or cannot be heard any more.
+DEAD_WORKER = re.compile(
+    r"DataLoader worker.* (exited unexpectedly|killed by signal)|Pin memory thread exited|Too many open files",
+    re.DOTALL,
+)
 
 
 class PairBatch(NamedTuple):
@@ -42,6 +56,10 @@ class PairBatch(NamedTuple):
     frames: torch.Tensor
     dt: torch.Tensor
     c: torch.Tensor
+
+
+class LostBatch(RuntimeError):
+    """A worker's batch that could not be handed over; comes in its place."""
 
 
 class InfiniteSampler:
@@ -98,6 +116,10 @@ class PairLoader:
         self._step = step  # items per batch over all processes
         self._batches: Iterator | None = None  # not started yet: no process waits for one that may never train
         self._workers: set = set()
+        self._ready: tuple[PairBatch | None, list[str]] | None = None
+        self._stuck = False  # waiting, or left while it did
+        self._restarts = 0  # without STEADY batches in between
+        self._steady = 0  # batches since the last one
 
     def __iter__(self) -> "PairLoader":
         return self
@@ -109,7 +131,9 @@ class PairLoader:
             UserError: An item of it cannot be read, nor any of those that were tried in its place; or workers die
                 again and again.
         """
-        batch, problems = self._take()
+        self.wait()
+        batch, problems = self._ready
+        self._ready = None
         self.unreadable += len(problems)
         self.problem = problems[-1] if problems else self.problem
         if batch is None:
@@ -117,35 +141,79 @@ class PairLoader:
         self.position += self._step
         return batch
 
+    def wait(self, check: Callable[[], None] = lambda: None) -> None:
+        """Wait until the next batch is there.
+
+        Args:
+            check: Called before every wait; what it raises ends the waiting.
+
+        Raises:
+            UserError: Workers die again and again.
+        """
+        if self._ready is None:
+            self._stuck = True
+            self._ready = self._take(check)
+            self._stuck = False
+
     def close(self) -> None:
         """End the workers."""
-        self._batches = iter(())  # the loader tells them to end and waits for a moment
+        if self._stuck:  # they may not hear what the loader tells them
+            self._kill()
+        self._ready, self._batches = None, iter(())  # the loader tells them to end and waits for a moment
+        self._kill()
+        self._workers, self._stuck = set(), False
+
+    def _kill(self) -> None:
         for worker in self._workers:
             worker.kill()  # does nothing to those that have ended
-        self._workers = set()
 
-    def _take(self) -> tuple[PairBatch | None, list[str]]:
+    def _take(self, check: Callable[[], None]) -> tuple[PairBatch | None, list[str]]:
         """What the workers have ready, or this process makes."""
-        for _ in range(1 + RESTARTS):
+        while True:
+            check()
             try:
                 if self._batches is None:
                     self._begin()
-                return next(self._batches)
-            except (RuntimeError, EOFError, ConnectionError) as error:
+                batch = next(self._batches)
+                if isinstance(batch, LostBatch):
+                    raise batch
+                break
+            except (RuntimeError, EOFError, OSError) as error:
                 # The latter two: a batch was ready, but its memory has gone with the worker that made it.
-                if isinstance(error, RuntimeError) and DEAD_WORKER.search(str(error)) is None:
+                lost = isinstance(error, LostBatch) or DEAD_WORKER.search(str(error)) is not None
+                if not (lost if isinstance(error, RuntimeError) else self._workers):
                     raise
-                print(f"A data worker has ended unexpectedly; the workers are started again ({error}).")
-                self.close()
-                self._batches = None
-        raise UserError(
-            f"Data workers have ended unexpectedly {1 + RESTARTS} times in a row (is the memory full, or /dev/shm?); "
-            "use fewer of them with workers=, or none with workers=0."
-        )
+                self._restart(error)
+        self._steady += 1
+        return batch
+
+    def _restart(self, error: Exception) -> None:
+        """Let the workers be started again, unless that was of no use.
+
+        Raises:
+            UserError: It was of no use; says what was wrong.
+        """
+        self._restarts = 1 if self._steady > STEADY else self._restarts + 1
+        self._steady = 0
+        self.close()
+        self._batches = None
+        if self._restarts > (ROOM_RESTARTS if isinstance(error, LostBatch) else RESTARTS):
+            raise UserError(
+                f"Data workers have ended unexpectedly {self._restarts} times in a row (is the memory full, or "
+                "/dev/shm?); use fewer of them with workers=, or none with workers=0. The last time: "
+                f"{one_line(error)}"
+            )
+        print(f"A data worker has ended unexpectedly; the workers are started again ({one_line(error)}).")
 
     def _begin(self) -> None:
         before = set(multiprocessing.active_children())
-        self._batches = self._start(self.position)
+        try:
+            self._batches = self._start(self.position)
+        except OSError as error:  # their locks live in shared memory
+            raise UserError(
+                f"Data workers cannot be started ({error.strerror or error}; is the memory full, or /dev/shm, or is it "
+                "missing?); use fewer of them with workers=, or none with workers=0."
+            ) from error
         self._workers = set(multiprocessing.active_children()) - before
         if self._workers and threading.current_thread() is threading.main_thread():
             # The loader installs a handler that raises its error wherever the program stands when a worker dies, in
@@ -177,6 +245,7 @@ def make_loader(
     """
 
     def start(position: int) -> Iterator:
+        try_queues(workers)
         sampler = InfiniteSampler(
             dataset_size=len(dataset), rank=rank, world_size=world_size, seed=seed, position=position
         )
@@ -184,7 +253,7 @@ def make_loader(
             _Replacing(dataset, seed=seed),
             batch_sampler=_Batches(sampler, batch_size),
             num_workers=workers,
-            collate_fn=_as_it_is,
+            collate_fn=hand_over,
             pin_memory=pin_memory,
             worker_init_fn=quiet_worker,
             generator=torch.Generator(),  # else it would draw from the global one and disturb a run's reproducibility
@@ -242,13 +311,35 @@ class _Replacing(torch.utils.data.Dataset):
                 yield epoch, int(other)
 
 
-def _as_it_is(batch: tuple[PairBatch | None, list[str]]) -> tuple[PairBatch | None, list[str]]:
-    return batch
+def hand_over(
+    made: tuple[PairBatch | None, list[str]],
+) -> tuple[PairBatch | None, list[str]] | LostBatch:
+    """In a worker, move a batch to where the main process can read it; elsewhere do nothing.
+
+    Left to the loader, that would happen in a thread of its own, whose failure the main process never hears of: it
+    would wait for the batch for ever.
+    """
+    if made[0] is not None and torch.utils.data.get_worker_info() is not None:
+        try:
+            for tensor in made[0]:
+                tensor.share_memory_()
+        except (RuntimeError, OSError) as error:
+            return LostBatch(f"no room in shared memory for a batch: {one_line(error)}")
+    return made
+
+
+def try_queues(workers: int) -> None:
+    """Make and drop as many queues as a loader of so many workers needs, which leaves a mess when it cannot.
+
+    Raises:
+        OSError: Their locks find no room in shared memory.
+    """
+    _ = [multiprocessing.Queue() for _ in range(workers + 2)] if workers else []
 
 
 def quiet_worker(worker: int) -> None:
     """Let a worker ignore requests to stop."""
-    # Both are the main process's to handle, which ends its workers; until then it may need another batch. Schedulers
+    # They are the main process's to handle, which ends its workers; until then it may need another batch. Schedulers
     # and terminals send them to every process of a group.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)

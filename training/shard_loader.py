@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import torch
 
 from dnnlib import UserError
-from training.sampler import PairBatch, PairLoader, quiet_worker
+from training.sampler import PairBatch, PairLoader, hand_over, quiet_worker, try_queues
 from training.shards import ShardPairDataset
 from training.video_pairs import VideoPair
 
@@ -73,6 +73,7 @@ def make_shard_loader(
     workers = min(workers, dataset.num_shards // world_size)
 
     def start(position: int) -> Iterator:
+        try_queues(workers)
         stream = _Stream(
             dataset,
             batch_size=batch_size,
@@ -86,6 +87,7 @@ def make_shard_loader(
                 stream,
                 batch_size=None,
                 num_workers=workers,
+                collate_fn=hand_over,
                 pin_memory=pin_memory,
                 worker_init_fn=quiet_worker,
                 generator=torch.Generator(),

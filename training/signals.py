@@ -1,40 +1,49 @@
-"""Asking a run to stop: SIGTERM (schedulers) and SIGINT (Ctrl-C) end it at the next good moment, its state saved.
+"""Asking a run to stop: SIGTERM (schedulers), SIGINT (Ctrl-C) and SIGHUP (the terminal is closed) end it at the next
+good moment, its state saved. A SIGHUP that nohup has made the process ignore stays ignored.
 
 A launcher that can start a job again, such as submitit, has a handler of its own for SIGUSR1 or SIGUSR2, which the
 scheduler sends ahead of a job's end. Those count as well, where they have a handler, which is then called after the
 state was saved: it puts the job back into the queue.
 """
 
+import contextlib
 import os
 import signal
 import time
+from collections.abc import Iterator
 from types import FrameType
 
-__all__ = ["StopSignal"]
+__all__ = ["StopRequested", "StopSignal"]
 
 # A terminal sends Ctrl-C to all processes and a launcher that gets it passes it on: what arrives within so many seconds
 # is one request.
 ECHO = 2.0
 
 
+class StopRequested(BaseException):
+    """A signal has asked to stop; passes through `except Exception` of what it interrupts."""
+
+
 class StopSignal:
-    """While entered, remembers that a signal asked to stop. A second SIGTERM or SIGINT, later, acts as usual.
+    """While entered, remembers that a signal asked to stop. A second such signal, later, acts as usual.
 
     Attributes:
         requested: Whether a signal has come.
     """
 
-    ENDING = (signal.SIGTERM, signal.SIGINT)
+    ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     REQUEUEING = (signal.SIGUSR1, signal.SIGUSR2)
 
     def __init__(self):
         self.requested = False
         self._time = 0.0
+        self._waiting = False
         self._requeue: int | None = None
 
     def __enter__(self) -> "StopSignal":
         handled = [number for number in self.REQUEUEING if callable(signal.getsignal(number))]
-        self._previous = {number: signal.signal(number, self._handle) for number in (*self.ENDING, *handled)}
+        handled += [number for number in self.ENDING if signal.getsignal(number) is not signal.SIG_IGN]
+        self._previous = {number: signal.signal(number, self._handle) for number in handled}
         return self
 
     def __exit__(self, kind: type | None, *_) -> None:
@@ -42,6 +51,25 @@ class StopSignal:
             signal.signal(number, handler)
         if kind is None and self._requeue is not None:
             self._previous[self._requeue](self._requeue, None)
+
+    @contextlib.contextmanager
+    def interrupts(self) -> Iterator[None]:
+        """Within, a request ends a wait at once, whatever it is for.
+
+        Raises:
+            StopRequested: There is a request, or one comes.
+        """
+        self._waiting = True
+        try:
+            self.check()
+            yield
+        finally:
+            self._waiting = False
+
+    def check(self) -> None:
+        """Raise StopRequested if there is a request."""
+        if self.requested:
+            raise StopRequested
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if number in self.REQUEUEING:
@@ -52,3 +80,5 @@ class StopSignal:
         if not self.requested:
             self._time = time.monotonic()
         self.requested = True
+        if self._waiting:
+            raise StopRequested

@@ -1,11 +1,14 @@
 """The training loop: the order of an iteration, ticks and what they write, continuing to the bit."""
 
+import itertools
 import json
 import math
 import os
 import re
 import signal
 import sys
+import threading
+import time
 
 import pytest
 import torch
@@ -279,6 +282,31 @@ def test_a_continued_run_is_the_uninterrupted_one(tmp_path, words):
     assert_same(state_of(whole), state_of(second))
     for loop in (whole, first, second):
         loop.loader.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_is_heard_while_the_next_batch_does_not_come(tmp_path, capsys, number):
+    loop = make_loop(tmp_path, "imgsnap=null", "snap=1")
+    start = loop.loader._start
+
+    def hanging(position):
+        yield from itertools.islice(start(position), 3)
+        threading.Timer(0.3, os.kill, [os.getpid(), number]).start()
+        time.sleep(20)
+        raise AssertionError("nobody has asked to stop")
+
+    loop.loader._start = hanging
+    loop.run()
+    assert "Stopped as asked at 0.012 kimg" in capsys.readouterr().out
+    state = read_state(loop.folder)["shared"]["counters"]
+    assert (state["iteration"], state["cur_nimg"]) == (3, 12)
+    # The batch that never came is the first one of the continued run.
+    second, whole = make_loop(tmp_path, "imgsnap=null", folder=loop.folder), make_loop(tmp_path, "imgsnap=null")
+    second.iterate()
+    for _ in range(4):
+        whole.iterate()
+    assert_same(whole.networks.generator.state_dict(), second.networks.generator.state_dict())
+    assert_same(whole.networks.discriminator.state_dict(), second.networks.discriminator.state_dict())
 
 
 def test_stopping_by_signal_and_continuing(tmp_path, capsys):

@@ -1,9 +1,14 @@
 """The order of items: complete, seeded, the same for any number of processes and workers, and resumable."""
 
+import errno
 import itertools
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -11,8 +16,12 @@ import torch
 from PIL import Image
 
 from dnnlib import UserError
+from training import dataset_tool, sampler
 from training.dataset import VideoPairDataset
-from training.sampler import InfiniteSampler, PairLoader, make_loader
+from training.sampler import InfiniteSampler, PairBatch, PairLoader, make_loader
+from training.shard_loader import make_shard_loader
+from training.shards import ShardPairDataset
+from training.signals import StopRequested, StopSignal
 
 
 def take(count, **options):
@@ -234,7 +243,7 @@ def test_workers_leave_signals_to_the_main_process(fragile):
     loader = make_loader(dataset, batch_size=2, seed=1, workers=1)
     next(loader)
     (worker,) = workers_of(before)
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         os.kill(worker.pid, number)
     for _ in range(4):
         next(loader)
@@ -249,3 +258,109 @@ def test_no_worker_is_started_before_it_is_needed(fragile):
     loader = make_loader(fragile[0], batch_size=2, workers=1)
     assert workers_of(before) == []
     loader.close()
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Waiting for workers
+
+
+def streamed(tmp_path) -> ShardPairDataset:
+    """The fragile dataset as shards of two clips."""
+    words = ["--resolution", "4", "--nframes", "1", "--format", "shards", "--shard-clips", "2", "--workers", "1"]
+    dataset_tool.main([str(tmp_path / "train"), str(tmp_path / "shards"), *words], standalone_mode=False)
+    return ShardPairDataset(path=tmp_path / "shards", resolution=4, nframes=1)
+
+
+@pytest.mark.parametrize("shards", [False, True], ids=["folder", "shards"])
+def test_no_room_in_shared_memory_is_one_line(fragile, tmp_path, monkeypatch, capsys, shards):
+    def full(tensor):
+        raise RuntimeError("unable to allocate shared memory(shm) for file </x>: No space left on device (28)")
+
+    monkeypatch.setattr(torch.Tensor, "share_memory_", full)  # workers are forked
+    if shards:
+        loader = make_shard_loader(streamed(tmp_path), batch_size=2, workers=2)
+    else:
+        loader = make_loader(fragile[0], batch_size=2, workers=2)
+    before, began = multiprocessing.active_children(), time.monotonic()
+    with pytest.raises(UserError, match=r"^Data workers .*2 times in a row .*/dev/shm\?.* workers=0\. .*No space left"):
+        next(loader)
+    assert time.monotonic() - began < 20 and workers_of(before) == []
+    assert "the workers are started again (no room in shared memory for a batch" in capsys.readouterr().out
+
+
+def test_workers_that_cannot_be_started_are_one_line(fragile, monkeypatch):
+    def full():
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(multiprocessing, "Queue", full)
+    with pytest.raises(UserError, match=r"cannot be started \(No space left .*/dev/shm.* workers=0"):
+        next(make_loader(fragile[0], batch_size=2, workers=1))
+    next(make_loader(fragile[0], batch_size=2, workers=0))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", ["1m", "4k"])  # less than the batches ahead take; less than the locks take
+def test_a_small_shared_memory_really(fragile, tmp_path, size):
+    """In a mount namespace of its own, where /dev/shm is small."""
+    if subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode:
+        pytest.skip("needs the right to mount")
+    program = f"""
+import sys
+from dnnlib import run_cli
+from training.dataset import VideoPairDataset
+from training.sampler import make_loader
+data = VideoPairDataset(path="{tmp_path}", resolution=256, nframes=1)
+loader = make_loader(data, batch_size=4, workers=2)
+def main():
+    while True:
+        next(loader)
+run_cli(main)
+"""
+    mounted = f"mount -t tmpfs -o size={size} tmpfs /dev/shm && exec {sys.executable} -c '{program}'"
+    done = subprocess.run(["unshare", "-m", "sh", "-c", mounted], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and done.stderr.startswith("error: Data workers") and done.stderr.count("\n") == 1
+    assert "/dev/shm" in done.stderr and "workers=0" in done.stderr
+
+
+def test_a_few_dead_workers_now_and_then_do_no_harm():
+    """Only deaths with few batches between them count as a row."""
+    since = [0]
+
+    def start(position):
+        for _ in range(sampler.STEADY + 1):
+            yield PairBatch(*torch.zeros([3, 1])), []
+        since[0] += 1
+        raise RuntimeError("DataLoader worker (pid(s) 12) exited unexpectedly")
+
+    loader = PairLoader(start=start, position=0, step=1)
+    for _ in range(6 * (sampler.STEADY + 1)):
+        next(loader)
+    assert since[0] == 5
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_signals_are_heard_while_a_worker_hangs(fragile, number):
+    before = multiprocessing.active_children()
+    loader = make_loader(fragile[0], batch_size=2, workers=2)
+    next(loader)
+    for worker in workers_of(before):
+        os.kill(worker.pid, signal.SIGSTOP)
+    began = time.monotonic()
+    threading.Timer(0.5, os.kill, [os.getpid(), number]).start()
+    with StopSignal() as stop, pytest.raises(StopRequested), stop.interrupts():
+        while True:
+            loader.wait(stop.check)
+            next(loader)
+    loader.close()
+    assert 0.4 < time.monotonic() - began < 4 and workers_of(before) == []
+
+
+def test_a_batch_that_was_waited_for_is_the_next_one(fragile):
+    reference, loader = (make_loader(fragile[0], batch_size=2, seed=1) for _ in range(2))
+    expected, found = batches(reference, 3), []
+    for _ in range(3):
+        loader.wait()
+        loader.wait()
+        assert loader.position == 2 * len(found)
+        found.append(next(loader))
+    assert same(expected, found)

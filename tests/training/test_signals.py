@@ -7,14 +7,14 @@ import time
 import pytest
 
 from training import signals
-from training.signals import StopSignal
+from training.signals import StopRequested, StopSignal
 
 
 def send(number):
     os.kill(os.getpid(), number)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_is_remembered_and_handlers_come_back(number):
     before = signal.getsignal(number)
     with StopSignal() as stop:
@@ -59,6 +59,29 @@ def test_a_launchers_signal_stops_first_and_is_handed_on_then():
         assert len(calls) == 1
     finally:
         signal.signal(signal.SIGUSR2, before)
+
+
+def test_a_hangup_that_nohup_ignores_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopSignal() as stop:
+            send(signal.SIGHUP)
+            assert not stop.requested
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_request_ends_a_wait_and_nothing_else():
+    with StopSignal() as stop:
+        with stop.interrupts():
+            pass
+        with pytest.raises(StopRequested), stop.interrupts():
+            send(signal.SIGTERM)
+        assert stop.requested
+        send(signal.SIGTERM)  # outside of a wait it is only remembered
+        with pytest.raises(StopRequested), stop.interrupts():  # and ends the next one before it begins
+            raise AssertionError
 
 
 def test_signals_without_a_handler_are_left_alone():
