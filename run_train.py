@@ -26,9 +26,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from dnnlib import UserError, atomic_write, run_cli
+from dnnlib import UserError, run_cli
 from metrics.registry import METRICS
 
 
@@ -96,7 +94,7 @@ def train(words: Sequence[str], *, job_name: str | None = None, label: str = "")
     try:
         what = (job.options, open_run_folder(job, names), job.run_folder is not None) if main_process else None
         options, folder, resuming = distributed.broadcast_object(what)
-        arguments = (options, folder, job.device_type, resuming)
+        arguments = (options, folder, job.device_type, resuming, job.notes)
         if under_torchrun or job.processes == 1:
             run(*arguments)
         else:
@@ -124,11 +122,12 @@ def make_plan(words: Sequence[str], *, label: str = "", look: bool = True):
     return job
 
 
-def run(options: dict[str, Any], folder: Path, device_type: str, resuming: bool) -> None:
+def run(options: dict[str, Any], folder: Path, device_type: str, resuming: bool, notes: Sequence[str]) -> None:
     """One process of the training."""
     from training.session import train
 
-    train(options, folder, device_type=device_type, resuming=resuming, make_callbacks=snapshot_callbacks)
+    arguments = {"device_type": device_type, "resuming": resuming, "notes": notes}
+    train(options, folder, **arguments, make_callbacks=snapshot_callbacks)
 
 
 def metric_inputs(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -192,35 +191,35 @@ def snapshot_callbacks(options: Mapping[str, Any], folder: Path) -> list[Callabl
 
 
 def open_run_folder(job, names: Mapping[str, bool]) -> Path:
-    """The folder of the run to continue, or a new one; the options in it are those of this command.
+    """The folder of the run to continue, or a new one with its options.
+
+    Nothing is written into a folder that was there: another process may own it, which `training.session` finds out.
 
     Args:
         names: Of the command's launcher, by which it will find the folder when it is started again.
     """
-    from training.options import OPTIONS_FILE
+    from training.options import write_options
     from training.run_folder import create_run_folder
 
-    folder = job.run_folder or create_run_folder(job.options["outdir"], job.description, names=names)
-    with atomic_write(folder / OPTIONS_FILE, "w") as file:
-        file.write(dump(job.options))
+    folder = job.run_folder
+    if folder is None:
+        folder = create_run_folder(job.options["outdir"], job.description, names=names)
+        write_options(folder, job.options)
     print(f"{'Continuing' if job.run_folder else 'Run folder'}: {folder}")
     return folder
 
 
 def print_dry_run(job) -> None:
     """What the command would do, and how large that is."""
+    from training.options import dump_options
     from training.sizes import size_report
 
-    print(dump(job.options))
+    print(dump_options(job.options))
     about = ", ".join(f"{name} {value}" for name, value in job.dataset.describe().items())
     print(f"dataset    {about}")
     print(f"device     {job.processes} × {job.device_type}")
     print("\n".join(size_report(job.generator, job.discriminator, options=job.options, processes=job.processes)))
     print(f"run folder {job.run_folder or Path(job.options['outdir']) / ('#####-' + job.description)} (not made)")
-
-
-def dump(options: Mapping[str, Any]) -> str:
-    return yaml.safe_dump(dict(options), sort_keys=False, allow_unicode=True)
 
 
 if __name__ == "__main__":

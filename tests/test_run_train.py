@@ -408,6 +408,19 @@ def test_killed_stopped_and_continued_is_as_never_interrupted(tmp_path, data):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("streams", ["workers=1 2>&1 | head -n 1", "gpus=2 <&- >&- 2>&-"])
+def test_a_run_does_not_end_with_its_reader(tmp_path, data, streams):
+    words = " ".join([f"outdir={tmp_path / 'runs'}", f"data={data}", *WORDS])
+    command = f"set -o pipefail; {sys.executable} {ROOT / 'run_train.py'} {words} {streams}"
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(["bash", "-c", command], env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and done.stderr == "" and done.stdout.count("\n") <= 1
+    log = (next((tmp_path / "runs").iterdir()) / "log.txt").read_text().splitlines()
+    assert log[0].startswith("Run folder: ") and log[-1].startswith("Done: 0.032 kimg")
+    assert sum(line.startswith("tick") for line in log) == 5
+
+
+@pytest.mark.slow
 def test_two_processes_with_torchrun_and_one_run_per_folder(tmp_path, data):
     words = [f"outdir={tmp_path / 'runs'}", f"data={data}", *WORDS, "imgsnap=1"]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -432,10 +445,29 @@ def test_a_run_folder_belongs_to_one_process(tmp_path, data, monkeypatch, capsys
     words = [f"outdir={tmp_path / 'runs'}", f"data={data}", *WORDS, "imgsnap=null", "kimg=0.004"]
     assert call(monkeypatch, *words) == 0
     folder = next((tmp_path / "runs").iterdir())
+    files = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()}
+    assert folder / "training_options.yaml" in files and folder / "log.txt" in files
     capsys.readouterr()
-    with lock_run_folder(folder):
-        assert call(monkeypatch, f"resume_run={folder}") == 2
-    assert "Another process is training" in capsys.readouterr().err
+    more = [f"data={data}", "kimg=777", "metrics=flatness32_1v", "workers=1", "snap=1", "seed=0"]
+    for words in ([], more):
+        with lock_run_folder(folder):
+            assert call(monkeypatch, f"resume_run={folder}", *words) == 2
+        assert "Another process is training" in capsys.readouterr().err
+        # The owner's files are as they were; its options above all.
+        assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.rglob("*")} == files
+    # When it is free, the options of the run that goes on are kept.
+    assert call(monkeypatch, f"resume_run={folder}", "kimg=0.008") == 0
+    assert yaml.safe_load((folder / "training_options.yaml").read_text())["kimg"] == 0.008
+
+
+def test_the_log_has_what_was_said_before_the_training_began(tmp_path, data, monkeypatch, capsys):
+    words = [f"outdir={tmp_path / 'runs'}", f"data={data}", *WORDS, "imgsnap=null", "kimg=0.004", "spec.ref_gpus=2"]
+    assert call(monkeypatch, *words) == 0
+    said = capsys.readouterr().out
+    folder = next((tmp_path / "runs").iterdir())
+    assert (folder / "log.txt").read_text() == said and said.startswith("gpus=2, but 1 will be used")
+    assert call(monkeypatch, f"resume_run={folder}") == 0
+    assert (folder / "log.txt").read_text() == said + capsys.readouterr().out
 
 
 def test_frames_of_any_size(tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import yaml
 
-from dnnlib import UserError, format_bytes
+from dnnlib import UserError, atomic_write, format_bytes
 from torch_utils import distributed
 from torch_utils.launching import cores
 from training.build import build_augment, build_networks
@@ -40,7 +40,7 @@ from training.schedule import Counters
 from training.sizes import checkpoint_bytes
 from training.training_state import read_state
 
-__all__ = ["OPTIONS_FILE", "Plan", "plan"]
+__all__ = ["OPTIONS_FILE", "Plan", "dump_options", "plan", "write_options"]
 
 OPTIONS_FILE = "training_options.yaml"
 
@@ -137,6 +137,17 @@ def plan(
         discriminator=discriminator,
         notes=notes,
     )
+
+
+def dump_options(options: Mapping[str, Any]) -> str:
+    """Options as YAML."""
+    return yaml.safe_dump(dict(options), sort_keys=False, allow_unicode=True)
+
+
+def write_options(folder: Path, options: Mapping[str, Any]) -> None:
+    """Keep the options of a run in its folder, which the process has made or owns."""
+    with atomic_write(folder / OPTIONS_FILE, "w") as file:
+        file.write(dump_options(options))
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -104,6 +104,11 @@ class LogFile:
         with contextlib.suppress(OSError):
             self._file.close()
 
+    def note(self, line: str) -> None:
+        """Write a line to the file alone."""
+        with contextlib.suppress(OSError):
+            self._file.write(f"{line}\n")
+
     def write(self, text: str) -> int:
         with contextlib.suppress(OSError):
             self._file.write(text)

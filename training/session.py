@@ -21,6 +21,7 @@ from training.ema import GeneratorEMA
 from training.generator import Generator
 from training.geometry_log import CONTENTS, GeometryLog
 from training.loop import Networks, SnapshotCallback, TrainingLoop
+from training.options import write_options
 from training.phases import GradientGuard, make_phases
 from training.previews import Previews
 from training.progress import LogFile
@@ -37,6 +38,7 @@ def train(
     *,
     device_type: str,
     resuming: bool,
+    notes: Sequence[str] = (),
     make_callbacks: Callable[[Mapping[str, Any], Path], Sequence[SnapshotCallback]] | None = None,
 ) -> None:
     """Train in an existing run folder; one process of the group that `torch_utils.distributed` knows.
@@ -46,6 +48,7 @@ def train(
         folder: The run folder.
         device_type: 'cpu' or 'cuda'.
         resuming: Continue from the folder's training state, if it has come to one.
+        notes: Lines that were printed already and belong into the log.
         make_callbacks: Called with options and folder; gives the callbacks after snapshots.
 
     Raises:
@@ -56,7 +59,11 @@ def train(
         if distributed.is_main():
             stack.enter_context(lock_run_folder(folder))
             remove_unfinished(folder)
-            stack.enter_context(LogFile(folder / "log.txt"))
+            log = stack.enter_context(LogFile(folder / "log.txt"))
+            for line in [*notes, f"{'Continuing' if resuming else 'Run folder'}: {folder}"]:
+                log.note(line)
+            if resuming:
+                write_options(folder, options)  # they may have changed
         spec = options["spec"]
         advice = (
             f"A pass takes spec.microbatch={spec['microbatch']} videos: lower it, here or with resume_run=, and in a "
