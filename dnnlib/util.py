@@ -9,6 +9,8 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import IO, Any
 
+from dnnlib.processes import Ended, keep_streams, signals_end
+
 __all__ = [
     "UserError",
     "atomic_write",
@@ -177,19 +179,24 @@ def parse_int_list(text: str, *, name: str = "list") -> list[int]:
 def run_cli(main: Callable[[], object]) -> None:
     """Run a script and leave the process: a user's mistake becomes `error: <one line>` on stderr and exit code 2.
 
-    Ctrl-C gives exit code 130. Every other error keeps its traceback. A click command is passed as
-    `lambda: command(standalone_mode=False)`; its usage errors get the same form.
+    Ctrl-C gives exit code 130, SIGTERM 143, SIGHUP 129. Every other error keeps its traceback. A click command is
+    passed as `lambda: command(standalone_mode=False)`; its usage errors get the same form. Whether anybody reads what
+    is printed makes no difference.
     """
     import click  # here, so that the library does not depend on it
 
+    keep_streams()
     try:
-        main()
+        with signals_end():
+            main()
     except UserError as error:
         _leave(f"error: {one_line(error)}", 2)
     except click.ClickException as error:
         _leave(f"error: {one_line(error.format_message())}", 2)
     except (KeyboardInterrupt, click.Abort):
         _leave("interrupted", 130)
+    except Ended as error:
+        _leave(f"ended by {error}", 128 + error.number)
     sys.exit(0)
 
 

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from dnnlib import UserError
+from dnnlib.processes import keep_streams
 from torch_utils import distributed
 
 __all__ = ["cores", "launch"]
@@ -45,8 +46,8 @@ def launch(
 ) -> None:
     """Run `function(*args)` in a group of this many new processes on this machine and wait for them.
 
-    SIGTERM and SIGINT are passed on, so that a signal to this process alone reaches the workers too; and should this
-    process be killed, the workers get a SIGTERM. If a worker fails, the others are ended.
+    SIGTERM, SIGINT and SIGHUP are passed on, so that a signal to this process alone reaches the workers too; and should
+    this process be killed, the workers get a SIGTERM. If a worker fails, the others are ended.
 
     Args:
         function: Importable under its name: the processes are started afresh.
@@ -73,7 +74,8 @@ def launch(
                 if process.is_alive():
                     os.kill(process.pid, signum)
 
-        previous = {signum: signal.signal(signum, forward) for signum in (signal.SIGTERM, signal.SIGINT)}
+        passed = [n for n in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP) if signal.getsignal(n) != signal.SIG_IGN]
+        previous = {signum: signal.signal(signum, forward) for signum in passed}
         try:
             for process in group:
                 process.start()
@@ -139,6 +141,7 @@ def _worker(
     timeout: timedelta,
     folder: str,
 ) -> None:
+    keep_streams()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ["LOCAL_RANK"] = str(index)
     if device_type == "cpu" and "OMP_NUM_THREADS" not in os.environ:

@@ -7,9 +7,7 @@ import contextlib
 import dataclasses
 import multiprocessing
 import os
-import signal
 import tempfile
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -18,6 +16,7 @@ from typing import Any
 from PIL import Image
 
 from dnnlib import UserError, one_line
+from dnnlib.processes import begin_worker
 from training.clip_writer import Cut
 from training.crops import Crop, cut_square
 from training.sources import Source, SourceSet, printable
@@ -176,13 +175,7 @@ def convert_all(
 def _start_worker(among: SourceSet, recipe: Recipe, folder: str, counter: Any, stop: Any) -> None:
     global _shared
     _shared = (among, recipe, folder, counter, stop)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to handle; it stops its workers
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
-
-
-def _leave_with_parent() -> None:
-    multiprocessing.parent_process().join()
-    os._exit(1)
+    begin_worker()
 
 
 def _work(source: Source) -> dict[str, Any] | BrokenVideo:

@@ -12,6 +12,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from dnnlib import UserError, atomic_write
+from dnnlib.processes import begin_worker
 from training.frame_store import FrameStore, decode_image, fit_square
 from training.labels import KINDS, has_entries, notes_on_strangers, read_cameras, read_labels
 from training.manifest import MANIFEST, parse_manifest
@@ -202,6 +203,7 @@ def _spread(function: Any, tasks: list, shared: Any, workers: int) -> Iterator[A
 def _share(shared: Any) -> None:
     global _shared
     _shared = shared
+    begin_worker()
 
 
 def _call(function: Any, task: Any) -> Any:

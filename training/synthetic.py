@@ -29,6 +29,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from dnnlib import UserError, atomic_write, run_cli
+from dnnlib.processes import begin_worker
 from renderer.cameras import Cameras, camera_angles
 from renderer.video import image_grid, save_png
 from training.configuration import compose_options
@@ -162,9 +163,8 @@ def _write_videos(folder: str, recipe: Recipe, workers: int) -> None:
             return
         # Not forked: a child would inherit the locks of PyTorch's threads.
         context = multiprocessing.get_context("spawn")
-        with concurrent.futures.ProcessPoolExecutor(
-            workers, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)
-        ) as pool:
+        before = set(multiprocessing.active_children())
+        with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker) as pool:
             tasks = [pool.submit(_write_video, recipe, folder, index) for index in range(recipe.videos)]
             try:
                 for task in concurrent.futures.as_completed(tasks):
@@ -174,8 +174,17 @@ def _write_videos(folder: str, recipe: Recipe, workers: int) -> None:
                 raise UserError(
                     "A process that drew videos was killed (no memory?); the same command goes on."
                 ) from error
+            except BaseException:  # Ctrl-C, SIGTERM: a video that is begun is drawn again
+                for process in set(multiprocessing.active_children()) - before:
+                    process.terminate()
+                raise
             finally:
                 pool.shutdown(cancel_futures=True)
+
+
+def _begin_worker() -> None:
+    begin_worker()
+    torch.set_num_threads(1)
 
 
 def _write_cameras(folder: str, recipe: Recipe) -> None:
