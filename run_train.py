@@ -161,23 +161,45 @@ def metric_inputs(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def snapshot_callbacks(options: Mapping[str, Any], folder: Path) -> list[Callable]:
-    """What is called after every snapshot: all metrics at once, so that they share what is generated."""
+    """What is called after every snapshot: all metrics at once, so that they share what is generated.
+
+    A metric that has a row for the snapshot is not computed again. There are none of a generator that is as good as
+    untrained: that of tick 0, a single iteration, unless the run started from a snapshot or ends there.
+    """
     if not options["metrics"]:
         return []
     from metrics.evaluation import Evaluator
-    from metrics.results import append_row, keep_best, summary
+    from metrics.results import append_row, keep_best, read_rows, summary
     from torch_utils import distributed
     from training.generated_videos import GeneratedVideos
 
     inputs = metric_inputs(options)
     cache = options["cache_metrics_dir"] or Path(options["outdir"]) / "metrics_cache"
 
+    def missing(snapshot) -> list[str]:
+        names = []
+        for name in options["metrics"]:
+            rows = [row for row in read_rows(folder, name) if row.get("cur_nimg") == snapshot.cur_nimg]
+            if rows:  # the process may have been killed before it came to this
+                keep_best(folder, rows[-1], snapshot.path)
+            else:
+                names.append(name)
+        return names
+
     def measure(snapshot) -> dict[str, float]:
+        last = snapshot.cur_nimg >= options["kimg"] * 1000
+        if snapshot.tick == 0 and options["resume"] is None and not last:
+            return {}
+        names = distributed.broadcast_object(missing(snapshot) if distributed.is_main() else None)
+        if not names:
+            return {}
+        if distributed.is_main():
+            print(f"Measuring {snapshot.path.name}: {', '.join(names)}")
         fake = GeneratedVideos(snapshot.generator, nframes=options["nframes"], label=inputs["label"])
         device = next(snapshot.generator.parameters()).device
         evaluator = Evaluator(fake=fake, real=inputs["real"], device=device, detectors=inputs["detectors"], cache=cache)
         values = {}
-        for name in options["metrics"]:
+        for name in names:
             row = evaluator.evaluate(name)
             values[name] = row["value"]
             if distributed.is_main():

@@ -19,7 +19,7 @@ def result_path(folder: str | os.PathLike, name: str) -> Path:
 
 
 def append_row(folder: str | os.PathLike, row: Mapping[str, Any]) -> Path:
-    """Add a row to the file of its metric; the row is written at once, so that it is there whole.
+    """Add a row to the file of its metric; it is written at once, on a line of its own whatever was cut off before it.
 
     Raises:
         UserError: The file cannot be written.
@@ -27,7 +27,10 @@ def append_row(folder: str | os.PathLike, row: Mapping[str, Any]) -> Path:
     path = result_path(folder, row["metric"])
     line = json.dumps(_without_nan(dict(row)), ensure_ascii=False) + "\n"
     try:
-        with open(path, "ab", buffering=0) as file:
+        with open(path, "a+b", buffering=0) as file:
+            if file.seek(0, os.SEEK_END) > 0:
+                file.seek(-1, os.SEEK_END)
+                line = line if file.read(1) == b"\n" else "\n" + line
             file.write(line.encode())
     except OSError as error:
         raise UserError(f"Cannot write {path}: {error.strerror}.") from error

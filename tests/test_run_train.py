@@ -18,7 +18,7 @@ from PIL import Image
 
 import run_train
 from dnnlib import run_cli
-from tests.training.tiny import WORDS, write_frames
+from tests.training.tiny import WORDS, make_loop, write_frames
 from training import options as options_module
 from training.training_state import read_state
 
@@ -321,17 +321,88 @@ def test_a_checkpoint_of_another_model(tmp_path, data, monkeypatch, capsys):
 
 
 def test_metrics_are_computed_logged_and_the_best_is_kept(tmp_path, data, monkeypatch, capsys):
-    words = [f"outdir={tmp_path / 'runs'}", f"data={data}", *WORDS, "imgsnap=null", "kimg=0.008", "snap=1"]
+    words = [f"outdir={tmp_path / 'runs'}", f"data={data}", *WORDS, "imgsnap=null", "kimg=0.02", "snap=1"]
     words += ["metrics=warping32_2v,flatness32_1v", f"cache_metrics_dir={tmp_path / 'cache'}"]
     assert call(monkeypatch, *words) == 0
     folder = next((tmp_path / "runs").iterdir())
     rows = [json.loads(line) for line in (folder / "metric-warping32_2v.jsonl").read_text().splitlines()]
     values = [row["value"] for row in rows]
-    assert [row["cur_nimg"] for row in rows] == [4, 8] and rows[0]["checkpoint"] == "network-snapshot-000000.pkl"
+    assert [row["cur_nimg"] for row in rows] == [12, 20] and rows[0]["checkpoint"] == "network-snapshot-000000.pkl"
     assert f"warping32_2v {values[-1]:.4f}  flatness32_1v 0." in capsys.readouterr().out
     best = torch.load(folder / "best-warping32_2v.pkl")
     assert best["progress"]["cur_nimg"] == rows[values.index(min(values))]["cur_nimg"]
     assert not (folder / "best-flatness32_1v.pkl").exists()  # neither flat nor deep is better
+
+
+def measured(folder) -> dict[str, list[tuple[int, float]]]:
+    """(cur_nimg, value) of all rows, by metric."""
+    return {
+        path.stem: [(row["cur_nimg"], row["value"]) for row in map(json.loads, path.read_text().splitlines())]
+        for path in sorted(folder.glob("metric-*.jsonl"))
+    }
+
+
+def test_metrics_that_a_killed_run_did_not_come_to_are_computed_once(tmp_path, data, monkeypatch, capsys):
+    words = [f"outdir={tmp_path / 'runs'}", f"data={data}", *WORDS, "imgsnap=null", "kimg=0.02", "snap=1"]
+    words += ["metrics=warping32_2v", f"cache_metrics_dir={tmp_path / 'cache'}"]
+    assert call(monkeypatch, *words) == 0
+    (folder,) = (tmp_path / "runs").iterdir()
+    whole, file = measured(folder), folder / "metric-warping32_2v.jsonl"
+    assert [n for n, _ in whole[file.stem]] == [12, 20]
+
+    # Killed before the last row, while it was written, and behind it. The earlier one gets a bad value, so that the
+    # last snapshot is the best one.
+    first, last = file.read_text().splitlines(keepends=True)
+    first = json.dumps({**json.loads(first), "value": 9.0}) + "\n"
+    best = folder / "best-warping32_2v.pkl"
+    for left in (first, first + last[:40], first + last):
+        file.write_text(left)
+        best.unlink(missing_ok=True)
+        capsys.readouterr()
+        assert call(monkeypatch, f"resume_run={folder}") == 0
+        said = capsys.readouterr().out
+        assert said.count("Measuring network-snapshot-000000.pkl: warping32_2v\n") == (left != first + last)
+        rows = [json.loads(line) for line in file.read_text().splitlines() if line.endswith("}")]
+        assert [(row["cur_nimg"], row["value"]) for row in rows] == [(12, 9.0), whole[file.stem][1]]
+        assert best.samefile(folder / "network-snapshot-000000.pkl")
+
+    # A metric that is new is computed of the snapshots that there are; the run may go on at the same time.
+    assert call(monkeypatch, f"resume_run={folder}", "kimg=0.028", "metrics=flatness32_1v,warping32_2v") == 0
+    assert [n for n, _ in measured(folder)["metric-flatness32_1v"]] == [20, 28]
+    assert [n for n, _ in measured(folder)[file.stem]] == [12, 20, 28]
+
+
+@pytest.mark.parametrize("words, expected", [("kimg=0.004", [4]), ("kimg=0.012", [12]), ("kimg=0.012 resume", [4, 12])])
+def test_metrics_of_tick_0_only_where_it_is_not_untrained(tmp_path, data, monkeypatch, words, expected):
+    base = [f"outdir={tmp_path / 'runs'}", f"data={data}", *WORDS, "imgsnap=null", "snap=1"]
+    if "resume" in words:
+        assert call(monkeypatch, *base, "kimg=0.004") == 0
+        (folder,) = (tmp_path / "runs").iterdir()
+        base.append(f"resume={folder}")
+    assert call(monkeypatch, *base, words.split()[0], "metrics=flatness32_1v") == 0
+    folder = max((tmp_path / "runs").iterdir())
+    assert [n for n, _ in measured(folder)["metric-flatness32_1v"]] == expected
+
+
+def test_snapshots_of_stops_have_no_metrics(tmp_path, monkeypatch):
+    folder = None
+    for stopping in (2, 3, None):  # after so many iterations: in a tick, and at the end of one
+        callbacks = []
+        loop = make_loop(
+            tmp_path, "imgsnap=null", "snap=2", "spec.kimg_per_tick=0.012", folder=folder, callbacks=[callbacks.append]
+        )
+        folder, iterate = loop.folder, loop.iterate
+
+        def step(loop=loop, iterate=iterate, stopping=stopping):
+            iterate()
+            if loop.counters.iteration == stopping:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        loop.iterate = step
+        loop.run()
+        seen = [(snapshot.cur_nimg, snapshot.tick) for snapshot in callbacks]
+        # Ticks end after 1, 4, 7 and 8 iterations; a snapshot is due after ticks 0 and 2, and at the end.
+        assert seen == {2: [(4, 0)], 3: [], None: [(28, 2), (32, 3)]}[stopping]
 
 
 @pytest.mark.parametrize(

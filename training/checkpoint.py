@@ -8,7 +8,7 @@ A snapshot is a `torch.save` archive of tensors, numbers, strings, lists and dic
     discriminator       config (arguments of TimeAwareDiscriminators), state
     augment             config and state of the adaptive augmentation, or None
     dataset             description of the training data
-    progress            cur_nimg (videos shown so far), tick, iteration
+    progress            cur_nimg (videos shown so far), tick, iteration, planned (not made because the run was stopped)
 
 Networks are rebuilt by this program's own classes from the stored arguments; the file names no class. Files are written
 atomically (dnnlib.atomic_write): a kill at any moment leaves the previous file whole.

@@ -10,6 +10,7 @@ All processes end together: whatever one of them is asked or has to say is excha
 """
 
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +24,7 @@ from torch_utils.random_stream import RandomStream
 from torch_utils.statistics import Statistics
 from training import progress
 from training.ada_feedback import AdaFeedback
+from training.checkpoint import load_generator
 from training.ema import GeneratorEMA
 from training.geometry_log import GeometryLog
 from training.health import Health
@@ -31,7 +33,7 @@ from training.phases import GradientGuard, Phase
 from training.previews import Previews
 from training.running_means import RunningMeans
 from training.sampler import PairLoader
-from training.saver import Networks, Saver
+from training.saver import Networks, Saver, planned_snapshots
 from training.schedule import Counters, Schedule
 from training.signals import StopRequested, StopSignal
 from training.snapshot_files import snapshot_name
@@ -46,10 +48,18 @@ class Snapshot:
 
     path: Path  # of the file
     cur_nimg: int
-    generator: torch.nn.Module  # the moving average that is in it
+    tick: int  # at whose end it was made
+    load: Callable[[], torch.nn.Module]
+
+    @functools.cached_property
+    def generator(self) -> torch.nn.Module:
+        """The moving average that is in it, on the run's device."""
+        return self.load()
 
 
-# Called on all processes after each snapshot; what it returns on the main process is logged as metrics, by name.
+# Called on all processes after each snapshot that is due; what it returns on the main process is logged as metrics, by
+# name. When a run is continued, it is called for those that there are, because a killed run may not have come to it: it
+# is not to do again what is done.
 SnapshotCallback = Callable[[Snapshot], Mapping[str, float] | None]
 
 
@@ -154,6 +164,7 @@ class TrainingLoop:
                 raise
 
     def _train(self, reports: progress.Reports, stop: StopSignal) -> None:
+        self._catch_up(reports, stop)
         while True:
             if self.schedule.tick_is_over(self.counters):
                 self._end_tick(reports)
@@ -236,7 +247,7 @@ class TrainingLoop:
                 self._look_and_save(reports, images=images, snapshot=snapshot, doubt=doubt)
                 distributed.barrier()
         if snapshot and doubt is None:  # after the state was saved: a callback may take long, or fail
-            reports.metrics(counters.cur_nimg, self._call_back())
+            self._call_back(reports, counters.cur_nimg, counters.tick - 1, lambda: self.networks.generator_ema)
         progress.reset_gpu_peak(self.device)
         self._tick_began = time.time()
         self._maintenance = self._tick_began - ended
@@ -304,7 +315,7 @@ class TrainingLoop:
         cur_nimg = self.counters.cur_nimg
         doubt = self._health.check(cur_nimg=cur_nimg)
         if doubt is None:
-            self._saver.save_snapshot()
+            self._saver.save_snapshot(planned=False)
             self.save_state()
         problems = [
             problem for problem in distributed.all_gather_objects(self.loader.problem if spoilt else "") if problem
@@ -319,17 +330,29 @@ class TrainingLoop:
         else:
             reports.print(f"Stopped as asked, not saved, because {doubt}. {self._saver.what_is_saved()}")
 
-    def _call_back(self) -> dict[str, float]:
-        """Tell everybody who wants to know about the new snapshot; what they measured, by name."""
-        cur_nimg = self.counters.cur_nimg
+    def _catch_up(self, reports: progress.Reports, stop: StopSignal) -> None:
+        """Call back for the snapshots that there are when the run starts."""
+        if self.callbacks:
+            until = self.counters.cur_nimg
+            found = planned_snapshots(self.folder, until=until) if distributed.is_main() else None
+            for path, cur_nimg, tick in distributed.broadcast_object(found):
+                if distributed.any_rank(stop.requested):
+                    break
+                self._call_back(reports, cur_nimg, tick, functools.partial(load_generator, path, device=self.device))
+            progress.reset_gpu_peak(self.device)
+            self._tick_began = time.time() - self.counters.tick_seconds
+
+    def _call_back(
+        self, reports: progress.Reports, cur_nimg: int, tick: int, load: Callable[[], torch.nn.Module]
+    ) -> None:
+        """Tell everybody who wants to know about a snapshot, and report what they measured."""
         path = Path(self.folder) / snapshot_name(cur_nimg)
-        snapshot = Snapshot(path=path, cur_nimg=cur_nimg, generator=self.networks.generator_ema)
-        results = {}
+        snapshot, results = Snapshot(path=path, cur_nimg=cur_nimg, tick=tick, load=load), {}
         for callback in self.callbacks:
             with distributed.patience():
                 results.update(callback(snapshot) or {})
                 distributed.barrier()
-        return results
+        reports.metrics(cur_nimg, results)
 
     # ------------------------------------------------------------------------------------------------------------------
     # The state

@@ -7,13 +7,14 @@ from typing import Any
 
 import torch
 
+from dnnlib import UserError
 from torch_utils import distributed
-from training.checkpoint import save_snapshot
+from training.checkpoint import load_snapshot, save_snapshot
 from training.schedule import Counters
-from training.snapshot_files import prune_snapshots
+from training.snapshot_files import numbered_snapshots, prune_snapshots, snapshot_name
 from training.training_state import Divided, Parts, Stateful, restore_state, save_state
 
-__all__ = ["Networks", "Saver"]
+__all__ = ["Networks", "Saver", "planned_snapshots"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +25,28 @@ class Networks:
     generator_ema: torch.nn.Module  # in evaluation mode
     discriminator: torch.nn.Module
     augment: torch.nn.Module | None
+
+
+def planned_snapshots(folder: Path, *, until: int) -> list[tuple[Path, int, int]]:
+    """The snapshots of a run that were made at the end of a tick, not because it was stopped: file, cur_nimg, tick.
+
+    Args:
+        until: Where the run stands, in videos; what is later is made again.
+    """
+    found = []
+    for _, path in sorted(numbered_snapshots(folder).items()):
+        progress = _progress(path)
+        if progress.get("planned", True) and 0 < progress.get("cur_nimg", 0) <= until:
+            found.append((path, progress["cur_nimg"], progress.get("tick", 1) - 1))
+    return found
+
+
+def _progress(path: Path) -> Mapping[str, int]:
+    """Where the run stood at a snapshot; empty if the file is missing or damaged."""
+    try:
+        return load_snapshot(path, average_only=True).get("progress") or {}
+    except UserError:
+        return {}
 
 
 class Saver:
@@ -62,11 +85,19 @@ class Saver:
         self._parts = Parts(modules=modules, shared=shared, own=own, streams=streams)
         self._saved_nimg = counters.cur_nimg  # where the state on the disk stands; 0: there is none yet
 
-    def save_snapshot(self) -> None:
-        """Write a network snapshot; then those go that need not be kept."""
+    def save_snapshot(self, *, planned: bool = True) -> None:
+        """Write a network snapshot; then those go that need not be kept.
+
+        Args:
+            planned: It is due. Else it does not replace a planned one of the same moment, which is the same.
+        """
         if not distributed.is_main():
             return
         counters = self._counters
+        path = self._folder / snapshot_name(counters.cur_nimg)
+        if not planned and _progress(path).get("cur_nimg") == counters.cur_nimg:
+            return
+        progress = {"cur_nimg": counters.cur_nimg, "tick": counters.tick, "iteration": counters.iteration}
         save_snapshot(
             self._folder,
             generator=self._networks.generator,
@@ -74,7 +105,7 @@ class Saver:
             discriminator=self._networks.discriminator,
             augment=self._networks.augment,
             dataset=self._dataset,
-            progress={"cur_nimg": counters.cur_nimg, "tick": counters.tick, "iteration": counters.iteration},
+            progress={**progress, "planned": planned},
         )
         if self._keep is not None:
             prune_snapshots(self._folder, self._keep)

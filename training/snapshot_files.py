@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dnnlib import UserError
 
-__all__ = ["LATEST", "latest_snapshot", "prune_snapshots", "snapshot_name"]
+__all__ = ["LATEST", "latest_snapshot", "numbered_snapshots", "prune_snapshots", "snapshot_name"]
 
 LATEST = "latest-network-snapshot.pkl"
 
@@ -25,7 +25,7 @@ def latest_snapshot(folder: str | os.PathLike) -> Path:
     folder = Path(folder)
     if (folder / LATEST).is_file():
         return folder / LATEST
-    numbered = _numbered(folder)
+    numbered = numbered_snapshots(folder)
     if not numbered:
         raise UserError(f"There is no network snapshot (network-snapshot-*.pkl) in the folder {folder}.")
     return numbered[max(numbered)]
@@ -36,11 +36,11 @@ def prune_snapshots(folder: str | os.PathLike, keep: int) -> None:
 
     Files of other names stay: best-<metric>.pkl, which are snapshots under a second name, and the latest one.
     """
-    for _, path in sorted(_numbered(Path(folder)).items())[:-keep]:
+    for _, path in sorted(numbered_snapshots(folder).items())[:-keep]:
         with contextlib.suppress(OSError):  # somebody has moved it, or may not be allowed to; nothing depends on it
             path.unlink()
 
 
-def _numbered(folder: Path) -> dict[int, Path]:
+def numbered_snapshots(folder: str | os.PathLike) -> dict[int, Path]:
     """Snapshots by their number."""
-    return {int(m[1]): p for p in folder.iterdir() if (m := re.fullmatch(r"network-snapshot-(\d+)\.pkl", p.name))}
+    return {int(m[1]): p for p in Path(folder).iterdir() if (m := re.fullmatch(r"network-snapshot-(\d+)\.pkl", p.name))}
