@@ -59,8 +59,9 @@ def test_a_bug_keeps_its_traceback():
     assert not isinstance(caught.value, UserError)
 
 
-def test_signals_reach_all_processes(tmp_path):
-    launch(workers.wait_for_signal, str(tmp_path))
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_signals_reach_all_processes(tmp_path, name):
+    launch(workers.wait_for_signal, str(tmp_path), name)
     assert (tmp_path / "seen-0").exists() and (tmp_path / "seen-1").exists()
 
 

@@ -57,14 +57,14 @@ def crash() -> None:
     time.sleep(60)
 
 
-def wait_for_signal(folder: str) -> None:
+def wait_for_signal(folder: str, name: str) -> None:
     seen = []
-    signal.signal(signal.SIGTERM, lambda number, frame: seen.append(number))
+    signal.signal(signal.Signals[name], lambda number, frame: seen.append(number))
     Path(folder, f"ready-{distributed.rank()}").touch()
     if distributed.is_main():
         while not Path(folder, "ready-1").exists():
             time.sleep(0.01)
-        os.kill(os.getppid(), signal.SIGTERM)
+        os.kill(os.getppid(), signal.Signals[name])
     for _ in range(3000):
         if seen:
             Path(folder, f"seen-{distributed.rank()}").touch()
