@@ -16,8 +16,8 @@ bash complete them, after python run_train.py; --info and --hydra-help tell more
 A run writes OUT/00000-<description>/, the next one OUT/00001-…: the same command again starts a new run, with
 resume_run= it continues the old one, to the bit on one CPU process with as many threads, and what it wrote after its
 last saved state is written again. resume=PATH starts a new run from the weights of a snapshot. SIGTERM, Ctrl-C and
-SIGHUP end a run after the current iteration, with its state saved. A command that its launcher starts again (torchrun after a
-failure, SLURM after preemption) continues its run by itself. docs/scaling.md is about more than one GPU.
+SIGHUP end a run after the current iteration, with its state saved. A command that its launcher starts again (torchrun
+after a failure, SLURM after preemption) continues its run by itself. docs/scaling.md is about more than one GPU.
 """
 
 import sys
