@@ -90,7 +90,10 @@ browser:
 	    echo "There is no apt-get here: install Chromium so that 'chromium' can be called." >&2; exit 1; fi; \
 	if [ $$(id -u) -eq 0 ]; then as_root=; elif command -v sudo >/dev/null; then as_root=sudo; else \
 	    echo "This needs root: apt-get install $(BROWSER_PACKAGES)" >&2; exit 1; fi; \
-	$$as_root apt-get update -q && $$as_root apt-get install -q -y --no-install-recommends $(BROWSER_PACKAGES)
+	apt="$$as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=300"; \
+	$$apt update || echo "The lists of packages could not all be fetched; those that are here are used." >&2; \
+	$$apt install -y --no-install-recommends $(BROWSER_PACKAGES) && command -v chromium >/dev/null || { \
+	    echo "Chromium could not be installed (apt-get says above why); the tests of the viewer need it." >&2; exit 1; }
 
 # Figures are worth something on a machine that does nothing else. BENCH="--only rendering --quick" chooses.
 BENCH ?=

@@ -11,7 +11,8 @@ import os
 import click
 from click.core import ParameterSource
 
-from dnnlib import UserError, parse_int_list, run_cli
+from dnnlib import UserError, nearest_name, parse_int_list, run_cli
+from dnnlib.command_line import FINITE, FRAME_RATE, Command, finite_float
 from renderer.camera_files import read_camera_path
 from renderer.camera_paths import DEFAULT_PROGRAM, FORWARD_PROGRAMS, INVERSE, PROGRAMS
 from renderer.outputs import OUTPUTS, parse_outputs
@@ -36,8 +37,10 @@ def parse_programs(text: str) -> list[str]:
     names = [name.strip() for name in text.split(",")]
     for name in names:
         if name not in PROGRAMS:
-            choice = f"{', '.join(FORWARD_PROGRAMS)}, or <name>{INVERSE}"
-            raise UserError(f"--render_program: there is no program '{name}'; choose from {choice}.")
+            near = nearest_name(name, PROGRAMS)
+            choice = f"choose from {', '.join(FORWARD_PROGRAMS)}, or <name>{INVERSE}."
+            hint = choice if near is None else f"did you mean {near}? --help shows all."
+            raise UserError(f"--render_program: there is no program '{name}'; {hint}")
     return list(dict.fromkeys(names))
 
 
@@ -93,7 +96,7 @@ def check_precision(name: str, device) -> str:
 option = click.option
 
 
-@click.command(context_settings={"max_content_width": 120, "show_default": True})
+@click.command(cls=Command, context_settings={"max_content_width": 120, "show_default": True})
 @option("--outdir", required=True, type=click.Path(file_okay=False), help="Folder for the videos.")
 @option("--network_pkl", required=True, type=click.Path(exists=True), help="A checkpoint, or a run folder.")
 @option("--seeds", metavar="LIST", help="Content seeds, like 1,2,5-8.  [default: 0]")
@@ -109,24 +112,24 @@ option = click.option
     help=f"Of {', '.join(FORWARD_PROGRAMS)}; <name>{INVERSE} goes backwards.",
 )
 @option("--camera_path", type=click.Path(), help="Cameras from a file instead of a program, as the viewer writes it.")
-@option("--truncation_psi", default=1.0, help="Truncation; below 1: closer to the average, less varied.")
+@option("--truncation_psi", default=1.0, type=FINITE, help="Truncation; below 1: closer to the average, less varied.")
 @option("--time_steps", default=16, type=click.IntRange(min=1), help="Moments between start and end.")
 @option("--time_range", default="0:1", metavar="START:END", help="Start and end; training has shown 0 to 1.")
 @option("--n_steps", default=16, type=click.IntRange(min=1), help="Camera steps; each lasts equally long.")
 @option(
     "--fov",
-    type=click.FloatRange(0, 180, min_open=True, max_open=True),
+    type=finite_float(0, 180, above=True, below=True),
     help="Field of view, degrees.  [default: as trained]",
 )
-@option("--relative_range_yaw_scale", default=1.0, help="Extent of the path in yaw; 1: the trained range.")
-@option("--relative_range_pitch_scale", default=1.0, help="Extent of the path in pitch; 1: the trained range.")
+@option("--relative_range_yaw_scale", default=1.0, type=FINITE, help="Extent of the path in yaw; 1: as trained.")
+@option("--relative_range_pitch_scale", default=1.0, type=FINITE, help="Extent of the path in pitch; 1: as trained.")
 @option("--stereo", is_flag=True, help="The pictures of the left and the right eye, side by side.")
-@option("--eye_distance", type=float, help="Of a stereo pair, in scene units.  [default: 0.063]")
+@option("--eye_distance", type=FINITE, help="Of a stereo pair, in scene units.  [default: 0.063]")
 @option("--outputs", default="rgb", metavar="LIST", help=f"Of {', '.join(OUTPUTS)}; a video for each.")
 @option(
     "--enlarge", default=1, type=click.IntRange(1, 64), help="Repeat pixels, to look at the videos of small models."
 )
-@option("--fps", default=8.0, type=click.FloatRange(min=0, min_open=True), help="Frames per second.")
+@option("--fps", default=8.0, type=FRAME_RATE, help="Frames per second.")
 @option("--save_frames", is_flag=True, help="Also write the frames as PNG, in a folder beside each video.")
 @option("--class_idx", type=click.IntRange(min=0), help="Class, for a generator trained with labels.")
 @option("--device", help="cpu, cuda, cuda:1, …  [default: cuda if there is one]")

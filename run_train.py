@@ -26,7 +26,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from dnnlib import UserError, run_cli
+from dnnlib import UserError, print_any_text, run_cli, temporary_folder
 from metrics.registry import METRICS
 
 
@@ -72,6 +72,7 @@ def train(words: Sequence[str], *, job_name: str | None = None, label: str = "")
         job_name: The same whenever this command is started again, and never else; None if it has no name.
         label: Added to the name of a new run's folder.
     """
+    print_any_text()  # jobs of a cluster begin here
     from torch_utils import distributed, launching  # after --help: PyTorch takes its time
     from training.run_folder import launcher_names, words_to_continue
 
@@ -88,6 +89,7 @@ def train(words: Sequence[str], *, job_name: str | None = None, label: str = "")
         if main_process:
             print_dry_run(job)
         return
+    temporary_folder()  # videos and the processes that load data need one: said before anything is made
     timeout = timedelta(minutes=job.options["timeout"])
     if under_torchrun:
         distributed.init(device_type=job.device_type, timeout=timeout)

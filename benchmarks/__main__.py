@@ -8,7 +8,8 @@ import click
 import torch
 
 from benchmarks.sections import SECTIONS, Settings, profiles, summary
-from dnnlib import UserError, atomic_write, run_cli
+from dnnlib import UserError, atomic_write, choices_hint, run_cli
+from dnnlib.command_line import Command
 from torch_utils.host_memory import keep_freed_memory
 from torch_utils.op_report import versions
 
@@ -18,11 +19,11 @@ def chosen(only: str | None) -> list[str]:
     names = only.split(",") if only else list(SECTIONS)
     for name in names:
         if name not in SECTIONS:
-            raise UserError(f"--only: there is no section '{name}'; choose from {', '.join(SECTIONS)}.")
+            raise UserError(f"--only: there is no section '{name}'; {choices_hint(name, SECTIONS)}")
     return [name for name in SECTIONS if name in names]
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option("--only", help=f"Some of {', '.join(SECTIONS)}.")
 @click.option("--quick", is_flag=True, help="The small model, few rounds: whether all runs, not how fast.")
 @click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="Timings; the median counts.")

@@ -23,6 +23,7 @@ import torch
 from PIL import Image
 
 from dnnlib import UserError, atomic_write, run_cli
+from dnnlib.command_line import Command
 from torch_utils.host_memory import keep_freed_memory
 from training.clip_writer import IMAGE_FORMATS
 from training.dataset import VideoPairDataset
@@ -171,7 +172,7 @@ def show(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option("--json", "file", help="Write the figures to this file as well.")
 @click.option("--rounds", type=click.IntRange(min=1), default=10, show_default=True, help="Passes over 16 clips.")
 @click.option("--processes", type=click.IntRange(min=1), default=8, show_default=True, help="Processes to average.")

@@ -20,6 +20,7 @@ from benchmarks.library_routes import time_products
 from benchmarks.products import record_products
 from benchmarks.tables import cell, markdown
 from dnnlib import atomic_write, run_cli
+from dnnlib.command_line import Command
 from metrics.frechet import frechet_distance_of_features
 from metrics.kernel import KernelDistance
 from metrics.networks import make_network
@@ -79,7 +80,7 @@ def show(results: dict[str, dict[str, Any]]) -> str:
     return markdown(columns, rows)
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option("--resolution", default=256, show_default=True, help="Of the clips.")
 @click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="Timings of each.")
 @click.option("--json", "file", type=click.Path(path_type=Path), help="Write the figures here as well.")

@@ -24,7 +24,8 @@ from benchmarks.plots import draw_lines
 from benchmarks.products import multiply_adds
 from benchmarks.tables import markdown
 from benchmarks.work import FULL, QUICK
-from dnnlib import UserError, atomic_write, run_cli
+from dnnlib import UserError, atomic_write, choices_hint, run_cli
+from dnnlib.command_line import Command
 from torch_utils.host_memory import keep_freed_memory
 from training.configuration import compose_options
 
@@ -167,7 +168,7 @@ def plot(axis: Axis, points: Sequence[Point], path: Path) -> None:
     draw_lines(path, lines, x_label=axis.name, y_label="seconds", log_x=True)
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option("--only", help=f"Some of {', '.join(AXES)}.")
 @click.option("--quick", is_flag=True, help="The small model, two values each.")
 @click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True, help="Timings of a point.")
@@ -178,7 +179,7 @@ def main(only: str | None, quick: bool, rounds: int, file: Path | None, plots: P
     names = only.split(",") if only else list(AXES)
     for name in names:
         if name not in AXES:
-            raise UserError(f"--only: there is no axis '{name}'; choose from {', '.join(AXES)}.")
+            raise UserError(f"--only: there is no axis '{name}'; {choices_hint(name, AXES)}")
     keep_freed_memory()
     results: dict[str, Any] = {}
     for name in names:

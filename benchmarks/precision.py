@@ -18,6 +18,7 @@ import click
 import torch
 
 from dnnlib import atomic_write, run_cli
+from dnnlib.command_line import Command, finite_float
 from training.options import plan
 from training.session import build_loop
 
@@ -84,8 +85,14 @@ def show(table: Mapping[str, Mapping[str, float]]) -> str:
     return "\n".join(lines)
 
 
-@click.command()
-@click.option("--kimg", default=0.5, show_default=True, help="Thousands of videos of each training.")
+@click.command(cls=Command)
+@click.option(
+    "--kimg",
+    type=finite_float(0, above=True),
+    default=0.5,
+    show_default=True,
+    help="Thousands of videos of each training.",
+)
 @click.option("--seeds", type=click.IntRange(min=2), default=2, show_default=True, help="Trainings per precision.")
 @click.option("--windows", default=5, show_default=True, help="Points of a curve.")
 @click.option("--json", "file", type=click.Path(path_type=Path), help="Write curves and table here as well.")

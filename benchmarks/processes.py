@@ -17,7 +17,7 @@ def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
 def peak_memory() -> float:
     """Largest resident size of this process so far, in bytes; nan where the system does not tell."""
     try:
-        lines = Path("/proc/self/status").read_text().splitlines()
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     except OSError:
         return float("nan")
     return next((int(line.split()[1]) * 1024.0 for line in lines if line.startswith("VmHWM")), float("nan"))

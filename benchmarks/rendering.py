@@ -25,6 +25,7 @@ from benchmarks.calibration import ORIGINAL_RENDER, Calibration, describe, time_
 from benchmarks.library_routes import time_products
 from benchmarks.tables import cell, markdown
 from dnnlib import atomic_write, run_cli
+from dnnlib.command_line import Command
 from renderer.camera_paths import camera_path
 from renderer.video import VideoWriter, to_uint8
 from torch_utils.host_memory import keep_freed_memory
@@ -179,7 +180,7 @@ def show(result: Mapping[str, Any]) -> str:
     return f"{result['threads']} threads; {describe(result['calibration'])}\n\n{markdown(columns, rows)}"
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option("--precision", "precisions", type=click.Choice(list(PRECISIONS)), multiple=True, default=("float32",))
 @click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="Timings; the median counts.")
 @click.option("--quick", is_flag=True, help="The small model.")

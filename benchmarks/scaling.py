@@ -11,13 +11,15 @@ import dataclasses
 import json
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from dnnlib import atomic_write, run_cli
+from dnnlib import UserError, atomic_write, choices_hint, run_cli
+from dnnlib.command_line import Command
 from torch_utils.host_memory import keep_freed_memory
 from torch_utils.random_stream import RandomStream
 from training.build import build_loss, build_networks
@@ -197,7 +199,29 @@ def show(phases: dict, measured: dict | None, rows: list) -> str:
     return "\n".join(lines)
 
 
-@click.command()
+def parse_rates(changes: Sequence[str]) -> Machine:
+    """The machine that `name=number` words describe.
+
+    Raises:
+        UserError: There is no such rate, or it is no number above zero.
+    """
+    known = {field.name: type(field.default) for field in dataclasses.fields(Machine)}
+    rates = {}
+    for change in changes:
+        name, _, text = (part.strip() for part in change.partition("="))
+        if name not in known:
+            raise UserError(f"--set {change}: there is no rate '{name}'; {choices_hint(name, known)}")
+        try:
+            rates[name] = known[name](text)
+        except ValueError:
+            rates[name] = 0
+        if not 0 < rates[name] < math.inf:
+            kind = "whole number" if known[name] is int else "number"
+            raise UserError(f"--set {change}: write a {kind} above 0, like {name}={known[name](2)}.")
+    return Machine(**rates)
+
+
+@click.command(cls=Command)
 @click.option("--model", default="stylenerf_faceforensics", show_default=True, help="A file of conf/model.")
 @click.option("--videos", default=2, show_default=True, help="Per measured pass.")
 @click.option("--rounds", default=2, show_default=True, help="Passes of every phase; 0: count only.")
@@ -206,8 +230,7 @@ def show(phases: dict, measured: dict | None, rows: list) -> str:
 def main(model: str, videos: int, rounds: int, changes: tuple[str, ...], file: Path | None) -> None:
     """Cost per video and phase, communication, and what follows for many GPUs."""
     options = compose_options(["outdir=.", "data=.", "spec=paper", f"model={model}", "fp32=true"])
-    rates = {name: float(value) for name, value in (change.split("=") for change in changes)}
-    machine = Machine(**{name: int(value) if name == "gpus_per_node" else value for name, value in rates.items()})
+    machine = parse_rates(changes)
     phases = count(options, options["spec"]["mbstd"])
     generator, discriminator, _, _ = build(options, "meta")
     sizes = [sum(p.numel() for p in network.parameters()) for network in (generator, discriminator)]

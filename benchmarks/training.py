@@ -23,6 +23,7 @@ from benchmarks.library_routes import time_products
 from benchmarks.processes import in_fresh_process, peak_memory
 from benchmarks.tables import cell, markdown
 from dnnlib import atomic_write, run_cli
+from dnnlib.command_line import Command
 from torch_utils.host_memory import keep_freed_memory, return_freed_memory
 from training.configuration import compose_options
 
@@ -142,7 +143,7 @@ def show(result: Mapping[str, Any]) -> str:
     return f"{header}\n\n{markdown(columns, rows)}"
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option("--model", default="stylenerf_faceforensics", show_default=True, help="A file of conf/model.")
 @click.option("--resolution", default=256, show_default=True, help="Of the images.")
 @click.option("--batch", default=2, show_default=True, help="Videos per pass.")

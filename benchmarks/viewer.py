@@ -17,6 +17,7 @@ from typing import Any
 import click
 
 from dnnlib import UserError, run_cli
+from dnnlib.command_line import Command, finite_float
 
 BROWSER = [
     "--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking",
@@ -88,10 +89,10 @@ def measure(network_pkl: Path, *, width: int | None, seconds: float, device: str
     }
 
 
-@click.command(context_settings={"max_content_width": 120, "show_default": True})
+@click.command(cls=Command, context_settings={"max_content_width": 120, "show_default": True})
 @click.option("--network_pkl", type=click.Path(exists=True), help="[default: untrained, base configuration]")
 @click.option("--width", type=click.IntRange(min=1), help="Keep this width instead of adapting it.")
-@click.option("--seconds", default=10.0, type=click.FloatRange(min=1), help="How long to drag.")
+@click.option("--seconds", default=10.0, type=finite_float(1), help="How long to drag.")
 @click.option("--device", help="[default: cuda if there is one]")
 def main(network_pkl: str | None, width: int | None, seconds: float, device: str | None) -> None:
     """Measure the viewer's frames per second while the camera is turned."""

@@ -3,21 +3,31 @@
 from dnnlib.util import (
     UserError,
     atomic_write,
+    choices_hint,
+    expand_home,
     explain_file_trouble,
     format_bytes,
     format_time,
+    nearest_name,
     one_line,
     parse_int_list,
+    print_any_text,
     run_cli,
+    temporary_folder,
 )
 
 __all__ = [
     "UserError",
     "atomic_write",
+    "choices_hint",
+    "expand_home",
     "explain_file_trouble",
     "format_bytes",
     "format_time",
+    "nearest_name",
     "one_line",
     "parse_int_list",
+    "print_any_text",
     "run_cli",
+    "temporary_folder",
 ]

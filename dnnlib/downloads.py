@@ -2,22 +2,98 @@
 
 import hashlib
 import os
+import stat
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
-from dnnlib.util import UserError, atomic_write
+from dnnlib.util import UserError, atomic_write, expand_home, home_folder, temporary_folder
 
-__all__ = ["cache_folder", "fetch", "git_blob_id", "sha256_of"]
+__all__ = ["absolute_setting", "cache_folder", "fetch", "git_blob_id", "make_cache_folder", "sha256_of"]
+
+PROGRAM = "video-3d-gan"
+CACHE_VARIABLE = "XDG_CACHE_HOME"
 
 BLOCK = 1 << 20
 TIMEOUT = 30  # seconds without an answer
 
 
 def cache_folder(*parts: str) -> Path:
-    """Where this program keeps what it can make or fetch again: a folder in the user's cache ($XDG_CACHE_HOME)."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(base, "video-3d-gan", *parts)
+    """Where this program keeps what it can make or fetch again; for all of its caches.
+
+    `video-3d-gan` in $XDG_CACHE_HOME, else in ~/.cache. Where there is no home folder, or nothing can be made in it, a
+    folder of this user's among the temporary files, which other users cannot write to.
+
+    Returns:
+        An absolute path; the folder need not exist, and may be one to read from only.
+
+    Raises:
+        UserError: $XDG_CACHE_HOME is not an absolute path; or there is no place for a cache.
+    """
+    base = os.environ.get(CACHE_VARIABLE)
+    if base:
+        return Path(absolute_setting(CACHE_VARIABLE, base), PROGRAM, *parts)
+    home = home_folder()
+    if home is not None and os.path.isdir(home):
+        folder = Path(home, ".cache", PROGRAM)
+        existing = next(path for path in (folder, *folder.parents) if os.path.exists(path))
+        # One that is there is used even where it can only be read: it may have been filled for this purpose.
+        wanted = os.R_OK if existing == folder else os.W_OK
+        if existing.is_dir() and os.access(existing, wanted | os.X_OK):
+            return folder.joinpath(*parts)
+    return _temporary_cache().joinpath(*parts)
+
+
+def absolute_setting(variable: str, value: str) -> str:
+    """The folder that an environment variable names, a leading `~` expanded.
+
+    Raises:
+        UserError: It depends on the working folder, so that there would be another one for each.
+    """
+    path = expand_home(value, name=f"{variable}=")
+    if not os.path.isabs(path):
+        raise UserError(f"{variable}={value} is not an absolute path: name a folder from the root on, like /var/cache.")
+    return path
+
+
+def _temporary_cache() -> Path:
+    """A cache among the temporary files, made, of this user alone: what lies in it will be run."""
+    advice = f"set {CACHE_VARIABLE} to a folder that can be written to"
+    try:
+        folder = Path(temporary_folder(), f"{PROGRAM}-{os.getuid()}")
+        folder.mkdir(mode=0o700, exist_ok=True)
+        status = folder.lstat()
+    except (OSError, UserError) as error:
+        raise UserError(
+            f"There is no place for a cache, neither a home folder nor one for temporary files: {advice}."
+        ) from error
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o022:
+        raise UserError(f"There is no home folder for a cache, and others may have changed {folder}: {advice}.")
+    return folder
+
+
+def make_cache_folder(folder: str | os.PathLike, *, instead: str = "") -> None:
+    """Make a cache folder that is going to be written to.
+
+    Args:
+        instead: What can be done other than setting $XDG_CACHE_HOME, e.g. 'give --cache'.
+
+    Raises:
+        UserError: It cannot be made or written to.
+    """
+    reason = None
+    try:
+        os.makedirs(folder, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            reason = "it cannot be written to"
+    except OSError as error:
+        reason = error.strerror
+    if reason is not None:
+        choice = f"{instead}, or set" if instead else "set"
+        raise UserError(
+            f"Cannot use the cache folder {os.fspath(folder)} ({reason}): {choice} {CACHE_VARIABLE} to a folder that "
+            "can be written to."
+        )
 
 
 def sha256_of(path: str | os.PathLike) -> str:
@@ -51,8 +127,8 @@ def fetch(url: str, path: Path, *, check: Callable[[Path], None]) -> None:
     from tqdm import tqdm
 
     partial = path.with_name(f".{path.name}.{os.getpid()}.download")
+    make_cache_folder(path.parent)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         with urllib.request.urlopen(url, timeout=TIMEOUT) as answer, atomic_write(partial) as file:
             size = int(answer.headers.get("Content-Length") or 0) or None
             with tqdm(total=size, unit="B", unit_scale=True, desc=path.name, disable=None) as bar:

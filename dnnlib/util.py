@@ -1,12 +1,15 @@
 """Errors that are meant for users, files that are never half-written, and small formatting helpers."""
 
 import contextlib
+import difflib
 import errno
+import getpass
 import os
 import re
 import secrets
 import sys
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
 from typing import IO, Any
 
 from dnnlib.processes import Ended, keep_streams, signals_end
@@ -14,15 +17,28 @@ from dnnlib.processes import Ended, keep_streams, signals_end
 __all__ = [
     "UserError",
     "atomic_write",
+    "choices_hint",
+    "expand_home",
     "explain_file_trouble",
     "format_bytes",
     "format_time",
+    "home_folder",
+    "nearest_name",
     "one_line",
     "parse_int_list",
+    "print_any_text",
     "run_cli",
+    "temporary_folder",
 ]
 
 MAX_LIST_LENGTH = 1_000_000  # a mistyped range must not fill the memory
+
+NO_TEMPORARY_FOLDER = (
+    "There is no folder for temporary files that can be written to (tried: $TMPDIR, /tmp, /var/tmp, /usr/tmp and the "
+    "working folder); set TMPDIR to one."
+)
+TORCH_CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
+FEW = 8  # names that a message can hold
 
 
 class UserError(ValueError):
@@ -44,7 +60,8 @@ def atomic_write(path: str | os.PathLike, mode: str = "wb", *, encoding: str | N
     Args:
         path: The file to write; its folder must exist.
         mode: 'wb' or 'w'.
-        encoding: Of a text file; default UTF-8.
+        encoding: Of a text file; default UTF-8. What it does not know (half a character in a file's name, say) is
+            written as an escape like \\udce9, which is right in JSON.
 
     Raises:
         UserError: The folder is missing or may not be written to, or the disk is full; names `path`.
@@ -54,7 +71,7 @@ def atomic_write(path: str | os.PathLike, mode: str = "wb", *, encoding: str | N
     path = os.path.abspath(os.fspath(path))
     folder, name = os.path.split(path)
     temporary = os.path.join(folder, f".{name[:200]}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
-    text = {} if mode == "wb" else {"encoding": encoding or "utf-8", "newline": "\n"}
+    text = {} if mode == "wb" else {"encoding": encoding or "utf-8", "errors": "backslashreplace", "newline": "\n"}
     try:
         # Unlike tempfile's, this file gets the permissions that the user's umask asks for.
         with open(temporary, mode.replace("w", "x"), **text) as file:
@@ -85,6 +102,52 @@ def explain_file_trouble(path: str | os.PathLike) -> Iterator[None]:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         advice = "free some space" if full else "check that the folder exists and may be written to"
         raise UserError(f"Cannot write {os.fspath(path)}: {error.strerror or error}; {advice}.") from error
+
+
+def home_folder() -> str | None:
+    """The user's home, an absolute path: $HOME, or what the system's list of users says; None where neither knows.
+
+    A user need not be on that list: containers may run under any number.
+    """
+    home = os.environ.get("HOME", "")
+    if not os.path.isabs(home):  # os.path.expanduser would make paths in the working folder of an empty one
+        try:
+            import pwd
+
+            home = pwd.getpwuid(os.getuid()).pw_dir
+        except (ImportError, KeyError):
+            return None
+    return home if os.path.isabs(home) else None
+
+
+def expand_home(path: str | os.PathLike, *, name: str) -> str:
+    """The path with a leading `~` or `~user` replaced by the home folder.
+
+    Args:
+        name: What the error message calls it, e.g. 'outdir='.
+
+    Raises:
+        UserError: It is in the home folder, and there is none.
+    """
+    path = os.fspath(path)
+    if not re.match(r"~(/|$)", path):
+        return os.path.expanduser(path)
+    home = home_folder()
+    if home is None:
+        raise UserError(f"{name}{path}: this user has no home folder (HOME is not set); write the whole path.")
+    return home.rstrip("/") + path[1:] or "/"
+
+
+def temporary_folder() -> str:
+    """The system's folder for temporary files.
+
+    Raises:
+        UserError: None of those that are usual can be written to.
+    """
+    try:
+        return tempfile.gettempdir()
+    except FileNotFoundError as error:
+        raise UserError(NO_TEMPORARY_FOLDER) from error
 
 
 def _sync_folder(folder: str) -> None:
@@ -172,8 +235,49 @@ def parse_int_list(text: str, *, name: str = "list") -> list[int]:
     return numbers
 
 
+def nearest_name(name: str, known: Iterable[str]) -> str | None:
+    """The known name that was probably meant, or None: case, dashes and underscores make no difference.
+
+    A name that differs little, else the first that holds the given one as a part.
+    """
+    plain = {}
+    for other in known:
+        plain.setdefault(_plain(other), other)
+    near = difflib.get_close_matches(_plain(name), plain, n=1)
+    near = near or [other for other in plain if len(_plain(name)) >= 3 and _plain(name) in other]
+    return plain[near[0]] if near else None
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("_", "-").strip("-")
+
+
+def choices_hint(name: str, known: Iterable[str], *, everything: str = "") -> str:
+    """The end of a message about a name that there is not: the nearest one, and all of them if they are few.
+
+    Args:
+        known: Names that there are.
+        everything: Says where all can be seen, for where they are many.
+    """
+    known = list(known)
+    near = nearest_name(name, known)
+    if len(known) <= FEW:
+        return f"choose from {', '.join(known)}." + ("" if near is None else f" Did you mean {near}?")
+    everything = everything or f"choose from {', '.join(known)}."
+    return everything if near is None else f"did you mean {near}? {everything}"
+
+
 # ----------------------------------------------------------------------------------------------------------------------
 # Scripts
+
+
+def print_any_text() -> None:
+    r"""Let this process print what its output's encoding does not know: as \xd7, not with an error."""
+    for stream in (sys.stdout, sys.stderr):
+        # Not a text file: closed, or somebody has put something else there.
+        if hasattr(stream, "reconfigure") and stream.errors in ("strict", "surrogateescape"):
+            with contextlib.suppress(ValueError, OSError):
+                stream.reconfigure(errors="backslashreplace")
 
 
 def run_cli(main: Callable[[], object]) -> None:
@@ -186,8 +290,10 @@ def run_cli(main: Callable[[], object]) -> None:
     import click  # here, so that the library does not depend on it
 
     keep_streams()
+    print_any_text()
     try:
         with signals_end():
+            _give_torch_a_cache()
             main()
     except UserError as error:
         _leave(f"error: {one_line(error)}", 2)
@@ -197,7 +303,34 @@ def run_cli(main: Callable[[], object]) -> None:
         _leave("interrupted", 130)
     except Ended as error:
         _leave(f"ended by {error}", 128 + error.number)
+    except FileNotFoundError as error:
+        if "No usable temporary directory" not in str(error):  # a library has looked for one
+            raise
+        _leave(f"error: {one_line(NO_TEMPORARY_FOLDER)}", 2)
     sys.exit(0)
+
+
+def _give_torch_a_cache() -> None:
+    """Name PyTorch's compiler a cache folder where it would fail to: it asks for the user's name, and for /tmp.
+
+    It does so when it is imported, which some operations of PyTorch do, and makes the folder.
+
+    Raises:
+        UserError: There is no place for a cache either.
+    """
+    if os.environ.get(TORCH_CACHE_VARIABLE):
+        return
+    try:
+        folder = tempfile.gettempdir()
+    except FileNotFoundError:
+        from dnnlib.downloads import cache_folder
+
+        os.environ[TORCH_CACHE_VARIABLE] = str(cache_folder("inductor"))
+        return
+    try:
+        getpass.getuser()
+    except (KeyError, OSError, ImportError):  # newer versions of PyTorch do the same
+        os.environ[TORCH_CACHE_VARIABLE] = os.path.join(folder, f"torchinductor_uid_{os.getuid()}")
 
 
 def _leave(message: str, code: int) -> None:

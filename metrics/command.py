@@ -15,6 +15,7 @@ import click
 from click.core import ParameterSource
 
 from dnnlib import UserError
+from dnnlib.command_line import Command
 from metrics.registry import METRICS, find_metric
 
 # PyTorch and the networks are imported where they are used: --help and mistakes in the arguments answer at once.
@@ -64,7 +65,7 @@ option = click.option
 COUNT = click.IntRange(min=1)
 
 
-@click.command(context_settings={"max_content_width": 120, "show_default": True})
+@click.command(cls=Command, context_settings={"max_content_width": 120, "show_default": True})
 @option("--metrics", "names", default=SHORT, metavar="LIST", help="Names with commas between.")
 @option("--real", type=click.Path(), help="Real videos: folder or zip of folders of frames, as for training.")
 @option("--fake", required=True, type=click.Path(), help="Snapshot, run folder, or folder of generated videos.")

@@ -9,7 +9,7 @@ import dataclasses
 import os
 from pathlib import Path
 
-from dnnlib import UserError
+from dnnlib import UserError, expand_home
 from dnnlib.downloads import cache_folder, fetch, git_blob_id, sha256_of
 
 __all__ = ["DETECTORS", "Detector", "DetectorFile", "find_detector"]
@@ -110,7 +110,7 @@ def find_detector(
     """
     detector = DETECTORS[name]
     if path is not None:
-        path = Path(path).expanduser()
+        path = Path(expand_home(path, name=f"detector {name}="))
         if not path.is_file():
             raise UserError(f"detector {name}={path}: there is no such file.")
         return _identified(name, path)
@@ -118,12 +118,12 @@ def find_detector(
     cached = folder / detector.file
     if detector.git_blob is None:
         raise UserError(_missing(name, cached))
-    if not cached.is_file() and download and detector.download is not None:
+    if not os.path.isfile(cached) and download and detector.download is not None:
         try:
             fetch(detector.download, cached, check=lambda partial: _require_known(name, partial, detector.download))
         except UserError as error:
             raise UserError(f"{_missing(name, cached)} ({error})") from error
-    if not cached.is_file():
+    if not os.path.isfile(cached):
         raise UserError(_missing(name, cached))
     _require_known(name, cached, str(cached))
     return _identified(name, cached)

@@ -21,7 +21,8 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from dnnlib import UserError
+from dnnlib import UserError, temporary_folder
+from dnnlib.downloads import make_cache_folder
 from metrics.detectors import DetectorFile
 from metrics.features import Samples, compute_features, open_features
 from metrics.measures import MEASURES, VIEWS
@@ -85,7 +86,7 @@ class Evaluator:
         self._cache = None if cache is None else Path(cache)
         self._batch_size, self._replicates, self._progress = batch_size, replicates, progress
         self._known: dict[str, tuple[np.ndarray | None, Samples]] = {}  # what was worked out already
-        folder = tempfile.mkdtemp(prefix="features-") if distributed.is_main() else None
+        folder = tempfile.mkdtemp(prefix="features-", dir=temporary_folder()) if distributed.is_main() else None
         self._folder = Path(distributed.broadcast_object(folder))
         if distributed.is_main():
             weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
@@ -177,11 +178,10 @@ class Evaluator:
         if content is None:
             return self._folder / f"{len(self._known)}.npy"
         key = hashlib.sha256(json.dumps([content, what], sort_keys=True).encode()).hexdigest()[:24]
-        try:
-            self._cache.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"Cannot make the cache folder {self._cache}: {error.strerror}.") from error
-        return self._cache / f"real-{re.sub(r'[^a-z0-9_]+.*', '', network.key)}-{key}.npy"
+        path = self._cache / f"real-{re.sub(r'[^a-z0-9_]+.*', '', network.key)}-{key}.npy"
+        if not os.path.exists(path):  # said before the features are computed, which takes long
+            make_cache_folder(self._cache, instead="name another one (--cache, in training cache_metrics_dir=)")
+        return path
 
 
 def _holds(path: Path, count: int) -> bool:

@@ -7,7 +7,7 @@ are for following a training on any machine; their values have nothing to do wit
 
 import dataclasses
 
-from dnnlib import UserError
+from dnnlib import UserError, choices_hint
 
 __all__ = ["METRICS", "Metric", "find_metric"]
 
@@ -134,5 +134,6 @@ def find_metric(name: str) -> Metric:
         UserError: There is none.
     """
     if name not in METRICS:
-        raise UserError(f"metrics: there is no metric '{name}'; choose from {', '.join(METRICS)}.")
+        hint = choices_hint(name, METRICS, everything="python -m metrics --list shows all.")
+        raise UserError(f"metrics: there is no metric '{name}'; {hint}")
     return METRICS[name]

@@ -31,7 +31,7 @@ def append_row(folder: str | os.PathLike, row: Mapping[str, Any]) -> Path:
             if file.seek(0, os.SEEK_END) > 0:
                 file.seek(-1, os.SEEK_END)
                 line = line if file.read(1) == b"\n" else "\n" + line
-            file.write(line.encode())
+            file.write(line.encode(errors="backslashreplace"))  # half a character in a name: as JSON has it
     except OSError as error:
         raise UserError(f"Cannot write {path}: {error.strerror}.") from error
     return path

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from dnnlib import UserError, one_line, run_cli
+from dnnlib.command_line import Command
 from renderer.depth_frames import SCALE_FILE, DepthScale, read_depth_png
 from renderer.outputs import displayed
 from renderer.video import image_grid, save_png
@@ -65,7 +66,7 @@ def _read_depth(path: str) -> torch.Tensor:
     return displayed("depth", depth[None], size=tuple(depth.shape), near=near, far=far)
 
 
-@click.command(context_settings={"max_content_width": 120, "show_default": True})
+@click.command(cls=Command, context_settings={"max_content_width": 120, "show_default": True})
 @click.argument("sheet", type=click.Path(dir_okay=False))
 @click.argument("folders", nargs=-1, required=True, type=click.Path())
 @click.option("--columns", default=8, type=click.IntRange(min=1), help="Frames of each video, evenly spread.")

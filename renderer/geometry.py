@@ -14,6 +14,7 @@ import click
 from click.core import ParameterSource
 
 from dnnlib import UserError, atomic_write, parse_int_list, run_cli
+from dnnlib.command_line import FINITE, FRAME_RATE, Command, finite_float
 from training.data_folders import frames_nearby, keep_apart, trained_on
 from training.rendering_choices import pair_seeds, pick_device
 
@@ -43,7 +44,7 @@ def parse_times(times: str, time_steps: int | None) -> list[float]:
 option = click.option
 
 
-@click.command(context_settings={"max_content_width": 120, "show_default": True})
+@click.command(cls=Command, context_settings={"max_content_width": 120, "show_default": True})
 @option("--outdir", required=True, type=click.Path(file_okay=False), help="Folder for the meshes.")
 @option("--network_pkl", required=True, type=click.Path(exists=True), help="A checkpoint, or a run folder.")
 @option("--seeds", default="0", metavar="LIST", help="Content seeds, like 1,2,5-8.")
@@ -54,20 +55,20 @@ option = click.option
 @option("--time_steps", type=click.IntRange(1, MAX_MOMENTS), help="So many moments from 0 to 1 instead of --times.")
 @option("--format", "suffix", default="glb", type=click.Choice(["glb", "ply"]), help="Of the files.")
 @option("--sequence", is_flag=True, help="One animated GLB per video instead of a file per moment.")
-@option("--fps", default=8.0, type=click.FloatRange(min=0, min_open=True), help="Moments per second of a sequence.")
+@option("--fps", default=8.0, type=FRAME_RATE, help="Moments per second of a sequence.")
 @option("--resolution", default=128, type=click.IntRange(8, LARGEST), help="Grid cells along the longest side.")
 @option(
     "--level",
-    type=click.FloatRange(min=0, min_open=True),
+    type=finite_float(0, above=True),
     help="Density at the surface.  [default: the one whose outline agrees with the rendered opacity]",
 )
 @option(
     "--min_piece",
     default=0.02,
-    type=click.FloatRange(0, 1),
+    type=finite_float(0, 1),
     help="Remove pieces with less than this share of the largest one's area; 0 keeps all.",
 )
-@option("--truncation_psi", default=1.0, help="Truncation; below 1: closer to the average, less varied.")
+@option("--truncation_psi", default=1.0, type=FINITE, help="Truncation; below 1: closer to the average, less varied.")
 @option("--class_idx", type=click.IntRange(min=0), help="Class, for a generator trained with labels.")
 @option("--device", help="cpu, cuda, cuda:1, …  [default: cuda if there is one]")
 @option("--chunk", default=1 << 16, type=click.IntRange(min=1), help="Points evaluated at a time; less saves memory.")

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from dnnlib import UserError
+from dnnlib import UserError, choices_hint
 
 if TYPE_CHECKING:
     import torch
@@ -46,7 +46,7 @@ def parse_outputs(text: str) -> list[str]:
     names = [name.strip() for name in text.split(",")]
     for name in names:
         if name not in OUTPUTS:
-            raise UserError(f"--outputs: there is no output '{name}'; choose from {', '.join(OUTPUTS)}.")
+            raise UserError(f"--outputs: there is no output '{name}'; {choices_hint(name, OUTPUTS)}")
     return list(dict.fromkeys(names))
 
 

@@ -16,7 +16,7 @@ import tempfile
 import torch
 from PIL import Image
 
-from dnnlib import UserError, atomic_write, one_line
+from dnnlib import UserError, atomic_write, one_line, temporary_folder
 
 __all__ = [
     "VideoWriter", "check_video_size", "image_grid", "make_frames_dir", "remove_frames", "save_png", "to_uint8",
@@ -198,7 +198,7 @@ class VideoWriter:
         if not os.path.isdir(os.path.dirname(self.path)):
             raise UserError(f"Cannot write {self.path}: its folder does not exist.")
         # A file, because nobody would read a pipe while frames are written. It lives as long as the encoder.
-        self._messages = tempfile.TemporaryFile()  # noqa: SIM115
+        self._messages = tempfile.TemporaryFile(dir=temporary_folder())  # noqa: SIM115
         try:
             self._encoder = subprocess.Popen(
                 command,

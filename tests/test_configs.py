@@ -261,6 +261,29 @@ def test_words_that_are_no_options(word, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "word, message",
+    [
+        ("model.discriminator.channel_max=nan", "model.discriminator.channel_max must be a finite number, got nan."),
+        ("model.generator.camera.radius=inf", "model.generator.camera.radius must be a finite number, got inf."),
+        ("model.generator.camera.yaw=[0,1e999]", "model.generator.camera.yaw[1] must be a finite number, got inf."),
+        ("+model.generator.upsampler.surprise=nan", "surprise must be a finite number, got nan."),
+        ("spec.lrate=nan", "spec.lrate must be a number above 0, got nan."),
+        ("spec.betas=[0,nan]", "spec.betas must be two numbers"),
+        ("kimg=inf", "kimg must be a number above 0, got inf."),
+        ("timeout=1e300", "timeout must be a number above 0 and at most 1000000, got 1e+300."),
+    ],
+)
+def test_numbers_are_finite(word, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        check_values(options(word))
+
+
+def test_the_nearest_model_is_suggested():
+    with pytest.raises(UserError, match="conf/model; choose from .*stylenerf_taichi. Did you mean stylenerf_small.$"):
+        options("model=stylenerf_smal")
+
+
 def test_continuing_keeps_the_options_of_the_run():
     stored = options("spec=paper", "kimg=7", "seed=3", "workers=2")
     assert continued_options(stored, ["resume_run=0"]) == dict(stored, resume_run="0")

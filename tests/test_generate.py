@@ -222,7 +222,7 @@ def test_a_real_network_from_a_run_folder(tmp_path):
         (3, ["--class_idx", "3"], "needs the number of a class, 0 to 2"),
         (0, ["--seeds", "4294967296"], "The seed must lie between"),
         (0, ["--render_program", "front_zoom", "--fov", "170"], "field of view must stay between"),
-        (0, ["--relative_range_yaw_scale", "nan"], "yaw_scale must be a finite number"),
+        (0, ["--relative_range_yaw_scale", "nan"], "yaw_scale': nan is not a finite number"),
         (0, ["--device", "nonsense"], "--device: 'nonsense' cannot be used here"),
     ],
 )

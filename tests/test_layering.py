@@ -124,6 +124,33 @@ def test_no_paths_of_one_machine():
     assert {name: matches for name, matches in found.items() if matches} == {}
 
 
+def texts_without_encoding(source: str) -> list[int]:
+    """Lines on which a text file is opened, or a program's output read, in whatever encoding the system has."""
+    lines = []
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Call):
+            continue
+        given = {keyword.arg: keyword.value for keyword in node.keywords}
+        name = getattr(node.func, "id", getattr(node.func, "attr", ""))
+        opens = isinstance(node.func, ast.Name) and name == "open"
+        mode = given.get("mode") or (node.args[1] if opens and len(node.args) > 1 else None)
+        binary = isinstance(mode, ast.Constant) and "b" in str(mode.value)
+        wanting = (opens and not binary) or (
+            name in ("read_text", "write_text") and isinstance(node.func, ast.Attribute)
+        )
+        if None in given:  # **options
+            continue
+        if (wanting or "text" in given and name in ("run", "Popen", "check_output")) and "encoding" not in given:
+            lines.append(node.lineno)
+    return lines
+
+
+def test_text_files_name_their_encoding():
+    files = [path for path in project_files() if path.suffix == ".py" and "tests" not in path.relative_to(ROOT).parts]
+    found = {str(path.relative_to(ROOT)): texts_without_encoding(path.read_text(encoding="utf-8")) for path in files}
+    assert {name: lines for name, lines in found.items() if lines} == {}
+
+
 # The checks themselves must be able to fail.
 
 
@@ -191,3 +218,22 @@ def test_public_torch_passes():
 def test_machine_paths_are_found():
     assert MACHINE_PATH.search("open('/" + "work/x')") and MACHINE_PATH.search("../shared/" + "goldens/a.npz")
     assert not MACHINE_PATH.search("a/work/x or a shared/weights")
+
+
+@pytest.mark.parametrize(
+    "source, found",
+    [
+        ("open(path)", [1]),
+        ("open(path, 'a')", [1]),
+        ("path.read_text()", [1]),
+        ("path.write_text(x)", [1]),
+        ("subprocess.run(x, text=True)", [1]),
+        ("open(path, 'rb')", []),
+        ("open(path, 'x', encoding='utf-8')", []),
+        ("path.read_text(encoding='utf-8')", []),
+        ("archive.open(member)", []),
+        ("os.open(path, os.O_RDONLY)", []),
+    ],
+)
+def test_texts_without_encoding_are_found(source, found):
+    assert texts_without_encoding(source) == found

@@ -241,6 +241,25 @@ def test_dry_run(tmp_path, data, monkeypatch, capsys):
     assert re.search(r"peak +\d+\.\d [KM]iB", text)
 
 
+def test_a_dry_run_in_any_surroundings(tmp_path, data):
+    """Output in ASCII, and variables that another launcher has left."""
+    left = {"PYTHONIOENCODING": "ascii", "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "3", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(ROOT / "run_train.py"), f"outdir={tmp_path / 'runs'}", f"data={data}", *WORDS]
+    done = subprocess.run([*command, "dry_run=true"], capture_output=True, env={**os.environ, **left}, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert b"device     1 \\xd7 cpu\n" in done.stdout
+
+
+def test_without_a_temporary_folder_nothing_is_made(tmp_path, data, monkeypatch, capsys):
+    monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.setattr("tempfile._candidate_tempdir_list", lambda: ["/nonexistent"])
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
+    assert call(monkeypatch, f"outdir={tmp_path / 'runs'}", f"data={data}", *WORDS) == 2
+    assert "error: There is no folder for temporary files" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
 def test_fewer_devices_share_what_they_can(tmp_path, data, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     words = [f"outdir={tmp_path / 'runs'}", f"data={data}", *WORDS, "device=cuda", "spec.mb=16", "gpus=4"]

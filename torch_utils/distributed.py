@@ -49,6 +49,11 @@ TIMEOUT = timedelta(minutes=10)  # of an exchange
 # Writing videos and evaluating happen on one process while the others wait; that may take long.
 PATIENCE = timedelta(hours=4)
 
+MEETING_POINT = ("MASTER_ADDR", "MASTER_PORT")
+LEFT_OVER = (
+    "Start several processes with torchrun; for one, `unset RANK WORLD_SIZE LOCAL_RANK MASTER_ADDR MASTER_PORT`."
+)
+
 # How the libraries that carry the exchanges say that the other side is gone.
 LOST = re.compile(r"clos(ed|ing) (by|the) |connection|broken pipe|reset by peer|tim(ed|e) ?out|remote process", re.I)
 
@@ -79,19 +84,49 @@ def is_main() -> bool:
 
 def local_rank() -> int:
     """Which of this machine's devices belongs to this process."""
-    return int(os.environ.get("LOCAL_RANK", rank()))
+    if not dist.is_initialized():  # what the environment says is left from something else
+        return 0
+    number = _environment_number("LOCAL_RANK")
+    return rank() if number is None else number
 
 
 def environment_rank() -> int:
     """The rank that torchrun gave this process; 0 without torchrun. Known before the group is joined."""
-    return int(os.environ.get("RANK", 0))
+    return 0 if torchrun_world_size() is None else _environment_number("RANK")
 
 
 def torchrun_world_size() -> int | None:
-    """The number of processes if this one was started by torchrun (or anything else that sets its variables)."""
-    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+    """The number of processes if this one was started by torchrun (or anything else that sets its variables).
+
+    Some of the variables without the others are left from something else and mean nothing; unless they say that there
+    are other processes.
+
+    Raises:
+        UserError: The variables make no group.
+    """
+    rank, size = _environment_number("RANK"), _environment_number("WORLD_SIZE")
+    if rank is None or size is None:
         return None
-    return int(os.environ["WORLD_SIZE"])
+    missing = [name for name in MEETING_POINT if not os.environ.get(name)]
+    if missing and (rank, size) == (0, 1):
+        return None
+    if not rank < size:
+        raise UserError(f"RANK={rank} and WORLD_SIZE={size} in the environment make no sense. {LEFT_OVER}")
+    if missing:
+        raise UserError(f"RANK and WORLD_SIZE are in the environment, {' and '.join(missing)} not. {LEFT_OVER}")
+    port = _environment_number("MASTER_PORT")
+    if not 0 < port < 1 << 16:
+        raise UserError(f"MASTER_PORT={port} in the environment is not a port, 1 to 65535. {LEFT_OVER}")
+    return size
+
+
+def _environment_number(name: str) -> int | None:
+    text = os.environ.get(name)
+    if not text:
+        return None
+    if not re.fullmatch("[0-9]{1,9}", text):
+        raise UserError(f"{name}={text} in the environment is not a number. {LEFT_OVER}")
+    return int(text)
 
 
 def init(
@@ -114,7 +149,7 @@ def init(
         PeerLost: The others did not come in time.
     """
     if rank is None:
-        rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        rank, world_size = environment_rank(), torchrun_world_size()
     backend = "cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo"
     with _exchange():
         store, _, _ = next(rendezvous(init_method, rank, world_size, timeout=timeout))

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from dnnlib import UserError
+from dnnlib import UserError, print_any_text, temporary_folder
 from dnnlib.processes import keep_streams
 from torch_utils import distributed
 
@@ -59,7 +59,7 @@ def launch(
         KeyboardInterrupt: Ctrl-C, and the workers did not make an orderly end of it.
     """
     context = multiprocessing.get_context("spawn")
-    with tempfile.TemporaryDirectory(prefix="process-group-") as folder:
+    with tempfile.TemporaryDirectory(prefix="process-group-", dir=temporary_folder()) as folder:
         group = [
             context.Process(
                 target=_worker,
@@ -143,6 +143,7 @@ def _worker(
 ) -> None:
     keep_streams()
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    print_any_text()
     os.environ["LOCAL_RANK"] = str(index)
     if device_type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, cores() // processes))

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from dnnlib.downloads import cache_folder
+from dnnlib.downloads import absolute_setting, cache_folder
 from torch_utils.native_recipes import BuildError, Recipe, ninja_command
 
 __all__ = ["build", "library_folder", "library_path"]
@@ -26,9 +26,13 @@ CACHE_VARIABLE = "VIDEO3D_OPS_CACHE"
 
 
 def library_folder() -> Path:
-    """$VIDEO3D_OPS_CACHE, or `video-3d-gan/ops` in the user's cache folder."""
+    """$VIDEO3D_OPS_CACHE, or `ops` in the user's cache folder.
+
+    Raises:
+        UserError: See `dnnlib.downloads.cache_folder`.
+    """
     chosen = os.environ.get(CACHE_VARIABLE)
-    return Path(chosen) if chosen else cache_folder("ops")
+    return Path(absolute_setting(CACHE_VARIABLE, chosen)) if chosen else cache_folder("ops")
 
 
 def library_path(label: str, recipe: Recipe) -> Path:
@@ -69,7 +73,10 @@ def build(label: str, recipe: Recipe) -> Path:
     except (OSError, RuntimeError) as error:
         if isinstance(error, BuildError):
             raise
-        raise BuildError(f"the build cache cannot be used ({error}); ${CACHE_VARIABLE} can name another") from error
+        raise BuildError(
+            f"the build cache cannot be used ({error}); XDG_CACHE_HOME (for the operators alone, {CACHE_VARIABLE}) can "
+            "name a folder that can be written to"
+        ) from error
 
 
 def _build_in_place(cache: Path, name: str, recipe: Recipe, log: Path) -> None:
@@ -80,19 +87,20 @@ def _build_in_place(cache: Path, name: str, recipe: Recipe, log: Path) -> None:
     for left in cache.glob(f"{name}.*.tmp"):  # by a builder that was killed, whose compiler may still be at work in it
         shutil.rmtree(left, ignore_errors=True)
     temporary = Path(tempfile.mkdtemp(prefix=f"{name}.", suffix=".tmp", dir=cache))
-    (temporary / "build.ninja").write_text(_ninja_file(recipe))
-    environment = {**os.environ, "LC_ALL": "C"}
+    (temporary / "build.ninja").write_bytes(os.fsencode(_ninja_file(recipe)))
+    # The compiler's temporary files lie beside its results: there may be no other folder that it can write to.
+    environment = {**os.environ, "LC_ALL": "C", "TMPDIR": str(temporary)}
     result = subprocess.run(
         [ninja, "-v", "-C", str(temporary)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
+        encoding="utf-8",
         errors="replace",
         env=environment,
     )
     if result.returncode != 0:
-        log.write_text(result.stdout)
+        log.write_text(result.stdout, encoding="utf-8")
         shutil.rmtree(temporary, ignore_errors=True)
         return
     log.unlink(missing_ok=True)
@@ -123,7 +131,7 @@ def _ninja_path(path: Path) -> str:
 
 def _first_error(log: Path) -> str:
     """The line of a compiler's output that says most, without the folders of the file's path."""
-    lines = [line.strip() for line in log.read_text().splitlines() if line.strip()]
+    lines = [line.strip() for line in log.read_text(encoding="utf-8").splitlines() if line.strip()]
     said = next((line for line in lines if re.search(r"\b(fatal )?error\b\s*(#\d+)?:|: error|undefined", line)), None)
     said = said or next((line for line in lines if not line.startswith(("ninja:", "[", "FAILED"))), "unknown error")
     return re.sub(r"^/\S*/", "", said)
@@ -139,6 +147,6 @@ def _is_newer(path: Path, moment: float) -> bool:
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Hold an exclusive lock, which the system releases when this process ends, however it ends."""
-    with open(path, "a") as file:
+    with open(path, "ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

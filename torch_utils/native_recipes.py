@@ -61,7 +61,7 @@ def _with_own_headers(source: Path) -> list[Path]:
     """A source and the headers beside it that it includes by `#include "..."`, directly or not."""
     found, i = [source], 0
     while i < len(found):
-        for name in re.findall(r'^\s*#\s*include\s+"([^"]+)"', found[i].read_text(), re.MULTILINE):
+        for name in re.findall(r'^\s*#\s*include\s+"([^"]+)"', found[i].read_text(encoding="utf-8"), re.MULTILINE):
             path = found[i].parent / name
             if path.is_file() and path not in found:
                 found.append(path)
@@ -103,7 +103,7 @@ def ninja_command() -> str | None:
 
 def _output(command: tuple[str, ...]) -> str:
     """What a command prints; '' if it fails."""
-    result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", errors="replace")
     return result.stdout if result.returncode == 0 else ""
 
 

@@ -12,14 +12,15 @@ import click
 import torch
 from tqdm import tqdm
 
-from dnnlib import UserError, atomic_write
+from dnnlib import UserError, atomic_write, choices_hint
+from dnnlib.command_line import Command
 from torch_utils import custom_ops, native_build, native_recipes, op_timings
 from torch_utils.host_memory import keep_freed_memory
 
 __all__ = ["command", "versions"]
 
 
-@click.command(help="Build all native operators; print versions, and times beside those of plain PyTorch.")
+@click.command(cls=Command, help="Build all native operators; print versions, and times beside those of plain PyTorch.")
 @click.option("--build-only", is_flag=True, help="No timings.")
 @click.option("--op", "operators", multiple=True, help="Time only this operator (can be repeated).")
 @click.option("--json", "json_file", metavar="FILE", help="Also write versions and timings to a file.")
@@ -27,7 +28,7 @@ def command(build_only: bool, operators: tuple[str, ...], json_file: str | None)
     known = sorted({case.operator for case in op_timings.cases()})
     for name in operators:
         if name not in known:
-            raise UserError(f"--op: there are no timings of '{name}'; choose among {', '.join(known)}.")
+            raise UserError(f"--op: there are no timings of '{name}'; {choices_hint(name, known)}")
     facts = versions()
     for key, value in facts.items():
         print(f"{key:12} {value}")
@@ -67,7 +68,7 @@ def _processor() -> str:
     """Its name, and the vector instructions that PyTorch uses."""
     name = platform.processor() or platform.machine()
     try:
-        with open("/proc/cpuinfo") as file:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
             name = next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), name)
     except OSError:
         pass

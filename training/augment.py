@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
+from dnnlib import choices_hint
 from training import augment_geometry as geometry
 from training import augment_pixels as pixels
 
@@ -81,12 +82,12 @@ class AdaAugment(nn.Module):
         super().__init__()
         if isinstance(pipeline, str):
             if pipeline not in PIPELINES:
-                raise ValueError(f"unknown augmentation pipeline {pipeline!r}; choose one of {', '.join(PIPELINES)}")
+                raise ValueError(f"unknown augmentation pipeline {pipeline!r}; {choices_hint(pipeline, PIPELINES)}")
             self.multipliers = dict.fromkeys(PIPELINES[pipeline], 1.0)
         else:
             for name in pipeline:
                 if name not in OPERATIONS:
-                    raise ValueError(f"unknown augmentation {name!r}; choose of {', '.join(OPERATIONS)}")
+                    raise ValueError(f"unknown augmentation {name!r}; {choices_hint(name, OPERATIONS)}")
             self.multipliers = {name: float(value) for name, value in pipeline.items() if value > 0}
         if len(imgfilter_bands) != len(pixels.BAND_POWER):
             raise ValueError(f"imgfilter_bands needs {len(pixels.BAND_POWER)} numbers, not {list(imgfilter_bands)}")

@@ -18,7 +18,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from dnnlib import UserError, one_line
+from dnnlib import UserError, choices_hint, one_line
 
 __all__ = [
     "CONFIG_DIR", "GROUPS", "compose_options", "continued_options", "hydra_word", "plain_word", "split_word",
@@ -175,7 +175,7 @@ def hydra_word(word: str, *, sweep: bool = False) -> str:
     if key in GROUPS and not sweep:
         choices = sorted(path.stem for path in (CONFIG_DIR / key).glob("[!_]*.yaml"))
         if value not in choices:
-            raise UserError(f"There is no {key} '{value}' in conf/{key}; choose from {', '.join(choices)}.")
+            raise UserError(f"There is no {key} '{value}' in conf/{key}; {choices_hint(value, choices)}")
     if key in TEXTS and not (sweep and re.fullmatch(r"choice\(.+\)", value, re.DOTALL)):
         text = text_value(value)
         if text is None:

@@ -17,6 +17,7 @@ import click
 from click.core import ParameterSource
 
 from dnnlib import UserError, run_cli
+from dnnlib.command_line import Command, finite_float
 from training.clip_writer import IMAGE_FORMATS
 from training.crops import Crop, parse_rectangle, read_boxes
 from training.data_folders import is_inside
@@ -38,10 +39,10 @@ PRESETS = {
 
 
 COUNT = click.IntRange(min=1)
-POSITIVE = click.FloatRange(min=0, min_open=True)
+POSITIVE = finite_float(0, above=True)
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("source", required=False)
 @click.argument("out", required=False)
 @click.option("--preset", type=click.Choice(list(PRESETS)), help="Defaults for a published dataset.")
@@ -56,7 +57,7 @@ POSITIVE = click.FloatRange(min=0, min_open=True)
               help="centre, or LEFT,TOP,WIDTH,HEIGHT in pixels, of which the centre square is kept.")  # fmt: skip
 @click.option("--boxes", help="JSON file with a box per video or per frame, which the crop follows.")
 @click.option("--box-scale", type=POSITIVE, default=1.5, show_default=True, help="Side of the crop per side of a box.")
-@click.option("--box-smoothing", type=click.FloatRange(min=0), default=5, show_default=True,
+@click.option("--box-smoothing", type=finite_float(0), default=5, show_default=True,
               help="Standard deviation of the smoothing in frames.")  # fmt: skip
 @click.option("--image", type=click.Choice(list(IMAGE_FORMATS)), default="png", show_default=True, help="File format.")
 @click.option("--format", "shape", type=click.Choice(["folder", "zip", "shards"]),

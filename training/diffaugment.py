@@ -7,6 +7,8 @@ linear in the pixels; gradients pass to the generator, and second derivatives to
 import torch
 import torch.nn.functional as F
 
+from dnnlib import choices_hint
+
 __all__ = ["POLICIES", "diffaugment", "parse_policy"]
 
 TRANSLATION_RATIO = 1 / 8  # largest shift, of the image size
@@ -43,7 +45,7 @@ def parse_policy(policy: str) -> list[str]:
     operations = [name.strip() for name in policy.split(",") if name.strip()]
     for name in operations:
         if name not in POLICIES:
-            raise ValueError(f"diffaugment: unknown operation {name!r} in {policy!r}; choose of {', '.join(POLICIES)}")
+            raise ValueError(f"diffaugment: unknown operation {name!r} in {policy!r}; {choices_hint(name, POLICIES)}")
     return operations
 
 

@@ -15,6 +15,7 @@ import click
 from click.core import ParameterSource
 
 from dnnlib import UserError, run_cli
+from dnnlib.command_line import FRAME_RATE, Command
 from training.crops import Crop, parse_rectangle
 from training.data_folders import keep_apart, trained_on
 from training.rendering_choices import pick_device
@@ -54,7 +55,7 @@ def idle_notes(generator, *, frames: int) -> list[str]:
 option = click.option
 
 
-@click.command(context_settings={"max_content_width": 120, "show_default": True})
+@click.command(cls=Command, context_settings={"max_content_width": 120, "show_default": True})
 @option("--network_pkl", required=True, type=click.Path(exists=True), help="A checkpoint, or a run folder.")
 @option("--clip", "clip_path", required=True, help="A video file, or a folder or zip of frames.")
 @option("--outdir", required=True, type=click.Path(file_okay=False), help="Folder for the results.")
@@ -73,7 +74,7 @@ option = click.option
 @option("--finetune", default=0, type=click.IntRange(min=0), help="Then fine-tune the generator for so many steps.")
 @option("--lpips", type=click.Path(exists=True, dir_okay=False), help="TorchScript file of LPIPS. It is run: trust it.")
 @option("--seed", default=0, type=click.IntRange(0, 2**31 - 1), help="Of all random draws.")
-@option("--fps", default=8.0, type=click.FloatRange(min=0, min_open=True), help="Of the video that is written.")
+@option("--fps", default=8.0, type=FRAME_RATE, help="Of the video that is written.")
 @option("--device", help="cpu, cuda, cuda:1, …  [default: cuda if there is one]")
 def main(
     network_pkl: str,

@@ -98,7 +98,7 @@ RULES = {
     "gpus": COUNT,
     "workers": Rule(int, 0, 64, optional=True),
     "unreadable_limit": COUNT,
-    "timeout": POSITIVE,
+    "timeout": Rule(float, 0, 1_000_000, above=True),
     "precision": Rule(str, choices=("float32", "bf16")),
     "recompute": FLAG,
     "fp32": FLAG,
@@ -136,7 +136,7 @@ RULES = {
 
 
 def check_values(options: Mapping[str, Any]) -> None:
-    """Check every option but the networks' arguments, which their constructors check.
+    """Check every option; of the networks' arguments, which their constructors check, only that numbers are finite.
 
     Raises:
         UserError: An option has a value that it cannot have; names both.
@@ -146,8 +146,21 @@ def check_values(options: Mapping[str, Any]) -> None:
         for key in name.split("."):
             value = value[key]
         rule.check(name, value)
+    _check_finite("model", options["model"])
     if options["precision"] == "bf16" and options["fp32"]:
         raise UserError("precision=bf16 asks for half precision and fp32=true forbids it: give only one of them.")
     betas = options["spec"]["betas"]
     if len(betas) != 2 or not all(type(beta) in (int, float) and 0 <= beta < 1 for beta in betas):
         raise UserError(f"spec.betas must be two numbers from 0 to below 1 like [0,0.99], got {betas!r}.")
+
+
+def _check_finite(name: str, value: Any) -> None:
+    """Refuse nan and inf, which comparisons in a constructor may let pass."""
+    if isinstance(value, Mapping):
+        for key, entry in value.items():
+            _check_finite(f"{name}.{key}", entry)
+    elif isinstance(value, (list, tuple)):
+        for i, entry in enumerate(value):
+            _check_finite(f"{name}[{i}]", entry)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{name} must be a finite number, got {value}.")

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import yaml
 
-from dnnlib import UserError, atomic_write, format_bytes
+from dnnlib import UserError, atomic_write, choices_hint, expand_home, format_bytes
 from torch_utils import distributed
 from torch_utils.launching import cores
 from training.build import build_augment, build_networks
@@ -159,7 +159,7 @@ def _read(words: Sequence[str]) -> tuple[dict[str, Any], Path | None]:
     options = compose_options(words)
     for key in ("outdir", "data", "resume", "resume_run", "cache_metrics_dir"):
         if options[key] is not None:
-            options[key] = os.path.expanduser(str(options[key])) or None
+            options[key] = expand_home(str(options[key]), name=f"{key}=") or None
     if options["resume_run"] is None:
         if options["outdir"] is None:
             raise UserError("outdir= is missing; write: python run_train.py outdir=OUT data=DATASET")
@@ -174,7 +174,7 @@ def _read(words: Sequence[str]) -> tuple[dict[str, Any], Path | None]:
     given = continued_options(stored, words)
     for key in ("outdir", "data", "cache_metrics_dir"):
         if given[key] is not None:
-            given[key] = os.path.expanduser(str(given[key]))
+            given[key] = expand_home(str(given[key]), name=f"{key}=")
     given["outdir"] = str(folder.parent)
     return given, folder
 
@@ -183,8 +183,9 @@ def _check_combinations(options: Mapping[str, Any], metrics: Sequence[str]) -> N
     aug = options["aug"]
     for name in options["metrics"] or []:
         if name not in metrics:
-            choice = f"choose from {', '.join(metrics)}" if metrics else "none can be computed while training"
-            raise UserError(f"metrics: there is no metric '{name}' here; {choice}; metrics=[] does without.")
+            everything = "python -m metrics --list shows all; metrics=[] does without."
+            hint = choices_hint(str(name), metrics, everything=everything) if metrics else "metrics=[] does without."
+            raise UserError(f"metrics: there is no metric '{name}' here; {hint}")
     if aug == "noaug":
         for key in ("p", "augpipe"):
             if options[key] is not None:
@@ -307,7 +308,7 @@ def _check_state(
 def _check_outdir(outdir: Path, generator: Generator, discriminator: TimeAwareDiscriminators) -> None:
     """There must be room for the first files at least."""
     existing = outdir.absolute()
-    while not existing.exists():
+    while not os.path.exists(existing):  # nor may one look into a folder of others
         existing = existing.parent
     if not existing.is_dir():
         raise UserError(f"outdir={outdir}: {existing} is a file, not a folder.")

@@ -89,7 +89,7 @@ def _write_clip(
         suffix = os.path.splitext(store.frame_name(video, frame))[1]
         _add(archive, f"{key}.{position:03d}{suffix}", store.frame_bytes(video, frame))
     about = {"video": video.path, "first": frames.start, **known}
-    _add(archive, f"{key}.json", json.dumps(about, ensure_ascii=False).encode())
+    _add(archive, f"{key}.json", json.dumps(about, ensure_ascii=False).encode(errors="backslashreplace"))
 
 
 def _add(archive: tarfile.TarFile, name: str, data: bytes) -> None:

@@ -71,7 +71,7 @@ def status_line(fields: Mapping[str, float]) -> str:
 def cpu_memory() -> float:
     """Memory of this process in GiB: what it uses now, or where the system does not tell, its maximum so far."""
     try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE") / 2**30
     except (OSError, IndexError, ValueError):
         unit = 1 if sys.platform == "darwin" else 1024
@@ -91,7 +91,7 @@ class LogFile:
 
     def __enter__(self) -> "LogFile":
         with explain_file_trouble(self._path):
-            self._file = open(self._path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
+            self._file = open(self._path, "a", encoding="utf-8", errors="backslashreplace", buffering=1)  # noqa: SIM115
         self._stdout = sys.stdout
         sys.stdout = self
         return self
@@ -237,6 +237,13 @@ def _event_writer(folder: str | os.PathLike, *, first_step: int):
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         print("TensorBoard is not installed: no events are written (stats.jsonl has the same figures).")
+        return None
+    try:
+        os.fspath(folder).encode()
+    except UnicodeEncodeError:  # bytes of another encoding, which TensorBoard cannot name
+        print(
+            "The folder's name is no UTF-8: no events for TensorBoard are written (stats.jsonl has the same figures)."
+        )
         return None
     with explain_file_trouble(folder):
         return SummaryWriter(os.fspath(folder), purge_step=first_step)

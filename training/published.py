@@ -20,6 +20,7 @@ import torch
 import yaml
 
 from dnnlib import UserError, format_bytes, one_line, run_cli
+from dnnlib.command_line import Command
 from training.checkpoint import SNAPSHOT_FORMAT, VERSION, load_snapshot, save_archive
 from training.discriminator import TimeAwareDiscriminators
 from training.generator import Generator
@@ -233,7 +234,7 @@ def _row(name: str, tensor: torch.Tensor) -> str:
     return f"{name:60} {shape:>16}" + "".join(f" {float(number):11.4g}" for number in numbers)
 
 
-@click.command(context_settings={"max_content_width": 120})
+@click.command(cls=Command, context_settings={"max_content_width": 120})
 @click.argument("source", metavar="IN.pkl", type=click.Path())
 @click.argument("out", metavar="[OUT.pkl]", required=False, type=click.Path())
 @click.option("--info", is_flag=True, help="Show configuration, sizes, progress and tensors.")

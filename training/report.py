@@ -18,6 +18,7 @@ from typing import Any
 import click
 
 from dnnlib import UserError, atomic_write, format_bytes, format_time, run_cli
+from dnnlib.command_line import Command
 from training.line_charts import is_constant, line_chart, number_text
 from training.report_page import PAGE
 from training.run_records import (
@@ -79,7 +80,7 @@ def write_report(
     return out
 
 
-@click.command(context_settings={"max_content_width": 120, "show_default": True})
+@click.command(cls=Command, context_settings={"max_content_width": 120, "show_default": True})
 @click.argument("run", type=click.Path())
 @click.option("--out", type=click.Path(dir_okay=False), help="The file.  [default: report.html in the run folder]")
 @click.option("--images", default=8, type=click.IntRange(1, 64), help="Grids of images over the training, at most.")

@@ -15,7 +15,7 @@ import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from dnnlib import UserError
+from dnnlib import UserError, expand_home
 from training.configuration import text_value
 
 __all__ = [
@@ -77,9 +77,8 @@ def launcher_names(words: Sequence[str], job_name: str | None = None) -> dict[st
         Names, each with whether a run that was begun under it is to be continued: a new job has new names, but several
         commands may follow one another in a SLURM job, so there only when the job itself was started again.
     """
-    digest = hashlib.sha256("\n".join(words).encode("utf-8", "surrogateescape")).hexdigest()[
-        :12
-    ]  # commands side by side in one job
+    # Commands side by side in one job.
+    digest = hashlib.sha256("\n".join(words).encode("utf-8", "surrogateescape")).hexdigest()[:12]
     env, names = os.environ, {}
     if job_name is not None:
         names[f"job {job_name}"] = True
@@ -103,7 +102,7 @@ def words_to_continue(words: Sequence[str], names: Mapping[str, bool]) -> list[s
     ours = {name for name, again in names.items() if again}
     if not ours or "outdir" not in values or "resume_run" in values:
         return list(words)
-    outdir = Path(os.path.expanduser(text_value(values["outdir"]) or ""))
+    outdir = Path(expand_home(text_value(values["outdir"]) or "", name="outdir="))
     for path in sorted(outdir.glob(f"*/{JOB_FILE}"), reverse=True):
         if ours & set(path.read_text(encoding="utf-8").splitlines()):
             kept = [word for word in words if not word.startswith("resume=")]

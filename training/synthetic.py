@@ -29,6 +29,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from dnnlib import UserError, atomic_write, run_cli
+from dnnlib.command_line import Command
 from dnnlib.processes import begin_worker
 from renderer.cameras import Cameras, camera_angles
 from renderer.video import image_grid, save_png
@@ -213,7 +214,7 @@ def _write_sheet(folder: str, recipe: Recipe) -> None:
 COUNT = click.IntRange(min=1)
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("out")
 @click.option("--videos", type=COUNT, default=512, show_default=True, help="Number of videos.")
 @click.option("--frames", type=COUNT, default=16, show_default=True, help="Frames of each.")

@@ -14,7 +14,7 @@ from typing import IO
 import imageio_ffmpeg
 from PIL import Image
 
-from dnnlib import UserError, one_line
+from dnnlib import UserError, one_line, temporary_folder
 
 __all__ = ["BrokenVideo", "VideoInfo", "decode_video", "describe_warnings", "probe_video"]
 
@@ -122,7 +122,7 @@ def decode_video(
     command += [] if limit is None else ["-frames:v", str(limit)]
     command += AS_PPM
     with (
-        tempfile.TemporaryFile() as messages,
+        tempfile.TemporaryFile(dir=temporary_folder()) as messages,
         subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=messages) as process,
     ):
         count = 0

@@ -10,15 +10,16 @@ from benchmarks.learning.measuring import make_reference, measure_all
 from benchmarks.learning.report import write_report
 from benchmarks.learning.runs import COMMON, ROOT, plan_runs, train_all
 from dnnlib import run_cli
+from dnnlib.command_line import Command, finite_float
 from training.configuration import compose_options
 from training.synthetic import make_dataset
 from training.synthetic_video import Recipe
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("work", type=click.Path(path_type=Path))
-@click.option("--kimg", type=click.FloatRange(min=0.016), default=20, show_default=True, help="Length of the main run.")
-@click.option("--ablation-kimg", type=click.FloatRange(min=0.016), help="Of each ablation.  [default: a quarter]")
+@click.option("--kimg", type=finite_float(0.016), default=20, show_default=True, help="Length of the main run.")
+@click.option("--ablation-kimg", type=finite_float(0.016), help="Of each ablation.  [default: a quarter]")
 @click.option("--jobs", type=click.IntRange(min=1), help="Trainings at a time.  [default: one per core, two at most]")
 @click.option("--videos", type=click.IntRange(min=16), default=512, show_default=True, help="Of the data set.")
 @click.option("--report", type=click.Path(path_type=Path), default=ROOT / "docs" / "learning.md", help="What to write.")

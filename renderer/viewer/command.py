@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from dnnlib.command_line import Command
 from training.rendering_choices import pick_device
 
 # PyTorch, viser and the networks are imported where they are used: --help and mistakes answer at once.
@@ -18,7 +19,7 @@ LOCAL = "127.0.0.1"
 option = click.option
 
 
-@click.command(context_settings={"max_content_width": 120, "show_default": True})
+@click.command(cls=Command, context_settings={"max_content_width": 120, "show_default": True})
 @option("--network_pkl", required=True, type=click.Path(exists=True), help="A checkpoint, or a run folder to watch.")
 @option("--host", default=LOCAL, help="Address to listen on; 0.0.0.0 lets everybody in who can reach this machine.")
 @option("--port", default=8080, type=click.IntRange(min=0, max=65535), help="Port; 0 for any that is free.")

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from dnnlib import temporary_folder
 from renderer.camera_files import PathCamera, write_camera_path
 from renderer.video import VideoWriter, save_png
 from renderer.viewer.messages import told_to_client
@@ -29,7 +30,7 @@ def path_file(cameras: Sequence[PathCamera]) -> bytes:
 
 
 def _through_file(name: str, write: Callable[[str], None]) -> bytes:
-    with tempfile.TemporaryDirectory(prefix="viewer-") as folder:
+    with tempfile.TemporaryDirectory(prefix="viewer-", dir=temporary_folder()) as folder:
         path = os.path.join(folder, name)
         write(path)
         with open(path, "rb") as file:
@@ -54,7 +55,7 @@ class VideoMaking:
 
     def __init__(self, cameras: Sequence[PathCamera], draw: Callable[[PathCamera], torch.Tensor], fps: float):
         self._cameras, self._draw, self.done = cameras, draw, 0
-        self._folder = tempfile.mkdtemp(prefix="viewer-")
+        self._folder = tempfile.mkdtemp(prefix="viewer-", dir=temporary_folder())
         self._path = os.path.join(self._folder, "video.mp4")
         self._writer = VideoWriter(self._path, fps)
 

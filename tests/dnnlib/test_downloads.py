@@ -1,12 +1,14 @@
 """What identifies a file, and downloads that are whole or not there."""
 
 import hashlib
+import os
+import stat
 import subprocess
 
 import pytest
 
 from dnnlib import UserError
-from dnnlib.downloads import cache_folder, fetch, git_blob_id, sha256_of
+from dnnlib.downloads import cache_folder, fetch, git_blob_id, make_cache_folder, sha256_of
 
 
 def test_identities(tmp_path):
@@ -23,12 +25,12 @@ def test_identities(tmp_path):
     assert git_blob_id(large) == answer.stdout.strip()
 
 
-def test_cache_folder(monkeypatch):
+def test_cache_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
     assert str(cache_folder("a", "b")) == "/somewhere/video-3d-gan/a/b"
     monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setenv("HOME", "/home/me")
-    assert str(cache_folder()) == "/home/me/.cache/video-3d-gan"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / ".cache" / "video-3d-gan"
 
 
 def test_fetch(tmp_path):
@@ -54,3 +56,76 @@ def test_nothing_is_left_of_a_wrong_or_broken_download(tmp_path):
     with pytest.raises(UserError, match="^Cannot download .*nowhere to .*file: "):
         fetch((tmp_path / "nowhere").as_uri(), target, check=object_to_it)
     assert list(target.parent.iterdir()) == []
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Where there is no home
+
+
+@pytest.fixture
+def stranger(monkeypatch, tmp_path):
+    """A user that the system does not know, as in a container, with a folder for temporary files."""
+
+    def unknown(number):
+        raise KeyError(f"getpwuid(): uid not found: {number}")
+
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    return tmp_path / "temporary" / f"video-3d-gan-{os.getuid()}"
+
+
+@pytest.mark.parametrize("home", [None, "", "home", "/nonexistent", "~"])
+def test_without_a_home_the_cache_is_among_the_temporary_files(stranger, monkeypatch, home):
+    if home is not None:
+        monkeypatch.setenv("HOME", home)
+    assert cache_folder("ops", "x") == stranger / "ops" / "x"
+    assert stat.S_IMODE(stranger.stat().st_mode) == 0o700
+    assert sorted(path.name for path in stranger.parent.parent.iterdir()) == ["temporary"]  # no '~', no '.cache'
+
+
+def test_in_a_home_that_cannot_be_written_to(stranger, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)
+    assert cache_folder("ops") == stranger / "ops"
+    filled = tmp_path / ".cache" / "video-3d-gan"
+    filled.mkdir(parents=True)  # it may have been filled while that was possible
+    assert cache_folder("ops") == filled / "ops"
+    with pytest.raises(UserError, match=r"Cannot use the cache folder .*: use --cache, or set XDG_CACHE_HOME to"):
+        make_cache_folder(filled, instead="use --cache")
+
+
+def test_a_temporary_cache_of_others_is_not_used(stranger):
+    stranger.mkdir(mode=0o777)
+    stranger.chmod(0o777)
+    with pytest.raises(UserError, match="others may have changed .*: set XDG_CACHE_HOME to a folder"):
+        cache_folder()
+    stranger.rmdir()
+    stranger.symlink_to("/")
+    with pytest.raises(UserError, match="others may have changed"):
+        cache_folder()
+
+
+def test_no_place_at_all(stranger, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.setattr("tempfile._candidate_tempdir_list", lambda: ["/nonexistent"])
+    with pytest.raises(UserError, match="There is no place for a cache, .*: set XDG_CACHE_HOME to a folder"):
+        cache_folder()
+
+
+def test_relative_settings(monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "cache")
+    with pytest.raises(UserError, match="XDG_CACHE_HOME=cache is not an absolute path"):
+        cache_folder()
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("XDG_CACHE_HOME", "~/cache")  # from a file that no shell reads
+    assert str(cache_folder()) == "/home/me/cache/video-3d-gan"
+
+
+def test_a_cache_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"file/x \(Not a directory\): set XDG_CACHE_HOME to a folder that can"):
+        make_cache_folder(tmp_path / "file" / "x")

@@ -1,8 +1,12 @@
 import errno
+import io
+import json
 import os
+import pwd
 import stat
 import subprocess
 import sys
+import tempfile
 
 import click
 import pytest
@@ -191,3 +195,104 @@ def test_run_cli_succeeds():
     with pytest.raises(SystemExit) as info:
         dnnlib.run_cli(lambda: None)
     assert info.value.code == 0
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Surroundings
+
+
+@pytest.mark.parametrize("encoding, errors", [("ascii", "strict"), ("ascii", "surrogateescape"), ("latin-1", "strict")])
+def test_run_cli_prints_in_any_encoding(monkeypatch, encoding, errors):
+    for name in ("stdout", "stderr"):
+        stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors=errors, newline="")
+        monkeypatch.setattr(sys, name, stream)
+
+    def main():
+        print("2 \u2192 3 \udce9")
+        raise dnnlib.UserError("no \u2192")
+
+    with pytest.raises(SystemExit):
+        dnnlib.run_cli(main)
+    sys.stdout.flush()
+    assert sys.stdout.buffer.getvalue() == rb"2 \u2192 3 \udce9" + b"\n"
+    assert sys.stderr.buffer.getvalue() == rb"error: no \u2192" + b"\n"
+
+
+def test_streams_that_are_no_text_files(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    dnnlib.print_any_text()
+
+
+@pytest.fixture
+def nowhere_temporary(monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.setattr("tempfile._candidate_tempdir_list", lambda: ["/nonexistent"])
+
+
+def test_no_temporary_folder(nowhere_temporary, monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(dnnlib.UserError, match="There is no folder for temporary files .*; set TMPDIR to one"):
+        dnnlib.temporary_folder()
+    with pytest.raises(SystemExit) as info:
+        dnnlib.run_cli(lambda: tempfile.mkdtemp())  # as in a library
+    assert info.value.code == 2
+    assert capsys.readouterr().err.startswith("error: There is no folder for temporary files")
+
+
+def test_torch_gets_a_cache_where_it_would_find_none(nowhere_temporary, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    with pytest.raises(SystemExit):
+        dnnlib.run_cli(lambda: None)
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "video-3d-gan" / "inductor")
+
+
+def test_expand_home(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me/")
+    assert dnnlib.expand_home("~/runs", name="outdir=") == "/home/me/runs"
+    assert dnnlib.expand_home("~", name="outdir=") == "/home/me"
+    assert dnnlib.expand_home("a/~/b", name="outdir=") == "a/~/b"
+    for home in ("", "relative"):  # the list of users knows better
+        monkeypatch.setenv("HOME", home)
+        assert dnnlib.expand_home("~/runs", name="outdir=") == os.path.join(pwd.getpwuid(os.getuid()).pw_dir, "runs")
+
+    def unknown(number):
+        raise KeyError
+
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    monkeypatch.delenv("HOME")
+    with pytest.raises(dnnlib.UserError, match="outdir=~/runs: this user has no home folder .*write the whole path"):
+        dnnlib.expand_home("~/runs", name="outdir=")
+
+
+def test_atomic_write_of_half_a_character(tmp_path):
+    with dnnlib.atomic_write(tmp_path / "a.json", "w") as file:
+        json.dump({"name": "caf\udce9 \u00e9"}, file, ensure_ascii=False)
+    text = (tmp_path / "a.json").read_bytes()
+    assert text == b'{"name": "caf\\udce9 \xc3\xa9"}'
+    assert json.loads(text) == {"name": "caf\udce9 \u00e9"}
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Names
+
+
+def test_nearest_name():
+    known = ["rotation_camera_yaw", "front_zoom", "fvd2048_16f", "fvd64_16f"]
+    assert dnnlib.nearest_name("rotation-camera-yaw", known) == "rotation_camera_yaw"
+    assert dnnlib.nearest_name("FVD64-16f", known) == "fvd64_16f"
+    assert dnnlib.nearest_name("fvd", known) == "fvd2048_16f"
+    assert dnnlib.nearest_name("zoom", known) == "front_zoom"
+    assert dnnlib.nearest_name("x", known) is None
+
+
+def test_choices_hint():
+    many = [f"name{i}" for i in range(20)]
+    assert dnnlib.choices_hint("rgd", ["rgb", "depth"]) == "choose from rgb, depth. Did you mean rgb?"
+    assert dnnlib.choices_hint("x", ["rgb", "depth"], everything="--list shows all.") == "choose from rgb, depth."
+    assert (
+        dnnlib.choices_hint("name_7", many, everything="--list shows all.") == "did you mean name7? --list shows all."
+    )
+    assert dnnlib.choices_hint("x", many, everything="--list shows all.") == "--list shows all."
+    assert dnnlib.choices_hint("x", many) == f"choose from {', '.join(many)}."

@@ -191,7 +191,7 @@ def save_changed(folder):
 
 def test_cache_that_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="Cannot make the cache folder"):
+    with pytest.raises(UserError, match="Cannot use the cache folder .*cache_metrics_dir=.*, or set XDG_CACHE_HOME"):
         evaluator(real=MemoryVideos(REAL, key="a"), cache=tmp_path / "file").evaluate("rfvd64_16f")
 
 

@@ -46,7 +46,9 @@ def test_names_say_what_is_not_the_real_thing():
 
 
 def test_unknown_names():
-    with pytest.raises(UserError, match="no metric 'fvd'; choose from fvd2048_16f, "):
+    with pytest.raises(
+        UserError, match="no metric 'fvd'; did you mean fvd2048_16f. python -m metrics --list shows all"
+    ):
         find_metric("fvd")
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from dnnlib import UserError
 from tests.torch_utils.native import Emulated, address, needs_compiler
 from torch_utils import custom_ops, native_build, native_recipes
 from torch_utils.native_recipes import BuildError
@@ -218,8 +219,18 @@ def test_a_damaged_library_is_built_anew(sources):
 def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch, sources):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv(native_build.CACHE_VARIABLE, str(tmp_path / "file" / "cache"))
-    with pytest.raises(BuildError, match="build cache cannot be used.*VIDEO3D_OPS_CACHE"):
+    with pytest.raises(BuildError, match="build cache cannot be used.*XDG_CACHE_HOME.*VIDEO3D_OPS_CACHE"):
         native_build.build("toy", toy_recipe(sources))
+
+
+@needs_compiler
+def test_a_build_needs_no_other_temporary_folder(monkeypatch, sources):
+    monkeypatch.setenv("TMPDIR", "/nonexistent")
+    seen = []
+    run = native_build.subprocess.run
+    monkeypatch.setattr(native_build.subprocess, "run", lambda *a, **k: seen.append(k["env"]["TMPDIR"]) or run(*a, **k))
+    library = native_build.build("toy-emulated", toy_recipe(sources))
+    assert [os.path.dirname(folder) for folder in seen] == [str(library.parent.parent)]
 
 
 def test_cache_folder(monkeypatch, tmp_path):
@@ -227,8 +238,14 @@ def test_cache_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert native_build.library_folder() == tmp_path / "video-3d-gan" / "ops"
     monkeypatch.delenv("XDG_CACHE_HOME")
+    (tmp_path / "home").mkdir()
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert native_build.library_folder() == tmp_path / "home" / ".cache" / "video-3d-gan" / "ops"
+    monkeypatch.setenv(native_build.CACHE_VARIABLE, "~/ops")
+    assert native_build.library_folder() == tmp_path / "home" / "ops"
+    monkeypatch.setenv(native_build.CACHE_VARIABLE, "ops")
+    with pytest.raises(UserError, match="VIDEO3D_OPS_CACHE=ops is not an absolute path"):
+        native_build.library_folder()
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -78,3 +78,58 @@ def test_processes_train_the_same_networks(tmp_path):
     assert first["cur_nimg"] == second["cur_nimg"] == 8
     assert not torch.equal(first["stream"], second["stream"])  # but not from the same draws
     assert (tmp_path / "training-state.pt").exists()
+
+
+VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+
+
+def environment(monkeypatch, words: str) -> None:
+    """Of torchrun's variables those that the words set."""
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    for word in words.split():
+        monkeypatch.setenv(*word.split("=", 1))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "RANK=0",
+        "RANK=3",
+        "WORLD_SIZE=1",
+        "WORLD_SIZE=4 MASTER_ADDR=here MASTER_PORT=1234",
+        "LOCAL_RANK=3",
+        "RANK=0 WORLD_SIZE=1 LOCAL_RANK=5",
+        "RANK=0 WORLD_SIZE=1 MASTER_ADDR=here",
+        "RANK= WORLD_SIZE= MASTER_ADDR=",
+    ],
+)
+def test_what_is_left_of_another_launcher_means_nothing(monkeypatch, words):
+    environment(monkeypatch, words)
+    assert distributed.torchrun_world_size() is None
+    assert distributed.environment_rank() == 0
+    assert distributed.local_rank() == 0
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ("RANK=1 WORLD_SIZE=2", "MASTER_ADDR and MASTER_PORT not"),
+        ("RANK=0 WORLD_SIZE=2 MASTER_PORT=1", "in the environment, MASTER_ADDR not"),
+        ("RANK=2 WORLD_SIZE=2 MASTER_ADDR=a MASTER_PORT=1", "RANK=2 and WORLD_SIZE=2 in the environment make no sense"),
+        ("RANK=0 WORLD_SIZE=0", "RANK=0 and WORLD_SIZE=0 in the environment make no sense"),
+        ("RANK=x WORLD_SIZE=2", "RANK=x in the environment is not a number"),
+        ("RANK=0 WORLD_SIZE=-1", "WORLD_SIZE=-1 in the environment is not a number"),
+        ("RANK=0 WORLD_SIZE=1 MASTER_ADDR=a MASTER_PORT=b", "MASTER_PORT=b in the environment is not a number"),
+        ("RANK=0 WORLD_SIZE=1 MASTER_ADDR=a MASTER_PORT=65536", "MASTER_PORT=65536 in the environment is not a port"),
+    ],
+)
+def test_a_group_that_cannot_be(monkeypatch, words, message):
+    environment(monkeypatch, words)
+    with pytest.raises(UserError, match=message + r".* `unset RANK WORLD_SIZE LOCAL_RANK"):
+        distributed.torchrun_world_size()
+
+
+def test_a_whole_group_is_taken(monkeypatch):
+    environment(monkeypatch, "RANK=1 WORLD_SIZE=2 LOCAL_RANK=1 MASTER_ADDR=a MASTER_PORT=1234")
+    assert (distributed.torchrun_world_size(), distributed.environment_rank()) == (2, 1)

@@ -103,3 +103,11 @@ def test_how_long_drawing_takes_is_said_before(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(default_data, "make_dataset", draw)
     with pytest.raises(UserError, match="drawn"):
         plan([f"outdir={tmp_path / 'runs'}"])
+
+
+def test_no_place_for_it(cache, tmp_path):
+    cache.write_text("", encoding="utf-8")  # a file where a folder should be
+    with pytest.raises(
+        UserError, match="Cannot use the cache folder .*: give data=, or set XDG_CACHE_HOME to a folder"
+    ):
+        plan([f"outdir={tmp_path / 'runs'}", *WORDS])

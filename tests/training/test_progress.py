@@ -111,6 +111,20 @@ def test_the_log_file_has_what_is_printed_and_the_error(tmp_path, capsys):
     assert path.read_text().endswith("ValueError: it broke\n") and "Traceback" in path.read_text()
 
 
+def test_names_that_are_no_text(tmp_path, monkeypatch):
+    """Half a character, of a folder's name in another encoding."""
+    folder = tmp_path / "caf\udce9"
+    folder.mkdir()
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    with LogFile(folder / "log.txt"):
+        reports = Reports(folder, next_tick=0, cur_nimg=0, total_nimg=1000, active=True)
+        reports.print(f"Run folder: {folder.name}")
+        reports.close()
+    said = (folder / "log.txt").read_text(encoding="utf-8")
+    assert "Run folder: caf\\udce9\n" in said
+    assert "The folder's name is no UTF-8: no events for TensorBoard are written" in said
+
+
 class Full(io.StringIO):
     """A file on a disk that is full."""
 

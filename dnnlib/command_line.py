@@ -1,0 +1,81 @@
+"""Click commands whose options may be spelled with - or _, which suggest the nearest option, and finite numbers."""
+
+import math
+import re
+from typing import Any
+
+import click
+
+from dnnlib.util import expand_home, nearest_name
+
+__all__ = ["FINITE", "FRAME_RATE", "Command", "finite_float"]
+
+
+class Command(click.Command):
+    """A command whose options may be written with dashes or with underscores.
+
+    An unknown option is answered with the nearest one. `~` at the beginning of a value that is joined to its option
+    (--outdir=~/out), where shells leave it alone, is the home folder.
+    """
+
+    def __init__(self, *args: Any, context_settings: dict[str, Any] | None = None, **others: Any):
+        settings = {"token_normalize_func": lambda name: name.replace("_", "-"), **(context_settings or {})}
+        super().__init__(*args, context_settings=settings, **others)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        words = []
+        for word in args:
+            joined = re.fullmatch(r"(--[\w-]+=)(~(?:/.*)?)", word, re.DOTALL)
+            words.append(joined[1] + expand_home(joined[2], name=joined[1]) if joined else word)
+        try:
+            return super().parse_args(ctx, words.copy())
+        except click.NoSuchOption as error:
+            # Click names an option in its inner spelling, and of '-seeds' only '-s'.
+            given = [word.partition("=")[0] for word in words]
+            typed = next((word for word in given if _same(word, error.option_name)), error.option_name)
+            typed = next((word for word in given if word.startswith(typed)), typed)
+            options = [parameter for parameter in self.get_params(ctx) if isinstance(parameter, click.Option)]
+            near = nearest_name(typed, [name for option in options for name in (*option.opts, *option.secondary_opts)])
+            hint = "" if near is None else f"did you mean {near}? "
+            raise click.UsageError(f"No such option {typed}; {hint}--help shows all.", ctx=ctx) from error
+
+
+def _same(typed: str, normal: str) -> bool:
+    return typed.replace("_", "-") == normal
+
+
+class _Finite:
+    """The part of a click type that refuses nan and inf, which pass click's comparisons with bounds."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
+
+
+class _FiniteFloat(_Finite, click.types.FloatParamType):
+    pass
+
+
+class _FiniteRange(_Finite, click.FloatRange):
+    pass
+
+
+def finite_float(
+    low: float | None = None, high: float | None = None, *, above: bool = False, below: bool = False
+) -> click.ParamType:
+    """The type of an option that is a finite number.
+
+    Args:
+        low, high: Bounds; None: none.
+        above, below: `low` or `high` itself is excluded.
+    """
+    if low is None and high is None:
+        return _FiniteFloat()
+    return _FiniteRange(low, high, min_open=above, max_open=below)
+
+
+FINITE = finite_float()
+# Frames per second of a video; far beyond these bounds the encoder fails.
+FRAME_RATE = finite_float(0.01, 1000)

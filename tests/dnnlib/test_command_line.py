@@ -1,0 +1,108 @@
+"""What all commands have in common: spellings of options, suggestions, finite numbers, `~`."""
+
+import importlib
+
+import click
+import click.testing
+import pytest
+
+import generate
+from dnnlib.command_line import FINITE, FRAME_RATE, Command, finite_float
+
+COMMANDS = (
+    "benchmarks.__main__", "benchmarks.data_loading", "benchmarks.evaluation", "benchmarks.growth",
+    "benchmarks.learning.__main__", "benchmarks.precision", "benchmarks.rendering", "benchmarks.scaling",
+    "benchmarks.training", "benchmarks.viewer", "generate", "metrics.command", "renderer.contact_sheet",
+    "renderer.geometry", "renderer.viewer.command", "torch_utils.op_report", "training.dataset_tool",
+    "training.demo_clip", "training.inversion", "training.published", "training.report", "training.synthetic",
+)  # fmt: skip
+
+
+def command_of(module: str) -> click.Command:
+    found = importlib.import_module(module)
+    return getattr(found, "main", None) or found.command
+
+
+@click.command(cls=Command)
+@click.option("--frame-stride", type=int, default=1)
+@click.option("--time_steps", type=int, default=1)
+@click.option("--scale/--no-scale", default=True)
+@click.option("--kind", type=click.Choice(["two_words", "other"]))
+@click.option("--out", default="")
+def example(frame_stride, time_steps, scale, kind, out):
+    click.echo(f"{frame_stride} {time_steps} {scale} {kind} {out}")
+
+
+def said(*words: str) -> str:
+    return click.testing.CliRunner().invoke(example, words).output
+
+
+def test_both_spellings_are_taken():
+    assert said("--frame-stride", "2", "--time-steps", "3", "--no_scale") == "2 3 False None \n"
+    assert said("--frame_stride=2", "--time_steps=3", "--kind", "two-words") == "2 3 True two_words \n"
+
+
+@pytest.mark.parametrize(
+    "word, message",
+    [
+        ("--frame_stirde", "No such option --frame_stirde; did you mean --frame-stride? --help shows all."),
+        ("--TIME-STEPS=3", "No such option --TIME-STEPS; did you mean --time_steps? --help shows all."),
+        ("--stride", "No such option --stride; did you mean --frame-stride? --help shows all."),
+        ("-kind", "No such option -kind; did you mean --kind? --help shows all."),
+        ("--noscale", "No such option --noscale; did you mean --no-scale? --help shows all."),
+        ("--nothing-like-it", "No such option --nothing-like-it; --help shows all."),
+    ],
+)
+def test_the_nearest_option_is_suggested(word, message):
+    with pytest.raises(click.UsageError) as raised:
+        example([word], standalone_mode=False)
+    assert raised.value.format_message() == message
+
+
+def test_home_in_a_joined_value(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert said("--out=~/a b").endswith(" /home/me/a b\n")
+    assert said("--out", "~/a").endswith(" ~/a\n")  # a quoted one is meant: else the shell would have replaced it
+    assert said("--out=~x").endswith(" ~x\n")
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "-inf", "1e999", "NaN"])
+@pytest.mark.parametrize("kind", [FINITE, FRAME_RATE, finite_float(0), finite_float(0, above=True)])
+def test_only_finite_numbers(kind, text):
+    with pytest.raises(click.BadParameter, match="is not a finite number|is not in the range"):
+        kind.convert(text, None, None)
+
+
+def test_bounds_of_numbers():
+    assert FINITE.convert("-2.5", None, None) == -2.5
+    assert FRAME_RATE.convert("0.01", None, None) == 0.01 and FRAME_RATE.convert("1000", None, None) == 1000
+    for kind, text in [(FRAME_RATE, "0"), (FRAME_RATE, "1001"), (finite_float(0, 1, above=True, below=True), "1")]:
+        with pytest.raises(click.BadParameter, match="is not in the range"):
+            kind.convert(text, None, None)
+
+
+@pytest.mark.parametrize("module", COMMANDS)
+def test_every_command_takes_both_spellings_and_finite_numbers(module):
+    command = command_of(module)
+    assert isinstance(command, Command)
+    context = click.Context(command, **command.context_settings)
+    for option in command.params:
+        if isinstance(option.type, (click.types.FloatParamType, click.FloatRange)):
+            with pytest.raises(click.BadParameter):
+                option.type_cast_value(context, "nan")
+            with pytest.raises(click.BadParameter):
+                option.type_cast_value(context, "inf")
+
+
+@pytest.mark.parametrize(
+    "name, end",
+    [
+        ("rotation-camera-yaww", "did you mean rotation_camera_yaw? --help shows all."),
+        ("zoom", "did you mean front_zoom? --help shows all."),
+        ("qqqq", "<name>_inverse."),
+    ],
+)
+def test_the_nearest_program_is_suggested(name, end):
+    with pytest.raises(ValueError, match="--render_program: there is no program") as raised:
+        generate.parse_programs(f"front,{name}")
+    assert str(raised.value).endswith(end)

@@ -1,0 +1,120 @@
+"""A checkout as others make it: line ends wherever it is cloned, and the commands that install and check."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+TEXT = (".sh", ".py", ".cpp", ".cu", ".h", ".yaml", ".md")
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory) -> Path:
+    """A clone with core.autocrlf=true, which Git for Windows sets."""
+    folder = tmp_path_factory.mktemp("checkout") / "clone"
+    command = ["git", "-c", "core.autocrlf=true", "clone", "--quiet", "--no-hardlinks", str(ROOT), str(folder)]
+    if shutil.which("git") is None or not (ROOT / ".git").exists():
+        pytest.skip("no git checkout here")
+    result = subprocess.run(command, capture_output=True, encoding="utf-8")
+    assert result.returncode == 0, result.stderr
+    return folder
+
+
+def test_no_line_ends_of_windows(clone):
+    names = subprocess.run(["git", "-C", clone, "ls-files", "-z"], capture_output=True, check=True).stdout
+    files = [clone / os.fsdecode(name) for name in names.split(b"\0") if name]
+    text = [path for path in files if path.suffix in TEXT or path.name in ("Makefile", "run")]
+    assert {clone / "evaluate.sh", clone / "visualize.sh", clone / "Makefile", clone / ".ci" / "run"} <= set(text)
+    assert [path.name for path in text if b"\r" in path.read_bytes()] == []
+
+
+def test_binaries_arrive_as_they_are(clone):
+    for name in ("assets/demo.png", "tests/data/units.npz", "tests/data/published_states.json.gz"):
+        assert (clone / name).read_bytes() == (ROOT / name).read_bytes()
+        attributes = ["git", "-C", clone, "check-attr", "text", "--", name]
+        assert subprocess.run(attributes, capture_output=True, encoding="utf-8").stdout == f"{name}: text: unset\n"
+
+
+@pytest.mark.parametrize("name", ["evaluate.sh", "visualize.sh"])
+def test_scripts_run(clone, name):
+    result = subprocess.run([clone / name], capture_output=True, encoding="utf-8")
+    assert result.returncode == 2
+    assert result.stderr.startswith(f"usage: ./{name} ")
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# make browser
+
+
+class Machine:
+    """A machine with these programs alone, whose apt-get notes how it is called."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.calls = folder, folder / "calls"
+        folder.mkdir()
+        for name in ("bash", "sh", "env", "make", "id", "nproc", "cat", "cksum", "cut", "echo"):
+            program = shutil.which(name)
+            if program is not None:
+                (folder / name).symlink_to(program)
+
+    def add(self, name: str, script: str) -> None:
+        path = self.folder / name
+        path.write_text(f"#!/bin/bash\n{script}\n", encoding="utf-8")
+        path.chmod(0o755)
+
+    def run(self, *command: str) -> subprocess.CompletedProcess:
+        return subprocess.run(command, cwd=ROOT, env={"PATH": str(self.folder)}, capture_output=True, encoding="utf-8")
+
+    def apt(self, *, update: int, install: str) -> None:
+        """An apt-get whose update ends with a code, and whose install runs a script."""
+        self.add("apt-get", f'echo "$@" >> {self.calls}; case "$*" in *update) exit {update};; *) {install};; esac')
+        self.add("sudo", '"$@"')
+
+
+@pytest.fixture
+def machine(tmp_path) -> Machine:
+    if shutil.which("make") is None:
+        pytest.skip("no make")
+    return Machine(tmp_path / "bin")
+
+
+def test_a_browser_that_is_there_is_taken(machine):
+    machine.add("chromium", "exit 0")
+    machine.apt(update=1, install="exit 1")
+    result = machine.run("make", "browser")
+    assert result.returncode == 0 and "Chromium is there" in result.stdout
+    assert not machine.calls.exists()
+
+
+@pytest.mark.parametrize("update", [0, 100])
+def test_a_browser_is_installed_after_the_lists_are_fetched(machine, update):
+    machine.apt(update=update, install=f"cp {machine.folder}/sudo {machine.folder}/chromium")
+    (machine.folder / "cp").symlink_to(shutil.which("cp"))
+    result = machine.run("make", "browser")
+    assert result.returncode == 0, result.stderr
+    calls = machine.calls.read_text(encoding="utf-8").splitlines()
+    assert [call.split()[-1] for call in calls] == ["update", "chromium-driver"]
+    assert ("those that are here are used" in result.stderr) == (update != 0)
+
+
+@pytest.mark.parametrize("install", ["exit 100", "exit 0"])  # apt-get fails, or there is no `chromium` afterwards
+def test_a_browser_that_cannot_be_installed_is_said(machine, install):
+    machine.apt(update=0, install=install)
+    result = machine.run("make", "browser")
+    assert result.returncode == 2
+    assert "Chromium could not be installed" in result.stderr
+
+
+def test_the_check_installs_the_browser_first(machine):
+    (machine.folder / "make").unlink()
+    (machine.folder / "dirname").symlink_to(shutil.which("dirname"))
+    machine.add("make", f'echo "$@" >> {machine.calls}')
+    assert machine.run("bash", ".ci/run").returncode == 0
+    assert machine.calls.read_text(encoding="utf-8").splitlines() == ["browser", "test"]
+    machine.calls.unlink()
+    machine.add("make", f'echo "$@" >> {machine.calls}; exit 1')
+    assert machine.run("bash", ".ci/run").returncode == 1  # no tests that would skip what they cannot do
+    assert machine.calls.read_text(encoding="utf-8").splitlines() == ["browser"]
