@@ -55,7 +55,7 @@ demo: $(STAMP)
 
 demo-clip: $(STAMP)
 	@mkdir -p $(DEMO)/clip
-	$(BIN)/python -m training.demo_clip $(DEMO)/clip/data --resolution 32 --nframes 16 --clip-step 1
+	$(BIN)/python -m training.dataset_tool.demo_clip $(DEMO)/clip/data --resolution 32 --nframes 16 --clip-step 1
 	$(call train_and_render,$(DEMO)/clip)
 
 define train_and_render

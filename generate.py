@@ -13,21 +13,22 @@ from click.core import ParameterSource
 
 from dnnlib import UserError, nearest_name, parse_int_list, run_cli
 from dnnlib.command_line import FINITE, FRAME_RATE, Command, finite_float
-from renderer.camera_files import read_camera_path
-from renderer.camera_paths import DEFAULT_PROGRAM, FORWARD_PROGRAMS, INVERSE, PROGRAMS
 from renderer.outputs import OUTPUTS, parse_outputs
-from training.data_folders import frames_nearby, keep_apart, trained_on
-from training.render_options import (
+from renderer.trajectories import DEFAULT_PROGRAM, FORWARD_PROGRAMS, INVERSE, PROGRAMS
+from renderer.trajectory_files import read_camera_path
+from training.data.dataset_folders import frames_nearby, keep_apart, trained_on
+from training.inference.cli_options import (
     CAMERA,
     TIMED,
     check_combinations,
     check_recorded,
     idle_ranges,
+    label_of_class,
     parse_style_mix,
     parse_time_range,
     path_name,
+    pick_device,
 )
-from training.rendering_choices import label_of_class, pick_device
 
 # PyTorch and the networks are imported where they are used: --help and mistakes in the arguments answer at once.
 
@@ -50,8 +51,8 @@ def gather_contents(generator, known, mixes: list, files: list[str]) -> tuple[li
     Args:
         known: The generator's `SeedCodes`.
     """
-    from training.code_files import load_codes
-    from training.contents import file_content
+    from training.inference.latent_files import load_codes
+    from training.inference.layouts import file_content
 
     parts = {} if not mixes else {"foreground": generator.foreground.num_ws, "total": generator.num_ws}
     mixed = [known.mix(mix, mix.numbers(**parts)) for mix in mixes]
@@ -82,7 +83,7 @@ def plural(count: int, noun: str) -> str:
 
 def check_precision(name: str, device) -> str:
     """PyTorch's name of a precision, if there are programs with it for the device."""
-    from torch_utils.ops.dense import has_native_rows
+    from torch_utils.ops.fused_mlp import has_native_rows
 
     if name == "bf16" and device.type != "cpu":
         raise UserError("--precision: bf16 is for CPUs; on a GPU leave the option out.")
@@ -190,14 +191,12 @@ def main(
         check_recorded(given, CAMERA + TIMED, "these codes have a camera path of their own; add --render_program")
 
     from renderer.camera_tracks import file_track, program_tracks, recorded_track
-    from renderer.stereo import EYE_DISTANCE, stereo_pair
+    from renderer.cameras import EYE_DISTANCE, stereo_pair
     from renderer.video import check_video_size
-    from torch_utils.host_memory import keep_freed_memory
-    from torch_utils.out_of_memory import explain_out_of_memory
-    from training.checkpoint import load_generator
-    from training.contents import SeedCodes, Styles
-    from training.render_videos import frame_size, write_videos
-    from training.video_layouts import lay_out
+    from torch_utils.memory import explain_out_of_memory, keep_freed_memory
+    from training.checkpoints.snapshot import load_generator
+    from training.inference.layouts import SeedCodes, Styles, lay_out
+    from training.inference.render_videos import frame_size, write_videos
 
     device = pick_device(device)
     precision = check_precision(precision, device)

@@ -33,14 +33,14 @@ from metrics.registry import METRICS
 def main() -> None:
     words = [word for word in sys.argv[1:] if word not in ("-r", "--run")]  # Hydra's flag for what is done anyway
     if any(word in ("-h", "--help") for word in words):
-        from training.command_line import option_help
+        from training.launch.command_line import option_help
 
         print(f"{__doc__.strip()}\n\n{option_help(words)}")
     elif any(word.startswith("-") for word in words) and _hydra_answers(words):
         pass
     elif any(word in ("-m", "--multirun") for word in words):
         import run_train  # under the name by which the jobs' processes will find it
-        from training.cluster import submit
+        from training.launch.slurm import submit
 
         submit(words, run_train.cluster_job, train=train, check=make_plan)
     else:
@@ -49,7 +49,7 @@ def main() -> None:
 
 def _hydra_answers(words: Sequence[str]) -> bool:
     """Let Hydra answer a command that wants something from it instead of a training; whether it is one."""
-    from training.command_line import asks_hydra, call_hydra
+    from training.launch.command_line import asks_hydra, call_hydra
 
     asking = asks_hydra(words)
     if asking:
@@ -58,8 +58,8 @@ def _hydra_answers(words: Sequence[str]) -> bool:
 
 
 def cluster_job(config: Any) -> None:
-    """One process of a job that `training.cluster` has submitted."""
-    from training.cluster import job
+    """One process of a job that `training.launch.slurm` has submitted."""
+    from training.launch.slurm import job
 
     with job() as (words, name, label):
         train(words, job_name=name, label=label)
@@ -73,8 +73,9 @@ def train(words: Sequence[str], *, job_name: str | None = None, label: str = "")
         label: Added to the name of a new run's folder.
     """
     print_any_text()  # jobs of a cluster begin here
-    from torch_utils import distributed, launching  # after --help: PyTorch takes its time
-    from training.run_folder import launcher_names, words_to_continue
+    from torch_utils import distributed  # after --help: PyTorch takes its time
+    from torch_utils import launch as launching  # after --help: PyTorch takes its time
+    from training.launch.run_dir import launcher_names, words_to_continue
 
     under_torchrun = distributed.torchrun_world_size() is not None
     main_process = not under_torchrun or distributed.environment_rank() == 0
@@ -112,7 +113,7 @@ def make_plan(words: Sequence[str], *, label: str = "", look: bool = True):
         label: See `train`.
         look: Also at what the metrics need.
     """
-    from training.options import plan
+    from training.launch.validate import plan
 
     inputs: dict[str, Any] = {}
     inspect = (lambda options: inputs.update(metric_inputs(options))) if look else None
@@ -126,7 +127,7 @@ def make_plan(words: Sequence[str], *, label: str = "", look: bool = True):
 
 def run(options: dict[str, Any], folder: Path, device_type: str, resuming: bool, notes: Sequence[str]) -> None:
     """One process of the training."""
-    from training.session import train
+    from training.launch.setup import train
 
     arguments = {"device_type": device_type, "resuming": resuming, "notes": notes}
     train(options, folder, **arguments, make_callbacks=snapshot_callbacks)
@@ -138,9 +139,9 @@ def metric_inputs(options: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         UserError: A detector is missing, or the real videos do not suit.
     """
-    from metrics.networks import find_detectors
-    from training.generated_videos import draw_labels
-    from training.stored_videos import StoredVideos
+    from metrics.feature_extractors import find_detectors
+    from metrics.generated_videos import draw_labels
+    from metrics.real_videos import StoredVideos
 
     if not options["metrics"]:
         return {}
@@ -170,10 +171,10 @@ def snapshot_callbacks(options: Mapping[str, Any], folder: Path) -> list[Callabl
     """
     if not options["metrics"]:
         return []
-    from metrics.evaluation import Evaluator
+    from metrics.evaluator import Evaluator
+    from metrics.generated_videos import GeneratedVideos
     from metrics.results import append_row, keep_best, read_rows, summary
     from torch_utils import distributed
-    from training.generated_videos import GeneratedVideos
 
     inputs = metric_inputs(options)
     cache = options["cache_metrics_dir"] or Path(options["outdir"]) / "metrics_cache"
@@ -217,13 +218,14 @@ def snapshot_callbacks(options: Mapping[str, Any], folder: Path) -> list[Callabl
 def open_run_folder(job, names: Mapping[str, bool]) -> Path:
     """The folder of the run to continue, or a new one with its options.
 
-    Nothing is written into a folder that was there: another process may own it, which `training.session` finds out.
+    Nothing is written into a folder that was there: another process may own it, which `training.launch.setup` finds
+    out.
 
     Args:
         names: Of the command's launcher, by which it will find the folder when it is started again.
     """
-    from training.options import write_options
-    from training.run_folder import create_run_folder
+    from training.launch.run_dir import create_run_folder
+    from training.launch.validate import write_options
 
     folder = job.run_folder
     if folder is None:
@@ -235,8 +237,8 @@ def open_run_folder(job, names: Mapping[str, bool]) -> Path:
 
 def print_dry_run(job) -> None:
     """What the command would do, and how large that is."""
-    from training.options import dump_options
-    from training.sizes import size_report
+    from training.launch.validate import dump_options
+    from training.networks.model_summary import size_report
 
     print(dump_options(job.options))
     about = ", ".join(f"{name} {value}" for name, value in job.dataset.describe().items())

@@ -24,15 +24,15 @@ from PIL import Image
 
 from dnnlib import UserError, atomic_write, run_cli
 from dnnlib.command_line import Command
-from torch_utils.host_memory import keep_freed_memory
-from training.clip_writer import IMAGE_FORMATS
-from training.dataset import VideoPairDataset
-from training.frame_index import list_files
-from training.manifest import SHARDS_FORMAT
-from training.packing import pack_shards, pack_zip
-from training.sampler import make_loader
-from training.shard_loader import make_shard_loader
-from training.shards import ShardPairDataset
+from torch_utils.memory import keep_freed_memory
+from training.data.annotations import SHARDS_FORMAT
+from training.data.dataset import VideoPairDataset
+from training.data.frame_index import list_files
+from training.data.loader import make_shard_loader
+from training.data.sampler import make_loader
+from training.data.webdataset import ShardPairDataset
+from training.dataset_tool.archives import pack_shards, pack_zip
+from training.dataset_tool.convert import IMAGE_FORMATS
 
 RESOLUTION = 256
 VIDEOS, NFRAMES, BATCH = 16, 16, 8

@@ -21,9 +21,8 @@ from benchmarks.products import record_products
 from benchmarks.tables import cell, markdown
 from dnnlib import atomic_write, run_cli
 from dnnlib.command_line import Command
-from metrics.frechet import frechet_distance_of_features
-from metrics.kernel import KernelDistance
-from metrics.networks import make_network
+from metrics.distances import KernelDistance, frechet_distance_of_features
+from metrics.feature_extractors import make_network
 from metrics.random_features import FEATURE_WIDTH
 
 __all__ = ["measure", "show"]

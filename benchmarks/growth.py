@@ -26,8 +26,8 @@ from benchmarks.tables import markdown
 from benchmarks.work import FULL, QUICK
 from dnnlib import UserError, atomic_write, choices_hint, run_cli
 from dnnlib.command_line import Command
-from torch_utils.host_memory import keep_freed_memory
-from training.configuration import compose_options
+from torch_utils.memory import keep_freed_memory
+from training.launch.config import compose_options
 
 __all__ = ["AXES", "Axis", "Point", "growth", "table"]
 

@@ -19,8 +19,8 @@ import torch
 
 from dnnlib import atomic_write, run_cli
 from dnnlib.command_line import Command, finite_float
-from training.options import plan
-from training.session import build_loop
+from training.launch.setup import build_loop
+from training.launch.validate import plan
 
 PRECISIONS = ("float32", "bf16")
 CURVES = ("Loss/G/loss", "Loss/D/loss", "Loss/scores/real", "Loss/scores/fake", "Loss/r1_penalty")

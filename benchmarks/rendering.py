@@ -26,13 +26,13 @@ from benchmarks.library_routes import time_products
 from benchmarks.tables import cell, markdown
 from dnnlib import atomic_write, run_cli
 from dnnlib.command_line import Command
-from renderer.camera_paths import camera_path
+from renderer.trajectories import camera_path
 from renderer.video import VideoWriter, to_uint8
-from torch_utils.host_memory import keep_freed_memory
-from training.build import build_networks
-from training.checkpoint import save_snapshot
-from training.configuration import compose_options
-from training.latents import seed_latents
+from torch_utils.memory import keep_freed_memory
+from training.checkpoints.snapshot import save_snapshot
+from training.inference.latents import seed_latents
+from training.launch.build import build_networks
+from training.launch.config import compose_options
 
 __all__ = ["MODELS", "measure", "show"]
 

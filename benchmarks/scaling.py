@@ -20,11 +20,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dnnlib import UserError, atomic_write, choices_hint, run_cli
 from dnnlib.command_line import Command
-from torch_utils.host_memory import keep_freed_memory
-from torch_utils.random_stream import RandomStream
-from training.build import build_loss, build_networks
-from training.configuration import compose_options
-from training.losses import VideoBatch
+from torch_utils.memory import keep_freed_memory
+from torch_utils.rng import RandomStream
+from training.launch.build import build_loss, build_networks
+from training.launch.config import compose_options
+from training.loss import VideoBatch
 from training.phases import Phase, make_phases
 
 FLOAT = 4  # bytes

@@ -10,8 +10,8 @@ import torch
 from benchmarks import data_loading, evaluation, growth, rendering, training, work
 from benchmarks.profiling import profile_to, show
 from benchmarks.tables import cell, markdown
-from torch_utils.ops.dense import has_native_rows
-from training.configuration import compose_options
+from torch_utils.ops.fused_mlp import has_native_rows
+from training.launch.config import compose_options
 
 __all__ = ["SECTIONS", "Report", "Row", "Settings", "profiles", "summary"]
 

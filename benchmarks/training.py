@@ -24,8 +24,8 @@ from benchmarks.processes import in_fresh_process, peak_memory
 from benchmarks.tables import cell, markdown
 from dnnlib import atomic_write, run_cli
 from dnnlib.command_line import Command
-from torch_utils.host_memory import keep_freed_memory, return_freed_memory
-from training.configuration import compose_options
+from torch_utils.memory import keep_freed_memory, return_freed_memory
+from training.launch.config import compose_options
 
 __all__ = ["compose", "measure", "show"]
 

@@ -31,8 +31,8 @@ def write_untrained(path: Path) -> Path:
     """A checkpoint of the base configuration (FaceForensics, 256²)."""
     import torch
 
-    from training.checkpoint import SNAPSHOT_FORMAT, VERSION, save_archive
-    from training.generator import Generator
+    from training.checkpoints.snapshot import SNAPSHOT_FORMAT, VERSION, save_archive
+    from training.networks.generator import Generator
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -60,7 +60,7 @@ def measure(network_pkl: Path, *, width: int | None, seconds: float, device: str
     """Drag in one window; frames per second, their widths, and the median milliseconds of one."""
     from playwright.sync_api import sync_playwright
 
-    from renderer.viewer.command import start
+    from renderer.viewer.__main__ import start
     from renderer.viewer.quality import DraftQuality
 
     server = start(network_pkl, host="127.0.0.1", port=0, device=device)

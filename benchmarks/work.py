@@ -11,11 +11,11 @@ import torch
 from benchmarks.calibration import SHARES
 from benchmarks.products import Product, record_products
 from benchmarks.scaling import Shapes, batch_of, build, one_pass
-from renderer.camera_paths import camera_path
-from torch_utils.random_stream import RandomStream
-from training.build import build_networks
-from training.latents import seed_latents
-from training.losses import VideoBatch
+from renderer.trajectories import camera_path
+from torch_utils.rng import RandomStream
+from training.inference.latents import seed_latents
+from training.launch.build import build_networks
+from training.loss import VideoBatch
 
 __all__ = ["FULL", "QUICK", "Work", "count", "rendering", "synthesis", "training"]
 

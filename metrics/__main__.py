@@ -1,7 +1,245 @@
-"""`python -m metrics`; see metrics.command."""
+"""Evaluate generated videos: `python -m metrics --metrics fvd2048_16f --real DATASET --fake PKL --outdir OUT`.
 
-from dnnlib import run_cli
-from metrics.command import main
+FAKE is a snapshot, a run folder (its newest snapshot), a published checkpoint, or a folder of generated videos: folders
+of frames, or video files. Every metric adds a row to OUT/metric-<name>.jsonl.
 
-if __name__ == "__main__":
-    run_cli(lambda: main(standalone_mode=False, prog_name="python -m metrics"))
+This file is a script: it puts training and metrics together, and is imported by `metrics.__main__` alone (which it is
+not itself, because processes that are started afresh import what they run under its name).
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from dnnlib import UserError
+from dnnlib.command_line import Command
+from metrics.registry import METRICS, find_metric
+
+# PyTorch and the networks are imported where they are used: --help and mistakes in the arguments answer at once.
+
+SHORT = "fvd2048_16f"
+UNSAMPLED = ("kernel_subsets", "mean", "similarity")  # measures whose intervals come from no resampling
+RESOLUTION_OF_FILES = 256  # of folders of videos, unless it is given
+
+
+def parse_metrics(text: str) -> list[str]:
+    """The names of a comma list, each once."""
+    names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    if not names:
+        raise UserError("--metrics: name at least one; --list shows all.")
+    for name in names:
+        find_metric(name)
+    return names
+
+
+def parse_detectors(texts: tuple[str, ...], names: list[str]) -> dict[str, str]:
+    """Paths by detector from NAME=PATH, or from PATH alone where the metrics need only one detector."""
+    from metrics.detectors import DETECTORS
+    from metrics.feature_extractors import DETECTOR_OF
+
+    needed = {DETECTOR_OF[METRICS[name].network] for name in names if METRICS[name].network in DETECTOR_OF}
+    paths = {}
+    for text in texts:
+        name, separator, path = text.partition("=")
+        if not separator or name not in DETECTORS:
+            if len(needed) != 1:
+                choice = " or ".join(f"{known}=PATH" for known in DETECTORS)
+                raise UserError(f"--detector {text}: say which network it is: {choice}.")
+            name, path = next(iter(needed)), text
+        paths[name] = path
+    return paths
+
+
+def list_metrics(context: click.Context, parameter: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        width = max(map(len, METRICS))
+        for metric in METRICS.values():
+            click.echo(f"{metric.name:{width}}  {metric.about}" + (f" ({metric.warning})" if metric.warning else ""))
+        context.exit()
+
+
+option = click.option
+COUNT = click.IntRange(min=1)
+
+
+@click.command(cls=Command, context_settings={"max_content_width": 120, "show_default": True})
+@option("--metrics", "names", default=SHORT, metavar="LIST", help="Names with commas between.")
+@option("--real", type=click.Path(), help="Real videos: folder or zip of folders of frames, as for training.")
+@option("--fake", required=True, type=click.Path(), help="Snapshot, run folder, or folder of generated videos.")
+@option("--outdir", required=True, type=click.Path(file_okay=False), help="Folder for metric-<name>.jsonl.")
+@option("--resolution", type=click.IntRange(min=8), help="Of all frames.  [default: the generator's, else 256]")
+@option("--frame-stride", type=COUNT, help="Keep every so-many-th real frame.  [default: as in the training, else 1]")
+@option("--nframes", type=COUNT, help="Frames of a training clip.  [default: as in the training, else 16]")
+@option("--detector", "detectors", multiple=True, metavar="[NAME=]PATH", help="TorchScript file to trust and use.")
+@option("--cache", type=click.Path(file_okay=False), help="For features of real videos.  [default: the user's cache]")
+@option("--bootstrap", default=100, type=click.IntRange(min=0), help="Resamplings for the interval; 0 for none.")
+@option("--batch-size", default=8, type=COUNT, help="Videos at a time on a device.")
+@option("--gpus", default=1, type=COUNT, help="Processes, each with a device; with CPUs, processes.")
+@option("--device", type=click.Choice(["cpu", "cuda"]), help="[default: cuda if there is one]")
+@option("--list", is_flag=True, is_eager=True, expose_value=False, callback=list_metrics, help="Show all metrics.")
+def main(names: str, detectors: tuple[str, ...], gpus: int, device: str | None, **options: Any) -> None:
+    """Compare generated videos with real ones, or measure what they are like."""
+    chosen = parse_metrics(names)
+    if options["bootstrap"] == 1:
+        raise UserError("--bootstrap: an interval needs at least 2 resamplings; 0 does without.")
+    for name in ("real", "fake"):
+        if options[name] is not None and not os.path.exists(options[name]):
+            raise UserError(f"--{name}: there is no file or folder '{options[name]}'.")
+    if options["real"] is None and options["frame_stride"] is not None:
+        raise UserError("--frame-stride says which real frames are kept: add --real, or leave it out.")
+    if options["real"] is None:
+        needing = [name for name in chosen if METRICS[name].uses_real]
+        if needing:
+            raise UserError(f"--real: {needing[0]} compares with real videos; say where they are.")
+
+    import torch
+
+    from metrics.feature_extractors import find_detectors
+    from torch_utils import distributed
+    from torch_utils import launch as launching
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device: PyTorch finds no CUDA device here; use cpu.")
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if device == "cuda" and gpus > torch.cuda.device_count():
+        raise UserError(f"--gpus: there are {torch.cuda.device_count()} CUDA devices, not {gpus}.")
+    if options["nframes"] is not None and find_snapshot(options["fake"]) is None:
+        raise UserError("--nframes says how a generator's times are spread: leave it out for videos in files.")
+    paths = parse_detectors(detectors, chosen)
+    find_detectors(chosen, paths)  # one that is missing is told before anything else
+    if distributed.environment_rank() == 0:
+        for note in idle_notes(chosen, paths, options, gpus=gpus):
+            click.echo(note, err=True)
+    try:
+        os.makedirs(options["outdir"], exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--outdir: cannot make the folder {options['outdir']}: {error.strerror}.") from error
+    arguments = (chosen, paths, device, options)
+    if distributed.torchrun_world_size() is not None:
+        distributed.init(device_type=device)
+        try:
+            run(*arguments)
+        finally:
+            distributed.cleanup()
+    elif gpus > 1:
+        launching.launch(run, args=arguments, processes=gpus, device_type=device)
+    else:
+        run(*arguments)
+
+
+def idle_notes(names: list[str], paths: dict[str, str], options: dict[str, Any], *, gpus: int) -> list[str]:
+    """What to tell about options that were given and have no effect on these metrics."""
+    from metrics.feature_extractors import DETECTOR_OF
+    from torch_utils import distributed
+
+    chosen, notes = [METRICS[name] for name in names], []
+    needed = {DETECTOR_OF.get(metric.network) for metric in chosen}
+    notes += [f"--detector {name}= has no effect: no metric looks through it." for name in paths if name not in needed]
+    if options["cache"] is not None and not any(metric.uses_real for metric in chosen):
+        notes.append("--cache has no effect: no metric compares with real videos.")
+    context = click.get_current_context()
+    given = {name for name in context.params if context.get_parameter_source(name) is not ParameterSource.DEFAULT}
+    if "bootstrap" in given and options["bootstrap"] and all(metric.measure in UNSAMPLED for metric in chosen):
+        notes.append(
+            "--bootstrap: these metrics take their interval from the spread of the samples, whatever the number."
+        )
+    started = distributed.torchrun_world_size()
+    if "gpus" in given and started is not None and started != gpus:
+        notes.append(f"--gpus has no effect: {started} processes have been started.")
+    return notes
+
+
+def run(names: list[str], paths: dict[str, str], device_type: str, options: dict[str, Any]) -> None:
+    """One process of the evaluation."""
+    import torch
+
+    from dnnlib.downloads import cache_folder, sha256_of
+    from metrics.evaluator import Evaluator
+    from metrics.feature_extractors import find_detectors
+    from metrics.generated_videos import GeneratedVideos
+    from metrics.results import append_row, summary
+    from torch_utils import distributed
+    from torch_utils.memory import keep_freed_memory
+
+    if device_type == "cpu":
+        keep_freed_memory()
+        device = torch.device("cpu")
+    else:
+        device = torch.device("cuda", distributed.local_rank())
+        torch.cuda.set_device(device)
+    fake, real, about = open_videos(options, device)
+    if distributed.is_main():
+        for note in [note for videos in (fake, real) for note in getattr(videos, "notes", ())]:
+            click.echo(note, err=True)
+    labelled = isinstance(fake, GeneratedVideos) and fake.labelled
+    if distributed.is_main() and real is not None and not labelled and not any(METRICS[n].uses_real for n in names):
+        click.echo("--real has no effect: no metric compares with real videos.", err=True)
+    cache = cache_folder("metrics") if options["cache"] is None else Path(options["cache"])
+    with distributed.patience():
+        evaluator = Evaluator(
+            fake=fake,
+            real=real,
+            device=device,
+            detectors=find_detectors(names, paths),
+            cache=cache,
+            batch_size=options["batch_size"],
+            replicates=options["bootstrap"],
+        )
+        if distributed.is_main() and "checkpoint" in about:
+            about["checkpoint_sha256"] = sha256_of(about.pop("path"))
+        for name in names:
+            row = evaluator.evaluate(name)
+            if distributed.is_main():
+                click.echo(summary(row))
+                path = append_row(options["outdir"], {**row, **about})
+                click.echo(f"  → {path}")
+
+
+def open_videos(options: dict[str, Any], device: Any) -> tuple[Any, Any, dict[str, Any]]:
+    """The generated videos, the real ones (or None), and what the rows say about where they come from."""
+    from metrics.real_videos import StoredVideos
+
+    about: dict[str, Any] = {"fake_name": os.path.basename(os.path.abspath(options["fake"]))}
+    stride, resolution = options["frame_stride"], options["resolution"]
+    snapshot = find_snapshot(options["fake"])
+    if snapshot is None:
+        fake = StoredVideos(options["fake"], resolution=resolution or RESOLUTION_OF_FILES)
+    else:
+        fake, trained = open_generator(snapshot, options, device)
+        stride = stride or trained.get("frame_stride")
+        about.update(checkpoint=snapshot.name, path=str(snapshot), cur_nimg=trained.get("cur_nimg"))
+    real = None
+    if options["real"] is not None:
+        real = StoredVideos(options["real"], resolution=fake.resolution, frame_stride=stride or 1)
+        about.update(real_name=os.path.basename(os.path.abspath(options["real"])), frame_stride=stride or 1)
+    return fake, real, about
+
+
+def find_snapshot(path: str) -> Path | None:
+    """The snapshot that a path stands for; None for a folder or zip of videos."""
+    from training.checkpoints.snapshot import latest_snapshot
+
+    if not os.path.isdir(path):
+        return None if path.lower().endswith(".zip") else Path(path)
+    is_run = any(name.endswith(".pkl") for name in os.listdir(path))
+    return latest_snapshot(path) if is_run else None
+
+
+def open_generator(snapshot: Path, options: dict[str, Any], device: Any) -> tuple[Any, dict[str, Any]]:
+    """The videos of a generator, and what its snapshot says of its training."""
+    from metrics.generated_videos import GeneratedVideos, draw_labels
+    from training.checkpoints.snapshot import load_generator, load_snapshot
+
+    generator = load_generator(snapshot, device=device)
+    content = load_snapshot(snapshot, average_only=True)
+    trained = {**(content.get("dataset") or {}), **(content.get("progress") or {})}
+    label = None
+    if generator.c_dim > 0:
+        if options["real"] is None:
+            raise UserError("--real: this generator needs labels, which are drawn from those of the real videos.")
+        label = draw_labels(options["real"])
+    nframes = options["nframes"] or trained.get("nframes") or 16
+    return GeneratedVideos(generator, nframes=nframes, resolution=options["resolution"], label=label), trained

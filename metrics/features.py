@@ -64,7 +64,7 @@ def compute_features(
     The file appears when it is complete. Only the main process writes.
 
     Args:
-        samples, network: See Samples and metrics.networks.
+        samples, network: See Samples and metrics.feature_extractors.
         path: The file, .npy.
         batch_size: Samples at a time on a process.
         title: Of the progress bar.

@@ -21,8 +21,8 @@ class Metric:
 
     Attributes:
         name: As users type it.
-        measure: How features become a number; see metrics.evaluation.
-        network: What turns clips into features; see metrics.networks.
+        measure: How features become a number; see metrics.evaluator.
+        network: What turns clips into features; see metrics.feature_extractors.
         samples: What is measured: 'clips', 'images' (single frames), 'views' (one moment from several cameras), or
             'pairs' (one moment from two cameras, with its depth).
         count: How many generated ones; for real clips too.

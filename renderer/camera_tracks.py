@@ -3,9 +3,9 @@
 import dataclasses
 from collections.abc import Sequence
 
-from renderer.camera_files import PathCamera, path_cameras
-from renderer.camera_paths import camera_path, frame_schedule
 from renderer.cameras import CameraPrior, Cameras
+from renderer.trajectories import camera_path, frame_schedule
+from renderer.trajectory_files import PathCamera, path_cameras
 
 __all__ = ["CameraTrack", "file_track", "program_tracks", "recorded_track"]
 

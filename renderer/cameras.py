@@ -11,7 +11,19 @@ from collections.abc import Sequence
 
 import torch
 
-__all__ = ["CameraPrior", "Cameras", "cam2world_from_angles", "camera_angles", "focal_from_fov", "look_at"]
+__all__ = [
+    "CameraPrior",
+    "Cameras",
+    "EYE_DISTANCE",
+    "cam2world_from_angles",
+    "camera_angles",
+    "camera_rays",
+    "focal_from_fov",
+    "lattice_pixel_indices",
+    "look_at",
+    "pixel_centers",
+    "stereo_pair",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,3 +165,93 @@ class CameraPrior:
         radius = low + (high - low) * stream.uniform("camera/radius", [n])
         fov = torch.full_like(radius, self.fov)
         return Cameras(cam2world=cam2world_from_angles(angles[0], angles[1], radius), fov=fov)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Pixels to rays: pixel centres on the image plane and the rays through them.
+#
+# A ray is `origin + depth * direction` with a direction that is NOT normalised: its component along the viewing axis
+# is one, so `depth` is the distance along that axis.
+
+
+def pixel_centers(resolution: int, device: torch.device | str | None = None) -> torch.Tensor:
+    """Centres [resolution**2, 2] (x, y) of a square image's pixels, row-major, top row first, within [-1, 1]."""
+    edge = 1 - 1 / resolution
+    x = torch.linspace(-edge, edge, resolution, device=device)
+    y = torch.linspace(edge, -edge, resolution, device=device)
+    return torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).reshape(-1, 2)
+
+
+def camera_rays(cameras: Cameras, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rays of N cameras through `pixels` [R, 2] or [N, R, 2].
+
+    Returns:
+        origins [N, 1, 3] and directions [N, R, 3] in world space.
+    """
+    focal = focal_from_fov(cameras.fov.double()).to(pixels.dtype)
+    on_plane = pixels.expand(len(cameras), -1, -1) / focal[:, None, None]
+    in_camera = torch.cat([on_plane, torch.full_like(on_plane[..., :1], -1)], dim=-1)
+    cam2world = cameras.cam2world.to(pixels.dtype)
+    return cam2world[:, None, :3, 3], in_camera @ cam2world[:, :3, :3].transpose(1, 2)
+
+
+def lattice_pixel_indices(uniform: torch.Tensor, resolution: int, lattice: int) -> torch.Tensor:
+    """Row-major indices [B, lattice**2] of a regular lattice of pixels with one random offset per video.
+
+    Args:
+        uniform: [B, 2] in [0, 1): the offset along (x, y) as a fraction of the stride.
+        resolution: Image width in pixels, a multiple of `lattice`.
+    """
+    stride = resolution // lattice
+    offset = (uniform * stride).long()
+    steps = torch.arange(lattice, device=uniform.device) * stride
+    columns = offset[:, 0, None, None] + steps[None, None, :]
+    rows = offset[:, 1, None, None] + steps[None, :, None]
+    return (rows * resolution + columns).reshape(len(uniform), -1)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Stereo pairs: the two eyes of a camera that looks at the origin.
+#
+# Each eye is the camera turned about the origin, around its own up axis, by half the angle that the distance of the
+# eyes spans: asin(eye distance / 2 · radius). So both look at the origin from the camera's own distance (toed in), as
+# cameras of the training do, and their distance lies along the camera's x axis.
+
+
+# In scene units. Heads are framed by a volume 0.24 deep at distance 1, so a unit is about a metre: 63 mm.
+EYE_DISTANCE = 0.063
+
+
+def stereo_pair(cameras: Cameras, eye_distance: float = EYE_DISTANCE) -> tuple[Cameras, Cameras]:
+    """The left and the right eye of N cameras.
+
+    Args:
+        cameras: Looking at the origin.
+        eye_distance: Between the eyes, in scene units, above 0.
+
+    Raises:
+        ValueError: A distance that is not positive or that no two points at the camera's radius have.
+    """
+    cam2world = cameras.cam2world.double()
+    radius = cam2world[:, :3, 3].norm(dim=-1)
+    if not 0 < eye_distance < 2 * float(radius.min()):
+        raise ValueError(
+            f"The eye distance must lie between 0 and {2 * float(radius.min()):g}, twice the camera's distance from "
+            f"the origin, got {eye_distance:g}."
+        )
+    half = torch.asin(eye_distance / (2 * radius))
+    return tuple(
+        Cameras(cam2world=(_turn(cam2world[:, :3, 1], angle) @ cam2world).float(), fov=cameras.fov)
+        for angle in (-half, half)
+    )
+
+
+def _turn(axis: torch.Tensor, angle: torch.Tensor) -> torch.Tensor:
+    """Rotations [N, 4, 4] about unit axes [N, 3] through the origin (Rodrigues' formula)."""
+    x, y, z = axis.unbind(-1)
+    zero = torch.zeros_like(x)
+    cross = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], dim=-1).reshape(-1, 3, 3)
+    sin, cos = angle.sin()[:, None, None], angle.cos()[:, None, None]
+    matrix = torch.eye(4, dtype=axis.dtype, device=axis.device).repeat(len(axis), 1, 1)
+    matrix[:, :3, :3] += sin * cross + (1 - cos) * cross @ cross
+    return matrix

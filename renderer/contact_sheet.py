@@ -16,7 +16,7 @@ from PIL import Image
 
 from dnnlib import UserError, one_line, run_cli
 from dnnlib.command_line import Command
-from renderer.depth_frames import SCALE_FILE, DepthScale, read_depth_png
+from renderer.depth_files import SCALE_FILE, DepthScale, read_depth_png
 from renderer.outputs import displayed
 from renderer.video import image_grid, save_png
 

@@ -58,12 +58,11 @@ def output_maps(
     Args:
         frames: Depth is the expected depth, not normalised by the opacity.
         cameras: One per video.
-        background: Whether there is a background behind the foreground; see `renderer.parallax.surface_depth`.
+        background: Whether there is a background behind the foreground; see `renderer.depth.surface_depth`.
     """
     import torch
 
-    from renderer.normals import normals_from_depth
-    from renderer.parallax import surface_depth
+    from renderer.depth import normals_from_depth, surface_depth
 
     maps = {"rgb": frames.image[:, 0], "raw": frames.image_raw[:, 0], "opacity": frames.opacity}
     if "depth" in names or "normal" in names:

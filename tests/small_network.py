@@ -2,8 +2,8 @@
 
 import torch
 
-from training.checkpoint import save_snapshot
-from training.generator import Generator
+from training.checkpoints.snapshot import save_snapshot
+from training.networks.generator import Generator
 
 
 def save_small_network(folder, **foreground):

@@ -1,4 +1,4 @@
-"""A stream of recorded random draws, looked up by name: drop-in for `torch_utils.random_stream.RandomStream`."""
+"""A stream of recorded random draws, looked up by name: drop-in for `torch_utils.rng.RandomStream`."""
 
 import torch
 

@@ -7,9 +7,9 @@ import pytest
 import yaml
 
 from dnnlib import UserError
-from training.build import build_networks
-from training.configuration import CONFIG_DIR, compose_options, continued_options, hydra_word, plain_word
-from training.option_rules import RULES, check_values
+from training.launch.build import build_networks
+from training.launch.config import CONFIG_DIR, compose_options, continued_options, hydra_word, plain_word
+from training.launch.option_rules import RULES, check_values
 
 MODELS = ["faceforensics", "mead", "taichi", "sky", "small"]
 

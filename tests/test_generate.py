@@ -17,10 +17,10 @@ import dnnlib
 import generate
 from renderer.cameras import CameraPrior
 from renderer.video import to_uint8
-from renderer.volume import RenderSettings
+from renderer.volume_rendering import RenderSettings
 from tests.small_network import save_small_network
-from training.latents import seed_latents
-from training.rendering_choices import pair_seeds
+from training.inference.cli_options import pair_seeds
+from training.inference.latents import seed_latents
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -64,9 +64,9 @@ class FakeGenerator:
 def fake(monkeypatch):
     """A stand-in for the checkpoint loader; returns the generator that it will hand out."""
     generator = FakeGenerator()
-    loader = types.ModuleType("training.checkpoint")
+    loader = types.ModuleType("training.checkpoints.snapshot")
     loader.load_generator = lambda path, *, device="cpu": generator
-    monkeypatch.setitem(sys.modules, "training.checkpoint", loader)
+    monkeypatch.setitem(sys.modules, "training.checkpoints.snapshot", loader)
     return generator
 
 
@@ -302,10 +302,10 @@ def test_visualize_renders_ten_seeds_along_the_four_programs(tmp_path):
 def test_half_precision_is_asked_for_and_refused_where_there_is_none(monkeypatch):
     cpu = torch.device("cpu")
     assert generate.check_precision("float32", torch.device("meta")) == "float32"
-    monkeypatch.setattr("torch_utils.ops.dense.has_native_rows", lambda device, precision: True)
+    monkeypatch.setattr("torch_utils.ops.fused_mlp.has_native_rows", lambda device, precision: True)
     assert generate.check_precision("bf16", cpu) == "bfloat16"
     with pytest.raises(dnnlib.UserError, match="--precision: bf16 is for CPUs"):
         generate.check_precision("bf16", torch.device("meta"))
-    monkeypatch.setattr("torch_utils.ops.dense.has_native_rows", lambda device, precision: False)
+    monkeypatch.setattr("torch_utils.ops.fused_mlp.has_native_rows", lambda device, precision: False)
     with pytest.raises(dnnlib.UserError, match="--precision: bf16 needs a processor with avx512_bf16"):
         generate.check_precision("bf16", cpu)

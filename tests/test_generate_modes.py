@@ -10,17 +10,16 @@ from PIL import Image
 
 import dnnlib
 import generate
-from renderer.camera_files import PathCamera, write_camera_path
-from renderer.camera_paths import camera_path
-from renderer.depth_frames import read_depth_png
-from renderer.normals import normals_from_depth
-from renderer.parallax import surface_depth
-from renderer.stereo import stereo_pair
+from renderer.cameras import stereo_pair
+from renderer.depth import normals_from_depth, surface_depth
+from renderer.depth_files import read_depth_png
+from renderer.trajectories import camera_path
+from renderer.trajectory_files import PathCamera, write_camera_path
 from renderer.video import to_uint8
 from tests.small_network import save_small_network
-from training.code_files import VideoCodes, generator_digest, save_codes
-from training.code_paths import slerp
-from training.latents import seed_latents
+from training.inference.interpolation import slerp
+from training.inference.latent_files import VideoCodes, generator_digest, save_codes
+from training.inference.latents import seed_latents
 
 SIZES = {"z_dim": 16, "motion_dim": 12, "background_dim": 8}
 FEW = ["--n_steps", "2", "--time_steps", "2", "--save_frames"]

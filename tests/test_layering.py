@@ -20,7 +20,7 @@ MAY_IMPORT = {
 # Scripts that live in a package: the implementation of `python -m metrics` puts training and metrics together, as
 # run_train.py does; viewer and geometry put networks behind a renderer that knows none. They may import everything of
 # ours but the tests; only the package's __main__ may import them.
-SCRIPTS = {"metrics.command", "renderer.viewer.command", "renderer.geometry"}
+SCRIPTS = {"metrics.__main__", "renderer.viewer.__main__", "renderer.geometry"}
 OURS = {*MAY_IMPORT, "run_train", "generate", "tests"}
 MACHINE_PATH = re.compile(r"(?<![\w.])/" + r"work\b|\bshared/" + r"(?:goldens|spec|seed)")
 TEXT_SUFFIXES = {".py", ".sh", ".yaml", ".yml", ".toml", ".md", ".txt", ".cpp", ".cu", ".h"}
@@ -159,7 +159,7 @@ def test_text_files_name_their_encoding():
     [
         ("import torch_utils.ops", "dnnlib"),
         ("from renderer import cameras", "torch_utils"),
-        ("def f():\n    from training.generator import Generator", "renderer"),
+        ("def f():\n    from training.networks.generator import Generator", "renderer"),
         ("import importlib\nimportlib.import_module('metrics.fvd')", "training"),
         ("import metrics", "training"),
         ("from renderer.video import to_uint8", "metrics"),
@@ -176,7 +176,7 @@ def test_wrong_imports_are_found(source, package):
     [
         ("from . import util\nfrom .util import x\nimport torch, os", "dnnlib"),
         ("from .. import misc\nfrom dnnlib.util import UserError", "torch_utils.ops"),
-        ("import metrics.frechet\nimport torch_utils", "metrics"),
+        ("import metrics.distances\nimport torch_utils", "metrics"),
     ],
 )
 def test_right_imports_pass(source, package):
@@ -184,17 +184,17 @@ def test_right_imports_pass(source, package):
 
 
 def test_a_script_in_a_package_may_import_everything_and_nobody_imports_it():
-    assert wrong_imports("import training.loop, renderer, metrics.fvd", "metrics", file="command") == []
+    assert wrong_imports("import training.training_loop, renderer, metrics.fvd", "metrics", file="command") == []
     assert wrong_imports("import generate", "metrics", file="command") == ["generate"]
     assert wrong_imports("import training.command", "metrics", file="fvd") == ["training.command"]
-    assert wrong_imports("from metrics.command import run", "metrics", file="fvd") == ["metrics.command.run"]
-    assert wrong_imports("from metrics.command import main", "metrics", file="__main__") == []
-    assert wrong_imports("from metrics.command import main", "training", file="__main__") == ["metrics.command.main"]
-    deeper = "from renderer.viewer.command import main"
-    assert wrong_imports("import training.checkpoint", "renderer.viewer", file="command") == []
+    assert wrong_imports("from metrics.__main__ import run", "metrics", file="fvd") == ["metrics.__main__.run"]
+    assert wrong_imports("from metrics.__main__ import main", "metrics", file="__main__") == []
+    assert wrong_imports("from metrics.__main__ import main", "training", file="__main__") == ["metrics.__main__.main"]
+    deeper = "from renderer.viewer.__main__ import main"
+    assert wrong_imports("import training.checkpoints.snapshot", "renderer.viewer", file="command") == []
     assert wrong_imports(deeper, "renderer.viewer", file="__main__") == []
-    assert wrong_imports(deeper, "renderer", file="__main__") == ["renderer.viewer.command.main"]
-    assert wrong_imports(deeper, "training", file="loop") == ["renderer.viewer.command.main"]
+    assert wrong_imports(deeper, "renderer", file="__main__") == ["renderer.viewer.__main__.main"]
+    assert wrong_imports(deeper, "training", file="loop") == ["renderer.viewer.__main__.main"]
 
 
 @pytest.mark.parametrize(

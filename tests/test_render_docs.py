@@ -9,7 +9,7 @@ import pytest
 import generate
 from dnnlib import parse_int_list
 from renderer.outputs import parse_outputs
-from training.render_options import check_combinations, parse_style_mix, parse_time_range
+from training.inference.cli_options import check_combinations, parse_style_mix, parse_time_range
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PAGES = ["README.md", "docs/rendering.md", "docs/gallery.md"]

@@ -19,8 +19,8 @@ from PIL import Image
 import run_train
 from dnnlib import run_cli
 from tests.training.tiny import WORDS, make_loop, write_frames
-from training import options as options_module
-from training.training_state import read_state
+from training.checkpoints.training_state import read_state
+from training.launch import validate as options_module
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -530,7 +530,7 @@ def test_two_processes_with_torchrun_and_one_run_per_folder(tmp_path, data):
 
 
 def test_a_run_folder_belongs_to_one_process(tmp_path, data, monkeypatch, capsys):
-    from training.run_folder import lock_run_folder
+    from training.launch.run_dir import lock_run_folder
 
     words = [f"outdir={tmp_path / 'runs'}", f"data={data}", *WORDS, "imgsnap=null", "kimg=0.004"]
     assert call(monkeypatch, *words) == 0

@@ -17,8 +17,10 @@ from typing import Any
 
 import torch
 
-from torch_utils import distributed, native_build, native_recipes
-from torch_utils.native_recipes import BuildError
+from torch_utils import distributed
+from torch_utils import op_build as native_build
+from torch_utils import op_build as native_recipes
+from torch_utils.op_build import BuildError
 
 __all__ = ["build_missing", "load", "load_emulated", "require"]
 

@@ -1,7 +1,7 @@
 """Several training processes, or just one: the same calls work in both cases.
 
 Launched either by torchrun or a cluster's scheduler (which set RANK, WORLD_SIZE, LOCAL_RANK and the meeting point in
-the environment) or by `torch_utils.launching`, which starts the processes of one machine itself. Tensors on a GPU
+the environment) or by `torch_utils.launch`, which starts the processes of one machine itself. Tensors on a GPU
 travel through NCCL, tensors on the CPU and all host-side bookkeeping (flags, gathered objects) through gloo, so that
 bookkeeping never waits for a GPU.
 

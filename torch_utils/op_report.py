@@ -14,8 +14,10 @@ from tqdm import tqdm
 
 from dnnlib import UserError, atomic_write, choices_hint
 from dnnlib.command_line import Command
-from torch_utils import custom_ops, native_build, native_recipes, op_timings
-from torch_utils.host_memory import keep_freed_memory
+from torch_utils import custom_ops, op_timings
+from torch_utils import op_build as native_build
+from torch_utils import op_build as native_recipes
+from torch_utils.memory import keep_freed_memory
 
 __all__ = ["command", "versions"]
 

@@ -11,9 +11,9 @@ from benchmarks.learning.report import write_report
 from benchmarks.learning.runs import COMMON, ROOT, plan_runs, train_all
 from dnnlib import run_cli
 from dnnlib.command_line import Command, finite_float
-from training.configuration import compose_options
-from training.synthetic import make_dataset
-from training.synthetic_video import Recipe
+from training.launch.config import compose_options
+from training.synthetic.make_dataset import make_dataset
+from training.synthetic.render import Recipe
 
 
 @click.command(cls=Command)

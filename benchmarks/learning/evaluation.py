@@ -16,20 +16,20 @@ from benchmarks.learning.measures import (
     shuffled,
     warping_errors,
 )
-from metrics.frechet import frechet_distance_of_features
+from metrics.distances import frechet_distance_of_features
+from metrics.generated_videos import GeneratedVideos
 from metrics.random_features import RandomFeatures
 from renderer.cameras import CameraPrior, Cameras
-from renderer.parallax import parallax, plane_depth, relief, surface_depth, weighted_mean
-from renderer.rendering import Fields
+from renderer.depth import parallax, plane_depth, relief, surface_depth, weighted_mean
 from renderer.video import to_uint8
-from torch_utils.random_stream import RandomStream
-from training.checkpoint import load_generator, load_snapshot
-from training.dataset import VideoPairDataset
-from training.generated_videos import GeneratedVideos
-from training.generator import Generator
-from training.synthetic_codes import BACKGROUND_CODE, CONTENT_CODE, MOTION_CODE, Person, pose_at
-from training.synthetic_scene import Backdrop, TalkingHead
-from training.synthetic_video import render_frames
+from renderer.volume_rendering import Fields
+from torch_utils.rng import RandomStream
+from training.checkpoints.snapshot import load_generator, load_snapshot
+from training.data.dataset import VideoPairDataset
+from training.networks.generator import Generator
+from training.synthetic.head_model import Backdrop, TalkingHead
+from training.synthetic.parameters import BACKGROUND_CODE, CONTENT_CODE, MOTION_CODE, Person, pose_at
+from training.synthetic.render import render_frames
 
 __all__ = ["Sizes", "Views", "evaluate_snapshot", "figures_of_scenes", "real_features"]
 
@@ -56,7 +56,7 @@ class Views:
 
     Attributes:
         images: [3, N, 3, H, H] in [0, 1].
-        depth, weights: [3, N, h, h], see renderer.parallax.
+        depth, weights: [3, N, h, h], see renderer.depth.
         cameras: Three times one camera.
     """
 

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from renderer.cameras import Cameras
-from renderer.parallax import plane_depth, project, surface_points, warp, weighted_mean
+from renderer.depth import plane_depth, project, surface_points, warp, weighted_mean
 
 __all__ = [
     "correlation", "frame_differences", "interpolate_depth", "motion_and_content", "shuffled", "warping_errors",

@@ -15,10 +15,10 @@ from tqdm import tqdm
 from benchmarks.learning.evaluation import Sizes, evaluate_snapshot, figures_of_scenes, real_features
 from benchmarks.learning.runs import Run, run_folder, snapshots
 from dnnlib import atomic_write
-from metrics.frechet import frechet_distance_of_features
+from metrics.distances import frechet_distance_of_features
 from renderer.cameras import CameraPrior
-from training.checkpoint import load_snapshot
-from training.dataset import VideoPairDataset
+from training.checkpoints.snapshot import load_snapshot
+from training.data.dataset import VideoPairDataset
 
 __all__ = ["make_reference", "measure_all"]
 

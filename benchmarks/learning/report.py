@@ -11,10 +11,10 @@ from benchmarks.learning.pictures import depth_picture, save_grid
 from benchmarks.learning.runs import COMMON, Run, run_folder, snapshots
 from benchmarks.plots import draw_lines
 from dnnlib import atomic_write
-from renderer.parallax import surface_depth
-from torch_utils.random_stream import RandomStream
-from training.checkpoint import load_generator
-from training.dataset import VideoPairDataset
+from renderer.depth import surface_depth
+from torch_utils.rng import RandomStream
+from training.checkpoints.snapshot import load_generator
+from training.data.dataset import VideoPairDataset
 
 __all__ = ["write_report"]
 
@@ -192,8 +192,9 @@ over the same pixels, hidden ones included. Depth maps have half the resolution 
 
 *Six contents from {-VIEW_ANGLE:g}° to {VIEW_ANGLE:g}° of yaw, and their depth from the front (near is bright).*
 
-While it trains, every run logs surface, depth variance, relief and parallax (`training/geometry_log.py`) and warns when
-the parallax falls below 0.3 % of the image's width: less than a tenth of a pixel at 32×32, less than one at 256×256.
+While it trains, every run logs surface, depth variance, relief and parallax
+(`training/monitoring/geometry_monitor.py`) and warns when the parallax falls below 0.3 % of the image's width: less
+than a tenth of a pixel at 32×32, less than one at 256×256.
 What helps is written below.
 """
 

@@ -1,7 +1,61 @@
-"""`python -m renderer.viewer`; see renderer.viewer.command."""
+"""Look at a checkpoint, or at a training run, in a browser: `python -m renderer.viewer --network_pkl PKL`.
 
-from dnnlib import run_cli
-from renderer.viewer.command import main
+This file is a script: it puts networks behind the viewer, which itself knows none.
+"""
 
-if __name__ == "__main__":
-    run_cli(lambda: main(standalone_mode=False, prog_name="python -m renderer.viewer"))
+import contextlib
+import logging
+import os
+from typing import Any
+
+import click
+
+from dnnlib.command_line import Command
+from training.inference.cli_options import pick_device
+
+# PyTorch, viser and the networks are imported where they are used: --help and mistakes answer at once.
+
+LOCAL = "127.0.0.1"
+option = click.option
+
+
+@click.command(cls=Command, context_settings={"max_content_width": 120, "show_default": True})
+@option("--network_pkl", required=True, type=click.Path(exists=True), help="A checkpoint, or a run folder to watch.")
+@option("--host", default=LOCAL, help="Address to listen on; 0.0.0.0 lets everybody in who can reach this machine.")
+@option("--port", default=8080, type=click.IntRange(min=0, max=65535), help="Port; 0 for any that is free.")
+@option("--device", help="cpu, cuda, cuda:1, …  [default: cuda if there is one]")
+def main(network_pkl: str, host: str, port: int, device: str | None) -> None:
+    """Look at a generator in a browser: turn the camera, move the time, change codes, save what is seen."""
+    logging.basicConfig(format="%(levelname)s: %(message)s")
+    server = start(network_pkl, host=host, port=port, device=device)
+    with contextlib.suppress(KeyboardInterrupt):  # not an interruption here, but the way to end
+        try:
+            shown = "localhost" if host in (LOCAL, "0.0.0.0") else host
+            click.echo(f"Open http://{shown}:{server.port} (Ctrl-C ends it).")
+            server.wait()
+        finally:
+            server.stop()
+
+
+def start(network_pkl: str | os.PathLike, *, host: str, port: int, device: str | None) -> Any:
+    """A running `renderer.viewer.server.ViewerServer`.
+
+    Raises:
+        UserError: No such device, nothing to look at, viser is missing, or the port is taken.
+    """
+    from renderer.viewer.checkpoint_list import Shelf
+    from renderer.viewer.server import ViewerServer
+    from torch_utils.memory import keep_freed_memory
+    from training.checkpoints.snapshot import load_generator, load_snapshot
+    from training.inference.viewer_source import GeneratorViews
+
+    device = pick_device(device)
+    if device.type == "cpu":
+        keep_freed_memory()
+    shelf = Shelf(
+        network_pkl,
+        load=lambda path: GeneratorViews(load_generator(path, device=device)),
+        check=lambda path: load_snapshot(path, average_only=True),
+        report=lambda message: click.echo(message, err=True),
+    )
+    return ViewerServer(shelf, host=host, port=port)

@@ -5,8 +5,8 @@ import math
 
 import numpy as np
 
-from renderer.camera_files import PathCamera
 from renderer.cameras import CameraPrior
+from renderer.trajectory_files import PathCamera
 
 __all__ = ["OrbitLimits", "position_of"]
 

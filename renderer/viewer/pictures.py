@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 
-from renderer.camera_files import PathCamera, path_cameras
 from renderer.outputs import RenderedFrames, displayed, output_maps
+from renderer.trajectory_files import PathCamera, path_cameras
 from renderer.video import to_uint8
 from renderer.viewer.views import ViewSource
 

@@ -3,7 +3,7 @@
 import bisect
 import dataclasses
 
-from renderer.camera_files import PathCamera
+from renderer.trajectory_files import PathCamera
 
 __all__ = ["CameraRecording"]
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from dnnlib import temporary_folder
-from renderer.camera_files import PathCamera, write_camera_path
+from renderer.trajectory_files import PathCamera, write_camera_path
 from renderer.video import VideoWriter, save_png
 from renderer.viewer.messages import told_to_client
 from renderer.viewer.panel import Settings
@@ -25,7 +25,7 @@ def picture_file(image: torch.Tensor) -> bytes:
 
 
 def path_file(cameras: Sequence[PathCamera]) -> bytes:
-    """A JSON file of a camera path (see `renderer.camera_files`)."""
+    """A JSON file of a camera path (see `renderer.trajectory_files`)."""
     return _through_file("path.json", lambda path: write_camera_path(path, cameras))
 
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from dnnlib import UserError
 from renderer.cameras import CameraPrior
+from renderer.viewer.checkpoint_list import Shelf
 from renderer.viewer.orbit import OrbitLimits, position_of
 from renderer.viewer.render_queue import RenderQueue
 from renderer.viewer.session import Session
-from renderer.viewer.shelf import Shelf
 
 __all__ = ["ViewerServer"]
 

@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from renderer.camera_files import PathCamera
+from renderer.trajectory_files import PathCamera
+from renderer.viewer.checkpoint_list import Shelf
 from renderer.viewer.messages import told_to_client
 from renderer.viewer.orbit import OrbitLimits, position_of
 from renderer.viewer.panel import Panel, Settings
@@ -21,7 +22,6 @@ from renderer.viewer.playback import Playback
 from renderer.viewer.quality import DraftQuality
 from renderer.viewer.render_queue import RenderQueue
 from renderer.viewer.saving import Saver
-from renderer.viewer.shelf import Shelf
 from renderer.viewer.views import ViewRequest
 
 __all__ = ["Session"]

@@ -3,9 +3,9 @@
 import dataclasses
 from typing import Protocol
 
-from renderer.camera_files import PathCamera
 from renderer.cameras import CameraPrior
 from renderer.outputs import RenderedFrames
+from renderer.trajectory_files import PathCamera
 
 __all__ = ["Codes", "ViewRequest", "ViewSource"]
 

@@ -7,7 +7,7 @@ from click.testing import CliRunner
 
 from benchmarks import evaluation
 from benchmarks.products import multiply_adds, record_products
-from metrics.networks import make_network
+from metrics.feature_extractors import make_network
 from metrics.random_features import CHANNELS
 
 

@@ -14,8 +14,7 @@ from benchmarks.learning.measures import (
     shuffled,
     warping_errors,
 )
-from renderer.cameras import CameraPrior
-from renderer.rays import camera_rays, pixel_centers
+from renderer.cameras import CameraPrior, camera_rays, pixel_centers
 
 PRIOR = CameraPrior(fov=18, yaw=(-0.3, 0.3))
 SIZE = 32

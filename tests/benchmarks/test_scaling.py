@@ -6,8 +6,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.scaling import FLOAT, Machine, build, count, predict
-from training.configuration import compose_options
-from training.sizes import parameter_counts
+from training.launch.config import compose_options
+from training.networks.model_summary import parameter_counts
 
 MACHINE = Machine(
     teraflops=10, utilisation=0.5, gpus_per_node=8, inside=100e9, between=10e9, latency=1e-5, host_latency=1e-4,

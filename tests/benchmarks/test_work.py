@@ -6,7 +6,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import work
 from benchmarks.products import MatrixProduct, multiply_adds
-from training.configuration import compose_options
+from training.launch.config import compose_options
 
 
 @pytest.fixture(scope="module")

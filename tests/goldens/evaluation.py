@@ -5,7 +5,7 @@ import functools
 import torch
 
 from tests.goldens.networks import golden_arrays, paper_generator
-from training.generator import Generator, SynthesisOutput
+from training.networks.generator import Generator, SynthesisOutput
 
 # Case → fractions of the camera's ranges, field of view, frames, changes of the sampling, styles.
 CASES = {

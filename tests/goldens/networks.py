@@ -11,9 +11,9 @@ import torch
 
 from tests.goldens.recipe import value
 from tests.goldens.reference import SPECS, Spec, discriminator_shapes, generator_shapes
-from training.discriminator import TimeAwareDiscriminators
-from training.generator import Generator
-from training.published_names import map_discriminator_name, map_generator_name, map_state
+from training.networks.discriminator import TimeAwareDiscriminators
+from training.networks.generator import Generator
+from training.published.state_dict import map_discriminator_name, map_generator_name, map_state
 
 DATA = Path(__file__).parents[1] / "data"
 CAMERAS = {"mead": {"fov": 12.0, "yaw": (-0.3, 0.3)}}  # the other two have the default

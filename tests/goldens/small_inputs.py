@@ -4,7 +4,7 @@ import torch
 
 from renderer.cameras import CameraPrior
 from tests.goldens.networks import SMALL
-from torch_utils.random_stream import RandomStream
+from torch_utils.rng import RandomStream
 
 ABLATIONS = {
     "paper": {},

@@ -5,8 +5,8 @@ import dataclasses
 import torch
 
 from tests.goldens.networks import SMALL, build_generator, small_discriminators
-from torch_utils.random_stream import RandomStream
-from training.losses import GanLoss, VideoBatch
+from torch_utils.rng import RandomStream
+from training.loss import GanLoss, VideoBatch
 
 SPEC = dataclasses.replace(SMALL, resolution=16)
 PHASES = ["Gmain", "Greg", "Dmain", "Dreg"]

@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 
-from metrics.bootstrap import bootstrap_interval, mean_interval
-from metrics.frechet import frechet_distance_of_features
-from metrics.kernel import KernelDistance
+from metrics.distances import KernelDistance, frechet_distance_of_features
+from metrics.metric_functions import bootstrap_interval, mean_interval
 
 
 def reach(interval):

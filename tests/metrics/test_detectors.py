@@ -9,7 +9,7 @@ from dnnlib import UserError
 from dnnlib.downloads import git_blob_id, sha256_of
 from metrics import detectors
 from metrics.detectors import DETECTORS, find_detector
-from metrics.networks import DETECTOR_OF, find_detectors, make_network
+from metrics.feature_extractors import DETECTOR_OF, find_detectors, make_network
 from tests.metrics.detector_files import SmallI3D, SmallIdentity, save_i3d, save_inception, save_torchscript
 from tests.metrics.synthetic import waves
 

@@ -5,10 +5,9 @@ import math
 import pytest
 import torch
 
-from metrics.geometry import flatness, warping_error
-from renderer.cameras import CameraPrior
-from renderer.rays import camera_rays, pixel_centers
-from training.generated_videos import reproject
+from metrics.generated_videos import reproject
+from metrics.video_measures import flatness, warping_error
+from renderer.cameras import CameraPrior, camera_rays, pixel_centers
 
 SIZE = 64
 CAMERAS = CameraPrior(fov=30).at_angles([-0.15, 0.15], [math.pi / 2, math.pi / 2 - 0.1], 1.0)

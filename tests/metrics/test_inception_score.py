@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from metrics.inception_score import inception_score
+from metrics.distances import inception_score
 
 
 def by_definition(p, splits):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from metrics.kernel import KernelDistance, polynomial_kernel, subset_distances
+from metrics.distances import KernelDistance, polynomial_kernel, subset_distances
 
 
 def brute_force(x, y):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from metrics.frechet import frechet_distance_of_features
+from metrics.distances import frechet_distance_of_features
 from metrics.random_features import FEATURE_WIDTH, RandomFeatures
 from tests.metrics.synthetic import blurred, frozen, noisy, shuffled, waves
 

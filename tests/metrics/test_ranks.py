@@ -6,7 +6,7 @@ import pytest
 
 from dnnlib import UserError
 from tests.metrics import workers
-from torch_utils import launching
+from torch_utils import launch as launching
 
 
 def test_two_processes_give_the_value_of_one(tmp_path):

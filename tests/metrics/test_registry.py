@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from dnnlib import UserError
-from metrics.measures import MEASURES
-from metrics.networks import DETECTOR_OF
+from metrics.feature_extractors import DETECTOR_OF
+from metrics.metric_functions import MEASURES
 from metrics.registry import METRICS, find_metric
 
 ROOT = Path(__file__).resolve().parents[2]

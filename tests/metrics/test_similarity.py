@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from metrics.similarity import frame_similarity
+from metrics.video_measures import frame_similarity
 
 
 def by_pairs(features):

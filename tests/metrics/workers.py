@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from dnnlib import UserError
-from metrics.evaluation import Evaluator
+from metrics.evaluator import Evaluator
 from metrics.features import TensorClips, compute_features
 from tests.metrics.memory_videos import MemoryVideos
 from tests.metrics.synthetic import waves

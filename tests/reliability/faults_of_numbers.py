@@ -9,9 +9,9 @@ import torch
 
 from tests.reliability.forked import Run
 from tests.reliability.places import Place, fault
-from training.checkpoint import load_snapshot
-from training.losses import GanLoss
-from training.training_state import read_state
+from training.checkpoints.snapshot import load_snapshot
+from training.checkpoints.training_state import read_state
+from training.loss import GanLoss
 
 
 def spoil(value: float, *, after: int, until: float = math.inf, where: str = "loss") -> Callable[[], None]:

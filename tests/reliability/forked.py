@@ -18,7 +18,7 @@ import torch  # noqa: E402
 import torch.utils.tensorboard  # noqa: E402, F401
 
 import run_train  # noqa: E402
-import training.session  # noqa: E402, F401
+import training.launch.setup  # noqa: E402, F401
 from dnnlib import UserError  # noqa: E402
 from tests.training.tiny import WORDS, write_frames  # noqa: E402
 

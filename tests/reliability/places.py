@@ -6,8 +6,8 @@ from pathlib import Path
 
 from tests.reliability.commands import Command
 from tests.reliability.forked import Run, digest, words_for, write_frames
-from training.checkpoint import load_snapshot
-from training.training_state import read_state
+from training.checkpoints.snapshot import load_snapshot
+from training.checkpoints.training_state import read_state
 
 __all__ = ["FAULTS", "Place", "Skip", "fault", "wait_for_state"]
 

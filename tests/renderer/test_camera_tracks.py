@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 
-from renderer.camera_files import PathCamera
-from renderer.camera_paths import camera_path, frame_schedule
 from renderer.camera_tracks import file_track, program_tracks, recorded_track
 from renderer.cameras import CameraPrior
+from renderer.trajectories import camera_path, frame_schedule
+from renderer.trajectory_files import PathCamera
 
 PRIOR = CameraPrior()
 

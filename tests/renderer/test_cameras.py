@@ -10,7 +10,7 @@ from tests.goldens import reference
 from tests.goldens.checks import assert_near
 from tests.goldens.networks import CAMERAS, golden_arrays
 from tests.tape import Tape
-from torch_utils.random_stream import RandomStream
+from torch_utils.rng import RandomStream
 
 GOLDENS = golden_arrays("units.npz")
 # Fractions of the ranges of yaw, pitch and radius, and the field of view where it is not the model's.

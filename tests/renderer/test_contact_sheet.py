@@ -10,7 +10,7 @@ from PIL import Image
 
 from dnnlib import UserError
 from renderer.contact_sheet import contact_sheet, read_frames
-from renderer.depth_frames import DepthScale, write_depth_png
+from renderer.depth_files import DepthScale, write_depth_png
 from renderer.video import save_png
 
 

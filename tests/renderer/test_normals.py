@@ -5,9 +5,8 @@ import math
 import pytest
 import torch
 
-from renderer.cameras import CameraPrior, Cameras
-from renderer.normals import normals_from_depth
-from renderer.rays import camera_rays, pixel_centers
+from renderer.cameras import CameraPrior, Cameras, camera_rays, pixel_centers
+from renderer.depth import normals_from_depth
 
 PRIOR = CameraPrior(fov=18.0)
 VIEWS = PRIOR.at_angles([0.0, 0.7, -0.4], [math.pi / 2, 1.2, 1.9])

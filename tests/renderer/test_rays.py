@@ -4,12 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from renderer.cameras import CameraPrior, focal_from_fov
-from renderer.rays import camera_rays, lattice_pixel_indices, pixel_centers
+from renderer.cameras import CameraPrior, camera_rays, focal_from_fov, lattice_pixel_indices, pixel_centers
 from tests.goldens import reference
 from tests.goldens.checks import assert_near
 from tests.goldens.networks import golden_arrays
-from torch_utils.random_stream import RandomStream
+from torch_utils.rng import RandomStream
 
 GOLDENS = golden_arrays("units.npz")
 

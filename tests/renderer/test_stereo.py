@@ -5,9 +5,8 @@ import math
 import pytest
 import torch
 
-from renderer.cameras import CameraPrior
-from renderer.parallax import project
-from renderer.stereo import stereo_pair
+from renderer.cameras import CameraPrior, stereo_pair
+from renderer.depth import project
 
 PRIOR = CameraPrior()
 MIDDLE = PRIOR.at_angles([0.0, 0.6, -2.0], [math.pi / 2, 1.1, 2.0], [1.0, 1.0, 2.5])

@@ -55,7 +55,7 @@ def outlive_the_parent(folder: str) -> None:
 
 
 def launch_and_be_killed(folder: str) -> None:
-    from torch_utils import launching
+    from torch_utils import launch as launching
 
     launching.launch(outlive_the_parent, args=(folder,), processes=2, device_type="cpu")
 
@@ -63,9 +63,9 @@ def launch_and_be_killed(folder: str) -> None:
 def train_until_one_is_asked(data: str, folder: str, words: list[str]) -> None:
     """Train; the second process alone gets a SIGTERM, and writes down what it wrote itself."""
     from tests.training.tiny import WORDS
-    from training.loop import TrainingLoop
-    from training.options import plan
-    from training.session import train
+    from training.launch.setup import train
+    from training.launch.validate import plan
+    from training.training_loop import TrainingLoop
 
     written, listening = [], [distributed.rank() == 1]
 

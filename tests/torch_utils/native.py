@@ -6,7 +6,8 @@ import os
 import pytest
 import torch
 
-from torch_utils import custom_ops, native_recipes
+from torch_utils import custom_ops
+from torch_utils import op_build as native_recipes
 
 __all__ = ["ELEMENT_TYPES", "Emulated", "address", "needs_compiler"]
 

@@ -6,9 +6,9 @@ import torch
 
 from tests.training.tiny import WORDS
 from torch_utils import distributed
-from torch_utils.random_stream import RandomStream
-from training.options import plan
-from training.session import build_loop
+from torch_utils.rng import RandomStream
+from training.launch.setup import build_loop
+from training.launch.validate import plan
 
 ITERATIONS = 2
 
@@ -62,7 +62,7 @@ def record(data: str, folder: str, words: list[str]) -> None:
 
 def iter_videos(options, loop):
     """Micro-batches of the data, the same on all processes."""
-    from training.losses import VideoBatch
+    from training.loss import VideoBatch
 
     generator = torch.Generator().manual_seed(7)
     size, resolution = options["spec"]["microbatch"], options["resolution"]

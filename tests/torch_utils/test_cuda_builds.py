@@ -8,7 +8,8 @@ import re
 import pytest
 import torch
 
-from torch_utils import custom_ops, native_recipes
+from torch_utils import custom_ops
+from torch_utils import op_build as native_recipes
 
 NAMES = sorted(path.stem for path in native_recipes.SOURCES.glob("*.cu"))
 CAPABILITIES = [(7, 5), (9, 0)]  # Turing to Hopper; toolkits that know newer ones have given up Volta

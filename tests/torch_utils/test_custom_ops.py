@@ -16,8 +16,10 @@ import torch
 
 from dnnlib import UserError
 from tests.torch_utils.native import Emulated, address, needs_compiler
-from torch_utils import custom_ops, native_build, native_recipes
-from torch_utils.native_recipes import BuildError
+from torch_utils import custom_ops
+from torch_utils import op_build as native_build
+from torch_utils import op_build as native_recipes
+from torch_utils.op_build import BuildError
 
 ROOT = Path(__file__).parents[2]
 HEADERS = ("platform.h", "vector_math.h", "emulate_cuda.h")

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from torch_utils import custom_ops
-from torch_utils.ops.dense import DenseLayer, DenseProgram, has_native_rows
-from torch_utils.ops.dense_upsampling_ref import blurred_corners_ref, blurred_shuffle_ref
-from training.resampling import blur_nearest_rows, blur_rows, corner_means, interleave
+from torch_utils.ops.fused_mlp import DenseLayer, DenseProgram, has_native_rows
+from torch_utils.ops.fused_mlp_ref import blurred_corners_ref, blurred_shuffle_ref
+from training.networks.upsampler import blur_nearest_rows, blur_rows, corner_means, interleave
 
 CPU = torch.device("cpu")
 needs_native = pytest.mark.skipif(not has_native_rows(CPU), reason="no native operators (no C++ compiler)")

@@ -6,7 +6,8 @@ import torch
 from dnnlib import UserError
 from tests.torch_utils import workers
 from tests.training.tiny import write_frames
-from torch_utils import distributed, launching
+from torch_utils import distributed
+from torch_utils import launch as launching
 
 
 def launch(function, *args):

@@ -11,8 +11,8 @@ import pytest
 from dnnlib import UserError
 from tests.torch_utils import group_faults
 from tests.training.tiny import write_frames
-from torch_utils import launching
-from training.training_state import read_state
+from torch_utils import launch as launching
+from training.checkpoints.training_state import read_state
 
 
 def launch(function, *args, **options):

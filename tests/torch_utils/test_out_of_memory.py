@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dnnlib import UserError
-from torch_utils.out_of_memory import explain_out_of_memory
+from torch_utils.memory import explain_out_of_memory
 
 
 def test_an_allocation_that_cannot_be():

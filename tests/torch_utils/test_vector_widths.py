@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.torch_utils.native import needs_compiler
-from torch_utils import native_recipes
+from torch_utils import op_build as native_recipes
 
 pytestmark = [
     needs_compiler,

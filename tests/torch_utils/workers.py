@@ -9,7 +9,7 @@ import torch
 
 from dnnlib import UserError
 from torch_utils import distributed
-from torch_utils.statistics import Statistics
+from torch_utils.training_stats import Statistics
 from training.phases import GradientGuard
 
 
@@ -75,8 +75,8 @@ def wait_for_signal(folder: str, name: str) -> None:
 def train(data: str, folder: str, words: list[str]) -> None:
     """Two iterations of a tiny training; every process leaves its weights behind."""
     from tests.training.tiny import WORDS
-    from training.options import plan
-    from training.session import build_loop
+    from training.launch.setup import build_loop
+    from training.launch.validate import plan
 
     options = plan([f"outdir={folder}", f"data={data}", *WORDS, *words]).options
     loop = build_loop(options, Path(folder), device=torch.device("cpu"), resuming=False)

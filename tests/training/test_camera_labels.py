@@ -16,16 +16,15 @@ from tests.goldens.networks import build_generator, small_discriminators
 from tests.goldens.small_losses import PHASES, SPEC, Recorder, gradients, real_batch
 from tests.tape import Tape
 from tests.training.tiny import make_loop, make_plan, write_frames
-from torch_utils.random_stream import RandomStream
-from training.camera_labels import CAMERA_LABEL, camera_label
-from training.checkpoint import load_generator
-from training.data import build_dataset
-from training.dataset import VideoPairDataset
-from training.dataset_check import check_dataset
-from training.frame_store import FrameStore
-from training.labels import read_cameras
-from training.losses import GanLoss
-from training.preparation import prepare
+from torch_utils.rng import RandomStream
+from training.checkpoints.snapshot import load_generator
+from training.data.annotations import read_cameras
+from training.data.dataset import VideoPairDataset
+from training.data.frame_store import FrameStore
+from training.data.loader import build_dataset
+from training.dataset_tool.prepare import prepare
+from training.dataset_tool.validate import check_dataset
+from training.loss import CAMERA_LABEL, GanLoss, camera_label
 
 PRIOR = CameraPrior(yaw=(-0.2, 0.6), pitch=(1.5, 1.7))
 CAMERAS = [[0.1 * video - 0.2, 1.5 + 0.05 * video] for video in range(5)]

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from dnnlib import UserError
-from training.health import SUSPICIOUS, Health
 from training.phases import GradientGuard
+from training.training_loop import SUSPICIOUS, Health
 
 
 def make(limit=100):

@@ -8,8 +8,8 @@ import torch
 from tests.goldens.checks import assert_near
 from tests.goldens.small_losses import PHASES, SPEC, Recorder, gradients, logits, make_loss, real_batch
 from tests.tape import Tape
-from torch_utils.random_stream import RandomStream
-from training.losses import draw_times
+from torch_utils.rng import RandomStream
+from training.loss import draw_times
 
 VARIANTS = {
     "labels": {"c_dim": 3},

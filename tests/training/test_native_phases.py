@@ -9,9 +9,9 @@ from tests.goldens.small_losses import PHASES, gradients, make_loss, real_batch
 from tests.torch_utils.native import needs_compiler
 from torch_utils import custom_ops
 from torch_utils.ops import bias_act, composite, upfirdn2d
-from torch_utils.random_stream import RandomStream
-from training.augment import AdaAugment
-from training.losses import VideoBatch
+from torch_utils.rng import RandomStream
+from training.augment.ada import AdaAugment
+from training.loss import VideoBatch
 
 pytestmark = needs_compiler
 

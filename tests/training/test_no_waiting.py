@@ -11,15 +11,15 @@ import torch
 
 from benchmarks.scaling import Shapes
 from tests.training.tiny import make_plan
-from training.run_folder import create_run_folder
-from training.session import build_loop
+from training.launch.run_dir import create_run_folder
+from training.launch.setup import build_loop
 
 META = torch.device("meta")
 
 
 def make_loop(tmp_path, monkeypatch, *words):
     """A loop whose networks, statistics and draws are on the meta device."""
-    monkeypatch.setattr("training.session.RandomStream", lambda *_: Shapes())
+    monkeypatch.setattr("training.launch.setup.RandomStream", lambda *_: Shapes())
     options = make_plan(tmp_path, *words, "imgsnap=null").options
     return build_loop(options, Path(create_run_folder(options["outdir"], "meta")), device=META, resuming=False)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from torch_utils.statistics import Statistics
+from torch_utils.training_stats import Statistics
 from training.ema import GeneratorEMA
 from training.phases import GradientGuard, make_phases
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from training.running_means import RunningMeans
+from training.ema import RunningMeans
 
 
 def run(values, *, beta=0.9, start=5.0):

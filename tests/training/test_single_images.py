@@ -5,12 +5,12 @@ import pytest
 import torch
 
 from dnnlib import UserError
+from metrics.generated_videos import GeneratedVideos
 from run_train import metric_inputs
 from tests.goldens.small_losses import PHASES, Recorder, gradients, make_loss, real_batch
 from tests.training.tiny import make_loop, make_plan, write_frames
-from torch_utils.random_stream import RandomStream
-from training.generated_videos import GeneratedVideos
-from training.losses import VideoBatch, draw_moments, draw_times
+from torch_utils.rng import RandomStream
+from training.loss import VideoBatch, draw_moments, draw_times
 
 
 def images_as_pairs() -> VideoBatch:

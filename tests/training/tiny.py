@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from training.options import Plan, plan
-from training.run_folder import create_run_folder
-from training.session import build_loop
+from training.launch.run_dir import create_run_folder
+from training.launch.setup import build_loop
+from training.launch.validate import Plan, plan
 
 WORDS = [
     "model=stylenerf_small",

@@ -2,7 +2,7 @@
 // encoded points, layers, weights, importance samples, layers again, weights of all samples, sums. A few rays at a time
 // go through all of it, and nothing but their sums leaves the cache.
 //
-// It is what renderer/volume.py, sampling.py and compositing.py do, where it is explained.
+// It is what renderer/volume_rendering.py, sampling.py and compositing.py do, where it is explained.
 #pragma once
 
 #include <algorithm>

@@ -12,12 +12,12 @@ import pytest
 import torch
 from PIL import Image
 
-from renderer.camera_files import PathCamera
+from renderer.trajectory_files import PathCamera
 from renderer.video import to_uint8
 from renderer.viewer.views import Codes, ViewRequest
 from tests.goldens.networks import SMALL, build_generator
-from training.checkpoint import SNAPSHOT_FORMAT, save_archive
-from training.generator_views import GeneratorViews
+from training.checkpoints.snapshot import SNAPSHOT_FORMAT, save_archive
+from training.inference.viewer_source import GeneratorViews
 
 SIZE = {"width": 660, "height": 400}
 ARGUMENTS = [

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 import renderer.viewer.server
-from renderer.camera_files import PathCamera, read_camera_path
-from renderer.viewer.command import start
+from renderer.trajectory_files import PathCamera, read_camera_path
+from renderer.viewer.__main__ import start
 from renderer.viewer.views import Codes
 from tests.renderer.viewer.browser import SIZE, Window, expected_picture, open_browser, write_snapshot
 

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from renderer.camera_files import PathCamera, path_cameras
 from renderer.cameras import CameraPrior
+from renderer.trajectory_files import PathCamera, path_cameras
 from renderer.viewer.orbit import OrbitLimits, position_of
 
 PRIOR = CameraPrior(yaw=(-0.8, 0.8), pitch=(1.4, 1.7), radius=(1.0, 1.2))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from renderer.camera_files import PathCamera
+from renderer.trajectory_files import PathCamera
 from renderer.viewer.pictures import (
     BACKDROPS,
     MARGIN,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from renderer.camera_files import PathCamera
+from renderer.trajectory_files import PathCamera
 from renderer.viewer import recording
 from renderer.viewer.recording import CameraRecording
 

@@ -13,7 +13,7 @@ import pytest
 
 from dnnlib import UserError
 from renderer.cameras import CameraPrior
-from renderer.viewer.command import main
+from renderer.viewer.__main__ import main
 from renderer.viewer.server import ViewerServer
 from tests.renderer.viewer.browser import write_snapshot
 from tests.renderer.viewer.fakes import Queue, Source
@@ -116,5 +116,5 @@ def test_mistakes_end_the_command(tmp_path, arguments, message):
 
 
 def test_help_needs_no_pytorch():
-    code = "import renderer.viewer.command, sys; sys.exit('torch' in sys.modules or 'viser' in sys.modules)"
+    code = "import renderer.viewer.__main__, sys; sys.exit('torch' in sys.modules or 'viser' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

@@ -6,8 +6,8 @@ import types
 import pytest
 
 from dnnlib import UserError
-from renderer.camera_files import PathCamera, read_camera_path
 from renderer.cameras import CameraPrior
+from renderer.trajectory_files import PathCamera, read_camera_path
 from renderer.viewer.orbit import position_of
 from renderer.viewer.session import REST, Session
 from tests.renderer.viewer.fakes import Client, Queue, Source

@@ -1,0 +1,243 @@
+"""Mean and covariance of a stream of features, and the Fréchet distance between two of them.
+
+The squared distance of the Gaussians N(μ, Σ) and N(μ', Σ') is ‖μ − μ'‖² + tr(Σ + Σ' − 2 (ΣΣ')^½) (Dowson and Landau,
+1982; for images Heusel et al., 2017, for videos Unterthiner et al., 2018).
+
+The matrix square root of ΣΣ' itself is ill-conditioned as soon as a covariance is singular, which it always is with
+fewer samples than features. Only its trace is wanted: with any factors Σ = AAᵀ and Σ' = BBᵀ the eigenvalues of ΣΣ' are
+the squared singular values of AᵀB, so that tr (ΣΣ')^½ is the sum of these. Singular values come with errors in
+proportion to the largest one, and nothing is divided by.
+"""
+
+import numpy as np
+
+__all__ = [
+    "FeatureMoments",
+    "KernelDistance",
+    "SPLITS",
+    "SUBSETS",
+    "SUBSET_SIZE",
+    "frechet_distance",
+    "frechet_distance_of_features",
+    "inception_score",
+    "polynomial_kernel",
+    "subset_distances",
+]
+
+BLOCK = 1024  # rows turned into float64 at a time, to bound memory
+
+
+class FeatureMoments:
+    """Streaming mean and covariance in float64.
+
+    Batches are merged by their means and scatter matrices (Chan, Golub and LeVeque, 1983), which does not cancel where
+    the mean is large compared with the spread.
+
+    Attributes:
+        count: Number of rows so far.
+    """
+
+    def __init__(self, width: int):
+        self.count = 0
+        self._mean = np.zeros(width)
+        self._scatter = np.zeros([width, width])
+
+    def update(self, features: np.ndarray) -> None:
+        """Add rows [N, width].
+
+        Raises:
+            ValueError: Another width, or values that are not finite.
+        """
+        features = np.asarray(features)
+        if features.ndim != 2 or features.shape[1] != len(self._mean):
+            raise ValueError(f"Features must be [N, {len(self._mean)}], got {list(features.shape)}.")
+        for start in range(0, len(features), BLOCK):
+            rows = features[start : start + BLOCK].astype(np.float64)
+            mean = rows.mean(axis=0)
+            if not np.isfinite(mean).all():
+                raise ValueError("There are features that are not finite.")
+            rows -= mean
+            self._merge(len(rows), mean, rows.T @ rows)
+
+    def merge(self, other: "FeatureMoments") -> None:
+        """Add the rows that another object has seen."""
+        self._merge(other.count, other._mean, other._scatter)
+
+    def _merge(self, count: int, mean: np.ndarray, scatter: np.ndarray) -> None:
+        if count == 0:
+            return
+        total = self.count + count
+        shift = mean - self._mean
+        self._scatter += scatter + np.outer(shift, shift) * (self.count * count / total)
+        self._mean += shift * (count / total)
+        self.count = total
+
+    @property
+    def mean(self) -> np.ndarray:
+        """[width]
+
+        Raises:
+            ValueError: There are no rows yet.
+        """
+        self._require_rows()
+        return self._mean.copy()
+
+    @property
+    def covariance(self) -> np.ndarray:
+        """[width, width], biased: divided by the count.
+
+        Raises:
+            ValueError: There are no rows yet.
+        """
+        self._require_rows()
+        return self._scatter / self.count
+
+    def _require_rows(self) -> None:
+        if self.count == 0:
+            raise ValueError("The moments of no features are not defined.")
+
+
+def frechet_distance(mean1: np.ndarray, covariance1: np.ndarray, mean2: np.ndarray, covariance2: np.ndarray) -> float:
+    """Squared Fréchet distance between two Gaussians; covariances may be singular.
+
+    Args:
+        mean1, mean2: [D]
+        covariance1, covariance2: [D, D], symmetric and positive semi-definite up to rounding.
+
+    Raises:
+        ValueError: Shapes that do not fit, values that are not finite.
+    """
+    mean1, covariance1, mean2, covariance2 = (
+        np.asarray(x, dtype=np.float64) for x in (mean1, covariance1, mean2, covariance2)
+    )
+    width = len(mean1)
+    if not mean1.shape == mean2.shape == (width,) or not covariance1.shape == covariance2.shape == (width, width):
+        raise ValueError("The two Gaussians must have as many dimensions.")
+    if not all(np.isfinite(x).all() for x in (mean1, covariance1, mean2, covariance2)):
+        raise ValueError("There are moments that are not finite.")
+    difference = mean1 - mean2
+    cross = np.linalg.svd(_factor(covariance1).T @ _factor(covariance2), compute_uv=False).sum()
+    distance = difference @ difference + np.trace(covariance1) + np.trace(covariance2) - 2 * cross
+    return max(float(distance), 0.0)  # rounding may bring a distance of zero below it
+
+
+def _factor(covariance: np.ndarray) -> np.ndarray:
+    """A [D, rank] with AAᵀ the covariance.
+
+    Eigenvalues below the rounding error of the largest are zeros that came out otherwise; their square roots would be
+    far above rounding.
+    """
+    values, vectors = np.linalg.eigh((covariance + covariance.T) / 2)
+    kept = values > len(values) * np.finfo(np.float64).eps * max(values[-1], 0.0)
+    return vectors[:, kept] * np.sqrt(values[kept])
+
+
+def frechet_distance_of_features(features1: np.ndarray, features2: np.ndarray) -> float:
+    """Fréchet distance between Gaussians fitted to two sets of features, [N1, D] and [N2, D]."""
+    moments = []
+    for features in (features1, features2):
+        features = np.asarray(features)
+        if features.ndim != 2:
+            raise ValueError(f"Features must be [N, D], got {list(features.shape)}.")
+        part = FeatureMoments(features.shape[1])
+        part.update(features)
+        moments += [part.mean, part.covariance]
+    return frechet_distance(*moments)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Kernel distance: the squared maximum mean discrepancy of two sets of features, without bias.
+#
+# The kernel is the cubic polynomial k(x, y) = (x·y / D + 1)³ in D dimensions (Bińkowski et al., 2018, for images;
+# Unterthiner et al., 2018, for videos). Unlike a Fréchet distance the estimate does not depend on the number of samples
+# in expectation; it may be negative.
+
+
+SUBSETS = 100
+SUBSET_SIZE = 1000
+
+
+def polynomial_kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """(x·y / D + 1)³ for all pairs of rows [N, D] and [M, D], float64 [N, M]."""
+    return (x.astype(np.float64) @ y.astype(np.float64).T / x.shape[1] + 1) ** 3
+
+
+class KernelDistance:
+    """MMD² = mean k(x, x') + mean k(y, y') − 2 mean k(x, y) over pairs of different samples, and its resamplings.
+
+    The kernel values are computed once. For a resampling every row counts as often as it was drawn, and pairs of the
+    same row are left out, or its copies would look like samples that agree perfectly.
+    """
+
+    def __init__(self, x: np.ndarray, y: np.ndarray):
+        """Args: x [N, D] and y [M, D], at least two rows each."""
+        if len(x) < 2 or len(y) < 2:
+            raise ValueError(f"A kernel distance needs two samples on each side, got {len(x)} and {len(y)}.")
+        self._xx, self._yy, self._xy = polynomial_kernel(x, x), polynomial_kernel(y, y), polynomial_kernel(x, y)
+        np.fill_diagonal(self._xx, 0)
+        np.fill_diagonal(self._yy, 0)
+
+    def value(self) -> float:
+        n, m = self._xy.shape
+        within = self._xx.sum() / (n * (n - 1)) + self._yy.sum() / (m * (m - 1))
+        return float(within - 2 * self._xy.mean())
+
+    def resampled(self, rows_x: np.ndarray, rows_y: np.ndarray) -> float:
+        """The value for rows drawn with replacement."""
+        n, m = self._xy.shape
+        u, v = (np.bincount(rows, minlength=k).astype(np.float64) for rows, k in ((rows_x, n), (rows_y, m)))
+        # Pairs of draws of different rows: n² − Σ u² rather than n (n − 1).
+        within = u @ self._xx @ u / (n * n - u @ u) + v @ self._yy @ v / (m * m - v @ v)
+        return float(within - 2 * (u @ self._xy @ v) / (n * m))
+
+
+def subset_distances(
+    x: np.ndarray, y: np.ndarray, *, subsets: int = SUBSETS, size: int = SUBSET_SIZE, seed: int = 0
+) -> np.ndarray:
+    """Kernel distances of random subsets, float64 [subsets]; their mean is the distance of large sets.
+
+    Args:
+        x, y: Features [N, D] and [M, D], possibly on the disk: only the rows of a subset are read.
+        size: Rows of a subset, fewer if a set is smaller.
+    """
+    random = np.random.RandomState(seed)
+    size = min(size, len(x), len(y))
+    values = []
+    for _ in range(subsets):
+        parts = [np.asarray(z[np.sort(random.permutation(len(z))[:size])]) for z in (x, y)]
+        values.append(KernelDistance(*parts).value())
+    return np.array(values)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Inception score (Salimans et al., 2016): exp E_x KL(p(c|x) ‖ p(c)), the mean over splits of the images.
+#
+# With H the entropy, E_x KL = H(mean p) − mean H(p); only sums over images are needed, so nothing large is kept.
+
+
+SPLITS = 10
+
+
+def inception_score(probabilities: np.ndarray, *, splits: int = SPLITS, rows: np.ndarray | None = None) -> float:
+    """Mean over consecutive splits of exp(mean KL of a class distribution to the split's mean distribution).
+
+    Args:
+        probabilities: [N, classes], rows sum to one; may lie on the disk.
+        splits: Number of parts, fewer if there are fewer images.
+        rows: Use these rows instead of all, for a resampling.
+    """
+    rows = np.arange(len(probabilities)) if rows is None else rows
+    scores = []
+    for part in np.array_split(rows, min(splits, len(rows))):
+        total, negative_entropy = np.zeros(probabilities.shape[1]), 0.0
+        for start in range(0, len(part), BLOCK):
+            p = np.asarray(probabilities[part[start : start + BLOCK]], dtype=np.float64)
+            total += p.sum(axis=0)
+            negative_entropy += _sum_p_log_p(p)
+        mean = total / len(part)
+        scores.append(np.exp(negative_entropy / len(part) - _sum_p_log_p(mean)))
+    return float(np.mean(scores))
+
+
+def _sum_p_log_p(p: np.ndarray) -> float:
+    return float((p * np.log(np.maximum(p, np.finfo(np.float64).tiny))).sum())  # 0 log 0 = 0

@@ -1,0 +1,201 @@
+"""Evaluation of generated videos against real ones: the metrics of a name list, each as one row of plain data.
+
+The two sides are objects that hand out samples (see `Videos`), whatever is behind them: a data set, a folder of
+generated videos, a generator. Features of a set are worked out once and serve all metrics of an Evaluator; those of
+real videos are also kept in a cache folder, under a key of their content, the protocol and the network.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import re
+import shutil
+import tempfile
+import time
+import weakref
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from dnnlib import UserError, temporary_folder
+from dnnlib.downloads import make_cache_folder
+from metrics.detectors import DetectorFile
+from metrics.feature_extractors import make_network
+from metrics.features import Samples, compute_features, open_features
+from metrics.metric_functions import MEASURES, VIEWS
+from metrics.random_features import full_float32
+from metrics.registry import Metric, find_metric
+from torch_utils import distributed
+
+__all__ = ["Evaluator", "Videos"]
+
+REPLICATES = 100  # resamplings for an interval
+FEWEST = 2  # samples that a distance can be computed of
+
+
+class Videos(Protocol):
+    """One side of a comparison. Methods that a side has no means for raise UserError."""
+
+    def clips(self, *, count: int, frames: int, subsample: int) -> Samples:
+        """At most `count` clips: every `subsample`-th of `frames` consecutive frames."""
+
+    def images(self, *, count: int | None) -> Samples:
+        """At most `count` single frames, as clips of one frame; None: all there are."""
+
+    def views(self, *, count: int, views: int) -> Samples:
+        """At most `count` moments, as clips whose frames are views from so many cameras."""
+
+    def pairs(self, *, count: int) -> Samples:
+        """At most `count` moments from two cameras with their geometry; see metrics.feature_extractors.Warping."""
+
+
+class Evaluator:
+    """Computes metrics of generated videos; to be made and used on all processes alike.
+
+    Args:
+        fake: The generated videos.
+        real: The real ones; None if no metric needs them.
+        device: Where networks compute.
+        detectors: Files of trained networks, by name (metrics.detectors.find_detector).
+        cache: Folder for features of real videos; None: not kept.
+        batch_size: Samples at a time on a process.
+        replicates: Resamplings for the interval; 0 for no interval.
+        progress: Whether to show bars on a terminal.
+    """
+
+    def __init__(
+        self,
+        *,
+        fake: Videos,
+        real: Videos | None = None,
+        device: torch.device | str = "cpu",
+        detectors: Mapping[str, DetectorFile] | None = None,
+        cache: str | os.PathLike | None = None,
+        batch_size: int = 8,
+        replicates: int = REPLICATES,
+        progress: bool = True,
+    ):
+        if batch_size < 1 or replicates < 0 or replicates == 1:
+            raise ValueError("batch_size must be at least 1, and replicates 0 or at least 2.")
+        self._fake, self._real = fake, real
+        self._device, self._detectors = device, dict(detectors or {})
+        self._cache = None if cache is None else Path(cache)
+        self._batch_size, self._replicates, self._progress = batch_size, replicates, progress
+        self._known: dict[str, tuple[np.ndarray | None, Samples]] = {}  # what was worked out already
+        folder = tempfile.mkdtemp(prefix="features-", dir=temporary_folder()) if distributed.is_main() else None
+        self._folder = Path(distributed.broadcast_object(folder))
+        if distributed.is_main():
+            weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+
+    def evaluate(self, name: str) -> dict[str, Any]:
+        """The row of a metric, the same on all processes.
+
+        Returns:
+            metric, value, interval (95 %, or None), higher_is_better (None if neither), number of samples and what is
+            known of both sides, protocol, detector, versions, seconds, timestamp; `warning` where the metric has one.
+
+        Raises:
+            UserError: Unknown metric, samples that cannot be had, a detector that does not suit.
+        """
+        with full_float32():  # also for what the generator renders, whatever it was trained with
+            return self._evaluate(find_metric(name))
+
+    def _evaluate(self, metric: Metric) -> dict[str, Any]:
+        started = time.time()
+        network = make_network(metric.network, device=self._device, detectors=self._detectors)
+        real, real_samples = self._features("real", metric, network) if metric.uses_real else (None, None)
+        fake, fake_samples = self._features("fake", metric, network)
+        row = None
+        if distributed.is_main():
+            measured = MEASURES[metric.measure](real, fake, metric, self._replicates)
+            row = {
+                "metric": metric.name,
+                "value": measured.value,
+                "interval": None if measured.interval is None else list(measured.interval),
+                "higher_is_better": {"higher": True, "lower": False}.get(metric.better),
+                **measured.further,
+                "num_fake": len(fake_samples),
+                "fake": fake_samples.describe(),
+                "num_real": None if real_samples is None else len(real_samples),
+                "real_data": None if real_samples is None else real_samples.describe(),
+                "protocol": metric.protocol(),
+                "detector": network.describe(),
+                "versions": _versions(),
+                "seconds": round(time.time() - started, 3),
+                "timestamp": time.time(),
+            }
+            if metric.warning:
+                row["warning"] = metric.warning
+        return distributed.broadcast_object(row)
+
+    def _features(self, side: str, metric: Metric, network: Any) -> tuple[np.ndarray | None, Samples]:
+        """The features of a side (on the main process, None elsewhere) and its samples."""
+        what = {**metric.protocol(), "side": side, "network": network.key}
+        for key in ("measure", "uses_real"):
+            del what[key]
+        if side == "real" and metric.samples == "images":
+            del what["count"]  # all of them
+        memo = json.dumps(what, sort_keys=True)
+        if memo not in self._known:
+            samples = self._samples(side, metric)
+            if len(samples) < FEWEST:
+                words = "real" if side == "real" else "generated"
+                raise UserError(
+                    f"{metric.name} needs at least {FEWEST} {words} {metric.samples}, there are {len(samples)}."
+                )
+            self._known[memo] = self._compute(samples, network, what, title=f"{side} {metric.samples}"), samples
+        return self._known[memo]
+
+    def _samples(self, side: str, metric: Metric) -> Samples:
+        videos = self._real if side == "real" else self._fake
+        if videos is None:
+            raise UserError(f"{metric.name} compares with real videos: say where they are.")
+        if metric.samples == "clips":
+            return videos.clips(count=metric.count, frames=metric.frames, subsample=metric.subsample)
+        if metric.samples == "images":
+            return videos.images(count=None if side == "real" else metric.count)
+        if metric.samples == "views":
+            return videos.views(count=metric.count, views=VIEWS)
+        return videos.pairs(count=metric.count)
+
+    def _compute(self, samples: Samples, network: Any, what: dict, *, title: str) -> np.ndarray | None:
+        path, ready = self._place(samples, network, what), False
+        if distributed.is_main():
+            ready = path.parent != self._folder and _holds(path, len(samples))
+        if not distributed.broadcast_object(ready):
+            compute_features(samples, network, path, batch_size=self._batch_size, title=title, progress=self._progress)
+        return open_features(path) if distributed.is_main() else None
+
+    def _place(self, samples: Samples, network: Any, what: dict) -> Path:
+        """Where the features belong: real ones in the cache if they can be told from others."""
+        content = None
+        if what["side"] == "real" and self._cache is not None and distributed.is_main():
+            content = samples.key()
+        if content is None:
+            return self._folder / f"{len(self._known)}.npy"
+        key = hashlib.sha256(json.dumps([content, what], sort_keys=True).encode()).hexdigest()[:24]
+        path = self._cache / f"real-{re.sub(r'[^a-z0-9_]+.*', '', network.key)}-{key}.npy"
+        if not os.path.exists(path):  # said before the features are computed, which takes long
+            make_cache_folder(self._cache, instead="name another one (--cache, in training cache_metrics_dir=)")
+        return path
+
+
+def _holds(path: Path, count: int) -> bool:
+    """Whether a cached file is there and whole."""
+    try:
+        features = open_features(path)
+    except (OSError, ValueError):
+        return False
+    return features.ndim == 2 and len(features) == count
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+    }

@@ -1,0 +1,207 @@
+"""From samples to features: what each metric looks through, all called the same way.
+
+A network takes a batch of samples and returns float32 features [N, width] on the CPU. `width` may be None until the
+first batch has shown it. `key` identifies the network in caches: two with the same key give the same features.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+
+from dnnlib import UserError
+from metrics.detectors import DetectorFile, find_detector
+from metrics.random_features import FEATURE_WIDTH, RandomFeatures, exact_convolutions
+from metrics.registry import find_metric
+from metrics.video_measures import flatness, flicker, mean_flow_length, warping_error
+from torch_utils.torchscript import load_torchscript
+
+__all__ = ["DETECTOR_OF", "find_detectors", "make_network"]
+
+VERSION = 1  # of what this file computes; old caches do not serve a new one
+DEPTH_TOLERANCE = 0.1  # of the thickness of the rendered volume
+
+
+class TorchScriptNetwork:
+    """A detector from a file.
+
+    On a CPU samples go through it one at a time: batches save no time there, and features do not depend, in their
+    last digits, on what else is in a batch.
+
+    Args:
+        file: What to load.
+        device: Where to compute.
+        width: Number of features that it must have; None for any.
+        arguments: Of its call, after the samples.
+        frames: Whether it looks at single frames: then a sample [3, T, H, W] gives T rows of features, joined.
+        floats: Whether it takes float32 in -1…1 instead of uint8.
+    """
+
+    def __init__(
+        self,
+        file: DetectorFile,
+        device: torch.device | str,
+        *,
+        width: int | None,
+        arguments: Mapping[str, bool],
+        frames: bool,
+        floats: bool = False,
+    ):
+        self.key = f"{file.name}-{file.sha256}-{sorted(arguments)}-{VERSION}"
+        self.file = file
+        self._module = load_torchscript(file.path, device)
+        self._device, self._width, self._arguments = torch.device(device), width, dict(arguments)
+        self._frames, self._floats = frames, floats
+
+    def describe(self) -> dict:
+        return self.file.describe()
+
+    @torch.no_grad()
+    def __call__(self, clips: torch.Tensor) -> torch.Tensor:
+        with exact_convolutions():
+            parts = clips.split(1) if self._device.type == "cpu" else [clips]
+            return torch.cat([self._features(part.to(self._device)) for part in parts])
+
+    def _features(self, clips: torch.Tensor) -> torch.Tensor:
+        count = len(clips)
+        x = clips.transpose(1, 2).flatten(0, 1) if self._frames else clips
+        x = x.float() / 127.5 - 1 if self._floats else x
+        try:
+            found = self._module(x, **self._arguments)
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise UserError(
+                f"{self.file.path} cannot be used as {self.file.name}: its call failed ({reason})."
+            ) from error
+        shape = list(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__
+        if not isinstance(found, torch.Tensor) or found.ndim != 2 or len(found) != len(x):
+            raise UserError(f"{self.file.path} is not {self.file.name}: for {len(x)} samples it returns {shape}.")
+        if self._width is not None and found.shape[1] != self._width:
+            raise UserError(
+                f"{self.file.path} is not {self.file.name}: it returns {found.shape[1]} features, not {self._width}."
+            )
+        return found.float().reshape(count, -1).cpu()
+
+
+class RandomClipFeatures:
+    """metrics.random_features, of clips or of each frame by itself (joined)."""
+
+    def __init__(self, device: torch.device | str, *, frames: bool):
+        self.key = f"random-{FEATURE_WIDTH}-{frames}-{VERSION}"
+        self._network, self._frames = RandomFeatures(device), frames
+
+    def describe(self) -> dict:
+        return {"network": "fixed random 3D convolutions, untrained"}
+
+    def __call__(self, clips: torch.Tensor) -> torch.Tensor:
+        x = clips.transpose(1, 2).flatten(0, 1)[:, :, None] if self._frames else clips
+        return self._network(x).reshape(len(clips), -1).cpu()
+
+
+class Motion:
+    """Mean length of the optical flow, [N, 1]."""
+
+    key = f"motion-{VERSION}"
+
+    def describe(self) -> dict:
+        return {}
+
+    def __call__(self, clips: torch.Tensor) -> torch.Tensor:
+        return mean_flow_length(clips)[:, None].float().cpu()
+
+
+class Flicker:
+    """Second over first differences in time, [N, 1]."""
+
+    key = f"flicker-{VERSION}"
+
+    def describe(self) -> dict:
+        return {}
+
+    def __call__(self, clips: torch.Tensor) -> torch.Tensor:
+        return flicker(clips)[:, None].float().cpu()
+
+
+class Warping:
+    """Error, error without warping, and compared share of pairs of views, [N, 3]."""
+
+    key = f"warping-{VERSION}"
+
+    def describe(self) -> dict:
+        return {}
+
+    def __call__(self, pairs: Any) -> torch.Tensor:
+        return warping_error(
+            pairs.images,
+            pairs.grids,
+            pairs.depths,
+            pairs.expected,
+            pairs.opacities,
+            tolerance=DEPTH_TOLERANCE * pairs.thickness,
+        ).cpu()
+
+
+class Flatness:
+    """Flatness of the first view of each pair, [N, 1]."""
+
+    key = f"flatness-{VERSION}"
+
+    def describe(self) -> dict:
+        return {}
+
+    def __call__(self, pairs: Any) -> torch.Tensor:
+        return flatness(pairs.points[:, 0], pairs.opacities[:, 0])[:, None].float().cpu()
+
+
+# Networks of files: the file, and how it is called. The arguments are those that both files were exported with.
+FILES: dict[str, tuple[str, dict]] = {
+    "i3d": (
+        "i3d",
+        {"width": 400, "arguments": {"rescale": True, "resize": True, "return_features": True}, "frames": False},
+    ),
+    "inception": ("inception", {"width": 2048, "arguments": {"return_features": True}, "frames": True}),
+    "inception_probabilities": ("inception", {"width": None, "arguments": {"no_output_bias": True}, "frames": True}),
+    "identity": ("identity", {"width": None, "arguments": {}, "frames": True, "floats": True}),
+}
+_OWN = {
+    "random": lambda device: RandomClipFeatures(device, frames=False),
+    "random_frames": lambda device: RandomClipFeatures(device, frames=True),
+    "motion": lambda device: Motion(),
+    "flicker": lambda device: Flicker(),
+    "warping": lambda device: Warping(),
+    "flatness": lambda device: Flatness(),
+}
+
+# Which detector file a network needs; networks that need none are not in it.
+DETECTOR_OF = {name: detector for name, (detector, _) in FILES.items()}
+
+
+def find_detectors(names: Iterable[str], paths: Mapping[str, str | None]) -> dict[str, DetectorFile]:
+    """The files of all detectors that metrics need, by the detector's name.
+
+    Args:
+        names: Of metrics.
+        paths: Files of the user's own, by the detector's name.
+
+    Raises:
+        UserError: See `find_detector`.
+    """
+    networks = [find_metric(name).network for name in names]
+    needed = dict.fromkeys(DETECTOR_OF[network] for network in networks if network in DETECTOR_OF)
+    return {detector: find_detector(detector, path=paths.get(detector)) for detector in needed}
+
+
+def make_network(name: str, *, device: torch.device | str, detectors: Mapping[str, DetectorFile]) -> Any:
+    """The network of that name (see metrics.registry).
+
+    Args:
+        detectors: Files that `find_detector` has found, by name.
+
+    Raises:
+        UserError: See `load_torchscript`.
+    """
+    if name in _OWN:
+        return _OWN[name](device)
+    detector, arguments = FILES[name]
+    file = detectors.get(detector) or find_detector(detector)
+    return TorchScriptNetwork(file, device, **arguments)

@@ -1,0 +1,259 @@
+"""Videos of a generator as one side of an evaluation, rendered when they are asked for and handed on as uint8 tensors.
+
+Video i has latent codes and one camera of the training's prior, drawn from (42, i) alone: the same video on every
+process, in any batch. The background code is drawn as in training, N(0, 1). Times go on at the training's frame rate:
+frame k is at k / (nframes − 1), which for as many frames as a training clip has is linspace(0, 1, nframes); longer
+clips go beyond the times that the generator was trained at. Pixels are x · 127.5 + 128, clamped and cut off to whole
+numbers.
+"""
+
+import dataclasses
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from dnnlib import UserError
+from renderer.cameras import Cameras
+from renderer.depth import project, surface_points
+from torch_utils.rng import RandomStream
+from training.data.dataset import VideoPairDataset
+from training.data.frame_store import fit_square
+from training.inference.frame_renderer import Scene
+from training.networks.generator import Generator
+
+__all__ = ["GeneratedVideos", "ViewPairs", "draw_labels", "quantise", "reproject"]
+
+SEED = 42
+VIEW_TIME = 0.5  # of a clip: where views of one moment are taken
+PAIR = (0.4, 0.6)  # of the range of yaw: the cameras of a pair
+KEY_LABELS = 14  # word of the random key; see training.data.dataset
+MIN_OPACITY = 1e-3  # depths are divided by it; what is more transparent is left out by all metrics anyway
+
+
+def quantise(images: torch.Tensor) -> torch.Tensor:
+    """Pixels in [-1, 1] to uint8 as the published evaluation does: x · 127.5 + 128, clamped, cut off."""
+    return (images.float().nan_to_num(0) * 127.5 + 128).clamp(0, 255).to(torch.uint8)
+
+
+@dataclasses.dataclass(frozen=True)
+class ViewPairs:
+    """Two views of N moments with what is known of their geometry.
+
+    Attributes:
+        images: [N, 2, 3, H, W], 0 to 1.
+        points: Surface points of the pixels in space [N, 2, H, W, 3].
+        depths, opacities: [N, 2, H, W]; depths along the viewing axis, in scene units.
+        grids: Where a pixel's point appears in the other view [N, 2, H, W, 2], (x, y) in -1…1 with y down.
+        expected: Depth of that point from the other view [N, 2, H, W].
+        thickness: Of the rendered volume, in scene units.
+    """
+
+    images: torch.Tensor
+    points: torch.Tensor
+    depths: torch.Tensor
+    opacities: torch.Tensor
+    grids: torch.Tensor
+    expected: torch.Tensor
+    thickness: float
+
+    @classmethod
+    def join(cls, parts: Sequence["ViewPairs"]) -> "ViewPairs":
+        """The moments of all parts."""
+        names = [field.name for field in dataclasses.fields(cls) if field.name != "thickness"]
+        joined = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
+        return cls(**joined, thickness=parts[0].thickness)
+
+
+def reproject(points: torch.Tensor, cameras: Cameras) -> tuple[torch.Tensor, torch.Tensor]:
+    """Where points [N, H, W, 3] appear in N cameras, as `ViewPairs` has it: (x, y) with y down, and depths."""
+    places, depth = project(cameras, points)
+    return places * places.new_tensor([1.0, -1.0]), depth
+
+
+class GeneratedVideos:
+    """See the top of this file.
+
+    Args:
+        generator: In evaluation mode.
+        nframes: Frames of a training clip.
+        resolution: Of the frames; None: the generator's. Otherwise they are resized as real frames are.
+        label: Label [c_dim] of a video by its number, for a generator with labels; see `draw_labels`.
+
+    Attributes:
+        labelled: Whether there are labels.
+        resolution: Of the frames.
+
+    Raises:
+        UserError: Labels are missing or do not fit the generator.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        *,
+        nframes: int = 16,
+        resolution: int | None = None,
+        label: Callable[[int], np.ndarray] | None = None,
+    ):
+        if generator.c_dim > 0 and (label is None or len(label(0)) != generator.c_dim):
+            found = 0 if label is None else len(label(0))
+            raise UserError(f"The generator needs labels of {generator.c_dim} entries; those of the data have {found}.")
+        self._generator, self._nframes, self._label = generator, nframes, label
+        self.labelled = label is not None
+        self.resolution = resolution or generator.resolution
+
+    def clips(self, *, count: int, frames: int, subsample: int = 1) -> "GeneratedClips":
+        """At most `count` clips: every `subsample`-th of `frames` consecutive frames.
+
+        Raises:
+            UserError: The generator was trained on single images, which have no frame rate.
+        """
+        if self._nframes == 1 and frames > 1:
+            raise UserError(
+                f"Clips of {frames} frames cannot be rendered at the frame rate of the training: it was one on single "
+                "images (nframes=1). Choose metrics of images or views, or say with --nframes how many frames span the "
+                "times 0 to 1."
+            )
+        times = [k / max(self._nframes - 1, 1) for k in range(0, frames, subsample)]
+        return self._samples(count, lambda indices: self._clips(indices, times), last_time=times[-1])
+
+    def images(self, *, count: int | None) -> "GeneratedClips":
+        """One frame each of as many videos, at a random one of the times of a training clip (of single images: any)."""
+        return self._samples(count or 1, self._images)
+
+    def views(self, *, count: int, views: int) -> "GeneratedClips":
+        """One moment from cameras spread evenly over the range of yaw, as frames of a clip."""
+        fractions = np.linspace(0, 1, views)
+        return self._samples(count, lambda indices: self._views(indices, fractions), time=VIEW_TIME)
+
+    def pairs(self, *, count: int) -> "GeneratedClips":
+        """One moment from two cameras, with its geometry (ViewPairs)."""
+        return self._samples(count, self._pairs, time=VIEW_TIME, yaw_fractions=list(PAIR))
+
+    def _samples(self, count: int, render: Callable[[Sequence[int]], Any], **about) -> "GeneratedClips":
+        about = {"from": "generator", "seed": SEED, "resolution": self.resolution, "nframes": self._nframes, **about}
+        # On a CPU, where batches save no time, one at a time: not a bit then depends on what else is in a batch.
+        on_cpu = next(self._generator.parameters()).device.type == "cpu"
+        return GeneratedClips(count, render, about, one_by_one=on_cpu)
+
+    # ------------------------------------------------------------------------------------------------------------------
+
+    def _scene(self, indices: Sequence[int]) -> tuple[Scene, Cameras, list[float]]:
+        """The videos of these numbers, a camera and a random number in [0, 1) for each."""
+        generator = self._generator
+        device = next(generator.parameters()).device
+        ws, z_motion, z_bg, cameras, numbers = [], [], [], [], []
+        for index in indices:
+            seed = np.random.SeedSequence([SEED, index]).generate_state(1, np.uint64)[0] >> np.uint64(1)
+            stream = RandomStream(int(seed))
+            z = stream.normal("z", [1, generator.z_dim]).to(device)
+            z_motion.append(stream.normal("z_motion", [1, generator.motion_dim]))
+            z_bg.append(stream.normal("z_bg", [1, generator.background_dim]))
+            cameras.append(generator.camera_prior.sample(1, stream))
+            numbers.append(float(stream.uniform("time", [1])))
+            label = None
+            if generator.c_dim > 0:
+                label = torch.from_numpy(self._label(index))[None].to(device)
+            ws.append(generator.mapping(z, label))  # one at a time: rounding must not depend on the batch
+        joined = Cameras(torch.cat([c.cam2world for c in cameras]), torch.cat([c.fov for c in cameras])).to(device)
+        scene = generator.scene(torch.cat(ws), z_motion=torch.cat(z_motion).to(device), z_bg=torch.cat(z_bg).to(device))
+        return scene, joined, numbers
+
+    @torch.no_grad()
+    def _clips(self, indices: Sequence[int], times: Sequence[float]) -> torch.Tensor:
+        scene, cameras, _ = self._scene(indices)
+        return torch.stack([self._frames(scene.render(time, cameras)) for time in times], dim=2)
+
+    @torch.no_grad()
+    def _images(self, indices: Sequence[int]) -> torch.Tensor:
+        scene, cameras, numbers = self._scene(indices)
+        if self._nframes > 1:
+            numbers = [int(number * self._nframes) / (self._nframes - 1) for number in numbers]
+        times = torch.tensor(numbers)
+        return self._frames(scene.render(times, cameras))[:, :, None]
+
+    @torch.no_grad()
+    def _views(self, indices: Sequence[int], fractions: Sequence[float]) -> torch.Tensor:
+        scene, _, _ = self._scene(indices)
+        prior = self._generator.camera_prior
+        cameras = [prior.at(yaw=float(f)).repeat(len(indices)) for f in fractions]
+        return torch.stack([self._frames(scene.render(VIEW_TIME, c)) for c in cameras], dim=2)
+
+    def _frames(self, images: torch.Tensor) -> torch.Tensor:
+        """uint8 [N, 3, H, W] at the wanted resolution."""
+        frames = quantise(images)
+        if self.resolution == self._generator.resolution:
+            return frames
+        pictures = [Image.fromarray(frame) for frame in frames.permute(0, 2, 3, 1).cpu().numpy()]
+        return torch.from_numpy(np.stack([fit_square(picture, self.resolution) for picture in pictures]))
+
+    @torch.no_grad()
+    def _pairs(self, indices: Sequence[int]) -> ViewPairs:
+        scene, _, _ = self._scene(indices)
+        generator, size = self._generator, self._generator.resolution
+        cameras = [generator.camera_prior.at(yaw=f).repeat(len(indices)).to(scene.ws.device) for f in PAIR]
+        images, depths, opacities, points = [], [], [], []
+        for camera in cameras:
+            output = scene.output(VIEW_TIME, camera)
+            # Without a background the last sample ends a ray: the weights add up to one. The depth is rendered at a
+            # lower resolution than the image.
+            opacity = torch.ones_like(output.opacity) if generator.background is None else output.opacity
+            layers = torch.cat([output.depth, opacity], dim=1).float()
+            layers = torch.nn.functional.interpolate(layers, [size, size], mode="bilinear", align_corners=False)
+            depth, opacity = layers[:, 0] / layers[:, 1].clamp(min=MIN_OPACITY), layers[:, 1]
+            images.append(quantise(output.image[:, 0]).float() / 255)
+            depths.append(depth)
+            opacities.append(opacity)
+            points.append(surface_points(camera, depth))
+        seen = [reproject(points[0], cameras[1]), reproject(points[1], cameras[0])]
+        settings = generator.settings
+        return ViewPairs(
+            images=torch.stack(images, dim=1),
+            points=torch.stack(points, dim=1),
+            depths=torch.stack(depths, dim=1),
+            opacities=torch.stack(opacities, dim=1),
+            grids=torch.stack([grid for grid, _ in seen], dim=1),
+            expected=torch.stack([depth for _, depth in seen], dim=1),
+            thickness=settings.far - settings.near,
+        )
+
+
+def draw_labels(data: str | os.PathLike) -> Callable[[int], np.ndarray]:
+    """Labels of videos by their number, drawn from those of a data set as often as they occur there.
+
+    Raises:
+        UserError: The data set has no labels.
+    """
+    dataset = VideoPairDataset(path=data, resolution=8, nframes=1, use_labels=True)
+
+    def label(index: int) -> np.ndarray:
+        number = np.random.SeedSequence([SEED, KEY_LABELS, index]).generate_state(1, np.uint64)[0]
+        return dataset.label(int(number % np.uint64(len(dataset))))
+
+    return label
+
+
+class GeneratedClips:
+    """Samples for metrics: `count` of what `render(indices)` gives, a tensor or ViewPairs."""
+
+    def __init__(self, count: int, render: Callable[[Sequence[int]], Any], about: dict, *, one_by_one: bool):
+        self._count, self._render, self._about, self._one_by_one = count, render, about, one_by_one
+
+    def __len__(self) -> int:
+        return self._count
+
+    def load(self, indices: Sequence[int]) -> Any:
+        if not self._one_by_one:
+            return self._render(list(indices))
+        parts = [self._render([index]) for index in indices]
+        return ViewPairs.join(parts) if isinstance(parts[0], ViewPairs) else torch.cat(parts)
+
+    def key(self) -> None:
+        return None  # a generator's weights change
+
+    def describe(self) -> dict:
+        return dict(self._about)

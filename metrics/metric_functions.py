@@ -1,0 +1,191 @@
+"""From features of two sets to a number with an interval: the table MEASURES, by the name that the registry uses.
+
+A measure is called with the features of the real and of the generated samples (memory maps [N, width], real ones None
+where the metric does not use them), the metric, and the number of resamplings.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from metrics.distances import BLOCK, FeatureMoments, KernelDistance, frechet_distance, inception_score, subset_distances
+from metrics.registry import Metric
+from metrics.video_measures import frame_similarity
+
+__all__ = ["LEVEL", "MEASURES", "Measured", "bootstrap_interval", "mean_interval"]
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# How much a value would vary with other samples: bootstrap intervals.
+#
+# Samples are drawn again from those at hand, with replacement (Efron, 1979), and the metric is computed anew. The
+# interval is the value ± 1.96 standard deviations of these. Percentiles of the resampled values would not do: a Fréchet
+# distance grows when samples are repeated, so that the whole resampled distribution lies above the value.
+#
+# The interval is about the choice of samples alone. It does not cover the bias that a Fréchet distance of few samples
+# has, nor the choice of the data set or another training.
+
+
+LEVEL = 0.95
+DEVIATIONS = 1.959963984540054  # of a normal distribution, for that level
+
+
+def bootstrap_interval(
+    value: float,
+    statistic: Callable[..., float],
+    *,
+    sizes: Sequence[int | None],
+    replicates: int,
+    seed: int = 0,
+    progress: Callable[[range], Sequence[int]] = lambda steps: steps,
+) -> tuple[float, float]:
+    """The interval around `value`.
+
+    Args:
+        value: The statistic of the samples themselves.
+        statistic: Called with an array of drawn rows for every set (None for one that is not drawn from).
+        sizes: Samples of each set; None for a set that is complete, so that there is nothing to draw.
+        replicates: Resamplings, at least 2.
+        seed: Of the draws.
+        progress: Wraps the loop, for a progress bar.
+
+    Raises:
+        ValueError: Fewer than 2 replicates.
+    """
+    if replicates < 2:
+        raise ValueError(f"A bootstrap needs at least 2 resamplings, got {replicates}.")
+    random = np.random.RandomState(seed)
+    values = []
+    for _ in progress(range(replicates)):
+        values.append(statistic(*(None if n is None else np.sort(random.randint(n, size=n)) for n in sizes)))
+    reach = DEVIATIONS * float(np.std(values, ddof=1))
+    return value - reach, value + reach
+
+
+def mean_interval(values: np.ndarray) -> tuple[float, float]:
+    """The interval of a mean; here the bootstrap has a closed form, the standard error."""
+    reach = DEVIATIONS * float(np.std(values)) / np.sqrt(len(values))
+    mean = float(np.mean(values))
+    return mean - reach, mean + reach
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+WIDE = 512  # with more features than this a resampling takes minutes on a CPU
+WIDE_REPLICATES = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """A value, its 95 % interval (None if it was not asked for), and further figures for the row."""
+
+    value: float
+    interval: tuple[float, float] | None = None
+    further: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def _bar(steps: range) -> tqdm:
+    return tqdm(steps, desc="bootstrap", disable=None, leave=False)
+
+
+def _frechet(real: np.ndarray, fake: np.ndarray, metric: Metric, replicates: int) -> Measured:
+    real_moments, fake_moments = _moments(real), _moments(fake)
+    value = frechet_distance(*real_moments, *fake_moments)
+    if real.shape[1] > WIDE:
+        replicates = min(replicates, WIDE_REPLICATES)
+    if not replicates:
+        return Measured(value)
+
+    def statistic(real_rows: np.ndarray | None, fake_rows: np.ndarray) -> float:
+        of_real = real_moments if real_rows is None else _moments(real, real_rows)
+        return frechet_distance(*of_real, *_moments(fake, fake_rows))
+
+    # All real frames are complete, a choice of real clips is not.
+    sizes = (None if metric.samples == "images" else len(real), len(fake))
+    low, high = bootstrap_interval(value, statistic, sizes=sizes, replicates=replicates, progress=_bar)
+    return Measured(value, (max(low, 0.0), high), {"replicates": replicates})
+
+
+def _moments(features: np.ndarray, rows: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and covariance of the rows, read from the disk a block at a time."""
+    moments = FeatureMoments(features.shape[1])
+    for start in range(0, len(features), BLOCK):
+        some = slice(start, start + BLOCK)
+        moments.update(features[some] if rows is None else features[rows[some]])
+    return moments.mean, moments.covariance
+
+
+def _kernel(real: np.ndarray, fake: np.ndarray, metric: Metric, replicates: int) -> Measured:
+    distance = KernelDistance(real, fake)
+    value = distance.value()
+    if not replicates:
+        return Measured(value)
+    interval = bootstrap_interval(
+        value, distance.resampled, sizes=(len(real), len(fake)), replicates=replicates, progress=_bar
+    )
+    return Measured(value, interval, {"replicates": replicates})
+
+
+def _kernel_subsets(real: np.ndarray, fake: np.ndarray, metric: Metric, replicates: int) -> Measured:
+    values = subset_distances(real, fake)
+    return Measured(float(values.mean()), mean_interval(values) if replicates else None, {"subsets": len(values)})
+
+
+def _inception_score(real: None, fake: np.ndarray, metric: Metric, replicates: int) -> Measured:
+    value = inception_score(fake)
+    if not replicates:
+        return Measured(value)
+    replicates = min(replicates, WIDE_REPLICATES)
+    shuffle = np.random.RandomState(1).permutation
+
+    def statistic(rows: np.ndarray) -> float:
+        return inception_score(fake, rows=shuffle(rows))  # sorted rows would put copies into the same split
+
+    interval = bootstrap_interval(value, statistic, sizes=(len(fake),), replicates=replicates, progress=_bar)
+    return Measured(value, interval, {"replicates": replicates})
+
+
+def _mean(real: np.ndarray | None, fake: np.ndarray, metric: Metric, replicates: int) -> Measured:
+    """Mean of the first column; further columns and the real side go along."""
+    measured = fake[np.isfinite(fake[:, 0])]
+    further: dict[str, Any] = {"num_measured": len(measured)}
+    if len(measured) == 0:
+        return Measured(float("nan"), None, further)
+    for column, name in enumerate(_COLUMNS.get(metric.network, ())):
+        further[name] = float(measured[:, column].mean(dtype=np.float64))
+    if real is not None:
+        further["real"] = float(real[:, 0].mean(dtype=np.float64))
+    values = measured[:, 0].astype(np.float64)
+    return Measured(float(values.mean()), mean_interval(values) if replicates else None, further)
+
+
+# What the columns are, where there is more than one.
+_COLUMNS = {"warping": ("error", "error_without_warping", "compared")}
+
+
+def _similarity(real: np.ndarray | None, fake: np.ndarray, metric: Metric, replicates: int) -> Measured:
+    frames = VIEWS if metric.samples == "views" else metric.frames
+    centre = metric.network == "random_frames"
+
+    def similarities(features: np.ndarray) -> np.ndarray:
+        return frame_similarity(np.asarray(features).reshape(len(features), frames, -1), centre=centre)
+
+    values = similarities(fake)
+    further = {} if real is None else {"real": float(similarities(real).mean())}
+    return Measured(float(values.mean()), mean_interval(values) if replicates else None, further)
+
+
+VIEWS = 5  # cameras of a moment, for the metrics whose samples are views
+
+MEASURES: dict[str, Callable[[Any, np.ndarray, Metric, int], Measured]] = {
+    "frechet": _frechet,
+    "kernel": _kernel,
+    "kernel_subsets": _kernel_subsets,
+    "inception_score": _inception_score,
+    "mean": _mean,
+    "similarity": _similarity,
+}

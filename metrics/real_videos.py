@@ -1,0 +1,236 @@
+"""Videos on the disk as one side of an evaluation: a data set, or generated videos as folders of frames or as files.
+
+Which clips are measured is a function of the videos' lengths alone: the videos that are long enough, in a random order,
+give one clip each at a random offset; while that is not enough, each gives another one at another offset. So no clip
+is taken twice, and with at least as many videos as clips every clip is from a video of its own. The order is seeded.
+"""
+
+import bisect
+import hashlib
+import os
+import time
+from collections.abc import Generator, Iterable, Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+
+from dnnlib import UserError
+from dnnlib.downloads import sha256_of
+from training.data.annotations import MANIFEST, missing_videos, parse_manifest, remaining_stride
+from training.data.frame_store import FrameStore, fit_square
+from training.data.video_decoder import BrokenVideo, decode_video, describe_warnings
+
+__all__ = ["StoredVideos", "choose_windows"]
+
+SEED = 42
+KEY_ORDER, KEY_OFFSETS, KEY_IMAGES = 11, 12, 13  # words of the random key; see training.data.dataset
+SETTLED = 2.0  # seconds; what has just changed may change again without its times showing it
+
+
+def choose_windows(lengths: Sequence[int], *, window: int, count: int, seed: int = SEED) -> list[tuple[int, int]]:
+    """(video, first frame) of at most `count` different windows of so many frames; see the top of this file."""
+    long_enough = [video for video, length in enumerate(lengths) if length >= window]
+    order = [long_enough[i] for i in _permutation(len(long_enough), seed, KEY_ORDER)]
+    offsets = {v: _permutation(lengths[v] - window + 1, seed, KEY_OFFSETS, v) for v in order}
+    chosen: list[tuple[int, int]] = []
+    for turn in range(max((len(o) for o in offsets.values()), default=0)):
+        chosen += [(video, int(offsets[video][turn])) for video in order if turn < len(offsets[video])]
+        if len(chosen) >= count:
+            break
+    return chosen[:count]
+
+
+def _permutation(n: int, seed: int, use: int, video: int = 0) -> np.ndarray:
+    generator = np.random.Generator(np.random.Philox(key=[seed, use], counter=[0, video, 0, 0]))
+    return np.argsort(generator.random(n), kind="stable")
+
+
+class StoredVideos:
+    """Folders of frames below a folder or in a zip, or, where there are none, video files.
+
+    Args:
+        path: The folder or zip.
+        resolution: Frames are cropped to the centre square and resized to it, as in training.
+        frame_stride: Keep every so-many-th frame of a video; those that dataset_tool has left out already count.
+
+    Attributes:
+        resolution: Of the frames.
+        num_videos: How many there are.
+        notes: What a user should know of them.
+    """
+
+    def __init__(self, path: str | os.PathLike, *, resolution: int, frame_stride: int = 1):
+        """List the videos. Video files are decoded once to count their frames.
+
+        Raises:
+            UserError: There are none, or they cannot be read.
+        """
+        self.resolution = resolution
+        self._store = FrameStore(path)
+        manifest = parse_manifest(self._store.read_bytes(MANIFEST))
+        self._stride = remaining_stride(manifest, frame_stride, path=self._store.path)
+        self._movies = [] if self._store.videos or self._store.is_zip else self._store.movies
+        self.notes: list[str] = []
+        self._fingerprints: dict[str, str] = {}  # of content, by the files' times and sizes; see fingerprint
+        if self._movies:
+            counts = [self._count_frames(movie) for movie in self._movies]
+            warnings = [warned for _, warned in counts if warned]
+            if warnings:
+                self.notes.append(f"'{self._store.path}': {describe_warnings(sum(warnings), videos=len(warnings))}")
+            lengths = [frames for frames, _ in counts]
+        else:
+            self._store.require_videos()
+            lengths = [len(video) for video in self._store.videos]
+            missing = missing_videos(manifest, {video.path: len(video) for video in self._store.videos})
+            if missing is not None:
+                self.notes.append(f"'{self._store.path}': {missing}")
+        self._lengths = [-(-length // self._stride) for length in lengths]
+        self.num_videos = len(self._lengths)
+
+    def clips(self, *, count: int, frames: int, subsample: int = 1) -> "StoredClips":
+        """At most `count` clips: every `subsample`-th of `frames` consecutive frames.
+
+        Raises:
+            UserError: All videos are shorter.
+        """
+        windows = choose_windows(self._lengths, window=frames, count=count)
+        if not windows:
+            raise UserError(
+                f"All videos in '{self._store.path}' are shorter than {frames} frames: the longest has "
+                f"{max(self._lengths)}{f', keeping every {self._stride}.' if self._stride > 1 else ''}. "
+                "Choose a metric of shorter clips, or use longer videos."
+            )
+        steps = range(0, frames, subsample)
+        short = sum(length < frames for length in self._lengths)
+        return StoredClips(self, [(v, [start + s for s in steps]) for v, start in windows], short=short)
+
+    def images(self, *, count: int | None) -> "StoredClips":
+        """At most `count` frames, chosen at random, as clips of one frame; None: all."""
+        ends = np.cumsum(self._lengths)
+        chosen = range(int(ends[-1]))
+        if count is not None and count < len(chosen):
+            chosen = np.sort(_permutation(len(chosen), SEED, KEY_IMAGES)[:count]).tolist()
+        where = [(bisect.bisect_right(ends, i), i) for i in chosen]
+        return StoredClips(self, [(v, [int(i - ends[v] + self._lengths[v])]) for v, i in where], short=0)
+
+    def views(self, *, count: int, views: int) -> None:
+        raise UserError("Views of one moment can be rendered by a generator only: give a snapshot instead of videos.")
+
+    def pairs(self, *, count: int) -> None:
+        raise UserError("Depth can be rendered by a generator only: give a snapshot instead of videos.")
+
+    # ------------------------------------------------------------------------------------------------------------------
+
+    def read(self, video: int, frames: Sequence[int]) -> np.ndarray:
+        """Frames of a video in increasing order, uint8 [T, 3, H, W]."""
+        if self._movies:
+            wanted = {frame * self._stride for frame in frames}
+            found = []
+            for number, image in enumerate(self._decode(self._movies[video])):
+                if number in wanted:
+                    found.append(fit_square(image, self.resolution))
+                if len(found) == len(frames):
+                    break
+        else:
+            images = (self._store.read_frame(self._store.videos[video], frame * self._stride) for frame in frames)
+            found = [fit_square(image, self.resolution) for image in images]
+        return np.stack(found)
+
+    def _count_frames(self, movie: str) -> tuple[int, int]:
+        """Number of frames, and of the decoder's warnings; see decode_video."""
+        images, count = self._decode(movie), 0
+        while True:
+            try:
+                next(images)
+            except StopIteration as end:
+                return count, end.value
+            count += 1
+
+    def _decode(self, movie: str) -> Generator[Image.Image, None, int]:
+        try:
+            return (yield from decode_video(os.path.join(self._store.path, movie)))
+        except BrokenVideo as error:
+            raise UserError(f"{error} Repair or remove it.") from error
+
+    def fingerprint(self, used: Iterable[tuple[int, Sequence[int]]]) -> str:
+        """What identifies the content: names and lengths of all videos, and every byte of the files that are used.
+
+        No part of a file tells of all of it (BMP has no checksum, JPEG and WebP need not change in length), and times
+        can be kept. As long as nothing has touched the files since they were read last, they are not read again.
+        """
+        by_video: dict[int, set[int]] = {}
+        for video, frames in used:
+            by_video.setdefault(video, set()).update(frame * self._stride for frame in frames)
+        chosen = sorted(by_video.items())
+        files = [self._file(video, frame) for video, frames in chosen for frame in sorted(frames)]
+        stamp, newest = hashlib.sha256(repr(chosen).encode()), 0
+        try:
+            for file in dict.fromkeys(files):
+                status = os.stat(file)
+                newest = max(newest, status.st_mtime_ns, status.st_ctime_ns)
+                state = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+                stamp.update(repr((file, state)).encode())
+            if stamp.hexdigest() not in self._fingerprints or newest > (time.time() - SETTLED) * 1e9:
+                self._fingerprints[stamp.hexdigest()] = self._hash(chosen)
+        except OSError as error:
+            raise UserError(
+                f"Cannot read '{error.filename or self._store.path}': {error.strerror or error}."
+            ) from error
+        return self._fingerprints[stamp.hexdigest()]
+
+    def _hash(self, chosen: list[tuple[int, set[int]]]) -> str:
+        state = hashlib.sha256(repr([self._stride, self._lengths, self._movies]).encode())
+        for video in self._store.videos:
+            names = [self._store.frame_name(video, index) for index in range(len(video))]
+            state.update(repr((video.path, names)).encode())
+        for video, frames in chosen:
+            if self._movies:
+                state.update(f"{video} {sha256_of(self._file(video, 0))}\n".encode())
+                continue
+            for frame in sorted(frames):
+                digest = hashlib.sha256(self._store.frame_bytes(self._store.videos[video], frame)).hexdigest()
+                state.update(f"{video} {frame} {digest}\n".encode())
+        return state.hexdigest()
+
+    def _file(self, video: int, frame: int) -> str:
+        """The file that holds a frame, counted before the stride."""
+        if self._store.is_zip:
+            return self._store.path
+        if self._movies:
+            return os.path.join(self._store.path, self._movies[video])
+        entry = self._store.videos[video]
+        return os.path.join(self._store.path, entry.path, self._store.frame_name(entry, frame))
+
+
+class StoredClips:
+    """Chosen frames of videos: samples for metrics.
+
+    Args:
+        videos: Where the frames are.
+        chosen: (video, frames) of each clip.
+        short: Number of videos that were too short to be chosen from.
+    """
+
+    def __init__(self, videos: StoredVideos, chosen: list[tuple[int, list[int]]], *, short: int):
+        self._videos, self._chosen, self._short = videos, chosen, short
+
+    def __len__(self) -> int:
+        return len(self._chosen)
+
+    def load(self, indices: Sequence[int]) -> torch.Tensor:
+        """Clips uint8 [N, 3, T, H, W]."""
+        clips = np.stack([self._videos.read(*self._chosen[i]) for i in indices])
+        return torch.from_numpy(clips).transpose(1, 2).contiguous()
+
+    def key(self) -> str:
+        content = self._videos.fingerprint(self._chosen)
+        return hashlib.sha256(repr((content, self._videos.resolution, self._chosen)).encode()).hexdigest()
+
+    def describe(self) -> dict:
+        return {
+            "from": "files",
+            "resolution": self._videos.resolution,
+            "num_videos": len({video for video, _ in self._chosen}),
+            "num_short_videos": self._short,
+        }

@@ -1,0 +1,163 @@
+"""How much a clip moves, and how much it flickers.
+
+Motion: mean length of the optical flow in pixels per frame, by the method of Lucas and Kanade (1981): in a window
+around every pixel, the displacement whose first-order effect explains the difference of two frames best, in the sense
+of least squares. It holds for displacements of about a pixel; larger ones come out too small. Pixels whose window has
+texture in one direction only show the part of the motion along it; pixels without texture are left out.
+
+Flicker: root mean square of the second difference of the frames in time, divided by that of the first difference. In
+terms of a pixel's course over time this is 0 for a steady change, √2 for a random walk, √3 for independent noise, and 2
+if it jumps to and fro with every frame.
+"""
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+__all__ = ["flatness", "flicker", "frame_similarity", "mean_flow_length", "warping_error"]
+
+WINDOW = 7  # pixels
+TEXTURE = 1e-4  # smallest mean square gradient, grey levels from 0 to 1, for a window to count
+
+
+def mean_flow_length(clips: torch.Tensor) -> torch.Tensor:
+    """Mean length of the optical flow over pixels with texture, pixels per frame.
+
+    Args:
+        clips: uint8 [N, 3, T, H, W]; T at least 2.
+
+    Returns:
+        float64 [N]; 0 for a clip without texture.
+    """
+    grey = clips.double().mean(dim=1) / 255  # [N, T, H, W]
+    middle = (grey[:, 1:] + grey[:, :-1]) / 2
+    dt = grey[:, 1:] - grey[:, :-1]
+    dx = F.pad(middle[..., 2:] - middle[..., :-2], [1, 1]) / 2
+    dy = F.pad(middle[..., 2:, :] - middle[..., :-2, :], [0, 0, 1, 1]) / 2
+    xx, xy, yy, xt, yt = (_window(a * b) for a, b in ((dx, dx), (dx, dy), (dy, dy), (dx, dt), (dy, dt)))
+    # Regularised a little: in a window with texture in one direction only the equations are singular.
+    trace = xx + yy
+    ridge = 1e-3 * trace + 1e-12
+    determinant = (xx + ridge) * (yy + ridge) - xy * xy
+    u = -((yy + ridge) * xt - xy * yt) / determinant
+    v = -((xx + ridge) * yt - xy * xt) / determinant
+    textured = (trace > TEXTURE).double()
+    length = (u.square() + v.square()).sqrt() * textured
+    return length.sum(dim=[1, 2, 3]) / textured.sum(dim=[1, 2, 3]).clamp(min=1)
+
+
+def _window(x: torch.Tensor) -> torch.Tensor:
+    """Mean over the window around each pixel, [N, T, H, W]; windows end at the border."""
+    return F.avg_pool2d(x, WINDOW, stride=1, padding=WINDOW // 2, count_include_pad=False)
+
+
+def flicker(clips: torch.Tensor) -> torch.Tensor:
+    """Second over first differences in time.
+
+    Args:
+        clips: uint8 [N, 3, T, H, W]; T at least 3.
+
+    Returns:
+        float64 [N]; 0 for a clip that stands still.
+    """
+    x = clips.double()
+    first = x[:, :, 1:] - x[:, :, :-1]
+    second = first[:, :, 1:] - first[:, :, :-1]
+    power = first.square().mean(dim=[1, 2, 3, 4])
+    return (second.square().mean(dim=[1, 2, 3, 4]) / power.clamp(min=1e-12)).sqrt()
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Is the rendered depth that of what is seen? Warping between views, and how far a surface is from a plane.
+#
+# Warping error: every pixel of a view has a depth, so it is known where its surface point appears in another view of
+# the same moment. If the depth is right, and colours belong to the surface, both show the same colour there. The error
+# is the mean absolute difference over pixels that show the foreground and that nothing hides from the other view.
+#
+# Flatness: 1 − √(λ3 / λ1) with the variances λ1 ≥ λ2 ≥ λ3 of the visible surface points along their principal axes: 1
+# for a plane at any angle, 1 − √(2/9) = 0.53 for a half sphere seen from far away, 0 for a cloud as thick as wide.
+
+
+VISIBLE_OPACITY = 0.5  # a pixel with less shows the background, which has no depth
+
+
+def warping_error(
+    images: torch.Tensor,
+    grids: torch.Tensor,
+    depths: torch.Tensor,
+    expected: torch.Tensor,
+    opacities: torch.Tensor,
+    *,
+    tolerance: float,
+) -> torch.Tensor:
+    """Mean absolute difference between each of two views and the other one warped into it.
+
+    Args:
+        images: Two views of N moments [N, 2, 3, H, W], values 0 to 1.
+        grids: Where the surface point of each pixel appears in the other view [N, 2, H, W, 2]: (x, y) within -1…1,
+            y down, edges at ±1.
+        depths: Depth of each view's own pixels [N, 2, H, W].
+        expected: Depth of the same surface points seen from the other view [N, 2, H, W].
+        opacities: [N, 2, H, W]
+        tolerance: The other view is taken to show something in front if its depth is less than expected by more.
+
+    Returns:
+        [N, 3]: the error, the same difference without warping, and the share of pixels that could be compared. The
+        first two are NaN where none could.
+    """
+    layers = torch.cat([images, depths[:, :, None], opacities[:, :, None]], dim=2).flip(1)  # of the other view
+    warped = F.grid_sample(layers.flatten(0, 1), grids.flatten(0, 1), padding_mode="border", align_corners=False)
+    warped = warped.unflatten(0, images.shape[:2])
+    seen_depth, seen_opacity = warped[:, :, 3], warped[:, :, 4]
+    mask = (opacities > VISIBLE_OPACITY) & (seen_opacity > VISIBLE_OPACITY) & (grids.abs() <= 1).all(dim=-1)
+    mask = (mask & (seen_depth > expected - tolerance)).to(images.dtype)
+    count = mask.sum(dim=[1, 2, 3])
+    error = ((images - warped[:, :, :3]).abs().mean(dim=2) * mask).sum(dim=[1, 2, 3]) / count
+    unwarped = ((images - images.flip(1)).abs().mean(dim=2) * mask).sum(dim=[1, 2, 3]) / count
+    return torch.stack([error, unwarped, mask.mean(dim=[1, 2, 3])], dim=1)
+
+
+def flatness(points: torch.Tensor, opacities: torch.Tensor) -> torch.Tensor:
+    """1 − thickness / width of the visible surfaces.
+
+    Args:
+        points: Surface points of the pixels in space [N, H, W, 3].
+        opacities: [N, H, W]
+
+    Returns:
+        [N]; NaN where fewer than four pixels show the foreground.
+    """
+    points = points.double().flatten(1, 2)
+    weights = (opacities > VISIBLE_OPACITY).double().flatten(1)[..., None]
+    count = weights.sum(dim=1, keepdim=True)
+    centred = (points - (points * weights).sum(dim=1, keepdim=True) / count.clamp(min=1)) * weights
+    variances = torch.linalg.eigvalsh(centred.transpose(1, 2) @ centred).clamp(min=0)
+    value = 1 - (variances[:, 0] / variances[:, 2].clamp(min=1e-30)).sqrt()
+    return torch.where(count[:, 0, 0] >= 4, value, torch.nan)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Does a clip keep showing the same thing? Cosines between the features of its frames.
+#
+# The similarity of a clip is the mean cosine over all pairs of different frames (moments of a video, or views of one
+# moment). With features of a network that recognises faces it is the identity consistency of the literature. Features
+# of an untrained network all point the same way, so their mean over all frames of the set is taken off first; then
+# frames of different videos have a cosine of about 0, and only what tells videos apart counts.
+
+
+def frame_similarity(features: np.ndarray, *, centre: bool) -> np.ndarray:
+    """Mean cosine of different frames, float64 [N].
+
+    Args:
+        features: [N, T, D], T at least 2.
+        centre: Take off the mean over all frames of all clips first.
+    """
+    features = np.asarray(features, dtype=np.float64)
+    frames = features.shape[1]
+    if features.ndim != 3 or frames < 2:
+        raise ValueError(f"Features must be [N, T, D] with at least two frames, got {list(features.shape)}.")
+    if centre:
+        features = features - features.mean(axis=(0, 1))
+    features = features / np.maximum(np.linalg.norm(features, axis=2, keepdims=True), 1e-12)
+    # The squared length of the sum holds every pair twice and T ones.
+    return (np.square(features.sum(axis=1)).sum(axis=1) - frames) / (frames * (frames - 1))

@@ -1,0 +1,1 @@
+"""Surfaces of radiance fields as triangle meshes: `python -m renderer.mesh`."""

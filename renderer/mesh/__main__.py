@@ -1,0 +1,172 @@
+"""Surfaces of a trained generator as coloured meshes: `python -m renderer.geometry`. See docs/geometry.md.
+
+    python -m renderer.geometry --outdir out --network_pkl network-snapshot.pkl --seeds 0-3 --times 0,0.5,1
+
+This script puts networks and renderer together, as generate.py does; no other module imports it.
+"""
+
+import json
+import math
+import os
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from dnnlib import UserError, atomic_write, parse_int_list, run_cli
+from dnnlib.command_line import FINITE, FRAME_RATE, Command, finite_float
+from training.data.dataset_folders import frames_nearby, keep_apart, trained_on
+from training.inference.cli_options import pair_seeds, pick_device
+
+# PyTorch and the networks are imported where they are used: --help and mistakes in the arguments answer at once.
+
+LARGEST = 512  # cells along a side: grids of half a gigabyte each
+MAX_MOMENTS = 1000
+
+
+def parse_times(times: str, time_steps: int | None) -> list[float]:
+    """The moments of --times, or of --time_steps in equal steps from 0 to 1."""
+    if time_steps is not None:
+        return [i / max(time_steps - 1, 1) for i in range(time_steps)]
+    moments = []
+    for part in times.split(","):
+        try:
+            moments.append(float(part))
+        except ValueError:
+            moments.append(math.nan)
+        if not math.isfinite(moments[-1]):
+            raise UserError(f"--times: '{part.strip()}' is not a number; write for example 0,0.5,1.")
+    if len(moments) > MAX_MOMENTS:
+        raise UserError(f"--times: these are {len(moments)} moments; at most {MAX_MOMENTS} are made at once.")
+    return moments
+
+
+option = click.option
+
+
+@click.command(cls=Command, context_settings={"max_content_width": 120, "show_default": True})
+@option("--outdir", required=True, type=click.Path(file_okay=False), help="Folder for the meshes.")
+@option("--network_pkl", required=True, type=click.Path(exists=True), help="A checkpoint, or a run folder.")
+@option("--seeds", default="0", metavar="LIST", help="Content seeds, like 1,2,5-8.")
+@option("--motion_seeds", metavar="LIST", help="Motion seeds.  [default: the content seeds]")
+@option(
+    "--times", default="0.5", metavar="LIST", help="Moments like 0,0.5,1; 0 to 1 is the clip, beyond it is untrained."
+)
+@option("--time_steps", type=click.IntRange(1, MAX_MOMENTS), help="So many moments from 0 to 1 instead of --times.")
+@option("--format", "suffix", default="glb", type=click.Choice(["glb", "ply"]), help="Of the files.")
+@option("--sequence", is_flag=True, help="One animated GLB per video instead of a file per moment.")
+@option("--fps", default=8.0, type=FRAME_RATE, help="Moments per second of a sequence.")
+@option("--resolution", default=128, type=click.IntRange(8, LARGEST), help="Grid cells along the longest side.")
+@option(
+    "--level",
+    type=finite_float(0, above=True),
+    help="Density at the surface.  [default: the one whose outline agrees with the rendered opacity]",
+)
+@option(
+    "--min_piece",
+    default=0.02,
+    type=finite_float(0, 1),
+    help="Remove pieces with less than this share of the largest one's area; 0 keeps all.",
+)
+@option("--truncation_psi", default=1.0, type=FINITE, help="Truncation; below 1: closer to the average, less varied.")
+@option("--class_idx", type=click.IntRange(min=0), help="Class, for a generator trained with labels.")
+@option("--device", help="cpu, cuda, cuda:1, …  [default: cuda if there is one]")
+@option("--chunk", default=1 << 16, type=click.IntRange(min=1), help="Points evaluated at a time; less saves memory.")
+@option("--preview", is_flag=True, help="Also write a picture: rendered views, the mesh's colours, its shape.")
+@option("--check", is_flag=True, help="Compare the meshes' outlines with the rendered opacity from five views.")
+def main(
+    outdir: str,
+    network_pkl: str,
+    seeds: str,
+    motion_seeds: str | None,
+    times: str,
+    time_steps: int | None,
+    sequence: bool,
+    suffix: str,
+    **options: Any,
+) -> None:
+    """Write the surface of a generator's foreground as coloured meshes, in scene units."""
+    pairs = pair_seeds(
+        parse_int_list(seeds, name="--seeds"),
+        None if motion_seeds is None else parse_int_list(motion_seeds, name="--motion_seeds"),
+    )
+    source = click.get_current_context().get_parameter_source
+    if time_steps is not None and source("times") is not ParameterSource.DEFAULT:
+        raise UserError("--times and --time_steps are two ways to say the moments: give one of them.")
+    if not sequence and source("fps") is not ParameterSource.DEFAULT:
+        raise UserError("--fps is the rate of a sequence: add --sequence, or leave it out.")
+    moments = parse_times(times, time_steps)
+    if sequence and suffix != "glb":
+        raise UserError("--sequence: only glb files can be animated; leave --format out, or leave --sequence out.")
+    keep_apart(outdir, option="--outdir", data=[trained_on(network_pkl)])
+    nearby = frames_nearby(outdir, option="--outdir") if options["preview"] else None
+    try:
+        import skimage  # noqa: F401
+        import trimesh  # noqa: F401
+    except ImportError as error:
+        raise UserError("Meshes need two more packages: `pip install scikit-image trimesh`.") from error
+
+    from torch_utils.memory import explain_out_of_memory, keep_freed_memory
+    from training.checkpoints.snapshot import load_generator
+    from training.inference.meshes import GeneratedMeshes
+
+    device = pick_device(options["device"])
+    if device.type == "cpu":
+        keep_freed_memory()
+    maker = GeneratedMeshes(load_generator(network_pkl, device=device), device=device, **_making(options))
+    videos = [maker.video(seed, motion_seed) for seed, motion_seed in pairs]
+    if nearby is not None:
+        click.echo(nearby, err=True)
+    try:
+        os.makedirs(outdir, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--outdir: cannot make the folder {outdir}: {error.strerror}.") from error
+
+    from tqdm import tqdm
+
+    from renderer.mesh.files import write_glb, write_ply
+    from renderer.video import save_png
+
+    explained = explain_out_of_memory("Lower --chunk or --resolution.")
+    with explained, tqdm(total=len(pairs) * len(moments), unit="mesh", disable=None) as progress:
+        for (seed, motion_seed), video in zip(pairs, videos):
+            stem = f"geometry_seed{seed:04d}_motion{motion_seed:04d}"
+            level = maker.level(video, moments, name=stem)
+            rows, meshes = [], []
+            for i, time in enumerate(moments):
+                mesh, row = maker.mesh(video, time, level)
+                name = f"{stem}_{i:04d}.{suffix}"
+                if sequence:
+                    meshes.append(mesh)
+                elif suffix == "glb":
+                    write_glb([mesh], os.path.join(outdir, name), names=[f"time {time:g}"])
+                else:
+                    write_ply(mesh, os.path.join(outdir, name))
+                if options["preview"]:
+                    save_png(maker.preview(mesh, video, time), os.path.join(outdir, f"{stem}_{i:04d}.png"))
+                rows.append({"time": time, "file": f"{stem}.glb" if sequence else name, **row})
+                progress.write(_line(stem, rows[-1]))
+                progress.update()
+            if sequence:
+                names = [f"{i}: time {time:g}" for i, time in enumerate(moments)]
+                write_glb(meshes, os.path.join(outdir, f"{stem}.glb"), names=names, fps=options["fps"])
+            about = {"seed": seed, "motion_seed": motion_seed, "level": level, **maker.about(), "meshes": rows}
+            with atomic_write(os.path.join(outdir, f"{stem}.json"), "w") as file:
+                json.dump(about, file, indent=1)
+
+
+def _making(options: dict[str, Any]) -> dict[str, Any]:
+    names = ("resolution", "level", "min_piece", "truncation_psi", "class_idx", "chunk", "check")
+    return {name: options[name] for name in names}
+
+
+def _line(stem: str, row: dict[str, Any]) -> str:
+    text = f"{stem} time {row['time']:g}: {row['faces']} triangles, {row['removed_pieces']} small pieces removed"
+    if "overlap" in row:
+        views = " ".join(f"{value:.3f}" for value in row["overlap"])
+        text += f", outline IoU from left to right {views}, mean {sum(row['overlap']) / len(row['overlap']):.3f}"
+    return text
+
+
+if __name__ == "__main__":
+    run_cli(lambda: main(standalone_mode=False))

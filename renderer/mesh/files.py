@@ -1,0 +1,123 @@
+"""Meshes as files: PLY for one moment; GLB (binary glTF 2.0) for one, or for a sequence that plays.
+
+PLY keeps the world's axes: x towards the frontal camera, z up, scene units. glTF wants y up and the front towards z:
+a node above the meshes turns them, whose vertices stay as they are. glTF's colours are linear, those of images (and of
+PLY) are sRGB, and are converted. A sequence is animated in the one way that core glTF knows for changing meshes: each
+moment is a node of its own, whose scale is 1 while it is shown and 0 otherwise.
+"""
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+
+from dnnlib import UserError, atomic_write
+from renderer.mesh.extraction import Mesh
+
+__all__ = ["write_glb", "write_ply"]
+
+# (x, y, z) to (y, z, x) as a quaternion (x, y, z, w): a third of a turn around the diagonal.
+WORLD_TO_GLTF = [-0.5, -0.5, -0.5, 0.5]
+FLOAT, SCALAR_TYPE, VECTOR_TYPE = 5126, "SCALAR", "VEC3"
+
+
+def write_ply(mesh: Mesh, path: str | os.PathLike) -> None:
+    """One mesh, binary, with its colours.
+
+    Raises:
+        UserError: trimesh is not installed, or the file cannot be written.
+    """
+    content = _trimesh(mesh, mesh.colours).export(file_type="ply")
+    with atomic_write(path) as file:
+        file.write(content)
+
+
+def write_glb(meshes: Sequence[Mesh], path: str | os.PathLike, *, names: Sequence[str], fps: float = 8.0) -> None:
+    """One mesh, or several as moments of an animation that shows `fps` of them a second.
+
+    Args:
+        names: Of the meshes, all different.
+
+    Raises:
+        UserError: trimesh is not installed, or the file cannot be written.
+    """
+    trimesh = _library()
+    scene = trimesh.Scene()
+    for mesh, name in zip(meshes, names, strict=True):
+        colours = None if mesh.colours is None else _linear(mesh.colours)
+        scene.add_geometry(_trimesh(mesh, colours), node_name=name, geom_name=name)
+
+    def add_keys(buffers, tree):
+        if len(meshes) > 1:
+            _animate(buffers, tree, names=names, fps=fps)
+
+    content = trimesh.exchange.gltf.export_glb(scene, buffer_postprocessor=add_keys, tree_postprocessor=_finish)
+    with atomic_write(path) as file:
+        file.write(content)
+
+
+def _library():
+    try:
+        import trimesh
+    except ImportError as error:
+        raise UserError("Mesh files need trimesh: install it with `pip install scikit-image trimesh`.") from error
+    return trimesh
+
+
+def _trimesh(mesh: Mesh, colours: np.ndarray | None):
+    return _library().Trimesh(mesh.vertices, mesh.faces, vertex_colors=colours, process=False)
+
+
+def _linear(colours: np.ndarray) -> np.ndarray:
+    """sRGB to linear, uint8."""
+    x = np.arange(256) / 255
+    table = np.where(x <= 0.04045, x / 12.92, ((x + 0.055) / 1.055) ** 2.4)
+    return np.rint(table * 255).astype(np.uint8)[colours]
+
+
+def _finish(tree: dict) -> None:
+    """Turn everything upright, and give the meshes a dull surface (glTF's own default is metal)."""
+    tree["materials"] = [{"pbrMetallicRoughness": {"metallicFactor": 0.0, "roughnessFactor": 1.0}, "doubleSided": True}]
+    for mesh in tree["meshes"]:
+        for primitive in mesh["primitives"]:
+            primitive["material"] = 0
+    nodes = tree["nodes"]
+    shown = [i for i, node in enumerate(nodes) if "mesh" in node]
+    for i in shown[1:]:  # a viewer that plays nothing shows the first
+        nodes[i]["scale"] = [0.0, 0.0, 0.0]
+    nodes.append({"name": "upright", "rotation": WORLD_TO_GLTF, "children": shown})
+    tree["scenes"] = [{"nodes": [len(nodes) - 1]}]
+
+
+def _animate(buffers: dict, tree: dict, *, names: Sequence[str], fps: float) -> None:
+    """Keys that show one node after the other."""
+    order = {node.get("name"): i for i, node in enumerate(tree["nodes"])}
+    channels, samplers, last = [], [], len(names) - 1
+    for i, name in enumerate(names):
+        keys = [(0.0, float(i == 0)), (i / fps, 1.0), ((i + 1) / fps, float(i == last))]
+        keys = list(dict(keys).items())
+        times = np.array([time for time, _ in keys], dtype=np.float32)
+        scales = np.repeat(np.array([[scale] for _, scale in keys], dtype=np.float32), 3, axis=1)
+        samplers.append(
+            {
+                "input": _accessor(buffers, tree, f"times {i}", times, SCALAR_TYPE),
+                "output": _accessor(buffers, tree, f"scales {i}", scales, VECTOR_TYPE),
+                "interpolation": "STEP",
+            }
+        )
+        channels.append({"sampler": i, "target": {"node": order[name], "path": "scale"}})
+    tree["animations"] = [{"name": "moments", "channels": channels, "samplers": samplers}]
+
+
+def _accessor(buffers: dict, tree: dict, key: str, values: np.ndarray, kind: str) -> int:
+    buffers[key] = values.astype("<f4").tobytes()
+    rows = values.reshape(len(values), -1)
+    tree["accessors"][key] = {
+        "bufferView": len(buffers) - 1,
+        "componentType": FLOAT,
+        "count": len(values),
+        "type": kind,
+        "min": rows.min(axis=0).tolist(),
+        "max": rows.max(axis=0).tolist(),
+    }
+    return len(tree["accessors"]) - 1

@@ -1,0 +1,81 @@
+"""The videos that one camera path gives: one for each output, written frame by frame side by side."""
+
+import contextlib
+import os
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from renderer.depth_files import DepthScale, write_depth_png
+from renderer.outputs import displayed
+from renderer.video import VideoWriter, make_frames_dir, remove_frames
+
+__all__ = ["OutputVideos"]
+
+
+class OutputVideos:
+    """Writes `<stem>.mp4` for the image (rgb) and `<stem>_<output>.mp4` for other outputs, see `renderer.outputs`.
+
+    Every video appears when the writer is closed, whole or not at all. With `save_frames` the frames are also written
+    as PNG, to the folder `<stem>` or `<stem>_<output>`; those of depth are 16-bit maps at their own resolution, see
+    `renderer.depth_files`.
+
+    Args:
+        stem: Path without its ending; the folder must exist.
+        outputs: Of `renderer.outputs.OUTPUTS`.
+        fps: Frames per second.
+        near, far: Depth range of the rendered volume in scene units.
+    """
+
+    def __init__(
+        self, stem: str, outputs: Sequence[str], *, fps: float, near: float, far: float, save_frames: bool = False
+    ):
+        self.near, self.far = near, far
+        stems = {name: stem if name == "rgb" else f"{stem}_{name}" for name in outputs}
+        self.paths = [f"{path}.mp4" for path in stems.values()]
+        self._depth_dir = stems["depth"] if save_frames and "depth" in stems else None
+        self._writers = {}
+        for name, path in stems.items():
+            frames_dir = path if save_frames and name != "depth" else None
+            self._writers[name] = VideoWriter(f"{path}.mp4", fps, frames_dir=frames_dir)
+        self._scale = DepthScale.of_range(near, far)
+        self._count = 0
+
+    def __enter__(self) -> "OutputVideos":
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.abort()
+
+    def add(self, maps: Mapping[str, torch.Tensor], *, size: tuple[int, int]) -> None:
+        """Append a frame.
+
+        Args:
+            maps: A map [C, h, w] of every output.
+            size: (H, W) of the frame in pixels.
+        """
+        for name, writer in self._writers.items():
+            writer.add(displayed(name, maps[name], size=size, near=self.near, far=self.far))
+        if self._depth_dir is not None:
+            if self._count == 0:
+                make_frames_dir(self._depth_dir)
+                self._scale.write(self._depth_dir)
+            write_depth_png(maps["depth"][0], os.path.join(self._depth_dir, f"{self._count:04d}.png"), self._scale)
+        self._count += 1
+
+    def close(self) -> None:
+        """Finish the files and give them their names."""
+        with contextlib.ExitStack() as unfinished:
+            unfinished.callback(self.abort)  # harmless for those that are closed
+            for writer in self._writers.values():
+                writer.close()
+        if self._depth_dir is not None:
+            remove_frames(self._depth_dir, self._count)
+
+    def abort(self) -> None:
+        """Remove what is unfinished."""
+        for writer in self._writers.values():
+            writer.abort()

@@ -1,0 +1,414 @@
+"""Hierarchical volume rendering of a foreground in a thin shell before an inverted-sphere background.
+
+The renderer sees no network: a field is a callable `(points, directions) -> (raw density, features)` with a tuple of
+per-sample features. Shapes: B videos, T frames of a video (which share camera, rays and random draws), R rays,
+S samples; foreground points are [B, T, R, S, 3] or [B, 1, R, S, 3], background points [B, R, S, 4].
+
+Samples stay in the order in which they were evaluated (coarse, then fine): only densities and depths are sorted along
+the ray, and the resulting weights are put back into evaluation order, so that wide features are never moved.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import torch
+
+from renderer.sampling import importance_samples, inverted_sphere_points, stratified
+from torch_utils.ops import composite as operators
+
+__all__ = [
+    "BackgroundSamples",
+    "Fields",
+    "ForegroundSamples",
+    "Marched",
+    "Rays",
+    "RenderSettings",
+    "Rendered",
+    "composite",
+    "march_background",
+    "march_foreground",
+    "ray_samples",
+    "ray_weights",
+    "render_background",
+    "render_rays",
+]
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Volume rendering quadrature: density and depths to weights, weights and features to pixels (NeRF, equation 3).
+#
+# What the renderer's rays ask of `torch_utils.ops.composite`.
+
+
+def ray_weights(
+    density: torch.Tensor,
+    depths: torch.Tensor,
+    *,
+    direction_norm: torch.Tensor | None = None,
+    last_opaque: bool,
+    impl: str = "auto",
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weights of a ray's samples and the transmittance at the last one.
+
+    Args:
+        density: Non-negative densities [..., S].
+        depths: Sample positions [..., S], increasing; broadcastable with `density`.
+        direction_norm: Length of the ray directions [...], or None for unit rays.
+        last_opaque: Whether the last sample ends the ray, whatever its density (its step length is infinite), or is
+            transparent (its step length is zero) and leaves the transmittance to a background.
+        impl: See `torch_utils.ops.composite.composite`.
+
+    Returns:
+        weights [..., S] and transmittance [...].
+    """
+    deltas = depths[..., 1:] - depths[..., :-1]
+    if direction_norm is not None:
+        deltas = deltas * direction_norm[..., None]
+    return operators.ray_weights(density, deltas, last_opaque=last_opaque, impl=impl)
+
+
+def composite(weights: torch.Tensor, features: torch.Tensor, *, impl: str = "auto") -> torch.Tensor:
+    """Sum over samples: weights [..., S] with features [..., S, C] to [..., C]."""
+    return operators.weighted_sum(weights, features, impl=impl)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+Field = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, tuple[torch.Tensor, ...]]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RenderSettings:
+    """How rays are sampled.
+
+    Attributes:
+        resolution: Width in pixels of the volume rendered image.
+        num_samples, num_importance: Coarse and importance samples of the foreground (0 importance samples: one pass).
+        num_background: Background samples.
+        near, far: The foreground's depth range in scene units.
+        background_start: Inverse radius where the background begins; it ends at 0, infinity.
+        path_lattice: Width of the pixel lattice of the NeRF-path regularisation.
+    """
+
+    resolution: int = 32
+    num_samples: int = 14
+    num_importance: int = 14
+    num_background: int = 4
+    near: float = 0.88
+    far: float = 1.12
+    background_start: float = 0.5
+    path_lattice: int = 16
+
+    def __post_init__(self):
+        if self.num_samples < 3 or self.num_importance < 0 or self.num_background < 2:
+            raise ValueError("rendering needs num_samples >= 3, num_importance >= 0 and num_background >= 2.")
+        if not 0 < self.near < self.far:
+            raise ValueError(f"rendering needs 0 < near < far, got near {self.near} and far {self.far}.")
+
+
+@dataclasses.dataclass
+class ForegroundSamples:
+    """What the foreground contributes to rays.
+
+    Attributes:
+        parts: One (weights [B, T, R, S], features) per pass, coarse first.
+        transmittance: [B, T, R], what is left for the background.
+        positions: Normalised positions along the ray, per pass.
+    """
+
+    parts: list[tuple[torch.Tensor, tuple[torch.Tensor, ...]]]
+    transmittance: torch.Tensor
+    positions: list[torch.Tensor]
+
+    def weights(self) -> torch.Tensor:
+        """All weights in evaluation order, [B, T, R, S_coarse + S_fine]."""
+        return torch.cat([weights for weights, _ in self.parts], dim=-1)
+
+    def composite(self) -> tuple[torch.Tensor, ...]:
+        """Weighted sum of every feature over all samples, each [B, T, R, C]."""
+        sums = [[composite(weights, x) for x in features] for weights, features in self.parts]
+        return tuple(sum(terms[1:], terms[0]) for terms in zip(*sums, strict=True))
+
+    def sorted_along_ray(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """(positions, weights), each [B, T, R, S], near to far."""
+        weights = self.weights()
+        positions = torch.cat([p.expand(*weights.shape[:-1], p.shape[-1]) for p in self.positions], dim=-1)
+        positions, order = positions.sort(dim=-1)
+        return positions, weights.gather(-1, order)
+
+    def marched(self, settings: RenderSettings) -> "Marched":
+        """The samples composited; the depth passes no gradients to the weights."""
+        weights = [w for w, _ in self.parts]
+        depths = [settings.near + (settings.far - settings.near) * p for p in self.positions]
+        depth = sum((w.detach() * d).sum(-1) for w, d in zip(weights, depths, strict=True))
+        return Marched(self.composite(), sum(w.sum(-1) for w in weights), depth, self.transmittance)
+
+
+@dataclasses.dataclass
+class Marched:
+    """What is left of the foreground's samples when they are composited.
+
+    Attributes:
+        features: Weighted sum of every feature, each [B, T, R, C].
+        weight_sum: Sum of the weights [B, T, R].
+        depth: Expected depth in scene units, not normalised by that sum [B, T, R].
+        transmittance: [B, T, R], what is left for the background.
+    """
+
+    features: tuple[torch.Tensor, ...]
+    weight_sum: torch.Tensor
+    depth: torch.Tensor
+    transmittance: torch.Tensor
+
+    @classmethod
+    def of_frames(cls, frames: Sequence["Marched"]) -> "Marched":
+        """Several frames of the same rays as one."""
+        features = tuple(torch.cat(x, dim=1) for x in zip(*(frame.features for frame in frames), strict=True))
+        totals = ((frame.weight_sum, frame.depth, frame.transmittance) for frame in frames)
+        return cls(features, *(torch.cat(x, dim=1) for x in zip(*totals, strict=True)))
+
+
+@dataclasses.dataclass
+class BackgroundSamples:
+    """What the background contributes: weights [B, R, S] (before the transmittance) and features."""
+
+    weights: torch.Tensor
+    features: tuple[torch.Tensor, ...]
+
+    def composite(self) -> tuple[torch.Tensor, ...]:
+        return tuple(composite(self.weights, x) for x in self.features)
+
+
+@dataclasses.dataclass(frozen=True)
+class RayNoise:
+    """The random draws of a set of rays, shared by a video's frames; None everywhere renders deterministically."""
+
+    depth: torch.Tensor | None = None  # [B, R, num_samples], uniform
+    density: torch.Tensor | None = None  # [B, R, num_samples], normal
+    importance: torch.Tensor | None = None  # [B, R, num_importance], uniform
+    density_fine: torch.Tensor | None = None  # [B, R, num_importance], normal
+    background_depth: torch.Tensor | None = None  # [B, R, num_background], uniform
+    background_density: torch.Tensor | None = None  # [B, R, num_background], normal
+
+    @classmethod
+    def draw(cls, stream, batch: int, num_rays: int, settings: RenderSettings, *, background: bool) -> "RayNoise":
+        """All draws for `num_rays` rays of each of `batch` videos."""
+        coarse, fine = [batch, num_rays, settings.num_samples], [batch, num_rays, settings.num_importance]
+        far = [batch, num_rays, settings.num_background]
+        second = settings.num_importance > 0
+        return cls(
+            depth=stream.uniform("render/depth", coarse),
+            density=stream.normal("render/density", coarse),
+            importance=stream.uniform("render/importance", fine) if second else None,
+            density_fine=stream.normal("render/density_fine", fine) if second else None,
+            background_depth=stream.uniform("render/background_depth", far) if background else None,
+            background_density=stream.normal("render/background_density", far) if background else None,
+        )
+
+    def select(self, videos: slice = slice(None), rays: slice = slice(None)) -> "RayNoise":
+        """The draws of some videos and rays."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return RayNoise(**{name: None if x is None else x[videos, rays] for name, x in fields.items()})
+
+    def drawn(self) -> bool:
+        """Whether anything is random."""
+        return any(getattr(self, field.name) is not None for field in dataclasses.fields(self))
+
+
+NO_NOISE = RayNoise()
+
+
+def _density(raw: torch.Tensor, noise: torch.Tensor | None) -> torch.Tensor:
+    return torch.relu(raw if noise is None else raw + noise)
+
+
+def _per_frame(x: torch.Tensor | None) -> torch.Tensor | None:
+    """[B, R, S] to [B, 1, R, S]."""
+    return None if x is None else x[:, None]
+
+
+def march_foreground(
+    field: Field,
+    origins: torch.Tensor,
+    directions: torch.Tensor,
+    settings: RenderSettings,
+    *,
+    num_frames: int,
+    last_opaque: bool,
+    noise: RayNoise = NO_NOISE,
+) -> ForegroundSamples:
+    """Sample the foreground along rays, in one pass or two.
+
+    Args:
+        field: See the module's docstring.
+        origins, directions: [B, 1, 3] and [B, R, 3]; directions are not normalised.
+        num_frames: T.
+        last_opaque: Whether the last sample ends the ray (nothing lies behind) or leaves it to the background.
+    """
+    norm = directions.norm(dim=-1)  # [B, R]
+    view = directions / norm[..., None]
+    norm = norm[:, None]
+    batch, num_rays, _ = directions.shape
+
+    def evaluate(positions: torch.Tensor):
+        depths = settings.near + (settings.far - settings.near) * positions
+        points = origins[:, None, :, None] + depths[..., None] * directions[:, None, :, None]
+        return field(points, view)
+
+    def weigh(density: torch.Tensor, positions: torch.Tensor):
+        depths = settings.near + (settings.far - settings.near) * positions
+        return ray_weights(density, depths, direction_norm=norm, last_opaque=last_opaque)
+
+    even = torch.linspace(0, 1, settings.num_samples, device=directions.device, dtype=directions.dtype)
+    coarse = stratified(even, _per_frame(noise.depth)).expand(batch, 1, num_rays, -1)
+    raw, features = evaluate(coarse)
+    density = _density(raw, _per_frame(noise.density))
+    weights, transmittance = weigh(density, coarse)
+    if settings.num_importance == 0:
+        return ForegroundSamples([(weights, features)], transmittance, [coarse])
+
+    with torch.no_grad():
+        bins = (coarse[..., 1:] + coarse[..., :-1]) / 2
+        fine = importance_samples(bins, weights[..., 1:-1], settings.num_importance, _per_frame(noise.importance))
+    raw, features_fine = evaluate(fine)
+    density_fine = _density(raw, _per_frame(noise.density_fine))
+
+    positions, order = torch.cat([coarse.expand(-1, num_frames, -1, -1), fine], dim=-1).sort(dim=-1)
+    weights, transmittance = weigh(torch.cat([density, density_fine], dim=-1).gather(-1, order), positions)
+    # Back to evaluation order: the inverse permutation of `order`.
+    weights = weights.gather(-1, order.argsort(dim=-1))
+    parts = [(weights[..., : settings.num_samples], features), (weights[..., settings.num_samples :], features_fine)]
+    return ForegroundSamples(parts, transmittance, [coarse, fine])
+
+
+def march_background(
+    field: Field,
+    origins: torch.Tensor,
+    directions: torch.Tensor,
+    settings: RenderSettings,
+    *,
+    noise: RayNoise = NO_NOISE,
+) -> BackgroundSamples:
+    """Sample the background along rays (arguments as for `march_foreground`); its last sample is opaque."""
+    unit = torch.nn.functional.normalize(directions, dim=-1)
+    # Increasing along the ray, as the weights want it: minus the inverse radius.
+    even = torch.linspace(
+        -settings.background_start, 0, settings.num_background, device=directions.device, dtype=directions.dtype
+    )
+    positions = stratified(even, noise.background_depth).expand(*directions.shape[:-1], -1)
+    raw, features = field(inverted_sphere_points(origins, unit, -positions), unit)
+    weights, _ = ray_weights(_density(raw, noise.background_density), positions, last_opaque=True)
+    return BackgroundSamples(weights, features)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# From fields and rays to composited rows: the foreground over its background.
+#
+# Fields here also have `project(features, weight_sum)`, which turns weighted sums of what they return as features
+# (weights adding up to `weight_sum`) into the values to be shown: what is linear is applied once per ray, not once per
+# sample. A foreground may also have `march(origins, directions, settings, last_opaque=)`: it then samples and
+# composites its rays itself where it can, without randomness, and gives what `march_foreground` and compositing would
+# give, or None where it cannot. Shapes as in `renderer.volume_rendering`; G videos of a group, T frames each.
+
+
+@dataclasses.dataclass(frozen=True)
+class Fields:
+    """The foreground and the background (None for none) of a group of videos."""
+
+    foreground: object
+    background: object | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Rays:
+    """Origins [G, 1, 3], directions [G, R, 3] (not normalised), and the rays' random draws."""
+
+    origins: torch.Tensor
+    directions: torch.Tensor
+    noise: RayNoise = NO_NOISE
+
+    def __len__(self) -> int:
+        return self.directions.shape[1]
+
+    def select(self, rays: slice) -> "Rays":
+        return Rays(self.origins, self.directions[:, rays], self.noise.select(rays=rays))
+
+
+@dataclasses.dataclass(frozen=True)
+class Rendered:
+    """Composited rows [G, T, R, C], expected depth and transmittance of the foreground [G, T, R]."""
+
+    rows: torch.Tensor
+    depth: torch.Tensor
+    transmittance: torch.Tensor
+
+
+def _march(fields: Fields, rays: Rays, settings: RenderSettings, frames: int):
+    return march_foreground(
+        fields.foreground,
+        rays.origins,
+        rays.directions,
+        settings,
+        num_frames=frames,
+        last_opaque=fields.background is None,
+        noise=rays.noise,
+    )
+
+
+def _march_itself(fields: Fields, rays: Rays, settings: RenderSettings) -> Marched | None:
+    march = getattr(fields.foreground, "march", None)
+    if march is None or rays.noise.drawn():
+        return None
+    return march(rays.origins, rays.directions, settings, last_opaque=fields.background is None)
+
+
+def render_background(fields: Fields, rays: Rays, settings: RenderSettings) -> torch.Tensor:
+    """What lies behind the foreground, [G, R, C]."""
+    samples = march_background(fields.background, rays.origins, rays.directions, settings, noise=rays.noise)
+    return fields.background.project(samples.composite(), samples.weights.sum(-1))
+
+
+def render_rays(
+    fields: Fields,
+    rays: Rays,
+    settings: RenderSettings,
+    *,
+    frames: int,
+    chunk: int | None = None,
+    behind: torch.Tensor | None = None,
+) -> Rendered:
+    """Composite rays.
+
+    Args:
+        frames: T.
+        chunk: Number of rays at a time, to bound memory; None for all at once.
+        behind: The result of `render_background`, where it is known already.
+    """
+    total, parts = len(rays), []
+    for start in range(0, total, chunk or total):
+        some = slice(start, min(start + (chunk or total), total))
+        part = rays.select(some)
+        marched = _march_itself(fields, part, settings)
+        if marched is None:
+            marched = _march(fields, part, settings, frames).marched(settings)
+        rows = fields.foreground.project(marched.features, marched.weight_sum)
+        if fields.background is not None:
+            far = render_background(fields, part, settings) if behind is None else behind[:, some]
+            rows = rows + marched.transmittance[..., None] * far[:, None]
+        parts.append((rows, marched.depth, marched.transmittance))
+    return Rendered(*(parts[0] if len(parts) == 1 else (torch.cat(x, dim=2) for x in zip(*parts, strict=True))))
+
+
+def ray_samples(
+    fields: Fields, rays: Rays, settings: RenderSettings, *, frames: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Every sample by itself: weights [G, T, R, S] and projected rows [G, T, R, S, C], background samples last."""
+    samples = _march(fields, rays, settings, frames)
+    weights = [w for w, _ in samples.parts]
+    rows = [fields.foreground.project(features) for _, features in samples.parts]
+    if fields.background is not None:
+        far = march_background(fields.background, rays.origins, rays.directions, settings, noise=rays.noise)
+        weights.append(far.weights[:, None] * samples.transmittance[..., None])
+        rows.append(fields.background.project(far.features)[:, None].expand(-1, frames, -1, -1, -1))
+    return torch.cat(weights, dim=-1), torch.cat(rows, dim=3)

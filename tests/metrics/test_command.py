@@ -1,0 +1,246 @@
+"""`python -m metrics` and evaluate.sh from end to end, with a tiny generator."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import click.testing
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dnnlib import UserError, run_cli
+from metrics import __main__ as command
+from metrics.distances import frechet_distance_of_features
+from metrics.generated_videos import GeneratedVideos
+from metrics.random_features import RandomFeatures
+from metrics.real_videos import StoredVideos
+from renderer.video import VideoWriter
+from tests.metrics.detector_files import save_i3d, save_inception
+from tests.training.tiny import make_plan, write_frames
+from training.checkpoints.snapshot import load_generator, save_snapshot
+from training.launch.build import build_networks
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with a data set of 16-frame videos, and a run folder with an untrained tiny snapshot."""
+    folder = tmp_path_factory.mktemp("command")
+    write_frames(folder / "data", videos=6, frames=18)
+    job = make_plan(folder, "nframes=16")
+    generator, discriminator = build_networks(job.options, c_dim=0)
+    (folder / "runs" / "00000-tiny").mkdir(parents=True)
+    save_snapshot(
+        folder / "runs" / "00000-tiny",
+        generator=generator,
+        generator_ema=generator,
+        discriminator=discriminator,
+        augment=None,
+        dataset=job.dataset.describe(),
+        progress={"cur_nimg": 0, "tick": 0, "iteration": 0},
+    )
+    return folder
+
+
+@pytest.fixture
+def evaluate(trained, tmp_path, monkeypatch):
+    """Run the command in this process; its rows."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user-cache"))
+
+    def run(names, *arguments, fake=None, real=True):
+        base = ["--metrics", names, "--outdir", str(tmp_path / "out"), "--device", "cpu"]
+        base += ["--fake", str(fake or next((trained / "runs").iterdir()))]
+        base += ["--real", str(trained / "data")] if real else []
+        result = click.testing.CliRunner().invoke(command.main, [*base, *map(str, arguments)])
+        if result.exception is not None:
+            raise result.exception
+        run.output = result.output
+        paths = [tmp_path / "out" / f"metric-{name}.jsonl" for name in names.split(",")]
+        return [json.loads(path.read_text().splitlines()[-1]) for path in paths]
+
+    return run
+
+
+def test_a_snapshot(evaluate, trained, tmp_path):
+    row, flatness = evaluate("rfvd64_16f,flatness32_1v", "--bootstrap", 3)
+    snapshot = next((trained / "runs").iterdir()) / "latest-network-snapshot.pkl"
+    real = StoredVideos(trained / "data", resolution=16).clips(count=64, frames=16)
+    fake = GeneratedVideos(load_generator(snapshot), nframes=16).clips(count=64, frames=16)
+    features = [RandomFeatures()(clips.load(range(len(clips)))).numpy() for clips in (real, fake)]
+    assert row["value"] == pytest.approx(frechet_distance_of_features(*features), rel=1e-9)
+    assert (row["num_real"], row["num_fake"]) == (18, 64)  # three windows of 16 in each video of 18
+    assert row["real_data"]["num_videos"] == 6 and row["frame_stride"] == 1 and row["real_name"] == "data"
+    assert row["checkpoint"] == "latest-network-snapshot.pkl" and len(row["checkpoint_sha256"]) == 64
+    assert row["cur_nimg"] == 0 and row["interval"][0] < row["value"] < row["interval"][1]
+    assert 0 < flatness["value"] <= 1 and flatness["interval"] is not None
+    assert (
+        "NOT FVD" in row["warning"]
+        and "NOT FVD" in evaluate.output
+        and "only: the metric asks for 64" in evaluate.output
+    )
+    assert [path.name for path in (tmp_path / "user-cache" / "video-3d-gan" / "metrics").iterdir()]
+
+
+def test_rows_are_added_and_the_cache_serves(evaluate, tmp_path, monkeypatch):
+    cache = tmp_path / "cache"
+    first = evaluate("motion32_16f", "--bootstrap", 0, "--cache", cache)[0]
+    monkeypatch.setattr(StoredVideos, "read", None)  # nothing is decoded again
+    second = evaluate("motion32_16f", "--bootstrap", 0, "--cache", cache, "--batch-size", 3)[0]
+    assert (second["value"], second["real"]) == (first["value"], first["real"]) and first["interval"] is None
+    assert len((tmp_path / "out" / "metric-motion32_16f.jsonl").read_text().splitlines()) == 2
+
+
+def test_editing_one_frame_invalidates_the_cache(evaluate, trained, tmp_path):
+    shutil.copytree(trained / "data", tmp_path / "data")
+    arguments = ["--bootstrap", 0, "--cache", tmp_path / "cache", "--real", tmp_path / "data"]
+    values = [evaluate("motion32_16f", *arguments, real=False)[0]["real"]]
+    frame = tmp_path / "data" / "split" / "video_2" / "9.png"
+    Image.fromarray(255 - np.array(Image.open(frame))).save(frame)
+    values.append(evaluate("motion32_16f", *arguments, real=False)[0]["real"])
+    assert values[0] != values[1] and len(list((tmp_path / "cache").iterdir())) == 2
+
+
+def test_generated_videos_from_files(evaluate, trained, tmp_path):
+    """Frames written without loss give the value of the generator itself; a video file comes near it."""
+    snapshot = next((trained / "runs").iterdir()) / "latest-network-snapshot.pkl"
+    clips = GeneratedVideos(load_generator(snapshot), nframes=16).clips(count=32, frames=16).load(range(32))
+    for number, clip in enumerate(clips):
+        (tmp_path / "frames" / f"{number:02d}").mkdir(parents=True)
+        for t in range(16):
+            pixels = clip[:, t].permute(1, 2, 0).numpy()
+            Image.fromarray(pixels).save(tmp_path / "frames" / f"{number:02d}" / f"{t:02d}.png")
+    direct = evaluate("motion32_16f", "--bootstrap", 0)[0]
+    row = evaluate("motion32_16f", "--bootstrap", 0, "--resolution", 16, fake=tmp_path / "frames")[0]
+    assert row["value"] == pytest.approx(direct["value"], rel=1e-9)
+    assert row["fake"]["from"] == "files" and row["fake_name"] == "frames" and "checkpoint" not in row
+
+    (tmp_path / "movies").mkdir()
+    for number, clip in enumerate(clips[:5]):
+        with VideoWriter(tmp_path / "movies" / f"{number}.mp4", fps=8) as video:
+            for t in range(16):
+                video.add(clip[:, t])
+    row = evaluate("motion32_16f", "--bootstrap", 0, "--resolution", 16, fake=tmp_path / "movies")[0]
+    assert row["num_fake"] == 5 and row["value"] > 0
+
+
+def test_fvd_with_a_detector_of_the_users(evaluate, tmp_path):
+    path = save_i3d(tmp_path / "mine.pt")
+    fvd, kvd = evaluate("fvd64_16f,kvd64_16f", "--detector", path, "--bootstrap", 2)
+    assert fvd["detector"]["file"] == "mine.pt" and fvd["detector"]["published_file"] is False
+    assert fvd["value"] > 0 and kvd["interval"] is not None
+    assert "mine.pt IS NOT THE PUBLISHED FILE" in evaluate.output
+    inception = save_inception(tmp_path / "inception.pt")
+    row = evaluate(
+        "fvd64_16f,is1k", "--detector", f"i3d={path}", "--detector", f"inception={inception}", "--bootstrap", 0
+    )[1]
+    assert row["num_fake"] == 1000 and row["value"] >= 1
+    assert f"SHA-256 {row['detector']['sha256']}" in evaluate.output
+    with pytest.raises(UserError, match="--detector .*mine.pt: say which network it is: i3d=PATH or inception=PATH"):
+        evaluate("fvd64_16f,is1k", "--detector", path)
+
+
+def test_two_processes(evaluate, trained, tmp_path):
+    alone = evaluate("motion32_16f", "--bootstrap", 0)[0]
+    both = evaluate("motion32_16f", "--bootstrap", 0, "--gpus", 2, "--cache", tmp_path / "other")[0]
+    assert both["value"] == alone["value"]
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Mistakes
+
+
+MISTAKES = {
+    "unknown metric": (["--metrics", "fvd"], "no metric 'fvd'"),
+    "no metric": (["--metrics", " ,"], "name at least one"),
+    "no such data": (["--real", "nowhere"], "--real: there is no file or folder 'nowhere'"),
+    "no such snapshot": (["--fake", "nowhere.pkl"], "--fake: there is no file or folder 'nowhere.pkl'"),
+    "one resampling": (["--bootstrap", "1"], "at least 2 resamplings"),
+    "long clips": (["--metrics", "rfvd2048_32f"], "shorter than 32 frames: the longest has 18"),
+    "no such detector": (["--metrics", "fvd64_16f", "--detector", "x.pt"], "detector i3d=x.pt: there is no such file"),
+    "a stride of nothing": (["--frame-stride", "2"], "--frame-stride says which real frames are kept: add --real"),
+    "the rate of files": (["--nframes", "16"], "--nframes says how a generator's times are spread: leave it out"),
+    "no number": (["--batch-size", "many"], "'many' is not a valid integer"),
+}
+
+
+@pytest.mark.parametrize("words, message", MISTAKES.values(), ids=MISTAKES.keys())
+def test_mistakes(words, message, trained, tmp_path, monkeypatch, capsys):
+    run = next((trained / "runs").iterdir())
+    base = [
+        "--metrics",
+        "rfvd64_16f",
+        "--real",
+        str(trained / "data"),
+        "--fake",
+        str(run),
+        "--outdir",
+        str(tmp_path / "out"),
+    ]
+    if "--frame-stride" in words:
+        base = base[:2] + base[4:]
+        base[1] = "flatness32_1v"
+    if "--nframes" in words:
+        base[base.index("--fake") + 1] = str(trained / "data")
+    with pytest.raises(SystemExit) as caught:
+        run_cli(lambda: command.main([*base, *words], standalone_mode=False))
+    assert caught.value.code == 2
+    text = capsys.readouterr().err
+    assert text.startswith("error: ") and text.count("\n") == 1 and message in text
+    assert list((tmp_path / "out").glob("*")) == []
+
+
+def test_what_needs_a_generator_or_real_videos(evaluate, trained):
+    with pytest.raises(UserError, match="Depth can be rendered by a generator only"):
+        evaluate("warping32_2v", fake=trained / "data")
+    with pytest.raises(UserError, match="--real: rfvd64_16f compares with real videos"):
+        evaluate("flatness32_1v,rfvd64_16f", real=False)
+    assert evaluate("flatness32_1v", "--bootstrap", 0, real=False)[0]["num_real"] is None
+
+
+def test_options_without_effect_are_told(evaluate, tmp_path, monkeypatch):
+    evaluate("flatness32_1v", "--bootstrap", 7, "--cache", tmp_path / "cache")
+    for told in ("--cache has no effect", "--bootstrap: these metrics take", "--real has no effect"):
+        assert told in evaluate.output
+    evaluate("rfvd64_16f", "--bootstrap", 3, "--cache", tmp_path / "cache")
+    assert "no effect" not in evaluate.output and "--bootstrap" not in evaluate.output
+    paths = {"i3d": "x.pt"}
+    context = command.main.make_context("metrics", ["--fake", "x", "--outdir", "y", "--gpus", "2"])
+    with context:
+        options = {**context.params, "cache": None}
+        told = command.idle_notes(["rfvd64_16f"], paths, options, gpus=2)
+        assert told == ["--detector i3d= has no effect: no metric looks through it."]
+        assert command.idle_notes(["fvd64_16f"], paths, options, gpus=2) == []
+        monkeypatch.setenv("RANK", "0")
+        monkeypatch.setenv("WORLD_SIZE", "3")
+        assert command.idle_notes(["rfvd64_16f"], {}, options, gpus=2) == [
+            "--gpus has no effect: 3 processes have been started."
+        ]
+
+
+def test_list():
+    result = click.testing.CliRunner().invoke(command.main, ["--list"])
+    assert result.exit_code == 0
+    lines = result.output.splitlines()
+    assert lines[0].startswith("fvd2048_16f ") and any("NOT FVD" in line for line in lines if line.startswith("rfvd"))
+
+
+def test_evaluate_sh(trained, tmp_path, monkeypatch):
+    """From another folder, with paths relative to it."""
+    script = str(ROOT / "evaluate.sh")
+    assert subprocess.run([script, "a", "b"], capture_output=True).returncode == 2
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:/usr/bin:/bin")
+    run = next((trained / "runs").iterdir()).relative_to(trained)
+    path = save_i3d(tmp_path / "mine.pt")
+    words = [script, "data", str(run), str(tmp_path / "out"), "16", "--detector", "nowhere.pt", "--device", "cpu"]
+    answer = subprocess.run(words, cwd=trained, capture_output=True, text=True)
+    assert answer.returncode == 2 and answer.stderr == "error: detector i3d=nowhere.pt: there is no such file.\n"
+    words = [script, "data", str(run), str(tmp_path / "out"), "--detector", str(path), "--bootstrap", "0"]
+    answer = subprocess.run([*words, "--metrics", "fvd64_16f"], cwd=trained, capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stderr
+    assert torch.isfinite(torch.tensor(json.loads((tmp_path / "out" / "metric-fvd64_16f.jsonl").read_text())["value"]))

@@ -1,0 +1,299 @@
+"""From clips to rows: values against direct computation, caches, batches, and detectors from files."""
+
+import numpy as np
+import pytest
+import torch
+
+from dnnlib import UserError
+from metrics import evaluator as evaluation
+from metrics import feature_extractors as networks
+from metrics.detectors import find_detector
+from metrics.distances import KernelDistance, frechet_distance_of_features, inception_score, subset_distances
+from metrics.evaluator import Evaluator
+from metrics.features import TensorClips, compute_features, open_features
+from metrics.metric_functions import MEASURES
+from metrics.random_features import RandomFeatures
+from metrics.registry import METRICS
+from metrics.video_measures import flicker, frame_similarity, mean_flow_length
+from tests.metrics.detector_files import (
+    SmallI3D,
+    SmallIdentity,
+    SmallInception,
+    save_i3d,
+    save_inception,
+    save_torchscript,
+)
+from tests.metrics.memory_videos import MemoryClips, MemoryVideos
+from tests.metrics.synthetic import blurred, waves
+
+REAL = waves(20, size=16)
+INCEPTION_WIDTH = 64
+FAKE = blurred(waves(16, size=16, seed=1), 0.8)
+
+
+@pytest.fixture(autouse=True)
+def narrow_inception(monkeypatch):
+    """With 2048 features a Fréchet distance takes seconds; their number is checked in test_detectors."""
+    detector, arguments = networks.FILES["inception"]
+    monkeypatch.setitem(networks.FILES, "inception", (detector, {**arguments, "width": INCEPTION_WIDTH}))
+
+
+@pytest.fixture(scope="module")
+def detectors(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("detectors")
+    paths = {
+        "i3d": save_i3d(folder / "i3d.pt"),
+        "inception": save_inception(folder / "inception.pt", width=INCEPTION_WIDTH),
+        "identity": save_torchscript(SmallIdentity(), folder / "identity.pt"),
+    }
+    return {name: find_detector(name, path=path) for name, path in paths.items()}
+
+
+def evaluator(**arguments):
+    options = {"real": MemoryVideos(REAL), "fake": MemoryVideos(FAKE), "replicates": 0, **arguments}
+    return Evaluator(**options)
+
+
+def i3d_features(clips):
+    return SmallI3D(400)(clips, rescale=True, resize=True, return_features=True).numpy()
+
+
+def images(clips):
+    return clips.transpose(1, 2).flatten(0, 1)
+
+
+def test_fvd_and_kvd(detectors):
+    both = evaluator(detectors=detectors, replicates=5)
+    real, fake = i3d_features(REAL), i3d_features(FAKE)
+    row = both.evaluate("fvd64_16f")
+    assert row["value"] == pytest.approx(frechet_distance_of_features(real, fake), rel=1e-5)
+    assert row["interval"][0] < row["value"] < row["interval"][1] and row["replicates"] == 5
+    assert (row["num_real"], row["num_fake"]) == (20, 16)
+    assert row["detector"]["sha256"] == detectors["i3d"].sha256 and row["detector"]["published_file"] is False
+    assert row["protocol"]["frames"] == 16 and row["higher_is_better"] is False
+    assert set(row["versions"]) == {"python", "torch", "numpy"} and row["seconds"] > 0 and "warning" not in row
+    loads = both._fake.loads
+    row = both.evaluate("kvd64_16f")
+    assert row["value"] == pytest.approx(KernelDistance(real, fake).value(), rel=1e-4)
+    assert row["interval"][0] < row["value"] < row["interval"][1]
+    assert both._fake.loads == loads == 16  # the same clips: nothing is generated twice
+
+
+def test_fid_kid_and_is(detectors):
+    both = evaluator(detectors=detectors)
+    network = SmallInception(INCEPTION_WIDTH)
+    real, fake = (network(images(clips), return_features=True).numpy() for clips in (REAL, FAKE))
+    assert both.evaluate("fid1k_full")["value"] == pytest.approx(frechet_distance_of_features(real, fake), rel=1e-5)
+    row = both.evaluate("kid1k_full")
+    assert row["value"] == pytest.approx(subset_distances(real, fake).mean(), rel=1e-4)
+    assert (row["num_real"], row["num_fake"], row["subsets"]) == (320, 256, 100)
+    probabilities = network(images(FAKE), no_output_bias=True).numpy()
+    row = both.evaluate("is1k")
+    assert row["value"] == pytest.approx(inception_score(probabilities), rel=1e-5)
+    assert row["higher_is_better"] is True and row["num_real"] is None
+
+
+def test_all_real_frames_are_no_sample(detectors):
+    """Of a complete set there is nothing to draw: the interval is that of the generated frames alone."""
+    few = FAKE[:2]
+    row = evaluator(detectors=detectors, fake=MemoryVideos(few), replicates=3).evaluate("fid1k_full")
+    assert row["interval"][0] < row["value"] < row["interval"][1]
+    assert row["num_real"] == 320
+
+
+def test_rfvd_says_what_it_is():
+    network = RandomFeatures()
+    row = evaluator().evaluate("rfvd64_16f")
+    expected = frechet_distance_of_features(network(REAL).numpy(), network(FAKE).numpy())
+    assert row["value"] == pytest.approx(expected, rel=1e-9)
+    assert "NOT FVD" in row["warning"] and row["interval"] is None
+    assert evaluator(fake=MemoryVideos(REAL)).evaluate("rfvd64_16f")["value"] < 1e-8
+
+
+def test_motion_and_identity(detectors):
+    both = evaluator(detectors=detectors, replicates=2)
+    row = both.evaluate("motion32_16f")
+    assert row["value"] == pytest.approx(float(mean_flow_length(FAKE).mean()))
+    assert row["real"] == pytest.approx(float(mean_flow_length(REAL).mean()))
+    assert row["num_measured"] == 16 and row["higher_is_better"] is None
+    assert both.evaluate("flicker32_16f")["value"] == pytest.approx(float(flicker(FAKE).mean()))
+    row = both.evaluate("ridentity32_16f")
+    frames = RandomFeatures()(images(FAKE)[:, :, None]).reshape(16, 16, -1).numpy()
+    assert row["value"] == pytest.approx(frame_similarity(frames, centre=True).mean(), rel=1e-6)
+    assert "not a recogniser" in row["warning"]
+    row = both.evaluate("identity32_16f")
+    colours = (FAKE.float() / 127.5 - 1).mean(dim=[3, 4]).transpose(1, 2).numpy()
+    assert row["value"] == pytest.approx(frame_similarity(colours, centre=False).mean(), rel=1e-5)
+    row = both.evaluate("identity32_5v")
+    assert row["value"] == pytest.approx(frame_similarity(colours[:, :5], centre=False).mean(), rel=1e-5)
+    assert row["num_real"] is None
+
+
+def test_means_of_what_could_be_measured():
+    """Pairs of views without anything to compare are left out of the mean, and counted."""
+    columns = np.array([[0.1, 0.4, 0.5], [np.nan, np.nan, 0.0], [0.3, 0.6, 0.7]], dtype=np.float32)
+    found = MEASURES["mean"](None, columns, METRICS["warping32_2v"], 2)
+    assert found.value == pytest.approx(0.2) and found.interval == pytest.approx(
+        (0.2 - 1.386 * 0.1, 0.2 + 1.386 * 0.1), abs=1e-4
+    )
+    assert found.further["num_measured"] == 2 and found.further["error_without_warping"] == pytest.approx(0.5)
+    assert found.further["compared"] == pytest.approx(0.6)
+    nothing = MEASURES["mean"](None, columns[1:2], METRICS["warping32_2v"], 2)
+    assert np.isnan(nothing.value) and nothing.interval is None and nothing.further == {"num_measured": 0}
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# What must not matter, and the cache
+
+
+def test_any_batch_size(detectors):
+    for name in ("rfvd64_16f", "fvd64_16f", "is1k"):
+        values = [evaluator(detectors=detectors, batch_size=n).evaluate(name)["value"] for n in (1, 3, 64)]
+        assert values[0] == values[1] == values[2]
+
+
+def test_no_more_than_a_batch_is_in_memory():
+    both = evaluator(batch_size=4)
+    both.evaluate("rfvd64_16f")
+    assert max(samples.largest for samples in both._fake.asked + both._real.asked) == 4
+
+
+def test_cache(tmp_path, detectors):
+    def run(key, *, name="rfvd64_16f", files=detectors):
+        real = MemoryVideos(REAL, key=key)
+        row = evaluator(real=real, cache=tmp_path / "cache", detectors=files).evaluate(name)
+        return row["value"], real.loads
+
+    value, loads = run("a")
+    assert loads == 20
+    assert run("a") == (value, 0)  # the same content
+    assert run("b") == (value, 20)  # other content
+    assert run(None) == (value, 20) and run(None)[1] == 20  # cannot be told from others
+    assert run("a", name="motion32_16f")[1] == 20  # another network
+    assert run("a", name="motion32_16f")[1] == 0
+    assert run("a", name="rfvd256_16f")[1] == 20  # another protocol
+    assert run("a", name="fvd64_16f")[1] == 20
+    other = {**detectors, "i3d": find_detector("i3d", path=save_changed(tmp_path))}
+    assert run("a", name="fvd64_16f", files=other)[1] == 20  # another detector file
+    for path in (tmp_path / "cache").iterdir():
+        path.write_bytes(path.read_bytes()[:-100])  # damaged
+    assert run("a") == (value, 20)
+    assert run("a") == (value, 0)
+
+
+def save_changed(folder):
+    module = SmallI3D(400)
+    module.weight[0, 0] += 1
+    return save_torchscript(module, folder / "changed.pt")
+
+
+def test_cache_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="Cannot use the cache folder .*cache_metrics_dir=.*, or set XDG_CACHE_HOME"):
+        evaluator(real=MemoryVideos(REAL, key="a"), cache=tmp_path / "file").evaluate("rfvd64_16f")
+
+
+def test_features_file(tmp_path):
+    path = tmp_path / "x.npy"
+    compute_features(TensorClips(REAL), lambda clips: clips.float().mean(dim=[2, 3, 4]), path, batch_size=3)
+    found = open_features(path)
+    assert isinstance(found, np.memmap) and found.dtype == np.float32
+    np.testing.assert_array_equal(found, REAL.float().mean(dim=[2, 3, 4]))
+
+
+def test_nothing_is_left_of_features_that_failed(tmp_path):
+    def network(clips):
+        if len(clips) < 8:
+            raise UserError("the last frame is damaged")
+        return torch.zeros(len(clips), 2)
+
+    with pytest.raises(UserError, match="the last frame is damaged"):
+        compute_features(TensorClips(REAL), network, tmp_path / "x.npy", batch_size=8)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_temporary_features_are_removed():
+    both = evaluator()
+    both.evaluate("rfvd64_16f")
+    folder = both._folder
+    assert len(list(folder.iterdir())) == 2
+    del both
+    assert not folder.exists()
+
+
+def test_mistakes():
+    with pytest.raises(UserError, match="no metric 'fvd'"):
+        evaluator().evaluate("fvd")
+    with pytest.raises(UserError, match="rfvd64_16f compares with real videos"):
+        evaluator(real=None).evaluate("rfvd64_16f")
+    with pytest.raises(UserError, match="rfvd64_16f needs at least 2 generated clips, there are 1"):
+        evaluator(fake=MemoryVideos(FAKE[:1])).evaluate("rfvd64_16f")
+    with pytest.raises(ValueError, match="batch_size"):
+        evaluator(batch_size=0)
+    with pytest.raises(ValueError, match=r"uint8 \[N, 3, T, H, W\]"):
+        TensorClips(FAKE.float())
+
+
+# TensorFloat-32.
+
+
+@pytest.fixture
+def tf32():
+    """TensorFloat-32 as allow_tf32=true switches it on; reads what holds now."""
+    flags = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = [flag.allow_tf32 for flag in flags]
+    for flag in flags:
+        flag.allow_tf32 = True
+    yield lambda: tuple(flag.allow_tf32 for flag in flags)
+    for flag, value in zip(flags, before):
+        flag.allow_tf32 = value
+
+
+@pytest.mark.parametrize("name", ["rfvd64_16f", "fvd256_16f", "motion32_16f"])
+def test_no_tensorfloat_while_anything_is_computed(name, detectors, tf32, monkeypatch):
+    """Neither in convolutions nor in products, of the detectors and of what renders the fakes; restored afterwards."""
+    seen = []
+    fake = MemoryVideos(FAKE)
+    monkeypatch.setattr(MemoryClips, "load", lambda self, i: (seen.append(("load", *tf32())), self.clips[list(i)])[1])
+    make = evaluation.make_network
+
+    def watched(*arguments, **options):
+        network = make(*arguments, **options)
+        for part in ("_features", "__call__"):
+            compute = getattr(type(network), part, None)
+            if compute is not None:
+
+                def spy(*arguments, compute=compute, part=part, **options):
+                    seen.append((part, *tf32()))
+                    return compute(*arguments, **options)
+
+                monkeypatch.setattr(type(network), part, spy)
+        return network
+
+    monkeypatch.setattr(evaluation, "make_network", watched)
+    evaluator(fake=fake, detectors=detectors).evaluate(name)
+    assert {"load", "__call__"} <= {part for part, *_ in seen}
+    assert all(states == [False, False] for _, *states in seen)
+    assert tf32() == (True, True)
+
+
+def test_tensorfloat_is_restored_after_an_error(detectors, tf32, monkeypatch):
+    def fail(self, indices):
+        assert tf32() == (False, False)
+        raise UserError("a frame cannot be read")
+
+    monkeypatch.setattr(MemoryClips, "load", fail)
+    with pytest.raises(UserError, match="cannot be read"):
+        evaluator().evaluate("rfvd64_16f")
+    assert tf32() == (True, True)
+    with pytest.raises(UserError, match="no metric"):
+        evaluator().evaluate("fvd")
+    assert tf32() == (True, True)
+
+
+def test_random_features_alone_are_exact_too(tf32, monkeypatch):
+    network, seen = RandomFeatures(), []
+    features = network._features
+    monkeypatch.setattr(network, "_features", lambda x: (seen.append(tf32()), features(x))[1])
+    network(REAL[:2])
+    assert seen == [(False, False)] * 2 and tf32() == (True, True)

@@ -1,0 +1,191 @@
+"""Videos of a generator as one side of an evaluation."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dnnlib import UserError
+from metrics.generated_videos import GeneratedVideos, draw_labels, quantise
+from metrics.video_measures import warping_error
+from tests.training.tiny import make_plan
+from training.data.frame_store import fit_square
+from training.launch.build import build_networks
+from training.launch.validate import plan
+
+
+@pytest.fixture(scope="module")
+def options(tmp_path_factory):
+    return make_plan(tmp_path_factory.mktemp("tiny")).options
+
+
+@pytest.fixture(scope="module")
+def generator(options):
+    return build_networks(options, c_dim=0)[0].eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def videos(generator):
+    return GeneratedVideos(generator, nframes=4)
+
+
+def test_quantise():
+    """x · 127.5 + 128, clamped, cut off."""
+    x = torch.tensor([-2, -1, -1 + 0.49 / 127.5, -1 + 0.51 / 127.5, 0, 0.999, 1, 5, math.nan])
+    assert quantise(x).tolist() == [0, 0, 0, 1, 128, 255, 255, 255, 128]
+
+
+def test_clips_are_those_of_the_generator(generator, videos, monkeypatch):
+    """The same codes, camera and times through `synthesize` give the same pixels."""
+    seen = {}
+
+    def remember(ws, *, z_motion, z_bg, ray_chunk=None):
+        seen.update(ws=ws, z_motion=z_motion, z_bg=z_bg)
+        return type(generator).scene(generator, ws, z_motion=z_motion, z_bg=z_bg)
+
+    def sample(n, stream):
+        seen["camera"] = type(generator.camera_prior).sample(generator.camera_prior, n, stream)
+        return seen["camera"]
+
+    monkeypatch.setattr(generator, "scene", remember)
+    monkeypatch.setattr(generator.camera_prior, "sample", sample)
+    clip = videos.clips(count=10, frames=4).load([7])
+    assert clip.shape == (1, 3, 4, 16, 16) and clip.dtype == torch.uint8
+    codes = {name: seen[name] for name in ("z_motion", "z_bg")}
+    with torch.no_grad():
+        output = generator.synthesize(seen["ws"], **codes, times=torch.linspace(0, 1, 4)[None], cameras=seen["camera"])
+    expected = quantise(output.image).transpose(1, 2)
+    assert (clip.int() - expected.int()).abs().max() <= 1  # rounding of another order of sums
+    assert (clip != expected).float().mean() < 0.01
+
+
+def test_any_batch_gives_the_same_videos(videos):
+    for clips in (videos.clips(count=6, frames=3), videos.images(count=6), videos.views(count=6, views=5)):
+        together = clips.load(range(6))
+        assert torch.equal(torch.cat([clips.load([i]) for i in range(6)]), together)
+        assert torch.equal(clips.load([4, 1]), together[[4, 1]])
+        assert len({clip.numpy().tobytes() for clip in together}) == 6  # no two alike
+    pairs = videos.pairs(count=3)
+    torch.testing.assert_close(pairs.load([2]).depths[0], pairs.load([0, 1, 2]).depths[2], rtol=0, atol=0)
+
+
+def test_latents_are_normal(generator, videos, monkeypatch):
+    drawn = {"z": [], "z_motion": [], "z_bg": []}
+    styles = torch.zeros(1, generator.num_ws, 8)
+    monkeypatch.setattr(generator.mapping, "forward", lambda z, c: drawn["z"].append(z) or styles)
+
+    def scene(ws, *, z_motion, z_bg):
+        drawn["z_motion"].append(z_motion)
+        drawn["z_bg"].append(z_bg)
+
+    monkeypatch.setattr(generator, "scene", scene)
+    cameras = []
+    for index in range(400):
+        cameras.append(videos._scene([index])[1])
+    for values in drawn.values():
+        values = torch.cat(values)
+        assert abs(float(values.mean())) < 0.1 and abs(float(values.std()) - 1) < 0.06
+    positions = torch.cat([camera.cam2world[:, :3, 3] for camera in cameras])
+    yaw = torch.atan2(positions[:, 1], positions[:, 0])
+    assert float(yaw.std()) == pytest.approx(generator.camera_prior.yaw[1], rel=0.15)
+    assert not torch.equal(torch.cat(drawn["z"])[:, :4], torch.cat(drawn["z_motion"])[:, :4])
+
+
+def times_of(videos, generator, monkeypatch, get):
+    """The times at which a sample is rendered."""
+    times = []
+
+    class Scene:
+        ws = torch.zeros(1)
+
+        def render(self, time, cameras):
+            times.append(time if isinstance(time, float) else time.tolist())
+            return torch.zeros(len(cameras), 3, 16, 16)
+
+    monkeypatch.setattr(generator, "scene", lambda *args, **kwargs: Scene())
+    get(videos)
+    return times
+
+
+def test_times(generator, monkeypatch):
+    videos = GeneratedVideos(generator, nframes=16)
+    times = times_of(videos, generator, monkeypatch, lambda v: v.clips(count=2, frames=16).load([0]))
+    np.testing.assert_allclose(times, np.linspace(0, 1, 16))
+    times = times_of(videos, generator, monkeypatch, lambda v: v.clips(count=2, frames=32).load([0]))
+    np.testing.assert_allclose(times, np.arange(32) / 15)  # at the same frame rate, beyond the training's clips
+    times = times_of(videos, generator, monkeypatch, lambda v: v.clips(count=2, frames=128, subsample=8).load([0]))
+    np.testing.assert_allclose(times, np.arange(0, 128, 8) / 15)
+    times = times_of(videos, generator, monkeypatch, lambda v: v.images(count=300).load(range(300)))
+    steps = np.array(times).ravel() * 15
+    np.testing.assert_allclose(steps, np.rint(steps), atol=1e-5)
+    assert set(np.rint(steps)) == set(range(16))
+
+
+def test_another_resolution(generator, videos):
+    small = GeneratedVideos(generator, nframes=4, resolution=8).clips(count=1, frames=1).load([0])
+    large = videos.clips(count=1, frames=1).load([0])
+    expected = fit_square(Image.fromarray(large[0, :, 0].permute(1, 2, 0).numpy()), 8)
+    assert np.array_equal(small[0, :, 0].numpy(), expected)
+
+
+def test_views_show_one_moment_from_the_whole_range(generator, videos, monkeypatch):
+    cameras = []
+    original = generator.camera_prior.at
+    monkeypatch.setattr(generator.camera_prior, "at", lambda **kwargs: cameras.append(kwargs) or original(**kwargs))
+    clips = videos.views(count=2, views=5)
+    assert clips.load([0, 1]).shape == (2, 3, 5, 16, 16)
+    assert [camera["yaw"] for camera in cameras[:5]] == [0, 0.25, 0.5, 0.75, 1]
+
+
+def test_pairs_agree_with_their_cameras(generator, videos):
+    """Points lie at their depth before their own camera, and `expected` is their depth before the other one."""
+    pairs = videos.pairs(count=2).load([0, 1])
+    assert pairs.images.shape == (2, 2, 3, 16, 16) and 0 <= pairs.images.min() <= pairs.images.max() <= 1
+    assert pairs.thickness == pytest.approx(generator.settings.far - generator.settings.near)
+    cameras = [generator.camera_prior.at(yaw=fraction) for fraction in (0.4, 0.6)]
+    for own in range(2):
+        for depths, camera in ((pairs.depths, cameras[own]), (pairs.expected, cameras[1 - own])):
+            axis, position = -camera.cam2world[0, :3, 2], camera.cam2world[0, :3, 3]
+            depth = (pairs.points[:, own] - position) @ axis
+            torch.testing.assert_close(depth, depths[:, own], atol=1e-5, rtol=1e-5)
+    found = warping_error(
+        pairs.images, pairs.grids, pairs.depths, pairs.expected, pairs.opacities, tolerance=pairs.thickness
+    )
+    assert found.shape == (2, 3)
+
+
+def test_pairs_without_a_background(options):
+    model = {**options["model"], "generator": {**options["model"]["generator"], "background": None}}
+    generator = build_networks({**options, "model": model}, c_dim=0)[0].eval().requires_grad_(False)
+    pairs = GeneratedVideos(generator).pairs(count=1).load([0])
+    assert torch.equal(pairs.opacities, torch.ones(1, 2, 16, 16))
+    settings = generator.settings
+    assert settings.near < pairs.depths.min() and pairs.depths.max() < settings.far
+
+
+def test_labels(tmp_path):
+    from tests.training.tiny import WORDS, write_frames
+
+    data = write_frames(tmp_path / "data")
+    classes = [0, 1, 1, 1, 2]
+    text = ", ".join(f'["split/video_{v}", {c}]' for v, c in enumerate(classes))
+    (data / "dataset.json").write_text(f'{{"labels": [{text}]}}')
+    label = draw_labels(data)
+    drawn = np.array([label(i).argmax() for i in range(400)])
+    assert np.bincount(drawn) / 400 == pytest.approx([0.2, 0.6, 0.2], abs=0.07)
+    assert all(np.array_equal(label(i), label(i)) and label(i).sum() == 1 for i in range(3))
+    options = plan([f"outdir={tmp_path / 'runs'}", f"data={data}", *WORDS, "cond=true"]).options
+    generator = build_networks(options, c_dim=3)[0].eval().requires_grad_(False)
+    assert GeneratedVideos(generator, label=label).clips(count=1, frames=1).load([0]).shape == (1, 3, 1, 16, 16)
+    with pytest.raises(UserError, match="labels of 3 entries; those of the data have 0"):
+        GeneratedVideos(generator)
+    with pytest.raises(UserError, match="labels of 3 entries; those of the data have 2"):
+        GeneratedVideos(generator, label=lambda index: np.zeros(2, dtype=np.float32))
+
+
+def test_description_and_key(videos):
+    clips = videos.clips(count=3, frames=4)
+    assert len(clips) == 3 and clips.key() is None
+    assert clips.describe() == {"from": "generator", "seed": 42, "resolution": 16, "nframes": 4, "last_time": 1.0}

@@ -1,0 +1,267 @@
+"""Videos on the disk as one side of an evaluation: which clips, which pixels, and what a cache may trust."""
+
+import json
+import os
+import shutil
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dnnlib import UserError
+from metrics import real_videos as stored_videos
+from metrics.real_videos import StoredVideos, choose_windows
+from renderer.video import VideoWriter
+from tests.training.data.movies import run_ffmpeg
+from training.data.frame_store import FrameStore, fit_square
+
+
+def write_videos(root: Path, lengths, *, size: int = 16) -> Path:
+    """Videos whose frame t of video v has the grey level 10 v + t, `root/set/v/t.png`."""
+    for video, length in enumerate(lengths):
+        folder = root / "set" / f"{video}"
+        folder.mkdir(parents=True)
+        for frame in range(length):
+            Image.new("RGB", (size, size), (10 * video + frame,) * 3).save(folder / f"{frame:03d}.png")
+    return root
+
+
+def levels(clips, indices=None):
+    """The grey levels of clips that are flat, [N][T]."""
+    loaded = clips.load(range(len(clips)) if indices is None else indices)
+    assert loaded.dtype == torch.uint8 and loaded.ndim == 5 and loaded.shape[1] == 3
+    assert torch.equal(loaded, loaded[:, :1, :, :1, :1].expand_as(loaded))
+    return loaded[:, 0, :, 0, 0].tolist()
+
+
+def test_windows():
+    lengths = [3, 10, 4, 6]
+    chosen = choose_windows(lengths, window=4, count=100)
+    assert len(chosen) == 7 + 1 + 3  # all there are
+    assert len(set(chosen)) == len(chosen)
+    assert all(0 <= start <= lengths[video] - 4 for video, start in chosen)
+    assert {video for video, _ in chosen[:3]} == {1, 2, 3}  # every video once before any one again
+    assert choose_windows(lengths, window=4, count=5) == chosen[:5]
+    assert choose_windows(lengths, window=11, count=5) == []
+    assert choose_windows(lengths, window=4, count=100, seed=1) != chosen
+
+
+def test_offsets_are_random():
+    starts = [start for _, start in choose_windows([20] * 400, window=5, count=400)]
+    counts = np.bincount(starts, minlength=16)
+    assert len(counts) == 16 and counts.min() > 5 and counts.max() < 60  # 25 each on average
+
+
+def test_clips(tmp_path):
+    videos = StoredVideos(write_videos(tmp_path, [3, 10, 4, 6]), resolution=16)
+    clips = videos.clips(count=6, frames=4)
+    assert len(clips) == 6
+    for video, first in zip(range(6), levels(clips)):
+        assert first == list(range(first[0], first[0] + 4)), video
+    expected = [[10 * v + start + t for t in range(4)] for v, start in choose_windows([3, 10, 4, 6], window=4, count=6)]
+    assert levels(clips) == expected and levels(clips, [4, 1]) == [expected[4], expected[1]]
+    about = clips.describe()
+    assert about["num_short_videos"] == 1 and about["num_videos"] == 3 and about["resolution"] == 16
+
+
+def test_every_so_manieth_frame(tmp_path):
+    root = write_videos(tmp_path, [9, 8])
+    (clip,) = levels(StoredVideos(root, resolution=16).clips(count=1, frames=8, subsample=3))
+    assert np.diff(clip).tolist() == [3, 3]
+    slow = StoredVideos(root, resolution=16, frame_stride=2)
+    assert sorted(levels(slow.clips(count=9, frames=4))) == [[0, 2, 4, 6], [2, 4, 6, 8], [10, 12, 14, 16]]
+    assert slow.clips(count=9, frames=5).describe()["num_short_videos"] == 1
+
+
+def test_images(tmp_path):
+    videos = StoredVideos(write_videos(tmp_path, [3, 1, 4]), resolution=16)
+    everything = [0, 1, 2, 10, 20, 21, 22, 23]
+    assert sum(levels(videos.images(count=None)), []) == everything
+    some = sum(levels(videos.images(count=5)), [])
+    assert len(set(some)) == 5 and set(some) < set(everything)
+
+
+def test_frames_are_prepared_as_in_training(tmp_path):
+    pixels = np.random.RandomState(0).randint(0, 256, [30, 50, 3]).astype(np.uint8)
+    for frame in range(2):
+        (tmp_path / "a").mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / "a" / f"{frame}.png")
+    loaded = StoredVideos(tmp_path, resolution=8).clips(count=1, frames=2).load([0])
+    expected = torch.from_numpy(fit_square(Image.fromarray(pixels), 8))
+    assert torch.equal(loaded[0, :, 0], expected) and torch.equal(loaded[0, :, 1], expected)
+
+
+def test_video_files(tmp_path):
+    for video, length in enumerate([5, 3]):
+        with VideoWriter(tmp_path / f"{video}.mp4", fps=8, crf=0) as writer:
+            for frame in range(length):
+                writer.add(torch.full([3, 16, 16], 60 * video + 20 * frame, dtype=torch.uint8))
+    videos = StoredVideos(tmp_path, resolution=16)
+    assert videos.num_videos == 2
+    clips = videos.clips(count=10, frames=4)
+    loaded = clips.load(range(len(clips)))[:, 0, :, 0, 0].int()
+    assert len(clips) == 2 and clips.describe()["num_short_videos"] == 1
+    order = loaded[:, 0].argsort()
+    expected = torch.tensor([[0, 20, 40, 60], [20, 40, 60, 80]])
+    assert (loaded[order] - expected).abs().max() <= 3  # colours are converted there and back
+    (frame,) = videos.images(count=None).load([6])[0, 0, 0, 0, :1].tolist()
+    assert abs(frame - 80) <= 3
+    before = clips.key()
+    (tmp_path / "1.mp4").write_bytes((tmp_path / "0.mp4").read_bytes())
+    assert StoredVideos(tmp_path, resolution=16).clips(count=10, frames=4).key() != before
+
+
+def test_mistakes(tmp_path):
+    root = write_videos(tmp_path / "data", [3, 5])
+    videos = StoredVideos(root, resolution=16)
+    with pytest.raises(UserError, match="shorter than 16 frames: the longest has 5. Choose a metric of shorter clips"):
+        videos.clips(count=4, frames=16)
+    with pytest.raises(UserError, match="the longest has 3, keeping every 2."):
+        StoredVideos(root, resolution=16, frame_stride=2).clips(count=4, frames=4)
+    with pytest.raises(UserError, match="by a generator only"):
+        videos.views(count=4, views=5)
+    with pytest.raises(UserError, match="by a generator only"):
+        videos.pairs(count=4)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="empty"):
+        StoredVideos(tmp_path / "empty", resolution=16)
+    (tmp_path / "movies").mkdir()
+    (tmp_path / "movies" / "a.mp4").write_bytes(b"no video")
+    with pytest.raises(UserError, match="a.mp4.*Repair or remove it"):
+        StoredVideos(tmp_path / "movies", resolution=16)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The key of the content
+
+
+def key(root, *, resolution=16, frames=4, frame_stride=1, count=10):
+    return StoredVideos(root, resolution=resolution, frame_stride=frame_stride).clips(count=count, frames=frames).key()
+
+
+@pytest.fixture
+def root(tmp_path):
+    return write_videos(tmp_path / "data", [6, 7])
+
+
+def test_same_content_same_key(root, tmp_path):
+    shutil.copytree(root, tmp_path / "copy")  # elsewhere, with other times
+    assert key(root) == key(root) == key(tmp_path / "copy")
+    assert len({key(root), key(root, resolution=8), key(root, frames=3), key(root, count=2)}) == 4
+    assert key(root, frames=3) != key(root, frames=3, frame_stride=2)
+
+
+def test_editing_one_frame_changes_the_key(root):
+    before = key(root)
+    frame = root / "set" / "1" / "003.png"
+    size = frame.stat().st_size
+    pixels = np.array(Image.open(frame))
+    pixels[5, 5] += 1
+    Image.fromarray(pixels).save(frame)
+    assert key(root) != before
+    Image.new("RGB", (16, 16), (200, 200, 200)).save(frame)
+    assert frame.stat().st_size == size  # of a flat picture the file is as long as before
+    assert key(root) != before
+    Image.new("RGB", (16, 16), (13, 13, 13)).save(frame)
+    assert key(root) == before
+
+
+def change_in_place(path: Path, *, keep_time: bool) -> None:
+    """Other bytes in the middle of each third of a file, none near its ends and its middle; its size stays."""
+    status, data = path.stat(), bytearray(path.read_bytes())
+    for place in (len(data) // 3, 2 * len(data) // 3):
+        data[place] ^= 0xFF
+    path.write_bytes(data)
+    if keep_time:
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert path.stat().st_size == status.st_size
+
+
+@pytest.mark.parametrize("keep_time", [False, True])
+@pytest.mark.parametrize("suffix", ["bmp", "png", "jpg", "webp"])
+def test_any_byte_of_a_frame_changes_the_key(suffix, keep_time, tmp_path):
+    pixels = np.random.RandomState(0).randint(0, 256, [64, 64, 3]).astype(np.uint8)
+    for frame in range(4):
+        (tmp_path / "a").mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / "a" / f"{frame}.{suffix}")
+    videos = StoredVideos(tmp_path, resolution=16)
+    before = videos.clips(count=1, frames=4).key()
+    change_in_place(tmp_path / "a" / f"2.{suffix}", keep_time=keep_time)
+    assert key(tmp_path, count=1) != before
+    assert videos.clips(count=1, frames=4).key() != before  # also where the old one is remembered
+
+
+def test_changed_bmp_pixels_change_the_key_in_folders_and_zips(tmp_path):
+    """As they are after a correction of colours: equal names and sizes, and no checksum in them."""
+    keys = []
+    for level in (10, 200):
+        for frame in range(4):
+            (tmp_path / "data" / "a").mkdir(parents=True, exist_ok=True)
+            image = Image.new("RGB", (64, 64), (50, 50, 50))
+            image.paste((level,) * 3, (20, 20, 30, 30))
+            image.save(tmp_path / "data" / "a" / f"{frame}.bmp")
+        with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+            for frame in range(4):
+                archive.write(tmp_path / "data" / "a" / f"{frame}.bmp", f"a/{frame}.bmp")
+        os.utime(tmp_path / "set.zip", (1, 1))
+        keys += [key(tmp_path / "data"), key(tmp_path / "set.zip")]
+    assert len(set(keys)) == 2 and keys[0] == keys[1]  # the pictures count, not where they lie
+
+
+def test_any_byte_of_a_video_file_changes_the_key(tmp_path):
+    pixels = np.random.RandomState(0).randint(0, 256, [4, 64, 64, 3]).astype(np.uint8)
+    (tmp_path / "raw").write_bytes(pixels.tobytes())
+    source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", "64x64", "-i", tmp_path / "raw"]
+    (tmp_path / "movies").mkdir()
+    run_ffmpeg(*source, "-c:v", "rawvideo", tmp_path / "movies" / "a.avi")
+    before = key(tmp_path / "movies")
+    change_in_place(tmp_path / "movies" / "a.avi", keep_time=True)
+    assert key(tmp_path / "movies") != before
+
+
+def test_files_are_not_read_again_as_long_as_nothing_touches_them(root, monkeypatch):
+    monkeypatch.setattr(stored_videos, "SETTLED", 0.0)
+    clips = StoredVideos(root, resolution=16).clips(count=10, frames=4)
+    reads, original = [], FrameStore.frame_bytes
+    monkeypatch.setattr(FrameStore, "frame_bytes", lambda *arguments: reads.append(1) or original(*arguments))
+    before = clips.key()
+    assert clips.key() == before and len(reads) == 13
+    os.utime(root / "set" / "0" / "000.png", (1, 1))
+    assert clips.key() == before and len(reads) == 26
+
+
+def test_videos_that_the_manifest_lists_and_that_are_gone_are_told(root):
+    videos = [{"path": "set/0", "frames": 6}, {"path": "set/1", "frames": 8}, {"path": "set/2", "frames": 8}]
+    (root / "manifest.json").write_text(json.dumps({"format": "square-video-frames", "videos": videos}))
+    (note,) = StoredVideos(root, resolution=16).notes
+    assert note == f"'{root}': 2 of 3 videos in manifest.json are missing, or frames of them, e.g. 'set/1'."
+
+
+@pytest.mark.parametrize("change", ["add", "remove", "rename"])
+def test_other_files_change_the_key(root, change):
+    before, frame = key(root), root / "set" / "0" / "005.png"
+    if change == "add":
+        shutil.copy(frame, frame.with_name("006.png"))
+    elif change == "remove":
+        frame.unlink()
+    else:
+        frame.rename(frame.with_name("005b.png"))
+    assert key(root) != before
+
+
+def test_zip(root, tmp_path):
+    def pack(name):
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            for path in sorted(root.rglob("*.png")):
+                archive.write(path, path.relative_to(root))
+        return tmp_path / name
+
+    one = pack("one.zip")
+    assert key(one) == key(pack("two.zip"))
+    clips = [StoredVideos(path, resolution=16).clips(count=10, frames=4) for path in (root, one)]
+    assert levels(clips[0]) == levels(clips[1])
+    Image.new("RGB", (16, 16), (99, 99, 99)).save(root / "set" / "1" / "003.png")
+    assert key(pack("three.zip")) != key(one)

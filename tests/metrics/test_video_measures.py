@@ -1,0 +1,59 @@
+"""Motion and flicker of clips that move in a known way."""
+
+import numpy as np
+import pytest
+import torch
+
+from metrics.video_measures import flicker, mean_flow_length
+from tests.metrics.synthetic import noisy
+
+
+def pattern(dx: float, dy: float, *, frames: int = 6, size: int = 40) -> torch.Tensor:
+    """A smooth texture that moves by (dx, dy) pixels with every frame, uint8 [1, 3, frames, size, size]."""
+    y, x = np.mgrid[:size, :size].astype(float)
+    out = []
+    for t in range(frames):
+        u, v = x - dx * t, y - dy * t
+        out.append(np.sin(0.45 * u + 0.2 * v) + np.sin(0.15 * u - 0.5 * v + 1) + np.sin(0.3 * u + 0.35 * v + 2))
+    grey = np.clip(128 + 40 * np.stack(out), 0, 255).astype(np.uint8)
+    return torch.from_numpy(grey)[None, None].repeat(1, 3, 1, 1, 1)
+
+
+@pytest.mark.parametrize("dx, dy", [(0.5, 0), (0, -0.7), (0.6, 0.8), (-1, 0.5)])
+def test_flow_is_the_displacement(dx, dy):
+    assert float(mean_flow_length(pattern(dx, dy))) == pytest.approx(np.hypot(dx, dy), rel=0.08)
+
+
+def test_flow_of_several_clips_and_of_what_stands_still():
+    clips = torch.cat([pattern(0, 0), pattern(0.5, 0), pattern(1, 0)])
+    lengths = mean_flow_length(clips)
+    assert float(lengths[0]) < 1e-6
+    assert float(lengths[2] / lengths[1]) == pytest.approx(2, rel=0.1)
+    flat = torch.zeros(1, 3, 4, 16, 16, dtype=torch.uint8)
+    flat[:, :, 2] = 200  # a flash shows no direction
+    assert float(mean_flow_length(flat)) == 0
+
+
+def test_flow_depends_little_on_contrast():
+    weak = ((pattern(0.6, 0.2).float() - 128) / 2 + 128).round().to(torch.uint8)
+    assert float(mean_flow_length(weak)) == pytest.approx(float(mean_flow_length(pattern(0.6, 0.2))), rel=0.05)
+
+
+def test_flicker_where_it_is_known():
+    frames = torch.arange(17)
+    ramp = (frames * 10)[None, None, :, None, None].expand(1, 3, 17, 4, 4).to(torch.uint8)
+    alternating = ((frames % 2) * 90)[None, None, :, None, None].expand(1, 3, 17, 4, 4).to(torch.uint8)
+    assert float(flicker(ramp)) == 0
+    assert float(flicker(alternating)) == pytest.approx(2)
+    assert float(flicker(ramp[:, :, :1].expand(-1, -1, 5, -1, -1))) == 0
+    grey = torch.full([1, 3, 40, 32, 32], 128, dtype=torch.uint8)
+    assert float(flicker(noisy(grey, 20))) == pytest.approx(3**0.5, rel=0.01)
+    steps = torch.randint(0, 2, [1, 3, 40, 32, 32], generator=torch.Generator().manual_seed(0)) * 2 - 1
+    walk = (128 + steps.cumsum(dim=2)).to(torch.uint8)
+    assert float(flicker(walk)) == pytest.approx(2**0.5, rel=0.01)
+
+
+def test_noise_raises_flicker():
+    clip = pattern(0.4, 0.2, frames=12)
+    values = [float(flicker(noisy(clip, strength))) for strength in (0.01, 5, 20)]
+    assert values[0] < values[1] < values[2]

@@ -1,0 +1,94 @@
+"""Mesh files, read back by another reader and, where it leaves things out, by their specification."""
+
+import json
+import struct
+
+import numpy as np
+import pytest
+import trimesh
+
+from dnnlib import UserError
+from renderer.mesh.extraction import Mesh
+from renderer.mesh.files import write_glb, write_ply
+
+# A pyramid whose top is towards the frontal camera (x), with one corner up (z).
+VERTICES = np.array([[0.1, 0, 0], [0, -0.1, -0.1], [0, 0.1, -0.1], [0, 0, 0.2]], dtype=np.float32)
+FACES = np.array([[0, 1, 2], [0, 2, 3], [0, 3, 1], [1, 3, 2]])
+COLOURS = np.array([[255, 0, 0], [0, 128, 0], [0, 0, 64], [188, 10, 255]], dtype=np.uint8)
+MESH = Mesh(VERTICES, FACES, COLOURS)
+
+
+def glb(path):
+    """JSON tree and binary chunk of a GLB file."""
+    content = path.read_bytes()
+    magic, version, length, json_length, json_kind = struct.unpack("<4sIII4s", content[:20])
+    assert (magic, version, length, json_kind) == (b"glTF", 2, len(content), b"JSON")
+    binary_length, binary_kind = struct.unpack("<I4s", content[20 + json_length : 28 + json_length])
+    assert binary_kind == b"BIN\0" and 28 + json_length + binary_length == len(content)
+    return json.loads(content[20 : 20 + json_length]), content[28 + json_length :]
+
+
+def accessor(tree, binary, index):
+    kinds = {5126: ("<f4", 4), 5125: ("<u4", 4), 5121: ("u1", 1)}
+    entry = tree["accessors"][index]
+    view = tree["bufferViews"][entry["bufferView"]]
+    columns = {"SCALAR": 1, "VEC3": 3, "VEC4": 4}[entry["type"]]
+    kind, size = kinds[entry["componentType"]]
+    start = view["byteOffset"] + entry.get("byteOffset", 0)
+    assert entry["count"] * columns * size <= view["byteLength"]
+    values = np.frombuffer(binary, kind, entry["count"] * columns, start).reshape(-1, columns)
+    assert values.min(axis=0).tolist() == entry["min"] and values.max(axis=0).tolist() == entry["max"]
+    return values
+
+
+def test_ply_keeps_places_and_colours(tmp_path):
+    write_ply(MESH, tmp_path / "a.ply")
+    mesh = trimesh.load(tmp_path / "a.ply", process=False)
+    np.testing.assert_array_equal(mesh.vertices, VERTICES)
+    np.testing.assert_array_equal(mesh.faces, FACES)
+    np.testing.assert_array_equal(mesh.visual.vertex_colors[:, :3], COLOURS)
+
+
+def test_glb_stands_upright_with_its_front_ahead_and_linear_colours(tmp_path):
+    write_glb([MESH], tmp_path / "a.glb", names=["x"])
+    mesh = trimesh.load(tmp_path / "a.glb", process=False).to_geometry()
+    # glTF: y up, z to the front, and so x to the right of who looks at the front.
+    np.testing.assert_allclose(mesh.vertices, VERTICES[:, [1, 2, 0]], atol=1e-7)
+    assert mesh.volume == pytest.approx(MESH.volume()) and mesh.volume > 0
+    tree, binary = glb(tmp_path / "a.glb")
+    colours = accessor(tree, binary, tree["meshes"][0]["primitives"][0]["attributes"]["COLOR_0"])[:, :3]
+    x = COLOURS / 255
+    linear = np.where(x <= 0.04045, x / 12.92, ((x + 0.055) / 1.055) ** 2.4)
+    assert np.abs(colours - linear * 255).max() <= 0.5
+    assert "animations" not in tree
+
+
+def test_a_sequence_shows_one_moment_at_a_time(tmp_path):
+    meshes = [Mesh(VERTICES * (1 + i), FACES, COLOURS) for i in range(4)]
+    write_glb(meshes, tmp_path / "a.glb", names=list("abcd"), fps=5)
+    tree, binary = glb(tmp_path / "a.glb")
+    nodes = tree["nodes"]
+    (root,) = tree["scenes"][0]["nodes"]
+    assert sorted(nodes[i]["name"] for i in nodes[root]["children"]) == list("abcd")
+    # Without an animation: the first.
+    assert [nodes[i].get("scale", [1, 1, 1])[0] for i in nodes[root]["children"]] == [1, 0, 0, 0]
+    (animation,) = tree["animations"]
+    keys = {}
+    for channel in animation["channels"]:
+        sampler = animation["samplers"][channel["sampler"]]
+        assert sampler["interpolation"] == "STEP" and channel["target"]["path"] == "scale"
+        times = accessor(tree, binary, sampler["input"])[:, 0]
+        assert (np.diff(times) > 0).all()
+        keys[nodes[channel["target"]["node"]]["name"]] = (times, accessor(tree, binary, sampler["output"])[:, 0])
+    for seconds, shown in ((0.0, "a"), (0.19, "a"), (0.21, "b"), (0.5, "c"), (0.7, "d"), (0.8, "d")):
+        scales = {name: values[np.searchsorted(times, seconds, "right") - 1] for name, (times, values) in keys.items()}
+        assert scales == {name: float(name == shown) for name in "abcd"}, seconds
+
+
+def test_meshes_without_colours_and_folders_that_are_missing(tmp_path):
+    plain = Mesh(VERTICES, FACES)
+    write_ply(plain, tmp_path / "a.ply")
+    write_glb([plain], tmp_path / "a.glb", names=["x"])
+    assert len(trimesh.load(tmp_path / "a.ply").faces) == 4
+    with pytest.raises(UserError, match="missing/a.ply"):
+        write_ply(plain, tmp_path / "missing" / "a.ply")

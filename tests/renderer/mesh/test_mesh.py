@@ -1,0 +1,167 @@
+"""The geometry command on a generator whose foreground is a known body, and how it answers to mistakes."""
+
+import json
+import sys
+import types
+
+import click.testing
+import numpy as np
+import pytest
+import torch
+import trimesh
+from PIL import Image
+
+from dnnlib import UserError
+from renderer.mesh import __main__ as geometry
+from renderer.volume_rendering import Fields
+from tests.training.tiny import make_plan
+from training.inference.latents import seed_latents
+from training.inference.meshes import PREVIEW_SIZE, GeneratedMeshes
+from training.launch.build import build_networks
+
+RADIUS, GROWTH = 0.07, 0.03  # of the ball at time 0, and by how much it grows until time 1
+
+
+class Ball:
+    """Fog that is thick inside a ball, coloured by y and z; the density is 25 at its radius."""
+
+    def __init__(self, time, feature_dim):
+        self.radius, self.feature_dim = RADIUS + GROWTH * time, feature_dim
+
+    def __call__(self, points, directions):
+        rgb = points * 8 * torch.tensor([0.0, 1.0, 1.0]) + torch.tensor([0.3, 0.0, 0.0])
+        rest = torch.zeros([*points.shape[:-1], self.feature_dim])
+        return 50 * torch.sigmoid((self.radius - points.norm(dim=-1)) * 800), (torch.cat([rgb, rest], dim=-1),)
+
+    def project(self, features, weight_sum=1.0):
+        return features[0]
+
+
+@pytest.fixture(scope="module")
+def generator(tmp_path_factory):
+    words = ["resolution=32", "model.generator.rendering.resolution=16", "model.generator.rendering.path_lattice=8"]
+    words += [f"model.generator.rendering.{word}" for word in ("near=0.85", "far=1.15", "num_samples=20")]
+    options = make_plan(tmp_path_factory.mktemp("tiny"), *words).options
+    generator = build_networks(options, c_dim=0)[0].eval().requires_grad_(False)
+
+    def fields(self, weights, times, motion, z_bg):
+        return Fields(Ball(float(times[0, 0]), self.foreground.feature_dim), self.background.evaluator(z_bg))
+
+    generator.fields = types.MethodType(fields, generator)
+    return generator
+
+
+@pytest.fixture
+def run(tmp_path, generator, monkeypatch):
+    monkeypatch.setattr("training.checkpoints.snapshot.load_generator", lambda path, *, device="cpu": generator)
+    network = tmp_path / "network.pkl"
+    network.touch()
+
+    def run(*words):
+        base = ["--outdir", str(tmp_path / "out"), "--network_pkl", str(network), "--device", "cpu"]
+        result = click.testing.CliRunner().invoke(geometry.main, [*base, "--resolution", "48", *words])
+        if result.exception is not None:
+            raise result.exception
+        run.output = result.output
+        return sorted(path.name for path in (tmp_path / "out").iterdir())
+
+    run.out = tmp_path / "out"
+    return run
+
+
+def test_a_ball_that_grows_comes_out_with_its_size_and_colours_and_covers_the_opacity(run):
+    names = run("--seeds", "3", "--times", "0,1", "--format", "ply", "--check", "--level", "25")
+    stem = "geometry_seed0003_motion0003"
+    assert names == [f"{stem}.json", f"{stem}_0000.ply", f"{stem}_0001.ply"]
+    about = json.loads((run.out / f"{stem}.json").read_text())
+    assert about["level"] == 25 and [row["time"] for row in about["meshes"]] == [0, 1]
+    for row, radius in zip(about["meshes"], (RADIUS, RADIUS + GROWTH)):
+        mesh = trimesh.load(run.out / row["file"], process=False)
+        assert mesh.is_watertight and mesh.volume > 0
+        assert np.abs(np.linalg.norm(mesh.vertices, axis=1) - radius).max() < about["cell"] / 2
+        assert row["enclosed_volume"] == pytest.approx(mesh.volume, rel=1e-4)
+        assert row["area"] == pytest.approx(mesh.area, rel=1e-4)
+        assert row["high"] == pytest.approx([radius] * 3, abs=about["cell"])
+        expected = (mesh.vertices * [0, 8, 8] + [0.3, 0, 0] + 1) * 127.5
+        difference = np.abs(mesh.visual.vertex_colors[:, :3] - expected)
+        assert difference[:, 0].max() <= 1 and difference[mesh.vertices[:, 0] > 0].max() < 6
+        assert len(row["overlap"]) == 5 and min(row["overlap"]) > 0.85
+    assert "outline IoU from left to right" in run.output
+
+
+def test_a_preview_shows_the_rendered_views_the_colours_and_the_shape(run):
+    names = run("--level", "25", "--preview")
+    assert "geometry_seed0000_motion0000_0000.png" in names
+    picture = np.asarray(Image.open(run.out / "geometry_seed0000_motion0000_0000.png")).astype(int)
+    size = PREVIEW_SIZE
+    assert picture.shape == (3 * size, 3 * size, 3)
+    middle = picture[size + size // 2, size + size // 2]  # where y = z = 0
+    expected = np.array([0.3, 0, 0]) * 127.5 + 127.5
+    assert np.abs(middle - expected).max() < 8
+    assert picture[2 * size + size // 2, size + size // 2].min() > 230 and (picture[size, size] == 255).all()
+
+
+def test_the_level_is_found_where_the_field_turns_opaque(run):
+    run("--times", "0.5", "--check")
+    about = json.loads((run.out / "geometry_seed0000_motion0000.json").read_text())
+    assert 0.5 < about["level"] < 50
+    assert min(about["meshes"][0]["overlap"]) > 0.9
+
+
+def test_a_sequence_is_one_file(run):
+    names = run("--seeds", "1", "--motion_seeds", "5", "--time_steps", "3", "--sequence", "--level", "25")
+    assert names == ["geometry_seed0001_motion0005.glb", "geometry_seed0001_motion0005.json"]
+    scene = trimesh.load(run.out / names[0])
+    sizes = sorted(float(mesh.extents.max()) for mesh in scene.geometry.values())
+    cell = json.loads((run.out / names[1]).read_text())["cell"]
+    assert sizes == pytest.approx([2 * RADIUS, 2 * RADIUS + GROWTH, 2 * RADIUS + 2 * GROWTH], abs=cell / 2)
+
+
+def test_codes_are_those_of_the_seeds(generator):
+    options = {"resolution": 8, "level": None, "min_piece": 0.0, "truncation_psi": 0.5, "class_idx": None}
+    maker = GeneratedMeshes(generator, device=torch.device("cpu"), chunk=999, check=False, **options)
+    video = maker.video(7, 8)
+    codes = seed_latents(7, 8, z_dim=8, motion_dim=8, background_dim=4)
+    assert torch.equal(video["z_motion"], codes.z_motion) and torch.equal(video["z_bg"], codes.z_bg)
+    assert torch.equal(video["ws"], generator.mapping(codes.z, None, truncation_psi=0.5))
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--times", "0,x"], "--times: 'x' is not a number"),
+        (["--times", "nan"], "--times: 'nan' is not a number"),
+        (["--seeds", "3-1"], "--seeds"),
+        (["--seeds", str(2**32)], "must lie between"),
+        (["--class_idx", "0"], "--class_idx: this generator was trained without labels"),
+        (["--sequence", "--format", "ply"], "--sequence: only glb files can be animated"),
+        (["--device", "nonsense"], "--device: 'nonsense'"),
+        (["--times", "0", "--time_steps", "3"], "--times and --time_steps are two ways"),
+        (["--fps", "8"], "--fps is the rate of a sequence: add --sequence"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_written(run, words, message):
+    with pytest.raises(UserError, match=message):
+        run(*words)
+    assert not run.out.exists()
+
+
+def test_no_surface_at_that_level(run):
+    with pytest.raises(UserError, match=r"no surface at time 0.5: the density is nowhere above (50|49\.\d+), and"):
+        run("--level", "51")
+
+
+def test_no_foreground_at_all(run, generator, monkeypatch):
+    def nothing(self, points, directions):
+        return points[..., 0] * 0, (points.new_zeros([*points.shape[:-1], 3 + self.feature_dim]),)
+
+    monkeypatch.setattr(Ball, "__call__", nothing)
+    with pytest.raises(UserError, match="No ray of geometry_seed0000_motion0000 is half opaque"):
+        run()
+
+
+def test_missing_packages_are_named(run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "trimesh", None)
+    with pytest.raises(UserError, match="pip install scikit-image trimesh"):
+        run()
+    assert not run.out.exists()

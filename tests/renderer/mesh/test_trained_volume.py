@@ -1,0 +1,50 @@
+"""The volume against the rays of the cameras that it is made of."""
+
+import math
+
+import pytest
+import torch
+
+from renderer.cameras import CameraPrior, camera_rays
+from renderer.mesh.trained_volume import TrainedVolume
+
+NEAR, FAR = 0.88, 1.12
+
+
+def test_of_one_camera_it_is_a_truncated_pyramid():
+    prior = CameraPrior(fov=18, yaw=(0.0, 0.0), pitch=(math.pi / 2, math.pi / 2))
+    volume = TrainedVolume(prior, near=NEAR, far=FAR)
+    tangent = math.tan(math.radians(9))
+    torch.testing.assert_close(volume.low, torch.tensor([1 - FAR, -FAR * tangent, -FAR * tangent]), atol=1e-6, rtol=0)
+    torch.testing.assert_close(volume.high, torch.tensor([1 - NEAR, FAR * tangent, FAR * tangent]), atol=1e-6, rtol=0)
+    points = torch.tensor([[0.0, 0.0, 0.0], [0.1, 0.0, 0.0], [-0.1, 0.17, 0.0], [0.1, 0.17, 0.0], [-0.2, 0.0, 0.0]])
+    expected = [0.12, 0.02, (1.1 * tangent - 0.17) * math.cos(math.radians(9)), None, -0.08]
+    for value, wanted in zip(volume.signed_distance(points).tolist(), expected):
+        assert value < 0 if wanted is None else value == pytest.approx(wanted, abs=1e-6)
+
+
+@pytest.mark.parametrize("radius", [(1.0, 1.0), (0.95, 1.05)])
+def test_it_holds_what_the_cameras_of_the_range_see_and_nothing_else(radius):
+    prior = CameraPrior(radius=radius)
+    volume = TrainedVolume(prior, near=NEAR, far=FAR)
+    random = torch.Generator().manual_seed(0)
+    # Samples of random rays of random cameras: never further outside than the cameras' step allows.
+    fractions = torch.rand(3, 200, generator=random)
+    cameras = prior.at(fractions[0], fractions[1], (fractions[2] > 0.5).double())
+    origins, directions = camera_rays(cameras, torch.rand(200, 50, 2, generator=random) * 2 - 1)
+    depths = NEAR + (FAR - NEAR) * torch.rand(200, 50, 1, generator=random)
+    points = (origins + depths * directions).reshape(-1, 3)
+    assert volume.signed_distance(points).min() > -0.0055
+    assert ((points > volume.low - 0.0055) & (points < volume.high + 0.0055)).all()
+    # Nothing that is inside lies outside the box, and beyond the furthest corner nothing is.
+    points = (torch.rand(2000, 3, generator=random) - 0.5) * 0.8
+    inside = volume.signed_distance(points) > 0
+    assert 0.02 < inside.float().mean() < 0.3
+    assert ((points >= volume.low) & (points <= volume.high))[inside].all()
+    reach = math.hypot(FAR * math.tan(math.radians(9)) * math.sqrt(2), FAR - radius[0])
+    assert not inside[points.norm(dim=-1) > reach + 1e-4].any()
+
+
+def test_a_wrong_range_of_depths():
+    with pytest.raises(ValueError, match="0 < near < far"):
+        TrainedVolume(CameraPrior(), near=1.0, far=1.0)

@@ -1,0 +1,112 @@
+"""Planes, spheres and shifts whose depth, relief and parallax are known."""
+
+import math
+
+import pytest
+import torch
+
+from renderer.cameras import CameraPrior, camera_rays, pixel_centers
+from renderer.depth import (
+    parallax,
+    plane_depth,
+    project,
+    relief,
+    surface_depth,
+    surface_points,
+    warp,
+    weighted_mean,
+)
+
+PRIOR = CameraPrior(fov=18, yaw=(-0.3, 0.3), radius=(1.0, 1.0))
+SIZE = 32
+
+
+def depth_of_plane(cameras, normal, offset: float) -> torch.Tensor:
+    """Where rays meet the plane normal · p = offset, [N, SIZE, SIZE]."""
+    origins, directions = camera_rays(cameras, pixel_centers(SIZE))
+    normal = torch.tensor(normal)
+    return ((offset - origins @ normal) / (directions @ normal)).reshape(-1, SIZE, SIZE)
+
+
+def depth_of_sphere(cameras, radius: float, size: int = SIZE) -> tuple[torch.Tensor, torch.Tensor]:
+    """Depth and weights of a sphere around the origin: |o + s·d| = radius."""
+    origins, directions = (x.double() for x in camera_rays(cameras, pixel_centers(size)))  # a small difference
+    a = directions.square().sum(-1)
+    b = (origins * directions).sum(-1)
+    root = b * b - a * (origins.square().sum(-1) - radius**2)
+    depth = (-b - root.clamp(min=0).sqrt()) / a
+    return depth.reshape(-1, size, size), (root > 0).double().reshape(-1, size, size)
+
+
+@pytest.mark.parametrize("normal, offset", [([1.0, 0.0, 0.0], 0.05), ([0.8, 0.5, -0.2], 0.0), ([0.9, -0.4, 0.3], 0.1)])
+def test_a_plane_is_fitted_exactly_and_has_no_relief_and_no_parallax(normal, offset):
+    cameras, others = PRIOR.at_angles([0.2], [1.5]), PRIOR.at_angles([-0.4], [1.6])
+    depth = depth_of_plane(cameras, normal, offset)
+    weights = torch.ones_like(depth)
+    weights[:, :10] = 0
+    torch.testing.assert_close(plane_depth(depth, weights), depth, atol=1e-5, rtol=0)
+    assert relief(depth, weights).item() < 1e-5
+    assert parallax(cameras, others, depth, weights).item() < 1e-5
+
+
+def test_pixels_that_do_not_count_have_no_influence():
+    cameras = PRIOR.at_angles([0.0], [math.pi / 2])
+    depth = depth_of_plane(cameras, [1.0, 0.2, 0.0], 0.0)
+    weights = torch.ones_like(depth)
+    weights[:, 5:9, 3:20] = 0
+    spoilt = torch.where(weights > 0, depth, torch.full_like(depth, 7.0))
+    torch.testing.assert_close(plane_depth(spoilt, weights), depth, atol=1e-5, rtol=0)
+    assert relief(spoilt, weights).item() < 1e-5
+
+
+def test_points_project_back_to_where_they_were_seen():
+    cameras = PRIOR.at_angles([0.3, -0.5], [1.5, 1.7])
+    depth = 0.8 + 0.4 * torch.rand(2, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+    places, seen = project(cameras, surface_points(cameras, depth))
+    torch.testing.assert_close(places.reshape(2, -1, 2), pixel_centers(SIZE).expand(2, -1, 2), atol=1e-5, rtol=0)
+    torch.testing.assert_close(seen, depth, atol=1e-5, rtol=0)
+
+
+def test_warping_to_the_own_view_changes_nothing_and_a_shift_shifts():
+    images = torch.rand(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
+    places = pixel_centers(SIZE).reshape(1, SIZE, SIZE, 2)
+    torch.testing.assert_close(warp(images, places), images, atol=1e-5, rtol=0)
+    moved = warp(images, places + torch.tensor([2 / SIZE, 0.0]))  # one pixel to the right, y up
+    torch.testing.assert_close(moved[..., :-1], images[..., 1:], atol=1e-5, rtol=0)
+    moved = warp(images, places + torch.tensor([0.0, 2 / SIZE]))
+    torch.testing.assert_close(moved[..., 1:, :], images[..., :-1, :], atol=1e-5, rtol=0)
+
+
+def test_the_relief_of_a_sphere_is_that_of_its_formula():
+    # A small sphere far away, seen orthographically: depth = -sqrt(r² - ρ²), whose deviation over the disc is r/√18:
+    # the mean of r² - ρ² is r²/2 and the mean depth 2r/3. At ten units' distance a little less than half is seen.
+    prior = CameraPrior(fov=2, yaw=(-0.3, 0.3), radius=(10.0, 10.0))
+    depth, weights = depth_of_sphere(prior.at_angles([0.0], [math.pi / 2]), 0.15, size=256)
+    assert relief(depth, weights).item() == pytest.approx(0.15 / math.sqrt(18), rel=0.02)
+
+
+def test_the_parallax_of_a_sphere_grows_with_its_relief_and_the_angle():
+    # To first order a point that stands h before the plane moves by f·h·sin(angle)/distance, half of that in widths.
+    prior = CameraPrior(fov=2, yaw=(-0.3, 0.3), radius=(10.0, 10.0))
+    camera = prior.at_angles([0.0], [math.pi / 2])
+    depth, weights = depth_of_sphere(camera, 0.15)
+    rms = relief(depth, weights).item()
+    for angle in (0.1, 0.3):
+        value = parallax(camera, prior.at_angles([angle], [math.pi / 2]), depth, weights).item()
+        expected = rms * math.sin(angle) / 10 / math.tan(math.radians(1)) / 2
+        assert value == pytest.approx(expected, rel=0.05)
+
+
+def test_depth_is_normalised_by_the_opacity_only_before_a_background():
+    depth, opacity = torch.tensor([[[0.9, 0.2]]]), torch.tensor([[[0.9, 0.2]]])
+    surface, weights = surface_depth(depth, opacity, background=True)
+    torch.testing.assert_close(surface, torch.ones(1, 1, 2))
+    assert weights.tolist() == [[[1.0, 0.0]]]
+    surface, weights = surface_depth(depth, opacity, background=False)
+    assert surface is depth and weights.tolist() == [[[1.0, 1.0]]]
+
+
+def test_the_mean_of_nothing_is_not_a_number():
+    x, weights = torch.tensor([[[1.0, 3.0]], [[1.0, 3.0]]]), torch.tensor([[[1.0, 1.0]], [[0.0, 0.0]]])
+    value = weighted_mean(x, weights)
+    assert value[0] == 2 and value[1].isnan()

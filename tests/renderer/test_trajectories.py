@@ -1,0 +1,142 @@
+import math
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from renderer.cameras import CameraPrior, focal_from_fov
+from renderer.trajectories import FORWARD_PROGRAMS, PROGRAMS, camera_path, frame_schedule
+
+DATA = pathlib.Path(__file__).resolve().parent.parent / "data" / "programs.npz"
+
+
+def angles(cameras):
+    """Yaw and pitch of every camera, from its position."""
+    x, y, z = cameras.cam2world[:, :3, 3].unbind(1)
+    return torch.atan2(y, x), torch.acos(z / cameras.cam2world[:, :3, 3].norm(dim=1))
+
+
+def close(actual, expected):
+    torch.testing.assert_close(actual, torch.tensor(expected), atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize("program", ["rotation_camera_yaw", "front"])
+def test_cameras_equal_the_published_renderer(program):
+    golden = np.load(DATA)
+    cameras = camera_path(program, CameraPrior(), 3)
+    close(cameras.cam2world, golden[f"{program}/world"])
+    close(1 / focal_from_fov(cameras.fov), golden[f"{program}/inverse_intrinsics"][:, 0, 0])
+
+
+def test_front():
+    prior = CameraPrior(yaw=(-0.4, 0.6), pitch=(1.4, 1.8), fov=12)
+    yaw, pitch = angles(camera_path("front", prior, 4))
+    close(yaw, [0.1] * 4)
+    close(pitch, [1.6] * 4)
+
+
+def test_front_zoom_narrows_the_view_evenly():
+    cameras = camera_path("front_zoom", CameraPrior(fov=20), 5)
+    close(cameras.fov, [22.0, 21.0, 20.0, 19.0, 18.0])
+    assert torch.equal(cameras.cam2world, camera_path("front", CameraPrior(), 5).cam2world)
+    close(camera_path("front_zoom", CameraPrior(), 3, fov=10).fov, [11.0, 10.0, 9.0])
+
+
+def test_yaw_and_pitch_run_over_their_ranges():
+    prior = CameraPrior(yaw=(-0.5, 0.7), pitch=(1.4, 1.8))
+    yaw, pitch = angles(camera_path("rotation_camera_yaw", prior, 4, yaw_scale=0.5, pitch_scale=9))
+    close(yaw, [-0.2, 0.0, 0.2, 0.4])
+    close(pitch, [1.6] * 4)
+    yaw, pitch = angles(camera_path("rotation_camera_pitch", prior, 3, yaw_scale=9, pitch_scale=0.5))
+    close(yaw, [0.1] * 3)
+    close(pitch, [1.5, 1.6, 1.7])
+
+
+def test_yaw_pitch_is_an_ellipse_that_does_not_repeat_its_first_camera():
+    yaw, pitch = angles(camera_path("rotation_camera_yaw_pitch", CameraPrior(), 4))
+    close(yaw, [0.0, 0.4, 0.0, -0.4])
+    close(pitch, [math.pi / 2 + 0.2, math.pi / 2, math.pi / 2 - 0.2, math.pi / 2])
+    yaw, pitch = angles(camera_path("rotation_camera_yaw_pitch", CameraPrior(), 8, yaw_scale=0.5, pitch_scale=2))
+    close(yaw[1], 0.2 * math.sqrt(0.5))
+    close(pitch[1], math.pi / 2 + 0.4 * math.sqrt(0.5))
+
+
+@pytest.mark.parametrize("program", FORWARD_PROGRAMS)
+def test_inverses_walk_backwards(program):
+    forward = camera_path(program, CameraPrior(), 5)
+    backward = camera_path(f"{program}_inverse", CameraPrior(), 5)
+    assert torch.equal(backward.cam2world, forward.cam2world.flip(0))
+    assert torch.equal(backward.fov, forward.fov.flip(0))
+
+
+@pytest.mark.parametrize("program", [name for name in PROGRAMS if "yaw_pitch" not in name])
+def test_a_single_step_is_frontal(program):
+    cameras = camera_path(program, CameraPrior(), 1)
+    assert cameras.equals(CameraPrior().at())
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_every_program_takes_a_field_of_view(program):
+    cameras = camera_path(program, CameraPrior(fov=18), 3, fov=30)
+    assert len(cameras) == 3
+    assert cameras.fov[1] == 30
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"program": "sideways"}, "Unknown render program 'sideways'; choose from front"),
+        ({"n_steps": 0}, "n_steps = 0"),
+        ({"program": "front_zoom", "fov": 170}, "between 0 and 180 degrees, got 153 to 187"),
+        ({"fov": 0}, "between 0 and 180"),
+        ({"yaw_scale": math.nan}, "yaw_scale must be a finite number"),
+        ({"pitch_scale": math.inf}, "pitch_scale must be a finite number"),
+    ],
+)
+def test_mistakes_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        camera_path(**{"program": "front", "prior": CameraPrior(), "n_steps": 2, **arguments})
+
+
+def test_schedule_moves_camera_and_time_together():
+    schedule = frame_schedule(4, 4)
+    assert [step for step, _ in schedule] == [3, 2, 1, 0]
+    assert [time for _, time in schedule] == np.load(DATA)["Ts"].ravel().tolist()
+
+
+@pytest.mark.parametrize(
+    "n_steps, time_steps, expected",
+    [
+        (1, 1, [(0, 0.0)]),
+        (2, 2, [(1, 0.0), (0, 1.0)]),
+        (1, 3, [(0, 0.0), (0, 0.5), (0, 1.0)]),  # a camera that stands still
+        (3, 1, [(2, 0.0), (1, 0.0), (0, 0.0)]),  # a moment that stands still
+        (2, 5, [(1, 0.0), (1, 0.25), (1, 0.5), (0, 0.75), (0, 1.0)]),
+        (4, 2, [(3, 0.0), (2, 0.0), (1, 1.0), (0, 1.0)]),
+    ],
+)
+def test_schedule_spreads_the_shorter_over_the_longer(n_steps, time_steps, expected):
+    assert frame_schedule(n_steps, time_steps) == expected
+
+
+@pytest.mark.parametrize("n_steps, time_steps", [(7, 16), (16, 7), (16, 16), (1, 16), (5, 3)])
+def test_schedule_shows_every_step_and_every_time(n_steps, time_steps):
+    schedule = frame_schedule(n_steps, time_steps)
+    assert len(schedule) == max(n_steps, time_steps)
+    assert {step for step, _ in schedule} == set(range(n_steps))
+    assert len({time for _, time in schedule}) == time_steps
+
+
+@pytest.mark.parametrize("counts", [(0, 1), (1, 0)])
+def test_schedule_needs_something_to_show(counts):
+    with pytest.raises(ValueError, match="at least 1"):
+        frame_schedule(*counts)
+
+
+def test_programs_are_listed_without_loading_torch():
+    """The scripts check their arguments before they load anything large."""
+    code = "import sys, renderer.trajectories; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=DATA.parent.parent.parent).returncode == 0

@@ -1,0 +1,301 @@
+"""Network snapshots: what is in them, what comes out of them, and what is said about files that are none."""
+
+import os
+import pickle
+import zipfile
+
+import pytest
+import torch
+
+import dnnlib.util
+from dnnlib import UserError
+from tests.training.tiny import make_plan
+from training.augment.ada import AdaAugment
+from training.checkpoints import snapshot as checkpoint
+from training.checkpoints.snapshot import (
+    check_state,
+    latest_snapshot,
+    load_generator,
+    load_snapshot,
+    plain,
+    save_snapshot,
+)
+from training.launch.build import build_networks
+
+
+@pytest.fixture(scope="module")
+def networks(tmp_path_factory):
+    options = make_plan(tmp_path_factory.mktemp("networks")).options
+    generator, discriminator = build_networks(options, c_dim=0)
+    average, _ = build_networks(dict(options, seed=1), c_dim=0)
+    return generator, average, discriminator
+
+
+def save(folder, networks, *, cur_nimg=12_345, augment=None):
+    generator, average, discriminator = networks
+    return save_snapshot(
+        folder,
+        generator=generator,
+        generator_ema=average,
+        discriminator=discriminator,
+        augment=augment,
+        dataset={"name": "faces", "num_clips": 3},
+        progress={"cur_nimg": cur_nimg, "tick": 2, "iteration": 7},
+    )
+
+
+def same_state(module, state):
+    own = module.state_dict()
+    return own.keys() == state.keys() and all(torch.equal(own[name], state[name]) for name in own)
+
+
+def kinds(value) -> set:
+    if isinstance(value, dict):
+        return set().union({dict}, *(kinds(x) for pair in value.items() for x in pair))
+    if isinstance(value, list):
+        return set().union({list}, *(kinds(x) for x in value))
+    return {type(value)}
+
+
+def test_content(tmp_path, networks):
+    augment = AdaAugment(pipeline="blit")
+    augment.p.fill_(0.25)
+    path = save(tmp_path, networks, augment=augment)
+    assert path.name == "network-snapshot-000012.pkl"
+    content = torch.load(path, weights_only=True)
+    assert kinds(content) <= {dict, list, str, int, float, bool, type(None), torch.Tensor}
+    generator, average, discriminator = networks
+    assert same_state(generator, content["generator"]["state"])
+    assert same_state(average, content["generator"]["ema"])
+    assert same_state(discriminator, content["discriminator"]["state"])
+    assert type(generator)(**content["generator"]["config"]).config == generator.config
+    assert type(discriminator)(**content["discriminator"]["config"]).config == discriminator.config
+    assert content["augment"]["state"]["p"] == 0.25
+    assert AdaAugment(**content["augment"]["config"]).config == augment.config
+    assert content["dataset"] == {"name": "faces", "num_clips": 3}
+    assert content["progress"] == {"cur_nimg": 12_345, "tick": 2, "iteration": 7}
+
+
+def test_latest_is_the_newest_and_takes_no_space(tmp_path, networks):
+    save(tmp_path, networks, cur_nimg=1000)
+    newest = save(tmp_path, networks, cur_nimg=2000)
+    assert latest_snapshot(tmp_path).name == "latest-network-snapshot.pkl"
+    assert latest_snapshot(tmp_path).samefile(newest)
+    latest_snapshot(tmp_path).unlink()
+    assert latest_snapshot(tmp_path) == newest  # by number, should only those be copied
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["network-snapshot-000001.pkl", "network-snapshot-000002.pkl"]
+
+
+def test_latest_without_hard_links(tmp_path, networks, monkeypatch):
+    def refuse(*_):
+        raise OSError("no links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    path = save(tmp_path, networks)
+    assert (tmp_path / "latest-network-snapshot.pkl").read_bytes() == path.read_bytes()
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_load_generator_gives_the_moving_average(tmp_path, networks):
+    save(tmp_path, networks)
+    before = torch.random.get_rng_state()
+    for source in (tmp_path, tmp_path / "network-snapshot-000012.pkl", str(tmp_path)):
+        generator = load_generator(source)
+        assert same_state(generator, networks[1].state_dict())
+        assert not generator.training and not any(p.requires_grad for p in generator.parameters())
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_load_generator_reads_no_discriminator(tmp_path, networks):
+    """The discriminator's values may be garbage: they are not looked at."""
+    path = save(tmp_path, networks)
+    weight = networks[2].video.epilogue.fc.weight.detach().numpy().tobytes()
+    data = bytearray(path.read_bytes())
+    start = data.index(weight)
+    data[start : start + len(weight)] = bytes(len(weight))
+    path.write_bytes(data)
+    assert same_state(load_generator(path), networks[1].state_dict())
+
+
+def test_interrupted_write_leaves_the_old_file(tmp_path, networks, monkeypatch):
+    path = save(tmp_path, networks)
+    before = path.read_bytes()
+
+    def die(content, file):
+        file.write(b"half a file")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "save", die)
+    with pytest.raises(KeyboardInterrupt):
+        save(tmp_path, networks)
+    assert path.read_bytes() == before
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_every_byte_is_on_the_disk_before_the_name(tmp_path, networks, monkeypatch):
+    events = []
+    monkeypatch.setattr(dnnlib.util.os, "fsync", lambda _: events.append("fsync"))
+    replace = os.replace
+    monkeypatch.setattr(dnnlib.util.os, "replace", lambda *names: (events.append("replace"), replace(*names)))
+    save(tmp_path, networks)
+    assert events[:2] == ["fsync", "replace"]
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+class Evil:
+    def __reduce__(self):
+        return os.mkdir, (os.environ["EVIL_FOLDER"],)
+
+
+def lfs(path, _):
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:1234\nsize 5\n")
+
+
+def html(path, _):
+    path.write_text("\n <!DOCTYPE html><html>Quota exceeded</html>")
+
+
+def truncated(path, snapshot):
+    path.write_bytes(snapshot.read_bytes()[:-100])
+
+
+def head_only(path, snapshot):
+    path.write_bytes(snapshot.read_bytes()[:1000])
+
+
+def foreign_pickle(path, _):
+    path.write_bytes(pickle.dumps({"G_ema": Evil()}))
+
+
+def evil_archive(path, _):
+    torch.save({"format": "video-3d-gan/network-snapshot", "G": Evil()}, path)
+
+
+def other_archive(path, _):
+    torch.save({"state_dict": {"a": torch.zeros(1)}}, path)
+
+
+def a_zip(path, _):
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("a.png", b"x")
+
+
+def future(path, snapshot):
+    torch.save(dict(torch.load(snapshot), version=99), path)
+
+
+def no_average(path, snapshot):
+    content = torch.load(snapshot)
+    del content["generator"]["ema"]
+    torch.save(content, path)
+
+
+def wrong_arguments(path, snapshot):
+    content = torch.load(snapshot)
+    content["generator"]["config"]["hair"] = "long"
+    torch.save(content, path)
+
+
+def too_wide(path, snapshot):
+    content = torch.load(snapshot)
+    content["generator"]["config"]["foreground"]["width"] = 2**40
+    torch.save(content, path)
+
+
+def wider(path, snapshot):
+    """Terabytes, if they were made."""
+    content = torch.load(snapshot)
+    content["generator"]["config"]["foreground"]["width"] = 2**16
+    content["generator"]["config"]["w_dim"] = 2**16
+    content["generator"]["config"]["foreground"]["num_layers"] = 100
+    torch.save(content, path)
+
+
+def empty(path, _):
+    path.touch()
+
+
+def text(path, _):
+    path.write_text("hello")
+
+
+def missing(path, _):
+    pass
+
+
+def a_folder(path, _):
+    path.mkdir()
+
+
+@pytest.mark.parametrize(
+    "make, words",
+    [
+        (missing, "no file"),
+        (empty, "empty"),
+        (text, "known format"),
+        (lfs, "git lfs pull"),
+        (html, "web page"),
+        (truncated, "damaged or incomplete"),
+        (head_only, "damaged or incomplete"),
+        (a_zip, "damaged or incomplete"),
+        (foreign_pickle, "pickle"),
+        (evil_archive, r"other Python objects \(\S+\); it may be malicious. Nothing in it was run"),
+        (other_archive, "format is None"),
+        (future, "version 99"),
+        (no_average, "generator.ema"),
+        (wrong_arguments, "hair"),
+        (too_wide, "cannot be built: an argument is 1099511627776"),
+        (wider, "does not fit the generator that it describes"),
+        (a_folder, "no network snapshot"),
+    ],
+)
+def test_files_that_are_no_snapshots(make, words, tmp_path, networks, monkeypatch):
+    monkeypatch.setenv("EVIL_FOLDER", str(tmp_path / "evil"))
+    path = tmp_path / "x.pkl"
+    (tmp_path / "good").mkdir()
+    make(path, save(tmp_path / "good", networks))
+    with pytest.raises(UserError, match=words) as caught:
+        load_generator(path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+    assert not (tmp_path / "evil").exists()  # nothing in the file was executed
+
+
+def test_tensors_that_do_not_fit_are_named(networks):
+    generator = networks[0]
+    state = dict(generator.state_dict())
+    check_state(generator, state, what="the generator", source="a.pkl")
+    del state["mapping.w_avg"]
+    state["extra"] = torch.zeros(1)
+    state["motion.input.weight"] = torch.zeros(3, 5)
+    state["mapping.layers.0.bias"] = "text"
+    with pytest.raises(UserError) as caught:
+        check_state(generator, state, what="the generator", source="a.pkl")
+    message = str(caught.value)
+    assert message.startswith("a.pkl does not fit the generator: mapping.w_avg is missing; extra is left over;")
+    assert "motion.input.weight is 3×5 instead of 8×8" in message
+    assert "mapping.layers.0.bias is str instead of 8" in message
+
+
+def test_plain_data():
+    base = torch.arange(10.0)
+    value = plain({"view": base[2:4], "tuple": (1, None, True), 3: {"x": "y"}})
+    assert value["tuple"] == [1, None, True] and value[3] == {"x": "y"}
+    assert value["view"].tolist() == [2.0, 3.0]
+    assert value["view"].untyped_storage().nbytes() == 8  # not the ten numbers behind it
+
+
+@pytest.mark.parametrize("value", [object(), {1.5: 0}, {"a": [set()]}, torch.float32])
+def test_other_objects_are_no_plain_data(value):
+    with pytest.raises(TypeError):
+        plain(value)
+
+
+def test_formats_are_told_apart(tmp_path):
+    checkpoint.save_archive(tmp_path / "a", {"format": "one", "version": checkpoint.VERSION})
+    assert checkpoint.read_archive(tmp_path / "a", format="one", what="a one")["format"] == "one"
+    with pytest.raises(UserError, match="is not a two of this program"):
+        checkpoint.read_archive(tmp_path / "a", format="two", what="a two")
+    with pytest.raises(UserError, match="'one'"):
+        load_snapshot(tmp_path / "a")

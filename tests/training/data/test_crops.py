@@ -1,0 +1,120 @@
+"""Which square of a frame is kept: rectangles, boxes, smoothing, and what does not fit."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dnnlib import UserError
+from training.data.crops import Crop, cut_square, parse_rectangle, read_boxes, squares_from_boxes
+from training.data.video_decoder import BrokenVideo
+
+
+def test_centre_and_rectangle():
+    plan = Crop().plan("v")
+    assert plan.square(0, (10, 6)) == (2, 0, 6) and plan.square(9, (7, 11)) == (0, 2, 7)
+    plan = Crop(rectangle=(2, 1, 8, 4)).plan("v")
+    assert plan.square(0, (10, 6)) == (4, 1, 4)
+    with pytest.raises(BrokenVideo, match=r"2,1,8,4 is not inside the frames of 'v', which have 9×6 pixels"):
+        plan.square(0, (9, 6))
+
+
+def test_square_around_a_box():
+    boxes = np.array([[40.0, 30, 60, 70]])
+    assert squares_from_boxes(boxes, size=(100, 100)).tolist() == [[30, 30, 40]]
+    assert squares_from_boxes(boxes, size=(100, 100), scale=1.5).tolist() == [[20, 20, 60]]
+    assert squares_from_boxes(boxes, size=(100, 72), scale=1.5).tolist() == [[20, 12, 60]]  # moved inside
+    assert squares_from_boxes(boxes, size=(100, 48), scale=1.5).tolist() == [[26, 0, 48]]  # and made smaller
+
+
+def test_missing_boxes_are_interpolated():
+    nothing = [np.nan] * 4
+    boxes = np.array([nothing, [0, 0, 20, 20], nothing, nothing, [30, 60, 50, 80], nothing])
+    squares = squares_from_boxes(boxes, size=(200, 200))
+    assert squares.tolist() == [[0, 0, 20], [0, 0, 20], [10, 20, 20], [20, 40, 20], [30, 60, 20], [30, 60, 20]]
+
+
+def test_smoothing_removes_trembling_and_keeps_motion():
+    generator = np.random.default_rng(0)
+    x = np.linspace(100, 300, 200)
+    tremble = generator.normal(scale=4, size=200)
+    boxes = np.stack([x + tremble - 20, x * 0 + 180, x + tremble + 20, x * 0 + 220], axis=1)
+    centres = squares_from_boxes(boxes, size=(400, 400), smoothing=5) @ [1, 0, 0.5]
+    assert np.abs(centres - x)[20:-20].max() < 4 < np.abs(tremble).max()  # deviation 4 / √(2σ√π) ≈ 0.95
+    assert np.abs(np.diff(centres)).max() < 2 < np.abs(np.diff(x + tremble)).max()
+    still = squares_from_boxes(np.tile(boxes[:1], (50, 1)), size=(400, 400), smoothing=5)
+    assert np.abs(still - still[0]).max() < 1e-9
+
+
+def test_a_moving_square_is_cut_between_pixels():
+    """A horizontal ramp keeps its values at the places between the pixels."""
+    ramp = np.tile(np.arange(0, 240, 4, dtype=np.uint8)[None, :, None], (60, 1, 3))
+    image = Image.fromarray(ramp)
+    for left in (10.0, 10.25, 10.5):
+        row = np.asarray(cut_square(image, (left, 5.5, 32.0), 16))[8, 2:-2, 0].astype(float)
+        expected = 4 * (left + 2 * np.arange(16) + 0.5)[2:-2]
+        assert np.abs(row - expected).max() <= 1
+    pixels = np.random.default_rng(0).integers(0, 256, [8, 9, 3], dtype=np.uint8)
+    exact = np.asarray(cut_square(Image.fromarray(pixels), (2, 1, 5), 5))
+    assert (exact == pixels[1:6, 2:7]).all()
+
+
+def test_reduction_does_not_alias():
+    board = (np.indices([64, 64]).sum(0) % 2 * 255).astype(np.uint8)
+    image = Image.fromarray(np.stack([board] * 3, -1))
+    for square in ((0, 0, 64), (0.5, 0.25, 60.0)):
+        assert np.abs(np.asarray(cut_square(image, square, 16))[2:-2, 2:-2].astype(float) - 127.5).max() < 6
+
+
+def test_squares_at_the_border_stay_inside():
+    """Rounding must not push a square out of the frame, which Pillow refuses."""
+    image = Image.new("RGB", (97, 61), (50, 50, 50))
+    generator = np.random.default_rng(0)
+    centres = generator.uniform([0, 0], [97, 61], [300, 2])
+    boxes = np.concatenate([centres - 7.3, centres + 7.3], axis=1)
+    for square in squares_from_boxes(boxes, size=image.size, scale=1.7, smoothing=0.4):
+        assert (np.asarray(cut_square(image, tuple(square), 4)) == 50).all()
+
+
+def test_one_box_or_one_per_frame(tmp_path):
+    (tmp_path / "boxes.json").write_text(
+        json.dumps({"a": [10, 10, 20, 20], "b": [[0, 0, 10, 10], None, [20, 0, 30, 10]]})
+    )
+    boxes = read_boxes(str(tmp_path / "boxes.json"), scale=1, smoothing=0)
+    crop = Crop(boxes=boxes)
+    assert [crop.plan("a").square(frame, (50, 50)) for frame in (0, 99)] == [(10, 10, 10)] * 2
+    plan = crop.plan("b")
+    assert [plan.square(frame, (50, 50))[0] for frame in range(3)] == [0, 10, 20]
+    with pytest.raises(BrokenVideo, match="has 3 boxes for 'b', which has more frames"):
+        plan.square(3, (50, 50))
+    with pytest.raises(BrokenVideo, match="has none for 'c'"):
+        crop.plan("c")
+    assert crop.describe() == {"kind": "boxes", "sha256": boxes.digest, "scale": 1, "smoothing": 0}
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("{", "Cannot read the boxes"),
+        ("[]", "must hold an object of boxes by video"),
+        ('{"a": [1, 2, 3]}', "box 0 of 'a' must be"),
+        ('{"a": [[1, 2, 3, 4], [5, 6, 5, 8]]}', "box 1 of 'a' must be"),
+        ('{"a": [1, 2, 3, NaN]}', "box 0 of 'a' must be"),
+        ('{"a": "face"}', "box 0 of 'a' must be"),
+        ('{"a": []}', "no box for 'a'"),
+        ('{"a": [null, null]}', "no box for 'a'"),
+    ],
+)
+def test_wrong_boxes(tmp_path, content, message):
+    (tmp_path / "boxes.json").write_text(content)
+    with pytest.raises(UserError) as error:
+        read_boxes(str(tmp_path / "boxes.json"), scale=1, smoothing=0)
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_rectangles_are_parsed():
+    assert parse_rectangle("100,0, 720,720") == (100, 0, 720, 720)
+    for text in ("", "1,2,3", "1,2,3,4,5", "a,b,c,d", "-1,0,5,5", "0,0,0,5"):
+        with pytest.raises(UserError, match="--crop"):
+            parse_rectangle(text)

@@ -1,0 +1,495 @@
+"""Real items: which frames, which pixels, which labels, and what mistakes are answered with."""
+
+import json
+import multiprocessing
+import os
+import pickle
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dnnlib import UserError
+from training.data.dataset import VideoPairDataset
+from training.data.frame_index import natural_key
+from training.data.frame_store import FrameStore, fit_square, to_rgb
+
+
+def colour(video, frame):
+    """A colour that tells video and frame apart."""
+    return (10 * video + 5, 3 * frame, 200)
+
+
+def write_video(folder, *, video, frames, size=(8, 8), name="frame_{:03d}.png"):
+    os.makedirs(folder)
+    for frame in range(frames):
+        Image.new("RGB", size, colour(video, frame)).save(os.path.join(folder, name.format(frame)))
+
+
+def write_set(root, lengths, **options):
+    for video, frames in enumerate(lengths):
+        write_video(os.path.join(root, "train", f"video_{video}"), video=video, frames=frames, **options)
+    return str(root)
+
+
+def make_zip(folder, path, compression=zipfile.ZIP_STORED):
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for base, _, names in os.walk(folder):
+            archive.write(base, os.path.relpath(base, folder))  # folders have entries of their own in many zips
+            for name in names:
+                file = os.path.join(base, name)
+                archive.write(file, os.path.relpath(file, folder))
+    return str(path)
+
+
+def identity(clip):
+    """(video, frame) of every frame of a clip made by write_video."""
+    assert (clip == clip[:, :, :1, :1]).all()
+    return [((int(r) - 5) // 10, int(g) // 3) for r, g, _ in clip[:, :, 0, 0]]
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Which clips
+
+
+def test_clips_are_consecutive_and_do_not_overlap(tmp_path):
+    data = VideoPairDataset(path=write_set(tmp_path, [9, 3, 4]), resolution=4, nframes=4)
+    clips = [identity(data.clip(i)) for i in range(len(data))]
+    assert clips == [[(0, f) for f in range(4)], [(0, f) for f in range(4, 8)], [(2, f) for f in range(4)]]
+    assert (data.num_clips, data.num_videos, data.num_short_videos) == (3, 2, 1)
+    assert data.clip(0).dtype == torch.uint8 and data.clip(0).shape == (4, 3, 4, 4)
+
+
+def test_frame_stride_skips_frames_before_cutting(tmp_path):
+    data = VideoPairDataset(path=write_set(tmp_path, [13]), resolution=4, nframes=2, frame_stride=3)
+    clips = [identity(data.clip(i)) for i in range(len(data))]
+    assert clips == [[(0, 0), (0, 3)], [(0, 6), (0, 9)]]
+
+
+@pytest.mark.parametrize("depth", ["", "train", "a/b/c"])
+def test_depth_does_not_matter(tmp_path, depth):
+    write_video(tmp_path / depth / "x", video=3, frames=2)
+    write_video(tmp_path / depth / "y", video=4, frames=2)
+    data = VideoPairDataset(path=tmp_path, resolution=4, nframes=2)
+    assert [identity(data.clip(i)) for i in range(2)] == [[(3, 0), (3, 1)], [(4, 0), (4, 1)]]
+
+
+def test_names_mean_nothing(tmp_path):
+    """Neither what folders are called, nor suffixes on folders, nor other files; only a leading dot hides."""
+    root = tmp_path / "taichi_ffhq.zip"
+    for number, name in enumerate(["clip.png", "movie.mp4/sky", "val/__a"]):
+        write_video(root / name, video=number, frames=2)
+    write_video(root / ".thumbnails" / "v", video=9, frames=2)
+    (root / "clip.png" / "._frame_000.png").write_bytes(b"resource fork")
+    (root / "clip.png" / "notes.txt").write_text("hello")
+    Image.new("RGB", (8, 8)).save(root / "preview.png")
+    data = VideoPairDataset(path=root, resolution=4, nframes=2)
+    assert [identity(data.clip(i)) for i in range(len(data))] == [[(n, 0), (n, 1)] for n in range(3)]
+    assert data.name == "taichi_ffhq.zip"
+
+
+def test_numbers_in_names_order_frames_and_videos(tmp_path):
+    write_video(tmp_path / "v10", video=1, frames=12, name="img{}.png")
+    write_video(tmp_path / "v9", video=0, frames=12, name="img{}.png")
+    data = VideoPairDataset(path=tmp_path, resolution=4, nframes=12)
+    assert [identity(data.clip(i)) for i in range(2)] == [[(v, f) for f in range(12)] for v in range(2)]
+
+
+def test_natural_order():
+    names = ["f", "f1", "f01", "f2", "f10", "g0", "2", "10", "é", "f1a2", "f1a10"]
+    assert sorted(names, key=natural_key) == ["2", "10", "f", "f01", "f1", "f1a2", "f1a10", "f2", "f10", "g0", "é"]
+    padded = [f"frame_{number:05d}.png" for number in np.random.default_rng(0).permutation(3000)]
+    assert sorted(padded, key=natural_key) == sorted(padded)
+
+
+def test_links_are_followed_but_not_in_circles(tmp_path):
+    write_video(tmp_path / "elsewhere" / "v", video=1, frames=2)
+    root = tmp_path / "root"
+    (root / "train").mkdir(parents=True)
+    (root / "train" / "v").symlink_to(tmp_path / "elsewhere" / "v")
+    (root / "train" / "loop").symlink_to(root)
+    assert [video.path for video in FrameStore(root).videos] == ["train/v"]
+
+
+def test_subset_is_a_seeded_choice(tmp_path):
+    path = write_set(tmp_path, [40])
+
+    def chosen(**options):
+        data = VideoPairDataset(path=path, resolution=4, nframes=2, **options)
+        return [identity(data.clip(i))[0][1] for i in range(data.num_clips)]
+
+    everything = chosen()
+    assert chosen(subset=99) == everything and len(everything) == 20
+    few = chosen(subset=5, seed=1)
+    assert len(set(few)) == 5 and set(few) <= set(everything) and few == sorted(few)
+    assert chosen(subset=5, seed=1) == few != chosen(subset=5, seed=2)
+    counted = VideoPairDataset(path=path, resolution=4, nframes=2, subset=5, mirror=True)
+    assert len(counted) == 10 and counted.num_clips == 5
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Which pair
+
+
+def test_pair_indices_are_distributed_as_sorted_beta_draws(tmp_path):
+    n = 16
+    data = VideoPairDataset(path=write_set(tmp_path, [n], size=(1, 1)), resolution=1, nframes=n, seed=3)
+    edges = np.arange(n + 1) / n
+    late = np.diff(edges**2)  # P(⌊n·Beta(2,1)⌋ = i): the density of Beta(2,1) is 2x
+    early = np.diff(2 * edges - edges**2)  # that of Beta(1,2) is 2(1−x)
+    expected = np.zeros([n, n])
+    for i in range(n):
+        for j in range(n):
+            expected[min(i, j), max(i, j)] += late[i] * early[j]
+    count = 30000
+    found = np.zeros([n, n])
+    for draw in range(count):
+        found[data.pair_indices(epoch=draw, index=0)] += 1
+    deviation = np.abs(found / count - expected) / np.sqrt(expected * (1 - expected) / count + 1e-12)
+    assert deviation.max() < 4.5  # standard deviations, over 136 cells
+    chi2 = ((found - count * expected) ** 2 / np.where(expected > 0, count * expected, 1)).sum()
+    assert 85 < chi2 < 200  # 135 degrees of freedom: 135 ± 16
+
+
+def test_item_shows_the_two_frames_and_their_distance(tmp_path):
+    data = VideoPairDataset(path=write_set(tmp_path, [5, 5]), resolution=4, nframes=5)
+    seen = set()
+    for epoch in range(30):
+        for index in range(2):
+            f0, f1 = data.pair_indices(epoch=epoch, index=index)
+            item = data[epoch, index]
+            assert identity(item.frames) == [(index, f0), (index, f1)]
+            assert f0 <= f1 and item.dt == torch.tensor((f1 - f0) / 4)
+            assert item.frames.dtype == torch.uint8 and item.frames.shape == (2, 3, 4, 4)
+            assert item.dt.dtype == torch.float32 and item.dt.shape == ()
+            assert item.c.dtype == torch.float32 and item.c.shape == (0,)
+            seen.add((f0, f1))
+    assert {f1 - f0 for f0, f1 in seen} == {0, 1, 2, 3, 4}
+
+
+def test_only_the_shown_frames_are_decoded(tmp_path, monkeypatch):
+    data = VideoPairDataset(path=write_set(tmp_path, [16]), resolution=4)
+    read = []
+    original = FrameStore.read_frame
+    monkeypatch.setattr(FrameStore, "read_frame", lambda self, v, i: read.append(i) or original(self, v, i))
+    for epoch in range(40):
+        read.clear()
+        data[epoch, 0]
+        f0, f1 = data.pair_indices(epoch=epoch, index=0)
+        assert read == ([f0] if f0 == f1 else [f0, f1])
+
+
+def test_draws_depend_on_seed_epoch_and_index_alone(tmp_path):
+    path = write_set(tmp_path, [16, 16])
+    data = VideoPairDataset(path=path, resolution=4, seed=7)
+
+    def pairs(dataset, **fixed):
+        keys = ["epoch", "index"]
+        free = next(key for key in keys if key not in fixed)
+        return [dataset.pair_indices(**{free: number}, **fixed) for number in range(50)]
+
+    first = pairs(data, index=0)
+    torch.manual_seed(99)
+    np.random.seed(99)
+    before = torch.get_rng_state(), np.random.get_state()[1].copy()
+    again = VideoPairDataset(path=path, resolution=4, seed=7)
+    again[0, 1]
+    assert pairs(again, index=0) == first
+    assert torch.equal(torch.get_rng_state(), before[0]) and (np.random.get_state()[1] == before[1]).all()
+    others = [pairs(data, index=1), pairs(data, epoch=0), pairs(VideoPairDataset(path=path, resolution=4), index=0)]
+    assert all(other != first for other in others)
+    assert torch.equal(data[0].frames, data[0, 0].frames)  # an index alone means epoch 0
+
+
+def test_single_images_count_as_clips_of_one_frame(tmp_path):
+    data = VideoPairDataset(path=write_set(tmp_path, [3]), resolution=4, nframes=1)
+    assert len(data) == 3 and identity(data[5, 2].frames) == [(0, 2), (0, 2)] and data[5, 2].dt == 0
+
+
+def test_mirror_adds_every_clip_flipped(tmp_path):
+    folder = tmp_path / "a" / "v"
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for frame in range(8):
+        Image.fromarray(rng.integers(0, 256, [6, 6, 3], dtype=np.uint8)).save(folder / f"{frame}.png")
+    data = VideoPairDataset(path=tmp_path, resolution=6, nframes=4, mirror=True)
+    assert len(data) == 4 and data.num_clips == 2
+    for index in range(2):
+        assert torch.equal(data.clip(index + 2), data.clip(index).flip(-1))
+        assert not torch.equal(data.clip(index + 2), data.clip(index))
+        f0, f1 = data.pair_indices(epoch=1, index=index + 2)
+        assert torch.equal(data[1, index + 2].frames, data.clip(index).flip(-1)[[f0, f1]])
+    with pytest.raises(IndexError):
+        data[4]
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_zip_equals_folder(tmp_path, compression):
+    path = write_set(tmp_path / "set", [6, 4])
+    labels = {"labels": [["train/video_0", 1], ["train/video_1", 0]]}
+    (tmp_path / "set" / "dataset.json").write_text(json.dumps(labels))
+    options = dict(resolution=3, nframes=2, mirror=True, use_labels=True)
+    folder = VideoPairDataset(path=path, **options)
+    zipped = VideoPairDataset(path=make_zip(path, tmp_path / "set.zip", compression), **options)
+    assert folder.describe() == zipped.describe() and folder.name == "set"
+    for dataset in (zipped, pickle.loads(pickle.dumps(zipped))):  # workers may get a pickled copy
+        for index in range(len(folder)):
+            assert all(torch.equal(a, b) for a, b in zip(folder[2, index], dataset[2, index]))
+
+
+def test_forked_workers_do_not_move_the_file_position_of_their_parent(tmp_path):
+    path = write_set(tmp_path / "set", [4, 4])
+    for video in range(2):  # enough to lie further apart than the reader's buffer reaches
+        (tmp_path / "set" / "train" / f"video_{video}" / "notes.txt").write_bytes(bytes(100_000))
+    path = make_zip(path, tmp_path / "set.zip")
+    data = VideoPairDataset(path=path, resolution=4, nframes=4)
+    data.clip(0)
+    descriptor = data._store._open_zip()
+    before = os.lseek(descriptor, 0, os.SEEK_CUR)
+    worker = multiprocessing.get_context("fork").Process(target=data.clip, args=(1,))
+    worker.start()
+    worker.join()
+    assert worker.exitcode == 0 and os.lseek(descriptor, 0, os.SEEK_CUR) == before
+
+
+def test_describe_is_plain_and_holds_no_paths(tmp_path):
+    data = VideoPairDataset(path=write_set(tmp_path / "faces", [9, 2]), resolution=4, nframes=4, mirror=True)
+    described = data.describe()
+    assert json.loads(json.dumps(described)) == described
+    assert described == {
+        "name": "faces",
+        "resolution": 4,
+        "nframes": 4,
+        "frame_stride": 1,
+        "mirror": True,
+        "c_dim": 0,
+        "num_videos": 1,
+        "num_short_videos": 1,
+        "num_clips": 2,
+        "num_frames": 8,
+    }
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Pixels
+
+
+def test_reduction_does_not_alias():
+    board = np.indices([64, 64]).sum(0) % 2 * 255
+    image = Image.fromarray(np.stack([board] * 3, -1).astype(np.uint8))
+    for resolution in (32, 16, 20):
+        small = fit_square(image, resolution).astype(int)
+        inner = small[:, 2:-2, 2:-2]
+        assert np.abs(inner - 127.5).max() < 6, (resolution, inner.min(), inner.max())
+
+
+@pytest.mark.parametrize("size", [(10, 6), (6, 11), (6, 6)])
+def test_centre_square_is_cut_exactly(size):
+    rng = np.random.default_rng(1)
+    pixels = rng.integers(0, 256, [size[1], size[0], 3], dtype=np.uint8)
+    left, top = (size[0] - 6) // 2, (size[1] - 6) // 2
+    expected = pixels[top : top + 6, left : left + 6].transpose(2, 0, 1)
+    assert (fit_square(Image.fromarray(pixels), 6) == expected).all()
+    # What lies outside the square has no say in the reduced image either.
+    painted = np.full_like(pixels, 255)
+    painted[top : top + 6, left : left + 6] = 40
+    assert (fit_square(Image.fromarray(painted), 3) == 40).all()
+
+
+def test_enlarging_works():
+    image = Image.fromarray(np.full([4, 4, 3], 77, dtype=np.uint8))
+    assert fit_square(image, 16).shape == (3, 16, 16) and (fit_square(image, 16) == 77).all()
+
+
+def gray16():
+    return Image.fromarray(np.full([2, 2], 257 * 100, dtype=np.uint16))
+
+
+def palette():
+    image = Image.new("P", (2, 2), 1)
+    image.putpalette([0, 0, 0, 10, 20, 30])
+    return image
+
+
+@pytest.mark.parametrize(
+    "image, suffix, expected",
+    [
+        (Image.new("L", (2, 2), 90), "png", (90, 90, 90)),
+        (gray16(), "png", (100, 100, 100)),
+        (Image.new("1", (2, 2), 1), "png", (255, 255, 255)),
+        (palette(), "png", (10, 20, 30)),
+        (palette(), "bmp", (10, 20, 30)),
+        (Image.new("RGBA", (2, 2), (10, 20, 30, 255)), "png", (10, 20, 30)),
+        (Image.new("RGBA", (2, 2), (200, 100, 50, 0)), "png", (0, 0, 0)),
+        (Image.new("RGBA", (2, 2), (200, 100, 50, 51)), "png", (40, 20, 10)),
+        (Image.new("LA", (2, 2), (200, 51)), "png", (40, 40, 40)),
+        (Image.new("RGB", (2, 2), (10, 20, 30)), "webp", (10, 20, 30)),
+        (Image.new("CMYK", (2, 2), (0, 0, 0, 255)), "jpg", (0, 0, 0)),
+    ],
+)
+def test_every_kind_of_image_becomes_rgb(tmp_path, image, suffix, expected):
+    folder = tmp_path / "a" / "v"
+    folder.mkdir(parents=True)
+    image.save(folder / f"0.{suffix}", **({"lossless": True} if suffix == "webp" else {}))
+    pixels = VideoPairDataset(path=tmp_path, resolution=2, nframes=1).clip(0)[0]
+    assert (pixels - torch.tensor(expected)[:, None, None]).abs().max() == 0
+
+
+def test_photos_are_turned_upright():
+    image = Image.fromarray(np.arange(12, dtype=np.uint8).reshape(2, 6).repeat(3, 1).reshape(2, 6, 3))
+    image.getexif()[0x0112] = 6  # the camera was held upright: rotate clockwise to see it so
+    assert to_rgb(image).size == (2, 6)
+    assert (np.asarray(to_rgb(image)) == np.rot90(np.asarray(image), -1)).all()
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Labels
+
+
+def labelled(tmp_path, labels, lengths=(2, 4, 1), **options):
+    write_set(tmp_path / "set", lengths)
+    content = labels if isinstance(labels, str) else json.dumps({"labels": labels})
+    (tmp_path / "set" / "dataset.json").write_text(content)
+    return VideoPairDataset(path=tmp_path / "set", resolution=2, nframes=2, use_labels=True, **options)
+
+
+def test_classes_become_one_hot(tmp_path):
+    entries = [["train/video_0/", 1], ["train\\video_1", 0], ["./train/video_2", 3], ["gone", 2]]
+    data = labelled(tmp_path, entries, mirror=True)
+    assert data.c_dim == 4
+    assert [data[0, i].c.tolist() for i in range(3)] == [[0, 1, 0, 0], [1, 0, 0, 0], [1, 0, 0, 0]]
+    assert [data[0, i].c.tolist() for i in range(3, 6)] == [[0, 1, 0, 0], [1, 0, 0, 0], [1, 0, 0, 0]]
+    assert data[0, 0].c.dtype == torch.float32 and data.label(1).tolist() == [1, 0, 0, 0]
+
+
+def test_vectors_stay(tmp_path):
+    data = labelled(tmp_path, [["train/video_0", [0.5, 1]], ["train/video_1", [2, -1]], ["train/video_2", [0, 0]]])
+    assert data.c_dim == 2 and data[3, 0].c.tolist() == [0.5, 1] and data[3, 2].c.tolist() == [2, -1]
+    data.label(0)[:] = 9
+    assert data.label(0).tolist() == [0.5, 1]  # a caller's change stays the caller's
+
+
+V = ["train/video_0", "train/video_1"]
+
+
+@pytest.mark.parametrize(
+    "labels, message",
+    [
+        ([[V[0], 0]], "no label for 1 of 2 videos, e.g. 'train/video_1'"),
+        ([], "no label for 2 of 2 videos"),
+        ([[V[0], 0], [V[1], 0], [V[1], 1]], "'train/video_1' two different labels"),
+        ([[V[0], 0], [V[1], -1]], "run from -1 to 0"),
+        ([[V[0], 0], [V[1], 10**12]], "number them 0, 1, 2"),
+        ([[V[0], 0], [V[1], [1.0]]], "all whole numbers or all lists"),
+        ([[V[0], [1, 2]], [V[1], [1.0]]], "all whole numbers or all lists"),
+        ([[V[0], True], [V[1], False]], "all whole numbers or all lists"),
+        ([[V[0], 0.5], [V[1], 1]], "all whole numbers or all lists"),
+        ([[V[0], "happy"], [V[1], "sad"]], "all whole numbers or all lists"),
+        ([[V[0], []], [V[1], []]], "all whole numbers or all lists"),
+        ([[V[0], ["1"]], [V[1], [1]]], "not a finite number"),
+        ([[V[0], [float("nan")]], [V[1], [1]]], "not a finite number"),
+        ([[V[0], [1e300]], [V[1], [1]]], "not a finite number"),
+        ([[V[0]]], "Cannot use"),
+        ("{", "Cannot use"),
+        ('{"labels": null}', "Cannot use"),
+        ('{"classes": []}', "Cannot use"),
+        ('["labels"]', "Cannot use"),
+    ],
+)
+def test_wrong_labels(tmp_path, labels, message):
+    with pytest.raises(UserError) as error:
+        labelled(tmp_path, labels, lengths=(2, 2))
+    assert message in str(error.value) and "dataset.json" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_labels_wanted_but_absent(tmp_path):
+    path = write_set(tmp_path, [2])
+    with pytest.raises(UserError, match=r"no '.*dataset\.json'; it must be .* Or train without labels"):
+        VideoPairDataset(path=path, resolution=2, nframes=2, use_labels=True)
+
+
+def test_labels_are_ignored_unless_wanted(tmp_path):
+    write_set(tmp_path, [2])
+    (tmp_path / "dataset.json").write_text("broken")
+    assert VideoPairDataset(path=tmp_path, resolution=2, nframes=2).c_dim == 0
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Mistakes
+
+
+def failure(path, **options):
+    with pytest.raises(UserError) as error:
+        VideoPairDataset(**{"path": path, "resolution": 4, **options})
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_no_such_path(tmp_path):
+    message = failure(tmp_path / "nowhere")
+    assert "There is no file or folder" in message and "nowhere" in message
+
+
+def test_neither_folder_nor_zip(tmp_path):
+    (tmp_path / "set.zip").write_bytes(b"not a zip")
+    assert "neither a folder nor a zip" in failure(tmp_path / "set.zip")
+
+
+def test_no_images(tmp_path):
+    (tmp_path / "train" / "video_0").mkdir(parents=True)
+    (tmp_path / "train" / "video_0" / "frame.txt").write_text("")
+    assert "holds no images" in failure(tmp_path)
+
+
+def test_empty_zip(tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert "holds no images" in failure(make_zip(tmp_path / "empty", tmp_path / "set.zip"))
+
+
+def test_images_without_folders(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "0.png")
+    message = failure(tmp_path)
+    assert "lie directly in" in message and "videos/video_0/0.png" in message
+
+
+def test_encoded_videos(tmp_path):
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "a.MP4").write_bytes(b"")
+    message = failure(tmp_path)
+    assert "train/a.MP4" in message and "python -m training.dataset_tool" in message
+
+
+def test_too_short(tmp_path):
+    path = write_set(tmp_path, [5, 15])
+    message = failure(path)
+    assert "shorter than nframes=16" in message and "longest has 15 frames" in message
+    assert "longest has 4 frames (keeping every 4. frame)" in failure(path, frame_stride=4)
+
+
+@pytest.mark.parametrize("key", ["resolution", "nframes", "frame_stride", "subset"])
+def test_numbers_below_one(tmp_path, key):
+    assert f"{key} must be at least 1, got 0" in failure(write_set(tmp_path, [2]), **{key: 0})
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_damaged_frame_is_named(tmp_path, zipped):
+    write_set(tmp_path / "set", [2, 2])
+    file = tmp_path / "set" / "train" / "video_1" / "frame_001.png"
+    whole = (tmp_path / "set" / "train" / "video_0" / "frame_001.png").read_bytes()
+    path = str(tmp_path / "set")
+    for content in (b"", b"hello", whole[: len(whole) // 2]):
+        file.write_bytes(content)
+        where = make_zip(path, tmp_path / "set.zip") if zipped else path
+        data = VideoPairDataset(path=where, resolution=4, nframes=2)
+        assert identity(data.clip(0)) == [(0, 0), (0, 1)]
+        with pytest.raises(UserError, match=r"Cannot read the frame '.*train/video_1/frame_001\.png'"):
+            data.clip(1)
+
+
+def test_vanished_frame_is_named(tmp_path):
+    data = VideoPairDataset(path=write_set(tmp_path, [1]), resolution=4, nframes=1)
+    os.remove(tmp_path / "train" / "video_0" / "frame_000.png")
+    with pytest.raises(UserError, match=r"frame_000\.png' \(it has vanished"):
+        data[0]

@@ -1,0 +1,183 @@
+"""Listings: what is remembered, and every change that must be noticed."""
+
+import os
+import shutil
+import time
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dnnlib import UserError
+from training.data import frame_index
+from training.data.frame_index import StringTable, list_files, natural_key, natural_order
+from training.data.frame_store import FrameStore
+
+
+@pytest.fixture(autouse=True)
+def memory(tmp_path_factory, monkeypatch):
+    """Small listings are remembered too, at once, in a folder of the test's own."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    monkeypatch.setattr(frame_index, "REMEMBERED", 1)
+    monkeypatch.setattr(frame_index, "SETTLED", -1.0)
+    return folder / "video-3d-gan" / "listings"
+
+
+@pytest.fixture
+def root(tmp_path):
+    for video in ("a/v9", "a/v10", "b"):
+        folder = tmp_path / "set" / video
+        folder.mkdir(parents=True)
+        for frame in range(3):
+            Image.new("RGB", (2, 2), (frame, 0, 0)).save(folder / f"{frame}.png")
+    (tmp_path / "set" / "movie.mp4").write_bytes(b"")
+    return tmp_path / "set"
+
+
+def content(path):
+    store = FrameStore(path)
+    return {video.path: [store.frame_name(video, i) for i in range(len(video))] for video in store.videos}
+
+
+@pytest.fixture
+def scans(monkeypatch):
+    """Counts the folders that are looked into."""
+    seen = []
+    original = frame_index._scan
+    monkeypatch.setattr(frame_index, "_scan", lambda path: seen.append(path) or original(path))
+    return seen
+
+
+def packed(root, target):
+    with zipfile.ZipFile(target, "w") as archive:
+        for file in sorted(root.rglob("*.png")):
+            archive.write(file, file.relative_to(root))
+        archive.writestr("dataset.json", '{"labels": []}')
+    return target
+
+
+def test_a_folder_is_listed_once(root, scans, memory):
+    first = content(root)
+    assert list(first) == ["a/v9", "a/v10", "b"] and first["b"] == ["0.png", "1.png", "2.png"]
+    assert len(scans) == 5 and len(os.listdir(memory)) == 1
+    scans.clear()
+    assert content(root) == first and scans == [] and FrameStore(root).movies == ["movie.mp4"]
+
+
+def test_every_change_of_names_is_noticed(root):
+    def changed(change):
+        before = content(root)
+        assert content(root) == before  # now it is remembered
+        change()
+        after = content(root)
+        shutil.rmtree(os.path.join(os.environ["XDG_CACHE_HOME"], "video-3d-gan"))
+        assert after == content(root) != before
+
+    changed(lambda: (root / "b" / "3.png").write_bytes(b""))
+    changed(lambda: (root / "b" / "3.png").unlink())
+    changed(lambda: (root / "a" / "v9" / "0.png").rename(root / "a" / "v9" / "00.png"))
+    changed(lambda: (root / "b").rename(root / "c"))
+    changed(lambda: shutil.copytree(root / "c", root / "a" / "new"))
+    changed(lambda: shutil.rmtree(root / "a" / "new"))
+    (root.parent / "elsewhere").mkdir()
+    (root.parent / "elsewhere" / "9.png").write_bytes(b"")
+    changed(lambda: (root / "link").symlink_to(root.parent / "elsewhere"))
+    changed(lambda: (root.parent / "elsewhere" / "10.png").write_bytes(b""))  # behind the link
+
+
+def test_times_that_are_set_back_do_not_deceive(root):
+    before = content(root)
+    status = os.stat(root / "b")
+    (root / "b" / "3.png").write_bytes(b"")
+    os.utime(root / "b", ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert content(root) != before
+
+
+def test_fresh_folders_are_not_remembered(root, monkeypatch, memory):
+    """A second change within the clock's resolution would not show."""
+    monkeypatch.setattr(frame_index, "SETTLED", 2.0)
+    content(root)
+    assert not memory.exists()
+    later = time.time() + 10
+    monkeypatch.setattr(time, "time", lambda: later)
+    content(root)
+    assert len(os.listdir(memory)) == 1
+
+
+def test_small_sets_are_not_remembered(root, monkeypatch, memory):
+    monkeypatch.setattr(frame_index, "REMEMBERED", 10)
+    content(root)
+    assert not memory.exists()
+
+
+def test_replaced_frames_are_read_as_they_are(root):
+    store = FrameStore(root)
+    Image.new("RGB", (2, 2), (77, 0, 0)).save(root / "b" / "0.png")
+    for one in (store, FrameStore(root)):
+        assert one.read_frame(one.videos[2], 0).getpixel((0, 0)) == (77, 0, 0)
+
+
+def test_zips_are_listed_once_and_anew_when_they_change(root, tmp_path, monkeypatch, memory):
+    file = packed(root, tmp_path / "set.zip")
+    first = content(file)
+    with monkeypatch.context() as patch:
+        patch.setattr(frame_index, "_index_zip", None)  # it must not be needed
+        assert content(file) == first == content(root)
+        store = FrameStore(file)
+        assert store.read_frame(store.videos[1], 2).getpixel((0, 0)) == (2, 0, 0)
+        assert store.read_bytes("dataset.json") == b'{"labels": []}'
+    shutil.rmtree(root / "b")
+    assert content(packed(root, file)) == content(root) != first
+
+
+def test_broken_memories_are_ignored(root, memory):
+    expected = content(root)
+    (file,) = memory.iterdir()
+    whole = file.read_bytes()
+    for damaged in (b"", b"nonsense", whole[: len(whole) // 2]):
+        file.write_bytes(damaged)
+        assert content(root) == expected
+    np.savez(file, version=np.array(1))
+    assert content(root) == expected
+
+
+def test_a_cache_that_cannot_be_written_does_no_harm(root, tmp_path, monkeypatch):
+    (tmp_path / "file").write_bytes(b"")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert content(root) == content(root)
+
+
+def test_zip_members_are_checked(root, tmp_path):
+    file = packed(root, tmp_path / "set.zip")
+    data = file.read_bytes()
+    place = data.index(b"IDAT")
+    file.write_bytes(data[:place] + b"XXXX" + data[place + 4 :])
+    store = FrameStore(file)
+    with pytest.raises(UserError, match="its checksum differs"):
+        store.read_frame(store.videos[1], 0)  # a/v10 comes first in the file
+    with zipfile.ZipFile(tmp_path / "lzma.zip", "w", zipfile.ZIP_LZMA) as archive:
+        archive.write(root / "b" / "0.png", "v/0.png")
+    store = FrameStore(tmp_path / "lzma.zip")
+    with pytest.raises(UserError, match="compressed in another way"):
+        store.read_frame(store.videos[0], 0)
+
+
+def test_string_table():
+    texts = ["", "a", "ümlaut", "", "x" * 300, "b\udcff"]
+    table = StringTable.of(texts)
+    assert len(table) == 6 and list(table) == texts and table[4] == "x" * 300
+    assert len(StringTable.of([])) == 0
+
+
+def test_the_quick_order_is_the_natural_one():
+    generator = np.random.default_rng(0)
+    for pattern in ("{:03d}.png", "{}.png", "f{:02d}a{}.png"):
+        names = [pattern.format(*generator.integers(0, 300, 2)) for _ in range(200)]
+        assert natural_order(names) == sorted(names, key=natural_key)
+
+
+def test_listing_reads_no_frame(root, monkeypatch):
+    monkeypatch.setattr(Image, "open", None)
+    assert len(list_files(str(root)).names) == 9

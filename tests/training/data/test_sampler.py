@@ -1,0 +1,367 @@
+"""The order of items: complete, seeded, the same for any number of processes and workers, and resumable."""
+
+import errno
+import itertools
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dnnlib import UserError
+from torch_utils.stop_signal import StopRequested, StopSignal
+from training.data import sampler
+from training.data.dataset import VideoPairDataset
+from training.data.loader import make_shard_loader
+from training.data.sampler import InfiniteSampler, PairBatch, PairLoader, make_loader
+from training.data.webdataset import ShardPairDataset
+from training.dataset_tool import __main__ as dataset_tool
+
+
+def take(count, **options):
+    return list(itertools.islice(InfiniteSampler(**options), count))
+
+
+def interleave(count, *, world_size, **options):
+    """The stream of all processes together."""
+    streams = [take(count, rank=rank, world_size=world_size, **options) for rank in range(world_size)]
+    return [item for step in zip(*streams) for item in step]
+
+
+@pytest.mark.parametrize("size, world_size", [(12, 1), (12, 4), (7, 3), (10, 4), (3, 5), (1, 2)])
+def test_an_epoch_holds_every_item_once_over_all_processes(size, world_size):
+    epochs = 6
+    stream = interleave(epochs * size, dataset_size=size, world_size=world_size, seed=1)[: epochs * size]
+    for epoch in range(epochs):
+        part = stream[epoch * size : (epoch + 1) * size]
+        assert sorted(part) == [(epoch, index) for index in range(size)]
+    assert stream == take(epochs * size, dataset_size=size, seed=1)  # one sequence, however it is dealt out
+
+
+def test_epochs_and_seeds_shuffle_differently():
+    orders = [tuple(InfiniteSampler(dataset_size=50, seed=s).permutation(e)) for s in (0, 1) for e in (0, 1, 2)]
+    assert len(set(orders)) == 6 and tuple(range(50)) not in orders
+
+
+def test_orders_are_uniform():
+    """Every item is as likely at every place."""
+    counts = np.zeros([4, 4])
+    sampler = InfiniteSampler(dataset_size=4, seed=5)
+    for epoch in range(4000):
+        counts[np.arange(4), sampler.permutation(epoch)] += 1
+    assert np.abs(counts / 4000 - 0.25).max() < 4.5 * np.sqrt(0.25 * 0.75 / 4000)
+
+
+@pytest.mark.parametrize("position", [1, 6, 7, 23, 700_001])
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_continuing_from_a_position_gives_the_same_stream(position, world_size):
+    options = dict(dataset_size=7, seed=2)
+    continued = interleave(20, world_size=world_size, position=position, **options)
+    if position < 1000:
+        assert continued == take(position + len(continued), **options)[position:]
+    assert continued[0][0] == position // 7
+
+
+def test_iterating_again_starts_again():
+    sampler = InfiniteSampler(dataset_size=5, position=3)
+    first, second = (list(itertools.islice(sampler, 8)) for _ in range(2))
+    assert first == second
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    root = tmp_path_factory.mktemp("set")
+    for video in range(5):
+        folder = root / "train" / str(video)
+        folder.mkdir(parents=True)
+        for frame in range(4):
+            Image.new("RGB", (4, 4), (video, frame, 0)).save(folder / f"{frame}.png")
+    return VideoPairDataset(path=root, resolution=4, nframes=4, mirror=True)
+
+
+def batches(loader, count):
+    taken = [next(loader) for _ in range(count)]
+    loader.close()
+    return taken
+
+
+def same(one, other):
+    assert len(one) == len(other) > 0
+    return all(torch.equal(a, b) for x, y in zip(one, other) for a, b in zip(x, y))
+
+
+def test_batches_hold_the_items_in_order(dataset):
+    stream = take(12, dataset_size=10, seed=4, rank=1, world_size=2, position=6)
+    options = dict(batch_size=3, seed=4, rank=1, world_size=2, position=6)
+    for number, batch in enumerate(batches(make_loader(dataset, **options), 4)):
+        items = [dataset[key] for key in stream[3 * number : 3 * number + 3]]
+        assert torch.equal(batch.frames, torch.stack([item.frames for item in items]))
+        assert torch.equal(batch.dt, torch.stack([item.dt for item in items]))
+        assert batch.frames.shape == (3, 2, 3, 4, 4) and batch.frames.dtype == torch.uint8
+        assert batch.dt.shape == (3,) and batch.c.shape == (3, 0)
+
+
+def test_workers_change_nothing(dataset):
+    reference = batches(make_loader(dataset, batch_size=3, seed=1), 9)
+    for workers in (1, 2):
+        assert same(reference, batches(make_loader(dataset, batch_size=3, seed=1, workers=workers), 9))
+    assert not same(reference, batches(make_loader(dataset, batch_size=3, seed=2), 9))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_position_counts_what_was_handed_out(dataset, workers):
+    """Workers run ahead; what they prepared and nobody took is prepared again."""
+    reference = batches(make_loader(dataset, batch_size=3, seed=1), 9)
+    loader = make_loader(dataset, batch_size=3, seed=1, workers=workers)
+    first = [next(loader) for _ in range(4)]
+    position = loader.position
+    loader.close()
+    assert position == 12
+    rest = make_loader(dataset, batch_size=3, seed=1, workers=2 - workers, position=position)
+    assert same(reference, first + batches(rest, 5)) and rest.position == 27
+
+
+def test_position_counts_all_processes(dataset):
+    loader = make_loader(dataset, batch_size=2, rank=1, world_size=3, position=5)
+    batches(loader, 2)
+    assert loader.position == 5 + 2 * 2 * 3
+
+
+def test_a_closed_loader_is_at_its_end(dataset):
+    loader = make_loader(dataset, batch_size=2)
+    loader.close()
+    assert list(loader) == []
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_global_random_state_is_left_alone(dataset, workers):
+    before = torch.get_rng_state(), np.random.get_state()[1].copy()
+    batches(make_loader(dataset, batch_size=2, workers=workers), 3)
+    assert torch.equal(torch.get_rng_state(), before[0]) and (np.random.get_state()[1] == before[1]).all()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_unreadable_frame_is_one_line_even_from_a_worker(tmp_path, workers):
+    folder = tmp_path / "a" / "v"
+    folder.mkdir(parents=True)
+    for frame in range(2):
+        (folder / f"{frame}.png").write_bytes(b"broken")
+    loader = make_loader(VideoPairDataset(path=tmp_path, resolution=4, nframes=2), batch_size=2, workers=workers)
+    with pytest.raises(UserError, match=r"^Cannot read the frame '.*a/v/[01]\.png' [^\n]*$"):
+        next(loader)
+    assert loader.position == 0
+    loader.close()
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# What goes wrong
+
+
+@pytest.fixture
+def fragile(tmp_path):
+    """Items that can be told by their first pixel, and a function that destroys one."""
+    for video in range(6):
+        folder = tmp_path / "train" / str(video)
+        folder.mkdir(parents=True)
+        Image.new("RGB", (4, 4), (40 * video, 0, 0)).save(folder / "0.png")
+    dataset = VideoPairDataset(path=tmp_path, resolution=4, nframes=1)
+    return dataset, lambda video: (tmp_path / "train" / str(video) / "0.png").unlink()
+
+
+def shown(batch) -> list[int]:
+    return [int(frames[0, 0, 0, 0]) // 40 for frames in batch.frames]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_item_that_vanishes_is_replaced_and_counted(fragile, workers):
+    dataset, destroy = fragile
+    order = [index for _, index in take(12, dataset_size=6, seed=3)]
+    destroy(2)
+    loader = make_loader(dataset, batch_size=3, seed=3, workers=workers)
+    found = [video for _ in range(4) for video in shown(next(loader))]
+    replaced = [place for place, video in enumerate(order) if video == 2]
+    assert [place for place in range(12) if found[place] != order[place]] == replaced and len(replaced) == 2
+    assert all(found[place] != 2 for place in replaced)
+    assert loader.unreadable == 2 and "2/0.png" in loader.problem and loader.position == 12
+    loader.close()
+    # By the same items, whenever it happens.
+    again = make_loader(dataset, batch_size=3, seed=3, position=6)
+    assert [video for _ in range(2) for video in shown(next(again))] == found[6:]
+
+
+def workers_of(before) -> list:
+    return [child for child in multiprocessing.active_children() if child not in before]
+
+
+def test_a_dead_worker_is_replaced(fragile):
+    dataset, _ = fragile
+    reference = batches(make_loader(dataset, batch_size=2, seed=1), 8)
+    before, handler = multiprocessing.active_children(), signal.getsignal(signal.SIGCHLD)
+    loader = make_loader(dataset, batch_size=2, seed=1, workers=2)
+    found = [next(loader) for _ in range(3)]
+    victims = workers_of(before)
+    assert len(victims) == 2
+    for victim in victims:
+        os.kill(victim.pid, signal.SIGKILL)
+    found += [next(loader) for _ in range(5)]
+    assert same(reference, found) and loader.position == 16
+    assert not set(victims) & set(workers_of(before)) and len(workers_of(before)) == 2
+    loader.close()
+    assert workers_of(before) == []
+    signal.signal(signal.SIGCHLD, handler)
+
+
+def test_workers_that_die_again_and_again_end_the_training(fragile):
+    def start(position):
+        raise RuntimeError("DataLoader worker (pid(s) 12) exited unexpectedly")
+
+    loader = PairLoader(start=start, position=0, step=1)
+    with pytest.raises(UserError, match=r"4 times in a row .* workers=0"):
+        next(loader)
+
+
+def test_a_mistake_in_the_program_is_not_taken_for_a_dead_worker():
+    def start(position):
+        raise RuntimeError("Caught ValueError in DataLoader worker process 0.")
+
+    with pytest.raises(RuntimeError, match="Caught ValueError"):
+        next(PairLoader(start=start, position=0, step=1))
+
+
+def test_workers_leave_signals_to_the_main_process(fragile):
+    dataset, _ = fragile
+    before = multiprocessing.active_children()
+    loader = make_loader(dataset, batch_size=2, seed=1, workers=1)
+    next(loader)
+    (worker,) = workers_of(before)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        os.kill(worker.pid, number)
+    for _ in range(4):
+        next(loader)
+    assert worker.is_alive() and workers_of(before) == [worker]
+    loader.close()
+    worker.join(5)
+    assert not worker.is_alive()
+
+
+def test_no_worker_is_started_before_it_is_needed(fragile):
+    before = multiprocessing.active_children()
+    loader = make_loader(fragile[0], batch_size=2, workers=1)
+    assert workers_of(before) == []
+    loader.close()
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Waiting for workers
+
+
+def streamed(tmp_path) -> ShardPairDataset:
+    """The fragile dataset as shards of two clips."""
+    words = ["--resolution", "4", "--nframes", "1", "--format", "shards", "--shard-clips", "2", "--workers", "1"]
+    dataset_tool.main([str(tmp_path / "train"), str(tmp_path / "shards"), *words], standalone_mode=False)
+    return ShardPairDataset(path=tmp_path / "shards", resolution=4, nframes=1)
+
+
+@pytest.mark.parametrize("shards", [False, True], ids=["folder", "shards"])
+def test_no_room_in_shared_memory_is_one_line(fragile, tmp_path, monkeypatch, capsys, shards):
+    def full(tensor):
+        raise RuntimeError("unable to allocate shared memory(shm) for file </x>: No space left on device (28)")
+
+    monkeypatch.setattr(torch.Tensor, "share_memory_", full)  # workers are forked
+    if shards:
+        loader = make_shard_loader(streamed(tmp_path), batch_size=2, workers=2)
+    else:
+        loader = make_loader(fragile[0], batch_size=2, workers=2)
+    before, began = multiprocessing.active_children(), time.monotonic()
+    with pytest.raises(UserError, match=r"^Data workers .*2 times in a row .*/dev/shm\?.* workers=0\. .*No space left"):
+        next(loader)
+    assert time.monotonic() - began < 20 and workers_of(before) == []
+    assert "the workers are started again (no room in shared memory for a batch" in capsys.readouterr().out
+
+
+def test_workers_that_cannot_be_started_are_one_line(fragile, monkeypatch):
+    def full():
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(multiprocessing, "Queue", full)
+    with pytest.raises(UserError, match=r"cannot be started \(No space left .*/dev/shm.* workers=0"):
+        next(make_loader(fragile[0], batch_size=2, workers=1))
+    next(make_loader(fragile[0], batch_size=2, workers=0))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", ["1m", "4k"])  # less than the batches ahead take; less than the locks take
+def test_a_small_shared_memory_really(fragile, tmp_path, size):
+    """In a mount namespace of its own, where /dev/shm is small."""
+    if subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode:
+        pytest.skip("needs the right to mount")
+    program = f"""
+import sys
+from dnnlib import run_cli
+from training.data.dataset import VideoPairDataset
+from training.data.sampler import make_loader
+data = VideoPairDataset(path="{tmp_path}", resolution=256, nframes=1)
+loader = make_loader(data, batch_size=4, workers=2)
+def main():
+    while True:
+        next(loader)
+run_cli(main)
+"""
+    mounted = f"mount -t tmpfs -o size={size} tmpfs /dev/shm && exec {sys.executable} -c '{program}'"
+    done = subprocess.run(["unshare", "-m", "sh", "-c", mounted], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and done.stderr.startswith("error: Data workers") and done.stderr.count("\n") == 1
+    assert "/dev/shm" in done.stderr and "workers=0" in done.stderr
+
+
+def test_a_few_dead_workers_now_and_then_do_no_harm():
+    """Only deaths with few batches between them count as a row."""
+    since = [0]
+
+    def start(position):
+        for _ in range(sampler.STEADY + 1):
+            yield PairBatch(*torch.zeros([3, 1])), []
+        since[0] += 1
+        raise RuntimeError("DataLoader worker (pid(s) 12) exited unexpectedly")
+
+    loader = PairLoader(start=start, position=0, step=1)
+    for _ in range(6 * (sampler.STEADY + 1)):
+        next(loader)
+    assert since[0] == 5
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_signals_are_heard_while_a_worker_hangs(fragile, number):
+    before = multiprocessing.active_children()
+    loader = make_loader(fragile[0], batch_size=2, workers=2)
+    next(loader)
+    for worker in workers_of(before):
+        os.kill(worker.pid, signal.SIGSTOP)
+    began = time.monotonic()
+    threading.Timer(0.5, os.kill, [os.getpid(), number]).start()
+    with StopSignal() as stop, pytest.raises(StopRequested), stop.interrupts():
+        while True:
+            loader.wait(stop.check)
+            next(loader)
+    loader.close()
+    assert 0.4 < time.monotonic() - began < 4 and workers_of(before) == []
+
+
+def test_a_batch_that_was_waited_for_is_the_next_one(fragile):
+    reference, loader = (make_loader(fragile[0], batch_size=2, seed=1) for _ in range(2))
+    expected, found = batches(reference, 3), []
+    for _ in range(3):
+        loader.wait()
+        loader.wait()
+        assert loader.position == 2 * len(found)
+        found.append(next(loader))
+    assert same(expected, found)

@@ -1,0 +1,398 @@
+"""Shards: every clip once, the same items as from folders, exact continuation, and damaged files."""
+
+import http.server
+import io
+import itertools
+import json
+import os
+import sys
+import tarfile
+import threading
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import run_train
+from dnnlib import UserError
+from tests.training.tiny import WORDS, write_frames
+from training.checkpoints.training_state import read_state
+from training.data import webdataset_files as shard_files
+from training.data.annotations import SHARDS_FORMAT
+from training.data.dataset import VideoPairDataset
+from training.data.loader import build_dataset, make_shard_loader
+from training.data.webdataset import ShardPairDataset
+from training.dataset_tool.archives import pack_shards
+from training.launch.config import compose_options
+
+pytest.importorskip("webdataset")
+
+NFRAMES = 4
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory, monkeypatch):
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def frames(tmp_path_factory):
+    """23 videos of one clip; red is the video, green the frame."""
+    root = tmp_path_factory.mktemp("frames")
+    labels = []
+    for video in range(23):
+        folder = root / "videos" / f"v{video:02d}"
+        folder.mkdir(parents=True)
+        for frame in range(NFRAMES):
+            pixels = np.zeros([4, 4, 3], dtype=np.uint8)
+            pixels[:] = (10 * video, 40 * frame, 0)
+            pixels[:, 2:, 2] = 255  # tells left from right
+            Image.fromarray(pixels).save(folder / f"{frame}.png")
+        labels.append([f"videos/v{video:02d}", video % 3])
+    (root / "dataset.json").write_text(json.dumps({"labels": labels}))
+    return root
+
+
+@pytest.fixture(scope="module")
+def shards(frames, tmp_path_factory):
+    """Eight shards, the last one smaller."""
+    out = tmp_path_factory.mktemp("packed") / "set"
+    pack_shards(str(frames), str(out), manifest={"format": SHARDS_FORMAT, "nframes": NFRAMES}, clips_per_shard=3)
+    return out
+
+
+def copy_of(shards, folder, *, index=True):
+    folder.mkdir()
+    for file in shards.iterdir():
+        if file.suffix == ".tar" or index:
+            (folder / file.name).write_bytes(file.read_bytes())
+    return folder
+
+
+def stream(shards, **options):
+    return ShardPairDataset(**{"path": shards, "resolution": 4, "nframes": NFRAMES, "buffer": 5, **options})
+
+
+def videos_of(batch):
+    return [int(v) // 10 for v in batch.frames[:, 0, 0, 0, 0]]
+
+
+def take(loader, count):
+    taken = [next(loader) for _ in range(count)]
+    loader.close()
+    return taken
+
+
+def same(one, other):
+    return len(one) == len(other) > 0 and all(torch.equal(a, b) for x, y in zip(one, other) for a, b in zip(x, y))
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# What is in them
+
+
+def test_clips_are_written_once_with_their_frames_in_order(shards):
+    seen = []
+    for file in sorted(shards.glob("*.tar")):
+        with tarfile.open(file) as archive:
+            names = archive.getnames()
+            assert len(set(names)) == len(names) and all("/" not in name for name in names)
+        for sample in shard_files.read_samples(str(file)):
+            with_pixels = [np.asarray(Image.open(io.BytesIO(data)))[0, 0] for _, data in sample.images]
+            assert [int(green) // 40 for _, green, _ in with_pixels] == list(range(NFRAMES))
+            video = int(with_pixels[0][0]) // 10
+            assert sample.about == {"video": f"videos/v{video:02d}", "first": 0, "label": video % 3}
+            seen.append(video)
+    assert sorted(seen) == list(range(23)) and seen != list(range(23))  # mixed
+    index = json.loads((shards / "index.json").read_text())
+    assert [entry["nsamples"] for entry in index["shardlist"]] == [3] * 7 + [2]
+
+
+def test_packing_gives_the_same_bytes_again(frames, shards, tmp_path):
+    manifest = {"format": SHARDS_FORMAT, "nframes": NFRAMES}
+    pack_shards(str(frames), str(tmp_path / "again"), manifest=manifest, clips_per_shard=3)
+    for file in shards.iterdir():
+        assert (tmp_path / "again" / file.name).read_bytes() == file.read_bytes()
+
+
+def test_long_videos_become_several_clips(tmp_path):
+    folder = tmp_path / "frames" / "v"
+    folder.mkdir(parents=True)
+    for frame in range(11):
+        Image.new("RGB", (2, 2), (0, 10 * frame, 0)).save(folder / f"{frame}.png")
+    manifest = {"format": SHARDS_FORMAT, "nframes": NFRAMES}
+    pack_shards(str(tmp_path / "frames"), str(tmp_path / "out"), manifest=manifest, clips_per_shard=9)
+    samples = list(shard_files.read_samples(str(tmp_path / "out" / "shard-000000.tar")))
+    assert sorted(sample.about["first"] for sample in samples) == [0, 4] and manifest["num_clips"] == 2
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Items
+
+
+def test_an_epoch_holds_every_clip_once_whatever_the_lanes(shards):
+    for lanes in (1, 3, 8):
+        data = stream(shards)
+        for epoch in range(3):
+            chosen = [data.lane_shards(lane, lanes=lanes, epoch=epoch) for lane in range(lanes)]
+            assert sorted(itertools.chain(*chosen)) == list(range(8))
+        found = []
+        for lane in range(lanes):
+            total = sum(3 - (s == 7) for s in data.lane_shards(lane, lanes=lanes, epoch=0))
+            items = itertools.islice(data.lane(lane, lanes=lanes), total)
+            found += [int(item.frames[0, 0, 0, 0]) // 10 for item in items]
+        assert sorted(found) == list(range(23))
+
+
+def test_the_order_is_what_a_buffer_gives(shards):
+    """Nothing leaves before it was read: place k of the order can hold clip k + buffer − 1 at most."""
+    data = stream(shards, buffer=5)
+    order = data.lane_order(list(range(8)), 0, 0)
+    assert sorted(order) == list(range(23)) and all(clip <= place + 4 for place, clip in enumerate(order))
+    assert list(order) != sorted(order)
+    assert list(stream(shards, buffer=1).lane_order(list(range(8)), 0, 0)) == list(range(23))
+    first = np.array([data.lane_order(list(range(8)), 0, epoch)[0] for epoch in range(500)])
+    assert np.abs(np.bincount(first, minlength=5) / 500 - 0.2).max() < 0.08  # each of the first five
+
+
+def test_items_are_pairs_of_one_clip_with_their_distance_and_label(shards):
+    data = stream(shards, use_labels=True)
+    assert data.c_dim == 3 and data.num_clips == 23
+    seen = set()
+    for item in itertools.islice(data.lane(0, lanes=1), 200):
+        video, f0, f1 = int(item.frames[0, 0, 0, 0]) // 10, *(int(g) // 40 for g in item.frames[:, 1, 0, 0])
+        assert int(item.frames[1, 0, 0, 0]) // 10 == video and f0 <= f1
+        assert item.dt == torch.tensor((f1 - f0) / 3) and item.c.tolist() == [float(k == video % 3) for k in range(3)]
+        assert item.frames.dtype == torch.uint8 and item.frames.shape == (2, 3, 4, 4)
+        seen.add((f0, f1))
+    assert {f1 - f0 for f0, f1 in seen} == {0, 1, 2, 3}
+
+
+def test_pairs_do_not_depend_on_lanes(shards):
+    def pairs(lanes):
+        data = stream(shards)
+        found = {}
+        for lane in range(lanes):
+            total = sum(3 - (s == 7) for s in data.lane_shards(lane, lanes=lanes, epoch=0))
+            for item in itertools.islice(data.lane(lane, lanes=lanes), total):
+                found[int(item.frames[0, 0, 0, 0])] = item.frames[:, 1, 0, 0].tolist()
+        return found
+
+    assert pairs(1) == pairs(4) and len(pairs(1)) == 23
+
+
+def test_mirror_flips_every_clip_in_one_of_two_epochs(shards):
+    items = list(itertools.islice(stream(shards, mirror=True).lane(0, lanes=1), 46))
+    flips = [
+        {int(item.frames[0, 0, 0, 0]): bool(item.frames[0, 2, 0, 0] == 255) for item in epoch}
+        for epoch in (items[:23], items[23:])
+    ]
+    assert len(flips[0]) == 23 and all(flips[0][video] != flips[1][video] for video in flips[0])
+    assert 4 < sum(flips[0].values()) < 19
+    assert not any(bool(i.frames[0, 2, 0, 0] == 255) for i in itertools.islice(stream(shards).lane(0, lanes=1), 46))
+
+
+def test_every_part_of_a_longer_clip_is_used(shards):
+    seen = set()
+    for item in itertools.islice(stream(shards, nframes=2).lane(0, lanes=1), 300):
+        seen.add(tuple(int(g) // 40 for g in item.frames[:, 1, 0, 0]))
+    assert seen == {(0, 0), (0, 1), (1, 1), (2, 2), (2, 3), (3, 3)}
+    strided = stream(shards, nframes=2, frame_stride=2).lane(0, lanes=1)
+    strided = {tuple(int(g) // 40 for g in item.frames[:, 1, 0, 0]) for item in itertools.islice(strided, 100)}
+    assert strided == {(0, 0), (0, 2), (2, 2)}
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Loading
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_continuing_is_exact(shards, workers):
+    options = dict(batch_size=2, workers=workers)
+    reference = take(make_shard_loader(stream(shards), **options), 30)
+    for done in (1, 7, 29) if workers else (1, 5, 7, 12, 24, 29):
+        rest = make_shard_loader(stream(shards), position=2 * done, **options)
+        assert same(reference[done:], take(rest, 30 - done)), done
+
+
+def test_continuing_reads_only_the_shards_that_are_needed(shards, monkeypatch):
+    read = []
+    original = shard_files.read_samples
+    monkeypatch.setattr("training.data.webdataset.read_samples", lambda url: read.append(url) or original(url))
+    data = stream(shards, buffer=2)
+    read.clear()
+    next(data.lane(0, lanes=1, skip=20))
+    assert len(read) <= 2
+
+
+def test_processes_share_an_epoch(shards):
+    options = dict(batch_size=1, world_size=4)
+    found = []
+    for rank in range(4):
+        data = stream(shards)
+        total = sum(3 - (s == 7) for s in data.lane_shards(rank, lanes=4, epoch=0))
+        found += [v for batch in take(make_shard_loader(data, rank=rank, **options), total) for v in videos_of(batch)]
+    assert sorted(found) == list(range(23))
+
+
+def test_position_counts_all_processes(shards):
+    loader = make_shard_loader(stream(shards), batch_size=2, rank=1, world_size=3, position=12)
+    take(loader, 2)
+    assert loader.position == 12 + 2 * 2 * 3
+
+
+def test_too_few_shards(shards):
+    data = stream(shards)
+    with pytest.raises(UserError, match="8 shards cannot be split over 9 processes"):
+        make_shard_loader(data, batch_size=1, world_size=9)
+    assert len(take(make_shard_loader(data, batch_size=2, workers=3, rank=2, world_size=7), 2)) == 2  # one lane each
+
+
+def test_global_random_state_is_left_alone(shards):
+    before = torch.get_rng_state(), np.random.get_state()[1].copy()
+    take(make_shard_loader(stream(shards), batch_size=2), 5)
+    assert torch.equal(torch.get_rng_state(), before[0]) and (np.random.get_state()[1] == before[1]).all()
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Finding them
+
+
+def test_braces_single_files_and_folders(shards, tmp_path):
+    assert stream(shards).num_clips == 23
+    some = stream(f"{shards}/shard-{{000002..000004}}.tar")
+    assert (some.num_shards, some.num_clips, some.name) == (3, 9, "shard")
+    assert stream(shards / "shard-000007.tar").describe() == {
+        **{"name": "shard-000007", "resolution": 4, "nframes": 4, "frame_stride": 1, "mirror": False, "c_dim": 0},
+        **{"num_shards": 1, "num_clips": 2},
+    }
+
+
+def test_foreign_shards_are_counted_once(shards, tmp_path, monkeypatch, cache):
+    folder = copy_of(shards, tmp_path / "foreign", index=False)
+    assert stream(folder / "shard-{000000..000007}.tar").num_clips == 23
+    assert len(os.listdir(cache / "video-3d-gan" / "shards")) == 8
+    monkeypatch.setattr(shard_files.tarfile, "open", None)  # it must not be needed again
+    assert shard_files.open_shards(str(folder / "shard-{000000..000007}.tar")).counts == [3] * 7 + [2]
+
+
+def test_options_choose_the_kind_of_dataset(shards, frames):
+    options = dict(
+        data=str(shards),
+        resolution=4,
+        nframes=4,
+        frame_stride=1,
+        mirror=False,
+        cond=False,
+        camera_condition=False,
+        seed=0,
+    )
+    assert isinstance(build_dataset({**options, "subset": None}), ShardPairDataset)
+    assert isinstance(build_dataset({**options, "subset": 3, "data": str(frames)}), VideoPairDataset)
+    with pytest.raises(UserError, match="subset= does not go with tar files"):
+        build_dataset({**options, "subset": 3})
+
+
+def test_over_http(shards):
+    handler = lambda *a: http.server.SimpleHTTPRequestHandler(*a, directory=str(shards))  # noqa: E731
+    http.server.SimpleHTTPRequestHandler.log_message = lambda *a: None
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/shard-{{000000..000007}}.tar"
+        here = take(make_shard_loader(stream(shards), batch_size=4), 6)
+        there = take(make_shard_loader(stream(url), batch_size=4), 6)
+        assert same(here, there)
+        server.shutdown()
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Mistakes
+
+
+def failure(path, **options):
+    with pytest.raises(UserError) as error:
+        stream(path, **options)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_mistakes(shards, tmp_path):
+    assert "no shard" in failure(tmp_path / "a-{0..2}.tar") and "3 are missing" in failure(tmp_path / "a-{0..2}.tar")
+    assert "shorter than nframes=16: the clip '" in failure(shards, nframes=16)
+    assert "2 frames (keeping every 2. frame)" in failure(shards, nframes=3, frame_stride=2)
+    assert "nframes must be at least 1" in failure(shards, nframes=0)
+    assert "neither a file nor an http" in failure("pipe:cat a.tar")
+    assert "manifest.json beside" in failure(
+        copy_of(shards, tmp_path / "x", index=False) / "shard-000000.tar", use_labels=True
+    )
+    (tmp_path / "bad.tar").write_bytes(b"no tar file")
+    assert "Cannot read the shard" in failure(tmp_path / "bad.tar")
+    with tarfile.open(tmp_path / "empty.tar", "w"):
+        pass
+    assert "has no samples" in failure(tmp_path / "empty.tar")
+
+
+def test_without_the_package(shards, monkeypatch):
+    import importlib
+
+    def missing(name, *_):
+        raise ImportError(name)
+
+    monkeypatch.setattr(importlib, "import_module", missing)
+    assert "pip install webdataset" in failure(shards)
+
+
+def test_a_cut_off_shard_is_named_and_training_goes_on(shards, tmp_path):
+    folder = copy_of(shards, tmp_path / "cut")
+    file = folder / "shard-000003.tar"
+    file.write_bytes(file.read_bytes()[:2000])
+    loader = make_shard_loader(stream(folder), batch_size=23)
+    batch = next(loader)
+    assert loader.unreadable in (2, 3) and "shard-000003.tar" in loader.problem
+    assert len(batch.frames) == 23 and len(set(videos_of(batch))) == 23 - loader.unreadable
+
+
+def test_a_damaged_frame_is_named(shards, tmp_path):
+    folder = copy_of(shards, tmp_path / "damaged")
+    file = folder / "shard-000000.tar"
+    data = file.read_bytes()
+    file.write_bytes(data.replace(b"IDAT", b"IDAX"))
+    loader = make_shard_loader(stream(folder), batch_size=23)
+    next(loader)
+    assert loader.unreadable == 3 and "Cannot read the frame" in loader.problem
+    assert "shard-000000.tar" in loader.problem
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Training
+
+
+def test_training_continues_exactly(tmp_path, monkeypatch):
+    """Two halves of a run give the weights of a whole one."""
+    data = write_frames(tmp_path / "frames")
+    manifest = {"format": SHARDS_FORMAT, "nframes": 4}
+    pack_shards(str(data), str(tmp_path / "set"), manifest=manifest, clips_per_shard=2)
+
+    def train(*words):
+        monkeypatch.setattr(sys, "argv", ["run_train.py", *words])
+        run_train.main()
+
+    words = [f"data={tmp_path}/set/shard-{{000000..000001}}.tar", *WORDS, "imgsnap=1"]
+    train(f"outdir={tmp_path / 'whole'}", *words, "kimg=0.016")
+    train(f"outdir={tmp_path / 'parts'}", *words, "kimg=0.008")
+    train(f"outdir={tmp_path / 'parts'}", "resume_run=0", "kimg=0.016")
+    folders = [next((tmp_path / name).iterdir()) for name in ("whole", "parts")]
+    assert (folders[0] / "reals.png").exists() and folders[0].name.startswith("00000-shard-stylenerf_small")
+    one, other = (read_state(folder)["modules"] for folder in folders)
+    for module, entry in one.items():
+        for name, value in entry.items():
+            assert torch.equal(value, other[module][name]), (module, name)
+
+
+def test_braces_that_the_shell_has_replaced():
+    with pytest.raises(UserError, match="data= is given 2 times: put a name with braces into quotes"):
+        compose_options(["outdir=x", "data=a-000.tar", "data=a-001.tar"])
+    assert compose_options(["outdir=x", "data=a-{000..001}.tar"])["data"] == "a-{000..001}.tar"

@@ -1,0 +1,494 @@
+"""Conversions of many videos: crops, formats, several at once, going on after an interruption, and bad input."""
+
+import json
+import multiprocessing
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import imageio_ffmpeg
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from dnnlib import UserError
+from tests.training.data.movies import gray, run_ffmpeg, write_movie
+from training.data.crops import Crop, read_boxes
+from training.data.dataset import VideoPairDataset
+from training.data.frame_store import FrameStore
+from training.data.video_decoder import decode_video, probe_video
+from training.data.webdataset_files import read_samples
+from training.dataset_tool import __main__ as dataset_tool
+from training.dataset_tool import convert as conversion
+from training.dataset_tool import prepare as preparation
+from training.dataset_tool.__main__ import main, prepare, read_manifest
+
+
+@pytest.fixture(scope="module")
+def movies(tmp_path_factory):
+    """Five short videos in a folder."""
+    folder = tmp_path_factory.mktemp("movies")
+    write_movie(folder / "a.mp4", frames=6, size=(32, 24))
+    for name in "bcde":
+        os.link(folder / "a.mp4", folder / f"{name}.mp4")
+    return folder
+
+
+OPTIONS = dict(resolution=8, nframes=4)
+
+
+def tree(folder):
+    """Every file with its content."""
+    return {
+        os.path.relpath(os.path.join(base, name), folder): open(os.path.join(base, name), "rb").read()
+        for base, _, names in os.walk(folder)
+        for name in names
+    }
+
+
+def convert(source, out, **options):
+    return prepare(source=str(source), out=str(out), **{**OPTIONS, **options})
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Options
+
+
+def test_crop_follows_boxes(tmp_path):
+    """A bright square wanders over a dark picture; the crop keeps it in its middle."""
+    generator_x = [4 * frame + 10 for frame in range(12)]
+    folder = tmp_path / "frames" / "v"
+    folder.mkdir(parents=True)
+    for frame, x in enumerate(generator_x):
+        pixels = np.zeros([40, 80, 3], dtype=np.uint8)
+        pixels[15:25, x - 5 : x + 5] = 200
+        Image.fromarray(pixels).save(folder / f"{frame:03d}.png")
+    (tmp_path / "boxes.json").write_text(json.dumps({"v": [[x - 5, 15, x + 5, 25] for x in generator_x]}))
+    boxes = read_boxes(str(tmp_path / "boxes.json"), scale=2, smoothing=0)
+    manifest = convert(tmp_path / "frames", tmp_path / "out", crop=Crop(boxes=boxes), resolution=10, stride=2)
+    clip = VideoPairDataset(path=tmp_path / "out", resolution=10, nframes=6).clip(0)
+    assert (clip[:, :, 4:6, 4:6] > 180).all() and (clip[:, :, :, 0] < 40).all() and (clip[:, :, :, -1] < 40).all()
+    assert manifest["sources"] == [{"source": "v", "fps": None, "size": [80, 40], "crop": [0, 10, 20], "frames": 6}]
+    assert manifest["crop"]["kind"] == "boxes" and manifest["stride"] == 2
+
+
+def test_videos_without_boxes_stop_or_are_left_out(movies, tmp_path):
+    (tmp_path / "boxes.json").write_text(json.dumps({"b.mp4": [0, 0, 10, 10], "c.mp4": [[0, 0, 10, 10]] * 3}))
+    crop = Crop(boxes=read_boxes(str(tmp_path / "boxes.json"), scale=1, smoothing=0))
+    with pytest.raises(UserError, match=r"none for 'a\.mp4'.*--skip-broken"):
+        convert(movies, tmp_path / "out", crop=crop)
+    manifest = convert(movies, tmp_path / "out", crop=crop, skip_broken=True)
+    assert [entry["source"] for entry in manifest["videos"]] == ["b.mp4"]
+    assert [entry["source"] for entry in manifest["skipped"]] == ["a.mp4", "c.mp4", "d.mp4", "e.mp4"]
+
+
+def test_jpeg(movies, tmp_path):
+    convert(movies, tmp_path / "out", image="jpg")
+    file = tmp_path / "out" / "videos" / "a_0000" / "000005.jpg"
+    with Image.open(file) as image:
+        assert image.format == "JPEG" and abs(np.asarray(image).astype(int) - gray(5)).max() <= 3
+
+
+@pytest.mark.parametrize("name", list(dataset_tool.PRESETS))
+def test_presets(name, movies, tmp_path, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(dataset_tool, "prepare", lambda **options: seen.update(options) or pytest.skip.Exception)
+    CliRunner().invoke(main, [str(movies), str(tmp_path / "out"), "--preset", name])
+    expected = {"taichi": (128, 4)}.get(name, (256, 1))
+    assert (seen["resolution"], seen["stride"], seen["nframes"]) == (*expected, 16)
+    CliRunner().invoke(main, [str(movies), str(tmp_path / "out"), "--preset", name, "--resolution", "64"])
+    assert (seen["resolution"], seen["stride"]) == (64, expected[1])  # what is said counts
+
+
+def test_stride_of_the_tool_counts_in_training(movies, tmp_path):
+    """TaiChi: the tool keeps every 4th frame, and the model wants every 4th frame: none is dropped twice."""
+    convert(movies, tmp_path / "out", nframes=3, stride=2)
+    for frame_stride in (1, 2):
+        assert (
+            VideoPairDataset(path=tmp_path / "out", resolution=8, nframes=3, frame_stride=frame_stride).num_clips == 5
+        )
+    assert VideoPairDataset(path=tmp_path / "out", resolution=8, nframes=1, frame_stride=4).num_clips == 10
+    with pytest.raises(UserError, match="frame_stride=3.*--frame-stride 2"):
+        VideoPairDataset(path=tmp_path / "out", resolution=8, nframes=1, frame_stride=3)
+
+
+def test_zip_and_shards_hold_what_the_folder_holds(movies, tmp_path):
+    (labels := tmp_path / "movies").mkdir()
+    for movie in movies.iterdir():
+        os.link(movie, labels / movie.name)
+    (labels / "dataset.json").write_text(json.dumps({"labels": [[f"{n}.mp4", i] for i, n in enumerate("abcde")]}))
+    convert(labels, tmp_path / "folder")
+    convert(labels, tmp_path / "set.zip", shape="zip")
+    convert(labels, tmp_path / "shards", shape="shards", shard_clips=2)
+    assert sorted(os.listdir(tmp_path)) == ["folder", "movies", "set.zip", "shards"]
+    files = tree(tmp_path / "folder")
+    with zipfile.ZipFile(tmp_path / "set.zip") as archive:
+        assert {info.filename: archive.read(info) for info in archive.infolist()} == files
+        assert {info.compress_type for info in archive.infolist()} == {zipfile.ZIP_STORED}
+    assert read_manifest(tmp_path / "set.zip") == read_manifest(tmp_path / "folder")
+    shards = [f"{tmp_path}/shards/shard-{k:06d}.tar" for k in range(3)]
+    samples = [sample for shard in shards for sample in read_samples(shard)]
+    found = {
+        f"{s.about['video']}/{s.about['first'] + k:06d}.png": data
+        for s in samples
+        for k, (_, data) in enumerate(s.images)
+    }
+    assert len(samples) == 5 and found == {name: files[name] for name in found} and len(found) == 20
+    assert {s.about["video"][7]: s.about["label"] for s in samples} == dict(zip("abcde", range(5)))
+    with pytest.raises(UserError, match=r"set\.zip' is there already: use --overwrite"):
+        convert(labels, tmp_path / "set.zip", shape="zip")
+    convert(labels, tmp_path / "set.zip", shape="zip", resolution=4, overwrite=True)
+    assert read_manifest(tmp_path / "set.zip")["resolution"] == 4
+
+
+def test_a_foreign_zip_is_not_overwritten(movies, tmp_path):
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        archive.writestr("precious", b"")
+    with pytest.raises(UserError, match="was not made by this tool"):
+        convert(movies, tmp_path / "set.zip", shape="zip", overwrite=True)
+
+
+def test_zip_of_videos(movies, tmp_path):
+    with zipfile.ZipFile(tmp_path / "movies.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(movies / "a.mp4", "deep/a.mp4")
+    manifest = convert(tmp_path / "movies.zip", tmp_path / "out")
+    assert [entry["source"] for entry in manifest["videos"]] == ["deep/a.mp4"]
+    convert(movies / "a.mp4", tmp_path / "direct")
+    assert tree(tmp_path / "out" / "videos" / "deep-a_0000") == tree(tmp_path / "direct" / "videos" / "a_0000")
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Several at once, and interruptions
+
+
+def test_workers_change_nothing(movies, tmp_path):
+    convert(movies, tmp_path / "one")
+    convert(movies, tmp_path / "two", workers=2)
+    assert tree(tmp_path / "one") == tree(tmp_path / "two")
+
+
+def test_an_interrupted_conversion_goes_on(movies, tmp_path, monkeypatch):
+    convert(movies, tmp_path / "whole")
+    done = []
+    original = conversion.convert
+
+    def until_c(source, **options):
+        if source.name == "c":
+            options["on_frame"] = lambda: (_ for _ in ()).throw(KeyboardInterrupt)  # in the middle of the video
+        done.append(source.name)
+        return original(source, **options)
+
+    monkeypatch.setattr(conversion, "convert", until_c)
+    with pytest.raises(KeyboardInterrupt):
+        convert(movies, tmp_path / "out")
+    assert done == ["a", "b", "c"] and not (tmp_path / "out").exists()
+    assert (tmp_path / ".out.unfinished" / "work" / "c_0000" / "000000.png").exists()
+
+    monkeypatch.setattr(conversion, "convert", lambda source, **o: done.append(source.name) or original(source, **o))
+    done.clear()
+    manifest = convert(movies, tmp_path / "out")
+    assert done == ["c", "d", "e"]
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole") and not (tmp_path / ".out.unfinished").exists()
+    assert len(manifest["videos"]) == 5
+
+
+def interrupted(movies, out, monkeypatch, *, after=2, **options):
+    """A conversion that ends after so many videos."""
+    original, count = conversion.convert, []
+
+    def some(source, **arguments):
+        count.append(source)
+        if len(count) > after:
+            raise KeyboardInterrupt
+        return original(source, **arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(conversion, "convert", some)
+        convert(movies, out, **options)
+
+
+def converted(monkeypatch):
+    """The list of videos that are converted from now on."""
+    done, original = [], conversion.convert
+    monkeypatch.setattr(conversion, "convert", lambda source, **o: done.append(source.name) or original(source, **o))
+    return done
+
+
+def test_damaged_leftovers_are_made_again(movies, tmp_path, monkeypatch):
+    interrupted(movies, tmp_path / "out", monkeypatch, after=3)
+    videos = tmp_path / ".out.unfinished" / "data" / "videos"
+    (videos / "a_0000" / "000002.png").write_bytes(b"")  # as after a power failure
+    (videos / "b_0000" / "000002.png").unlink()
+    (videos / "x_0000").mkdir()
+    done = converted(monkeypatch)
+    convert(movies, tmp_path / "out")
+    assert done == ["a", "b", "d", "e"]
+    convert(movies, tmp_path / "whole")
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+
+
+def test_videos_that_have_changed_are_made_again(movies, tmp_path, monkeypatch):
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in "abcd":
+        (source / f"{name}.mp4").write_bytes((movies / "a.mp4").read_bytes())
+    interrupted(source, tmp_path / "out", monkeypatch, after=3)
+    os.utime(source / "b.mp4", (1, 1))
+    (source / "c.mp4").unlink()
+    done = converted(monkeypatch)
+    convert(source, tmp_path / "out")
+    assert done == ["b", "d"] and sorted(os.listdir(tmp_path / "out" / "videos")) == ["a_0000", "b_0000", "d_0000"]
+
+
+def test_other_options_do_not_go_on(movies, tmp_path, monkeypatch):
+    interrupted(movies, tmp_path / "out", monkeypatch)
+    with pytest.raises(UserError, match="unfinished dataset made with resolution 8, not 16: repeat that command"):
+        convert(movies, tmp_path / "out", resolution=16)
+    done = converted(monkeypatch)
+    convert(movies, tmp_path / "out", resolution=16, overwrite=True)
+    assert done == list("abcde") and read_manifest(tmp_path / "out")["resolution"] == 16
+
+
+def test_broken_video_among_good_ones_is_left_out_later(movies, tmp_path, monkeypatch):
+    """What was done before the mistake showed is kept."""
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in "ab":
+        os.link(movies / "a.mp4", source / f"{name}.mp4")
+    (source / "z.mp4").write_bytes(b"nothing")
+    with pytest.raises(UserError, match="z.mp4"):
+        convert(source, tmp_path / "out")
+    done = converted(monkeypatch)
+    assert len(convert(source, tmp_path / "out", skip_broken=True)["skipped"]) == 1
+    assert done == ["z"]
+
+
+def test_killed_at_any_moment(movies, tmp_path):
+    """kill -9 with two workers, then again without interruption."""
+    convert(movies, tmp_path / "whole")
+    command = [sys.executable, "-m", "training.dataset_tool", str(movies), str(tmp_path / "out"), "--workers", "2"]
+    command += ["--resolution", "8", "--nframes", "4"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(dataset_tool.__file__).parents[2])}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    records = tmp_path / ".out.unfinished" / "records"
+    limit = time.time() + 60
+    while time.time() < limit and not (records.is_dir() and any(records.iterdir())) and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    if not (tmp_path / "out").exists():  # it was not too fast for us
+        subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+
+
+def test_two_processes_do_not_write_the_same(movies, tmp_path):
+    growing = preparation.Unfinished(str(tmp_path / "out"))
+    with growing.opened({"a": 1}, restart=False):
+        growing.keep({"name": "x", "pieces": [], "bytes": 0})
+        with pytest.raises(UserError, match="Another process is making"):
+            convert(movies, tmp_path / "out")
+
+
+def test_a_worker_that_dies_is_one_line(movies, tmp_path):
+    """The memory is full, say."""
+    with pytest.raises(UserError, match="worker process has ended unexpectedly"):
+        for _ in conversion.convert_all(
+            [Suicide(name, f"{name}.mp4") for name in "ab"],
+            among=conversion.SourceSet(root="", sources=[], entries={}, store=None),
+            recipe=None,
+            folder=str(tmp_path),
+            workers=2,
+            on_frames=lambda count: None,
+        ):
+            pass
+
+
+class Suicide(conversion.Source):
+    def __reduce__(self):
+        return end_process, ()
+
+
+def end_process():
+    if multiprocessing.parent_process() is not None:
+        os._exit(9)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Bad and odd input
+
+
+def test_empty_and_corrupt_videos(movies, tmp_path):
+    source = tmp_path / "source"
+    source.mkdir()
+    os.link(movies / "a.mp4", source / "good.mp4")
+    (source / "empty.mp4").write_bytes(b"")
+    (source / "text.avi").write_bytes(b"hello")
+    run_ffmpeg("-f", "lavfi", "-i", "anullsrc=d=0.2", source / "sound.mp4")
+    (source / "cut.mp4").write_bytes((movies / "a.mp4").read_bytes()[:600])
+    arguments = [str(source), str(tmp_path / "out"), "--nframes", "4", "--resolution", "8", "--skip-broken"]
+    result = CliRunner().invoke(main, [*arguments, "--workers", "1"], catch_exceptions=False)
+    assert result.exit_code == 0 and "4 video(s) were left out." in result.output
+    for name in ("empty.mp4", "text.avi", "sound.mp4", "cut.mp4"):
+        assert f"left out {name}: Cannot decode" in result.output
+    assert [entry["source"] for entry in read_manifest(tmp_path / "out")["videos"]] == ["good.mp4"]
+
+
+def lossless(path, pixels, pixel_format):
+    """Frames [N, H, W, C] as a lossless video of that pixel format."""
+    count, height, width = pixels.shape[:3]
+    raw = {1: "gray", 3: "rgb24", 4: "rgba"}[pixels.shape[3]]
+    process = subprocess.Popen(
+        [
+            imageio_ffmpeg.get_ffmpeg_exe(),
+            "-v",
+            "error",
+            "-y",
+            "-f",
+            "rawvideo",
+            "-pix_fmt",
+            raw,
+            "-s",
+            f"{width}x{height}",
+        ]
+        + ["-i", "-", "-c:v", "ffv1", "-pix_fmt", pixel_format, str(path)],
+        stdin=subprocess.PIPE,
+    )
+    process.communicate(pixels.tobytes())
+    assert process.returncode == 0
+    return str(path)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 5), (7, 2), (33, 17)])
+def test_odd_sizes(tmp_path, size):
+    pixels = np.full([4, size[1], size[0], 3], 100, dtype=np.uint8)
+    movie = lossless(tmp_path / "odd.mkv", pixels, "gbrp")
+    assert [frame.size for frame in decode_video(movie)] == [size] * 4
+    convert(movie, tmp_path / "out")
+    assert (VideoPairDataset(path=tmp_path / "out", resolution=8, nframes=4).clip(0) == 100).all()
+
+
+@pytest.mark.parametrize("pixel_format", ["gray", "gray10le", "gray16le", "gbrp16le", "yuv444p10le", "rgb48le"])
+def test_gray_and_deep_videos(tmp_path, pixel_format):
+    levels = np.array([0, 60, 128, 255], dtype=np.uint8)
+    pixels = np.tile(levels[:, None, None, None], (1, 8, 8, 1 if pixel_format.startswith("gray") else 3))
+    movie = lossless(tmp_path / "deep.mkv", pixels, pixel_format)
+    frames = [np.asarray(frame).astype(int) for frame in decode_video(movie)]
+    assert [f.shape for f in frames] == [(8, 8, 3)] * 4
+    assert np.abs(np.stack(frames) - levels[:, None, None, None]).max() <= 1
+
+
+def test_transparent_videos_are_put_over_black(tmp_path):
+    pixels = np.full([4, 8, 8, 4], 200, dtype=np.uint8)
+    pixels[:, :, :4, 3] = 0
+    pixels[:, :, 4:, 3] = 255
+    movie = lossless(tmp_path / "alpha.mkv", pixels, "bgra")
+    assert probe_video(movie).alpha
+    convert(movie, tmp_path / "out")
+    clip = VideoPairDataset(path=tmp_path / "out", resolution=8, nframes=4).clip(0)
+    assert (clip[..., :4] == 0).all() and (clip[..., 4:].int() - 200).abs().max() <= 1
+
+
+def test_probe(movies, tmp_path):
+    assert probe_video(str(movies / "a.mp4")).fps == 10 and not probe_video(str(movies / "a.mp4")).alpha
+    (tmp_path / "x.mp4").write_bytes(b"")
+    assert probe_video(str(tmp_path / "x.mp4")).fps is None
+
+
+def test_rotated_video_is_cropped_as_it_is_shown(movies, tmp_path):
+    run_ffmpeg("-display_rotation", "90", "-i", movies / "a.mp4", "-c", "copy", tmp_path / "turned.mp4")
+    manifest = convert(tmp_path / "turned.mp4", tmp_path / "out", crop=Crop(rectangle=(0, 0, 24, 32)))
+    assert manifest["sources"][0]["size"] == [24, 32] and manifest["sources"][0]["crop"] == [0, 4, 24]
+
+
+def test_symbolic_links(movies, tmp_path):
+    source = tmp_path / "source"
+    (source / "sub").mkdir(parents=True)
+    (source / "linked.mp4").symlink_to(movies / "a.mp4")
+    (source / "dangling.mp4").symlink_to(tmp_path / "nowhere.mp4")
+    (source / "sub" / "circle").symlink_to(source)
+    manifest = convert(source, tmp_path / "out", skip_broken=True)
+    assert [entry["source"] for entry in manifest["videos"]] == ["linked.mp4"]
+    assert [entry["source"] for entry in manifest["skipped"]] == ["dangling.mp4"]
+
+
+def test_zip_members_with_names_that_lead_elsewhere(tmp_path):
+    with zipfile.ZipFile(tmp_path / "evil.zip", "w") as archive:
+        for frame in range(4):
+            Image.new("RGB", (4, 4), (9, 9, 9)).save(tmp_path / "x.png")
+            data = (tmp_path / "x.png").read_bytes()
+            for folder in ("good/v", "../../evil", "/etc/evil", "C:/evil", "a//b", "back\\slash"):
+                info = zipfile.ZipInfo("x")
+                info.filename = f"{folder}/{frame}.png"
+                archive.writestr(info, data)
+        link = zipfile.ZipInfo("good/v/9.png")
+        link.external_attr = (stat.S_IFLNK | 0o777) << 16
+        archive.writestr(link, "/etc/passwd")
+    (tmp_path / "x.png").unlink()
+    store = FrameStore(tmp_path / "evil.zip")
+    assert [video.path for video in store.videos] == ["good/v"] and len(store.videos[0]) == 4 and store.unsafe == 21
+    arguments = [str(tmp_path / "evil.zip"), str(tmp_path / "out"), "--nframes", "4", "--resolution", "4"]
+    result = CliRunner().invoke(main, [*arguments, "--workers", "1"], catch_exceptions=False)
+    assert "21 entries of the zip were left out" in result.output
+    assert sorted(os.listdir(tmp_path)) == ["evil.zip", "out"] and os.listdir(tmp_path / "out/videos") == [
+        "good-v_0000"
+    ]
+
+
+def test_names_that_are_no_utf8(movies, tmp_path):
+    source = os.fsencode(tmp_path / "source")
+    os.makedirs(source + b"/d\xe9j\xe0")
+    os.link(movies / "a.mp4", source + b"/d\xe9j\xe0/b\xff.mp4")
+    frames = source + b"/vid\xe9o"
+    os.makedirs(frames)
+    for frame in range(4):
+        Image.new("RGB", (8, 8), (gray(frame),) * 3).save(os.fsdecode(frames + b"/fr\xe4me%d.png" % frame))
+    manifest = convert(tmp_path / "source", tmp_path / "out")
+    assert sorted(entry["source"] for entry in manifest["videos"]) == ["d\\xe9j\\xe0/b\\xff.mp4", "vid\\xe9o"]
+    assert sorted(os.listdir(tmp_path / "out" / "videos")) == ["d_xe9j_xe0-b_xff_0000", "vid_xe9o_0000"]
+    assert VideoPairDataset(path=tmp_path / "out", resolution=8, nframes=4).num_clips == 2
+    raw = VideoPairDataset(path=tmp_path / "source", resolution=8, nframes=4)
+    assert [int(v) for v in raw.clip(0)[:, 0, 0, 0]] == [gray(frame) for frame in range(4)]
+
+
+def test_awkward_names_become_plain_ones(movies, tmp_path):
+    source = tmp_path / "source"
+    source.mkdir()
+    names = ["-rf.mp4", "new\nline.mp4", "a:b?.mp4", "ö" * 120 + ".mp4", "ö" * 119 + "x.mp4"]
+    for name in names:
+        os.link(movies / "a.mp4", source / name)
+    manifest = convert(source, tmp_path / "out")
+    made = sorted(os.listdir(tmp_path / "out" / "videos"))
+    assert len(made) == len(set(made)) == 5 == len(manifest["videos"])
+    assert {"_rf_0000", "new_line_0000", "a_b__0000"} <= set(made) and all(len(m.encode()) < 200 for m in made)
+
+
+def test_no_video_is_named_like_a_file_that_is_hidden(movies, tmp_path):
+    os.link(movies / "a.mp4", tmp_path / ".hidden.mp4")
+    convert(tmp_path / ".hidden.mp4", tmp_path / "out")
+    assert VideoPairDataset(path=tmp_path / "out", resolution=8, nframes=4).num_clips == 1
+
+
+def test_small_videos_are_enlarged_and_that_is_said(movies, tmp_path):
+    arguments = [str(movies), str(tmp_path / "out"), "--nframes", "4", "--resolution", "32", "--workers", "1"]
+    assert "5 video(s) were enlarged" in CliRunner().invoke(main, arguments, catch_exceptions=False).output
+
+
+def test_wrong_commands(movies, tmp_path):
+    def message(*arguments):
+        result = CliRunner().invoke(main, [str(a) for a in arguments], standalone_mode=False)
+        assert isinstance(result.exception, UserError) and not (tmp_path / "out").exists()
+        return str(result.exception)
+
+    out = tmp_path / "out"
+    assert "Give a SOURCE and an OUT" in message(movies)
+    assert "takes no SOURCE" in message(movies, out, "--check", out)
+    assert "give one of them" in message(movies, out, "--crop", "0,0,9,9", "--boxes", "x.json")
+    assert "--crop nonsense" in message(movies, out, "--crop", "nonsense")
+    assert "Cannot read the boxes" in message(movies, out, "--boxes", tmp_path / "none.json")
+    assert "not inside the frames" in message(movies, out, "--crop", "30,0,9,9", "--workers", "1")

@@ -1,0 +1,102 @@
+"""--check finds what is wrong with a dataset; --preview shows it."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from dnnlib import UserError
+from training.dataset_tool.__main__ import main, prepare
+from training.dataset_tool.validate import check_dataset, write_preview
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    root = tmp_path_factory.mktemp("source")
+    for video in range(3):
+        folder = root / "train" / f"v{video}"
+        folder.mkdir(parents=True)
+        for frame in range(8):
+            Image.new("RGB", (12, 10), (100 * video, 30 * frame, 0)).save(folder / f"{frame:03d}.png")
+    (root / "dataset.json").write_text(json.dumps({"labels": [[f"train/v{v}", v] for v in range(3)]}))
+    return root
+
+
+@pytest.fixture
+def dataset(source, tmp_path):
+    prepare(source=str(source), out=str(tmp_path / "set"), resolution=8, nframes=4)
+    return tmp_path / "set"
+
+
+def frame(dataset, video=1, number=2):
+    return dataset / "videos" / f"train-v{video}_0000" / f"{number:06d}.png"
+
+
+@pytest.mark.parametrize("shape", ["folder", "zip", "shards"])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_sound(source, tmp_path, shape, workers):
+    out = str(tmp_path / ("set.zip" if shape == "zip" else "set"))
+    prepare(source=str(source), out=out, resolution=8, nframes=4, shape=shape, shard_clips=4)
+    report = check_dataset(out, workers=workers)
+    assert report.problems == [] and report.sizes == {(8, 8): 24}
+    assert (report.frames, report.clips, report.short, report.nframes) == (24, 6, 0, 4)
+    assert report.videos == (6 if shape == "shards" else 3)  # in shards, clips are all there is
+    assert report.lines()[-1] == "sound     no problems"
+
+
+def test_problems_are_found(dataset):
+    frame(dataset, 0, 3).write_bytes(b"")
+    frame(dataset, 1, 2).unlink()
+    Image.new("RGB", (9, 8)).save(frame(dataset, 2, 0))
+    shutil.copytree(dataset / "videos" / "train-v0_0000", dataset / "videos" / "extra")
+    frame(dataset, 0, 3).with_name("x.txt").write_text("")
+    problems = "\n".join(check_dataset(str(dataset)).problems)
+    for part in (
+        "Cannot read the frame",
+        "train-v0_0000/000003.png",
+        "'videos/train-v1_0000' has 8 frames in manifest.json, but 7 of its frames are there",
+        "'videos/train-v2_0000' has frames of different sizes: 9×8, 8×8",
+        "manifest.json says 8×8 pixels",
+        "no label for 1 of 4 videos",
+    ):
+        assert part in problems, part
+    shutil.rmtree(dataset / "videos" / "train-v2_0000")
+    assert "it is not there" in "\n".join(check_dataset(str(dataset)).problems)
+
+
+def test_a_folder_of_anything(source, tmp_path):
+    report = check_dataset(str(source), nframes=9)
+    assert (report.videos, report.short, report.clips, report.problems) == (3, 3, 0, [])
+    assert "labels of length 3 for every video" in report.notes
+    with pytest.raises(UserError, match="There is no file or folder"):
+        check_dataset(str(tmp_path / "nothing"))
+
+
+def test_shards_that_do_not_fit_their_index(source, tmp_path):
+    prepare(source=str(source), out=str(tmp_path / "set"), resolution=8, nframes=4, shape="shards", shard_clips=4)
+    (tmp_path / "set" / "shard-000001.tar").write_bytes(b"\0" * 10240)
+    report = check_dataset(str(tmp_path / "set"))
+    assert len(report.problems) == 1 and "has 0 clips, 2 are listed" in report.problems[0]
+
+
+def test_command(dataset, tmp_path):
+    arguments = ["--check", str(dataset), "--workers", "1", "--preview", str(tmp_path / "sheet.png")]
+    result = CliRunner().invoke(main, arguments, standalone_mode=False)
+    assert result.exception is None and "videos    3, of which 0 are shorter than a clip" in result.output
+    assert Image.open(tmp_path / "sheet.png").size == (64, 24)
+    frame(dataset).write_bytes(b"")
+    result = CliRunner().invoke(main, arguments, standalone_mode=False)
+    assert isinstance(result.exception, UserError) and "problem(s), listed above" in str(result.exception)
+    assert "problem   Cannot read the frame" in result.output
+
+
+@pytest.mark.parametrize("shape", ["folder", "shards"])
+def test_preview_shows_videos_in_rows_and_time_in_columns(source, tmp_path, shape):
+    prepare(source=str(source), out=str(tmp_path / "set"), resolution=8, nframes=8, shape=shape)
+    write_preview(str(tmp_path / "set"), str(tmp_path / "sheet.png"))
+    pixels = np.asarray(Image.open(tmp_path / "sheet.png"))[::8, ::8]
+    assert pixels.shape == (3, 8, 3) and sorted(pixels[:, 0, 0]) == [0, 100, 200]
+    assert (pixels[:, :, 0] == pixels[:, :1, 0]).all() and (pixels[:, :, 1] == 30 * np.arange(8)).all()

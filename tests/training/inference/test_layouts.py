@@ -1,0 +1,135 @@
+"""Grids, loops and pairs of contents and motions."""
+
+import types
+
+import pytest
+import torch
+
+from training.inference.cli_options import parse_style_mix
+from training.inference.interpolation import lerp, slerp
+from training.inference.latents import seed_latents
+from training.inference.layouts import SeedCodes, Styles, file_content, join_names, lay_out
+
+SIZES = {"z_dim": 6, "motion_dim": 5, "background_dim": 4}
+
+
+@pytest.fixture
+def known():
+    return SeedCodes(types.SimpleNamespace(**SIZES))
+
+
+def mapping(z, c=None, *, truncation_psi=1.0):
+    """Three styles of one, two and three times (z + label), shortened."""
+    z = z if c is None else z + c
+    return z[:, None] * truncation_psi * torch.tensor([1.0, 2.0, 3.0])[None, :, None]
+
+
+STYLES = Styles(mapping, label=None, truncation_psi=0.5, device="cpu")
+
+
+def latents(seed, motion=0):
+    return seed_latents(seed, motion, **SIZES)
+
+
+def codes(layout, phase=0.0):
+    return layout.codes(phase, STYLES)
+
+
+def test_codes_of_seeds(known):
+    content = known.content(7)
+    assert content.name == "seed0007" and content.motion.name == "motion0007" and known.content(7) is content
+    assert torch.equal(content.z, latents(7).z) and torch.equal(content.z_bg, latents(7).z_bg)
+    assert torch.equal(known.motion(9).z, latents(0, 9).z_motion)
+    assert torch.equal(STYLES(content), mapping(latents(7).z, truncation_psi=0.5))
+    labelled = Styles(mapping, label=torch.ones(1, 6), truncation_psi=1.0, device="cpu")
+    assert torch.equal(labelled(content), mapping(latents(7).z + 1))
+    with pytest.raises(ValueError, match="The seed must lie"):
+        known.content(2**32)
+
+
+def test_a_mixed_content_has_the_other_styles_in_its_layers_only(known):
+    mixed = known.mix(parse_style_mix("3:5:1-2"), [1, 2])
+    assert mixed.name == "mix0003-0005-1-2" and mixed.motion is known.motion(3)
+    assert torch.equal(mixed.z_bg, latents(3).z_bg)
+    ws = STYLES(mixed)
+    assert torch.equal(ws[:, :1], STYLES(known.content(3))[:, :1])
+    assert torch.equal(ws[:, 1:], STYLES(known.content(5))[:, 1:])
+
+
+def test_the_content_of_a_file_is_not_truncated():
+    saved = types.SimpleNamespace(ws=torch.randn(3, 6), z_motion=torch.randn(5), z_bg=torch.randn(4))
+    content = file_content("/x/my codes.npz", saved)
+    assert content.name == "codes-my-codes" and content.motion.name == "motion-my-codes"
+    assert torch.equal(STYLES(content), saved.ws[None]) and torch.equal(content.motion.z, saved.z_motion[None])
+
+
+def test_pairs(known):
+    contents = [known.content(seed) for seed in (1, 2)]
+    names = [layout.name for layout in lay_out(contents, None, grid=False, interpolate=None)]
+    assert names == ["seed0001_motion0001", "seed0002_motion0002"]
+    layouts = lay_out(contents, [known.motion(s) for s in (7, 8, 9)], grid=False, interpolate=None)
+    assert len(layouts) == 6 and layouts[4].name == "seed0002_motion0008" and not layouts[4].moving
+    (row,) = codes(layouts[4])
+    assert torch.equal(row.ws, STYLES(contents[1])) and torch.equal(row.z_motion, latents(0, 8).z_motion)
+    assert torch.equal(row.z_bg, latents(2).z_bg)
+
+
+def test_a_grid_has_a_row_for_each_content_and_a_column_for_each_motion(known):
+    contents = [known.content(seed) for seed in (1, 4)]
+    (layout,) = lay_out(contents, [known.motion(s) for s in (7, 8, 9)], grid=True, interpolate=None)
+    assert (layout.rows, layout.columns) == (2, 3)
+    assert layout.name == "grid_seed0001+0004_motion0007-0009"
+    rows = codes(layout)
+    for row, content in zip(rows, (1, 4), strict=True):
+        for column, motion in enumerate((7, 8, 9)):
+            assert torch.equal(row.ws[column : column + 1], STYLES(known.content(content)))
+            assert torch.equal(row.z_motion[column], latents(0, motion).z_motion[0])
+            assert torch.equal(row.z_bg[column], latents(content).z_bg[0])
+    (square,) = lay_out(contents, None, grid=True, interpolate=None)  # equally many are not paired here
+    assert (square.rows, square.columns) == (2, 2) and square.name == "grid_seed0001+0004_motion0001+0004"
+
+
+def test_a_loop_in_z(known):
+    contents = [known.content(seed) for seed in (1, 2, 3)]
+    (loop,) = lay_out(contents, [known.motion(9)], grid=False, interpolate="z")
+    assert loop.moving and (loop.rows, loop.columns) == (1, 1)
+    assert loop.name == "interpolate-z_seed0001-0003_motion0009"
+    for phase, first, second, fraction in [(0, 1, 2, 0), (0.5, 2, 3, 0.5), (0.75, 3, 1, 0.25)]:
+        (row,) = codes(loop, phase)
+        z = slerp(latents(first).z, latents(second).z, fraction)
+        assert torch.allclose(row.ws, mapping(z, truncation_psi=0.5), atol=1e-6)
+        assert torch.allclose(row.z_bg, slerp(latents(first).z_bg, latents(second).z_bg, fraction), atol=1e-6)
+        assert torch.equal(row.z_motion, latents(0, 9).z_motion)
+
+
+def test_a_loop_in_w_with_motions_of_their_own_pace(known):
+    contents = [known.content(1), known.mix(parse_style_mix("2:5:0"), [0])]
+    (loop,) = lay_out(contents, [known.motion(seed) for seed in (7, 8, 9)], grid=False, interpolate="w")
+    (row,) = codes(loop, 0.25)
+    assert torch.allclose(row.ws, lerp(STYLES(contents[0]), STYLES(contents[1]), 0.5))
+    assert torch.allclose(row.z_motion, slerp(latents(0, 7).z_motion, latents(0, 8).z_motion, 0.75))
+
+
+def test_loops_that_cannot_be(known):
+    content, mixed = known.content(1), known.mix(parse_style_mix("1:2:0"), [0])
+    with pytest.raises(ValueError, match="two or more contents or motions"):
+        lay_out([content, content], None, grid=False, interpolate="z")
+    with pytest.raises(ValueError, match="no z to interpolate; use w"):
+        lay_out([content, mixed], None, grid=False, interpolate="z")
+    (loop,) = lay_out([mixed], [known.motion(1), known.motion(2)], grid=False, interpolate="z")
+    assert torch.equal(codes(loop, 0.3)[0].ws, STYLES(mixed))  # one content: nothing to interpolate in z
+
+
+def test_two_videos_never_have_one_name():
+    saved = types.SimpleNamespace(ws=torch.zeros(3, 6), z_motion=torch.zeros(5), z_bg=torch.zeros(4))
+    contents = [file_content(path, saved) for path in ("a/codes.npz", "b/codes.npz")]
+    with pytest.raises(ValueError, match="2 videos would be called codes-codes_motion-codes: name the files"):
+        lay_out(contents, None, grid=False, interpolate=None)
+    assert lay_out(contents, None, grid=True, interpolate=None)[0].rows == 2
+
+
+def test_names_stay_short():
+    assert join_names(["seed0001", "seed0002", "seed0003", "seed0007", "seed12345"]) == "seed0001-0003+0007+12345"
+    assert join_names(["seed0001", "mix0001-0002-3", "seed0001"]) == "seed0001+mix0001-0002-3"
+    many = [f"seed{2 * i:04d}" for i in range(100)]
+    assert join_names(many) == "seed0000-to-seed0198-x100"

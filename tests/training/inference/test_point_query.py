@@ -1,0 +1,75 @@
+"""Points of a field against the samples that the renderer takes of the same scene."""
+
+import math
+
+import pytest
+import torch
+
+from renderer.cameras import camera_rays, pixel_centers
+from tests.training.tiny import make_plan
+from training.inference.latents import seed_latents
+from training.inference.point_query import SAMPLES, PointField
+from training.launch.build import build_networks
+
+
+def brute_force(generator, fields, ws, points):
+    """Colours of points, one after the other: samples along the ray, their final colours, weights by their formula."""
+    settings, position = generator.settings, generator.camera_prior.at().cam2world[0, :3, 3]
+    upsampler = generator.fold(ws).upsampler
+    length, colours = (settings.far - settings.near) / 2, []
+    for point in points:
+        view = (point - position) / (point - position).norm()
+        total, left, norm = torch.zeros(3), 1.0, 0.0
+        for i in range(SAMPLES):
+            place = point + view * length * i / (SAMPLES - 1)
+            raw, features = fields.foreground(place[None, None, None, None], view[None, None])
+            step = length / (SAMPLES - 1) if i < SAMPLES - 1 else 0.0
+            alpha = 1 - math.exp(-max(float(raw), 0.0) * step)
+            row = fields.foreground.project(features).reshape(1, 1, -1)
+            colour = generator.upsampler.pointwise([row[..., 3:]], [row[..., :3]], upsampler)[0].reshape(3)
+            total, norm, left = total + (left * alpha + 1e-6) * colour, norm + left * alpha + 1e-6, left * (1 - alpha)
+        colours.append(total / norm)
+    return torch.stack(colours)
+
+
+@pytest.mark.parametrize("words", [[], ["model.generator.foreground.view_directions=true"]])
+def test_densities_colours_and_opacities_are_those_of_the_scene(tmp_path, words):
+    generator = build_networks(make_plan(tmp_path, *words).options, c_dim=0)[0].eval().requires_grad_(False)
+    sizes = {name: getattr(generator, name) for name in ("z_dim", "motion_dim", "background_dim")}
+    codes = seed_latents(3, 4, **sizes)
+    ws = generator.mapping(codes.z)
+    field = PointField(generator, ws, z_motion=codes.z_motion, z_bg=codes.z_bg, time=0.7)
+
+    times = torch.tensor([[0.7]])
+    with torch.no_grad():
+        motion = generator.motion_vectors(ws, codes.z_motion, times)
+        fields = generator.fields(generator.fold(ws).foreground[0], times, motion, codes.z_bg)
+        origins, directions = camera_rays(generator.camera_prior.at(), pixel_centers(6))
+        settings = generator.settings
+        depths = torch.linspace(settings.near, settings.far, settings.num_samples)
+        points = origins[:, :, None] + depths[:, None] * directions[:, :, None]
+        view = torch.nn.functional.normalize(directions, dim=-1)
+        raw, _ = fields.foreground(points[:, None], view)
+    points = points.reshape(-1, 3)
+    density = field.density(points)
+    assert density.max() > 0
+    torch.testing.assert_close(density, raw.relu().reshape(-1), rtol=1e-4, atol=1e-5)
+    colours = field.colour(points)
+    picked = points[:: len(points) // 7]
+    torch.testing.assert_close(field.colour(picked), brute_force(generator, fields, ws, picked), rtol=1e-3, atol=1e-4)
+
+    # The opacity is that of the rendered scene.
+    scene = generator.scene(ws, z_motion=codes.z_motion, z_bg=codes.z_bg)
+    aside = generator.camera_prior.at(yaw=0.9)
+    size = settings.resolution
+    expected = scene.output(0.7, aside).opacity[0, 0]
+    assert 0.01 < expected.mean() < 0.99
+    torch.testing.assert_close(field.opacity(aside, size), expected, rtol=1e-4, atol=1e-5)
+
+    # Another moment is denser elsewhere; another camera sees the same densities, and colours along its own rays.
+    later = PointField(generator, ws, z_motion=codes.z_motion, z_bg=codes.z_bg, time=0.0)
+    assert (later.density(points) - density).abs().max() > 1e-4
+    aside = generator.camera_prior.at(yaw=1.0)
+    aside = PointField(generator, ws, z_motion=codes.z_motion, z_bg=codes.z_bg, time=0.7, camera=aside)
+    torch.testing.assert_close(aside.density(points), density, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(aside.colour(points), colours, atol=1e-3)

@@ -1,0 +1,343 @@
+"""The parts of inversion: style coordinates, losses, candidate videos, path search, reading clips."""
+
+import itertools
+import math
+
+import imageio_ffmpeg
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import dnnlib
+from renderer.video import VideoWriter
+from tests.training.inversion.small_inversion import CLIP_TIMES, small_generator
+from torch_utils.rng import RandomStream
+from torch_utils.torchscript import load_torchscript
+from training.data.crops import Crop
+from training.inversion.candidates import CandidateVideos, Weights
+from training.inversion.initialize import cheapest_paths, key_frames, nearest_motions, nearest_samples
+from training.inversion.loss import ClipLoss, psnr, pyramid
+from training.inversion.optimize import FitSettings, fit_clip, fit_images, learning_rate
+from training.inversion.style_prior import StylePrior, random_labels
+from training.inversion.target_clip import read_clip
+
+
+@pytest.fixture(scope="module")
+def generator():
+    return small_generator()
+
+
+@pytest.fixture(scope="module")
+def prior(generator):
+    return StylePrior.of(generator, RandomStream(0))
+
+
+def candidates(generator, prior, *, videos=2, frames=4, seed=0):
+    draw = torch.Generator().manual_seed(seed)
+    return CandidateVideos(
+        generator,
+        prior,
+        x=torch.randn(videos, 1, generator.w_dim, generator=draw),
+        z_motion=torch.randn(videos, generator.motion_dim, generator=draw),
+        z_bg=torch.randn(videos, generator.background_dim, generator=draw),
+        yaw=torch.rand(videos, frames, generator=draw) * 0.4 - 0.2,
+        pitch=math.pi / 2 + torch.rand(videos, frames, generator=draw) * 0.1,
+        times=torch.linspace(0, 1, frames),
+    )
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Styles
+
+
+def test_coordinates_of_random_styles_are_round(generator, prior):
+    z = RandomStream(1).normal("", [4000, generator.z_dim])
+    w = generator.mapping(z)[:, 0]
+    x = prior.coordinates(w)
+    assert torch.allclose(prior.styles(x), w, atol=1e-4)
+    assert x.mean(dim=0).abs().max() < 0.1
+    covariance = x.t() @ x / len(x)
+    assert (covariance - torch.eye(generator.w_dim)).abs().max() < 0.25
+    spread = (w - w.mean(dim=0)).square().mean(dim=0)
+    assert spread.max() / spread.min() > 1.5  # in w they are not
+
+
+def test_labels_are_one_hot_and_each_comes_up(generator):
+    generator = type("Labelled", (), {"c_dim": 3})
+    labels = random_labels(generator, 60, RandomStream(0))
+    assert labels.shape == (60, 3) and torch.equal(labels.sum(dim=1), torch.ones(60))
+    assert (labels.sum(dim=0) > 5).all()
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Losses
+
+
+def test_a_pyramid_halves_by_averaging_down_to_four_pixels():
+    images = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    levels = pyramid(images)
+    assert [level.shape[-1] for level in levels] == [16, 8, 4]
+    assert torch.allclose(levels[2][1, 2, 0, 3], images[1, 2, :4, 12:].mean())
+    assert [level.shape[-1] for level in pyramid(torch.zeros(1, 3, 12, 12))] == [12, 6, 3]
+
+
+def test_psnr_is_that_of_pixels_between_minus_one_and_one():
+    assert psnr(4 * 1e-3) == pytest.approx(30)
+    assert psnr(0.0) > 100
+
+
+def test_the_loss_compares_with_the_frames_that_are_named():
+    clip = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    loss = ClipLoss(clip)
+    frames = torch.tensor([2, 0])
+    zero, squares = loss(clip[frames], frames)
+    assert torch.equal(zero, torch.zeros(2)) and torch.equal(squares, torch.zeros(2))
+    # A constant difference is the same at every scale; one that alternates is seen at the finest of two only.
+    off, squares = loss(clip[frames] + 0.5, frames)
+    assert torch.allclose(off, torch.full([2], 0.25)) and torch.allclose(squares, off)
+    stripes = torch.tensor([0.5, -0.5]).repeat(4).expand(3, 8, 8)
+    off, squares = loss(clip[frames] + stripes, frames)
+    assert torch.allclose(off, torch.full([2], 0.125)) and torch.allclose(squares, torch.full([2], 0.25))
+
+
+class Means(torch.nn.Module):
+    """Stands for LPIPS: the mean colours, divided by ten, of images in 0…255."""
+
+    def forward(self, images: torch.Tensor, resize_images: bool = True, return_lpips: bool = False) -> torch.Tensor:
+        assert return_lpips and not resize_images
+        return images.mean(dim=[2, 3]) / 10
+
+
+def test_a_perceptual_network_from_a_file(tmp_path):
+    torch.jit.script(Means()).save(str(tmp_path / "lpips.pt"))
+    clip = torch.zeros(2, 3, 8, 8)
+    frames = torch.tensor([0, 1])
+    loss = ClipLoss(clip, perceptual=load_torchscript(tmp_path / "lpips.pt", "cpu"), perceptual_weight=0.5)
+    value, squares = loss(clip + 0.2, frames)
+    # The colours are 25.5 apart: features 2.55 in three channels.
+    assert torch.allclose(value, torch.full([2], 0.04 + 0.5 * 3 * 2.55**2))
+    assert torch.allclose(squares, torch.full([2], 0.04))
+
+
+def test_perceptual_networks_of_another_kind_are_refused(tmp_path):
+    torch.jit.script(torch.nn.Flatten()).save(str(tmp_path / "other.pt"))
+    with pytest.raises(dnnlib.UserError, match="--lpips: the network cannot compare frames") as caught:
+        ClipLoss(torch.zeros(2, 3, 8, 8), perceptual=load_torchscript(tmp_path / "other.pt", "cpu"))
+    assert "\n" not in str(caught.value)
+    (tmp_path / "none.pt").write_bytes(b"nothing")
+    with pytest.raises(dnnlib.UserError, match="cannot be loaded as TorchScript"):
+        load_torchscript(tmp_path / "none.pt", "cpu")
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Candidate videos
+
+
+def test_frames_are_those_of_the_generator_with_the_cameras_of_the_prior(generator, prior):
+    videos = candidates(generator, prior)
+    frames = torch.tensor([3, 1])
+    with torch.no_grad():
+        images = videos.render(frames)
+        for s, (i, frame) in itertools.product(range(2), enumerate(frames.tolist())):
+            expected = generator.synthesize(
+                prior.styles(videos.x[s]).expand(1, generator.num_ws, -1),
+                z_motion=videos.z_motion[s : s + 1],
+                z_bg=videos.z_bg[s : s + 1],
+                times=videos.times[None, frame : frame + 1],
+                cameras=generator.camera_prior.at_angles(videos.yaw[s, frame], videos.pitch[s, frame]),
+            ).image[0, 0]
+            assert torch.allclose(images[s, i], expected, atol=1e-5)
+    assert (images[0, 0] - images[0, 1]).abs().max() > 0.01 and (images[0, 0] - images[1, 0]).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("name", ["x", "z_motion", "z_bg", "yaw", "pitch", "zoom"])
+def test_gradients_of_pixels_are_those_of_finite_differences(name):
+    generator = small_generator().double()
+    videos = candidates(generator, StylePrior.of(small_generator(), RandomStream(0)), videos=1).double()
+    videos._prior = StylePrior(**{key: value.double() for key, value in vars(videos._prior).items()})
+    videos.times = videos.times.double()
+    direction = torch.randn(
+        getattr(videos, name).shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64
+    )
+    frames = torch.tensor([1, 3])
+
+    def value(step):
+        moved = videos.select([0], **{name: getattr(videos, name).detach() + step * direction})
+        return moved, moved.render(frames).square().mean()
+
+    moved, at = value(0.0)
+    at.backward()
+    slope = float((getattr(moved, name).grad * direction).sum())
+    h = 3e-4  # camera matrices are float32: smaller steps drown in rounding
+    with torch.no_grad():
+        expected = float(value(h)[1] - value(-h)[1]) / (2 * h)
+    assert slope == pytest.approx(expected, rel=0.05) and abs(expected) > 1e-5
+
+
+def test_penalties(generator, prior):
+    videos = candidates(generator, prior, videos=1, frames=4)
+    off = {name: 0.0 for name in vars(Weights())}
+    zero = {name: torch.zeros_like(getattr(videos, name)) for name in ("x", "z_motion", "z_bg", "yaw", "zoom")}
+    videos = videos.select([0], **zero, pitch=torch.full([1, 4], math.pi / 2))
+    assert videos.penalty(Weights()).item() == 0  # the average, in the middle of the ranges
+
+    def penalty(name, **changes):
+        return videos.select([0], **changes).penalty(Weights(**{**off, name: 2.0})).item()
+
+    even = torch.tensor([[-0.3, -0.1, 0.1, 0.3]])
+    assert penalty("smooth", yaw=even) == pytest.approx(0, abs=1e-12)  # an even turn costs nothing
+    assert penalty("smooth", yaw=torch.tensor([[0, 0, 0, 0.1]])) == pytest.approx(2 * 0.1**2 / 2)
+    assert penalty("outside", yaw=even) == 0
+    assert penalty("outside", yaw=torch.full([1, 4], 0.5)) == pytest.approx(2 * 0.1**2)  # the range ends at 0.4
+    assert penalty("code", z_bg=torch.full([1, 4], 3.0)) == pytest.approx(2 * 9)
+    assert penalty("style", x=torch.full([1, 1, 8], 3.0)) == pytest.approx(2 * 9)
+    layers = torch.stack([torch.zeros(8), torch.ones(8)])[None]
+    assert penalty("layers", x=layers) == pytest.approx(2 * 0.25)
+    assert penalty("zoom", zoom=torch.tensor([[0.1, 0.0]])) == pytest.approx(2 * 0.1**2 / 2)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Searches
+
+
+def test_cheapest_paths_are_those_of_an_exhaustive_search():
+    draw = torch.Generator().manual_seed(0)
+    losses, grid = torch.rand(5, 3, 4, generator=draw), torch.tensor([-1.0, 0.0, 0.5, 2.0])
+    start = torch.rand(5, generator=draw)
+    costs, places = cheapest_paths(losses, grid[:, None], start[:, None], 0.1)
+    for n in range(5):
+        best = {}
+        for path in itertools.product(range(4), repeat=3):
+            stops = [start[n], *grid[list(path)]]
+            steps = sum(float(b - a) ** 2 for a, b in zip(stops, stops[1:]))
+            best[path] = sum(float(losses[n, k, p]) for k, p in enumerate(path)) + 0.1 * steps
+        expected = min(best, key=best.get)
+        assert tuple(places[n].tolist()) == expected and float(costs[n]) == pytest.approx(best[expected], abs=1e-5)
+
+
+@pytest.mark.parametrize("frames, keys", [(2, [1]), (3, [1, 2]), (5, [1, 2, 3, 4]), (16, [3, 7, 11, 15])])
+def test_key_frames(frames, keys):
+    assert key_frames(frames, 4, torch.device("cpu")).tolist() == keys
+
+
+def test_the_start_is_found_where_a_sample_is_the_answer(generator, prior):
+    """The clip is one of the random samples, from a camera of the grid."""
+    stream = RandomStream(5)
+    x = 0.7 * stream.normal("", [16, 1, generator.w_dim])
+    z_bg = 0.7 * stream.normal("", [16, generator.background_dim])
+    truth = candidates(generator, prior, videos=1).select(
+        [0], x=x[11:12], z_bg=z_bg[11:12], yaw=torch.full([1, 4], -0.4 + 0.8 * 1.5 / 7),
+        pitch=torch.full([1, 4], math.pi / 2),
+    )  # fmt: skip
+    with torch.no_grad():
+        loss = ClipLoss(truth.render(torch.arange(4))[0])
+    found = nearest_samples(generator, prior, loss, times=truth.times, samples=16, starts=4, stream=RandomStream(5))
+    assert torch.allclose(found.x[0], x[11]) and torch.allclose(found.z_bg[0], z_bg[11])
+    assert torch.allclose(found.yaw[0], truth.yaw[0]) and torch.allclose(found.pitch[0], truth.pitch[0])
+    assert len(set(found.yaw[:, 0].tolist())) == 4  # the starts look from different sides
+
+
+def test_motion_and_path_are_found_where_a_sample_is_the_answer(generator, prior):
+    codes = 0.7 * RandomStream(6).normal("", [8, generator.motion_dim])
+    yaws = -0.4 + 0.8 * (torch.arange(7) + 0.5) / 7
+    path = torch.cat([yaws[[2]], yaws[[3, 4, 4, 3]]])
+    truth = candidates(generator, prior, videos=1, frames=5).select(
+        [0], z_motion=codes[3:4], yaw=path[None], pitch=torch.full([1, 5], math.pi / 2)
+    )
+    with torch.no_grad():
+        loss = ClipLoss(truth.render(torch.arange(5))[0])
+    still = truth.select([0], z_motion=torch.zeros(1, generator.motion_dim), yaw=path[:1].expand(1, 5).clone())
+    found = nearest_motions(still, loss, motions=8, keep=1, stream=RandomStream(6))
+    assert torch.equal(found.z_motion[0], codes[3]) and torch.allclose(found.yaw[0], path, atol=1e-6)
+    assert torch.allclose(found.pitch[0], truth.pitch[0])
+
+
+def test_learning_rates():
+    rates = [learning_rate(step, 200) for step in range(200)]
+    assert rates[0] == pytest.approx(1 / 20) and max(rates) > 0.95 and rates[-1] == 0.01
+    assert rates[100] == pytest.approx(0.5) and all(a > b for a, b in zip(rates[25:180], rates[26:181]))
+
+
+@pytest.mark.parametrize("frames", [1, 3])
+def test_the_images_are_as_many_as_announced_and_runs_repeat(generator, frames):
+    settings = FitSettings(samples=4, starts=2, motions=2, keep=1, steps=6, batch=2, fit_fov=True)
+    clip = torch.zeros(frames, 3, 16, 16)
+    counts, results = [], []
+    for _ in range(2):
+        seen = []
+        video = fit_clip(
+            generator, ClipLoss(clip), times=torch.tensor(CLIP_TIMES[:frames]), settings=settings,
+            stream=RandomStream(4), on_progress=lambda images, stage, quality: seen.append(images),  # noqa: B023
+        )  # fmt: skip
+        counts.append(sum(seen))
+        results.append({name: p.detach().clone() for name, p in video.named_parameters()})
+    assert counts == [fit_images(settings, frames)] * 2
+    assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
+    assert results[0]["x"].shape == (1, generator.num_ws, 8)
+    radius, fov = results[0]["zoom"][0]
+    assert radius == 0 and fov != 0  # only what was asked for is fitted
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Clips
+
+
+def write_frames(folder, count=5, size=(20, 16)):
+    folder.mkdir(parents=True)
+    for i in range(count):
+        Image.new("RGB", size, (10 * i, 0, 255)).save(folder / f"{i:02d}.png")
+    return folder
+
+
+def test_clips_from_a_folder_a_parent_folder_and_a_video(tmp_path):
+    frames = write_frames(tmp_path / "data" / "clip")
+    for path in (frames, tmp_path / "data"):
+        clip = read_clip(path, 16, stride=2)
+        assert clip.shape == (3, 3, 16, 16) and clip.dtype == np.uint8
+        assert clip[:, 0, 5, 5].tolist() == [0, 20, 40] and (clip[:, 2] == 255).all()
+    with VideoWriter(tmp_path / "clip.mp4", 8, crf=1) as video:
+        for i in range(6):
+            video.add(torch.full([3, 16, 32], 40 * i, dtype=torch.uint8))
+    clip = read_clip(tmp_path / "clip.mp4", 8, frames=4)
+    assert clip.shape == (4, 3, 8, 8)
+    assert np.abs(clip.mean(axis=(1, 2, 3)) - [0, 40, 80, 120]).max() < 4
+    assert imageio_ffmpeg.get_ffmpeg_exe()
+
+
+def test_the_square_is_the_centre_or_as_asked_for(tmp_path):
+    (tmp_path / "clip").mkdir()
+    pixels = np.zeros([4, 8, 3], np.uint8)
+    pixels[:, :, 0] = np.arange(8) * 10
+    Image.fromarray(pixels).save(tmp_path / "clip" / "0.png")
+    assert read_clip(tmp_path / "clip", 4)[0, 0, 0].tolist() == [20, 30, 40, 50]
+    assert read_clip(tmp_path / "clip", 4, crop=Crop(rectangle=(4, 0, 4, 4)))[0, 0, 0].tolist() == [40, 50, 60, 70]
+
+
+def test_what_is_no_clip_is_named(tmp_path):
+    write_frames(tmp_path / "two" / "a")
+    write_frames(tmp_path / "two" / "b")
+    uneven = write_frames(tmp_path / "uneven")
+    Image.new("RGB", (9, 9)).save(uneven / "02.png")
+    damaged = write_frames(tmp_path / "damaged")
+    (damaged / "03.png").write_bytes((damaged / "03.png").read_bytes()[:40])
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.mp4").write_text("no video")
+    movies = tmp_path / "movies"
+    movies.mkdir()
+    (movies / "x.mp4").write_bytes(b"")
+    for name, message, options in [
+        ("nothing", "there is no file or folder", {}),
+        ("empty", "holds no images", {}),
+        ("two", "holds 2 videos: give one of them", {}),
+        ("two/a", "has 5 frames, fewer than --frames 6", {"frames": 6}),
+        ("two/a", "has 3 frames if every 2th is taken", {"frames": 4, "stride": 2}),
+        ("two/a", "is not inside the frames", {"crop": Crop(rectangle=(0, 0, 99, 4))}),
+        ("uneven", "frame 2 of .* has 9×9 pixels, those before 20×16", {}),
+        ("damaged", "Cannot read the frame .*03.png", {}),
+        ("text.mp4", "Cannot decode", {}),
+        ("movies", "give one of its videos, e.g. .*x.mp4", {}),
+    ]:
+        with pytest.raises(dnnlib.UserError, match=message) as caught:
+            read_clip(tmp_path / name, 16, **options)
+        assert "\n" not in str(caught.value)

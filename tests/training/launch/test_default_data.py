@@ -1,0 +1,113 @@
+"""Training without data=: the drawn heads are made once, kept in the cache, and used."""
+
+import os
+
+import pytest
+
+from dnnlib import UserError
+from tests.training.tiny import WORDS
+from training.launch import default_data
+from training.launch.validate import plan
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(default_data, "VIDEOS", 2)
+    monkeypatch.setattr(default_data, "FRAMES", 4)
+    return tmp_path / "cache"
+
+
+def test_it_is_made_once_and_trained_on(cache, tmp_path):
+    words = [f"outdir={tmp_path / 'runs'}", *WORDS]
+    job = plan(words)
+    assert job.dataset.num_videos == 2 and job.dataset.describe()["num_frames"] == 8
+    assert os.path.commonpath([job.options["data"], cache]) == str(cache)
+    assert any("No data= was given" in note for note in job.notes)
+    written = {path: path.stat().st_mtime_ns for path in cache.rglob("*.png")}
+    again = plan(words)
+    assert again.options["data"] == job.options["data"]
+    assert {path: path.stat().st_mtime_ns for path in cache.rglob("*.png")} == written
+
+
+def test_other_cameras_and_sizes_are_other_sets(cache, tmp_path):
+    options = plan([f"outdir={tmp_path / 'runs'}", *WORDS]).options
+    keys = {default_data.default_recipe(options).key()}
+    options["model"]["generator"]["camera"] = dict(options["model"]["generator"]["camera"], yaw=[-0.6, 0.6])
+    keys.add(default_data.default_recipe(options).key())
+    options["resolution"] = 32
+    keys.add(default_data.default_recipe(options).key())
+    options["resolution"] = 64
+    keys.add(default_data.default_recipe(options).key())
+    options["resolution"] = 256  # drawn at 64 and enlarged
+    keys.add(default_data.default_recipe(options).key())
+    assert len(keys) == 4
+
+
+def test_mistakes_are_found_before_anything_is_drawn(cache, tmp_path):
+    words = [f"outdir={tmp_path / 'runs'}", *WORDS, "model.generator.camera.fov=-3"]
+    with pytest.raises(UserError, match="fov must lie between 0 and 180"):
+        plan(words)
+    assert not cache.exists()
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["cond=true"], "cond=true needs labels, which drawn heads have not"),
+        (["aug=ada", "augpipe=all"], "unknown augmentation pipeline 'all'"),
+        (["resume=/nowhere.pkl"], "no file /nowhere.pkl"),
+    ],
+)
+def test_so_are_mistakes_that_the_data_do_not_come_into(words, message, cache, tmp_path):
+    with pytest.raises(UserError, match=message):
+        plan([f"outdir={tmp_path / 'runs'}", *WORDS, *words])
+    assert not cache.exists()
+
+
+def test_missing_detectors_are_told_before_anything_is_drawn(cache, tmp_path):
+    seen = []
+
+    def inspect(options):
+        seen.append(options["data"])
+        raise UserError("there is no detector")
+
+    with pytest.raises(UserError, match="there is no detector"):
+        plan([f"outdir={tmp_path / 'runs'}", *WORDS], inspect=inspect)
+    assert seen == [None] and not cache.exists()
+
+
+@pytest.mark.parametrize("words", [[], ["frame_stride=2", "nframes=3", "mirror=true"], ["subset=1", "resolution=32"]])
+def test_a_dry_run_describes_what_would_be_drawn(words, cache, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)  # no processes for two videos
+    words = [f"outdir={tmp_path / 'runs'}", *WORDS, *words]
+    dry = plan([*words, "dry_run=true"])
+    assert not cache.exists() and not (tmp_path / "runs").exists()
+    (note,) = dry.notes
+    frames, side = max(4, dry.options["nframes"] * dry.options["frame_stride"]), dry.options["resolution"]
+    assert f"2 videos of {frames} frames with {side}×{side} pixels" in note and dry.options["data"] in note
+    made = plan(words)
+    assert (made.dataset.describe(), made.description) == (dry.dataset.describe(), dry.description)
+    assert plan([*words, "dry_run=true"]).notes == made.notes  # it is there now
+
+
+def test_how_long_drawing_takes_is_said_before(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(default_data.os, "cpu_count", lambda: 2)
+
+    def draw(folder, recipe):
+        assert "512 videos of 16 frames with 32×32 pixels" in (out := capsys.readouterr().out)
+        assert "about 2m 35s on 2 cores, about 40.0 MiB" in out
+        raise UserError("drawn")
+
+    monkeypatch.setattr(default_data, "make_dataset", draw)
+    with pytest.raises(UserError, match="drawn"):
+        plan([f"outdir={tmp_path / 'runs'}"])
+
+
+def test_no_place_for_it(cache, tmp_path):
+    cache.write_text("", encoding="utf-8")  # a file where a folder should be
+    with pytest.raises(
+        UserError, match="Cannot use the cache folder .*: give data=, or set XDG_CACHE_HOME to a folder"
+    ):
+        plan([f"outdir={tmp_path / 'runs'}", *WORDS])

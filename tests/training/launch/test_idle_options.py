@@ -1,0 +1,163 @@
+"""Options that are given in vain are told or refused; every rule of it, and silence where they have an effect."""
+
+import copy
+import functools
+
+import pytest
+import torch
+import yaml
+
+import run_train
+from dnnlib import UserError
+from tests.training.tiny import WORDS, make_loop, make_plan
+from training.launch import validate as options_module
+from training.launch.idle_options import Machine, check_freezing, check_precision, idle_notes
+from training.networks.discriminator import TimeAwareDiscriminators
+
+# Words, what is told, and words with which the same option has an effect.
+IDLE = [
+    (["allow_tf32=true"], "allow_tf32= has no effect: TensorFloat-32 is for GPUs", ["allow_tf32=false"]),
+    (["fp32=true"], "fp32= has no effect: a CPU has no half precision", ["fp32=false"]),
+    (["nobench=true"], "nobench= has no effect: cuDNN is for GPUs", ["nobench=false"]),
+    (
+        ["model.discriminator.fp16_resolutions=2"],
+        "model.discriminator.fp16_resolutions= has no effect: nothing runs in half precision",
+        ["model.discriminator.fp16_resolutions=2", "precision=bf16"],
+    ),
+    (["timeout=3"], "timeout= has no effect: a single process", []),
+    (["spec.gamma=2", "spec.d_reg_interval=null"], "spec.gamma= has no effect", ["spec.gamma=2"]),
+    (["spec.gamma=0"], "spec.d_reg_interval= has no effect: spec.gamma=0", ["spec.gamma=0.1"]),
+    (
+        ["spec.pl_decay=0.1", "spec.pl_weight=1", "spec.g_reg_interval=null"],
+        "spec.pl_decay=, spec.pl_weight= have no effect: spec.g_reg_interval=null",
+        ["spec.pl_decay=0.1"],
+    ),
+    (["spec.pl_batch_shrink=1", "spec.pl_weight=0"], "spec.pl_weight=0 leaves", ["spec.pl_batch_shrink=1"]),
+    (["spec.ramp=0.1", "spec.ema=0"], "spec.ramp= has no effect: spec.ema=0", ["spec.ramp=0.1"]),
+    (
+        ["spec.image_weight=2", "model.discriminator.image=false"],
+        "spec.image_weight= has no effect: model.discriminator.image=false",
+        ["spec.image_weight=2"],
+    ),
+    (["spec.path_weight=0"], "model.generator.rendering.path_lattice= has no effect", ["spec.path_weight=2"]),
+    (
+        ["model.discriminator.mapping_layers=3"],
+        "model.discriminator.mapping_layers= has no effect: the discriminators are told nothing",
+        [],
+    ),
+    (
+        ["model.generator.background_dim=4", "model.generator.foreground.direction_frequencies=2"],
+        "model.generator.foreground.direction_frequencies= has no effect",
+        ["model.generator.foreground.direction_frequencies=2", "model.generator.foreground.view_directions=true"],
+    ),
+    (["imgsnap=null"], "previews.images=, previews.columns=, previews.videos= have no effect", ["imgsnap=2"]),
+    (["keep=2", "snap=null"], "keep= has no effect: snap=null", ["keep=2"]),
+    (["cache_metrics_dir=x"], "cache_metrics_dir= has no effect: no metrics=", []),
+    (["detectors.i3d=x"], "detectors.i3d= has no effect: no metrics=", []),
+    (["spec.kimg=1"], "spec.kimg= has no effect: kimg= take its place", []),
+    (["model.resolution=32"], "model.resolution= has no effect: resolution= take its place", []),
+    (["spec.imgsnap=3", "imgsnap=2"], "spec.imgsnap= has no effect", ["spec.imgsnap=3"]),
+    (["model.generator.mapping.num_layers=2"], "spec.map= has no effect", []),
+]
+
+
+@pytest.fixture(scope="module")
+def options(tmp_path_factory):
+    return make_plan(tmp_path_factory.mktemp("plain")).options
+
+
+def notes_on(options, words) -> list[str]:
+    """What is told of the words of tiny.WORDS and these, on one CPU process."""
+    options, given = copy.deepcopy(options), {}
+    for word in [*WORDS, *words]:
+        name, _, text = word.partition("=")
+        given[name] = yaml.safe_load(text)
+        if name not in ("model", "spec"):
+            *parents, last = name.split(".")
+            functools.reduce(dict.__getitem__, parents, options)[last] = given[name]
+    return idle_notes(given, options, Machine("cpu", 1))
+
+
+@pytest.mark.parametrize("words, told, silent", IDLE, ids=[words[0] for words, *_ in IDLE])
+def test_options_in_vain_are_told(words, told, silent, options):
+    assert any(told in note for note in notes_on(options, words))
+    if silent:
+        assert not any(told in note for note in notes_on(options, silent))
+
+
+def test_a_command_tells_them(tmp_path):
+    words = ["allow_tf32=true", "spec.kimg=1", "subset=100", "detectors={i3d:x}"]
+    assert make_plan(tmp_path, *words).notes == [
+        "allow_tf32= has no effect: TensorFloat-32 is for GPUs.",
+        "detectors= has no effect: no metrics= are computed.",
+        "spec.kimg= has no effect: kimg= take its place.",
+        "subset=100 has no effect: there are 5 clips.",
+    ]
+    assert make_plan(tmp_path, "subset=5").notes == []
+
+
+def test_nothing_is_told_of_what_was_not_given(tmp_path):
+    plan = make_plan(tmp_path)
+    given = ["outdir", "data", "spec.mb", "spec.lrate", "metrics", "seed", "mirror"]
+    assert idle_notes(given, plan.options, Machine("cpu", 1)) == [] and plan.notes == []
+
+
+def test_what_a_gpu_makes_of_them(tmp_path):
+    options = make_plan(tmp_path).options | {"allow_tf32": True, "nobench": True, "fp32": False}
+    keys = ["allow_tf32", "nobench", "timeout", "model.generator.upsampler.fp16_min_resolution"]
+    assert idle_notes(keys, options, Machine("cuda", 2)) == []
+    told = idle_notes(keys, options | {"fp32": True}, Machine("cuda", 2))
+    assert len(told) == 1 and "nothing runs in half precision" in told[0]
+
+
+def test_the_ramp_is_told_to_be_without_effect_after_resume(tmp_path):
+    loop = make_loop(tmp_path, "kimg=0.008")
+    loop.run()
+    notes = make_plan(tmp_path, f"resume={loop.folder}", "spec.ramp=0.1").notes
+    assert notes == ["spec.ramp= has no effect: with resume= there is no ramp-up, which would overwrite the snapshot's "
+                     "average."]  # fmt: skip
+    assert make_plan(tmp_path, f"resume={loop.folder}", "freezed=6").options["freezed"] == 6
+    with pytest.raises(UserError, match="freezed=7: the discriminators have 6 layers"):
+        make_plan(tmp_path, f"resume={loop.folder}", "freezed=7")
+
+
+def test_layers_are_not_frozen_at_random(tmp_path):
+    with pytest.raises(UserError, match="freezed=2 freezes trained layers .* needs resume="):
+        make_plan(tmp_path, "freezed=2")
+    for resolution in (8, 16, 64):
+        discriminator = TimeAwareDiscriminators(resolution=resolution, channel_base=1 / 512)
+        every = len(discriminator.video.layers())
+        check_freezing({"resolution": resolution, "resume": "x", "freezed": every})
+        with pytest.raises(UserError, match=f"the discriminators have {every} layers at this resolution"):
+            check_freezing({"resolution": resolution, "resume": "x", "freezed": every + 1})
+
+
+def test_bf16_on_a_gpu(tmp_path, monkeypatch):
+    options = make_plan(tmp_path, "precision=bf16").options
+    check_precision(options, "cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for words in (["device=cuda"], ["device=null"]):  # what device= is by itself here
+        with pytest.raises(UserError, match="precision=bf16 is for CPUs"):
+            make_plan(tmp_path, "precision=bf16", *words)
+    monkeypatch.undo()
+    with pytest.raises(UserError, match="no layers in half precision"):
+        make_plan(tmp_path, "precision=bf16", "model.discriminator.fp16_resolutions=0")
+
+
+@pytest.mark.parametrize("word", ["camera.fov=nan", "foreground.density_bias=inf", "camera.yaw=[-0.3,nan]"])
+def test_numbers_of_the_networks_are_finite(word, tmp_path):
+    name = "model.generator." + word.partition("=")[0]
+    with pytest.raises(UserError, match=f"{name} must be a finite number"):
+        make_plan(tmp_path, f"model.generator.{word}")
+
+
+def test_a_run_goes_on_in_its_own_folder(tmp_path):
+    loop, plan = make_loop(tmp_path), make_plan(tmp_path)
+    (loop.folder / options_module.OPTIONS_FILE).write_text(run_train.dump(plan.options))
+    loop.save_state()
+    notes = make_plan(tmp_path, f"resume_run={loop.folder}", f"outdir={tmp_path / 'other'}").notes
+    assert notes == [f"outdir= has no effect: the run goes on in its own folder, {loop.folder}."]
+    assert make_plan(tmp_path, f"resume_run={loop.folder}").notes == []
+    # Mistakes that were made before they were refused do not keep a run from being continued.
+    (loop.folder / options_module.OPTIONS_FILE).write_text(run_train.dump(plan.options | {"freezed": 2}))
+    assert make_plan(tmp_path, f"resume_run={loop.folder}").options["freezed"] == 2

@@ -1,0 +1,138 @@
+"""The watch on the geometry: constructed flat and curved fields, and what a run reports."""
+
+import json
+import math
+
+import pytest
+import torch
+
+from renderer.cameras import CameraPrior
+from renderer.volume_rendering import Fields
+from tests.training.tiny import make_loop
+from torch_utils.training_stats import Statistics
+from training.monitoring.geometry_monitor import FLAT_PARALLAX, GeometryLog, measure_geometry
+from training.networks.generator import Generator
+from training.schedule import Counters
+from training.synthetic.head_model import Backdrop, TalkingHead
+from training.synthetic.parameters import CONTENT_CODE, MOTION_CODE, Person, pose_at
+from training.synthetic.render import render_frames
+
+PRIOR = CameraPrior(fov=18, yaw=(-0.3, 0.3), radius=(1.0, 1.0))
+FRONT, TURNED = PRIOR.at(), PRIOR.at(yaw=1.0)
+
+
+class Slab:
+    """An opaque slab behind a surface that stands `bulge` before the plane x = 0 in the middle."""
+
+    def __init__(self, *, bulge: float, tilt: float = 0.0):
+        self.bulge, self.tilt = bulge, tilt
+
+    def __call__(self, points, directions):
+        x, y, z = points.unbind(-1)
+        surface = self.tilt * y + self.bulge * torch.exp(-(y * y + z * z) / (2 * 0.06**2))
+        density = 2000 * torch.sigmoid((surface - x) / 0.001)
+        return density, (torch.zeros_like(points),)
+
+    def project(self, features, weight_sum=1.0):
+        return features[0]
+
+
+def figures_of(foreground):
+    _, depth, opacity = render_frames(Fields(foreground, Backdrop(torch.zeros(12))), FRONT, 32, frames=1, supersample=1)
+    return measure_geometry(depth, (opacity > 0.5).float(), FRONT, TURNED)
+
+
+@pytest.mark.parametrize("tilt", [0.0, 0.7])
+def test_a_picture_on_a_plane_is_called_flat(tilt):
+    figures = figures_of(Slab(bulge=0.0, tilt=tilt))
+    assert figures.surface == 1.0
+    assert figures.parallax < 0.7 * FLAT_PARALLAX  # what is left is the quadrature's
+    assert "the geometry is flat" in figures.warning()
+    if tilt:  # a tilted plane has depth, but no more of it than a plane
+        assert figures.depth_variance > 1e-3
+
+
+def test_a_curved_surface_is_not():
+    figures = figures_of(Slab(bulge=0.06))
+    assert figures.parallax > 2 * FLAT_PARALLAX
+    assert figures.warning() is None
+
+
+def test_parallax_grows_in_proportion_to_the_bulge():
+    small, large = figures_of(Slab(bulge=0.03)), figures_of(Slab(bulge=0.06))
+    assert large.relief / small.relief == pytest.approx(2, rel=0.1)
+    assert large.parallax / small.parallax == pytest.approx(2, rel=0.1)
+
+
+def test_a_synthetic_head_is_far_from_flat():
+    head = TalkingHead(Person.from_code([0.0] * CONTENT_CODE), pose_at([0.0] * MOTION_CODE, torch.tensor([0.5])))
+    figures = figures_of(head)
+    assert 0.3 < figures.surface < 0.8
+    assert figures.parallax > 5 * FLAT_PARALLAX
+    assert figures.warning() is None
+
+
+def test_a_scene_that_the_background_shows_alone_is_called_empty():
+    depth = torch.ones(3, 8, 8)
+    figures = measure_geometry(depth, torch.zeros_like(depth), FRONT.repeat(3), TURNED.repeat(3))
+    assert figures.surface == 0 and math.isnan(figures.parallax)
+    assert "the foreground covers 0.0% of the image" in figures.warning()
+
+
+def test_maps_without_a_surface_or_broken_ones_are_left_out():
+    depth = torch.ones(3, 8, 8) + 0.1 * torch.rand(1, 8, 8, generator=torch.Generator().manual_seed(0))
+    weights = torch.ones_like(depth)
+    alone = measure_geometry(depth[:1], weights[:1], FRONT, TURNED)
+    weights[1] = 0
+    depth[2] = float("nan")
+    together = measure_geometry(depth, weights, FRONT.repeat(3), TURNED.repeat(3))
+    assert together.relief == pytest.approx(alone.relief) and together.parallax == pytest.approx(alone.parallax)
+    assert together.surface == pytest.approx(2 / 3)
+
+
+def small_generator() -> Generator:
+    torch.manual_seed(0)
+    rendering = dict(resolution=4, num_samples=4, num_importance=0, path_lattice=4)
+    return Generator(
+        resolution=8, z_dim=8, motion_dim=8, w_dim=8, background_dim=4, rendering=rendering,
+        camera=dict(yaw=[-0.3, 0.3]),
+        mapping=dict(num_layers=1), motion=dict(width=8),
+        foreground=dict(width=8, num_layers=2, feature_dim=8, density_bias=8),
+        background=dict(width=8, num_layers=2), upsampler=dict(channel_base=256, channel_max=8),
+    ).eval()  # fmt: skip
+
+
+def test_the_log_is_deterministic_and_leaves_random_numbers_alone():
+    log = GeometryLog(small_generator())
+    before = torch.random.get_rng_state()
+    first = log.measure()
+    assert first.surface == 1 and math.isfinite(first.parallax)
+    assert log.measure() == first
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_an_empty_foreground_is_warned_of_once_training_has_begun():
+    generator = small_generator()
+    with torch.no_grad():
+        for name, parameter in generator.named_parameters():
+            if name.startswith("foreground.density"):
+                parameter.fill_(-1.0 if parameter.ndim == 1 else 0.0)
+    log, statistics = GeometryLog(generator), Statistics()
+    assert log.report(statistics, cur_nimg=4) is None
+    line = log.report(statistics, cur_nimg=4000)
+    assert line.startswith("warning: at 4 kimg the foreground covers 0.0% of the image")
+    assert statistics.reduce()["Geometry/surface"].mean == 0.0
+
+
+def test_a_run_reports_its_geometry_with_every_snapshot(tmp_path):
+    loop = make_loop(tmp_path, "snap=2", "kimg=0.032", "imgsnap=null")
+    loop.run()
+    rows = [json.loads(line) for line in (loop.folder / "stats.jsonl").read_text().splitlines()]
+    due = [row["tick"] % 2 == 0 or row is rows[-1] for row in rows]
+    assert ["Geometry/parallax" in row for row in rows] == due
+    row = rows[0]
+    assert {name for name in row if name.startswith("Geometry/")} == {
+        "Geometry/surface", "Geometry/depth_variance", "Geometry/relief", "Geometry/parallax"
+    }  # fmt: skip
+    assert row["Geometry/surface"]["num"] == 1 and 0 <= row["Geometry/surface"]["mean"] <= 1
+    assert isinstance(loop.counters, Counters)

@@ -1,0 +1,57 @@
+"""Recomputation changes nothing: gradients, losses and running means to the bit, in all phases that render."""
+
+import pytest
+import torch
+
+from tests.goldens.small_losses import gradients, make_loss, real_batch
+from torch_utils.rng import RandomStream
+from training.networks.activation_checkpoint import Measured, recomputed
+
+
+def run(phase, *, recompute):
+    loss, generator, discriminators, reports = make_loss()
+    generator.recompute = recompute
+    loss.accumulate(phase, batch=real_batch(), gain=2.0, stream=RandomStream(3))
+    means = {name: buffer.clone() for name, buffer in generator.named_buffers()}
+    return gradients(generator) | gradients(discriminators) | reports | means | {"pl_mean": loss.pl_mean}
+
+
+@pytest.mark.parametrize("phase", ["Gmain", "Greg", "Dmain"])
+def test_a_phase_is_the_same_to_the_bit(phase):
+    kept, again = (run(phase, recompute=flag) for flag in (False, True))
+    assert kept.keys() == again.keys() and len(kept) > 20
+    for name, value in kept.items():
+        assert torch.equal(again[name], value), name
+
+
+def test_points_are_evaluated_again_and_nothing_of_them_is_kept():
+    def saved_bytes(recompute):
+        loss, generator, _, _ = make_loss()
+        generator.recompute = recompute
+        sizes = {}
+
+        def pack(tensor):
+            storage = tensor.untyped_storage()
+            sizes[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        ws = generator.mapping(torch.zeros(2, generator.z_dim), torch.zeros(2, generator.c_dim))
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            loss.fake_videos(ws, RandomStream(0), path_loss=True)
+        return sum(sizes.values())
+
+    assert saved_bytes(True) < 0.6 * saved_bytes(False)
+
+
+def test_measured_values_are_those_of_the_first_run():
+    measured, seen = Measured(), []
+    x = torch.ones(3, requires_grad=True)
+
+    def part(x):
+        measured.begin()
+        seen.append(measured.take(lambda: torch.tensor(float(len(seen) + 1))))
+        return (x * seen[-1]).sin()
+
+    recomputed(part, x).sum().backward()
+    assert len(seen) == 2 and seen[0] is seen[1]
+    torch.testing.assert_close(x.grad, torch.ones(3).cos())

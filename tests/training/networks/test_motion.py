@@ -1,0 +1,56 @@
+"""The motion network: measured values, formula, continuity in time."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from tests.goldens import reference
+from tests.goldens.checks import assert_near
+from tests.goldens.networks import SMALL, build_generator, doubled_state, golden_arrays
+from tests.goldens.reference import generator_shapes
+from training.networks.mapping import MotionNetwork
+from training.published.state_dict import map_generator_name
+
+GOLDENS = golden_arrays("units.npz")
+
+
+def test_measured_values():
+    prefix, inside = "motion/param/", "synthesis.fg_nerf.motion_generator."
+    state = {
+        map_generator_name(inside + key.removeprefix(prefix)).removeprefix("motion."): value
+        for key, value in GOLDENS.items()
+        if key.startswith(prefix)
+    }
+    network = MotionNetwork(motion_dim=16, out_features=12, width=10)
+    network.load_state_dict(state)
+    times = GOLDENS["motion/Ts"].reshape(3, 1)
+    assert_near(network(GOLDENS["motion/z_motion"], times)[:, 0], GOLDENS["motion/y"])
+
+
+@pytest.mark.parametrize("blocks, content", [(1, False), (2, False), (1, True), (3, True)])
+def test_against_the_formula(blocks, content):
+    spec = dataclasses.replace(SMALL, motion_blocks=blocks, motion_content=content)
+    network = build_generator(spec).motion.double()
+    generator = torch.Generator().manual_seed(0)
+    z_motion = torch.randn(3, spec.motion_dim, generator=generator, dtype=torch.float64)
+    w = torch.randn(3, spec.w_dim, generator=generator, dtype=torch.float64)
+    times = torch.rand(3, 4, generator=generator, dtype=torch.float64)
+    vectors = network(z_motion, times, w if content else None)
+    assert vectors.shape == (3, 4, spec.width)
+    state = doubled_state(generator_shapes(spec))
+    for video in range(3):
+        for frame in range(4):
+            expected = reference.motion_vector(state, spec, z_motion[video], times[video, frame], w[video])
+            assert_near(vectors[video, frame], expected, relative=1e-12)
+
+
+def test_time_is_a_factor_of_the_code():
+    """At time zero the code has no influence; time t of a code is time 2t of half the code but for the bias."""
+    network = build_generator(SMALL).motion
+    generator = torch.Generator().manual_seed(0)
+    z_motion = torch.randn(2, SMALL.motion_dim, generator=generator)
+    still = network(z_motion, torch.zeros(2, 3))
+    assert_near(still, still[:1, :1].expand(2, 3, -1))
+    near, far = network(z_motion, torch.tensor([[0.5, 0.5001], [0.5, 0.9]])).diff(dim=1).norm(dim=-1)
+    assert 0 < near[0] < far[0] / 100, "continuous in time"

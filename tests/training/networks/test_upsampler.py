@@ -1,0 +1,183 @@
+"""The upsampler: measured layers, the magnitude EMA, the pointwise route, sizes."""
+
+import pytest
+import torch
+
+from tests.goldens.checks import assert_near
+from tests.goldens.networks import golden_arrays
+from torch_utils.ops.fused_mlp import has_native_rows
+from training.networks.activation_checkpoint import Measured
+from training.networks.upsampler import MagnitudeEMA, Upsampler, UpsamplerLayer
+from training.published.state_dict import map_generator_name
+
+GOLDENS = golden_arrays("units.npz")
+LAYERS = ["nn_cat_up2", "nn_cat_up1", "pixelshuffle_up2", "pixelshuffle_up1"]
+
+
+def measured_layer(name):
+    mode, up = name.rsplit("_up", 1)
+    layer = UpsamplerLayer(
+        in_features=8, out_features=12, w_dim=16, clamp=256, beta=0.999, upsampling=mode if up == "2" else None
+    )
+    prefix, inside, ours = f"synthlayer/{name}/param/", "synthesis.b64.conv0.", "upsampler.blocks.64.conv0."
+    state = {
+        map_generator_name(inside + key.removeprefix(prefix)).removeprefix(ours): value
+        for key, value in GOLDENS.items()
+        if key.startswith(prefix)
+    }
+    layer.load_state_dict({key: value.flatten(1) if value.ndim == 4 else value for key, value in state.items()})
+    return layer.eval()
+
+
+@torch.no_grad()
+def apply(layer, x, *, upsample=True, groups=1):
+    """Images [N, 8, H, W] of N videos to images, in `groups` groups of videos."""
+    folded = layer.fold(GOLDENS["synthlayer/w"], len(x) // groups)
+    parts = x.movedim(1, -1)[:, None].chunk(groups)
+    return torch.cat(layer(list(parts), folded, Measured(), upsample=upsample))[:, 0].movedim(-1, 1)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("name", LAYERS)
+class TestMeasured:
+    def test_evaluation(self, name, groups):
+        layer, x = measured_layer(name), GOLDENS[f"synthlayer/{name}/x"]
+        before = layer.magnitude.mean_square.clone()
+        assert_near(apply(layer, x, groups=groups), GOLDENS[f"synthlayer/{name}/y"])
+        assert torch.equal(layer.magnitude.mean_square, before)
+
+    def test_without_upsampling(self, name, groups):
+        layer, x = measured_layer(name), GOLDENS[f"synthlayer/{name}/x"]
+        assert_near(apply(layer, x, groups=groups, upsample=False), GOLDENS[f"synthlayer/{name}/y_skip_up"])
+
+    def test_training(self, name, groups):
+        """The mean is updated first, with all videos, and used then."""
+        layer, x = measured_layer(name).train(), GOLDENS[f"synthlayer/{name}/x"]
+        assert_near(apply(layer, x, groups=groups), GOLDENS[f"synthlayer/{name}/y_train"])
+        assert_near(layer.magnitude.mean_square, GOLDENS[f"synthlayer/{name}/w_avg_after_train"], relative=1e-6)
+
+
+def test_magnitude():
+    magnitude = MagnitudeEMA(beta=0.75)
+    assert float(magnitude.mean_square) == 1
+    xs = [torch.full([1, 2, 3], 2.0), torch.full([3, 2, 3], 4.0)]  # mean of squares 13
+    assert magnitude.eval().gain(xs).item() == 1
+    assert magnitude.train().gain(xs).item() == pytest.approx((0.75 + 0.25 * 13) ** -0.5)
+    assert float(magnitude.mean_square) == pytest.approx(4)
+
+
+def test_the_gain_survives_a_later_update():
+    """A second pass in the same step updates the buffer; the first pass's gradient uses the first value."""
+    layer = measured_layer("nn_cat_up1").train()
+    x = torch.randn(1, 1, 4, 4, 8, generator=torch.Generator().manual_seed(0))
+
+    def gradient(again):
+        state = {k: v.clone() for k, v in layer.state_dict().items()}
+        folded = layer.fold(GOLDENS["synthlayer/w"][:1], 1)
+        (y,) = layer([x], folded, Measured())
+        if again:
+            layer([100 * x], folded, Measured())
+        (result,) = torch.autograd.grad(y.square().sum(), layer.linear.weight)
+        layer.load_state_dict(state)
+        return result
+
+    assert torch.equal(gradient(False), gradient(True))
+
+
+def small_upsampler(**arguments):
+    torch.manual_seed(0)
+    defaults = {"in_resolution": 4, "resolution": 16, "in_features": 8, "w_dim": 6, "channel_base": 0.01}
+    return Upsampler(**(defaults | arguments))
+
+
+def test_channels_and_styles():
+    upsampler = Upsampler(in_resolution=32, resolution=256, in_features=256, w_dim=8)
+    widths = {r: tuple(block.conv1.linear.weight.shape) for r, block in upsampler.blocks.items()}
+    assert widths == {"64": (512, 512), "128": (256, 256), "256": (128, 128)}
+    assert upsampler.num_ws == 7
+    narrow = Upsampler(in_resolution=32, resolution=128, in_features=16, w_dim=8, channel_base=0.5, channel_max=200)
+    assert [block.conv1.linear.weight.shape[0] for block in narrow.blocks.values()] == [200, 128]
+    assert narrow.num_ws == 5
+
+
+@torch.no_grad()
+def test_a_block_s_colours_share_the_next_block_s_style():
+    upsampler = small_upsampler().eval()
+    generator = torch.Generator().manual_seed(0)
+    x, image = torch.randn(1, 1, 4, 4, 8, generator=generator), torch.randn(1, 1, 4, 4, 3, generator=generator)
+    ws = torch.randn(1, 5, 6, generator=generator)
+    (whole,) = upsampler([x], [image], upsampler.fold(ws, 1))
+    for index in range(5):
+        other = ws.clone()
+        other[:, index] += 1
+        (changed,) = upsampler([x], [image], upsampler.fold(other, 1))
+        assert not torch.allclose(changed, whole), f"style {index} is of use"
+    # Weights by block, layer, group of videos.
+    folded, (first, second) = upsampler.fold(ws, 1), upsampler.blocks.values()
+    for (block, layer), module, index in (((0, 2), first.rgb, 2), ((1, 0), second.conv0, 2), ((1, 2), second.rgb, 4)):
+        assert torch.equal(folded[block][layer][0][0], module.fold(ws[:, index], 1)[0][0])
+
+
+@pytest.mark.parametrize("mode", ["nn_cat", "pixelshuffle"])
+@pytest.mark.parametrize("channel_base", [0.0625, 0.03])  # 64 and 32 channels; 30 and 15
+@pytest.mark.parametrize("route", ["native", "strips of eight rows", "one strip"])
+def test_prepared_blocks_equal_the_layers(mode, channel_base, route, monkeypatch):
+    """Frames rendered without gradients go through row by row or in strips of rows; with gradients as a whole."""
+    if route != "native":
+        monkeypatch.setattr("training.networks.cpu_inference.has_native_rows", lambda device, precision: False)
+        monkeypatch.setattr("training.networks.cpu_inference.STRIP_SIZE", 1 if "eight" in route else 1 << 22)
+    elif not has_native_rows(torch.device("cpu")):
+        pytest.skip("no native operators (no C++ compiler)")
+    sizes = {"in_resolution": 16, "resolution": 64, "channel_base": channel_base}
+    upsampler = small_upsampler(mode=mode, conv_clamp=1.5, **sizes).eval()
+    generator = torch.Generator().manual_seed(0)
+    x, image = torch.randn(1, 2, 16, 16, 8, generator=generator), torch.randn(1, 2, 16, 16, 3, generator=generator)
+    for parameter in upsampler.parameters():
+        parameter.data += torch.randn(parameter.shape, generator=generator) / 4
+    ws = torch.randn(1, 5, 6, generator=generator)
+    (whole,) = upsampler([x], [image], upsampler.fold(ws, 1))
+    assert whole.requires_grad and whole.shape == (1, 2, 64, 64, 3)
+    with torch.no_grad():
+        programs = upsampler.prepare(upsampler.fold(ws, 1))
+        assert all(block.native == (route == "native") for block in programs[0])
+        (y,) = upsampler.render([x], [image], programs)
+    assert_near(y, whole, relative=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("mode", ["nn_cat", "pixelshuffle"])
+def test_colours_are_clamped(mode):
+    """Two contributions of at most the clamp, on a black image."""
+    x, image, ws = torch.full([1, 1, 4, 4, 8], 1e4), torch.zeros(1, 1, 4, 4, 3), torch.ones(1, 5, 6)
+    for clamp in (None, 0.25):
+        upsampler = small_upsampler(mode=mode, conv_clamp=clamp).eval()
+        (y,) = upsampler([x], [image], upsampler.fold(ws, 1))
+        (colours,) = upsampler.pointwise([x.flatten(1, 3)], [torch.zeros(1, 16, 3)], upsampler.fold(ws, 1))
+        for values in (y, colours):
+            assert float(values.abs().max()) > 100 if clamp is None else 0 < float(values.abs().max()) <= 0.5 + 1e-6
+
+
+@torch.no_grad()
+def test_pointwise_layers_do_not_mix_points():
+    upsampler = small_upsampler().eval()
+    generator = torch.Generator().manual_seed(0)
+    points, rgb = torch.randn(2, 30, 8, generator=generator), torch.randn(2, 30, 3, generator=generator)
+    folded = upsampler.fold(torch.randn(2, 5, 6, generator=generator), 2)
+    (whole,) = upsampler.pointwise([points], [rgb], folded)
+    order = torch.randperm(30, generator=generator)
+    (shuffled,) = upsampler.pointwise([points[:, order]], [rgb[:, order]], folded)
+    assert_near(shuffled, whole[:, order])
+    assert whole.shape == (2, 30, 3)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"mode": "bicubic"}, "upsampler.mode.*bicubic"),
+        ({"resolution": 4}, "power of two above.*4"),
+        ({"resolution": 24}, "power of two.*24"),
+    ],
+)
+def test_mistakes(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        small_upsampler(**arguments)

@@ -1,0 +1,207 @@
+"""The losses: each phase against its formula, what it reports, and what stays untouched."""
+
+import pytest
+import torch
+from torch.nn.functional import softplus
+
+from renderer.cameras import CameraPrior
+from tests.goldens.checks import assert_near
+from tests.goldens.networks import build_generator
+from tests.goldens.small_losses import PHASES, SPEC, Recorder, gradients, logits, make_loss, real_batch
+from tests.tape import Tape
+from torch_utils.rng import RandomStream
+
+G_REPORTS = {"Loss/scores/fake", "Loss/signs/fake", "Loss/G/loss", "Loss/G/Iloss", "Loss/G/reg_loss"}
+REPORTS = {
+    "Gmain": G_REPORTS,
+    "Greg": {"Loss/pl_penalty", "Loss/G/reg"},
+    "Dmain": {
+        "Loss/scores/fake", "Loss/signs/fake", "Loss/scores/real", "Loss/signs/real", "Loss/D/loss", "Loss/D/Iloss",
+    },
+    "Dreg": {"Loss/scores/real", "Loss/signs/real", "Loss/r1_penalty", "Loss/D/reg"},
+}  # fmt: skip
+
+
+def assert_gradients(module, expected: torch.Tensor, *, relative=1e-4):
+    """The gradients that were accumulated are those of `expected`."""
+    parameters = dict(module.named_parameters())
+    wanted = torch.autograd.grad(expected, list(parameters.values()), allow_unused=True)
+    largest = max(float(g.abs().max()) for g in wanted if g is not None)
+    assert largest > 0
+    for parameter, gradient in zip(parameters.values(), wanted):
+        zero = torch.zeros_like(parameter)
+        actual = zero if parameter.grad is None else parameter.grad
+        assert_near(actual, zero if gradient is None else gradient, relative=relative, absolute=1e-6 * largest)
+
+
+def fake_frames(generator, draws, *, batch=2, path_loss=False):
+    """The fake videos that belong to recorded draws, and the times between their frames."""
+    ws = generator.mapping(draws["latents/z"])
+    other = generator.mapping(draws["mixing/z"])
+    cut = int(draws["mixing/cut"])
+    if draws["mixing/coin"] < 0.9:
+        ws = torch.cat([ws[:, :cut], other[:, cut:]], dim=1)
+    times = torch.stack([draws["times/a"], draws["times/b"]], dim=1)
+    times = torch.stack([times.amin(dim=1), times.amax(dim=1)], dim=1)
+    output = generator.synthesize(
+        ws,
+        z_motion=draws["latents/z_motion"],
+        z_bg=draws["latents/z_bg"],
+        times=times,
+        cameras=CameraPrior().sample(batch, Tape(draws)),
+        stream=Tape(draws),
+        path_loss=path_loss,
+    )
+    return ws, output, times[:, 1] - times[:, 0]
+
+
+def test_generator_main():
+    loss, generator, discriminators, reports = make_loss(diffaugment="", image_weight=0.5, path_weight=3.0)
+    stream = Recorder(0)
+    loss.accumulate("Gmain", batch=real_batch(), gain=1.0, stream=stream)
+    again = build_generator(SPEC).train()
+    _, output, dt = fake_frames(again, stream.draws, path_loss=True)
+    video, image = logits(discriminators, output.image, dt)
+    expected = softplus(-video).mean() + 0.5 * softplus(-image).mean() + 3 * output.path_loss.mean()
+    assert_near(reports["Loss/scores/fake"], video)
+    assert_near(reports["Loss/G/Iloss"], softplus(-image))
+    assert_near(reports["Loss/G/reg_loss"], output.path_loss)
+    assert all(p.grad is None for p in discriminators.parameters())
+    wanted = torch.autograd.grad(expected, list(again.parameters()))
+    for (name, p), gradient in zip(generator.named_parameters(), wanted):
+        assert gradient.any(), name
+        assert_near(p.grad, gradient, relative=1e-4)
+
+
+def test_discriminator_main():
+    loss, generator, discriminators, reports = make_loss(diffaugment="", image_weight=0.5)
+    stream, batch = Recorder(0), real_batch()
+    loss.accumulate("Dmain", batch=batch, gain=1.0, stream=stream)
+    assert all(p.grad is None for p in generator.parameters())
+    _, output, dt = fake_frames(build_generator(SPEC).train(), stream.draws)
+    fake_video, fake_image = logits(discriminators, output.image.detach(), dt)
+    real_video, real_image = logits(discriminators, batch.frames, batch.dt)
+    video, image = softplus(fake_video) + softplus(-real_video), softplus(fake_image) + softplus(-real_image)
+    assert_near(reports["Loss/D/loss"], video)
+    assert_near(reports["Loss/D/Iloss"], image)
+    assert_near(reports["Loss/signs/real"], real_video.sign())
+    assert_gradients(discriminators, video.mean() + 0.5 * image.mean())
+
+
+def test_r1():
+    loss, generator, discriminators, reports = make_loss(
+        diffaugment="color,translation", r1_gamma=3.0, image_weight=0.5
+    )
+    stream, batch = Recorder(0), real_batch()
+    loss.accumulate("Dreg", batch=batch, gain=1.0, stream=stream)
+    assert all(p.grad is None for p in generator.parameters())
+    plane = batch.dt[:, None, None, None].expand(2, 1, 16, 16)
+    pair = torch.cat([batch.frames.flatten(1, 2), plane], dim=1).requires_grad_()
+    augmented = loss._augmented(pair[:, :6].unflatten(1, (2, 3)), Tape(stream.draws), "real/")
+    video = discriminators.video(torch.cat([augmented.flatten(1, 2), pair[:, 6:]], dim=1))
+    image = discriminators.image(augmented.flatten(0, 1))
+    (of_pair,) = torch.autograd.grad(video.sum(), pair, create_graph=True)
+    (of_frames,) = torch.autograd.grad(image.sum(), augmented, create_graph=True)
+    per_video = of_pair.square().sum(dim=(1, 2, 3))
+    per_frame = of_frames.square().sum(dim=(2, 3, 4)).flatten()
+    assert of_pair[:, 6].any(), "the plane of Δt is part of the input"
+    assert_near(reports["Loss/r1_penalty"], per_video)
+    assert_near(reports["Loss/D/reg"], 1.5 * per_video)
+    assert_gradients(discriminators, 1.5 * (per_video.mean() + 0.5 * per_frame.mean()))
+
+
+def path_lengths(generator, draws, batch):
+    ws, output, _ = fake_frames(generator, draws, batch=batch)
+    noise = draws["path_length/noise"] / 16  # √(H·W)
+    (gradient,) = torch.autograd.grad((output.image * noise).sum(), ws, create_graph=True)
+    return gradient.square().sum(dim=2).mean(dim=1).sqrt()
+
+
+@pytest.mark.parametrize("size, used", [(4, 2), (2, 1), (1, 1)])
+def test_path_lengths(size, used):
+    loss, _, discriminators, reports = make_loss(pl_weight=3.0, pl_decay=0.2)
+    loss.pl_mean.fill_(0.7)
+    stream = Recorder(0)
+    loss.accumulate("Greg", batch=real_batch(size), gain=1.0, stream=stream)
+    lengths = path_lengths(build_generator(SPEC).train(), stream.draws, used)
+    mean = 0.8 * 0.7 + 0.2 * lengths.mean()
+    assert lengths.shape == (used,)
+    assert_near(loss.pl_mean, mean, relative=1e-4)
+    assert_near(reports["Loss/pl_penalty"], (lengths - mean).square(), relative=1e-3)
+    assert_near(reports["Loss/G/reg"], 3 * (lengths - mean).square(), relative=1e-3)
+    assert all(p.grad is None for p in discriminators.parameters())
+    assert not loss.pl_mean.requires_grad
+
+
+@pytest.mark.parametrize("size, used", [(4, 2), (2, 1)])
+def test_the_running_mean_of_path_lengths_passes_its_share_of_the_gradient(size, used):
+    """penalty = (ℓ − lerp(mean, mean of ℓ, decay))²: the new mean depends on ℓ, in the measured gradients too."""
+    loss, generator, _, _ = make_loss(pl_weight=3.0, pl_decay=0.2)
+    loss.pl_mean.fill_(0.7)
+    stream = Recorder(0)
+    loss.accumulate("Greg", batch=real_batch(size), gain=1.0, stream=stream)
+    again = build_generator(SPEC).train()
+    lengths = path_lengths(again, stream.draws, used)
+    penalty = 3 * (lengths - (0.8 * 0.7 + 0.2 * lengths.mean())).square().mean()
+    wanted = torch.autograd.grad(penalty, list(again.parameters()), allow_unused=True)
+    largest = max(float(g.abs().max()) for g in wanted if g is not None)
+    for p, gradient in zip(generator.parameters(), wanted):
+        zero = torch.zeros_like(p)
+        actual = zero if p.grad is None else p.grad
+        assert_near(actual, zero if gradient is None else gradient, relative=1e-3, absolute=1e-5 * largest)
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_gain_and_accumulation(phase):
+    def run(*gains):
+        loss, generator, discriminators, _ = make_loss()
+        for gain in gains:
+            loss.pl_mean.zero_()
+            generator.load_state_dict(build_generator(SPEC).state_dict())
+            loss.accumulate(phase, batch=real_batch(), gain=gain, stream=RandomStream(0))
+        return gradients(generator) | gradients(discriminators)
+
+    once, thrice, twice = run(1.0), run(3.0), run(1.0, 2.0)
+    assert once.keys() == thrice.keys() == twice.keys()
+    for name, gradient in once.items():
+        scale = max(float(g.abs().max()) for g in once.values())
+        assert_near(thrice[name], 3 * gradient, relative=1e-3, absolute=1e-5 * scale)
+        assert_near(twice[name], 3 * gradient, relative=1e-3, absolute=1e-5 * scale)
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_reports_and_gradient_flags(phase):
+    loss, generator, discriminators, reports = make_loss()
+    discriminators.freeze(2)
+    frozen = {name for name, p in discriminators.named_parameters() if not p.requires_grad}
+    loss.accumulate(phase, batch=real_batch(), gain=1.0, stream=Recorder(0))
+    assert set(reports) == REPORTS[phase] | {"Progress/nonfinite_losses"}
+    assert all(value.isfinite().all() for value in reports.values())
+    assert frozen == {name for name, p in discriminators.named_parameters() if not p.requires_grad}
+    assert not frozen & gradients(discriminators).keys()
+    assert bool(gradients(generator)) == (phase[0] == "G")
+    assert bool(gradients(discriminators)) == (phase[0] == "D")
+    for gradient in (gradients(generator) | gradients(discriminators)).values():
+        assert gradient.isfinite().all()
+
+
+def test_state_of_the_running_mean():
+    loss, *_ = make_loss()
+    loss.accumulate("Greg", batch=real_batch(), gain=1.0, stream=RandomStream(0))
+    state = loss.state_dict()
+    other, *_ = make_loss()
+    other.load_state_dict(state)
+    assert torch.equal(other.pl_mean, loss.pl_mean) and loss.pl_mean > 0
+    loss.pl_mean.zero_()
+    assert state["pl_mean"] > 0, "a copy"
+
+
+def test_the_stream_decides_everything():
+    results = []
+    for _ in range(2):
+        loss, generator, *_ = make_loss()
+        state = torch.get_rng_state()
+        loss.accumulate("Gmain", batch=real_batch(), gain=1.0, stream=RandomStream(7))
+        assert torch.equal(torch.get_rng_state(), state), "global randomness is left alone"
+        results.append(gradients(generator))
+    assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])

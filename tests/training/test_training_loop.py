@@ -1,0 +1,394 @@
+"""The training loop: the order of an iteration, ticks and what they write, continuing to the bit."""
+
+import itertools
+import json
+import math
+import os
+import re
+import signal
+import sys
+import threading
+import time
+
+import pytest
+import torch
+from PIL import Image
+
+from dnnlib import UserError
+from tests.training.tiny import make_loop
+from training.checkpoints.training_state import STATE_FILE, read_state
+from training.monitoring.run_logger import FIELDS
+
+
+def state_of(loop) -> dict[str, torch.Tensor]:
+    """Every number that decides how a training goes on."""
+    state = {}
+    for name in ("generator", "generator_ema", "discriminator", "augment"):
+        module = getattr(loop.networks, name)
+        if module is not None:
+            state.update({f"{name}.{key}": value for key, value in module.state_dict().items()})
+    for phase in loop.phases[::2]:
+        for index, entry in phase.optimizer.state_dict()["state"].items():
+            state.update({f"{phase.name}.{index}.{key}": value for key, value in entry.items()})
+    state["pl_mean"] = loop.loss.pl_mean
+    state["stream"] = loop.stream.state_dict()["generator"]
+    state["position"] = torch.tensor([loop.loader.position, loop.counters.cur_nimg, loop.counters.iteration])
+    state.update({f"statistics.{key}": value for key, value in loop.statistics.state_dict().items()})
+    if loop.ada is not None:
+        state["signs"] = loop.ada.state_dict()["signs"]
+    return {name: value.clone() for name, value in state.items()}
+
+
+def assert_same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
+    assert first.keys() == second.keys()
+    assert [name for name in first if not torch.equal(first[name], second[name])] == []
+
+
+def rows(loop) -> list[dict]:
+    return [json.loads(line) for line in (loop.folder / "stats.jsonl").read_text().splitlines()]
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# An iteration
+
+
+def test_phases_run_in_order_over_micro_batches(tmp_path):
+    loop = make_loop(tmp_path, "spec.g_reg_interval=2", "spec.d_reg_interval=4", "spec.mb=8", "spec.mbstd=2")
+    calls = []
+    accumulate = loop.loss.accumulate
+
+    def record(phase, *, batch, gain, stream):
+        assert stream is loop.stream
+        calls.append((phase, len(batch), gain))
+        accumulate(phase, batch=batch, gain=gain, stream=stream)
+
+    loop.loss.accumulate = record
+    for iteration in range(3):
+        calls.clear()
+        loop.iterate()
+        expected = [("Gmain", 2, 1 / 4)] * 4
+        expected += [("Greg", 2, 2 / 4)] * 4 if iteration % 2 == 0 else []
+        expected += [("Dmain", 2, 1 / 4)] * 4
+        expected += [("Dreg", 2, 4 / 4)] * 4 if iteration % 4 == 0 else []
+        assert calls == expected
+    assert (loop.counters.iteration, loop.counters.cur_nimg, loop.loader.position) == (3, 24, 24)
+
+
+def test_an_iteration_trains_everything(tmp_path):
+    loop = make_loop(tmp_path)
+    before = {name: p.clone() for name, p in [*loop.networks.generator.named_parameters()]}
+    before_d = {name: p.clone() for name, p in [*loop.networks.discriminator.named_parameters()]}
+    for _ in range(2):
+        loop.iterate()
+    same = [name for name, p in loop.networks.generator.named_parameters() if torch.equal(p, before[name])]
+    same += [name for name, p in loop.networks.discriminator.named_parameters() if torch.equal(p, before_d[name])]
+    assert same == []
+    assert not torch.equal(loop.networks.generator.mapping.w_avg, torch.zeros(8))
+
+
+def test_real_frames_arrive_in_range(tmp_path):
+    loop = make_loop(tmp_path, "spec.mb=4", "spec.mbstd=2")
+    batches = loop._next_batch()
+    dataset_pixels = torch.cat([b.frames for b in batches])
+    assert [tuple(b.frames.shape) for b in batches] == [(2, 2, 3, 16, 16)] * 2
+    assert -1 <= dataset_pixels.min() < -0.9 and 0.9 < dataset_pixels.max() <= 1
+    # n/127.5 − 1 is a whole number of levels.
+    levels = (dataset_pixels + 1) * 127.5
+    torch.testing.assert_close(levels, levels.round(), atol=1e-4, rtol=0)
+    assert all(((b.dt >= 0) & (b.dt <= 1)).all() for b in batches)
+
+
+def test_adaptive_augmentation_adapts(tmp_path):
+    loop = make_loop(tmp_path, "aug=ada", "p=0.1", "target=0.21")  # a mean that no count of signs has
+    signs, report = [], loop.statistics.report
+
+    def listen(name, value):
+        if name == "Loss/signs/real":
+            signs.extend(value.flatten().tolist())
+        report(name, value)
+
+    loop.statistics.report = listen
+    p = 0.1
+    for iteration in range(1, 13):
+        loop.iterate()
+        if iteration % 4 == 0:  # 16 videos later
+            direction = 1 if sum(signs) / len(signs) > 0.21 else -1
+            p += direction * 16 / 500_000
+            signs.clear()
+        assert float(loop.networks.augment.p) == pytest.approx(p, abs=1e-7)
+
+
+def test_fixed_augmentation_stays(tmp_path):
+    loop = make_loop(tmp_path, "aug=fixed", "p=0.3", "augpipe=color")
+    assert loop.ada is None and loop.loss.augment is loop.networks.augment
+    for _ in range(4):
+        loop.iterate()
+    assert float(loop.networks.augment.p) == pytest.approx(0.3)
+
+
+def test_an_iteration_never_waits_for_the_device(tmp_path, monkeypatch):
+    """No value of a tensor reaches the host: with a GPU each would make the host wait for all that is queued so far."""
+    loop = make_loop(tmp_path, "diffaugment=color")
+    batch = loop._next_batch()  # the data comes from the host
+    monkeypatch.setattr(loop, "_next_batch", lambda: batch)
+    waits = []
+    for name in ("item", "tolist", "numpy", "cpu", "__bool__", "__float__", "__int__", "__index__", "nonzero", "equal"):
+        original = getattr(torch.Tensor, name)
+
+        def spy(tensor, *args, name=name, original=original, **kwargs):
+            caller = sys._getframe(1).f_code.co_filename
+            # Branches for the CPU: there Adam counts its steps on the host, and looks at values may save work.
+            if "optim" not in caller and not caller.endswith("point_linear.py"):
+                waits.append((name, caller))
+            return original(tensor, *args, **kwargs)
+
+        monkeypatch.setattr(torch.Tensor, name, spy)
+    assert torch.zeros(1).item() == 0 and len(waits) == 1  # the spy works
+    waits.clear()
+    loop.iterate()
+    assert waits == []
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Ticks
+
+
+def test_a_run_and_what_it_writes(tmp_path, capsys):
+    seen = []
+
+    def callback(snapshot):
+        seen.append((snapshot.path.name, snapshot.cur_nimg, snapshot.path.exists()))
+        assert snapshot.generator is loop.networks.generator_ema
+        return {"fvd": 12.5}
+
+    loop = make_loop(tmp_path, "imgsnap=2", "snap=3", "previews.videos=2", callbacks=[callback])
+    loop.run()
+    # One iteration, then ticks of two, until 8 iterations are full.
+    kimg = [0.004, 0.012, 0.02, 0.028, 0.032]
+    assert [row["kimg"] for row in rows(loop)] == kimg
+    assert [row["tick"] for row in rows(loop)] == [0, 1, 2, 3, 4]
+    for row in rows(loop):
+        assert (
+            list(row)[: len(FIELDS)]
+            == list(FIELDS)
+            == (
+                ["tick", "kimg", "time", "sec/tick", "sec/kimg", "maintenance", "cpumem", "gpumem", "augment"]
+                + ["videos/s", "left"]
+            )
+        )
+        assert row["Loss/D/loss"]["num"] > 0 and math.isfinite(row["Loss/D/loss"]["mean"])
+        assert row["Progress/nonfinite_gradients"]["mean"] == 0
+        assert 0 < row["cpumem"] < 100 and row["gpumem"] == 0
+    assert "Loss/G/reg" in rows(loop)[0] and "Loss/D/reg" in rows(loop)[0]
+
+    first, *others = rows(loop)
+    assert first["sec/kimg"] is first["videos/s"] is first["left"] is None and first["sec/tick"] > 0
+    for row in others:
+        assert row["videos/s"] * row["sec/kimg"] == pytest.approx(1000)
+        assert row["videos/s"] * row["sec/tick"] == pytest.approx(8 if row["tick"] < 4 else 4)
+    assert others[-1]["left"] == 0 < others[0]["left"]
+    # From 4 to 12 videos: the 20 that are missing take 20 / 8 of the time since.
+    assert others[0]["left"] == pytest.approx(others[0]["sec/tick"] * 20 / 8, rel=0.01)
+
+    lines = capsys.readouterr().out.splitlines()
+    status = [line for line in lines if line.startswith("tick")]
+    assert len(status) == 5
+    pattern = r"\s+".join(re.escape(name) + r" +\S+( \d\ds)?" for name in FIELDS)
+    assert all(re.fullmatch(pattern, line) for line in status)
+
+    names = {str(path.relative_to(loop.folder)) for path in loop.folder.rglob("*") if path.is_file()}
+    events = {name for name in names if name.startswith("events.out.tfevents")}
+    assert len(events) == 1
+    images = {f"images/fakes_{kind}_000000.png" for kind in ("random", "frontal")}
+    videos = {f"videos/000000/{p}_seed000{i}.mp4" for p in ("front", "rotation_camera_yaw") for i in (0, 1)}
+    files = {"stats.jsonl", "reals.png", "network-snapshot-000000.pkl", "latest-network-snapshot.pkl", STATE_FILE}
+    assert names - events == images | videos | files
+    assert Image.open(loop.folder / "reals.png").size == (32, 32)
+    assert Image.open(loop.folder / "images/fakes_random_000000.png").size == (32, 32)
+    # Ticks 0 and 3, and the last.
+    assert seen == [("network-snapshot-000000.pkl", n, True) for n in (4, 28, 32)]
+    assert "fvd 12.5" in "\n".join(lines)
+
+
+def test_previews_change_nothing(tmp_path):
+    plain, shown = make_loop(tmp_path, "imgsnap=null", "snap=null"), make_loop(tmp_path, "imgsnap=1", "snap=1")
+    plain.run()
+    shown.run()
+    assert_same(state_of(plain), state_of(shown))
+    assert not (plain.folder / "images").exists() and not (plain.folder / "reals.png").exists()
+    assert (plain.folder / "network-snapshot-000000.pkl").exists()  # there is always one at the end
+
+
+def test_previews_show_the_same_contents_every_time(tmp_path):
+    loop = make_loop(tmp_path, "previews.images=4")
+    images = []
+    for kimg in (1, 2):
+        loop.previews.write(kimg)
+        images.append((loop.folder / f"images/fakes_random_{kimg:06d}.png").read_bytes())
+        torch.rand(5)
+    assert images[0] == images[1]
+    assert (loop.folder / "images/fakes_frontal_000001.png").read_bytes() != images[0]
+
+
+def test_persisting_non_finite_gradients_end_the_run(tmp_path):
+    loop = make_loop(tmp_path, "spec.nonfinite_limit=4", "imgsnap=1", "snap=1")
+    accumulate = loop.loss.accumulate
+
+    def spoil(phase, *, gain, **arguments):
+        accumulate(phase, gain=gain if loop.counters.cur_nimg < 4 else math.nan, **arguments)
+
+    loop.loss.accumulate = spoil
+    with pytest.raises(UserError, match=r"broken down at 0.02 kimg: 4 steps of a phase in a row"):
+        loop.run()
+    # What was saved is from before, or from so shortly after that it might have been nothing.
+    state = read_state(loop.folder)
+    assert state["shared"]["counters"]["cur_nimg"] == 12
+    assert rows(loop)[-1]["Progress/nonfinite_gradients"]["mean"] > 0
+    assert all(value.isfinite().all() for value in state["modules"]["generator"].values())
+
+
+def test_a_few_non_finite_gradients_do_not(tmp_path):
+    loop = make_loop(tmp_path, "spec.nonfinite_limit=4", "imgsnap=null", "snap=null")
+    accumulate = loop.loss.accumulate
+
+    def spoil(phase, *, gain, **arguments):
+        accumulate(phase, gain=math.nan if loop.counters.iteration == 3 and phase == "Gmain" else gain, **arguments)
+
+    loop.loss.accumulate = spoil
+    loop.run()
+    assert all(p.isfinite().all() for p in loop.networks.generator.parameters())
+    assert sum(row["Progress/nonfinite_gradients"]["mean"] > 0 for row in rows(loop)) == 1
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Continuing
+
+
+@pytest.mark.parametrize(
+    "words", [[], ["aug=ada", "p=0.4", "mirror=true"], ["workers=1"]], ids=["plain", "ada", "worker"]
+)
+def test_a_continued_run_is_the_uninterrupted_one(tmp_path, words):
+    whole = make_loop(tmp_path, *words)
+    for _ in range(7):
+        whole.iterate()
+    first = make_loop(tmp_path, *words)
+    for _ in range(3):
+        first.iterate()
+    first.save_state()
+    second = make_loop(tmp_path, *words, folder=first.folder)
+    assert_same(state_of(first), state_of(second))
+    for _ in range(4):
+        second.iterate()
+    assert_same(state_of(whole), state_of(second))
+    for loop in (whole, first, second):
+        loop.loader.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_is_heard_while_the_next_batch_does_not_come(tmp_path, capsys, number):
+    loop = make_loop(tmp_path, "imgsnap=null", "snap=1")
+    start = loop.loader._start
+
+    def hanging(position):
+        yield from itertools.islice(start(position), 3)
+        threading.Timer(0.3, os.kill, [os.getpid(), number]).start()
+        time.sleep(20)
+        raise AssertionError("nobody has asked to stop")
+
+    loop.loader._start = hanging
+    loop.run()
+    assert "Stopped as asked at 0.012 kimg" in capsys.readouterr().out
+    state = read_state(loop.folder)["shared"]["counters"]
+    assert (state["iteration"], state["cur_nimg"]) == (3, 12)
+    # The batch that never came is the first one of the continued run.
+    second, whole = make_loop(tmp_path, "imgsnap=null", folder=loop.folder), make_loop(tmp_path, "imgsnap=null")
+    second.iterate()
+    for _ in range(4):
+        whole.iterate()
+    assert_same(whole.networks.generator.state_dict(), second.networks.generator.state_dict())
+    assert_same(whole.networks.discriminator.state_dict(), second.networks.discriminator.state_dict())
+
+
+def test_stopping_by_signal_and_continuing(tmp_path, capsys):
+    whole = make_loop(tmp_path)
+    whole.run()
+
+    stopped = make_loop(tmp_path)
+    iterate = stopped.iterate
+
+    def interrupted():
+        if stopped.counters.iteration == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        iterate()
+        assert stopped.counters.iteration <= 4  # this iteration is finished, none is begun
+
+    stopped.iterate = interrupted
+    before = signal.getsignal(signal.SIGTERM)
+    stopped.run()
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert stopped.counters.iteration == 4
+    assert f"Stopped as asked at 0.016 kimg; continue with resume_run={stopped.folder}" in capsys.readouterr().out
+
+    # Rows and files that are newer than the state, as a kill between two writes leaves them.
+    with open(stopped.folder / "stats.jsonl", "a") as file:
+        file.write(json.dumps({"tick": 2, "kimg": 99}) + "\n" + '{"tick": 3, "ki')
+    continued = make_loop(tmp_path, folder=stopped.folder)
+    continued.run()
+    assert_same(state_of(whole), state_of(continued))
+    expected, found = rows(whole), rows(continued)
+    assert [row["tick"] for row in found] == [row["tick"] for row in expected]
+    for a, b in zip(expected, found):
+        assert a["kimg"] == b["kimg"]
+        assert {k: v for k, v in a.items() if "/" in k and k not in FIELDS} == {
+            k: v for k, v in b.items() if "/" in k and k not in FIELDS
+        }
+    assert found[-1]["time"] >= found[1]["time"]
+
+
+def test_a_finished_run_has_nothing_to_do_but_can_go_on(tmp_path, capsys):
+    loop = make_loop(tmp_path)
+    loop.run()
+    again = make_loop(tmp_path, folder=loop.folder)
+    capsys.readouterr()
+    again.run()
+    assert again.counters.iteration == 8
+    assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("tick")] == []
+    longer = make_loop(tmp_path, "kimg=0.04", folder=loop.folder)
+    longer.run()
+    assert longer.counters.cur_nimg == 40 and rows(longer)[-1]["tick"] == 5
+
+
+def test_transfer_starts_from_the_weights_alone(tmp_path):
+    old = make_loop(tmp_path, "kimg=0.008")
+    old.run()
+    new = make_loop(tmp_path, f"resume={old.folder}", "seed=5")
+    for name in ("generator", "generator_ema", "discriminator"):
+        expected, found = getattr(old.networks, name).state_dict(), getattr(new.networks, name).state_dict()
+        assert all(torch.equal(expected[key], found[key]) for key in expected)
+    assert new.counters.cur_nimg == 0 and new.loss.pl_mean == 0
+    assert new.phases[0].optimizer.state_dict()["state"] == {}
+
+
+def test_transfer_keeps_the_average_of_the_snapshot(tmp_path):
+    """No ramp-up, which would overwrite it with the first step; nor when the run is continued."""
+    old = make_loop(tmp_path, "kimg=0.016")
+    old.run()
+    new = make_loop(tmp_path, f"resume={old.folder}", "spec.ema=2", "spec.ramp=0.05", "spec.lrate=0.1", "seed=5")
+    before = {name: value.clone() for name, value in new.networks.generator_ema.named_parameters()}
+    new.iterate()
+    beta = 0.5 ** (4 / 2000)
+    for name, value in new.networks.generator.named_parameters():
+        found = new.networks.generator_ema.get_parameter(name)
+        torch.testing.assert_close(found, before[name] * beta + value * (1 - beta), rtol=1e-4, atol=1e-6)
+    new.run()
+    continued = make_loop(tmp_path, f"resume={old.folder}", "spec.ramp=0.05", folder=new.folder)
+    assert continued.counters.cur_nimg > 0 and continued.ema.ramp is None
+    assert make_loop(tmp_path, "spec.ramp=0.05").ema.ramp == 0.05
+
+
+def test_two_seeds_are_two_trainings(tmp_path):
+    first, second = make_loop(tmp_path, "seed=1"), make_loop(tmp_path, "seed=2")
+    assert not torch.equal(
+        first.networks.generator.mapping.layers[0].weight, second.networks.generator.mapping.layers[0].weight
+    )
+    assert not torch.equal(first.stream.uniform("x", [4]), second.stream.uniform("x", [4]))

@@ -1,0 +1,161 @@
+"""The training loop when things go wrong: nothing sound is overwritten, and the end is clear."""
+
+import itertools
+import json
+import math
+
+import pytest
+import torch
+
+from dnnlib import UserError
+from tests.training.tiny import make_loop
+from torch_utils.training_stats import Statistics
+from training.augment.ada import AdaAugment, AdaController, AdaFeedback
+from training.checkpoints.training_state import read_state
+from training.data.sampler import InfiniteSampler
+
+
+def spoil_from(loop, iteration, until=math.inf):
+    """Let all gradients be NaN from an iteration on."""
+    accumulate = loop.loss.accumulate
+
+    def spoilt(phase, *, gain, **arguments):
+        bad = iteration <= loop.counters.iteration < until
+        accumulate(phase, gain=math.nan if bad else gain, **arguments)
+
+    loop.loss.accumulate = spoilt
+
+
+def saved(loop) -> int:
+    return read_state(loop.folder)["shared"]["counters"]["cur_nimg"]
+
+
+def test_nothing_is_saved_in_a_streak_and_something_after_it(tmp_path, capsys):
+    loop = make_loop(tmp_path, "kimg=0.06", "snap=1", "imgsnap=null")
+    spoil_from(loop, 3, until=8)
+    save, states = loop.save_state, []
+    loop.save_state = lambda: (save(), states.append(loop.counters.cur_nimg))
+    loop.run()
+    # Ticks end at 4, 12, 20, 28, …; the streak begins after 12: two iterations at 20, four at 28.
+    assert 12 in states and 28 not in states and states[-1] == 60 == saved(loop)
+    out = capsys.readouterr().out
+    assert "Not saved, because the last" in out and "The last saved state is that of 0.02 kimg" in out
+    assert len(list(loop.folder.glob("network-snapshot-*.pkl"))) == 1  # all in the same thousand
+
+
+def test_a_stop_in_a_streak_keeps_what_was_saved(tmp_path, capsys):
+    loop = make_loop(tmp_path, "kimg=0.06", "snap=1", "imgsnap=null")
+    spoil_from(loop, 3)
+    for _ in range(3):
+        loop.iterate()
+    loop._end_tick(Silent())
+    for _ in range(4):
+        loop.iterate()
+    reports = Silent()
+    loop._stop(reports, spoilt=False)
+    assert saved(loop) == 12 and "not saved, because the last" in reports.lines[-1]
+
+
+class Silent:
+    """Reports that only remember what was said."""
+
+    def __init__(self):
+        self.lines = []
+
+    def print(self, text):
+        self.lines.append(text)
+
+    def tick(self, fields, statistics):
+        pass
+
+    metrics = tick
+
+
+def test_a_broken_running_mean_ends_the_run_at_once(tmp_path):
+    loop = make_loop(tmp_path, "snap=1", "imgsnap=null")
+    for _ in range(2):
+        loop.iterate()
+    loop._end_tick(Silent())
+    loop.iterate()
+    loop.networks.generator.mapping.w_avg[0] = math.inf
+    with pytest.raises(UserError, match=r"tensors are not finite any more \(mapping.w_avg\)"):
+        loop._end_tick(Silent())
+    assert saved(loop) == 8
+
+
+def test_too_many_unreadable_items_end_the_run_with_its_state_saved(tmp_path, capsys):
+    loop = make_loop(tmp_path, "unreadable_limit=3", "imgsnap=null", "kimg=0.2")
+    for _ in range(2):
+        loop.iterate()
+    for video in (0, 1, 2):
+        for path in (tmp_path / "data" / "split" / f"video_{video}").iterdir():
+            path.write_bytes(b"")
+    with pytest.raises(UserError, match=r"3 items of the data could not be read \(unreadable_limit\).*video_[012]/"):
+        loop.run()
+    assert 3 <= loop.loader.unreadable < 7 and saved(loop) == loop.counters.cur_nimg < 40
+    assert f"The last saved state is that of {saved(loop) / 1000:g} kimg" in capsys.readouterr().out
+
+
+def test_replaced_items_are_counted_in_the_statistics(tmp_path, capsys):
+    loop = make_loop(tmp_path, "imgsnap=null")
+    for path in (tmp_path / "data" / "split" / "video_0").iterdir():
+        path.unlink()
+    loop.run()
+    rows = [json.loads(line) for line in (loop.folder / "stats.jsonl").read_text().splitlines()]
+    counts = [row["Progress/unreadable_items"]["mean"] for row in rows]
+    order = itertools.islice(InfiniteSampler(dataset_size=5), 32)
+    assert sum(counts) == loop.loader.unreadable == sum(index == 0 for _, index in order) >= 6
+    assert "could not be read and were replaced" in capsys.readouterr().out
+
+
+def test_old_snapshots_go_when_the_new_one_is_there(tmp_path, monkeypatch):
+    loop = make_loop(tmp_path, "kimg=5", "snap=1", "imgsnap=null", "keep=2")
+    (loop.folder / "best-fvd.pkl").touch()
+    for kimg in range(4):
+        loop.counters.cur_nimg = kimg * 1000
+        loop._saver.save_snapshot()
+    names = sorted(path.name for path in loop.folder.glob("*.pkl"))
+    assert names == [
+        "best-fvd.pkl", "latest-network-snapshot.pkl", "network-snapshot-000002.pkl", "network-snapshot-000003.pkl"
+    ]  # fmt: skip
+    loop.counters.cur_nimg = 4000
+    monkeypatch.setattr(
+        "training.checkpoints.saver.save_snapshot", lambda *_, **__: (_ for _ in ()).throw(UserError("full"))
+    )
+    with pytest.raises(UserError, match="full"):
+        loop._saver.save_snapshot()
+    assert sorted(path.name for path in loop.folder.glob("*.pkl")) == names
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Another number of processes
+
+
+def test_statistics_of_several_processes_go_to_the_main_one():
+    first, second, other = Statistics(), Statistics(), Statistics()
+    first.report("x", 1.0)
+    second.report("x", 3.0)
+    second.report("y", 5.0)
+    states = [first.state_dict(), second.state_dict()]
+    other.load_state_dicts(states, main=False)
+    assert other.reduce() == {}
+    other.load_state_dicts(states)
+    moments = other.reduce()
+    assert moments["x"] == (2.0, 1.0, 2) and moments["y"] == (5.0, 0.0, 1)
+
+
+def test_feedback_of_several_processes_is_summed_up():
+    def make():
+        controller, augment = AdaController(p=0.1, target=0.6), AdaAugment(pipeline="blit")
+        return AdaFeedback(augment=augment, controller=controller, statistics=Statistics(), device="cpu")
+
+    parts = [make(), make()]
+    for part, values in zip(parts, ([1.0, 1.0, -1.0], [-1.0])):
+        part.report("Loss/signs/real", torch.tensor(values))
+        part.controller.p = 0.3
+    states = [part.state_dict() for part in parts]
+    main, other = make(), make()
+    main.load_state_dicts(states)
+    other.load_state_dicts(states, main=False)
+    assert main.state_dict()["signs"].tolist() == [0.0, 4.0] and other.state_dict()["signs"].tolist() == [0.0, 0.0]
+    assert main.controller.p == other.controller.p == 0.3

@@ -1,0 +1,78 @@
+"""Whether the process keeps freed host memory or gives it back to the system after every large tensor.
+
+The C library gives big blocks back as soon as they are freed, and the next tensor of that size then costs one page
+fault per 4 KB: on CPU that took longer than the arithmetic of a memory-bound operation. What is kept, however, cannot
+always be used again: tensors of other sizes do not fit into the gaps.
+"""
+
+import contextlib
+import ctypes
+import re
+import sys
+from collections.abc import Iterator
+
+import torch
+
+from dnnlib import UserError, one_line
+
+__all__ = ["explain_out_of_memory", "keep_freed_memory", "return_freed_memory"]
+
+# Parameters of glibc's mallopt.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
+_LARGE = 16 * 2**20  # bytes of a block that gets a mapping of its own where memory is returned
+
+
+def keep_freed_memory() -> bool:
+    """Never use separate mappings for large blocks, and never trim the heap.
+
+    For processes that compute on the CPU with tensors of recurring sizes. Returns whether the C library supports it
+    (glibc does); otherwise nothing changes.
+    """
+    return _mallopt((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1))
+
+
+def return_freed_memory() -> bool:
+    """Give blocks of 16 MB and more back to the system as soon as they are freed.
+
+    For processes that are short of memory and may take longer for it. (Left to itself, glibc raises that size as it
+    goes.) Returns whether the C library supports it; otherwise nothing changes.
+    """
+    return _mallopt((_M_MMAP_THRESHOLD, _LARGE))
+
+
+def _mallopt(*settings: tuple[int, int]) -> bool:
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):
+        return False
+    return all([bool(mallopt(parameter, value)) for parameter, value in settings])
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Saying what to change when the memory is full, instead of a page of traceback.
+
+
+# PyTorch's allocator for the CPU has no error class of its own.
+CPU_WORDS = re.compile(r"not enough memory|can't allocate memory|cannot allocate memory", re.IGNORECASE)
+
+
+@contextlib.contextmanager
+def explain_out_of_memory(advice: str) -> Iterator[None]:
+    """Turn an out-of-memory error, of a GPU's memory or the machine's, into one line.
+
+    Args:
+        advice: What the user can change, a sentence.
+
+    Raises:
+        UserError: The block ran out of memory.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        known = isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError))
+        if not known and CPU_WORDS.search(str(error)) is None:
+            raise
+        detail = one_line(str(error).split("\n")[0])[:200]
+        raise UserError(f"The memory is full{f' ({detail})' if detail else ''}. {advice}") from error

@@ -1,0 +1,338 @@
+"""Shared libraries of native operators, built by ninja and kept in the user's cache folder.
+
+A library's folder is named by its recipe's key. It is built in a temporary folder beside the final one and renamed when
+complete, under a file lock that the system releases if the builder is killed. So any number of processes may ask at
+once: one builds, the others wait and load, and nobody ever sees half a library.
+"""
+
+import fcntl
+import functools
+import hashlib
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from dnnlib.downloads import absolute_setting, cache_folder
+
+__all__ = [
+    "BuildError",
+    "Recipe",
+    "SOURCES",
+    "build",
+    "compiler_version",
+    "cuda_home",
+    "cxx_compiler",
+    "library_folder",
+    "library_path",
+    "ninja_command",
+    "recipe",
+]
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# How native operators are compiled: which compilers there are, and the commands for each kind of device.
+#
+# A recipe's key is a hash of everything that the library's contents depend on: sources, flags, compilers, PyTorch, and
+# what `-march=native` stands for.
+
+
+SOURCES = Path(__file__).parent / "native"
+
+#: Floating point stays exact; errno and traps, which nobody reads here, would keep loops from being vectorised.
+CXX_FLAGS = ["-O3", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd"]
+
+
+class BuildError(RuntimeError):
+    """Why there is no library, in one line."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What to build: (compiler command, source file) for each object, the command that links them, and versions."""
+
+    objects: tuple[tuple[tuple[str, ...], Path], ...]
+    link: tuple[str, ...]
+    versions: tuple[str, ...]
+
+    def key(self) -> str:
+        """Hash of all that the library's contents depend on."""
+        digest = hashlib.sha256(repr((self.link, self.versions)).encode())
+        for command, source in self.objects:
+            digest.update(repr(command).encode())
+            for path in _with_own_headers(source):
+                digest.update(repr((path.name, path.read_bytes())).encode())
+        return digest.hexdigest()[:20]
+
+
+def _with_own_headers(source: Path) -> list[Path]:
+    """A source and the headers beside it that it includes by `#include "..."`, directly or not."""
+    found, i = [source], 0
+    while i < len(found):
+        for name in re.findall(r'^\s*#\s*include\s+"([^"]+)"', found[i].read_text(encoding="utf-8"), re.MULTILINE):
+            path = found[i].parent / name
+            if path.is_file() and path not in found:
+                found.append(path)
+        i += 1
+    return found
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Compilers
+
+
+def cxx_compiler() -> tuple[str, ...] | None:
+    """The C++ compiler's command: $CXX, else g++, c++ or clang++; None if there is none."""
+    candidates = [shlex.split(os.environ["CXX"])] if os.environ.get("CXX") else [["g++"], ["c++"], ["clang++"]]
+    for command in candidates:
+        found = shutil.which(command[0])
+        if found:
+            return (found, *command[1:])
+    return None
+
+
+def cuda_home() -> Path | None:
+    """The CUDA toolkit: $CUDA_HOME, the usual folder, or where nvcc on the PATH belongs; None if there is none."""
+    candidates = [os.environ.get("CUDA_HOME"), "/usr/local/cuda"]
+    on_path = shutil.which("nvcc")
+    if on_path:
+        candidates.append(str(Path(on_path).resolve().parent.parent))
+    for candidate in candidates:
+        if candidate and (Path(candidate) / "bin" / "nvcc").is_file():
+            return Path(candidate)
+    return None
+
+
+def ninja_command() -> str | None:
+    """The ninja executable of the installed package, else one on the PATH."""
+    beside_python = Path(sys.executable).parent / "ninja"
+    return str(beside_python) if beside_python.is_file() else shutil.which("ninja")
+
+
+def _output(command: tuple[str, ...]) -> str:
+    """What a command prints; '' if it fails."""
+    result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", errors="replace")
+    return result.stdout if result.returncode == 0 else ""
+
+
+@functools.lru_cache
+def _native_flags(compiler: tuple[str, ...]) -> tuple[tuple[str, ...], str]:
+    """Flags for this machine's processor, and a text that names compiler and processor features."""
+    for flags in (("-march=native",), ("-mcpu=native",), ()):
+        macros = _output((*compiler, *flags, "-x", "c++", "-dM", "-E", os.devnull))
+        if macros:
+            return flags, macros
+    return (), ""
+
+
+def compiler_version(command: tuple[str, ...]) -> str:
+    """First line of `--version` that has a digit."""
+    lines = _output((*command, "--version")).splitlines()
+    return next((line for line in reversed(lines) if "release" in line), lines[0] if lines else "unknown version")
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Recipes
+
+
+def recipe(
+    name: str,
+    device_type: str,
+    *,
+    folder: Path = SOURCES,
+    capabilities: Sequence[tuple[int, int]] | None = None,
+) -> Recipe:
+    """How operator `name` is built.
+
+    Args:
+        name: Of the operator: its files are `<name>_cpu.cpp`, or `<name>.cu` and `<name>_cuda.cpp`.
+        device_type: 'cpu'; 'cuda'; or 'emulated': `<name>.cu` as a program for the CPU.
+        folder: Where the sources are.
+        capabilities: Compute capabilities of the GPUs to build for; None for the present one.
+
+    Raises:
+        BuildError: a tool is missing.
+    """
+    compiler = cxx_compiler()
+    if compiler is None:
+        raise BuildError("no C++ compiler was found ($CXX, g++, c++ or clang++)")
+    native, features = _native_flags(compiler)
+    if not features:
+        raise BuildError(f"the C++ compiler {shlex.join(compiler)} does not run")
+    shared = (*compiler, "-shared")
+    if device_type == "emulated":
+        flags = ("-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", "-Wall", "-DEMULATE_CUDA", "-x", "c++")
+        return Recipe((((*compiler, *flags), folder / f"{name}.cu"),), shared, (features,))
+
+    torch_root = Path(torch.__file__).parent
+    include = [torch_root / "include", torch_root / "include" / "torch" / "csrc" / "api" / "include"]
+    libraries = (f"-L{torch_root / 'lib'}", f"-Wl,-rpath,{torch_root / 'lib'}", "-ltorch_cpu", "-lc10")
+    # Defined as in the build of PyTorch, or strings would have other types.
+    abi = f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"
+    binding = (*compiler, "-std=c++20", abi, *CXX_FLAGS, *(f"-isystem{path}" for path in include))
+    if device_type == "cpu":
+        # OpenMP is what at::parallel_for, a template in a header, is made of.
+        objects = (((*binding, *native, "-fopenmp"), folder / f"{name}_cpu.cpp"),)
+        return Recipe(objects, (*shared, *libraries), (features, torch.__version__))
+
+    home = cuda_home()
+    if home is None:
+        raise BuildError("no CUDA toolkit was found ($CUDA_HOME, or nvcc on the PATH)")
+    targets = [torch.cuda.get_device_capability()] if capabilities is None else capabilities
+    kernels = (*_nvcc_command(home, targets), f"-ccbin={compiler[0]}")
+    runtime = home / ("lib64" if (home / "lib64").is_dir() else "lib")
+    objects = (
+        (kernels, folder / f"{name}.cu"),
+        ((*binding, f"-isystem{home / 'include'}"), folder / f"{name}_cuda.cpp"),
+    )
+    link = (*shared, *libraries, "-lc10_cuda", f"-L{runtime}", f"-Wl,-rpath,{runtime}", "-lcudart")
+    return Recipe(objects, link, (features, torch.__version__, compiler_version((str(home / "bin" / "nvcc"),))))
+
+
+def _nvcc_command(home: Path, capabilities: Sequence[tuple[int, int]]) -> tuple[str, ...]:
+    """Compile a .cu file for these compute capabilities."""
+    targets = [f"-gencode=arch=compute_{a}{b},code=sm_{a}{b}" for a, b in capabilities]
+    return (str(home / "bin" / "nvcc"), "-std=c++17", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden", *targets)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+CACHE_VARIABLE = "VIDEO3D_OPS_CACHE"
+
+
+def library_folder() -> Path:
+    """$VIDEO3D_OPS_CACHE, or `ops` in the user's cache folder.
+
+    Raises:
+        UserError: See `dnnlib.downloads.cache_folder`.
+    """
+    chosen = os.environ.get(CACHE_VARIABLE)
+    return Path(absolute_setting(CACHE_VARIABLE, chosen)) if chosen else cache_folder("ops")
+
+
+def library_path(label: str, recipe: Recipe) -> Path:
+    """Where `build` puts a library; the arguments are the same."""
+    return library_folder() / f"{label}-{recipe.key()}" / "library.so"
+
+
+def build(label: str, recipe: Recipe) -> Path:
+    """The library of a recipe, built if it is not in the cache.
+
+    Args:
+        label: Beginning of its folder's name.
+        recipe: What to build.
+
+    Returns:
+        Path of the shared library.
+
+    Raises:
+        BuildError: the compiler failed (its first error and where the full log is), or the cache cannot be written.
+    """
+    name = f"{label}-{recipe.key()}"
+    try:
+        cache = library_folder()
+        library = cache / name / "library.so"
+        if library.is_file():
+            return library
+        asked = time.time()
+        cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+        log = cache / f"{name}.log"
+        with _locked(cache / f"{name}.lock"):
+            if library.is_file():
+                return library
+            if not _is_newer(log, asked):  # else another process has just failed at it while this one waited
+                _build_in_place(cache, name, recipe, log)
+            if not library.is_file():
+                raise BuildError(f"{_first_error(log)} (full log: {log})")
+            return library
+    except (OSError, RuntimeError) as error:
+        if isinstance(error, BuildError):
+            raise
+        raise BuildError(
+            f"the build cache cannot be used ({error}); XDG_CACHE_HOME (for the operators alone, {CACHE_VARIABLE}) can "
+            "name a folder that can be written to"
+        ) from error
+
+
+def _build_in_place(cache: Path, name: str, recipe: Recipe, log: Path) -> None:
+    """Run ninja in a temporary folder and, if it succeeds, make that the final one; what it printed goes to `log`."""
+    ninja = ninja_command()
+    if ninja is None:
+        raise BuildError("ninja was not found (it is in requirements.txt)")
+    for left in cache.glob(f"{name}.*.tmp"):  # by a builder that was killed, whose compiler may still be at work in it
+        shutil.rmtree(left, ignore_errors=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f"{name}.", suffix=".tmp", dir=cache))
+    (temporary / "build.ninja").write_bytes(os.fsencode(_ninja_file(recipe)))
+    # The compiler's temporary files lie beside its results: there may be no other folder that it can write to.
+    environment = {**os.environ, "LC_ALL": "C", "TMPDIR": str(temporary)}
+    result = subprocess.run(
+        [ninja, "-v", "-C", str(temporary)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        errors="replace",
+        env=environment,
+    )
+    if result.returncode != 0:
+        log.write_text(result.stdout, encoding="utf-8")
+        shutil.rmtree(temporary, ignore_errors=True)
+        return
+    log.unlink(missing_ok=True)
+    shutil.rmtree(cache / name, ignore_errors=True)
+    os.replace(temporary, cache / name)
+
+
+def _ninja_file(recipe: Recipe) -> str:
+    lines, objects = [], []
+    for i, (command, source) in enumerate(recipe.objects):
+        objects.append(f"{i}.o")
+        lines += [f"rule compile{i}", f"  command = {_ninja_text(command)} -c $in -o $out"]
+        lines += [f"build {i}.o: compile{i} {_ninja_path(source)}"]
+    split = next((i for i, word in enumerate(recipe.link) if word.startswith("-L")), len(recipe.link))
+    first, libraries = recipe.link[:split], recipe.link[split:]
+    lines += ["rule link", f"  command = {_ninja_text(first)} $in -o $out {_ninja_text(libraries)}".rstrip()]
+    lines += [f"build library.so: link {' '.join(objects)}"]
+    return "\n".join(lines) + "\n"
+
+
+def _ninja_text(command: tuple[str, ...]) -> str:
+    return shlex.join(command).replace("$", "$$")
+
+
+def _ninja_path(path: Path) -> str:
+    return re.sub(r"([$ :])", r"$\1", str(path))
+
+
+def _first_error(log: Path) -> str:
+    """The line of a compiler's output that says most, without the folders of the file's path."""
+    lines = [line.strip() for line in log.read_text(encoding="utf-8").splitlines() if line.strip()]
+    said = next((line for line in lines if re.search(r"\b(fatal )?error\b\s*(#\d+)?:|: error|undefined", line)), None)
+    said = said or next((line for line in lines if not line.startswith(("ninja:", "[", "FAILED"))), "unknown error")
+    return re.sub(r"^/\S*/", "", said)
+
+
+def _is_newer(path: Path, moment: float) -> bool:
+    try:
+        return path.stat().st_mtime >= moment
+    except OSError:
+        return False
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock, which the system releases when this process ends, however it ends."""
+    with open(path, "ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

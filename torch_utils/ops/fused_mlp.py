@@ -1,0 +1,292 @@
+"""Programs of dense layers on rows, for inference on a CPU: layer after layer on a few rows that stay in the cache.
+
+    y[r] = act(w x[r] + bias[r]),   act = leaky ReLU, then a clamp
+
+A layer takes the program's inputs or the results of an earlier layer; results that are wanted are named. The inputs are
+given, or they are the pixels of an image after one of the two ×2 upsamplings of StyleNeRF's upsampler, which are then
+made a row of pixels at a time, or they are encoded points along rays, whose results are composited at once. Compared
+with a library call per layer, this neither writes nor reads intermediate results to and from memory. Weights are packed
+once, as float32 or, on processors that multiply it, as bfloat16 (sums, biases and results are float32 in either case).
+
+In bfloat16 a layer multiplies how far its inputs are from typical ones, its *centre* c: w x + b = w (x - c) + (b + w c)
+with w c in float32. Points of one scene and pixels of one image have much in common, so that the rounded numbers become
+small, and the errors with them: 6 dB in images of the paper's networks. The centres are means over some of the rows
+that a program sees first, or sees in each call; which they are changes no more than roundings.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from torch_utils import custom_ops
+from torch_utils.ops.fused_mlp_ref import blurred_corners_ref, blurred_shuffle_ref
+
+__all__ = ["DenseLayer", "DenseProgram", "has_native_rows"]
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+#: Rows that centres are means of, about.
+_CENTRE_ROWS = 512
+
+
+@dataclass(frozen=True)
+class DenseLayer:
+    """One layer.
+
+    Attributes:
+        weight: [outputs, inputs].
+        bias: [outputs], [G, outputs] (one for each of G equally long runs of rows), or None.
+        slope: Of negative values, at most 1; 1 for none.
+        clamp: Largest magnitude, or None.
+        source: Index of the layer whose results are the inputs; -1 for the program's inputs.
+    """
+
+    weight: torch.Tensor
+    bias: torch.Tensor | None = None
+    slope: float = 1.0
+    clamp: float | None = None
+    source: int = -1
+
+
+def has_native_rows(device: torch.device, precision: str = "float32") -> bool:
+    """Whether programs run natively on a device."""
+    native = custom_ops.load("dense", "cpu") if device.type == "cpu" else None
+    return native is not None and (precision == "float32" or native.has_bfloat16())
+
+
+class DenseProgram:
+    """See the module's docstring. No gradients are recorded.
+
+    Args:
+        layers: In order; a layer's source comes before it.
+        precision: Of the factors of the products: 'float32' or 'bfloat16'.
+        recentres: Whether the centres of bfloat16 are measured in every call, not only in the first.
+        impl: 'cpu' for the native operator, 'ref' for plain PyTorch, 'auto' for the former where it is available.
+
+    Raises:
+        ValueError: unknown precision or impl, or layers that do not fit each other.
+        RuntimeError: impl='cpu' is not available.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[DenseLayer],
+        *,
+        precision: str = "float32",
+        recentres: bool = False,
+        impl: str = "auto",
+    ):
+        if precision not in PRECISIONS:
+            raise ValueError(f"dense: precision must be {' or '.join(PRECISIONS)}, not '{precision}'")
+        if impl not in ("auto", "ref", "cpu"):
+            raise ValueError(f"dense: impl must be auto, ref or cpu, not '{impl}'")
+        for i, layer in enumerate(layers):
+            inputs = layer.weight.shape[1]
+            if layer.slope > 1:
+                raise ValueError(f"dense: layer {i} has the slope {layer.slope}; it must be at most 1")
+            if layer.source >= i or (layer.source >= 0 and len(layers[layer.source].weight) != inputs):
+                raise ValueError(f"dense: layer {i} with {inputs} inputs does not fit its source, layer {layer.source}")
+        self.layers, self.precision = list(layers), precision
+        self._centres: dict[int, torch.Tensor] | None = None if precision == "bfloat16" else {}  # by source
+        self._recentres = recentres and precision == "bfloat16"
+        self._exact: DenseProgram | None = None  # the same in float32, on which centres are measured
+        self._native = None
+        if impl == "cpu" and precision == "bfloat16" and not custom_ops.require("dense", "cpu").has_bfloat16():
+            raise RuntimeError("dense: impl='cpu' with bfloat16 is not available: this processor does not multiply it.")
+        if impl == "cpu" or (impl == "auto" and has_native_rows(layers[0].weight.device, precision)):
+            self._native = custom_ops.require("dense", "cpu")
+            half = precision == "bfloat16"
+            self._packed = [self._native.pack_weight(layer.weight.detach().float(), half) for layer in layers]
+            self._integers = [len(layer.weight) for layer in layers] + [layer.source for layer in layers]
+            clamps = [math.inf if layer.clamp is None else layer.clamp for layer in layers]
+            self._numbers = [layer.slope for layer in layers] + clamps
+            self._bind()
+
+    def _bind(self) -> None:
+        """What the native operator is given besides weights: biases with the centres' products, and centres."""
+        none, centres = torch.empty(0), self._centres or {}
+        self._shifts = [
+            layer.weight.detach().float() @ centres[layer.source] if layer.source in centres else None
+            for layer in self.layers
+        ]
+        self._biases = [self._bias_of(i, layer.bias) for i, layer in enumerate(self.layers)]
+        self._tail = [centres.get(i, none) for i in (*range(len(self.layers)), -1)]
+
+    def _bias_of(self, layer: int, bias: torch.Tensor | None) -> torch.Tensor:
+        shift = self._shifts[layer]
+        if bias is None:
+            return torch.empty(0) if shift is None else shift[None]
+        bias = bias.detach().float().reshape(-1, bias.shape[-1])
+        return bias if shift is None else bias + shift
+
+    def _centre(self, rows: torch.Tensor, biases=None, residual: torch.Tensor | None = None) -> None:
+        """Measure the centres on some rows of inputs, in float32."""
+        every = max(len(rows) // _CENTRE_ROWS, 1)
+        rows, layers = rows[::every], range(len(self.layers))
+        own = ((i, x.bias) for i, x in enumerate(self.layers) if x.bias is not None and x.bias.ndim > 1)
+        biases = {i: bias.reshape(-1, bias.shape[-1]).mean(0) for i, bias in (*own, *(biases or {}).items())}
+        if residual is None:
+            self._exact = self._exact or DenseProgram(self.layers, impl="auto" if self.native else "ref")
+            results = self._exact(rows, keep=layers, biases=biases)
+        else:
+            results = self._reference(rows, layers, biases, residual[::every], rounded=False)
+        feeding = {layer.source for layer in self.layers}
+        self._centres = {i: (rows if i < 0 else results[i]).mean(0) for i in feeding}
+        if self._native is not None:
+            self._bind()
+
+    @torch.no_grad()
+    def __call__(
+        self, x: torch.Tensor, *, keep: Sequence[int], biases: Mapping[int, torch.Tensor] | None = None
+    ) -> list[torch.Tensor]:
+        """Run on rows.
+
+        Args:
+            x: [P, inputs].
+            keep: Layers whose results are wanted.
+            biases: Replaces the biases of some layers.
+
+        Returns:
+            A tensor [P, outputs] for each entry of `keep`.
+        """
+        if (self._centres is None or self._recentres) and len(x):
+            self._centre(x, biases)
+        if self._native is None:
+            return self._reference(x, keep, biases or {})
+        return self._native.dense_rows(x.contiguous(), *self._arguments(biases), keep)
+
+    @torch.no_grad()
+    def corners(self, x: torch.Tensor, hidden: torch.Tensor, *, slope: float, keep: Sequence[int]):
+        """Run on the pixels of an upsampled image of 2H × 2W pixels ('nn_cat').
+
+        The inputs are blur(act(own + mean of the two neighbours at each corner)), and blur(nearest(x)) is added to the
+        first layer's product. See `dense_upsampling_ref`.
+
+        Args:
+            x: [H, W, C], C being the first layer's outputs.
+            hidden: [H, W, 2 * inputs], own and neighbours' part of each pixel.
+            slope: Of that act.
+            keep: As in `__call__`.
+        """
+        if self._centres is None:
+            some = slice(max(_CENTRE_ROWS // (4 * x.shape[1]), 1))
+            rows, residual = blurred_corners_ref(x[some], hidden[some], slope)
+            self._centre(rows, None, residual)
+        if self._native is None:
+            rows, residual = blurred_corners_ref(x, hidden, slope)
+            return self._reference(rows, keep, {}, residual)
+        return self._native.upsample_corners(x.contiguous(), hidden.contiguous(), slope, *self._arguments(), keep)
+
+    @torch.no_grad()
+    def shuffled(
+        self,
+        x: torch.Tensor,
+        corrections: torch.Tensor,
+        bias: torch.Tensor,
+        *,
+        slope: float,
+        clamp: float | None,
+        keep: Sequence[int],
+    ):
+        """Run on the pixels of an upsampled image of 2H × 2W pixels ('pixelshuffle').
+
+        The inputs are act(blur(pixels) + bias), the pixels being x [H, W, C] plus corrections [H, W, 2, 2, C] (row and
+        column of the new pixel). See `dense_upsampling_ref`.
+        """
+        clamp = math.inf if clamp is None else clamp
+
+        def inputs_of(x, corrections):
+            return F.leaky_relu(blurred_shuffle_ref(x, corrections) + bias, slope).clamp(-clamp, clamp)
+
+        if self._centres is None:
+            some = slice(max(_CENTRE_ROWS // (4 * x.shape[1]), 1))
+            self._centre(inputs_of(x[some], corrections[some]), None)
+        if self._native is None:
+            return self._reference(inputs_of(x, corrections), keep, {})
+        inputs = (x.contiguous(), corrections.contiguous(), bias.contiguous())
+        return self._native.upsample_shuffled(*inputs, slope, clamp, *self._arguments(), keep)
+
+    @torch.no_grad()
+    def march(
+        self,
+        origin: torch.Tensor,
+        directions: torch.Tensor,
+        *,
+        samples: int,
+        importance: int,
+        near: float,
+        far: float,
+        last_opaque: bool,
+        scales: torch.Tensor,
+        density: int,
+        keep: Sequence[int],
+        biases: Mapping[int, torch.Tensor] | None = None,
+    ) -> tuple[list[torch.Tensor], torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Composite results along rays, sampled in two passes without randomness. Native only (see `native`).
+
+        The inputs are the sines of all coordinates of a point times all scales, then the cosines; the sampling and the
+        weights are those of `renderer.volume_rendering.march_foreground` (NeRF, equations 3 and 5).
+
+        Args:
+            origin, directions: [3] and [R, 3] (not normalised) of rays with points at origin + depth * direction.
+            samples, importance: Per ray, of the first and second pass; importance 0 for a single pass.
+            near, far: Range of the depths.
+            last_opaque: Whether the last sample ends the ray.
+            scales: [L].
+            density: The layer whose one output, if positive, is the density.
+            keep: Layers whose results are composited.
+            biases: As in `__call__`; with several rows of biases these are spread over the rays.
+
+        Returns:
+            [R, outputs] for each entry of `keep`; and sum of the weights, expected depth and transmittance [R].
+        """
+        even, quantiles = torch.linspace(0, 1, samples), torch.linspace(0, 1, importance)
+        if self._centres is None or self._recentres:
+            some = directions[:: max(len(directions) * samples // _CENTRE_ROWS, 1)]
+            points = origin + (near + (far - near) * even)[:, None, None] * some
+            angles = (points[..., None, :] * scales[:, None]).flatten(-2)
+            self._centre(torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(0, 1), biases)
+        rays = (origin.contiguous(), directions.contiguous(), even, quantiles, scales)
+        *sums, weight, depth, transmittance = self._native.march_rays(
+            *rays, near, far, last_opaque, density, *self._arguments(biases), keep
+        )
+        return sums, weight, depth, transmittance
+
+    @property
+    def native(self) -> bool:
+        """Whether it runs natively."""
+        return self._native is not None
+
+    def _arguments(self, biases: Mapping[int, torch.Tensor] | None = None) -> tuple:
+        own = self._biases
+        if biases:
+            own = [self._bias_of(i, biases[i]) if i in biases else bias for i, bias in enumerate(own)]
+        return [*self._packed, *own, *self._tail], self._integers, self._numbers
+
+    def _reference(self, x, keep, biases, residual=None, rounded: bool = True) -> list[torch.Tensor]:
+        """Plain PyTorch, in the type of `x`, with the factors rounded to the program's precision."""
+        rounded = rounded and self.precision == "bfloat16"
+        centres, results = self._centres or {}, []
+        for i, layer in enumerate(self.layers):
+            inputs, weight = x if layer.source < 0 else results[layer.source], layer.weight
+            if rounded:
+                centre = centres[layer.source].to(x.dtype) if layer.source in centres else torch.zeros([]).to(x)
+                y = _rounded(inputs - centre) @ _rounded(weight).t() + centre.expand(weight.shape[1]) @ weight.t()
+            else:
+                y = inputs @ weight.t()
+            if residual is not None and i == 0:
+                y = y + residual
+            bias = biases.get(i, layer.bias)
+            if bias is not None:
+                bias = bias.reshape(-1, 1, bias.shape[-1])
+                y = (y.unflatten(0, (len(bias), -1)) + bias).flatten(0, 1)
+            y = y if layer.slope == 1 else F.leaky_relu(y, layer.slope)
+            results.append(y if layer.clamp is None else y.clamp(-layer.clamp, layer.clamp))
+        return [results[i] for i in keep]
+
+
+def _rounded(x: torch.Tensor) -> torch.Tensor:
+    return x.to(torch.bfloat16).to(x.dtype)

@@ -1,0 +1,378 @@
+"""Adaptive discriminator augmentation, ADA (Karras et al. 2020, "Training Generative Adversarial Networks with Limited
+Data"), for videos: the pipeline of appendix B, and the rule of section 3 that adapts its strength.
+
+Each operation is applied to a video with the probability (its multiplier)*p. All frames of a video share everything,
+noise and the place of the cutout included, so that augmentation cannot be mistaken for motion.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import nn
+
+from dnnlib import choices_hint
+from torch_utils import distributed
+from torch_utils.training_stats import Statistics
+from training.augment import ada_transforms as geometry
+from training.augment import ada_transforms as pixels
+
+__all__ = ["AdaAugment", "AdaController", "AdaFeedback", "OPERATIONS", "PIPELINES"]
+
+BLIT = ("xflip", "rotate90", "xint")
+GEOMETRY = ("scale", "rotate", "aniso", "xfrac")
+COLOR = ("brightness", "contrast", "lumaflip", "hue", "saturation")
+OPERATIONS = (*BLIT, *GEOMETRY, *COLOR, "imgfilter", "noise", "cutout")
+
+PIPELINES = {
+    "blit": BLIT,
+    "geom": GEOMETRY,
+    "color": COLOR,
+    "filter": ("imgfilter",),
+    "noise": ("noise",),
+    "cutout": ("cutout",),
+    "bg": BLIT + GEOMETRY,
+    "bgc": BLIT + GEOMETRY + COLOR,
+    "bgcf": BLIT + GEOMETRY + COLOR + ("imgfilter",),
+    "bgcfn": BLIT + GEOMETRY + COLOR + ("imgfilter", "noise"),
+    "bgcfnc": OPERATIONS,
+    "bgc0": ("xint", "scale", "aniso", "xfrac") + COLOR,  # nothing that turns an image upside down or mirrors it
+}
+
+
+class AdaAugment(nn.Module):
+    """The augmentation pipeline. The buffer `p` is the overall probability; at 0 the frames pass unchanged.
+
+    Args:
+        pipeline: Key of `PIPELINES`, or a mapping from names of operations to multipliers of p.
+        xint_max: Largest integer shift, of the image size.
+        scale_std: Standard deviation of log2 of the scale.
+        rotate_max: Largest rotation, of a half turn.
+        aniso_std: Standard deviation of log2 of the square root of the aspect ratio.
+        xfrac_std: Standard deviation of the fractional shift, of the image size.
+        brightness_std: Standard deviation of the added brightness.
+        contrast_std: Standard deviation of log2 of the contrast.
+        hue_max: Largest rotation of the hue, of a half turn.
+        saturation_std: Standard deviation of log2 of the saturation.
+        imgfilter_bands: Multipliers of the probability for each of the 4 frequency bands.
+        imgfilter_std: Standard deviation of log2 of a band's gain.
+        noise_std: Standard deviation of the noise's standard deviation.
+        cutout_size: Edge of the rectangle that is set to zero, of the image size.
+
+    Raises:
+        ValueError: unknown pipeline or operation.
+    """
+
+    def __init__(
+        self,
+        *,
+        pipeline: str | Mapping[str, float] = "bgc",
+        xint_max: float = 0.125,
+        scale_std: float = 0.2,
+        rotate_max: float = 1.0,
+        aniso_std: float = 0.2,
+        xfrac_std: float = 0.125,
+        brightness_std: float = 0.2,
+        contrast_std: float = 0.5,
+        hue_max: float = 1.0,
+        saturation_std: float = 1.0,
+        imgfilter_bands: Sequence[float] = (1.0, 1.0, 1.0, 1.0),
+        imgfilter_std: float = 1.0,
+        noise_std: float = 0.1,
+        cutout_size: float = 0.5,
+    ):
+        super().__init__()
+        if isinstance(pipeline, str):
+            if pipeline not in PIPELINES:
+                raise ValueError(f"unknown augmentation pipeline {pipeline!r}; {choices_hint(pipeline, PIPELINES)}")
+            self.multipliers = dict.fromkeys(PIPELINES[pipeline], 1.0)
+        else:
+            for name in pipeline:
+                if name not in OPERATIONS:
+                    raise ValueError(f"unknown augmentation {name!r}; {choices_hint(name, OPERATIONS)}")
+            self.multipliers = {name: float(value) for name, value in pipeline.items() if value > 0}
+        if len(imgfilter_bands) != len(pixels.BAND_POWER):
+            raise ValueError(f"imgfilter_bands needs {len(pixels.BAND_POWER)} numbers, not {list(imgfilter_bands)}")
+        self.pipeline = pipeline if isinstance(pipeline, str) else dict(pipeline)
+        self.xint_max = xint_max
+        self.scale_std = scale_std
+        self.rotate_max = rotate_max
+        self.aniso_std = aniso_std
+        self.xfrac_std = xfrac_std
+        self.brightness_std = brightness_std
+        self.contrast_std = contrast_std
+        self.hue_max = hue_max
+        self.saturation_std = saturation_std
+        self.imgfilter_bands = tuple(imgfilter_bands)
+        self.imgfilter_std = imgfilter_std
+        self.noise_std = noise_std
+        self.cutout_size = cutout_size
+        self.register_buffer("p", torch.zeros([]))
+        self.register_buffer("wavelet", geometry.wavelet_filter(), persistent=False)
+        self.register_buffer("bank", pixels.filter_bank(), persistent=False)
+
+    @property
+    def config(self) -> dict:
+        """The constructor's arguments: `AdaAugment(**config)` is the same pipeline."""
+        names = ("pipeline", "xint_max", "scale_std", "rotate_max", "aniso_std", "xfrac_std", "brightness_std")
+        names += ("contrast_std", "hue_max", "saturation_std", "imgfilter_std", "noise_std", "cutout_size")
+        return {name: getattr(self, name) for name in names} | {"imgfilter_bands": list(self.imgfilter_bands)}
+
+    @property
+    def smallest_size(self) -> int:
+        """Pixels a side that frames must have: only the band filter, whose borders are mirrored, asks for some."""
+        return pixels.smallest_filtered(self.bank) if "imgfilter" in self.multipliers else 1
+
+    def forward(self, frames: torch.Tensor, stream, *, prefix: str = "") -> torch.Tensor:
+        """Augment videos.
+
+        Args:
+            frames: [B, T, 3, H, W].
+            stream: Source of random numbers (`torch_utils.rng.RandomStream`). For an operation X there is a
+                draw "ada/X", its parameter, and a draw "ada/X_coin" that decides whether it is applied.
+            prefix: Put in front of the names of the draws, to tell several uses apart.
+
+        Returns:
+            [B, T, 3, H, W].
+
+        Raises:
+            ValueError: wrong shape.
+        """
+        if frames.ndim != 5 or frames.shape[2] != 3:
+            raise ValueError(f"AdaAugment: frames must be [B, T, 3, H, W], not {list(frames.shape)}")
+        p = float(self.p)
+        if p <= 0 or not self.multipliers:
+            return frames
+        draw = _Draws(stream, batch=frames.shape[0], multipliers=self.multipliers, p=p, prefix=f"{prefix}ada/")
+
+        transform = self._geometry(draw, *frames.shape[3:])
+        if transform is not None:
+            images = geometry.warp(frames.flatten(1, 2), transform.to(frames.device), self.wavelet)
+            frames = images.reshape(frames.shape)
+        transform = self._color(draw)
+        if transform is not None:
+            frames = pixels.recolor(frames, transform.to(frames.device))
+        if "imgfilter" in draw:
+            frames = pixels.filter_bands(frames, self._band_gains(draw).to(frames.device), self.bank)
+        if "noise" in draw:
+            sigma = draw.apply("noise", draw.normal("noise").abs() * self.noise_std, neutral=0)
+            noise = stream.normal(f"{prefix}ada/noise_image", [frames.shape[0], 1, *frames.shape[2:]])
+            frames = frames + (noise * sigma[:, None, None, None, None]).to(frames.device, frames.dtype)
+        if "cutout" in draw:
+            centre = draw.uniform("cutout", 2)
+            size = draw.apply("cutout", torch.full_like(centre[:, 0], self.cutout_size), neutral=0)
+            frames = pixels.cutout(frames, centre.to(frames.device), size.to(frames.device))
+        return frames
+
+    def _geometry(self, draw: "_Draws", height: int, width: int) -> torch.Tensor | None:
+        """Product of the inverse transforms [B, 3, 3]; None if no geometric operation is in the pipeline."""
+        matrices = []
+        if "xflip" in draw:
+            flip = draw.apply("xflip", (draw.uniform("xflip") * 2).floor(), neutral=0)
+            matrices.append(geometry.scaling(1 - 2 * flip, torch.ones_like(flip)))
+        if "rotate90" in draw:
+            turns = draw.apply("rotate90", (draw.uniform("rotate90") * 4).floor(), neutral=0)
+            matrices.append(geometry.rotation(turns * (math.pi / 2)))
+        if "xint" in draw:
+            shift = draw.apply("xint", (draw.uniform("xint", 2) * 2 - 1) * self.xint_max, neutral=0)
+            matrices.append(geometry.translation(-(shift[:, 0] * width).round(), -(shift[:, 1] * height).round()))
+        if "scale" in draw:
+            scale = draw.apply("scale", (draw.normal("scale") * self.scale_std).exp2(), neutral=1)
+            matrices.append(geometry.scaling(1 / scale, 1 / scale))
+        # Two rotations, each with such a probability that at least one happens with the probability wanted.
+        if "rotate" in draw:
+            matrices.append(self._rotation(draw, "rotate_before"))
+        if "aniso" in draw:
+            stretch = draw.apply("aniso", (draw.normal("aniso") * self.aniso_std).exp2(), neutral=1)
+            matrices.append(geometry.scaling(1 / stretch, stretch))
+        if "rotate" in draw:
+            matrices.append(self._rotation(draw, "rotate_after"))
+        if "xfrac" in draw:
+            shift = draw.apply("xfrac", draw.normal("xfrac", 2) * self.xfrac_std, neutral=0)
+            matrices.append(geometry.translation(-shift[:, 0] * width, -shift[:, 1] * height))
+        return _product(matrices)
+
+    def _rotation(self, draw: "_Draws", name: str) -> torch.Tensor:
+        angle = (draw.uniform(name) * 2 - 1) * (math.pi * self.rotate_max)
+        probability = 1 - math.sqrt(1 - min(draw.probability("rotate"), 1))
+        return geometry.rotation(draw.apply(name, angle, neutral=0, probability=probability))
+
+    def _color(self, draw: "_Draws") -> torch.Tensor | None:
+        """Product of the colour transforms [B, 4, 4]; None if no colour operation is in the pipeline."""
+        matrices = []  # the first to be applied first
+        if "brightness" in draw:
+            offset = draw.apply("brightness", draw.normal("brightness") * self.brightness_std, neutral=0)
+            matrices.append(pixels.shift_color(offset))
+        if "contrast" in draw:
+            factor = draw.apply("contrast", (draw.normal("contrast") * self.contrast_std).exp2(), neutral=1)
+            matrices.append(pixels.gray_scaling(factor))
+        if "lumaflip" in draw:
+            flip = draw.apply("lumaflip", (draw.uniform("lumaflip") * 2).floor(), neutral=0)
+            matrices.append(pixels.luma_flip(flip))
+        if "hue" in draw:
+            angle = draw.apply("hue", (draw.uniform("hue") * 2 - 1) * (math.pi * self.hue_max), neutral=0)
+            matrices.append(pixels.hue_rotation(angle))
+        if "saturation" in draw:
+            factor = draw.apply("saturation", (draw.normal("saturation") * self.saturation_std).exp2(), neutral=1)
+            matrices.append(pixels.luma_saturation(factor))
+        return _product(matrices[::-1])
+
+    def _band_gains(self, draw: "_Draws") -> torch.Tensor:
+        """Gains [B, bands]: each is amplified in its turn, and all are scaled back to the power expected before."""
+        total = 1
+        for band, strength in enumerate(self.imgfilter_bands):
+            name = f"imgfilter{band}"
+            gain = (draw.normal(name) * self.imgfilter_std).exp2()
+            gain = draw.apply(name, gain, neutral=1, probability=draw.probability("imgfilter") * strength)
+            power = gain.new_tensor(pixels.BAND_POWER)
+            gains = torch.ones(len(gain), len(power), device=gain.device)
+            gains[:, band] = gain
+            total = total * gains / (power * gains.square()).sum(1, keepdim=True).sqrt()
+        return total
+
+
+def _product(matrices):
+    """Matrix product of a list, None for an empty one."""
+    if not matrices:
+        return None
+    product = matrices[0]
+    for matrix in matrices[1:]:
+        product = product @ matrix
+    return product
+
+
+class _Draws:
+    """The random parameters of one pass, one set per video."""
+
+    def __init__(self, stream, *, batch: int, multipliers: Mapping[str, float], p: float, prefix: str):
+        self.stream = stream
+        self.batch = batch
+        self.multipliers = multipliers
+        self.p = p
+        self.prefix = prefix
+
+    def __contains__(self, operation: str) -> bool:
+        return operation in self.multipliers
+
+    def probability(self, operation: str) -> float:
+        return self.multipliers[operation] * self.p
+
+    def uniform(self, name: str, *shape: int) -> torch.Tensor:
+        """U[0, 1), [B, *shape]."""
+        return self.stream.uniform(self.prefix + name, [self.batch, *shape])
+
+    def normal(self, name: str, *shape: int) -> torch.Tensor:
+        """N(0, 1), [B, *shape]."""
+        return self.stream.normal(self.prefix + name, [self.batch, *shape])
+
+    def apply(self, name: str, value: torch.Tensor, *, neutral: float, probability: float | None = None):
+        """`value` [B, ...] with the probability given (None for the operation's), `neutral` otherwise."""
+        probability = self.probability(name) if probability is None else probability
+        coin = self.stream.uniform(f"{self.prefix}{name}_coin", [self.batch] + [1] * (value.ndim - 1))
+        return torch.where(coin < probability, value, neutral)
+
+
+class AdaController:
+    """Adapts p so that the mean sign of the discriminator's answers to real videos, its overfitting, meets a target.
+
+    Args:
+        p: Probability to start from.
+        target: Wanted E[sign D(real)].
+        kimg: Thousands of real videos in which p can change by one.
+        fixed: Leave p as it is.
+
+    Raises:
+        ValueError: negative p, or kimg that is not positive.
+    """
+
+    def __init__(self, *, p: float = 0.0, target: float = 0.6, kimg: float = 500.0, fixed: bool = False):
+        if p < 0 or kimg <= 0:
+            raise ValueError(f"AdaController: p must be at least 0 and kimg positive, not {p} and {kimg}")
+        self.p = float(p)
+        self.target = float(target)
+        self.kimg = float(kimg)
+        self.fixed = fixed
+
+    def update(self, sign_mean: float, images_since_last: int) -> float:
+        """Move p by a step in proportion to the real videos seen since the last update; return the new p.
+
+        A mean that is not a number (nothing was seen) leaves p as it is.
+        """
+        if not self.fixed and not math.isnan(sign_mean):
+            direction = (sign_mean > self.target) - (sign_mean < self.target)
+            self.p = max(self.p + direction * images_since_last / (self.kimg * 1000), 0.0)
+        return self.p
+
+    def state_dict(self) -> dict:
+        return {"p": self.p}
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        self.p = float(state["p"])
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The feedback loop of adaptive augmentation: the discriminator's answers to real videos set the augmentation's p.
+
+
+INTERVAL = 4  # iterations between adjustments (Karras et al. 2020, "Limited Data", section 3)
+SIGNS = "Loss/signs/real"
+
+
+class AdaFeedback:
+    """Stands between the loss and its statistics, picks the signs of D(real) out of the reports, and adapts p.
+
+    The only moment of an iteration where the host waits for the device is its adjustment, every fourth time.
+
+    Args:
+        augment: Its p is set.
+        controller: The rule by which p changes.
+        statistics: Where everything is reported to in the end.
+    """
+
+    def __init__(
+        self,
+        *,
+        augment: AdaAugment,
+        controller: AdaController,
+        statistics: Statistics,
+        device: torch.device | str,
+    ):
+        self.augment = augment
+        self.controller = controller
+        self.statistics = statistics
+        self._signs = torch.zeros(2, dtype=torch.float64, device=device)  # sum and number since the last adjustment
+        self.augment.p.fill_(controller.p)
+
+    @torch.no_grad()
+    def report(self, name: str, value: torch.Tensor) -> None:
+        """As Statistics.report."""
+        if name == SIGNS:
+            self._signs[0] += value.sum()
+            self._signs[1] += value.numel()
+        self.statistics.report(name, value)
+
+    def update(self, *, iteration: int, batch: int) -> None:
+        """Adjust p if it is time to; to be called after each iteration, with the number of iterations so far.
+
+        Args:
+            batch: Videos per iteration, over all processes.
+        """
+        if iteration % INTERVAL:
+            return
+        total, count = distributed.all_reduce_sum(self._signs).tolist()
+        self._signs.zero_()
+        mean = total / count if count else float("nan")
+        self.augment.p.fill_(self.controller.update(mean, batch * INTERVAL))
+
+    def state_dict(self) -> dict:
+        return {"controller": self.controller.state_dict(), "signs": self._signs}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.load_state_dicts([state])
+
+    def load_state_dicts(self, states: list[dict], *, main: bool = True) -> None:
+        """Take over from another number of processes; what they had summed up goes to the main one."""
+        self.controller.load_state_dict(states[0]["controller"])  # the same on all processes
+        self._signs.zero_()
+        for state in states if main else []:
+            self._signs += state["signs"].to(self._signs.device)

@@ -1,0 +1,108 @@
+"""Differentiable augmentation of real and generated frames (DiffAugment, Zhao et al. 2020), for videos.
+
+All frames of a video share every random number, so that augmentation cannot be mistaken for motion. Every operation is
+linear in the pixels; gradients pass to the generator, and second derivatives to R1.
+"""
+
+import torch
+import torch.nn.functional as F
+
+from dnnlib import choices_hint
+
+__all__ = ["POLICIES", "diffaugment", "parse_policy"]
+
+TRANSLATION_RATIO = 1 / 8  # largest shift, of the image size
+CUTOUT_RATIO = 1 / 2  # edge of the zeroed rectangle, of the image size
+
+
+def diffaugment(frames: torch.Tensor, policy: str, stream, *, prefix: str = "") -> torch.Tensor:
+    """Augment videos.
+
+    Args:
+        frames: [B, T, 3, H, W], B videos of T frames.
+        policy: Comma-separated operations in the order of their application, of "color", "translation", "cutout";
+            "" for none.
+        stream: Source of random numbers (`torch_utils.rng.RandomStream`). Its draws are called
+            "diffaugment/brightness", ..., "diffaugment/cutout_y".
+        prefix: Put in front of the names of the draws, to tell several uses apart.
+
+    Returns:
+        [B, T, 3, H, W].
+
+    Raises:
+        ValueError: unknown operation or wrong shape.
+    """
+    operations = parse_policy(policy)
+    if frames.ndim != 5 or frames.shape[2] != 3:
+        raise ValueError(f"diffaugment: frames must be [B, T, 3, H, W], not {list(frames.shape)}")
+    for operation in operations:
+        frames = POLICIES[operation](frames, stream, f"{prefix}diffaugment/")
+    return frames
+
+
+def parse_policy(policy: str) -> list[str]:
+    """Split and check a policy. Raises ValueError naming the first unknown operation."""
+    operations = [name.strip() for name in policy.split(",") if name.strip()]
+    for name in operations:
+        if name not in POLICIES:
+            raise ValueError(f"diffaugment: unknown operation {name!r} in {policy!r}; {choices_hint(name, POLICIES)}")
+    return operations
+
+
+def color(x, stream, prefix):
+    """Brightness, then saturation, then contrast.
+
+    With mean_rgb the mean over the channels of a pixel and mean_all that over a frame, the published steps are
+        x <- x + b;  x <- (x - mean_rgb)*s + mean_rgb;  x <- (x - mean_all)*c + mean_all.
+    Neither mean is changed by the later steps but for b, so together they are
+        y = c*s*x + c*(1-s)*mean_rgb + (1-c)*mean_all + b,
+    which reads the frames twice instead of six times.
+    """
+    shape = [x.shape[0], 1, 1, 1]
+    b = stream.uniform(prefix + "brightness", shape)[:, None].to(x.dtype) - 0.5  # [B, 1, 1, 1, 1], U(-1/2, 1/2)
+    s = stream.uniform(prefix + "saturation", shape)[:, None].to(x.dtype) * 2  # U(0, 2)
+    c = stream.uniform(prefix + "contrast", shape)[:, None].to(x.dtype) + 0.5  # U(1/2, 3/2)
+    mean_rgb = x.mean(2, keepdim=True)
+    mean_all = mean_rgb.mean([3, 4], keepdim=True)
+    return torch.addcmul(c * (1 - s) * mean_rgb + ((1 - c) * mean_all + b), x, c * s)
+
+
+def translation(x, stream, prefix):
+    """Shift by whole pixels, zeros coming in. "x" is the first image axis (rows), as in the published code."""
+    shifts = []
+    for axis, size in (("x", x.shape[3]), ("y", x.shape[4])):
+        limit = int(size * TRANSLATION_RATIO + 0.5)
+        shifts.append(stream.integers(f"{prefix}translation_{axis}", -limit, limit + 1, [x.shape[0], 1, 1]).flatten())
+    # y[i, j] = x[i + dx, j + dy]
+    if x.device.type == "cpu":  # padding by (-d, d) is one copy per video
+        shifted = [F.pad(video, [-dy, dy, -dx, dx]) for video, dx, dy in zip(x, *(s.tolist() for s in shifts))]
+        return torch.stack(shifted)
+    return shift_by_index(x, *shifts)
+
+
+def shift_by_index(x, dx, dy):
+    """y[b, ..., i, j] = x[b, ..., i + dx[b], j + dy[b]], zeros outside, without the host knowing the shifts."""
+    batch, _, _, height, width = x.shape
+    limit = max(int(size * TRANSLATION_RATIO + 0.5) for size in (height, width))
+    padded = F.pad(x, [limit] * 4)
+    rows = torch.arange(height, device=x.device) + limit + dx[:, None]  # [B, H]
+    columns = torch.arange(width, device=x.device) + limit + dy[:, None]  # [B, W]
+    index = torch.arange(batch, device=x.device)[:, None, None]
+    return padded[index, :, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 4, 1, 2)
+
+
+def cutout(x, stream, prefix):
+    """Set a rectangle of half the image size to zero; its centre is anywhere in the image."""
+    masks = []
+    for axis, size in (("x", x.shape[3]), ("y", x.shape[4])):
+        edge = int(size * CUTOUT_RATIO + 0.5)
+        centre = stream.integers(f"{prefix}cutout_{axis}", 0, size + (1 - edge % 2), [x.shape[0], 1, 1]).flatten()
+        start = centre[:, None] - edge // 2  # [B, 1]
+        position = torch.arange(size, device=x.device)
+        masks.append((position >= start) & (position < start + edge))  # [B, size]
+    rows, columns = masks
+    keep = ~(rows[:, :, None] & columns[:, None, :])  # [B, H, W]
+    return x * keep[:, None, None].to(x.dtype)
+
+
+POLICIES = {"color": color, "translation": translation, "cutout": cutout}

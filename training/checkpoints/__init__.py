@@ -1,0 +1,1 @@
+"""Snapshots of the networks and training states, as files."""

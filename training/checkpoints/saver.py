@@ -1,0 +1,132 @@
+"""What a run saves: network snapshots, and the state that it continues from."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dnnlib import UserError
+from torch_utils import distributed
+from training.checkpoints.snapshot import (
+    load_snapshot,
+    numbered_snapshots,
+    prune_snapshots,
+    save_snapshot,
+    snapshot_name,
+)
+from training.checkpoints.training_state import Divided, Parts, Stateful, restore_state, save_state
+from training.schedule import Counters
+
+__all__ = ["Networks", "Saver", "planned_snapshots"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Networks:
+    """The modules of a run, on its device."""
+
+    generator: torch.nn.Module
+    generator_ema: torch.nn.Module  # in evaluation mode
+    discriminator: torch.nn.Module
+    augment: torch.nn.Module | None
+
+
+def planned_snapshots(folder: Path, *, until: int) -> list[tuple[Path, int, int]]:
+    """The snapshots of a run that were made at the end of a tick, not because it was stopped: file, cur_nimg, tick.
+
+    Args:
+        until: Where the run stands, in videos; what is later is made again.
+    """
+    found = []
+    for _, path in sorted(numbered_snapshots(folder).items()):
+        progress = _progress(path)
+        if progress.get("planned", True) and 0 < progress.get("cur_nimg", 0) <= until:
+            found.append((path, progress["cur_nimg"], progress.get("tick", 1) - 1))
+    return found
+
+
+def _progress(path: Path) -> Mapping[str, int]:
+    """Where the run stood at a snapshot; empty if the file is missing or damaged."""
+    try:
+        return load_snapshot(path, average_only=True).get("progress") or {}
+    except UserError:
+        return {}
+
+
+class Saver:
+    """Writes what a run is made of into its folder, and puts it back.
+
+    Args:
+        shared, own, streams: See training.checkpoints.training_state.Parts.
+        dataset: Description of the data, for the files.
+        keep: So many of the newest snapshots are kept; None for all.
+    """
+
+    def __init__(
+        self,
+        *,
+        folder: Path,
+        networks: Networks,
+        counters: Counters,
+        shared: Mapping[str, Stateful],
+        own: Mapping[str, Divided],
+        streams: Mapping[str, Stateful],
+        dataset: Mapping[str, object],
+        keep: int | None,
+    ):
+        self._folder = folder
+        self._networks = networks
+        self._counters = counters
+        self._dataset = dataset
+        self._keep = keep
+        modules = {
+            "generator": networks.generator,
+            "moving average": networks.generator_ema,
+            "discriminator": networks.discriminator,
+        }
+        if networks.augment is not None:
+            modules["augmentation"] = networks.augment
+        self._parts = Parts(modules=modules, shared=shared, own=own, streams=streams)
+        self._saved_nimg = counters.cur_nimg  # where the state on the disk stands; 0: there is none yet
+
+    def save_snapshot(self, *, planned: bool = True) -> None:
+        """Write a network snapshot; then those go that need not be kept.
+
+        Args:
+            planned: It is due. Else it does not replace a planned one of the same moment, which is the same.
+        """
+        if not distributed.is_main():
+            return
+        counters = self._counters
+        path = self._folder / snapshot_name(counters.cur_nimg)
+        if not planned and _progress(path).get("cur_nimg") == counters.cur_nimg:
+            return
+        progress = {"cur_nimg": counters.cur_nimg, "tick": counters.tick, "iteration": counters.iteration}
+        save_snapshot(
+            self._folder,
+            generator=self._networks.generator,
+            generator_ema=self._networks.generator_ema,
+            discriminator=self._networks.discriminator,
+            augment=self._networks.augment,
+            dataset=self._dataset,
+            progress={**progress, "planned": planned},
+        )
+        if self._keep is not None:
+            prune_snapshots(self._folder, self._keep)
+
+    def save_state(self) -> None:
+        """Write the training state; to be called on all processes."""
+        save_state(self._folder, self._parts, description={"dataset": dict(self._dataset)})
+        self._saved_nimg = self._counters.cur_nimg
+
+    def restore(self, state: Mapping[str, Any]) -> bool:
+        """Put a saved state back; see training.checkpoints.training_state.restore_state."""
+        return restore_state(state, self._parts, source=self._folder)
+
+    def what_is_saved(self) -> str:
+        """A sentence for somebody who wants to continue."""
+        if self._saved_nimg == 0:
+            return "Nothing was saved yet."
+        saved = f"{self._saved_nimg / 1000:g} kimg"
+        return f"The last saved state is that of {saved}; continue with resume_run={self._folder}"

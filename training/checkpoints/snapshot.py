@@ -1,0 +1,343 @@
+"""Network snapshots: what rendering, transfer and evaluation need of a training run, in one file.
+
+A snapshot is a `torch.save` archive of tensors, numbers, strings, lists and dicts (None stands for "left out"), so
+`torch.load(path, weights_only=True)` opens it and nothing in it is ever executed:
+
+    format, version     what the file is
+    generator           config (arguments of Generator), state, ema (the moving average, which is what is rendered)
+    discriminator       config (arguments of TimeAwareDiscriminators), state
+    augment             config and state of the adaptive augmentation, or None
+    dataset             description of the training data
+    progress            cur_nimg (videos shown so far), tick, iteration, planned (not made because the run was stopped)
+
+Networks are rebuilt by this program's own classes from the stored arguments; the file names no class. Files are written
+atomically (dnnlib.atomic_write): a kill at any moment leaves the previous file whole.
+"""
+
+import contextlib
+import os
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dnnlib import UserError, atomic_write, one_line
+from training.networks.generator import Generator
+from training.published.pickle_values import printable
+
+__all__ = [
+    "LATEST",
+    "build_generator",
+    "check_state",
+    "latest_snapshot",
+    "load_generator",
+    "load_snapshot",
+    "load_state",
+    "numbered_snapshots",
+    "plain",
+    "prune_snapshots",
+    "read_archive",
+    "save_archive",
+    "save_snapshot",
+    "snapshot_name",
+]
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The names of the snapshots in a run folder, which one is the newest, and which ones may go.
+
+
+LATEST = "latest-network-snapshot.pkl"
+
+
+def snapshot_name(cur_nimg: int) -> str:
+    return f"network-snapshot-{cur_nimg // 1000:06d}.pkl"
+
+
+def latest_snapshot(folder: str | os.PathLike) -> Path:
+    """The newest snapshot in a run folder.
+
+    Raises:
+        UserError: There is none.
+    """
+    folder = Path(folder)
+    if (folder / LATEST).is_file():
+        return folder / LATEST
+    numbered = numbered_snapshots(folder)
+    if not numbered:
+        raise UserError(f"There is no network snapshot (network-snapshot-*.pkl) in the folder {folder}.")
+    return numbered[max(numbered)]
+
+
+def prune_snapshots(folder: str | os.PathLike, keep: int) -> None:
+    """Delete all but the newest `keep` numbered snapshots; to be called when the newest one is safe on the disk.
+
+    Files of other names stay: best-<metric>.pkl, which are snapshots under a second name, and the latest one.
+    """
+    for _, path in sorted(numbered_snapshots(folder).items())[:-keep]:
+        with contextlib.suppress(OSError):  # somebody has moved it, or may not be allowed to; nothing depends on it
+            path.unlink()
+
+
+def numbered_snapshots(folder: str | os.PathLike) -> dict[int, Path]:
+    """Snapshots by their number."""
+    return {int(m[1]): p for p in Path(folder).iterdir() if (m := re.fullmatch(r"network-snapshot-(\d+)\.pkl", p.name))}
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+SNAPSHOT_FORMAT = "video-3d-gan/network-snapshot"
+VERSION = 1
+MAX_NUMBER = 1 << 16  # no argument of a network is larger
+
+# How a pickle begins: with its protocol, or in the oldest protocols with containers and the name of a global.
+PICKLE = re.compile(rb"\x80(?:[\x00-\x05]|\Z)|[(\])}]*c[\w.]+\n[\w.]+\n")
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Archives
+
+
+def plain(value: Any, *, where: str = "value") -> Any:
+    """A copy that holds only tensors (on the CPU), numbers, strings, None, lists and dicts; tuples become lists.
+
+    Raises:
+        TypeError: Something else is in there; says where.
+    """
+    if isinstance(value, torch.Tensor):
+        value = value.detach().cpu()
+        if value.untyped_storage().nbytes() != value.numel() * value.element_size():
+            value = value.clone()  # a view would drag the whole storage into the file
+        return value
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    if isinstance(value, Mapping):
+        for key in value:
+            if type(key) not in (str, int):
+                raise TypeError(f"{where}: key {key!r} is neither a string nor an integer")
+        return {key: plain(entry, where=f"{where}.{key}") for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(entry, where=f"{where}[{i}]") for i, entry in enumerate(value)]
+    raise TypeError(f"{where} is a {type(value).__name__}; a checkpoint holds only plain data")
+
+
+def save_archive(path: str | os.PathLike, content: dict) -> None:
+    """Write plain data atomically (see `plain`)."""
+    content = plain(content)
+    with atomic_write(path) as file:
+        torch.save(content, file)
+
+
+def read_archive(path: str | os.PathLike, *, format: str, what: str) -> dict:
+    """Open an archive of the given format; tensors stay on the disk until they are used.
+
+    Args:
+        path: The file.
+        format: The expected value of the entry 'format'.
+        what: What the file should be, for messages: 'a network snapshot'.
+
+    Raises:
+        UserError: There is no such file, or it is something else; says what it seems to be.
+    """
+    path = Path(path)
+    _check_kind(path, what)
+    try:
+        content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except pickle.UnpicklingError as error:
+        name = re.search(r"GLOBAL (\S+)", str(error))
+        found = f" ({printable(name[1])}); it may be malicious. Nothing in it was run" if name else ""
+        raise UserError(f"{path} is not {what} of this program: it holds other Python objects{found}.") from error
+    except Exception as error:  # over damaged data PyTorch's reader raises almost anything
+        raise UserError(f"{path} is damaged or incomplete; copy or download it again.") from error
+    if not isinstance(content, dict) or content.get("format") != format:
+        found = content.get("format") if isinstance(content, dict) else None
+        raise UserError(f"{path} is not {what} of this program (its format is {found!r}, not {format!r}).")
+    if content.get("version") != VERSION:
+        raise UserError(
+            f"{path} has version {content.get('version')} of its format, this program reads version {VERSION}; "
+            "use the program that wrote it."
+        )
+    return content
+
+
+def _check_kind(path: Path, what: str) -> None:
+    """Recognise by their first bytes the files that people take for checkpoints."""
+    if not path.exists():
+        raise UserError(f"There is no file {path}; give the path of {what}.")
+    if not path.is_file():
+        raise UserError(f"{path} is not a file; give the path of {what}.")
+    try:
+        with open(path, "rb") as file:
+            head = file.read(512)
+    except OSError as error:
+        raise UserError(f"Cannot read {path}: {error.strerror}.") from error
+    text = head.lstrip().lower()
+    if not head:
+        raise UserError(f"{path} is empty; copy or download it again.")
+    if head.startswith(b"version https://git-lfs"):
+        raise UserError(f"{path} is a Git-LFS pointer, not {what} itself; fetch it with `git lfs pull`.")
+    if text.startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise UserError(f"{path} is a web page, not {what} (an error page of a download?); download it again.")
+    if head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf", b"Rar!")):
+        raise UserError(f"{path} is compressed; unpack it first.")
+    if head.startswith(b"\x80"):
+        raise UserError(f"{path} is a Python pickle, not {what} of this program.")
+    if not head.startswith(b"PK"):
+        raise UserError(f"{path} is not {what}: its first bytes belong to no known format.")
+
+
+def _is_pickle(path: Path) -> bool:
+    """Whether it is a plain pickle, as the original system wrote its checkpoints."""
+    try:
+        with open(path, "rb") as file:
+            return PICKLE.match(file.read(512)) is not None
+    except OSError:
+        return False
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Loading weights
+
+
+def check_state(module: torch.nn.Module, state: Mapping[str, torch.Tensor], *, what: str, source: object) -> None:
+    """Whether tensors are those of a network (which may be on the meta device): every one must be there and fit.
+
+    Args:
+        what: The network, for messages: 'the generator'.
+        source: Where the tensors come from, for messages.
+
+    Raises:
+        UserError: Tensors are missing, left over or of another shape; names them.
+    """
+    own = module.state_dict()
+    problems = [f"{name} is missing" for name in own if name not in state]
+    problems += [f"{printable(name)} is left over" for name in state if name not in own]
+    problems += [
+        f"{name} is {_shape(state[name])} instead of {_shape(own[name])}"
+        for name in own
+        if name in state and _shape(state[name]) != _shape(own[name])
+    ]
+    if problems:
+        more = f"; and {len(problems) - 4} more" if len(problems) > 4 else ""
+        raise UserError(
+            f"{source} does not fit {what}: {'; '.join(problems[:4])}{more}. Use the model, resolution and options "
+            "that it was trained with."
+        )
+
+
+def load_state(module: torch.nn.Module, state: Mapping[str, torch.Tensor], *, what: str, source: object) -> None:
+    """Copy tensors into a network after `check_state`."""
+    check_state(module, state, what=what, source=source)
+    module.load_state_dict(dict(state))
+
+
+def _shape(value: Any) -> str:
+    return "×".join(map(str, value.shape)) or "a scalar" if isinstance(value, torch.Tensor) else type(value).__name__
+
+
+def build_generator(config: Any, *, source: object) -> Generator:
+    """A generator from the arguments stored in a snapshot.
+
+    Raises:
+        UserError: The arguments are not the ones of this program's generator.
+    """
+    try:
+        for argument in config.values():
+            for value in argument.values() if isinstance(argument, Mapping) else [argument]:
+                if isinstance(value, (int, float)) and abs(value) > MAX_NUMBER:
+                    raise ValueError(f"an argument is {value}.")
+        with torch.random.fork_rng(devices=[]):  # the initial weights are overwritten: leave no trace of their drawing
+            return Generator(**config)
+    except (TypeError, ValueError, KeyError, RuntimeError) as error:
+        raise UserError(f"{source} describes a generator that cannot be built: {one_line(error)}") from error
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Snapshots
+
+
+def save_snapshot(
+    folder: str | os.PathLike,
+    *,
+    generator: torch.nn.Module,
+    generator_ema: torch.nn.Module,
+    discriminator: torch.nn.Module,
+    augment: torch.nn.Module | None,
+    dataset: Mapping[str, Any],
+    progress: Mapping[str, int],
+) -> Path:
+    """Write `network-snapshot-<kimg>.pkl` and let `latest-network-snapshot.pkl` be the same; returns the former."""
+    path = Path(folder) / snapshot_name(progress["cur_nimg"])
+    content = {
+        "format": SNAPSHOT_FORMAT,
+        "version": VERSION,
+        "generator": {
+            "config": generator.config,
+            "state": generator.state_dict(),
+            "ema": generator_ema.state_dict(),
+        },
+        "discriminator": {"config": discriminator.config, "state": discriminator.state_dict()},
+        "augment": None if augment is None else {"config": augment.config, "state": augment.state_dict()},
+        "dataset": dataset,
+        "progress": progress,
+    }
+    save_archive(path, content)
+    latest = path.with_name(LATEST)
+    link = path.with_name(f".{LATEST}.{os.getpid()}.tmp")
+    try:
+        link.unlink(missing_ok=True)
+        os.link(path, link)  # the same file under a second name: no second copy on the disk
+        os.replace(link, latest)
+    except OSError:  # a file system without hard links
+        with contextlib.suppress(OSError):
+            link.unlink()
+        save_archive(latest, content)
+    return path
+
+
+def load_snapshot(path: str | os.PathLike, *, average_only: bool = False) -> dict:
+    """The content of a snapshot (see the top of this file), or of a published checkpoint in the same form.
+
+    Args:
+        path: The file, or a run folder: its newest snapshot.
+        average_only: `generator.ema` is all that is wanted of the states; others may be missing in the result.
+
+    Raises:
+        UserError: See `read_archive`; or parts of a snapshot are missing in it.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = latest_snapshot(path)
+    if _is_pickle(path):
+        from training.published.loader import read_published  # here, because it builds on this file
+
+        return read_published(path, average_only=average_only)
+    content = read_archive(path, format=SNAPSHOT_FORMAT, what="a network snapshot")
+    for name, parts in (("generator", ("config", "state", "ema")), ("discriminator", ("config", "state"))):
+        entry = content.get(name)
+        missing = [part for part in parts if not isinstance(entry, dict) or not isinstance(entry.get(part), dict)]
+        if missing:
+            raise UserError(f"{path} is not a complete network snapshot: it has no {name}.{missing[0]}.")
+    return content
+
+
+def load_generator(path: str | os.PathLike, *, device: torch.device | str = "cpu") -> Generator:
+    """The moving-average generator of a snapshot (or of a run folder's newest one), ready for rendering.
+
+    It is in evaluation mode and its parameters require no gradients. Only its own tensors are read from the disk.
+
+    Raises:
+        UserError: The file is missing, is something else, or does not fit; one line says which.
+    """
+    content = load_snapshot(path, average_only=True)
+    config, state = content["generator"]["config"], content["generator"]["ema"]
+    what = "the generator that it describes"
+    with torch.device("meta"):  # what the file claims is compared with what it holds before memory is taken for it
+        check_state(build_generator(config, source=path), state, what=what, source=path)
+    generator = build_generator(config, source=path)
+    load_state(generator, state, what=what, source=path)
+    return generator.eval().requires_grad_(False).to(device)

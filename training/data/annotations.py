@@ -1,0 +1,240 @@
+"""What dataset.json in the root of a dataset says of its videos, one entry per video folder.
+
+    {"labels": [["split/video_0", label], …], "cameras": [["split/video_0", [yaw, pitch]], …]}
+
+Labels are class numbers, which become one-hot vectors, or lists of numbers. Cameras are angles in radians as those of
+`renderer.cameras`: yaw is 0 from the front, pitch pi / 2 at the height of the scene. Either may be missing or null.
+"""
+
+import json
+import posixpath
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import numpy as np
+
+from dnnlib import UserError
+from training.data.frame_index import IMAGE_SUFFIXES, listed_path
+from training.data.frame_store import FrameStore, Video
+
+__all__ = [
+    "FRAMES_FORMAT",
+    "KINDS",
+    "MANIFEST",
+    "SHARDS_FORMAT",
+    "VERSION",
+    "angles_vector",
+    "describe_strangers",
+    "has_entries",
+    "label_vector",
+    "list_entries",
+    "mirrored",
+    "missing_videos",
+    "notes_on_strangers",
+    "parse_manifest",
+    "read_cameras",
+    "read_labels",
+    "remaining_stride",
+]
+
+MAX_NUMBER = float(np.finfo(np.float32).max)
+MAX_CLASSES = 65536  # a label is a vector of that length; larger numbers are identifiers, not classes
+MAX_ANGLE = 100.0  # radians; whoever writes more has written degrees
+FILE = "dataset.json"
+KINDS = ("labels", "cameras")
+FORMS = {"labels": '["path/of/video", label]', "cameras": '["path/of/video", [yaw, pitch]]'}
+SINGULAR = {"labels": "label", "cameras": "camera"}
+WITHOUT = {"labels": "train without labels", "cameras": "train without camera_condition"}
+
+
+def label_vector(label: Any, c_dim: int) -> np.ndarray:
+    """A class number as a one-hot vector, a list of numbers as it is; float32 [c_dim]."""
+    if isinstance(label, (int, np.integer)):
+        vector = np.zeros(c_dim, dtype=np.float32)
+        vector[label] = 1
+        return vector
+    return np.array(label, dtype=np.float32)
+
+
+def angles_vector(camera: Any) -> np.ndarray | None:
+    """Yaw and pitch in radians, float32 [2]; None if it is something else."""
+    if not isinstance(camera, list) or len(camera) != 2 or not all(_is_number(x, MAX_ANGLE) for x in camera):
+        return None
+    return np.array(camera, dtype=np.float32)
+
+
+def mirrored(angles: np.ndarray) -> np.ndarray:
+    """The camera's angles [2] of a video that is flipped left to right."""
+    return np.array([-angles[0], angles[1]], dtype=np.float32)
+
+
+def has_entries(store: FrameStore, kind: str) -> bool:
+    """Whether there is a dataset.json with entries of that kind, 'labels' or 'cameras', whatever they are worth."""
+    data = store.read_bytes(FILE)
+    try:
+        content = json.loads(data or b"{}")
+        return content.get(kind) is not None if isinstance(content, dict) else kind in content
+    except (ValueError, TypeError, RecursionError):
+        return kind == "labels"  # whoever reads them will say what is wrong with the file
+
+
+def read_labels(store: FrameStore, videos: list[Video]) -> tuple[np.ndarray, int]:
+    """Labels in the order of the videos: int64 [videos] classes or float32 [videos, c_dim]; and c_dim."""
+    return _to_array(_read_entries(store, videos, "labels"), videos, posixpath.join(store.path, FILE))
+
+
+def read_cameras(store: FrameStore, videos: list[Video]) -> np.ndarray:
+    """Yaw and pitch in the order of the videos, float32 [videos, 2] in radians."""
+    file = posixpath.join(store.path, FILE)
+    cameras = _read_entries(store, videos, "cameras")
+    angles = [angles_vector(cameras[video.path]) for video in videos]
+    for video, found in zip(videos, angles):
+        if found is None:
+            camera = f"{cameras[video.path]!r:.60}"
+            raise UserError(f"The camera of '{video.path}' in '{file}' must be [yaw, pitch] in radians, not {camera}.")
+    return np.array(angles, dtype=np.float32).reshape(-1, 2)
+
+
+def list_entries(listed: Any, kind: str, *, file: str) -> dict[str, Any]:
+    """What stands under 'labels' or 'cameras' in a file, as entries by the path of the video (see listed_path).
+
+    Raises:
+        TypeError, ValueError: It is no list of pairs.
+        UserError: It gives one video two different entries.
+    """
+    if isinstance(listed, dict):
+        listed = list(listed.items())
+    if not isinstance(listed, list):
+        raise TypeError(f"no list of {kind}")
+    entries: dict[str, Any] = {}
+    for path, entry in [(listed_path(path), entry) for path, entry in listed]:
+        if entries.setdefault(path, entry) != entry:
+            raise UserError(f"'{file}' gives the video '{path}' two different {kind}; remove one.")
+    return entries
+
+
+def describe_strangers(entries: Collection[str], videos: Collection[str], kind: str) -> str | None:
+    """One line about the paths in a file that are none of the videos, None if there are none of these.
+
+    Args:
+        entries, videos: Paths as listed_path gives them.
+        kind: 'labels', 'cameras', 'boxes'.
+    """
+    videos = set(videos)
+    strangers = [path for path in entries if path not in videos]
+    if not strangers:
+        return None
+    frames = sum(path.lower().endswith(IMAGE_SUFFIXES) and posixpath.dirname(path) in videos for path in strangers)
+    of_frames = f" {frames} are for single frames, but one for each video is wanted." if frames else ""
+    return f"{len(strangers)} of {len(entries)} {kind} are for none of the videos, e.g. '{strangers[0]}'.{of_frames}"
+
+
+def notes_on_strangers(store: FrameStore, videos: list[Video], kinds: Collection[str]) -> list[str]:
+    """describe_strangers for the dataset.json of a dataset, of which these kinds have been read without an error."""
+    content = json.loads(store.read_bytes(FILE)) if kinds else {}
+    paths = [video.path for video in videos]
+    notes = [describe_strangers(list_entries(content[kind], kind, file=FILE), paths, kind) for kind in kinds]
+    return [f"{FILE}: {note}" for note in notes if note is not None]
+
+
+def _read_entries(store: FrameStore, videos: list[Video], kind: str) -> dict[str, Any]:
+    """The entries of a kind by the path of the video; there is one for every video."""
+    file, one = posixpath.join(store.path, FILE), SINGULAR[kind]
+    form = f'it must be {{"{kind}": [{FORMS[kind]}, …]}}'
+    data = store.read_bytes(FILE)
+    if data is None:
+        raise UserError(f"{kind.capitalize()} are wanted but there is no '{file}'; {form}. Or {WITHOUT[kind]}.")
+    try:
+        listed = json.loads(data)[kind]
+        if listed is None:
+            raise UserError(f"Cannot use '{file}' (its {kind} are null, which is none); {form}. Or {WITHOUT[kind]}.")
+        entries = list_entries(listed, kind, file=file)
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise UserError(f"Cannot use '{file}' ({type(error).__name__}: {error}); {form}.") from error
+    missing = [video.path for video in videos if video.path not in entries]
+    if missing:
+        strangers = describe_strangers(entries, [video.path for video in videos], kind)
+        raise UserError(
+            f"'{file}' has no {one} for {len(missing)} of {len(videos)} videos, e.g. '{missing[0]}'; add them "
+            f"(paths relative to the folder of {FILE}) or {WITHOUT[kind]}." + (f" {strangers}" if strangers else "")
+        )
+    return entries
+
+
+def _is_number(x: Any, limit: float) -> bool:
+    # A string that looks like a number is a mistake in the file; so is True, which is an instance of int.
+    return type(x) in (int, float) and abs(x) < limit
+
+
+def _to_array(labels: dict[str, Any], videos: list[Video], file: str) -> tuple[np.ndarray, int]:
+    # The size of a label comes from the whole file, so that it is the same for every part of the videos.
+    if all(type(label) is int for label in labels.values()):  # type(), because True is an instance of int
+        classes = min(labels.values()), max(labels.values())
+        if classes[0] < 0 or classes[1] >= MAX_CLASSES:
+            raise UserError(
+                f"The classes in '{file}' run from {classes[0]} to {classes[1]}: number them 0, 1, 2, … "
+                f"(at most {MAX_CLASSES})."
+            )
+        return np.array([labels[video.path] for video in videos], dtype=np.int64), classes[1] + 1
+    lengths = {len(label) if isinstance(label, list) else 0 for label in labels.values()}
+    if 0 in lengths or len(lengths) > 1:
+        raise UserError(f"The labels in '{file}' must be all whole numbers or all lists of numbers of one length.")
+    numbers = [x for label in labels.values() for x in label]
+    if not all(_is_number(x, MAX_NUMBER) for x in numbers):
+        raise UserError(f"The labels in '{file}' hold something that is not a finite number.")
+    return np.array([labels[video.path] for video in videos], dtype=np.float32), lengths.pop()
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The manifest.json that the dataset tool leaves in what it writes: where frames come from and how they were cut.
+
+
+MANIFEST = "manifest.json"
+FRAMES_FORMAT = "square-video-frames"  # a folder or zip of folders of frames
+SHARDS_FORMAT = "square-video-clips"  # a folder of tar files of clips
+VERSION = 2
+
+
+def parse_manifest(data: bytes | None) -> dict[str, Any] | None:
+    """A manifest that the tool wrote; None for anything else."""
+    try:
+        manifest = json.loads(data or b"null")
+    except (ValueError, RecursionError):
+        return None
+    ours = isinstance(manifest, dict) and manifest.get("format") in (FRAMES_FORMAT, SHARDS_FORMAT)
+    return manifest if ours else None
+
+
+def missing_videos(manifest: dict[str, Any] | None, lengths: Mapping[str, int]) -> str | None:
+    """One line about videos that a manifest lists and that are not there, or not all of their frames; else None.
+
+    Args:
+        lengths: Frames of each video that is there, by its path.
+    """
+    try:
+        listed = {str(entry["path"]): int(entry["frames"]) for entry in (manifest or {}).get("videos", [])}
+    except (TypeError, ValueError, KeyError):
+        return f"{MANIFEST} is damaged: its videos cannot be compared with those that are there."
+    missing = [path for path, frames in listed.items() if lengths.get(path, 0) < frames]
+    if not missing:
+        return None
+    return f"{len(missing)} of {len(listed)} videos in {MANIFEST} are missing, or frames of them, e.g. '{missing[0]}'."
+
+
+def remaining_stride(manifest: dict[str, Any] | None, frame_stride: int, *, path: str) -> int:
+    """Every how-many-th stored frame to keep, so that every frame_stride-th frame of the source video remains.
+
+    The tool may have left frames out already (--frame-stride); they count. A stride of 1 keeps all there is.
+
+    Raises:
+        UserError: The frames that are wanted are not among those stored.
+    """
+    stored = manifest.get("stride", 1) if manifest is not None else 1
+    if frame_stride == 1 or type(stored) is not int or stored < 1:
+        return frame_stride
+    if frame_stride % stored:
+        raise UserError(
+            f"frame_stride={frame_stride}, but '{path}' was made with --frame-stride {stored}: use a multiple of that, "
+            "or 1 for all frames that are there."
+        )
+    return frame_stride // stored

@@ -1,0 +1,238 @@
+"""Which square of a frame is kept: the centre, a given rectangle, or one that follows boxes (of a face, say).
+
+A file of boxes is JSON: for each video its box [left, top, right, bottom] in pixels of the upright frame, or a list of
+boxes, one per frame of the source video, with null where nothing was found:
+
+    {"a/x.mp4": [310, 80, 470, 260], "a/y.mp4": [[300, 90, 460, 250], null, [304, 91, 462, 252]]}
+
+A box becomes the square around its centre whose side is its longer side times a scale. Missing boxes are interpolated
+in time (the nearest one is used at the ends); then centre and side are each smoothed by a Gaussian over time, because
+detectors tremble. A square that leaves the frame is moved inside, and made smaller where that is not enough.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from scipy.ndimage import gaussian_filter1d
+
+from dnnlib import UserError
+from training.data.frame_index import listed_path
+from training.data.video_decoder import BrokenVideo
+
+__all__ = ["Boxes", "Crop", "CropPlan", "cut_square", "parse_rectangle", "read_boxes", "squares_from_boxes"]
+
+Square = tuple[float, float, float]  # left, top, side in pixels
+
+
+@dataclasses.dataclass(frozen=True)
+class Boxes:
+    """The boxes of all videos, by path; one or one per frame. NaN stands for a missing one."""
+
+    by_path: dict[str, np.ndarray]  # float64 [1 or frames, 4]
+    digest: str  # of the file
+    scale: float
+    smoothing: float  # standard deviation in frames of the source video
+
+
+@dataclasses.dataclass(frozen=True)
+class Crop:
+    """How squares are chosen; the centre square if neither is given."""
+
+    rectangle: tuple[int, int, int, int] | None = None  # left, top, width, height: its centre square is kept
+    boxes: Boxes | None = None
+
+    def describe(self) -> dict[str, Any]:
+        """For a manifest."""
+        if self.boxes is not None:
+            boxes = self.boxes
+            return {"kind": "boxes", "sha256": boxes.digest, "scale": boxes.scale, "smoothing": boxes.smoothing}
+        if self.rectangle is not None:
+            return {"kind": "rectangle", "rectangle": list(self.rectangle)}
+        return {"kind": "centre"}
+
+    def plan(self, path: str) -> "CropPlan":
+        """The squares of one video."""
+        boxes = None
+        if self.boxes is not None:
+            boxes = self.boxes.by_path.get(listed_path(path))
+            if boxes is None:
+                raise BrokenVideo(f"The file of boxes has none for '{path}'.")
+        return CropPlan(crop=self, path=path, boxes=boxes)
+
+
+class CropPlan:
+    """The squares of one video, worked out when the first frame tells how large it is."""
+
+    def __init__(self, *, crop: Crop, path: str, boxes: np.ndarray | None):
+        self._crop, self._path, self._boxes = crop, path, boxes
+        self._squares: np.ndarray | None = None
+        self._size: tuple[int, int] | None = None
+
+    def square(self, frame: int, size: tuple[int, int]) -> Square:
+        """The square of a frame of the source video.
+
+        Raises:
+            BrokenVideo: The rectangle or the boxes do not fit the video.
+        """
+        if self._boxes is not None:
+            self._require_same(frame, size)
+            if self._squares is None:
+                settings = self._crop.boxes
+                self._squares = squares_from_boxes(
+                    self._boxes, size=size, scale=settings.scale, smoothing=settings.smoothing
+                )
+            if len(self._squares) == 1:
+                return tuple(self._squares[0])
+            if frame >= len(self._squares):
+                raise BrokenVideo(
+                    f"The file of boxes has {len(self._squares)} boxes for '{self._path}', which has more frames."
+                )
+            return tuple(self._squares[frame])
+        left, top, width, height = self._crop.rectangle or (0, 0, *size)
+        if left + width > size[0] or top + height > size[1]:
+            raise BrokenVideo(
+                f"The rectangle {left},{top},{width},{height} is not inside the frames of '{self._path}', which have "
+                f"{size[0]}×{size[1]} pixels."
+            )
+        if self._crop.rectangle is not None:
+            self._require_same(frame, size)
+        side = min(width, height)
+        return left + (width - side) // 2, top + (height - side) // 2, side
+
+    def _require_same(self, frame: int, size: tuple[int, int]) -> None:
+        """Boxes and rectangles are in pixels of frames of one size."""
+        self._size = self._size or size
+        if size != self._size:
+            raise BrokenVideo(
+                f"Frame {frame} of '{self._path}' has {size[0]}×{size[1]} pixels, the first one {self._size[0]}×"
+                f"{self._size[1]}: boxes and rectangles fit frames of one size only."
+            )
+
+    def check_length(self, frames: int) -> None:
+        """Called at the end of a video that has at most so many frames.
+
+        Raises:
+            BrokenVideo: There is a box for each of more frames, so that they belong to another version of the video.
+        """
+        if self._boxes is not None and len(self._boxes) > max(frames, 1):
+            raise BrokenVideo(
+                f"The file of boxes has {len(self._boxes)} boxes for '{self._path}', which has no more than {frames} "
+                "frame(s)."
+            )
+
+
+def squares_from_boxes(
+    boxes: np.ndarray, *, size: tuple[int, int], scale: float = 1.0, smoothing: float = 0.0
+) -> np.ndarray:
+    """Squares that follow boxes; see the top of this file.
+
+    Args:
+        boxes: [n, 4] left, top, right, bottom; rows of NaN are missing, at least one is not.
+        size: Width and height of the frames.
+        scale: Side of the square as a multiple of the box's longer side.
+        smoothing: Standard deviation of the Gaussian, in frames.
+
+    Returns:
+        float64 [n, 3] left, top, side; whole numbers if n is 1.
+    """
+    known = np.flatnonzero(~np.isnan(boxes[:, 0]))
+    widths, heights = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
+    tracks = [(boxes[:, 0] + boxes[:, 2]) / 2, (boxes[:, 1] + boxes[:, 3]) / 2, np.maximum(widths, heights) * scale]
+    tracks = [np.interp(np.arange(len(boxes)), known, track[known]) for track in tracks]
+    if smoothing > 0:
+        tracks = [gaussian_filter1d(track, smoothing, mode="nearest") for track in tracks]
+    x, y, side = tracks
+    side = np.minimum(side, min(size))
+    squares = np.stack(
+        [np.clip(x - side / 2, 0, size[0] - side), np.clip(y - side / 2, 0, size[1] - side), side], axis=1
+    )
+    if len(squares) == 1:
+        left, top, side = squares[0]
+        side = max(1, math.floor(side))
+        squares = np.array([[min(round(left), size[0] - side), min(round(top), size[1] - side), side]], dtype=float)
+    return squares
+
+
+def cut_square(image: Image.Image, square: Square, resolution: int) -> Image.Image:
+    """A square of an image at another size, resized with anti-aliasing (Lanczos over the reduced area).
+
+    A square at whole pixels is cut out first, so that nothing from outside enters it; one that moves by fractions of a
+    pixel is not, since rounding would make it tremble.
+    """
+    left, top, side = square
+    if all(float(value).is_integer() for value in square):
+        if image.size != (side, side):
+            image = image.crop((int(left), int(top), int(left + side), int(top + side)))
+        return image if side == resolution else image.resize((resolution,) * 2, Image.Resampling.LANCZOS)
+    right, bottom = min(left + side, image.width), min(top + side, image.height)  # sums may round up
+    return image.resize((resolution,) * 2, Image.Resampling.LANCZOS, box=(left, top, right, bottom))
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# What the user gives
+
+
+def parse_rectangle(text: str) -> tuple[int, int, int, int]:
+    """'LEFT,TOP,WIDTH,HEIGHT' in pixels.
+
+    Raises:
+        UserError: The text is not that.
+    """
+    try:
+        left, top, width, height = (int(part) for part in text.split(","))
+    except ValueError:
+        left = top = width = height = -1
+    if left < 0 or top < 0 or width < 1 or height < 1:
+        raise UserError(f"--crop {text}: write centre, or LEFT,TOP,WIDTH,HEIGHT in whole pixels, e.g. 100,0,720,720.")
+    return left, top, width, height
+
+
+def read_boxes(file: str, *, scale: float, smoothing: float) -> Boxes:
+    """Read a file of boxes.
+
+    Raises:
+        UserError: It cannot be read, or an entry is no box; names it.
+    """
+    try:
+        with open(file, "rb") as stream:
+            data = stream.read()
+        outermost = json.loads(data, object_pairs_hook=_Pairs)
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"Cannot read the boxes in '{file}': {error}.") from error
+    if not isinstance(outermost, _Pairs) or not outermost:
+        raise UserError(f"'{file}' must hold an object of boxes by video, e.g. {{\"a.mp4\": [310, 80, 470, 260]}}.")
+    by_path: dict[str, np.ndarray] = {}
+    for path, entry in outermost:
+        if listed_path(path) in by_path:
+            raise UserError(f"'{file}' has boxes for the video '{listed_path(path)}' twice; remove one.")
+        by_path[listed_path(path)] = _to_boxes(entry, path=path, file=file)
+    return Boxes(by_path=by_path, digest=hashlib.sha256(data).hexdigest(), scale=scale, smoothing=smoothing)
+
+
+class _Pairs(list):
+    """An object of a JSON file as its (name, value) pairs: a dictionary would keep the last of two equal names."""
+
+
+def _to_boxes(entry: Any, *, path: str, file: str) -> np.ndarray:
+    one = isinstance(entry, list) and len(entry) > 0 and not isinstance(entry[0], (list, type(None)))
+    rows = []
+    for number, box in enumerate([entry] if one else entry if isinstance(entry, list) else [entry]):
+        if box is None:
+            rows.append([math.nan] * 4)
+            continue
+        numbers = isinstance(box, list) and len(box) == 4 and all(type(x) in (int, float) for x in box)
+        if not numbers or not all(math.isfinite(x) for x in box) or box[0] >= box[2] or box[1] >= box[3]:
+            raise UserError(
+                f"'{file}': box {number} of '{path}' must be [left, top, right, bottom] with left < right and top < "
+                f"bottom, got {str(box)[:60]}."
+            )
+        rows.append(box)
+    boxes = np.array(rows, dtype=np.float64).reshape(-1, 4)
+    if not len(boxes) or np.isnan(boxes).all():
+        raise UserError(f"'{file}' has no box for '{path}': give one, or leave the video out of the source.")
+    return boxes

@@ -1,0 +1,255 @@
+"""Real training items: two frames of a short clip and the time between them.
+
+A video is cut into consecutive clips of `nframes` frames. Which two of them an item of a clip shows is a function of
+(seed, epoch, index) alone (training.data.dataset): no state, so any number of workers gives the same items. Only these
+two frames are decoded.
+"""
+
+import math
+import os
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from dnnlib import UserError
+from training.data.annotations import (
+    MANIFEST,
+    label_vector,
+    mirrored,
+    missing_videos,
+    notes_on_strangers,
+    parse_manifest,
+    read_cameras,
+    read_labels,
+    remaining_stride,
+)
+from training.data.frame_store import FrameStore, fit_square
+
+__all__ = ["KEY_PAIRS", "KEY_SUBSET", "VideoPair", "VideoPairDataset", "draw_pair", "pair_distance", "random_block"]
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# What a training item is, and the random draws behind it, which are functions of (seed, epoch, index) alone.
+#
+# An item of a clip of n frames is the pair of frames ⌊n·Beta(2,1)⌋ and ⌊n·Beta(1,2)⌋ (clamped to n−1), sorted, with
+# Δt = (f1 − f0)/(n − 1): two draws from opposite ends, so that long intervals are as common as the discriminator needs
+# them (Bahmani et al., "3D-Aware Video Generation", 2023; the sampling is that of DIGAN, Yu et al., 2022).
+
+
+# Words of the random key beside the seed, so that no two uses of one seed share their numbers.
+KEY_PAIRS = 1
+KEY_SUBSET = 2
+
+
+class VideoPair(NamedTuple):
+    """One item: frames uint8 [2, 3, H, W]; dt float32 [], 0…1; c float32, the label and, if used, yaw and pitch."""
+
+    frames: torch.Tensor
+    dt: torch.Tensor
+    c: torch.Tensor
+
+
+def random_block(seed: int, use: int, *, epoch: int = 0, index: int = 0) -> np.random.Generator:
+    """The random numbers that belong to a seed (0 ≤ seed < 2⁶⁴), a use, an epoch and an index."""
+    # Philox is made for this: a block of numbers per counter. Drawing advances the lowest word of the counter.
+    return np.random.Generator(np.random.Philox(key=[seed, use], counter=[0, index, epoch, 0]))
+
+
+def draw_pair(generator: np.random.Generator, nframes: int) -> tuple[int, int]:
+    """Which two frames of a clip an item shows, f0 ≤ f1."""
+    late, early = generator.random(2)
+    # Beta(2,1) has the distribution function x², Beta(1,2) has 1 − (1−x)²; these are their inverses.
+    drawn = (math.sqrt(late), 1 - math.sqrt(1 - early))
+    f0, f1 = sorted(min(int(nframes * x), nframes - 1) for x in drawn)
+    return f0, f1
+
+
+def pair_distance(f0: int, f1: int, nframes: int) -> float:
+    """Δt of two frames: 0 for the same one, 1 for the first and the last."""
+    return (f1 - f0) / max(nframes - 1, 1)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+class VideoPairDataset(torch.utils.data.Dataset):
+    """Pairs of frames from `root/…/video/frame.{png,jpg,jpeg,webp,bmp}` or a zip with that layout.
+
+    Videos and frames are in natural order of their names (the plain order where numbers are zero-padded). Frames are
+    centre-cropped to a square and resized with anti-aliasing. Labels come from `dataset.json` in the root,
+    `{"labels": [["split/video_0", label], …]}`, one per video folder: class numbers (become one-hot) or lists of
+    numbers. So do cameras, `{"cameras": [["split/video_0", [yaw, pitch]], …]}`; see training.data.annotations.
+
+    Attributes:
+        name: Of the folder or zip.
+        resolution, nframes, frame_stride, mirror: As given.
+        c_dim: Length of a label, 0 without labels.
+        item_c_dim: Length of an item's c: the label and, if they are used, the camera's angles.
+        num_videos: Videos that have at least one clip in use.
+        num_short_videos: Videos left out because they are shorter than a clip.
+        notes: What a user should know of entries in dataset.json and manifest.json that have no video here.
+        num_clips: Clips in use, not counting mirrored ones.
+    """
+
+    def __init__(
+        self,
+        *,
+        path: str | os.PathLike,
+        resolution: int,
+        nframes: int = 16,
+        frame_stride: int = 1,  # keep every so-many-th frame of a video, counted before the dataset tool left any out
+        mirror: bool = False,  # add every clip flipped left to right
+        use_labels: bool = False,
+        use_cameras: bool = False,  # give the angles of a video's camera behind its label
+        subset: int | None = None,  # at most so many clips, chosen by the seed
+        seed: int = 0,
+    ):
+        """List the frames; nothing is decoded yet.
+
+        Raises:
+            UserError: There are no frames, or all videos are too short, or the labels or cameras do not fit the videos,
+                or an argument is out of range.
+        """
+        for key, value in dict(
+            resolution=resolution, nframes=nframes, frame_stride=frame_stride, subset=subset
+        ).items():
+            if value is not None and value < 1:
+                raise UserError(f"{key} must be at least 1, got {value}.")
+        self.resolution = resolution
+        self.nframes = nframes
+        self.frame_stride = frame_stride
+        self.mirror = mirror
+        self._seed = seed % 2**64
+
+        self._store = FrameStore(path)
+        self._store.require_videos()
+        self.name = os.path.basename(os.path.abspath(path))
+        if self._store.is_zip:
+            self.name = os.path.splitext(self.name)[0]
+        self._videos = self._store.videos
+        manifest = parse_manifest(self._store.read_bytes(MANIFEST))
+        self._step = remaining_stride(manifest, frame_stride, path=self._store.path)
+        lengths = -(-np.array([len(video) for video in self._videos]) // self._step)
+        counts = lengths // nframes
+        self.num_short_videos = int((counts == 0).sum())
+        if not counts.any():
+            longest = lengths.max()
+            kept = f" (keeping every {self._step}. frame)" if self._step > 1 else ""
+            raise UserError(
+                f"All videos in '{path}' are shorter than nframes={nframes}: the longest has {longest} "
+                f"frames{kept}. Use longer videos or a smaller nframes."
+            )
+        self._clip_video = np.repeat(np.arange(len(counts)), counts)  # [clips]
+        before = np.repeat(np.cumsum(counts) - counts, counts)
+        self._clip_start = (np.arange(len(before)) - before) * nframes  # [clips]
+        if subset is not None and subset < len(self._clip_video):
+            order = np.argsort(random_block(self._seed, KEY_SUBSET).random(len(self._clip_video)), kind="stable")
+            chosen = np.sort(order[:subset])
+            self._clip_video, self._clip_start = self._clip_video[chosen], self._clip_start[chosen]
+        self.num_clips = len(self._clip_video)
+        self.num_videos = len(np.unique(self._clip_video))
+        self._labels, self.c_dim = read_labels(self._store, self._videos) if use_labels else (None, 0)
+        self._cameras = read_cameras(self._store, self._videos) if use_cameras else None
+        self.item_c_dim = self.c_dim + (2 if use_cameras else 0)
+        kinds = [kind for kind, used in (("labels", use_labels), ("cameras", use_cameras)) if used]
+        self.notes = notes_on_strangers(self._store, self._videos, kinds)
+        missing = missing_videos(manifest, {video.path: len(video) for video in self._videos})
+        if missing is not None:
+            self.notes.append(missing)
+
+    def __len__(self) -> int:
+        return self.num_clips * (2 if self.mirror else 1)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> VideoPair:
+        """The pair of a clip.
+
+        Args:
+            key: (epoch, index), or an index alone for epoch 0. The frames of a clip differ from epoch to epoch.
+        """
+        frames = np.empty([2, 3, self.resolution, self.resolution], dtype=np.uint8)
+        dt, c = self.read_into(frames, key if isinstance(key, tuple) else (0, key))
+        return VideoPair(torch.from_numpy(frames), torch.tensor(dt), torch.from_numpy(c))
+
+    def read_into(self, frames: np.ndarray, key: tuple[int, int]) -> tuple[np.float32, np.ndarray]:
+        """Write the frames of an item to where they are wanted, which saves a batch from being copied together.
+
+        Args:
+            frames: uint8 [2, 3, resolution, resolution]; its content is undefined if the item cannot be read.
+            key: (epoch, index).
+
+        Returns:
+            Δt and c of the item: float32 [] and [item_c_dim].
+
+        Raises:
+            UserError: A frame cannot be read.
+        """
+        epoch, index = key
+        clip, flip = self._locate(index)
+        f0, f1 = self.pair_indices(epoch=epoch, index=index)
+        self._frame(clip, f0, flip, out=frames[0])
+        if f1 == f0:
+            frames[1] = frames[0]
+        else:
+            self._frame(clip, f1, flip, out=frames[1])
+        c = self.label(index)
+        if self._cameras is not None:
+            angles = self._cameras[self._clip_video[clip]]
+            c = np.concatenate([c, mirrored(angles) if flip else angles])
+        return np.float32(pair_distance(f0, f1, self.nframes)), c
+
+    def pair_indices(self, *, epoch: int, index: int) -> tuple[int, int]:
+        """Which two frames of clip `index` the item of that epoch shows, f0 ≤ f1."""
+        return draw_pair(random_block(self._seed, KEY_PAIRS, epoch=epoch, index=index), self.nframes)
+
+    def clip(self, index: int) -> torch.Tensor:
+        """All frames of a clip, uint8 [nframes, 3, H, W]."""
+        clip, flip = self._locate(index)
+        frames = np.empty([self.nframes, 3, self.resolution, self.resolution], dtype=np.uint8)
+        for frame in range(self.nframes):
+            self._frame(clip, frame, flip, out=frames[frame])
+        return torch.from_numpy(frames)
+
+    def label(self, index: int) -> np.ndarray:
+        """The label of a clip's video, float32 [c_dim]."""
+        clip, _ = self._locate(index)
+        if self._labels is None:
+            return np.zeros(0, dtype=np.float32)
+        return label_vector(self._labels[self._clip_video[clip]], self.c_dim)
+
+    def example_frames(self, count: int, *, seed: int) -> torch.Tensor:
+        """First frames of a seeded choice of items, to look at: uint8 [count, 3, H, W]."""
+        return torch.stack([self[0, index].frames[0] for index in self._examples(count, seed)])
+
+    def example_labels(self, count: int, *, seed: int) -> torch.Tensor:
+        """The labels of the same items: float32 [count, c_dim]."""
+        return torch.from_numpy(np.stack([self.label(index) for index in self._examples(count, seed)]))
+
+    def _examples(self, count: int, seed: int) -> list[int]:
+        return np.random.RandomState(seed % 2**32).randint(len(self), size=count).tolist()
+
+    def describe(self) -> dict[str, Any]:
+        """What this dataset is, in plain types, for logs and checkpoints; holds no paths."""
+        return {
+            "name": self.name,
+            "resolution": self.resolution,
+            "nframes": self.nframes,
+            "frame_stride": self.frame_stride,
+            "mirror": self.mirror,
+            "c_dim": self.c_dim,
+            "num_videos": self.num_videos,
+            "num_short_videos": self.num_short_videos,
+            "num_clips": self.num_clips,
+            "num_frames": self.num_clips * self.nframes,
+        }
+
+    def _locate(self, index: int) -> tuple[int, bool]:
+        """Clip number and whether it is mirrored."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"item {index} of a dataset of {len(self)}")
+        return index % self.num_clips, index >= self.num_clips
+
+    def _frame(self, clip: int, frame: int, flip: bool, *, out: np.ndarray) -> None:
+        video = self._videos[self._clip_video[clip]]
+        image = self._store.read_frame(video, (int(self._clip_start[clip]) + frame) * self._step)
+        fit_square(image, self.resolution, out=out[:, :, ::-1] if flip else out)

@@ -1,0 +1,182 @@
+"""Folders that hold training data, and the refusal to write among them what would be taken for more of it.
+
+Every folder of images below a dataset is a video of it, and every video file a source of the dataset tool. So previews,
+rendered frames and videos must not land there. A folder is known to be data because a command is given it as such, or
+by what the tools leave in it: manifest.json, synthetic.json, dataset.json.
+"""
+
+import itertools
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator
+
+from dnnlib import UserError
+from renderer.trajectories import FORWARD_PROGRAMS
+from training.data.annotations import KINDS, MANIFEST, parse_manifest
+from training.data.frame_index import IMAGE_SUFFIXES
+
+__all__ = ["frames_nearby", "is_inside", "keep_apart", "keep_out_of_made_data", "trained_on"]
+
+LABELS = "dataset.json"
+RECIPE = "synthetic.json"
+OPTIONS = "training_options.yaml"
+LOOKED_AT = 500  # entries of a folder that are looked at
+NUMBERED = re.compile(r"(frame|img|image)?[-_ ]?\d+", re.IGNORECASE)  # names of frames, without their ending
+RENDERED = re.compile(
+    rf"({'|'.join(FORWARD_PROGRAMS)}|own-path|path-).*_.+"
+)  # folders of frames that generate.py wrote
+
+
+def is_inside(path: str | os.PathLike, folder: str | os.PathLike) -> bool:
+    """Whether a path is a folder or lies below it, after all links."""
+    path, folder = os.path.realpath(path), os.path.realpath(folder)
+    return os.path.commonpath([path, folder]) == folder
+
+
+def keep_apart(out: str | os.PathLike, *, option: str, data: Iterable[str | os.PathLike | None] = ()) -> None:
+    """Refuse an output folder that lies inside a dataset, directly or through links.
+
+    Args:
+        out: The folder; it need not exist.
+        option: What the user calls it.
+        data: Paths that are known to be datasets; those that are no folders (zips, tar files) hold no outputs.
+
+    Raises:
+        UserError: It does; names both.
+    """
+    known = [os.fspath(path) for path in data if path is not None and os.path.isdir(path)]
+    holding = [path for path in known if is_inside(out, path) or _links_to(path, out)]
+    _refuse(out, option, holding or [path for path in _and_above(out) if _is_made(path) or _has_entries(path)])
+
+
+def keep_out_of_made_data(out: str | os.PathLike, *, option: str) -> None:
+    """Refuse to write a dataset, or anything, below one that a tool has made and listed.
+
+    Raises:
+        UserError: See `keep_apart`.
+    """
+    _refuse(out, option, [path for path in _and_above(os.path.dirname(os.path.abspath(out))) if _is_made(path)])
+
+
+def trained_on(network: str | os.PathLike) -> str | None:
+    """The data of the run that a snapshot, or a run folder, belongs to; None where nothing says so."""
+    import yaml
+
+    folder = network if os.path.isdir(network) else os.path.dirname(os.path.abspath(network))
+    try:
+        with open(os.path.join(folder, OPTIONS), encoding="utf-8") as file:
+            options = yaml.safe_load(file)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return None
+    data = options.get("data") if isinstance(options, dict) else None
+    return data if isinstance(data, str) else None
+
+
+def frames_nearby(out: str | os.PathLike, *, option: str) -> str | None:
+    """Look whether frames written below a folder would lie among others that may be a dataset without any mark.
+
+    Returns:
+        What to tell the user: the folders around it, or below it, hold such frames; None if not.
+
+    Raises:
+        UserError: The folder itself holds numbered images, or folders of them that generate.py has not written.
+    """
+    out = os.path.abspath(out)
+    if _is_frames(out) or next(_frame_folders(out), None) is not None:
+        raise UserError(
+            f"{option}: '{out}' holds frames of videos; those written there would be taken for more of the same data. "
+            "Choose another folder."
+        )
+    around = os.path.dirname(out)
+    for place in (around, *_folders(out)):
+        found = next((name for name in _frame_folders(place) if name != os.path.basename(out)), None)
+        if found is not None:
+            return f"note: '{place}' holds frames ({found}); if it is training data, write elsewhere than to '{out}'."
+    return None
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def _refuse(out: str | os.PathLike, option: str, holding: list[str]) -> None:
+    if holding:
+        raise UserError(
+            f"{option}: '{os.fspath(out)}' lies inside the data in '{holding[0]}': what is written there would be "
+            "taken for more videos. Choose a folder outside of it."
+        )
+
+
+def _and_above(out: str | os.PathLike) -> list[str]:
+    """A folder and those above it, as they are called and as they are after all links."""
+    found: dict[str, None] = {}
+    for path in (os.path.abspath(out), os.path.realpath(out)):
+        while path not in found:
+            found[path] = None
+            path = os.path.dirname(path)
+    return list(found)
+
+
+def _links_to(data: str, out: str | os.PathLike) -> bool:
+    """Whether a link in a dataset, or in the folders directly in it, leads to a folder or to one above it."""
+    for folder in (data, *itertools.islice(_folders(data), LOOKED_AT)):
+        for path in _folders(folder, most=None if folder == data else LOOKED_AT):
+            if os.path.islink(path) and is_inside(out, path) and not is_inside(data, path):
+                return True
+    return False
+
+
+def _is_made(folder: str) -> bool:
+    """Whether a tool of this program has made a dataset of the folder."""
+    if parse_manifest(_read(os.path.join(folder, MANIFEST))) is not None:
+        return True
+    recipe = _read_json(os.path.join(folder, RECIPE))
+    return isinstance(recipe, dict) and "videos" in recipe and "frames" in recipe
+
+
+def _has_entries(folder: str) -> bool:
+    entries = _read_json(os.path.join(folder, LABELS))
+    return isinstance(entries, dict) and any(kind in entries for kind in KINDS)
+
+
+def _read(path: str) -> bytes | None:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError:
+        return None
+
+
+def _read_json(path: str) -> object:
+    try:
+        return json.loads(_read(path) or b"null")
+    except (ValueError, RecursionError):
+        return None
+
+
+def _entries(folder: str, most: int | None = LOOKED_AT) -> Iterator[os.DirEntry]:
+    """Entries of a folder that are not hidden, some or (with None) all; none if it cannot be read."""
+    try:
+        with os.scandir(folder) as entries:
+            for entry in itertools.islice(entries, most):
+                if not entry.name.startswith("."):
+                    yield entry
+    except OSError:
+        return
+
+
+def _folders(folder: str, most: int | None = LOOKED_AT) -> Iterator[str]:
+    return (entry.path for entry in _entries(folder, most) if entry.is_dir())
+
+
+def _is_frames(folder: str) -> bool:
+    """Whether a folder holds two or more images, all of them numbered."""
+    images = [entry.name for entry in _entries(folder) if entry.name.lower().endswith(IMAGE_SUFFIXES)]
+    return len(images) > 1 and all(NUMBERED.fullmatch(os.path.splitext(name)[0]) for name in images)
+
+
+def _frame_folders(folder: str) -> Iterator[str]:
+    """Names of the folders in a folder that hold frames which generate.py has not written."""
+    for path in _folders(folder):
+        if RENDERED.fullmatch(os.path.basename(path)) is None and _is_frames(path):
+            yield os.path.basename(path)

@@ -1,0 +1,353 @@
+"""Which frames lie in a folder or a zip: compact tables of names, remembered in the user's cache folder.
+
+A million frames take some seconds to list, and a fraction of one to look up again. What is remembered is checked before
+it is used. A folder's entries cannot change without its times changing, so of a folder tree the times of all folders
+are compared; of a zip the file's times and size. Contents of frames are not remembered, so one that is replaced in
+place needs no check. Small sets are always listed.
+"""
+
+import dataclasses
+import hashlib
+import os
+import posixpath
+import re
+import stat
+import time
+import zipfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from dnnlib import UserError, atomic_write
+from dnnlib.downloads import cache_folder
+
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "Listing",
+    "MOVIE_SUFFIXES",
+    "StringTable",
+    "list_files",
+    "listed_path",
+    "natural_key",
+    "natural_order",
+    "path_key",
+]
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Names of files: their natural order, and many of them in little memory.
+
+
+DIGITS = str.maketrans("123456789", "0" * 9)
+
+
+def natural_key(name: str) -> tuple:
+    """Sorting key that takes numbers as numbers: 'f2' before 'f10'. For zero-padded names it is the plain order."""
+    parts = re.split("([0-9]+)", name)
+    parts[1::2] = map(int, parts[1::2])
+    return parts, name  # the name itself decides between 'f1' and 'f01'
+
+
+def natural_order(names: Iterable[str]) -> list[str]:
+    """Names sorted by natural_key."""
+    names = list(names)
+    if len({name.translate(DIGITS) for name in names}) <= 1:  # zero-padded: the quick way to the same order
+        return sorted(names)
+    return sorted(names, key=natural_key)
+
+
+def path_key(path: str) -> tuple:
+    """Sorting key of a path: folder by folder."""
+    return tuple(natural_key(part) for part in path.split("/"))
+
+
+def listed_path(path: object) -> str:
+    """A path that a file lists, in the one form in which such paths are compared: a/b for ./a/b, a//b and a\\b."""
+    return posixpath.normpath(str(path).replace("\\", "/"))
+
+
+class StringTable:
+    """Many short texts in two arrays, which processes share instead of copying them object by object."""
+
+    def __init__(self, blob: np.ndarray, ends: np.ndarray):
+        self.blob = blob  # uint8, all texts in UTF-8, one after another
+        self.ends = ends  # int64, where each one ends
+
+    @classmethod
+    def of(cls, texts: Iterable[str]) -> "StringTable":
+        encoded = [text.encode("utf-8", "surrogateescape") for text in texts]
+        lengths = np.fromiter(map(len, encoded), dtype=np.int64, count=len(encoded))
+        return cls(np.frombuffer(b"".join(encoded), dtype=np.uint8), np.cumsum(lengths))
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, index: int) -> str:
+        start = int(self.ends[index - 1]) if index else 0
+        return self.blob[start : int(self.ends[index])].tobytes().decode("utf-8", "surrogateescape")
+
+    def __iter__(self) -> Iterator[str]:
+        return (self[index] for index in range(len(self)))
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+MOVIE_SUFFIXES = (
+    *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".wmv", ".flv", ".ts"),
+    *(".ogv", ".3gp", ".y4m", ".gif"),
+)
+
+REMEMBERED = 20_000  # files; fewer are listed faster than one would notice
+SETTLED = 2.0  # seconds; what has just changed may change again without its times showing it
+CACHE_VERSION = 1
+LOCATION = np.dtype([("offset", "<i8"), ("stored", "<i8"), ("size", "<i8"), ("crc", "<u4"), ("method", "<u2")])
+
+
+@dataclasses.dataclass
+class Listing:
+    """The frames below a root, by folder.
+
+    Attributes:
+        folders: Relative paths ('' for the root) of the folders that hold images, in natural order.
+        starts: Where the frames of each folder begin in `names`; one more number for the end of the last.
+        names: Of all frames, folder by folder, each folder's in natural order.
+        movies: Relative paths of encoded videos, in natural order.
+        unsafe: Members of a zip that are left out because their names lead out of it, or they are links.
+        locations: Of a zip's frames: where they lie, dtype LOCATION. None for a folder.
+        others: Of a zip: where its movies and the files of its root lie, by path.
+    """
+
+    folders: StringTable
+    starts: np.ndarray
+    names: StringTable
+    movies: list[str]
+    unsafe: int = 0
+    locations: np.ndarray | None = None
+    others: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+
+def list_files(path: str) -> Listing:
+    """List a folder or a zip.
+
+    Raises:
+        UserError: There is nothing at `path`, or it is neither of the two, or it cannot be read.
+    """
+    try:
+        if os.path.isdir(path):
+            return _list_folder(path)
+        if not os.path.exists(path):
+            raise UserError(f"There is no file or folder '{path}': check the path.")
+        if zipfile.is_zipfile(path):
+            return _list_zip(path)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise UserError(f"Cannot read '{path}': {error}.") from error
+    raise UserError(
+        f"'{path}' is neither a folder nor a zip file: give a folder that holds one folder of frames per video, or a "
+        "zip of it."
+    )
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Folders
+
+
+def _list_folder(root: str) -> Listing:
+    packed = _recall(root)
+    if packed is not None and _folders_unchanged(root, packed):
+        return _unpack(packed)
+    images, movies, stamps = {}, [], {}
+    todo = [""]
+    while todo:
+        folder = todo.pop()
+        path = os.path.join(root, folder)
+        stamps[folder] = _stamp(os.stat(path))  # before the look: a later change then shows
+        inside, outside, children = _scan(path)
+        if inside:
+            images[folder] = inside
+        movies += [_join(folder, name) for name in outside]
+        todo += [_join(folder, name) for name in children]
+    listing = _listing(images, movies=movies)
+    if len(listing.names) >= REMEMBERED and _settled(max(max(stamp[2:]) for stamp in stamps.values())):
+        state = {"stamps": np.array(list(stamps.values()), dtype=np.uint64), **_pack_strings("paths", stamps)}
+        _remember(root, {**_pack(listing), **state})
+    return listing
+
+
+def _folders_unchanged(root: str, packed: dict[str, np.ndarray]) -> bool:
+    if "stamps" not in packed:
+        return False
+    try:
+        now = [_stamp(os.stat(os.path.join(root, path))) for path in _unpack_strings("paths", packed)]
+    except OSError:
+        return False
+    return np.array_equal(np.array(now, dtype=np.uint64), packed["stamps"])
+
+
+def _scan(path: str) -> tuple[list[str], list[str], list[str]]:
+    """Names of the images, movies and folders in one folder. Follows links, but not in circles."""
+    images, movies, folders = [], [], []
+    with os.scandir(path) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if not entry.is_dir():
+                lower = entry.name.lower()
+                if lower.endswith(IMAGE_SUFFIXES):
+                    images.append(entry.name)
+                elif lower.endswith(MOVIE_SUFFIXES):
+                    movies.append(entry.name)
+            elif not (entry.is_symlink() and _contains(entry.path, path)):
+                folders.append(entry.name)
+    return images, movies, folders
+
+
+def _stamp(status: os.stat_result) -> tuple[int, int, int, int]:
+    return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _contains(outer: str, inner: str) -> bool:
+    outer, inner = os.path.realpath(outer), os.path.realpath(inner)
+    return os.path.commonpath([outer, inner]) == outer
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Zips
+
+
+def _list_zip(path: str) -> Listing:
+    status = os.stat(path)
+    stamp = np.array([*_stamp(status), status.st_size], dtype=np.uint64)
+    packed = _recall(path)
+    if packed is not None and np.array_equal(packed.get("stamp"), stamp):
+        return _unpack(packed)
+    listing = _index_zip(path)
+    if len(listing.names) >= REMEMBERED and _settled(max(stamp[2:4].tolist())):
+        _remember(path, {**_pack(listing), "stamp": stamp})
+    return listing
+
+
+def _index_zip(path: str) -> Listing:
+    images, others, unsafe = {}, {}, 0
+    with zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            name = info.filename
+            if info.is_dir():
+                continue
+            if not _is_safe(name) or stat.S_ISLNK(info.external_attr >> 16):
+                unsafe += 1
+                continue
+            if any(part.startswith(".") for part in name.split("/")):
+                continue
+            folder, _, base = name.rpartition("/")
+            where = (info.header_offset, info.compress_size, info.file_size, info.CRC, _method(info))
+            if name.lower().endswith(IMAGE_SUFFIXES):
+                images.setdefault(folder, {})[base] = where
+            elif not folder or name.lower().endswith(MOVIE_SUFFIXES):
+                others[name] = where
+    listing = _listing(images, movies=[name for name in others if name.lower().endswith(MOVIE_SUFFIXES)])
+    bounds = listing.starts.tolist()
+    located = [
+        images[folder][listing.names[index]]
+        for folder, start, end in zip(listing.folders, bounds, bounds[1:])
+        for index in range(start, end)
+    ]
+    listing.locations = np.array(located, dtype=LOCATION)
+    listing.others = {name: np.array(where, dtype=LOCATION)[()] for name, where in others.items()}
+    listing.unsafe = unsafe
+    return listing
+
+
+def _is_safe(name: str) -> bool:
+    """Whether a zip member's name is a plain relative path."""
+    parts = name.split("/")
+    return not ("\\" in name or ":" in parts[0] or any(part in ("", "..") for part in parts))
+
+
+def _method(info: zipfile.ZipInfo) -> int:
+    return 0xFFFF if info.flag_bits & 1 else info.compress_type  # encrypted
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Tables, and remembering them
+
+
+def _listing(images: dict[str, Iterable[str]], *, movies: list[str]) -> Listing:
+    folders = sorted(images, key=path_key)
+    names = [natural_order(images[folder]) for folder in folders]
+    counts = np.array([len(inside) for inside in names], dtype=np.int64)
+    return Listing(
+        folders=StringTable.of(folders),
+        starts=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+        names=StringTable.of(name for inside in names for name in inside),
+        movies=sorted(movies, key=path_key),
+    )
+
+
+def _pack(listing: Listing) -> dict[str, np.ndarray]:
+    packed = {"starts": listing.starts, "unsafe": np.array(listing.unsafe)}
+    for key in ("folders", "names", "movies", "others"):
+        packed.update(_pack_strings(key, getattr(listing, key)))
+    packed["other_locations"] = np.array(list(listing.others.values()), dtype=LOCATION)
+    if listing.locations is not None:
+        packed["locations"] = listing.locations
+    return packed
+
+
+def _unpack(packed: dict[str, np.ndarray]) -> Listing:
+    others = zip(_unpack_strings("others", packed), packed["other_locations"])
+    return Listing(
+        folders=_unpack_strings("folders", packed),
+        starts=packed["starts"],
+        names=_unpack_strings("names", packed),
+        movies=list(_unpack_strings("movies", packed)),
+        unsafe=int(packed["unsafe"]),
+        locations=packed.get("locations"),
+        others=dict(others),
+    )
+
+
+def _settled(nanoseconds: int) -> bool:
+    """Whether a change at that time is old enough for a later one to have another time."""
+    return nanoseconds <= (time.time() - SETTLED) * 1e9
+
+
+def _pack_strings(key: str, texts: StringTable | Iterable[str]) -> dict[str, np.ndarray]:
+    table = texts if isinstance(texts, StringTable) else StringTable.of(texts)
+    return {f"{key}_blob": table.blob, f"{key}_ends": table.ends}
+
+
+def _unpack_strings(key: str, packed: dict[str, np.ndarray]) -> StringTable:
+    return StringTable(packed[f"{key}_blob"], packed[f"{key}_ends"])
+
+
+def _cache_file(path: str) -> Path:
+    digest = hashlib.sha256(os.fsencode(os.path.realpath(path))).hexdigest()
+    return cache_folder("listings", f"{digest[:32]}.npz")
+
+
+def _remember(path: str, packed: dict[str, np.ndarray]) -> None:
+    """Keep a listing; where that is not possible, the next process lists again."""
+    file = _cache_file(path)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(file) as stream:
+            np.savez(stream, version=np.array(CACHE_VERSION), **packed)
+    except (OSError, UserError):
+        pass
+
+
+def _recall(path: str) -> dict[str, np.ndarray] | None:
+    try:
+        with np.load(_cache_file(path), allow_pickle=False) as file:
+            packed = {key: file[key] for key in file.files}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+    complete = {"version", "starts", "names_ends", "other_locations"} <= packed.keys()
+    return packed if complete and int(packed["version"]) == CACHE_VERSION else None
+
+
+def _join(*parts: str) -> str:
+    return "/".join(part for part in parts if part)

@@ -1,0 +1,240 @@
+"""Folders (or one zip) of video frames: the videos, reading a frame, making it square.
+
+A folder that holds images is a video, however deep it lies: `root/split/video_7/0001.png` is frame `0001.png` of the
+video `split/video_7`. No name carries a meaning; names only give the order, and a leading dot hides an entry, as usual.
+Listing (training.data.frame_index) does not look at the files themselves.
+"""
+
+import dataclasses
+import io
+import os
+import struct
+import zipfile
+import zlib
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from dnnlib import UserError
+from training.data.frame_index import IMAGE_SUFFIXES, list_files
+
+__all__ = ["FrameStore", "Video", "decode_image", "fit_square", "to_rgb"]
+
+ORIENTATION = 0x0112  # EXIF
+ZIP_HEADER = struct.Struct("<4s22xHH")  # signature, …, lengths of the name and of the extra field
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Video:
+    """One folder of frames.
+
+    Attributes:
+        path: The folder relative to the root, with forward slashes.
+        start: Number of its first frame in the store's listing.
+        count: Number of frames.
+    """
+
+    path: str
+    start: int
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+
+class FrameStore:
+    """The videos below a folder or in a zip.
+
+    Attributes:
+        path: As given.
+        is_zip: What it is.
+        videos: The folders that hold images, in natural order of their paths; the root itself is not one of them.
+        loose_frames: Number of images directly in the root.
+        root_video: These images, as a video of the path ''; None if there are none.
+        movies: Paths, relative to the root, of files that look like encoded videos, in order.
+        unsafe: Number of a zip's members that are left out because their names lead out of it, or they are links.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        """List what is there.
+
+        Args:
+            path: A folder or a zip file.
+
+        Raises:
+            UserError: There is nothing at `path`, or it is neither of the two, or it cannot be read.
+        """
+        self.path = os.fspath(path)
+        listing = list_files(self.path)
+        self.is_zip = listing.locations is not None
+        self._names = listing.names
+        self._locations = listing.locations
+        self._others = listing.others
+        self._descriptor: int | None = None  # of the zip
+        bounds = listing.starts.tolist()
+        found = [Video(*entry) for entry in zip(listing.folders, bounds, np.diff(listing.starts).tolist())]
+        self.root_video = next((video for video in found if not video.path), None)
+        self.loose_frames = 0 if self.root_video is None else len(self.root_video)
+        self.videos = [video for video in found if video.path]
+        self.movies = listing.movies
+        self.unsafe = listing.unsafe
+
+    def require_videos(self) -> None:
+        """Raise a UserError that says what is there instead, if there are no folders of frames."""
+        if self.videos:
+            return
+        if self.root_video is not None:
+            raise UserError(
+                f"The images lie directly in '{self.path}': put the frames of each video into a folder of their own, "
+                f"e.g. {_join(self.path, 'videos/video_0', self.frame_name(self.root_video, 0))}."
+            )
+        if self.movies:
+            raise UserError(
+                f"'{self.path}' holds encoded videos ({self.movies[0]}) but no frames: turn them into frames with "
+                f"`python -m training.dataset_tool '{self.path}' OUT` and use OUT."
+            )
+        unsafe = f"; {self.unsafe} entries with names that lead out of it were left out" if self.unsafe else ""
+        raise UserError(
+            f"'{self.path}' holds no images ({' '.join(IMAGE_SUFFIXES)}){unsafe}: expected one folder of frames per "
+            f"video, e.g. {_join(self.path, 'videos/video_0/000000.png')}."
+        )
+
+    def frame_name(self, video: Video, index: int) -> str:
+        """The file name of a frame."""
+        assert 0 <= index < video.count
+        return self._names[video.start + index]
+
+    def read_bytes(self, *parts: str) -> bytes | None:
+        """The content of a file below the root; None if there is none of that name.
+
+        Of a zip's members, frames are read with frame_bytes; these are the movies and what lies in the root.
+
+        Raises:
+            OSError: It cannot be read.
+        """
+        if self.is_zip:
+            location = self._others.get(_join(*parts))
+            return None if location is None else self._read_member(location)
+        try:
+            with open(os.path.join(self.path, *parts), "rb") as file:
+                return file.read()
+        except FileNotFoundError:
+            return None
+
+    def frame_bytes(self, video: Video, index: int) -> bytes:
+        """The encoded image.
+
+        Raises:
+            OSError: It cannot be read.
+        """
+        name = self.frame_name(video, index)
+        if self.is_zip:
+            return self._read_member(self._locations[video.start + index])
+        data = self.read_bytes(video.path, name)
+        if data is None:
+            raise OSError("it has vanished since the dataset was listed")
+        return data
+
+    def read_frame(self, video: Video, index: int) -> Image.Image:
+        """Frame `index` of `video`, RGB with 8 bits.
+
+        Raises:
+            UserError: The file is missing, damaged or no image; names it.
+        """
+        try:
+            return decode_image(self.frame_bytes(video, index))
+        except MemoryError:
+            raise
+        except Exception as error:  # decoders raise whatever they like at damaged data
+            file = _join(self.path, video.path, self.frame_name(video, index))
+            raise UserError(f"Cannot read the frame '{file}' ({error}): replace it or remove the video.") from error
+
+    def _read_member(self, location: np.void) -> bytes:
+        # zipfile would parse the whole directory again in every worker, and share a file position among them.
+        offset, stored, size, crc, method = location.item()
+        descriptor = self._open_zip()
+        signature, *lengths = ZIP_HEADER.unpack(os.pread(descriptor, ZIP_HEADER.size, offset).ljust(ZIP_HEADER.size))
+        if signature != b"PK\x03\x04":
+            raise OSError("the zip file has changed or is damaged")
+        data = os.pread(descriptor, stored, offset + ZIP_HEADER.size + sum(lengths))
+        if method == zipfile.ZIP_DEFLATED:
+            try:
+                data = zlib.decompress(data, -zlib.MAX_WBITS)
+            except zlib.error as error:
+                raise OSError(f"damaged in the zip file: {error}") from error
+        elif method != zipfile.ZIP_STORED:
+            raise OSError("it is encrypted, or compressed in another way than deflate")
+        if len(data) != size or zlib.crc32(data) != crc:
+            raise OSError("damaged in the zip file: its checksum differs")
+        return data
+
+    def _open_zip(self) -> int:
+        """The descriptor of the zip. It is only read at given places, so that forked processes may share it."""
+        if self._descriptor is None:
+            self._descriptor = os.open(self.path, os.O_RDONLY)
+        return self._descriptor
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_descriptor": None}
+
+    def __del__(self):
+        if getattr(self, "_descriptor", None) is not None:
+            os.close(self._descriptor)
+
+
+def decode_image(data: bytes) -> Image.Image:
+    """An encoded image as RGB with 8 bits; raises whatever its decoder raises."""
+    try:
+        image = Image.open(io.BytesIO(data))
+    except UnidentifiedImageError as error:
+        raise OSError("it is no image") from error
+    with image:
+        return to_rgb(image)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any picture as 8-bit RGB: upright, transparent parts over black, 16 bits scaled (not clipped) to 8."""
+    image.load()
+    if image.getexif().get(ORIENTATION, 1) != 1:
+        image = ImageOps.exif_transpose(image)
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode.startswith("I"):  # 16-bit gray
+        values = np.asarray(image).astype(np.float64)
+        values[values == image.info.get("transparency", -1)] = 0  # a level that stands for nothing
+        image = Image.fromarray(np.rint(values.clip(0, 65535) / 257).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
+    return image.convert("RGB")
+
+
+def fit_square(image: Image.Image, resolution: int, out: np.ndarray | None = None) -> np.ndarray:
+    """The centre square of an image at another size.
+
+    Lanczos, whose support grows with the reduction, so that nothing aliases. A plain average over areas would too, but
+    blurs more and weighs pixels unevenly where the sizes do not divide.
+
+    Args:
+        image: RGB, any size.
+        resolution: Pixels per side.
+        out: Where to write the pixels, uint8 [3, resolution, resolution]; None: a new array.
+
+    Returns:
+        uint8 [3, resolution, resolution]
+    """
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    if image.size != (side, side):  # cropped first: resize(box=…) would blend in pixels from outside the box
+        image = image.crop((left, top, left + side, top + side))
+    if side != resolution:
+        image = image.resize((resolution, resolution), Image.Resampling.LANCZOS)
+    if out is None:
+        out = np.empty([3, resolution, resolution], dtype=np.uint8)
+    for channel, band in zip(out, "RGB"):  # twice as fast as transposing the whole image
+        channel[:] = np.frombuffer(image.tobytes("raw", band), dtype=np.uint8).reshape(resolution, resolution)
+    return out
+
+
+def _join(*parts: str) -> str:
+    return "/".join(part for part in parts if part)

@@ -1,0 +1,160 @@
+"""The real data of a training run, built from its options: folders of frames, or tar files of clips."""
+
+import itertools
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+
+from dnnlib import UserError
+from training.data.dataset import VideoPair, VideoPairDataset
+from training.data.sampler import PairBatch, PairLoader, hand_over, make_loader, quiet_worker, try_queues
+from training.data.webdataset import ShardPairDataset
+from training.data.webdataset_files import is_shards
+
+__all__ = ["PairDataset", "build_dataset", "build_loader", "make_shard_loader"]
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Batches from shards: each worker of each process has a lane of its own (training.data.webdataset).
+
+
+class _Stream(torch.utils.data.IterableDataset):
+    """Batches of the lanes of one process, each from one lane, in turns."""
+
+    def __init__(
+        self, dataset: ShardPairDataset, *, batch_size: int, lanes: int, rank: int, world_size: int, batches: int
+    ):
+        self._dataset = dataset
+        self._batch_size = batch_size
+        self._lanes = lanes
+        self._rank = rank
+        self._world_size = world_size
+        self._batches = batches  # that the process has had
+
+    def __iter__(self) -> Iterator[tuple[PairBatch | None, list[str]]]:
+        worker = torch.utils.data.get_worker_info()
+        # The loader takes turns from its first worker on, so that one gets the lane whose turn it is.
+        lane = (self._batches + (0 if worker is None else worker.id)) % self._lanes
+        had = (self._batches - lane + self._lanes - 1) // self._lanes
+        items = self._dataset.lane(
+            self._rank * self._lanes + lane, lanes=self._world_size * self._lanes, skip=had * self._batch_size
+        )
+        while True:
+            yield _collate(list(itertools.islice(items, self._batch_size)))
+
+
+def _collate(items: list[VideoPair | UserError]) -> tuple[PairBatch | None, list[str]]:
+    """A batch, in which items that could not be read are replaced by the first one that could; and what was wrong."""
+    problems = [str(item) for item in items if isinstance(item, UserError)]
+    good = next((item for item in items if not isinstance(item, UserError)), None)
+    if good is None:
+        return None, problems
+    items = [good if isinstance(item, UserError) else item for item in items]
+    return PairBatch(*(torch.stack(parts) for parts in zip(*items))), problems
+
+
+def make_shard_loader(
+    dataset: ShardPairDataset,
+    *,
+    batch_size: int,
+    workers: int = 0,
+    position: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+    pin_memory: bool = False,
+) -> PairLoader:
+    """Batches of shards; the arguments are those of training.data.sampler.make_loader.
+
+    Of the workers only as many are used as there are shards for.
+
+    Raises:
+        UserError: There are fewer shards than processes.
+    """
+    if dataset.num_shards < world_size:
+        raise UserError(
+            f"{dataset.num_shards} shards cannot be split over {world_size} processes: use fewer (gpus=), or write "
+            "more and smaller shards (--shard-clips)."
+        )
+    workers = min(workers, dataset.num_shards // world_size)
+
+    def start(position: int) -> Iterator:
+        try_queues(workers)
+        stream = _Stream(
+            dataset,
+            batch_size=batch_size,
+            lanes=max(workers, 1),
+            rank=rank,
+            world_size=world_size,
+            batches=position // (batch_size * world_size),
+        )
+        return iter(
+            torch.utils.data.DataLoader(
+                stream,
+                batch_size=None,
+                num_workers=workers,
+                collate_fn=hand_over,
+                pin_memory=pin_memory,
+                worker_init_fn=quiet_worker,
+                generator=torch.Generator(),
+            )
+        )
+
+    return PairLoader(start=start, position=position, step=batch_size * world_size)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+PairDataset = VideoPairDataset | ShardPairDataset
+
+
+def build_dataset(options: Mapping[str, Any]) -> PairDataset:
+    """The real data: folders of frames, or tar files of clips.
+
+    Raises:
+        UserError: There is none, or it does not suit the options.
+    """
+    shared = {
+        "path": options["data"],
+        "resolution": options["resolution"],
+        "nframes": options["nframes"],
+        "frame_stride": options["frame_stride"],
+        "mirror": options["mirror"],
+        "use_labels": options["cond"],
+        "use_cameras": options["camera_condition"],
+        "seed": options["seed"],
+    }
+    if not is_shards(options["data"]):
+        return VideoPairDataset(**shared, subset=options["subset"])
+    if options["subset"] is not None:
+        raise UserError("subset= does not go with tar files: give fewer of them, e.g. data='faces-{000..003}.tar'.")
+    return ShardPairDataset(**shared)
+
+
+def build_loader(
+    options: Mapping[str, Any],
+    *,
+    dataset: PairDataset,
+    position: int,
+    rank: int,
+    world_size: int,
+    pin_memory: bool,
+) -> PairLoader:
+    """Batches of real data for one process.
+
+    Args:
+        position: Videos that all processes together have consumed.
+        pin_memory: See training.data.sampler.make_loader.
+    """
+    shared = {
+        "batch_size": options["spec"]["mb"] // world_size,
+        "workers": options["workers"],
+        "position": position,
+        "rank": rank,
+        "world_size": world_size,
+        "pin_memory": pin_memory,
+    }
+    if isinstance(dataset, ShardPairDataset):
+        return make_shard_loader(dataset, **shared)
+    return make_loader(dataset, **shared, seed=options["seed"])

@@ -1,0 +1,284 @@
+"""Streaming training items from shards (training.data.webdataset_files), for sets that outgrow a disk.
+
+Shards are read from their beginning to their end. In every epoch a seeded permutation of the shards is dealt out to
+lanes, one lane for each worker of each process; a lane mixes the clips of its shards with a seeded buffer. So
+
+* every clip is used exactly once in an epoch (a lane enters the next epoch on its own),
+* the two frames of a clip depend on (seed, epoch, clip) alone, as in training.data.dataset,
+* with the same numbers of processes and workers a run sees the same items, also when it was interrupted: the order of
+  a lane is worked out from the sizes of the shards, without reading them, so that a continued run begins to read at
+  the first shard that it still needs and takes exactly what was next. With other numbers it goes on at the same
+  position of another order.
+
+Only the encoded bytes of the two frames that an item shows are kept in the buffer, and decoded when it leaves.
+"""
+
+import itertools
+import math
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from dnnlib import UserError
+from training.data.annotations import MAX_CLASSES, angles_vector, label_vector, mirrored, remaining_stride
+from training.data.dataset import KEY_PAIRS, VideoPair, draw_pair, pair_distance, random_block
+from training.data.frame_store import decode_image, fit_square
+from training.data.webdataset_files import Sample, open_shards, read_samples
+
+__all__ = ["ShardPairDataset"]
+
+# Words of the random key; see training.data.dataset.
+KEY_SHARDS = 16
+KEY_BUFFER = 17
+KEY_FLIPS = 18
+
+BUFFER = 512  # items that a lane mixes
+
+
+class ShardPairDataset:
+    """Pairs of frames from tar files of clips.
+
+    A clip that is longer than `nframes` (after the stride) is used in parts, one of them drawn for each epoch.
+
+    Attributes:
+        name: Of the folder, or the file.
+        resolution, nframes, frame_stride, mirror: As given.
+        c_dim: Length of a label, 0 without labels.
+        item_c_dim: Length of an item's c: the label and, if they are used, the camera's angles.
+        num_clips: Clips in use.
+        num_shards: Tar files.
+        num_short_videos: 0; for the likeness to VideoPairDataset.
+        notes: What a user should know of shards that the index lists and that are not there.
+    """
+
+    num_short_videos = 0
+
+    def __init__(
+        self,
+        *,
+        path: str | os.PathLike,
+        resolution: int,
+        nframes: int = 16,
+        frame_stride: int = 1,  # as VideoPairDataset's
+        mirror: bool = False,  # flip every clip left to right in one of two epochs
+        use_labels: bool = False,
+        use_cameras: bool = False,  # give the angles of a clip's camera behind its label
+        seed: int = 0,
+        buffer: int = BUFFER,
+    ):
+        """Find the shards and look at the first clip.
+
+        Raises:
+            UserError: Shards are missing or empty, or their clips are too short; or labels or cameras are wanted and
+                not known.
+        """
+        for key, value in dict(resolution=resolution, nframes=nframes, frame_stride=frame_stride).items():
+            if value < 1:
+                raise UserError(f"{key} must be at least 1, got {value}.")
+        self.resolution = resolution
+        self.nframes = nframes
+        self.frame_stride = frame_stride
+        self.mirror = mirror
+        self._path = os.fspath(path)
+        self._seed = seed % 2**64
+        self._buffer = buffer
+        self._shards = open_shards(path)
+        self._step = remaining_stride(self._shards.manifest, frame_stride, path=self._path)
+        self._first = np.concatenate([[0], np.cumsum(self._shards.counts)])  # clip number of each shard's first
+        self.name = os.path.basename(os.path.abspath(path)).partition("-{")[0].removesuffix(".tar")
+        self.num_clips = int(self._first[-1])
+        self.num_shards = len(self._shards.urls)
+        self.notes = []
+        if self._shards.missing:
+            first, total = self._shards.missing[0], self.num_shards + len(self._shards.missing)
+            self.notes.append(
+                f"{len(self._shards.missing)} of {total} shards in index.json are not there, e.g. '{first}'."
+            )
+        self.c_dim = 0
+        if use_labels:
+            self.c_dim = (self._shards.manifest or {}).get("c_dim", 0)
+            if type(self.c_dim) is not int or not 0 < self.c_dim <= MAX_CLASSES:
+                raise UserError(f"Labels are wanted but the manifest.json beside '{self._path}' tells of none.")
+        self._use_cameras = use_cameras
+        if use_cameras and not (self._shards.manifest or {}).get("cameras"):
+            raise UserError(
+                f"Cameras are wanted but the manifest.json beside '{self._path}' tells of none; train without "
+                "camera_condition."
+            )
+        self.item_c_dim = self.c_dim + (2 if use_cameras else 0)
+        self._check_length(next(read_samples(self._shards.urls[0]), None))
+
+    def describe(self) -> dict[str, Any]:
+        """What this dataset is, in plain types, for logs and checkpoints; holds no paths."""
+        return {
+            "name": self.name,
+            "resolution": self.resolution,
+            "nframes": self.nframes,
+            "frame_stride": self.frame_stride,
+            "mirror": self.mirror,
+            "c_dim": self.c_dim,
+            "num_shards": self.num_shards,
+            "num_clips": self.num_clips,
+        }
+
+    def example_frames(self, count: int, *, seed: int) -> torch.Tensor:
+        """First frames of the first clips, to look at: uint8 [count, 3, H, W]. The seed has no say: it would make
+        reading them slow."""
+        return torch.stack([item.frames[0] for item in self._examples(count)])
+
+    def example_labels(self, count: int, *, seed: int) -> torch.Tensor:
+        """The labels of the same clips: float32 [count, c_dim]."""
+        return torch.stack([item.c[: self.c_dim] for item in self._examples(count)])
+
+    def _examples(self, count: int) -> list[VideoPair]:
+        """The same ones again if there are not enough."""
+        found = list(itertools.islice(self._every_clip(), count))
+        return [self._decode(*found[index % len(found)]) for index in range(count)]
+
+    # ------------------------------------------------------------------------------------------------------------------
+    # The order
+
+    def lane(self, number: int, *, lanes: int, skip: int = 0) -> Iterator[VideoPair | UserError]:
+        """The endless items of a lane, without the first `skip` ones; those that cannot be read as errors."""
+        for epoch in itertools.count():
+            shards = self.lane_shards(number, lanes=lanes, epoch=epoch)
+            total = sum(self._shards.counts[shard] for shard in shards)
+            if skip >= total:
+                skip -= total
+                continue
+            yield from self._lane_epoch(shards, number, epoch, skip)
+            skip = 0
+
+    def lane_shards(self, number: int, *, lanes: int, epoch: int) -> list[int]:
+        """The shards of a lane in an epoch, in the order of reading."""
+        draws = random_block(self._seed, KEY_SHARDS, epoch=epoch).random(self.num_shards)
+        return np.argsort(draws, kind="stable")[number::lanes].tolist()
+
+    def lane_order(self, shards: list[int], number: int, epoch: int) -> np.ndarray:
+        """The places, in the order of reading, of the clips that a lane gives in an epoch: int64 [clips].
+
+        A buffer holds the clips that were read last; each time one of them, drawn at random, leaves it.
+        """
+        total = sum(self._shards.counts[shard] for shard in shards)
+        draws = random_block(self._seed, KEY_BUFFER, epoch=epoch, index=number).random(total)
+        held = list(range(min(self._buffer, total)))
+        order = np.empty(total, dtype=np.int64)
+        for place, draw in enumerate(draws.tolist()):
+            chosen = int(draw * len(held))
+            order[place] = held[chosen]
+            following = place + self._buffer
+            if following < total:
+                held[chosen] = following
+            else:
+                held[chosen] = held[-1]
+                held.pop()
+        return order
+
+    def _lane_epoch(self, shards: list[int], number: int, epoch: int, skip: int) -> Iterator[VideoPair | UserError]:
+        order = self.lane_order(shards, number, epoch)[skip:]
+        wanted = np.zeros(sum(self._shards.counts[shard] for shard in shards), dtype=bool)
+        wanted[order] = True
+        reading = self._read(shards, wanted, epoch)
+        held: dict[int, Any] = {}
+        for place in order.tolist():
+            while place not in held:
+                read, item = next(reading)
+                held[read] = item
+            item = held.pop(place)
+            try:
+                yield item if isinstance(item, UserError) else self._decode(*item)
+            except UserError as error:
+                yield UserError(str(error))
+
+    def _read(self, shards: list[int], wanted: np.ndarray, epoch: int) -> Iterator[tuple[int, Any]]:
+        """What the wanted clips need to be decoded, by place; from shards without one nothing is read."""
+        start = 0
+        for shard in shards:
+            url, count = self._shards.urls[shard], self._shards.counts[shard]
+            if wanted[start : start + count].any():
+                place = start
+                try:
+                    for sample in itertools.islice(read_samples(url), count):
+                        if wanted[place]:
+                            yield place, self._take(sample, shard, place - start, epoch)
+                        place += 1
+                    missing = f"The shard '{url}' has fewer clips than the {count} that it is listed with."
+                except UserError as error:
+                    missing = str(error)
+                for rest in range(place, start + count):
+                    if wanted[rest]:
+                        yield rest, UserError(missing)
+            start += count
+
+    # ------------------------------------------------------------------------------------------------------------------
+    # An item
+
+    def _take(self, sample: Sample, shard: int, number: int, epoch: int) -> Any:
+        """The part of a sample that its item in this epoch needs, or an error."""
+        clip = int(self._first[shard]) + number
+        try:
+            self._check_length(sample)
+        except UserError as error:
+            return error
+        block = random_block(self._seed, KEY_PAIRS, epoch=epoch, index=clip)
+        f0, f1 = draw_pair(block, self.nframes)
+        windows = -(-len(sample.images) // self._step) // self.nframes
+        start = int(block.random() * windows) * self.nframes
+        frames = [sample.images[(start + frame) * self._step] for frame in (f0, f1)]
+        flip = False
+        if self.mirror:
+            coin = random_block(self._seed, KEY_FLIPS, index=clip).random() < 0.5
+            flip = coin != (epoch % 2 == 1)
+        where = f"{sample.key} in {os.path.basename(self._shards.urls[shard])}"
+        return where, frames, pair_distance(f0, f1, self.nframes), flip, sample.about
+
+    def _decode(self, where: str, images: list[tuple[str, bytes]], dt: float, flip: bool, about: dict) -> VideoPair:
+        frames = np.empty([2, 3, self.resolution, self.resolution], dtype=np.uint8)
+        for out, (name, data) in zip(frames, images):
+            try:
+                fit_square(decode_image(data), self.resolution, out=out[:, :, ::-1] if flip else out)
+            except MemoryError:
+                raise
+            except Exception as error:  # decoders raise whatever they like at damaged data
+                raise UserError(f"Cannot read the frame {name} of the clip {where} ({error}).") from error
+        c = self._label(about.get("label"))
+        if self._use_cameras:
+            angles = self._angles(about.get("camera"))
+            c = np.concatenate([c, mirrored(angles) if flip else angles])
+        return VideoPair(torch.from_numpy(frames), torch.tensor(np.float32(dt)), torch.from_numpy(c))
+
+    def _label(self, label: Any) -> np.ndarray:
+        if self.c_dim == 0:
+            return np.zeros(0, dtype=np.float32)
+        try:
+            vector = label_vector(label, self.c_dim)
+        except (ValueError, TypeError, IndexError) as error:
+            raise UserError(f"A clip of '{self._path}' has no label of length {self.c_dim}: {label!r:.60}.") from error
+        if vector.shape != (self.c_dim,):
+            raise UserError(f"A clip of '{self._path}' has no label of length {self.c_dim}: {label!r:.60}.")
+        return vector
+
+    def _angles(self, camera: Any) -> np.ndarray:
+        angles = angles_vector(camera)
+        if angles is None:
+            raise UserError(f"A clip of '{self._path}' has no camera [yaw, pitch] in radians: {camera!r:.60}.")
+        return angles
+
+    def _check_length(self, sample: Sample | None) -> None:
+        there = 0 if sample is None else math.ceil(len(sample.images) / self._step)
+        if there < self.nframes:
+            kept = f" (keeping every {self._step}. frame)" if self._step > 1 else ""
+            raise UserError(
+                f"The clips in '{self._path}' are shorter than nframes={self.nframes}: the clip "
+                f"'{sample.key if sample else ''}' has {there} frames{kept}. Use longer clips or a smaller nframes."
+            )
+
+    def _every_clip(self) -> Iterator[Any]:
+        for shard, url in enumerate(self._shards.urls):
+            for number, sample in enumerate(read_samples(url)):
+                item = self._take(sample, shard, number, 0)
+                if not isinstance(item, UserError):
+                    yield item

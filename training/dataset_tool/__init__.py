@@ -1,0 +1,1 @@
+"""From videos to a training set: `python -m training.dataset_tool`."""

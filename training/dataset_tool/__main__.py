@@ -1,0 +1,183 @@
+"""Turn videos into a training set: `python -m training.dataset_tool SOURCE OUT --resolution 64`.
+
+SOURCE is a video file, a folder of video files or of frame folders, or a zip of either. Every frame becomes a square
+image, `OUT/videos/<name>_<k>/<frame>.png`, where k counts the pieces that a video is cut into and the frame number is
+that within the whole video. Training cuts each folder into clips that do not overlap, so a lone video of 120 frames is
+only seven clips of 16; `--clip-step 1` makes 105 overlapping folders of it that share their files by hard links.
+
+OUT appears at the end, complete, or not at all. Until then finished videos are kept beside it, in a hidden folder; the
+same command again goes on where it was interrupted. `--check` looks whether a dataset is sound, `--preview` shows it in
+one picture. docs/datasets.md has a recipe for each published dataset.
+"""
+
+import os
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from dnnlib import UserError, run_cli
+from dnnlib.command_line import Command, finite_float
+from training.data.crops import Crop, parse_rectangle, read_boxes
+from training.data.dataset_folders import is_inside
+from training.data.video_decoder import describe_warnings
+from training.dataset_tool.convert import IMAGE_FORMATS
+from training.dataset_tool.prepare import prepare, read_manifest, summary
+from training.dataset_tool.validate import check_dataset, write_preview
+
+__all__ = ["COUNT", "PRESETS", "main", "prepare", "read_manifest", "summary"]
+
+# What the published models were trained on; see docs/datasets.md.
+PRESETS = {
+    "faceforensics": {"resolution": 256},
+    "mead": {"resolution": 256},
+    "taichi": {"resolution": 128, "stride": 4},
+    "sky": {"resolution": 256},
+}
+
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+COUNT = click.IntRange(min=1)
+POSITIVE = finite_float(0, above=True)
+
+
+@click.command(cls=Command)
+@click.argument("source", required=False)
+@click.argument("out", required=False)
+@click.option("--preset", type=click.Choice(list(PRESETS)), help="Defaults for a published dataset.")
+@click.option("--resolution", type=COUNT, default=64, show_default=True, help="Pixels per side.")
+@click.option("--nframes", type=COUNT, default=16, show_default=True, help="Length of a training clip.")
+@click.option("--frame-stride", "--stride", "stride", type=COUNT, default=1, show_default=True,
+              help="Keep every so-many-th frame.")  # fmt: skip
+@click.option("--max-frames", type=COUNT, help="Of a video, after the stride.  [default: all]")
+@click.option("--clip-frames", type=COUNT, help="Cut videos into folders of so many frames.")
+@click.option("--clip-step", "--overlap", "clip_step", type=COUNT, help="Start such a folder every so many frames.")
+@click.option("--crop", default="centre", show_default=True,
+              help="centre, or LEFT,TOP,WIDTH,HEIGHT in pixels, of which the centre square is kept.")  # fmt: skip
+@click.option("--boxes", help="JSON file with a box per video or per frame, which the crop follows.")
+@click.option("--box-scale", type=POSITIVE, default=1.5, show_default=True, help="Side of the crop per side of a box.")
+@click.option("--box-smoothing", type=finite_float(0), default=5, show_default=True,
+              help="Standard deviation of the smoothing in frames.")  # fmt: skip
+@click.option("--image", type=click.Choice(list(IMAGE_FORMATS)), default="png", show_default=True, help="File format.")
+@click.option("--format", "shape", type=click.Choice(["folder", "zip", "shards"]),
+              help="What OUT is.  [default: zip if it ends so, else folder]")  # fmt: skip
+@click.option("--shard-clips", type=COUNT, default=512, show_default=True, help="Clips in a shard.")
+@click.option("--workers", type=COUNT, help="Videos at a time.  [default: one per core]")
+@click.option("--overwrite", is_flag=True, help="Replace OUT if this tool made it; begin again, do not go on.")
+@click.option("--skip-broken", is_flag=True, help="Leave out videos that cannot be decoded.")
+@click.option("--check", metavar="DATASET", help="Do not convert, but look whether a dataset is sound.")
+@click.option("--preview", metavar="PNG", help="Show OUT (or the dataset SOURCE) in one picture.")
+@click.pass_context
+def main(
+    context: click.Context,
+    source: str | None,
+    out: str | None,
+    check: str | None,
+    preview: str | None,
+    crop: str,
+    boxes: str | None,
+    box_scale: float,
+    box_smoothing: float,
+    **options: Any,
+) -> None:
+    """Turn SOURCE (a video, or a folder or zip of videos or frame folders) into the training set OUT."""
+    names = [name for name in context.params if context.get_parameter_source(name) is not ParameterSource.DEFAULT]
+    _check_given({name for name in names if context.params[name] is not None}, shape=options["shape"])
+    options["workers"] = options["workers"] or os.cpu_count() or 1
+    _check_preview(preview, among=[check, source, out])
+    if check is not None:
+        if source is not None:
+            raise UserError("--check DATASET looks at one dataset and takes no SOURCE or OUT.")
+        shared = {"nframes": options["nframes"], "workers": options["workers"]}
+        _check(check, preview, **shared, nframes_given="nframes" in names)
+        return
+    if source is not None and out is None and preview is not None:
+        write_preview(source, preview)
+        click.echo(f"wrote {preview}")
+        return
+    if source is None or out is None:
+        raise UserError("Give a SOURCE and an OUT, or --check DATASET; --help shows all options.")
+    if boxes is not None and crop != "centre":
+        raise UserError("--crop and --boxes are two ways to choose the square: give one of them.")
+    for key, value in PRESETS.get(options["preset"], {}).items():
+        if context.get_parameter_source(key) is ParameterSource.DEFAULT:
+            options[key] = value
+    options["shape"] = options["shape"] or ("zip" if out.lower().endswith(".zip") else "folder")
+    chosen = Crop(
+        rectangle=None if crop in ("centre", "center") else parse_rectangle(crop),
+        boxes=None if boxes is None else read_boxes(boxes, scale=box_scale, smoothing=box_smoothing),
+    )
+    manifest = prepare(source=source, out=out, crop=chosen, **options)
+    for item in manifest["skipped"]:
+        click.echo(f"left out {item['source']}: {item['reason']}", err=True)
+    for note in notes(manifest):
+        click.echo(note, err=True)
+    click.echo(summary(out, manifest))
+    if preview is not None:
+        write_preview(out, preview)
+
+
+def notes(manifest: dict[str, Any]) -> list[str]:
+    """What a user should know about a conversion."""
+    found = []
+    if manifest["skipped"]:
+        found.append(f"{len(manifest['skipped'])} video(s) were left out.")
+    if manifest["unsafe_names"]:
+        found.append(f"{manifest['unsafe_names']} entries of the zip were left out: their names lead out of it.")
+    found += manifest["unmatched"]
+    warnings = [entry["count"] for entry in manifest["warnings"]]
+    if warnings:
+        found.append(describe_warnings(sum(warnings), videos=len(warnings)))
+    enlarged = sum(source["crop"][2] < manifest["resolution"] for source in manifest["sources"])
+    if enlarged:
+        found.append(f"{enlarged} video(s) were enlarged: their square has fewer than {manifest['resolution']} pixels.")
+    return found
+
+
+def _check_given(given: set[str], *, shape: str | None) -> None:
+    """Refuse options that would have no effect beside the others that are given.
+
+    Raises:
+        UserError: There is one; names it.
+    """
+    looking, takes = None, {"preview"}
+    if "check" in given:
+        looking, takes = "--check looks at a dataset", {"check", "preview", "nframes", "workers", "source", "out"}
+    elif "preview" in given and "out" not in given:
+        looking, takes = "--preview without OUT shows a dataset", {"preview", "source"}
+    for name in sorted(given - takes) if looking is not None else []:
+        option = {"stride": "frame_stride", "shape": "format"}.get(name, name).replace("_", "-")
+        raise UserError(f"{looking} and makes none: --{option} has no effect there; leave it out.")
+    for name in ("box_scale", "box_smoothing"):
+        if name in given and "boxes" not in given:
+            raise UserError(
+                f"--{name.replace('_', '-')} is about the boxes of a file: add --boxes FILE, or leave it out."
+            )
+    if "shard_clips" in given and shape != "shards":
+        raise UserError("--shard-clips is about tar files: add --format shards, or leave it out.")
+
+
+def _check_preview(preview: str | None, *, among: list[str | None]) -> None:
+    """Refuse a picture below the root of a dataset, where it would be one of the frames."""
+    folder = os.path.dirname(os.path.realpath(preview or ""))
+    for root in among:
+        if preview is not None and root is not None and is_inside(folder, root) and folder != os.path.realpath(root):
+            raise UserError(f"--preview: '{preview}' lies among the frames in '{root}': choose a place outside of it.")
+
+
+def _check(dataset: str, preview: str | None, *, nframes: int, workers: int, nframes_given: bool) -> None:
+    report = check_dataset(dataset, nframes=nframes, workers=workers)
+    if nframes_given and report.nframes != nframes:
+        click.echo(
+            f"--nframes has no effect: clips in tar files are counted as they are, of {report.nframes}.", err=True
+        )
+    click.echo("\n".join(report.lines()))
+    if preview is not None:
+        write_preview(dataset, preview)
+    if report.problems:
+        raise UserError(f"'{dataset}' has {len(report.problems)} problem(s), listed above.")
+
+
+if __name__ == "__main__":
+    run_cli(lambda: main(standalone_mode=False))

@@ -1,0 +1,239 @@
+"""Making a dataset out of videos: convert what is not converted yet, write the manifest, pack, put it into place."""
+
+import os
+from typing import Any
+
+from tqdm import tqdm
+
+from dnnlib import UserError, one_line
+from training.data.annotations import (
+    FRAMES_FORMAT,
+    MANIFEST,
+    SHARDS_FORMAT,
+    VERSION,
+    describe_strangers,
+    parse_manifest,
+)
+from training.data.crops import Crop
+from training.data.dataset_folders import keep_out_of_made_data
+from training.data.frame_index import listed_path
+from training.data.frame_store import FrameStore
+from training.dataset_tool.archives import pack_shards, pack_zip
+from training.dataset_tool.convert import Cut, Recipe, convert_all
+from training.dataset_tool.source_videos import SourceSet, find_sources, printable
+from training.dataset_tool.staging import Unfinished, replace_path, write_json
+
+__all__ = ["prepare", "read_manifest", "summary"]
+
+
+def read_manifest(path: str | os.PathLike) -> dict[str, Any] | None:
+    """The manifest of a folder or zip that this tool wrote, else None."""
+    try:
+        if not os.path.isdir(path):
+            return parse_manifest(FrameStore(path).read_bytes(MANIFEST))
+        with open(os.path.join(path, MANIFEST), "rb") as file:
+            return parse_manifest(file.read())
+    except (OSError, UserError):
+        return None
+
+
+def prepare(
+    *,
+    source: str,
+    out: str,
+    resolution: int,
+    nframes: int = 16,
+    stride: int = 1,
+    max_frames: int | None = None,
+    clip_frames: int | None = None,
+    clip_step: int | None = None,
+    crop: Crop | None = None,
+    image: str = "png",
+    shape: str = "folder",
+    shard_clips: int = 512,
+    preset: str | None = None,
+    workers: int = 1,
+    overwrite: bool = False,
+    skip_broken: bool = False,
+) -> dict[str, Any]:
+    """Write the frames of `source` to the new dataset `out`, or go on with that.
+
+    Args:
+        source: Video file, or a folder or zip of videos or frame folders.
+        out: Folder or zip to make; missing parents are made too.
+        resolution: Pixels per side.
+        nframes: Length of a training clip; shorter pieces are left out.
+        stride: Keep every so-many-th frame.
+        max_frames: Of a video, after the stride; None: all.
+        clip_frames: Cut a video into pieces of so many frames; None: do not cut (nframes if there is a clip_step).
+        clip_step: Start a piece every so many frames; None: at the end of the one before.
+        crop: Which square is kept; None: the centre.
+        image: 'png' or 'jpg'.
+        shape: 'folder', 'zip' (not compressed), or 'shards' (a folder of tar files in the form of webdataset).
+        shard_clips: Clips in a tar file.
+        preset: Noted in the manifest.
+        workers: Processes.
+        overwrite: Replace `out` if this tool made it, and begin again what was interrupted.
+        skip_broken: Leave out videos that cannot be decoded to their end, instead of stopping.
+
+    Returns:
+        The manifest, as written to `manifest.json`.
+
+    Raises:
+        UserError: `source` cannot be read, gives no clips, or `out` cannot be written.
+    """
+    if clip_step is not None and clip_frames is None:
+        clip_frames = nframes
+    if clip_frames is not None and clip_frames < nframes:
+        raise UserError(f"Pieces of {clip_frames} frames are shorter than a clip: use at least nframes={nframes}.")
+    out = os.path.realpath(out)
+    crop = crop or Crop()
+    _check_out(out, os.path.realpath(source), overwrite, shape=shape)
+    keep_out_of_made_data(out, option="OUT")
+    among = find_sources(source)
+    cut = Cut(length=clip_frames, step=clip_step or clip_frames, shortest=nframes)
+    recipe = Recipe(resolution=resolution, stride=stride, max_frames=max_frames, cut=cut, crop=crop, suffix=image)
+    settings = {
+        "version": VERSION,
+        "preset": preset,
+        "resolution": resolution,
+        "nframes": nframes,
+        "stride": stride,
+        "max_frames": max_frames,
+        "clip_frames": clip_frames,
+        "clip_step": cut.step,
+        "crop": crop.describe(),
+        "image": image,
+    }
+    growing = Unfinished(out)
+    with growing.opened(settings, restart=overwrite):
+        records, skipped = _convert(growing, among, recipe, workers=workers, skip_broken=skip_broken)
+        if not any(record["pieces"] for record in records.values()):
+            growing.remove()
+            longest = max((record["frames"] for record in records.values()), default=0)
+            raise UserError(
+                f"'{source}' gives no clips: the longest video has {longest} frames, nframes is {nframes}. "
+                "Use longer videos, or a smaller --nframes or --stride."
+            )
+        manifest = {"format": FRAMES_FORMAT, **settings, **_contents(among, records, skipped, nframes)}
+        manifest["unmatched"] = _unmatched(among, crop)
+        write_json(os.path.join(growing.data, MANIFEST), manifest)
+        entries = {kind: _carried(by_path, among, records) for kind, by_path in among.entries.items()}
+        entries = {kind: listed for kind, listed in entries.items() if listed}
+        if entries:
+            write_json(os.path.join(growing.data, "dataset.json"), entries)
+        ready = growing.data
+        if shape == "zip":
+            ready = pack_zip(growing.data, os.path.join(growing.folder, "packed.zip"))
+        elif shape == "shards":
+            manifest["format"] = SHARDS_FORMAT
+            ready = pack_shards(
+                growing.data, os.path.join(growing.folder, "packed"), manifest=manifest, clips_per_shard=shard_clips
+            )
+        replace_path(ready, out)
+        growing.remove()
+    return manifest
+
+
+def _convert(
+    growing: Unfinished, among: SourceSet, recipe: Recipe, *, workers: int, skip_broken: bool
+) -> tuple[dict[str, dict[str, Any]], list[dict[str, str]]]:
+    """Convert what is not there yet; the records of all videos by name, and those that are broken."""
+    records = growing.records()
+    todo, wanted = [], {source.name: source for source in among.sources}
+    for name, record in list(records.items()):
+        if name not in wanted or record["stamp"] != among.stamp(wanted[name]):
+            growing.forget(records.pop(name))
+    todo = [source for source in among.sources if source.name not in records]
+    skipped, videos = [], len(among.sources)
+    with tqdm(unit=" frames", disable=None, dynamic_ncols=True) as bar:
+        bar.set_description(f"{len(records)} of {videos} videos")
+        for source, record in convert_all(
+            todo, among=among, recipe=recipe, folder=growing.work, workers=workers, on_frames=bar.update
+        ):
+            if isinstance(record, Exception):
+                if not skip_broken:
+                    raise UserError(f"{record} Repair or remove it, or use --skip-broken.") from record
+                skipped.append({"source": printable(source.path), "reason": printable(one_line(record))})
+                continue
+            growing.keep(record)
+            records[source.name] = record
+            bar.set_description(f"{len(records)} of {videos} videos")
+    return records, skipped
+
+
+def _carried(by_path: dict[str, Any], among: SourceSet, records: dict[str, dict[str, Any]]) -> list[list[Any]]:
+    """Entries of the source's videos, for the pieces that became of them."""
+    return [
+        [f"videos/{name}", by_path[listed_path(item.path)]]
+        for item in among.sources
+        if item.name in records and listed_path(item.path) in by_path
+        for name, _ in records[item.name]["pieces"]
+    ]
+
+
+def _unmatched(among: SourceSet, crop: Crop) -> list[str]:
+    """What labels, cameras and boxes are for no video of the source, and which labels and cameras lack; for people."""
+    paths = {listed_path(source.path) for source in among.sources}
+    listed = {kind: by_path for kind, by_path in among.entries.items() if by_path}
+    found = []
+    for kind, by_path in listed.items():
+        missing = sorted(paths - by_path.keys())
+        if missing:
+            found.append(f"{len(missing)} of {len(paths)} videos have no {kind}, e.g. '{missing[0]}'.")
+    if crop.boxes is not None:
+        listed["boxes"] = crop.boxes.by_path
+    strangers = [describe_strangers(by_path, paths, kind) for kind, by_path in listed.items()]
+    return [printable(text) for text in [*found, *strangers] if text is not None]
+
+
+def _contents(
+    among: SourceSet, records: dict[str, dict[str, Any]], skipped: list[dict[str, str]], nframes: int
+) -> dict[str, Any]:
+    """The part of the manifest that lists the videos, in the order of the source."""
+    in_order = [records[source.name] for source in among.sources if source.name in records]
+    short = [
+        {"source": record["source"], "reason": f"{record['frames']} frames, fewer than {nframes}"}
+        for record in in_order
+        if not record["pieces"]
+    ]
+    keys = ("source", "fps", "size", "crop", "frames")
+    return {
+        "sources": [{key: record[key] for key in keys} for record in in_order if record["pieces"]],
+        "videos": [
+            {"path": f"videos/{name}", "source": record["source"], "frames": count}
+            for record in in_order
+            for name, count in record["pieces"]
+        ],
+        "skipped": sorted(skipped + short, key=lambda item: item["source"]),
+        "warnings": [
+            {"source": record["source"], "count": record["warnings"]} for record in in_order if record["warnings"]
+        ],
+        "unsafe_names": 0 if among.store is None else among.store.unsafe,
+    }
+
+
+def _check_out(out: str, source: str, overwrite: bool, *, shape: str) -> None:
+    if shape == "zip":
+        if os.path.isdir(out):
+            raise UserError(f"'{out}' is a folder: give a zip file to write.")
+    elif os.path.lexists(out) and not os.path.isdir(out):
+        raise UserError(f"'{out}' is a file: choose another folder for the frames.")
+    if out == source or (os.path.isdir(source) and os.path.commonpath([out, source]) in (out, source)):
+        raise UserError(f"'{out}' and '{source}' lie one inside the other: choose another folder for the frames.")
+    if os.path.isfile(out) or (os.path.isdir(out) and os.listdir(out)):
+        if not overwrite:
+            there = "there already" if os.path.isfile(out) else "not empty"
+            raise UserError(f"'{out}' is {there}: use --overwrite to replace it, or choose another.")
+        if read_manifest(out) is None:
+            raise UserError(f"'{out}' was not made by this tool, so --overwrite leaves it alone: remove it yourself.")
+
+
+def summary(out: str, manifest: dict[str, Any]) -> str:
+    """One line on what a prepared dataset holds."""
+    videos, n = manifest["videos"], manifest["nframes"]
+    sources = len({video["source"] for video in videos})
+    clips = sum(video["frames"] // n for video in videos)
+    return (
+        f"{out}: {sources} video(s) in {len(videos)} folder(s), {clips} clips of {n} frames, {manifest['resolution']}²"
+    )

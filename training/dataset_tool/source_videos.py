@@ -1,0 +1,132 @@
+"""The videos that the dataset tool is given: files, folders of frames, or a zip of either."""
+
+import dataclasses
+import hashlib
+import itertools
+import json
+import os
+import re
+from typing import Any
+
+from dnnlib import UserError
+from training.data.annotations import KINDS, describe_strangers, list_entries
+from training.data.frame_index import listed_path
+from training.data.frame_store import FrameStore, Video
+
+__all__ = ["Source", "SourceSet", "find_sources", "printable"]
+
+UNSUITABLE = re.compile(r'[\x00-\x1f\x7f\\:*?"<>|]')  # in file names, somewhere
+NAME_BYTES = 180  # file names end at 255 bytes, and a number and a suffix follow
+
+
+def printable(text: str) -> str:
+    """A file name as text that can be written anywhere: bytes that are no UTF-8 become \\xNN."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """One video.
+
+    Attributes:
+        name: What its folders are to be called; unlike all others.
+        path: Where it lies in the whole, with forward slashes.
+        video: Its frames, if it is a folder of frames; else it is an encoded video.
+    """
+
+    name: str
+    path: str
+    video: Video | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceSet:
+    """All videos of one place.
+
+    Attributes:
+        root: The video file itself, or the folder or zip that the paths are relative to.
+        sources: In natural order.
+        entries: What dataset.json says of the videos, if it is there: 'labels' and 'cameras', each by listed_path.
+        store: The frames; None for a single file.
+    """
+
+    root: str
+    sources: list[Source]
+    entries: dict[str, dict[str, Any]]
+    store: FrameStore | None
+
+    def file_of(self, source: Source) -> str:
+        """Path of an encoded video that is a file of its own."""
+        return self.root if self.store is None else os.path.join(self.root, source.path)
+
+    def stamp(self, source: Source) -> str:
+        """A text that changes when the video does: from sizes of its files, and times (also the one nobody can set)."""
+        if self.store is not None and self.store.is_zip:
+            files = [self.root]
+        elif source.video is None:
+            files = [self.file_of(source)]
+        else:
+            folder = os.path.join(self.root, source.video.path)
+            files = [os.path.join(folder, self.store.frame_name(source.video, i)) for i in range(len(source.video))]
+        digest = hashlib.sha256()
+        for file in files:
+            try:
+                status = os.stat(file)
+                times = f"{status.st_mtime_ns}\0{status.st_ctime_ns}"
+                digest.update(f"{printable(file)}\0{status.st_size}\0{times}\0".encode())
+            except OSError:  # reading it will say what is wrong
+                digest.update(b"?")
+        return digest.hexdigest()[:32]
+
+
+def find_sources(path: str) -> SourceSet:
+    """Look what there is.
+
+    Raises:
+        UserError: Nothing, or nothing that could be a video; or a dataset.json that cannot be read, or whose labels or
+            cameras are all for something else.
+    """
+    names: set[str] = set()
+    if os.path.isfile(path) and not path.lower().endswith(".zip"):
+        file = os.path.basename(path)
+        return SourceSet(root=path, sources=[Source(_unique(_stem(file), names), file)], entries={}, store=None)
+    store = FrameStore(path)
+    if not store.movies:
+        store.require_videos()
+    sources = [Source(_unique(_stem(movie), names), movie) for movie in store.movies]
+    sources += [Source(_unique(video.path, names), video.path, video) for video in store.videos]
+    file = f"{path}/dataset.json"
+    try:
+        content = json.loads(store.read_bytes("dataset.json") or b"{}")
+        if content and not any(kind in content for kind in KINDS):
+            raise ValueError("neither labels nor cameras")
+        there = [kind for kind in KINDS if content.get(kind) is not None]
+        entries = {kind: list_entries(content[kind], kind, file=file) for kind in there}
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise UserError(f"Cannot use the labels in '{file}' ({error}): repair or remove it.") from error
+    paths = {listed_path(source.path) for source in sources}
+    for kind, by_path in entries.items():
+        if by_path and paths.isdisjoint(by_path):
+            raise UserError(
+                f"Cannot use the {kind} in '{file}': {describe_strangers(by_path, paths, kind)} The videos are called "
+                f"e.g. '{printable(sources[0].path)}': repair or remove the file."
+            )
+    return SourceSet(root=path, sources=sources, entries=entries, store=store)
+
+
+def _stem(path: str) -> str:
+    return os.path.splitext(path)[0]
+
+
+def _unique(path: str, names: set[str]) -> str:
+    """A name for the folders of a video that no other has and that every file system takes."""
+    name = UNSUITABLE.sub("_", printable(path.replace("/", "-")))
+    name = name.encode()[:NAME_BYTES].decode(errors="ignore")
+    if not name or name.startswith((".", "-")):  # hidden from listings, or like an option
+        name = f"_{name[1:]}"
+    candidate = name
+    for number in itertools.count(2):
+        if candidate not in names:
+            names.add(candidate)
+            return candidate
+        candidate = f"{name}-{number}"

@@ -1,0 +1,272 @@
+"""Looking whether a dataset is sound, by decoding every frame; and showing it in one picture."""
+
+import collections
+import dataclasses
+import multiprocessing
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from dnnlib import UserError, atomic_write
+from dnnlib.processes import begin_worker
+from training.data.annotations import (
+    KINDS,
+    MANIFEST,
+    has_entries,
+    notes_on_strangers,
+    parse_manifest,
+    read_cameras,
+    read_labels,
+)
+from training.data.frame_store import FrameStore, decode_image, fit_square
+from training.data.webdataset_files import is_shards, open_shards, read_samples
+from training.dataset_tool.source_videos import printable
+
+__all__ = ["Report", "check_dataset", "write_preview"]
+
+LISTED = 20  # problems that are spelled out
+SHEET = (8, 8)  # videos and frames of each in a picture
+TILE = 128  # pixels per side of a frame in it, at most
+BATCH = 32  # videos that a worker takes at a time
+
+
+@dataclasses.dataclass
+class Report:
+    """What a look at a dataset gave."""
+
+    path: str
+    nframes: int
+    videos: int = 0
+    frames: int = 0
+    clips: int = 0
+    short: int = 0
+    sizes: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+    problems: list[str] = dataclasses.field(default_factory=list)
+    notes: list[str] = dataclasses.field(default_factory=list)
+
+    def lines(self) -> list[str]:
+        """For people."""
+        sizes = ", ".join(f"{w}×{h} ({count})" for (w, h), count in self.sizes.most_common(5))
+        lines = [
+            f"dataset   {self.path}",
+            f"videos    {self.videos}, of which {self.short} are shorter than a clip",
+            f"frames    {self.frames}",
+            f"clips     {self.clips} of {self.nframes} frames",
+            f"sizes     {sizes}" + (f" and {len(self.sizes) - 5} others" if len(self.sizes) > 5 else ""),
+        ]
+        lines += [f"note      {printable(note)}" for note in self.notes]
+        lines += [f"problem   {printable(problem)}" for problem in self.problems[:LISTED]]
+        if len(self.problems) > LISTED:
+            lines.append(f"problem   … and {len(self.problems) - LISTED} more")
+        return lines if self.problems else [*lines, "sound     no problems"]
+
+
+def check_dataset(path: str, *, nframes: int = 16, workers: int = 1) -> Report:
+    """Decode every frame of a dataset and compare it with its manifest and labels.
+
+    Args:
+        path: A folder or zip of frames, or shards.
+        nframes: Length of a clip; that of the manifest counts if there is one.
+        workers: Processes.
+
+    Raises:
+        UserError: There is no dataset.
+    """
+    if is_shards(path):
+        return _check_shards(path, workers=workers)
+    store = FrameStore(path)
+    store.require_videos()
+    try:
+        manifest = parse_manifest(store.read_bytes(MANIFEST))
+    except OSError:
+        manifest = None
+    report = Report(path=printable(path), nframes=manifest["nframes"] if manifest is not None else nframes)
+    counts = {}
+    numbers = range(len(store.videos))
+    batches = [list(numbers[start : start + BATCH]) for start in range(0, len(numbers), BATCH)]
+    with tqdm(total=len(numbers), desc="checking", unit=" videos", disable=None, dynamic_ncols=True) as bar:
+        for results in _spread(_look_at_videos, batches, store, workers):
+            for number, (sizes, broken) in results:
+                video = store.videos[number]
+                _add(report, video.path, len(video), sizes, broken)
+                counts[video.path] = len(video)
+                bar.update()
+    if store.unsafe:
+        report.notes.append(f"{store.unsafe} entries of the zip are left out: their names lead out of it")
+    if store.loose_frames:
+        report.notes.append(f"{store.loose_frames} images lie outside of any video folder and are left out")
+    if manifest is not None:
+        _compare(report, manifest, counts)
+    try:
+        if has_entries(store, "labels"):
+            c_dim = read_labels(store, store.videos)[1]
+            report.notes.append(f"labels of length {c_dim} for every video")
+        if has_entries(store, "cameras"):
+            read_cameras(store, store.videos)
+            report.notes.append("a camera for every video")
+        report.notes += notes_on_strangers(store, store.videos, [kind for kind in KINDS if has_entries(store, kind)])
+    except (UserError, OSError) as error:
+        report.problems.append(str(error))
+    return report
+
+
+def _add(report: Report, path: str, length: int, sizes: collections.Counter, broken: list[str]) -> None:
+    report.videos += 1
+    report.frames += length
+    report.clips += length // report.nframes
+    report.short += length < report.nframes
+    report.sizes.update(sizes)
+    report.problems += broken
+    if len(sizes) > 1:
+        report.problems.append(f"'{path}' has frames of different sizes: {', '.join(f'{w}×{h}' for w, h in sizes)}")
+
+
+def _compare(report: Report, manifest: dict[str, Any], counts: dict[str, int]) -> None:
+    listed = {entry["path"]: entry["frames"] for entry in manifest.get("videos", [])}
+    for path, frames in listed.items():
+        if counts.get(path) != frames:
+            found = f"{counts[path]} of its frames are" if path in counts else "it is not"
+            report.problems.append(f"'{path}' has {frames} frames in {MANIFEST}, but {found} there")
+    extra = len(counts.keys() - listed.keys())
+    if extra:
+        report.notes.append(f"{extra} videos are not in {MANIFEST}")
+    side = manifest.get("resolution")
+    if any(size != (side, side) for size in report.sizes):
+        report.problems.append(f"{MANIFEST} says {side}×{side} pixels, not all frames have them")
+
+
+def _look_at_videos(store: FrameStore, numbers: list[int]) -> list[tuple[int, tuple[collections.Counter, list[str]]]]:
+    """Sizes of the frames of each video, and what is wrong with those that cannot be read."""
+    results = []
+    for number in numbers:
+        video, sizes, broken = store.videos[number], collections.Counter(), []
+        for index in range(len(video)):
+            try:
+                sizes[store.read_frame(video, index).size] += 1
+            except UserError as error:
+                broken.append(str(error))
+        results.append((number, (sizes, broken)))
+    return results
+
+
+def _check_shards(path: str, *, workers: int) -> Report:
+    shards = open_shards(path)
+    nframes = shards.manifest["nframes"] if shards.manifest is not None else None
+    report = Report(path=printable(path), nframes=nframes or 1)
+    report.problems += [f"the shard '{name}' is in index.json, but it is not there" for name in shards.missing]
+    with tqdm(total=len(shards.urls), desc="checking", unit=" shards", disable=None, dynamic_ncols=True) as bar:
+        for number, results in enumerate(_spread(_look_at_shard, shards.urls, None, workers)):
+            lengths, sizes, broken = results
+            report.videos += len(lengths)
+            report.frames += sum(lengths)
+            report.clips += len(lengths)
+            report.short += sum(length < report.nframes for length in lengths)
+            report.sizes.update(sizes)
+            report.problems += broken
+            if len(lengths) != shards.counts[number]:
+                report.problems.append(
+                    f"'{shards.urls[number]}' has {len(lengths)} clips, {shards.counts[number]} are listed"
+                )
+            bar.update()
+    if nframes is None:
+        report.nframes = report.frames // max(report.clips, 1)
+    return report
+
+
+def _look_at_shard(_: None, url: str) -> tuple[list[int], collections.Counter, list[str]]:
+    lengths, sizes, broken = [], collections.Counter(), []
+    try:
+        for sample in read_samples(url):
+            lengths.append(len(sample.images))
+            for name, data in sample.images:
+                try:
+                    sizes[decode_image(data).size] += 1
+                except Exception as error:  # decoders raise whatever they like at damaged data
+                    broken.append(f"Cannot read the frame '{sample.key}.{name}' in '{url}' ({error})")
+    except UserError as error:
+        broken.append(str(error))
+    return lengths, sizes, broken
+
+
+def _spread(function: Any, tasks: list, shared: Any, workers: int) -> Iterator[Any]:
+    """function(shared, task) for every task, in order."""
+    workers = min(workers, len(tasks))
+    if workers <= 1:
+        yield from (function(shared, task) for task in tasks)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_share, initargs=(shared,)) as executor:
+        try:
+            yield from executor.map(_call, [function] * len(tasks), tasks)
+        except BaseException:
+            executor.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _share(shared: Any) -> None:
+    global _shared
+    _shared = shared
+    begin_worker()
+
+
+def _call(function: Any, task: Any) -> Any:
+    return function(_shared, task)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def write_preview(path: str, file: str) -> None:
+    """A contact sheet: some videos, spread over the dataset, one per row; frames from first to last.
+
+    A frame that cannot be read is red.
+
+    Raises:
+        UserError: There is no dataset, or the file cannot be written.
+    """
+    rows, columns = SHEET
+    tiles = []
+    if is_shards(path):
+        for sample in _first_samples(path, rows):
+            chosen = [sample.images[index][1] for index in _chosen(len(sample.images), columns)]
+            tiles.append([_tile(lambda data=data: decode_image(data)) for data in chosen])
+    else:
+        store = FrameStore(path)
+        store.require_videos()
+        for number in _chosen(len(store.videos), rows):
+            video = store.videos[number]
+            chosen = _chosen(len(video), columns)
+            tiles.append([_tile(lambda v=video, i=index: store.read_frame(v, i)) for index in chosen])
+    side = min(TILE, max(min(tile.size) for row in tiles for tile in row))
+    sheet = Image.new("RGB", (columns * side, len(tiles) * side))
+    for y, row in enumerate(tiles):
+        for x, tile in enumerate(row):
+            pixels = fit_square(tile, side)
+            sheet.paste(Image.fromarray(pixels.transpose(1, 2, 0)), (x * side, y * side))
+    with atomic_write(file) as stream:
+        sheet.save(stream, format="PNG")
+
+
+def _tile(read: Callable[[], Image.Image]) -> Image.Image:
+    try:
+        return read()
+    except Exception:  # decoders raise whatever they like at damaged data
+        return Image.new("RGB", (1, 1), (255, 0, 0))
+
+
+def _first_samples(path: str, count: int) -> Iterator[Any]:
+    for url in open_shards(path).urls:
+        for sample in read_samples(url):
+            if count == 0:
+                return
+            count -= 1
+            yield sample
+
+
+def _chosen(total: int, count: int) -> list[int]:
+    """At most so many numbers below `total`, evenly spread, with the first and the last."""
+    return sorted({round(x) for x in np.linspace(0, total - 1, min(count, total))})

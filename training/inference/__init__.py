@@ -1,0 +1,1 @@
+"""Videos, frames and surfaces from a trained generator."""

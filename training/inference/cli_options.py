@@ -1,0 +1,225 @@
+"""What the render command's options mean, and which exclude one another.
+
+Two ways to say one thing are refused rather than ranked. Needs no PyTorch, so that mistakes are answered at once.
+"""
+
+import dataclasses
+import math
+import os
+import re
+from collections.abc import Collection, Sequence
+
+from dnnlib import UserError, parse_int_list
+
+__all__ = [
+    "CAMERA",
+    "StyleMix",
+    "TIMED",
+    "check_combinations",
+    "check_recorded",
+    "idle_ranges",
+    "join_numbers",
+    "label_of_class",
+    "pair_seeds",
+    "parse_style_mix",
+    "parse_time_range",
+    "path_name",
+    "pick_device",
+    "plain_name",
+]
+
+PARTS = ("foreground", "upsampler")  # the networks whose layers can be named together
+
+CAMERA = ("n_steps", "fov", "relative_range_yaw_scale", "relative_range_pitch_scale")  # options of a program's path
+MAX_TIME = 1000
+TIMED = ("time_steps", "time_range")  # options that say which moments are shown
+
+
+@dataclasses.dataclass(frozen=True)
+class StyleMix:
+    """The content of one seed with the styles of another in some layers: a part's name, or numbers like '0+5-7'."""
+
+    seed: int
+    other: int
+    layers: str
+
+    @property
+    def name(self) -> str:
+        """For file names."""
+        return f"mix{self.seed:04d}-{self.other:04d}-{self.layers}"
+
+    def numbers(self, *, foreground: int, total: int) -> list[int]:
+        """The layers' numbers among the generator's styles: the foreground's come first.
+
+        Args:
+            foreground, total: How many styles the foreground and all of the generator take.
+
+        Raises:
+            UserError: There is no such layer.
+        """
+        if self.layers in PARTS:
+            return list(range(foreground) if self.layers == "foreground" else range(foreground, total))
+        numbers = parse_int_list(self.layers.replace("+", ","), name="--style_mix")
+        if numbers[-1] >= total:
+            raise UserError(
+                f"--style_mix: there is no layer {numbers[-1]}; this generator has 0-{foreground - 1} (foreground) and "
+                f"{foreground}-{total - 1} (upsampler)."
+            )
+        return numbers
+
+
+def join_numbers(numbers: Sequence[int], digits: int = 1) -> str:
+    """Numbers for a file's name: 1, 2, 3, 7 as '1-3+7', with leading zeros to `digits` digits."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return "+".join(f"{r[0]:0{digits}d}" + (f"-{r[-1]:0{digits}d}" if len(r) > 1 else "") for r in runs)
+
+
+def parse_style_mix(text: str) -> StyleMix:
+    """A:B:LAYERS.
+
+    Raises:
+        UserError: It is something else.
+    """
+    match = re.fullmatch(r"\s*([0-9]+)\s*:\s*([0-9]+)\s*:\s*(\S+)\s*", text)
+    if match is None:
+        raise UserError(
+            f"--style_mix: '{text}' is not A:B:LAYERS; write for example 3:5:10-16 or 3:5:upsampler: content 3 with "
+            "the styles of 5 in these layers."
+        )
+    layers = match[3]
+    if layers not in PARTS:
+        if not re.fullmatch(r"[0-9,-]+", layers):
+            raise UserError(f"--style_mix: '{layers}' are no layers; write {', '.join(PARTS)} or numbers like 10-16.")
+        layers = join_numbers(sorted(set(parse_int_list(layers, name="--style_mix"))))
+    return StyleMix(int(match[1]), int(match[2]), layers)
+
+
+def parse_time_range(text: str) -> tuple[float, float]:
+    """START:END, numbers.
+
+    Raises:
+        UserError: It is something else.
+    """
+    try:
+        first, last = (float(part) for part in text.split(":"))
+    except ValueError:
+        first = last = math.nan
+    if not (math.isfinite(first) and math.isfinite(last)):
+        raise UserError(f"--time_range: '{text}' is not START:END, two numbers; write for example 0:2.")
+    if max(abs(first), abs(last)) > MAX_TIME:
+        raise UserError(f"--time_range: '{text}' goes beyond ±{MAX_TIME}; training has shown 0 to 1.")
+    return first, last
+
+
+def check_combinations(given: Collection[str]) -> None:
+    """Refuse options that do not go together.
+
+    Args:
+        given: Names of the options that the command was given.
+
+    Raises:
+        UserError: Two that exclude each other, or one without the option that it needs.
+    """
+    if {"grid", "interpolate"} <= set(given):
+        raise UserError("--grid and --interpolate exclude each other: the cells of a grid keep their codes.")
+    if "camera_path" in given:
+        check_recorded(given, ("render_program", *CAMERA), "--camera_path says where the cameras stand; leave one out")
+    if "eye_distance" in given and "stereo" not in given:
+        raise UserError("--eye_distance belongs to stereo pairs: add --stereo.")
+    if "codes" in given and not {"seeds", "style_mix"} & set(given):
+        for name in ("class_idx", "truncation_psi"):
+            if name in given:
+                raise UserError(f"--{name}: the codes of a file are rendered as they are; leave the option out.")
+
+
+def idle_ranges(given: Collection[str], programs: Sequence[str]) -> list[str]:
+    """What to tell about --relative_range_…_scale that no render program takes: those move the other angle, or none."""
+    return [
+        f"--relative_range_{angle}_scale has no effect: {', '.join(programs)} does not move the camera in {angle}."
+        for angle in ("yaw", "pitch")
+        if f"relative_range_{angle}_scale" in given and not any(angle in name for name in programs)
+    ]
+
+
+def check_recorded(given: Collection[str], options: Sequence[str], reason: str) -> None:
+    """Refuse `options` that say what something recorded says already.
+
+    Raises:
+        UserError: One of them is given.
+    """
+    for name in options:
+        if name in given:
+            raise UserError(f"--{name} has no place here: {reason}.")
+
+
+def path_name(path: str) -> str:
+    """What videos along the camera path of a file are called after: the file's name."""
+    return "path-" + plain_name(path)
+
+
+def plain_name(path: str) -> str:
+    """A file's name without its ending, fit to be a part of another name."""
+    return re.sub(r"[^\w.-]+", "-", os.path.splitext(os.path.basename(path))[0])[:40]
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# What the commands that render a checkpoint ask their users for: seeds, a class, a device.
+#
+# Importing this needs no PyTorch, so that --help and mistakes in the arguments answer at once.
+
+
+def pair_seeds(seeds: list, motion_seeds: list | None) -> list[tuple]:
+    """(content, motion) of every video: of seeds, or of what they stand for.
+
+    Without motion seeds every content seed moves by its own number; a single motion seed serves all; as many as content
+    seeds go one to one; any other number gives all pairs.
+    """
+    if motion_seeds is None:
+        motion_seeds = seeds
+    if len(motion_seeds) == 1:
+        motion_seeds = motion_seeds * len(seeds)
+    if len(motion_seeds) == len(seeds):
+        pairs = list(zip(seeds, motion_seeds))
+    else:
+        pairs = [(seed, motion) for seed in seeds for motion in motion_seeds]
+    return list(dict.fromkeys(pairs))  # a pair that is named twice is one file
+
+
+def label_of_class(generator, class_idx: int | None):
+    """The one-hot label [1, c_dim] of --class_idx, or None for a generator without labels.
+
+    Raises:
+        UserError: The number is missing, too large, or not wanted.
+    """
+    import torch
+
+    if generator.c_dim == 0:
+        if class_idx is not None:
+            raise UserError("--class_idx: this generator was trained without labels; leave the option out.")
+        return None
+    if class_idx is None or class_idx >= generator.c_dim:
+        raise UserError(f"--class_idx: this generator needs the number of a class, 0 to {generator.c_dim - 1}.")
+    return torch.nn.functional.one_hot(torch.tensor([class_idx]), generator.c_dim).float()
+
+
+def pick_device(name: str | None):
+    """The device that --device names, by default a GPU if there is one.
+
+    Raises:
+        UserError: It cannot be used.
+    """
+    import torch
+
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device: '{name}' cannot be used here ({str(error).splitlines()[0]})") from error
+    return device

@@ -1,0 +1,249 @@
+"""What is in the picture: one video, a grid of contents × motions, or a loop through codes.
+
+A layout gives the codes of its rows of videos at every phase (0 ≤ phase < 1) of the video. A row is worked on as one
+batch of videos.
+"""
+
+import collections
+import dataclasses
+import re
+from collections.abc import Callable, Sequence
+
+import torch
+
+from training.inference.cli_options import StyleMix, join_numbers, pair_seeds, plain_name
+from training.inference.interpolation import lerp, loop_position, mix_styles, slerp, through_loop
+from training.inference.latent_files import VideoCodes
+from training.inference.latents import seed_latents
+from training.networks.generator import Generator
+
+__all__ = [
+    "Codes",
+    "Content",
+    "Loop",
+    "Motion",
+    "SeedCodes",
+    "Still",
+    "Styles",
+    "file_content",
+    "join_names",
+    "lay_out",
+]
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# What a video shows: contents (identity and background) and motions, from seeds, from mixed seeds or from files.
+#
+# Styles are computed when they are needed: a content holds its codes, which are small, and `Styles` turns them into w.
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Motion:
+    """A motion code [1, motion_dim] on the CPU, and its name for files."""
+
+    name: str
+    z: torch.Tensor
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Content:
+    """Codes of what is seen, on the CPU.
+
+    Attributes:
+        name: For files.
+        z_bg: Background code [1, background_dim].
+        motion: The motion that goes with it where none is asked for.
+        z: Content code [1, z_dim]; None where the styles are given.
+        mixed: Another content code, and the layers that take its styles.
+        ws: Styles [1, num_ws, w_dim], or None.
+    """
+
+    name: str
+    z_bg: torch.Tensor
+    motion: Motion
+    z: torch.Tensor | None = None
+    mixed: tuple[torch.Tensor, list[int]] | None = None
+    ws: torch.Tensor | None = None
+
+
+class SeedCodes:
+    """Contents and motions of seeds for one generator; the same seed gives the same object.
+
+    Raises (all methods):
+        ValueError: A seed out of range.
+    """
+
+    def __init__(self, generator: Generator):
+        self._sizes = {name: getattr(generator, name) for name in ("z_dim", "motion_dim", "background_dim")}
+        self._contents: dict[int, Content] = {}
+        self._motions: dict[int, Motion] = {}
+
+    def motion(self, seed: int) -> Motion:
+        if seed not in self._motions:
+            self._motions[seed] = Motion(f"motion{seed:04d}", seed_latents(0, seed, **self._sizes).z_motion)
+        return self._motions[seed]
+
+    def content(self, seed: int) -> Content:
+        if seed not in self._contents:
+            codes = seed_latents(seed, 0, **self._sizes)
+            self._contents[seed] = Content(f"seed{seed:04d}", codes.z_bg, self.motion(seed), z=codes.z)
+        return self._contents[seed]
+
+    def mix(self, mix: StyleMix, layers: list[int]) -> Content:
+        """Content, background and motion of the first seed, styles of the second in some layers."""
+        first, second = self.content(mix.seed), self.content(mix.other)
+        return dataclasses.replace(first, name=mix.name, mixed=(second.z, layers))
+
+
+def file_content(path: str, codes: VideoCodes) -> Content:
+    """The content of a file of codes, with its motion."""
+    stem = plain_name(path)
+    motion = Motion(f"motion-{stem}", codes.z_motion[None])
+    return Content(f"codes-{stem}", codes.z_bg[None], motion, ws=codes.ws[None])
+
+
+class Styles:
+    """Contents to styles [1, num_ws, w_dim] on a device.
+
+    Args:
+        mapping: `Generator.mapping`.
+        label: [1, c_dim], or None.
+        truncation_psi: Of styles that come from seeds; those of files are as they are.
+    """
+
+    def __init__(
+        self, mapping: Callable, *, label: torch.Tensor | None, truncation_psi: float, device: torch.device | str
+    ):
+        self._mapping, self._psi, self._device = mapping, truncation_psi, device
+        self._label = None if label is None else label.to(device)
+
+    def __call__(self, content: Content) -> torch.Tensor:
+        if content.ws is not None:
+            return content.ws.to(self._device)
+        ws = self.of(content.z)
+        if content.mixed is not None:
+            other, layers = content.mixed
+            ws = mix_styles(ws, self.of(other), layers)
+        return ws
+
+    def of(self, z: torch.Tensor) -> torch.Tensor:
+        return self._mapping(z.to(self._device), self._label, truncation_psi=self._psi)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Codes:
+    """Of a row of videos: ws [B, num_ws, w_dim], z_motion [B, motion_dim], z_bg [B, background_dim]."""
+
+    ws: torch.Tensor
+    z_motion: torch.Tensor
+    z_bg: torch.Tensor
+
+
+class Still:
+    """Rows of videos whose codes stay: every cell is a (content, motion)."""
+
+    moving = False
+
+    def __init__(self, name: str, cells: Sequence[Sequence[tuple[Content, Motion]]]):
+        self.name, self.cells = name, cells
+        self.rows, self.columns = len(cells), len(cells[0])
+
+    def codes(self, phase: float, styles: Styles) -> list[Codes]:
+        ws = {content: styles(content) for row in self.cells for content in dict.fromkeys(c for c, _ in row)}
+        return [
+            Codes(
+                _cat([ws[content] for content, _ in row]),
+                _cat([motion.z for _, motion in row]),
+                _cat([content.z_bg for content, _ in row]),
+            )
+            for row in self.cells
+        ]
+
+
+def _cat(parts: list[torch.Tensor]) -> torch.Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _grid(contents: Sequence[Content], motions: Sequence[Motion] | None) -> Still:
+    """One row a content, one column a motion; without motions those of the contents."""
+    contents = list(dict.fromkeys(contents))
+    motions = list(dict.fromkeys(content.motion for content in contents) if motions is None else dict.fromkeys(motions))
+    name = f"grid_{join_names([c.name for c in contents])}_{join_names([m.name for m in motions])}"
+    return Still(name, [[(content, motion) for motion in motions] for content in contents])
+
+
+class Loop:
+    """One video whose codes pass through those of several contents and motions and come back to the first.
+
+    Args:
+        space: Where content codes are interpolated: 'z' (spherically) or 'w' (linearly). Motion and background codes
+            are interpolated spherically in either case.
+
+    Raises:
+        ValueError: There is nothing to interpolate between, or a content has no z.
+    """
+
+    moving = True
+    rows = columns = 1
+
+    def __init__(self, contents: Sequence[Content], motions: Sequence[Motion] | None, *, space: str):
+        self.contents = list(contents)
+        self.motions = [content.motion for content in contents] if motions is None else list(motions)
+        if len(set(self.contents)) == len(set(self.motions)) == 1:
+            raise ValueError("an interpolation needs two or more contents or motions; give more seeds")
+        fitted = any(content.z is None or content.mixed is not None for content in contents)
+        if space == "z" and fitted and len(set(self.contents)) > 1:
+            raise ValueError("mixed and fitted styles have no z to interpolate; use w")
+        self.space = space
+        names = [join_names([item.name for item in items]) for items in (self.contents, self.motions)]
+        self.name = f"interpolate-{space}_{names[0]}_{names[1]}"
+
+    def codes(self, phase: float, styles: Styles) -> list[Codes]:
+        first, second, fraction = loop_position(len(self.contents), phase)
+        here, there = self.contents[first], self.contents[second]
+        if here is there:
+            ws = styles(here)
+        elif self.space == "z":
+            ws = styles.of(slerp(here.z, there.z, fraction))
+        else:
+            ws = lerp(styles(here), styles(there), fraction)
+        z_motion = through_loop([motion.z for motion in self.motions], phase, slerp)
+        return [Codes(ws, z_motion, through_loop([content.z_bg for content in self.contents], phase, slerp))]
+
+
+def lay_out(
+    contents: Sequence[Content], motions: Sequence[Motion] | None, *, grid: bool, interpolate: str | None
+) -> list[Still | Loop]:
+    """A grid or a loop of everything, or a picture for every pair (see `pair_seeds`).
+
+    Args:
+        motions: None: those that go with the contents.
+        interpolate: See `Loop`, also for errors; None for still codes.
+
+    Raises:
+        ValueError: Two videos would have one name.
+    """
+    if interpolate is not None:
+        return [Loop(contents, motions, space=interpolate)]
+    if grid:
+        return [_grid(contents, motions)]
+    pairs = pair_seeds(list(contents), [content.motion for content in contents] if motions is None else list(motions))
+    layouts = [Still(f"{content.name}_{motion.name}", [[(content, motion)]]) for content, motion in pairs]
+    for name, count in collections.Counter(layout.name for layout in layouts).items():
+        if count > 1:
+            raise ValueError(f"{count} videos would be called {name}: name the files of codes differently, each once.")
+    return layouts
+
+
+def join_names(names: Sequence[str]) -> str:
+    """One name for several: numbers after a common word as ranges (seed0000-0003+0007), the others joined by '+'."""
+    names = list(dict.fromkeys(names))
+    matches = [re.fullmatch(r"([a-z]+)(\d{4,})", name) for name in names]
+    if all(matches) and len({match[1] for match in matches}) == 1:
+        joined = matches[0][1] + join_numbers([int(match[2]) for match in matches], digits=4)
+    else:
+        joined = "+".join(names)
+    return joined if len(joined) <= 80 or len(names) == 1 else f"{names[0]}-to-{names[-1]}-x{len(names)}"

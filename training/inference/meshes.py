@@ -1,0 +1,178 @@
+"""Surfaces of a generator's videos as meshes: which density is the surface, how well it agrees with what is rendered.
+
+What the geometry command wires to options and files.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch.nn.functional import interpolate
+
+from dnnlib import UserError
+from renderer.mesh.extraction import (
+    Grid,
+    Mesh,
+    colour_vertices,
+    density_of_opacity,
+    extract_surface,
+    remove_small_pieces,
+    sample,
+)
+from renderer.mesh.rasteriser import overlap, rasterise
+from renderer.mesh.silhouettes import matching_level, peak_densities
+from renderer.mesh.trained_volume import TrainedVolume
+from renderer.video import image_grid, to_uint8
+from training.inference.cli_options import label_of_class
+from training.inference.latents import seed_latents
+from training.inference.point_query import PointField
+from training.networks.generator import Generator
+
+__all__ = ["GeneratedMeshes"]
+
+VIEWS = (0.0, 0.5, 1.0)  # fractions of the range of yaw: where the level is matched, and of previews
+MATCHED_MOMENTS = 8  # of a video, at most
+CHECKED_VIEWS = (0.0, 0.25, 0.5, 0.75, 1.0)
+CHECKED_SIZE = 64  # pixels along a side, more than the level was matched with
+PREVIEW_SIZE = 192  # pixels of a view
+
+
+class GeneratedMeshes:
+    """Meshes of a generator's videos.
+
+    Args:
+        generator: In evaluation mode.
+        resolution: Cells of the grid along the longest side of the trained volume.
+        level: Density at the surface; None: see `level`.
+        min_piece: See `remove_small_pieces`.
+        truncation_psi, class_idx: Of the styles.
+        chunk: Points evaluated at a time.
+        check: Whether the figures of a mesh have its agreement with the rendered opacity.
+
+    Raises:
+        UserError: The class is missing, too large, or not wanted.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        *,
+        device: torch.device,
+        resolution: int,
+        level: float | None,
+        min_piece: float,
+        truncation_psi: float,
+        class_idx: int | None,
+        chunk: int,
+        check: bool,
+    ):
+        self.generator, self.device, self.chunk, self.check = generator, device, chunk, check
+        self.min_piece, self.truncation_psi, self._level = min_piece, truncation_psi, level
+        self.label = label_of_class(generator, class_idx)
+        settings = generator.settings
+        volume = TrainedVolume(generator.camera_prior, near=settings.near, far=settings.far)
+        self.box = [volume.low.tolist(), volume.high.tolist()]
+        self.grid = Grid.around(*self.box, resolution=resolution)
+        self.inside = sample(volume.signed_distance, self.grid, chunk=chunk)
+
+    def about(self) -> dict[str, Any]:
+        """What all meshes have in common."""
+        return {"volume": self.box, "cell": self.grid.cell, "views": list(CHECKED_VIEWS) if self.check else []}
+
+    def video(self, seed: int, motion_seed: int) -> dict[str, Any]:
+        """Styles and codes of a video."""
+        generator = self.generator
+        sizes = {name: getattr(generator, name) for name in ("z_dim", "motion_dim", "background_dim")}
+        try:
+            codes = seed_latents(seed, motion_seed, **sizes)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        label = None if self.label is None else self.label.to(self.device)
+        with torch.no_grad():
+            ws = generator.mapping(codes.z.to(self.device), label, truncation_psi=self.truncation_psi)
+        return {"ws": ws, "z_motion": codes.z_motion.to(self.device), "z_bg": codes.z_bg.to(self.device)}
+
+    def level(self, video: dict[str, Any], moments: list[float], *, name: str) -> float:
+        """The density at the surface, the same for all moments of a video.
+
+        The one that was given, or the one that agrees best with the rendered opacity at some of the moments, seen from
+        three cameras, see `renderer.mesh.silhouettes`. Of those that agree equally well it is the one nearest to the
+        density at which a step of the training's length is half opaque.
+
+        Raises:
+            UserError: Nothing is opaque; `name` says what.
+        """
+        if self._level is not None:
+            return self._level
+        settings = self.generator.settings
+        cameras = self.generator.camera_prior.at(yaw=list(VIEWS)).to(self.device)
+        size, near, far = settings.resolution, settings.near, settings.far
+        fields = [self._field(video, time) for time in moments[:: math.ceil(len(moments) / MATCHED_MOMENTS)]]
+        peaks = [peak_densities(field.density, cameras, size, near=near, far=far) for field in fields]
+        opacities = [field.opacity(cameras[i], size)[None] for field in fields for i in range(len(cameras))]
+        step = (far - near) / (settings.num_samples - 1)
+        level = matching_level(peaks, opacities, sharp=density_of_opacity(0.5, step))
+        if level is None:
+            raise UserError(
+                f"No ray of {name} is half opaque in the foreground: there is no surface to show. A --level below "
+                f"{max(float(peak.max()) for peak in peaks):.3g}, its highest density, would make one."
+            )
+        return level
+
+    def mesh(self, video: dict[str, Any], time: float, level: float) -> tuple[Mesh, dict[str, Any]]:
+        """The coloured mesh of a moment, and figures about it.
+
+        Raises:
+            UserError: Nothing is denser than the level.
+        """
+        field = self._field(video, time)
+        # Beyond the volume's end one cell more is needed, for the surface to be placed in between.
+        where = self.inside > -2 * self.grid.cell
+        density = sample(field.density, self.grid, where=where, chunk=self.chunk, device=self.device)
+        mesh = extract_surface(density, self.grid, level=level, inside=self.inside)
+        if mesh is None:
+            raise UserError(
+                f"There is no surface at time {time:g}: the density is nowhere above {density.max():.4g}, and --level "
+                f"is {level:.4g}."
+            )
+        mesh, removed = remove_small_pieces(mesh, self.min_piece)
+        mesh = colour_vertices(mesh, field.colour, chunk=self.chunk, device=self.device)
+        row = {
+            "vertices": len(mesh.vertices),
+            "faces": len(mesh.faces),
+            "removed_pieces": removed,
+            "low": mesh.vertices.min(axis=0).tolist(),
+            "high": mesh.vertices.max(axis=0).tolist(),
+            "area": float(mesh.areas().sum()),
+            "enclosed_volume": mesh.volume(),
+        }
+        if self.check:
+            row["overlap"] = self._overlaps(mesh, field)
+        return mesh, row
+
+    def preview(self, mesh: Mesh, video: dict[str, Any], time: float) -> torch.Tensor:
+        """Picture [3, H, W]: rendered views, the mesh's colours, its shape; a column per camera."""
+        rows = ([], [], [])
+        scene = self.generator.scene(**video)
+        for fraction in VIEWS:
+            camera = self.generator.camera_prior.at(yaw=fraction)
+            image = interpolate(scene.render(time, camera), [PREVIEW_SIZE, PREVIEW_SIZE], mode="bilinear")
+            raster = rasterise(mesh, camera, PREVIEW_SIZE, near=0.0, far=math.inf)
+            drawn = [raster.colours(mesh), raster.shaded(mesh, camera)]
+            pictures = [to_uint8(image[0]).cpu(), *(torch.from_numpy(picture).permute(2, 0, 1) for picture in drawn)]
+            for row, picture in zip(rows, pictures):
+                row.append(picture)
+        return image_grid(torch.stack([picture for row in rows for picture in row]), len(VIEWS))
+
+    def _overlaps(self, mesh: Mesh, field: PointField) -> list[float]:
+        """Intersection over union of the mesh's outline and the opaque pixels, per view."""
+        settings, found = self.generator.settings, []
+        for fraction in CHECKED_VIEWS:
+            camera = self.generator.camera_prior.at(yaw=fraction)
+            opaque = (field.opacity(camera.to(self.device), CHECKED_SIZE) > 0.5).cpu().numpy()
+            raster = rasterise(mesh, camera, CHECKED_SIZE, near=settings.near, far=settings.far)
+            found.append(overlap(raster.covered, opaque))
+        return found
+
+    def _field(self, video: dict[str, Any], time: float) -> PointField:
+        return PointField(self.generator, **video, time=time)

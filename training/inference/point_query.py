@@ -1,0 +1,90 @@
+"""The foreground of one video at one moment as plain functions of points in space."""
+
+import torch
+
+from renderer.cameras import Cameras, camera_rays, pixel_centers
+from renderer.volume_rendering import composite, march_foreground, ray_weights
+from training.networks.generator import Generator
+
+__all__ = ["PointField"]
+
+RAYS = 4096  # at a time
+COLOURED = 4096  # points at a time
+SAMPLES = 16  # below a point
+
+
+class PointField:
+    """Density and colour at points [N, 3] in scene units.
+
+    Colours depend on where one looks from. All points are looked at from one camera, by default the frontal one:
+    that is a direction that the field was trained with everywhere, which the surface's normals are not.
+
+    Args:
+        generator: In evaluation mode.
+        ws, z_motion, z_bg: Styles and codes of one video, see `Generator.synthesize`.
+        time: Of the moment.
+        camera: Where colours are seen from; None: the middle of the prior.
+    """
+
+    @torch.no_grad()
+    def __init__(
+        self,
+        generator: Generator,
+        ws: torch.Tensor,
+        *,
+        z_motion: torch.Tensor,
+        z_bg: torch.Tensor,
+        time: float,
+        camera: Cameras | None = None,
+    ):
+        camera = generator.camera_prior.at() if camera is None else camera
+        matrix = camera.cam2world[0].to(ws)
+        self._position, self._ahead = matrix[:3, 3], -matrix[:3, 2]
+        times = ws.new_full([1, 1], time)
+        self._generator = generator
+        motion = generator.motion_vectors(ws, z_motion, times)
+        folded = generator.fold(ws)
+        self._upsampler = folded.upsampler
+        self._field = generator.fields(folded.foreground[0], times, motion, z_bg).foreground
+
+    @torch.no_grad()
+    def density(self, points: torch.Tensor) -> torch.Tensor:
+        """[N], as the renderer uses it: never negative."""
+        raw, _ = self._field(points[None, None, None], self._ahead[None, None])  # as samples of a single ray
+        return torch.relu(raw[0, 0, 0])
+
+    @torch.no_grad()
+    def colour(self, points: torch.Tensor) -> torch.Tensor:
+        """What the camera sees at points of a surface [N, 3], nominally in [-1, 1].
+
+        The light of a field comes from a layer below any surface. From each point on, the ray of the camera is followed
+        through half the depth of the trained volume; its samples go through the upsampler's pointwise layers, which
+        give colours like the image's, and are composited with weights that add up to one (the NeRF path of StyleNeRF,
+        section 3.2).
+        """
+        return torch.cat([self._composite(some) for some in points.split(COLOURED)])
+
+    def _composite(self, points: torch.Tensor) -> torch.Tensor:
+        generator = self._generator
+        length = (generator.settings.far - generator.settings.near) / 2
+        steps = torch.linspace(0, length, SAMPLES, device=points.device)
+        view = torch.nn.functional.normalize(points - self._position, dim=-1)
+        raw, features = self._field((points[:, None] + steps[:, None] * view[:, None])[None, None], view[None])
+        weights, _ = ray_weights(torch.relu(raw[0, 0]), steps, last_opaque=False)
+        weights = weights + 1e-6  # where there is nothing, all samples count alike
+        rows = self._field.project(features).flatten(1, -2)
+        colours = generator.upsampler.pointwise([rows[..., 3:]], [rows[..., :3]], self._upsampler)[0][0]
+        return composite(weights / weights.sum(dim=-1, keepdim=True), colours.unflatten(0, (-1, SAMPLES)))
+
+    @torch.no_grad()
+    def opacity(self, camera: Cameras, size: int) -> torch.Tensor:
+        """What the rays through size × size pixels of one camera lose in the foreground [size, size], 0 to 1."""
+        generator = self._generator
+        origins, directions = camera_rays(camera, pixel_centers(size, self._position.device))
+        transmittances = [
+            march_foreground(
+                self._field, origins, some, generator.settings, num_frames=1, last_opaque=generator.background is None
+            ).transmittance
+            for some in directions.split(RAYS, dim=1)
+        ]
+        return 1 - torch.cat(transmittances, dim=-1).reshape(size, size)

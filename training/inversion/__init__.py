@@ -1,0 +1,1 @@
+"""Inversion of a clip into latent codes: `python -m training.inversion`."""

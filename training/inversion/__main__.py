@@ -1,0 +1,140 @@
+"""Inversion of a clip: the codes and cameras that make a generator render it.
+
+    python -m training.inversion --network_pkl PKL --clip clip.mp4 --outdir OUT
+    python generate.py --network_pkl PKL --codes OUT/codes.npz --outdir OUT/views
+
+OUT holds codes.npz (training.inference.latent_files), inversion.mp4 (left the clip, beside it what was made of it),
+inversion.json (how close they are, the cameras), and with --finetune finetuned-network.pkl and finetuned-codes.npz.
+docs/inversion.md says how it works and what it reaches.
+"""
+
+import json
+import os
+
+import click
+from click.core import ParameterSource
+
+from dnnlib import UserError, run_cli
+from dnnlib.command_line import FRAME_RATE, Command
+from training.data.crops import Crop, parse_rectangle
+from training.data.dataset_folders import keep_apart, trained_on
+from training.inference.cli_options import pick_device
+
+# PyTorch and the networks are imported where they are used: --help and mistakes in the arguments answer at once.
+
+COUNT = click.IntRange(min=1)
+
+
+def parse_times(text: str) -> tuple[float, float]:
+    """'START:END', two finite numbers.
+
+    Raises:
+        UserError: The text is not that.
+    """
+    try:
+        start, end = (float(part) for part in text.split(":"))
+    except ValueError:
+        start = end = float("nan")
+    if not abs(start) < 1e3 or not abs(end) < 1e3:
+        raise UserError(f"--times {text}: write START:END, e.g. 0:1 for the times of a training clip.")
+    return start, end
+
+
+def idle_notes(generator, *, frames: int) -> list[str]:
+    """What to tell about options that were given and have no effect with this generator, or on so few frames."""
+    because = {}
+    if generator.motion is None:
+        because["motions"] = "this generator has no motion"
+    if frames == 1:
+        because["motions"] = "a single frame shows no motion"
+    context = click.get_current_context()
+    given = {name for name in because if context.get_parameter_source(name) is not ParameterSource.DEFAULT}
+    return [f"--{name} has no effect: {because[name]}." for name in sorted(given)]
+
+
+option = click.option
+
+
+@click.command(cls=Command, context_settings={"max_content_width": 120, "show_default": True})
+@option("--network_pkl", required=True, type=click.Path(exists=True), help="A checkpoint, or a run folder.")
+@option("--clip", "clip_path", required=True, help="A video file, or a folder or zip of frames.")
+@option("--outdir", required=True, type=click.Path(file_okay=False), help="Folder for the results.")
+@option("--frames", type=click.IntRange(1, 1024), help="Frames to take.  [default: all, up to 1024]")
+@option("--stride", default=1, type=COUNT, help="Take every so-many-th frame.")
+@option(
+    "--crop", default="centre", metavar="centre|L,T,W,H", help="The square, or a rectangle whose centre square is kept."
+)
+@option("--times", default="0:1", metavar="START:END", help="Of the first and the last frame; training clips: 0:1.")
+@option("--steps", default=600, type=COUNT, help="Steps of gradient descent, all stages together.")
+@option("--batch", default=4, type=COUNT, help="Frames that a step looks at.")
+@option("--samples", default=256, type=COUNT, help="Random videos that the first frame is compared with.")
+@option("--motions", default=32, type=COUNT, help="Random motions that the clip is compared with.")
+@option("--fit_fov", is_flag=True, help="Fit the field of view too, one for all frames.")
+@option("--fit_radius", is_flag=True, help="Fit the camera's distance too, one for all frames.")
+@option("--finetune", default=0, type=click.IntRange(min=0), help="Then fine-tune the generator for so many steps.")
+@option("--lpips", type=click.Path(exists=True, dir_okay=False), help="TorchScript file of LPIPS. It is run: trust it.")
+@option("--seed", default=0, type=click.IntRange(0, 2**31 - 1), help="Of all random draws.")
+@option("--fps", default=8.0, type=FRAME_RATE, help="Of the video that is written.")
+@option("--device", help="cpu, cuda, cuda:1, …  [default: cuda if there is one]")
+def main(
+    network_pkl: str,
+    clip_path: str,
+    outdir: str,
+    frames: int | None,
+    stride: int,
+    crop: str,
+    times: str,
+    steps: int,
+    batch: int,
+    samples: int,
+    motions: int,
+    fit_fov: bool,
+    fit_radius: bool,
+    finetune: int,
+    lpips: str | None,
+    seed: int,
+    fps: float,
+    device: str | None,
+) -> None:
+    """Find the codes and cameras with which a generator renders a clip."""
+    square = Crop() if crop in ("centre", "center") else Crop(rectangle=parse_rectangle(crop))
+    span = parse_times(times)
+    keep_apart(outdir, option="--outdir", data=[clip_path, trained_on(network_pkl)])
+
+    from torch_utils.memory import explain_out_of_memory, keep_freed_memory
+    from torch_utils.torchscript import load_torchscript
+    from training.checkpoints.snapshot import load_generator
+    from training.inversion.optimize import FitSettings
+    from training.inversion.projector import Inversion
+    from training.inversion.target_clip import read_clip
+
+    device = pick_device(device)
+    if device.type == "cpu":
+        keep_freed_memory()
+    generator = load_generator(network_pkl, device=device)
+    pixels = read_clip(clip_path, generator.resolution, frames=frames, stride=stride, crop=square)
+    perceptual = None if lpips is None else load_torchscript(lpips, device)
+    settings = FitSettings(
+        samples=samples, motions=motions, steps=steps, batch=batch, fit_fov=fit_fov, fit_radius=fit_radius
+    )
+    for note in idle_notes(generator, frames=len(pixels)):
+        click.echo(note, err=True)
+    with explain_out_of_memory("Lower --batch, or take fewer or smaller frames."):
+        inversion = Inversion(generator, pixels, times=span, settings=settings, seed=seed, perceptual=perceptual)
+        try:
+            os.makedirs(outdir, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"--outdir: cannot make the folder {outdir}: {error.strerror}.") from error
+        inversion.fit()
+        inversion.save_codes(os.path.join(outdir, "codes.npz"))
+        if finetune:
+            inversion.tune(finetune)
+            inversion.save_tuned(outdir, network=network_pkl)
+        inversion.write_video(os.path.join(outdir, "inversion.mp4"), fps=fps)
+    report = {"clip": clip_path, "network": network_pkl, **inversion.report()}
+    inversion.write_report(os.path.join(outdir, "inversion.json"), report)
+    click.echo(json.dumps({key: report[key] for key in ("frames", "psnr", "psnr_finetuned", "seconds")}))
+
+
+if __name__ == "__main__":
+    run_cli(lambda: main(standalone_mode=False))

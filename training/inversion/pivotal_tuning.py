@@ -1,0 +1,61 @@
+"""Fine-tuning of a generator to one clip, its codes and cameras held fixed (Roich et al., Pivotal Tuning, 2021).
+
+The mapping network stays, so that random codes still have their meaning. There is no term that holds other videos in
+place: the more steps, the further away the generator goes from the one that was trained.
+"""
+
+import copy
+import os
+from collections.abc import Callable
+
+import torch
+
+from torch_utils.rng import RandomStream
+from training.checkpoints.snapshot import load_snapshot, save_archive
+from training.inversion.candidates import CandidateVideos
+from training.inversion.loss import ClipLoss, psnr
+from training.networks.generator import Generator
+
+__all__ = ["save_tuned", "tune_generator"]
+
+RATE = 5e-4  # of Adam, on weights of unit variance (equalised learning rates)
+BETAS = (0.9, 0.99)
+
+
+def tune_generator(
+    video: CandidateVideos,
+    loss: ClipLoss,
+    *,
+    steps: int,
+    batch: int,
+    stream: RandomStream,
+    on_step: Callable[[int, float], None] = lambda images, quality: None,
+) -> Generator:
+    """A copy of the video's generator that renders it more like the clip, in evaluation mode.
+
+    Args:
+        on_step: Called after a step with the number of images and the PSNR of the frames that were looked at.
+    """
+    generator: Generator = copy.deepcopy(video.generator).requires_grad_(True)
+    generator.mapping.requires_grad_(False)
+    fixed = video.select([0], generator=generator).requires_grad_(False)
+    optimizer = torch.optim.Adam([p for p in generator.parameters() if p.requires_grad], lr=RATE, betas=BETAS)
+    for _ in range(steps):
+        chosen = stream.uniform("inversion/frames", [len(video.times)]).argsort()[:batch].sort().values
+        losses, squares = loss(fixed.render(chosen)[0], chosen)
+        optimizer.zero_grad(set_to_none=True)
+        losses.mean().backward()
+        optimizer.step()
+        on_step(len(chosen), psnr(squares.mean()))
+    return generator.requires_grad_(False)
+
+
+def save_tuned(path: str | os.PathLike, generator: Generator, *, network: str | os.PathLike) -> None:
+    """Write a snapshot: that of `network` with this generator in the place of its own.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
+    content = load_snapshot(network)
+    state = generator.state_dict()
+    save_archive(path, {**content, "generator": {**content["generator"], "state": state, "ema": state}})

@@ -1,0 +1,161 @@
+"""One inversion from a clip's pixels to its files: fit, fine-tuning, progress, codes, video, report."""
+
+import json
+import os
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from dnnlib import atomic_write
+from renderer.cameras import Cameras
+from renderer.video import VideoWriter, to_uint8
+from torch_utils.rng import RandomStream
+from training.inference.latent_files import VideoCodes, generator_digest, save_codes
+from training.inversion.loss import ClipLoss, psnr
+from training.inversion.optimize import FitSettings, fit_clip, fit_images
+from training.inversion.pivotal_tuning import save_tuned, tune_generator
+from training.networks.generator import Generator
+
+__all__ = ["Inversion", "render_codes"]
+
+
+@torch.no_grad()
+def render_codes(generator: Generator, codes: VideoCodes) -> torch.Tensor:
+    """The T frames of fitted codes from their own cameras, uint8 [T, 3, H, H] on the CPU."""
+    device = next(generator.parameters()).device
+    scene = generator.scene(
+        codes.ws[None].to(device), z_motion=codes.z_motion[None].to(device), z_bg=codes.z_bg[None].to(device)
+    )
+    cameras: Cameras = codes.cameras()
+    return torch.cat([to_uint8(scene.render(t, cameras[i])).cpu() for i, t in enumerate(codes.times.tolist())])
+
+
+class Inversion:
+    """See the module's docstring.
+
+    Args:
+        generator: In evaluation mode, with parameters that require no gradients.
+        pixels: The clip, uint8 [T, 3, H, H] at the generator's resolution.
+        times: Of the first and the last frame; those between are evenly spread.
+        perceptual: See `ClipLoss`.
+
+    Raises:
+        UserError: The perceptual network cannot be used.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        pixels: np.ndarray,
+        *,
+        times: tuple[float, float],
+        settings: FitSettings,
+        seed: int,
+        perceptual=None,
+    ):
+        self._generator, self._settings, self._seed = generator, settings, seed
+        device = next(generator.parameters()).device
+        self._pixels = torch.from_numpy(pixels)
+        self._loss = ClipLoss(self._pixels.to(device).float() / 127.5 - 1, perceptual=perceptual)
+        self._times = torch.linspace(*times, len(pixels), device=device)
+        self._stream = RandomStream(seed, device)
+        self._seconds = 0.0
+        self._fitted = self._codes = self._frames = None
+        self._tuned = self._tuned_frames = None
+
+    def fit(self) -> None:
+        """Find codes and cameras, with a progress bar."""
+        start, total = time.perf_counter(), fit_images(self._settings, len(self._pixels))
+        with tqdm(total=total, unit="image", disable=None, dynamic_ncols=True) as bar:
+
+            def progress(images: int, stage: str, quality: float | None) -> None:
+                bar.set_description(stage, refresh=False)
+                if quality is not None:
+                    bar.set_postfix_str(f"{quality:.1f} dB", refresh=False)
+                bar.update(images)
+
+            self._fitted = fit_clip(
+                self._generator,
+                self._loss,
+                times=self._times,
+                settings=self._settings,
+                stream=self._stream,
+                on_progress=progress,
+            )
+        self._seconds += time.perf_counter() - start
+        cameras = {name: value[0].detach().cpu().double() for name, value in self._fitted.camera_values().items()}
+        self._codes = VideoCodes(
+            ws=self._fitted.ws()[0].detach().cpu(),
+            z_motion=self._fitted.z_motion[0].detach().cpu(),
+            z_bg=self._fitted.z_bg[0].detach().cpu(),
+            times=self._times.cpu().double(),
+            network=generator_digest(self._generator),
+            **cameras,
+        )
+        self._frames = render_codes(self._generator, self._codes)
+
+    def tune(self, steps: int) -> None:
+        """Fine-tune a copy of the generator to what was fitted, with a progress bar."""
+        start = time.perf_counter()
+        with tqdm(total=steps, unit="step", desc="fine-tuning", disable=None, dynamic_ncols=True) as bar:
+
+            def progress(images: int, quality: float) -> None:
+                bar.set_postfix_str(f"{quality:.1f} dB", refresh=False)
+                bar.update()
+
+            self._tuned = tune_generator(
+                self._fitted,
+                self._loss,
+                steps=steps,
+                batch=self._settings.batch,
+                stream=self._stream,
+                on_step=progress,
+            )
+        self._seconds += time.perf_counter() - start
+        self._tuned_frames = render_codes(self._tuned, self._codes)
+
+    def save_codes(self, path: str | os.PathLike) -> None:
+        save_codes(path, self._codes)
+
+    def save_tuned(self, folder: str | os.PathLike, *, network: str | os.PathLike) -> None:
+        """Write finetuned-network.pkl and finetuned-codes.npz, which belong together, into a folder."""
+        save_tuned(os.path.join(folder, "finetuned-network.pkl"), self._tuned, network=network)
+        codes = VideoCodes(**{**vars(self._codes), "network": generator_digest(self._tuned)})
+        save_codes(os.path.join(folder, "finetuned-codes.npz"), codes)
+
+    def write_video(self, path: str | os.PathLike, *, fps: float) -> None:
+        """The clip, what was made of it, and with fine-tuning what was made of it then, side by side."""
+        shown = [self._pixels, self._frames] + ([] if self._tuned is None else [self._tuned_frames])
+        with VideoWriter(path, fps) as video:
+            for row in zip(*shown, strict=True):
+                video.add(torch.cat(row, dim=2))
+
+    def report(self) -> dict[str, Any]:
+        """How close the 8-bit frames are to the clip's (PSNR in dB), the cameras, and how it was made."""
+        codes = self._codes
+        settings = {name: value for name, value in vars(self._settings).items() if name != "weights"}
+        return {
+            "frames": len(self._pixels),
+            "resolution": self._pixels.shape[-1],
+            "psnr": self._quality(self._frames),
+            "psnr_frames": [self._quality(self._frames, i) for i in range(len(self._pixels))],
+            "psnr_finetuned": None if self._tuned is None else self._quality(self._tuned_frames),
+            "seconds": round(self._seconds, 1),
+            "seed": self._seed,
+            "settings": {**settings, "weights": vars(self._settings.weights)},
+            "cameras": {name: getattr(codes, name).tolist() for name in ("yaw", "pitch", "radius", "fov")},
+            "times": codes.times.tolist(),
+        }
+
+    def _quality(self, frames: torch.Tensor, index: int | None = None) -> float:
+        which = slice(None) if index is None else slice(index, index + 1)
+        difference = (frames[which].double() - self._pixels[which].double()) / 127.5
+        return round(psnr(difference.square().mean()), 2)
+
+    @staticmethod
+    def write_report(path: str | os.PathLike, report: dict[str, Any]) -> None:
+        with atomic_write(path, "w") as file:
+            json.dump(report, file, indent=1)

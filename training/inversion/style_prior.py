@@ -1,0 +1,60 @@
+"""The styles that a mapping network makes, as a Gaussian: coordinates in which inversion is well conditioned.
+
+Trained mapping networks put w into a thin, stretched cloud. Steps and penalties of inversion are taken in coordinates
+in which that cloud is round: w = mean + x · F with F the symmetric square root of the covariance, so that |x|² is the
+Mahalanobis distance from the average style (Zhu et al., Improved StyleGAN Embedding, 2020, section 3.1: there after a
+leaky ReLU, and with one coordinate per principal direction).
+"""
+
+import dataclasses
+
+import torch
+
+from torch_utils.rng import RandomStream
+from training.networks.generator import Generator
+
+__all__ = ["StylePrior", "random_labels"]
+
+SAMPLES = 8  # per dimension of w, for the covariance
+MIN_SAMPLES = 1024
+FLOOR = 1e-2  # of the mean deviation: directions that the mapping network never takes stay reachable, at a price
+
+
+@dataclasses.dataclass(frozen=True)
+class StylePrior:
+    """See the top of this file: `mean` [w_dim], `factor` [w_dim, w_dim] and its inverse."""
+
+    mean: torch.Tensor
+    factor: torch.Tensor
+    inverse: torch.Tensor
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, generator: Generator, stream: RandomStream) -> "StylePrior":
+        """From random content codes (and labels, where the generator takes any), drawn from `stream`."""
+        count = max(MIN_SAMPLES, SAMPLES * generator.w_dim)
+        z = stream.normal("inversion/prior", [count, generator.z_dim])
+        w = generator.mapping(z, random_labels(generator, count, stream))[:, 0].double()
+        mean = w.mean(dim=0)
+        covariance = (w - mean).t() @ (w - mean) / count
+        variances, axes = torch.linalg.eigh(covariance)
+        deviations = variances.clamp(min=0).sqrt()
+        deviations = deviations.clamp(min=FLOOR * deviations.mean().clamp(min=1e-6))
+        factor, inverse = (axes * deviations) @ axes.t(), (axes / deviations) @ axes.t()
+        return cls(mean=mean.float(), factor=factor.float(), inverse=inverse.float())
+
+    def styles(self, x: torch.Tensor) -> torch.Tensor:
+        """Coordinates [..., w_dim] to styles."""
+        return self.mean + x @ self.factor
+
+    def coordinates(self, w: torch.Tensor) -> torch.Tensor:
+        """Styles [..., w_dim] to coordinates."""
+        return (w - self.mean) @ self.inverse
+
+
+def random_labels(generator: Generator, count: int, stream: RandomStream) -> torch.Tensor | None:
+    """One-hot labels [count, c_dim], every class equally likely; None for a generator without labels."""
+    if generator.c_dim == 0:
+        return None
+    classes = stream.integers("inversion/label", 0, generator.c_dim, [count])
+    return torch.nn.functional.one_hot(classes, generator.c_dim).float()

@@ -1,0 +1,95 @@
+"""The clip that is inverted: a video file, or a folder or zip of frames, as square frames of the generator's size."""
+
+import itertools
+import os
+from collections.abc import Iterator
+
+import click
+import numpy as np
+from PIL import Image
+
+from dnnlib import UserError
+from training.data.crops import Crop, cut_square
+from training.data.frame_store import FrameStore, Video
+from training.data.video_decoder import BrokenVideo, decode_video, describe_warnings
+
+__all__ = ["MAX_FRAMES", "read_clip"]
+
+MAX_FRAMES = 1024  # a mistaken path to a film must not fill the memory
+
+
+def read_clip(
+    path: str | os.PathLike,
+    resolution: int,
+    *,
+    frames: int | None = None,
+    stride: int = 1,
+    crop: Crop | None = None,
+) -> np.ndarray:
+    """Read frames, cut out the square and resize it.
+
+    Args:
+        path: A video file, a folder or zip of frames.
+        resolution: Pixels per side of the result.
+        frames: How many; None: all that there are, up to MAX_FRAMES.
+        stride: Take every so-many-th, from the first.
+        crop: Which square is kept; None: the centre.
+
+    Returns:
+        uint8 [T, 3, resolution, resolution].
+
+    Raises:
+        UserError: There is no clip, it cannot be read to its end, has fewer frames or frames of different sizes.
+    """
+    path = os.fspath(path)
+    plan, size, pixels = (crop or Crop()).plan(path), None, []
+    limit = MAX_FRAMES if frames is None else frames
+    try:
+        for number, image in enumerate(_images(path, limit, stride)):
+            if size not in (None, image.size):
+                raise UserError(
+                    f"--clip: frame {number * stride} of '{path}' has {image.width}×{image.height} pixels, those "
+                    f"before {size[0]}×{size[1]}: give frames of one size."
+                )
+            size = image.size
+            square = cut_square(image, plan.square(number * stride, size), resolution)
+            pixels.append(np.asarray(square).transpose(2, 0, 1))
+    except BrokenVideo as error:
+        raise UserError(f"--clip: {error}") from error
+    if frames is not None and len(pixels) < frames:
+        taken = "" if stride == 1 else f" if every {stride}th is taken"
+        raise UserError(f"--clip: '{path}' has {len(pixels)} frames{taken}, fewer than --frames {frames}.")
+    return np.stack(pixels)
+
+
+def _images(path: str, limit: int, stride: int) -> Iterator[Image.Image]:
+    """The frames at their own size."""
+    if not os.path.exists(path):
+        raise UserError(f"--clip: there is no file or folder '{path}'.")
+    if os.path.isfile(path) and not path.lower().endswith(".zip"):
+        warnings = yield from decode_video(path, stride=stride, limit=limit)
+        if warnings:
+            click.echo(f"--clip: {describe_warnings(warnings, videos=1)}", err=True)
+        return
+    store = FrameStore(path)
+    video = _only_video(store)
+    yield from (store.read_frame(video, index) for index in itertools.islice(range(0, len(video), stride), limit))
+
+
+def _only_video(store: FrameStore) -> Video:
+    """The frames in a folder itself, or in the one folder in it that has any."""
+    if store.root_video is not None:
+        return store.root_video
+    if len(store.videos) == 1:
+        return store.videos[0]
+    if store.videos:
+        raise UserError(
+            f"--clip: '{store.path}' holds {len(store.videos)} videos: give one of them, e.g. "
+            f"{os.path.join(store.path, store.videos[0].path)}."
+        )
+    if store.movies:
+        raise UserError(
+            f"--clip: '{store.path}' holds no frames: give one of its videos, e.g. "
+            f"{os.path.join(store.path, store.movies[0])}."
+        )
+    raise UserError(f"--clip: '{store.path}' holds no images: give a folder of frames, or a video file.")

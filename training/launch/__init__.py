@@ -1,0 +1,1 @@
+"""From a command line to running training processes: options, run folder, set-up."""

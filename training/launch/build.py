@@ -1,0 +1,140 @@
+"""The parts of a training run, built from its options (see conf/): networks, augmentation, loss, schedule."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import hydra
+import torch
+from hydra.errors import InstantiationException
+
+from dnnlib import UserError, one_line
+from torch_utils.training_stats import Statistics
+from training.augment.ada import AdaAugment, AdaController, AdaFeedback
+from training.loss import CAMERA_LABEL, GanLoss
+from training.networks.discriminator import TimeAwareDiscriminators
+from training.networks.generator import Generator
+from training.schedule import Schedule
+
+__all__ = ["build_ada", "build_augment", "build_loss", "build_networks", "build_schedule"]
+
+# Karras et al. 2020, "Limited Data": wanted E[sign D(real)]; thousands of videos in which p can change by one, from
+# scratch and when transferring.
+ADA_TARGET = 0.6
+ADA_KIMG = 500
+ADA_KIMG_TRANSFER = 100
+
+Options = Mapping[str, Any]
+
+
+def build_networks(options: Options, *, c_dim: int, device: str = "cpu") -> tuple[Generator, TimeAwareDiscriminators]:
+    """Generator and discriminators with the initial weights that belong to the seed.
+
+    Args:
+        c_dim: Length of the labels; with camera_condition the discriminators' are longer.
+        device: 'meta' builds them without any values, to look at their sizes.
+
+    Raises:
+        UserError: The options describe no valid networks; names the part and what is wrong.
+    """
+    resolution, told = options["resolution"], CAMERA_LABEL if options["camera_condition"] else 0
+    model = options["model"]
+    generator, discriminator = dict(model["generator"]), dict(model["discriminator"])
+    if options["fp32"]:
+        generator["upsampler"] = dict(generator["upsampler"], fp16_min_resolution=None)
+        discriminator["fp16_resolutions"] = 0
+    with torch.random.fork_rng(devices=[]), torch.device(device):
+        torch.manual_seed(options["seed"])
+        with _named("model.generator"):
+            g = hydra.utils.instantiate(generator, resolution=resolution, c_dim=c_dim)
+            g.recompute = options["recompute"]
+        with _named("model.discriminator"):
+            d = hydra.utils.instantiate(discriminator, resolution=resolution, c_dim=c_dim + told)
+            d.freeze(options["freezed"])
+    return g, d
+
+
+@contextlib.contextmanager
+def _named(part: str) -> Iterator[None]:
+    """Turn what a constructor objects to into one line that names the part of the options."""
+    try:
+        yield
+    except (InstantiationException, TypeError, ValueError, ZeroDivisionError, AttributeError) as error:
+        cause = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
+        raise UserError(f"{part}: {one_line(cause)}") from error
+
+
+def build_augment(options: Options) -> AdaAugment | None:
+    """The ADA pipeline with its probability p; None with aug=noaug.
+
+    Raises:
+        UserError: There is no such pipeline, or it cannot work on frames this small, now or when p rises.
+    """
+    if options["aug"] == "noaug":
+        return None
+    with _named("augpipe"):
+        augment = AdaAugment(pipeline=options["augpipe"] or "bgc")
+    if options["resolution"] < augment.smallest_size:
+        raise UserError(
+            f"augpipe={augment.pipeline} filters frequency bands and needs frames of at least {augment.smallest_size} "
+            f"pixels a side, not resolution={options['resolution']}; use a pipeline without, e.g. augpipe=bgc."
+        )
+    augment.p.fill_(options["p"] or 0.0)
+    return augment
+
+
+def build_ada(
+    options: Options, *, augment: AdaAugment | None, statistics: Statistics, device: torch.device
+) -> AdaFeedback | None:
+    """What adapts p; None unless aug=ada."""
+    if options["aug"] != "ada":
+        return None
+    controller = AdaController(
+        p=float(augment.p),
+        target=ADA_TARGET if options["target"] is None else options["target"],
+        kimg=ADA_KIMG if options["resume"] is None else ADA_KIMG_TRANSFER,
+    )
+    return AdaFeedback(augment=augment, controller=controller, statistics=statistics, device=device)
+
+
+def build_loss(
+    options: Options,
+    *,
+    generator: Generator,
+    discriminator: TimeAwareDiscriminators,
+    augment: AdaAugment | None,
+    statistics: Statistics | AdaFeedback,
+) -> GanLoss:
+    spec = options["spec"]
+    return GanLoss(
+        generator=generator,
+        discriminator=discriminator,
+        augment=augment,
+        diffaugment=options["diffaugment"] or "",
+        r1_gamma=spec["gamma"],
+        pl_weight=spec["pl_weight"],
+        pl_decay=spec["pl_decay"],
+        pl_batch_shrink=spec["pl_batch_shrink"],
+        style_mixing_prob=spec["style_mixing"],
+        image_weight=spec["image_weight"],
+        path_weight=spec["path_weight"],
+        bfloat16=options["precision"] == "bf16",
+        camera_condition=options["camera_condition"],
+        single_images=options["nframes"] == 1,
+        statistics=statistics,
+    )
+
+
+def build_schedule(options: Options) -> Schedule:
+    spec = options["spec"]
+    return Schedule(
+        total_kimg=options["kimg"],
+        batch=spec["mb"],
+        microbatch=spec["microbatch"],
+        kimg_per_tick=spec["kimg_per_tick"],
+        image_ticks=options["imgsnap"],
+        snapshot_ticks=options["snap"],
+        keep=options["keep"],
+        nonfinite_limit=spec["nonfinite_limit"],
+        unreadable_limit=options["unreadable_limit"],
+    )

@@ -1,0 +1,236 @@
+"""From the words of a command line to all options as plain data: Hydra's composition, with errors of one line.
+
+Hydra writes nothing (no folders, no log files): its compose interface is used, not its launcher. The values of options
+that are paths or comma-separated texts are taken as they are typed, where Hydra would want quotes around '=', ',' and
+blanks, and would look up '${…}'. Quotes around the whole value, Hydra's way to write one, do not belong to it.
+"""
+
+import copy
+import difflib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from dnnlib import UserError, choices_hint, one_line
+
+__all__ = [
+    "CONFIG_DIR", "GROUPS", "compose_options", "continued_options", "hydra_word", "plain_word", "split_word",
+    "text_value",
+]  # fmt: skip
+
+CONFIG_DIR = Path(__file__).resolve().parents[2] / "conf"
+GROUPS = ("model", "spec")
+
+# Taken literally: paths and texts.
+TEXTS = (
+    "outdir", "data", "resume", "resume_run", "cache_metrics_dir", "detectors.i3d", "detectors.inception",
+    "detectors.identity", "diffaugment",
+)  # fmt: skip
+
+# What a continued run may change: its length, what it writes and where it runs. All else decides what is computed.
+CHANGEABLE = (
+    "outdir", "data", "resume_run", "kimg", "imgsnap", "snap", "keep", "previews", "metrics", "cache_metrics_dir",
+    "detectors",
+    "device", "gpus", "workers", "unreadable_limit", "timeout", "precision", "recompute", "fp32", "allow_tf32", "nhwc",
+    "nobench", "dry_run",
+    "spec.ref_gpus", "spec.kimg", "spec.imgsnap", "spec.snap", "spec.kimg_per_tick", "spec.nonfinite_limit",
+    "spec.microbatch",
+)  # fmt: skip
+# Options whose value is that of another one unless given; see conf/config.yaml.
+FOLLOWERS = {"spec.ref_gpus": "gpus", "spec.kimg": "kimg", "spec.imgsnap": "imgsnap", "spec.snap": "snap"}
+
+WORD = re.compile(r"(\+{0,2})([A-Za-z_][\w.]*)=(.*)", re.DOTALL)
+
+
+def compose_options(words: Sequence[str]) -> dict[str, Any]:
+    """All options as plain data, from the files of conf/ and `key=value` words.
+
+    An entry `names` is added: the chosen file of conf/model and of conf/spec. Options that must be given and are not
+    are None.
+
+    Raises:
+        UserError: A word that is no override, an unknown option, an unknown model or spec; names it.
+    """
+    datasets = sum(word.startswith("data=") and word.endswith(".tar") for word in words)
+    if datasets > 1:  # a shell has replaced the braces
+        example = "'data=faces-{000..010}.tar'"
+        raise UserError(f"data= is given {datasets} times: put a name with braces into quotes, {example}.")
+    overrides, texts = [], {}
+    for word, (_, key, value) in [(hydra_word(word), split_word(word)) for word in words]:
+        if key in TEXTS:
+            texts[key] = text_value(value)
+        else:
+            overrides.append(word)
+    try:
+        with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+            config = compose("config", overrides=overrides, return_hydra_config=True)
+            names = {group: config.hydra.runtime.choices[group] for group in GROUPS}
+            for key in ("outdir", "data"):
+                if OmegaConf.is_missing(config, key):
+                    config[key] = None
+            config = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+            options = dict(OmegaConf.to_container(config, resolve=True, throw_on_missing=True), names=names)
+    except (HydraException, OmegaConfBaseException, ValueError, TypeError) as error:
+        raise UserError(_explain(error, words)) from error
+    for key, value in texts.items():  # past the grammars of Hydra and OmegaConf
+        _set(options, key, value)
+    return options
+
+
+def continued_options(stored: Mapping[str, Any], words: Sequence[str]) -> dict[str, Any]:
+    """The options of an earlier run with the changes that the words ask for.
+
+    Words that say what the run does already are allowed, so that the command that started it can be used again.
+
+    Args:
+        stored: The run's options, as compose_options returned them.
+
+    Raises:
+        UserError: A word asks for something that cannot change in the middle of a run; and as compose_options.
+    """
+    given = compose_options(words)
+    # Options that are newer than the run have their default values.
+    options = {**{key: given[key] for key in given if key not in ("model", "spec")}, **copy.deepcopy(dict(stored))}
+    keys = [split_word(word)[1] for word in words]
+    for key in keys:
+        if key in GROUPS:
+            if given["names"][key] != options["names"][key]:
+                raise UserError(
+                    f"resume_run: the run was started with {key}={options['names'][key]}, which cannot be changed to "
+                    f"{given['names'][key]}; start a new run with resume= instead."
+                )
+            continue
+        value, old = _get(given, key), _get(options, key)
+        if value == old:
+            continue
+        if not any(key == name or key.startswith(name + ".") for name in CHANGEABLE):
+            raise UserError(
+                f"resume_run: {key} is {old!r} in that run and cannot be changed to {value!r}; start a new run with "
+                "resume= instead."
+            )
+        _set(options, key, value)
+        follower = FOLLOWERS.get(key)
+        if follower is not None and follower not in keys:
+            options[follower] = value
+    return options
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def split_word(word: str) -> tuple[str, str, str]:
+    """'+', key and value of a word."""
+    if any("\udc80" <= letter <= "\udcff" for letter in word):  # bytes of the command line that are no text
+        raise UserError(
+            f"{word.encode(errors='replace').decode()}: this is no valid UTF-8, which logs cannot hold; rename it."
+        )
+    match = WORD.fullmatch(word)
+    if match is None:
+        raise UserError(f"'{word}' is no option; write options as name=value, for example outdir=out data=frames.zip.")
+    return match[1], match[2], match[3]
+
+
+def text_value(value: str) -> str | None:
+    """What is meant by the value that was typed for an option of `TEXTS`."""
+    if value == "null":
+        return None
+    quoted = re.fullmatch(r"""'([^']+)'|"([^"]+)\"""", value, re.DOTALL)
+    return value if quoted is None else quoted[1] or quoted[2]
+
+
+def plain_word(word: str) -> str:
+    """A `key=value` word as it is typed here, from one in Hydra's grammar: the inverse of `hydra_word`."""
+    override = OverridesParser.create().parse_override(word)
+    if override.key_or_group not in TEXTS:
+        return word
+    value = override.value()
+    if value is None:
+        return f"{override.key_or_group}=null"
+    text = re.sub(r"(\\*)\$\{", lambda m: m[1][: len(m[1]) // 2] + "${", str(value))
+    return f"{override.key_or_group}={text}"
+
+
+def hydra_word(word: str, *, sweep: bool = False) -> str:
+    """A `key=value` word in Hydra's grammar.
+
+    Args:
+        sweep: The word may stand for several: values with commas, choice(…), range(…), glob(…); of a text, which may
+            have commas of its own, choice(…) alone.
+
+    Raises:
+        UserError: It is no such word, or not for an option that there can be.
+    """
+    plus, key, value = split_word(word)
+    if plus and not key.startswith("model."):  # an argument of a network that the files do not mention
+        raise UserError(_unknown(key))
+    if key.split(".")[0] == "hydra":
+        raise UserError(_unknown(key))
+    if key in GROUPS and not sweep:
+        choices = sorted(path.stem for path in (CONFIG_DIR / key).glob("[!_]*.yaml"))
+        if value not in choices:
+            raise UserError(f"There is no {key} '{value}' in conf/{key}; {choices_hint(value, choices)}")
+    if key in TEXTS and not (sweep and re.fullmatch(r"choice\(.+\)", value, re.DOTALL)):
+        text = text_value(value)
+        if text is None:
+            return word
+        # OmegaConf wants backslashes before '${' doubled and one more, Hydra's grammar those before a quote.
+        text = re.sub(r"(\\*)\$\{", lambda m: m[1] * 2 + r"\${", text)
+        return f"{key}='" + re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + (m[2] and r"\'"), text) + "'"
+    if key == "metrics" and value not in ("", "null") and value[0] != "[":
+        return f"metrics=[{value}]"
+    return plus + word.lstrip("+") if plus else word
+
+
+def _explain(error: Exception, words: Sequence[str]) -> str:
+    """One line about an error of Hydra's."""
+    message = str(error)
+    match = re.search(r"Could not override '([^']+)'", message)
+    if match is not None:
+        return _unknown(match[1])
+    # Its further lines are about the configuration's insides; the word at fault is more helpful.
+    first = one_line(message.split("\n")[0])
+    for word in words:
+        try:
+            with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+                OmegaConf.to_container(compose("config", overrides=[hydra_word(word)]), resolve=True)
+        except (HydraException, OmegaConfBaseException, ValueError, TypeError):
+            return f"Cannot read the option '{word}': {first}"
+    return f"Cannot read the options: {first}"
+
+
+def _unknown(key: str) -> str:
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        known = list(_keys(OmegaConf.to_container(compose("config"))))
+    # Somebody who leaves out 'spec.' or 'model.generator.' is near as well.
+    near = [name for name in known if name.split(".")[-1] == key.split(".")[-1]]
+    near += difflib.get_close_matches(key, known, n=1)
+    hint = f"did you mean {near[0]}?" if near else "see conf/config.yaml for all options."
+    return f"There is no option '{key}'; {hint}"
+
+
+def _keys(config: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for key, value in config.items():
+        yield prefix + key
+        if isinstance(value, dict):
+            yield from _keys(value, f"{prefix}{key}.")
+
+
+def _get(options: Mapping[str, Any], key: str) -> Any:
+    value: Any = options
+    for name in key.split("."):
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value
+
+
+def _set(options: dict[str, Any], key: str, value: Any) -> None:
+    *parents, name = key.split(".")
+    for parent in parents:
+        options = options[parent]
+    options[name] = value

@@ -1,0 +1,97 @@
+"""The data that a training without data= uses: synthetic heads, drawn once and kept in the user's cache."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dnnlib import UserError, format_bytes, format_time
+from dnnlib.downloads import cache_folder, make_cache_folder
+from training.synthetic.make_dataset import make_dataset
+from training.synthetic.render import Recipe
+
+__all__ = ["DrawnHeads", "default_dataset", "default_recipe"]
+
+VIDEOS = 512  # at 32 pixels some three minutes of drawing, before the hour that the default training takes
+FRAMES = 16
+MAX_RESOLUTION = 64  # drawing takes four times as long at twice the resolution; frames are enlarged
+SECONDS = 3.5e-4, 1.5e-5  # that a video takes on one core, for each pixel of its pictures: at once, and per frame
+BLOCK = 4096  # bytes that a file takes at least
+
+
+def default_recipe(options: Mapping[str, Any]) -> Recipe:
+    """The set that suits the options of a training: its resolution, its cameras, clips that are long enough."""
+    return Recipe(
+        videos=VIDEOS,
+        frames=max(FRAMES, options["nframes"] * options["frame_stride"]),
+        resolution=min(options["resolution"], MAX_RESOLUTION),
+        supersample=2,
+        seed=0,
+        camera=options["model"]["generator"]["camera"],
+    )
+
+
+class DrawnHeads:
+    """The set before it is drawn: what `training.data.dataset.VideoPairDataset` tells about a set, known beforehand.
+
+    Attributes:
+        path: Where it is kept.
+    """
+
+    c_dim = 0
+    num_short_videos = 0
+    notes: tuple[str, ...] = ()
+
+    def __init__(self, options: Mapping[str, Any]):
+        """
+        Raises:
+            UserError: The options ask for what these heads have not.
+        """
+        if options["cond"]:
+            raise UserError("cond=true needs labels, which drawn heads have not: give data=, or cond=false.")
+        self._options = options
+        self._recipe = default_recipe(options)
+        self.path: Path = cache_folder("synthetic", f"synthetic-{self._recipe.key()}")
+        self.name = self.path.name
+        clips_each = -(-self._recipe.frames // options["frame_stride"]) // options["nframes"]
+        self.num_clips = self._recipe.videos * clips_each
+
+    def describe(self) -> dict[str, Any]:
+        """As that of `training.data.dataset.VideoPairDataset`."""
+        clips = min(self.num_clips, self._options["subset"] or self.num_clips)
+        shown = {key: self._options[key] for key in ("resolution", "nframes", "frame_stride", "mirror")}
+        return {
+            "name": self.name,
+            **shown,
+            "c_dim": self.c_dim,
+            "num_videos": min(self._recipe.videos, clips),
+            "num_short_videos": self.num_short_videos,
+            "num_clips": clips,
+            "num_frames": clips * self._options["nframes"],
+        }
+
+    def announcement(self) -> str:
+        """What is drawn, where to, and about how long that takes on this machine."""
+        recipe, workers = self._recipe, min(os.cpu_count() or 1, self._recipe.videos)
+        pixels = recipe.resolution**2
+        size = recipe.videos * recipe.frames * (-(-2 * pixels // BLOCK) * BLOCK + pixels)
+        duration = format_time(recipe.videos * pixels * (SECONDS[0] + SECONDS[1] * recipe.frames) / workers)
+        return (
+            f"{recipe.videos} videos of {recipe.frames} frames with {recipe.resolution}×{recipe.resolution} pixels, "
+            f"talking heads, to be drawn once into {self.path}: about {duration} on {workers} cores, about "
+            f"{format_bytes(size)}"
+        )
+
+
+def default_dataset(options: Mapping[str, Any]) -> str:
+    """The folder of the set, which is made first if it is not there; several processes at once make one.
+
+    Raises:
+        UserError: It cannot be made.
+    """
+    recipe = default_recipe(options)
+    folder = DrawnHeads(options).path
+    if not os.path.isdir(folder):
+        make_cache_folder(folder.parent, instead="give data=")
+    make_dataset(folder, recipe)
+    return str(folder)

@@ -1,0 +1,169 @@
+"""Run folders: OUT/00000-<description>, OUT/00001-<description>, … and which process owns one.
+
+A launcher may start a command again, with the same words: torchrun when a process has failed, a cluster's scheduler
+when a job was preempted. Then the command is to continue the run that it began. It recognises its folder by names that
+the launcher gives to its jobs; they are kept in the folder's job.txt.
+"""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import re
+import socket
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from dnnlib import UserError, expand_home
+from training.launch.config import text_value
+
+__all__ = [
+    "create_run_folder",
+    "find_run_folder",
+    "launcher_names",
+    "lock_run_folder",
+    "remove_unfinished",
+    "slug",
+    "words_to_continue",
+]
+
+JOB_FILE = "job.txt"
+# The temporary names of dnnlib.atomic_write and of the link to the latest snapshot.
+UNFINISHED = re.compile(r"\..+\.\d+(-[0-9a-f]+)?\.tmp")
+NUMBERED = re.compile(r"(\d{5,})-.*")
+
+
+def slug(text: str, *, most: int | None = 60) -> str:
+    """The text as part of a folder's name: at most so many letters, digits, dots, dashes and underscores."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", text).strip("_")[:most]
+
+
+def create_run_folder(outdir: str | os.PathLike, description: str, *, names: Iterable[str] = ()) -> Path:
+    """Make `outdir/<next free number>-<description>`; two processes that do so at once get different numbers.
+
+    Args:
+        names: See `launcher_names`.
+
+    Raises:
+        UserError: The folder cannot be made.
+    """
+    outdir = Path(outdir)
+    try:
+        outdir.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(outdir, os.O_RDONLY)
+        try:
+            _lock(descriptor, fcntl.LOCK_EX)  # one process at a time looks for a number
+            number = max((int(m[1]) for p in outdir.iterdir() if (m := NUMBERED.fullmatch(p.name))), default=-1) + 1
+            folder = outdir / f"{number:05d}-{description}"
+            folder.mkdir()
+        finally:
+            os.close(descriptor)
+        if names:
+            (folder / JOB_FILE).write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"Cannot make a run folder in outdir={outdir}: {error.strerror}.") from error
+    return folder
+
+
+def launcher_names(words: Sequence[str], job_name: str | None = None) -> dict[str, bool]:
+    """What the launcher of this process calls the job that this command is.
+
+    Args:
+        words: Of the command.
+        job_name: A name that a launcher has given to this command alone.
+
+    Returns:
+        Names, each with whether a run that was begun under it is to be continued: a new job has new names, but several
+        commands may follow one another in a SLURM job, so there only when the job itself was started again.
+    """
+    # Commands side by side in one job.
+    digest = hashlib.sha256("\n".join(words).encode("utf-8", "surrogateescape")).hexdigest()[:12]
+    env, names = os.environ, {}
+    if job_name is not None:
+        names[f"job {job_name}"] = True
+    if "SLURM_JOB_ID" in env:
+        names[f"slurm {env['SLURM_JOB_ID']} {digest}"] = int(env.get("SLURM_RESTART_COUNT", 0)) > 0
+    if "TORCHELASTIC_RUN_ID" in env:
+        run, named = env["TORCHELASTIC_RUN_ID"], True
+        if run == "none":  # by its --rdzv-id; without, this process's parent is what stays the same
+            run, named = f"of process {os.getppid()} on {socket.gethostname()}", False
+        names[f"torchrun {run} {digest}"] = named or int(env.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+    return names
+
+
+def words_to_continue(words: Sequence[str], names: Mapping[str, bool]) -> list[str]:
+    """The words of a command, changed so that it continues the run which it began when it was started before, if any.
+
+    Args:
+        names: See `launcher_names`.
+    """
+    values = dict(word.split("=", 1) for word in words if "=" in word)
+    ours = {name for name, again in names.items() if again}
+    if not ours or "outdir" not in values or "resume_run" in values:
+        return list(words)
+    outdir = Path(expand_home(text_value(values["outdir"]) or "", name="outdir="))
+    for path in sorted(outdir.glob(f"*/{JOB_FILE}"), reverse=True):
+        if ours & set(path.read_text(encoding="utf-8").splitlines()):
+            kept = [word for word in words if not word.startswith("resume=")]
+            return [*kept, f"resume_run={path.parent}"]
+    return list(words)
+
+
+def find_run_folder(outdir: str | os.PathLike | None, run: int | str) -> Path:
+    """The folder of an earlier run.
+
+    Args:
+        outdir: Where numbered runs are looked for.
+        run: A number (3 finds `outdir/00003-…`) or the path of a run folder.
+
+    Raises:
+        UserError: There is no such folder.
+    """
+    if not re.fullmatch(r"\d+", str(run)):
+        if not Path(run).is_dir():
+            raise UserError(f"resume_run={run}: there is no such folder; give a run's number or its folder.")
+        return Path(run)
+    if outdir is None:
+        raise UserError(f"resume_run={run}: a run's number needs outdir=, the folder that holds the runs.")
+    folders = [p for p in Path(outdir).glob("*-*") if (m := NUMBERED.fullmatch(p.name)) and int(m[1]) == int(run)]
+    if not folders:
+        raise UserError(f"resume_run={run}: there is no run folder {int(run):05d}-* in {outdir}.")
+    if len(folders) > 1:
+        raise UserError(f"resume_run={run}: several folders have that number in {outdir}; give the folder itself.")
+    return folders[0]
+
+
+@contextlib.contextmanager
+def lock_run_folder(folder: str | os.PathLike) -> Iterator[None]:
+    """Own a run folder while the block runs; the system gives it back when the process ends, however it ends.
+
+    Raises:
+        UserError: Another process is training there.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)  # the folder itself is locked: no lock file is left behind
+    try:
+        try:
+            _lock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"Another process is training in {folder}; wait for it or stop it first.") from error
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def remove_unfinished(folder: str | os.PathLike) -> None:
+    """Delete what a killed process was about to write into its run folder; to be called by the one that owns it."""
+    for path in Path(folder).rglob(".*.tmp"):
+        if UNFINISHED.fullmatch(path.name):
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def _lock(descriptor: int, operation: int) -> None:
+    try:
+        fcntl.flock(descriptor, operation)
+    except OSError as error:
+        # Some network file systems know no locks; there, nobody is kept from using a folder twice.
+        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+            raise

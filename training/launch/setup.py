@@ -1,0 +1,234 @@
+"""One process of a training run: build everything from the options, pick up where to start, run the loop."""
+
+import contextlib
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from torch_utils import custom_ops, distributed
+from torch_utils.memory import explain_out_of_memory, keep_freed_memory, return_freed_memory
+from torch_utils.rng import RandomStream
+from torch_utils.training_stats import Statistics
+from training.checkpoints.snapshot import load_snapshot, load_state
+from training.checkpoints.training_state import read_state
+from training.data.loader import PairDataset, build_dataset, build_loader
+from training.ema import GeneratorEMA
+from training.launch.build import build_ada, build_augment, build_loss, build_networks, build_schedule
+from training.launch.run_dir import lock_run_folder, remove_unfinished
+from training.launch.validate import write_options
+from training.monitoring.geometry_monitor import CONTENTS, GeometryLog
+from training.monitoring.previews import Previews
+from training.monitoring.run_logger import LogFile
+from training.networks.generator import Generator
+from training.phases import GradientGuard, make_phases
+from training.schedule import Counters
+from training.training_loop import Networks, SnapshotCallback, TrainingLoop
+
+__all__ = ["build_loop", "start_from", "stream_seed", "train"]
+
+
+def train(
+    options: Mapping[str, Any],
+    folder: Path,
+    *,
+    device_type: str,
+    resuming: bool,
+    notes: Sequence[str] = (),
+    make_callbacks: Callable[[Mapping[str, Any], Path], Sequence[SnapshotCallback]] | None = None,
+) -> None:
+    """Train in an existing run folder; one process of the group that `torch_utils.distributed` knows.
+
+    Args:
+        options: Checked options (training.launch.validate).
+        folder: The run folder.
+        device_type: 'cpu' or 'cuda'.
+        resuming: Continue from the folder's training state, if it has come to one.
+        notes: Lines that were printed already and belong into the log.
+        make_callbacks: Called with options and folder; gives the callbacks after snapshots.
+
+    Raises:
+        UserError: See TrainingLoop.run.
+    """
+    device = _prepare_device(options, device_type)
+    with contextlib.ExitStack() as stack:
+        if distributed.is_main():
+            stack.enter_context(lock_run_folder(folder))
+            remove_unfinished(folder)
+            log = stack.enter_context(LogFile(folder / "log.txt"))
+            for line in [*notes, f"{'Continuing' if resuming else 'Run folder'}: {folder}"]:
+                log.note(line)
+            if resuming:
+                write_options(folder, options)  # they may have changed
+        spec = options["spec"]
+        advice = (
+            f"A pass takes spec.microbatch={spec['microbatch']} videos: lower it, here or with resume_run=, and in a "
+            f"new run spec.mbstd={spec['mbstd']} too, which is the smallest pass; or take more gpus=. Where it is full "
+            "only when previews are made, lower previews.images and previews.videos."
+        )
+        stack.enter_context(explain_out_of_memory(advice))
+        custom_ops.build_missing(device.type, print if distributed.is_main() else lambda line: None)
+        callbacks = make_callbacks(options, folder) if make_callbacks is not None else ()
+        loop = build_loop(options, folder, device=device, resuming=resuming, callbacks=callbacks)
+        stack.callback(loop.loader.close)
+        loop.run()
+
+
+def build_loop(
+    options: Mapping[str, Any],
+    folder: Path,
+    *,
+    device: torch.device,
+    resuming: bool,
+    callbacks: Sequence[SnapshotCallback] = (),
+) -> TrainingLoop:
+    """Everything a run consists of, standing where it is to start."""
+    spec = options["spec"]
+    dataset = build_dataset(options)
+    generator, discriminator = build_networks(options, c_dim=dataset.c_dim)
+    generator_ema = copy.deepcopy(generator).eval().requires_grad_(False)
+    state = read_state(folder) if resuming else None
+    if options["resume"] is not None and state is None:
+        start_from(options["resume"], generator=generator, generator_ema=generator_ema, discriminator=discriminator)
+    augment = build_augment(options)
+    probability = None if augment is None else augment.p
+    for module in (generator, generator_ema, discriminator, augment):
+        if module is not None:
+            module.to(device)
+    if augment is not None:
+        augment.p = probability  # read on the host at every pass: it stays there
+
+    statistics = Statistics()
+    ada = build_ada(options, augment=augment, statistics=statistics, device=device)
+    loss = build_loss(
+        options,
+        generator=generator,
+        discriminator=discriminator,
+        augment=augment,
+        statistics=statistics if ada is None else ada,
+    )
+    phases = make_phases(
+        generator=generator,
+        discriminator=discriminator,
+        lr=spec["lrate"],
+        betas=tuple(spec["betas"]),
+        eps=spec["eps"],
+        g_reg_interval=spec["g_reg_interval"] if spec["pl_weight"] > 0 else None,
+        d_reg_interval=spec["d_reg_interval"] if spec["gamma"] > 0 else None,
+    )
+    # A ramp-up is there to forget random initial weights; of a snapshot it would overwrite the average.
+    ramp = spec["ramp"] if options["resume"] is None else None
+    counters = Counters()
+    if state is not None:
+        counters.load_state_dict(state["shared"]["counters"])
+    loader = build_loader(
+        options,
+        dataset=dataset,
+        position=counters.cur_nimg,
+        rank=distributed.rank(),
+        world_size=distributed.world_size(),
+        pin_memory=device.type == "cuda",
+    )
+    loop = TrainingLoop(
+        networks=Networks(
+            generator=generator, generator_ema=generator_ema, discriminator=discriminator, augment=augment
+        ),
+        phases=phases,
+        loss=loss,
+        ada=ada,
+        ema=GeneratorEMA(source=generator, average=generator_ema, half_life_kimg=spec["ema"], ramp=ramp),
+        guard=GradientGuard(device=device, statistics=statistics),
+        loader=loader,
+        stream=RandomStream(stream_seed(options["seed"], distributed.rank(), counters.cur_nimg), device),
+        statistics=statistics,
+        schedule=build_schedule(options),
+        counters=counters,
+        folder=folder,
+        dataset=dataset.describe(),
+        device=device,
+        previews=_previews(options, folder, dataset, generator_ema, device),
+        geometry=_geometry_log(dataset, generator_ema, device),
+        callbacks=callbacks,
+    )
+    if state is not None and not loop.restore(state) and distributed.is_main():
+        print(
+            f"The run was interrupted with {len(state['processes'])} processes and goes on with "
+            f"{distributed.world_size()} on '{device.type}': its random draws begin anew."
+        )
+    for module in (generator, generator_ema, discriminator):
+        distributed.broadcast_module(module)
+    return loop
+
+
+def start_from(
+    path: str,
+    *,
+    generator: torch.nn.Module,
+    generator_ema: torch.nn.Module,
+    discriminator: torch.nn.Module,
+) -> None:
+    """Copy the weights of a snapshot (a file or a run folder) into networks.
+
+    Raises:
+        UserError: No usable snapshot, or it does not fit; names the tensors.
+    """
+    content = load_snapshot(path)
+    load_state(generator, content["generator"]["state"], what="the generator", source=path)
+    load_state(generator_ema, content["generator"]["ema"], what="the generator", source=path)
+    load_state(discriminator, content["discriminator"]["state"], what="the discriminators", source=path)
+
+
+def stream_seed(*key: int) -> int:
+    """One seed from several numbers; near keys give unrelated seeds."""
+    return int(np.random.SeedSequence([part % 2**64 for part in key]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def _prepare_device(options: Mapping[str, Any], device_type: str) -> torch.device:
+    if device_type == "cpu":
+        if options["recompute"]:
+            return_freed_memory()  # there, memory is what counts
+        else:
+            keep_freed_memory()
+        return torch.device("cpu")
+    device = torch.device("cuda", distributed.local_rank())
+    torch.cuda.set_device(device)
+    torch.backends.cudnn.benchmark = not options["nobench"]
+    torch.backends.cudnn.allow_tf32 = options["allow_tf32"]
+    torch.backends.cuda.matmul.allow_tf32 = options["allow_tf32"]
+    return device
+
+
+def _geometry_log(dataset: PairDataset, generator: Generator, device: torch.device) -> GeometryLog | None:
+    if not distributed.is_main():
+        return None
+    labels = None
+    if generator.c_dim > 0:
+        labels = dataset.example_labels(CONTENTS, seed=0)
+    return GeometryLog(generator, device=device, c=labels)
+
+
+def _previews(
+    options: Mapping[str, Any],
+    folder: Path,
+    dataset: PairDataset,
+    generator: Generator,
+    device: torch.device,
+) -> Previews | None:
+    if options["imgsnap"] is None or not distributed.is_main():
+        return None
+    previews = Previews(
+        folder=folder,
+        dataset=dataset,
+        generator=generator,
+        images=options["previews"]["images"],
+        columns=options["previews"]["columns"],
+        videos=options["previews"]["videos"],
+        seed=stream_seed(options["seed"]) % 2**32,
+        device=device,
+    )
+    if not (folder / "reals.png").exists():
+        previews.write_reals()
+    return previews

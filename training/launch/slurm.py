@@ -1,0 +1,225 @@
+"""Several trainings by one command, here or as jobs of a cluster.
+
+    python run_train.py -m outdir=OUT data=DATASET spec.gamma=0.5,1 model=stylenerf_mead,stylenerf_taichi …
+    python run_train.py -m hydra/launcher=submitit_slurm hydra.launcher.partition=gpu outdir=OUT data=DATASET …
+
+A training for every combination of the values that are given with commas: one after the other in this process, or as
+jobs of Hydra's launcher for submitit (the optional packages of the extra `slurm`), whose end is waited for. Every task
+of a job is one process of the training. Options are read as without -m; hydra/launcher= and hydra.…= go to Hydra.
+"""
+
+import contextlib
+import hashlib
+import itertools
+import os
+import re
+import signal
+import socket
+import sys
+import warnings
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from dnnlib import UserError, one_line
+from training.launch.config import CONFIG_DIR, compose_options, hydra_word, plain_word, split_word
+from training.launch.option_rules import check_values
+from training.launch.run_dir import slug
+
+__all__ = ["job", "submit", "sweep_label"]
+
+# Options that a run folder's name shows anyway (see training.launch.validate).
+NAMED = ("model", "spec", "resolution", "spec.mb", "aug", "cond", "camera_condition", "mirror")
+LONGEST = 100  # characters of a label
+STOPPING = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
+
+
+def submit(
+    words: Sequence[str],
+    task: Callable[[Any], None],
+    *,
+    train: Callable[..., None],
+    check: Callable[[list[str]], object],
+) -> None:
+    """Train all combinations that the words stand for, or hand them to the launcher that the words name.
+
+    What each of them says is checked before the first one begins.
+
+    Args:
+        words: Of the command, '-m' among them.
+        task: What every process of a launcher's job calls; importable under its name.
+        train: Called with the words of one training and its `label`, for those that are made here.
+        check: Called before with the words of each of these; raises what is wrong with them.
+
+    Raises:
+        UserError: There is no such launcher, Hydra does not like the words, or trainings have failed.
+    """
+    words = [word for word in words if word not in ("-m", "--multirun")]
+    if not any(word.startswith("outdir=") for word in words):
+        raise UserError("outdir= is missing: it also takes what the jobs print.")
+    settings = [word for word in words if re.match(r"[+~]*hydra[./]", word)]
+    options = [hydra_word(word, sweep=True) for word in words if word not in settings]
+    _check_lists(words)
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+        overrides, choices = zip(*(_choices(parser, word) for word in options))
+    combinations = list(itertools.product(*choices))
+    varying = {override.key_or_group for override in overrides if override.is_sweep_override()}
+    fixed = {override.key_or_group for override in overrides} - varying
+    trainings = [[plain_word(word) for word in combination] for combination in combinations]
+    if not any(re.match(r"[+~]*hydra[./]sweeper", word) for word in settings):  # others make combinations of their own
+        for training in trainings:
+            check_values(compose_options(training))
+    dry = any(override.key_or_group == "dry_run" and _value(override) is True for override in overrides)
+    if dry:
+        _train_all(trainings, fixed, train)
+    elif all(word == "hydra/launcher=basic" for word in settings):
+        for training in trainings:
+            check(training)
+        _train_all(trainings, fixed, train)
+    else:
+        _launch(settings, options, fixed, task)
+
+
+def sweep_label(words: Iterable[str], fixed: Collection[str]) -> str:
+    """What tells a training from the others of its command, as a part of its folder's name; '' if that shows it anyway.
+
+    Args:
+        words: Of the training.
+        fixed: Options that are the same in all of them.
+    """
+    pairs = [(key, value) for _, key, value in map(split_word, words) if key not in fixed and key not in NAMED]
+    ends = [key.split(".")[-1] for key, _ in pairs]
+    names = [end if ends.count(end) == 1 else key for end, (key, _) in zip(ends, pairs)]
+    label = "-".join(slug(name + value, most=None) for name, (_, value) in zip(names, pairs))
+    if len(label) <= LONGEST:
+        return label
+    return f"{label[:LONGEST]}-{hashlib.sha256(label.encode()).hexdigest()[:8]}"
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def _check_lists(words: Iterable[str]) -> None:
+    """A list of paths with commas is no choice among them, as paths may hold commas."""
+    for word in words:
+        key, _, value = word.partition("=")
+        paths = value.split(",") if key in ("data", "resume") else []
+        if len(paths) > 1 and not os.path.exists(value) and all(map(os.path.exists, paths)):
+            raise UserError(f"{word} is one path, which is not there; write '{key}=choice({value})' for several.")
+
+
+def _choices(parser: OverridesParser, word: str) -> tuple[Override, list[str]]:
+    """A word in Hydra's grammar, and the words that it stands for."""
+    try:
+        (override,) = parser.parse_overrides([word])  # knows, other than parse_override, what a glob stands for
+        if not override.is_sweep_override():
+            return override, [word]
+        return override, [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise UserError(f"-m: cannot read the option '{word}': {one_line(str(error).splitlines()[-1])}") from error
+
+
+def _value(override: Override) -> Any:
+    return None if override.is_sweep_override() else override.value()
+
+
+def _train_all(trainings: Sequence[list[str]], fixed: Collection[str], train: Callable[..., None]) -> None:
+    """One after the other; those that fail are named at the end. A signal that stops one stops all."""
+    failed = []
+    with _signals_seen() as seen:
+        for number, words in enumerate(trainings, start=1):
+            name = " ".join([f"#{number}", *(word for word in words if split_word(word)[1] not in fixed)])
+            print(f"{name} (of {len(trainings)})", flush=True)
+            try:
+                train(words, label=sweep_label(words, fixed))
+            except UserError as error:
+                failed.append(f"{name}: {one_line(error)}")
+                print(f"{name} failed: {one_line(error)}", flush=True)
+            left = len(trainings) - number
+            if left and seen() & STOPPING:
+                print(f"Stopped as asked: the remaining {left} of {len(trainings)} trainings were not begun.")
+                break
+    if failed:
+        raise UserError(f"{len(failed)} of {len(trainings)} trainings failed: {'; '.join(failed)}")
+
+
+@contextlib.contextmanager
+def _signals_seen() -> Iterator[Callable[[], set[int]]]:
+    """A function that tells which signals have arrived, whoever handled them."""
+    reader, writer = socket.socketpair()
+    reader.setblocking(False)
+    writer.setblocking(False)
+    previous = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+
+    def seen() -> set[int]:
+        try:
+            return set(reader.recv(4096))
+        except BlockingIOError:
+            return set()
+
+    try:
+        yield seen
+    finally:
+        signal.set_wakeup_fd(previous)
+        reader.close()
+        writer.close()
+
+
+def _launch(settings: list[str], options: list[str], fixed: Iterable[str], task: Callable[[Any], None]) -> None:
+    """Hand the jobs to Hydra's launcher and wait for them."""
+    launchers = [word.partition("=")[2] for word in settings if word.startswith("hydra/launcher=")]
+    if any(name.startswith("submitit") for name in launchers):
+        try:
+            import hydra_plugins.hydra_submitit_launcher  # noqa: F401
+        except ImportError as error:
+            raise UserError(
+                "hydra/launcher=submitit… needs an optional package: pip install hydra-submitit-launcher"
+            ) from error
+    root = str(CONFIG_DIR.parent)  # where the jobs' processes find this program
+    os.environ["PYTHONPATH"] = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # raise errors, instead of printing them and leaving
+    # By this the jobs know which of their words differ; Hydra has no other use for it.
+    told = f"hydra.job.config.override_dirname.exclude_keys=[{','.join(sorted(fixed))}]"
+    sys.argv = [sys.argv[0], "-m", *settings, *options, told]
+    # Ours replaces the plugin's default file of the same name, on purpose.
+    warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/submitit_slurm' is validated against ConfigStore")
+    try:
+        hydra.main(config_path=str(CONFIG_DIR), config_name="config", version_base="1.3")(task)()
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(f"-m: {one_line(str(error).splitlines()[0])}") from error
+
+
+@contextlib.contextmanager
+def job() -> Iterator[tuple[list[str], str, str]]:
+    """Within a task: the words of the training that this process of a job stands for, the job's name, and its label.
+
+    Tells `torch_utils.distributed` by the environment, as torchrun would, which process of how many this is.
+    """
+    config = HydraConfig.get()
+    if "SUBMITIT_EXECUTOR" in os.environ:
+        import submitit
+
+        if submitit.JobEnvironment().num_tasks > 1:
+            # All devices of a machine stay visible: a process takes that of its local rank.
+            submitit.helpers.TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
+    fixed = list(config.job.config.override_dirname.exclude_keys)
+    # Reading the words again takes Hydra's place for one application per process.
+    application = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        words = [plain_word(word) for word in config.overrides.task]
+        yield words, str(Path(config.runtime.output_dir)), sweep_label(words, fixed)
+    finally:
+        GlobalHydra.instance().clear()
+        if application is not None:
+            GlobalHydra.instance().initialize(application)

@@ -1,0 +1,340 @@
+"""Checking the options of a training run before anything is made or anything long starts.
+
+`plan` looks at every option, at the machine, the data and the checkpoints, and either returns what is going to happen
+or raises a UserError that names the option, what is wrong with it and what to do.
+"""
+
+import dataclasses
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from dnnlib import UserError, atomic_write, choices_hint, expand_home, format_bytes
+from torch_utils import distributed
+from torch_utils.launch import cores
+from training.augment.diffaugment import parse_policy
+from training.checkpoints.snapshot import check_state, load_snapshot
+from training.checkpoints.training_state import read_state
+from training.data.dataset_folders import keep_apart
+from training.data.loader import PairDataset, build_dataset
+from training.launch.build import build_augment, build_networks
+from training.launch.config import compose_options, continued_options
+from training.launch.default_data import DrawnHeads, default_dataset
+from training.launch.idle_options import (
+    Machine,
+    check_freezing,
+    check_network_numbers,
+    check_precision,
+    idle_notes,
+    other_folder_note,
+)
+from training.launch.option_rules import check_values
+from training.launch.run_dir import find_run_folder, slug
+from training.networks.discriminator import TimeAwareDiscriminators
+from training.networks.generator import Generator
+from training.networks.model_summary import checkpoint_bytes
+from training.schedule import Counters
+
+__all__ = ["OPTIONS_FILE", "Plan", "dump_options", "plan", "write_options"]
+
+OPTIONS_FILE = "training_options.yaml"
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a command is going to do."""
+
+    options: dict[str, Any]  # checked and complete
+    device_type: str  # 'cpu' or 'cuda'
+    processes: int
+    run_folder: Path | None  # of the run to continue; None for a new one
+    description: str  # of a new run's folder
+    dataset: PairDataset | DrawnHeads
+    generator: Generator  # on the meta device: sizes only
+    discriminator: TimeAwareDiscriminators  # on the meta device
+    notes: list[str]  # what the user should know
+
+
+def plan(
+    words: Sequence[str],
+    *,
+    metrics: Sequence[str] = (),
+    inspect: Callable[[Mapping[str, Any]], object] | None = None,
+    label: str = "",
+) -> Plan:
+    """Check a command line.
+
+    Args:
+        words: The command's `key=value` words.
+        metrics: Names that the option `metrics` may hold.
+        inspect: Called with the options when they are checked, but before data are drawn for them (`data` is None
+            then); raises what else is wrong with them.
+        label: End of a new run's description.
+
+    Raises:
+        UserError: Something in it is not right.
+    """
+    options, run_folder = _read(words)
+    check_values(options)
+    _check_combinations(options, metrics)
+    build_augment(options)
+    notes: list[str] = []
+    check_network_numbers(options["model"])
+    device_type = _device_type(options)
+    check_precision(options, device_type)
+    if run_folder is None:  # the options of a run that is continued cannot be changed any more
+        check_freezing(options)
+    options["metrics"] = options["metrics"] or []
+    options["workers"] = _workers(options, device_type)
+    # A CPU is one device, unless somebody asks for more processes on it; a continued run has as many as before.
+    wanted = run_folder is not None or any(word.startswith("gpus=") for word in words)
+    processes = _processes(options, _available(device_type, several=wanted))
+    options["spec"]["microbatch"] = _microbatch(options["spec"], processes)
+    if processes < options["gpus"]:
+        notes.append(_fewer_devices(options, processes))
+    given = dict.fromkeys(word.lstrip("+").partition("=")[0] for word in words)
+    if processes > options["gpus"] and "gpus" in given:
+        notes.append(f"gpus={options['gpus']} has no effect: {processes} processes have been started.")
+    notes += idle_notes(given, options, Machine(device_type, processes))
+    if run_folder is not None and "outdir" in given:
+        notes += other_folder_note(compose_options(words)["outdir"], run_folder)
+    if device_type == "cpu":
+        options["gpus"] = processes
+    drawn = options["data"] is None
+    dataset = DrawnHeads(options) if drawn else build_dataset(options)
+    keep_apart(run_folder or options["outdir"], option="outdir=", data=[dataset.path if drawn else options["data"]])
+    notes += dataset.notes
+    if dataset.num_short_videos:
+        notes.append(f"{dataset.num_short_videos} videos are shorter than nframes={options['nframes']} and left out.")
+    if options["nframes"] == 1 and options["frame_stride"] > 1:
+        stride = options["frame_stride"]
+        notes.append(f"nframes=1 with frame_stride={stride} keeps one image in {stride} of a folder; use 1 for all.")
+    generator, discriminator = build_networks(options, c_dim=dataset.c_dim, device="meta")
+    if (options["subset"] or 0) > dataset.num_clips:
+        notes.append(f"subset={options['subset']} has no effect: there are {dataset.num_clips} clips.")
+    if run_folder is not None:
+        _check_state(run_folder, dataset, generator, discriminator, notes)
+    elif options["resume"] is not None:
+        _check_snapshot(options["resume"], generator, discriminator)
+    _check_outdir(Path(options["outdir"]), generator, discriminator)
+    if inspect is not None:
+        inspect(options)
+    if drawn:  # last: it takes minutes, and whatever is wrong with the options was said before
+        dataset = _drawn_dataset(options, dataset, notes)
+    return Plan(
+        options=options,
+        device_type=device_type,
+        processes=processes,
+        run_folder=run_folder,
+        description="-".join(filter(None, [_description(options, dataset), label])),
+        dataset=dataset,
+        generator=generator,
+        discriminator=discriminator,
+        notes=notes,
+    )
+
+
+def dump_options(options: Mapping[str, Any]) -> str:
+    """Options as YAML."""
+    return yaml.safe_dump(dict(options), sort_keys=False, allow_unicode=True)
+
+
+def write_options(folder: Path, options: Mapping[str, Any]) -> None:
+    """Keep the options of a run in its folder, which the process has made or owns."""
+    with atomic_write(folder / OPTIONS_FILE, "w") as file:
+        file.write(dump_options(options))
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Reading
+
+
+def _read(words: Sequence[str]) -> tuple[dict[str, Any], Path | None]:
+    """The options, and the folder of the run to continue."""
+    options = compose_options(words)
+    for key in ("outdir", "data", "resume", "resume_run", "cache_metrics_dir"):
+        if options[key] is not None:
+            options[key] = expand_home(str(options[key]), name=f"{key}=") or None
+    if options["resume_run"] is None:
+        if options["outdir"] is None:
+            raise UserError("outdir= is missing; write: python run_train.py outdir=OUT data=DATASET")
+        return options, None
+    if options["resume"] is not None:
+        raise UserError("resume= starts a new run and resume_run= continues an old one: give only one of them.")
+    folder = find_run_folder(options["outdir"], options["resume_run"])
+    try:
+        stored = yaml.safe_load((folder / OPTIONS_FILE).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"Cannot continue the run in {folder}: its {OPTIONS_FILE} cannot be read.") from error
+    given = continued_options(stored, words)
+    for key in ("outdir", "data", "cache_metrics_dir"):
+        if given[key] is not None:
+            given[key] = expand_home(str(given[key]), name=f"{key}=")
+    given["outdir"] = str(folder.parent)
+    return given, folder
+
+
+def _check_combinations(options: Mapping[str, Any], metrics: Sequence[str]) -> None:
+    aug = options["aug"]
+    for name in options["metrics"] or []:
+        if name not in metrics:
+            everything = "python -m metrics --list shows all; metrics=[] does without."
+            hint = choices_hint(str(name), metrics, everything=everything) if metrics else "metrics=[] does without."
+            raise UserError(f"metrics: there is no metric '{name}' here; {hint}")
+    if aug == "noaug":
+        for key in ("p", "augpipe"):
+            if options[key] is not None:
+                raise UserError(f"{key}= needs aug=ada or aug=fixed.")
+    if aug == "fixed" and options["p"] is None:
+        raise UserError("aug=fixed needs p=, the probability of the augmentations.")
+    if aug != "ada" and options["target"] is not None:
+        raise UserError("target= needs aug=ada.")
+    try:
+        parse_policy(options["diffaugment"] or "")
+    except ValueError as error:
+        raise UserError(f"diffaugment={options['diffaugment']}: {error}") from error
+    resolution = options["resolution"]
+    if resolution & (resolution - 1):
+        below = 1 << (resolution.bit_length() - 1)
+        raise UserError(f"resolution={resolution} is not a power of two; use {below} or {2 * below}.")
+
+
+def _drawn_dataset(options: dict[str, Any], heads: DrawnHeads, notes: list[str]) -> PairDataset | DrawnHeads:
+    """The heads that are trained on without data=, drawn if they are not there; of a dry run, what they will be."""
+    options["data"] = str(heads.path)
+    if not heads.path.exists():
+        if options["dry_run"]:
+            notes.append(f"No data= was given: a training begins with {heads.announcement()}.")
+            return heads
+        if distributed.environment_rank() == 0:
+            print(f"No data= was given: {heads.announcement()}.", flush=True)
+    default_dataset(options)
+    notes.append(f"No data= was given: training on drawn heads, kept in {heads.path}")
+    return build_dataset(options)
+
+
+def _device_type(options: Mapping[str, Any]) -> str:
+    if options["device"] is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if options["device"] == "cuda" and not torch.cuda.is_available():
+        raise UserError("device=cuda: PyTorch finds no CUDA device here; use device=cpu.")
+    return options["device"]
+
+
+def _workers(options: Mapping[str, Any], device_type: str) -> int:
+    if options["workers"] is not None:
+        return options["workers"]
+    return 3 if device_type == "cuda" else 0  # a CPU that computes has no time to decode ahead
+
+
+def _available(device_type: str, *, several: bool) -> int:
+    """How many devices this machine has; on a CPU, how many processes it bears."""
+    if device_type == "cuda":
+        return torch.cuda.device_count()
+    return cores() if several else 1
+
+
+def _processes(options: Mapping[str, Any], available: int) -> int:
+    """How many processes train, each with its device: as many as are wanted, are there, and can share the batch."""
+    wanted, batch, group = options["gpus"], options["spec"]["mb"], options["spec"]["mbstd"]
+    started = distributed.torchrun_world_size()
+    if started is not None:  # somebody else has decided
+        wanted = available = started
+    fitting = [n for n in range(1, min(wanted, available) + 1) if batch % (n * group) == 0]
+    if not fitting or (fitting[-1] < wanted <= available):
+        count = min(wanted, available)
+        raise UserError(
+            f"spec.mb={batch} is no multiple of gpus × spec.mbstd = {count} × {group}; change one of them "
+            f"(spec.mbstd is the group of the minibatch standard deviation, which a pass must hold entirely)."
+        )
+    return fitting[-1]
+
+
+def _microbatch(spec: Mapping[str, Any], processes: int) -> int:
+    """Videos per pass: as many groups as spec.microbatch allows, but at least one, that divide a process's share."""
+    share = spec["mb"] // processes
+    sizes = range(spec["mbstd"], max(spec["microbatch"], spec["mbstd"]) + 1, spec["mbstd"])
+    return max(size for size in sizes if share % size == 0)
+
+
+def _fewer_devices(options: Mapping[str, Any], processes: int) -> str:
+    batch = options["spec"]["mb"]
+    passes = batch // (processes * options["spec"]["microbatch"])
+    return (
+        f"gpus={options['gpus']}, but {processes} will be used: that many are there and can share the batch. Gradients "
+        f"are accumulated over {passes} passes, the batch stays {batch} videos."
+    )
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Checkpoints and disk
+
+
+def _check_snapshot(path: str, generator: Generator, discriminator: TimeAwareDiscriminators) -> None:
+    content = load_snapshot(path)
+    check_state(generator, content["generator"]["ema"], what="the generator", source=path)
+    check_state(discriminator, content["discriminator"]["state"], what="the discriminators", source=path)
+
+
+def _check_state(
+    folder: Path,
+    dataset: PairDataset | DrawnHeads,
+    generator: Generator,
+    discriminator: TimeAwareDiscriminators,
+    notes: list[str],
+) -> None:
+    state = read_state(folder)
+    if state is None:
+        notes.append(f"The run in {folder} ended before it saved its state: it begins again.")
+        return
+    stored, now = state["description"]["dataset"], dataset.describe()
+    changed = [key for key in now if key != "name" and stored.get(key) != now[key]]
+    if changed:
+        key = changed[0]
+        raise UserError(
+            f"Cannot continue the run in {folder}: the dataset has changed ({key} was {stored.get(key)}, is "
+            f"{now[key]}); start a new run with resume= instead."
+        )
+    check_state(generator, state["modules"]["generator"], what="this run's generator", source=folder)
+    check_state(discriminator, state["modules"]["discriminator"], what="this run's discriminators", source=folder)
+    Counters().load_state_dict(state["shared"]["counters"])
+
+
+def _check_outdir(outdir: Path, generator: Generator, discriminator: TimeAwareDiscriminators) -> None:
+    """There must be room for the first files at least."""
+    existing = outdir.absolute()
+    while not os.path.exists(existing):  # nor may one look into a folder of others
+        existing = existing.parent
+    if not existing.is_dir():
+        raise UserError(f"outdir={outdir}: {existing} is a file, not a folder.")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(f"outdir={outdir}: no permission to write in {existing}.")
+    needed, free = 2 * sum(checkpoint_bytes(generator, discriminator)), shutil.disk_usage(existing).free
+    if free < needed:
+        raise UserError(
+            f"outdir={outdir}: not enough space: {format_bytes(free)} are free and the first checkpoints need "
+            f"{format_bytes(needed)}; free some or choose another folder."
+        )
+
+
+def _description(options: Mapping[str, Any], dataset: PairDataset | DrawnHeads) -> str:
+    """What the folder of a new run is called, after its number."""
+    names = options["names"]
+    parts = [slug(dataset.name), names["model"], names["spec"], f"res{options['resolution']}"]
+    parts.append(f"mb{options['spec']['mb']}")
+    if options["aug"] != "noaug":
+        parts.append(options["aug"])
+    if options["cond"]:
+        parts.append("cond")
+    if options["camera_condition"]:
+        parts.append("camera")
+    if options["mirror"]:
+        parts.append("mirror")
+    if options["resume"] is not None:
+        parts.append("resume")
+    return "-".join(part for part in parts if part)

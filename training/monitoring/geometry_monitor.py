@@ -1,0 +1,122 @@
+"""A watch on the geometry while a model trains: depth variance and view parallax, and a warning when it goes flat.
+
+The best-known failure of 3D-aware GANs is a scene that collapses to a picture on a plane: every single view looks
+right, the discriminators have nothing to object to, and the camera moves around a billboard. What is measured, on the
+depth maps of fixed contents seen from the front:
+
+    Geometry/surface         share of pixels that show the foreground (opacity above one half)
+    Geometry/depth_variance  of the visible surface, in squared scene units
+    Geometry/relief          root mean square distance of depths from the plane that fits them best, in scene units
+    Geometry/parallax        how far surface points lie, in a view that is turned by half the range of yaw, from where
+                             that plane would put them, as a fraction of the image's width (root mean square)
+
+Parallax is what the geometry can show beyond a plane, on the scale on which the discriminators would see it. Below
+`FLAT_PARALLAX` it is less than a tenth of a pixel at 32×32 and less than a pixel at 256×256, and a plane would do as
+well: the log says so. The heads of `training.synthetic` have 0.024, eight times the threshold.
+"""
+
+import dataclasses
+
+import torch
+
+from renderer.depth import parallax, relief, surface_depth, weighted_mean
+from training.inference.latents import seed_latents
+from training.networks.generator import Generator
+
+__all__ = ["FLAT_PARALLAX", "GeometryFigures", "GeometryLog", "measure_geometry"]
+
+FLAT_PARALLAX = 0.003  # of the image's width
+THIN_SURFACE = 0.02  # share of pixels; with fewer there is no foreground to speak of
+CONTENTS = 16
+CHUNK = 4  # contents rendered at a time
+TIME = 0.5  # of a clip
+FIRST_FIT = 1000  # videos; before that there is no geometry yet that could have gone
+
+
+@dataclasses.dataclass(frozen=True)
+class GeometryFigures:
+    """The figures of the module's docstring, means over contents that show a surface; NaN if none does."""
+
+    surface: float
+    depth_variance: float
+    relief: float
+    parallax: float
+
+    def warning(self) -> str | None:
+        """What to say if the geometry is flat or gone; None if it is neither."""
+        if not self.surface >= THIN_SURFACE:
+            return (
+                f"the foreground covers {self.surface:.1%} of the image: the background shows everything, and has no "
+                "geometry"
+            )
+        if not self.parallax >= FLAT_PARALLAX:
+            return (
+                f"the geometry is flat: its parallax beyond a plane's is {self.parallax:.2%} of the image's width "
+                f"(below {FLAT_PARALLAX:.1%})"
+            )
+        return None
+
+
+def measure_geometry(depth: torch.Tensor, weights: torch.Tensor, cameras, others) -> GeometryFigures:
+    """Figures of depth maps [N, H, H] with weights (1 where there is a surface) seen by `cameras`.
+
+    Args:
+        others: The turned views that parallax is measured in, one per map.
+    """
+    surface = weights.mean(dim=[-2, -1])
+    # Three pixels are always on a plane; networks that have broken down are reported elsewhere.
+    seen = (weights.flatten(1).sum(1) >= 4) & depth.isfinite().all(dim=-1).all(dim=-1)
+    if not seen.any():
+        return GeometryFigures(float(surface.mean()), float("nan"), float("nan"), float("nan"))
+    depth, weights, cameras, others = depth[seen], weights[seen], cameras[seen], others[seen]
+    mean = weighted_mean(depth, weights)[:, None, None]
+    return GeometryFigures(
+        surface=float(surface.mean()),
+        depth_variance=float(weighted_mean((depth - mean).square(), weights).mean()),
+        relief=float(relief(depth, weights).mean()),
+        parallax=float(parallax(cameras, others, depth, weights).mean()),
+    )
+
+
+class GeometryLog:
+    """Measures a generator's geometry with the same contents every time; has no influence on the training.
+
+    Args:
+        generator: In evaluation mode; its parameters may change between calls.
+        c: Labels [N, c_dim] of the contents, for a generator that wants some; N contents are shown then.
+    """
+
+    def __init__(self, generator: Generator, *, device: torch.device | str = "cpu", c: torch.Tensor | None = None):
+        self.generator, self.device = generator, torch.device(device)
+        sizes = {name: getattr(generator, name) for name in ("z_dim", "motion_dim", "background_dim")}
+        codes = [seed_latents(i, i, **sizes) for i in range(CONTENTS if c is None else len(c))]
+        self.z, self.z_motion, self.z_bg = (
+            torch.cat([getattr(code, name) for code in codes]).to(self.device) for name in ("z", "z_motion", "z_bg")
+        )
+        self.c = None if c is None else c.to(self.device)
+        prior = generator.camera_prior
+        self.front = prior.at().to(self.device)
+        self.turned = prior.at(yaw=1.0).to(self.device)
+
+    @torch.no_grad()
+    def measure(self) -> GeometryFigures:
+        maps = []
+        for part in torch.arange(len(self.z), device=self.device).split(CHUNK):
+            ws = self.generator.mapping(self.z[part], None if self.c is None else self.c[part])
+            scene = self.generator.scene(ws, z_motion=self.z_motion[part], z_bg=self.z_bg[part])
+            out = scene.output(TIME, self.front.repeat(len(part)))
+            background = self.generator.background is not None
+            maps.append(surface_depth(out.depth[:, 0], out.opacity[:, 0], background=background))
+        depth, weights = (torch.cat(x).float() for x in zip(*maps))
+        count = len(depth)
+        return measure_geometry(depth, weights, self.front.repeat(count), self.turned.repeat(count))
+
+    def report(self, statistics, *, cur_nimg: int) -> str | None:
+        """Measure, report to the run's statistics; returns a line for the log when the geometry has gone flat."""
+        figures = self.measure()
+        for name, value in dataclasses.asdict(figures).items():
+            statistics.report(f"Geometry/{name}", value)
+        warning = figures.warning()
+        if warning is None or cur_nimg < FIRST_FIT:
+            return None
+        return f"warning: at {cur_nimg / 1000:g} kimg {warning}. See the notes on flat geometry in docs/learning.md."

@@ -1,0 +1,121 @@
+"""What a run looks like: grids of images and a few videos, from the same seeds every time.
+
+    reals.png                               first frames of training clips
+    images/fakes_random_<kimg>.png          one image per content, each from a random camera of the prior
+    images/fakes_frontal_<kimg>.png         the same contents from the front
+    videos/<kimg>/<program>_seed<n>.mp4     the first contents along a camera path
+
+Everything here has its own seeds, so that looking at a run does not change it.
+"""
+
+from pathlib import Path
+
+import torch
+
+from dnnlib import UserError
+from renderer.cameras import Cameras
+from renderer.trajectories import camera_path, frame_schedule
+from renderer.video import VideoWriter, image_grid, save_png, to_uint8
+from torch_utils.rng import RandomStream
+from training.data.loader import PairDataset
+from training.inference.latents import seed_latents
+from training.networks.generator import Generator
+
+__all__ = ["Previews"]
+
+PROGRAMS = ("front", "rotation_camera_yaw")  # of the videos
+FPS = 8
+CHUNK = 8  # contents rendered at a time
+
+
+class Previews:
+    """Writes the previews of a run; contents, cameras and labels are fixed when it is made.
+
+    Args:
+        folder: The run folder.
+        dataset: Real images, and labels where the generator wants some.
+        generator: In evaluation mode; its parameters may change between calls.
+        images: Number of contents in a grid.
+        columns: Of the grids.
+        videos: Number of contents shown as videos, at most `images`.
+        seed: Of the random cameras and of the choice of real images.
+    """
+
+    def __init__(
+        self,
+        *,
+        folder: Path,
+        dataset: PairDataset,
+        generator: Generator,
+        images: int,
+        columns: int,
+        videos: int,
+        seed: int,
+        device: torch.device,
+    ):
+        self.folder = folder
+        self.dataset = dataset
+        self.generator = generator
+        self.columns = columns
+        self.videos = min(videos, images)
+        self.device = device
+        sizes = {name: getattr(generator, name) for name in ("z_dim", "motion_dim", "background_dim")}
+        codes = [seed_latents(i, i, **sizes) for i in range(images)]
+        self.z, self.z_motion, self.z_bg = (
+            torch.cat([getattr(code, name) for code in codes]).to(device) for name in ("z", "z_motion", "z_bg")
+        )
+        self.seed = seed
+        self.c = dataset.example_labels(images, seed=seed).to(device) if generator.c_dim > 0 else None
+        self.random_cameras = generator.camera_prior.sample(images, RandomStream(seed)).to(device)
+        self.frontal_cameras = generator.camera_prior.at().repeat(images).to(device)
+
+    def write_reals(self) -> None:
+        frames = self.dataset.example_frames(len(self.z), seed=self.seed)
+        save_png(image_grid(frames, self.columns), self.folder / "reals.png")
+
+    def write(self, kimg: int) -> None:
+        """Images and videos of the generator as it is now; a preview that fails is reported and left out."""
+        try:
+            self._write_images(kimg)
+            self._write_videos(kimg)
+        except UserError as error:
+            print(f"preview left out: {error}")
+
+    @torch.no_grad()
+    def _write_images(self, kimg: int) -> None:
+        folder = self.folder / "images"
+        folder.mkdir(exist_ok=True)
+        for name, cameras in (("random", self.random_cameras), ("frontal", self.frontal_cameras)):
+            images = torch.cat([self._render(part, cameras) for part in torch.arange(len(self.z)).split(CHUNK)])
+            save_png(image_grid(to_uint8(images), self.columns), folder / f"fakes_{name}_{kimg:06d}.png")
+
+    @torch.no_grad()
+    def _write_videos(self, kimg: int) -> None:
+        if self.videos == 0:
+            return
+        folder = self.folder / "videos" / f"{kimg:06d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        steps = self.dataset.nframes
+        scene = self._scene(torch.arange(self.videos))
+        for program in PROGRAMS:
+            cameras = camera_path(program, self.generator.camera_prior, steps).to(self.device)
+            writers = [VideoWriter(folder / f"{program}_seed{i:04d}.mp4", FPS) for i in range(self.videos)]
+            try:
+                for step, time in frame_schedule(steps, steps):
+                    frames = to_uint8(scene.render(time, cameras[step].repeat(self.videos))).cpu()
+                    for writer, frame in zip(writers, frames):
+                        writer.add(frame)
+                for writer in writers:
+                    writer.close()
+            finally:
+                for writer in writers:
+                    writer.abort()  # harmless for those that are closed
+
+    def _render(self, part: torch.Tensor, cameras: Cameras) -> torch.Tensor:
+        """Images [len(part), 3, H, W] of some contents in the middle of their clips."""
+        return self._scene(part).render(0.5, cameras[part.to(self.device)])
+
+    def _scene(self, part: torch.Tensor):
+        part = part.to(self.device)
+        ws = self.generator.mapping(self.z[part], None if self.c is None else self.c[part])
+        return self.generator.scene(ws, z_motion=self.z_motion[part], z_bg=self.z_bg[part])

@@ -1,0 +1,261 @@
+"""What a run says about itself: log.txt, the status line, stats.jsonl, TensorBoard events and the progress bar.
+
+Only the main process writes. A status line shows the fields of `FIELDS`; the row of stats.jsonl has the same fields,
+then every reported statistic as {"mean", "std", "num"}. When a run is continued, rows later than the point it continues
+from are removed, so that the file reads as if the run had never been interrupted.
+"""
+
+import contextlib
+import json
+import math
+import os
+import resource
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from dnnlib import atomic_write, explain_file_trouble, format_time
+from torch_utils import distributed
+from torch_utils.training_stats import Moments
+
+__all__ = [
+    "FIELDS",
+    "LogFile",
+    "Reports",
+    "cpu_memory",
+    "gpu_memory",
+    "open_reports",
+    "reset_gpu_peak",
+    "status_line",
+]
+
+# Fields of a status line: name and format. tick: number; kimg: thousands of videos so far; time: of training, in
+# seconds; maintenance: seconds between the ticks (previews, snapshots); memory in GiB; augment: probability p;
+# videos/s: of the tick, as sec/kimg; left: seconds to the end of the training, at the pace of this process so far. NaN
+# are the rates of tick 0, one iteration that warms up.
+FIELDS = {
+    "tick": "{:<5d}",
+    "kimg": "{:<9.2f}",
+    "time": "{:<12s}",
+    "sec/tick": "{:<8.1f}",
+    "sec/kimg": "{:<8.2f}",
+    "maintenance": "{:<6.1f}",
+    "cpumem": "{:<6.2f}",
+    "gpumem": "{:<6.2f}",
+    "augment": "{:<6.3f}",
+    "videos/s": "{:<8.2f}",
+    "left": "{}",
+}
+
+
+def status_line(fields: Mapping[str, float]) -> str:
+    """The fields on one line: 'tick 0  kimg 0.02 …', '-' for what is NaN."""
+    texts = []
+    for name, form in FIELDS.items():
+        text = form.format(format_time(fields[name]) if name == "time" else fields[name])
+        if math.isnan(fields[name]):
+            text = "-".ljust(len(text))
+        elif name == "left":
+            text = format_time(fields[name])
+        texts.append(f"{name} {text}")
+    return " ".join(texts).rstrip()
+
+
+def cpu_memory() -> float:
+    """Memory of this process in GiB: what it uses now, or where the system does not tell, its maximum so far."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / 2**30
+    except (OSError, IndexError, ValueError):
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+class LogFile:
+    """While entered, everything printed to stdout goes to a file as well, and so does the traceback of an error.
+
+    Raises:
+        UserError: The file cannot be opened. Once it is, trouble with it (a full disk) stops nothing: what matters is
+            also on stdout, and whoever writes what cannot be lost raises an error of his own.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self._path = path
+
+    def __enter__(self) -> "LogFile":
+        with explain_file_trouble(self._path):
+            self._file = open(self._path, "a", encoding="utf-8", errors="backslashreplace", buffering=1)  # noqa: SIM115
+        self._stdout = sys.stdout
+        sys.stdout = self
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        sys.stdout = self._stdout
+        if error is not None:
+            with contextlib.suppress(OSError):
+                self._file.write("".join(traceback.format_exception(kind, error, trace)))
+        with contextlib.suppress(OSError):
+            self._file.close()
+
+    def note(self, line: str) -> None:
+        """Write a line to the file alone."""
+        with contextlib.suppress(OSError):
+            self._file.write(f"{line}\n")
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            self._file.write(text)
+        return self._stdout.write(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._file.flush()
+        self._stdout.flush()
+
+    def __getattr__(self, name: str) -> Any:  # isatty, encoding, …
+        return getattr(self._stdout, name)
+
+
+class Reports:
+    """What a run says while it runs: status lines, stats.jsonl, TensorBoard events, the progress bar.
+
+    Args:
+        folder: The run folder.
+        next_tick, cur_nimg: Where the run starts; what an interrupted run wrote beyond that is removed.
+        total_nimg: Where it ends.
+        active: Whether this is the process that writes; the others' reports do nothing.
+    """
+
+    def __init__(self, folder: str | os.PathLike, *, next_tick: int, cur_nimg: int, total_nimg: int, active: bool):
+        self._active = active
+        self._path = Path(folder) / "stats.jsonl"
+        self._events = None
+        if active:
+            if self._path.exists():
+                _truncate(self._path, next_tick)
+            self._events = _event_writer(folder, first_step=cur_nimg + 1)
+        self._bar = tqdm(
+            total=total_nimg / 1000,
+            initial=cur_nimg / 1000,
+            disable=not (active and sys.stderr.isatty()),
+            dynamic_ncols=True,
+            bar_format="{l_bar}{bar}| {n:.2f}/{total:g} kimg [{elapsed}<{remaining}]",
+        )
+
+    def print(self, text: str) -> None:
+        """Print a line, above the bar if there is one."""
+        if self._active:
+            tqdm.write(text, file=sys.stdout)
+            sys.stdout.flush()
+
+    def advance(self, videos: int) -> None:
+        """Move the progress bar."""
+        self._bar.update(videos / 1000)
+
+    def tick(self, fields: Mapping[str, float], statistics: Mapping[str, Moments]) -> None:
+        """Report a tick: the fields of the status line and the statistics."""
+        if not self._active:
+            return
+        self.print(status_line(fields))
+        row: dict[str, Any] = {name: _number(value) for name, value in fields.items()}
+        row["timestamp"] = time.time()
+        for name, moments in statistics.items():
+            row[name] = {"mean": _number(moments.mean), "std": _number(moments.std), "num": moments.count}
+        with explain_file_trouble(self._path), open(self._path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        values = {f"Progress/{name}": value for name, value in fields.items() if not math.isnan(value)}
+        values.update({name: moments.mean for name, moments in statistics.items()})
+        self._add_events(values, step=round(fields["kimg"] * 1000))
+
+    def metrics(self, cur_nimg: int, values: Mapping[str, float]) -> None:
+        """Report metrics of the snapshot at this point, by name."""
+        if self._active and values:
+            self.print("  ".join(f"{name} {value:.4f}" for name, value in values.items()))
+            self._add_events({f"Metrics/{name}": value for name, value in values.items()}, step=cur_nimg)
+
+    def close(self) -> None:
+        self._bar.close()
+        if self._events is not None:
+            with contextlib.suppress(OSError):
+                self._events.close()
+
+    def _add_events(self, values: Mapping[str, float], *, step: int) -> None:
+        """TensorBoard counts whole steps: videos."""
+        if self._events is None:
+            return
+        try:
+            for name, value in values.items():
+                self._events.add_scalar(name, value, global_step=step)
+            self._events.flush()
+        except OSError as error:
+            self.print(f"No TensorBoard events are written any more: {error} (stats.jsonl has the same figures).")
+            self._events = None
+
+
+@contextlib.contextmanager
+def open_reports(folder: str | os.PathLike, counters: Any, *, total_nimg: int) -> Iterator[Reports]:
+    """The reports of a run that stands at `counters` (of training.training_loop), closed at the end; the main process
+    writes."""
+    reports = Reports(
+        folder,
+        next_tick=counters.tick,
+        cur_nimg=counters.cur_nimg,
+        total_nimg=total_nimg,
+        active=distributed.is_main(),
+    )
+    try:
+        yield reports
+    finally:
+        reports.close()
+
+
+def _number(value: float) -> float | None:
+    """JSON has no NaN and no infinity."""
+    return value if math.isfinite(value) else None
+
+
+def _truncate(path: Path, next_tick: int) -> None:
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["tick"] < next_tick:
+                kept.append(line + "\n")
+        except (ValueError, KeyError, TypeError):
+            continue  # a line that was cut off while it was written
+    with atomic_write(path, "w") as file:
+        file.writelines(kept)
+
+
+def _event_writer(folder: str | os.PathLike, *, first_step: int):
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        print("TensorBoard is not installed: no events are written (stats.jsonl has the same figures).")
+        return None
+    try:
+        os.fspath(folder).encode()
+    except UnicodeEncodeError:  # bytes of another encoding, which TensorBoard cannot name
+        print(
+            "The folder's name is no UTF-8: no events for TensorBoard are written (stats.jsonl has the same figures)."
+        )
+        return None
+    with explain_file_trouble(folder):
+        return SummaryWriter(os.fspath(folder), purge_step=first_step)
+
+
+def reset_gpu_peak(device: torch.device) -> None:
+    """Start measuring the peak of GPU memory anew."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def gpu_memory(device: torch.device) -> float:
+    """Peak of GPU memory since the last reset, in GiB; 0 on the CPU."""
+    return torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else 0.0

@@ -1,0 +1,1 @@
+"""The generator and its discriminators, and how they run on a device."""

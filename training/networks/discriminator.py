@@ -1,0 +1,225 @@
+"""Time-aware discriminators: one sees a pair of frames and the time between them, one sees single frames.
+
+Two StyleGAN2 discriminators with the "skip" architecture (StyleGAN2, section 4.1). The video discriminator's input is
+the earlier frame, the later frame and a constant plane holding Δt (DIGAN, section 3.3); the image discriminator's is
+one frame (3D-Aware Video Generation, section 3.2).
+"""
+
+import math
+
+import torch
+from torch import nn
+
+from torch_utils.ops.bias_act import bias_act
+from torch_utils.ops.conv2d_resample import conv2d_resample
+from torch_utils.ops.upfirdn2d import downsample2d, setup_filter
+from training.networks.layers import FullyConnected
+from training.networks.mapping import MappingNetwork
+from training.networks.mixed_precision import HalfPrecision
+
+__all__ = ["Discriminator", "TimeAwareDiscriminators", "minibatch_std", "time_plane"]
+
+
+class ConvLayer(nn.Module):
+    """k×k convolution with weight w / √(in k²), optional ÷2 behind an FIR filter, bias, activation, clamp."""
+
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        act: str = "lrelu",
+        down: int = 1,
+        clamp: float | None = None,
+    ):
+        super().__init__()
+        self.act, self.down, self.clamp, self.padding = act, down, clamp, kernel_size // 2
+        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, kernel_size, kernel_size))
+        self.bias = nn.Parameter(torch.zeros(out_channels))
+        self.weight_gain = 1 / math.sqrt(in_channels * kernel_size**2)
+        self.register_buffer("filter", setup_filter([1, 3, 3, 1]), persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        weight = (self.weight * self.weight_gain).to(x.dtype)
+        x = conv2d_resample(x, weight, f=self.filter, down=self.down, padding=self.padding)
+        return bias_act(x, self.bias.to(x.dtype), act=self.act, clamp=self.clamp)
+
+
+def minibatch_std(x: torch.Tensor, *, group_size: int, num_features: int = 1) -> torch.Tensor:
+    """Append the standard deviation over a group of samples as extra channels (Progressive GAN, section 3).
+
+    Sample i belongs to group i mod (N / G) with G = min(group_size, N).
+
+    Args:
+        x: [N, C, H, W], C a multiple of num_features.
+
+    Raises:
+        ValueError: N is not a multiple of G.
+    """
+    n, channels, height, width = x.shape
+    group = min(group_size, n)
+    if n % group:
+        raise ValueError(f"minibatch standard deviation: a batch of {n} is no multiple of the group size {group}.")
+    y = x.reshape(group, -1, num_features, channels // num_features, height, width)
+    # Spelled out rather than torch.var: near-equal samples make the second derivative sensitive to the rounding.
+    y = y.float() if x.dtype == torch.float16 else y
+    y = y - y.mean(dim=0)
+    y = (y.square().mean(dim=0) + 1e-8).sqrt()
+    y = y.mean(dim=[2, 3, 4]).to(x.dtype)  # [N / G, num_features]
+    y = y[:, :, None, None].repeat(group, 1, height, width)
+    return torch.cat([x, y], dim=1)
+
+
+class DiscriminatorBlock(nn.Module):
+    """From one resolution to half of it: colours in, two convolutions, the second of them strided."""
+
+    def __init__(self, *, img_channels: int, channels: int, out_channels: int, clamp: float | None):
+        super().__init__()
+        common = {"clamp": clamp}
+        self.fromrgb = ConvLayer(in_channels=img_channels, out_channels=channels, kernel_size=1, **common)
+        self.conv0 = ConvLayer(in_channels=channels, out_channels=channels, kernel_size=3, **common)
+        self.conv1 = ConvLayer(in_channels=channels, out_channels=out_channels, kernel_size=3, down=2, **common)
+        self.register_buffer("filter", setup_filter([1, 3, 3, 1]), persistent=False)
+
+    def forward(self, x: torch.Tensor | None, img: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        y = self.fromrgb(img)
+        x = y if x is None else x + y
+        return self.conv1(self.conv0(x)), downsample2d(img, self.filter)
+
+
+class DiscriminatorEpilogue(nn.Module):
+    """4×4 features and image to one vector of `out_features` per sample."""
+
+    def __init__(self, *, img_channels: int, channels: int, out_features: int, clamp: float | None, mbstd_group: int):
+        super().__init__()
+        self.mbstd_group = mbstd_group
+        self.fromrgb = ConvLayer(in_channels=img_channels, out_channels=channels, kernel_size=1)
+        self.conv = ConvLayer(in_channels=channels + 1, out_channels=channels, kernel_size=3, clamp=clamp)
+        self.fc = FullyConnected(in_features=channels * 16, out_features=channels, act="lrelu")
+        self.out = FullyConnected(in_features=channels, out_features=out_features)
+
+    def forward(self, x: torch.Tensor, img: torch.Tensor) -> torch.Tensor:
+        x = x + self.fromrgb(img)
+        x = self.conv(minibatch_std(x, group_size=self.mbstd_group))
+        return self.out(self.fc(x.flatten(1)))
+
+
+class Discriminator(nn.Module):
+    """Images [N, img_channels, H, H] (and labels [N, c_dim]) to logits [N, 1].
+
+    Args:
+        resolution: H, a power of two of at least 8.
+        channel_base, channel_max: min(32768 · channel_base / r, channel_max) channels at resolution r.
+        conv_clamp: Clamp of the convolutions' outputs; None for none.
+        mbstd_group: Group size of the minibatch standard deviation.
+        fp16_resolutions: So many of the highest resolutions run in half precision; see
+        `training.networks.mixed_precision`. channels_last: Memory layout of the features.
+        mapping_layers: Layers of the label's mapping network (with c_dim > 0: projection discriminator).
+    """
+
+    def __init__(
+        self,
+        *,
+        resolution: int,
+        img_channels: int,
+        c_dim: int = 0,
+        channel_base: float = 1.0,
+        channel_max: int = 512,
+        conv_clamp: float | None = 256.0,
+        mbstd_group: int = 8,
+        fp16_resolutions: int = 4,
+        channels_last: bool = True,
+        mapping_layers: int = 8,
+    ):
+        super().__init__()
+        if resolution < 8 or resolution & (resolution - 1):
+            raise ValueError(f"resolution must be a power of two of at least 8, got {resolution}.")
+        self.resolution, self.img_channels, self.c_dim = resolution, img_channels, c_dim
+        self.fp16_resolutions, self.half_precision = fp16_resolutions, HalfPrecision()
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        channels = {
+            2**i: min(int(32768 * channel_base) // 2**i, channel_max) for i in range(2, resolution.bit_length())
+        }
+        self.blocks = nn.ModuleDict()
+        r = resolution
+        while r > 4:
+            self.blocks[str(r)] = DiscriminatorBlock(
+                img_channels=img_channels, channels=channels[r], out_channels=channels[r // 2], clamp=conv_clamp
+            )
+            r //= 2
+        out_features = channels[4] if c_dim > 0 else 1
+        self.epilogue = DiscriminatorEpilogue(
+            img_channels=img_channels,
+            channels=channels[4],
+            out_features=out_features,
+            clamp=conv_clamp,
+            mbstd_group=mbstd_group,
+        )
+        self.mapping = None
+        if c_dim > 0:
+            self.mapping = MappingNetwork(
+                z_dim=0, c_dim=c_dim, w_dim=out_features, num_ws=None, num_layers=mapping_layers, w_avg_beta=None
+            )
+
+    def forward(self, img: torch.Tensor, c: torch.Tensor | None = None) -> torch.Tensor:
+        expected = (self.img_channels, self.resolution, self.resolution)
+        assert tuple(img.shape[1:]) == expected, f"expected [N, {expected}], got {tuple(img.shape)}"
+        x, full, half = None, self.epilogue.conv.weight.dtype, self.half_precision.type(img.device)
+        for i, block in enumerate(self.blocks.values()):
+            dtype = (half if i < self.fp16_resolutions else None) or full
+            img = img.to(dtype=dtype, memory_format=self.memory_format)
+            x, img = block(None if x is None else x.to(dtype), img)
+        x = self.epilogue(x.to(full), img.to(full))
+        if self.mapping is None:
+            return x
+        projection = self.mapping(None, c)
+        return (x * projection).sum(dim=1, keepdim=True) / math.sqrt(x.shape[1])
+
+    def layers(self) -> list[nn.Module]:
+        """Convolutional layers from the image on, the order in which `freeze` takes them."""
+        return [layer for block in self.blocks.values() for layer in (block.fromrgb, block.conv0, block.conv1)]
+
+
+class TimeAwareDiscriminators(nn.Module):
+    """The video discriminator `.video` and the image discriminator `.image` (None with image=False: an ablation).
+
+    Arguments as for `Discriminator`.
+    """
+
+    def __init__(
+        self,
+        *,
+        resolution: int,
+        c_dim: int = 0,
+        channel_base: float = 1.0,
+        channel_max: int = 512,
+        conv_clamp: float | None = 256.0,
+        mbstd_group: int = 8,
+        image: bool = True,
+        fp16_resolutions: int = 4,
+        channels_last: bool = True,
+        mapping_layers: int = 8,
+    ):
+        super().__init__()
+        common = {
+            "resolution": resolution, "c_dim": c_dim, "channel_base": channel_base, "channel_max": channel_max,
+            "conv_clamp": conv_clamp, "mbstd_group": mbstd_group, "fp16_resolutions": fp16_resolutions,
+            "channels_last": channels_last, "mapping_layers": mapping_layers,
+        }  # fmt: skip
+        self.config = common | {"image": image}
+        self.resolution, self.c_dim = resolution, c_dim
+        self.video = Discriminator(img_channels=7, **common)
+        self.image = Discriminator(img_channels=3, **common) if image else None
+
+    def freeze(self, num_layers: int) -> None:
+        """Stop training the first `num_layers` convolutional layers of each discriminator (FreezeD)."""
+        for network in (self.video, self.image):
+            if network is not None:
+                for layer in network.layers()[:num_layers]:
+                    layer.requires_grad_(False)
+
+
+def time_plane(frames: torch.Tensor, dt: torch.Tensor) -> torch.Tensor:
+    """The video discriminator's last channel [B, 1, H, W]: time differences [B] as constant planes."""
+    return dt.to(frames.dtype)[:, None, None, None].repeat(1, 1, *frames.shape[-2:])

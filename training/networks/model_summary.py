@@ -1,0 +1,127 @@
+"""How large a training is, from its networks alone: parameters, rays, samples, memory, files. For the dry run."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from dnnlib import format_bytes
+from training.networks.discriminator import TimeAwareDiscriminators
+from training.networks.generator import Generator
+
+__all__ = ["checkpoint_bytes", "memory_bytes", "parameter_counts", "render_counts", "size_report"]
+
+FLOAT = 4  # bytes
+FRAMES = 2  # of a training video
+KEPT = 4  # values that two layers of a block keep per pixel and channel: what they read, what their activations return
+
+
+def parameter_counts(generator: Generator, discriminator: TimeAwareDiscriminators) -> dict[str, int]:
+    """Number of parameters by part: 'generator', 'generator.mapping', …"""
+    counts = {}
+    for name, network in (("generator", generator), ("discriminator", discriminator)):
+        counts[name] = _count(network)
+        counts.update({f"{name}.{part}": _count(module) for part, module in network.named_children()})
+    return counts
+
+
+def render_counts(generator: Generator, *, videos: int) -> dict[str, int]:
+    """What a pass of the generator renders for this many videos, as in the generator's main phase.
+
+    Rays are those of the low-resolution image and of the NeRF-path lattice; samples are points at which the foreground
+    and the background are evaluated (the background once for both frames).
+    """
+    settings = generator.settings
+    rays = settings.resolution**2 + settings.path_lattice**2
+    behind = 0 if generator.background is None else settings.num_background
+    return {
+        "rays": videos * FRAMES * rays,
+        "samples": videos * rays * (FRAMES * (settings.num_samples + settings.num_importance) + behind),
+    }
+
+
+def memory_bytes(
+    generator: Generator, discriminator: TimeAwareDiscriminators, *, videos: int
+) -> dict[str, tuple[float, str]]:
+    """Estimated memory of a process in bytes for micro-batches of this many videos, with the formula, by part.
+
+    What autograd keeps dominates: per sample a value for every unit of every layer, per pixel what a layer reads and
+    what its activation returns, in float32; with `generator.recompute` the generator keeps what its field and its
+    blocks are given and return. The discriminators judge one after another, pairs or frames, fakes or reals. 'peak' is
+    that of a step of the generator. The framework itself, allocators and the first-order gradients that regularisation
+    differentiates again come on top.
+    """
+    g, d = _count(generator), _count(discriminator)
+    foreground, settings = generator.config["foreground"], generator.settings
+    hidden, kept = (1, 1) if generator.recompute else (foreground["num_layers"], KEPT)
+    units = foreground["width"] * hidden + (0 if generator.recompute else foreground["feature_dim"]) + 3
+    samples, frames = render_counts(generator, videos=videos)["samples"], videos * FRAMES
+    per_ray = settings.num_samples + settings.num_importance
+    per_ray += 0 if generator.background is None else settings.num_background
+    lattice = settings.path_lattice**2 * per_ray
+
+    base, most = _channel_rule(generator.config["upsampler"])
+    sizes = [2**i for i in range(settings.resolution.bit_length(), generator.resolution.bit_length())]
+    pixels = sum(size**2 * kept * min(base // size, most) for size in sizes)
+    unaided = lattice * sum(kept * min(base // size, most) for size in sizes)
+    again = frames * max(size**2 * KEPT * min(base // size, most) for size in sizes)
+    base, most = _channel_rule(discriminator.config)
+    sizes = [2**i for i in range(3, discriminator.resolution.bit_length())]
+    judged = sum(size**2 * KEPT * min(base // size, most) for size in sizes)
+    images = videos * (1 if discriminator.image is None else FRAMES)
+
+    parts = {
+        "weights": (FLOAT * (5 * g + 4 * d), f"4 B × (5 × {g:,d} + 4 × {d:,d}): with gradients, Adam, average"),
+        "field": (FLOAT * samples * units, f"4 B × {samples:,d} samples × {units:,d} units"),
+        "upsampler": (FLOAT * frames * pixels, f"4 B × {frames} frames × Σ resolution² × {kept} × channels"),
+        "path loss": (FLOAT * frames * unaided, f"4 B × {frames} frames × {lattice:,d} samples × Σ {kept} × channels"),
+        "discriminators": (FLOAT * images * judged, f"4 B × {images} images × Σ resolution² × {KEPT} × channels"),
+    }
+    if generator.recompute:
+        parts["run again"] = (FLOAT * again, f"4 B × {frames} frames × the upsampler's largest block")
+    parts["peak"] = (sum(size for size, _ in parts.values()), "all of these")
+    return parts
+
+
+def checkpoint_bytes(generator: Generator, discriminator: TimeAwareDiscriminators) -> tuple[int, int]:
+    """Sizes of a network snapshot and of the training state."""
+    g, d = _count(generator), _count(discriminator)
+    return FLOAT * (2 * g + d), FLOAT * (4 * g + 3 * d)
+
+
+def size_report(
+    generator: Generator, discriminator: TimeAwareDiscriminators, *, options: Mapping[str, Any], processes: int
+) -> list[str]:
+    """The lines that a dry run prints about sizes."""
+    batch, micro = options["spec"]["mb"], options["spec"]["microbatch"]
+    lines = ["parameters"]
+    lines += [
+        f"  {'  ' * name.count('.') + name.split('.')[-1]:<24s}{count:>12,d}"
+        for name, count in parameter_counts(generator, discriminator).items()
+    ]
+    step, one = render_counts(generator, videos=batch), render_counts(generator, videos=micro)
+    lines += [
+        f"batch      {batch} videos = {processes} processes × {batch // (processes * micro)} passes × {micro} videos",
+        f"rays       {step['rays']:,d} per generator step, {one['rays']:,d} per pass",
+        f"samples    {step['samples']:,d} per generator step, {one['samples']:,d} per pass",
+        "memory of a process, estimated",
+    ]
+    parts = memory_bytes(generator, discriminator, videos=micro)
+    lines += [f"  {name:<16s}{format_bytes(size):>10s}   {formula}" for name, (size, formula) in parts.items()]
+    snapshot, state = checkpoint_bytes(generator, discriminator)
+    ticks = options["kimg"] / options["spec"]["kimg_per_tick"]
+    count = 1 + (0 if options["snap"] is None else int(ticks // options["snap"]))
+    count = min(count, options["keep"] or count)
+    lines.append(
+        f"disk       {count} snapshots × {format_bytes(snapshot)} + state {format_bytes(state)}"
+        f" = {format_bytes(count * snapshot + state)}"
+    )
+    return lines
+
+
+def _count(module: nn.Module | None) -> int:
+    return 0 if module is None else sum(parameter.numel() for parameter in module.parameters())
+
+
+def _channel_rule(config: Mapping[str, Any]) -> tuple[int, int]:
+    return int(32768 * config["channel_base"]), config["channel_max"]

@@ -1,0 +1,1 @@
+"""Import of checkpoints that the original system published: `python -m training.published`."""

@@ -1,0 +1,258 @@
+"""Published checkpoints: pickles of the original system, read without running anything in them.
+
+    python -m training.published IN.pkl OUT.pkl     convert to this program's format
+    python -m training.published --info IN.pkl      show configuration, sizes, progress, statistics of the tensors
+
+Such a file is a dictionary of networks G, D and G_ema, each stored as its attributes together with the Python source
+that the original's loader runs. Here (a) a restricted reader takes the file apart into plain data, (b) constructor
+arguments become this program's configuration, (c) tensors get this program's names, every one accounted for. Other
+commands take such a file wherever they take a snapshot: `training.checkpoints.snapshot` calls `read_published`.
+"""
+
+import mmap
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+import yaml
+
+from dnnlib import UserError, format_bytes, one_line, run_cli
+from dnnlib.command_line import Command
+from training.checkpoints.snapshot import SNAPSHOT_FORMAT, VERSION, load_snapshot, save_archive
+from training.networks.discriminator import TimeAwareDiscriminators
+from training.networks.generator import Generator
+from training.networks.model_summary import parameter_counts
+from training.published.config import discriminator_config, generator_config
+from training.published.modules import PublishedModule
+from training.published.pickle_values import Budget, UnreadablePickle, printable
+from training.published.safe_unpickler import read_pickle
+from training.published.state_dict import (
+    map_discriminator_name,
+    map_generator_name,
+    match_names,
+    published_discriminator_name,
+    published_generator_name,
+    take_state,
+)
+from training.published.tensors import TensorData, allowed_globals
+
+__all__ = ["convert", "parse_published", "read_published"]
+
+MAX_BYTES = 8 << 30  # the published files have a quarter of a gigabyte
+MAX_KIMG = 1e9
+
+
+def read_published(path: str | os.PathLike, *, average_only: bool = False) -> dict[str, Any]:
+    """The content of a published checkpoint, in the form of `training.checkpoints.snapshot.load_snapshot`.
+
+    Args:
+        average_only: Read no more than the moving-average generator; the entries of the others are then missing.
+
+    Raises:
+        UserError: The file is damaged, holds something else, or a network with options that have no counterpart.
+    """
+    path = Path(path)
+    try:
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > MAX_BYTES:
+                raise UserError(f"{path} has {format_bytes(size)}; no published checkpoint is as large as that.")
+            # Mapped, not read: of the networks that are not wanted nothing is ever touched.
+            data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    except OSError as error:
+        raise UserError(f"Cannot read {path}: {error.strerror}.") from error
+    try:
+        return parse_published(data, average_only=average_only)
+    except UnreadablePickle as error:
+        raise UserError(f"{path} {one_line(error)}") from error
+
+
+def parse_published(data: memoryview, *, average_only: bool = False) -> dict[str, Any]:
+    """The same for the bytes of a file.
+
+    Raises:
+        UnreadablePickle: The text goes on after the file's name.
+    """
+    budget = Budget(nested=len(data))
+    tree, end = read_pickle(data, allowed=allowed_globals(budget), budget=budget)
+    if end != len(data):
+        raise UnreadablePickle(f"goes on for {len(data) - end} bytes after its end; download it again.")
+    if type(tree) is not dict or "G_ema" not in tree:
+        raise UnreadablePickle(f"is a Python pickle without a network G_ema ({_summary(tree)}); it is no checkpoint.")
+    average = _module(tree, "G_ema")
+    _check_family(average)
+    tensors = _tensors(average, len(data))
+    config = generator_config(average, tensors)
+    generator = _build(Generator, config, "generator")
+    num_ws = average.attribute("num_ws")
+    if num_ws != generator.num_ws:
+        raise UnreadablePickle(f"describes a generator of {generator.num_ws} styles, but says it has {num_ws}.")
+    content: dict[str, Any] = {
+        "format": SNAPSHOT_FORMAT,
+        "version": VERSION,
+        "generator": {"config": config, "ema": _generator_state(generator, tensors, "G_ema")},
+        "augment": None,
+        "dataset": _dataset(tree.get("training_set_kwargs"), config),
+        "progress": {"cur_nimg": _videos_shown(average), "tick": 0, "iteration": 0},
+    }
+    if average_only:
+        return content
+    content["generator"]["state"] = _generator_state(generator, _tensors(_module(tree, "G"), len(data)), "G")
+    module = _module(tree, "D")
+    config, tensors = discriminator_config(module), _tensors(module, len(data))
+    discriminator = _build(TimeAwareDiscriminators, config, "discriminator")
+    state = _take(discriminator, tensors, map_discriminator_name, published_discriminator_name, "discriminators (D)")
+    return content | {"discriminator": {"config": config, "state": state}}
+
+
+def _module(tree: dict[str, Any], name: str) -> PublishedModule:
+    return PublishedModule(tree.get(name), name)
+
+
+def _summary(tree: Any) -> str:
+    if type(tree) is not dict:
+        return f"it holds a {type(tree).__name__}"
+    names = ", ".join(printable(str(key), 20) for key in list(tree)[:5] if type(key) is str)
+    return f"it holds {names or 'nothing'}"
+
+
+def _check_family(generator: PublishedModule) -> None:
+    """Relatives of this system store their networks in the same way."""
+    synthesis = generator.child("synthesis")
+    if synthesis is None or synthesis.child("fg_nerf") is None:
+        kind = "a generator without a synthesis network" if synthesis is None else printable(synthesis.class_name, 40)
+        raise UnreadablePickle(
+            f"is an image pickle of StyleGAN2 or a relative of it ({kind}): it has no 3D field, and this program "
+            "renders only 3D video generators."
+        )
+
+
+def _tensors(module: PublishedModule, available: int) -> dict[str, TensorData]:
+    tensors = module.tensors()
+    if sum(tensor.nbytes for tensor in tensors.values()) > available:
+        raise UnreadablePickle(f"holds fewer bytes than the tensors of '{module.path}' have; it is malicious.")
+    return tensors
+
+
+def _build(kind: type, config: dict[str, Any], what: str) -> Any:
+    """The network without memory for its tensors: nothing is allocated for sizes that a file claims."""
+    try:
+        with torch.device("meta"):
+            return kind(**config)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UnreadablePickle(f"describes a {what} that cannot be built: {one_line(error)}") from error
+
+
+def _generator_state(generator: Generator, tensors: dict[str, TensorData], name: str) -> dict[str, torch.Tensor]:
+    motion = {} if generator.motion is None else {"motion_layers": len(generator.motion.layers) + 1}
+    return _take(
+        generator,
+        tensors,
+        lambda published: map_generator_name(published, **motion),
+        lambda ours: published_generator_name(ours, **motion),
+        f"generator ({name})",
+    )
+
+
+def _take(network, tensors: dict[str, TensorData], rename, restore, what: str) -> dict[str, torch.Tensor]:
+    try:
+        matched = match_names({name: tensor.shape for name, tensor in tensors.items()}, network, rename, restore)
+    except ValueError as error:
+        raise UnreadablePickle(f"does not fit the {what} that it describes: {error}") from error
+    return take_state(matched, {name: tensors[name].read().float() for name in matched.values()}, network)
+
+
+def _videos_shown(generator: PublishedModule) -> int:
+    """Progress of the training; the original keeps it on the synthesis network, in thousands."""
+    synthesis = generator.child("synthesis")
+    kimg = None if synthesis is None else synthesis.attribute("steps")
+    return round(kimg * 1000) if type(kimg) in (int, float) and 0 <= kimg <= MAX_KIMG else 0
+
+
+def _dataset(arguments: Any, config: dict[str, Any]) -> dict[str, Any]:
+    """What the file says of its training data; like our own descriptions, without paths."""
+    arguments = arguments if type(arguments) is dict else {}
+    known = {"c_dim": config["c_dim"], "resolution": config["resolution"]}
+    if type(arguments.get("path")) is str:
+        known["name"] = printable(arguments["path"].rstrip("/").rpartition("/")[2])
+    for name, ours, kind in (("nframes", "nframes", int), ("xflip", "mirror", bool), ("max_size", "num_videos", int)):
+        if type(arguments.get(name)) is kind:
+            known[ours] = arguments[name]
+    return known
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def convert(source: str | os.PathLike, out: str | os.PathLike) -> None:
+    """Write a published checkpoint as a snapshot of this program.
+
+    Raises:
+        UserError: See `read_published`; or the output is the input, or cannot be written.
+    """
+    if os.path.exists(out) and os.path.samefile(source, out):
+        raise UserError(f"{out} is the file to convert itself; give the result another name.")
+    if os.path.isdir(out):
+        raise UserError(f"{out} is a folder; give the name of a file.")
+    save_archive(out, load_snapshot(source))
+
+
+def describe(path: str, content: dict[str, Any]) -> list[str]:
+    """Lines about a snapshot: what it is, its configuration, its sizes, and a row per tensor."""
+    progress, generator, discriminator = (content[name] for name in ("progress", "generator", "discriminator"))
+    try:
+        networks = (
+            _build(Generator, generator["config"], "generator"),
+            _build(TimeAwareDiscriminators, discriminator["config"], "discriminator"),
+        )
+    except UnreadablePickle as error:  # of a published checkpoint they have been built before
+        raise UserError(f"{path} {error}") from error
+    size = f", {format_bytes(os.path.getsize(path))}" if os.path.isfile(path) else ""
+    lines = [f"file        {path}{size}"]
+    lines.append(f"kimg        {progress['cur_nimg'] / 1000:g}")
+    lines.append("dataset     " + ", ".join(f"{name} {value}" for name, value in content["dataset"].items()))
+    config = {"generator": generator["config"], "discriminator": discriminator["config"]}
+    lines += ["", yaml.safe_dump(config, sort_keys=False, default_flow_style=None).rstrip(), "", "parameters"]
+    lines += [f"  {name:28} {count:>12,}" for name, count in parameter_counts(*networks).items()]
+    for name, state in (
+        ("G_ema", generator["ema"]),
+        ("G", generator["state"]),
+        ("D", discriminator["state"]),
+    ):
+        lines += ["", f"{name:60} {'shape':>16} {'mean':>11} {'std':>11} {'min':>11} {'max':>11}"]
+        lines += [_row(tensor_name, tensor) for tensor_name, tensor in state.items()]
+    return lines
+
+
+def _row(name: str, tensor: torch.Tensor) -> str:
+    shape = "×".join(map(str, tensor.shape)) or "scalar"
+    x = tensor.double()
+    numbers = (x.mean(), x.std(correction=0), x.min(), x.max()) if x.numel() else ()
+    return f"{name:60} {shape:>16}" + "".join(f" {float(number):11.4g}" for number in numbers)
+
+
+@click.command(cls=Command, context_settings={"max_content_width": 120})
+@click.argument("source", metavar="IN.pkl", type=click.Path())
+@click.argument("out", metavar="[OUT.pkl]", required=False, type=click.Path())
+@click.option("--info", is_flag=True, help="Show configuration, sizes, progress and tensors.")
+def main(source: str, out: str | None, info: bool) -> None:
+    """Convert a published checkpoint IN.pkl to this program's format, OUT.pkl; or show what is in it."""
+    if out is None and not info:
+        raise UserError("Give the name of the file to write, or --info.")
+    if info:
+        for line in describe(source, load_snapshot(source)):
+            click.echo(line)
+    if out is not None:
+        convert(source, out)
+        click.echo(out)
+
+
+def _main(arguments: Sequence[str] | None = None) -> None:
+    run_cli(lambda: main(args=arguments, standalone_mode=False))
+
+
+if __name__ == "__main__":
+    _main()

@@ -1,0 +1,240 @@
+"""Videos of drawn talking heads with their ground truth: `python -m training.synthetic OUT --videos 512`.
+
+    OUT/videos/00007/000003.png     a frame; the layout of every training set
+    OUT/truth/00007.npz             what is known about the video: camera, codes, depth, opacity (see `Truth`)
+    OUT/dataset.json                the cameras' angles, for trainings with camera_condition (see
+    training.data.annotations)
+    OUT/synthetic.json              what the set was made with
+
+Every video has its own content, motion and background and one camera from the prior of a model (conf/model), rendered
+by `renderer` from the formulas in `training.synthetic.head_model`. The same options give the same files, byte for byte
+(with one version of PyTorch and Pillow). What exists already is kept when an interrupted command is given again; OUT
+gets its name when it is complete.
+"""
+
+import concurrent.futures
+import contextlib
+import fcntl
+import io
+import json
+import multiprocessing
+import os
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import click
+import numpy as np
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from dnnlib import UserError, atomic_write, run_cli
+from dnnlib.command_line import Command
+from dnnlib.processes import begin_worker
+from renderer.cameras import Cameras, camera_angles
+from renderer.video import image_grid, save_png
+from training.data.dataset_folders import keep_out_of_made_data
+from training.launch.config import compose_options
+from training.synthetic.render import Recipe, render_video
+
+__all__ = ["make_dataset", "read_recipe"]
+
+RECIPE_FILE = "synthetic.json"
+SHEET = (8, 4)  # videos and frames of each on the contact sheet
+
+
+def read_recipe(folder: str | os.PathLike) -> dict[str, Any] | None:
+    """What the set in a folder was made with; None if it is not one of these sets."""
+    try:
+        with open(os.path.join(folder, RECIPE_FILE), encoding="utf-8") as file:
+            recipe = json.load(file)
+    except (OSError, ValueError):
+        return None
+    return recipe if isinstance(recipe, dict) else None
+
+
+def _write_video(recipe: Recipe, folder: str, index: int) -> None:
+    """Write a video unless it is there; a folder of frames gets its name when it is complete, after its truth."""
+    name = f"{index:05d}"
+    target = os.path.join(folder, "videos", name)
+    if os.path.isdir(target):
+        return
+    frames, truth = render_video(recipe, index)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **truth)
+    with atomic_write(os.path.join(folder, "truth", f"{name}.npz")) as file:
+        file.write(buffer.getvalue())
+    unfinished = os.path.join(folder, "videos", f".{name}.tmp")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    os.mkdir(unfinished)
+    for number, frame in enumerate(frames):
+        Image.fromarray(frame.permute(1, 2, 0).numpy()).save(os.path.join(unfinished, f"{number:06d}.png"))
+    os.rename(unfinished, target)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The set
+
+
+def make_dataset(out: str | os.PathLike, recipe: Recipe, *, workers: int | None = None) -> None:
+    """Make the set `out`, or finish it; does nothing if it is there.
+
+    Args:
+        workers: Processes; None for one per core.
+
+    Raises:
+        UserError: `out` is something else, or was made with other options; it cannot be written; a process died.
+    """
+    out = os.path.abspath(out)
+    if _is_complete(out, recipe):
+        return
+    keep_out_of_made_data(out, option="OUT")
+    unfinished = os.path.join(os.path.dirname(out), f".{os.path.basename(out)}.unfinished")
+    try:
+        os.makedirs(unfinished, exist_ok=True)
+        with _locked(unfinished):
+            if _is_complete(out, recipe):  # another process has just made it
+                shutil.rmtree(unfinished, ignore_errors=True)
+                return
+            _begin(unfinished, recipe)
+            _write_videos(unfinished, recipe, workers or os.cpu_count() or 1)
+            _write_cameras(unfinished, recipe)
+            _write_sheet(unfinished, recipe)
+            os.sync()  # one flush for all the small files, before the name that promises they are complete
+            os.rename(unfinished, out)
+    except OSError as error:
+        raise UserError(f"Cannot write '{out}': {error.strerror or error}.") from error
+
+
+def _is_complete(out: str, recipe: Recipe) -> bool:
+    if not os.path.exists(out):
+        return False
+    there = read_recipe(out)
+    if there is None:
+        raise UserError(f"'{out}' is there already and is no set of this tool: choose another folder.")
+    # Through JSON, which knows no tuples.
+    wanted = json.loads(json.dumps(recipe.as_dict()))
+    other = [key for key in wanted if there.get(key) != wanted[key]]
+    if other:
+        raise UserError(
+            f"'{out}' is there already, made with {other[0]} {there.get(other[0])} instead of {wanted[other[0]]}: "
+            "remove it or choose another folder."
+        )
+    return True
+
+
+@contextlib.contextmanager
+def _locked(folder: str) -> Iterator[None]:
+    """One process at a time; others wait. The lock ends with the process that holds it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # some network file systems know no locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _begin(folder: str, recipe: Recipe) -> None:
+    """Go on with what is in the folder if it belongs to the recipe, else begin anew."""
+    os.makedirs(folder, exist_ok=True)
+    wanted = json.loads(json.dumps(recipe.as_dict()))
+    if read_recipe(folder) != wanted:
+        for name in os.listdir(folder):
+            path = os.path.join(folder, name)
+            shutil.rmtree(path) if os.path.isdir(path) else os.unlink(path)
+        with atomic_write(os.path.join(folder, RECIPE_FILE), "w") as file:
+            json.dump(wanted, file, indent=1)
+    for name in ("videos", "truth"):
+        os.makedirs(os.path.join(folder, name), exist_ok=True)
+
+
+def _write_videos(folder: str, recipe: Recipe, workers: int) -> None:
+    workers = min(workers, recipe.videos)
+    with tqdm(total=recipe.videos, desc="drawing videos", unit="video", dynamic_ncols=True) as bar:
+        if workers == 1:
+            threads = torch.get_num_threads()
+            torch.set_num_threads(1)  # sums do not depend on the number of cores
+            try:
+                for index in range(recipe.videos):
+                    _write_video(recipe, folder, index)
+                    bar.update()
+            finally:
+                torch.set_num_threads(threads)
+            return
+        # Not forked: a child would inherit the locks of PyTorch's threads.
+        context = multiprocessing.get_context("spawn")
+        before = set(multiprocessing.active_children())
+        with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker) as pool:
+            tasks = [pool.submit(_write_video, recipe, folder, index) for index in range(recipe.videos)]
+            try:
+                for task in concurrent.futures.as_completed(tasks):
+                    task.result()
+                    bar.update()
+            except concurrent.futures.process.BrokenProcessPool as error:
+                raise UserError(
+                    "A process that drew videos was killed (no memory?); the same command goes on."
+                ) from error
+            except BaseException:  # Ctrl-C, SIGTERM: a video that is begun is drawn again
+                for process in set(multiprocessing.active_children()) - before:
+                    process.terminate()
+                raise
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+
+def _begin_worker() -> None:
+    begin_worker()
+    torch.set_num_threads(1)
+
+
+def _write_cameras(folder: str, recipe: Recipe) -> None:
+    cameras = []
+    for index in range(recipe.videos):
+        with np.load(os.path.join(folder, "truth", f"{index:05d}.npz")) as truth:
+            camera = Cameras(torch.from_numpy(truth["cam2world"])[None], torch.from_numpy(truth["fov"])[None])
+        cameras.append([f"videos/{index:05d}", camera_angles(camera)[0].tolist()])
+    with atomic_write(os.path.join(folder, "dataset.json"), "w") as file:
+        json.dump({"cameras": cameras}, file)
+
+
+def _write_sheet(folder: str, recipe: Recipe) -> None:
+    """A few videos to look at: a row each, time from left to right."""
+    rows, columns = min(SHEET[0], recipe.videos), min(SHEET[1], recipe.frames)
+    numbers = np.linspace(0, recipe.frames - 1, columns).round().astype(int)
+    cells = []
+    for index in range(rows):
+        for number in numbers:
+            with Image.open(os.path.join(folder, "videos", f"{index:05d}", f"{number:06d}.png")) as image:
+                cells.append(torch.from_numpy(np.asarray(image).transpose(2, 0, 1).copy()))
+    # Not among the frames, and hidden: a picture in the root would be taken for a loose frame.
+    save_png(image_grid(torch.stack(cells), columns * 2), os.path.join(folder, ".preview.png"))
+
+
+COUNT = click.IntRange(min=1)
+
+
+@click.command(cls=Command)
+@click.argument("out")
+@click.option("--videos", type=COUNT, default=512, show_default=True, help="Number of videos.")
+@click.option("--frames", type=COUNT, default=16, show_default=True, help="Frames of each.")
+@click.option("--resolution", type=click.IntRange(8, 1024), default=64, show_default=True, help="Pixels per side.")
+@click.option("--supersample", type=click.IntRange(1, 8), default=2, show_default=True, help="Rays per pixel and side.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of everything that is drawn.")
+@click.option("--model", default="stylenerf_small", show_default=True, help="Whose cameras are drawn (conf/model).")
+@click.option("--workers", type=COUNT, help="Processes.  [default: one per core]")
+def main(
+    out: str, videos: int, frames: int, resolution: int, supersample: int, seed: int, model: str, workers: int | None
+) -> None:
+    """Draw talking heads with known geometry into the training set OUT. Goes on where it was interrupted."""
+    camera = compose_options([f"model={model}"])["model"]["generator"]["camera"]
+    recipe = Recipe(
+        videos=videos, frames=frames, resolution=resolution, supersample=supersample, seed=seed, camera=camera
+    )
+    make_dataset(out, recipe, workers=workers)
+    click.echo(f"{out}: {videos} videos of {frames} frames, {resolution}×{resolution}")
+
+
+if __name__ == "__main__":
+    run_cli(lambda: main(standalone_mode=False))
