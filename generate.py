@@ -83,11 +83,11 @@ def plural(count: int, noun: str) -> str:
 
 def check_precision(name: str, device) -> str:
     """PyTorch's name of a precision, if there are programs with it for the device."""
-    from torch_utils.ops.fused_mlp import has_native_rows
+    from torch_utils.ops.fused_mlp import has_fused_mlp
 
     if name == "bf16" and device.type != "cpu":
         raise UserError("--precision: bf16 is for CPUs; on a GPU leave the option out.")
-    if name == "bf16" and not has_native_rows(device, "bfloat16"):
+    if name == "bf16" and not has_fused_mlp(device, "bfloat16"):
         raise UserError(
             "--precision: bf16 needs a processor with avx512_bf16 and a C++ compiler; leave the option out."
         )
@@ -195,6 +195,7 @@ def main(
     from renderer.video import check_video_size
     from torch_utils.memory import explain_out_of_memory, keep_freed_memory
     from training.checkpoints.snapshot import load_generator
+    from training.inference.frame_renderer import FrameRenderer
     from training.inference.layouts import SeedCodes, Styles, lay_out
     from training.inference.render_videos import frame_size, write_videos
 
@@ -235,7 +236,9 @@ def main(
 
     def make_scene(codes):
         z_motion, z_bg = codes.z_motion.to(device), codes.z_bg.to(device)
-        return generator.scene(codes.ws, z_motion=z_motion, z_bg=z_bg, ray_chunk=ray_chunk, precision=precision)
+        return FrameRenderer(
+            generator, codes.ws, z_motion=z_motion, z_bg=z_bg, ray_chunk=ray_chunk, precision=precision
+        )
 
     styles = Styles(generator.mapping, label=label, truncation_psi=truncation_psi, device=device)
     views = [(track, [cameras.to(device) for cameras in pair]) for track, pair in zip(tracks, eyes)]

@@ -30,6 +30,7 @@ from renderer.trajectories import camera_path
 from renderer.video import VideoWriter, to_uint8
 from torch_utils.memory import keep_freed_memory
 from training.checkpoints.snapshot import save_snapshot
+from training.inference.frame_renderer import FrameRenderer
 from training.inference.latents import seed_latents
 from training.launch.build import build_networks
 from training.launch.config import compose_options
@@ -103,12 +104,12 @@ def _functions(options: Mapping[str, Any], precision: str) -> dict[str, Any]:
     @torch.inference_mode()
     def loop() -> None:
         with tempfile.TemporaryDirectory() as folder, VideoWriter(f"{folder}/video.mp4", 8.0) as video:
-            scene = generator.scene(generator.mapping(latents.z, None), **codes)
+            scene = FrameRenderer(generator, generator.mapping(latents.z, None), **codes)
             for step in range(FRAMES):
                 video.add(to_uint8(scene.render(step / (FRAMES - 1), cameras[FRAMES - 1 - step])[0]))
 
     with torch.inference_mode():
-        scene = generator.scene(generator.mapping(latents.z, None), **codes)
+        scene = FrameRenderer(generator, generator.mapping(latents.z, None), **codes)
     count = iter(range(1 << 30))
 
     @torch.inference_mode()

@@ -22,6 +22,7 @@ from dnnlib import UserError, atomic_write, choices_hint, run_cli
 from dnnlib.command_line import Command
 from torch_utils.memory import keep_freed_memory
 from torch_utils.rng import RandomStream
+from training.inference.frame_renderer import FrameRenderer
 from training.launch.build import build_loss, build_networks
 from training.launch.config import compose_options
 from training.loss import VideoBatch
@@ -144,7 +145,7 @@ def count_frames(options: dict) -> tuple[float, int]:
             "z_motion": torch.empty(1, generator.motion_dim, device="meta"),
             "z_bg": torch.empty(1, generator.background_dim, device="meta"),
         }
-        generator.scene(ws, **codes).render(0.5, cameras)
+        FrameRenderer(generator, ws, **codes).render(0.5, cameras)
     shown = options["previews"]
     return counter.get_total_flops(), 2 * shown["images"] + 2 * shown["videos"] * options["nframes"]
 

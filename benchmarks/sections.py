@@ -10,7 +10,7 @@ import torch
 from benchmarks import data_loading, evaluation, growth, rendering, training, work
 from benchmarks.profiling import profile_to, show
 from benchmarks.tables import cell, markdown
-from torch_utils.ops.fused_mlp import has_native_rows
+from torch_utils.ops.fused_mlp import has_fused_mlp
 from training.launch.config import compose_options
 
 __all__ = ["SECTIONS", "Report", "Row", "Settings", "profiles", "summary"]
@@ -60,7 +60,7 @@ def summary(rows: Sequence[Row]) -> str:
 
 def rendering_section(settings: Settings) -> Report:
     """The README's command, its loop, single frames."""
-    precisions = ["float32", *(["bf16"] if has_native_rows(torch.device("cpu"), "bfloat16") else [])]
+    precisions = ["float32", *(["bf16"] if has_fused_mlp(torch.device("cpu"), "bfloat16") else [])]
     results = rendering.measure(precisions=precisions, rounds=settings.rounds, quick=settings.quick)
     rows = [
         Row(name, row["seconds"], row.get("multiple"), row.get("fraction_of_limit"), row.get("peak"))

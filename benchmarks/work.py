@@ -13,6 +13,7 @@ from benchmarks.products import Product, record_products
 from benchmarks.scaling import Shapes, batch_of, build, one_pass
 from renderer.trajectories import camera_path
 from torch_utils.rng import RandomStream
+from training.inference.frame_renderer import FrameRenderer
 from training.inference.latents import seed_latents
 from training.launch.build import build_networks
 from training.loss import VideoBatch
@@ -35,7 +36,7 @@ def rendering(options: Mapping[str, Any], *, videos: int = 1, frames: int | None
     generator.eval()
     codes = _codes(generator, videos, device)
     cameras = camera_path("rotation_camera_yaw", generator.camera_prior, CAMERAS)
-    scene = generator.scene(**codes)
+    scene = FrameRenderer(generator, **codes)
     steps = cycle(range(CAMERAS))
 
     def frame() -> None:
@@ -43,14 +44,14 @@ def rendering(options: Mapping[str, Any], *, videos: int = 1, frames: int | None
         scene.render(step / (CAMERAS - 1), cameras[[step] * videos])
 
     def video() -> None:
-        own = generator.scene(**codes)
+        own = FrameRenderer(generator, **codes)
         for step in range(frames):
             own.render(step / (CAMERAS - 1), cameras[[step] * videos])
 
     if frames is None:
         return {"render": (frame, 1.0)}
     if device == "meta":  # cameras without values cannot be compared with those of the last frame
-        return {"scene": (lambda: generator.scene(**codes), 1.0), "render": (frame, float(frames))}
+        return {"scene": (lambda: FrameRenderer(generator, **codes), 1.0), "render": (frame, float(frames))}
     return {"render": (video, 1.0)}
 
 

@@ -22,7 +22,7 @@ from renderer.depth import project, surface_points
 from torch_utils.rng import RandomStream
 from training.data.dataset import VideoPairDataset
 from training.data.frame_store import fit_square
-from training.inference.frame_renderer import Scene
+from training.inference.frame_renderer import FrameRenderer
 from training.networks.generator import Generator
 
 __all__ = ["GeneratedVideos", "ViewPairs", "draw_labels", "quantise", "reproject"]
@@ -142,7 +142,7 @@ class GeneratedVideos:
 
     # ------------------------------------------------------------------------------------------------------------------
 
-    def _scene(self, indices: Sequence[int]) -> tuple[Scene, Cameras, list[float]]:
+    def _scene(self, indices: Sequence[int]) -> tuple[FrameRenderer, Cameras, list[float]]:
         """The videos of these numbers, a camera and a random number in [0, 1) for each."""
         generator = self._generator
         device = next(generator.parameters()).device
@@ -160,7 +160,9 @@ class GeneratedVideos:
                 label = torch.from_numpy(self._label(index))[None].to(device)
             ws.append(generator.mapping(z, label))  # one at a time: rounding must not depend on the batch
         joined = Cameras(torch.cat([c.cam2world for c in cameras]), torch.cat([c.fov for c in cameras])).to(device)
-        scene = generator.scene(torch.cat(ws), z_motion=torch.cat(z_motion).to(device), z_bg=torch.cat(z_bg).to(device))
+        scene = FrameRenderer(
+            generator, torch.cat(ws), z_motion=torch.cat(z_motion).to(device), z_bg=torch.cat(z_bg).to(device)
+        )
         return scene, joined, numbers
 
     @torch.no_grad()

@@ -1,15 +1,19 @@
-"""Hierarchical volume rendering of a foreground in a thin shell before an inverted-sphere background.
+"""Volume rendering (NeRF, equations 3 to 5): foreground samples, composited over an inverted-sphere background.
 
-The renderer sees no network: a field is a callable `(points, directions) -> (raw density, features)` with a tuple of
-per-sample features. Shapes: B videos, T frames of a video (which share camera, rays and random draws), R rays,
-S samples; foreground points are [B, T, R, S, 3] or [B, 1, R, S, 3], background points [B, R, S, 4].
+The renderer sees no network. A field is a callable `(points, directions) -> (raw density, features)` with a tuple of
+per-sample features, and has `project(features, accumulation)`, which turns weighted sums of its features (weights that
+add up to `accumulation`) into the values to be shown: what is linear is applied once per ray, not once per sample.
+
+Letters: B videos, T frames of a video (which share camera, rays and random draws), R rays, S samples of a ray, C
+channels. Foreground points are [B, T, R, S, 3], or [B, 1, R, S, 3] where frames share them; background points are
+[B, R, S, 4].
 
 Samples stay in the order in which they were evaluated (coarse, then fine): only densities and depths are sorted along
 the ray, and the resulting weights are put back into evaluation order, so that wide features are never moved.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 
@@ -17,13 +21,15 @@ from renderer.sampling import importance_samples, inverted_sphere_points, strati
 from torch_utils.ops import composite as operators
 
 __all__ = [
+    "NO_NOISE",
+    "Accumulated",
     "BackgroundSamples",
     "Fields",
     "ForegroundSamples",
-    "Marched",
-    "Rays",
+    "RayNoise",
     "RenderSettings",
-    "Rendered",
+    "RenderedRays",
+    "Rays",
     "composite",
     "march_background",
     "march_foreground",
@@ -32,48 +38,6 @@ __all__ = [
     "render_background",
     "render_rays",
 ]
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# Volume rendering quadrature: density and depths to weights, weights and features to pixels (NeRF, equation 3).
-#
-# What the renderer's rays ask of `torch_utils.ops.composite`.
-
-
-def ray_weights(
-    density: torch.Tensor,
-    depths: torch.Tensor,
-    *,
-    direction_norm: torch.Tensor | None = None,
-    last_opaque: bool,
-    impl: str = "auto",
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weights of a ray's samples and the transmittance at the last one.
-
-    Args:
-        density: Non-negative densities [..., S].
-        depths: Sample positions [..., S], increasing; broadcastable with `density`.
-        direction_norm: Length of the ray directions [...], or None for unit rays.
-        last_opaque: Whether the last sample ends the ray, whatever its density (its step length is infinite), or is
-            transparent (its step length is zero) and leaves the transmittance to a background.
-        impl: See `torch_utils.ops.composite.composite`.
-
-    Returns:
-        weights [..., S] and transmittance [...].
-    """
-    deltas = depths[..., 1:] - depths[..., :-1]
-    if direction_norm is not None:
-        deltas = deltas * direction_norm[..., None]
-    return operators.ray_weights(density, deltas, last_opaque=last_opaque, impl=impl)
-
-
-def composite(weights: torch.Tensor, features: torch.Tensor, *, impl: str = "auto") -> torch.Tensor:
-    """Sum over samples: weights [..., S] with features [..., S, C] to [..., C]."""
-    return operators.weighted_sum(weights, features, impl=impl)
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-
 
 Field = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, tuple[torch.Tensor, ...]]]
 
@@ -105,79 +69,6 @@ class RenderSettings:
             raise ValueError("rendering needs num_samples >= 3, num_importance >= 0 and num_background >= 2.")
         if not 0 < self.near < self.far:
             raise ValueError(f"rendering needs 0 < near < far, got near {self.near} and far {self.far}.")
-
-
-@dataclasses.dataclass
-class ForegroundSamples:
-    """What the foreground contributes to rays.
-
-    Attributes:
-        parts: One (weights [B, T, R, S], features) per pass, coarse first.
-        transmittance: [B, T, R], what is left for the background.
-        positions: Normalised positions along the ray, per pass.
-    """
-
-    parts: list[tuple[torch.Tensor, tuple[torch.Tensor, ...]]]
-    transmittance: torch.Tensor
-    positions: list[torch.Tensor]
-
-    def weights(self) -> torch.Tensor:
-        """All weights in evaluation order, [B, T, R, S_coarse + S_fine]."""
-        return torch.cat([weights for weights, _ in self.parts], dim=-1)
-
-    def composite(self) -> tuple[torch.Tensor, ...]:
-        """Weighted sum of every feature over all samples, each [B, T, R, C]."""
-        sums = [[composite(weights, x) for x in features] for weights, features in self.parts]
-        return tuple(sum(terms[1:], terms[0]) for terms in zip(*sums, strict=True))
-
-    def sorted_along_ray(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """(positions, weights), each [B, T, R, S], near to far."""
-        weights = self.weights()
-        positions = torch.cat([p.expand(*weights.shape[:-1], p.shape[-1]) for p in self.positions], dim=-1)
-        positions, order = positions.sort(dim=-1)
-        return positions, weights.gather(-1, order)
-
-    def marched(self, settings: RenderSettings) -> "Marched":
-        """The samples composited; the depth passes no gradients to the weights."""
-        weights = [w for w, _ in self.parts]
-        depths = [settings.near + (settings.far - settings.near) * p for p in self.positions]
-        depth = sum((w.detach() * d).sum(-1) for w, d in zip(weights, depths, strict=True))
-        return Marched(self.composite(), sum(w.sum(-1) for w in weights), depth, self.transmittance)
-
-
-@dataclasses.dataclass
-class Marched:
-    """What is left of the foreground's samples when they are composited.
-
-    Attributes:
-        features: Weighted sum of every feature, each [B, T, R, C].
-        weight_sum: Sum of the weights [B, T, R].
-        depth: Expected depth in scene units, not normalised by that sum [B, T, R].
-        transmittance: [B, T, R], what is left for the background.
-    """
-
-    features: tuple[torch.Tensor, ...]
-    weight_sum: torch.Tensor
-    depth: torch.Tensor
-    transmittance: torch.Tensor
-
-    @classmethod
-    def of_frames(cls, frames: Sequence["Marched"]) -> "Marched":
-        """Several frames of the same rays as one."""
-        features = tuple(torch.cat(x, dim=1) for x in zip(*(frame.features for frame in frames), strict=True))
-        totals = ((frame.weight_sum, frame.depth, frame.transmittance) for frame in frames)
-        return cls(features, *(torch.cat(x, dim=1) for x in zip(*totals, strict=True)))
-
-
-@dataclasses.dataclass
-class BackgroundSamples:
-    """What the background contributes: weights [B, R, S] (before the transmittance) and features."""
-
-    weights: torch.Tensor
-    features: tuple[torch.Tensor, ...]
-
-    def composite(self) -> tuple[torch.Tensor, ...]:
-        return tuple(composite(self.weights, x) for x in self.features)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,6 +110,70 @@ class RayNoise:
 NO_NOISE = RayNoise()
 
 
+@dataclasses.dataclass(frozen=True)
+class Rays:
+    """Origins [B, 1, 3], directions [B, R, 3] (not normalised), and the rays' random draws."""
+
+    origins: torch.Tensor
+    directions: torch.Tensor
+    noise: RayNoise = NO_NOISE
+
+    def __len__(self) -> int:
+        return self.directions.shape[1]
+
+    def select(self, rays: slice) -> "Rays":
+        """Some of the rays."""
+        return Rays(self.origins, self.directions[:, rays], self.noise.select(rays=rays))
+
+
+@dataclasses.dataclass(frozen=True)
+class Fields:
+    """The foreground field and the background field (None for none) of B videos.
+
+    A foreground may also have `march(origins, directions, settings, last_opaque=)`, which samples and composites rays
+    without random draws in one go and returns what `march_foreground` and `ForegroundSamples.accumulate` would.
+    """
+
+    foreground: Field
+    background: Field | None
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Quadrature
+
+
+def ray_weights(
+    density: torch.Tensor,
+    depths: torch.Tensor,
+    *,
+    direction_norm: torch.Tensor | None = None,
+    last_opaque: bool,
+    impl: str = "auto",
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weights of a ray's samples and the transmittance at the last one (NeRF, equation 3).
+
+    Args:
+        density: Non-negative densities [..., S].
+        depths: Sample positions [..., S], increasing; broadcastable with `density`.
+        direction_norm: Length of the ray directions [...], or None for unit rays.
+        last_opaque: Whether the last sample ends the ray, whatever its density (its step length is infinite), or is
+            transparent (its step length is zero) and leaves the transmittance to a background.
+        impl: See `torch_utils.ops.composite.composite`.
+
+    Returns:
+        weights [..., S] and transmittance [...].
+    """
+    deltas = depths[..., 1:] - depths[..., :-1]
+    if direction_norm is not None:
+        deltas = deltas * direction_norm[..., None]
+    return operators.ray_weights(density, deltas, last_opaque=last_opaque, impl=impl)
+
+
+def composite(weights: torch.Tensor, features: torch.Tensor, *, impl: str = "auto") -> torch.Tensor:
+    """Sum over samples: weights [..., S] with features [..., S, C] to [..., C]."""
+    return operators.weighted_sum(weights, features, impl=impl)
+
+
 def _density(raw: torch.Tensor, noise: torch.Tensor | None) -> torch.Tensor:
     return torch.relu(raw if noise is None else raw + noise)
 
@@ -226,6 +181,65 @@ def _density(raw: torch.Tensor, noise: torch.Tensor | None) -> torch.Tensor:
 def _per_frame(x: torch.Tensor | None) -> torch.Tensor | None:
     """[B, R, S] to [B, 1, R, S]."""
     return None if x is None else x[:, None]
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Foreground
+
+
+@dataclasses.dataclass
+class Accumulated:
+    """What samples add up to along a ray.
+
+    Attributes:
+        features: Weighted sum of every feature, each [B, T, R, C].
+        accumulation: Sum of the weights [B, T, R].
+        depth: Expected depth in scene units, not normalised by the accumulation [B, T, R].
+        transmittance: [B, T, R], left for the background.
+    """
+
+    features: tuple[torch.Tensor, ...]
+    accumulation: torch.Tensor
+    depth: torch.Tensor
+    transmittance: torch.Tensor
+
+
+@dataclasses.dataclass
+class ForegroundSamples:
+    """Samples of the foreground along rays.
+
+    Attributes:
+        parts: One (weights [B, T, R, S], features) per pass, coarse first.
+        transmittance: [B, T, R], left for the background.
+        positions: Normalised positions along the ray, per pass.
+    """
+
+    parts: list[tuple[torch.Tensor, tuple[torch.Tensor, ...]]]
+    transmittance: torch.Tensor
+    positions: list[torch.Tensor]
+
+    def weights(self) -> torch.Tensor:
+        """All weights in evaluation order, [B, T, R, S_coarse + S_fine]."""
+        return torch.cat([weights for weights, _ in self.parts], dim=-1)
+
+    def composite(self) -> tuple[torch.Tensor, ...]:
+        """Weighted sum of every feature over all samples, each [B, T, R, C]."""
+        sums = [[composite(weights, x) for x in features] for weights, features in self.parts]
+        return tuple(sum(terms[1:], terms[0]) for terms in zip(*sums, strict=True))
+
+    def sorted_along_ray(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """(positions, weights), each [B, T, R, S], near to far."""
+        weights = self.weights()
+        positions = torch.cat([p.expand(*weights.shape[:-1], p.shape[-1]) for p in self.positions], dim=-1)
+        positions, order = positions.sort(dim=-1)
+        return positions, weights.gather(-1, order)
+
+    def accumulate(self, settings: RenderSettings) -> Accumulated:
+        """The samples composited; the depth passes no gradients to the weights."""
+        weights = [w for w, _ in self.parts]
+        depths = [settings.near + (settings.far - settings.near) * p for p in self.positions]
+        depth = sum((w.detach() * d).sum(-1) for w, d in zip(weights, depths, strict=True))
+        return Accumulated(self.composite(), sum(w.sum(-1) for w in weights), depth, self.transmittance)
 
 
 def march_foreground(
@@ -282,6 +296,22 @@ def march_foreground(
     return ForegroundSamples(parts, transmittance, [coarse, fine])
 
 
+# ----------------------------------------------------------------------------------------------------------------------
+# Background
+
+
+@dataclasses.dataclass
+class BackgroundSamples:
+    """Samples of the background along rays: weights [B, R, S] (before the transmittance) and features."""
+
+    weights: torch.Tensor
+    features: tuple[torch.Tensor, ...]
+
+    def composite(self) -> tuple[torch.Tensor, ...]:
+        """Weighted sum of every feature over all samples, each [B, R, C]."""
+        return tuple(composite(self.weights, x) for x in self.features)
+
+
 def march_background(
     field: Field,
     origins: torch.Tensor,
@@ -302,49 +332,26 @@ def march_background(
     return BackgroundSamples(weights, features)
 
 
+def render_background(field: Field, rays: Rays, settings: RenderSettings) -> torch.Tensor:
+    """Composited background features [B, R, C]."""
+    samples = march_background(field, rays.origins, rays.directions, settings, noise=rays.noise)
+    return field.project(samples.composite(), samples.weights.sum(-1))
+
+
 # ----------------------------------------------------------------------------------------------------------------------
-# From fields and rays to composited rows: the foreground over its background.
-#
-# Fields here also have `project(features, weight_sum)`, which turns weighted sums of what they return as features
-# (weights adding up to `weight_sum`) into the values to be shown: what is linear is applied once per ray, not once per
-# sample. A foreground may also have `march(origins, directions, settings, last_opaque=)`: it then samples and
-# composites its rays itself where it can, without randomness, and gives what `march_foreground` and compositing would
-# give, or None where it cannot. Shapes as in `renderer.volume_rendering`; G videos of a group, T frames each.
+# Both
 
 
 @dataclasses.dataclass(frozen=True)
-class Fields:
-    """The foreground and the background (None for none) of a group of videos."""
+class RenderedRays:
+    """Composited values [B, T, R, C], expected depth and transmittance of the foreground [B, T, R]."""
 
-    foreground: object
-    background: object | None
-
-
-@dataclasses.dataclass(frozen=True)
-class Rays:
-    """Origins [G, 1, 3], directions [G, R, 3] (not normalised), and the rays' random draws."""
-
-    origins: torch.Tensor
-    directions: torch.Tensor
-    noise: RayNoise = NO_NOISE
-
-    def __len__(self) -> int:
-        return self.directions.shape[1]
-
-    def select(self, rays: slice) -> "Rays":
-        return Rays(self.origins, self.directions[:, rays], self.noise.select(rays=rays))
-
-
-@dataclasses.dataclass(frozen=True)
-class Rendered:
-    """Composited rows [G, T, R, C], expected depth and transmittance of the foreground [G, T, R]."""
-
-    rows: torch.Tensor
+    values: torch.Tensor
     depth: torch.Tensor
     transmittance: torch.Tensor
 
 
-def _march(fields: Fields, rays: Rays, settings: RenderSettings, frames: int):
+def _sample_foreground(fields: Fields, rays: Rays, settings: RenderSettings, frames: int) -> ForegroundSamples:
     return march_foreground(
         fields.foreground,
         rays.origins,
@@ -356,17 +363,11 @@ def _march(fields: Fields, rays: Rays, settings: RenderSettings, frames: int):
     )
 
 
-def _march_itself(fields: Fields, rays: Rays, settings: RenderSettings) -> Marched | None:
+def _accumulate_foreground(fields: Fields, rays: Rays, settings: RenderSettings, frames: int) -> Accumulated:
     march = getattr(fields.foreground, "march", None)
-    if march is None or rays.noise.drawn():
-        return None
-    return march(rays.origins, rays.directions, settings, last_opaque=fields.background is None)
-
-
-def render_background(fields: Fields, rays: Rays, settings: RenderSettings) -> torch.Tensor:
-    """What lies behind the foreground, [G, R, C]."""
-    samples = march_background(fields.background, rays.origins, rays.directions, settings, noise=rays.noise)
-    return fields.background.project(samples.composite(), samples.weights.sum(-1))
+    if march is not None and not rays.noise.drawn():
+        return march(rays.origins, rays.directions, settings, last_opaque=fields.background is None)
+    return _sample_foreground(fields, rays, settings, frames).accumulate(settings)
 
 
 def render_rays(
@@ -376,39 +377,37 @@ def render_rays(
     *,
     frames: int,
     chunk: int | None = None,
-    behind: torch.Tensor | None = None,
-) -> Rendered:
-    """Composite rays.
+    background: torch.Tensor | None = None,
+) -> RenderedRays:
+    """Composite the foreground over the background.
 
     Args:
         frames: T.
         chunk: Number of rays at a time, to bound memory; None for all at once.
-        behind: The result of `render_background`, where it is known already.
+        background: The result of `render_background`, where it is known already.
     """
     total, parts = len(rays), []
     for start in range(0, total, chunk or total):
         some = slice(start, min(start + (chunk or total), total))
         part = rays.select(some)
-        marched = _march_itself(fields, part, settings)
-        if marched is None:
-            marched = _march(fields, part, settings, frames).marched(settings)
-        rows = fields.foreground.project(marched.features, marched.weight_sum)
+        foreground = _accumulate_foreground(fields, part, settings, frames)
+        values = fields.foreground.project(foreground.features, foreground.accumulation)
         if fields.background is not None:
-            far = render_background(fields, part, settings) if behind is None else behind[:, some]
-            rows = rows + marched.transmittance[..., None] * far[:, None]
-        parts.append((rows, marched.depth, marched.transmittance))
-    return Rendered(*(parts[0] if len(parts) == 1 else (torch.cat(x, dim=2) for x in zip(*parts, strict=True))))
+            far = render_background(fields.background, part, settings) if background is None else background[:, some]
+            values = values + foreground.transmittance[..., None] * far[:, None]
+        parts.append((values, foreground.depth, foreground.transmittance))
+    return RenderedRays(*(parts[0] if len(parts) == 1 else (torch.cat(x, dim=2) for x in zip(*parts, strict=True))))
 
 
 def ray_samples(
     fields: Fields, rays: Rays, settings: RenderSettings, *, frames: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Every sample by itself: weights [G, T, R, S] and projected rows [G, T, R, S, C], background samples last."""
-    samples = _march(fields, rays, settings, frames)
+    """Every sample by itself: weights [B, T, R, S] and projected values [B, T, R, S, C], background samples last."""
+    samples = _sample_foreground(fields, rays, settings, frames)
     weights = [w for w, _ in samples.parts]
-    rows = [fields.foreground.project(features) for _, features in samples.parts]
+    values = [fields.foreground.project(features) for _, features in samples.parts]
     if fields.background is not None:
         far = march_background(fields.background, rays.origins, rays.directions, settings, noise=rays.noise)
         weights.append(far.weights[:, None] * samples.transmittance[..., None])
-        rows.append(fields.background.project(far.features)[:, None].expand(-1, frames, -1, -1, -1))
-    return torch.cat(weights, dim=-1), torch.cat(rows, dim=3)
+        values.append(fields.background.project(far.features)[:, None].expand(-1, frames, -1, -1, -1))
+    return torch.cat(weights, dim=-1), torch.cat(values, dim=3)

@@ -25,7 +25,7 @@ from training.inference.latents import seed_latents
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
-class FakeScene:
+class FakeRenderer:
     """Frames whose three channels are the time, the camera's yaw and a number of the video."""
 
     def __init__(self, owner, code):
@@ -54,10 +54,10 @@ class FakeGenerator:
         self.mapped.append((z, c, truncation_psi))
         return z[:, None].repeat(1, 4, 1)
 
-    def scene(self, ws, *, z_motion, z_bg, ray_chunk=None, precision="float32"):
+    def renderer(self, ws, *, z_motion, z_bg, ray_chunk=None, precision="float32"):
         self.precision = precision
         self.scenes.append((ws, z_motion, z_bg, ray_chunk))
-        return FakeScene(self, float(z_motion[0, 0].tanh()))
+        return FakeRenderer(self, float(z_motion[0, 0].tanh()))
 
 
 @pytest.fixture
@@ -67,6 +67,7 @@ def fake(monkeypatch):
     loader = types.ModuleType("training.checkpoints.snapshot")
     loader.load_generator = lambda path, *, device="cpu": generator
     monkeypatch.setitem(sys.modules, "training.checkpoints.snapshot", loader)
+    monkeypatch.setattr("training.inference.frame_renderer.FrameRenderer", FakeGenerator.renderer)
     return generator
 
 
@@ -302,10 +303,10 @@ def test_visualize_renders_ten_seeds_along_the_four_programs(tmp_path):
 def test_half_precision_is_asked_for_and_refused_where_there_is_none(monkeypatch):
     cpu = torch.device("cpu")
     assert generate.check_precision("float32", torch.device("meta")) == "float32"
-    monkeypatch.setattr("torch_utils.ops.fused_mlp.has_native_rows", lambda device, precision: True)
+    monkeypatch.setattr("torch_utils.ops.fused_mlp.has_fused_mlp", lambda device, precision: True)
     assert generate.check_precision("bf16", cpu) == "bfloat16"
     with pytest.raises(dnnlib.UserError, match="--precision: bf16 is for CPUs"):
         generate.check_precision("bf16", torch.device("meta"))
-    monkeypatch.setattr("torch_utils.ops.fused_mlp.has_native_rows", lambda device, precision: False)
+    monkeypatch.setattr("torch_utils.ops.fused_mlp.has_fused_mlp", lambda device, precision: False)
     with pytest.raises(dnnlib.UserError, match="--precision: bf16 needs a processor with avx512_bf16"):
         generate.check_precision("bf16", cpu)

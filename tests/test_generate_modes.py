@@ -17,6 +17,7 @@ from renderer.trajectories import camera_path
 from renderer.trajectory_files import PathCamera, write_camera_path
 from renderer.video import to_uint8
 from tests.small_network import save_small_network
+from training.inference.frame_renderer import FrameRenderer
 from training.inference.interpolation import slerp
 from training.inference.latent_files import VideoCodes, generator_digest, save_codes
 from training.inference.latents import seed_latents
@@ -52,7 +53,7 @@ def frames(folder):
 def scene(generator, seed, motion, ws=None):
     codes = seed_latents(seed, motion, **SIZES)
     ws = generator.mapping(codes.z) if ws is None else ws
-    return generator.scene(ws, z_motion=codes.z_motion, z_bg=codes.z_bg)
+    return FrameRenderer(generator, ws, z_motion=codes.z_motion, z_bg=codes.z_bg)
 
 
 def shown(image):
@@ -83,7 +84,9 @@ def test_a_loop_starts_at_the_first_seed_and_passes_the_second(render, network):
     generator, (a, b) = network[1], (seed_latents(seed, 4, **SIZES) for seed in (3, 5))
     for i, (x, y, fraction) in enumerate([(a, b, 0), (a, b, 0.5), (b, a, 0), (b, a, 0.5)]):
         codes = {name: slerp(getattr(x, name), getattr(y, name), fraction) for name in ("z", "z_motion", "z_bg")}
-        between = generator.scene(generator.mapping(codes["z"]), z_motion=codes["z_motion"], z_bg=codes["z_bg"])
+        between = FrameRenderer(
+            generator, generator.mapping(codes["z"]), z_motion=codes["z_motion"], z_bg=codes["z_bg"]
+        )
         assert np.array_equal(pictures[i], shown(between.render(0.0, generator.camera_prior.at())))
     assert np.abs(pictures[0].astype(int) - pictures[2]).max() > 3
 
@@ -182,7 +185,7 @@ def test_codes_of_a_file_along_their_own_path(render, network, codes):
     (name,) = render("--codes", codes[0], "--save_frames")
     assert name == "own-path_codes-codes_motion-codes" and "warning" not in render.output
     saved = codes[1]
-    still = network[1].scene(saved.ws[None], z_motion=saved.z_motion[None], z_bg=saved.z_bg[None])
+    still = FrameRenderer(network[1], saved.ws[None], z_motion=saved.z_motion[None], z_bg=saved.z_bg[None])
     cameras = saved.cameras()
     expected = [shown(still.render(float(saved.times[i]), cameras[i])) for i in range(3)]
     assert np.array_equal(frames(render.out / name), np.stack(expected))
@@ -192,7 +195,7 @@ def test_codes_of_a_file_from_other_cameras_with_another_motion(render, network,
     (name,) = render("--codes", codes[0], "--render_program", "front", "--motion_seeds", "5", *FEW)
     assert name == "front_codes-codes_motion0005"
     saved, z_motion = codes[1], seed_latents(0, 5, **SIZES).z_motion
-    still = network[1].scene(saved.ws[None], z_motion=z_motion, z_bg=saved.z_bg[None])
+    still = FrameRenderer(network[1], saved.ws[None], z_motion=z_motion, z_bg=saved.z_bg[None])
     assert np.array_equal(frames(render.out / name)[1], shown(still.render(1.0, network[1].camera_prior.at())))
     names = render("--codes", codes[0], "--seeds", "1", "--interpolate", "w", *FEW)
     assert "rotation_camera_yaw_interpolate-w_seed0001+codes-codes_motion0001+motion-codes" in names

@@ -26,6 +26,7 @@ from renderer.volume_rendering import Fields
 from torch_utils.rng import RandomStream
 from training.checkpoints.snapshot import load_generator, load_snapshot
 from training.data.dataset import VideoPairDataset
+from training.inference.frame_renderer import FrameRenderer
 from training.networks.generator import Generator
 from training.synthetic.head_model import Backdrop, TalkingHead
 from training.synthetic.parameters import BACKGROUND_CODE, CONTENT_CODE, MOTION_CODE, Person, pose_at
@@ -116,7 +117,7 @@ def _views_of_model(generator: Generator, sizes: Sizes) -> Views:
     cameras = _view_cameras(generator.camera_prior)
     outputs = []
     for part in torch.arange(sizes.views).split(CHUNK):
-        scene = generator.scene(ws[part], z_motion=z_motion[part], z_bg=z_bg[part])
+        scene = FrameRenderer(generator, ws[part], z_motion=z_motion[part], z_bg=z_bg[part])
         outputs.append([scene.output(0.5, camera.repeat(len(part))) for camera in cameras])
     images, depths, weights = [], [], []
     for view in zip(*outputs):
@@ -137,7 +138,8 @@ def _table_of_model(generator: Generator, sizes: Sizes) -> torch.Tensor:
     camera = generator.camera_prior.at().repeat(sizes.motions)
     rows = []
     for content in range(sizes.contents):
-        scene = generator.scene(
+        scene = FrameRenderer(
+            generator,
             ws[content : content + 1].repeat(sizes.motions, 1, 1),
             z_motion=z_motion,
             z_bg=z_bg[content : content + 1].repeat(sizes.motions, 1),

@@ -15,6 +15,7 @@ from renderer.depth import surface_depth
 from torch_utils.rng import RandomStream
 from training.checkpoints.snapshot import load_generator
 from training.data.dataset import VideoPairDataset
+from training.inference.frame_renderer import FrameRenderer
 
 __all__ = ["write_report"]
 
@@ -241,7 +242,7 @@ def _draw_model(work: Path, run: Run, pictures: dict[str, Path]) -> None:
     ws = generator.mapping(stream.normal("z", [count, generator.z_dim]), None)
     z_motion = stream.normal("z_motion", [count, generator.motion_dim])
     z_bg = stream.normal("z_bg", [count, generator.background_dim])
-    scene = generator.scene(ws, z_motion=z_motion, z_bg=z_bg)
+    scene = FrameRenderer(generator, ws, z_motion=z_motion, z_bg=z_bg)
     dataset = VideoPairDataset(path=work / "data", resolution=generator.resolution)
     real = torch.stack([dataset.clip(index)[0] for index in range(count)]).float() / 255
     fake = (scene.render(0.5, prior.sample(count, stream)) + 1) / 2
@@ -249,7 +250,8 @@ def _draw_model(work: Path, run: Run, pictures: dict[str, Path]) -> None:
 
     rows = []
     for content in range(4):
-        one = generator.scene(
+        one = FrameRenderer(
+            generator,
             ws[content : content + 1].repeat(2, 1, 1),
             z_motion=z_motion[:2],
             z_bg=z_bg[content : content + 1].repeat(2, 1),

@@ -12,6 +12,7 @@ from metrics.generated_videos import GeneratedVideos, draw_labels, quantise
 from metrics.video_measures import warping_error
 from tests.training.tiny import make_plan
 from training.data.frame_store import fit_square
+from training.inference.frame_renderer import FrameRenderer
 from training.launch.build import build_networks
 from training.launch.validate import plan
 
@@ -41,15 +42,15 @@ def test_clips_are_those_of_the_generator(generator, videos, monkeypatch):
     """The same codes, camera and times through `synthesize` give the same pixels."""
     seen = {}
 
-    def remember(ws, *, z_motion, z_bg, ray_chunk=None):
+    def remember(generator, ws, *, z_motion, z_bg):
         seen.update(ws=ws, z_motion=z_motion, z_bg=z_bg)
-        return type(generator).scene(generator, ws, z_motion=z_motion, z_bg=z_bg)
+        return FrameRenderer(generator, ws, z_motion=z_motion, z_bg=z_bg)
 
     def sample(n, stream):
         seen["camera"] = type(generator.camera_prior).sample(generator.camera_prior, n, stream)
         return seen["camera"]
 
-    monkeypatch.setattr(generator, "scene", remember)
+    monkeypatch.setattr("metrics.generated_videos.FrameRenderer", remember)
     monkeypatch.setattr(generator.camera_prior, "sample", sample)
     clip = videos.clips(count=10, frames=4).load([7])
     assert clip.shape == (1, 3, 4, 16, 16) and clip.dtype == torch.uint8
@@ -76,11 +77,11 @@ def test_latents_are_normal(generator, videos, monkeypatch):
     styles = torch.zeros(1, generator.num_ws, 8)
     monkeypatch.setattr(generator.mapping, "forward", lambda z, c: drawn["z"].append(z) or styles)
 
-    def scene(ws, *, z_motion, z_bg):
+    def renderer(generator, ws, *, z_motion, z_bg):
         drawn["z_motion"].append(z_motion)
         drawn["z_bg"].append(z_bg)
 
-    monkeypatch.setattr(generator, "scene", scene)
+    monkeypatch.setattr("metrics.generated_videos.FrameRenderer", renderer)
     cameras = []
     for index in range(400):
         cameras.append(videos._scene([index])[1])
@@ -97,14 +98,14 @@ def times_of(videos, generator, monkeypatch, get):
     """The times at which a sample is rendered."""
     times = []
 
-    class Scene:
+    class Remembering:
         ws = torch.zeros(1)
 
         def render(self, time, cameras):
             times.append(time if isinstance(time, float) else time.tolist())
             return torch.zeros(len(cameras), 3, 16, 16)
 
-    monkeypatch.setattr(generator, "scene", lambda *args, **kwargs: Scene())
+    monkeypatch.setattr("metrics.generated_videos.FrameRenderer", lambda *args, **kwargs: Remembering())
     get(videos)
     return times
 

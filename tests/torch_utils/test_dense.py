@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from torch_utils import custom_ops
-from torch_utils.ops.fused_mlp import DenseLayer, DenseProgram, has_native_rows
+from torch_utils.ops.fused_mlp import FusedMLP, MLPLayer, has_fused_mlp
 from torch_utils.ops.fused_mlp_ref import blurred_corners_ref, blurred_shuffle_ref
-from training.networks.upsampler import blur_nearest_rows, blur_rows, corner_means, interleave
+from training.networks.upsampler import blur, blur_nearest, corner_means, interleave
 
 CPU = torch.device("cpu")
-needs_native = pytest.mark.skipif(not has_native_rows(CPU), reason="no native operators (no C++ compiler)")
+needs_native = pytest.mark.skipif(not has_fused_mlp(CPU), reason="no native operators (no C++ compiler)")
 needs_bfloat16 = pytest.mark.skipif(
-    not has_native_rows(CPU, "bfloat16"), reason="the processor does not multiply bfloat16"
+    not has_fused_mlp(CPU, "bfloat16"), reason="the processor does not multiply bfloat16"
 )
 
 
@@ -21,15 +21,15 @@ def rand(*shape, seed=0):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def branching(rows: int) -> list[DenseLayer]:
+def branching(rows: int) -> list[MLPLayer]:
     """A trunk with two heads; every kind of bias, activation, and size (whole vectors, remainders, one)."""
     return [
-        DenseLayer(rand(40, 7, seed=1), rand(40, seed=2), slope=0.2),
-        DenseLayer(rand(32, 40, seed=3) / 6, rand(rows // 5, 32, seed=4) if rows % 5 == 0 else None, source=0),
-        DenseLayer(rand(1, 32, seed=5) / 6, rand(1, seed=6), source=1),
-        DenseLayer(rand(70, 32, seed=7) / 6, None, slope=0.01, clamp=0.75, source=1),
-        DenseLayer(rand(3, 70, seed=8) / 8, rand(3, seed=9), clamp=0.5, source=3),
-        DenseLayer(rand(17, 7, seed=10), None),
+        MLPLayer(rand(40, 7, seed=1), rand(40, seed=2), slope=0.2),
+        MLPLayer(rand(32, 40, seed=3) / 6, rand(rows // 5, 32, seed=4) if rows % 5 == 0 else None, source=0),
+        MLPLayer(rand(1, 32, seed=5) / 6, rand(1, seed=6), source=1),
+        MLPLayer(rand(70, 32, seed=7) / 6, None, slope=0.01, clamp=0.75, source=1),
+        MLPLayer(rand(3, 70, seed=8) / 8, rand(3, seed=9), clamp=0.5, source=3),
+        MLPLayer(rand(17, 7, seed=10), None),
     ]
 
 
@@ -38,7 +38,7 @@ def doubled(layers, precision="float32"):
         dataclasses.replace(x, weight=x.weight.double(), bias=None if x.bias is None else x.bias.double())
         for x in layers
     ]
-    return DenseProgram(double, precision=precision, impl="ref")
+    return FusedMLP(double, precision=precision, impl="ref")
 
 
 def assert_close(actual, expected, tolerance):
@@ -54,7 +54,7 @@ def test_rows_against_double_precision(rows):
     if rows == 0:
         layers[1] = dataclasses.replace(layers[1], bias=None)
     keep = [4, 1, 2, 3, 5]
-    results = DenseProgram(layers, impl="cpu")(x, keep=keep)
+    results = FusedMLP(layers, impl="cpu")(x, keep=keep)
     assert [list(r.shape) for r in results] == [[rows, len(layers[i].weight)] for i in keep]
     if rows:
         assert_close(results, doubled(layers)(x.double(), keep=keep), 2e-6)
@@ -65,12 +65,12 @@ def test_biases_can_be_replaced_and_one_result_asked_for_twice():
     layers, x = branching(20), rand(20, 7)
     biases = {1: rand(20, 32, seed=11), 3: rand(2, 70, seed=12)}
     expected = doubled(layers)(x.double(), keep=[3, 1, 3], biases={i: b.double() for i, b in biases.items()})
-    assert_close(DenseProgram(layers, impl="cpu")(x, keep=[3, 1, 3], biases=biases), expected, 2e-6)
+    assert_close(FusedMLP(layers, impl="cpu")(x, keep=[3, 1, 3], biases=biases), expected, 2e-6)
 
 
 @needs_native
 def test_rows_do_not_depend_on_their_neighbours():
-    program, x = DenseProgram([x for x in branching(1) if x.bias is None or x.bias.ndim == 1], impl="cpu"), rand(50, 7)
+    program, x = FusedMLP([x for x in branching(1) if x.bias is None or x.bias.ndim == 1], impl="cpu"), rand(50, 7)
     whole = program(x, keep=[4])[0]
     for start, stop in ((0, 12), (12, 13), (13, 50)):
         assert torch.equal(program(x[start:stop], keep=[4])[0], whole[start:stop])
@@ -81,7 +81,7 @@ def test_strided_weights_and_not_a_number():
     weight = rand(9, 33).t()
     x = rand(6, 9)
     x[2, 3] = torch.nan
-    y = DenseProgram([DenseLayer(weight, slope=0.2, clamp=1.0)], impl="cpu")(x, keep=[0])[0]
+    y = FusedMLP([MLPLayer(weight, slope=0.2, clamp=1.0)], impl="cpu")(x, keep=[0])[0]
     assert y[2].isnan().all() and not y[[0, 1, 3, 4, 5]].isnan().any()
     expected = torch.nn.functional.leaky_relu(x @ weight.t(), 0.2).clamp(-1, 1)
     assert torch.allclose(y, expected, atol=1e-5, equal_nan=True)
@@ -91,7 +91,7 @@ def test_strided_weights_and_not_a_number():
 def test_bfloat16_rounds_factors_only():
     layers, x = branching(100), rand(100, 7)
     keep = [1, 2, 3, 4, 5]
-    results = DenseProgram(layers, precision="bfloat16", impl="cpu")(x, keep=keep)
+    results = FusedMLP(layers, precision="bfloat16", impl="cpu")(x, keep=keep)
     # Sums and biases are float32: up to how an intermediate value is rounded, nothing else differs.
     assert_close(results, doubled(layers, "bfloat16")(x.double(), keep=keep), 4e-3)
     assert_close(results[-1:], doubled(layers, "bfloat16")(x.double(), keep=[5]), 2e-6)
@@ -104,32 +104,32 @@ def test_bfloat16_of_inputs_that_have_much_in_common():
     """Only differences from the centres are rounded, and the centres' share is exact."""
     common = 10 * rand(1, 64, seed=20)
     layers = [
-        DenseLayer(rand(32, 64, seed=21) / 8, rand(32, seed=22), slope=0.2),
-        DenseLayer(rand(3, 32, seed=23) / 6, rand(100, 3, seed=24), source=0),
+        MLPLayer(rand(32, 64, seed=21) / 8, rand(32, seed=22), slope=0.2),
+        MLPLayer(rand(3, 32, seed=23) / 6, rand(100, 3, seed=24), source=0),
     ]
     x = common + rand(100, 64, seed=25) / 100
     exact = doubled(layers)(x.double(), keep=[0, 1])
     for impl in ("cpu", "ref"):
-        centred = DenseProgram(layers, precision="bfloat16", impl=impl)
+        centred = FusedMLP(layers, precision="bfloat16", impl=impl)
         assert_close(centred(x, keep=[0, 1]), exact, 1e-4)
         moved = x + 5 * rand(1, 64, seed=26)
         expected = doubled(layers)(moved.double(), keep=[0, 1])
         assert (
             max((a - e).abs().max() for a, e in zip(centred(moved, keep=[0, 1]), expected)) > 1e-3
         )  # it still has x's
-        following = DenseProgram(layers, precision="bfloat16", recentres=True, impl=impl)
+        following = FusedMLP(layers, precision="bfloat16", remeasures_means=True, impl=impl)
         assert_close(following(x, keep=[0, 1]), exact, 1e-4)
         assert_close(following(moved, keep=[0, 1]), expected, 1e-4)
 
 
 @needs_native
 def test_centres_follow_biases_that_are_replaced():
-    if not has_native_rows(CPU, "bfloat16"):
+    if not has_fused_mlp(CPU, "bfloat16"):
         pytest.skip("the processor does not multiply bfloat16")
-    layers = [DenseLayer(rand(32, 64) / 8, slope=0.2), DenseLayer(rand(16, 32, seed=1) / 6, source=0)]
+    layers = [MLPLayer(rand(32, 64) / 8, slope=0.2), MLPLayer(rand(16, 32, seed=1) / 6, source=0)]
     x, bias = 5 + rand(40, 64, seed=2) / 100, {1: rand(2, 16, seed=3), 0: 3 + rand(32, seed=4)}
     expected = doubled(layers)(x.double(), keep=[1], biases={i: b.double() for i, b in bias.items()})
-    native = DenseProgram(layers, precision="bfloat16", recentres=True, impl="cpu")
+    native = FusedMLP(layers, precision="bfloat16", remeasures_means=True, impl="cpu")
     assert_close(native(x, keep=[1], biases=bias), expected, 1e-4)
 
 
@@ -138,11 +138,11 @@ def test_the_upsamplings_are_those_of_training(height, width):
     x, hidden = rand(height, width, 6).double(), rand(height, width, 8, seed=1).double()
     rows, residual = blurred_corners_ref(x, hidden, 0.2)
     own, neighbours = (h[None] for h in hidden.chunk(2, dim=-1))
-    expected = blur_rows(torch.nn.functional.leaky_relu(corner_means(own, neighbours), 0.2))[0]
+    expected = blur(torch.nn.functional.leaky_relu(corner_means(own, neighbours), 0.2))[0]
     assert torch.allclose(rows.view_as(expected), expected, atol=1e-12)
-    assert torch.allclose(residual.view(2 * height, 2 * width, 6), blur_nearest_rows(x[None])[0], atol=1e-12)
+    assert torch.allclose(residual.view(2 * height, 2 * width, 6), blur_nearest(x[None])[0], atol=1e-12)
     four = rand(height, width, 2, 2, 6, seed=2).double()
-    expected = blur_rows(interleave((four + x[:, :, None, None])[None]))[0]
+    expected = blur(interleave((four + x[:, :, None, None])[None]))[0]
     assert torch.allclose(blurred_shuffle_ref(x, four).view_as(expected), expected, atol=1e-12)
 
 
@@ -153,38 +153,38 @@ def test_upsampled_programs(height, width, channels, precision):
     x, hidden = rand(height, width, channels), rand(height, width, 32, seed=1)
     four, bias, keep = rand(height, width, 2, 2, channels, seed=2), rand(channels, seed=3), [1, 2]
     layers = [
-        DenseLayer(rand(channels, 16, seed=4) / 4, rand(channels, seed=5), slope=0.2, clamp=2.0),
-        DenseLayer(rand(channels, channels, seed=6) / 8, rand(channels, seed=7), slope=0.2, clamp=2.0, source=0),
-        DenseLayer(rand(3, channels, seed=8) / 8, rand(3, seed=9), source=1),
+        MLPLayer(rand(channels, 16, seed=4) / 4, rand(channels, seed=5), slope=0.2, clamp=2.0),
+        MLPLayer(rand(channels, channels, seed=6) / 8, rand(channels, seed=7), slope=0.2, clamp=2.0, source=0),
+        MLPLayer(rand(3, channels, seed=8) / 8, rand(3, seed=9), source=1),
     ]
     tolerance = 2e-6 if precision == "float32" else 8e-3
-    native = DenseProgram(layers, precision=precision, impl="cpu")
+    native = FusedMLP(layers, precision=precision, impl="cpu")
     expected = doubled(layers).corners(x.double(), hidden.double(), slope=0.2, keep=keep)
     assert_close(native.corners(x, hidden, slope=0.2, keep=keep), expected, tolerance)
 
     layers = [dataclasses.replace(layer, source=i - 1) for i, layer in enumerate(layers[1:])]
-    native, keep = DenseProgram(layers, precision=precision, impl="cpu"), [0, 1]
+    native, keep = FusedMLP(layers, precision=precision, impl="cpu"), [0, 1]
     arguments = {"slope": 0.2, "clamp": 1.5, "keep": keep}
     expected = doubled(layers).shuffled(x.double(), four.double(), bias.double(), **arguments)
     assert_close(native.shuffled(x, four, bias, **arguments), expected, tolerance)
 
 
 def test_mistakes_are_named():
-    layer = DenseLayer(rand(4, 3))
+    layer = MLPLayer(rand(4, 3))
     with pytest.raises(ValueError, match="precision must be float32 or bfloat16, not 'half'"):
-        DenseProgram([layer], precision="half")
+        FusedMLP([layer], precision="half")
     with pytest.raises(ValueError, match="impl must be auto, ref or cpu, not 'cuda'"):
-        DenseProgram([layer], impl="cuda")
+        FusedMLP([layer], impl="cuda")
     with pytest.raises(ValueError, match="layer 1 with 3 inputs does not fit its source, layer 0"):
-        DenseProgram([layer, DenseLayer(rand(2, 3), source=0)])
+        FusedMLP([layer, MLPLayer(rand(2, 3), source=0)])
     with pytest.raises(ValueError, match="layer 0 has the slope 2; it must be at most 1"):
-        DenseProgram([DenseLayer(rand(4, 3), slope=2)])
+        FusedMLP([MLPLayer(rand(4, 3), slope=2)])
     with pytest.raises(ValueError, match="does not fit its source"):
-        DenseProgram([DenseLayer(rand(2, 3), source=0)])
+        FusedMLP([MLPLayer(rand(2, 3), source=0)])
 
 
 def test_without_a_library_programs_run_in_plain_pytorch(monkeypatch):
     monkeypatch.setattr(custom_ops, "load", lambda name, device_type: None)
     layers, x = branching(10), rand(10, 7)
-    assert not has_native_rows(CPU)
-    assert torch.equal(DenseProgram(layers)(x, keep=[4])[0], DenseProgram(layers, impl="ref")(x, keep=[4])[0])
+    assert not has_fused_mlp(CPU)
+    assert torch.equal(FusedMLP(layers)(x, keep=[4])[0], FusedMLP(layers, impl="ref")(x, keep=[4])[0])

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch_utils import custom_ops
 from torch_utils.ops.fused_mlp_ref import blurred_corners_ref, blurred_shuffle_ref
 
-__all__ = ["DenseLayer", "DenseProgram", "has_native_rows"]
+__all__ = ["MLPLayer", "FusedMLP", "has_fused_mlp"]
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -33,7 +33,7 @@ _CENTRE_ROWS = 512
 
 
 @dataclass(frozen=True)
-class DenseLayer:
+class MLPLayer:
     """One layer.
 
     Attributes:
@@ -51,19 +51,19 @@ class DenseLayer:
     source: int = -1
 
 
-def has_native_rows(device: torch.device, precision: str = "float32") -> bool:
+def has_fused_mlp(device: torch.device, precision: str = "float32") -> bool:
     """Whether programs run natively on a device."""
     native = custom_ops.load("dense", "cpu") if device.type == "cpu" else None
     return native is not None and (precision == "float32" or native.has_bfloat16())
 
 
-class DenseProgram:
+class FusedMLP:
     """See the module's docstring. No gradients are recorded.
 
     Args:
         layers: In order; a layer's source comes before it.
         precision: Of the factors of the products: 'float32' or 'bfloat16'.
-        recentres: Whether the centres of bfloat16 are measured in every call, not only in the first.
+        remeasures_means: Whether the centres of bfloat16 are measured in every call, not only in the first.
         impl: 'cpu' for the native operator, 'ref' for plain PyTorch, 'auto' for the former where it is available.
 
     Raises:
@@ -73,10 +73,10 @@ class DenseProgram:
 
     def __init__(
         self,
-        layers: Sequence[DenseLayer],
+        layers: Sequence[MLPLayer],
         *,
         precision: str = "float32",
-        recentres: bool = False,
+        remeasures_means: bool = False,
         impl: str = "auto",
     ):
         if precision not in PRECISIONS:
@@ -91,12 +91,12 @@ class DenseProgram:
                 raise ValueError(f"dense: layer {i} with {inputs} inputs does not fit its source, layer {layer.source}")
         self.layers, self.precision = list(layers), precision
         self._centres: dict[int, torch.Tensor] | None = None if precision == "bfloat16" else {}  # by source
-        self._recentres = recentres and precision == "bfloat16"
-        self._exact: DenseProgram | None = None  # the same in float32, on which centres are measured
+        self._remeasures_means = remeasures_means and precision == "bfloat16"
+        self._exact: FusedMLP | None = None  # the same in float32, on which centres are measured
         self._native = None
         if impl == "cpu" and precision == "bfloat16" and not custom_ops.require("dense", "cpu").has_bfloat16():
             raise RuntimeError("dense: impl='cpu' with bfloat16 is not available: this processor does not multiply it.")
-        if impl == "cpu" or (impl == "auto" and has_native_rows(layers[0].weight.device, precision)):
+        if impl == "cpu" or (impl == "auto" and has_fused_mlp(layers[0].weight.device, precision)):
             self._native = custom_ops.require("dense", "cpu")
             half = precision == "bfloat16"
             self._packed = [self._native.pack_weight(layer.weight.detach().float(), half) for layer in layers]
@@ -129,7 +129,7 @@ class DenseProgram:
         own = ((i, x.bias) for i, x in enumerate(self.layers) if x.bias is not None and x.bias.ndim > 1)
         biases = {i: bias.reshape(-1, bias.shape[-1]).mean(0) for i, bias in (*own, *(biases or {}).items())}
         if residual is None:
-            self._exact = self._exact or DenseProgram(self.layers, impl="auto" if self.native else "ref")
+            self._exact = self._exact or FusedMLP(self.layers, impl="auto" if self.native else "ref")
             results = self._exact(rows, keep=layers, biases=biases)
         else:
             results = self._reference(rows, layers, biases, residual[::every], rounded=False)
@@ -152,7 +152,7 @@ class DenseProgram:
         Returns:
             A tensor [P, outputs] for each entry of `keep`.
         """
-        if (self._centres is None or self._recentres) and len(x):
+        if (self._centres is None or self._remeasures_means) and len(x):
             self._centre(x, biases)
         if self._native is None:
             return self._reference(x, keep, biases or {})
@@ -244,7 +244,7 @@ class DenseProgram:
             [R, outputs] for each entry of `keep`; and sum of the weights, expected depth and transmittance [R].
         """
         even, quantiles = torch.linspace(0, 1, samples), torch.linspace(0, 1, importance)
-        if self._centres is None or self._recentres:
+        if self._centres is None or self._remeasures_means:
             some = directions[:: max(len(directions) * samples // _CENTRE_ROWS, 1)]
             points = origin + (near + (far - near) * even)[:, None, None] * some
             angles = (points[..., None, :] * scales[:, None]).flatten(-2)

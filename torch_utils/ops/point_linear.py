@@ -36,24 +36,29 @@ def point_linear(
     Args:
         x: [B, P, I].
         weight: [O, I] for all videos, or [B, O, I].
-        bias: [O] or None.
+        bias: [O] for all videos, [B, O], or None.
         act: 'linear', 'lrelu' (slope 0.2, no gain) or 'relu'.
         clamp: With an activation: clamp the result to ±clamp.
 
     Returns:
         [B, P, O], contiguous when x is. Do not modify it in place where gradients are recorded.
     """
+    if bias is not None and bias.ndim == 2 and len(bias) == 1:
+        bias = bias[0]
     if x.device.type == "cpu":
-        if weight.ndim == 2 or len(x) == 1:
-            rows = _rows(x.reshape(-1, x.shape[-1]), weight if weight.ndim == 2 else weight[0], bias, act, clamp)
-            return rows.view(*x.shape[:-1], -1)
-        return torch.stack([_rows(row, w, bias, act, clamp) for row, w in zip(x, weight, strict=True)])
-    if weight.ndim == 2:
+        if bias is not None and bias.ndim == 2:
+            weight = weight.expand(len(x), -1, -1)
+        elif weight.ndim == 2 or len(x) == 1:  # one weight: all rows are one matrix
+            y = _product(x.reshape(1, -1, x.shape[-1]), weight.reshape(1, *weight.shape[-2:]), bias, act, clamp)
+            return y.view(*x.shape[:-1], -1)
+        return _product(x, weight, bias, act, clamp)
+    if weight.ndim == 2 and (bias is None or bias.ndim == 1):
         y = torch.nn.functional.linear(x, weight, bias)
     elif bias is None:
         y = torch.bmm(x, weight.transpose(1, 2))
     else:
-        y = torch.baddbmm(bias.expand(len(x), 1, -1), x, weight.transpose(1, 2))
+        bias = bias.expand(len(x), -1)[:, None]
+        y = torch.baddbmm(bias, x, weight.expand(len(x), -1, -1).transpose(1, 2))
     return _activate(y, act, clamp)
 
 
@@ -73,17 +78,45 @@ def lrelu_(x: torch.Tensor, clamp: float | None = None, slope: float = 0.2) -> t
     return x.clamp(-clamp, clamp) if x.requires_grad else x.clamp_(-clamp, clamp)
 
 
-def _rows(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, act: str, clamp: float | None):
-    """[P, I] with [O, I] to [P, O] on CPU."""
-    if x.shape[0] < MIN_ROWS or min(weight.shape) < MIN_CHANNELS or x.dtype == torch.float64:
-        y = torch.nn.functional.linear(x, weight, bias)
+def _product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, act: str, clamp: float | None):
+    """[B, P, I] with [B, O, I] and [O] or [B, O] to [B, P, O] on CPU."""
+    if x.shape[1] < MIN_ROWS or min(weight.shape[1:]) < MIN_CHANNELS or x.dtype == torch.float64:
+        if len(x) == 1:
+            y = torch.nn.functional.linear(x[0], weight[0], bias if bias is None else bias.reshape(-1))[None]
+        else:
+            y = torch.bmm(x, weight.transpose(1, 2))
+            y = y if bias is None else y + bias.reshape(-1, 1, bias.shape[-1])
         return _activate(y, act, clamp)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias)):
-        return _ConvolvedRows.apply(x, weight, bias, act, clamp)
-    return _activate(_convolve(x, weight, bias), act, clamp)
+        return _Product.apply(x, weight, bias, act, clamp)
+    y = _multiply(x, weight, bias, SLOPES.get(act))
+    return y if clamp is None or act == "linear" else y.clamp_(-clamp, clamp)
+
+
+def _multiply(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, slope: float | None) -> torch.Tensor:
+    """leaky_relu(x @ weight.T + bias), one video after another: the library has no such product for a batch."""
+    if len(x) == 1:
+        y = _convolve(x[0], weight[0], bias if bias is None else bias.reshape(-1))[None]
+        return y if slope is None else torch.nn.functional.leaky_relu_(y, slope)
+    y = x.new_empty(*x.shape[:2], weight.shape[1])
+    for i, (rows, own) in enumerate(zip(x, weight)):
+        own_bias = bias[i] if bias is not None and bias.ndim == 2 else bias
+        if torch.get_num_threads() == 1:
+            if own_bias is None:
+                torch.mm(rows, own.t(), out=y[i])
+            else:
+                torch.addmm(own_bias, rows, own.t(), out=y[i])
+            if slope is not None:
+                torch.nn.functional.leaky_relu_(y[i], slope)
+        elif slope is None:
+            y[i].copy_(_convolve(rows, own, own_bias))
+        else:  # the activation writes the result where it belongs
+            torch.ops.aten.leaky_relu.out(_convolve(rows, own, own_bias), slope, out=y[i])
+    return y
 
 
 def _convolve(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """[P, I] with [O, I] to [P, O]."""
     if torch.get_num_threads() == 1:  # PyTorch then does not use that library for single images
         return torch.nn.functional.linear(x, weight, bias)
     weight = weight.contiguous()[:, :, None, None]
@@ -100,19 +133,17 @@ def _reaches(y: torch.Tensor, clamp: float) -> bool:
     return bool(high >= clamp or low <= -clamp)
 
 
-class _ConvolvedRows(torch.autograd.Function):
-    """Convolution, activation and clamp as one node; gradients by one convolution each."""
+class _Product(torch.autograd.Function):
+    """`_product` as one node, with its activation and clamp; gradients are products again."""
 
     @staticmethod
     def forward(ctx, x, weight, bias, act, clamp):
-        y = _convolve(x, weight, bias)
-        ctx.act, ctx.clamp, ctx.has_bias = act, None, bias is not None
-        if act != "linear":
-            torch.nn.functional.leaky_relu_(y, SLOPES[act])
-            # Values rarely get that large: looking costs less than clamping, here and in the backward pass.
-            if clamp is not None and _reaches(y, clamp):
-                y.clamp_(-clamp, clamp)
-                ctx.clamp = clamp
+        y = _multiply(x, weight, bias, SLOPES.get(act))
+        ctx.act, ctx.clamp, ctx.bias_dim = act, None, None if bias is None else bias.ndim
+        # Values rarely get that large: looking costs less than clamping, here and in the backward pass.
+        if act != "linear" and clamp is not None and _reaches(y, clamp):
+            y.clamp_(-clamp, clamp)
+            ctx.clamp = clamp
         ctx.save_for_backward(x, weight, None if act == "linear" else y)
         return y
 
@@ -120,43 +151,49 @@ class _ConvolvedRows(torch.autograd.Function):
     def backward(ctx, grad):
         # Made of differentiable operations, which gives the second derivatives; the masks are piecewise constant.
         x, weight, y = ctx.saved_tensors
-        wants_bias = ctx.has_bias and ctx.needs_input_grad[2]
-        if ctx.act == "linear":
-            grad_bias = grad.sum(dim=0) if wants_bias else None
-        else:
+        wants_bias = ctx.bias_dim is not None and ctx.needs_input_grad[2]
+        grad_bias = None
+        if ctx.act != "linear":
+            channels = grad.shape[-1]
             grad, grad_bias = activation_gradient(
-                grad,
-                y.detach(),
+                grad.reshape(-1, channels),
+                y.detach().reshape(-1, channels),
                 slope=SLOPES[ctx.act],
                 clamp=ctx.clamp,
-                wants_bias=wants_bias,
+                wants_bias=wants_bias and ctx.bias_dim == 1,
                 library=_gradient_library(grad),
             )
-        grad_x = _rows(grad, weight.t(), None, "linear", None) if ctx.needs_input_grad[0] else None
+            grad = grad.view(y.shape)
+        if wants_bias and grad_bias is None:
+            grad_bias = grad.sum(dim=(0, 1) if ctx.bias_dim == 1 else 1)
+        grad_x = _product(grad, weight.transpose(1, 2), None, "linear", None) if ctx.needs_input_grad[0] else None
         grad_weight = _WeightGradient.apply(grad, x) if ctx.needs_input_grad[1] else None
         return grad_x, grad_weight, grad_bias, None, None
 
 
 class _WeightGradient(torch.autograd.Function):
-    """grad.T @ x of rows grad [P, O] and x [P, I], where the convolution library is 1.3 to 2.4 times as fast."""
+    """grad.T @ x of grad [B, P, O] and x [B, P, I], where the convolution library is 1.3 to 2.4 times as fast."""
 
     @staticmethod
     def forward(ctx, grad, x):
         ctx.save_for_backward(grad, x)
         if torch.get_num_threads() == 1:
-            return grad.t() @ x
-        weight = grad.new_empty(grad.shape[1], x.shape[1], 1, 1)  # its values do not matter
+            return torch.stack([g.t() @ rows for g, rows in zip(grad, x)]) if len(x) > 1 else (grad[0].t() @ x[0])[None]
+        weight = grad.new_empty(grad.shape[2], x.shape[2], 1, 1)  # its values do not matter
         only_weight = (False, True, False)
-        _, result, _ = torch.ops.aten.convolution_backward(
-            _as_image(grad), _as_image(x), weight, None, [1, 1], [0, 0], [1, 1], False, [0, 0], 1, only_weight
-        )
-        return result[:, :, 0, 0]
+        results = [
+            torch.ops.aten.convolution_backward(
+                _as_image(g), _as_image(rows), weight, None, [1, 1], [0, 0], [1, 1], False, [0, 0], 1, only_weight
+            )[1][:, :, 0, 0]
+            for g, rows in zip(grad, x)
+        ]
+        return results[0][None] if len(results) == 1 else torch.stack(results)
 
     @staticmethod
     def backward(ctx, grad_weight):
         grad, x = ctx.saved_tensors
-        for_grad = _rows(x, grad_weight, None, "linear", None) if ctx.needs_input_grad[0] else None
-        for_x = _rows(grad, grad_weight.t(), None, "linear", None) if ctx.needs_input_grad[1] else None
+        for_grad = _product(x, grad_weight, None, "linear", None) if ctx.needs_input_grad[0] else None
+        for_x = _product(grad, grad_weight.transpose(1, 2), None, "linear", None) if ctx.needs_input_grad[1] else None
         return for_grad, for_x
 
 

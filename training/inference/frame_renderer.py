@@ -1,28 +1,22 @@
-"""Videos whose weights are folded once, rendered one frame at a time without gradients."""
-
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+"""Videos rendered one frame at a time without gradients, their weights modulated once."""
 
 import torch
 
 from renderer.cameras import Cameras, camera_rays
-from renderer.volume_rendering import Fields, Rays, Rendered, render_background, render_rays
-from torch_utils.ops.fused_mlp import has_native_rows
+from renderer.volume_rendering import Rays, RenderedRays, render_background, render_rays
+from torch_utils.ops.fused_mlp import has_fused_mlp
+from training.networks.generator import Generator, SynthesisOutput
 
-if TYPE_CHECKING:
-    from training.networks.generator import Generator, SynthesisOutput
-
-__all__ = ["LAYERS", "Scene"]
+__all__ = ["LAYERS", "FrameRenderer"]
 
 LAYERS = ("both", "foreground", "background")
 
-#: Volume rendered pixels per side of the frame in which programs of bfloat16 measure their inputs.
-CENTRE_RESOLUTION = 4
+#: Volume rendered pixels per side of the frame in which fused MLPs of bfloat16 measure the means of their inputs.
+MEANS_RESOLUTION = 4
 
 
-class Scene:
-    """Videos whose weights are folded once, rendered one frame at a time without gradients.
+class FrameRenderer:
+    """Videos rendered one frame at a time without gradients, their weights modulated once.
 
     The background, which does not change in time, is kept while the cameras stay the same.
 
@@ -49,41 +43,25 @@ class Scene:
         precision: str = "float32",
     ):
         if generator.training:
-            raise ValueError("scenes are rendered in evaluation mode: call generator.eval() first.")
-        if precision != "float32" and not has_native_rows(ws.device, precision):
+            raise ValueError("frames are rendered in evaluation mode: call generator.eval() first.")
+        if precision != "float32" and not has_fused_mlp(ws.device, precision):
             raise ValueError(
                 f"{precision} is not available: it needs a CPU that multiplies such numbers (avx512_bf16) and a C++ "
                 "compiler. A GPU has its own half precision."
             )
         self.generator, self.ray_chunk = generator, ray_chunk
         self.ws, self.z_motion, self.z_bg = ws, z_motion, z_bg
-        self._folded = generator.fold(ws, precision)
+        self._weights = generator.modulate(ws, precision)
         self._resolution = generator.settings.resolution  # volume rendered pixels per side
-        self._background_fields = [
-            None if generator.background is None else generator.background.evaluator(z_bg[group])
-            for group in generator.groups(len(ws), ws.device)
-        ]
         self._cameras: Cameras | None = None
-        self._rays: list = []
-        self._backgrounds: list = []
+        self._rays: Rays | None = None
+        self._background: torch.Tensor | None = None  # composited, [B, R, 3 + F]
         if precision == "bfloat16":
-            # Programs measure their inputs in the first frame that they see: always this one.
+            # Fused MLPs measure the means of their inputs in the first frame that they see: always this one.
             front = generator.camera_prior.at().repeat(len(ws)).to(ws.device)
-            self._resolution = CENTRE_RESOLUTION
+            self._resolution = MEANS_RESOLUTION
             self.output(0.5, front)
             self._resolution, self._cameras = generator.settings.resolution, None
-
-    def _look_through(self, cameras: Cameras) -> None:
-        if cameras.equals(self._cameras):
-            return
-        generator = self.generator
-        self._rays, self._backgrounds = [], []
-        for group, field in zip(generator.groups(len(self.ws), self.ws.device), self._background_fields, strict=True):
-            rays = Rays(*camera_rays(cameras[group], generator.pixels(self.ws, self._resolution)))
-            self._rays.append(rays)
-            behind = None if field is None else render_background(Fields(None, field), rays, generator.settings)
-            self._backgrounds.append(behind)
-        self._cameras = cameras
 
     @torch.no_grad()
     def output(
@@ -99,48 +77,33 @@ class Scene:
         Raises:
             ValueError: Another `layers`, a background where there is none, no such resolution.
         """
+        generator = self.generator
         if layers not in LAYERS:
             raise ValueError(f"layers must be {', '.join(LAYERS[:-1])} or {LAYERS[-1]}, got '{layers}'.")
-        if layers == "background" and self.generator.background is None:
+        if layers == "background" and generator.background is None:
             raise ValueError("this generator has no background.")
-        cameras = cameras.to(self.ws.device)
-        self._look_through(cameras)
-        rendered = self._behind() if layers == "background" else self._composite(time, over=layers == "both")
-        return self.generator.upsample(rendered, self._folded, resolution=resolution)
-
-    def _composite(self, time: float | torch.Tensor, *, over: bool) -> list[Rendered]:
-        """The foreground of every group, over the background or as if it were opaque."""
-        generator, device = self.generator, self.ws.device
-        times = torch.as_tensor(time, dtype=self.ws.dtype, device=device).expand(len(self.ws))[:, None]
+        times = torch.as_tensor(time, dtype=self.ws.dtype, device=self.ws.device).expand(len(self.ws))[:, None]
         motion = generator.motion_vectors(self.ws, self.z_motion, times)
-        rendered = []
-        for i, group in enumerate(generator.groups(len(self.ws), device)):
-            fields = generator.fields(
-                self._folded.foreground[i], times[group], None if motion is None else motion[group], self.z_bg[group]
+        fields = generator.condition(self._weights, times=times, motion=motion, z_bg=self.z_bg)
+        cameras = cameras.to(self.ws.device)
+        if not cameras.equals(self._cameras):
+            self._rays = Rays(*camera_rays(cameras, generator.pixels(self.ws, self._resolution)))
+            if fields.background is not None:
+                self._background = render_background(fields.background, self._rays, generator.settings)
+            self._cameras = cameras
+        if layers == "background":
+            values = self._background[:, None]
+            rendered = RenderedRays(values, torch.zeros_like(values[..., 0]), torch.ones_like(values[..., 0]))
+        else:
+            hidden = layers == "foreground" and self._background is not None
+            background = torch.zeros_like(self._background) if hidden else self._background
+            rendered = render_rays(
+                fields, self._rays, generator.settings, frames=1, chunk=self.ray_chunk, background=background
             )
-            rays, behind = self._rays[i], self._backgrounds[i]
-            alone = behind is not None and not over
-            part = render_rays(
-                fields,
-                rays,
-                generator.settings,
-                frames=1,
-                chunk=self.ray_chunk,
-                behind=torch.zeros_like(behind) if alone else behind,
-            )
-            if alone:
-                opacity = (1 - part.transmittance).clamp(min=1e-6)
-                part = Rendered(part.rows / opacity[..., None], part.depth, part.transmittance)
-            rendered.append(part)
-        return rendered
-
-    def _behind(self) -> list[Rendered]:
-        """The background of every group alone."""
-        rendered = []
-        for behind in self._backgrounds:
-            rows = behind[:, None]
-            rendered.append(Rendered(rows, torch.zeros_like(rows[..., 0]), torch.ones_like(rows[..., 0])))
-        return rendered
+            if hidden:
+                opacity = (1 - rendered.transmittance).clamp(min=1e-6)[..., None]
+                rendered = RenderedRays(rendered.values / opacity, rendered.depth, rendered.transmittance)
+        return generator.upsample(rendered, self._weights, resolution=resolution)
 
     def render(self, time: float | torch.Tensor, cameras: Cameras) -> torch.Tensor:
         """The image [B, 3, H, W] alone; see `output`."""

@@ -24,6 +24,7 @@ from renderer.mesh.silhouettes import matching_level, peak_densities
 from renderer.mesh.trained_volume import TrainedVolume
 from renderer.video import image_grid, to_uint8
 from training.inference.cli_options import label_of_class
+from training.inference.frame_renderer import FrameRenderer
 from training.inference.latents import seed_latents
 from training.inference.point_query import PointField
 from training.networks.generator import Generator
@@ -153,7 +154,7 @@ class GeneratedMeshes:
     def preview(self, mesh: Mesh, video: dict[str, Any], time: float) -> torch.Tensor:
         """Picture [3, H, W]: rendered views, the mesh's colours, its shape; a column per camera."""
         rows = ([], [], [])
-        scene = self.generator.scene(**video)
+        scene = FrameRenderer(self.generator, **video)
         for fraction in VIEWS:
             camera = self.generator.camera_prior.at(yaw=fraction)
             image = interpolate(scene.render(time, camera), [PREVIEW_SIZE, PREVIEW_SIZE], mode="bilinear")

@@ -43,9 +43,9 @@ class PointField:
         times = ws.new_full([1, 1], time)
         self._generator = generator
         motion = generator.motion_vectors(ws, z_motion, times)
-        folded = generator.fold(ws)
-        self._upsampler = folded.upsampler
-        self._field = generator.fields(folded.foreground[0], times, motion, z_bg).foreground
+        weights = generator.modulate(ws)
+        self._upsampler = weights.upsampler
+        self._field = generator.condition(weights, times=times, motion=motion, z_bg=z_bg).foreground
 
     @torch.no_grad()
     def density(self, points: torch.Tensor) -> torch.Tensor:
@@ -73,7 +73,7 @@ class PointField:
         weights, _ = ray_weights(torch.relu(raw[0, 0]), steps, last_opaque=False)
         weights = weights + 1e-6  # where there is nothing, all samples count alike
         rows = self._field.project(features).flatten(1, -2)
-        colours = generator.upsampler.pointwise([rows[..., 3:]], [rows[..., :3]], self._upsampler)[0][0]
+        colours = generator.upsampler.pointwise(rows[..., 3:], rows[..., :3], self._upsampler)[0]
         return composite(weights / weights.sum(dim=-1, keepdim=True), colours.unflatten(0, (-1, SAMPLES)))
 
     @torch.no_grad()

@@ -11,7 +11,7 @@ from renderer.cameras import Cameras
 from renderer.output_writer import OutputVideos
 from renderer.outputs import output_maps
 from renderer.video import image_grid
-from training.inference.frame_renderer import Scene
+from training.inference.frame_renderer import FrameRenderer
 from training.inference.layouts import Codes, Loop, Still, Styles
 from training.networks.generator import Generator
 
@@ -22,21 +22,21 @@ class RowScenes:
     """A layout's rows, ready for rendering at any phase.
 
     Args:
-        make_scene: Codes to a `Scene`.
+        make_scene: Codes to a `FrameRenderer`.
     """
 
-    def __init__(self, layout: Still | Loop, styles: Styles, make_scene: Callable[[Codes], Scene]):
+    def __init__(self, layout: Still | Loop, styles: Styles, make_scene: Callable[[Codes], FrameRenderer]):
         self._layout, self._styles, self._make_scene = layout, styles, make_scene
-        self._scenes: list[Scene] | None = None
+        self._scenes: list[FrameRenderer] | None = None
 
-    def at(self, phase: float) -> list[Scene]:
+    def at(self, phase: float) -> list[FrameRenderer]:
         if self._scenes is None or self._layout.moving:
             self._scenes = [self._make_scene(codes) for codes in self._layout.codes(phase, self._styles)]
         return self._scenes
 
 
 def frame_maps(
-    rows: Sequence[Scene], columns: int, time: float, eyes: Sequence[Cameras], outputs: Sequence[str], *,
+    rows: Sequence[FrameRenderer], columns: int, time: float, eyes: Sequence[Cameras], outputs: Sequence[str], *,
     background: bool,
 ) -> dict[str, torch.Tensor]:  # fmt: skip
     """A frame's maps [C, H, W] of every output: rows of `columns` videos, and the eyes' pictures side by side.
@@ -67,7 +67,7 @@ def write_videos(
     generator: Generator,
     *,
     styles: Styles,
-    make_scene: Callable[[Codes], Scene],
+    make_scene: Callable[[Codes], FrameRenderer],
     outdir: str,
     outputs: Sequence[str],
     enlarge: int,

@@ -6,7 +6,7 @@ import torch
 
 from renderer.trajectory_files import path_cameras
 from renderer.viewer.views import Codes, ViewRequest
-from training.inference.frame_renderer import Scene
+from training.inference.frame_renderer import FrameRenderer
 from training.inference.interpolation import lerp, mix_styles, slerp
 from training.inference.latents import SeedLatents, seed_latents
 from training.networks.generator import Generator, SynthesisOutput
@@ -35,7 +35,7 @@ class GeneratorViews:
         self.has_background = generator.background is not None
         self._generator = generator
         self._device = next(generator.parameters()).device
-        self._scenes: OrderedDict[Codes, Scene] = OrderedDict()
+        self._scenes: OrderedDict[Codes, FrameRenderer] = OrderedDict()
 
     @torch.inference_mode()
     def render(self, request: ViewRequest) -> SynthesisOutput:
@@ -63,13 +63,14 @@ class GeneratorViews:
         first, last = codes.style_layers
         return mix_styles(ws, self._mapped(codes.style_seed, codes), range(first, last + 1))
 
-    def _scene(self, codes: Codes) -> Scene:
+    def _scene(self, codes: Codes) -> FrameRenderer:
         if codes in self._scenes:
             self._scenes.move_to_end(codes)
             return self._scenes[codes]
         own = self._latents(codes.seed, codes.motion_seed)
         other = self._latents(codes.other_seed, codes.other_motion_seed)
-        scene = self._generator.scene(
+        scene = FrameRenderer(
+            self._generator,
             self.styles(codes),
             z_motion=slerp(own.z_motion, other.z_motion, codes.motion_mix).to(self._device),
             z_bg=slerp(own.z_bg, other.z_bg, codes.content_mix).to(self._device),

@@ -13,6 +13,7 @@ from dnnlib import atomic_write
 from renderer.cameras import Cameras
 from renderer.video import VideoWriter, to_uint8
 from torch_utils.rng import RandomStream
+from training.inference.frame_renderer import FrameRenderer
 from training.inference.latent_files import VideoCodes, generator_digest, save_codes
 from training.inversion.loss import ClipLoss, psnr
 from training.inversion.optimize import FitSettings, fit_clip, fit_images
@@ -26,8 +27,8 @@ __all__ = ["Inversion", "render_codes"]
 def render_codes(generator: Generator, codes: VideoCodes) -> torch.Tensor:
     """The T frames of fitted codes from their own cameras, uint8 [T, 3, H, H] on the CPU."""
     device = next(generator.parameters()).device
-    scene = generator.scene(
-        codes.ws[None].to(device), z_motion=codes.z_motion[None].to(device), z_bg=codes.z_bg[None].to(device)
+    scene = FrameRenderer(
+        generator, codes.ws[None].to(device), z_motion=codes.z_motion[None].to(device), z_bg=codes.z_bg[None].to(device)
     )
     cameras: Cameras = codes.cameras()
     return torch.cat([to_uint8(scene.render(t, cameras[i])).cpu() for i, t in enumerate(codes.times.tolist())])

@@ -47,7 +47,7 @@ def build_networks(options: Options, *, c_dim: int, device: str = "cpu") -> tupl
         torch.manual_seed(options["seed"])
         with _named("model.generator"):
             g = hydra.utils.instantiate(generator, resolution=resolution, c_dim=c_dim)
-            g.recompute = options["recompute"]
+            g.activation_checkpointing = options["recompute"]
         with _named("model.discriminator"):
             d = hydra.utils.instantiate(discriminator, resolution=resolution, c_dim=c_dim + told)
             d.freeze(options["freezed"])

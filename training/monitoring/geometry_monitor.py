@@ -20,6 +20,7 @@ import dataclasses
 import torch
 
 from renderer.depth import parallax, relief, surface_depth, weighted_mean
+from training.inference.frame_renderer import FrameRenderer
 from training.inference.latents import seed_latents
 from training.networks.generator import Generator
 
@@ -103,7 +104,7 @@ class GeometryLog:
         maps = []
         for part in torch.arange(len(self.z), device=self.device).split(CHUNK):
             ws = self.generator.mapping(self.z[part], None if self.c is None else self.c[part])
-            scene = self.generator.scene(ws, z_motion=self.z_motion[part], z_bg=self.z_bg[part])
+            scene = FrameRenderer(self.generator, ws, z_motion=self.z_motion[part], z_bg=self.z_bg[part])
             out = scene.output(TIME, self.front.repeat(len(part)))
             background = self.generator.background is not None
             maps.append(surface_depth(out.depth[:, 0], out.opacity[:, 0], background=background))

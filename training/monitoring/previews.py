@@ -18,6 +18,7 @@ from renderer.trajectories import camera_path, frame_schedule
 from renderer.video import VideoWriter, image_grid, save_png, to_uint8
 from torch_utils.rng import RandomStream
 from training.data.loader import PairDataset
+from training.inference.frame_renderer import FrameRenderer
 from training.inference.latents import seed_latents
 from training.networks.generator import Generator
 
@@ -118,4 +119,4 @@ class Previews:
     def _scene(self, part: torch.Tensor):
         part = part.to(self.device)
         ws = self.generator.mapping(self.z[part], None if self.c is None else self.c[part])
-        return self.generator.scene(ws, z_motion=self.z_motion[part], z_bg=self.z_bg[part])
+        return FrameRenderer(self.generator, ws, z_motion=self.z_motion[part], z_bg=self.z_bg[part])

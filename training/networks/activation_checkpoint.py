@@ -1,7 +1,8 @@
-"""Trading time for memory: parts of the generator keep their inputs only and run again for the backward pass.
+"""Activation checkpointing (Chen et al. 2016): parts of the generator keep their inputs only, and their backward pass
+runs them again.
 
 The second run gives the same values to the bit: parts draw no random numbers, and what they measure of their inputs
-(the upsampler's magnitudes, which move running means) is kept from the first run.
+(the upsampler's magnitudes, which move running means) is replayed from the first run.
 """
 
 from collections.abc import Callable
@@ -10,15 +11,15 @@ from typing import Any
 import torch
 from torch.utils.checkpoint import checkpoint
 
-__all__ = ["Measured", "RecomputedField", "recomputed"]
+__all__ = ["CheckpointedField", "Replayed", "checkpointed"]
 
 
-def recomputed(function: Callable, *arguments: Any) -> Any:
+def checkpointed(function: Callable, *arguments: Any) -> Any:
     """function(*arguments), differentiable twice, with nothing kept of what happens inside."""
     return checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False)
 
 
-class RecomputedField:
+class CheckpointedField:
     """A field (see `renderer.volume_rendering`) whose points are evaluated again for the backward pass."""
 
     def __init__(self, field):
@@ -26,21 +27,21 @@ class RecomputedField:
         self.project = field.project
 
     def __call__(self, points: torch.Tensor, directions: torch.Tensor):
-        return recomputed(self.field, points, directions)
+        return checkpointed(self.field, points, directions)
 
 
-class Measured:
-    """Values that the first run of a part measures and later runs are given."""
+class Replayed:
+    """Values that the first run of a part measures and that later runs are given."""
 
     def __init__(self):
         self._values: list[torch.Tensor] = []
         self._next = 0
 
     def begin(self) -> None:
-        """A run begins."""
+        """Start of a run."""
         self._next = 0
 
-    def take(self, measure: Callable[[], torch.Tensor]) -> torch.Tensor:
+    def value(self, measure: Callable[[], torch.Tensor]) -> torch.Tensor:
         """The run's next value."""
         if self._next == len(self._values):
             self._values.append(measure())

@@ -1,148 +1,223 @@
-"""The foreground field of one video as a program of dense layers: evaluation without gradients on a CPU."""
+"""Inference on a CPU: the generator's fields and upsampler as fused MLPs, for one video and one frame at a time.
 
-from collections.abc import Sequence
+Without gradients a layer's results need not be kept: rows of points or pixels go through all layers before the next
+rows are begun, in tiles that stay in the processor's cache (`torch_utils.ops.fused_mlp`). Everything here computes what
+`training.networks.fields` and `training.networks.upsampler` compute, with the same weights; where no native operator
+can be built, fields are evaluated as they are and frames pass through the upsampler in strips of rows.
+"""
+
 from typing import Any
 
 import torch
 
-from renderer.volume_rendering import Marched, RenderSettings
-from torch_utils.ops.fused_mlp import DenseLayer, DenseProgram, has_native_rows
+from renderer.volume_rendering import Accumulated, Fields, RenderSettings
+from torch_utils.ops.fused_mlp import FusedMLP, MLPLayer, has_fused_mlp
 from torch_utils.ops.point_linear import lrelu_, point_linear
+from training.networks.fields import VIEW_SLOPE, ConditionedBackground, ConditionedBlend, ConditionedForeground
 from training.networks.layers import LRELU_GAIN, octaves
+from training.networks.upsampler import Upsampler, UpsamplerBlock, upsample_image
 
-__all__ = ["BlockProgram", "ForegroundProgram"]
+__all__ = ["FusedBlock", "FusedForeground", "FusedNetworks"]
 
-#: Weight [out, in] and bias [out] or None.
-Linear = tuple[torch.Tensor, torch.Tensor | None]
 SLOPE = 0.2
-
-
-class ForegroundProgram:
-    """A trunk of layers with leaky ReLU, on which a density head and, optionally, a view-dependent colour stand.
-
-    Args:
-        layers: The trunk.
-        density: Its head.
-        features, rgb: The view-dependent head (without its bias, which comes from the directions) and the colour that
-            follows it; None if colours do not depend on directions.
-        view_slope: Negative slope of the view-dependent head.
-        precision: See `DenseProgram`.
-    """
-
-    def __init__(
-        self,
-        layers: Sequence[Linear],
-        *,
-        density: Linear,
-        features: torch.Tensor | None,
-        rgb: Linear | None,
-        view_slope: float,
-        precision: str,
-    ):
-        self._last = last = len(layers) - 1
-        program = [DenseLayer(weight, bias, slope=SLOPE, source=i - 1) for i, (weight, bias) in enumerate(layers)]
-        program.append(DenseLayer(*density, source=last))
-        if features is not None:
-            program.append(DenseLayer(features, slope=view_slope, source=last))
-            program.append(DenseLayer(*rgb, source=last + 2))
-        self._program = DenseProgram(program, precision=precision, recentres=True)
-
-    @staticmethod
-    def available(weight: torch.Tensor, precision: str) -> bool:
-        """Whether it serves for a video's weights [1, out, in]."""
-        fits = weight.dtype == torch.float32 and not weight.requires_grad and len(weight) == 1
-        return fits and has_native_rows(weight.device, precision)
-
-    def __call__(
-        self, x: torch.Tensor, biases: Sequence[torch.Tensor | None], view: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """Evaluate rows.
-
-        Args:
-            x: Encoded points [P, inputs].
-            biases: Per layer of the trunk [G, width] for G runs of rows, or None for the layer's own.
-            view: What directions add to the view-dependent head [G', F], its bias included, or None.
-
-        Returns:
-            Density [P, 1], hidden state [P, width], and colour [P, 3] or None.
-        """
-        keep, replaced = self._wanted(biases, view)
-        density, hidden, *colour = self._program(x, keep=[self._last + 1, *keep], biases=replaced)
-        return density, hidden, colour[0] if colour else None
-
-    def march(
-        self,
-        origin: torch.Tensor,
-        directions: torch.Tensor,
-        settings: RenderSettings,
-        *,
-        frequencies: int,
-        last_opaque: bool,
-        biases: Sequence[torch.Tensor | None],
-        view: torch.Tensor | None,
-    ) -> Marched:
-        """Rays [R, 3] from an origin [3] for one frame of one video; features are hidden state and colour."""
-        keep, replaced = self._wanted(biases, view)
-        sums, *totals = self._program.march(
-            origin,
-            directions,
-            samples=settings.num_samples,
-            importance=settings.num_importance,
-            near=settings.near,
-            far=settings.far,
-            last_opaque=last_opaque,
-            scales=octaves(frequencies, directions),
-            density=self._last + 1,
-            keep=keep,
-            biases=replaced,
-        )
-        return Marched(tuple(x[None, None] for x in sums), *(x[None, None] for x in totals))
-
-    def _wanted(self, biases, view):
-        """The layers of the features, and the biases that replace those of layers."""
-        replaced = {i: bias for i, bias in enumerate(biases) if bias is not None}
-        if view is None:
-            return [self._last], replaced
-        return [self._last, self._last + 3], replaced | {self._last + 2: view}
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# A block of the 2D upsampler for one video and one frame at a time: rendering without gradients on a CPU.
-#
-# Natively, an output row of pixels goes through all layers before the next is begun. In plain PyTorch the frame passes
-# through the block in strips of rows, each small enough to stay in the processor's cache.
-
-
 #: Strips of a frame are about this many values (float32: 16 MB), at least `MIN_STRIP` input rows.
 STRIP_SIZE, MIN_STRIP = 1 << 22, 8
 #: Input rows beyond a strip that its outputs depend on: corners reach one row, the blur one more.
 HALO = 2
 
 
-class BlockProgram:
-    """Rows [H, W, C] of one frame to features [2H, 2W, C'] and colours [2H, 2W, 3].
+class FusedNetworks:
+    """The fields and the upsampler of B videos. Weights are packed when they are first used, and kept.
 
     Args:
-        block: The `UpsamplerBlock`, in evaluation mode.
-        folded: Its layers' weights for one video: ((weight, bias, upsampling), (weight, bias, None), (weight, bias)),
-            weights [1, out, in], `upsampling` as `Upsampling.fold` gives it.
-        precision: See `DenseProgram`; what runs in plain PyTorch has float32.
+        upsampler: In evaluation mode, or in training mode if no more than the fields is wanted.
+        weights: Of its blocks, see `Upsampler.modulate`.
+        precision: Of the products: 'float32' or 'bfloat16', see `FusedMLP`. The background, whose products are few,
+            and what runs in plain PyTorch stay in float32.
     """
 
-    def __init__(self, block: Any, folded: tuple, precision: str = "float32"):
-        self.block = block
-        first, plain, colour = folded
-        self.folded = (first, plain, colour)
-        weight, self.bias, self.upsampling = first
-        self.weight = weight[0]
-        even = all(len(w) % 2 == 0 for w in (weight[0], self.upsampling[0]))
-        if not even:
-            precision = "float32"  # bfloat16 is multiplied in pairs
-        self.native = weight.dtype == torch.float32 and has_native_rows(weight.device, precision)
-        if self.native:
-            self._prepare(plain, colour, precision)
+    def __init__(self, upsampler: Upsampler, weights: list[tuple], precision: str = "float32"):
+        self._upsampler, self._weights, self.precision = upsampler, weights, precision
+        self._fields: dict[Any, list[FusedMLP]] = {}  # by the field module
+        self._blocks: list[list[FusedBlock]] | None = None
 
-    def _prepare(self, plain: tuple, colour: tuple, precision: str) -> None:
+    def fields(self, fields: Fields) -> Fields:
+        """The same fields, of the videos that the weights are of, fused where that is possible."""
+        background = fields.background
+        weight = None if background is None else background.first[0]
+        if weight is not None and weight.dtype == torch.float32 and has_fused_mlp(weight.device):
+            background = FusedBackground(background, self._fields)
+        return Fields(self._foreground(fields.foreground), background)
+
+    def _foreground(self, field: Any) -> Any:
+        if isinstance(field, ConditionedBlend):
+            return ConditionedBlend(field.field, self._foreground(field.dynamic), self._foreground(field.static))
+        weight = field.weights.layers[0][0]
+        if weight.dtype != torch.float32 or not has_fused_mlp(weight.device, self.precision):
+            return field
+        return FusedForeground(field, self.precision, self._fields)
+
+    def upsample(self, x: torch.Tensor, image: torch.Tensor, *, resolution: int | None = None) -> torch.Tensor:
+        """`Upsampler.forward` frame by frame: features [B, T, h, w, F] and colours [B, T, h, w, 3] to an image."""
+        if self._blocks is None:
+            self._blocks = [
+                [FusedBlock(block, _video(own, i), self.precision) for i in range(len(x))]
+                for block, own in self._upsampler.blocks_up_to(None, self._weights)
+            ]
+        blocks = [fused for _, fused in self._upsampler.blocks_up_to(resolution, self._blocks)]
+        frames = []
+        for video in range(len(x)):
+            for features, colours in zip(x[video], image[video], strict=True):
+                for i, block in enumerate(blocks):
+                    features, added = block[video](features, last=i == len(blocks) - 1)
+                    colours = upsample_image(colours[None])[0].add_(added)
+                frames.append(colours)
+        return _stacked(frames, x.shape[:2])
+
+
+def _video(weights: tuple, index: int) -> tuple:
+    """A block's weights [B, out, in], for one video [out, in]; biases and the upsampling's weights are shared."""
+    return tuple((weight[index], *shared) for weight, *shared in weights)
+
+
+def _stacked(parts: list[torch.Tensor], shape) -> torch.Tensor:
+    """[...] for each video and frame to [B, T, ...]."""
+    return parts[0][None, None] if len(parts) == 1 else torch.stack(parts).unflatten(0, tuple(shape))
+
+
+class FusedForeground:
+    """A `ConditionedForeground` without gradients. Where they are recorded after all, it is that field.
+
+    The fused MLP of each video: the trunk of layers with leaky ReLU, on which the density head and, with view
+    directions, the view-dependent colour head stand.
+    """
+
+    def __init__(self, field: ConditionedForeground, precision: str, kept: dict[Any, list[FusedMLP]]):
+        self._field, self._precision = field, precision
+        self.project = field.project
+        if field.field not in kept:
+            kept[field.field] = [self._fuse(video) for video in range(len(field.layers[0][0]))]
+        self._mlps = kept[field.field]
+
+    def _fuse(self, video: int) -> FusedMLP:
+        weights, trunk = self._field.weights, self._field.layers
+        last = len(trunk) - 1
+        layers = [MLPLayer(weight[video], bias, slope=SLOPE, source=i - 1) for i, (weight, bias, _) in enumerate(trunk)]
+        layers.append(MLPLayer(weights.density[0][video], weights.density[1], source=last))
+        if weights.view is not None:  # the bias of this head comes with the directions
+            layers.append(MLPLayer(weights.features[0][video], slope=VIEW_SLOPE, source=last))
+            layers.append(MLPLayer(*weights.rgb, source=last + 2))
+        return FusedMLP(layers, precision=self._precision, remeasures_means=True)
+
+    def _view_bias(self, directions: torch.Tensor) -> torch.Tensor | None:
+        return None if self._field.weights.view is None else self._field.view_bias(directions)
+
+    def _wanted(self, video: int, frame: int, view: torch.Tensor | None) -> dict[str, Any]:
+        """The layers whose results are features, and the biases of this frame and of its viewing directions."""
+        last = len(self._field.layers) - 1
+        biases = {i: x[video, frame] for i, (_, _, x) in enumerate(self._field.layers) if x is not None}
+        if view is None:
+            return {"keep": [last], "biases": biases}
+        return {"keep": [last, last + 3], "biases": biases | {last + 2: view[video]}}
+
+    def __call__(self, points: torch.Tensor, directions: torch.Tensor):
+        """See `ConditionedForeground`."""
+        field = self._field
+        if torch.is_grad_enabled():
+            return field(points, directions)
+        view, encoded = self._view_bias(directions), field.encode(points)
+        (batch, frames), shape = (len(points), field.num_frames), points.shape[2:4]
+        results = []
+        for video in range(batch):
+            for frame in range(frames):  # frames may share their points
+                rows = encoded[video, frame if encoded.shape[1] > 1 else 0].flatten(0, 1)
+                wanted = self._wanted(video, frame, view)
+                keep = [len(field.layers), *wanted["keep"]]
+                results.append(self._mlps[video](rows, keep=keep, biases=wanted["biases"]))
+        density, *features = (
+            _stacked(list(x), (batch, frames)).unflatten(2, shape) for x in zip(*results, strict=True)
+        )
+        return density[..., 0], tuple(features)
+
+    def march(
+        self, origins: torch.Tensor, directions: torch.Tensor, settings: RenderSettings, *, last_opaque: bool
+    ) -> Accumulated:
+        """Rays composited as they are sampled (see `renderer.volume_rendering.Fields`)."""
+        field = self._field
+        view = self._view_bias(directions / directions.norm(dim=-1, keepdim=True))
+        batch, frames = len(directions), field.num_frames
+        marched = []
+        for video in range(batch):
+            for frame in range(frames):
+                sums, *totals = self._mlps[video].march(
+                    origins[video, 0],
+                    directions[video],
+                    samples=settings.num_samples,
+                    importance=settings.num_importance,
+                    near=settings.near,
+                    far=settings.far,
+                    last_opaque=last_opaque,
+                    scales=octaves(field.field.position_frequencies, directions),
+                    density=len(field.layers),
+                    **self._wanted(video, frame, view),
+                )
+                marched.append((*sums, *totals))
+        *features, accumulation, depth, transmittance = (
+            _stacked(list(x), (batch, frames)) for x in zip(*marched, strict=True)
+        )
+        return Accumulated(tuple(features), accumulation, depth, transmittance)
+
+
+class FusedBackground:
+    """A `ConditionedBackground` without gradients; all videos share its MLP."""
+
+    def __init__(self, field: ConditionedBackground, kept: dict[Any, list[FusedMLP]]):
+        self._field = field
+        self.project = field.project
+        if field.field not in kept:
+            kept[field.field] = [self._fuse()]
+        (self._mlp,) = kept[field.field]
+
+    def _fuse(self) -> FusedMLP:
+        module = self._field.field
+        weights = [(self._field.first[0], None), *((layer.weight, layer.bias) for layer in module.layers[1:])]
+        layers = [MLPLayer(w, b, slope=0.0, source=i - 1) for i, (w, b) in enumerate(weights)]
+        layers.append(MLPLayer(module.density.weight, module.density.bias, source=len(layers) - 1))
+        return FusedMLP(layers)
+
+    def __call__(self, points: torch.Tensor, directions: torch.Tensor):
+        """See `ConditionedBackground`."""
+        field = self._field
+        if torch.is_grad_enabled():
+            return field(points, directions)
+        shape, last = points.shape[:-1], len(field.field.layers) - 1
+        rows = field.encode(points).flatten(0, -2)
+        density, hidden = self._mlp(rows, keep=[last + 1, last], biases={0: field.first[1]})
+        return density.view(shape), (hidden.view(*shape, -1),)
+
+
+class FusedBlock:
+    """A block of the upsampler for one video: maps [H, W, C] of a frame to [2H, 2W, C'] and colours [2H, 2W, 3].
+
+    Natively, an output row of pixels goes through all layers before the next is begun. In plain PyTorch the frame
+    passes through the block in strips of rows.
+
+    Args:
+        block: In evaluation mode.
+        weights: Of its layers, as `UpsamplerBlock.modulate` returns them, for one video: weights [out, in].
+        precision: See `FusedMLP`; what runs in plain PyTorch has float32.
+    """
+
+    def __init__(self, block: UpsamplerBlock, weights: tuple, precision: str = "float32"):
+        self.block = block
+        (self.weight, self.bias, self.upsampling), self.plain, self.colour = weights
+        if len(self.weight) % 2 or len(self.upsampling[0]) % 2:
+            precision = "float32"  # bfloat16 is multiplied in pairs
+        self.native = self.weight.dtype == torch.float32 and has_fused_mlp(self.weight.device, precision)
+        if self.native:
+            self._fuse(precision)
+
+    def _fuse(self, precision: str) -> None:
         reduce, reduce_bias, expand, expand_bias = self.upsampling
         clamp = self.block.conv0.clamp
         # x, with the gain of the activation, also brings the bias of the correction's second layer: it must be blurred
@@ -150,19 +225,19 @@ class BlockProgram:
         corners = self.block.conv0.upsampling.mode == "nn_cat"
         bias = expand_bias if corners else torch.zeros_like(self.bias)
         reduce = reduce / LRELU_GAIN
-        low = [DenseLayer(self.weight, bias), DenseLayer(reduce, reduce_bias - reduce @ bias, source=0)]
+        low = [MLPLayer(self.weight, bias), MLPLayer(reduce, reduce_bias - reduce @ bias, source=0)]
         high = [
-            DenseLayer(plain[0][0], plain[1], slope=SLOPE, clamp=self.block.conv1.clamp),
-            DenseLayer(colour[0][0], colour[1], clamp=self.block.rgb.clamp, source=0),
+            MLPLayer(self.plain[0], self.plain[1], slope=SLOPE, clamp=self.block.conv1.clamp),
+            MLPLayer(self.colour[0], self.colour[1], clamp=self.block.rgb.clamp, source=0),
         ]
         if corners:
-            high = [DenseLayer(expand, self.bias, slope=SLOPE, clamp=clamp), *high]
-            high[1:] = [DenseLayer(x.weight, x.bias, x.slope, x.clamp, source=i) for i, x in enumerate(high[1:])]
+            high = [MLPLayer(expand, self.bias, slope=SLOPE, clamp=clamp), *high]
+            high[1:] = [MLPLayer(x.weight, x.bias, x.slope, x.clamp, source=i) for i, x in enumerate(high[1:])]
         else:
-            low[1] = DenseLayer(reduce, low[1].bias, slope=SLOPE, source=0)
-            low.append(DenseLayer(expand, expand_bias, source=1))
-        self._low = DenseProgram(low, precision=precision)
-        self._high = DenseProgram(high, precision=precision)
+            low[1] = MLPLayer(reduce, low[1].bias, slope=SLOPE, source=0)
+            low.append(MLPLayer(expand, expand_bias, source=1))
+        self._low = FusedMLP(low, precision=precision)
+        self._high = FusedMLP(high, precision=precision)
 
     def __call__(self, x: torch.Tensor, *, last: bool) -> tuple[torch.Tensor | None, torch.Tensor]:
         """Features (None for the last block) and colours."""
@@ -183,7 +258,6 @@ class BlockProgram:
         return features[0].view(size) if features else None, colours.view(size)
 
     def _in_strips(self, x: torch.Tensor, last: bool) -> tuple[torch.Tensor | None, torch.Tensor]:
-        _, plain, colour = self.folded
         block, height, width = self.block, *x.shape[:2]
         x = block.conv0.before_upsampling(x.reshape(1, height * width, -1), self.weight).view(1, height, width, -1)
         channels = x.shape[-1]
@@ -196,8 +270,8 @@ class BlockProgram:
             y = block.conv0.upsampling(x[:, first : min(stop + HALO, height)], self.upsampling, self.bias, LRELU_GAIN)
             y = y[:, 2 * (start - first) : 2 * (stop - first)].reshape(1, -1, channels)
             y = lrelu_(y, block.conv0.clamp)
-            y = point_linear(y, *plain[:2], act="lrelu", clamp=block.conv1.clamp)
-            colours[2 * start : 2 * stop].view(1, -1, 3).copy_(block.rgb(y, colour))
+            y = point_linear(y, *self.plain[:2], act="lrelu", clamp=block.conv1.clamp)
+            colours[2 * start : 2 * stop].view(1, -1, 3).copy_(block.rgb(y, self.colour))
             if features is not None:
                 features[2 * start : 2 * stop].view(1, -1, channels).copy_(y)
         return features, colours

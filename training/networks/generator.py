@@ -1,10 +1,9 @@
 """The 4D generator: content, motion and background codes, times and cameras to video frames.
 
-One fake frame, in order: codes → styles → motion vectors → rays → foreground field, coarse and fine → weights →
-composite over the background → 2D upsampler (3D-Aware Video Generation, section 3).
+One fake frame, in order: codes → styles → motion vectors → cameras → rays → stratified depths → field → weights →
+importance depths → field → composite → background → upsampler (3D-Aware Video Generation, section 3).
 
-A video's frames share everything but time. Work is organised in groups of videos: on CPU each video is a group (its
-working set stays in cache, and a weight per video is an ordinary product), elsewhere all videos are one.
+A video's frames share everything but time. Letters: B videos, T frames of a video, R rays of a frame, F features.
 """
 
 import dataclasses
@@ -20,18 +19,18 @@ from renderer.volume_rendering import (
     Fields,
     RayNoise,
     Rays,
-    Rendered,
+    RenderedRays,
     RenderSettings,
     ray_samples,
     render_rays,
 )
-from training.inference.frame_renderer import Scene
-from training.networks.activation_checkpoint import RecomputedField
+from training.networks.activation_checkpoint import CheckpointedField
+from training.networks.cpu_inference import FusedNetworks
 from training.networks.fields import BackgroundField, BlendedForeground, ForegroundField
 from training.networks.mapping import MappingNetwork, MotionNetwork
 from training.networks.upsampler import Upsampler
 
-__all__ = ["Generator", "SynthesisOutput"]
+__all__ = ["Generator", "ModulatedWeights", "SynthesisOutput"]
 
 
 @dataclasses.dataclass
@@ -55,15 +54,16 @@ class SynthesisOutput:
 
 
 @dataclasses.dataclass
-class _Folded:
-    """Per-video weights: a list of groups for the foreground, [block][layer][group] for the upsampler.
+class ModulatedWeights:
+    """The weights of B videos: what `modulate` of the foreground and of the upsampler return.
 
-    Where frames are rendered without gradients on a CPU, `programs` holds the upsampler's instead ([group][block]).
+    Attributes:
+        fused: The same for inference on a CPU, where no gradients are recorded; None elsewhere.
     """
 
-    foreground: list
-    upsampler: list
-    programs: list | None = None
+    foreground: object
+    upsampler: list[tuple]
+    fused: FusedNetworks | None = None
 
 
 class Generator(nn.Module):
@@ -81,8 +81,8 @@ class Generator(nn.Module):
             second, static field). `motion=None`: no motion network; `background=None`: no background.
 
     Attributes:
-        recompute: Whether backward passes compute hidden states again rather than keep them (see
-        training.networks.activation_checkpoint).
+        activation_checkpointing: Whether backward passes compute hidden states again rather than keep them (see
+            `training.networks.activation_checkpoint`).
     """
 
     def __init__(
@@ -152,7 +152,7 @@ class Generator(nn.Module):
             **upsampler,
         )
         self.num_ws = self.foreground.num_ws + self.upsampler.num_ws
-        self.recompute = False
+        self.activation_checkpointing = False
         self.mapping = MappingNetwork(z_dim=z_dim, c_dim=c_dim, w_dim=w_dim, num_ws=self.num_ws, **mapping)
 
     def synthesize(
@@ -181,10 +181,17 @@ class Generator(nn.Module):
         In training mode (`self.training`) the magnitude EMAs of the upsampler are updated.
         """
         batch, frames = times.shape
-        folded = self.fold(ws)
-        motion = self.motion_vectors(ws, z_motion, times)
+        # Styles modulate the weights, one set per video (StyleGAN2, section 2.2).
+        weights = self.modulate(ws)
+
+        # Motion codes and times give one motion vector per frame (section 3.1); content and background codes and
+        # these vectors make the fields of the videos.
+        fields = self.condition(weights, times=times, motion=self.motion_vectors(ws, z_motion, times), z_bg=z_bg)
+
+        # One camera per video: its frames share rays and random draws. The NeRF-path regularisation needs the rays of
+        # a lattice of full-resolution pixels besides.
         pixels = self.pixels(ws).expand(batch, -1, -1)
-        num_rays, lattice = pixels.shape[1], None
+        num_rays = pixels.shape[1]
         if path_loss:
             offset = stream.uniform("render/path_offset", [batch, 2])
             lattice = lattice_pixel_indices(offset, self.resolution, self.settings.path_lattice)
@@ -192,57 +199,30 @@ class Generator(nn.Module):
         noise = NO_NOISE
         if stream is not None:
             noise = RayNoise.draw(stream, batch, pixels.shape[1], self.settings, background=self.background is not None)
+        rays = Rays(*camera_rays(cameras, pixels), noise)
 
-        rendered, samples = [], []
-        for group, weights in zip(self.groups(batch, ws.device), folded.foreground, strict=True):
-            origins, directions = camera_rays(cameras[group], pixels[group])
-            fields = self.fields(weights, times[group], None if motion is None else motion[group], z_bg[group])
-            rays = Rays(origins, directions, noise.select(group))
-            image_rays = rays.select(slice(0, num_rays))
-            rendered.append(render_rays(fields, image_rays, self.settings, frames=frames, chunk=ray_chunk))
-            if path_loss:
-                samples.append(ray_samples(fields, rays.select(slice(num_rays, None)), self.settings, frames=frames))
-        output = self.upsample(rendered, folded)
+        # Volume rendering at the low resolution (NeRF, section 5): stratified depths, field, weights, importance
+        # depths, field, composite over the background.
+        image_rays = rays.select(slice(0, num_rays))
+        rendered = render_rays(fields, image_rays, self.settings, frames=frames, chunk=ray_chunk)
+
+        # 2D upsampling in 1x1 layers (StyleNeRF, section 3.1).
+        output = self.upsample(rendered, weights)
         if path_loss:
-            output.path_loss = self._path_loss(output.image, samples, folded, lattice)
+            lattice_rays = rays.select(slice(num_rays, None))
+            samples = ray_samples(fields, lattice_rays, self.settings, frames=frames)
+            output.path_loss = self._path_loss(output.image, *samples, weights, lattice)
         return output
 
-    def scene(
-        self,
-        ws: torch.Tensor,
-        *,
-        z_motion: torch.Tensor,
-        z_bg: torch.Tensor,
-        ray_chunk: int | None = None,
-        precision: str = "float32",
-    ) -> Scene:
-        """Videos prepared for rendering frame by frame: see `Scene`."""
-        return Scene(self, ws, z_motion=z_motion, z_bg=z_bg, ray_chunk=ray_chunk, precision=precision)
+    # Steps of a synthesis, which `FrameRenderer` takes as well.
 
-    # Steps of a synthesis, which `Scene` takes as well.
-
-    @staticmethod
-    def groups(batch: int, device: torch.device) -> list[slice]:
-        """Which videos are worked on together."""
-        if device.type == "cpu":
-            return [slice(i, i + 1) for i in range(batch)]
-        return [slice(0, batch)]
-
-    def pixels(self, like: torch.Tensor, resolution: int | None = None) -> torch.Tensor:
-        """Centres of the volume rendered pixels, or of so many per side, [1, R, 2], of the type of `like`."""
-        return pixel_centers(resolution or self.settings.resolution, like.device).to(like.dtype)[None]
-
-    def fold(self, ws: torch.Tensor, precision: str = "float32") -> _Folded:
-        """Weights for styles ws [B, num_ws, w_dim]; for `precision` see `torch_utils.ops.fused_mlp.DenseProgram`."""
-        on_cpu, middle = ws.device.type == "cpu", self.foreground.num_ws
-        group = 1 if on_cpu else len(ws)
-        folded = _Folded(
-            foreground=self.foreground.fold(ws[:, :middle], group, precision),
-            upsampler=self.upsampler.fold(ws[:, middle:], group),
-        )
-        if on_cpu and not self.training and not torch.is_grad_enabled():
-            folded.programs = self.upsampler.prepare(folded.upsampler, precision)
-        return folded
+    def modulate(self, ws: torch.Tensor, precision: str = "float32") -> ModulatedWeights:
+        """Weights for styles ws [B, num_ws, w_dim]; for the `precision` of inference see `FusedNetworks`."""
+        split = self.foreground.num_ws
+        weights = ModulatedWeights(self.foreground.modulate(ws[:, :split]), self.upsampler.modulate(ws[:, split:]))
+        if ws.device.type == "cpu" and not torch.is_grad_enabled():
+            weights.fused = FusedNetworks(self.upsampler, weights.upsampler, precision)
+        return weights
 
     def motion_vectors(self, ws: torch.Tensor, z_motion: torch.Tensor, times: torch.Tensor) -> torch.Tensor | None:
         """[B, T, width], or None without motion."""
@@ -250,52 +230,68 @@ class Generator(nn.Module):
             return None
         return self.motion(z_motion, times, ws[:, 0] if self.motion_uses_content else None)
 
-    def fields(self, weights, times: torch.Tensor, motion: torch.Tensor | None, z_bg: torch.Tensor) -> Fields:
-        """The fields of one group of videos."""
-        background = None if self.background is None else self.background.evaluator(z_bg)
-        foreground = self.foreground.evaluator(weights, times=times, motion=motion)
-        if self.recompute and torch.is_grad_enabled():
-            foreground = RecomputedField(foreground)
-            background = None if background is None else RecomputedField(background)
-        return Fields(foreground, background)
+    def condition(
+        self, weights: ModulatedWeights, *, times: torch.Tensor, motion: torch.Tensor | None, z_bg: torch.Tensor
+    ) -> Fields:
+        """The fields of B videos at times [B, T] with motion vectors [B, T, width] and background codes."""
+        foreground = self.foreground.condition(weights.foreground, times=times, motion=motion)
+        fields = Fields(foreground, None if self.background is None else self.background.condition(z_bg))
+        if weights.fused is not None:
+            return weights.fused.fields(fields)
+        if self.activation_checkpointing and torch.is_grad_enabled():
+            background = None if fields.background is None else CheckpointedField(fields.background)
+            return Fields(CheckpointedField(fields.foreground), background)
+        return fields
 
-    def upsample(self, rendered: list[Rendered], folded: _Folded, *, resolution: int | None = None) -> SynthesisOutput:
-        """Frames of what each group's rays gave, a square of pixels; for `resolution` see `Upsampler.forward`."""
-        size = math.isqrt(rendered[0].rows.shape[2])
-        grids = [r.rows.unflatten(2, (size, size)) for r in rendered]
-        features, colours = [x[..., 3:] for x in grids], [x[..., :3] for x in grids]
-        if folded.programs is None:
-            images = self.upsampler(
-                features, colours, folded.upsampler, resolution=resolution, recompute=self.recompute
-            )
+    def pixels(self, like: torch.Tensor, resolution: int | None = None) -> torch.Tensor:
+        """Centres of the volume rendered pixels, or of so many per side, [1, R, 2], of the type of `like`."""
+        return pixel_centers(resolution or self.settings.resolution, like.device).to(like.dtype)[None]
+
+    def upsample(
+        self, rendered: RenderedRays, weights: ModulatedWeights, *, resolution: int | None = None
+    ) -> SynthesisOutput:
+        """Frames from the rays of a square of pixels; for `resolution` see `Upsampler.forward`."""
+        size = math.isqrt(rendered.values.shape[2])
+        grid = rendered.values.unflatten(2, (size, size))
+        colours, features = grid[..., :3], grid[..., 3:]
+        if weights.fused is not None and not self.training:
+            image = weights.fused.upsample(features, colours, resolution=resolution)
         else:
-            images = self.upsampler.render(features, colours, folded.programs, resolution=resolution)
-
-        def join(parts):
-            return parts[0] if len(parts) == 1 else torch.cat(parts)
-
+            image = self.upsampler(
+                features,
+                colours,
+                weights.upsampler,
+                resolution=resolution,
+                activation_checkpointing=self.activation_checkpointing,
+            )
         return SynthesisOutput(
-            image=join(images).movedim(-1, 2),
-            image_raw=join([x[..., :3] for x in grids]).movedim(-1, 2),
-            depth=join([r.depth.unflatten(2, (size, size)) for r in rendered]),
-            opacity=1 - join([r.transmittance.unflatten(2, (size, size)) for r in rendered]),
+            image=image.movedim(-1, 2),
+            image_raw=colours.movedim(-1, 2),
+            depth=rendered.depth.unflatten(2, (size, size)),
+            opacity=1 - rendered.transmittance.unflatten(2, (size, size)),
         )
 
-    def _path_loss(self, image: torch.Tensor, samples: list, folded: _Folded, lattice: torch.Tensor) -> torch.Tensor:
+    def _path_loss(
+        self,
+        image: torch.Tensor,
+        sample_weights: torch.Tensor,
+        samples: torch.Tensor,
+        weights: ModulatedWeights,
+        lattice: torch.Tensor,
+    ) -> torch.Tensor:
         """NeRF-path regularisation (StyleNeRF, section 3.2): the image must equal what its rays would give unaided.
 
         Every sample of the lattice's rays goes through the upsampler's pointwise layers; composited with the ray's
         own weights, its colours should match the image's pixels. [B, T].
         """
-        rows = [x.flatten(1, 3) for _, x in samples]
-        features, colours = [x[..., 3:] for x in rows], [x[..., :3] for x in rows]
-        colours = self.upsampler.pointwise(features, colours, folded.upsampler, recompute=self.recompute)
-        composited = [
-            (weights[..., None, :] @ x.unflatten(1, weights.shape[1:]))[..., 0, :]
-            for (weights, _), x in zip(samples, colours, strict=True)
-        ]
-        batch, frames = image.shape[:2]
-        index = lattice[:, None, None, :].expand(-1, frames, 3, -1)
+        points = samples.flatten(1, 3)
+        colours = self.upsampler.pointwise(
+            points[..., 3:],
+            points[..., :3],
+            weights.upsampler,
+            activation_checkpointing=self.activation_checkpointing,
+        )
+        composited = (sample_weights[..., None, :] @ colours.unflatten(1, sample_weights.shape[1:]))[..., 0, :]
+        index = lattice[:, None, None, :].expand(-1, image.shape[1], 3, -1)
         pixels = image.flatten(3).gather(3, index).movedim(2, 3)
-        difference = torch.cat(composited) - pixels
-        return 2 * difference.square().sum(dim=-1).mean(dim=-1)
+        return 2 * (composited - pixels).square().sum(dim=-1).mean(dim=-1)

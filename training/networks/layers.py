@@ -63,11 +63,11 @@ def sinusoid_order(frequencies: int, dims: int, device: torch.device | str | Non
 
 
 def composited_colour(
-    head: tuple[torch.Tensor, torch.Tensor], x: torch.Tensor, weight_sum: torch.Tensor | float
+    head: tuple[torch.Tensor, torch.Tensor], x: torch.Tensor, accumulation: torch.Tensor | float
 ) -> torch.Tensor:
     """rgb [..., 3] of composited features [..., F]: the head's bias counts as often as the weights add up to."""
     weight, bias = head
-    return point_linear(x, weight) + bias * weight_sum
+    return point_linear(x, weight) + bias * accumulation
 
 
 class FullyConnected(nn.Module):
@@ -132,7 +132,7 @@ class ModulatedLinear(nn.Module):
         self.bias = nn.Parameter(torch.zeros(out_features))
         self.affine = FullyConnected(in_features=w_dim, out_features=in_features, bias_init=1)
 
-    def fold(self, w: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def modulate(self, w: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Per-video weights [B, out, in] and the bias [out] for styles w [B, w_dim], activation gain included."""
         style = self.affine(w)
         if not self.demodulate:

@@ -46,15 +46,15 @@ def memory_bytes(
     """Estimated memory of a process in bytes for micro-batches of this many videos, with the formula, by part.
 
     What autograd keeps dominates: per sample a value for every unit of every layer, per pixel what a layer reads and
-    what its activation returns, in float32; with `generator.recompute` the generator keeps what its field and its
+    what its activation returns, in float32; with `generator.activation_checkpointing` it keeps what its field and its
     blocks are given and return. The discriminators judge one after another, pairs or frames, fakes or reals. 'peak' is
     that of a step of the generator. The framework itself, allocators and the first-order gradients that regularisation
     differentiates again come on top.
     """
     g, d = _count(generator), _count(discriminator)
     foreground, settings = generator.config["foreground"], generator.settings
-    hidden, kept = (1, 1) if generator.recompute else (foreground["num_layers"], KEPT)
-    units = foreground["width"] * hidden + (0 if generator.recompute else foreground["feature_dim"]) + 3
+    hidden, kept = (1, 1) if generator.activation_checkpointing else (foreground["num_layers"], KEPT)
+    units = foreground["width"] * hidden + (0 if generator.activation_checkpointing else foreground["feature_dim"]) + 3
     samples, frames = render_counts(generator, videos=videos)["samples"], videos * FRAMES
     per_ray = settings.num_samples + settings.num_importance
     per_ray += 0 if generator.background is None else settings.num_background
@@ -77,7 +77,7 @@ def memory_bytes(
         "path loss": (FLOAT * frames * unaided, f"4 B × {frames} frames × {lattice:,d} samples × Σ {kept} × channels"),
         "discriminators": (FLOAT * images * judged, f"4 B × {images} images × Σ resolution² × {KEPT} × channels"),
     }
-    if generator.recompute:
+    if generator.activation_checkpointing:
         parts["run again"] = (FLOAT * again, f"4 B × {frames} frames × the upsampler's largest block")
     parts["peak"] = (sum(size for size, _ in parts.values()), "all of these")
     return parts

@@ -44,7 +44,7 @@ class TalkingHead:
         self.rotation = pose.rotation().to(dtype)
         self.mouth, self.eyes = pose.mouth.to(dtype), pose.eyes.to(dtype)
 
-    def project(self, features, weight_sum=1.0) -> torch.Tensor:
+    def project(self, features, accumulation=1.0) -> torch.Tensor:
         """Colours are shown as they are composited; see `renderer.volume_rendering`."""
         return features[0]
 
@@ -208,7 +208,7 @@ class Backdrop:
         self.strength = torch.tensor([between(c[9], 0.0, 0.16), between(c[10], 0.0, 0.12)], dtype=dtype)
         self.tint = torch.tensor(colorsys.hsv_to_rgb((hue + 0.15 * c[11]) % 1, 0.35, 1.0), dtype=dtype)
 
-    def project(self, features, weight_sum=1.0) -> torch.Tensor:
+    def project(self, features, accumulation=1.0) -> torch.Tensor:
         return features[0]
 
     def __call__(self, points: torch.Tensor, directions: torch.Tensor):

@@ -128,4 +128,4 @@ def render_frames(
     opacity = pixels(1 - out.transmittance[..., None])
     # The expected depth counts an empty sample as zero, so that the mean is weighted already.
     depth = pixels(out.depth[..., None]) / opacity.clamp(min=1e-6)
-    return pixels(out.rows), depth[:, 0], opacity[:, 0]
+    return pixels(out.values), depth[:, 0], opacity[:, 0]

@@ -33,7 +33,7 @@ class Ball:
         rest = torch.zeros([*points.shape[:-1], self.feature_dim])
         return 50 * torch.sigmoid((self.radius - points.norm(dim=-1)) * 800), (torch.cat([rgb, rest], dim=-1),)
 
-    def project(self, features, weight_sum=1.0):
+    def project(self, features, accumulation=1.0):
         return features[0]
 
 
@@ -44,10 +44,10 @@ def generator(tmp_path_factory):
     options = make_plan(tmp_path_factory.mktemp("tiny"), *words).options
     generator = build_networks(options, c_dim=0)[0].eval().requires_grad_(False)
 
-    def fields(self, weights, times, motion, z_bg):
-        return Fields(Ball(float(times[0, 0]), self.foreground.feature_dim), self.background.evaluator(z_bg))
+    def condition(self, weights, *, times, motion, z_bg):
+        return Fields(Ball(float(times[0, 0]), self.foreground.feature_dim), self.background.condition(z_bg))
 
-    generator.fields = types.MethodType(fields, generator)
+    generator.condition = types.MethodType(condition, generator)
     return generator
 
 

@@ -8,6 +8,7 @@ import torch
 from tests.goldens.checks import assert_near
 from tests.goldens.networks import SMALL, build_generator
 from tests.goldens.small_inputs import cameras, codes
+from training.inference.frame_renderer import FrameRenderer
 
 TIME = 0.3
 
@@ -19,7 +20,7 @@ def generator():
 
 @pytest.fixture(scope="module")
 def scene(generator):
-    return generator.scene(**codes())
+    return FrameRenderer(generator, **codes())
 
 
 def test_layers_add_up_to_the_frame(scene):
@@ -34,7 +35,7 @@ def test_layers_add_up_to_the_frame(scene):
 
 def test_the_order_of_layers_does_not_matter(generator, scene):
     """What is kept from frame to frame belongs to no layer."""
-    fresh = generator.scene(**codes()).output(TIME, cameras()).image
+    fresh = FrameRenderer(generator, **codes()).output(TIME, cameras()).image
     for layers in ("background", "foreground", "both"):
         image = scene.output(TIME, cameras(), layers=layers).image
     assert torch.equal(image, fresh)
@@ -46,23 +47,26 @@ def test_the_background_is_the_same_at_all_times(scene):
 
 
 def test_without_a_background_the_foreground_is_everything():
-    alone = build_generator(dataclasses.replace(SMALL, background=False)).scene(**codes())
+    alone = FrameRenderer(build_generator(dataclasses.replace(SMALL, background=False)), **codes())
     both, front = (alone.output(TIME, cameras(), layers=name) for name in ("both", "foreground"))
     assert torch.equal(both.image, front.image)
     with pytest.raises(ValueError, match="has no background"):
         alone.output(TIME, cameras(), layers="background")
 
 
-@pytest.mark.parametrize("prepared", [True, False], ids=["programs", "modules"])
-def test_a_draft_is_what_the_first_blocks_give(generator, prepared):
+@pytest.mark.parametrize("fused", [True, False], ids=["fused", "modules"])
+def test_a_draft_is_what_the_first_blocks_give(generator, fused):
     """A generator that ends at 16² and has the same weights."""
     short = build_generator(dataclasses.replace(SMALL, resolution=16))
     short.load_state_dict({name: x for name, x in generator.state_dict().items() if name in short.state_dict()})
     inputs = codes()
-    scenes = [generator.scene(**inputs), short.scene(**inputs | {"ws": inputs["ws"][:, : short.num_ws]})]
-    if not prepared:
+    scenes = [
+        FrameRenderer(generator, **inputs),
+        FrameRenderer(short, **inputs | {"ws": inputs["ws"][:, : short.num_ws]}),
+    ]
+    if not fused:
         for scene in scenes:
-            scene._folded.programs = None
+            scene._weights.fused = None
     full, expected = (scene.output(TIME, cameras()) for scene in scenes)
     draft = scenes[0].output(TIME, cameras(), resolution=16)
     assert_near(draft.image, expected.image)

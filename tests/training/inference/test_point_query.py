@@ -7,6 +7,7 @@ import torch
 
 from renderer.cameras import camera_rays, pixel_centers
 from tests.training.tiny import make_plan
+from training.inference.frame_renderer import FrameRenderer
 from training.inference.latents import seed_latents
 from training.inference.point_query import SAMPLES, PointField
 from training.launch.build import build_networks
@@ -15,7 +16,7 @@ from training.launch.build import build_networks
 def brute_force(generator, fields, ws, points):
     """Colours of points, one after the other: samples along the ray, their final colours, weights by their formula."""
     settings, position = generator.settings, generator.camera_prior.at().cam2world[0, :3, 3]
-    upsampler = generator.fold(ws).upsampler
+    upsampler = generator.modulate(ws).upsampler
     length, colours = (settings.far - settings.near) / 2, []
     for point in points:
         view = (point - position) / (point - position).norm()
@@ -26,7 +27,7 @@ def brute_force(generator, fields, ws, points):
             step = length / (SAMPLES - 1) if i < SAMPLES - 1 else 0.0
             alpha = 1 - math.exp(-max(float(raw), 0.0) * step)
             row = fields.foreground.project(features).reshape(1, 1, -1)
-            colour = generator.upsampler.pointwise([row[..., 3:]], [row[..., :3]], upsampler)[0].reshape(3)
+            colour = generator.upsampler.pointwise(row[..., 3:], row[..., :3], upsampler).reshape(3)
             total, norm, left = total + (left * alpha + 1e-6) * colour, norm + left * alpha + 1e-6, left * (1 - alpha)
         colours.append(total / norm)
     return torch.stack(colours)
@@ -43,7 +44,7 @@ def test_densities_colours_and_opacities_are_those_of_the_scene(tmp_path, words)
     times = torch.tensor([[0.7]])
     with torch.no_grad():
         motion = generator.motion_vectors(ws, codes.z_motion, times)
-        fields = generator.fields(generator.fold(ws).foreground[0], times, motion, codes.z_bg)
+        fields = generator.condition(generator.modulate(ws), times=times, motion=motion, z_bg=codes.z_bg)
         origins, directions = camera_rays(generator.camera_prior.at(), pixel_centers(6))
         settings = generator.settings
         depths = torch.linspace(settings.near, settings.far, settings.num_samples)
@@ -59,7 +60,7 @@ def test_densities_colours_and_opacities_are_those_of_the_scene(tmp_path, words)
     torch.testing.assert_close(field.colour(picked), brute_force(generator, fields, ws, picked), rtol=1e-3, atol=1e-4)
 
     # The opacity is that of the rendered scene.
-    scene = generator.scene(ws, z_motion=codes.z_motion, z_bg=codes.z_bg)
+    scene = FrameRenderer(generator, ws, z_motion=codes.z_motion, z_bg=codes.z_bg)
     aside = generator.camera_prior.at(yaw=0.9)
     size = settings.resolution
     expected = scene.output(0.7, aside).opacity[0, 0]

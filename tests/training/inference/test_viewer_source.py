@@ -9,6 +9,7 @@ import torch
 from renderer.trajectory_files import PathCamera
 from renderer.viewer.views import Codes, ViewRequest
 from tests.goldens.networks import SMALL, build_generator
+from training.inference.frame_renderer import FrameRenderer
 from training.inference.interpolation import slerp
 from training.inference.latents import seed_latents
 from training.inference.viewer_source import KEPT_SCENES, GeneratorViews
@@ -46,7 +47,7 @@ def test_a_view_is_what_the_render_command_shows_for_these_seeds(views, generato
     codes = latents(3, 5)
     with torch.no_grad():
         ws = generator.mapping(codes.z, truncation_psi=0.7)
-        scene = generator.scene(ws, z_motion=codes.z_motion, z_bg=codes.z_bg)
+        scene = FrameRenderer(generator, ws, z_motion=codes.z_motion, z_bg=codes.z_bg)
         expected = scene.output(0.25, generator.camera_prior.at_angles(0.1, math.pi / 2, 1.0))
     found = views.render(request(Codes(seed=3, motion_seed=5, truncation_psi=0.7)))
     assert torch.equal(found.image, expected.image) and torch.equal(found.depth, expected.depth)

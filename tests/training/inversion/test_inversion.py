@@ -16,6 +16,7 @@ from renderer.video import to_uint8
 from tests.training.inversion.small_inversion import CLIP_TIMES, small_generator
 from training.checkpoints.snapshot import load_generator, save_snapshot
 from training.data.video_decoder import decode_video
+from training.inference.frame_renderer import FrameRenderer
 from training.inference.latent_files import load_codes
 from training.inversion import __main__ as inversion
 from training.inversion.projector import render_codes
@@ -37,7 +38,7 @@ def folder(tmp_path_factory):
     codes = [torch.randn(1, n, generator=draw) for n in (8, 6, 4)]
     (folder / "clip").mkdir()
     with torch.no_grad():
-        scene = generator.scene(generator.mapping(codes[0]), z_motion=codes[1], z_bg=codes[2])
+        scene = FrameRenderer(generator, generator.mapping(codes[0]), z_motion=codes[1], z_bg=codes[2])
         for i, (time, yaw) in enumerate(zip(CLIP_TIMES, YAW, strict=True)):
             image = to_uint8(scene.render(time, generator.camera_prior.at_angles(yaw, math.pi / 2 + 0.03))[0])
             Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / "clip" / f"{i}.png")

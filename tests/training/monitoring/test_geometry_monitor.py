@@ -33,7 +33,7 @@ class Slab:
         density = 2000 * torch.sigmoid((surface - x) / 0.001)
         return density, (torch.zeros_like(points),)
 
-    def project(self, features, weight_sum=1.0):
+    def project(self, features, accumulation=1.0):
         return features[0]
 
 

@@ -1,16 +1,16 @@
-"""Recomputation changes nothing: gradients, losses and running means to the bit, in all phases that render."""
+"""Activation checkpointing: gradients, losses and running means are the same to the bit in all phases that render."""
 
 import pytest
 import torch
 
 from tests.goldens.small_losses import gradients, make_loss, real_batch
 from torch_utils.rng import RandomStream
-from training.networks.activation_checkpoint import Measured, recomputed
+from training.networks.activation_checkpoint import Replayed, checkpointed
 
 
-def run(phase, *, recompute):
+def run(phase, *, checkpointing):
     loss, generator, discriminators, reports = make_loss()
-    generator.recompute = recompute
+    generator.activation_checkpointing = checkpointing
     loss.accumulate(phase, batch=real_batch(), gain=2.0, stream=RandomStream(3))
     means = {name: buffer.clone() for name, buffer in generator.named_buffers()}
     return gradients(generator) | gradients(discriminators) | reports | means | {"pl_mean": loss.pl_mean}
@@ -18,16 +18,16 @@ def run(phase, *, recompute):
 
 @pytest.mark.parametrize("phase", ["Gmain", "Greg", "Dmain"])
 def test_a_phase_is_the_same_to_the_bit(phase):
-    kept, again = (run(phase, recompute=flag) for flag in (False, True))
+    kept, again = (run(phase, checkpointing=flag) for flag in (False, True))
     assert kept.keys() == again.keys() and len(kept) > 20
     for name, value in kept.items():
         assert torch.equal(again[name], value), name
 
 
 def test_points_are_evaluated_again_and_nothing_of_them_is_kept():
-    def saved_bytes(recompute):
+    def saved_bytes(checkpointing):
         loss, generator, _, _ = make_loss()
-        generator.recompute = recompute
+        generator.activation_checkpointing = checkpointing
         sizes = {}
 
         def pack(tensor):
@@ -44,14 +44,14 @@ def test_points_are_evaluated_again_and_nothing_of_them_is_kept():
 
 
 def test_measured_values_are_those_of_the_first_run():
-    measured, seen = Measured(), []
+    replayed, seen = Replayed(), []
     x = torch.ones(3, requires_grad=True)
 
     def part(x):
-        measured.begin()
-        seen.append(measured.take(lambda: torch.tensor(float(len(seen) + 1))))
+        replayed.begin()
+        seen.append(replayed.value(lambda: torch.tensor(float(len(seen) + 1))))
         return (x * seen[-1]).sin()
 
-    recomputed(part, x).sum().backward()
+    checkpointed(part, x).sum().backward()
     assert len(seen) == 2 and seen[0] is seen[1]
     torch.testing.assert_close(x.grad, torch.ones(3).cos())

@@ -10,13 +10,16 @@ from renderer.volume_rendering import RenderSettings, march_foreground
 from tests.goldens.checks import assert_near
 from tests.goldens.evaluation import case_generator, case_inputs
 from tests.goldens.networks import SMALL, build_generator
-from torch_utils.ops.fused_mlp import has_native_rows
+from torch_utils.ops.fused_mlp import has_fused_mlp
 from training.inference import frame_renderer as scenes
+from training.inference.frame_renderer import FrameRenderer
+from training.networks.cpu_inference import FusedForeground
+from training.networks.fields import ConditionedForeground
 
 CPU = torch.device("cpu")
-needs_native = pytest.mark.skipif(not has_native_rows(CPU), reason="no native operators (no C++ compiler)")
+needs_native = pytest.mark.skipif(not has_fused_mlp(CPU), reason="no native operators (no C++ compiler)")
 needs_bfloat16 = pytest.mark.skipif(
-    not has_native_rows(CPU, "bfloat16"), reason="the processor does not multiply bfloat16"
+    not has_fused_mlp(CPU, "bfloat16"), reason="the processor does not multiply bfloat16"
 )
 
 
@@ -24,51 +27,61 @@ def rand(*shape, seed=0):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def foreground_and_rays(spec, *, pixels: int, frames: int):
-    """A field at some times, and rays of a camera through a square of pixels."""
+def foreground_and_rays(spec, *, pixels: int, frames: int, videos: int = 1):
+    """The foreground of videos at some times, and rays of a camera through a square of pixels."""
     generator = build_generator(spec).requires_grad_(False)
-    field, times = generator.foreground, torch.linspace(0.1, 0.9, frames)[None]
-    ws = generator.mapping(rand(1, generator.z_dim))
-    motion = generator.motion(rand(1, generator.motion_dim, seed=1), times)
-    (folded,) = field.fold(ws[:, : field.num_ws], 1)
+    times = torch.linspace(0.1, 0.9, frames).expand(videos, -1)
+    ws = generator.mapping(rand(videos, generator.z_dim, seed=4))
+    motion = generator.motion(rand(videos, generator.motion_dim, seed=5), times)
+    weights = generator.modulate(ws)
     origins, directions = camera_rays(generator.camera_prior.at(0.3, 0.8), pixel_centers(pixels))
-    return field.evaluator(folded, times=times, motion=motion), origins, directions
+    fields = generator.condition(
+        weights, times=times, motion=motion, z_bg=torch.zeros(videos, generator.background_dim)
+    )
+    return fields.foreground, origins.expand(videos, -1, -1), directions.expand(videos, -1, -1)
 
 
 @needs_native
 @torch.no_grad()
 @pytest.mark.parametrize(
-    "samples,importance,last_opaque,view,frames",
+    "samples,importance,last_opaque,view,frames,videos",
     [
-        (14, 14, False, True, 1),
-        (6, 5, True, False, 2),
-        (5, 9, False, True, 2),
-        (4, 0, True, True, 1),
-        (120, 7, False, False, 1),
+        (14, 14, False, True, 1, 1),
+        (6, 5, True, False, 2, 3),
+        (5, 9, False, True, 2, 1),
+        (4, 0, True, True, 1, 2),
+        (120, 7, False, False, 1, 1),
     ],
 )
-def test_rays_marched_in_one_go_are_those_of_the_renderer(samples, importance, last_opaque, view, frames):
+def test_rays_marched_in_one_go_are_those_of_the_renderer(samples, importance, last_opaque, view, frames, videos):
     """Sums, weights, depth and transmittance; ray counts that are no multiple of a tile."""
     spec = dataclasses.replace(SMALL, view=view)
-    field, origins, directions = foreground_and_rays(spec, pixels=5, frames=frames)
+    field, origins, directions = foreground_and_rays(spec, pixels=5, frames=frames, videos=videos)
     settings = RenderSettings(num_samples=samples, num_importance=importance)
     marched = field.march(origins, directions, settings, last_opaque=last_opaque)
     expected = march_foreground(
         field, origins, directions, settings, num_frames=frames, last_opaque=last_opaque
-    ).marched(settings)
+    ).accumulate(settings)
     assert len(marched.features) == len(expected.features) == (2 if view else 1)
     assert 0.05 < expected.transmittance.mean() < 0.95  # there is something, and one can see through it
     pairs = [*zip(marched.features, expected.features, strict=True)]
-    pairs += [(getattr(marched, name), getattr(expected, name)) for name in ("weight_sum", "depth", "transmittance")]
+    pairs += [(getattr(marched, name), getattr(expected, name)) for name in ("accumulation", "depth", "transmittance")]
     for actual, wanted in pairs:
         assert actual.shape == wanted.shape
         assert (actual - wanted).abs().max() <= 2e-5 * max(wanted.abs().max(), 1)
 
 
 @needs_native
-def test_rays_are_not_marched_in_one_go_where_gradients_are_recorded():
-    field, origins, directions = foreground_and_rays(SMALL, pixels=2, frames=1)
-    assert field.march(origins, directions, RenderSettings(), last_opaque=False) is None
+def test_fields_are_not_fused_where_gradients_are_recorded():
+    field, _, _ = foreground_and_rays(SMALL, pixels=2, frames=1)
+    assert isinstance(field, ConditionedForeground)
+    with torch.no_grad():
+        field, _, directions = foreground_and_rays(SMALL, pixels=2, frames=1)
+    assert isinstance(field, FusedForeground)
+    points = rand(1, 1, 4, 5, 3).requires_grad_()  # normals need gradients of points, whatever the field was made for
+    density, _ = field(points, torch.nn.functional.normalize(directions, dim=-1))
+    (gradient,) = torch.autograd.grad(density.sum(), points)
+    assert gradient.abs().max() > 0
 
 
 def psnr(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -84,8 +97,8 @@ def test_bfloat16_shows_the_same(config):
     generator, inputs = case_generator(config, "c1"), case_inputs(config, "c1")
     codes = {"z_motion": inputs["z_motion"], "z_bg": inputs["z_bg"]}
     time, camera = inputs["times"][0, 1], inputs["cameras"]
-    exact = generator.scene(inputs["ws"], **codes).render(time, camera)
-    scene = generator.scene(inputs["ws"], precision="bfloat16", **codes)
+    exact = FrameRenderer(generator, inputs["ws"], **codes).render(time, camera)
+    scene = FrameRenderer(generator, inputs["ws"], precision="bfloat16", **codes)
     half = scene.render(time, camera)
     assert 48 < psnr(half, exact) < 70
     scene.render(0.9, generator.camera_prior.at(0.9, 0.1))
@@ -94,10 +107,10 @@ def test_bfloat16_shows_the_same(config):
 
 @torch.no_grad()
 def test_a_precision_that_cannot_be_had(monkeypatch):
-    monkeypatch.setattr(scenes, "has_native_rows", lambda device, precision: False)
+    monkeypatch.setattr(scenes, "has_fused_mlp", lambda device, precision: False)
     generator = build_generator(SMALL)
     codes = {"z_motion": rand(1, generator.motion_dim), "z_bg": rand(1, generator.background_dim)}
     ws = generator.mapping(rand(1, generator.z_dim))
     with pytest.raises(ValueError, match="bfloat16 is not available: it needs a CPU that multiplies such numbers"):
-        generator.scene(ws, precision="bfloat16", **codes)
-    generator.scene(ws, **codes)
+        FrameRenderer(generator, ws, precision="bfloat16", **codes)
+    FrameRenderer(generator, ws, **codes)

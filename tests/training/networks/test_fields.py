@@ -18,10 +18,8 @@ def paper(request):
     return paper_generator(request.param), golden_arrays(f"network_{request.param}.npz")
 
 
-def evaluator_of(field, ws, times, motion):
-    """The foreground of all videos, in one group."""
-    (folded,) = field.fold(ws, len(ws))
-    return field.evaluator(folded, times=times, motion=motion)
+def conditioned(field, ws, times, motion):
+    return field.condition(field.modulate(ws), times=times, motion=motion)
 
 
 def inputs_of(goldens, name, samples):
@@ -40,10 +38,10 @@ def test_measured_foreground(paper, name):
     times = goldens["inputs/Ts"].reshape(1, -1)[:, :1]
     motion = generator.motion(goldens["inputs/z_motion"], times)
     points, directions = inputs_of(goldens, name, 14)
-    evaluator = evaluator_of(field, ws, times, motion)
-    density, features = evaluator(points[:, None], directions)
+    field_of_videos = conditioned(field, ws, times, motion)
+    density, features = field_of_videos(points[:, None], directions)
     assert_near(density.flatten(), goldens[f"fields/{name}/sigma"])
-    both = evaluator.project(features)
+    both = field_of_videos.project(features)
     assert both.shape == (1, 1, 8, 14, 3 + field.feature_dim)
     assert_near(both[..., :35].flatten(0, 3), goldens[f"fields/{name}/features"])
 
@@ -51,11 +49,11 @@ def test_measured_foreground(paper, name):
 @torch.no_grad()
 def test_measured_background(paper):
     generator, goldens = paper
-    evaluator = generator.background.evaluator(goldens["inputs/z_shape_bg"])
+    field_of_videos = generator.background.condition(goldens["inputs/z_shape_bg"])
     points, directions = inputs_of(goldens, "bg", 4)
-    density, features = evaluator(points, directions)
+    density, features = field_of_videos(points, directions)
     assert_near(density.flatten(), goldens["fields/bg/sigma"])
-    assert_near(evaluator.project(features)[..., :35].flatten(0, 2), goldens["fields/bg/features"])
+    assert_near(field_of_videos.project(features)[..., :35].flatten(0, 2), goldens["fields/bg/features"])
 
 
 VARIANTS = {
@@ -91,9 +89,9 @@ def test_foreground_against_the_formula(variant, shared, frames):
     ws, times, motion, points, directions = random_inputs(spec, frames)
     if shared:
         points = points[:, :1]
-    evaluator = evaluator_of(field, ws, times, motion if spec.motion else None)
-    density, features = evaluator(points, directions)
-    both = evaluator.project(features)
+    field_of_videos = conditioned(field, ws, times, motion if spec.motion else None)
+    density, features = field_of_videos(points, directions)
+    both = field_of_videos.project(features)
     assert density.shape == (2, frames, 3, 5)
     assert both.shape == (2, frames, 3, 5, 3 + spec.features)
     state = doubled_state(generator_shapes(spec))
@@ -113,9 +111,9 @@ def test_background_against_the_formula():
     generator = torch.Generator().manual_seed(0)
     points = torch.randn(2, 3, 5, 4, generator=generator, dtype=torch.float64)
     code = torch.randn(2, SMALL.code_dim, generator=generator, dtype=torch.float64)
-    evaluator = field.evaluator(code)
-    density, features = evaluator(points, None)
-    both = evaluator.project(features)
+    field_of_videos = field.condition(code)
+    density, features = field_of_videos(points, None)
+    both = field_of_videos.project(features)
     state = doubled_state(generator_shapes(SMALL))
     for b in range(2):
         expected_density, expected = reference.background_field(state, SMALL, points[b].reshape(-1, 4), code[b])
@@ -130,23 +128,25 @@ def test_projection_commutes_with_compositing(variant):
     spec = dataclasses.replace(SMALL, **VARIANTS[variant])
     field = build_generator(spec).foreground.double()
     ws, times, motion, points, directions = random_inputs(spec, 2)
-    evaluator = evaluator_of(field, ws, times, motion)
-    _, features = evaluator(points, directions)
+    field_of_videos = conditioned(field, ws, times, motion)
+    _, features = field_of_videos(points, directions)
     weights = torch.rand(2, 2, 3, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    each = (weights[..., None] * evaluator.project(features)).sum(dim=3)
+    each = (weights[..., None] * field_of_videos.project(features)).sum(dim=3)
     sums = tuple((weights[..., None] * x).sum(dim=3) for x in features)
-    assert_near(evaluator.project(sums, weights.sum(dim=3)), each, relative=1e-12)
+    assert_near(field_of_videos.project(sums, weights.sum(dim=3)), each, relative=1e-12)
 
 
 @torch.no_grad()
 def test_projection_of_the_background_commutes_too():
-    evaluator = build_generator(SMALL).background.double().evaluator(torch.ones(2, SMALL.code_dim, dtype=torch.float64))
+    field_of_videos = (
+        build_generator(SMALL).background.double().condition(torch.ones(2, SMALL.code_dim, dtype=torch.float64))
+    )
     generator = torch.Generator().manual_seed(0)
-    _, features = evaluator(torch.randn(2, 3, 5, 4, generator=generator, dtype=torch.float64), None)
+    _, features = field_of_videos(torch.randn(2, 3, 5, 4, generator=generator, dtype=torch.float64), None)
     weights = torch.rand(2, 3, 5, generator=generator, dtype=torch.float64)
-    each = (weights[..., None] * evaluator.project(features)).sum(dim=2)
+    each = (weights[..., None] * field_of_videos.project(features)).sum(dim=2)
     sums = tuple((weights[..., None] * x).sum(dim=2) for x in features)
-    assert_near(evaluator.project(sums, weights.sum(dim=2)), each, relative=1e-12)
+    assert_near(field_of_videos.project(sums, weights.sum(dim=2)), each, relative=1e-12)
 
 
 def test_blending_a_field_with_itself():
@@ -158,8 +158,8 @@ def test_blending_a_field_with_itself():
     ws, points = torch.randn(1, 5, 6, generator=generator), torch.randn(1, 1, 3, 4, 3, generator=generator)
     directions = torch.nn.functional.normalize(torch.randn(1, 3, 3, generator=generator), dim=-1)
     times = torch.zeros(1, 1)
-    single = evaluator_of(field, ws, times, None)
-    double = evaluator_of(blended, ws, times, None)
+    single = conditioned(field, ws, times, None)
+    double = conditioned(blended, ws, times, None)
     density, features = single(points, directions)
     density_blended, features_blended = double(points, directions)
     assert_near(density_blended, density)

@@ -10,6 +10,7 @@ from tests.goldens.checks import assert_near
 from tests.goldens.networks import SMALL, build_generator, generator_config
 from tests.goldens.small_inputs import ABLATIONS, TIMES, cameras, codes
 from torch_utils.rng import RandomStream
+from training.inference.frame_renderer import FrameRenderer
 from training.networks.generator import Generator
 
 
@@ -108,7 +109,7 @@ def test_ray_chunks_share_the_draws():
 def test_scenes_show_the_same(variant):
     spec = dataclasses.replace(SMALL, **ABLATIONS[variant])
     generator, inputs = build_generator(spec), codes(spec)
-    scene = generator.scene(**inputs, ray_chunk=20)
+    scene = FrameRenderer(generator, **inputs, ray_chunk=20)
     for seed, times in ((0, [0.3, 0.8]), (0, [0.0, 0.1]), (1, [1.0, 0.1])):  # the background is kept, then renewed
         expected = generator.synthesize(**inputs, times=torch.tensor(times)[:, None], cameras=cameras(seed=seed))
         image = scene.render(torch.tensor(times), cameras(seed=seed))
@@ -124,11 +125,11 @@ def test_scenes_show_the_same(variant):
 def test_scenes_need_evaluation_mode():
     generator = build_generator(SMALL).train()
     with pytest.raises(ValueError, match="evaluation mode"):
-        generator.scene(**codes())
+        FrameRenderer(generator, **codes())
 
 
 def test_scenes_keep_no_graph(generator):
-    assert not generator.scene(**codes()).render(0.5, cameras()).requires_grad
+    assert not FrameRenderer(generator, **codes()).render(0.5, cameras()).requires_grad
 
 
 def test_magnitudes_change_in_training_only():

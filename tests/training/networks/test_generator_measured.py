@@ -69,14 +69,14 @@ def test_ray_weights(config, goldens, case):
     generator, inputs = case_generator(config, case), case_inputs(config, case)
     origins, directions = camera_rays(inputs["cameras"], pixel_centers(32)[chosen(1024, NUM_RAYS)])
     times, field = inputs["times"], generator.foreground
-    (folded,) = field.fold(inputs["ws"][:, : field.num_ws], 1)
-    field = field.evaluator(folded, times=times, motion=generator.motion(inputs["z_motion"], times))
+    weights = field.modulate(inputs["ws"][:, : field.num_ws])
+    field = field.condition(weights, times=times, motion=generator.motion(inputs["z_motion"], times))
     foreground = march_foreground(
         field, origins, directions, generator.settings, num_frames=times.shape[1], last_opaque=False
     )
     assert_near(foreground.sorted_along_ray()[1][0], goldens[f"eval_{case}/fg_weights"], **EVALUATION)
-    behind = generator.background.evaluator(inputs["z_bg"])
-    background = march_background(behind, origins, directions, generator.settings)
+    background_field = generator.background.condition(inputs["z_bg"])
+    background = march_background(background_field, origins, directions, generator.settings)
     frames = len(goldens[f"eval_{case}/bg_weights"])
     assert_near(background.weights.expand(frames, -1, -1), goldens[f"eval_{case}/bg_weights"])
 

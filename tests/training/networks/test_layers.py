@@ -71,7 +71,7 @@ def test_measured_pointwise_layer():
 def test_measured_modulated_layer():
     """The layer of the fields: demodulated, leaky ReLU. Two videos of two frames."""
     layer = load(ModulatedLinear(in_features=8, out_features=12, w_dim=16), "style2")
-    weight, bias = layer.fold(GOLDENS["synthlayer/w"])
+    weight, bias = layer.modulate(GOLDENS["synthlayer/w"])
     x = rows(GOLDENS["torgb/x"]).unflatten(0, (2, 2)).flatten(1, 2)
     y = lrelu_(point_linear(x, weight, bias))
     assert_near(y, rows(GOLDENS["style2/y"]).unflatten(0, (2, 2)).flatten(1, 2))
@@ -80,7 +80,7 @@ def test_measured_modulated_layer():
 def test_measured_colour_layer():
     """Not demodulated, no activation."""
     layer = load(ModulatedLinear(in_features=8, out_features=3, w_dim=16, demodulate=False), "torgb")
-    weight, bias = layer.fold(GOLDENS["synthlayer/w"])
+    weight, bias = layer.modulate(GOLDENS["synthlayer/w"])
     x = rows(GOLDENS["torgb/x"]).unflatten(0, (2, 2)).flatten(1, 2)
     assert_near(point_linear(x, weight, bias), rows(GOLDENS["torgb/y"]).unflatten(0, (2, 2)).flatten(1, 2))
 
@@ -104,13 +104,13 @@ def test_modulation_formula():
     w = torch.randn(2, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     with torch.no_grad():
         layer.bias.copy_(torch.tensor([0.5, -1]))
-    folded, bias = layer.fold(w)
+    modulated_weight, bias = layer.modulate(w)
     for video in range(2):
         style = layer.affine.weight @ w[video] / math.sqrt(4) + 1
         for out in range(2):
             scaled = layer.weight[out] * style
             expected = scaled / (scaled.square().sum() + 1e-8).sqrt() * math.sqrt(2)
-            assert_near(folded[video, out], expected, relative=1e-12)
+            assert_near(modulated_weight[video, out], expected, relative=1e-12)
     assert_near(bias, layer.bias * math.sqrt(2))
 
 
@@ -194,7 +194,7 @@ def test_derivatives_of_modulation(demodulate):
     x = torch.randn(2, 5, 3, generator=generator, dtype=torch.float64).requires_grad_()
 
     def function(w, x):
-        y = point_linear(x, *layer.fold(w))
+        y = point_linear(x, *layer.modulate(w))
         return lrelu_(y) if demodulate else y
 
     assert gradcheck(function, [w, x])

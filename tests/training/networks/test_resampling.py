@@ -8,7 +8,7 @@ from tests.goldens.checks import assert_near
 from tests.goldens.reference import fir
 from tests.goldens.reference.upsampler import corner_neighbours, doubled, nearest
 from torch_utils.ops.upfirdn2d import filter2d, setup_filter, upsample2d
-from training.networks.upsampler import blur_nearest_rows, blur_rows, corner_means, interleave, upsample_rows
+from training.networks.upsampler import blur, blur_nearest, corner_means, interleave, upsample_image
 
 SHAPES = [(1, 4, 4, 3), (2, 5, 7, 4), (1, 1, 3, 2), (1, 16, 16, 40)]
 
@@ -25,7 +25,7 @@ def images(rows):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_blur(shape, dtype):
     x = random_rows(shape, dtype)
-    y = blur_rows(x)
+    y = blur(x)
     expected = torch.stack([fir(image.double()) for image in images(x)])
     assert y.shape == x.shape and y.dtype == dtype
     assert_near(images(y), expected, relative=1e-6 if dtype == torch.float32 else 1e-12)
@@ -36,7 +36,7 @@ def test_blur(shape, dtype):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_blurred_nearest_neighbour(shape, dtype):
     x = random_rows(shape, dtype)
-    y = blur_nearest_rows(x)
+    y = blur_nearest(x)
     expected = torch.stack([fir(nearest(image.double())) for image in images(x)])
     assert y.dtype == dtype
     assert_near(images(y), expected, relative=1e-6 if dtype == torch.float32 else 1e-12)
@@ -46,8 +46,8 @@ def test_blurred_nearest_neighbour(shape, dtype):
 def test_upsampling(shape):
     x = random_rows(shape)
     expected = torch.stack([doubled(image) for image in images(x)])
-    assert_near(images(upsample_rows(x)), expected, relative=1e-12)
-    assert_near(images(upsample_rows(x)), upsample2d(images(x), setup_filter([1, 3, 3, 1])), relative=1e-6)
+    assert_near(images(upsample_image(x)), expected, relative=1e-12)
+    assert_near(images(upsample_image(x)), upsample2d(images(x), setup_filter([1, 3, 3, 1])), relative=1e-6)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -66,7 +66,7 @@ def test_interleave():
             assert torch.equal(y[:, row, column], expected)
 
 
-@pytest.mark.parametrize("function", [blur_rows, blur_nearest_rows, upsample_rows])
+@pytest.mark.parametrize("function", [blur, blur_nearest, upsample_image])
 def test_derivatives(function):
     x = random_rows((1, 3, 4, 2)).requires_grad_()
     assert gradcheck(function, [x])
@@ -76,8 +76,8 @@ def test_derivatives(function):
 def test_weights_first_used_in_inference_serve_training():
     rows = random_rows((1, 4, 4, 13))  # a width of its own
     with torch.inference_mode():
-        expected = blur_rows(rows)
+        expected = blur(rows)
     tracked = rows.clone().requires_grad_()
-    y = blur_rows(tracked)
+    y = blur(tracked)
     y.sum().backward()
     assert torch.equal(y, expected) and tracked.grad.any()

@@ -5,8 +5,9 @@ import torch
 
 from tests.goldens.checks import assert_near
 from tests.goldens.networks import golden_arrays
-from torch_utils.ops.fused_mlp import has_native_rows
-from training.networks.activation_checkpoint import Measured
+from torch_utils.ops.fused_mlp import has_fused_mlp
+from training.networks.activation_checkpoint import Replayed
+from training.networks.cpu_inference import FusedBlock, FusedNetworks, _video
 from training.networks.upsampler import MagnitudeEMA, Upsampler, UpsamplerLayer
 from training.published.state_dict import map_generator_name
 
@@ -30,39 +31,37 @@ def measured_layer(name):
 
 
 @torch.no_grad()
-def apply(layer, x, *, upsample=True, groups=1):
-    """Images [N, 8, H, W] of N videos to images, in `groups` groups of videos."""
-    folded = layer.fold(GOLDENS["synthlayer/w"], len(x) // groups)
-    parts = x.movedim(1, -1)[:, None].chunk(groups)
-    return torch.cat(layer(list(parts), folded, Measured(), upsample=upsample))[:, 0].movedim(-1, 1)
+def apply(layer, x, *, upsample=True):
+    """Images [N, 8, H, W] of N videos to images."""
+    weights = layer.modulate(GOLDENS["synthlayer/w"])
+    return layer(x.movedim(1, -1)[:, None], weights, Replayed(), upsample=upsample)[:, 0].movedim(-1, 1)
 
 
-@pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("name", LAYERS)
 class TestMeasured:
-    def test_evaluation(self, name, groups):
+    def test_evaluation(self, name):
         layer, x = measured_layer(name), GOLDENS[f"synthlayer/{name}/x"]
         before = layer.magnitude.mean_square.clone()
-        assert_near(apply(layer, x, groups=groups), GOLDENS[f"synthlayer/{name}/y"])
+        assert_near(apply(layer, x), GOLDENS[f"synthlayer/{name}/y"])
         assert torch.equal(layer.magnitude.mean_square, before)
 
-    def test_without_upsampling(self, name, groups):
+    def test_without_upsampling(self, name):
         layer, x = measured_layer(name), GOLDENS[f"synthlayer/{name}/x"]
-        assert_near(apply(layer, x, groups=groups, upsample=False), GOLDENS[f"synthlayer/{name}/y_skip_up"])
+        assert_near(apply(layer, x, upsample=False), GOLDENS[f"synthlayer/{name}/y_skip_up"])
 
-    def test_training(self, name, groups):
+    def test_training(self, name):
         """The mean is updated first, with all videos, and used then."""
         layer, x = measured_layer(name).train(), GOLDENS[f"synthlayer/{name}/x"]
-        assert_near(apply(layer, x, groups=groups), GOLDENS[f"synthlayer/{name}/y_train"])
+        assert_near(apply(layer, x), GOLDENS[f"synthlayer/{name}/y_train"])
         assert_near(layer.magnitude.mean_square, GOLDENS[f"synthlayer/{name}/w_avg_after_train"], relative=1e-6)
 
 
 def test_magnitude():
     magnitude = MagnitudeEMA(beta=0.75)
     assert float(magnitude.mean_square) == 1
-    xs = [torch.full([1, 2, 3], 2.0), torch.full([3, 2, 3], 4.0)]  # mean of squares 13
-    assert magnitude.eval().gain(xs).item() == 1
-    assert magnitude.train().gain(xs).item() == pytest.approx((0.75 + 0.25 * 13) ** -0.5)
+    x = torch.cat([torch.full([1, 2, 3], 2.0), torch.full([3, 2, 3], 4.0)])  # mean of squares 13
+    assert magnitude.gain().item() == 1
+    assert magnitude.update(x).item() == pytest.approx((0.75 + 0.25 * 13) ** -0.5)
     assert float(magnitude.mean_square) == pytest.approx(4)
 
 
@@ -73,10 +72,10 @@ def test_the_gain_survives_a_later_update():
 
     def gradient(again):
         state = {k: v.clone() for k, v in layer.state_dict().items()}
-        folded = layer.fold(GOLDENS["synthlayer/w"][:1], 1)
-        (y,) = layer([x], folded, Measured())
+        weights = layer.modulate(GOLDENS["synthlayer/w"][:1])
+        y = layer(x, weights, Replayed())
         if again:
-            layer([100 * x], folded, Measured())
+            layer(100 * x, weights, Replayed())
         (result,) = torch.autograd.grad(y.square().sum(), layer.linear.weight)
         layer.load_state_dict(state)
         return result
@@ -106,41 +105,41 @@ def test_a_block_s_colours_share_the_next_block_s_style():
     generator = torch.Generator().manual_seed(0)
     x, image = torch.randn(1, 1, 4, 4, 8, generator=generator), torch.randn(1, 1, 4, 4, 3, generator=generator)
     ws = torch.randn(1, 5, 6, generator=generator)
-    (whole,) = upsampler([x], [image], upsampler.fold(ws, 1))
+    whole = upsampler(x, image, upsampler.modulate(ws))
     for index in range(5):
         other = ws.clone()
         other[:, index] += 1
-        (changed,) = upsampler([x], [image], upsampler.fold(other, 1))
+        changed = upsampler(x, image, upsampler.modulate(other))
         assert not torch.allclose(changed, whole), f"style {index} is of use"
-    # Weights by block, layer, group of videos.
-    folded, (first, second) = upsampler.fold(ws, 1), upsampler.blocks.values()
+    weights, (first, second) = upsampler.modulate(ws), upsampler.blocks.values()
     for (block, layer), module, index in (((0, 2), first.rgb, 2), ((1, 0), second.conv0, 2), ((1, 2), second.rgb, 4)):
-        assert torch.equal(folded[block][layer][0][0], module.fold(ws[:, index], 1)[0][0])
+        assert torch.equal(weights[block][layer][0], module.modulate(ws[:, index])[0])
 
 
 @pytest.mark.parametrize("mode", ["nn_cat", "pixelshuffle"])
 @pytest.mark.parametrize("channel_base", [0.0625, 0.03])  # 64 and 32 channels; 30 and 15
 @pytest.mark.parametrize("route", ["native", "strips of eight rows", "one strip"])
-def test_prepared_blocks_equal_the_layers(mode, channel_base, route, monkeypatch):
+def test_fused_blocks_equal_the_layers(mode, channel_base, route, monkeypatch):
     """Frames rendered without gradients go through row by row or in strips of rows; with gradients as a whole."""
     if route != "native":
-        monkeypatch.setattr("training.networks.cpu_inference.has_native_rows", lambda device, precision: False)
+        monkeypatch.setattr("training.networks.cpu_inference.has_fused_mlp", lambda device, precision: False)
         monkeypatch.setattr("training.networks.cpu_inference.STRIP_SIZE", 1 if "eight" in route else 1 << 22)
-    elif not has_native_rows(torch.device("cpu")):
+    elif not has_fused_mlp(torch.device("cpu")):
         pytest.skip("no native operators (no C++ compiler)")
     sizes = {"in_resolution": 16, "resolution": 64, "channel_base": channel_base}
     upsampler = small_upsampler(mode=mode, conv_clamp=1.5, **sizes).eval()
     generator = torch.Generator().manual_seed(0)
-    x, image = torch.randn(1, 2, 16, 16, 8, generator=generator), torch.randn(1, 2, 16, 16, 3, generator=generator)
+    x, image = torch.randn(2, 2, 16, 16, 8, generator=generator), torch.randn(2, 2, 16, 16, 3, generator=generator)
     for parameter in upsampler.parameters():
         parameter.data += torch.randn(parameter.shape, generator=generator) / 4
-    ws = torch.randn(1, 5, 6, generator=generator)
-    (whole,) = upsampler([x], [image], upsampler.fold(ws, 1))
-    assert whole.requires_grad and whole.shape == (1, 2, 64, 64, 3)
+    ws = torch.randn(2, 5, 6, generator=generator)
+    whole = upsampler(x, image, upsampler.modulate(ws))
+    assert whole.requires_grad and whole.shape == (2, 2, 64, 64, 3)
     with torch.no_grad():
-        programs = upsampler.prepare(upsampler.fold(ws, 1))
-        assert all(block.native == (route == "native") for block in programs[0])
-        (y,) = upsampler.render([x], [image], programs)
+        weights = upsampler.modulate(ws)
+        blocks = [FusedBlock(block, _video(own, 0)) for block, own in upsampler.blocks_up_to(None, weights)]
+        assert all(block.native == (route == "native") for block in blocks)
+        y = FusedNetworks(upsampler, weights).upsample(x, image)
     assert_near(y, whole, relative=1e-5)
 
 
@@ -151,8 +150,8 @@ def test_colours_are_clamped(mode):
     x, image, ws = torch.full([1, 1, 4, 4, 8], 1e4), torch.zeros(1, 1, 4, 4, 3), torch.ones(1, 5, 6)
     for clamp in (None, 0.25):
         upsampler = small_upsampler(mode=mode, conv_clamp=clamp).eval()
-        (y,) = upsampler([x], [image], upsampler.fold(ws, 1))
-        (colours,) = upsampler.pointwise([x.flatten(1, 3)], [torch.zeros(1, 16, 3)], upsampler.fold(ws, 1))
+        y = upsampler(x, image, upsampler.modulate(ws))
+        colours = upsampler.pointwise(x.flatten(1, 3), torch.zeros(1, 16, 3), upsampler.modulate(ws))
         for values in (y, colours):
             assert float(values.abs().max()) > 100 if clamp is None else 0 < float(values.abs().max()) <= 0.5 + 1e-6
 
@@ -162,10 +161,10 @@ def test_pointwise_layers_do_not_mix_points():
     upsampler = small_upsampler().eval()
     generator = torch.Generator().manual_seed(0)
     points, rgb = torch.randn(2, 30, 8, generator=generator), torch.randn(2, 30, 3, generator=generator)
-    folded = upsampler.fold(torch.randn(2, 5, 6, generator=generator), 2)
-    (whole,) = upsampler.pointwise([points], [rgb], folded)
+    weights = upsampler.modulate(torch.randn(2, 5, 6, generator=generator))
+    whole = upsampler.pointwise(points, rgb, weights)
     order = torch.randperm(30, generator=generator)
-    (shuffled,) = upsampler.pointwise([points[:, order]], [rgb[:, order]], folded)
+    shuffled = upsampler.pointwise(points[:, order], rgb[:, order], weights)
     assert_near(shuffled, whole[:, order])
     assert whole.shape == (2, 30, 3)
 

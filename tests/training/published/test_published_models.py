@@ -14,6 +14,7 @@ from tests.goldens.networks import golden_arrays, paper_discriminators, paper_ge
 from tests.goldens.subsets import at_pixels
 from tests.training.published.published_files import fill, parse, structure
 from training.checkpoints.snapshot import load_generator, load_snapshot
+from training.inference.frame_renderer import FrameRenderer
 from training.inference.latents import seed_latents
 from training.published import loader as published
 from training.published.modules import PublishedModule
@@ -111,7 +112,7 @@ def test_rendered_videos(model, tmp_path):
         assert_near(at_pixels(frame).astype(np.float64), expected, relative=0, absolute=1.0, mean=0.01)
     # Frame i is moment i of four from camera 2 − i.
     generator, codes = load_generator(path), seed_latents(0, 0)
-    scene = generator.scene(generator.mapping(codes.z), z_motion=codes.z_motion, z_bg=codes.z_bg)
+    scene = FrameRenderer(generator, generator.mapping(codes.z), z_motion=codes.z_motion, z_bg=codes.z_bg)
     cameras = camera_path("rotation_camera_yaw", generator.camera_prior, 3)
     for i in range(3):
         image = scene.render(float(torch.linspace(0, 1, 4)[i]), cameras[2 - i])
