@@ -5,24 +5,20 @@ then runs in plain PyTorch. Importing this module does nothing. `VIDEO3D_OPS=off
 operators off.
 """
 
-import ctypes
 import logging
 import os
 import shutil
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from torch_utils import distributed
-from torch_utils import op_build as native_build
-from torch_utils import op_build as native_recipes
+from torch_utils import distributed, op_build
 from torch_utils.op_build import BuildError
 
-__all__ = ["build_missing", "load", "load_emulated", "require"]
+__all__ = ["build_missing", "load", "load_library", "require"]
 
 SWITCH_VARIABLE = "VIDEO3D_OPS"
 #: Where a library registers its functions: torch.ops.video3d_cpu.<name>, torch.ops.video3d_cuda.<name>.
@@ -82,7 +78,7 @@ def build_missing(device_type: str, say: Callable[[str], None]) -> None:
     if _unusable(device_type) is not None:
         return
     suffix = f"_{device_type}.cpp"
-    names = sorted(path.name.removesuffix(suffix) for path in native_recipes.SOURCES.glob(f"*{suffix}"))
+    names = sorted(path.name.removesuffix(suffix) for path in op_build.SOURCES.glob(f"*{suffix}"))
     missing = [name for name in names if (name, device_type) not in _loaded and _to_be_built(name, device_type)]
     if not missing:
         return
@@ -100,8 +96,8 @@ def build_missing(device_type: str, say: Callable[[str], None]) -> None:
 def _to_be_built(name: str, device_type: str) -> bool:
     """Whether there is a way to build the operator, and it is not in the cache."""
     try:
-        path = native_build.library_path(f"{name}-{device_type}", native_recipes.recipe(name, device_type))
-        return native_build.ninja_command() is not None and not path.is_file()
+        path = op_build.library_path(f"{name}-{device_type}", op_build.recipe(name, device_type))
+        return op_build.ninja_command() is not None and not path.is_file()
     except (RuntimeError, OSError):
         return False
 
@@ -135,7 +131,7 @@ def _try(name: str, device_type: str) -> Any | str:
     if _to_be_built(name, device_type):
         _log_once(_announcement(name, device_type))
     try:
-        recipe = native_recipes.recipe(name, device_type)
+        recipe = op_build.recipe(name, device_type)
     except BuildError as error:  # the same for every operator: said once
         return f"Native operators are not available for {device_type}, {error}: they run in plain PyTorch."
     try:
@@ -145,28 +141,18 @@ def _try(name: str, device_type: str) -> Any | str:
     return getattr(torch.ops, NAMESPACE.format(device_type))
 
 
-def load_library(label: str, recipe: native_recipes.Recipe, loader: Any) -> Any:
+def load_library(label: str, recipe: op_build.Recipe, loader: Any) -> Any:
     """Build and load; a cached library that does not load (a damaged disk, say) is built anew, once."""
-    path = native_build.build(label, recipe)
+    path = op_build.build(label, recipe)
     try:
         return loader(str(path))
     except OSError:
         shutil.rmtree(path.parent, ignore_errors=True)
-        path = native_build.build(label, recipe)
+        path = op_build.build(label, recipe)
     try:
         return loader(str(path))
     except OSError as error:
         raise BuildError(f"{path} does not load: {error}") from error
-
-
-def load_emulated(name: str, *, folder: Path = native_recipes.SOURCES) -> ctypes.CDLL:
-    """The CUDA kernels of an operator compiled for the CPU (see native/emulate_cuda.h): for tests.
-
-    Raises:
-        BuildError: there is no compiler, or it fails.
-    """
-    recipe = native_recipes.recipe(name, "emulated", folder=folder)
-    return load_library(f"{name}-emulated", recipe, ctypes.CDLL)
 
 
 if __name__ == "__main__":

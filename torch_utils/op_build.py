@@ -47,7 +47,8 @@ __all__ = [
 # what `-march=native` stands for.
 
 
-SOURCES = Path(__file__).parent / "native"
+#: A folder for each operator.
+SOURCES = Path(__file__).parent / "ops" / "csrc"
 
 #: Floating point stays exact; errno and traps, which nobody reads here, would keep loops from being vectorised.
 CXX_FLAGS = ["-O3", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd"]
@@ -149,20 +150,21 @@ def recipe(
     name: str,
     device_type: str,
     *,
-    folder: Path = SOURCES,
+    folder: Path | None = None,
     capabilities: Sequence[tuple[int, int]] | None = None,
 ) -> Recipe:
     """How operator `name` is built.
 
     Args:
         name: Of the operator: its files are `<name>_cpu.cpp`, or `<name>.cu` and `<name>_cuda.cpp`.
-        device_type: 'cpu'; 'cuda'; or 'emulated': `<name>.cu` as a program for the CPU.
-        folder: Where the sources are.
+        device_type: 'cpu' or 'cuda'.
+        folder: Where the sources are; None for the operator's own folder.
         capabilities: Compute capabilities of the GPUs to build for; None for the present one.
 
     Raises:
         BuildError: a tool is missing.
     """
+    folder = SOURCES / name if folder is None else folder
     compiler = cxx_compiler()
     if compiler is None:
         raise BuildError("no C++ compiler was found ($CXX, g++, c++ or clang++)")
@@ -170,10 +172,6 @@ def recipe(
     if not features:
         raise BuildError(f"the C++ compiler {shlex.join(compiler)} does not run")
     shared = (*compiler, "-shared")
-    if device_type == "emulated":
-        flags = ("-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", "-Wall", "-DEMULATE_CUDA", "-x", "c++")
-        return Recipe((((*compiler, *flags), folder / f"{name}.cu"),), shared, (features,))
-
     torch_root = Path(torch.__file__).parent
     include = [torch_root / "include", torch_root / "include" / "torch" / "csrc" / "api" / "include"]
     libraries = (f"-L{torch_root / 'lib'}", f"-Wl,-rpath,{torch_root / 'lib'}", "-ltorch_cpu", "-lc10")

@@ -14,9 +14,7 @@ from tqdm import tqdm
 
 from dnnlib import UserError, atomic_write, choices_hint
 from dnnlib.command_line import Command
-from torch_utils import custom_ops, op_timings
-from torch_utils import op_build as native_build
-from torch_utils import op_build as native_recipes
+from torch_utils import custom_ops, op_build, op_timings
 from torch_utils.memory import keep_freed_memory
 
 __all__ = ["command", "versions"]
@@ -48,7 +46,7 @@ def command(build_only: bool, operators: tuple[str, ...], json_file: str | None)
 
 def versions() -> dict[str, str]:
     """What the figures depend on."""
-    compiler, home, ninja = native_recipes.cxx_compiler(), native_recipes.cuda_home(), native_recipes.ninja_command()
+    compiler, home, ninja = op_build.cxx_compiler(), op_build.cuda_home(), op_build.ninja_command()
     none = "none found"
     return {
         "python": platform.python_version(),
@@ -58,12 +56,12 @@ def versions() -> dict[str, str]:
         "CUDA toolkit": none if home is None else _version((str(home / "bin" / "nvcc"),)),
         "CUDA device": torch.cuda.get_device_name() if torch.cuda.is_available() else none,
         "processor": f"{_processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
-        "cache": str(native_build.library_folder()),
+        "cache": str(op_build.library_folder()),
     }
 
 
 def _version(command: tuple[str, ...]) -> str:
-    return f"{native_recipes.compiler_version(command)} ({shlex.join(command)})"
+    return f"{op_build.compiler_version(command)} ({shlex.join(command)})"
 
 
 def _processor() -> str:
@@ -86,7 +84,7 @@ def build_all() -> dict[str, str | None]:
     else:
         print("No CUDA device: CUDA operators are not built.")
     for device_type, suffix in device_types.items():
-        for source in sorted(native_recipes.SOURCES.glob(f"*{suffix}")):
+        for source in sorted(op_build.SOURCES.glob(f"*/*{suffix}")):
             name = source.name.removesuffix(suffix)
             start = time.perf_counter()
             outcome = None

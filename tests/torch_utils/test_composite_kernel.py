@@ -6,8 +6,7 @@ import mmap
 import pytest
 import torch
 
-from tests.torch_utils.native import ELEMENT_TYPES, address, needs_compiler
-from torch_utils import custom_ops
+from tests.torch_utils.native import ELEMENT_TYPES, address, load_emulated, needs_compiler
 from torch_utils.ops.composite import ray_weights_ref
 
 pytestmark = needs_compiler
@@ -37,7 +36,7 @@ class ProductArguments(ctypes.Structure):
 
 @pytest.fixture(scope="module")
 def library():
-    library = custom_ops.load_emulated("composite")
+    library = load_emulated("composite")
     for name in ("composite_rays_launch", "composite_product_launch"):
         getattr(library, name).restype = ctypes.c_char_p
     yield library

@@ -8,14 +8,13 @@ import re
 import pytest
 import torch
 
-from torch_utils import custom_ops
-from torch_utils import op_build as native_recipes
+from torch_utils import custom_ops, op_build
 
-NAMES = sorted(path.stem for path in native_recipes.SOURCES.glob("*.cu"))
+NAMES = sorted(path.stem for path in op_build.SOURCES.glob("*/*.cu"))
 CAPABILITIES = [(7, 5), (9, 0)]  # Turing to Hopper; toolkits that know newer ones have given up Volta
 needs_cuda_torch = pytest.mark.skipif(torch.version.cuda is None, reason="this PyTorch is built without CUDA")
 needs_nvcc = pytest.mark.skipif(
-    native_recipes.cuda_home() is None or native_recipes.cxx_compiler() is None,
+    op_build.cuda_home() is None or op_build.cxx_compiler() is None,
     reason="no CUDA toolkit ($CUDA_HOME, or nvcc on the PATH), or no C++ compiler",
 )
 
@@ -27,9 +26,9 @@ def test_there_are_operators():
 @pytest.mark.parametrize("name", NAMES)
 def test_kernels_do_without_torch_and_have_a_binding(name):
     """Torch's headers would make nvcc take minutes."""
-    for path in [native_recipes.SOURCES / f"{name}.cu", native_recipes.SOURCES / f"{name}.h"]:
+    for path in [op_build.SOURCES / name / f"{name}.cu", op_build.SOURCES / name / f"{name}.h"]:
         assert re.findall(r"#\s*include\s*[<\"](?:torch|ATen|c10)", path.read_text()) == []
-    assert (native_recipes.SOURCES / f"{name}_cuda.cpp").is_file()
+    assert (op_build.SOURCES / name / f"{name}_cuda.cpp").is_file()
 
 
 @needs_nvcc
@@ -37,9 +36,9 @@ def test_kernels_do_without_torch_and_have_a_binding(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_builds_and_loads(name):
-    recipe = native_recipes.recipe(name, "cuda", capabilities=CAPABILITIES)
+    recipe = op_build.recipe(name, "cuda", capabilities=CAPABILITIES)
     custom_ops.load_library(f"{name}-cuda", recipe, torch.ops.load_library)
-    schemas = (native_recipes.SOURCES / f"{name}_binding.h").read_text()
+    schemas = (op_build.SOURCES / name / f"{name}_binding.h").read_text()
     functions = re.findall(r'"(\w+)\(', schemas)
     assert functions and all(hasattr(torch.ops.video3d_cuda, function) for function in functions)
 
@@ -48,7 +47,7 @@ def test_builds_and_loads(name):
 @needs_cuda_torch
 @pytest.mark.slow
 def test_a_binding_refuses_tensors_of_another_device():
-    recipe = native_recipes.recipe("bias_act", "cuda", capabilities=CAPABILITIES)
+    recipe = op_build.recipe("bias_act", "cuda", capabilities=CAPABILITIES)
     custom_ops.load_library("bias_act-cuda", recipe, torch.ops.load_library)
     with pytest.raises(RuntimeError, match="a CUDA tensor is needed"):
         torch.ops.video3d_cuda.bias_act(torch.zeros(2, 3), None, None, None, 0, 1, 0, 0.0, 1.0, None, False)

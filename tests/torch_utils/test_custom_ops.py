@@ -15,14 +15,12 @@ import pytest
 import torch
 
 from dnnlib import UserError
-from tests.torch_utils.native import Emulated, address, needs_compiler
-from torch_utils import custom_ops
-from torch_utils import op_build as native_build
-from torch_utils import op_build as native_recipes
+from tests.torch_utils.native import Emulated, address, emulated_recipe, needs_compiler
+from torch_utils import custom_ops, op_build
 from torch_utils.op_build import BuildError
 
 ROOT = Path(__file__).parents[2]
-HEADERS = ("platform.h", "vector_math.h", "emulate_cuda.h")
+HEADERS = ("platform.h", "vector_math.h")
 
 # A kernel whose threads swap values in shared memory, and one whose barrier only half of them reach.
 TOY = """
@@ -54,7 +52,7 @@ EXPORT const char* toy_launch(const void* x, void* y, int64_t count, int kernel,
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     """A cache of its own, and no memory of earlier outcomes."""
-    monkeypatch.setenv(native_build.CACHE_VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setenv(op_build.CACHE_VARIABLE, str(tmp_path / "cache"))
     monkeypatch.setattr(custom_ops, "_loaded", {})
     monkeypatch.setattr(custom_ops, "_said", set())
     return tmp_path / "cache"
@@ -65,21 +63,21 @@ def sources(tmp_path):
     folder = tmp_path / "sources"
     folder.mkdir()
     for header in HEADERS:
-        shutil.copy(native_recipes.SOURCES / header, folder)
+        shutil.copy(op_build.SOURCES / "common" / header, folder)
     (folder / "toy.cu").write_text(TOY)
     return folder
 
 
 def toy_recipe(sources):
-    return native_recipes.recipe("toy", "emulated", folder=sources)
+    return emulated_recipe("toy", folder=sources)
 
 
 @needs_compiler
 def test_a_library_is_built_once(sources, cache):
-    path = native_build.build("toy", toy_recipe(sources))
+    path = op_build.build("toy", toy_recipe(sources))
     assert path.parent.parent == cache and path.name == "library.so"
     built = path.stat().st_mtime_ns
-    assert native_build.build("toy", toy_recipe(sources)) == path
+    assert op_build.build("toy", toy_recipe(sources)) == path
     assert path.stat().st_mtime_ns == built
     assert not list(cache.glob("*.tmp"))
     assert cache.stat().st_mode & 0o077 == 0
@@ -96,15 +94,15 @@ def test_the_key_covers_sources_headers_flags_and_versions(sources):
         (sources / file).write_text((sources / file).read_text() + "\n// changed\n")
         keys.add(recipe.key())
     (command, source), *_ = recipe.objects
-    keys.add(native_recipes.Recipe((((*command, "-O0"), source),), recipe.link, recipe.versions).key())
-    keys.add(native_recipes.Recipe(recipe.objects, (*recipe.link, "-lm"), recipe.versions).key())
-    keys.add(native_recipes.Recipe(recipe.objects, recipe.link, ("another compiler",)).key())
-    assert len(keys) == 8
+    keys.add(op_build.Recipe((((*command, "-O0"), source),), recipe.link, recipe.versions).key())
+    keys.add(op_build.Recipe(recipe.objects, (*recipe.link, "-lm"), recipe.versions).key())
+    keys.add(op_build.Recipe(recipe.objects, recipe.link, ("another compiler",)).key())
+    assert len(keys) == 5 + len(HEADERS)
 
 
 @needs_compiler
 def test_recipes_name_torch_and_the_processor():
-    versions = native_recipes.recipe("bias_act", "cpu").versions
+    versions = op_build.recipe("bias_act", "cpu").versions
     assert torch.__version__ in versions
     assert any("__VERSION__" in version for version in versions)
 
@@ -113,15 +111,15 @@ def build_and_tell(sources, environment, channel):
     """In a process of its own: whether it compiled, and what came of it."""
     os.environ.update(environment)
     compiled = []
-    really_build = native_build._build_in_place
+    really_build = op_build._build_in_place
 
     def counted(*arguments):
         compiled.append(True)
         really_build(*arguments)
 
-    native_build._build_in_place = counted
+    op_build._build_in_place = counted
     try:
-        outcome = str(native_build.build("toy", toy_recipe(sources)))
+        outcome = str(op_build.build("toy", toy_recipe(sources)))
     except BuildError as error:
         outcome = f"failed: {error}"
     channel.send((bool(compiled), outcome))
@@ -186,7 +184,7 @@ def test_a_killed_builder_leaves_no_lock_behind(sources, cache, tmp_path):
 def test_a_failing_build_names_the_first_error_and_the_log(sources, cache):
     (sources / "toy.cu").write_text('#include "platform.h"\nint f() { return nonsense; }\nint g() { return more; }\n')
     with pytest.raises(BuildError) as failure:
-        native_build.build("toy", toy_recipe(sources))
+        op_build.build("toy", toy_recipe(sources))
     message = str(failure.value)
     assert "\n" not in message
     assert message.startswith("toy.cu:2:18: error: ") and "nonsense" in message and "more" not in message
@@ -195,7 +193,7 @@ def test_a_failing_build_names_the_first_error_and_the_log(sources, cache):
     assert not list(cache.glob("*.tmp")) and not list(cache.glob("*/library.so"))
     # Repaired, it builds, also under the same key if it was the machine's fault.
     (sources / "toy.cu").write_text(TOY)
-    assert native_build.build("toy", toy_recipe(sources)).is_file()
+    assert op_build.build("toy", toy_recipe(sources)).is_file()
 
 
 @needs_compiler
@@ -211,7 +209,7 @@ def test_those_who_waited_for_a_failing_build_do_not_repeat_it(sources, tmp_path
 
 @needs_compiler
 def test_a_damaged_library_is_built_anew(sources):
-    path = native_build.build("toy-emulated", toy_recipe(sources))
+    path = op_build.build("toy-emulated", toy_recipe(sources))
     path.write_bytes(b"not a library")
     assert Emulated("toy", folder=sources).library is not None
     assert path.read_bytes()[:4] == b"\x7fELF"
@@ -220,34 +218,34 @@ def test_a_damaged_library_is_built_anew(sources):
 @needs_compiler
 def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch, sources):
     (tmp_path / "file").write_text("")
-    monkeypatch.setenv(native_build.CACHE_VARIABLE, str(tmp_path / "file" / "cache"))
+    monkeypatch.setenv(op_build.CACHE_VARIABLE, str(tmp_path / "file" / "cache"))
     with pytest.raises(BuildError, match="build cache cannot be used.*XDG_CACHE_HOME.*VIDEO3D_OPS_CACHE"):
-        native_build.build("toy", toy_recipe(sources))
+        op_build.build("toy", toy_recipe(sources))
 
 
 @needs_compiler
 def test_a_build_needs_no_other_temporary_folder(monkeypatch, sources):
     monkeypatch.setenv("TMPDIR", "/nonexistent")
     seen = []
-    run = native_build.subprocess.run
-    monkeypatch.setattr(native_build.subprocess, "run", lambda *a, **k: seen.append(k["env"]["TMPDIR"]) or run(*a, **k))
-    library = native_build.build("toy-emulated", toy_recipe(sources))
+    run = op_build.subprocess.run
+    monkeypatch.setattr(op_build.subprocess, "run", lambda *a, **k: seen.append(k["env"]["TMPDIR"]) or run(*a, **k))
+    library = op_build.build("toy-emulated", toy_recipe(sources))
     assert [os.path.dirname(folder) for folder in seen] == [str(library.parent.parent)]
 
 
 def test_cache_folder(monkeypatch, tmp_path):
-    monkeypatch.delenv(native_build.CACHE_VARIABLE)
+    monkeypatch.delenv(op_build.CACHE_VARIABLE)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert native_build.library_folder() == tmp_path / "video-3d-gan" / "ops"
+    assert op_build.library_folder() == tmp_path / "video-3d-gan" / "ops"
     monkeypatch.delenv("XDG_CACHE_HOME")
     (tmp_path / "home").mkdir()
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert native_build.library_folder() == tmp_path / "home" / ".cache" / "video-3d-gan" / "ops"
-    monkeypatch.setenv(native_build.CACHE_VARIABLE, "~/ops")
-    assert native_build.library_folder() == tmp_path / "home" / "ops"
-    monkeypatch.setenv(native_build.CACHE_VARIABLE, "ops")
+    assert op_build.library_folder() == tmp_path / "home" / ".cache" / "video-3d-gan" / "ops"
+    monkeypatch.setenv(op_build.CACHE_VARIABLE, "~/ops")
+    assert op_build.library_folder() == tmp_path / "home" / "ops"
+    monkeypatch.setenv(op_build.CACHE_VARIABLE, "ops")
     with pytest.raises(UserError, match="VIDEO3D_OPS_CACHE=ops is not an absolute path"):
-        native_build.library_folder()
+        op_build.library_folder()
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -268,9 +266,9 @@ def test_without_tools_there_is_one_line(without, caplog, monkeypatch, tmp_path)
         monkeypatch.delenv("CXX", raising=False)
         expected = "no C++ compiler was found"
     else:
-        if native_recipes.cxx_compiler() is None:
+        if op_build.cxx_compiler() is None:
             pytest.skip("no C++ compiler")
-        monkeypatch.setattr(native_build, "ninja_command", lambda: None)
+        monkeypatch.setattr(op_build, "ninja_command", lambda: None)
         expected = "ninja was not found"
     result, lines = outcome_and_lines(caplog)
     assert result is None
@@ -326,7 +324,7 @@ def test_without_a_compiler_operators_work_as_before(tmp_path):
         (dx,) = torch.autograd.grad(y.sum(), x)
         print(y[0, 0, 5, 5].item(), dx[0, 0, 5, 5].item())
     """
-    environment = {**os.environ, "PATH": str(tmp_path), native_build.CACHE_VARIABLE: str(tmp_path / "cache")}
+    environment = {**os.environ, "PATH": str(tmp_path), op_build.CACHE_VARIABLE: str(tmp_path / "cache")}
     for name in ("CXX", custom_ops.SWITCH_VARIABLE):
         environment.pop(name, None)
     process = subprocess.run(
@@ -390,7 +388,7 @@ def a_build_of_nothing(monkeypatch):
         asked.append(label)
         raise BuildError("not really")
 
-    monkeypatch.setattr(native_build, "build", build)
+    monkeypatch.setattr(op_build, "build", build)
     return asked
 
 

@@ -9,21 +9,21 @@ from pathlib import Path
 import pytest
 
 from tests.torch_utils.native import needs_compiler
-from torch_utils import op_build as native_recipes
+from torch_utils import op_build
 
 pytestmark = [
     needs_compiler,
     pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="the flags are those of x86"),
 ]
 
-#: Their tests cover all uses of native/dense.h, which knows how wide vectors are.
+#: Their tests cover all uses of csrc/fused_mlp/dense.h, which knows how wide vectors are.
 TESTS = [f"tests/torch_utils/test_{name}.py" for name in ("conv3x3", "dense")]
 
 
 @pytest.mark.parametrize("flag", ["-mno-avx512f", "-mno-avx"])
 def test_operators_on_vectors_are_right_with_narrower_ones(flag, tmp_path):
     environment = os.environ | {
-        "CXX": f"{native_recipes.cxx_compiler()[0]} {flag}",
+        "CXX": f"{op_build.cxx_compiler()[0]} {flag}",
         "VIDEO3D_OPS_CACHE": str(tmp_path),
     }
     process = subprocess.run(

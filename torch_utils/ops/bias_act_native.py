@@ -19,7 +19,7 @@ __all__ = ["TYPES", "apply", "gradient_from_result"]
 
 TYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
-# As numbered in native/bias_act.h.
+# As numbered in csrc/bias_act/bias_act.h.
 _ACTIVATIONS = ("linear", "relu", "lrelu", "tanh", "sigmoid", "elu", "selu", "softplus", "swish")
 _FORWARD, _GRADIENT_FROM_OUTPUT, _GRADIENT, _CURVATURE = range(4)
 _PIECEWISE_LINEAR = ("linear", "relu", "lrelu")

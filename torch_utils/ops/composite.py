@@ -6,7 +6,7 @@ alpha_i * T_i; T of the last sample is the transmittance, what is left for a bac
 `ray_weights` and `weighted_sum` are its two halves: features are so much larger than weights that one operator for both
 would save little, and a renderer needs the weights of samples before it has all the features. All are differentiable
 twice. The native operators write first derivatives in one pass; second derivatives of the weights come from the
-reference, those of the weighted sum are products of the same three kinds (see native/composite.h).
+reference, those of the weighted sum are products of the same three kinds (see csrc/composite/composite.h).
 """
 
 import torch

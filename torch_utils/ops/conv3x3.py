@@ -2,9 +2,9 @@
 
 The three bilinear maps (images, weight) → results, (results, weight) → images and (images, results) → weight are each
 other's derivatives, so that derivatives of every order, R1's among them, take the fast route. In float32 with stride 1
-all three are Winograd products F(4x4, 3x3) (native/winograd.h): 36 multiplications where the definition has 144, at
-points where rounding errors have the size of a plain sum's (docs/operators.md). With stride 2, where F(4, 2) leaves 81
-of 144, only the weight's gradient is native: PyTorch needs more time for it than for its forward pass.
+all three are Winograd products F(4x4, 3x3) (csrc/winograd/winograd.h): 36 multiplications where the definition has 144,
+at points where rounding errors have the size of a plain sum's (docs/operators.md). With stride 2, where F(4, 2) leaves
+81 of 144, only the weight's gradient is native: PyTorch needs more time for it than for its forward pass.
 """
 
 from collections.abc import Sequence

@@ -53,7 +53,7 @@ class MLPLayer:
 
 def has_fused_mlp(device: torch.device, precision: str = "float32") -> bool:
     """Whether programs run natively on a device."""
-    native = custom_ops.load("dense", "cpu") if device.type == "cpu" else None
+    native = custom_ops.load("fused_mlp", "cpu") if device.type == "cpu" else None
     return native is not None and (precision == "float32" or native.has_bfloat16())
 
 
@@ -94,10 +94,10 @@ class FusedMLP:
         self._remeasures_means = remeasures_means and precision == "bfloat16"
         self._exact: FusedMLP | None = None  # the same in float32, on which centres are measured
         self._native = None
-        if impl == "cpu" and precision == "bfloat16" and not custom_ops.require("dense", "cpu").has_bfloat16():
+        if impl == "cpu" and precision == "bfloat16" and not custom_ops.require("fused_mlp", "cpu").has_bfloat16():
             raise RuntimeError("dense: impl='cpu' with bfloat16 is not available: this processor does not multiply it.")
         if impl == "cpu" or (impl == "auto" and has_fused_mlp(layers[0].weight.device, precision)):
-            self._native = custom_ops.require("dense", "cpu")
+            self._native = custom_ops.require("fused_mlp", "cpu")
             half = precision == "bfloat16"
             self._packed = [self._native.pack_weight(layer.weight.detach().float(), half) for layer in layers]
             self._integers = [len(layer.weight) for layer in layers] + [layer.source for layer in layers]

@@ -7,9 +7,9 @@ The definition, for every channel on its own and for each axis:
     3. convolve with the filter (true convolution: the filter is mirrored, unless `flip_filter`), valid positions only,
     4. keep every down-th sample, starting with the first.
 
-The native operator (native/upfirdn2d.h) takes one pass over memory; the reference is made of depthwise convolutions
-(upfirdn2d_ref). Either way the gradient with respect to the images is again an upfirdn2d, with the filter mirrored and
-`up` and `down` exchanged, and so are derivatives of every order. The filter gets no gradient.
+The native operator (csrc/upfirdn2d/upfirdn2d.h) takes one pass over memory; the reference is made of depthwise
+convolutions (upfirdn2d_ref). Either way the gradient with respect to the images is again an upfirdn2d, with the filter
+mirrored and `up` and `down` exchanged, and so are derivatives of every order. The filter gets no gradient.
 """
 
 import dataclasses

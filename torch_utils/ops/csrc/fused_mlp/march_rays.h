@@ -9,9 +9,9 @@
 #include <cmath>
 #include <vector>
 
-#include "dense_program.h"
-#include "platform.h"
-#include "vector_math.h"
+#include "fused_mlp.h"
+#include "../common/platform.h"
+#include "../common/vector_math.h"
 
 namespace march {
 

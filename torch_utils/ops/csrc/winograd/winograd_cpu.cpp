@@ -1,6 +1,6 @@
 // PyTorch operators on winograd.h, for float images in channels_last: 3x3 convolutions of stride 1 and padding 1, and
 // gradients of 3x3 weights. Strips of tiles stay in the caches; sums do not depend on the number of threads.
-#include "dense_program.h"
+#include "../fused_mlp/fused_mlp.h"
 #include "winograd.h"
 
 #include <ATen/Parallel.h>

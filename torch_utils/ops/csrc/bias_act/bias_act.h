@@ -3,7 +3,7 @@
 // Tensors are walked in the order of memory, whatever their layout: element i has the bias (i / inner) % channels.
 #pragma once
 
-#include "platform.h"
+#include "../common/platform.h"
 
 namespace bias_act {
 

@@ -1,4 +1,4 @@
-// From what python says of a program of dense layers to dense_program.h, and loops over its tiles.
+// From what python says of a program of dense layers to fused_mlp.h, and loops over its tiles.
 #pragma once
 
 #include <ATen/Parallel.h>
@@ -8,7 +8,7 @@
 #include <atomic>
 #include <vector>
 
-#include "dense_program.h"
+#include "fused_mlp.h"
 
 namespace dense {
 

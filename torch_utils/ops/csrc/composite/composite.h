@@ -6,7 +6,7 @@
 // left for a background. Everything about rays is float or double; features have any type.
 #pragma once
 
-#include "platform.h"
+#include "../common/platform.h"
 
 namespace composite {
 

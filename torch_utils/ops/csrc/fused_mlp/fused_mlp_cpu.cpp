@@ -1,8 +1,8 @@
-// PyTorch operators on dense_program.h: packing of weights, and programs of layers on rows of features, which are given,
+// PyTorch operators on fused_mlp.h: packing of weights, and programs of layers on rows of features, which are given,
 // come out of a ×2 upsampling (upsample_rows.h) or are sampled along rays (march_rays.h).
 #include <torch/library.h>
 
-#include "dense_binding.h"
+#include "fused_mlp_binding.h"
 #include "march_rays.h"
 #include "upsample_rows.h"
 

@@ -14,7 +14,7 @@
 // Images are rows of channels [images, height, width, channels].
 #pragma once
 
-#include "dense.h"
+#include "../fused_mlp/dense.h"
 
 namespace winograd {
 

@@ -5,7 +5,7 @@
 // only every up-th tap meets an input: tap, tap + up, tap + 2 up, … meet input, input + 1, input + 2, …
 #pragma once
 
-#include "platform.h"
+#include "../common/platform.h"
 
 namespace upfirdn2d {
 
