@@ -10,8 +10,8 @@ import torch
 from benchmarks.sections import SECTIONS, Settings, profiles, summary
 from dnnlib import UserError, atomic_write, choices_hint, run_cli
 from dnnlib.command_line import Command
+from torch_utils.custom_ops import versions
 from torch_utils.memory import keep_freed_memory
-from torch_utils.op_report import versions
 
 
 def chosen(only: str | None) -> list[str]:

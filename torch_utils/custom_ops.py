@@ -7,6 +7,8 @@ operators off.
 
 import logging
 import os
+import platform
+import shlex
 import shutil
 import threading
 import time
@@ -18,7 +20,7 @@ import torch
 from torch_utils import distributed, op_build
 from torch_utils.op_build import BuildError
 
-__all__ = ["build_missing", "load", "load_library", "require"]
+__all__ = ["build_all", "build_missing", "load", "load_library", "require", "versions"]
 
 SWITCH_VARIABLE = "VIDEO3D_OPS"
 #: Where a library registers its functions: torch.ops.video3d_cpu.<name>, torch.ops.video3d_cuda.<name>.
@@ -155,8 +157,76 @@ def load_library(label: str, recipe: op_build.Recipe, loader: Any) -> Any:
         raise BuildError(f"{path} does not load: {error}") from error
 
 
+# ----------------------------------------------------------------------------------------------------------------------
+# `python -m torch_utils.custom_ops`
+
+
+def versions() -> dict[str, str]:
+    """What the figures depend on."""
+    compiler, home, ninja = op_build.cxx_compiler(), op_build.cuda_home(), op_build.ninja_command()
+    none = "none found"
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "C++ compiler": none if compiler is None else _version(compiler),
+        "ninja": none if ninja is None else _version((ninja,)),
+        "CUDA toolkit": none if home is None else _version((str(home / "bin" / "nvcc"),)),
+        "CUDA device": torch.cuda.get_device_name() if torch.cuda.is_available() else none,
+        "processor": f"{_processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
+        "cache": str(op_build.library_folder()),
+    }
+
+
+def _version(command: tuple[str, ...]) -> str:
+    return f"{op_build.compiler_version(command)} ({shlex.join(command)})"
+
+
+def _processor() -> str:
+    """Its name, and the vector instructions that PyTorch uses."""
+    name = platform.processor() or platform.machine()
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            name = next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), name)
+    except OSError:
+        pass
+    return f"{name} ({torch.backends.cpu.get_cpu_capability()})"
+
+
+def build_all() -> dict[str, str | None]:
+    """Build what can be built here; '<operator> <device type>' → None, or why there is none."""
+    outcomes: dict[str, str | None] = {}
+    device_types = {"cpu": "_cpu.cpp"}
+    if torch.cuda.is_available():
+        device_types["cuda"] = "_cuda.cpp"
+    else:
+        print("No CUDA device: CUDA operators are not built.")
+    for device_type, suffix in device_types.items():
+        for source in sorted(op_build.SOURCES.glob(f"*/*{suffix}")):
+            name = source.name.removesuffix(suffix)
+            start = time.perf_counter()
+            outcome = None
+            try:
+                require(name, device_type)
+            except RuntimeError as error:
+                outcome = str(error)
+            outcomes[f"{name} {device_type}"] = outcome
+            print(
+                f"{name} ({device_type}): {outcome or f'ready after {time.perf_counter() - start:.1f} s'}", flush=True
+            )
+    return outcomes
+
+
 if __name__ == "__main__":
+    import click
+
     from dnnlib import run_cli
-    from torch_utils.op_report import command
+    from dnnlib.command_line import Command
+
+    @click.command(cls=Command, help="Build all native operators and print what they are built with.")
+    def command() -> None:
+        for key, value in versions().items():
+            print(f"{key:12} {value}")
+        print()
+        build_all()
 
     run_cli(lambda: command(standalone_mode=False))

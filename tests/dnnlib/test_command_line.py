@@ -13,7 +13,7 @@ COMMANDS = (
     "benchmarks.__main__", "benchmarks.data_loading", "benchmarks.evaluation", "benchmarks.growth",
     "benchmarks.learning.__main__", "benchmarks.precision", "benchmarks.rendering", "benchmarks.scaling",
     "benchmarks.training", "benchmarks.viewer", "generate", "metrics.__main__", "renderer.contact_sheet",
-    "renderer.mesh.__main__", "renderer.viewer.__main__", "torch_utils.op_report", "training.dataset_tool.__main__",
+    "renderer.mesh.__main__", "renderer.viewer.__main__", "benchmarks.operators", "training.dataset_tool.__main__",
     "training.dataset_tool.demo_clip", "training.inversion.__main__", "training.published.loader",
     "training.report.__main__", "training.synthetic.make_dataset",
 )  # fmt: skip

@@ -1,4 +1,6 @@
-"""How fast the native operators are on the CPU, on shapes of the published configurations.
+"""Times of the native operators on the CPU beside plain PyTorch, on shapes of the published configurations.
+
+    python -m benchmarks.operators [--op bias_act] [--json FILE]
 
 Every case is run by the reference and by the native operator, in turns with a copy of as many bytes as the operator
 must at least read and write. Its time is the limit that memory sets: every input read once, every result written once,
@@ -6,16 +8,24 @@ what the gradient needs of the forward pass read again once. The fastest of many
 the processor's time, not the clock's: other programs on the machine then disturb least.
 """
 
+import dataclasses
 import itertools
+import json
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from unittest import mock
 
+import click
 import torch
+from tqdm import tqdm
 
+from dnnlib import UserError, atomic_write, choices_hint, run_cli
+from dnnlib.command_line import Command
 from torch_utils import custom_ops
+from torch_utils.memory import keep_freed_memory
 from torch_utils.ops.bias_act import bias_act
 from torch_utils.ops.composite import ray_weights, weighted_sum
 from torch_utils.ops.conv3x3 import convolve, weight_gradient
@@ -254,3 +264,45 @@ def _fastest(functions: list[Callable[[], object]]) -> list[float]:
             for _ in range(repeats[i]):
                 function()
             best[i] = min(best[i], (clock() - start) / repeats[i])
+
+
+def print_timings(operators: list[str]) -> list[dict]:
+    """Time the cases of these operators and print a table; times are in milliseconds."""
+    keep_freed_memory()  # as training does
+    chosen = [case for case in cases() if case.operator in operators]
+    rows = [row for case in tqdm(chosen, desc="timing", file=sys.stderr, disable=not chosen) for row in measure(case)]
+    if rows:
+        print("| operator | shape | type | passes | reference | native | limit | speed | auto |")
+        print("| :-- | :-- | :-- | :-- | --: | --: | --: | --: | :-- |")
+    for row in rows:
+        times = " | ".join(f"{1e3 * seconds:.3g}" for seconds in (row.reference, row.native, row.limit))
+        print(
+            f"| {row.operator}, {row.what} | {row.shape} | {row.dtype} | {row.passes} | {times} "
+            f"| {row.reference / row.native:.2f} | {'native' if row.auto else 'reference'} |"
+        )
+    return [dataclasses.asdict(row) for row in rows]
+
+
+@click.command(cls=Command, help="Build all native operators and time them beside plain PyTorch.")
+@click.option("--op", "operators", multiple=True, help="Time only this operator (can be repeated).")
+@click.option("--json", "json_file", metavar="FILE", help="Also write versions and timings to a file.")
+def main(operators: tuple[str, ...], json_file: str | None) -> None:
+    known = sorted({case.operator for case in cases()})
+    for name in operators:
+        if name not in known:
+            raise UserError(f"--op: there are no timings of '{name}'; {choices_hint(name, known)}")
+    facts = custom_ops.versions()
+    for key, value in facts.items():
+        print(f"{key:12} {value}")
+    print()
+    built = custom_ops.build_all()
+    print()
+    rows = print_timings([name for name in operators or known if built.get(f"{name} cpu") is None])
+    if json_file is not None:
+        report = {"versions": facts, "failures": {k: v for k, v in built.items() if v is not None}, "timings": rows}
+        with atomic_write(json_file, "w") as file:
+            json.dump(report, file, indent=1)
+
+
+if __name__ == "__main__":
+    run_cli(lambda: main(standalone_mode=False))
