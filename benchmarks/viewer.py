@@ -31,7 +31,8 @@ def write_untrained(path: Path) -> Path:
     """A checkpoint of the base configuration (FaceForensics, 256²)."""
     import torch
 
-    from training.checkpoints.snapshot import SNAPSHOT_FORMAT, VERSION, save_archive
+    from training.checkpoints.archive import VERSION, save_archive
+    from training.checkpoints.snapshot import SNAPSHOT_FORMAT
     from training.networks.generator import Generator
 
     with torch.random.fork_rng(devices=[]):

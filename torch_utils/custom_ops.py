@@ -80,7 +80,7 @@ def build_missing(device_type: str, say: Callable[[str], None]) -> None:
     if _unusable(device_type) is not None:
         return
     suffix = f"_{device_type}.cpp"
-    names = sorted(path.name.removesuffix(suffix) for path in op_build.SOURCES.glob(f"*{suffix}"))
+    names = sorted(path.name.removesuffix(suffix) for path in op_build.SOURCES.glob(f"*/*{suffix}"))
     missing = [name for name in names if (name, device_type) not in _loaded and _to_be_built(name, device_type)]
     if not missing:
         return

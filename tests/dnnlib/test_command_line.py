@@ -14,7 +14,7 @@ COMMANDS = (
     "benchmarks.learning.__main__", "benchmarks.precision", "benchmarks.rendering", "benchmarks.scaling",
     "benchmarks.training", "benchmarks.viewer", "generate", "metrics.__main__", "renderer.contact_sheet",
     "renderer.mesh.__main__", "renderer.viewer.__main__", "benchmarks.operators", "training.dataset_tool.__main__",
-    "training.dataset_tool.demo_clip", "training.inversion.__main__", "training.published.loader",
+    "training.dataset_tool.demo_clip", "training.inversion.__main__", "training.published.__main__",
     "training.report.__main__", "training.synthetic.make_dataset",
 )  # fmt: skip
 

@@ -1,7 +1,4 @@
-"""Network snapshots: what rendering, transfer and evaluation need of a training run, in one file.
-
-A snapshot is a `torch.save` archive of tensors, numbers, strings, lists and dicts (None stands for "left out"), so
-`torch.load(path, weights_only=True)` opens it and nothing in it is ever executed:
+"""Network snapshots: what rendering, transfer and evaluation need of a training run, in one archive (see `archive`):
 
     format, version     what the file is
     generator           config (arguments of Generator), state, ema (the moving average, which is what is rendered)
@@ -10,13 +7,11 @@ A snapshot is a `torch.save` archive of tensors, numbers, strings, lists and dic
     dataset             description of the training data
     progress            cur_nimg (videos shown so far), tick, iteration, planned (not made because the run was stopped)
 
-Networks are rebuilt by this program's own classes from the stored arguments; the file names no class. Files are written
-atomically (dnnlib.atomic_write): a kill at any moment leaves the previous file whole.
+Networks are rebuilt by this program's own classes from the stored arguments; the file names no class.
 """
 
 import contextlib
 import os
-import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,11 +19,14 @@ from typing import Any
 
 import torch
 
-from dnnlib import UserError, atomic_write, one_line
+from dnnlib import UserError, one_line
+from training.checkpoints.archive import VERSION, read_archive, save_archive
 from training.networks.generator import Generator
+from training.published.loader import read_published
 from training.published.pickle_values import printable
 
 __all__ = [
+    "SNAPSHOT_FORMAT",
     "LATEST",
     "build_generator",
     "check_state",
@@ -37,10 +35,7 @@ __all__ = [
     "load_snapshot",
     "load_state",
     "numbered_snapshots",
-    "plain",
     "prune_snapshots",
-    "read_archive",
-    "save_archive",
     "save_snapshot",
     "snapshot_name",
 ]
@@ -87,107 +82,11 @@ def numbered_snapshots(folder: str | os.PathLike) -> dict[int, Path]:
     return {int(m[1]): p for p in Path(folder).iterdir() if (m := re.fullmatch(r"network-snapshot-(\d+)\.pkl", p.name))}
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-
-
 SNAPSHOT_FORMAT = "video-3d-gan/network-snapshot"
-VERSION = 1
 MAX_NUMBER = 1 << 16  # no argument of a network is larger
 
 # How a pickle begins: with its protocol, or in the oldest protocols with containers and the name of a global.
 PICKLE = re.compile(rb"\x80(?:[\x00-\x05]|\Z)|[(\])}]*c[\w.]+\n[\w.]+\n")
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# Archives
-
-
-def plain(value: Any, *, where: str = "value") -> Any:
-    """A copy that holds only tensors (on the CPU), numbers, strings, None, lists and dicts; tuples become lists.
-
-    Raises:
-        TypeError: Something else is in there; says where.
-    """
-    if isinstance(value, torch.Tensor):
-        value = value.detach().cpu()
-        if value.untyped_storage().nbytes() != value.numel() * value.element_size():
-            value = value.clone()  # a view would drag the whole storage into the file
-        return value
-    if value is None or type(value) in (bool, int, float, str):
-        return value
-    if isinstance(value, Mapping):
-        for key in value:
-            if type(key) not in (str, int):
-                raise TypeError(f"{where}: key {key!r} is neither a string nor an integer")
-        return {key: plain(entry, where=f"{where}.{key}") for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(entry, where=f"{where}[{i}]") for i, entry in enumerate(value)]
-    raise TypeError(f"{where} is a {type(value).__name__}; a checkpoint holds only plain data")
-
-
-def save_archive(path: str | os.PathLike, content: dict) -> None:
-    """Write plain data atomically (see `plain`)."""
-    content = plain(content)
-    with atomic_write(path) as file:
-        torch.save(content, file)
-
-
-def read_archive(path: str | os.PathLike, *, format: str, what: str) -> dict:
-    """Open an archive of the given format; tensors stay on the disk until they are used.
-
-    Args:
-        path: The file.
-        format: The expected value of the entry 'format'.
-        what: What the file should be, for messages: 'a network snapshot'.
-
-    Raises:
-        UserError: There is no such file, or it is something else; says what it seems to be.
-    """
-    path = Path(path)
-    _check_kind(path, what)
-    try:
-        content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-    except pickle.UnpicklingError as error:
-        name = re.search(r"GLOBAL (\S+)", str(error))
-        found = f" ({printable(name[1])}); it may be malicious. Nothing in it was run" if name else ""
-        raise UserError(f"{path} is not {what} of this program: it holds other Python objects{found}.") from error
-    except Exception as error:  # over damaged data PyTorch's reader raises almost anything
-        raise UserError(f"{path} is damaged or incomplete; copy or download it again.") from error
-    if not isinstance(content, dict) or content.get("format") != format:
-        found = content.get("format") if isinstance(content, dict) else None
-        raise UserError(f"{path} is not {what} of this program (its format is {found!r}, not {format!r}).")
-    if content.get("version") != VERSION:
-        raise UserError(
-            f"{path} has version {content.get('version')} of its format, this program reads version {VERSION}; "
-            "use the program that wrote it."
-        )
-    return content
-
-
-def _check_kind(path: Path, what: str) -> None:
-    """Recognise by their first bytes the files that people take for checkpoints."""
-    if not path.exists():
-        raise UserError(f"There is no file {path}; give the path of {what}.")
-    if not path.is_file():
-        raise UserError(f"{path} is not a file; give the path of {what}.")
-    try:
-        with open(path, "rb") as file:
-            head = file.read(512)
-    except OSError as error:
-        raise UserError(f"Cannot read {path}: {error.strerror}.") from error
-    text = head.lstrip().lower()
-    if not head:
-        raise UserError(f"{path} is empty; copy or download it again.")
-    if head.startswith(b"version https://git-lfs"):
-        raise UserError(f"{path} is a Git-LFS pointer, not {what} itself; fetch it with `git lfs pull`.")
-    if text.startswith((b"<!doctype", b"<html", b"<?xml")):
-        raise UserError(f"{path} is a web page, not {what} (an error page of a download?); download it again.")
-    if head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf", b"Rar!")):
-        raise UserError(f"{path} is compressed; unpack it first.")
-    if head.startswith(b"\x80"):
-        raise UserError(f"{path} is a Python pickle, not {what} of this program.")
-    if not head.startswith(b"PK"):
-        raise UserError(f"{path} is not {what}: its first bytes belong to no known format.")
 
 
 def _is_pickle(path: Path) -> bool:
@@ -313,9 +212,7 @@ def load_snapshot(path: str | os.PathLike, *, average_only: bool = False) -> dic
     if path.is_dir():
         path = latest_snapshot(path)
     if _is_pickle(path):
-        from training.published.loader import read_published  # here, because it builds on this file
-
-        return read_published(path, average_only=average_only)
+        return {"format": SNAPSHOT_FORMAT, "version": VERSION} | read_published(path, average_only=average_only)
     content = read_archive(path, format=SNAPSHOT_FORMAT, what="a network snapshot")
     for name, parts in (("generator", ("config", "state", "ema")), ("discriminator", ("config", "state"))):
         entry = content.get(name)

@@ -18,7 +18,8 @@ import torch
 
 from dnnlib import UserError
 from torch_utils import distributed
-from training.checkpoints.snapshot import load_state, read_archive, save_archive, snapshot_name
+from training.checkpoints.archive import read_archive, save_archive
+from training.checkpoints.snapshot import load_state, snapshot_name
 
 __all__ = ["STATE_FILE", "OptimizerState", "Parts", "read_state", "restore_state", "save_state"]
 

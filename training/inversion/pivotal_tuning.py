@@ -11,7 +11,8 @@ from collections.abc import Callable
 import torch
 
 from torch_utils.rng import RandomStream
-from training.checkpoints.snapshot import load_snapshot, save_archive
+from training.checkpoints.archive import save_archive
+from training.checkpoints.snapshot import load_snapshot
 from training.inversion.candidates import CandidateVideos
 from training.inversion.loss import ClipLoss, psnr
 from training.networks.generator import Generator

@@ -1,8 +1,5 @@
 """Published checkpoints: pickles of the original system, read without running anything in them.
 
-    python -m training.published IN.pkl OUT.pkl     convert to this program's format
-    python -m training.published --info IN.pkl      show configuration, sizes, progress, statistics of the tensors
-
 Such a file is a dictionary of networks G, D and G_ema, each stored as its attributes together with the Python source
 that the original's loader runs. Here (a) a restricted reader takes the file apart into plain data, (b) constructor
 arguments become this program's configuration, (c) tensors get this program's names, every one accounted for. Other
@@ -11,20 +8,14 @@ commands take such a file wherever they take a snapshot: `training.checkpoints.s
 
 import mmap
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import click
 import torch
-import yaml
 
-from dnnlib import UserError, format_bytes, one_line, run_cli
-from dnnlib.command_line import Command
-from training.checkpoints.snapshot import SNAPSHOT_FORMAT, VERSION, load_snapshot, save_archive
+from dnnlib import UserError, format_bytes, one_line
 from training.networks.discriminator import TimeAwareDiscriminators
 from training.networks.generator import Generator
-from training.networks.model_summary import parameter_counts
 from training.published.config import discriminator_config, generator_config
 from training.published.modules import PublishedModule
 from training.published.pickle_values import Budget, UnreadablePickle, printable
@@ -39,14 +30,14 @@ from training.published.state_dict import (
 )
 from training.published.tensors import TensorData, allowed_globals
 
-__all__ = ["convert", "parse_published", "read_published"]
+__all__ = ["build_on_meta", "parse_published", "read_published"]
 
 MAX_BYTES = 8 << 30  # the published files have a quarter of a gigabyte
 MAX_KIMG = 1e9
 
 
 def read_published(path: str | os.PathLike, *, average_only: bool = False) -> dict[str, Any]:
-    """The content of a published checkpoint, in the form of `training.checkpoints.snapshot.load_snapshot`.
+    """The content of a published checkpoint, in the form of a snapshot but for its format and version.
 
     Args:
         average_only: Read no more than the moving-average generator; the entries of the others are then missing.
@@ -86,13 +77,11 @@ def parse_published(data: memoryview, *, average_only: bool = False) -> dict[str
     _check_family(average)
     tensors = _tensors(average, len(data))
     config = generator_config(average, tensors)
-    generator = _build(Generator, config, "generator")
+    generator = build_on_meta(Generator, config, "generator")
     num_ws = average.attribute("num_ws")
     if num_ws != generator.num_ws:
         raise UnreadablePickle(f"describes a generator of {generator.num_ws} styles, but says it has {num_ws}.")
     content: dict[str, Any] = {
-        "format": SNAPSHOT_FORMAT,
-        "version": VERSION,
         "generator": {"config": config, "ema": _generator_state(generator, tensors, "G_ema")},
         "augment": None,
         "dataset": _dataset(tree.get("training_set_kwargs"), config),
@@ -103,7 +92,7 @@ def parse_published(data: memoryview, *, average_only: bool = False) -> dict[str
     content["generator"]["state"] = _generator_state(generator, _tensors(_module(tree, "G"), len(data)), "G")
     module = _module(tree, "D")
     config, tensors = discriminator_config(module), _tensors(module, len(data))
-    discriminator = _build(TimeAwareDiscriminators, config, "discriminator")
+    discriminator = build_on_meta(TimeAwareDiscriminators, config, "discriminator")
     state = _take(discriminator, tensors, map_discriminator_name, published_discriminator_name, "discriminators (D)")
     return content | {"discriminator": {"config": config, "state": state}}
 
@@ -137,7 +126,7 @@ def _tensors(module: PublishedModule, available: int) -> dict[str, TensorData]:
     return tensors
 
 
-def _build(kind: type, config: dict[str, Any], what: str) -> Any:
+def build_on_meta(kind: type, config: dict[str, Any], what: str) -> Any:
     """The network without memory for its tensors: nothing is allocated for sizes that a file claims."""
     try:
         with torch.device("meta"):
@@ -182,77 +171,3 @@ def _dataset(arguments: Any, config: dict[str, Any]) -> dict[str, Any]:
         if type(arguments.get(name)) is kind:
             known[ours] = arguments[name]
     return known
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-
-
-def convert(source: str | os.PathLike, out: str | os.PathLike) -> None:
-    """Write a published checkpoint as a snapshot of this program.
-
-    Raises:
-        UserError: See `read_published`; or the output is the input, or cannot be written.
-    """
-    if os.path.exists(out) and os.path.samefile(source, out):
-        raise UserError(f"{out} is the file to convert itself; give the result another name.")
-    if os.path.isdir(out):
-        raise UserError(f"{out} is a folder; give the name of a file.")
-    save_archive(out, load_snapshot(source))
-
-
-def describe(path: str, content: dict[str, Any]) -> list[str]:
-    """Lines about a snapshot: what it is, its configuration, its sizes, and a row per tensor."""
-    progress, generator, discriminator = (content[name] for name in ("progress", "generator", "discriminator"))
-    try:
-        networks = (
-            _build(Generator, generator["config"], "generator"),
-            _build(TimeAwareDiscriminators, discriminator["config"], "discriminator"),
-        )
-    except UnreadablePickle as error:  # of a published checkpoint they have been built before
-        raise UserError(f"{path} {error}") from error
-    size = f", {format_bytes(os.path.getsize(path))}" if os.path.isfile(path) else ""
-    lines = [f"file        {path}{size}"]
-    lines.append(f"kimg        {progress['cur_nimg'] / 1000:g}")
-    lines.append("dataset     " + ", ".join(f"{name} {value}" for name, value in content["dataset"].items()))
-    config = {"generator": generator["config"], "discriminator": discriminator["config"]}
-    lines += ["", yaml.safe_dump(config, sort_keys=False, default_flow_style=None).rstrip(), "", "parameters"]
-    lines += [f"  {name:28} {count:>12,}" for name, count in parameter_counts(*networks).items()]
-    for name, state in (
-        ("G_ema", generator["ema"]),
-        ("G", generator["state"]),
-        ("D", discriminator["state"]),
-    ):
-        lines += ["", f"{name:60} {'shape':>16} {'mean':>11} {'std':>11} {'min':>11} {'max':>11}"]
-        lines += [_row(tensor_name, tensor) for tensor_name, tensor in state.items()]
-    return lines
-
-
-def _row(name: str, tensor: torch.Tensor) -> str:
-    shape = "×".join(map(str, tensor.shape)) or "scalar"
-    x = tensor.double()
-    numbers = (x.mean(), x.std(correction=0), x.min(), x.max()) if x.numel() else ()
-    return f"{name:60} {shape:>16}" + "".join(f" {float(number):11.4g}" for number in numbers)
-
-
-@click.command(cls=Command, context_settings={"max_content_width": 120})
-@click.argument("source", metavar="IN.pkl", type=click.Path())
-@click.argument("out", metavar="[OUT.pkl]", required=False, type=click.Path())
-@click.option("--info", is_flag=True, help="Show configuration, sizes, progress and tensors.")
-def main(source: str, out: str | None, info: bool) -> None:
-    """Convert a published checkpoint IN.pkl to this program's format, OUT.pkl; or show what is in it."""
-    if out is None and not info:
-        raise UserError("Give the name of the file to write, or --info.")
-    if info:
-        for line in describe(source, load_snapshot(source)):
-            click.echo(line)
-    if out is not None:
-        convert(source, out)
-        click.echo(out)
-
-
-def _main(arguments: Sequence[str] | None = None) -> None:
-    run_cli(lambda: main(args=arguments, standalone_mode=False))
-
-
-if __name__ == "__main__":
-    _main()

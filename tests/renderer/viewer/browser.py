@@ -16,7 +16,8 @@ from renderer.trajectory_files import PathCamera
 from renderer.video import to_uint8
 from renderer.viewer.views import Codes, ViewRequest
 from tests.goldens.networks import SMALL, build_generator
-from training.checkpoints.snapshot import SNAPSHOT_FORMAT, save_archive
+from training.checkpoints.archive import save_archive
+from training.checkpoints.snapshot import SNAPSHOT_FORMAT
 from training.inference.viewer_source import GeneratorViews
 
 SIZE = {"width": 660, "height": 400}

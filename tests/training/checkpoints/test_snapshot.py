@@ -11,13 +11,13 @@ import dnnlib.util
 from dnnlib import UserError
 from tests.training.tiny import make_plan
 from training.augment.ada import AdaAugment
-from training.checkpoints import snapshot as checkpoint
+from training.checkpoints import archive
+from training.checkpoints.archive import plain
 from training.checkpoints.snapshot import (
     check_state,
     latest_snapshot,
     load_generator,
     load_snapshot,
-    plain,
     save_snapshot,
 )
 from training.launch.build import build_networks
@@ -293,9 +293,9 @@ def test_other_objects_are_no_plain_data(value):
 
 
 def test_formats_are_told_apart(tmp_path):
-    checkpoint.save_archive(tmp_path / "a", {"format": "one", "version": checkpoint.VERSION})
-    assert checkpoint.read_archive(tmp_path / "a", format="one", what="a one")["format"] == "one"
+    archive.save_archive(tmp_path / "a", {"format": "one", "version": archive.VERSION})
+    assert archive.read_archive(tmp_path / "a", format="one", what="a one")["format"] == "one"
     with pytest.raises(UserError, match="is not a two of this program"):
-        checkpoint.read_archive(tmp_path / "a", format="two", what="a two")
+        archive.read_archive(tmp_path / "a", format="two", what="a two")
     with pytest.raises(UserError, match="'one'"):
         load_snapshot(tmp_path / "a")

@@ -37,6 +37,7 @@ from tests.training.tiny import WORDS, make_plan, write_frames
 from training.checkpoints.snapshot import load_generator, load_snapshot
 from training.launch.build import build_networks
 from training.networks.discriminator import TimeAwareDiscriminators
+from training.published import __main__ as command
 from training.published import loader as published
 from training.published.state_dict import (
     map_discriminator_name,
@@ -368,7 +369,7 @@ def test_files_that_are_too_large(path, monkeypatch):
 
 
 def convert(*arguments):
-    result = click.testing.CliRunner().invoke(published.main, [str(argument) for argument in arguments])
+    result = click.testing.CliRunner().invoke(command.main, [str(argument) for argument in arguments])
     if result.exception is not None:
         raise result.exception
     return result.output

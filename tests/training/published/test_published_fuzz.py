@@ -28,7 +28,8 @@ from tests.training.published.published_files import (
     tensor,
 )
 from training.checkpoints.snapshot import load_generator, load_snapshot
-from training.published.loader import convert, parse_published
+from training.published.__main__ import convert
+from training.published.loader import parse_published
 from training.published.modules import PublishedModule, plain_arguments
 from training.published.pickle_values import UnreadablePickle
 

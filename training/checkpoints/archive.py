@@ -1,0 +1,109 @@
+"""Checkpoint archives: `torch.save` files of tensors, numbers, strings, lists and dicts (None stands for "left out").
+
+`torch.load(path, weights_only=True)` opens them, and nothing in them is ever executed. Files are written atomically
+(dnnlib.atomic_write): a kill at any moment leaves the previous file whole.
+"""
+
+import os
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dnnlib import UserError, atomic_write
+from training.published.pickle_values import printable
+
+__all__ = ["VERSION", "plain", "read_archive", "save_archive"]
+
+VERSION = 1
+
+
+def plain(value: Any, *, where: str = "value") -> Any:
+    """A copy that holds only tensors (on the CPU), numbers, strings, None, lists and dicts; tuples become lists.
+
+    Raises:
+        TypeError: Something else is in there; says where.
+    """
+    if isinstance(value, torch.Tensor):
+        value = value.detach().cpu()
+        if value.untyped_storage().nbytes() != value.numel() * value.element_size():
+            value = value.clone()  # a view would drag the whole storage into the file
+        return value
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    if isinstance(value, Mapping):
+        for key in value:
+            if type(key) not in (str, int):
+                raise TypeError(f"{where}: key {key!r} is neither a string nor an integer")
+        return {key: plain(entry, where=f"{where}.{key}") for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(entry, where=f"{where}[{i}]") for i, entry in enumerate(value)]
+    raise TypeError(f"{where} is a {type(value).__name__}; a checkpoint holds only plain data")
+
+
+def save_archive(path: str | os.PathLike, content: dict) -> None:
+    """Write plain data atomically (see `plain`)."""
+    content = plain(content)
+    with atomic_write(path) as file:
+        torch.save(content, file)
+
+
+def read_archive(path: str | os.PathLike, *, format: str, what: str) -> dict:
+    """Open an archive of the given format; tensors stay on the disk until they are used.
+
+    Args:
+        path: The file.
+        format: The expected value of the entry 'format'.
+        what: What the file should be, for messages: 'a network snapshot'.
+
+    Raises:
+        UserError: There is no such file, or it is something else; says what it seems to be.
+    """
+    path = Path(path)
+    _check_kind(path, what)
+    try:
+        content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except pickle.UnpicklingError as error:
+        name = re.search(r"GLOBAL (\S+)", str(error))
+        found = f" ({printable(name[1])}); it may be malicious. Nothing in it was run" if name else ""
+        raise UserError(f"{path} is not {what} of this program: it holds other Python objects{found}.") from error
+    except Exception as error:  # over damaged data PyTorch's reader raises almost anything
+        raise UserError(f"{path} is damaged or incomplete; copy or download it again.") from error
+    if not isinstance(content, dict) or content.get("format") != format:
+        found = content.get("format") if isinstance(content, dict) else None
+        raise UserError(f"{path} is not {what} of this program (its format is {found!r}, not {format!r}).")
+    if content.get("version") != VERSION:
+        raise UserError(
+            f"{path} has version {content.get('version')} of its format, this program reads version {VERSION}; "
+            "use the program that wrote it."
+        )
+    return content
+
+
+def _check_kind(path: Path, what: str) -> None:
+    """Recognise by their first bytes the files that people take for checkpoints."""
+    if not path.exists():
+        raise UserError(f"There is no file {path}; give the path of {what}.")
+    if not path.is_file():
+        raise UserError(f"{path} is not a file; give the path of {what}.")
+    try:
+        with open(path, "rb") as file:
+            head = file.read(512)
+    except OSError as error:
+        raise UserError(f"Cannot read {path}: {error.strerror}.") from error
+    text = head.lstrip().lower()
+    if not head:
+        raise UserError(f"{path} is empty; copy or download it again.")
+    if head.startswith(b"version https://git-lfs"):
+        raise UserError(f"{path} is a Git-LFS pointer, not {what} itself; fetch it with `git lfs pull`.")
+    if text.startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise UserError(f"{path} is a web page, not {what} (an error page of a download?); download it again.")
+    if head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf", b"Rar!")):
+        raise UserError(f"{path} is compressed; unpack it first.")
+    if head.startswith(b"\x80"):
+        raise UserError(f"{path} is a Python pickle, not {what} of this program.")
+    if not head.startswith(b"PK"):
+        raise UserError(f"{path} is not {what}: its first bytes belong to no known format.")

@@ -1,0 +1,89 @@
+"""Conversion and inspection of published checkpoints.
+
+python -m training.published IN.pkl OUT.pkl     convert to this program's format
+python -m training.published --info IN.pkl      show configuration, sizes, progress, statistics of the tensors
+"""
+
+import os
+from typing import Any
+
+import click
+import torch
+import yaml
+
+from dnnlib import UserError, format_bytes, run_cli
+from dnnlib.command_line import Command
+from training.checkpoints.archive import save_archive
+from training.checkpoints.snapshot import load_snapshot
+from training.networks.discriminator import TimeAwareDiscriminators
+from training.networks.generator import Generator
+from training.networks.model_summary import parameter_counts
+from training.published.loader import build_on_meta
+from training.published.pickle_values import UnreadablePickle
+
+
+def convert(source: str | os.PathLike, out: str | os.PathLike) -> None:
+    """Write a published checkpoint as a snapshot of this program.
+
+    Raises:
+        UserError: See `read_published`; or the output is the input, or cannot be written.
+    """
+    if os.path.exists(out) and os.path.samefile(source, out):
+        raise UserError(f"{out} is the file to convert itself; give the result another name.")
+    if os.path.isdir(out):
+        raise UserError(f"{out} is a folder; give the name of a file.")
+    save_archive(out, load_snapshot(source))
+
+
+def describe(path: str, content: dict[str, Any]) -> list[str]:
+    """Lines about a snapshot: what it is, its configuration, its sizes, and a row per tensor."""
+    progress, generator, discriminator = (content[name] for name in ("progress", "generator", "discriminator"))
+    try:
+        networks = (
+            build_on_meta(Generator, generator["config"], "generator"),
+            build_on_meta(TimeAwareDiscriminators, discriminator["config"], "discriminator"),
+        )
+    except UnreadablePickle as error:  # of a published checkpoint they have been built before
+        raise UserError(f"{path} {error}") from error
+    size = f", {format_bytes(os.path.getsize(path))}" if os.path.isfile(path) else ""
+    lines = [f"file        {path}{size}"]
+    lines.append(f"kimg        {progress['cur_nimg'] / 1000:g}")
+    lines.append("dataset     " + ", ".join(f"{name} {value}" for name, value in content["dataset"].items()))
+    config = {"generator": generator["config"], "discriminator": discriminator["config"]}
+    lines += ["", yaml.safe_dump(config, sort_keys=False, default_flow_style=None).rstrip(), "", "parameters"]
+    lines += [f"  {name:28} {count:>12,}" for name, count in parameter_counts(*networks).items()]
+    for name, state in (
+        ("G_ema", generator["ema"]),
+        ("G", generator["state"]),
+        ("D", discriminator["state"]),
+    ):
+        lines += ["", f"{name:60} {'shape':>16} {'mean':>11} {'std':>11} {'min':>11} {'max':>11}"]
+        lines += [_row(tensor_name, tensor) for tensor_name, tensor in state.items()]
+    return lines
+
+
+def _row(name: str, tensor: torch.Tensor) -> str:
+    shape = "×".join(map(str, tensor.shape)) or "scalar"
+    x = tensor.double()
+    numbers = (x.mean(), x.std(correction=0), x.min(), x.max()) if x.numel() else ()
+    return f"{name:60} {shape:>16}" + "".join(f" {float(number):11.4g}" for number in numbers)
+
+
+@click.command(cls=Command, context_settings={"max_content_width": 120})
+@click.argument("source", metavar="IN.pkl", type=click.Path())
+@click.argument("out", metavar="[OUT.pkl]", required=False, type=click.Path())
+@click.option("--info", is_flag=True, help="Show configuration, sizes, progress and tensors.")
+def main(source: str, out: str | None, info: bool) -> None:
+    """Convert a published checkpoint IN.pkl to this program's format, OUT.pkl; or show what is in it."""
+    if out is None and not info:
+        raise UserError("Give the name of the file to write, or --info.")
+    if info:
+        for line in describe(source, load_snapshot(source)):
+            click.echo(line)
+    if out is not None:
+        convert(source, out)
+        click.echo(out)
+
+
+if __name__ == "__main__":
+    run_cli(lambda: main(standalone_mode=False))
