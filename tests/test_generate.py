@@ -223,7 +223,6 @@ def test_a_real_network_from_a_run_folder(tmp_path):
         (3, ["--class_idx", "3"], "needs the number of a class, 0 to 2"),
         (0, ["--seeds", "4294967296"], "The seed must lie between"),
         (0, ["--render_program", "front_zoom", "--fov", "170"], "field of view must stay between"),
-        (0, ["--relative_range_yaw_scale", "nan"], "yaw_scale': nan is not a finite number"),
         (0, ["--device", "nonsense"], "--device: 'nonsense' cannot be used here"),
     ],
 )
@@ -244,9 +243,14 @@ def test_mistakes_that_need_the_network_write_nothing(render, fake, c_dim, argum
         (["--outdir", "out", "--network_pkl", ".", "--render_program", "up"], "there is no program 'up'; choose from"),
         (["--outdir", "out", "--network_pkl", ".", "--time_steps", "0"], "'--time_steps': 0 is not in the range"),
         (["--outdir", "out", "--network_pkl", ".", "--fps", "0"], "'--fps'"),
+        (["--outdir", "out", "--network-pkl", ".", "--fps", "nan"], "'--fps': nan is not a finite number."),
+        (
+            ["--outdir", "out", "--network_pkl", ".", "--relative_range_yaw_scale", "nan"],
+            "'--relative_range_yaw_scale': nan is not a finite number.",
+        ),
         (["--outdir", "out", "--network_pkl", ".", "--fov", "180"], "'--fov'"),
         (["--outdir", "file", "--network_pkl", "."], "'file' is a file"),
-        (["--outdir", "out", "--network_pkl", ".", "--sedes", "1"], "No such option"),
+        (["--outdir", "out", "--network_pkl", ".", "--sedes", "1"], "No such option --sedes; did you mean --seeds?"),
         (["--outdir", "out", "--network_pkl", "."], "There is no network snapshot"),
         (["--outdir", "out", "--network_pkl", "file"], "is empty"),
     ],
