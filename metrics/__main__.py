@@ -14,7 +14,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from dnnlib import UserError
+from dnnlib import UserError, run_cli
 from dnnlib.command_line import Command
 from metrics.registry import METRICS, find_metric
 
@@ -243,3 +243,7 @@ def open_generator(snapshot: Path, options: dict[str, Any], device: Any) -> tupl
         label = draw_labels(options["real"])
     nframes = options["nframes"] or trained.get("nframes") or 16
     return GeneratedVideos(generator, nframes=nframes, resolution=options["resolution"], label=label), trained
+
+
+if __name__ == "__main__":
+    run_cli(lambda: main(standalone_mode=False, prog_name="python -m metrics"))

@@ -59,3 +59,7 @@ def start(network_pkl: str | os.PathLike, *, host: str, port: int, device: str |
         report=lambda message: click.echo(message, err=True),
     )
     return ViewerServer(shelf, host=host, port=port)
+
+
+if __name__ == "__main__":
+    run_cli(lambda: main(standalone_mode=False, prog_name="python -m renderer.viewer"))
