@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from dnnlib import run_cli
 from dnnlib.command_line import Command
 from training.inference.cli_options import pick_device
 
