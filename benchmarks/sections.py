@@ -75,7 +75,7 @@ TRAININGS = ((256, 2), (256, 1), (64, 2), (64, 1))
 
 
 def training_section(settings: Settings) -> Report:
-    """The phases of an iteration in float32; in bfloat16 and with recomputed layers at the largest size."""
+    """The phases of an iteration in float32; in bfloat16 and with activation checkpointing at the largest size."""
     if settings.quick:
         runs = {"small 32², 4 videos": (training.compose(work.QUICK[:-1]), 4)}
     else:
@@ -85,7 +85,7 @@ def training_section(settings: Settings) -> Report:
             for size, videos in TRAININGS
         }
         runs["256², 2 videos, bf16"] = training.compose(model, precision="bf16"), 2
-        runs["256², 2 videos, recompute"] = training.compose(model, recompute=True), 2
+        runs["256², 2 videos, activation checkpointing"] = training.compose(model, activation_checkpointing=True), 2
     data, rows = {}, []
     for name, (options, videos) in runs.items():
         data[name] = training.measure(options, videos=videos, rounds=settings.rounds)

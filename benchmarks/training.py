@@ -1,6 +1,7 @@
 """What the phases of a training iteration cost on this machine: time, memory, fraction of the machine's limit.
 
-    python -m benchmarks.training [--json FILE] [--resolution 256] [--batch 2] [--precision bf16] [--recompute]
+    python -m benchmarks.training [--json FILE] [--resolution 256] [--batch 2] [--precision bf16]
+                                   [--activation-checkpointing]
 
 Every phase runs in a fresh process, on random frames and initial weights: a first pass, then `--rounds` timed ones.
 Memory is that process's peak resident size. Multiples are of the original program's time (benchmarks.calibration),
@@ -36,7 +37,7 @@ SAMPLES = 3  # of the calibration between two phases
 def measure_phase(options: Mapping[str, Any], name: str, videos: int, rounds: int, threads: int) -> dict[str, float]:
     """Seconds, CPU seconds and peak memory of a phase; to be called in a fresh process."""
     torch.set_num_threads(threads)
-    if options["recompute"]:  # as training does
+    if options["activation_checkpointing"]:  # as training does
         return_freed_memory()
     else:
         keep_freed_memory()
@@ -45,9 +46,12 @@ def measure_phase(options: Mapping[str, Any], name: str, videos: int, rounds: in
     return {"seconds": times.wall, "cpu_seconds": times.cpu, "memory": peak_memory()}
 
 
-def compose(overrides: Sequence[str], *, precision: str = "float32", recompute: bool = False) -> dict[str, Any]:
+def compose(
+    overrides: Sequence[str], *, precision: str = "float32", activation_checkpointing: bool = False
+) -> dict[str, Any]:
     """Options of a training with these overrides, which name model, spec and resolution."""
-    flags = [f"fp32={_word(precision == 'float32')}", f"precision={precision}", f"recompute={_word(recompute)}"]
+    flags = [f"fp32={_word(precision == 'float32')}", f"precision={precision}"]
+    flags.append(f"activation_checkpointing={_word(activation_checkpointing)}")
     return compose_options(["outdir=.", "data=.", *overrides, *flags])
 
 
@@ -148,7 +152,7 @@ def show(result: Mapping[str, Any]) -> str:
 @click.option("--resolution", default=256, show_default=True, help="Of the images.")
 @click.option("--batch", default=2, show_default=True, help="Videos per pass.")
 @click.option("--precision", type=click.Choice(["float32", "bf16"]), default="float32", show_default=True)
-@click.option("--recompute", is_flag=True, help="Recompute the point layers in the backward pass.")
+@click.option("--activation-checkpointing", is_flag=True, help="As the option of that name.")
 @click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="Timed passes of each phase.")
 @click.option("--threads", default=torch.get_num_threads(), show_default=True, help="Of each process.")
 @click.option("--limit/--no-limit", default=True, show_default=True, help="Time the same products by themselves, too.")
@@ -158,7 +162,7 @@ def main(
     resolution: int,
     batch: int,
     precision: str,
-    recompute: bool,
+    activation_checkpointing: bool,
     rounds: int,
     threads: int,
     limit: bool,
@@ -166,9 +170,10 @@ def main(
 ) -> None:
     """Time and memory of the four phases."""
     words = ["spec=paper", f"model={model}", f"resolution={resolution}"]
-    options = compose(words, precision=precision, recompute=recompute)
+    options = compose(words, precision=precision, activation_checkpointing=activation_checkpointing)
     result = measure(options, videos=batch, rounds=rounds, threads=threads, limit=limit)
-    result |= {"model": model, "resolution": resolution, "precision": precision, "recompute": recompute}
+    result |= {"model": model, "resolution": resolution, "precision": precision}
+    result["activation_checkpointing"] = activation_checkpointing
     click.echo(show(result))
     if file is not None:
         with atomic_write(file, "w") as stream:

@@ -388,7 +388,9 @@ class TrainingLoop:
             for path, cur_nimg, tick in distributed.broadcast_object(found):
                 if distributed.any_rank(stop.requested):
                     break
-                self._call_back(reports, cur_nimg, tick, functools.partial(load_generator, path, device=self.device))
+                own = type(self.networks.generator_ema)  # which may be a user's
+                load = functools.partial(load_generator, path, device=self.device, generator_class=own)
+                self._call_back(reports, cur_nimg, tick, load)
             progress.reset_gpu_peak(self.device)
             self._tick_began = time.time() - self.counters.tick_seconds
 

@@ -28,7 +28,9 @@ ALL_OPTIONS = [
     "diffaugment='color,translation,cutout'", "aug=fixed", "p=0.5", "augpipe=color",
     "model.generator.rendering.num_importance=4", "model.generator.foreground.view_directions=true",
 ]  # fmt: skip
-OTHER_PARTS = ["model.generator.background=null", "model.generator.upsampler.mode=pixelshuffle", "recompute=true"]
+OTHER_PARTS = [
+    "model.generator.background=null", "model.generator.upsampler.mode=pixelshuffle", "activation_checkpointing=true",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("words", [ALL_OPTIONS, OTHER_PARTS], ids=["all options", "other parts"])

@@ -1,18 +1,22 @@
 """Network snapshots: what rendering, transfer and evaluation need of a training run, in one archive (see `archive`):
 
     format, version     what the file is
-    generator           config (arguments of Generator), state, ema (the moving average, which is what is rendered)
+    generator           config (arguments of Generator), state, ema (the moving average, which is what is rendered);
+                        class (dotted name) if it is not this program's Generator
     discriminator       config (arguments of TimeAwareDiscriminators), state
     augment             config and state of the adaptive augmentation, or None
     dataset             description of the training data
     progress            cur_nimg (videos shown so far), tick, iteration, planned (not made because the run was stopped)
 
-Networks are rebuilt by this program's own classes from the stored arguments; the file names no class.
+Networks are rebuilt from the stored arguments. Opening a file imports no code that it names: a generator of a user's
+own class is built where the caller gives the class, or the environment variable GENERATOR_CLASS has its name.
 """
 
 import contextlib
+import importlib
 import os
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -34,6 +38,7 @@ __all__ = [
     "load_generator",
     "load_snapshot",
     "load_state",
+    "network_class",
     "numbered_snapshots",
     "prune_snapshots",
     "save_snapshot",
@@ -138,11 +143,11 @@ def _shape(value: Any) -> str:
     return "×".join(map(str, value.shape)) or "a scalar" if isinstance(value, torch.Tensor) else type(value).__name__
 
 
-def build_generator(config: Any, *, source: object) -> Generator:
+def build_generator(config: Any, *, source: object, generator_class: type[torch.nn.Module] = Generator) -> Generator:
     """A generator from the arguments stored in a snapshot.
 
     Raises:
-        UserError: The arguments are not the ones of this program's generator.
+        UserError: The arguments are not those of the class.
     """
     try:
         for argument in config.values():
@@ -150,9 +155,56 @@ def build_generator(config: Any, *, source: object) -> Generator:
                 if isinstance(value, (int, float)) and abs(value) > MAX_NUMBER:
                     raise ValueError(f"an argument is {value}.")
         with torch.random.fork_rng(devices=[]):  # the initial weights are overwritten: leave no trace of their drawing
-            return Generator(**config)
+            return generator_class(**config)
     except (TypeError, ValueError, KeyError, RuntimeError) as error:
         raise UserError(f"{source} describes a generator that cannot be built: {one_line(error)}") from error
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Classes of a user's own
+
+
+def class_name(network: type) -> str:
+    """'module.Class', for `network_class`."""
+    return f"{network.__module__}.{network.__qualname__}"
+
+
+def network_class(name: str) -> type[torch.nn.Module]:
+    """A network's class by its dotted name; its module may lie in the working folder.
+
+    This runs the module: `name` must come from the user (options, conf/), not from a file of unknown origin.
+
+    Raises:
+        ValueError: There is no such class, or it is no torch.nn.Module.
+    """
+    with contextlib.suppress(OSError):  # a working folder that has been deleted
+        if os.getcwd() not in sys.path:
+            sys.path.append(os.getcwd())  # last, so that no file there hides a module of the program
+    module, _, attribute = str(name).rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"there is no class {name} ({one_line(error)}).") from error
+    if not (isinstance(found, type) and issubclass(found, torch.nn.Module)):
+        raise ValueError(f"{name} is no torch.nn.Module.")
+    return found
+
+
+def _generator_class(name: str | None, given: type[torch.nn.Module] | None, *, source: object) -> type[torch.nn.Module]:
+    """The class to build for a snapshot that names `name` (None: this program's Generator), if it was asked for."""
+    if name is None:
+        return Generator
+    if given is not None and class_name(given) == name:
+        return given
+    if given is None and os.environ.get("GENERATOR_CLASS") == name:
+        try:
+            return network_class(name)
+        except ValueError as error:
+            raise UserError(f"GENERATOR_CLASS: {error}") from error
+    raise UserError(
+        f"{source} holds a generator of another class, {printable(name)}. Its code is run only if asked for: set the "
+        "environment variable GENERATOR_CLASS to this name if you trust it."
+    )
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -178,6 +230,7 @@ def save_snapshot(
             "config": generator.config,
             "state": generator.state_dict(),
             "ema": generator_ema.state_dict(),
+            **({} if type(generator) is Generator else {"class": class_name(type(generator))}),
         },
         "discriminator": {"config": discriminator.config, "state": discriminator.state_dict()},
         "augment": None if augment is None else {"config": augment.config, "state": augment.state_dict()},
@@ -222,19 +275,28 @@ def load_snapshot(path: str | os.PathLike, *, average_only: bool = False) -> dic
     return content
 
 
-def load_generator(path: str | os.PathLike, *, device: torch.device | str = "cpu") -> Generator:
+def load_generator(
+    path: str | os.PathLike,
+    *,
+    device: torch.device | str = "cpu",
+    generator_class: type[torch.nn.Module] | None = None,
+) -> Generator:
     """The moving-average generator of a snapshot (or of a run folder's newest one), ready for rendering.
 
     It is in evaluation mode and its parameters require no gradients. Only its own tensors are read from the disk.
 
+    Args:
+        generator_class: The class of a user's own that the snapshot must name, instead of the one in GENERATOR_CLASS.
+
     Raises:
-        UserError: The file is missing, is something else, or does not fit; one line says which.
+        UserError: The file is missing, is something else, does not fit, or names a class that was not asked for.
     """
     content = load_snapshot(path, average_only=True)
     config, state = content["generator"]["config"], content["generator"]["ema"]
     what = "the generator that it describes"
+    built = _generator_class(content["generator"].get("class"), generator_class, source=path)
     with torch.device("meta"):  # what the file claims is compared with what it holds before memory is taken for it
-        check_state(build_generator(config, source=path), state, what=what, source=path)
-    generator = build_generator(config, source=path)
+        check_state(build_generator(config, source=path, generator_class=built), state, what=what, source=path)
+    generator = build_generator(config, source=path, generator_class=built)
     load_state(generator, state, what=what, source=path)
     return generator.eval().requires_grad_(False).to(device)

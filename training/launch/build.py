@@ -11,6 +11,7 @@ from hydra.errors import InstantiationException
 from dnnlib import UserError, one_line
 from torch_utils.training_stats import Statistics
 from training.augment.ada import AdaAugment, AdaController, AdaFeedback
+from training.checkpoints.snapshot import network_class
 from training.loss import CAMERA_LABEL, GanLoss
 from training.networks.discriminator import TimeAwareDiscriminators
 from training.networks.generator import Generator
@@ -46,9 +47,11 @@ def build_networks(options: Options, *, c_dim: int, device: str = "cpu") -> tupl
     with torch.random.fork_rng(devices=[]), torch.device(device):
         torch.manual_seed(options["seed"])
         with _named("model.generator"):
+            generator["_target_"] = network_class(generator["_target_"])
             g = hydra.utils.instantiate(generator, resolution=resolution, c_dim=c_dim)
-            g.activation_checkpointing = options["recompute"]
+            g.activation_checkpointing = options["activation_checkpointing"]
         with _named("model.discriminator"):
+            discriminator["_target_"] = network_class(discriminator["_target_"])
             d = hydra.utils.instantiate(discriminator, resolution=resolution, c_dim=c_dim + told)
             d.freeze(options["freezed"])
     return g, d

@@ -21,8 +21,8 @@ from omegaconf.errors import OmegaConfBaseException
 from dnnlib import UserError, choices_hint, one_line
 
 __all__ = [
-    "CONFIG_DIR", "GROUPS", "compose_options", "continued_options", "hydra_word", "plain_word", "split_word",
-    "text_value",
+    "CONFIG_DIR", "GROUPS", "compose_options", "continued_options", "current_options", "hydra_word", "plain_word",
+    "split_word", "text_value",
 ]  # fmt: skip
 
 CONFIG_DIR = Path(__file__).resolve().parents[2] / "conf"
@@ -38,13 +38,21 @@ TEXTS = (
 CHANGEABLE = (
     "outdir", "data", "resume_run", "kimg", "imgsnap", "snap", "keep", "previews", "metrics", "cache_metrics_dir",
     "detectors",
-    "device", "gpus", "workers", "unreadable_limit", "timeout", "precision", "recompute", "fp32", "allow_tf32", "nhwc",
-    "nobench", "dry_run",
+    "device", "gpus", "workers", "unreadable_limit", "timeout", "precision", "activation_checkpointing", "fp32",
+    "allow_tf32", "nhwc", "nobench", "dry_run",
     "spec.ref_gpus", "spec.kimg", "spec.imgsnap", "spec.snap", "spec.kimg_per_tick", "spec.nonfinite_limit",
     "spec.microbatch",
 )  # fmt: skip
 # Options whose value is that of another one unless given; see conf/config.yaml.
 FOLLOWERS = {"spec.ref_gpus": "gpus", "spec.kimg": "kimg", "spec.imgsnap": "imgsnap", "spec.snap": "snap"}
+
+# What stored options are called that an earlier version of this program has written; see `current_options`.
+RENAMED = {"recompute": "activation_checkpointing"}
+MOVED_CLASSES = {
+    "training.generator.Generator": "training.networks.generator.Generator",
+    "training.discriminator.TimeAwareDiscriminators": "training.networks.discriminator.TimeAwareDiscriminators",
+}
+NETWORKS = ("generator", "discriminator")
 
 WORD = re.compile(r"(\+{0,2})([A-Za-z_][\w.]*)=(.*)", re.DOTALL)
 
@@ -90,14 +98,16 @@ def continued_options(stored: Mapping[str, Any], words: Sequence[str]) -> dict[s
     Words that say what the run does already are allowed, so that the command that started it can be used again.
 
     Args:
-        stored: The run's options, as compose_options returned them.
+        stored: The run's options, as compose_options returned them, or an earlier version of it.
 
     Raises:
-        UserError: A word asks for something that cannot change in the middle of a run; and as compose_options.
+        UserError: A word asks for something that cannot change in the middle of a run, the run uses a class that
+            nothing but its own folder names; and as compose_options.
     """
+    stored = current_options(stored)
     given = compose_options(words)
     # Options that are newer than the run have their default values.
-    options = {**{key: given[key] for key in given if key not in ("model", "spec")}, **copy.deepcopy(dict(stored))}
+    options = {**{key: given[key] for key in given if key not in ("model", "spec")}, **stored}
     keys = [split_word(word)[1] for word in words]
     for key in keys:
         if key in GROUPS:
@@ -119,7 +129,33 @@ def continued_options(stored: Mapping[str, Any], words: Sequence[str]) -> dict[s
         follower = FOLLOWERS.get(key)
         if follower is not None and follower not in keys:
             options[follower] = value
+    _check_classes(options, given)
     return options
+
+
+def current_options(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of stored options in which everything has its present name."""
+    options = {RENAMED.get(key, key): copy.deepcopy(value) for key, value in stored.items()}
+    for network in NETWORKS:
+        arguments = options["model"][network]
+        arguments["_target_"] = MOVED_CLASSES.get(arguments["_target_"], arguments["_target_"])
+    return options
+
+
+def _check_classes(options: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Refuse to run code that only a run folder names, which may come from elsewhere: conf/ or a word must name it."""
+    model = options["names"]["model"]
+    known = [*MOVED_CLASSES.values(), *(given["model"][network]["_target_"] for network in NETWORKS)]
+    if (CONFIG_DIR / "model" / f"{model}.yaml").is_file():
+        own = compose_options([f"model={model}"])["model"]
+        known += [own[network]["_target_"] for network in NETWORKS]
+    for network in NETWORKS:
+        target = options["model"][network]["_target_"]
+        if target not in known:
+            raise UserError(
+                f"resume_run: the run's {network} is {target}, which conf/model does not name; if you trust this "
+                f"class, add model.{network}._target_={target}"
+            )
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -168,6 +204,8 @@ def hydra_word(word: str, *, sweep: bool = False) -> str:
         UserError: It is no such word, or not for an option that there can be.
     """
     plus, key, value = split_word(word)
+    if key in RENAMED:
+        raise UserError(f"The option {key} is called {RENAMED[key]} now: write {RENAMED[key]}={value}")
     if plus and not key.startswith("model."):  # an argument of a network that the files do not mention
         raise UserError(_unknown(key))
     if key.split(".")[0] == "hydra":

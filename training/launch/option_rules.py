@@ -100,7 +100,7 @@ RULES = {
     "unreadable_limit": COUNT,
     "timeout": Rule(float, 0, 1_000_000, above=True),
     "precision": Rule(str, choices=("float32", "bf16")),
-    "recompute": FLAG,
+    "activation_checkpointing": FLAG,
     "fp32": FLAG,
     "allow_tf32": FLAG,
     "nhwc": FLAG,

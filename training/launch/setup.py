@@ -188,7 +188,7 @@ def stream_seed(*key: int) -> int:
 
 def _prepare_device(options: Mapping[str, Any], device_type: str) -> torch.device:
     if device_type == "cpu":
-        if options["recompute"]:
+        if options["activation_checkpointing"]:
             return_freed_memory()  # there, memory is what counts
         else:
             keep_freed_memory()

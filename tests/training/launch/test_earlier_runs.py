@@ -1,0 +1,83 @@
+"""A run that the version before the rooms has made: it resumes, renders, and its options have their present names."""
+
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+import run_train
+from dnnlib import UserError
+from tests.training.tiny import write_frames
+from training.checkpoints.snapshot import load_generator, load_snapshot
+from training.inference.frame_renderer import FrameRenderer
+from training.inference.latents import seed_latents
+from training.launch.config import compose_options, continued_options, current_options
+
+STORED = Path(__file__).resolve().parents[2] / "data" / "run_before_rooms.tar.xz"
+
+
+@pytest.fixture
+def work(tmp_path, monkeypatch) -> Path:
+    """A working folder with the run, its data and the frames that the earlier version rendered."""
+    with tarfile.open(STORED) as archive:
+        archive.extractall(tmp_path, filter="data")
+    write_frames(tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run_folder(work: Path) -> Path:
+    (folder,) = (work / "runs").iterdir()
+    return folder
+
+
+def rendered(snapshot: Path) -> np.ndarray:
+    """The frame of seed 0 at time 0.5 from the front."""
+    generator = load_generator(snapshot)
+    codes = seed_latents(
+        0, 0, z_dim=generator.z_dim, motion_dim=generator.motion_dim, background_dim=generator.background_dim
+    )
+    renderer = FrameRenderer(generator, generator.mapping(codes.z), z_motion=codes.z_motion, z_bg=codes.z_bg)
+    return renderer.render(0.5, generator.camera_prior.at()).numpy()
+
+
+def test_a_stored_run_renders_and_resumes(work, monkeypatch):
+    frames, folder = np.load(work / "frames.npz"), run_folder(work)
+    np.testing.assert_allclose(rendered(folder), frames["stored"], atol=5e-4)
+
+    monkeypatch.setattr(sys, "argv", ["run_train.py", "outdir=runs", "resume_run=0", "kimg=0.024"])
+    run_train.main()
+    assert load_snapshot(folder)["progress"] == {"cur_nimg": 24, "tick": 4, "iteration": 6, "planned": True}
+    # The tick changes this frame by up to 0.06.
+    np.testing.assert_allclose(rendered(folder), frames["resumed"], atol=2e-3)
+    options = yaml.safe_load((folder / "training_options.yaml").read_text())
+    assert options["activation_checkpointing"] is True and "recompute" not in options
+    assert options["model"]["generator"]["_target_"] == "training.networks.generator.Generator"
+
+
+def test_stored_names_are_mapped(work):
+    stored = yaml.safe_load((run_folder(work) / "training_options.yaml").read_text())
+    assert stored["model"]["discriminator"]["_target_"] == "training.discriminator.TimeAwareDiscriminators"
+    options = current_options(stored)
+    now = compose_options(["outdir=runs", "data=data"])
+    assert set(options) == set(now)
+    for network in ("generator", "discriminator"):
+        assert options["model"][network]["_target_"] == now["model"][network]["_target_"]
+    assert "recompute" in stored  # a copy was changed
+
+
+def test_an_earlier_name_on_the_command_line_is_answered_by_the_present_one():
+    with pytest.raises(UserError, match="write activation_checkpointing=true$"):
+        compose_options(["outdir=runs", "recompute=true"])
+
+
+def test_no_class_that_only_a_run_folder_names_is_imported(work):
+    stored = yaml.safe_load((run_folder(work) / "training_options.yaml").read_text())
+    stored["model"]["generator"]["_target_"] = "elsewhere.Generator"
+    with pytest.raises(UserError, match=r"add model\.generator\._target_=elsewhere\.Generator"):
+        continued_options(stored, ["resume_run=0"])
+    options = continued_options(stored, ["resume_run=0", "model.generator._target_=elsewhere.Generator"])
+    assert options["model"]["generator"]["_target_"] == "elsewhere.Generator"
