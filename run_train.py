@@ -99,7 +99,8 @@ def train(words: Sequence[str], *, job_name: str | None = None, label: str = "")
         options, folder, resuming = distributed.broadcast_object(what)
         arguments = (options, folder, job.device_type, resuming, job.notes)
         if under_torchrun or job.processes == 1:
-            run(*arguments)
+            # Of torchrun's processes only the first one has seen that a run is continued.
+            run(*arguments, dataset=job.dataset if job.options == options else None)
         else:
             launching.launch(run, args=arguments, processes=job.processes, device_type=job.device_type, timeout=timeout)
     finally:
@@ -125,12 +126,21 @@ def make_plan(words: Sequence[str], *, label: str = "", look: bool = True):
     return job
 
 
-def run(options: dict[str, Any], folder: Path, device_type: str, resuming: bool, notes: Sequence[str]) -> None:
-    """One process of the training."""
+def run(
+    options: dict[str, Any], folder: Path, device_type: str, resuming: bool, notes: Sequence[str], *, dataset=None
+) -> None:
+    """One process of the training; for `dataset` see `training.launch.setup.train`."""
     from training.launch.setup import train
 
-    arguments = {"device_type": device_type, "resuming": resuming, "notes": notes}
-    train(options, folder, **arguments, make_callbacks=snapshot_callbacks)
+    train(
+        options,
+        folder,
+        device_type=device_type,
+        resuming=resuming,
+        dataset=dataset,
+        notes=notes,
+        make_callbacks=snapshot_callbacks,
+    )
 
 
 def metric_inputs(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -139,12 +149,12 @@ def metric_inputs(options: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         UserError: A detector is missing, or the real videos do not suit.
     """
+    if not options["metrics"]:
+        return {}
     from metrics.feature_extractors import find_detectors
     from metrics.generated_videos import draw_labels
     from metrics.real_videos import StoredVideos
 
-    if not options["metrics"]:
-        return {}
     chosen = [METRICS[name] for name in options["metrics"]]
     for metric in chosen:
         if options["nframes"] == 1 and metric.samples == "clips":

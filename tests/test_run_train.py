@@ -20,6 +20,8 @@ import run_train
 from dnnlib import run_cli
 from tests.training.tiny import WORDS, make_loop, write_frames
 from training.checkpoints.training_state import read_state
+from training.data import loader
+from training.launch import setup
 from training.launch import validate as options_module
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -95,7 +97,7 @@ def resolution_too_small(tmp):
 
 
 def wrong_type(tmp):
-    return ["spec.mb=many"], "spec.mb must be a whole number of at least 1, got 'many'"
+    return ["spec.mb=many"], "spec.mb must be an integer of at least 1, got 'many'"
 
 
 def negative(tmp):
@@ -325,6 +327,14 @@ def test_a_run_in_its_folder(tmp_path, data, monkeypatch, capsys):
     shutil.copytree(bigger / "split" / "video_0", bigger / "split" / "video_9")
     assert call(monkeypatch, f"resume_run={folder}", f"data={bigger}") == 2
     assert "the dataset has changed (num_videos was 5, is 6)" in capsys.readouterr().err
+
+
+def test_a_single_process_opens_its_data_once(tmp_path, data, monkeypatch):
+    opened, build = [], loader.build_dataset
+    for module in (options_module, setup):
+        monkeypatch.setattr(module, "build_dataset", lambda options: opened.append(1) or build(options))
+    assert call(monkeypatch, f"outdir={tmp_path / 'runs'}", f"data={data}", *WORDS, "imgsnap=null", "kimg=0.004") == 0
+    assert len(opened) == 1
 
 
 def test_a_checkpoint_of_another_model(tmp_path, data, monkeypatch, capsys):

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 
 from dnnlib import UserError, atomic_write
-from training.published.pickle_values import printable
 
 __all__ = ["VERSION", "plain", "read_archive", "save_archive"]
 
@@ -67,6 +66,8 @@ def read_archive(path: str | os.PathLike, *, format: str, what: str) -> dict:
     try:
         content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except pickle.UnpicklingError as error:
+        from training.published.pickle_values import printable
+
         name = re.search(r"GLOBAL (\S+)", str(error))
         found = f" ({printable(name[1])}); it may be malicious. Nothing in it was run" if name else ""
         raise UserError(f"{path} is not {what} of this program: it holds other Python objects{found}.") from error

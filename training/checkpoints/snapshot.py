@@ -26,8 +26,6 @@ import torch
 from dnnlib import UserError, one_line
 from training.checkpoints.archive import VERSION, read_archive, save_archive
 from training.networks.generator import Generator
-from training.published.loader import read_published
-from training.published.pickle_values import printable
 
 __all__ = [
     "SNAPSHOT_FORMAT",
@@ -117,6 +115,8 @@ def check_state(module: torch.nn.Module, state: Mapping[str, torch.Tensor], *, w
     Raises:
         UserError: Tensors are missing, left over or of another shape; names them.
     """
+    from training.published.pickle_values import printable
+
     own = module.state_dict()
     problems = [f"{name} is missing" for name in own if name not in state]
     problems += [f"{printable(name)} is left over" for name in state if name not in own]
@@ -194,6 +194,8 @@ def _generator_class(name: str | None, given: type[torch.nn.Module] | None, *, s
     """The class to build for a snapshot that names `name` (None: this program's Generator), if it was asked for."""
     if name is None:
         return Generator
+    from training.published.pickle_values import printable
+
     if given is not None and class_name(given) == name:
         return given
     if given is None and os.environ.get("GENERATOR_CLASS") == name:
@@ -265,6 +267,8 @@ def load_snapshot(path: str | os.PathLike, *, average_only: bool = False) -> dic
     if path.is_dir():
         path = latest_snapshot(path)
     if _is_pickle(path):
+        from training.published.loader import read_published
+
         return {"format": SNAPSHOT_FORMAT, "version": VERSION} | read_published(path, average_only=average_only)
     content = read_archive(path, format=SNAPSHOT_FORMAT, what="a network snapshot")
     for name, parts in (("generator", ("config", "state", "ema")), ("discriminator", ("config", "state"))):

@@ -1,4 +1,4 @@
-"""From the words of a command line to all options as plain data: Hydra's composition, with errors of one line.
+"""Composition of a training's options from conf/ and command-line overrides, by Hydra, with errors of one line.
 
 Hydra writes nothing (no folders, no log files): its compose interface is used, not its launcher. The values of options
 that are paths or comma-separated texts are taken as they are typed, where Hydra would want quotes around '=', ',' and
@@ -28,7 +28,7 @@ __all__ = [
 CONFIG_DIR = Path(__file__).resolve().parents[2] / "conf"
 GROUPS = ("model", "spec")
 
-# Taken literally: paths and texts.
+# Taken literally: paths and strings.
 TEXTS = (
     "outdir", "data", "resume", "resume_run", "cache_metrics_dir", "detectors.i3d", "detectors.inception",
     "detectors.identity", "diffaugment",

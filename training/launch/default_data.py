@@ -1,4 +1,4 @@
-"""The data that a training without data= uses: synthetic heads, drawn once and kept in the user's cache."""
+"""Synthetic heads for a training without data=, rendered once and kept in the user's cache."""
 
 import os
 from collections.abc import Mapping

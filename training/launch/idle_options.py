@@ -1,6 +1,6 @@
-"""Options of a training that are given in vain, because another one or the machine leaves them no effect.
+"""Options without effect, because another option or the machine leaves them none.
 
-A few of them are mistakes that would spoil a training, and are refused; the others are told, since commands are
+A few of them are mistakes that would harm a training, and are refused; a note names the others, since commands are
 repeated with small changes (on another machine, without metrics) and should go on working.
 """
 
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from dnnlib import UserError
 
-__all__ = ["Machine", "check_freezing", "check_network_numbers", "check_precision", "idle_notes", "other_folder_note"]
+__all__ = ["Machine", "check_freezing", "check_precision", "idle_notes", "other_folder_note"]
 
 Options = Mapping[str, Any]
 
@@ -125,7 +125,7 @@ TAKEN_OVER = {
 
 
 def idle_notes(given: Collection[str], options: Options, machine: Machine) -> list[str]:
-    """What to tell about options that are given in vain.
+    """Notes on given options that have no effect.
 
     Args:
         given: Names of the options that the command was given.
@@ -184,15 +184,3 @@ def check_freezing(options: Options) -> None:
         raise UserError(
             f"freezed={frozen}: the discriminators have {layers} layers at this resolution; use 0 to {layers}."
         )
-
-
-def check_network_numbers(values: Any, name: str = "model") -> None:
-    """Raise a UserError if a number among the networks' arguments is not finite; names it."""
-    if isinstance(values, Mapping):
-        for key, value in values.items():
-            check_network_numbers(value, f"{name}.{key}")
-    elif isinstance(values, (list, tuple)):
-        for value in values:
-            check_network_numbers(value, name)
-    elif isinstance(values, float) and not math.isfinite(values):
-        raise UserError(f"{name} must be a finite number, got {values}.")

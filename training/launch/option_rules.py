@@ -1,4 +1,8 @@
-"""What value each option of a training may have."""
+"""Types and ranges of a training's options.
+
+Hydra's structured configs would check types alone: ranges and choices need rules like these all the same, beside a
+dataclass field for every option and its default a second time (defaults stand in conf/, with their meaning).
+"""
 
 import dataclasses
 import math
@@ -45,10 +49,10 @@ class Rule:
         if self.kind is bool:
             return "true or false"
         if self.kind is str:
-            return "a text"
+            return "a string"
         if self.kind is list:
             return "a list like [a,b]"
-        word = "a whole number" if self.kind is int else "a number"
+        word = "an integer" if self.kind is int else "a number"
         if self.low == -math.inf:
             return word
         limits = f"above {self.low}" if self.above else f"of at least {self.low}"

@@ -37,6 +37,7 @@ def train(
     *,
     device_type: str,
     resuming: bool,
+    dataset: PairDataset | None = None,
     notes: Sequence[str] = (),
     make_callbacks: Callable[[Mapping[str, Any], Path], Sequence[SnapshotCallback]] | None = None,
 ) -> None:
@@ -47,6 +48,7 @@ def train(
         folder: The run folder.
         device_type: 'cpu' or 'cuda'.
         resuming: Continue from the folder's training state, if it has come to one.
+        dataset: The data of these options, if this process has opened them already.
         notes: Lines that were printed already and belong into the log.
         make_callbacks: Called with options and folder; gives the callbacks after snapshots.
 
@@ -72,7 +74,7 @@ def train(
         stack.enter_context(explain_out_of_memory(advice))
         custom_ops.build_missing(device.type, print if distributed.is_main() else lambda line: None)
         callbacks = make_callbacks(options, folder) if make_callbacks is not None else ()
-        loop = build_loop(options, folder, device=device, resuming=resuming, callbacks=callbacks)
+        loop = build_loop(options, folder, device=device, resuming=resuming, dataset=dataset, callbacks=callbacks)
         stack.callback(loop.loader.close)
         loop.run()
 
@@ -83,11 +85,13 @@ def build_loop(
     *,
     device: torch.device,
     resuming: bool,
+    dataset: PairDataset | None = None,
     callbacks: Sequence[SnapshotCallback] = (),
 ) -> TrainingLoop:
-    """Everything a run consists of, standing where it is to start."""
+    """Everything a run consists of, standing where it is to start; for the arguments see `train`."""
     spec = options["spec"]
-    dataset = build_dataset(options)
+    if dataset is None:
+        dataset = build_dataset(options)
     generator, discriminator = build_networks(options, c_dim=dataset.c_dim)
     generator_ema = copy.deepcopy(generator).eval().requires_grad_(False)
     state = read_state(folder) if resuming else None

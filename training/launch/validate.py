@@ -1,4 +1,4 @@
-"""Checking the options of a training run before anything is made or anything long starts.
+"""Validation of a training's options before anything is written or anything long starts.
 
 `plan` looks at every option, at the machine, the data and the checkpoints, and either returns what is going to happen
 or raises a UserError that names the option, what is wrong with it and what to do.
@@ -9,7 +9,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import yaml
@@ -24,11 +24,9 @@ from training.data.dataset_folders import keep_apart
 from training.data.loader import PairDataset, build_dataset
 from training.launch.build import build_augment, build_networks
 from training.launch.config import compose_options, continued_options
-from training.launch.default_data import DrawnHeads, default_dataset
 from training.launch.idle_options import (
     Machine,
     check_freezing,
-    check_network_numbers,
     check_precision,
     idle_notes,
     other_folder_note,
@@ -39,6 +37,9 @@ from training.networks.discriminator import TimeAwareDiscriminators
 from training.networks.generator import Generator
 from training.networks.model_summary import checkpoint_bytes
 from training.schedule import Counters
+
+if TYPE_CHECKING:
+    from training.launch.default_data import DrawnHeads
 
 __all__ = ["OPTIONS_FILE", "Plan", "dump_options", "plan", "write_options"]
 
@@ -54,7 +55,7 @@ class Plan:
     processes: int
     run_folder: Path | None  # of the run to continue; None for a new one
     description: str  # of a new run's folder
-    dataset: PairDataset | DrawnHeads
+    dataset: "PairDataset | DrawnHeads"
     generator: Generator  # on the meta device: sizes only
     discriminator: TimeAwareDiscriminators  # on the meta device
     notes: list[str]  # what the user should know
@@ -79,12 +80,11 @@ def plan(
     Raises:
         UserError: Something in it is not right.
     """
-    options, run_folder = _read(words)
+    options, run_folder, given_outdir = _read(words)
     check_values(options)
     _check_combinations(options, metrics)
     build_augment(options)
     notes: list[str] = []
-    check_network_numbers(options["model"])
     device_type = _device_type(options)
     check_precision(options, device_type)
     if run_folder is None:  # the options of a run that is continued cannot be changed any more
@@ -102,11 +102,11 @@ def plan(
         notes.append(f"gpus={options['gpus']} has no effect: {processes} processes have been started.")
     notes += idle_notes(given, options, Machine(device_type, processes))
     if run_folder is not None and "outdir" in given:
-        notes += other_folder_note(compose_options(words)["outdir"], run_folder)
+        notes += other_folder_note(given_outdir, run_folder)
     if device_type == "cpu":
         options["gpus"] = processes
     drawn = options["data"] is None
-    dataset = DrawnHeads(options) if drawn else build_dataset(options)
+    dataset = _undrawn_heads(options) if drawn else build_dataset(options)
     keep_apart(run_folder or options["outdir"], option="outdir=", data=[dataset.path if drawn else options["data"]])
     notes += dataset.notes
     if dataset.num_short_videos:
@@ -154,8 +154,8 @@ def write_options(folder: Path, options: Mapping[str, Any]) -> None:
 # Reading
 
 
-def _read(words: Sequence[str]) -> tuple[dict[str, Any], Path | None]:
-    """The options, and the folder of the run to continue."""
+def _read(words: Sequence[str]) -> tuple[dict[str, Any], Path | None, str | None]:
+    """The options, the folder of the run to continue, and outdir= as given."""
     options = compose_options(words)
     for key in ("outdir", "data", "resume", "resume_run", "cache_metrics_dir"):
         if options[key] is not None:
@@ -163,7 +163,7 @@ def _read(words: Sequence[str]) -> tuple[dict[str, Any], Path | None]:
     if options["resume_run"] is None:
         if options["outdir"] is None:
             raise UserError("outdir= is missing; write: python run_train.py outdir=OUT data=DATASET")
-        return options, None
+        return options, None, options["outdir"]
     if options["resume"] is not None:
         raise UserError("resume= starts a new run and resume_run= continues an old one: give only one of them.")
     folder = find_run_folder(options["outdir"], options["resume_run"])
@@ -176,7 +176,7 @@ def _read(words: Sequence[str]) -> tuple[dict[str, Any], Path | None]:
         if given[key] is not None:
             given[key] = expand_home(str(given[key]), name=f"{key}=")
     given["outdir"] = str(folder.parent)
-    return given, folder
+    return given, folder, options["outdir"]
 
 
 def _check_combinations(options: Mapping[str, Any], metrics: Sequence[str]) -> None:
@@ -204,7 +204,13 @@ def _check_combinations(options: Mapping[str, Any], metrics: Sequence[str]) -> N
         raise UserError(f"resolution={resolution} is not a power of two; use {below} or {2 * below}.")
 
 
-def _drawn_dataset(options: dict[str, Any], heads: DrawnHeads, notes: list[str]) -> PairDataset | DrawnHeads:
+def _undrawn_heads(options: Mapping[str, Any]) -> "DrawnHeads":
+    from training.launch.default_data import DrawnHeads  # rarely wanted: synthetic data are many modules
+
+    return DrawnHeads(options)
+
+
+def _drawn_dataset(options: dict[str, Any], heads: "DrawnHeads", notes: list[str]) -> "PairDataset | DrawnHeads":
     """The heads that are trained on without data=, drawn if they are not there; of a dry run, what they will be."""
     options["data"] = str(heads.path)
     if not heads.path.exists():
@@ -213,6 +219,8 @@ def _drawn_dataset(options: dict[str, Any], heads: DrawnHeads, notes: list[str])
             return heads
         if distributed.environment_rank() == 0:
             print(f"No data= was given: {heads.announcement()}.", flush=True)
+    from training.launch.default_data import default_dataset
+
     default_dataset(options)
     notes.append(f"No data= was given: training on drawn heads, kept in {heads.path}")
     return build_dataset(options)
@@ -283,7 +291,7 @@ def _check_snapshot(path: str, generator: Generator, discriminator: TimeAwareDis
 
 def _check_state(
     folder: Path,
-    dataset: PairDataset | DrawnHeads,
+    dataset: "PairDataset | DrawnHeads",
     generator: Generator,
     discriminator: TimeAwareDiscriminators,
     notes: list[str],
@@ -322,7 +330,7 @@ def _check_outdir(outdir: Path, generator: Generator, discriminator: TimeAwareDi
         )
 
 
-def _description(options: Mapping[str, Any], dataset: PairDataset | DrawnHeads) -> str:
+def _description(options: Mapping[str, Any], dataset: "PairDataset | DrawnHeads") -> str:
     """What the folder of a new run is called, after its number."""
     names = options["names"]
     parts = [slug(dataset.name), names["model"], names["spec"], f"res{options['resolution']}"]
