@@ -4,9 +4,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 CORES := $(shell nproc 2>/dev/null || echo 2)
-# Small tensors gain nothing from many threads; more than four only fight each other.
+# Small tensors do not benefit from many threads; more than four slow each other down.
 THREADS ?= $(shell [ $(CORES) -lt 4 ] && echo $(CORES) || echo 4)
-# The stamp carries a hash of what is to be installed, so that a changed list, and only that, installs again.
+# The stamp contains a hash of the requirements, so that only changed requirements are installed again.
 HASH := $(shell cat requirements.txt requirements-dev.txt | cksum | cut -d' ' -f1)
 STAMP := $(VENV)/.installed-$(HASH)
 
@@ -17,16 +17,16 @@ DEMO_KIMG ?= 4
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make install   create $(VENV) and install what the project needs"
+	@echo "make install   create $(VENV) and install the requirements"
 	@echo "make test      style checks and all tests"
 	@echo "make lint      style checks alone; make format repairs what can be repaired"
-	@echo "make demo      train a small model on drawn heads for a few minutes and render videos"
-	@echo "make demo-clip the same on a clip of real footage, which it downloads"
-	@echo "make learn     train the small model and ablations on drawn heads and measure them (docs/learning.md)"
-	@echo "make gallery   render the pictures of docs/gallery.md anew with PKL=network-snapshot.pkl"
-	@echo "make browser   install Chromium, which the tests of the viewer look through (Debian)"
-	@echo "make bench     measure rendering, training, data, metrics (docs/performance.md)"
-	@echo "make clean     remove caches and out/, what demo, learn and bench wrote"
+	@echo "make demo      train a small model on synthetic heads for a few minutes and render videos"
+	@echo "make demo-clip the same on a downloaded clip of real footage"
+	@echo "make learn     train the small model and ablations on synthetic heads and evaluate them (docs/learning.md)"
+	@echo "make gallery   render the images and videos of docs/gallery.md with PKL=network-snapshot.pkl"
+	@echo "make browser   install Chromium for the tests of the viewer (Debian)"
+	@echo "make bench     benchmark rendering, training, data loading and metrics (docs/performance.md)"
+	@echo "make clean     remove caches and out/, the results of demo, learn and bench"
 
 install: $(STAMP)
 
@@ -47,8 +47,8 @@ format: $(STAMP)
 test: lint
 	OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest
 
-# Run it again to go on where it was: data and download are kept, training continues from its last snapshot (at once, if
-# it was complete; DEMO_KIMG=10 makes it longer), the videos are rendered anew.
+# Can be resumed: data and downloads are kept, training continues from its last snapshot (at once if it was complete;
+# DEMO_KIMG=10 makes it longer), the videos are rendered again.
 demo: $(STAMP)
 	$(BIN)/python -m training.synthetic $(DEMO)/heads/data --videos 192 --resolution 32
 	$(call train_and_render,$(DEMO)/heads)
@@ -68,20 +68,20 @@ define train_and_render
 @echo "The videos are in $(1)/videos, the training run is in $(1)/runs."
 endef
 
-# Drawn heads, the small model and five ablations, what they have learnt. What is done is kept.
+# Synthetic heads, the small model and five ablations, and their evaluation. Finished parts are kept.
 LEARN := out/learn
 LEARN_KIMG ?= 24
 
 learn: $(STAMP)
 	$(BIN)/python -m benchmarks.learning $(LEARN) --kimg $(LEARN_KIMG)
 
-# Runs the commands that docs/gallery.md shows.
+# Runs the commands of docs/gallery.md.
 gallery: $(STAMP)
 	@test -n "$(PKL)" || { echo "make gallery needs a model: make gallery PKL=network-snapshot.pkl" >&2; exit 2; }
 	rm -rf out/gallery
 	sed -n '/^```bash$$/,/^```$$/{/^```/!p}' docs/gallery.md | PATH="$(CURDIR)/$(BIN):$$PATH" PKL="$(PKL)" bash -eux
 
-# The tests of the viewer are skipped without it.
+# Without it the tests of the viewer are skipped.
 BROWSER_PACKAGES := chromium chromium-driver
 
 browser:
@@ -95,7 +95,7 @@ browser:
 	$$apt install -y --no-install-recommends $(BROWSER_PACKAGES) && command -v chromium >/dev/null || { \
 	    echo "Chromium could not be installed (apt-get says above why); the tests of the viewer need it." >&2; exit 1; }
 
-# Figures are worth something on a machine that does nothing else. BENCH="--only rendering --quick" chooses.
+# Needs an otherwise idle machine for meaningful figures. BENCH="--only rendering --quick" selects parts.
 BENCH ?=
 
 bench: $(STAMP)
