@@ -26,7 +26,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from dnnlib import UserError, print_any_text, run_cli, temporary_folder
+from dnnlib import UserError, __version__, print_any_text, run_cli, temporary_folder
 from metrics.registry import METRICS
 
 
@@ -36,6 +36,8 @@ def main() -> None:
         from training.launch.command_line import option_help
 
         print(f"{__doc__.strip()}\n\n{option_help(words)}")
+    elif "--version" in words:
+        print(f"video-3d-gan {__version__}")
     elif any(word.startswith("-") for word in words) and _hydra_answers(words):
         pass
     elif any(word in ("-m", "--multirun") for word in words):

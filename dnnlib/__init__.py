@@ -16,8 +16,11 @@ from dnnlib.util import (
     temporary_folder,
 )
 
+__version__ = "0.1.0"  # of the program, the only place; pyproject.toml reads it here
+
 __all__ = [
     "UserError",
+    "__version__",
     "atomic_write",
     "choices_hint",
     "expand_home",

@@ -6,6 +6,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
+
+from dnnlib import __version__
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (".sh", ".py", ".cpp", ".cu", ".h", ".yaml", ".md")
@@ -118,3 +121,22 @@ def test_the_check_installs_the_browser_first(machine):
     machine.add("make", f'echo "$@" >> {machine.calls}; exit 1')
     assert machine.run("bash", ".ci/run").returncode == 1  # no tests that would skip what they cannot do
     assert machine.calls.read_text(encoding="utf-8").splitlines() == ["browser"]
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Files about the project
+
+
+def test_the_version_is_a_release_of_the_changelog():
+    assert f"\n## [{__version__}]\n" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8").partition("[project.optional-dependencies]")[0]
+    assert "\nversion =" not in project and '"version"' in project
+
+
+def test_the_workflow_makes_what_the_check_makes():
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8"))
+    job = workflow["jobs"]["test"]
+    check = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+    commands = [line for line in check if line.startswith("make ")]
+    assert [step["run"] for step in job["steps"] if "run" in step] == commands
+    assert job["strategy"]["matrix"]["python"] == ["3.10", "3.12"]

@@ -29,7 +29,7 @@ CONFIGS = ("job", "hydra", "all")
 ASKING = {
     "--cfg": CONFIGS, "-c": CONFIGS,
     "--info": (infos := ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")), "-i": infos,
-    "--shell-completion": (), "-sc": (), "--hydra-help": (), "--version": (),
+    "--shell-completion": (), "-sc": (), "--hydra-help": (),
 }  # fmt: skip
 WITH_THEM = ("--resolve", "--package", "-p")
 ELSEWHERE = ("--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd", "--experimental-rerun")
