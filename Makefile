@@ -37,9 +37,9 @@ $(STAMP):
 	touch $@
 
 lint: $(STAMP)
+	$(BIN)/codespell
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/codespell
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

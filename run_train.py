@@ -124,7 +124,7 @@ def make_plan(words: Sequence[str], *, label: str = "", look: bool = True):
     if job.options["metrics"] and look:
         used = inputs["detectors"]
         idle = [f"detectors.{name}=" for name, path in job.options["detectors"].items() if path and name not in used]
-        job.notes.extend(f"{name} has no effect: none of the metrics looks through it." for name in idle)
+        job.notes.extend(f"{name} has no effect: none of the metrics uses it." for name in idle)
     return job
 
 
@@ -146,7 +146,7 @@ def run(
 
 
 def metric_inputs(options: Mapping[str, Any]) -> dict[str, Any]:
-    """What the metrics compare with (None if data are to be drawn) and look through; errors now, not at a snapshot.
+    """The real videos (None if data are still to be synthesised) and detectors of the metrics; errors now, not later.
 
     Raises:
         UserError: A detector is missing, or the real videos do not suit.

@@ -1,1 +1,1 @@
-"""Measurements: one file per subject, each a command that prints a table and writes its figures as JSON."""
+"""Benchmarks: one file per subject, each a command that prints a table and writes its results as JSON."""

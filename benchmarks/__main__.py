@@ -1,4 +1,4 @@
-"""All that is measured, in one run: `python -m benchmarks [--only rendering,training,data] [--json FILE]`."""
+"""All benchmarks in one run: `python -m benchmarks [--only rendering,training,data] [--json FILE]`."""
 
 import json
 import platform
@@ -15,7 +15,7 @@ from torch_utils.memory import keep_freed_memory
 
 
 def chosen(only: str | None) -> list[str]:
-    """Names of sections, in their order."""
+    """Names of the selected sections, in their order."""
     names = only.split(",") if only else list(SECTIONS)
     for name in names:
         if name not in SECTIONS:
@@ -25,7 +25,7 @@ def chosen(only: str | None) -> list[str]:
 
 @click.command(cls=Command)
 @click.option("--only", help=f"Some of {', '.join(SECTIONS)}.")
-@click.option("--quick", is_flag=True, help="The small model, few rounds: whether all runs, not how fast.")
+@click.option("--quick", is_flag=True, help="The small model, few rounds: a test that everything runs.")
 @click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="Timings; the median counts.")
 @click.option("--json", "file", type=click.Path(path_type=Path), help="Write the figures here as well.")
 @click.option(

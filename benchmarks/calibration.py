@@ -1,8 +1,8 @@
-"""How long the original program took, and how fast a machine is compared with the one that it was timed on.
+"""Timings of the original program, and calibration of a machine against the one that they were taken on.
 
-The figures were taken once, of the original implementation in float32 on two cores of an AMD EPYC with PyTorch 2.14.1,
-changed only so that it imports and runs on a CPU. Two products of matrices calibrate: they took `REFERENCE_SECONDS`
-there, and are timed again in every run, between the things that are measured. A multiple is
+The timings were taken once, of the original implementation in float32 on two cores of an AMD EPYC with PyTorch 2.14.1,
+changed only so that it imports and runs on a CPU. A matrix product and a convolution serve as calibration: they took
+`REFERENCE_SECONDS` there, and are timed again in every run, between the measurements. A multiple is
 
     original's wall time × slowness / measured wall time,   slowness = geometric mean of (product now / product then).
 """
@@ -25,12 +25,12 @@ GIGABYTE = 1e9
 
 @dataclass(frozen=True)
 class Original:
-    """A figure of the original.
+    """A measurement of the original program.
 
     Attributes:
-        wall: Seconds.
-        cpu: Seconds of processor time, user and system.
-        peak: Largest resident memory in bytes.
+        wall: Wall time in seconds.
+        cpu: Processor time in seconds, user and system.
+        peak: Peak resident memory in bytes.
     """
 
     wall: float
@@ -42,8 +42,8 @@ def _figure(wall: float, cpu: float, gigabytes: float) -> Original:
     return Original(wall=wall, cpu=cpu, peak=gigabytes * GIGABYTE)
 
 
-#: What rendering took. 'command' is the README's, with loading: it rendered all 16 × 16 pairs of moments and cameras,
-#: of which a video of 16 frames shows the diagonal. The others are single calls in evaluation mode.
+#: Rendering. 'command' is that of the README, with loading: it rendered all 16 × 16 pairs of time steps and cameras, of
+#: which a video of 16 frames shows the diagonal. The others are single calls in evaluation mode.
 ORIGINAL_RENDER = {
     "command": _figure(461.6, 754, 5.7),
     "frame 256": _figure(0.63, 1.23, 1.1),
@@ -52,7 +52,7 @@ ORIGINAL_RENDER = {
     "frame 256 (mead)": _figure(0.38, 0.76, 1.0),
 }
 
-#: What a pass of each phase of a training step took, by (resolution, batch), of the FaceForensics model.
+#: A pass of each phase of a training step of the FaceForensics model, by (resolution, batch).
 ORIGINAL_PHASES = {
     (256, 1): {
         "Gmain": _figure(12.7, 21.7, 7.3),
@@ -80,7 +80,7 @@ ORIGINAL_PHASES = {
     },
 }
 
-#: How often a phase occurs per iteration.
+#: Frequency of a phase per iteration.
 SHARES = {"Gmain": 1.0, "Greg": 1 / 4, "Dmain": 1.0, "Dreg": 1 / 16}
 
 
@@ -89,10 +89,10 @@ def _iteration(phases: dict[str, Original]) -> Original:
     return Original(wall=wall, cpu=cpu, peak=max(p.peak for p in phases.values()))
 
 
-#: An iteration, phases weighted as they occur, by (resolution, batch).
+#: An iteration, phases weighted by their frequency, by (resolution, batch).
 ORIGINAL_ITERATION = {size: _iteration(phases) for size, phases in ORIGINAL_PHASES.items()}
 
-#: What the calibration products took while the original was timed.
+#: Timings of the calibration products on the machine of the original's timings.
 REFERENCE_SECONDS = {"matmul 2048³": 0.100, "conv 3×3 128→128 [2,128,128,128]": 0.040}
 
 
@@ -113,7 +113,7 @@ def _products() -> dict[str, Callable[[], torch.Tensor]]:
 
 @dataclass
 class Calibration:
-    """The products' times in this run: call `sample` between measurements, several times.
+    """Timings of the calibration products in this run; `sample` is called several times between measurements.
 
     Attributes:
         seconds: Wall times by product, one entry per sample.
@@ -136,16 +136,16 @@ class Calibration:
 
     @property
     def medians(self) -> dict[str, float]:
-        """Of all samples, by product."""
+        """Medians over all samples, by product."""
         return {name: statistics.median(values) for name, values in self.seconds.items()}
 
     @property
     def slowness(self) -> float:
-        """How many times longer this machine takes than the original's did."""
+        """Ratio of this machine's timings to those of the machine of the original's timings."""
         return statistics.geometric_mean(m / REFERENCE_SECONDS[name] for name, m in self.medians.items())
 
     def multiple(self, original: Original, seconds: float) -> float:
-        """How many times faster than the original something is that takes so many seconds of wall time."""
+        """Speed of a measurement of `seconds` of wall time as a multiple of the original's."""
         return original.wall * self.slowness / seconds
 
     def report(self) -> dict:
@@ -154,7 +154,7 @@ class Calibration:
 
 
 def describe(report: Mapping[str, Any]) -> str:
-    """A line about what `Calibration.report` gave."""
+    """The result of `Calibration.report` as one line."""
     products = ", ".join(f"{name} {1e3 * seconds:.0f} ms" for name, seconds in report["seconds"].items())
     return f"calibration products: {products}"
 
@@ -186,12 +186,12 @@ def time_rounds(
     calibration: Calibration | None = None,
     warm_up: bool = True,
 ) -> dict[str, Times]:
-    """Time functions in turns.
+    """Time functions in alternation.
 
     Args:
-        functions: By name.
-        rounds: Calls of each that are timed.
-        calibration: A sample is taken in every round.
+        functions: Functions by name.
+        rounds: Timed calls of each.
+        calibration: Sampled in every round.
         warm_up: Call each once before.
     """
     for function in functions.values() if warm_up else ():

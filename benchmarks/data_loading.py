@@ -1,10 +1,10 @@
-"""How fast real data comes: `python -m benchmarks.data_loading [--json FILE]`.
+"""Throughput of the data loader: `python -m benchmarks.data_loading [--json FILE]`.
 
-Pairs of frames per second of one core, from the loader that training uses (with batches, without workers), beside the
-limit: Pillow alone decoding the same files, resizing them where they are larger, and handing the pixels over as an
-array. Both alternate, and CPU time is counted, so that other programs disturb the ratio little. How memory happens to
-be laid out makes either faster or slower by a quarter for the life of a process, so several processes are averaged.
-Further, how long a large set takes to list, for the first time and again.
+Pairs of frames per second and core, from the loader of the training (with batches, without workers), beside the limit:
+Pillow decoding the same files, resizing them where they are larger, and returning the pixels as an array. Both
+alternate, and CPU time is counted, so that other programs hardly affect the ratio. The memory layout of a process makes
+either faster or slower by a quarter, so several processes are averaged. Also the time to list a large data set, for the
+first time and again.
 """
 
 import contextlib
@@ -40,7 +40,7 @@ KINDS = {"PNG 256²": ("png", 256), "JPEG 256²": ("jpg", 256), "PNG 320²": ("p
 
 
 def draw_picture(generator: np.random.Generator, size: int) -> Image.Image:
-    """Smooth noise in several octaves, which compresses about as a photograph does."""
+    """Smooth noise in several octaves, which compresses about as well as a photograph."""
     total = np.zeros([size, size, 3])
     for octave in (4, 8, 16, 32, 64, 128):
         noise = generator.normal(size=[3, octave, octave]).astype(np.float32)
@@ -61,7 +61,7 @@ def write_videos(folder: str, *, suffix: str, size: int) -> None:
 
 
 def pillow_alone(files: list[str]) -> None:
-    """What cannot be avoided: read, decode, resize, give the pixels."""
+    """The lower limit: read, decode, resize, return the pixels."""
     for file in files:
         with open(file, "rb") as stream:
             data = stream.read()
@@ -122,7 +122,7 @@ def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
 
 
 def measure_listing(frames: int) -> dict[str, float]:
-    """Seconds to list so many empty files, 16 to a folder: without and with what was remembered."""
+    """Seconds to list `frames` empty files, 16 to a folder: without and with the cached listing."""
     with tempfile.TemporaryDirectory() as base:
         root = os.path.join(base, "set")
         for video in range(frames // 16):
@@ -130,7 +130,7 @@ def measure_listing(frames: int) -> dict[str, float]:
             os.makedirs(folder)
             for frame in range(16):
                 open(os.path.join(folder, f"{frame:06d}.png"), "wb").close()
-        time.sleep(3)  # what has just changed is not remembered
+        time.sleep(3)  # listings of folders that have just changed are not cached
         previous = os.environ.get("XDG_CACHE_HOME")
         os.environ["XDG_CACHE_HOME"] = os.path.join(base, "cache")
         try:
@@ -151,7 +151,7 @@ def measure_listing(frames: int) -> dict[str, float]:
 def measure(
     *, rounds: int, processes: int, frames: int, kinds: Mapping[str, tuple[str, int]] = KINDS
 ) -> dict[str, Any]:
-    """Pairs per second of each kind of file, and seconds to list so many files."""
+    """Pairs per second of each kind of file, and seconds to list `frames` files."""
     results: dict[str, Any] = {"pairs per second": {}, "listing": {"frames": frames, **measure_listing(frames)}}
     with tempfile.TemporaryDirectory() as base:
         for name, (suffix, size) in kinds.items():

@@ -1,9 +1,8 @@
-"""How fast metrics look at clips: features per second of the networks that need no file, and what follows from them.
+"""Throughput of the metrics: feature extraction by the networks that need no file, and distances.
 
     python -m benchmarks.evaluation [--json FILE] [--resolution 256]
 
-Clips of 16 frames are random and in memory. Networks that are downloaded (I3D, Inception) are left out: what they cost
-is their own.
+Clips of 16 frames are random and in memory. Pretrained networks (I3D, Inception) are left out.
 """
 
 import json
@@ -36,10 +35,10 @@ def measure(*, resolution: int = 256, clips: int = 4, rows: int = 2048, rounds: 
     """Per network: seconds per clip and, where it has products, those of the products alone; seconds per distance.
 
     Args:
-        resolution: Of the clips.
-        clips: In a batch.
-        rows: Clips whose features are compared.
-        rounds: Timings of which the median counts.
+        resolution: Resolution of the clips.
+        clips: Clips per batch.
+        rows: Feature vectors per side of a distance.
+        rounds: Timings, of which the median is reported.
     """
     generator = torch.Generator().manual_seed(0)
     batch = torch.randint(0, 256, [clips, 3, FRAMES, resolution, resolution], dtype=torch.uint8, generator=generator)

@@ -1,11 +1,11 @@
-"""How cost grows with resolution, videos, frames, rays and samples: rendering, and an iteration of training.
+"""Scaling of rendering and training cost with resolution, videos, frames, rays and samples.
 
     python -m benchmarks.growth [--only render-rays,train-samples] [--json FILE] [--plots DIR]
 
 Every point is the FaceForensics model with one number changed, initial weights, float32. With a single thread
-(OMP_NUM_THREADS=1) the processor's time counts, not the clock's: other programs on the machine then disturb little.
-Beside the time stands what the products require (multiply-adds, counted): where the time grows otherwise than the size,
-the count says whether there is more to do or the machine does it faster or slower.
+(OMP_NUM_THREADS=1) processor time is measured instead of wall time, so that other programs hardly matter. The table
+also counts the multiply-adds of the products: where the time does not grow in proportion to the size, they separate a
+change of the amount of work from a change of its rate.
 """
 
 import json
@@ -34,17 +34,17 @@ __all__ = ["AXES", "Axis", "Point", "growth", "table"]
 
 @dataclass(frozen=True)
 class Axis:
-    """One number that is varied.
+    """One varied number.
 
     Attributes:
-        what: Is measured, 'render' (one video's frame), 'train' (an iteration) or 'synthesize' (a pass of the generator
-            with gradients).
-        name: Of the number.
-        values: That it takes.
+        what: Measured computation: 'render' (a frame of one video), 'train' (an iteration) or 'synthesize' (a pass of
+            the generator with gradients).
+        name: Name of the number.
+        values: Its values.
         quick: Two values for the small model.
-        size: Of what is worked on, by value, up to a factor: the cost is linear if it grows like that.
+        size: Problem size by value, up to a factor: the cost is linear if it is proportional to the size.
         options: Overrides of the model for a value.
-        videos, frames: Whether the value is the number of videos, or of frames of a video.
+        videos, frames: The value is the number of videos, or of frames of a video.
     """
 
     what: str
@@ -68,7 +68,7 @@ RESOLUTION, RAYS = ("resolution={}",), ("model.generator.rendering.resolution={}
 SAMPLES = ("model.generator.rendering.num_samples={0}", "model.generator.rendering.num_importance={0}")
 AT_64, AT_128 = ("resolution=64",), ("resolution=128",)
 
-#: By name. Training is measured at smaller pictures, where a step of rays and samples is not lost in the upsampler.
+#: Axes by name. Training is measured at lower resolutions, where rays and samples matter beside the upsampler.
 AXES = {
     "render-resolution": Axis("render", "pixels per side", (64, 128, 256, 512), (32, 64), _square, RESOLUTION),
     "render-videos": Axis("render", "videos", (1, 2, 4, 8), (1, 2), float, videos=True),
@@ -103,8 +103,8 @@ def growth(axis: Axis, *, rounds: int = 3, quick: bool = False) -> Iterator[Poin
     """Measure the points of an axis.
 
     Args:
-        rounds: Timings of which the median counts, after a first call.
-        quick: Of the small model, two values.
+        rounds: Timings, of which the median is reported, after a first call.
+        quick: Two values of the small model.
     """
     prepare = {"render": work.rendering, "train": work.training, "synthesize": work.synthesis}[axis.what]
     base, values = (QUICK, axis.quick) if quick else (FULL, axis.values)
@@ -128,7 +128,7 @@ def _seconds(times: Times) -> float:
 
 
 def table(axis: Axis, points: Sequence[Point]) -> str:
-    """Time and products by value; also how much larger than for the value before."""
+    """Time and products by value, with their ratios to those of the previous value."""
     columns = [axis.name, "seconds", "multiply-adds", "G op/s", "products ×", "time ×", "for a size ×"]
     rows = []
     for i, p in enumerate(points):
@@ -175,7 +175,7 @@ def plot(axis: Axis, points: Sequence[Point], path: Path) -> None:
 @click.option("--json", "file", type=click.Path(path_type=Path), help="Write the figures here as well.")
 @click.option("--plots", type=click.Path(path_type=Path), help="Folder for a plot of every axis.")
 def main(only: str | None, quick: bool, rounds: int, file: Path | None, plots: Path | None) -> None:
-    """How the cost of rendering and training grows."""
+    """Scaling of the cost of rendering and training."""
     names = only.split(",") if only else list(AXES)
     for name in names:
         if name not in AXES:

@@ -1,4 +1,4 @@
-"""How long products take by the fastest library route: see `benchmarks.products`."""
+"""Timings of products by their fastest library routes; see `benchmarks.products`."""
 
 import itertools
 import statistics
@@ -15,9 +15,9 @@ from benchmarks.products import Convolution, MatrixProduct, Product, multiply_ad
 
 __all__ = ["Limit", "TimedProduct", "time_product", "time_products"]
 
-SHORT = 2e-3  # seconds; what takes less is repeated until it takes so long
-KEPT = 2  # routes that are timed again after a first look
-LARGE = 1 << 20  # multiply-adds of a product of a batch that may as well be made by itself
+SHORT = 2e-3  # seconds; shorter calls are repeated until they take this long
+KEPT = 2  # fastest routes of a first timing, which are timed again
+LARGE = 1 << 20  # multiply-adds per product of a batch from which single products are tried as well
 
 CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 INPUT_GRADIENTS = {1: grad.conv1d_input, 2: grad.conv2d_input, 3: grad.conv3d_input}
@@ -29,7 +29,7 @@ Route = tuple[str, Callable[[], object]]
 
 @dataclass(frozen=True)
 class TimedProduct:
-    """A product, how often it is required, and seconds for one by the fastest route."""
+    """A product, its count, and seconds for one by the fastest route."""
 
     product: Product
     count: int
@@ -39,7 +39,7 @@ class TimedProduct:
 
 @dataclass(frozen=True)
 class Limit:
-    """What the products of a computation take by the fastest library routes."""
+    """Time of the products of a computation by the fastest library routes."""
 
     products: list[TimedProduct]
 
@@ -76,9 +76,9 @@ def time_products(
     """Time every shape once by its fastest route, those with most multiply-adds first.
 
     Args:
-        dtype: Of the factors, float32 or bfloat16.
-        rounds: Timings of which the median counts.
-        covered: Share of the multiply-adds after which the rest is taken to be as fast as what was timed.
+        dtype: Type of the factors, float32 or bfloat16.
+        rounds: Timings, of which the median is used.
+        covered: Fraction of the multiply-adds that is timed; the rest is assumed to have the same rate.
     """
     ranked = sorted(products, key=lambda product: -product.multiply_adds * products[product])
     timed, done, whole = [], 0, multiply_adds(products)

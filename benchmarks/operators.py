@@ -1,11 +1,11 @@
-"""Times of the native operators on the CPU beside plain PyTorch, on shapes of the published configurations.
+"""Timings of the native operators on the CPU beside plain PyTorch, on shapes of the published configurations.
 
     python -m benchmarks.operators [--op bias_act] [--json FILE]
 
-Every case is run by the reference and by the native operator, in turns with a copy of as many bytes as the operator
-must at least read and write. Its time is the limit that memory sets: every input read once, every result written once,
-what the gradient needs of the forward pass read again once. The fastest of many rounds counts, and with a single thread
-the processor's time, not the clock's: other programs on the machine then disturb least.
+Every case is run by the reference and by the native operator, in alternation with a copy of as many bytes as the
+operator must at least read and write. The time of the copy is the limit set by memory: every input read once, every
+result written once, and what the gradient needs of the forward pass read once more. The fastest of many rounds is
+reported; with a single thread it is processor time, so that other programs hardly matter.
 """
 
 import dataclasses
@@ -35,8 +35,8 @@ from torch_utils.ops.weight_gradients import no_weight_gradients
 
 __all__ = ["Case", "Timing", "cases", "measure"]
 
-SECONDS = 0.6  # for each row of the table, at least
-MIN_ROUNDS, SHORT = 5, 1e-3  # shorter calls are repeated until they take so many seconds
+SECONDS = 0.6  # minimum for each row of the table
+MIN_ROUNDS, SHORT = 5, 1e-3  # shorter calls are repeated until they take SHORT seconds
 
 
 @dataclass(frozen=True)
@@ -44,14 +44,14 @@ class Case:
     """An operator on inputs of one shape.
 
     Attributes:
-        operator: Its name.
-        what: Where the shape comes from.
+        operator: Name of the operator.
+        what: Layer that has this shape.
         inputs: Shapes of its inputs.
-        dtype: Of the inputs.
-        call: (impl, *inputs) → result, or a tuple whose first entry is.
-        rereads: What the gradient reads of the forward pass: 'nothing', 'result' or 'inputs'.
-        passes: What to time.
-        images: So many of the first inputs are laid out as channels_last if they have four dimensions.
+        dtype: Type of the inputs.
+        call: (impl, *inputs) → result, or a tuple whose first entry is the result.
+        rereads: Tensors of the forward pass that the gradient reads: 'nothing', 'result' or 'inputs'.
+        passes: Timed passes.
+        images: Number of leading inputs in channels_last layout, if they have four dimensions.
     """
 
     operator: str
@@ -66,7 +66,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Timing:
-    """A row of the table; times in seconds. `auto` tells whether impl='auto' takes the native operator."""
+    """A row of the table; times in seconds. `auto`: impl='auto' takes the native operator."""
 
     operator: str
     what: str
@@ -80,7 +80,7 @@ class Timing:
 
 
 def cases() -> list[Case]:
-    """Of the FaceForensics model at 256² (whose discriminators take 8 videos at a time) and of the small model."""
+    """Cases of the FaceForensics model at 256² (8 videos per discriminator pass) and of the small model."""
     found = []
 
     def layer(impl, x, b):
@@ -172,7 +172,7 @@ def cases() -> list[Case]:
         ("sum over 4 frames", ((4 * 1024, 28), (4 * 1024, 28, 259)), add_up),
         ("small: sum over 8 frames", ((8 * 256, 16), (8 * 256, 16, 35)), add_up),
     ):
-        # No penalty differentiates them twice.
+        # No penalty takes their second derivatives.
         found.append(Case("composite", what, inputs, call, "inputs", passes=("forward", "gradient")))
 
     def before_activation(impl, dy, y):
@@ -187,7 +187,7 @@ def cases() -> list[Case]:
 
 
 def measure(case: Case) -> Iterator[Timing]:
-    """One row for each kind of use: without gradients, with them, and as R1 differentiates the gradients again."""
+    """One row per kind of pass: without gradients, with gradients, and with the second derivatives of R1."""
     generator = torch.Generator().manual_seed(0)
     inputs = [torch.rand(shape, generator=generator).to(case.dtype) for shape in case.inputs]
     for i in range(case.images):
@@ -216,7 +216,7 @@ def _first(result):
 
 
 def _run(case: Case, passes: str, impl: str, inputs: list[torch.Tensor], result: torch.Tensor) -> Callable[[], object]:
-    """A function of no arguments that makes the passes once."""
+    """A function without arguments that runs the passes once."""
     if passes == "forward":
 
         def forward():
@@ -247,7 +247,7 @@ def _copy(count: int) -> Callable[[], object]:
 
 
 def _fastest(functions: list[Callable[[], object]]) -> list[float]:
-    """Seconds per call of each, called in turns."""
+    """Seconds per call of each, called in alternation."""
     clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
     repeats, best = [], [math.inf] * len(functions)
     for function in functions:

@@ -1,4 +1,4 @@
-"""Plots of a few lines, drawn with Pillow, which the project needs anyway: no reason for a plotting library."""
+"""Line plots, drawn with Pillow, which the project already requires."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -34,9 +34,9 @@ def draw_lines(
 
     Args:
         path: PNG file to write.
-        lines: By their labels, which are shown if there are several.
-        floor: A dashed level: value and label.
-        log_x: x on a logarithmic scale too, marked at the points' own values; else from 0, in fifths.
+        lines: Lines by label; a single label is not shown.
+        floor: Dashed horizontal line: value and label.
+        log_x: Logarithmic x axis with ticks at the points; else linear from 0 with six ticks.
     """
     image = Image.new("RGB", (WIDTH, HEIGHT), "white")
     draw, font = ImageDraw.Draw(image), ImageFont.load_default(14)

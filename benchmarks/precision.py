@@ -1,10 +1,11 @@
-"""Whether bfloat16 on a CPU changes how a training goes: loss curves of the small model, with float32's own spread.
+"""Effect of bfloat16 on CPU training: loss curves of the small model, compared with the spread over seeds.
 
     python -m benchmarks.precision [--kimg 0.5] [--seeds 2] [--json FILE]
 
-Trainings of the small model on its default data, with every layer that has half precision in it: all resolutions of the
-discriminators and the upsampler's blocks. For each seed one in float32 and one in bf16. Curves are means over windows
-of iterations; the distance of two precisions (same seed) is set against that of two seeds (same precision).
+Trainings of the small model on its default data, with half precision in every layer that supports it: all resolutions
+of the discriminators and the upsampler's blocks. For each seed there is one in float32 and one in bf16. Curves are
+means over windows of iterations; the distance between precisions (same seed) is compared with that between seeds (same
+precision).
 """
 
 import contextlib
@@ -29,7 +30,7 @@ WORDS = (
     "model.generator.upsampler.fp16_min_resolution=32",
 )  # fmt: skip
 
-Curves = dict[str, list[float]]  # by name: a mean per window
+Curves = dict[str, list[float]]  # means per window, by name
 
 
 def train(precision: str, seed: int, *, kimg: float, windows: int, folder: Path) -> Curves:

@@ -1,4 +1,4 @@
-"""Measurements in processes of their own, and how much memory a process took."""
+"""Measurements in fresh processes, and peak memory."""
 
 import multiprocessing
 from collections.abc import Callable
@@ -9,13 +9,13 @@ __all__ = ["in_fresh_process", "peak_memory"]
 
 
 def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
-    """What a function of a module returns, called in a new process."""
+    """Result of a function of a module, called in a new process."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(function, arguments)
 
 
 def peak_memory() -> float:
-    """Largest resident size of this process so far, in bytes; nan where the system does not tell."""
+    """Largest resident size of this process so far, in bytes; nan where the system does not report it."""
     try:
         lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     except OSError:

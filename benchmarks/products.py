@@ -1,10 +1,10 @@
-"""The products that a computation requires, and how long the fastest library route takes for the same shapes.
+"""Matrix products and convolutions required by a computation.
 
-`record_products` writes down the shape of every matrix product and convolution while a computation runs, forward and
-backward. It does not look into native operators: on the 'meta' device there are none, and nothing is computed.
-`library_routes.time_products` runs products of the same shapes, each by every library route that fits, and adds up the
-fastest: the *limit* of programs that consist of library calls. Depthwise filters are no products between channels and
-count as nothing, like everything else that a computation does.
+`record_products` records the shapes of all matrix products and convolutions of a computation, forward and backward. It
+does not see into native operators: on the 'meta' device there are none, and nothing is computed.
+`library_routes.time_products` times products of the same shapes by every library route that fits and adds up the
+fastest: the *limit* of programs that consist of library calls. Depthwise filters are not products between channels and
+are not counted, like all other operations.
 """
 
 import math
@@ -77,14 +77,14 @@ def multiply_adds(products: Counter[Product]) -> int:
 
 @contextmanager
 def record_products() -> Iterator[Counter[Product]]:
-    """How often each product occurs in what runs inside the `with` block."""
+    """Context manager that counts the products inside the `with` block."""
     found: Counter[Product] = Counter()
     with FlopCounterMode(display=False, custom_mapping=_recorders(found)):
         yield found
 
 
 def _recorders(found: Counter[Product]) -> dict:
-    """By operator, a function of its arguments (shapes in place of tensors) that adds what it requires to `found`."""
+    """By operator, a function of its arguments (shapes in place of tensors) that adds its products to `found`."""
 
     def add(products: Sequence[Product]) -> int:
         found.update(product for product in products if product.multiply_adds)
@@ -126,7 +126,7 @@ def _recorders(found: Counter[Product]) -> dict:
 
 
 def _convolution(wanted, image, weight, output, stride, padding, dilation, groups) -> list[Product]:
-    """The product that a convolution of `image` to `output` stands for; nothing for a depthwise one."""
+    """The product that a convolution of `image` to `output` amounts to; empty for a depthwise one."""
     if groups > 1 and weight[1] == 1:
         return []
     axes = len(weight) - 2
@@ -140,7 +140,7 @@ def _convolution(wanted, image, weight, output, stride, padding, dilation, group
         return [MatrixProduct(1, *shapes[wanted])]
     image, weight, output = (tuple(x) for x in (image, weight, output))
     if wanted == "output" and groups == 1 and math.prod(weight[2:]) > math.prod(output[2:]):
-        # How autograd writes a weight's gradient where that is itself differentiated: videos and channels trade places.
+        # Autograd's form of a weight gradient that is itself differentiated: batch and channels are swapped.
         wanted, stride, dilation = "weight", dilation, stride
         image, weight, output = (
             (image[1], image[0], *image[2:]),

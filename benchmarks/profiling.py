@@ -1,4 +1,4 @@
-"""Where the time of a computation goes: its dearest operations, and a trace for chrome://tracing or ui.perfetto.dev."""
+"""Profiles: the most expensive operations, and a trace for chrome://tracing or ui.perfetto.dev."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ DEAREST = 10
 
 @dataclass(frozen=True)
 class Operation:
-    """An operation without those that it calls: seconds in all, share of the whole, and number of calls."""
+    """An operation: seconds without its callees, fraction of the whole, and number of calls."""
 
     name: str
     seconds: float
@@ -31,7 +31,7 @@ def profile_to(path: Path, function: Callable[[], object]) -> list[Operation]:
         path: File to write, `*.json` or, compressed, `*.json.gz`.
 
     Returns:
-        The ten dearest operations: by time on the GPU where there is one, else on the CPU.
+        The ten most expensive operations: by time on the GPU where there is one, else on the CPU.
     """
     function()
     activities = [ProfilerActivity.CPU]

@@ -1,10 +1,10 @@
-"""How fast videos are rendered: the README's command, its loop alone, single frames, start-up, peak memory.
+"""Rendering speed: the README's command, its loop alone, single frames, start-up, peak memory.
 
     python -m benchmarks.rendering [--precision float32|bf16] [--json FILE]
 
-*Loop* is what comes after loading: codes to a finished video of 16 frames at 16 cameras, encoding included. *Limit* is
-the time of the products of its frames by the fastest library routes (benchmarks.library_routes), in the loop's
-precision. Weights are initial ones: time does not depend on them.
+*Loop* is the part after loading: codes to a finished video of 16 frames at 16 cameras, encoding included. *Limit* is
+the time of the products of its frames by the fastest library routes (benchmarks.library_routes), in the precision of
+the loop. Weights are initial ones: the time does not depend on them.
 """
 
 import json
@@ -41,7 +41,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FRAMES = 16
 PROGRAM = "rotation_camera_yaw"
 PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16}
-#: Models that the original was timed with: overrides, and the figure of one frame.
+#: Models of the original's timings: overrides, and the key of the timing of one frame.
 MODELS = {
     "faceforensics 256²": (work.FULL, "frame 256"),
     "taichi 128²": (("model=stylenerf_taichi", "spec=paper", "fp32=true"), "frame 128 (taichi)"),
@@ -53,13 +53,13 @@ QUICK_MODELS = {"small 32²": (work.QUICK, None)}
 def measure(
     *, precisions: Sequence[str] = ("float32",), rounds: int = 5, quick: bool = False, process: bool = True
 ) -> dict[str, Any]:
-    """Figures by what was done, see the module's docstring, and the calibration.
+    """Results by computation, see the module's docstring, and the calibration.
 
     Args:
-        precisions: Of the products, see `PRECISIONS`.
-        rounds: Timings of which the median counts.
-        quick: The small model.
-        process: Whether to time the command as well.
+        precisions: Precisions of the products, see `PRECISIONS`.
+        rounds: Timings, of which the median is reported.
+        quick: Measure the small model.
+        process: Time the whole command as well.
     """
     keep_freed_memory()
     calibration, rows = Calibration(), {}
@@ -89,7 +89,7 @@ def measure(
 
 
 def _functions(options: Mapping[str, Any], precision: str) -> dict[str, Any]:
-    """One frame of a scene that stands, and the loop."""
+    """One frame with given codes, and the loop."""
     generator, _ = build_networks(options, c_dim=0)
     generator.eval()
     sizes = {"z_dim": generator.z_dim, "motion_dim": generator.motion_dim, "background_dim": generator.background_dim}
@@ -142,10 +142,10 @@ def _processes(options: Mapping[str, Any], model: str, precision: str, rounds: i
 
 
 def run_process(words: Sequence[str]) -> dict[str, float]:
-    """Wall and processor seconds and peak memory in bytes of `generate.py` with these words.
+    """Wall and processor seconds and peak memory in bytes of `generate.py` with these arguments.
 
     Raises:
-        RuntimeError: It failed; with what it said.
+        RuntimeError: It failed; with the end of its output.
     """
     start = time.perf_counter()
     with tempfile.TemporaryFile() as said:

@@ -1,10 +1,10 @@
-"""What a training costs per video and phase, what its processes exchange, and how it would scale over machines.
+"""Training cost per video and phase, communication volume, and predicted scaling over machines.
 
     python -m benchmarks.scaling [--json FILE]
 
 Operations are counted (multiplications and additions of the matrix products and convolutions, both directions), bytes
-are those that the program exchanges. CPU time per video and phase is measured on this machine. Times on GPUs are
-predicted from the counts and the rates in `Machine`; nothing here has run on more than one GPU. See docs/scaling.md.
+are those of the collectives. CPU time per video and phase is measured on this machine. Times on GPUs are predicted from
+the counts and the rates in `Machine`; nothing here has run on more than one GPU. See docs/scaling.md.
 """
 
 import dataclasses
@@ -46,7 +46,7 @@ class Machine:
     disk: float = 500e6  # bytes per second of a shared file system
 
     def compute(self, flops: float) -> float:
-        """Seconds for so many operations on one GPU."""
+        """Seconds for `flops` operations on one GPU."""
         return flops / (self.teraflops * 1e12 * self.utilisation)
 
     def all_reduce(self, count: int, size: float) -> float:
@@ -67,7 +67,7 @@ class Machine:
 
 
 class Shapes:
-    """A stream of random numbers that has only their shapes, to count without computing."""
+    """Random stream on the 'meta' device, which has shapes but no values."""
 
     def uniform(self, name, shape):
         return torch.empty(tuple(shape), device="meta")
@@ -105,7 +105,7 @@ def one_pass(loss, phase: Phase, batch: VideoBatch, stream) -> None:
 
 
 def count(options: dict, videos: int) -> dict[str, dict[str, float]]:
-    """Operations per video and exchanged bytes of a phase, and how often it runs, by phase."""
+    """Operations per video, exchanged bytes and interval, by phase."""
     _, _, loss, phases = build(options, "meta")
     result = {}
     for phase in phases:
@@ -121,7 +121,7 @@ def count(options: dict, videos: int) -> dict[str, dict[str, float]]:
 
 
 def measure(options: dict, videos: int, rounds: int) -> dict[str, float]:
-    """CPU seconds per video of a pass of each phase on this machine; other programs count little."""
+    """CPU seconds per video of a pass of each phase on this machine."""
     keep_freed_memory()
     _, _, loss, phases = build(options, "cpu")
     seconds = {phase.name: math.inf for phase in phases}
@@ -135,7 +135,7 @@ def measure(options: dict, videos: int, rounds: int) -> dict[str, float]:
 
 
 def count_frames(options: dict) -> tuple[float, int]:
-    """Operations for a preview's frame, and frames per previews."""
+    """Operations per frame of a preview, and frames per set of previews."""
     generator, _, _, _ = build(options, "meta")
     generator.eval()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
@@ -159,7 +159,7 @@ def predict(phases: dict[str, dict], options: dict, machine: Machine, *, frame: 
         share = batch // gpus
         compute = sum(machine.compute(share * p["flops"]) / p["interval"] for p in phases.values())
         exchange = sum(machine.all_reduce(gpus, p["bytes"]) / p["interval"] for p in phases.values()) if gpus > 1 else 0
-        # What one process does while the others wait, spread over the iterations between: previews and saving.
+        # Work of one process while the others wait, averaged over iterations: previews and saving.
         per_tick = max(1, math.ceil(spec["kimg_per_tick"] * 1000 / batch))
         alone = (machine.compute(frame[0] * frame[1]) + file / machine.disk) / (spec["imgsnap"] * per_tick)
         total = compute + exchange + machine.flag(gpus) + alone
@@ -201,10 +201,10 @@ def show(phases: dict, measured: dict | None, rows: list) -> str:
 
 
 def parse_rates(changes: Sequence[str]) -> Machine:
-    """The machine that `name=number` words describe.
+    """The machine with rates changed by `name=number` arguments.
 
     Raises:
-        UserError: There is no such rate, or it is no number above zero.
+        UserError: Unknown rate, or not a number above zero.
     """
     known = {field.name: type(field.default) for field in dataclasses.fields(Machine)}
     rates = {}

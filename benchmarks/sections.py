@@ -1,4 +1,4 @@
-"""The parts of `python -m benchmarks`: each measures something, tells it in tables, and returns rows and data."""
+"""Sections of `python -m benchmarks`: each runs a benchmark, prints its tables, and returns rows and data."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -18,7 +18,7 @@ __all__ = ["SECTIONS", "Report", "Row", "Settings", "profiles", "summary"]
 
 @dataclass(frozen=True)
 class Settings:
-    """How thoroughly: the small model or the paper's, how many timings; `tell` takes each table as it is known."""
+    """Effort: the small model or the paper's, and number of timings; `tell` receives each table when it is ready."""
 
     quick: bool
     rounds: int
@@ -30,11 +30,11 @@ class Row:
     """A line of the summary.
 
     Attributes:
-        what: Was done.
-        seconds: It took.
-        multiple: Of the original's speed, corrected by the calibration products; None where the original was not timed.
-        fraction: Of the limit; None where no limit is known.
-        peak: Resident memory in bytes; None where it was not measured.
+        what: The computation.
+        seconds: Its wall time.
+        multiple: Multiple of the original's speed, corrected by calibration; None where the original was not timed.
+        fraction: Fraction of the limit; None where no limit is known.
+        peak: Peak resident memory in bytes; None where it was not measured.
     """
 
     what: str
@@ -46,7 +46,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Report:
-    """What a section found."""
+    """Results of a section."""
 
     data: Any
     rows: Sequence[Row] = field(default_factory=tuple)
@@ -70,7 +70,7 @@ def rendering_section(settings: Settings) -> Report:
     return Report(results, rows)
 
 
-#: (resolution, videos) at which the original was timed, dearest first.
+#: (resolution, videos) of the original's timings, most expensive first.
 TRAININGS = ((256, 2), (256, 1), (64, 2), (64, 1))
 
 
@@ -121,7 +121,7 @@ def metrics_section(settings: Settings) -> Report:
 
 
 def growth_section(settings: Settings) -> Report:
-    """How cost grows."""
+    """Scaling of the cost."""
     data = {}
     for name, axis in growth.AXES.items():
         points = list(growth.growth(axis, rounds=min(settings.rounds, 3), quick=settings.quick))
@@ -141,7 +141,7 @@ PROFILED = {"rendering": work.rendering, "training": work.training}
 
 
 def profiles(settings: Settings, names: Sequence[str], folder: Path) -> Iterator[str]:
-    """Traces of a rendered frame and of the phases of training, and tables of their dearest operations."""
+    """Traces of a rendered frame and of the phases of training, and tables of their most expensive operations."""
     options = compose_options(["outdir=.", "data=.", *(work.QUICK if settings.quick else work.FULL)])
     for name in PROFILED:
         if name in names:

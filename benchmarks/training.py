@@ -1,4 +1,4 @@
-"""What the phases of a training iteration cost on this machine: time, memory, fraction of the machine's limit.
+"""Cost of the phases of a training iteration: time, memory, fraction of the machine's limit.
 
     python -m benchmarks.training [--json FILE] [--resolution 256] [--batch 2] [--precision bf16]
                                    [--activation-checkpointing]
@@ -30,8 +30,8 @@ from training.launch.config import compose_options
 
 __all__ = ["compose", "measure", "show"]
 
-COVERED = 0.98  # of a phase's multiply-adds are timed, the rest is taken to be as fast
-SAMPLES = 3  # of the calibration between two phases
+COVERED = 0.98  # fraction of the multiply-adds that is timed; the rest is assumed to have the same rate
+SAMPLES = 3  # calibration samples between two phases
 
 
 def measure_phase(options: Mapping[str, Any], name: str, videos: int, rounds: int, threads: int) -> dict[str, float]:
@@ -65,10 +65,10 @@ def measure(
     """All phases and an iteration, as time, as multiple of the original where it was timed, as fraction of the limit.
 
     Args:
-        videos: Per pass.
-        rounds: Timed passes of which the median counts.
-        threads: Of each process; None for PyTorch's choice.
-        limit: Whether to time the products by themselves as well.
+        videos: Videos per pass.
+        rounds: Timed passes, of which the median is reported.
+        threads: Threads of each process; None for PyTorch's default.
+        limit: Time the products by themselves as well.
     """
     threads = threads or torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -96,14 +96,14 @@ def _sample(calibration: Calibration) -> None:
 
 
 def _iteration(phases: Mapping[str, Mapping[str, float]], key: str) -> float:
-    """The sum over the phases as often as they occur."""
+    """The sum over the phases, weighted by their frequency."""
     return sum(phases[name][key] * share for name, share in SHARES.items())
 
 
 def limits(options: Mapping[str, Any], videos: int) -> dict[str, tuple[float, int]]:
     """By phase, seconds of the required products by the fastest library routes, and their multiply-adds.
 
-    In bfloat16 all products are taken to have it, though not all do: that limit is a lower one than can be reached.
+    For bfloat16 all products are assumed to use it, though not all do: that limit cannot be reached.
     """
     dtype = torch.bfloat16 if options["precision"] == "bf16" else torch.float32
     required = {name: found for name, (found, _) in work.count(work.training, options, videos=videos).items()}

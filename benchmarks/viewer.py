@@ -1,8 +1,8 @@
-"""Frames per second of the viewer while a mouse drags: `python -m benchmarks.viewer [--network_pkl PKL] [--width 128]`.
+"""Frame rate of the viewer during a mouse drag: `python -m benchmarks.viewer [--network_pkl PKL] [--width 128]`.
 
-A real browser without a screen (Chromium, drawing in software) turns the camera for some seconds; frames are counted
-where they are sent. Browser and renderer share the machine, as they do when somebody looks at a model on it. Without
-a checkpoint an untrained network of the base configuration is measured: its weights do not change its speed.
+A headless browser (Chromium, with software rendering) turns the camera for some seconds; frames are counted where they
+are sent. Browser and renderer share the machine, as in local use. Without a checkpoint an untrained network of the base
+configuration is measured: the speed does not depend on the weights.
 """
 
 import json
@@ -24,7 +24,7 @@ BROWSER = [
     "--disable-component-update", "--disable-sync", "--use-angle=swiftshader", "--enable-unsafe-swiftshader",
 ]  # fmt: skip
 WARM_UP = 3.0  # seconds of dragging before frames are counted
-MOVES = 30  # of the mouse, per second
+MOVES = 30  # mouse events per second
 
 
 def write_untrained(path: Path) -> Path:
@@ -58,7 +58,7 @@ def drag(page: Any, seconds: float) -> None:
 
 
 def measure(network_pkl: Path, *, width: int | None, seconds: float, device: str | None) -> dict[str, Any]:
-    """Drag in one window; frames per second, their widths, and the median milliseconds of one."""
+    """Frames per second of one browser window, their widths, and the median milliseconds per frame."""
     from playwright.sync_api import sync_playwright
 
     from renderer.viewer.__main__ import start

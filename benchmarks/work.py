@@ -1,4 +1,4 @@
-"""The computations that are measured: rendering, phases of training, passes of the generator; initial weights."""
+"""The benchmarked computations: rendering, phases of training, passes of the generator, with initial weights."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -20,18 +20,18 @@ from training.loss import VideoBatch
 
 __all__ = ["FULL", "QUICK", "Work", "count", "rendering", "synthesis", "training"]
 
-#: Overrides: the model that the original was timed with, and the smallest one for a quick look.
+#: Overrides: the model of the original's timings, and the smallest one for a quick test.
 FULL = ("model=stylenerf_faceforensics", "spec=paper", "fp32=true")
 QUICK = ("model=stylenerf_small", "spec=small", "resolution=32")
 
-CAMERAS = 16  # of the path, and frames of the README's video
+CAMERAS = 16  # cameras of the path, and frames of the README's video
 
-Work = dict[str, tuple[Callable[[], object], float]]  # name → function, and how often it occurs
-Required = tuple[Counter[Product], float]  # the products of a function, and how often it occurs
+Work = dict[str, tuple[Callable[[], object], float]]  # name → function and its frequency
+Required = tuple[Counter[Product], float]  # the products of a function, and its frequency
 
 
 def rendering(options: Mapping[str, Any], *, videos: int = 1, frames: int | None = None, device: str = "cpu") -> Work:
-    """A frame of every video, of a scene that stands; or whole videos of so many frames, from the codes on."""
+    """One frame of every video with given codes; or whole videos of `frames` frames, from the codes on."""
     generator, _ = build_networks(options, c_dim=0, device=device)
     generator.eval()
     codes = _codes(generator, videos, device)
@@ -56,7 +56,7 @@ def rendering(options: Mapping[str, Any], *, videos: int = 1, frames: int | None
 
 
 def training(options: Mapping[str, Any], *, videos: int = 1, frames: None = None, device: str = "cpu") -> Work:
-    """The phases of an iteration; a pass takes two frames of a video, never more."""
+    """The phases of an iteration; a pass takes two frames per video."""
     _, _, loss, phases = build(options, device)
     batch, stream = _batch(videos, options["resolution"], device), _stream(device)
 
@@ -82,7 +82,7 @@ def synthesis(options: Mapping[str, Any], *, videos: int = 1, frames: int = 2, d
 
 
 def count(compute: Callable[..., Work], options: Mapping[str, Any], **sizes: Any) -> dict[str, Required]:
-    """The products that each function of one of the above requires, and how often it occurs; nothing is computed."""
+    """Products and frequency of each function of one of the above; nothing is computed."""
     required = {}
     for name, (function, share) in compute(options, **sizes, device="meta").items():
         with record_products() as found:

@@ -1,4 +1,4 @@
-"""Click commands whose options may be spelled with - or _, which suggest the nearest option, and finite numbers."""
+"""Click commands: options with dashes or underscores, suggestions for unknown options, finite numbers."""
 
 import math
 import re
@@ -14,8 +14,8 @@ __all__ = ["FINITE", "FRAME_RATE", "Command", "finite_float"]
 class Command(click.Command):
     """A command whose options may be written with dashes or with underscores.
 
-    An unknown option is answered with the nearest one. `~` at the beginning of a value that is joined to its option
-    (--outdir=~/out), where shells leave it alone, is the home folder.
+    The error about an unknown option suggests the nearest one. A leading `~` of a value that is joined to its option
+    (--outdir=~/out), which shells do not expand, is the home folder.
     """
 
     def __init__(self, *args: Any, context_settings: dict[str, Any] | None = None, **others: Any):
@@ -45,7 +45,7 @@ def _same(typed: str, normal: str) -> bool:
 
 
 class _Finite:
-    """The part of a click type that refuses nan and inf, which pass click's comparisons with bounds."""
+    """Mixin for click types that refuses nan and inf, which pass click's comparisons with bounds."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         number = super().convert(value, param, ctx)
@@ -77,5 +77,5 @@ def finite_float(
 
 
 FINITE = finite_float()
-# Frames per second of a video; far beyond these bounds the encoder fails.
+# Frames per second of a video; the encoder fails far beyond these bounds.
 FRAME_RATE = finite_float(0.01, 1000)

@@ -1,4 +1,4 @@
-"""Files from the internet: where they are kept, what identifies them, and fetching them whole or not at all."""
+"""Cache folders, file hashes, and atomic downloads."""
 
 import hashlib
 import os
@@ -15,20 +15,20 @@ PROGRAM = "video-3d-gan"
 CACHE_VARIABLE = "XDG_CACHE_HOME"
 
 BLOCK = 1 << 20
-TIMEOUT = 30  # seconds without an answer
+TIMEOUT = 30  # seconds without a response
 
 
 def cache_folder(*parts: str) -> Path:
-    """Where this program keeps what it can make or fetch again; for all of its caches.
+    """Folder of all caches, for files that can be made or downloaded again.
 
-    `video-3d-gan` in $XDG_CACHE_HOME, else in ~/.cache. Where there is no home folder, or nothing can be made in it, a
-    folder of this user's among the temporary files, which other users cannot write to.
+    `video-3d-gan` in $XDG_CACHE_HOME, else in ~/.cache. Without a writable home folder it is a private folder of this
+    user among the temporary files.
 
     Returns:
-        An absolute path; the folder need not exist, and may be one to read from only.
+        An absolute path; the folder need not exist, and may be read-only.
 
     Raises:
-        UserError: $XDG_CACHE_HOME is not an absolute path; or there is no place for a cache.
+        UserError: $XDG_CACHE_HOME is not an absolute path, or there is no place for a cache.
     """
     base = os.environ.get(CACHE_VARIABLE)
     if base:
@@ -37,7 +37,7 @@ def cache_folder(*parts: str) -> Path:
     if home is not None and os.path.isdir(home):
         folder = Path(home, ".cache", PROGRAM)
         existing = next(path for path in (folder, *folder.parents) if os.path.exists(path))
-        # One that is there is used even where it can only be read: it may have been filled for this purpose.
+        # An existing cache is used even if it is read-only: it may have been filled in advance.
         wanted = os.R_OK if existing == folder else os.W_OK
         if existing.is_dir() and os.access(existing, wanted | os.X_OK):
             return folder.joinpath(*parts)
@@ -48,7 +48,7 @@ def absolute_setting(variable: str, value: str) -> str:
     """The folder that an environment variable names, a leading `~` expanded.
 
     Raises:
-        UserError: It depends on the working folder, so that there would be another one for each.
+        UserError: The path is relative, and would depend on the working folder.
     """
     path = expand_home(value, name=f"{variable}=")
     if not os.path.isabs(path):
@@ -57,7 +57,7 @@ def absolute_setting(variable: str, value: str) -> str:
 
 
 def _temporary_cache() -> Path:
-    """A cache among the temporary files, made, of this user alone: what lies in it will be run."""
+    """A private cache among the temporary files, which is created: it holds libraries that will be executed."""
     advice = f"set {CACHE_VARIABLE} to a folder that can be written to"
     try:
         folder = Path(temporary_folder(), f"{PROGRAM}-{os.getuid()}")
@@ -73,13 +73,13 @@ def _temporary_cache() -> Path:
 
 
 def make_cache_folder(folder: str | os.PathLike, *, instead: str = "") -> None:
-    """Make a cache folder that is going to be written to.
+    """Create a cache folder that is going to be written to.
 
     Args:
-        instead: What can be done other than setting $XDG_CACHE_HOME, e.g. 'give --cache'.
+        instead: Alternative to setting $XDG_CACHE_HOME for the message, e.g. 'give --cache'.
 
     Raises:
-        UserError: It cannot be made or written to.
+        UserError: It cannot be created or written to.
     """
     reason = None
     try:
@@ -102,7 +102,7 @@ def sha256_of(path: str | os.PathLike) -> str:
 
 
 def git_blob_id(path: str | os.PathLike) -> str:
-    """The name that git gives to a file's content: SHA-1 of 'blob <size>', a zero byte, and the content."""
+    """Git's blob id of a file's content: SHA-1 of 'blob <size>', a zero byte, and the content."""
     return _hash(path, hashlib.sha1(b"blob %d\0" % os.path.getsize(path), usedforsecurity=False))
 
 
@@ -114,15 +114,15 @@ def _hash(path: str | os.PathLike, state) -> str:
 
 
 def fetch(url: str, path: Path, *, check: Callable[[Path], None]) -> None:
-    """Download a file to `path`, which comes into being only when it is complete and `check` does not object.
+    """Download a file to `path`, which appears only when it is complete and has passed `check`.
 
     Args:
-        url: Where it is.
-        path: The file; its folder is made.
-        check: Called with the path of the complete download; raises what it objects to.
+        url: Address of the file.
+        path: Path to write; its folder is created.
+        check: Called with the path of the complete download; raises an error if it is not the right file.
 
     Raises:
-        UserError: It cannot be fetched or written.
+        UserError: The file cannot be downloaded or written.
     """
     from tqdm import tqdm
 

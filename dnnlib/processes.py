@@ -1,7 +1,7 @@
-"""A command and its surroundings: standard streams that nobody reads any more, and signals that ask it to end.
+"""Standard streams without a reader, termination signals, and worker processes.
 
-What a command prints is for people who may have gone: `| head -n 1` closes the pipe, a closed terminal the device,
-`>&-` is no stream at all. The work goes on, and its exit code does not depend on who was reading.
+The reader of a command's output may disappear: `| head -n 1` closes the pipe, a closed terminal the device, and with
+`>&-` there is no stream at all. The command continues, and its exit code does not depend on the reader.
 """
 
 import contextlib
@@ -27,27 +27,27 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class _Lasting(io.FileIO):
-    """A descriptor to write to; what cannot be written is dropped."""
+    """Output stream that drops data it cannot write."""
 
-    _told = False
+    _warned = False
 
     def write(self, data: bytes | memoryview) -> int:
         try:
-            while (count := super().write(data)) is None:  # a pipe that is full, and was told not to block
+            while (count := super().write(data)) is None:  # a full pipe in non-blocking mode
                 select.select([], [self], [])
             return count
         except OSError as error:
-            if error.errno in FULL and self.fileno() == 1 and not self._told:
-                self._told = True
+            if error.errno in FULL and self.fileno() == 1 and not self._warned:
+                self._warned = True
                 print(f"warning: Cannot write to stdout: {error.strerror}; the work goes on.", file=sys.stderr)
             return memoryview(data).nbytes
 
 
 def keep_streams() -> None:
-    """Let printing to stdout and stderr never fail; to be called when a process begins.
+    """Make printing to stdout and stderr never fail; called when a process begins.
 
-    Descriptors 0 to 2 that are closed get the null device, so that no file of the program's takes their place. Streams
-    that somebody has put in the place of the process's own are left alone.
+    Closed descriptors 0 to 2 get the null device, so that no other file takes their place. Replaced streams, such as
+    those of a test runner, are left alone.
     """
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(descriptor, True)
@@ -79,7 +79,7 @@ def _lasting(stream: TextIO | None) -> TextIO:
 
 
 class Ended(BaseException):
-    """A signal has ended the command; a relative of KeyboardInterrupt."""
+    """Termination of the command by a signal, analogous to KeyboardInterrupt."""
 
     def __init__(self, number: int):
         super().__init__(signal.Signals(number).name)
@@ -88,12 +88,12 @@ class Ended(BaseException):
 
 @contextlib.contextmanager
 def signals_end() -> Iterator[None]:
-    """Within, SIGTERM and SIGHUP (the terminal is closed) end the block as Ctrl-C does, so that it can clean up.
+    """Context in which SIGTERM and SIGHUP (closed terminal) raise an exception, as Ctrl-C does, for a clean exit.
 
-    A signal that is ignored (nohup does that) or has a handler is left alone. A second one ends the process at once.
+    Signals that are ignored (as under nohup) or have a handler are left alone. A second one ends the process at once.
 
     Raises:
-        Ended: A signal has come.
+        Ended: A signal has arrived.
     """
     numbers: list[int] = []
 
@@ -117,7 +117,7 @@ def signals_end() -> Iterator[None]:
 
 
 def begin_worker() -> None:
-    """In a process of a pool: leave signals of the terminal to the main process, and end when that has ended."""
+    """Set up a pool's worker: it ignores signals of the terminal, and ends when the main process has ended."""
     keep_streams()
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)

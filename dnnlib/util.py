@@ -1,4 +1,4 @@
-"""Errors that are meant for users, files that are never half-written, and small formatting helpers."""
+"""Errors for users, atomic file writing, and text formatting."""
 
 import contextlib
 import difflib
@@ -42,7 +42,7 @@ FEW = 8  # names that a message can hold
 
 
 class UserError(ValueError):
-    """A mistake of the user's: one line that says what is wrong, where, and what to do about it."""
+    """Error caused by the user: one line with what is wrong, where, and what to do about it."""
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -51,7 +51,7 @@ class UserError(ValueError):
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike, mode: str = "wb", *, encoding: str | None = None) -> Iterator[IO[Any]]:
-    """Write a file so that `path` holds either what it held before or all of the new content, whatever happens.
+    """Write a file atomically: `path` holds either its previous or all of its new content, whatever happens.
 
     The content goes to a temporary name in the same folder (a rename is atomic only within one file system), is
     flushed to the disk and renamed; then the folder is flushed too, because the rename lives there. If the block
@@ -60,8 +60,8 @@ def atomic_write(path: str | os.PathLike, mode: str = "wb", *, encoding: str | N
     Args:
         path: The file to write; its folder must exist.
         mode: 'wb' or 'w'.
-        encoding: Of a text file; default UTF-8. What it does not know (half a character in a file's name, say) is
-            written as an escape like \\udce9, which is right in JSON.
+        encoding: Of a text file; default UTF-8. Characters that it lacks (e.g. a lone surrogate in a file's name) are
+            written as an escape like \\udce9, which is valid JSON.
 
     Raises:
         UserError: The folder is missing or may not be written to, or the disk is full; names `path`.
@@ -91,7 +91,7 @@ def atomic_write(path: str | os.PathLike, mode: str = "wb", *, encoding: str | N
 
 @contextlib.contextmanager
 def explain_file_trouble(path: str | os.PathLike) -> Iterator[None]:
-    """Turn an error of the system while a file is written into one line.
+    """Turn an OSError while a file is written into one line.
 
     Raises:
         UserError: The block raised an OSError; names `path`.
@@ -105,12 +105,12 @@ def explain_file_trouble(path: str | os.PathLike) -> Iterator[None]:
 
 
 def home_folder() -> str | None:
-    """The user's home, an absolute path: $HOME, or what the system's list of users says; None where neither knows.
+    """The user's home, an absolute path: $HOME, or that of the password database; None without either.
 
-    A user need not be on that list: containers may run under any number.
+    The user need not be in the database: containers may run under any user id.
     """
     home = os.environ.get("HOME", "")
-    if not os.path.isabs(home):  # os.path.expanduser would make paths in the working folder of an empty one
+    if not os.path.isabs(home):  # os.path.expanduser would turn an empty one into paths in the working folder
         try:
             import pwd
 
@@ -124,10 +124,10 @@ def expand_home(path: str | os.PathLike, *, name: str) -> str:
     """The path with a leading `~` or `~user` replaced by the home folder.
 
     Args:
-        name: What the error message calls it, e.g. 'outdir='.
+        name: Name in the error message, e.g. 'outdir='.
 
     Raises:
-        UserError: It is in the home folder, and there is none.
+        UserError: The path starts with `~`, and there is no home folder.
     """
     path = os.fspath(path)
     if not re.match(r"~(/|$)", path):
@@ -142,7 +142,7 @@ def temporary_folder() -> str:
     """The system's folder for temporary files.
 
     Raises:
-        UserError: None of those that are usual can be written to.
+        UserError: None of the usual folders can be written to.
     """
     try:
         return tempfile.gettempdir()
@@ -151,7 +151,7 @@ def temporary_folder() -> str:
 
 
 def _sync_folder(folder: str) -> None:
-    """Flush a folder's entries; where folders cannot be opened or flushed there is nothing to do."""
+    """Flush a folder's entries, on systems where folders can be opened and flushed."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -161,7 +161,7 @@ def _sync_folder(folder: str) -> None:
 
 
 def _file_trouble(error: BaseException, temporary: str) -> str | None:
-    """What to tell the user about an error while writing `temporary`; None if it is not about that file."""
+    """Explanation of an error while writing `temporary`; None if it is not about that file."""
     seen: set[int] = set()
     cause: BaseException | None = error
     while cause is not None and id(cause) not in seen:  # libraries wrap the system's error in their own
@@ -180,7 +180,7 @@ def _file_trouble(error: BaseException, temporary: str) -> str | None:
 
 
 def one_line(message: object) -> str:
-    """The text with every run of white space, line breaks included, made one space."""
+    """The string with every run of white space, line breaks included, replaced by one space."""
     return " ".join(str(message).split())
 
 
@@ -211,14 +211,14 @@ def format_bytes(count: float) -> str:
 
 
 def parse_int_list(text: str, *, name: str = "list") -> list[int]:
-    """Whole numbers from a list of numbers and inclusive ranges: '1,2,5-8' → [1, 2, 5, 6, 7, 8].
+    """Integers from a list of numbers and inclusive ranges: '1,2,5-8' → [1, 2, 5, 6, 7, 8].
 
     Args:
         text: The list; spaces are ignored.
-        name: What the error message calls it, e.g. '--seeds'.
+        name: Name in the error message, e.g. '--seeds'.
 
     Raises:
-        UserError: The text is not such a list.
+        UserError: The string is not such a list.
     """
     numbers: list[int] = []
     for part in text.split(","):
@@ -236,9 +236,9 @@ def parse_int_list(text: str, *, name: str = "list") -> list[int]:
 
 
 def nearest_name(name: str, known: Iterable[str]) -> str | None:
-    """The known name that was probably meant, or None: case, dashes and underscores make no difference.
+    """The known name that was probably meant, or None; case, dashes and underscores are ignored.
 
-    A name that differs little, else the first that holds the given one as a part.
+    The most similar name, else the first one that contains the given one.
     """
     plain = {}
     for other in known:
@@ -253,11 +253,11 @@ def _plain(name: str) -> str:
 
 
 def choices_hint(name: str, known: Iterable[str], *, everything: str = "") -> str:
-    """The end of a message about a name that there is not: the nearest one, and all of them if they are few.
+    """End of a message about an unknown name: the nearest known one, and all of them if they are few.
 
     Args:
-        known: Names that there are.
-        everything: Says where all can be seen, for where they are many.
+        known: The valid names.
+        everything: Sentence on where all are listed, used if they are many.
     """
     known = list(known)
     near = nearest_name(name, known)

@@ -36,7 +36,7 @@ def parse_metrics(text: str) -> list[str]:
 
 
 def parse_detectors(texts: tuple[str, ...], names: list[str]) -> dict[str, str]:
-    """Paths by detector from NAME=PATH, or from PATH alone where the metrics need only one detector."""
+    """Paths by detector, from NAME=PATH or, where the metrics need a single detector, from PATH alone."""
     from metrics.detectors import DETECTORS
     from metrics.feature_extractors import DETECTOR_OF
 
@@ -71,7 +71,7 @@ COUNT = click.IntRange(min=1)
 @option("--fake", required=True, type=click.Path(), help="Snapshot, run folder, or folder of generated videos.")
 @option("--outdir", required=True, type=click.Path(file_okay=False), help="Folder for metric-<name>.jsonl.")
 @option("--resolution", type=click.IntRange(min=8), help="Of all frames.  [default: the generator's, else 256]")
-@option("--frame-stride", type=COUNT, help="Keep every so-many-th real frame.  [default: as in the training, else 1]")
+@option("--frame-stride", type=COUNT, help="Keep every n-th real frame.  [default: as in the training, else 1]")
 @option("--nframes", type=COUNT, help="Frames of a training clip.  [default: as in the training, else 16]")
 @option("--detector", "detectors", multiple=True, metavar="[NAME=]PATH", help="TorchScript file to trust and use.")
 @option("--cache", type=click.Path(file_okay=False), help="For features of real videos.  [default: the user's cache]")
@@ -81,7 +81,7 @@ COUNT = click.IntRange(min=1)
 @option("--device", type=click.Choice(["cpu", "cuda"]), help="[default: cuda if there is one]")
 @option("--list", is_flag=True, is_eager=True, expose_value=False, callback=list_metrics, help="Show all metrics.")
 def main(names: str, detectors: tuple[str, ...], gpus: int, device: str | None, **options: Any) -> None:
-    """Compare generated videos with real ones, or measure what they are like."""
+    """Compare generated videos with real ones, or measure properties of theirs."""
     chosen = parse_metrics(names)
     if options["bootstrap"] == 1:
         raise UserError("--bootstrap: an interval needs at least 2 resamplings; 0 does without.")
@@ -109,7 +109,7 @@ def main(names: str, detectors: tuple[str, ...], gpus: int, device: str | None, 
     if options["nframes"] is not None and find_snapshot(options["fake"]) is None:
         raise UserError("--nframes says how a generator's times are spread: leave it out for videos in files.")
     paths = parse_detectors(detectors, chosen)
-    find_detectors(chosen, paths)  # one that is missing is told before anything else
+    find_detectors(chosen, paths)  # a missing file is reported before anything else
     if distributed.environment_rank() == 0:
         for note in idle_notes(chosen, paths, options, gpus=gpus):
             click.echo(note, err=True)
@@ -131,13 +131,13 @@ def main(names: str, detectors: tuple[str, ...], gpus: int, device: str | None, 
 
 
 def idle_notes(names: list[str], paths: dict[str, str], options: dict[str, Any], *, gpus: int) -> list[str]:
-    """What to tell about options that were given and have no effect on these metrics."""
+    """Notes on options that were given and have no effect on these metrics."""
     from metrics.feature_extractors import DETECTOR_OF
     from torch_utils import distributed
 
     chosen, notes = [METRICS[name] for name in names], []
     needed = {DETECTOR_OF.get(metric.network) for metric in chosen}
-    notes += [f"--detector {name}= has no effect: no metric looks through it." for name in paths if name not in needed]
+    notes += [f"--detector {name}= has no effect: no metric uses it." for name in paths if name not in needed]
     if options["cache"] is not None and not any(metric.uses_real for metric in chosen):
         notes.append("--cache has no effect: no metric compares with real videos.")
     context = click.get_current_context()
@@ -199,7 +199,7 @@ def run(names: list[str], paths: dict[str, str], device_type: str, options: dict
 
 
 def open_videos(options: dict[str, Any], device: Any) -> tuple[Any, Any, dict[str, Any]]:
-    """The generated videos, the real ones (or None), and what the rows say about where they come from."""
+    """The generated videos, the real ones (or None), and their origin for the rows of the result files."""
     from metrics.real_videos import StoredVideos
 
     about: dict[str, Any] = {"fake_name": os.path.basename(os.path.abspath(options["fake"]))}
@@ -219,7 +219,7 @@ def open_videos(options: dict[str, Any], device: Any) -> tuple[Any, Any, dict[st
 
 
 def find_snapshot(path: str) -> Path | None:
-    """The snapshot that a path stands for; None for a folder or zip of videos."""
+    """The snapshot that a path refers to; None for a folder or zip of videos."""
     from training.checkpoints.snapshot import latest_snapshot
 
     if not os.path.isdir(path):
@@ -229,7 +229,7 @@ def find_snapshot(path: str) -> Path | None:
 
 
 def open_generator(snapshot: Path, options: dict[str, Any], device: Any) -> tuple[Any, dict[str, Any]]:
-    """The videos of a generator, and what its snapshot says of its training."""
+    """The videos of a generator, and the training options and progress recorded in its snapshot."""
     from metrics.generated_videos import GeneratedVideos, draw_labels
     from training.checkpoints.snapshot import load_generator, load_snapshot
 

@@ -1,8 +1,7 @@
-"""Trained networks that metrics look through: where their files are, and whether they are the right ones.
+"""Files of pretrained feature extractors: location, download and identification.
 
-A TorchScript file is a program. One is loaded only if the user gave its path, or if it is, to the bit, the file that
-the table below identifies. A file in the cache folder that is not known is not loaded, and no other network steps in
-for one that is missing.
+A TorchScript file is a program. It is loaded only if the user gave its path, or if it is, to the bit, the file that the
+table below identifies. An unknown file in the cache folder is not loaded, and no other network replaces a missing one.
 """
 
 import dataclasses
@@ -17,15 +16,15 @@ __all__ = ["DETECTORS", "Detector", "DetectorFile", "find_detector"]
 
 @dataclasses.dataclass(frozen=True)
 class Detector:
-    """A network that is published as a file.
+    """A pretrained network that is published as a file.
 
     Attributes:
-        file: What the file is called.
-        what: What it is.
-        size: Roughly, for people.
-        git_blob: Its identity as git names it; None if no identity is known.
-        download: Where it is fetched from; None if it is not, for want of an identity to check.
-        pages: Where people find it.
+        file: Name of the file.
+        what: Description for messages.
+        size: Approximate size for messages.
+        git_blob: Git blob id of the published file; None if it is not known.
+        download: URL for automatic download; None without a blob id to check the download against.
+        pages: Pages that offer the file, for messages.
     """
 
     file: str
@@ -64,13 +63,13 @@ DETECTORS = {
 
 @dataclasses.dataclass(frozen=True)
 class DetectorFile:
-    """A file that may be loaded.
+    """A detector file that may be loaded.
 
     Attributes:
         name: Key of DETECTORS.
-        path: Where it is.
-        sha256, git_blob: Its identity.
-        published: Whether it is the file that the table identifies; None if the table does not know.
+        path: The file.
+        sha256, git_blob: Hashes of its content.
+        published: True if it is the file that the table identifies; None if the table has no blob id.
     """
 
     name: str
@@ -101,12 +100,12 @@ def find_detector(
 
     Args:
         name: Key of DETECTORS.
-        path: A file of the user's own, taken as it is.
+        path: A file given by the user, which is not checked.
         folder: The cache folder; None for the user's.
-        download: Whether to try to fetch it.
+        download: Try to download a missing file.
 
     Raises:
-        UserError: It is not there, or is another file; one line says what to put where.
+        UserError: The file is missing or a different one; the message says what to put where.
     """
     detector = DETECTORS[name]
     if path is not None:

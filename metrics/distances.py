@@ -1,12 +1,17 @@
-"""Mean and covariance of a stream of features, and the Fréchet distance between two of them.
+"""Distances between two sets of features: Fréchet distance (FID, FVD), kernel distance (KID, KVD), Inception score.
 
-The squared distance of the Gaussians N(μ, Σ) and N(μ', Σ') is ‖μ − μ'‖² + tr(Σ + Σ' − 2 (ΣΣ')^½) (Dowson and Landau,
-1982; for images Heusel et al., 2017, for videos Unterthiner et al., 2018).
+Fréchet distance. Between the Gaussians N(μ, Σ) and N(μ', Σ') its square is ‖μ − μ'‖² + tr(Σ + Σ' − 2 (ΣΣ')^½) (Dowson
+and Landau, 1982; for images Heusel et al., 2017, for videos Unterthiner et al., 2018). The matrix square root of ΣΣ' is
+ill-conditioned if a covariance is singular, as it always is with fewer samples than features. Only its trace is needed:
+for any factors Σ = AAᵀ and Σ' = BBᵀ the eigenvalues of ΣΣ' are the squared singular values of AᵀB, so that tr (ΣΣ')^½
+is the sum of these singular values. Their errors are proportional to the largest one, and there is no division.
 
-The matrix square root of ΣΣ' itself is ill-conditioned as soon as a covariance is singular, which it always is with
-fewer samples than features. Only its trace is wanted: with any factors Σ = AAᵀ and Σ' = BBᵀ the eigenvalues of ΣΣ' are
-the squared singular values of AᵀB, so that tr (ΣΣ')^½ is the sum of these. Singular values come with errors in
-proportion to the largest one, and nothing is divided by.
+Kernel distance. The squared maximum mean discrepancy, unbiased, with the cubic polynomial kernel k(x, y) = (x·y / D +
+1)³ in D dimensions (Bińkowski et al., 2018, for images; Unterthiner et al., 2018, for videos). Unlike the Fréchet
+distance, its expectation does not depend on the number of samples; an estimate may be negative.
+
+Inception score (Salimans et al., 2016). exp E_x KL(p(c|x) ‖ p(c)), the mean over splits of the images. With the entropy
+H, E_x KL = H(mean p) − mean H(p): only sums over images are needed, so that memory stays small.
 """
 
 import numpy as np
@@ -24,7 +29,11 @@ __all__ = [
     "subset_distances",
 ]
 
-BLOCK = 1024  # rows turned into float64 at a time, to bound memory
+BLOCK = 1024  # rows converted to float64 at a time, to bound memory
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Fréchet distance
 
 
 class FeatureMoments:
@@ -60,7 +69,7 @@ class FeatureMoments:
             self._merge(len(rows), mean, rows.T @ rows)
 
     def merge(self, other: "FeatureMoments") -> None:
-        """Add the rows that another object has seen."""
+        """Add the rows that another object has accumulated."""
         self._merge(other.count, other._mean, other._scatter)
 
     def _merge(self, count: int, mean: np.ndarray, scatter: np.ndarray) -> None:
@@ -124,8 +133,8 @@ def frechet_distance(mean1: np.ndarray, covariance1: np.ndarray, mean2: np.ndarr
 def _factor(covariance: np.ndarray) -> np.ndarray:
     """A [D, rank] with AAᵀ the covariance.
 
-    Eigenvalues below the rounding error of the largest are zeros that came out otherwise; their square roots would be
-    far above rounding.
+    Eigenvalues below the rounding error of the largest one are taken as zero; their square roots would be far above
+    rounding errors.
     """
     values, vectors = np.linalg.eigh((covariance + covariance.T) / 2)
     kept = values > len(values) * np.finfo(np.float64).eps * max(values[-1], 0.0)
@@ -146,12 +155,7 @@ def frechet_distance_of_features(features1: np.ndarray, features2: np.ndarray) -
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Kernel distance: the squared maximum mean discrepancy of two sets of features, without bias.
-#
-# The kernel is the cubic polynomial k(x, y) = (x·y / D + 1)³ in D dimensions (Bińkowski et al., 2018, for images;
-# Unterthiner et al., 2018, for videos). Unlike a Fréchet distance the estimate does not depend on the number of samples
-# in expectation; it may be negative.
-
+# Kernel distance
 
 SUBSETS = 100
 SUBSET_SIZE = 1000
@@ -165,12 +169,16 @@ def polynomial_kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 class KernelDistance:
     """MMD² = mean k(x, x') + mean k(y, y') − 2 mean k(x, y) over pairs of different samples, and its resamplings.
 
-    The kernel values are computed once. For a resampling every row counts as often as it was drawn, and pairs of the
-    same row are left out, or its copies would look like samples that agree perfectly.
+    Kernel values are computed once. In a resampling every row counts as often as it was drawn, and pairs of a row with
+    its own copies are left out, as they would pass for samples that agree perfectly.
     """
 
     def __init__(self, x: np.ndarray, y: np.ndarray):
-        """Args: x [N, D] and y [M, D], at least two rows each."""
+        """Compute the kernel values of features x [N, D] and y [M, D].
+
+        Raises:
+            ValueError: Fewer than two rows on a side.
+        """
         if len(x) < 2 or len(y) < 2:
             raise ValueError(f"A kernel distance needs two samples on each side, got {len(x)} and {len(y)}.")
         self._xx, self._yy, self._xy = polynomial_kernel(x, x), polynomial_kernel(y, y), polynomial_kernel(x, y)
@@ -197,7 +205,7 @@ def subset_distances(
     """Kernel distances of random subsets, float64 [subsets]; their mean is the distance of large sets.
 
     Args:
-        x, y: Features [N, D] and [M, D], possibly on the disk: only the rows of a subset are read.
+        x, y: Features [N, D] and [M, D], possibly memory maps: only the rows of a subset are read.
         size: Rows of a subset, fewer if a set is smaller.
     """
     random = np.random.RandomState(seed)
@@ -210,10 +218,7 @@ def subset_distances(
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Inception score (Salimans et al., 2016): exp E_x KL(p(c|x) ‖ p(c)), the mean over splits of the images.
-#
-# With H the entropy, E_x KL = H(mean p) − mean H(p); only sums over images are needed, so nothing large is kept.
-
+# Inception score
 
 SPLITS = 10
 
@@ -222,7 +227,7 @@ def inception_score(probabilities: np.ndarray, *, splits: int = SPLITS, rows: np
     """Mean over consecutive splits of exp(mean KL of a class distribution to the split's mean distribution).
 
     Args:
-        probabilities: [N, classes], rows sum to one; may lie on the disk.
+        probabilities: [N, classes], rows sum to one; may be a memory map.
         splits: Number of parts, fewer if there are fewer images.
         rows: Use these rows instead of all, for a resampling.
     """

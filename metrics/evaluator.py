@@ -1,8 +1,8 @@
-"""Evaluation of generated videos against real ones: the metrics of a name list, each as one row of plain data.
+"""Evaluation of generated against real videos: metrics by name, each as one row of plain data.
 
-The two sides are objects that hand out samples (see `Videos`), whatever is behind them: a data set, a folder of
-generated videos, a generator. Features of a set are worked out once and serve all metrics of an Evaluator; those of
-real videos are also kept in a cache folder, under a key of their content, the protocol and the network.
+Both sides implement `Videos`: a data set, a folder of generated videos, or a generator. Features of a set are computed
+once and shared by all metrics of an Evaluator; those of real videos are also kept in a cache folder, under a key of
+their content, the protocol and the network.
 """
 
 import hashlib
@@ -34,37 +34,37 @@ from torch_utils import distributed
 __all__ = ["Evaluator", "Videos"]
 
 REPLICATES = 100  # resamplings for an interval
-FEWEST = 2  # samples that a distance can be computed of
+FEWEST = 2  # samples for a distance
 
 
 class Videos(Protocol):
-    """One side of a comparison. Methods that a side has no means for raise UserError."""
+    """One side of a comparison. Kinds of samples that it cannot provide raise UserError."""
 
     def clips(self, *, count: int, frames: int, subsample: int) -> Samples:
         """At most `count` clips: every `subsample`-th of `frames` consecutive frames."""
 
     def images(self, *, count: int | None) -> Samples:
-        """At most `count` single frames, as clips of one frame; None: all there are."""
+        """At most `count` single frames, as clips of one frame; None: all."""
 
     def views(self, *, count: int, views: int) -> Samples:
-        """At most `count` moments, as clips whose frames are views from so many cameras."""
+        """At most `count` time steps, as clips whose frames are the views of `views` cameras."""
 
     def pairs(self, *, count: int) -> Samples:
-        """At most `count` moments from two cameras with their geometry; see metrics.feature_extractors.Warping."""
+        """At most `count` time steps from two cameras with their geometry; see metrics.feature_extractors.Warping."""
 
 
 class Evaluator:
-    """Computes metrics of generated videos; to be made and used on all processes alike.
+    """Computation of metrics of generated videos; constructed and called on all processes alike.
 
     Args:
         fake: The generated videos.
         real: The real ones; None if no metric needs them.
-        device: Where networks compute.
-        detectors: Files of trained networks, by name (metrics.detectors.find_detector).
-        cache: Folder for features of real videos; None: not kept.
-        batch_size: Samples at a time on a process.
-        replicates: Resamplings for the interval; 0 for no interval.
-        progress: Whether to show bars on a terminal.
+        device: Device of the feature extractors.
+        detectors: Files of pretrained networks, by name (metrics.detectors.find_detector).
+        cache: Folder for features of real videos; None: no cache.
+        batch_size: Samples per batch of a process.
+        replicates: Bootstrap resamplings for the interval; 0 for no interval.
+        progress: Show progress bars on a terminal.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Evaluator:
         self._device, self._detectors = device, dict(detectors or {})
         self._cache = None if cache is None else Path(cache)
         self._batch_size, self._replicates, self._progress = batch_size, replicates, progress
-        self._known: dict[str, tuple[np.ndarray | None, Samples]] = {}  # what was worked out already
+        self._known: dict[str, tuple[np.ndarray | None, Samples]] = {}  # features and samples computed so far
         folder = tempfile.mkdtemp(prefix="features-", dir=temporary_folder()) if distributed.is_main() else None
         self._folder = Path(distributed.broadcast_object(folder))
         if distributed.is_main():
@@ -95,13 +95,13 @@ class Evaluator:
         """The row of a metric, the same on all processes.
 
         Returns:
-            metric, value, interval (95 %, or None), higher_is_better (None if neither), number of samples and what is
-            known of both sides, protocol, detector, versions, seconds, timestamp; `warning` where the metric has one.
+            metric, value, interval (95 %, or None), higher_is_better (None if neither), number and
+            description of the samples of each side, protocol, detector, versions, seconds, timestamp, warning.
 
         Raises:
-            UserError: Unknown metric, samples that cannot be had, a detector that does not suit.
+            UserError: Unknown metric, missing samples, a detector that does not fit.
         """
-        with full_float32():  # also for what the generator renders, whatever it was trained with
+        with full_float32():  # for rendering as well, whatever the training used
             return self._evaluate(find_metric(name))
 
     def _evaluate(self, metric: Metric) -> dict[str, Any]:
@@ -171,7 +171,7 @@ class Evaluator:
         return open_features(path) if distributed.is_main() else None
 
     def _place(self, samples: Samples, network: Any, what: dict) -> Path:
-        """Where the features belong: real ones in the cache if they can be told from others."""
+        """The file for the features: in the cache for real samples that have a key."""
         content = None
         if what["side"] == "real" and self._cache is not None and distributed.is_main():
             content = samples.key()
@@ -179,13 +179,13 @@ class Evaluator:
             return self._folder / f"{len(self._known)}.npy"
         key = hashlib.sha256(json.dumps([content, what], sort_keys=True).encode()).hexdigest()[:24]
         path = self._cache / f"real-{re.sub(r'[^a-z0-9_]+.*', '', network.key)}-{key}.npy"
-        if not os.path.exists(path):  # said before the features are computed, which takes long
+        if not os.path.exists(path):  # an error before the features are computed, which takes long
             make_cache_folder(self._cache, instead="name another one (--cache, in training cache_metrics_dir=)")
         return path
 
 
 def _holds(path: Path, count: int) -> bool:
-    """Whether a cached file is there and whole."""
+    """True if a cached file exists and is complete."""
     try:
         features = open_features(path)
     except (OSError, ValueError):

@@ -1,7 +1,7 @@
-"""From samples to features: what each metric looks through, all called the same way.
+"""Feature extractors: pretrained networks, random networks, and measures of single clips.
 
-A network takes a batch of samples and returns float32 features [N, width] on the CPU. `width` may be None until the
-first batch has shown it. `key` identifies the network in caches: two with the same key give the same features.
+A feature extractor maps a batch of samples to float32 features [N, D] on the CPU. Its `key` identifies it in caches:
+two with the same key give the same features. `describe` returns plain data for result files.
 """
 
 from collections.abc import Iterable, Mapping
@@ -18,23 +18,23 @@ from torch_utils.torchscript import load_torchscript
 
 __all__ = ["DETECTOR_OF", "find_detectors", "make_network"]
 
-VERSION = 1  # of what this file computes; old caches do not serve a new one
+VERSION = 1  # of the features; a new version invalidates cached ones
 DEPTH_TOLERANCE = 0.1  # of the thickness of the rendered volume
 
 
 class TorchScriptNetwork:
-    """A detector from a file.
+    """A pretrained network from a TorchScript file (I3D, Inception, face recognition).
 
-    On a CPU samples go through it one at a time: batches save no time there, and features do not depend, in their
-    last digits, on what else is in a batch.
+    On a CPU it takes samples one at a time: batches save no time there, and the last digits of features do not depend
+    on the rest of a batch.
 
     Args:
-        file: What to load.
-        device: Where to compute.
-        width: Number of features that it must have; None for any.
-        arguments: Of its call, after the samples.
-        frames: Whether it looks at single frames: then a sample [3, T, H, W] gives T rows of features, joined.
-        floats: Whether it takes float32 in -1…1 instead of uint8.
+        file: The TorchScript file.
+        device: Device of the network.
+        width: Required number of features; None for any.
+        arguments: Keyword arguments of its call.
+        frames: Apply it to single frames: a sample [3, T, H, W] gives T rows of features, concatenated.
+        floats: Its input is float32 in [-1, 1] instead of uint8.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class TorchScriptNetwork:
 
 
 class RandomClipFeatures:
-    """metrics.random_features, of clips or of each frame by itself (joined)."""
+    """Features of a fixed random network (metrics.random_features), of clips or of single frames (concatenated)."""
 
     def __init__(self, device: torch.device | str, *, frames: bool):
         self.key = f"random-{FEATURE_WIDTH}-{frames}-{VERSION}"
@@ -98,7 +98,7 @@ class RandomClipFeatures:
         return self._network(x).reshape(len(clips), -1).cpu()
 
 
-class Motion:
+class FlowLength:
     """Mean length of the optical flow, [N, 1]."""
 
     key = f"motion-{VERSION}"
@@ -123,7 +123,7 @@ class Flicker:
 
 
 class Warping:
-    """Error, error without warping, and compared share of pairs of views, [N, 3]."""
+    """Warping error, error without warping, and fraction of compared pixels of pairs of views, [N, 3]."""
 
     key = f"warping-{VERSION}"
 
@@ -153,7 +153,7 @@ class Flatness:
         return flatness(pairs.points[:, 0], pairs.opacities[:, 0])[:, None].float().cpu()
 
 
-# Networks of files: the file, and how it is called. The arguments are those that both files were exported with.
+# Pretrained networks: detector file and call. The keyword arguments are those that the files were exported with.
 FILES: dict[str, tuple[str, dict]] = {
     "i3d": (
         "i3d",
@@ -166,22 +166,22 @@ FILES: dict[str, tuple[str, dict]] = {
 _OWN = {
     "random": lambda device: RandomClipFeatures(device, frames=False),
     "random_frames": lambda device: RandomClipFeatures(device, frames=True),
-    "motion": lambda device: Motion(),
+    "motion": lambda device: FlowLength(),
     "flicker": lambda device: Flicker(),
     "warping": lambda device: Warping(),
     "flatness": lambda device: Flatness(),
 }
 
-# Which detector file a network needs; networks that need none are not in it.
+# Detector file by network, of the networks that need one.
 DETECTOR_OF = {name: detector for name, (detector, _) in FILES.items()}
 
 
 def find_detectors(names: Iterable[str], paths: Mapping[str, str | None]) -> dict[str, DetectorFile]:
-    """The files of all detectors that metrics need, by the detector's name.
+    """Detector files required by metrics, by the detector's name.
 
     Args:
-        names: Of metrics.
-        paths: Files of the user's own, by the detector's name.
+        names: Names of metrics.
+        paths: Files given by the user, by the detector's name.
 
     Raises:
         UserError: See `find_detector`.
@@ -192,10 +192,10 @@ def find_detectors(names: Iterable[str], paths: Mapping[str, str | None]) -> dic
 
 
 def make_network(name: str, *, device: torch.device | str, detectors: Mapping[str, DetectorFile]) -> Any:
-    """The network of that name (see metrics.registry).
+    """The feature extractor of that name (see metrics.registry).
 
     Args:
-        detectors: Files that `find_detector` has found, by name.
+        detectors: Results of `find_detector`, by name.
 
     Raises:
         UserError: See `load_torchscript`.

@@ -1,8 +1,8 @@
-"""Features of many samples, worked out by all processes together and kept in a file.
+"""Distributed feature extraction into a NumPy file.
 
-Sample i is always in batch i // batch_size, and batches go round the processes, so that the rows and their order do not
-depend on the number of processes. Only the batches of one round are in memory; the rows go to a NumPy file, which is
-read back as a memory map.
+Sample i is always in batch i // batch_size, and batches are assigned to processes in turn, so that the rows and their
+order do not depend on the number of processes. Only one batch per process is in memory; the rows are written to a NumPy
+file, which is read as a memory map.
 """
 
 import contextlib
@@ -21,22 +21,22 @@ __all__ = ["Samples", "TensorClips", "compute_features", "open_features"]
 
 
 class Samples(Protocol):
-    """Samples by number. The same number always gives the same sample, on every process."""
+    """Indexed samples. An index gives the same sample on every process."""
 
     def __len__(self) -> int: ...
 
     def load(self, indices: Sequence[int]) -> Any:
-        """A batch: clips are uint8 [N, 3, T, H, W]."""
+        """A batch: clips uint8 [N, 3, T, H, W], or pairs of views."""
 
     def key(self) -> str | None:
-        """What the samples are, for caches: other content has another key. None: not to be cached."""
+        """Cache key of the content; None for samples that are not cached."""
 
     def describe(self) -> dict:
-        """For the result file, in plain types."""
+        """Plain data for the result file."""
 
 
 class TensorClips:
-    """Samples that are in memory: clips uint8 [N, 3, T, H, W]."""
+    """Samples in memory: clips uint8 [N, 3, T, H, W]."""
 
     def __init__(self, clips: torch.Tensor):
         if clips.dtype != torch.uint8 or clips.ndim != 5 or clips.shape[1] != 3:
@@ -66,12 +66,12 @@ def compute_features(
     Args:
         samples, network: See Samples and metrics.feature_extractors.
         path: The file, .npy.
-        batch_size: Samples at a time on a process.
-        title: Of the progress bar.
-        progress: Whether to show one, on a terminal.
+        batch_size: Samples per batch of a process.
+        title: Title of the progress bar.
+        progress: Show a progress bar on a terminal.
 
     Raises:
-        UserError: A sample cannot be read, or the network does not suit; on all processes.
+        UserError: A sample cannot be read, or the network does not fit; on all processes.
     """
     batches = [range(i, min(i + batch_size, len(samples))) for i in range(0, len(samples), batch_size)]
     rank, world = distributed.rank(), distributed.world_size()
@@ -83,7 +83,7 @@ def compute_features(
             if first + rank < len(batches):
                 try:
                     part = network(samples.load(batches[first + rank])).numpy()
-                except UserError as error:  # the others must hear of it, or they would wait
+                except UserError as error:  # passed on: the other processes would wait
                     part = UserError(str(error))
             for rows in distributed.all_gather_objects(part):
                 if isinstance(rows, UserError):
@@ -102,5 +102,5 @@ def compute_features(
 
 
 def open_features(path: Path) -> np.ndarray:
-    """The features in a file, left on the disk until they are used."""
+    """The features in a file, as a memory map."""
     return np.load(path, mmap_mode="r", allow_pickle=False)

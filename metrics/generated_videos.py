@@ -1,10 +1,10 @@
-"""Videos of a generator as one side of an evaluation, rendered when they are asked for and handed on as uint8 tensors.
+"""Generated videos as one side of an evaluation: uint8 tensors, rendered on demand.
 
-Video i has latent codes and one camera of the training's prior, drawn from (42, i) alone: the same video on every
-process, in any batch. The background code is drawn as in training, N(0, 1). Times go on at the training's frame rate:
-frame k is at k / (nframes − 1), which for as many frames as a training clip has is linspace(0, 1, nframes); longer
-clips go beyond the times that the generator was trained at. Pixels are x · 127.5 + 128, clamped and cut off to whole
-numbers.
+The latent codes and the camera of video i are sampled with the seed (42, i): the same video on every process, in any
+batch. The camera is drawn from the training prior and the background code from N(0, 1), as in training. Times follow
+the frame rate of the training: frame k is at k / (nframes − 1), that is linspace(0, 1, nframes) for the length of a
+training clip; longer clips extrapolate beyond the trained times. Pixels are x · 127.5 + 128, clamped and truncated to
+integers.
 """
 
 import dataclasses
@@ -28,28 +28,28 @@ from training.networks.generator import Generator
 __all__ = ["GeneratedVideos", "ViewPairs", "draw_labels", "quantise", "reproject"]
 
 SEED = 42
-VIEW_TIME = 0.5  # of a clip: where views of one moment are taken
-PAIR = (0.4, 0.6)  # of the range of yaw: the cameras of a pair
+VIEW_TIME = 0.5  # time step of views and pairs
+PAIR = (0.4, 0.6)  # cameras of a pair, as fractions of the range of yaw
 KEY_LABELS = 14  # word of the random key; see training.data.dataset
-MIN_OPACITY = 1e-3  # depths are divided by it; what is more transparent is left out by all metrics anyway
+MIN_OPACITY = 1e-3  # lower bound of the divisor of depths; all metrics leave out more transparent pixels
 
 
 def quantise(images: torch.Tensor) -> torch.Tensor:
-    """Pixels in [-1, 1] to uint8 as the published evaluation does: x · 127.5 + 128, clamped, cut off."""
+    """Pixels in [-1, 1] to uint8 as in the published evaluation: x · 127.5 + 128, clamped and truncated."""
     return (images.float().nan_to_num(0) * 127.5 + 128).clamp(0, 255).to(torch.uint8)
 
 
 @dataclasses.dataclass(frozen=True)
 class ViewPairs:
-    """Two views of N moments with what is known of their geometry.
+    """Two views of N time steps with their geometry.
 
     Attributes:
         images: [N, 2, 3, H, W], 0 to 1.
         points: Surface points of the pixels in space [N, 2, H, W, 3].
         depths, opacities: [N, 2, H, W]; depths along the viewing axis, in scene units.
-        grids: Where a pixel's point appears in the other view [N, 2, H, W, 2], (x, y) in -1…1 with y down.
-        expected: Depth of that point from the other view [N, 2, H, W].
-        thickness: Of the rendered volume, in scene units.
+        grids: Projections of the points into the other view [N, 2, H, W, 2], (x, y) in [-1, 1] with y down.
+        expected: Depths of the points from the other view [N, 2, H, W].
+        thickness: Depth range of the rendered volume, in scene units.
     """
 
     images: torch.Tensor
@@ -62,30 +62,30 @@ class ViewPairs:
 
     @classmethod
     def join(cls, parts: Sequence["ViewPairs"]) -> "ViewPairs":
-        """The moments of all parts."""
+        """The time steps of all parts."""
         names = [field.name for field in dataclasses.fields(cls) if field.name != "thickness"]
         joined = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
         return cls(**joined, thickness=parts[0].thickness)
 
 
 def reproject(points: torch.Tensor, cameras: Cameras) -> tuple[torch.Tensor, torch.Tensor]:
-    """Where points [N, H, W, 3] appear in N cameras, as `ViewPairs` has it: (x, y) with y down, and depths."""
+    """Projections of points [N, H, W, 3] into N cameras as in `ViewPairs`: (x, y) with y down, and depths."""
     places, depth = project(cameras, points)
     return places * places.new_tensor([1.0, -1.0]), depth
 
 
 class GeneratedVideos:
-    """See the top of this file.
+    """Samples of a generator (see the top of this file).
 
     Args:
         generator: In evaluation mode.
         nframes: Frames of a training clip.
-        resolution: Of the frames; None: the generator's. Otherwise they are resized as real frames are.
-        label: Label [c_dim] of a video by its number, for a generator with labels; see `draw_labels`.
+        resolution: Width of the frames in pixels, resized as real frames are; None: the generator's.
+        label: Label [c_dim] of a video by its index, for a conditional generator; see `draw_labels`.
 
     Attributes:
-        labelled: Whether there are labels.
-        resolution: Of the frames.
+        labelled: True for a conditional generator.
+        resolution: Width of the frames in pixels.
 
     Raises:
         UserError: Labels are missing or do not fit the generator.
@@ -122,28 +122,28 @@ class GeneratedVideos:
         return self._samples(count, lambda indices: self._clips(indices, times), last_time=times[-1])
 
     def images(self, *, count: int | None) -> "GeneratedClips":
-        """One frame each of as many videos, at a random one of the times of a training clip (of single images: any)."""
+        """One frame of each video, at a random time step of a training clip (at any time after training on images)."""
         return self._samples(count or 1, self._images)
 
     def views(self, *, count: int, views: int) -> "GeneratedClips":
-        """One moment from cameras spread evenly over the range of yaw, as frames of a clip."""
+        """One time step from cameras spread evenly over the range of yaw, as frames of a clip."""
         fractions = np.linspace(0, 1, views)
         return self._samples(count, lambda indices: self._views(indices, fractions), time=VIEW_TIME)
 
     def pairs(self, *, count: int) -> "GeneratedClips":
-        """One moment from two cameras, with its geometry (ViewPairs)."""
+        """One time step from two cameras, with its geometry (ViewPairs)."""
         return self._samples(count, self._pairs, time=VIEW_TIME, yaw_fractions=list(PAIR))
 
     def _samples(self, count: int, render: Callable[[Sequence[int]], Any], **about) -> "GeneratedClips":
         about = {"from": "generator", "seed": SEED, "resolution": self.resolution, "nframes": self._nframes, **about}
-        # On a CPU, where batches save no time, one at a time: not a bit then depends on what else is in a batch.
+        # On a CPU, where batches save no time, one at a time: not a bit then depends on the rest of a batch.
         on_cpu = next(self._generator.parameters()).device.type == "cpu"
         return GeneratedClips(count, render, about, one_by_one=on_cpu)
 
     # ------------------------------------------------------------------------------------------------------------------
 
     def _scene(self, indices: Sequence[int]) -> tuple[FrameRenderer, Cameras, list[float]]:
-        """The videos of these numbers, a camera and a random number in [0, 1) for each."""
+        """The videos of these indices, a camera and a random number in [0, 1) for each."""
         generator = self._generator
         device = next(generator.parameters()).device
         ws, z_motion, z_bg, cameras, numbers = [], [], [], [], []
@@ -186,7 +186,7 @@ class GeneratedVideos:
         return torch.stack([self._frames(scene.render(VIEW_TIME, c)) for c in cameras], dim=2)
 
     def _frames(self, images: torch.Tensor) -> torch.Tensor:
-        """uint8 [N, 3, H, W] at the wanted resolution."""
+        """uint8 [N, 3, H, W] at the resolution of the evaluation."""
         frames = quantise(images)
         if self.resolution == self._generator.resolution:
             return frames
@@ -201,8 +201,8 @@ class GeneratedVideos:
         images, depths, opacities, points = [], [], [], []
         for camera in cameras:
             output = scene.output(VIEW_TIME, camera)
-            # Without a background the last sample ends a ray: the weights add up to one. The depth is rendered at a
-            # lower resolution than the image.
+            # Without a background the last sample is opaque: the weights add up to one. The depth has the lower
+            # resolution of the volume rendering.
             opacity = torch.ones_like(output.opacity) if generator.background is None else output.opacity
             layers = torch.cat([output.depth, opacity], dim=1).float()
             layers = torch.nn.functional.interpolate(layers, [size, size], mode="bilinear", align_corners=False)
@@ -225,7 +225,7 @@ class GeneratedVideos:
 
 
 def draw_labels(data: str | os.PathLike) -> Callable[[int], np.ndarray]:
-    """Labels of videos by their number, drawn from those of a data set as often as they occur there.
+    """Labels of videos by their index, sampled from the label distribution of a data set.
 
     Raises:
         UserError: The data set has no labels.
@@ -240,7 +240,7 @@ def draw_labels(data: str | os.PathLike) -> Callable[[int], np.ndarray]:
 
 
 class GeneratedClips:
-    """Samples for metrics: `count` of what `render(indices)` gives, a tensor or ViewPairs."""
+    """Samples for metrics: `count` results of `render(indices)`, clips or ViewPairs."""
 
     def __init__(self, count: int, render: Callable[[Sequence[int]], Any], about: dict, *, one_by_one: bool):
         self._count, self._render, self._about, self._one_by_one = count, render, about, one_by_one

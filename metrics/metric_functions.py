@@ -1,7 +1,13 @@
-"""From features of two sets to a number with an interval: the table MEASURES, by the name that the registry uses.
+"""Values and confidence intervals of metrics from features: the table MEASURES, by the name in the registry.
 
-A measure is called with the features of the real and of the generated samples (memory maps [N, width], real ones None
-where the metric does not use them), the metric, and the number of resamplings.
+A measure is called with the features of the real and of the generated samples (memory maps [N, D], real ones None where
+the metric does not use them), the metric, and the number of resamplings.
+
+Confidence intervals are bootstrap intervals: samples are drawn again, with replacement (Efron, 1979), and the metric is
+recomputed. The interval is the value ± 1.96 standard deviations of these. Percentiles of the resampled values would not
+do: a Fréchet distance grows when samples are repeated, so that the whole resampled distribution lies above the value.
+The interval covers the choice of samples only, not the bias of a Fréchet distance of few samples, the choice of the
+data set, or another training.
 """
 
 import dataclasses
@@ -19,15 +25,7 @@ __all__ = ["LEVEL", "MEASURES", "Measured", "bootstrap_interval", "mean_interval
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# How much a value would vary with other samples: bootstrap intervals.
-#
-# Samples are drawn again from those at hand, with replacement (Efron, 1979), and the metric is computed anew. The
-# interval is the value ± 1.96 standard deviations of these. Percentiles of the resampled values would not do: a Fréchet
-# distance grows when samples are repeated, so that the whole resampled distribution lies above the value.
-#
-# The interval is about the choice of samples alone. It does not cover the bias that a Fréchet distance of few samples
-# has, nor the choice of the data set or another training.
-
+# Bootstrap intervals
 
 LEVEL = 0.95
 DEVIATIONS = 1.959963984540054  # of a normal distribution, for that level
@@ -42,15 +40,15 @@ def bootstrap_interval(
     seed: int = 0,
     progress: Callable[[range], Sequence[int]] = lambda steps: steps,
 ) -> tuple[float, float]:
-    """The interval around `value`.
+    """Bootstrap interval around `value`.
 
     Args:
-        value: The statistic of the samples themselves.
-        statistic: Called with an array of drawn rows for every set (None for one that is not drawn from).
-        sizes: Samples of each set; None for a set that is complete, so that there is nothing to draw.
+        value: The statistic of the original samples.
+        statistic: Called with an array of resampled rows per set (None for a set that is not resampled).
+        sizes: Samples of each set; None for a complete set, which is not resampled.
         replicates: Resamplings, at least 2.
-        seed: Of the draws.
-        progress: Wraps the loop, for a progress bar.
+        seed: Seed of the resampling.
+        progress: Wrapper of the loop, for a progress bar.
 
     Raises:
         ValueError: Fewer than 2 replicates.
@@ -66,14 +64,14 @@ def bootstrap_interval(
 
 
 def mean_interval(values: np.ndarray) -> tuple[float, float]:
-    """The interval of a mean; here the bootstrap has a closed form, the standard error."""
+    """Interval of a mean, for which the bootstrap has a closed form: the standard error."""
     reach = DEVIATIONS * float(np.std(values)) / np.sqrt(len(values))
     mean = float(np.mean(values))
     return mean - reach, mean + reach
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-
+# Measures
 
 WIDE = 512  # with more features than this a resampling takes minutes on a CPU
 WIDE_REPLICATES = 10
@@ -81,7 +79,7 @@ WIDE_REPLICATES = 10
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """A value, its 95 % interval (None if it was not asked for), and further figures for the row."""
+    """A value, its 95 % interval (None if not requested), and further entries of the row."""
 
     value: float
     interval: tuple[float, float] | None = None
@@ -104,7 +102,7 @@ def _frechet(real: np.ndarray, fake: np.ndarray, metric: Metric, replicates: int
         of_real = real_moments if real_rows is None else _moments(real, real_rows)
         return frechet_distance(*of_real, *_moments(fake, fake_rows))
 
-    # All real frames are complete, a choice of real clips is not.
+    # The real frames are the complete data set, the real clips are a sample.
     sizes = (None if metric.samples == "images" else len(real), len(fake))
     low, high = bootstrap_interval(value, statistic, sizes=sizes, replicates=replicates, progress=_bar)
     return Measured(value, (max(low, 0.0), high), {"replicates": replicates})
@@ -150,7 +148,7 @@ def _inception_score(real: None, fake: np.ndarray, metric: Metric, replicates: i
 
 
 def _mean(real: np.ndarray | None, fake: np.ndarray, metric: Metric, replicates: int) -> Measured:
-    """Mean of the first column; further columns and the real side go along."""
+    """Mean of the first column; means of further columns and of the real samples as further entries."""
     measured = fake[np.isfinite(fake[:, 0])]
     further: dict[str, Any] = {"num_measured": len(measured)}
     if len(measured) == 0:
@@ -163,7 +161,7 @@ def _mean(real: np.ndarray | None, fake: np.ndarray, metric: Metric, replicates:
     return Measured(float(values.mean()), mean_interval(values) if replicates else None, further)
 
 
-# What the columns are, where there is more than one.
+# Names of the columns, where there is more than one.
 _COLUMNS = {"warping": ("error", "error_without_warping", "compared")}
 
 
@@ -179,7 +177,7 @@ def _similarity(real: np.ndarray | None, fake: np.ndarray, metric: Metric, repli
     return Measured(float(values.mean()), mean_interval(values) if replicates else None, further)
 
 
-VIEWS = 5  # cameras of a moment, for the metrics whose samples are views
+VIEWS = 5  # cameras per time step, of the metrics whose samples are views
 
 MEASURES: dict[str, Callable[[Any, np.ndarray, Metric, int], Measured]] = {
     "frechet": _frechet,

@@ -1,14 +1,14 @@
 """Features of clips from a fixed, seeded, untrained 3D convolutional network: the `rfvd` smoke metrics.
 
-This is NOT the network behind FVD, and distances in these features are no FVD values. They need no download and follow
-what happens to a clip's detail, colours, layout and motion, so that a training can be watched on any machine.
+This is NOT the network behind FVD, and distances in these features are no FVD values. They need no download and respond
+to the detail, colours, layout and motion of a clip, so that a training can be monitored on any machine.
 
-The network is three levels of 3×3×3 convolutions over frames and pixels, each followed by ReLU; between them the
-picture is halved. Random filters of three sorts look at each level: plain ones; ones whose weights add up to zero over
-the picture (blind to flat areas, they see detail); ones whose weights add up to zero over time (blind to what stands
-still, they see motion). A feature is the mean of a channel, or its root mean square, over a clip; channels of the last
-level and the colours are also averaged over the quarters of the picture, for the layout. Random convolutions followed
-by pooling are known to be selective for frequency and orientation without any training (Saxe et al., 2011).
+The network has three levels of 3×3×3 convolutions over frames and pixels, each followed by ReLU, with 2× downsampling
+of the images between them. Each level has random filters of three kinds: plain filters; filters with zero mean over the
+image, which respond to detail but not to flat areas; filters with zero mean over time, which respond to motion but not
+to static content. A feature is the mean of a channel, or its root mean square, over a clip; channels of the last level
+and the colours are also averaged over the quarters of the image, for the layout. Random convolutions followed by
+pooling are selective for frequency and orientation without any training (Saxe et al., 2011).
 """
 
 import contextlib
@@ -21,17 +21,17 @@ from torch.nn import functional as F
 __all__ = ["FEATURE_WIDTH", "RandomFeatures", "exact_convolutions", "full_float32"]
 
 SEED = 20220628
-CHANNELS = 24  # of a level: as many of each sort
+CHANNELS = 24  # per level, a third of each kind
 LEVELS = 3
-MAX_SIZE = 64  # larger pictures are averaged down: the levels see 3 to 12 pixels
+MAX_SIZE = 64  # larger images are averaged down: receptive fields are 3 to 12 pixels
 QUARTERS = 2
-GAIN = 10  # so that distances read as ones, tens and hundreds rather than thousandths
+GAIN = 10  # brings distances into the range of 1 to 1000
 FEATURE_WIDTH = 2 * CHANNELS * LEVELS + (CHANNELS + 3) * QUARTERS**2
 
 
 @contextlib.contextmanager
 def full_float32() -> Iterator[None]:
-    """Convolutions and products of float32 in full on a GPU: TensorFloat-32 changes features in the third digit."""
+    """Float32 convolutions and products without TensorFloat-32, which changes the third digit of features on a GPU."""
     convolutions, products = torch.backends.cudnn, torch.backends.cuda.matmul
     before = convolutions.allow_tf32, products.allow_tf32
     convolutions.allow_tf32 = products.allow_tf32 = False
@@ -52,13 +52,13 @@ def exact_convolutions() -> Iterator[None]:
 
 
 class RandomFeatures:
-    """Callable: uint8 clips [N, 3, T, H, W] to features float32 [N, FEATURE_WIDTH].
+    """The random 3D convolutional network: uint8 clips [N, 3, T, H, W] to float32 features [N, FEATURE_WIDTH].
 
     The weights are drawn by NumPy's legacy generator, whose numbers are the same in every version, and features of a
-    clip do not depend on the others of its batch; what differs between machines is the rounding of float32 sums.
+    clip do not depend on the rest of its batch; machines differ only in the rounding of float32 sums.
 
     Args:
-        device: Where to compute.
+        device: Device of the network.
     """
 
     width = FEATURE_WIDTH
@@ -73,7 +73,7 @@ class RandomFeatures:
         """Features of clips.
 
         Raises:
-            ValueError: Not uint8 [N, 3, T, H, W], or pictures of fewer than 8 pixels a side.
+            ValueError: Not uint8 [N, 3, T, H, W], or images of fewer than 8 pixels a side.
         """
         if clips.dtype != torch.uint8 or clips.ndim != 5 or clips.shape[1] != 3:
             raise ValueError(f"Clips are uint8 [N, 3, T, H, W], got {clips.dtype} {list(clips.shape)}.")
@@ -100,7 +100,7 @@ class RandomFeatures:
 
 
 def _filters(random: np.random.RandomState, inputs: int) -> np.ndarray:
-    """Random filters [CHANNELS, inputs, 3, 3, 3] of the three sorts, scaled as in He et al., 2015."""
+    """Random filters [CHANNELS, inputs, 3, 3, 3] of the three kinds, scaled as in He et al., 2015."""
     weights = random.standard_normal([CHANNELS, inputs, 3, 3, 3])
     detail, motion = slice(CHANNELS // 3, 2 * CHANNELS // 3), slice(2 * CHANNELS // 3, None)
     weights[detail] -= weights[detail].mean(axis=(3, 4), keepdims=True)
@@ -110,5 +110,5 @@ def _filters(random: np.random.RandomState, inputs: int) -> np.ndarray:
 
 
 def _quarters(x: torch.Tensor) -> torch.Tensor:
-    """Means over time and the quarters of the picture, [C · 4]."""
+    """Means over time and the quarters of the image, [C · 4]."""
     return F.adaptive_avg_pool3d(x, [1, QUARTERS, QUARTERS]).flatten()

@@ -1,8 +1,8 @@
-"""Videos on the disk as one side of an evaluation: a data set, or generated videos as folders of frames or as files.
+"""Stored videos as one side of an evaluation: a data set, or generated videos as folders of frames or video files.
 
-Which clips are measured is a function of the videos' lengths alone: the videos that are long enough, in a random order,
-give one clip each at a random offset; while that is not enough, each gives another one at another offset. So no clip
-is taken twice, and with at least as many videos as clips every clip is from a video of its own. The order is seeded.
+The evaluated clips depend on the lengths of the videos only: the sufficiently long videos, in a seeded random order,
+contribute one clip each at a random offset; if these are too few, each contributes another one at another offset. So no
+clip is used twice, and with at least as many videos as clips every clip is from a different video.
 """
 
 import bisect
@@ -25,11 +25,11 @@ __all__ = ["StoredVideos", "choose_windows"]
 
 SEED = 42
 KEY_ORDER, KEY_OFFSETS, KEY_IMAGES = 11, 12, 13  # words of the random key; see training.data.dataset
-SETTLED = 2.0  # seconds; what has just changed may change again without its times showing it
+SETTLED = 2.0  # seconds; a file changed more recently may change again with the same time stamps
 
 
 def choose_windows(lengths: Sequence[int], *, window: int, count: int, seed: int = SEED) -> list[tuple[int, int]]:
-    """(video, first frame) of at most `count` different windows of so many frames; see the top of this file."""
+    """(video, first frame) of at most `count` different windows of `window` frames; see the top of this file."""
     long_enough = [video for video, length in enumerate(lengths) if length >= window]
     order = [long_enough[i] for i in _permutation(len(long_enough), seed, KEY_ORDER)]
     offsets = {v: _permutation(lengths[v] - window + 1, seed, KEY_OFFSETS, v) for v in order}
@@ -47,24 +47,24 @@ def _permutation(n: int, seed: int, use: int, video: int = 0) -> np.ndarray:
 
 
 class StoredVideos:
-    """Folders of frames below a folder or in a zip, or, where there are none, video files.
+    """Folders of frames in a folder or zip or, where there are none, video files.
 
     Args:
         path: The folder or zip.
-        resolution: Frames are cropped to the centre square and resized to it, as in training.
-        frame_stride: Keep every so-many-th frame of a video; those that dataset_tool has left out already count.
+        resolution: Frames are cropped to the central square and resized to this width, as in training.
+        frame_stride: Keep every n-th frame of a video; the stride that dataset_tool applied already counts.
 
     Attributes:
-        resolution: Of the frames.
-        num_videos: How many there are.
-        notes: What a user should know of them.
+        resolution: Width of the frames in pixels.
+        num_videos: Number of videos.
+        notes: Remarks for the user.
     """
 
     def __init__(self, path: str | os.PathLike, *, resolution: int, frame_stride: int = 1):
         """List the videos. Video files are decoded once to count their frames.
 
         Raises:
-            UserError: There are none, or they cannot be read.
+            UserError: There are no videos, or they cannot be read.
         """
         self.resolution = resolution
         self._store = FrameStore(path)
@@ -72,7 +72,7 @@ class StoredVideos:
         self._stride = remaining_stride(manifest, frame_stride, path=self._store.path)
         self._movies = [] if self._store.videos or self._store.is_zip else self._store.movies
         self.notes: list[str] = []
-        self._fingerprints: dict[str, str] = {}  # of content, by the files' times and sizes; see fingerprint
+        self._fingerprints: dict[str, str] = {}  # of the content, by the files' times and sizes; see fingerprint
         if self._movies:
             counts = [self._count_frames(movie) for movie in self._movies]
             warnings = [warned for _, warned in counts if warned]
@@ -154,10 +154,10 @@ class StoredVideos:
             raise UserError(f"{error} Repair or remove it.") from error
 
     def fingerprint(self, used: Iterable[tuple[int, Sequence[int]]]) -> str:
-        """What identifies the content: names and lengths of all videos, and every byte of the files that are used.
+        """Hash of the content: names and lengths of all videos, and every byte of the files that are used.
 
-        No part of a file tells of all of it (BMP has no checksum, JPEG and WebP need not change in length), and times
-        can be kept. As long as nothing has touched the files since they were read last, they are not read again.
+        No part of a file stands for the rest (BMP has no checksum, JPEG and WebP need not change in length), and
+        modification times can be preserved. Files are read again only if their sizes or time stamps have changed.
         """
         by_video: dict[int, set[int]] = {}
         for video, frames in used:
@@ -194,7 +194,7 @@ class StoredVideos:
         return state.hexdigest()
 
     def _file(self, video: int, frame: int) -> str:
-        """The file that holds a frame, counted before the stride."""
+        """The file that holds a frame; the index is that before the stride."""
         if self._store.is_zip:
             return self._store.path
         if self._movies:
@@ -204,12 +204,12 @@ class StoredVideos:
 
 
 class StoredClips:
-    """Chosen frames of videos: samples for metrics.
+    """Clips of stored videos, as samples for metrics.
 
     Args:
-        videos: Where the frames are.
+        videos: The stored videos.
         chosen: (video, frames) of each clip.
-        short: Number of videos that were too short to be chosen from.
+        short: Number of videos that are too short for a clip.
     """
 
     def __init__(self, videos: StoredVideos, chosen: list[tuple[int, list[int]]], *, short: int):

@@ -1,8 +1,9 @@
-"""The metrics by name. Nothing here computes: the table can be looked at without loading PyTorch.
+"""Registry of the metrics by name; it does not import PyTorch.
 
-A name says what is measured and on how much: fvd2048_16f is the Fréchet video distance of 2048 generated and 2048 real
-clips of 16 frames. Names that begin with r (rfvd…, ridentity…) use a fixed random network instead of a trained one and
-are for following a training on any machine; their values have nothing to do with those of the metric they resemble.
+A name gives the measure and the number and length of the samples: fvd2048_16f is the Fréchet video distance of 2048
+generated and 2048 real clips of 16 frames. Names that begin with r (rfvd…, ridentity…) use a fixed random network
+instead of a pretrained one, to monitor a training on any machine; their values are not comparable with those of the
+metrics that they resemble.
 """
 
 import dataclasses
@@ -17,21 +18,21 @@ NOT_FACES = "features of an untrained random network: not a recogniser of faces"
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
-    """What a name stands for.
+    """A metric: its protocol and its description.
 
     Attributes:
-        name: As users type it.
-        measure: How features become a number; see metrics.evaluator.
-        network: What turns clips into features; see metrics.feature_extractors.
-        samples: What is measured: 'clips', 'images' (single frames), 'views' (one moment from several cameras), or
-            'pairs' (one moment from two cameras, with its depth).
-        count: How many generated ones; for real clips too.
+        name: Name on the command line.
+        measure: Key of metrics.metric_functions.MEASURES.
+        network: Feature extractor; see metrics.feature_extractors.
+        samples: Kind of samples: 'clips', 'images' (single frames), 'views' (one time step from several cameras), or
+            'pairs' (one time step from two cameras, with its depth).
+        count: Number of generated samples, and of real clips.
         frames: Length of a clip in frames.
-        subsample: Keep every so-many-th of them.
-        uses_real: Whether real clips are measured as well.
-        better: 'lower', 'higher', or '' where neither is.
-        about: One line.
-        warning: What every output must say, or ''.
+        subsample: Keep every n-th of them.
+        uses_real: Real samples are measured as well.
+        better: 'lower', 'higher', or '' for neither.
+        about: Description in one line.
+        warning: Warning in every output, or ''.
     """
 
     name: str
@@ -47,14 +48,14 @@ class Metric:
     warning: str = ""
 
     def protocol(self) -> dict:
-        """What decides the value besides the two sets of videos, in plain types."""
+        """Everything that determines the value besides the two sets of videos, as plain data."""
         entry = dataclasses.asdict(self)
         for key in ("name", "about", "warning", "better"):
             del entry[key]
         return entry
 
 
-# Lengths of clips by what they are called: frames, and every how manieth of them is kept.
+# Lengths of clips by their suffix: frames, and the stride of the frames that are kept.
 LENGTHS = {"16f": (16, 1), "32f": (32, 1), "128f": (128, 1), "128f_subsample8f": (128, 8)}
 
 
@@ -131,7 +132,7 @@ def find_metric(name: str) -> Metric:
     """The metric of that name.
 
     Raises:
-        UserError: There is none.
+        UserError: Unknown name.
     """
     if name not in METRICS:
         hint = choices_hint(name, METRICS, everything="python -m metrics --list shows all.")

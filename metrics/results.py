@@ -1,4 +1,4 @@
-"""Result files: metric-<name>.jsonl, one row per evaluation, and the best snapshot of a run."""
+"""Result files: metric-<name>.jsonl with one row per evaluation, and best-<name>.pkl, the best snapshot of a run."""
 
 import contextlib
 import json
@@ -19,7 +19,7 @@ def result_path(folder: str | os.PathLike, name: str) -> Path:
 
 
 def append_row(folder: str | os.PathLike, row: Mapping[str, Any]) -> Path:
-    """Add a row to the file of its metric; it is written at once, on a line of its own whatever was cut off before it.
+    """Append a row to the file of its metric, on a line of its own even after a truncated one; it is written at once.
 
     Raises:
         UserError: The file cannot be written.
@@ -38,7 +38,7 @@ def append_row(folder: str | os.PathLike, row: Mapping[str, Any]) -> Path:
 
 
 def read_rows(folder: str | os.PathLike, name: str) -> list[dict[str, Any]]:
-    """The rows of a metric; a line that was cut off is left out."""
+    """The rows of a metric; truncated lines are left out."""
     rows = []
     try:
         text = result_path(folder, name).read_text(encoding="utf-8")
@@ -53,10 +53,10 @@ def read_rows(folder: str | os.PathLike, name: str) -> list[dict[str, Any]]:
 def keep_best(folder: str | os.PathLike, row: Mapping[str, Any], snapshot: str | os.PathLike) -> bool:
     """Let best-<metric>.pkl be the snapshot of `row` (already appended) if no row of the file is better.
 
-    The file holds the old or the new snapshot at any moment. Metrics of which neither high nor low is better have none.
+    The file is replaced atomically. Metrics of which neither high nor low is better have no best snapshot.
 
     Returns:
-        Whether it is the best.
+        True if it is the best.
     """
     higher = row["higher_is_better"]
     if higher is None or not _is_number(row["value"]):
@@ -80,7 +80,7 @@ def keep_best(folder: str | os.PathLike, row: Mapping[str, Any], snapshot: str |
 
 
 def summary(row: Mapping[str, Any]) -> str:
-    """A row on one line for people."""
+    """A row as one readable line."""
     text = f"{row['metric']} {row['value']:.4g}"
     if row["interval"] is not None:
         text += f" (95 %: {row['interval'][0]:.4g} to {row['interval'][1]:.4g})"

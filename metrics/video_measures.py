@@ -1,13 +1,25 @@
-"""How much a clip moves, and how much it flickers.
+"""Measures of single clips: motion, flicker, consistency of views and of identity.
 
-Motion: mean length of the optical flow in pixels per frame, by the method of Lucas and Kanade (1981): in a window
-around every pixel, the displacement whose first-order effect explains the difference of two frames best, in the sense
-of least squares. It holds for displacements of about a pixel; larger ones come out too small. Pixels whose window has
-texture in one direction only show the part of the motion along it; pixels without texture are left out.
+Motion: mean length of the optical flow in pixels per frame, by the method of Lucas and Kanade (1981): for a window
+around every pixel, the least-squares displacement whose first-order effect explains the difference of two frames. It is
+valid for displacements of about a pixel and underestimates larger ones. Pixels whose window has texture in one
+direction only show the part of the motion along it (the aperture problem); pixels without texture are left out.
 
-Flicker: root mean square of the second difference of the frames in time, divided by that of the first difference. In
-terms of a pixel's course over time this is 0 for a steady change, √2 for a random walk, √3 for independent noise, and 2
-if it jumps to and fro with every frame.
+Flicker: root mean square of the second temporal difference of the frames, divided by that of the first. For the
+trajectory of a pixel this is 0 for a steady change, √2 for a random walk, √3 for independent noise, and 2 if it
+alternates with every frame.
+
+Warping error: the depth of a pixel gives the projection of its surface point into another view of the same time step.
+If the depth is right, and colours belong to the surface, both show the same colour there. The error is the mean
+absolute difference over pixels that show the foreground and are not occluded in the other view.
+
+Flatness: 1 − √(λ3 / λ1) with the variances λ1 ≥ λ2 ≥ λ3 of the visible surface points along their principal axes: 1 for
+a plane at any angle, 1 − √(2/9) = 0.53 for a half sphere seen from far away, 0 for a cloud as thick as wide.
+
+Frame similarity: mean cosine of the features over all pairs of different frames (time steps of a video, or views of one
+time step). With features of a face recognition network it is the identity consistency of the literature. Features of an
+untrained network have a large common mean, so the mean over all frames of the set is subtracted first; frames of
+different videos then have a cosine of about 0.
 """
 
 import numpy as np
@@ -17,7 +29,11 @@ from torch.nn import functional as F
 __all__ = ["flatness", "flicker", "frame_similarity", "mean_flow_length", "warping_error"]
 
 WINDOW = 7  # pixels
-TEXTURE = 1e-4  # smallest mean square gradient, grey levels from 0 to 1, for a window to count
+TEXTURE = 1e-4  # smallest mean square gradient of a window with texture, grey levels from 0 to 1
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Motion and flicker
 
 
 def mean_flow_length(clips: torch.Tensor) -> torch.Tensor:
@@ -35,7 +51,7 @@ def mean_flow_length(clips: torch.Tensor) -> torch.Tensor:
     dx = F.pad(middle[..., 2:] - middle[..., :-2], [1, 1]) / 2
     dy = F.pad(middle[..., 2:, :] - middle[..., :-2, :], [0, 0, 1, 1]) / 2
     xx, xy, yy, xt, yt = (_window(a * b) for a, b in ((dx, dx), (dx, dy), (dy, dy), (dx, dt), (dy, dt)))
-    # Regularised a little: in a window with texture in one direction only the equations are singular.
+    # A small ridge: in a window with texture in one direction only, the equations are singular.
     trace = xx + yy
     ridge = 1e-3 * trace + 1e-12
     determinant = (xx + ridge) * (yy + ridge) - xy * xy
@@ -58,7 +74,7 @@ def flicker(clips: torch.Tensor) -> torch.Tensor:
         clips: uint8 [N, 3, T, H, W]; T at least 3.
 
     Returns:
-        float64 [N]; 0 for a clip that stands still.
+        float64 [N]; 0 for a static clip.
     """
     x = clips.double()
     first = x[:, :, 1:] - x[:, :, :-1]
@@ -68,15 +84,7 @@ def flicker(clips: torch.Tensor) -> torch.Tensor:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Is the rendered depth that of what is seen? Warping between views, and how far a surface is from a plane.
-#
-# Warping error: every pixel of a view has a depth, so it is known where its surface point appears in another view of
-# the same moment. If the depth is right, and colours belong to the surface, both show the same colour there. The error
-# is the mean absolute difference over pixels that show the foreground and that nothing hides from the other view.
-#
-# Flatness: 1 − √(λ3 / λ1) with the variances λ1 ≥ λ2 ≥ λ3 of the visible surface points along their principal axes: 1
-# for a plane at any angle, 1 − √(2/9) = 0.53 for a half sphere seen from far away, 0 for a cloud as thick as wide.
-
+# Geometry
 
 VISIBLE_OPACITY = 0.5  # a pixel with less shows the background, which has no depth
 
@@ -93,17 +101,17 @@ def warping_error(
     """Mean absolute difference between each of two views and the other one warped into it.
 
     Args:
-        images: Two views of N moments [N, 2, 3, H, W], values 0 to 1.
-        grids: Where the surface point of each pixel appears in the other view [N, 2, H, W, 2]: (x, y) within -1…1,
-            y down, edges at ±1.
+        images: Two views of N time steps [N, 2, 3, H, W] in [0, 1].
+        grids: Projections of the surface points into the other view [N, 2, H, W, 2]: (x, y) in [-1, 1], y down, edges
+            at ±1.
         depths: Depth of each view's own pixels [N, 2, H, W].
         expected: Depth of the same surface points seen from the other view [N, 2, H, W].
         opacities: [N, 2, H, W]
-        tolerance: The other view is taken to show something in front if its depth is less than expected by more.
+        tolerance: A point counts as occluded if the depth of the other view is less than expected by more than this.
 
     Returns:
-        [N, 3]: the error, the same difference without warping, and the share of pixels that could be compared. The
-        first two are NaN where none could.
+        [N, 3]: the error, the same difference without warping, and the fraction of compared pixels. The first two are
+        NaN where there are none.
     """
     layers = torch.cat([images, depths[:, :, None], opacities[:, :, None]], dim=2).flip(1)  # of the other view
     warped = F.grid_sample(layers.flatten(0, 1), grids.flatten(0, 1), padding_mode="border", align_corners=False)
@@ -137,12 +145,7 @@ def flatness(points: torch.Tensor, opacities: torch.Tensor) -> torch.Tensor:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Does a clip keep showing the same thing? Cosines between the features of its frames.
-#
-# The similarity of a clip is the mean cosine over all pairs of different frames (moments of a video, or views of one
-# moment). With features of a network that recognises faces it is the identity consistency of the literature. Features
-# of an untrained network all point the same way, so their mean over all frames of the set is taken off first; then
-# frames of different videos have a cosine of about 0, and only what tells videos apart counts.
+# Frame similarity
 
 
 def frame_similarity(features: np.ndarray, *, centre: bool) -> np.ndarray:
@@ -150,7 +153,7 @@ def frame_similarity(features: np.ndarray, *, centre: bool) -> np.ndarray:
 
     Args:
         features: [N, T, D], T at least 2.
-        centre: Take off the mean over all frames of all clips first.
+        centre: Subtract the mean over all frames of all clips first.
     """
     features = np.asarray(features, dtype=np.float64)
     frames = features.shape[1]
@@ -159,5 +162,5 @@ def frame_similarity(features: np.ndarray, *, centre: bool) -> np.ndarray:
     if centre:
         features = features - features.mean(axis=(0, 1))
     features = features / np.maximum(np.linalg.norm(features, axis=2, keepdims=True), 1e-12)
-    # The squared length of the sum holds every pair twice and T ones.
+    # The squared norm of the sum contains every pair twice and T ones.
     return (np.square(features.sum(axis=1)).sum(axis=1) - frames) / (frames * (frames - 1))

@@ -1,1 +1,1 @@
-"""Shared PyTorch utilities: operators, random streams, distributed helpers, statistics."""
+"""Shared PyTorch utilities: operators, random streams, process groups, training statistics, memory."""

@@ -1,8 +1,8 @@
-"""Native operators: found or built on first use, and never in the way.
+"""Loading of native operators, which are optional and built on first use.
 
-`load` gives an operator's library for a kind of device, or None, after one line in the log that says why; the operator
-then runs in plain PyTorch. Importing this module does nothing. `VIDEO3D_OPS=off` in the environment turns native
-operators off.
+`load` returns the library of an operator for a kind of device, or None, after one line in the log with the reason; the
+operator then runs in plain PyTorch. Importing this module has no side effects. `VIDEO3D_OPS=off` in the environment
+turns native operators off.
 """
 
 import logging
@@ -23,7 +23,7 @@ from torch_utils.op_build import BuildError
 __all__ = ["build_all", "build_missing", "load", "load_library", "require", "versions"]
 
 SWITCH_VARIABLE = "VIDEO3D_OPS"
-#: Where a library registers its functions: torch.ops.video3d_cpu.<name>, torch.ops.video3d_cuda.<name>.
+#: Namespaces in which libraries register their functions: torch.ops.video3d_cpu.<name>, torch.ops.video3d_cuda.<name>.
 NAMESPACE = "video3d_{}"
 
 _logger = logging.getLogger(__name__)
@@ -31,19 +31,19 @@ _lock = threading.RLock()
 _loaded: dict[tuple[str, str], Any] = {}  # (name, device type) → namespace, or the reason for None
 _said: set[str] = set()
 
-BUILD_SECONDS = 10  # for an operator, roughly
+BUILD_SECONDS = 10  # per operator, approximately
 
 
 def load(name: str, device_type: str) -> Any | None:
     """The functions of an operator's native library, built on first use.
 
     Args:
-        name: Of the operator, e.g. 'bias_act'.
+        name: Name of the operator, e.g. 'bias_act'.
         device_type: 'cpu' or 'cuda'.
 
     Returns:
         The namespace `torch.ops.video3d_<device type>`, in which the library has registered its functions, or None if
-        there is no library: the reason is logged once, and not tried again by this process.
+        there is no library: the reason is logged once, and this process does not try again.
     """
     outcome = _outcome(name, device_type)
     if not isinstance(outcome, str):
@@ -59,10 +59,10 @@ def _log_once(message: str) -> None:
 
 
 def require(name: str, device_type: str) -> Any:
-    """Like `load`, for callers who insist.
+    """Like `load`, for callers that need the library.
 
     Raises:
-        RuntimeError: there is no library, and why.
+        RuntimeError: There is no library; the message gives the reason.
     """
     outcome = _outcome(name, device_type)
     if isinstance(outcome, str):
@@ -71,11 +71,11 @@ def require(name: str, device_type: str) -> Any:
 
 
 def build_missing(device_type: str, say: Callable[[str], None]) -> None:
-    """Build the operators that are not in the cache now, rather than when they are first needed.
+    """Build the operators that are missing from the cache now, rather than on first use.
 
     Args:
         device_type: 'cpu' or 'cuda'.
-        say: Called with a line before and one after, if there is something to build.
+        say: Called with a message before and after, if there is something to build.
     """
     if _unusable(device_type) is not None:
         return
@@ -96,7 +96,7 @@ def build_missing(device_type: str, say: Callable[[str], None]) -> None:
 
 
 def _to_be_built(name: str, device_type: str) -> bool:
-    """Whether there is a way to build the operator, and it is not in the cache."""
+    """True if the operator can be built and is not in the cache."""
     try:
         path = op_build.library_path(f"{name}-{device_type}", op_build.recipe(name, device_type))
         return op_build.ninja_command() is not None and not path.is_file()
@@ -109,7 +109,7 @@ def _announcement(name: str, device_type: str) -> str:
 
 
 def _unusable(device_type: str) -> str | None:
-    """Why there are no native operators for a kind of device, whatever the compiler can do; None if there may be."""
+    """Reason why a kind of device has no native operators, whatever the compiler; None if there may be."""
     if os.environ.get(SWITCH_VARIABLE, "").lower() in ("off", "0", "ref"):
         return f"Native operators are turned off (${SWITCH_VARIABLE}): operators run in plain PyTorch."
     if device_type == "cuda" and not torch.cuda.is_available():
@@ -143,8 +143,8 @@ def _try(name: str, device_type: str) -> Any | str:
     return getattr(torch.ops, NAMESPACE.format(device_type))
 
 
-def load_library(label: str, recipe: op_build.Recipe, loader: Any) -> Any:
-    """Build and load; a cached library that does not load (a damaged disk, say) is built anew, once."""
+def load_library(label: str, recipe: op_build.BuildRecipe, loader: Any) -> Any:
+    """Build and load; a cached library that does not load (e.g. a damaged file) is rebuilt once."""
     path = op_build.build(label, recipe)
     try:
         return loader(str(path))
@@ -162,7 +162,7 @@ def load_library(label: str, recipe: op_build.Recipe, loader: Any) -> Any:
 
 
 def versions() -> dict[str, str]:
-    """What the figures depend on."""
+    """Versions, compilers and devices that builds and timings depend on."""
     compiler, home, ninja = op_build.cxx_compiler(), op_build.cuda_home(), op_build.ninja_command()
     none = "none found"
     return {
@@ -182,7 +182,7 @@ def _version(command: tuple[str, ...]) -> str:
 
 
 def _processor() -> str:
-    """Its name, and the vector instructions that PyTorch uses."""
+    """Name of the processor, and the vector instructions that PyTorch uses."""
     name = platform.processor() or platform.machine()
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
@@ -193,7 +193,7 @@ def _processor() -> str:
 
 
 def build_all() -> dict[str, str | None]:
-    """Build what can be built here; '<operator> <device type>' → None, or why there is none."""
+    """Build all operators; '<operator> <device type>' → None, or the reason why there is no library."""
     outcomes: dict[str, str | None] = {}
     device_types = {"cpu": "_cpu.cpp"}
     if torch.cuda.is_available():

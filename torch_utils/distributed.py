@@ -1,14 +1,13 @@
-"""Several training processes, or just one: the same calls work in both cases.
+"""Process groups: collectives that also work for a single process.
 
-Launched either by torchrun or a cluster's scheduler (which set RANK, WORLD_SIZE, LOCAL_RANK and the meeting point in
-the environment) or by `torch_utils.launch`, which starts the processes of one machine itself. Tensors on a GPU
-travel through NCCL, tensors on the CPU and all host-side bookkeeping (flags, gathered objects) through gloo, so that
-bookkeeping never waits for a GPU.
+Processes are launched by torchrun or a cluster's scheduler (which set RANK, WORLD_SIZE, LOCAL_RANK and the rendezvous
+address in the environment) or, on a single machine, by `torch_utils.launch`. Tensors on a GPU are exchanged by NCCL,
+tensors on the CPU and all host-side bookkeeping (flags, gathered objects) by gloo, so that bookkeeping never waits for
+a GPU.
 
-A process that ends takes the others with it: they notice at the next exchange, at once where the connection breaks, and
-else when the time limit is over. The limit is short, because all processes work equally long. Where the main process
-does something alone that may take long, the others wait for it within `main_works_alone()`; where any may, all wait
-within `patience()`.
+A process that ends takes the others with it: they notice at the next collective, at once if the connection breaks, else
+at the time limit. The limit is short, because all processes do equal work. Where the main process does something long
+alone, the others wait for it within `main_works_alone()`; where any process may, all wait within `patience()`.
 """
 
 import contextlib
@@ -45,8 +44,8 @@ __all__ = [
     "world_size",
 ]
 
-TIMEOUT = timedelta(minutes=10)  # of an exchange
-# Writing videos and evaluating happen on one process while the others wait; that may take long.
+TIMEOUT = timedelta(minutes=10)  # of a collective
+# Writing videos and evaluating may take long on one process while the others wait.
 PATIENCE = timedelta(hours=4)
 
 MEETING_POINT = ("MASTER_ADDR", "MASTER_PORT")
@@ -54,16 +53,16 @@ LEFT_OVER = (
     "Start several processes with torchrun; for one, `unset RANK WORLD_SIZE LOCAL_RANK MASTER_ADDR MASTER_PORT`."
 )
 
-# How the libraries that carry the exchanges say that the other side is gone.
+# Messages of the communication libraries about a lost peer.
 LOST = re.compile(r"clos(ed|ing) (by|the) |connection|broken pipe|reset by peer|tim(ed|e) ?out|remote process", re.I)
 
 
 class PeerLost(UserError):
-    """Another process of the group has ended or does not answer any more."""
+    """Another process of the group has ended or does not respond any more."""
 
 
 class _Groups:
-    """The groups of this process: each of all processes, with other time limits. None is PyTorch's default one."""
+    """Groups of all processes with different time limits; None is PyTorch's default group."""
 
     patient: dist.ProcessGroup | None = None  # made by `init`, as is
     patient_with_main: dist.ProcessGroup | None = None
@@ -83,8 +82,8 @@ def is_main() -> bool:
 
 
 def local_rank() -> int:
-    """Which of this machine's devices belongs to this process."""
-    if not dist.is_initialized():  # what the environment says is left from something else
+    """Index of this process's device on its machine."""
+    if not dist.is_initialized():  # variables in the environment are left over
         return 0
     number = _environment_number("LOCAL_RANK")
     return rank() if number is None else number
@@ -98,11 +97,10 @@ def environment_rank() -> int:
 def torchrun_world_size() -> int | None:
     """The number of processes if this one was started by torchrun (or anything else that sets its variables).
 
-    Some of the variables without the others are left from something else and mean nothing; unless they say that there
-    are other processes.
+    An incomplete set of variables is left over and ignored, unless it names other processes.
 
     Raises:
-        UserError: The variables make no group.
+        UserError: The variables do not describe a group.
     """
     rank, size = _environment_number("RANK"), _environment_number("WORLD_SIZE")
     if rank is None or size is None:
@@ -140,13 +138,13 @@ def init(
     """Join the group of processes.
 
     Args:
-        device_type: 'cuda' or 'cpu': where the tensors to be reduced live.
-        rank, world_size: Of this process and of the group; None takes them from torchrun's environment.
-        init_method: Where the processes meet: 'env://' or 'file:///path'.
-        timeout: How long an exchange waits for the other processes.
+        device_type: 'cuda' or 'cpu': device of the tensors to be reduced.
+        rank, world_size: Rank of this process and size of the group; None takes them from torchrun's environment.
+        init_method: Rendezvous of the processes: 'env://' or 'file:///path'.
+        timeout: Time limit of collectives.
 
     Raises:
-        PeerLost: The others did not come in time.
+        PeerLost: The other processes did not join in time.
     """
     if rank is None:
         rank, world_size = environment_rank(), torchrun_world_size()
@@ -158,24 +156,24 @@ def init(
         dist.init_process_group(backend=backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
         patience = max(PATIENCE, timeout)
         _Groups.patient = dist.new_group(backend=backend, timeout=patience)
-        # A limit is the process's own: nobody keeps the main process waiting there.
+        # Each process has its own limit: the main process is not kept waiting there.
         _Groups.patient_with_main = dist.new_group(backend=backend, timeout=timeout if rank == 0 else patience)
 
 
 def cleanup() -> None:
-    """Leave the group; nothing happens where there is none."""
+    """Leave the group, if there is one."""
     _Groups.patient = _Groups.patient_with_main = _Groups.current = None
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
 def patience() -> contextlib.AbstractContextManager[None]:
-    """Within, exchanges wait for hours, for processes that work unequally long. All of them enter and leave it."""
+    """Context in which collectives wait for hours, for unequal work. All processes enter and leave it."""
     return _within(_Groups.patient)
 
 
 def main_works_alone() -> contextlib.AbstractContextManager[None]:
-    """Within, the others wait for the main process for hours, and it for them as long as usual."""
+    """Context in which the other processes wait for the main one for hours, and it for them as usual."""
     return _within(_Groups.patient_with_main)
 
 
@@ -190,10 +188,10 @@ def _within(group: dist.ProcessGroup | None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _exchange() -> Iterator[None]:
-    """Tell a lost process from a mistake in the program."""
+    """Context that turns errors about a lost peer into `PeerLost`."""
     try:
         yield
-    except RuntimeError as error:  # of NCCL's, gloo's and the store's errors there is no narrower common class
+    except RuntimeError as error:  # the narrowest common class of the errors of NCCL, gloo and the store
         if LOST.search(str(error)) is None:
             raise
         raise PeerLost(
@@ -208,7 +206,7 @@ def barrier() -> None:
 
 
 def any_rank(flag: bool) -> bool:
-    """Whether the flag is set on at least one process. Does not wait for a GPU."""
+    """True if the flag is set on at least one process. Does not wait for a GPU."""
     if world_size() == 1:
         return flag
     tensor = torch.tensor([int(flag)])
@@ -225,7 +223,7 @@ def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def all_gather_objects(value: Any) -> list[Any]:
-    """The value (anything that pickles) of every process, by rank."""
+    """The (picklable) values of all processes, by rank."""
     if world_size() == 1:
         return [value]
     values: list[Any] = [None] * world_size()
@@ -240,7 +238,7 @@ def broadcast_object(value: Any) -> Any:
 
 
 def average(tensors: Iterable[torch.Tensor]) -> None:
-    """Replace tensors by their means over the processes, in place, in one exchange. Integer tensors are left alone."""
+    """Replace tensors by their means over the processes, in place, in one all-reduce. Integer tensors are kept."""
     tensors = [tensor for tensor in tensors if tensor.is_floating_point()]
     if world_size() == 1 or not tensors:
         return

@@ -1,4 +1,4 @@
-"""Starting the processes of one machine: one per device, watched until the last one has ended.
+"""Process launcher for one machine: one process per device, monitored until the last one ends.
 
 Larger groups are started by torchrun or by a cluster's scheduler; see docs/scaling.md.
 """
@@ -28,11 +28,11 @@ from torch_utils import distributed
 __all__ = ["cores", "launch"]
 
 INTERRUPTED = 130  # exit code after Ctrl-C
-GRACE = 30.0  # seconds that the others have to end by themselves, once a process has failed
+GRACE = 30.0  # seconds for the others to end by themselves, once a process has failed
 
 
 def cores() -> int:
-    """Cores that this process may use."""
+    """Number of cores available to this process."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -51,12 +51,12 @@ def launch(
 
     Args:
         function: Importable under its name: the processes are started afresh.
-        timeout: How long an exchange between the processes waits.
+        timeout: Time limit of collectives between the processes.
 
     Raises:
         UserError: A worker raised one; or it was ended by a signal.
         RuntimeError: A worker raised something else; holds its traceback.
-        KeyboardInterrupt: Ctrl-C, and the workers did not make an orderly end of it.
+        KeyboardInterrupt: Ctrl-C, and the workers did not exit in order.
     """
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory(prefix="process-group-", dir=temporary_folder()) as folder:
@@ -93,7 +93,7 @@ def launch(
 
 
 def _watch(group: Sequence[BaseProcess]) -> list[BaseProcess]:
-    """Wait until all processes have ended; those that failed, in the order in which they did."""
+    """Wait until all processes have ended; returns the failed ones, in the order of their failures."""
     running, failed, deadline = list(group), [], None
     while running:
         wait([process.sentinel for process in running], timeout=None if deadline is None else 0.5)
@@ -107,14 +107,14 @@ def _watch(group: Sequence[BaseProcess]) -> list[BaseProcess]:
             for process in running:
                 process.terminate()
         if deadline is not None and time.monotonic() > deadline:
-            for process in running:  # a process that waits for others does not see the other signal
+            for process in running:  # a process in a collective does not see SIGTERM
                 process.kill()
             return failed
     return failed
 
 
 def _raise(failed: Sequence[BaseProcess], folder: Path) -> None:
-    """Say why the group failed: what was wrong in one process, rather than that another one missed it."""
+    """Raise the cause of the failure: the error of one process, rather than a lost connection of another."""
     reports = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("error-*"))]
     for kind, error in (("user", UserError), ("bug", RuntimeError)):
         for report in reports:
@@ -163,13 +163,13 @@ def _worker(
         text = str(error) if isinstance(error, UserError) else f"process {index} failed:\n{traceback.format_exc()}"
         Path(folder, f"error-{index}").write_text(json.dumps({"kind": kind, "text": text}), encoding="utf-8")
         sys.stdout.flush()
-        os._exit(1)  # no farewell to the others: they may be waiting for this process
+        os._exit(1)  # without leaving the group: the others may be waiting for this process
     finally:
         distributed.cleanup()
 
 
 def _end_with_parent() -> None:
-    """A parent that was killed cannot pass a signal on."""
+    """Send SIGTERM to this process when its parent has ended, which may have been killed."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         wait([parent.sentinel])

@@ -1,8 +1,8 @@
-"""Whether the process keeps freed host memory or gives it back to the system after every large tensor.
+"""Host memory: the allocator's policy for freed memory, and out-of-memory errors.
 
-The C library gives big blocks back as soon as they are freed, and the next tensor of that size then costs one page
-fault per 4 KB: on CPU that took longer than the arithmetic of a memory-bound operation. What is kept, however, cannot
-always be used again: tensors of other sizes do not fit into the gaps.
+The C library returns large blocks to the system as soon as they are freed, and the next tensor of that size then costs
+one page fault per 4 KB: on a CPU that took longer than the arithmetic of a memory-bound operation. Memory that is kept,
+however, cannot always be reused: tensors of other sizes do not fit into the gaps.
 """
 
 import contextlib
@@ -17,25 +17,29 @@ from dnnlib import UserError, one_line
 
 __all__ = ["explain_out_of_memory", "keep_freed_memory", "return_freed_memory"]
 
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Freed memory
+
 # Parameters of glibc's mallopt.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
-_LARGE = 16 * 2**20  # bytes of a block that gets a mapping of its own where memory is returned
+_LARGE = 16 * 2**20  # bytes; larger blocks get a mapping of their own where memory is returned
 
 
 def keep_freed_memory() -> bool:
     """Never use separate mappings for large blocks, and never trim the heap.
 
-    For processes that compute on the CPU with tensors of recurring sizes. Returns whether the C library supports it
+    For processes that compute on the CPU with tensors of recurring sizes. Returns True if the C library supports it
     (glibc does); otherwise nothing changes.
     """
     return _mallopt((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1))
 
 
 def return_freed_memory() -> bool:
-    """Give blocks of 16 MB and more back to the system as soon as they are freed.
+    """Return blocks of 16 MB and more to the system as soon as they are freed.
 
-    For processes that are short of memory and may take longer for it. (Left to itself, glibc raises that size as it
-    goes.) Returns whether the C library supports it; otherwise nothing changes.
+    For processes that are short of memory, at the cost of time. (By default, glibc raises that size dynamically.)
+    Returns True if the C library supports it; otherwise nothing changes.
     """
     return _mallopt((_M_MMAP_THRESHOLD, _LARGE))
 
@@ -51,8 +55,7 @@ def _mallopt(*settings: tuple[int, int]) -> bool:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Saying what to change when the memory is full, instead of a page of traceback.
-
+# Out of memory
 
 # PyTorch's allocator for the CPU has no error class of its own.
 CPU_WORDS = re.compile(r"not enough memory|can't allocate memory|cannot allocate memory", re.IGNORECASE)
@@ -60,10 +63,10 @@ CPU_WORDS = re.compile(r"not enough memory|can't allocate memory|cannot allocate
 
 @contextlib.contextmanager
 def explain_out_of_memory(advice: str) -> Iterator[None]:
-    """Turn an out-of-memory error, of a GPU's memory or the machine's, into one line.
+    """Turn an out-of-memory error, of a GPU or of the host, into one line.
 
     Args:
-        advice: What the user can change, a sentence.
+        advice: A sentence on what the user can change.
 
     Raises:
         UserError: The block ran out of memory.

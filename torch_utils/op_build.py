@@ -1,8 +1,10 @@
-"""Shared libraries of native operators, built by ninja and kept in the user's cache folder.
+"""Builds of native operators: compilers, build recipes, and a cache of shared libraries in the user's cache folder.
 
-A library's folder is named by its recipe's key. It is built in a temporary folder beside the final one and renamed when
-complete, under a file lock that the system releases if the builder is killed. So any number of processes may ask at
-once: one builds, the others wait and load, and nobody ever sees half a library.
+The key of a recipe is a hash of everything that the content of the library depends on: sources, flags, compilers,
+PyTorch, and the meaning of `-march=native`. It names the folder of the library, which is built by ninja in a temporary
+folder beside the final one and renamed when complete, under a file lock that the system releases if the builder is
+killed. So any number of processes may ask at once: one builds, the others wait and load, and a library is never seen
+incomplete.
 """
 
 import fcntl
@@ -27,7 +29,7 @@ from dnnlib.downloads import absolute_setting, cache_folder
 
 __all__ = [
     "BuildError",
-    "Recipe",
+    "BuildRecipe",
     "SOURCES",
     "build",
     "compiler_version",
@@ -39,35 +41,27 @@ __all__ = [
     "recipe",
 ]
 
-
-# ----------------------------------------------------------------------------------------------------------------------
-# How native operators are compiled: which compilers there are, and the commands for each kind of device.
-#
-# A recipe's key is a hash of everything that the library's contents depend on: sources, flags, compilers, PyTorch, and
-# what `-march=native` stands for.
-
-
 #: A folder for each operator.
 SOURCES = Path(__file__).parent / "ops" / "csrc"
 
-#: Floating point stays exact; errno and traps, which nobody reads here, would keep loops from being vectorised.
+#: Floating point stays exact; errno and traps, which are not used, would prevent the vectorisation of loops.
 CXX_FLAGS = ["-O3", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd"]
 
 
 class BuildError(RuntimeError):
-    """Why there is no library, in one line."""
+    """Failure to build a library; the message is one line."""
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """What to build: (compiler command, source file) for each object, the command that links them, and versions."""
+class BuildRecipe:
+    """Build recipe: (compiler command, source file) of each object, the link command, and versions."""
 
     objects: tuple[tuple[tuple[str, ...], Path], ...]
     link: tuple[str, ...]
     versions: tuple[str, ...]
 
     def key(self) -> str:
-        """Hash of all that the library's contents depend on."""
+        """Hash of everything that the content of the library depends on."""
         digest = hashlib.sha256(repr((self.link, self.versions)).encode())
         for command, source in self.objects:
             digest.update(repr(command).encode())
@@ -103,7 +97,7 @@ def cxx_compiler() -> tuple[str, ...] | None:
 
 
 def cuda_home() -> Path | None:
-    """The CUDA toolkit: $CUDA_HOME, the usual folder, or where nvcc on the PATH belongs; None if there is none."""
+    """The CUDA toolkit: $CUDA_HOME, the usual folder, or that of nvcc on the PATH; None if there is none."""
     candidates = [os.environ.get("CUDA_HOME"), "/usr/local/cuda"]
     on_path = shutil.which("nvcc")
     if on_path:
@@ -121,14 +115,14 @@ def ninja_command() -> str | None:
 
 
 def _output(command: tuple[str, ...]) -> str:
-    """What a command prints; '' if it fails."""
+    """Output of a command; '' if it fails."""
     result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", errors="replace")
     return result.stdout if result.returncode == 0 else ""
 
 
 @functools.lru_cache
 def _native_flags(compiler: tuple[str, ...]) -> tuple[tuple[str, ...], str]:
-    """Flags for this machine's processor, and a text that names compiler and processor features."""
+    """Flags for this machine's processor, and the macros that identify compiler and processor features."""
     for flags in (("-march=native",), ("-mcpu=native",), ()):
         macros = _output((*compiler, *flags, "-x", "c++", "-dM", "-E", os.devnull))
         if macros:
@@ -152,13 +146,13 @@ def recipe(
     *,
     folder: Path | None = None,
     capabilities: Sequence[tuple[int, int]] | None = None,
-) -> Recipe:
-    """How operator `name` is built.
+) -> BuildRecipe:
+    """Build recipe of operator `name`.
 
     Args:
-        name: Of the operator: its files are `<name>_cpu.cpp`, or `<name>.cu` and `<name>_cuda.cpp`.
+        name: Name of the operator: its files are `<name>_cpu.cpp`, or `<name>.cu` and `<name>_cuda.cpp`.
         device_type: 'cpu' or 'cuda'.
-        folder: Where the sources are; None for the operator's own folder.
+        folder: Folder of the sources; None for the operator's own folder.
         capabilities: Compute capabilities of the GPUs to build for; None for the present one.
 
     Raises:
@@ -181,7 +175,7 @@ def recipe(
     if device_type == "cpu":
         # OpenMP is what at::parallel_for, a template in a header, is made of.
         objects = (((*binding, *native, "-fopenmp"), folder / f"{name}_cpu.cpp"),)
-        return Recipe(objects, (*shared, *libraries), (features, torch.__version__))
+        return BuildRecipe(objects, (*shared, *libraries), (features, torch.__version__))
 
     home = cuda_home()
     if home is None:
@@ -194,17 +188,17 @@ def recipe(
         ((*binding, f"-isystem{home / 'include'}"), folder / f"{name}_cuda.cpp"),
     )
     link = (*shared, *libraries, "-lc10_cuda", f"-L{runtime}", f"-Wl,-rpath,{runtime}", "-lcudart")
-    return Recipe(objects, link, (features, torch.__version__, compiler_version((str(home / "bin" / "nvcc"),))))
+    return BuildRecipe(objects, link, (features, torch.__version__, compiler_version((str(home / "bin" / "nvcc"),))))
 
 
 def _nvcc_command(home: Path, capabilities: Sequence[tuple[int, int]]) -> tuple[str, ...]:
-    """Compile a .cu file for these compute capabilities."""
+    """The nvcc command for these compute capabilities."""
     targets = [f"-gencode=arch=compute_{a}{b},code=sm_{a}{b}" for a, b in capabilities]
     return (str(home / "bin" / "nvcc"), "-std=c++17", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden", *targets)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-
+# The cache of libraries
 
 CACHE_VARIABLE = "VIDEO3D_OPS_CACHE"
 
@@ -219,17 +213,17 @@ def library_folder() -> Path:
     return Path(absolute_setting(CACHE_VARIABLE, chosen)) if chosen else cache_folder("ops")
 
 
-def library_path(label: str, recipe: Recipe) -> Path:
-    """Where `build` puts a library; the arguments are the same."""
+def library_path(label: str, recipe: BuildRecipe) -> Path:
+    """Path of the library that `build` returns for the same arguments."""
     return library_folder() / f"{label}-{recipe.key()}" / "library.so"
 
 
-def build(label: str, recipe: Recipe) -> Path:
+def build(label: str, recipe: BuildRecipe) -> Path:
     """The library of a recipe, built if it is not in the cache.
 
     Args:
-        label: Beginning of its folder's name.
-        recipe: What to build.
+        label: Prefix of its folder's name.
+        recipe: The build recipe.
 
     Returns:
         Path of the shared library.
@@ -249,7 +243,7 @@ def build(label: str, recipe: Recipe) -> Path:
         with _locked(cache / f"{name}.lock"):
             if library.is_file():
                 return library
-            if not _is_newer(log, asked):  # else another process has just failed at it while this one waited
+            if not _is_newer(log, asked):  # else another process failed at it while this one waited
                 _build_in_place(cache, name, recipe, log)
             if not library.is_file():
                 raise BuildError(f"{_first_error(log)} (full log: {log})")
@@ -263,8 +257,8 @@ def build(label: str, recipe: Recipe) -> Path:
         ) from error
 
 
-def _build_in_place(cache: Path, name: str, recipe: Recipe, log: Path) -> None:
-    """Run ninja in a temporary folder and, if it succeeds, make that the final one; what it printed goes to `log`."""
+def _build_in_place(cache: Path, name: str, recipe: BuildRecipe, log: Path) -> None:
+    """Run ninja in a temporary folder and rename it to the final one; on failure the output goes to `log`."""
     ninja = ninja_command()
     if ninja is None:
         raise BuildError("ninja was not found (it is in requirements.txt)")
@@ -292,7 +286,7 @@ def _build_in_place(cache: Path, name: str, recipe: Recipe, log: Path) -> None:
     os.replace(temporary, cache / name)
 
 
-def _ninja_file(recipe: Recipe) -> str:
+def _ninja_file(recipe: BuildRecipe) -> str:
     lines, objects = [], []
     for i, (command, source) in enumerate(recipe.objects):
         objects.append(f"{i}.o")
@@ -314,7 +308,7 @@ def _ninja_path(path: Path) -> str:
 
 
 def _first_error(log: Path) -> str:
-    """The line of a compiler's output that says most, without the folders of the file's path."""
+    """The first error in a compiler's output, without the folders of the file's path."""
     lines = [line.strip() for line in log.read_text(encoding="utf-8").splitlines() if line.strip()]
     said = next((line for line in lines if re.search(r"\b(fatal )?error\b\s*(#\d+)?:|: error|undefined", line)), None)
     said = said or next((line for line in lines if not line.startswith(("ninja:", "[", "FAILED"))), "unknown error")

@@ -1,7 +1,7 @@
-"""Explicit randomness: every random draw goes through a named call on a stream object.
+"""Explicit random streams: every random draw is a named call on a stream object.
 
-Nothing here touches PyTorch's global generator. The name of a draw says what it is for; the default stream ignores
-it, while recorded or constant streams (tests, reproductions of another program's draws) look values up by it.
+PyTorch's global generator is never used. The name of a draw gives its purpose; the default stream ignores it, recorded
+or constant streams (in tests, or to reproduce the draws of another program) look values up by it.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ class RandomStream:
 
     Args:
         seed: Any integer; the same seed gives the same sequence on the same device type.
-        device: Where the tensors are created.
+        device: Device of the tensors.
     """
 
     def __init__(self, seed: int, device: torch.device | str = "cpu"):

@@ -1,9 +1,10 @@
-"""Asking a run to stop: SIGTERM (schedulers), SIGINT (Ctrl-C) and SIGHUP (the terminal is closed) end it at the next
-good moment, its state saved. A SIGHUP that nohup has made the process ignore stays ignored.
+"""Stop signals: SIGTERM (schedulers), SIGINT (Ctrl-C) and SIGHUP (closed terminal) end a run after saving its state.
 
-A launcher that can start a job again, such as submitit, has a handler of its own for SIGUSR1 or SIGUSR2, which the
-scheduler sends ahead of a job's end. Those count as well, where they have a handler, which is then called after the
-state was saved: it puts the job back into the queue.
+A SIGHUP that is ignored, as under nohup, stays ignored.
+
+A launcher that can requeue a job, such as submitit, has a handler of its own for SIGUSR1 or SIGUSR2, which the
+scheduler sends ahead of a job's end. Where such a handler is installed these signals count as well; the handler is
+called after the state was saved and requeues the job.
 """
 
 import contextlib
@@ -15,20 +16,20 @@ from types import FrameType
 
 __all__ = ["StopRequested", "StopSignal"]
 
-# A terminal sends Ctrl-C to all processes and a launcher that gets it passes it on: what arrives within so many seconds
-# is one request.
+# A terminal sends Ctrl-C to all processes, and a launcher passes it on as well: signals within so many seconds are one
+# request.
 ECHO = 2.0
 
 
 class StopRequested(BaseException):
-    """A signal has asked to stop; passes through `except Exception` of what it interrupts."""
+    """Stop request by a signal; not caught by `except Exception` in the interrupted code."""
 
 
 class StopSignal:
-    """While entered, remembers that a signal asked to stop. A second such signal, later, acts as usual.
+    """Context that records stop signals. A second signal, later than ECHO, has its default effect.
 
     Attributes:
-        requested: Whether a signal has come.
+        requested: True after a signal.
     """
 
     ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -54,10 +55,10 @@ class StopSignal:
 
     @contextlib.contextmanager
     def interrupts(self) -> Iterator[None]:
-        """Within, a request ends a wait at once, whatever it is for.
+        """Context in which a request ends any wait at once.
 
         Raises:
-            StopRequested: There is a request, or one comes.
+            StopRequested: There is a request, or one arrives.
         """
         self._waiting = True
         try:

@@ -1,4 +1,4 @@
-"""Networks in TorchScript files. Such a file is a program: only load one that the user has named or that is known."""
+"""Networks in TorchScript files. Such a file is a program: load only known files, or those named by the user."""
 
 import os
 import warnings
@@ -14,7 +14,7 @@ def load_torchscript(path: str | os.PathLike, device: torch.device | str) -> tor
     """The network in a file.
 
     Raises:
-        UserError: It is no TorchScript file, or is damaged.
+        UserError: Not a TorchScript file, or a damaged one.
     """
     try:
         with warnings.catch_warnings():

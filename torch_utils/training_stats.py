@@ -1,7 +1,7 @@
-"""Running means of training quantities, accumulated where they are computed and read once per tick.
+"""Training statistics: means and standard deviations of reported values, reduced over processes once per tick.
 
-`report` may be called anywhere in an iteration: it adds to three numbers per name (count, sum, sum of squares) on the
-value's own device and never waits for it. `reduce` joins the processes' numbers and starts afresh.
+`report` may be called anywhere in an iteration: it updates three numbers per name (count, sum, sum of squares) on the
+value's own device and never synchronises with it. `reduce` sums them over the processes and resets them.
 """
 
 import math
@@ -42,7 +42,7 @@ class Statistics:
         sums[2] += value.square().sum()
 
     def reduce(self) -> dict[str, Moments]:
-        """Statistics of everything that all processes reported since the last call, by name; then start afresh."""
+        """Statistics of all values reported by all processes since the last call, by name; resets them."""
         own = {name: sums.cpu() for name, sums in self._sums.items()}
         self._sums = {}
         totals: dict[str, torch.Tensor] = {}
@@ -52,14 +52,14 @@ class Statistics:
         return {name: _moments(*totals[name].tolist()) for name in sorted(totals)}
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """What was reported since the last `reduce`: a continued run reports what an uninterrupted one would."""
+        """Sums since the last `reduce`, so that a continued run reports the same as an uninterrupted one."""
         return {name: sums.to("cpu", copy=True) for name, sums in self._sums.items()}
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
         self.load_state_dicts([state])
 
     def load_state_dicts(self, states: list[dict[str, torch.Tensor]], *, main: bool = True) -> None:
-        """Take over from another number of processes: all that they had goes to the main one."""
+        """Load the sums of a different number of processes: the main process takes all of them."""
         self._sums = {}
         for state in states if main else []:
             for name, sums in state.items():

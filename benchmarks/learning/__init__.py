@@ -1,5 +1,5 @@
-"""Does the model learn? A training on the synthetic heads, measured against what is known about them.
+"""Ablation study on synthetic heads, evaluated against their ground truth.
 
 `python -m benchmarks.learning WORK` (or `make learn`) makes the data, trains the small model and its ablations,
-measures their snapshots and writes docs/learning.md. Whatever is done already is kept when it is called again.
+evaluates their snapshots and writes docs/learning.md. Called again, it continues where it stopped.
 """

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.learning WORK`: train, measure, write docs/learning.md. See benchmarks/learning/__init__.py."""
+"""The ablation study: `python -m benchmarks.learning WORK` trains, evaluates and writes docs/learning.md."""
 
 import os
 from pathlib import Path
@@ -23,7 +23,7 @@ from training.synthetic.render import Recipe
 @click.option("--jobs", type=click.IntRange(min=1), help="Trainings at a time.  [default: one per core, two at most]")
 @click.option("--videos", type=click.IntRange(min=16), default=512, show_default=True, help="Of the data set.")
 @click.option("--report", type=click.Path(path_type=Path), default=ROOT / "docs" / "learning.md", help="What to write.")
-@click.option("--measure-only", is_flag=True, help="Train nothing; measure and report what is there.")
+@click.option("--measure-only", is_flag=True, help="Do not train; evaluate and report the existing runs.")
 def main(
     work: Path,
     kimg: float,
@@ -33,7 +33,7 @@ def main(
     report: Path,
     measure_only: bool,
 ) -> None:
-    """Train the small model and its ablations on synthetic heads in WORK and report what they have learnt."""
+    """Train the small model and its ablations on synthetic heads in WORK and report the results."""
     jobs = jobs or min(os.cpu_count() or 1, 2)
     runs, options = plan_runs(kimg, ablation_kimg or kimg / 4), compose_options(COMMON)
     sizes = Sizes(clips=videos)

@@ -1,4 +1,4 @@
-"""The figures of one snapshot, and the same figures of the synthetic scenes themselves."""
+"""Evaluation of one snapshot, and of the ground-truth scenes in the same way."""
 
 import dataclasses
 import math
@@ -34,26 +34,26 @@ from training.synthetic.render import render_frames
 
 __all__ = ["Sizes", "Views", "evaluate_snapshot", "figures_of_scenes", "real_features"]
 
-LAGS = (1, 5, 15)  # frames between those that are compared
+LAGS = (1, 5, 15)  # distances of compared frames
 VIEW_ANGLE = 20.0  # degrees of yaw to either side
 CHUNK = 8  # videos rendered at a time
-SEED = 7  # of the codes; those of the training's own previews and of the distance are others
+SEED = 7  # of the codes; previews and the distance use other seeds
 
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """How much is measured."""
+    """Numbers of samples."""
 
-    clips: int = 512  # of the distance, real and generated
+    clips: int = 512  # real and generated clips of the distance
     frames: int = 16
-    contents: int = 12  # of the table of motions and contents
+    contents: int = 12  # contents and motions of the table
     motions: int = 8
     views: int = 64  # contents seen from three sides
 
 
 @dataclasses.dataclass(frozen=True)
 class Views:
-    """N contents at one moment from the left, the front and the right (in this order).
+    """N contents at one time step from the left, the front and the right (in this order).
 
     Attributes:
         images: [3, N, 3, H, H] in [0, 1].
@@ -75,12 +75,12 @@ class Views:
 def evaluate_snapshot(
     path: str | Path, real: torch.Tensor, truth: dict[str, torch.Tensor], sizes: Sizes, *, thorough: bool
 ) -> dict:
-    """The figures of a snapshot.
+    """Results of a snapshot.
 
     Args:
         real: Features of real clips.
         truth: Mean depth maps of the scenes, see `figures_of_scenes`.
-        thorough: All of them; otherwise the distance, the frame differences and the geometry only.
+        thorough: All results; otherwise the distance, the frame differences and the geometry only.
     """
     generator = load_generator(path)
     progress = load_snapshot(path, average_only=True)["progress"]
@@ -149,7 +149,7 @@ def _table_of_model(generator: Generator, sizes: Sizes) -> torch.Tensor:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# The scenes
+# The ground-truth scenes
 
 
 def real_features(dataset: VideoPairDataset, sizes: Sizes) -> tuple[torch.Tensor, dict]:
@@ -165,7 +165,7 @@ def real_features(dataset: VideoPairDataset, sizes: Sizes) -> tuple[torch.Tensor
 
 @torch.no_grad()
 def figures_of_scenes(prior: CameraPrior, resolution: int, depth_resolution: int, sizes: Sizes):
-    """The same figures of the scenes themselves, and their mean depth maps seen from the front."""
+    """The same results of the ground-truth scenes, and their mean depth maps in frontal view."""
     stream = RandomStream(SEED + 2)
     cameras = _view_cameras(prior)
     views = [[], [], []]
@@ -208,7 +208,7 @@ def _table_of_scenes(prior: CameraPrior, resolution: int, sizes: Sizes) -> torch
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Of both
+# Common to both
 
 
 def _view_cameras(prior: CameraPrior) -> list[Cameras]:
@@ -223,7 +223,7 @@ def _separation(videos: torch.Tensor) -> dict:
 
 
 def mean_maps(views: Views) -> dict[str, torch.Tensor]:
-    """Mean depth seen from the front, what of it lies beyond a plane, and where most contents have a surface."""
+    """Mean depth in frontal view, its residual to the best-fitting plane, and a mask of the common surface."""
     depth, weights = views.depth[1], views.weights[1]
     common = (weights.mean(dim=0) > 0.5).to(depth.dtype)
     mean = (depth * weights).sum(dim=0) / weights.sum(dim=0).clamp(min=1)
@@ -232,7 +232,7 @@ def mean_maps(views: Views) -> dict[str, torch.Tensor]:
 
 
 def geometry_figures(views: Views, prior: CameraPrior, truth: dict[str, torch.Tensor]) -> dict:
-    """Warping between the views, how far the depth is from a plane, and its likeness to the scenes' mean depth."""
+    """Warping between the views, relief and parallax of the depth, and its correlation with the ground truth."""
     front, count, size = 1, views.images.shape[1], views.images.shape[-1]
     errors = []
     for side in (0, 2):
@@ -270,9 +270,10 @@ def geometry_figures(views: Views, prior: CameraPrior, truth: dict[str, torch.Te
 
 
 def _convex_share(depth: torch.Tensor, weights: torch.Tensor, truth: dict[str, torch.Tensor]) -> float:
-    """Share of contents whose relief is that of a head rather than that of its mould: correlated above zero.
+    """Fraction of convex faces: contents whose relief correlates positively with that of the ground truth.
 
-    A mould seen from one side looks much like a head seen from the other, and cameras come from both sides alike.
+    The others are hollow faces (inverted depth): seen from one side they look much like a face seen from the other, and
+    cameras come from both sides alike.
     """
     beyond = depth - plane_depth(depth, weights)
     likeness = [correlation(b, truth["beyond"], w * truth["common"]) for b, w in zip(beyond, weights)]

@@ -1,7 +1,6 @@
-"""What the study measures, as functions of tensors: motion, content, frame differences, warping, depth.
+"""Measures of the study as functions of tensors: motion, content, frame differences, warping, depth.
 
-Clips are [N, 3, T, H, W]. None of these functions knows where its clips come from: the same ones are applied to a model
-and, for reference, to the synthetic scenes themselves.
+Clips are [N, 3, T, H, W]. The same functions are applied to a model and, for reference, to the ground-truth scenes.
 """
 
 import itertools
@@ -16,25 +15,25 @@ __all__ = [
     "correlation", "frame_differences", "interpolate_depth", "motion_and_content", "shuffled", "warping_errors",
 ]  # fmt: skip
 
-MOVING_SHARE = 0.25  # of the pixels: those that change most in time
+MOVING_SHARE = 0.25  # fraction of the pixels, those with the largest change in time
 
 
 def frame_differences(clips: torch.Tensor, lag: int) -> torch.Tensor:
-    """Mean absolute difference of frames that lie `lag` apart [N], in grey levels, of uint8 clips."""
+    """Mean absolute difference of frames at distance `lag` [N], in grey levels, of uint8 clips."""
     x = clips.float()
     return (x[:, :, lag:] - x[:, :, :-lag]).abs().mean(dim=[1, 2, 3, 4])
 
 
 def motion_and_content(videos: torch.Tensor) -> dict[str, float]:
-    """How separate motion and content are.
+    """Disentanglement of motion and content.
 
     * motion: of two videos of the same content with different motions, the mean difference in the moving region divided
-      by that elsewhere. The moving region are the quarter of the pixels that change most in time, found in the videos
-      of every other motion and applied to the rest, so that no video is judged by a region of its own.
+      by that elsewhere. The moving region is the quarter of the pixels with the largest change in time, selected in the
+      videos of every other motion and evaluated on the rest, so that no video selects its own region.
     * content: the mean difference between two contents with the same motion, divided by that between two motions of
       the same content.
 
-    Both are about 1 where codes have no such meaning: see `shuffled`.
+    Both are about 1 for entangled codes; see `shuffled`.
 
     Args:
         videos: [contents, motions, 3, T, H, W], at least two contents and four motions, seen by one camera.
@@ -61,7 +60,7 @@ def motion_and_content(videos: torch.Tensor) -> dict[str, float]:
 
 
 def shuffled(videos: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """The same videos dealt out at random over contents and motions."""
+    """The same videos, randomly permuted over contents and motions."""
     flat = videos.flatten(0, 1)
     return flat[torch.randperm(len(flat), generator=generator)].reshape(videos.shape)
 
@@ -81,16 +80,16 @@ def warping_errors(
     depth: torch.Tensor,
     weights: torch.Tensor,
 ) -> torch.Tensor:
-    """How well one view is predicted from another one, by depth and by planes.
+    """Errors of predicting one view from another one, by depth and by planes.
 
-    Every surface pixel of the target is looked up in the source where its depth says; where the plane that fits the
-    depths best says; where a plane that faces the target camera, at the mean depth, says; and at the same pixel. All
-    four are compared over the same pixels: those with a surface whose places all lie in the picture. Places that are
-    hidden in the source are not left out: no error is forgiven.
+    Every surface pixel of the target is looked up in the source by its depth; by the best-fitting plane of the depths;
+    by a plane parallel to the target image at the mean depth; and at the same pixel. All four are compared over the
+    same pixels: those with a surface that project into the source image in all cases. Pixels that are occluded in the
+    source are included.
 
     Args:
         source, target: Images [N, 3, H, H].
-        depth, weights: Of the target [N, H, H].
+        depth, weights: Depth and surface mask of the target [N, H, H].
 
     Returns:
         Mean absolute differences [N, 4]; NaN without a surface.

@@ -1,6 +1,6 @@
-"""Measuring the snapshots of a study in several processes; what is measured is kept in WORK/results.
+"""Evaluation of the snapshots of a study in several processes; results are kept in WORK/results.
 
-Not in __main__: processes that are spawned do not import the __main__ of a package, and would not find it there.
+This is not in __main__: spawned processes do not import the __main__ of a package.
 """
 
 import concurrent.futures
@@ -24,7 +24,7 @@ __all__ = ["make_reference", "measure_all"]
 
 
 def make_reference(work: Path, options: dict, sizes: Sizes) -> dict:
-    """What snapshots are compared with: features of real clips, and the figures of the scenes themselves."""
+    """Reference of the snapshots: features of real clips, and results of the ground-truth scenes."""
     path = work / "results" / "reference.pt"
     if path.exists():
         return torch.load(path, weights_only=True)
@@ -44,7 +44,7 @@ def make_reference(work: Path, options: dict, sizes: Sizes) -> dict:
 
 
 def measure(work: Path, run: Run, snapshot: Path, shown: int, sizes: Sizes, thorough: bool) -> None:
-    """Measure the snapshot after so many videos unless that is done; one process."""
+    """Evaluate the snapshot after `shown` videos unless that is done; called in a process of its own."""
     path = work / "results" / f"{run.name}-{shown:09d}.json"
     if path.exists() and (not thorough or "motion_ratio" in json.loads(path.read_text(encoding="utf-8"))):
         return
@@ -63,14 +63,14 @@ def _finite(value):
 
 
 def measure_all(work: Path, runs: list[Run], sizes: Sizes, jobs: int) -> None:
-    """All snapshots of the main run, the last ones of the others; everything at the ends of all runs."""
+    """All snapshots of the main run, the last ones of the others; thoroughly at the ends of all runs."""
     todo = []
     for run in runs:
         folder = run_folder(work, run)
         found = snapshots(folder) if folder is not None else []
         chosen = found if run.name == "main" else found[-1:]
         shown = [load_snapshot(path, average_only=True)["progress"]["cur_nimg"] for path in chosen]
-        # Where the ablations end, and at the end.
+        # The snapshots at the length of the ablations, and the last one.
         thorough = {min(shown, key=lambda n: abs(n - 1000 * runs[1].kimg)), max(shown)} if shown else set()
         todo += [(work, run, path, count, sizes, count in thorough) for path, count in zip(chosen, shown)]
     context = multiprocessing.get_context("spawn")

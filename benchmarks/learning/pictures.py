@@ -1,4 +1,4 @@
-"""The pictures of the report besides its curve: grids of frames and depth maps."""
+"""Image grids of the report: frames and depth maps."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The trainings of the study: what they are called, what differs, and running them as a user would."""
+"""Training runs of the study: their names and options, run by the command line of the training."""
 
 import concurrent.futures
 import dataclasses
@@ -20,8 +20,8 @@ ROOT = Path(__file__).resolve().parents[2]
 TICK_KIMG = 0.5
 SNAPSHOTS = 8  # of the main run, besides the first
 
-# What all of them share, besides the small model and its schedule. The heads lie within 0.8 … 1.2 of the camera, so the
-# twelve samples of a ray are put there, at an optical thickness that is that of the small model.
+# Common options. The heads lie at depths of 0.8 … 1.2 from the camera, so the twelve samples of a ray are placed there,
+# with the optical thickness of the small model.
 COMMON = (
     "model=stylenerf_small",
     "spec=small",
@@ -38,7 +38,7 @@ COMMON = (
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A training: its folder below WORK/runs, what the tables call it, its length, and the options that differ."""
+    """A training run: its folder below WORK/runs, title in tables, length, and the options that differ."""
 
     name: str
     title: str
@@ -55,12 +55,12 @@ def plan_runs(kimg: float, ablation_kimg: float) -> list[Run]:
         Run("no_background", "no background", short, ("model.generator.background=null",)),
         Run("no_image_discriminator", "no image discriminator", short, ("model.discriminator.image=false",)),
         Run("no_path_loss", "no NeRF-path loss", short, ("spec.path_weight=0",)),
-        Run("no_cameras", "cameras not told to the discriminators", short, ("camera_condition=false",)),
+        Run("no_cameras", "no camera conditioning", short, ("camera_condition=false",)),
     ]
 
 
 def run_folder(work: Path, run: Run) -> Path | None:
-    """Where a run stands; None if it has not begun."""
+    """The run folder; None before the run has begun."""
     folders = sorted((work / "runs" / run.name).glob("0*"))
     return folders[-1] if folders else None
 
@@ -71,15 +71,15 @@ def snapshots(folder: Path) -> list[Path]:
 
 
 def train_all(work: Path, runs: Sequence[Run], *, data: Path, jobs: int) -> None:
-    """Train what is not finished, `jobs` at a time with one thread each.
+    """Train the unfinished runs, `jobs` at a time with one thread each.
 
     Raises:
-        UserError: A training failed; says where its output is.
+        UserError: A training failed; names the file of its output.
     """
     todo = [run for run in runs if _kimg(work, run) < run.kimg]
     if not todo:
         return
-    # Small tensors: two trainings with a thread each do more than one after the other with two.
+    # Small tensors: two trainings with a thread each are faster than one after the other with two threads.
     interval = max(round(runs[0].kimg / SNAPSHOTS / TICK_KIMG), 1)
     with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
         started = [pool.submit(_train, work, run, data, interval) for run in todo]
@@ -105,7 +105,7 @@ def _train(work: Path, run: Run, data: Path, interval: int) -> None:
 
 
 def _kimg(work: Path, run: Run) -> float:
-    """How far a run has come."""
+    """Progress of a run in kimg."""
     folder = run_folder(work, run)
     if folder is None:
         return 0.0

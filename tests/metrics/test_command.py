@@ -213,7 +213,7 @@ def test_options_without_effect_are_told(evaluate, tmp_path, monkeypatch):
     with context:
         options = {**context.params, "cache": None}
         told = command.idle_notes(["rfvd64_16f"], paths, options, gpus=2)
-        assert told == ["--detector i3d= has no effect: no metric looks through it."]
+        assert told == ["--detector i3d= has no effect: no metric uses it."]
         assert command.idle_notes(["fvd64_16f"], paths, options, gpus=2) == []
         monkeypatch.setenv("RANK", "0")
         monkeypatch.setenv("WORLD_SIZE", "3")

@@ -38,7 +38,7 @@ def load_emulated(name: str, *, folder: Path | None = None) -> ctypes.CDLL:
     return custom_ops.load_library(f"{name}-emulated", emulated_recipe(name, folder=folder), ctypes.CDLL)
 
 
-def emulated_recipe(name: str, *, folder: Path | None = None) -> op_build.Recipe:
+def emulated_recipe(name: str, *, folder: Path | None = None) -> op_build.BuildRecipe:
     """How the kernels `<name>.cu` are built for the CPU; `folder`: of the sources, None for the operator's own."""
     folder = op_build.SOURCES / name if folder is None else folder
     compiler = op_build.cxx_compiler()
@@ -54,7 +54,7 @@ def emulated_recipe(name: str, *, folder: Path | None = None) -> op_build.Recipe
         "c++",
     )
     versions = (op_build.compiler_version(compiler), (EMULATOR / "emulate_cuda.h").read_text())
-    return op_build.Recipe((((*compiler, *flags), folder / f"{name}.cu"),), (*compiler, "-shared"), versions)
+    return op_build.BuildRecipe((((*compiler, *flags), folder / f"{name}.cu"),), (*compiler, "-shared"), versions)
 
 
 class Emulated:

@@ -94,9 +94,9 @@ def test_the_key_covers_sources_headers_flags_and_versions(sources):
         (sources / file).write_text((sources / file).read_text() + "\n// changed\n")
         keys.add(recipe.key())
     (command, source), *_ = recipe.objects
-    keys.add(op_build.Recipe((((*command, "-O0"), source),), recipe.link, recipe.versions).key())
-    keys.add(op_build.Recipe(recipe.objects, (*recipe.link, "-lm"), recipe.versions).key())
-    keys.add(op_build.Recipe(recipe.objects, recipe.link, ("another compiler",)).key())
+    keys.add(op_build.BuildRecipe((((*command, "-O0"), source),), recipe.link, recipe.versions).key())
+    keys.add(op_build.BuildRecipe(recipe.objects, (*recipe.link, "-lm"), recipe.versions).key())
+    keys.add(op_build.BuildRecipe(recipe.objects, recipe.link, ("another compiler",)).key())
     assert len(keys) == 5 + len(HEADERS)
 
 
