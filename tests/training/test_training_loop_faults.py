@@ -52,7 +52,7 @@ def test_a_stop_in_a_streak_keeps_what_was_saved(tmp_path, capsys):
     for _ in range(4):
         loop.iterate()
     reports = Silent()
-    loop._stop(reports, spoilt=False)
+    loop._stop(reports, too_many_errors=False)
     assert saved(loop) == 12 and "not saved, because the last" in reports.lines[-1]
 
 

@@ -24,7 +24,7 @@ def plain(value: Any, *, where: str = "value") -> Any:
     """A copy that holds only tensors (on the CPU), numbers, strings, None, lists and dicts; tuples become lists.
 
     Raises:
-        TypeError: Something else is in there; says where.
+        TypeError: It holds something else; the message names the entry.
     """
     if isinstance(value, torch.Tensor):
         value = value.detach().cpu()
@@ -56,10 +56,10 @@ def read_archive(path: str | os.PathLike, *, format: str, what: str) -> dict:
     Args:
         path: The file.
         format: The expected value of the entry 'format'.
-        what: What the file should be, for messages: 'a network snapshot'.
+        what: Kind of file, for messages: 'a network snapshot'.
 
     Raises:
-        UserError: There is no such file, or it is something else; says what it seems to be.
+        UserError: There is no such file, or it is something else; the message says what it seems to be.
     """
     path = Path(path)
     _check_kind(path, what)
@@ -71,7 +71,7 @@ def read_archive(path: str | os.PathLike, *, format: str, what: str) -> dict:
         name = re.search(r"GLOBAL (\S+)", str(error))
         found = f" ({printable(name[1])}); it may be malicious. Nothing in it was run" if name else ""
         raise UserError(f"{path} is not {what} of this program: it holds other Python objects{found}.") from error
-    except Exception as error:  # over damaged data PyTorch's reader raises almost anything
+    except Exception as error:  # PyTorch's reader raises almost any exception for damaged data
         raise UserError(f"{path} is damaged or incomplete; copy or download it again.") from error
     if not isinstance(content, dict) or content.get("format") != format:
         found = content.get("format") if isinstance(content, dict) else None
@@ -85,7 +85,7 @@ def read_archive(path: str | os.PathLike, *, format: str, what: str) -> dict:
 
 
 def _check_kind(path: Path, what: str) -> None:
-    """Recognise by their first bytes the files that people take for checkpoints."""
+    """Recognise files often mistaken for checkpoints by their first bytes."""
     if not path.exists():
         raise UserError(f"There is no file {path}; give the path of {what}.")
     if not path.is_file():

@@ -1,4 +1,4 @@
-"""What a run saves: network snapshots, and the state that it continues from."""
+"""Saving of a run's checkpoints: network snapshots, and the training state for resuming."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ from training.checkpoints.snapshot import (
 from training.checkpoints.training_state import Divided, Parts, Stateful, restore_state, save_state
 from training.schedule import Counters
 
-__all__ = ["Networks", "Saver", "planned_snapshots"]
+__all__ = ["Networks", "CheckpointSaver", "planned_snapshots"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,10 +33,10 @@ class Networks:
 
 
 def planned_snapshots(folder: Path, *, until: int) -> list[tuple[Path, int, int]]:
-    """The snapshots of a run that were made at the end of a tick, not because it was stopped: file, cur_nimg, tick.
+    """The scheduled snapshots of a run, without those written when it was stopped: file, cur_nimg, tick.
 
     Args:
-        until: Where the run stands, in videos; what is later is made again.
+        until: Progress of the run in videos; later snapshots will be written again.
     """
     found = []
     for _, path in sorted(numbered_snapshots(folder).items()):
@@ -47,20 +47,23 @@ def planned_snapshots(folder: Path, *, until: int) -> list[tuple[Path, int, int]
 
 
 def _progress(path: Path) -> Mapping[str, int]:
-    """Where the run stood at a snapshot; empty if the file is missing or damaged."""
+    """The progress stored in a snapshot; empty if the file is missing or damaged."""
     try:
         return load_snapshot(path, average_only=True).get("progress") or {}
     except UserError:
         return {}
 
 
-class Saver:
-    """Writes what a run is made of into its folder, and puts it back.
+class CheckpointSaver:
+    """Checkpoints of a run: writes snapshots and training states, and restores the latter.
 
     Args:
+        folder: The run folder.
+        networks: Stored in both.
+        counters: Progress of the run.
         shared, own, streams: See training.checkpoints.training_state.Parts.
-        dataset: Description of the data, for the files.
-        keep: So many of the newest snapshots are kept; None for all.
+        dataset: Description of the data, stored in both.
+        keep: Number of the newest snapshots that are kept; None for all.
     """
 
     def __init__(
@@ -88,13 +91,14 @@ class Saver:
         if networks.augment is not None:
             modules["augmentation"] = networks.augment
         self._parts = Parts(modules=modules, shared=shared, own=own, streams=streams)
-        self._saved_nimg = counters.cur_nimg  # where the state on the disk stands; 0: there is none yet
+        self._saved_nimg = counters.cur_nimg  # progress of the state on the disk; 0: none yet
 
     def save_snapshot(self, *, planned: bool = True) -> None:
-        """Write a network snapshot; then those go that need not be kept.
+        """Write a network snapshot, then delete those that need not be kept.
 
         Args:
-            planned: It is due. Else it does not replace a planned one of the same moment, which is the same.
+            planned: It is a scheduled one. Otherwise it does not replace a scheduled one of the same cur_nimg, which
+                has the same content.
         """
         if not distributed.is_main():
             return
@@ -121,11 +125,11 @@ class Saver:
         self._saved_nimg = self._counters.cur_nimg
 
     def restore(self, state: Mapping[str, Any]) -> bool:
-        """Put a saved state back; see training.checkpoints.training_state.restore_state."""
+        """Restore a saved state; see training.checkpoints.training_state.restore_state."""
         return restore_state(state, self._parts, source=self._folder)
 
-    def what_is_saved(self) -> str:
-        """A sentence for somebody who wants to continue."""
+    def describe_saved(self) -> str:
+        """A sentence for the log: the progress of the saved state, and the option that resumes from it."""
         if self._saved_nimg == 0:
             return "Nothing was saved yet."
         saved = f"{self._saved_nimg / 1000:g} kimg"

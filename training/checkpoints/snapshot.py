@@ -1,12 +1,12 @@
-"""Network snapshots: what rendering, transfer and evaluation need of a training run, in one archive (see `archive`):
+"""Network snapshots: the networks of a training run, for rendering, transfer and evaluation, in one archive:
 
-    format, version     what the file is
-    generator           config (arguments of Generator), state, ema (the moving average, which is what is rendered);
+    format, version     of the archive (training.checkpoints.archive)
+    generator           config (arguments of Generator), state, ema (the moving average, which is rendered);
                         class (dotted name) if it is not this program's Generator
     discriminator       config (arguments of TimeAwareDiscriminators), state
     augment             config and state of the adaptive augmentation, or None
     dataset             description of the training data
-    progress            cur_nimg (videos shown so far), tick, iteration, planned (not made because the run was stopped)
+    progress            cur_nimg (videos shown so far), tick, iteration, planned (False: written on a stop)
 
 Networks are rebuilt from the stored arguments. Opening a file imports no code that it names: a generator of a user's
 own class is built where the caller gives the class, or the environment variable GENERATOR_CLASS has its name.
@@ -44,14 +44,20 @@ __all__ = [
 ]
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# The names of the snapshots in a run folder, which one is the newest, and which ones may go.
-
-
+SNAPSHOT_FORMAT = "video-3d-gan/network-snapshot"
 LATEST = "latest-network-snapshot.pkl"
+MAX_NUMBER = 1 << 16  # no argument of a network is larger
+
+# First bytes of a pickle: its protocol, or in the oldest protocols containers and the name of a global.
+PICKLE = re.compile(rb"\x80(?:[\x00-\x05]|\Z)|[(\])}]*c[\w.]+\n[\w.]+\n")
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Snapshot files in a run folder
 
 
 def snapshot_name(cur_nimg: int) -> str:
+    """The file name of a numbered snapshot, in thousands of videos."""
     return f"network-snapshot-{cur_nimg // 1000:06d}.pkl"
 
 
@@ -71,12 +77,12 @@ def latest_snapshot(folder: str | os.PathLike) -> Path:
 
 
 def prune_snapshots(folder: str | os.PathLike, keep: int) -> None:
-    """Delete all but the newest `keep` numbered snapshots; to be called when the newest one is safe on the disk.
+    """Delete all but the newest `keep` numbered snapshots; to be called once the newest one is on the disk.
 
     Files of other names stay: best-<metric>.pkl, which are snapshots under a second name, and the latest one.
     """
     for _, path in sorted(numbered_snapshots(folder).items())[:-keep]:
-        with contextlib.suppress(OSError):  # somebody has moved it, or may not be allowed to; nothing depends on it
+        with contextlib.suppress(OSError):  # moved already, or no permission: nothing depends on it
             path.unlink()
 
 
@@ -85,15 +91,8 @@ def numbered_snapshots(folder: str | os.PathLike) -> dict[int, Path]:
     return {int(m[1]): p for p in Path(folder).iterdir() if (m := re.fullmatch(r"network-snapshot-(\d+)\.pkl", p.name))}
 
 
-SNAPSHOT_FORMAT = "video-3d-gan/network-snapshot"
-MAX_NUMBER = 1 << 16  # no argument of a network is larger
-
-# How a pickle begins: with its protocol, or in the oldest protocols with containers and the name of a global.
-PICKLE = re.compile(rb"\x80(?:[\x00-\x05]|\Z)|[(\])}]*c[\w.]+\n[\w.]+\n")
-
-
 def _is_pickle(path: Path) -> bool:
-    """Whether it is a plain pickle, as the original system wrote its checkpoints."""
+    """True for a plain pickle, as the original system wrote its checkpoints."""
     try:
         with open(path, "rb") as file:
             return PICKLE.match(file.read(512)) is not None
@@ -106,14 +105,14 @@ def _is_pickle(path: Path) -> bool:
 
 
 def check_state(module: torch.nn.Module, state: Mapping[str, torch.Tensor], *, what: str, source: object) -> None:
-    """Whether tensors are those of a network (which may be on the meta device): every one must be there and fit.
+    """Compare the names and shapes of tensors with those of a network, which may be on the meta device.
 
     Args:
         what: The network, for messages: 'the generator'.
-        source: Where the tensors come from, for messages.
+        source: Origin of the tensors, for messages.
 
     Raises:
-        UserError: Tensors are missing, left over or of another shape; names them.
+        UserError: Tensors are missing, left over or of another shape; the message names them.
     """
     from training.published.pickle_values import printable
 
@@ -154,7 +153,7 @@ def build_generator(config: Any, *, source: object, generator_class: type[torch.
             for value in argument.values() if isinstance(argument, Mapping) else [argument]:
                 if isinstance(value, (int, float)) and abs(value) > MAX_NUMBER:
                     raise ValueError(f"an argument is {value}.")
-        with torch.random.fork_rng(devices=[]):  # the initial weights are overwritten: leave no trace of their drawing
+        with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they are
             return generator_class(**config)
     except (TypeError, ValueError, KeyError, RuntimeError) as error:
         raise UserError(f"{source} describes a generator that cannot be built: {one_line(error)}") from error
@@ -223,7 +222,7 @@ def save_snapshot(
     dataset: Mapping[str, Any],
     progress: Mapping[str, int],
 ) -> Path:
-    """Write `network-snapshot-<kimg>.pkl` and let `latest-network-snapshot.pkl` be the same; returns the former."""
+    """Write `network-snapshot-<kimg>.pkl` and link `latest-network-snapshot.pkl` to it; returns the former."""
     path = Path(folder) / snapshot_name(progress["cur_nimg"])
     content = {
         "format": SNAPSHOT_FORMAT,
@@ -258,10 +257,10 @@ def load_snapshot(path: str | os.PathLike, *, average_only: bool = False) -> dic
 
     Args:
         path: The file, or a run folder: its newest snapshot.
-        average_only: `generator.ema` is all that is wanted of the states; others may be missing in the result.
+        average_only: Only `generator.ema` is needed; the other states may be missing in the result.
 
     Raises:
-        UserError: See `read_archive`; or parts of a snapshot are missing in it.
+        UserError: See `read_archive`; or the snapshot is incomplete.
     """
     path = Path(path)
     if path.is_dir():
@@ -299,7 +298,7 @@ def load_generator(
     config, state = content["generator"]["config"], content["generator"]["ema"]
     what = "the generator that it describes"
     built = _generator_class(content["generator"].get("class"), generator_class, source=path)
-    with torch.device("meta"):  # what the file claims is compared with what it holds before memory is taken for it
+    with torch.device("meta"):  # compare the claimed sizes with the tensors before memory is allocated
         check_state(build_generator(config, source=path, generator_class=built), state, what=what, source=path)
     generator = build_generator(config, source=path, generator_class=built)
     load_state(generator, state, what=what, source=path)

@@ -1,11 +1,11 @@
-"""The training state: everything that continuing a run needs, in one self-contained file.
+"""The training state of a run, for bit-exact resuming, in one self-contained file.
 
 `training-state.pt` holds the networks' weights, both optimisers, the adaptive augmentation, the counters, the position
 in the data, and of every process its random stream, running means of the loss and unread statistics. It does not refer
-to a network snapshot. So whatever moment a run is killed at, the file that is there is consistent in itself: the last
-complete one. A snapshot or a log row that is newer than it is written again, the same, by the continued run.
+to a network snapshot, so the file is consistent in itself at whatever moment a run is killed: the last complete one. A
+snapshot or a log row that is newer is written again, with the same content, by the continued run.
 
-The parts are objects with `state_dict` and `load_state_dict`; `Parts` says which belong to a run.
+The parts are objects with `state_dict` and `load_state_dict`; `Parts` lists those of a run.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ STATE_FORMAT = "video-3d-gan/training-state"
 
 
 class Stateful(Protocol):
-    """Anything whose state can be saved as plain data."""
+    """An object whose state can be saved as plain data."""
 
     def state_dict(self) -> Mapping[str, Any]: ...
 
@@ -36,14 +36,14 @@ class Stateful(Protocol):
 
 
 class Divided(Stateful, Protocol):
-    """Something of which every process has its own part, which only matters in sum over them."""
+    """A state of which every process has its own share, and only the sum over the processes matters."""
 
     def load_state_dicts(self, states: list[Mapping[str, Any]], *, main: bool) -> None:
-        """Take over from another number of processes; the main one gets the sum."""
+        """Restore from another number of processes; the main one gets the sum."""
 
 
 class OptimizerState:
-    """An optimiser's running moments. Its settings are left out: they come from the options."""
+    """An optimiser's running moments, without its settings, which come from the options."""
 
     def __init__(self, optimizer: torch.optim.Optimizer):
         self._optimizer = optimizer
@@ -52,14 +52,14 @@ class OptimizerState:
         return self._optimizer.state_dict()["state"]
 
     def load_state_dict(self, state: dict[int, dict]) -> None:
-        # Cloned, because the optimiser would go on writing into the memory-mapped file's pages.
-        state = {index: {name: _own(value) for name, value in entry.items()} for index, entry in state.items()}
+        # Cloned, because the optimiser would write into the memory-mapped file's pages.
+        state = {index: {name: _cloned(value) for name, value in entry.items()} for index, entry in state.items()}
         self._optimizer.load_state_dict(dict(self._optimizer.state_dict(), state=state))
 
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-    """What makes up a run's state."""
+    """The parts of a run's state."""
 
     modules: Mapping[str, torch.nn.Module]  # the same on all processes
     shared: Mapping[str, Stateful]  # the same on all processes
@@ -71,10 +71,10 @@ def save_state(folder: str | os.PathLike, parts: Parts, *, description: Mapping[
     """Write the state of a run into its folder; to be called on all processes.
 
     Args:
-        description: What a continued run has to have in common with this one, in plain data.
+        description: Properties that a continued run must share with this one, as plain data.
     """
     processes = distributed.all_gather_objects(
-        # Tensors of other processes must not arrive on this one's device.
+        # Tensors of other processes must not arrive on this process's device.
         _to_cpu({name: part.state_dict() for name, part in {**parts.own, **parts.streams}.items()})
     )
     if distributed.is_main():
@@ -92,10 +92,10 @@ def save_state(folder: str | os.PathLike, parts: Parts, *, description: Mapping[
 
 
 def read_state(folder: str | os.PathLike) -> dict | None:
-    """The saved state of a run; None for one that ended before it had saved any, which may begin again.
+    """The saved state of a run; None for one that ended before the first was saved, which may begin again.
 
     Raises:
-        UserError: It cannot be read, or the run is older than that and has lost it.
+        UserError: It cannot be read, or it is missing although the run has snapshots.
     """
     path = Path(folder) / STATE_FILE
     if path.exists():
@@ -109,12 +109,11 @@ def read_state(folder: str | os.PathLike) -> dict | None:
 
 
 def restore_state(state: Mapping[str, Any], parts: Parts, *, source: object) -> bool:
-    """Put the saved state back into the parts of this process.
+    """Restore the saved state into the parts of this process.
 
     Returns:
-        Whether the random streams could be put back. They cannot if the number of processes or the kind of their
-        devices has changed: then they are left as they are. Nothing else is lost: the first process takes over what all
-        of them had.
+        True if the random streams were restored. They stay as they are if the number of processes or the kind of their
+        devices has changed. Nothing else is lost: the first process takes over the shares of all.
 
     Raises:
         UserError: Networks do not fit.
@@ -131,19 +130,19 @@ def restore_state(state: Mapping[str, Any], parts: Parts, *, source: object) -> 
     entry = entries[distributed.rank()]
     for name, part in parts.own.items():
         part.load_state_dict(entry[name])
-    if any(not _alike(entry[name], part.state_dict()) for name, part in parts.streams.items()):
+    if any(not _same_kind(entry[name], part.state_dict()) for name, part in parts.streams.items()):
         return False
     for name, part in parts.streams.items():
         part.load_state_dict(entry[name])
     return True
 
 
-def _own(value: Any) -> Any:
+def _cloned(value: Any) -> Any:
     return value.clone() if isinstance(value, torch.Tensor) else value
 
 
-def _alike(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> bool:
-    """Whether two generators' states are of one kind: those of CPUs and of CUDA devices differ in length."""
+def _same_kind(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> bool:
+    """True if two random streams are of one kind of device: states of CPUs and CUDA devices differ in length."""
     return all(one[name].shape == other[name].shape for name in other)
 
 

@@ -20,7 +20,7 @@ from training.ema import GeneratorEMA
 from training.launch.build import build_ada, build_augment, build_loss, build_networks, build_schedule
 from training.launch.run_dir import lock_run_folder, remove_unfinished
 from training.launch.validate import write_options
-from training.monitoring.geometry_monitor import CONTENTS, GeometryLog
+from training.monitoring.geometry_monitor import CONTENTS, GeometryMonitor
 from training.monitoring.previews import Previews
 from training.monitoring.run_logger import LogFile
 from training.networks.generator import Generator
@@ -154,7 +154,7 @@ def build_loop(
         dataset=dataset.describe(),
         device=device,
         previews=_previews(options, folder, dataset, generator_ema, device),
-        geometry=_geometry_log(dataset, generator_ema, device),
+        geometry=_geometry_monitor(dataset, generator_ema, device),
         callbacks=callbacks,
     )
     if state is not None and not loop.restore(state) and distributed.is_main():
@@ -205,13 +205,13 @@ def _prepare_device(options: Mapping[str, Any], device_type: str) -> torch.devic
     return device
 
 
-def _geometry_log(dataset: PairDataset, generator: Generator, device: torch.device) -> GeometryLog | None:
+def _geometry_monitor(dataset: PairDataset, generator: Generator, device: torch.device) -> GeometryMonitor | None:
     if not distributed.is_main():
         return None
     labels = None
     if generator.c_dim > 0:
         labels = dataset.example_labels(CONTENTS, seed=0)
-    return GeometryLog(generator, device=device, c=labels)
+    return GeometryMonitor(generator, device=device, c=labels)
 
 
 def _previews(

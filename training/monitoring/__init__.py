@@ -1,1 +1,1 @@
-"""What a run reports while it trains: log, statistics, previews, geometry."""
+"""Logs, statistics, previews and geometry of a run while it trains."""

@@ -1,18 +1,18 @@
-"""A watch on the geometry while a model trains: depth variance and view parallax, and a warning when it goes flat.
+"""Monitoring of the geometry during training: depth variance and view parallax, and a warning when it goes flat.
 
-The best-known failure of 3D-aware GANs is a scene that collapses to a picture on a plane: every single view looks
-right, the discriminators have nothing to object to, and the camera moves around a billboard. What is measured, on the
-depth maps of fixed contents seen from the front:
+The best-known failure of 3D-aware GANs is a scene that collapses to an image on a plane: every single view looks
+right, the discriminators cannot detect it, and the camera moves around a billboard. Measured on the depth maps of fixed
+content codes seen from the front:
 
     Geometry/surface         share of pixels that show the foreground (opacity above one half)
-    Geometry/depth_variance  of the visible surface, in squared scene units
+    Geometry/depth_variance  variance of the visible surface's depth, in squared scene units
     Geometry/relief          root mean square distance of depths from the plane that fits them best, in scene units
-    Geometry/parallax        how far surface points lie, in a view that is turned by half the range of yaw, from where
-                             that plane would put them, as a fraction of the image's width (root mean square)
+    Geometry/parallax        root mean square distance, in a view turned by half the range of yaw, between surface
+                             points and their projections onto that plane, as a fraction of the image's width
 
-Parallax is what the geometry can show beyond a plane, on the scale on which the discriminators would see it. Below
-`FLAT_PARALLAX` it is less than a tenth of a pixel at 32×32 and less than a pixel at 256×256, and a plane would do as
-well: the log says so. The heads of `training.synthetic` have 0.024, eight times the threshold.
+Parallax is what the geometry shows beyond a plane, on the scale on which the discriminators would see it. Below
+`FLAT_PARALLAX` it is less than a tenth of a pixel at 32×32 and less than a pixel at 256×256, as good as a plane: the
+log warns of it. The heads of `training.synthetic` have 0.024, eight times the threshold.
 """
 
 import dataclasses
@@ -24,19 +24,19 @@ from training.inference.frame_renderer import FrameRenderer
 from training.inference.latents import seed_latents
 from training.networks.generator import Generator
 
-__all__ = ["FLAT_PARALLAX", "GeometryFigures", "GeometryLog", "measure_geometry"]
+__all__ = ["FLAT_PARALLAX", "GeometryFigures", "GeometryMonitor", "measure_geometry"]
 
 FLAT_PARALLAX = 0.003  # of the image's width
 THIN_SURFACE = 0.02  # share of pixels; with fewer there is no foreground to speak of
-CONTENTS = 16
-CHUNK = 4  # contents rendered at a time
+CONTENTS = 16  # content codes
+CHUNK = 4  # of them rendered at a time
 TIME = 0.5  # of a clip
-FIRST_FIT = 1000  # videos; before that there is no geometry yet that could have gone
+FIRST_FIT = 1000  # videos before the first warning: until then there is no geometry that could go flat
 
 
 @dataclasses.dataclass(frozen=True)
 class GeometryFigures:
-    """The figures of the module's docstring, means over contents that show a surface; NaN if none does."""
+    """The measures listed at the top of this file, means over contents with a visible surface; NaN if there is none."""
 
     surface: float
     depth_variance: float
@@ -44,7 +44,7 @@ class GeometryFigures:
     parallax: float
 
     def warning(self) -> str | None:
-        """What to say if the geometry is flat or gone; None if it is neither."""
+        """The warning if the geometry is flat or gone; None if it is neither."""
         if not self.surface >= THIN_SURFACE:
             return (
                 f"the foreground covers {self.surface:.1%} of the image: the background shows everything, and has no "
@@ -59,13 +59,13 @@ class GeometryFigures:
 
 
 def measure_geometry(depth: torch.Tensor, weights: torch.Tensor, cameras, others) -> GeometryFigures:
-    """Figures of depth maps [N, H, H] with weights (1 where there is a surface) seen by `cameras`.
+    """Measure depth maps [N, H, H] with weights (1 where there is a surface) seen by `cameras`.
 
     Args:
         others: The turned views that parallax is measured in, one per map.
     """
     surface = weights.mean(dim=[-2, -1])
-    # Three pixels are always on a plane; networks that have broken down are reported elsewhere.
+    # Three pixels are always on a plane; diverged networks are reported by the divergence check.
     seen = (weights.flatten(1).sum(1) >= 4) & depth.isfinite().all(dim=-1).all(dim=-1)
     if not seen.any():
         return GeometryFigures(float(surface.mean()), float("nan"), float("nan"), float("nan"))
@@ -79,12 +79,12 @@ def measure_geometry(depth: torch.Tensor, weights: torch.Tensor, cameras, others
     )
 
 
-class GeometryLog:
-    """Measures a generator's geometry with the same contents every time; has no influence on the training.
+class GeometryMonitor:
+    """Measurement of a generator's geometry on fixed content codes, without influence on the training.
 
     Args:
         generator: In evaluation mode; its parameters may change between calls.
-        c: Labels [N, c_dim] of the contents, for a generator that wants some; N contents are shown then.
+        c: Labels [N, c_dim] of the contents, for a conditional generator; N contents are measured then.
     """
 
     def __init__(self, generator: Generator, *, device: torch.device | str = "cpu", c: torch.Tensor | None = None):
@@ -101,11 +101,12 @@ class GeometryLog:
 
     @torch.no_grad()
     def measure(self) -> GeometryFigures:
+        """The measures of the generator as it is now."""
         maps = []
         for part in torch.arange(len(self.z), device=self.device).split(CHUNK):
             ws = self.generator.mapping(self.z[part], None if self.c is None else self.c[part])
-            scene = FrameRenderer(self.generator, ws, z_motion=self.z_motion[part], z_bg=self.z_bg[part])
-            out = scene.output(TIME, self.front.repeat(len(part)))
+            renderer = FrameRenderer(self.generator, ws, z_motion=self.z_motion[part], z_bg=self.z_bg[part])
+            out = renderer.output(TIME, self.front.repeat(len(part)))
             background = self.generator.background is not None
             maps.append(surface_depth(out.depth[:, 0], out.opacity[:, 0], background=background))
         depth, weights = (torch.cat(x).float() for x in zip(*maps))
@@ -113,7 +114,7 @@ class GeometryLog:
         return measure_geometry(depth, weights, self.front.repeat(count), self.turned.repeat(count))
 
     def report(self, statistics, *, cur_nimg: int) -> str | None:
-        """Measure, report to the run's statistics; returns a line for the log when the geometry has gone flat."""
+        """Measure and report to the run's statistics; returns a warning for the log if the geometry is flat."""
         figures = self.measure()
         for name, value in dataclasses.asdict(figures).items():
             statistics.report(f"Geometry/{name}", value)

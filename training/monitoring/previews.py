@@ -1,11 +1,11 @@
-"""What a run looks like: grids of images and a few videos, from the same seeds every time.
+"""Preview images and videos of a run, from the same seeds every time.
 
     reals.png                               first frames of training clips
     images/fakes_random_<kimg>.png          one image per content, each from a random camera of the prior
     images/fakes_frontal_<kimg>.png         the same contents from the front
-    videos/<kimg>/<program>_seed<n>.mp4     the first contents along a camera path
+    videos/<kimg>/<trajectory>_seed<n>.mp4  the first contents along a camera trajectory
 
-Everything here has its own seeds, so that looking at a run does not change it.
+Previews have their own random seeds, so that they do not change the training.
 """
 
 from pathlib import Path
@@ -24,22 +24,22 @@ from training.networks.generator import Generator
 
 __all__ = ["Previews"]
 
-PROGRAMS = ("front", "rotation_camera_yaw")  # of the videos
+TRAJECTORIES = ("front", "rotation_camera_yaw")  # camera trajectories of the videos
 FPS = 8
 CHUNK = 8  # contents rendered at a time
 
 
 class Previews:
-    """Writes the previews of a run; contents, cameras and labels are fixed when it is made.
+    """Previews of a run with fixed content codes, cameras and labels.
 
     Args:
         folder: The run folder.
-        dataset: Real images, and labels where the generator wants some.
+        dataset: Source of the real images, and of labels for a conditional generator.
         generator: In evaluation mode; its parameters may change between calls.
         images: Number of contents in a grid.
-        columns: Of the grids.
+        columns: Columns of the grids.
         videos: Number of contents shown as videos, at most `images`.
-        seed: Of the random cameras and of the choice of real images.
+        seed: Seed of the random cameras and of the choice of real images.
     """
 
     def __init__(
@@ -71,6 +71,7 @@ class Previews:
         self.frontal_cameras = generator.camera_prior.at().repeat(images).to(device)
 
     def write_reals(self) -> None:
+        """Write reals.png."""
         frames = self.dataset.example_frames(len(self.z), seed=self.seed)
         save_png(image_grid(frames, self.columns), self.folder / "reals.png")
 
@@ -97,26 +98,26 @@ class Previews:
         folder = self.folder / "videos" / f"{kimg:06d}"
         folder.mkdir(parents=True, exist_ok=True)
         steps = self.dataset.nframes
-        scene = self._scene(torch.arange(self.videos))
-        for program in PROGRAMS:
-            cameras = camera_path(program, self.generator.camera_prior, steps).to(self.device)
-            writers = [VideoWriter(folder / f"{program}_seed{i:04d}.mp4", FPS) for i in range(self.videos)]
+        renderer = self._renderer(torch.arange(self.videos))
+        for trajectory in TRAJECTORIES:
+            cameras = camera_path(trajectory, self.generator.camera_prior, steps).to(self.device)
+            writers = [VideoWriter(folder / f"{trajectory}_seed{i:04d}.mp4", FPS) for i in range(self.videos)]
             try:
                 for step, time in frame_schedule(steps, steps):
-                    frames = to_uint8(scene.render(time, cameras[step].repeat(self.videos))).cpu()
+                    frames = to_uint8(renderer.render(time, cameras[step].repeat(self.videos))).cpu()
                     for writer, frame in zip(writers, frames):
                         writer.add(frame)
                 for writer in writers:
                     writer.close()
             finally:
                 for writer in writers:
-                    writer.abort()  # harmless for those that are closed
+                    writer.abort()  # no effect on closed ones
 
     def _render(self, part: torch.Tensor, cameras: Cameras) -> torch.Tensor:
         """Images [len(part), 3, H, W] of some contents in the middle of their clips."""
-        return self._scene(part).render(0.5, cameras[part.to(self.device)])
+        return self._renderer(part).render(0.5, cameras[part.to(self.device)])
 
-    def _scene(self, part: torch.Tensor):
+    def _renderer(self, part: torch.Tensor) -> FrameRenderer:
         part = part.to(self.device)
         ws = self.generator.mapping(self.z[part], None if self.c is None else self.c[part])
         return FrameRenderer(self.generator, ws, z_motion=self.z_motion[part], z_bg=self.z_bg[part])

@@ -1,4 +1,4 @@
-"""What a run says about itself: log.txt, the status line, stats.jsonl, TensorBoard events and the progress bar.
+"""Logging of a run: log.txt, the status line, stats.jsonl, TensorBoard events and the progress bar.
 
 Only the main process writes. A status line shows the fields of `FIELDS`; the row of stats.jsonl has the same fields,
 then every reported statistic as {"mean", "std", "num"}. When a run is continued, rows later than the point it continues
@@ -28,18 +28,18 @@ from torch_utils.training_stats import Moments
 __all__ = [
     "FIELDS",
     "LogFile",
-    "Reports",
+    "RunLogger",
     "cpu_memory",
     "gpu_memory",
-    "open_reports",
+    "open_run_logger",
     "reset_gpu_peak",
     "status_line",
 ]
 
-# Fields of a status line: name and format. tick: number; kimg: thousands of videos so far; time: of training, in
-# seconds; maintenance: seconds between the ticks (previews, snapshots); memory in GiB; augment: probability p;
-# videos/s: of the tick, as sec/kimg; left: seconds to the end of the training, at the pace of this process so far. NaN
-# are the rates of tick 0, one iteration that warms up.
+# Fields of a status line: name and format. tick: number; kimg: thousands of videos so far; time: seconds of training;
+# maintenance: seconds between the ticks (previews, snapshots); cpumem, gpumem: GiB; augment: probability p; videos/s
+# and sec/kimg: of the tick; left: seconds to the end of the training, at the pace of this process so far. The rates of
+# tick 0, a single iteration that warms up, are NaN.
 FIELDS = {
     "tick": "{:<5d}",
     "kimg": "{:<9.2f}",
@@ -56,20 +56,20 @@ FIELDS = {
 
 
 def status_line(fields: Mapping[str, float]) -> str:
-    """The fields on one line: 'tick 0  kimg 0.02 …', '-' for what is NaN."""
-    texts = []
+    """The fields on one line: 'tick 0  kimg 0.02 …', with '-' for NaN."""
+    parts = []
     for name, form in FIELDS.items():
         text = form.format(format_time(fields[name]) if name == "time" else fields[name])
         if math.isnan(fields[name]):
             text = "-".ljust(len(text))
         elif name == "left":
             text = format_time(fields[name])
-        texts.append(f"{name} {text}")
-    return " ".join(texts).rstrip()
+        parts.append(f"{name} {text}")
+    return " ".join(parts).rstrip()
 
 
 def cpu_memory() -> float:
-    """Memory of this process in GiB: what it uses now, or where the system does not tell, its maximum so far."""
+    """Memory of this process in GiB: its present use, or its peak where the system reports no other."""
     try:
         pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE") / 2**30
@@ -79,11 +79,11 @@ def cpu_memory() -> float:
 
 
 class LogFile:
-    """While entered, everything printed to stdout goes to a file as well, and so does the traceback of an error.
+    """Context manager that copies stdout, and the traceback of an error, to a log file.
 
     Raises:
-        UserError: The file cannot be opened. Once it is, trouble with it (a full disk) stops nothing: what matters is
-            also on stdout, and whoever writes what cannot be lost raises an error of his own.
+        UserError: The file cannot be opened. Later write errors (a full disk) are ignored: the same lines are on
+            stdout, and writers of checkpoints and statistics raise their own errors.
     """
 
     def __init__(self, path: str | os.PathLike):
@@ -123,14 +123,14 @@ class LogFile:
         return getattr(self._stdout, name)
 
 
-class Reports:
-    """What a run says while it runs: status lines, stats.jsonl, TensorBoard events, the progress bar.
+class RunLogger:
+    """Status lines, stats.jsonl, TensorBoard events and the progress bar of a run.
 
     Args:
         folder: The run folder.
-        next_tick, cur_nimg: Where the run starts; what an interrupted run wrote beyond that is removed.
-        total_nimg: Where it ends.
-        active: Whether this is the process that writes; the others' reports do nothing.
+        next_tick, cur_nimg: Progress at the start; rows that an interrupted run wrote beyond it are removed.
+        total_nimg: Videos at the end of the run.
+        active: True on the process that writes; the loggers of the others do nothing.
     """
 
     def __init__(self, folder: str | os.PathLike, *, next_tick: int, cur_nimg: int, total_nimg: int, active: bool):
@@ -187,7 +187,7 @@ class Reports:
                 self._events.close()
 
     def _add_events(self, values: Mapping[str, float], *, step: int) -> None:
-        """TensorBoard counts whole steps: videos."""
+        """Add scalars at a step counted in videos, since TensorBoard's steps are integers."""
         if self._events is None:
             return
         try:
@@ -200,10 +200,12 @@ class Reports:
 
 
 @contextlib.contextmanager
-def open_reports(folder: str | os.PathLike, counters: Any, *, total_nimg: int) -> Iterator[Reports]:
-    """The reports of a run that stands at `counters` (of training.training_loop), closed at the end; the main process
-    writes."""
-    reports = Reports(
+def open_run_logger(folder: str | os.PathLike, counters: Any, *, total_nimg: int) -> Iterator[RunLogger]:
+    """The logger of a run that continues at `counters` (training.schedule), closed at the end.
+
+    Only the main process writes.
+    """
+    logger = RunLogger(
         folder,
         next_tick=counters.tick,
         cur_nimg=counters.cur_nimg,
@@ -211,17 +213,18 @@ def open_reports(folder: str | os.PathLike, counters: Any, *, total_nimg: int) -
         active=distributed.is_main(),
     )
     try:
-        yield reports
+        yield logger
     finally:
-        reports.close()
+        logger.close()
 
 
 def _number(value: float) -> float | None:
-    """JSON has no NaN and no infinity."""
+    """A finite number, or None: JSON has no NaN and no infinity."""
     return value if math.isfinite(value) else None
 
 
 def _truncate(path: Path, next_tick: int) -> None:
+    """Remove the rows of stats.jsonl from tick `next_tick` on."""
     kept = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
@@ -234,6 +237,7 @@ def _truncate(path: Path, next_tick: int) -> None:
 
 
 def _event_writer(folder: str | os.PathLike, *, first_step: int):
+    """TensorBoard's writer, or None where it cannot be used; events from `first_step` on are discarded."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:

@@ -10,7 +10,7 @@ from renderer.cameras import CameraPrior
 from renderer.volume_rendering import Fields
 from tests.training.tiny import make_loop
 from torch_utils.training_stats import Statistics
-from training.monitoring.geometry_monitor import FLAT_PARALLAX, GeometryLog, measure_geometry
+from training.monitoring.geometry_monitor import FLAT_PARALLAX, GeometryMonitor, measure_geometry
 from training.networks.generator import Generator
 from training.schedule import Counters
 from training.synthetic.head_model import Backdrop, TalkingHead
@@ -103,7 +103,7 @@ def small_generator() -> Generator:
 
 
 def test_the_log_is_deterministic_and_leaves_random_numbers_alone():
-    log = GeometryLog(small_generator())
+    log = GeometryMonitor(small_generator())
     before = torch.random.get_rng_state()
     first = log.measure()
     assert first.surface == 1 and math.isfinite(first.parallax)
@@ -117,7 +117,7 @@ def test_an_empty_foreground_is_warned_of_once_training_has_begun():
         for name, parameter in generator.named_parameters():
             if name.startswith("foreground.density"):
                 parameter.fill_(-1.0 if parameter.ndim == 1 else 0.0)
-    log, statistics = GeometryLog(generator), Statistics()
+    log, statistics = GeometryMonitor(generator), Statistics()
     assert log.report(statistics, cur_nimg=4) is None
     line = log.report(statistics, cur_nimg=4000)
     assert line.startswith("warning: at 4 kimg the foreground covers 0.0% of the image")

@@ -9,7 +9,7 @@ import pytest
 
 from dnnlib import UserError
 from torch_utils.training_stats import Moments
-from training.monitoring.run_logger import FIELDS, LogFile, Reports, status_line
+from training.monitoring.run_logger import FIELDS, LogFile, RunLogger, status_line
 
 VALUES = {
     "tick": 3, "kimg": 12.5, "time": 3725.0, "sec/tick": 10.04, "sec/kimg": 2.5, "maintenance": 0.25, "cpumem": 1.5,
@@ -18,7 +18,7 @@ VALUES = {
 
 
 def reports(folder, *, next_tick=0, cur_nimg=0, active=True):
-    return Reports(folder, next_tick=next_tick, cur_nimg=cur_nimg, total_nimg=2000, active=active)
+    return RunLogger(folder, next_tick=next_tick, cur_nimg=cur_nimg, total_nimg=2000, active=active)
 
 
 def test_status_line():
@@ -117,7 +117,7 @@ def test_names_that_are_no_text(tmp_path, monkeypatch):
     folder.mkdir()
     monkeypatch.setattr(sys, "stdout", io.StringIO())
     with LogFile(folder / "log.txt"):
-        reports = Reports(folder, next_tick=0, cur_nimg=0, total_nimg=1000, active=True)
+        reports = RunLogger(folder, next_tick=0, cur_nimg=0, total_nimg=1000, active=True)
         reports.print(f"Run folder: {folder.name}")
         reports.close()
     said = (folder / "log.txt").read_text(encoding="utf-8")

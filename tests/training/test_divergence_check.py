@@ -1,4 +1,4 @@
-"""What is sound enough to be saved."""
+"""The divergence check before a checkpoint is saved."""
 
 import math
 
@@ -7,14 +7,16 @@ import torch
 
 from dnnlib import UserError
 from training.phases import GradientGuard
-from training.training_loop import SUSPICIOUS, Health
+from training.training_loop import SUSPICIOUS, DivergenceCheck
 
 
 def make(limit=100):
     weight, count = torch.zeros(3), torch.zeros(1, dtype=torch.int64)
     guard = GradientGuard(device="cpu")
-    health = Health(tensors=[("weight", weight), ("count", count)], guard=guard, limit=limit, folder="runs/0")
-    return health, weight, guard
+    divergence = DivergenceCheck(
+        tensors=[("weight", weight), ("count", count)], guard=guard, limit=limit, folder="runs/0"
+    )
+    return divergence, weight, guard
 
 
 def step(guard, value):
@@ -24,34 +26,34 @@ def step(guard, value):
 
 
 def test_sound():
-    health, _, guard = make()
+    divergence, _, guard = make()
     step(guard, 1.0)
-    assert health.check(cur_nimg=1) is None
+    assert divergence.check(cur_nimg=1) is None
 
 
 def test_a_streak_is_suspicious_until_a_good_step():
-    health, _, guard = make()
+    divergence, _, guard = make()
     for _ in range(SUSPICIOUS - 1):
         step(guard, math.nan)
-    assert health.check(cur_nimg=1) is None
+    assert divergence.check(cur_nimg=1) is None
     step(guard, math.inf)
-    assert health.check(cur_nimg=1) == f"the last {SUSPICIOUS} steps of a phase had non-finite gradients"
+    assert divergence.check(cur_nimg=1) == f"the last {SUSPICIOUS} steps of a phase had non-finite gradients"
     step(guard, 1.0)
-    assert health.check(cur_nimg=1) is None
+    assert divergence.check(cur_nimg=1) is None
 
 
 def test_a_long_streak_is_the_end_even_if_it_is_over():
-    health, _, guard = make(limit=3)
+    divergence, _, guard = make(limit=3)
     for value in (math.nan, math.nan, math.nan, 1.0):
         step(guard, value)
     with pytest.raises(
         UserError, match=r"broken down at 2.5 kimg: 3 steps of a phase in a row .*runs/0 are from before"
     ):
-        health.check(cur_nimg=2500)
+        divergence.check(cur_nimg=2500)
 
 
 def test_a_tensor_that_is_not_finite_is_the_end():
-    health, weight, _ = make()
+    divergence, weight, _ = make()
     weight[1] = math.inf
     with pytest.raises(UserError, match=r"1 of its tensors are not finite any more \(weight\)"):
-        health.check(cur_nimg=0)
+        divergence.check(cur_nimg=0)
