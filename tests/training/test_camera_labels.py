@@ -221,7 +221,7 @@ def test_shards_carry_cameras(tmp_path):
     options = make_plan(tmp_path, "camera_condition=true", f"data={tmp_path / 'shards'}").options
     data = build_dataset(options)
     found = {}
-    for item in itertools.islice(data.lane(0, lanes=1), 5):
+    for item in itertools.islice(data.partition(0, partitions=1), 5):
         yaw, pitch = item.c.tolist()
         found[round(yaw, 4)] = pitch
     assert found == pytest.approx({round(yaw, 4): pitch for yaw, pitch in CAMERAS})

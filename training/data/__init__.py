@@ -1,1 +1,1 @@
-"""Training data: frames on the disk to batches of frame pairs."""
+"""Training data: from frames on the disk to batches of frame pairs."""

@@ -1,9 +1,13 @@
-"""What dataset.json in the root of a dataset says of its videos, one entry per video folder.
+"""Labels and cameras of videos from dataset.json in the root of a dataset, and the manifest of the dataset tool.
+
+dataset.json has one entry per video folder:
 
     {"labels": [["split/video_0", label], …], "cameras": [["split/video_0", [yaw, pitch]], …]}
 
 Labels are class numbers, which become one-hot vectors, or lists of numbers. Cameras are angles in radians as those of
 `renderer.cameras`: yaw is 0 from the front, pitch pi / 2 at the height of the scene. Either may be missing or null.
+
+manifest.json records where frames come from and how they were cropped and cut.
 """
 
 import json
@@ -24,13 +28,13 @@ __all__ = [
     "SHARDS_FORMAT",
     "VERSION",
     "angles_vector",
-    "describe_strangers",
+    "describe_unmatched",
     "has_entries",
     "label_vector",
     "list_entries",
     "mirrored",
     "missing_videos",
-    "notes_on_strangers",
+    "notes_on_unmatched",
     "parse_manifest",
     "read_cameras",
     "read_labels",
@@ -39,8 +43,12 @@ __all__ = [
 
 MAX_NUMBER = float(np.finfo(np.float32).max)
 MAX_CLASSES = 65536  # a label is a vector of that length; larger numbers are identifiers, not classes
-MAX_ANGLE = 100.0  # radians; whoever writes more has written degrees
+MAX_ANGLE = 100.0  # radians; larger numbers are degrees
 FILE = "dataset.json"
+MANIFEST = "manifest.json"
+FRAMES_FORMAT = "square-video-frames"  # a folder or zip of folders of frames
+SHARDS_FORMAT = "square-video-clips"  # a folder of tar files of clips
+VERSION = 2  # of the manifest
 KINDS = ("labels", "cameras")
 FORMS = {"labels": '["path/of/video", label]', "cameras": '["path/of/video", [yaw, pitch]]'}
 SINGULAR = {"labels": "label", "cameras": "camera"}
@@ -69,13 +77,13 @@ def mirrored(angles: np.ndarray) -> np.ndarray:
 
 
 def has_entries(store: FrameStore, kind: str) -> bool:
-    """Whether there is a dataset.json with entries of that kind, 'labels' or 'cameras', whatever they are worth."""
+    """True if there is a dataset.json with entries of a kind, 'labels' or 'cameras', valid or not."""
     data = store.read_bytes(FILE)
     try:
         content = json.loads(data or b"{}")
         return content.get(kind) is not None if isinstance(content, dict) else kind in content
     except (ValueError, TypeError, RecursionError):
-        return kind == "labels"  # whoever reads them will say what is wrong with the file
+        return kind == "labels"  # reading them raises an error that names the file's fault
 
 
 def read_labels(store: FrameStore, videos: list[Video]) -> tuple[np.ndarray, int]:
@@ -96,10 +104,10 @@ def read_cameras(store: FrameStore, videos: list[Video]) -> np.ndarray:
 
 
 def list_entries(listed: Any, kind: str, *, file: str) -> dict[str, Any]:
-    """What stands under 'labels' or 'cameras' in a file, as entries by the path of the video (see listed_path).
+    """The value of 'labels' or 'cameras' in a file, as entries by the path of the video (see listed_path).
 
     Raises:
-        TypeError, ValueError: It is no list of pairs.
+        TypeError, ValueError: It is not a list of pairs.
         UserError: It gives one video two different entries.
     """
     if isinstance(listed, dict):
@@ -113,32 +121,32 @@ def list_entries(listed: Any, kind: str, *, file: str) -> dict[str, Any]:
     return entries
 
 
-def describe_strangers(entries: Collection[str], videos: Collection[str], kind: str) -> str | None:
-    """One line about the paths in a file that are none of the videos, None if there are none of these.
+def describe_unmatched(entries: Collection[str], videos: Collection[str], kind: str) -> str | None:
+    """One line about the paths in a file that match none of the videos; None if all do.
 
     Args:
-        entries, videos: Paths as listed_path gives them.
+        entries, videos: Paths in the form of listed_path.
         kind: 'labels', 'cameras', 'boxes'.
     """
     videos = set(videos)
-    strangers = [path for path in entries if path not in videos]
-    if not strangers:
+    unmatched = [path for path in entries if path not in videos]
+    if not unmatched:
         return None
-    frames = sum(path.lower().endswith(IMAGE_SUFFIXES) and posixpath.dirname(path) in videos for path in strangers)
+    frames = sum(path.lower().endswith(IMAGE_SUFFIXES) and posixpath.dirname(path) in videos for path in unmatched)
     of_frames = f" {frames} are for single frames, but one for each video is wanted." if frames else ""
-    return f"{len(strangers)} of {len(entries)} {kind} are for none of the videos, e.g. '{strangers[0]}'.{of_frames}"
+    return f"{len(unmatched)} of {len(entries)} {kind} are for none of the videos, e.g. '{unmatched[0]}'.{of_frames}"
 
 
-def notes_on_strangers(store: FrameStore, videos: list[Video], kinds: Collection[str]) -> list[str]:
-    """describe_strangers for the dataset.json of a dataset, of which these kinds have been read without an error."""
+def notes_on_unmatched(store: FrameStore, videos: list[Video], kinds: Collection[str]) -> list[str]:
+    """describe_unmatched for the dataset.json of a dataset whose entries of these kinds are valid."""
     content = json.loads(store.read_bytes(FILE)) if kinds else {}
     paths = [video.path for video in videos]
-    notes = [describe_strangers(list_entries(content[kind], kind, file=FILE), paths, kind) for kind in kinds]
+    notes = [describe_unmatched(list_entries(content[kind], kind, file=FILE), paths, kind) for kind in kinds]
     return [f"{FILE}: {note}" for note in notes if note is not None]
 
 
 def _read_entries(store: FrameStore, videos: list[Video], kind: str) -> dict[str, Any]:
-    """The entries of a kind by the path of the video; there is one for every video."""
+    """The entries of a kind by the path of the video, one for every video."""
     file, one = posixpath.join(store.path, FILE), SINGULAR[kind]
     form = f'it must be {{"{kind}": [{FORMS[kind]}, …]}}'
     data = store.read_bytes(FILE)
@@ -153,21 +161,21 @@ def _read_entries(store: FrameStore, videos: list[Video], kind: str) -> dict[str
         raise UserError(f"Cannot use '{file}' ({type(error).__name__}: {error}); {form}.") from error
     missing = [video.path for video in videos if video.path not in entries]
     if missing:
-        strangers = describe_strangers(entries, [video.path for video in videos], kind)
+        unmatched = describe_unmatched(entries, [video.path for video in videos], kind)
         raise UserError(
             f"'{file}' has no {one} for {len(missing)} of {len(videos)} videos, e.g. '{missing[0]}'; add them "
-            f"(paths relative to the folder of {FILE}) or {WITHOUT[kind]}." + (f" {strangers}" if strangers else "")
+            f"(paths relative to the folder of {FILE}) or {WITHOUT[kind]}." + (f" {unmatched}" if unmatched else "")
         )
     return entries
 
 
 def _is_number(x: Any, limit: float) -> bool:
-    # A string that looks like a number is a mistake in the file; so is True, which is an instance of int.
+    # A string that looks like a number is an error in the file; so is True, which is an instance of int.
     return type(x) in (int, float) and abs(x) < limit
 
 
 def _to_array(labels: dict[str, Any], videos: list[Video], file: str) -> tuple[np.ndarray, int]:
-    # The size of a label comes from the whole file, so that it is the same for every part of the videos.
+    # The length of a label comes from the whole file, so that it is the same for every subset of the videos.
     if all(type(label) is int for label in labels.values()):  # type(), because True is an instance of int
         classes = min(labels.values()), max(labels.values())
         if classes[0] < 0 or classes[1] >= MAX_CLASSES:
@@ -178,7 +186,7 @@ def _to_array(labels: dict[str, Any], videos: list[Video], file: str) -> tuple[n
         return np.array([labels[video.path] for video in videos], dtype=np.int64), classes[1] + 1
     lengths = {len(label) if isinstance(label, list) else 0 for label in labels.values()}
     if 0 in lengths or len(lengths) > 1:
-        raise UserError(f"The labels in '{file}' must be all whole numbers or all lists of numbers of one length.")
+        raise UserError(f"The labels in '{file}' must be all integers or all lists of numbers of one length.")
     numbers = [x for label in labels.values() for x in label]
     if not all(_is_number(x, MAX_NUMBER) for x in numbers):
         raise UserError(f"The labels in '{file}' hold something that is not a finite number.")
@@ -186,17 +194,11 @@ def _to_array(labels: dict[str, Any], videos: list[Video], file: str) -> tuple[n
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# The manifest.json that the dataset tool leaves in what it writes: where frames come from and how they were cut.
-
-
-MANIFEST = "manifest.json"
-FRAMES_FORMAT = "square-video-frames"  # a folder or zip of folders of frames
-SHARDS_FORMAT = "square-video-clips"  # a folder of tar files of clips
-VERSION = 2
+# The manifest of the dataset tool
 
 
 def parse_manifest(data: bytes | None) -> dict[str, Any] | None:
-    """A manifest that the tool wrote; None for anything else."""
+    """A manifest of the dataset tool; None for anything else."""
     try:
         manifest = json.loads(data or b"null")
     except (ValueError, RecursionError):
@@ -206,10 +208,10 @@ def parse_manifest(data: bytes | None) -> dict[str, Any] | None:
 
 
 def missing_videos(manifest: dict[str, Any] | None, lengths: Mapping[str, int]) -> str | None:
-    """One line about videos that a manifest lists and that are not there, or not all of their frames; else None.
+    """One line about videos of a manifest that are missing, or some of their frames; None if all are present.
 
     Args:
-        lengths: Frames of each video that is there, by its path.
+        lengths: Number of frames of each video that is present, by its path.
     """
     try:
         listed = {str(entry["path"]): int(entry["frames"]) for entry in (manifest or {}).get("videos", [])}
@@ -222,12 +224,12 @@ def missing_videos(manifest: dict[str, Any] | None, lengths: Mapping[str, int]) 
 
 
 def remaining_stride(manifest: dict[str, Any] | None, frame_stride: int, *, path: str) -> int:
-    """Every how-many-th stored frame to keep, so that every frame_stride-th frame of the source video remains.
+    """The stride over stored frames that keeps every frame_stride-th frame of the source video.
 
-    The tool may have left frames out already (--frame-stride); they count. A stride of 1 keeps all there is.
+    The dataset tool may have left frames out already (--frame-stride); they count. A stride of 1 keeps all frames.
 
     Raises:
-        UserError: The frames that are wanted are not among those stored.
+        UserError: The required frames are not among the stored ones.
     """
     stored = manifest.get("stride", 1) if manifest is not None else 1
     if frame_stride == 1 or type(stored) is not int or stored < 1:

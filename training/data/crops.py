@@ -1,13 +1,13 @@
-"""Which square of a frame is kept: the centre, a given rectangle, or one that follows boxes (of a face, say).
+"""Square crops of frames: the centre, a given rectangle, or squares that follow boxes (of a face, say).
 
 A file of boxes is JSON: for each video its box [left, top, right, bottom] in pixels of the upright frame, or a list of
-boxes, one per frame of the source video, with null where nothing was found:
+boxes, one per frame of the source video, with null where a detector found nothing:
 
     {"a/x.mp4": [310, 80, 470, 260], "a/y.mp4": [[300, 90, 460, 250], null, [304, 91, 462, 252]]}
 
 A box becomes the square around its centre whose side is its longer side times a scale. Missing boxes are interpolated
 in time (the nearest one is used at the ends); then centre and side are each smoothed by a Gaussian over time, because
-detectors tremble. A square that leaves the frame is moved inside, and made smaller where that is not enough.
+detections jitter. A square that leaves the frame is moved inside, and made smaller where that is not enough.
 """
 
 import dataclasses
@@ -31,23 +31,23 @@ Square = tuple[float, float, float]  # left, top, side in pixels
 
 @dataclasses.dataclass(frozen=True)
 class Boxes:
-    """The boxes of all videos, by path; one or one per frame. NaN stands for a missing one."""
+    """Boxes of all videos by path, either one per video or one per frame; missing boxes are NaN."""
 
     by_path: dict[str, np.ndarray]  # float64 [1 or frames, 4]
-    digest: str  # of the file
+    digest: str  # SHA-256 of the file
     scale: float
     smoothing: float  # standard deviation in frames of the source video
 
 
 @dataclasses.dataclass(frozen=True)
 class Crop:
-    """How squares are chosen; the centre square if neither is given."""
+    """The choice of a square: by boxes, by a rectangle, or else the centre square."""
 
-    rectangle: tuple[int, int, int, int] | None = None  # left, top, width, height: its centre square is kept
+    rectangle: tuple[int, int, int, int] | None = None  # left, top, width, height; its centre square is kept
     boxes: Boxes | None = None
 
     def describe(self) -> dict[str, Any]:
-        """For a manifest."""
+        """The entry of a manifest."""
         if self.boxes is not None:
             boxes = self.boxes
             return {"kind": "boxes", "sha256": boxes.digest, "scale": boxes.scale, "smoothing": boxes.smoothing}
@@ -66,7 +66,7 @@ class Crop:
 
 
 class CropPlan:
-    """The squares of one video, worked out when the first frame tells how large it is."""
+    """Squares of one video, computed when the first frame gives its size."""
 
     def __init__(self, *, crop: Crop, path: str, boxes: np.ndarray | None):
         self._crop, self._path, self._boxes = crop, path, boxes
@@ -105,7 +105,7 @@ class CropPlan:
         return left + (width - side) // 2, top + (height - side) // 2, side
 
     def _require_same(self, frame: int, size: tuple[int, int]) -> None:
-        """Boxes and rectangles are in pixels of frames of one size."""
+        """Check that the frames have one size, since boxes and rectangles are in pixels."""
         self._size = self._size or size
         if size != self._size:
             raise BrokenVideo(
@@ -114,10 +114,10 @@ class CropPlan:
             )
 
     def check_length(self, frames: int) -> None:
-        """Called at the end of a video that has at most so many frames.
+        """Check the number of boxes at the end of a video of at most `frames` frames.
 
         Raises:
-            BrokenVideo: There is a box for each of more frames, so that they belong to another version of the video.
+            BrokenVideo: There are boxes for more frames, so they belong to another version of the video.
         """
         if self._boxes is not None and len(self._boxes) > max(frames, 1):
             raise BrokenVideo(
@@ -132,13 +132,13 @@ def squares_from_boxes(
     """Squares that follow boxes; see the top of this file.
 
     Args:
-        boxes: [n, 4] left, top, right, bottom; rows of NaN are missing, at least one is not.
+        boxes: [n, 4] left, top, right, bottom; rows of NaN are missing boxes, at least one row is not.
         size: Width and height of the frames.
         scale: Side of the square as a multiple of the box's longer side.
         smoothing: Standard deviation of the Gaussian, in frames.
 
     Returns:
-        float64 [n, 3] left, top, side; whole numbers if n is 1.
+        float64 [n, 3] left, top, side; integers if n is 1.
     """
     known = np.flatnonzero(~np.isnan(boxes[:, 0]))
     widths, heights = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
@@ -159,10 +159,10 @@ def squares_from_boxes(
 
 
 def cut_square(image: Image.Image, square: Square, resolution: int) -> Image.Image:
-    """A square of an image at another size, resized with anti-aliasing (Lanczos over the reduced area).
+    """A square of an image, resized with anti-aliasing (Lanczos).
 
-    A square at whole pixels is cut out first, so that nothing from outside enters it; one that moves by fractions of a
-    pixel is not, since rounding would make it tremble.
+    A square of integer coordinates is cut out first, so that no pixels from outside enter it; one that moves by
+    fractions of a pixel is not, since rounding would make it jitter.
     """
     left, top, side = square
     if all(float(value).is_integer() for value in square):
@@ -174,21 +174,21 @@ def cut_square(image: Image.Image, square: Square, resolution: int) -> Image.Ima
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# What the user gives
+# User input
 
 
 def parse_rectangle(text: str) -> tuple[int, int, int, int]:
     """'LEFT,TOP,WIDTH,HEIGHT' in pixels.
 
     Raises:
-        UserError: The text is not that.
+        UserError: The string has another form.
     """
     try:
         left, top, width, height = (int(part) for part in text.split(","))
     except ValueError:
         left = top = width = height = -1
     if left < 0 or top < 0 or width < 1 or height < 1:
-        raise UserError(f"--crop {text}: write centre, or LEFT,TOP,WIDTH,HEIGHT in whole pixels, e.g. 100,0,720,720.")
+        raise UserError(f"--crop {text}: write centre, or LEFT,TOP,WIDTH,HEIGHT in pixels, e.g. 100,0,720,720.")
     return left, top, width, height
 
 
@@ -196,7 +196,7 @@ def read_boxes(file: str, *, scale: float, smoothing: float) -> Boxes:
     """Read a file of boxes.
 
     Raises:
-        UserError: It cannot be read, or an entry is no box; names it.
+        UserError: It cannot be read, or an entry is not a box; the message names it.
     """
     try:
         with open(file, "rb") as stream:
@@ -215,7 +215,7 @@ def read_boxes(file: str, *, scale: float, smoothing: float) -> Boxes:
 
 
 class _Pairs(list):
-    """An object of a JSON file as its (name, value) pairs: a dictionary would keep the last of two equal names."""
+    """(name, value) pairs of a JSON object: a dictionary would keep only the last of two equal names."""
 
 
 def _to_boxes(entry: Any, *, path: str, file: str) -> np.ndarray:

@@ -1,8 +1,11 @@
-"""Real training items: two frames of a short clip and the time between them.
+"""Pairs of frames of real clips, and the time between them.
 
-A video is cut into consecutive clips of `nframes` frames. Which two of them an item of a clip shows is a function of
-(seed, epoch, index) alone (training.data.dataset): no state, so any number of workers gives the same items. Only these
-two frames are decoded.
+A video is cut into consecutive clips of `nframes` frames. The two frames of a clip that an item shows are a function of
+(seed, epoch, index) alone, without state, so any number of workers gives the same items. Only these two are decoded.
+
+The pair of a clip of n frames is ⌊n·Beta(2,1)⌋ and ⌊n·Beta(1,2)⌋ (clamped to n−1), sorted, with Δt = (f1 − f0)/(n − 1):
+two samples from opposite ends, so that long intervals are as common as the discriminator needs them (Bahmani et al.,
+"3D-Aware Video Generation", 2023; the sampling is that of DIGAN, Yu et al., 2022).
 """
 
 import math
@@ -18,7 +21,7 @@ from training.data.annotations import (
     label_vector,
     mirrored,
     missing_videos,
-    notes_on_strangers,
+    notes_on_unmatched,
     parse_manifest,
     read_cameras,
     read_labels,
@@ -26,24 +29,20 @@ from training.data.annotations import (
 )
 from training.data.frame_store import FrameStore, fit_square
 
-__all__ = ["KEY_PAIRS", "KEY_SUBSET", "VideoPair", "VideoPairDataset", "draw_pair", "pair_distance", "random_block"]
+__all__ = ["KEY_PAIRS", "KEY_SUBSET", "VideoPair", "VideoPairDataset", "sample_pair", "pair_distance", "random_block"]
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# What a training item is, and the random draws behind it, which are functions of (seed, epoch, index) alone.
-#
-# An item of a clip of n frames is the pair of frames ⌊n·Beta(2,1)⌋ and ⌊n·Beta(1,2)⌋ (clamped to n−1), sorted, with
-# Δt = (f1 − f0)/(n − 1): two draws from opposite ends, so that long intervals are as common as the discriminator needs
-# them (Bahmani et al., "3D-Aware Video Generation", 2023; the sampling is that of DIGAN, Yu et al., 2022).
+# Clip sampling
 
 
-# Words of the random key beside the seed, so that no two uses of one seed share their numbers.
+# Uses of a seed, the second half of the random key: no two uses of one seed share their random numbers.
 KEY_PAIRS = 1
 KEY_SUBSET = 2
 
 
 class VideoPair(NamedTuple):
-    """One item: frames uint8 [2, 3, H, W]; dt float32 [], 0…1; c float32, the label and, if used, yaw and pitch."""
+    """A training item: frames uint8 [2, 3, H, W]; dt float32 [], 0…1; c float32, label and, if used, yaw and pitch."""
 
     frames: torch.Tensor
     dt: torch.Tensor
@@ -51,26 +50,27 @@ class VideoPair(NamedTuple):
 
 
 def random_block(seed: int, use: int, *, epoch: int = 0, index: int = 0) -> np.random.Generator:
-    """The random numbers that belong to a seed (0 ≤ seed < 2⁶⁴), a use, an epoch and an index."""
-    # Philox is made for this: a block of numbers per counter. Drawing advances the lowest word of the counter.
+    """The random generator of a seed (0 ≤ seed < 2⁶⁴), a use, an epoch and an index."""
+    # Philox is counter-based: a block of numbers per counter. Sampling advances the lowest word of the counter.
     return np.random.Generator(np.random.Philox(key=[seed, use], counter=[0, index, epoch, 0]))
 
 
-def draw_pair(generator: np.random.Generator, nframes: int) -> tuple[int, int]:
-    """Which two frames of a clip an item shows, f0 ≤ f1."""
+def sample_pair(generator: np.random.Generator, nframes: int) -> tuple[int, int]:
+    """The two frames f0 ≤ f1 of a clip, by the random numbers of `generator`."""
     late, early = generator.random(2)
     # Beta(2,1) has the distribution function x², Beta(1,2) has 1 − (1−x)²; these are their inverses.
-    drawn = (math.sqrt(late), 1 - math.sqrt(1 - early))
-    f0, f1 = sorted(min(int(nframes * x), nframes - 1) for x in drawn)
+    positions = (math.sqrt(late), 1 - math.sqrt(1 - early))
+    f0, f1 = sorted(min(int(nframes * x), nframes - 1) for x in positions)
     return f0, f1
 
 
 def pair_distance(f0: int, f1: int, nframes: int) -> float:
-    """Δt of two frames: 0 for the same one, 1 for the first and the last."""
+    """Δt of two frames of a clip: 0 for the same frame, 1 for the first and the last."""
     return (f1 - f0) / max(nframes - 1, 1)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# Folders of frames
 
 
 class VideoPairDataset(torch.utils.data.Dataset):
@@ -82,13 +82,13 @@ class VideoPairDataset(torch.utils.data.Dataset):
     numbers. So do cameras, `{"cameras": [["split/video_0", [yaw, pitch]], …]}`; see training.data.annotations.
 
     Attributes:
-        name: Of the folder or zip.
+        name: Name of the folder or zip.
         resolution, nframes, frame_stride, mirror: As given.
         c_dim: Length of a label, 0 without labels.
         item_c_dim: Length of an item's c: the label and, if they are used, the camera's angles.
-        num_videos: Videos that have at least one clip in use.
+        num_videos: Videos with at least one clip in use.
         num_short_videos: Videos left out because they are shorter than a clip.
-        notes: What a user should know of entries in dataset.json and manifest.json that have no video here.
+        notes: Messages for the user about entries in dataset.json and manifest.json without a video.
         num_clips: Clips in use, not counting mirrored ones.
     """
 
@@ -98,14 +98,14 @@ class VideoPairDataset(torch.utils.data.Dataset):
         path: str | os.PathLike,
         resolution: int,
         nframes: int = 16,
-        frame_stride: int = 1,  # keep every so-many-th frame of a video, counted before the dataset tool left any out
+        frame_stride: int = 1,  # keep every n-th frame of a video, counted before the dataset tool left any out
         mirror: bool = False,  # add every clip flipped left to right
         use_labels: bool = False,
-        use_cameras: bool = False,  # give the angles of a video's camera behind its label
-        subset: int | None = None,  # at most so many clips, chosen by the seed
+        use_cameras: bool = False,  # append the angles of a video's camera to its label
+        subset: int | None = None,  # largest number of clips, chosen by the seed; None for all
         seed: int = 0,
     ):
-        """List the frames; nothing is decoded yet.
+        """List the frames without decoding any.
 
         Raises:
             UserError: There are no frames, or all videos are too short, or the labels or cameras do not fit the videos,
@@ -153,7 +153,7 @@ class VideoPairDataset(torch.utils.data.Dataset):
         self._cameras = read_cameras(self._store, self._videos) if use_cameras else None
         self.item_c_dim = self.c_dim + (2 if use_cameras else 0)
         kinds = [kind for kind, used in (("labels", use_labels), ("cameras", use_cameras)) if used]
-        self.notes = notes_on_strangers(self._store, self._videos, kinds)
+        self.notes = notes_on_unmatched(self._store, self._videos, kinds)
         missing = missing_videos(manifest, {video.path: len(video) for video in self._videos})
         if missing is not None:
             self.notes.append(missing)
@@ -172,7 +172,7 @@ class VideoPairDataset(torch.utils.data.Dataset):
         return VideoPair(torch.from_numpy(frames), torch.tensor(dt), torch.from_numpy(c))
 
     def read_into(self, frames: np.ndarray, key: tuple[int, int]) -> tuple[np.float32, np.ndarray]:
-        """Write the frames of an item to where they are wanted, which saves a batch from being copied together.
+        """Decode an item into given memory, which saves collating a batch.
 
         Args:
             frames: uint8 [2, 3, resolution, resolution]; its content is undefined if the item cannot be read.
@@ -199,8 +199,8 @@ class VideoPairDataset(torch.utils.data.Dataset):
         return np.float32(pair_distance(f0, f1, self.nframes)), c
 
     def pair_indices(self, *, epoch: int, index: int) -> tuple[int, int]:
-        """Which two frames of clip `index` the item of that epoch shows, f0 ≤ f1."""
-        return draw_pair(random_block(self._seed, KEY_PAIRS, epoch=epoch, index=index), self.nframes)
+        """The two frames f0 ≤ f1 of clip `index` in an epoch."""
+        return sample_pair(random_block(self._seed, KEY_PAIRS, epoch=epoch, index=index), self.nframes)
 
     def clip(self, index: int) -> torch.Tensor:
         """All frames of a clip, uint8 [nframes, 3, H, W]."""
@@ -218,7 +218,7 @@ class VideoPairDataset(torch.utils.data.Dataset):
         return label_vector(self._labels[self._clip_video[clip]], self.c_dim)
 
     def example_frames(self, count: int, *, seed: int) -> torch.Tensor:
-        """First frames of a seeded choice of items, to look at: uint8 [count, 3, H, W]."""
+        """First frames of randomly chosen items, for previews: uint8 [count, 3, H, W]."""
         return torch.stack([self[0, index].frames[0] for index in self._examples(count, seed)])
 
     def example_labels(self, count: int, *, seed: int) -> torch.Tensor:
@@ -229,7 +229,7 @@ class VideoPairDataset(torch.utils.data.Dataset):
         return np.random.RandomState(seed % 2**32).randint(len(self), size=count).tolist()
 
     def describe(self) -> dict[str, Any]:
-        """What this dataset is, in plain types, for logs and checkpoints; holds no paths."""
+        """Description of the dataset in plain types, without paths, for logs and checkpoints."""
         return {
             "name": self.name,
             "resolution": self.resolution,
@@ -244,7 +244,7 @@ class VideoPairDataset(torch.utils.data.Dataset):
         }
 
     def _locate(self, index: int) -> tuple[int, bool]:
-        """Clip number and whether it is mirrored."""
+        """Clip number, and True if the clip is mirrored."""
         if not 0 <= index < len(self):
             raise IndexError(f"item {index} of a dataset of {len(self)}")
         return index % self.num_clips, index >= self.num_clips

@@ -1,8 +1,8 @@
-"""Folders that hold training data, and the refusal to write among them what would be taken for more of it.
+"""Protection of dataset folders against outputs that would be taken for training data.
 
-Every folder of images below a dataset is a video of it, and every video file a source of the dataset tool. So previews,
-rendered frames and videos must not land there. A folder is known to be data because a command is given it as such, or
-by what the tools leave in it: manifest.json, synthetic.json, dataset.json.
+Every folder of images below a dataset is one of its videos, and every video file a source of the dataset tool, so
+previews, rendered frames and videos must not be written there. A folder is a dataset if a command gets it as such, or
+if it holds a file of the tools: manifest.json, synthetic.json, dataset.json.
 """
 
 import itertools
@@ -21,15 +21,14 @@ __all__ = ["frames_nearby", "is_inside", "keep_apart", "keep_out_of_made_data", 
 LABELS = "dataset.json"
 RECIPE = "synthetic.json"
 OPTIONS = "training_options.yaml"
-LOOKED_AT = 500  # entries of a folder that are looked at
-NUMBERED = re.compile(r"(frame|img|image)?[-_ ]?\d+", re.IGNORECASE)  # names of frames, without their ending
-RENDERED = re.compile(
-    rf"({'|'.join(FORWARD_PROGRAMS)}|own-path|path-).*_.+"
-)  # folders of frames that generate.py wrote
+MAX_ENTRIES = 500  # entries of a folder that are examined
+NUMBERED = re.compile(r"(frame|img|image)?[-_ ]?\d+", re.IGNORECASE)  # names of frames, without their suffix
+# Names of the folders of frames that generate.py writes.
+RENDERED = re.compile(rf"({'|'.join(FORWARD_PROGRAMS)}|own-path|path-).*_.+")
 
 
 def is_inside(path: str | os.PathLike, folder: str | os.PathLike) -> bool:
-    """Whether a path is a folder or lies below it, after all links."""
+    """True if a path is a folder or lies below it, links resolved."""
     path, folder = os.path.realpath(path), os.path.realpath(folder)
     return os.path.commonpath([path, folder]) == folder
 
@@ -39,28 +38,28 @@ def keep_apart(out: str | os.PathLike, *, option: str, data: Iterable[str | os.P
 
     Args:
         out: The folder; it need not exist.
-        option: What the user calls it.
-        data: Paths that are known to be datasets; those that are no folders (zips, tar files) hold no outputs.
+        option: Name of the option, for messages.
+        data: Paths of known datasets; zips and tar files hold no outputs.
 
     Raises:
-        UserError: It does; names both.
+        UserError: It lies inside one; the message names both.
     """
     known = [os.fspath(path) for path in data if path is not None and os.path.isdir(path)]
     holding = [path for path in known if is_inside(out, path) or _links_to(path, out)]
-    _refuse(out, option, holding or [path for path in _and_above(out) if _is_made(path) or _has_entries(path)])
+    _refuse(out, option, holding or [path for path in _with_parents(out) if _is_written(path) or _has_entries(path)])
 
 
 def keep_out_of_made_data(out: str | os.PathLike, *, option: str) -> None:
-    """Refuse to write a dataset, or anything, below one that a tool has made and listed.
+    """Refuse an output folder below a dataset that one of the tools has written.
 
     Raises:
         UserError: See `keep_apart`.
     """
-    _refuse(out, option, [path for path in _and_above(os.path.dirname(os.path.abspath(out))) if _is_made(path)])
+    _refuse(out, option, [path for path in _with_parents(os.path.dirname(os.path.abspath(out))) if _is_written(path)])
 
 
 def trained_on(network: str | os.PathLike) -> str | None:
-    """The data of the run that a snapshot, or a run folder, belongs to; None where nothing says so."""
+    """The data of the run that a snapshot or a run folder belongs to; None if it is unknown."""
     import yaml
 
     folder = network if os.path.isdir(network) else os.path.dirname(os.path.abspath(network))
@@ -74,10 +73,10 @@ def trained_on(network: str | os.PathLike) -> str | None:
 
 
 def frames_nearby(out: str | os.PathLike, *, option: str) -> str | None:
-    """Look whether frames written below a folder would lie among others that may be a dataset without any mark.
+    """Check an output folder for frames nearby that may be a dataset without a manifest.
 
     Returns:
-        What to tell the user: the folders around it, or below it, hold such frames; None if not.
+        A note for the user if the folder above it, or one below it, holds such frames; else None.
 
     Raises:
         UserError: The folder itself holds numbered images, or folders of them that generate.py has not written.
@@ -96,9 +95,6 @@ def frames_nearby(out: str | os.PathLike, *, option: str) -> str | None:
     return None
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-
-
 def _refuse(out: str | os.PathLike, option: str, holding: list[str]) -> None:
     if holding:
         raise UserError(
@@ -107,8 +103,8 @@ def _refuse(out: str | os.PathLike, option: str, holding: list[str]) -> None:
         )
 
 
-def _and_above(out: str | os.PathLike) -> list[str]:
-    """A folder and those above it, as they are called and as they are after all links."""
+def _with_parents(out: str | os.PathLike) -> list[str]:
+    """A folder and its parents, by their given paths and with links resolved."""
     found: dict[str, None] = {}
     for path in (os.path.abspath(out), os.path.realpath(out)):
         while path not in found:
@@ -118,16 +114,16 @@ def _and_above(out: str | os.PathLike) -> list[str]:
 
 
 def _links_to(data: str, out: str | os.PathLike) -> bool:
-    """Whether a link in a dataset, or in the folders directly in it, leads to a folder or to one above it."""
-    for folder in (data, *itertools.islice(_folders(data), LOOKED_AT)):
-        for path in _folders(folder, most=None if folder == data else LOOKED_AT):
+    """True if a link in a dataset, or in a folder directly below it, leads to `out` or a parent of it."""
+    for folder in (data, *itertools.islice(_folders(data), MAX_ENTRIES)):
+        for path in _folders(folder, most=None if folder == data else MAX_ENTRIES):
             if os.path.islink(path) and is_inside(out, path) and not is_inside(data, path):
                 return True
     return False
 
 
-def _is_made(folder: str) -> bool:
-    """Whether a tool of this program has made a dataset of the folder."""
+def _is_written(folder: str) -> bool:
+    """True if the folder is a dataset that one of the tools has written."""
     if parse_manifest(_read(os.path.join(folder, MANIFEST))) is not None:
         return True
     recipe = _read_json(os.path.join(folder, RECIPE))
@@ -154,8 +150,8 @@ def _read_json(path: str) -> object:
         return None
 
 
-def _entries(folder: str, most: int | None = LOOKED_AT) -> Iterator[os.DirEntry]:
-    """Entries of a folder that are not hidden, some or (with None) all; none if it cannot be read."""
+def _entries(folder: str, most: int | None = MAX_ENTRIES) -> Iterator[os.DirEntry]:
+    """Visible entries of a folder, at most `most` of them; none if it cannot be read."""
     try:
         with os.scandir(folder) as entries:
             for entry in itertools.islice(entries, most):
@@ -165,18 +161,18 @@ def _entries(folder: str, most: int | None = LOOKED_AT) -> Iterator[os.DirEntry]
         return
 
 
-def _folders(folder: str, most: int | None = LOOKED_AT) -> Iterator[str]:
+def _folders(folder: str, most: int | None = MAX_ENTRIES) -> Iterator[str]:
     return (entry.path for entry in _entries(folder, most) if entry.is_dir())
 
 
 def _is_frames(folder: str) -> bool:
-    """Whether a folder holds two or more images, all of them numbered."""
+    """True if a folder holds two or more images, all with numbered names."""
     images = [entry.name for entry in _entries(folder) if entry.name.lower().endswith(IMAGE_SUFFIXES)]
     return len(images) > 1 and all(NUMBERED.fullmatch(os.path.splitext(name)[0]) for name in images)
 
 
 def _frame_folders(folder: str) -> Iterator[str]:
-    """Names of the folders in a folder that hold frames which generate.py has not written."""
+    """Names of the subfolders of frames that generate.py has not written."""
     for path in _folders(folder):
         if RENDERED.fullmatch(os.path.basename(path)) is None and _is_frames(path):
             yield os.path.basename(path)

@@ -1,8 +1,8 @@
-"""Which frames lie in a folder or a zip: compact tables of names, remembered in the user's cache folder.
+"""Index of the frames in a folder or a zip: compact tables of names, cached in the user's cache folder.
 
-A million frames take some seconds to list, and a fraction of one to look up again. What is remembered is checked before
-it is used. A folder's entries cannot change without its times changing, so of a folder tree the times of all folders
-are compared; of a zip the file's times and size. Contents of frames are not remembered, so one that is replaced in
+A million frames take seconds to list, and a fraction of a second to load from the cache. A cached index is checked
+before it is used: a folder's entries cannot change without its times changing, so the times of all folders of a tree
+are compared; for a zip the file's times and size. The contents of frames are not cached, so a frame that is replaced in
 place needs no check. Small sets are always listed.
 """
 
@@ -35,15 +35,25 @@ __all__ = [
 ]
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# Names of files: their natural order, and many of them in little memory.
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+MOVIE_SUFFIXES = (
+    *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".wmv", ".flv", ".ts"),
+    *(".ogv", ".3gp", ".y4m", ".gif"),
+)
 
-
+MIN_CACHED = 20_000  # files; smaller sets are listed fast enough
+SETTLE_SECONDS = 2.0  # age of a change before an index is cached: a later change may have the same time stamp
+CACHE_VERSION = 1
+LOCATION = np.dtype([("offset", "<i8"), ("stored", "<i8"), ("size", "<i8"), ("crc", "<u4"), ("method", "<u2")])
 DIGITS = str.maketrans("123456789", "0" * 9)
 
 
+# ----------------------------------------------------------------------------------------------------------------------
+# Names: natural order, and compact storage
+
+
 def natural_key(name: str) -> tuple:
-    """Sorting key that takes numbers as numbers: 'f2' before 'f10'. For zero-padded names it is the plain order."""
+    """Natural sorting key, by the values of numbers: 'f2' before 'f10'. Zero-padded names keep their plain order."""
     parts = re.split("([0-9]+)", name)
     parts[1::2] = map(int, parts[1::2])
     return parts, name  # the name itself decides between 'f1' and 'f01'
@@ -52,31 +62,31 @@ def natural_key(name: str) -> tuple:
 def natural_order(names: Iterable[str]) -> list[str]:
     """Names sorted by natural_key."""
     names = list(names)
-    if len({name.translate(DIGITS) for name in names}) <= 1:  # zero-padded: the quick way to the same order
+    if len({name.translate(DIGITS) for name in names}) <= 1:  # zero-padded: plain sorting gives the same order, faster
         return sorted(names)
     return sorted(names, key=natural_key)
 
 
 def path_key(path: str) -> tuple:
-    """Sorting key of a path: folder by folder."""
+    """Natural sorting key of a path, folder by folder."""
     return tuple(natural_key(part) for part in path.split("/"))
 
 
 def listed_path(path: object) -> str:
-    """A path that a file lists, in the one form in which such paths are compared: a/b for ./a/b, a//b and a\\b."""
+    """Normalised form of a path listed in a file, for comparison: a/b for ./a/b, a//b and a\\b."""
     return posixpath.normpath(str(path).replace("\\", "/"))
 
 
 class StringTable:
-    """Many short texts in two arrays, which processes share instead of copying them object by object."""
+    """Many short strings in two arrays, which processes share instead of copying them object by object."""
 
     def __init__(self, blob: np.ndarray, ends: np.ndarray):
-        self.blob = blob  # uint8, all texts in UTF-8, one after another
-        self.ends = ends  # int64, where each one ends
+        self.blob = blob  # uint8, all strings in UTF-8, one after another
+        self.ends = ends  # int64, end of each string
 
     @classmethod
-    def of(cls, texts: Iterable[str]) -> "StringTable":
-        encoded = [text.encode("utf-8", "surrogateescape") for text in texts]
+    def of(cls, strings: Iterable[str]) -> "StringTable":
+        encoded = [string.encode("utf-8", "surrogateescape") for string in strings]
         lengths = np.fromiter(map(len, encoded), dtype=np.int64, count=len(encoded))
         return cls(np.frombuffer(b"".join(encoded), dtype=np.uint8), np.cumsum(lengths))
 
@@ -92,32 +102,21 @@ class StringTable:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-
-
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-MOVIE_SUFFIXES = (
-    *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".wmv", ".flv", ".ts"),
-    *(".ogv", ".3gp", ".y4m", ".gif"),
-)
-
-REMEMBERED = 20_000  # files; fewer are listed faster than one would notice
-SETTLED = 2.0  # seconds; what has just changed may change again without its times showing it
-CACHE_VERSION = 1
-LOCATION = np.dtype([("offset", "<i8"), ("stored", "<i8"), ("size", "<i8"), ("crc", "<u4"), ("method", "<u2")])
+# Listings
 
 
 @dataclasses.dataclass
 class Listing:
-    """The frames below a root, by folder.
+    """Frames below a root, by folder.
 
     Attributes:
         folders: Relative paths ('' for the root) of the folders that hold images, in natural order.
-        starts: Where the frames of each folder begin in `names`; one more number for the end of the last.
-        names: Of all frames, folder by folder, each folder's in natural order.
+        starts: First index of each folder in `names`, and a last entry for the end.
+        names: File names of all frames, folder by folder, in natural order.
         movies: Relative paths of encoded videos, in natural order.
-        unsafe: Members of a zip that are left out because their names lead out of it, or they are links.
-        locations: Of a zip's frames: where they lie, dtype LOCATION. None for a folder.
-        others: Of a zip: where its movies and the files of its root lie, by path.
+        unsafe: Number of a zip's members that are left out: links, and names that lead out of the zip.
+        locations: Locations of a zip's frames, dtype LOCATION; None for a folder.
+        others: Locations of a zip's movies and of the files in its root, by path.
     """
 
     folders: StringTable
@@ -155,7 +154,7 @@ def list_files(path: str) -> Listing:
 
 
 def _list_folder(root: str) -> Listing:
-    packed = _recall(root)
+    packed = _load_cached(root)
     if packed is not None and _folders_unchanged(root, packed):
         return _unpack(packed)
     images, movies, stamps = {}, [], {}
@@ -163,16 +162,16 @@ def _list_folder(root: str) -> Listing:
     while todo:
         folder = todo.pop()
         path = os.path.join(root, folder)
-        stamps[folder] = _stamp(os.stat(path))  # before the look: a later change then shows
+        stamps[folder] = _stamp(os.stat(path))  # before the scan, so that later changes are detected
         inside, outside, children = _scan(path)
         if inside:
             images[folder] = inside
         movies += [_join(folder, name) for name in outside]
         todo += [_join(folder, name) for name in children]
     listing = _listing(images, movies=movies)
-    if len(listing.names) >= REMEMBERED and _settled(max(max(stamp[2:]) for stamp in stamps.values())):
+    if len(listing.names) >= MIN_CACHED and _settled(max(max(stamp[2:]) for stamp in stamps.values())):
         state = {"stamps": np.array(list(stamps.values()), dtype=np.uint64), **_pack_strings("paths", stamps)}
-        _remember(root, {**_pack(listing), **state})
+        _save_cached(root, {**_pack(listing), **state})
     return listing
 
 
@@ -187,7 +186,7 @@ def _folders_unchanged(root: str, packed: dict[str, np.ndarray]) -> bool:
 
 
 def _scan(path: str) -> tuple[list[str], list[str], list[str]]:
-    """Names of the images, movies and folders in one folder. Follows links, but not in circles."""
+    """Names of the images, movies and folders in one folder. Follows links, except to the folder or its parents."""
     images, movies, folders = [], [], []
     with os.scandir(path) as entries:
         for entry in entries:
@@ -220,12 +219,12 @@ def _contains(outer: str, inner: str) -> bool:
 def _list_zip(path: str) -> Listing:
     status = os.stat(path)
     stamp = np.array([*_stamp(status), status.st_size], dtype=np.uint64)
-    packed = _recall(path)
+    packed = _load_cached(path)
     if packed is not None and np.array_equal(packed.get("stamp"), stamp):
         return _unpack(packed)
     listing = _index_zip(path)
-    if len(listing.names) >= REMEMBERED and _settled(max(stamp[2:4].tolist())):
-        _remember(path, {**_pack(listing), "stamp": stamp})
+    if len(listing.names) >= MIN_CACHED and _settled(max(stamp[2:4].tolist())):
+        _save_cached(path, {**_pack(listing), "stamp": stamp})
     return listing
 
 
@@ -261,7 +260,7 @@ def _index_zip(path: str) -> Listing:
 
 
 def _is_safe(name: str) -> bool:
-    """Whether a zip member's name is a plain relative path."""
+    """True if a zip member's name is a plain relative path."""
     parts = name.split("/")
     return not ("\\" in name or ":" in parts[0] or any(part in ("", "..") for part in parts))
 
@@ -271,7 +270,7 @@ def _method(info: zipfile.ZipInfo) -> int:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Tables, and remembering them
+# Cached indices
 
 
 def _listing(images: dict[str, Iterable[str]], *, movies: list[str]) -> Listing:
@@ -310,12 +309,12 @@ def _unpack(packed: dict[str, np.ndarray]) -> Listing:
 
 
 def _settled(nanoseconds: int) -> bool:
-    """Whether a change at that time is old enough for a later one to have another time."""
-    return nanoseconds <= (time.time() - SETTLED) * 1e9
+    """True if a change at that time is old enough that a later one has another time stamp."""
+    return nanoseconds <= (time.time() - SETTLE_SECONDS) * 1e9
 
 
-def _pack_strings(key: str, texts: StringTable | Iterable[str]) -> dict[str, np.ndarray]:
-    table = texts if isinstance(texts, StringTable) else StringTable.of(texts)
+def _pack_strings(key: str, strings: StringTable | Iterable[str]) -> dict[str, np.ndarray]:
+    table = strings if isinstance(strings, StringTable) else StringTable.of(strings)
     return {f"{key}_blob": table.blob, f"{key}_ends": table.ends}
 
 
@@ -328,8 +327,8 @@ def _cache_file(path: str) -> Path:
     return cache_folder("listings", f"{digest[:32]}.npz")
 
 
-def _remember(path: str, packed: dict[str, np.ndarray]) -> None:
-    """Keep a listing; where that is not possible, the next process lists again."""
+def _save_cached(path: str, packed: dict[str, np.ndarray]) -> None:
+    """Cache an index; if that fails, the next process lists again."""
     file = _cache_file(path)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -339,7 +338,7 @@ def _remember(path: str, packed: dict[str, np.ndarray]) -> None:
         pass
 
 
-def _recall(path: str) -> dict[str, np.ndarray] | None:
+def _load_cached(path: str) -> dict[str, np.ndarray] | None:
     try:
         with np.load(_cache_file(path), allow_pickle=False) as file:
             packed = {key: file[key] for key in file.files}

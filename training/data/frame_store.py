@@ -1,8 +1,8 @@
-"""Folders (or one zip) of video frames: the videos, reading a frame, making it square.
+"""Storage of video frames in folders or in a zip, and their decoding to square images.
 
-A folder that holds images is a video, however deep it lies: `root/split/video_7/0001.png` is frame `0001.png` of the
-video `split/video_7`. No name carries a meaning; names only give the order, and a leading dot hides an entry, as usual.
-Listing (training.data.frame_index) does not look at the files themselves.
+A folder of images is a video, at any depth: `root/split/video_7/0001.png` is frame `0001.png` of the video
+`split/video_7`. Names only give the order, and a leading dot hides an entry. Listing (training.data.frame_index) does
+not open the files.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ class Video:
 
     Attributes:
         path: The folder relative to the root, with forward slashes.
-        start: Number of its first frame in the store's listing.
+        start: Index of its first frame in the store's listing.
         count: Number of frames.
     """
 
@@ -47,16 +47,16 @@ class FrameStore:
 
     Attributes:
         path: As given.
-        is_zip: What it is.
-        videos: The folders that hold images, in natural order of their paths; the root itself is not one of them.
+        is_zip: True for a zip, False for a folder.
+        videos: The folders of images, in natural order of their paths, without the root itself.
         loose_frames: Number of images directly in the root.
-        root_video: These images, as a video of the path ''; None if there are none.
-        movies: Paths, relative to the root, of files that look like encoded videos, in order.
-        unsafe: Number of a zip's members that are left out because their names lead out of it, or they are links.
+        root_video: These images as a video of the path ''; None if there are none.
+        movies: Paths, relative to the root, of files with suffixes of encoded videos, in natural order.
+        unsafe: Number of a zip's members that are left out: links, and names that lead out of the zip.
     """
 
     def __init__(self, path: str | os.PathLike):
-        """List what is there.
+        """List the frames.
 
         Args:
             path: A folder or a zip file.
@@ -80,7 +80,7 @@ class FrameStore:
         self.unsafe = listing.unsafe
 
     def require_videos(self) -> None:
-        """Raise a UserError that says what is there instead, if there are no folders of frames."""
+        """Raise a UserError if there are no folders of frames; the message says what is there instead."""
         if self.videos:
             return
         if self.root_video is not None:
@@ -107,7 +107,7 @@ class FrameStore:
     def read_bytes(self, *parts: str) -> bytes | None:
         """The content of a file below the root; None if there is none of that name.
 
-        Of a zip's members, frames are read with frame_bytes; these are the movies and what lies in the root.
+        Of a zip's members, movies and files in the root are read here, frames with frame_bytes.
 
         Raises:
             OSError: It cannot be read.
@@ -139,13 +139,13 @@ class FrameStore:
         """Frame `index` of `video`, RGB with 8 bits.
 
         Raises:
-            UserError: The file is missing, damaged or no image; names it.
+            UserError: The file is missing, damaged or not an image; the message names it.
         """
         try:
             return decode_image(self.frame_bytes(video, index))
         except MemoryError:
             raise
-        except Exception as error:  # decoders raise whatever they like at damaged data
+        except Exception as error:  # decoders raise any exception for damaged data
             file = _join(self.path, video.path, self.frame_name(video, index))
             raise UserError(f"Cannot read the frame '{file}' ({error}): replace it or remove the video.") from error
 
@@ -169,7 +169,7 @@ class FrameStore:
         return data
 
     def _open_zip(self) -> int:
-        """The descriptor of the zip. It is only read at given places, so that forked processes may share it."""
+        """The descriptor of the zip. Reads give their offsets, so that forked processes may share it."""
         if self._descriptor is None:
             self._descriptor = os.open(self.path, os.O_RDONLY)
         return self._descriptor
@@ -183,7 +183,7 @@ class FrameStore:
 
 
 def decode_image(data: bytes) -> Image.Image:
-    """An encoded image as RGB with 8 bits; raises whatever its decoder raises."""
+    """An encoded image as RGB with 8 bits; raises the exceptions of its decoder."""
     try:
         image = Image.open(io.BytesIO(data))
     except UnidentifiedImageError as error:
@@ -193,7 +193,7 @@ def decode_image(data: bytes) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any picture as 8-bit RGB: upright, transparent parts over black, 16 bits scaled (not clipped) to 8."""
+    """An image of any mode as 8-bit RGB: upright, transparent parts over black, 16 bits scaled (not clipped) to 8."""
     image.load()
     if image.getexif().get(ORIENTATION, 1) != 1:
         image = ImageOps.exif_transpose(image)
@@ -201,7 +201,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         return image
     if image.mode.startswith("I"):  # 16-bit gray
         values = np.asarray(image).astype(np.float64)
-        values[values == image.info.get("transparency", -1)] = 0  # a level that stands for nothing
+        values[values == image.info.get("transparency", -1)] = 0  # the gray level that marks transparent pixels
         image = Image.fromarray(np.rint(values.clip(0, 65535) / 257).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
@@ -210,22 +210,22 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def fit_square(image: Image.Image, resolution: int, out: np.ndarray | None = None) -> np.ndarray:
-    """The centre square of an image at another size.
+    """The centre square of an image, resized with anti-aliasing.
 
-    Lanczos, whose support grows with the reduction, so that nothing aliases. A plain average over areas would too, but
-    blurs more and weighs pixels unevenly where the sizes do not divide.
+    Lanczos, whose support grows with the reduction factor. Area averaging would not alias either, but blurs more and
+    weights pixels unevenly where the sizes do not divide.
 
     Args:
         image: RGB, any size.
         resolution: Pixels per side.
-        out: Where to write the pixels, uint8 [3, resolution, resolution]; None: a new array.
+        out: Memory for the result, uint8 [3, resolution, resolution]; None: a new array.
 
     Returns:
         uint8 [3, resolution, resolution]
     """
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
-    if image.size != (side, side):  # cropped first: resize(box=…) would blend in pixels from outside the box
+    if image.size != (side, side):  # cropped first: resize(box=…) reads pixels outside the box
         image = image.crop((left, top, left + side, top + side))
     if side != resolution:
         image = image.resize((resolution, resolution), Image.Resampling.LANCZOS)

@@ -1,4 +1,4 @@
-"""The real data of a training run, built from its options: folders of frames, or tar files of clips."""
+"""Real data of a training run, built from its options: folders of frames, or tar files of clips."""
 
 import itertools
 from collections.abc import Iterator, Mapping
@@ -8,7 +8,14 @@ import torch
 
 from dnnlib import UserError
 from training.data.dataset import VideoPair, VideoPairDataset
-from training.data.sampler import PairBatch, PairLoader, hand_over, make_loader, quiet_worker, try_queues
+from training.data.sampler import (
+    PairBatch,
+    PairLoader,
+    check_shared_memory,
+    ignore_stop_signals,
+    make_loader,
+    share_batch,
+)
 from training.data.webdataset import ShardPairDataset
 from training.data.webdataset_files import is_shards
 
@@ -16,36 +23,38 @@ __all__ = ["PairDataset", "build_dataset", "build_loader", "make_shard_loader"]
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Batches from shards: each worker of each process has a lane of its own (training.data.webdataset).
+# Batches from shards: each worker of each process has its own partition (training.data.webdataset)
 
 
 class _Stream(torch.utils.data.IterableDataset):
-    """Batches of the lanes of one process, each from one lane, in turns."""
+    """Batches of one process, each from one of its partitions in turn."""
 
     def __init__(
-        self, dataset: ShardPairDataset, *, batch_size: int, lanes: int, rank: int, world_size: int, batches: int
+        self, dataset: ShardPairDataset, *, batch_size: int, partitions: int, rank: int, world_size: int, batches: int
     ):
         self._dataset = dataset
         self._batch_size = batch_size
-        self._lanes = lanes
+        self._partitions = partitions
         self._rank = rank
         self._world_size = world_size
-        self._batches = batches  # that the process has had
+        self._batches = batches  # consumed so far by this process
 
     def __iter__(self) -> Iterator[tuple[PairBatch | None, list[str]]]:
         worker = torch.utils.data.get_worker_info()
-        # The loader takes turns from its first worker on, so that one gets the lane whose turn it is.
-        lane = (self._batches + (0 if worker is None else worker.id)) % self._lanes
-        had = (self._batches - lane + self._lanes - 1) // self._lanes
-        items = self._dataset.lane(
-            self._rank * self._lanes + lane, lanes=self._world_size * self._lanes, skip=had * self._batch_size
+        # The loader takes batches from its first worker on, which therefore gets the partition that is next.
+        partition = (self._batches + (0 if worker is None else worker.id)) % self._partitions
+        consumed = (self._batches - partition + self._partitions - 1) // self._partitions
+        items = self._dataset.partition(
+            self._rank * self._partitions + partition,
+            partitions=self._world_size * self._partitions,
+            skip=consumed * self._batch_size,
         )
         while True:
             yield _collate(list(itertools.islice(items, self._batch_size)))
 
 
 def _collate(items: list[VideoPair | UserError]) -> tuple[PairBatch | None, list[str]]:
-    """A batch, in which items that could not be read are replaced by the first one that could; and what was wrong."""
+    """A batch, with unreadable items replaced by the first readable one, and the read errors."""
     problems = [str(item) for item in items if isinstance(item, UserError)]
     good = next((item for item in items if not isinstance(item, UserError)), None)
     if good is None:
@@ -66,7 +75,7 @@ def make_shard_loader(
 ) -> PairLoader:
     """Batches of shards; the arguments are those of training.data.sampler.make_loader.
 
-    Of the workers only as many are used as there are shards for.
+    At most one worker per shard is used.
 
     Raises:
         UserError: There are fewer shards than processes.
@@ -79,11 +88,11 @@ def make_shard_loader(
     workers = min(workers, dataset.num_shards // world_size)
 
     def start(position: int) -> Iterator:
-        try_queues(workers)
+        check_shared_memory(workers)
         stream = _Stream(
             dataset,
             batch_size=batch_size,
-            lanes=max(workers, 1),
+            partitions=max(workers, 1),
             rank=rank,
             world_size=world_size,
             batches=position // (batch_size * world_size),
@@ -93,9 +102,9 @@ def make_shard_loader(
                 stream,
                 batch_size=None,
                 num_workers=workers,
-                collate_fn=hand_over,
+                collate_fn=share_batch,
                 pin_memory=pin_memory,
-                worker_init_fn=quiet_worker,
+                worker_init_fn=ignore_stop_signals,
                 generator=torch.Generator(),
             )
         )
@@ -104,16 +113,17 @@ def make_shard_loader(
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# Datasets and loaders from options
 
 
 PairDataset = VideoPairDataset | ShardPairDataset
 
 
 def build_dataset(options: Mapping[str, Any]) -> PairDataset:
-    """The real data: folders of frames, or tar files of clips.
+    """The dataset of real videos: folders of frames, or tar files of clips.
 
     Raises:
-        UserError: There is none, or it does not suit the options.
+        UserError: There is no data, or it does not fit the options.
     """
     shared = {
         "path": options["data"],

@@ -1,12 +1,12 @@
-"""The order of real items, for any number of processes and workers, and where a run stands in it.
+"""Infinite sampler and loader of real items, for any number of processes and workers.
 
-There is one endless sequence: seeded permutations of the whole set, one after another. With `world_size` processes,
-item k of it goes to process k mod world_size. So an epoch holds every item exactly once over all processes, whatever
-the sizes; and a single number, the items consumed so far, is the whole state: a run that continues from it, even with
-another number of processes or workers, sees the items it would have seen.
+The order is one endless sequence: seeded permutations of the whole dataset, one after another. With `world_size`
+processes, its item k goes to process k mod world_size. So an epoch holds every item exactly once over all processes,
+and a single number, the items consumed so far, is the whole state: a run that continues from it, even with another
+number of processes or workers, gets the items it would have got.
 
-An item that cannot be read is replaced by another one, drawn by the same rules, and counted. A worker that dies, or has
-no room in shared memory for its batch, is replaced too: what it was to deliver is prepared again.
+An unreadable item is replaced by another one, chosen by its random key, and counted. A worker that dies, or finds no
+space in shared memory for its batch, is replaced too, and its batches are prepared again.
 """
 
 import multiprocessing
@@ -27,22 +27,22 @@ __all__ = [
     "LostBatch",
     "PairBatch",
     "PairLoader",
-    "hand_over",
+    "share_batch",
     "make_loader",
-    "quiet_worker",
-    "try_queues",
+    "ignore_stop_signals",
+    "check_shared_memory",
 ]
 
-# Words of the random key; see training.data.dataset.
+# Uses of a seed; see training.data.dataset.
 KEY_ORDER = 3
 KEY_REPLACEMENTS = 4
 
-REPLACEMENTS = 15  # how many other items are tried for one that cannot be read
-RESTARTS = 3  # how often workers are started again without STEADY batches in between
+REPLACEMENTS = 15  # other items that are tried in place of an unreadable one
+RESTARTS = 3  # restarts of the workers without STEADY batches in between
 STEADY = 50
-ROOM_RESTARTS = 1  # likewise, for lack of shared memory: a restart frees all of it, so more of them would not help
+MEMORY_RESTARTS = 1  # likewise for lack of shared memory: a restart frees all of it, more would not help
 
-# What the loader raises when one of its processes or threads is gone, or cannot be heard any more.
+# Errors of PyTorch's loader when one of its processes or threads has ended.
 DEAD_WORKER = re.compile(
     r"DataLoader worker.* (exited unexpectedly|killed by signal)|Pin memory thread exited|Too many open files",
     re.DOTALL,
@@ -58,11 +58,11 @@ class PairBatch(NamedTuple):
 
 
 class LostBatch(RuntimeError):
-    """A worker's batch that could not be handed over; comes in its place."""
+    """Placeholder for a worker's batch that could not be moved to shared memory."""
 
 
 class InfiniteSampler:
-    """Endless stream of (epoch, index) for one process. Iterating starts at `position` every time."""
+    """Endless sequence of (epoch, index) for one process. Iterating starts at `position` every time."""
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class InfiniteSampler:
     def permutation(self, epoch: int) -> np.ndarray:
         """The order of the items in an epoch, int64 [dataset_size]."""
         generator = np.random.Generator(np.random.Philox(key=[self._seed, KEY_ORDER], counter=[0, 0, epoch, 0]))
-        # Sorting random numbers, because numpy promises less about the stream of its own permutation().
+        # Sorting random numbers, because numpy does not guarantee the result of permutation() across versions.
         return np.argsort(generator.random(self.dataset_size), kind="stable")
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
@@ -101,22 +101,22 @@ class PairLoader:
     """Endless iterator of PairBatch.
 
     Attributes:
-        position: Items that all processes together have consumed, counting batches handed out, not those that workers
-            have prepared ahead. `make_loader(..., position=loader.position)` goes on with the next batch.
-        unreadable: Items of this process that could not be read since it was started, and were replaced.
-        problem: What was wrong with the last one of these.
+        position: Items that all processes together have consumed, without the batches that workers have prefetched.
+            `make_loader(..., position=loader.position)` continues with the next batch.
+        unreadable: Number of read errors of this process: items that were replaced.
+        problem: Message of the last read error.
     """
 
     def __init__(self, *, start: Callable[[int], Iterator], position: int, step: int):
         self.position = position
         self.unreadable = 0
         self.problem = ""
-        self._start = start  # position → batches and problems from there
+        self._start = start  # position → batches and read errors from there on
         self._step = step  # items per batch over all processes
-        self._batches: Iterator | None = None  # not started yet: no process waits for one that may never train
+        self._batches: Iterator | None = None  # started by the first wait
         self._workers: set = set()
         self._ready: tuple[PairBatch | None, list[str]] | None = None
-        self._stuck = False  # waiting, or left while it did
+        self._stuck = False  # waiting for a batch, or interrupted while waiting
         self._restarts = 0  # without STEADY batches in between
         self._steady = 0  # batches since the last one
 
@@ -127,8 +127,7 @@ class PairLoader:
         """The next batch.
 
         Raises:
-            UserError: An item of it cannot be read, nor any of those that were tried in its place; or workers die
-                again and again.
+            UserError: An item and all its replacements are unreadable; or workers die again and again.
         """
         self.wait()
         batch, problems = self._ready
@@ -141,10 +140,10 @@ class PairLoader:
         return batch
 
     def wait(self, check: Callable[[], None] = lambda: None) -> None:
-        """Wait until the next batch is there.
+        """Wait for the next batch.
 
         Args:
-            check: Called before every wait; what it raises ends the waiting.
+            check: Called before every attempt; its exceptions end the wait.
 
         Raises:
             UserError: Workers die again and again.
@@ -156,18 +155,18 @@ class PairLoader:
 
     def close(self) -> None:
         """End the workers."""
-        if self._stuck:  # they may not hear what the loader tells them
+        if self._stuck:  # workers may not react to the loader's request to end
             self._kill()
-        self._ready, self._batches = None, iter(())  # the loader tells them to end and waits for a moment
+        self._ready, self._batches = None, iter(())  # the loader asks them to end and waits briefly
         self._kill()
         self._workers, self._stuck = set(), False
 
     def _kill(self) -> None:
         for worker in self._workers:
-            worker.kill()  # does nothing to those that have ended
+            worker.kill()  # no effect on ended workers
 
     def _take(self, check: Callable[[], None]) -> tuple[PairBatch | None, list[str]]:
-        """What the workers have ready, or this process makes."""
+        """The next batch of the workers, or of this process if there are none."""
         while True:
             check()
             try:
@@ -178,7 +177,7 @@ class PairLoader:
                     raise batch
                 break
             except (RuntimeError, EOFError, OSError) as error:
-                # The latter two: a batch was ready, but its memory has gone with the worker that made it.
+                # EOFError, OSError: a batch was ready, but its memory is gone with its worker.
                 lost = isinstance(error, LostBatch) or DEAD_WORKER.search(str(error)) is not None
                 if not (lost if isinstance(error, RuntimeError) else self._workers):
                     raise
@@ -187,16 +186,16 @@ class PairLoader:
         return batch
 
     def _restart(self, error: Exception) -> None:
-        """Let the workers be started again, unless that was of no use.
+        """Close the workers, so that the next attempt starts new ones.
 
         Raises:
-            UserError: It was of no use; says what was wrong.
+            UserError: Too many restarts in a row; the message gives the last error.
         """
         self._restarts = 1 if self._steady > STEADY else self._restarts + 1
         self._steady = 0
         self.close()
         self._batches = None
-        if self._restarts > (ROOM_RESTARTS if isinstance(error, LostBatch) else RESTARTS):
+        if self._restarts > (MEMORY_RESTARTS if isinstance(error, LostBatch) else RESTARTS):
             raise UserError(
                 f"Data workers have ended unexpectedly {self._restarts} times in a row (is the memory full, or "
                 "/dev/shm?); use fewer of them with workers=, or none with workers=0. The last time: "
@@ -205,6 +204,7 @@ class PairLoader:
         print(f"A data worker has ended unexpectedly; the workers are started again ({one_line(error)}).")
 
     def _begin(self) -> None:
+        """Start the workers at the present position."""
         before = set(multiprocessing.active_children())
         try:
             self._batches = self._start(self.position)
@@ -215,8 +215,8 @@ class PairLoader:
             ) from error
         self._workers = set(multiprocessing.active_children()) - before
         if self._workers and threading.current_thread() is threading.main_thread():
-            # The loader installs a handler that raises its error wherever the program stands when a worker dies, in
-            # the middle of a step for instance. It notices a dead worker also when it waits for its batch.
+            # PyTorch's handler would raise at any point of the program when a worker dies, for instance in the middle
+            # of a step. The loader detects a dead worker also while it waits for a batch.
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
@@ -234,35 +234,37 @@ def make_loader(
     """Batches of a dataset in the order of InfiniteSampler.
 
     Args:
-        dataset: Where the items come from.
+        dataset: Source of the items.
         batch_size: Items per batch of this process.
-        workers: Processes that decode ahead; 0 decodes when asked. The items do not depend on it.
+        workers: Processes that prefetch batches; 0 decodes in this process. The items do not depend on it.
         position: Items consumed so far by all processes together.
-        rank, world_size: This process and how many there are.
-        seed: Of the order.
-        pin_memory: Put batches where a CUDA device fetches them faster.
+        rank, world_size: Index of this process, number of processes.
+        seed: Seed of the order.
+        pin_memory: Page-locked batches, for faster copies to a CUDA device.
     """
 
     def start(position: int) -> Iterator:
-        try_queues(workers)
+        check_shared_memory(workers)
         sampler = InfiniteSampler(
             dataset_size=len(dataset), rank=rank, world_size=world_size, seed=seed, position=position
         )
         loader = torch.utils.data.DataLoader(
-            _Replacing(dataset, seed=seed),
-            batch_sampler=_Batches(sampler, batch_size),
+            _FaultTolerantDataset(dataset, seed=seed),
+            batch_sampler=_BatchSampler(sampler, batch_size),
             num_workers=workers,
-            collate_fn=hand_over,
+            collate_fn=share_batch,
             pin_memory=pin_memory,
-            worker_init_fn=quiet_worker,
-            generator=torch.Generator(),  # else it would draw from the global one and disturb a run's reproducibility
+            worker_init_fn=ignore_stop_signals,
+            generator=torch.Generator(),  # the default advances the global one, against reproducibility
         )
         return iter(loader)
 
     return PairLoader(start=start, position=position, step=batch_size * world_size)
 
 
-class _Batches:
+class _BatchSampler:
+    """Batches of consecutive keys of a sampler."""
+
     def __init__(self, sampler: InfiniteSampler, batch_size: int):
         assert batch_size > 0
         self.sampler = sampler
@@ -274,11 +276,11 @@ class _Batches:
             yield [next(stream) for _ in range(self.batch_size)]
 
 
-class _Replacing(torch.utils.data.Dataset):
-    """Batches with what was wrong on the way to them: an item that cannot be read is replaced by another of its epoch.
+class _FaultTolerantDataset(torch.utils.data.Dataset):
+    """Batches and their read errors: an unreadable item is replaced by another of its epoch.
 
-    Which one depends on the seed, the epoch and the item alone. A mistake of the data does not leave as an exception:
-    raised in a worker it would arrive as a page of traceback. Instead of a batch that cannot be had there is None.
+    The replacement depends on the seed, the epoch and the item alone. Read errors are returned, not raised: a worker's
+    exception would arrive as a page of traceback. If all replacements fail, the batch is None.
     """
 
     def __init__(self, dataset: VideoPairDataset, *, seed: int):
@@ -295,13 +297,14 @@ class _Replacing(torch.utils.data.Dataset):
                     dt[place], c[place] = data.read_into(frames[place], tried)
                     break
                 except UserError as error:
-                    if tried == key:  # the others are counted when it is their turn
+                    if tried == key:  # unreadable replacements count in their own batches
                         problems.append(str(error))
             else:
                 return None, problems
         return PairBatch(*map(torch.from_numpy, (frames, dt, c))), problems
 
     def _candidates(self, key: tuple[int, int]) -> Iterator[tuple[int, int]]:
+        """The item itself, then its replacements."""
         yield key
         epoch, index = key
         generator = random_block(self._seed, KEY_REPLACEMENTS, epoch=epoch, index=index)
@@ -310,35 +313,34 @@ class _Replacing(torch.utils.data.Dataset):
                 yield epoch, int(other)
 
 
-def hand_over(
-    made: tuple[PairBatch | None, list[str]],
+def share_batch(
+    result: tuple[PairBatch | None, list[str]],
 ) -> tuple[PairBatch | None, list[str]] | LostBatch:
-    """In a worker, move a batch to where the main process can read it; elsewhere do nothing.
+    """In a worker, move a batch to shared memory; in the main process do nothing.
 
-    Left to the loader, that would happen in a thread of its own, whose failure the main process never hears of: it
-    would wait for the batch for ever.
+    The loader would do so in a thread, whose errors never reach the main process: it would wait for the batch forever.
     """
-    if made[0] is not None and torch.utils.data.get_worker_info() is not None:
+    if result[0] is not None and torch.utils.data.get_worker_info() is not None:
         try:
-            for tensor in made[0]:
+            for tensor in result[0]:
                 tensor.share_memory_()
         except (RuntimeError, OSError) as error:
             return LostBatch(f"no room in shared memory for a batch: {one_line(error)}")
-    return made
+    return result
 
 
-def try_queues(workers: int) -> None:
-    """Make and drop as many queues as a loader of so many workers needs, which leaves a mess when it cannot.
+def check_shared_memory(workers: int) -> None:
+    """Create and drop the queues of a loader with so many workers, because a loader that fails there leaks workers.
 
     Raises:
-        OSError: Their locks find no room in shared memory.
+        OSError: Shared memory has no space for their locks.
     """
     _ = [multiprocessing.Queue() for _ in range(workers + 2)] if workers else []
 
 
-def quiet_worker(worker: int) -> None:
-    """Let a worker ignore requests to stop."""
-    # They are the main process's to handle, which ends its workers; until then it may need another batch. Schedulers
-    # and terminals send them to every process of a group.
+def ignore_stop_signals(worker: int) -> None:
+    """Ignore stop signals in a worker."""
+    # Schedulers and terminals send signals to every process of a group. The main process handles them and ends its
+    # workers; until then it may need another batch.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""Decoding video files frame by frame through the ffmpeg that imageio-ffmpeg brings along."""
+"""Decoding of video files frame by frame with the ffmpeg of imageio-ffmpeg."""
 
 import contextlib
 import dataclasses
@@ -21,14 +21,14 @@ __all__ = ["BrokenVideo", "VideoInfo", "decode_video", "describe_warnings", "pro
 # The stream's line in ffmpeg's description: …: Video: h264 (High), yuv420p(progressive), 640x360 …, 25 fps, …
 STREAM = re.compile(r"Stream #.*?: Video: (?P<codec>\w+).*?, (?P<format>\w+)(?:\([^)]*\))?, \d+x\d+")
 FPS = re.compile(r"(\d+(?:\.\d+)?)(k?) fps\b")
-# Formats with alpha, and those of colours without: the frames of a stream of PNGs, say, may have it or not, one by one.
+# Pixel formats with alpha, and RGB formats: the frames of a stream of PNGs, for instance, may differ in it.
 HAS_ALPHA = re.compile(r"yuva|[0ax]?rgb|[0ax]?bgr|gbr|ya8|ya16|yaf|pal8|ayuv|vuya|uyva")
-# WebM keeps alpha beside the pictures, which ffmpeg's own decoders leave out.
+# WebM stores alpha in side data, which ffmpeg's own decoders ignore.
 ALPHA_BESIDE = re.compile(r"alpha_mode\s*: 1\b")
 ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 
-# To the bit as training.data.frame_store does it with images. Times become those of a steady rate: of two frames with
-# equal ones, one might get lost.
+# Bit-exact with training.data.frame_store for images. Time stamps become those of a constant rate: of two frames with
+# equal ones, one might be dropped.
 OVER_BLACK = (
     "setpts=N,format=gbrap,split[picture][black];[black]lutrgb=r=0:g=0:b=0:a=maxval[black];"
     "[black][picture]overlay=format=gbrp"
@@ -36,7 +36,7 @@ OVER_BLACK = (
 SQUARE_PIXELS = "max(1,round(iw*sar))"  # the width
 AS_PPM = ("-f", "image2pipe", "-c:v", "ppm", "-pix_fmt", "rgb24", "pipe:1")
 TOO_WIDE = 10**9  # a width that the scaling filter refuses
-COMPLAINT = re.compile(r"\[(?:error|fatal|panic)\] ")
+ERROR_LINE = re.compile(r"\[(?:error|fatal|panic)\] ")
 ANOTHER_SIZE = "Rescaled value for width or height is too big"
 RECONFIGURED = "Reconfiguring filter graph"
 DECODED = re.compile(
@@ -50,13 +50,13 @@ class BrokenVideo(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class VideoInfo:
-    """What a video file says about itself.
+    """Properties of a video file.
 
     Attributes:
-        fps: Frames per second; None if it does not say.
-        alpha: Whether frames have alpha, or may have it.
+        fps: Frames per second; None if unknown.
+        alpha: True if frames have alpha, or may have it.
         size: Width and height of its first frame, upright and with square pixels; None if that cannot be decoded.
-        decoder: The one that has to be named because ffmpeg's own choice leaves alpha out, else None.
+        decoder: The decoder to request because ffmpeg's default ignores alpha; None for the default.
     """
 
     fps: float | None
@@ -66,7 +66,7 @@ class VideoInfo:
 
 
 def probe_video(path: str) -> VideoInfo:
-    """Ask ffmpeg about a video file; a file that it cannot make out has nothing of it."""
+    """Properties of a video file by ffmpeg; all unknown if it cannot read the file."""
     try:
         status = os.stat(path)
     except OSError:
@@ -76,7 +76,7 @@ def probe_video(path: str) -> VideoInfo:
 
 @functools.lru_cache(maxsize=4096)
 def _probe(path: str, stamp: tuple[int, ...]) -> VideoInfo:
-    """probe_video; the stamp tells a file from others of its name."""
+    """probe_video, cached by path and stamp: a changed file has another stamp."""
     command = [_ffmpeg(), "-hide_banner", "-nostdin", "-i", f"file:{path}", "-map", "0:V:0", "-frames:v", "1"]
     command += ["-vf", f"scale=w='{SQUARE_PIXELS}':h=ih", *AS_PPM]
     result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True)
@@ -97,19 +97,19 @@ def _probe(path: str, stamp: tuple[int, ...]) -> VideoInfo:
 def decode_video(
     path: str, *, stride: int = 1, limit: int | None = None, threads: int | None = None
 ) -> Generator[Image.Image, None, int]:
-    """Frames of a video file, once each, upright, with square pixels, 8-bit RGB, transparent parts over black.
+    """The frames of a video file, upright, with square pixels, 8-bit RGB, transparent parts over black.
 
-    Frames come as PPM images, because then the stream itself says how large they are.
+    ffmpeg sends PPM images, because their headers give the size.
 
     Args:
-        path: Of the file.
-        stride: Every so-many-th frame, from the first.
-        limit: At most so many; None: all.
-        threads: For decoding; None lets ffmpeg choose.
+        path: The file.
+        stride: Keep every n-th frame, from the first.
+        limit: Largest number of frames; None for all.
+        threads: Decoding threads; None for ffmpeg's choice.
 
     Returns:
-        The number of the decoder's warnings about what precedes the first frame: a recording that was cut between two
-        key frames begins with pictures that nothing can decode. 0 for most videos.
+        The number of the decoder's warnings about pictures before the first frame: a recording that was cut between two
+        key frames begins with pictures that cannot be decoded. 0 for most videos.
 
     Raises:
         BrokenVideo: It cannot be decoded to its end (or the limit), holds no pictures, or pictures of several sizes.
@@ -132,21 +132,21 @@ def decode_video(
                 yield frame
             process.wait()
         finally:
-            process.kill()  # does nothing to a process that has ended
-        complaint, reconfigured = _complaints(messages)
+            process.kill()  # no effect on an ended process
+        error, reconfigured = _error_lines(messages)
     enough = limit is not None and count == limit
-    if ANOTHER_SIZE in complaint:
+    if ANOTHER_SIZE in error:
         if enough:
-            return 0  # that comes behind the frames that are wanted
-        complaint = f"then come frames that are not {info.size[0]}×{info.size[1]} pixels large: cut it there"
+            return 0  # the size changes only after the requested frames
+        error = f"then come frames that are not {info.size[0]}×{info.size[1]} pixels large: cut it there"
     elif reconfigured and stride > 1:
-        complaint = f"the pixel format changes on the way, where counting every {stride}th frame would begin anew"
-    elif complaint and count and not process.returncode:
+        error = f"the pixel format changes on the way, where counting every {stride}th frame would begin anew"
+    elif error and count and not process.returncode:
         warnings = _warnings_before_start(path, input_options, limit=None if limit is None else limit * stride)
         if warnings is not None:
             return warnings
-    if process.returncode or complaint or not count:
-        reason = complaint or (
+    if process.returncode or error or not count:
+        reason = error or (
             f"ffmpeg ended with code {process.returncode}" if process.returncode else "it holds no pictures"
         )
         raise BrokenVideo(f"Cannot decode '{path}' beyond frame {count * stride} ({reason}).")
@@ -154,7 +154,7 @@ def decode_video(
 
 
 def describe_warnings(count: int, *, videos: int) -> str:
-    """One line about what decode_video returned for so many videos, added up."""
+    """One line about the warnings that decode_video returned, summed over `videos` videos."""
     return (
         f"{videos} video(s) begin between two key frames: what precedes the first one is left out ({count} warning(s) "
         "of the decoder)."
@@ -162,41 +162,41 @@ def describe_warnings(count: int, *, videos: int) -> str:
 
 
 def _filters(info: VideoInfo, stride: int) -> str:
-    """What is done to decoded frames. One of another size than the first is an error: ffmpeg would squeeze it."""
+    """ffmpeg's filters for decoded frames. A frame of another size than the first becomes an error, not a resize."""
     width = SQUARE_PIXELS
     if info.size is not None:
         same = f"eq({SQUARE_PIXELS},{info.size[0]})*eq(ih,{info.size[1]})"
         width = f"if({same},{info.size[0]},{TOO_WIDE})"
     filters = [] if stride == 1 else [rf"select=not(mod(n\,{stride}))"]
-    if info.alpha:  # otherwise what lies hidden under transparent parts would appear
+    if info.alpha:  # otherwise the colours of transparent pixels would appear
         filters.append(OVER_BLACK)
     filters += [f"scale=w='{width}':h=ih:eval=frame:flags=bicubic+accurate_rnd+full_chroma_int", "setsar=1"]
     return ",".join(filters)
 
 
-def _complaints(messages: IO[bytes]) -> tuple[str, bool]:
-    """ffmpeg's first complaint (others follow from it; '' if there is none), and whether the pixel format changed."""
+def _error_lines(messages: IO[bytes]) -> tuple[str, bool]:
+    """ffmpeg's first error message ('' if there is none), and True if the pixel format changed."""
     first, reconfigured = "", False
     messages.seek(0)
     for line in messages:
         text = line[:2000].decode(errors="replace")
         reconfigured = reconfigured or RECONFIGURED in text
-        if ANOTHER_SIZE in text or (not first and COMPLAINT.search(text)):
-            first = one_line(COMPLAINT.sub("", re.sub(" @ 0x[0-9a-f]+", "", text)))
+        if ANOTHER_SIZE in text or (not first and ERROR_LINE.search(text)):
+            first = one_line(ERROR_LINE.sub("", re.sub(" @ 0x[0-9a-f]+", "", text)))
             if ANOTHER_SIZE in text:
                 break
     return first, reconfigured
 
 
 def _warnings_before_start(path: str, input_options: list[str], *, limit: int | None) -> int | None:
-    """How often the decoder complains, if only about what precedes the first key frame; None if there is real damage.
+    """Number of decoder errors, if all are about pictures before the first key frame; None if the file is damaged.
 
-    Decoded once more with one thread, so that complaints and frames come in their order. It is damage if the decoder
-    (or anything else) complains once it has given a frame, gives one that it marks as damaged, or does not begin with
-    the first key frame that the file holds.
+    The file is decoded again with one thread, so that errors and frames come in order. It is damaged if there is an
+    error after the first frame, an error that is not the decoder's, a frame that is marked as corrupt, or if the first
+    frame is not the first key frame of the file.
 
     Args:
-        limit: Frames of the file that count; None: all.
+        limit: Number of frames of the file that are checked; None for all.
     """
     start = _first_key_frame(path)
     if start is None:
@@ -205,7 +205,7 @@ def _warnings_before_start(path: str, input_options: list[str], *, limit: int | 
     command += ["-threads", "1", "-i", f"file:{path}", "-map", "0:V:0", "-fps_mode", "passthrough"]
     command += [] if limit is None else ["-frames:v", str(limit)]
     command += ["-f", "null", "-"]
-    complaints, started = [], False
+    errors, started = [], False
     with subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     ) as process:
@@ -213,23 +213,23 @@ def _warnings_before_start(path: str, input_options: list[str], *, limit: int | 
             stack.callback(process.kill)
             for line in process.stderr:
                 text = line.decode(errors="replace")
-                if COMPLAINT.search(text):
+                if ERROR_LINE.search(text):
                     if started:
                         return None
-                    complaints.append(text)
+                    errors.append(text)
                 elif "corrupt decoded frame" in text:
                     return None
                 elif not started and (frame := DECODED.search(text)) is not None:
                     started = True
-                    by_decoder = all(complaint.startswith(f"[{frame['decoder']} ") for complaint in complaints)
+                    by_decoder = all(error.startswith(f"[{frame['decoder']} ") for error in errors)
                     if not by_decoder or frame["key"] != "1" or _seconds(frame["pts"], frame["base"]) != start:
                         return None
             process.wait()
-    return len(complaints) if started and process.returncode == 0 else None
+    return len(errors) if started and process.returncode == 0 else None
 
 
 def _first_key_frame(path: str) -> Fraction | None:
-    """The time in seconds at which the first key frame in a file is to be shown; None if it does not say."""
+    """The presentation time in seconds of the first key frame of a file; None if unknown."""
     command = [_ffmpeg(), "-v", "quiet", "-nostdin", "-copyts", "-i", f"file:{path}", "-map", "0:V:0"]
     command += ["-c", "copy", "-frames:v", "1", "-f", "framecrc", "-"]
     listed = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True).stdout.decode(errors="replace")
@@ -253,7 +253,7 @@ def _ffmpeg() -> str:
 
 
 def _read_ppm(stream: IO[bytes]) -> Image.Image | None:
-    """The next image; None at the end, also where it comes too early."""
+    """The next image; None at the end of the stream, also if that is premature."""
     header = [stream.readline() for _ in range(3)]  # P6, size, 255
     if not header[2]:
         return None

@@ -1,16 +1,16 @@
-"""Streaming training items from shards (training.data.webdataset_files), for sets that outgrow a disk.
+"""Streaming of training items from shards (training.data.webdataset_files), for datasets larger than a disk.
 
-Shards are read from their beginning to their end. In every epoch a seeded permutation of the shards is dealt out to
-lanes, one lane for each worker of each process; a lane mixes the clips of its shards with a seeded buffer. So
+Shards are read sequentially. In every epoch a seeded permutation of the shards is split into partitions, one for each
+worker of each process; a partition mixes the clips of its shards with a seeded shuffle buffer. So
 
-* every clip is used exactly once in an epoch (a lane enters the next epoch on its own),
+* every clip is used exactly once in an epoch (a partition enters the next epoch on its own),
 * the two frames of a clip depend on (seed, epoch, clip) alone, as in training.data.dataset,
-* with the same numbers of processes and workers a run sees the same items, also when it was interrupted: the order of
-  a lane is worked out from the sizes of the shards, without reading them, so that a continued run begins to read at
-  the first shard that it still needs and takes exactly what was next. With other numbers it goes on at the same
-  position of another order.
+* with the same numbers of processes and workers a run gets the same items, also when it was interrupted: the order of
+  a partition is computed from the sizes of the shards, without reading them, so that a continued run starts with the
+  first shard that it still needs and the exact next item. With other numbers it continues at the same position of
+  another order.
 
-Only the encoded bytes of the two frames that an item shows are kept in the buffer, and decoded when it leaves.
+The buffer holds only the encoded bytes of the two frames of an item, which are decoded when the item leaves it.
 """
 
 import itertools
@@ -24,34 +24,34 @@ import torch
 
 from dnnlib import UserError
 from training.data.annotations import MAX_CLASSES, angles_vector, label_vector, mirrored, remaining_stride
-from training.data.dataset import KEY_PAIRS, VideoPair, draw_pair, pair_distance, random_block
+from training.data.dataset import KEY_PAIRS, VideoPair, pair_distance, random_block, sample_pair
 from training.data.frame_store import decode_image, fit_square
 from training.data.webdataset_files import Sample, open_shards, read_samples
 
 __all__ = ["ShardPairDataset"]
 
-# Words of the random key; see training.data.dataset.
+# Uses of a seed; see training.data.dataset.
 KEY_SHARDS = 16
 KEY_BUFFER = 17
 KEY_FLIPS = 18
 
-BUFFER = 512  # items that a lane mixes
+BUFFER = 512  # items in the shuffle buffer of a partition
 
 
 class ShardPairDataset:
     """Pairs of frames from tar files of clips.
 
-    A clip that is longer than `nframes` (after the stride) is used in parts, one of them drawn for each epoch.
+    Of a clip that is longer than `nframes` (after the stride), every epoch samples one window of `nframes` frames.
 
     Attributes:
-        name: Of the folder, or the file.
+        name: Name of the folder or the file.
         resolution, nframes, frame_stride, mirror: As given.
         c_dim: Length of a label, 0 without labels.
         item_c_dim: Length of an item's c: the label and, if they are used, the camera's angles.
         num_clips: Clips in use.
         num_shards: Tar files.
-        num_short_videos: 0; for the likeness to VideoPairDataset.
-        notes: What a user should know of shards that the index lists and that are not there.
+        num_short_videos: 0, as VideoPairDataset has it.
+        notes: Messages for the user about shards that the index lists and that are missing.
     """
 
     num_short_videos = 0
@@ -63,17 +63,17 @@ class ShardPairDataset:
         resolution: int,
         nframes: int = 16,
         frame_stride: int = 1,  # as VideoPairDataset's
-        mirror: bool = False,  # flip every clip left to right in one of two epochs
+        mirror: bool = False,  # flip every clip left to right in every second epoch
         use_labels: bool = False,
-        use_cameras: bool = False,  # give the angles of a clip's camera behind its label
+        use_cameras: bool = False,  # append the angles of a clip's camera to its label
         seed: int = 0,
         buffer: int = BUFFER,
     ):
-        """Find the shards and look at the first clip.
+        """Find the shards and read the first clip.
 
         Raises:
-            UserError: Shards are missing or empty, or their clips are too short; or labels or cameras are wanted and
-                not known.
+            UserError: Shards are missing or empty, or their clips are too short, or they have no labels or cameras
+                although these are used.
         """
         for key, value in dict(resolution=resolution, nframes=nframes, frame_stride=frame_stride).items():
             if value < 1:
@@ -87,7 +87,7 @@ class ShardPairDataset:
         self._buffer = buffer
         self._shards = open_shards(path)
         self._step = remaining_stride(self._shards.manifest, frame_stride, path=self._path)
-        self._first = np.concatenate([[0], np.cumsum(self._shards.counts)])  # clip number of each shard's first
+        self._first = np.concatenate([[0], np.cumsum(self._shards.counts)])  # index of each shard's first clip
         self.name = os.path.basename(os.path.abspath(path)).partition("-{")[0].removesuffix(".tar")
         self.num_clips = int(self._first[-1])
         self.num_shards = len(self._shards.urls)
@@ -112,7 +112,7 @@ class ShardPairDataset:
         self._check_length(next(read_samples(self._shards.urls[0]), None))
 
     def describe(self) -> dict[str, Any]:
-        """What this dataset is, in plain types, for logs and checkpoints; holds no paths."""
+        """Description of the dataset in plain types, without paths, for logs and checkpoints."""
         return {
             "name": self.name,
             "resolution": self.resolution,
@@ -125,8 +125,10 @@ class ShardPairDataset:
         }
 
     def example_frames(self, count: int, *, seed: int) -> torch.Tensor:
-        """First frames of the first clips, to look at: uint8 [count, 3, H, W]. The seed has no say: it would make
-        reading them slow."""
+        """First frames of the first clips, for previews: uint8 [count, 3, H, W].
+
+        The seed has no effect: reading clips at random places of the shards would be slow.
+        """
         return torch.stack([item.frames[0] for item in self._examples(count)])
 
     def example_labels(self, count: int, *, seed: int) -> torch.Tensor:
@@ -134,33 +136,33 @@ class ShardPairDataset:
         return torch.stack([item.c[: self.c_dim] for item in self._examples(count)])
 
     def _examples(self, count: int) -> list[VideoPair]:
-        """The same ones again if there are not enough."""
+        """The first clips, repeated if there are fewer than `count`."""
         found = list(itertools.islice(self._every_clip(), count))
         return [self._decode(*found[index % len(found)]) for index in range(count)]
 
     # ------------------------------------------------------------------------------------------------------------------
-    # The order
+    # Order
 
-    def lane(self, number: int, *, lanes: int, skip: int = 0) -> Iterator[VideoPair | UserError]:
-        """The endless items of a lane, without the first `skip` ones; those that cannot be read as errors."""
+    def partition(self, number: int, *, partitions: int, skip: int = 0) -> Iterator[VideoPair | UserError]:
+        """The endless items of a partition after the first `skip`; a UserError stands for an unreadable item."""
         for epoch in itertools.count():
-            shards = self.lane_shards(number, lanes=lanes, epoch=epoch)
+            shards = self.partition_shards(number, partitions=partitions, epoch=epoch)
             total = sum(self._shards.counts[shard] for shard in shards)
             if skip >= total:
                 skip -= total
                 continue
-            yield from self._lane_epoch(shards, number, epoch, skip)
+            yield from self._partition_epoch(shards, number, epoch, skip)
             skip = 0
 
-    def lane_shards(self, number: int, *, lanes: int, epoch: int) -> list[int]:
-        """The shards of a lane in an epoch, in the order of reading."""
+    def partition_shards(self, number: int, *, partitions: int, epoch: int) -> list[int]:
+        """The shards of a partition in an epoch, in reading order."""
         draws = random_block(self._seed, KEY_SHARDS, epoch=epoch).random(self.num_shards)
-        return np.argsort(draws, kind="stable")[number::lanes].tolist()
+        return np.argsort(draws, kind="stable")[number::partitions].tolist()
 
-    def lane_order(self, shards: list[int], number: int, epoch: int) -> np.ndarray:
-        """The places, in the order of reading, of the clips that a lane gives in an epoch: int64 [clips].
+    def partition_order(self, shards: list[int], number: int, epoch: int) -> np.ndarray:
+        """The order in which a partition yields its clips in an epoch, as places in reading order: int64 [clips].
 
-        A buffer holds the clips that were read last; each time one of them, drawn at random, leaves it.
+        The shuffle buffer is filled in reading order; each step yields a random clip of it.
         """
         total = sum(self._shards.counts[shard] for shard in shards)
         draws = random_block(self._seed, KEY_BUFFER, epoch=epoch, index=number).random(total)
@@ -177,8 +179,10 @@ class ShardPairDataset:
                 held.pop()
         return order
 
-    def _lane_epoch(self, shards: list[int], number: int, epoch: int, skip: int) -> Iterator[VideoPair | UserError]:
-        order = self.lane_order(shards, number, epoch)[skip:]
+    def _partition_epoch(
+        self, shards: list[int], number: int, epoch: int, skip: int
+    ) -> Iterator[VideoPair | UserError]:
+        order = self.partition_order(shards, number, epoch)[skip:]
         wanted = np.zeros(sum(self._shards.counts[shard] for shard in shards), dtype=bool)
         wanted[order] = True
         reading = self._read(shards, wanted, epoch)
@@ -194,7 +198,7 @@ class ShardPairDataset:
                 yield UserError(str(error))
 
     def _read(self, shards: list[int], wanted: np.ndarray, epoch: int) -> Iterator[tuple[int, Any]]:
-        """What the wanted clips need to be decoded, by place; from shards without one nothing is read."""
+        """The encoded items of the wanted clips, by place; shards without a wanted clip are not read."""
         start = 0
         for shard in shards:
             url, count = self._shards.urls[shard], self._shards.counts[shard]
@@ -214,17 +218,17 @@ class ShardPairDataset:
             start += count
 
     # ------------------------------------------------------------------------------------------------------------------
-    # An item
+    # Items
 
     def _take(self, sample: Sample, shard: int, number: int, epoch: int) -> Any:
-        """The part of a sample that its item in this epoch needs, or an error."""
+        """Arguments of _decode for a sample's item in this epoch, or an error."""
         clip = int(self._first[shard]) + number
         try:
             self._check_length(sample)
         except UserError as error:
             return error
         block = random_block(self._seed, KEY_PAIRS, epoch=epoch, index=clip)
-        f0, f1 = draw_pair(block, self.nframes)
+        f0, f1 = sample_pair(block, self.nframes)
         windows = -(-len(sample.images) // self._step) // self.nframes
         start = int(block.random() * windows) * self.nframes
         frames = [sample.images[(start + frame) * self._step] for frame in (f0, f1)]
@@ -242,7 +246,7 @@ class ShardPairDataset:
                 fit_square(decode_image(data), self.resolution, out=out[:, :, ::-1] if flip else out)
             except MemoryError:
                 raise
-            except Exception as error:  # decoders raise whatever they like at damaged data
+            except Exception as error:  # decoders raise any exception for damaged data
                 raise UserError(f"Cannot read the frame {name} of the clip {where} ({error}).") from error
         c = self._label(about.get("label"))
         if self._use_cameras:

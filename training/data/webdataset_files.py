@@ -1,11 +1,11 @@
-"""Clips in tar files, in the form of the webdataset package: which shards there are, and the samples of one.
+"""Shards of clips: tar files in the format of the webdataset package, and their samples.
 
 A sample is one clip: members that share their name up to the first dot. Its images are the frames, in natural order of
-what follows that dot; `<clip>.json` may hold {"label": …}. Where the package's `index.json` lies beside the shards, it
-says how many samples each one has; otherwise local shards are counted once, and the counts remembered.
+the part after that dot; `<clip>.json` may hold {"label": …}. The package's `index.json` beside the shards gives the
+number of samples of each; otherwise local shards are counted once, and the counts are cached.
 
-Shards are local files, or http(s):// addresses, which curl fetches. No other kind of address is accepted: some of those
-that the package knows start programs.
+Shards are local files or http(s):// addresses, which curl fetches. No other kind of address is accepted: some of those
+that the package supports start programs.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ TIMEOUT = 30  # seconds, for the index of remote shards
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """One clip: its name, its encoded frames (suffix and content) in order, and what its .json says."""
+    """A clip: its name, its encoded frames (suffix and content) in order, and the content of its .json."""
 
     key: str
     images: list[tuple[str, bytes]]
@@ -43,9 +43,9 @@ class Sample:
 
 @dataclasses.dataclass(frozen=True)
 class Shards:
-    """Tar files, how many samples each has, and the manifest if the dataset tool wrote them.
+    """Tar files, the number of samples of each, and the manifest if the dataset tool wrote them.
 
-    `missing` are those that the index lists and that a dataset given as a folder has not.
+    `missing` are the shards that the index lists but the dataset's folder lacks.
     """
 
     urls: list[str]
@@ -55,7 +55,7 @@ class Shards:
 
 
 def is_shards(path: str | os.PathLike) -> bool:
-    """Whether a dataset consists of tar files: its name ends in .tar (braces list several), or its manifest says so."""
+    """True for a dataset of tar files: its name ends in .tar (braces list several), or its manifest says so."""
     path = os.fspath(path)
     if path.lower().endswith(".tar"):
         return True
@@ -70,7 +70,7 @@ def open_shards(path: str | os.PathLike) -> Shards:
         path: One tar file, several written with braces (`faces-{000..010}.tar`), or a folder of them.
 
     Raises:
-        UserError: One is missing, or has no samples, or their sizes are not to be had.
+        UserError: A shard is missing or has no samples, or its size is unknown.
     """
     path = os.fspath(path)
     if os.path.isdir(path):
@@ -94,7 +94,7 @@ def open_shards(path: str | os.PathLike) -> Shards:
 
 
 def read_samples(url: str) -> Iterator[Sample]:
-    """The samples of a shard, from the beginning to the end.
+    """The samples of a shard, in order.
 
     Raises:
         UserError: It cannot be read; or webdataset is not installed.
@@ -148,7 +148,7 @@ def _read_local(file: str) -> bytes | None:
 
 
 def _index(data: bytes | None) -> dict[str, int]:
-    """Samples by file name."""
+    """Numbers of samples by file name."""
     try:
         return {entry["url"].rpartition("/")[2]: int(entry["nsamples"]) for entry in json.loads(data)["shardlist"]}
     except (ValueError, TypeError, KeyError):
@@ -168,12 +168,12 @@ def _count(url: str, index: dict[str, int]) -> int:
 
 
 def _count_members(file: str) -> int:
-    """Samples of a local shard, from the headers of its members; remembered until the file changes."""
+    """Number of samples of a local shard, from the headers of its members; cached until the file changes."""
     status = os.stat(file)
     stamp = f"{os.path.realpath(file)}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ino}"
-    memory = cache_folder("shards", hashlib.sha256(os.fsencode(stamp)).hexdigest()[:32] + ".json")
+    cached = cache_folder("shards", hashlib.sha256(os.fsencode(stamp)).hexdigest()[:32] + ".json")
     try:
-        return int(json.loads(_read_local(memory) or b"null"))
+        return int(json.loads(_read_local(cached) or b"null"))
     except (ValueError, TypeError):
         pass
     count, previous = 0, None
@@ -187,9 +187,9 @@ def _count_members(file: str) -> int:
     except (OSError, tarfile.TarError) as error:
         raise UserError(f"Cannot read the shard '{file}' ({one_line(error)}): replace it.") from error
     try:
-        os.makedirs(os.path.dirname(memory), exist_ok=True)
-        with atomic_write(memory, "w") as stream:
+        os.makedirs(os.path.dirname(cached), exist_ok=True)
+        with atomic_write(cached, "w") as stream:
             json.dump(count, stream)
     except (OSError, UserError):
-        pass  # it is counted again next time
+        pass  # not cached: counted again next time
     return count

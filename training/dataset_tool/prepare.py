@@ -11,7 +11,7 @@ from training.data.annotations import (
     MANIFEST,
     SHARDS_FORMAT,
     VERSION,
-    describe_strangers,
+    describe_unmatched,
     parse_manifest,
 )
 from training.data.crops import Crop
@@ -183,7 +183,7 @@ def _unmatched(among: SourceSet, crop: Crop) -> list[str]:
             found.append(f"{len(missing)} of {len(paths)} videos have no {kind}, e.g. '{missing[0]}'.")
     if crop.boxes is not None:
         listed["boxes"] = crop.boxes.by_path
-    strangers = [describe_strangers(by_path, paths, kind) for kind, by_path in listed.items()]
+    strangers = [describe_unmatched(by_path, paths, kind) for kind, by_path in listed.items()]
     return [printable(text) for text in [*found, *strangers] if text is not None]
 
 

@@ -9,7 +9,7 @@ import re
 from typing import Any
 
 from dnnlib import UserError
-from training.data.annotations import KINDS, describe_strangers, list_entries
+from training.data.annotations import KINDS, describe_unmatched, list_entries
 from training.data.frame_index import listed_path
 from training.data.frame_store import FrameStore, Video
 
@@ -108,7 +108,7 @@ def find_sources(path: str) -> SourceSet:
     for kind, by_path in entries.items():
         if by_path and paths.isdisjoint(by_path):
             raise UserError(
-                f"Cannot use the {kind} in '{file}': {describe_strangers(by_path, paths, kind)} The videos are called "
+                f"Cannot use the {kind} in '{file}': {describe_unmatched(by_path, paths, kind)} The videos are called "
                 f"e.g. '{printable(sources[0].path)}': repair or remove the file."
             )
     return SourceSet(root=path, sources=sources, entries=entries, store=store)

@@ -17,7 +17,7 @@ from training.data.annotations import (
     KINDS,
     MANIFEST,
     has_entries,
-    notes_on_strangers,
+    notes_on_unmatched,
     parse_manifest,
     read_cameras,
     read_labels,
@@ -108,7 +108,7 @@ def check_dataset(path: str, *, nframes: int = 16, workers: int = 1) -> Report:
         if has_entries(store, "cameras"):
             read_cameras(store, store.videos)
             report.notes.append("a camera for every video")
-        report.notes += notes_on_strangers(store, store.videos, [kind for kind in KINDS if has_entries(store, kind)])
+        report.notes += notes_on_unmatched(store, store.videos, [kind for kind in KINDS if has_entries(store, kind)])
     except (UserError, OSError) as error:
         report.problems.append(str(error))
     return report

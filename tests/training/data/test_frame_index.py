@@ -20,8 +20,8 @@ def memory(tmp_path_factory, monkeypatch):
     """Small listings are remembered too, at once, in a folder of the test's own."""
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
-    monkeypatch.setattr(frame_index, "REMEMBERED", 1)
-    monkeypatch.setattr(frame_index, "SETTLED", -1.0)
+    monkeypatch.setattr(frame_index, "MIN_CACHED", 1)
+    monkeypatch.setattr(frame_index, "SETTLE_SECONDS", -1.0)
     return folder / "video-3d-gan" / "listings"
 
 
@@ -97,7 +97,7 @@ def test_times_that_are_set_back_do_not_deceive(root):
 
 def test_fresh_folders_are_not_remembered(root, monkeypatch, memory):
     """A second change within the clock's resolution would not show."""
-    monkeypatch.setattr(frame_index, "SETTLED", 2.0)
+    monkeypatch.setattr(frame_index, "SETTLE_SECONDS", 2.0)
     content(root)
     assert not memory.exists()
     later = time.time() + 10
@@ -107,7 +107,7 @@ def test_fresh_folders_are_not_remembered(root, monkeypatch, memory):
 
 
 def test_small_sets_are_not_remembered(root, monkeypatch, memory):
-    monkeypatch.setattr(frame_index, "REMEMBERED", 10)
+    monkeypatch.setattr(frame_index, "MIN_CACHED", 10)
     content(root)
     assert not memory.exists()
 

@@ -134,15 +134,15 @@ def test_long_videos_become_several_clips(tmp_path):
 
 
 def test_an_epoch_holds_every_clip_once_whatever_the_lanes(shards):
-    for lanes in (1, 3, 8):
+    for partitions in (1, 3, 8):
         data = stream(shards)
         for epoch in range(3):
-            chosen = [data.lane_shards(lane, lanes=lanes, epoch=epoch) for lane in range(lanes)]
+            chosen = [data.partition_shards(i, partitions=partitions, epoch=epoch) for i in range(partitions)]
             assert sorted(itertools.chain(*chosen)) == list(range(8))
         found = []
-        for lane in range(lanes):
-            total = sum(3 - (s == 7) for s in data.lane_shards(lane, lanes=lanes, epoch=0))
-            items = itertools.islice(data.lane(lane, lanes=lanes), total)
+        for partition in range(partitions):
+            total = sum(3 - (s == 7) for s in data.partition_shards(partition, partitions=partitions, epoch=0))
+            items = itertools.islice(data.partition(partition, partitions=partitions), total)
             found += [int(item.frames[0, 0, 0, 0]) // 10 for item in items]
         assert sorted(found) == list(range(23))
 
@@ -150,11 +150,11 @@ def test_an_epoch_holds_every_clip_once_whatever_the_lanes(shards):
 def test_the_order_is_what_a_buffer_gives(shards):
     """Nothing leaves before it was read: place k of the order can hold clip k + buffer − 1 at most."""
     data = stream(shards, buffer=5)
-    order = data.lane_order(list(range(8)), 0, 0)
+    order = data.partition_order(list(range(8)), 0, 0)
     assert sorted(order) == list(range(23)) and all(clip <= place + 4 for place, clip in enumerate(order))
     assert list(order) != sorted(order)
-    assert list(stream(shards, buffer=1).lane_order(list(range(8)), 0, 0)) == list(range(23))
-    first = np.array([data.lane_order(list(range(8)), 0, epoch)[0] for epoch in range(500)])
+    assert list(stream(shards, buffer=1).partition_order(list(range(8)), 0, 0)) == list(range(23))
+    first = np.array([data.partition_order(list(range(8)), 0, epoch)[0] for epoch in range(500)])
     assert np.abs(np.bincount(first, minlength=5) / 500 - 0.2).max() < 0.08  # each of the first five
 
 
@@ -162,7 +162,7 @@ def test_items_are_pairs_of_one_clip_with_their_distance_and_label(shards):
     data = stream(shards, use_labels=True)
     assert data.c_dim == 3 and data.num_clips == 23
     seen = set()
-    for item in itertools.islice(data.lane(0, lanes=1), 200):
+    for item in itertools.islice(data.partition(0, partitions=1), 200):
         video, f0, f1 = int(item.frames[0, 0, 0, 0]) // 10, *(int(g) // 40 for g in item.frames[:, 1, 0, 0])
         assert int(item.frames[1, 0, 0, 0]) // 10 == video and f0 <= f1
         assert item.dt == torch.tensor((f1 - f0) / 3) and item.c.tolist() == [float(k == video % 3) for k in range(3)]
@@ -172,12 +172,12 @@ def test_items_are_pairs_of_one_clip_with_their_distance_and_label(shards):
 
 
 def test_pairs_do_not_depend_on_lanes(shards):
-    def pairs(lanes):
+    def pairs(partitions):
         data = stream(shards)
         found = {}
-        for lane in range(lanes):
-            total = sum(3 - (s == 7) for s in data.lane_shards(lane, lanes=lanes, epoch=0))
-            for item in itertools.islice(data.lane(lane, lanes=lanes), total):
+        for partition in range(partitions):
+            total = sum(3 - (s == 7) for s in data.partition_shards(partition, partitions=partitions, epoch=0))
+            for item in itertools.islice(data.partition(partition, partitions=partitions), total):
                 found[int(item.frames[0, 0, 0, 0])] = item.frames[:, 1, 0, 0].tolist()
         return found
 
@@ -185,22 +185,23 @@ def test_pairs_do_not_depend_on_lanes(shards):
 
 
 def test_mirror_flips_every_clip_in_one_of_two_epochs(shards):
-    items = list(itertools.islice(stream(shards, mirror=True).lane(0, lanes=1), 46))
+    items = list(itertools.islice(stream(shards, mirror=True).partition(0, partitions=1), 46))
     flips = [
         {int(item.frames[0, 0, 0, 0]): bool(item.frames[0, 2, 0, 0] == 255) for item in epoch}
         for epoch in (items[:23], items[23:])
     ]
     assert len(flips[0]) == 23 and all(flips[0][video] != flips[1][video] for video in flips[0])
     assert 4 < sum(flips[0].values()) < 19
-    assert not any(bool(i.frames[0, 2, 0, 0] == 255) for i in itertools.islice(stream(shards).lane(0, lanes=1), 46))
+    unflipped = itertools.islice(stream(shards).partition(0, partitions=1), 46)
+    assert not any(bool(i.frames[0, 2, 0, 0] == 255) for i in unflipped)
 
 
 def test_every_part_of_a_longer_clip_is_used(shards):
     seen = set()
-    for item in itertools.islice(stream(shards, nframes=2).lane(0, lanes=1), 300):
+    for item in itertools.islice(stream(shards, nframes=2).partition(0, partitions=1), 300):
         seen.add(tuple(int(g) // 40 for g in item.frames[:, 1, 0, 0]))
     assert seen == {(0, 0), (0, 1), (1, 1), (2, 2), (2, 3), (3, 3)}
-    strided = stream(shards, nframes=2, frame_stride=2).lane(0, lanes=1)
+    strided = stream(shards, nframes=2, frame_stride=2).partition(0, partitions=1)
     strided = {tuple(int(g) // 40 for g in item.frames[:, 1, 0, 0]) for item in itertools.islice(strided, 100)}
     assert strided == {(0, 0), (0, 2), (2, 2)}
 
@@ -224,7 +225,7 @@ def test_continuing_reads_only_the_shards_that_are_needed(shards, monkeypatch):
     monkeypatch.setattr("training.data.webdataset.read_samples", lambda url: read.append(url) or original(url))
     data = stream(shards, buffer=2)
     read.clear()
-    next(data.lane(0, lanes=1, skip=20))
+    next(data.partition(0, partitions=1, skip=20))
     assert len(read) <= 2
 
 
@@ -233,7 +234,7 @@ def test_processes_share_an_epoch(shards):
     found = []
     for rank in range(4):
         data = stream(shards)
-        total = sum(3 - (s == 7) for s in data.lane_shards(rank, lanes=4, epoch=0))
+        total = sum(3 - (s == 7) for s in data.partition_shards(rank, partitions=4, epoch=0))
         found += [v for batch in take(make_shard_loader(data, rank=rank, **options), total) for v in videos_of(batch)]
     assert sorted(found) == list(range(23))
 
@@ -248,7 +249,7 @@ def test_too_few_shards(shards):
     data = stream(shards)
     with pytest.raises(UserError, match="8 shards cannot be split over 9 processes"):
         make_shard_loader(data, batch_size=1, world_size=9)
-    assert len(take(make_shard_loader(data, batch_size=2, workers=3, rank=2, world_size=7), 2)) == 2  # one lane each
+    assert len(take(make_shard_loader(data, batch_size=2, workers=3, rank=2, world_size=7), 2)) == 2
 
 
 def test_global_random_state_is_left_alone(shards):
