@@ -1,11 +1,11 @@
-"""Inversion of a clip: the codes and cameras that make a generator render it.
+"""Inversion of a clip into the latent codes and cameras that reproduce it.
 
     python -m training.inversion --network_pkl PKL --clip clip.mp4 --outdir OUT
     python generate.py --network_pkl PKL --codes OUT/codes.npz --outdir OUT/views
 
-OUT holds codes.npz (training.inference.latent_files), inversion.mp4 (left the clip, beside it what was made of it),
-inversion.json (how close they are, the cameras), and with --finetune finetuned-network.pkl and finetuned-codes.npz.
-docs/inversion.md says how it works and what it reaches.
+OUT holds codes.npz (training.inference.latent_files), inversion.mp4 (the clip, then its reconstruction),
+inversion.json (PSNR, cameras, settings), and with --finetune finetuned-network.pkl and finetuned-codes.npz.
+docs/inversion.md describes the method and its results.
 """
 
 import json
@@ -20,7 +20,7 @@ from training.data.crops import Crop, parse_rectangle
 from training.data.dataset_folders import keep_apart, trained_on
 from training.inference.cli_options import pick_device
 
-# PyTorch and the networks are imported where they are used: --help and mistakes in the arguments answer at once.
+# PyTorch and the networks are imported where they are used, so that --help and errors in the arguments are immediate.
 
 COUNT = click.IntRange(min=1)
 
@@ -29,7 +29,7 @@ def parse_times(text: str) -> tuple[float, float]:
     """'START:END', two finite numbers.
 
     Raises:
-        UserError: The text is not that.
+        UserError: The string has another form.
     """
     try:
         start, end = (float(part) for part in text.split(":"))
@@ -41,7 +41,7 @@ def parse_times(text: str) -> tuple[float, float]:
 
 
 def idle_notes(generator, *, frames: int) -> list[str]:
-    """What to tell about options that were given and have no effect with this generator, or on so few frames."""
+    """Notes on options that were given but have no effect with this generator, or on so few frames."""
     because = {}
     if generator.motion is None:
         because["motions"] = "this generator has no motion"
@@ -60,21 +60,21 @@ option = click.option
 @option("--clip", "clip_path", required=True, help="A video file, or a folder or zip of frames.")
 @option("--outdir", required=True, type=click.Path(file_okay=False), help="Folder for the results.")
 @option("--frames", type=click.IntRange(1, 1024), help="Frames to take.  [default: all, up to 1024]")
-@option("--stride", default=1, type=COUNT, help="Take every so-many-th frame.")
+@option("--stride", default=1, type=COUNT, help="Take every n-th frame.")
 @option(
     "--crop", default="centre", metavar="centre|L,T,W,H", help="The square, or a rectangle whose centre square is kept."
 )
-@option("--times", default="0:1", metavar="START:END", help="Of the first and the last frame; training clips: 0:1.")
+@option("--times", default="0:1", metavar="START:END", help="Times of the first and the last frame; 0:1 in training.")
 @option("--steps", default=600, type=COUNT, help="Steps of gradient descent, all stages together.")
-@option("--batch", default=4, type=COUNT, help="Frames that a step looks at.")
-@option("--samples", default=256, type=COUNT, help="Random videos that the first frame is compared with.")
-@option("--motions", default=32, type=COUNT, help="Random motions that the clip is compared with.")
+@option("--batch", default=4, type=COUNT, help="Frames per step.")
+@option("--samples", default=256, type=COUNT, help="Random videos compared with the first frame.")
+@option("--motions", default=32, type=COUNT, help="Random motions compared with the clip.")
 @option("--fit_fov", is_flag=True, help="Fit the field of view too, one for all frames.")
 @option("--fit_radius", is_flag=True, help="Fit the camera's distance too, one for all frames.")
-@option("--finetune", default=0, type=click.IntRange(min=0), help="Then fine-tune the generator for so many steps.")
+@option("--finetune", default=0, type=click.IntRange(min=0), help="Steps of fine-tuning the generator afterwards.")
 @option("--lpips", type=click.Path(exists=True, dir_okay=False), help="TorchScript file of LPIPS. It is run: trust it.")
-@option("--seed", default=0, type=click.IntRange(0, 2**31 - 1), help="Of all random draws.")
-@option("--fps", default=8.0, type=FRAME_RATE, help="Of the video that is written.")
+@option("--seed", default=0, type=click.IntRange(0, 2**31 - 1), help="Random seed.")
+@option("--fps", default=8.0, type=FRAME_RATE, help="Frame rate of the video.")
 @option("--device", help="cpu, cuda, cuda:1, …  [default: cuda if there is one]")
 def main(
     network_pkl: str,

@@ -1,4 +1,4 @@
-"""What inversion fits: S candidate videos of T frames (styles, codes, a camera per frame), rendered with gradients."""
+"""Candidate videos of an inversion: styles, latent codes and a camera per frame, rendered with gradients."""
 
 import dataclasses
 import math
@@ -12,7 +12,7 @@ from training.networks.generator import Generator
 
 __all__ = ["CandidateVideos", "Weights"]
 
-POLE = 0.05  # radians: cameras stay that far from the up axis, where roll is undefined
+POLE = 0.05  # radians: smallest angle between cameras and the up axis, where roll is undefined
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -21,11 +21,11 @@ class Weights:
 
     Attributes:
         style: Mean square of the styles' coordinates (their distance from the average style, see StylePrior).
-        layers: Mean square of what layers differ from their mean by.
-        code: Mean square of the motion and the background code, which training draws from N(0, 1).
-        smooth: Mean squared second difference of yaw and pitch along the path, in radians.
-        outside: Mean squared distance of yaw and pitch outside of the trained range, in radians.
-        zoom: Mean square of the logarithms of radius and field of view over the trained ones.
+        layers: Mean square of the layers' differences from their mean.
+        code: Mean square of the motion and the background code, which training samples from N(0, 1).
+        smooth: Mean squared second difference of yaw and pitch in time, in radians.
+        outside: Mean squared distance of yaw and pitch from the trained range, in radians.
+        zoom: Mean square of the logarithms of radius and field of view relative to the trained ones.
     """
 
     style: float = 1e-3
@@ -37,13 +37,13 @@ class Weights:
 
 
 class CandidateVideos(nn.Module):
-    """S videos of T frames.
+    """S candidate videos of T frames, as parameters of one module.
 
     Attributes:
         x: Coordinates of the styles [S, L, w_dim] with L = num_ws, or L = 1 where all layers share one.
         z_motion, z_bg: [S, motion_dim], [S, background_dim].
         yaw, pitch: [S, T] in radians.
-        zoom: Logarithms of radius and field of view over the trained ones [S, 2], for all frames.
+        zoom: Logarithms of radius and field of view relative to the trained ones [S, 2], for all frames.
         times: [T].
     """
 
@@ -87,7 +87,7 @@ class CandidateVideos(nn.Module):
 
     def camera_values(self) -> dict[str, torch.Tensor]:
         """yaw, pitch, radius and fov [S, T]."""
-        radius, fov = trained_middle(self.generator.camera_prior)
+        radius, fov = trained_centre(self.generator.camera_prior)
         scale = self.zoom.exp()[:, :, None].expand(-1, -1, len(self.times))
         pitch = self.pitch.clamp(POLE, math.pi - POLE)
         return {
@@ -98,7 +98,7 @@ class CandidateVideos(nn.Module):
         }
 
     def render(self, frames: torch.Tensor) -> torch.Tensor:
-        """Images [S, n, 3, H, W] of n of the frames.
+        """Images [S, n, 3, H, W] of the given n frames.
 
         Every frame has a camera of its own, so for the generator each is a video of one frame.
         """
@@ -117,7 +117,7 @@ class CandidateVideos(nn.Module):
         return output.image.unflatten(0, (count, n))[:, :, 0]
 
     def penalty(self, weights: Weights) -> torch.Tensor:
-        """Of every video [S]."""
+        """The weighted penalties of every video [S]."""
         prior = self.generator.camera_prior
         total = weights.style * self.x.square().mean(dim=(1, 2))
         total = total + weights.layers * (self.x - self.x.mean(dim=1, keepdim=True)).square().mean(dim=(1, 2))
@@ -132,6 +132,6 @@ class CandidateVideos(nn.Module):
         return total + weights.zoom * self.zoom.square().mean(dim=1)
 
 
-def trained_middle(prior: CameraPrior) -> tuple[float, float]:
-    """Radius in the middle of the trained range, and the field of view in degrees."""
+def trained_centre(prior: CameraPrior) -> tuple[float, float]:
+    """Radius at the centre of the trained range, and the field of view in degrees."""
     return (prior.radius[0] + prior.radius[1]) / 2, prior.fov

@@ -1,7 +1,7 @@
-"""Where inversion starts: the random videos, seen from a grid of cameras, whose first frame is most like the clip's.
+"""Initialisation of an inversion: search for content codes, cameras and motions that resemble the clip.
 
-At the clip's first time the usual motion network moves nothing (time enters as a factor), so that content and camera
-can be looked for without knowing the motion.
+Content and camera are searched on the first frame, without knowing the motion: at the clip's first time the usual
+motion network moves nothing, since time enters as a factor.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from training.networks.generator import Generator
 __all__ = [
     "BATCH",
     "cheapest_paths",
-    "even_middles",
+    "interval_centres",
     "key_frames",
     "nearest_motions",
     "nearest_samples",
@@ -25,9 +25,11 @@ __all__ = [
     "start_images",
 ]
 
-TRUNCATION = 0.7  # of the random styles' coordinates: nearer to the average, where most images are
+TRUNCATION = 0.7  # of the random styles' coordinates, towards the average
 BATCH = 16  # videos rendered at a time
-YAWS, PITCHES = 7, 3  # cameras of the grid
+
+# Search for the first frame.
+START_YAWS, START_PITCHES = 7, 3  # cameras of the grid
 
 
 @torch.no_grad()
@@ -44,11 +46,11 @@ def nearest_samples(
 ) -> CandidateVideos:
     """The best `starts` of `samples` random videos and cameras (the same for all frames), of different yaws first.
 
-    Every sample is first seen from one random camera of the prior; four times as many as are wanted stay and are seen
-    from a grid of cameras.
+    Every sample is rendered from one random camera of the prior; the best 4 · `starts` are then rendered from a grid of
+    cameras.
 
     Args:
-        on_progress: Called with the number of images that have been rendered.
+        on_progress: Called with the number of rendered images.
     """
     x = TRUNCATION * stream.normal("inversion/style", [samples, 1, generator.w_dim])
     z_motion = torch.zeros(samples, generator.motion_dim, device=stream.device)
@@ -60,25 +62,28 @@ def nearest_samples(
     every = CandidateVideos(generator, prior, x=x, z_motion=z_motion, z_bg=z_bg, yaw=yaw, pitch=pitch, times=times[:1])
     kept = every.select(_first_frame_losses(every, loss, on_progress).argsort()[: 4 * starts])
 
-    yaws, pitches = even_middles(bounds.yaw, YAWS, stream.device), even_middles(bounds.pitch, PITCHES, stream.device)
+    yaws, pitches = (
+        interval_centres(bounds.yaw, START_YAWS, stream.device),
+        interval_centres(bounds.pitch, START_PITCHES, stream.device),
+    )
     grid = torch.cartesian_prod(yaws, pitches)
     seen = kept.select(
         torch.arange(len(kept), device=stream.device).repeat_interleave(len(grid)),
         yaw=grid[:, :1].repeat(len(kept), 1),
         pitch=grid[:, 1:].repeat(len(kept), 1),
     )
-    # A wrong yaw that a wrong content makes up for is hard to leave: starts differ in yaw before they do in content.
-    losses = _first_frame_losses(seen, loss, on_progress).unflatten(0, (len(kept), YAWS, PITCHES))
-    rank = losses.flatten(2).amin(dim=2).argsort(dim=0).argsort(dim=0)  # of a sample among those from the same yaw
+    # A wrong yaw, compensated by a wrong content, is a local minimum: starts differ in yaw before they do in content.
+    losses = _first_frame_losses(seen, loss, on_progress).unflatten(0, (len(kept), START_YAWS, START_PITCHES))
+    rank = losses.flatten(2).amin(dim=2).argsort(dim=0).argsort(dim=0)  # of a sample among all from the same yaw
     losses, pitch = losses.min(dim=2)
     chosen = (losses + rank * losses.max()).flatten().argsort()[:starts]
-    index = chosen * PITCHES + pitch.flatten()[chosen]
+    index = chosen * START_PITCHES + pitch.flatten()[chosen]
     whole = [1, len(times)]
     return seen.select(index, yaw=seen.yaw[index].repeat(whole), pitch=seen.pitch[index].repeat(whole), times=times)
 
 
-def even_middles(bounds: tuple[float, float], count: int, device: torch.device) -> torch.Tensor:
-    """The middles of equal parts of a range."""
+def interval_centres(bounds: tuple[float, float], count: int, device: torch.device) -> torch.Tensor:
+    """The centres of `count` equal intervals of a range."""
     low, high = bounds
     return low + (high - low) * (torch.arange(count, device=device) + 0.5) / count
 
@@ -93,39 +98,39 @@ def _first_frame_losses(videos: CandidateVideos, loss: ClipLoss, on_progress) ->
 
 
 def start_images(samples: int, starts: int) -> int:
-    """How many images `nearest_samples` renders."""
-    return samples + min(4 * starts, samples) * YAWS * PITCHES
+    """Number of images that `nearest_samples` renders."""
+    return samples + min(4 * starts, samples) * START_YAWS * START_PITCHES
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Where the fit of a whole clip starts: which motion code, and which way the camera goes.
+# Search for the motion code and the camera path
 #
-# A head that turns and a camera that turns around it look alike at first, and a descent that starts with one of them
-# rarely finds the other. So random motions are compared with the clip at a few key frames, each from a grid of yaws;
-# the best path through the grid is found by dynamic programming, with a price on its steps. The best combinations are
-# then looked at more closely: at more key frames, from a grid of yaws and pitches.
+# A head that turns and a camera that turns around it look alike at first, and gradient descent that starts with one of
+# them rarely finds the other. So random motions are compared with the clip at a few key frames, each from a grid of
+# yaws; the best path through the grid is found by dynamic programming, with a cost of its steps. The best combinations
+# are then compared at more key frames, from a grid of yaws and pitches.
 
 
-KEYS = (4, 8)  # key frames besides the first, whose camera is known: of the search, and of the closer look
-YAWS, PITCHES = 7, 5
-CLOSER = 2  # times as many combinations are looked at closely as are kept
+KEYS = (4, 8)  # key frames besides the first, whose camera is known: of the first and the second search
+PATH_YAWS, PATH_PITCHES = 7, 5  # cameras of the grid in the second search
+CLOSER = 2  # combinations of the second search, per combination that is kept
 
-STEP_PRICE = 0.02  # of a step across the whole range of an angle, squared; losses are mean squared differences
+STEP_COST = 0.02  # of a squared step across the whole range of an angle; losses are mean squared differences
 
 
-def cheapest_paths(losses: torch.Tensor, places: torch.Tensor, start: torch.Tensor, price: float):
-    """Paths that cost least: the losses of their stations plus `price` times their squared steps.
+def cheapest_paths(losses: torch.Tensor, places: torch.Tensor, start: torch.Tensor, step_cost: float):
+    """Paths of least cost: the losses at their stations plus `step_cost` times their squared steps.
 
     Args:
-        losses: Of N paths, K stations, P places [N, K, P].
-        places: Coordinates [P, D].
-        start: Where the paths come from [N, D].
+        losses: Losses of N paths at K stations and P places [N, K, P].
+        places: Coordinates of the places [P, D].
+        start: Starting points of the paths [N, D].
 
     Returns:
         (costs [N], places [N, K] as indices).
     """
-    step = price * (places[:, None] - places[None, :]).square().sum(dim=-1)  # [from, to]
-    cost = losses[:, 0] + price * (places[None] - start[:, None]).square().sum(dim=-1)
+    step = step_cost * (places[:, None] - places[None, :]).square().sum(dim=-1)  # [from, to]
+    cost = losses[:, 0] + step_cost * (places[None] - start[:, None]).square().sum(dim=-1)
     came_from = []
     for k in range(1, losses.shape[1]):
         total, best = (cost[:, :, None] + step).min(dim=1)
@@ -140,7 +145,7 @@ def cheapest_paths(losses: torch.Tensor, places: torch.Tensor, start: torch.Tens
 
 @dataclasses.dataclass(frozen=True)
 class _Path:
-    """A combination: its cost, which video with which motion, and the cameras (yaw, pitch) [K, 2] at key frames."""
+    """A combination of a video, a motion code and cameras (yaw, pitch) [K, 2] at key frames, with its cost."""
 
     cost: float
     video: int
@@ -158,19 +163,18 @@ def nearest_motions(
     stream: RandomStream,
     on_progress=lambda count: None,
 ) -> CandidateVideos:
-    """The best `keep` combinations of one of the videos, one of as many random motions and a camera path.
+    """The best `keep` combinations of one of the videos, one of `motions` random motions and a camera path.
 
-    Those that are looked at closely differ in where they end, as long as there are others. The videos' cameras at the
-    first frame are kept.
+    The second search prefers combinations with different last cameras. The videos' cameras at the first frame are kept.
 
     Args:
-        on_progress: Called with the number of images that have been rendered.
+        on_progress: Called with the number of rendered images.
     """
     device, frames = stream.device, len(videos.times)
     if frames == 1:
         return videos.select(list(range(min(keep, len(videos)))))
     prior = videos.generator.camera_prior
-    yaws, pitches = even_middles(prior.yaw, YAWS, device), even_middles(prior.pitch, PITCHES, device)
+    yaws, pitches = interval_centres(prior.yaw, PATH_YAWS, device), interval_centres(prior.pitch, PATH_PITCHES, device)
     codes = TRUNCATION * stream.normal("inversion/motion", [motions, videos.z_motion.shape[1]])
     codes[0] = 0
 
@@ -197,23 +201,23 @@ def nearest_motions(
 
 
 def key_frames(frames: int, count: int, device: torch.device) -> torch.Tensor:
-    """Up to `count` frames, evenly spread, the last one among them and the first one not."""
+    """Up to `count` evenly spaced frames, without the first and with the last one."""
     count = min(count, frames - 1)
     return torch.arange(1, count + 1, device=device) * (frames - 1) // count
 
 
 def _best_path(videos, index, code, cameras, keys, loss, on_progress) -> _Path:
-    """Of one video with a motion code, through cameras (yaw, pitch) [P, 2] at the key frames."""
+    """The best path of a video with a motion code, through cameras (yaw, pitch) [P, 2] at the key frames."""
     prior = videos.generator.camera_prior
     extent = cameras.new_tensor([max(high - low, 1e-6) for low, high in (prior.yaw, prior.pitch)])
     start = torch.stack([videos.yaw[index, 0], videos.pitch[index, 0]])
     losses = _key_losses(videos, index, code, cameras, keys, loss, on_progress)
-    cost, places = cheapest_paths(losses[None], cameras / extent, (start / extent)[None], STEP_PRICE)
+    cost, places = cheapest_paths(losses[None], cameras / extent, (start / extent)[None], STEP_COST)
     return _Path(float(cost) / len(keys), index, code, cameras[places[0]])
 
 
 def _key_losses(videos, index, code, cameras, keys, loss, on_progress) -> torch.Tensor:
-    """Of one video with a motion code, at the key frames from every camera: [K, P]."""
+    """Losses of a video with a motion code, at the key frames from every camera: [K, P]."""
     rows = []
     per_batch = max(1, BATCH // len(keys))
     for some in cameras.split(per_batch):
@@ -226,7 +230,7 @@ def _key_losses(videos, index, code, cameras, keys, loss, on_progress) -> torch.
 
 
 def _interpolate(stations: torch.Tensor, values: torch.Tensor, frames: int) -> torch.Tensor:
-    """Values [K] at increasing stations [K], linearly in between, at 0 … frames - 1."""
+    """Linear interpolation at 0 … frames - 1 of values [K] at increasing stations [K]."""
     at = torch.arange(frames, device=values.device, dtype=values.dtype)
     right = torch.searchsorted(stations, at).clamp(1, len(stations) - 1)
     left = right - 1
@@ -235,6 +239,6 @@ def _interpolate(stations: torch.Tensor, values: torch.Tensor, frames: int) -> t
 
 
 def search_images(frames: int, videos: int, motions: int, keep: int) -> int:
-    """How many images `nearest_motions` renders."""
+    """Number of images that `nearest_motions` renders."""
     few, many = (min(keys, frames - 1) for keys in KEYS)
-    return videos * motions * YAWS * few + min(CLOSER * keep, videos * motions) * YAWS * PITCHES * many
+    return videos * motions * PATH_YAWS * few + min(CLOSER * keep, videos * motions) * PATH_YAWS * PATH_PITCHES * many

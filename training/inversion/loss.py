@@ -1,4 +1,4 @@
-"""How far rendered frames are from those of a clip: squared differences at several scales, optionally LPIPS too."""
+"""Reconstruction loss of an inversion: squared differences at several scales, optionally with LPIPS."""
 
 import torch
 
@@ -23,16 +23,16 @@ def psnr(mean_square: torch.Tensor | float) -> float:
 
 
 class ClipLoss:
-    """The distance to the frames of a clip.
+    """Distance of images to the frames of a clip.
 
     Args:
         clip: [T, 3, H, H] in [-1, 1].
         perceptual: A network that takes images [N, 3, H, H] with values 0…255 and the flags resize_images and
             return_lpips, and returns features [N, D] whose squared distance is LPIPS; None for none.
-        perceptual_weight: Of LPIPS relative to the squared differences of pixels.
+        perceptual_weight: Weight of LPIPS relative to the squared differences of pixels.
 
     Raises:
-        UserError: The network cannot be used like that.
+        UserError: The network does not take such images or does not return such features.
     """
 
     def __init__(self, clip: torch.Tensor, *, perceptual=None, perceptual_weight: float = 0.1):
@@ -41,7 +41,7 @@ class ClipLoss:
         if perceptual is not None:
             try:
                 with torch.no_grad():
-                    self._features = torch.cat([self._look(frame[None]) for frame in clip])
+                    self._features = torch.cat([self._extract(frame[None]) for frame in clip])
                 if self._features.ndim != 2 or len(self._features) != len(clip):
                     raise ValueError(f"it returns {list(self._features.shape)} for {len(clip)} frames")
             except (RuntimeError, ValueError, TypeError, AttributeError) as error:
@@ -52,7 +52,7 @@ class ClipLoss:
                 ) from error
 
     def __call__(self, images: torch.Tensor, frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Losses of images [N, 3, H, H] that stand for the clip's `frames` [N].
+        """Losses of images [N, 3, H, H] with respect to the clip's `frames` [N].
 
         Returns:
             Per image [N]: the mean over the scales of the mean squared difference, plus the weighted LPIPS; and the
@@ -64,9 +64,9 @@ class ClipLoss:
         ]
         loss = torch.stack(squares).mean(dim=0)
         if self._perceptual is not None:
-            distance = (self._look(images) - self._features[frames]).square().sum(dim=1)
+            distance = (self._extract(images) - self._features[frames]).square().sum(dim=1)
             loss = loss + self._weight * distance
         return loss, squares[0].detach()
 
-    def _look(self, images: torch.Tensor) -> torch.Tensor:
+    def _extract(self, images: torch.Tensor) -> torch.Tensor:
         return self._perceptual((images + 1) * 127.5, resize_images=False, return_lpips=True)

@@ -1,11 +1,11 @@
-"""The fit of styles, codes and cameras to a clip: a search for a start, then gradient descent in three stages.
+"""Optimisation of styles, latent codes and cameras for a clip: initialisation, then gradient descent in three stages.
 
-1. content: the first frame alone, from several starts; the styles of all layers are one.
+1. content: the first frame alone, from several starts; all layers share one style.
 2. motion: all frames, from the best few combinations of content, motion and camera path.
-3. layers: the best of them; every layer has a style of its own (as in Image2StyleGAN, 2019).
+3. layers: the best of them, with a style per layer (Image2StyleGAN, 2019).
 
-The generator stays as it is. Steps look at random frames; rates follow a cosine after a short warm-up (as the projector
-of StyleGAN2 does).
+The generator is fixed. Every step uses random frames; learning rates follow a cosine after a short warm-up, as in the
+projector of StyleGAN2.
 """
 
 import dataclasses
@@ -23,27 +23,27 @@ from training.networks.generator import Generator
 
 __all__ = ["FitSettings", "fit_clip", "fit_images", "learning_rate"]
 
-SHARES = (1 / 6, 1 / 3, 1 / 2)  # of the steps, by stage
+SHARES = (1 / 6, 1 / 3, 1 / 2)  # fractions of the steps, by stage
 WARM_UP = 20  # steps
-LAST_RATE = 0.01  # of the full rate
+LAST_RATE = 0.01  # fraction of the full rate
 BETAS = (0.9, 0.99)
-#: Learning rates of Adam, which are about what a step changes.
+#: Learning rates of Adam, about the change per step.
 RATES = {"x": 0.05, "z_bg": 0.05, "z_motion": 0.2, "yaw": 0.01, "pitch": 0.01, "zoom": 0.005}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FitSettings:
-    """How much work is done.
+    """Settings of a fit: sizes of the searches, steps, penalties.
 
     Attributes:
-        samples: Random videos that the first frame is compared with.
-        starts: How many of them are fitted to the first frame.
-        motions: Random motions that are compared with the clip, for each of the contents.
-        keep: Contents that are tried with motions, and combinations that are fitted to all frames.
-        steps: Of gradient descent, all stages together.
-        batch: Frames that a step looks at.
+        samples: Random videos that are compared with the first frame.
+        starts: Number of them that are fitted to the first frame.
+        motions: Random motions that are compared with the clip, per content.
+        keep: Contents that are combined with motions, and combinations that are fitted to all frames.
+        steps: Steps of gradient descent, all stages together.
+        batch: Frames per step.
         fit_radius, fit_fov: Fit the camera's distance and its field of view too, one for all frames.
-        weights: Of the penalties.
+        weights: Weights of the penalties.
     """
 
     samples: int = 256
@@ -76,10 +76,10 @@ def fit_clip(
     Args:
         generator: In evaluation mode, with parameters that require no gradients.
         loss: The distance to the clip.
-        times: Of its frames [T].
-        stream: Of all random draws.
+        times: Times of its frames [T].
+        stream: Random stream.
         on_progress: Called with the number of images rendered since the last call, the stage, and the PSNR in dB of
-            the frames that were last looked at, once there is one.
+            the last step's frames; None during searches.
 
     Returns:
         One video (S = 1), styles per layer.
@@ -97,7 +97,7 @@ def fit_clip(
         on_progress=lambda images: on_progress(images, "samples", None),
     )
     first = torch.zeros(1, dtype=torch.long, device=times.device)
-    order = descend(videos, loss, content_steps, settings, first, stream, _named(on_progress, "content"))
+    order = descend(videos, loss, content_steps, settings, first, stream, _with_stage(on_progress, "content"))
     videos = videos.select(order[: settings.keep])
     frozen = {name: getattr(videos, name).detach()[:, :1].repeat(1, len(times)) for name in ("yaw", "pitch")}
     videos = nearest_motions(
@@ -108,10 +108,10 @@ def fit_clip(
         stream=stream,
         on_progress=lambda images: on_progress(images, "motions", None),
     )
-    order = descend(videos, loss, motion_steps, settings, None, stream, _named(on_progress, "motion"))
+    order = descend(videos, loss, motion_steps, settings, None, stream, _with_stage(on_progress, "motion"))
     videos = videos.select(order[:1])
     videos = videos.select([0], x=videos.x.detach().repeat(1, generator.num_ws, 1))
-    descend(videos, loss, layer_steps, settings, None, stream, _named(on_progress, "layers"))
+    descend(videos, loss, layer_steps, settings, None, stream, _with_stage(on_progress, "layers"))
     return videos
 
 
@@ -124,17 +124,17 @@ def descend(
     stream: RandomStream,
     on_step: Callable[[int, float], None],
 ) -> torch.Tensor:
-    """Adam on all videos at once, each for itself.
+    """Gradient descent (Adam) on all videos at once, independently of each other.
 
     Args:
-        frames: What is looked at; None: `settings.batch` random frames in every step.
+        frames: The frames of every step; None for `settings.batch` random ones.
         on_step: Called after a step with the number of images and the best PSNR.
 
     Returns:
         The videos' indices [S], best first, by the mean over the last tenth of the steps.
     """
     fixed = {"zoom"} if not (settings.fit_radius or settings.fit_fov) else set()
-    fixed |= {"z_motion"} if frames is not None else set()  # at a single frame it could be anything
+    fixed |= {"z_motion"} if frames is not None else set()  # a single frame does not determine it
     groups = [
         {"params": [p], "rate": RATES[name]}
         for name, p in videos.named_parameters()
@@ -164,13 +164,13 @@ def descend(
 
 
 def learning_rate(step: int, steps: int) -> float:
-    """Factor on the rates at a step: linear warm-up, then a cosine down to LAST_RATE."""
+    """Factor of the learning rates at a step: linear warm-up, then a cosine down to LAST_RATE."""
     warm = min(1.0, (step + 1) / WARM_UP)
     return max(LAST_RATE, warm * 0.5 * (1 + math.cos(math.pi * step / steps)))
 
 
 def fit_images(settings: FitSettings, frames: int) -> int:
-    """How many images `fit_clip` renders, with or without gradients."""
+    """Number of images that `fit_clip` renders, with or without gradients."""
     content, motion, layers = settings.stages()
     starts = min(settings.starts, settings.samples)
     kept = min(settings.keep, starts)
@@ -180,5 +180,5 @@ def fit_images(settings: FitSettings, frames: int) -> int:
     return searches + content * starts + motion * combinations * batch + layers * batch
 
 
-def _named(on_progress, stage: str) -> Callable[[int, float], None]:
+def _with_stage(on_progress, stage: str) -> Callable[[int, float], None]:
     return lambda images, quality: on_progress(images, stage, quality)

@@ -1,7 +1,7 @@
-"""Fine-tuning of a generator to one clip, its codes and cameras held fixed (Roich et al., Pivotal Tuning, 2021).
+"""Pivotal tuning: fine-tuning of a generator to one clip with fixed codes and cameras (Roich et al., 2021).
 
-The mapping network stays, so that random codes still have their meaning. There is no term that holds other videos in
-place: the more steps, the further away the generator goes from the one that was trained.
+The mapping network is fixed, so that random codes keep their meaning. There is no locality regularisation: the more
+steps, the further the generator moves from the trained one.
 """
 
 import copy
@@ -32,10 +32,10 @@ def tune_generator(
     stream: RandomStream,
     on_step: Callable[[int, float], None] = lambda images, quality: None,
 ) -> Generator:
-    """A copy of the video's generator that renders it more like the clip, in evaluation mode.
+    """A fine-tuned copy of the video's generator, in evaluation mode.
 
     Args:
-        on_step: Called after a step with the number of images and the PSNR of the frames that were looked at.
+        on_step: Called after a step with the number of images and the PSNR of its frames.
     """
     generator: Generator = copy.deepcopy(video.generator).requires_grad_(True)
     generator.mapping.requires_grad_(False)
@@ -52,7 +52,7 @@ def tune_generator(
 
 
 def save_tuned(path: str | os.PathLike, generator: Generator, *, network: str | os.PathLike) -> None:
-    """Write a snapshot: that of `network` with this generator in the place of its own.
+    """Write the snapshot `network` with its generator replaced by this one.
 
     Raises:
         UserError: The file cannot be written.

@@ -1,4 +1,4 @@
-"""One inversion from a clip's pixels to its files: fit, fine-tuning, progress, codes, video, report."""
+"""Inversion of one clip, from its pixels to output files: fit, fine-tuning, codes, video, report."""
 
 import json
 import os
@@ -25,22 +25,24 @@ __all__ = ["Inversion", "render_codes"]
 
 @torch.no_grad()
 def render_codes(generator: Generator, codes: VideoCodes) -> torch.Tensor:
-    """The T frames of fitted codes from their own cameras, uint8 [T, 3, H, H] on the CPU."""
+    """The T frames of fitted codes from their cameras, uint8 [T, 3, H, H] on the CPU."""
     device = next(generator.parameters()).device
-    scene = FrameRenderer(
+    renderer = FrameRenderer(
         generator, codes.ws[None].to(device), z_motion=codes.z_motion[None].to(device), z_bg=codes.z_bg[None].to(device)
     )
     cameras: Cameras = codes.cameras()
-    return torch.cat([to_uint8(scene.render(t, cameras[i])).cpu() for i, t in enumerate(codes.times.tolist())])
+    return torch.cat([to_uint8(renderer.render(t, cameras[i])).cpu() for i, t in enumerate(codes.times.tolist())])
 
 
 class Inversion:
-    """See the module's docstring.
+    """Inversion of a clip, with progress bars.
 
     Args:
         generator: In evaluation mode, with parameters that require no gradients.
         pixels: The clip, uint8 [T, 3, H, H] at the generator's resolution.
-        times: Of the first and the last frame; those between are evenly spread.
+        times: Times of the first and the last frame; the others are evenly spaced.
+        settings: Of the fit.
+        seed: Of the random stream.
         perceptual: See `ClipLoss`.
 
     Raises:
@@ -99,7 +101,7 @@ class Inversion:
         self._frames = render_codes(self._generator, self._codes)
 
     def tune(self, steps: int) -> None:
-        """Fine-tune a copy of the generator to what was fitted, with a progress bar."""
+        """Fine-tune a copy of the generator to the clip, with a progress bar."""
         start = time.perf_counter()
         with tqdm(total=steps, unit="step", desc="fine-tuning", disable=None, dynamic_ncols=True) as bar:
 
@@ -122,28 +124,28 @@ class Inversion:
         save_codes(path, self._codes)
 
     def save_tuned(self, folder: str | os.PathLike, *, network: str | os.PathLike) -> None:
-        """Write finetuned-network.pkl and finetuned-codes.npz, which belong together, into a folder."""
+        """Write finetuned-network.pkl and finetuned-codes.npz, its codes, into a folder."""
         save_tuned(os.path.join(folder, "finetuned-network.pkl"), self._tuned, network=network)
         codes = VideoCodes(**{**vars(self._codes), "network": generator_digest(self._tuned)})
         save_codes(os.path.join(folder, "finetuned-codes.npz"), codes)
 
     def write_video(self, path: str | os.PathLike, *, fps: float) -> None:
-        """The clip, what was made of it, and with fine-tuning what was made of it then, side by side."""
+        """Write the clip, its reconstruction, and after fine-tuning that reconstruction too, side by side."""
         shown = [self._pixels, self._frames] + ([] if self._tuned is None else [self._tuned_frames])
         with VideoWriter(path, fps) as video:
             for row in zip(*shown, strict=True):
                 video.add(torch.cat(row, dim=2))
 
     def report(self) -> dict[str, Any]:
-        """How close the 8-bit frames are to the clip's (PSNR in dB), the cameras, and how it was made."""
+        """The PSNR in dB of the 8-bit frames, the cameras, and the settings."""
         codes = self._codes
         settings = {name: value for name, value in vars(self._settings).items() if name != "weights"}
         return {
             "frames": len(self._pixels),
             "resolution": self._pixels.shape[-1],
-            "psnr": self._quality(self._frames),
-            "psnr_frames": [self._quality(self._frames, i) for i in range(len(self._pixels))],
-            "psnr_finetuned": None if self._tuned is None else self._quality(self._tuned_frames),
+            "psnr": self._psnr(self._frames),
+            "psnr_frames": [self._psnr(self._frames, i) for i in range(len(self._pixels))],
+            "psnr_finetuned": None if self._tuned is None else self._psnr(self._tuned_frames),
             "seconds": round(self._seconds, 1),
             "seed": self._seed,
             "settings": {**settings, "weights": vars(self._settings.weights)},
@@ -151,9 +153,9 @@ class Inversion:
             "times": codes.times.tolist(),
         }
 
-    def _quality(self, frames: torch.Tensor, index: int | None = None) -> float:
-        which = slice(None) if index is None else slice(index, index + 1)
-        difference = (frames[which].double() - self._pixels[which].double()) / 127.5
+    def _psnr(self, frames: torch.Tensor, index: int | None = None) -> float:
+        part = slice(None) if index is None else slice(index, index + 1)
+        difference = (frames[part].double() - self._pixels[part].double()) / 127.5
         return round(psnr(difference.square().mean()), 2)
 
     @staticmethod

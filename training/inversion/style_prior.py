@@ -1,7 +1,7 @@
-"""The styles that a mapping network makes, as a Gaussian: coordinates in which inversion is well conditioned.
+"""Gaussian prior of a mapping network's styles: coordinates in which inversion is well conditioned.
 
-Trained mapping networks put w into a thin, stretched cloud. Steps and penalties of inversion are taken in coordinates
-in which that cloud is round: w = mean + x · F with F the symmetric square root of the covariance, so that |x|² is the
+The styles w of trained mapping networks have an ill-conditioned covariance. Steps and penalties of inversion are taken
+in whitened coordinates: w = mean + x · F with F the symmetric square root of the covariance, so that |x|² is the
 Mahalanobis distance from the average style (Zhu et al., Improved StyleGAN Embedding, 2020, section 3.1: there after a
 leaky ReLU, and with one coordinate per principal direction).
 """
@@ -17,12 +17,12 @@ __all__ = ["StylePrior", "random_labels"]
 
 SAMPLES = 8  # per dimension of w, for the covariance
 MIN_SAMPLES = 1024
-FLOOR = 1e-2  # of the mean deviation: directions that the mapping network never takes stay reachable, at a price
+FLOOR = 1e-2  # of the mean deviation: directions outside the mapping network's range stay reachable, at a high penalty
 
 
 @dataclasses.dataclass(frozen=True)
 class StylePrior:
-    """See the top of this file: `mean` [w_dim], `factor` [w_dim, w_dim] and its inverse."""
+    """Mean [w_dim] and factor F [w_dim, w_dim] of the Gaussian w = mean + x · F, and the inverse of F."""
 
     mean: torch.Tensor
     factor: torch.Tensor
@@ -31,7 +31,7 @@ class StylePrior:
     @classmethod
     @torch.no_grad()
     def of(cls, generator: Generator, stream: RandomStream) -> "StylePrior":
-        """From random content codes (and labels, where the generator takes any), drawn from `stream`."""
+        """The prior of random content codes, and of random labels for a conditional generator, from `stream`."""
         count = max(MIN_SAMPLES, SAMPLES * generator.w_dim)
         z = stream.normal("inversion/prior", [count, generator.z_dim])
         w = generator.mapping(z, random_labels(generator, count, stream))[:, 0].double()
@@ -53,7 +53,7 @@ class StylePrior:
 
 
 def random_labels(generator: Generator, count: int, stream: RandomStream) -> torch.Tensor | None:
-    """One-hot labels [count, c_dim], every class equally likely; None for a generator without labels."""
+    """Uniformly sampled one-hot labels [count, c_dim]; None for an unconditional generator."""
     if generator.c_dim == 0:
         return None
     classes = stream.integers("inversion/label", 0, generator.c_dim, [count])

@@ -1,4 +1,4 @@
-"""The clip that is inverted: a video file, or a folder or zip of frames, as square frames of the generator's size."""
+"""The target clip of an inversion: a video file, or a folder or zip of frames, at the generator's resolution."""
 
 import itertools
 import os
@@ -26,14 +26,14 @@ def read_clip(
     stride: int = 1,
     crop: Crop | None = None,
 ) -> np.ndarray:
-    """Read frames, cut out the square and resize it.
+    """Read the frames of a clip, crop them to a square and resize them.
 
     Args:
         path: A video file, a folder or zip of frames.
         resolution: Pixels per side of the result.
-        frames: How many; None: all that there are, up to MAX_FRAMES.
-        stride: Take every so-many-th, from the first.
-        crop: Which square is kept; None: the centre.
+        frames: Number of frames; None for all, up to MAX_FRAMES.
+        stride: Take every n-th frame, from the first.
+        crop: The choice of the square; None for the centre.
 
     Returns:
         uint8 [T, 3, resolution, resolution].
@@ -63,7 +63,7 @@ def read_clip(
 
 
 def _images(path: str, limit: int, stride: int) -> Iterator[Image.Image]:
-    """The frames at their own size."""
+    """The frames at their original size."""
     if not os.path.exists(path):
         raise UserError(f"--clip: there is no file or folder '{path}'.")
     if os.path.isfile(path) and not path.lower().endswith(".zip"):
@@ -77,7 +77,7 @@ def _images(path: str, limit: int, stride: int) -> Iterator[Image.Image]:
 
 
 def _only_video(store: FrameStore) -> Video:
-    """The frames in a folder itself, or in the one folder in it that has any."""
+    """The frames in a folder itself, or in its only subfolder with frames."""
     if store.root_video is not None:
         return store.root_video
     if len(store.videos) == 1:
