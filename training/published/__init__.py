@@ -1,1 +1,1 @@
-"""Import of checkpoints that the original system published: `python -m training.published`."""
+"""Import of the original system's published checkpoints: `python -m training.published`."""

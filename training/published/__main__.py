@@ -36,14 +36,14 @@ def convert(source: str | os.PathLike, out: str | os.PathLike) -> None:
 
 
 def describe(path: str, content: dict[str, Any]) -> list[str]:
-    """Lines about a snapshot: what it is, its configuration, its sizes, and a row per tensor."""
+    """Description of a snapshot in lines: file, configuration, sizes, and a row per tensor."""
     progress, generator, discriminator = (content[name] for name in ("progress", "generator", "discriminator"))
     try:
         networks = (
             build_on_meta(Generator, generator["config"], "generator"),
             build_on_meta(TimeAwareDiscriminators, discriminator["config"], "discriminator"),
         )
-    except UnreadablePickle as error:  # of a published checkpoint they have been built before
+    except UnreadablePickle as error:  # cannot happen for published checkpoints, whose networks were built on loading
         raise UserError(f"{path} {error}") from error
     size = f", {format_bytes(os.path.getsize(path))}" if os.path.isfile(path) else ""
     lines = [f"file        {path}{size}"]

@@ -1,4 +1,10 @@
-"""Constructor arguments of the published networks, as arguments of ours: networks are rebuilt as they were trained."""
+"""Configuration of published networks: their constructor arguments, translated to ours.
+
+The original has many options; the published models leave most of them at one value. `FIXED` lists these per part. An
+option with another value, or one that is unknown here, is refused by its name, because a network that ignored it would
+run but differ from the trained one. An option that the stored arguments lack was left at its default, read from the
+object's attribute of that name.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,21 +24,10 @@ __all__ = [
 ]
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# Reading the constructor arguments of published networks: what was set, what must have one value, what is refused.
-#
-# The original has many options; the published models leave most of them at one value. `FIXED` lists these per part: an
-# option with another value is refused by its name, and so is one that nothing here knows, because a network that
-# ignored it would run and show something else than it was trained for.
-#
-# An option that the stored arguments do not mention was left at its default; then the attribute of that name, which the
-# original kept on the object, tells its value.
-
-
-#: Bounds of whole numbers: what no network of this kind exceeds.
+#: Bounds of integers, which no network of this kind exceeds.
 MAX_RESOLUTION, MAX_WIDTH, MAX_LAYERS, MAX_SAMPLES = 4096, 16_384, 64, 1024
 
-#: May have any value: without effect on what a trained network computes, or told by tensors and other options as well.
+#: Any value is supported: it has no effect on a trained network, or follows from tensors and other options.
 ANY = None
 UNSET = (None, False, 0, "", "none", [], {})
 
@@ -44,7 +39,7 @@ _FIELD = {
     "motion_hidden_size": ANY, "motion_hidden_blocks": ANY,
 }  # fmt: skip
 
-#: Part → option → the values that are supported, the first being what a missing option means.
+#: Part → option → supported values, the first of which is the default.
 FIXED: dict[str, dict[str, list | None]] = {
     "G_kwargs": {"class_name": ANY, "img_channels": [3], "encoder": [None]},
     "mapping_kwargs": {"activation": ["lrelu"], "embed_features": [None], "layer_features": [None]},
@@ -80,12 +75,12 @@ FIXED: dict[str, dict[str, list | None]] = {
 
 
 class Options:
-    """Arguments of one part. Whatever is not asked for before `finish` must be as `FIXED` says, or unset.
+    """Arguments of one part, read by name. The others must have the values in `FIXED`, or be unset; see `finish`.
 
     Args:
-        name: What the original calls them.
-        given: The arguments, plain.
-        built: The object that was made with them.
+        name: Their name in the original.
+        given: The arguments as plain data.
+        built: The object that was constructed with them.
     """
 
     def __init__(self, name: str, given: Any, built: PublishedModule | None):
@@ -94,7 +89,7 @@ class Options:
         self.used: set[str] = set()
 
     def get(self, name: str, *default: Any) -> Any:
-        """The value of an option; without a default it must be there."""
+        """The value of an option; without a default it is required."""
         self.used.add(name)
         value = self.given.get(name, UNKNOWN)
         if value is UNKNOWN and self.built is not None:
@@ -104,6 +99,7 @@ class Options:
         return default[0] if value is UNKNOWN else value
 
     def refusal(self, name: str, value: Any) -> UnreadablePickle:
+        """The error for an unsupported value."""
         simple = value is None or type(value) in (bool, int, float, str)
         shown = printable(repr(value), 40) if simple else f"a {type(value).__name__}"
         return UnreadablePickle(
@@ -142,12 +138,12 @@ class Options:
         return [float(x) for x in value]
 
     def part(self, name: str, built: PublishedModule | None) -> "Options":
-        """Options that are the value of one of these."""
+        """The nested options of one part."""
         self.used.add(name)
         return Options(name, self.given.get(name), built)
 
     def finish(self) -> None:
-        """Check all the others."""
+        """Check all options that were not read."""
         fixed = FIXED.get(self.name, {})
         for name, values in fixed.items():
             if values is not ANY and name not in self.used:
@@ -158,11 +154,12 @@ class Options:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# Configurations of the networks
 
 
 Tensors = Mapping[str, TensorData]
 
-#: Foreground samples per ray in the original as long as its blending parameter has its initial value.
+#: Foreground samples per ray of the original while its blending parameter has its initial value.
 UNTRAINED_ALPHA, UNTRAINED_SAMPLES = -1, 20
 
 
@@ -174,7 +171,7 @@ def generator_config(generator: PublishedModule, tensors: Tensors) -> dict[str, 
         tensors: Its tensors.
 
     Raises:
-        UnreadablePickle: Names an option that is missing, or that has no counterpart.
+        UnreadablePickle: An option is missing or has no counterpart; the message names it.
     """
     mapping = _need(generator, "mapping")
     synthesis = _need(generator, "synthesis")
@@ -220,8 +217,10 @@ def _synthesis(options: Options, synthesis: PublishedModule, tensors: Tensors, r
     camera, depths = _camera(options.part("camera_kwargs", synthesis.member("C")))
     renderer.choice("no_background", [background is None], background is None)
     config = _foreground(options.part("foreground_kwargs", foreground), foreground, tensors, feature_dim)
-    behind = options.part("background_kwargs", background)
-    config["background"] = background and _background(behind, background, tensors, feature_dim, background_dim)
+    background_options = options.part("background_kwargs", background)
+    config["background"] = background and _background(
+        background_options, background, tensors, feature_dim, background_dim
+    )
     config |= {
         "background_dim": background_dim,
         "upsampler": _upsampler(options, synthesis, resolution, volume),
@@ -238,7 +237,7 @@ def _synthesis(options: Options, synthesis: PublishedModule, tensors: Tensors, r
 
 
 def _camera(options: Options) -> tuple[dict[str, Any], dict[str, float]]:
-    """The cameras' distribution, and the ranges of depth."""
+    """Distribution of the cameras, and ranges of depth."""
     near, far = options.interval("depth_range", 1e-6, 1e6)
     depths = {"near": near, "far": far, "background_start": options.number("bg_start", 1e-6, 1)}
     camera = {
@@ -306,7 +305,7 @@ def _background(
 
 
 def _layers(options: Options, field: PublishedModule) -> int:
-    """Layers of a field: the first, and its blocks."""
+    """Number of layers of a field: the first one and its blocks."""
     blocks = field.child("blocks")
     count = 1 if blocks is None else 1 + blocks.number_of_children()
     options.choice("n_blocks", [count], count)
@@ -314,7 +313,7 @@ def _layers(options: Options, field: PublishedModule) -> int:
 
 
 def _frequencies(tensors: Tensors, name: str, coordinates: int, others: int = 0) -> int:
-    """Octaves of the positional encoding that a layer takes: it has 2 · octaves · coordinates + others inputs."""
+    """Octaves of a layer's positional encoding, from its 2 · octaves · coordinates + others inputs."""
     if name not in tensors:
         raise UnreadablePickle(f"does not fit the generator that it describes: {name} is missing.")
     shape = tensors[name].shape
@@ -345,7 +344,7 @@ def discriminator_config(discriminator: PublishedModule) -> dict[str, Any]:
     """Arguments of `training.networks.discriminator.TimeAwareDiscriminators` for the published 'D'.
 
     Raises:
-        UnreadablePickle: Names an option that is missing, or that has no counterpart.
+        UnreadablePickle: An option is missing or has no counterpart; the message names it.
     """
     video = _need(discriminator, "videoD")
     statistics = _need(video, "b4").child("mbstd")

@@ -1,7 +1,7 @@
-"""Published checkpoints: pickles of the original system, read without running anything in them.
+"""Loader of published checkpoints: pickles of the original system, read without executing anything in them.
 
 Such a file is a dictionary of networks G, D and G_ema, each stored as its attributes together with the Python source
-that the original's loader runs. Here (a) a restricted reader takes the file apart into plain data, (b) constructor
+that the original's loader executes. Here (a) a restricted unpickler reads the file as plain data, (b) constructor
 arguments become this program's configuration, (c) tensors get this program's names, every one accounted for. Other
 commands take such a file wherever they take a snapshot: `training.checkpoints.snapshot` calls `read_published`.
 """
@@ -40,7 +40,7 @@ def read_published(path: str | os.PathLike, *, average_only: bool = False) -> di
     """The content of a published checkpoint, in the form of a snapshot but for its format and version.
 
     Args:
-        average_only: Read no more than the moving-average generator; the entries of the others are then missing.
+        average_only: Read only the moving-average generator; the other entries are then missing.
 
     Raises:
         UserError: The file is damaged, holds something else, or a network with options that have no counterpart.
@@ -51,7 +51,7 @@ def read_published(path: str | os.PathLike, *, average_only: bool = False) -> di
             size = os.fstat(file.fileno()).st_size
             if size > MAX_BYTES:
                 raise UserError(f"{path} has {format_bytes(size)}; no published checkpoint is as large as that.")
-            # Mapped, not read: of the networks that are not wanted nothing is ever touched.
+            # Memory-mapped: networks that are not needed are never read.
             data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     except OSError as error:
         raise UserError(f"Cannot read {path}: {error.strerror}.") from error
@@ -62,10 +62,10 @@ def read_published(path: str | os.PathLike, *, average_only: bool = False) -> di
 
 
 def parse_published(data: memoryview, *, average_only: bool = False) -> dict[str, Any]:
-    """The same for the bytes of a file.
+    """`read_published` for the bytes of a file.
 
     Raises:
-        UnreadablePickle: The text goes on after the file's name.
+        UnreadablePickle: See `read_published`; the message continues after the file's name.
     """
     budget = Budget(nested=len(data))
     tree, end = read_pickle(data, allowed=allowed_globals(budget), budget=budget)
@@ -109,7 +109,7 @@ def _summary(tree: Any) -> str:
 
 
 def _check_family(generator: PublishedModule) -> None:
-    """Relatives of this system store their networks in the same way."""
+    """Refuse pickles of StyleGAN2 and its relatives, which have the same format."""
     synthesis = generator.child("synthesis")
     if synthesis is None or synthesis.child("fg_nerf") is None:
         kind = "a generator without a synthesis network" if synthesis is None else printable(synthesis.class_name, 40)
@@ -127,7 +127,7 @@ def _tensors(module: PublishedModule, available: int) -> dict[str, TensorData]:
 
 
 def build_on_meta(kind: type, config: dict[str, Any], what: str) -> Any:
-    """The network without memory for its tensors: nothing is allocated for sizes that a file claims."""
+    """The network on the meta device, so that no memory is allocated for the sizes that a file claims."""
     try:
         with torch.device("meta"):
             return kind(**config)
@@ -155,14 +155,14 @@ def _take(network, tensors: dict[str, TensorData], rename, restore, what: str) -
 
 
 def _videos_shown(generator: PublishedModule) -> int:
-    """Progress of the training; the original keeps it on the synthesis network, in thousands."""
+    """Progress of the training in videos; the original stores it on the synthesis network, in thousands."""
     synthesis = generator.child("synthesis")
     kimg = None if synthesis is None else synthesis.attribute("steps")
     return round(kimg * 1000) if type(kimg) in (int, float) and 0 <= kimg <= MAX_KIMG else 0
 
 
 def _dataset(arguments: Any, config: dict[str, Any]) -> dict[str, Any]:
-    """What the file says of its training data; like our own descriptions, without paths."""
+    """Description of the training data, without paths as in our own snapshots."""
     arguments = arguments if type(arguments) is dict else {}
     known = {"c_dim": config["c_dim"], "resolution": config["resolution"]}
     if type(arguments.get("path")) is str:

@@ -1,4 +1,4 @@
-"""What was read from a published checkpoint, seen as a tree of networks with tensors and constructor arguments."""
+"""Module tree of a published checkpoint: networks with their tensors and constructor arguments."""
 
 import re
 from collections.abc import Iterator
@@ -12,11 +12,11 @@ __all__ = ["UNKNOWN", "PublishedModule", "plain_arguments"]
 PERSISTENCE_VERSION = 6
 MAX_NAME = 100  # characters of a part's name
 MAX_ENTRIES = 10_000  # parts and tensors of a network; theirs have 500
-MAX_ARGUMENTS = 20_000  # numbers, texts and containers of one object's arguments
-MAX_TEXT = 1000  # characters of an argument
-MAX_HOPS = 16  # of a reference to a reference to a …, or from a container to the one around it
+MAX_ARGUMENTS = 20_000  # numbers, strings and containers in one object's arguments
+MAX_STRING = 1000  # characters of an argument
+MAX_HOPS = 16  # steps of a chain of references, or from a container to its parents
 
-#: The value of an argument that the file leaves open.
+#: Value of an argument that the file does not determine.
 UNKNOWN = object()
 
 _TENSOR_TABLES = ("_parameters", "_buffers")
@@ -27,8 +27,8 @@ class PublishedModule:
     """A network, layer or container of layers, as stored: the name of its class, its attributes and its children.
 
     Args:
-        value: What stands in the file; see `is_module`.
-        path: Where, for messages.
+        value: The object in the file; see `is_module`.
+        path: Its place in the file, for messages.
     """
 
     def __init__(self, value: Any, path: str):
@@ -47,7 +47,7 @@ class PublishedModule:
 
     @staticmethod
     def is_module(value: Any) -> bool:
-        """Whether it is an object of the original's with a state, or one of PyTorch's containers."""
+        """True for an object of the original's classes with a state, and for PyTorch's containers."""
         if not isinstance(value, Inert):
             return False
         if value.name != RECONSTRUCT:
@@ -63,7 +63,7 @@ class PublishedModule:
         return table
 
     def child(self, name: str) -> "PublishedModule | None":
-        """A part of this network, or None."""
+        """A submodule, or None."""
         value = self._table("_modules").get(name)
         return None if value is None else PublishedModule(value, f"{self.path}.{name}")
 
@@ -71,7 +71,7 @@ class PublishedModule:
         return len(self._table("_modules"))
 
     def member(self, name: str) -> "PublishedModule | None":
-        """An object of the original's that is an attribute but not a part (cameras, renderers), or None."""
+        """An object of the original's that is an attribute but not a submodule (cameras, renderers), or None."""
         value = self.attributes.get(name)
         return PublishedModule(value, f"{self.path}.{name}") if self.is_module(value) else None
 
@@ -80,12 +80,12 @@ class PublishedModule:
         return plain_arguments(self.attributes.get(name, UNKNOWN))
 
     def arguments(self) -> dict[str, Any]:
-        """The keyword arguments that the object was built with, as plain data."""
+        """The constructor's keyword arguments, as plain data."""
         arguments = plain_arguments(self.attributes.get("_init_kwargs", UNKNOWN))
         return arguments if type(arguments) is dict else {}
 
     def tensors(self) -> dict[str, TensorData]:
-        """Name → tensor, as `state_dict()` of the original would name them."""
+        """Name → tensor, with the names of the original's `state_dict()`."""
         found: dict[str, TensorData] = {}
         waiting, count = [("", self)], 0
         while waiting:
@@ -104,10 +104,10 @@ class PublishedModule:
         return found
 
     def _own_tensors(self) -> Iterator[tuple[str, TensorData]]:
-        passing = self.attributes.get("_non_persistent_buffers_set", [])
+        transient = self.attributes.get("_non_persistent_buffers_set", [])
         for table in _TENSOR_TABLES:
             for name, value in self._table(table).items():
-                if value is None or (table == "_buffers" and type(passing) is list and name in passing):
+                if value is None or (table == "_buffers" and type(transient) is list and name in transient):
                     continue
                 if not isinstance(value, TensorData):
                     raise UnreadablePickle(f"holds no tensor as '{printable(f'{self.path}.{name}')}'; it is damaged.")
@@ -115,16 +115,16 @@ class PublishedModule:
 
 
 def plain_arguments(value: Any) -> Any:
-    """Constructor arguments as dicts, lists, numbers and texts; OmegaConf's containers are opened.
+    """Constructor arguments as dicts, lists, numbers and strings, also from OmegaConf's containers.
 
-    A reference to another option, '${spec.mbstd}', is followed through the containers that surround it. What cannot be
-    known, and what is no such data (another object, say), becomes UNKNOWN.
+    References to other options, '${spec.mbstd}', are resolved through the parent containers. Other objects, and values
+    that cannot be determined, become UNKNOWN.
     """
-    return _Plain().convert(value, 0)
+    return _PlainConverter().convert(value, 0)
 
 
-class _Plain:
-    """One conversion: counts what it makes, so that shared parts cannot multiply."""
+class _PlainConverter:
+    """A conversion that counts its values, so that shared parts cannot multiply the work."""
 
     def __init__(self):
         self.count = 0
@@ -136,7 +136,7 @@ class _Plain:
         if value is None or type(value) in (bool, int, float):
             return value
         if type(value) is str:
-            return UNKNOWN if len(value) > MAX_TEXT or "${" in value or value == "???" else value
+            return UNKNOWN if len(value) > MAX_STRING or "${" in value or value == "???" else value
         if type(value) in (list, tuple):
             return [self.convert(entry, depth + 1) for entry in value]
         if type(value) is dict:
@@ -144,18 +144,18 @@ class _Plain:
         if not isinstance(value, Inert) or not value.name.startswith("omegaconf."):
             return UNKNOWN
         content = _content(value)
-        match = _REFERENCE.fullmatch(content) if type(content) is str and len(content) <= MAX_TEXT else None
-        return self.convert(content if match is None else _follow(value, match[1]), depth + 1)
+        match = _REFERENCE.fullmatch(content) if type(content) is str and len(content) <= MAX_STRING else None
+        return self.convert(content if match is None else _resolve(value, match[1]), depth + 1)
 
 
 def _content(node: Inert) -> Any:
-    """Of OmegaConf's containers and leaves."""
+    """The content of an OmegaConf container or leaf."""
     state = node.state if type(node.state) is dict else {}
     return state.get("_content", state.get("_val", UNKNOWN))
 
 
-def _follow(node: Any, path: str) -> Any:
-    """The node of a dotted path, seen from the outermost container around `node`; or UNKNOWN."""
+def _resolve(node: Any, path: str) -> Any:
+    """The node of a dotted path from the root container of `node`; or UNKNOWN."""
     for _ in range(MAX_HOPS):
         parent = node.state.get("_parent") if type(node.state) is dict else None
         if not isinstance(parent, Inert):

@@ -1,6 +1,7 @@
-"""What `training.published.safe_unpickler` makes of a pickle, and the limits of that.
+"""Values of the safe unpickler, and limits of its work.
 
-Objects of a file are not made: `Global` stands for a name that the file may use, `Inert` for an object of such a class.
+No object of a file is constructed: `Global` stands for a name that the file may use, `Inert` for an object of such a
+class.
 """
 
 from collections.abc import Callable, Iterable
@@ -13,21 +14,22 @@ MAX_DEPTH = 100  # theirs is 32
 
 
 class UnreadablePickle(ValueError):
-    """The bytes are damaged, or hold what the reader does not accept. The text goes on after the file's name."""
+    """Damaged bytes, or content that the reader does not accept. The message continues after the file's name."""
 
 
 class Budget:
-    """How much work the rest of a file may cause; one for a file and everything nested in it.
+    """Remaining work that a file, with everything nested in it, may cause.
 
     Args:
-        nested: Bytes that the files nested in it may have, all together: those of the file, as they lie side by side.
-        instructions: Pickle instructions.
+        nested: Total size of nested files in bytes, at most that of the file.
+        instructions: Number of pickle instructions.
     """
 
     def __init__(self, nested: int, instructions: int = MAX_INSTRUCTIONS):
         self.nested, self.instructions = nested, instructions
 
     def spend(self, instructions: int = 1, *, nested: int = 0) -> None:
+        """Subtract from the budget; an UnreadablePickle if it is exhausted."""
         self.instructions -= instructions
         self.nested -= nested
         if self.instructions < 0 or self.nested < 0:
@@ -35,7 +37,7 @@ class Budget:
 
 
 class Global:
-    """An accepted global, met in a file: its name, and what stands for calling it."""
+    """An accepted global of a file: its name, and the function that replaces calling it."""
 
     __slots__ = ("apply", "name")
 
@@ -44,7 +46,7 @@ class Global:
 
 
 class Inert:
-    """An object of the file, not made: the name of its class, the arguments and the state it would have been given."""
+    """An object of the file, not constructed: the name of its class, its arguments and its state."""
 
     __slots__ = ("arguments", "name", "state")
 
@@ -64,18 +66,18 @@ def inert(*names: str) -> dict[str, Callable[[tuple], Any]]:
 
 
 def printable(text: str, limit: int = 100) -> str:
-    """Text from a file, fit for a message: one line, no control characters, not long."""
+    """A string from a file for a message: one line, no control characters, limited length."""
     text = "".join(c if c.isprintable() else "?" for c in text[: limit + 1])
     return text if len(text) <= limit else text[:limit] + "…"
 
 
 def check_depth(root: Any) -> None:
-    """Whether nothing lies deeper than MAX_DEPTH, so that what walks down need not fear.
+    """Limit the nesting to MAX_DEPTH, so that recursive code is safe.
 
-    Level by level, every object once: chains, cycles and shared parts cost no more than their number.
+    Breadth-first, every object once: chains, cycles and shared parts cost no more than their number.
 
     Raises:
-        UnreadablePickle: Something does.
+        UnreadablePickle: Objects are nested deeper.
     """
     level, seen, depth = [(root,)], set(), 0
     while level:

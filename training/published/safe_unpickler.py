@@ -1,12 +1,12 @@
-"""Pickles read as data: an interpreter of pickle instructions that imports nothing and runs nothing of the file's.
+"""Safe unpickler: an interpreter of pickle instructions that imports and executes nothing.
 
-A pickle is a program for a stack machine, and `pickle.load` runs it with all of Python at hand. The machine here knows
-the instructions that build numbers, texts and containers. Where a file names a global, the name is looked up in the
-caller's table, never imported; where a file calls something, the table's function for that name gets the arguments,
-and nothing else can be called. The state of an object is kept as it is, never applied to anything.
+A pickle is a program for a stack machine, and `pickle.load` runs it with full access to Python. The machine here has
+the instructions that build numbers, strings and containers. A global that a file names is looked up in the caller's
+table, never imported; a call passes its arguments to the table's function for that name, and nothing else can be
+called. The state of an object is stored, never applied.
 
-Whatever the bytes say, the work is bounded: by `Budget`, by the length of the data (a length that is claimed is
-compared with what is there before anything is allocated), and by the depth of what was built. Nothing recurses.
+The work is bounded for any bytes: by `Budget`, by the length of the data (claimed lengths are compared with it before
+anything is allocated), and by the depth of the result. Nothing recurses.
 
 The instructions are those of protocols 2 to 5 as Python writes them (Lib/pickletools.py describes each).
 """
@@ -21,7 +21,7 @@ from training.published.pickle_values import Budget, Global, Inert, UnreadablePi
 
 __all__ = ["read_pickle"]
 
-MAX_TEXT = 1 << 24  # bytes of one string; they hold source files
+MAX_STRING = 1 << 24  # bytes of a string; checkpoints hold source files
 MAX_INTEGER = 32  # bytes
 MAX_NAME = 200  # characters of a global's name
 
@@ -36,18 +36,18 @@ def read_pickle(
     start: int = 0,
     persistent: Callable[[Any], Any] | None = None,
 ) -> tuple[Any, int]:
-    """The value of the pickle that begins at `start`, and where it ends.
+    """The value of the pickle that begins at `start`, and the position of its end.
 
     Args:
         data: Bytes; byte strings in the result are views of them.
-        allowed: Name of a global → function of the tuple of arguments that stands for calling it. Names ending in
-            `.*` allow everything that begins so.
-        persistent: Gives the object of a persistent id; None if the pickle may have none.
+        allowed: Name of a global → function of the tuple of arguments that replaces calling it. Names ending in `.*`
+            allow every name with that prefix.
+        persistent: Returns the object of a persistent id; None to refuse them.
 
     Raises:
-        UnreadablePickle: See there.
+        UnreadablePickle: The data are damaged, or hold what is not allowed.
     """
-    machine = _Machine(data, start, allowed, budget, persistent)
+    machine = _StackMachine(data, start, allowed, budget, persistent)
     try:
         value = machine.run()
     except (IndexError, KeyError, UnicodeDecodeError, struct.error) as error:
@@ -57,8 +57,9 @@ def read_pickle(
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# The stack machine
 
-_INSTRUCTIONS: dict[int, Callable[["_Machine"], None]] = {}
+_INSTRUCTIONS: dict[int, Callable[["_StackMachine"], None]] = {}
 
 
 def _instruction(*codes: bytes):
@@ -70,12 +71,14 @@ def _instruction(*codes: bytes):
     return register
 
 
-class _Machine:
+class _StackMachine:
+    """Interpreter of one pickle."""
+
     def __init__(self, data, start, allowed, budget, persistent):
         self.data, self.position, self.budget = data, start, budget
         self.allowed, self.persistent = allowed, persistent
         self.stack: list[Any] = []
-        self.below: list[list[Any]] = []  # the stacks under the marks
+        self.below: list[list[Any]] = []  # the stacks below the marks
         self.memo: dict[int, Any] = {}
 
     def run(self) -> Any:
@@ -104,9 +107,9 @@ class _Machine:
     def number(self, layout: str) -> Any:
         return struct.unpack(layout, self.take(struct.calcsize(layout)))[0]
 
-    def text(self, length: int) -> str:
-        if length > MAX_TEXT:
-            raise UnreadablePickle(f"holds a text of {length} bytes; no checkpoint does.")
+    def string(self, length: int) -> str:
+        if length > MAX_STRING:
+            raise UnreadablePickle(f"holds a string of {length} bytes; no checkpoint does.")
         return str(self.take(length), "utf-8")
 
     def line(self) -> str:
@@ -142,20 +145,20 @@ class _Machine:
         return function.apply(arguments)
 
 
-# Numbers, texts, bytes
+# Numbers, strings, bytes
 
 
 @_instruction(pickle.NONE, pickle.NEWTRUE, pickle.NEWFALSE)
-def _constant(m: _Machine) -> None:
+def _constant(m: _StackMachine) -> None:
     code = m.data[m.position - 1]
     m.stack.append(None if code == pickle.NONE[0] else code == pickle.NEWTRUE[0])
 
 
-def _register_reader(code: bytes, read: Callable[[_Machine], Any]) -> None:
+def _register_reader(code: bytes, read: Callable[[_StackMachine], Any]) -> None:
     _instruction(code)(lambda m: m.stack.append(read(m)))
 
 
-def _integer(m: _Machine, length: int) -> int:
+def _integer(m: _StackMachine, length: int) -> int:
     if length > MAX_INTEGER:
         raise UnreadablePickle(f"holds an integer of {length} bytes; no checkpoint does.")
     return int.from_bytes(m.take(length), "little", signed=True)
@@ -167,9 +170,9 @@ _register_reader(pickle.BININT2, lambda m: m.number("<H"))
 _register_reader(pickle.BINFLOAT, lambda m: m.number(">d"))
 _register_reader(pickle.LONG1, lambda m: _integer(m, m.number("<B")))
 _register_reader(pickle.LONG4, lambda m: _integer(m, m.number("<I")))
-_register_reader(pickle.BINUNICODE, lambda m: m.text(m.number("<I")))
-_register_reader(pickle.SHORT_BINUNICODE, lambda m: m.text(m.number("<B")))
-_register_reader(pickle.BINUNICODE8, lambda m: m.text(m.number("<Q")))
+_register_reader(pickle.BINUNICODE, lambda m: m.string(m.number("<I")))
+_register_reader(pickle.SHORT_BINUNICODE, lambda m: m.string(m.number("<B")))
+_register_reader(pickle.BINUNICODE8, lambda m: m.string(m.number("<Q")))
 _register_reader(pickle.BINBYTES, lambda m: m.take(m.number("<I")))
 _register_reader(pickle.SHORT_BINBYTES, lambda m: m.take(m.number("<B")))
 _register_reader(pickle.BINBYTES8, lambda m: m.take(m.number("<Q")))
@@ -179,31 +182,31 @@ _register_reader(pickle.BINBYTES8, lambda m: m.take(m.number("<Q")))
 _register_reader(pickle.EMPTY_TUPLE, lambda m: ())
 _register_reader(pickle.EMPTY_LIST, lambda m: [])
 _register_reader(pickle.EMPTY_DICT, lambda m: {})
-_register_reader(pickle.EMPTY_SET, lambda m: [])  # a set: kept as a list, nothing is hashed
+_register_reader(pickle.EMPTY_SET, lambda m: [])  # sets are kept as lists, nothing is hashed
 _register_reader(pickle.TUPLE1, lambda m: (m.stack.pop(),))
 _register_reader(pickle.TUPLE2, lambda m: (m.stack.pop(), m.stack.pop())[::-1])
 _register_reader(pickle.TUPLE3, lambda m: (m.stack.pop(), m.stack.pop(), m.stack.pop())[::-1])
 
 
 @_instruction(pickle.MARK)
-def _mark(m: _Machine) -> None:
+def _mark(m: _StackMachine) -> None:
     m.below.append(m.stack)
     m.stack = []
 
 
 @_instruction(pickle.TUPLE)
-def _tuple(m: _Machine) -> None:
+def _tuple(m: _StackMachine) -> None:
     items = m.pop_mark()
     m.stack.append(tuple(items))
 
 
 @_instruction(pickle.FROZENSET)
-def _frozenset(m: _Machine) -> None:
+def _frozenset(m: _StackMachine) -> None:
     items = m.pop_mark()
     m.stack.append(items)
 
 
-def _extend(m: _Machine, items: list[Any]) -> None:
+def _extend(m: _StackMachine, items: list[Any]) -> None:
     if type(m.stack[-1]) is not list:
         raise UnreadablePickle(f"appends to something that is no list (near byte {m.position}).")
     m.stack[-1].extend(items)
@@ -213,18 +216,18 @@ _instruction(pickle.APPEND)(lambda m: _extend(m, [m.stack.pop()]))
 _instruction(pickle.APPENDS, pickle.ADDITEMS)(lambda m: _extend(m, m.pop_mark()))
 
 
-def _update(m: _Machine, items: list[Any]) -> None:
+def _update(m: _StackMachine, items: list[Any]) -> None:
     target = m.stack[-1]
     if type(target) is not dict or len(items) % 2:
         raise UnreadablePickle(f"sets entries of something that is no dictionary (near byte {m.position}).")
     for key, value in zip(items[::2], items[1::2]):
         if type(key) not in (str, int, float, bool, type(None)):
-            raise UnreadablePickle("holds a dictionary whose keys are neither texts nor numbers.")
+            raise UnreadablePickle("holds a dictionary whose keys are neither strings nor numbers.")
         target[key] = value
 
 
 @_instruction(pickle.SETITEM)
-def _set_item(m: _Machine) -> None:
+def _set_item(m: _StackMachine) -> None:
     value, key = m.stack.pop(), m.stack.pop()
     _update(m, [key, value])
 
@@ -235,12 +238,12 @@ _instruction(pickle.SETITEMS)(lambda m: _update(m, m.pop_mark()))
 
 
 @_instruction(pickle.GLOBAL)
-def _global(m: _Machine) -> None:
+def _global(m: _StackMachine) -> None:
     m.stack.append(m.find(m.line(), m.line()))
 
 
 @_instruction(pickle.STACK_GLOBAL)
-def _stack_global(m: _Machine) -> None:
+def _stack_global(m: _StackMachine) -> None:
     name, module = m.stack.pop(), m.stack.pop()
     if type(name) is not str or type(module) is not str or len(name) + len(module) > 2 * MAX_NAME:
         raise UnreadablePickle("names a global with something that is no name; it is damaged or not a checkpoint.")
@@ -248,13 +251,13 @@ def _stack_global(m: _Machine) -> None:
 
 
 @_instruction(pickle.REDUCE, pickle.NEWOBJ)
-def _call(m: _Machine) -> None:
+def _call(m: _StackMachine) -> None:
     arguments, function = m.stack.pop(), m.stack.pop()
     m.stack.append(m.call(function, arguments))
 
 
 @_instruction(pickle.BUILD)
-def _build(m: _Machine) -> None:
+def _build(m: _StackMachine) -> None:
     state = m.stack.pop()
     if not isinstance(m.stack[-1], Inert):
         raise UnreadablePickle(f"gives a state to something that has none (near byte {m.position}).")
@@ -262,7 +265,7 @@ def _build(m: _Machine) -> None:
 
 
 @_instruction(pickle.BINPERSID)
-def _persistent_id(m: _Machine) -> None:
+def _persistent_id(m: _StackMachine) -> None:
     if m.persistent is None:
         raise UnreadablePickle("refers to data outside of itself; no published checkpoint does.")
     m.stack.append(m.persistent(m.stack.pop()))
@@ -278,11 +281,11 @@ _register_reader(pickle.LONG_BINGET, lambda m: m.memo[m.number("<I")])
 _instruction(pickle.BINPUT)(lambda m: m.memo.__setitem__(m.number("<B"), m.stack[-1]))
 _instruction(pickle.LONG_BINPUT)(lambda m: m.memo.__setitem__(m.number("<I"), m.stack[-1]))
 _instruction(pickle.MEMOIZE)(lambda m: m.memo.__setitem__(len(m.memo), m.stack[-1]))
-_instruction(pickle.FRAME)(lambda m: m.number("<Q"))  # FRAME: a hint for readers of streams
+_instruction(pickle.FRAME)(lambda m: m.number("<Q"))  # the size of a frame, a hint for stream readers
 
 
 @_instruction(pickle.PROTO)
-def _protocol(m: _Machine) -> None:
+def _protocol(m: _StackMachine) -> None:
     protocol = m.number("<B")
     if protocol > 5:
         raise UnreadablePickle(f"says that it is a pickle of protocol {protocol}, which does not exist.")

@@ -1,4 +1,4 @@
-"""Tensor names of the published checkpoints and this project's, either way.
+"""Mapping between the tensor names of published checkpoints and this project's.
 
 The published system stores its 1x1 convolutions as [out, in, 1, 1] and keeps constant FIR filters and a blending
 parameter in its state; here pointwise weights are matrices, and constants are not state.
@@ -21,10 +21,10 @@ __all__ = [
     "take_state",
 ]
 
-#: State of the published system that is constant or has no effect → its shape.
+#: Tensors of the published system that are constant or have no effect → shape.
 _CONSTANTS = {"resample_filter": (4, 4), "alpha": ()}
 
-#: What stands for a field of the names below. `next` is `index` + 1: our lists of layers begin with the input layer.
+#: Patterns of the fields in the names below. `next` is `index` + 1: our lists of layers begin with the input layer.
 _FIELDS = {
     "number": r"\d{1,4}",
     "index": r"\d{1,4}",
@@ -36,7 +36,7 @@ _FIELDS = {
     "rest": r".+",
 }
 
-# Published name, our name. The first pair that fits counts.
+# Published name, our name. The first match counts.
 _MOTION = "synthesis.fg_nerf.motion_generator"
 _GENERATOR = [
     ("mapping.w_avg", "mapping.w_avg"),
@@ -139,12 +139,12 @@ def match_names(
 
     Args:
         shapes: Published name → shape.
-        target: The module whose state is wanted; it may be on the meta device.
+        target: The module to load; it may be on the meta device.
         rename: `map_generator_name` or `map_discriminator_name`.
-        restore: Their reverse, for messages.
+        restore: The reverse function, for messages.
 
     Raises:
-        ValueError: Tensors are missing, left over, or have another shape; they are named.
+        ValueError: Tensors are missing, left over, or have another shape; the message names them.
     """
     wanted = {name: tuple(tensor.shape) for name, tensor in target.state_dict().items()}
     matched: dict[str, str] = {}
@@ -179,7 +179,7 @@ def take_state(matched: Mapping[str, str], state: Mapping, target: torch.nn.Modu
     """Tensors under our names and in our shapes.
 
     Args:
-        matched: Of `match_names`.
+        matched: Result of `match_names`.
         state: Published name → tensor.
     """
     wanted = target.state_dict()

@@ -1,8 +1,8 @@
-"""The objects in a published checkpoint, as data: networks, tensors and the bytes behind them, numpy's numbers.
+"""Objects of published checkpoints as plain data: networks, tensors and their storages, numpy's numbers.
 
-`allowed_globals` lists every global that such a file may name, with what stands for it here. Two of them are doors in
+`allowed_globals` lists every global that such a file may name, with its replacement here. Two of them execute code in
 the original: `_reconstruct_persistent_obj` runs source code from the file, `_load_from_bytes` opens a second pickle.
-Here the former only keeps what it is given, and the latter is read by the same restricted machine.
+Here the former only keeps its arguments, and the latter is read by the same restricted unpickler.
 """
 
 import io
@@ -34,13 +34,13 @@ DTYPES = {
     "BoolStorage": torch.bool,
 }
 
-# Of `torch.save` as it was before zip archives: three pickles, the object, a list of keys, and raw numbers.
+# `torch.save` before zip archives: three pickles, the object, a list of keys, and raw numbers.
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001
 
 MAX_DIMENSIONS, MAX_SIZE = 8, 1 << 48  # of tensors
 
-#: Classes whose objects are kept, unmade, because nothing here needs them.
+#: Classes whose objects are kept inert, because nothing here needs them.
 INERT = inert(
     "builtins.int", "builtins.float", "builtins.str", "builtins.bool", "builtins.bytes", "builtins.complex",
     "numpy.ndarray", "torch.device", "torch.float16", "torch.float32", "torch.float64", "torch.nn.modules.*",
@@ -49,7 +49,7 @@ INERT = inert(
 
 
 class Storage:
-    """Numbers of one type: a view of the file's bytes."""
+    """A storage: numbers of one type, as a view of the file's bytes."""
 
     __slots__ = ("data", "dtype")
 
@@ -61,7 +61,7 @@ class Storage:
 
 
 class TensorData:
-    """A tensor that has not been read yet: where its numbers stand in a storage."""
+    """A tensor that is not read yet: its place in a storage."""
 
     __slots__ = ("offset", "shape", "storage", "strides")
 
@@ -73,7 +73,7 @@ class TensorData:
         return math.prod(self.shape) * self.storage.dtype.itemsize
 
     def read(self) -> torch.Tensor:
-        """A copy of its own, contiguous and aligned."""
+        """The tensor as a contiguous, aligned copy."""
         dtype = self.storage.dtype
         if math.prod(self.shape) == 0:
             return torch.empty(self.shape, dtype=dtype)
@@ -81,11 +81,11 @@ class TensorData:
         span = self.storage.data[self.offset * dtype.itemsize : (self.offset + last + 1) * dtype.itemsize]
         raw = torch.frombuffer(bytearray(span), dtype=torch.uint8 if dtype == torch.bool else dtype)
         tensor = raw.as_strided(self.shape, self.strides).contiguous()
-        return tensor != 0 if dtype == torch.bool else tensor  # a byte may be anything, a truth value may not
+        return tensor != 0 if dtype == torch.bool else tensor  # bytes other than 0 and 1 are no valid booleans
 
 
 def allowed_globals(budget: Budget) -> dict[str, Callable[[tuple], Any]]:
-    """Name of a global → what stands for calling it, for `read_pickle`."""
+    """Name of a global → function that replaces calling it, for `read_pickle`."""
     return INERT | {
         RECONSTRUCT: lambda arguments: Inert(RECONSTRUCT, arguments),
         "collections.OrderedDict": lambda arguments: _dictionary(arguments, budget),
@@ -129,18 +129,18 @@ def _list(arguments: tuple, budget: Budget) -> list:
 
 
 def _dictionary(arguments: tuple, budget: Budget) -> dict:
-    """Only empty ones, or of a list of pairs."""
+    """A dictionary, empty or from a list of pairs."""
     pairs = _list(arguments, budget)
     if not all(type(pair) in (list, tuple) and len(pair) == 2 and type(pair[0]) is str for pair in pairs):
         raise UnreadablePickle("makes a dictionary of something that is no pairs; it is damaged or not a checkpoint.")
     return {key: value for key, value in pairs}
 
 
-# Numbers of numpy
+# numpy's numbers
 
 
 class _NumberType(Inert):
-    """A numpy dtype: `layout`, the letters of its kind and size, and the byte order that its state brings."""
+    """A numpy dtype; `layout` is its format for `struct`, with the byte order from its state."""
 
     __slots__ = ()
 
@@ -171,7 +171,7 @@ def _number(arguments: tuple) -> bool | int | float:
 
 
 def _array(arguments: tuple) -> Inert:
-    """Arrays are kept as they are stored; nothing here needs one."""
+    """An array, kept inert: nothing here needs one."""
     return Inert("numpy.ndarray", arguments)
 
 
@@ -179,7 +179,7 @@ def _array(arguments: tuple) -> Inert:
 
 
 def _tensor(arguments: tuple) -> TensorData:
-    """Arguments of the original: storage, offset, shape, strides, requires_grad, hooks."""
+    """A tensor from the original's arguments: storage, offset, shape, strides, requires_grad, hooks."""
     storage, offset, shape, strides = (*arguments[:4], None, None, None, None)[:4]
     if not isinstance(storage, Storage) or type(shape) is not tuple or type(strides) is not tuple:
         raise UnreadablePickle("holds a tensor that is none; it is damaged or not a checkpoint.")
@@ -201,7 +201,7 @@ def _parameter(arguments: tuple) -> TensorData:
     return arguments[0]
 
 
-# Storages: bytes that `torch.save` wrote, in one of its two formats
+# Storages: the two formats of `torch.save`
 
 
 def _storage_types() -> dict[str, Callable[[tuple], Any]]:
@@ -222,30 +222,30 @@ def _nested_storage(arguments: tuple, budget: Budget) -> Storage:
         raise UnreadablePickle(f"holds tensor data that cannot be read. They are a file which {error}") from error
 
 
-def _described(identity: Any, described: list[tuple[torch.dtype, str, int]]) -> None:
-    """Note a persistent id ('storage', type, key, device, count, view): the nested pickle's one storage."""
+def _record_storage(identity: Any, records: list[tuple[torch.dtype, str, int]]) -> None:
+    """Record a persistent id ('storage', type, key, device, count, view): the nested pickle's storage."""
     entries = identity if type(identity) is tuple and len(identity) in (5, 6) else (None,) * 5
-    word, kind, key, _, count = entries[:5]
-    if word != "storage" or not isinstance(kind, Global) or type(key) is not str or type(count) is not int:
+    tag, kind, key, _, count = entries[:5]
+    if tag != "storage" or not isinstance(kind, Global) or type(key) is not str or type(count) is not int:
         raise UnreadablePickle("names data in an unknown way.")
     if len(entries) == 6 and entries[5] is not None:
         raise UnreadablePickle("holds a view of other data.")
-    described.append((DTYPES[kind.name.rpartition(".")[2]], key, count))
+    records.append((DTYPES[kind.name.rpartition(".")[2]], key, count))
 
 
-def _read_described(data: memoryview, start: int, budget: Budget) -> tuple[torch.dtype, str, int, int]:
-    """Type, key and count of the storage that a pickle consists of, and where the pickle ends."""
-    described: list[tuple[torch.dtype, str, int]] = []
+def _read_storage_record(data: memoryview, start: int, budget: Budget) -> tuple[torch.dtype, str, int, int]:
+    """Type, key and count of a pickle's only storage, and the end of the pickle."""
+    records: list[tuple[torch.dtype, str, int]] = []
     _, end = read_pickle(
         data,
         start=start,
         allowed=_storage_types(),
         budget=budget,
-        persistent=lambda identity: _described(identity, described),
+        persistent=lambda identity: _record_storage(identity, records),
     )
-    if len(described) != 1:
-        raise UnreadablePickle(f"holds {len(described)} storages instead of one.")
-    return *described[0], end
+    if len(records) != 1:
+        raise UnreadablePickle(f"holds {len(records)} storages instead of one.")
+    return *records[0], end
 
 
 def _checked(dtype: torch.dtype, count: int, raw: memoryview) -> Storage:
@@ -264,7 +264,7 @@ def _legacy_storage(data: memoryview, budget: Budget) -> Storage:
         raise UnreadablePickle("is in no format of torch.save.")
     if type(system) is not dict or system.get("little_endian") is not True:
         raise UnreadablePickle("was written on a machine with another order of bytes.")
-    dtype, key, count, end = _read_described(data, end, budget)
+    dtype, key, count, end = _read_storage_record(data, end, budget)
     keys, end = read_pickle(data, start=end, allowed={}, budget=budget)
     if type(keys) is not list or keys != [key]:
         raise UnreadablePickle("names other data than it holds.")
@@ -284,7 +284,7 @@ def _zip_storage(data: memoryview, budget: Budget) -> Storage:
                 raise UnreadablePickle("is a compressed zip, which torch.save never writes.")
             if "byteorder" in entries and archive.read(entries["byteorder"]) != b"little":
                 raise UnreadablePickle("was written on a machine with another order of bytes.")
-            dtype, key, count, _ = _read_described(memoryview(archive.read(entries["data.pkl"])), 0, budget)
+            dtype, key, count, _ = _read_storage_record(memoryview(archive.read(entries["data.pkl"])), 0, budget)
             return _checked(dtype, count, memoryview(archive.read(entries[f"data/{key}"])))
     except UnreadablePickle:
         raise

@@ -307,7 +307,7 @@ BROKEN = {
     "huge_tensor": (lambda: small_file(x=huge_tensor()), "claims 1152921504606846976 numbers"),
     "stretched": (lambda: small_file(x=stretched()), r"shape \[3, 1099511627776\] with only 3 numbers"),
     "shared": (lambda: small_file(G=shared_by_many()), "holds fewer bytes than the tensors of 'G' have"),
-    "huge_text": (lambda: b"\x80\x03X\xff\xff\xff\xffabc", "a text of 4294967295 bytes"),
+    "huge_text": (lambda: b"\x80\x03X\xff\xff\xff\xffabc", "a string of 4294967295 bytes"),
     "huge_bytes": (lambda: b"\x80\x03B\xff\xff\xff\xffabc", "is cut off"),
     "endless": (lambda: b"\x80\x03" + b"N0" * 250_000 + b"N.", "far more work"),
     "head_only": (lambda: small_file()[:5000], "is cut off: it ends after 5000 bytes"),

@@ -195,9 +195,9 @@ def test_bombs_of_depth_and_length(data, words):
 @pytest.mark.parametrize(
     "data, words",
     [
-        (b"\x80\x04X\xff\xff\xff\xffabc.", "a text of 4294967295 bytes"),
+        (b"\x80\x04X\xff\xff\xff\xffabc.", "a string of 4294967295 bytes"),
         (b"\x80\x04X\xff\xff\xff\x00abc.", "cut off"),
-        (b"\x80\x04\x8d" + b"\xff" * 8 + b"abc.", "a text of 18446744073709551615 bytes"),
+        (b"\x80\x04\x8d" + b"\xff" * 8 + b"abc.", "a string of 18446744073709551615 bytes"),
         (b"\x80\x04\x8e" + b"\xff" * 8 + b"abc.", "cut off"),
         (b"\x80\x04B\xff\xff\xff\x7fabc.", "cut off"),
         (b"\x80\x04\x8b\xff\xff\xff\x7f1.", "an integer of 2147483647 bytes"),
