@@ -135,7 +135,7 @@ class PairLoader:
         self.unreadable += len(problems)
         self.problem = problems[-1] if problems else self.problem
         if batch is None:
-            raise UserError(f"{problems[0]} So were {REPLACEMENTS} others that were tried in its place.")
+            raise UserError(f"{problems[0]} The {REPLACEMENTS} others tried in its place failed too.")
         self.position += self._step
         return batch
 
@@ -330,7 +330,7 @@ def share_batch(
 
 
 def check_shared_memory(workers: int) -> None:
-    """Create and drop the queues of a loader with so many workers, because a loader that fails there leaks workers.
+    """Create and drop the queues of a loader with `workers` workers: a loader that fails there leaks processes.
 
     Raises:
         OSError: Shared memory has no space for their locks.

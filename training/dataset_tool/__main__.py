@@ -1,13 +1,13 @@
-"""Turn videos into a training set: `python -m training.dataset_tool SOURCE OUT --resolution 64`.
+"""Conversion of videos to a training set: `python -m training.dataset_tool SOURCE OUT --resolution 64`.
 
 SOURCE is a video file, a folder of video files or of frame folders, or a zip of either. Every frame becomes a square
-image, `OUT/videos/<name>_<k>/<frame>.png`, where k counts the pieces that a video is cut into and the frame number is
-that within the whole video. Training cuts each folder into clips that do not overlap, so a lone video of 120 frames is
-only seven clips of 16; `--clip-step 1` makes 105 overlapping folders of it that share their files by hard links.
+image, `OUT/videos/<name>_<k>/<frame>.png`, where k counts the segments of a video and the frame number is that within
+the whole video. Training cuts each folder into clips that do not overlap, so a single video of 120 frames gives only
+seven clips of 16; `--clip-step 1` makes 105 overlapping folders of it that share their files by hard links.
 
-OUT appears at the end, complete, or not at all. Until then finished videos are kept beside it, in a hidden folder; the
-same command again goes on where it was interrupted. `--check` looks whether a dataset is sound, `--preview` shows it in
-one picture. docs/datasets.md has a recipe for each published dataset.
+OUT appears at the end, complete, or not at all. Until then finished videos are kept beside it in a hidden folder, and
+the same command continues an interrupted conversion. `--check` validates a dataset, `--preview` shows it in one image.
+docs/datasets.md gives the commands for each published dataset.
 """
 
 import os
@@ -27,16 +27,13 @@ from training.dataset_tool.validate import check_dataset, write_preview
 
 __all__ = ["COUNT", "PRESETS", "main", "prepare", "read_manifest", "summary"]
 
-# What the published models were trained on; see docs/datasets.md.
+# Settings of the published models' datasets; see docs/datasets.md.
 PRESETS = {
     "faceforensics": {"resolution": 256},
     "mead": {"resolution": 256},
     "taichi": {"resolution": 128, "stride": 4},
     "sky": {"resolution": 256},
 }
-
-# ----------------------------------------------------------------------------------------------------------------------
-
 
 COUNT = click.IntRange(min=1)
 POSITIVE = finite_float(0, above=True)
@@ -49,10 +46,10 @@ POSITIVE = finite_float(0, above=True)
 @click.option("--resolution", type=COUNT, default=64, show_default=True, help="Pixels per side.")
 @click.option("--nframes", type=COUNT, default=16, show_default=True, help="Length of a training clip.")
 @click.option("--frame-stride", "--stride", "stride", type=COUNT, default=1, show_default=True,
-              help="Keep every so-many-th frame.")  # fmt: skip
-@click.option("--max-frames", type=COUNT, help="Of a video, after the stride.  [default: all]")
-@click.option("--clip-frames", type=COUNT, help="Cut videos into folders of so many frames.")
-@click.option("--clip-step", "--overlap", "clip_step", type=COUNT, help="Start such a folder every so many frames.")
+              help="Keep every n-th frame.")  # fmt: skip
+@click.option("--max-frames", type=COUNT, help="Largest number of frames of a video, after the stride.  [default: all]")
+@click.option("--clip-frames", type=COUNT, help="Cut videos into folders of n frames.")
+@click.option("--clip-step", "--overlap", "clip_step", type=COUNT, help="Start such a folder every n frames.")
 @click.option("--crop", default="centre", show_default=True,
               help="centre, or LEFT,TOP,WIDTH,HEIGHT in pixels, of which the centre square is kept.")  # fmt: skip
 @click.option("--boxes", help="JSON file with a box per video or per frame, which the crop follows.")
@@ -119,7 +116,7 @@ def main(
 
 
 def notes(manifest: dict[str, Any]) -> list[str]:
-    """What a user should know about a conversion."""
+    """Messages for the user about a conversion."""
     found = []
     if manifest["skipped"]:
         found.append(f"{len(manifest['skipped'])} video(s) were left out.")
@@ -136,10 +133,10 @@ def notes(manifest: dict[str, Any]) -> list[str]:
 
 
 def _check_given(given: set[str], *, shape: str | None) -> None:
-    """Refuse options that would have no effect beside the others that are given.
+    """Refuse options that have no effect in combination with the others.
 
     Raises:
-        UserError: There is one; names it.
+        UserError: There is one; the message names it.
     """
     looking, takes = None, {"preview"}
     if "check" in given:
@@ -159,7 +156,7 @@ def _check_given(given: set[str], *, shape: str | None) -> None:
 
 
 def _check_preview(preview: str | None, *, among: list[str | None]) -> None:
-    """Refuse a picture below the root of a dataset, where it would be one of the frames."""
+    """Refuse a preview below the root of a dataset, where it would be taken for a frame."""
     folder = os.path.dirname(os.path.realpath(preview or ""))
     for root in among:
         if preview is not None and root is not None and is_inside(folder, root) and folder != os.path.realpath(root):

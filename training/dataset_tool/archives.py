@@ -1,12 +1,11 @@
-"""Packing a folder of frames: into one zip that is not compressed, or into tar files in the form of webdataset.
+"""Archives of datasets: an uncompressed zip of frames, or webdataset shards of clips.
 
 In a tar file (a shard), a clip of `nframes` frames is one sample: members that share their name up to the first dot,
-`<clip>.000.png … <clip>.015.png` and `<clip>.json` with the video it is from, the number of its first frame, and its
-label and camera if they are known. Clips are put into the shards in a seeded random order, so that reading a shard from
-its beginning to its end gives a mixture already. `index.json` says how many samples each shard has, as the tools of
-webdataset write it.
+`<clip>.000.png … <clip>.015.png` and `<clip>.json` with its video, the index of its first frame, and its label and
+camera if they are known. Clips are shuffled over the shards with a fixed seed, so that sequential reading is already
+mixed. `index.json` gives the number of samples of each shard, in the format of webdataset's tools.
 
-Both come out the same, byte for byte, from the same frames.
+Both are reproducible byte for byte from the same frames.
 """
 
 import io
@@ -28,7 +27,7 @@ from training.dataset_tool.staging import write_json
 __all__ = ["SHARD_INDEX", "pack_shards", "pack_zip"]
 
 SHARD_INDEX = "index.json"
-EPOCH = (1980, 1, 1, 0, 0, 0)  # the date of all members: the earliest that a zip knows
+EPOCH = (1980, 1, 1, 0, 0, 0)  # the date of all members: the earliest of the zip format
 
 
 def pack_zip(folder: str, file: str) -> str:
@@ -49,7 +48,7 @@ def pack_zip(folder: str, file: str) -> str:
 def pack_shards(folder: str, out: str, *, manifest: dict[str, Any], clips_per_shard: int) -> str:
     """Write the clips of a folder of frames into `out`/shard-000000.tar, …, with manifest and index; returns `out`.
 
-    Adds `num_clips`, `c_dim` (length of a label, 0 without labels) and `cameras` (whether they are known) to the
+    Adds `num_clips`, `c_dim` (length of a label, 0 without labels) and `cameras` (true if they are known) to the
     manifest.
     """
     shutil.rmtree(out, ignore_errors=True)

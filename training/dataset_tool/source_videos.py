@@ -1,4 +1,4 @@
-"""The videos that the dataset tool is given: files, folders of frames, or a zip of either."""
+"""Source videos of the dataset tool: video files, folders of frames, or a zip of either."""
 
 import dataclasses
 import hashlib
@@ -15,23 +15,23 @@ from training.data.frame_store import FrameStore, Video
 
 __all__ = ["Source", "SourceSet", "find_sources", "printable"]
 
-UNSUITABLE = re.compile(r'[\x00-\x1f\x7f\\:*?"<>|]')  # in file names, somewhere
-NAME_BYTES = 180  # file names end at 255 bytes, and a number and a suffix follow
+UNSUITABLE = re.compile(r'[\x00-\x1f\x7f\\:*?"<>|]')  # in file names of some operating system
+NAME_BYTES = 180  # file names are limited to 255 bytes, and a number and a suffix follow
 
 
 def printable(text: str) -> str:
-    """A file name as text that can be written anywhere: bytes that are no UTF-8 become \\xNN."""
+    """A file name as valid Unicode: bytes that are not UTF-8 become \\xNN."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """One video.
+    """One source video.
 
     Attributes:
-        name: What its folders are to be called; unlike all others.
-        path: Where it lies in the whole, with forward slashes.
-        video: Its frames, if it is a folder of frames; else it is an encoded video.
+        name: Unique name for its folders.
+        path: Path relative to the root, with forward slashes.
+        video: Its frames if it is a folder of frames; None for an encoded video.
     """
 
     name: str
@@ -41,12 +41,12 @@ class Source:
 
 @dataclasses.dataclass(frozen=True)
 class SourceSet:
-    """All videos of one place.
+    """Source videos of one file, folder or zip.
 
     Attributes:
         root: The video file itself, or the folder or zip that the paths are relative to.
         sources: In natural order.
-        entries: What dataset.json says of the videos, if it is there: 'labels' and 'cameras', each by listed_path.
+        entries: 'labels' and 'cameras' of dataset.json, if it exists, each by listed_path.
         store: The frames; None for a single file.
     """
 
@@ -60,7 +60,7 @@ class SourceSet:
         return self.root if self.store is None else os.path.join(self.root, source.path)
 
     def stamp(self, source: Source) -> str:
-        """A text that changes when the video does: from sizes of its files, and times (also the one nobody can set)."""
+        """Digest that changes with the video, of its files' sizes and times (mtime, ctime)."""
         if self.store is not None and self.store.is_zip:
             files = [self.root]
         elif source.video is None:
@@ -74,16 +74,16 @@ class SourceSet:
                 status = os.stat(file)
                 times = f"{status.st_mtime_ns}\0{status.st_ctime_ns}"
                 digest.update(f"{printable(file)}\0{status.st_size}\0{times}\0".encode())
-            except OSError:  # reading it will say what is wrong
+            except OSError:  # reading the file raises the error
                 digest.update(b"?")
         return digest.hexdigest()[:32]
 
 
 def find_sources(path: str) -> SourceSet:
-    """Look what there is.
+    """Find the source videos of a path.
 
     Raises:
-        UserError: Nothing, or nothing that could be a video; or a dataset.json that cannot be read, or whose labels or
+        UserError: There are no videos; or a dataset.json that cannot be read, or whose labels or
             cameras are all for something else.
     """
     names: set[str] = set()
@@ -119,10 +119,10 @@ def _stem(path: str) -> str:
 
 
 def _unique(path: str, names: set[str]) -> str:
-    """A name for the folders of a video that no other has and that every file system takes."""
+    """A unique name for the folders of a video, valid on every file system."""
     name = UNSUITABLE.sub("_", printable(path.replace("/", "-")))
     name = name.encode()[:NAME_BYTES].decode(errors="ignore")
-    if not name or name.startswith((".", "-")):  # hidden from listings, or like an option
+    if not name or name.startswith((".", "-")):  # hidden, or taken for an option
         name = f"_{name[1:]}"
     candidate = name
     for number in itertools.count(2):

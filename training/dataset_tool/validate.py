@@ -1,4 +1,4 @@
-"""Looking whether a dataset is sound, by decoding every frame; and showing it in one picture."""
+"""Validation of a dataset by decoding every frame, and a contact sheet of its videos."""
 
 import collections
 import dataclasses
@@ -26,17 +26,17 @@ from training.data.frame_store import FrameStore, decode_image, fit_square
 from training.data.webdataset_files import is_shards, open_shards, read_samples
 from training.dataset_tool.source_videos import printable
 
-__all__ = ["Report", "check_dataset", "write_preview"]
+__all__ = ["DatasetReport", "check_dataset", "write_preview"]
 
-LISTED = 20  # problems that are spelled out
-SHEET = (8, 8)  # videos and frames of each in a picture
-TILE = 128  # pixels per side of a frame in it, at most
-BATCH = 32  # videos that a worker takes at a time
+LISTED = 20  # problems that are printed
+SHEET = (8, 8)  # rows (videos) and columns (frames) of a contact sheet
+TILE = 128  # largest size of a frame in it, in pixels
+BATCH = 32  # videos per task of a worker
 
 
 @dataclasses.dataclass
-class Report:
-    """What a look at a dataset gave."""
+class DatasetReport:
+    """Result of a validation: sizes, problems, notes."""
 
     path: str
     nframes: int
@@ -49,7 +49,7 @@ class Report:
     notes: list[str] = dataclasses.field(default_factory=list)
 
     def lines(self) -> list[str]:
-        """For people."""
+        """The report as lines of text."""
         sizes = ", ".join(f"{w}×{h} ({count})" for (w, h), count in self.sizes.most_common(5))
         lines = [
             f"dataset   {self.path}",
@@ -65,13 +65,13 @@ class Report:
         return lines if self.problems else [*lines, "sound     no problems"]
 
 
-def check_dataset(path: str, *, nframes: int = 16, workers: int = 1) -> Report:
+def check_dataset(path: str, *, nframes: int = 16, workers: int = 1) -> DatasetReport:
     """Decode every frame of a dataset and compare it with its manifest and labels.
 
     Args:
         path: A folder or zip of frames, or shards.
-        nframes: Length of a clip; that of the manifest counts if there is one.
-        workers: Processes.
+        nframes: Length of a clip, where there is no manifest.
+        workers: Number of processes.
 
     Raises:
         UserError: There is no dataset.
@@ -84,12 +84,12 @@ def check_dataset(path: str, *, nframes: int = 16, workers: int = 1) -> Report:
         manifest = parse_manifest(store.read_bytes(MANIFEST))
     except OSError:
         manifest = None
-    report = Report(path=printable(path), nframes=manifest["nframes"] if manifest is not None else nframes)
+    report = DatasetReport(path=printable(path), nframes=manifest["nframes"] if manifest is not None else nframes)
     counts = {}
     numbers = range(len(store.videos))
     batches = [list(numbers[start : start + BATCH]) for start in range(0, len(numbers), BATCH)]
     with tqdm(total=len(numbers), desc="checking", unit=" videos", disable=None, dynamic_ncols=True) as bar:
-        for results in _spread(_look_at_videos, batches, store, workers):
+        for results in _map_tasks(_check_videos, batches, store, workers):
             for number, (sizes, broken) in results:
                 video = store.videos[number]
                 _add(report, video.path, len(video), sizes, broken)
@@ -114,7 +114,7 @@ def check_dataset(path: str, *, nframes: int = 16, workers: int = 1) -> Report:
     return report
 
 
-def _add(report: Report, path: str, length: int, sizes: collections.Counter, broken: list[str]) -> None:
+def _add(report: DatasetReport, path: str, length: int, sizes: collections.Counter, broken: list[str]) -> None:
     report.videos += 1
     report.frames += length
     report.clips += length // report.nframes
@@ -125,7 +125,7 @@ def _add(report: Report, path: str, length: int, sizes: collections.Counter, bro
         report.problems.append(f"'{path}' has frames of different sizes: {', '.join(f'{w}×{h}' for w, h in sizes)}")
 
 
-def _compare(report: Report, manifest: dict[str, Any], counts: dict[str, int]) -> None:
+def _compare(report: DatasetReport, manifest: dict[str, Any], counts: dict[str, int]) -> None:
     listed = {entry["path"]: entry["frames"] for entry in manifest.get("videos", [])}
     for path, frames in listed.items():
         if counts.get(path) != frames:
@@ -139,8 +139,8 @@ def _compare(report: Report, manifest: dict[str, Any], counts: dict[str, int]) -
         report.problems.append(f"{MANIFEST} says {side}×{side} pixels, not all frames have them")
 
 
-def _look_at_videos(store: FrameStore, numbers: list[int]) -> list[tuple[int, tuple[collections.Counter, list[str]]]]:
-    """Sizes of the frames of each video, and what is wrong with those that cannot be read."""
+def _check_videos(store: FrameStore, numbers: list[int]) -> list[tuple[int, tuple[collections.Counter, list[str]]]]:
+    """Frame sizes of each video, and the read errors."""
     results = []
     for number in numbers:
         video, sizes, broken = store.videos[number], collections.Counter(), []
@@ -153,13 +153,13 @@ def _look_at_videos(store: FrameStore, numbers: list[int]) -> list[tuple[int, tu
     return results
 
 
-def _check_shards(path: str, *, workers: int) -> Report:
+def _check_shards(path: str, *, workers: int) -> DatasetReport:
     shards = open_shards(path)
     nframes = shards.manifest["nframes"] if shards.manifest is not None else None
-    report = Report(path=printable(path), nframes=nframes or 1)
+    report = DatasetReport(path=printable(path), nframes=nframes or 1)
     report.problems += [f"the shard '{name}' is in index.json, but it is not there" for name in shards.missing]
     with tqdm(total=len(shards.urls), desc="checking", unit=" shards", disable=None, dynamic_ncols=True) as bar:
-        for number, results in enumerate(_spread(_look_at_shard, shards.urls, None, workers)):
+        for number, results in enumerate(_map_tasks(_check_shard, shards.urls, None, workers)):
             lengths, sizes, broken = results
             report.videos += len(lengths)
             report.frames += sum(lengths)
@@ -177,7 +177,7 @@ def _check_shards(path: str, *, workers: int) -> Report:
     return report
 
 
-def _look_at_shard(_: None, url: str) -> tuple[list[int], collections.Counter, list[str]]:
+def _check_shard(_: None, url: str) -> tuple[list[int], collections.Counter, list[str]]:
     lengths, sizes, broken = [], collections.Counter(), []
     try:
         for sample in read_samples(url):
@@ -185,15 +185,15 @@ def _look_at_shard(_: None, url: str) -> tuple[list[int], collections.Counter, l
             for name, data in sample.images:
                 try:
                     sizes[decode_image(data).size] += 1
-                except Exception as error:  # decoders raise whatever they like at damaged data
+                except Exception as error:  # decoders raise any exception for damaged data
                     broken.append(f"Cannot read the frame '{sample.key}.{name}' in '{url}' ({error})")
     except UserError as error:
         broken.append(str(error))
     return lengths, sizes, broken
 
 
-def _spread(function: Any, tasks: list, shared: Any, workers: int) -> Iterator[Any]:
-    """function(shared, task) for every task, in order."""
+def _map_tasks(function: Any, tasks: list, shared: Any, workers: int) -> Iterator[Any]:
+    """The results of function(shared, task) for every task, in order."""
     workers = min(workers, len(tasks))
     if workers <= 1:
         yield from (function(shared, task) for task in tasks)
@@ -218,12 +218,13 @@ def _call(function: Any, task: Any) -> Any:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# Contact sheet
 
 
 def write_preview(path: str, file: str) -> None:
-    """A contact sheet: some videos, spread over the dataset, one per row; frames from first to last.
+    """Write a contact sheet of evenly spaced videos, one per row, with frames from first to last.
 
-    A frame that cannot be read is red.
+    Unreadable frames are red.
 
     Raises:
         UserError: There is no dataset, or the file cannot be written.
@@ -232,14 +233,14 @@ def write_preview(path: str, file: str) -> None:
     tiles = []
     if is_shards(path):
         for sample in _first_samples(path, rows):
-            chosen = [sample.images[index][1] for index in _chosen(len(sample.images), columns)]
+            chosen = [sample.images[index][1] for index in _evenly_spaced(len(sample.images), columns)]
             tiles.append([_tile(lambda data=data: decode_image(data)) for data in chosen])
     else:
         store = FrameStore(path)
         store.require_videos()
-        for number in _chosen(len(store.videos), rows):
+        for number in _evenly_spaced(len(store.videos), rows):
             video = store.videos[number]
-            chosen = _chosen(len(video), columns)
+            chosen = _evenly_spaced(len(video), columns)
             tiles.append([_tile(lambda v=video, i=index: store.read_frame(v, i)) for index in chosen])
     side = min(TILE, max(min(tile.size) for row in tiles for tile in row))
     sheet = Image.new("RGB", (columns * side, len(tiles) * side))
@@ -254,7 +255,7 @@ def write_preview(path: str, file: str) -> None:
 def _tile(read: Callable[[], Image.Image]) -> Image.Image:
     try:
         return read()
-    except Exception:  # decoders raise whatever they like at damaged data
+    except Exception:  # decoders raise any exception for damaged data
         return Image.new("RGB", (1, 1), (255, 0, 0))
 
 
@@ -267,6 +268,6 @@ def _first_samples(path: str, count: int) -> Iterator[Any]:
             yield sample
 
 
-def _chosen(total: int, count: int) -> list[int]:
-    """At most so many numbers below `total`, evenly spread, with the first and the last."""
+def _evenly_spaced(total: int, count: int) -> list[int]:
+    """At most `count` evenly spaced numbers below `total`, with the first and the last."""
     return sorted({round(x) for x in np.linspace(0, total - 1, min(count, total))})

@@ -1,7 +1,7 @@
-"""A run as one HTML page: `python -m training.report RUN` writes RUN/report.html.
+"""Report of a run as one HTML page: `python -m training.report RUN` writes RUN/report.html.
 
-The page is complete in itself: pictures and videos are inside it, it asks the network for nothing and runs no program,
-so it can be sent and kept. What a run folder says is shown as text, never as markup.
+The page is self-contained: images and videos are embedded, it makes no network requests and runs no scripts, so it can
+be sent and archived. The contents of a run folder are shown as text, never as markup.
 """
 
 import base64
@@ -36,10 +36,10 @@ from training.report.run_reader import (
 
 __all__ = ["write_report"]
 
-MAX_IMAGE = 400_000  # bytes; larger pictures are made smaller
+MAX_IMAGE = 400_000  # bytes; larger images are reduced
 MAX_IMAGE_SIDE = 1024
-MAX_IMAGE_FILE = 64_000_000  # bytes; what is larger is no preview
-MAX_VIDEO = 4_000_000  # bytes; larger videos are named, not shown
+MAX_IMAGE_FILE = 64_000_000  # bytes; larger files are not previews
+MAX_VIDEO = 4_000_000  # bytes; larger videos are listed by name
 WARNINGS = 40  # lines
 METRIC_ROWS = 12  # the latest of each metric
 
@@ -47,9 +47,9 @@ GEOMETRY = {  # name: (unit, meaning), as in training.monitoring.geometry_monito
     "surface": ("share of pixels", "pixels that show the foreground"),
     "depth_variance": ("scene units²", "variance of the visible surface's depth"),
     "relief": ("scene units", "distance of depths from the plane that fits best, root mean square"),
-    "parallax": ("image widths", "what a turned view shows beyond that plane; below 0.003 the geometry is flat"),
+    "parallax": ("image widths", "parallax of a turned view beyond that plane; below 0.003 the geometry is flat"),
 }
-FLAT_PARALLAX = 0.003  # training.monitoring.geometry_monitor.FLAT_PARALLAX, which would bring PyTorch along
+FLAT_PARALLAX = 0.003  # as training.monitoring.geometry_monitor.FLAT_PARALLAX, whose import would load PyTorch
 
 
 def write_report(
@@ -60,11 +60,11 @@ def write_report(
     Args:
         run: The folder.
         out: The file; None: report.html in the folder.
-        images: Moments of the training that grids of images are shown of.
-        shown: Videos that are shown, at most.
+        images: Largest number of image grids per kind, spread over the training.
+        shown: Largest number of videos.
 
     Raises:
-        UserError: It is no run folder, or the file cannot be written.
+        UserError: It is not a run folder, or the file cannot be written.
     """
     folder = Path(run)
     if not folder.is_dir():
@@ -76,7 +76,7 @@ def write_report(
     out = folder / "report.html" if out is None else Path(out)
     content = PAGE.format(**_sections(folder, images=images, shown=shown))
     with atomic_write(out) as file:
-        file.write(content.encode("utf-8", errors="replace"))  # names of files may be no valid text
+        file.write(content.encode("utf-8", errors="replace"))  # file names may be invalid Unicode
     return out
 
 
@@ -92,12 +92,12 @@ def main(run: str, out: str | None, images: int, shown: int) -> None:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# The page's parts
+# Sections of the page
 
 
 def _sections(folder: Path, *, images: int, shown: int) -> dict[str, str]:
     curves, last_row, damaged = read_statistics(folder / "stats.jsonl")
-    trouble, count, end = log_lines(folder / "log.txt", most=WARNINGS)
+    warning_lines, count, end = log_lines(folder / "log.txt", most=WARNINGS)
     notes = []
     if damaged:
         notes.append(f"Lines of stats.jsonl that are damaged or cut off: {damaged}.")
@@ -105,10 +105,10 @@ def _sections(folder: Path, *, images: int, shown: int) -> dict[str, str]:
     return {
         "title": _escape(folder.resolve().name or "run"),
         "summary": _summary(last_row, end, notes),
-        "warnings": _warnings(trouble, count),
+        "warnings": _warnings(warning_lines, count),
         "metrics": _metrics(metric_rows(folder)),
         "geometry": _geometry(curves),
-        "pictures": _pictures(folder, images),
+        "pictures": _images(folder, images),
         "videos": _videos(videos(folder), shown),
         "curves": _curves(curves),
         "options": "<p>There is no training_options.yaml.</p>" if options is None else f"<pre>{_escape(options)}</pre>",
@@ -127,7 +127,7 @@ def _summary(last: dict[str, Any], end: Sequence[str], notes: Iterable[str]) -> 
         ("GiB of memory", number_text(number(last.get("cpumem")))),
         ("GiB on the GPU", number_text(number(last.get("gpumem")))),
     ):
-        if text != "–":  # older runs know less about themselves
+        if text != "–":  # older runs have fewer fields
             tiles.append(f'<div class="tile"><b>{_escape(text)}</b>{label}</div>')
     state = "There is no log.txt."
     if end:
@@ -138,8 +138,8 @@ def _summary(last: dict[str, Any], end: Sequence[str], notes: Iterable[str]) -> 
     written = number(last.get("timestamp"))
     if 0 < written < 1e11:
         state += time.strftime(" Last row of stats.jsonl: %Y-%m-%d %H:%M:%S UTC.", time.gmtime(written))
-    texts = [state, *notes] if last else [state, "There are no rows in stats.jsonl yet.", *notes]
-    return f'<div class="tiles">{"".join(tiles)}</div>' + "".join(f"<p>{_escape(text)}</p>" for text in texts)
+    lines = [state, *notes] if last else [state, "There are no rows in stats.jsonl yet.", *notes]
+    return f'<div class="tiles">{"".join(tiles)}</div>' + "".join(f"<p>{_escape(text)}</p>" for text in lines)
 
 
 def _duration(value: Any) -> str:
@@ -224,31 +224,29 @@ def _chart(name: str, curves: Sequence[Curve], threshold: float | None = None) -
     return f"<figure><figcaption>{_escape(name)} <b>{' '.join(last)}</b></figcaption>{svg}</figure>"
 
 
-def _pictures(folder: Path, most: int) -> str:
+def _images(folder: Path, most: int) -> str:
     parts = []
     for name, media in image_grids(folder).items():
-        figures = [_picture(chosen.path, f"{chosen.kimg} kimg") for chosen in _spread(media, most)]
+        figures = [_image(chosen.path, f"{chosen.kimg} kimg") for chosen in _spread(media, most)]
         parts.append(f"<h3>{_escape(name)}</h3>")
         parts.append(f'<div class="pictures">{"".join(figures)}</div>')
         if len(media) > most:
             parts.append(f"<p>{most} of {len(media)} are shown.</p>")
     if (folder / "reals.png").exists():
-        parts.append(
-            f'<h3>real videos</h3><div class="pictures">{_picture(folder / "reals.png", "first frames")}</div>'
-        )
+        parts.append(f'<h3>real videos</h3><div class="pictures">{_image(folder / "reals.png", "first frames")}</div>')
     return "".join(parts) or "<p>There are none yet.</p>"
 
 
-def _picture(path: Path, caption: str) -> str:
-    content = _small_picture(path)
+def _image(path: Path, caption: str) -> str:
+    content = _reduced_image(path)
     if content is None:
         return f"<figure><figcaption>{_escape(caption)}: {_escape(path.name)} cannot be read</figcaption></figure>"
     source = f"data:image/{content[0]};base64,{base64.b64encode(content[1]).decode()}"
     return f'<figure><img alt="{_escape(caption)}" src="{source}"><figcaption>{_escape(caption)}</figcaption></figure>'
 
 
-def _small_picture(path: Path) -> tuple[str, bytes] | None:
-    """Kind and bytes of a picture; made smaller if it is large, None if it cannot be read."""
+def _reduced_image(path: Path) -> tuple[str, bytes] | None:
+    """Format and bytes of an image, reduced if it is large; None if it cannot be read."""
     from PIL import Image
 
     content = read_bytes(path, MAX_IMAGE_FILE)
@@ -286,7 +284,7 @@ def _videos(found: Sequence[MediaFile], most: int) -> str:
 
 
 def _spread(items: Sequence[MediaFile], most: int) -> list[MediaFile]:
-    """At most so many, the last and (if there is more than one) the first among them."""
+    """At most `most` evenly spaced items, with the last and (if there is more than one) the first."""
     if len(items) <= most:
         return list(items)
     if most == 1:
@@ -295,7 +293,7 @@ def _spread(items: Sequence[MediaFile], most: int) -> list[MediaFile]:
 
 
 def _escape(text: str) -> str:
-    """Text for a page, also inside attributes; without control characters, which HTML does not know."""
+    """Text escaped for HTML, also for attributes, without control characters."""
     return html.escape("".join(c for c in text if c >= " " or c in "\n\t"), quote=True)
 
 

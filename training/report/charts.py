@@ -1,8 +1,8 @@
-"""Line charts as SVG text: axes with round numbers, lines that break where a value is missing. The vertical
-axis is logarithmic where positive values span more than two decades.
+"""Line charts as SVG: axes with round numbers, lines with gaps at missing values.
 
-Where a point stands for several values, their mean is drawn as a line and the range from lowest to highest as an area,
-so that no spike is hidden. Colours are those of the page's classes c0, c1, ….
+The vertical axis is logarithmic where positive values span more than two decades. Where a point stands for several
+values, a line shows their mean and an area their range, so that no spike is hidden. Colours are those of the page's
+classes c0, c1, ….
 """
 
 import html
@@ -16,16 +16,16 @@ __all__ = ["is_constant", "line_chart", "number_text"]
 WIDTH, HEIGHT = 340, 180
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 10, 24
 COLOURS = 6
-DECADES = 100  # highest over lowest value from which on the axis is logarithmic
+DECADES = 100  # smallest ratio of highest to lowest value for a logarithmic axis
 
 
 def number_text(value: float) -> str:
-    """A number for people, four digits."""
+    """A number with four digits, or a dash if it is not finite."""
     return f"{value:.4g}" if math.isfinite(value) else "–"
 
 
 def is_constant(curve: Curve) -> bool:
-    """Whether there is nothing to draw: every value is the same, and finite."""
+    """True if all values are finite and equal."""
     values = {value for point in curve.points for value in point[1:]}
     return len(values) == 1 and all(map(math.isfinite, values))
 
@@ -34,9 +34,9 @@ def line_chart(curves: Sequence[Curve], *, label: str, threshold: float | None =
     """An <svg> element of curves that share their axes.
 
     Args:
-        curves: One line each; the first COLOURS have a colour of their own.
-        label: For those who cannot see it.
-        threshold: Where a dashed line is drawn, if the axis reaches that far.
+        curves: One line each; the first COLOURS have different colours.
+        label: Alternative text for screen readers.
+        threshold: Value of a dashed line, if it lies within the axis.
     """
     lines = [curve.points for curve in curves]
     points = [point for line in lines for point in line if math.isfinite(point[1])]
@@ -64,11 +64,11 @@ def line_chart(curves: Sequence[Curve], *, label: str, threshold: float | None =
         height = f"{y(threshold):.1f}"
         parts.append(f'<line class="threshold" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{height}" y2="{height}"/>')
     for i, line in enumerate(lines):
-        parts.extend(_drawn(line, x, y, colour=i % COLOURS))
+        parts.extend(_line_elements(line, x, y, colour=i % COLOURS))
     return "".join([*parts, "</svg>"])
 
 
-def _drawn(line: list[tuple[float, float, float, float]], x, y, *, colour: int) -> list[str]:
+def _line_elements(line: list[tuple[float, float, float, float]], x, y, *, colour: int) -> list[str]:
     parts = []
     for run in _runs(line):
         if any(high > low for _, _, low, high in run):
@@ -84,7 +84,7 @@ def _drawn(line: list[tuple[float, float, float, float]], x, y, *, colour: int) 
 
 
 def _runs(line: list[tuple[float, float, float, float]]) -> list[list[tuple[float, float, float, float]]]:
-    """Neighbours that have values."""
+    """Runs of consecutive points with finite values."""
     runs: list[list] = [[]]
     for point in line:
         if math.isfinite(point[1]):
@@ -95,7 +95,7 @@ def _runs(line: list[tuple[float, float, float, float]]) -> list[list[tuple[floa
 
 
 def _range(values: list[float]) -> tuple[float, float]:
-    """Lowest and highest, spread where they are equal, and within what differences can be taken of."""
+    """Lowest and highest value, widened if equal, and clamped so that their difference is finite."""
     low, high = max(min(values), -1e300), min(max(values), 1e300)
     if not high > low:
         spread = abs(low) * 0.1 or 0.5
@@ -104,7 +104,7 @@ def _range(values: list[float]) -> tuple[float, float]:
 
 
 def _powers(low: float, high: float) -> range:
-    """Exponents within a range, at most six."""
+    """Integer exponents within a range, at most six."""
     first, last = math.ceil(low - 1e-9), math.floor(high + 1e-9)
     return range(first, last + 1, max(1, math.ceil((last - first + 1) / 6)))
 

@@ -1,4 +1,4 @@
-"""The page that `training.report` fills in: no scripts, nothing from elsewhere (its policy forbids both)."""
+"""HTML template of the report, without scripts or external resources (its security policy forbids both)."""
 
 __all__ = ["PAGE"]
 

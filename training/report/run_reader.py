@@ -1,8 +1,6 @@
-"""What a run folder holds, read so that nothing in it can go wrong: a run that still writes, files that are missing,
-cut off, damaged, enormous or hostile.
+"""Robust reader of run folders: of runs that still write, and of missing, truncated, damaged, huge or malicious files.
 
-Only regular files are opened, at most so many bytes of each are kept, and what cannot be understood is left out and
-counted.
+Only regular files are opened, a limited number of bytes of each is kept, and invalid content is left out and counted.
 """
 
 import collections
@@ -21,30 +19,30 @@ __all__ = [
     "read_statistics", "read_text", "videos",
 ]  # fmt: skip
 
-MAX_POINTS = 400  # of a curve
+MAX_POINTS = 400  # per curve
 MAX_CURVES = 200
 MAX_NAME = 300  # characters
-MAX_METRIC_ROWS = 2000  # the latest of a metric
-NO_STATISTICS = ("kimg", "tick", "timestamp", "time", "left")
+MAX_METRIC_ROWS = 2000  # the latest rows of a metric
+STATUS_FIELDS = ("kimg", "tick", "timestamp", "time", "left")
 MAX_LINE = 1 << 20  # bytes
 MAX_TEXT = 1 << 20
-TROUBLE = re.compile(r"warning|error|traceback|not saved|could not be read|broken down|left out|damaged", re.IGNORECASE)
+PROBLEM = re.compile(r"warning|error|traceback|not saved|could not be read|broken down|left out|damaged", re.IGNORECASE)
 
 
 class Curve:
-    """One statistic over a run, whose memory stays bounded: neighbouring values are joined when there are many.
+    """Curve of one statistic in bounded memory: neighbouring values are merged when there are many.
 
     Attributes:
-        name: Of the statistic.
-        first, last: Its values there; NaN if not finite.
-        points: [kimg, mean, lowest, highest] of runs of equally many values, NaN where none is finite.
+        name: Name of the statistic.
+        first, last: First and last value; NaN if not finite.
+        points: [kimg, mean, lowest, highest] of bins with equal numbers of values, NaN where none is finite.
     """
 
     def __init__(self, name: str):
         self.name = name
         self.first = self.last = math.nan
-        self._size = 1  # values of a run
-        self._runs: list[list[float]] = []  # values, sum of kimg, finite values, their sum, lowest, highest
+        self._size = 1  # values per bin
+        self._bins: list[list[float]] = []  # count, sum of kimg, finite count, their sum, lowest, highest
 
     @classmethod
     def of(cls, name: str, kimg: Iterable[float], values: Iterable[float]) -> "Curve":
@@ -54,29 +52,29 @@ class Curve:
         return curve
 
     def add(self, kimg: float, value: float) -> None:
-        """The next value; not finite: a gap."""
+        """Append a value; one that is not finite gives a gap."""
         self.last = value if math.isfinite(value) else math.nan
-        if not self._runs:
+        if not self._bins:
             self.first = self.last
         new = [1, kimg, 1, value, value, value] if math.isfinite(value) else [1, kimg, 0, 0.0, math.inf, -math.inf]
-        if self._runs and self._runs[-1][0] < self._size:
-            self._runs[-1] = _joined(self._runs[-1], new)
+        if self._bins and self._bins[-1][0] < self._size:
+            self._bins[-1] = _merged(self._bins[-1], new)
         else:
-            self._runs.append(new)
-        if len(self._runs) > MAX_POINTS:
-            pairs = zip(self._runs[::2], [*self._runs[1::2], None])
-            self._runs = [one if other is None else _joined(one, other) for one, other in pairs]
+            self._bins.append(new)
+        if len(self._bins) > MAX_POINTS:
+            pairs = zip(self._bins[::2], [*self._bins[1::2], None])
+            self._bins = [one if other is None else _merged(one, other) for one, other in pairs]
             self._size *= 2
 
     @property
     def points(self) -> list[tuple[float, float, float, float]]:
         none = (math.nan, math.nan, math.nan)
         return [
-            (k / n, *((total / finite, low, high) if finite else none)) for n, k, finite, total, low, high in self._runs
+            (k / n, *((total / finite, low, high) if finite else none)) for n, k, finite, total, low, high in self._bins
         ]
 
 
-def _joined(one: list[float], other: list[float]) -> list[float]:
+def _merged(one: list[float], other: list[float]) -> list[float]:
     sums = [x + y for x, y in zip(one[:4], other[:4])]
     return [*sums, min(one[4], other[4]), max(one[5], other[5])]
 
@@ -92,13 +90,13 @@ class MediaFile:
 
 
 def read_text(path: Path, limit: int = MAX_TEXT) -> str | None:
-    """The beginning of a text file; None if there is no such file or it cannot be read."""
+    """The first `limit` bytes of a text file; None if it is missing or cannot be read."""
     content = read_bytes(path, limit)
     return None if content is None else content.decode("utf-8", errors="replace")
 
 
 def read_rows(path: Path) -> Iterator[dict[str, Any] | None]:
-    """The rows of a .jsonl file one after the other; None for a line that is no JSON object."""
+    """The rows of a .jsonl file; None for a line that is not a JSON object."""
     for line in _lines(path):
         try:
             row = json.loads(line)
@@ -108,9 +106,9 @@ def read_rows(path: Path) -> Iterator[dict[str, Any] | None]:
 
 
 def read_statistics(path: Path) -> tuple[list[Curve], dict[str, Any], int]:
-    """Every statistic of stats.jsonl by name, its last row, and how many lines are damaged or cut off.
+    """The statistics of stats.jsonl sorted by name, its last row, and the number of damaged or truncated lines.
 
-    Rows whose kimg is no number or goes back are left out.
+    Rows whose kimg is invalid or decreases are left out.
     """
     curves: dict[str, Curve] = {}
     last_row: dict[str, Any] = {}
@@ -122,7 +120,7 @@ def read_statistics(path: Path) -> tuple[list[Curve], dict[str, Any], int]:
             continue
         last, last_row = kimg, row
         for name, entry in row.items():
-            if name in NO_STATISTICS or len(name) > MAX_NAME:
+            if name in STATUS_FIELDS or len(name) > MAX_NAME:
                 continue
             if name not in curves and len(curves) < MAX_CURVES:
                 curves[name] = Curve(name)
@@ -133,7 +131,7 @@ def read_statistics(path: Path) -> tuple[list[Curve], dict[str, Any], int]:
 
 
 def number(value: Any) -> float:
-    """A value of JSON as a float; NaN for what is no number."""
+    """A JSON value as a float; NaN if it is not a number."""
     if type(value) not in (int, float):
         return math.nan
     try:
@@ -143,17 +141,17 @@ def number(value: Any) -> float:
 
 
 def log_lines(path: Path, *, most: int) -> tuple[list[str], int, list[str]]:
-    """Lines of a log that tell of trouble (the latest `most`), how many there are, and the log's last lines."""
-    trouble, count, end = [], 0, []
+    """Warnings and errors in a log (the latest `most` lines), their number, and the log's last lines."""
+    problems, count, end = [], 0, []
     for raw in _lines(path):
         line = raw.decode("utf-8", errors="replace").rstrip()[:500]
         if not line:
             continue
         end = [*end[-14:], line]
-        if TROUBLE.search(line):
+        if PROBLEM.search(line):
             count += 1
-            trouble = [*trouble[-(most - 1) :], line]
-    return trouble, count, end
+            problems = [*problems[-(most - 1) :], line]
+    return problems, count, end
 
 
 def metric_rows(folder: Path) -> dict[str, list[dict[str, Any]]]:
@@ -186,7 +184,7 @@ def videos(folder: Path) -> list[MediaFile]:
         reverse=True,
     )
     for kimg in numbers:
-        # The folder's name is padded with zeros; whoever made it otherwise is not shown.
+        # Folder names are padded with zeros; others are not previews.
         entries = [e for e in _entries(folder / "videos" / f"{kimg:06d}") if re.fullmatch(r"[^.].*\.mp4", e.name)]
         if entries:
             media = [MediaFile(Path(e.path), kimg, e.name[:-4], e.stat().st_size) for e in entries]
@@ -195,7 +193,7 @@ def videos(folder: Path) -> list[MediaFile]:
 
 
 def read_bytes(path: Path, limit: int) -> bytes | None:
-    """The beginning of a file; None if there is no such file or it cannot be read."""
+    """The first `limit` bytes of a file; None if it is missing or cannot be read."""
     try:
         with _open(path) as file:
             return file.read(limit)
@@ -204,7 +202,7 @@ def read_bytes(path: Path, limit: int) -> bytes | None:
 
 
 def _entries(folder: Path, *, files: bool = True) -> list[os.DirEntry]:
-    """Regular files, or folders, of a folder that may not be there."""
+    """Regular files, or folders, in a folder; none if it is missing."""
     try:
         with os.scandir(folder) as entries:
             kind = os.DirEntry.is_file if files else os.DirEntry.is_dir
@@ -214,7 +212,7 @@ def _entries(folder: Path, *, files: bool = True) -> list[os.DirEntry]:
 
 
 def _open(path: Path) -> IO[bytes]:
-    """A regular file: not a link, which might lead out of the run, and not a pipe, which might never end."""
+    """Open a regular file: links might lead out of the run, and pipes might never end."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
@@ -223,7 +221,7 @@ def _open(path: Path) -> IO[bytes]:
 
 
 def _lines(path: Path) -> Iterator[bytes]:
-    """Lines of a file that may be missing; of one that is too long, its pieces."""
+    """The lines of a file, long ones in pieces; none if it is missing."""
     try:
         with _open(path) as file:
             while line := file.readline(MAX_LINE):

@@ -112,7 +112,9 @@ def test_mistakes_write_nothing(folder, tmp_path, arguments, message):
 
 
 def test_help_and_usage_errors_answer_in_one_line_without_loading_torch():
-    code = "import sys, training.inversion as m; assert 'torch' not in sys.modules; sys.argv[0] = 'x'; m.main()"
+    code = (
+        "import sys, training.inversion.__main__ as m; assert 'torch' not in sys.modules; sys.argv[0] = 'x'; m.main()"
+    )
     help_text = subprocess.run([sys.executable, "-c", code, "--help"], capture_output=True, text=True)
     assert help_text.returncode == 0, help_text.stderr
     assert all(name in help_text.stdout for name in ("--clip", "--finetune", "--lpips", "--times"))
