@@ -51,13 +51,13 @@ def test_a_stop_in_a_streak_keeps_what_was_saved(tmp_path, capsys):
     loop._end_tick(Silent())
     for _ in range(4):
         loop.iterate()
-    reports = Silent()
-    loop._stop(reports, too_many_errors=False)
-    assert saved(loop) == 12 and "not saved, because the last" in reports.lines[-1]
+    logger = Silent()
+    loop._stop(logger, too_many_errors=False)
+    assert saved(loop) == 12 and "not saved, because the last" in logger.lines[-1]
 
 
 class Silent:
-    """Reports that only remember what was said."""
+    """A run logger that only records its lines."""
 
     def __init__(self):
         self.lines = []
