@@ -18,8 +18,8 @@ DEMO_KIMG ?= 4
 
 help:
 	@echo "make install   create $(VENV) and install the requirements"
-	@echo "make test      style checks and all tests"
-	@echo "make lint      style checks alone; make format repairs what can be repaired"
+	@echo "make test      spelling, style, types and all tests"
+	@echo "make lint      spelling, style and types alone; make format repairs what can be repaired"
 	@echo "make demo      train a small model on synthetic heads for a few minutes and render videos"
 	@echo "make demo-clip the same on a downloaded clip of real footage"
 	@echo "make learn     train the small model and ablations on synthetic heads and evaluate them (docs/learning.md)"
@@ -40,6 +40,7 @@ lint: $(STAMP)
 	$(BIN)/codespell
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
@@ -104,5 +105,5 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks --json out/bench.json $(BENCH)
 
 clean:
-	rm -rf out .pytest_cache .ruff_cache
+	rm -rf out .pytest_cache .ruff_cache .mypy_cache
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -56,8 +56,9 @@ def file_track(
 
     Cameras without a time: as many moments of `time_range` (or `time_steps` of them, spread) go with them.
     """
-    if cameras[0].time is not None:
-        return recorded_track(name, path_cameras(cameras), [camera.time for camera in cameras])
+    times = [camera.time for camera in cameras if camera.time is not None]
+    if len(times) == len(cameras):
+        return recorded_track(name, path_cameras(cameras), times)
     count = len(cameras)
     schedule = frame_schedule(count, time_steps or count, time_range=time_range)
     forwards = [(count - 1 - step, time) for step, time in schedule]

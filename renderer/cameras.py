@@ -240,10 +240,11 @@ def stereo_pair(cameras: Cameras, eye_distance: float = EYE_DISTANCE) -> tuple[C
             f"the origin, got {eye_distance:g}."
         )
     half = torch.asin(eye_distance / (2 * radius))
-    return tuple(
+    left, right = (
         Cameras(cam2world=(_turn(cam2world[:, :3, 1], angle) @ cam2world).float(), fov=cameras.fov)
         for angle in (-half, half)
     )
+    return left, right
 
 
 def _turn(axis: torch.Tensor, angle: torch.Tensor) -> torch.Tensor:

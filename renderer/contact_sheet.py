@@ -48,7 +48,7 @@ def contact_sheet(rows: Sequence[torch.Tensor], scale: int = 1) -> torch.Tensor:
 
     Rows of smaller frames are enlarged to the size of the largest by repeating pixels.
     """
-    size = tuple(max(row.shape[dim] * scale for row in rows) for dim in (2, 3))
+    size = [max(row.shape[dim] * scale for row in rows) for dim in (2, 3)]
     same = [torch.nn.functional.interpolate(row.float(), size=size, mode="nearest-exact") for row in rows]
     return image_grid(torch.cat(same).to(torch.uint8), len(rows[0]))
 
@@ -63,7 +63,7 @@ def _read_colours(path: str) -> torch.Tensor:
 
 def _read_depth(path: str) -> torch.Tensor:
     depth, (near, far) = torch.from_numpy(read_depth_png(path)), DepthScale.read(os.path.dirname(path)).range()
-    return displayed("depth", depth[None], size=tuple(depth.shape), near=near, far=far)
+    return displayed("depth", depth[None], size=(depth.shape[0], depth.shape[1]), near=near, far=far)
 
 
 @click.command(cls=Command, context_settings={"max_content_width": 120, "show_default": True})

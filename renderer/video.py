@@ -12,6 +12,7 @@ import os
 import re
 import subprocess
 import tempfile
+from typing import IO, NamedTuple
 
 import torch
 from PIL import Image
@@ -77,6 +78,23 @@ def check_video_size(height: int, width: int) -> None:
         )
 
 
+class _Encoder(NamedTuple):
+    """A running ffmpeg: its input, and the temporary file that takes its messages."""
+
+    process: subprocess.Popen
+    input: IO[bytes]
+    messages: IO[bytes]
+
+    def failure(self, path: str) -> UserError:
+        """The reason why it ended early, as an error about the video `path`."""
+        self.process.wait()
+        self.messages.seek(0)
+        message = one_line(self.messages.read().decode(errors="replace")) or "it gave no reason"
+        if os.strerror(errno.ENOSPC) in message:
+            return UserError(f"Cannot write {path}: there is no space left; free some or choose another folder.")
+        return UserError(f"Cannot write {path}: the video encoder failed: {message[-300:]}")
+
+
 class VideoWriter:
     """Write a video frame by frame; the file appears under its name when the writer is closed, complete or not at all.
 
@@ -117,8 +135,7 @@ class VideoWriter:
         folder, name = os.path.split(self.path)
         self._temporary = os.path.join(folder, f".{name[:200]}.{os.getpid()}.tmp")
         self._size: tuple[int, int] | None = None  # of the frames as given
-        self._encoder: subprocess.Popen | None = None
-        self._messages = None
+        self._encoder: _Encoder | None = None
 
     def __enter__(self) -> "VideoWriter":
         return self
@@ -136,7 +153,7 @@ class VideoWriter:
         height, width = frame.shape[1:]
         if self._encoder is None:
             self._size = (height, width)
-            self._start(width + width % 2, height + height % 2)
+            self._encoder = self._start(width + width % 2, height + height % 2)
             if self.frames_dir is not None:
                 make_frames_dir(self.frames_dir)
         elif (height, width) != self._size:
@@ -148,9 +165,9 @@ class VideoWriter:
             frame = torch.cat([frame, frame[:, -1:]], dim=1) if height % 2 else frame
             frame = torch.cat([frame, frame[:, :, -1:]], dim=2) if width % 2 else frame
         try:
-            self._encoder.stdin.write(frame.permute(1, 2, 0).contiguous().numpy().tobytes())
-        except OSError as error:  # a broken pipe: the encoder is gone and has said why
-            raise self._failure() from error
+            self._encoder.input.write(frame.permute(1, 2, 0).contiguous().numpy().tobytes())
+        except OSError as error:  # a broken pipe: the encoder has ended and left a message
+            raise self._encoder.failure(self.path) from error
         self.num_frames += 1
 
     def close(self) -> None:
@@ -159,11 +176,11 @@ class VideoWriter:
             raise ValueError(f"No frames were written to {self.path}.")
         try:
             try:
-                self._encoder.stdin.close()
+                self._encoder.input.close()
             except OSError as error:
-                raise self._failure() from error
-            if self._encoder.wait() != 0:
-                raise self._failure()
+                raise self._encoder.failure(self.path) from error
+            if self._encoder.process.wait() != 0:
+                raise self._encoder.failure(self.path)
             with open(self._temporary, "rb+") as file:
                 os.fsync(file.fileno())
             os.replace(self._temporary, self.path)
@@ -175,16 +192,16 @@ class VideoWriter:
     def abort(self) -> None:
         """Stop the encoder and remove what is unfinished; harmless after close."""
         if self._encoder is not None:
-            self._encoder.kill()
+            self._encoder.process.kill()
             with contextlib.suppress(OSError):
-                self._encoder.stdin.close()
-            self._encoder.wait()
+                self._encoder.input.close()
+            self._encoder.process.wait()
+            self._encoder.messages.close()
             self._encoder = None
-            self._messages.close()
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._temporary)
 
-    def _start(self, width: int, height: int) -> None:
+    def _start(self, width: int, height: int) -> _Encoder:
         # bt709 is spelled out because players otherwise guess the colour matrix from the size of the picture. faststart
         # moves the index to the front, so that a browser can begin before it has the whole file.
         command = [
@@ -198,26 +215,21 @@ class VideoWriter:
         if not os.path.isdir(os.path.dirname(self.path)):
             raise UserError(f"Cannot write {self.path}: its folder does not exist.")
         # A file, because nobody would read a pipe while frames are written. It lives as long as the encoder.
-        self._messages = tempfile.TemporaryFile(dir=temporary_folder())  # noqa: SIM115
+        messages = tempfile.TemporaryFile(dir=temporary_folder())  # noqa: SIM115
         try:
-            self._encoder = subprocess.Popen(
+            process = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
-                stderr=self._messages,
+                stderr=messages,
                 pipesize=PIPE_SIZE,
             )
         except OSError as error:
-            self._messages.close()
+            messages.close()
             raise UserError(f"Cannot start the video encoder {command[0]}: {error.strerror}.") from error
 
-    def _failure(self) -> UserError:
-        self._encoder.wait()
-        self._messages.seek(0)
-        message = one_line(self._messages.read().decode(errors="replace")) or "it gave no reason"
-        if os.strerror(errno.ENOSPC) in message:
-            return UserError(f"Cannot write {self.path}: there is no space left; free some or choose another folder.")
-        return UserError(f"Cannot write {self.path}: the video encoder failed: {message[-300:]}")
+        assert process.stdin is not None
+        return _Encoder(process, process.stdin, messages)
 
 
 def make_frames_dir(folder: str | os.PathLike) -> None:

@@ -13,7 +13,9 @@ the ray, and the resulting weights are put back into evaluation order, so that w
 """
 
 import dataclasses
-from collections.abc import Callable
+import functools
+from collections.abc import Iterable
+from typing import Protocol
 
 import torch
 
@@ -39,7 +41,17 @@ __all__ = [
     "render_rays",
 ]
 
-Field = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, tuple[torch.Tensor, ...]]]
+Features = tuple[torch.Tensor, ...]
+
+
+class Field(Protocol):
+    """A conditioned field; see the module's docstring."""
+
+    def __call__(self, points: torch.Tensor, directions: torch.Tensor) -> tuple[torch.Tensor, Features]:
+        """Raw density and features of points seen along unit directions [B, R, 3]."""
+
+    def project(self, features: Features, accumulation: torch.Tensor | float = 1.0) -> torch.Tensor:
+        """Values [..., C] of weighted sums of features, whose weights add up to `accumulation`."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -178,6 +190,11 @@ def _density(raw: torch.Tensor, noise: torch.Tensor | None) -> torch.Tensor:
     return torch.relu(raw if noise is None else raw + noise)
 
 
+def _total(terms: Iterable[torch.Tensor]) -> torch.Tensor:
+    """Sum of at least one tensor."""
+    return functools.reduce(torch.add, terms)
+
+
 def _per_frame(x: torch.Tensor | None) -> torch.Tensor | None:
     """[B, R, S] to [B, 1, R, S]."""
     return None if x is None else x[:, None]
@@ -225,7 +242,7 @@ class ForegroundSamples:
     def composite(self) -> tuple[torch.Tensor, ...]:
         """Weighted sum of every feature over all samples, each [B, T, R, C]."""
         sums = [[composite(weights, x) for x in features] for weights, features in self.parts]
-        return tuple(sum(terms[1:], terms[0]) for terms in zip(*sums, strict=True))
+        return tuple(_total(terms) for terms in zip(*sums, strict=True))
 
     def sorted_along_ray(self) -> tuple[torch.Tensor, torch.Tensor]:
         """(positions, weights), each [B, T, R, S], near to far."""
@@ -238,8 +255,8 @@ class ForegroundSamples:
         """The samples composited; the depth passes no gradients to the weights."""
         weights = [w for w, _ in self.parts]
         depths = [settings.near + (settings.far - settings.near) * p for p in self.positions]
-        depth = sum((w.detach() * d).sum(-1) for w, d in zip(weights, depths, strict=True))
-        return Accumulated(self.composite(), sum(w.sum(-1) for w in weights), depth, self.transmittance)
+        depth = _total((w.detach() * d).sum(-1) for w, d in zip(weights, depths, strict=True))
+        return Accumulated(self.composite(), _total(w.sum(-1) for w in weights), depth, self.transmittance)
 
 
 def march_foreground(

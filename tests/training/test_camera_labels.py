@@ -1,4 +1,4 @@
-"""Discriminators that are told the camera: the label, where it comes from, and what each of them is given."""
+"""Camera conditioning of the discriminators: the label, its source, and the input of each discriminator."""
 
 import itertools
 import json
@@ -76,7 +76,7 @@ def test_items_carry_the_camera_behind_the_label(tmp_path, labelled):
         plain, flipped = data[3, video].c.tolist(), data[3, video + 5].c.tolist()
         assert plain == pytest.approx([*one_hot[video], yaw, pitch])
         assert flipped == pytest.approx([*one_hot[video], -yaw, pitch]), "seen from the other side"
-        assert data.label(video).tolist() == one_hot[video], "the generator is not told"
+        assert data.label(video).tolist() == one_hot[video], "the generator is not conditioned on it"
 
 
 def test_mirrored_videos_are_seen_from_the_other_side():
@@ -129,22 +129,22 @@ class Witness(torch.nn.Module):
         return self.network(img, c)
 
 
-def told_loss(**arguments):
+def conditioned_loss(**arguments):
     generator = build_generator(SPEC).train()
     discriminators, _ = small_discriminators(SPEC.resolution, c_dim=CAMERA_LABEL, mbstd_group=2)
     discriminators.video, discriminators.image = Witness(discriminators.video), Witness(discriminators.image)
     return GanLoss(generator=generator, discriminator=discriminators, camera_condition=True, **arguments)
 
 
-def told_batch():
+def conditioned_batch():
     batch = real_batch()
     batch.angles = torch.tensor([[0.1, 1.6], [-0.2, 1.5]])
     return batch
 
 
 @pytest.mark.parametrize("phase", PHASES)
-def test_every_discriminator_is_told_the_camera_of_what_it_sees(phase):
-    loss, batch, stream = told_loss(), told_batch(), Recorder(0)
+def test_every_discriminator_is_conditioned_on_the_camera_of_its_input(phase):
+    loss, batch, stream = conditioned_loss(), conditioned_batch(), Recorder(0)
     prior = loss.generator.camera_prior
     loss.accumulate(phase, batch=batch, gain=1.0, stream=stream)
     real = camera_label(batch.angles, prior)
@@ -161,10 +161,10 @@ def test_every_discriminator_is_told_the_camera_of_what_it_sees(phase):
 
 
 def test_scores_depend_on_the_camera():
-    loss, batch = told_loss(), told_batch()
+    loss, batch = conditioned_loss(), conditioned_batch()
     frames, plane = batch.frames, torch.zeros(2, 1, SPEC.resolution, SPEC.resolution)
-    here = loss._judge_videos(frames, plane, loss._told(batch.c, batch.angles))
-    there = loss._judge_videos(frames, plane, loss._told(batch.c, batch.angles + 0.2))
+    here = loss.run_D_video(frames, plane, loss.discriminator_label(batch.c, batch.angles))
+    there = loss.run_D_video(frames, plane, loss.discriminator_label(batch.c, batch.angles + 0.2))
     assert (here - there).abs().min() > 1e-4
 
 

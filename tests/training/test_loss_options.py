@@ -9,7 +9,7 @@ from tests.goldens.checks import assert_near
 from tests.goldens.small_losses import PHASES, SPEC, Recorder, gradients, logits, make_loss, real_batch
 from tests.tape import Tape
 from torch_utils.rng import RandomStream
-from training.loss import draw_times
+from training.loss import sample_times
 
 VARIANTS = {
     "labels": {"c_dim": 3},
@@ -141,12 +141,12 @@ def test_without_style_mixing():
 
 
 def test_times_are_sorted_beta_draws():
-    times = draw_times(20000, RandomStream(0))
+    times = sample_times(20000, RandomStream(0))
     assert times.shape == (20000, 2)
     assert ((times >= 0) & (times <= 1)).all() and (times[:, 0] <= times[:, 1]).all()
     # Means of Beta(2, 1) and Beta(1, 2) are 2/3 and 1/3; P(t_late < x) = x², P(t_early < x) = 1 − (1 − x)².
     assert float(times.mean()) == pytest.approx(0.5, abs=0.01)
     both_below = float((times[:, 1] < 0.5).double().mean())
     assert both_below == pytest.approx(0.25 * 0.75, abs=0.015)
-    recorded = draw_times(2, Tape({"times/a": torch.tensor([0.2, 0.9]), "times/b": torch.tensor([0.4, 0.1])}))
+    recorded = sample_times(2, Tape({"times/a": torch.tensor([0.2, 0.9]), "times/b": torch.tensor([0.4, 0.1])}))
     assert_near(recorded, torch.tensor([[0.2, 0.4], [0.1, 0.9]]))

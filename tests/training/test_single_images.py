@@ -10,7 +10,7 @@ from run_train import metric_inputs
 from tests.goldens.small_losses import PHASES, Recorder, gradients, make_loss, real_batch
 from tests.training.tiny import make_loop, make_plan, write_frames
 from torch_utils.rng import RandomStream
-from training.loss import VideoBatch, draw_moments, draw_times
+from training.loss import VideoBatch, sample_single_times, sample_times
 
 
 def images_as_pairs() -> VideoBatch:
@@ -52,8 +52,8 @@ def test_every_phase_has_finite_gradients(phase):
 
 def test_moments_are_spread_as_the_frames_of_clips_are():
     """Ten quantiles of the moments against those of all times of pairs, which together are uniform."""
-    moments = draw_moments(20000, RandomStream(0)).flatten()
-    times = draw_times(20000, RandomStream(1)).flatten()
+    moments = sample_single_times(20000, RandomStream(0)).flatten()
+    times = sample_times(20000, RandomStream(1)).flatten()
     assert moments.min() >= 0 and moments.max() < 1
     levels = torch.linspace(0.05, 0.95, 10)
     assert (moments.quantile(levels) - times.quantile(levels)).abs().max() < 0.015

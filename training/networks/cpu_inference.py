@@ -44,9 +44,10 @@ class FusedNetworks:
     def fields(self, fields: Fields) -> Fields:
         """The same fields, of the videos that the weights are of, fused where that is possible."""
         background = fields.background
-        weight = None if background is None else background.first[0]
-        if weight is not None and weight.dtype == torch.float32 and has_fused_mlp(weight.device):
-            background = FusedBackground(background, self._fields)
+        if isinstance(background, ConditionedBackground):
+            weight = background.first[0]
+            if weight.dtype == torch.float32 and has_fused_mlp(weight.device):
+                return Fields(self._foreground(fields.foreground), FusedBackground(background, self._fields))
         return Fields(self._foreground(fields.foreground), background)
 
     def _foreground(self, field: Any) -> Any:
@@ -222,6 +223,7 @@ class FusedBlock:
         clamp = self.block.conv0.clamp
         # x, with the gain of the activation, also brings the bias of the correction's second layer: it must be blurred
         # like x. The first layer of the correction takes x without either.
+        assert self.block.conv0.upsampling is not None
         corners = self.block.conv0.upsampling.mode == "nn_cat"
         bias = expand_bias if corners else torch.zeros_like(self.bias)
         reduce = reduce / LRELU_GAIN
@@ -259,6 +261,7 @@ class FusedBlock:
 
     def _in_strips(self, x: torch.Tensor, last: bool) -> tuple[torch.Tensor | None, torch.Tensor]:
         block, height, width = self.block, *x.shape[:2]
+        assert block.conv0.upsampling is not None
         x = block.conv0.before_upsampling(x.reshape(1, height * width, -1), self.weight).view(1, height, width, -1)
         channels = x.shape[-1]
         strip = max(STRIP_SIZE // (4 * width * channels), MIN_STRIP)

@@ -6,6 +6,8 @@ one frame (3D-Aware Video Generation, section 3.2).
 """
 
 import math
+from collections.abc import Mapping
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -22,6 +24,8 @@ __all__ = ["Discriminator", "TimeAwareDiscriminators", "minibatch_std", "time_pl
 
 class ConvLayer(nn.Module):
     """k×k convolution with weight w / √(in k²), optional ÷2 behind an FIR filter, bias, activation, clamp."""
+
+    filter: torch.Tensor
 
     def __init__(
         self,
@@ -74,12 +78,13 @@ def minibatch_std(x: torch.Tensor, *, group_size: int, num_features: int = 1) ->
 class DiscriminatorBlock(nn.Module):
     """From one resolution to half of it: colours in, two convolutions, the second of them strided."""
 
+    filter: torch.Tensor
+
     def __init__(self, *, img_channels: int, channels: int, out_channels: int, clamp: float | None):
         super().__init__()
-        common = {"clamp": clamp}
-        self.fromrgb = ConvLayer(in_channels=img_channels, out_channels=channels, kernel_size=1, **common)
-        self.conv0 = ConvLayer(in_channels=channels, out_channels=channels, kernel_size=3, **common)
-        self.conv1 = ConvLayer(in_channels=channels, out_channels=out_channels, kernel_size=3, down=2, **common)
+        self.fromrgb = ConvLayer(in_channels=img_channels, out_channels=channels, kernel_size=1, clamp=clamp)
+        self.conv0 = ConvLayer(in_channels=channels, out_channels=channels, kernel_size=3, clamp=clamp)
+        self.conv1 = ConvLayer(in_channels=channels, out_channels=out_channels, kernel_size=3, down=2, clamp=clamp)
         self.register_buffer("filter", setup_filter([1, 3, 3, 1]), persistent=False)
 
     def forward(self, x: torch.Tensor | None, img: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -141,13 +146,14 @@ class Discriminator(nn.Module):
         channels = {
             2**i: min(int(32768 * channel_base) // 2**i, channel_max) for i in range(2, resolution.bit_length())
         }
-        self.blocks = nn.ModuleDict()
+        blocks = nn.ModuleDict()
         r = resolution
         while r > 4:
-            self.blocks[str(r)] = DiscriminatorBlock(
+            blocks[str(r)] = DiscriminatorBlock(
                 img_channels=img_channels, channels=channels[r], out_channels=channels[r // 2], clamp=conv_clamp
             )
             r //= 2
+        self.blocks = cast("Mapping[str, DiscriminatorBlock]", blocks)
         out_features = channels[4] if c_dim > 0 else 1
         self.epilogue = DiscriminatorEpilogue(
             img_channels=img_channels,
@@ -165,11 +171,13 @@ class Discriminator(nn.Module):
     def forward(self, img: torch.Tensor, c: torch.Tensor | None = None) -> torch.Tensor:
         expected = (self.img_channels, self.resolution, self.resolution)
         assert tuple(img.shape[1:]) == expected, f"expected [N, {expected}], got {tuple(img.shape)}"
-        x, full, half = None, self.epilogue.conv.weight.dtype, self.half_precision.type(img.device)
+        full, half = self.epilogue.conv.weight.dtype, self.half_precision.type(img.device)
+        x: torch.Tensor | None = None
         for i, block in enumerate(self.blocks.values()):
             dtype = (half if i < self.fp16_resolutions else None) or full
             img = img.to(dtype=dtype, memory_format=self.memory_format)
             x, img = block(None if x is None else x.to(dtype), img)
+        assert x is not None
         x = self.epilogue(x.to(full), img.to(full))
         if self.mapping is None:
             return x
@@ -202,7 +210,7 @@ class TimeAwareDiscriminators(nn.Module):
         mapping_layers: int = 8,
     ):
         super().__init__()
-        common = {
+        common: dict[str, Any] = {
             "resolution": resolution, "c_dim": c_dim, "channel_base": channel_base, "channel_max": channel_max,
             "conv_clamp": conv_clamp, "mbstd_group": mbstd_group, "fp16_resolutions": fp16_resolutions,
             "channels_last": channels_last, "mapping_layers": mapping_layers,

@@ -12,6 +12,8 @@ Letters: B videos, T frames of a video, R rays, S samples of a ray, F features f
 """
 
 import dataclasses
+from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import nn
@@ -98,7 +100,8 @@ class ForegroundField(nn.Module):
         point_features = 2 * position_frequencies * POINT_DIM
         time_features = {"none": 0, "raw": 1, "encoded": 2 * self.time_frequencies}[time_input]
         inputs = [point_features + time_features, width * (2 if motion == "concat" else 1)] + [width] * (num_layers - 2)
-        self.layers = nn.ModuleList(ModulatedLinear(in_features=i, out_features=width, w_dim=w_dim) for i in inputs)
+        layers = nn.ModuleList(ModulatedLinear(in_features=i, out_features=width, w_dim=w_dim) for i in inputs)
+        self.layers = cast("Sequence[ModulatedLinear]", layers)
         self.density = ModulatedLinear(in_features=width, out_features=1, w_dim=w_dim, demodulate=False)
         torch.nn.init.constant_(self.density.bias, density_bias)
         self.features = ModulatedLinear(in_features=width, out_features=feature_dim, w_dim=w_dim, demodulate=False)
@@ -143,17 +146,20 @@ class ConditionedForeground:
         self.num_frames = times.shape[1]
         # What depends on time alone enters a layer linearly: it becomes that layer's bias, one per frame, and the
         # products before it are shared by the frames of one camera.
+        self.layers: list[tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]]
         self.layers = [(weight, bias, None) for weight, bias in weights.layers]
         if field.time_input != "none":
             coordinate = times[..., None]
             if field.time_input == "encoded":
                 coordinate = positional_encoding(coordinate, field.time_frequencies)
             self._split_inputs(0, 2 * field.position_frequencies * POINT_DIM, coordinate)
-        if field.motion == "concat":
-            self._split_inputs(1, field.width, motion)
-        elif field.motion == "add":
-            weight, bias, _ = self.layers[1]
-            self.layers[1] = (weight, None, point_linear(motion, weight, bias))
+        if field.motion != "none":
+            assert motion is not None
+            if field.motion == "concat":
+                self._split_inputs(1, field.width, motion)
+            else:
+                weight, bias, _ = self.layers[1]
+                self.layers[1] = (weight, None, point_linear(motion, weight, bias))
 
     def _split_inputs(self, layer: int, num_points: int, extra: torch.Tensor) -> None:
         weight, bias, _ = self.layers[layer]
@@ -197,6 +203,7 @@ class ConditionedForeground:
 
     def view_bias(self, directions: torch.Tensor) -> torch.Tensor:
         """Contribution of the viewing direction to the colour head per ray [B, R, F], the feature head's bias added."""
+        assert self.weights.view is not None
         view = positional_encoding(directions, self.field.direction_frequencies)
         return point_linear(view, *self.weights.view) + self.weights.features[1]
 
@@ -259,10 +266,10 @@ class ConditionedBlend:
 
     def project(self, features: tuple[torch.Tensor, ...], accumulation: torch.Tensor | float = 1.0) -> torch.Tensor:
         """See `ConditionedForeground.project`."""
-        *features, mask = features
-        middle, mask = len(features) // 2, mask[..., 0]
-        dynamic = self.dynamic.project(tuple(features[:middle]), mask)
-        return dynamic + self.static.project(tuple(features[middle:]), accumulation - mask)
+        *of_both, mask = features
+        middle, mask = len(of_both) // 2, mask[..., 0]
+        dynamic = self.dynamic.project(tuple(of_both[:middle]), mask)
+        return dynamic + self.static.project(tuple(of_both[middle:]), accumulation - mask)
 
 
 class BackgroundField(nn.Module):
@@ -280,7 +287,8 @@ class BackgroundField(nn.Module):
         super().__init__()
         self.position_frequencies = position_frequencies
         widths = [2 * position_frequencies * BACKGROUND_POINT_DIM + code_dim] + [width] * num_layers
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        self.layers = cast("Sequence[nn.Linear]", layers)
         self.density = nn.Linear(width, 1)
         self.features = nn.Linear(width, feature_dim)
         self.rgb = PointLinear(in_features=feature_dim, out_features=3)

@@ -9,6 +9,7 @@ A video's frames share everything but time. Letters: B videos, T frames of a vid
 import dataclasses
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -61,7 +62,7 @@ class ModulatedWeights:
         fused: The same for inference on a CPU, where no gradients are recorded; None elsewhere.
     """
 
-    foreground: object
+    foreground: Any
     upsampler: list[tuple]
     fused: FusedNetworks | None = None
 
@@ -103,7 +104,7 @@ class Generator(nn.Module):
         rendering: Mapping = {},  # noqa: B006
     ):
         super().__init__()
-        self.config = {
+        self.config: dict[str, Any] = {
             "resolution": resolution, "c_dim": c_dim, "z_dim": z_dim, "motion_dim": motion_dim, "w_dim": w_dim,
             "background_dim": background_dim, "mapping": dict(mapping),
             "motion": None if motion is None else dict(motion), "foreground": dict(foreground),
@@ -127,27 +128,27 @@ class Generator(nn.Module):
             combine = motion.pop("combine", "add")
             if combine not in ("add", "concat"):
                 raise ValueError(f"motion.combine must be add or concat, got '{combine}'.")
-        self.foreground = ForegroundField(w_dim=w_dim, motion=combine, **foreground)
-        feature_dim = self.foreground.feature_dim
+        field = ForegroundField(w_dim=w_dim, motion=combine, **foreground)
+        self.foreground: ForegroundField | BlendedForeground = field
         self.motion = None
         if motion is not None:
             self.motion_uses_content = motion.pop("use_content", False)
             self.motion = MotionNetwork(
                 motion_dim=motion_dim,
-                out_features=self.foreground.width,
+                out_features=field.width,
                 content_dim=w_dim if self.motion_uses_content else 0,
                 **motion,
             )
         if static != "none":
             second = ForegroundField(w_dim=w_dim, motion="none", **(foreground | {"time_input": "none"}))
-            self.foreground = BlendedForeground(dynamic=self.foreground, static=second, blend=static)
+            self.foreground = BlendedForeground(dynamic=field, static=second, blend=static)
         self.background = None
         if background is not None:
-            self.background = BackgroundField(code_dim=background_dim, feature_dim=feature_dim, **background)
+            self.background = BackgroundField(code_dim=background_dim, feature_dim=field.feature_dim, **background)
         self.upsampler = Upsampler(
             in_resolution=self.settings.resolution,
             resolution=resolution,
-            in_features=feature_dim,
+            in_features=field.feature_dim,
             w_dim=w_dim,
             **upsampler,
         )

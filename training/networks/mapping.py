@@ -1,5 +1,8 @@
 """The mapping network: content code z (and an optional label) to intermediate styles w (StyleGAN, section 2)."""
 
+from collections.abc import Sequence
+from typing import cast
+
 import torch
 from torch import nn
 
@@ -18,6 +21,8 @@ class MappingNetwork(nn.Module):
             allows no truncation).
     """
 
+    w_avg: torch.Tensor
+
     def __init__(
         self,
         *,
@@ -34,10 +39,11 @@ class MappingNetwork(nn.Module):
         self.w_avg_beta = w_avg_beta
         self.embed = FullyConnected(in_features=c_dim, out_features=w_dim) if c_dim > 0 else None
         widths = [z_dim + (w_dim if c_dim > 0 else 0)] + [w_dim] * num_layers
-        self.layers = nn.ModuleList(
+        layers = nn.ModuleList(
             FullyConnected(in_features=a, out_features=b, act="lrelu", lr_multiplier=lr_multiplier)
             for a, b in zip(widths[:-1], widths[1:], strict=True)
         )
+        self.layers = cast("Sequence[FullyConnected]", layers)
         if w_avg_beta is not None:
             self.register_buffer("w_avg", torch.zeros(w_dim))
 
@@ -56,7 +62,7 @@ class MappingNetwork(nn.Module):
             if z is None or z.ndim != 2 or z.shape[1] != self.z_dim:
                 raise ValueError(f"z must be [B, {self.z_dim}], got {None if z is None else tuple(z.shape)}.")
             parts.append(normalize_second_moment(z.to(self.layers[0].weight.dtype)))
-        if self.c_dim > 0:
+        if self.embed is not None:
             if c is None or c.ndim != 2 or c.shape[1] != self.c_dim:
                 raise ValueError(
                     f"this network is conditional: labels c must be [B, {self.c_dim}], "
@@ -67,6 +73,7 @@ class MappingNetwork(nn.Module):
         for layer in self.layers:
             x = layer(x)
         if update_w_avg:
+            assert self.w_avg_beta is not None
             self.w_avg.copy_(x.detach().mean(dim=0).lerp(self.w_avg, self.w_avg_beta))
         if self.num_ws is None:
             return x

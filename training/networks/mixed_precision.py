@@ -33,7 +33,8 @@ class HalfPrecision:
 @contextlib.contextmanager
 def bfloat16_on_cpu(*networks: nn.Module) -> Iterator[None]:
     """Within, the networks' layers of half precision take bfloat16 where they run on a CPU."""
-    switches = [m.half_precision for network in networks for m in network.modules() if hasattr(m, "half_precision")]
+    settings = (getattr(m, "half_precision", None) for network in networks for m in network.modules())
+    switches = [setting for setting in settings if isinstance(setting, HalfPrecision)]
     for switch in switches:
         switch.on_cpu = True
     try:

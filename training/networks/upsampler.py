@@ -6,6 +6,8 @@ upsampling run at the lower resolution or on fewer channels.
 """
 
 import functools
+from collections.abc import Mapping
+from typing import TypeVar, cast
 
 import torch
 from torch import nn
@@ -35,6 +37,8 @@ __all__ = [
 # The blur is the FIR filter [1, 3, 3, 1] / 8 per axis with 2 pixels of padding before and 1 after; zeros lie outside.
 # All filters are symmetric: whether they are mirrored makes no difference.
 
+
+BlockWeights = TypeVar("BlockWeights")
 
 _AXES = {
     "blur": torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8,
@@ -96,6 +100,8 @@ def upsample_image(x: torch.Tensor) -> torch.Tensor:
 
 class MagnitudeEMA(nn.Module):
     """Running mean of x² over a layer's inputs; layers are applied to x / √mean (StyleGAN3, section 3.1)."""
+
+    mean_square: torch.Tensor
 
     def __init__(self, *, beta: float):
         super().__init__()
@@ -253,12 +259,11 @@ class UpsamplerBlock(nn.Module):
         fp16: bool,
     ):
         super().__init__()
-        common = {"w_dim": w_dim, "clamp": clamp}
         self.fp16, self.half_precision = fp16, HalfPrecision()
-        layer = {"out_features": out_features, "beta": beta, **common}
-        self.conv0 = UpsamplerLayer(in_features=in_features, upsampling=mode, **layer)
-        self.conv1 = UpsamplerLayer(in_features=out_features, upsampling=None, **layer)
-        self.rgb = ToRGB(in_features=out_features, **common)
+        layer = functools.partial(UpsamplerLayer, out_features=out_features, w_dim=w_dim, clamp=clamp, beta=beta)
+        self.conv0 = layer(in_features=in_features, upsampling=mode)
+        self.conv1 = layer(in_features=out_features, upsampling=None)
+        self.rgb = ToRGB(in_features=out_features, w_dim=w_dim, clamp=clamp)
 
     def modulate(self, ws: torch.Tensor) -> tuple:
         """Weights of the three layers for styles ws [B, 3, w_dim]."""
@@ -314,11 +319,11 @@ class Upsampler(nn.Module):
             raise ValueError(
                 f"resolution must be a power of two above the volume rendered {in_resolution}, got {resolution}."
             )
-        self.blocks = nn.ModuleDict()
+        blocks = nn.ModuleDict()
         r, features = in_resolution * 2, in_features
         while r <= resolution:
             channels = min(int(32768 * channel_base) // r, channel_max)
-            self.blocks[str(r)] = UpsamplerBlock(
+            blocks[str(r)] = UpsamplerBlock(
                 in_features=features,
                 out_features=channels,
                 w_dim=w_dim,
@@ -328,6 +333,7 @@ class Upsampler(nn.Module):
                 fp16=fp16_min_resolution is not None and r >= fp16_min_resolution,
             )
             r, features = r * 2, channels
+        self.blocks = cast("Mapping[str, UpsamplerBlock]", blocks)
         self.num_ws = 2 * len(self.blocks) + 1
 
     def modulate(self, ws: torch.Tensor) -> list[tuple]:
@@ -357,7 +363,9 @@ class Upsampler(nn.Module):
             image = upsample_image(image.flatten(0, 1)).unflatten(0, image.shape[:2]) + colours
         return image
 
-    def blocks_up_to(self, resolution: int | None, weights: list) -> list[tuple]:
+    def blocks_up_to(
+        self, resolution: int | None, weights: list[BlockWeights]
+    ) -> list[tuple[UpsamplerBlock, BlockWeights]]:
         """The blocks that lead to a resolution (None for all), each with its own of `weights`."""
         sizes = [int(size) for size in self.blocks]
         if resolution not in (None, sizes[0] // 2, *sizes):
