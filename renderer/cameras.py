@@ -1,8 +1,10 @@
-"""Pinhole cameras on a sphere around the origin, and the prior they are drawn from in training.
+"""Pinhole cameras on a sphere around the origin, their prior in training, their rays, and stereo pairs.
 
 Conventions: the world's up axis is z; a camera looks along its own −z axis, x points right and y up; `cam2world` has
 the camera's axes and position as its columns; the image plane spans [-1, 1] at distance f = 1 / tan(fov / 2).
-Yaw and pitch are angles in radians; pitch is measured from the up axis, so pi / 2 is the equator.
+Yaw and pitch are angles in radians; pitch is measured from the up axis, so pi / 2 is the equator. A ray is `origin +
+depth * direction` with a direction that is NOT normalised: its component along the viewing axis is one, so `depth` is
+the distance along that axis.
 """
 
 import dataclasses
@@ -100,14 +102,14 @@ def camera_angles(cameras: Cameras) -> torch.Tensor:
 
 
 class CameraPrior:
-    """Ranges of yaw, pitch and radius, and the distribution over them that training draws cameras from.
+    """The camera prior of training: a distribution over ranges of yaw, pitch and radius.
 
     Args:
         fov: Field of view in degrees.
         yaw, pitch: (low, high) in radians.
-        radius: (low, high) in scene units; drawn uniformly.
-        distribution: 'gaussian' draws N(middle, half range) for yaw and pitch (so about a third of the cameras
-            lies outside the range), 'uniform' draws inside the range.
+        radius: (low, high) in scene units; sampled uniformly.
+        distribution: 'gaussian' samples yaw and pitch from N(middle, half range), so that about a third lies outside
+            the range; 'uniform' samples within the range.
     """
 
     def __init__(
@@ -168,10 +170,7 @@ class CameraPrior:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Pixels to rays: pixel centres on the image plane and the rays through them.
-#
-# A ray is `origin + depth * direction` with a direction that is NOT normalised: its component along the viewing axis
-# is one, so `depth` is the distance along that axis.
+# Pixels to rays.
 
 
 def pixel_centers(resolution: int, device: torch.device | str | None = None) -> torch.Tensor:
@@ -188,6 +187,7 @@ def camera_rays(cameras: Cameras, pixels: torch.Tensor) -> tuple[torch.Tensor, t
     Returns:
         origins [N, 1, 3] and directions [N, R, 3] in world space.
     """
+    # Pixels on the plane at distance one in front of the camera, which looks along -z; then to world axes.
     focal = focal_from_fov(cameras.fov.double()).to(pixels.dtype)
     on_plane = pixels.expand(len(cameras), -1, -1) / focal[:, None, None]
     in_camera = torch.cat([on_plane, torch.full_like(on_plane[..., :1], -1)], dim=-1)
@@ -211,26 +211,24 @@ def lattice_pixel_indices(uniform: torch.Tensor, resolution: int, lattice: int) 
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Stereo pairs: the two eyes of a camera that looks at the origin.
-#
-# Each eye is the camera turned about the origin, around its own up axis, by half the angle that the distance of the
-# eyes spans: asin(eye distance / 2 · radius). So both look at the origin from the camera's own distance (toed in), as
-# cameras of the training do, and their distance lies along the camera's x axis.
-
+# Stereo pairs.
 
 # In scene units. Heads are framed by a volume 0.24 deep at distance 1, so a unit is about a metre: 63 mm.
 EYE_DISTANCE = 0.063
 
 
 def stereo_pair(cameras: Cameras, eye_distance: float = EYE_DISTANCE) -> tuple[Cameras, Cameras]:
-    """The left and the right eye of N cameras.
+    """The left and the right eye of N cameras that look at the origin (toed in).
+
+    Each eye is the camera rotated about the origin, around its own up axis, by asin(eye_distance / (2 radius)): both
+    keep the camera's radius, as in training, and their distance lies along the camera's x axis.
 
     Args:
         cameras: Looking at the origin.
-        eye_distance: Between the eyes, in scene units, above 0.
+        eye_distance: Distance between the eyes in scene units.
 
     Raises:
-        ValueError: A distance that is not positive or that no two points at the camera's radius have.
+        ValueError: The distance is not between 0 and twice the radius.
     """
     cam2world = cameras.cam2world.double()
     radius = cam2world[:, :3, 3].norm(dim=-1)

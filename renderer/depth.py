@@ -1,10 +1,11 @@
-"""How much geometry a depth map holds: surface points, planes, and what another camera would see of them.
+"""Geometry of depth maps: surface points, the best-fitting plane, parallax to another view, and normals.
 
-A picture on a plane can be warped to other views as well, so depth means something only beyond the plane that fits it
-best. Of a plane the inverse depth is affine in the image: 1 / depth = a·x + b·y + c, which is fitted by least squares.
+A flat picture can be warped to other views as well, so the geometry of a depth map is its deviation from the plane that
+fits it best. The inverse depth of a plane is affine in the image, 1 / depth = a·x + b·y + c, and fitted by least
+squares.
 
-Depth maps are [N, H, H], distances along the viewing axis in scene units at the centres of pixels (see
-`renderer.cameras`); weights [N, H, H] say how much a pixel counts, 0 where there is no surface.
+Depth maps are [N, H, H], distances along the viewing axis in scene units at pixel centres (see `renderer.cameras`);
+weights [N, H, H] are those of the pixels, 0 where there is no surface.
 """
 
 import torch
@@ -24,7 +25,7 @@ __all__ = [
     "weighted_mean",
 ]
 
-OPAQUE = 0.5  # less is no surface
+OPAQUE = 0.5  # smallest opacity of a surface
 
 
 def surface_depth(depth: torch.Tensor, opacity: torch.Tensor, *, background: bool) -> tuple[torch.Tensor, torch.Tensor]:
@@ -32,8 +33,8 @@ def surface_depth(depth: torch.Tensor, opacity: torch.Tensor, *, background: boo
 
     Args:
         depth: Expected depth as rendered, a sum over samples that is not normalised.
-        opacity: What the samples before a background add up to.
-        background: Whether there is one; without, the last sample of a ray ends it and the weights add up to one.
+        opacity: Sum of the foreground's weights.
+        background: Whether there is a background; without, the last sample is opaque and the weights add up to one.
     """
     if not background:
         return depth, torch.ones_like(depth)
@@ -41,38 +42,39 @@ def surface_depth(depth: torch.Tensor, opacity: torch.Tensor, *, background: boo
 
 
 def weighted_mean(x: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Mean over pixels [N]; NaN where nothing counts."""
+    """Weighted mean over pixels [N]; NaN where all weights are 0."""
     return (x * weights).sum(dim=[-2, -1]) / weights.sum(dim=[-2, -1])
 
 
 def plane_depth(depth: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Depth [N, H, H] of the plane that fits best, in terms of inverse depth; it continues where the weights are 0."""
+    """Depth [N, H, H] of the best-fitting plane (least squares in inverse depth), also where the weights are 0."""
+    # Normal equations for (a, b, c) in double precision.
     xy = pixel_centers(depth.shape[-1], depth.device).double()
     basis = torch.cat([xy, torch.ones_like(xy[:, :1])], dim=1)  # [H·H, 3]
     w = weights.flatten(1).double()
     target = torch.where(w > 0, 1 / depth.flatten(1).double().clamp(min=1e-6), 0.0)
     normal = torch.einsum("np,pi,pj->nij", w, basis, basis)
     right = torch.einsum("np,pi,np->ni", w, basis, target)
-    # A trace of ridge: with fewer than three pixels the plane is not determined.
+    # Slight ridge regularisation: with fewer than three pixels the plane is not determined.
     ridge = 1e-9 * normal.diagonal(dim1=1, dim2=2).sum(-1).clamp(min=1e-12)
     coefficients = torch.linalg.solve(normal + ridge[:, None, None] * torch.eye(3).to(normal), right)
     inverse = coefficients @ basis.T
-    # Near the plane's horizon the depth is without bound; nothing is seen there.
+    # The depth is unbounded near the plane's horizon.
     return (1 / inverse.clamp(min=1e-3)).reshape(depth.shape).to(depth.dtype)
 
 
 def surface_points(cameras: Cameras, depth: torch.Tensor) -> torch.Tensor:
-    """Points in the world [N, H, H, 3] of depth maps seen by one camera each."""
+    """Surface points in world space [N, H, H, 3] of depth maps, one camera each."""
     size = depth.shape[-1]
     origins, directions = camera_rays(cameras, pixel_centers(size, depth.device).to(depth.dtype))
     return (origins + depth.flatten(1)[..., None] * directions).unflatten(1, (size, size))
 
 
 def project(cameras: Cameras, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Where points [N, H, W, 3] appear to one camera each, the inverse of `surface_points`.
+    """Projection of points [N, H, W, 3] to one camera each, the inverse of `surface_points`.
 
     Returns:
-        (x, y) on the image plane [N, H, W, 2], y up, within [-1, 1] if in the picture; depth [N, H, W].
+        (x, y) on the image plane [N, H, W, 2], y up, within [-1, 1] inside the image; depth [N, H, W].
     """
     cam2world = cameras.cam2world.to(points.dtype)
     local = (points - cam2world[:, None, None, :3, 3]) @ cam2world[:, None, :3, :3]
@@ -82,22 +84,22 @@ def project(cameras: Cameras, points: torch.Tensor) -> tuple[torch.Tensor, torch
 
 
 def warp(images: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    """Images [N, C, H, H] looked up, bilinearly, at places (x, y) [N, h, w, 2] of the image plane: [N, C, h, w]."""
+    """Images [N, C, H, H] sampled bilinearly at places (x, y) [N, h, w, 2] of the image plane: [N, C, h, w]."""
     grid = torch.stack([places[..., 0], -places[..., 1]], dim=-1)  # rows run downwards
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
 def relief(depth: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Root mean square distance [N], in scene units, of depths from the plane that fits them best."""
+    """Relief [N]: root mean square distance of depths from their best-fitting plane, in scene units."""
     residual = torch.where(weights > 0, depth - plane_depth(depth, weights), 0.0)
     return weighted_mean(residual.square(), weights).sqrt()
 
 
 def parallax(cameras: Cameras, others: Cameras, depth: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """How far surface points lie, in another view, from where the best-fitting plane would put them.
+    """Parallax: distance in another view between surface points and their counterparts on the best-fitting plane.
 
     Args:
-        cameras: Whose depth maps these are.
+        cameras: The cameras of the depth maps.
         others: The other views, one each.
 
     Returns:
@@ -110,27 +112,23 @@ def parallax(cameras: Cameras, others: Cameras, depth: torch.Tensor, weights: to
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Surface normals of depth maps: neighbouring pixels go back into space, and the surface between them has a normal.
-#
-#     n = ∂P/∂x × ∂P/∂y,   P(x, y) = origin + depth · direction
-#
-# with differences between the surface points of neighbouring pixels, so that a plane at any angle gets its exact
-# normal. Depth maps are those of `renderer.depth`: [N, H, H], distances along the viewing axis.
+# Surface normals.
 
 
 def normals_from_depth(
     cameras: Cameras, depth: torch.Tensor, *, surface: torch.Tensor | None = None, world: bool = False
 ) -> torch.Tensor:
-    """Unit normals [N, H, H, 3] that point to the side of the camera.
+    """Unit normals [N, H, H, 3] of depth maps, pointing to the side of the camera.
 
-    Central differences inside a surface, one-sided ones at its edge, so that no normal leans on a point that is not
-    there. The normal is zero where there is no surface and where a pixel has no neighbour to the left or right, or
-    none above or below.
+    n = ∂P/∂x × ∂P/∂y with P(x, y) = origin + depth · direction, from differences between the surface points of
+    neighbouring pixels, so that the normal of a plane is exact at any angle: central differences inside a surface,
+    one-sided ones at its edge. The normal is zero where there is no surface and where a pixel lacks both neighbours to
+    the left and right, or both above and below.
 
     Args:
         cameras: One per depth map.
         depth: [N, H, H] in scene units. Of a volume rendering, use `renderer.depth.surface_depth`.
-        surface: Which pixels show a surface [N, H, H], bool or positive weights; None: those of finite depth.
+        surface: Mask of the surface [N, H, H], bool or positive weights; None: pixels of finite depth.
         world: In the world's axes instead of the camera's (x right, y up, z towards the camera).
 
     Raises:
@@ -140,22 +138,24 @@ def normals_from_depth(
         raise ValueError(f"normals need depth [{len(cameras)}, H, H], one map per camera, got {tuple(depth.shape)}.")
     if surface is not None and surface.shape != depth.shape:
         raise ValueError(f"surface must be {tuple(depth.shape)} as the depth is, got {tuple(surface.shape)}.")
-    there = depth.isfinite() if surface is None else (surface > 0) & depth.isfinite()
-    points = surface_points(cameras, torch.where(there, depth, 1.0))
-    across, has_across = _difference(points, there, dim=2)
-    down, has_down = _difference(points, there, dim=1)
+    valid = depth.isfinite() if surface is None else (surface > 0) & depth.isfinite()
+    points = surface_points(cameras, torch.where(valid, depth, 1.0))
+    # Tangents along the image's rows and columns, and their cross product.
+    across, has_across = _difference(points, valid, dim=2)
+    down, has_down = _difference(points, valid, dim=1)
     normals = torch.nn.functional.normalize(torch.linalg.cross(across, -down), dim=-1, eps=1e-20)
-    normals = torch.where((there & has_across & has_down)[..., None], normals, 0.0)
+    normals = torch.where((valid & has_across & has_down)[..., None], normals, 0.0)
     return normals if world else normals @ cameras.cam2world[:, None, :3, :3].to(normals)
 
 
-def _difference(points: torch.Tensor, there: torch.Tensor, dim: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Difference of neighbouring points per step along `dim`, and where there is one."""
+def _difference(points: torch.Tensor, valid: torch.Tensor, dim: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Difference of neighbouring valid points per step along `dim`, and the mask of points that have a neighbour."""
     size = points.shape[dim]
     step = points.narrow(dim, 1, size - 1) - points.narrow(dim, 0, size - 1)
-    both = there.narrow(dim, 1, size - 1) & there.narrow(dim, 0, size - 1)
+    both = valid.narrow(dim, 1, size - 1) & valid.narrow(dim, 0, size - 1)
     step = torch.where(both[..., None], step, 0.0)
-    end = torch.zeros_like(points.narrow(dim, 0, 1)), torch.zeros_like(there.narrow(dim, 0, 1))
+    # Mean of the steps to the two neighbours, or the one step that there is.
+    end = torch.zeros_like(points.narrow(dim, 0, 1)), torch.zeros_like(valid.narrow(dim, 0, 1))
     count = torch.cat([both, end[1]], dim).to(points.dtype) + torch.cat([end[1], both], dim).to(points.dtype)
     total = torch.cat([step, end[0]], dim) + torch.cat([end[0], step], dim)
     return total / count.clamp(min=1)[..., None], count > 0

@@ -1,10 +1,10 @@
-"""Volume rendering (NeRF, equations 3 to 5): foreground samples, composited over an inverted-sphere background.
+"""Volume rendering (NeRF, sections 4 and 5.2) of a foreground over an inverted-sphere background (NeRF++, section 4).
 
 The renderer sees no network. A field is a callable `(points, directions) -> (raw density, features)` with a tuple of
-per-sample features, and has `project(features, accumulation)`, which turns weighted sums of its features (weights that
-add up to `accumulation`) into the values to be shown: what is linear is applied once per ray, not once per sample.
+per-sample features. Its `project(features, accumulation)` turns weighted sums of them (weights that add up to
+`accumulation`) into rendered values: linear heads are applied once per ray, not once per sample.
 
-Letters: B videos, T frames of a video (which share camera, rays and random draws), R rays, S samples of a ray, C
+Letters: B videos, T frames of a video (which share camera, rays and random numbers), R rays, S samples of a ray, C
 channels. Foreground points are [B, T, R, S, 3], or [B, 1, R, S, 3] where frames share them; background points are
 [B, R, S, 4].
 
@@ -56,7 +56,7 @@ class Field(Protocol):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RenderSettings:
-    """How rays are sampled.
+    """Resolution and sampling of the volume rendering.
 
     Attributes:
         resolution: Width in pixels of the volume rendered image.
@@ -85,7 +85,7 @@ class RenderSettings:
 
 @dataclasses.dataclass(frozen=True)
 class RayNoise:
-    """The random draws of a set of rays, shared by a video's frames; None everywhere renders deterministically."""
+    """Random numbers of a set of rays, shared by a video's frames; None everywhere renders deterministically."""
 
     depth: torch.Tensor | None = None  # [B, R, num_samples], uniform
     density: torch.Tensor | None = None  # [B, R, num_samples], normal
@@ -96,7 +96,7 @@ class RayNoise:
 
     @classmethod
     def draw(cls, stream, batch: int, num_rays: int, settings: RenderSettings, *, background: bool) -> "RayNoise":
-        """All draws for `num_rays` rays of each of `batch` videos."""
+        """Random numbers for `num_rays` rays of each of `batch` videos."""
         coarse, fine = [batch, num_rays, settings.num_samples], [batch, num_rays, settings.num_importance]
         far = [batch, num_rays, settings.num_background]
         second = settings.num_importance > 0
@@ -110,12 +110,12 @@ class RayNoise:
         )
 
     def select(self, videos: slice = slice(None), rays: slice = slice(None)) -> "RayNoise":
-        """The draws of some videos and rays."""
+        """The noise of some videos and rays."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return RayNoise(**{name: None if x is None else x[videos, rays] for name, x in fields.items()})
 
     def drawn(self) -> bool:
-        """Whether anything is random."""
+        """True if any of it is random."""
         return any(getattr(self, field.name) is not None for field in dataclasses.fields(self))
 
 
@@ -124,7 +124,7 @@ NO_NOISE = RayNoise()
 
 @dataclasses.dataclass(frozen=True)
 class Rays:
-    """Origins [B, 1, 3], directions [B, R, 3] (not normalised), and the rays' random draws."""
+    """Origins [B, 1, 3], directions [B, R, 3] (not normalised), and the rays' random numbers."""
 
     origins: torch.Tensor
     directions: torch.Tensor
@@ -142,8 +142,8 @@ class Rays:
 class Fields:
     """The foreground field and the background field (None for none) of B videos.
 
-    A foreground may also have `march(origins, directions, settings, last_opaque=)`, which samples and composites rays
-    without random draws in one go and returns what `march_foreground` and `ForegroundSamples.accumulate` would.
+    A foreground may also have `march(origins, directions, settings, last_opaque=)`: deterministic sampling and
+    compositing in one operator, with the result of `march_foreground` followed by `ForegroundSamples.accumulate`.
     """
 
     foreground: Field
@@ -151,7 +151,7 @@ class Fields:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Quadrature
+# Quadrature (NeRF, equation 3).
 
 
 def ray_weights(
@@ -168,7 +168,7 @@ def ray_weights(
         density: Non-negative densities [..., S].
         depths: Sample positions [..., S], increasing; broadcastable with `density`.
         direction_norm: Length of the ray directions [...], or None for unit rays.
-        last_opaque: Whether the last sample ends the ray, whatever its density (its step length is infinite), or is
+        last_opaque: True: the last sample is opaque whatever its density (its step length is infinite). False: it is
             transparent (its step length is zero) and leaves the transmittance to a background.
         impl: See `torch_utils.ops.composite.composite`.
 
@@ -187,6 +187,7 @@ def composite(weights: torch.Tensor, features: torch.Tensor, *, impl: str = "aut
 
 
 def _density(raw: torch.Tensor, noise: torch.Tensor | None) -> torch.Tensor:
+    """Density from a field's raw output, with noise as a regulariser (NeRF, appendix A)."""
     return torch.relu(raw if noise is None else raw + noise)
 
 
@@ -201,18 +202,18 @@ def _per_frame(x: torch.Tensor | None) -> torch.Tensor | None:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Foreground
+# Foreground: coarse and importance samples (NeRF, section 5.2).
 
 
 @dataclasses.dataclass
 class Accumulated:
-    """What samples add up to along a ray.
+    """Accumulated features, weights and depth along rays.
 
     Attributes:
         features: Weighted sum of every feature, each [B, T, R, C].
         accumulation: Sum of the weights [B, T, R].
         depth: Expected depth in scene units, not normalised by the accumulation [B, T, R].
-        transmittance: [B, T, R], left for the background.
+        transmittance: Light from the background that reaches the camera [B, T, R].
     """
 
     features: tuple[torch.Tensor, ...]
@@ -228,7 +229,7 @@ class ForegroundSamples:
     Attributes:
         parts: One (weights [B, T, R, S], features) per pass, coarse first.
         transmittance: [B, T, R], left for the background.
-        positions: Normalised positions along the ray, per pass.
+        positions: Depths of each pass as fractions of the range from near to far.
     """
 
     parts: list[tuple[torch.Tensor, tuple[torch.Tensor, ...]]]
@@ -275,8 +276,9 @@ def march_foreground(
         field: See the module's docstring.
         origins, directions: [B, 1, 3] and [B, R, 3]; directions are not normalised.
         num_frames: T.
-        last_opaque: Whether the last sample ends the ray (nothing lies behind) or leaves it to the background.
+        last_opaque: True: the last sample ends the ray (there is no background). False: it is transparent.
     """
+    # Step lengths along a ray are depth differences times the length of its direction.
     norm = directions.norm(dim=-1)  # [B, R]
     view = directions / norm[..., None]
     norm = norm[:, None]
@@ -291,6 +293,7 @@ def march_foreground(
         depths = settings.near + (settings.far - settings.near) * positions
         return ray_weights(density, depths, direction_norm=norm, last_opaque=last_opaque)
 
+    # First pass: stratified samples (NeRF, equation 2). Frames of a video share them.
     even = torch.linspace(0, 1, settings.num_samples, device=directions.device, dtype=directions.dtype)
     coarse = stratified(even, _per_frame(noise.depth)).expand(batch, 1, num_rays, -1)
     raw, features = evaluate(coarse)
@@ -299,12 +302,14 @@ def march_foreground(
     if settings.num_importance == 0:
         return ForegroundSamples([(weights, features)], transmittance, [coarse])
 
+    # Second pass: importance samples by the weights of the first, in bins between the midpoints of its samples.
     with torch.no_grad():
         bins = (coarse[..., 1:] + coarse[..., :-1]) / 2
         fine = importance_samples(bins, weights[..., 1:-1], settings.num_importance, _per_frame(noise.importance))
     raw, features_fine = evaluate(fine)
     density_fine = _density(raw, _per_frame(noise.density_fine))
 
+    # Weights of all samples together, sorted along the ray.
     positions, order = torch.cat([coarse.expand(-1, num_frames, -1, -1), fine], dim=-1).sort(dim=-1)
     weights, transmittance = weigh(torch.cat([density, density_fine], dim=-1).gather(-1, order), positions)
     # Back to evaluation order: the inverse permutation of `order`.
@@ -314,7 +319,7 @@ def march_foreground(
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Background
+# Background on the inverted sphere (NeRF++, section 4).
 
 
 @dataclasses.dataclass
@@ -339,7 +344,8 @@ def march_background(
 ) -> BackgroundSamples:
     """Sample the background along rays (arguments as for `march_foreground`); its last sample is opaque."""
     unit = torch.nn.functional.normalize(directions, dim=-1)
-    # Increasing along the ray, as the weights want it: minus the inverse radius.
+    # Samples are even in the inverse radius, from the foreground to infinity. Its negative increases along the ray and
+    # serves as the depth of the quadrature.
     even = torch.linspace(
         -settings.background_start, 0, settings.num_background, device=directions.device, dtype=directions.dtype
     )
@@ -356,12 +362,12 @@ def render_background(field: Field, rays: Rays, settings: RenderSettings) -> tor
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Both
+# Foreground over background.
 
 
 @dataclasses.dataclass(frozen=True)
 class RenderedRays:
-    """Composited values [B, T, R, C], expected depth and transmittance of the foreground [B, T, R]."""
+    """Rendered values [B, T, R, C], expected depth and transmittance of the foreground [B, T, R]."""
 
     values: torch.Tensor
     depth: torch.Tensor
@@ -381,6 +387,7 @@ def _sample_foreground(fields: Fields, rays: Rays, settings: RenderSettings, fra
 
 
 def _accumulate_foreground(fields: Fields, rays: Rays, settings: RenderSettings, frames: int) -> Accumulated:
+    # One operator for sampling and compositing, where the field has one and nothing is random.
     march = getattr(fields.foreground, "march", None)
     if march is not None and not rays.noise.drawn():
         return march(rays.origins, rays.directions, settings, last_opaque=fields.background is None)
@@ -401,14 +408,16 @@ def render_rays(
     Args:
         frames: T.
         chunk: Number of rays at a time, to bound memory; None for all at once.
-        background: The result of `render_background`, where it is known already.
+        background: The result of `render_background` for these rays, if it is known already.
     """
     total, parts = len(rays), []
     for start in range(0, total, chunk or total):
         some = slice(start, min(start + (chunk or total), total))
         part = rays.select(some)
+        # Composite features, then apply the linear heads.
         foreground = _accumulate_foreground(fields, part, settings, frames)
         values = fields.foreground.project(foreground.features, foreground.accumulation)
+        # The background, seen through the foreground's transmittance; the same for all frames.
         if fields.background is not None:
             far = render_background(fields.background, part, settings) if background is None else background[:, some]
             values = values + foreground.transmittance[..., None] * far[:, None]
@@ -419,7 +428,7 @@ def render_rays(
 def ray_samples(
     fields: Fields, rays: Rays, settings: RenderSettings, *, frames: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Every sample by itself: weights [B, T, R, S] and projected values [B, T, R, S, C], background samples last."""
+    """Weights [B, T, R, S] and projected values [B, T, R, S, C] of every sample, background samples last."""
     samples = _sample_foreground(fields, rays, settings, frames)
     weights = [w for w, _ in samples.parts]
     values = [fields.foreground.project(features) for _, features in samples.parts]

@@ -1,9 +1,9 @@
-"""The moving average of the generator that is shown, evaluated and saved (Karras et al. 2018, section 4).
+"""Exponential moving average of the generator (Karras et al. 2018, section 4), and running means over a batch.
 
-    weights of the average ← lerp(weights, weights of the average, beta),    beta = ½ ^ (videos of the step / half-life)
+    G_ema ← lerp(G, G_ema, beta),    beta = ½ ^ (videos of the step / half-life)
 
-The half-life is given in thousands of videos (kimg). With a ramp-up it is at most `ramp` times what was seen so far, so
-that the average does not drag along the random initial weights.
+G_ema is rendered, evaluated and saved. The half-life is given in thousands of videos (kimg). With a ramp-up it is at
+most `ramp` times the number of videos so far, so that the random initial weights fade sooner.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,13 +17,13 @@ __all__ = ["GeneratorEMA", "RunningMeans"]
 
 
 class GeneratorEMA:
-    """Keeps `average` (a copy of `source`, made by the caller) as the moving average of `source`.
+    """Moving average of a network: `average`, a copy made by the caller, follows `source`.
 
     Args:
-        source: The network that is trained.
+        source: The network in training.
         average: A network of the same structure; its parameters and buffers are overwritten.
         half_life_kimg: Half-life in thousands of videos; 0 copies the weights at every step.
-        ramp: Largest half-life as a fraction of the videos seen so far; None for no ramp-up.
+        ramp: Largest half-life as a fraction of the videos so far; None for no ramp-up.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class GeneratorEMA:
         self.ramp = ramp
 
     def beta(self, *, cur_nimg: int, batch: int) -> float:
-        """The weight of the old average in a step of `batch` videos after `cur_nimg` were seen."""
+        """Decay of the average in a step of `batch` videos, after `cur_nimg` videos."""
         half_life = self.half_life if self.ramp is None else min(self.half_life, cur_nimg * self.ramp)
         return 0.5 ** (batch / max(half_life, 1e-8))
 
@@ -58,26 +58,26 @@ class GeneratorEMA:
             average.copy_(value)
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# Running means that the passes of a phase move: of styles, activations and path lengths.
-#
-# Every pass nudges them towards what it saw. All passes of a phase, on whatever process, start from the same values,
-# and the phase leaves the mean of where they ended: as the means move linearly, that is where one pass over the whole
-# batch would have left them. So it makes no difference how a batch is divided into processes and micro-batches: the
-# gradients are the same, too.
-
-
 Part = TypeVar("Part")
 
 
 class RunningMeans:
-    """The tensors are read and written in place; they must be of floating point."""
+    """Running means over a divided batch: of styles, activation magnitudes and path lengths.
+
+    Every pass of a phase moves these tensors towards its own micro-batch. Here all passes, on every process, start from
+    the same values, and afterwards the means of their end values are written. As the updates are linear, this equals
+    one pass over the whole batch: neither the means nor the gradients depend on how a batch is divided into processes
+    and micro-batches.
+
+    Args:
+        tensors: Floating-point tensors, read and written in place.
+    """
 
     def __init__(self, tensors: Sequence[torch.Tensor]):
         self._tensors = list(tensors)
 
     def over(self, parts: Sequence[Part]) -> Iterator[Part]:
-        """The parts of a batch, one after another; to be iterated to the end, on all processes."""
+        """Iterate over the parts of a batch; all processes must iterate to the end."""
         if len(parts) == 1:
             yield parts[0]
         else:

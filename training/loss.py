@@ -262,7 +262,7 @@ class GanLoss:
             image_losses = self._report_losses("G/Iloss", softplus(-self.run_D_image(fake_frames, label)))
             loss = loss + _add_gradients(self.image_weight * image_losses.mean(), gain)
 
-        # One backward pass through the generator, together with the NeRF-path regularisation (StyleNeRF, section 3.2).
+        # One backward pass through the generator, together with the NeRF-path regularisation (StyleNeRF, section 3).
         if fake.path_loss is None:
             frames.backward(fake_frames.grad)
             return loss

@@ -16,25 +16,25 @@ __all__ = ["GradientGuard", "Phase", "make_phases"]
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
-    """One phase: which parameters it trains, how often, and how strongly."""
+    """One phase of a training iteration: its parameters, optimizer, interval and gain."""
 
-    name: str  # what the loss calls it: Gmain, Greg, Dmain, Dreg
+    name: str  # Gmain, Greg, Dmain or Dreg
     parameters: list[torch.nn.Parameter]
     optimizer: torch.optim.Optimizer
-    interval: int  # runs in every interval-th iteration
+    interval: int  # runs every `interval` iterations
     gain: float  # weight of its gradients
 
     def due(self, iteration: int) -> bool:
         return iteration % self.interval == 0
 
     def begin(self) -> None:
-        """Start collecting gradients: no network but this phase's has any."""
+        """Start accumulating gradients; only this phase's parameters require any."""
         self.optimizer.zero_grad(set_to_none=True)
         for parameter in self.parameters:
             parameter.requires_grad_(True)
 
     def step(self, guard: "GradientGuard") -> None:
-        """Join the processes' gradients, make them finite, and update the parameters."""
+        """Average the gradients over the processes, make them finite, and update the parameters."""
         for parameter in self.parameters:
             parameter.requires_grad_(False)
         guard.clean(self.parameters, self.name)
@@ -51,19 +51,20 @@ def make_phases(
     g_reg_interval: int | None,
     d_reg_interval: int | None,
 ) -> list[Phase]:
-    """The phases of an iteration in order, with one Adam per network.
+    """The phases of an iteration in order, with one Adam optimizer per network.
 
-    Only parameters that require gradients now are trained (a discriminator's frozen layers stay frozen). Afterwards
-    no parameter requires gradients except between a phase's `begin` and `step`.
+    Only parameters that require gradients at this point are trained (frozen layers of the discriminators stay frozen).
+    Afterwards no parameter requires gradients except between a phase's `begin` and `step`.
 
     Args:
         lr, betas, eps: Of Adam, before the correction for lazy regularisation.
-        g_reg_interval, d_reg_interval: Every how many iterations a network is regularised; None for never.
+        g_reg_interval, d_reg_interval: Iterations between regularisation phases; None for no regularisation.
     """
     phases = []
     for letter, module, interval in (("G", generator, g_reg_interval), ("D", discriminator, d_reg_interval)):
         parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
         module.requires_grad_(False)
+        # Lazy regularisation: correct Adam for the additional steps.
         c = 1.0 if interval is None else interval / (interval + 1)
         optimizer = torch.optim.Adam(
             parameters, lr=lr * c, betas=(betas[0] ** c, betas[1] ** c), eps=eps, fused=parameters[0].is_cuda
@@ -75,11 +76,11 @@ def make_phases(
 
 
 class GradientGuard:
-    """Averages gradients over the processes and replaces their non-finite entries, counting them.
+    """Gradients averaged over the processes, with non-finite entries replaced and counted.
 
     nan becomes 0 and ±inf becomes ±1e5, as in the published training. Half precision produces such entries now and
-    then; when every step of a phase does, training has broken down, even if the other phases' are good. The counts stay
-    on the device until they are read.
+    then. When every step of a phase has some, training has diverged, even if the other phases have none. The counts
+    stay on the device until they are read.
     """
 
     LIMIT = 1e5
@@ -87,24 +88,27 @@ class GradientGuard:
     def __init__(self, *, device: torch.device | str, statistics=None):
         self.statistics = statistics
         self._device = device
-        # By phase, consecutive steps with non-finite gradients: up to now, and the most since the last reading.
+        # By phase, consecutive steps with non-finite gradients: current streak, longest streak since the last reading.
         self._streaks: dict[str, torch.Tensor] = {}
 
     @torch.no_grad()
     def clean(self, parameters: list[torch.nn.Parameter], phase: str = "") -> None:
-        """Replace the gradients by their finite means over the processes (parameters without any are left out)."""
+        """Replace the gradients by their finite means over the processes; parameters without gradients are skipped."""
         parameters = [parameter for parameter in parameters if parameter.grad is not None]
         if not parameters:
             return
+        # All-reduce as one flat tensor.
         flat = torch.cat([parameter.grad.flatten() for parameter in parameters])
         if distributed.world_size() > 1:
             distributed.all_reduce_sum(flat)
             flat /= distributed.world_size()
+        # Replace non-finite entries and write the gradients back.
         count = flat.numel() - flat.isfinite().sum()
         torch.nan_to_num(flat, nan=0.0, posinf=self.LIMIT, neginf=-self.LIMIT, out=flat)
         parts = flat.split([parameter.numel() for parameter in parameters])
         for parameter, part in zip(parameters, parts):
             parameter.grad.copy_(part.view_as(parameter))  # keeps the gradient's memory layout
+        # A step without non-finite entries resets the streak. All on the device.
         if phase not in self._streaks:
             self._streaks[phase] = torch.zeros(2, dtype=torch.int64, device=self._device)
         streak = self._streaks[phase]
@@ -115,14 +119,14 @@ class GradientGuard:
             self.statistics.report("Progress/nonfinite_gradients", count)
 
     def longest_streak(self) -> int:
-        """Most consecutive steps of a phase with non-finite gradients since the last call. Waits for the device."""
+        """Most consecutive steps of a phase with non-finite gradients since the last call (synchronises)."""
         longest = max((int(streak[1]) for streak in self._streaks.values()), default=0)
         for streak in self._streaks.values():
             streak[1] = streak[0]
         return longest
 
     def streak(self) -> int:
-        """Consecutive steps of a phase with non-finite gradients up to now. Waits for the device."""
+        """Consecutive steps of a phase with non-finite gradients up to now (synchronises)."""
         return max((int(streak[0]) for streak in self._streaks.values()), default=0)
 
     def state_dict(self) -> dict[str, dict[str, torch.Tensor]]:
@@ -130,5 +134,5 @@ class GradientGuard:
 
     def load_state_dict(self, state: dict) -> None:
         streaks = state["streaks"]
-        if isinstance(streaks, dict):  # in older states it was one for all phases
+        if isinstance(streaks, dict):  # older states have a single streak for all phases
             self._streaks = {phase: streak.to(self._device, copy=True) for phase, streak in streaks.items()}

@@ -1,4 +1,4 @@
-"""How long a run is, how often it does what, and where it stands."""
+"""Training schedule: length of a run, ticks, intervals of previews and snapshots, and the run's counters."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ __all__ = ["Counters", "Schedule"]
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """What a run is going to do."""
+    """Length and intervals of a run."""
 
     total_kimg: float
     batch: int  # videos per iteration, over all processes
@@ -16,37 +16,37 @@ class Schedule:
     kimg_per_tick: float
     image_ticks: int | None  # ticks between previews; None for none but the last
     snapshot_ticks: int | None  # ticks between snapshots; None for none but the last
-    keep: int | None  # network snapshots that are kept, the newest ones; None for all
-    nonfinite_limit: int  # stop after so many steps of a phase in a row with non-finite gradients
-    unreadable_limit: int  # stop when a process could not read so many items of the data
+    keep: int | None  # number of newest network snapshots to keep; None for all
+    nonfinite_limit: int  # consecutive steps of a phase with non-finite gradients after which the run stops
+    unreadable_limit: int  # number of unreadable items of a process's data after which the run stops
 
     def tick_is_over(self, counters: "Counters") -> bool:
-        """The first tick is a single iteration: an early sign of life. The last one ends with the run."""
-        shown = counters.cur_nimg - counters.tick_start_nimg
-        return shown > 0 and (shown >= self.kimg_per_tick * 1000 or counters.tick == 0 or self.is_done(counters))
+        """True after `kimg_per_tick`, after the first iteration (an early report), and at the end of the run."""
+        videos = counters.cur_nimg - counters.tick_start_nimg
+        return videos > 0 and (videos >= self.kimg_per_tick * 1000 or counters.tick == 0 or self.is_done(counters))
 
     def is_done(self, counters: "Counters") -> bool:
         return counters.cur_nimg >= self.total_kimg * 1000
 
     def images_due(self, counters: "Counters") -> bool:
-        """Whether the end of this tick is a time for previews."""
+        """True if previews are rendered at the end of this tick."""
         return self.is_done(counters) or (self.image_ticks is not None and counters.tick % self.image_ticks == 0)
 
     def snapshot_due(self, counters: "Counters") -> bool:
-        """Whether the end of this tick is a time for a snapshot."""
+        """True if a snapshot is saved at the end of this tick."""
         return self.is_done(counters) or (self.snapshot_ticks is not None and counters.tick % self.snapshot_ticks == 0)
 
 
 @dataclasses.dataclass
 class Counters:
-    """Where a run stands."""
+    """Progress of a run."""
 
-    cur_nimg: int = 0  # videos shown, over all processes
+    cur_nimg: int = 0  # training videos so far, over all processes
     iteration: int = 0
-    tick: int = 0  # the current one
+    tick: int = 0  # index of the current tick
     tick_start_nimg: int = 0
-    seconds: float = 0.0  # of training up to when the state was saved
-    tick_seconds: float = 0.0  # of these in the current tick
+    seconds: float = 0.0  # of training up to the saved state
+    tick_seconds: float = 0.0  # of these, within the current tick
 
     def state_dict(self) -> dict[str, int | float]:
         return dataclasses.asdict(self)

@@ -10,6 +10,7 @@ from run_train import metric_inputs
 from tests.goldens.small_losses import PHASES, Recorder, gradients, make_loss, real_batch
 from tests.training.tiny import make_loop, make_plan, write_frames
 from torch_utils.rng import RandomStream
+from training.inference.frame_renderer import FrameRenderer
 from training.loss import VideoBatch, sample_single_times, sample_times
 
 
@@ -86,15 +87,13 @@ def test_a_stride_leaves_images_out_and_is_told(tmp_path):
 def test_single_images_are_measured_at_any_moment_and_not_as_clips(tmp_path, monkeypatch):
     loop = make_loop(tmp_path, "nframes=1")
     videos, times = GeneratedVideos(loop.networks.generator_ema, nframes=1), []
-    scene = type(loop.networks.generator_ema).scene
+    render = FrameRenderer.render
 
-    def remember(self, *arguments, **options):
-        made = scene(self, *arguments, **options)
-        render = made.render
-        monkeypatch.setattr(made, "render", lambda time, cameras: (times.append(float(time)), render(time, cameras))[1])
-        return made
+    def remember(self, time, *arguments, **options):
+        times.append(float(time))
+        return render(self, time, *arguments, **options)
 
-    monkeypatch.setattr(type(loop.networks.generator_ema), "scene", remember)
+    monkeypatch.setattr(FrameRenderer, "render", remember)
     assert videos.images(count=12).load(range(12)).shape == (12, 3, 1, 16, 16)
     assert len(set(times)) == 12 and np.std(times) > 0.1 and min(times) >= 0 and max(times) < 1
     with pytest.raises(UserError, match="single images"):

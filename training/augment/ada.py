@@ -1,8 +1,9 @@
-"""Adaptive discriminator augmentation, ADA (Karras et al. 2020, "Training Generative Adversarial Networks with Limited
-Data"), for videos: the pipeline of appendix B, and the rule of section 3 that adapts its strength.
+"""Adaptive discriminator augmentation of videos (ADA, Karras et al. 2020).
 
-Each operation is applied to a video with the probability (its multiplier)*p. All frames of a video share everything,
-noise and the place of the cutout included, so that augmentation cannot be mistaken for motion.
+From "Training Generative Adversarial Networks with Limited Data": the pipeline of appendix B, and the feedback loop of
+section 3 that adapts its strength p. Each operation is applied to a video with probability multiplier · p. All frames
+of a video share its parameters, noise and the position of the cutout included, so that augmentation cannot be mistaken
+for motion.
 """
 
 import math
@@ -41,7 +42,7 @@ PIPELINES = {
 
 
 class AdaAugment(nn.Module):
-    """The augmentation pipeline. The buffer `p` is the overall probability; at 0 the frames pass unchanged.
+    """The augmentation pipeline of ADA. The buffer `p` is the overall probability; at 0 frames pass unchanged.
 
     Args:
         pipeline: Key of `PIPELINES`, or a mapping from names of operations to multipliers of p.
@@ -120,7 +121,7 @@ class AdaAugment(nn.Module):
 
     @property
     def smallest_size(self) -> int:
-        """Pixels a side that frames must have: only the band filter, whose borders are mirrored, asks for some."""
+        """Smallest width of the frames in pixels: only the band filter, which mirrors the borders, has a limit."""
         return pixels.smallest_filtered(self.bank) if "imgfilter" in self.multipliers else 1
 
     def forward(self, frames: torch.Tensor, stream, *, prefix: str = "") -> torch.Tensor:
@@ -128,9 +129,9 @@ class AdaAugment(nn.Module):
 
         Args:
             frames: [B, T, 3, H, W].
-            stream: Source of random numbers (`torch_utils.rng.RandomStream`). For an operation X there is a
-                draw "ada/X", its parameter, and a draw "ada/X_coin" that decides whether it is applied.
-            prefix: Put in front of the names of the draws, to tell several uses apart.
+            stream: Source of random numbers (`torch_utils.rng.RandomStream`): for an operation X its parameter
+                "ada/X", and "ada/X_coin", by which it is applied or not.
+            prefix: Prefix of these names, to distinguish several uses.
 
         Returns:
             [B, T, 3, H, W].
@@ -145,15 +146,19 @@ class AdaAugment(nn.Module):
             return frames
         draw = _Draws(stream, batch=frames.shape[0], multipliers=self.multipliers, p=p, prefix=f"{prefix}ada/")
 
+        # Geometry: one resampling by the product of all transforms.
         transform = self._geometry(draw, *frames.shape[3:])
         if transform is not None:
             images = geometry.warp(frames.flatten(1, 2), transform.to(frames.device), self.wavelet)
             frames = images.reshape(frames.shape)
+        # Colours: one matrix, the product of all transforms.
         transform = self._color(draw)
         if transform is not None:
             frames = pixels.recolor(frames, transform.to(frames.device))
+        # Amplified or weakened frequency bands.
         if "imgfilter" in draw:
             frames = pixels.filter_bands(frames, self._band_gains(draw).to(frames.device), self.bank)
+        # Corruptions: the same noise on all frames, and cutout.
         if "noise" in draw:
             sigma = draw.apply("noise", draw.normal("noise").abs() * self.noise_std, neutral=0)
             noise = stream.normal(f"{prefix}ada/noise_image", [frames.shape[0], 1, *frames.shape[2:]])
@@ -166,6 +171,7 @@ class AdaAugment(nn.Module):
 
     def _geometry(self, draw: "_Draws", height: int, width: int) -> torch.Tensor | None:
         """Product of the inverse transforms [B, 3, 3]; None if no geometric operation is in the pipeline."""
+        # Pixel blitting.
         matrices = []
         if "xflip" in draw:
             flip = draw.apply("xflip", (draw.uniform("xflip") * 2).floor(), neutral=0)
@@ -176,10 +182,12 @@ class AdaAugment(nn.Module):
         if "xint" in draw:
             shift = draw.apply("xint", (draw.uniform("xint", 2) * 2 - 1) * self.xint_max, neutral=0)
             matrices.append(geometry.translation(-(shift[:, 0] * width).round(), -(shift[:, 1] * height).round()))
+        # General geometric transforms.
         if "scale" in draw:
             scale = draw.apply("scale", (draw.normal("scale") * self.scale_std).exp2(), neutral=1)
             matrices.append(geometry.scaling(1 / scale, 1 / scale))
-        # Two rotations, each with such a probability that at least one happens with the probability wanted.
+        # Two rotations, before and after the anisotropic scaling. Their probability is such that at least one of them
+        # is applied with the operation's probability.
         if "rotate" in draw:
             matrices.append(self._rotation(draw, "rotate_before"))
         if "aniso" in draw:
@@ -218,7 +226,7 @@ class AdaAugment(nn.Module):
         return _product(matrices[::-1])
 
     def _band_gains(self, draw: "_Draws") -> torch.Tensor:
-        """Gains [B, bands]: each is amplified in its turn, and all are scaled back to the power expected before."""
+        """Gains [B, bands]: bands are amplified one after another, each time normalised to the same expected power."""
         total = 1
         for band, strength in enumerate(self.imgfilter_bands):
             name = f"imgfilter{band}"
@@ -242,7 +250,7 @@ def _product(matrices):
 
 
 class _Draws:
-    """The random parameters of one pass, one set per video."""
+    """Random parameters of the operations in one pass, one set per video."""
 
     def __init__(self, stream, *, batch: int, multipliers: Mapping[str, float], p: float, prefix: str):
         self.stream = stream
@@ -266,20 +274,20 @@ class _Draws:
         return self.stream.normal(self.prefix + name, [self.batch, *shape])
 
     def apply(self, name: str, value: torch.Tensor, *, neutral: float, probability: float | None = None):
-        """`value` [B, ...] with the probability given (None for the operation's), `neutral` otherwise."""
+        """`value` [B, ...] with a probability (None: the operation's), `neutral` otherwise."""
         probability = self.probability(name) if probability is None else probability
         coin = self.stream.uniform(f"{self.prefix}{name}_coin", [self.batch] + [1] * (value.ndim - 1))
         return torch.where(coin < probability, value, neutral)
 
 
 class AdaController:
-    """Adapts p so that the mean sign of the discriminator's answers to real videos, its overfitting, meets a target.
+    """Controller of p by the overfitting heuristic r_t = E[sign D(real)] (ADA, section 3).
 
     Args:
-        p: Probability to start from.
-        target: Wanted E[sign D(real)].
+        p: Initial probability.
+        target: Target of r_t.
         kimg: Thousands of real videos in which p can change by one.
-        fixed: Leave p as it is.
+        fixed: Keep p constant.
 
     Raises:
         ValueError: negative p, or kimg that is not positive.
@@ -296,7 +304,7 @@ class AdaController:
     def update(self, sign_mean: float, images_since_last: int) -> float:
         """Move p by a step in proportion to the real videos seen since the last update; return the new p.
 
-        A mean that is not a number (nothing was seen) leaves p as it is.
+        A mean that is not a number (there were no logits) leaves p unchanged.
         """
         if not self.fixed and not math.isnan(sign_mean):
             direction = (sign_mean > self.target) - (sign_mean < self.target)
@@ -311,22 +319,22 @@ class AdaController:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# The feedback loop of adaptive augmentation: the discriminator's answers to real videos set the augmentation's p.
-
+# Feedback loop: the signs of the logits of real videos set the pipeline's p.
 
 INTERVAL = 4  # iterations between adjustments (Karras et al. 2020, "Limited Data", section 3)
 SIGNS = "Loss/signs/real"
 
 
 class AdaFeedback:
-    """Stands between the loss and its statistics, picks the signs of D(real) out of the reports, and adapts p.
+    """Feedback from the discriminator to the augmentation: collects the signs of D(real) and adapts p.
 
-    The only moment of an iteration where the host waits for the device is its adjustment, every fourth time.
+    It receives the loss's reports and passes them on to the statistics. The host waits for the device only when p is
+    adjusted, every `INTERVAL` iterations.
 
     Args:
-        augment: Its p is set.
+        augment: The pipeline whose p is set.
         controller: The rule by which p changes.
-        statistics: Where everything is reported to in the end.
+        statistics: Receives all reports.
     """
 
     def __init__(
@@ -345,16 +353,17 @@ class AdaFeedback:
 
     @torch.no_grad()
     def report(self, name: str, value: torch.Tensor) -> None:
-        """As Statistics.report."""
+        """Report a statistic, as `Statistics.report`."""
         if name == SIGNS:
             self._signs[0] += value.sum()
             self._signs[1] += value.numel()
         self.statistics.report(name, value)
 
     def update(self, *, iteration: int, batch: int) -> None:
-        """Adjust p if it is time to; to be called after each iteration, with the number of iterations so far.
+        """Adjust p every `INTERVAL` iterations; called after each iteration.
 
         Args:
+            iteration: Number of iterations so far.
             batch: Videos per iteration, over all processes.
         """
         if iteration % INTERVAL:
@@ -371,7 +380,7 @@ class AdaFeedback:
         self.load_state_dicts([state])
 
     def load_state_dicts(self, states: list[dict], *, main: bool = True) -> None:
-        """Take over from another number of processes; what they had summed up goes to the main one."""
+        """Resume from any number of processes; the signs that they have accumulated go to the main process."""
         self.controller.load_state_dict(states[0]["controller"])  # the same on all processes
         self._signs.zero_()
         for state in states if main else []:

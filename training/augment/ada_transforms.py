@@ -1,8 +1,8 @@
-"""Geometric part of adaptive discriminator augmentation (Karras et al. 2020, "Training Generative Adversarial Networks
-with Limited Data", appendix B): flips, rotations, shifts, scalings, carried out as one resampling.
+"""Transforms of adaptive discriminator augmentation (ADA, Karras et al. 2020, appendix B): geometry, colours, bands.
 
-A transform is the homogeneous 3x3 matrix that maps output to input pixels, (0, 0) being the centre of the image. The
-inverses of the operations are multiplied on the right, so that the first operation stands leftmost.
+A geometric transform is the homogeneous 3x3 matrix that maps output to input pixels, (0, 0) being the centre of the
+image. The inverses of the operations are multiplied on the right, so that the first operation stands leftmost; all are
+carried out as one resampling. Colours are transformed by homogeneous 4x4 matrices; the luma axis is v = (1, 1, 1)/√3.
 """
 
 import math
@@ -64,7 +64,7 @@ def scaling(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
 
 def rotation(angle: torch.Tensor) -> torch.Tensor:
-    """Matrix [B, 3, 3] that turns (1, 0) towards (0, 1) by the angle [B] in radians."""
+    """Matrix [B, 3, 3] that rotates (1, 0) towards (0, 1) by the angle [B] in radians."""
     cos, sin = angle.cos(), angle.sin()
     return _matrix((cos, -sin, 0), (sin, cos, 0), (0, 0, 1))
 
@@ -72,8 +72,8 @@ def rotation(angle: torch.Tensor) -> torch.Tensor:
 def warp(images: torch.Tensor, transform: torch.Tensor, wavelet: torch.Tensor) -> torch.Tensor:
     """Resample images by affine transforms, with little aliasing and mirrored borders.
 
-    The images are padded by reflection as far as the transforms look, upsampled twofold with the wavelet filter,
-    sampled bilinearly on a twofold output grid, and downsampled with the same filter.
+    The images are padded by reflection as far as the transforms reach, upsampled ×2 with the wavelet filter, sampled
+    bilinearly on an output grid of twice the resolution, and downsampled with the same filter.
 
     Args:
         images: [B, C, H, W].
@@ -83,16 +83,17 @@ def warp(images: torch.Tensor, transform: torch.Tensor, wavelet: torch.Tensor) -
     Returns:
         [B, C, H, W].
     """
+    # Pad and upsample.
     height, width = images.shape[2:]
     support = wavelet.numel() // 4  # pixels that the filter reaches beyond a border at the original resolution
     x0, x1, y0, y1 = _margins(transform, height, width, support)
     images = F.pad(images, [x0, x1, y0, y1], mode="reflect")
     images = upsample2d(images, wavelet, up=2)
 
-    # The coordinates of both sides change, axis by axis.
+    # Express the transform in the coordinates of the padded, upsampled input and of the ×2 output.
     # Padding moves the centre of the input.
     to_padded = _diagonal(transform, (1, 1), ((x0 - x1) / 2, (y0 - y1) / 2))
-    # Pixel i lands on pixel 2i of a twofold grid (zeros come after it): measured from the centres, x -> 2x - 1/2.
+    # Pixel i becomes pixel 2i of the ×2 grid (zeros come after it): measured from the centres, x -> 2x - 1/2.
     to_fine = _diagonal(transform, (2, 2), (-0.5, -0.5))
     from_fine = _diagonal(transform, (0.5, 0.5), (0.25, 0.25))
     # Normalised coordinates, [-1, 1] from edge to edge.
@@ -101,6 +102,7 @@ def warp(images: torch.Tensor, transform: torch.Tensor, wavelet: torch.Tensor) -
     from_unit = _diagonal(transform, (fine_size[1] / 2, fine_size[0] / 2), (0, 0))
     theta = to_unit @ to_fine @ to_padded @ transform @ from_fine @ from_unit
 
+    # Sample and downsample.
     size = [*images.shape[:2], *fine_size]
     images = grid_sample(images, F.affine_grid(theta[:, :2], size, align_corners=False).to(images.dtype))
     return downsample2d(images, wavelet, down=2, padding=-2 * support, flip_filter=True)
@@ -112,9 +114,9 @@ def _diagonal(like, scale, shift):
 
 
 def _margins(transform, height, width, support):
-    """Padding (left, right, top, bottom) with which no output pixel looks outside of the padded image.
+    """Padding (left, right, top, bottom) for the whole batch with which no output pixel reaches beyond the padding.
 
-    One answer for the whole batch. Reflection cannot reach further than one pixel less than the image.
+    Reflection padding is limited to one pixel less than the image.
     """
     cx, cy = (width - 1) / 2, (height - 1) / 2
     corners = transform.new_tensor([[-cx, -cy, 1], [cx, -cy, 1], [cx, cy, 1], [-cx, cy, 1]])
@@ -125,11 +127,7 @@ def _margins(transform, height, width, support):
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Colour, frequency-band and corruption parts of adaptive discriminator augmentation (Karras et al. 2020, "Training
-# Generative Adversarial Networks with Limited Data", appendix B).
-#
-# Colours are transformed by homogeneous 4x4 matrices; the axis of luma is v = (1, 1, 1)/sqrt(3).
-
+# Colours, frequency bands, cutout.
 
 # Low-pass taps of Daubechies' least asymmetric wavelet with 2 vanishing moments.
 SYM2 = (-0.12940952255092145, 0.22414386804185735, 0.836516303737469, 0.48296291314469025)
@@ -163,13 +161,13 @@ def gray_scaling(factor: torch.Tensor) -> torch.Tensor:
 
 
 def luma_flip(flip: torch.Tensor) -> torch.Tensor:
-    """Mirror at the plane through black perpendicular to v where flip [B] is 1 -> [B, 4, 4]."""
+    """Reflect colours at the plane through black perpendicular to v where flip [B] is 1 -> [B, 4, 4]."""
     identity, luma = _identity_and_luma(flip)
     return _homogeneous(identity - 2 * luma * flip[:, None, None])
 
 
 def hue_rotation(angle: torch.Tensor) -> torch.Tensor:
-    """Turn colours about v by angle [B] in radians (Rodrigues) -> [B, 4, 4]."""
+    """Rotate colours about v by angle [B] in radians (Rodrigues' formula) -> [B, 4, 4]."""
     identity, luma = _identity_and_luma(angle)
     v = 1 / math.sqrt(3)
     cross = angle.new_tensor([[0, -v, v], [v, 0, -v], [-v, v, 0]])
@@ -196,8 +194,9 @@ def filter_bank() -> torch.Tensor:
 
     The low- and high-pass filters L and H of the sym2 wavelet, each convolved with its mirror image, are halves of a
     perfect reconstruction: L + H = 1. Starting from the band [1], each step spreads the bands to half the frequency by
-    inserting zeros (which repeats their spectrum), takes the repetitions away with L, and adds H as the new top band.
+    inserting zeros (which repeats their spectrum), removes the repetitions with L, and adds H as the new top band.
     """
+    # Wavelet filters, each convolved with its mirror image.
     low = torch.tensor(SYM2, dtype=torch.float64)
     high = low * torch.tensor([1, -1, 1, -1])
     low, high = (_convolve(g[None], g.flip(0))[0] / 2 for g in (low, high))
@@ -216,7 +215,7 @@ def _convolve(signals, f):
 
 
 def smallest_filtered(bank: torch.Tensor) -> int:
-    """Pixels a side that images must have for `filter_bands`: mirroring takes the border's neighbours, once."""
+    """Smallest width of images in pixels for `filter_bands`: reflection padding is limited to the image."""
     return bank.shape[1] // 2 + 1
 
 
@@ -224,12 +223,14 @@ def filter_bands(frames: torch.Tensor, gains: torch.Tensor, bank: torch.Tensor) 
     """Amplify the frequency bands of frames [B, T, 3, H, W] by gains [B, bands], along both axes, borders mirrored."""
     videos, _, _, height, width = frames.shape
     channels = frames.shape[1] * frames.shape[2]
+    # One filter per video: the bank weighted by the gains.
     taps = (gains @ bank).to(frames.dtype).repeat_interleave(channels, dim=0)[:, None]  # [B*T*3, 1, taps]
     radius = bank.shape[1] // 2
     if min(height, width) < smallest_filtered(bank):
         raise ValueError(
             f"band filtering needs images of more than {radius} pixels, not {height}x{width}: use a pipeline without it"
         )
+    # Separable filtering, every channel of every frame as a group.
     x = frames.reshape(1, videos * channels, height, width)
     x = F.pad(x, [radius] * 4, mode="reflect")
     x = F.conv2d(x, taps[:, :, None, :], groups=videos * channels)
@@ -238,7 +239,7 @@ def filter_bands(frames: torch.Tensor, gains: torch.Tensor, bank: torch.Tensor) 
 
 
 def cutout(frames: torch.Tensor, centre: torch.Tensor, size: torch.Tensor) -> torch.Tensor:
-    """Set a rectangle of frames [B, T, 3, H, W] to zero.
+    """Cutout: a rectangle of frames [B, T, 3, H, W] is set to zero.
 
     Args:
         frames: Videos.

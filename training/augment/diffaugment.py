@@ -1,6 +1,6 @@
-"""Differentiable augmentation of real and generated frames (DiffAugment, Zhao et al. 2020), for videos.
+"""Differentiable augmentation of real and generated videos (DiffAugment, Zhao et al. 2020).
 
-All frames of a video share every random number, so that augmentation cannot be mistaken for motion. Every operation is
+All frames of a video share their random numbers, so that augmentation cannot be mistaken for motion. Every operation is
 linear in the pixels; gradients pass to the generator, and second derivatives to R1.
 """
 
@@ -22,9 +22,9 @@ def diffaugment(frames: torch.Tensor, policy: str, stream, *, prefix: str = "") 
         frames: [B, T, 3, H, W], B videos of T frames.
         policy: Comma-separated operations in the order of their application, of "color", "translation", "cutout";
             "" for none.
-        stream: Source of random numbers (`torch_utils.rng.RandomStream`). Its draws are called
+        stream: Source of random numbers (`torch_utils.rng.RandomStream`), under the names
             "diffaugment/brightness", ..., "diffaugment/cutout_y".
-        prefix: Put in front of the names of the draws, to tell several uses apart.
+        prefix: Prefix of these names, to distinguish several uses.
 
     Returns:
         [B, T, 3, H, W].
@@ -68,20 +68,20 @@ def color(x, stream, prefix):
 
 
 def translation(x, stream, prefix):
-    """Shift by whole pixels, zeros coming in. "x" is the first image axis (rows), as in the published code."""
+    """Translation by integer pixels with zero padding. "x" is the first image axis (rows), as in the published code."""
     shifts = []
     for axis, size in (("x", x.shape[3]), ("y", x.shape[4])):
         limit = int(size * TRANSLATION_RATIO + 0.5)
         shifts.append(stream.integers(f"{prefix}translation_{axis}", -limit, limit + 1, [x.shape[0], 1, 1]).flatten())
-    # y[i, j] = x[i + dx, j + dy]
-    if x.device.type == "cpu":  # padding by (-d, d) is one copy per video
+    # y[i, j] = x[i + dx, j + dy]. On a CPU, padding by (-d, d) is one copy per video.
+    if x.device.type == "cpu":
         shifted = [F.pad(video, [-dy, dy, -dx, dx]) for video, dx, dy in zip(x, *(s.tolist() for s in shifts))]
         return torch.stack(shifted)
     return shift_by_index(x, *shifts)
 
 
 def shift_by_index(x, dx, dy):
-    """y[b, ..., i, j] = x[b, ..., i + dx[b], j + dy[b]], zeros outside, without the host knowing the shifts."""
+    """y[b, ..., i, j] = x[b, ..., i + dx[b], j + dy[b]], zeros outside, without a synchronisation for the shifts."""
     batch, _, _, height, width = x.shape
     limit = max(int(size * TRANSLATION_RATIO + 0.5) for size in (height, width))
     padded = F.pad(x, [limit] * 4)
@@ -92,7 +92,7 @@ def shift_by_index(x, dx, dy):
 
 
 def cutout(x, stream, prefix):
-    """Set a rectangle of half the image size to zero; its centre is anywhere in the image."""
+    """Cutout: a rectangle of half the image size, centred anywhere in the image, is set to zero."""
     masks = []
     for axis, size in (("x", x.shape[3]), ("y", x.shape[4])):
         edge = int(size * CUTOUT_RATIO + 0.5)

@@ -1,8 +1,8 @@
-"""Activation checkpointing (Chen et al. 2016): parts of the generator keep their inputs only, and their backward pass
-runs them again.
+"""Activation checkpointing of parts of the generator (Chen et al. 2016).
 
-The second run gives the same values to the bit: parts draw no random numbers, and what they measure of their inputs
-(the upsampler's magnitudes, which move running means) is replayed from the first run.
+Only the inputs of a part are kept, and the backward pass runs it again. The second run gives the same values to the
+bit: parts use no random numbers, and statistics of their inputs that move running means (the upsampler's magnitude EMA)
+are replayed from the first run.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ __all__ = ["CheckpointedField", "Replayed", "checkpointed"]
 
 
 def checkpointed(function: Callable, *arguments: Any) -> Any:
-    """function(*arguments), differentiable twice, with nothing kept of what happens inside."""
+    """function(*arguments), twice differentiable, without keeping its activations."""
     return checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False)
 
 
@@ -31,7 +31,7 @@ class CheckpointedField:
 
 
 class Replayed:
-    """Values that the first run of a part measures and that later runs are given."""
+    """Statistics measured in the first run of a part and replayed in later runs."""
 
     def __init__(self):
         self._values: list[torch.Tensor] = []
@@ -42,7 +42,7 @@ class Replayed:
         self._next = 0
 
     def value(self, measure: Callable[[], torch.Tensor]) -> torch.Tensor:
-        """The run's next value."""
+        """The next statistic of this run, measured if this is the first."""
         if self._next == len(self._values):
             self._values.append(measure())
         self._next += 1

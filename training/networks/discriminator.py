@@ -1,8 +1,8 @@
-"""Time-aware discriminators: one sees a pair of frames and the time between them, one sees single frames.
+"""Time-aware discriminators (3D-Aware Video Generation, section 3.2): one for pairs of frames, one for single frames.
 
-Two StyleGAN2 discriminators with the "skip" architecture (StyleGAN2, section 4.1). The video discriminator's input is
-the earlier frame, the later frame and a constant plane holding Δt (DIGAN, section 3.3); the image discriminator's is
-one frame (3D-Aware Video Generation, section 3.2).
+Two StyleGAN2 discriminators with the "skip" architecture (StyleGAN2, section 4.1). The input of the video discriminator
+is the earlier frame, the later frame and a constant plane of Δt (DIGAN, section 3.3); that of the image discriminator
+is one frame.
 """
 
 import math
@@ -23,7 +23,7 @@ __all__ = ["Discriminator", "TimeAwareDiscriminators", "minibatch_std", "time_pl
 
 
 class ConvLayer(nn.Module):
-    """k×k convolution with weight w / √(in k²), optional ÷2 behind an FIR filter, bias, activation, clamp."""
+    """k×k convolution with equalised learning rate, w / √(in k²); optional ÷2 after a filter, activation, clamp."""
 
     filter: torch.Tensor
 
@@ -51,7 +51,7 @@ class ConvLayer(nn.Module):
 
 
 def minibatch_std(x: torch.Tensor, *, group_size: int, num_features: int = 1) -> torch.Tensor:
-    """Append the standard deviation over a group of samples as extra channels (Progressive GAN, section 3).
+    """Minibatch standard deviation (Progressive GAN, section 3) of groups of samples, as `num_features` extra channels.
 
     Sample i belongs to group i mod (N / G) with G = min(group_size, N).
 
@@ -66,17 +66,20 @@ def minibatch_std(x: torch.Tensor, *, group_size: int, num_features: int = 1) ->
     if n % group:
         raise ValueError(f"minibatch standard deviation: a batch of {n} is no multiple of the group size {group}.")
     y = x.reshape(group, -1, num_features, channels // num_features, height, width)
-    # Spelled out rather than torch.var: near-equal samples make the second derivative sensitive to the rounding.
+    # Standard deviation over the group. Not torch.var: near-equal samples make the second derivative sensitive to the
+    # rounding.
     y = y.float() if x.dtype == torch.float16 else y
     y = y - y.mean(dim=0)
     y = (y.square().mean(dim=0) + 1e-8).sqrt()
-    y = y.mean(dim=[2, 3, 4]).to(x.dtype)  # [N / G, num_features]
+    # Mean over channels and pixels: one number per group and feature, [N / G, num_features].
+    y = y.mean(dim=[2, 3, 4]).to(x.dtype)
+    # Back to every sample and pixel.
     y = y[:, :, None, None].repeat(group, 1, height, width)
     return torch.cat([x, y], dim=1)
 
 
 class DiscriminatorBlock(nn.Module):
-    """From one resolution to half of it: colours in, two convolutions, the second of them strided."""
+    """Discriminator block from one resolution to half of it: colours in, two convolutions, the second strided."""
 
     filter: torch.Tensor
 
@@ -94,7 +97,7 @@ class DiscriminatorBlock(nn.Module):
 
 
 class DiscriminatorEpilogue(nn.Module):
-    """4×4 features and image to one vector of `out_features` per sample."""
+    """Discriminator epilogue: 4×4 features and image to [N, out_features]."""
 
     def __init__(self, *, img_channels: int, channels: int, out_features: int, clamp: float | None, mbstd_group: int):
         super().__init__()
@@ -111,15 +114,16 @@ class DiscriminatorEpilogue(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Images [N, img_channels, H, H] (and labels [N, c_dim]) to logits [N, 1].
+    """StyleGAN2 discriminator: images [N, img_channels, H, H] (and labels [N, c_dim]) to logits [N, 1].
 
     Args:
         resolution: H, a power of two of at least 8.
         channel_base, channel_max: min(32768 · channel_base / r, channel_max) channels at resolution r.
         conv_clamp: Clamp of the convolutions' outputs; None for none.
         mbstd_group: Group size of the minibatch standard deviation.
-        fp16_resolutions: So many of the highest resolutions run in half precision; see
-        `training.networks.mixed_precision`. channels_last: Memory layout of the features.
+        fp16_resolutions: Number of the highest resolutions that run in half precision; see
+            `training.networks.mixed_precision`.
+        channels_last: Memory layout of the features.
         mapping_layers: Layers of the label's mapping network (with c_dim > 0: projection discriminator).
     """
 
@@ -171,6 +175,7 @@ class Discriminator(nn.Module):
     def forward(self, img: torch.Tensor, c: torch.Tensor | None = None) -> torch.Tensor:
         expected = (self.img_channels, self.resolution, self.resolution)
         assert tuple(img.shape[1:]) == expected, f"expected [N, {expected}], got {tuple(img.shape)}"
+        # Blocks, the first ones in half precision. The image is downsampled beside the features and enters every block.
         full, half = self.epilogue.conv.weight.dtype, self.half_precision.type(img.device)
         x: torch.Tensor | None = None
         for i, block in enumerate(self.blocks.values()):
@@ -181,11 +186,12 @@ class Discriminator(nn.Module):
         x = self.epilogue(x.to(full), img.to(full))
         if self.mapping is None:
             return x
+        # Projection discriminator (Miyato and Koyama 2018): inner product with the embedded label.
         projection = self.mapping(None, c)
         return (x * projection).sum(dim=1, keepdim=True) / math.sqrt(x.shape[1])
 
     def layers(self) -> list[nn.Module]:
-        """Convolutional layers from the image on, the order in which `freeze` takes them."""
+        """Convolutional layers from the image on, in the order in which `freeze` stops them."""
         return [layer for block in self.blocks.values() for layer in (block.fromrgb, block.conv0, block.conv1)]
 
 
@@ -229,5 +235,5 @@ class TimeAwareDiscriminators(nn.Module):
 
 
 def time_plane(frames: torch.Tensor, dt: torch.Tensor) -> torch.Tensor:
-    """The video discriminator's last channel [B, 1, H, W]: time differences [B] as constant planes."""
+    """Last input channel of the video discriminator [B, 1, H, W]: time differences [B] as constant planes."""
     return dt.to(frames.dtype)[:, None, None, None].repeat(1, 1, *frames.shape[-2:])

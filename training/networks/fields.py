@@ -1,9 +1,9 @@
 """The radiance fields: a modulated foreground with motion, and a background on the inverted sphere.
 
 A field module holds parameters. Conditioned on the codes of B videos it becomes a callable `(points, directions) ->
-(raw density, features)` as the renderer expects it (see `renderer.volume_rendering`). Features are what must be summed
-along the ray and no more: heads that are linear are applied once per ray, by `project`, after compositing. (Their
-biases are multiplied by the sum of the weights, which makes this exact.)
+(raw density, features)` as the renderer expects it (see `renderer.volume_rendering`). Linear heads are not evaluated
+per sample: features are the hidden states below them, and `project` applies these heads once per ray, after
+compositing. (Their biases are multiplied by the sum of the weights, which makes this exact.)
 
 Sources: 3D-Aware Video Generation, section 3.1 (motion enters as an offset to the first hidden layer); StyleNeRF,
 section 3 (modulated field, features besides colours); NeRF++, section 4 (background on the inverted sphere).
@@ -39,7 +39,7 @@ __all__ = [
 ]
 
 POINT_DIM = 3
-#: Points of the inverted sphere: a direction and the inverse of a radius.
+#: Dimensions of inverted-sphere points: a unit direction and an inverse radius (NeRF++, section 4).
 BACKGROUND_POINT_DIM = 4
 #: Negative slope of the view-dependent colour head.
 VIEW_SLOPE = 0.01
@@ -60,16 +60,16 @@ class ForegroundWeights:
 
 
 class ForegroundField(nn.Module):
-    """The modulated foreground MLP.
+    """The foreground field: an MLP with modulated layers (StyleNeRF, section 3), conditioned on motion.
 
     Args:
-        width, num_layers: Hidden layers.
+        width, num_layers: Width and number of the hidden layers.
         position_frequencies, direction_frequencies: Octaves of the positional encodings.
         feature_dim: Channels F of the features that go to the upsampler.
-        view_directions: Whether colour depends on the viewing direction.
+        view_directions: Colour depends on the viewing direction.
         motion: How motion vectors enter the second layer: 'add', 'concat', or 'none'.
         density_bias: Initial bias of the density head: above 0, training starts from fog instead of an almost empty
-            scene, which short trainings need (what Adam adds to a bias in an iteration is its learning rate).
+            scene, which short trainings need (Adam moves a bias by about the learning rate per iteration).
         time_input: 'raw' or 'encoded' makes time an input coordinate of the first layer (ablation); 'none'.
     """
 
@@ -112,7 +112,7 @@ class ForegroundField(nn.Module):
     def modulate(self, ws: torch.Tensor) -> ForegroundWeights:
         """Weights for styles ws [B, num_ws, w_dim]."""
         layers = [layer.modulate(ws[:, i]) for i, layer in enumerate(self.layers)]
-        # Encoded points come with all sines first (see `sinusoids`).
+        # Encoded points come with all sines first (see `sinusoids`): the first layer's columns are reordered to match.
         order = sinusoid_order(self.position_frequencies, POINT_DIM, ws.device)
         weight, bias = layers[0]
         layers[0] = (torch.cat([weight[..., order], weight[..., len(order) :]], dim=-1), bias)
@@ -133,7 +133,9 @@ class ForegroundField(nn.Module):
 
 
 class ConditionedForeground:
-    """A `ForegroundField` for B videos of T frames. Points [B, T, R, S, 3], or [B, 1, R, S, 3] where frames share them.
+    """A `ForegroundField` conditioned on the styles, motion vectors and times of B videos of T frames.
+
+    Points are [B, T, R, S, 3], or [B, 1, R, S, 3] where frames share them.
 
     Attributes:
         layers: Weight, bias and per-frame bias [B, T, width] (None for either) of each hidden layer.
@@ -144,8 +146,8 @@ class ConditionedForeground:
     ):
         self.field, self.weights = field, weights
         self.num_frames = times.shape[1]
-        # What depends on time alone enters a layer linearly: it becomes that layer's bias, one per frame, and the
-        # products before it are shared by the frames of one camera.
+        # Motion and time do not depend on the point and enter a layer linearly: they become that layer's bias, one per
+        # frame, and the layers before it are shared by the frames of a video.
         self.layers: list[tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]]
         self.layers = [(weight, bias, None) for weight, bias in weights.layers]
         if field.time_input != "none":
@@ -162,6 +164,7 @@ class ConditionedForeground:
                 self.layers[1] = (weight, None, point_linear(motion, weight, bias))
 
     def _split_inputs(self, layer: int, num_points: int, extra: torch.Tensor) -> None:
+        """Turn a layer's inputs beyond the first `num_points`, `extra` [B, T, C], into per-frame biases."""
         weight, bias, _ = self.layers[layer]
         self.layers[layer] = (weight[..., :num_points], None, point_linear(extra, weight[..., num_points:], bias))
 
@@ -178,7 +181,7 @@ class ConditionedForeground:
                 x = point_linear(x, weight, bias, act="lrelu")
             elif self.num_frames == 1:
                 x = point_linear(x, weight, frame_bias[:, 0], act="lrelu")
-            else:  # frames part here
+            else:  # from this layer on the frames of a video differ
                 x = point_linear(x, weight).unflatten(1, (frames, -1)) + frame_bias[:, :, None, :]
                 frames = self.num_frames
                 x = lrelu_(x).flatten(1, 2)
@@ -190,25 +193,32 @@ class ConditionedForeground:
         `directions`: unit viewing directions [B, R, 3].
         """
         hidden = self.hidden(points)
-        shape, rows = hidden.shape[:-1], hidden.reshape(len(hidden), -1, hidden.shape[-1])
-        density = point_linear(rows, *self.weights.density).reshape(shape)
+        shape, flat = hidden.shape[:-1], hidden.reshape(len(hidden), -1, hidden.shape[-1])
+        density = point_linear(flat, *self.weights.density).reshape(shape)
         if self.weights.view is None:
             return density, (hidden,)
+        # View-dependent colour: features plus the encoded direction, leaky ReLU, linear. Its nonlinearity must be
+        # evaluated per sample.
         view = self.view_bias(directions)[:, None, :, None, :]
-        x = point_linear(rows, self.weights.features[0]).unflatten(1, shape[1:])
+        x = point_linear(flat, self.weights.features[0]).unflatten(1, shape[1:])
         x = x + view if x.requires_grad else x.add_(view)
         x = torch.nn.functional.leaky_relu_(x, VIEW_SLOPE).flatten(1, 3)
         rgb = point_linear(x, *self.weights.rgb).unflatten(1, shape[1:])
         return density, (hidden, rgb)
 
     def view_bias(self, directions: torch.Tensor) -> torch.Tensor:
-        """Contribution of the viewing direction to the colour head per ray [B, R, F], the feature head's bias added."""
+        """The viewing direction's part of the colour head per ray [B, R, F], including the feature head's bias."""
         assert self.weights.view is not None
         view = positional_encoding(directions, self.field.direction_frequencies)
         return point_linear(view, *self.weights.view) + self.weights.features[1]
 
     def project(self, features: tuple[torch.Tensor, ...], accumulation: torch.Tensor | float = 1.0) -> torch.Tensor:
-        """[rgb | features] [B, ..., 3 + F] of weighted sums (each [B, ..., C], weights adding up to [B, ...])."""
+        """Linear heads after compositing: [rgb | features] [B, ..., 3 + F] of sums [B, ..., C] over samples.
+
+        Args:
+            features: Weighted sums of the features.
+            accumulation: Sum of the weights [B, ...].
+        """
         hidden, *rgb = features
         if torch.is_tensor(accumulation):
             accumulation = accumulation[..., None]
@@ -246,7 +256,7 @@ class BlendedForeground(nn.Module):
 
 
 class ConditionedBlend:
-    """A `BlendedForeground` for B videos."""
+    """A `BlendedForeground` conditioned on the codes of B videos."""
 
     def __init__(self, field: BlendedForeground, dynamic: ConditionedForeground, static: ConditionedForeground):
         self.field, self.dynamic, self.static = field, dynamic, static
@@ -255,17 +265,20 @@ class ConditionedBlend:
         """See `ConditionedForeground`; features are those of both fields, weighted by the mask, and the mask."""
         density_d, features_d = self.dynamic(points, directions)
         density_s, features_s = self.static(points, directions)
+        # Mask m of every sample.
         hidden = features_d[0]
         if self.field.mask is None:
             mask = torch.full_like(density_d, 0.5)[..., None]
         else:
             mask = self.field.mask(hidden.flatten(1, 3)).sigmoid().unflatten(1, hidden.shape[1:4])
+        # m · dynamic + (1 - m) · static, for density and features.
         density = density_d * mask[..., 0] + density_s * (1 - mask[..., 0])
         blended = [x * mask for x in features_d] + [x * (1 - mask) for x in features_s]
         return density, (*blended, mask)
 
     def project(self, features: tuple[torch.Tensor, ...], accumulation: torch.Tensor | float = 1.0) -> torch.Tensor:
         """See `ConditionedForeground.project`."""
+        # The composited mask is the dynamic field's accumulation; the rest of it is the static field's.
         *of_both, mask = features
         middle, mask = len(of_both) // 2, mask[..., 0]
         dynamic = self.dynamic.project(tuple(of_both[:middle]), mask)
@@ -273,7 +286,7 @@ class ConditionedBlend:
 
 
 class BackgroundField(nn.Module):
-    """The background MLP: linear layers with ReLU on encoded inverted-sphere points and a background code."""
+    """The background field: an MLP with ReLU on encoded inverted-sphere points and a background code (NeRF++)."""
 
     def __init__(
         self,
@@ -299,11 +312,14 @@ class BackgroundField(nn.Module):
 
 
 class ConditionedBackground:
-    """A `BackgroundField` for B videos. Points [B, R, S, 4]; it depends on neither time nor viewing direction."""
+    """A `BackgroundField` conditioned on the codes of B videos, constant in time and viewing direction.
+
+    Points are inverted-sphere points [B, R, S, 4].
+    """
 
     def __init__(self, field: BackgroundField, code: torch.Tensor):
         self.field = field
-        # The code is the same for all points of a video: its share of the first layer is a bias, one per video.
+        # The code is the same for all points of a video: its part of the first layer becomes a bias, one per video.
         first = field.layers[0]
         split = first.weight.shape[1] - code.shape[1]
         order = sinusoid_order(field.position_frequencies, BACKGROUND_POINT_DIM, code.device)
@@ -319,6 +335,7 @@ class ConditionedBackground:
     def __call__(self, points: torch.Tensor, directions: torch.Tensor):
         """Raw density [B, R, S] and features (hidden [B, R, S, width],)."""
         shape = points.shape[:-1]
+        # Hidden layers, then the density head; the feature and colour heads follow after compositing.
         x = point_linear(self.encode(points).flatten(1, -2), *self.first, act="relu")
         for layer in self.field.layers[1:]:
             x = point_linear(x, layer.weight, layer.bias, act="relu")

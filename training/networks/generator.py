@@ -44,7 +44,7 @@ class SynthesisOutput:
         depth: Expected depth of the foreground's samples [B, T, h, w] in scene units, not normalised by the opacity.
             For display: the weights pass no gradients to it.
         opacity: [B, T, h, w], one minus the transmittance left for the background.
-        path_loss: NeRF-path regularisation per frame [B, T], or None where it was not asked for.
+        path_loss: NeRF-path regularisation per frame [B, T], or None.
     """
 
     image: torch.Tensor
@@ -56,10 +56,11 @@ class SynthesisOutput:
 
 @dataclasses.dataclass
 class ModulatedWeights:
-    """The weights of B videos: what `modulate` of the foreground and of the upsampler return.
+    """Modulated weights of B videos.
 
     Attributes:
-        fused: The same for inference on a CPU, where no gradients are recorded; None elsewhere.
+        foreground, upsampler: Results of `modulate` of these parts.
+        fused: The same weights for inference on a CPU without gradients; None elsewhere.
     """
 
     foreground: Any
@@ -68,7 +69,7 @@ class ModulatedWeights:
 
 
 class Generator(nn.Module):
-    """See the module's docstring.
+    """The 4D generator, see the module's docstring.
 
     Args:
         resolution: Width of the square images in pixels, a power of two.
@@ -82,7 +83,7 @@ class Generator(nn.Module):
             second, static field). `motion=None`: no motion network; `background=None`: no background.
 
     Attributes:
-        activation_checkpointing: Whether backward passes compute hidden states again rather than keep them (see
+        activation_checkpointing: Backward passes compute hidden states again instead of keeping them (see
             `training.networks.activation_checkpoint`).
     """
 
@@ -175,7 +176,7 @@ class Generator(nn.Module):
             z_motion, z_bg: Motion codes [B, motion_dim] and background codes [B, background_dim].
             times: [B, T] in [0, 1].
             cameras: One per video.
-            stream: Source of the renderer's random draws (training); None renders deterministically.
+            stream: Source of the renderer's random numbers (training); None renders deterministically.
             path_loss: Also compute the NeRF-path regularisation (needs `stream`).
             ray_chunk: Composite this many rays at a time, to bound memory; None for all at once.
 
@@ -189,8 +190,8 @@ class Generator(nn.Module):
         # these vectors make the fields of the videos.
         fields = self.condition(weights, times=times, motion=self.motion_vectors(ws, z_motion, times), z_bg=z_bg)
 
-        # One camera per video: its frames share rays and random draws. The NeRF-path regularisation needs the rays of
-        # a lattice of full-resolution pixels besides.
+        # One camera per video: its frames share rays and random numbers. The NeRF-path regularisation also needs the
+        # rays of a lattice of full-resolution pixels.
         pixels = self.pixels(ws).expand(batch, -1, -1)
         num_rays = pixels.shape[1]
         if path_loss:
@@ -202,12 +203,12 @@ class Generator(nn.Module):
             noise = RayNoise.draw(stream, batch, pixels.shape[1], self.settings, background=self.background is not None)
         rays = Rays(*camera_rays(cameras, pixels), noise)
 
-        # Volume rendering at the low resolution (NeRF, section 5): stratified depths, field, weights, importance
-        # depths, field, composite over the background.
+        # Volume rendering at the low resolution (NeRF, sections 4 and 5.2): stratified depths, field, weights,
+        # importance depths, field, composite over the background (NeRF++, section 4).
         image_rays = rays.select(slice(0, num_rays))
         rendered = render_rays(fields, image_rays, self.settings, frames=frames, chunk=ray_chunk)
 
-        # 2D upsampling in 1x1 layers (StyleNeRF, section 3.1).
+        # 2D upsampling in 1x1 layers (StyleNeRF, section 3).
         output = self.upsample(rendered, weights)
         if path_loss:
             lattice_rays = rays.select(slice(num_rays, None))
@@ -215,7 +216,7 @@ class Generator(nn.Module):
             output.path_loss = self._path_loss(output.image, *samples, weights, lattice)
         return output
 
-    # Steps of a synthesis, which `FrameRenderer` takes as well.
+    # Steps of a synthesis, also used by `FrameRenderer`.
 
     def modulate(self, ws: torch.Tensor, precision: str = "float32") -> ModulatedWeights:
         """Weights for styles ws [B, num_ws, w_dim]; for the `precision` of inference see `FusedNetworks`."""
@@ -245,7 +246,7 @@ class Generator(nn.Module):
         return fields
 
     def pixels(self, like: torch.Tensor, resolution: int | None = None) -> torch.Tensor:
-        """Centres of the volume rendered pixels, or of so many per side, [1, R, 2], of the type of `like`."""
+        """Pixel centres [1, R, 2] of a square of the volume rendered or of another resolution, typed as `like`."""
         return pixel_centers(resolution or self.settings.resolution, like.device).to(like.dtype)[None]
 
     def upsample(
@@ -280,11 +281,14 @@ class Generator(nn.Module):
         weights: ModulatedWeights,
         lattice: torch.Tensor,
     ) -> torch.Tensor:
-        """NeRF-path regularisation (StyleNeRF, section 3.2): the image must equal what its rays would give unaided.
+        """NeRF-path regularisation [B, T] (StyleNeRF, section 3): the image must match plain volume rendering.
 
-        Every sample of the lattice's rays goes through the upsampler's pointwise layers; composited with the ray's
-        own weights, its colours should match the image's pixels. [B, T].
+        Args:
+            image: [B, T, 3, H, W].
+            sample_weights, samples: Weights [B, T, R, S] and values [B, T, R, S, C] of the samples of R rays.
+            lattice: Indices [B, R] of the pixels of these rays.
         """
+        # Every sample goes through the upsampler's layers without resampling ...
         points = samples.flatten(1, 3)
         colours = self.upsampler.pointwise(
             points[..., 3:],
@@ -292,7 +296,9 @@ class Generator(nn.Module):
             weights.upsampler,
             activation_checkpointing=self.activation_checkpointing,
         )
+        # ... its colours are composited with the weights of its ray ...
         composited = (sample_weights[..., None, :] @ colours.unflatten(1, sample_weights.shape[1:]))[..., 0, :]
+        # ... and compared with the pixels of the upsampled image.
         index = lattice[:, None, None, :].expand(-1, image.shape[1], 3, -1)
         pixels = image.flatten(3).gather(3, index).movedim(2, 3)
         return 2 * (composited - pixels).square().sum(dim=-1).mean(dim=-1)

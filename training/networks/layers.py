@@ -1,8 +1,8 @@
 """Equalised-learning-rate layers (StyleGAN2): fully connected, pointwise, and modulated pointwise.
 
-Pointwise layers act on rows of features [B, P, C] (P points or pixels of a video) and are plain dense products: the
-style and the demodulation of a modulated layer are folded into one weight per video, and the activation's gain, which
-commutes with leaky ReLU, into weight and bias.
+Pointwise layers act on features [B, P, C] of P points or pixels of a video and are plain matrix products: style and
+demodulation are fused into one weight per video, and the activation's gain, which commutes with leaky ReLU, into weight
+and bias.
 """
 
 import math
@@ -29,12 +29,12 @@ LRELU_GAIN = math.sqrt(2)
 
 
 def normalize_second_moment(x: torch.Tensor) -> torch.Tensor:
-    """Scale rows [..., C] to unit mean square."""
+    """Scale vectors [..., C] to unit mean square."""
     return x * (x.square().mean(dim=-1, keepdim=True) + 1e-8).rsqrt()
 
 
 def octaves(frequencies: int, like: torch.Tensor) -> torch.Tensor:
-    """2^i pi for i < frequencies."""
+    """The angular frequencies 2^i pi of the positional encoding, i < frequencies (NeRF, equation 4)."""
     return math.pi * 2.0 ** torch.arange(frequencies, device=like.device, dtype=like.dtype)
 
 
@@ -48,9 +48,9 @@ def positional_encoding(x: torch.Tensor, frequencies: int) -> torch.Tensor:
 
 
 def sinusoids(x: torch.Tensor, frequencies: int) -> torch.Tensor:
-    """The values of `positional_encoding` with all sines first, then all cosines: cheaper to write for many points.
+    """Positional encoding with all sines first, then all cosines: cheaper to write for many points.
 
-    The weight of a layer that takes them needs its columns in the order `sinusoid_order`.
+    A layer on top of it needs the columns of its weight in the order `sinusoid_order`.
     """
     angles = (x[..., None, :] * octaves(frequencies, x)[:, None]).flatten(-2)
     return torch.cat([angles.sin(), angles.cos()], dim=-1)
@@ -65,15 +65,15 @@ def sinusoid_order(frequencies: int, dims: int, device: torch.device | str | Non
 def composited_colour(
     head: tuple[torch.Tensor, torch.Tensor], x: torch.Tensor, accumulation: torch.Tensor | float
 ) -> torch.Tensor:
-    """rgb [..., 3] of composited features [..., F]: the head's bias counts as often as the weights add up to."""
+    """Colours [..., 3] of composited features [..., F]; the head's bias is multiplied by the accumulated weights."""
     weight, bias = head
     return point_linear(x, weight) + bias * accumulation
 
 
 class FullyConnected(nn.Module):
-    """y = act(x (w · m / √in)ᵀ + b · m) with learning-rate multiplier m; stored weights are N(0, 1) / m.
+    """Fully connected layer with equalised learning rate, [N, in_features] to [N, out_features].
 
-    [N, in_features] to [N, out_features].
+    y = act(x (w · m / √in)ᵀ + b · m) with learning-rate multiplier m; weights are initialised to N(0, 1) / m.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class FullyConnected(nn.Module):
 
 
 class PointLinear(nn.Module):
-    """A 1x1 convolution with weight w / √in on rows [B, P, in_features], optionally with leaky ReLU (gain √2)."""
+    """Pointwise layer: a 1x1 convolution with weight w / √in on [B, P, in_features], optionally leaky ReLU."""
 
     def __init__(self, *, in_features: int, out_features: int, act: str = "linear"):
         super().__init__()
@@ -112,7 +112,7 @@ class PointLinear(nn.Module):
         self.weight_gain = self.gain / math.sqrt(in_features)
 
     def scaled(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Weight [out, in] and bias [out] with all gains applied; only the activation's shape is left to do."""
+        """Weight [out, in] and bias [out] with all gains applied, the activation's included."""
         return self.weight * self.weight_gain, self.bias if self.gain == 1 else self.bias * self.gain
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -120,7 +120,7 @@ class PointLinear(nn.Module):
 
 
 class ModulatedLinear(nn.Module):
-    """A modulated 1x1 layer (StyleGAN2, section 2.2): in-channels scaled by a style, out-channels demodulated.
+    """Modulated 1x1 layer (StyleGAN2, section 2.2): input channels scaled by a style, output channels demodulated.
 
     Without demodulation ("ToRGB" layers) the style is scaled by 1 / √in instead, and there is no activation.
     """
@@ -137,6 +137,8 @@ class ModulatedLinear(nn.Module):
         style = self.affine(w)
         if not self.demodulate:
             return self.weight * (style / math.sqrt(self.weight.shape[1]))[:, None, :], self.bias
+        # Modulate the input channels (StyleGAN2, equation 1) ...
         weight = self.weight * style[:, None, :]
+        # ... and demodulate: the weights of every output channel get unit norm (equation 3).
         scale = (weight.square().sum(dim=-1, keepdim=True) + 1e-8).rsqrt() * LRELU_GAIN
         return weight * scale, self.bias * LRELU_GAIN

@@ -1,4 +1,4 @@
-"""The mapping network: content code z (and an optional label) to intermediate styles w (StyleGAN, section 2)."""
+"""The mapping network (StyleGAN, section 2) and the motion network (3D-Aware Video Generation, section 3.1)."""
 
 from collections.abc import Sequence
 from typing import cast
@@ -12,7 +12,9 @@ __all__ = ["MappingNetwork", "MotionNetwork"]
 
 
 class MappingNetwork(nn.Module):
-    """z [B, z_dim] (and c [B, c_dim]) to ws [B, num_ws, w_dim]; num_ws None gives [B, w_dim].
+    """Mapping network: content codes z [B, z_dim] and labels c [B, c_dim] to styles ws [B, num_ws, w_dim].
+
+    With num_ws=None the result is w [B, w_dim].
 
     Args:
         num_layers: Number of fully connected layers.
@@ -56,7 +58,8 @@ class MappingNetwork(nn.Module):
         truncation_cutoff: int | None = None,
         update_w_avg: bool = False,
     ) -> torch.Tensor:
-        """See the class. Layers below `truncation_cutoff` (all when None) are truncated: w_avg + psi (w - w_avg)."""
+        """Styles of z and c; those below `truncation_cutoff` (None: all) are truncated, w_avg + psi (w - w_avg)."""
+        # Normalise the codes, embed and normalise the labels.
         parts = []
         if self.z_dim > 0:
             if z is None or z.ndim != 2 or z.shape[1] != self.z_dim:
@@ -69,6 +72,7 @@ class MappingNetwork(nn.Module):
                     f"got {None if c is None else tuple(c.shape)}."
                 )
             parts.append(normalize_second_moment(self.embed(c.to(self.embed.weight.dtype))))
+        # Fully connected layers.
         x = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
         for layer in self.layers:
             x = layer(x)
@@ -77,6 +81,7 @@ class MappingNetwork(nn.Module):
             self.w_avg.copy_(x.detach().mean(dim=0).lerp(self.w_avg, self.w_avg_beta))
         if self.num_ws is None:
             return x
+        # One style per layer, and the truncation trick (StyleGAN, appendix B).
         ws = x[:, None].expand(-1, self.num_ws, -1)
         if truncation_psi != 1:
             truncated = self.w_avg + truncation_psi * (ws - self.w_avg)
@@ -86,15 +91,11 @@ class MappingNetwork(nn.Module):
         return ws
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# The motion network: a motion code and a time to one feature offset per frame (3D-Aware Video Generation, sec. 3.1).
-#
-# a = FC(z_motion); a = leaky_relu(a t); m(t) = FC_linear(FC_lrelu(a)). Time enters as a factor, so m is continuous in
-# it and the motion code decides direction and extent.
-
-
 class MotionNetwork(nn.Module):
-    """Motion codes [B, motion_dim] and times [B, T] to motion vectors [B, T, out_features].
+    """Motion network: motion codes [B, motion_dim] and times [B, T] to motion vectors [B, T, out_features].
+
+    a = FC(z_motion); a = leaky_relu(a t); m(t) = FC_linear(FC_lrelu(a)). Time enters as a factor, so m is continuous in
+    it and the motion code decides direction and extent (3D-Aware Video Generation, section 3.1).
 
     Args:
         width: Hidden width.
@@ -113,6 +114,7 @@ class MotionNetwork(nn.Module):
         self.output = FullyConnected(in_features=width, out_features=out_features)
 
     def forward(self, z_motion: torch.Tensor, times: torch.Tensor, content: torch.Tensor | None = None) -> torch.Tensor:
+        # Code times time, for every frame of a video.
         code = z_motion if content is None else torch.cat([z_motion, content], dim=1)
         a = self.input(code)[:, None, :] * times[:, :, None]
         a = torch.nn.functional.leaky_relu(a, 0.01).flatten(0, 1)

@@ -1,8 +1,8 @@
-"""Half precision: which passes, networks and layers take it.
+"""Mixed precision: the type of the layers that run in half precision.
 
 On a GPU it is float16, as published: the upsampler's blocks and the discriminators' highest resolutions, in all phases
-(`fp16_min_resolution`, `fp16_resolutions`). On a CPU it is bfloat16, off unless asked for, in the same layers, and only
-in the main phases: penalties of gradients (path lengths, R1) square differences that its 8 bits would drown.
+(`fp16_min_resolution`, `fp16_resolutions`). On a CPU it is bfloat16 in the same layers, as an option and in the main
+phases only: the gradient penalties (path lengths, R1) square differences below the resolution of its 8 bits.
 """
 
 import contextlib
@@ -15,10 +15,10 @@ __all__ = ["HalfPrecision", "bfloat16_on_cpu"]
 
 
 class HalfPrecision:
-    """Of a module with layers in half precision: their type, by device.
+    """The type of a module's half-precision layers on a device.
 
     Attributes:
-        on_cpu: Whether a CPU takes bfloat16 now; see `bfloat16_on_cpu`.
+        on_cpu: Use bfloat16 on a CPU; see `bfloat16_on_cpu`.
     """
 
     on_cpu = False
@@ -32,7 +32,7 @@ class HalfPrecision:
 
 @contextlib.contextmanager
 def bfloat16_on_cpu(*networks: nn.Module) -> Iterator[None]:
-    """Within, the networks' layers of half precision take bfloat16 where they run on a CPU."""
+    """Within, the networks' half-precision layers use bfloat16 on a CPU."""
     settings = (getattr(m, "half_precision", None) for network in networks for m in network.modules())
     switches = [setting for setting in settings if isinstance(setting, HalfPrecision)]
     for switch in switches:

@@ -1,8 +1,8 @@
-"""The 2D upsampler: volume rendered features to an image, in modulated 1x1 layers and fixed resampling (StyleNeRF).
+"""The 2D upsampler: modulated 1x1 layers and ×2 upsampling from volume rendered features to an image (StyleNeRF).
 
-Every convolution is 1x1, which is what keeps views consistent. Features and colours are channels-last maps
-[B, T, H, W, C]: T frames of each of B videos. Resampling and 1x1 layers commute, so the linear parts of the learned
-upsampling run at the lower resolution or on fewer channels.
+Every convolution is 1x1, which keeps views consistent. Features and colours are channels-last maps [B, T, H, W, C]: T
+frames of each of B videos. Resampling and 1x1 layers commute, so the linear parts of the learned upsampling run at the
+lower resolution or on fewer channels.
 """
 
 import functools
@@ -32,22 +32,17 @@ __all__ = [
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Fixed ×2 resampling of channels-last maps [N, H, W, C], by `upfirdn2d`.
-#
-# The blur is the FIR filter [1, 3, 3, 1] / 8 per axis with 2 pixels of padding before and 1 after; zeros lie outside.
-# All filters are symmetric: whether they are mirrored makes no difference.
+# Fixed ×2 resampling of channels-last maps [N, H, W, C] with `upfirdn2d`; zeros lie outside. All filters are symmetric.
 
-
-BlockWeights = TypeVar("BlockWeights")
-
+#: FIR filters, one axis of each. The blur is padded by 2 pixels before and 1 after.
 _AXES = {
     "blur": torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8,
-    # After zeros have been inserted:
+    # Applied after zeros have been inserted between the pixels:
     "nearest": torch.ones(2),
-    "blur_nearest": torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0]) / 8,  # the blur of [1, 1]
+    "blur_nearest": torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0]) / 8,  # nearest, then blur: [1, 3, 3, 1] * [1, 1]
     "upsample": torch.tensor([1.0, 3.0, 3.0, 1.0]) / 4,
 }
-#: What a pixel adds to the corners of its neighbours, outputs 2i - 1 … 2i + 2: half of it to those that touch it.
+#: Contribution of a pixel i to the corners 2i - 1 … 2i + 2 of its four neighbours: one half to each that touches it.
 _TOUCHING = torch.tensor([[0, 1, 1, 0], [1, 0, 0, 1], [1, 0, 0, 1], [0, 1, 1, 0]]) / 2
 
 
@@ -58,7 +53,7 @@ def _filter(kind: str, dtype: torch.dtype, device: torch.device) -> torch.Tensor
 
 
 def _resample(x: torch.Tensor, kind: str, *, up: int, before: int, after: int) -> torch.Tensor:
-    # Made outside of inference mode, so that a filter first used while rendering can serve training later.
+    # Created outside inference mode, so that a filter cached while rendering can serve training later.
     with torch.inference_mode(False):
         f = _filter(kind, x.dtype, x.device)
     return upfirdn2d(x.permute(0, 3, 1, 2), f, up=up, padding=[before, after, before, after]).permute(0, 2, 3, 1)
@@ -95,11 +90,11 @@ def upsample_image(x: torch.Tensor) -> torch.Tensor:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Layers
+# Layers.
 
 
 class MagnitudeEMA(nn.Module):
-    """Running mean of x² over a layer's inputs; layers are applied to x / √mean (StyleGAN3, section 3.1)."""
+    """Magnitude EMA (StyleGAN3, section 3.1): a running mean of x², by whose root a layer's inputs are divided."""
 
     mean_square: torch.Tensor
 
@@ -114,9 +109,9 @@ class MagnitudeEMA(nn.Module):
         return self.mean_square.clone().rsqrt()
 
     def update(self, x: torch.Tensor) -> torch.Tensor:
-        """Move the mean towards that of x², then 1 / √mean."""
+        """Move the mean towards that of x² and return the new 1 / √mean."""
         with torch.no_grad():
-            # A product with itself reads the input once and writes nothing, unlike a mean of squares.
+            # The dot product reads the input once and writes nothing, unlike a mean of squares.
             flat = x.reshape(-1).to(self.mean_square.dtype)
             current = torch.dot(flat, flat) / flat.numel()
             self.mean_square.copy_(current.lerp(self.mean_square, self.beta))
@@ -124,10 +119,11 @@ class MagnitudeEMA(nn.Module):
 
 
 class Upsampling(nn.Module):
-    """×2 upsampling with a learned correction of the nearest neighbour, then the [1, 3, 3, 1] blur.
+    """Learned ×2 upsampling U: nearest neighbour plus a correction, then the [1, 3, 3, 1] blur (StyleNeRF, section 3).
 
-    'nn_cat': blur(nearest(x) + A([nearest(x) | means of the corners' neighbours]));
-    'pixelshuffle': blur(nearest(x) + pixel_shuffle(A(x))). A is two 1x1 layers with a C/4 bottleneck.
+    The correction is an MLP A of two 1x1 layers with a C/4 bottleneck.
+        nn_cat:        U(x) = blur(nearest(x) + A([nearest(x) | mean of the two neighbours next to each corner]))
+        pixelshuffle:  U(x) = blur(nearest(x) + pixel_shuffle(A(x)))
     """
 
     def __init__(self, *, channels: int, mode: str):
@@ -144,7 +140,8 @@ class Upsampling(nn.Module):
         reduce, reduce_bias = self.reduce.scaled()
         expand, expand_bias = (p * gain for p in self.expand.scaled())
         if self.mode == "nn_cat":
-            # Both halves of the first layer are applied at the low resolution, in one product.
+            # A's first layer acts on a concatenation: both halves of its weight are applied at the low resolution, in
+            # one product.
             reduce = torch.cat([reduce[:, : self.channels], reduce[:, self.channels :]])
             reduce_bias = torch.cat([reduce_bias, torch.zeros_like(reduce_bias)])
         else:
@@ -157,16 +154,19 @@ class Upsampling(nn.Module):
         """gain · U(x) + bias: [N, H, W, C] to [N, 2H, 2W, C]."""
         reduce, reduce_bias, expand, expand_bias = (p.to(x.dtype) for p in scaled)
         n, height, width, channels = x.shape
-        act = "lrelu" if self.mode == "pixelshuffle" else "linear"  # nn_cat adds up corners first
+        # First layer of A, at the low resolution. With nn_cat the two halves are added up at the corners before the
+        # activation.
+        act = "lrelu" if self.mode == "pixelshuffle" else "linear"
         hidden = point_linear(x.reshape(n, -1, channels), reduce, reduce_bias, act=act)
         if self.mode == "nn_cat":
             own, neighbours = hidden.unflatten(1, (height, width)).chunk(2, dim=-1)
-            # The second layer commutes with the blur, which then runs on a quarter of the channels. Its bias must
-            # be blurred too (zeros lie outside the image), and so rides on x.
+            # A's second layer commutes with the blur, which then runs on a quarter of the channels. Its bias must be
+            # blurred as well (zeros lie outside the image), so it is added to x.
             hidden = blur(lrelu_(corner_means(own, neighbours)))
             y = point_linear(hidden.reshape(n, -1, hidden.shape[-1]), expand, bias).unflatten(1, (2 * height, -1))
             nearest = blur_nearest(torch.add(expand_bias, x, alpha=gain))
             return _sum(nearest, y)
+        # Second layer of A: four corners per pixel, which pixel_shuffle interleaves.
         corners = point_linear(hidden, expand, expand_bias).view(n, height, width, 2, 2, channels)
         return _sum(blur(interleave(corners + gain * x[:, :, :, None, None, :])), bias)
 
@@ -198,7 +198,7 @@ class UpsamplerLayer(nn.Module):
     def modulate(self, w: torch.Tensor) -> tuple:
         """Weight [B, out, in] for styles w [B, w_dim], bias [out], and the upsampling's weights (None without one).
 
-        In training mode the weight lacks the magnitude's gain, which depends on the inputs.
+        In training mode the gain of the magnitude EMA is applied in `forward`, because it depends on the inputs.
         """
         weight, bias = self.linear.modulate(w)
         if not self.training:
@@ -211,17 +211,18 @@ class UpsamplerLayer(nn.Module):
         if self.training:
             weight = weight * replayed.value(lambda: self.magnitude.update(x))
         weight, bias = weight.to(x.dtype), bias.to(x.dtype)
-        rows = x.reshape(len(x), -1, x.shape[-1])
+        points = x.reshape(len(x), -1, x.shape[-1])
         if not upsample or self.upsampling is None:
-            y = point_linear(rows, weight, bias, act="lrelu", clamp=self.clamp)
+            y = point_linear(points, weight, bias, act="lrelu", clamp=self.clamp)
             return y.view(*x.shape[:-1], -1)
-        y = self.before_upsampling(rows, weight).reshape(-1, *x.shape[2:4], weight.shape[1])
+        # Upsampling comes between the modulated layer and its bias and activation.
+        y = self.before_upsampling(points, weight).reshape(-1, *x.shape[2:4], weight.shape[1])
         return lrelu_(self.upsampling(y, scaled, bias, LRELU_GAIN).unflatten(0, x.shape[:2]), self.clamp)
 
     @staticmethod
-    def before_upsampling(rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        """The modulated product without the activation's gain, which acts behind the upsampling's bottleneck."""
-        return point_linear(rows, weight / LRELU_GAIN)
+    def before_upsampling(points: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """The modulated layer without the activation's gain, which is applied after the upsampling's bottleneck."""
+        return point_linear(points, weight / LRELU_GAIN)
 
 
 class ToRGB(nn.Module):
@@ -245,7 +246,7 @@ class ToRGB(nn.Module):
 
 
 class UpsamplerBlock(nn.Module):
-    """From resolution/2 to resolution: upsampling layer, plain layer, colours added to the upsampled image."""
+    """Upsampler block from resolution/2 to resolution: upsampling layer, plain layer, ToRGB (a skip architecture)."""
 
     def __init__(
         self,
@@ -287,8 +288,11 @@ class UpsamplerBlock(nn.Module):
         return x, self.rgb(x, weights[2])
 
 
+BlockWeights = TypeVar("BlockWeights")
+
+
 class Upsampler(nn.Module):
-    """Blocks from the volume rendered resolution (exclusive) to the image resolution.
+    """The upsampler: blocks from the volume rendered resolution (exclusive) to the image resolution.
 
     Args:
         in_resolution, resolution: Powers of two; one block per doubling.
@@ -354,10 +358,11 @@ class Upsampler(nn.Module):
     ) -> torch.Tensor:
         """Features [B, T, h, w, F] and colours [B, T, h, w, 3] to an image [B, T, H, W, 3].
 
-        With a `resolution` the blocks above it are left out: colours add up from block to block, so that those so far
-        are a coarser picture. The resolution of the input leaves out all. With `activation_checkpointing` a block's
-        backward pass runs it again; see `training.networks.activation_checkpoint`.
+        With a `resolution` the blocks above it are skipped: as colours add up from block to block, their sum so far is
+        a coarser image. The resolution of the input skips all blocks. With `activation_checkpointing` the backward pass
+        of a block runs it again; see `training.networks.activation_checkpoint`.
         """
+        # Skip architecture (StyleGAN2, section 4.1): every block adds its colours to the upsampled image so far.
         for block, own in self.blocks_up_to(resolution, weights):
             x, colours = block(x, own, upsample=True, activation_checkpointing=activation_checkpointing)
             image = upsample_image(image.flatten(0, 1)).unflatten(0, image.shape[:2]) + colours
@@ -376,7 +381,10 @@ class Upsampler(nn.Module):
     def pointwise(
         self, x: torch.Tensor, colours: torch.Tensor, weights: list[tuple], *, activation_checkpointing: bool = False
     ) -> torch.Tensor:
-        """The same layers without any resampling, on points [B, P, F] and colours [B, P, 3]."""
+        """Colours of points [B, P, F] with colours [B, P, 3] after the same layers without resampling.
+
+        For the NeRF-path regularisation (StyleNeRF, section 3).
+        """
         for block, own in zip(self.blocks.values(), weights, strict=True):
             x, added = block(x, own, upsample=False, activation_checkpointing=activation_checkpointing)
             colours = colours + added
