@@ -1,4 +1,4 @@
-"""Camera paths with the moment that every frame along them shows: from programs, from files, or as recorded."""
+"""Camera tracks: a camera path and the time of every frame along it, from programs, files, or a recording."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -12,13 +12,13 @@ __all__ = ["CameraTrack", "file_track", "program_tracks", "recorded_track"]
 
 @dataclasses.dataclass(frozen=True)
 class CameraTrack:
-    """A path for one video.
+    """Cameras and times of one video.
 
     Attributes:
-        name: For files.
+        name: Name of the video's files.
         cameras: N cameras.
-        schedule: Which camera (0 … N − 1) and which time each frame shows.
-        note: What there is to say about it, or "".
+        schedule: Camera index (0 … N − 1) and time of every frame.
+        note: A remark for the user, or "".
     """
 
     name: str
@@ -38,7 +38,7 @@ def program_tracks(
     yaw_scale: float = 1.0,
     pitch_scale: float = 1.0,
 ) -> list[CameraTrack]:
-    """A track for each program; see `camera_path` and `frame_schedule`, also for errors."""
+    """One track per program; see `camera_path` and `frame_schedule`, also for errors."""
     schedule, note = frame_schedule(n_steps, time_steps, time_range=time_range), _spread(n_steps, time_steps)
     scales = {"yaw_scale": yaw_scale, "pitch_scale": pitch_scale}
     paths = {name: camera_path(name, prior, n_steps, fov=fov, **scales) for name in programs}
@@ -54,7 +54,7 @@ def file_track(
 ) -> CameraTrack:
     """The cameras of a file in their order, each at its own time.
 
-    Cameras without a time: as many moments of `time_range` (or `time_steps` of them, spread) go with them.
+    Cameras without times get evenly spaced times of `time_range`, as many as there are cameras or `time_steps`.
     """
     times = [camera.time for camera in cameras if camera.time is not None]
     if len(times) == len(cameras):
@@ -66,7 +66,7 @@ def file_track(
 
 
 def recorded_track(name: str, cameras: Cameras, times: Sequence[float]) -> CameraTrack:
-    """Camera i at time i."""
+    """A track of camera i at time i."""
     return CameraTrack(name, cameras, [(i, float(time)) for i, time in enumerate(times)])
 
 

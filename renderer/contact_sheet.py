@@ -1,4 +1,4 @@
-"""Contact sheets: frames of videos side by side in one picture, a row for each video.
+"""Contact sheets: frames of videos side by side in one picture, one row per video.
 
     python -m renderer.contact_sheet SHEET.png FOLDER... --columns 8 --scale 3
 

@@ -43,7 +43,7 @@ class DepthScale:
 
     @classmethod
     def of_range(cls, near: float, far: float) -> "DepthScale":
-        """Value 1 is near, the largest is far."""
+        """The scale on which value 1 is near and the largest value is far."""
         scale = (far - near) / (LARGEST - 1)
         return cls(offset=near - scale, scale=scale)
 
@@ -52,12 +52,12 @@ class DepthScale:
         return self.offset + self.scale, self.offset + LARGEST * self.scale
 
     def encode(self, depth: torch.Tensor) -> np.ndarray:
-        """Depths, NaN for none, to uint16 of the same shape; what lies beyond the range gets its end."""
+        """Depths, NaN for no surface, to uint16 of the same shape, clamped to the range."""
         values = (depth.detach().cpu().double() - self.offset) / self.scale
         return values.round().clamp(1, LARGEST).nan_to_num(0).to(torch.int32).numpy().astype(np.uint16)
 
     def decode(self, values: np.ndarray) -> np.ndarray:
-        """uint16 to depths in float64, NaN for none."""
+        """uint16 to depths in float64, NaN for no surface."""
         return np.where(values == 0, np.nan, self.offset + self.scale * values.astype(np.float64))
 
     def write(self, folder: str | os.PathLike) -> None:
@@ -70,7 +70,7 @@ class DepthScale:
         """The scale of the depth maps in a folder.
 
         Raises:
-            UserError: The file is missing or says something else.
+            UserError: The file is missing or is not such a file.
         """
         path = os.path.join(folder, SCALE_FILE)
         try:
@@ -97,7 +97,7 @@ def read_depth_png(path: str | os.PathLike) -> np.ndarray:
     """Depths [h, w] in scene units, float64, NaN for no surface, of a PNG with its scale beside it.
 
     Raises:
-        UserError: A file cannot be read, or is something else.
+        UserError: A file cannot be read, or is not a depth map.
     """
     scale = DepthScale.read(os.path.dirname(os.fspath(path)))
     try:

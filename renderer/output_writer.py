@@ -1,4 +1,4 @@
-"""The videos that one camera path gives: one for each output, written frame by frame side by side."""
+"""Output videos of a camera path: one for each output, written frame by frame at the same time."""
 
 import contextlib
 import os
@@ -14,15 +14,15 @@ __all__ = ["OutputVideos"]
 
 
 class OutputVideos:
-    """Writes `<stem>.mp4` for the image (rgb) and `<stem>_<output>.mp4` for other outputs, see `renderer.outputs`.
+    """Writer of `<stem>.mp4` for the image (rgb) and `<stem>_<output>.mp4` for other outputs, see `renderer.outputs`.
 
-    Every video appears when the writer is closed, whole or not at all. With `save_frames` the frames are also written
+    Every video appears when the writer is closed, complete or not at all. With `save_frames` the frames are also saved
     as PNG, to the folder `<stem>` or `<stem>_<output>`; those of depth are 16-bit maps at their own resolution, see
     `renderer.depth_files`.
 
     Args:
         stem: Path without its ending; the folder must exist.
-        outputs: Of `renderer.outputs.OUTPUTS`.
+        outputs: Names from `renderer.outputs.OUTPUTS`.
         fps: Frames per second.
         near, far: Depth range of the rendered volume in scene units.
     """
@@ -69,7 +69,7 @@ class OutputVideos:
     def close(self) -> None:
         """Finish the files and give them their names."""
         with contextlib.ExitStack() as unfinished:
-            unfinished.callback(self.abort)  # harmless for those that are closed
+            unfinished.callback(self.abort)  # no effect on closed writers
             for writer in self._writers.values():
                 writer.close()
         if self._depth_dir is not None:

@@ -1,14 +1,14 @@
-"""What of a rendered frame can be shown: the image, and beside it depth, normals, opacity and the raw field's colours.
+"""Outputs of a rendered frame: image, depth, normals, opacity and the colours of the radiance field.
 
     rgb      the image
     depth    distance along the viewing axis: white is the near end of the rendered volume, black its far end or nothing
     normal   of the surface in the camera's axes: red is right, green up, blue towards the camera; black is nothing
     opacity  of the foreground: white hides the background
-    raw      the colours that the radiance field has at its own resolution, before the upsampler
+    raw      the volume rendered colours, before the upsampler
 
 All but rgb have the resolution of the volume rendering. A map [B, C, h, w] holds values: colours within [-1, 1], depths
 in scene units (NaN where there is no surface), unit normals (zero where there is none), opacities within [0, 1].
-`displayed` makes pixels of it. Names can be checked without PyTorch.
+`displayed` converts it to pixels. Names can be checked without importing PyTorch.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ class RenderedFrames(Protocol):
 
 
 def parse_outputs(text: str) -> list[str]:
-    """The outputs of a comma list, each once.
+    """The outputs of a comma-separated list, without repetitions.
 
     Raises:
-        UserError: One that does not exist.
+        UserError: An output does not exist.
     """
     names = [name.strip() for name in text.split(",")]
     for name in names:
@@ -53,12 +53,12 @@ def parse_outputs(text: str) -> list[str]:
 def output_maps(
     frames: RenderedFrames, names: Sequence[str], cameras: Cameras, *, background: bool
 ) -> dict[str, torch.Tensor]:
-    """The maps [B, C, h, w] of some outputs.
+    """Maps [B, C, h, w] of some outputs.
 
     Args:
         frames: Depth is the expected depth, not normalised by the opacity.
         cameras: One per video.
-        background: Whether there is a background behind the foreground; see `renderer.depth.surface_depth`.
+        background: There is a background behind the foreground; see `renderer.depth.surface_depth`.
     """
     import torch
 
@@ -78,7 +78,7 @@ def displayed(name: str, values: torch.Tensor, *, size: tuple[int, int], near: f
 
     Args:
         size: (H, W).
-        near, far: Depths that are shown white and black.
+        near, far: Depths displayed as white and black.
     """
     import torch
 

@@ -1,8 +1,8 @@
-"""The camera paths that videos are rendered along, and which moment each frame of a video shows.
+"""Camera trajectories for rendering (render programs), and the time of every frame along them.
 
-A program places one camera at every phase of a path. Yaw and pitch are mostly given as fractions of the ranges that the
-camera prior was trained with, ½ being frontal, so that one program suits every model. `<program>_inverse` is the same
-path walked the other way. This module needs no PyTorch to be imported: scripts list the programs before they load it.
+A program places one camera at every step of a path. Yaw and pitch are mostly given as fractions of the camera prior's
+ranges, ½ being frontal, so that one program suits every model. `<program>_inverse` is the same path in reverse order.
+This module imports no PyTorch, so that scripts can list the programs without loading it.
 """
 
 import math
@@ -16,7 +16,7 @@ __all__ = ["DEFAULT_PROGRAM", "FORWARD_PROGRAMS", "INVERSE", "PROGRAMS", "camera
 
 DEFAULT_PROGRAM = "rotation_camera_yaw"
 
-# The circle that rotation_camera_yaw_pitch draws: half axes in radians around the frontal view.
+# Ellipse of rotation_camera_yaw_pitch: half axes in radians around the frontal view.
 CIRCLE_YAW = 0.4
 CIRCLE_PITCH = 0.2
 
@@ -25,7 +25,7 @@ ZOOM_FROM, ZOOM_TO = 1.1, 0.9  # front_zoom: factors on the field of view
 INVERSE = "_inverse"
 
 
-# What each program moves: fractions ('yaw', 'pitch'), angles in radians ('yaw_angle', 'pitch_angle'), 'fov_factor'.
+# Programs: fractions ('yaw', 'pitch'), angles in radians ('yaw_angle', 'pitch_angle') and 'fov_factor' of every step.
 
 
 def _front(steps: int, yaw_scale: float, pitch_scale: float) -> dict[str, list[float]]:
@@ -127,7 +127,7 @@ def camera_path(
 def frame_schedule(
     n_steps: int, time_steps: int, *, time_range: tuple[float, float] = (0.0, 1.0)
 ) -> list[tuple[int, float]]:
-    """Which camera step and which time every frame of a video shows, in the order of the frames.
+    """Camera step and time of every frame of a video, in the order of the frames.
 
     Frame i shows time i of linspace(*time_range, time_steps) from camera step n_steps − 1 − i: camera and time move
     together. With unequal counts the video has as many frames as the larger one and the shorter sequence is spread over

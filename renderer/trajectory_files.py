@@ -1,4 +1,4 @@
-"""Camera paths as JSON files: what the viewer records and generate.py renders.
+"""Camera path files in JSON, recorded by the viewer and rendered by generate.py.
 
     {"format": "camera-path", "version": 1, "cameras": [
       {"yaw": 0.1, "pitch": 1.57, "radius": 1, "fov": 18, "time": 0.5}, …
@@ -6,7 +6,7 @@
 
 Cameras look at the origin. Yaw and pitch are radians (pitch from the up axis, so π/2 is the equator), the radius is in
 scene units, the field of view in degrees. `time` lies in [0, 1], or is null (or left out) where the file gives the
-camera alone; within a file all cameras have a time or none has. This module needs no PyTorch to be imported.
+camera alone; within a file all cameras have a time or none has. This module imports no PyTorch.
 """
 
 import dataclasses
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 __all__ = ["PathCamera", "path_cameras", "read_camera_path", "write_camera_path"]
 
 FORMAT, VERSION = "camera-path", 1
-MAX_BYTES = 32 * 2**20  # of a file: far more than anyone renders
+MAX_BYTES = 32 * 2**20  # of a file: far more than any rendering needs
 ANGLES = ("yaw", "pitch", "radius", "fov")
 
 
 @dataclasses.dataclass(frozen=True)
 class PathCamera:
-    """A camera that looks at the origin, and the moment that it shows.
+    """A camera that looks at the origin, and the time of its frame.
 
     Attributes:
         yaw: Radians.
@@ -40,7 +40,7 @@ class PathCamera:
         time: In [0, 1], or None.
 
     Raises:
-        ValueError: A value is not such a number; names it.
+        ValueError: A value is not such a number; the message names it.
     """
 
     yaw: float
@@ -61,10 +61,10 @@ class PathCamera:
 
 
 def _check_number(name: str, value: Any, low: float = -math.inf, high: float = math.inf) -> None:
-    """Whether it is a finite number strictly between two bounds."""
+    """Raise a ValueError unless the value is a finite number strictly between two bounds."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ValueError(f"{name} must be a number, not {_shown(value)}")
-    if not low < value < high or abs(value) > 1e12:  # the latter also for whole numbers that no float can hold
+    if not low < value < high or abs(value) > 1e12:  # the latter also for integers beyond the range of floats
         bounds = f"lie between {low:.5g} and {high:.5g}" if high < math.inf else "be finite"
         bounds = "be positive and finite" if low == 0 and high == math.inf else bounds
         raise ValueError(f"{name} must {bounds}, not {_shown(value)}")
@@ -93,7 +93,7 @@ def read_camera_path(path: str | os.PathLike) -> list[PathCamera]:
     """The cameras of a file, at least one.
 
     Raises:
-        UserError: The file cannot be read, is something else, or a value in it is wrong; says which.
+        UserError: The file cannot be read, is not a camera path, or has a wrong value, which the message names.
     """
     content = _read_json(path)
     if not isinstance(content, dict) or content.get("format") != FORMAT:

@@ -1,4 +1,4 @@
-"""Images to pixels, grids and video files.
+"""Pixels, image grids and video files.
 
 Videos are H.264 with 4:2:0 chroma (yuv420p) in mp4, the one combination that every browser and player decodes. They are
 encoded by the ffmpeg program that imageio-ffmpeg brings along.
@@ -25,8 +25,8 @@ __all__ = [
 
 MAX_SIDE, MAX_PIXELS = 16384, 16000 * 16000  # of a video's frame: what x264 and ffmpeg take
 
-#: Bytes on their way to the encoder, the most that Linux gives to everybody: several small frames are not waited for
-#: while it starts. (Elsewhere it is without effect.)
+#: Buffer of the encoder's pipe in bytes, the largest that Linux grants to every user: several small frames can be
+#: written while the encoder starts. (It has no effect on other systems.)
 PIPE_SIZE = 1 << 20
 
 
@@ -96,7 +96,7 @@ class _Encoder(NamedTuple):
 
 
 class VideoWriter:
-    """Write a video frame by frame; the file appears under its name when the writer is closed, complete or not at all.
+    """Video writer, frame by frame; the file appears under its name when it is closed, complete or not at all.
 
         with VideoWriter("a.mp4", fps=8) as video:
             video.add(to_uint8(image))
@@ -190,7 +190,7 @@ class VideoWriter:
             remove_frames(self.frames_dir, self.num_frames)
 
     def abort(self) -> None:
-        """Stop the encoder and remove what is unfinished; harmless after close."""
+        """Stop the encoder and remove the unfinished file; no effect after `close`."""
         if self._encoder is not None:
             self._encoder.process.kill()
             with contextlib.suppress(OSError):

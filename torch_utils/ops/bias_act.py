@@ -2,7 +2,7 @@
 
     y = clamp(gain * act(x + b), -clamp, clamp)
 
-These operators are bound by memory traffic, so the point of having one function is to touch memory few times. For
+This operation is bound by memory bandwidth, so that one function for all steps saves passes over memory. For
 activations with act(s*x) = s*act(x), s > 0 (linear, relu, leaky relu), the gain moves in front of the activation, where
 the addition of the bias applies it for free: y = clamp(act(gain*x + gain*b)). The native operator does all of it in one
 pass, and so do its derivatives (see bias_act_native).
@@ -21,10 +21,10 @@ from torch_utils.ops import bias_act_native
 __all__ = ["ACTIVATIONS", "IMPLEMENTATIONS", "Activation", "bias_act", "bias_act_ref"]
 
 IMPLEMENTATIONS = ("auto", "ref", "cpu", "cuda")
-#: What 'auto' gives to the native operator on the CPU: piecewise linear activations with a clamp, of so many elements
-#: that fewer passes over memory outweigh calls from Python. In float32 where gradients are recorded, 2.2 to 3.4 times
-#: as fast there (docs/operators.md); without gradients the reference works in place, and without a clamp the native
-#: operator gains less: neither is worth another code path. In bfloat16 with and without gradients, 2.4 to 3.3 times.
+#: 'auto' chooses the native operator on the CPU for these activations with a clamp, from this number of elements on,
+#: where fewer passes over memory outweigh calls from Python: in float32 where gradients are recorded, 2.2 to 3.4 times
+#: as fast (docs/operators.md), and in bfloat16 with and without gradients, 2.4 to 3.3 times. Without gradients the
+#: float32 reference works in place, and without a clamp the native operator gains less: not worth another code path.
 NATIVE_ACTIVATIONS = ("linear", "relu", "lrelu")
 NATIVE_MIN_SIZE = 1 << 18
 
@@ -156,7 +156,7 @@ def bias_act_ref(
     early_gain = gain if activation.homogeneous and gain > 0 else 1.0
     late_gain = gain if early_gain == 1.0 else 1.0
 
-    # gain*x + gain*b in one pass; `fresh` says that y is ours to overwrite.
+    # gain*x + gain*b in one pass; `fresh`: y is a new tensor, which may be overwritten.
     if b is not None:
         y, fresh = torch.add(b if early_gain == 1 else b * early_gain, x, alpha=early_gain), True
     elif early_gain != 1:
@@ -164,8 +164,8 @@ def bias_act_ref(
     else:
         y, fresh = x, False
 
-    # Of the in-place forms autograd accepts those whose derivative is a function of the result: relu and lrelu
-    # (the latter only for a non-negative slope), which are exactly the ones that keep no copy of their input.
+    # In place, autograd accepts activations whose derivative is a function of the result: relu, and lrelu with a
+    # non-negative slope. These keep no copy of their input.
     in_place = fresh and (not needs_grad or act == "relu" or (act == "lrelu" and alpha >= 0))
     y = activation.function_(y, alpha) if in_place else activation.function(y, alpha)
     fresh = fresh or act != "linear"

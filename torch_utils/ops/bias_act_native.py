@@ -1,4 +1,4 @@
-"""The native bias_act and its derivatives as autograd sees them.
+"""Native bias_act and its derivatives as autograd functions.
 
 Every derivative is again one pass over memory. With v = x + b and m = 1 where the clamp lets through:
 
@@ -39,7 +39,7 @@ class _Options(NamedTuple):
         return self.library.bias_act(x, b, dy, ddx, operation, *settings)
 
     def tells_branch(self) -> bool:
-        """Whether y tells on which branch of a piecewise linear activation it lies."""
+        """True if the sign and magnitude of y determine the derivative of a piecewise linear activation."""
         return self.act in _PIECEWISE_LINEAR and self.gain > 0 and self.alpha >= 0
 
 

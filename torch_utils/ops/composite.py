@@ -1,12 +1,12 @@
 """Volume compositing: density and step lengths to weights, weights and features to pixels (NeRF, equation 3).
 
 With alpha_i = 1 - exp(-density_i * delta_i) and T_i = prod_{j<i} (1 - alpha_j + 1e-10), the weight of sample i is
-alpha_i * T_i; T of the last sample is the transmittance, what is left for a background.
+alpha_i * T_i; T of the last sample is the transmittance, by which a background is multiplied.
 
 `ray_weights` and `weighted_sum` are its two halves: features are so much larger than weights that one operator for both
-would save little, and a renderer needs the weights of samples before it has all the features. All are differentiable
-twice. The native operators write first derivatives in one pass; second derivatives of the weights come from the
-reference, those of the weighted sum are products of the same three kinds (see csrc/composite/composite.h).
+would save little, and a renderer needs the weights of samples before it has all the features. All are twice
+differentiable. The native operators compute first derivatives in one pass; second derivatives of the weights come from
+the reference, those of the weighted sum are products of the same three kinds (see csrc/composite/composite.h).
 """
 
 import torch
@@ -18,9 +18,9 @@ __all__ = ["composite", "composite_ref", "ray_weights", "ray_weights_ref", "weig
 IMPLEMENTATIONS = ("auto", "ref", "cpu", "cuda")
 RAY_TYPES = (torch.float32, torch.float64)
 FEATURE_TYPES = (*RAY_TYPES, torch.float16, torch.bfloat16)
-#: What 'auto' gives to the native operator on the CPU: sums of so many features where gradients are recorded, which
-#: with their gradients are 2.0 times as fast there. Weights are 1.3 times as fast, which is not worth
-#: another code path (docs/operators.md).
+#: Least number of feature values for which 'auto' chooses the native weighted sum on the CPU, where gradients are
+#: recorded: with its gradients it is 2.0 times as fast. Weights are 1.3 times as fast, which is not worth another code
+#: path (docs/operators.md).
 NATIVE_MIN_SIZE = 1 << 21
 
 
@@ -33,7 +33,7 @@ def composite(
         density: Non-negative densities [..., S], float32 or float64 (half precision is converted to float32).
         deltas: Step lengths [..., S - 1] from a sample to the next; broadcastable with the densities.
         features: [..., S, C] of any floating type.
-        last_opaque: Whether the last sample ends the ray, whatever its density, or is transparent and leaves the
+        last_opaque: True: the last sample ends the ray, whatever its density. False: it is transparent and leaves the
             transmittance to a background.
         impl: 'ref' for plain PyTorch; 'cpu' or 'cuda' for the native operator; 'auto' for the native operator where
             there is one that is faster.
@@ -113,8 +113,10 @@ def ray_weights_ref(
     density: torch.Tensor, deltas: torch.Tensor, *, last_opaque: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """`ray_weights` in plain PyTorch."""
+    # Opacity of every interval, and the light that passes all intervals up to it (NeRF, equation 3).
     alpha = 1 - torch.exp(-density[..., :-1] * deltas)
     passed = torch.cumprod(1 - alpha + 1e-10, dim=-1)
+    # The last sample has no interval: it is opaque or transparent.
     last = torch.full_like(density[..., :1], float(last_opaque))
     alpha = torch.cat([alpha, last], dim=-1)
     transmittance = torch.cat([torch.ones_like(alpha[..., :1]), passed], dim=-1)
@@ -159,7 +161,7 @@ class _RayWeights(torch.autograd.Function):
 
 
 class _RayWeightsGradient(torch.autograd.Function):
-    """Its gradient, as a function of its arguments and of the gradients of its results."""
+    """Gradient of `_RayWeights`, as a function of its arguments and of the gradients of its results."""
 
     @staticmethod
     def forward(ctx, density, deltas, grad_weights, grad_transmittance, last_opaque, with_deltas, library):

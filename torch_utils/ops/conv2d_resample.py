@@ -1,7 +1,7 @@
 """Convolution with integrated up- or downsampling (StyleGAN2, Karras et al. 2020, appendix B).
 
 Defined as: upsample by zeros, pad, low-pass filter, convolve, keep every down-th sample. Filter and convolution
-commute, so the cheapest order is free to choose: 1x1 convolutions run at the lower resolution, larger ones with a
+commute, so that the cheapest order can be chosen: 1x1 convolutions run at the lower resolution, larger ones with a
 stride (down) or transposed with a stride (up).
 """
 
@@ -69,7 +69,7 @@ def conv2d_resample(
     if not flip_weight and (kh > 1 or kw > 1):
         w = w.flip([2, 3])  # from here on correlation
 
-    # Pointwise: resample where there are fewer pixels or after them.
+    # 1x1 convolutions run at the lower resolution: after downsampling, or before upsampling.
     if kh == kw == 1:
         if up == 1:
             x = _filter(x, f, down=down, padding=[px0, px1, py0, py1])
@@ -77,6 +77,7 @@ def conv2d_resample(
         x = F.conv2d(x, w, groups=groups)
         return upfirdn2d(x, f, up=up, down=down, padding=[px0, px1, py0, py1], gain=up**2)
 
+    # Downsampling (or none): filter, then convolve with a stride.
     if up == 1:
         # Without a filter the convolution can do the padding, if it is symmetric.
         if f is None and px0 == px1 >= 0 and py0 == py1 >= 0:
@@ -85,7 +86,8 @@ def conv2d_resample(
             return convolve(_filter(x, f, padding=[px0, px1, py0, py1]), w, stride=down, groups=groups)
         return filtered_convolve(x, w, f, padding=(px0, px1, py0, py1), stride=down, groups=groups)
 
-    # The transposed convolution brings kernel - 1 pixels of padding before and kernel - up after (see upfirdn2d).
+    # Upsampling: transposed convolution with a stride, then filter. The transposed convolution brings kernel - 1 pixels
+    # of padding before and kernel - up after (see upfirdn2d).
     px0, px1, py0, py1 = px0 - (kw - 1), px1 - (kw - up), py0 - (kh - 1), py1 - (kh - up)
     x = F.conv_transpose2d(x, _transpose_weight(w, groups), stride=up, groups=groups)
     return upfirdn2d(x, f, down=down, padding=[px0, px1, py0, py1], gain=up**2)

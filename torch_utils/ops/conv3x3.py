@@ -1,10 +1,11 @@
-"""Convolutions of a discriminator: 3x3 ones by Winograd's algorithm on the CPU, all others by PyTorch.
+"""3x3 convolutions of the discriminators by Winograd's algorithm on the CPU; all other convolutions by PyTorch.
 
 The three bilinear maps (images, weight) → results, (results, weight) → images and (images, results) → weight are each
-other's derivatives, so that derivatives of every order, R1's among them, take the fast route. In float32 with stride 1
-all three are Winograd products F(4x4, 3x3) (csrc/winograd/winograd.h): 36 multiplications where the definition has 144,
-at points where rounding errors have the size of a plain sum's (docs/operators.md). With stride 2, where F(4, 2) leaves
-81 of 144, only the weight's gradient is native: PyTorch needs more time for it than for its forward pass.
+other's derivatives, so that derivatives of every order, R1's among them, use the native operators. In float32 with
+stride 1 all three are Winograd products F(4x4, 3x3) (csrc/winograd/winograd.h): 36 multiplications where the definition
+has 144, at interpolation points for which rounding errors are as small as those of a plain sum (docs/operators.md).
+With stride 2, where F(4, 2) leaves 81 of 144, only the weight's gradient is native: PyTorch needs more time for it than
+for its forward pass.
 """
 
 from collections.abc import Sequence
@@ -21,14 +22,14 @@ __all__ = ["IMPLEMENTATIONS", "convolve", "filtered_convolve", "weight_gradient"
 
 IMPLEMENTATIONS = ("auto", "ref", "cpu")
 
-#: Channels come in vectors of the processor, two at a time; the native operators take multiples.
+#: The native operators need multiples of this number of channels: two vector registers of the processor.
 CHANNELS = 32
-# Where native operators take at most half of PyTorch's time:
-#: with stride 1, for at least so many pixels (below, the weight's transform costs what is saved) ...
+# Thresholds above which the native operators take at most half of PyTorch's time.
+#: Stride 1: least number of pixels (below, the weight's transform costs what is saved) ...
 MIN_PIXELS = 512
-#: ... and so many pairs of an input and an output channel;
+#: ... and of pairs of an input and an output channel.
 MIN_PAIRS = 64 * 64
-#: with stride 2, for so many pairs, or for such sizes of images and MIN_PAIRS: for these PyTorch is slow.
+#: Stride 2: least number of pairs; or images of at least LARGE pixels with MIN_PAIRS, where PyTorch is slow.
 MIN_PAIRS_STRIDED = 256 * 512
 LARGE = 256 * 256
 
@@ -48,7 +49,7 @@ def convolve(
         x: Images [N, C, H, W].
         w: Weight [O, C / groups, h, w].
         padding: Zeros around, (above and below, left and right).
-        impl: 'ref' for PyTorch; 'cpu' for the native operators; 'auto' for these where they take at most half the time.
+        impl: 'ref' for PyTorch; 'cpu' for the native operators; 'auto' for the latter where they are twice as fast.
 
     Returns:
         [N, O, H', W'], differentiable any number of times.
@@ -76,9 +77,9 @@ def filtered_convolve(
     groups: int,
     impl: str = "auto",
 ) -> torch.Tensor:
-    """`convolve` without padding, of images that were padded and filtered first (see `upfirdn2d`).
+    """`convolve` without padding, of images that are padded and filtered first (see `upfirdn2d`).
 
-    Where it is native, filtered images are not kept for the backward pass but filtered again.
+    The native route does not keep the filtered images for the backward pass but filters again.
     """
     problem = _Problem(filtered_size(x.shape, f, padding), w.shape, stride, (0, 0), groups, _plain(x, w))
     library = problem.library(impl, wanted=True) if _recorded(x, w) else None
@@ -98,7 +99,7 @@ def weight_gradient(
         stride, padding, impl: As in `convolve`, with its errors.
 
     Returns:
-        [O, C, 3, 3]. It has no gradients itself (those that `convolve` makes have).
+        [O, C, 3, 3]. It is not differentiable itself (the gradients of `convolve` are).
     """
     shape = torch.Size((grad.shape[1], x.shape[1], 3, 3))
     library = _Problem(x.shape, shape, stride, padding, 1, _plain(x, grad)).library(impl, wanted=True)
@@ -114,14 +115,14 @@ def _recorded(*tensors):
 
 
 def _plain(x, other):
-    """Whether tensors have the type, and images `x` the layout, of the native operators."""
+    """True if tensors have the type, and images `x` the layout, of the native operators."""
     floats = all(tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in (x, other))
     return floats and x.is_contiguous(memory_format=torch.channels_last)
 
 
 @dataclass(frozen=True)
 class _Problem:
-    """A convolution, as far as it decides who computes it."""
+    """Sizes and options of a convolution, which decide between the native operators and PyTorch."""
 
     images: torch.Size
     weight: torch.Size
@@ -131,7 +132,7 @@ class _Problem:
     plain: bool
 
     def library(self, impl: str, wanted: bool):
-        """The native operators, or None where they cannot be had, do not pay or, with 'auto', are not wanted."""
+        """The native operators; None where they are unavailable, too slow or, with 'auto', not `wanted`."""
         if impl not in IMPLEMENTATIONS:
             raise ValueError(f"conv3x3: unknown implementation {impl!r}; choose one of {', '.join(IMPLEMENTATIONS)}")
         if impl == "auto":

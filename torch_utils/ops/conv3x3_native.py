@@ -1,4 +1,4 @@
-"""The three bilinear maps of a 3x3 convolution by native operators: each is the others' derivative (see `conv3x3`)."""
+"""Native 3x3 convolution as three autograd functions, each other's derivatives (see `conv3x3`)."""
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +10,7 @@ __all__ = ["FilteredResults", "ImageGradient", "Results", "WeightGradient", "fil
 
 
 def filtered_size(size: torch.Size, f: torch.Tensor, padding: tuple[int, int, int, int]) -> torch.Size:
-    """Of images of `size` that were padded and filtered."""
+    """Size of images of `size` after padding and filtering."""
     fw, fh = filter_size(f)
     x0, x1, y0, y1 = padding
     return torch.Size((*size[:2], size[2] + y0 + y1 - fh + 1, size[3] + x0 + x1 - fw + 1))
@@ -21,7 +21,7 @@ def _rows(x):
 
 
 def results(x: torch.Tensor, w: torch.Tensor, stride: int, library) -> torch.Tensor:
-    """What `Results` computes, without gradients."""
+    """The convolution of `Results`, without gradients."""
     if stride == 1:
         return library.winograd_conv(_rows(x), w.contiguous(), False)
     return F.conv2d(x, w, stride=stride)
@@ -59,7 +59,7 @@ class FilteredResults(torch.autograd.Function):
     def backward(ctx, grad):
         x, w, f = ctx.saved_tensors
         padding, stride, library = ctx.padding, ctx.stride, ctx.library
-        # Everything here is differentiable, in x as well: so are the gradients.
+        # All of these operators are differentiable, in x as well, and so are the gradients.
         grad_x = grad_w = None
         if ctx.needs_input_grad[1] and weight_gradients_wanted():
             grad_w = WeightGradient.apply(upfirdn2d(x, f, padding=padding), grad, stride, library)

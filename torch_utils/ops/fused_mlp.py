@@ -1,17 +1,17 @@
-"""Programs of dense layers on rows, for inference on a CPU: layer after layer on a few rows that stay in the cache.
+"""Fused MLP inference on a CPU: all layers on a tile of input rows that stays in the cache, then the next tile.
 
     y[r] = act(w x[r] + bias[r]),   act = leaky ReLU, then a clamp
 
-A layer takes the program's inputs or the results of an earlier layer; results that are wanted are named. The inputs are
-given, or they are the pixels of an image after one of the two ×2 upsamplings of StyleNeRF's upsampler, which are then
-made a row of pixels at a time, or they are encoded points along rays, whose results are composited at once. Compared
-with a library call per layer, this neither writes nor reads intermediate results to and from memory. Weights are packed
-once, as float32 or, on processors that multiply it, as bfloat16 (sums, biases and results are float32 in either case).
+A layer takes the inputs of the MLP or the results of an earlier layer; the caller names the results to return. The
+inputs are given; or they are the pixels of an image after one of the two ×2 upsamplings of StyleNeRF's upsampler,
+computed one row of pixels at a time; or they are encoded points along rays, whose results are composited at once.
+Compared with a library call per layer, no intermediate results are written to and read from memory. Weights are packed
+once, as float32 or, on processors with such products, as bfloat16 (sums, biases and results are float32 either way).
 
-In bfloat16 a layer multiplies how far its inputs are from typical ones, its *centre* c: w x + b = w (x - c) + (b + w c)
-with w c in float32. Points of one scene and pixels of one image have much in common, so that the rounded numbers become
-small, and the errors with them: 6 dB in images of the paper's networks. The centres are means over some of the rows
-that a program sees first, or sees in each call; which they are changes no more than roundings.
+In bfloat16 a layer multiplies deviations from the mean c of its inputs: w x + b = w (x - c) + (b + w c) with w c in
+float32. Points of one scene and pixels of one image have much in common, so that the rounded numbers become small, and
+the errors with them: 6 dB in images of the paper's networks. The input means are measured on some of the rows of the
+first call, or of each call; another choice changes rounding errors only.
 """
 
 import math
@@ -28,20 +28,20 @@ __all__ = ["MLPLayer", "FusedMLP", "has_fused_mlp"]
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
-#: Rows that centres are means of, about.
+#: Approximate number of rows that input means are measured on.
 _CENTRE_ROWS = 512
 
 
 @dataclass(frozen=True)
 class MLPLayer:
-    """One layer.
+    """A fully connected layer of a fused MLP.
 
     Attributes:
         weight: [outputs, inputs].
         bias: [outputs], [G, outputs] (one for each of G equally long runs of rows), or None.
-        slope: Of negative values, at most 1; 1 for none.
-        clamp: Largest magnitude, or None.
-        source: Index of the layer whose results are the inputs; -1 for the program's inputs.
+        slope: Slope of the leaky ReLU, at most 1; 1 for a linear layer.
+        clamp: Largest magnitude of the results, or None.
+        source: Index of the layer whose results are the inputs; -1 for the inputs of the MLP.
     """
 
     weight: torch.Tensor
@@ -52,18 +52,18 @@ class MLPLayer:
 
 
 def has_fused_mlp(device: torch.device, precision: str = "float32") -> bool:
-    """Whether programs run natively on a device."""
+    """True if fused MLPs run natively on a device."""
     native = custom_ops.load("fused_mlp", "cpu") if device.type == "cpu" else None
     return native is not None and (precision == "float32" or native.has_bfloat16())
 
 
 class FusedMLP:
-    """See the module's docstring. No gradients are recorded.
+    """Fused MLP, see the module's docstring. No gradients are recorded.
 
     Args:
         layers: In order; a layer's source comes before it.
-        precision: Of the factors of the products: 'float32' or 'bfloat16'.
-        remeasures_means: Whether the centres of bfloat16 are measured in every call, not only in the first.
+        precision: Type of the factors of products: 'float32' or 'bfloat16'.
+        remeasures_means: Measure the input means of bfloat16 in every call, not only in the first.
         impl: 'cpu' for the native operator, 'ref' for plain PyTorch, 'auto' for the former where it is available.
 
     Raises:
@@ -92,7 +92,7 @@ class FusedMLP:
         self.layers, self.precision = list(layers), precision
         self._centres: dict[int, torch.Tensor] | None = None if precision == "bfloat16" else {}  # by source
         self._remeasures_means = remeasures_means and precision == "bfloat16"
-        self._exact: FusedMLP | None = None  # the same in float32, on which centres are measured
+        self._exact: FusedMLP | None = None  # the same in float32, for measuring input means
         self._native = None
         if impl == "cpu" and precision == "bfloat16" and not custom_ops.require("fused_mlp", "cpu").has_bfloat16():
             raise RuntimeError("dense: impl='cpu' with bfloat16 is not available: this processor does not multiply it.")
@@ -106,7 +106,7 @@ class FusedMLP:
             self._bind()
 
     def _bind(self) -> None:
-        """What the native operator is given besides weights: biases with the centres' products, and centres."""
+        """Arguments of the native operator besides weights: input means c, and biases with w c added."""
         none, centres = torch.empty(0), self._centres or {}
         self._shifts = [
             layer.weight.detach().float() @ centres[layer.source] if layer.source in centres else None
@@ -123,7 +123,7 @@ class FusedMLP:
         return bias if shift is None else bias + shift
 
     def _centre(self, rows: torch.Tensor, biases=None, residual: torch.Tensor | None = None) -> None:
-        """Measure the centres on some rows of inputs, in float32."""
+        """Measure the input means of all layers on some rows of inputs, in float32."""
         every = max(len(rows) // _CENTRE_ROWS, 1)
         rows, layers = rows[::every], range(len(self.layers))
         own = ((i, x.bias) for i, x in enumerate(self.layers) if x.bias is not None and x.bias.ndim > 1)
@@ -146,8 +146,8 @@ class FusedMLP:
 
         Args:
             x: [P, inputs].
-            keep: Layers whose results are wanted.
-            biases: Replaces the biases of some layers.
+            keep: Layers whose results are returned.
+            biases: Replacements for the biases of some layers.
 
         Returns:
             A tensor [P, outputs] for each entry of `keep`.
@@ -160,15 +160,15 @@ class FusedMLP:
 
     @torch.no_grad()
     def corners(self, x: torch.Tensor, hidden: torch.Tensor, *, slope: float, keep: Sequence[int]):
-        """Run on the pixels of an upsampled image of 2H × 2W pixels ('nn_cat').
+        """Run on the pixels of an image after nn_cat upsampling to 2H × 2W pixels.
 
         The inputs are blur(act(own + mean of the two neighbours at each corner)), and blur(nearest(x)) is added to the
-        first layer's product. See `dense_upsampling_ref`.
+        first layer's product. See `blurred_corners_ref`.
 
         Args:
             x: [H, W, C], C being the first layer's outputs.
             hidden: [H, W, 2 * inputs], own and neighbours' part of each pixel.
-            slope: Of that act.
+            slope: Slope of act, a leaky ReLU.
             keep: As in `__call__`.
         """
         if self._centres is None:
@@ -191,10 +191,10 @@ class FusedMLP:
         clamp: float | None,
         keep: Sequence[int],
     ):
-        """Run on the pixels of an upsampled image of 2H × 2W pixels ('pixelshuffle').
+        """Run on the pixels of an image after pixelshuffle upsampling to 2H × 2W pixels.
 
         The inputs are act(blur(pixels) + bias), the pixels being x [H, W, C] plus corrections [H, W, 2, 2, C] (row and
-        column of the new pixel). See `dense_upsampling_ref`.
+        column of the new pixel). See `blurred_shuffle_ref`.
         """
         clamp = math.inf if clamp is None else clamp
 
@@ -225,23 +225,23 @@ class FusedMLP:
         keep: Sequence[int],
         biases: Mapping[int, torch.Tensor] | None = None,
     ) -> tuple[list[torch.Tensor], torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Composite results along rays, sampled in two passes without randomness. Native only (see `native`).
+        """Composite results along rays, with deterministic coarse and importance samples. Native only (see `native`).
 
         The inputs are the sines of all coordinates of a point times all scales, then the cosines; the sampling and the
         weights are those of `renderer.volume_rendering.march_foreground` (NeRF, equations 3 and 5).
 
         Args:
             origin, directions: [3] and [R, 3] (not normalised) of rays with points at origin + depth * direction.
-            samples, importance: Per ray, of the first and second pass; importance 0 for a single pass.
+            samples, importance: Samples per ray of the first and second pass; importance 0 for a single pass.
             near, far: Range of the depths.
-            last_opaque: Whether the last sample ends the ray.
-            scales: [L].
-            density: The layer whose one output, if positive, is the density.
+            last_opaque: The last sample ends the ray (no background).
+            scales: Angular frequencies of the positional encoding [L].
+            density: Index of the layer with the raw density, its one output (ReLU is applied to it).
             keep: Layers whose results are composited.
-            biases: As in `__call__`; with several rows of biases these are spread over the rays.
+            biases: As in `__call__`; several rows of biases are spread over the rays.
 
         Returns:
-            [R, outputs] for each entry of `keep`; and sum of the weights, expected depth and transmittance [R].
+            [R, outputs] for each entry of `keep`; accumulated weights, expected depth and transmittance [R].
         """
         even, quantiles = torch.linspace(0, 1, samples), torch.linspace(0, 1, importance)
         if self._centres is None or self._remeasures_means:
@@ -257,7 +257,7 @@ class FusedMLP:
 
     @property
     def native(self) -> bool:
-        """Whether it runs natively."""
+        """True if this MLP runs natively."""
         return self._native is not None
 
     def _arguments(self, biases: Mapping[int, torch.Tensor] | None = None) -> tuple:
@@ -267,7 +267,7 @@ class FusedMLP:
         return [*self._packed, *own, *self._tail], self._integers, self._numbers
 
     def _reference(self, x, keep, biases, residual=None, rounded: bool = True) -> list[torch.Tensor]:
-        """Plain PyTorch, in the type of `x`, with the factors rounded to the program's precision."""
+        """The MLP in plain PyTorch, in the type of `x`, with the factors rounded to its precision."""
         rounded = rounded and self.precision == "bfloat16"
         centres, results = self._centres or {}, []
         for i, layer in enumerate(self.layers):

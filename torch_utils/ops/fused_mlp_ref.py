@@ -1,4 +1,4 @@
-"""The two ×2 upsamplings of StyleNeRF's upsampler before its dense layers, literally: see `dense`."""
+"""Reference of the two ×2 upsamplings of StyleNeRF's upsampler, whose results are inputs of a `FusedMLP`."""
 
 import torch
 import torch.nn.functional as F

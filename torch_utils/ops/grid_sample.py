@@ -1,10 +1,10 @@
-"""Bilinear sampling of images that can be differentiated twice, as R1 through an augmentation pipeline needs it.
+"""Twice differentiable bilinear sampling of images, for R1 through an augmentation pipeline.
 
 Sampling is linear in the image: y = S(grid) x. So the gradient is dx = S^T dy, and the gradient of that with respect to
 dy is S again: two functions that are each other's backward. S^T needs no kernel of its own, it is the ordinary gradient
 of PyTorch's `grid_sample`, taken at an image of zeros. The price is that first derivatives cost one extra sampling, far
 less than the alternative of gathering four neighbours with indices (which autograd differentiates any number of times,
-but through scatter-additions). That alternative is kept for the one thing it is needed for: gradients of the grid.
+but through scatter-additions). The alternative serves gradients of the grid only.
 """
 
 import torch
@@ -73,7 +73,7 @@ def _native_sample(image, grid):
 
 
 def _gather_sample(image: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
-    """The same from differentiable parts only: image and grid get gradients, of every order."""
+    """Bilinear sampling by gathering four neighbours: image and grid get gradients of every order."""
     n, c, h, w = image.shape
     x = (grid[..., 0] + 1) * (w / 2) - 0.5  # [N, H', W'] in pixels, pixel centres at integers
     y = (grid[..., 1] + 1) * (h / 2) - 0.5

@@ -1,9 +1,9 @@
-"""Dense layers on points: one weight for all videos or one weight per video, with an optional leaky ReLU.
+"""Pointwise linear layers with one weight for all videos or one per video, optionally with leaky ReLU and clamp.
 
-A feature row [P, I] is bit for bit a channels_last image [1, I, P, 1], so on CPU the product is handed to the
-convolution library, whose 1x1 kernels ran 2-4x faster than the matrix library's there. Activation and clamp are applied
-in place, and only the result is kept for the backward pass, whose activation and sum for the bias are one native pass
-over memory where that is available. Other devices use (batched) matrix products.
+Features [P, I] are bit for bit a channels_last image [1, I, P, 1], so that on a CPU the product is computed by the
+convolution library, whose 1x1 kernels were measured to be 2 to 4 times as fast as the matrix library's. Activation and
+clamp are applied in place, and only the result is kept for the backward pass, whose activation and bias sum are one
+native pass over memory where that is available. Other devices use (batched) matrix products.
 """
 
 from typing import Any
@@ -15,10 +15,10 @@ from torch_utils.ops import bias_act_native
 
 __all__ = ["activation_gradient", "lrelu_", "point_linear"]
 
-#: Below so many rows or channels a convolution's set-up costs more than its speed gains (CPU).
+#: With fewer points or channels a convolution's set-up costs more than its speed gains (CPU).
 MIN_ROWS, MIN_CHANNELS = 64, 8
-#: From so many values on, the activation's gradient takes the native operator (CPU), which is about 4 times as
-#: fast there (docs/operators.md).
+#: Least number of values for which the activation's gradient uses the native operator (CPU), which is about 4 times as
+#: fast then (docs/operators.md).
 NATIVE_MIN_SIZE = 1 << 15
 SLOPES = {"lrelu": 0.2, "relu": 0.0}
 
@@ -140,7 +140,7 @@ class _Product(torch.autograd.Function):
     def forward(ctx, x, weight, bias, act, clamp):
         y = _multiply(x, weight, bias, SLOPES.get(act))
         ctx.act, ctx.clamp, ctx.bias_dim = act, None, None if bias is None else bias.ndim
-        # Values rarely get that large: looking costs less than clamping, here and in the backward pass.
+        # Values rarely get that large: checking costs less than clamping, here and in the backward pass.
         if act != "linear" and clamp is not None and _reaches(y, clamp):
             y.clamp_(-clamp, clamp)
             ctx.clamp = clamp
@@ -207,7 +207,7 @@ def _gradient_library(grad):
 def activation_gradient(
     grad: torch.Tensor, y: torch.Tensor, *, slope: float, clamp: float | None, wants_bias: bool, library: Any | None
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The gradient [P, O] before a clamped leaky ReLU, and its sum over rows [O] if that is wanted.
+    """Gradient [P, O] before a clamped leaky ReLU, and its sum over the points [O] with `wants_bias` (else None).
 
     Args:
         grad: Gradient with respect to the result.

@@ -33,14 +33,14 @@ __all__ = [
 
 IMPLEMENTATIONS = ("auto", "ref", "cpu", "cuda")
 NATIVE_TYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-#: What 'auto' gives to the native operator on the CPU, of images with at least so many values (figures:
-#: docs/operators.md). In float32 and bfloat16 images of few channels, twice as fast there and more, and in bfloat16 all
-#: upsampling (gradients of downsampling, too), where PyTorch's transposed convolutions take 4 to 22 times as long. With
-#: more channels the reference is so near the speed of memory that the native operator is 0.5 to 2 times as fast, which
-#: is not worth another code path. All of float16 and float64, 4 times as fast and more.
+#: Least number of values for which 'auto' chooses the native operator on the CPU (figures: docs/operators.md). It does
+#: so in float32 and bfloat16 for images of few channels, where it is at least twice as fast; in bfloat16 for all
+#: upsampling (and gradients of downsampling), where PyTorch's transposed convolutions take 4 to 22 times as long; and
+#: for all of float16 and float64, at least 4 times as fast. With more channels the reference is close to the memory
+#: bandwidth and the native operator 0.5 to 2 times as fast, which is not worth another code path.
 NATIVE_MIN_SIZE = 1 << 12
 FEW_CHANNELS = 4
-SEPARABLE_TAPS = 8  # filters with at least so many taps are kept as a vector, i.e. run as two passes
+SEPARABLE_TAPS = 8  # filters with at least this many taps are kept as a vector, i.e. applied in two passes
 
 
 def setup_filter(
@@ -165,7 +165,7 @@ def upfirdn2d(
 
 @dataclasses.dataclass(frozen=True)
 class _Resampling:
-    """The arguments of `upfirdn2d` in their longest form; pairs are (x, y)."""
+    """Checked arguments of `upfirdn2d`, one number per axis and side; pairs are (x, y)."""
 
     up: tuple[int, int]
     down: tuple[int, int]

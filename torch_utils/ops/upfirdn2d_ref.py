@@ -1,6 +1,6 @@
-"""`upfirdn2d` (see there) in plain PyTorch.
+"""Reference of `upfirdn2d` in plain PyTorch.
 
-No step of the definition is carried out literally. Without upsampling it is a depthwise convolution with stride `down`;
+The definition is not carried out step by step. Without upsampling it is a depthwise convolution with stride `down`;
 with upsampling it is a depthwise transposed convolution with stride `up`, which never multiplies by the inserted zeros.
 Both take only equal padding on the two sides of an axis, while even filters need unequal padding: the filter is
 lengthened with zeros on one side instead of copying the image into a padded buffer, which was measured to be faster
@@ -35,7 +35,7 @@ def upfirdn2d_ref(
     paddings = ((py0, py1), (px0, px1))
     taps = (f.shape[0], f.shape[-1])
     factors = list(zip(x.shape[2:], up[::-1], down[::-1], paddings, taps))
-    # Nothing to see, or all of it is cropped away.
+    # Empty images, or images that are cropped away entirely.
     if x.numel() == 0 or any(b < -(size - 1) * u or a <= -size * u for size, u, _, (b, a), _ in factors):
         size = [(size * u + b + a - k) // d + 1 for size, u, d, (b, a), k in factors]
         return (x[:, :, :1, :1].sum(dim=(2, 3), keepdim=True) * 0).expand(-1, -1, *size).clone()
@@ -45,7 +45,7 @@ def upfirdn2d_ref(
         f = f.flip(list(range(f.ndim)))  # from here on correlation
     if f.ndim == 2:
         return _resample(x, f * gain if gain != 1 else f, up[::-1], down[::-1], paddings)
-    # The order of the passes: the smaller intermediate image first.
+    # Separable filters: of the two orders of the passes, the one with the smaller intermediate image.
     (upx, upy), (downx, downy) = up, down
     column = (f[:, None], (upy, 1), (downy, 1), ((py0, py1), (0, 0)))
     row = (f[None, :] * gain, (1, upx), (1, downx), ((0, 0), (px0, px1)))

@@ -1,4 +1,4 @@
-"""Leaving out gradients of weights and biases: functions in Python are not told which of their gradients are wanted."""
+"""Switch for the gradients of weights and biases, as autograd functions cannot see which gradients are needed."""
 
 import contextlib
 from collections.abc import Iterator
@@ -11,15 +11,15 @@ class _State:
 
 
 def weight_gradients_wanted() -> bool:
-    """Whether backward passes are to compute the gradients of weights and biases."""
+    """True if backward passes compute the gradients of weights and biases."""
     return _State.wanted
 
 
 @contextlib.contextmanager
 def no_weight_gradients() -> Iterator[None]:
-    """Within, backward passes leave out the gradients of weights and biases: for `torch.autograd.grad` of images alone.
+    """Within, backward passes skip the gradients of weights and biases: for `torch.autograd.grad` of images alone.
 
-    Heeded by `conv3x3` and `bias_act` where they are native. Higher derivatives of the results are complete.
+    Respected by the native `conv3x3` and `bias_act`. Higher derivatives of the results are complete.
     """
     before, _State.wanted = _State.wanted, False
     try:

@@ -1,9 +1,9 @@
 """Inference on a CPU: the generator's fields and upsampler as fused MLPs, for one video and one frame at a time.
 
-Without gradients a layer's results need not be kept: rows of points or pixels go through all layers before the next
-rows are begun, in tiles that stay in the processor's cache (`torch_utils.ops.fused_mlp`). Everything here computes what
-`training.networks.fields` and `training.networks.upsampler` compute, with the same weights; where no native operator
-can be built, fields are evaluated as they are and frames pass through the upsampler in strips of rows.
+Without gradients a layer's activations need not be kept: a tile of points or pixels goes through all layers before the
+next one, and stays in the processor's cache (`torch_utils.ops.fused_mlp`). Everything here computes the same functions
+as `training.networks.fields` and `training.networks.upsampler`, with the same weights. Where no native operator can be
+built, fields are evaluated as they are and frames pass through the upsampler in strips of image rows.
 """
 
 from typing import Any
@@ -20,20 +20,20 @@ from training.networks.upsampler import Upsampler, UpsamplerBlock, upsample_imag
 __all__ = ["FusedBlock", "FusedForeground", "FusedNetworks"]
 
 SLOPE = 0.2
-#: Strips of a frame are about this many values (float32: 16 MB), at least `MIN_STRIP` input rows.
+#: Strips of a frame have about this many values (float32: 16 MB) and at least `MIN_STRIP` input rows.
 STRIP_SIZE, MIN_STRIP = 1 << 22, 8
-#: Input rows beyond a strip that its outputs depend on: corners reach one row, the blur one more.
+#: Input rows beyond a strip on which its outputs depend: corners reach one row, the blur one more.
 HALO = 2
 
 
 class FusedNetworks:
-    """The fields and the upsampler of B videos. Weights are packed when they are first used, and kept.
+    """Fused MLPs of the fields and the upsampler of B videos. Weights are packed at their first use, and kept.
 
     Args:
-        upsampler: In evaluation mode, or in training mode if no more than the fields is wanted.
-        weights: Of its blocks, see `Upsampler.modulate`.
-        precision: Of the products: 'float32' or 'bfloat16', see `FusedMLP`. The background, whose products are few,
-            and what runs in plain PyTorch stay in float32.
+        upsampler: In evaluation mode; in training mode only the fields may be used.
+        weights: Weights of its blocks, see `Upsampler.modulate`.
+        precision: 'float32' or 'bfloat16' for the products, see `FusedMLP`. The background, whose products are few, and
+            everything in plain PyTorch stay in float32.
     """
 
     def __init__(self, upsampler: Upsampler, weights: list[tuple], precision: str = "float32"):
@@ -42,7 +42,7 @@ class FusedNetworks:
         self._blocks: list[list[FusedBlock]] | None = None
 
     def fields(self, fields: Fields) -> Fields:
-        """The same fields, of the videos that the weights are of, fused where that is possible."""
+        """The same fields of the same videos, as fused MLPs where that is possible."""
         background = fields.background
         if isinstance(background, ConditionedBackground):
             weight = background.first[0]
@@ -65,6 +65,7 @@ class FusedNetworks:
                 [FusedBlock(block, _video(own, i), self.precision) for i in range(len(x))]
                 for block, own in self._upsampler.blocks_up_to(None, self._weights)
             ]
+        # Frame by frame: block after block, the colours added to the upsampled image as in `Upsampler.forward`.
         blocks = [fused for _, fused in self._upsampler.blocks_up_to(resolution, self._blocks)]
         frames = []
         for video in range(len(x)):
@@ -77,20 +78,20 @@ class FusedNetworks:
 
 
 def _video(weights: tuple, index: int) -> tuple:
-    """A block's weights [B, out, in], for one video [out, in]; biases and the upsampling's weights are shared."""
+    """A block's weights [B, out, in] of one video, [out, in]; biases and the upsampling's weights are shared."""
     return tuple((weight[index], *shared) for weight, *shared in weights)
 
 
 def _stacked(parts: list[torch.Tensor], shape) -> torch.Tensor:
-    """[...] for each video and frame to [B, T, ...]."""
+    """Results of every video and frame, each [...], as [B, T, ...]."""
     return parts[0][None, None] if len(parts) == 1 else torch.stack(parts).unflatten(0, tuple(shape))
 
 
 class FusedForeground:
-    """A `ConditionedForeground` without gradients. Where they are recorded after all, it is that field.
+    """A `ConditionedForeground` as one fused MLP per video; that field itself where gradients are recorded.
 
-    The fused MLP of each video: the trunk of layers with leaky ReLU, on which the density head and, with view
-    directions, the view-dependent colour head stand.
+    The MLP has the hidden layers with leaky ReLU, the density head on top of them and, with view directions, the
+    view-dependent colour head.
     """
 
     def __init__(self, field: ConditionedForeground, precision: str, kept: dict[Any, list[FusedMLP]]):
@@ -105,7 +106,7 @@ class FusedForeground:
         last = len(trunk) - 1
         layers = [MLPLayer(weight[video], bias, slope=SLOPE, source=i - 1) for i, (weight, bias, _) in enumerate(trunk)]
         layers.append(MLPLayer(weights.density[0][video], weights.density[1], source=last))
-        if weights.view is not None:  # the bias of this head comes with the directions
+        if weights.view is not None:  # the bias of this head depends on the directions, see `_wanted`
             layers.append(MLPLayer(weights.features[0][video], slope=VIEW_SLOPE, source=last))
             layers.append(MLPLayer(*weights.rgb, source=last + 2))
         return FusedMLP(layers, precision=self._precision, remeasures_means=True)
@@ -114,7 +115,7 @@ class FusedForeground:
         return None if self._field.weights.view is None else self._field.view_bias(directions)
 
     def _wanted(self, video: int, frame: int, view: torch.Tensor | None) -> dict[str, Any]:
-        """The layers whose results are features, and the biases of this frame and of its viewing directions."""
+        """Layers whose results are the features, and the biases of this frame and of its viewing directions."""
         last = len(self._field.layers) - 1
         biases = {i: x[video, frame] for i, (_, _, x) in enumerate(self._field.layers) if x is not None}
         if view is None:
@@ -131,10 +132,10 @@ class FusedForeground:
         results = []
         for video in range(batch):
             for frame in range(frames):  # frames may share their points
-                rows = encoded[video, frame if encoded.shape[1] > 1 else 0].flatten(0, 1)
+                flat = encoded[video, frame if encoded.shape[1] > 1 else 0].flatten(0, 1)
                 wanted = self._wanted(video, frame, view)
                 keep = [len(field.layers), *wanted["keep"]]
-                results.append(self._mlps[video](rows, keep=keep, biases=wanted["biases"]))
+                results.append(self._mlps[video](flat, keep=keep, biases=wanted["biases"]))
         density, *features = (
             _stacked(list(x), (batch, frames)).unflatten(2, shape) for x in zip(*results, strict=True)
         )
@@ -143,7 +144,7 @@ class FusedForeground:
     def march(
         self, origins: torch.Tensor, directions: torch.Tensor, settings: RenderSettings, *, last_opaque: bool
     ) -> Accumulated:
-        """Rays composited as they are sampled (see `renderer.volume_rendering.Fields`)."""
+        """Sampling and compositing in one operator (see `renderer.volume_rendering.Fields`)."""
         field = self._field
         view = self._view_bias(directions / directions.norm(dim=-1, keepdim=True))
         batch, frames = len(directions), field.num_frames
@@ -170,7 +171,7 @@ class FusedForeground:
 
 
 class FusedBackground:
-    """A `ConditionedBackground` without gradients; all videos share its MLP."""
+    """A `ConditionedBackground` as one fused MLP, shared by all videos; that field where gradients are recorded."""
 
     def __init__(self, field: ConditionedBackground, kept: dict[Any, list[FusedMLP]]):
         self._field = field
@@ -192,21 +193,21 @@ class FusedBackground:
         if torch.is_grad_enabled():
             return field(points, directions)
         shape, last = points.shape[:-1], len(field.field.layers) - 1
-        rows = field.encode(points).flatten(0, -2)
-        density, hidden = self._mlp(rows, keep=[last + 1, last], biases={0: field.first[1]})
+        flat = field.encode(points).flatten(0, -2)
+        density, hidden = self._mlp(flat, keep=[last + 1, last], biases={0: field.first[1]})
         return density.view(shape), (hidden.view(*shape, -1),)
 
 
 class FusedBlock:
-    """A block of the upsampler for one video: maps [H, W, C] of a frame to [2H, 2W, C'] and colours [2H, 2W, 3].
+    """An upsampler block for one video: maps [H, W, C] of a frame to [2H, 2W, C'] and colours [2H, 2W, 3].
 
-    Natively, an output row of pixels goes through all layers before the next is begun. In plain PyTorch the frame
-    passes through the block in strips of rows.
+    Natively, every output row of pixels goes through all layers before the next one. In plain PyTorch the frame passes
+    through the block in strips of rows.
 
     Args:
         block: In evaluation mode.
-        weights: Of its layers, as `UpsamplerBlock.modulate` returns them, for one video: weights [out, in].
-        precision: See `FusedMLP`; what runs in plain PyTorch has float32.
+        weights: Weights of its layers, as `UpsamplerBlock.modulate` returns them, for one video: [out, in].
+        precision: See `FusedMLP`; plain PyTorch uses float32.
     """
 
     def __init__(self, block: UpsamplerBlock, weights: tuple, precision: str = "float32"):
@@ -221,17 +222,20 @@ class FusedBlock:
     def _fuse(self, precision: str) -> None:
         reduce, reduce_bias, expand, expand_bias = self.upsampling
         clamp = self.block.conv0.clamp
-        # x, with the gain of the activation, also brings the bias of the correction's second layer: it must be blurred
-        # like x. The first layer of the correction takes x without either.
+        # With nn_cat the bias of the correction's second layer is added to x, because both are blurred. x also has the
+        # activation's gain here. The correction's first layer takes x without them: its weight and bias undo both.
         assert self.block.conv0.upsampling is not None
         corners = self.block.conv0.upsampling.mode == "nn_cat"
         bias = expand_bias if corners else torch.zeros_like(self.bias)
         reduce = reduce / LRELU_GAIN
+        # At the low resolution: the modulated layer, then the correction's first layer.
         low = [MLPLayer(self.weight, bias), MLPLayer(reduce, reduce_bias - reduce @ bias, source=0)]
+        # At the high resolution: the plain layer and ToRGB.
         high = [
             MLPLayer(self.plain[0], self.plain[1], slope=SLOPE, clamp=self.block.conv1.clamp),
             MLPLayer(self.colour[0], self.colour[1], clamp=self.block.rgb.clamp, source=0),
         ]
+        # The correction's second layer acts at the high resolution with nn_cat, at the low one with pixelshuffle.
         if corners:
             high = [MLPLayer(expand, self.bias, slope=SLOPE, clamp=clamp), *high]
             high[1:] = [MLPLayer(x.weight, x.bias, x.slope, x.clamp, source=i) for i, x in enumerate(high[1:])]
@@ -245,6 +249,7 @@ class FusedBlock:
         """Features (None for the last block) and colours."""
         if not self.native:
             return self._in_strips(x, last)
+        # Layers at the low resolution, then upsampling and all further layers in one operator.
         height, width, _ = x.shape
         results = self._low(x.reshape(height * width, -1), keep=[0, len(self._low.layers) - 1])
         x, correction = (y.view(height, width, -1) for y in results)
@@ -260,6 +265,7 @@ class FusedBlock:
         return features[0].view(size) if features else None, colours.view(size)
 
     def _in_strips(self, x: torch.Tensor, last: bool) -> tuple[torch.Tensor | None, torch.Tensor]:
+        """`UpsamplerBlock.forward` in plain PyTorch, strip by strip to bound memory."""
         block, height, width = self.block, *x.shape[:2]
         assert block.conv0.upsampling is not None
         x = block.conv0.before_upsampling(x.reshape(1, height * width, -1), self.weight).view(1, height, width, -1)
@@ -271,6 +277,7 @@ class FusedBlock:
             stop = min(start + strip, height)
             first = max(start - HALO, 0)
             y = block.conv0.upsampling(x[:, first : min(stop + HALO, height)], self.upsampling, self.bias, LRELU_GAIN)
+            # Crop the halo, then activation, plain layer and ToRGB.
             y = y[:, 2 * (start - first) : 2 * (stop - first)].reshape(1, -1, channels)
             y = lrelu_(y, block.conv0.clamp)
             y = point_linear(y, *self.plain[:2], act="lrelu", clamp=block.conv1.clamp)

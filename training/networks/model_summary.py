@@ -1,4 +1,4 @@
-"""How large a training is, from its networks alone: parameters, rays, samples, memory, files. For the dry run."""
+"""Size of a training, computed from its networks for the dry run: parameters, rays, samples, memory, files."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +13,7 @@ __all__ = ["checkpoint_bytes", "memory_bytes", "parameter_counts", "render_count
 
 FLOAT = 4  # bytes
 FRAMES = 2  # of a training video
-KEPT = 4  # values that two layers of a block keep per pixel and channel: what they read, what their activations return
+KEPT = 4  # values per pixel and channel that autograd keeps of a block's two layers: their inputs and activations
 
 
 def parameter_counts(generator: Generator, discriminator: TimeAwareDiscriminators) -> dict[str, int]:
@@ -26,17 +26,17 @@ def parameter_counts(generator: Generator, discriminator: TimeAwareDiscriminator
 
 
 def render_counts(generator: Generator, *, videos: int) -> dict[str, int]:
-    """What a pass of the generator renders for this many videos, as in the generator's main phase.
+    """Rays and samples of a pass of the generator for this many videos, as in the generator's main phase.
 
     Rays are those of the low-resolution image and of the NeRF-path lattice; samples are points at which the foreground
     and the background are evaluated (the background once for both frames).
     """
     settings = generator.settings
     rays = settings.resolution**2 + settings.path_lattice**2
-    behind = 0 if generator.background is None else settings.num_background
+    num_background = 0 if generator.background is None else settings.num_background
     return {
         "rays": videos * FRAMES * rays,
-        "samples": videos * rays * (FRAMES * (settings.num_samples + settings.num_importance) + behind),
+        "samples": videos * rays * (FRAMES * (settings.num_samples + settings.num_importance) + num_background),
     }
 
 
@@ -45,10 +45,10 @@ def memory_bytes(
 ) -> dict[str, tuple[float, str]]:
     """Estimated memory of a process in bytes for micro-batches of this many videos, with the formula, by part.
 
-    What autograd keeps dominates: per sample a value for every unit of every layer, per pixel what a layer reads and
-    what its activation returns, in float32; with `generator.activation_checkpointing` it keeps what its field and its
-    blocks are given and return. The discriminators judge one after another, pairs or frames, fakes or reals. 'peak' is
-    that of a step of the generator. The framework itself, allocators and the first-order gradients that regularisation
+    Most of it is kept by autograd, in float32: per sample a value for every unit of every layer, per pixel the input
+    and the activation of every layer; with `generator.activation_checkpointing` only the inputs and results of the
+    field and the blocks. The discriminators run one after another, on pairs or frames, fakes or reals. 'peak' is that
+    of a generator step. The framework itself, allocators and the first-order gradients that regularisation
     differentiates again come on top.
     """
     g, d = _count(generator), _count(discriminator)
@@ -60,25 +60,27 @@ def memory_bytes(
     per_ray += 0 if generator.background is None else settings.num_background
     lattice = settings.path_lattice**2 * per_ray
 
+    # Upsampler: channels at resolution r are min(base // r, most).
     base, most = _channel_rule(generator.config["upsampler"])
     sizes = [2**i for i in range(settings.resolution.bit_length(), generator.resolution.bit_length())]
     pixels = sum(size**2 * kept * min(base // size, most) for size in sizes)
-    unaided = lattice * sum(kept * min(base // size, most) for size in sizes)
-    again = frames * max(size**2 * KEPT * min(base // size, most) for size in sizes)
+    points = lattice * sum(kept * min(base // size, most) for size in sizes)
+    largest_block = frames * max(size**2 * KEPT * min(base // size, most) for size in sizes)
+    # Discriminators: one of them at a time.
     base, most = _channel_rule(discriminator.config)
     sizes = [2**i for i in range(3, discriminator.resolution.bit_length())]
-    judged = sum(size**2 * KEPT * min(base // size, most) for size in sizes)
+    convs = sum(size**2 * KEPT * min(base // size, most) for size in sizes)
     images = videos * (1 if discriminator.image is None else FRAMES)
 
     parts = {
         "weights": (FLOAT * (5 * g + 4 * d), f"4 B × (5 × {g:,d} + 4 × {d:,d}): with gradients, Adam, average"),
         "field": (FLOAT * samples * units, f"4 B × {samples:,d} samples × {units:,d} units"),
         "upsampler": (FLOAT * frames * pixels, f"4 B × {frames} frames × Σ resolution² × {kept} × channels"),
-        "path loss": (FLOAT * frames * unaided, f"4 B × {frames} frames × {lattice:,d} samples × Σ {kept} × channels"),
-        "discriminators": (FLOAT * images * judged, f"4 B × {images} images × Σ resolution² × {KEPT} × channels"),
+        "path loss": (FLOAT * frames * points, f"4 B × {frames} frames × {lattice:,d} samples × Σ {kept} × channels"),
+        "discriminators": (FLOAT * images * convs, f"4 B × {images} images × Σ resolution² × {KEPT} × channels"),
     }
     if generator.activation_checkpointing:
-        parts["run again"] = (FLOAT * again, f"4 B × {frames} frames × the upsampler's largest block")
+        parts["run again"] = (FLOAT * largest_block, f"4 B × {frames} frames × the upsampler's largest block")
     parts["peak"] = (sum(size for size, _ in parts.values()), "all of these")
     return parts
 
