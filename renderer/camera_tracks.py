@@ -73,6 +73,6 @@ def recorded_track(name: str, cameras: Cameras, times: Sequence[float]) -> Camer
 def _spread(n_steps: int, time_steps: int) -> str:
     if n_steps == time_steps:
         return ""
-    short, long = sorted([(n_steps, "camera step"), (time_steps, "moment")])
+    short, long = sorted([(n_steps, "camera step"), (time_steps, "time step")])
     fewer = f"{short[0]} {short[1]} is" if short[0] == 1 else f"{short[0]} {short[1]}s are"
     return f"{long[0]} frames: the {fewer} spread over the {long[0]} {long[1]}s."

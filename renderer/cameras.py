@@ -74,6 +74,7 @@ def look_at(position: torch.Tensor) -> torch.Tensor:
 
     A camera exactly above or below the origin has no defined roll; the result is then not a rotation.
     """
+    # The camera looks along -z, so that z points from the origin to it; x is horizontal.
     up = torch.zeros_like(position)
     up[..., 2] = 1
     z_axis = torch.nn.functional.normalize(position, dim=-1)
@@ -87,6 +88,7 @@ def cam2world_from_angles(yaw: torch.Tensor, pitch: torch.Tensor, radius: torch.
 
     Computed in double precision (the sampler downstream is sensitive to the last bits), returned as float32.
     """
+    # Spherical coordinates with the polar angle `pitch` from the z axis.
     yaw, pitch, radius = yaw.double(), pitch.double(), radius.double()
     position = torch.stack([pitch.sin() * yaw.cos(), pitch.sin() * yaw.sin(), pitch.cos()], dim=-1) * radius[:, None]
     matrix = torch.eye(4, dtype=position.dtype, device=position.device).repeat(len(position), 1, 1)
@@ -202,6 +204,7 @@ def lattice_pixel_indices(uniform: torch.Tensor, resolution: int, lattice: int) 
         uniform: [B, 2] in [0, 1): the offset along (x, y) as a fraction of the stride.
         resolution: Image width in pixels, a multiple of `lattice`.
     """
+    # Every stride-th pixel along both axes, from a random first one.
     stride = resolution // lattice
     offset = (uniform * stride).long()
     steps = torch.arange(lattice, device=uniform.device) * stride

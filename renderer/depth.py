@@ -34,7 +34,7 @@ def surface_depth(depth: torch.Tensor, opacity: torch.Tensor, *, background: boo
     Args:
         depth: Expected depth as rendered, a sum over samples that is not normalised.
         opacity: Sum of the foreground's weights.
-        background: Whether there is a background; without, the last sample is opaque and the weights add up to one.
+        background: There is a background. Without one the last sample is opaque and the weights add up to one.
     """
     if not background:
         return depth, torch.ones_like(depth)

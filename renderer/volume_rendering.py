@@ -114,7 +114,7 @@ class RayNoise:
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return RayNoise(**{name: None if x is None else x[videos, rays] for name, x in fields.items()})
 
-    def drawn(self) -> bool:
+    def is_random(self) -> bool:
         """True if any of it is random."""
         return any(getattr(self, field.name) is not None for field in dataclasses.fields(self))
 
@@ -389,7 +389,7 @@ def _sample_foreground(fields: Fields, rays: Rays, settings: RenderSettings, fra
 def _accumulate_foreground(fields: Fields, rays: Rays, settings: RenderSettings, frames: int) -> Accumulated:
     # One operator for sampling and compositing, where the field has one and nothing is random.
     march = getattr(fields.foreground, "march", None)
-    if march is not None and not rays.noise.drawn():
+    if march is not None and not rays.noise.is_random():
         return march(rays.origins, rays.directions, settings, last_opaque=fields.background is None)
     return _sample_foreground(fields, rays, settings, frames).accumulate(settings)
 

@@ -156,7 +156,7 @@ def test_few_time_steps(render, fake, time_steps, times):
 
 def test_unequal_counts_are_spread_and_it_says_so(render, fake):
     render("--n_steps", "2", "--time_steps", "4", "--render_program", "front_zoom", "--fov", "10")
-    assert "4 frames: the 2 camera steps are spread over the 4 moments." in render.output
+    assert "4 frames: the 2 camera steps are spread over the 4 time steps." in render.output
     expected = [(0, 9), (1 / 3, 9), (2 / 3, 11), (1, 11)]
     assert np.allclose(fake.rendered, expected, atol=1e-5)
 

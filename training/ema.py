@@ -81,6 +81,7 @@ class RunningMeans:
         if len(parts) == 1:
             yield parts[0]
         else:
+            # Every part starts from the same values; their end values are averaged.
             start = [tensor.clone() for tensor in self._tensors]
             ends = [torch.zeros_like(tensor) for tensor in self._tensors]
             for part in parts:

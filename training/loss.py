@@ -243,13 +243,13 @@ class GanLoss:
 
     def _generator_main(self, batch: VideoBatch, stream, gain: float) -> torch.Tensor:
         """Gmain: maximise the logits of generated videos, softplus(-D(G(z))), plus the NeRF-path regularisation."""
-        # Generate, and augment as the discriminators' inputs are.
+        # Generate and augment.
         ws = self.fake_styles(batch.c, stream)
         fake, dt, cameras = self.fake_videos(ws, stream, path_loss=self.path_weight > 0)
         frames = self._augmented(fake.image, stream, "fake/")
         label = self.discriminator_label(batch.c, camera_angles(cameras))
 
-        # Backward passes through the discriminators end at a copy of the frames, which sums their gradients up.
+        # Backward passes through the discriminators end at these detached frames, where their gradients add up.
         fake_frames = frames.detach().requires_grad_(True)
 
         # Video discriminator: pairs of frames and the time between them.

@@ -22,10 +22,10 @@ def test_programs():
     assert (front.name, yaw.name) == ("front", "rotation_camera_yaw")
     assert yaw.cameras.equals(camera_path("rotation_camera_yaw", PRIOR, 2, yaw_scale=0.5, fov=20))
     assert front.schedule == yaw.schedule == frame_schedule(2, 4)
-    assert front.note == "4 frames: the 2 camera steps are spread over the 4 moments."
+    assert front.note == "4 frames: the 2 camera steps are spread over the 4 time steps."
     assert program_tracks(["front"], PRIOR, n_steps=4, time_steps=4)[0].note == ""
     note = program_tracks(["front"], PRIOR, n_steps=5, time_steps=1)[0].note
-    assert note == "5 frames: the 1 moment is spread over the 5 camera steps."
+    assert note == "5 frames: the 1 time step is spread over the 5 camera steps."
 
 
 def test_times_beyond_those_of_training():
@@ -49,7 +49,7 @@ def test_a_file_without_times_runs_forwards_through_the_range():
     assert file_track("a", cameras(None, None, None)).schedule == [(0, 0.0), (1, 0.5), (2, 1.0)]
     track = file_track("a", cameras(None, None), time_steps=4, time_range=(0.0, 3.0))
     assert track.schedule == [(0, 0.0), (0, 1.0), (1, 2.0), (1, 3.0)]
-    assert track.note == "4 frames: the 2 camera steps are spread over the 4 moments."
+    assert track.note == "4 frames: the 2 camera steps are spread over the 4 time steps."
 
 
 def test_a_recorded_track_shows_camera_i_at_time_i():

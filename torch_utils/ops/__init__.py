@@ -1,1 +1,1 @@
-"""Operators of the networks in plain PyTorch; each is differentiable twice, as R1 and path regularisation need it."""
+"""Operators of the networks, in plain PyTorch and native code; twice differentiable where training needs it."""

@@ -22,6 +22,7 @@ def _rows(x):
 
 def results(x: torch.Tensor, w: torch.Tensor, stride: int, library) -> torch.Tensor:
     """The convolution of `Results`, without gradients."""
+    # Stride 1: Winograd F(4x4, 3x3). With stride 2 PyTorch's forward pass is fast enough.
     if stride == 1:
         return library.winograd_conv(_rows(x), w.contiguous(), False)
     return F.conv2d(x, w, stride=stride)
@@ -79,6 +80,7 @@ class ImageGradient(torch.autograd.Function):
     def forward(ctx, grad, w, shape, stride, library):
         ctx.save_for_backward(grad, w)
         ctx.stride, ctx.library = stride, library
+        # Stride 1: a Winograd convolution with the mirrored, transposed weight.
         if stride == 1:
             return library.winograd_conv(_rows(grad), w.contiguous(), True)
         like = torch.empty(shape, dtype=grad.dtype, memory_format=torch.channels_last)

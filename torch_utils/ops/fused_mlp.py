@@ -243,8 +243,10 @@ class FusedMLP:
         Returns:
             [R, outputs] for each entry of `keep`; accumulated weights, expected depth and transmittance [R].
         """
+        # Positions of the first pass, and quantiles of its weights for the importance samples of the second.
         even, quantiles = torch.linspace(0, 1, samples), torch.linspace(0, 1, importance)
         if self._centres is None or self._remeasures_means:
+            # Input means: encoded points of the first pass along some of the rays.
             some = directions[:: max(len(directions) * samples // _CENTRE_ROWS, 1)]
             points = origin + (near + (far - near) * even)[:, None, None] * some
             angles = (points[..., None, :] * scales[:, None]).flatten(-2)
@@ -272,6 +274,7 @@ class FusedMLP:
         centres, results = self._centres or {}, []
         for i, layer in enumerate(self.layers):
             inputs, weight = x if layer.source < 0 else results[layer.source], layer.weight
+            # w (x - c) with rounded factors, plus w c in full precision.
             if rounded:
                 centre = centres[layer.source].to(x.dtype) if layer.source in centres else torch.zeros([]).to(x)
                 y = _rounded(inputs - centre) @ _rounded(weight).t() + centre.expand(weight.shape[1]) @ weight.t()

@@ -74,6 +74,7 @@ def _native_sample(image, grid):
 
 def _gather_sample(image: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
     """Bilinear sampling by gathering four neighbours: image and grid get gradients of every order."""
+    # Pixel coordinates, the four neighbours of every sample, and their bilinear weights; zeros lie outside.
     n, c, h, w = image.shape
     x = (grid[..., 0] + 1) * (w / 2) - 0.5  # [N, H', W'] in pixels, pixel centres at integers
     y = (grid[..., 1] + 1) * (h / 2) - 0.5

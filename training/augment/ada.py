@@ -15,8 +15,7 @@ from torch import nn
 from dnnlib import choices_hint
 from torch_utils import distributed
 from torch_utils.training_stats import Statistics
-from training.augment import ada_transforms as geometry
-from training.augment import ada_transforms as pixels
+from training.augment import ada_transforms as transforms
 
 __all__ = ["AdaAugment", "AdaController", "AdaFeedback", "OPERATIONS", "PIPELINES"]
 
@@ -92,8 +91,8 @@ class AdaAugment(nn.Module):
                 if name not in OPERATIONS:
                     raise ValueError(f"unknown augmentation {name!r}; {choices_hint(name, OPERATIONS)}")
             self.multipliers = {name: float(value) for name, value in pipeline.items() if value > 0}
-        if len(imgfilter_bands) != len(pixels.BAND_POWER):
-            raise ValueError(f"imgfilter_bands needs {len(pixels.BAND_POWER)} numbers, not {list(imgfilter_bands)}")
+        if len(imgfilter_bands) != len(transforms.BAND_POWER):
+            raise ValueError(f"imgfilter_bands needs {len(transforms.BAND_POWER)} numbers, not {list(imgfilter_bands)}")
         self.pipeline = pipeline if isinstance(pipeline, str) else dict(pipeline)
         self.xint_max = xint_max
         self.scale_std = scale_std
@@ -109,8 +108,8 @@ class AdaAugment(nn.Module):
         self.noise_std = noise_std
         self.cutout_size = cutout_size
         self.register_buffer("p", torch.zeros([]))
-        self.register_buffer("wavelet", geometry.wavelet_filter(), persistent=False)
-        self.register_buffer("bank", pixels.filter_bank(), persistent=False)
+        self.register_buffer("wavelet", transforms.wavelet_filter(), persistent=False)
+        self.register_buffer("bank", transforms.filter_bank(), persistent=False)
 
     @property
     def config(self) -> dict:
@@ -122,7 +121,7 @@ class AdaAugment(nn.Module):
     @property
     def smallest_size(self) -> int:
         """Smallest width of the frames in pixels: only the band filter, which mirrors the borders, has a limit."""
-        return pixels.smallest_filtered(self.bank) if "imgfilter" in self.multipliers else 1
+        return transforms.smallest_filtered(self.bank) if "imgfilter" in self.multipliers else 1
 
     def forward(self, frames: torch.Tensor, stream, *, prefix: str = "") -> torch.Tensor:
         """Augment videos.
@@ -149,15 +148,15 @@ class AdaAugment(nn.Module):
         # Geometry: one resampling by the product of all transforms.
         transform = self._geometry(draw, *frames.shape[3:])
         if transform is not None:
-            images = geometry.warp(frames.flatten(1, 2), transform.to(frames.device), self.wavelet)
+            images = transforms.warp(frames.flatten(1, 2), transform.to(frames.device), self.wavelet)
             frames = images.reshape(frames.shape)
         # Colours: one matrix, the product of all transforms.
         transform = self._color(draw)
         if transform is not None:
-            frames = pixels.recolor(frames, transform.to(frames.device))
+            frames = transforms.recolor(frames, transform.to(frames.device))
         # Amplified or weakened frequency bands.
         if "imgfilter" in draw:
-            frames = pixels.filter_bands(frames, self._band_gains(draw).to(frames.device), self.bank)
+            frames = transforms.filter_bands(frames, self._band_gains(draw).to(frames.device), self.bank)
         # Corruptions: the same noise on all frames, and cutout.
         if "noise" in draw:
             sigma = draw.apply("noise", draw.normal("noise").abs() * self.noise_std, neutral=0)
@@ -166,7 +165,7 @@ class AdaAugment(nn.Module):
         if "cutout" in draw:
             centre = draw.uniform("cutout", 2)
             size = draw.apply("cutout", torch.full_like(centre[:, 0], self.cutout_size), neutral=0)
-            frames = pixels.cutout(frames, centre.to(frames.device), size.to(frames.device))
+            frames = transforms.cutout(frames, centre.to(frames.device), size.to(frames.device))
         return frames
 
     def _geometry(self, draw: "_Draws", height: int, width: int) -> torch.Tensor | None:
@@ -175,54 +174,54 @@ class AdaAugment(nn.Module):
         matrices = []
         if "xflip" in draw:
             flip = draw.apply("xflip", (draw.uniform("xflip") * 2).floor(), neutral=0)
-            matrices.append(geometry.scaling(1 - 2 * flip, torch.ones_like(flip)))
+            matrices.append(transforms.scaling(1 - 2 * flip, torch.ones_like(flip)))
         if "rotate90" in draw:
             turns = draw.apply("rotate90", (draw.uniform("rotate90") * 4).floor(), neutral=0)
-            matrices.append(geometry.rotation(turns * (math.pi / 2)))
+            matrices.append(transforms.rotation(turns * (math.pi / 2)))
         if "xint" in draw:
             shift = draw.apply("xint", (draw.uniform("xint", 2) * 2 - 1) * self.xint_max, neutral=0)
-            matrices.append(geometry.translation(-(shift[:, 0] * width).round(), -(shift[:, 1] * height).round()))
+            matrices.append(transforms.translation(-(shift[:, 0] * width).round(), -(shift[:, 1] * height).round()))
         # General geometric transforms.
         if "scale" in draw:
             scale = draw.apply("scale", (draw.normal("scale") * self.scale_std).exp2(), neutral=1)
-            matrices.append(geometry.scaling(1 / scale, 1 / scale))
+            matrices.append(transforms.scaling(1 / scale, 1 / scale))
         # Two rotations, before and after the anisotropic scaling. Their probability is such that at least one of them
         # is applied with the operation's probability.
         if "rotate" in draw:
             matrices.append(self._rotation(draw, "rotate_before"))
         if "aniso" in draw:
             stretch = draw.apply("aniso", (draw.normal("aniso") * self.aniso_std).exp2(), neutral=1)
-            matrices.append(geometry.scaling(1 / stretch, stretch))
+            matrices.append(transforms.scaling(1 / stretch, stretch))
         if "rotate" in draw:
             matrices.append(self._rotation(draw, "rotate_after"))
         if "xfrac" in draw:
             shift = draw.apply("xfrac", draw.normal("xfrac", 2) * self.xfrac_std, neutral=0)
-            matrices.append(geometry.translation(-shift[:, 0] * width, -shift[:, 1] * height))
+            matrices.append(transforms.translation(-shift[:, 0] * width, -shift[:, 1] * height))
         return _product(matrices)
 
     def _rotation(self, draw: "_Draws", name: str) -> torch.Tensor:
         angle = (draw.uniform(name) * 2 - 1) * (math.pi * self.rotate_max)
         probability = 1 - math.sqrt(1 - min(draw.probability("rotate"), 1))
-        return geometry.rotation(draw.apply(name, angle, neutral=0, probability=probability))
+        return transforms.rotation(draw.apply(name, angle, neutral=0, probability=probability))
 
     def _color(self, draw: "_Draws") -> torch.Tensor | None:
         """Product of the colour transforms [B, 4, 4]; None if no colour operation is in the pipeline."""
         matrices = []  # the first to be applied first
         if "brightness" in draw:
             offset = draw.apply("brightness", draw.normal("brightness") * self.brightness_std, neutral=0)
-            matrices.append(pixels.shift_color(offset))
+            matrices.append(transforms.shift_color(offset))
         if "contrast" in draw:
             factor = draw.apply("contrast", (draw.normal("contrast") * self.contrast_std).exp2(), neutral=1)
-            matrices.append(pixels.gray_scaling(factor))
+            matrices.append(transforms.gray_scaling(factor))
         if "lumaflip" in draw:
             flip = draw.apply("lumaflip", (draw.uniform("lumaflip") * 2).floor(), neutral=0)
-            matrices.append(pixels.luma_flip(flip))
+            matrices.append(transforms.luma_flip(flip))
         if "hue" in draw:
             angle = draw.apply("hue", (draw.uniform("hue") * 2 - 1) * (math.pi * self.hue_max), neutral=0)
-            matrices.append(pixels.hue_rotation(angle))
+            matrices.append(transforms.hue_rotation(angle))
         if "saturation" in draw:
             factor = draw.apply("saturation", (draw.normal("saturation") * self.saturation_std).exp2(), neutral=1)
-            matrices.append(pixels.luma_saturation(factor))
+            matrices.append(transforms.luma_saturation(factor))
         return _product(matrices[::-1])
 
     def _band_gains(self, draw: "_Draws") -> torch.Tensor:
@@ -232,7 +231,7 @@ class AdaAugment(nn.Module):
             name = f"imgfilter{band}"
             gain = (draw.normal(name) * self.imgfilter_std).exp2()
             gain = draw.apply(name, gain, neutral=1, probability=draw.probability("imgfilter") * strength)
-            power = gain.new_tensor(pixels.BAND_POWER)
+            power = gain.new_tensor(transforms.BAND_POWER)
             gains = torch.ones(len(gain), len(power), device=gain.device)
             gains[:, band] = gain
             total = total * gains / (power * gains.square()).sum(1, keepdim=True).sqrt()

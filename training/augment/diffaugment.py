@@ -58,6 +58,7 @@ def color(x, stream, prefix):
         y = c*s*x + c*(1-s)*mean_rgb + (1-c)*mean_all + b,
     which reads the frames twice instead of six times.
     """
+    # One brightness, saturation and contrast per video.
     shape = [x.shape[0], 1, 1, 1]
     b = stream.uniform(prefix + "brightness", shape)[:, None].to(x.dtype) - 0.5  # [B, 1, 1, 1, 1], U(-1/2, 1/2)
     s = stream.uniform(prefix + "saturation", shape)[:, None].to(x.dtype) * 2  # U(0, 2)
@@ -82,6 +83,7 @@ def translation(x, stream, prefix):
 
 def shift_by_index(x, dx, dy):
     """y[b, ..., i, j] = x[b, ..., i + dx[b], j + dy[b]], zeros outside, without a synchronisation for the shifts."""
+    # Pad by the largest shift, then gather the shifted rows and columns.
     batch, _, _, height, width = x.shape
     limit = max(int(size * TRANSLATION_RATIO + 0.5) for size in (height, width))
     padded = F.pad(x, [limit] * 4)
@@ -93,6 +95,7 @@ def shift_by_index(x, dx, dy):
 
 def cutout(x, stream, prefix):
     """Cutout: a rectangle of half the image size, centred anywhere in the image, is set to zero."""
+    # The rectangle is the outer product of an interval of rows and one of columns.
     masks = []
     for axis, size in (("x", x.shape[3]), ("y", x.shape[4])):
         edge = int(size * CUTOUT_RATIO + 0.5)

@@ -1,1 +1,1 @@
-"""The generator and its discriminators, and how they run on a device."""
+"""Generator and discriminators, mixed precision, activation checkpointing, inference on a CPU, model summary."""

@@ -91,6 +91,7 @@ class DiscriminatorBlock(nn.Module):
         self.register_buffer("filter", setup_filter([1, 3, 3, 1]), persistent=False)
 
     def forward(self, x: torch.Tensor | None, img: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        # Skip architecture: the image enters at every resolution, and is downsampled for the next block.
         y = self.fromrgb(img)
         x = y if x is None else x + y
         return self.conv1(self.conv0(x)), downsample2d(img, self.filter)
@@ -147,6 +148,7 @@ class Discriminator(nn.Module):
         self.resolution, self.img_channels, self.c_dim = resolution, img_channels, c_dim
         self.fp16_resolutions, self.half_precision = fp16_resolutions, HalfPrecision()
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        # Channels by resolution.
         channels = {
             2**i: min(int(32768 * channel_base) // 2**i, channel_max) for i in range(2, resolution.bit_length())
         }

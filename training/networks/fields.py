@@ -67,7 +67,7 @@ class ForegroundField(nn.Module):
         position_frequencies, direction_frequencies: Octaves of the positional encodings.
         feature_dim: Channels F of the features that go to the upsampler.
         view_directions: Colour depends on the viewing direction.
-        motion: How motion vectors enter the second layer: 'add', 'concat', or 'none'.
+        motion: Input of motion vectors to the second layer: 'add', 'concat', or 'none'.
         density_bias: Initial bias of the density head: above 0, training starts from fog instead of an almost empty
             scene, which short trainings need (Adam moves a bias by about the learning rate per iteration).
         time_input: 'raw' or 'encoded' makes time an input coordinate of the first layer (ablation); 'none'.

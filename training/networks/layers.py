@@ -93,6 +93,7 @@ class FullyConnected(nn.Module):
         self.bias_gain = lr_multiplier
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        # Without an activation the gain of the weight is part of the matrix product.
         bias = self.bias if self.bias_gain == 1 else self.bias * self.bias_gain
         if self.act == "linear":
             return torch.addmm(bias, x, self.weight.t(), alpha=self.weight_gain)
@@ -134,6 +135,7 @@ class ModulatedLinear(nn.Module):
 
     def modulate(self, w: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Per-video weights [B, out, in] and the bias [out] for styles w [B, w_dim], activation gain included."""
+        # The style, a learned affine transform of w.
         style = self.affine(w)
         if not self.demodulate:
             return self.weight * (style / math.sqrt(self.weight.shape[1]))[:, None, :], self.bias
