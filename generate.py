@@ -19,7 +19,9 @@ from renderer.trajectory_files import read_camera_path
 from training.data.dataset_folders import frames_nearby, keep_apart, trained_on
 from training.inference.cli_options import (
     CAMERA,
+    OWN_PATH,
     TIMED,
+    TRACK_NAMES,
     check_combinations,
     check_recorded,
     idle_ranges,
@@ -182,7 +184,7 @@ def main(
     mixes = list(dict.fromkeys(parse_style_mix(text) for text in style_mix))
     programs, names, times = parse_programs(render_program), parse_outputs(outputs), parse_time_range(time_range)
     keep_apart(outdir, option="--outdir", data=[trained_on(network_pkl)])
-    nearby = frames_nearby(outdir, option="--outdir") if save_frames else None
+    nearby = frames_nearby(outdir, option="--outdir", rendered=TRACK_NAMES) if save_frames else None
     recorded = None if camera_path is None else read_camera_path(camera_path)
     if recorded is not None and recorded[0].time is not None:
         check_recorded(given, TIMED, f"{camera_path} says which moment each camera shows; leave the option out")
@@ -212,7 +214,7 @@ def main(
         motions = None if motion_list is None else [known.motion(seed) for seed in motion_list]
         layouts = lay_out(contents + others, motions, grid=grid, interpolate=interpolate)
         if own_path:
-            tracks = [recorded_track("own-path", fitted[0].cameras(), fitted[0].times)]
+            tracks = [recorded_track(OWN_PATH, fitted[0].cameras(), fitted[0].times)]
         elif recorded is not None:
             moments = time_steps if "time_steps" in given else None
             tracks = [file_track(path_name(camera_path), recorded, time_steps=moments, time_range=times)]

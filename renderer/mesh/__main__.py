@@ -16,7 +16,7 @@ from click.core import ParameterSource
 from dnnlib import UserError, atomic_write, parse_int_list, run_cli
 from dnnlib.command_line import FINITE, FRAME_RATE, Command, finite_float
 from training.data.dataset_folders import frames_nearby, keep_apart, trained_on
-from training.inference.cli_options import pair_seeds, pick_device
+from training.inference.cli_options import TRACK_NAMES, pair_seeds, pick_device
 
 # PyTorch and the networks are imported where they are used: --help and mistakes in the arguments answer at once.
 
@@ -99,7 +99,7 @@ def main(
     if sequence and suffix != "glb":
         raise UserError("--sequence: only glb files can be animated; leave --format out, or leave --sequence out.")
     keep_apart(outdir, option="--outdir", data=[trained_on(network_pkl)])
-    nearby = frames_nearby(outdir, option="--outdir") if options["preview"] else None
+    nearby = frames_nearby(outdir, option="--outdir", rendered=TRACK_NAMES) if options["preview"] else None
     try:
         import skimage  # noqa: F401
         import trimesh  # noqa: F401

@@ -12,7 +12,6 @@ import re
 from collections.abc import Iterable, Iterator
 
 from dnnlib import UserError
-from renderer.trajectories import FORWARD_PROGRAMS
 from training.data.annotations import KINDS, MANIFEST, parse_manifest
 from training.data.frame_index import IMAGE_SUFFIXES
 
@@ -23,8 +22,6 @@ RECIPE = "synthetic.json"
 OPTIONS = "training_options.yaml"
 MAX_ENTRIES = 500  # entries of a folder that are examined
 NUMBERED = re.compile(r"(frame|img|image)?[-_ ]?\d+", re.IGNORECASE)  # names of frames, without their suffix
-# Names of the folders of frames that generate.py writes.
-RENDERED = re.compile(rf"({'|'.join(FORWARD_PROGRAMS)}|own-path|path-).*_.+")
 
 
 def is_inside(path: str | os.PathLike, folder: str | os.PathLike) -> bool:
@@ -72,8 +69,12 @@ def trained_on(network: str | os.PathLike) -> str | None:
     return data if isinstance(data, str) else None
 
 
-def frames_nearby(out: str | os.PathLike, *, option: str) -> str | None:
+def frames_nearby(out: str | os.PathLike, *, option: str, rendered: Iterable[str]) -> str | None:
     """Check an output folder for frames nearby that may be a dataset without a manifest.
+
+    Args:
+        out, option: See `keep_apart`.
+        rendered: Beginnings of the names of camera paths, which the folders of rendered frames are called after.
 
     Returns:
         A note for the user if the folder above it, or one below it, holds such frames; else None.
@@ -82,14 +83,15 @@ def frames_nearby(out: str | os.PathLike, *, option: str) -> str | None:
         UserError: The folder itself holds numbered images, or folders of them that generate.py has not written.
     """
     out = os.path.abspath(out)
-    if _is_frames(out) or next(_frame_folders(out), None) is not None:
+    own = re.compile(rf"({'|'.join(map(re.escape, rendered))}).*_.+")  # folders of frames that generate.py wrote
+    if _is_frames(out) or next(_frame_folders(out, own), None) is not None:
         raise UserError(
             f"{option}: '{out}' holds frames of videos; those written there would be taken for more of the same data. "
             "Choose another folder."
         )
     around = os.path.dirname(out)
     for place in (around, *_folders(out)):
-        found = next((name for name in _frame_folders(place) if name != os.path.basename(out)), None)
+        found = next((name for name in _frame_folders(place, own) if name != os.path.basename(out)), None)
         if found is not None:
             return f"note: '{place}' holds frames ({found}); if it is training data, write elsewhere than to '{out}'."
     return None
@@ -171,8 +173,8 @@ def _is_frames(folder: str) -> bool:
     return len(images) > 1 and all(NUMBERED.fullmatch(os.path.splitext(name)[0]) for name in images)
 
 
-def _frame_folders(folder: str) -> Iterator[str]:
+def _frame_folders(folder: str, own: re.Pattern[str]) -> Iterator[str]:
     """Names of the subfolders of frames that generate.py has not written."""
     for path in _folders(folder):
-        if RENDERED.fullmatch(os.path.basename(path)) is None and _is_frames(path):
+        if own.fullmatch(os.path.basename(path)) is None and _is_frames(path):
             yield os.path.basename(path)

@@ -10,11 +10,14 @@ import re
 from collections.abc import Collection, Sequence
 
 from dnnlib import UserError, parse_int_list
+from renderer.trajectories import FORWARD_PROGRAMS
 
 __all__ = [
     "CAMERA",
+    "OWN_PATH",
     "StyleMix",
     "TIMED",
+    "TRACK_NAMES",
     "check_combinations",
     "check_recorded",
     "idle_ranges",
@@ -27,6 +30,9 @@ __all__ = [
     "pick_device",
     "plain_name",
 ]
+
+OWN_PATH, PATH_OF_FILE = "own-path", "path-"  # names of camera paths from a file of codes, and from a file of their own
+TRACK_NAMES = (*FORWARD_PROGRAMS, OWN_PATH, PATH_OF_FILE)  # what the names of rendered videos begin with
 
 PARTS = ("foreground", "upsampler")  # the networks whose layers can be named together
 
@@ -159,7 +165,7 @@ def check_recorded(given: Collection[str], options: Sequence[str], reason: str) 
 
 def path_name(path: str) -> str:
     """What videos along the camera path of a file are called after: the file's name."""
-    return "path-" + plain_name(path)
+    return PATH_OF_FILE + plain_name(path)
 
 
 def plain_name(path: str) -> str:
