@@ -1,12 +1,16 @@
-"""Render videos of a trained generator along camera paths.
+"""Videos of a trained generator along camera paths.
 
     python generate.py --outdir out --network_pkl network-snapshot.pkl --seeds 0-3 --render_program rotation_camera_yaw
 
-Frame i of a video shows time i from camera step n_steps − 1 − i. Only the frames that are kept are rendered. What else
-it renders (grids, loops through codes, mixed styles, stereo, depth, recorded paths): docs/rendering.md.
+Three steps: the request is parsed and checked (`parse_request`), the camera tracks and the layouts of videos are built
+(`build_tracks`, `build_layouts`), and the videos are written (`write_request`). Frame i of a video shows time i from
+camera step n_steps − 1 − i. Grids, loops through latent codes, mixed styles, stereo, depth and recorded camera paths:
+docs/rendering.md.
 """
 
+import dataclasses
 import os
+from typing import Any
 
 import click
 from click.core import ParameterSource
@@ -15,13 +19,14 @@ from dnnlib import UserError, nearest_name, parse_int_list, run_cli
 from dnnlib.command_line import FINITE, FRAME_RATE, Command, finite_float
 from renderer.outputs import OUTPUTS, parse_outputs
 from renderer.trajectories import DEFAULT_PROGRAM, FORWARD_PROGRAMS, INVERSE, PROGRAMS
-from renderer.trajectory_files import read_camera_path
+from renderer.trajectory_files import PathCamera, read_camera_path
 from training.data.dataset_folders import frames_nearby, keep_apart, trained_on
 from training.inference.cli_options import (
     CAMERA,
     OWN_PATH,
     TIMED,
     TRACK_NAMES,
+    StyleMix,
     check_combinations,
     check_recorded,
     idle_ranges,
@@ -33,6 +38,91 @@ from training.inference.cli_options import (
 )
 
 # PyTorch and the networks are imported where they are used: --help and mistakes in the arguments answer at once.
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# 1. The request
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RenderRequest:
+    """The options of the command, parsed and checked as far as that needs no network.
+
+    Attributes:
+        given: Names of the options that are not left at their defaults.
+        seeds: Content seeds; empty if contents come from mixed styles or files alone.
+        motion_seeds: None: those of the contents.
+        render_program: Names of programs, see `renderer.trajectories`.
+        recorded: The cameras in the file `camera_path`, or None.
+        along_codes: Whether the camera path is that of the one file of codes.
+        nearby: A note on frames around the output folder, or None.
+
+    The others are called as their options, see --help.
+    """
+
+    given: frozenset[str]
+    outdir: str
+    network_pkl: str
+    seeds: list[int]
+    motion_seeds: list[int] | None
+    style_mix: list[StyleMix]
+    codes: tuple[str, ...]
+    grid: bool
+    interpolate: str | None
+    render_program: list[str]
+    camera_path: str | None
+    recorded: list[PathCamera] | None
+    along_codes: bool
+    truncation_psi: float
+    time_steps: int
+    time_range: tuple[float, float]
+    n_steps: int
+    fov: float | None
+    relative_range_yaw_scale: float
+    relative_range_pitch_scale: float
+    stereo: bool
+    eye_distance: float | None
+    outputs: list[str]
+    enlarge: int
+    fps: float
+    save_frames: bool
+    nearby: str | None
+    class_idx: int | None
+    device: str | None
+    precision: str
+    ray_chunk: int | None
+
+
+def parse_request(options: dict[str, Any], given: frozenset[str]) -> RenderRequest:
+    """The request that the options as click reads them stand for.
+
+    Raises:
+        UserError: An option that cannot be read, options that exclude each other, or a folder of training data.
+    """
+    check_combinations(given)
+    seeds, motion_seeds = options["seeds"], options["motion_seeds"]
+    if seeds is None and not options["style_mix"] and not options["codes"]:
+        seeds = "0"
+    parsed = {
+        "seeds": [] if seeds is None else parse_int_list(seeds, name="--seeds"),
+        "motion_seeds": None if motion_seeds is None else parse_int_list(motion_seeds, name="--motion_seeds"),
+        "style_mix": list(dict.fromkeys(parse_style_mix(text) for text in options["style_mix"])),
+        "render_program": parse_programs(options["render_program"]),
+        "outputs": parse_outputs(options["outputs"]),
+        "time_range": parse_time_range(options["time_range"]),
+    }
+    outdir, camera_path = options["outdir"], options["camera_path"]
+    keep_apart(outdir, option="--outdir", data=[trained_on(options["network_pkl"])])
+    saves_frames = options["save_frames"]
+    nearby = frames_nearby(outdir, option="--outdir", rendered=TRACK_NAMES) if saves_frames else None
+    recorded = None if camera_path is None else read_camera_path(camera_path)
+    if recorded is not None and recorded[0].time is not None:
+        check_recorded(given, TIMED, f"{camera_path} says which time each camera shows; leave the option out")
+    along_codes = len(options["codes"]) == 1 and not {"seeds", "style_mix", "render_program", "camera_path"} & given
+    if along_codes:
+        check_recorded(given, CAMERA + TIMED, "these codes have a camera path of their own; add --render_program")
+    found = {"recorded": recorded, "along_codes": along_codes, "nearby": nearby}
+    return RenderRequest(given=given, **options | parsed | found)
 
 
 def parse_programs(text: str) -> list[str]:
@@ -47,26 +137,106 @@ def parse_programs(text: str) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def gather_contents(generator, known, mixes: list, files: list[str]) -> tuple[list, list]:
-    """The contents of mixed seeds and of files of codes, and the codes that were read.
+# ----------------------------------------------------------------------------------------------------------------------
+# 2. Layouts and tracks
 
-    Args:
-        known: The generator's `SeedCodes`.
+
+def load_codes_of_files(files: tuple[str, ...], generator) -> list:
+    """The `VideoCodes` of files, with a warning where they were fitted to another network.
+
+    Raises:
+        UserError: See `load_codes`.
     """
     from training.inference.latent_files import load_codes
-    from training.inference.layouts import file_content
 
-    parts = {} if not mixes else {"foreground": generator.foreground.num_ws, "total": generator.num_ws}
-    mixed = [known.mix(mix, mix.numbers(**parts)) for mix in mixes]
     codes = [load_codes(path, generator) for path in files]
     for path, found in zip(files, codes):
         if not found.belong_to(generator):
             click.echo(f"warning: the codes in {path} were fitted to another network; they may look different here.")
-    return mixed + [file_content(path, found) for path, found in zip(files, codes)], codes
+    return codes
 
 
-def say_what_is_special(tracks: list, layouts: list) -> None:
-    """Print what may surprise: spread frames, extrapolated times, how many frames a loop has."""
+def build_layouts(request: RenderRequest, generator) -> tuple[list, list]:
+    """The layouts of videos, and the `VideoCodes` of the files among their contents.
+
+    Raises:
+        UserError, ValueError: A seed, layer or file that does not exist, or videos that cannot be told apart.
+    """
+    from training.inference.layouts import SeedCodes, file_content, lay_out
+
+    of_seeds = SeedCodes(generator)
+    contents = [of_seeds.content(seed) for seed in request.seeds]
+    if request.style_mix:
+        layers = {"foreground": generator.foreground.num_ws, "total": generator.num_ws}
+        contents += [of_seeds.mix(mix, mix.numbers(**layers)) for mix in request.style_mix]
+    codes = load_codes_of_files(request.codes, generator)
+    contents += [file_content(path, found) for path, found in zip(request.codes, codes)]
+    motions = None if request.motion_seeds is None else [of_seeds.motion(seed) for seed in request.motion_seeds]
+    return lay_out(contents, motions, grid=request.grid, interpolate=request.interpolate), codes
+
+
+def build_tracks(request: RenderRequest, prior, codes: list) -> list:
+    """The `CameraTrack`s: those of the file of codes, of the recorded camera path, or of the render programs.
+
+    Args:
+        prior: The generator's `CameraPrior`.
+        codes: `VideoCodes` of the files.
+
+    Raises:
+        ValueError: A field of view out of range.
+    """
+    from renderer.camera_tracks import file_track, program_tracks, recorded_track
+
+    if request.along_codes:
+        return [recorded_track(OWN_PATH, codes[0].cameras(), codes[0].times)]
+    if request.recorded is not None:
+        steps = request.time_steps if "time_steps" in request.given else None
+        name = path_name(request.camera_path)
+        return [file_track(name, request.recorded, time_steps=steps, time_range=request.time_range)]
+    return program_tracks(
+        request.render_program,
+        prior,
+        n_steps=request.n_steps,
+        time_steps=request.time_steps,
+        time_range=request.time_range,
+        fov=request.fov,
+        yaw_scale=request.relative_range_yaw_scale,
+        pitch_scale=request.relative_range_pitch_scale,
+    )
+
+
+def eyes_of(track, request: RenderRequest) -> tuple:
+    """The track's cameras; for a stereo pair those of the left and of the right eye.
+
+    Raises:
+        ValueError: An eye distance out of range.
+    """
+    from renderer.cameras import EYE_DISTANCE, stereo_pair
+
+    if not request.stereo:
+        return (track.cameras,)
+    return stereo_pair(track.cameras, EYE_DISTANCE if request.eye_distance is None else request.eye_distance)
+
+
+def check_sizes(layouts: list, request: RenderRequest, resolution: int) -> None:
+    """Refuse frames that no video can hold.
+
+    Raises:
+        ValueError: See `check_video_size`.
+    """
+    from renderer.video import check_video_size
+    from training.inference.render_videos import frame_size
+
+    for layout in layouts:
+        check_video_size(*frame_size(layout, 1 + request.stereo, resolution * request.enlarge))
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# 3. The videos
+
+
+def print_notes(request: RenderRequest, tracks: list, layouts: list) -> None:
+    """Print what may surprise: spread frames, extrapolated times, the frames of a loop, options without effect."""
     for note in dict.fromkeys(track.note for track in tracks if track.note):
         click.echo(note)
     times = [time for track in tracks for _, time in track.schedule]
@@ -77,14 +247,72 @@ def say_what_is_special(tracks: list, layouts: list) -> None:
             frames = max(len(track.schedule) for track in tracks)
             counts = plural(len(layout.contents), "content"), plural(len(layout.motions), "motion")
             click.echo(f"A loop of {frames} frames through {counts[0]} and {counts[1]}; --n_steps N makes it longer.")
+    if request.nearby is not None:
+        click.echo(request.nearby, err=True)
+    for note in idle_ranges(request.given, request.render_program):
+        click.echo(note, err=True)
 
 
 def plural(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
+def write_request(
+    request: RenderRequest, generator, *, layouts: list, views: list, label, device, precision: str
+) -> None:
+    """Render every layout along every track into files of the output folder.
+
+    Args:
+        views: Pairs of a track and the cameras of its eyes.
+        label: One-hot [1, c_dim], or None.
+        device: The generator's.
+        precision: See `FrameRenderer`.
+
+    Raises:
+        UserError: The folder or a file cannot be written, or memory is short.
+    """
+    from torch_utils.memory import explain_out_of_memory
+    from training.inference.frame_renderer import FrameRenderer
+    from training.inference.layouts import StyleMapping
+    from training.inference.render_videos import write_videos
+
+    try:
+        os.makedirs(request.outdir, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--outdir: cannot make the folder {request.outdir}: {error.strerror}.") from error
+
+    def make_renderer(codes):
+        return FrameRenderer(
+            generator,
+            codes.ws,
+            z_motion=codes.z_motion.to(device),
+            z_bg=codes.z_bg.to(device),
+            ray_chunk=request.ray_chunk,
+            precision=precision,
+        )
+
+    rays = "all rays of a frame" if request.ray_chunk is None else f"{request.ray_chunk} rays"
+    with explain_out_of_memory(f"Now {rays} are rendered at a time: lower that with --ray_chunk, e.g. 4096."):
+        write_videos(
+            layouts,
+            [(track, [cameras.to(device) for cameras in eyes]) for track, eyes in views],
+            generator,
+            styles=StyleMapping(generator.mapping, label=label, truncation_psi=request.truncation_psi, device=device),
+            make_renderer=make_renderer,
+            outdir=request.outdir,
+            outputs=request.outputs,
+            enlarge=request.enlarge,
+            fps=request.fps,
+            save_frames=request.save_frames,
+        )
+
+
 def check_precision(name: str, device) -> str:
-    """PyTorch's name of a precision, if there are programs with it for the device."""
+    """PyTorch's name of a precision that the device has fused MLPs for.
+
+    Raises:
+        UserError: It has none.
+    """
     from torch_utils.ops.fused_mlp import has_fused_mlp
 
     if name == "bf16" and device.type != "cpu":
@@ -116,7 +344,7 @@ option = click.option
 )
 @option("--camera_path", type=click.Path(), help="Cameras from a file instead of a program, as the viewer writes it.")
 @option("--truncation_psi", default=1.0, type=FINITE, help="Truncation; below 1: closer to the average, less varied.")
-@option("--time_steps", default=16, type=click.IntRange(min=1), help="Moments between start and end.")
+@option("--time_steps", default=16, type=click.IntRange(min=1), help="Time steps from start to end.")
 @option("--time_range", default="0:1", metavar="START:END", help="Start and end; training has shown 0 to 1.")
 @option("--n_steps", default=16, type=click.IntRange(min=1), help="Camera steps; each lasts equally long.")
 @option(
@@ -144,110 +372,30 @@ option = click.option
 )
 @option("--ray_chunk", type=click.IntRange(min=1), help="Render this many rays at a time, to save memory.")
 @click.pass_context
-def main(
-    context: click.Context,
-    outdir: str,
-    network_pkl: str,
-    seeds: str | None,
-    motion_seeds: str | None,
-    style_mix: tuple[str, ...],
-    codes: tuple[str, ...],
-    grid: bool,
-    interpolate: str | None,
-    render_program: str,
-    camera_path: str | None,
-    truncation_psi: float,
-    time_steps: int,
-    time_range: str,
-    n_steps: int,
-    fov: float | None,
-    relative_range_yaw_scale: float,
-    relative_range_pitch_scale: float,
-    stereo: bool,
-    eye_distance: float | None,
-    outputs: str,
-    enlarge: int,
-    fps: float,
-    save_frames: bool,
-    class_idx: int | None,
-    device: str | None,
-    precision: str,
-    ray_chunk: int | None,
-) -> None:
+def main(context: click.Context, **options: Any) -> None:
     """Render videos of a generator: one per render program and pair of seeds, <program>_seed0000_motion0000.mp4."""
     given = {name for name in context.params if context.get_parameter_source(name) != ParameterSource.DEFAULT}
-    check_combinations(given)
-    if seeds is None and not style_mix and not codes:
-        seeds = "0"
-    seed_list = [] if seeds is None else parse_int_list(seeds, name="--seeds")
-    motion_list = None if motion_seeds is None else parse_int_list(motion_seeds, name="--motion_seeds")
-    mixes = list(dict.fromkeys(parse_style_mix(text) for text in style_mix))
-    programs, names, times = parse_programs(render_program), parse_outputs(outputs), parse_time_range(time_range)
-    keep_apart(outdir, option="--outdir", data=[trained_on(network_pkl)])
-    nearby = frames_nearby(outdir, option="--outdir", rendered=TRACK_NAMES) if save_frames else None
-    recorded = None if camera_path is None else read_camera_path(camera_path)
-    if recorded is not None and recorded[0].time is not None:
-        check_recorded(given, TIMED, f"{camera_path} says which moment each camera shows; leave the option out")
-    own_path = len(codes) == 1 and not {"seeds", "style_mix", "render_program", "camera_path"} & given
-    if own_path:
-        check_recorded(given, CAMERA + TIMED, "these codes have a camera path of their own; add --render_program")
+    request = parse_request(options, frozenset(given))
 
-    from renderer.camera_tracks import file_track, program_tracks, recorded_track
-    from renderer.cameras import EYE_DISTANCE, stereo_pair
-    from renderer.video import check_video_size
-    from torch_utils.memory import explain_out_of_memory, keep_freed_memory
+    from torch_utils.memory import keep_freed_memory
     from training.checkpoints.snapshot import load_generator
-    from training.inference.frame_renderer import FrameRenderer
-    from training.inference.layouts import SeedCodes, Styles, lay_out
-    from training.inference.render_videos import frame_size, write_videos
 
-    device = pick_device(device)
-    precision = check_precision(precision, device)
+    device = pick_device(request.device)
+    precision = check_precision(request.precision, device)
     if device.type == "cpu":
         keep_freed_memory()
-    generator = load_generator(network_pkl, device=device)
-    label = label_of_class(generator, class_idx) if seed_list or mixes else None
+    generator = load_generator(request.network_pkl, device=device)
+    label = label_of_class(generator, request.class_idx) if request.seeds or request.style_mix else None
     try:  # everything that can be wrong is computed before anything is written
-        known = SeedCodes(generator)
-        contents = [known.content(seed) for seed in seed_list]
-        others, fitted = gather_contents(generator, known, mixes, list(codes))
-        motions = None if motion_list is None else [known.motion(seed) for seed in motion_list]
-        layouts = lay_out(contents + others, motions, grid=grid, interpolate=interpolate)
-        if own_path:
-            tracks = [recorded_track(OWN_PATH, fitted[0].cameras(), fitted[0].times)]
-        elif recorded is not None:
-            moments = time_steps if "time_steps" in given else None
-            tracks = [file_track(path_name(camera_path), recorded, time_steps=moments, time_range=times)]
-        else:
-            scales = {"yaw_scale": relative_range_yaw_scale, "pitch_scale": relative_range_pitch_scale}
-            steps = {"n_steps": n_steps, "time_steps": time_steps, "time_range": times}
-            tracks = program_tracks(programs, generator.camera_prior, fov=fov, **steps, **scales)
-        for layout in layouts:
-            check_video_size(*frame_size(layout, 1 + stereo, generator.resolution * enlarge))
-        distance = EYE_DISTANCE if eye_distance is None else eye_distance
-        eyes = [stereo_pair(track.cameras, distance) if stereo else (track.cameras,) for track in tracks]
+        layouts, codes = build_layouts(request, generator)
+        tracks = build_tracks(request, generator.camera_prior, codes)
+        check_sizes(layouts, request, generator.resolution)
+        views = [(track, eyes_of(track, request)) for track in tracks]
     except ValueError as error:
         raise UserError(str(error)) from error
-    say_what_is_special(tracks, layouts)
-    for note in ([] if nearby is None else [nearby]) + idle_ranges(given, programs):
-        click.echo(note, err=True)
-    try:
-        os.makedirs(outdir, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--outdir: cannot make the folder {outdir}: {error.strerror}.") from error
 
-    def make_scene(codes):
-        z_motion, z_bg = codes.z_motion.to(device), codes.z_bg.to(device)
-        return FrameRenderer(
-            generator, codes.ws, z_motion=z_motion, z_bg=z_bg, ray_chunk=ray_chunk, precision=precision
-        )
-
-    styles = Styles(generator.mapping, label=label, truncation_psi=truncation_psi, device=device)
-    views = [(track, [cameras.to(device) for cameras in pair]) for track, pair in zip(tracks, eyes)]
-    files = {"outdir": outdir, "outputs": names, "enlarge": enlarge, "fps": fps, "save_frames": save_frames}
-    rays = "all rays of a frame" if ray_chunk is None else f"{ray_chunk} rays"
-    with explain_out_of_memory(f"Now {rays} are rendered at a time: lower that with --ray_chunk, e.g. 4096."):
-        write_videos(layouts, views, generator, styles=styles, make_scene=make_scene, **files)
+    print_notes(request, tracks, layouts)
+    write_request(request, generator, layouts=layouts, views=views, label=label, device=device, precision=precision)
 
 
 if __name__ == "__main__":

@@ -249,6 +249,10 @@ def test_mistakes_that_need_the_network_write_nothing(render, fake, c_dim, argum
             "'--relative_range_yaw_scale': nan is not a finite number.",
         ),
         (["--outdir", "out", "--network_pkl", ".", "--fov", "180"], "'--fov'"),
+        (
+            ["--outdir", "out", "--network_pkl", ".", "--relative_range_yaw_scale", "nan"],
+            "yaw_scale': nan is not a finite number",
+        ),
         (["--outdir", "file", "--network_pkl", "."], "'file' is a file"),
         (["--outdir", "out", "--network_pkl", ".", "--sedes", "1"], "No such option --sedes; did you mean --seeds?"),
         (["--outdir", "out", "--network_pkl", "."], "There is no network snapshot"),

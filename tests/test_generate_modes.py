@@ -234,7 +234,7 @@ def test_mistakes_write_nothing(render, arguments, message):
 def test_times_of_a_path_exclude_others(render, tmp_path):
     path = str(tmp_path / "path.json")
     write_camera_path(path, [PathCamera(0.0, math.pi / 2, 1, 18, 0.5)])
-    with pytest.raises(dnnlib.UserError, match="--time_range has no place here: .*path.json says which moment"):
+    with pytest.raises(dnnlib.UserError, match="--time_range has no place here: .*path.json says which time"):
         render("--camera_path", path, "--time_range", "0:2")
     write_camera_path(path, [PathCamera(0.0, math.pi / 2, 1, 18), PathCamera(0.1, math.pi / 2, 1, 18)])
     render("--camera_path", path, "--time_range", "0:2")

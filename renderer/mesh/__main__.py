@@ -1,8 +1,8 @@
-"""Surfaces of a trained generator as coloured meshes: `python -m renderer.geometry`. See docs/geometry.md.
+"""Surfaces of a trained generator as coloured meshes: `python -m renderer.mesh`. See docs/geometry.md.
 
-    python -m renderer.geometry --outdir out --network_pkl network-snapshot.pkl --seeds 0-3 --times 0,0.5,1
+    python -m renderer.mesh --outdir out --network_pkl network-snapshot.pkl --seeds 0-3 --times 0,0.5,1
 
-This script puts networks and renderer together, as generate.py does; no other module imports it.
+The command puts networks and renderer together, as generate.py does; no other module imports it.
 """
 
 import json
@@ -21,24 +21,24 @@ from training.inference.cli_options import TRACK_NAMES, pair_seeds, pick_device
 # PyTorch and the networks are imported where they are used: --help and mistakes in the arguments answer at once.
 
 LARGEST = 512  # cells along a side: grids of half a gigabyte each
-MAX_MOMENTS = 1000
+MAX_TIME_STEPS = 1000
 
 
-def parse_times(times: str, time_steps: int | None) -> list[float]:
-    """The moments of --times, or of --time_steps in equal steps from 0 to 1."""
+def parse_times(text: str, time_steps: int | None) -> list[float]:
+    """The times of --times, or of --time_steps in equal steps from 0 to 1."""
     if time_steps is not None:
         return [i / max(time_steps - 1, 1) for i in range(time_steps)]
-    moments = []
-    for part in times.split(","):
+    times = []
+    for part in text.split(","):
         try:
-            moments.append(float(part))
+            times.append(float(part))
         except ValueError:
-            moments.append(math.nan)
-        if not math.isfinite(moments[-1]):
+            times.append(math.nan)
+        if not math.isfinite(times[-1]):
             raise UserError(f"--times: '{part.strip()}' is not a number; write for example 0,0.5,1.")
-    if len(moments) > MAX_MOMENTS:
-        raise UserError(f"--times: these are {len(moments)} moments; at most {MAX_MOMENTS} are made at once.")
-    return moments
+    if len(times) > MAX_TIME_STEPS:
+        raise UserError(f"--times: these are {len(times)} time steps; at most {MAX_TIME_STEPS} are made at once.")
+    return times
 
 
 option = click.option
@@ -50,12 +50,14 @@ option = click.option
 @option("--seeds", default="0", metavar="LIST", help="Content seeds, like 1,2,5-8.")
 @option("--motion_seeds", metavar="LIST", help="Motion seeds.  [default: the content seeds]")
 @option(
-    "--times", default="0.5", metavar="LIST", help="Moments like 0,0.5,1; 0 to 1 is the clip, beyond it is untrained."
+    "--times", default="0.5", metavar="LIST", help="Times like 0,0.5,1; 0 to 1 is the clip, beyond it is untrained."
 )
-@option("--time_steps", type=click.IntRange(1, MAX_MOMENTS), help="So many moments from 0 to 1 instead of --times.")
+@option(
+    "--time_steps", type=click.IntRange(1, MAX_TIME_STEPS), help="Number of time steps from 0 to 1, instead of --times."
+)
 @option("--format", "suffix", default="glb", type=click.Choice(["glb", "ply"]), help="Of the files.")
-@option("--sequence", is_flag=True, help="One animated GLB per video instead of a file per moment.")
-@option("--fps", default=8.0, type=FRAME_RATE, help="Moments per second of a sequence.")
+@option("--sequence", is_flag=True, help="One animated GLB per video instead of a file per time step.")
+@option("--fps", default=8.0, type=FRAME_RATE, help="Time steps per second of a sequence.")
 @option("--resolution", default=128, type=click.IntRange(8, LARGEST), help="Grid cells along the longest side.")
 @option(
     "--level",
@@ -92,10 +94,10 @@ def main(
     )
     source = click.get_current_context().get_parameter_source
     if time_steps is not None and source("times") is not ParameterSource.DEFAULT:
-        raise UserError("--times and --time_steps are two ways to say the moments: give one of them.")
+        raise UserError("--times and --time_steps are two ways to say the time steps: give one of them.")
     if not sequence and source("fps") is not ParameterSource.DEFAULT:
         raise UserError("--fps is the rate of a sequence: add --sequence, or leave it out.")
-    moments = parse_times(times, time_steps)
+    shown = parse_times(times, time_steps)
     if sequence and suffix != "glb":
         raise UserError("--sequence: only glb files can be animated; leave --format out, or leave --sequence out.")
     keep_apart(outdir, option="--outdir", data=[trained_on(network_pkl)])
@@ -128,12 +130,12 @@ def main(
     from renderer.video import save_png
 
     explained = explain_out_of_memory("Lower --chunk or --resolution.")
-    with explained, tqdm(total=len(pairs) * len(moments), unit="mesh", disable=None) as progress:
+    with explained, tqdm(total=len(pairs) * len(shown), unit="mesh", disable=None) as progress:
         for (seed, motion_seed), video in zip(pairs, videos):
             stem = f"geometry_seed{seed:04d}_motion{motion_seed:04d}"
-            level = maker.level(video, moments, name=stem)
+            level = maker.level(video, shown, name=stem)
             rows, meshes = [], []
-            for i, time in enumerate(moments):
+            for i, time in enumerate(shown):
                 mesh, row = maker.mesh(video, time, level)
                 name = f"{stem}_{i:04d}.{suffix}"
                 if sequence:
@@ -148,7 +150,7 @@ def main(
                 progress.write(_line(stem, rows[-1]))
                 progress.update()
             if sequence:
-                names = [f"{i}: time {time:g}" for i, time in enumerate(moments)]
+                names = [f"{i}: time {time:g}" for i, time in enumerate(shown)]
                 write_glb(meshes, os.path.join(outdir, f"{stem}.glb"), names=names, fps=options["fps"])
             about = {"seed": seed, "motion_seed": motion_seed, "level": level, **maker.about(), "meshes": rows}
             with atomic_write(os.path.join(outdir, f"{stem}.json"), "w") as file:

@@ -1,4 +1,4 @@
-"""From a density to a surface: a regular grid, marching cubes, pieces that float, colours of vertices.
+"""Surface extraction from a density field: regular grid, marching cubes, removal of floating pieces, vertex colours.
 
 No network and no file: densities and colours are callables on points [N, 3] in scene units. The surface is where the
 density passes a level, closed where the volume ends.
@@ -45,7 +45,7 @@ class Mesh:
         return np.linalg.norm(np.cross(b - a, c - a), axis=-1) / 2
 
     def volume(self) -> float:
-        """What a closed mesh encloses, in cubic scene units; negative if its faces point inwards."""
+        """The volume that a closed mesh encloses, in cubic scene units; negative if its faces point inwards."""
         a, b, c = self.corners().transpose(1, 0, 2)
         return float((a * np.cross(b, c)).sum() / 6)
 

@@ -1,9 +1,9 @@
-"""Meshes as files: PLY for one moment; GLB (binary glTF 2.0) for one, or for a sequence that plays.
+"""Meshes as files: PLY for one time step; GLB (binary glTF 2.0) for one, or for a sequence that plays.
 
 PLY keeps the world's axes: x towards the frontal camera, z up, scene units. glTF wants y up and the front towards z:
 a node above the meshes turns them, whose vertices stay as they are. glTF's colours are linear, those of images (and of
 PLY) are sRGB, and are converted. A sequence is animated in the one way that core glTF knows for changing meshes: each
-moment is a node of its own, whose scale is 1 while it is shown and 0 otherwise.
+time step is a node of its own, whose scale is 1 while it is shown and 0 otherwise.
 """
 
 import os
@@ -33,7 +33,7 @@ def write_ply(mesh: Mesh, path: str | os.PathLike) -> None:
 
 
 def write_glb(meshes: Sequence[Mesh], path: str | os.PathLike, *, names: Sequence[str], fps: float = 8.0) -> None:
-    """One mesh, or several as moments of an animation that shows `fps` of them a second.
+    """One mesh, or several as time steps of an animation that shows `fps` of them a second.
 
     Args:
         names: Of the meshes, all different.

@@ -20,10 +20,10 @@ CHUNK = 1 << 22  # pairs of a triangle and a pixel at a time
 
 @dataclasses.dataclass(frozen=True)
 class Raster:
-    """What the pixels of a view [H, H] show.
+    """Visible surface of every pixel of a view [H, H].
 
     Attributes:
-        covered: Whether the ray meets the inside of the mesh between `near` and `far`.
+        covered: The ray meets the inside of the mesh between `near` and `far`.
         depth: Of the first surface there, in scene units; infinite where there is none.
         face: Index of the triangle that is seen, -1 for none.
         weights: Its corners' barycentric weights [H, H, 3].

@@ -1,4 +1,4 @@
-"""Which density is the surface: the one whose outline agrees with what the volume renderer shows.
+"""The density level of the surface: the one whose silhouette agrees with the rendered opacity.
 
 A field that was trained a short time is fog, one that was trained long has sharp walls: no number serves both. What
 both have is an opacity seen from a camera. The outline of the surface at a density level is the set of rays on which
@@ -43,7 +43,7 @@ def matching_level(peaks: Sequence[torch.Tensor], opacities: Sequence[torch.Tens
     """The density level whose outlines agree best with where rays are more than half opaque.
 
     Args:
-        peaks: See `peak_densities`; of one or several moments.
+        peaks: See `peak_densities`; of one or several time steps.
         opacities: Of the same rays.
         sharp: Of levels that agree equally well (walls are sharp), the one nearest to this is taken.
 

@@ -1,9 +1,9 @@
-"""The part of space that a foreground field was trained in.
+"""The trained volume of a foreground field.
 
 A camera sees the foreground between two planes that are parallel to its image, at depths `near` and `far` (depths are
 distances along the viewing axis, see `renderer.cameras`), inside the pyramid of its field of view: a truncated pyramid
 around the origin, which all cameras look at. The trained volume is the union of these pyramids over the cameras of the
-prior's range. What the field says elsewhere was seen by no discriminator.
+prior's range. No discriminator has seen the field elsewhere.
 
 With the paper's faces (radius 1, depths 0.88 to 1.12, field of view 18°, yaw ±0.8, pitch π/2 ± 0.155) one pyramid is
 0.24 deep and 0.28 to 0.35 wide, and the union fits into a box of 0.43 × 0.46 × 0.39.
@@ -23,7 +23,7 @@ MAX_STEPS = 64  # of one angle
 
 
 class TrainedVolume:
-    """See the module's docstring.
+    """The union of the cameras' truncated pyramids.
 
     Args:
         prior: Ranges of the cameras. (A normal distribution also draws cameras outside, more rarely the further.)
@@ -42,7 +42,7 @@ class TrainedVolume:
         self.low, self.high = corners.amin(dim=0), corners.amax(dim=0)
 
     def signed_distance(self, points: torch.Tensor) -> torch.Tensor:
-        """How far inside points [N, 3] are: scene units to the nearest face of the pyramid that they are deepest in.
+        """Signed distance [N] of points [N, 3] in scene units, to the nearest face of the pyramid they are deepest in.
 
         Negative outside: minus a lower bound of the distance.
         """

@@ -1,7 +1,7 @@
-"""A viewer in the browser: look at a generator from all sides while its controls are moved (docs/viewer.md).
+"""A viewer in the browser (docs/viewer.md): a generator from all sides, with controls for everything it is given.
 
-From the bottom: `views` (what is asked of whatever renders), `orbit` (the mouse's camera within limits), `pictures`
-(what was rendered, as pixels), `quality` (coarser frames while something moves), `recording` (camera paths),
-`render_queue` (the one thread that renders), `shelf` (checkpoints), `panel` (the controls), `session` (one browser
-window), `saving` (files), `server`. `command` puts a checkpoint behind it.
+From the bottom: `views` (the interface to the source of frames), `orbit` (the mouse's camera within limits), `pictures`
+(rendered maps as pixels), `quality` (draft resolution in motion), `recording` (camera paths),
+`render_queue` (the one thread that renders), `checkpoint_list`, `panel` (the controls), `session` (one browser
+window), `saving` (downloads), `server`. `__main__` puts a checkpoint behind it.
 """

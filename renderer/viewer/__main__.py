@@ -1,6 +1,6 @@
-"""Look at a checkpoint, or at a training run, in a browser: `python -m renderer.viewer --network_pkl PKL`.
+"""The viewer of a checkpoint or a training run: `python -m renderer.viewer --network_pkl PKL`.
 
-This file is a script: it puts networks behind the viewer, which itself knows none.
+The command puts networks behind the viewer, which itself knows none.
 """
 
 import contextlib
@@ -44,7 +44,7 @@ def start(network_pkl: str | os.PathLike, *, host: str, port: int, device: str |
     Raises:
         UserError: No such device, nothing to look at, viser is missing, or the port is taken.
     """
-    from renderer.viewer.checkpoint_list import Shelf
+    from renderer.viewer.checkpoint_list import CheckpointList
     from renderer.viewer.server import ViewerServer
     from torch_utils.memory import keep_freed_memory
     from training.checkpoints.snapshot import load_generator, load_snapshot
@@ -53,13 +53,13 @@ def start(network_pkl: str | os.PathLike, *, host: str, port: int, device: str |
     device = pick_device(device)
     if device.type == "cpu":
         keep_freed_memory()
-    shelf = Shelf(
+    checkpoints = CheckpointList(
         network_pkl,
         load=lambda path: GeneratorViews(load_generator(path, device=device)),
         check=lambda path: load_snapshot(path, average_only=True),
         report=lambda message: click.echo(message, err=True),
     )
-    return ViewerServer(shelf, host=host, port=port)
+    return ViewerServer(checkpoints, host=host, port=port)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The checkpoints that can be looked at: one file, or those of a run folder, which may be training."""
+"""The checkpoints of the viewer: one file, or those of a run folder, which may be training."""
 
 import os
 import re
@@ -10,20 +10,20 @@ from pathlib import Path
 from dnnlib import UserError
 from renderer.viewer.views import ViewSource
 
-__all__ = ["Shelf"]
+__all__ = ["CheckpointList"]
 
 SNAPSHOT = re.compile(r"network-snapshot-\d+\.pkl|best-.+\.pkl")
 KEPT = 2  # networks in memory
 
 
-class Shelf:
+class CheckpointList:
     """Checkpoints by name, oldest first.
 
     Args:
         path: A checkpoint or a run folder.
         load: Makes a source of a file; raises UserError if it cannot.
-        check: Raises UserError if a file cannot be loaded; looks at as little of it as that takes.
-        report: Told, in one line, of files that are skipped.
+        check: Raises UserError if a file cannot be loaded; reads as little of it as that takes.
+        report: Receives a line about every file that is skipped.
 
     Raises:
         UserError: There is nothing to look at.
@@ -41,9 +41,8 @@ class Shelf:
         self._load, self._check, self._report = load, check, report
         self._lock = threading.Lock()
         self._loaded: OrderedDict[str, tuple[object, ViewSource]] = OrderedDict()
-        self._verdicts: dict[
-            str, tuple[object, bool]
-        ] = {}  # the state of the file that was looked at, and whether it is good
+        # Name: (state of the file that was checked, whether it can be loaded).
+        self._verdicts: dict[str, tuple[object, bool]] = {}
         self._paths = {} if self._path.is_dir() else {self._path.name: self._path}
         if self._path.is_dir() and not self.refresh():
             raise UserError(f"There is no network snapshot (network-snapshot-*.pkl) to look at in the folder {path}.")
@@ -59,9 +58,9 @@ class Shelf:
         return self.names[-1]
 
     def refresh(self) -> bool:
-        """Look into the run folder again; whether the names have changed.
+        """Look into the run folder again; True if the names have changed.
 
-        A folder in which nothing is left keeps its names: what is in memory can still be looked at.
+        A folder in which nothing is left keeps its names: networks in memory can still be shown.
         """
         if not self._path.is_dir():
             return False
@@ -110,7 +109,7 @@ class Shelf:
         return oldest, self.source(oldest)
 
     def _is_good(self, path: Path) -> bool:
-        """Whether a file can be loaded; a file that has not changed is not looked at again."""
+        """True for a file that can be loaded; one that has not changed is not checked again."""
         state = _state(path)
         if state is None:
             return False
@@ -128,7 +127,7 @@ class Shelf:
 
 
 def _state(path: Path) -> object:
-    """What changes when a file is replaced; None if it is not there."""
+    """Time, size and inode of a file, which change when it is replaced; None if it is not there."""
     try:
         stat = path.stat()
     except OSError:

@@ -1,4 +1,4 @@
-"""Errors, told in one line to the browser window that they belong to."""
+"""Errors as one-line notifications in the browser window that they belong to."""
 
 import contextlib
 import logging
@@ -7,15 +7,15 @@ from typing import Any
 
 from dnnlib import UserError, one_line
 
-__all__ = ["told_to_client"]
+__all__ = ["show_errors"]
 
 SECONDS = 15.0  # that a message stays
 LENGTH = 300
 
 
 @contextlib.contextmanager
-def told_to_client(client: Any) -> Iterator[None]:
-    """Show an error of the block in the client's window and go on; what nobody expects is logged as well."""
+def show_errors(client: Any) -> Iterator[None]:
+    """Show an error of the block in the client's window and go on; unexpected errors are logged as well."""
     try:
         yield
     except Exception as error:

@@ -1,4 +1,4 @@
-"""The camera that the mouse turns, kept where the generator was trained unless more is asked for."""
+"""The orbit of the mouse's camera, within the trained ranges unless more is asked for."""
 
 import dataclasses
 import math
@@ -16,7 +16,7 @@ FARTHER = 2.0  # beyond the trained range the radius may be this many times larg
 
 @dataclasses.dataclass(frozen=True)
 class OrbitLimits:
-    """Where a camera may be: (low, high) of yaw and pitch in radians and of the radius in scene units."""
+    """Limits of a camera: (low, high) of yaw and pitch in radians and of the radius in scene units."""
 
     yaw: tuple[float, float]
     pitch: tuple[float, float]
@@ -52,6 +52,6 @@ class OrbitLimits:
 
 
 def position_of(camera: PathCamera) -> tuple[float, float, float]:
-    """Where a camera stands."""
+    """The position of a camera, in scene units."""
     across = camera.radius * math.sin(camera.pitch)
     return (across * math.cos(camera.yaw), across * math.sin(camera.yaw), camera.radius * math.cos(camera.pitch))

@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from renderer.viewer.pictures import BACKDROPS, VIEWS, layers_of
-from renderer.viewer.views import Codes, ViewSource
+from renderer.viewer.views import LatentSelection, ViewSource
 
-__all__ = ["Panel", "Settings"]
+__all__ = ["Panel", "PanelSettings"]
 
 MAX_SEED = 2**32 - 1
 FOV_RANGE = 2.0  # the slider goes from the trained field of view divided by this to it multiplied by this
@@ -15,10 +15,10 @@ SLIDER = {"min": 0.0, "max": 1.0, "step": 0.01, "initial_value": 0.0}
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
-    """What the controls say: codes, field of view in degrees, time in [0, 1], and how to show and save it."""
+class PanelSettings:
+    """Values of the controls: latents, field of view in degrees, time in [0, 1], how to show and save frames."""
 
-    codes: Codes
+    latents: LatentSelection
     fov: float
     beyond: bool
     time: float
@@ -35,9 +35,9 @@ class Panel:
 
     Args:
         gui: viser's, of one client.
-        source: What is looked at first: decides the ranges.
+        source: The first one that is shown; it sets the ranges.
         names: Checkpoints to choose from, and the `current` one.
-        changed: Called when somebody moves a control (not when the program does).
+        changed: Called when a user moves a control (not when the program does).
         actions: What the buttons do, by name: 'front', 'play', 'record', 'picture', 'path', 'video'.
         chosen: Called with the name of a checkpoint.
     """
@@ -66,9 +66,9 @@ class Panel:
         self._add_mixing(source)
         self._add_saving()
 
-    def read(self) -> Settings:
-        """What the controls say now."""
-        codes = Codes(
+    def read(self) -> PanelSettings:
+        """The current values of the controls."""
+        latents = LatentSelection(
             seed=self._seed.value,
             other_seed=self._other_seed.value,
             content_mix=self._content_mix.value,
@@ -80,8 +80,8 @@ class Panel:
             style_layers=tuple(sorted(self._style_layers.value)),
             class_idx=self._class.value,
         )
-        return Settings(
-            codes=codes,
+        return PanelSettings(
+            latents=latents,
             fov=self._fov.value,
             beyond=self._beyond.value,
             time=self.time.value,

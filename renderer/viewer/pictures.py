@@ -1,4 +1,4 @@
-"""What was rendered, as pixels: colour, depth, normals, opacity, one layer over a backdrop, the field's own image."""
+"""Rendered maps as pixels: colour, depth, normals, opacity, one layer over a backdrop, the field's own image."""
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ MARGIN = 24  # grey level around a picture in a wider window
 
 
 def draws_field(view: str) -> bool:
-    """Whether a view shows what the volume rendering gave, without the upsampler."""
+    """True for views of the volume rendering, without the upsampler."""
     return view in OUTPUTS
 
 
@@ -34,7 +34,7 @@ def layers_of(view: str) -> str:
 def picture(view: str, frame: RenderedFrames, camera: PathCamera, source: ViewSource, *, backdrop: str) -> torch.Tensor:
     """A view of one frame as uint8 [3, H, W].
 
-    What the volume rendering gave at a low resolution is shown in squares, at the full width; see `renderer.outputs`.
+    Maps of the volume rendering, at its low resolution, are shown in squares at the full width; see `renderer.outputs`.
 
     Raises:
         ValueError: Unknown view.

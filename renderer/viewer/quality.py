@@ -1,4 +1,4 @@
-"""How coarse a frame must be to come in time while something moves."""
+"""Resolution of draft frames that keeps up a frame rate in motion."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""A camera path as it is recorded while somebody looks around, and as frames at an even rate."""
+"""A camera path as the mouse records it, resampled to frames at an even rate."""
 
 import bisect
 import dataclasses
@@ -12,7 +12,7 @@ JUMP = 0.5  # a time that changes by more has begun again
 
 
 class CameraRecording:
-    """Cameras with the moments at which they were looked through, in seconds of one clock."""
+    """Cameras with the times at which they were shown, in seconds of one clock."""
 
     def __init__(self):
         self._stamps: list[float] = []
@@ -30,7 +30,7 @@ class CameraRecording:
         """Append a camera; False, and nothing is done, if the recording is full.
 
         Raises:
-            ValueError: The moment lies before the last one.
+            ValueError: The time stamp lies before the last one.
         """
         if self._stamps and stamp < self._stamps[-1]:
             raise ValueError("cameras are recorded in the order of time.")

@@ -1,4 +1,4 @@
-"""The one thread that renders: of every client only its latest wish counts, and clients take turns."""
+"""The one thread that renders: only the latest request of every client counts, and clients take turns."""
 
 import logging
 import threading
@@ -11,8 +11,8 @@ __all__ = ["RenderQueue"]
 class RenderQueue:
     """Runs jobs in one thread.
 
-    A job has a key; one that waits is replaced by a newer one of the same key, which keeps its turn. So wishes that
-    come faster than they can be fulfilled never queue up, and nobody waits longer than one job of everybody else.
+    A job has a key; one that waits is replaced by a newer one of the same key, which keeps its turn. So requests
+    that come faster than they can be met never queue up, and no client waits longer than one job of every other.
 
     Args:
         clock: Seconds that never run backwards.

@@ -1,4 +1,4 @@
-"""What a browser window saves: a picture, a camera path, a video. Nothing stays on the machine of the viewer."""
+"""Downloads of a browser window: a picture, a camera path, a video. Nothing stays on the machine of the viewer."""
 
 import os
 import shutil
@@ -11,12 +11,12 @@ import torch
 from dnnlib import temporary_folder
 from renderer.trajectory_files import PathCamera, write_camera_path
 from renderer.video import VideoWriter, save_png
-from renderer.viewer.messages import told_to_client
-from renderer.viewer.panel import Settings
+from renderer.viewer.messages import show_errors
+from renderer.viewer.panel import PanelSettings
 from renderer.viewer.recording import CameraRecording
 from renderer.viewer.render_queue import RenderQueue
 
-__all__ = ["Saver", "VideoMaking", "path_file", "picture_file", "turns_of_time"]
+__all__ = ["Downloads", "VideoMaking", "path_file", "picture_file", "turns_of_time"]
 
 
 def picture_file(image: torch.Tensor) -> bytes:
@@ -82,14 +82,14 @@ class VideoMaking:
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
-class Saver:
-    """The buttons that save, and the recorded camera path, of one client.
+class Downloads:
+    """The download buttons and the recorded camera path of one client.
 
     Args:
         client: viser's handle; files go to its browser as downloads.
         queue: Where frames are rendered.
-        frame: What the controls say, and the camera that is looked through.
-        draw: Renders a picture of such a pair in full quality.
+        frame: Gives the values of the controls and the camera that is shown.
+        draw: Renders the picture of such a pair in full quality.
     """
 
     def __init__(
@@ -97,8 +97,8 @@ class Saver:
         client: Any,
         queue: RenderQueue,
         *,
-        frame: Callable[[], tuple[Settings, PathCamera]],
-        draw: Callable[[Settings, PathCamera], torch.Tensor],
+        frame: Callable[[], tuple[PanelSettings, PathCamera]],
+        draw: Callable[[PanelSettings, PathCamera], torch.Tensor],
     ):
         self._client, self._queue, self._frame, self._draw = client, queue, frame, draw
         self._path = CameraRecording()
@@ -108,12 +108,12 @@ class Saver:
 
     @property
     def actions(self) -> dict[str, Callable[[], None]]:
-        """What the buttons do."""
+        """The actions of the buttons."""
         return {"picture": self._ask(self._picture), "path": self._ask(self._cameras), "video": self._ask(self._movie)}
 
     @property
     def recorded(self) -> int:
-        """How many cameras have been recorded."""
+        """Number of recorded cameras."""
         return len(self._path)
 
     def record(self) -> None:
@@ -123,7 +123,7 @@ class Saver:
             self._path = CameraRecording()
 
     def keep(self, camera: PathCamera, now: float) -> None:
-        """Append what is looked through to the path; a path that is full ends."""
+        """Append the camera that is shown to the path; a path that is full ends."""
         self.recording = self._path.add(camera, now)
 
     def close(self) -> None:
@@ -135,24 +135,24 @@ class Saver:
     def _key(self, what: str) -> tuple:
         return (self._client.client_id, what)
 
-    def _ask(self, save: Callable[[Settings, PathCamera], None]) -> Callable[[], None]:
+    def _ask(self, save: Callable[[PanelSettings, PathCamera], None]) -> Callable[[], None]:
         """A button's action: the render thread saves what is seen when it gets to it."""
 
         def job() -> None:
-            with told_to_client(self._client):
+            with show_errors(self._client):
                 save(*self._frame())
 
         return lambda: self._queue.submit(self._key(save.__name__), job)
 
-    def _picture(self, settings: Settings, camera: PathCamera) -> None:
-        codes = settings.codes
-        name = f"{settings.view.replace(' ', '-')}-seed{codes.seed:04d}-motion{codes.motion_seed:04d}.png"
+    def _picture(self, settings: PanelSettings, camera: PathCamera) -> None:
+        latents = settings.latents
+        name = f"{settings.view.replace(' ', '-')}-seed{latents.seed:04d}-motion{latents.motion_seed:04d}.png"
         self._send(name, picture_file(self._draw(settings, camera)))
 
-    def _cameras(self, settings: Settings, camera: PathCamera) -> None:
+    def _cameras(self, settings: PanelSettings, camera: PathCamera) -> None:
         self._send("camera-path.json", path_file(self._path.frames(settings.video_fps) or [camera]))
 
-    def _movie(self, settings: Settings, camera: PathCamera) -> None:
+    def _movie(self, settings: PanelSettings, camera: PathCamera) -> None:
         if self._video is not None:
             raise ValueError("a video is being made already.")
         fps = settings.video_fps
@@ -163,7 +163,7 @@ class Saver:
 
     def _next_frame(self) -> None:
         video, content = self._video, None
-        with told_to_client(self._client):
+        with show_errors(self._client):
             content = video.step()
             if content is None:
                 self._note.body = f"{video.done} of {len(video)} frames"

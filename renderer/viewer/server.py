@@ -8,7 +8,7 @@ from typing import Any
 
 from dnnlib import UserError
 from renderer.cameras import CameraPrior
-from renderer.viewer.checkpoint_list import Shelf
+from renderer.viewer.checkpoint_list import CheckpointList
 from renderer.viewer.orbit import OrbitLimits, position_of
 from renderer.viewer.render_queue import RenderQueue
 from renderer.viewer.session import Session
@@ -22,7 +22,7 @@ class ViewerServer:
     """Serves until it is stopped.
 
     Args:
-        shelf: What can be looked at.
+        checkpoints: To choose from.
         host: Address to listen on.
         port: 0 for any that is free.
 
@@ -30,11 +30,11 @@ class ViewerServer:
         UserError: viser is missing, it cannot listen there, or no checkpoint can be loaded.
     """
 
-    def __init__(self, shelf: Shelf, *, host: str, port: int):
+    def __init__(self, checkpoints: CheckpointList, *, host: str, port: int):
         viser = _import_viser()
         _check_address(host, port)
-        _, source = shelf.newest_source()
-        self._shelf = shelf
+        _, source = checkpoints.newest_source()
+        self._checkpoints = checkpoints
         self._queue = RenderQueue()
         self._queue.start()
         self._sessions: dict[int, Session] = {}
@@ -42,13 +42,13 @@ class ViewerServer:
         self._stopped = threading.Event()
         with contextlib.redirect_stdout(io.StringIO()):  # viser's banner
             self._server = _private_server(viser)(host=host, port=port, label="3D-aware video", verbose=False)
-        if port not in (0, self._server.get_port()):  # somebody was faster: viser went on to the next one
+        if port not in (0, self._server.get_port()):  # taken meanwhile: viser went on to the next one
             self.stop()
             raise _address_in_use(host, port)
         self._dress(source.prior)
         self._server.on_client_connect(self._connect)
         self._server.on_client_disconnect(self._disconnect)
-        self._watch = threading.Thread(target=self._watch_shelf, name="watch", daemon=True)
+        self._watch = threading.Thread(target=self._watch_checkpoints, name="watch", daemon=True)
         self._watch.start()
 
     @property
@@ -62,7 +62,7 @@ class ViewerServer:
             return list(self._sessions.values())
 
     def wait(self) -> None:
-        """Until somebody stops it, or Ctrl-C."""
+        """Block until `stop` is called, or Ctrl-C."""
         while not self._stopped.wait(1.0):
             pass
 
@@ -76,7 +76,7 @@ class ViewerServer:
         self._queue.stop()
 
     def _dress(self, prior: CameraPrior) -> None:
-        """What all windows look like at first: the camera in front, no sharing."""
+        """The first look of all windows: the camera in front, no sharing."""
         camera = self._server.initial_camera
         camera.position = position_of(OrbitLimits.of(prior, beyond=False).front(prior.fov))
         camera.look_at = (0.0, 0.0, 0.0)
@@ -86,7 +86,7 @@ class ViewerServer:
         self._server.scene.world_axes.visible = False
 
     def _connect(self, client: Any) -> None:
-        session = Session(client, self._shelf, self._queue)
+        session = Session(client, self._checkpoints, self._queue)
         with self._lock:
             self._sessions[client.client_id] = session
 
@@ -96,11 +96,11 @@ class ViewerServer:
         if session is not None:
             session.close()
 
-    def _watch_shelf(self) -> None:
+    def _watch_checkpoints(self) -> None:
         while not self._stopped.wait(WATCH_EVERY):
-            if self._shelf.refresh():
+            if self._checkpoints.refresh():
                 for session in self.sessions:
-                    session.offer(self._shelf.names, self._shelf.newest)
+                    session.offer(self._checkpoints.names, self._checkpoints.newest)
 
 
 def _import_viser() -> Any:

@@ -1,7 +1,7 @@
 """One browser window: its camera, its controls, the frames that it is sent.
 
-Whatever moves only says that there is something to draw (`_touch`); what is drawn is decided when the render thread
-gets to it, from what the controls say then.
+Every change only asks for a frame (`_touch`); its content is decided when the render thread gets to it, from the values
+of the controls at that time.
 """
 
 import dataclasses
@@ -13,15 +13,15 @@ from typing import Any
 import torch
 
 from renderer.trajectory_files import PathCamera
-from renderer.viewer.checkpoint_list import Shelf
-from renderer.viewer.messages import told_to_client
+from renderer.viewer.checkpoint_list import CheckpointList
+from renderer.viewer.messages import show_errors
 from renderer.viewer.orbit import OrbitLimits, position_of
-from renderer.viewer.panel import Panel, Settings
+from renderer.viewer.panel import Panel, PanelSettings
 from renderer.viewer.pictures import draws_field, layers_of, letterbox, picture
 from renderer.viewer.playback import Playback
 from renderer.viewer.quality import DraftQuality
 from renderer.viewer.render_queue import RenderQueue
-from renderer.viewer.saving import Saver
+from renderer.viewer.saving import Downloads
 from renderer.viewer.views import ViewRequest
 
 __all__ = ["Session"]
@@ -39,7 +39,7 @@ class Session:
 
     Args:
         client: viser's handle.
-        shelf: Checkpoints to choose from; the newest is shown first.
+        checkpoints: To choose from; the newest is shown first.
         queue: Where frames are rendered.
         clock: Seconds that never run backwards.
 
@@ -48,36 +48,48 @@ class Session:
         frames: When the latest frames were sent, their width, and how many seconds each took.
     """
 
-    def __init__(self, client: Any, shelf: Shelf, queue: RenderQueue, *, clock: Callable[[], float] = time.monotonic):
-        self._client, self._shelf, self._queue, self._clock = client, shelf, queue, clock
+    def __init__(
+        self,
+        client: Any,
+        checkpoints: CheckpointList,
+        queue: RenderQueue,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self._client, self._checkpoints, self._queue, self._clock = client, checkpoints, queue, clock
         self._key = client.client_id
-        self._name, self._source = shelf.newest_source()
+        self._name, self._source = checkpoints.newest_source()
         self.quality = DraftQuality(self._source.widths)
         self.frames: deque[tuple[float, int, float]] = deque(maxlen=1000)
         self._playback = Playback()
         self._limits: OrbitLimits | None = None
         self._shown: PathCamera | None = None
-        self._moved = self._told = float("-inf")
+        self._moved = self._reported = float("-inf")
         self._time, self._aspect = 0.0, 1.0  # that were drawn last
         self._closed = False
-        # A browser begins with a camera of its own, and may report it even after it was told where to begin.
+        # A browser begins with a camera of its own, and may report it even after it was moved to the front.
         self._settled, self._born = False, clock()
-        self._saver = Saver(client, queue, frame=self._frame, draw=self._render)
+        self._downloads = Downloads(client, queue, frame=self._frame, draw=self._render)
         self._panel = Panel(
             client.gui,
             self._source,
-            shelf.names,
+            checkpoints.names,
             current=self._name,
             changed=self._on_controls,
             chosen=self.choose,
-            actions={"front": self._look_from_front, "play": self._play, "record": self._record, **self._saver.actions},
+            actions={
+                "front": self._look_from_front,
+                "play": self._play,
+                "record": self._record,
+                **self._downloads.actions,
+            },
         )
         self._limit_mouse(self._panel.read())
         self._look_from_front()
         client.camera.on_update(lambda _: self._on_camera())
         self._touch()
 
-    # What people do: runs in viser's threads.
+    # Actions of the user: run in viser's threads.
 
     def offer(self, names: list[str], newest: str) -> None:
         """These are the checkpoints to choose from now."""
@@ -94,7 +106,7 @@ class Session:
         self._closed = True
         for key in (self._key, (self._key, "load")):
             self._queue.forget(key)
-        self._saver.close()
+        self._downloads.close()
 
     def _touch(self) -> None:
         self._moved = self._clock()
@@ -133,16 +145,16 @@ class Session:
         self._touch()
 
     def _record(self) -> None:
-        self._saver.record()
-        self._panel.show_recording(self._saver.recorded, recording=self._saver.recording)
+        self._downloads.record()
+        self._panel.show_recording(self._downloads.recorded, recording=self._downloads.recording)
         self._touch()
 
-    # What the render thread does.
+    # Run in the render thread.
 
     def _draw(self) -> None:
         if self._closed:  # while the frame before was drawn, which then asked for this one
             return
-        with told_to_client(self._client):
+        with show_errors(self._client):
             began = self._clock()
             moving = self._playback.playing or began - self._moved < REST
             settings, camera = self._frame(began)
@@ -155,14 +167,14 @@ class Session:
             self.frames.append((began + seconds, image.shape[-1], seconds))
             if moving and not draws_field(settings.view):
                 self.quality.record(width, seconds, 1 / settings.frame_rate)
-            if self._saver.recording:
-                self._saver.keep(camera, began)
-                self._panel.show_recording(self._saver.recorded, recording=self._saver.recording)
-            self._tell(camera, image, seconds, often=not moving)
+            if self._downloads.recording:
+                self._downloads.keep(camera, began)
+                self._panel.show_recording(self._downloads.recorded, recording=self._downloads.recording)
+            self._report(camera, image, seconds, often=not moving)
             self._go_on(camera, settings, began, moving)
 
-    def _go_on(self, camera: PathCamera, settings: Settings, began: float, moving: bool) -> None:
-        """The next frame by itself, unless somebody has wished for one meanwhile."""
+    def _go_on(self, camera: PathCamera, settings: PanelSettings, began: float, moving: bool) -> None:
+        """Ask for the next frame, unless one is asked for already."""
         if self._playback.playing:
             due = began + 1 / settings.frame_rate
         elif moving:
@@ -172,8 +184,8 @@ class Session:
             return
         self._queue.submit(self._key, self._draw, delay=max(0.0, due - self._clock()), replace=False)
 
-    def _frame(self, now: float | None = None) -> tuple[Settings, PathCamera]:
-        """What the controls say and the camera that is looked through; at `now`, time runs on to it."""
+    def _frame(self, now: float | None = None) -> tuple[PanelSettings, PathCamera]:
+        """The values of the controls and the camera that is shown; at `now`, time runs on to it."""
         settings = self._panel.read()
         if now is not None:
             if self._playback.playing:
@@ -184,39 +196,39 @@ class Session:
             self._time = settings.time
         return settings, self._camera(settings)
 
-    def _camera(self, settings: Settings) -> PathCamera:
+    def _camera(self, settings: PanelSettings) -> PathCamera:
         mouse = self._client.camera
         limits = OrbitLimits.of(self._source.prior, beyond=settings.beyond)
         if not self._settled:
             return dataclasses.replace(self._front(), fov=settings.fov, time=settings.time)
         return limits.camera(mouse.position, mouse.look_at, fov=settings.fov, time=settings.time)
 
-    def _render(self, settings: Settings, camera: PathCamera, width: int | None = None) -> torch.Tensor:
+    def _render(self, settings: PanelSettings, camera: PathCamera, width: int | None = None) -> torch.Tensor:
         """The picture of a view, uint8 [3, H, W]; `width` is that of the upsampler's image, None for its full width."""
         source, view = self._source, settings.view
         width = source.widths[0] if draws_field(view) else width or source.widths[-1]
-        output = source.render(ViewRequest(settings.codes, camera, layers_of(view), width))
+        output = source.render(ViewRequest(settings.latents, camera, layers_of(view), width))
         return picture(view, output, camera, source, backdrop=settings.backdrop)
 
     def _send(self, image: torch.Tensor, moving: bool) -> None:
-        """Show a picture: in motion what travels fast, at rest every pixel as it is."""
+        """Show a picture: as JPEG in motion, without loss at rest."""
         self._aspect = self._client.camera.aspect
         window = letterbox(image, self._aspect)
         quality = JPEG_QUALITY if moving else None
         self._client.scene.set_background_image(window, "jpeg" if moving else "png", jpeg_quality=quality)
         self._client.flush()
 
-    def _tell(self, camera: PathCamera, image: torch.Tensor, seconds: float, *, often: bool) -> None:
+    def _report(self, camera: PathCamera, image: torch.Tensor, seconds: float, *, often: bool) -> None:
         """Figures of the frame below the controls."""
-        if not often and self._clock() - self._told < STATUS_EVERY:
+        if not often and self._clock() - self._reported < STATUS_EVERY:
             return
-        self._told = self._clock()
+        self._reported = self._clock()
         self._panel.status.content = (
             f"{image.shape[-1]}×{image.shape[-2]} pixels in {1000 * seconds:.0f} ms · yaw {camera.yaw:.2f}, "
             f"pitch {camera.pitch:.2f}, radius {camera.radius:.2f}"
         )
 
-    def _limit_mouse(self, settings: Settings) -> None:
+    def _limit_mouse(self, settings: PanelSettings) -> None:
         """Keep the mouse wheel within the radii; the angles are limited when a frame is drawn."""
         limits = OrbitLimits.of(self._source.prior, beyond=settings.beyond)
         if limits != self._limits:
@@ -242,8 +254,8 @@ class Session:
     def _load(self, name: str) -> None:
         if name != self._name:
             note = self._client.add_notification("Loading", name, loading=True, with_close_button=False)
-            with told_to_client(self._client):
-                self._source = self._shelf.source(name)
+            with show_errors(self._client):
+                self._source = self._checkpoints.source(name)
                 self.quality = DraftQuality(self._source.widths)
                 self._name = name
             note.remove()

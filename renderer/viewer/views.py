@@ -1,4 +1,4 @@
-"""What the viewer asks of whatever renders, and what it gets: the viewer itself knows no network."""
+"""The interface between the viewer and the source of its frames: the viewer itself knows no network."""
 
 import dataclasses
 from typing import Protocol
@@ -7,12 +7,12 @@ from renderer.cameras import CameraPrior
 from renderer.outputs import RenderedFrames
 from renderer.trajectory_files import PathCamera
 
-__all__ = ["Codes", "ViewRequest", "ViewSource"]
+__all__ = ["LatentSelection", "ViewRequest", "ViewSource"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Codes:
-    """Which video is looked at.
+class LatentSelection:
+    """The latent codes of the video that is shown, as seeds and blends.
 
     Attributes:
         seed, other_seed: Content seeds, and `content_mix` in [0, 1], how far from the first to the second.
@@ -40,13 +40,13 @@ class ViewRequest:
     """One frame.
 
     Attributes:
-        codes: Which video.
+        latents: Of the video.
         camera: From where, and at what time (None counts as 0).
         layers: 'both', 'foreground' (as if it were opaque) or 'background'.
         width: Of the image, one of the source's `widths`.
     """
 
-    codes: Codes
+    latents: LatentSelection
     camera: PathCamera
     layers: str
     width: int
@@ -61,7 +61,7 @@ class ViewSource(Protocol):
         widths: Widths that images can have, coarse to fine; the first is that of the volume rendering.
         num_layers: Number of style layers.
         num_classes: 0 without labels.
-        has_background: Whether there is something behind the foreground.
+        has_background: The generator has a background.
     """
 
     prior: CameraPrior

@@ -1,6 +1,7 @@
-"""What the render command's options mean, and which exclude one another.
+"""Options of the commands that render a checkpoint: their values, and the combinations that are refused.
 
-Two ways to say one thing are refused rather than ranked. Needs no PyTorch, so that mistakes are answered at once.
+Two ways to say one thing are refused rather than ranked. The module needs no PyTorch to be imported, so that --help and
+mistakes in the arguments answer at once.
 """
 
 import dataclasses
@@ -38,7 +39,7 @@ PARTS = ("foreground", "upsampler")  # the networks whose layers can be named to
 
 CAMERA = ("n_steps", "fov", "relative_range_yaw_scale", "relative_range_pitch_scale")  # options of a program's path
 MAX_TIME = 1000
-TIMED = ("time_steps", "time_range")  # options that say which moments are shown
+TIMED = ("time_steps", "time_range")  # options that set the time steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,7 +145,7 @@ def check_combinations(given: Collection[str]) -> None:
 
 
 def idle_ranges(given: Collection[str], programs: Sequence[str]) -> list[str]:
-    """What to tell about --relative_range_…_scale that no render program takes: those move the other angle, or none."""
+    """Notes on a --relative_range_…_scale that no render program takes: they move the other angle, or none."""
     return [
         f"--relative_range_{angle}_scale has no effect: {', '.join(programs)} does not move the camera in {angle}."
         for angle in ("yaw", "pitch")
@@ -153,7 +154,7 @@ def idle_ranges(given: Collection[str], programs: Sequence[str]) -> list[str]:
 
 
 def check_recorded(given: Collection[str], options: Sequence[str], reason: str) -> None:
-    """Refuse `options` that say what something recorded says already.
+    """Refuse `options` that a recorded camera path sets already.
 
     Raises:
         UserError: One of them is given.
@@ -164,19 +165,13 @@ def check_recorded(given: Collection[str], options: Sequence[str], reason: str) 
 
 
 def path_name(path: str) -> str:
-    """What videos along the camera path of a file are called after: the file's name."""
+    """The name of a camera path from a file, for the names of videos."""
     return PATH_OF_FILE + plain_name(path)
 
 
 def plain_name(path: str) -> str:
     """A file's name without its ending, fit to be a part of another name."""
     return re.sub(r"[^\w.-]+", "-", os.path.splitext(os.path.basename(path))[0])[:40]
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# What the commands that render a checkpoint ask their users for: seeds, a class, a device.
-#
-# Importing this needs no PyTorch, so that --help and mistakes in the arguments answer at once.
 
 
 def pair_seeds(seeds: list, motion_seeds: list | None) -> list[tuple]:

@@ -1,4 +1,4 @@
-"""Videos rendered one frame at a time without gradients, their weights modulated once."""
+"""Rendering of frames without gradients: one at a time, with weights that are modulated once per video."""
 
 import torch
 

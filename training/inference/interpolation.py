@@ -1,4 +1,4 @@
-"""Ways between latent codes: spherical and linear interpolation, loops through several codes, style mixing.
+"""Interpolation of latent codes: spherical and linear interpolation, loops through several codes, style mixing.
 
 Codes that are drawn from a normal distribution (content z, motion, background) lie near a sphere: their interpolation
 is spherical (White, Sampling generative networks, 2016), as a straight line would pass through codes too short ever to

@@ -1,4 +1,4 @@
-"""Files of codes: what a fitted video is made of (styles, codes, cameras, times), to be rendered again (.npz).
+"""Files of latent codes (.npz): the styles, codes, cameras and times of a fitted video, to be rendered again.
 
 A file holds the arrays named in FIELDS and three strings. It is read as data: every entry must be there and no other,
 with the type and the size that the generator asks for, before memory is taken for it; nothing in it is ever executed.
@@ -74,7 +74,7 @@ class VideoCodes:
         return Cameras(cam2world=cam2world_from_angles(self.yaw, self.pitch, self.radius), fov=self.fov.float())
 
     def belong_to(self, generator: "Generator") -> bool:
-        """Whether this is, to the bit, the generator that they were fitted to."""
+        """True for the generator that they were fitted to, to the bit."""
         return self.network == generator_digest(generator)
 
 
@@ -156,7 +156,7 @@ def _read(path: str, archive: zipfile.ZipFile, generator: "Generator") -> VideoC
 
 
 def _fits(dtype: str, shape: tuple[int | None, ...]):
-    """Whether an array's header is right; None in a shape: 1 … MAX_FRAMES."""
+    """A check of an array's header; None in a shape: 1 … MAX_FRAMES."""
 
     def check(found: np.dtype, found_shape: tuple[int, ...]) -> bool:
         sizes = len(found_shape) == len(shape) and all(
@@ -184,7 +184,7 @@ def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, check, limit: int)
 
 
 def _problem(arrays: dict[str, np.ndarray]) -> str | None:
-    """What is wrong with values, or None."""
+    """The first fault of the values, or None."""
     for name, array in arrays.items():
         if not np.isfinite(array).all():
             return f"{name} is not finite everywhere"

@@ -1,4 +1,4 @@
-"""Latent codes that belong to a seed, the same on every machine and device.
+"""Latent codes of seeds, the same on every machine and device.
 
 They are drawn on the CPU exactly as the published renderer drew them, so that the seeds of the paper's figures show the
 same people here. (Random latents of training come from the training's own random stream instead.)

@@ -1,7 +1,8 @@
-"""What is in the picture: one video, a grid of contents × motions, or a loop through codes.
+"""Layouts of videos: one video, a grid of contents × motions, or a loop through latent codes.
 
-A layout gives the codes of its rows of videos at every phase (0 ≤ phase < 1) of the video. A row is worked on as one
-batch of videos.
+Contents (identity and background) and motions come from seeds, from mixed seeds or from files of codes. A layout gives
+the codes of its rows of videos at every phase (0 ≤ phase < 1); a row is rendered as one batch. Contents hold their
+codes, which are small; their styles are computed when a row is rendered (`StyleMapping`).
 """
 
 import collections
@@ -18,27 +19,21 @@ from training.inference.latents import seed_latents
 from training.networks.generator import Generator
 
 __all__ = [
-    "Codes",
-    "Content",
+    "ContentCodes",
     "Loop",
-    "Motion",
+    "MotionCode",
+    "RowCodes",
     "SeedCodes",
     "Still",
-    "Styles",
+    "StyleMapping",
     "file_content",
     "join_names",
     "lay_out",
 ]
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# What a video shows: contents (identity and background) and motions, from seeds, from mixed seeds or from files.
-#
-# Styles are computed when they are needed: a content holds its codes, which are small, and `Styles` turns them into w.
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
-class Motion:
+class MotionCode:
     """A motion code [1, motion_dim] on the CPU, and its name for files."""
 
     name: str
@@ -46,8 +41,8 @@ class Motion:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Content:
-    """Codes of what is seen, on the CPU.
+class ContentCodes:
+    """The latent codes of one content (identity and background), on the CPU.
 
     Attributes:
         name: For files.
@@ -60,7 +55,7 @@ class Content:
 
     name: str
     z_bg: torch.Tensor
-    motion: Motion
+    motion: MotionCode
     z: torch.Tensor | None = None
     mixed: tuple[torch.Tensor, list[int]] | None = None
     ws: torch.Tensor | None = None
@@ -75,35 +70,35 @@ class SeedCodes:
 
     def __init__(self, generator: Generator):
         self._sizes = {name: getattr(generator, name) for name in ("z_dim", "motion_dim", "background_dim")}
-        self._contents: dict[int, Content] = {}
-        self._motions: dict[int, Motion] = {}
+        self._contents: dict[int, ContentCodes] = {}
+        self._motions: dict[int, MotionCode] = {}
 
-    def motion(self, seed: int) -> Motion:
+    def motion(self, seed: int) -> MotionCode:
         if seed not in self._motions:
-            self._motions[seed] = Motion(f"motion{seed:04d}", seed_latents(0, seed, **self._sizes).z_motion)
+            self._motions[seed] = MotionCode(f"motion{seed:04d}", seed_latents(0, seed, **self._sizes).z_motion)
         return self._motions[seed]
 
-    def content(self, seed: int) -> Content:
+    def content(self, seed: int) -> ContentCodes:
         if seed not in self._contents:
             codes = seed_latents(seed, 0, **self._sizes)
-            self._contents[seed] = Content(f"seed{seed:04d}", codes.z_bg, self.motion(seed), z=codes.z)
+            self._contents[seed] = ContentCodes(f"seed{seed:04d}", codes.z_bg, self.motion(seed), z=codes.z)
         return self._contents[seed]
 
-    def mix(self, mix: StyleMix, layers: list[int]) -> Content:
+    def mix(self, mix: StyleMix, layers: list[int]) -> ContentCodes:
         """Content, background and motion of the first seed, styles of the second in some layers."""
         first, second = self.content(mix.seed), self.content(mix.other)
         return dataclasses.replace(first, name=mix.name, mixed=(second.z, layers))
 
 
-def file_content(path: str, codes: VideoCodes) -> Content:
+def file_content(path: str, codes: VideoCodes) -> ContentCodes:
     """The content of a file of codes, with its motion."""
     stem = plain_name(path)
-    motion = Motion(f"motion-{stem}", codes.z_motion[None])
-    return Content(f"codes-{stem}", codes.z_bg[None], motion, ws=codes.ws[None])
+    motion = MotionCode(f"motion-{stem}", codes.z_motion[None])
+    return ContentCodes(f"codes-{stem}", codes.z_bg[None], motion, ws=codes.ws[None])
 
 
-class Styles:
-    """Contents to styles [1, num_ws, w_dim] on a device.
+class StyleMapping:
+    """The mapping network (StyleGAN, section 2) from contents to styles [1, num_ws, w_dim] on a device.
 
     Args:
         mapping: `Generator.mapping`.
@@ -117,7 +112,7 @@ class Styles:
         self._mapping, self._psi, self._device = mapping, truncation_psi, device
         self._label = None if label is None else label.to(device)
 
-    def __call__(self, content: Content) -> torch.Tensor:
+    def __call__(self, content: ContentCodes) -> torch.Tensor:
         if content.ws is not None:
             return content.ws.to(self._device)
         ws = self.of(content.z)
@@ -127,15 +122,13 @@ class Styles:
         return ws
 
     def of(self, z: torch.Tensor) -> torch.Tensor:
+        """Styles of a content code [1, z_dim]."""
         return self._mapping(z.to(self._device), self._label, truncation_psi=self._psi)
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-
-
 @dataclasses.dataclass(frozen=True)
-class Codes:
-    """Of a row of videos: ws [B, num_ws, w_dim], z_motion [B, motion_dim], z_bg [B, background_dim]."""
+class RowCodes:
+    """Latent codes of a row of videos: ws [B, num_ws, w_dim], z_motion [B, motion_dim], z_bg [B, background_dim]."""
 
     ws: torch.Tensor
     z_motion: torch.Tensor
@@ -147,14 +140,15 @@ class Still:
 
     moving = False
 
-    def __init__(self, name: str, cells: Sequence[Sequence[tuple[Content, Motion]]]):
+    def __init__(self, name: str, cells: Sequence[Sequence[tuple[ContentCodes, MotionCode]]]):
         self.name, self.cells = name, cells
         self.rows, self.columns = len(cells), len(cells[0])
 
-    def codes(self, phase: float, styles: Styles) -> list[Codes]:
+    def codes(self, phase: float, styles: StyleMapping) -> list[RowCodes]:
+        """The codes of every row, the same at all phases."""
         ws = {content: styles(content) for row in self.cells for content in dict.fromkeys(c for c, _ in row)}
         return [
-            Codes(
+            RowCodes(
                 _cat([ws[content] for content, _ in row]),
                 _cat([motion.z for _, motion in row]),
                 _cat([content.z_bg for content, _ in row]),
@@ -167,7 +161,7 @@ def _cat(parts: list[torch.Tensor]) -> torch.Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def _grid(contents: Sequence[Content], motions: Sequence[Motion] | None) -> Still:
+def _grid(contents: Sequence[ContentCodes], motions: Sequence[MotionCode] | None) -> Still:
     """One row a content, one column a motion; without motions those of the contents."""
     contents = list(dict.fromkeys(contents))
     motions = list(dict.fromkeys(content.motion for content in contents) if motions is None else dict.fromkeys(motions))
@@ -189,7 +183,7 @@ class Loop:
     moving = True
     rows = columns = 1
 
-    def __init__(self, contents: Sequence[Content], motions: Sequence[Motion] | None, *, space: str):
+    def __init__(self, contents: Sequence[ContentCodes], motions: Sequence[MotionCode] | None, *, space: str):
         self.contents = list(contents)
         self.motions = [content.motion for content in contents] if motions is None else list(motions)
         if len(set(self.contents)) == len(set(self.motions)) == 1:
@@ -201,7 +195,8 @@ class Loop:
         names = [join_names([item.name for item in items]) for items in (self.contents, self.motions)]
         self.name = f"interpolate-{space}_{names[0]}_{names[1]}"
 
-    def codes(self, phase: float, styles: Styles) -> list[Codes]:
+    def codes(self, phase: float, styles: StyleMapping) -> list[RowCodes]:
+        """The codes of the single row at a phase."""
         first, second, fraction = loop_position(len(self.contents), phase)
         here, there = self.contents[first], self.contents[second]
         if here is there:
@@ -211,11 +206,11 @@ class Loop:
         else:
             ws = lerp(styles(here), styles(there), fraction)
         z_motion = through_loop([motion.z for motion in self.motions], phase, slerp)
-        return [Codes(ws, z_motion, through_loop([content.z_bg for content in self.contents], phase, slerp))]
+        return [RowCodes(ws, z_motion, through_loop([content.z_bg for content in self.contents], phase, slerp))]
 
 
 def lay_out(
-    contents: Sequence[Content], motions: Sequence[Motion] | None, *, grid: bool, interpolate: str | None
+    contents: Sequence[ContentCodes], motions: Sequence[MotionCode] | None, *, grid: bool, interpolate: str | None
 ) -> list[Still | Loop]:
     """A grid or a loop of everything, or a picture for every pair (see `pair_seeds`).
 

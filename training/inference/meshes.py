@@ -1,6 +1,6 @@
-"""Surfaces of a generator's videos as meshes: which density is the surface, how well it agrees with what is rendered.
+"""Meshes of a generator's videos: the density level of the surface, its extraction, its agreement with rendered frames.
 
-What the geometry command wires to options and files.
+`python -m renderer.mesh` gives them options and files.
 """
 
 import math
@@ -32,7 +32,7 @@ from training.networks.generator import Generator
 __all__ = ["GeneratedMeshes"]
 
 VIEWS = (0.0, 0.5, 1.0)  # fractions of the range of yaw: where the level is matched, and of previews
-MATCHED_MOMENTS = 8  # of a video, at most
+MATCHED_STEPS = 8  # time steps of a video, at most
 CHECKED_VIEWS = (0.0, 0.25, 0.5, 0.75, 1.0)
 CHECKED_SIZE = 64  # pixels along a side, more than the level was matched with
 PREVIEW_SIZE = 192  # pixels of a view
@@ -48,7 +48,7 @@ class GeneratedMeshes:
         min_piece: See `remove_small_pieces`.
         truncation_psi, class_idx: Of the styles.
         chunk: Points evaluated at a time.
-        check: Whether the figures of a mesh have its agreement with the rendered opacity.
+        check: Add the agreement with the rendered opacity to the figures of a mesh.
 
     Raises:
         UserError: The class is missing, too large, or not wanted.
@@ -77,7 +77,7 @@ class GeneratedMeshes:
         self.inside = sample(volume.signed_distance, self.grid, chunk=chunk)
 
     def about(self) -> dict[str, Any]:
-        """What all meshes have in common."""
+        """Figures that all meshes have in common."""
         return {"volume": self.box, "cell": self.grid.cell, "views": list(CHECKED_VIEWS) if self.check else []}
 
     def video(self, seed: int, motion_seed: int) -> dict[str, Any]:
@@ -93,12 +93,12 @@ class GeneratedMeshes:
             ws = generator.mapping(codes.z.to(self.device), label, truncation_psi=self.truncation_psi)
         return {"ws": ws, "z_motion": codes.z_motion.to(self.device), "z_bg": codes.z_bg.to(self.device)}
 
-    def level(self, video: dict[str, Any], moments: list[float], *, name: str) -> float:
-        """The density at the surface, the same for all moments of a video.
+    def level(self, video: dict[str, Any], times: list[float], *, name: str) -> float:
+        """The density at the surface, the same for all time steps of a video.
 
-        The one that was given, or the one that agrees best with the rendered opacity at some of the moments, seen from
-        three cameras, see `renderer.mesh.silhouettes`. Of those that agree equally well it is the one nearest to the
-        density at which a step of the training's length is half opaque.
+        The one that was given, or the one that agrees best with the rendered opacity at some of the time steps, seen
+        from three cameras (see `renderer.mesh.silhouettes`). Of levels that agree equally well it is the one nearest
+        to the density at which a step of the training's length is half opaque.
 
         Raises:
             UserError: Nothing is opaque; `name` says what.
@@ -108,7 +108,7 @@ class GeneratedMeshes:
         settings = self.generator.settings
         cameras = self.generator.camera_prior.at(yaw=list(VIEWS)).to(self.device)
         size, near, far = settings.resolution, settings.near, settings.far
-        fields = [self._field(video, time) for time in moments[:: math.ceil(len(moments) / MATCHED_MOMENTS)]]
+        fields = [self._field(video, time) for time in times[:: math.ceil(len(times) / MATCHED_STEPS)]]
         peaks = [peak_densities(field.density, cameras, size, near=near, far=far) for field in fields]
         opacities = [field.opacity(cameras[i], size)[None] for field in fields for i in range(len(cameras))]
         step = (far - near) / (settings.num_samples - 1)
@@ -121,7 +121,7 @@ class GeneratedMeshes:
         return level
 
     def mesh(self, video: dict[str, Any], time: float, level: float) -> tuple[Mesh, dict[str, Any]]:
-        """The coloured mesh of a moment, and figures about it.
+        """The coloured mesh of a time step, and figures about it.
 
         Raises:
             UserError: Nothing is denser than the level.
@@ -154,10 +154,10 @@ class GeneratedMeshes:
     def preview(self, mesh: Mesh, video: dict[str, Any], time: float) -> torch.Tensor:
         """Picture [3, H, W]: rendered views, the mesh's colours, its shape; a column per camera."""
         rows = ([], [], [])
-        scene = FrameRenderer(self.generator, **video)
+        renderer = FrameRenderer(self.generator, **video)
         for fraction in VIEWS:
             camera = self.generator.camera_prior.at(yaw=fraction)
-            image = interpolate(scene.render(time, camera), [PREVIEW_SIZE, PREVIEW_SIZE], mode="bilinear")
+            image = interpolate(renderer.render(time, camera), [PREVIEW_SIZE, PREVIEW_SIZE], mode="bilinear")
             raster = rasterise(mesh, camera, PREVIEW_SIZE, near=0.0, far=math.inf)
             drawn = [raster.colours(mesh), raster.shaded(mesh, camera)]
             pictures = [to_uint8(image[0]).cpu(), *(torch.from_numpy(picture).permute(2, 0, 1) for picture in drawn)]

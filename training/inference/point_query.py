@@ -1,4 +1,4 @@
-"""The foreground of one video at one moment as plain functions of points in space."""
+"""Point queries of the foreground field of one video at one time step."""
 
 import torch
 
@@ -22,7 +22,7 @@ class PointField:
     Args:
         generator: In evaluation mode.
         ws, z_motion, z_bg: Styles and codes of one video, see `Generator.synthesize`.
-        time: Of the moment.
+        time: Of the time step.
         camera: Where colours are seen from; None: the middle of the prior.
     """
 
@@ -55,7 +55,7 @@ class PointField:
 
     @torch.no_grad()
     def colour(self, points: torch.Tensor) -> torch.Tensor:
-        """What the camera sees at points of a surface [N, 3], nominally in [-1, 1].
+        """Colours of the points of a surface [N, 3] as the camera sees them, nominally in [-1, 1].
 
         The light of a field comes from a layer below any surface. From each point on, the ray of the camera is followed
         through half the depth of the trained volume; its samples go through the upsampler's pointwise layers, which
@@ -78,7 +78,7 @@ class PointField:
 
     @torch.no_grad()
     def opacity(self, camera: Cameras, size: int) -> torch.Tensor:
-        """What the rays through size × size pixels of one camera lose in the foreground [size, size], 0 to 1."""
+        """Opacity 1 − T of the foreground on the rays of one camera through size × size pixels [size, size], 0 to 1."""
         generator = self._generator
         origins, directions = camera_rays(camera, pixel_centers(size, self._position.device))
         transmittances = [

@@ -1,4 +1,4 @@
-"""Renders layouts along camera tracks into files: all outputs of all rows and eyes, frame by frame."""
+"""Rendering of layouts along camera tracks into video files: all outputs of all rows and eyes, frame by frame."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -12,27 +12,27 @@ from renderer.output_writer import OutputVideos
 from renderer.outputs import output_maps
 from renderer.video import image_grid
 from training.inference.frame_renderer import FrameRenderer
-from training.inference.layouts import Codes, Loop, Still, Styles
+from training.inference.layouts import Loop, RowCodes, Still, StyleMapping
 from training.networks.generator import Generator
 
-__all__ = ["RowScenes", "frame_maps", "frame_size", "write_videos"]
+__all__ = ["RowRenderers", "frame_maps", "frame_size", "write_videos"]
 
 
-class RowScenes:
-    """A layout's rows, ready for rendering at any phase.
+class RowRenderers:
+    """The `FrameRenderer`s of a layout's rows at any phase.
 
     Args:
-        make_scene: Codes to a `FrameRenderer`.
+        make_renderer: RowCodes to a `FrameRenderer`.
     """
 
-    def __init__(self, layout: Still | Loop, styles: Styles, make_scene: Callable[[Codes], FrameRenderer]):
-        self._layout, self._styles, self._make_scene = layout, styles, make_scene
-        self._scenes: list[FrameRenderer] | None = None
+    def __init__(self, layout: Still | Loop, styles: StyleMapping, make_renderer: Callable[[RowCodes], FrameRenderer]):
+        self._layout, self._styles, self._make_renderer = layout, styles, make_renderer
+        self._renderers: list[FrameRenderer] | None = None
 
     def at(self, phase: float) -> list[FrameRenderer]:
-        if self._scenes is None or self._layout.moving:
-            self._scenes = [self._make_scene(codes) for codes in self._layout.codes(phase, self._styles)]
-        return self._scenes
+        if self._renderers is None or self._layout.moving:
+            self._renderers = [self._make_renderer(codes) for codes in self._layout.codes(phase, self._styles)]
+        return self._renderers
 
 
 def frame_maps(
@@ -43,15 +43,15 @@ def frame_maps(
 
     Args:
         eyes: A camera for each eye, one or two.
-        background: Whether the generator has a background.
+        background: The generator has a background.
     """
     pictures = []
     for eye in eyes:
         cameras = eye.repeat(columns)
         if list(outputs) == ["rgb"]:
-            parts = [{"rgb": scene.render(time, cameras)} for scene in rows]
+            parts = [{"rgb": renderer.render(time, cameras)} for renderer in rows]
         else:
-            parts = [output_maps(s.output(time, cameras), outputs, cameras, background=background) for s in rows]
+            parts = [output_maps(r.output(time, cameras), outputs, cameras, background=background) for r in rows]
         pictures.append({name: image_grid(torch.cat([part[name] for part in parts]), columns) for name in outputs})
     return {name: torch.cat([picture[name] for picture in pictures], dim=-1) for name in outputs}
 
@@ -66,8 +66,8 @@ def write_videos(
     tracks: Sequence[tuple[CameraTrack, Sequence[Cameras]]],
     generator: Generator,
     *,
-    styles: Styles,
-    make_scene: Callable[[Codes], FrameRenderer],
+    styles: StyleMapping,
+    make_renderer: Callable[[RowCodes], FrameRenderer],
     outdir: str,
     outputs: Sequence[str],
     enlarge: int,
@@ -87,13 +87,13 @@ def write_videos(
     total = len(layouts) * sum(len(track.schedule) for track, _ in tracks)
     with torch.inference_mode(), tqdm(total=total, unit="frame", disable=None) as progress:
         for layout in layouts:
-            scenes = RowScenes(layout, styles, make_scene)
+            renderers = RowRenderers(layout, styles, make_renderer)
             for track, eyes in tracks:
                 size = frame_size(layout, len(eyes), cell)
                 stem = os.path.join(outdir, f"{track.name}_{layout.name}{'_stereo' if len(eyes) == 2 else ''}")
                 with OutputVideos(stem, outputs, **files) as videos:
                     for i, (step, time) in enumerate(track.schedule):
-                        rows, views = scenes.at(i / len(track.schedule)), [cameras[step] for cameras in eyes]
+                        rows, views = renderers.at(i / len(track.schedule)), [cameras[step] for cameras in eyes]
                         maps = frame_maps(rows, layout.columns, time, views, outputs, background=background)
                         videos.add(maps, size=size)
                         progress.update()

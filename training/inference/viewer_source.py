@@ -1,11 +1,11 @@
-"""Single views of a generator, for whoever looks around: codes of seeds, their blends, and scenes that are kept."""
+"""Views of a generator for the viewer: blends of the codes of seeds, and renderers that are kept."""
 
 from collections import OrderedDict
 
 import torch
 
 from renderer.trajectory_files import path_cameras
-from renderer.viewer.views import Codes, ViewRequest
+from renderer.viewer.views import LatentSelection, ViewRequest
 from training.inference.frame_renderer import FrameRenderer
 from training.inference.interpolation import lerp, mix_styles, slerp
 from training.inference.latents import SeedLatents, seed_latents
@@ -13,7 +13,7 @@ from training.networks.generator import Generator, SynthesisOutput
 
 __all__ = ["GeneratorViews"]
 
-KEPT_SCENES = 4  # several people look at different videos
+KEPT_RENDERERS = 4  # several windows show different videos
 
 
 class GeneratorViews:
@@ -35,7 +35,7 @@ class GeneratorViews:
         self.has_background = generator.background is not None
         self._generator = generator
         self._device = next(generator.parameters()).device
-        self._scenes: OrderedDict[Codes, FrameRenderer] = OrderedDict()
+        self._renderers: OrderedDict[LatentSelection, FrameRenderer] = OrderedDict()
 
     @torch.inference_mode()
     def render(self, request: ViewRequest) -> SynthesisOutput:
@@ -44,7 +44,7 @@ class GeneratorViews:
         Raises:
             ValueError: A seed, a layer, a class or a width that does not exist.
         """
-        output = self._scene(request.codes).output(
+        output = self._renderer(request.latents).output(
             request.camera.time or 0.0,
             path_cameras([request.camera]),
             layers=request.layers,
@@ -53,44 +53,44 @@ class GeneratorViews:
         parts = (output.image, output.image_raw, output.depth, output.opacity)
         return SynthesisOutput(*(part.float().cpu() for part in parts))
 
-    def styles(self, codes: Codes) -> torch.Tensor:
-        """The styles [1, num_ws, w_dim] of `codes`."""
-        ws = self._mapped(codes.seed, codes)
-        if codes.content_mix:
-            ws = lerp(ws, self._mapped(codes.other_seed, codes), codes.content_mix)
-        if codes.style_seed is None:
+    def styles(self, latents: LatentSelection) -> torch.Tensor:
+        """The styles [1, num_ws, w_dim] of `latents`."""
+        ws = self._mapped(latents.seed, latents)
+        if latents.content_mix:
+            ws = lerp(ws, self._mapped(latents.other_seed, latents), latents.content_mix)
+        if latents.style_seed is None:
             return ws
-        first, last = codes.style_layers
-        return mix_styles(ws, self._mapped(codes.style_seed, codes), range(first, last + 1))
+        first, last = latents.style_layers
+        return mix_styles(ws, self._mapped(latents.style_seed, latents), range(first, last + 1))
 
-    def _scene(self, codes: Codes) -> FrameRenderer:
-        if codes in self._scenes:
-            self._scenes.move_to_end(codes)
-            return self._scenes[codes]
-        own = self._latents(codes.seed, codes.motion_seed)
-        other = self._latents(codes.other_seed, codes.other_motion_seed)
-        scene = FrameRenderer(
+    def _renderer(self, latents: LatentSelection) -> FrameRenderer:
+        if latents in self._renderers:
+            self._renderers.move_to_end(latents)
+            return self._renderers[latents]
+        own = self._latents(latents.seed, latents.motion_seed)
+        other = self._latents(latents.other_seed, latents.other_motion_seed)
+        renderer = FrameRenderer(
             self._generator,
-            self.styles(codes),
-            z_motion=slerp(own.z_motion, other.z_motion, codes.motion_mix).to(self._device),
-            z_bg=slerp(own.z_bg, other.z_bg, codes.content_mix).to(self._device),
+            self.styles(latents),
+            z_motion=slerp(own.z_motion, other.z_motion, latents.motion_mix).to(self._device),
+            z_bg=slerp(own.z_bg, other.z_bg, latents.content_mix).to(self._device),
         )
-        self._scenes[codes] = scene
-        if len(self._scenes) > KEPT_SCENES:
-            self._scenes.popitem(last=False)
-        return scene
+        self._renderers[latents] = renderer
+        if len(self._renderers) > KEPT_RENDERERS:
+            self._renderers.popitem(last=False)
+        return renderer
 
     def _latents(self, seed: int, motion_seed: int) -> SeedLatents:
         sizes = {name: getattr(self._generator, name) for name in ("z_dim", "motion_dim", "background_dim")}
         return seed_latents(seed, motion_seed, **sizes)
 
-    def _mapped(self, seed: int, codes: Codes) -> torch.Tensor:
+    def _mapped(self, seed: int, latents: LatentSelection) -> torch.Tensor:
         """Styles of one content seed."""
         label = None
         if self.num_classes:
-            if not 0 <= codes.class_idx < self.num_classes:
-                raise ValueError(f"there are classes 0 to {self.num_classes - 1}, not {codes.class_idx}.")
+            if not 0 <= latents.class_idx < self.num_classes:
+                raise ValueError(f"there are classes 0 to {self.num_classes - 1}, not {latents.class_idx}.")
             label = torch.zeros(1, self.num_classes, device=self._device)
-            label[0, codes.class_idx] = 1
+            label[0, latents.class_idx] = 1
         z = self._latents(seed, 0).z.to(self._device)
-        return self._generator.mapping(z, label, truncation_psi=codes.truncation_psi)
+        return self._generator.mapping(z, label, truncation_psi=latents.truncation_psi)

@@ -14,7 +14,7 @@ from PIL import Image
 
 from renderer.trajectory_files import PathCamera
 from renderer.video import to_uint8
-from renderer.viewer.views import Codes, ViewRequest
+from renderer.viewer.views import LatentSelection, ViewRequest
 from tests.goldens.networks import SMALL, build_generator
 from training.checkpoints.archive import save_archive
 from training.checkpoints.snapshot import SNAPSHOT_FORMAT
@@ -60,10 +60,10 @@ def write_snapshot(path: Path, **changes: float) -> None:
     save_archive(path, content)
 
 
-def expected_picture(camera: PathCamera, codes: Codes | None = None, **changes: float) -> torch.Tensor:
+def expected_picture(camera: PathCamera, codes: LatentSelection | None = None, **changes: float) -> torch.Tensor:
     """What the viewer should show in full quality, uint8 [3, H, W]."""
     views = GeneratorViews(tiny_generator(**changes))
-    return to_uint8(views.render(ViewRequest(codes or Codes(), camera, "both", views.widths[-1])).image[0, 0])
+    return to_uint8(views.render(ViewRequest(codes or LatentSelection(), camera, "both", views.widths[-1])).image[0, 0])
 
 
 class Window:

@@ -6,7 +6,7 @@ import pytest
 
 from dnnlib import UserError
 from renderer.viewer import checkpoint_list as module
-from renderer.viewer.checkpoint_list import Shelf
+from renderer.viewer.checkpoint_list import CheckpointList
 
 
 class Records:
@@ -24,7 +24,7 @@ class Records:
         self._text(path)
 
     def open(self, path):
-        return Shelf(path, load=self.load, check=self.check, report=self.reports.append)
+        return CheckpointList(path, load=self.load, check=self.check, report=self.reports.append)
 
     @staticmethod
     def _text(path):

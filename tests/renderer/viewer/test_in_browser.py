@@ -12,7 +12,7 @@ from PIL import Image
 import renderer.viewer.server
 from renderer.trajectory_files import PathCamera, read_camera_path
 from renderer.viewer.__main__ import start
-from renderer.viewer.views import Codes
+from renderer.viewer.views import LatentSelection
 from tests.renderer.viewer.browser import SIZE, Window, expected_picture, open_browser, write_snapshot
 
 pytest.importorskip("viser", reason="viser is not installed")
@@ -67,7 +67,9 @@ def test_the_page_loads_offline_and_shows_the_full_picture(window):
     places = {url.split("://")[1].split("/")[0] for url in window.requests if not url.startswith(("data:", "blob:"))}
     assert places == {window.page.url.split("://")[1].strip("/")}, "the page needs nothing from elsewhere"
     window.fill("Content seed", 5_000_000_000)
-    assert window.shows(expected_picture(camera(), Codes(seed=2**32 - 1))), "what is out of range is held within"
+    assert window.shows(expected_picture(camera(), LatentSelection(seed=2**32 - 1))), (
+        "what is out of range is held within"
+    )
 
 
 def test_controls_change_the_picture(window):
@@ -75,7 +77,7 @@ def test_controls_change_the_picture(window):
     assert window.shows(expected_picture(camera(time=1.0)))
     window.fill("Field of view", 30)
     window.fill("Content seed", 3)
-    assert window.shows(expected_picture(camera(time=1.0, fov=30.0), Codes(seed=3)))
+    assert window.shows(expected_picture(camera(time=1.0, fov=30.0), LatentSelection(seed=3)))
     window.page.get_by_label("Beyond the trained range").scroll_into_view_if_needed()
     window.choose("View", "background only")
     shown = window.colours()
@@ -150,7 +152,7 @@ def test_two_windows_do_not_disturb_each_other(browser, server, window):
     other.fill("Time", 1)
     other.drag(right=30)
     assert other.shows(expected_picture(camera(time=1.0, yaw=-2 * math.pi * 30 / SIZE["height"])))
-    assert window.shows(expected_picture(camera(), Codes(seed=3)))
+    assert window.shows(expected_picture(camera(), LatentSelection(seed=3)))
     other.close()
     window.fill("Content seed", 0)
     assert window.shows(expected_picture(camera()))

@@ -176,14 +176,14 @@ def test_codes_are_what_the_controls_say(stage):
     }.items():  # fmt: skip
         stage.gui[label].set(value)
     stage.queue.run(1.0)
-    codes = stage.source.requests[-1].codes
+    codes = stage.source.requests[-1].latents
     assert (codes.seed, codes.other_seed, codes.content_mix) == (3, 4, 0.25)
     assert (codes.motion_seed, codes.other_motion_seed, codes.motion_mix) == (5, 6, 0.5)
     assert (codes.truncation_psi, codes.style_seed) == (0.7, None)
     assert stage.source.requests[-1].camera.fov == 20.0
     stage.gui["Mix styles"].set(True)
     stage.queue.run(1.0)
-    assert (stage.source.requests[-1].codes.style_seed, stage.source.requests[-1].codes.style_layers) == (8, (2, 4))
+    assert (stage.source.requests[-1].latents.style_seed, stage.source.requests[-1].latents.style_layers) == (8, (2, 4))
 
 
 def test_a_recorded_path_is_saved_and_filmed(stage, tmp_path):

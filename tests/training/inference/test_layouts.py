@@ -8,7 +8,7 @@ import torch
 from training.inference.cli_options import parse_style_mix
 from training.inference.interpolation import lerp, slerp
 from training.inference.latents import seed_latents
-from training.inference.layouts import SeedCodes, Styles, file_content, join_names, lay_out
+from training.inference.layouts import SeedCodes, StyleMapping, file_content, join_names, lay_out
 
 SIZES = {"z_dim": 6, "motion_dim": 5, "background_dim": 4}
 
@@ -24,7 +24,7 @@ def mapping(z, c=None, *, truncation_psi=1.0):
     return z[:, None] * truncation_psi * torch.tensor([1.0, 2.0, 3.0])[None, :, None]
 
 
-STYLES = Styles(mapping, label=None, truncation_psi=0.5, device="cpu")
+STYLES = StyleMapping(mapping, label=None, truncation_psi=0.5, device="cpu")
 
 
 def latents(seed, motion=0):
@@ -41,7 +41,7 @@ def test_codes_of_seeds(known):
     assert torch.equal(content.z, latents(7).z) and torch.equal(content.z_bg, latents(7).z_bg)
     assert torch.equal(known.motion(9).z, latents(0, 9).z_motion)
     assert torch.equal(STYLES(content), mapping(latents(7).z, truncation_psi=0.5))
-    labelled = Styles(mapping, label=torch.ones(1, 6), truncation_psi=1.0, device="cpu")
+    labelled = StyleMapping(mapping, label=torch.ones(1, 6), truncation_psi=1.0, device="cpu")
     assert torch.equal(labelled(content), mapping(latents(7).z + 1))
     with pytest.raises(ValueError, match="The seed must lie"):
         known.content(2**32)

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from renderer.trajectory_files import PathCamera
-from renderer.viewer.views import Codes, ViewRequest
+from renderer.viewer.views import LatentSelection, ViewRequest
 from tests.goldens.networks import SMALL, build_generator
 from training.inference.frame_renderer import FrameRenderer
 from training.inference.interpolation import slerp
 from training.inference.latents import seed_latents
-from training.inference.viewer_source import KEPT_SCENES, GeneratorViews
+from training.inference.viewer_source import KEPT_RENDERERS, GeneratorViews
 
 CAMERA = PathCamera(0.1, math.pi / 2, 1.0, 18.0, 0.25)
 
@@ -28,7 +28,7 @@ def views(generator):
 
 
 def request(codes=None, layers="both", width=32, camera=CAMERA):
-    return ViewRequest(codes or Codes(), camera, layers, width)
+    return ViewRequest(codes or LatentSelection(), camera, layers, width)
 
 
 def latents(seed, motion_seed):
@@ -49,7 +49,7 @@ def test_a_view_is_what_the_render_command_shows_for_these_seeds(views, generato
         ws = generator.mapping(codes.z, truncation_psi=0.7)
         scene = FrameRenderer(generator, ws, z_motion=codes.z_motion, z_bg=codes.z_bg)
         expected = scene.output(0.25, generator.camera_prior.at_angles(0.1, math.pi / 2, 1.0))
-    found = views.render(request(Codes(seed=3, motion_seed=5, truncation_psi=0.7)))
+    found = views.render(request(LatentSelection(seed=3, motion_seed=5, truncation_psi=0.7)))
     assert torch.equal(found.image, expected.image) and torch.equal(found.depth, expected.depth)
     assert torch.equal(found.image_raw, expected.image_raw) and torch.equal(found.opacity, expected.opacity)
 
@@ -60,37 +60,37 @@ def test_layers_and_drafts_are_those_of_the_scene(views):
 
 
 def test_between_two_contents_styles_are_linear(views):
-    styles = [views.styles(Codes(seed=seed)) for seed in (2, 7)]
-    blend = views.styles(Codes(seed=2, other_seed=7, content_mix=0.25))
+    styles = [views.styles(LatentSelection(seed=seed)) for seed in (2, 7)]
+    blend = views.styles(LatentSelection(seed=2, other_seed=7, content_mix=0.25))
     assert torch.allclose(blend, 0.75 * styles[0] + 0.25 * styles[1], atol=1e-6)
-    whole = views.render(request(Codes(seed=2, other_seed=7, content_mix=1.0)))
-    assert torch.allclose(whole.image, views.render(request(Codes(seed=7))).image, atol=1e-4), (
+    whole = views.render(request(LatentSelection(seed=2, other_seed=7, content_mix=1.0)))
+    assert torch.allclose(whole.image, views.render(request(LatentSelection(seed=7))).image, atol=1e-4), (
         "and so is the background"
     )
 
 
 def test_between_two_motions_codes_are_spherical(views, generator):
-    scene = views._scene(Codes(motion_seed=2, other_motion_seed=7, motion_mix=0.5))
+    scene = views._renderer(LatentSelection(motion_seed=2, other_motion_seed=7, motion_mix=0.5))
     expected = slerp(latents(0, 2).z_motion, latents(0, 7).z_motion, 0.5)
     assert torch.equal(scene.z_motion, expected)
-    whole = views.render(request(Codes(motion_seed=2, other_motion_seed=7, motion_mix=1.0)))
-    assert torch.equal(whole.image, views.render(request(Codes(motion_seed=7))).image)
+    whole = views.render(request(LatentSelection(motion_seed=2, other_motion_seed=7, motion_mix=1.0)))
+    assert torch.equal(whole.image, views.render(request(LatentSelection(motion_seed=7))).image)
 
 
 def test_styles_of_another_content_in_some_layers(views):
-    own, other = (views.styles(Codes(seed=seed)) for seed in (0, 4))
-    mixed = views.styles(Codes(style_seed=4, style_layers=(2, 5)))
+    own, other = (views.styles(LatentSelection(seed=seed)) for seed in (0, 4))
+    mixed = views.styles(LatentSelection(style_seed=4, style_layers=(2, 5)))
     taken = [i for i in range(views.num_layers) if torch.equal(mixed[:, i], other[:, i])]
     assert taken == [2, 3, 4, 5]
     assert torch.equal(mixed[:, [0, 1, 6]], own[:, [0, 1, 6]])
 
 
 def test_few_scenes_are_kept(views):
-    for seed in range(KEPT_SCENES + 3):
-        views.render(request(Codes(seed=seed)))
-    kept = list(views._scenes.values())
-    views.render(request(Codes(seed=KEPT_SCENES + 2), camera=dataclasses.replace(CAMERA, yaw=0.3)))
-    assert len(kept) == KEPT_SCENES and list(views._scenes.values()) == kept
+    for seed in range(KEPT_RENDERERS + 3):
+        views.render(request(LatentSelection(seed=seed)))
+    kept = list(views._renderers.values())
+    views.render(request(LatentSelection(seed=KEPT_RENDERERS + 2), camera=dataclasses.replace(CAMERA, yaw=0.3)))
+    assert len(kept) == KEPT_RENDERERS and list(views._renderers.values()) == kept
 
 
 def test_a_time_that_is_left_out_is_the_beginning(views):
@@ -102,14 +102,17 @@ def test_a_time_that_is_left_out_is_the_beginning(views):
 def test_classes():
     views = GeneratorViews(build_generator(dataclasses.replace(SMALL, c_dim=3)))
     assert views.num_classes == 3
-    assert not torch.equal(views.styles(Codes(class_idx=0)), views.styles(Codes(class_idx=2)))
+    assert not torch.equal(views.styles(LatentSelection(class_idx=0)), views.styles(LatentSelection(class_idx=2)))
     with pytest.raises(ValueError, match="classes 0 to 2, not 3"):
-        views.styles(Codes(class_idx=3))
+        views.styles(LatentSelection(class_idx=3))
 
 
 @pytest.mark.parametrize(
     "codes, message",
-    [(Codes(seed=-1), "seed must lie"), (Codes(style_seed=1, style_layers=(0, 99)), "layers must lie")],
+    [
+        (LatentSelection(seed=-1), "seed must lie"),
+        (LatentSelection(style_seed=1, style_layers=(0, 99)), "layers must lie"),
+    ],
 )
 def test_what_does_not_exist_is_refused(views, codes, message):
     with pytest.raises(ValueError, match=message):
