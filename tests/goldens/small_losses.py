@@ -1,40 +1,14 @@
-"""A loss with networks so small that a phase takes a tenth of a second, and a stream that remembers its draws."""
+"""A loss with networks so small that a phase takes a tenth of a second."""
 
 import dataclasses
 
 import torch
 
 from tests.goldens.networks import SMALL, build_generator, small_discriminators
-from torch_utils.rng import RandomStream
 from training.loss import GanLoss, VideoBatch
 
 SPEC = dataclasses.replace(SMALL, resolution=16)
 PHASES = ["Gmain", "Greg", "Dmain", "Dreg"]
-
-
-class Recorder(RandomStream):
-    """Remembers its draws."""
-
-    def __init__(self, seed):
-        super().__init__(seed)
-        self.draws = {}
-
-    def _keep(self, name, value):
-        assert name not in self.draws, f"{name} was drawn twice"
-        self.draws[name] = value
-        return value
-
-    def uniform(self, name, shape):
-        return self._keep(name, super().uniform(name, shape))
-
-    def normal(self, name, shape):
-        return self._keep(name, super().normal(name, shape))
-
-    def integers(self, name, low, high, shape):
-        return self._keep(name, super().integers(name, low, high, shape))
-
-    def beta(self, name, a, b, shape):
-        return self._keep(name, RandomStream(len(self.draws)).beta(name, a, b, shape))
 
 
 class Reports(dict):

@@ -9,7 +9,7 @@ from renderer.cameras import CameraPrior, Cameras, cam2world_from_angles, focal_
 from tests.goldens import reference
 from tests.goldens.checks import assert_near
 from tests.goldens.networks import CAMERAS, golden_arrays
-from tests.tape import Tape
+from tests.streams import Tape
 from torch_utils.rng import RandomStream
 
 GOLDENS = golden_arrays("units.npz")

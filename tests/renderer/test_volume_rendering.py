@@ -9,7 +9,7 @@ import torch
 from renderer.cameras import CameraPrior, camera_rays, pixel_centers
 from renderer.volume_rendering import RayNoise, RenderSettings, march_background, march_foreground
 from tests.goldens.checks import assert_near
-from tests.tape import ConstantStream
+from tests.streams import Recorder, constant_stream
 from torch_utils.rng import RandomStream
 
 SETTINGS = RenderSettings(resolution=4)
@@ -175,19 +175,9 @@ def test_background_is_opaque_and_seen_from_outside():
 
 
 def test_draws_have_names_and_shapes():
-    class Recorder(RandomStream):
-        asked = []
-
-        def uniform(self, name, shape):
-            self.asked.append(("uniform", name, tuple(shape)))
-            return super().uniform(name, shape)
-
-        def normal(self, name, shape):
-            self.asked.append(("normal", name, tuple(shape)))
-            return super().normal(name, shape)
-
-    noise = RayNoise.draw(Recorder(0), 2, 5, SETTINGS, background=True)
-    assert Recorder.asked == [
+    recorder = Recorder(0)
+    noise = RayNoise.draw(recorder, 2, 5, SETTINGS, background=True)
+    assert recorder.calls == [
         ("uniform", "render/depth", (2, 5, 14)),
         ("normal", "render/density", (2, 5, 14)),
         ("uniform", "render/importance", (2, 5, 14)),
@@ -206,7 +196,7 @@ def test_draws_have_names_and_shapes():
 def test_middling_draws_change_nothing_inside():
     """Uniform ½ leaves the inner positions of an even grid where they are, normal 0 the densities."""
     origins, directions = rays()
-    noise = RayNoise.draw(ConstantStream(), 1, 16, SETTINGS, background=True)
+    noise = RayNoise.draw(constant_stream(), 1, 16, SETTINGS, background=True)
     still = march_foreground(constant(2.0), origins, directions, SETTINGS, num_frames=1, last_opaque=False)
     jittered = march_foreground(
         constant(2.0), origins, directions, SETTINGS, num_frames=1, last_opaque=False, noise=noise

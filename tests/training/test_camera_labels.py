@@ -13,8 +13,8 @@ from dnnlib import UserError
 from renderer.cameras import CameraPrior, camera_angles
 from tests.goldens.checks import assert_near
 from tests.goldens.networks import build_generator, small_discriminators
-from tests.goldens.small_losses import PHASES, SPEC, Recorder, gradients, real_batch
-from tests.tape import Tape
+from tests.goldens.small_losses import PHASES, SPEC, gradients, real_batch
+from tests.streams import Recorder, Tape
 from tests.training.tiny import make_loop, make_plan, write_frames
 from torch_utils.rng import RandomStream
 from training.checkpoints.snapshot import load_generator

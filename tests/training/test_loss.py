@@ -7,8 +7,8 @@ from torch.nn.functional import softplus
 from renderer.cameras import CameraPrior
 from tests.goldens.checks import assert_near
 from tests.goldens.networks import build_generator
-from tests.goldens.small_losses import PHASES, SPEC, Recorder, gradients, logits, make_loss, real_batch
-from tests.tape import Tape
+from tests.goldens.small_losses import PHASES, SPEC, gradients, logits, make_loss, real_batch
+from tests.streams import Recorder, Tape
 from torch_utils.rng import RandomStream
 
 G_REPORTS = {"Loss/scores/fake", "Loss/signs/fake", "Loss/G/loss", "Loss/G/Iloss", "Loss/G/reg_loss"}

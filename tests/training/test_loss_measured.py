@@ -11,7 +11,7 @@ import torch
 
 from tests.goldens.checks import assert_near
 from tests.goldens.networks import golden_arrays, paper_discriminators, paper_generator
-from tests.tape import Tape
+from tests.streams import Tape
 from training.loss import GanLoss, VideoBatch
 from training.published.state_dict import map_discriminator_name, map_generator_name
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from tests.goldens.checks import assert_near
-from tests.goldens.small_losses import PHASES, SPEC, Recorder, gradients, logits, make_loss, real_batch
-from tests.tape import Tape
+from tests.goldens.small_losses import PHASES, SPEC, gradients, logits, make_loss, real_batch
+from tests.streams import Recorder, Tape
 from torch_utils.rng import RandomStream
 from training.loss import sample_times
 

@@ -6,22 +6,14 @@ import pytest
 import torch
 
 from tests.goldens.small_losses import PHASES, gradients, make_loss, real_batch
+from tests.streams import Recorder
 from tests.torch_utils.native import needs_compiler
 from torch_utils import custom_ops
 from torch_utils.ops import bias_act, composite, upfirdn2d
-from torch_utils.rng import RandomStream
 from training.augment.ada import AdaAugment
 from training.loss import VideoBatch
 
 pytestmark = needs_compiler
-
-
-class DoubleStream(RandomStream):
-    def uniform(self, name, shape):
-        return super().uniform(name, shape).double()
-
-    def normal(self, name, shape):
-        return super().normal(name, shape).double()
 
 
 def phase_gradients(phase):
@@ -33,7 +25,7 @@ def phase_gradients(phase):
     loss.pl_mean = loss.pl_mean.double()
     batch = real_batch()
     batch = VideoBatch(frames=batch.frames.double(), dt=batch.dt.double(), c=batch.c.double())
-    loss.accumulate(phase, batch=batch, gain=1.0, stream=DoubleStream(0))
+    loss.accumulate(phase, batch=batch, gain=1.0, stream=Recorder(0, torch.float64))
     return gradients(generator) | {f"d.{name}": g for name, g in gradients(discriminators).items()}
 
 

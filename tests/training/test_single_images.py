@@ -7,7 +7,8 @@ import torch
 from dnnlib import UserError
 from metrics.generated_videos import GeneratedVideos
 from run_train import metric_inputs
-from tests.goldens.small_losses import PHASES, Recorder, gradients, make_loss, real_batch
+from tests.goldens.small_losses import PHASES, gradients, make_loss, real_batch
+from tests.streams import Recorder
 from tests.training.tiny import make_loop, make_plan, write_frames
 from torch_utils.rng import RandomStream
 from training.inference.frame_renderer import FrameRenderer

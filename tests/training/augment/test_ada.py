@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
 
+from tests.streams import FixedStream
 from torch_utils.rng import RandomStream
 from training.augment.ada import OPERATIONS, PIPELINES, AdaAugment, AdaController
 from training.augment.ada_transforms import filter_bank
@@ -18,35 +19,11 @@ GRADIENTS = [key for key in GOLDENS.files if "/grad" in key]
 NOISELESS = ("bgcf", "cutout")  # pipelines that together hold every operation but the noise
 
 
-class QuantileStream:
+def quantile_stream(q):
     """Every draw at its q-quantile. The quantiles of normals lack a factor sqrt(2), and the second rotation is held at
     zero, because the measured values were taken so."""
-
-    def __init__(self, q):
-        self.q = q
-
-    def uniform(self, name, shape):
-        return torch.full(tuple(shape), 0.5 if name.endswith("rotate_after") else self.q)
-
-    def normal(self, name, shape):
-        return torch.full(tuple(shape), float(torch.erfinv(torch.tensor(2 * self.q - 1))))
-
-
-class NamedStream:
-    """Given values by the last part of the name; coins always fall for the operation."""
-
-    def __init__(self, **values):
-        self.values = values
-
-    def uniform(self, name, shape):
-        name = name.split("/")[-1]
-        return torch.zeros(tuple(shape)) if name.endswith("_coin") else self._value(name, shape)
-
-    def normal(self, name, shape):
-        return self._value(name.split("/")[-1], shape)
-
-    def _value(self, name, shape):
-        return torch.as_tensor(self.values[name]).expand(tuple(shape))
+    normal = float(torch.erfinv(torch.tensor(2 * q - 1)))
+    return FixedStream(uniform=q, normal=normal, rotate_after=0.5)
 
 
 def augmentation(pipeline, p=1.0, **arguments):
@@ -72,7 +49,7 @@ def test_measured_values(key):
     name, quantile = key.split("/")[:2]
     height = 40 if name == "rotate90" or name in PIPELINES and name != "cutout" else 48
     augment = augmentation(measured_pipeline(name))
-    y = augment(measured_input(height), QuantileStream(float(quantile[1:])))[:, 0]
+    y = augment(measured_input(height), quantile_stream(float(quantile[1:])))[:, 0]
     expected = torch.from_numpy(GOLDENS[key])
     if key.endswith("/projections"):
         # Products with 16 random vectors. Their deviation for an error of 1e-5 at each pixel is 1e-3.
@@ -85,7 +62,7 @@ def test_measured_values(key):
 @pytest.mark.parametrize("key", GRADIENTS)
 def test_measured_gradients(key):
     x = measured_input(40).clone().requires_grad_()
-    y = augmentation(key.split("/")[0])(x, QuantileStream(0.65))
+    y = augmentation(key.split("/")[0])(x, quantile_stream(0.65))
     cotangent = torch.from_numpy(np.random.RandomState(501).randn(2, *y.shape[2:])[:1, None]).float()
     (gradient,) = torch.autograd.grad((y * cotangent).sum(), x)
     torch.testing.assert_close(gradient[:, 0], torch.from_numpy(GOLDENS[key]), rtol=0, atol=1e-4)
@@ -114,20 +91,21 @@ def test_flips_quarter_turns_and_whole_shifts():
         ("rotate90", {"rotate90": 0.3}, frames.rot90(1, (3, 4))),
         ("rotate90", {"rotate90": 0.6}, frames.flip(3).flip(4)),
     ):
-        y = augmentation({operation: 1})(frames, NamedStream(**values))
+        y = augmentation({operation: 1})(frames, FixedStream(coin=0.0, **values))
         torch.testing.assert_close(y, expected, rtol=0, atol=0.15)
         assert (frames - expected).abs().max() > 1
     frames = videos(1, 2, 3, 24, 24)
-    shifted = augmentation({"xint": 1})(frames, NamedStream(xint=[1.0, 0.2]))  # 3 to the right, -1.8 (rounded) down
+    # 3 to the right, -1.8 (rounded) down
+    shifted = augmentation({"xint": 1})(frames, FixedStream(coin=0.0, xint=[1.0, 0.2]))
     torch.testing.assert_close(shifted[..., :21, 3:], frames[..., 2:23, :21], rtol=0, atol=1e-4)
 
 
 def test_corruptions_in_closed_form():
     frames = videos(2, 2, 3, 8, 6)
     image = videos(2, 1, 3, 8, 6, seed=1)
-    noisy = augmentation({"noise": 1})(frames, NamedStream(noise=-2.0, noise_image=image))
+    noisy = augmentation({"noise": 1})(frames, FixedStream(coin=0.0, noise=-2.0, noise_image=image))
     torch.testing.assert_close(noisy, frames + 0.2 * image)
-    cut = augmentation({"cutout": 1})(frames, NamedStream(cutout=[0.0, 0.5]))  # (x, y)
+    cut = augmentation({"cutout": 1})(frames, FixedStream(coin=0.0, cutout=[0.0, 0.5]))  # (x, y)
     expected = frames.clone()
     expected[..., 2:6, :1] = 0  # pixel centres closer than a quarter of the image: only the first of six columns
     assert torch.equal(cut, expected)
@@ -143,7 +121,7 @@ def test_colours_in_closed_form():
         ("hue", {"hue": 0.5 + 1 / 3}, frames.roll(1, 2)),  # a third of a turn: red becomes green
         ("saturation", {"saturation": 1.0}, gray + 2 * (frames - gray)),
     ):
-        y = augmentation({operation: 1})(frames, NamedStream(**values))
+        y = augmentation({operation: 1})(frames, FixedStream(coin=0.0, **values))
         torch.testing.assert_close(y, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -197,15 +175,9 @@ def test_band_filter_probability_and_power():
     changed = (augment(frames, RandomStream(1)) - frames).abs().amax([1, 2, 3, 4]) > 1e-3
     assert abs(float(changed.float().mean()) - 0.25) < 4 * math.sqrt(0.25 * 0.75 / 600)
     # Amplifying the lowest band of a constant image by 2^t, the power that is expected of natural images stays.
-    y = augmentation({"imgfilter": 1}, imgfilter_bands=[1, 0, 0, 0])(frames[:1] * 0 + 1, NamedBand(gain=1.0))
+    augment = augmentation({"imgfilter": 1}, imgfilter_bands=[1, 0, 0, 0])
+    y = augment(frames[:1] * 0 + 1, FixedStream(coin=0.0, normal=1.0))  # the gains of all bands alike
     torch.testing.assert_close(y, torch.full_like(y, (2 / math.sqrt((10 * 4 + 3) / 13)) ** 2), rtol=1e-4, atol=0)
-
-
-class NamedBand(NamedStream):
-    """The gains of all bands alike."""
-
-    def _value(self, name, shape):
-        return torch.full(tuple(shape), self.values["gain"])
 
 
 @pytest.mark.parametrize("pipeline", NOISELESS)

@@ -8,43 +8,29 @@ import torch
 import torch.nn.functional as F
 from torch.autograd import gradcheck, gradgradcheck
 
+from tests.streams import FixedStream, Recorder
 from torch_utils.rng import RandomStream
 from training.augment.diffaugment import diffaugment, parse_policy, shift_by_index
 
 GOLDENS = np.load(Path(__file__).parents[2] / "data" / "operators.npz")
 
 
-class RecordedStream:
-    """Draw number i is that of RandomState(seed + i); remembers the names."""
+class NumpyStream:
+    """Draw number i is that of RandomState(seed + i), as the measured values were taken."""
 
     def __init__(self, seed):
         self.seed = seed
-        self.names = []
+        self.count = 0
 
-    def _next(self, name):
-        self.names.append(name)
-        return np.random.RandomState(self.seed + len(self.names) - 1)
-
-    def uniform(self, name, shape):
-        return torch.from_numpy(self._next(name).rand(*shape)).float()
-
-    def integers(self, name, low, high, shape):
-        return torch.from_numpy(self._next(name).randint(low, high, size=tuple(shape)))
-
-
-class FixedStream:
-    """Values by the last part of the name; uniform draws default to the middle, where colours do not change."""
-
-    def __init__(self, **values):
-        self.values = values
+    def _next(self):
+        self.count += 1
+        return np.random.RandomState(self.seed + self.count - 1)
 
     def uniform(self, name, shape):
-        return torch.full(tuple(shape), self.values.get(name.split("/")[-1], 0.5))
+        return torch.from_numpy(self._next().rand(*shape)).float()
 
     def integers(self, name, low, high, shape):
-        value = self.values[name.split("/")[-1]]
-        assert low <= value < high
-        return torch.full(tuple(shape), value)
+        return torch.from_numpy(self._next().randint(low, high, size=tuple(shape)))
 
 
 def videos(*shape, seed=0, dtype=torch.float32):
@@ -54,27 +40,28 @@ def videos(*shape, seed=0, dtype=torch.float32):
 @pytest.mark.parametrize("policy, seed", [("color,translation", 2200), ("cutout", 2300)])
 def test_measured_values(policy, seed):
     frames = torch.from_numpy(GOLDENS["diffaugment/x"])[:, :6].reshape(2, 2, 3, 16, 16)
-    y = diffaugment(frames, policy, RecordedStream(seed))
+    y = diffaugment(frames, policy, NumpyStream(seed))
     expected = torch.from_numpy(GOLDENS[f"diffaugment/{policy}"]).reshape(2, 2, 3, 16, 16)
     torch.testing.assert_close(y, expected, rtol=0, atol=1e-6)
 
 
 def test_names_and_order_of_the_draws():
-    stream = RecordedStream(0)
+    stream = Recorder(0)
     diffaugment(videos(2, 2, 3, 8, 8), "color, translation,cutout", stream, prefix="real/")
     names = ["brightness", "saturation", "contrast", "translation_x", "translation_y", "cutout_x", "cutout_y"]
-    assert stream.names == [f"real/diffaugment/{name}" for name in names]
+    assert list(stream.draws) == [f"real/diffaugment/{name}" for name in names]
 
 
 def test_color_step_by_step():
     frames = videos(1, 2, 3, 6, 5)
-    y = diffaugment(frames, "color", FixedStream(brightness=0.9, saturation=0.8, contrast=0.1))
+    y = diffaugment(frames, "color", FixedStream(uniform=0.5, brightness=0.9, saturation=0.8, contrast=0.1))
     x = frames + 0.4
     mean = x.mean(2, keepdim=True)
     x = (x - mean) * 1.6 + mean
     mean = x.mean([2, 3, 4], keepdim=True)
     torch.testing.assert_close(y, (x - mean) * 0.6 + mean, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(diffaugment(frames, "color", FixedStream()), frames)  # the middle of all ranges
+    # The middle of all ranges changes no colour.
+    torch.testing.assert_close(diffaugment(frames, "color", FixedStream(uniform=0.5)), frames)
 
 
 def test_translation_moves_rows_by_x_and_columns_by_y():
@@ -114,7 +101,8 @@ def test_cutout_zeroes_half_of_each_edge(size, edge):
     left = size // 2 - edge // 2
     expected[:, :, :, :edge, left : left + edge] = 0
     assert torch.equal(y, expected)
-    assert diffaugment(frames, "cutout", FixedStream(cutout_x=0, cutout_y=0)).eq(0).sum() == 6 * (edge - edge // 2) ** 2
+    y = diffaugment(frames, "cutout", FixedStream(cutout_x=0, cutout_y=0))
+    assert y.eq(0).sum() == 6 * (edge - edge // 2) ** 2
 
 
 def test_frames_share_and_videos_differ():

@@ -14,17 +14,12 @@ TIME = 0.3
 
 
 @pytest.fixture(scope="module")
-def generator():
-    return build_generator(SMALL)
-
-
-@pytest.fixture(scope="module")
-def scene(generator):
+def renderer(generator):
     return FrameRenderer(generator, **codes())
 
 
-def test_layers_add_up_to_the_frame(scene):
-    both, front, back = (scene.output(TIME, cameras(), layers=name) for name in ("both", "foreground", "background"))
+def test_layers_add_up_to_the_frame(renderer):
+    both, front, back = (renderer.output(TIME, cameras(), layers=name) for name in ("both", "foreground", "background"))
     opacity = both.opacity[:, :, None]
     assert opacity.min() < 0.9 and opacity.max() > 0.1, "nothing would be tested"
     assert_near(opacity * front.image_raw + (1 - opacity) * back.image_raw, both.image_raw)
@@ -33,16 +28,16 @@ def test_layers_add_up_to_the_frame(scene):
     assert back.image.shape == both.image.shape and not torch.allclose(back.image, front.image)
 
 
-def test_the_order_of_layers_does_not_matter(generator, scene):
+def test_the_order_of_layers_does_not_matter(generator, renderer):
     """What is kept from frame to frame belongs to no layer."""
     fresh = FrameRenderer(generator, **codes()).output(TIME, cameras()).image
     for layers in ("background", "foreground", "both"):
-        image = scene.output(TIME, cameras(), layers=layers).image
+        image = renderer.output(TIME, cameras(), layers=layers).image
     assert torch.equal(image, fresh)
 
 
-def test_the_background_is_the_same_at_all_times(scene):
-    first, later = (scene.output(time, cameras(), layers="background").image for time in (0, 1))
+def test_the_background_is_the_same_at_all_times(renderer):
+    first, later = (renderer.output(time, cameras(), layers="background").image for time in (0, 1))
     assert torch.equal(first, later)
 
 
@@ -60,24 +55,24 @@ def test_a_draft_is_what_the_first_blocks_give(generator, fused):
     short = build_generator(dataclasses.replace(SMALL, resolution=16))
     short.load_state_dict({name: x for name, x in generator.state_dict().items() if name in short.state_dict()})
     inputs = codes()
-    scenes = [
+    renderers = [
         FrameRenderer(generator, **inputs),
         FrameRenderer(short, **inputs | {"ws": inputs["ws"][:, : short.num_ws]}),
     ]
     if not fused:
-        for scene in scenes:
-            scene._weights.fused = None
-    full, expected = (scene.output(TIME, cameras()) for scene in scenes)
-    draft = scenes[0].output(TIME, cameras(), resolution=16)
+        for renderer in renderers:
+            renderer._weights.fused = None
+    full, expected = (renderer.output(TIME, cameras()) for renderer in renderers)
+    draft = renderers[0].output(TIME, cameras(), resolution=16)
     assert_near(draft.image, expected.image)
     assert torch.equal(draft.image_raw, full.image_raw) and torch.equal(draft.depth, full.depth)
-    assert torch.equal(scenes[0].output(TIME, cameras(), resolution=32).image, full.image)
-    raw = scenes[0].output(TIME, cameras(), resolution=8)
+    assert torch.equal(renderers[0].output(TIME, cameras(), resolution=32).image, full.image)
+    raw = renderers[0].output(TIME, cameras(), resolution=8)
     assert torch.equal(raw.image, raw.image_raw)
 
 
-def test_mistakes_are_named(scene):
+def test_mistakes_are_named(renderer):
     with pytest.raises(ValueError, match="layers must be both, foreground or background, got 'front'"):
-        scene.output(TIME, cameras(), layers="front")
+        renderer.output(TIME, cameras(), layers="front")
     with pytest.raises(ValueError, match="the image can be 8, 16, 32 wide, not 12"):
-        scene.output(TIME, cameras(), resolution=12)
+        renderer.output(TIME, cameras(), resolution=12)

@@ -17,11 +17,6 @@ from training.inference.viewer_source import KEPT_RENDERERS, GeneratorViews
 CAMERA = PathCamera(0.1, math.pi / 2, 1.0, 18.0, 0.25)
 
 
-@pytest.fixture(scope="module")
-def generator():
-    return build_generator(SMALL)
-
-
 @pytest.fixture
 def views(generator):
     return GeneratorViews(generator)
@@ -47,14 +42,14 @@ def test_a_view_is_what_the_render_command_shows_for_these_seeds(views, generato
     codes = latents(3, 5)
     with torch.no_grad():
         ws = generator.mapping(codes.z, truncation_psi=0.7)
-        scene = FrameRenderer(generator, ws, z_motion=codes.z_motion, z_bg=codes.z_bg)
-        expected = scene.output(0.25, generator.camera_prior.at_angles(0.1, math.pi / 2, 1.0))
+        renderer = FrameRenderer(generator, ws, z_motion=codes.z_motion, z_bg=codes.z_bg)
+        expected = renderer.output(0.25, generator.camera_prior.at_angles(0.1, math.pi / 2, 1.0))
     found = views.render(request(LatentSelection(seed=3, motion_seed=5, truncation_psi=0.7)))
     assert torch.equal(found.image, expected.image) and torch.equal(found.depth, expected.depth)
     assert torch.equal(found.image_raw, expected.image_raw) and torch.equal(found.opacity, expected.opacity)
 
 
-def test_layers_and_drafts_are_those_of_the_scene(views):
+def test_layers_and_drafts_are_those_of_the_renderer(views):
     assert views.render(request(width=16)).image.shape == (1, 1, 3, 16, 16)
     assert not views.render(request(layers="background")).opacity.any()
 
@@ -70,9 +65,9 @@ def test_between_two_contents_styles_are_linear(views):
 
 
 def test_between_two_motions_codes_are_spherical(views, generator):
-    scene = views._renderer(LatentSelection(motion_seed=2, other_motion_seed=7, motion_mix=0.5))
+    renderer = views._renderer(LatentSelection(motion_seed=2, other_motion_seed=7, motion_mix=0.5))
     expected = slerp(latents(0, 2).z_motion, latents(0, 7).z_motion, 0.5)
-    assert torch.equal(scene.z_motion, expected)
+    assert torch.equal(renderer.z_motion, expected)
     whole = views.render(request(LatentSelection(motion_seed=2, other_motion_seed=7, motion_mix=1.0)))
     assert torch.equal(whole.image, views.render(request(LatentSelection(motion_seed=7))).image)
 
@@ -85,7 +80,7 @@ def test_styles_of_another_content_in_some_layers(views):
     assert torch.equal(mixed[:, [0, 1, 6]], own[:, [0, 1, 6]])
 
 
-def test_few_scenes_are_kept(views):
+def test_few_renderers_are_kept(views):
     for seed in range(KEPT_RENDERERS + 3):
         views.render(request(LatentSelection(seed=seed)))
     kept = list(views._renderers.values())

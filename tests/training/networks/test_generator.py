@@ -18,11 +18,6 @@ def select(inputs, videos):
     return {name: value[videos] for name, value in inputs.items()}
 
 
-@pytest.fixture(scope="module")
-def generator():
-    return build_generator(SMALL)
-
-
 @torch.no_grad()
 def test_shapes_and_ranges(generator):
     output = generator.synthesize(**codes(), times=TIMES, cameras=cameras())

@@ -10,7 +10,7 @@ from tests.goldens.checks import assert_near
 from tests.goldens.evaluation import CASES, case_generator, case_inputs, evaluate
 from tests.goldens.networks import golden_arrays, paper_generator
 from tests.goldens.subsets import NUM_RAYS, at_pixels, chosen
-from tests.tape import ConstantStream, Tape
+from tests.streams import Tape, constant_stream
 from training.published.state_dict import map_generator_name
 
 # The original differs from itself by up to 9e-5 on another machine (values up to 3.5).
@@ -105,7 +105,7 @@ def recorded_draws(log):
 def test_training_mode(config, goldens, run):
     """Two videos of two frames with random depths and densities, and the NeRF-path loss."""
     generator = paper_generator(config).train()
-    stream = Tape(recorded_draws(goldens["train_tape3000/log"])) if run == "train_tape3000" else ConstantStream()
+    stream = Tape(recorded_draws(goldens["train_tape3000/log"])) if run == "train_tape3000" else constant_stream()
     output = generator.synthesize(
         generator.mapping(goldens["train/inputs/z"]),
         z_motion=goldens["train/inputs/z_motion"],

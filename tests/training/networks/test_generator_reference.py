@@ -10,7 +10,7 @@ from tests.goldens import reference
 from tests.goldens.checks import assert_near
 from tests.goldens.networks import CAMERAS, SMALL, build_generator, doubled_state, paper_generator
 from tests.goldens.reference import SPECS, Spec, generator_shapes
-from tests.tape import Tape
+from tests.streams import Recorder, Tape
 from torch_utils.rng import RandomStream
 from training.published.state_dict import map_generator_name
 
@@ -35,22 +35,6 @@ VARIANTS = {
     "clamped pixelshuffle": dataclasses.replace(SMALL, clamp=0.3, upsampling="pixelshuffle"),
 }
 CAMERA_SEED = 0
-
-
-class RecordingStream(RandomStream):
-    """Draws in double precision, and remembers them."""
-
-    def __init__(self, seed):
-        super().__init__(seed)
-        self.draws = {}
-
-    def uniform(self, name, shape):
-        self.draws[name] = super().uniform(name, shape).double()
-        return self.draws[name]
-
-    def normal(self, name, shape):
-        self.draws[name] = super().normal(name, shape).double()
-        return self.draws[name]
 
 
 def random_inputs(spec: Spec, batch=2):
@@ -99,7 +83,7 @@ def test_evaluation(variant):
 def test_training_mode(variant):
     """Random depths and densities, the NeRF-path loss, the running means after both passes."""
     spec = VARIANTS[variant]
-    inputs, cameras, stream = random_inputs(spec), random_cameras(), RecordingStream(3)
+    inputs, cameras, stream = random_inputs(spec), random_cameras(), Recorder(3, torch.float64)
     generator = build_generator(spec).double().train()
     output = generator.synthesize(**inputs, cameras=cameras, stream=stream, path_loss=True)
     state = doubled_state(generator_shapes(spec))
@@ -125,7 +109,7 @@ def test_training_mode(variant):
 def test_gradients(variant):
     """Of the image and the path loss, for every parameter and every code."""
     spec = VARIANTS[variant]
-    inputs, cameras, stream = random_inputs(spec, batch=1), random_cameras(1), RecordingStream(3)
+    inputs, cameras, stream = random_inputs(spec, batch=1), random_cameras(1), Recorder(3, torch.float64)
     inputs = {name: value.requires_grad_(name != "times") for name, value in inputs.items()}
     generator = build_generator(spec).double().train()
 
@@ -223,7 +207,7 @@ def test_paper_size_in_evaluation():
 def test_paper_size_in_training_mode():
     spec, generator = SPECS["mead"], paper_generator("mead").double().train()
     prior = CameraPrior(**CAMERAS["mead"])
-    cameras, stream = prior.sample(1, RandomStream(0)), RecordingStream(4)
+    cameras, stream = prior.sample(1, RandomStream(0)), Recorder(4, torch.float64)
     inputs = random_inputs(spec, batch=1)
     inputs["times"] = inputs["times"][:, :1]
     output = generator.synthesize(**inputs, cameras=cameras, stream=stream, path_loss=True)
