@@ -3,8 +3,7 @@
 FAKE is a snapshot, a run folder (its newest snapshot), a published checkpoint, or a folder of generated videos: folders
 of frames, or video files. Every metric adds a row to OUT/metric-<name>.jsonl.
 
-This file is a script: it puts training and metrics together, and is imported by `metrics.__main__` alone (which it is
-not itself, because processes that are started afresh import what they run under its name).
+This script puts training and metrics together; no other module imports it.
 """
 
 import os
@@ -246,4 +245,7 @@ def open_generator(snapshot: Path, options: dict[str, Any], device: Any) -> tupl
 
 
 if __name__ == "__main__":
-    run_cli(lambda: main(standalone_mode=False, prog_name="python -m metrics"))
+    # Under the module's own name: spawned processes import `run` by it, and do not import the __main__ of a package.
+    from metrics.__main__ import main as command
+
+    run_cli(lambda: command(standalone_mode=False, prog_name="python -m metrics"))

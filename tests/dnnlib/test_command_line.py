@@ -1,6 +1,9 @@
 """What all commands have in common: spellings of options, suggestions, finite numbers, `~`."""
 
 import importlib
+import pathlib
+import subprocess
+import sys
 
 import click
 import click.testing
@@ -15,7 +18,15 @@ COMMANDS = (
     "benchmarks.training", "benchmarks.viewer", "generate", "metrics.__main__", "renderer.contact_sheet",
     "renderer.mesh.__main__", "renderer.viewer.__main__", "benchmarks.operators", "training.dataset_tool.__main__",
     "training.dataset_tool.demo_clip", "training.inversion.__main__", "training.published.__main__",
-    "training.report.__main__", "training.synthetic.make_dataset",
+    "training.report.__main__", "training.synthetic.__main__",
+)  # fmt: skip
+
+
+# `python -m` commands of the README and the docs.
+PROGRAMS = (
+    "metrics", "renderer.contact_sheet", "renderer.geometry", "renderer.mesh", "renderer.viewer",
+    "training.dataset_tool", "training.dataset_tool.demo_clip", "training.inversion", "training.published",
+    "training.report", "training.synthetic",
 )  # fmt: skip
 
 
@@ -107,3 +118,12 @@ def test_the_nearest_program_is_suggested(name, end):
     with pytest.raises(ValueError, match="--render_program: there is no program") as raised:
         generate.parse_programs(f"front,{name}")
     assert str(raised.value).endswith(end)
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_programs_run_under_their_names(program):
+    root = pathlib.Path(__file__).resolve().parents[2]
+    words = [sys.executable, "-m", program, "--help"]
+    result = subprocess.run(words, cwd=root, capture_output=True, text=True, timeout=120)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.startswith(f"Usage: python -m {program} ")

@@ -1,4 +1,4 @@
-"""Videos of drawn talking heads with their ground truth: `python -m training.synthetic OUT --videos 512`.
+"""Videos of synthetic talking heads with their ground truth.
 
     OUT/videos/00007/000003.png     a frame; the layout of every training set
     OUT/truth/00007.npz             what is known about the video: camera, codes, depth, opacity (see `Truth`)
@@ -23,19 +23,16 @@ import shutil
 from collections.abc import Iterator
 from typing import Any
 
-import click
 import numpy as np
 import torch
 from PIL import Image
 from tqdm import tqdm
 
-from dnnlib import UserError, atomic_write, run_cli
-from dnnlib.command_line import Command
+from dnnlib import UserError, atomic_write
 from dnnlib.processes import begin_worker
 from renderer.cameras import Cameras, camera_angles
 from renderer.video import image_grid, save_png
 from training.data.dataset_folders import keep_out_of_made_data
-from training.launch.config import compose_options
 from training.synthetic.render import Recipe, render_video
 
 __all__ = ["make_dataset", "read_recipe"]
@@ -210,31 +207,3 @@ def _write_sheet(folder: str, recipe: Recipe) -> None:
                 cells.append(torch.from_numpy(np.asarray(image).transpose(2, 0, 1).copy()))
     # Not among the frames, and hidden: a picture in the root would be taken for a loose frame.
     save_png(image_grid(torch.stack(cells), columns * 2), os.path.join(folder, ".preview.png"))
-
-
-COUNT = click.IntRange(min=1)
-
-
-@click.command(cls=Command)
-@click.argument("out")
-@click.option("--videos", type=COUNT, default=512, show_default=True, help="Number of videos.")
-@click.option("--frames", type=COUNT, default=16, show_default=True, help="Frames of each.")
-@click.option("--resolution", type=click.IntRange(8, 1024), default=64, show_default=True, help="Pixels per side.")
-@click.option("--supersample", type=click.IntRange(1, 8), default=2, show_default=True, help="Rays per pixel and side.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of everything that is drawn.")
-@click.option("--model", default="stylenerf_small", show_default=True, help="Whose cameras are drawn (conf/model).")
-@click.option("--workers", type=COUNT, help="Processes.  [default: one per core]")
-def main(
-    out: str, videos: int, frames: int, resolution: int, supersample: int, seed: int, model: str, workers: int | None
-) -> None:
-    """Draw talking heads with known geometry into the training set OUT. Goes on where it was interrupted."""
-    camera = compose_options([f"model={model}"])["model"]["generator"]["camera"]
-    recipe = Recipe(
-        videos=videos, frames=frames, resolution=resolution, supersample=supersample, seed=seed, camera=camera
-    )
-    make_dataset(out, recipe, workers=workers)
-    click.echo(f"{out}: {videos} videos of {frames} frames, {resolution}×{resolution}")
-
-
-if __name__ == "__main__":
-    run_cli(lambda: main(standalone_mode=False))

@@ -17,6 +17,7 @@ from renderer.depth import project
 from renderer.volume_rendering import Fields
 from training.data.dataset import VideoPairDataset
 from training.synthetic import make_dataset as synthetic
+from training.synthetic.__main__ import main
 from training.synthetic.head_model import DENSITY, HEAD_Z, Backdrop, TalkingHead
 from training.synthetic.make_dataset import make_dataset, read_recipe
 from training.synthetic.parameters import BACKGROUND_CODE, CONTENT_CODE, MOTION_CODE, Person, Pose, pose_at
@@ -232,8 +233,8 @@ def test_what_is_there_is_not_touched(tmp_path):
 def test_the_command(tmp_path):
     out = str(tmp_path / "set")
     words = [out, "--videos", "1", "--frames", "2", "--resolution", "8", "--supersample", "1", "--workers", "1"]
-    result = CliRunner().invoke(synthetic.main, words)
+    result = CliRunner().invoke(main, words)
     assert result.exit_code == 0 and "1 videos of 2 frames, 8×8" in result.output
     assert read_recipe(out)["camera"]["yaw"] == [-0.3, 0.3]  # of stylenerf_small
-    result = CliRunner().invoke(synthetic.main, [*words, "--model", "nobody"])
+    result = CliRunner().invoke(main, [*words, "--model", "nobody"])
     assert isinstance(result.exception, UserError) and "There is no model 'nobody'" in str(result.exception)

@@ -1,0 +1,36 @@
+"""A training set of synthetic talking heads: `python -m training.synthetic OUT --videos 512`."""
+
+import click
+
+from dnnlib import run_cli
+from dnnlib.command_line import Command
+from training.launch.config import compose_options
+from training.synthetic.make_dataset import make_dataset
+from training.synthetic.render import Recipe
+
+COUNT = click.IntRange(min=1)
+
+
+@click.command(cls=Command)
+@click.argument("out")
+@click.option("--videos", type=COUNT, default=512, show_default=True, help="Number of videos.")
+@click.option("--frames", type=COUNT, default=16, show_default=True, help="Frames of each.")
+@click.option("--resolution", type=click.IntRange(8, 1024), default=64, show_default=True, help="Pixels per side.")
+@click.option("--supersample", type=click.IntRange(1, 8), default=2, show_default=True, help="Rays per pixel and side.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of everything that is drawn.")
+@click.option("--model", default="stylenerf_small", show_default=True, help="Whose cameras are drawn (conf/model).")
+@click.option("--workers", type=COUNT, help="Processes.  [default: one per core]")
+def main(
+    out: str, videos: int, frames: int, resolution: int, supersample: int, seed: int, model: str, workers: int | None
+) -> None:
+    """Draw talking heads with known geometry into the training set OUT. Goes on where it was interrupted."""
+    camera = compose_options([f"model={model}"])["model"]["generator"]["camera"]
+    recipe = Recipe(
+        videos=videos, frames=frames, resolution=resolution, supersample=supersample, seed=seed, camera=camera
+    )
+    make_dataset(out, recipe, workers=workers)
+    click.echo(f"{out}: {videos} videos of {frames} frames, {resolution}×{resolution}")
+
+
+if __name__ == "__main__":
+    run_cli(lambda: main(standalone_mode=False))
