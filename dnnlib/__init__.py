@@ -1,18 +1,19 @@
 """Helpers without any machine learning in them: errors for users, safe file writing, formatting."""
 
+from dnnlib.processes import print_any_text, run_cli
 from dnnlib.util import (
     UserError,
     atomic_write,
     choices_hint,
+    exclusive_lock,
     expand_home,
     explain_file_trouble,
     format_bytes,
     format_time,
+    link_or_copy,
     nearest_name,
     one_line,
     parse_int_list,
-    print_any_text,
-    run_cli,
     temporary_folder,
 )
 
@@ -23,10 +24,12 @@ __all__ = [
     "__version__",
     "atomic_write",
     "choices_hint",
+    "exclusive_lock",
     "expand_home",
     "explain_file_trouble",
     "format_bytes",
     "format_time",
+    "link_or_copy",
     "nearest_name",
     "one_line",
     "parse_int_list",

@@ -6,19 +6,24 @@ The reader of a command's output may disappear: `| head -n 1` closes the pipe, a
 
 import contextlib
 import errno
+import getpass
 import io
 import multiprocessing
 import os
 import select
 import signal
 import sys
+import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import TextIO
 
-__all__ = ["Ended", "begin_worker", "keep_streams", "signals_end"]
+from dnnlib.util import NO_TEMPORARY_FOLDER, UserError, one_line
 
+__all__ = ["Ended", "begin_worker", "keep_streams", "print_any_text", "run_cli", "signals_end"]
+
+TORCH_CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -127,3 +132,74 @@ def begin_worker() -> None:
 def _leave_with_parent() -> None:
     multiprocessing.parent_process().join()
     os._exit(1)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Commands
+
+
+def print_any_text() -> None:
+    r"""Let this process print what its output's encoding does not know: as \xd7, not with an error."""
+    for stream in (sys.stdout, sys.stderr):
+        # Not a text file: closed, or somebody has put something else there.
+        if hasattr(stream, "reconfigure") and stream.errors in ("strict", "surrogateescape"):
+            with contextlib.suppress(ValueError, OSError):
+                stream.reconfigure(errors="backslashreplace")
+
+
+def run_cli(main: Callable[[], object]) -> None:
+    """Run a script and leave the process: a user's mistake becomes `error: <one line>` on stderr and exit code 2.
+
+    Ctrl-C gives exit code 130, SIGTERM 143, SIGHUP 129. Every other error keeps its traceback. A click command is
+    passed as `lambda: command(standalone_mode=False)`; its usage errors get the same form. Whether anybody reads what
+    is printed makes no difference.
+    """
+    import click  # here, so that the library does not depend on it
+
+    keep_streams()
+    print_any_text()
+    try:
+        with signals_end():
+            _give_torch_a_cache()
+            main()
+    except UserError as error:
+        _leave(f"error: {one_line(error)}", 2)
+    except click.ClickException as error:
+        _leave(f"error: {one_line(error.format_message())}", 2)
+    except (KeyboardInterrupt, click.Abort):
+        _leave("interrupted", 130)
+    except Ended as error:
+        _leave(f"ended by {error}", 128 + error.number)
+    except FileNotFoundError as error:
+        if "No usable temporary directory" not in str(error):  # a library has looked for one
+            raise
+        _leave(f"error: {one_line(NO_TEMPORARY_FOLDER)}", 2)
+    sys.exit(0)
+
+
+def _give_torch_a_cache() -> None:
+    """Name PyTorch's compiler a cache folder where it would fail to: it asks for the user's name, and for /tmp.
+
+    It does so when it is imported, which some operations of PyTorch do, and makes the folder.
+
+    Raises:
+        UserError: There is no place for a cache either.
+    """
+    if os.environ.get(TORCH_CACHE_VARIABLE):
+        return
+    try:
+        folder = tempfile.gettempdir()
+    except FileNotFoundError:
+        from dnnlib.downloads import cache_folder
+
+        os.environ[TORCH_CACHE_VARIABLE] = str(cache_folder("inductor"))
+        return
+    try:
+        getpass.getuser()
+    except (KeyError, OSError, ImportError):  # newer versions of PyTorch do the same
+        os.environ[TORCH_CACHE_VARIABLE] = os.path.join(folder, f"torchinductor_uid_{os.getuid()}")
+
+
+def _leave(message: str, code: int) -> None:
+    print(message, file=sys.stderr, flush=True)
+    sys.exit(code)

@@ -3,31 +3,29 @@
 import contextlib
 import difflib
 import errno
-import getpass
+import fcntl
 import os
 import re
 import secrets
-import sys
+import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import IO, Any
-
-from dnnlib.processes import Ended, keep_streams, signals_end
 
 __all__ = [
     "UserError",
     "atomic_write",
     "choices_hint",
+    "exclusive_lock",
     "expand_home",
     "explain_file_trouble",
     "format_bytes",
     "format_time",
     "home_folder",
+    "link_or_copy",
     "nearest_name",
     "one_line",
     "parse_int_list",
-    "print_any_text",
-    "run_cli",
     "temporary_folder",
 ]
 
@@ -37,7 +35,6 @@ NO_TEMPORARY_FOLDER = (
     "There is no folder for temporary files that can be written to (tried: $TMPDIR, /tmp, /var/tmp, /usr/tmp and the "
     "working folder); set TMPDIR to one."
 )
-TORCH_CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 FEW = 8  # names that a message can hold
 
 
@@ -69,8 +66,8 @@ def atomic_write(path: str | os.PathLike, mode: str = "wb", *, encoding: str | N
     if mode not in ("wb", "w"):
         raise ValueError(f"atomic_write writes whole files: mode must be 'wb' or 'w', got '{mode}'.")
     path = os.path.abspath(os.fspath(path))
-    folder, name = os.path.split(path)
-    temporary = os.path.join(folder, f".{name[:200]}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    folder = os.path.dirname(path)
+    temporary = _temporary_name(path)
     text = {} if mode == "wb" else {"encoding": encoding or "utf-8", "errors": "backslashreplace", "newline": "\n"}
     try:
         # Unlike tempfile's, this file gets the permissions that the user's umask asks for.
@@ -87,6 +84,64 @@ def atomic_write(path: str | os.PathLike, mode: str = "wb", *, encoding: str | N
         if reason is None:
             raise
         raise UserError(f"Cannot write {path}: {reason}") from error
+
+
+def link_or_copy(source: str | os.PathLike, target: str | os.PathLike) -> None:
+    """Let `target` be the file `source` under a second name, or a copy where the file system has no hard links.
+
+    `target` holds either what it held before or all of the new content, whatever happens. A file has so many links at
+    most (65,000 on ext4): beyond them there is a copy, too.
+
+    Raises:
+        OSError: `source` cannot be read.
+        UserError: `target` cannot be written; see `atomic_write`.
+    """
+    link = _temporary_name(target)
+    try:
+        os.link(source, link)
+        os.replace(link, target)
+    except OSError:
+        with open(source, "rb") as content, atomic_write(target) as file:
+            shutil.copyfileobj(content, file)
+    finally:  # it is still there if the rename failed, or if both were names of one file already
+        with contextlib.suppress(OSError):
+            os.unlink(link)
+
+
+@contextlib.contextmanager
+def exclusive_lock(path: str | os.PathLike, *, busy: str | None = None) -> Iterator[bool]:
+    """Hold a lock on a file or a folder while the block runs; the system releases it when the process ends, however.
+
+    Some network file systems know no locks: there the block runs without.
+
+    Args:
+        path: A folder, which leaves no lock file behind, or a file; it must exist.
+        busy: The error's message if another process holds the lock; None: wait for it.
+
+    Yields:
+        Whether the lock is held.
+
+    Raises:
+        UserError: Another process holds the lock, and `busy` is given.
+        OSError: The path cannot be opened.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR)  # NFS locks only files that may be written to
+    except IsADirectoryError:
+        descriptor = os.open(path, os.O_RDONLY)
+    try:
+        held = True
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX if busy is None else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(busy) from error
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+                raise
+            held = False
+        yield held
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager
@@ -148,6 +203,12 @@ def temporary_folder() -> str:
         return tempfile.gettempdir()
     except FileNotFoundError as error:
         raise UserError(NO_TEMPORARY_FOLDER) from error
+
+
+def _temporary_name(path: str | os.PathLike) -> str:
+    """A hidden name in the same folder that no other file has."""
+    folder, name = os.path.split(os.path.abspath(path))
+    return os.path.join(folder, f".{name[:200]}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
 
 
 def _sync_folder(folder: str) -> None:
@@ -265,74 +326,3 @@ def choices_hint(name: str, known: Iterable[str], *, everything: str = "") -> st
         return f"choose from {', '.join(known)}." + ("" if near is None else f" Did you mean {near}?")
     everything = everything or f"choose from {', '.join(known)}."
     return everything if near is None else f"did you mean {near}? {everything}"
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# Scripts
-
-
-def print_any_text() -> None:
-    r"""Let this process print what its output's encoding does not know: as \xd7, not with an error."""
-    for stream in (sys.stdout, sys.stderr):
-        # Not a text file: closed, or somebody has put something else there.
-        if hasattr(stream, "reconfigure") and stream.errors in ("strict", "surrogateescape"):
-            with contextlib.suppress(ValueError, OSError):
-                stream.reconfigure(errors="backslashreplace")
-
-
-def run_cli(main: Callable[[], object]) -> None:
-    """Run a script and leave the process: a user's mistake becomes `error: <one line>` on stderr and exit code 2.
-
-    Ctrl-C gives exit code 130, SIGTERM 143, SIGHUP 129. Every other error keeps its traceback. A click command is
-    passed as `lambda: command(standalone_mode=False)`; its usage errors get the same form. Whether anybody reads what
-    is printed makes no difference.
-    """
-    import click  # here, so that the library does not depend on it
-
-    keep_streams()
-    print_any_text()
-    try:
-        with signals_end():
-            _give_torch_a_cache()
-            main()
-    except UserError as error:
-        _leave(f"error: {one_line(error)}", 2)
-    except click.ClickException as error:
-        _leave(f"error: {one_line(error.format_message())}", 2)
-    except (KeyboardInterrupt, click.Abort):
-        _leave("interrupted", 130)
-    except Ended as error:
-        _leave(f"ended by {error}", 128 + error.number)
-    except FileNotFoundError as error:
-        if "No usable temporary directory" not in str(error):  # a library has looked for one
-            raise
-        _leave(f"error: {one_line(NO_TEMPORARY_FOLDER)}", 2)
-    sys.exit(0)
-
-
-def _give_torch_a_cache() -> None:
-    """Name PyTorch's compiler a cache folder where it would fail to: it asks for the user's name, and for /tmp.
-
-    It does so when it is imported, which some operations of PyTorch do, and makes the folder.
-
-    Raises:
-        UserError: There is no place for a cache either.
-    """
-    if os.environ.get(TORCH_CACHE_VARIABLE):
-        return
-    try:
-        folder = tempfile.gettempdir()
-    except FileNotFoundError:
-        from dnnlib.downloads import cache_folder
-
-        os.environ[TORCH_CACHE_VARIABLE] = str(cache_folder("inductor"))
-        return
-    try:
-        getpass.getuser()
-    except (KeyError, OSError, ImportError):  # newer versions of PyTorch do the same
-        os.environ[TORCH_CACHE_VARIABLE] = os.path.join(folder, f"torchinductor_uid_{os.getuid()}")
-
-
-def _leave(message: str, code: int) -> None:
-    print(message, file=sys.stderr, flush=True)
-    sys.exit(code)

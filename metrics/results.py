@@ -4,12 +4,11 @@ import contextlib
 import json
 import math
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dnnlib import UserError, atomic_write
+from dnnlib import UserError, link_or_copy
 
 __all__ = ["append_row", "keep_best", "read_rows", "result_path", "summary"]
 
@@ -65,17 +64,7 @@ def keep_best(folder: str | os.PathLike, row: Mapping[str, Any], snapshot: str |
     values = [value for value in values if _is_number(value)]
     if row["value"] != (max if higher else min)([row["value"], *values]):
         return False
-    best = Path(folder) / f"best-{row['metric']}.pkl"
-    link = best.with_name(f".{best.name}.{os.getpid()}.tmp")
-    try:
-        link.unlink(missing_ok=True)
-        os.link(snapshot, link)  # a second name of the same file: no copy on the disk
-        os.replace(link, best)
-    except OSError:  # a file system without hard links
-        with contextlib.suppress(OSError):
-            link.unlink()
-        with open(snapshot, "rb") as source, atomic_write(best) as target:
-            shutil.copyfileobj(source, target)
+    link_or_copy(snapshot, Path(folder) / f"best-{row['metric']}.pkl")
     return True
 
 

@@ -7,7 +7,7 @@ killed. So any number of processes may ask at once: one builds, the others wait 
 incomplete.
 """
 
-import fcntl
+import errno
 import functools
 import hashlib
 import os
@@ -18,13 +18,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from dnnlib import exclusive_lock
 from dnnlib.downloads import absolute_setting, cache_folder
 
 __all__ = [
@@ -240,7 +240,11 @@ def build(label: str, recipe: BuildRecipe) -> Path:
         asked = time.time()
         cache.mkdir(mode=0o700, parents=True, exist_ok=True)
         log = cache / f"{name}.log"
-        with _locked(cache / f"{name}.lock"):
+        lock = cache / f"{name}.lock"
+        lock.touch()
+        with exclusive_lock(lock) as held:
+            if not held:  # builders would remove one another's temporary folders
+                raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
             if library.is_file():
                 return library
             if not _is_newer(log, asked):  # else another process failed at it while this one waited
@@ -320,11 +324,3 @@ def _is_newer(path: Path, moment: float) -> bool:
         return path.stat().st_mtime >= moment
     except OSError:
         return False
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock, which the system releases when this process ends, however it ends."""
-    with open(path, "ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -1,4 +1,5 @@
 import errno
+import fcntl
 import io
 import json
 import os
@@ -296,3 +297,63 @@ def test_choices_hint():
     )
     assert dnnlib.choices_hint("x", many, everything="--list shows all.") == "--list shows all."
     assert dnnlib.choices_hint("x", many) == f"choose from {', '.join(many)}."
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Locks and links
+
+
+@pytest.mark.parametrize("kind", ["folder", "file"])
+def test_one_lock_at_a_time(tmp_path, kind):
+    path = tmp_path if kind == "folder" else tmp_path / "lock"
+    if kind == "file":
+        path.touch()
+    with dnnlib.exclusive_lock(path) as held:
+        assert held
+        with pytest.raises(dnnlib.UserError, match="somebody is there"):
+            with dnnlib.exclusive_lock(path, busy="somebody is there"):
+                raise AssertionError("two locks")
+    with dnnlib.exclusive_lock(path, busy="somebody is there") as held:
+        assert held
+    with pytest.raises(FileNotFoundError):
+        with dnnlib.exclusive_lock(tmp_path / "missing"):
+            raise AssertionError("a lock on nothing")
+
+
+def test_no_locks_in_this_file_system(tmp_path, monkeypatch):
+    def refuse(error):
+        def flock(*_):
+            raise OSError(error, os.strerror(error))
+
+        monkeypatch.setattr(fcntl, "flock", flock)
+
+    refuse(errno.ENOLCK)
+    with dnnlib.exclusive_lock(tmp_path) as held:
+        assert not held
+    refuse(errno.EIO)
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        with dnnlib.exclusive_lock(tmp_path):
+            raise AssertionError("a lock in spite of an error")
+
+
+def test_a_link_replaces_what_was_there(tmp_path):
+    source, target = tmp_path / "a", tmp_path / "b"
+    source.write_text("new")
+    target.write_text("old")
+    for _ in range(2):  # the second time both are names of one file already
+        dnnlib.link_or_copy(source, target)
+        assert target.samefile(source) and target.read_text() == "new"
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+
+
+def test_a_copy_where_there_are_no_links(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EPERM, "no links")
+
+    monkeypatch.setattr(os, "link", refuse)
+    source, target = tmp_path / "a", tmp_path / "b"
+    source.write_text("new")
+    target.write_text("old")
+    dnnlib.link_or_copy(source, target)
+    assert target.read_text() == "new" and not target.samefile(source)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]

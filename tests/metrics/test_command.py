@@ -217,6 +217,8 @@ def test_options_without_effect_are_told(evaluate, tmp_path, monkeypatch):
         assert command.idle_notes(["fvd64_16f"], paths, options, gpus=2) == []
         monkeypatch.setenv("RANK", "0")
         monkeypatch.setenv("WORLD_SIZE", "3")
+        monkeypatch.setenv("MASTER_ADDR", "localhost")
+        monkeypatch.setenv("MASTER_PORT", "29500")
         assert command.idle_notes(["rfvd64_16f"], {}, options, gpus=2) == [
             "--gpus has no effect: 3 processes have been started."
         ]

@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from dnnlib import UserError, one_line
+from dnnlib import UserError, link_or_copy, one_line
 from training.checkpoints.archive import VERSION, read_archive, save_archive
 from training.networks.generator import Generator
 
@@ -239,16 +239,7 @@ def save_snapshot(
         "progress": progress,
     }
     save_archive(path, content)
-    latest = path.with_name(LATEST)
-    link = path.with_name(f".{LATEST}.{os.getpid()}.tmp")
-    try:
-        link.unlink(missing_ok=True)
-        os.link(path, link)  # the same file under a second name: no second copy on the disk
-        os.replace(link, latest)
-    except OSError:  # a file system without hard links
-        with contextlib.suppress(OSError):
-            link.unlink()
-        save_archive(latest, content)
+    link_or_copy(path, path.with_name(LATEST))
     return path
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from PIL import Image
 
-from dnnlib import UserError, one_line
+from dnnlib import UserError, link_or_copy, one_line
 from dnnlib.processes import begin_worker
 from training.data.crops import Crop, cut_square
 from training.data.video_decoder import BrokenVideo, decode_video, probe_video
@@ -86,7 +86,7 @@ class Cut:
                     frame.save(file, **IMAGE_FORMATS[suffix])
                     first = file
                 else:
-                    _share(first, file)
+                    link_or_copy(first, file)
             total += 1
             on_frame()
         kept = []
@@ -98,14 +98,6 @@ class Cut:
             elif os.path.isdir(folder):
                 shutil.rmtree(folder)
         return total, kept
-
-
-def _share(file: str, other: str) -> None:
-    """Give a file a second name, or a copy where the file system has no hard links (or no more of them)."""
-    try:
-        os.link(file, other)
-    except OSError:
-        shutil.copyfile(file, other)
 
 
 # ----------------------------------------------------------------------------------------------------------------------

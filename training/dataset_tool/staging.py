@@ -10,8 +10,6 @@ again, one whose frames are not all there (a record knows their number and bytes
 """
 
 import contextlib
-import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -19,7 +17,7 @@ import shutil
 from collections.abc import Iterator
 from typing import Any
 
-from dnnlib import UserError, atomic_write
+from dnnlib import UserError, atomic_write, exclusive_lock
 
 __all__ = ["Unfinished", "folder_size", "replace_path", "write_json"]
 
@@ -47,23 +45,18 @@ class Unfinished:
         Raises:
             UserError: It cannot be made, or another process writes there, or it holds something else.
         """
+        busy = f"Another process is making '{self.out}'; wait for it or stop it first."
         try:
             os.makedirs(self.folder, exist_ok=True)
-            descriptor = os.open(self.folder, os.O_RDONLY)
+            with exclusive_lock(self.folder, busy=busy):
+                try:
+                    self._prepare(settings, restart=restart)
+                    yield
+                finally:
+                    if not os.path.isdir(self._records) or not os.listdir(self._records):
+                        shutil.rmtree(self.folder, ignore_errors=True)
         except OSError as error:
             raise self.trouble(error) from error
-        try:
-            _lock(descriptor, self.out)
-            try:
-                self._prepare(settings, restart=restart)
-                yield
-            except OSError as error:
-                raise self.trouble(error) from error
-            finally:
-                if not os.path.isdir(self._records) or not os.listdir(self._records):
-                    shutil.rmtree(self.folder, ignore_errors=True)
-        finally:
-            os.close(descriptor)
 
     def trouble(self, error: OSError) -> UserError:
         """One line about not being able to write."""
@@ -163,14 +156,3 @@ def _read_json(path: str) -> dict | None:
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) else None
-
-
-def _lock(descriptor: int, out: str) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise UserError(f"Another process is making '{out}'; wait for it or stop it first.") from error
-    except OSError as error:
-        # Some network file systems know no locks; there, nobody is kept from doing it twice.
-        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
-            raise

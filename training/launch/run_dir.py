@@ -6,8 +6,6 @@ the launcher gives to its jobs; they are kept in the folder's job.txt.
 """
 
 import contextlib
-import errno
-import fcntl
 import hashlib
 import os
 import re
@@ -15,7 +13,7 @@ import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from dnnlib import UserError, expand_home
+from dnnlib import UserError, exclusive_lock, expand_home
 from training.launch.config import text_value
 
 __all__ = [
@@ -29,7 +27,7 @@ __all__ = [
 ]
 
 JOB_FILE = "job.txt"
-# The temporary names of dnnlib.atomic_write and of the link to the latest snapshot.
+# The temporary names of dnnlib.atomic_write and dnnlib.link_or_copy.
 UNFINISHED = re.compile(r"\..+\.\d+(-[0-9a-f]+)?\.tmp")
 NUMBERED = re.compile(r"(\d{5,})-.*")
 
@@ -51,14 +49,10 @@ def create_run_folder(outdir: str | os.PathLike, description: str, *, names: Ite
     outdir = Path(outdir)
     try:
         outdir.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(outdir, os.O_RDONLY)
-        try:
-            _lock(descriptor, fcntl.LOCK_EX)  # one process at a time looks for a number
+        with exclusive_lock(outdir):  # one process at a time looks for a number
             number = max((int(m[1]) for p in outdir.iterdir() if (m := NUMBERED.fullmatch(p.name))), default=-1) + 1
             folder = outdir / f"{number:05d}-{description}"
             folder.mkdir()
-        finally:
-            os.close(descriptor)
         if names:
             (folder / JOB_FILE).write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
     except OSError as error:
@@ -141,15 +135,8 @@ def lock_run_folder(folder: str | os.PathLike) -> Iterator[None]:
     Raises:
         UserError: Another process is training there.
     """
-    descriptor = os.open(folder, os.O_RDONLY)  # the folder itself is locked: no lock file is left behind
-    try:
-        try:
-            _lock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"Another process is training in {folder}; wait for it or stop it first.") from error
+    with exclusive_lock(folder, busy=f"Another process is training in {folder}; wait for it or stop it first."):
         yield
-    finally:
-        os.close(descriptor)
 
 
 def remove_unfinished(folder: str | os.PathLike) -> None:
@@ -158,12 +145,3 @@ def remove_unfinished(folder: str | os.PathLike) -> None:
         if UNFINISHED.fullmatch(path.name):
             with contextlib.suppress(OSError):
                 path.unlink()
-
-
-def _lock(descriptor: int, operation: int) -> None:
-    try:
-        fcntl.flock(descriptor, operation)
-    except OSError as error:
-        # Some network file systems know no locks; there, nobody is kept from using a folder twice.
-        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
-            raise

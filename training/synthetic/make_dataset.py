@@ -13,14 +13,11 @@ gets its name when it is complete.
 """
 
 import concurrent.futures
-import contextlib
-import fcntl
 import io
 import json
 import multiprocessing
 import os
 import shutil
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -28,7 +25,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from dnnlib import UserError, atomic_write
+from dnnlib import UserError, atomic_write, exclusive_lock
 from dnnlib.processes import begin_worker
 from renderer.cameras import Cameras, camera_angles
 from renderer.video import image_grid, save_png
@@ -90,7 +87,7 @@ def make_dataset(out: str | os.PathLike, recipe: Recipe, *, workers: int | None 
     unfinished = os.path.join(os.path.dirname(out), f".{os.path.basename(out)}.unfinished")
     try:
         os.makedirs(unfinished, exist_ok=True)
-        with _locked(unfinished):
+        with exclusive_lock(unfinished):  # several processes may ask for one set: the others wait
             if _is_complete(out, recipe):  # another process has just made it
                 shutil.rmtree(unfinished, ignore_errors=True)
                 return
@@ -119,18 +116,6 @@ def _is_complete(out: str, recipe: Recipe) -> bool:
             "remove it or choose another folder."
         )
     return True
-
-
-@contextlib.contextmanager
-def _locked(folder: str) -> Iterator[None]:
-    """One process at a time; others wait. The lock ends with the process that holds it."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):  # some network file systems know no locks
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _begin(folder: str, recipe: Recipe) -> None:
