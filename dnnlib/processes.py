@@ -8,6 +8,7 @@ import contextlib
 import errno
 import getpass
 import io
+import itertools
 import multiprocessing
 import os
 import select
@@ -15,13 +16,15 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from types import FrameType
-from typing import TextIO
+from typing import Any, TextIO
 
 from dnnlib.util import NO_TEMPORARY_FOLDER, UserError, one_line
 
-__all__ = ["Ended", "begin_worker", "keep_streams", "print_any_text", "run_cli", "signals_end"]
+__all__ = ["Ended", "begin_worker", "keep_streams", "parallel_map", "print_any_text", "run_cli", "signals_end"]
 
 TORCH_CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -132,6 +135,52 @@ def begin_worker() -> None:
 def _leave_with_parent() -> None:
     multiprocessing.parent_process().join()
     os._exit(1)
+
+
+def parallel_map(
+    function: Callable[[Any, Any], Any], tasks: Sequence[Any], *, shared: Any, workers: int
+) -> Iterator[Any]:
+    """function(shared, task) for every task, in their order, computed by several processes.
+
+    The processes are spawned: forked ones would inherit the locks of PyTorch's threads. If the caller stops, or a task
+    raises, the tasks that are being computed are terminated.
+
+    Args:
+        function: Importable under its name.
+        shared: Sent to each process once.
+        workers: Processes at most; one: this process computes all.
+
+    Raises:
+        UserError: A process was killed.
+    """
+    workers = min(workers, len(tasks))
+    if workers <= 1:
+        yield from (function(shared, task) for task in tasks)
+        return
+    context, before = multiprocessing.get_context("spawn"), set(multiprocessing.active_children())
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_share, initargs=(shared,)) as pool:
+        try:
+            yield from pool.map(_call, itertools.repeat(function), tasks)
+        except BrokenProcessPool as error:
+            raise UserError(
+                "A worker process has ended unexpectedly (is the memory full?): repeat the command, with fewer workers "
+                "if it takes --workers."
+            ) from error
+        except BaseException:
+            for process in set(multiprocessing.active_children()) - before:
+                process.terminate()
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _share(shared: Any) -> None:
+    global _shared
+    _shared = shared
+    begin_worker()
+
+
+def _call(function: Callable[[Any, Any], Any], task: Any) -> Any:
+    return function(_shared, task)
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from dnnlib import atomic_write
-from dnnlib.processes import begin_worker
+from dnnlib import UserError, atomic_write
+from dnnlib.processes import begin_worker, parallel_map
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 # More than a pipe holds, so that it is found closed while the command works; a child that says something as well.
@@ -162,3 +162,42 @@ def test_workers_leave_a_closed_terminal_to_their_parent_and_end_with_it(tmp_pat
     while alive(worker):
         assert time.monotonic() < end
         time.sleep(0.05)
+
+
+def scaled(factor, number):
+    if number < 0:
+        raise ValueError(f"{number} is negative")
+    return factor * number, os.getpid()
+
+
+def killed(_, number):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def long(path, number):
+    Path(path, str(number)).touch()
+    time.sleep(0 if number == 0 else 600)
+    return number
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_parallel_map_gives_results_in_order(workers):
+    results = list(parallel_map(scaled, range(20), shared=3, workers=workers))
+    assert [value for value, _ in results] == [3 * number for number in range(20)]
+    assert (os.getpid() in {process for _, process in results}) == (workers == 1)
+    with pytest.raises(ValueError, match="-1 is negative"):
+        list(parallel_map(scaled, [1, -1, 2], shared=3, workers=workers))
+    assert list(parallel_map(scaled, [], shared=3, workers=workers)) == []
+
+
+def test_parallel_map_ends_its_processes(tmp_path):
+    results = parallel_map(long, range(4), shared=tmp_path, workers=2)
+    assert next(results) == 0
+    begun = time.monotonic()
+    results.close()
+    assert time.monotonic() - begun < 60 and multiprocessing.active_children() == []
+
+
+def test_parallel_map_with_a_process_that_is_killed():
+    with pytest.raises(UserError, match="worker process has ended unexpectedly"):
+        list(parallel_map(killed, range(2), shared=None, workers=2))

@@ -2,9 +2,7 @@
 
 import collections
 import dataclasses
-import multiprocessing
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -12,7 +10,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from dnnlib import UserError, atomic_write
-from dnnlib.processes import begin_worker
+from dnnlib.processes import parallel_map
 from training.data.annotations import (
     KINDS,
     MANIFEST,
@@ -89,7 +87,7 @@ def check_dataset(path: str, *, nframes: int = 16, workers: int = 1) -> DatasetR
     numbers = range(len(store.videos))
     batches = [list(numbers[start : start + BATCH]) for start in range(0, len(numbers), BATCH)]
     with tqdm(total=len(numbers), desc="checking", unit=" videos", disable=None, dynamic_ncols=True) as bar:
-        for results in _map_tasks(_check_videos, batches, store, workers):
+        for results in parallel_map(_check_videos, batches, shared=store, workers=workers):
             for number, (sizes, broken) in results:
                 video = store.videos[number]
                 _add(report, video.path, len(video), sizes, broken)
@@ -159,7 +157,7 @@ def _check_shards(path: str, *, workers: int) -> DatasetReport:
     report = DatasetReport(path=printable(path), nframes=nframes or 1)
     report.problems += [f"the shard '{name}' is in index.json, but it is not there" for name in shards.missing]
     with tqdm(total=len(shards.urls), desc="checking", unit=" shards", disable=None, dynamic_ncols=True) as bar:
-        for number, results in enumerate(_map_tasks(_check_shard, shards.urls, None, workers)):
+        for number, results in enumerate(parallel_map(_check_shard, shards.urls, shared=None, workers=workers)):
             lengths, sizes, broken = results
             report.videos += len(lengths)
             report.frames += sum(lengths)
@@ -190,31 +188,6 @@ def _check_shard(_: None, url: str) -> tuple[list[int], collections.Counter, lis
     except UserError as error:
         broken.append(str(error))
     return lengths, sizes, broken
-
-
-def _map_tasks(function: Any, tasks: list, shared: Any, workers: int) -> Iterator[Any]:
-    """The results of function(shared, task) for every task, in order."""
-    workers = min(workers, len(tasks))
-    if workers <= 1:
-        yield from (function(shared, task) for task in tasks)
-        return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_share, initargs=(shared,)) as executor:
-        try:
-            yield from executor.map(_call, [function] * len(tasks), tasks)
-        except BaseException:
-            executor.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-def _share(shared: Any) -> None:
-    global _shared
-    _shared = shared
-    begin_worker()
-
-
-def _call(function: Any, task: Any) -> Any:
-    return function(_shared, task)
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -12,10 +12,8 @@ by `renderer` from the formulas in `training.synthetic.head_model`. The same opt
 gets its name when it is complete.
 """
 
-import concurrent.futures
 import io
 import json
-import multiprocessing
 import os
 import shutil
 from typing import Any
@@ -26,7 +24,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from dnnlib import UserError, atomic_write, exclusive_lock
-from dnnlib.processes import begin_worker
+from dnnlib.processes import parallel_map
 from renderer.cameras import Cameras, camera_angles
 from renderer.video import image_grid, save_png
 from training.data.dataset_folders import keep_out_of_made_data
@@ -133,42 +131,19 @@ def _begin(folder: str, recipe: Recipe) -> None:
 
 
 def _write_videos(folder: str, recipe: Recipe, workers: int) -> None:
-    workers = min(workers, recipe.videos)
     with tqdm(total=recipe.videos, desc="drawing videos", unit="video", dynamic_ncols=True) as bar:
-        if workers == 1:
-            threads = torch.get_num_threads()
-            torch.set_num_threads(1)  # sums do not depend on the number of cores
-            try:
-                for index in range(recipe.videos):
-                    _write_video(recipe, folder, index)
-                    bar.update()
-            finally:
-                torch.set_num_threads(threads)
-            return
-        # Not forked: a child would inherit the locks of PyTorch's threads.
-        context = multiprocessing.get_context("spawn")
-        before = set(multiprocessing.active_children())
-        with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker) as pool:
-            tasks = [pool.submit(_write_video, recipe, folder, index) for index in range(recipe.videos)]
-            try:
-                for task in concurrent.futures.as_completed(tasks):
-                    task.result()
-                    bar.update()
-            except concurrent.futures.process.BrokenProcessPool as error:
-                raise UserError(
-                    "A process that drew videos was killed (no memory?); the same command goes on."
-                ) from error
-            except BaseException:  # Ctrl-C, SIGTERM: a video that is begun is drawn again
-                for process in set(multiprocessing.active_children()) - before:
-                    process.terminate()
-                raise
-            finally:
-                pool.shutdown(cancel_futures=True)
+        for _ in parallel_map(_draw, range(recipe.videos), shared=(recipe, folder), workers=workers):
+            bar.update()
 
 
-def _begin_worker() -> None:
-    begin_worker()
+def _draw(shared: tuple[Recipe, str], index: int) -> None:
+    """Write a video on one core: sums do not depend on the number of cores."""
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    try:
+        _write_video(*shared, index)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _write_cameras(folder: str, recipe: Recipe) -> None:
