@@ -29,7 +29,16 @@ from training.data.annotations import (
 )
 from training.data.frame_store import FrameStore, fit_square
 
-__all__ = ["KEY_PAIRS", "KEY_SUBSET", "VideoPair", "VideoPairDataset", "sample_pair", "pair_distance", "random_block"]
+__all__ = [
+    "KEY_PAIRS",
+    "KEY_SUBSET",
+    "VideoPair",
+    "VideoPairDataset",
+    "describe_clips",
+    "pair_distance",
+    "random_block",
+    "sample_pair",
+]
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -62,6 +71,12 @@ def sample_pair(generator: np.random.Generator, nframes: int) -> tuple[int, int]
     positions = (math.sqrt(late), 1 - math.sqrt(1 - early))
     f0, f1 = sorted(min(int(nframes * x), nframes - 1) for x in positions)
     return f0, f1
+
+
+def describe_clips(data: Any) -> dict[str, Any]:
+    """The part of a dataset's description that all kinds of datasets have: its name, and the form of its items."""
+    names = ("name", "resolution", "nframes", "frame_stride", "mirror", "c_dim")
+    return {name: getattr(data, name) for name in names}
 
 
 def pair_distance(f0: int, f1: int, nframes: int) -> float:
@@ -230,18 +245,8 @@ class VideoPairDataset(torch.utils.data.Dataset):
 
     def describe(self) -> dict[str, Any]:
         """Description of the dataset in plain types, without paths, for logs and checkpoints."""
-        return {
-            "name": self.name,
-            "resolution": self.resolution,
-            "nframes": self.nframes,
-            "frame_stride": self.frame_stride,
-            "mirror": self.mirror,
-            "c_dim": self.c_dim,
-            "num_videos": self.num_videos,
-            "num_short_videos": self.num_short_videos,
-            "num_clips": self.num_clips,
-            "num_frames": self.num_clips * self.nframes,
-        }
+        counts = {name: getattr(self, name) for name in ("num_videos", "num_short_videos", "num_clips")}
+        return {**describe_clips(self), **counts, "num_frames": self.num_clips * self.nframes}
 
     def _locate(self, index: int) -> tuple[int, bool]:
         """Clip number, and True if the clip is mirrored."""

@@ -24,8 +24,8 @@ from dnnlib.downloads import cache_folder
 
 __all__ = [
     "IMAGE_SUFFIXES",
-    "Listing",
     "MOVIE_SUFFIXES",
+    "Listing",
     "StringTable",
     "list_files",
     "listed_path",

@@ -27,10 +27,10 @@ __all__ = [
     "LostBatch",
     "PairBatch",
     "PairLoader",
-    "share_batch",
-    "make_loader",
-    "ignore_stop_signals",
     "check_shared_memory",
+    "ignore_stop_signals",
+    "make_loader",
+    "share_batch",
 ]
 
 # Uses of a seed; see training.data.dataset.

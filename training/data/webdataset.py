@@ -24,7 +24,7 @@ import torch
 
 from dnnlib import UserError
 from training.data.annotations import MAX_CLASSES, angles_vector, label_vector, mirrored, remaining_stride
-from training.data.dataset import KEY_PAIRS, VideoPair, pair_distance, random_block, sample_pair
+from training.data.dataset import KEY_PAIRS, VideoPair, describe_clips, pair_distance, random_block, sample_pair
 from training.data.frame_store import decode_image, fit_square
 from training.data.webdataset_files import Sample, open_shards, read_samples
 
@@ -113,16 +113,7 @@ class ShardPairDataset:
 
     def describe(self) -> dict[str, Any]:
         """Description of the dataset in plain types, without paths, for logs and checkpoints."""
-        return {
-            "name": self.name,
-            "resolution": self.resolution,
-            "nframes": self.nframes,
-            "frame_stride": self.frame_stride,
-            "mirror": self.mirror,
-            "c_dim": self.c_dim,
-            "num_shards": self.num_shards,
-            "num_clips": self.num_clips,
-        }
+        return {**describe_clips(self), "num_shards": self.num_shards, "num_clips": self.num_clips}
 
     def example_frames(self, count: int, *, seed: int) -> torch.Tensor:
         """First frames of the first clips, for previews: uint8 [count, 3, H, W].

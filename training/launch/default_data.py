@@ -7,6 +7,7 @@ from typing import Any
 
 from dnnlib import UserError, format_bytes, format_time
 from dnnlib.downloads import cache_folder, make_cache_folder
+from training.data.dataset import describe_clips
 from training.synthetic.make_dataset import make_dataset
 from training.synthetic.render import Recipe
 
@@ -53,21 +54,20 @@ class DrawnHeads:
         self._recipe = default_recipe(options)
         self.path: Path = cache_folder("synthetic", f"synthetic-{self._recipe.key()}")
         self.name = self.path.name
-        clips_each = -(-self._recipe.frames // options["frame_stride"]) // options["nframes"]
+        self.resolution, self.mirror = options["resolution"], options["mirror"]
+        self.nframes, self.frame_stride = options["nframes"], options["frame_stride"]
+        clips_each = -(-self._recipe.frames // self.frame_stride) // self.nframes
         self.num_clips = self._recipe.videos * clips_each
 
     def describe(self) -> dict[str, Any]:
         """As that of `training.data.dataset.VideoPairDataset`."""
         clips = min(self.num_clips, self._options["subset"] or self.num_clips)
-        shown = {key: self._options[key] for key in ("resolution", "nframes", "frame_stride", "mirror")}
         return {
-            "name": self.name,
-            **shown,
-            "c_dim": self.c_dim,
+            **describe_clips(self),
             "num_videos": min(self._recipe.videos, clips),
             "num_short_videos": self.num_short_videos,
             "num_clips": clips,
-            "num_frames": clips * self._options["nframes"],
+            "num_frames": clips * self.nframes,
         }
 
     def announcement(self) -> str:
