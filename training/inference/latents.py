@@ -9,7 +9,7 @@ import dataclasses
 import numpy as np
 import torch
 
-__all__ = ["BACKGROUND_SCALE", "SeedLatents", "seed_latents"]
+__all__ = ["BACKGROUND_SCALE", "SeedLatents", "one_hot_labels", "seed_latents"]
 
 BACKGROUND_SCALE = 0.65  # rendered backgrounds are drawn narrower than in training, which avoids odd ones
 MAX_SEED = 2**32 - 1  # of NumPy's legacy generator
@@ -51,3 +51,8 @@ def seed_latents(
     z_bg = torch.randn(1, background_dim, generator=generator) * BACKGROUND_SCALE
     z_motion = torch.randn(1, motion_dim, generator=torch.Generator().manual_seed(motion_seed))
     return SeedLatents(z=z, z_motion=z_motion, z_bg=z_bg)
+
+
+def one_hot_labels(classes: torch.Tensor, c_dim: int) -> torch.Tensor:
+    """Labels, float32 [B, c_dim], of class numbers, int64 [B] from 0 to c_dim - 1; on the same device."""
+    return torch.nn.functional.one_hot(classes, c_dim).float()

@@ -8,7 +8,7 @@ from renderer.trajectory_files import path_cameras
 from renderer.viewer.views import LatentSelection, ViewRequest
 from training.inference.frame_renderer import FrameRenderer
 from training.inference.interpolation import lerp, mix_styles, slerp
-from training.inference.latents import SeedLatents, seed_latents
+from training.inference.latents import SeedLatents, one_hot_labels, seed_latents
 from training.networks.generator import Generator, SynthesisOutput
 
 __all__ = ["GeneratorViews"]
@@ -90,7 +90,6 @@ class GeneratorViews:
         if self.num_classes:
             if not 0 <= latents.class_idx < self.num_classes:
                 raise ValueError(f"there are classes 0 to {self.num_classes - 1}, not {latents.class_idx}.")
-            label = torch.zeros(1, self.num_classes, device=self._device)
-            label[0, latents.class_idx] = 1
+            label = one_hot_labels(torch.tensor([latents.class_idx], device=self._device), self.num_classes)
         z = self._latents(seed, 0).z.to(self._device)
         return self._generator.mapping(z, label, truncation_psi=latents.truncation_psi)

@@ -11,6 +11,7 @@ import dataclasses
 import torch
 
 from torch_utils.rng import RandomStream
+from training.inference.latents import one_hot_labels
 from training.networks.generator import Generator
 
 __all__ = ["StylePrior", "random_labels"]
@@ -57,4 +58,4 @@ def random_labels(generator: Generator, count: int, stream: RandomStream) -> tor
     if generator.c_dim == 0:
         return None
     classes = stream.integers("inversion/label", 0, generator.c_dim, [count])
-    return torch.nn.functional.one_hot(classes, generator.c_dim).float()
+    return one_hot_labels(classes, generator.c_dim)
