@@ -1,7 +1,6 @@
 // The operator as PyTorch sees it, on the CPU and on CUDA devices alike.
 #pragma once
 
-#include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 
@@ -9,6 +8,7 @@
 #include <optional>
 #include <tuple>
 
+#include "../common/binding.h"
 #include "bias_act.h"
 
 // x, dy and ddx have one shape; b belongs to dimension `dim`. Returns the operation's result in the layout of x, and,
@@ -20,16 +20,6 @@
 namespace bias_act {
 
 using OptionalTensor = std::optional<at::Tensor>;
-
-inline int element_type(at::ScalarType type) {
-    switch (type) {
-        case at::kFloat: return FLOAT;
-        case at::kDouble: return DOUBLE;
-        case at::kHalf: return HALF;
-        case at::kBFloat16: return BFLOAT16;
-        default: TORCH_CHECK(false, "bias_act: tensors of type ", type, " are not supported");
-    }
-}
 
 // The tensor in the layout of `like`, which is dense.
 inline at::Tensor in_layout_of(const at::Tensor& like, const OptionalTensor& tensor) {
@@ -71,7 +61,8 @@ std::tuple<at::Tensor, at::Tensor> apply(const at::Tensor& x, const OptionalTens
     a.count = x.numel(), a.channels = x.size(dim);
     a.inner = a.channels > 1 ? dense.stride(dim) : 1;
     a.alpha = alpha, a.gain = gain, a.limit = clamp.value_or(std::numeric_limits<double>::quiet_NaN());
-    a.type = element_type(x.scalar_type()), a.act = static_cast<int>(act), a.operation = static_cast<int>(operation);
+    a.type = element_type(x.scalar_type(), "bias_act");
+    a.act = static_cast<int>(act), a.operation = static_cast<int>(operation);
     run(a, out, bias_sum, dim);
     return {out, with_bias_sum ? bias_sum : at::empty({0}, x.options())};
 }

@@ -8,6 +8,7 @@
 
 #include <tuple>
 
+#include "../common/binding.h"
 #include "composite.h"
 
 // Rays are the rows of matrices: density [R, S], deltas [R, S - 1], transmittance [R], features [R, S, C], rows [R, C].
@@ -23,16 +24,6 @@ namespace composite {
 
 using at::Tensor;
 
-inline int element_type(at::ScalarType type) {
-    switch (type) {
-        case at::kFloat: return FLOAT;
-        case at::kDouble: return DOUBLE;
-        case at::kHalf: return HALF;
-        case at::kBFloat16: return BFLOAT16;
-        default: TORCH_CHECK(false, "composite: a floating point type is needed, not ", type);
-    }
-}
-
 inline at::ScalarType compute_type(const Tensor& x) { return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat; }
 
 inline RayArguments ray_arguments(const Tensor& density, const Tensor& deltas, bool last_opaque) {
@@ -43,7 +34,7 @@ inline RayArguments ray_arguments(const Tensor& density, const Tensor& deltas, b
                     density.device() == deltas.device(),
                 "composite: density and deltas must both be float or double, on one device");
     RayArguments a{};
-    a.type = element_type(density.scalar_type());
+    a.type = element_type(density.scalar_type(), "composite");
     a.rays = density.size(0);
     a.samples = density.size(1);
     a.last_opaque = last_opaque;
@@ -107,8 +98,8 @@ Tensor product(int kind, const Tensor& weights_, const Tensor& features_, const 
                 "composite: types or devices do not fit each other");
     Tensor& result = kind == SUM ? rows : kind == DOTS ? weights : features;
     if (rays * samples * channels == 0) return result.zero_();
-    run(ProductArguments{kind, element_type(typed.scalar_type()), rays, samples, channels, weights.data_ptr(),
-                         features.data_ptr(), rows.data_ptr()});
+    const int type = element_type(typed.scalar_type(), "composite");
+    run(ProductArguments{kind, type, rays, samples, channels, weights.data_ptr(), features.data_ptr(), rows.data_ptr()});
     return result;
 }
 

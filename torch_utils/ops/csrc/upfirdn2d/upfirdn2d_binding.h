@@ -4,6 +4,7 @@
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
+#include "../common/binding.h"
 #include "upfirdn2d.h"
 
 // Pairs come as (x, y), padding as (x before, x after, y before, y after); f is [taps] or [height, width].
@@ -19,16 +20,6 @@ inline Axis axis_of(Index size, Index taps, Index up, Index down, Index before, 
     return {size, spare / down + 1, taps, up, down, before};
 }
 
-inline int element_type(at::ScalarType type) {
-    switch (type) {
-        case at::kFloat: return FLOAT;
-        case at::kDouble: return DOUBLE;
-        case at::kHalf: return HALF;
-        case at::kBFloat16: return BFLOAT16;
-        default: TORCH_CHECK(false, "upfirdn2d: a floating point type is needed, not ", type);
-    }
-}
-
 // Calls run(arguments) for one pass with a filter of `taps` (height, width), and returns its result in the memory
 // format of the input. The pointer to the filter is the caller's.
 template <class Run>
@@ -40,7 +31,7 @@ at::Tensor pass(const at::Tensor& input, at::IntArrayRef taps, at::IntArrayRef u
     const bool planar = format == at::MemoryFormat::Contiguous;
     const at::Tensor x = input.contiguous(format);
     Arguments a;
-    a.type = element_type(x.scalar_type());
+    a.type = element_type(x.scalar_type(), "upfirdn2d");
     a.f = nullptr;
     a.flip = flip;
     a.gain = gain;
