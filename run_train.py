@@ -76,7 +76,7 @@ def train(words: Sequence[str], *, job_name: str | None = None, label: str = "")
     """
     print_any_text()  # jobs of a cluster begin here
     from torch_utils import distributed  # after --help: PyTorch takes its time
-    from torch_utils import launch as launching  # after --help: PyTorch takes its time
+    from torch_utils.launch import launch
     from training.launch.run_dir import launcher_names, words_to_continue
 
     under_torchrun = distributed.torchrun_world_size() is not None
@@ -104,7 +104,7 @@ def train(words: Sequence[str], *, job_name: str | None = None, label: str = "")
             # Of torchrun's processes only the first one has seen that a run is continued.
             run(*arguments, dataset=job.dataset if job.options == options else None)
         else:
-            launching.launch(run, args=arguments, processes=job.processes, device_type=job.device_type, timeout=timeout)
+            launch(run, args=arguments, processes=job.processes, device_type=job.device_type, timeout=timeout)
     finally:
         distributed.cleanup()
 

@@ -98,7 +98,7 @@ def main(names: str, detectors: tuple[str, ...], gpus: int, device: str | None, 
 
     from metrics.feature_extractors import find_detectors
     from torch_utils import distributed
-    from torch_utils import launch as launching
+    from torch_utils.launch import launch
 
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device: PyTorch finds no CUDA device here; use cpu.")
@@ -124,7 +124,7 @@ def main(names: str, detectors: tuple[str, ...], gpus: int, device: str | None, 
         finally:
             distributed.cleanup()
     elif gpus > 1:
-        launching.launch(run, args=arguments, processes=gpus, device_type=device)
+        launch(run, args=arguments, processes=gpus, device_type=device)
     else:
         run(*arguments)
 

@@ -21,8 +21,7 @@ from dnnlib import run_cli
 from tests.training.tiny import WORDS, make_loop, write_frames
 from training.checkpoints.training_state import read_state
 from training.data import loader
-from training.launch import setup
-from training.launch import validate as options_module
+from training.launch import setup, validate
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -205,7 +204,7 @@ def test_cuda_without_a_device(tmp_path, data, monkeypatch, capsys):
 
 
 def test_no_space(tmp_path, data, monkeypatch, capsys):
-    monkeypatch.setattr(options_module.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 1000))
+    monkeypatch.setattr(validate.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 1000))
     assert call(monkeypatch, f"outdir={tmp_path / 'runs'}", f"data={data}", *WORDS) == 2
     assert "not enough space: 1000 B are free" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
@@ -213,7 +212,7 @@ def test_no_space(tmp_path, data, monkeypatch, capsys):
 
 def test_no_permission(tmp_path, data, monkeypatch, capsys):
     # Told, not tried: whoever runs the tests may be allowed to write everywhere.
-    monkeypatch.setattr(options_module.os, "access", lambda path, mode: path != tmp_path)
+    monkeypatch.setattr(validate.os, "access", lambda path, mode: path != tmp_path)
     assert call(monkeypatch, f"outdir={tmp_path / 'runs'}", f"data={data}", *WORDS) == 2
     assert f"no permission to write in {tmp_path}" in capsys.readouterr().err
 
@@ -237,7 +236,7 @@ def test_dry_run(tmp_path, data, monkeypatch, capsys):
     rays = 8 * 2 * (64 + 16)
     assert f"rays       {rays:,d} per generator step, {rays // 4:,d} per pass" in text
     assert f"samples    {rays * 4 + rays // 2 * 4:,d} per generator step" in text
-    generator = options_module.plan(words).generator
+    generator = validate.plan(words).generator
     mapping = sum(p.numel() for p in generator.mapping.parameters())
     assert re.search(rf"mapping +{mapping:,d}\n", text)
     assert re.search(r"peak +\d+\.\d [KM]iB", text)
@@ -268,7 +267,7 @@ def test_fewer_devices_share_what_they_can(tmp_path, data, monkeypatch):
     found = {}
     for count in (1, 2, 3, 4, 8):
         monkeypatch.setattr(torch.cuda, "device_count", lambda count=count: count)
-        plan = options_module.plan(words)
+        plan = validate.plan(words)
         found[count] = plan.processes, len(plan.notes)
     assert found == {1: (1, 1), 2: (2, 1), 3: (2, 1), 4: (4, 0), 8: (4, 0)}
 
@@ -279,7 +278,7 @@ def test_fewer_devices_share_what_they_can(tmp_path, data, monkeypatch):
 )
 def test_groups_per_pass(batch, group, most, expected, tmp_path, data):
     sizes = [f"spec.mb={batch}", f"spec.mbstd={group}", f"spec.microbatch={most}"]
-    plan = options_module.plan([f"outdir={tmp_path / 'runs'}", f"data={data}", *WORDS, *sizes])
+    plan = validate.plan([f"outdir={tmp_path / 'runs'}", f"data={data}", *WORDS, *sizes])
     assert plan.options["spec"]["microbatch"] == expected
 
 
@@ -331,7 +330,7 @@ def test_a_run_in_its_folder(tmp_path, data, monkeypatch, capsys):
 
 def test_a_single_process_opens_its_data_once(tmp_path, data, monkeypatch):
     opened, build = [], loader.build_dataset
-    for module in (options_module, setup):
+    for module in (validate, setup):
         monkeypatch.setattr(module, "build_dataset", lambda options: opened.append(1) or build(options))
     assert call(monkeypatch, f"outdir={tmp_path / 'runs'}", f"data={data}", *WORDS, "imgsnap=null", "kimg=0.004") == 0
     assert len(opened) == 1

@@ -6,12 +6,12 @@ import pytest
 
 from dnnlib import UserError
 from tests.metrics import workers
-from torch_utils import launch as launching
+from torch_utils.launch import launch
 
 
 def test_two_processes_give_the_value_of_one(tmp_path):
     workers.evaluate(str(tmp_path))
-    launching.launch(workers.evaluate, args=[str(tmp_path)], processes=2, device_type="cpu")
+    launch(workers.evaluate, args=[str(tmp_path)], processes=2, device_type="cpu")
     (alone, loads), *both = (json.loads((tmp_path / name).read_text()) for name in ("1-0.json", "2-0.json", "2-1.json"))
     assert loads == 11 and [part[1] for part in both] == [6, 5]  # in batches of two: 6 batches go round
     for row, _ in both:
@@ -21,5 +21,5 @@ def test_two_processes_give_the_value_of_one(tmp_path):
 
 def test_an_unreadable_clip_is_told_by_all(tmp_path):
     with pytest.raises(UserError, match="^clip 5 is damaged$"):
-        launching.launch(workers.damaged, args=[str(tmp_path)], processes=2, device_type="cpu")
+        launch(workers.damaged, args=[str(tmp_path)], processes=2, device_type="cpu")
     assert list(tmp_path.iterdir()) == []

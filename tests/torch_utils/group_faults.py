@@ -55,9 +55,9 @@ def outlive_the_parent(folder: str) -> None:
 
 
 def launch_and_be_killed(folder: str) -> None:
-    from torch_utils import launch as launching
+    from torch_utils.launch import launch
 
-    launching.launch(outlive_the_parent, args=(folder,), processes=2, device_type="cpu")
+    launch(outlive_the_parent, args=(folder,), processes=2, device_type="cpu")
 
 
 def train_until_one_is_asked(data: str, folder: str, words: list[str]) -> None:

@@ -6,7 +6,7 @@ import torch
 from tests.torch_utils import phase_gradients
 from tests.torch_utils.phase_gradients import ITERATIONS, relative_error
 from tests.training.tiny import write_frames
-from torch_utils import launch as launching
+from torch_utils.launch import launch
 
 WORDS = ["spec.g_reg_interval=1", "spec.d_reg_interval=1", "imgsnap=null", "aug=fixed", "p=0.5", "spec.mbstd=2"]
 PHASES = ["Gmain", "Greg", "Dmain", "Dreg"]
@@ -23,7 +23,7 @@ def gradients(tmp_path, name, *words, processes):
         finally:
             torch.set_num_threads(threads)
     else:
-        launching.launch(phase_gradients.record, args=arguments, processes=processes, device_type="cpu")
+        launch(phase_gradients.record, args=arguments, processes=processes, device_type="cpu")
     return torch.load(folder / "gradients.pt")
 
 

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from torch_utils import stop_signal as signals
+from torch_utils import stop_signal
 from torch_utils.stop_signal import StopRequested, StopSignal
 
 
@@ -33,7 +33,7 @@ def test_echoes_of_one_request_are_one():
 
 
 def test_a_later_second_one_ends_the_process(monkeypatch):
-    monkeypatch.setattr(signals, "ECHO", 0.05)
+    monkeypatch.setattr(stop_signal, "ECHO", 0.05)
     child = os.fork()
     if child == 0:
         with StopSignal():

@@ -12,7 +12,7 @@ import trimesh
 from PIL import Image
 
 from dnnlib import UserError
-from renderer.mesh import __main__ as geometry
+from renderer.mesh import __main__ as mesh_command
 from renderer.volume_rendering import Fields
 from tests.training.tiny import make_plan
 from training.inference.latents import seed_latents
@@ -59,7 +59,7 @@ def run(tmp_path, generator, monkeypatch):
 
     def run(*words):
         base = ["--outdir", str(tmp_path / "out"), "--network_pkl", str(network), "--device", "cpu"]
-        result = click.testing.CliRunner().invoke(geometry.main, [*base, "--resolution", "48", *words])
+        result = click.testing.CliRunner().invoke(mesh_command.main, [*base, "--resolution", "48", *words])
         if result.exception is not None:
             raise result.exception
         run.output = result.output

@@ -11,7 +11,7 @@ import yaml
 import generate
 import run_train
 from dnnlib import UserError, run_cli
-from renderer.mesh import __main__ as geometry
+from renderer.mesh import __main__ as mesh_command
 from tests.small_network import save_small_network
 from tests.training.tiny import WORDS, make_loop, make_plan, write_frames
 from training.data.dataset_folders import frames_nearby, keep_apart, trained_on
@@ -101,7 +101,7 @@ def commands(network, clip):
     pkl = ["--network_pkl", network]
     return {
         "generate": (generate.main, [*pkl, "--save_frames", "--n_steps", "2", "--time_steps", "2"]),
-        "geometry": (geometry.main, [*pkl, "--preview"]),
+        "geometry": (mesh_command.main, [*pkl, "--preview"]),
         "inversion": (inversion.main, [*pkl, "--clip", clip]),
     }
 

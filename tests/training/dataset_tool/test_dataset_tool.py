@@ -19,8 +19,7 @@ from tests.training.tiny import write_frames
 from training.data.dataset import VideoPairDataset
 from training.data.video_decoder import BrokenVideo, decode_video
 from training.dataset_tool import __main__ as dataset_tool
-from training.dataset_tool import convert as clip_writer
-from training.dataset_tool import demo_clip
+from training.dataset_tool import convert, demo_clip
 from training.dataset_tool.__main__ import main, prepare, read_manifest
 from training.dataset_tool.convert import Cut
 
@@ -197,7 +196,7 @@ def test_pieces_are_copies_where_there_are_no_hard_links(tmp_path, movie, monkey
     def refuse(*_):
         raise OSError("no hard links here")
 
-    monkeypatch.setattr(clip_writer.os, "link", refuse)
+    monkeypatch.setattr(convert.os, "link", refuse)
     prepare(source=movie, out=str(tmp_path / "out"), resolution=8, nframes=16, clip_step=4)
     assert frames_of(tmp_path / "out" / "videos" / "my clip_0001") == numbered(range(4, 20))
 

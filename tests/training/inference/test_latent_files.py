@@ -12,7 +12,7 @@ import torch
 
 import dnnlib
 from renderer.cameras import CameraPrior
-from training.inference import latent_files as code_files
+from training.inference import latent_files
 from training.inference.latent_files import VideoCodes, generator_digest, load_codes, save_codes
 
 GENERATOR = types.SimpleNamespace(num_ws=3, w_dim=4, motion_dim=5, background_dim=2)
@@ -154,7 +154,7 @@ def test_what_unpacks_to_a_lot_is_not_unpacked(path, tmp_path, monkeypatch):
     read.clear()
     with pytest.raises(dnnlib.UserError, match="no file of codes"):
         load_codes(tmp_path / "bomb.npz", GENERATOR)
-    assert read and min(read) >= 0 and max(read) <= code_files.MAX_FRAMES * 8 + code_files.HEADER + 1
+    assert read and min(read) >= 0 and max(read) <= latent_files.MAX_FRAMES * 8 + latent_files.HEADER + 1
 
 
 @pytest.mark.parametrize("header", [b"{'descr': (", b"{[]: 1}", b"(" * 3000, b"\xff\x00 = \n  x\n y", b"[1]", b"'''"])

@@ -11,7 +11,7 @@ from tests.goldens.checks import assert_near
 from tests.goldens.evaluation import case_generator, case_inputs
 from tests.goldens.networks import SMALL, build_generator
 from torch_utils.ops.fused_mlp import has_fused_mlp
-from training.inference import frame_renderer as scenes
+from training.inference import frame_renderer
 from training.inference.frame_renderer import FrameRenderer
 from training.networks.cpu_inference import FusedForeground
 from training.networks.fields import ConditionedForeground
@@ -107,7 +107,7 @@ def test_bfloat16_shows_the_same(config):
 
 @torch.no_grad()
 def test_a_precision_that_cannot_be_had(monkeypatch):
-    monkeypatch.setattr(scenes, "has_fused_mlp", lambda device, precision: False)
+    monkeypatch.setattr(frame_renderer, "has_fused_mlp", lambda device, precision: False)
     generator = build_generator(SMALL)
     codes = {"z_motion": rand(1, generator.motion_dim), "z_bg": rand(1, generator.background_dim)}
     ws = generator.mapping(rand(1, generator.z_dim))

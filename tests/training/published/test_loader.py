@@ -38,7 +38,7 @@ from training.checkpoints.snapshot import load_generator, load_snapshot
 from training.launch.build import build_networks
 from training.networks.discriminator import TimeAwareDiscriminators
 from training.published import __main__ as command
-from training.published import loader as published
+from training.published import loader
 from training.published.state_dict import (
     map_discriminator_name,
     map_generator_name,
@@ -359,7 +359,7 @@ def test_every_twentieth_truncation(tmp_path, path):
 
 
 def test_files_that_are_too_large(path, monkeypatch):
-    monkeypatch.setattr(published, "MAX_BYTES", 1000)
+    monkeypatch.setattr(loader, "MAX_BYTES", 1000)
     with pytest.raises(UserError, match="no published checkpoint is as large"):
         load_snapshot(path)
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 from dnnlib import UserError
 from renderer.video import VideoWriter
-from training.monitoring import geometry_monitor as geometry_log
+from training.monitoring import geometry_monitor
 from training.report import __main__ as report
 from training.report.__main__ import write_report
 
@@ -137,8 +137,8 @@ def test_runs_say_how_long_they_will_take_and_old_ones_do_not(run):
 
 
 def test_the_threshold_is_the_training_s():
-    assert report.FLAT_PARALLAX == geometry_log.FLAT_PARALLAX
-    figures = geometry_log.GeometryFigures.__dataclass_fields__
+    assert report.FLAT_PARALLAX == geometry_monitor.FLAT_PARALLAX
+    figures = geometry_monitor.GeometryFigures.__dataclass_fields__
     assert list(report.GEOMETRY) == list(figures)
 
 
