@@ -1,5 +1,7 @@
 """Fixtures of several rooms."""
 
+import signal
+
 import pytest
 
 
@@ -9,3 +11,10 @@ def generator():
     from tests.goldens.networks import SMALL, build_generator
 
     return build_generator(SMALL)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def hear_interrupts():
+    """SIGINT as in a terminal: shells start commands in the background with SIGINT ignored, and processes inherit it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
