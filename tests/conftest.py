@@ -15,6 +15,6 @@ def generator():
 
 @pytest.fixture(scope="session", autouse=True)
 def hear_interrupts():
-    """SIGINT as in a terminal: shells start commands in the background with SIGINT ignored, and processes inherit it."""
+    """SIGINT as in a terminal: shells start background commands with SIGINT ignored, and processes inherit it."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
