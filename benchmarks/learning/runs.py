@@ -20,8 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TICK_KIMG = 0.5
 SNAPSHOTS = 8  # of the main run, besides the first
 
-# Common options. The heads lie at depths of 0.8 … 1.2 from the camera, so the twelve samples of a ray are placed there,
-# with the optical thickness of the small model.
+# Common options.
 COMMON = (
     "model=stylenerf_small",
     "spec=small",
@@ -30,9 +29,6 @@ COMMON = (
     "previews.videos=0",
     "device=cpu",
     "workers=0",
-    "model.generator.rendering.near=0.8",
-    "model.generator.rendering.far=1.2",
-    "model.generator.foreground.density_bias=6",
 )
 
 

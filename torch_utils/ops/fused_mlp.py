@@ -224,6 +224,7 @@ class FusedMLP:
         density: int,
         keep: Sequence[int],
         biases: Mapping[int, torch.Tensor] | None = None,
+        prior: Sequence[float] = (),
     ) -> tuple[list[torch.Tensor], torch.Tensor, torch.Tensor, torch.Tensor]:
         """Composite results along rays, with deterministic coarse and importance samples. Native only (see `native`).
 
@@ -239,6 +240,7 @@ class FusedMLP:
             density: Index of the layer with the raw density, its one output (ReLU is applied to it).
             keep: Layers whose results are composited.
             biases: As in `__call__`; several rows of biases are spread over the rays.
+            prior: Peak, radius and centre (x, y, z) of a Gaussian that is added to the raw density; empty for none.
 
         Returns:
             [R, outputs] for each entry of `keep`; accumulated weights, expected depth and transmittance [R].
@@ -253,7 +255,7 @@ class FusedMLP:
             self._centre(torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(0, 1), biases)
         rays = (origin.contiguous(), directions.contiguous(), even, quantiles, scales)
         *sums, weight, depth, transmittance = self._native.march_rays(
-            *rays, near, far, last_opaque, density, *self._arguments(biases), keep
+            *rays, near, far, last_opaque, density, prior, *self._arguments(biases), keep
         )
         return sums, weight, depth, transmittance
 

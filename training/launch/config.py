@@ -231,7 +231,8 @@ def _explain(error: Exception, words: Sequence[str]) -> str:
     message = str(error)
     match = re.search(r"Could not override '([^']+)'", message)
     if match is not None:
-        return _unknown(match[1])
+        inner = re.search(r"full_key: (\S+)", str(error.__cause__))  # the key at fault within a value like {a: 1}
+        return _unknown(inner[1] if inner is not None and inner[1].startswith(match[1]) else match[1])
     # Its further lines are about the configuration's insides; the word at fault is more helpful.
     first = one_line(message.split("\n")[0])
     for word in words:
@@ -246,6 +247,9 @@ def _explain(error: Exception, words: Sequence[str]) -> str:
 def _unknown(key: str) -> str:
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         known = list(_keys(OmegaConf.to_container(compose("config"))))
+    if key in known:  # the default model has it
+        parent = key.rpartition(".")[0]
+        return f"There is no option '{key}', because {parent} is null in this model; write {parent}={{...}} instead."
     # Somebody who leaves out 'spec.' or 'model.generator.' is near as well.
     near = [name for name in known if name.split(".")[-1] == key.split(".")[-1]]
     near += difflib.get_close_matches(key, known, n=1)

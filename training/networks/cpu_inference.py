@@ -139,7 +139,7 @@ class FusedForeground:
         density, *features = (
             _stacked(list(x), (batch, frames)).unflatten(2, shape) for x in zip(*results, strict=True)
         )
-        return density[..., 0], tuple(features)
+        return field.field.with_prior(density[..., 0], points), tuple(features)
 
     def march(
         self, origins: torch.Tensor, directions: torch.Tensor, settings: RenderSettings, *, last_opaque: bool
@@ -148,6 +148,7 @@ class FusedForeground:
         field = self._field
         view = self._view_bias(directions / directions.norm(dim=-1, keepdim=True))
         batch, frames = len(directions), field.num_frames
+        prior = field.field.density_prior
         marched = []
         for video in range(batch):
             for frame in range(frames):
@@ -161,6 +162,7 @@ class FusedForeground:
                     last_opaque=last_opaque,
                     scales=octaves(field.field.position_frequencies, directions),
                     density=len(field.layers),
+                    prior=() if prior is None else (prior.peak, prior.radius, *prior.center),
                     **self._wanted(video, frame, view),
                 )
                 marched.append((*sums, *totals))

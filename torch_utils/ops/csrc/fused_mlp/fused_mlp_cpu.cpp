@@ -166,11 +166,12 @@ std::vector<Tensor> upsample_shuffled(const Tensor& x, const Tensor& corrections
 }
 
 // The rays [R, 3] of one origin [3] to, for each of the layers that `keep` names, its sum along the rays [R, outputs];
-// then the sum of the weights, the depth and the transmittance, [R] each. See march_rays.h.
+// then the sum of the weights, the depth and the transmittance, [R] each. `prior`: peak, radius and centre (x, y, z) of
+// a density prior, or empty. See march_rays.h.
 std::vector<Tensor> march_rays(const Tensor& origin, const Tensor& directions, const Tensor& even,
                                const Tensor& quantiles, const Tensor& scales, double near, double far,
-                               bool last_opaque, int64_t density, at::TensorList tensors, at::IntArrayRef integers,
-                               at::ArrayRef<double> numbers, at::IntArrayRef keep) {
+                               bool last_opaque, int64_t density, at::ArrayRef<double> prior, at::TensorList tensors,
+                               at::IntArrayRef integers, at::ArrayRef<double> numbers, at::IntArrayRef keep) {
   check_input(origin, 1), check_input(directions, 2);
   check_input(even, 1), check_input(quantiles, 1), check_input(scales, 1);
   const Layers layers(tensors, integers, numbers);
@@ -179,6 +180,8 @@ std::vector<Tensor> march_rays(const Tensor& origin, const Tensor& directions, c
   TORCH_CHECK(samples >= 3, "dense: at least three samples");
   TORCH_CHECK(density >= 0 && density < int64_t(layers.outputs.size()) && layers.outputs[density] == 1,
               "dense: the density is a layer of one output");
+  TORCH_CHECK(prior.empty() || (prior.size() == 5 && prior[1] > 0),
+              "dense: a density prior is a peak, a positive radius and three coordinates");
   const Results sums(directions, rays, layers, keep);
   std::vector<Tensor> results = sums.in_order;
   for (int i = 0; i < 3; i++) results.push_back(at::empty({rays}, directions.options()));
@@ -188,6 +191,10 @@ std::vector<Tensor> march_rays(const Tensor& origin, const Tensor& directions, c
                               quantiles.size(0), float(near), float(far), last_opaque};
   float *weight = results[more].mutable_data_ptr<float>(), *depth = results[more + 1].mutable_data_ptr<float>(),
         *transmittance = results[more + 2].mutable_data_ptr<float>();
+  const march::DensityPrior blob =
+      prior.empty() ? march::DensityPrior{}
+                    : march::DensityPrior{float(prior[0]), float(0.5 / (prior[1] * prior[1])),
+                                          {float(prior[2]), float(prior[3]), float(prior[4])}};
   const march::Sinusoids encoding{scales.const_data_ptr<float>(), scales.size(0)};
   dispatch(layers.weights[0], [&](auto type) {
     using T = decltype(type);
@@ -195,8 +202,8 @@ std::vector<Tensor> march_rays(const Tensor& origin, const Tensor& directions, c
     const dense::BoundProgram<T> fine(layers, encoding.outputs(), rays * std::max<int64_t>(quantiles.size(0), 1));
     const int64_t each = march::rays_at_once(std::max(samples, quantiles.size(0)));
     dense::in_parallel((rays + each - 1) / each, [&] {
-      return [&, tile = march::Tile<T>(described, encoding, *coarse, *fine, coarse.centre(), density, sums.places,
-                                       each)](int64_t i) mutable {
+      return [&, tile = march::Tile<T>(described, encoding, blob, *coarse, *fine, coarse.centre(), density,
+                                       sums.places, each)](int64_t i) mutable {
         tile.run(i * each, std::min(each, rays - i * each), sums.places, weight, depth, transmittance);
       };
     });
@@ -214,7 +221,7 @@ TORCH_LIBRARY_FRAGMENT(video3d_cpu, m) {
   m.def(("upsample_corners(Tensor x, Tensor hidden, float slope, " + program).c_str());
   m.def(("upsample_shuffled(Tensor x, Tensor corrections, Tensor bias, float slope, float clamp, " + program).c_str());
   m.def(("march_rays(Tensor origin, Tensor directions, Tensor even, Tensor quantiles, Tensor scales, float near, "
-         "float far, bool last_opaque, int density, " + program).c_str());
+         "float far, bool last_opaque, int density, float[] prior, " + program).c_str());
   m.impl("pack_weight", c10::DispatchKey::CPU, TORCH_FN(pack_weight));
   m.impl("dense_rows", c10::DispatchKey::CPU, TORCH_FN(dense_rows));
   m.impl("upsample_corners", c10::DispatchKey::CPU, TORCH_FN(upsample_corners));

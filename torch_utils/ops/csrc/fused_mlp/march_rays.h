@@ -33,6 +33,19 @@ struct Rays {
   float depth(float position) const { return near + (far - near) * position; }
 };
 
+// A fixed Gaussian added to the raw density, peak * exp(-|x - center|^2 / (2 radius^2)); a peak of 0 for none. See
+// DensityPrior in training/networks/fields.py.
+struct DensityPrior {
+  float peak, rate;  // rate: 1 / (2 radius^2)
+  float center[3];
+
+  float operator()(const float* point) const {
+    float square = 0;
+    for (int d = 0; d < 3; d++) square += (point[d] - center[d]) * (point[d] - center[d]);
+    return peak * vector_math::exp(-rate * square);
+  }
+};
+
 // Sine and cosine of |x| < 8000, with errors below 2^-22.
 inline void sine_cosine(dense::Vector x, dense::Vector& sine, dense::Vector& cosine) {
   // x = n pi / 2 + r. Adding 1.5 * 2^23 rounds to a whole number n, whose last bits the sum then ends with; pi / 2 is
@@ -112,13 +125,15 @@ template <typename T> class Tile {
  public:
   // `wanted`: a pointer for each layer, null if its sum is not wanted. Both programs are the same, the second with the
   // rows of the second pass.
-  Tile(const Rays& rays, const Sinusoids& encoding, const dense::Program<T>& coarse, const dense::Program<T>& fine,
-       const float* centre, int64_t density, const std::vector<float*>& wanted, int64_t most)
-      : rays_(rays), encoding_(encoding), programs_{&coarse, &fine}, centre_(centre), density_(density),
+  Tile(const Rays& rays, const Sinusoids& encoding, const DensityPrior& prior, const dense::Program<T>& coarse,
+       const dense::Program<T>& fine, const float* centre, int64_t density, const std::vector<float*>& wanted,
+       int64_t most)
+      : rays_(rays), encoding_(encoding), prior_(prior), programs_{&coarse, &fine}, centre_(centre), density_(density),
         buffers_(coarse, most * std::max(rays.samples, rays.importance)) {
     const int64_t rows = most * std::max(rays.samples, rays.importance), all = rays.samples + rays.importance;
     encoded_.resize(rows * encoding.outputs());
     if (converts()) converted_.resize(rows * stride());
+    if (prior.peak != 0) prior_densities_.resize(rows);
     for (int64_t pass = 0; pass < 2; pass++) {
       positions_[pass].resize(rows), raw_[pass].resize(rows);
       kept_[pass].resize(wanted.size());
@@ -185,6 +200,7 @@ template <typename T> class Tile {
         float point[3];
         for (int d = 0; d < 3; d++) point[d] = rays_.origin[d] + depth * direction(first + r)[d];
         encoding_(point, &encoded_[(r * samples + j) * inputs]);
+        if (prior_.peak != 0) prior_densities_[r * samples + j] = prior_(point);
       }
     const dense::Program<T>& program = *programs_[pass];
     float* const* kept = places_[pass].data();
@@ -194,6 +210,8 @@ template <typename T> class Tile {
     } else if constexpr (sizeof(T) == 4) {
       program.run(encoded_.data(), inputs, first * samples, count * samples, nullptr, 0, kept, buffers_);
     }
+    if (prior_.peak != 0)
+      for (int64_t i = 0; i < count * samples; i++) raw_[pass][i] += prior_densities_[i];
   }
 
   // Sorts the samples of ray `r` of the tile along the ray and weighs them; returns the transmittance.
@@ -226,11 +244,13 @@ template <typename T> class Tile {
 
   const Rays& rays_;
   const Sinusoids& encoding_;
+  const DensityPrior& prior_;
   const dense::Program<T>* programs_[2];
   const float* centre_;
   int64_t density_;
   typename dense::Program<T>::Buffers buffers_;
-  std::vector<float> encoded_, positions_[2], raw_[2], sorted_, density_sorted_, weights_, edges_, cdf_;
+  std::vector<float> encoded_, prior_densities_, positions_[2], raw_[2];
+  std::vector<float> sorted_, density_sorted_, weights_, edges_, cdf_;
   std::vector<T> converted_;
   std::vector<std::vector<float>> kept_[2];
   std::vector<float*> places_[2];
