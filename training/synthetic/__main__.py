@@ -3,7 +3,7 @@
 import click
 
 from dnnlib import run_cli
-from dnnlib.command_line import Command
+from dnnlib.command_line import Command, finite_float
 from training.launch.config import compose_options
 from training.synthetic.make_dataset import make_dataset
 from training.synthetic.render import Recipe
@@ -19,12 +19,23 @@ COUNT = click.IntRange(min=1)
 @click.option("--supersample", type=click.IntRange(1, 8), default=2, show_default=True, help="Rays per pixel and side.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of everything that is drawn.")
 @click.option("--model", default="stylenerf_small", show_default=True, help="Whose cameras are drawn (conf/model).")
+@click.option("--yaw", type=finite_float(0), help="Range of the cameras, -yaw to yaw radians.  [default: the model's]")
 @click.option("--workers", type=COUNT, help="Processes.  [default: one per core]")
 def main(
-    out: str, videos: int, frames: int, resolution: int, supersample: int, seed: int, model: str, workers: int | None
+    out: str,
+    videos: int,
+    frames: int,
+    resolution: int,
+    supersample: int,
+    seed: int,
+    model: str,
+    yaw: float | None,
+    workers: int | None,
 ) -> None:
     """Draw talking heads with known geometry into the training set OUT. Goes on where it was interrupted."""
     camera = compose_options([f"model={model}"])["model"]["generator"]["camera"]
+    if yaw is not None:
+        camera["yaw"] = [-yaw, yaw]
     recipe = Recipe(
         videos=videos, frames=frames, resolution=resolution, supersample=supersample, seed=seed, camera=camera
     )

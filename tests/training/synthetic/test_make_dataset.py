@@ -235,6 +235,11 @@ def test_the_command(tmp_path):
     words = [out, "--videos", "1", "--frames", "2", "--resolution", "8", "--supersample", "1", "--workers", "1"]
     result = CliRunner().invoke(main, words)
     assert result.exit_code == 0 and "1 videos of 2 frames, 8×8" in result.output
-    assert read_recipe(out)["camera"]["yaw"] == [-0.3, 0.3]  # of stylenerf_small
+    assert read_recipe(out)["camera"]["yaw"] == [-0.6, 0.6]  # of stylenerf_small
+    result = CliRunner().invoke(main, [*words, "--yaw", "0.3"])
+    assert isinstance(result.exception, UserError) and "[-0.6, 0.6]" in str(result.exception)
+    narrow = str(tmp_path / "narrow")
+    result = CliRunner().invoke(main, [narrow, *words[1:], "--yaw", "0.3"])
+    assert result.exit_code == 0 and read_recipe(narrow)["camera"] == read_recipe(out)["camera"] | {"yaw": [-0.3, 0.3]}
     result = CliRunner().invoke(main, [*words, "--model", "nobody"])
     assert isinstance(result.exception, UserError) and "There is no model 'nobody'" in str(result.exception)
