@@ -82,6 +82,9 @@ def _options(path: Path, options: Mapping[str, Any], *, prefix: str = "") -> Ite
             yield from heading
             heading = ()
             yield from _entry(shown, comment or "")
+        if value and isinstance(default, Mapping):  # null in the file, and several options in the chosen model
+            for inner, number in default.items():
+                yield from _entry(f"{name}.{inner}={_text(number)}", "")
 
 
 def _look_up(options: Mapping[str, Any], name: str) -> tuple[bool, Any]:

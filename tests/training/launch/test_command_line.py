@@ -56,6 +56,8 @@ def test_help_is_that_of_the_chosen_model_and_spec():
     small, paper = shown(), shown("spec=paper", "model=stylenerf_mead", "kimg=3")
     assert (small["kimg"], small["model.generator.camera.fov"], small["outdir"]) == ("22", "18", "")
     assert (paper["kimg"], paper["model.generator.camera.fov"], paper["spec.betas"]) == ("25000", "12", "[0,0.99]")
+    prior = "model.generator.foreground.density_prior"  # null in the base
+    assert small[f"{prior}.peak"] == "60" and prior not in small and paper[prior] == "null"
     with pytest.raises(UserError, match="There is no model 'cats'"):
         option_help(["model=cats"])
 
