@@ -1,24 +1,36 @@
-"""A network snapshot that renders in milliseconds."""
+"""The tiny generator and discriminator that tests share: other modules state only what differs from them.
+
+The fixture `generator` of conftest.py is the same generator, filled by the recipe of the goldens.
+"""
+
+from pathlib import Path
+from typing import Any
 
 import torch
 
+from tests.goldens.networks import SMALL, generator_config, small_discriminators
 from training.checkpoints.snapshot import save_snapshot
 from training.networks.generator import Generator
 
+SIZES = {"z_dim": SMALL.z_dim, "motion_dim": SMALL.motion_dim, "background_dim": SMALL.code_dim}  # of its latents
 
-def save_small_network(folder, **foreground):
-    """A run folder with a snapshot of a small generator, with options of its foreground; returns the generator."""
+
+def small_generator(**changes: Any) -> Generator:
+    """The generator of `SMALL` with random weights, in evaluation mode.
+
+    `changes` are arguments of `Generator`; a group of them changes only the values that it names.
+    """
+    config = generator_config(SMALL)
+    for name, value in changes.items():
+        config[name] = config[name] | value if isinstance(value, dict) else value
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        generator = Generator(
-            resolution=32, z_dim=16, motion_dim=12, w_dim=16, background_dim=8,
-            mapping={"num_layers": 2}, motion={"width": 8},
-            foreground={"width": 16, "num_layers": 3, "position_frequencies": 4, "feature_dim": 8} | foreground,
-            background={"width": 8, "num_layers": 2, "position_frequencies": 3}, upsampler={"channel_max": 16},
-            rendering={"resolution": 16, "num_samples": 6, "num_importance": 4, "path_lattice": 8},
-        ).eval()  # fmt: skip
-        discriminator = torch.nn.Linear(1, 1)
-    discriminator.config = {}
-    parts = {"generator": generator, "generator_ema": generator, "discriminator": discriminator}
+        return Generator(**config).eval()
+
+
+def save_small_network(folder: Path, generator: Generator) -> Generator:
+    """Write a snapshot of a generator, with the small discriminators, to a run folder; returns the generator."""
+    discriminators, _ = small_discriminators()
+    parts = {"generator": generator, "generator_ema": generator, "discriminator": discriminators}
     save_snapshot(folder, **parts, augment=None, dataset={}, progress={"cur_nimg": 0, "tick": 0, "iteration": 0})
     return generator

@@ -18,7 +18,7 @@ import generate
 from renderer.cameras import CameraPrior
 from renderer.video import to_uint8
 from renderer.volume_rendering import RenderSettings
-from tests.small_network import save_small_network
+from tests.small_network import SIZES, save_small_network, small_generator
 from training.inference.cli_options import pair_seeds
 from training.inference.latents import seed_latents
 
@@ -184,7 +184,7 @@ def test_labels(render, fake):
 
 def test_a_real_network_from_a_run_folder(tmp_path):
     """The command against the training-side synthesis of the same frames, which takes another route."""
-    generator = save_small_network(tmp_path)
+    generator = save_small_network(tmp_path, small_generator())
     out = tmp_path / "out"
     arguments = ["--network_pkl", str(tmp_path), "--outdir", str(out), "--seeds", "4", "--motion_seeds", "5",
                  "--n_steps", "3", "--time_steps", "3", "--save_frames", "--device", "cpu"]  # fmt: skip
@@ -193,7 +193,7 @@ def test_a_real_network_from_a_run_folder(tmp_path):
     stem = out / "rotation_camera_yaw_seed0004_motion0005"
     shown = np.stack([np.asarray(Image.open(path)) for path in sorted(stem.iterdir())])
 
-    codes = seed_latents(4, 5, z_dim=16, motion_dim=12, background_dim=8)
+    codes = seed_latents(4, 5, **SIZES)
     with torch.no_grad():
         images = [
             generator.synthesize(

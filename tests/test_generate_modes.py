@@ -16,20 +16,20 @@ from renderer.depth_files import read_depth_png
 from renderer.trajectories import camera_path
 from renderer.trajectory_files import PathCamera, write_camera_path
 from renderer.video import to_uint8
-from tests.small_network import save_small_network
+from tests.small_network import SIZES, save_small_network, small_generator
 from training.inference.frame_renderer import FrameRenderer
 from training.inference.interpolation import slerp
 from training.inference.latent_files import VideoCodes, generator_digest, save_codes
 from training.inference.latents import seed_latents
 
-SIZES = {"z_dim": 16, "motion_dim": 12, "background_dim": 8}
 FEW = ["--n_steps", "2", "--time_steps", "2", "--save_frames"]
 
 
 @pytest.fixture(scope="module")
 def network(tmp_path_factory):
     folder = tmp_path_factory.mktemp("network")
-    return folder, save_small_network(folder, density_bias=2.3)  # some pixels are opaque, others are not
+    generator = small_generator(foreground={"density_bias": 3.0}, rendering={"resolution": 16})
+    return folder, save_small_network(folder, generator)  # some pixels are opaque, others are not
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import generate
 import run_train
 from dnnlib import UserError, run_cli
 from renderer.mesh import __main__ as mesh_command
-from tests.small_network import save_small_network
+from tests.small_network import save_small_network, small_generator
 from tests.training.tiny import WORDS, make_loop, make_plan, write_frames
 from training.data.dataset_folders import frames_nearby, keep_apart, trained_on
 from training.dataset_tool import __main__ as dataset_tool
@@ -88,7 +88,7 @@ def network(tmp_path):
     """The folder of a run on data without any mark, with a snapshot."""
     data = write_frames(tmp_path / "data")
     (tmp_path / "run").mkdir()
-    save_small_network(tmp_path / "run")
+    save_small_network(tmp_path / "run", small_generator())
     (tmp_path / "run" / "training_options.yaml").write_text(f"data: {data}\n")
     return tmp_path / "run"
 

@@ -13,8 +13,9 @@ from PIL import Image
 
 import dnnlib
 from renderer.video import to_uint8
-from tests.training.inversion.small_inversion import CLIP_TIMES, small_generator
-from training.checkpoints.snapshot import load_generator, save_snapshot
+from tests.small_network import save_small_network
+from tests.training.inversion.small_inversion import CLIP_TIMES, inversion_generator
+from training.checkpoints.snapshot import load_generator
 from training.data.video_decoder import decode_video
 from training.inference.frame_renderer import FrameRenderer
 from training.inference.latent_files import load_codes
@@ -29,11 +30,7 @@ YAW = [-0.25, -0.13, 0.0, 0.12, 0.2]
 def folder(tmp_path_factory):
     """A snapshot, and a clip of the generator with a camera that moves."""
     folder = tmp_path_factory.mktemp("inversion")
-    generator = small_generator()
-    discriminator = torch.nn.Linear(1, 1)
-    discriminator.config = {}
-    parts = {"generator": generator, "generator_ema": generator, "discriminator": discriminator}
-    save_snapshot(folder, **parts, augment=None, dataset={}, progress={"cur_nimg": 0, "tick": 0, "iteration": 0})
+    generator = save_small_network(folder, inversion_generator())
     draw = torch.Generator().manual_seed(SEED)
     codes = [torch.randn(1, n, generator=draw) for n in (8, 6, 4)]
     (folder / "clip").mkdir()

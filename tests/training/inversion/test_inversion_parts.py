@@ -11,7 +11,7 @@ from PIL import Image
 
 import dnnlib
 from renderer.video import VideoWriter
-from tests.training.inversion.small_inversion import CLIP_TIMES, small_generator
+from tests.training.inversion.small_inversion import CLIP_TIMES, inversion_generator
 from torch_utils.rng import RandomStream
 from torch_utils.torchscript import load_torchscript
 from training.data.crops import Crop
@@ -25,7 +25,7 @@ from training.inversion.target_clip import read_clip
 
 @pytest.fixture(scope="module")
 def generator():
-    return small_generator()
+    return inversion_generator()
 
 
 @pytest.fixture(scope="module")
@@ -153,8 +153,8 @@ def test_frames_are_those_of_the_generator_with_the_cameras_of_the_prior(generat
 
 @pytest.mark.parametrize("name", ["x", "z_motion", "z_bg", "yaw", "pitch", "zoom"])
 def test_gradients_of_pixels_are_those_of_finite_differences(name):
-    generator = small_generator().double()
-    videos = candidates(generator, StylePrior.of(small_generator(), RandomStream(0)), videos=1).double()
+    generator = inversion_generator().double()
+    videos = candidates(generator, StylePrior.of(inversion_generator(), RandomStream(0)), videos=1).double()
     videos._prior = StylePrior(**{key: value.double() for key, value in vars(videos._prior).items()})
     videos.times = videos.times.double()
     direction = torch.randn(

@@ -8,6 +8,7 @@ import torch
 
 from renderer.cameras import CameraPrior
 from renderer.volume_rendering import Fields
+from tests.small_network import small_generator
 from tests.training.tiny import make_loop
 from torch_utils.training_stats import Statistics
 from training.monitoring.geometry_monitor import FLAT_PARALLAX, GeometryMonitor, measure_geometry
@@ -90,20 +91,12 @@ def test_maps_without_a_surface_or_broken_ones_are_left_out():
     assert together.surface == pytest.approx(2 / 3)
 
 
-def small_generator() -> Generator:
-    torch.manual_seed(0)
-    rendering = dict(resolution=4, num_samples=4, num_importance=0, path_lattice=4)
-    return Generator(
-        resolution=8, z_dim=8, motion_dim=8, w_dim=8, background_dim=4, rendering=rendering,
-        camera=dict(yaw=[-0.3, 0.3]),
-        mapping=dict(num_layers=1), motion=dict(width=8),
-        foreground=dict(width=8, num_layers=2, feature_dim=8, density_bias=8),
-        background=dict(width=8, num_layers=2), upsampler=dict(channel_base=256, channel_max=8),
-    ).eval()  # fmt: skip
+def opaque_generator() -> Generator:
+    return small_generator(foreground={"density_bias": 8})
 
 
 def test_the_log_is_deterministic_and_leaves_random_numbers_alone():
-    log = GeometryMonitor(small_generator())
+    log = GeometryMonitor(opaque_generator())
     before = torch.random.get_rng_state()
     first = log.measure()
     assert first.surface == 1 and math.isfinite(first.parallax)
@@ -112,7 +105,7 @@ def test_the_log_is_deterministic_and_leaves_random_numbers_alone():
 
 
 def test_an_empty_foreground_is_warned_of_once_training_has_begun():
-    generator = small_generator()
+    generator = opaque_generator()
     with torch.no_grad():
         for name, parameter in generator.named_parameters():
             if name.startswith("foreground.density"):
