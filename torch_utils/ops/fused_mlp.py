@@ -29,7 +29,7 @@ __all__ = ["MLPLayer", "FusedMLP", "has_fused_mlp"]
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 #: Approximate number of rows that input means are measured on.
-_CENTRE_ROWS = 512
+_MEAN_ROWS = 512
 
 
 @dataclass(frozen=True)
@@ -80,22 +80,24 @@ class FusedMLP:
         impl: str = "auto",
     ):
         if precision not in PRECISIONS:
-            raise ValueError(f"dense: precision must be {' or '.join(PRECISIONS)}, not '{precision}'")
+            raise ValueError(f"fused_mlp: precision must be {' or '.join(PRECISIONS)}, not '{precision}'")
         if impl not in ("auto", "ref", "cpu"):
-            raise ValueError(f"dense: impl must be auto, ref or cpu, not '{impl}'")
+            raise ValueError(f"fused_mlp: impl must be auto, ref or cpu, not '{impl}'")
         for i, layer in enumerate(layers):
             inputs = layer.weight.shape[1]
             if layer.slope > 1:
-                raise ValueError(f"dense: layer {i} has the slope {layer.slope}; it must be at most 1")
+                raise ValueError(f"fused_mlp: layer {i} has the slope {layer.slope}; it must be at most 1")
             if layer.source >= i or (layer.source >= 0 and len(layers[layer.source].weight) != inputs):
-                raise ValueError(f"dense: layer {i} with {inputs} inputs does not fit its source, layer {layer.source}")
+                raise ValueError(
+                    f"fused_mlp: layer {i} with {inputs} inputs does not fit its source, layer {layer.source}"
+                )
         self.layers, self.precision = list(layers), precision
-        self._centres: dict[int, torch.Tensor] | None = None if precision == "bfloat16" else {}  # by source
+        self._input_means: dict[int, torch.Tensor] | None = None if precision == "bfloat16" else {}  # by source
         self._remeasures_means = remeasures_means and precision == "bfloat16"
         self._exact: FusedMLP | None = None  # the same in float32, for measuring input means
         self._native = None
         if impl == "cpu" and precision == "bfloat16" and not custom_ops.require("fused_mlp", "cpu").has_bfloat16():
-            raise RuntimeError("dense: impl='cpu' with bfloat16 is not available: this processor does not multiply it.")
+            raise RuntimeError("fused_mlp: this processor does not multiply bfloat16, which impl='cpu' needs.")
         if impl == "cpu" or (impl == "auto" and has_fused_mlp(layers[0].weight.device, precision)):
             self._native = custom_ops.require("fused_mlp", "cpu")
             half = precision == "bfloat16"
@@ -107,13 +109,13 @@ class FusedMLP:
 
     def _bind(self) -> None:
         """Arguments of the native operator besides weights: input means c, and biases with w c added."""
-        none, centres = torch.empty(0), self._centres or {}
+        none, means = torch.empty(0), self._input_means or {}
         self._shifts = [
-            layer.weight.detach().float() @ centres[layer.source] if layer.source in centres else None
+            layer.weight.detach().float() @ means[layer.source] if layer.source in means else None
             for layer in self.layers
         ]
         self._biases = [self._bias_of(i, layer.bias) for i, layer in enumerate(self.layers)]
-        self._tail = [centres.get(i, none) for i in (*range(len(self.layers)), -1)]
+        self._tail = [means.get(i, none) for i in (*range(len(self.layers)), -1)]
 
     def _bias_of(self, layer: int, bias: torch.Tensor | None) -> torch.Tensor:
         shift = self._shifts[layer]
@@ -122,9 +124,9 @@ class FusedMLP:
         bias = bias.detach().float().reshape(-1, bias.shape[-1])
         return bias if shift is None else bias + shift
 
-    def _centre(self, rows: torch.Tensor, biases=None, residual: torch.Tensor | None = None) -> None:
+    def _measure_means(self, rows: torch.Tensor, biases=None, residual: torch.Tensor | None = None) -> None:
         """Measure the input means of all layers on some rows of inputs, in float32."""
-        every = max(len(rows) // _CENTRE_ROWS, 1)
+        every = max(len(rows) // _MEAN_ROWS, 1)
         rows, layers = rows[::every], range(len(self.layers))
         own = ((i, x.bias) for i, x in enumerate(self.layers) if x.bias is not None and x.bias.ndim > 1)
         biases = {i: bias.reshape(-1, bias.shape[-1]).mean(0) for i, bias in (*own, *(biases or {}).items())}
@@ -134,7 +136,7 @@ class FusedMLP:
         else:
             results = self._reference(rows, layers, biases, residual[::every], rounded=False)
         feeding = {layer.source for layer in self.layers}
-        self._centres = {i: (rows if i < 0 else results[i]).mean(0) for i in feeding}
+        self._input_means = {i: (rows if i < 0 else results[i]).mean(0) for i in feeding}
         if self._native is not None:
             self._bind()
 
@@ -152,8 +154,8 @@ class FusedMLP:
         Returns:
             A tensor [P, outputs] for each entry of `keep`.
         """
-        if (self._centres is None or self._remeasures_means) and len(x):
-            self._centre(x, biases)
+        if (self._input_means is None or self._remeasures_means) and len(x):
+            self._measure_means(x, biases)
         if self._native is None:
             return self._reference(x, keep, biases or {})
         return self._native.dense_rows(x.contiguous(), *self._arguments(biases), keep)
@@ -171,10 +173,10 @@ class FusedMLP:
             slope: Slope of act, a leaky ReLU.
             keep: As in `__call__`.
         """
-        if self._centres is None:
-            some = slice(max(_CENTRE_ROWS // (4 * x.shape[1]), 1))
+        if self._input_means is None:
+            some = slice(max(_MEAN_ROWS // (4 * x.shape[1]), 1))
             rows, residual = blurred_corners_ref(x[some], hidden[some], slope)
-            self._centre(rows, None, residual)
+            self._measure_means(rows, None, residual)
         if self._native is None:
             rows, residual = blurred_corners_ref(x, hidden, slope)
             return self._reference(rows, keep, {}, residual)
@@ -201,9 +203,9 @@ class FusedMLP:
         def inputs_of(x, corrections):
             return F.leaky_relu(blurred_shuffle_ref(x, corrections) + bias, slope).clamp(-clamp, clamp)
 
-        if self._centres is None:
-            some = slice(max(_CENTRE_ROWS // (4 * x.shape[1]), 1))
-            self._centre(inputs_of(x[some], corrections[some]), None)
+        if self._input_means is None:
+            some = slice(max(_MEAN_ROWS // (4 * x.shape[1]), 1))
+            self._measure_means(inputs_of(x[some], corrections[some]), None)
         if self._native is None:
             return self._reference(inputs_of(x, corrections), keep, {})
         inputs = (x.contiguous(), corrections.contiguous(), bias.contiguous())
@@ -247,12 +249,12 @@ class FusedMLP:
         """
         # Positions of the first pass, and quantiles of its weights for the importance samples of the second.
         even, quantiles = torch.linspace(0, 1, samples), torch.linspace(0, 1, importance)
-        if self._centres is None or self._remeasures_means:
+        if self._input_means is None or self._remeasures_means:
             # Input means: encoded points of the first pass along some of the rays.
-            some = directions[:: max(len(directions) * samples // _CENTRE_ROWS, 1)]
+            some = directions[:: max(len(directions) * samples // _MEAN_ROWS, 1)]
             points = origin + (near + (far - near) * even)[:, None, None] * some
             angles = (points[..., None, :] * scales[:, None]).flatten(-2)
-            self._centre(torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(0, 1), biases)
+            self._measure_means(torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(0, 1), biases)
         rays = (origin.contiguous(), directions.contiguous(), even, quantiles, scales)
         *sums, weight, depth, transmittance = self._native.march_rays(
             *rays, near, far, last_opaque, density, prior, *self._arguments(biases), keep
@@ -273,13 +275,13 @@ class FusedMLP:
     def _reference(self, x, keep, biases, residual=None, rounded: bool = True) -> list[torch.Tensor]:
         """The MLP in plain PyTorch, in the type of `x`, with the factors rounded to its precision."""
         rounded = rounded and self.precision == "bfloat16"
-        centres, results = self._centres or {}, []
+        means, results = self._input_means or {}, []
         for i, layer in enumerate(self.layers):
             inputs, weight = x if layer.source < 0 else results[layer.source], layer.weight
             # w (x - c) with rounded factors, plus w c in full precision.
             if rounded:
-                centre = centres[layer.source].to(x.dtype) if layer.source in centres else torch.zeros([]).to(x)
-                y = _rounded(inputs - centre) @ _rounded(weight).t() + centre.expand(weight.shape[1]) @ weight.t()
+                mean = means[layer.source].to(x.dtype) if layer.source in means else torch.zeros([]).to(x)
+                y = _rounded(inputs - mean) @ _rounded(weight).t() + mean.expand(weight.shape[1]) @ weight.t()
             else:
                 y = inputs @ weight.t()
             if residual is not None and i == 0:

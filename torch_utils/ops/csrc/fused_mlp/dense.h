@@ -156,12 +156,12 @@ struct Activation {
   }
 };
 
-// Where results go, beginning with the first row: to the next layer, less its `centre` (zeros up to whole vectors), to
-// memory, or to both.
+// Where results go, beginning with the first row: to the next layer, less its input mean (zeros up to whole vectors),
+// to memory, or to both.
 template <typename T> struct Destination {
   T* next = nullptr;
   int64_t next_stride = 0;
-  const float* centre = nullptr;
+  const float* input_mean = nullptr;
   float* kept = nullptr;
   int64_t kept_stride = 0;
 };
@@ -218,9 +218,9 @@ void block(const T* x, int64_t x_stride, const T* w, int64_t inputs, const float
     T* next = to.next + row * to.next_stride + column;
 #pragma GCC unroll 8
     for (int j = 0; j < C; j++) {
-      const Vector centre = to.centre ? load(to.centre + column + j * kLanes) : Vector{};
+      const Vector input_mean = to.input_mean ? load(to.input_mean + column + j * kLanes) : Vector{};
 #pragma GCC unroll 16
-      for (int i = 0; i < R; i++) store(next + i * to.next_stride + j * kLanes, sum[i][j] - centre);
+      for (int i = 0; i < R; i++) store(next + i * to.next_stride + j * kLanes, sum[i][j] - input_mean);
     }
   }
 }
@@ -241,20 +241,21 @@ void narrow(const T* x, const T* w, int64_t inputs, const float* bias, const Act
   for (int n = 0; n < N; n++) {
     const float y = activation(total(sum[n]) + (bias ? bias[n] : 0.0f));
     if (to.kept) to.kept[row * to.kept_stride + n] = y;
-    if (to.next) put(to.next + row * to.next_stride + n, y - (to.centre ? to.centre[n] : 0.0f));
+    if (to.next) put(to.next + row * to.next_stride + n, y - (to.input_mean ? to.input_mean[n] : 0.0f));
   }
   if (to.next && N % 2) put(to.next + row * to.next_stride + N, 0.0f);  // bfloat16 is multiplied in pairs
 }
 
-// [rows, columns] less `centre` (whole vectors, or null) to rows of T with a stride, filled up with zeros to a whole step.
+// [rows, columns] less the input mean (whole vectors, or null) to rows of T with a stride, filled up with zeros to a
+// whole step.
 template <typename T>
-void convert(const float* x, int64_t x_stride, int64_t rows, int64_t columns, const float* centre, T* to,
+void convert(const float* x, int64_t x_stride, int64_t rows, int64_t columns, const float* input_mean, T* to,
              int64_t stride) {
   for (int64_t r = 0; r < rows; r++) {
     const float* from = x + r * x_stride;
     for (int64_t c = 0; c < columns; c += kLanes) {
       const int64_t count = columns - c;
-      const Vector middle = centre ? load(centre + c) : Vector{};
+      const Vector middle = input_mean ? load(input_mean + c) : Vector{};
       if (count >= kLanes)
         store(to + r * stride + c, load(from + c) - middle);
       else

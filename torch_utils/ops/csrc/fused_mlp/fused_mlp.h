@@ -1,4 +1,4 @@
-// Programs of dense layers: layer after layer on a tile of rows that stays in the cache.
+// Fused MLPs: layer after layer on a tile of rows that stays in the cache.
 #pragma once
 
 #include <memory>
@@ -14,8 +14,8 @@ template <typename T> struct Layer {
   const float* bias;     // [*, round_up(outputs, kBlock)] or null
   int64_t bias_rows;     // how many rows share a row of biases
   Activation activation;
-  int source;  // the layer whose results are its inputs; -1: the program's inputs
-  const float* centre;  // subtracted from the results that other layers take, [round_up(outputs, kBlock)]; or null
+  int source;  // the layer whose results are its inputs; -1: the inputs of the MLP
+  const float* input_mean;  // subtracted from the results that other layers take, [round_up(outputs, kBlock)]; or null
 
   int64_t bias_stride() const { return round_up(outputs, kBlock); }
 };
@@ -124,7 +124,7 @@ template <typename T> class Program {
     for (size_t i = 0; i < layers_.size(); i++) {
       const Layer<T>& layer = layers_[i];
       const bool fed = layer.source >= 0;
-      const Destination<T> to{buffers[slot_[i]], layer.bias_stride(), layer.centre, kept[i], layer.outputs};
+      const Destination<T> to{buffers[slot_[i]], layer.bias_stride(), layer.input_mean, kept[i], layer.outputs};
       run_layer(layer, fed ? buffers[slot_[layer.source]] : x, fed ? layers_[layer.source].bias_stride() : x_stride,
                 first, rows, i == 0 ? residual : nullptr, residual_stride, to);
     }

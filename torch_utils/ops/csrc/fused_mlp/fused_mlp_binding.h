@@ -1,4 +1,4 @@
-// From what python says of a program of dense layers to fused_mlp.h, and loops over its tiles.
+// From Python's description of a fused MLP to fused_mlp.h, and loops over its tiles.
 #pragma once
 
 #include <ATen/Parallel.h>
@@ -21,11 +21,11 @@ template <typename T> const T* data(const Tensor& packed) {
     return reinterpret_cast<const T*>(packed.const_data_ptr<at::BFloat16>());
 }
 
-// The layers as python passes them, each kind for all layers. Weights are packed, biases [*, outputs] or empty. Centres,
-// [outputs] or empty, are what is subtracted from results before other layers take them; the last is that of the
-// program's inputs.
+// The layers as Python passes them, each kind for all layers. Weights are packed, biases [*, outputs] or empty. Input
+// means, [outputs] or empty, are subtracted from results before other layers take them; the last is that of the MLP's
+// inputs.
 struct Layers {
-  at::TensorList weights, biases, centres;
+  at::TensorList weights, biases, input_means;
   at::IntArrayRef outputs, sources;
   at::ArrayRef<double> slopes, clamps;
 
@@ -33,8 +33,8 @@ struct Layers {
     const size_t count = integers.size() / 2;
     TORCH_CHECK(count > 0 && integers.size() == 2 * count && numbers.size() == 2 * count &&
                     tensors.size() == 3 * count + 1,
-                "dense: lists of different lengths");
-    weights = tensors.slice(0, count), biases = tensors.slice(count, count), centres = tensors.slice(2 * count);
+                "fused_mlp: lists of different lengths");
+    weights = tensors.slice(0, count), biases = tensors.slice(count, count), input_means = tensors.slice(2 * count);
     outputs = integers.slice(0, count), sources = integers.slice(count);
     slopes = numbers.slice(0, count), clamps = numbers.slice(count);
   }
@@ -56,43 +56,44 @@ class Padded {
   std::vector<float> values_;
 };
 
-// A program whose biases and centres live as long as it. `rows` share the biases evenly.
+// A fused MLP whose biases and input means live as long as it. `rows` share the biases evenly.
 template <typename T> class BoundProgram {
  public:
   BoundProgram(const Layers& layers, int64_t inputs, int64_t rows)
-      : centre_(layers.centres.back()), program_(make(layers, inputs, rows)) {
-    TORCH_CHECK(!centre() || layers.centres.back().numel() == inputs, "dense: a centre of the wrong size");
+      : input_mean_(layers.input_means.back()), program_(make(layers, inputs, rows)) {
+    TORCH_CHECK(!input_mean() || layers.input_means.back().numel() == inputs,
+                "fused_mlp: an input mean of the wrong size");
   }
   const Program<T>& operator*() const { return program_; }
   const Program<T>* operator->() const { return &program_; }
-  const float* centre() const { return centre_.data(); }  // of the inputs
+  const float* input_mean() const { return input_mean_.data(); }  // of the inputs
 
  private:
   std::vector<Layer<T>> make(const Layers& layers, int64_t inputs, int64_t rows) {
     std::vector<Layer<T>> made;
     for (size_t i = 0; i < layers.weights.size(); i++) {
       const int64_t source = layers.sources[i], outputs = layers.outputs[i];
-      TORCH_CHECK(source >= -1 && source < int64_t(i), "dense: a layer's source comes before it");
+      TORCH_CHECK(source >= -1 && source < int64_t(i), "fused_mlp: a layer's source comes before it");
       const int64_t from = source < 0 ? inputs : made[source].outputs;
-      TORCH_CHECK(layers.weights[i].numel() == packed_size<T>(outputs, from), "dense: layer ", i,
+      TORCH_CHECK(layers.weights[i].numel() == packed_size<T>(outputs, from), "fused_mlp: layer ", i,
                   " does not fit the results of its source");
-      const Tensor &bias = layers.biases[i], &centre = layers.centres[i];
+      const Tensor &bias = layers.biases[i], &input_mean = layers.input_means[i];
       const int64_t shares = bias.numel() == 0 ? 1 : bias.size(0);
       TORCH_CHECK(bias.numel() == 0 || (bias.scalar_type() == at::kFloat && bias.dim() == 2 &&
                                         bias.size(1) == outputs && rows % shares == 0),
-                  "dense: layer ", i, " has a bias of the wrong shape or type");
-      TORCH_CHECK(centre.numel() == 0 || (centre.scalar_type() == at::kFloat && centre.numel() == outputs),
-                  "dense: layer ", i, " has a centre of the wrong shape or type");
-      biases_.emplace_back(bias), centres_.emplace_back(centre);
+                  "fused_mlp: layer ", i, " has a bias of the wrong shape or type");
+      TORCH_CHECK(input_mean.numel() == 0 || (input_mean.scalar_type() == at::kFloat && input_mean.numel() == outputs),
+                  "fused_mlp: layer ", i, " has an input mean of the wrong shape or type");
+      biases_.emplace_back(bias), input_means_.emplace_back(input_mean);
       made.push_back({data<T>(layers.weights[i]), from, outputs, biases_.back().data(),
                       std::max<int64_t>(rows / shares, 1), {float(layers.slopes[i]), float(layers.clamps[i])},
-                      int(source), centres_.back().data()});
+                      int(source), input_means_.back().data()});
     }
     return made;
   }
 
-  std::vector<Padded> biases_, centres_;
-  Padded centre_;
+  std::vector<Padded> biases_, input_means_;
+  Padded input_mean_;
   Program<T> program_;
 };
 
@@ -106,7 +107,7 @@ struct Results {
       : places(layers.outputs.size(), nullptr), widths(layers.outputs.begin(), layers.outputs.end()) {
     std::vector<Tensor> kept(places.size());
     for (const int64_t i : keep) {
-      TORCH_CHECK(i >= 0 && i < int64_t(kept.size()), "dense: no layer ", i);
+      TORCH_CHECK(i >= 0 && i < int64_t(kept.size()), "fused_mlp: no layer ", i);
       if (!kept[i].defined()) kept[i] = at::empty({rows, widths[i]}, like.options());
       places[i] = kept[i].mutable_data_ptr<float>();
       in_order.push_back(kept[i]);
@@ -122,7 +123,7 @@ struct Results {
 
 inline void check_input(const Tensor& x, int64_t dimensions) {
   TORCH_CHECK(x.dim() == dimensions && x.scalar_type() == at::kFloat && x.is_contiguous() && x.device().is_cpu(),
-              "dense: inputs are contiguous float tensors of ", dimensions, " dimensions on the CPU");
+              "fused_mlp: inputs are contiguous float tensors of ", dimensions, " dimensions on the CPU");
 }
 
 // run(T()) for the type that the weights were packed as.
@@ -130,7 +131,7 @@ template <typename Run> void dispatch(const Tensor& packed, Run run) {
   if (packed.scalar_type() == at::kFloat) {
     run(float());
   } else {
-    TORCH_CHECK(kHasBfloat16, "dense: this processor does not multiply bfloat16");
+    TORCH_CHECK(kHasBfloat16, "fused_mlp: this processor does not multiply bfloat16");
     if constexpr (kHasBfloat16) run(Bfloat16());
   }
 }

@@ -1,5 +1,5 @@
-// PyTorch operators on fused_mlp.h: packing of weights, and programs of layers on rows of features, which are given,
-// come out of a ×2 upsampling (upsample_rows.h) or are sampled along rays (march_rays.h).
+// PyTorch operators on fused_mlp.h: packing of weights, and fused MLPs on rows of features, which are given, come
+// out of a ×2 upsampling (upsample_rows.h) or are sampled along rays (march_rays.h).
 #include <torch/library.h>
 
 #include "fused_mlp_binding.h"
@@ -21,8 +21,8 @@ constexpr int64_t kTilePixels = 64;  // that go through the layers together
 // [outputs, inputs] float to a vector of float or of bfloat16.
 Tensor pack_weight(const Tensor& weight, bool half) {
   TORCH_CHECK(weight.dim() == 2 && weight.scalar_type() == at::kFloat && weight.device().is_cpu(),
-              "dense: a weight is a float matrix on the CPU");
-  TORCH_CHECK(!half || dense::kHasBfloat16, "dense: this processor does not multiply bfloat16");
+              "fused_mlp: a weight is a float matrix on the CPU");
+  TORCH_CHECK(!half || dense::kHasBfloat16, "fused_mlp: this processor does not multiply bfloat16");
   const int64_t outputs = weight.size(0), inputs = weight.size(1);
   const float* w = weight.const_data_ptr<float>();
   const auto run = [&](auto* packed) { dense::pack(w, outputs, inputs, weight.stride(0), weight.stride(1), packed); };
@@ -42,7 +42,7 @@ template <typename T> void run_rows(const Tensor& x, const Layers& layers, const
   const int64_t rows = x.size(0), inputs = x.size(1);
   const dense::BoundProgram<T> program(layers, inputs, rows);
   const int64_t tile = program->tile_rows(), stride = dense::round_up(inputs, dense::kStep<T>);
-  const bool converts = sizeof(T) < 4 || program.centre();
+  const bool converts = sizeof(T) < 4 || program.input_mean();
   const float* from = x.const_data_ptr<float>();
   dense::in_parallel((rows + tile - 1) / tile, [&] {
     return [&, buffers = typename dense::Program<T>::Buffers(*program, tile), kept = std::vector<float*>(),
@@ -51,7 +51,7 @@ template <typename T> void run_rows(const Tensor& x, const Layers& layers, const
       const float* begin = from + first * inputs;
       results.from_row(first, kept);
       if (converts) {
-        dense::convert(begin, inputs, count, inputs, program.centre(), converted.data(), stride);
+        dense::convert(begin, inputs, count, inputs, program.input_mean(), converted.data(), stride);
         program->run(converted.data(), stride, first, count, nullptr, 0, kept.data(), buffers);
       } else if constexpr (sizeof(T) == 4) {
         program->run(begin, inputs, first, count, nullptr, 0, kept.data(), buffers);
@@ -71,15 +71,15 @@ std::vector<Tensor> dense_rows(const Tensor& x, at::TensorList tensors, at::IntA
 }
 
 // The layers on the pixels of an image of 2 * height rows. make_rows() gives an object for one thread; its
-// next(y, centre, inputs, residual) makes the layers' inputs for row y, and what the first layer adds to its product.
+// next(y, input_mean, inputs, residual) makes the layers' inputs for row y, and the first layer's residual.
 template <typename T, typename MakeRows>
 void run_pixels(int64_t height, int64_t width, int64_t inputs, int64_t residual_size, const Layers& layers,
                 const Results& results, const MakeRows& make_rows) {
-  TORCH_CHECK(inputs % dense::kStep<T> == 0, "dense: bfloat16 needs an even number of inputs, not ", inputs);
+  TORCH_CHECK(inputs % dense::kStep<T> == 0, "fused_mlp: bfloat16 needs an even number of inputs, not ", inputs);
   const int64_t pixels = 2 * width, tile = std::min<int64_t>(pixels, kTilePixels);
   const dense::BoundProgram<T> program(layers, inputs, 2 * height * pixels);
   const std::vector<float> zeros(dense::round_up(inputs, kBlock), 0.0f);
-  const float* centre = program.centre() ? program.centre() : zeros.data();
+  const float* input_mean = program.input_mean() ? program.input_mean() : zeros.data();
   // Rows share work with the rows before them: a thread takes several, but not so many that others wait at the end.
   const int64_t rows_each = std::max<int64_t>(2 * height / (4 * at::get_num_threads()), 4);
   dense::in_parallel((2 * height + rows_each - 1) / rows_each, [&] {
@@ -88,7 +88,7 @@ void run_pixels(int64_t height, int64_t width, int64_t inputs, int64_t residual_
             // It is read in whole vectors.
             residual = std::vector<float>(pixels * residual_size + kBlock)](int64_t part) mutable {
       for (int64_t y = part * rows_each; y < std::min((part + 1) * rows_each, 2 * height); y++) {
-        rows.next(y, centre, row.data(), residual.data());
+        rows.next(y, input_mean, row.data(), residual.data());
         for (int64_t i = 0; i < pixels; i += tile) {
           results.from_row(y * pixels + i, kept);
           program->run(row.data() + i * inputs, inputs, y * pixels + i, std::min(tile, pixels - i),
@@ -104,8 +104,8 @@ struct CornerRows {
   upsample::BlurredRows<upsample::CornerMeans> hidden;
   upsample::BlurredNearest nearest;
 
-  template <typename T> void next(int64_t y, const float* centre, T* inputs, float* residual) {
-    hidden.row(y, inputs, [centre](int64_t c, dense::Vector v) { return v - dense::load(centre + c); });
+  template <typename T> void next(int64_t y, const float* input_mean, T* inputs, float* residual) {
+    hidden.row(y, inputs, [input_mean](int64_t c, dense::Vector v) { return v - dense::load(input_mean + c); });
     nearest.row(y, residual);
   }
 };
@@ -115,9 +115,9 @@ struct PixelRows {
   const float* bias;  // whole vectors
   dense::Activation activation;
 
-  template <typename T> void next(int64_t y, const float* centre, T* inputs, float*) {
-    shuffled.row(y, inputs, [this, centre](int64_t c, dense::Vector v) {
-      return activation(v + dense::load(bias + c)) - dense::load(centre + c);
+  template <typename T> void next(int64_t y, const float* input_mean, T* inputs, float*) {
+    shuffled.row(y, inputs, [this, input_mean](int64_t c, dense::Vector v) {
+      return activation(v + dense::load(bias + c)) - dense::load(input_mean + c);
     });
   }
 };
@@ -132,7 +132,7 @@ std::vector<Tensor> upsample_corners(const Tensor& x, const Tensor& hidden, doub
   const Results results(x, 4 * height * width, layers, keep);
   TORCH_CHECK(hidden.size(0) == height && hidden.size(1) == width && hidden.size(2) % 2 == 0 &&
                   layers.outputs[0] == channels,
-              "dense: x and hidden do not fit each other or the first layer");
+              "fused_mlp: x and hidden do not fit each other or the first layer");
   const float *image = x.const_data_ptr<float>(), *states = hidden.const_data_ptr<float>();
   dispatch(layers.weights[0], [&](auto type) {
     run_pixels<decltype(type)>(height, width, bottleneck, channels, layers, results, [&] {
@@ -153,7 +153,7 @@ std::vector<Tensor> upsample_shuffled(const Tensor& x, const Tensor& corrections
   const Layers layers(tensors, integers, numbers);
   const Results results(x, 4 * height * width, layers, keep);
   TORCH_CHECK(corrections.sizes() == at::IntArrayRef({height, width, 2, 2, channels}) && bias.size(0) == channels,
-              "dense: x, corrections and bias do not fit each other");
+              "fused_mlp: x, corrections and bias do not fit each other");
   const float *image = x.const_data_ptr<float>(), *four = corrections.const_data_ptr<float>();
   const dense::Padded added(bias);
   dispatch(layers.weights[0], [&](auto type) {
@@ -176,12 +176,12 @@ std::vector<Tensor> march_rays(const Tensor& origin, const Tensor& directions, c
   check_input(even, 1), check_input(quantiles, 1), check_input(scales, 1);
   const Layers layers(tensors, integers, numbers);
   const int64_t rays = directions.size(0), samples = even.size(0);
-  TORCH_CHECK(origin.size(0) == 3 && directions.size(1) == 3, "dense: rays have three coordinates");
-  TORCH_CHECK(samples >= 3, "dense: at least three samples");
+  TORCH_CHECK(origin.size(0) == 3 && directions.size(1) == 3, "fused_mlp: rays have three coordinates");
+  TORCH_CHECK(samples >= 3, "fused_mlp: at least three samples");
   TORCH_CHECK(density >= 0 && density < int64_t(layers.outputs.size()) && layers.outputs[density] == 1,
-              "dense: the density is a layer of one output");
+              "fused_mlp: the density is a layer of one output");
   TORCH_CHECK(prior.empty() || (prior.size() == 5 && prior[1] > 0),
-              "dense: a density prior is a peak, a positive radius and three coordinates");
+              "fused_mlp: a density prior is a peak, a positive radius and three coordinates");
   const Results sums(directions, rays, layers, keep);
   std::vector<Tensor> results = sums.in_order;
   for (int i = 0; i < 3; i++) results.push_back(at::empty({rays}, directions.options()));
@@ -202,7 +202,7 @@ std::vector<Tensor> march_rays(const Tensor& origin, const Tensor& directions, c
     const dense::BoundProgram<T> fine(layers, encoding.outputs(), rays * std::max<int64_t>(quantiles.size(0), 1));
     const int64_t each = march::rays_at_once(std::max(samples, quantiles.size(0)));
     dense::in_parallel((rays + each - 1) / each, [&] {
-      return [&, tile = march::Tile<T>(described, encoding, blob, *coarse, *fine, coarse.centre(), density,
+      return [&, tile = march::Tile<T>(described, encoding, blob, *coarse, *fine, coarse.input_mean(), density,
                                        sums.places, each)](int64_t i) mutable {
         tile.run(i * each, std::min(each, rays - i * each), sums.places, weight, depth, transmittance);
       };

@@ -1,8 +1,8 @@
-// Hierarchical sampling and compositing of rays through a field that is a program of dense layers, without randomness:
-// encoded points, layers, weights, importance samples, layers again, weights of all samples, sums. A few rays at a time
-// go through all of it, and nothing but their sums leaves the cache.
+// Hierarchical sampling and compositing of rays through a field that is a fused MLP, without randomness: encoded
+// points, layers, weights, importance samples, layers again, weights of all samples, sums. A few rays at a time go
+// through all of it, and nothing but their sums leaves the cache.
 //
-// It is what renderer/volume_rendering.py, sampling.py and compositing.py do, where it is explained.
+// The method is that of renderer/volume_rendering.py and renderer/sampling.py, where it is explained.
 #pragma once
 
 #include <algorithm>
@@ -126,9 +126,9 @@ template <typename T> class Tile {
   // `wanted`: a pointer for each layer, null if its sum is not wanted. Both programs are the same, the second with the
   // rows of the second pass.
   Tile(const Rays& rays, const Sinusoids& encoding, const DensityPrior& prior, const dense::Program<T>& coarse,
-       const dense::Program<T>& fine, const float* centre, int64_t density, const std::vector<float*>& wanted,
+       const dense::Program<T>& fine, const float* input_mean, int64_t density, const std::vector<float*>& wanted,
        int64_t most)
-      : rays_(rays), encoding_(encoding), prior_(prior), programs_{&coarse, &fine}, centre_(centre), density_(density),
+      : rays_(rays), encoding_(encoding), prior_(prior), programs_{&coarse, &fine}, input_mean_(input_mean), density_(density),
         buffers_(coarse, most * std::max(rays.samples, rays.importance)) {
     const int64_t rows = most * std::max(rays.samples, rays.importance), all = rays.samples + rays.importance;
     encoded_.resize(rows * encoding.outputs());
@@ -183,7 +183,7 @@ template <typename T> class Tile {
   }
 
  private:
-  bool converts() const { return sizeof(T) < 4 || centre_; }
+  bool converts() const { return sizeof(T) < 4 || input_mean_; }
   int64_t stride() const { return dense::round_up(encoding_.outputs(), dense::kStep<T>); }
 
   const float* direction(int64_t ray) const { return rays_.directions + 3 * ray; }
@@ -205,7 +205,7 @@ template <typename T> class Tile {
     const dense::Program<T>& program = *programs_[pass];
     float* const* kept = places_[pass].data();
     if (converts()) {
-      dense::convert(encoded_.data(), inputs, count * samples, inputs, centre_, converted_.data(), stride());
+      dense::convert(encoded_.data(), inputs, count * samples, inputs, input_mean_, converted_.data(), stride());
       program.run(converted_.data(), stride(), first * samples, count * samples, nullptr, 0, kept, buffers_);
     } else if constexpr (sizeof(T) == 4) {
       program.run(encoded_.data(), inputs, first * samples, count * samples, nullptr, 0, kept, buffers_);
@@ -246,7 +246,7 @@ template <typename T> class Tile {
   const Sinusoids& encoding_;
   const DensityPrior& prior_;
   const dense::Program<T>* programs_[2];
-  const float* centre_;
+  const float* input_mean_;
   int64_t density_;
   typename dense::Program<T>::Buffers buffers_;
   std::vector<float> encoded_, prior_densities_, positions_[2], raw_[2];

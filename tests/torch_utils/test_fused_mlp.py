@@ -1,4 +1,4 @@
-"""Native programs of dense layers against plain PyTorch in double precision."""
+"""Fused MLPs, native, against plain PyTorch in double precision."""
 
 import dataclasses
 
@@ -70,10 +70,10 @@ def test_biases_can_be_replaced_and_one_result_asked_for_twice():
 
 @needs_native
 def test_rows_do_not_depend_on_their_neighbours():
-    program, x = FusedMLP([x for x in branching(1) if x.bias is None or x.bias.ndim == 1], impl="cpu"), rand(50, 7)
-    whole = program(x, keep=[4])[0]
+    mlp, x = FusedMLP([x for x in branching(1) if x.bias is None or x.bias.ndim == 1], impl="cpu"), rand(50, 7)
+    whole = mlp(x, keep=[4])[0]
     for start, stop in ((0, 12), (12, 13), (13, 50)):
-        assert torch.equal(program(x[start:stop], keep=[4])[0], whole[start:stop])
+        assert torch.equal(mlp(x[start:stop], keep=[4])[0], whole[start:stop])
 
 
 @needs_native
@@ -101,7 +101,7 @@ def test_bfloat16_rounds_factors_only():
 
 @needs_bfloat16
 def test_bfloat16_of_inputs_that_have_much_in_common():
-    """Only differences from the centres are rounded, and the centres' share is exact."""
+    """Only deviations from the input means are rounded, and the share of the means is exact."""
     common = 10 * rand(1, 64, seed=20)
     layers = [
         MLPLayer(rand(32, 64, seed=21) / 8, rand(32, seed=22), slope=0.2),
@@ -123,7 +123,7 @@ def test_bfloat16_of_inputs_that_have_much_in_common():
 
 
 @needs_native
-def test_centres_follow_biases_that_are_replaced():
+def test_input_means_follow_biases_that_are_replaced():
     if not has_fused_mlp(CPU, "bfloat16"):
         pytest.skip("the processor does not multiply bfloat16")
     layers = [MLPLayer(rand(32, 64) / 8, slope=0.2), MLPLayer(rand(16, 32, seed=1) / 6, source=0)]
@@ -149,7 +149,7 @@ def test_the_upsamplings_are_those_of_training(height, width):
 @needs_native
 @pytest.mark.parametrize("precision", ["float32", pytest.param("bfloat16", marks=needs_bfloat16)])
 @pytest.mark.parametrize("height,width,channels", [(1, 1, 64), (2, 5, 24), (16, 12, 64), (3, 40, 10)])
-def test_upsampled_programs(height, width, channels, precision):
+def test_upsampled_rows(height, width, channels, precision):
     x, hidden = rand(height, width, channels), rand(height, width, 32, seed=1)
     four, bias, keep = rand(height, width, 2, 2, channels, seed=2), rand(channels, seed=3), [1, 2]
     layers = [
@@ -183,7 +183,7 @@ def test_mistakes_are_named():
         FusedMLP([MLPLayer(rand(2, 3), source=0)])
 
 
-def test_without_a_library_programs_run_in_plain_pytorch(monkeypatch):
+def test_without_a_library_mlps_run_in_plain_pytorch(monkeypatch):
     monkeypatch.setattr(custom_ops, "load", lambda name, device_type: None)
     layers, x = branching(10), rand(10, 7)
     assert not has_fused_mlp(CPU)
