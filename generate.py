@@ -307,7 +307,7 @@ def write_request(
         )
 
 
-def check_precision(name: str, device) -> str:
+def pick_precision(name: str, device) -> str:
     """PyTorch's name of a precision that the device has fused MLPs for.
 
     Raises:
@@ -381,7 +381,7 @@ def main(context: click.Context, **options: Any) -> None:
     from training.checkpoints.snapshot import load_generator
 
     device = pick_device(request.device)
-    precision = check_precision(request.precision, device)
+    precision = pick_precision(request.precision, device)
     if device.type == "cpu":
         keep_freed_memory()
     generator = load_generator(request.network_pkl, device=device)

@@ -68,7 +68,7 @@ def cluster_job(config: Any) -> None:
 
 
 def train(words: Sequence[str], *, job_name: str | None = None, label: str = "") -> None:
-    """Do what the words of a command say.
+    """Start or continue a training from the overrides of a command.
 
     Args:
         job_name: The same whenever this command is started again, and never else; None if it has no name.
@@ -176,7 +176,7 @@ def metric_inputs(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def snapshot_callbacks(options: Mapping[str, Any], folder: Path) -> list[Callable]:
-    """What is called after every snapshot: all metrics at once, so that they share what is generated.
+    """Callbacks after every snapshot: all metrics at once, so that they share the generated videos.
 
     A metric that has a row for the snapshot is not computed again. There are none of a generator that is as good as
     untrained: that of tick 0, a single iteration, unless the run started from a snapshot or ends there.
@@ -185,7 +185,7 @@ def snapshot_callbacks(options: Mapping[str, Any], folder: Path) -> list[Callabl
         return []
     from metrics.evaluator import Evaluator
     from metrics.generated_videos import GeneratedVideos
-    from metrics.results import append_row, keep_best, read_rows, summary
+    from metrics.results import append_row, keep_best, read_metric_rows, row_summary
     from torch_utils import distributed
 
     inputs = metric_inputs(options)
@@ -194,7 +194,7 @@ def snapshot_callbacks(options: Mapping[str, Any], folder: Path) -> list[Callabl
     def missing(snapshot) -> list[str]:
         names = []
         for name in options["metrics"]:
-            rows = [row for row in read_rows(folder, name) if row.get("cur_nimg") == snapshot.cur_nimg]
+            rows = [row for row in read_metric_rows(folder, name) if row.get("cur_nimg") == snapshot.cur_nimg]
             if rows:  # the process may have been killed before it came to this
                 keep_best(folder, rows[-1], snapshot.path)
             else:
@@ -221,7 +221,7 @@ def snapshot_callbacks(options: Mapping[str, Any], folder: Path) -> list[Callabl
                 row.update(checkpoint=snapshot.path.name, cur_nimg=snapshot.cur_nimg)
                 append_row(folder, row)
                 keep_best(folder, row, snapshot.path)
-                print(summary(row))
+                print(row_summary(row))
         return values
 
     return [measure]
@@ -248,7 +248,7 @@ def open_run_folder(job, names: Mapping[str, bool]) -> Path:
 
 
 def print_dry_run(job) -> None:
-    """What the command would do, and how large that is."""
+    """Print the options, the data set, the devices, and the sizes of the networks."""
     from training.launch.validate import dump_options
     from training.networks.model_summary import size_report
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 import torch
 
-from benchmarks.sections import SECTIONS, Settings, profiles, summary
+from benchmarks.sections import SECTIONS, BenchmarkSettings, profiles, summary_table
 from dnnlib import UserError, atomic_write, choices_hint, run_cli
 from dnnlib.command_line import Command
 from torch_utils.custom_ops import versions
@@ -38,7 +38,7 @@ def main(only: str | None, quick: bool, rounds: int, file: Path | None, folder: 
     """Measure speed and memory: as time, as multiple of the original program's, and as fraction of the limit."""
     names = chosen(only)
     keep_freed_memory()
-    settings = Settings(quick=quick, rounds=1 if quick else rounds, tell=lambda text: click.echo(f"{text}\n"))
+    settings = BenchmarkSettings(quick=quick, rounds=1 if quick else rounds, tell=lambda text: click.echo(f"{text}\n"))
     if folder is not None:
         for text in profiles(settings, names, folder):
             click.echo(f"{text}\n")
@@ -49,7 +49,7 @@ def main(only: str | None, quick: bool, rounds: int, file: Path | None, folder: 
         reports[name] = SECTIONS[name](settings)
     rows = [row for report in reports.values() for row in report.rows]
     if rows:
-        click.echo(f"## Summary\n\n{summary(rows)}")
+        click.echo(f"## Summary\n\n{summary_table(rows)}")
     if file is not None:
         facts = versions() | {"threads": torch.get_num_threads(), "machine": platform.platform(), "quick": quick}
         with atomic_write(file, "w") as stream:

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 
 __all__ = [
-    "ORIGINAL_ITERATION", "ORIGINAL_PHASES", "ORIGINAL_RENDER", "Calibration", "Original", "Times", "describe",
-    "time_rounds",
+    "ORIGINAL_ITERATION", "ORIGINAL_PHASES", "ORIGINAL_RENDER", "Calibration", "Original", "Times",
+    "describe_calibration", "time_rounds",
 ]  # fmt: skip
 
 GIGABYTE = 1e9
@@ -153,7 +153,7 @@ class Calibration:
         return {"seconds": self.medians, "samples": self.seconds, "slowness": self.slowness}
 
 
-def describe(report: Mapping[str, Any]) -> str:
+def describe_calibration(report: Mapping[str, Any]) -> str:
     """The result of `Calibration.report` as one line."""
     products = ", ".join(f"{name} {1e3 * seconds:.0f} ms" for name, seconds in report["seconds"].items())
     return f"calibration products: {products}"

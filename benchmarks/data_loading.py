@@ -51,7 +51,7 @@ def draw_picture(generator: np.random.Generator, size: int) -> Image.Image:
     return Image.fromarray((128 + total).clip(0, 255).astype(np.uint8))
 
 
-def write_videos(folder: str, *, suffix: str, size: int) -> None:
+def write_noise_videos(folder: str, *, suffix: str, size: int) -> None:
     generator = np.random.default_rng(0)
     for video in range(VIDEOS):
         os.makedirs(os.path.join(folder, "videos", f"{video:04d}"))
@@ -102,7 +102,7 @@ def measure_pairs(folder: str, suffix: str, rounds: int) -> dict[str, float]:
 def measure_kind(base: str, *, suffix: str, size: int, rounds: int, processes: int) -> dict[str, float]:
     """Pairs per second of a core, averaged over processes."""
     folder = os.path.join(base, f"{suffix}{size}")
-    write_videos(folder, suffix=suffix, size=size)
+    write_noise_videos(folder, suffix=suffix, size=size)
     pack_zip(folder, f"{folder}.zip")
     manifest = {"format": SHARDS_FORMAT, "nframes": NFRAMES}
     pack_shards(folder, f"{folder}-shards", manifest=manifest, clips_per_shard=4)

@@ -23,7 +23,7 @@ import click
 from dnnlib import run_cli
 from dnnlib.command_line import Command
 
-__all__ = ["COUNTS", "count"]
+__all__ = ["COUNTS", "count_files"]
 
 ROOT = Path(__file__).resolve().parent.parent
 OVERRIDES = ("model=stylenerf_small", "spec=small", "resolution=32", "nframes=4")
@@ -162,7 +162,7 @@ def dry_run_executed() -> list[str]:
 COUNTS = {"frame": frame, "step": step, "dry run": dry_run, "dry run, imports too": dry_run_executed}
 
 
-def count(name: str) -> list[str]:
+def count_files(name: str) -> list[str]:
     """The files of one of COUNTS, found in a fresh process."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(COUNTS[name])
@@ -173,7 +173,7 @@ def count(name: str) -> list[str]:
 def main(files: bool) -> None:
     """Count the files entered by one frame, one training step and one dry run."""
     for name in COUNTS:
-        found = count(name)
+        found = count_files(name)
         click.echo(f"{name:22}{len(found):4}")
         if files:
             click.echo("".join(f"    {file}\n" for file in found), nl=False)

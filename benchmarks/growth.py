@@ -111,7 +111,7 @@ def growth(axis: Axis, *, rounds: int = 3, quick: bool = False) -> Iterator[Poin
     for value in values:
         options = compose_options(["outdir=.", "data=.", *base, *axis.overrides(value)])
         sizes = {"videos": value} if axis.videos else {"frames": value} if axis.frames else {}
-        required = work.count(prepare, options, **sizes)
+        required = work.count_products(prepare, options, **sizes)
         computed = prepare(options, **sizes)
         times = time_rounds({name: function for name, (function, _) in computed.items()}, rounds=rounds)
         yield Point(
@@ -145,7 +145,7 @@ def table(axis: Axis, points: Sequence[Point]) -> str:
     return markdown(columns, rows, named=False)
 
 
-def describe(name: str, axis: Axis, points: Sequence[Point]) -> str:
+def report_section(name: str, axis: Axis, points: Sequence[Point]) -> str:
     return f"{name}: time grows as size to the power {exponent(points):.2f}\n\n{table(axis, points)}"
 
 
@@ -185,7 +185,7 @@ def main(only: str | None, quick: bool, rounds: int, file: Path | None, plots: P
     for name in names:
         axis = AXES[name]
         points = list(growth(axis, rounds=rounds, quick=quick))
-        click.echo(f"\n{describe(name, axis, points)}")
+        click.echo(f"\n{report_section(name, axis, points)}")
         if plots is not None:
             plots.mkdir(parents=True, exist_ok=True)
             plot(axis, points, plots / f"growth-{name}.png")

@@ -33,7 +33,7 @@ WORDS = (
 Curves = dict[str, list[float]]  # means per window, by name
 
 
-def train(precision: str, seed: int, *, kimg: float, windows: int, folder: Path) -> Curves:
+def loss_curves(precision: str, seed: int, *, kimg: float, windows: int, folder: Path) -> Curves:
     """Loss curves of one training."""
     words = [*WORDS, f"outdir={folder}", f"seed={seed}", f"precision={precision}"]
     options = plan(words).options
@@ -103,7 +103,7 @@ def main(kimg: float, seeds: int, windows: int, file: Path | None) -> None:
     for seed in range(seeds):
         for precision in PRECISIONS:
             with tempfile.TemporaryDirectory() as folder:
-                runs[precision, seed] = train(precision, seed, kimg=kimg, windows=windows, folder=Path(folder))
+                runs[precision, seed] = loss_curves(precision, seed, kimg=kimg, windows=windows, folder=Path(folder))
             click.echo(f"{precision}, seed {seed}: D/loss {runs[precision, seed]['Loss/D/loss'][-1]:.4f}", err=True)
     table = compare(runs, range(seeds))
     click.echo(show(table))

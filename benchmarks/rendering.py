@@ -21,7 +21,7 @@ import click
 import torch
 
 from benchmarks import work
-from benchmarks.calibration import ORIGINAL_RENDER, Calibration, describe, time_rounds
+from benchmarks.calibration import ORIGINAL_RENDER, Calibration, describe_calibration, time_rounds
 from benchmarks.library_routes import time_products
 from benchmarks.tables import cell, markdown
 from dnnlib import atomic_write, run_cli
@@ -65,7 +65,7 @@ def measure(
     calibration, rows = Calibration(), {}
     for model, (overrides, original) in (QUICK_MODELS if quick else MODELS).items():
         options = compose_options(["outdir=.", "data=.", *overrides])
-        ((products, _),) = work.count(work.rendering, options).values()
+        ((products, _),) = work.count_products(work.rendering, options).values()
         for precision in precisions:
             frame = time_products(products, dtype=PRECISIONS[precision]).seconds
             loops = _functions(options, precision)
@@ -178,7 +178,7 @@ def show(result: Mapping[str, Any]) -> str:
         ]
         for name, row in result["rows"].items()
     ]
-    return f"{result['threads']} threads; {describe(result['calibration'])}\n\n{markdown(columns, rows)}"
+    return f"{result['threads']} threads; {describe_calibration(result['calibration'])}\n\n{markdown(columns, rows)}"
 
 
 @click.command(cls=Command)

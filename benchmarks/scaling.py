@@ -4,7 +4,7 @@
 
 Operations are counted (multiplications and additions of the matrix products and convolutions, both directions), bytes
 are those of the collectives. CPU time per video and phase is measured on this machine. Times on GPUs are predicted from
-the counts and the rates in `Machine`; nothing here has run on more than one GPU. See docs/scaling.md.
+the counts and the rates in `ClusterRates`; nothing here has run on more than one GPU. See docs/scaling.md.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ GPUS = (1, 4, 8, 16, 32, 64, 128, 256, 512)
 
 
 @dataclasses.dataclass(frozen=True)
-class Machine:
+class ClusterRates:
     """Assumed rates: nodes of eight GPUs. The defaults are those of V100 nodes as the paper's time had them."""
 
     teraflops: float = 15.7  # of a GPU, peak in float32
@@ -81,7 +81,7 @@ class Shapes:
         return torch.empty(tuple(shape), device="meta")
 
 
-def build(options: dict, device: str):
+def build_training(options: dict, device: str):
     generator, discriminator = build_networks(options, c_dim=0, device=device)
     loss = build_loss(options, generator=generator, discriminator=discriminator, augment=None, statistics=None)
     spec = options["spec"]
@@ -104,9 +104,9 @@ def one_pass(loss, phase: Phase, batch: VideoBatch, stream) -> None:
         parameter.requires_grad_(False)
 
 
-def count(options: dict, videos: int) -> dict[str, dict[str, float]]:
+def count_operations(options: dict, videos: int) -> dict[str, dict[str, float]]:
     """Operations per video, exchanged bytes and interval, by phase."""
-    _, _, loss, phases = build(options, "meta")
+    _, _, loss, phases = build_training(options, "meta")
     result = {}
     for phase in phases:
         with FlopCounterMode(display=False) as counter:
@@ -123,7 +123,7 @@ def count(options: dict, videos: int) -> dict[str, dict[str, float]]:
 def measure(options: dict, videos: int, rounds: int) -> dict[str, float]:
     """CPU seconds per video of a pass of each phase on this machine."""
     keep_freed_memory()
-    _, _, loss, phases = build(options, "cpu")
+    _, _, loss, phases = build_training(options, "cpu")
     seconds = {phase.name: math.inf for phase in phases}
     stream = RandomStream(0)
     for _ in range(rounds):
@@ -136,7 +136,7 @@ def measure(options: dict, videos: int, rounds: int) -> dict[str, float]:
 
 def count_frames(options: dict) -> tuple[float, int]:
     """Operations per frame of a preview, and frames per set of previews."""
-    generator, _, _, _ = build(options, "meta")
+    generator, _, _, _ = build_training(options, "meta")
     generator.eval()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         ws = torch.empty(1, generator.num_ws, generator.w_dim, device="meta")
@@ -150,26 +150,28 @@ def count_frames(options: dict) -> tuple[float, int]:
     return counter.get_total_flops(), 2 * shown["images"] + 2 * shown["videos"] * options["nframes"]
 
 
-def predict(phases: dict[str, dict], options: dict, machine: Machine, *, frame: tuple[float, int], file: float) -> list:
+def predict(
+    phases: dict[str, dict], options: dict, rates: ClusterRates, *, frame: tuple[float, int], file: float
+) -> list:
     """Rows of the table, at the paper's micro-batch per GPU: the batch grows with the GPUs."""
     spec = options["spec"]
     rows = []
     for gpus in GPUS:
         batch = max(gpus * spec["mbstd"], spec["mb"])
         share = batch // gpus
-        compute = sum(machine.compute(share * p["flops"]) / p["interval"] for p in phases.values())
-        exchange = sum(machine.all_reduce(gpus, p["bytes"]) / p["interval"] for p in phases.values()) if gpus > 1 else 0
+        compute = sum(rates.compute(share * p["flops"]) / p["interval"] for p in phases.values())
+        exchange = sum(rates.all_reduce(gpus, p["bytes"]) / p["interval"] for p in phases.values()) if gpus > 1 else 0
         # Work of one process while the others wait, averaged over iterations: previews and saving.
         per_tick = max(1, math.ceil(spec["kimg_per_tick"] * 1000 / batch))
-        alone = (machine.compute(frame[0] * frame[1]) + file / machine.disk) / (spec["imgsnap"] * per_tick)
-        total = compute + exchange + machine.flag(gpus) + alone
+        alone = (rates.compute(frame[0] * frame[1]) + file / rates.disk) / (spec["imgsnap"] * per_tick)
+        total = compute + exchange + rates.flag(gpus) + alone
         rows.append(
             {
                 "gpus": gpus,
                 "batch": batch,
                 "compute": compute,
                 "exchange": exchange,
-                "flag": machine.flag(gpus),
+                "flag": rates.flag(gpus),
                 "alone": alone,
                 "efficiency": compute / total,
                 "hours": spec["kimg"] * 1000 / batch * total / 3600,
@@ -200,13 +202,13 @@ def show(phases: dict, measured: dict | None, rows: list) -> str:
     return "\n".join(lines)
 
 
-def parse_rates(changes: Sequence[str]) -> Machine:
-    """The machine with rates changed by `name=number` arguments.
+def parse_rates(changes: Sequence[str]) -> ClusterRates:
+    """The cluster with rates changed by `name=number` arguments.
 
     Raises:
         UserError: Unknown rate, or not a number above zero.
     """
-    known = {field.name: type(field.default) for field in dataclasses.fields(Machine)}
+    known = {field.name: type(field.default) for field in dataclasses.fields(ClusterRates)}
     rates = {}
     for change in changes:
         name, _, text = (part.strip() for part in change.partition("="))
@@ -219,28 +221,28 @@ def parse_rates(changes: Sequence[str]) -> Machine:
         if not 0 < rates[name] < math.inf:
             kind = "whole number" if known[name] is int else "number"
             raise UserError(f"--set {change}: write a {kind} above 0, like {name}={known[name](2)}.")
-    return Machine(**rates)
+    return ClusterRates(**rates)
 
 
 @click.command(cls=Command)
 @click.option("--model", default="stylenerf_faceforensics", show_default=True, help="A file of conf/model.")
 @click.option("--videos", default=2, show_default=True, help="Per measured pass.")
 @click.option("--rounds", default=2, show_default=True, help="Passes of every phase; 0: count only.")
-@click.option("--set", "changes", multiple=True, help="A rate of the machine, e.g. between=50e9.")
+@click.option("--set", "changes", multiple=True, help="A rate of the cluster, e.g. between=50e9.")
 @click.option("--json", "file", type=click.Path(path_type=Path), help="Write the figures here as well.")
 def main(model: str, videos: int, rounds: int, changes: tuple[str, ...], file: Path | None) -> None:
     """Cost per video and phase, communication, and what follows for many GPUs."""
     options = compose_options(["outdir=.", "data=.", "spec=paper", f"model={model}", "fp32=true"])
-    machine = parse_rates(changes)
-    phases = count(options, options["spec"]["mbstd"])
-    generator, discriminator, _, _ = build(options, "meta")
+    rates = parse_rates(changes)
+    phases = count_operations(options, options["spec"]["mbstd"])
+    generator, discriminator, _, _ = build_training(options, "meta")
     sizes = [sum(p.numel() for p in network.parameters()) for network in (generator, discriminator)]
     saved = FLOAT * (6 * sizes[0] + 4 * sizes[1])  # snapshot and state
     measured = measure(options, videos, rounds) if rounds else None
-    rows = predict(phases, options, machine, frame=count_frames(options), file=saved)
+    rows = predict(phases, options, rates, frame=count_frames(options), file=saved)
     click.echo(show(phases, measured, rows))
     if file is not None:
-        content = {"phases": phases, "cpu_seconds": measured, "machine": dataclasses.asdict(machine), "rows": rows}
+        content = {"phases": phases, "cpu_seconds": measured, "machine": dataclasses.asdict(rates), "rows": rows}
         with atomic_write(file, "w") as stream:
             json.dump(content, stream, indent=1)
 

@@ -13,11 +13,11 @@ from benchmarks.tables import cell, markdown
 from torch_utils.ops.fused_mlp import has_fused_mlp
 from training.launch.config import compose_options
 
-__all__ = ["SECTIONS", "Report", "Row", "Settings", "profiles", "summary"]
+__all__ = ["SECTIONS", "BenchmarkSettings", "Report", "Row", "profiles", "summary_table"]
 
 
 @dataclass(frozen=True)
-class Settings:
+class BenchmarkSettings:
     """Effort: the small model or the paper's, and number of timings; `tell` receives each table when it is ready."""
 
     quick: bool
@@ -52,13 +52,13 @@ class Report:
     rows: Sequence[Row] = field(default_factory=tuple)
 
 
-def summary(rows: Sequence[Row]) -> str:
+def summary_table(rows: Sequence[Row]) -> str:
     columns = ["what", "seconds", "× original", "of the limit", "peak GB"]
     forms = {"seconds": (".3g", 1), "multiple": (".3g", 1), "fraction": (".0%", 1), "peak": (".2f", 1e-9)}
     return markdown(columns, [[r.what, *(cell(asdict(r), key, *form) for key, form in forms.items())] for r in rows])
 
 
-def rendering_section(settings: Settings) -> Report:
+def rendering_section(settings: BenchmarkSettings) -> Report:
     """The README's command, its loop, single frames."""
     precisions = ["float32", *(["bf16"] if has_fused_mlp(torch.device("cpu"), "bfloat16") else [])]
     results = rendering.measure(precisions=precisions, rounds=settings.rounds, quick=settings.quick)
@@ -74,7 +74,7 @@ def rendering_section(settings: Settings) -> Report:
 TRAININGS = ((256, 2), (256, 1), (64, 2), (64, 1))
 
 
-def training_section(settings: Settings) -> Report:
+def training_section(settings: BenchmarkSettings) -> Report:
     """The phases of an iteration in float32; in bfloat16 and with activation checkpointing at the largest size."""
     if settings.quick:
         runs = {"small 32², 4 videos": (training.compose(work.QUICK[:-1]), 4)}
@@ -96,7 +96,7 @@ def training_section(settings: Settings) -> Report:
     return Report(data, rows)
 
 
-def data_section(settings: Settings) -> Report:
+def data_section(settings: BenchmarkSettings) -> Report:
     """Pairs of frames from disk, beside Pillow alone."""
     effort = {"rounds": 1, "processes": 1} if settings.quick else {"rounds": 10, "processes": 8}
     kinds = dict(list(data_loading.KINDS.items())[: 1 if settings.quick else None])
@@ -111,7 +111,7 @@ def data_section(settings: Settings) -> Report:
     return Report(results, rows)
 
 
-def metrics_section(settings: Settings) -> Report:
+def metrics_section(settings: BenchmarkSettings) -> Report:
     """Features and distances."""
     effort = {"resolution": 32, "clips": 1, "rows": 64} if settings.quick else {}
     results = evaluation.measure(rounds=settings.rounds, **effort)
@@ -120,17 +120,17 @@ def metrics_section(settings: Settings) -> Report:
     return Report(results, rows)
 
 
-def growth_section(settings: Settings) -> Report:
+def growth_section(settings: BenchmarkSettings) -> Report:
     """Scaling of the cost."""
     data = {}
     for name, axis in growth.AXES.items():
         points = list(growth.growth(axis, rounds=min(settings.rounds, 3), quick=settings.quick))
-        settings.tell(growth.describe(name, axis, points))
+        settings.tell(growth.report_section(name, axis, points))
         data[name] = [asdict(point) for point in points]
     return Report(data)
 
 
-SECTIONS: dict[str, Callable[[Settings], Report]] = {
+SECTIONS: dict[str, Callable[[BenchmarkSettings], Report]] = {
     "rendering": rendering_section,
     "training": training_section,
     "data": data_section,
@@ -140,7 +140,7 @@ SECTIONS: dict[str, Callable[[Settings], Report]] = {
 PROFILED = {"rendering": work.rendering, "training": work.training}
 
 
-def profiles(settings: Settings, names: Sequence[str], folder: Path) -> Iterator[str]:
+def profiles(settings: BenchmarkSettings, names: Sequence[str], folder: Path) -> Iterator[str]:
     """Traces of a rendered frame and of the phases of training, and tables of their most expensive operations."""
     options = compose_options(["outdir=.", "data=.", *(work.QUICK if settings.quick else work.FULL)])
     for name in PROFILED:

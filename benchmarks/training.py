@@ -19,7 +19,14 @@ import click
 import torch
 
 from benchmarks import work
-from benchmarks.calibration import ORIGINAL_ITERATION, ORIGINAL_PHASES, SHARES, Calibration, describe, time_rounds
+from benchmarks.calibration import (
+    ORIGINAL_ITERATION,
+    ORIGINAL_PHASES,
+    SHARES,
+    Calibration,
+    describe_calibration,
+    time_rounds,
+)
 from benchmarks.library_routes import time_products
 from benchmarks.processes import in_fresh_process, peak_memory
 from benchmarks.tables import cell, markdown
@@ -106,7 +113,7 @@ def limits(options: Mapping[str, Any], videos: int) -> dict[str, tuple[float, in
     For bfloat16 all products are assumed to use it, though not all do: that limit cannot be reached.
     """
     dtype = torch.bfloat16 if options["precision"] == "bf16" else torch.float32
-    required = {name: found for name, (found, _) in work.count(work.training, options, videos=videos).items()}
+    required = {name: found for name, (found, _) in work.count_products(work.training, options, videos=videos).items()}
     everything = sum(required.values(), Counter())
     timed = {p.product: p.seconds for p in time_products(everything, dtype=dtype, covered=COVERED).products}
     return {
@@ -143,7 +150,7 @@ def show(result: Mapping[str, Any]) -> str:
         ]
         for name, row in result["rows"].items()
     ]
-    header = f"{result['videos']} videos, {result['threads']} threads; {describe(result['calibration'])}"
+    header = f"{result['videos']} videos, {result['threads']} threads; {describe_calibration(result['calibration'])}"
     return f"{header}\n\n{markdown(columns, rows)}"
 
 

@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.calibration import SHARES
 from benchmarks.products import Product, record_products
-from benchmarks.scaling import Shapes, batch_of, build, one_pass
+from benchmarks.scaling import Shapes, batch_of, build_training, one_pass
 from renderer.trajectories import camera_path
 from torch_utils.rng import RandomStream
 from training.inference.frame_renderer import FrameRenderer
@@ -18,7 +18,7 @@ from training.inference.latents import seed_latents
 from training.launch.build import build_networks
 from training.loss import VideoBatch
 
-__all__ = ["FULL", "QUICK", "Work", "count", "rendering", "synthesis", "training"]
+__all__ = ["FULL", "QUICK", "Work", "count_products", "rendering", "synthesis", "training"]
 
 #: Overrides: the model of the original's timings, and the smallest one for a quick test.
 FULL = ("model=stylenerf_faceforensics", "spec=paper", "fp32=true")
@@ -57,7 +57,7 @@ def rendering(options: Mapping[str, Any], *, videos: int = 1, frames: int | None
 
 def training(options: Mapping[str, Any], *, videos: int = 1, frames: None = None, device: str = "cpu") -> Work:
     """The phases of an iteration; a pass takes two frames per video."""
-    _, _, loss, phases = build(options, device)
+    _, _, loss, phases = build_training(options, device)
     batch, stream = _batch(videos, options["resolution"], device), _stream(device)
 
     def run(phase):
@@ -68,7 +68,7 @@ def training(options: Mapping[str, Any], *, videos: int = 1, frames: None = None
 
 def synthesis(options: Mapping[str, Any], *, videos: int = 1, frames: int = 2, device: str = "cpu") -> Work:
     """A pass of the generator over the frames of each video, forward and backward, as in Gmain."""
-    generator, _, _, phases = build(options, device)
+    generator, _, _, phases = build_training(options, device)
     codes, stream = _codes(generator, videos, device), _stream(device)
     cameras = generator.camera_prior.sample(videos, RandomStream(0)).to(device)
     times = torch.linspace(0, 1, frames, device=device)[None].expand(videos, -1)
@@ -81,7 +81,7 @@ def synthesis(options: Mapping[str, Any], *, videos: int = 1, frames: int = 2, d
     return {"synthesize": (one_step, 1.0)}
 
 
-def count(compute: Callable[..., Work], options: Mapping[str, Any], **sizes: Any) -> dict[str, Required]:
+def count_products(compute: Callable[..., Work], options: Mapping[str, Any], **sizes: Any) -> dict[str, Required]:
     """Products and frequency of each function of one of the above; nothing is computed."""
     required = {}
     for name, (function, share) in compute(options, **sizes, device="meta").items():

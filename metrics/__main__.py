@@ -159,7 +159,7 @@ def run(names: list[str], paths: dict[str, str], device_type: str, options: dict
     from metrics.evaluator import Evaluator
     from metrics.feature_extractors import find_detectors
     from metrics.generated_videos import GeneratedVideos
-    from metrics.results import append_row, summary
+    from metrics.results import append_row, row_summary
     from torch_utils import distributed
     from torch_utils.memory import keep_freed_memory
 
@@ -192,7 +192,7 @@ def run(names: list[str], paths: dict[str, str], device_type: str, options: dict
         for name in names:
             row = evaluator.evaluate(name)
             if distributed.is_main():
-                click.echo(summary(row))
+                click.echo(row_summary(row))
                 path = append_row(options["outdir"], {**row, **about})
                 click.echo(f"  → {path}")
 

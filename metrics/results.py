@@ -10,7 +10,7 @@ from typing import Any
 
 from dnnlib import UserError, link_or_copy
 
-__all__ = ["append_row", "keep_best", "read_rows", "result_path", "summary"]
+__all__ = ["append_row", "keep_best", "read_metric_rows", "result_path", "row_summary"]
 
 
 def result_path(folder: str | os.PathLike, name: str) -> Path:
@@ -36,7 +36,7 @@ def append_row(folder: str | os.PathLike, row: Mapping[str, Any]) -> Path:
     return path
 
 
-def read_rows(folder: str | os.PathLike, name: str) -> list[dict[str, Any]]:
+def read_metric_rows(folder: str | os.PathLike, name: str) -> list[dict[str, Any]]:
     """The rows of a metric; truncated lines are left out."""
     rows = []
     try:
@@ -60,7 +60,7 @@ def keep_best(folder: str | os.PathLike, row: Mapping[str, Any], snapshot: str |
     higher = row["higher_is_better"]
     if higher is None or not _is_number(row["value"]):
         return False
-    values = [r.get("value") for r in read_rows(folder, row["metric"])]
+    values = [r.get("value") for r in read_metric_rows(folder, row["metric"])]
     values = [value for value in values if _is_number(value)]
     if row["value"] != (max if higher else min)([row["value"], *values]):
         return False
@@ -68,7 +68,7 @@ def keep_best(folder: str | os.PathLike, row: Mapping[str, Any], snapshot: str |
     return True
 
 
-def summary(row: Mapping[str, Any]) -> str:
+def row_summary(row: Mapping[str, Any]) -> str:
     """A row as one readable line."""
     text = f"{row['metric']} {row['value']:.4g}"
     if row["interval"] is not None:

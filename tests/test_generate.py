@@ -310,11 +310,11 @@ def test_visualize_renders_ten_seeds_along_the_four_programs(tmp_path):
 
 def test_half_precision_is_asked_for_and_refused_where_there_is_none(monkeypatch):
     cpu = torch.device("cpu")
-    assert generate.check_precision("float32", torch.device("meta")) == "float32"
+    assert generate.pick_precision("float32", torch.device("meta")) == "float32"
     monkeypatch.setattr("torch_utils.ops.fused_mlp.has_fused_mlp", lambda device, precision: True)
-    assert generate.check_precision("bf16", cpu) == "bfloat16"
+    assert generate.pick_precision("bf16", cpu) == "bfloat16"
     with pytest.raises(dnnlib.UserError, match="--precision: bf16 is for CPUs"):
-        generate.check_precision("bf16", torch.device("meta"))
+        generate.pick_precision("bf16", torch.device("meta"))
     monkeypatch.setattr("torch_utils.ops.fused_mlp.has_fused_mlp", lambda device, precision: False)
     with pytest.raises(dnnlib.UserError, match="--precision: bf16 needs a processor with avx512_bf16"):
-        generate.check_precision("bf16", cpu)
+        generate.pick_precision("bf16", cpu)

@@ -110,7 +110,7 @@ def wrong_imports(source: str, module: str, *, is_package: bool = False) -> list
 
 
 def import_graph(sources: dict[str, str], packages: set[str]) -> dict[str, set[str]]:
-    """Which of the modules each module imports, also inside functions and for the type checker alone.
+    """Modules that each module imports, also inside functions and for the type checker alone.
 
     Args:
         sources: Dotted name → text.

@@ -13,7 +13,7 @@ from dnnlib import run_cli
 from dnnlib.command_line import Command, finite_float
 from training.launch.config import compose_options
 from training.synthetic.make_dataset import make_dataset
-from training.synthetic.render import Recipe
+from training.synthetic.render import SyntheticConfig
 
 
 @click.command(cls=Command)
@@ -38,12 +38,12 @@ def main(
     runs, options = plan_runs(kimg, ablation_kimg or kimg / 4), compose_options(COMMON)
     sizes = Sizes(clips=videos)
     camera = options["model"]["generator"]["camera"]
-    recipe = Recipe(
+    config = SyntheticConfig(
         videos=videos, frames=sizes.frames, resolution=options["resolution"], supersample=2, seed=0, camera=camera
     )
     work = work.absolute()
     work.mkdir(parents=True, exist_ok=True)
-    make_dataset(work / "data", recipe, workers=jobs)
+    make_dataset(work / "data", config, workers=jobs)
     if not measure_only:
         train_all(work, runs, data=work / "data", jobs=jobs)
     reference = make_reference(work, options, sizes)

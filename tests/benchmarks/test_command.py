@@ -7,13 +7,13 @@ from click.testing import CliRunner
 
 from benchmarks import data_loading, sections
 from benchmarks.__main__ import chosen, main
-from benchmarks.sections import Report, Row, Settings, summary
+from benchmarks.sections import BenchmarkSettings, Report, Row, summary_table
 from dnnlib import UserError
 
 
 def test_the_summary_shows_what_is_known():
     rows = [Row("a frame", 0.125, multiple=256.4, fraction=0.512, peak=1.25e9), Row("a distance", 2.0)]
-    lines = summary(rows).splitlines()
+    lines = summary_table(rows).splitlines()
     assert lines[2] == "| a frame | 0.125 | 256 | 51% | 1.25 |"
     assert lines[3] == "| a distance | 2 |  |  |  |"
 
@@ -45,7 +45,7 @@ def test_data_is_compared_with_pillow_alone(monkeypatch):
     listing = {"frames": 320, "first": 2.0, "again": 0.5}
     monkeypatch.setattr(data_loading, "measure", lambda **_: {"pairs per second": rates, "listing": listing})
     told = []
-    report = sections.data_section(Settings(quick=True, rounds=1, tell=told.append))
+    report = sections.data_section(BenchmarkSettings(quick=True, rounds=1, tell=told.append))
     assert list(report.rows) == [Row("a pair of frames, PNG 256², folder", 1 / 80, fraction=0.8)]
     (text,) = told
     assert "80 ( 80%)" in text and "listing 320 frames: 2.00 s, again 0.50 s" in text

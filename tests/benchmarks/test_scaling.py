@@ -5,11 +5,11 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.scaling import FLOAT, Machine, build, count, predict
+from benchmarks.scaling import FLOAT, ClusterRates, build_training, count_operations, predict
 from training.launch.config import compose_options
 from training.networks.model_summary import parameter_counts
 
-MACHINE = Machine(
+MACHINE = ClusterRates(
     teraflops=10, utilisation=0.5, gpus_per_node=8, inside=100e9, between=10e9, latency=1e-5, host_latency=1e-4,
     disk=1e9,
 )  # fmt: skip
@@ -34,17 +34,17 @@ def options():
 
 
 def test_counts_of_a_small_model(options):
-    phases = count(options, videos=4)
+    phases = count_operations(options, videos=4)
     assert [(name, phase["interval"]) for name, phase in phases.items()] == [
         ("Gmain", 1), ("Greg", 4), ("Dmain", 1), ("Dreg", 16)
     ]  # fmt: skip
-    generator, discriminator, _, _ = build(options, "meta")
+    generator, discriminator, _, _ = build_training(options, "meta")
     sizes = parameter_counts(generator, discriminator)
     assert phases["Gmain"]["bytes"] == FLOAT * sizes["generator"]
     assert phases["Dmain"]["bytes"] == FLOAT * sizes["discriminator"]
     assert phases["Dmain"]["flops"] > phases["Dreg"]["flops"] / 2 > 0
     # Operations per video do not depend on how many share a pass, but for those that all of them share.
-    more = count(options, videos=8)
+    more = count_operations(options, videos=8)
     assert more["Dmain"]["flops"] == pytest.approx(phases["Dmain"]["flops"], rel=0.02)
 
 

@@ -1,4 +1,4 @@
-"""What is measured: counts of the networks as configured, the same whatever computes them."""
+"""Counted work: that of the networks as configured, the same whatever computes them."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ def options():
 
 def test_a_frame_requires_its_layers(options):
     """Rows of the field: 16² rays of 12 samples, 64 units."""
-    found, share = work.count(work.rendering, options)["render"]
+    found, share = work.count_products(work.rendering, options)["render"]
     assert share == 1
     samples = 16 * 16 * 12
     assert found[MatrixProduct(1, samples, 24, 64)] == 1  # the encoded points' layer
@@ -26,7 +26,7 @@ def test_a_frame_requires_its_layers(options):
 
 
 def test_a_phase_requires_what_pytorch_counts_but_for_depthwise_filters(options):
-    phases = work.count(work.training, options)
+    phases = work.count_products(work.training, options)
     assert {name: share for name, (_, share) in phases.items()} == {
         "Gmain": 1, "Greg": 1 / 4, "Dmain": 1, "Dreg": 1 / 16
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""What all commands have in common: spellings of options, suggestions, finite numbers, `~`."""
+"""Common to all commands: spellings of options, suggestions, finite numbers, `~`."""
 
 import importlib
 import pathlib

@@ -1,4 +1,4 @@
-"""What identifies a file, and downloads that are whole or not there."""
+"""Identities of files, and downloads that are whole or not there."""
 
 import hashlib
 import os

@@ -28,7 +28,7 @@ SMALL = Spec(
 
 @functools.cache
 def state_listing(config: str) -> dict:
-    """What a published model consists of: 'G' and 'D' (name → shape), 'parameters' (part → count), 'num_ws'."""
+    """Contents of a published model: 'G' and 'D' (name → shape), 'parameters' (part → count), 'num_ws'."""
     return json.loads(gzip.decompress((DATA / "published_states.json.gz").read_bytes()))[config]
 
 

@@ -1,4 +1,4 @@
-"""Which pixels and rays of a measured image are stored."""
+"""Pixels and rays of a measured image that are stored."""
 
 import numpy as np
 

@@ -5,8 +5,7 @@ import pytest
 import torch
 
 from dnnlib import UserError
-from metrics import evaluator as evaluation
-from metrics import feature_extractors as networks
+from metrics import evaluator, feature_extractors
 from metrics.detectors import find_detector
 from metrics.distances import KernelDistance, frechet_distance_of_features, inception_score, subset_distances
 from metrics.evaluator import Evaluator
@@ -34,8 +33,8 @@ FAKE = blurred(waves(16, size=16, seed=1), 0.8)
 @pytest.fixture(autouse=True)
 def narrow_inception(monkeypatch):
     """With 2048 features a Fréchet distance takes seconds; their number is checked in test_detectors."""
-    detector, arguments = networks.FILES["inception"]
-    monkeypatch.setitem(networks.FILES, "inception", (detector, {**arguments, "width": INCEPTION_WIDTH}))
+    detector, arguments = feature_extractors.FILES["inception"]
+    monkeypatch.setitem(feature_extractors.FILES, "inception", (detector, {**arguments, "width": INCEPTION_WIDTH}))
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +48,7 @@ def detectors(tmp_path_factory):
     return {name: find_detector(name, path=path) for name, path in paths.items()}
 
 
-def evaluator(**arguments):
+def make_evaluator(**arguments):
     options = {"real": MemoryVideos(REAL), "fake": MemoryVideos(FAKE), "replicates": 0, **arguments}
     return Evaluator(**options)
 
@@ -63,7 +62,7 @@ def images(clips):
 
 
 def test_fvd_and_kvd(detectors):
-    both = evaluator(detectors=detectors, replicates=5)
+    both = make_evaluator(detectors=detectors, replicates=5)
     real, fake = i3d_features(REAL), i3d_features(FAKE)
     row = both.evaluate("fvd64_16f")
     assert row["value"] == pytest.approx(frechet_distance_of_features(real, fake), rel=1e-5)
@@ -80,7 +79,7 @@ def test_fvd_and_kvd(detectors):
 
 
 def test_fid_kid_and_is(detectors):
-    both = evaluator(detectors=detectors)
+    both = make_evaluator(detectors=detectors)
     network = SmallInception(INCEPTION_WIDTH)
     real, fake = (network(images(clips), return_features=True).numpy() for clips in (REAL, FAKE))
     assert both.evaluate("fid1k_full")["value"] == pytest.approx(frechet_distance_of_features(real, fake), rel=1e-5)
@@ -96,22 +95,22 @@ def test_fid_kid_and_is(detectors):
 def test_all_real_frames_are_no_sample(detectors):
     """Of a complete set there is nothing to draw: the interval is that of the generated frames alone."""
     few = FAKE[:2]
-    row = evaluator(detectors=detectors, fake=MemoryVideos(few), replicates=3).evaluate("fid1k_full")
+    row = make_evaluator(detectors=detectors, fake=MemoryVideos(few), replicates=3).evaluate("fid1k_full")
     assert row["interval"][0] < row["value"] < row["interval"][1]
     assert row["num_real"] == 320
 
 
 def test_rfvd_says_what_it_is():
     network = RandomFeatures()
-    row = evaluator().evaluate("rfvd64_16f")
+    row = make_evaluator().evaluate("rfvd64_16f")
     expected = frechet_distance_of_features(network(REAL).numpy(), network(FAKE).numpy())
     assert row["value"] == pytest.approx(expected, rel=1e-9)
     assert "NOT FVD" in row["warning"] and row["interval"] is None
-    assert evaluator(fake=MemoryVideos(REAL)).evaluate("rfvd64_16f")["value"] < 1e-8
+    assert make_evaluator(fake=MemoryVideos(REAL)).evaluate("rfvd64_16f")["value"] < 1e-8
 
 
 def test_motion_and_identity(detectors):
-    both = evaluator(detectors=detectors, replicates=2)
+    both = make_evaluator(detectors=detectors, replicates=2)
     row = both.evaluate("motion32_16f")
     assert row["value"] == pytest.approx(float(mean_flow_length(FAKE).mean()))
     assert row["real"] == pytest.approx(float(mean_flow_length(REAL).mean()))
@@ -148,12 +147,12 @@ def test_means_of_what_could_be_measured():
 
 def test_any_batch_size(detectors):
     for name in ("rfvd64_16f", "fvd64_16f", "is1k"):
-        values = [evaluator(detectors=detectors, batch_size=n).evaluate(name)["value"] for n in (1, 3, 64)]
+        values = [make_evaluator(detectors=detectors, batch_size=n).evaluate(name)["value"] for n in (1, 3, 64)]
         assert values[0] == values[1] == values[2]
 
 
 def test_no_more_than_a_batch_is_in_memory():
-    both = evaluator(batch_size=4)
+    both = make_evaluator(batch_size=4)
     both.evaluate("rfvd64_16f")
     assert max(samples.largest for samples in both._fake.asked + both._real.asked) == 4
 
@@ -161,7 +160,7 @@ def test_no_more_than_a_batch_is_in_memory():
 def test_cache(tmp_path, detectors):
     def run(key, *, name="rfvd64_16f", files=detectors):
         real = MemoryVideos(REAL, key=key)
-        row = evaluator(real=real, cache=tmp_path / "cache", detectors=files).evaluate(name)
+        row = make_evaluator(real=real, cache=tmp_path / "cache", detectors=files).evaluate(name)
         return row["value"], real.loads
 
     value, loads = run("a")
@@ -190,7 +189,7 @@ def save_changed(folder):
 def test_cache_that_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="Cannot use the cache folder .*cache_metrics_dir=.*, or set XDG_CACHE_HOME"):
-        evaluator(real=MemoryVideos(REAL, key="a"), cache=tmp_path / "file").evaluate("rfvd64_16f")
+        make_evaluator(real=MemoryVideos(REAL, key="a"), cache=tmp_path / "file").evaluate("rfvd64_16f")
 
 
 def test_features_file(tmp_path):
@@ -213,7 +212,7 @@ def test_nothing_is_left_of_features_that_failed(tmp_path):
 
 
 def test_temporary_features_are_removed():
-    both = evaluator()
+    both = make_evaluator()
     both.evaluate("rfvd64_16f")
     folder = both._folder
     assert len(list(folder.iterdir())) == 2
@@ -223,13 +222,13 @@ def test_temporary_features_are_removed():
 
 def test_mistakes():
     with pytest.raises(UserError, match="no metric 'fvd'"):
-        evaluator().evaluate("fvd")
+        make_evaluator().evaluate("fvd")
     with pytest.raises(UserError, match="rfvd64_16f compares with real videos"):
-        evaluator(real=None).evaluate("rfvd64_16f")
+        make_evaluator(real=None).evaluate("rfvd64_16f")
     with pytest.raises(UserError, match="rfvd64_16f needs at least 2 generated clips, there are 1"):
-        evaluator(fake=MemoryVideos(FAKE[:1])).evaluate("rfvd64_16f")
+        make_evaluator(fake=MemoryVideos(FAKE[:1])).evaluate("rfvd64_16f")
     with pytest.raises(ValueError, match="batch_size"):
-        evaluator(batch_size=0)
+        make_evaluator(batch_size=0)
     with pytest.raises(ValueError, match=r"uint8 \[N, 3, T, H, W\]"):
         TensorClips(FAKE.float())
 
@@ -255,7 +254,7 @@ def test_no_tensorfloat_while_anything_is_computed(name, detectors, tf32, monkey
     seen = []
     fake = MemoryVideos(FAKE)
     monkeypatch.setattr(MemoryClips, "load", lambda self, i: (seen.append(("load", *tf32())), self.clips[list(i)])[1])
-    make = evaluation.make_network
+    make = evaluator.make_network
 
     def watched(*arguments, **options):
         network = make(*arguments, **options)
@@ -270,8 +269,8 @@ def test_no_tensorfloat_while_anything_is_computed(name, detectors, tf32, monkey
                 monkeypatch.setattr(type(network), part, spy)
         return network
 
-    monkeypatch.setattr(evaluation, "make_network", watched)
-    evaluator(fake=fake, detectors=detectors).evaluate(name)
+    monkeypatch.setattr(evaluator, "make_network", watched)
+    make_evaluator(fake=fake, detectors=detectors).evaluate(name)
     assert {"load", "__call__"} <= {part for part, *_ in seen}
     assert all(states == [False, False] for _, *states in seen)
     assert tf32() == (True, True)
@@ -284,10 +283,10 @@ def test_tensorfloat_is_restored_after_an_error(detectors, tf32, monkeypatch):
 
     monkeypatch.setattr(MemoryClips, "load", fail)
     with pytest.raises(UserError, match="cannot be read"):
-        evaluator().evaluate("rfvd64_16f")
+        make_evaluator().evaluate("rfvd64_16f")
     assert tf32() == (True, True)
     with pytest.raises(UserError, match="no metric"):
-        evaluator().evaluate("fvd")
+        make_evaluator().evaluate("fvd")
     assert tf32() == (True, True)
 
 

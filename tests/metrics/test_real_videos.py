@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from dnnlib import UserError
-from metrics import real_videos as stored_videos
+from metrics import real_videos
 from metrics.real_videos import StoredVideos, choose_windows
 from renderer.video import VideoWriter
 from tests.training.data.movies import run_ffmpeg
@@ -223,7 +223,7 @@ def test_any_byte_of_a_video_file_changes_the_key(tmp_path):
 
 
 def test_files_are_not_read_again_as_long_as_nothing_touches_them(root, monkeypatch):
-    monkeypatch.setattr(stored_videos, "SETTLED", 0.0)
+    monkeypatch.setattr(real_videos, "SETTLED", 0.0)
     clips = StoredVideos(root, resolution=16).clips(count=10, frames=4)
     reads, original = [], FrameStore.frame_bytes
     monkeypatch.setattr(FrameStore, "frame_bytes", lambda *arguments: reads.append(1) or original(*arguments))

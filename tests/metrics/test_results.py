@@ -7,7 +7,7 @@ import os
 import pytest
 
 from dnnlib import UserError
-from metrics.results import append_row, keep_best, read_rows, result_path, summary
+from metrics.results import append_row, keep_best, read_metric_rows, result_path, row_summary
 
 
 def row(value, *, metric="fvd64_16f", higher=False, **more):
@@ -22,11 +22,11 @@ def test_rows(tmp_path):
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert lines[0]["value"] == 3.5 and lines[0]["interval"] == [3, 4]
     assert lines[1]["value"] is None and lines[1]["further"] == {"x": [None, 1.0]}
-    assert read_rows(tmp_path, "fvd64_16f") == lines
+    assert read_metric_rows(tmp_path, "fvd64_16f") == lines
     with open(path, "a") as file:
         file.write('{"metric": "fvd64_16f", "val')  # cut off while it was written
-    assert read_rows(tmp_path, "fvd64_16f") == lines
-    assert read_rows(tmp_path, "kvd64_16f") == []
+    assert read_metric_rows(tmp_path, "fvd64_16f") == lines
+    assert read_metric_rows(tmp_path, "kvd64_16f") == []
     with pytest.raises(UserError, match="Cannot write .*metric-fvd64_16f.jsonl"):
         append_row(tmp_path / "nowhere", row(1.0))
 
@@ -81,7 +81,7 @@ def test_summary():
         detector={"network": "i3d", "file": "x.pt", "sha256": "ab", "published_file": False},
         warning="NOT FVD",
     )
-    text = summary(entry)
+    text = row_summary(entry)
     for part in (
         "fvd64_16f 12.35 (95 %: 11 to 13)",
         "10 generated clips (only: the metric asks for 64)",
@@ -92,4 +92,4 @@ def test_summary():
     ):
         assert part in text
     entry["detector"]["published_file"] = None
-    assert "SHA-256 ab" in summary(entry)
+    assert "SHA-256 ab" in row_summary(entry)

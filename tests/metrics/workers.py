@@ -1,4 +1,4 @@
-"""What the processes of test_command do; importable, because they are started afresh."""
+"""Processes of test_command; importable, because they are started afresh."""
 
 import json
 from pathlib import Path

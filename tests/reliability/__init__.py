@@ -1,1 +1,1 @@
-"""What a training survives: long checks (see docs/reliability.md), and short ones for the test suite."""
+"""Faults that a training survives: long checks (see docs/reliability.md), and short ones for the test suite."""

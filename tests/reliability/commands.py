@@ -63,7 +63,7 @@ class Command:
         return sorted(pids, key=lambda pid: (local_rank(pid), pid))
 
     def wait_until(self, condition: Callable[[], object], seconds: float = 240.0) -> object:
-        """What the condition gives as soon as it is true."""
+        """Wait until the condition is true; returns its value."""
         end = time.monotonic() + seconds
         while not (value := condition()):
             assert self.process.poll() is None, f"ended with {self.process.returncode}:\n{self.said()[-3000:]}"
@@ -91,7 +91,7 @@ def words(pid: int) -> str:
 
 
 def local_rank(pid: int) -> int:
-    """Which process of its machine it is, if it was started with that; those of one launcher follow one another."""
+    """Number of a process on its machine, if it was started with one; those of one launcher follow one another."""
     try:
         entries = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except OSError:

@@ -15,7 +15,7 @@ from training.loss import GanLoss
 
 
 def spoil(value: float, *, after: int, until: float = math.inf, where: str = "loss") -> Callable[[], None]:
-    """What makes a loss or a weight not finite from an iteration on, within a process."""
+    """Make a loss or a weight not finite from an iteration on, within a process."""
 
     def prepare() -> None:
         accumulate, count = GanLoss.accumulate, [0]

@@ -1,4 +1,4 @@
-"""Where a fault is done to a training: its data, its run folder, and what it comes to when nobody disturbs it."""
+"""Places of faults: the data and run folder of a training, and its undisturbed result."""
 
 import time
 from collections.abc import Callable
@@ -25,7 +25,7 @@ class Skip(Exception):
 
 
 class Place:
-    """Where a fault happens: data, run folders, and what runs that nobody disturbs come to."""
+    """Place of a fault: data, run folders, and the results of undisturbed runs."""
 
     wholes: dict[str, str] = {}  # by number of processes, over all faults
 
@@ -42,7 +42,7 @@ class Place:
         return next((path.parent for path in self.outdir.glob("0*/training_options.yaml")), None)
 
     def saved(self) -> int:
-        """How far the state on the disk is, in videos; all files must be readable."""
+        """Progress of the state on the disk, in videos; all files must be readable."""
         folder = self.run_folder()
         if folder is None:
             return 0

@@ -71,7 +71,7 @@ def read(file: Path) -> dict[str, list[dict[str, float]]]:
 
 
 def judge(rows: list[dict[str, float]]) -> tuple[list[str], bool]:
-    """What a process's lines say, and whether nothing grows."""
+    """Summary of a process's samples, and True if nothing grows."""
     began = rows[0]["time"]
     late = [row for row in rows if row["time"] - began >= WARM_UP]
     lines = ["| minute | memory, MiB | handles | threads | CPU seconds |", "| --: | --: | --: | --: | --: |"]

@@ -1,4 +1,4 @@
-"""What the soak test calls flat."""
+"""Flatness as the soak test defines it."""
 
 import os
 

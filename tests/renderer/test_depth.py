@@ -22,7 +22,7 @@ SIZE = 32
 
 
 def depth_of_plane(cameras, normal, offset: float) -> torch.Tensor:
-    """Where rays meet the plane normal · p = offset, [N, SIZE, SIZE]."""
+    """Depths at which rays meet the plane normal · p = offset, [N, SIZE, SIZE]."""
     origins, directions = camera_rays(cameras, pixel_centers(SIZE))
     normal = torch.tensor(normal)
     return ((offset - origins @ normal) / (directions @ normal)).reshape(-1, SIZE, SIZE)

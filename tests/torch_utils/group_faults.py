@@ -1,4 +1,4 @@
-"""What the processes of test_group_faults do; importable, because they are started afresh."""
+"""Processes of test_group_faults; importable, because they are started afresh."""
 
 import json
 import os

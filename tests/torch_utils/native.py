@@ -1,4 +1,4 @@
-"""What tests of native operators share."""
+"""Shared by the tests of native operators."""
 
 import ctypes
 import os
@@ -39,7 +39,7 @@ def load_emulated(name: str, *, folder: Path | None = None) -> ctypes.CDLL:
 
 
 def emulated_recipe(name: str, *, folder: Path | None = None) -> op_build.BuildRecipe:
-    """How the kernels `<name>.cu` are built for the CPU; `folder`: of the sources, None for the operator's own."""
+    """Build recipe of the kernels `<name>.cu` for the CPU; `folder`: of the sources, None for the operator's own."""
     folder = op_build.SOURCES / name if folder is None else folder
     compiler = op_build.cxx_compiler()
     flags = (
@@ -72,5 +72,5 @@ class Emulated:
             raise RuntimeError(message.decode())
 
     def only_blocks(self, first: int = 0, count: int = 2**63 - 1, *, backwards: bool = False) -> None:
-        """Which blocks of the following launches run, and whether threads take turns from the last to the first."""
+        """Restrict the following launches to some blocks; `backwards`: threads run from the last to the first."""
         self.library.emulate_settings(ctypes.c_int64(first), ctypes.c_int64(count), int(backwards))

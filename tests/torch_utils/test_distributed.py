@@ -6,12 +6,11 @@ import torch
 from dnnlib import UserError
 from tests.torch_utils import workers
 from tests.training.tiny import write_frames
-from torch_utils import distributed
-from torch_utils import launch as launching
+from torch_utils import distributed, launch
 
 
-def launch(function, *args):
-    launching.launch(function, args=args, processes=2, device_type="cpu")
+def run_two(function, *args):
+    launch.launch(function, args=args, processes=2, device_type="cpu")
 
 
 def test_one_process_needs_no_group():
@@ -26,7 +25,7 @@ def test_one_process_needs_no_group():
 
 
 def test_collectives(tmp_path):
-    launch(workers.collectives, str(tmp_path))
+    run_two(workers.collectives, str(tmp_path))
     results = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     assert [r["rank"] for r in results] == [0, 1] and [r["main"] for r in results] == [True, False]
     for rank, result in enumerate(results):
@@ -40,7 +39,7 @@ def test_collectives(tmp_path):
 
 
 def test_gradients_are_those_of_the_whole_batch(tmp_path):
-    launch(workers.gradients, str(tmp_path))
+    run_two(workers.gradients, str(tmp_path))
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     workers.gradients(str(tmp_path))  # this process alone, with the whole batch
     whole = torch.load(tmp_path / "0.pt")
@@ -51,18 +50,18 @@ def test_gradients_are_those_of_the_whole_batch(tmp_path):
 
 def test_a_users_error_arrives_as_one(tmp_path):
     with pytest.raises(UserError, match="^the disk is full$"):
-        launch(workers.user_error)
+        run_two(workers.user_error)
 
 
 def test_a_bug_keeps_its_traceback():
     with pytest.raises(Exception, match="a bug") as caught:
-        launch(workers.crash)
+        run_two(workers.crash)
     assert not isinstance(caught.value, UserError)
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
 def test_signals_reach_all_processes(tmp_path, name):
-    launch(workers.wait_for_signal, str(tmp_path), name)
+    run_two(workers.wait_for_signal, str(tmp_path), name)
     assert (tmp_path / "seen-0").exists() and (tmp_path / "seen-1").exists()
 
 
@@ -70,7 +69,7 @@ def test_processes_train_the_same_networks(tmp_path):
     data = write_frames(tmp_path / "data")
     # Every iteration uses all phases.
     words = ["spec.g_reg_interval=1", "spec.d_reg_interval=1", "aug=ada", "p=0.5", "imgsnap=null"]
-    launch(workers.train, str(data), str(tmp_path), words)
+    run_two(workers.train, str(data), str(tmp_path), words)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     for name in ("generator", "ema", "discriminator"):
         for key in first[name]:

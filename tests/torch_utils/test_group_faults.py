@@ -11,36 +11,36 @@ import pytest
 from dnnlib import UserError
 from tests.torch_utils import group_faults
 from tests.training.tiny import write_frames
-from torch_utils import launch as launching
+from torch_utils import launch
 from training.checkpoints.training_state import read_state
 
 
-def launch(function, *args, **options):
-    launching.launch(function, args=args, processes=2, device_type="cpu", **options)
+def run_two(function, *args, **options):
+    launch.launch(function, args=args, processes=2, device_type="cpu", **options)
 
 
 def test_a_killed_process_takes_the_other_one_with_it():
     with pytest.raises(UserError, match=r"process 1 of the training was ended by SIGKILL"):
-        launch(group_faults.die)
+        run_two(group_faults.die)
     assert multiprocessing.active_children() == []
 
 
 def test_a_process_that_does_not_answer_is_given_up(monkeypatch):
-    monkeypatch.setattr(launching, "GRACE", 1.0)
+    monkeypatch.setattr(launch, "GRACE", 1.0)
     with pytest.raises(UserError, match=r"Process 0 of the training lost contact"):
-        launch(group_faults.hang, timeout=timedelta(seconds=3))
+        run_two(group_faults.hang, timeout=timedelta(seconds=3))
     assert multiprocessing.active_children() == []
 
 
 def test_patience_outlasts_the_time_limit():
-    launch(group_faults.take_long, 5.0, timeout=timedelta(seconds=2))
+    run_two(group_faults.take_long, 5.0, timeout=timedelta(seconds=2))
 
 
 def test_the_main_process_is_waited_for_and_waits_for_nobody(monkeypatch):
-    monkeypatch.setattr(launching, "GRACE", 1.0)
+    monkeypatch.setattr(launch, "GRACE", 1.0)
     began = time.monotonic()
     with pytest.raises(UserError, match=r"Process 0 of the training lost contact"):
-        launch(group_faults.hang_while_main_works_alone, 8.0, timeout=timedelta(seconds=4))
+        run_two(group_faults.hang_while_main_works_alone, 8.0, timeout=timedelta(seconds=4))
     assert time.monotonic() - began > 12
     assert multiprocessing.active_children() == []
 
@@ -62,7 +62,7 @@ def test_all_stop_after_the_same_iteration_and_one_writes(tmp_path):
     data = write_frames(tmp_path / "data")
     folder = tmp_path / "run"
     folder.mkdir()
-    launch(group_faults.train_until_one_is_asked, str(data), str(folder), ["gpus=2", "imgsnap=1", "snap=1"])
+    run_two(group_faults.train_until_one_is_asked, str(data), str(folder), ["gpus=2", "imgsnap=1", "snap=1"])
     state = read_state(folder)
     assert state["shared"]["counters"]["cur_nimg"] == 16 and len(state["processes"]) == 2
     assert (folder / "latest-network-snapshot.pkl").exists() and (folder / "images").is_dir()

@@ -135,7 +135,7 @@ def test_more_than_2_to_the_31_elements(kernel, channels, height, width):
 
 
 def test_limits(kernel):
-    """What a launch cannot do is an error, not a wrong result."""
+    """A launch beyond the limits is an error, not a wrong result."""
     arguments = Arguments(images=1, channels=2**38, columns=axis(4, 1, 1, 1, 0, 0), rows=axis(4, 1, 1, 1, 0, 0))
     with pytest.raises(RuntimeError, match="rows are too long"):
         kernel.launch(ctypes.byref(arguments), None)

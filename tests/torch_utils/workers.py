@@ -1,4 +1,4 @@
-"""What the processes of test_distributed do; importable, because they are started afresh."""
+"""Processes of test_distributed; importable, because they are started afresh."""
 
 import os
 import signal

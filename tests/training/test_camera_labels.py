@@ -80,7 +80,7 @@ def test_items_carry_the_camera_behind_the_label(tmp_path, labelled):
 
 
 def test_mirrored_videos_are_seen_from_the_other_side():
-    """What the sign stands for: the mirror image of a camera's position has the opposite yaw."""
+    """Meaning of the sign: the mirror image of a camera's position has the opposite yaw."""
     cameras = PRIOR.at_angles([0.3], [1.6])
     flip = torch.diag(torch.tensor([1.0, -1, 1, 1]))
     position = (flip @ cameras.cam2world[0])[:3, 3]

@@ -22,7 +22,7 @@ def images_as_pairs() -> VideoBatch:
 
 @pytest.mark.parametrize("phase", ["Gmain", "Dmain"])
 def test_fakes_are_one_picture_twice_with_no_time_between(phase, monkeypatch):
-    """What the video discriminator sees of fakes has all that the real pairs have in common."""
+    """Fake inputs of the video discriminator have all that the real pairs have in common."""
     seen = []
     loss, _, discriminators, _ = make_loss(single_images=True)
     forward = type(discriminators.video).forward

@@ -148,7 +148,7 @@ class AdaAugment(nn.Module):
         # Geometry: one resampling by the product of all transforms.
         transform = self._geometry(draw, *frames.shape[3:])
         if transform is not None:
-            images = transforms.warp(frames.flatten(1, 2), transform.to(frames.device), self.wavelet)
+            images = transforms.warp_affine(frames.flatten(1, 2), transform.to(frames.device), self.wavelet)
             frames = images.reshape(frames.shape)
         # Colours: one matrix, the product of all transforms.
         transform = self._color(draw)
@@ -174,35 +174,35 @@ class AdaAugment(nn.Module):
         matrices = []
         if "xflip" in draw:
             flip = draw.apply("xflip", (draw.uniform("xflip") * 2).floor(), neutral=0)
-            matrices.append(transforms.scaling(1 - 2 * flip, torch.ones_like(flip)))
+            matrices.append(transforms.scale2d(1 - 2 * flip, torch.ones_like(flip)))
         if "rotate90" in draw:
             turns = draw.apply("rotate90", (draw.uniform("rotate90") * 4).floor(), neutral=0)
-            matrices.append(transforms.rotation(turns * (math.pi / 2)))
+            matrices.append(transforms.rotate2d(turns * (math.pi / 2)))
         if "xint" in draw:
             shift = draw.apply("xint", (draw.uniform("xint", 2) * 2 - 1) * self.xint_max, neutral=0)
-            matrices.append(transforms.translation(-(shift[:, 0] * width).round(), -(shift[:, 1] * height).round()))
+            matrices.append(transforms.translate2d(-(shift[:, 0] * width).round(), -(shift[:, 1] * height).round()))
         # General geometric transforms.
         if "scale" in draw:
             scale = draw.apply("scale", (draw.normal("scale") * self.scale_std).exp2(), neutral=1)
-            matrices.append(transforms.scaling(1 / scale, 1 / scale))
+            matrices.append(transforms.scale2d(1 / scale, 1 / scale))
         # Two rotations, before and after the anisotropic scaling. Their probability is such that at least one of them
         # is applied with the operation's probability.
         if "rotate" in draw:
             matrices.append(self._rotation(draw, "rotate_before"))
         if "aniso" in draw:
             stretch = draw.apply("aniso", (draw.normal("aniso") * self.aniso_std).exp2(), neutral=1)
-            matrices.append(transforms.scaling(1 / stretch, stretch))
+            matrices.append(transforms.scale2d(1 / stretch, stretch))
         if "rotate" in draw:
             matrices.append(self._rotation(draw, "rotate_after"))
         if "xfrac" in draw:
             shift = draw.apply("xfrac", draw.normal("xfrac", 2) * self.xfrac_std, neutral=0)
-            matrices.append(transforms.translation(-shift[:, 0] * width, -shift[:, 1] * height))
+            matrices.append(transforms.translate2d(-shift[:, 0] * width, -shift[:, 1] * height))
         return _product(matrices)
 
     def _rotation(self, draw: "_Draws", name: str) -> torch.Tensor:
         angle = (draw.uniform(name) * 2 - 1) * (math.pi * self.rotate_max)
         probability = 1 - math.sqrt(1 - min(draw.probability("rotate"), 1))
-        return transforms.rotation(draw.apply(name, angle, neutral=0, probability=probability))
+        return transforms.rotate2d(draw.apply(name, angle, neutral=0, probability=probability))
 
     def _color(self, draw: "_Draws") -> torch.Tensor | None:
         """Product of the colour transforms [B, 4, 4]; None if no colour operation is in the pipeline."""

@@ -24,12 +24,12 @@ __all__ = [
     "luma_flip",
     "luma_saturation",
     "recolor",
-    "rotation",
-    "scaling",
+    "rotate2d",
+    "scale2d",
     "shift_color",
     "smallest_filtered",
-    "translation",
-    "warp",
+    "translate2d",
+    "warp_affine",
     "wavelet_filter",
 ]
 
@@ -53,23 +53,23 @@ def _matrix(*rows: tuple) -> torch.Tensor:
     return torch.stack(entries, dim=-1).reshape(*like.shape, 3, 3)
 
 
-def translation(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+def translate2d(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """Matrix [B, 3, 3] that adds (x, y), each [B]."""
     return _matrix((1, 0, x), (0, 1, y), (0, 0, 1))
 
 
-def scaling(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+def scale2d(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """Matrix [B, 3, 3] that multiplies by (x, y), each [B]."""
     return _matrix((x, 0, 0), (0, y, 0), (0, 0, 1))
 
 
-def rotation(angle: torch.Tensor) -> torch.Tensor:
+def rotate2d(angle: torch.Tensor) -> torch.Tensor:
     """Matrix [B, 3, 3] that rotates (1, 0) towards (0, 1) by the angle [B] in radians."""
     cos, sin = angle.cos(), angle.sin()
     return _matrix((cos, -sin, 0), (sin, cos, 0), (0, 0, 1))
 
 
-def warp(images: torch.Tensor, transform: torch.Tensor, wavelet: torch.Tensor) -> torch.Tensor:
+def warp_affine(images: torch.Tensor, transform: torch.Tensor, wavelet: torch.Tensor) -> torch.Tensor:
     """Resample images by affine transforms, with little aliasing and mirrored borders.
 
     The images are padded by reflection as far as the transforms reach, upsampled ×2 with the wavelet filter, sampled

@@ -18,7 +18,7 @@ from training.data.frame_index import IMAGE_SUFFIXES
 __all__ = ["frames_nearby", "is_inside", "keep_apart", "keep_out_of_made_data", "trained_on"]
 
 LABELS = "dataset.json"
-RECIPE = "synthetic.json"
+SYNTHETIC = "synthetic.json"
 OPTIONS = "training_options.yaml"
 MAX_ENTRIES = 500  # entries of a folder that are examined
 NUMBERED = re.compile(r"(frame|img|image)?[-_ ]?\d+", re.IGNORECASE)  # names of frames, without their suffix
@@ -128,8 +128,8 @@ def _is_written(folder: str) -> bool:
     """True if the folder is a dataset that one of the tools has written."""
     if parse_manifest(_read(os.path.join(folder, MANIFEST))) is not None:
         return True
-    recipe = _read_json(os.path.join(folder, RECIPE))
-    return isinstance(recipe, dict) and "videos" in recipe and "frames" in recipe
+    config = _read_json(os.path.join(folder, SYNTHETIC))
+    return isinstance(config, dict) and "videos" in config and "frames" in config
 
 
 def _has_entries(folder: str) -> bool:

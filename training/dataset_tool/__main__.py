@@ -22,10 +22,10 @@ from training.data.crops import Crop, parse_rectangle, read_boxes
 from training.data.dataset_folders import is_inside
 from training.data.video_decoder import describe_warnings
 from training.dataset_tool.convert import IMAGE_FORMATS
-from training.dataset_tool.prepare import prepare, read_manifest, summary
+from training.dataset_tool.prepare import dataset_summary, prepare, read_manifest
 from training.dataset_tool.validate import check_dataset, write_preview
 
-__all__ = ["COUNT", "PRESETS", "main", "prepare", "read_manifest", "summary"]
+__all__ = ["COUNT", "PRESETS", "main", "prepare", "read_manifest", "dataset_summary"]
 
 # Settings of the published models' datasets; see docs/datasets.md.
 PRESETS = {
@@ -110,7 +110,7 @@ def main(
         click.echo(f"left out {item['source']}: {item['reason']}", err=True)
     for note in notes(manifest):
         click.echo(note, err=True)
-    click.echo(summary(out, manifest))
+    click.echo(dataset_summary(out, manifest))
     if preview is not None:
         write_preview(out, preview)
 

@@ -20,10 +20,10 @@ from dnnlib import UserError, link_or_copy, one_line
 from dnnlib.processes import begin_worker
 from training.data.crops import Crop, cut_square
 from training.data.video_decoder import BrokenVideo, decode_video, probe_video
-from training.dataset_tool.source_videos import Source, SourceSet, printable
+from training.dataset_tool.source_videos import Source, SourceSet, valid_unicode
 from training.dataset_tool.staging import folder_size
 
-__all__ = ["Cut", "IMAGE_FORMATS", "Recipe", "convert", "convert_all"]
+__all__ = ["Cut", "IMAGE_FORMATS", "Conversion", "convert_video", "convert_videos"]
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -37,7 +37,7 @@ IMAGE_FORMATS = {"png": {"compress_level": 3}, "jpg": {"quality": 95, "subsampli
 
 @dataclasses.dataclass(frozen=True)
 class Cut:
-    """How a video is cut: a piece of `length` frames every `step` frames; one piece if there is no length."""
+    """Cut of a video: a piece of `length` frames every `step` frames; one piece if there is no length."""
 
     length: int | None
     step: int | None
@@ -57,7 +57,7 @@ class Cut:
         return start, min(start + self.length, total)
 
     def wanted(self, piece: int, total: int) -> bool:
-        """Whether a piece is long enough and shows more than the one before."""
+        """True for a piece that is long enough and shows more than the one before."""
         start, stop = self.span(piece, total)
         return stop - start >= self.shortest and (piece == 0 or self.span(piece - 1, total)[1] < total)
 
@@ -107,11 +107,11 @@ POLL = 0.25  # seconds between looks at the workers' progress
 
 
 @dataclasses.dataclass(frozen=True)
-class Recipe:
-    """What is done to every video."""
+class Conversion:
+    """Conversion of a video: size, stride, cut and crop of its frames."""
 
     resolution: int
-    stride: int  # keep every so-many-th frame
+    stride: int  # keep every n-th frame
     max_frames: int | None  # after the stride
     cut: Cut
     crop: Crop
@@ -119,14 +119,14 @@ class Recipe:
 
 
 class Stopped(Exception):
-    """Somebody else has failed, so this video is not wanted any more."""
+    """Another worker has failed: the conversion of this video is abandoned."""
 
 
-def convert(
+def convert_video(
     source: Source,
     *,
     among: SourceSet,
-    recipe: Recipe,
+    conversion: Conversion,
     folder: str,
     on_frame: Callable[[], None],
     threads: int | None = None,
@@ -148,34 +148,39 @@ def convert(
     Raises:
         BrokenVideo: It cannot be decoded to its end, or does not suit the crop.
     """
-    record = {"name": source.name, "source": printable(source.path), "stamp": among.stamp(source), "fps": None}
+    record = {"name": source.name, "source": valid_unicode(source.path), "stamp": among.stamp(source), "fps": None}
     record.update(size=None, crop=None, warnings=0)
-    plan = recipe.crop.plan(source.path)
+    plan = conversion.crop.plan(source.path)
 
     def squares() -> Iterator[Image.Image]:
-        for number, frame in enumerate(_frames(source, among, recipe, record, folder, threads)):
-            square = plan.square(number * recipe.stride, frame.size)
+        for number, frame in enumerate(_frames(source, among, conversion, record, folder, threads)):
+            square = plan.square(number * conversion.stride, frame.size)
             if number == 0:
                 record.update(size=list(frame.size), crop=[round(float(x), 2) for x in square])
-            yield cut_square(frame, square, recipe.resolution)
-        if number + 1 != recipe.max_frames:
-            plan.check_length((number + 1) * recipe.stride)
+            yield cut_square(frame, square, conversion.resolution)
+        if number + 1 != conversion.max_frames:
+            plan.check_length((number + 1) * conversion.stride)
 
     with contextlib.closing(squares()) as frames:
-        total, pieces = recipe.cut.write(
-            frames, base=os.path.join(folder, source.name), suffix=recipe.suffix, on_frame=on_frame
+        total, pieces = conversion.cut.write(
+            frames, base=os.path.join(folder, source.name), suffix=conversion.suffix, on_frame=on_frame
         )
     size = sum(folder_size(os.path.join(folder, name)) for name, _ in pieces)
     return {**record, "frames": total, "pieces": [list(piece) for piece in pieces], "bytes": size}
 
 
 def _frames(
-    source: Source, among: SourceSet, recipe: Recipe, record: dict[str, Any], folder: str, threads: int | None
+    source: Source,
+    among: SourceSet,
+    conversion: Conversion,
+    record: dict[str, Any],
+    folder: str,
+    threads: int | None,
 ) -> Iterator[Image.Image]:
     """The frames in use, RGB, as large as they are."""
     if source.video is not None:
-        stop = None if recipe.max_frames is None else recipe.max_frames * recipe.stride
-        for index in range(len(source.video))[: stop : recipe.stride]:
+        stop = None if conversion.max_frames is None else conversion.max_frames * conversion.stride
+        for index in range(len(source.video))[: stop : conversion.stride]:
             try:
                 yield among.store.read_frame(source.video, index)
             except UserError as error:
@@ -187,14 +192,14 @@ def _frames(
             try:
                 data = among.store.read_bytes(source.path)
             except OSError as error:
-                raise BrokenVideo(f"Cannot read '{printable(source.path)}' in the zip ({error}).") from error
+                raise BrokenVideo(f"Cannot read '{valid_unicode(source.path)}' in the zip ({error}).") from error
             with open(file, "wb") as stream:
                 stream.write(data)
         else:
             file = among.file_of(source)
         info = probe_video(file)
         record["fps"] = info.fps
-        frames = decode_video(file, stride=recipe.stride, limit=recipe.max_frames, threads=threads)
+        frames = decode_video(file, stride=conversion.stride, limit=conversion.max_frames, threads=threads)
         record["warnings"] = yield from stack.enter_context(contextlib.closing(frames))
 
 
@@ -202,11 +207,11 @@ def _frames(
 # Many at once
 
 
-def convert_all(
+def convert_videos(
     sources: list[Source],
     *,
     among: SourceSet,
-    recipe: Recipe,
+    conversion: Conversion,
     folder: str,
     workers: int,
     on_frames: Callable[[int], None],
@@ -221,14 +226,17 @@ def convert_all(
     if workers <= 1:
         for source in sources:
             try:
-                yield source, convert(source, among=among, recipe=recipe, folder=folder, on_frame=lambda: on_frames(1))
+                record = convert_video(
+                    source, among=among, conversion=conversion, folder=folder, on_frame=lambda: on_frames(1)
+                )
+                yield source, record
             except BrokenVideo as error:
                 yield source, error
         return
     context = multiprocessing.get_context("spawn")  # nothing of this process can get in the way
     counter, stop = context.Value("q", 0), context.Event()
     executor = ProcessPoolExecutor(
-        workers, mp_context=context, initializer=_start_worker, initargs=(among, recipe, folder, counter, stop)
+        workers, mp_context=context, initializer=_start_worker, initargs=(among, conversion, folder, counter, stop)
     )
     seen = 0
     try:
@@ -250,14 +258,14 @@ def convert_all(
         executor.shutdown(wait=True, cancel_futures=True)
 
 
-def _start_worker(among: SourceSet, recipe: Recipe, folder: str, counter: Any, stop: Any) -> None:
+def _start_worker(among: SourceSet, conversion: Conversion, folder: str, counter: Any, stop: Any) -> None:
     global _shared
-    _shared = (among, recipe, folder, counter, stop)
+    _shared = (among, conversion, folder, counter, stop)
     begin_worker()
 
 
 def _work(source: Source) -> dict[str, Any] | BrokenVideo:
-    among, recipe, folder, counter, stop = _shared
+    among, conversion, folder, counter, stop = _shared
 
     def on_frame() -> None:
         if stop.is_set():
@@ -266,6 +274,6 @@ def _work(source: Source) -> dict[str, Any] | BrokenVideo:
             counter.value += 1
 
     try:
-        return convert(source, among=among, recipe=recipe, folder=folder, on_frame=on_frame, threads=1)
+        return convert_video(source, among=among, conversion=conversion, folder=folder, on_frame=on_frame, threads=1)
     except BrokenVideo as error:
         return BrokenVideo(one_line(error))  # without its causes, which may not pickle

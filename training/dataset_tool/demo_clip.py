@@ -16,7 +16,7 @@ import click
 from dnnlib import UserError, atomic_write, one_line, run_cli, temporary_folder
 from dnnlib.command_line import Command
 from dnnlib.downloads import cache_folder, make_cache_folder
-from training.dataset_tool.__main__ import COUNT, prepare, read_manifest, summary
+from training.dataset_tool.__main__ import COUNT, dataset_summary, prepare, read_manifest
 
 __all__ = ["fetch_clip", "main"]
 
@@ -82,11 +82,11 @@ def main(out: str, resolution: int, nframes: int, clip_step: int, cache: str | N
         other = ", ".join(f"{key} {there.get(key)}" for key in wanted if there.get(key) != wanted[key])
         if other:
             raise UserError(f"'{out}' is there already, made with {other}: use --overwrite, or another folder.")
-        click.echo(f"already there: {summary(out, there)}")
+        click.echo(f"already there: {dataset_summary(out, there)}")
         return
     clip = fetch_clip(cache or cache_folder())
     manifest = prepare(source=clip, out=out, clip_frames=nframes, overwrite=overwrite, **wanted)
-    click.echo(summary(out, manifest))
+    click.echo(dataset_summary(out, manifest))
 
 
 if __name__ == "__main__":

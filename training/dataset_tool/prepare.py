@@ -19,11 +19,11 @@ from training.data.dataset_folders import keep_out_of_made_data
 from training.data.frame_index import listed_path
 from training.data.frame_store import FrameStore
 from training.dataset_tool.archives import pack_shards, pack_zip
-from training.dataset_tool.convert import Cut, Recipe, convert_all
-from training.dataset_tool.source_videos import SourceSet, find_sources, printable
+from training.dataset_tool.convert import Conversion, Cut, convert_videos
+from training.dataset_tool.source_videos import SourceSet, find_sources, valid_unicode
 from training.dataset_tool.staging import Unfinished, replace_path, write_json
 
-__all__ = ["prepare", "read_manifest", "summary"]
+__all__ = ["prepare", "read_manifest", "dataset_summary"]
 
 
 def read_manifest(path: str | os.PathLike) -> dict[str, Any] | None:
@@ -92,7 +92,9 @@ def prepare(
     keep_out_of_made_data(out, option="OUT")
     among = find_sources(source)
     cut = Cut(length=clip_frames, step=clip_step or clip_frames, shortest=nframes)
-    recipe = Recipe(resolution=resolution, stride=stride, max_frames=max_frames, cut=cut, crop=crop, suffix=image)
+    conversion = Conversion(
+        resolution=resolution, stride=stride, max_frames=max_frames, cut=cut, crop=crop, suffix=image
+    )
     settings = {
         "version": VERSION,
         "preset": preset,
@@ -107,7 +109,7 @@ def prepare(
     }
     growing = Unfinished(out)
     with growing.opened(settings, restart=overwrite):
-        records, skipped = _convert(growing, among, recipe, workers=workers, skip_broken=skip_broken)
+        records, skipped = _convert(growing, among, conversion, workers=workers, skip_broken=skip_broken)
         if not any(record["pieces"] for record in records.values()):
             growing.remove()
             longest = max((record["frames"] for record in records.values()), default=0)
@@ -136,7 +138,7 @@ def prepare(
 
 
 def _convert(
-    growing: Unfinished, among: SourceSet, recipe: Recipe, *, workers: int, skip_broken: bool
+    growing: Unfinished, among: SourceSet, conversion: Conversion, *, workers: int, skip_broken: bool
 ) -> tuple[dict[str, dict[str, Any]], list[dict[str, str]]]:
     """Convert the remaining videos; returns the records of all by name, and the broken ones."""
     records = growing.records()
@@ -148,13 +150,13 @@ def _convert(
     skipped, videos = [], len(among.sources)
     with tqdm(unit=" frames", disable=None, dynamic_ncols=True) as bar:
         bar.set_description(f"{len(records)} of {videos} videos")
-        for source, record in convert_all(
-            todo, among=among, recipe=recipe, folder=growing.work, workers=workers, on_frames=bar.update
+        for source, record in convert_videos(
+            todo, among=among, conversion=conversion, folder=growing.work, workers=workers, on_frames=bar.update
         ):
             if isinstance(record, Exception):
                 if not skip_broken:
                     raise UserError(f"{record} Repair or remove it, or use --skip-broken.") from record
-                skipped.append({"source": printable(source.path), "reason": printable(one_line(record))})
+                skipped.append({"source": valid_unicode(source.path), "reason": valid_unicode(one_line(record))})
                 continue
             growing.keep(record)
             records[source.name] = record
@@ -184,7 +186,7 @@ def _unmatched(among: SourceSet, crop: Crop) -> list[str]:
     if crop.boxes is not None:
         listed["boxes"] = crop.boxes.by_path
     unmatched = [describe_unmatched(by_path, paths, kind) for kind, by_path in listed.items()]
-    return [printable(text) for text in [*found, *unmatched] if text is not None]
+    return [valid_unicode(text) for text in [*found, *unmatched] if text is not None]
 
 
 def _contents(
@@ -229,7 +231,7 @@ def _check_out(out: str, source: str, overwrite: bool, *, shape: str) -> None:
             raise UserError(f"'{out}' was not made by this tool, so --overwrite leaves it alone: remove it yourself.")
 
 
-def summary(out: str, manifest: dict[str, Any]) -> str:
+def dataset_summary(out: str, manifest: dict[str, Any]) -> str:
     """One line on what a prepared dataset holds."""
     videos, n = manifest["videos"], manifest["nframes"]
     sources = len({video["source"] for video in videos})

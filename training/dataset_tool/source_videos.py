@@ -13,13 +13,13 @@ from training.data.annotations import KINDS, describe_unmatched, list_entries
 from training.data.frame_index import listed_path
 from training.data.frame_store import FrameStore, Video
 
-__all__ = ["Source", "SourceSet", "find_sources", "printable"]
+__all__ = ["Source", "SourceSet", "find_sources", "valid_unicode"]
 
 UNSUITABLE = re.compile(r'[\x00-\x1f\x7f\\:*?"<>|]')  # in file names of some operating system
 NAME_BYTES = 180  # file names are limited to 255 bytes, and a number and a suffix follow
 
 
-def printable(text: str) -> str:
+def valid_unicode(text: str) -> str:
     """A file name as valid Unicode: bytes that are not UTF-8 become \\xNN."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
@@ -73,7 +73,7 @@ class SourceSet:
             try:
                 status = os.stat(file)
                 times = f"{status.st_mtime_ns}\0{status.st_ctime_ns}"
-                digest.update(f"{printable(file)}\0{status.st_size}\0{times}\0".encode())
+                digest.update(f"{valid_unicode(file)}\0{status.st_size}\0{times}\0".encode())
             except OSError:  # reading the file raises the error
                 digest.update(b"?")
         return digest.hexdigest()[:32]
@@ -109,7 +109,7 @@ def find_sources(path: str) -> SourceSet:
         if by_path and paths.isdisjoint(by_path):
             raise UserError(
                 f"Cannot use the {kind} in '{file}': {describe_unmatched(by_path, paths, kind)} The videos are called "
-                f"e.g. '{printable(sources[0].path)}': repair or remove the file."
+                f"e.g. '{valid_unicode(sources[0].path)}': repair or remove the file."
             )
     return SourceSet(root=path, sources=sources, entries=entries, store=store)
 
@@ -120,7 +120,7 @@ def _stem(path: str) -> str:
 
 def _unique(path: str, names: set[str]) -> str:
     """A unique name for the folders of a video, valid on every file system."""
-    name = UNSUITABLE.sub("_", printable(path.replace("/", "-")))
+    name = UNSUITABLE.sub("_", valid_unicode(path.replace("/", "-")))
     name = name.encode()[:NAME_BYTES].decode(errors="ignore")
     if not name or name.startswith((".", "-")):  # hidden, or taken for an option
         name = f"_{name[1:]}"

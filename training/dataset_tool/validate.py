@@ -22,7 +22,7 @@ from training.data.annotations import (
 )
 from training.data.frame_store import FrameStore, decode_image, fit_square
 from training.data.webdataset_files import is_shards, open_shards, read_samples
-from training.dataset_tool.source_videos import printable
+from training.dataset_tool.source_videos import valid_unicode
 
 __all__ = ["DatasetReport", "check_dataset", "write_preview"]
 
@@ -56,8 +56,8 @@ class DatasetReport:
             f"clips     {self.clips} of {self.nframes} frames",
             f"sizes     {sizes}" + (f" and {len(self.sizes) - 5} others" if len(self.sizes) > 5 else ""),
         ]
-        lines += [f"note      {printable(note)}" for note in self.notes]
-        lines += [f"problem   {printable(problem)}" for problem in self.problems[:LISTED]]
+        lines += [f"note      {valid_unicode(note)}" for note in self.notes]
+        lines += [f"problem   {valid_unicode(problem)}" for problem in self.problems[:LISTED]]
         if len(self.problems) > LISTED:
             lines.append(f"problem   … and {len(self.problems) - LISTED} more")
         return lines if self.problems else [*lines, "sound     no problems"]
@@ -82,7 +82,7 @@ def check_dataset(path: str, *, nframes: int = 16, workers: int = 1) -> DatasetR
         manifest = parse_manifest(store.read_bytes(MANIFEST))
     except OSError:
         manifest = None
-    report = DatasetReport(path=printable(path), nframes=manifest["nframes"] if manifest is not None else nframes)
+    report = DatasetReport(path=valid_unicode(path), nframes=manifest["nframes"] if manifest is not None else nframes)
     counts = {}
     numbers = range(len(store.videos))
     batches = [list(numbers[start : start + BATCH]) for start in range(0, len(numbers), BATCH)]
@@ -154,7 +154,7 @@ def _check_videos(store: FrameStore, numbers: list[int]) -> list[tuple[int, tupl
 def _check_shards(path: str, *, workers: int) -> DatasetReport:
     shards = open_shards(path)
     nframes = shards.manifest["nframes"] if shards.manifest is not None else None
-    report = DatasetReport(path=printable(path), nframes=nframes or 1)
+    report = DatasetReport(path=valid_unicode(path), nframes=nframes or 1)
     report.problems += [f"the shard '{name}' is in index.json, but it is not there" for name in shards.missing]
     with tqdm(total=len(shards.urls), desc="checking", unit=" shards", disable=None, dynamic_ncols=True) as bar:
         for number, results in enumerate(parallel_map(_check_shard, shards.urls, shared=None, workers=workers)):

@@ -25,7 +25,7 @@ from training.inference.cli_options import pick_device
 COUNT = click.IntRange(min=1)
 
 
-def parse_times(text: str) -> tuple[float, float]:
+def parse_time_range(text: str) -> tuple[float, float]:
     """'START:END', two finite numbers.
 
     Raises:
@@ -98,7 +98,7 @@ def main(
 ) -> None:
     """Find the codes and cameras with which a generator renders a clip."""
     square = Crop() if crop in ("centre", "center") else Crop(rectangle=parse_rectangle(crop))
-    span = parse_times(times)
+    span = parse_time_range(times)
     keep_apart(outdir, option="--outdir", data=[clip_path, trained_on(network_pkl)])
 
     from torch_utils.memory import explain_out_of_memory, keep_freed_memory

@@ -38,7 +38,7 @@ def build_networks(options: Options, *, c_dim: int, device: str = "cpu") -> tupl
     Raises:
         UserError: The options describe no valid networks; names the part and what is wrong.
     """
-    resolution, told = options["resolution"], CAMERA_LABEL if options["camera_condition"] else 0
+    resolution, camera_dim = options["resolution"], CAMERA_LABEL if options["camera_condition"] else 0
     model = options["model"]
     generator, discriminator = dict(model["generator"]), dict(model["discriminator"])
     if options["fp32"]:
@@ -52,7 +52,7 @@ def build_networks(options: Options, *, c_dim: int, device: str = "cpu") -> tupl
             g.activation_checkpointing = options["activation_checkpointing"]
         with _named("model.discriminator"):
             discriminator["_target_"] = network_class(discriminator["_target_"])
-            d = hydra.utils.instantiate(discriminator, resolution=resolution, c_dim=c_dim + told)
+            d = hydra.utils.instantiate(discriminator, resolution=resolution, c_dim=c_dim + camera_dim)
             d.freeze(options["freezed"])
     return g, d
 
@@ -89,7 +89,7 @@ def build_augment(options: Options) -> AdaAugment | None:
 def build_ada(
     options: Options, *, augment: AdaAugment | None, statistics: Statistics, device: torch.device
 ) -> AdaFeedback | None:
-    """What adapts p; None unless aug=ada."""
+    """Feedback that adapts p (ADA, section 3); None unless aug=ada."""
     if options["aug"] != "ada":
         return None
     controller = AdaController(

@@ -128,7 +128,7 @@ def _first_comment(path: Path) -> str:
 
 
 def asks_hydra(words: Sequence[str]) -> bool:
-    """Whether a command wants something from Hydra instead of a training.
+    """True for a command that asks Hydra for something instead of a training.
 
     Raises:
         UserError: A flag of Hydra's that has no place here.
@@ -147,7 +147,7 @@ def asks_hydra(words: Sequence[str]) -> bool:
 
 
 def call_hydra(words: Sequence[str]) -> None:
-    """Let Hydra answer a command that `asks_hydra`.
+    """Let Hydra carry out a command that `asks_hydra`.
 
     Raises:
         UserError: Hydra does not like the words.

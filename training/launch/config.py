@@ -174,7 +174,7 @@ def split_word(word: str) -> tuple[str, str, str]:
 
 
 def text_value(value: str) -> str | None:
-    """What is meant by the value that was typed for an option of `TEXTS`."""
+    """Value of an option of `TEXTS` as it was typed, without quotes; None for null."""
     if value == "null":
         return None
     quoted = re.fullmatch(r"""'([^']+)'|"([^"]+)\"""", value, re.DOTALL)

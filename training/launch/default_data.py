@@ -9,9 +9,9 @@ from dnnlib import UserError, format_bytes, format_time
 from dnnlib.downloads import cache_folder, make_cache_folder
 from training.data.dataset import describe_clips
 from training.synthetic.make_dataset import make_dataset
-from training.synthetic.render import Recipe
+from training.synthetic.render import SyntheticConfig
 
-__all__ = ["DrawnHeads", "default_dataset", "default_recipe"]
+__all__ = ["SyntheticHeads", "default_dataset", "default_config"]
 
 VIDEOS = 512  # at 32 pixels some three minutes of drawing, before the hour that the default training takes
 FRAMES = 16
@@ -20,9 +20,9 @@ SECONDS = 3.5e-4, 1.5e-5  # that a video takes on one core, for each pixel of it
 BLOCK = 4096  # bytes that a file takes at least
 
 
-def default_recipe(options: Mapping[str, Any]) -> Recipe:
+def default_config(options: Mapping[str, Any]) -> SyntheticConfig:
     """The set that suits the options of a training: its resolution, its cameras, clips that are long enough."""
-    return Recipe(
+    return SyntheticConfig(
         videos=VIDEOS,
         frames=max(FRAMES, options["nframes"] * options["frame_stride"]),
         resolution=min(options["resolution"], MAX_RESOLUTION),
@@ -32,11 +32,11 @@ def default_recipe(options: Mapping[str, Any]) -> Recipe:
     )
 
 
-class DrawnHeads:
-    """The set before it is drawn: what `training.data.dataset.VideoPairDataset` tells about a set, known beforehand.
+class SyntheticHeads:
+    """Synthetic heads before they exist, described as a `training.data.dataset.VideoPairDataset` would be.
 
     Attributes:
-        path: Where it is kept.
+        path: Folder in the cache.
     """
 
     c_dim = 0
@@ -49,36 +49,36 @@ class DrawnHeads:
             UserError: The options ask for what these heads have not.
         """
         if options["cond"]:
-            raise UserError("cond=true needs labels, which drawn heads have not: give data=, or cond=false.")
+            raise UserError("cond=true needs labels, which synthetic heads do not have: give data=, or cond=false.")
         self._options = options
-        self._recipe = default_recipe(options)
-        self.path: Path = cache_folder("synthetic", f"synthetic-{self._recipe.key()}")
+        self._config = default_config(options)
+        self.path: Path = cache_folder("synthetic", f"synthetic-{self._config.key()}")
         self.name = self.path.name
         self.resolution, self.mirror = options["resolution"], options["mirror"]
         self.nframes, self.frame_stride = options["nframes"], options["frame_stride"]
-        clips_each = -(-self._recipe.frames // self.frame_stride) // self.nframes
-        self.num_clips = self._recipe.videos * clips_each
+        clips_each = -(-self._config.frames // self.frame_stride) // self.nframes
+        self.num_clips = self._config.videos * clips_each
 
     def describe(self) -> dict[str, Any]:
         """As that of `training.data.dataset.VideoPairDataset`."""
         clips = min(self.num_clips, self._options["subset"] or self.num_clips)
         return {
             **describe_clips(self),
-            "num_videos": min(self._recipe.videos, clips),
+            "num_videos": min(self._config.videos, clips),
             "num_short_videos": self.num_short_videos,
             "num_clips": clips,
             "num_frames": clips * self.nframes,
         }
 
     def announcement(self) -> str:
-        """What is drawn, where to, and about how long that takes on this machine."""
-        recipe, workers = self._recipe, min(os.cpu_count() or 1, self._recipe.videos)
-        pixels = recipe.resolution**2
-        size = recipe.videos * recipe.frames * (-(-2 * pixels // BLOCK) * BLOCK + pixels)
-        duration = format_time(recipe.videos * pixels * (SECONDS[0] + SECONDS[1] * recipe.frames) / workers)
+        """Number and size of the videos, their folder, and the expected time on this machine."""
+        config, workers = self._config, min(os.cpu_count() or 1, self._config.videos)
+        pixels = config.resolution**2
+        size = config.videos * config.frames * (-(-2 * pixels // BLOCK) * BLOCK + pixels)
+        duration = format_time(config.videos * pixels * (SECONDS[0] + SECONDS[1] * config.frames) / workers)
         return (
-            f"{recipe.videos} videos of {recipe.frames} frames with {recipe.resolution}×{recipe.resolution} pixels, "
-            f"talking heads, to be drawn once into {self.path}: about {duration} on {workers} cores, about "
+            f"{config.videos} videos of {config.frames} frames with {config.resolution}×{config.resolution} pixels, "
+            f"talking heads, to be rendered once into {self.path}: about {duration} on {workers} cores, about "
             f"{format_bytes(size)}"
         )
 
@@ -89,9 +89,9 @@ def default_dataset(options: Mapping[str, Any]) -> str:
     Raises:
         UserError: It cannot be made.
     """
-    recipe = default_recipe(options)
-    folder = DrawnHeads(options).path
+    config = default_config(options)
+    folder = SyntheticHeads(options).path
     if not os.path.isdir(folder):
         make_cache_folder(folder.parent, instead="give data=")
-    make_dataset(folder, recipe)
+    make_dataset(folder, config)
     return str(folder)

@@ -12,23 +12,23 @@ from typing import Any, NamedTuple
 
 from dnnlib import UserError
 
-__all__ = ["Machine", "check_freezing", "check_precision", "idle_notes", "other_folder_note"]
+__all__ = ["Devices", "check_freezing", "check_precision", "idle_notes", "other_folder_note"]
 
 Options = Mapping[str, Any]
 
 
-class Machine(NamedTuple):
-    """Where a training runs: 'cpu' or 'cuda', and on how many devices."""
+class Devices(NamedTuple):
+    """Devices of a training: 'cpu' or 'cuda', and one for each process."""
 
     device_type: str
     processes: int
 
 
-class Rule(NamedTuple):
+class IdleRule(NamedTuple):
     """Options that have no effect where `applies`; the names of groups of options stand for all in them."""
 
     names: tuple[str, ...]
-    applies: Callable[[Options, Machine], bool]
+    applies: Callable[[Options, Devices], bool]
     because: str
 
 
@@ -39,75 +39,77 @@ def _model(options: Options, path: str) -> Any:
     return value
 
 
-def _half_precision(options: Options, machine: Machine) -> bool:
-    """Whether layers may run in half precision."""
-    return not options["fp32"] and (machine.device_type == "cuda" or options["precision"] == "bf16")
+def _half_precision(options: Options, devices: Devices) -> bool:
+    """True if layers may run in half precision."""
+    return not options["fp32"] and (devices.device_type == "cuda" or options["precision"] == "bf16")
 
 
 HALF = ("model.generator.upsampler.fp16_min_resolution", "model.discriminator.fp16_resolutions")
 
 RULES = (
-    # The machine.
-    Rule(("allow_tf32",), lambda o, m: o["allow_tf32"] and m.device_type == "cpu", "TensorFloat-32 is for GPUs"),
-    Rule(("fp32",), lambda o, m: o["fp32"] and m.device_type == "cpu", "a CPU has no half precision by itself"),
-    Rule(("nobench",), lambda o, m: o["nobench"] and m.device_type == "cpu", "cuDNN is for GPUs"),
-    Rule(HALF, lambda o, m: not _half_precision(o, m), "nothing runs in half precision here"),
-    Rule(("timeout",), lambda o, m: m.processes == 1, "a single process waits for no other"),
+    # The devices.
+    IdleRule(("allow_tf32",), lambda o, d: o["allow_tf32"] and d.device_type == "cpu", "TensorFloat-32 is for GPUs"),
+    IdleRule(("fp32",), lambda o, d: o["fp32"] and d.device_type == "cpu", "a CPU has no half precision by itself"),
+    IdleRule(("nobench",), lambda o, d: o["nobench"] and d.device_type == "cpu", "cuDNN is for GPUs"),
+    IdleRule(HALF, lambda o, d: not _half_precision(o, d), "nothing runs in half precision here"),
+    IdleRule(("timeout",), lambda o, d: d.processes == 1, "a single process waits for no other"),
     # Regularisation and averaging.
-    Rule(("spec.gamma",), lambda o, m: o["spec"]["d_reg_interval"] is None, "spec.d_reg_interval=null leaves R1 out"),
-    Rule(("spec.d_reg_interval",), lambda o, m: o["spec"]["gamma"] == 0, "spec.gamma=0 leaves R1 out"),
-    Rule(
+    IdleRule(
+        ("spec.gamma",), lambda o, d: o["spec"]["d_reg_interval"] is None, "spec.d_reg_interval=null leaves R1 out"
+    ),
+    IdleRule(("spec.d_reg_interval",), lambda o, d: o["spec"]["gamma"] == 0, "spec.gamma=0 leaves R1 out"),
+    IdleRule(
         ("spec.pl_weight", "spec.pl_decay", "spec.pl_batch_shrink"),
-        lambda o, m: o["spec"]["g_reg_interval"] is None,
+        lambda o, d: o["spec"]["g_reg_interval"] is None,
         "spec.g_reg_interval=null leaves the path-length penalty out",
     ),
-    Rule(
+    IdleRule(
         ("spec.pl_decay", "spec.pl_batch_shrink", "spec.g_reg_interval"),
-        lambda o, m: o["spec"]["pl_weight"] == 0,
+        lambda o, d: o["spec"]["pl_weight"] == 0,
         "spec.pl_weight=0 leaves the path-length penalty out",
     ),
-    Rule(
+    IdleRule(
         ("spec.ramp",),
-        lambda o, m: o["spec"]["ramp"] is not None and o["resume"] is not None,
+        lambda o, d: o["spec"]["ramp"] is not None and o["resume"] is not None,
         "with resume= there is no ramp-up, which would overwrite the snapshot's average",
     ),
-    Rule(("spec.ramp",), lambda o, m: o["spec"]["ema"] == 0, "spec.ema=0 takes no average"),
-    Rule(
+    IdleRule(("spec.ramp",), lambda o, d: o["spec"]["ema"] == 0, "spec.ema=0 takes no average"),
+    IdleRule(
         ("spec.image_weight",),
-        lambda o, m: _model(o, "discriminator.image") is False,
+        lambda o, d: _model(o, "discriminator.image") is False,
         "model.discriminator.image=false leaves the image discriminator out",
     ),
     # Parts of the networks.
-    Rule(
+    IdleRule(
         ("model.generator.rendering.path_lattice",),
-        lambda o, m: o["spec"]["path_weight"] == 0,
+        lambda o, d: o["spec"]["path_weight"] == 0,
         "spec.path_weight=0 leaves the NeRF-path loss out",
     ),
-    Rule(
+    IdleRule(
         ("model.discriminator.mapping_layers",),
-        lambda o, m: not o["cond"] and not o["camera_condition"],
+        lambda o, d: not o["cond"] and not o["camera_condition"],
         "the discriminators are told nothing without cond or camera_condition",
     ),
-    Rule(
+    IdleRule(
         ("model.generator.background_dim", "model.generator.rendering.num_background",
          "model.generator.rendering.background_start"),
-        lambda o, m: _model(o, "generator.background") is None,
+        lambda o, d: _model(o, "generator.background") is None,
         "model.generator.background=null leaves the background out",
     ),
-    Rule(
+    IdleRule(
         ("model.generator.motion_dim",),
-        lambda o, m: _model(o, "generator.motion") is None,
+        lambda o, d: _model(o, "generator.motion") is None,
         "model.generator.motion=null leaves the motion out",
     ),
-    Rule(
+    IdleRule(
         ("model.generator.foreground.direction_frequencies",),
-        lambda o, m: _model(o, "generator.foreground.view_directions") is False,
+        lambda o, d: _model(o, "generator.foreground.view_directions") is False,
         "model.generator.foreground.view_directions=false leaves directions out",
     ),
     # What is written.
-    Rule(("previews",), lambda o, m: o["imgsnap"] is None, "imgsnap=null makes no previews"),
-    Rule(("keep",), lambda o, m: o["keep"] is not None and o["snap"] is None, "snap=null writes one snapshot only"),
-    Rule(("cache_metrics_dir", "detectors"), lambda o, m: not o["metrics"], "no metrics= are computed"),
+    IdleRule(("previews",), lambda o, d: o["imgsnap"] is None, "imgsnap=null makes no previews"),
+    IdleRule(("keep",), lambda o, d: o["keep"] is not None and o["snap"] is None, "snap=null writes one snapshot only"),
+    IdleRule(("cache_metrics_dir", "detectors"), lambda o, d: not o["metrics"], "no metrics= are computed"),
 )  # fmt: skip
 
 # Options whose value other ones take over unless they are given themselves.
@@ -124,7 +126,7 @@ TAKEN_OVER = {
 }
 
 
-def idle_notes(given: Collection[str], options: Options, machine: Machine) -> list[str]:
+def idle_notes(given: Collection[str], options: Options, devices: Devices) -> list[str]:
     """Notes on given options that have no effect.
 
     Args:
@@ -134,7 +136,7 @@ def idle_notes(given: Collection[str], options: Options, machine: Machine) -> li
     notes = []
     for names, applies, because in RULES:
         idle = [key for key in given if any(key == name or key.startswith(f"{name}.") for name in names)]
-        if idle and applies(options, machine):
+        if idle and applies(options, devices):
             notes.append(f"{_listed(idle)} no effect: {because}.")
     for name, others in TAKEN_OVER.items():
         if name in given and all(other in given for other in others):
@@ -147,7 +149,7 @@ def _listed(keys: list[str]) -> str:
 
 
 def other_folder_note(outdir: str | None, run_folder: Path) -> list[str]:
-    """What to tell when a run is continued that does not lie in the outdir= given."""
+    """Note that a continued run does not lie in the outdir= given."""
     elsewhere = outdir and os.path.realpath(os.path.expanduser(outdir)) != os.path.realpath(run_folder.parent)
     return [f"outdir= has no effect: the run goes on in its own folder, {run_folder}."] if elsewhere else []
 

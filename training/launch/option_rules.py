@@ -15,7 +15,7 @@ __all__ = ["check_values"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Rule:
+class ValueRule:
     """A kind of value: bool, int, float, str or list; numbers from `low` to `high`; None where `optional`."""
 
     kind: type
@@ -59,19 +59,19 @@ class Rule:
         return f"{word} {limits}" + ("" if self.high == math.inf else f" and at most {self.high}")
 
 
-FLAG = Rule(bool)
-COUNT = Rule(int, 1)
-MAYBE_COUNT = Rule(int, 1, optional=True)
-NATURAL = Rule(int, 0)
-PATH = Rule(str, optional=True)
-WEIGHT = Rule(float, 0)
-POSITIVE = Rule(float, 0, above=True)
-FRACTION = Rule(float, 0, 1)
+FLAG = ValueRule(bool)
+COUNT = ValueRule(int, 1)
+MAYBE_COUNT = ValueRule(int, 1, optional=True)
+NATURAL = ValueRule(int, 0)
+PATH = ValueRule(str, optional=True)
+WEIGHT = ValueRule(float, 0)
+POSITIVE = ValueRule(float, 0, above=True)
+FRACTION = ValueRule(float, 0, 1)
 
 RULES = {
-    "outdir": Rule(str),
+    "outdir": ValueRule(str),
     "data": PATH,
-    "resolution": Rule(int, 8),
+    "resolution": ValueRule(int, 8),
     "nframes": COUNT,
     "frame_stride": COUNT,
     "mirror": FLAG,
@@ -80,11 +80,11 @@ RULES = {
     "camera_condition": FLAG,
     "resume": PATH,
     "resume_run": PATH,
-    "diffaugment": Rule(str, optional=True),
-    "aug": Rule(str, choices=("noaug", "ada", "fixed")),
-    "p": Rule(float, 0, 1, optional=True),
-    "target": Rule(float, -1, 1, optional=True),
-    "augpipe": Rule(str, optional=True),
+    "diffaugment": ValueRule(str, optional=True),
+    "aug": ValueRule(str, choices=("noaug", "ada", "fixed")),
+    "p": ValueRule(float, 0, 1, optional=True),
+    "target": ValueRule(float, -1, 1, optional=True),
+    "augpipe": ValueRule(str, optional=True),
     "freezed": NATURAL,
     "kimg": POSITIVE,
     "imgsnap": MAYBE_COUNT,
@@ -93,23 +93,23 @@ RULES = {
     "previews.images": COUNT,
     "previews.columns": COUNT,
     "previews.videos": NATURAL,
-    "metrics": Rule(list, optional=True),
+    "metrics": ValueRule(list, optional=True),
     "cache_metrics_dir": PATH,
     "detectors.i3d": PATH,
     "detectors.inception": PATH,
     "detectors.identity": PATH,
-    "device": Rule(str, choices=("cpu", "cuda"), optional=True),
+    "device": ValueRule(str, choices=("cpu", "cuda"), optional=True),
     "gpus": COUNT,
-    "workers": Rule(int, 0, 64, optional=True),
+    "workers": ValueRule(int, 0, 64, optional=True),
     "unreadable_limit": COUNT,
-    "timeout": Rule(float, 0, 1_000_000, above=True),
-    "precision": Rule(str, choices=("float32", "bf16")),
+    "timeout": ValueRule(float, 0, 1_000_000, above=True),
+    "precision": ValueRule(str, choices=("float32", "bf16")),
     "activation_checkpointing": FLAG,
     "fp32": FLAG,
     "allow_tf32": FLAG,
     "nhwc": FLAG,
     "nobench": FLAG,
-    "seed": Rule(int, 0, 2**63 - 1),
+    "seed": ValueRule(int, 0, 2**63 - 1),
     "dry_run": FLAG,
     "spec.ref_gpus": COUNT,
     "spec.kimg": POSITIVE,
@@ -119,10 +119,10 @@ RULES = {
     "spec.fmaps": POSITIVE,
     "spec.map": COUNT,
     "spec.lrate": POSITIVE,
-    "spec.betas": Rule(list),
+    "spec.betas": ValueRule(list),
     "spec.eps": POSITIVE,
     "spec.ema": WEIGHT,
-    "spec.ramp": Rule(float, 0, optional=True, above=True),
+    "spec.ramp": ValueRule(float, 0, optional=True, above=True),
     "spec.nonfinite_limit": COUNT,
     "spec.gamma": WEIGHT,
     "spec.d_reg_interval": MAYBE_COUNT,

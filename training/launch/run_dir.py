@@ -61,7 +61,7 @@ def create_run_folder(outdir: str | os.PathLike, description: str, *, names: Ite
 
 
 def launcher_names(words: Sequence[str], job_name: str | None = None) -> dict[str, bool]:
-    """What the launcher of this process calls the job that this command is.
+    """Names of this command's job in the launcher of this process.
 
     Args:
         words: Of the command.

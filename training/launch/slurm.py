@@ -91,7 +91,7 @@ def submit(
 
 
 def sweep_label(words: Iterable[str], fixed: Collection[str]) -> str:
-    """What tells a training from the others of its command, as a part of its folder's name; '' if that shows it anyway.
+    """Label of a training among those of its command, for its folder's name; '' if that shows it anyway.
 
     Args:
         words: Of the training.

@@ -25,7 +25,7 @@ from training.data.loader import PairDataset, build_dataset
 from training.launch.build import build_augment, build_networks
 from training.launch.config import compose_options, continued_options
 from training.launch.idle_options import (
-    Machine,
+    Devices,
     check_freezing,
     check_precision,
     idle_notes,
@@ -39,7 +39,7 @@ from training.networks.model_summary import checkpoint_bytes
 from training.schedule import Counters
 
 if TYPE_CHECKING:
-    from training.launch.default_data import DrawnHeads
+    from training.launch.default_data import SyntheticHeads
 
 __all__ = ["OPTIONS_FILE", "Plan", "dump_options", "plan", "write_options"]
 
@@ -48,14 +48,14 @@ OPTIONS_FILE = "training_options.yaml"
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a command is going to do."""
+    """Checked plan of a training command."""
 
     options: dict[str, Any]  # checked and complete
     device_type: str  # 'cpu' or 'cuda'
     processes: int
     run_folder: Path | None  # of the run to continue; None for a new one
     description: str  # of a new run's folder
-    dataset: "PairDataset | DrawnHeads"
+    dataset: "PairDataset | SyntheticHeads"
     generator: Generator  # on the meta device: sizes only
     discriminator: TimeAwareDiscriminators  # on the meta device
     notes: list[str]  # what the user should know
@@ -73,7 +73,7 @@ def plan(
     Args:
         words: The command's `key=value` words.
         metrics: Names that the option `metrics` may hold.
-        inspect: Called with the options when they are checked, but before data are drawn for them (`data` is None
+        inspect: Called with the options when they are checked, but before data are synthesised for them (`data` is None
             then); raises what else is wrong with them.
         label: End of a new run's description.
 
@@ -100,14 +100,14 @@ def plan(
     given = dict.fromkeys(word.lstrip("+").partition("=")[0] for word in words)
     if processes > options["gpus"] and "gpus" in given:
         notes.append(f"gpus={options['gpus']} has no effect: {processes} processes have been started.")
-    notes += idle_notes(given, options, Machine(device_type, processes))
+    notes += idle_notes(given, options, Devices(device_type, processes))
     if run_folder is not None and "outdir" in given:
         notes += other_folder_note(given_outdir, run_folder)
     if device_type == "cpu":
         options["gpus"] = processes
-    drawn = options["data"] is None
-    dataset = _undrawn_heads(options) if drawn else build_dataset(options)
-    keep_apart(run_folder or options["outdir"], option="outdir=", data=[dataset.path if drawn else options["data"]])
+    synthetic = options["data"] is None
+    dataset = _planned_heads(options) if synthetic else build_dataset(options)
+    keep_apart(run_folder or options["outdir"], option="outdir=", data=[dataset.path if synthetic else options["data"]])
     notes += dataset.notes
     if dataset.num_short_videos:
         notes.append(f"{dataset.num_short_videos} videos are shorter than nframes={options['nframes']} and left out.")
@@ -124,8 +124,8 @@ def plan(
     _check_outdir(Path(options["outdir"]), generator, discriminator)
     if inspect is not None:
         inspect(options)
-    if drawn:  # last: it takes minutes, and whatever is wrong with the options was said before
-        dataset = _drawn_dataset(options, dataset, notes)
+    if synthetic:  # last: it takes minutes, and whatever is wrong with the options was said before
+        dataset = _synthesize_dataset(options, dataset, notes)
     return Plan(
         options=options,
         device_type=device_type,
@@ -204,14 +204,16 @@ def _check_combinations(options: Mapping[str, Any], metrics: Sequence[str]) -> N
         raise UserError(f"resolution={resolution} is not a power of two; use {below} or {2 * below}.")
 
 
-def _undrawn_heads(options: Mapping[str, Any]) -> "DrawnHeads":
-    from training.launch.default_data import DrawnHeads  # rarely wanted: synthetic data are many modules
+def _planned_heads(options: Mapping[str, Any]) -> "SyntheticHeads":
+    from training.launch.default_data import SyntheticHeads  # rarely wanted: synthetic data are many modules
 
-    return DrawnHeads(options)
+    return SyntheticHeads(options)
 
 
-def _drawn_dataset(options: dict[str, Any], heads: "DrawnHeads", notes: list[str]) -> "PairDataset | DrawnHeads":
-    """The heads that are trained on without data=, drawn if they are not there; of a dry run, what they will be."""
+def _synthesize_dataset(
+    options: dict[str, Any], heads: "SyntheticHeads", notes: list[str]
+) -> "PairDataset | SyntheticHeads":
+    """The synthetic heads of a training without data=, rendered if they are not there; planned ones in a dry run."""
     options["data"] = str(heads.path)
     if not heads.path.exists():
         if options["dry_run"]:
@@ -222,7 +224,7 @@ def _drawn_dataset(options: dict[str, Any], heads: "DrawnHeads", notes: list[str
     from training.launch.default_data import default_dataset
 
     default_dataset(options)
-    notes.append(f"No data= was given: training on drawn heads, kept in {heads.path}")
+    notes.append(f"No data= was given: training on synthetic heads, kept in {heads.path}")
     return build_dataset(options)
 
 
@@ -241,14 +243,14 @@ def _workers(options: Mapping[str, Any], device_type: str) -> int:
 
 
 def _available(device_type: str, *, several: bool) -> int:
-    """How many devices this machine has; on a CPU, how many processes it bears."""
+    """Number of devices of this machine; on a CPU, of processes that it bears."""
     if device_type == "cuda":
         return torch.cuda.device_count()
     return cores() if several else 1
 
 
 def _processes(options: Mapping[str, Any], available: int) -> int:
-    """How many processes train, each with its device: as many as are wanted, are there, and can share the batch."""
+    """Number of training processes, one per device: as many as are wanted, are there, and can share the batch."""
     wanted, batch, group = options["gpus"], options["spec"]["mb"], options["spec"]["mbstd"]
     started = distributed.torchrun_world_size()
     if started is not None:  # somebody else has decided
@@ -291,7 +293,7 @@ def _check_snapshot(path: str, generator: Generator, discriminator: TimeAwareDis
 
 def _check_state(
     folder: Path,
-    dataset: "PairDataset | DrawnHeads",
+    dataset: "PairDataset | SyntheticHeads",
     generator: Generator,
     discriminator: TimeAwareDiscriminators,
     notes: list[str],
@@ -330,8 +332,8 @@ def _check_outdir(outdir: Path, generator: Generator, discriminator: TimeAwareDi
         )
 
 
-def _description(options: Mapping[str, Any], dataset: "PairDataset | DrawnHeads") -> str:
-    """What the folder of a new run is called, after its number."""
+def _description(options: Mapping[str, Any], dataset: "PairDataset | SyntheticHeads") -> str:
+    """Name of a new run's folder, after its number."""
     names = options["names"]
     parts = [slug(dataset.name), names["model"], names["spec"], f"res{options['resolution']}"]
     parts.append(f"mb{options['spec']['mb']}")

@@ -22,7 +22,7 @@ from training.published.loader import build_on_meta
 from training.published.pickle_values import UnreadablePickle
 
 
-def convert(source: str | os.PathLike, out: str | os.PathLike) -> None:
+def convert_checkpoint(source: str | os.PathLike, out: str | os.PathLike) -> None:
     """Write a published checkpoint as a snapshot of this program.
 
     Raises:
@@ -35,7 +35,7 @@ def convert(source: str | os.PathLike, out: str | os.PathLike) -> None:
     save_archive(out, load_snapshot(source))
 
 
-def describe(path: str, content: dict[str, Any]) -> list[str]:
+def describe_snapshot(path: str, content: dict[str, Any]) -> list[str]:
     """Description of a snapshot in lines: file, configuration, sizes, and a row per tensor."""
     progress, generator, discriminator = (content[name] for name in ("progress", "generator", "discriminator"))
     try:
@@ -78,10 +78,10 @@ def main(source: str, out: str | None, info: bool) -> None:
     if out is None and not info:
         raise UserError("Give the name of the file to write, or --info.")
     if info:
-        for line in describe(source, load_snapshot(source)):
+        for line in describe_snapshot(source, load_snapshot(source)):
             click.echo(line)
     if out is not None:
-        convert(source, out)
+        convert_checkpoint(source, out)
         click.echo(out)
 
 

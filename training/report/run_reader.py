@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 __all__ = [
-    "Curve", "MediaFile", "image_grids", "log_lines", "metric_rows", "number", "read_bytes", "read_rows",
+    "Curve", "MediaFile", "image_grids", "log_lines", "metric_rows", "number", "read_bytes", "read_json_lines",
     "read_statistics", "read_text", "videos",
 ]  # fmt: skip
 
@@ -95,7 +95,7 @@ def read_text(path: Path, limit: int = MAX_TEXT) -> str | None:
     return None if content is None else content.decode("utf-8", errors="replace")
 
 
-def read_rows(path: Path) -> Iterator[dict[str, Any] | None]:
+def read_json_lines(path: Path) -> Iterator[dict[str, Any] | None]:
     """The rows of a .jsonl file; None for a line that is not a JSON object."""
     for line in _lines(path):
         try:
@@ -113,7 +113,7 @@ def read_statistics(path: Path) -> tuple[list[Curve], dict[str, Any], int]:
     curves: dict[str, Curve] = {}
     last_row: dict[str, Any] = {}
     damaged, last = 0, -math.inf
-    for row in read_rows(path):
+    for row in read_json_lines(path):
         kimg = number(row.get("kimg")) if row is not None else math.nan
         damaged += row is None
         if not math.isfinite(kimg) or kimg < last:
@@ -159,7 +159,7 @@ def metric_rows(folder: Path) -> dict[str, list[dict[str, Any]]]:
     found = {}
     for entry in sorted(_entries(folder), key=lambda entry: entry.name)[:MAX_CURVES]:
         match = re.fullmatch(r"metric-(.{1,100})\.jsonl", entry.name)
-        rows = list(collections.deque(read_rows(Path(entry.path)), MAX_METRIC_ROWS)) if match else []
+        rows = list(collections.deque(read_json_lines(Path(entry.path)), MAX_METRIC_ROWS)) if match else []
         rows = [row for row in rows if row is not None and math.isfinite(number(row.get("value")))]
         if rows:
             found[match[1]] = rows

@@ -189,7 +189,7 @@ class _Mixture:
 
 
 class Backdrop:
-    """What lies behind, at infinity: a colour for every direction, a slope and a few soft waves.
+    """Background at infinity: a colour for every direction, a slope and a few soft waves.
 
     Called with inverted-sphere points [B, R, S, 4] it returns density zero, so that the last, opaque sample counts.
     """

@@ -28,31 +28,31 @@ from dnnlib.processes import parallel_map
 from renderer.cameras import Cameras, camera_angles
 from renderer.video import image_grid, save_png
 from training.data.dataset_folders import keep_out_of_made_data
-from training.synthetic.render import Recipe, render_video
+from training.synthetic.render import SyntheticConfig, render_video
 
-__all__ = ["make_dataset", "read_recipe"]
+__all__ = ["make_dataset", "read_config"]
 
-RECIPE_FILE = "synthetic.json"
+CONFIG_FILE = "synthetic.json"
 SHEET = (8, 4)  # videos and frames of each on the contact sheet
 
 
-def read_recipe(folder: str | os.PathLike) -> dict[str, Any] | None:
-    """What the set in a folder was made with; None if it is not one of these sets."""
+def read_config(folder: str | os.PathLike) -> dict[str, Any] | None:
+    """Configuration of the set in a folder; None if it is not one of these sets."""
     try:
-        with open(os.path.join(folder, RECIPE_FILE), encoding="utf-8") as file:
-            recipe = json.load(file)
+        with open(os.path.join(folder, CONFIG_FILE), encoding="utf-8") as file:
+            config = json.load(file)
     except (OSError, ValueError):
         return None
-    return recipe if isinstance(recipe, dict) else None
+    return config if isinstance(config, dict) else None
 
 
-def _write_video(recipe: Recipe, folder: str, index: int) -> None:
+def _write_video(config: SyntheticConfig, folder: str, index: int) -> None:
     """Write a video unless it is there; a folder of frames gets its name when it is complete, after its truth."""
     name = f"{index:05d}"
     target = os.path.join(folder, "videos", name)
     if os.path.isdir(target):
         return
-    frames, truth = render_video(recipe, index)
+    frames, truth = render_video(config, index)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **truth)
     with atomic_write(os.path.join(folder, "truth", f"{name}.npz")) as file:
@@ -69,7 +69,7 @@ def _write_video(recipe: Recipe, folder: str, index: int) -> None:
 # The set
 
 
-def make_dataset(out: str | os.PathLike, recipe: Recipe, *, workers: int | None = None) -> None:
+def make_dataset(out: str | os.PathLike, config: SyntheticConfig, *, workers: int | None = None) -> None:
     """Make the set `out`, or finish it; does nothing if it is there.
 
     Args:
@@ -79,34 +79,34 @@ def make_dataset(out: str | os.PathLike, recipe: Recipe, *, workers: int | None 
         UserError: `out` is something else, or was made with other options; it cannot be written; a process died.
     """
     out = os.path.abspath(out)
-    if _is_complete(out, recipe):
+    if _is_complete(out, config):
         return
     keep_out_of_made_data(out, option="OUT")
     unfinished = os.path.join(os.path.dirname(out), f".{os.path.basename(out)}.unfinished")
     try:
         os.makedirs(unfinished, exist_ok=True)
         with exclusive_lock(unfinished):  # several processes may ask for one set: the others wait
-            if _is_complete(out, recipe):  # another process has just made it
+            if _is_complete(out, config):  # another process has just made it
                 shutil.rmtree(unfinished, ignore_errors=True)
                 return
-            _begin(unfinished, recipe)
-            _write_videos(unfinished, recipe, workers or os.cpu_count() or 1)
-            _write_cameras(unfinished, recipe)
-            _write_sheet(unfinished, recipe)
+            _begin(unfinished, config)
+            _write_videos(unfinished, config, workers or os.cpu_count() or 1)
+            _write_cameras(unfinished, config)
+            _write_sheet(unfinished, config)
             os.sync()  # one flush for all the small files, before the name that promises they are complete
             os.rename(unfinished, out)
     except OSError as error:
         raise UserError(f"Cannot write '{out}': {error.strerror or error}.") from error
 
 
-def _is_complete(out: str, recipe: Recipe) -> bool:
+def _is_complete(out: str, config: SyntheticConfig) -> bool:
     if not os.path.exists(out):
         return False
-    there = read_recipe(out)
+    there = read_config(out)
     if there is None:
         raise UserError(f"'{out}' is there already and is no set of this tool: choose another folder.")
     # Through JSON, which knows no tuples.
-    wanted = json.loads(json.dumps(recipe.as_dict()))
+    wanted = json.loads(json.dumps(config.as_dict()))
     other = [key for key in wanted if there.get(key) != wanted[key]]
     if other:
         raise UserError(
@@ -116,27 +116,27 @@ def _is_complete(out: str, recipe: Recipe) -> bool:
     return True
 
 
-def _begin(folder: str, recipe: Recipe) -> None:
-    """Go on with what is in the folder if it belongs to the recipe, else begin anew."""
+def _begin(folder: str, config: SyntheticConfig) -> None:
+    """Go on with what is in the folder if it was made with this configuration, else begin anew."""
     os.makedirs(folder, exist_ok=True)
-    wanted = json.loads(json.dumps(recipe.as_dict()))
-    if read_recipe(folder) != wanted:
+    wanted = json.loads(json.dumps(config.as_dict()))
+    if read_config(folder) != wanted:
         for name in os.listdir(folder):
             path = os.path.join(folder, name)
             shutil.rmtree(path) if os.path.isdir(path) else os.unlink(path)
-        with atomic_write(os.path.join(folder, RECIPE_FILE), "w") as file:
+        with atomic_write(os.path.join(folder, CONFIG_FILE), "w") as file:
             json.dump(wanted, file, indent=1)
     for name in ("videos", "truth"):
         os.makedirs(os.path.join(folder, name), exist_ok=True)
 
 
-def _write_videos(folder: str, recipe: Recipe, workers: int) -> None:
-    with tqdm(total=recipe.videos, desc="drawing videos", unit="video", dynamic_ncols=True) as bar:
-        for _ in parallel_map(_draw, range(recipe.videos), shared=(recipe, folder), workers=workers):
+def _write_videos(folder: str, config: SyntheticConfig, workers: int) -> None:
+    with tqdm(total=config.videos, desc="rendering videos", unit="video", dynamic_ncols=True) as bar:
+        for _ in parallel_map(_draw, range(config.videos), shared=(config, folder), workers=workers):
             bar.update()
 
 
-def _draw(shared: tuple[Recipe, str], index: int) -> None:
+def _draw(shared: tuple[SyntheticConfig, str], index: int) -> None:
     """Write a video on one core: sums do not depend on the number of cores."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -146,9 +146,9 @@ def _draw(shared: tuple[Recipe, str], index: int) -> None:
         torch.set_num_threads(threads)
 
 
-def _write_cameras(folder: str, recipe: Recipe) -> None:
+def _write_cameras(folder: str, config: SyntheticConfig) -> None:
     cameras = []
-    for index in range(recipe.videos):
+    for index in range(config.videos):
         with np.load(os.path.join(folder, "truth", f"{index:05d}.npz")) as truth:
             camera = Cameras(torch.from_numpy(truth["cam2world"])[None], torch.from_numpy(truth["fov"])[None])
         cameras.append([f"videos/{index:05d}", camera_angles(camera)[0].tolist()])
@@ -156,10 +156,10 @@ def _write_cameras(folder: str, recipe: Recipe) -> None:
         json.dump({"cameras": cameras}, file)
 
 
-def _write_sheet(folder: str, recipe: Recipe) -> None:
+def _write_sheet(folder: str, config: SyntheticConfig) -> None:
     """A few videos to look at: a row each, time from left to right."""
-    rows, columns = min(SHEET[0], recipe.videos), min(SHEET[1], recipe.frames)
-    numbers = np.linspace(0, recipe.frames - 1, columns).round().astype(int)
+    rows, columns = min(SHEET[0], config.videos), min(SHEET[1], config.frames)
+    numbers = np.linspace(0, config.frames - 1, columns).round().astype(int)
     cells = []
     for index in range(rows):
         for number in numbers:

@@ -1,4 +1,4 @@
-"""Codes of synthetic videos, standard normal vectors, and what they say: who somebody is and what he or she does."""
+"""Codes of synthetic videos, standard normal vectors, and their meaning: identity and motion of a person."""
 
 import colorsys
 import dataclasses
@@ -39,7 +39,7 @@ def _blend(code: float, colours) -> tuple[float, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class Person:
-    """What a content code says: sizes in scene units, colours as RGB in [0, 1]."""
+    """Shape and colours of a content code: sizes in scene units, colours as RGB in [0, 1]."""
 
     width: float  # half axes of the skull: y,
     height: float  # z,
@@ -90,7 +90,7 @@ class Person:
 
 @dataclasses.dataclass(frozen=True)
 class Pose:
-    """What the head does at T moments: each a tensor [T]. Angles in radians, openings from 0 (closed) to 1."""
+    """Pose of the head at T times: each a tensor [T]. Angles in radians, openings from 0 (closed) to 1."""
 
     turn: torch.Tensor  # to its left, about the up axis
     nod: torch.Tensor  # downwards

@@ -17,7 +17,7 @@ from torch_utils.rng import RandomStream
 from training.synthetic.head_model import Backdrop, TalkingHead
 from training.synthetic.parameters import BACKGROUND_CODE, CONTENT_CODE, MOTION_CODE, Person, pose_at
 
-__all__ = ["DEPTH_UNIT", "Recipe", "Truth", "render_frames", "render_video"]
+__all__ = ["DEPTH_UNIT", "SyntheticConfig", "Truth", "render_frames", "render_video"]
 
 VERSION = 2  # of the set: raise it when anything changes in its files
 DEPTH_UNIT = 1 / 16384  # scene units per step of a stored depth: 16 bits reach to 4
@@ -26,8 +26,8 @@ RAYS_AT_A_TIME = 256  # times samples and frames; the working set stays in the c
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """What a set is made with.
+class SyntheticConfig:
+    """Configuration of a synthetic dataset.
 
     Attributes:
         videos, frames: Number of videos, frames of each.
@@ -54,7 +54,7 @@ class Recipe:
 
 @dataclasses.dataclass(frozen=True)
 class Truth:
-    """What is known about a video of T frames of H×H pixels.
+    """Ground truth of a video of T frames of H×H pixels.
 
     Attributes:
         depth: float32 [T, H, H], distance along the viewing axis in scene units; NaN where the head is not.
@@ -83,17 +83,17 @@ class Truth:
 
 
 @torch.no_grad()
-def render_video(recipe: Recipe, index: int) -> tuple[torch.Tensor, dict[str, np.ndarray]]:
+def render_video(config: SyntheticConfig, index: int) -> tuple[torch.Tensor, dict[str, np.ndarray]]:
     """Frames uint8 [T, 3, H, H] of a video, and what is known about it in the form in which it is stored."""
-    stream = RandomStream(int(np.random.SeedSequence([recipe.seed, index]).generate_state(1, np.uint64)[0] >> 1))
+    stream = RandomStream(int(np.random.SeedSequence([config.seed, index]).generate_state(1, np.uint64)[0] >> 1))
     content = stream.normal("synthetic/content", [CONTENT_CODE])
     motion = stream.normal("synthetic/motion", [MOTION_CODE])
     background = stream.normal("synthetic/background", [BACKGROUND_CODE])
-    camera = CameraPrior(**recipe.camera).sample(1, stream)
-    times = torch.linspace(0, 1, recipe.frames, dtype=torch.float64)
+    camera = CameraPrior(**config.camera).sample(1, stream)
+    times = torch.linspace(0, 1, config.frames, dtype=torch.float64)
     fields = Fields(TalkingHead(Person.from_code(content), pose_at(motion, times)), Backdrop(background))
     rgb, depth, opacity = render_frames(
-        fields, camera, recipe.resolution, frames=recipe.frames, supersample=recipe.supersample
+        fields, camera, config.resolution, frames=config.frames, supersample=config.supersample
     )
     steps = (depth / DEPTH_UNIT).round().clamp(0, 65535).numpy().astype(np.uint16)
     truth = {

@@ -33,7 +33,7 @@ def directions(cam2world, fov, pixels):
 
 
 def sphere_points(o, d, inverse_radius):
-    """Where a ray (o, d of unit length) meets the sphere of that radius: (point on the unit sphere, 1 / radius)."""
+    """Intersection of a ray (o, d of length 1) with a sphere of that radius: (point of the unit sphere, 1 / radius)."""
     s1 = -(d @ o)
     middle = o + s1 * d
     rho = middle.norm()

@@ -1,11 +1,11 @@
-"""What a model is made of: its free numbers, and the published names and shapes of its tensors."""
+"""Specification of a model: its free numbers, and the published names and shapes of its tensors."""
 
 import dataclasses
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Spec:
-    """What the formulas leave open. The defaults are the FaceForensics model; half of them name ablations."""
+    """Free numbers of the formulas. The defaults are the FaceForensics model; half of them name ablations."""
 
     resolution: int = 256
     c_dim: int = 0

@@ -61,7 +61,7 @@ def write_snapshot(path: Path, **changes: float) -> None:
 
 
 def expected_picture(camera: PathCamera, codes: LatentSelection | None = None, **changes: float) -> torch.Tensor:
-    """What the viewer should show in full quality, uint8 [3, H, W]."""
+    """Expected image of the viewer in full quality, uint8 [3, H, W]."""
     views = GeneratorViews(tiny_generator(**changes))
     return to_uint8(views.render(ViewRequest(codes or LatentSelection(), camera, "both", views.widths[-1])).image[0, 0])
 
@@ -84,7 +84,7 @@ class Window:
 
     @property
     def canvas(self) -> dict[str, float]:
-        """Where the scene is on the page; it changes while the page is laid out."""
+        """Rectangle of the scene on the page; it changes while the page is laid out."""
         return self.page.locator("canvas").first.bounding_box()
 
     def close(self) -> None:
@@ -116,7 +116,7 @@ class Window:
         return Path(download.value.path()).read_bytes()
 
     def recorded(self) -> str:
-        """How many cameras the button says that there are."""
+        """Number of cameras on the button."""
         text = self.page.get_by_role("button", name=re.compile("Save the camera path")).inner_text()
         return re.search(r"[0-9]+", text)[0]
 
@@ -138,7 +138,7 @@ class Window:
         return middle_quarters(image, x, y, size / 4)
 
     def shows(self, image: torch.Tensor) -> bool:
-        """Whether the window comes to show this picture, uint8 [3, H, W]."""
+        """True once the window shows this picture, uint8 [3, H, W]."""
         expected = image.movedim(0, -1).double().numpy()
         expected = middle_quarters(expected, image.shape[2] / 2, image.shape[1] / 2, image.shape[1] / 4)
         end = time.monotonic() + WAIT

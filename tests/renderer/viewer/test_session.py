@@ -1,4 +1,4 @@
-"""What one browser window is sent, and when."""
+"""Images sent to one browser window, and their times."""
 
 import math
 import types

@@ -1,4 +1,4 @@
-"""Which snapshots stay."""
+"""Snapshots that are kept."""
 
 from training.checkpoints.snapshot import latest_snapshot, prune_snapshots, snapshot_name
 

@@ -1,4 +1,4 @@
-"""Which square of a frame is kept: rectangles, boxes, smoothing, and what does not fit."""
+"""Crops of frames: rectangles, boxes, smoothing, and errors."""
 
 import json
 

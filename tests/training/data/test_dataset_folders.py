@@ -20,7 +20,7 @@ from training.dataset_tool.prepare import prepare
 from training.inference.cli_options import TRACK_NAMES
 from training.inversion import __main__ as inversion
 from training.synthetic.make_dataset import make_dataset
-from training.synthetic.render import Recipe
+from training.synthetic.render import SyntheticConfig
 
 
 def files(folder) -> list:
@@ -182,9 +182,9 @@ def test_no_dataset_inside_a_made_one(tmp_path):
     prepare(source=str(data), out=str(tmp_path / "set"), resolution=16, nframes=4)
     with pytest.raises(UserError, match="OUT: .* lies inside the data in"):
         prepare(source=str(data), out=str(tmp_path / "set" / "more"), resolution=16, nframes=4)
-    recipe = Recipe(videos=1, frames=2, resolution=8, supersample=1, seed=0, camera={})
+    config = SyntheticConfig(videos=1, frames=2, resolution=8, supersample=1, seed=0, camera={})
     with pytest.raises(UserError, match="OUT: .* lies inside the data in"):
-        make_dataset(tmp_path / "set" / "videos" / "heads", recipe, workers=1)
+        make_dataset(tmp_path / "set" / "videos" / "heads", config, workers=1)
     # One whole of several parts, with labels in its root, is made in steps.
     (tmp_path / "whole").mkdir()
     (tmp_path / "whole" / "dataset.json").write_text('{"labels": []}')

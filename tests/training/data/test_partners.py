@@ -1,4 +1,4 @@
-"""What a file lists (labels, cameras, boxes, videos, shards) and what there is: nothing is dropped without a word."""
+"""Listed and existing entries (labels, cameras, boxes, videos, shards): nothing is dropped without a word."""
 
 import json
 import os

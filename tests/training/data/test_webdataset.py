@@ -18,7 +18,7 @@ import run_train
 from dnnlib import UserError
 from tests.training.tiny import WORDS, write_frames
 from training.checkpoints.training_state import read_state
-from training.data import webdataset_files as shard_files
+from training.data import webdataset_files
 from training.data.annotations import SHARDS_FORMAT
 from training.data.dataset import VideoPairDataset
 from training.data.loader import build_dataset, make_shard_loader
@@ -100,7 +100,7 @@ def test_clips_are_written_once_with_their_frames_in_order(shards):
         with tarfile.open(file) as archive:
             names = archive.getnames()
             assert len(set(names)) == len(names) and all("/" not in name for name in names)
-        for sample in shard_files.read_samples(str(file)):
+        for sample in webdataset_files.read_samples(str(file)):
             with_pixels = [np.asarray(Image.open(io.BytesIO(data)))[0, 0] for _, data in sample.images]
             assert [int(green) // 40 for _, green, _ in with_pixels] == list(range(NFRAMES))
             video = int(with_pixels[0][0]) // 10
@@ -125,7 +125,7 @@ def test_long_videos_become_several_clips(tmp_path):
         Image.new("RGB", (2, 2), (0, 10 * frame, 0)).save(folder / f"{frame}.png")
     manifest = {"format": SHARDS_FORMAT, "nframes": NFRAMES}
     pack_shards(str(tmp_path / "frames"), str(tmp_path / "out"), manifest=manifest, clips_per_shard=9)
-    samples = list(shard_files.read_samples(str(tmp_path / "out" / "shard-000000.tar")))
+    samples = list(webdataset_files.read_samples(str(tmp_path / "out" / "shard-000000.tar")))
     assert sorted(sample.about["first"] for sample in samples) == [0, 4] and manifest["num_clips"] == 2
 
 
@@ -221,7 +221,7 @@ def test_continuing_is_exact(shards, workers):
 
 def test_continuing_reads_only_the_shards_that_are_needed(shards, monkeypatch):
     read = []
-    original = shard_files.read_samples
+    original = webdataset_files.read_samples
     monkeypatch.setattr("training.data.webdataset.read_samples", lambda url: read.append(url) or original(url))
     data = stream(shards, buffer=2)
     read.clear()
@@ -276,8 +276,8 @@ def test_foreign_shards_are_counted_once(shards, tmp_path, monkeypatch, cache):
     folder = copy_of(shards, tmp_path / "foreign", index=False)
     assert stream(folder / "shard-{000000..000007}.tar").num_clips == 23
     assert len(os.listdir(cache / "video-3d-gan" / "shards")) == 8
-    monkeypatch.setattr(shard_files.tarfile, "open", None)  # it must not be needed again
-    assert shard_files.open_shards(str(folder / "shard-{000000..000007}.tar")).counts == [3] * 7 + [2]
+    monkeypatch.setattr(webdataset_files.tarfile, "open", None)  # it must not be needed again
+    assert webdataset_files.open_shards(str(folder / "shard-{000000..000007}.tar")).counts == [3] * 7 + [2]
 
 
 def test_options_choose_the_kind_of_dataset(shards, frames):

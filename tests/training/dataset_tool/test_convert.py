@@ -25,9 +25,9 @@ from training.data.frame_store import FrameStore
 from training.data.video_decoder import decode_video, probe_video
 from training.data.webdataset_files import read_samples
 from training.dataset_tool import __main__ as dataset_tool
-from training.dataset_tool import convert as conversion
-from training.dataset_tool import prepare as preparation
+from training.dataset_tool import convert
 from training.dataset_tool.__main__ import main, prepare, read_manifest
+from training.dataset_tool.staging import Unfinished
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def tree(folder):
     }
 
 
-def convert(source, out, **options):
+def prepare_frames(source, out, **options):
     return prepare(source=str(source), out=str(out), **{**OPTIONS, **options})
 
 
@@ -71,7 +71,7 @@ def test_crop_follows_boxes(tmp_path):
         Image.fromarray(pixels).save(folder / f"{frame:03d}.png")
     (tmp_path / "boxes.json").write_text(json.dumps({"v": [[x - 5, 15, x + 5, 25] for x in generator_x]}))
     boxes = read_boxes(str(tmp_path / "boxes.json"), scale=2, smoothing=0)
-    manifest = convert(tmp_path / "frames", tmp_path / "out", crop=Crop(boxes=boxes), resolution=10, stride=2)
+    manifest = prepare_frames(tmp_path / "frames", tmp_path / "out", crop=Crop(boxes=boxes), resolution=10, stride=2)
     clip = VideoPairDataset(path=tmp_path / "out", resolution=10, nframes=6).clip(0)
     assert (clip[:, :, 4:6, 4:6] > 180).all() and (clip[:, :, :, 0] < 40).all() and (clip[:, :, :, -1] < 40).all()
     assert manifest["sources"] == [{"source": "v", "fps": None, "size": [80, 40], "crop": [0, 10, 20], "frames": 6}]
@@ -82,14 +82,14 @@ def test_videos_without_boxes_stop_or_are_left_out(movies, tmp_path):
     (tmp_path / "boxes.json").write_text(json.dumps({"b.mp4": [0, 0, 10, 10], "c.mp4": [[0, 0, 10, 10]] * 3}))
     crop = Crop(boxes=read_boxes(str(tmp_path / "boxes.json"), scale=1, smoothing=0))
     with pytest.raises(UserError, match=r"none for 'a\.mp4'.*--skip-broken"):
-        convert(movies, tmp_path / "out", crop=crop)
-    manifest = convert(movies, tmp_path / "out", crop=crop, skip_broken=True)
+        prepare_frames(movies, tmp_path / "out", crop=crop)
+    manifest = prepare_frames(movies, tmp_path / "out", crop=crop, skip_broken=True)
     assert [entry["source"] for entry in manifest["videos"]] == ["b.mp4"]
     assert [entry["source"] for entry in manifest["skipped"]] == ["a.mp4", "c.mp4", "d.mp4", "e.mp4"]
 
 
 def test_jpeg(movies, tmp_path):
-    convert(movies, tmp_path / "out", image="jpg")
+    prepare_frames(movies, tmp_path / "out", image="jpg")
     file = tmp_path / "out" / "videos" / "a_0000" / "000005.jpg"
     with Image.open(file) as image:
         assert image.format == "JPEG" and abs(np.asarray(image).astype(int) - gray(5)).max() <= 3
@@ -108,7 +108,7 @@ def test_presets(name, movies, tmp_path, monkeypatch):
 
 def test_stride_of_the_tool_counts_in_training(movies, tmp_path):
     """TaiChi: the tool keeps every 4th frame, and the model wants every 4th frame: none is dropped twice."""
-    convert(movies, tmp_path / "out", nframes=3, stride=2)
+    prepare_frames(movies, tmp_path / "out", nframes=3, stride=2)
     for frame_stride in (1, 2):
         assert (
             VideoPairDataset(path=tmp_path / "out", resolution=8, nframes=3, frame_stride=frame_stride).num_clips == 5
@@ -123,9 +123,9 @@ def test_zip_and_shards_hold_what_the_folder_holds(movies, tmp_path):
     for movie in movies.iterdir():
         os.link(movie, labels / movie.name)
     (labels / "dataset.json").write_text(json.dumps({"labels": [[f"{n}.mp4", i] for i, n in enumerate("abcde")]}))
-    convert(labels, tmp_path / "folder")
-    convert(labels, tmp_path / "set.zip", shape="zip")
-    convert(labels, tmp_path / "shards", shape="shards", shard_clips=2)
+    prepare_frames(labels, tmp_path / "folder")
+    prepare_frames(labels, tmp_path / "set.zip", shape="zip")
+    prepare_frames(labels, tmp_path / "shards", shape="shards", shard_clips=2)
     assert sorted(os.listdir(tmp_path)) == ["folder", "movies", "set.zip", "shards"]
     files = tree(tmp_path / "folder")
     with zipfile.ZipFile(tmp_path / "set.zip") as archive:
@@ -142,8 +142,8 @@ def test_zip_and_shards_hold_what_the_folder_holds(movies, tmp_path):
     assert len(samples) == 5 and found == {name: files[name] for name in found} and len(found) == 20
     assert {s.about["video"][7]: s.about["label"] for s in samples} == dict(zip("abcde", range(5)))
     with pytest.raises(UserError, match=r"set\.zip' is there already: use --overwrite"):
-        convert(labels, tmp_path / "set.zip", shape="zip")
-    convert(labels, tmp_path / "set.zip", shape="zip", resolution=4, overwrite=True)
+        prepare_frames(labels, tmp_path / "set.zip", shape="zip")
+    prepare_frames(labels, tmp_path / "set.zip", shape="zip", resolution=4, overwrite=True)
     assert read_manifest(tmp_path / "set.zip")["resolution"] == 4
 
 
@@ -151,15 +151,15 @@ def test_a_foreign_zip_is_not_overwritten(movies, tmp_path):
     with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
         archive.writestr("precious", b"")
     with pytest.raises(UserError, match="was not made by this tool"):
-        convert(movies, tmp_path / "set.zip", shape="zip", overwrite=True)
+        prepare_frames(movies, tmp_path / "set.zip", shape="zip", overwrite=True)
 
 
 def test_zip_of_videos(movies, tmp_path):
     with zipfile.ZipFile(tmp_path / "movies.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.write(movies / "a.mp4", "deep/a.mp4")
-    manifest = convert(tmp_path / "movies.zip", tmp_path / "out")
+    manifest = prepare_frames(tmp_path / "movies.zip", tmp_path / "out")
     assert [entry["source"] for entry in manifest["videos"]] == ["deep/a.mp4"]
-    convert(movies / "a.mp4", tmp_path / "direct")
+    prepare_frames(movies / "a.mp4", tmp_path / "direct")
     assert tree(tmp_path / "out" / "videos" / "deep-a_0000") == tree(tmp_path / "direct" / "videos" / "a_0000")
 
 
@@ -168,15 +168,15 @@ def test_zip_of_videos(movies, tmp_path):
 
 
 def test_workers_change_nothing(movies, tmp_path):
-    convert(movies, tmp_path / "one")
-    convert(movies, tmp_path / "two", workers=2)
+    prepare_frames(movies, tmp_path / "one")
+    prepare_frames(movies, tmp_path / "two", workers=2)
     assert tree(tmp_path / "one") == tree(tmp_path / "two")
 
 
 def test_an_interrupted_conversion_goes_on(movies, tmp_path, monkeypatch):
-    convert(movies, tmp_path / "whole")
+    prepare_frames(movies, tmp_path / "whole")
     done = []
-    original = conversion.convert
+    original = convert.convert_video
 
     def until_c(source, **options):
         if source.name == "c":
@@ -184,15 +184,15 @@ def test_an_interrupted_conversion_goes_on(movies, tmp_path, monkeypatch):
         done.append(source.name)
         return original(source, **options)
 
-    monkeypatch.setattr(conversion, "convert", until_c)
+    monkeypatch.setattr(convert, "convert_video", until_c)
     with pytest.raises(KeyboardInterrupt):
-        convert(movies, tmp_path / "out")
+        prepare_frames(movies, tmp_path / "out")
     assert done == ["a", "b", "c"] and not (tmp_path / "out").exists()
     assert (tmp_path / ".out.unfinished" / "work" / "c_0000" / "000000.png").exists()
 
-    monkeypatch.setattr(conversion, "convert", lambda source, **o: done.append(source.name) or original(source, **o))
+    monkeypatch.setattr(convert, "convert_video", lambda source, **o: done.append(source.name) or original(source, **o))
     done.clear()
-    manifest = convert(movies, tmp_path / "out")
+    manifest = prepare_frames(movies, tmp_path / "out")
     assert done == ["c", "d", "e"]
     assert tree(tmp_path / "out") == tree(tmp_path / "whole") and not (tmp_path / ".out.unfinished").exists()
     assert len(manifest["videos"]) == 5
@@ -200,7 +200,7 @@ def test_an_interrupted_conversion_goes_on(movies, tmp_path, monkeypatch):
 
 def interrupted(movies, out, monkeypatch, *, after=2, **options):
     """A conversion that ends after so many videos."""
-    original, count = conversion.convert, []
+    original, count = convert.convert_video, []
 
     def some(source, **arguments):
         count.append(source)
@@ -209,14 +209,14 @@ def interrupted(movies, out, monkeypatch, *, after=2, **options):
         return original(source, **arguments)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(conversion, "convert", some)
-        convert(movies, out, **options)
+        patch.setattr(convert, "convert_video", some)
+        prepare_frames(movies, out, **options)
 
 
 def converted(monkeypatch):
     """The list of videos that are converted from now on."""
-    done, original = [], conversion.convert
-    monkeypatch.setattr(conversion, "convert", lambda source, **o: done.append(source.name) or original(source, **o))
+    done, original = [], convert.convert_video
+    monkeypatch.setattr(convert, "convert_video", lambda source, **o: done.append(source.name) or original(source, **o))
     return done
 
 
@@ -227,9 +227,9 @@ def test_damaged_leftovers_are_made_again(movies, tmp_path, monkeypatch):
     (videos / "b_0000" / "000002.png").unlink()
     (videos / "x_0000").mkdir()
     done = converted(monkeypatch)
-    convert(movies, tmp_path / "out")
+    prepare_frames(movies, tmp_path / "out")
     assert done == ["a", "b", "d", "e"]
-    convert(movies, tmp_path / "whole")
+    prepare_frames(movies, tmp_path / "whole")
     assert tree(tmp_path / "out") == tree(tmp_path / "whole")
 
 
@@ -242,36 +242,36 @@ def test_videos_that_have_changed_are_made_again(movies, tmp_path, monkeypatch):
     os.utime(source / "b.mp4", (1, 1))
     (source / "c.mp4").unlink()
     done = converted(monkeypatch)
-    convert(source, tmp_path / "out")
+    prepare_frames(source, tmp_path / "out")
     assert done == ["b", "d"] and sorted(os.listdir(tmp_path / "out" / "videos")) == ["a_0000", "b_0000", "d_0000"]
 
 
 def test_other_options_do_not_go_on(movies, tmp_path, monkeypatch):
     interrupted(movies, tmp_path / "out", monkeypatch)
     with pytest.raises(UserError, match="unfinished dataset made with resolution 8, not 16: repeat that command"):
-        convert(movies, tmp_path / "out", resolution=16)
+        prepare_frames(movies, tmp_path / "out", resolution=16)
     done = converted(monkeypatch)
-    convert(movies, tmp_path / "out", resolution=16, overwrite=True)
+    prepare_frames(movies, tmp_path / "out", resolution=16, overwrite=True)
     assert done == list("abcde") and read_manifest(tmp_path / "out")["resolution"] == 16
 
 
 def test_broken_video_among_good_ones_is_left_out_later(movies, tmp_path, monkeypatch):
-    """What was done before the mistake showed is kept."""
+    """Finished videos are kept."""
     source = tmp_path / "source"
     source.mkdir()
     for name in "ab":
         os.link(movies / "a.mp4", source / f"{name}.mp4")
     (source / "z.mp4").write_bytes(b"nothing")
     with pytest.raises(UserError, match="z.mp4"):
-        convert(source, tmp_path / "out")
+        prepare_frames(source, tmp_path / "out")
     done = converted(monkeypatch)
-    assert len(convert(source, tmp_path / "out", skip_broken=True)["skipped"]) == 1
+    assert len(prepare_frames(source, tmp_path / "out", skip_broken=True)["skipped"]) == 1
     assert done == ["z"]
 
 
 def test_killed_at_any_moment(movies, tmp_path):
     """kill -9 with two workers, then again without interruption."""
-    convert(movies, tmp_path / "whole")
+    prepare_frames(movies, tmp_path / "whole")
     command = [sys.executable, "-m", "training.dataset_tool", str(movies), str(tmp_path / "out"), "--workers", "2"]
     command += ["--resolution", "8", "--nframes", "4"]
     environment = {**os.environ, "PYTHONPATH": str(Path(dataset_tool.__file__).parents[2])}
@@ -288,20 +288,20 @@ def test_killed_at_any_moment(movies, tmp_path):
 
 
 def test_two_processes_do_not_write_the_same(movies, tmp_path):
-    growing = preparation.Unfinished(str(tmp_path / "out"))
+    growing = Unfinished(str(tmp_path / "out"))
     with growing.opened({"a": 1}, restart=False):
         growing.keep({"name": "x", "pieces": [], "bytes": 0})
         with pytest.raises(UserError, match="Another process is making"):
-            convert(movies, tmp_path / "out")
+            prepare_frames(movies, tmp_path / "out")
 
 
 def test_a_worker_that_dies_is_one_line(movies, tmp_path):
     """The memory is full, say."""
     with pytest.raises(UserError, match="worker process has ended unexpectedly"):
-        for _ in conversion.convert_all(
+        for _ in convert.convert_videos(
             [Suicide(name, f"{name}.mp4") for name in "ab"],
-            among=conversion.SourceSet(root="", sources=[], entries={}, store=None),
-            recipe=None,
+            among=convert.SourceSet(root="", sources=[], entries={}, store=None),
+            conversion=None,
             folder=str(tmp_path),
             workers=2,
             on_frames=lambda count: None,
@@ -309,7 +309,7 @@ def test_a_worker_that_dies_is_one_line(movies, tmp_path):
             pass
 
 
-class Suicide(conversion.Source):
+class Suicide(convert.Source):
     def __reduce__(self):
         return end_process, ()
 
@@ -369,7 +369,7 @@ def test_odd_sizes(tmp_path, size):
     pixels = np.full([4, size[1], size[0], 3], 100, dtype=np.uint8)
     movie = lossless(tmp_path / "odd.mkv", pixels, "gbrp")
     assert [frame.size for frame in decode_video(movie)] == [size] * 4
-    convert(movie, tmp_path / "out")
+    prepare_frames(movie, tmp_path / "out")
     assert (VideoPairDataset(path=tmp_path / "out", resolution=8, nframes=4).clip(0) == 100).all()
 
 
@@ -389,7 +389,7 @@ def test_transparent_videos_are_put_over_black(tmp_path):
     pixels[:, :, 4:, 3] = 255
     movie = lossless(tmp_path / "alpha.mkv", pixels, "bgra")
     assert probe_video(movie).alpha
-    convert(movie, tmp_path / "out")
+    prepare_frames(movie, tmp_path / "out")
     clip = VideoPairDataset(path=tmp_path / "out", resolution=8, nframes=4).clip(0)
     assert (clip[..., :4] == 0).all() and (clip[..., 4:].int() - 200).abs().max() <= 1
 
@@ -402,7 +402,7 @@ def test_probe(movies, tmp_path):
 
 def test_rotated_video_is_cropped_as_it_is_shown(movies, tmp_path):
     run_ffmpeg("-display_rotation", "90", "-i", movies / "a.mp4", "-c", "copy", tmp_path / "turned.mp4")
-    manifest = convert(tmp_path / "turned.mp4", tmp_path / "out", crop=Crop(rectangle=(0, 0, 24, 32)))
+    manifest = prepare_frames(tmp_path / "turned.mp4", tmp_path / "out", crop=Crop(rectangle=(0, 0, 24, 32)))
     assert manifest["sources"][0]["size"] == [24, 32] and manifest["sources"][0]["crop"] == [0, 4, 24]
 
 
@@ -412,7 +412,7 @@ def test_symbolic_links(movies, tmp_path):
     (source / "linked.mp4").symlink_to(movies / "a.mp4")
     (source / "dangling.mp4").symlink_to(tmp_path / "nowhere.mp4")
     (source / "sub" / "circle").symlink_to(source)
-    manifest = convert(source, tmp_path / "out", skip_broken=True)
+    manifest = prepare_frames(source, tmp_path / "out", skip_broken=True)
     assert [entry["source"] for entry in manifest["videos"]] == ["linked.mp4"]
     assert [entry["source"] for entry in manifest["skipped"]] == ["dangling.mp4"]
 
@@ -448,7 +448,7 @@ def test_names_that_are_no_utf8(movies, tmp_path):
     os.makedirs(frames)
     for frame in range(4):
         Image.new("RGB", (8, 8), (gray(frame),) * 3).save(os.fsdecode(frames + b"/fr\xe4me%d.png" % frame))
-    manifest = convert(tmp_path / "source", tmp_path / "out")
+    manifest = prepare_frames(tmp_path / "source", tmp_path / "out")
     assert sorted(entry["source"] for entry in manifest["videos"]) == ["d\\xe9j\\xe0/b\\xff.mp4", "vid\\xe9o"]
     assert sorted(os.listdir(tmp_path / "out" / "videos")) == ["d_xe9j_xe0-b_xff_0000", "vid_xe9o_0000"]
     assert VideoPairDataset(path=tmp_path / "out", resolution=8, nframes=4).num_clips == 2
@@ -462,7 +462,7 @@ def test_awkward_names_become_plain_ones(movies, tmp_path):
     names = ["-rf.mp4", "new\nline.mp4", "a:b?.mp4", "ö" * 120 + ".mp4", "ö" * 119 + "x.mp4"]
     for name in names:
         os.link(movies / "a.mp4", source / name)
-    manifest = convert(source, tmp_path / "out")
+    manifest = prepare_frames(source, tmp_path / "out")
     made = sorted(os.listdir(tmp_path / "out" / "videos"))
     assert len(made) == len(set(made)) == 5 == len(manifest["videos"])
     assert {"_rf_0000", "new_line_0000", "a_b__0000"} <= set(made) and all(len(m.encode()) < 200 for m in made)
@@ -470,7 +470,7 @@ def test_awkward_names_become_plain_ones(movies, tmp_path):
 
 def test_no_video_is_named_like_a_file_that_is_hidden(movies, tmp_path):
     os.link(movies / "a.mp4", tmp_path / ".hidden.mp4")
-    convert(tmp_path / ".hidden.mp4", tmp_path / "out")
+    prepare_frames(tmp_path / ".hidden.mp4", tmp_path / "out")
     assert VideoPairDataset(path=tmp_path / "out", resolution=8, nframes=4).num_clips == 1
 
 

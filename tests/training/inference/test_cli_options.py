@@ -1,4 +1,4 @@
-"""What the render command's options mean."""
+"""Meaning of the render command's options."""
 
 import pytest
 

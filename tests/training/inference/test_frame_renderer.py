@@ -29,7 +29,7 @@ def test_layers_add_up_to_the_frame(renderer):
 
 
 def test_the_order_of_layers_does_not_matter(generator, renderer):
-    """What is kept from frame to frame belongs to no layer."""
+    """The cache from frame to frame belongs to no layer."""
     fresh = FrameRenderer(generator, **codes()).output(TIME, cameras()).image
     for layers in ("background", "foreground", "both"):
         image = renderer.output(TIME, cameras(), layers=layers).image

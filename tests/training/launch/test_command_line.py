@@ -120,7 +120,7 @@ def test_completions(line, expected, monkeypatch, capsys):
 
 
 def test_bash_completes(tmp_path):
-    """What a user pastes, and what bash then calls at the tab key."""
+    """The line that a user pastes, and the function that bash then calls at the tab key."""
     script = """
     eval "$(python run_train.py -sc install=bash)" || exit 3
     complete -p python >/dev/null || exit 4

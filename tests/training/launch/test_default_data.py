@@ -1,4 +1,4 @@
-"""Training without data=: the drawn heads are made once, kept in the cache, and used."""
+"""Training without data=: the synthetic heads are made once, kept in the cache, and used."""
 
 import os
 
@@ -32,15 +32,15 @@ def test_it_is_made_once_and_trained_on(cache, tmp_path):
 
 def test_other_cameras_and_sizes_are_other_sets(cache, tmp_path):
     options = plan([f"outdir={tmp_path / 'runs'}", *WORDS]).options
-    keys = {default_data.default_recipe(options).key()}
+    keys = {default_data.default_config(options).key()}
     options["model"]["generator"]["camera"] = dict(options["model"]["generator"]["camera"], yaw=[-0.3, 0.3])
-    keys.add(default_data.default_recipe(options).key())
+    keys.add(default_data.default_config(options).key())
     options["resolution"] = 32
-    keys.add(default_data.default_recipe(options).key())
+    keys.add(default_data.default_config(options).key())
     options["resolution"] = 64
-    keys.add(default_data.default_recipe(options).key())
+    keys.add(default_data.default_config(options).key())
     options["resolution"] = 256  # drawn at 64 and enlarged
-    keys.add(default_data.default_recipe(options).key())
+    keys.add(default_data.default_config(options).key())
     assert len(keys) == 4
 
 
@@ -54,7 +54,7 @@ def test_mistakes_are_found_before_anything_is_drawn(cache, tmp_path):
 @pytest.mark.parametrize(
     "words, message",
     [
-        (["cond=true"], "cond=true needs labels, which drawn heads have not"),
+        (["cond=true"], "cond=true needs labels, which synthetic heads do not have"),
         (["aug=ada", "augpipe=all"], "unknown augmentation pipeline 'all'"),
         (["resume=/nowhere.pkl"], "no file /nowhere.pkl"),
     ],
@@ -95,7 +95,7 @@ def test_how_long_drawing_takes_is_said_before(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(default_data.os, "cpu_count", lambda: 2)
 
-    def draw(folder, recipe):
+    def draw(folder, config):
         assert "512 videos of 16 frames with 32×32 pixels" in (out := capsys.readouterr().out)
         assert "about 2m 35s on 2 cores, about 40.0 MiB" in out
         raise UserError("drawn")

@@ -1,4 +1,4 @@
-"""Options that are given in vain are told or refused; every rule of it, and silence where they have an effect."""
+"""Options without effect are reported or refused; every rule of it, and silence where they have an effect."""
 
 import copy
 import functools
@@ -10,10 +10,10 @@ import yaml
 from dnnlib import UserError
 from tests.training.tiny import WORDS, make_loop, make_plan
 from training.launch import validate
-from training.launch.idle_options import Machine, check_freezing, check_precision, idle_notes
+from training.launch.idle_options import Devices, check_freezing, check_precision, idle_notes
 from training.networks.discriminator import TimeAwareDiscriminators
 
-# Words, what is told, and words with which the same option has an effect.
+# Overrides, the note on them, and overrides with which the same option has an effect.
 IDLE = [
     (["allow_tf32=true"], "allow_tf32= has no effect: TensorFloat-32 is for GPUs", ["allow_tf32=false"]),
     (["fp32=true"], "fp32= has no effect: a CPU has no half precision", ["fp32=false"]),
@@ -66,7 +66,7 @@ def options(tmp_path_factory):
 
 
 def notes_on(options, words) -> list[str]:
-    """What is told of the words of tiny.WORDS and these, on one CPU process."""
+    """Notes on the overrides of tiny.WORDS and these, on one CPU process."""
     options, given = copy.deepcopy(options), {}
     for word in [*WORDS, *words]:
         name, _, text = word.partition("=")
@@ -74,7 +74,7 @@ def notes_on(options, words) -> list[str]:
         if name not in ("model", "spec"):
             *parents, last = name.split(".")
             functools.reduce(dict.__getitem__, parents, options)[last] = given[name]
-    return idle_notes(given, options, Machine("cpu", 1))
+    return idle_notes(given, options, Devices("cpu", 1))
 
 
 @pytest.mark.parametrize("words, told, silent", IDLE, ids=[words[0] for words, *_ in IDLE])
@@ -98,14 +98,14 @@ def test_a_command_tells_them(tmp_path):
 def test_nothing_is_told_of_what_was_not_given(tmp_path):
     plan = make_plan(tmp_path)
     given = ["outdir", "data", "spec.mb", "spec.lrate", "metrics", "seed", "mirror"]
-    assert idle_notes(given, plan.options, Machine("cpu", 1)) == [] and plan.notes == []
+    assert idle_notes(given, plan.options, Devices("cpu", 1)) == [] and plan.notes == []
 
 
 def test_what_a_gpu_makes_of_them(tmp_path):
     options = make_plan(tmp_path).options | {"allow_tf32": True, "nobench": True, "fp32": False}
     keys = ["allow_tf32", "nobench", "timeout", "model.generator.upsampler.fp16_min_resolution"]
-    assert idle_notes(keys, options, Machine("cuda", 2)) == []
-    told = idle_notes(keys, options | {"fp32": True}, Machine("cuda", 2))
+    assert idle_notes(keys, options, Devices("cuda", 2)) == []
+    told = idle_notes(keys, options | {"fp32": True}, Devices("cuda", 2))
     assert len(told) == 1 and "nothing runs in half precision" in told[0]
 
 

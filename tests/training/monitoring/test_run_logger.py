@@ -1,4 +1,4 @@
-"""What a run says: the log file, the status line, the bar, TensorBoard."""
+"""Output of a run: the log file, the status line, the bar, TensorBoard."""
 
 import errno
 import io

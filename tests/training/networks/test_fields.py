@@ -124,7 +124,7 @@ def test_background_against_the_formula():
 @torch.no_grad()
 @pytest.mark.parametrize("variant", ["paper", "no view", "everything", "equal blend"])
 def test_projection_commutes_with_compositing(variant):
-    """What is summed along a ray first and projected then equals the sum of what was projected."""
+    """The projection of a sum along a ray equals the sum of projections."""
     spec = dataclasses.replace(SMALL, **VARIANTS[variant])
     field = build_generator(spec).foreground.double()
     ws, times, motion, points, directions = random_inputs(spec, 2)

@@ -1,4 +1,4 @@
-"""What holds for every generator: frames, batches, scenes, gradients."""
+"""Properties of every generator: frames, batches, scenes, gradients."""
 
 import dataclasses
 

@@ -144,7 +144,7 @@ class _Writer:
 def storage_bytes(
     array: np.ndarray, *, kind: str | None = None, count: int | None = None, little_endian: bool = True, **changes: Any
 ) -> bytes:
-    """What torch.save wrote for a storage before zip archives; `changes`: the parts identity and keys."""
+    """Bytes of a storage as torch.save wrote them before zip archives; `changes`: the parts identity and keys."""
     kind = kind or {"f4": "FloatStorage", "f8": "DoubleStorage", "i8": "LongStorage"}[array.dtype.str[1:]]
     count = array.size if count is None else count
     parts = {

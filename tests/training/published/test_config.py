@@ -154,7 +154,7 @@ def test_the_original_renders_an_untrained_network_with_more_samples():
 
 
 def test_defaults_are_told_by_attributes():
-    """What the arguments leave open stands on the object; what they say counts more."""
+    """Attributes of the object fill in for missing arguments; arguments take precedence."""
     options = options_of(SPEC)
     del options["synthesis_kwargs"]["z_dim_bg"], options["synthesis_kwargs"]["rgb_out_dim"]
     attributes = {"z_dim_bg": SPEC.code_dim, "rgb_out_dim": SPEC.features, "resolution_vol": 999}

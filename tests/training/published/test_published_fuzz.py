@@ -28,7 +28,7 @@ from tests.training.published.published_files import (
     tensor,
 )
 from training.checkpoints.snapshot import load_generator, load_snapshot
-from training.published.__main__ import convert
+from training.published.__main__ import convert_checkpoint
 from training.published.loader import parse_published
 from training.published.modules import PublishedModule, plain_arguments
 from training.published.pickle_values import UnreadablePickle
@@ -85,7 +85,7 @@ def damage(data: bytes, random: np.random.RandomState, reach: int | None = None)
 
 
 def fuzz(data, read, *, cases, seed, errors, reach=None, limit=10.0):
-    """How many cases loaded; every other one ended in one of `errors`, with a message of one line."""
+    """Number of cases that loaded; every other one ended in one of `errors`, with a message of one line."""
     random, loaded = np.random.RandomState(seed), 0
     read(bytes(data))  # whatever is imported on first use
     with watched():
@@ -162,7 +162,7 @@ def test_published_files(tiny, tmp_path):
 def test_own_files(tiny, tmp_path):
     """The same loader guards this program's format."""
     (tmp_path / "published.pkl").write_bytes(tiny)
-    convert(tmp_path / "published.pkl", tmp_path / "own.pkl")
+    convert_checkpoint(tmp_path / "published.pkl", tmp_path / "own.pkl")
     path = tmp_path / "x.pkl"
 
     def read(data):

@@ -16,7 +16,7 @@ from tests.training.published.published_files import fill, parse, structure
 from training.checkpoints.snapshot import load_generator, load_snapshot
 from training.inference.frame_renderer import FrameRenderer
 from training.inference.latents import seed_latents
-from training.published.__main__ import convert
+from training.published.__main__ import convert_checkpoint
 from training.published.modules import PublishedModule
 
 CONFIGS = ["faceforensics", "mead", "taichi"]
@@ -98,7 +98,7 @@ def test_frames(model):
 @pytest.mark.parametrize("model", ["faceforensics"], indirect=True)
 @torch.no_grad()
 def test_rendered_videos(model, tmp_path):
-    """What the render command of the original showed for seed 0, from seed to picture."""
+    """The images of the original's render command for seed 0, from seed to picture."""
     path = model[1]
     goldens = golden_arrays("rendered_faceforensics.npz")
     # The time stands still: frame i is moment 0 from camera 2 − i.
@@ -138,7 +138,7 @@ def test_an_untrained_network_is_sampled_as_by_the_original(tmp_path):
 @pytest.mark.parametrize("model", ["taichi"], indirect=True)
 def test_conversion(model, tmp_path):
     path = model[1]
-    convert(path, tmp_path / "own.pkl")
+    convert_checkpoint(path, tmp_path / "own.pkl")
     torch.load(tmp_path / "own.pkl", weights_only=True, mmap=True)
     assert_same(load_generator(tmp_path / "own.pkl").state_dict(), load_generator(path).state_dict())
     before, after = load_snapshot(path), load_snapshot(tmp_path / "own.pkl")

@@ -1,4 +1,4 @@
-"""What is read of run folders: sound ones, broken ones, and ones that mean harm."""
+"""Reading of run folders: sound, broken and malicious ones."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Drawn heads: the scene against what its codes say, and the set as files."""
+"""Synthetic heads: the scene against its codes, and the set as files."""
 
 import filecmp
 import json
@@ -19,9 +19,9 @@ from training.data.dataset import VideoPairDataset
 from training.synthetic import make_dataset as synthetic
 from training.synthetic.__main__ import main
 from training.synthetic.head_model import DENSITY, HEAD_Z, Backdrop, TalkingHead
-from training.synthetic.make_dataset import make_dataset, read_recipe
+from training.synthetic.make_dataset import make_dataset, read_config
 from training.synthetic.parameters import BACKGROUND_CODE, CONTENT_CODE, MOTION_CODE, Person, Pose, pose_at
-from training.synthetic.render import DEPTH_UNIT, Recipe, Truth, render_frames, render_video
+from training.synthetic.render import DEPTH_UNIT, SyntheticConfig, Truth, render_frames, render_video
 
 CAMERA = {"fov": 18, "yaw": [-0.3, 0.3]}
 PRIOR = CameraPrior(**CAMERA)
@@ -44,9 +44,9 @@ def look(head: TalkingHead, *, yaw: float = 0.0, size: int = 48):
     return render_frames(fields, camera, size, frames=len(head.rotation), supersample=1)
 
 
-def small_recipe(**changes) -> Recipe:
+def small_config(**changes) -> SyntheticConfig:
     values = dict(videos=3, frames=2, resolution=8, supersample=1, seed=5, camera=CAMERA)
-    return Recipe(**(values | changes))
+    return SyntheticConfig(**(values | changes))
 
 
 def same_files(a, b) -> bool:
@@ -148,11 +148,11 @@ def test_codes_of_a_wrong_length_are_refused():
 
 
 def test_the_layout_is_that_of_every_training_set_and_the_truth_fits_it(tmp_path):
-    recipe = small_recipe(resolution=16)
-    make_dataset(tmp_path / "set", recipe, workers=1)
+    config = small_config(resolution=16)
+    make_dataset(tmp_path / "set", config, workers=1)
     dataset = VideoPairDataset(path=tmp_path / "set", resolution=16, nframes=2)
     assert dataset.num_videos == 3 and dataset.num_clips == 3
-    frames, stored = render_video(recipe, 1)
+    frames, stored = render_video(config, 1)
     assert torch.equal(dataset.clip(1), frames)
     truth = Truth.load(tmp_path / "set" / "truth" / "00001.npz")
     assert truth.depth.shape == truth.opacity.shape == (2, 16, 16)
@@ -162,12 +162,12 @@ def test_the_layout_is_that_of_every_training_set_and_the_truth_fits_it(tmp_path
     np.testing.assert_allclose(truth.depth[seen] / DEPTH_UNIT, stored["depth"][seen], rtol=1e-6)
     assert truth.fov == 18 and truth.times.tolist() == [0.0, 1.0]
     assert (len(truth.content), len(truth.motion), len(truth.background)) == (16, 10, 12)
-    recipe_file = json.loads((tmp_path / "set" / "synthetic.json").read_text())
-    assert recipe_file == read_recipe(tmp_path / "set") and recipe_file["seed"] == 5
+    config_file = json.loads((tmp_path / "set" / "synthetic.json").read_text())
+    assert config_file == read_config(tmp_path / "set") and config_file["seed"] == 5
 
 
 def test_the_stored_camera_sees_the_head_where_the_picture_shows_it():
-    _, truth = render_video(small_recipe(resolution=32), 0)
+    _, truth = render_video(small_config(resolution=32), 0)
     from renderer.cameras import Cameras
 
     camera = Cameras(torch.from_numpy(truth["cam2world"])[None], torch.from_numpy(truth["fov"])[None])
@@ -179,54 +179,54 @@ def test_the_stored_camera_sees_the_head_where_the_picture_shows_it():
 
 
 def test_the_same_options_give_the_same_bytes_with_any_number_of_processes(tmp_path):
-    make_dataset(tmp_path / "one", small_recipe(), workers=1)
-    make_dataset(tmp_path / "two", small_recipe(), workers=2)
+    make_dataset(tmp_path / "one", small_config(), workers=1)
+    make_dataset(tmp_path / "two", small_config(), workers=2)
     assert same_files(tmp_path / "one", tmp_path / "two")
-    make_dataset(tmp_path / "other", small_recipe(seed=6), workers=1)
+    make_dataset(tmp_path / "other", small_config(seed=6), workers=1)
     assert not same_files(tmp_path / "one", tmp_path / "other")
 
 
 def test_an_interrupted_set_is_finished_and_never_shows_itself_before(tmp_path, monkeypatch):
-    make_dataset(tmp_path / "whole", small_recipe(), workers=1)
+    make_dataset(tmp_path / "whole", small_config(), workers=1)
     calls = []
     write = synthetic._write_video
 
-    def interrupted(recipe, folder, index):
+    def interrupted(config, folder, index):
         calls.append(index)
         if index == 1:
             raise KeyboardInterrupt
-        write(recipe, folder, index)
+        write(config, folder, index)
 
     monkeypatch.setattr(synthetic, "_write_video", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        make_dataset(tmp_path / "set", small_recipe(), workers=1)
+        make_dataset(tmp_path / "set", small_config(), workers=1)
     assert not (tmp_path / "set").exists()
     unfinished = tmp_path / ".set.unfinished"
     first = unfinished / "videos" / "00000" / "000000.png"
     stamp = first.stat().st_mtime_ns
     (unfinished / "videos" / ".00001.tmp").mkdir()  # as a kill in the middle of a video leaves it
     monkeypatch.setattr(synthetic, "_write_video", write)
-    make_dataset(tmp_path / "set", small_recipe(), workers=1)
+    make_dataset(tmp_path / "set", small_config(), workers=1)
     assert same_files(tmp_path / "whole", tmp_path / "set") and not unfinished.exists()
     assert (tmp_path / "set" / "videos" / "00000" / "000000.png").stat().st_mtime_ns == stamp
 
 
 def test_an_interrupted_set_of_other_options_is_begun_anew(tmp_path):
-    make_dataset(tmp_path / "whole", small_recipe(), workers=1)
-    make_dataset(tmp_path / "old", small_recipe(seed=6), workers=1)
+    make_dataset(tmp_path / "whole", small_config(), workers=1)
+    make_dataset(tmp_path / "old", small_config(seed=6), workers=1)
     os.rename(tmp_path / "old", tmp_path / ".set.unfinished")
     shutil.rmtree(tmp_path / ".set.unfinished" / "videos" / "00002")
-    make_dataset(tmp_path / "set", small_recipe(), workers=1)
+    make_dataset(tmp_path / "set", small_config(), workers=1)
     assert same_files(tmp_path / "whole", tmp_path / "set")
 
 
 def test_what_is_there_is_not_touched(tmp_path):
-    make_dataset(tmp_path / "set", small_recipe(), workers=1)
+    make_dataset(tmp_path / "set", small_config(), workers=1)
     with pytest.raises(UserError, match="made with seed 5 instead of 9"):
-        make_dataset(tmp_path / "set", small_recipe(seed=9), workers=1)
+        make_dataset(tmp_path / "set", small_config(seed=9), workers=1)
     (tmp_path / "other").mkdir()
     with pytest.raises(UserError, match="no set of this tool"):
-        make_dataset(tmp_path / "other", small_recipe(), workers=1)
+        make_dataset(tmp_path / "other", small_config(), workers=1)
     assert list((tmp_path / "other").iterdir()) == []
 
 
@@ -235,11 +235,11 @@ def test_the_command(tmp_path):
     words = [out, "--videos", "1", "--frames", "2", "--resolution", "8", "--supersample", "1", "--workers", "1"]
     result = CliRunner().invoke(main, words)
     assert result.exit_code == 0 and "1 videos of 2 frames, 8×8" in result.output
-    assert read_recipe(out)["camera"]["yaw"] == [-0.6, 0.6]  # of stylenerf_small
+    assert read_config(out)["camera"]["yaw"] == [-0.6, 0.6]  # of stylenerf_small
     result = CliRunner().invoke(main, [*words, "--yaw", "0.3"])
     assert isinstance(result.exception, UserError) and "[-0.6, 0.6]" in str(result.exception)
     narrow = str(tmp_path / "narrow")
     result = CliRunner().invoke(main, [narrow, *words[1:], "--yaw", "0.3"])
-    assert result.exit_code == 0 and read_recipe(narrow)["camera"] == read_recipe(out)["camera"] | {"yaw": [-0.3, 0.3]}
+    assert result.exit_code == 0 and read_config(narrow)["camera"] == read_config(out)["camera"] | {"yaw": [-0.3, 0.3]}
     result = CliRunner().invoke(main, [*words, "--model", "nobody"])
     assert isinstance(result.exception, UserError) and "There is no model 'nobody'" in str(result.exception)
