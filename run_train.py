@@ -23,6 +23,7 @@ after a failure, SLURM after preemption) continues its run by itself. docs/scali
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,8 @@ def train(words: Sequence[str], *, job_name: str | None = None, label: str = "")
         arguments = (options, folder, job.device_type, resuming, job.notes)
         if under_torchrun or job.processes == 1:
             # Of torchrun's processes only the first one has seen that a run is continued.
-            run(*arguments, dataset=job.dataset if job.options == options else None)
+            same = job.options == options
+            run(*arguments, dataset=job.dataset if same else None, inputs=job.inspected if same else None)
         else:
             launch(run, args=arguments, processes=job.processes, device_type=job.device_type, timeout=timeout)
     finally:
@@ -118,20 +120,25 @@ def make_plan(words: Sequence[str], *, label: str = "", look: bool = True):
     """
     from training.launch.validate import plan
 
-    inputs: dict[str, Any] = {}
-    inspect = (lambda options: inputs.update(metric_inputs(options))) if look else None
-    job = plan(words, metrics=tuple(METRICS), inspect=inspect, label=label)
+    job = plan(words, metrics=tuple(METRICS), inspect=metric_inputs if look else None, label=label)
     if job.options["metrics"] and look:
-        used = inputs["detectors"]
+        used = job.inspected["detectors"]
         idle = [f"detectors.{name}=" for name, path in job.options["detectors"].items() if path and name not in used]
         job.notes.extend(f"{name} has no effect: none of the metrics uses it." for name in idle)
     return job
 
 
 def run(
-    options: dict[str, Any], folder: Path, device_type: str, resuming: bool, notes: Sequence[str], *, dataset=None
+    options: dict[str, Any],
+    folder: Path,
+    device_type: str,
+    resuming: bool,
+    notes: Sequence[str],
+    *,
+    dataset=None,
+    inputs: Mapping[str, Any] | None = None,
 ) -> None:
-    """One process of the training; for `dataset` see `training.launch.setup.train`."""
+    """One process of the training; for `dataset` see `training.launch.setup.train`, for `inputs` snapshot_callbacks."""
     from training.launch.setup import train
 
     train(
@@ -141,7 +148,7 @@ def run(
         resuming=resuming,
         dataset=dataset,
         notes=notes,
-        make_callbacks=snapshot_callbacks,
+        make_callbacks=partial(snapshot_callbacks, inputs=inputs),
     )
 
 
@@ -175,11 +182,16 @@ def metric_inputs(options: Mapping[str, Any]) -> dict[str, Any]:
     return {"detectors": detectors, "real": real, "label": label}
 
 
-def snapshot_callbacks(options: Mapping[str, Any], folder: Path) -> list[Callable]:
+def snapshot_callbacks(
+    options: Mapping[str, Any], folder: Path, *, inputs: Mapping[str, Any] | None = None
+) -> list[Callable]:
     """Callbacks after every snapshot: all metrics at once, so that they share the generated videos.
 
     A metric that has a row for the snapshot is not computed again. There are none of a generator that is as good as
     untrained: that of tick 0, a single iteration, unless the run started from a snapshot or ends there.
+
+    Args:
+        inputs: What `metric_inputs` returned for these options, if this process has called it already.
     """
     if not options["metrics"]:
         return []
@@ -188,7 +200,8 @@ def snapshot_callbacks(options: Mapping[str, Any], folder: Path) -> list[Callabl
     from metrics.results import append_row, keep_best, read_metric_rows, row_summary
     from torch_utils import distributed
 
-    inputs = metric_inputs(options)
+    if inputs is None or inputs["real"] is None:  # not looked at yet, or before the data were synthesised
+        inputs = metric_inputs(options)
     cache = options["cache_metrics_dir"] or Path(options["outdir"]) / "metrics_cache"
 
     def missing(snapshot) -> list[str]:

@@ -351,7 +351,10 @@ def test_a_checkpoint_of_another_model(tmp_path, data, monkeypatch, capsys):
 def test_metrics_are_computed_logged_and_the_best_is_kept(tmp_path, data, monkeypatch, capsys):
     words = [f"outdir={tmp_path / 'runs'}", f"data={data}", *WORDS, "imgsnap=null", "kimg=0.02", "snap=1"]
     words += ["metrics=warping32_2v,flatness32_1v", f"cache_metrics_dir={tmp_path / 'cache'}"]
+    looks, look = [], run_train.metric_inputs
+    monkeypatch.setattr(run_train, "metric_inputs", lambda options: looks.append(options) or look(options))
     assert call(monkeypatch, *words) == 0
+    assert len(looks) == 1  # the videos are listed once
     folder = next((tmp_path / "runs").iterdir())
     rows = [json.loads(line) for line in (folder / "metric-warping32_2v.jsonl").read_text().splitlines()]
     values = [row["value"] for row in rows]

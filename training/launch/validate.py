@@ -59,13 +59,14 @@ class Plan:
     generator: Generator  # on the meta device: sizes only
     discriminator: TimeAwareDiscriminators  # on the meta device
     notes: list[str]  # what the user should know
+    inspected: Any  # the result of `inspect`
 
 
 def plan(
     words: Sequence[str],
     *,
     metrics: Sequence[str] = (),
-    inspect: Callable[[Mapping[str, Any]], object] | None = None,
+    inspect: Callable[[Mapping[str, Any]], Any] | None = None,
     label: str = "",
 ) -> Plan:
     """Check a command line.
@@ -74,7 +75,7 @@ def plan(
         words: The command's `key=value` words.
         metrics: Names that the option `metrics` may hold.
         inspect: Called with the options when they are checked, but before data are synthesised for them (`data` is None
-            then); raises what else is wrong with them.
+            then); raises what else is wrong with them. Its result becomes `Plan.inspected`.
         label: End of a new run's description.
 
     Raises:
@@ -122,8 +123,7 @@ def plan(
     elif options["resume"] is not None:
         _check_snapshot(options["resume"], generator, discriminator)
     _check_outdir(Path(options["outdir"]), generator, discriminator)
-    if inspect is not None:
-        inspect(options)
+    inspected = None if inspect is None else inspect(options)
     if synthetic:  # last: it takes minutes, and whatever is wrong with the options was said before
         dataset = _synthesize_dataset(options, dataset, notes)
     return Plan(
@@ -136,6 +136,7 @@ def plan(
         generator=generator,
         discriminator=discriminator,
         notes=notes,
+        inspected=inspected,
     )
 
 
