@@ -3,7 +3,7 @@
     python run_train.py outdir=OUT data=DATASET [option=value ...]
 
 --help lists the options, after a model= or spec= those of that one. They stand in conf/config.yaml, conf/spec and
-conf/model. --cfg job prints them as they are after all other words; eval "$(python run_train.py -sc install=bash)" lets
+conf/model. --cfg job prints them as they are after all overrides; eval "$(python run_train.py -sc install=bash)" lets
 bash complete them, after python run_train.py; --info and --hydra-help tell more about Hydra, which reads them.
 
     python run_train.py outdir=runs data=faces spec=paper model=stylenerf_faceforensics     the published training
@@ -32,31 +32,31 @@ from metrics.registry import METRICS
 
 
 def main() -> None:
-    words = [word for word in sys.argv[1:] if word not in ("-r", "--run")]  # Hydra's flag for what is done anyway
-    if any(word in ("-h", "--help") for word in words):
+    arguments = [a for a in sys.argv[1:] if a not in ("-r", "--run")]  # Hydra's flag for running, the default
+    if any(argument in ("-h", "--help") for argument in arguments):
         from training.launch.command_line import option_help
 
-        print(f"{__doc__.strip()}\n\n{option_help(words)}")
-    elif "--version" in words:
+        print(f"{__doc__.strip()}\n\n{option_help(arguments)}")
+    elif "--version" in arguments:
         print(f"video-3d-gan {__version__}")
-    elif any(word.startswith("-") for word in words) and _hydra_answers(words):
+    elif any(argument.startswith("-") for argument in arguments) and _hydra_answers(arguments):
         pass
-    elif any(word in ("-m", "--multirun") for word in words):
+    elif any(argument in ("-m", "--multirun") for argument in arguments):
         import run_train  # under the name by which the jobs' processes will find it
         from training.launch.slurm import submit
 
-        submit(words, run_train.cluster_job, train=train, check=make_plan)
+        submit(arguments, run_train.cluster_job, train=train, check=make_plan)
     else:
-        train(words)
+        train(arguments)
 
 
-def _hydra_answers(words: Sequence[str]) -> bool:
+def _hydra_answers(arguments: Sequence[str]) -> bool:
     """Let Hydra answer a command that wants something from it instead of a training; whether it is one."""
     from training.launch.command_line import asks_hydra, call_hydra
 
-    asking = asks_hydra(words)
+    asking = asks_hydra(arguments)
     if asking:
-        call_hydra(words)
+        call_hydra(arguments)
     return asking
 
 
@@ -64,11 +64,11 @@ def cluster_job(config: Any) -> None:
     """One process of a job that `training.launch.slurm` has submitted."""
     from training.launch.slurm import job
 
-    with job() as (words, name, label):
-        train(words, job_name=name, label=label)
+    with job() as (overrides, name, label):
+        train(overrides, job_name=name, label=label)
 
 
-def train(words: Sequence[str], *, job_name: str | None = None, label: str = "") -> None:
+def train(overrides: Sequence[str], *, job_name: str | None = None, label: str = "") -> None:
     """Start or continue a training from the overrides of a command.
 
     Args:
@@ -78,14 +78,14 @@ def train(words: Sequence[str], *, job_name: str | None = None, label: str = "")
     print_any_text()  # jobs of a cluster begin here
     from torch_utils import distributed  # after --help: PyTorch takes its time
     from torch_utils.launch import launch
-    from training.launch.run_dir import launcher_names, words_to_continue
+    from training.launch.run_dir import launcher_names, overrides_to_continue
 
     under_torchrun = distributed.torchrun_world_size() is not None
     main_process = not under_torchrun or distributed.environment_rank() == 0
-    names = launcher_names(words, job_name)
-    if main_process:  # the others are told below
-        words = words_to_continue(words, names)
-    job = make_plan(words, label=label, look=main_process)
+    names = launcher_names(overrides, job_name)
+    if main_process:  # the others receive it below
+        overrides = overrides_to_continue(overrides, names)
+    job = make_plan(overrides, label=label, look=main_process)
     if main_process:
         for note in job.notes:
             print(note)
@@ -111,8 +111,8 @@ def train(words: Sequence[str], *, job_name: str | None = None, label: str = "")
         distributed.cleanup()
 
 
-def make_plan(words: Sequence[str], *, label: str = "", look: bool = True):
-    """Check everything that a training's words ask for.
+def make_plan(overrides: Sequence[str], *, label: str = "", look: bool = True):
+    """Check the overrides of a training, with everything that they ask for.
 
     Args:
         label: See `train`.
@@ -120,7 +120,7 @@ def make_plan(words: Sequence[str], *, label: str = "", look: bool = True):
     """
     from training.launch.validate import plan
 
-    job = plan(words, metrics=tuple(METRICS), inspect=metric_inputs if look else None, label=label)
+    job = plan(overrides, metrics=tuple(METRICS), inspect=metric_inputs if look else None, label=label)
     if job.options["metrics"] and look:
         used = job.inspected["detectors"]
         idle = [f"detectors.{name}=" for name, path in job.options["detectors"].items() if path and name not in used]

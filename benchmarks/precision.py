@@ -25,7 +25,7 @@ from training.launch.validate import plan
 
 PRECISIONS = ("float32", "bf16")
 CURVES = ("Loss/G/loss", "Loss/D/loss", "Loss/scores/real", "Loss/scores/fake", "Loss/r1_penalty")
-WORDS = (
+OVERRIDES = (
     "model=stylenerf_small", "spec=small", "device=cpu", "workers=0", "imgsnap=null",
     "model.generator.upsampler.fp16_min_resolution=32",
 )  # fmt: skip
@@ -35,8 +35,8 @@ Curves = dict[str, list[float]]  # means per window, by name
 
 def loss_curves(precision: str, seed: int, *, kimg: float, windows: int, folder: Path) -> Curves:
     """Loss curves of one training."""
-    words = [*WORDS, f"outdir={folder}", f"seed={seed}", f"precision={precision}"]
-    options = plan(words).options
+    overrides = [*OVERRIDES, f"outdir={folder}", f"seed={seed}", f"precision={precision}"]
+    options = plan(overrides).options
     loop = build_loop(options, folder, device=torch.device("cpu"), resuming=False)
     curves: Curves = {name: [] for name in CURVES}
     iterations = max(1, round(kimg * 1000 / options["spec"]["mb"] / windows))

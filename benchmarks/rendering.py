@@ -104,18 +104,18 @@ def _functions(options: Mapping[str, Any], precision: str) -> dict[str, Any]:
     @torch.inference_mode()
     def loop() -> None:
         with tempfile.TemporaryDirectory() as folder, VideoWriter(f"{folder}/video.mp4", 8.0) as video:
-            scene = FrameRenderer(generator, generator.mapping(latents.z, None), **codes)
+            renderer = FrameRenderer(generator, generator.mapping(latents.z, None), **codes)
             for step in range(FRAMES):
-                video.add(to_uint8(scene.render(step / (FRAMES - 1), cameras[FRAMES - 1 - step])[0]))
+                video.add(to_uint8(renderer.render(step / (FRAMES - 1), cameras[FRAMES - 1 - step])[0]))
 
     with torch.inference_mode():
-        scene = FrameRenderer(generator, generator.mapping(latents.z, None), **codes)
+        renderer = FrameRenderer(generator, generator.mapping(latents.z, None), **codes)
     count = iter(range(1 << 30))
 
     @torch.inference_mode()
     def frame() -> None:
         step = next(count) % FRAMES
-        scene.render(step / (FRAMES - 1), cameras[step])
+        renderer.render(step / (FRAMES - 1), cameras[step])
 
     return {"frame": frame, "loop": loop}
 

@@ -219,8 +219,8 @@ def parse_rates(changes: Sequence[str]) -> ClusterRates:
         except ValueError:
             rates[name] = 0
         if not 0 < rates[name] < math.inf:
-            kind = "whole number" if known[name] is int else "number"
-            raise UserError(f"--set {change}: write a {kind} above 0, like {name}={known[name](2)}.")
+            kind = "an integer" if known[name] is int else "a number"
+            raise UserError(f"--set {change}: write {kind} above 0, like {name}={known[name](2)}.")
     return ClusterRates(**rates)
 
 

@@ -36,12 +36,12 @@ def rendering(options: Mapping[str, Any], *, videos: int = 1, frames: int | None
     generator.eval()
     codes = _codes(generator, videos, device)
     cameras = camera_path("rotation_camera_yaw", generator.camera_prior, CAMERAS)
-    scene = FrameRenderer(generator, **codes)
+    renderer = FrameRenderer(generator, **codes)
     steps = cycle(range(CAMERAS))
 
     def frame() -> None:
         step = next(steps)
-        scene.render(step / (CAMERAS - 1), cameras[[step] * videos])
+        renderer.render(step / (CAMERAS - 1), cameras[[step] * videos])
 
     def video() -> None:
         own = FrameRenderer(generator, **codes)

@@ -190,7 +190,7 @@ def _call(function: Callable[[Any, Any], Any], task: Any) -> Any:
 def print_any_text() -> None:
     r"""Let this process print what its output's encoding does not know: as \xd7, not with an error."""
     for stream in (sys.stdout, sys.stderr):
-        # Not a text file: closed, or somebody has put something else there.
+        # Not a text file: closed, or replaced by something else.
         if hasattr(stream, "reconfigure") and stream.errors in ("strict", "surrogateescape"):
             with contextlib.suppress(ValueError, OSError):
                 stream.reconfigure(errors="backslashreplace")

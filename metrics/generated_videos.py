@@ -142,8 +142,8 @@ class GeneratedVideos:
 
     # ------------------------------------------------------------------------------------------------------------------
 
-    def _scene(self, indices: Sequence[int]) -> tuple[FrameRenderer, Cameras, list[float]]:
-        """The videos of these indices, a camera and a random number in [0, 1) for each."""
+    def _renderer_of(self, indices: Sequence[int]) -> tuple[FrameRenderer, Cameras, list[float]]:
+        """Renderer of the videos of these indices, a camera and a random number in [0, 1) for each."""
         generator = self._generator
         device = next(generator.parameters()).device
         ws, z_motion, z_bg, cameras, numbers = [], [], [], [], []
@@ -160,30 +160,30 @@ class GeneratedVideos:
                 label = torch.from_numpy(self._label(index))[None].to(device)
             ws.append(generator.mapping(z, label))  # one at a time: rounding must not depend on the batch
         joined = Cameras(torch.cat([c.cam2world for c in cameras]), torch.cat([c.fov for c in cameras])).to(device)
-        scene = FrameRenderer(
+        renderer = FrameRenderer(
             generator, torch.cat(ws), z_motion=torch.cat(z_motion).to(device), z_bg=torch.cat(z_bg).to(device)
         )
-        return scene, joined, numbers
+        return renderer, joined, numbers
 
     @torch.no_grad()
     def _clips(self, indices: Sequence[int], times: Sequence[float]) -> torch.Tensor:
-        scene, cameras, _ = self._scene(indices)
-        return torch.stack([self._frames(scene.render(time, cameras)) for time in times], dim=2)
+        renderer, cameras, _ = self._renderer_of(indices)
+        return torch.stack([self._frames(renderer.render(time, cameras)) for time in times], dim=2)
 
     @torch.no_grad()
     def _images(self, indices: Sequence[int]) -> torch.Tensor:
-        scene, cameras, numbers = self._scene(indices)
+        renderer, cameras, numbers = self._renderer_of(indices)
         if self._nframes > 1:
             numbers = [int(number * self._nframes) / (self._nframes - 1) for number in numbers]
         times = torch.tensor(numbers)
-        return self._frames(scene.render(times, cameras))[:, :, None]
+        return self._frames(renderer.render(times, cameras))[:, :, None]
 
     @torch.no_grad()
     def _views(self, indices: Sequence[int], fractions: Sequence[float]) -> torch.Tensor:
-        scene, _, _ = self._scene(indices)
+        renderer, _, _ = self._renderer_of(indices)
         prior = self._generator.camera_prior
         cameras = [prior.at(yaw=float(f)).repeat(len(indices)) for f in fractions]
-        return torch.stack([self._frames(scene.render(VIEW_TIME, c)) for c in cameras], dim=2)
+        return torch.stack([self._frames(renderer.render(VIEW_TIME, c)) for c in cameras], dim=2)
 
     def _frames(self, images: torch.Tensor) -> torch.Tensor:
         """uint8 [N, 3, H, W] at the resolution of the evaluation."""
@@ -195,12 +195,12 @@ class GeneratedVideos:
 
     @torch.no_grad()
     def _pairs(self, indices: Sequence[int]) -> ViewPairs:
-        scene, _, _ = self._scene(indices)
+        renderer, _, _ = self._renderer_of(indices)
         generator, size = self._generator, self._generator.resolution
-        cameras = [generator.camera_prior.at(yaw=f).repeat(len(indices)).to(scene.ws.device) for f in PAIR]
+        cameras = [generator.camera_prior.at(yaw=f).repeat(len(indices)).to(renderer.ws.device) for f in PAIR]
         images, depths, opacities, points = [], [], [], []
         for camera in cameras:
-            output = scene.output(VIEW_TIME, camera)
+            output = renderer.output(VIEW_TIME, camera)
             # Without a background the last sample is opaque: the weights add up to one. The depth has the lower
             # resolution of the volume rendering.
             opacity = torch.ones_like(output.opacity) if generator.background is None else output.opacity

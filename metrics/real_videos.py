@@ -115,7 +115,9 @@ class StoredVideos:
         return StoredClips(self, [(v, [int(i - ends[v] + self._lengths[v])]) for v, i in where], short=0)
 
     def views(self, *, count: int, views: int) -> None:
-        raise UserError("Views of one moment can be rendered by a generator only: give a snapshot instead of videos.")
+        raise UserError(
+            "Views of one time step can be rendered by a generator only: give a snapshot instead of videos."
+        )
 
     def pairs(self, *, count: int) -> None:
         raise UserError("Depth can be rendered by a generator only: give a snapshot instead of videos.")

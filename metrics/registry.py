@@ -115,7 +115,7 @@ def _further_metrics() -> list[Metric]:
             similar = {"network": network, "warning": warning, "better": "higher"}
             about = "mean cosine of the features of a clip's frames"
             found.append(Metric(f"{prefix}identity{count}_16f", "similarity", about=about, **similar, **clips))
-            about = "mean cosine of the features of one moment seen from five cameras"
+            about = "mean cosine of the features of one time step seen from five cameras"
             found.append(Metric(f"{prefix}identity{count}_5v", "similarity", about=about, **similar, **views))
         pairs = {"samples": "pairs", "count": count, "uses_real": False}
         about = "difference between a view and another one warped into it by its depth, 0 to 1"

@@ -32,7 +32,6 @@ __all__ = [
     "RenderSettings",
     "RenderedRays",
     "Rays",
-    "composite",
     "march_background",
     "march_foreground",
     "ray_samples",
@@ -181,11 +180,6 @@ def ray_weights(
     return operators.ray_weights(density, deltas, last_opaque=last_opaque, impl=impl)
 
 
-def composite(weights: torch.Tensor, features: torch.Tensor, *, impl: str = "auto") -> torch.Tensor:
-    """Sum over samples: weights [..., S] with features [..., S, C] to [..., C]."""
-    return operators.weighted_sum(weights, features, impl=impl)
-
-
 def _density(raw: torch.Tensor, noise: torch.Tensor | None) -> torch.Tensor:
     """Density from a field's raw output, with noise as a regulariser (NeRF, appendix A)."""
     return torch.relu(raw if noise is None else raw + noise)
@@ -242,7 +236,7 @@ class ForegroundSamples:
 
     def composite(self) -> tuple[torch.Tensor, ...]:
         """Weighted sum of every feature over all samples, each [B, T, R, C]."""
-        sums = [[composite(weights, x) for x in features] for weights, features in self.parts]
+        sums = [[operators.weighted_sum(weights, x) for x in features] for weights, features in self.parts]
         return tuple(_total(terms) for terms in zip(*sums, strict=True))
 
     def sorted_along_ray(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -331,7 +325,7 @@ class BackgroundSamples:
 
     def composite(self) -> tuple[torch.Tensor, ...]:
         """Weighted sum of every feature over all samples, each [B, R, C]."""
-        return tuple(composite(self.weights, x) for x in self.features)
+        return tuple(operators.weighted_sum(self.weights, x) for x in self.features)
 
 
 def march_background(

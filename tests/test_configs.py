@@ -8,7 +8,7 @@ import yaml
 
 from dnnlib import UserError
 from training.launch.build import build_networks
-from training.launch.config import CONFIG_DIR, compose_options, continued_options, hydra_word, plain_word
+from training.launch.config import CONFIG_DIR, compose_options, continued_options, hydra_override, plain_override
 from training.launch.option_rules import RULES, check_values
 
 MODELS = ["faceforensics", "mead", "taichi", "sky", "small"]
@@ -216,12 +216,12 @@ def test_paths_are_taken_as_typed(value):
         assert compose_options([f"detectors.{network}={value}"])["detectors"][network] == value
     for sweep in (False, True):  # as Hydra hands the words of a job on
         if not (sweep and value.startswith("choice")):
-            assert plain_word(hydra_word(f"data={value}", sweep=sweep)) == f"data={value}"
+            assert plain_override(hydra_override(f"data={value}", sweep=sweep)) == f"data={value}"
 
 
 def test_quotes_around_a_path_are_hydra_s():
     assert options("outdir='a, ${b}'")["outdir"] == options('outdir="a, ${b}"')["outdir"] == "a, ${b}"
-    assert plain_word(hydra_word("outdir='a, ${b}'")) == "outdir=a, ${b}"
+    assert plain_override(hydra_override("outdir='a, ${b}'")) == "outdir=a, ${b}"
 
 
 def test_texts_and_lists():

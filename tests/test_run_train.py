@@ -18,7 +18,7 @@ from PIL import Image
 
 import run_train
 from dnnlib import run_cli
-from tests.training.tiny import WORDS, make_loop, write_frames
+from tests.training.tiny import OVERRIDES, make_loop, write_frames
 from training.checkpoints.training_state import read_state
 from training.data import loader
 from training.launch import setup, validate
@@ -183,7 +183,7 @@ MISTAKES = [
 def test_mistakes(mistake, tmp_path, data, monkeypatch, capsys):
     words, message = mistake(tmp_path)
     files = sorted(tmp_path.rglob("*"))
-    code = call(monkeypatch, f"outdir={tmp_path / 'runs'}", f"data={data}", *WORDS, *words)
+    code = call(monkeypatch, f"outdir={tmp_path / 'runs'}", f"data={data}", *OVERRIDES, *words)
     assert code == 2
     captured = capsys.readouterr()
     assert captured.err.startswith("error: ") and captured.err.count("\n") == 1
@@ -199,21 +199,21 @@ def test_missing_outdir(tmp_path, data, monkeypatch, capsys):
 
 def test_cuda_without_a_device(tmp_path, data, monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert call(monkeypatch, f"outdir={tmp_path / 'runs'}", f"data={data}", *WORDS, "device=cuda") == 2
+    assert call(monkeypatch, f"outdir={tmp_path / 'runs'}", f"data={data}", *OVERRIDES, "device=cuda") == 2
     assert "use device=cpu" in capsys.readouterr().err
 
 
 def test_no_space(tmp_path, data, monkeypatch, capsys):
     monkeypatch.setattr(validate.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 1000))
-    assert call(monkeypatch, f"outdir={tmp_path / 'runs'}", f"data={data}", *WORDS) == 2
+    assert call(monkeypatch, f"outdir={tmp_path / 'runs'}", f"data={data}", *OVERRIDES) == 2
     assert "not enough space: 1000 B are free" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
 def test_no_permission(tmp_path, data, monkeypatch, capsys):
-    # Told, not tried: whoever runs the tests may be allowed to write everywhere.
+    # A mocked answer: the user of the tests may be allowed to write everywhere.
     monkeypatch.setattr(validate.os, "access", lambda path, mode: path != tmp_path)
-    assert call(monkeypatch, f"outdir={tmp_path / 'runs'}", f"data={data}", *WORDS) == 2
+    assert call(monkeypatch, f"outdir={tmp_path / 'runs'}", f"data={data}", *OVERRIDES) == 2
     assert f"no permission to write in {tmp_path}" in capsys.readouterr().err
 
 
@@ -222,7 +222,14 @@ def test_no_permission(tmp_path, data, monkeypatch, capsys):
 
 
 def test_dry_run(tmp_path, data, monkeypatch, capsys):
-    words = [f"outdir={tmp_path / 'runs'}", f"data={data}", *WORDS, "spec.mb=8", "spec.ref_gpus=2", "spec.microbatch=3"]
+    words = [
+        f"outdir={tmp_path / 'runs'}",
+        f"data={data}",
+        *OVERRIDES,
+        "spec.mb=8",
+        "spec.ref_gpus=2",
+        "spec.microbatch=3",
+    ]
     words.append("dry_run=true")
     assert call(monkeypatch, *words) == 0
     text = capsys.readouterr().out
@@ -245,7 +252,7 @@ def test_dry_run(tmp_path, data, monkeypatch, capsys):
 def test_a_dry_run_in_any_surroundings(tmp_path, data):
     """Output in ASCII, and variables that another launcher has left."""
     left = {"PYTHONIOENCODING": "ascii", "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "3", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(ROOT / "run_train.py"), f"outdir={tmp_path / 'runs'}", f"data={data}", *WORDS]
+    command = [sys.executable, str(ROOT / "run_train.py"), f"outdir={tmp_path / 'runs'}", f"data={data}", *OVERRIDES]
     done = subprocess.run([*command, "dry_run=true"], capture_output=True, env={**os.environ, **left}, timeout=120)
     assert done.returncode == 0, done.stderr
     assert b"device     1 \\xd7 cpu\n" in done.stdout
@@ -256,14 +263,14 @@ def test_without_a_temporary_folder_nothing_is_made(tmp_path, data, monkeypatch,
     monkeypatch.setattr("tempfile._candidate_tempdir_list", lambda: ["/nonexistent"])
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
-    assert call(monkeypatch, f"outdir={tmp_path / 'runs'}", f"data={data}", *WORDS) == 2
+    assert call(monkeypatch, f"outdir={tmp_path / 'runs'}", f"data={data}", *OVERRIDES) == 2
     assert "error: There is no folder for temporary files" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
 
 
 def test_fewer_devices_share_what_they_can(tmp_path, data, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    words = [f"outdir={tmp_path / 'runs'}", f"data={data}", *WORDS, "device=cuda", "spec.mb=16", "gpus=4"]
+    words = [f"outdir={tmp_path / 'runs'}", f"data={data}", *OVERRIDES, "device=cuda", "spec.mb=16", "gpus=4"]
     found = {}
     for count in (1, 2, 3, 4, 8):
         monkeypatch.setattr(torch.cuda, "device_count", lambda count=count: count)
@@ -278,7 +285,7 @@ def test_fewer_devices_share_what_they_can(tmp_path, data, monkeypatch):
 )
 def test_groups_per_pass(batch, group, most, expected, tmp_path, data):
     sizes = [f"spec.mb={batch}", f"spec.mbstd={group}", f"spec.microbatch={most}"]
-    plan = validate.plan([f"outdir={tmp_path / 'runs'}", f"data={data}", *WORDS, *sizes])
+    plan = validate.plan([f"outdir={tmp_path / 'runs'}", f"data={data}", *OVERRIDES, *sizes])
     assert plan.options["spec"]["microbatch"] == expected
 
 
@@ -292,7 +299,7 @@ def test_help(monkeypatch, capsys):
 
 
 def test_a_run_in_its_folder(tmp_path, data, monkeypatch, capsys):
-    words = [f"outdir={tmp_path / 'runs'}", f"data={data}", *WORDS, "imgsnap=null"]
+    words = [f"outdir={tmp_path / 'runs'}", f"data={data}", *OVERRIDES, "imgsnap=null"]
     before = os.getcwd(), sorted(p.name for p in Path().iterdir())
     assert call(monkeypatch, *words, "kimg=0.008") == 0
     assert call(monkeypatch, *words, "kimg=0.004", "mirror=true") == 0
@@ -332,12 +339,14 @@ def test_a_single_process_opens_its_data_once(tmp_path, data, monkeypatch):
     opened, build = [], loader.build_dataset
     for module in (validate, setup):
         monkeypatch.setattr(module, "build_dataset", lambda options: opened.append(1) or build(options))
-    assert call(monkeypatch, f"outdir={tmp_path / 'runs'}", f"data={data}", *WORDS, "imgsnap=null", "kimg=0.004") == 0
+    assert (
+        call(monkeypatch, f"outdir={tmp_path / 'runs'}", f"data={data}", *OVERRIDES, "imgsnap=null", "kimg=0.004") == 0
+    )
     assert len(opened) == 1
 
 
 def test_a_checkpoint_of_another_model(tmp_path, data, monkeypatch, capsys):
-    words = [f"outdir={tmp_path / 'runs'}", f"data={data}", *WORDS, "imgsnap=null", "kimg=0.004"]
+    words = [f"outdir={tmp_path / 'runs'}", f"data={data}", *OVERRIDES, "imgsnap=null", "kimg=0.004"]
     assert call(monkeypatch, *words) == 0
     source = next((tmp_path / "runs").iterdir()) / "network-snapshot-000000.pkl"
     capsys.readouterr()
@@ -349,7 +358,7 @@ def test_a_checkpoint_of_another_model(tmp_path, data, monkeypatch, capsys):
 
 
 def test_metrics_are_computed_logged_and_the_best_is_kept(tmp_path, data, monkeypatch, capsys):
-    words = [f"outdir={tmp_path / 'runs'}", f"data={data}", *WORDS, "imgsnap=null", "kimg=0.02", "snap=1"]
+    words = [f"outdir={tmp_path / 'runs'}", f"data={data}", *OVERRIDES, "imgsnap=null", "kimg=0.02", "snap=1"]
     words += ["metrics=warping32_2v,flatness32_1v", f"cache_metrics_dir={tmp_path / 'cache'}"]
     looks, look = [], run_train.metric_inputs
     monkeypatch.setattr(run_train, "metric_inputs", lambda options: looks.append(options) or look(options))
@@ -374,7 +383,7 @@ def measured(folder) -> dict[str, list[tuple[int, float]]]:
 
 
 def test_metrics_that_a_killed_run_did_not_come_to_are_computed_once(tmp_path, data, monkeypatch, capsys):
-    words = [f"outdir={tmp_path / 'runs'}", f"data={data}", *WORDS, "imgsnap=null", "kimg=0.02", "snap=1"]
+    words = [f"outdir={tmp_path / 'runs'}", f"data={data}", *OVERRIDES, "imgsnap=null", "kimg=0.02", "snap=1"]
     words += ["metrics=warping32_2v", f"cache_metrics_dir={tmp_path / 'cache'}"]
     assert call(monkeypatch, *words) == 0
     (folder,) = (tmp_path / "runs").iterdir()
@@ -405,7 +414,7 @@ def test_metrics_that_a_killed_run_did_not_come_to_are_computed_once(tmp_path, d
 
 @pytest.mark.parametrize("words, expected", [("kimg=0.004", [4]), ("kimg=0.012", [12]), ("kimg=0.012 resume", [4, 12])])
 def test_metrics_of_tick_0_only_where_it_is_not_untrained(tmp_path, data, monkeypatch, words, expected):
-    base = [f"outdir={tmp_path / 'runs'}", f"data={data}", *WORDS, "imgsnap=null", "snap=1"]
+    base = [f"outdir={tmp_path / 'runs'}", f"data={data}", *OVERRIDES, "imgsnap=null", "snap=1"]
     if "resume" in words:
         assert call(monkeypatch, *base, "kimg=0.004") == 0
         (folder,) = (tmp_path / "runs").iterdir()
@@ -445,7 +454,7 @@ def test_snapshots_of_stops_have_no_metrics(tmp_path, monkeypatch):
     ],
 )
 def test_metrics_that_cannot_be_computed_are_told_first(word, message, tmp_path, data, monkeypatch, capsys):
-    words = [f"outdir={tmp_path / 'runs'}", f"data={data}", *WORDS, *word.split()]
+    words = [f"outdir={tmp_path / 'runs'}", f"data={data}", *OVERRIDES, *word.split()]
     assert call(monkeypatch, *words) == 2
     assert message in capsys.readouterr().err and not (tmp_path / "runs").exists()
 
@@ -454,7 +463,7 @@ def test_a_conditional_run(tmp_path, monkeypatch):
     data = write_frames(tmp_path / "data")
     labels = [[f"split/video_{video}", video % 2] for video in range(5)]
     (data / "dataset.json").write_text(json.dumps({"labels": labels}))
-    assert call(monkeypatch, f"outdir={tmp_path / 'runs'}", f"data={data}", *WORDS, "cond=true", "kimg=0.004") == 0
+    assert call(monkeypatch, f"outdir={tmp_path / 'runs'}", f"data={data}", *OVERRIDES, "cond=true", "kimg=0.004") == 0
     folder = tmp_path / "runs" / "00000-data-stylenerf_small-small-res16-mb4-cond"
     assert torch.load(folder / "latest-network-snapshot.pkl")["generator"]["config"]["c_dim"] == 2
 
@@ -463,7 +472,7 @@ def test_a_frame_that_breaks_in_the_middle(tmp_path, monkeypatch, capsys):
     data = write_frames(tmp_path / "data", videos=1, frames=4)
     for frame in range(4):
         (data / "split" / "video_0" / f"{frame}.png").write_bytes(b"no image")
-    assert call(monkeypatch, f"outdir={tmp_path / 'runs'}", f"data={data}", *WORDS, "imgsnap=null") == 2
+    assert call(monkeypatch, f"outdir={tmp_path / 'runs'}", f"data={data}", *OVERRIDES, "imgsnap=null") == 2
     captured = capsys.readouterr()
     assert re.search(r"error: .*video_0", captured.err) and captured.err.count("\n") == 1
     log = next((tmp_path / "runs").iterdir()) / "log.txt"
@@ -485,7 +494,7 @@ def modules(folder) -> dict[str, torch.Tensor]:
 
 @pytest.mark.slow
 def test_killed_stopped_and_continued_is_as_never_interrupted(tmp_path, data):
-    words = [f"data={data}", *WORDS, "kimg=0.04", "imgsnap=1", "snap=2"]
+    words = [f"data={data}", *OVERRIDES, "kimg=0.04", "imgsnap=1", "snap=2"]
     whole = start(f"outdir={tmp_path / 'whole'}", *words)
     assert whole.wait(timeout=120) == 0, whole.communicate()
 
@@ -512,7 +521,7 @@ def test_killed_stopped_and_continued_is_as_never_interrupted(tmp_path, data):
 @pytest.mark.slow
 @pytest.mark.parametrize("streams", ["workers=1 2>&1 | head -n 1", "gpus=2 <&- >&- 2>&-"])
 def test_a_run_does_not_end_with_its_reader(tmp_path, data, streams):
-    words = " ".join([f"outdir={tmp_path / 'runs'}", f"data={data}", *WORDS])
+    words = " ".join([f"outdir={tmp_path / 'runs'}", f"data={data}", *OVERRIDES])
     command = f"set -o pipefail; {sys.executable} {ROOT / 'run_train.py'} {words} {streams}"
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(["bash", "-c", command], env=env, capture_output=True, text=True, timeout=120)
@@ -524,7 +533,7 @@ def test_a_run_does_not_end_with_its_reader(tmp_path, data, streams):
 
 @pytest.mark.slow
 def test_two_processes_with_torchrun_and_one_run_per_folder(tmp_path, data):
-    words = [f"outdir={tmp_path / 'runs'}", f"data={data}", *WORDS, "imgsnap=1"]
+    words = [f"outdir={tmp_path / 'runs'}", f"data={data}", *OVERRIDES, "imgsnap=1"]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
         [*command, str(ROOT / "run_train.py"), *words], capture_output=True, text=True, timeout=300,
@@ -544,7 +553,7 @@ def test_two_processes_with_torchrun_and_one_run_per_folder(tmp_path, data):
 def test_a_run_folder_belongs_to_one_process(tmp_path, data, monkeypatch, capsys):
     from training.launch.run_dir import lock_run_folder
 
-    words = [f"outdir={tmp_path / 'runs'}", f"data={data}", *WORDS, "imgsnap=null", "kimg=0.004"]
+    words = [f"outdir={tmp_path / 'runs'}", f"data={data}", *OVERRIDES, "imgsnap=null", "kimg=0.004"]
     assert call(monkeypatch, *words) == 0
     folder = next((tmp_path / "runs").iterdir())
     files = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()}
@@ -563,7 +572,7 @@ def test_a_run_folder_belongs_to_one_process(tmp_path, data, monkeypatch, capsys
 
 
 def test_the_log_has_what_was_said_before_the_training_began(tmp_path, data, monkeypatch, capsys):
-    words = [f"outdir={tmp_path / 'runs'}", f"data={data}", *WORDS, "imgsnap=null", "kimg=0.004", "spec.ref_gpus=2"]
+    words = [f"outdir={tmp_path / 'runs'}", f"data={data}", *OVERRIDES, "imgsnap=null", "kimg=0.004", "spec.ref_gpus=2"]
     assert call(monkeypatch, *words) == 0
     said = capsys.readouterr().out
     folder = next((tmp_path / "runs").iterdir())
@@ -577,13 +586,13 @@ def test_frames_of_any_size(tmp_path, monkeypatch):
     folder.mkdir(parents=True)
     for frame in range(4):
         Image.fromarray(np.full([30, 50, 3], 40 * frame, dtype=np.uint8)).save(folder / f"{frame}.jpg")
-    words = [f"outdir={tmp_path / 'runs'}", f"data={tmp_path / 'data'}", *WORDS, "kimg=0.004"]
+    words = [f"outdir={tmp_path / 'runs'}", f"data={tmp_path / 'data'}", *OVERRIDES, "kimg=0.004"]
     assert call(monkeypatch, *words) == 0
     assert len(list((tmp_path / "runs").glob("*/reals.png"))) == 1
 
 
 def test_a_run_that_ended_before_its_first_state_begins_again(tmp_path, data, monkeypatch, capsys):
-    words = [f"outdir={tmp_path / 'runs'}", f"data={data}", *WORDS, "imgsnap=null", "kimg=0.008"]
+    words = [f"outdir={tmp_path / 'runs'}", f"data={data}", *OVERRIDES, "imgsnap=null", "kimg=0.008"]
     assert call(monkeypatch, *words) == 0
     folder = next((tmp_path / "runs").iterdir())
     expected = read_state(folder)["modules"]

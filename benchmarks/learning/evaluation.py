@@ -117,8 +117,8 @@ def _views_of_model(generator: Generator, sizes: Sizes) -> Views:
     cameras = _view_cameras(generator.camera_prior)
     outputs = []
     for part in torch.arange(sizes.views).split(CHUNK):
-        scene = FrameRenderer(generator, ws[part], z_motion=z_motion[part], z_bg=z_bg[part])
-        outputs.append([scene.output(0.5, camera.repeat(len(part))) for camera in cameras])
+        renderer = FrameRenderer(generator, ws[part], z_motion=z_motion[part], z_bg=z_bg[part])
+        outputs.append([renderer.output(0.5, camera.repeat(len(part))) for camera in cameras])
     images, depths, weights = [], [], []
     for view in zip(*outputs):
         images.append(torch.cat([to_uint8(out.image[:, 0]) for out in view]).float() / 255)
@@ -138,13 +138,13 @@ def _table_of_model(generator: Generator, sizes: Sizes) -> torch.Tensor:
     camera = generator.camera_prior.at().repeat(sizes.motions)
     rows = []
     for content in range(sizes.contents):
-        scene = FrameRenderer(
+        renderer = FrameRenderer(
             generator,
             ws[content : content + 1].repeat(sizes.motions, 1, 1),
             z_motion=z_motion,
             z_bg=z_bg[content : content + 1].repeat(sizes.motions, 1),
         )
-        rows.append(torch.stack([to_uint8(scene.render(time, camera)) for time in times], dim=2).float() / 255)
+        rows.append(torch.stack([to_uint8(renderer.render(time, camera)) for time in times], dim=2).float() / 255)
     return torch.stack(rows)
 
 

@@ -242,10 +242,10 @@ def _draw_model(work: Path, run: Run, pictures: dict[str, Path]) -> None:
     ws = generator.mapping(stream.normal("z", [count, generator.z_dim]), None)
     z_motion = stream.normal("z_motion", [count, generator.motion_dim])
     z_bg = stream.normal("z_bg", [count, generator.background_dim])
-    scene = FrameRenderer(generator, ws, z_motion=z_motion, z_bg=z_bg)
+    renderer = FrameRenderer(generator, ws, z_motion=z_motion, z_bg=z_bg)
     dataset = VideoPairDataset(path=work / "data", resolution=generator.resolution)
     real = torch.stack([dataset.clip(index)[0] for index in range(count)]).float() / 255
-    fake = (scene.render(0.5, prior.sample(count, stream)) + 1) / 2
+    fake = (renderer.render(0.5, prior.sample(count, stream)) + 1) / 2
     save_grid(pictures["samples"], torch.cat([real, fake]), 8, scale=3)
 
     rows = []
@@ -262,7 +262,7 @@ def _draw_model(work: Path, run: Run, pictures: dict[str, Path]) -> None:
 
     pitch = (prior.pitch[0] + prior.pitch[1]) / 2
     angles = [math.radians(VIEW_ANGLE) * step / 2 for step in (-2, -1, 0, 1, 2)]
-    views = [scene.output(0.5, prior.at_angles(angle, pitch).repeat(count)) for angle in angles]
+    views = [renderer.output(0.5, prior.at_angles(angle, pitch).repeat(count)) for angle in angles]
     front = views[2]
     depth, weights = surface_depth(front.depth[:, 0], front.opacity[:, 0], background=generator.background is not None)
     cells = [(view.image[:6, 0] + 1) / 2 for view in views] + [

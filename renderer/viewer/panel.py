@@ -31,7 +31,7 @@ class PanelSettings:
 
 
 class Panel:
-    """Builds the controls and reads them.
+    """Controls of a browser window, built and read.
 
     Args:
         gui: viser's, of one client.

@@ -9,7 +9,7 @@ NEWEST = 0.5  # weight of the newest frame in the mean time of its width
 
 
 class DraftQuality:
-    """Chooses among image widths by the times that frames took.
+    """Choice among image widths by the times that frames took.
 
     It starts one step below the full width, takes the next coarser one when frames are late, and the next finer one
     when that is known, or likely, to be in time.

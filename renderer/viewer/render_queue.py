@@ -9,7 +9,7 @@ __all__ = ["RenderQueue"]
 
 
 class RenderQueue:
-    """Runs jobs in one thread.
+    """Queue of render jobs, run by one thread.
 
     A job has a key; one that waits is replaced by a newer one of the same key, which keeps its turn. So requests
     that come faster than they can be met never queue up, and no client waits longer than one job of every other.

@@ -19,7 +19,7 @@ WATCH_EVERY = 2.0  # seconds between two looks into the run folder
 
 
 class ViewerServer:
-    """Serves until it is stopped.
+    """Web server of the viewer, until it is stopped.
 
     Args:
         checkpoints: To choose from.

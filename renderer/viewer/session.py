@@ -35,7 +35,7 @@ JPEG_QUALITY = 85  # of frames in motion
 
 
 class Session:
-    """Draws for one client of viser until it is closed.
+    """Rendering for one client of viser, until it is closed.
 
     Args:
         client: viser's handle.

@@ -53,7 +53,7 @@ class ViewRequest:
 
 
 class ViewSource(Protocol):
-    """Renders views of one checkpoint; called from one thread.
+    """Source of views of one checkpoint; called from one thread.
 
     Attributes:
         prior: Ranges of the trained cameras.

@@ -188,13 +188,13 @@ def test_a_billboard_has_a_ratio_of_one_whatever_is_painted_on_it():
     assert figures["relief"] < 1e-5 and figures["parallax"] < 1e-5
 
 
-def test_moulds_are_told_from_heads():
+def test_hollow_faces_are_distinguished_from_heads():
     cameras = [PRIOR.at_angles([math.radians(angle)], [math.pi / 2]) for angle in (-20, 0, 20)]
     images, depths = zip(*(textured_surface(camera, bump) for camera in cameras))
     heads = Views(torch.stack(images), torch.stack(depths), torch.ones(3, 1, SIZE, SIZE), cameras)
-    moulds = Views(heads.images, 2 - heads.depth, heads.weights, cameras)  # mirrored at the distance of one
+    hollow = Views(heads.images, 2 - heads.depth, heads.weights, cameras)  # mirrored at the distance of one
     truth = mean_maps(heads)
     assert geometry_figures(heads, PRIOR, truth)["convex_share"] == 1
-    turned = geometry_figures(moulds, PRIOR, truth)
+    turned = geometry_figures(hollow, PRIOR, truth)
     assert turned["convex_share"] == 0 and turned["relief_correlation"] < -0.95
     assert turned["warp_ratio"] < 1 < geometry_figures(heads, PRIOR, truth)["warp_ratio"]

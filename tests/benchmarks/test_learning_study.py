@@ -12,10 +12,10 @@ from PIL import Image
 from benchmarks.learning import __main__ as study
 from benchmarks.learning import runs
 from dnnlib import UserError
-from tests.training.tiny import WORDS
+from tests.training.tiny import OVERRIDES
 
 TINY = (
-    *(w for w in WORDS if not w.startswith(("kimg=", "spec.kimg_per_tick=", "nframes=", "previews.images"))),
+    *(w for w in OVERRIDES if not w.startswith(("kimg=", "spec.kimg_per_tick=", "nframes=", "previews.images"))),
     "camera_condition=true",
 )
 

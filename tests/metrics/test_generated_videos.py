@@ -84,7 +84,7 @@ def test_latents_are_normal(generator, videos, monkeypatch):
     monkeypatch.setattr("metrics.generated_videos.FrameRenderer", renderer)
     cameras = []
     for index in range(400):
-        cameras.append(videos._scene([index])[1])
+        cameras.append(videos._renderer_of([index])[1])
     for values in drawn.values():
         values = torch.cat(values)
         assert abs(float(values.mean())) < 0.1 and abs(float(values.std()) - 1) < 0.06
@@ -167,7 +167,7 @@ def test_pairs_without_a_background(options):
 
 
 def test_labels(tmp_path):
-    from tests.training.tiny import WORDS, write_frames
+    from tests.training.tiny import OVERRIDES, write_frames
 
     data = write_frames(tmp_path / "data")
     classes = [0, 1, 1, 1, 2]
@@ -177,7 +177,7 @@ def test_labels(tmp_path):
     drawn = np.array([label(i).argmax() for i in range(400)])
     assert np.bincount(drawn) / 400 == pytest.approx([0.2, 0.6, 0.2], abs=0.07)
     assert all(np.array_equal(label(i), label(i)) and label(i).sum() == 1 for i in range(3))
-    options = plan([f"outdir={tmp_path / 'runs'}", f"data={data}", *WORDS, "cond=true"]).options
+    options = plan([f"outdir={tmp_path / 'runs'}", f"data={data}", *OVERRIDES, "cond=true"]).options
     generator = build_networks(options, c_dim=3)[0].eval().requires_grad_(False)
     assert GeneratedVideos(generator, label=label).clips(count=1, frames=1).load([0]).shape == (1, 3, 1, 16, 16)
     with pytest.raises(UserError, match="labels of 3 entries; those of the data have 0"):

@@ -20,14 +20,14 @@ import torch.utils.tensorboard  # noqa: E402, F401
 import run_train  # noqa: E402
 import training.launch.setup  # noqa: E402, F401
 from dnnlib import UserError  # noqa: E402
-from tests.training.tiny import WORDS, write_frames  # noqa: E402
+from tests.training.tiny import OVERRIDES, write_frames  # noqa: E402
 
 __all__ = ["Run", "digest", "words_for", "write_frames"]
 
 
 def words_for(data: Path, *words: str) -> list[str]:
     """The words of a tiny training that saves after every tick of two iterations, and looks at itself."""
-    return [f"data={data}", *WORDS, "imgsnap=2", "snap=1", "previews.images=2", *words]
+    return [f"data={data}", *OVERRIDES, "imgsnap=2", "snap=1", "previews.images=2", *words]
 
 
 class Run:

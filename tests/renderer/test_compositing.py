@@ -4,10 +4,11 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from renderer.volume_rendering import composite, ray_weights
+from renderer.volume_rendering import ray_weights
 from tests.goldens import reference
 from tests.goldens.checks import assert_near
 from tests.goldens.networks import golden_arrays
+from torch_utils.ops.composite import weighted_sum
 
 GOLDENS = golden_arrays("units.npz")
 
@@ -81,14 +82,14 @@ def test_an_opaque_sample_lets_next_to_nothing_through():
     assert transmittance.item() == pytest.approx(1e-30, rel=1e-6)
 
 
-def test_composite_is_a_weighted_sum():
+def test_weighted_sums():
     generator = torch.Generator().manual_seed(0)
     weights = torch.rand(2, 3, 7, generator=generator)
     features = torch.randn(2, 3, 7, 4, generator=generator)
     expected = torch.zeros(2, 3, 4)
     for i in range(7):
         expected += weights[..., i, None] * features[..., i, :]
-    assert_near(composite(weights, features), expected, relative=1e-6)
+    assert_near(weighted_sum(weights, features), expected, relative=1e-6)
 
 
 @pytest.mark.parametrize("last_opaque", [True, False])

@@ -62,7 +62,7 @@ def launch_and_be_killed(folder: str) -> None:
 
 def train_until_one_is_asked(data: str, folder: str, words: list[str]) -> None:
     """Train; the second process alone gets a SIGTERM, and writes down what it wrote itself."""
-    from tests.training.tiny import WORDS
+    from tests.training.tiny import OVERRIDES
     from training.launch.setup import train
     from training.launch.validate import plan
     from training.training_loop import TrainingLoop
@@ -85,7 +85,7 @@ def train_until_one_is_asked(data: str, folder: str, words: list[str]) -> None:
         iterate(loop)
 
     TrainingLoop.iterate = interrupted
-    options = plan([f"outdir={folder}", f"data={data}", *WORDS, *words]).options
+    options = plan([f"outdir={folder}", f"data={data}", *OVERRIDES, *words]).options
     train(options, Path(folder), device_type="cpu", resuming=False)
     listening[0] = False
     Path(f"{folder}-rank-{distributed.rank()}").write_text(json.dumps(written))

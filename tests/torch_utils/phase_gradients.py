@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from tests.training.tiny import WORDS
+from tests.training.tiny import OVERRIDES
 from torch_utils import distributed
 from torch_utils.rng import RandomStream
 from training.launch.setup import build_loop
@@ -25,7 +25,7 @@ def record(data: str, folder: str, words: list[str]) -> None:
     agree that float32 leaves errors of 1e-6 to 1e-4, as measured against float64; groups of one or four leave 5e-7.
     """
     torch.set_num_threads(1)
-    options = plan([f"outdir={folder}", f"data={data}", *WORDS, *words]).options
+    options = plan([f"outdir={folder}", f"data={data}", *OVERRIDES, *words]).options
     loop = build_loop(options, Path(folder), device=torch.device("cpu"), resuming=False)
     rank, processes, micro = distributed.rank(), distributed.world_size(), options["spec"]["microbatch"]
     passes = options["spec"]["mb"] // (processes * micro)

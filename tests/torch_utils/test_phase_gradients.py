@@ -8,14 +8,14 @@ from tests.torch_utils.phase_gradients import ITERATIONS, relative_error
 from tests.training.tiny import write_frames
 from torch_utils.launch import launch
 
-WORDS = ["spec.g_reg_interval=1", "spec.d_reg_interval=1", "imgsnap=null", "aug=fixed", "p=0.5", "spec.mbstd=2"]
+OVERRIDES = ["spec.g_reg_interval=1", "spec.d_reg_interval=1", "imgsnap=null", "aug=fixed", "p=0.5", "spec.mbstd=2"]
 PHASES = ["Gmain", "Greg", "Dmain", "Dreg"]
 
 
 def gradients(tmp_path, name, *words, processes):
     folder = tmp_path / name
     folder.mkdir()
-    arguments = (str(tmp_path / "data"), str(folder), [*WORDS, *words])
+    arguments = (str(tmp_path / "data"), str(folder), [*OVERRIDES, *words])
     if processes == 1:
         threads = torch.get_num_threads()
         try:

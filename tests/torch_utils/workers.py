@@ -74,11 +74,11 @@ def wait_for_signal(folder: str, name: str) -> None:
 
 def train(data: str, folder: str, words: list[str]) -> None:
     """Two iterations of a tiny training; every process leaves its weights behind."""
-    from tests.training.tiny import WORDS
+    from tests.training.tiny import OVERRIDES
     from training.launch.setup import build_loop
     from training.launch.validate import plan
 
-    options = plan([f"outdir={folder}", f"data={data}", *WORDS, *words]).options
+    options = plan([f"outdir={folder}", f"data={data}", *OVERRIDES, *words]).options
     loop = build_loop(options, Path(folder), device=torch.device("cpu"), resuming=False)
     for _ in range(2):
         loop.iterate()

@@ -9,7 +9,7 @@ from training.launch.run_dir import create_run_folder
 from training.launch.setup import build_loop
 from training.launch.validate import Plan, plan
 
-WORDS = [
+OVERRIDES = [
     "model=stylenerf_small",
     "spec=small",
     "resolution=16",
@@ -60,7 +60,7 @@ def make_plan(tmp_path: Path, *words: str) -> Plan:
     data = tmp_path / "data"
     if not data.exists():
         write_frames(data)
-    return plan([f"outdir={tmp_path / 'runs'}", f"data={data}", *WORDS, *words])
+    return plan([f"outdir={tmp_path / 'runs'}", f"data={data}", *OVERRIDES, *words])
 
 
 def make_loop(tmp_path: Path, *words: str, folder: Path | None = None, **arguments):

@@ -1,4 +1,4 @@
-"""Turning one video into folders of square frames, and many of them on several cores at once.
+"""Conversion of videos to folders of square frames, on several cores at once.
 
 A video is one worker's; its decoder (ffmpeg) is a process of its own beside it.
 """

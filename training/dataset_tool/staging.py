@@ -1,4 +1,4 @@
-"""A folder next to the wanted one in which a dataset grows: what is finished in it is kept until the rest follows.
+"""Staging folder beside the wanted one, in which a dataset grows: finished parts are kept until the rest follows.
 
     .NAME.unfinished/settings.json       what is being made; something else does not go on in it
     .NAME.unfinished/records/<n>.json    one for each video that is completely there, written after its frames

@@ -106,8 +106,8 @@ def parse_style_mix(text: str) -> StyleMix:
     return StyleMix(int(match[1]), int(match[2]), layers)
 
 
-def parse_time_range(text: str) -> tuple[float, float]:
-    """START:END, numbers.
+def parse_time_range(text: str, *, name: str = "--time_range") -> tuple[float, float]:
+    """START:END, numbers; `name` of the option.
 
     Raises:
         UserError: It is something else.
@@ -117,9 +117,9 @@ def parse_time_range(text: str) -> tuple[float, float]:
     except ValueError:
         first = last = math.nan
     if not (math.isfinite(first) and math.isfinite(last)):
-        raise UserError(f"--time_range: '{text}' is not START:END, two numbers; write for example 0:2.")
+        raise UserError(f"{name}: '{text}' is not START:END, two numbers; write for example 0:2.")
     if max(abs(first), abs(last)) > MAX_TIME:
-        raise UserError(f"--time_range: '{text}' goes beyond ±{MAX_TIME}; training has shown 0 to 1.")
+        raise UserError(f"{name}: '{text}' goes beyond ±{MAX_TIME}; training has shown 0 to 1.")
     return first, last
 
 

@@ -3,7 +3,8 @@
 import torch
 
 from renderer.cameras import Cameras, camera_rays, pixel_centers
-from renderer.volume_rendering import composite, march_foreground, ray_weights
+from renderer.volume_rendering import march_foreground, ray_weights
+from torch_utils.ops.composite import weighted_sum
 from training.networks.generator import Generator
 
 __all__ = ["PointField"]
@@ -74,7 +75,7 @@ class PointField:
         weights = weights + 1e-6  # where there is nothing, all samples count alike
         rows = self._field.project(features).flatten(1, -2)
         colours = generator.upsampler.pointwise(rows[..., 3:], rows[..., :3], self._upsampler)[0]
-        return composite(weights / weights.sum(dim=-1, keepdim=True), colours.unflatten(0, (-1, SAMPLES)))
+        return weighted_sum(weights / weights.sum(dim=-1, keepdim=True), colours.unflatten(0, (-1, SAMPLES)))
 
     @torch.no_grad()
     def opacity(self, camera: Cameras, size: int) -> torch.Tensor:

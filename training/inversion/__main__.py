@@ -18,26 +18,11 @@ from dnnlib import UserError, run_cli
 from dnnlib.command_line import FRAME_RATE, Command
 from training.data.crops import Crop, parse_rectangle
 from training.data.dataset_folders import keep_apart, trained_on
-from training.inference.cli_options import pick_device
+from training.inference.cli_options import parse_time_range, pick_device
 
 # PyTorch and the networks are imported where they are used, so that --help and errors in the arguments are immediate.
 
 COUNT = click.IntRange(min=1)
-
-
-def parse_time_range(text: str) -> tuple[float, float]:
-    """'START:END', two finite numbers.
-
-    Raises:
-        UserError: The string has another form.
-    """
-    try:
-        start, end = (float(part) for part in text.split(":"))
-    except ValueError:
-        start = end = float("nan")
-    if not abs(start) < 1e3 or not abs(end) < 1e3:
-        raise UserError(f"--times {text}: write START:END, e.g. 0:1 for the times of a training clip.")
-    return start, end
 
 
 def idle_notes(generator, *, frames: int) -> list[str]:
@@ -98,7 +83,7 @@ def main(
 ) -> None:
     """Find the codes and cameras with which a generator renders a clip."""
     square = Crop() if crop in ("centre", "center") else Crop(rectangle=parse_rectangle(crop))
-    span = parse_time_range(times)
+    span = parse_time_range(times, name="--times")
     keep_apart(outdir, option="--outdir", data=[clip_path, trained_on(network_pkl)])
 
     from torch_utils.memory import explain_out_of_memory, keep_freed_memory

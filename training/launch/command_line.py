@@ -15,7 +15,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from dnnlib import UserError, one_line
-from training.launch.config import CONFIG_DIR, GROUPS, compose_options, hydra_word
+from training.launch.config import CONFIG_DIR, GROUPS, compose_options, hydra_override
 
 __all__ = ["asks_hydra", "call_hydra", "option_help"]
 
@@ -35,13 +35,13 @@ WITH_THEM = ("--resolve", "--package", "-p")
 ELSEWHERE = ("--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd", "--experimental-rerun")
 
 
-def option_help(words: Sequence[str] = ()) -> str:
-    """Every option with its default and the comment on it in conf/, for the model and the spec that the words choose.
+def option_help(arguments: Sequence[str] = ()) -> str:
+    """Every option with its default and the comment on it in conf/, for the chosen model and spec.
 
     Raises:
         UserError: There is no such model or spec.
     """
-    options = compose_options([word for word in words if word.partition("=")[0] in GROUPS])
+    options = compose_options([argument for argument in arguments if argument.partition("=")[0] in GROUPS])
     lines: list[str] = []
     for group in GROUPS:
         lines += ["", f"{group}=NAME: a file of conf/{group} (here: {options['names'][group]})"]
@@ -127,13 +127,13 @@ def _first_comment(path: Path) -> str:
 # ----------------------------------------------------------------------------------------------------------------------
 
 
-def asks_hydra(words: Sequence[str]) -> bool:
+def asks_hydra(arguments: Sequence[str]) -> bool:
     """True for a command that asks Hydra for something instead of a training.
 
     Raises:
         UserError: A flag of Hydra's that has no place here.
     """
-    flags = [word.partition("=")[0] for word in words if word.startswith("-")]
+    flags = [argument.partition("=")[0] for argument in arguments if argument.startswith("-")]
     for flag in flags:
         if flag in ELSEWHERE:
             raise UserError(
@@ -146,19 +146,22 @@ def asks_hydra(words: Sequence[str]) -> bool:
     return asking
 
 
-def call_hydra(words: Sequence[str]) -> None:
+def call_hydra(arguments: Sequence[str]) -> None:
     """Let Hydra carry out a command that `asks_hydra`.
 
     Raises:
-        UserError: Hydra does not like the words.
+        UserError: Hydra refuses the arguments.
     """
-    flags, options = _split_flags(words)
+    flags, options = _split_flags(arguments)
     completing = any(flag in ("--shell-completion", "-sc") for flag in flags)
     if not completing:
         several = any(flag in ("-m", "--multirun") for flag in flags)
         if not several:
-            compose_options([word for word in options if not re.match(r"[+~]*hydra[./]", word)])
-        options = [word if re.match(r"[+~]*hydra[./]", word) else hydra_word(word, sweep=several) for word in options]
+            compose_options([argument for argument in options if not re.match(r"[+~]*hydra[./]", argument)])
+        options = [
+            argument if re.match(r"[+~]*hydra[./]", argument) else hydra_override(argument, sweep=several)
+            for argument in options
+        ]
     sys.argv = [sys.argv[0], *flags, *options]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise errors, instead of printing them and leaving
     output = io.StringIO()
@@ -172,17 +175,17 @@ def call_hydra(words: Sequence[str]) -> None:
         print(re.sub(r"\bmodel=_\w+ ?", "", text) if completing else text, end="")  # what models share is no model
 
 
-def _split_flags(words: Sequence[str]) -> tuple[list[str], list[str]]:
+def _split_flags(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """Flags, each with its value, and options: Hydra wants them in this order."""
     flags: list[str] = []
     options: list[str] = []
-    rest = list(words)
+    rest = list(arguments)
     while rest:
-        word = rest.pop(0)
-        if not word.startswith("-"):
-            options.append(word)
+        argument = rest.pop(0)
+        if not argument.startswith("-"):
+            options.append(argument)
             continue
-        flag, given, value = word.partition("=")
+        flag, given, value = argument.partition("=")
         choices = ASKING.get(flag, ())
         if not given and (choices or flag in ("--package", "-p")):
             value = "all" if flag in ("--info", "-i") and (not rest or rest[0] not in choices) else None

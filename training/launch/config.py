@@ -1,7 +1,7 @@
 """Composition of a training's options from conf/ and command-line overrides, by Hydra, with errors of one line.
 
 Hydra writes nothing (no folders, no log files): its compose interface is used, not its launcher. The values of options
-that are paths or comma-separated texts are taken as they are typed, where Hydra would want quotes around '=', ',' and
+that are paths or comma-separated strings are taken as they are typed, where Hydra would want quotes around '=', ',' and
 blanks, and would look up '${…}'. Quotes around the whole value, Hydra's way to write one, do not belong to it.
 """
 
@@ -21,20 +21,20 @@ from omegaconf.errors import OmegaConfBaseException
 from dnnlib import UserError, choices_hint, one_line
 
 __all__ = [
-    "CONFIG_DIR", "GROUPS", "compose_options", "continued_options", "current_options", "hydra_word", "plain_word",
-    "split_word", "text_value",
+    "CONFIG_DIR", "GROUPS", "compose_options", "continued_options", "current_options", "hydra_override",
+    "plain_override", "split_override", "string_value",
 ]  # fmt: skip
 
 CONFIG_DIR = Path(__file__).resolve().parents[2] / "conf"
 GROUPS = ("model", "spec")
 
 # Taken literally: paths and strings.
-TEXTS = (
+STRINGS = (
     "outdir", "data", "resume", "resume_run", "cache_metrics_dir", "detectors.i3d", "detectors.inception",
     "detectors.identity", "diffaugment",
 )  # fmt: skip
 
-# What a continued run may change: its length, what it writes and where it runs. All else decides what is computed.
+# Options that a continued run may change: its length, what it writes and where it runs. The others decide the results.
 CHANGEABLE = (
     "outdir", "data", "resume_run", "kimg", "imgsnap", "snap", "keep", "previews", "metrics", "cache_metrics_dir",
     "detectors",
@@ -46,7 +46,7 @@ CHANGEABLE = (
 # Options whose value is that of another one unless given; see conf/config.yaml.
 FOLLOWERS = {"spec.ref_gpus": "gpus", "spec.kimg": "kimg", "spec.imgsnap": "imgsnap", "spec.snap": "snap"}
 
-# What stored options are called that an earlier version of this program has written; see `current_options`.
+# New names of options that an earlier version of this program has stored; see `current_options`.
 RENAMED = {"recompute": "activation_checkpointing"}
 MOVED_CLASSES = {
     "training.generator.Generator": "training.networks.generator.Generator",
@@ -54,31 +54,31 @@ MOVED_CLASSES = {
 }
 NETWORKS = ("generator", "discriminator")
 
-WORD = re.compile(r"(\+{0,2})([A-Za-z_][\w.]*)=(.*)", re.DOTALL)
+OVERRIDE = re.compile(r"(\+{0,2})([A-Za-z_][\w.]*)=(.*)", re.DOTALL)
 
 
-def compose_options(words: Sequence[str]) -> dict[str, Any]:
-    """All options as plain data, from the files of conf/ and `key=value` words.
+def compose_options(overrides: Sequence[str]) -> dict[str, Any]:
+    """All options as plain data, from the files of conf/ and `key=value` overrides.
 
     An entry `names` is added: the chosen file of conf/model and of conf/spec. Options that must be given and are not
     are None.
 
     Raises:
-        UserError: A word that is no override, an unknown option, an unknown model or spec; names it.
+        UserError: Something that is no override, an unknown option, an unknown model or spec; names it.
     """
-    datasets = sum(word.startswith("data=") and word.endswith(".tar") for word in words)
+    datasets = sum(override.startswith("data=") and override.endswith(".tar") for override in overrides)
     if datasets > 1:  # a shell has replaced the braces
         example = "'data=faces-{000..010}.tar'"
         raise UserError(f"data= is given {datasets} times: put a name with braces into quotes, {example}.")
-    overrides, texts = [], {}
-    for word, (_, key, value) in [(hydra_word(word), split_word(word)) for word in words]:
-        if key in TEXTS:
-            texts[key] = text_value(value)
+    composed, strings = [], {}
+    for override, (_, key, value) in [(hydra_override(override), split_override(override)) for override in overrides]:
+        if key in STRINGS:
+            strings[key] = string_value(value)
         else:
-            overrides.append(word)
+            composed.append(override)
     try:
         with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-            config = compose("config", overrides=overrides, return_hydra_config=True)
+            config = compose("config", overrides=composed, return_hydra_config=True)
             names = {group: config.hydra.runtime.choices[group] for group in GROUPS}
             for key in ("outdir", "data"):
                 if OmegaConf.is_missing(config, key):
@@ -86,29 +86,29 @@ def compose_options(words: Sequence[str]) -> dict[str, Any]:
             config = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
             options = dict(OmegaConf.to_container(config, resolve=True, throw_on_missing=True), names=names)
     except (HydraException, OmegaConfBaseException, ValueError, TypeError) as error:
-        raise UserError(_explain(error, words)) from error
-    for key, value in texts.items():  # past the grammars of Hydra and OmegaConf
+        raise UserError(_explain(error, overrides)) from error
+    for key, value in strings.items():  # past the grammars of Hydra and OmegaConf
         _set(options, key, value)
     return options
 
 
-def continued_options(stored: Mapping[str, Any], words: Sequence[str]) -> dict[str, Any]:
-    """The options of an earlier run with the changes that the words ask for.
+def continued_options(stored: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """The options of an earlier run with the changes that the overrides ask for.
 
-    Words that say what the run does already are allowed, so that the command that started it can be used again.
+    Overrides that repeat what the run does already are allowed, so that the command that started it can be used again.
 
     Args:
         stored: The run's options, as compose_options returned them, or an earlier version of it.
 
     Raises:
-        UserError: A word asks for something that cannot change in the middle of a run, the run uses a class that
+        UserError: An override asks for something that cannot change in the middle of a run, the run uses a class that
             nothing but its own folder names; and as compose_options.
     """
     stored = current_options(stored)
-    given = compose_options(words)
+    given = compose_options(overrides)
     # Options that are newer than the run have their default values.
     options = {**{key: given[key] for key in given if key not in ("model", "spec")}, **stored}
-    keys = [split_word(word)[1] for word in words]
+    keys = [split_override(override)[1] for override in overrides]
     for key in keys:
         if key in GROUPS:
             if given["names"][key] != options["names"][key]:
@@ -143,7 +143,7 @@ def current_options(stored: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_classes(options: Mapping[str, Any], given: Mapping[str, Any]) -> None:
-    """Refuse to run code that only a run folder names, which may come from elsewhere: conf/ or a word must name it."""
+    """Refuse to run code that only a run folder names, which may come from elsewhere: conf/ or an override must."""
     model = options["names"]["model"]
     known = [*MOVED_CLASSES.values(), *(given["model"][network]["_target_"] for network in NETWORKS)]
     if (CONFIG_DIR / "model" / f"{model}.yaml").is_file():
@@ -161,49 +161,51 @@ def _check_classes(options: Mapping[str, Any], given: Mapping[str, Any]) -> None
 # ----------------------------------------------------------------------------------------------------------------------
 
 
-def split_word(word: str) -> tuple[str, str, str]:
-    """'+', key and value of a word."""
-    if any("\udc80" <= letter <= "\udcff" for letter in word):  # bytes of the command line that are no text
+def split_override(override: str) -> tuple[str, str, str]:
+    """'+', key and value of an override."""
+    if any("\udc80" <= letter <= "\udcff" for letter in override):  # bytes of the command line that are no text
         raise UserError(
-            f"{word.encode(errors='replace').decode()}: this is no valid UTF-8, which logs cannot hold; rename it."
+            f"{override.encode(errors='replace').decode()}: this is no valid UTF-8, which logs cannot hold; rename it."
         )
-    match = WORD.fullmatch(word)
+    match = OVERRIDE.fullmatch(override)
     if match is None:
-        raise UserError(f"'{word}' is no option; write options as name=value, for example outdir=out data=frames.zip.")
+        raise UserError(
+            f"'{override}' is no option; write options as name=value, for example outdir=out data=frames.zip."
+        )
     return match[1], match[2], match[3]
 
 
-def text_value(value: str) -> str | None:
-    """Value of an option of `TEXTS` as it was typed, without quotes; None for null."""
+def string_value(value: str) -> str | None:
+    """Value of an option of `STRINGS` as it was typed, without quotes; None for null."""
     if value == "null":
         return None
     quoted = re.fullmatch(r"""'([^']+)'|"([^"]+)\"""", value, re.DOTALL)
     return value if quoted is None else quoted[1] or quoted[2]
 
 
-def plain_word(word: str) -> str:
-    """A `key=value` word as it is typed here, from one in Hydra's grammar: the inverse of `hydra_word`."""
-    override = OverridesParser.create().parse_override(word)
-    if override.key_or_group not in TEXTS:
-        return word
-    value = override.value()
+def plain_override(override: str) -> str:
+    """A `key=value` override as it is typed here, from one in Hydra's grammar: the inverse of `hydra_override`."""
+    parsed = OverridesParser.create().parse_override(override)
+    if parsed.key_or_group not in STRINGS:
+        return override
+    value = parsed.value()
     if value is None:
-        return f"{override.key_or_group}=null"
+        return f"{parsed.key_or_group}=null"
     text = re.sub(r"(\\*)\$\{", lambda m: m[1][: len(m[1]) // 2] + "${", str(value))
-    return f"{override.key_or_group}={text}"
+    return f"{parsed.key_or_group}={text}"
 
 
-def hydra_word(word: str, *, sweep: bool = False) -> str:
-    """A `key=value` word in Hydra's grammar.
+def hydra_override(override: str, *, sweep: bool = False) -> str:
+    """A `key=value` override in Hydra's grammar.
 
     Args:
-        sweep: The word may stand for several: values with commas, choice(…), range(…), glob(…); of a text, which may
-            have commas of its own, choice(…) alone.
+        sweep: The override may stand for several: values with commas, choice(…), range(…), glob(…); of a
+            string, which may have commas of its own, choice(…) alone.
 
     Raises:
-        UserError: It is no such word, or not for an option that there can be.
+        UserError: It is not of this form, or its option cannot exist.
     """
-    plus, key, value = split_word(word)
+    plus, key, value = split_override(override)
     if key in RENAMED:
         raise UserError(f"The option {key} is called {RENAMED[key]} now: write {RENAMED[key]}={value}")
     if plus and not key.startswith("model."):  # an argument of a network that the files do not mention
@@ -214,19 +216,19 @@ def hydra_word(word: str, *, sweep: bool = False) -> str:
         choices = sorted(path.stem for path in (CONFIG_DIR / key).glob("[!_]*.yaml"))
         if value not in choices:
             raise UserError(f"There is no {key} '{value}' in conf/{key}; {choices_hint(value, choices)}")
-    if key in TEXTS and not (sweep and re.fullmatch(r"choice\(.+\)", value, re.DOTALL)):
-        text = text_value(value)
+    if key in STRINGS and not (sweep and re.fullmatch(r"choice\(.+\)", value, re.DOTALL)):
+        text = string_value(value)
         if text is None:
-            return word
+            return override
         # OmegaConf wants backslashes before '${' doubled and one more, Hydra's grammar those before a quote.
         text = re.sub(r"(\\*)\$\{", lambda m: m[1] * 2 + r"\${", text)
         return f"{key}='" + re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + (m[2] and r"\'"), text) + "'"
     if key == "metrics" and value not in ("", "null") and value[0] != "[":
         return f"metrics=[{value}]"
-    return plus + word.lstrip("+") if plus else word
+    return plus + override.lstrip("+") if plus else override
 
 
-def _explain(error: Exception, words: Sequence[str]) -> str:
+def _explain(error: Exception, overrides: Sequence[str]) -> str:
     """One line about an error of Hydra's."""
     message = str(error)
     match = re.search(r"Could not override '([^']+)'", message)
@@ -235,12 +237,12 @@ def _explain(error: Exception, words: Sequence[str]) -> str:
         return _unknown(inner[1] if inner is not None and inner[1].startswith(match[1]) else match[1])
     # Its further lines are about the configuration's insides; the word at fault is more helpful.
     first = one_line(message.split("\n")[0])
-    for word in words:
+    for override in overrides:
         try:
             with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-                OmegaConf.to_container(compose("config", overrides=[hydra_word(word)]), resolve=True)
+                OmegaConf.to_container(compose("config", overrides=[hydra_override(override)]), resolve=True)
         except (HydraException, OmegaConfBaseException, ValueError, TypeError):
-            return f"Cannot read the option '{word}': {first}"
+            return f"Cannot read the option '{override}': {first}"
     return f"Cannot read the options: {first}"
 
 

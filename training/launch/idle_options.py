@@ -88,7 +88,7 @@ RULES = (
     IdleRule(
         ("model.discriminator.mapping_layers",),
         lambda o, d: not o["cond"] and not o["camera_condition"],
-        "the discriminators are told nothing without cond or camera_condition",
+        "the discriminators are conditioned on nothing without cond or camera_condition",
     ),
     IdleRule(
         ("model.generator.background_dim", "model.generator.rendering.num_background",

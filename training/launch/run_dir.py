@@ -1,6 +1,6 @@
 """Run folders: OUT/00000-<description>, OUT/00001-<description>, … and which process owns one.
 
-A launcher may start a command again, with the same words: torchrun when a process has failed, a cluster's scheduler
+A launcher may start a command again, with the same arguments: torchrun when a process has failed, a cluster's scheduler
 when a job was preempted. Then the command is to continue the run that it began. It recognises its folder by names that
 the launcher gives to its jobs; they are kept in the folder's job.txt.
 """
@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from dnnlib import UserError, exclusive_lock, expand_home
-from training.launch.config import text_value
+from training.launch.config import string_value
 
 __all__ = [
     "create_run_folder",
@@ -23,7 +23,7 @@ __all__ = [
     "lock_run_folder",
     "remove_unfinished",
     "slug",
-    "words_to_continue",
+    "overrides_to_continue",
 ]
 
 JOB_FILE = "job.txt"
@@ -60,11 +60,11 @@ def create_run_folder(outdir: str | os.PathLike, description: str, *, names: Ite
     return folder
 
 
-def launcher_names(words: Sequence[str], job_name: str | None = None) -> dict[str, bool]:
+def launcher_names(overrides: Sequence[str], job_name: str | None = None) -> dict[str, bool]:
     """Names of this command's job in the launcher of this process.
 
     Args:
-        words: Of the command.
+        overrides: Of the command.
         job_name: A name that a launcher has given to this command alone.
 
     Returns:
@@ -72,7 +72,7 @@ def launcher_names(words: Sequence[str], job_name: str | None = None) -> dict[st
         commands may follow one another in a SLURM job, so there only when the job itself was started again.
     """
     # Commands side by side in one job.
-    digest = hashlib.sha256("\n".join(words).encode("utf-8", "surrogateescape")).hexdigest()[:12]
+    digest = hashlib.sha256("\n".join(overrides).encode("utf-8", "surrogateescape")).hexdigest()[:12]
     env, names = os.environ, {}
     if job_name is not None:
         names[f"job {job_name}"] = True
@@ -86,22 +86,22 @@ def launcher_names(words: Sequence[str], job_name: str | None = None) -> dict[st
     return names
 
 
-def words_to_continue(words: Sequence[str], names: Mapping[str, bool]) -> list[str]:
-    """The words of a command, changed so that it continues the run which it began when it was started before, if any.
+def overrides_to_continue(overrides: Sequence[str], names: Mapping[str, bool]) -> list[str]:
+    """The overrides of a command, changed so that it continues the run that its earlier start began, if any.
 
     Args:
         names: See `launcher_names`.
     """
-    values = dict(word.split("=", 1) for word in words if "=" in word)
+    values = dict(override.split("=", 1) for override in overrides if "=" in override)
     ours = {name for name, again in names.items() if again}
     if not ours or "outdir" not in values or "resume_run" in values:
-        return list(words)
-    outdir = Path(expand_home(text_value(values["outdir"]) or "", name="outdir="))
+        return list(overrides)
+    outdir = Path(expand_home(string_value(values["outdir"]) or "", name="outdir="))
     for path in sorted(outdir.glob(f"*/{JOB_FILE}"), reverse=True):
         if ours & set(path.read_text(encoding="utf-8").splitlines()):
-            kept = [word for word in words if not word.startswith("resume=")]
+            kept = [override for override in overrides if not override.startswith("resume=")]
             return [*kept, f"resume_run={path.parent}"]
-    return list(words)
+    return list(overrides)
 
 
 def find_run_folder(outdir: str | os.PathLike | None, run: int | str) -> Path:

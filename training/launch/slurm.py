@@ -31,7 +31,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from dnnlib import UserError, one_line
-from training.launch.config import CONFIG_DIR, compose_options, hydra_word, plain_word, split_word
+from training.launch.config import CONFIG_DIR, compose_options, hydra_override, plain_override, split_override
 from training.launch.option_rules import check_values
 from training.launch.run_dir import slug
 
@@ -44,45 +44,46 @@ STOPPING = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal
 
 
 def submit(
-    words: Sequence[str],
+    arguments: Sequence[str],
     task: Callable[[Any], None],
     *,
     train: Callable[..., None],
     check: Callable[[list[str]], object],
 ) -> None:
-    """Train all combinations that the words stand for, or hand them to the launcher that the words name.
+    """Train all combinations of a sweep, or hand them to the launcher that the overrides name.
 
-    What each of them says is checked before the first one begins.
+    Each of them is checked before the first one begins.
 
     Args:
-        words: Of the command, '-m' among them.
+        arguments: Of the command: overrides, and '-m'.
         task: What every process of a launcher's job calls; importable under its name.
-        train: Called with the words of one training and its `label`, for those that are made here.
-        check: Called before with the words of each of these; raises what is wrong with them.
+        train: Called with the overrides of one training and its `label`, without a launcher.
+        check: Called before with the overrides of each; raises an error about wrong ones.
 
     Raises:
-        UserError: There is no such launcher, Hydra does not like the words, or trainings have failed.
+        UserError: There is no such launcher, Hydra refuses the overrides, or trainings have failed.
     """
-    words = [word for word in words if word not in ("-m", "--multirun")]
-    if not any(word.startswith("outdir=") for word in words):
+    overrides = [argument for argument in arguments if argument not in ("-m", "--multirun")]
+    if not any(override.startswith("outdir=") for override in overrides):
         raise UserError("outdir= is missing: it also takes what the jobs print.")
-    settings = [word for word in words if re.match(r"[+~]*hydra[./]", word)]
-    options = [hydra_word(word, sweep=True) for word in words if word not in settings]
-    _check_lists(words)
+    settings = [override for override in overrides if re.match(r"[+~]*hydra[./]", override)]
+    options = [hydra_override(override, sweep=True) for override in overrides if override not in settings]
+    _check_lists(overrides)
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
-        overrides, choices = zip(*(_choices(parser, word) for word in options))
+        parsed, choices = zip(*(_choices(parser, override) for override in options))
     combinations = list(itertools.product(*choices))
-    varying = {override.key_or_group for override in overrides if override.is_sweep_override()}
-    fixed = {override.key_or_group for override in overrides} - varying
-    trainings = [[plain_word(word) for word in combination] for combination in combinations]
-    if not any(re.match(r"[+~]*hydra[./]sweeper", word) for word in settings):  # others make combinations of their own
+    varying = {each.key_or_group for each in parsed if each.is_sweep_override()}
+    fixed = {each.key_or_group for each in parsed} - varying
+    trainings = [[plain_override(override) for override in combination] for combination in combinations]
+    # Another sweeper makes combinations of its own.
+    if not any(re.match(r"[+~]*hydra[./]sweeper", setting) for setting in settings):
         for training in trainings:
             check_values(compose_options(training))
-    dry = any(override.key_or_group == "dry_run" and _value(override) is True for override in overrides)
+    dry = any(each.key_or_group == "dry_run" and _value(each) is True for each in parsed)
     if dry:
         _train_all(trainings, fixed, train)
-    elif all(word == "hydra/launcher=basic" for word in settings):
+    elif all(setting == "hydra/launcher=basic" for setting in settings):
         for training in trainings:
             check(training)
         _train_all(trainings, fixed, train)
@@ -90,14 +91,14 @@ def submit(
         _launch(settings, options, fixed, task)
 
 
-def sweep_label(words: Iterable[str], fixed: Collection[str]) -> str:
+def sweep_label(overrides: Iterable[str], fixed: Collection[str]) -> str:
     """Label of a training among those of its command, for its folder's name; '' if that shows it anyway.
 
     Args:
-        words: Of the training.
+        overrides: Of the training.
         fixed: Options that are the same in all of them.
     """
-    pairs = [(key, value) for _, key, value in map(split_word, words) if key not in fixed and key not in NAMED]
+    pairs = [(key, value) for _, key, value in map(split_override, overrides) if key not in fixed and key not in NAMED]
     ends = [key.split(".")[-1] for key, _ in pairs]
     names = [end if ends.count(end) == 1 else key for end, (key, _) in zip(ends, pairs)]
     label = "-".join(slug(name + value, most=None) for name, (_, value) in zip(names, pairs))
@@ -109,24 +110,24 @@ def sweep_label(words: Iterable[str], fixed: Collection[str]) -> str:
 # ----------------------------------------------------------------------------------------------------------------------
 
 
-def _check_lists(words: Iterable[str]) -> None:
+def _check_lists(overrides: Iterable[str]) -> None:
     """A list of paths with commas is no choice among them, as paths may hold commas."""
-    for word in words:
-        key, _, value = word.partition("=")
+    for override in overrides:
+        key, _, value = override.partition("=")
         paths = value.split(",") if key in ("data", "resume") else []
         if len(paths) > 1 and not os.path.exists(value) and all(map(os.path.exists, paths)):
-            raise UserError(f"{word} is one path, which is not there; write '{key}=choice({value})' for several.")
+            raise UserError(f"{override} is one path, which is not there; write '{key}=choice({value})' for several.")
 
 
-def _choices(parser: OverridesParser, word: str) -> tuple[Override, list[str]]:
-    """A word in Hydra's grammar, and the words that it stands for."""
+def _choices(parser: OverridesParser, override: str) -> tuple[Override, list[str]]:
+    """An override in Hydra's grammar, and the overrides that it stands for."""
     try:
-        (override,) = parser.parse_overrides([word])  # knows, other than parse_override, what a glob stands for
-        if not override.is_sweep_override():
-            return override, [word]
-        return override, [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+        (parsed,) = parser.parse_overrides([override])  # knows, other than parse_override, what a glob stands for
+        if not parsed.is_sweep_override():
+            return parsed, [override]
+        return parsed, [f"{parsed.get_key_element()}={value}" for value in parsed.sweep_string_iterator()]
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise UserError(f"-m: cannot read the option '{word}': {one_line(str(error).splitlines()[-1])}") from error
+        raise UserError(f"-m: cannot read the option '{override}': {one_line(str(error).splitlines()[-1])}") from error
 
 
 def _value(override: Override) -> Any:
@@ -134,14 +135,14 @@ def _value(override: Override) -> Any:
 
 
 def _train_all(trainings: Sequence[list[str]], fixed: Collection[str], train: Callable[..., None]) -> None:
-    """One after the other; those that fail are named at the end. A signal that stops one stops all."""
+    """One after the other; failed ones are named at the end. A signal that stops one stops all."""
     failed = []
     with _signals_seen() as seen:
-        for number, words in enumerate(trainings, start=1):
-            name = " ".join([f"#{number}", *(word for word in words if split_word(word)[1] not in fixed)])
+        for number, overrides in enumerate(trainings, start=1):
+            name = " ".join([f"#{number}", *(each for each in overrides if split_override(each)[1] not in fixed)])
             print(f"{name} (of {len(trainings)})", flush=True)
             try:
-                train(words, label=sweep_label(words, fixed))
+                train(overrides, label=sweep_label(overrides, fixed))
             except UserError as error:
                 failed.append(f"{name}: {one_line(error)}")
                 print(f"{name} failed: {one_line(error)}", flush=True)
@@ -155,7 +156,7 @@ def _train_all(trainings: Sequence[list[str]], fixed: Collection[str], train: Ca
 
 @contextlib.contextmanager
 def _signals_seen() -> Iterator[Callable[[], set[int]]]:
-    """A function that tells which signals have arrived, whoever handled them."""
+    """A function that returns the signals that have arrived, handled or not."""
     reader, writer = socket.socketpair()
     reader.setblocking(False)
     writer.setblocking(False)
@@ -177,7 +178,7 @@ def _signals_seen() -> Iterator[Callable[[], set[int]]]:
 
 def _launch(settings: list[str], options: list[str], fixed: Iterable[str], task: Callable[[Any], None]) -> None:
     """Hand the jobs to Hydra's launcher and wait for them."""
-    launchers = [word.partition("=")[2] for word in settings if word.startswith("hydra/launcher=")]
+    launchers = [setting.partition("=")[2] for setting in settings if setting.startswith("hydra/launcher=")]
     if any(name.startswith("submitit") for name in launchers):
         try:
             import hydra_plugins.hydra_submitit_launcher  # noqa: F401
@@ -188,9 +189,9 @@ def _launch(settings: list[str], options: list[str], fixed: Iterable[str], task:
     root = str(CONFIG_DIR.parent)  # where the jobs' processes find this program
     os.environ["PYTHONPATH"] = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise errors, instead of printing them and leaving
-    # By this the jobs know which of their words differ; Hydra has no other use for it.
-    told = f"hydra.job.config.override_dirname.exclude_keys=[{','.join(sorted(fixed))}]"
-    sys.argv = [sys.argv[0], "-m", *settings, *options, told]
+    # By this the jobs know which of their overrides differ; Hydra has no other use for it.
+    excluded = f"hydra.job.config.override_dirname.exclude_keys=[{','.join(sorted(fixed))}]"
+    sys.argv = [sys.argv[0], "-m", *settings, *options, excluded]
     # Ours replaces the plugin's default file of the same name, on purpose.
     warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/submitit_slurm' is validated against ConfigStore")
     try:
@@ -201,7 +202,7 @@ def _launch(settings: list[str], options: list[str], fixed: Iterable[str], task:
 
 @contextlib.contextmanager
 def job() -> Iterator[tuple[list[str], str, str]]:
-    """Within a task: the words of the training that this process of a job stands for, the job's name, and its label.
+    """Within a task: the overrides of the training of this process, the name of its job, and the label of the training.
 
     Tells `torch_utils.distributed` by the environment, as torchrun would, which process of how many this is.
     """
@@ -213,12 +214,12 @@ def job() -> Iterator[tuple[list[str], str, str]]:
             # All devices of a machine stay visible: a process takes that of its local rank.
             submitit.helpers.TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
     fixed = list(config.job.config.override_dirname.exclude_keys)
-    # Reading the words again takes Hydra's place for one application per process.
+    # Reading the overrides again takes Hydra's place for one application per process.
     application = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:
-        words = [plain_word(word) for word in config.overrides.task]
-        yield words, str(Path(config.runtime.output_dir)), sweep_label(words, fixed)
+        overrides = [plain_override(override) for override in config.overrides.task]
+        yield overrides, str(Path(config.runtime.output_dir)), sweep_label(overrides, fixed)
     finally:
         GlobalHydra.instance().clear()
         if application is not None:

@@ -63,7 +63,7 @@ class Plan:
 
 
 def plan(
-    words: Sequence[str],
+    overrides: Sequence[str],
     *,
     metrics: Sequence[str] = (),
     inspect: Callable[[Mapping[str, Any]], Any] | None = None,
@@ -72,7 +72,7 @@ def plan(
     """Check a command line.
 
     Args:
-        words: The command's `key=value` words.
+        overrides: Of the command, `key=value`.
         metrics: Names that the option `metrics` may hold.
         inspect: Called with the options when they are checked, but before data are synthesised for them (`data` is None
             then); raises what else is wrong with them. Its result becomes `Plan.inspected`.
@@ -81,7 +81,7 @@ def plan(
     Raises:
         UserError: Something in it is not right.
     """
-    options, run_folder, given_outdir = _read(words)
+    options, run_folder, given_outdir = _read(overrides)
     check_values(options)
     _check_combinations(options, metrics)
     build_augment(options)
@@ -92,13 +92,13 @@ def plan(
         check_freezing(options)
     options["metrics"] = options["metrics"] or []
     options["workers"] = _workers(options, device_type)
-    # A CPU is one device, unless somebody asks for more processes on it; a continued run has as many as before.
-    wanted = run_folder is not None or any(word.startswith("gpus=") for word in words)
+    # A CPU is one device, unless more processes are asked for; a continued run has as many as before.
+    wanted = run_folder is not None or any(override.startswith("gpus=") for override in overrides)
     processes = _processes(options, _available(device_type, several=wanted))
     options["spec"]["microbatch"] = _microbatch(options["spec"], processes)
     if processes < options["gpus"]:
         notes.append(_fewer_devices(options, processes))
-    given = dict.fromkeys(word.lstrip("+").partition("=")[0] for word in words)
+    given = dict.fromkeys(override.lstrip("+").partition("=")[0] for override in overrides)
     if processes > options["gpus"] and "gpus" in given:
         notes.append(f"gpus={options['gpus']} has no effect: {processes} processes have been started.")
     notes += idle_notes(given, options, Devices(device_type, processes))
@@ -155,9 +155,9 @@ def write_options(folder: Path, options: Mapping[str, Any]) -> None:
 # Reading
 
 
-def _read(words: Sequence[str]) -> tuple[dict[str, Any], Path | None, str | None]:
+def _read(overrides: Sequence[str]) -> tuple[dict[str, Any], Path | None, str | None]:
     """The options, the folder of the run to continue, and outdir= as given."""
-    options = compose_options(words)
+    options = compose_options(overrides)
     for key in ("outdir", "data", "resume", "resume_run", "cache_metrics_dir"):
         if options[key] is not None:
             options[key] = expand_home(str(options[key]), name=f"{key}=") or None
@@ -172,7 +172,7 @@ def _read(words: Sequence[str]) -> tuple[dict[str, Any], Path | None, str | None
         stored = yaml.safe_load((folder / OPTIONS_FILE).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"Cannot continue the run in {folder}: its {OPTIONS_FILE} cannot be read.") from error
-    given = continued_options(stored, words)
+    given = continued_options(stored, overrides)
     for key in ("outdir", "data", "cache_metrics_dir"):
         if given[key] is not None:
             given[key] = expand_home(str(given[key]), name=f"{key}=")
@@ -254,7 +254,7 @@ def _processes(options: Mapping[str, Any], available: int) -> int:
     """Number of training processes, one per device: as many as are wanted, are there, and can share the batch."""
     wanted, batch, group = options["gpus"], options["spec"]["mb"], options["spec"]["mbstd"]
     started = distributed.torchrun_world_size()
-    if started is not None:  # somebody else has decided
+    if started is not None:  # torchrun has decided
         wanted = available = started
     fitting = [n for n in range(1, min(wanted, available) + 1) if batch % (n * group) == 0]
     if not fitting or (fitting[-1] < wanted <= available):

@@ -1,8 +1,8 @@
-"""Talking heads that are known exactly: density and colour as closed formulas of place and time.
+"""Analytic talking heads: density and colour as closed formulas of place and time.
 
 A head (skull, jaw, nose, ears, eyes, hair) turns about the top of a neck that stands in shoulders. All parts are
-ellipsoids with soft surfaces; eyelids, pupils, brows and lips are colours of places on them. Who it is follows from a
-content code, what it does from a motion code, what lies behind from a background code; all codes are standard normal.
+ellipsoids with soft surfaces; eyelids, pupils, brows and lips are colours of places on them. A content
+code gives the identity, a motion code the motion, a background code the background; all codes are standard normal.
 
 The world is that of `renderer.cameras`: z is up, a camera at yaw 0 looks along −x at the face, y points right in its
 picture, and a field of view of 18° shows 0.158 on either side of the origin.

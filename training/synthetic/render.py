@@ -1,4 +1,4 @@
-"""One synthetic video: what it is made with, its frames, and what is known about it."""
+"""A synthetic video: its configuration, frames and ground truth."""
 
 import dataclasses
 import hashlib

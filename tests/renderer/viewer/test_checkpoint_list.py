@@ -47,9 +47,9 @@ def put(folder, number, text="good"):
 
 def test_a_file_is_a_shelf_of_one(tmp_path, records):
     (tmp_path / "a.pkl").write_text("good")
-    shelf = records.open(tmp_path / "a.pkl")
-    assert shelf.names == ["a.pkl"] and shelf.newest == "a.pkl" and not shelf.refresh()
-    assert shelf.source("a.pkl") == "source of good"
+    checkpoints = records.open(tmp_path / "a.pkl")
+    assert checkpoints.names == ["a.pkl"] and checkpoints.newest == "a.pkl" and not checkpoints.refresh()
+    assert checkpoints.source("a.pkl") == "source of good"
 
 
 def test_snapshots_are_sorted_and_other_files_are_left_out(tmp_path, records):
@@ -63,75 +63,76 @@ def test_snapshots_are_sorted_and_other_files_are_left_out(tmp_path, records):
 
 def test_new_ones_appear_and_deleted_ones_go(tmp_path, records):
     first = put(tmp_path, 1)
-    shelf = records.open(tmp_path)
-    assert not shelf.refresh()
+    checkpoints = records.open(tmp_path)
+    assert not checkpoints.refresh()
     second = put(tmp_path, 2)
-    assert shelf.refresh() and shelf.names == [first, second]
+    assert checkpoints.refresh() and checkpoints.names == [first, second]
     (tmp_path / first).unlink()
-    assert shelf.refresh() and shelf.names == [second]
+    assert checkpoints.refresh() and checkpoints.names == [second]
     (tmp_path / second).unlink()
-    assert not shelf.refresh() and shelf.names == [second], "what is in memory can still be looked at"
+    assert not checkpoints.refresh() and checkpoints.names == [second], "what is in memory can still be looked at"
     with pytest.raises(UserError, match="no checkpoint .*1.pkl any more"):
-        shelf.source(first)
+        checkpoints.source(first)
 
 
 def test_broken_ones_are_skipped_with_one_message_until_they_change(tmp_path, records):
     good, bad = put(tmp_path, 1), put(tmp_path, 2, "damaged")
-    shelf = records.open(tmp_path)
+    checkpoints = records.open(tmp_path)
     for _ in range(3):
-        shelf.refresh()
-    assert shelf.names == [good] and records.reports == [f"skipped: {bad} is damaged."]
+        checkpoints.refresh()
+    assert checkpoints.names == [good] and records.reports == [f"skipped: {bad} is damaged."]
     assert sorted(records.checked) == [good, bad], "each was looked at once"
     put(tmp_path, 2, "good now")
-    assert shelf.refresh() and shelf.newest == bad
+    assert checkpoints.refresh() and checkpoints.newest == bad
 
 
 def test_one_that_cannot_be_loaded_after_all_is_taken_away(tmp_path, records):
     put(tmp_path, 1)
     name = put(tmp_path, 2)
-    shelf = records.open(tmp_path)
+    checkpoints = records.open(tmp_path)
     os.utime(tmp_path / name)
 
     def fail(path):
         raise UserError("it does not fit.")
 
-    shelf._load = fail
+    checkpoints._load = fail
     with pytest.raises(UserError, match="does not fit"):
-        shelf.source(name)
-    assert shelf.refresh() and name not in shelf.names
+        checkpoints.source(name)
+    assert checkpoints.refresh() and name not in checkpoints.names
 
 
 def test_the_newest_that_can_be_loaded(tmp_path, records):
     first, second = put(tmp_path, 1), put(tmp_path, 2)
-    shelf = records.open(tmp_path)
-    assert shelf.newest_source() == (second, "source of good")
+    checkpoints = records.open(tmp_path)
+    assert checkpoints.newest_source() == (second, "source of good")
     put(tmp_path, 2, "damaged")
-    assert shelf.newest_source() == (first, "source of good") and records.reports == [f"skipped: {second} is damaged."]
+    assert checkpoints.newest_source() == (first, "source of good")
+    assert records.reports == [f"skipped: {second} is damaged."]
     put(tmp_path, 1, "damaged")
     with pytest.raises(UserError, match="000001.pkl is damaged"):
-        shelf.newest_source()
+        checkpoints.newest_source()
 
 
 def test_networks_stay_in_memory_but_not_many(tmp_path, records):
     names = [put(tmp_path, i) for i in range(module.KEPT + 1)]
-    shelf = records.open(tmp_path)
-    shelf.source(names[0])
-    shelf.source(names[0])
+    checkpoints = records.open(tmp_path)
+    checkpoints.source(names[0])
+    checkpoints.source(names[0])
     assert records.loaded == [names[0]]
     for name in names:
-        shelf.source(name)
-    shelf.source(names[0])
+        checkpoints.source(name)
+    checkpoints.source(names[0])
     assert records.loaded == [*names, names[0]]
 
 
 def test_a_file_that_was_replaced_is_loaded_again(tmp_path, records):
     name = put(tmp_path, 1)
-    shelf = records.open(tmp_path)
-    assert shelf.source(name) == "source of good"
+    checkpoints = records.open(tmp_path)
+    assert checkpoints.source(name) == "source of good"
     put(tmp_path, 1, "good as new")
-    assert shelf.source(name) == "source of good as new"
+    assert checkpoints.source(name) == "source of good as new"
     (tmp_path / name).unlink()
-    assert shelf.source(name) == "source of good as new", "it is in memory"
+    assert checkpoints.source(name) == "source of good as new", "it is in memory"
 
 
 def test_a_folder_with_nothing_to_look_at(tmp_path, records):

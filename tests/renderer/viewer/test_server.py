@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture
-def shelf():
+def checkpoints():
     source = Source(CameraPrior(), Queue())
     return types.SimpleNamespace(names=["a"], newest="a", newest_source=lambda: ("a", source), refresh=lambda: False)
 
@@ -37,8 +37,8 @@ def taken():
         yield listener.getsockname()[1]
 
 
-def test_it_listens_where_it_was_told_and_nowhere_else(shelf):
-    server = ViewerServer(shelf, host="127.0.0.1", port=0)
+def test_it_listens_at_its_address_and_nowhere_else(checkpoints):
+    server = ViewerServer(checkpoints, host="127.0.0.1", port=0)
     try:
         with socket.create_connection(("127.0.0.1", server.port), timeout=5) as connection:
             connection.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -54,22 +54,22 @@ def test_it_listens_where_it_was_told_and_nowhere_else(shelf):
     assert server.sessions == []
 
 
-def test_a_port_that_is_taken_is_not_replaced_by_another(shelf, taken):
+def test_a_port_that_is_taken_is_not_replaced_by_another(checkpoints, taken):
     with pytest.raises(UserError, match=f"Cannot listen on 127.0.0.1, port {taken}: Address already in use; choose"):
-        ViewerServer(shelf, host="127.0.0.1", port=taken)
+        ViewerServer(checkpoints, host="127.0.0.1", port=taken)
 
 
-def test_an_address_of_another_machine(shelf):
+def test_an_address_of_another_machine(checkpoints):
     with pytest.raises(UserError, match="Cannot listen on 192.0.2.1, port 8080"):
-        ViewerServer(shelf, host="192.0.2.1", port=8080)
+        ViewerServer(checkpoints, host="192.0.2.1", port=8080)
     with pytest.raises(UserError, match="Cannot listen on no.such.host.invalid"):
-        ViewerServer(shelf, host="no.such.host.invalid", port=8080)
+        ViewerServer(checkpoints, host="no.such.host.invalid", port=8080)
 
 
-def test_without_viser_one_line_says_what_to_install(shelf, monkeypatch):
+def test_without_viser_one_line_says_what_to_install(checkpoints, monkeypatch):
     monkeypatch.setitem(sys.modules, "viser", None)
     with pytest.raises(UserError, match="pip install 'viser"):
-        ViewerServer(shelf, host="127.0.0.1", port=0)
+        ViewerServer(checkpoints, host="127.0.0.1", port=0)
 
 
 def test_the_command_says_where_and_ends_with_ctrl_c(tmp_path):

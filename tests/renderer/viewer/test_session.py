@@ -22,8 +22,8 @@ class Stage:
     def __init__(self, seconds=0.02):
         self.queue, self.client = Queue(), Client()
         self.sources = {name: Source(PRIOR, self.queue, seconds=seconds) for name in ("old.pkl", "new.pkl")}
-        self.shelf = types.SimpleNamespace(names=["old.pkl"], newest_source=self._newest, source=self._load)
-        self.session = Session(self.client, self.shelf, self.queue, clock=lambda: self.queue.now)
+        self.checkpoints = types.SimpleNamespace(names=["old.pkl"], newest_source=self._newest, source=self._load)
+        self.session = Session(self.client, self.checkpoints, self.queue, clock=lambda: self.queue.now)
         self.gui, self.source = self.client.gui, self.sources["old.pkl"]
 
     def _newest(self):

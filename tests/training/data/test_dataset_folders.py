@@ -13,7 +13,7 @@ import run_train
 from dnnlib import UserError, run_cli
 from renderer.mesh import __main__ as mesh_command
 from tests.small_network import save_small_network, small_generator
-from tests.training.tiny import WORDS, make_loop, make_plan, write_frames
+from tests.training.tiny import OVERRIDES, make_loop, make_plan, write_frames
 from training.data.dataset_folders import frames_nearby, keep_apart, trained_on
 from training.dataset_tool import __main__ as dataset_tool
 from training.dataset_tool.prepare import prepare
@@ -35,7 +35,7 @@ def files(folder) -> list:
 def test_a_run_inside_its_data_is_refused(where, tmp_path, monkeypatch, capsys):
     data = write_frames(tmp_path / "data")
     before = files(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["run_train.py", f"outdir={data}/{where}", f"data={data}", *WORDS])
+    monkeypatch.setattr(sys, "argv", ["run_train.py", f"outdir={data}/{where}", f"data={data}", *OVERRIDES])
     with pytest.raises(SystemExit) as caught:
         run_cli(run_train.main)
     error = capsys.readouterr().err

@@ -16,7 +16,7 @@ from PIL import Image
 
 import run_train
 from dnnlib import UserError
-from tests.training.tiny import WORDS, write_frames
+from tests.training.tiny import OVERRIDES, write_frames
 from training.checkpoints.training_state import read_state
 from training.data import webdataset_files
 from training.data.annotations import SHARDS_FORMAT
@@ -381,7 +381,7 @@ def test_training_continues_exactly(tmp_path, monkeypatch):
         monkeypatch.setattr(sys, "argv", ["run_train.py", *words])
         run_train.main()
 
-    words = [f"data={tmp_path}/set/shard-{{000000..000001}}.tar", *WORDS, "imgsnap=1"]
+    words = [f"data={tmp_path}/set/shard-{{000000..000001}}.tar", *OVERRIDES, "imgsnap=1"]
     train(f"outdir={tmp_path / 'whole'}", *words, "kimg=0.016")
     train(f"outdir={tmp_path / 'parts'}", *words, "kimg=0.008")
     train(f"outdir={tmp_path / 'parts'}", "resume_run=0", "kimg=0.016")

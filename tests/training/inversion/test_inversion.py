@@ -94,8 +94,8 @@ def test_fine_tuning_comes_closer_and_its_network_is_loaded_like_any(folder, tmp
     [
         (["--clip", "nothing"], "--clip: there is no file or folder 'nothing'"),
         (["--frames", "7"], "has 5 frames, fewer than --frames 7"),
-        (["--times", "0-1"], "--times 0-1: write START:END"),
-        (["--times", "0:inf"], "--times 0:inf: write START:END"),
+        (["--times", "0-1"], "--times: '0-1' is not START:END"),
+        (["--times", "0:inf"], "--times: '0:inf' is not START:END"),
         (["--crop", "1,2"], "--crop 1,2: write centre, or"),
         (["--crop", "0,0,99,99"], "is not inside the frames"),
         (["--lpips", __file__], "cannot be loaded as TorchScript"),

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from dnnlib import UserError
-from tests.training.tiny import WORDS
+from tests.training.tiny import OVERRIDES
 from training.launch import default_data
 from training.launch.validate import plan
 
@@ -19,7 +19,7 @@ def cache(tmp_path, monkeypatch):
 
 
 def test_it_is_made_once_and_trained_on(cache, tmp_path):
-    words = [f"outdir={tmp_path / 'runs'}", *WORDS]
+    words = [f"outdir={tmp_path / 'runs'}", *OVERRIDES]
     job = plan(words)
     assert job.dataset.num_videos == 2 and job.dataset.describe()["num_frames"] == 8
     assert os.path.commonpath([job.options["data"], cache]) == str(cache)
@@ -31,7 +31,7 @@ def test_it_is_made_once_and_trained_on(cache, tmp_path):
 
 
 def test_other_cameras_and_sizes_are_other_sets(cache, tmp_path):
-    options = plan([f"outdir={tmp_path / 'runs'}", *WORDS]).options
+    options = plan([f"outdir={tmp_path / 'runs'}", *OVERRIDES]).options
     keys = {default_data.default_config(options).key()}
     options["model"]["generator"]["camera"] = dict(options["model"]["generator"]["camera"], yaw=[-0.3, 0.3])
     keys.add(default_data.default_config(options).key())
@@ -45,7 +45,7 @@ def test_other_cameras_and_sizes_are_other_sets(cache, tmp_path):
 
 
 def test_mistakes_are_found_before_anything_is_drawn(cache, tmp_path):
-    words = [f"outdir={tmp_path / 'runs'}", *WORDS, "model.generator.camera.fov=-3"]
+    words = [f"outdir={tmp_path / 'runs'}", *OVERRIDES, "model.generator.camera.fov=-3"]
     with pytest.raises(UserError, match="fov must lie between 0 and 180"):
         plan(words)
     assert not cache.exists()
@@ -61,7 +61,7 @@ def test_mistakes_are_found_before_anything_is_drawn(cache, tmp_path):
 )
 def test_so_are_mistakes_that_the_data_do_not_come_into(words, message, cache, tmp_path):
     with pytest.raises(UserError, match=message):
-        plan([f"outdir={tmp_path / 'runs'}", *WORDS, *words])
+        plan([f"outdir={tmp_path / 'runs'}", *OVERRIDES, *words])
     assert not cache.exists()
 
 
@@ -73,14 +73,14 @@ def test_missing_detectors_are_told_before_anything_is_drawn(cache, tmp_path):
         raise UserError("there is no detector")
 
     with pytest.raises(UserError, match="there is no detector"):
-        plan([f"outdir={tmp_path / 'runs'}", *WORDS], inspect=inspect)
+        plan([f"outdir={tmp_path / 'runs'}", *OVERRIDES], inspect=inspect)
     assert seen == [None] and not cache.exists()
 
 
 @pytest.mark.parametrize("words", [[], ["frame_stride=2", "nframes=3", "mirror=true"], ["subset=1", "resolution=32"]])
 def test_a_dry_run_describes_what_would_be_drawn(words, cache, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 1)  # no processes for two videos
-    words = [f"outdir={tmp_path / 'runs'}", *WORDS, *words]
+    words = [f"outdir={tmp_path / 'runs'}", *OVERRIDES, *words]
     dry = plan([*words, "dry_run=true"])
     assert not cache.exists() and not (tmp_path / "runs").exists()
     (note,) = dry.notes
@@ -110,4 +110,4 @@ def test_no_place_for_it(cache, tmp_path):
     with pytest.raises(
         UserError, match="Cannot use the cache folder .*: give data=, or set XDG_CACHE_HOME to a folder"
     ):
-        plan([f"outdir={tmp_path / 'runs'}", *WORDS])
+        plan([f"outdir={tmp_path / 'runs'}", *OVERRIDES])

@@ -10,7 +10,7 @@ import torch
 
 import run_train
 from dnnlib import UserError
-from tests.training.tiny import WORDS, write_frames
+from tests.training.tiny import OVERRIDES, write_frames
 from training.checkpoints.snapshot import load_generator, load_snapshot
 from training.inference.frame_renderer import FrameRenderer
 from training.inference.latents import seed_latents
@@ -48,7 +48,7 @@ def train(monkeypatch, *words: str) -> None:
 
 
 def test_own_generator_trains_resumes_and_renders(work, monkeypatch):
-    own = [word for word in WORDS if not word.startswith(("model=", "kimg="))]
+    own = [word for word in OVERRIDES if not word.startswith(("model=", "kimg="))]
     train(monkeypatch, "data=data", "model=looping", *own, "kimg=0.008", "imgsnap=null")
     (folder,) = Path("runs").iterdir()
     train(monkeypatch, "resume_run=0", "kimg=0.016")
@@ -87,9 +87,9 @@ def test_a_class_that_does_not_exist_or_is_no_network_is_one_line(work):
 
     for name, message in (("my_models.Nothing", "there is no class"), ("os.getcwd", "is no torch.nn.Module")):
         with pytest.raises(UserError, match=rf"^model\.generator: .*{message}"):
-            plan(["outdir=runs", "data=data", *WORDS, f"model.generator._target_={name}"])
+            plan(["outdir=runs", "data=data", *OVERRIDES, f"model.generator._target_={name}"])
     with pytest.raises(UserError, match="model.generator: .*hair"):
-        plan(["outdir=runs", "data=data", "model=looping", *WORDS[1:], "+model.generator.hair=1"])
+        plan(["outdir=runs", "data=data", "model=looping", *OVERRIDES[1:], "+model.generator.hair=1"])
 
 
 def test_the_page_names_files_that_exist():

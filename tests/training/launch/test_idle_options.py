@@ -8,7 +8,7 @@ import torch
 import yaml
 
 from dnnlib import UserError
-from tests.training.tiny import WORDS, make_loop, make_plan
+from tests.training.tiny import OVERRIDES, make_loop, make_plan
 from training.launch import validate
 from training.launch.idle_options import Devices, check_freezing, check_precision, idle_notes
 from training.networks.discriminator import TimeAwareDiscriminators
@@ -41,7 +41,7 @@ IDLE = [
     (["spec.path_weight=0"], "model.generator.rendering.path_lattice= has no effect", ["spec.path_weight=2"]),
     (
         ["model.discriminator.mapping_layers=3"],
-        "model.discriminator.mapping_layers= has no effect: the discriminators are told nothing",
+        "model.discriminator.mapping_layers= has no effect: the discriminators are conditioned on nothing",
         [],
     ),
     (
@@ -66,9 +66,9 @@ def options(tmp_path_factory):
 
 
 def notes_on(options, words) -> list[str]:
-    """Notes on the overrides of tiny.WORDS and these, on one CPU process."""
+    """Notes on the overrides of tiny.OVERRIDES and these, on one CPU process."""
     options, given = copy.deepcopy(options), {}
-    for word in [*WORDS, *words]:
+    for word in [*OVERRIDES, *words]:
         name, _, text = word.partition("=")
         given[name] = yaml.safe_load(text)
         if name not in ("model", "spec"):

@@ -13,9 +13,9 @@ from training.launch.run_dir import (
     find_run_folder,
     launcher_names,
     lock_run_folder,
+    overrides_to_continue,
     remove_unfinished,
     slug,
-    words_to_continue,
 )
 
 
@@ -122,31 +122,31 @@ def names(monkeypatch, words, job_name=None, **environment):
 def test_a_command_that_is_started_again_finds_its_run(tmp_path, monkeypatch, first, again):
     words = [f"outdir={tmp_path}", "data=d", "resume=old.pkl", "seed=1"]
     begun = names(monkeypatch, words, **first)
-    assert words_to_continue(words, begun) == words
+    assert overrides_to_continue(words, begun) == words
     folder = create_run_folder(tmp_path, "x", names=begun)
     create_run_folder(tmp_path, "another", names=["torchrun other"])
     expected = [f"outdir={tmp_path}", "data=d", "seed=1", f"resume_run={folder}"]
-    assert words_to_continue(words, names(monkeypatch, words, **(first | again))) == expected
+    assert overrides_to_continue(words, names(monkeypatch, words, **(first | again))) == expected
     # Another command of the same job, another job, and no job at all begin runs of their own.
     other = [*words, "gpus=2"]
-    assert words_to_continue(other, names(monkeypatch, other, **(first | again))) == other
+    assert overrides_to_continue(other, names(monkeypatch, other, **(first | again))) == other
     changed = {**first, **again, **{key: value + "0" for key, value in first.items() if key.endswith("_ID")}}
-    assert words_to_continue(words, names(monkeypatch, words, **changed)) == words
-    assert names(monkeypatch, words) == {} and words_to_continue(words, {}) == words
+    assert overrides_to_continue(words, names(monkeypatch, words, **changed)) == words
+    assert names(monkeypatch, words) == {} and overrides_to_continue(words, {}) == words
 
 
 def test_two_commands_in_one_slurm_job_are_two_runs(tmp_path, monkeypatch):
     words = [f"outdir={tmp_path}"]
     create_run_folder(tmp_path, "x", names=names(monkeypatch, words, SLURM_JOB_ID="7"))
-    assert words_to_continue(words, names(monkeypatch, words, SLURM_JOB_ID="7")) == words
+    assert overrides_to_continue(words, names(monkeypatch, words, SLURM_JOB_ID="7")) == words
 
 
 def test_a_submitted_job_is_known_by_its_name(tmp_path, monkeypatch):
     words = [f"outdir='{tmp_path}'"]
     begun = names(monkeypatch, words, "jobs/0")
     folder = create_run_folder(tmp_path, "x", names=begun)
-    assert words_to_continue(words, begun) == [*words, f"resume_run={folder}"]
-    assert words_to_continue([*words, "resume_run=3"], begun) == [*words, "resume_run=3"]
+    assert overrides_to_continue(words, begun) == [*words, f"resume_run={folder}"]
+    assert overrides_to_continue([*words, "resume_run=3"], begun) == [*words, "resume_run=3"]
 
 
 def test_unfinished_files_are_removed_and_no_others(tmp_path):

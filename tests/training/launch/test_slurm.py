@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 
 import run_train
 from dnnlib import UserError, run_cli
-from tests.training.tiny import WORDS, write_frames
+from tests.training.tiny import OVERRIDES, write_frames
 from training.launch.config import CONFIG_DIR
 from training.launch.slurm import job, submit, sweep_label
 
@@ -161,7 +161,7 @@ def run(monkeypatch, *words) -> int:
 
 
 def test_run_folders_say_which_training_they_are(tmp_path, monkeypatch, capsys):
-    words = [f"outdir={tmp_path}/runs", f"data={write_frames(tmp_path / 'data')}", *WORDS, "imgsnap=null"]
+    words = [f"outdir={tmp_path}/runs", f"data={write_frames(tmp_path / 'data')}", *OVERRIDES, "imgsnap=null"]
     words += ["kimg=0.004"]
     assert run(monkeypatch, "-m", *words, "spec.gamma=2", "model=stylenerf_small,stylenerf_mead", "dry_run=true") == 0
     assert capsys.readouterr().out.count("(not made)") == 2 and not (tmp_path / "runs").exists()

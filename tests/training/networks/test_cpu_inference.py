@@ -1,4 +1,4 @@
-"""Rendering by native programs: rays that are marched in one go, and products of bfloat16."""
+"""Rendering with fused MLPs: rays in one pass, and products of bfloat16."""
 
 import dataclasses
 

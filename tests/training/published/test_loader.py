@@ -33,7 +33,7 @@ from tests.training.published.published_files import (
     storage_bytes,
     tensor,
 )
-from tests.training.tiny import WORDS, make_plan, write_frames
+from tests.training.tiny import OVERRIDES, make_plan, write_frames
 from training.checkpoints.snapshot import load_generator, load_snapshot
 from training.launch.build import build_networks
 from training.networks.discriminator import TimeAwareDiscriminators
@@ -478,7 +478,7 @@ def test_training_starts_from_a_published_checkpoint(tmp_path, monkeypatch):
     about = {"channel_base": discriminator.config["channel_base"], "channel_max": discriminator.config["channel_max"]}
     source = tmp_path / "published.pkl"
     source.write_bytes(small_file(spec, arrays=arrays, options=original, discriminator=about))
-    words = [f"outdir={tmp_path / 'runs'}", f"data={write_frames(tmp_path / 'frames')}", *WORDS, "imgsnap=null"]
+    words = [f"outdir={tmp_path / 'runs'}", f"data={write_frames(tmp_path / 'frames')}", *OVERRIDES, "imgsnap=null"]
     # So little is trained that the networks are still those of the file, to within a step of the optimiser.
     words += ["kimg=0.004", "spec.lrate=1e-9", "spec.ema=1000000", "spec.ramp=null", f"resume={source}"]
     monkeypatch.setattr(sys, "argv", ["run_train.py", *words])

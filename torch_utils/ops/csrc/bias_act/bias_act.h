@@ -16,7 +16,7 @@ enum Operation : int {
     CURVATURE,             // d²y/dx² * dy * ddx
 };
 
-// What a launch takes; tests mirror it with ctypes.
+// Arguments of a launch; tests mirror it with ctypes.
 struct Arguments {
     const void *x, *b, *dy, *ddx;  // [count], [channels] or null, [count], [count]
     void* out;                     // [count]
@@ -143,7 +143,7 @@ HOST_DEVICE C element(C x, C b, C dy, C ddx, const Parameters<C>& p) {
     }
 }
 
-// Whether an operation exists for an activation, so that no code is made for those that do not.
+// True if an operation exists for an activation; no code is made for the others.
 constexpr bool exists(int act, int operation) {
     return operation == GRADIENT_FROM_OUTPUT ? act <= LRELU : operation == CURVATURE ? act > LRELU : true;
 }

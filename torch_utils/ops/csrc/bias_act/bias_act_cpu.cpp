@@ -81,7 +81,7 @@ T* advanced(T* pointer, Index by) {
     return pointer == nullptr ? nullptr : pointer + by;
 }
 
-// How a tensor is cut: rows of `row` elements each, tasks of `rows_per_task` rows. As runs, row r belongs to channel
+// Partition of a tensor: rows of `row` elements each, tasks of `rows_per_task` rows. As runs, row r belongs to channel
 // r / parts % channels; as patterns, all rows have the same biases, and the last may be shorter.
 struct Cut {
     bool runs;

@@ -1,4 +1,4 @@
-// What the PyTorch operators of compositing for CPU and CUDA tensors share: checks, sizes, results.
+// Common to the PyTorch operators of compositing for CPU and CUDA tensors: checks, sizes, results.
 #pragma once
 
 #include <ATen/ops/empty.h>

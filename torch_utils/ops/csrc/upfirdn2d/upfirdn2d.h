@@ -23,7 +23,7 @@ struct Window {
 
 HOST_DEVICE Index ceil_divide(Index a, Index b) { return a > 0 ? (a + b - 1) / b : -((-a) / b); }
 
-// What meets in output `o` of an endless input: no end is looked at.
+// Taps and inputs that meet in output `o` of an endless input: no end is looked at.
 HOST_DEVICE Window unbounded_window(const Axis& axis, Index o) {
     const Index first = o * axis.down - axis.pad;
     const Index input = ceil_divide(first, axis.up);
@@ -31,7 +31,7 @@ HOST_DEVICE Window unbounded_window(const Axis& axis, Index o) {
     return {input, tap, tap < axis.taps ? (axis.taps - tap + axis.up - 1) / axis.up : 0};
 }
 
-// What meets in output `o`: pairs whose input lies outside of [0, in) are left out.
+// Taps and inputs that meet in output `o`: pairs whose input lies outside of [0, in) are left out.
 HOST_DEVICE Window window(const Axis& axis, Index o) {
     Window w = unbounded_window(axis, o);
     const Index missing = math::max<Index>(-w.input, 0);

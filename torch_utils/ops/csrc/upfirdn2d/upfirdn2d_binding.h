@@ -1,4 +1,4 @@
-// What the PyTorch operators upfirdn2d for CPU and CUDA tensors share: schema, sizes, memory formats.
+// Common to the PyTorch operators upfirdn2d for CPU and CUDA tensors: schema, sizes, memory formats.
 #pragma once
 
 #include <ATen/ops/empty.h>

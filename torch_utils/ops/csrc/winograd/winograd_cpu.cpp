@@ -18,7 +18,7 @@ using namespace winograd;
 constexpr int64_t kTaps = 9, kChunk = 8;  // of a weight; inputs whose weights are transposed at a time
 constexpr int64_t kProducts = 36;         // for 4x4 results of stride 1
 constexpr int64_t kLine = 64;             // bytes of a line of the caches
-// What belongs to different products lies so many values further apart than it needs to: steps of a power of two would
+// Data of different products lie so many values further apart than they need to: steps of a power of two would
 // lead all to the same few places of a cache.
 constexpr int64_t kApart = kLine / sizeof(float);
 
