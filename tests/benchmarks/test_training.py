@@ -26,7 +26,7 @@ def figures(monkeypatch):
         lambda _, options, name, *__: {"seconds": SECONDS[name], "cpu_seconds": 2 * SECONDS[name], "memory": 5e9},
     )
     counts = {name: (Counter({MatrixProduct(1, 1000, 1000, 1000): int(t)}), 1.0) for name, t in SECONDS.items()}
-    monkeypatch.setattr(training.work, "count", lambda *_, **__: counts)
+    monkeypatch.setattr(training.work, "count_products", lambda *_, **__: counts)
     monkeypatch.setattr(
         training,
         "time_products",
