@@ -235,7 +235,7 @@ def _explain(error: Exception, overrides: Sequence[str]) -> str:
     if match is not None:
         inner = re.search(r"full_key: (\S+)", str(error.__cause__))  # the key at fault within a value like {a: 1}
         return _unknown(inner[1] if inner is not None and inner[1].startswith(match[1]) else match[1])
-    # Its further lines are about the configuration's insides; the word at fault is more helpful.
+    # Further lines of the message are about Hydra's internals; the override at fault is more helpful.
     first = one_line(message.split("\n")[0])
     for override in overrides:
         try:
