@@ -29,7 +29,7 @@ from torch_utils.memory import keep_freed_memory
 from torch_utils.ops.bias_act import bias_act
 from torch_utils.ops.composite import ray_weights, weighted_sum
 from torch_utils.ops.conv3x3 import convolve, weight_gradient
-from torch_utils.ops.point_linear import activation_gradient
+from torch_utils.ops.point_linear_ref import activation_gradient
 from torch_utils.ops.upfirdn2d import setup_filter, upfirdn2d
 from torch_utils.ops.weight_gradients import no_weight_gradients
 

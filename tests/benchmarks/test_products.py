@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from benchmarks import library_routes
 from benchmarks.library_routes import Limit, TimedProduct, time_products
 from benchmarks.products import Convolution, MatrixProduct, multiply_adds, record_products
-from torch_utils.ops.point_linear import point_linear
+from torch_utils.ops.point_linear_ref import point_linear_ref
 
 
 def test_a_layer_and_its_gradients():
@@ -33,7 +33,7 @@ def test_point_layers_count_the_same_by_either_route(threads):
     torch.set_num_threads(threads)
     try:
         with record_products() as found:
-            point_linear(x, w, torch.zeros(24), act="lrelu").sum().backward()
+            point_linear_ref(x, w, torch.zeros(24), act="lrelu").sum().backward()
     finally:
         torch.set_num_threads(before)
     assert set(found) == {MatrixProduct(1, *s) for s in [(100, 16, 24), (100, 24, 16), (24, 100, 16)]}

@@ -8,7 +8,7 @@ import torch
 from torch.autograd import gradcheck, gradgradcheck
 
 from tests.torch_utils.native import needs_compiler
-from torch_utils.ops import bias_act_native, point_linear
+from torch_utils.ops import bias_act_native, point_linear_ref
 from torch_utils.ops.bias_act import ACTIVATIONS, bias_act, bias_act_ref
 from torch_utils.ops.weight_gradients import no_weight_gradients
 
@@ -244,9 +244,9 @@ def test_point_layers_have_the_same_derivatives_natively(act, clamp, monkeypatch
     spy = mock.Mock(wraps=bias_act_native.gradient_from_result)
     monkeypatch.setattr(bias_act_native, "gradient_from_result", spy)
     for native in (True, False):
-        monkeypatch.setattr(point_linear, "NATIVE_MIN_SIZE", 1 if native else 1 << 40)
+        monkeypatch.setattr(point_linear_ref, "NATIVE_MIN_SIZE", 1 if native else 1 << 40)
         leaves = [t.clone().requires_grad_() for t in tensors]
-        y = point_linear.point_linear(*leaves, act=act, clamp=clamp)
+        y = point_linear_ref.point_linear_ref(*leaves, act=act, clamp=clamp)
         first = torch.autograd.grad(y, leaves, draw(2, 700, 32, dtype=torch.float32, seed=3), create_graph=True)
         second = torch.autograd.grad(sum(g.square().sum() for g in first), leaves[1:], allow_unused=True)
         results.append([*first, *(g for g in second if g is not None)])

@@ -19,7 +19,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from torch_utils.ops.point_linear import lrelu_, point_linear
+from torch_utils.ops.point_linear import PointLayer, point_linear, point_mlp
 from training.networks.layers import (
     ModulatedLinear,
     PointLinear,
@@ -43,8 +43,8 @@ __all__ = [
 POINT_DIM = 3
 #: Dimensions of inverted-sphere points: a unit direction and an inverse radius (NeRF++, section 4).
 BACKGROUND_POINT_DIM = 4
-#: Negative slope of the view-dependent colour head.
-VIEW_SLOPE = 0.01
+#: Negative slopes of the hidden layers and of the view-dependent colour head.
+SLOPE, VIEW_SLOPE = 0.2, 0.01
 
 #: A layer's weight ([out, in], or [B, out, in] with one per video) and bias [out].
 Linear = tuple[torch.Tensor, torch.Tensor]
@@ -238,39 +238,31 @@ class ConditionedForeground:
         """Positional encoding of points, sines first."""
         return sinusoids(points, self.field.position_frequencies)
 
-    def hidden(self, points: torch.Tensor) -> torch.Tensor:
-        """Last hidden state [B, T, R, S, width]."""
-        batch, frames, rays, samples, _ = points.shape
-        x = self.encode(points).reshape(batch, frames * rays * samples, -1)
-        for weight, bias, frame_bias in self.layers:
-            if frame_bias is None:
-                x = point_linear(x, weight, bias, act="lrelu")
-            elif self.num_frames == 1:
-                x = point_linear(x, weight, frame_bias[:, 0], act="lrelu")
-            else:  # from this layer on the frames of a video differ
-                x = point_linear(x, weight).unflatten(1, (frames, -1)) + frame_bias[:, :, None, :]
-                frames = self.num_frames
-                x = lrelu_(x).flatten(1, 2)
-        return x.reshape(batch, frames, rays, samples, -1).expand(-1, self.num_frames, -1, -1, -1)
-
     def __call__(self, points: torch.Tensor, directions: torch.Tensor):
         """Raw density [B, T, R, S] and features (hidden [B, T, R, S, width], and rgb with view directions).
 
         `directions`: unit viewing directions [B, R, 3].
         """
-        hidden = self.hidden(points)
-        shape, flat = hidden.shape[:-1], hidden.reshape(len(hidden), -1, hidden.shape[-1])
-        density = self.field.with_prior(point_linear(flat, *self.weights.density).reshape(shape), points)
-        if self.weights.view is None:
-            return density, (hidden,)
-        # View-dependent colour: features plus the encoded direction, leaky ReLU, linear. Its nonlinearity must be
-        # evaluated per sample.
-        view = self.view_bias(directions)[:, None, :, None, :]
-        x = point_linear(flat, self.weights.features[0]).unflatten(1, shape[1:])
-        x = x + view if x.requires_grad else x.add_(view)
-        x = torch.nn.functional.leaky_relu_(x, VIEW_SLOPE).flatten(1, 3)
-        rgb = point_linear(x, *self.weights.rgb).unflatten(1, shape[1:])
-        return density, (hidden, rgb)
+        last, weights = len(self.layers) - 1, self.weights
+        # The hidden layers. A bias per frame makes the frames of a video differ from its layer on.
+        layers = [
+            PointLayer(weight, bias if frame_bias is None else frame_bias[:, :, None], slope=SLOPE, source=i - 1)
+            for i, (weight, bias, frame_bias) in enumerate(self.layers)
+        ]
+        # On top of them the density and, with view directions, the colour: features plus the encoded direction, leaky
+        # ReLU, linear. Its nonlinearity must be evaluated per sample.
+        layers.append(PointLayer(*weights.density, source=last))
+        if weights.view is not None:
+            bias = self.view_bias(directions)[:, None]
+            layers.append(PointLayer(weights.features[0], bias, slope=VIEW_SLOPE, source=last))
+            layers.append(PointLayer(*weights.rgb, source=last + 2))
+        results = point_mlp(self.encode(points).flatten(2, 3), layers, frames=self.num_frames)
+        # [B, T, R * S, C] to [B, T, R, S, C]; without motion the frames are the same.
+        hidden, density, *_ = per_ray = [
+            y.unflatten(2, points.shape[2:4]).expand(-1, self.num_frames, -1, -1, -1) for y in results[last:]
+        ]
+        density = self.field.with_prior(density[..., 0], points)
+        return density, (hidden, per_ray[-1]) if weights.view is not None else (hidden,)
 
     def view_bias(self, directions: torch.Tensor) -> torch.Tensor:
         """The viewing direction's part of the colour head per ray [B, R, F], including the feature head's bias."""
@@ -400,13 +392,13 @@ class ConditionedBackground:
 
     def __call__(self, points: torch.Tensor, directions: torch.Tensor):
         """Raw density [B, R, S] and features (hidden [B, R, S, width],)."""
-        shape = points.shape[:-1]
         # Hidden layers, then the density head; the feature and colour heads follow after compositing.
-        x = point_linear(self.encode(points).flatten(1, -2), *self.first, act="relu")
-        for layer in self.field.layers[1:]:
-            x = point_linear(x, layer.weight, layer.bias, act="relu")
-        density = point_linear(x, self.field.density.weight, self.field.density.bias)
-        return density.reshape(shape), (x.reshape(*shape, -1),)
+        weight, bias = self.first
+        layers = [PointLayer(weight, bias[:, None, None], slope=0.0)]
+        layers += [PointLayer(x.weight, x.bias, slope=0.0, source=i) for i, x in enumerate(self.field.layers[1:])]
+        layers.append(PointLayer(self.field.density.weight, self.field.density.bias, source=len(layers) - 1))
+        *_, hidden, density = point_mlp(self.encode(points).flatten(1, 2)[:, None], layers, frames=1)
+        return density.reshape(points.shape[:-1]), (hidden.reshape(*points.shape[:-1], -1),)
 
     def project(self, features: tuple[torch.Tensor, ...], accumulation: torch.Tensor | float = 1.0) -> torch.Tensor:
         """[rgb | features] of weighted sums of hidden states, as for the foreground."""
