@@ -60,22 +60,24 @@ def point_linear(
     """act(x @ weight.T + bias).
 
     Args:
-        x: [B, P, I].
+        x: [B, ..., I].
         weight: [O, I] for all videos, or [B, O, I].
         bias: [O] for all videos, [B, O], or None.
         act: 'linear', 'lrelu' (slope 0.2, no gain) or 'relu'.
         clamp: With an activation: clamp the result to ±clamp.
 
     Returns:
-        [B, P, O], contiguous when x is. Do not modify it in place where gradients are recorded.
+        [B, ..., O], contiguous when x is. Do not modify it in place where gradients are recorded.
     """
     if _library(x) is None:
         return point_linear_ref(x, weight, bias, act=act, clamp=clamp)
-    if bias is not None:
-        bias = bias[:, None, None] if bias.ndim == 2 else bias
+    shared = weight.ndim == 2 and (bias is None or bias.ndim == 1)
+    rows = x.reshape(1 if shared else len(x), 1, -1, x.shape[-1])
+    if bias is not None and bias.ndim == 2:
+        bias = bias[:, None, None]
     clamp = None if act == "linear" else clamp
-    layer = PointLayer(weight, bias, slope=SLOPES.get(act, 1.0), clamp=clamp)
-    return point_mlp(x[:, None], [layer], frames=1)[0][:, 0]
+    (y,) = point_mlp(rows, [PointLayer(weight, bias, slope=SLOPES.get(act, 1.0), clamp=clamp)], frames=1)
+    return y.view(*x.shape[:-1], -1)
 
 
 def point_mlp(x: torch.Tensor, layers: Sequence[PointLayer], *, frames: int) -> list[torch.Tensor]:
