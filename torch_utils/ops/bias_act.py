@@ -26,7 +26,7 @@ IMPLEMENTATIONS = ("auto", "ref", "cpu", "cuda")
 #: as fast (docs/operators.md), and in bfloat16 with and without gradients, 2.4 to 3.3 times. Without gradients the
 #: float32 reference works in place, and without a clamp the native operator gains less: not worth another code path.
 NATIVE_ACTIVATIONS = ("linear", "relu", "lrelu")
-NATIVE_MIN_SIZE = 1 << 18
+NATIVE_MIN_SIZE = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def _library(x, b, act, gain, clamp, impl):
     if device == "cuda":
         return custom_ops.load("bias_act", device)
     pays = x.dtype == torch.bfloat16 or (x.dtype == torch.float32 and _needs_grad(x, b))
-    pays = pays and x.numel() >= NATIVE_MIN_SIZE and act in NATIVE_ACTIVATIONS and clamp is not None
+    pays = pays and x.numel() >= NATIVE_MIN_SIZE and act in NATIVE_ACTIVATIONS
     if device == "cpu" and pays:
         return custom_ops.load("bias_act", device)
     return None

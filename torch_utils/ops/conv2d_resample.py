@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from torch_utils.ops.conv3x3 import convolve, filtered_convolve
+from torch_utils.ops.point_linear import point_linear
 from torch_utils.ops.upfirdn2d import filter_size, parse_padding, upfirdn2d
 
 __all__ = ["conv2d_resample"]
@@ -73,8 +74,8 @@ def conv2d_resample(
     if kh == kw == 1:
         if up == 1:
             x = _filter(x, f, down=down, padding=[px0, px1, py0, py1])
-            return F.conv2d(x, w, groups=groups)
-        x = F.conv2d(x, w, groups=groups)
+            return _pointwise(x, w, groups)
+        x = _pointwise(x, w, groups)
         return upfirdn2d(x, f, up=up, down=down, padding=[px0, px1, py0, py1], gain=up**2)
 
     # Downsampling (or none): filter, then convolve with a stride.
@@ -91,6 +92,13 @@ def conv2d_resample(
     px0, px1, py0, py1 = px0 - (kw - 1), px1 - (kw - up), py0 - (kh - 1), py1 - (kh - up)
     x = F.conv_transpose2d(x, _transpose_weight(w, groups), stride=up, groups=groups)
     return upfirdn2d(x, f, down=down, padding=[px0, px1, py0, py1], gain=up**2)
+
+
+def _pointwise(x, w, groups):
+    """1x1 convolution; channels_last images on a CPU are rows of points."""
+    if groups > 1 or x.device.type != "cpu" or not x.is_contiguous(memory_format=torch.channels_last):
+        return F.conv2d(x, w, groups=groups)
+    return point_linear(x.permute(0, 2, 3, 1), w[:, :, 0, 0]).permute(0, 3, 1, 2)
 
 
 def _filter(x, f, *, down=1, padding):

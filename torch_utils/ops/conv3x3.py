@@ -30,7 +30,7 @@ MIN_PIXELS = 512
 #: ... and of pairs of an input and an output channel.
 MIN_PAIRS = 64 * 64
 #: Stride 2: least number of pairs; or images of at least LARGE pixels with MIN_PAIRS, where PyTorch is slow.
-MIN_PAIRS_STRIDED = 256 * 512
+MIN_PAIRS_STRIDED = 64 * 64
 LARGE = 256 * 256
 
 

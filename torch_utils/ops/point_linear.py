@@ -22,6 +22,7 @@ from torch_utils.ops.point_linear_ref import (
     point_linear_ref,
     weight_gradient_ref,
 )
+from torch_utils.ops.weight_gradients import weight_gradients_wanted
 
 __all__ = ["PointLayer", "lrelu_", "point_linear", "point_mlp"]
 
@@ -76,21 +77,22 @@ def point_linear(
     if bias is not None and bias.ndim == 2:
         bias = bias[:, None, None]
     clamp = None if act == "linear" else clamp
-    (y,) = point_mlp(rows, [PointLayer(weight, bias, slope=SLOPES.get(act, 1.0), clamp=clamp)], frames=1)
+    (y,) = point_mlp(rows, [PointLayer(weight, bias, slope=SLOPES.get(act, 1.0), clamp=clamp)], frames=1, keep=[0])
     return y.view(*x.shape[:-1], -1)
 
 
-def point_mlp(x: torch.Tensor, layers: Sequence[PointLayer], *, frames: int) -> list[torch.Tensor]:
-    """The results of all layers.
+def point_mlp(x: torch.Tensor, layers: Sequence[PointLayer], *, frames: int, keep: Sequence[int]) -> list[torch.Tensor]:
+    """The results of some layers of an MLP.
 
     Args:
         x: [B, F, N, I], features of N points of F frames; F is T, or 1 where the frames share them.
         layers: In order.
         frames: T.
+        keep: Indices of layers, each once.
 
     Returns:
-        [B, F, N, O] of each layer: F is 1 if the frames share x and no bias up to this layer differs between them, else
-        T. Do not modify them in place where gradients are recorded.
+        [B, F, N, O] of each layer of `keep`: F is 1 if the frames share x and no bias up to this layer differs between
+        them, else T. Do not modify them in place where gradients are recorded.
 
     Raises:
         ValueError: The sources are not as described, or a layer after the one at which the frames begin to differ takes
@@ -102,12 +104,14 @@ def point_mlp(x: torch.Tensor, layers: Sequence[PointLayer], *, frames: int) -> 
     plan = _Plan.of(layers, frames)
     library = _library(x)
     if library is None:
-        return _one_by_one(x, weights, biases, plan)
+        results = _one_by_one(x, weights, biases, plan)
+        return [results[i] for i in keep]
     # The results and the gradients do not depend on the strides of biases and weights.
     tensors = [*weights, *(_nothing(x) if b is None else b for b in biases)]
     if torch.is_grad_enabled() and any(t.requires_grad for t in (x, *tensors)):
-        return list(_PointMLP.apply(library, plan, x.contiguous(), *tensors))
-    return library.point_mlp_forward(x.contiguous(), weights, tensors[len(weights) :], *plan.arguments())
+        results = _PointMLP.apply(library, plan, x.contiguous(), *tensors)
+        return [results[i] for i in keep]
+    return library.point_mlp_forward(x.contiguous(), weights, tensors[len(weights) :], *plan.arguments(), keep)
 
 
 def _nothing(like: torch.Tensor) -> torch.Tensor:
@@ -193,7 +197,7 @@ class _PointMLP(torch.autograd.Function):
     @staticmethod
     def forward(ctx, library, plan, x, *tensors):
         count = len(tensors) // 2
-        results = library.point_mlp_forward(x, tensors[:count], tensors[count:], *plan.arguments())
+        results = library.point_mlp_forward(x, tensors[:count], tensors[count:], *plan.arguments(), range(count))
         ctx.library, ctx.plan = library, plan
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, *tensors, *results)
@@ -203,17 +207,16 @@ class _PointMLP(torch.autograd.Function):
     def backward(ctx, *grads):
         x, *saved = ctx.saved_tensors
         count = len(grads)
+        # R1 and the path length regularisation differentiate with respect to inputs alone at first.
+        wanted = [need and (i == 0 or weight_gradients_wanted()) for i, need in enumerate(ctx.needs_input_grad[2:])]
         weights, biases, results = saved[:count], saved[count : 2 * count], saved[2 * count :]
         if torch.is_grad_enabled():  # second derivatives
-            return None, None, *_differentiable_backward(ctx, x, weights, biases, results, grads)
+            return None, None, *_differentiable_backward(ctx.plan, wanted, x, weights, biases, results, grads)
         given = [_nothing(x) if g is None else g.contiguous() for g in grads]
-        made = ctx.library.point_mlp_backward(
-            x, weights, biases, *ctx.plan.arguments(), results, given, ctx.needs_input_grad[2]
-        )
+        made = ctx.library.point_mlp_backward(x, weights, biases, *ctx.plan.arguments(), results, given, wanted[0])
         reached = _reached(ctx.plan, grads)
-        wanted = [a and b for a, b in zip(ctx.needs_input_grad[2:], [True, *reached, *reached], strict=True)]
-        originals = [x, *weights, *biases]
-        return None, None, *(_like(g, t) if w else None for g, t, w in zip(made, originals, wanted, strict=True))
+        made = [g if a and b else None for g, a, b in zip(made, wanted, [True, *reached, *reached], strict=True)]
+        return None, None, *(_like(g, t) for g, t in zip(made, [x, *weights, *biases], strict=True))
 
 
 def _reached(plan: _Plan, grads: Sequence[torch.Tensor | None]) -> list[bool]:
@@ -224,15 +227,18 @@ def _reached(plan: _Plan, grads: Sequence[torch.Tensor | None]) -> list[bool]:
     return reached
 
 
-def _like(gradient: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
+def _like(gradient: torch.Tensor | None, tensor: torch.Tensor) -> torch.Tensor | None:
     """A gradient summed over the dimensions that the tensor has once."""
-    return gradient.sum_to_size(tensor.shape) if gradient.shape != tensor.shape else gradient
+    if gradient is None or gradient.shape == tensor.shape:
+        return gradient
+    return gradient.sum_to_size(tensor.shape)
 
 
-def _differentiable_backward(ctx, x, weights, biases, results, grads) -> list[torch.Tensor | None]:
-    """Gradients of x, weights and biases in differentiable operations; the activations' masks are constants."""
-    plan, count = ctx.plan, len(weights)
-    wants = ctx.needs_input_grad[2:]
+def _differentiable_backward(
+    plan: _Plan, wanted: Sequence[bool], x, weights, biases, results, grads
+) -> list[torch.Tensor | None]:
+    """The wanted gradients of x, weights and biases, in differentiable operations; activation masks are constants."""
+    count = len(weights)
     totals = list(grads)
     for_x: torch.Tensor | None = None
     for_weights: list[torch.Tensor | None] = [None] * count
@@ -250,19 +256,19 @@ def _differentiable_backward(ctx, x, weights, biases, results, grads) -> list[to
             )
             grad = flat.view(grad.shape)
         bias = biases[i]
-        if bias.numel() and wants[1 + count + i]:
+        if bias.numel() and wanted[1 + count + i]:
             runs = bias.shape[2]
             for_biases[i] = grad.unflatten(2, (runs, -1)).sum(dim=3).sum_to_size(bias.shape)
         source = x if i == 0 else results[plan.sources[i]]
         if source.shape[1] < grad.shape[1]:  # the frames share the inputs
             grad = grad.sum(dim=1, keepdim=True)
         rows, inputs = grad.flatten(1, 2), source.flatten(1, 2)
-        if wants[1 + i]:
+        if wanted[1 + i]:
             shared = len(weights[i]) == 1
             for_weights[i] = _weight_gradient(
                 *((t.reshape(1, -1, t.shape[-1]) if shared else t) for t in (rows, inputs))
             )
-        if i > 0 or wants[0]:
+        if i > 0 or wanted[0]:
             transposed = weights[i].transpose(1, 2)
             own = transposed[0] if len(transposed) == 1 else transposed
             further = point_linear(rows, own).unflatten(1, grad.shape[1:3])

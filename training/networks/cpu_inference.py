@@ -13,13 +13,12 @@ import torch
 from renderer.volume_rendering import Accumulated, Fields, RenderSettings
 from torch_utils.ops.fused_mlp import FusedMLP, MLPLayer, has_fused_mlp
 from torch_utils.ops.point_linear import lrelu_, point_linear
-from training.networks.fields import VIEW_SLOPE, ConditionedBackground, ConditionedBlend, ConditionedForeground
+from training.networks.fields import SLOPE, VIEW_SLOPE, ConditionedBlend, ConditionedForeground
 from training.networks.layers import LRELU_GAIN, octaves
 from training.networks.upsampler import Upsampler, UpsamplerBlock, upsample_image
 
 __all__ = ["FusedBlock", "FusedForeground", "FusedNetworks"]
 
-SLOPE = 0.2
 #: Strips of a frame have about this many values (float32: 16 MB) and at least `MIN_STRIP` input rows.
 STRIP_SIZE, MIN_STRIP = 1 << 22, 8
 #: Input rows beyond a strip on which its outputs depend: corners reach one row, the blur one more.
@@ -43,12 +42,7 @@ class FusedNetworks:
 
     def fields(self, fields: Fields) -> Fields:
         """The same fields of the same videos, as fused MLPs where that is possible."""
-        background = fields.background
-        if isinstance(background, ConditionedBackground):
-            weight = background.first[0]
-            if weight.dtype == torch.float32 and has_fused_mlp(weight.device):
-                return Fields(self._foreground(fields.foreground), FusedBackground(background, self._fields))
-        return Fields(self._foreground(fields.foreground), background)
+        return Fields(self._foreground(fields.foreground), fields.background)
 
     def _foreground(self, field: Any) -> Any:
         if isinstance(field, ConditionedBlend):
@@ -88,7 +82,7 @@ def _stacked(parts: list[torch.Tensor], shape) -> torch.Tensor:
 
 
 class FusedForeground:
-    """A `ConditionedForeground` as one fused MLP per video; that field itself where gradients are recorded.
+    """A `ConditionedForeground` as one fused MLP per video, for bfloat16 and for marching rays in one operator.
 
     The MLP has the hidden layers with leaky ReLU, the density head on top of them and, with view directions, the
     view-dependent colour head.
@@ -125,7 +119,7 @@ class FusedForeground:
     def __call__(self, points: torch.Tensor, directions: torch.Tensor):
         """See `ConditionedForeground`."""
         field = self._field
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or self._precision == "float32":
             return field(points, directions)
         view, encoded = self._view_bias(directions), field.encode(points)
         (batch, frames), shape = (len(points), field.num_frames), points.shape[2:4]
@@ -170,34 +164,6 @@ class FusedForeground:
             _stacked(list(x), (batch, frames)) for x in zip(*marched, strict=True)
         )
         return Accumulated(tuple(features), accumulation, depth, transmittance)
-
-
-class FusedBackground:
-    """A `ConditionedBackground` as one fused MLP, shared by all videos; that field where gradients are recorded."""
-
-    def __init__(self, field: ConditionedBackground, kept: dict[Any, list[FusedMLP]]):
-        self._field = field
-        self.project = field.project
-        if field.field not in kept:
-            kept[field.field] = [self._fuse()]
-        (self._mlp,) = kept[field.field]
-
-    def _fuse(self) -> FusedMLP:
-        module = self._field.field
-        weights = [(self._field.first[0], None), *((layer.weight, layer.bias) for layer in module.layers[1:])]
-        layers = [MLPLayer(w, b, slope=0.0, source=i - 1) for i, (w, b) in enumerate(weights)]
-        layers.append(MLPLayer(module.density.weight, module.density.bias, source=len(layers) - 1))
-        return FusedMLP(layers)
-
-    def __call__(self, points: torch.Tensor, directions: torch.Tensor):
-        """See `ConditionedBackground`."""
-        field = self._field
-        if torch.is_grad_enabled():
-            return field(points, directions)
-        shape, last = points.shape[:-1], len(field.field.layers) - 1
-        flat = field.encode(points).flatten(0, -2)
-        density, hidden = self._mlp(flat, keep=[last + 1, last], biases={0: field.first[1]})
-        return density.view(shape), (hidden.view(*shape, -1),)
 
 
 class FusedBlock:

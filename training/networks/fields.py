@@ -256,13 +256,13 @@ class ConditionedForeground:
             bias = self.view_bias(directions)[:, None]
             layers.append(PointLayer(weights.features[0], bias, slope=VIEW_SLOPE, source=last))
             layers.append(PointLayer(*weights.rgb, source=last + 2))
-        results = point_mlp(self.encode(points).flatten(2, 3), layers, frames=self.num_frames)
+        keep = [last + 1, last] if weights.view is None else [last + 1, last, last + 3]
+        results = point_mlp(self.encode(points).flatten(2, 3), layers, frames=self.num_frames, keep=keep)
         # [B, T, R * S, C] to [B, T, R, S, C]; without motion the frames are the same.
-        hidden, density, *_ = per_ray = [
-            y.unflatten(2, points.shape[2:4]).expand(-1, self.num_frames, -1, -1, -1) for y in results[last:]
-        ]
-        density = self.field.with_prior(density[..., 0], points)
-        return density, (hidden, per_ray[-1]) if weights.view is not None else (hidden,)
+        density, *features = (
+            y.unflatten(2, points.shape[2:4]).expand(-1, self.num_frames, -1, -1, -1) for y in results
+        )
+        return self.field.with_prior(density[..., 0], points), tuple(features)
 
     def view_bias(self, directions: torch.Tensor) -> torch.Tensor:
         """The viewing direction's part of the colour head per ray [B, R, F], including the feature head's bias."""
@@ -397,7 +397,8 @@ class ConditionedBackground:
         layers = [PointLayer(weight, bias[:, None, None], slope=0.0)]
         layers += [PointLayer(x.weight, x.bias, slope=0.0, source=i) for i, x in enumerate(self.field.layers[1:])]
         layers.append(PointLayer(self.field.density.weight, self.field.density.bias, source=len(layers) - 1))
-        *_, hidden, density = point_mlp(self.encode(points).flatten(1, 2)[:, None], layers, frames=1)
+        x, last = self.encode(points).flatten(1, 2)[:, None], len(layers) - 1
+        hidden, density = point_mlp(x, layers, frames=1, keep=[last - 1, last])
         return density.reshape(points.shape[:-1]), (hidden.reshape(*points.shape[:-1], -1),)
 
     def project(self, features: tuple[torch.Tensor, ...], accumulation: torch.Tensor | float = 1.0) -> torch.Tensor:

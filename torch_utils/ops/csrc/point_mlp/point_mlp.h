@@ -42,7 +42,7 @@ struct Layer {
   const float* bias;  // [videos, frames, runs, stride], 1 for each of these that is shared; null for none
   int64_t bias_videos, bias_frames, bias_runs;  // a run: points that follow each other and share a bias
 
-  float* result;  // [B, F, N, outputs]
+  float* result;  // [B, F, N, outputs]; forward: null if it is not wanted
 
   int64_t stride() const { return round_up(outputs, kBlock); }
 };
@@ -113,8 +113,12 @@ inline void multiply(const float* x, int64_t x_stride, int64_t rows, int64_t inp
 
 class Forward {
  public:
-  explicit Forward(const Mlp& mlp) : mlp_(mlp) {
-    if (mlp.split < mlp.size()) linear_.resize(mlp.tile() * mlp.layers[mlp.split].stride());
+  explicit Forward(const Mlp& mlp) : mlp_(mlp), tile_(mlp.tile()) {
+    if (mlp.split < mlp.size()) linear_.resize(tile_ * mlp.layers[mlp.split].stride());
+    for (int i = 0; i < mlp.size(); i++) {
+      const int64_t copies = mlp.shared ? mlp.frames_of(i) : 1;
+      own_.emplace_back(mlp.layers[i].result ? 0 : copies * tile_ * mlp.layers[i].outputs);
+    }
   }
 
   // Points [first, first + count) of a frame of a video; of all its frames where they share the inputs.
@@ -131,11 +135,22 @@ class Forward {
   }
 
  private:
+  // Where the results of a tile are: in the tensor, or in memory of this thread.
+  float* result(int i, int64_t video, int64_t frame, int64_t first) {
+    if (mlp_.layers[i].result) return mlp_.result_row(i, video, frame, first);
+    const int64_t copy = mlp_.shared && mlp_.frames_of(i) > 1 ? frame : 0;
+    return &own_[i][copy * tile_ * mlp_.layers[i].outputs];
+  }
+  const float* input(int i, int64_t video, int64_t frame, int64_t first) {
+    const int source = mlp_.layers[i].source;
+    return source < 0 ? mlp_.input_row(i, video, frame, first) : result(source, video, frame, first);
+  }
+
   void layer(int i, int64_t video, int64_t frame, int64_t first, int64_t count) {
     const Layer& own = mlp_.layers[i];
     dense::Destination<float> to;
-    to.kept = mlp_.result_row(i, video, frame, first), to.kept_stride = own.outputs;
-    multiply(mlp_.input_row(i, video, frame, first), own.inputs, count, own.inputs, own.weight + video * own.weight_step,
+    to.kept = result(i, video, frame, first), to.kept_stride = own.outputs;
+    multiply(input(i, video, frame, first), own.inputs, count, own.inputs, own.weight + video * own.weight_step,
              own.outputs, mlp_.bias(i, video, frame), mlp_.points / own.bias_runs, first, own.activation, nullptr, 0,
              to);
   }
@@ -146,24 +161,26 @@ class Forward {
     const int64_t stride = own.stride();
     dense::Destination<float> to;
     to.next = linear_.data(), to.next_stride = stride;
-    multiply(mlp_.input_row(i, video, 0, first), own.inputs, count, own.inputs, own.weight + video * own.weight_step,
+    multiply(input(i, video, 0, first), own.inputs, count, own.inputs, own.weight + video * own.weight_step,
              own.outputs, nullptr, 1, 0, {}, nullptr, 0, to);
     for (int64_t t = 0; t < mlp_.frames; t++) {
       const float* bias = mlp_.bias(i, video, t);
-      float* result = mlp_.result_row(i, video, t, first);
-      for (int64_t r = 0; r < count; r++, result += own.outputs)
+      float* row = result(i, video, t, first);
+      for (int64_t r = 0; r < count; r++, row += own.outputs)
         for (int64_t c = 0; c < own.outputs; c += kLanes) {
           const Vector y = own.activation(load(&linear_[r * stride + c]) + load(bias + c));
           if (own.outputs - c >= kLanes)
-            store(result + c, y);
+            store(row + c, y);
           else
-            dense::store_some(result + c, y, own.outputs - c);
+            dense::store_some(row + c, y, own.outputs - c);
         }
     }
   }
 
   const Mlp& mlp_;
+  int64_t tile_;
   std::vector<float> linear_;
+  std::vector<std::vector<float>> own_;
 };
 
 // ---------------------------------------------------------------------------------------------------------------------

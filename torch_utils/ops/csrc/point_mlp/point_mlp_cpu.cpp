@@ -114,15 +114,16 @@ template <typename Make> void for_tiles(const Mlp& mlp, const Make& make) {
   });
 }
 
-// The results of all layers [B, F, N, outputs], F being 1 before the frames differ.
+// The results of the layers of `keep` [B, F, N, outputs], F being 1 before the frames differ.
 std::vector<Tensor> point_mlp_forward(const Tensor& x, at::TensorList weights, at::TensorList biases,
                                       at::IntArrayRef sources, at::ArrayRef<double> slopes,
-                                      at::ArrayRef<double> clamps, int64_t frames) {
+                                      at::ArrayRef<double> clamps, int64_t frames, at::IntArrayRef keep) {
   BoundMlp bound(x, weights, biases, sources, slopes, clamps, frames, false);
   std::vector<Tensor> results;
-  for (int i = 0; i < bound.mlp.size(); i++) {
+  for (const int64_t i : keep) {
+    TORCH_CHECK(i >= 0 && i < bound.mlp.size(), "point_mlp: no layer ", i);
     results.push_back(at::empty(bound.result_shape(i), x.options()));
-    bound.mlp.layers[i].result = results[i].mutable_data_ptr<float>();
+    bound.mlp.layers[i].result = results.back().mutable_data_ptr<float>();
   }
   for_tiles(bound.mlp, [&] {
     return [run = point_mlp::Forward(bound.mlp)](int64_t video, int64_t, int64_t frame, int64_t first,
@@ -186,7 +187,7 @@ std::vector<Tensor> point_mlp_backward(const Tensor& x, at::TensorList weights, 
 
 TORCH_LIBRARY_FRAGMENT(video3d_cpu, m) {
   m.def("point_mlp_forward(Tensor x, Tensor[] weights, Tensor[] biases, int[] sources, float[] slopes, float[] clamps, "
-        "int frames) -> Tensor[]");
+        "int frames, int[] keep) -> Tensor[]");
   m.def("point_mlp_backward(Tensor x, Tensor[] weights, Tensor[] biases, int[] sources, float[] slopes, "
         "float[] clamps, int frames, Tensor[] results, Tensor[] gradients, bool wants_x) -> Tensor[]");
   m.impl("point_mlp_forward", c10::DispatchKey::CPU, TORCH_FN(point_mlp_forward));
