@@ -1,9 +1,12 @@
-"""Dense layers on points, in all derivatives: one thread multiplies matrices, several use convolutions."""
+"""Linear layers on points and MLPs of them, in all derivatives."""
 
 import pytest
 import torch
 
-from torch_utils.ops.point_linear import point_linear
+import torch_utils.ops.point_linear as operator
+from tests.torch_utils.native import needs_compiler
+from torch_utils.ops.point_linear import PointLayer, point_linear, point_mlp
+from torch_utils.ops.weight_gradients import no_weight_gradients
 
 
 def derivatives(x, weight, bias, cotangent, *, clamp):
@@ -36,7 +39,7 @@ def test_derivatives_are_those_of_double_precision(threads, shared, clamp):
             assert other.count_nonzero() == 0
             continue
         assert one.dtype == torch.float32 and one.shape == other.shape
-        assert float((one.double() - other).norm()) <= 2e-6 * float(other.norm())
+        assert float((one.detach().double() - other.detach()).norm()) <= 2e-6 * float(other.detach().norm())
 
 
 @pytest.mark.parametrize("worst", [-3.0, 3.0, 0.5])
@@ -53,3 +56,138 @@ def test_what_is_no_number_stays():
     x[0, 57, 3] = torch.nan
     y = point_linear(x.requires_grad_(), torch.eye(8), act="lrelu", clamp=0.5)
     assert y[0, 57].isnan().all() and y.isnan().sum() == 8
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# MLPs: the native operator against layer after layer in double precision.
+
+VIDEOS, FRAMES, POINTS = 2, 3, 840
+
+
+def example(*, shared: bool, view: bool, clamp: float | None = None, one_weight: bool = False):
+    """An MLP in the form of the foreground's: inputs, layers, and the tensors that gradients are taken of.
+
+    Args:
+        shared: The frames share the inputs; the biases of the second layer differ.
+        view: With a head whose bias differs between runs of points, and a layer on it.
+    """
+    generator = torch.Generator().manual_seed(1)
+
+    def leaf(*shape, scale=1.0):
+        tensors.append((torch.randn(*shape, generator=generator) * scale).requires_grad_())
+        return tensors[-1]
+
+    def weight(outputs, inputs):
+        return leaf(*(() if one_weight else (VIDEOS,)), outputs, inputs, scale=inputs**-0.5)
+
+    tensors: list[torch.Tensor] = []
+    x = leaf(VIDEOS, 1 if shared else FRAMES, POINTS, 27)
+    layers = [
+        PointLayer(weight(40, 27), leaf(40), slope=0.2, clamp=clamp),
+        PointLayer(weight(40, 40), leaf(VIDEOS, FRAMES, 1, 40), slope=0.2, clamp=clamp, source=0),
+        PointLayer(weight(72, 40), leaf(VIDEOS, 1, 1, 72), slope=0.0, source=1),
+        PointLayer(weight(1, 72), leaf(1), source=2),
+    ]
+    if view:
+        layers.append(PointLayer(weight(33, 72), leaf(VIDEOS, 1, POINTS // 12, 33), slope=0.01, source=2))
+        layers.append(PointLayer(weight(3, 33), None, source=4))
+    return x, layers, tensors
+
+
+def in_double(x, layers, tensors):
+    copies = {id(t): t.detach().double().requires_grad_() for t in tensors}
+    doubles = [
+        PointLayer(copies[id(y.weight)], None if y.bias is None else copies[id(y.bias)], y.slope, y.clamp, y.source)
+        for y in layers
+    ]
+    return copies[id(x)], doubles, [copies[id(t)] for t in tensors]
+
+
+def all_derivatives(x, layers, tensors, *, keep):
+    """The results, gradients of a function of them, and gradients of a function of these gradients."""
+    results = point_mlp(x, layers, frames=FRAMES, keep=keep)
+    ramps = [torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view_as(y) for y in results]
+    value = sum((y * ramp + y.square() / 4).sum() for y, ramp in zip(results, ramps, strict=True))
+    first = torch.autograd.grad(value, tensors, retain_graph=True, allow_unused=True)
+    again = torch.autograd.grad(value, tensors, create_graph=True, allow_unused=True)
+    score = sum(g.square().sum() for g in again if g is not None)
+    return [*results, *first, *again, *torch.autograd.grad(score, tensors, allow_unused=True)]
+
+
+@needs_compiler
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(
+    "options, keep",
+    [
+        ({"shared": True, "view": False}, [2, 3]),
+        ({"shared": True, "view": True}, [3, 2, 5]),
+        ({"shared": False, "view": True}, [3, 2, 5]),
+        ({"shared": True, "view": True, "one_weight": True}, [5, 0, 1]),
+        ({"shared": False, "view": False, "clamp": 1e6}, [1]),
+    ],
+)
+def test_an_mlp_is_its_layers_in_all_derivatives(options, keep, threads):
+    problem, before = example(**options), torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        actual = all_derivatives(*problem, keep=keep)
+    finally:
+        torch.set_num_threads(before)
+    expected = all_derivatives(*in_double(*problem), keep=keep)
+    assert len(actual) == len(expected)
+    for one, other in zip(actual, expected, strict=True):
+        if one is None or other is None:  # not reached by a gradient, or a mask's second derivative
+            assert (one is None or not one.any()) and (other is None or not other.any())
+            continue
+        assert one.dtype == torch.float32 and one.shape == other.shape
+        assert float((one.detach().double() - other.detach()).norm()) <= 2e-6 * float(other.detach().norm())
+
+
+@needs_compiler
+def test_results_and_gradients_do_not_depend_on_the_number_of_threads_or_on_what_is_kept():
+    x, layers, tensors = example(shared=True, view=True)
+    outcomes, before = [], torch.get_num_threads()
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        try:
+            results = point_mlp(x, layers, frames=FRAMES, keep=[5, 3])
+            with torch.no_grad():  # nothing but these two is stored
+                alone = point_mlp(x, layers, frames=FRAMES, keep=[5, 3])
+            gradients = torch.autograd.grad(results[0].sum() + results[1].square().sum(), tensors)
+        finally:
+            torch.set_num_threads(before)
+        assert all(torch.equal(a, b) for a, b in zip(results, alone, strict=True))
+        outcomes.append([*results, *gradients])
+    assert all(torch.equal(a, b) for a, b in zip(*outcomes, strict=True))
+
+
+@needs_compiler
+def test_clamped_results_pass_no_gradients():
+    x, layers, tensors = example(shared=False, view=False, clamp=0.5)
+    (y,) = point_mlp(x, layers, frames=FRAMES, keep=[0])
+    assert float(y.detach().abs().max()) == 0.5
+    gradient = torch.autograd.grad(y.sum(), tensors[2])[0]  # of the first bias
+    slopes = torch.where(y > 0, 1.0, 0.2) * (y.abs() < 0.5)
+    torch.testing.assert_close(gradient, slopes.sum(dim=(0, 1, 2)), rtol=1e-5, atol=0)
+
+
+@needs_compiler
+def test_weights_get_no_gradients_where_only_those_of_inputs_are_wanted(monkeypatch):
+    x, weight = torch.randn(1, 100, 16, requires_grad=True), torch.randn(24, 16, requires_grad=True)
+    y = point_linear(x, weight)
+    monkeypatch.setattr(operator, "_weight_gradient", None)  # must not be called
+    with no_weight_gradients():
+        (gradient,) = torch.autograd.grad(y.sum(), x, create_graph=True)
+    monkeypatch.undo()
+    (second,) = torch.autograd.grad(gradient.square().sum(), weight)
+    torch.testing.assert_close(second, 2 * 100 * weight.detach().sum(dim=0).expand(24, -1))
+
+
+def test_layers_that_do_not_fit_are_errors():
+    w = torch.zeros(40, 40)
+    x = torch.zeros(1, 1, 64, 40)
+    with pytest.raises(ValueError, match="layer 1 of the MLP takes results of layer -1"):
+        point_mlp(x, [PointLayer(w), PointLayer(w)], frames=1, keep=[1])
+    split = PointLayer(w, torch.zeros(1, 2, 1, 40), source=0)
+    with pytest.raises(ValueError, match="layer 2 of the MLP takes results of layer 0, which the frames share"):
+        point_mlp(x, [PointLayer(w), split, PointLayer(w, source=0)], frames=2, keep=[2])
