@@ -14,7 +14,7 @@ from tests.goldens.checks import assert_near
 from tests.goldens.evaluation import case_generator, case_inputs
 from tests.goldens.networks import SMALL, build_generator, generator_config
 from tests.goldens.small_losses import gradients, make_loss, real_batch
-from tests.small_network import save_small_network
+from tests.small_network import SIZES, save_small_network
 from torch_utils.ops.fused_mlp import has_fused_mlp
 from torch_utils.rng import RandomStream
 from training.checkpoints.snapshot import load_generator
@@ -41,7 +41,7 @@ def rand(*shape, seed=0):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def small_generator(prior, spec=SMALL):
+def generator_with(prior, spec=SMALL):
     """The small generator of the other tests with a prior; it has no parameters, so that theirs fit."""
     config = generator_config(spec)
     config["foreground"]["density_prior"] = prior
@@ -77,7 +77,7 @@ def test_the_formula():
 @torch.no_grad()
 def test_the_optical_depth_of_a_ray_is_the_integral_of_a_gaussian():
     """Between the ends of a ray that passes at the distance b: peak · radius · √(2π) · exp(−b² / (2 radius²))."""
-    generator = small_generator(SHIFTED)
+    generator = generator_with(SHIFTED)
     field = conditioned(generator, frames=1)
     field.weights.density = tuple(torch.zeros_like(x) for x in field.weights.density)
     peak, radius, center = SHIFTED["peak"], SHIFTED["radius"], torch.tensor(SHIFTED["center"], dtype=torch.float64)
@@ -105,8 +105,8 @@ def test_it_is_added_to_the_raw_density_and_to_nothing_else(changes, shared, pri
     """With two fields too: their blend of densities, m d + (1 − m) s, grows by the same prior."""
     spec = dataclasses.replace(SMALL, **changes)
     points, directions = rand(2, 1 if shared else 2, 3, 5, 3) / 10, torch.nn.functional.normalize(rand(2, 3, 3), dim=-1)
-    plain = conditioned(small_generator(None, spec))(points, directions)
-    density, features = conditioned(small_generator(prior, spec))(points, directions)
+    plain = conditioned(generator_with(None, spec))(points, directions)
+    density, features = conditioned(generator_with(prior, spec))(points, directions)
     expected = plain[0] + DensityPrior(**prior)(points)
     assert density.shape == (2, 2, 3, 5)
     assert_near(density, expected, relative=1e-12)
@@ -119,7 +119,7 @@ def test_gradients_of_the_network_are_those_without_it():
     """It has no parameters; points get its own gradient −p(x) (x − center) / radius² in addition."""
     directions, upstream, found = torch.nn.functional.normalize(rand(2, 3, 3), dim=-1), rand(2, 2, 3, 5, seed=3), {}
     for prior in (None, SHIFTED):
-        generator = small_generator(prior)
+        generator = generator_with(prior)
         points = (rand(2, 2, 3, 5, 3) / 10).requires_grad_()
         density, _ = conditioned(generator)(points, directions)
         (density * upstream).sum().backward()
@@ -161,7 +161,7 @@ def test_activation_checkpointing_and_the_path_loss_have_it(phase):
 @pytest.mark.parametrize("samples, importance, view, frames", [(14, 14, True, 1), (6, 5, False, 2), (7, 0, True, 2)])
 def test_fused_inference_and_native_marching_have_it(samples, importance, view, frames, prior):
     """Against the plain field in plain PyTorch, within rounding; ray counts that are no multiple of a tile."""
-    generator = small_generator(prior, dataclasses.replace(SMALL, view=view)).requires_grad_(False)
+    generator = generator_with(prior, dataclasses.replace(SMALL, view=view)).requires_grad_(False)
     times = torch.linspace(0.1, 0.9, frames).expand(2, -1)
     ws = generator.mapping(rand(2, generator.z_dim, seed=4).float())
     codes = {
@@ -222,16 +222,20 @@ def test_snapshots_keep_it(tmp_path):
     """And those of earlier versions, whose configurations do not mention it, have none."""
     for name in ("with", "without"):
         (tmp_path / name).mkdir()
-    made = save_small_network(tmp_path / "with", density_prior=SHIFTED)
+    made = save_small_network(tmp_path / "with", generator_with(SHIFTED))
     loaded = load_generator(tmp_path / "with")
     assert loaded.config == made.config and loaded.config["foreground"]["density_prior"] == SHIFTED
     assert loaded.foreground.density_prior == DensityPrior(**SHIFTED)
-    save_small_network(tmp_path / "without")
+    save_small_network(tmp_path / "without", generator_with(None))
     assert load_generator(tmp_path / "without").foreground.density_prior is None
     # The same weights, so that densities differ by the prior.
-    codes = {"z_motion": torch.zeros(1, 12), "z_bg": torch.zeros(1, 8), "time": 0.5}
+    codes = {
+        "z_motion": torch.zeros(1, SIZES["motion_dim"]),
+        "z_bg": torch.zeros(1, SIZES["background_dim"]),
+        "time": 0.5,
+    }
     points = rand(50, 3).float() / 10
-    ws = loaded.mapping(torch.zeros(1, 16))
+    ws = loaded.mapping(torch.zeros(1, SIZES["z_dim"]))
     fields = [PointField(load_generator(tmp_path / name), ws, **codes) for name in ("with", "without")]
     raw = fields[1]._field(points[None, None, None], torch.tensor([[[-1.0, 0.0, 0.0]]]))[0][0, 0, 0]
     assert_near(fields[0].density(points), (raw + DensityPrior(**SHIFTED)(points)).relu(), absolute=1e-4)
