@@ -71,7 +71,11 @@ define train_and_render
 	    diffaugment=translation kimg=$(DEMO_KIMG) $(2) $${run:+resume_run=$$run}
 @run=$$(ls -t $(1)/runs/*/latest-network-snapshot.pkl | head -n 1); run=$${run%/*}; set -x; \
 	$(BIN)/python generate.py --outdir $(1)/videos --network_pkl $$run --seeds 0-3 \
-	    --render_program rotation_camera_yaw,front
+	    --render_program rotation_camera_yaw,front && \
+	$(BIN)/python generate.py --outdir $(1)/views --network_pkl $$run --seeds 0-3 --time_steps 1 --n_steps 8 \
+	    --outputs rgb,depth --save_frames
+@$(BIN)/python -m renderer.contact_sheet $(1)/views.png $$(ls -d $(1)/views/*/) --columns 8 --scale 4
+@echo "One moment of four contents from eight cameras, and their depth: $(1)/views.png"
 @echo "The videos are in $(1)/videos, the training run is in $(1)/runs."
 endef
 
