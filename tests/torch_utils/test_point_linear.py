@@ -191,3 +191,11 @@ def test_layers_that_do_not_fit_are_errors():
     split = PointLayer(w, torch.zeros(1, 2, 1, 40), source=0)
     with pytest.raises(ValueError, match="layer 2 of the MLP takes results of layer 0, which the frames share"):
         point_mlp(x, [PointLayer(w), split, PointLayer(w, source=0)], frames=2, keep=[2])
+
+
+def test_layers_of_any_width_feed_others():
+    x = torch.randn(2, 1, 100, 5, generator=torch.Generator().manual_seed(0))
+    first, second = torch.ones(3, 5), torch.full((70, 3), 2.0)
+    y, z = point_mlp(x, [PointLayer(first), PointLayer(second, source=0)], frames=1, keep=[0, 1])
+    torch.testing.assert_close(y, x.sum(dim=-1, keepdim=True).expand(-1, -1, -1, 3))
+    torch.testing.assert_close(z, 6 * x.sum(dim=-1, keepdim=True).expand(-1, -1, -1, 70))

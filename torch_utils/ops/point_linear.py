@@ -28,6 +28,8 @@ __all__ = ["PointLayer", "lrelu_", "point_linear", "point_mlp"]
 
 #: With fewer rows a native call costs more than it gains.
 MIN_ROWS = 64
+#: Natively, layers that feed others have more outputs than this.
+NARROW = 4
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ def point_mlp(x: torch.Tensor, layers: Sequence[PointLayer], *, frames: int, kee
     weights = [w if w.ndim == 3 else w[None] for w in (layer.weight for layer in layers)]
     plan = _Plan.of(layers, frames)
     library = _library(x)
-    if library is None:
+    if library is None or any(weights[layer.source].shape[1] <= NARROW for layer in layers[1:]):
         results = _one_by_one(x, weights, biases, plan)
         return [results[i] for i in keep]
     # The results and the gradients do not depend on the strides of biases and weights.
@@ -115,7 +117,7 @@ def point_mlp(x: torch.Tensor, layers: Sequence[PointLayer], *, frames: int, kee
 
 
 def _nothing(like: torch.Tensor) -> torch.Tensor:
-    """The native operator's way of saying None."""
+    """None in a list of tensors of the native operator."""
     return like.new_empty(0)
 
 
@@ -132,7 +134,7 @@ def _check(layers: Sequence[PointLayer], *, shared: bool) -> None:
 
 @dataclass(frozen=True)
 class _Plan:
-    """What a call does besides its tensors."""
+    """The arguments of a call that are not tensors."""
 
     sources: tuple[int, ...]
     slopes: tuple[float, ...]
