@@ -200,7 +200,7 @@ def test_no_gradient_where_none_is_asked_for():
 
 
 def test_auto_takes_the_native_operator_for_large_tensors(monkeypatch):
-    """In float32 with gradients, in bfloat16 always; with a clamp."""
+    """In float32 with gradients, in bfloat16 always."""
     chosen = []
     monkeypatch.setattr("torch_utils.ops.bias_act.bias_act_native.apply", lambda *_, **__: chosen.append("native"))
     monkeypatch.setattr("torch_utils.ops.bias_act.bias_act_ref", lambda *_, **__: chosen.append("ref"))
@@ -208,18 +208,18 @@ def test_auto_takes_the_native_operator_for_large_tensors(monkeypatch):
     bias_act(large, act="lrelu", clamp=256)
     bias_act(large, act="lrelu")
     bias_act(large, act="tanh", clamp=256)
-    bias_act(large[:15], act="lrelu", clamp=256)
+    bias_act(large[:1, :63], act="lrelu", clamp=256)
     bias_act(large.double(), act="lrelu", clamp=256)
     with torch.no_grad():
         bias_act(large, act="lrelu", clamp=256)
-    assert chosen == ["native", "ref", "ref", "ref", "ref", "ref"]
+    assert chosen == ["native", "native", "ref", "ref", "ref", "ref"]
     chosen.clear()
     half = large.detach().bfloat16()
     bias_act(half, act="lrelu", clamp=256)
     bias_act(half.requires_grad_(), act="lrelu", clamp=256)
     bias_act(half, act="lrelu")
-    bias_act(half[:4], act="lrelu", clamp=256)
-    assert chosen == ["native", "native", "ref", "ref"]
+    bias_act(half[:1, :63], act="lrelu", clamp=256)
+    assert chosen == ["native", "native", "native", "ref"]
 
 
 def test_mistakes():

@@ -131,7 +131,7 @@ STRIDED = BASE | {"stride": 2, "padding": (0, 0), "size": 33}
             {"layout": torch.contiguous_format}, {"padding": (0, 0)}, {"groups": 2}, {"kernel": 5},
         )),
         (True, STRIDED | {"inputs": 256, "outputs": 512}), (True, STRIDED | {"size": 257}),
-        (False, STRIDED), (False, STRIDED | {"inputs": 256, "outputs": 512, "learns": False}),
+        (True, STRIDED), (False, STRIDED | {"learns": False}), (False, STRIDED | {"inputs": 32}),
         (False, STRIDED | {"size": 253}),  # results of 126 pixels
         (False, STRIDED | {"size": 257, "padding": (1, 1)}),
     ],

@@ -21,10 +21,10 @@ from torch_utils.ops import bias_act_native
 __all__ = ["ACTIVATIONS", "IMPLEMENTATIONS", "Activation", "bias_act", "bias_act_ref"]
 
 IMPLEMENTATIONS = ("auto", "ref", "cpu", "cuda")
-#: 'auto' chooses the native operator on the CPU for these activations with a clamp, from this number of elements on,
-#: where fewer passes over memory outweigh calls from Python: in float32 where gradients are recorded, 2.2 to 3.4 times
+#: 'auto' chooses the native operator on the CPU for these activations from this number of elements on, where fewer
+#: passes over memory outweigh calls from Python: in float32 where gradients are recorded, with a clamp 2.2 to 3.4 times
 #: as fast (docs/operators.md), and in bfloat16 with and without gradients, 2.4 to 3.3 times. Without gradients the
-#: float32 reference works in place, and without a clamp the native operator gains less: not worth another code path.
+#: float32 reference works in place.
 NATIVE_ACTIVATIONS = ("linear", "relu", "lrelu")
 NATIVE_MIN_SIZE = 1 << 14
 

@@ -24,14 +24,12 @@ IMPLEMENTATIONS = ("auto", "ref", "cpu")
 
 #: The native operators need multiples of this number of channels: two vector registers of the processor.
 CHANNELS = 32
-# Thresholds above which the native operators take at most half of PyTorch's time.
-#: Stride 1: least number of pixels (below, the weight's transform costs what is saved) ...
+# Thresholds above which the native operators take at most half of PyTorch's time; with stride 2, where only the weight's
+# gradient is native, at most two thirds.
+#: Stride 1: least number of pixels (below, the weight's transform costs what is saved).
 MIN_PIXELS = 512
-#: ... and of pairs of an input and an output channel.
+#: Least number of pairs of an input and an output channel.
 MIN_PAIRS = 64 * 64
-#: Stride 2: least number of pairs; or images of at least LARGE pixels with MIN_PAIRS, where PyTorch is slow.
-MIN_PAIRS_STRIDED = 64 * 64
-LARGE = 256 * 256
 
 
 def convolve(
@@ -160,6 +158,4 @@ class _Problem:
     def _pays(self):
         n, _, height, width = self.images
         pairs = self.weight[0] * self.weight[1]
-        if self.stride == 1:
-            return n * height * width >= MIN_PIXELS and pairs >= MIN_PAIRS
-        return pairs >= MIN_PAIRS_STRIDED or (height * width >= LARGE and pairs >= MIN_PAIRS)
+        return pairs >= MIN_PAIRS and (self.stride == 2 or n * height * width >= MIN_PIXELS)
