@@ -17,7 +17,7 @@ pytestmark = [
 ]
 
 #: Their tests cover all uses of csrc/fused_mlp/dense.h, which knows how wide vectors are.
-TESTS = [f"tests/torch_utils/test_{name}.py" for name in ("conv3x3", "fused_mlp")]
+TESTS = [f"tests/torch_utils/test_{name}.py" for name in ("conv3x3", "fused_mlp", "point_linear")]
 
 
 @pytest.mark.parametrize("flag", ["-mno-avx512f", "-mno-avx"])
