@@ -14,7 +14,7 @@ from renderer.volume_rendering import Accumulated, Fields, RenderSettings
 from torch_utils.ops.fused_mlp import FusedMLP, MLPLayer, has_fused_mlp
 from torch_utils.ops.point_linear import lrelu_, point_linear
 from training.networks.fields import SLOPE, VIEW_SLOPE, ConditionedBlend, ConditionedForeground
-from training.networks.layers import LRELU_GAIN, octaves
+from training.networks.layers import LRELU_GAIN
 from training.networks.upsampler import Upsampler, UpsamplerBlock, upsample_image
 
 __all__ = ["FusedBlock", "FusedForeground", "FusedNetworks"]
@@ -154,7 +154,7 @@ class FusedForeground:
                     near=settings.near,
                     far=settings.far,
                     last_opaque=last_opaque,
-                    scales=octaves(field.field.position_frequencies, directions),
+                    frequencies=field.field.encoding.vectors(directions),
                     density=len(field.layers),
                     prior=() if prior is None else (prior.peak, prior.radius, *prior.center),
                     **self._wanted(video, frame, view),

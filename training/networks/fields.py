@@ -22,6 +22,7 @@ from torch import nn
 from torch_utils.ops.point_linear import PointLayer, point_linear, point_mlp
 from training.networks.layers import (
     ModulatedLinear,
+    PointEncoding,
     PointLinear,
     composited_colour,
     positional_encoding,
@@ -123,7 +124,9 @@ class ForegroundField(nn.Module):
 
     Args:
         width, num_layers: Width and number of the hidden layers.
-        position_frequencies, direction_frequencies: Octaves of the positional encodings.
+        encoding: Positional encoding of points, 'octaves' or 'isotropic', see `PointEncoding`.
+        position_frequencies, direction_frequencies: Octaves of the positional encodings; an isotropic one has as many
+            inputs and the same lowest and highest frequency.
         feature_dim: Channels F of the features that go to the upsampler.
         view_directions: Colour depends on the viewing direction.
         motion: Input of motion vectors to the second layer: 'add', 'concat', or 'none'.
@@ -145,6 +148,7 @@ class ForegroundField(nn.Module):
         view_directions: bool = True,
         density_bias: float = 0.0,
         density_prior: Mapping | None = None,
+        encoding: str = "octaves",
         motion: str = "add",
         time_input: str = "none",
     ):
@@ -154,13 +158,14 @@ class ForegroundField(nn.Module):
         if num_layers < 2:
             raise ValueError(f"foreground.num_layers must be at least 2, got {num_layers}.")
         assert motion in ("add", "concat", "none")
-        self.position_frequencies, self.direction_frequencies = position_frequencies, direction_frequencies
+        self.encoding = PointEncoding(encoding, position_frequencies)
+        self.direction_frequencies = direction_frequencies
         self.time_frequencies = position_frequencies if time_input == "encoded" else 0
         self.motion, self.time_input = motion, time_input
         self.width, self.feature_dim, self.num_ws = width, feature_dim, num_layers + 2
-        point_features = 2 * position_frequencies * POINT_DIM
         time_features = {"none": 0, "raw": 1, "encoded": 2 * self.time_frequencies}[time_input]
-        inputs = [point_features + time_features, width * (2 if motion == "concat" else 1)] + [width] * (num_layers - 2)
+        inputs = [self.encoding.num_outputs + time_features, width * (2 if motion == "concat" else 1)]
+        inputs += [width] * (num_layers - 2)
         layers = nn.ModuleList(ModulatedLinear(in_features=i, out_features=width, w_dim=w_dim) for i in inputs)
         self.layers = cast("Sequence[ModulatedLinear]", layers)
         self.density = ModulatedLinear(in_features=width, out_features=1, w_dim=w_dim, demodulate=False)
@@ -174,10 +179,9 @@ class ForegroundField(nn.Module):
     def modulate(self, ws: torch.Tensor) -> ForegroundWeights:
         """Weights for styles ws [B, num_ws, w_dim]."""
         layers = [layer.modulate(ws[:, i]) for i, layer in enumerate(self.layers)]
-        # Encoded points come with all sines first (see `sinusoids`): the first layer's columns are reordered to match.
-        order = sinusoid_order(self.position_frequencies, POINT_DIM, ws.device)
+        # Encoded points come as pure sines and cosines: their order and amplitudes are those of the first weight.
         weight, bias = layers[0]
-        layers[0] = (torch.cat([weight[..., order], weight[..., len(order) :]], dim=-1), bias)
+        layers[0] = (self.encoding.fold(weight), bias)
         count = len(layers)
         return ForegroundWeights(
             layers=layers,
@@ -220,7 +224,7 @@ class ConditionedForeground:
             coordinate = times[..., None]
             if field.time_input == "encoded":
                 coordinate = positional_encoding(coordinate, field.time_frequencies)
-            self._split_inputs(0, 2 * field.position_frequencies * POINT_DIM, coordinate)
+            self._split_inputs(0, field.encoding.num_outputs, coordinate)
         if field.motion != "none":
             assert motion is not None
             if field.motion == "concat":
@@ -236,7 +240,7 @@ class ConditionedForeground:
 
     def encode(self, points: torch.Tensor) -> torch.Tensor:
         """Positional encoding of points, sines first."""
-        return sinusoids(points, self.field.position_frequencies)
+        return self.field.encoding(points)
 
     def __call__(self, points: torch.Tensor, directions: torch.Tensor):
         """Raw density [B, T, R, S] and features (hidden [B, T, R, S, width], and rgb with view directions).

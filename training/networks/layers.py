@@ -5,6 +5,8 @@ demodulation are fused into one weight per video, and the activation's gain, whi
 and bias.
 """
 
+import dataclasses
+import functools
 import math
 
 import torch
@@ -16,8 +18,10 @@ from torch_utils.ops.point_linear import point_linear
 __all__ = [
     "FullyConnected",
     "ModulatedLinear",
+    "PointEncoding",
     "PointLinear",
     "composited_colour",
+    "isotropic_frequencies",
     "normalize_second_moment",
     "octaves",
     "positional_encoding",
@@ -60,6 +64,88 @@ def sinusoid_order(frequencies: int, dims: int, device: torch.device | str | Non
     """Indices that take `positional_encoding(x)` to `sinusoids(x)` for x of `dims` coordinates."""
     index = torch.arange(2 * frequencies * dims, device=device)
     return index.unflatten(0, (frequencies, 2, dims)).transpose(0, 1).flatten()
+
+
+@dataclasses.dataclass(frozen=True)
+class PointEncoding:
+    """Positional encoding of points in space: sines and cosines of products with K = 3 L frequency vectors.
+
+    Attributes:
+        kind: 'octaves': 2^i pi along each axis, i < L (NeRF, equation 4). 'isotropic': Fourier features (Tancik et al.
+            2020, section 4) with directions all around, see `isotropic_frequencies`.
+        frequencies: L.
+
+    Raises:
+        ValueError: There is no such kind.
+    """
+
+    kind: str
+    frequencies: int
+
+    def __post_init__(self):
+        if self.kind not in ("octaves", "isotropic"):
+            raise ValueError(f"foreground.encoding must be octaves or isotropic, got {self.kind!r}.")
+
+    @property
+    def num_outputs(self) -> int:
+        """Sines and cosines of a point, 2 K."""
+        return 6 * self.frequencies
+
+    def vectors(self, like: torch.Tensor) -> torch.Tensor:
+        """The frequency vectors [K, 3] in radians per scene unit, of the type and on the device of a tensor."""
+        if self.kind == "isotropic":
+            return _isotropic(self.frequencies, like.dtype, like.device)[0]
+        axes = torch.eye(3, dtype=like.dtype, device=like.device)
+        return (octaves(self.frequencies, like)[:, None, None] * axes).flatten(0, 1)
+
+    def __call__(self, points: torch.Tensor) -> torch.Tensor:
+        """The sines, then the cosines [..., 2 K] at points [..., 3]; `fold` puts the amplitudes into weights."""
+        if self.kind == "octaves":
+            return sinusoids(points, self.frequencies)
+        # Coordinate by coordinate: a GPU's matrix product might round them to TensorFloat-32.
+        x, y, z = (axis[..., None] * along for axis, along in zip(points.unbind(-1), self.vectors(points).unbind(-1)))
+        angles = x + y + z
+        return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+    def fold(self, weight: torch.Tensor) -> torch.Tensor:
+        """A first layer's weight [..., out, 2 K + others] for encoded points as they come from a call.
+
+        The weight itself is that for `positional_encoding`, or for sines and then cosines times their amplitudes.
+        """
+        if self.kind == "octaves":
+            order = sinusoid_order(self.frequencies, 3, weight.device)
+            return torch.cat([weight[..., order], weight[..., len(order) :]], dim=-1)
+        amplitudes = _isotropic(self.frequencies, weight.dtype, weight.device)[1].repeat(2)
+        return torch.cat([weight[..., : len(amplitudes)] * amplitudes, weight[..., len(amplitudes) :]], dim=-1)
+
+
+def isotropic_frequencies(frequencies: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Frequency vectors [K, 3] in all directions and their amplitudes [K], K = 3 · `frequencies`, in float32.
+
+    Magnitudes m are those of as many octaves, from pi to 2^(frequencies - 1) pi, evenly spaced in the logarithm. The
+    amplitudes are min(1, √(4 pi / m)): high frequencies, which would show as grain early in training, come in slowly.
+    """
+    count = 3 * frequencies
+    index = torch.arange(count, dtype=torch.float64, device="cpu")
+    # Directions: a Fibonacci lattice, with even heights and azimuths that advance by the golden angle.
+    height, azimuth = 1 - (2 * index + 1) / count, 2 * math.pi * index * ((5**0.5 - 1) / 2)
+    across = (1 - height * height).sqrt()
+    directions = torch.stack([across * azimuth.cos(), across * azimuth.sin(), height], dim=1)
+    # Neighbours on the lattice get unlike magnitudes: their ranks are permuted by a stride that is coprime with K.
+    stride = next(step for step in range(7, 7 + count) if math.gcd(step, count) == 1)
+    rank = index * stride % count
+    low, high = math.pi, 2 ** (frequencies - 1) * math.pi
+    magnitudes = low * (high / low) ** (rank / (count - 1))
+    amplitudes = (4 * math.pi / magnitudes).sqrt().clamp(max=1)
+    return (directions * magnitudes[:, None]).float(), amplitudes.float()
+
+
+@functools.lru_cache(maxsize=16)
+def _isotropic(frequencies: int, dtype: torch.dtype, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    # Outside inference mode, so that vectors cached while rendering can serve training later.
+    with torch.inference_mode(False):
+        vectors, amplitudes = isotropic_frequencies(frequencies)
+        return vectors.to(device=device, dtype=dtype), amplitudes.to(device=device, dtype=dtype)
 
 
 def composited_colour(

@@ -63,24 +63,33 @@ inline void sine_cosine(dense::Vector x, dense::Vector& sine, dense::Vector& cos
   cosine = ((quadrant + 1) & 2) != 0 ? -v : v;
 }
 
-// The sines of all coordinates times all scales, then the cosines.
-struct Sinusoids {
-  const float* scales;
-  int64_t count;
-
-  int64_t outputs() const { return 6 * count; }
-
-  void operator()(const float* point, float* to) const {
-    const int64_t half = 3 * count;
-    for (int64_t i = 0, k = 0; i < count; i++)
-      for (int64_t d = 0; d < 3; d++, k++) to[k] = point[d] * scales[i];
-    for (int64_t i = 0; i < half; i += dense::kLanes) {
-      const int64_t here = std::min<int64_t>(dense::kLanes, half - i);
-      dense::Vector sine, cosine;
-      sine_cosine(dense::load_some(to + i, here), sine, cosine);
-      dense::store_some(to + i, sine, here), dense::store_some(to + half + i, cosine, here);
+// The sines of a point's products with all frequency vectors, then the cosines.
+class Sinusoids {
+ public:
+  // `frequencies`: [count, 3].
+  Sinusoids(const float* frequencies, int64_t count) : count_(count) {
+    for (int64_t d = 0; d < 3; d++) {
+      along_[d].resize(dense::round_up(count, dense::kLanes));
+      for (int64_t i = 0; i < count; i++) along_[d][i] = frequencies[3 * i + d];
     }
   }
+
+  int64_t outputs() const { return 2 * count_; }
+
+  void operator()(const float* point, float* to) const {
+    for (int64_t i = 0; i < count_; i += dense::kLanes) {
+      const dense::Vector angles = point[0] * dense::load(&along_[0][i]) + point[1] * dense::load(&along_[1][i]) +
+                                   point[2] * dense::load(&along_[2][i]);
+      const int64_t here = std::min<int64_t>(dense::kLanes, count_ - i);
+      dense::Vector sine, cosine;
+      sine_cosine(angles, sine, cosine);
+      dense::store_some(to + i, sine, here), dense::store_some(to + count_ + i, cosine, here);
+    }
+  }
+
+ private:
+  int64_t count_;
+  std::vector<float> along_[3];  // the vectors' coordinates, axis by axis, in whole vectors of the machine
 };
 
 // Weights of samples at increasing positions; returns the transmittance at the last one.
