@@ -1,0 +1,315 @@
+"""Positional encodings of the foreground's points: frequencies, amplitudes, and every path that evaluates the field."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from dnnlib import UserError
+from renderer.cameras import camera_rays, pixel_centers
+from renderer.volume_rendering import RenderSettings, march_foreground
+from tests.goldens.checks import assert_near
+from tests.goldens.evaluation import case_generator, case_inputs
+from tests.goldens.networks import SMALL, generator_config
+from tests.goldens.small_losses import gradients, make_loss, real_batch
+from tests.small_network import SIZES, save_small_network
+from torch_utils.ops.fused_mlp import FusedMLP, has_fused_mlp
+from torch_utils.ops.point_linear import lrelu_
+from torch_utils.rng import RandomStream
+from training.checkpoints.snapshot import load_generator
+from training.inference.frame_renderer import FrameRenderer
+from training.launch.build import build_networks
+from training.launch.config import compose_options
+from training.networks.cpu_inference import FusedForeground
+from training.networks.fields import DensityPrior
+from training.networks.generator import Generator
+from training.networks.layers import (
+    PointEncoding,
+    isotropic_frequencies,
+    octaves,
+    positional_encoding,
+    sinusoid_order,
+)
+
+CPU = torch.device("cpu")
+needs_native = pytest.mark.skipif(not has_fused_mlp(CPU), reason="no native operators (no C++ compiler)")
+needs_bfloat16 = pytest.mark.skipif(
+    not has_fused_mlp(CPU, "bfloat16"), reason="the processor does not multiply bfloat16"
+)
+PRIOR = {"peak": 25, "radius": 0.04, "center": [0.02, -0.03, 0.05]}
+
+
+def rand(*shape, seed=0, dtype=torch.float64):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def generator_with(encoding, *, prior=None, spec=SMALL):
+    """The small generator with random weights that do not depend on the encoding."""
+    config = generator_config(spec)
+    config["foreground"] |= {"encoding": encoding, "density_prior": prior}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return Generator(**config).eval()
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Frequencies
+
+
+def test_vectors_and_amplitudes_of_six_octaves():
+    """To the bit, since weights are trained for them; the first two vectors by hand."""
+    index = torch.arange(18, dtype=torch.float64)
+    z, azimuth = 1 - (2 * index + 1) / 18, 2 * math.pi * index * ((5**0.5 - 1) / 2)
+    r = (1 - z * z).sqrt()
+    directions = torch.stack([r * azimuth.cos(), r * azimuth.sin(), z], 1)
+    low, high = 1 * math.pi, 32 * math.pi
+    magnitudes = low * (high / low) ** (((torch.arange(18) * 7) % 18).double() / 17)
+    vectors, amplitudes = isotropic_frequencies(6)
+    assert torch.equal(vectors, (directions * magnitudes[:, None]).float())
+    assert torch.equal(amplitudes, (4 * math.pi / magnitudes).sqrt().clamp(max=1).float())
+
+    assert_near(vectors[0], torch.tensor([math.sqrt(35) / 18, 0, 17 / 18]) * math.pi, relative=1e-6)
+    second = 32 ** (7 / 17) * math.pi
+    assert_near(vectors[1].norm(), torch.tensor(second), relative=1e-6)
+    assert_near(vectors[1, 2], torch.tensor(15 / 18 * second), relative=1e-6)
+    assert amplitudes[0] == 1 and amplitudes[1] == pytest.approx(math.sqrt(4 / 32 ** (7 / 17)), rel=1e-6)
+    assert amplitudes.min() == pytest.approx(math.sqrt(4 / 32), rel=1e-6)
+
+
+@pytest.mark.parametrize("frequencies", range(1, 23))
+def test_magnitudes_are_spread_over_the_directions(frequencies):
+    """Each of 3 L steps from pi to 2^(L − 1) pi occurs once, also where 7 divides L; none is in favour of a side."""
+    vectors, amplitudes = isotropic_frequencies(frequencies)
+    count, magnitudes = 3 * frequencies, vectors.double().norm(dim=1)
+    assert vectors.shape == (count, 3) and amplitudes.shape == (count,)
+    steps = torch.logspace(0, frequencies - 1, count, base=2, dtype=torch.float64) * math.pi
+    assert_near(magnitudes.sort().values, steps, relative=1e-6)
+    assert_near(amplitudes, (4 * math.pi / magnitudes).sqrt().clamp(max=1), relative=1e-6)
+    directions = vectors.double() / magnitudes[:, None]
+    assert directions.mean(dim=0).norm() < 0.3 / frequencies
+    if frequencies > 2:  # like all directions: one third along each axis
+        assert_near(directions.T @ directions / count, torch.eye(3) / 3, absolute=0.3 / count)
+    if frequencies > 3:
+        neighbours = (magnitudes[1:] / magnitudes[:-1]).log2().abs()  # on the lattice
+        assert neighbours.min() > 1
+
+
+def test_octaves_are_vectors_along_the_axes():
+    points = rand(4, 5, 3)
+    encoding, order = PointEncoding("octaves", 3), sinusoid_order(3, 3)
+    assert torch.equal(encoding(points), positional_encoding(points, 3)[..., order])
+    vectors = encoding.vectors(points)
+    assert vectors.shape == (9, 3) and vectors.dtype == torch.float64
+    axes = torch.eye(3, dtype=torch.float64)
+    assert torch.equal(vectors[:3], math.pi * axes) and torch.equal(vectors[6:], 4 * math.pi * axes)
+    # The zeros in a vector do not round: the same angles to the bit.
+    angles = (points.float()[..., None, :] * vectors.float()).sum(-1)
+    assert torch.equal(angles, (points.float()[..., None, :] * octaves(3, points.float())[:, None]).flatten(-2))
+
+
+@pytest.mark.parametrize("kind", ["octaves", "isotropic"])
+@pytest.mark.parametrize("dtype, error", [(torch.float32, 2e-5), (torch.float64, 1e-12)])
+def test_sines_then_cosines_of_products_with_the_vectors(kind, dtype, error):
+    points, encoding = rand(2, 1, 7, 5, 3, dtype=dtype) / 4, PointEncoding(kind, 6)
+    angles = points.double() @ encoding.vectors(points).double().T
+    assert encoding(points).shape == (2, 1, 7, 5, 36) and encoding.num_outputs == 36
+    assert encoding(points).dtype == dtype
+    assert_near(encoding(points), torch.cat([angles.sin(), angles.cos()], dim=-1), absolute=error)
+
+
+def test_vectors_first_used_for_rendering_serve_training():
+    with torch.inference_mode():
+        PointEncoding("isotropic", 17)(torch.zeros(1, 3))
+    points = torch.ones(1, 3, requires_grad=True)
+    PointEncoding("isotropic", 17)(points).sum().backward()
+    assert points.grad.abs().max() > 0
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The field
+
+
+def test_amplitudes_in_the_weight_are_amplitudes_of_the_inputs():
+    """With two octaves all are 1. Columns beyond the encoded points stay as they are."""
+    points, weight, others = rand(5, 3), rand(2, 4, 15, seed=1), rand(5, 3, seed=2)
+    assert torch.equal(PointEncoding("isotropic", 2).fold(weight), weight)
+    encoding, weight = PointEncoding("isotropic", 6), rand(2, 4, 39, seed=3)
+    amplitudes = isotropic_frequencies(6)[1].double()
+    angles = points @ isotropic_frequencies(6)[0].double().T
+    scaled = torch.cat([angles.sin() * amplitudes, angles.cos() * amplitudes, others], dim=-1)
+    folded = encoding.fold(weight) @ torch.cat([encoding(points), others], dim=-1).T
+    assert_near(folded, weight @ scaled.T, relative=1e-12)
+    assert not torch.allclose(folded, weight @ torch.cat([encoding(points), others], dim=-1).T)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("time_input", ["none", "raw", "encoded"])
+def test_the_first_layer_sees_scaled_sines_and_cosines(time_input):
+    """Its modulated and demodulated weight, applied to [A sin, A cos, time], the time in octaves."""
+    spec = dataclasses.replace(SMALL, time_input=time_input, octaves=5)
+    field = generator_with("isotropic", spec=spec).foreground.double()
+    ws, times = rand(1, field.num_ws, SMALL.w_dim, seed=1), torch.tensor([[0.3]], dtype=torch.float64)
+    conditioned = field.condition(field.modulate(ws), times=times, motion=rand(1, 1, field.width, seed=2))
+    points = rand(1, 1, 2, 4, 3) / 10
+    weight, bias, frame_bias = conditioned.layers[0]
+    found = lrelu_(conditioned.encode(points)[0, 0] @ weight[0].T + (bias if frame_bias is None else frame_bias[0, 0]))
+
+    vectors, amplitudes = (x.double() for x in isotropic_frequencies(5))
+    angles = points[0, 0] @ vectors.T
+    inputs = [angles.sin() * amplitudes, angles.cos() * amplitudes]
+    if time_input != "none":
+        time = times.expand(2, 4, 1)
+        inputs.append(time if time_input == "raw" else positional_encoding(time, 5))
+    weight, bias = field.layers[0].modulate(ws[:, 0])
+    assert_near(found, lrelu_(torch.cat(inputs, dim=-1) @ weight[0].T + bias), relative=1e-12)
+
+
+@pytest.mark.parametrize("phase", ["Gmain", "Greg"])
+def test_training_and_activation_checkpointing(phase):
+    def run(kind, checkpointing):
+        loss, generator, discriminators, reports = make_loss()
+        generator.foreground.encoding = PointEncoding(kind, SMALL.octaves)
+        generator.activation_checkpointing = checkpointing
+        loss.accumulate(phase, batch=real_batch(), gain=2.0, stream=RandomStream(3))
+        return gradients(generator) | reports
+
+    kept, again, other = run("isotropic", False), run("isotropic", True), run("octaves", False)
+    assert kept.keys() == again.keys() == other.keys()
+    for name, value in kept.items():
+        assert value.isfinite().all() and torch.equal(again[name], value), name
+    name = "foreground.layers.0.weight"
+    assert kept[name].abs().max() > 0 and not torch.allclose(kept[name], other[name])
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Inference
+
+
+@needs_native
+@pytest.mark.parametrize("prior", [None, PRIOR])
+@pytest.mark.parametrize("samples, importance, view, frames", [(14, 14, True, 1), (6, 5, False, 2), (7, 0, True, 2)])
+@pytest.mark.parametrize("frequencies", [1, 4, 6])
+def test_fused_inference_and_native_marching(frequencies, samples, importance, view, frames, prior):
+    """Against the plain field in plain PyTorch, within rounding; ray counts that are no multiple of a tile."""
+    spec = dataclasses.replace(SMALL, view=view, octaves=frequencies)
+    generator = generator_with("isotropic", prior=prior, spec=spec).requires_grad_(False)
+    times = torch.linspace(0.1, 0.9, frames).expand(2, -1)
+    ws = generator.mapping(rand(2, generator.z_dim, seed=4).float())
+    codes = {
+        "motion": generator.motion(rand(2, generator.motion_dim, seed=5).float(), times),
+        "z_bg": torch.zeros(2, generator.background_dim),
+    }
+    plain = generator.condition(generator.modulate(ws), times=times, **codes).foreground
+    with torch.no_grad():
+        fused = generator.condition(generator.modulate(ws), times=times, **codes).foreground
+    assert isinstance(fused, FusedForeground) and not isinstance(plain, FusedForeground)
+    origins, directions = camera_rays(generator.camera_prior.at(0.3, 0.8), pixel_centers(5))
+    origins, directions = origins.expand(2, -1, -1), directions.expand(2, -1, -1)
+    settings = RenderSettings(num_samples=samples, num_importance=importance)
+
+    def sampled(field):
+        march = march_foreground(field, origins, directions, settings, num_frames=frames, last_opaque=False)
+        return march.accumulate(settings)
+
+    with torch.no_grad():
+        expected = sampled(plain)
+        for actual in (sampled(fused), fused.march(origins, directions, settings, last_opaque=False)):
+            pairs = [*zip(actual.features, expected.features, strict=True)]
+            names = ("accumulation", "depth", "transmittance")
+            pairs += [(getattr(actual, name), getattr(expected, name)) for name in names]
+            for found, wanted in pairs:
+                assert found.shape == wanted.shape
+                assert (found - wanted).abs().max() <= 3e-5 * max(wanted.abs().max(), 1)
+
+
+@needs_bfloat16
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["octaves", "isotropic"])
+def test_marching_in_bfloat16_rounds_like_plain_pytorch(kind):
+    """Its errors are at most twice those of the same products in plain PyTorch, with means of all points."""
+    generator, inputs = case_generator("faceforensics", "c1"), case_inputs("faceforensics", "c1")
+    field, times = generator.foreground, inputs["times"][:, :1]
+    field.encoding = PointEncoding(kind, field.encoding.frequencies)
+    weights, motion = field.modulate(inputs["ws"]), generator.motion(inputs["z_motion"], times)
+    exact = field.condition(weights, times=times, motion=motion)
+    fused, reference = (FusedForeground(exact, "bfloat16", {}) for _ in range(2))
+    reference._mlps = [FusedMLP(x.layers, precision="bfloat16", impl="ref") for x in reference._mlps]
+    origins, directions = camera_rays(generator.camera_prior.at(0.1, 1.5), pixel_centers(16))
+    settings = RenderSettings(num_samples=14, num_importance=14)
+
+    def accumulated(field):
+        march = march_foreground(field, origins, directions, settings, num_frames=1, last_opaque=False)
+        return march.accumulate(settings)
+
+    wanted, plain = accumulated(exact), accumulated(reference)
+    found = fused.march(origins, directions, settings, last_opaque=False)
+    assert 0.1 < wanted.accumulation.mean() < 0.9
+    for name in ("accumulation", "transmittance"):
+        actual, rounded, expected = (getattr(x, name) for x in (found, plain, wanted))
+        assert 0 < (actual - expected).square().mean() < 4 * (rounded - expected).square().mean(), name
+
+
+@needs_bfloat16
+@torch.no_grad()
+def test_bfloat16_shows_the_same():
+    """Above 45 dB, as with octaves and a density prior."""
+    generator, inputs = case_generator("faceforensics", "c1"), case_inputs("faceforensics", "c1")
+    codes = {"z_motion": inputs["z_motion"], "z_bg": inputs["z_bg"]}
+    time, camera = inputs["times"][0, 1], inputs["cameras"]
+    generator.foreground.density_prior = DensityPrior(peak=60, radius=0.06)
+    before = FrameRenderer(generator, inputs["ws"], **codes).render(time, camera)
+    generator.foreground.encoding = PointEncoding("isotropic", generator.foreground.encoding.frequencies)
+    exact, half = (
+        FrameRenderer(generator, inputs["ws"], precision=precision, **codes).render(time, camera)
+        for precision in ("float32", "bfloat16")
+    )
+    assert 45 < psnr(half, exact) < 75
+    assert psnr(before, exact) < 30
+
+
+def psnr(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Of images in [-1, 1]."""
+    return 10 * torch.log10(4 / (a - b).double().square().mean()).item()
+
+
+@torch.no_grad()
+def test_snapshots_keep_it(tmp_path):
+    """And those of earlier versions, whose configurations do not mention it, have octaves."""
+    made = save_small_network(tmp_path, generator_with("isotropic", prior=PRIOR))
+    loaded = load_generator(tmp_path)
+    assert loaded.config == made.config and loaded.config["foreground"]["encoding"] == "isotropic"
+    assert loaded.foreground.encoding == PointEncoding("isotropic", SMALL.octaves)
+    codes = {
+        "z_motion": torch.zeros(1, SIZES["motion_dim"]),
+        "z_bg": torch.zeros(1, SIZES["background_dim"]),
+    }
+    frames = [
+        FrameRenderer(generator, generator.mapping(torch.zeros(1, SIZES["z_dim"])), **codes).render(
+            0.5, generator.camera_prior.at(0.2, 1.5)
+        )
+        for generator in (made, loaded)
+    ]
+    assert torch.equal(*frames)
+
+    earlier = tmp_path / "earlier"
+    earlier.mkdir()
+    config = generator_config(SMALL)
+    assert "encoding" not in config["foreground"]
+    save_small_network(earlier, Generator(**config).eval())
+    assert load_generator(earlier).foreground.encoding == PointEncoding("octaves", SMALL.octaves)
+
+
+def test_it_is_an_option_of_the_model():
+    key = "model.generator.foreground.encoding"
+    default = build_networks(compose_options(["model=stylenerf_mead"]), c_dim=0, device="meta")[0]
+    assert default.foreground.encoding == PointEncoding("octaves", 10)
+    words = ["model=stylenerf_mead", f"{key}=isotropic", "model.generator.foreground.static=mask"]
+    changed = build_networks(compose_options(words), c_dim=0, device="meta")[0]
+    assert changed.foreground.dynamic.encoding == changed.foreground.static.encoding == PointEncoding("isotropic", 10)
+    assert changed.foreground.dynamic.layers[0].weight.shape == default.foreground.layers[0].weight.shape
+    for value, shown in (("fourier", "'fourier'"), ("null", "None")):
+        with pytest.raises(UserError) as caught:
+            build_networks(compose_options([f"{key}={value}"]), c_dim=0, device="meta")
+        message = f"model.generator: foreground.encoding must be octaves or isotropic, got {shown}."
+        assert str(caught.value) == message
