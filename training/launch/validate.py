@@ -290,6 +290,19 @@ def _check_snapshot(path: str, generator: Generator, discriminator: TimeAwareDis
     content = load_snapshot(path)
     check_state(generator, content["generator"]["ema"], what="the generator", source=path)
     check_state(discriminator, content["discriminator"]["state"], what="the discriminators", source=path)
+    # Shapes do not tell encodings apart, but weights trained with one mean nothing to the other.
+    stored, wanted = _encoding(content["generator"]["config"]), _encoding(generator.config)
+    if stored != wanted:
+        raise UserError(
+            f"{path} was trained with model.generator.foreground.encoding={stored}, not {wanted}; its weights do not "
+            "fit another encoding."
+        )
+
+
+def _encoding(config: Mapping[str, Any]) -> Any:
+    """Encoding of the points of a generator's foreground; earlier versions had octaves alone."""
+    foreground = config.get("foreground")
+    return foreground.get("encoding", "octaves") if isinstance(foreground, Mapping) else "octaves"
 
 
 def _check_state(
