@@ -24,8 +24,8 @@ IMPLEMENTATIONS = ("auto", "ref", "cpu")
 
 #: The native operators need multiples of this number of channels: two vector registers of the processor.
 CHANNELS = 32
-# Thresholds above which the native operators take at most half of PyTorch's time; with stride 2, where only the weight's
-# gradient is native, at most two thirds.
+# Thresholds above which the native operators take at most half of PyTorch's time; with stride 2, where only the
+# gradient of the weight is native, at most two thirds.
 #: Stride 1: least number of pixels (below, the weight's transform costs what is saved).
 MIN_PIXELS = 512
 #: Least number of pairs of an input and an output channel.

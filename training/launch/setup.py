@@ -13,6 +13,7 @@ from torch_utils import custom_ops, distributed
 from torch_utils.memory import explain_out_of_memory, keep_freed_memory, return_freed_memory
 from torch_utils.rng import RandomStream
 from torch_utils.training_stats import Statistics
+from training.checkpoints.growing import grown_state, grows
 from training.checkpoints.snapshot import load_snapshot, load_state
 from training.checkpoints.training_state import read_state
 from training.data.loader import PairDataset, build_dataset, build_loader
@@ -23,6 +24,7 @@ from training.launch.validate import write_options
 from training.monitoring.geometry_monitor import CONTENTS, GeometryMonitor
 from training.monitoring.previews import Previews
 from training.monitoring.run_logger import LogFile
+from training.networks.discriminator import TimeAwareDiscriminators
 from training.networks.generator import Generator
 from training.phases import GradientGuard, make_phases
 from training.schedule import Counters
@@ -170,19 +172,25 @@ def build_loop(
 def start_from(
     path: str,
     *,
-    generator: torch.nn.Module,
-    generator_ema: torch.nn.Module,
-    discriminator: torch.nn.Module,
+    generator: Generator,
+    generator_ema: Generator,
+    discriminator: TimeAwareDiscriminators,
 ) -> None:
-    """Copy the weights of a snapshot (a file or a run folder) into networks.
+    """Copy the weights of a snapshot (a file or a run folder) into networks; those of a lower resolution grow.
 
     Raises:
         UserError: No usable snapshot, or it does not fit; names the tensors.
     """
     content = load_snapshot(path)
-    load_state(generator, content["generator"]["state"], what="the generator", source=path)
-    load_state(generator_ema, content["generator"]["ema"], what="the generator", source=path)
-    load_state(discriminator, content["discriminator"]["state"], what="the discriminators", source=path)
+    larger = grows(content, generator.resolution)
+    for module, state, what in (
+        (generator, content["generator"]["state"], "the generator"),
+        (generator_ema, content["generator"]["ema"], "the generator"),
+        (discriminator, content["discriminator"]["state"], "the discriminators"),
+    ):
+        if larger:
+            state, _ = grown_state(module, state, what=what, source=path)
+        load_state(module, state, what=what, source=path)
 
 
 def stream_seed(*key: int) -> int:

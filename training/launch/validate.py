@@ -18,6 +18,7 @@ from dnnlib import UserError, atomic_write, choices_hint, expand_home, format_by
 from torch_utils import distributed
 from torch_utils.launch import cores
 from training.augment.diffaugment import parse_policy
+from training.checkpoints.growing import grown_state, grows
 from training.checkpoints.snapshot import check_state, load_snapshot
 from training.checkpoints.training_state import read_state
 from training.data.dataset_folders import keep_apart
@@ -121,7 +122,7 @@ def plan(
     if run_folder is not None:
         _check_state(run_folder, dataset, generator, discriminator, notes)
     elif options["resume"] is not None:
-        _check_snapshot(options["resume"], generator, discriminator)
+        _check_snapshot(options["resume"], generator, discriminator, notes)
     _check_outdir(Path(options["outdir"]), generator, discriminator)
     inspected = None if inspect is None else inspect(options)
     if synthetic:  # last: it takes minutes, and whatever is wrong with the options was said before
@@ -286,10 +287,8 @@ def _fewer_devices(options: Mapping[str, Any], processes: int) -> str:
 # Checkpoints and disk
 
 
-def _check_snapshot(path: str, generator: Generator, discriminator: TimeAwareDiscriminators) -> None:
+def _check_snapshot(path: str, generator: Generator, discriminator: TimeAwareDiscriminators, notes: list[str]) -> None:
     content = load_snapshot(path)
-    check_state(generator, content["generator"]["ema"], what="the generator", source=path)
-    check_state(discriminator, content["discriminator"]["state"], what="the discriminators", source=path)
     # Shapes do not tell encodings apart, but weights trained with one mean nothing to the other.
     stored, wanted = _encoding(content["generator"]["config"]), _encoding(generator.config)
     if stored != wanted:
@@ -297,6 +296,15 @@ def _check_snapshot(path: str, generator: Generator, discriminator: TimeAwareDis
             f"{path} was trained with model.generator.foreground.encoding={stored}, not {wanted}; its weights do not "
             "fit another encoding."
         )
+    states = {"the generator": content["generator"]["ema"], "the discriminators": content["discriminator"]["state"]}
+    networks = {"the generator": generator, "the discriminators": discriminator}
+    if not grows(content, generator.resolution):
+        for what, state in states.items():
+            check_state(networks[what], state, what=what, source=path)
+        return
+    new = [block for what in states for block in grown_state(networks[what], states[what], what=what, source=path)[1]]
+    width = content["generator"]["config"]["resolution"]
+    notes.append(f"resume: grown from {width}×{width} pixels; new are {', '.join(new) or 'no blocks'}.")
 
 
 def _encoding(config: Mapping[str, Any]) -> Any:

@@ -1,0 +1,82 @@
+"""Training at a higher resolution starts from a snapshot of a lower one."""
+
+import copy
+
+import pytest
+import torch
+
+from dnnlib import UserError
+from tests.goldens.checks import assert_near
+from training.checkpoints.growing import grown_state, grows
+from training.inference.frame_renderer import FrameRenderer
+from training.launch.build import build_networks
+from training.launch.config import compose_options
+
+SMALL = ("model=stylenerf_small", "spec=small")
+LARGER = (*SMALL, "resolution=64", "model.generator.rendering.resolution=32")
+#: As many channels in the block of 64 as the smaller model has in that of 32.
+SAME_CHANNELS = (*LARGER, "spec.fmaps=0.125")
+
+
+def networks(overrides, seed=0):
+    torch.manual_seed(seed)
+    generator, discriminators = build_networks(compose_options(overrides), c_dim=0)
+    return generator.eval(), discriminators
+
+
+def grow(module, smaller):
+    state, new = grown_state(module, smaller.state_dict(), what="the network", source="it")
+    module.load_state_dict(state)
+    return new
+
+
+def render(generator, **kwargs):
+    """A frame of fixed codes: image, volume rendered image and depth."""
+    codes = [torch.randn(1, n, generator=torch.Generator().manual_seed(n)) for n in (128, 128, 16)]
+    ws = generator.mapping(codes[0])
+    renderer = FrameRenderer(generator, ws, z_motion=codes[1], z_bg=codes[2])
+    return renderer.output(0.3, generator.camera_prior.at(yaw=0.2), **kwargs)
+
+
+def test_a_larger_generator_sees_the_same_scene():
+    smaller, larger = networks(SMALL)[0], networks(LARGER, seed=1)[0]
+    before = copy.deepcopy(larger.state_dict())
+    assert grow(larger, smaller) == ["upsampler.blocks.64"]
+    for name, tensor in larger.state_dict().items():
+        expected = before if name.startswith("upsampler.") else smaller.state_dict()
+        assert torch.equal(tensor, expected[name]), name
+    # Every second pixel of 32×32 lies half a small pixel beside one of 16×16: their means agree as far as the scene is
+    # smooth.
+    small, large = render(smaller), render(larger)
+    means = torch.nn.functional.avg_pool2d(large.depth[0], 2)
+    assert large.depth.shape[-1] == 32
+    assert_near(means, small.depth[0], absolute=5e-3)
+
+
+def test_blocks_with_as_many_channels_keep_their_order():
+    smaller, larger = networks(SMALL)[0], networks(SAME_CHANNELS, seed=1)[0]
+    assert grow(larger, smaller) == []
+    state, grown = smaller.state_dict(), larger.state_dict()
+    for name in grown:
+        assert torch.equal(grown[name], state[name.replace("blocks.64", "blocks.32")])
+
+
+def test_discriminators_keep_the_blocks_of_lower_resolutions():
+    smaller, larger = networks(SMALL)[1], networks(LARGER, seed=1)[1]
+    before = copy.deepcopy(larger.state_dict())
+    assert grow(larger, smaller) == ["video.blocks.64", "image.blocks.64"]
+    for name, tensor in larger.state_dict().items():
+        expected = before if ".blocks.64." in name else smaller.state_dict()
+        assert torch.equal(tensor, expected[name]), name
+
+
+def test_other_networks_do_not_fit():
+    smaller, larger = networks((*SMALL, "model.generator.foreground.width=32"))[0], networks(LARGER)[0]
+    with pytest.raises(UserError, match=r"it does not fit the network: foreground\.layers\.0\.weight is 32×24"):
+        grow(larger, smaller)
+
+
+def test_only_smaller_images_grow():
+    content = {"generator": {"config": {"resolution": 32}}}
+    assert grows(content, 64) and not grows(content, 32) and not grows(content, 16)
+    assert not grows({"generator": {"config": {}}}, 64)
