@@ -16,6 +16,7 @@ from benchmarks.learning.measures import (
     shuffled,
     warping_errors,
 )
+from dnnlib import UserError
 from metrics.distances import frechet_distance_of_features
 from metrics.generated_videos import GeneratedVideos
 from metrics.random_features import RandomFeatures
@@ -27,6 +28,7 @@ from torch_utils.rng import RandomStream
 from training.checkpoints.snapshot import load_generator, load_snapshot
 from training.data.dataset import VideoPairDataset
 from training.inference.frame_renderer import FrameRenderer
+from training.inference.meshes import CHECKED_VIEWS, GeneratedMeshes
 from training.networks.generator import Generator
 from training.synthetic.head_model import Backdrop, TalkingHead
 from training.synthetic.parameters import BACKGROUND_CODE, CONTENT_CODE, MOTION_CODE, Person, pose_at
@@ -49,6 +51,7 @@ class Sizes:
     contents: int = 12  # contents and motions of the table
     motions: int = 8
     views: int = 64  # contents seen from three sides
+    meshes: int = 8  # contents whose meshes are compared with the rendered opacity, each from five cameras
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +105,28 @@ def evaluate_snapshot(
     figures.update(geometry_figures(views, generator.camera_prior, truth))
     if thorough:
         figures.update(_separation(_table_of_model(generator, sizes)))
+        figures["outlines"] = _mesh_outlines(generator, sizes.meshes)
     return figures
+
+
+def _mesh_outlines(generator: Generator, count: int) -> list[float]:
+    """Intersection over union of the outlines of meshes and the opaque pixels, per content and view.
+
+    As `python -m renderer.mesh --check` computes them for the seeds from 0 on; 0 where there is no surface.
+    """
+    maker = GeneratedMeshes(
+        generator, device=torch.device("cpu"), resolution=64, level=None, min_piece=0.02, truncation_psi=1.0,
+        class_idx=None, chunk=1 << 16, check=True,
+    )  # fmt: skip
+    outlines = []
+    for seed in range(count):
+        video = maker.video(seed, seed)
+        try:
+            level = maker.level(video, [0.5], name=f"seed {seed}")
+            outlines += maker.mesh(video, 0.5, level)[1]["overlap"]
+        except UserError:  # nothing is opaque
+            outlines += [0.0] * len(CHECKED_VIEWS)
+    return outlines
 
 
 def _codes(generator: Generator, count: int, stream: RandomStream):

@@ -59,19 +59,22 @@ def _finite(value):
     """JSON has no NaN and no infinity: a ratio to nothing becomes null."""
     if isinstance(value, dict):
         return {name: _finite(entry) for name, entry in value.items()}
+    if isinstance(value, list):
+        return [_finite(entry) for entry in value]
     return value if math.isfinite(value) else None
 
 
 def measure_all(work: Path, runs: list[Run], sizes: Sizes, jobs: int) -> None:
-    """All snapshots of the main run, the last ones of the others; thoroughly at the ends of all runs."""
+    """All snapshots of the first run, the last ones of the others; thoroughly at the ends of all runs."""
     todo = []
     for run in runs:
         folder = run_folder(work, run)
         found = snapshots(folder) if folder is not None else []
-        chosen = found if run.name == "main" else found[-1:]
+        chosen = found if run is runs[0] else found[-1:]
         shown = [load_snapshot(path, average_only=True)["progress"]["cur_nimg"] for path in chosen]
         # The snapshots at the length of the ablations, and the last one.
-        thorough = {min(shown, key=lambda n: abs(n - 1000 * runs[1].kimg)), max(shown)} if shown else set()
+        shortest = 1000 * min(other.kimg for other in runs)
+        thorough = {min(shown, key=lambda n: abs(n - shortest)), max(shown)} if shown else set()
         todo += [(work, run, path, count, sizes, count in thorough) for path, count in zip(chosen, shown)]
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(jobs, mp_context=context) as pool:

@@ -14,22 +14,24 @@ from tqdm import tqdm
 
 from dnnlib import UserError
 
-__all__ = ["COMMON", "Run", "plan_runs", "run_folder", "snapshots", "train_all"]
+__all__ = ["COMMON", "Run", "ablations", "full_runs", "plan_runs", "run_folder", "snapshots", "train_all"]
 
 ROOT = Path(__file__).resolve().parents[2]
 TICK_KIMG = 0.5
 SNAPSHOTS = 8  # of the main run, besides the first
 
-# Common options.
+# Common options of all runs.
 COMMON = (
     "model=stylenerf_small",
     "spec=small",
     "diffaugment=translation",
-    "camera_condition=true",
     "previews.videos=0",
     "device=cpu",
     "workers=0",
 )
+KNOWN_CAMERAS = "camera_condition=true"
+# Of the main runs. Settings were chosen on runs of seed 0.
+SEEDS = (1, 2, 3)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,20 +41,38 @@ class Run:
     name: str
     title: str
     kimg: float
-    words: tuple[str, ...] = ()
+    overrides: tuple[str, ...] = ()
 
 
 def plan_runs(kimg: float, ablation_kimg: float) -> list[Run]:
-    """The main run and five ablations."""
-    short = ablation_kimg
+    """The main run with three seeds, one without known cameras, one as in the paper, and the shorter ablations."""
+    foreground = "model.generator.foreground"
+    as_in_the_paper = (f"{foreground}.density_prior=null", f"{foreground}.density_bias=0")
     return [
-        Run("main", "all parts", kimg),
-        Run("no_motion", "no motion network", short, ("model.generator.motion=null",)),
-        Run("no_background", "no background", short, ("model.generator.background=null",)),
-        Run("no_image_discriminator", "no image discriminator", short, ("model.discriminator.image=false",)),
-        Run("no_path_loss", "no NeRF-path loss", short, ("spec.path_weight=0",)),
-        Run("no_cameras", "no camera conditioning", short, ("camera_condition=false",)),
+        *(Run(f"seed{seed}", f"all parts, seed {seed}", kimg, (KNOWN_CAMERAS, f"seed={seed}")) for seed in SEEDS),
+        Run("unknown_cameras", "cameras unknown", kimg),
+        Run("paper", "as in the paper: cameras unknown, no density prior", kimg, as_in_the_paper),
+        *(
+            Run(name, title, ablation_kimg, (KNOWN_CAMERAS, override))
+            for name, title, override in (
+                ("no_prior", "no density prior", f"{foreground}.density_prior=null"),
+                ("no_motion", "no motion network", "model.generator.motion=null"),
+                ("no_background", "no background", "model.generator.background=null"),
+                ("no_image_discriminator", "no image discriminator", "model.discriminator.image=false"),
+                ("no_path_loss", "no NeRF-path loss", "spec.path_weight=0"),
+            )
+        ),
     ]
+
+
+def full_runs(runs: Sequence[Run]) -> list[Run]:
+    """The runs of full length, the main run first."""
+    return [run for run in runs if run.kimg == runs[0].kimg]
+
+
+def ablations(runs: Sequence[Run]) -> list[Run]:
+    """The shorter runs."""
+    return [run for run in runs if run.kimg != runs[0].kimg]
 
 
 def run_folder(work: Path, run: Run) -> Path | None:
@@ -88,7 +108,7 @@ def _train(work: Path, run: Run, data: Path, interval: int) -> None:
     folder = run_folder(work, run)
     outdir = work / "runs" / run.name
     outdir.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, str(ROOT / "run_train.py"), f"outdir={outdir}", f"data={data}", *COMMON, *run.words]
+    command = [sys.executable, str(ROOT / "run_train.py"), f"outdir={outdir}", f"data={data}", *COMMON, *run.overrides]
     command += [f"kimg={run.kimg:g}", f"spec.kimg_per_tick={TICK_KIMG}", f"snap={interval}", "imgsnap=2"]
     if folder is not None:
         command.append(f"resume_run={folder}")

@@ -14,23 +14,23 @@ from benchmarks.learning import runs
 from dnnlib import UserError
 from tests.training.tiny import OVERRIDES
 
-TINY = (
-    *(w for w in OVERRIDES if not w.startswith(("kimg=", "spec.kimg_per_tick=", "nframes=", "previews.images"))),
-    "camera_condition=true",
+TINY = tuple(
+    x for x in OVERRIDES if not x.startswith(("kimg=", "spec.kimg_per_tick=", "nframes=", "previews.images", "seed="))
 )
 
 
 @pytest.fixture
 def tiny(monkeypatch):
-    """A main run of four steps and one ablation, and little to measure."""
-    small = functools.partial(study.Sizes, contents=2, motions=4, views=2)
+    """One main run, of four steps, and one ablation, and little to measure."""
+    small = functools.partial(study.Sizes, contents=2, motions=4, views=2, meshes=1)
     monkeypatch.setattr(study, "Sizes", small)
     monkeypatch.setattr(study, "COMMON", (*TINY, "previews.images=2"))
     monkeypatch.setattr(runs, "COMMON", (*TINY, "previews.images=2"))
     monkeypatch.setattr(runs, "TICK_KIMG", 0.004)
     monkeypatch.setattr(runs, "SNAPSHOTS", 1)
     planned = study.plan_runs
-    monkeypatch.setattr(study, "plan_runs", lambda *kimg: planned(*kimg)[:2])
+    chosen = ("seed1", "no_motion")
+    monkeypatch.setattr(study, "plan_runs", lambda *kimg: [run for run in planned(*kimg) if run.name in chosen])
 
 
 def stamps(folder) -> dict:
@@ -55,7 +55,7 @@ def test_it_trains_measures_reports_and_goes_on_where_it_was(tiny, tmp_path):
     work, page = tmp_path / "work", tmp_path / "docs" / "learning.md"
     run(work, page, "--kimg", "0.016")
     results = sorted(path.name for path in (work / "results").glob("*.json"))
-    assert [name for name in results if name.startswith("main")] and [x for x in results if x.startswith("no_motion")]
+    assert [name for name in results if name.startswith("seed1")] and [x for x in results if x.startswith("no_motion")]
     figures = json.loads((work / "results" / results[0]).read_text())
     assert figures["rfvd"] > 0 and math.isfinite(figures["warp_ratio"])
     still = json.loads((work / "results" / [x for x in results if x.startswith("no_motion")][0]).read_text())
@@ -68,23 +68,23 @@ def test_it_trains_measures_reports_and_goes_on_where_it_was(tiny, tmp_path):
         assert Image.open(page.with_name(f"learning-{name}.png")).width > 100
         assert f"](learning-{name}.png)" in text
 
-    folder = next((work / "runs" / "main").glob("0*"))
+    folder = next((work / "runs" / "seed1").glob("0*"))
     assert [row["kimg"] for row in rows_of(folder)][-1] == 0.016
     kept = {path: stamp for path, stamp in stamps(work).items() if "/data/" in path or path.endswith((".json", ".pt"))}
     kept = {path: stamp for path, stamp in kept.items() if "training-state" not in path}
     run(work, page, "--kimg", "0.024")
     assert [row["kimg"] for row in rows_of(folder)][-1] == 0.024  # the same run, continued
-    assert len(list((work / "runs" / "main").glob("0*"))) == 1
+    assert len(list((work / "runs" / "seed1").glob("0*"))) == 1
     after = stamps(work)
     assert {path: after[path] for path in kept} == kept  # what was drawn and measured is kept
-    assert len(list((work / "results").glob("main-*.json"))) >= 2
+    assert len(list((work / "results").glob("seed1-*.json"))) >= 2
 
 
 def test_a_training_that_fails_is_named(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "COMMON", (*TINY, "spec.mb=3"))
-    with pytest.raises(UserError, match=r"The training 'main' ended early; see .*output\.txt"):
+    with pytest.raises(UserError, match=r"The training 'seed1' ended early; see .*output\.txt"):
         run(tmp_path / "work", tmp_path / "page.md", "--kimg", "0.016")
-    assert "spec.mb=3" in (tmp_path / "work" / "runs" / "main" / "output.txt").read_text()
+    assert "spec.mb=3" in (tmp_path / "work" / "runs" / "seed1" / "output.txt").read_text()
 
 
 @pytest.mark.parametrize("words, expected", [([], 5), (["--ablation-kimg", "3"], 3)])
@@ -93,6 +93,7 @@ def test_ablations_have_a_quarter_of_the_budget_unless_told(words, expected, tin
     monkeypatch.setattr(study, "plan_runs", lambda *kimg: planned.setdefault("runs", runs.plan_runs(*kimg)))
     monkeypatch.setattr(study, "train_all", lambda *_, **__: sys.exit(0))
     run(tmp_path / "work", tmp_path / "page.md", "--kimg", "20", *words)
-    main, *others = planned["runs"]
-    assert main.kimg == 20 and len(others) == 5 and {run.kimg for run in others} == {expected}
-    assert len({run.name for run in others}) == 5 and all(run.words for run in others)
+    full, shorter = runs.full_runs(planned["runs"]), runs.ablations(planned["runs"])
+    assert {run.kimg for run in full} == {20} and {run.kimg for run in shorter} == {expected}
+    assert [run.name for run in full] == ["seed1", "seed2", "seed3", "unknown_cameras", "paper"]
+    assert len({(run.name, run.overrides) for run in planned["runs"]}) == 10

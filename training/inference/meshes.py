@@ -29,7 +29,7 @@ from training.inference.latents import seed_latents
 from training.inference.point_query import PointField
 from training.networks.generator import Generator
 
-__all__ = ["GeneratedMeshes"]
+__all__ = ["CHECKED_VIEWS", "GeneratedMeshes"]
 
 VIEWS = (0.0, 0.5, 1.0)  # fractions of the range of yaw: where the level is matched, and of previews
 MATCHED_STEPS = 8  # time steps of a video, at most
