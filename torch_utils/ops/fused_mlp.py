@@ -222,7 +222,7 @@ class FusedMLP:
         near: float,
         far: float,
         last_opaque: bool,
-        frequencies: torch.Tensor,
+        waves: torch.Tensor,
         density: int,
         keep: Sequence[int],
         biases: Mapping[int, torch.Tensor] | None = None,
@@ -230,15 +230,15 @@ class FusedMLP:
     ) -> tuple[list[torch.Tensor], torch.Tensor, torch.Tensor, torch.Tensor]:
         """Composite results along rays, with deterministic coarse and importance samples. Native only (see `native`).
 
-        The inputs are the sines of the products of a point with all frequency vectors, then the cosines; the sampling
-        and the weights are those of `renderer.volume_rendering.march_foreground` (NeRF, equations 3 and 5).
+        The inputs are the sines of plane waves at a point, then the cosines; the sampling and the weights are those of
+        `renderer.volume_rendering.march_foreground` (NeRF, equations 3 and 5).
 
         Args:
             origin, directions: [3] and [R, 3] (not normalised) of rays with points at origin + depth * direction.
             samples, importance: Samples per ray of the first and second pass; importance 0 for a single pass.
             near, far: Range of the depths.
             last_opaque: The last sample ends the ray (no background).
-            frequencies: Frequency vectors of the positional encoding [K, 3], in radians per unit of length.
+            waves: Frequency vectors, in radians per unit of length, and phases of the positional encoding [K, 4].
             density: Index of the layer with the raw density, its one output (ReLU is applied to it).
             keep: Layers whose results are composited.
             biases: As in `__call__`; several rows of biases are spread over the rays.
@@ -253,9 +253,9 @@ class FusedMLP:
             # Input means: encoded points of the first pass along some of the rays.
             some = directions[:: max(len(directions) * samples // _MEAN_ROWS, 1)]
             points = origin + (near + (far - near) * even)[:, None, None] * some
-            angles = (points[..., None, :] * frequencies).sum(-1)
+            angles = (points[..., None, :] * waves[:, :3]).sum(-1) + waves[:, 3]
             self._measure_means(torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(0, 1), biases)
-        rays = (origin.contiguous(), directions.contiguous(), even, quantiles, frequencies.contiguous())
+        rays = (origin.contiguous(), directions.contiguous(), even, quantiles, waves.contiguous())
         *sums, weight, depth, transmittance = self._native.march_rays(
             *rays, near, far, last_opaque, density, prior, *self._arguments(biases), keep
         )

@@ -154,7 +154,7 @@ class FusedForeground:
                     near=settings.near,
                     far=settings.far,
                     last_opaque=last_opaque,
-                    frequencies=field.field.encoding.vectors(directions),
+                    waves=field.field.encoding.waves(directions),
                     density=len(field.layers),
                     prior=() if prior is None else (prior.peak, prior.radius, *prior.center),
                     **self._wanted(video, frame, view),

@@ -21,7 +21,7 @@ __all__ = [
     "PointEncoding",
     "PointLinear",
     "composited_colour",
-    "isotropic_frequencies",
+    "isotropic_waves",
     "normalize_second_moment",
     "octaves",
     "positional_encoding",
@@ -68,11 +68,11 @@ def sinusoid_order(frequencies: int, dims: int, device: torch.device | str | Non
 
 @dataclasses.dataclass(frozen=True)
 class PointEncoding:
-    """Positional encoding of points in space: sines and cosines of products with K = 3 L frequency vectors.
+    """Positional encoding of points in space: sines and cosines of K = 3 L plane waves.
 
     Attributes:
         kind: 'octaves': 2^i pi along each axis, i < L (NeRF, equation 4). 'isotropic': Fourier features (Tancik et al.
-            2020, section 4) with directions all around, see `isotropic_frequencies`.
+            2020, section 4) with directions all around, see `isotropic_waves`.
         frequencies: L.
 
     Raises:
@@ -91,11 +91,11 @@ class PointEncoding:
         """Sines and cosines of a point, 2 K."""
         return 6 * self.frequencies
 
-    def vectors(self, like: torch.Tensor) -> torch.Tensor:
-        """The frequency vectors [K, 3] in radians per scene unit, of the type and on the device of a tensor."""
+    def waves(self, like: torch.Tensor) -> torch.Tensor:
+        """Frequency vectors in radians per scene unit and phases [K, 4], of the type and on the device of a tensor."""
         if self.kind == "isotropic":
             return _isotropic(self.frequencies, like.dtype, like.device)[0]
-        axes = torch.eye(3, dtype=like.dtype, device=like.device)
+        axes = torch.eye(3, 4, dtype=like.dtype, device=like.device)  # no phases
         return (octaves(self.frequencies, like)[:, None, None] * axes).flatten(0, 1)
 
     def __call__(self, points: torch.Tensor) -> torch.Tensor:
@@ -103,8 +103,9 @@ class PointEncoding:
         if self.kind == "octaves":
             return sinusoids(points, self.frequencies)
         # Coordinate by coordinate: a GPU's matrix product might round them to TensorFloat-32.
-        x, y, z = (axis[..., None] * along for axis, along in zip(points.unbind(-1), self.vectors(points).unbind(-1)))
-        angles = x + y + z
+        *vectors, phases = self.waves(points).unbind(-1)
+        x, y, z = (axis[..., None] * along for axis, along in zip(points.unbind(-1), vectors, strict=True))
+        angles = x + y + z + phases
         return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
     def fold(self, weight: torch.Tensor) -> torch.Tensor:
@@ -119,11 +120,13 @@ class PointEncoding:
         return torch.cat([weight[..., : len(amplitudes)] * amplitudes, weight[..., len(amplitudes) :]], dim=-1)
 
 
-def isotropic_frequencies(frequencies: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Frequency vectors [K, 3] in all directions and their amplitudes [K], K = 3 · `frequencies`, in float32.
+def isotropic_waves(frequencies: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Frequency vectors and phases [K, 4] of waves in all directions, amplitudes [K], K = 3 · `frequencies`; float32.
 
     Magnitudes m are those of as many octaves, from pi to 2^(frequencies - 1) pi, evenly spaced in the logarithm. The
     amplitudes are min(1, √(4 pi / m)): high frequencies, which would show as grain early in training, come in slowly.
+    The phases differ, so that no point is special: without, all waves meet at the origin, and styles that favour the
+    cosines draw rings around it.
     """
     count = 3 * frequencies
     index = torch.arange(count, dtype=torch.float64, device="cpu")
@@ -137,15 +140,17 @@ def isotropic_frequencies(frequencies: int) -> tuple[torch.Tensor, torch.Tensor]
     low, high = math.pi, 2 ** (frequencies - 1) * math.pi
     magnitudes = low * (high / low) ** (rank / (count - 1))
     amplitudes = (4 * math.pi / magnitudes).sqrt().clamp(max=1)
-    return (directions * magnitudes[:, None]).float(), amplitudes.float()
+    # Fractions of whole turns, spread evenly by an irrational step.
+    phases = 2 * math.pi * (index * 2**0.5 % 1)
+    return torch.cat([directions * magnitudes[:, None], phases[:, None]], dim=1).float(), amplitudes.float()
 
 
 @functools.lru_cache(maxsize=16)
 def _isotropic(frequencies: int, dtype: torch.dtype, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    # Outside inference mode, so that vectors cached while rendering can serve training later.
+    # Outside inference mode, so that waves cached while rendering can serve training later.
     with torch.inference_mode(False):
-        vectors, amplitudes = isotropic_frequencies(frequencies)
-        return vectors.to(device=device, dtype=dtype), amplitudes.to(device=device, dtype=dtype)
+        waves, amplitudes = isotropic_waves(frequencies)
+        return waves.to(device=device, dtype=dtype), amplitudes.to(device=device, dtype=dtype)
 
 
 def composited_colour(

@@ -26,7 +26,7 @@ from training.networks.fields import DensityPrior
 from training.networks.generator import Generator
 from training.networks.layers import (
     PointEncoding,
-    isotropic_frequencies,
+    isotropic_waves,
     octaves,
     positional_encoding,
     sinusoid_order,
@@ -57,7 +57,7 @@ def generator_with(encoding, *, prior=None, spec=SMALL):
 # Frequencies
 
 
-def test_vectors_and_amplitudes_of_six_octaves():
+def test_waves_and_amplitudes_of_six_octaves():
     """To the bit, since weights are trained for them; the first two vectors by hand."""
     index = torch.arange(18, dtype=torch.float64)
     z, azimuth = 1 - (2 * index + 1) / 18, 2 * math.pi * index * ((5**0.5 - 1) / 2)
@@ -65,8 +65,11 @@ def test_vectors_and_amplitudes_of_six_octaves():
     directions = torch.stack([r * azimuth.cos(), r * azimuth.sin(), z], 1)
     low, high = 1 * math.pi, 32 * math.pi
     magnitudes = low * (high / low) ** (((torch.arange(18) * 7) % 18).double() / 17)
-    vectors, amplitudes = isotropic_frequencies(6)
+    waves, amplitudes = isotropic_waves(6)
+    vectors, phases = waves[:, :3], waves[:, 3]
     assert torch.equal(vectors, (directions * magnitudes[:, None]).float())
+    assert torch.equal(phases, (2 * math.pi * (index * math.sqrt(2) % 1)).float())
+    assert phases[0] == 0 and phases[1] == pytest.approx(2 * math.pi * 0.41421356, rel=1e-6)
     assert torch.equal(amplitudes, (4 * math.pi / magnitudes).sqrt().clamp(max=1).float())
 
     assert_near(vectors[0], torch.tensor([math.sqrt(35) / 18, 0, 17 / 18]) * math.pi, relative=1e-6)
@@ -80,7 +83,8 @@ def test_vectors_and_amplitudes_of_six_octaves():
 @pytest.mark.parametrize("frequencies", range(1, 23))
 def test_magnitudes_are_spread_over_the_directions(frequencies):
     """Each of 3 L steps from pi to 2^(L − 1) pi occurs once, also where 7 divides L; none is in favour of a side."""
-    vectors, amplitudes = isotropic_frequencies(frequencies)
+    waves, amplitudes = isotropic_waves(frequencies)
+    vectors, phases = waves.split([3, 1], dim=1)
     count, magnitudes = 3 * frequencies, vectors.double().norm(dim=1)
     assert vectors.shape == (count, 3) and amplitudes.shape == (count,)
     steps = torch.logspace(0, frequencies - 1, count, base=2, dtype=torch.float64) * math.pi
@@ -90,6 +94,8 @@ def test_magnitudes_are_spread_over_the_directions(frequencies):
     assert directions.mean(dim=0).norm() < 0.3 / frequencies
     if frequencies > 2:  # like all directions: one third along each axis
         assert_near(directions.T @ directions / count, torch.eye(3) / 3, absolute=0.3 / count)
+    if frequencies > 2:  # nor of a phase
+        assert (phases.cos().mean() ** 2 + phases.sin().mean() ** 2).sqrt() < 2 / count
     if frequencies > 3:
         neighbours = (magnitudes[1:] / magnitudes[:-1]).log2().abs()  # on the lattice
         assert neighbours.min() > 1
@@ -99,8 +105,9 @@ def test_octaves_are_vectors_along_the_axes():
     points = rand(4, 5, 3)
     encoding, order = PointEncoding("octaves", 3), sinusoid_order(3, 3)
     assert torch.equal(encoding(points), positional_encoding(points, 3)[..., order])
-    vectors = encoding.vectors(points)
-    assert vectors.shape == (9, 3) and vectors.dtype == torch.float64
+    waves = encoding.waves(points)
+    assert waves.shape == (9, 4) and waves.dtype == torch.float64 and not waves[:, 3].any()
+    vectors = waves[:, :3]
     axes = torch.eye(3, dtype=torch.float64)
     assert torch.equal(vectors[:3], math.pi * axes) and torch.equal(vectors[6:], 4 * math.pi * axes)
     # The zeros in a vector do not round: the same angles to the bit.
@@ -110,15 +117,16 @@ def test_octaves_are_vectors_along_the_axes():
 
 @pytest.mark.parametrize("kind", ["octaves", "isotropic"])
 @pytest.mark.parametrize("dtype, error", [(torch.float32, 2e-5), (torch.float64, 1e-12)])
-def test_sines_then_cosines_of_products_with_the_vectors(kind, dtype, error):
+def test_sines_then_cosines_of_the_waves(kind, dtype, error):
     points, encoding = rand(2, 1, 7, 5, 3, dtype=dtype) / 4, PointEncoding(kind, 6)
-    angles = points.double() @ encoding.vectors(points).double().T
+    waves = encoding.waves(points).double()
+    angles = points.double() @ waves[:, :3].T + waves[:, 3]
     assert encoding(points).shape == (2, 1, 7, 5, 36) and encoding.num_outputs == 36
     assert encoding(points).dtype == dtype
     assert_near(encoding(points), torch.cat([angles.sin(), angles.cos()], dim=-1), absolute=error)
 
 
-def test_vectors_first_used_for_rendering_serve_training():
+def test_waves_first_used_for_rendering_serve_training():
     with torch.inference_mode():
         PointEncoding("isotropic", 17)(torch.zeros(1, 3))
     points = torch.ones(1, 3, requires_grad=True)
@@ -135,8 +143,8 @@ def test_amplitudes_in_the_weight_are_amplitudes_of_the_inputs():
     points, weight, others = rand(5, 3), rand(2, 4, 15, seed=1), rand(5, 3, seed=2)
     assert torch.equal(PointEncoding("isotropic", 2).fold(weight), weight)
     encoding, weight = PointEncoding("isotropic", 6), rand(2, 4, 39, seed=3)
-    amplitudes = isotropic_frequencies(6)[1].double()
-    angles = points @ isotropic_frequencies(6)[0].double().T
+    waves, amplitudes = (x.double() for x in isotropic_waves(6))
+    angles = points @ waves[:, :3].T + waves[:, 3]
     scaled = torch.cat([angles.sin() * amplitudes, angles.cos() * amplitudes, others], dim=-1)
     folded = encoding.fold(weight) @ torch.cat([encoding(points), others], dim=-1).T
     assert_near(folded, weight @ scaled.T, relative=1e-12)
@@ -155,8 +163,8 @@ def test_the_first_layer_sees_scaled_sines_and_cosines(time_input):
     weight, bias, frame_bias = conditioned.layers[0]
     found = lrelu_(conditioned.encode(points)[0, 0] @ weight[0].T + (bias if frame_bias is None else frame_bias[0, 0]))
 
-    vectors, amplitudes = (x.double() for x in isotropic_frequencies(5))
-    angles = points[0, 0] @ vectors.T
+    waves, amplitudes = (x.double() for x in isotropic_waves(5))
+    angles = points[0, 0] @ waves[:, :3].T + waves[:, 3]
     inputs = [angles.sin() * amplitudes, angles.cos() * amplitudes]
     if time_input != "none":
         time = times.expand(2, 4, 1)

@@ -166,18 +166,18 @@ std::vector<Tensor> upsample_shuffled(const Tensor& x, const Tensor& corrections
 }
 
 // The rays [R, 3] of one origin [3] to, for each of the layers that `keep` names, its sum along the rays [R, outputs];
-// then the sum of the weights, the depth and the transmittance, [R] each. `frequencies`: vectors [K, 3] of the
+// then the sum of the weights, the depth and the transmittance, [R] each. `waves`: vectors and phases [K, 4] of the
 // positional encoding. `prior`: peak, radius and centre (x, y, z) of a density prior, or empty. See march_rays.h.
 std::vector<Tensor> march_rays(const Tensor& origin, const Tensor& directions, const Tensor& even,
-                               const Tensor& quantiles, const Tensor& frequencies, double near, double far,
+                               const Tensor& quantiles, const Tensor& waves, double near, double far,
                                bool last_opaque, int64_t density, at::ArrayRef<double> prior, at::TensorList tensors,
                                at::IntArrayRef integers, at::ArrayRef<double> numbers, at::IntArrayRef keep) {
   check_input(origin, 1), check_input(directions, 2);
-  check_input(even, 1), check_input(quantiles, 1), check_input(frequencies, 2);
+  check_input(even, 1), check_input(quantiles, 1), check_input(waves, 2);
   const Layers layers(tensors, integers, numbers);
   const int64_t rays = directions.size(0), samples = even.size(0);
-  TORCH_CHECK(origin.size(0) == 3 && directions.size(1) == 3 && frequencies.size(1) == 3,
-              "fused_mlp: rays and frequency vectors have three coordinates");
+  TORCH_CHECK(origin.size(0) == 3 && directions.size(1) == 3 && waves.size(1) == 4,
+              "fused_mlp: rays have three coordinates, waves a phase as well");
   TORCH_CHECK(samples >= 3, "fused_mlp: at least three samples");
   TORCH_CHECK(density >= 0 && density < int64_t(layers.outputs.size()) && layers.outputs[density] == 1,
               "fused_mlp: the density is a layer of one output");
@@ -196,7 +196,7 @@ std::vector<Tensor> march_rays(const Tensor& origin, const Tensor& directions, c
       prior.empty() ? march::DensityPrior{}
                     : march::DensityPrior{float(prior[0]), float(0.5 / (prior[1] * prior[1])),
                                           {float(prior[2]), float(prior[3]), float(prior[4])}};
-  const march::Sinusoids encoding(frequencies.const_data_ptr<float>(), frequencies.size(0));
+  const march::Sinusoids encoding(waves.const_data_ptr<float>(), waves.size(0));
   dispatch(layers.weights[0], [&](auto type) {
     using T = decltype(type);
     const dense::BoundProgram<T> coarse(layers, encoding.outputs(), rays * samples);
@@ -221,7 +221,7 @@ TORCH_LIBRARY_FRAGMENT(video3d_cpu, m) {
   m.def(("dense_rows(Tensor x, " + program).c_str());
   m.def(("upsample_corners(Tensor x, Tensor hidden, float slope, " + program).c_str());
   m.def(("upsample_shuffled(Tensor x, Tensor corrections, Tensor bias, float slope, float clamp, " + program).c_str());
-  m.def(("march_rays(Tensor origin, Tensor directions, Tensor even, Tensor quantiles, Tensor frequencies, float near, "
+  m.def(("march_rays(Tensor origin, Tensor directions, Tensor even, Tensor quantiles, Tensor waves, float near, "
          "float far, bool last_opaque, int density, float[] prior, " + program).c_str());
   m.impl("pack_weight", c10::DispatchKey::CPU, TORCH_FN(pack_weight));
   m.impl("dense_rows", c10::DispatchKey::CPU, TORCH_FN(dense_rows));

@@ -63,14 +63,14 @@ inline void sine_cosine(dense::Vector x, dense::Vector& sine, dense::Vector& cos
   cosine = ((quadrant + 1) & 2) != 0 ? -v : v;
 }
 
-// The sines of a point's products with all frequency vectors, then the cosines.
+// The sines of plane waves at a point, then the cosines.
 class Sinusoids {
  public:
-  // `frequencies`: [count, 3].
-  Sinusoids(const float* frequencies, int64_t count) : count_(count) {
-    for (int64_t d = 0; d < 3; d++) {
+  // `waves`: frequency vectors and phases, [count, 4].
+  Sinusoids(const float* waves, int64_t count) : count_(count) {
+    for (int64_t d = 0; d < 4; d++) {
       along_[d].resize(dense::round_up(count, dense::kLanes));
-      for (int64_t i = 0; i < count; i++) along_[d][i] = frequencies[3 * i + d];
+      for (int64_t i = 0; i < count; i++) along_[d][i] = waves[4 * i + d];
     }
   }
 
@@ -79,7 +79,7 @@ class Sinusoids {
   void operator()(const float* point, float* to) const {
     for (int64_t i = 0; i < count_; i += dense::kLanes) {
       const dense::Vector angles = point[0] * dense::load(&along_[0][i]) + point[1] * dense::load(&along_[1][i]) +
-                                   point[2] * dense::load(&along_[2][i]);
+                                   point[2] * dense::load(&along_[2][i]) + dense::load(&along_[3][i]);
       const int64_t here = std::min<int64_t>(dense::kLanes, count_ - i);
       dense::Vector sine, cosine;
       sine_cosine(angles, sine, cosine);
@@ -89,7 +89,7 @@ class Sinusoids {
 
  private:
   int64_t count_;
-  std::vector<float> along_[3];  // the vectors' coordinates, axis by axis, in whole vectors of the machine
+  std::vector<float> along_[4];  // the vectors' coordinates, axis by axis, and the phases
 };
 
 // Weights of samples at increasing positions; returns the transmittance at the last one.
