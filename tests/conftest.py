@@ -18,3 +18,13 @@ def hear_interrupts():
     """SIGINT as in a terminal: shells start background commands with SIGINT ignored, and processes inherit it."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def operators_are_built_once():
+    """Native operators come from one cache, also in tests that have a cache folder of their own."""
+    from torch_utils import op_build
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(op_build.CACHE_VARIABLE, str(op_build.library_folder()))
+        yield

@@ -211,10 +211,12 @@ def test_files_hold_no_duplicate_of_their_base():
      "{a:b}", "[1,2]", "choice(a,b)"],
 )  # fmt: skip
 def test_paths_are_taken_as_typed(value):
-    for key in ("outdir", "data", "resume", "resume_run", "cache_metrics_dir", "diffaugment"):
-        assert compose_options([f"{key}={value}"])[key] == value
-    for network in ("i3d", "inception", "identity"):
-        assert compose_options([f"detectors.{network}={value}"])["detectors"][network] == value
+    keys = ("outdir", "data", "resume", "resume_run", "cache_metrics_dir", "diffaugment")
+    networks = ("i3d", "inception", "identity")
+    words = [f"{key}={value}" for key in keys] + [f"detectors.{network}={value}" for network in networks]
+    composed = compose_options(words)
+    assert {key: composed[key] for key in keys} == dict.fromkeys(keys, value)
+    assert {network: composed["detectors"][network] for network in networks} == dict.fromkeys(networks, value)
     for sweep in (False, True):  # as Hydra hands the words of a job on
         if not (sweep and value.startswith("choice")):
             assert plain_override(hydra_override(f"data={value}", sweep=sweep)) == f"data={value}"

@@ -94,10 +94,17 @@ def test_sizes_around_those_of_blocks(kernel, channels, size):
         check(kernel, x.contiguous(memory_format=memory_format), torch.ones(3, 3), padding=(1, 1, 1, 1))
 
 
-def test_more_images_than_a_grid_is_deep(kernel):
-    x = torch.arange(65537.0).view(1, 65537, 1, 1)
-    y = launch(kernel, x, torch.full([1, 1], 2.0))
-    assert torch.equal(y, 2 * x)
+@pytest.mark.parametrize("first", [0, 65535 - 64])
+def test_more_images_than_a_grid_is_deep(kernel, first):
+    """The first and the last blocks, of an image each; those of images 0 and 1 go on to the two beyond the grid."""
+    x = torch.arange(1, 65538.0)
+    kernel.only_blocks(first, 64)
+    y = launch(kernel, x.view(1, -1, 1, 1), torch.full([1, 1], 2.0)).flatten()
+    kernel.only_blocks()
+    run = torch.arange(65537) % 65535
+    run = (run >= first) & (run < first + 64)
+    assert int(run.sum()) == (66 if first == 0 else 64)
+    assert torch.equal(y[run], 2 * x[run]) and (y[~run] == 7).all()
 
 
 def huge(elements):
