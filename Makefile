@@ -4,8 +4,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 CORES := $(shell nproc 2>/dev/null || echo 2)
-# Small tensors do not benefit from many threads; more than four slow each other down.
-THREADS ?= $(shell [ $(CORES) -lt 4 ] && echo $(CORES) || echo 4)
+# Processes that share the tests, file by file. Each computes with one thread: the tensors of most tests are small, and
+# tests of several threads set their number themselves.
+WORKERS ?= $(shell [ $(CORES) -lt 4 ] && echo $(CORES) || echo 4)
 # The stamp contains a hash of the requirements, so that only changed requirements are installed again.
 HASH := $(shell cat requirements.txt requirements-dev.txt | cksum | cut -d' ' -f1)
 STAMP := $(VENV)/.installed-$(HASH)
@@ -47,7 +48,7 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 
 test: lint
-	OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder
 
 # Can be resumed: data and downloads are kept, training continues from its last snapshot (at once if it was complete;
 # DEMO_KIMG=10 makes it longer), the videos are rendered again.

@@ -495,11 +495,19 @@ def modules(folder) -> dict[str, torch.Tensor]:
     return {f"{module}.{name}": value for module, entry in state["modules"].items() for name, value in entry.items()}
 
 
+@pytest.fixture
+def one_thread():
+    """This process computes as those of `start` do."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.mark.slow
-def test_killed_stopped_and_continued_is_as_never_interrupted(tmp_path, data):
+def test_killed_stopped_and_continued_is_as_never_interrupted(tmp_path, data, monkeypatch, one_thread):
     words = [f"data={data}", *OVERRIDES, "kimg=0.04", "imgsnap=1", "snap=2"]
-    whole = start(f"outdir={tmp_path / 'whole'}", *words)
-    assert whole.wait(timeout=120) == 0, whole.communicate()
+    assert call(monkeypatch, f"outdir={tmp_path / 'whole'}", *words) == 0
 
     out = tmp_path / "killed"
     run = start(f"outdir={out}", *words)
@@ -512,8 +520,7 @@ def test_killed_stopped_and_continued_is_as_never_interrupted(tmp_path, data):
     run.send_signal(signal.SIGINT)
     assert run.wait(timeout=60) == 0, run.communicate()
 
-    run = start(f"outdir={out}", "resume_run=0")
-    assert run.wait(timeout=120) == 0, run.communicate()
+    assert call(monkeypatch, f"outdir={out}", "resume_run=0") == 0
     expected, found = modules(next((tmp_path / "whole").iterdir())), modules(folder)
     assert expected.keys() == found.keys()
     assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
@@ -535,7 +542,7 @@ def test_a_run_does_not_end_with_its_reader(tmp_path, data, streams):
 
 
 @pytest.mark.slow
-def test_two_processes_with_torchrun_and_one_run_per_folder(tmp_path, data):
+def test_two_processes_with_torchrun_and_one_run_per_folder(tmp_path, data, monkeypatch, capsys):
     words = [f"outdir={tmp_path / 'runs'}", f"data={data}", *OVERRIDES, "imgsnap=1"]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
@@ -548,9 +555,8 @@ def test_two_processes_with_torchrun_and_one_run_per_folder(tmp_path, data):
     assert len(read_state(folder)["processes"]) == 2
     assert done.stdout.count("Done: 0.032 kimg") == 1
     # One process takes over.
-    run = start(f"resume_run={folder}", "kimg=0.04", "gpus=1")
-    assert run.wait(timeout=120) == 0, run.communicate()
-    assert "interrupted with 2 processes and goes on with 1" in run.stdout.read()
+    assert call(monkeypatch, f"resume_run={folder}", "kimg=0.04", "gpus=1") == 0
+    assert "interrupted with 2 processes and goes on with 1" in capsys.readouterr().out
 
 
 def test_a_run_folder_belongs_to_one_process(tmp_path, data, monkeypatch, capsys):
