@@ -1,6 +1,6 @@
 """Products are recorded with their shapes, whatever route computes them, and timed by library routes that agree."""
 
-import time
+import types
 from collections import Counter
 
 import pytest
@@ -131,23 +131,35 @@ def test_the_rest_is_as_fast_as_what_was_timed(monkeypatch):
     assert limit.products[1].route == "as the others"
 
 
-def test_large_products_of_a_batch_may_be_made_one_by_one(monkeypatch):
+@pytest.fixture
+def work(monkeypatch):
+    """Takes so many seconds of the clock of `library_routes`, and of no other: `work(0.004)`."""
+    seconds = [0.0]
+    monkeypatch.setattr(library_routes, "time", types.SimpleNamespace(perf_counter=lambda: seconds[0]))
+
+    def pass_by(duration: float) -> None:
+        seconds[0] += duration
+
+    return pass_by
+
+
+def test_large_products_of_a_batch_may_be_made_one_by_one(monkeypatch, work):
     monkeypatch.setattr(
         library_routes,
         "_matrix_routes",
-        lambda product, _: iter([("only", lambda: time.sleep(0.02 if product.batch > 1 else 0.003))]),
+        lambda product, _: iter([("only", lambda: work(0.02 if product.batch > 1 else 0.003))]),
     )
     seconds, name = library_routes.time_product(MatrixProduct(2, 1024, 128, 128), torch.float32, 1)
-    assert name == "only, one by one" and 0.006 <= seconds < 0.02
+    assert name == "only, one by one" and seconds == pytest.approx(0.006)
     seconds, name = library_routes.time_product(MatrixProduct(2, 8, 8, 8), torch.float32, 1)
     assert name == "only"
 
 
-def test_the_fastest_of_routes_is_taken(monkeypatch):
+def test_the_fastest_of_routes_is_taken(monkeypatch, work):
     def failing():
         raise RuntimeError("not in this library")
 
-    routes = [("slow", lambda: time.sleep(0.004)), ("none", failing), ("fast", lambda: time.sleep(0.001))]
+    routes = [("slow", lambda: work(0.004)), ("none", failing), ("fast", lambda: work(0.001))]
     monkeypatch.setattr(library_routes, "_matrix_routes", lambda *_: iter(routes))
     seconds, name = library_routes.time_product(MatrixProduct(1, 1, 1, 1), torch.float32, 3)
-    assert name == "fast" and 0.001 <= seconds < 0.004
+    assert name == "fast" and seconds == pytest.approx(0.001)

@@ -15,6 +15,7 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(default_data, "VIDEOS", 2)
     monkeypatch.setattr(default_data, "FRAMES", 4)
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)  # no processes for two videos
     return tmp_path / "cache"
 
 
@@ -78,8 +79,7 @@ def test_missing_detectors_are_told_before_anything_is_drawn(cache, tmp_path):
 
 
 @pytest.mark.parametrize("words", [[], ["frame_stride=2", "nframes=3", "mirror=true"], ["subset=1", "resolution=32"]])
-def test_a_dry_run_describes_what_would_be_drawn(words, cache, tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "cpu_count", lambda: 1)  # no processes for two videos
+def test_a_dry_run_describes_what_would_be_drawn(words, cache, tmp_path):
     words = [f"outdir={tmp_path / 'runs'}", *OVERRIDES, *words]
     dry = plan([*words, "dry_run=true"])
     assert not cache.exists() and not (tmp_path / "runs").exists()
