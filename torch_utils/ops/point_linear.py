@@ -18,6 +18,7 @@ from torch_utils import custom_ops
 from torch_utils.ops.point_linear_ref import (
     SLOPES,
     activation_gradient,
+    gradient_library,
     lrelu_,
     point_linear_ref,
     weight_gradient_ref,
@@ -249,18 +250,23 @@ def _differentiable_backward(
         grad = totals[i]
         if grad is None:
             continue
+        bias = biases[i]
+        wants_bias = bias.numel() > 0 and wanted[1 + count + i]
+        channels = grad.shape[-1]
         if plan.slopes[i] != 1:
-            limit = None if math.isinf(plan.clamps[i]) else plan.clamps[i]
-            channels = grad.shape[-1]
-            y = results[i].detach().reshape(-1, channels)
-            flat, _ = activation_gradient(
-                grad.reshape(-1, channels), y, slope=plan.slopes[i], clamp=limit, wants_bias=False
+            flat, for_bias = activation_gradient(
+                grad.reshape(-1, channels),
+                results[i].detach().reshape(-1, channels),
+                slope=plan.slopes[i],
+                clamp=None if math.isinf(plan.clamps[i]) else plan.clamps[i],
+                wants_bias=wants_bias and bias.numel() == channels,
+                library=gradient_library(grad),
             )
             grad = flat.view(grad.shape)
-        bias = biases[i]
-        if bias.numel() and wanted[1 + count + i]:
-            runs = bias.shape[2]
-            for_biases[i] = grad.unflatten(2, (runs, -1)).sum(dim=3).sum_to_size(bias.shape)
+            for_biases[i] = None if for_bias is None else for_bias.view(bias.shape)
+        if wants_bias and for_biases[i] is None:
+            runs = grad.unflatten(2, (bias.shape[2], -1))
+            for_biases[i] = runs.sum(dim=3).sum_to_size(bias.shape)
         source = x if i == 0 else results[plan.sources[i]]
         if source.shape[1] < grad.shape[1]:  # the frames share the inputs
             grad = grad.sum(dim=1, keepdim=True)

@@ -13,7 +13,7 @@ import torch
 from torch_utils import custom_ops
 from torch_utils.ops import bias_act_native
 
-__all__ = ["SLOPES", "activation_gradient", "lrelu_", "point_linear_ref", "weight_gradient_ref"]
+__all__ = ["SLOPES", "activation_gradient", "gradient_library", "lrelu_", "point_linear_ref", "weight_gradient_ref"]
 
 #: With fewer points or channels a convolution's set-up costs more than its speed gains (CPU).
 MIN_ROWS, MIN_CHANNELS = 64, 8
@@ -151,7 +151,7 @@ class _Product(torch.autograd.Function):
                 slope=SLOPES[ctx.act],
                 clamp=ctx.clamp,
                 wants_bias=wants_bias and ctx.bias_dim == 1,
-                library=_gradient_library(grad),
+                library=gradient_library(grad),
             )
             grad = grad.view(y.shape)
         if wants_bias and grad_bias is None:
@@ -194,7 +194,7 @@ def weight_gradient_ref(grad: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     return _WeightGradient.apply(grad, x)
 
 
-def _gradient_library(grad):
+def gradient_library(grad: torch.Tensor) -> Any | None:
     """The native library for `activation_gradient`; None for plain PyTorch."""
     if grad.dtype not in (torch.float32, torch.bfloat16) or grad.numel() < NATIVE_MIN_SIZE:
         return None
