@@ -23,7 +23,7 @@ help:
 	@echo "make lint      spelling, style and types alone; make format repairs what can be repaired"
 	@echo "make demo      train a small model on synthetic heads for a few minutes and render videos"
 	@echo "make demo-clip the same on a downloaded clip of real footage"
-	@echo "make learn     train the small model and ablations on synthetic heads and evaluate them (docs/learning.md)"
+	@echo "make learn     train the small model and its ablations on synthetic heads and measure them (docs/learning.md)"
 	@echo "make gallery   render the images and videos of docs/gallery.md with PKL=network-snapshot.pkl"
 	@echo "make browser   install Chromium for the tests of the viewer (Debian)"
 	@echo "make bench     benchmark rendering, training, data loading and metrics (docs/performance.md)"
@@ -80,7 +80,7 @@ define train_and_render
 @echo "The videos are in $(1)/videos, the training run is in $(1)/runs."
 endef
 
-# Synthetic heads, the small model and five ablations, and their evaluation. Finished parts are kept.
+# Synthetic heads, the small model with three seeds, its ablations, and their evaluation. Finished parts are kept.
 LEARN := out/learn
 LEARN_KIMG ?= 24
 
