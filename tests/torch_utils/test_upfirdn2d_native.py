@@ -210,9 +210,11 @@ def test_mistaken_choices(monkeypatch):
 @pytest.mark.parametrize(
     "shape, dtype, native",
     [
-        ((2, 64, 16, 16), torch.float32, False),
+        ((2, 64, 16, 16), torch.float32, True),
+        ((9, 64, 32, 32), torch.float32, False),
         ((2, 3, 32, 32), torch.float32, True),
-        ((2, 7, 32, 32), torch.float32, False),
+        ((2, 7, 32, 32), torch.float32, True),
+        ((32, 7, 64, 64), torch.float32, False),
         ((2, 64, 16, 16), torch.float16, True),
         ((1, 3, 8, 8), torch.float32, False),
         ((2, 64, 16, 16), torch.float64, True),
@@ -231,11 +233,11 @@ def test_automatic_choice(monkeypatch, shape, dtype, native):
 
 
 @pytest.mark.parametrize("dtype, native", [(torch.bfloat16, True), (torch.float32, False)])
-def test_upsampling_of_many_channels_is_native_in_bfloat16(monkeypatch, dtype, native):
+def test_upsampling_of_large_images_of_many_channels_is_native_in_bfloat16(monkeypatch, dtype, native):
     """Also where it is the gradient of a downsampling."""
     asked = []
     monkeypatch.setattr(custom_ops, "load", lambda *names: asked.append(names))
-    x, expected = torch.ones(2, 64, 16, 16, dtype=dtype, requires_grad=True), [("upfirdn2d", "cpu")] * native
+    x, expected = torch.ones(9, 64, 64, 64, dtype=dtype, requires_grad=True), [("upfirdn2d", "cpu")] * native
     module.upfirdn2d(x.detach(), torch.ones(2, 2), up=2, padding=[1, 0, 1, 0])
     assert asked == expected
     asked.clear()

@@ -36,9 +36,10 @@ NATIVE_TYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 #: Least number of values for which 'auto' chooses the native operator on the CPU (figures: docs/operators.md). It does
 #: so in float32 and bfloat16 for images of few channels, where it is at least twice as fast; in bfloat16 for all
 #: upsampling (and gradients of downsampling), where PyTorch's transposed convolutions take 4 to 22 times as long; and
-#: for all of float16 and float64, at least 4 times as fast. With more channels the reference is close to the memory
-#: bandwidth and the native operator 0.5 to 2 times as fast, which is not worth another code path.
-NATIVE_MIN_SIZE = 1 << 12
+#: for all of float16 and float64, at least 4 times as fast. Small float32 images of more channels, which fit into the
+#: cache, take 0.9 to 2.6 times as long by the reference, gradients included. In large ones it is close to the memory
+#: bandwidth, and the native operator 0.5 to 2 times as fast.
+NATIVE_MIN_SIZE, SMALL_SIZE = 1 << 12, 1 << 19
 FEW_CHANNELS = 4
 SEPARABLE_TAPS = 8  # filters with at least this many taps are kept as a vector, i.e. applied in two passes
 
@@ -207,7 +208,8 @@ class _Resampling:
     def _pays_on_cpu(self, x: torch.Tensor) -> bool:
         upsampled = x.dtype == torch.bfloat16 and max(self.up) > 1
         slow = x.dtype not in (torch.float32, torch.bfloat16)  # the reference is
-        return x.numel() >= NATIVE_MIN_SIZE and (slow or upsampled or x.shape[1] <= FEW_CHANNELS)
+        small = x.dtype == torch.float32 and x.numel() <= SMALL_SIZE
+        return x.numel() >= NATIVE_MIN_SIZE and (slow or upsampled or small or x.shape[1] <= FEW_CHANNELS)
 
 
 class _Upfirdn2d(torch.autograd.Function):
