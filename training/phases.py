@@ -66,7 +66,9 @@ def make_phases(
         module.requires_grad_(False)
         # Lazy regularisation: correct Adam for the additional steps.
         c = 1.0 if interval is None else interval / (interval + 1)
-        optimizer = torch.optim.Adam(parameters, lr=lr * c, betas=(betas[0] ** c, betas[1] ** c), eps=eps, fused=True)
+        # One pass over all parameters; on the meta device, which computes nothing, there is none.
+        fused = not parameters[0].is_meta
+        optimizer = torch.optim.Adam(parameters, lr=lr * c, betas=(betas[0] ** c, betas[1] ** c), eps=eps, fused=fused)
         phases.append(Phase(letter + "main", parameters, optimizer, interval=1, gain=1.0))
         if interval is not None:
             phases.append(Phase(letter + "reg", parameters, optimizer, interval=interval, gain=float(interval)))
