@@ -12,7 +12,7 @@ HASH := $(shell cat requirements.txt requirements-dev.txt | cksum | cut -d' ' -f
 STAMP := $(VENV)/.installed-$(HASH)
 
 DEMO := out/demo
-DEMO_KIMG ?= 4
+DEMO_KIMG ?= 10
 
 .PHONY: help install lint format test demo demo-clip learn gallery browser bench clean
 .DEFAULT_GOAL := help
@@ -21,7 +21,7 @@ help:
 	@echo "make install   create $(VENV) and install the requirements"
 	@echo "make test      spelling, style, types and all tests"
 	@echo "make lint      spelling, style and types alone; make format repairs what can be repaired"
-	@echo "make demo      train a small model on synthetic heads for a few minutes and render videos"
+	@echo "make demo      train a small model on synthetic heads for a quarter of an hour and render videos"
 	@echo "make demo-clip the same on a downloaded clip of real footage"
 	@echo "make learn     train the small model and its ablations on synthetic heads and measure them (docs/learning.md)"
 	@echo "make gallery   render the images and videos of docs/gallery.md with PKL=network-snapshot.pkl"
@@ -51,7 +51,7 @@ test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder
 
 # Can be resumed: data and downloads are kept, training continues from its last snapshot (at once if it was complete;
-# DEMO_KIMG=10 makes it longer), the videos are rendered again.
+# DEMO_KIMG=24 makes it longer), the videos are rendered again.
 demo: $(STAMP)
 	$(BIN)/python -m training.synthetic $(DEMO)/heads/data --videos 192 --resolution 32
 	$(call train_and_render,$(DEMO)/heads)
