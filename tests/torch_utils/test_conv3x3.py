@@ -138,7 +138,7 @@ STRIDED = BASE | {"stride": 2, "padding": (0, 0), "size": 33}
     ids=str,
 )  # fmt: skip
 def test_who_computes_by_default(taken, case, monkeypatch):
-    """The native operators where they measured twice as fast, PyTorch everywhere else."""
+    """The native operators where they measured faster, PyTorch everywhere else."""
     asked, load = [], custom_ops.load
     monkeypatch.setattr(custom_ops, "load", lambda *key: asked.append(key) or load(*key))
     generator = torch.Generator().manual_seed(0)

@@ -47,7 +47,7 @@ def convolve(
         x: Images [N, C, H, W].
         w: Weight [O, C / groups, h, w].
         padding: Zeros around, (above and below, left and right).
-        impl: 'ref' for PyTorch; 'cpu' for the native operators; 'auto' for the latter where they are twice as fast.
+        impl: 'ref' for PyTorch; 'cpu' for the native operators; 'auto' for the latter where they are faster.
 
     Returns:
         [N, O, H', W'], differentiable any number of times.

@@ -19,7 +19,7 @@ def weight_gradients_wanted() -> bool:
 def no_weight_gradients() -> Iterator[None]:
     """Within, backward passes skip the gradients of weights and biases: for `torch.autograd.grad` of images alone.
 
-    Respected by the native `conv3x3` and `bias_act`. Higher derivatives of the results are complete.
+    Respected by the native `conv3x3`, `bias_act` and `point_linear`. Higher derivatives of the results are complete.
     """
     before, _State.wanted = _State.wanted, False
     try:

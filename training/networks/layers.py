@@ -126,7 +126,7 @@ def isotropic_waves(frequencies: int) -> tuple[torch.Tensor, torch.Tensor]:
     Magnitudes m are those of as many octaves, from pi to 2^(frequencies - 1) pi, evenly spaced in the logarithm. The
     amplitudes are min(1, √(4 pi / m)): high frequencies, which would show as grain early in training, come in slowly.
     The phases differ, so that no point is special: without, all waves meet at the origin, and styles that favour the
-    cosines draw rings around it.
+    cosines can draw rings around it.
     """
     count = 3 * frequencies
     index = torch.arange(count, dtype=torch.float64, device="cpu")
