@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "training.phases": {"torch_utils"},
     "training.ema": {"torch_utils", "training.networks"},
     "training.loss": {"torch_utils", "renderer", "training.networks", "training.augment"},
+    "training.cuda_graphs": {"dnnlib", "torch_utils", "training.phases", "training.loss"},
     "training.published": {"dnnlib", "training.networks"},
     # A checkpoint is our own format or the original's, and is kept as often as the schedule says.
     "training.checkpoints": {"dnnlib", "torch_utils", "training.networks", "training.published", "training.schedule"},
@@ -39,12 +40,13 @@ MAY_IMPORT = {
     },
     "training.training_loop": {
         "dnnlib", "torch_utils", "training.networks", "training.augment", "training.data", "training.schedule",
-        "training.phases", "training.ema", "training.loss", "training.checkpoints", "training.monitoring",
+        "training.phases", "training.ema", "training.loss", "training.cuda_graphs", "training.checkpoints",
+        "training.monitoring",
     },
     "training.launch": {
         "dnnlib", "torch_utils", "training.networks", "training.augment", "training.data", "training.schedule",
-        "training.phases", "training.ema", "training.loss", "training.checkpoints", "training.monitoring",
-        "training.synthetic", "training.training_loop",
+        "training.phases", "training.ema", "training.loss", "training.cuda_graphs", "training.checkpoints",
+        "training.monitoring", "training.synthetic", "training.training_loop",
     },
     # What is measured: datasets, and videos that a generator renders.
     "metrics": {"dnnlib", "torch_utils", "renderer", "training.networks", "training.data", "training.inference"},

@@ -4,7 +4,9 @@
 value's own device and never synchronises with it. `reduce` sums them over the processes and resets them.
 """
 
+import contextlib
 import math
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -26,12 +28,16 @@ class Statistics:
     """Named running statistics; one object per training process, no global state."""
 
     def __init__(self):
-        self._sums: dict[str, torch.Tensor] = {}  # name -> [count, sum, sum of squares], float64, on the value's device
+        # Name -> [count, sum, sum of squares], float64, on the value's device. The tensors stay, and are changed in
+        # place: CUDA graphs write into them.
+        self._sums: dict[str, torch.Tensor] = {}
+        self._reported: set[str] = set()  # names since the last `reduce`
 
     @torch.no_grad()
     def report(self, name: str, value: torch.Tensor | float) -> None:
         """Add a value, or every element of a tensor of values. A tensor of no elements adds nothing."""
         value = torch.as_tensor(value).detach().double()
+        self._reported.add(name)
         sums = self._sums.get(name)
         if sums is None:
             sums = self._sums[name] = torch.zeros(3, dtype=torch.float64, device=value.device)
@@ -41,10 +47,25 @@ class Statistics:
         sums[1] += value.sum()
         sums[2] += value.square().sum()
 
+    def mark(self, names: Iterable[str]) -> None:
+        """Note that values with these names were added by a replayed CUDA graph, in which `report` was recorded."""
+        self._reported.update(names)
+
+    @contextlib.contextmanager
+    def watch(self) -> Iterator[set[str]]:
+        """The names that are reported within, which do not count as reported: CUDA graphs only record there."""
+        before, self._reported = self._reported, set()
+        try:
+            yield self._reported
+        finally:
+            self._reported = before
+
     def reduce(self) -> dict[str, Moments]:
         """Statistics of all values reported by all processes since the last call, by name; resets them."""
-        own = {name: sums.cpu() for name, sums in self._sums.items()}
-        self._sums = {}
+        own = {name: self._sums[name].to("cpu", copy=True) for name in self._reported}
+        for name in self._reported:
+            self._sums[name].zero_()
+        self._reported.clear()
         totals: dict[str, torch.Tensor] = {}
         for part in distributed.all_gather_objects(own):
             for name, sums in part.items():
@@ -53,7 +74,7 @@ class Statistics:
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Sums since the last `reduce`, so that a continued run reports the same as an uninterrupted one."""
-        return {name: sums.to("cpu", copy=True) for name, sums in self._sums.items()}
+        return {name: self._sums[name].to("cpu", copy=True) for name in sorted(self._reported)}
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
         self.load_state_dicts([state])
@@ -64,6 +85,7 @@ class Statistics:
         for state in states if main else []:
             for name, sums in state.items():
                 self._sums[name] = self._sums[name] + sums if name in self._sums else sums.clone()
+        self._reported = set(self._sums)
 
 
 def _moments(count: float, total: float, squares: float) -> Moments:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
 import torch
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from torch_utils import distributed
 
@@ -51,9 +52,8 @@ class GeneratorEMA:
     @torch.no_grad()
     def update(self, *, cur_nimg: int, batch: int) -> None:
         """Average the parameters, copy the buffers (they are averages already)."""
-        weight = 1 - self.beta(cur_nimg=cur_nimg, batch=batch)
-        for average, value in zip(self.average.parameters(), self.source.parameters()):
-            average.lerp_(value, weight)
+        average_all = get_ema_multi_avg_fn(self.beta(cur_nimg=cur_nimg, batch=batch))  # few kernels on a GPU
+        average_all(list(self.average.parameters()), list(self.source.parameters()), 0)
         for average, value in zip(self.average.buffers(), self.source.buffers()):
             average.copy_(value)
 

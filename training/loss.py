@@ -70,6 +70,19 @@ class VideoBatch:
     def __len__(self) -> int:
         return len(self.frames)
 
+    def clone(self) -> "VideoBatch":
+        """A copy in memory of its own."""
+        angles = None if self.angles is None else self.angles.clone()
+        return VideoBatch(frames=self.frames.clone(), dt=self.dt.clone(), c=self.c.clone(), angles=angles)
+
+    def copy_(self, other: "VideoBatch") -> None:
+        """Take over the values of a batch of the same shapes."""
+        for own, new in ((self.frames, other.frames), (self.dt, other.dt), (self.c, other.c)):
+            own.copy_(new)
+        if self.angles is not None:
+            assert other.angles is not None
+            self.angles.copy_(other.angles)
+
 
 def sample_times(batch: int, stream) -> torch.Tensor:
     """Two sorted times per video [B, 2], one from Beta(2, 1) and one from Beta(1, 2) (DIGAN, section 3.3)."""

@@ -27,6 +27,7 @@ from training.augment.ada import AdaFeedback
 from training.checkpoints.saver import CheckpointSaver, Networks, planned_snapshots
 from training.checkpoints.snapshot import load_generator, snapshot_name
 from training.checkpoints.training_state import OptimizerState
+from training.cuda_graphs import PhaseGraphs
 from training.data.sampler import PairLoader
 from training.ema import GeneratorEMA, RunningMeans
 from training.loss import GanLoss, VideoBatch
@@ -77,6 +78,7 @@ class TrainingLoop:
         folder: The run folder; only the main process writes.
         dataset: Description of the data, stored in the snapshots.
         device: The networks' device.
+        graphs: Runs the phases as CUDA graphs; None for none.
         previews: None for none, and on all processes but the main one.
         geometry: Measured at every snapshot; None on all processes but the main one.
         callbacks: See SnapshotCallback.
@@ -99,6 +101,7 @@ class TrainingLoop:
         folder: Path,
         dataset: Mapping[str, object],
         device: torch.device,
+        graphs: PhaseGraphs | None = None,
         previews: Previews | None = None,
         geometry: GeometryMonitor | None = None,
         callbacks: Sequence[SnapshotCallback] = (),
@@ -116,6 +119,7 @@ class TrainingLoop:
         self.counters = counters
         self.folder = folder
         self.device = device
+        self.graphs = graphs
         self.previews = previews
         self.geometry = geometry
         self.callbacks = callbacks
@@ -199,11 +203,11 @@ class TrainingLoop:
         for phase in self.phases:
             if not phase.due(counters.iteration):
                 continue
-            phase.begin()
-            for videos in self._means.over(micro_batches):
-                gain = phase.gain / len(micro_batches)
-                self.loss.accumulate(phase.name, batch=videos, gain=gain, stream=self.stream)
-            phase.step(self.guard)
+            step = functools.partial(self._run_phase, phase)
+            if self.graphs is None:
+                step(micro_batches)
+            else:
+                self.graphs.run(phase, micro_batches, step)
 
         # Moving average of the generator.
         self.ema.update(cur_nimg=counters.cur_nimg, batch=batch)
@@ -213,6 +217,14 @@ class TrainingLoop:
         counters.iteration += 1
         if self.ada is not None:
             self.ada.update(iteration=counters.iteration, batch=batch)
+
+    def _run_phase(self, phase: Phase, micro_batches: Sequence[VideoBatch]) -> None:
+        """Gradients of a phase, added up over the micro-batches, and its optimiser step. All on the device."""
+        phase.begin()
+        for videos in self._means.over(micro_batches):
+            gain = phase.gain / len(micro_batches)
+            self.loss.accumulate(phase.name, batch=videos, gain=gain, stream=self.stream)
+        phase.step(self.guard)
 
     def _wait_for_batch(self, stop: StopSignal) -> bool:
         """Wait for the next batch; False if a signal asked to stop before it was ready."""

@@ -59,3 +59,26 @@ def test_state_continues_where_it_was():
     second.report("a", 3.0)
     assert second.reduce()["a"] == (2.0, 1.0, 2)
     assert state["a"].tolist() == [1.0, 1.0, 1.0]
+
+
+def test_what_a_graph_records_counts_when_it_is_replayed():
+    statistics = Statistics()
+    statistics.report("a", 1.0)
+    statistics.report("b", 2.0)
+    statistics.reduce()
+    with statistics.watch() as names:
+        statistics.report("a", 5.0)
+    assert names == {"a"}
+    assert statistics.state_dict() == {} and statistics.reduce() == {}
+    statistics.mark(names)
+    assert statistics.reduce()["a"] == (5.0, 0.0, 1)
+
+
+def test_sums_keep_their_memory():
+    statistics = Statistics()
+    statistics.report("a", 1.0)
+    address = statistics._sums["a"].data_ptr()
+    statistics.reduce()
+    statistics.report("a", 3.0)
+    assert statistics._sums["a"].data_ptr() == address
+    assert statistics.reduce()["a"] == (3.0, 0.0, 1)

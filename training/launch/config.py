@@ -39,7 +39,7 @@ CHANGEABLE = (
     "outdir", "data", "resume_run", "kimg", "imgsnap", "snap", "keep", "previews", "metrics", "cache_metrics_dir",
     "detectors",
     "device", "gpus", "workers", "unreadable_limit", "timeout", "precision", "activation_checkpointing", "fp32",
-    "allow_tf32", "nhwc", "nobench", "dry_run",
+    "allow_tf32", "cuda_graphs", "nhwc", "nobench", "dry_run",
     "spec.ref_gpus", "spec.kimg", "spec.imgsnap", "spec.snap", "spec.kimg_per_tick", "spec.nonfinite_limit",
     "spec.microbatch",
 )  # fmt: skip

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from dnnlib import UserError
 
-__all__ = ["Devices", "check_freezing", "check_precision", "idle_notes", "other_folder_note"]
+__all__ = ["Devices", "check_cuda_graphs", "check_freezing", "check_precision", "idle_notes", "other_folder_note"]
 
 Options = Mapping[str, Any]
 
@@ -49,6 +49,9 @@ HALF = ("model.generator.upsampler.fp16_min_resolution", "model.discriminator.fp
 RULES = (
     # The devices.
     IdleRule(("allow_tf32",), lambda o, d: o["allow_tf32"] and d.device_type == "cpu", "TensorFloat-32 is for GPUs"),
+    IdleRule(
+        ("cuda_graphs",), lambda o, d: o["cuda_graphs"] and d.device_type == "cpu", "a CPU launches no kernels"
+    ),
     IdleRule(("fp32",), lambda o, d: o["fp32"] and d.device_type == "cpu", "a CPU has no half precision by itself"),
     IdleRule(("nobench",), lambda o, d: o["nobench"] and d.device_type == "cpu", "cuDNN is for GPUs"),
     IdleRule(HALF, lambda o, d: not _half_precision(o, d), "nothing runs in half precision here"),
@@ -171,6 +174,19 @@ def check_precision(options: Options, device_type: str) -> None:
     above = smallest is None or smallest > options["resolution"]
     if above and _model(options, "discriminator.fp16_resolutions") == 0:
         raise UserError("precision=bf16: this model has no layers in half precision; leave the option out.")
+
+
+def check_cuda_graphs(options: Options, devices: Devices) -> None:
+    """Raise a UserError if phases are to be recorded whose course depends on the host, or on other processes."""
+    if not options["cuda_graphs"] or devices.device_type == "cpu":
+        return
+    if devices.processes > 1:
+        raise UserError(f"cuda_graphs=true is for a single GPU, not {devices.processes} processes; leave it out.")
+    if options["aug"] == "ada":
+        raise UserError(
+            "cuda_graphs=true cannot go with aug=ada, whose probability keeps changing; use aug=fixed with p=, or "
+            "leave cuda_graphs out."
+        )
 
 
 def check_freezing(options: Options) -> None:

@@ -107,6 +107,7 @@ RULES = {
     "activation_checkpointing": FLAG,
     "fp32": FLAG,
     "allow_tf32": FLAG,
+    "cuda_graphs": FLAG,
     "nhwc": FLAG,
     "nobench": FLAG,
     "seed": ValueRule(int, 0, 2**63 - 1),

@@ -16,6 +16,7 @@ from torch_utils.training_stats import Statistics
 from training.checkpoints.growing import grown_state, grows
 from training.checkpoints.snapshot import load_snapshot, load_state
 from training.checkpoints.training_state import read_state
+from training.cuda_graphs import PhaseGraphs
 from training.data.loader import PairDataset, build_dataset, build_loader
 from training.ema import GeneratorEMA
 from training.launch.build import build_ada, build_augment, build_loss, build_networks, build_schedule
@@ -138,6 +139,7 @@ def build_loop(
         world_size=distributed.world_size(),
         pin_memory=device.type == "cuda",
     )
+    stream = RandomStream(stream_seed(options["seed"], distributed.rank(), counters.cur_nimg), device)
     loop = TrainingLoop(
         networks=Networks(
             generator=generator, generator_ema=generator_ema, discriminator=discriminator, augment=augment
@@ -148,13 +150,14 @@ def build_loop(
         ema=GeneratorEMA(source=generator, average=generator_ema, half_life_kimg=spec["ema"], ramp=ramp),
         guard=GradientGuard(device=device, statistics=statistics),
         loader=loader,
-        stream=RandomStream(stream_seed(options["seed"], distributed.rank(), counters.cur_nimg), device),
+        stream=stream,
         statistics=statistics,
         schedule=build_schedule(options),
         counters=counters,
         folder=folder,
         dataset=dataset.describe(),
         device=device,
+        graphs=_phase_graphs(options, stream, statistics, device),
         previews=_previews(options, folder, dataset, generator_ema, device),
         geometry=_geometry_monitor(dataset, generator_ema, device),
         callbacks=callbacks,
@@ -211,6 +214,14 @@ def _prepare_device(options: Mapping[str, Any], device_type: str) -> torch.devic
     torch.backends.cudnn.allow_tf32 = options["allow_tf32"]
     torch.backends.cuda.matmul.allow_tf32 = options["allow_tf32"]
     return device
+
+
+def _phase_graphs(
+    options: Mapping[str, Any], stream: RandomStream, statistics: Statistics, device: torch.device
+) -> PhaseGraphs | None:
+    if not options["cuda_graphs"] or device.type != "cuda":
+        return None
+    return PhaseGraphs(stream=stream, statistics=statistics, device=device)
 
 
 def _geometry_monitor(dataset: PairDataset, generator: Generator, device: torch.device) -> GeometryMonitor | None:

@@ -27,6 +27,7 @@ from training.launch.build import build_augment, build_networks
 from training.launch.config import compose_options, continued_options
 from training.launch.idle_options import (
     Devices,
+    check_cuda_graphs,
     check_freezing,
     check_precision,
     idle_notes,
@@ -96,6 +97,7 @@ def plan(
     # A CPU is one device, unless more processes are asked for; a continued run has as many as before.
     wanted = run_folder is not None or any(override.startswith("gpus=") for override in overrides)
     processes = _processes(options, _available(device_type, several=wanted))
+    check_cuda_graphs(options, Devices(device_type, processes))
     options["spec"]["microbatch"] = _microbatch(options["spec"], processes)
     if processes < options["gpus"]:
         notes.append(_fewer_devices(options, processes))

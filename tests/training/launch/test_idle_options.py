@@ -10,13 +10,14 @@ import yaml
 from dnnlib import UserError
 from tests.training.tiny import OVERRIDES, make_loop, make_plan
 from training.launch import validate
-from training.launch.idle_options import Devices, check_freezing, check_precision, idle_notes
+from training.launch.idle_options import Devices, check_cuda_graphs, check_freezing, check_precision, idle_notes
 from training.networks.discriminator import TimeAwareDiscriminators
 
 # Overrides, the note on them, and overrides with which the same option has an effect.
 IDLE = [
     (["allow_tf32=true"], "allow_tf32= has no effect: TensorFloat-32 is for GPUs", ["allow_tf32=false"]),
     (["fp32=true"], "fp32= has no effect: a CPU has no half precision", ["fp32=false"]),
+    (["cuda_graphs=true"], "cuda_graphs= has no effect: a CPU launches no kernels", ["cuda_graphs=false"]),
     (["nobench=true"], "nobench= has no effect: cuDNN is for GPUs", ["nobench=false"]),
     (
         ["model.discriminator.fp16_resolutions=2"],
@@ -160,3 +161,14 @@ def test_a_run_goes_on_in_its_own_folder(tmp_path):
     # Mistakes that were made before they were refused do not keep a run from being continued.
     (loop.folder / validate.OPTIONS_FILE).write_text(validate.dump_options(plan.options | {"freezed": 2}))
     assert make_plan(tmp_path, f"resume_run={loop.folder}").options["freezed"] == 2
+
+
+def test_cuda_graphs_of_phases_that_differ_from_call_to_call_are_refused(tmp_path):
+    options = make_plan(tmp_path, "cuda_graphs=true").options
+    check_cuda_graphs(options, Devices("cuda", 1))
+    check_cuda_graphs(options | {"aug": "ada", "cuda_graphs": False}, Devices("cuda", 2))
+    check_cuda_graphs(options | {"aug": "ada"}, Devices("cpu", 2))
+    with pytest.raises(UserError, match="cuda_graphs=true is for a single GPU, not 2 processes"):
+        check_cuda_graphs(options, Devices("cuda", 2))
+    with pytest.raises(UserError, match="cuda_graphs=true cannot go with aug=ada"):
+        check_cuda_graphs(options | {"aug": "ada"}, Devices("cuda", 1))
