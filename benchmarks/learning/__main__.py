@@ -8,7 +8,7 @@ import click
 from benchmarks.learning.evaluation import Sizes
 from benchmarks.learning.measuring import make_reference, measure_all
 from benchmarks.learning.report import write_report
-from benchmarks.learning.runs import COMMON, ROOT, plan_runs, train_all
+from benchmarks.learning.runs import COMMON, DEVICES, ROOT, plan_runs, train_all
 from dnnlib import run_cli
 from dnnlib.command_line import Command, finite_float
 from training.launch.config import compose_options
@@ -20,6 +20,7 @@ from training.synthetic.render import SyntheticConfig
 @click.argument("work", type=click.Path(path_type=Path))
 @click.option("--kimg", type=finite_float(0.016), default=20, show_default=True, help="Length of the main run.")
 @click.option("--ablation-kimg", type=finite_float(0.016), help="Of each ablation.  [default: a quarter]")
+@click.option("--device", type=click.Choice(list(DEVICES)), default="cpu", show_default=True, help="Of the trainings.")
 @click.option("--jobs", type=click.IntRange(min=1), help="Trainings at a time.  [default: one per core, two at most]")
 @click.option("--videos", type=click.IntRange(min=16), default=512, show_default=True, help="Of the data set.")
 @click.option("--report", type=click.Path(path_type=Path), default=ROOT / "docs" / "learning.md", help="What to write.")
@@ -28,6 +29,7 @@ def main(
     work: Path,
     kimg: float,
     ablation_kimg: float | None,
+    device: str,
     jobs: int | None,
     videos: int,
     report: Path,
@@ -45,7 +47,7 @@ def main(
     work.mkdir(parents=True, exist_ok=True)
     make_dataset(work / "data", config, workers=jobs)
     if not measure_only:
-        train_all(work, runs, data=work / "data", jobs=jobs)
+        train_all(work, runs, data=work / "data", device=device, jobs=jobs)
     reference = make_reference(work, options, sizes)
     measure_all(work, runs, sizes, jobs)
     write_report(work, runs, reference, report)
