@@ -9,7 +9,14 @@ from torch.autograd import gradcheck, gradgradcheck
 from tests.torch_utils.native import needs_compiler
 from torch_utils import custom_ops
 from torch_utils.ops import composite as module
-from torch_utils.ops.composite import composite, composite_ref, ray_weights, ray_weights_ref, weighted_sum
+from torch_utils.ops.composite import (
+    composite,
+    composite_ref,
+    product_by_logarithms,
+    ray_weights,
+    ray_weights_ref,
+    weighted_sum,
+)
 
 TOLERANCE = {torch.float64: 1e-13, torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 NATIVE = pytest.param("cpu", marks=needs_compiler)
@@ -185,3 +192,11 @@ def test_reference_is_the_formula():
         if i < 5:
             through *= 1 - alpha + 1e-10
     assert left.item() == pytest.approx(through, rel=1e-12)
+
+
+def test_products_by_logarithms():
+    light = torch.rand(5, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 0.9 + 1e-10
+    light[0, 3] = 1e-10  # behind an opaque sample
+    torch.testing.assert_close(product_by_logarithms(light), torch.cumprod(light, dim=-1), rtol=1e-12, atol=0)
+    assert gradcheck(product_by_logarithms, light[1:].clone().requires_grad_())
+    assert gradgradcheck(product_by_logarithms, light[1:].clone().requires_grad_())

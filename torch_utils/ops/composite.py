@@ -115,12 +115,22 @@ def ray_weights_ref(
     """`ray_weights` in plain PyTorch."""
     # Opacity of every interval, and the light that passes all intervals up to it (NeRF, equation 3).
     alpha = 1 - torch.exp(-density[..., :-1] * deltas)
-    passed = torch.cumprod(1 - alpha + 1e-10, dim=-1)
+    passed = _running_product(1 - alpha + 1e-10)
     # The last sample has no interval: it is opaque or transparent.
     last = torch.full_like(density[..., :1], float(last_opaque))
     alpha = torch.cat([alpha, last], dim=-1)
     transmittance = torch.cat([torch.ones_like(alpha[..., :1]), passed], dim=-1)
     return alpha * transmittance, transmittance[..., -1]
+
+
+def _running_product(light: torch.Tensor) -> torch.Tensor:
+    """Products of the first factors along the last dimension, all of them positive."""
+    return torch.cumprod(light, dim=-1) if light.device.type == "cpu" else product_by_logarithms(light)
+
+
+def product_by_logarithms(light: torch.Tensor) -> torch.Tensor:
+    """The same on a GPU, where the derivative of `cumprod` would ask for zeros and make the host wait."""
+    return light.log().cumsum(dim=-1).exp()
 
 
 def weighted_sum_ref(weights: torch.Tensor, features: torch.Tensor) -> torch.Tensor:

@@ -177,15 +177,15 @@ def check_precision(options: Options, device_type: str) -> None:
 
 
 def check_cuda_graphs(options: Options, devices: Devices) -> None:
-    """Raise a UserError if phases are to be recorded whose course depends on the host, or on other processes."""
+    """Raise a UserError if phases are to be recorded that depend on the host or on other processes."""
     if not options["cuda_graphs"] or devices.device_type == "cpu":
         return
     if devices.processes > 1:
         raise UserError(f"cuda_graphs=true is for a single GPU, not {devices.processes} processes; leave it out.")
-    if options["aug"] == "ada":
+    if options["aug"] != "noaug":
         raise UserError(
-            "cuda_graphs=true cannot go with aug=ada, whose probability keeps changing; use aug=fixed with p=, or "
-            "leave cuda_graphs out."
+            f"cuda_graphs=true cannot go with aug={options['aug']}, whose padding is decided on the host; leave one of "
+            "them out."
         )
 
 
