@@ -1,0 +1,215 @@
+"""Stage of the native operators: builds, parity with float64, derivatives by finite differences, times."""
+
+import concurrent.futures
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+
+from benchmarks.gpu.record import ROOT, Bench, seconds_per_call
+from benchmarks.operators import Case, cases
+from torch_utils import custom_ops, op_build
+from torch_utils.ops.bias_act import bias_act
+from torch_utils.ops.composite import ray_weights, weighted_sum
+from torch_utils.ops.upfirdn2d import setup_filter, upfirdn2d
+from torch_utils.ops.weight_gradients import no_weight_gradients
+
+__all__ = ["operators"]
+
+PARITY_TYPES = (torch.float32, torch.float16, torch.bfloat16)
+TINY = 1 << 17  # elements of a case of the miniature
+#: The native operator may be off by this many times the error of plain PyTorch in the same type, plus `ROUNDINGS`
+#: units of rounding (relative, in the norm over all elements).
+FACTOR, ROUNDINGS = 2, 4
+
+
+def operators(bench: Bench) -> None:
+    """Builds, then the most telling checks first."""
+    record = bench.record
+    built = _build(bench)
+    chosen = [case for case in cases() if case.operator in built and case.call.__name__ != "before_activation"]
+    if bench.tiny:
+        chosen = [c for c in chosen if max(torch.Size(s).numel() for s in c.inputs) <= TINY]
+    with record.attempt("gradcheck"):
+        _check_derivatives(bench, built)
+    worst = 0.0
+    done = 0
+    for case in chosen:
+        for dtype in PARITY_TYPES if case.dtype == torch.float32 else (case.dtype,):
+            if bench.left() < 0.3 * bench.seconds:
+                record.note(f"Out of time: parity of {len(chosen) - done} shapes was left out.")
+                break
+            with record.attempt(f"{case.operator}, {case.what}, {dtype}"):
+                worst = max(worst, _parity(bench, case, dtype))
+        done += 1
+    speeds = []
+    for case in chosen:
+        if bench.left() < 5:
+            record.note("Out of time: some times were left out.")
+            break
+        with record.attempt(f"time of {case.operator}, {case.what}"):
+            speeds += _times(bench, case)
+    faster = sum(speed > 1 for speed in speeds)
+    record.headline(
+        f"{len(built)} built, parity of {done} shapes (largest error {worst:.2g} × the bound), "
+        f"faster than plain PyTorch in {faster} of {len(speeds)} passes"
+    )
+
+
+def _build(bench: Bench) -> list[str]:
+    """Build all operators in parallel, each in its own process; names of those that load."""
+    suffix = f"_{bench.impl}.cpp"
+    names = sorted(path.name.removesuffix(suffix) for path in op_build.SOURCES.glob(f"*/*{suffix}"))
+    if bench.tiny:
+        names = [name for name in names if name in ("bias_act", "composite", "upfirdn2d")]
+
+    def build(name: str) -> tuple[float, str]:
+        code = f"from torch_utils import custom_ops; custom_ops.require({name!r}, {bench.impl!r})"
+        began = time.perf_counter()
+        said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+        return time.perf_counter() - began, said.stderr[-1500:] if said.returncode else ""
+
+    loaded = []
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        for name, (seconds, problem) in zip(names, pool.map(build, names)):
+            bench.record.row("Builds (in parallel, start of Python included)", operator=name, seconds=seconds)
+            if problem:
+                bench.record.fail(f"build of {name}", problem)
+                continue
+            with bench.record.attempt(f"loading {name}"):
+                custom_ops.require(name, bench.impl)
+                loaded.append(name)
+    return loaded
+
+
+def _first(result):
+    return result[0] if isinstance(result, tuple) else result
+
+
+def _inputs(case: Case, device: torch.device) -> list[torch.Tensor]:
+    """The same numbers in all types; those of volume rendering are not negative."""
+    random = torch.Generator().manual_seed(0)
+    shift = 0.0 if case.operator == "composite" else 0.5
+    return [(torch.rand(shape, generator=random) - shift).to(device) for shape in case.inputs]
+
+
+def _derivatives(case: Case, impl: str, inputs: list[torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """Result, gradients, and the second derivatives that R1 takes."""
+    leaves = [x.to(dtype).requires_grad_() for x in inputs]
+    y = _first(case.call(impl, *leaves))
+    found = {"result": y}
+    if not y.requires_grad:
+        return found
+    dy = torch.cos(torch.arange(y.numel(), device=y.device)).view(y.shape).to(y.dtype).requires_grad_()
+    for i, gradient in enumerate(torch.autograd.grad(y, leaves, dy.detach(), retain_graph=True)):
+        found[f"gradient {i}"] = gradient
+    if "R1" in case.passes:
+        with no_weight_gradients():
+            (dx,) = torch.autograd.grad(y, leaves[:1], dy, create_graph=True)
+        ddx = torch.sin(torch.arange(dx.numel(), device=dx.device)).view(dx.shape).to(dx.dtype)
+        for i, second in enumerate(torch.autograd.grad(dx, [dy, *leaves], ddx, allow_unused=True)):
+            if second is not None:
+                found[f"second derivative {i}"] = second
+    return {name: tensor.detach() for name, tensor in found.items()}
+
+
+def _error(actual: torch.Tensor, expected: torch.Tensor) -> float:
+    difference, norm = (actual.double() - expected.double()).norm(), expected.double().norm()
+    return float(difference / norm) if norm > 0 else float(difference)
+
+
+def _parity(bench: Bench, case: Case, dtype: torch.dtype) -> float:
+    """Errors of plain PyTorch and of the native operator against plain PyTorch in float64; returns error / bound."""
+    inputs = [x.to(dtype) for x in _inputs(case, bench.device)]
+    exact = _derivatives(case, "ref", inputs, torch.float64)
+    plain = _derivatives(case, "ref", inputs, dtype)
+    native = _derivatives(case, bench.impl, inputs, dtype)
+    worst = 0.0
+    cells: dict[str, tuple[float, float]] = {}
+    for name, expected in exact.items():
+        zero = torch.zeros_like(expected)  # a missing derivative is zero
+        errors = _error(native.get(name, zero), expected), _error(plain.get(name, zero), expected)
+        bound = FACTOR * errors[1] + ROUNDINGS * torch.finfo(dtype).eps
+        worst = max(worst, errors[0] / bound)
+        kind = name.rsplit(" ", 1)[0]
+        cells[kind] = max(cells.get(kind, errors), errors)
+        if not errors[0] <= bound:
+            reason = f"{name}: relative error {errors[0]:.2e}, of plain PyTorch {errors[1]:.2e}, allowed {bound:.2e}"
+            bench.record.fail(f"{case.operator}, {case.what}, {dtype}", reason)
+    shape = "×".join(map(str, case.inputs[-1 if case.operator == "composite" else 0]))
+    columns = {kind: f"{native_error:.1e} ({plain_error:.1e})" for kind, (native_error, plain_error) in cells.items()}
+    bench.record.row(
+        "Relative error of the native operator against float64 (in brackets: of plain PyTorch)",
+        operator=case.operator, case=case.what, shape=shape, type=str(dtype).removeprefix("torch."), **columns,
+    )  # fmt: skip
+    return worst
+
+
+def _check_derivatives(bench: Bench, built: list[str]) -> None:
+    """torch.autograd.gradcheck and gradgradcheck of the native operators in float64, on small shapes."""
+    impl, device = bench.impl, bench.device
+    random = torch.Generator().manual_seed(1)
+
+    def leaf(*shape: int, low: float = -1.0) -> torch.Tensor:
+        x = torch.rand(shape, generator=random, dtype=torch.float64) * (1 - low) + low
+        return x.to(device).requires_grad_()
+
+    f = setup_filter([1, 3, 3, 1]).to(device)
+    checks: list[tuple[str, str, Callable, tuple[torch.Tensor, ...], bool]] = []
+    for act in ("linear", "lrelu", "swish", "sigmoid", "softplus", "tanh"):
+
+        def activate(x, b, act=act):
+            return bias_act(x, b, act=act, clamp=0.9 if act == "lrelu" else None, impl=impl)
+
+        checks.append(("bias_act", act, activate, (leaf(2, 3, 4, 5), leaf(3)), True))
+    for up, down in ((1, 1), (2, 1), (1, 2)):
+
+        def resample(x, up=up, down=down):
+            return upfirdn2d(x, f, up=up, down=down, padding=2, impl=impl)
+
+        checks.append(("upfirdn2d", f"up {up}, down {down}", resample, (leaf(2, 3, 6, 8),), True))
+
+    def weigh(density, deltas):
+        return ray_weights(density, deltas, last_opaque=False, impl=impl)
+
+    def add_up(weights, features):
+        return weighted_sum(weights, features, impl=impl)
+
+    checks.append(("composite", "weights", weigh, (leaf(5, 7, low=0.1), leaf(5, 6, low=0.1)), False))
+    checks.append(("composite", "sum", add_up, (leaf(5, 7), leaf(5, 7, 4)), False))
+    passed = 0
+    for operator, what, function, inputs, twice in checks:
+        if operator not in built:
+            continue
+        with bench.record.attempt(f"gradcheck of {operator}, {what}"):
+            torch.autograd.gradcheck(function, inputs, nondet_tol=1e-12)
+            if twice:
+                torch.autograd.gradgradcheck(function, inputs, nondet_tol=1e-12)
+            passed += 1
+    bench.record.figure("finite differences in float64 (gradcheck, gradgradcheck)", f"{passed} of {len(checks)} passed")
+
+
+def _times(bench: Bench, case: Case) -> list[float]:
+    """Rows of times; how many times as fast the native operator is, by pass."""
+    inputs, speeds = [x.to(case.dtype) for x in _inputs(case, bench.device)], []
+    for passes in case.passes:
+        if passes == "R1":
+            continue
+        seconds = []
+        for impl in ("ref", bench.impl):
+            leaves = [x.detach().clone().requires_grad_(passes == "gradient") for x in inputs]
+
+            def run(impl=impl, leaves=leaves, passes=passes):
+                y = _first(case.call(impl, *leaves))
+                if passes == "gradient":
+                    torch.autograd.grad(y, leaves, torch.ones_like(y))
+
+            seconds.append(seconds_per_call(run, bench.device))
+        speeds.append(seconds[0] / seconds[1])
+        bench.record.row(
+            "Times", operator=case.operator, case=case.what, type=str(case.dtype).removeprefix("torch."),
+            passes=passes, reference_ms=1e3 * seconds[0], native_ms=1e3 * seconds[1], speed=speeds[-1],
+        )  # fmt: skip
+    return speeds

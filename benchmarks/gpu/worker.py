@@ -1,0 +1,38 @@
+"""One stage in a process of its own: `python -m benchmarks.gpu.worker NAME DEVICE SECONDS FOLDER RESULT [tiny]`."""
+
+import importlib
+import logging
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+from benchmarks.gpu.record import Bench, Record
+from benchmarks.gpu.stages import STAGES
+from torch_utils.memory import keep_freed_memory
+
+
+def main(name: str, device: str, seconds: str, folder: str, result: str, *tiny: str) -> None:
+    """Run a stage and write its results; exceptions are among them."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    record = Record(Path(result))
+    if device == "cuda":
+        torch.backends.cudnn.benchmark = True  # as in a training
+    else:
+        keep_freed_memory()
+    module, function = STAGES[name].function.split(":")
+    with tempfile.TemporaryDirectory(prefix="benchmarks-gpu-") as scratch, record.attempt(name):
+        bench = Bench(
+            device=torch.device(device), tiny=bool(tiny), seconds=float(seconds), folder=Path(folder),
+            scratch=Path(scratch), record=record,
+        )  # fmt: skip
+        getattr(importlib.import_module(f"benchmarks.gpu.{module}"), function)(bench)
+    record.figure("seconds", round(float(seconds) - bench.left(), 1))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
+    sys.stdout.flush()
+    os._exit(0)  # a library that hangs while it is unloaded must not cost the stage
