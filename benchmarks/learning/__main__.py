@@ -20,6 +20,7 @@ from training.synthetic.render import SyntheticConfig
 @click.argument("work", type=click.Path(path_type=Path))
 @click.option("--kimg", type=finite_float(0.016), default=20, show_default=True, help="Length of the main run.")
 @click.option("--ablation-kimg", type=finite_float(0.016), help="Of each ablation.  [default: a quarter]")
+@click.option("--long-kimg", type=finite_float(0.016), help="Of two runs in batches of 16.  [default: there are none]")
 @click.option("--device", type=click.Choice(list(DEVICES)), default="cpu", show_default=True, help="Of the trainings.")
 @click.option("--jobs", type=click.IntRange(min=1), help="Trainings at a time.  [default: one per core, two at most]")
 @click.option("--videos", type=click.IntRange(min=16), default=512, show_default=True, help="Of the data set.")
@@ -29,6 +30,7 @@ def main(
     work: Path,
     kimg: float,
     ablation_kimg: float | None,
+    long_kimg: float | None,
     device: str,
     jobs: int | None,
     videos: int,
@@ -37,7 +39,7 @@ def main(
 ) -> None:
     """Train the small model and its ablations on synthetic heads in WORK and report the results."""
     jobs = jobs or min(os.cpu_count() or 1, 2)
-    runs, options = plan_runs(kimg, ablation_kimg or kimg / 4), compose_options(COMMON)
+    runs, options = plan_runs(kimg, ablation_kimg or kimg / 4, long_kimg), compose_options(COMMON)
     sizes = Sizes(clips=videos)
     camera = options["model"]["generator"]["camera"]
     config = SyntheticConfig(

@@ -32,6 +32,7 @@ DEVICES = {
     "cuda": ("device=cuda", "workers=1", "previews.videos=0", "cuda_graphs=true", "fp32=true"),
 }
 KNOWN_CAMERAS = "camera_condition=true"
+LARGE_BATCHES = ("spec.mb=16", "spec.microbatch=16", "spec.ema=5")
 # Of the main runs. Settings were chosen on runs of seed 0.
 SEEDS = (1, 2, 3)
 
@@ -44,10 +45,14 @@ class Run:
     title: str
     kimg: float
     overrides: tuple[str, ...] = ()
+    ablation: bool = False
 
 
-def plan_runs(kimg: float, ablation_kimg: float) -> list[Run]:
-    """The main run with three seeds, one without known cameras, one as in the paper, and the shorter ablations."""
+def plan_runs(kimg: float, ablation_kimg: float, long_kimg: float | None) -> list[Run]:
+    """The main run with three seeds, one without known cameras, one as in the paper, and the shorter ablations.
+
+    With `long_kimg` two more, with known cameras and without, in large batches.
+    """
     foreground = "model.generator.foreground"
     as_in_the_paper = (f"{foreground}.density_prior=null", f"{foreground}.density_bias=0")
     return [
@@ -55,7 +60,15 @@ def plan_runs(kimg: float, ablation_kimg: float) -> list[Run]:
         Run("unknown_cameras", "cameras unknown", kimg),
         Run("paper", "as in the paper: cameras unknown, no density prior", kimg, as_in_the_paper),
         *(
-            Run(name, title, ablation_kimg, (KNOWN_CAMERAS, override))
+            Run(name, f"batches of 16, {title}", long_kimg, (*LARGE_BATCHES, *overrides))
+            for name, title, overrides in (
+                ("long", "all parts", (KNOWN_CAMERAS, "seed=4")),
+                ("long_unknown", "cameras unknown", ("seed=5",)),
+            )
+            if long_kimg is not None
+        ),
+        *(
+            Run(name, title, ablation_kimg, (KNOWN_CAMERAS, override), ablation=True)
             for name, title, override in (
                 ("no_prior", "no density prior", f"{foreground}.density_prior=null"),
                 ("no_motion", "no motion network", "model.generator.motion=null"),
@@ -68,13 +81,13 @@ def plan_runs(kimg: float, ablation_kimg: float) -> list[Run]:
 
 
 def full_runs(runs: Sequence[Run]) -> list[Run]:
-    """The runs of full length, the main run first."""
-    return [run for run in runs if run.kimg == runs[0].kimg]
+    """The runs of full length and longer, the main run first."""
+    return [run for run in runs if not run.ablation]
 
 
 def ablations(runs: Sequence[Run]) -> list[Run]:
     """The shorter runs."""
-    return [run for run in runs if run.kimg != runs[0].kimg]
+    return [run for run in runs if run.ablation]
 
 
 def run_folder(work: Path, run: Run) -> Path | None:

@@ -97,3 +97,10 @@ def test_ablations_have_a_quarter_of_the_budget_unless_told(words, expected, tin
     assert {run.kimg for run in full} == {20} and {run.kimg for run in shorter} == {expected}
     assert [run.name for run in full] == ["seed1", "seed2", "seed3", "unknown_cameras", "paper"]
     assert len({(run.name, run.overrides) for run in planned["runs"]}) == 10
+
+
+def test_long_runs_are_trained_in_large_batches():
+    added = [run for run in runs.plan_runs(20, 5, 120) if run not in runs.plan_runs(20, 5, None)]
+    assert [(run.name, run.kimg) for run in added] == [("long", 120), ("long_unknown", 120)]
+    assert all("spec.mb=16" in run.overrides and run in runs.full_runs(added) for run in added)
+    assert [runs.KNOWN_CAMERAS in run.overrides for run in added] == [True, False]
