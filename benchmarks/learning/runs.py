@@ -14,7 +14,18 @@ from tqdm import tqdm
 
 from dnnlib import UserError
 
-__all__ = ["COMMON", "DEVICES", "Run", "ablations", "full_runs", "plan_runs", "run_folder", "snapshots", "train_all"]
+__all__ = [
+    "COMMON",
+    "DEVICES",
+    "LARGE_BATCHES",
+    "Run",
+    "ablations",
+    "full_runs",
+    "plan_runs",
+    "run_folder",
+    "snapshots",
+    "train_all",
+]
 
 ROOT = Path(__file__).resolve().parents[2]
 TICK_KIMG = 0.5
