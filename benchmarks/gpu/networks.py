@@ -19,7 +19,7 @@ from training.inference.latents import seed_latents
 from training.launch.build import build_networks
 from training.launch.config import compose_options
 from training.launch.idle_options import check_precision
-from training.loss import GanLoss, VideoBatch
+from training.loss import GanLoss
 from training.published.state_dict import map_discriminator_name, map_generator_name
 
 __all__ = ["goldens", "rendering"]
@@ -101,27 +101,23 @@ def goldens(bench: Bench) -> None:
 
 def _golden_phase(bench: Bench, phase: str, name: str, half: bool) -> bool:
     """Losses, norms and inner products of the gradients of one phase; True if all are within the tests' bounds."""
+    from tests.goldens.measured_losses import FILE, Reports, expected_reports, real_batch, recorded_draws
     from tests.goldens.networks import golden_arrays, paper_discriminators, paper_generator
     from tests.streams import Tape
-    from tests.training.test_loss_measured import Reports, expected_reports, recorded_draws
 
-    arrays, device = golden_arrays("losses_taichi.npz"), bench.device
+    arrays, device = golden_arrays(FILE), bench.device
     generator, discriminators = paper_generator("taichi").train().to(device), paper_discriminators("taichi").to(device)
     resolutions = {d: d.fp16_resolutions for d in discriminators.modules() if hasattr(d, "fp16_resolutions")}
     if not half:
         full_precision(generator, discriminators)
     reports = Reports()
     loss = GanLoss(generator=generator, discriminator=discriminators, statistics=reports)
-    pixels = (np.random.RandomState(130).rand(2, 7, 128, 128) * 2 - 1).astype(np.float32)
-    batch = VideoBatch(
-        frames=torch.from_numpy(pixels[:, :6]).unflatten(1, (2, 3)).to(device),
-        dt=torch.tensor([0.3, 0.8], device=device),
-        c=torch.zeros(2, 0, device=device),
-    )
     discriminators.zero_grad(set_to_none=True)
-    loss.accumulate(phase, batch=batch, gain=1.0, stream=Tape(recorded_draws(phase), device))
-    for module, count in resolutions.items():
-        module.fp16_resolutions = count
+    try:
+        loss.accumulate(phase, batch=real_batch(device), gain=1.0, stream=Tape(recorded_draws(phase), device))
+    finally:
+        for module, count in resolutions.items():
+            module.fp16_resolutions = count
 
     losses = 0.0
     for report, expected in expected_reports(phase).items():

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -216,8 +217,7 @@ def synchronisation(bench: Bench) -> None:
             average.to(bench.device).requires_grad_(False)
             ema = GeneratorEMA(source=training.generator, average=average, half_life_kimg=1, ramp=None)
             parts: list[tuple[str, Callable[[], object]]] = [
-                (phase.name, lambda phase=phase: training.step(phase))
-                for phase in training.phases  # noqa: B023
+                (phase.name, partial(training.step, phase)) for phase in training.phases
             ]
             parts.append(("moving average", lambda: ema.update(cur_nimg=1000, batch=4)))  # noqa: B023
             if not words:

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -56,10 +57,8 @@ def data(bench: Bench) -> None:
                     rate = count / (time.perf_counter() - began)
                 finally:
                     loader.close()
-                copy = seconds_per_call(
-                    lambda: pairs.frames.to(bench.device, non_blocking=True),
-                    bench.device,  # noqa: B023
-                )
+                to_device = partial(pairs.frames.to, bench.device, non_blocking=True)
+                copy = seconds_per_call(to_device, bench.device)
                 rates[f"{size}², {workers} workers"] = rate
                 bench.record.row(
                     "Loader of PNG frames, batches of 32 videos, copied to the device",

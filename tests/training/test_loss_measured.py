@@ -10,42 +10,18 @@ import pytest
 import torch
 
 from tests.goldens.checks import assert_near
+from tests.goldens.measured_losses import FILE, Reports, expected_reports, real_batch, recorded_draws
 from tests.goldens.networks import golden_arrays, paper_discriminators, paper_generator
 from tests.streams import Tape
-from training.loss import GanLoss, VideoBatch
+from training.loss import GanLoss
 from training.published.state_dict import map_discriminator_name, map_generator_name
 
-GOLDENS = golden_arrays("losses_taichi.npz")
+GOLDENS = golden_arrays(FILE)
 # Importance sampling is discontinuous, and path lengths feel it most: with other threading the original differs from
 # itself by 0.6 % in Greg's gradients. With codes moved by 1e-6 Greg's loss here lies anywhere between 0.01 % and 0.28 %
 # above the original's. Two processors gave 0.16 % and 0.27 %, and 0.9 % and 1.6 % in a gradient's norm.
 NORM_TOLERANCE = {"Gmain": 2e-3, "Greg": 2e-2, "Dmain": 2e-3, "Dreg": 2e-3}
 LOSS_TOLERANCE = {"Gmain": 5e-4, "Greg": 3e-3, "Dmain": 5e-4, "Dreg": 5e-4}
-
-
-class Reports(dict):
-    """Last value reported under each name of a loss."""
-
-    def report(self, name, value):
-        if name.startswith("Loss/"):
-            self[name.removeprefix("Loss/")] = value
-
-
-def recorded_draws(phase):
-    prefix = f"{phase}/draw/"
-    draws = {key.removeprefix(prefix): value for key, value in GOLDENS.items() if key.startswith(prefix)}
-    batch = 1 if phase == "Greg" else 2
-    if phase != "Dreg":
-        draws["latents/z"] = np.random.RandomState(131).randn(2, 512).astype(np.float32)[:batch]
-    if phase == "Greg":
-        draws["path_length/noise"] = draws["path_length/noise"][None]
-    return draws
-
-
-def real_batch():
-    pixels = (np.random.RandomState(130).rand(2, 7, 128, 128) * 2 - 1).astype(np.float32)
-    frames = torch.from_numpy(pixels[:, :6]).unflatten(1, (2, 3))
-    return VideoBatch(frames=frames, dt=torch.tensor([0.3, 0.8]), c=torch.zeros(2, 0))
 
 
 def run(phase):
@@ -78,15 +54,6 @@ def phase(request):
 @pytest.fixture(scope="module")
 def outcome(phase):
     return run(phase)
-
-
-def expected_reports(phase):
-    prefix = f"{phase}/report/"
-    reports = {key.removeprefix(prefix): value for key, value in GOLDENS.items() if key.startswith(prefix)}
-    if phase == "Dmain":
-        # The original added the mean NeRF-path loss of the fakes to what it reports, though not to any gradient.
-        reports["D/loss"] = reports["D/loss"] - reports.pop("D/reg_loss").mean()
-    return reports
 
 
 def test_reports(phase, outcome):
