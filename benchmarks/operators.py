@@ -79,8 +79,12 @@ class Timing:
     auto: bool
 
 
-def cases() -> list[Case]:
-    """Cases of the FaceForensics model at 256² (8 videos per discriminator pass) and of the small model."""
+def cases(device: torch.device | str = "cpu") -> list[Case]:
+    """Cases of the FaceForensics model at 256² (8 videos per discriminator pass) and of the small model.
+
+    Args:
+        device: Device of the filters.
+    """
     found = []
 
     def layer(impl, x, b):
@@ -106,7 +110,8 @@ def cases() -> list[Case]:
 
     found.append(Case("bias_act", "swish", ((8, 512, 16, 16), (512,)), smooth, "inputs"))
 
-    blur, nearest = setup_filter([1, 3, 3, 1]), setup_filter([1, 4, 6, 4, 1], normalize=False) / 64
+    blur = setup_filter([1, 3, 3, 1]).to(device)
+    nearest = setup_filter([1, 4, 6, 4, 1], normalize=False).to(device) / 64
     filters = {
         "filter of a 3×3 layer": (blur, {"padding": 2}),
         "filter of a skip layer": (blur, {"padding": 1, "down": 2}),

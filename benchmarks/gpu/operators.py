@@ -29,7 +29,9 @@ def operators(bench: Bench) -> None:
     """Builds, then the most telling checks first."""
     record = bench.record
     built = _build(bench)
-    chosen = [case for case in cases() if case.operator in built and case.call.__name__ != "before_activation"]
+    chosen = [
+        case for case in cases(bench.device) if case.operator in built and case.call.__name__ != "before_activation"
+    ]
     if bench.tiny:
         chosen = [c for c in chosen if max(torch.Size(s).numel() for s in c.inputs) <= TINY]
     with record.attempt("gradcheck"):
