@@ -20,6 +20,8 @@ def main(name: str, device: str, seconds: str, folder: str, result: str, *tiny: 
     record = Record(Path(result))
     if device == "cuda":
         torch.backends.cudnn.benchmark = True  # as in a training
+        # Float32 means float32 unless a stage says otherwise; PyTorch's default for convolutions is TensorFloat-32.
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     else:
         keep_freed_memory()
     module, function = STAGES[name].function.split(":")
