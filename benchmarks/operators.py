@@ -33,7 +33,7 @@ from torch_utils.ops.point_linear_ref import activation_gradient
 from torch_utils.ops.upfirdn2d import setup_filter, upfirdn2d
 from torch_utils.ops.weight_gradients import no_weight_gradients
 
-__all__ = ["Case", "Timing", "cases", "measure"]
+__all__ = ["Case", "Timing", "cases", "measure", "run_passes"]
 
 SECONDS = 0.6  # minimum for each row of the table
 MIN_ROUNDS, SHORT = 5, 1e-3  # shorter calls are repeated until they take SHORT seconds
@@ -208,8 +208,8 @@ def measure(case: Case) -> Iterator[Timing]:
     for passes in case.passes:
         count = traffic[passes]
         with mock.patch.object(custom_ops, "load", wraps=custom_ops.load) as asked:
-            _run(case, passes, "auto", inputs, result)()
-        runs = [_run(case, passes, impl, inputs, result) for impl in ("ref", "cpu")]
+            run_passes(case, passes, "auto", inputs, result)()
+        runs = [run_passes(case, passes, impl, inputs, result) for impl in ("ref", "cpu")]
         times = _fastest([*runs, _copy(count)])
         shape = "×".join(map(str, case.inputs[-1 if case.operator == "composite" else 0]))
         dtype = str(case.dtype).removeprefix("torch.")
@@ -220,7 +220,9 @@ def _first(result):
     return result[0] if isinstance(result, tuple) else result
 
 
-def _run(case: Case, passes: str, impl: str, inputs: list[torch.Tensor], result: torch.Tensor) -> Callable[[], object]:
+def run_passes(
+    case: Case, passes: str, impl: str, inputs: list[torch.Tensor], result: torch.Tensor
+) -> Callable[[], object]:
     """A function without arguments that runs the passes once."""
     if passes == "forward":
 

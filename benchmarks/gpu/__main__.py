@@ -17,7 +17,7 @@ from typing import Any
 import click
 import torch
 
-from benchmarks.gpu.report import write_report
+from benchmarks.gpu.report import PICTURES, write_report
 from benchmarks.gpu.runner import run_stages
 from benchmarks.gpu.stages import STAGES
 from dnnlib import UserError, choices_hint, run_cli
@@ -48,6 +48,8 @@ def main(out: Path, minutes: float, only: tuple[str, ...], device: str) -> None:
         click.echo(NO_DEVICE, err=True)
         sys.exit(2)
     out.mkdir(parents=True, exist_ok=True)
+    for name in PICTURES:  # of an earlier run
+        (out / name).unlink(missing_ok=True)
     results: dict[str, dict[str, Any]] = {}
 
     def tell(name: str, result: dict[str, Any]) -> None:

@@ -1,15 +1,17 @@
 """Stage of the native operators: builds, parity with float64, derivatives by finite differences, times."""
 
 import concurrent.futures
+import math
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 
 from benchmarks.gpu.record import ROOT, Bench, seconds_per_call
-from benchmarks.operators import Case, cases
+from benchmarks.operators import Case, cases, run_passes
 from torch_utils import custom_ops, op_build
 from torch_utils.ops.bias_act import bias_act
 from torch_utils.ops.composite import ray_weights, weighted_sum
@@ -26,38 +28,55 @@ FACTOR, ROUNDINGS = 2, 4
 
 
 def operators(bench: Bench) -> None:
-    """Builds, then the most telling checks first."""
+    """Builds, derivatives by finite differences, parity, times."""
     record = bench.record
     built = _build(bench)
-    chosen = [
-        case for case in cases(bench.device) if case.operator in built and case.call.__name__ != "before_activation"
-    ]
-    if bench.tiny:
-        chosen = [c for c in chosen if max(torch.Size(s).numel() for s in c.inputs) <= TINY]
+    chosen = _chosen_cases(bench, built)
     with record.attempt("gradcheck"):
         _check_derivatives(bench, built)
-    worst = 0.0
-    done = 0
+    errors = []
     for case in chosen:
-        for dtype in PARITY_TYPES if case.dtype == torch.float32 else (case.dtype,):
-            if bench.left() < 0.3 * bench.seconds:
-                record.note(f"Out of time: parity of {len(chosen) - done} shapes was left out.")
-                break
-            with record.attempt(f"{case.operator}, {case.what}, {dtype}"):
-                worst = max(worst, _parity(bench, case, dtype))
-        done += 1
+        if bench.left() < 0.3 * bench.seconds:
+            record.note(f"Out of time: {len(chosen) - len(errors)} of {len(chosen)} comparisons were left out.")
+            break
+        errors.append(math.inf)
+        with record.attempt(_title(case)):
+            errors[-1] = _parity(bench, case)
     speeds = []
     for case in chosen:
+        if case.dtype == torch.bfloat16:
+            continue
         if bench.left() < 5:
             record.note("Out of time: some times were left out.")
             break
-        with record.attempt(f"time of {case.operator}, {case.what}"):
+        with record.attempt(f"time of {_title(case)}"):
             speeds += _times(bench, case)
     faster = sum(speed > 1 for speed in speeds)
     record.headline(
-        f"{len(built)} built, parity of {done} shapes (largest error {worst:.2g} × the bound), "
-        f"faster than plain PyTorch in {faster} of {len(speeds)} passes"
+        f"{len(built)} built, {len(errors)} comparisons with float64 (largest error {max(errors, default=0):.2g} × the "
+        f"bound), faster than plain PyTorch in {faster} of {len(speeds)} passes"
     )
+
+
+def _chosen_cases(bench: Bench, built: list[str]) -> list[Case]:
+    """Every shape of the operators that are built, in the three types of training."""
+    by_shape = {
+        (case.operator, case.what, case.inputs): case
+        for case in reversed(cases(bench.device))
+        if case.operator in built and case.call.__name__ != "before_activation"
+    }
+    found = list(by_shape.values())[::-1]
+    if bench.tiny:
+        found = [case for case in found if max(torch.Size(shape).numel() for shape in case.inputs) <= TINY]
+    return [replace(case, dtype=dtype) for case in found for dtype in PARITY_TYPES]
+
+
+def _title(case: Case) -> str:
+    return f"{case.operator}, {case.what}, {_name(case.dtype)}"
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _build(bench: Bench) -> list[str]:
@@ -122,31 +141,33 @@ def _error(actual: torch.Tensor, expected: torch.Tensor) -> float:
     return float(difference / norm) if norm > 0 else float(difference)
 
 
-def _parity(bench: Bench, case: Case, dtype: torch.dtype) -> float:
+def _parity(bench: Bench, case: Case) -> float:
     """Errors of plain PyTorch and of the native operator against plain PyTorch in float64; returns error / bound."""
-    inputs = [x.to(dtype) for x in _inputs(case, bench.device)]
+    inputs = [x.to(case.dtype) for x in _inputs(case, bench.device)]
     exact = _derivatives(case, "ref", inputs, torch.float64)
-    plain = _derivatives(case, "ref", inputs, dtype)
-    native = _derivatives(case, bench.impl, inputs, dtype)
-    worst = 0.0
-    cells: dict[str, tuple[float, float]] = {}
+    plain = _derivatives(case, "ref", inputs, case.dtype)
+    native = _derivatives(case, bench.impl, inputs, case.dtype)
+    worst, cells = 0.0, {}
     for name, expected in exact.items():
         zero = torch.zeros_like(expected)  # a missing derivative is zero
         errors = _error(native.get(name, zero), expected), _error(plain.get(name, zero), expected)
-        bound = FACTOR * errors[1] + ROUNDINGS * torch.finfo(dtype).eps
+        bound = FACTOR * errors[1] + ROUNDINGS * torch.finfo(case.dtype).eps
         worst = max(worst, errors[0] / bound)
         kind = name.rsplit(" ", 1)[0]
         cells[kind] = max(cells.get(kind, errors), errors)
         if not errors[0] <= bound:
             reason = f"{name}: relative error {errors[0]:.2e}, of plain PyTorch {errors[1]:.2e}, allowed {bound:.2e}"
-            bench.record.fail(f"{case.operator}, {case.what}, {dtype}", reason)
-    shape = "×".join(map(str, case.inputs[-1 if case.operator == "composite" else 0]))
+            bench.record.fail(_title(case), reason)
     columns = {kind: f"{native_error:.1e} ({plain_error:.1e})" for kind, (native_error, plain_error) in cells.items()}
     bench.record.row(
         "Relative error of the native operator against float64 (in brackets: of plain PyTorch)",
-        operator=case.operator, case=case.what, shape=shape, type=str(dtype).removeprefix("torch."), **columns,
+        operator=case.operator, case=case.what, shape=_shape(case), type=_name(case.dtype), **columns,
     )  # fmt: skip
     return worst
+
+
+def _shape(case: Case) -> str:
+    return "×".join(map(str, case.inputs[-1 if case.operator == "composite" else 0]))
 
 
 def _check_derivatives(bench: Bench, built: list[str]) -> None:
@@ -196,22 +217,17 @@ def _check_derivatives(bench: Bench, built: list[str]) -> None:
 def _times(bench: Bench, case: Case) -> list[float]:
     """Rows of times; how many times as fast the native operator is, by pass."""
     inputs, speeds = [x.to(case.dtype) for x in _inputs(case, bench.device)], []
+    with torch.no_grad():
+        result = _first(case.call("ref", *inputs))
     for passes in case.passes:
-        if passes == "R1":
-            continue
-        seconds = []
-        for impl in ("ref", bench.impl):
-            leaves = [x.detach().clone().requires_grad_(passes == "gradient") for x in inputs]
-
-            def run(impl=impl, leaves=leaves, passes=passes):
-                y = _first(case.call(impl, *leaves))
-                if passes == "gradient":
-                    torch.autograd.grad(y, leaves, torch.ones_like(y))
-
-            seconds.append(seconds_per_call(run, bench.device))
-        speeds.append(seconds[0] / seconds[1])
+        plain, native = (
+            seconds_per_call(run_passes(case, passes, impl, inputs, result), bench.device)
+            for impl in ("ref", bench.impl)
+        )
+        speeds.append(plain / native)
         bench.record.row(
-            "Times", operator=case.operator, case=case.what, type=str(case.dtype).removeprefix("torch."),
-            passes=passes, reference_ms=1e3 * seconds[0], native_ms=1e3 * seconds[1], speed=speeds[-1],
+            "Times (gradient and R1: with the passes before)", operator=case.operator, case=case.what,
+            type=_name(case.dtype), passes=passes, plain_ms=1e3 * plain, native_ms=1e3 * native,
+            speed=speeds[-1],
         )  # fmt: skip
     return speeds

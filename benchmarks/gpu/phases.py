@@ -1,5 +1,6 @@
 """Stages of the training phases: time, memory and finite gradients at full size, small models, waits of the host."""
 
+import math
 import traceback
 import warnings
 from collections import Counter
@@ -101,19 +102,21 @@ def _nonfinite(phase: Phase) -> int:
     return sum(int((~p.grad.isfinite()).sum()) for p in phase.parameters if p.grad is not None)
 
 
-def _measure(bench: Bench, training: Training, *, rounds: int) -> tuple[dict[str, float], dict[str, Any]]:
+def _measure(bench: Bench, what: str, training: Training, *, rounds: int) -> tuple[dict[str, float], dict[str, Any]]:
     """Seconds of an average iteration by phase (a pass and the step, weighted by frequency), and cells of a row."""
     total, cells = {}, {}
     for phase in training.phases:
-        reset_peak(bench.device)
-        training.run(phase)
-        spoilt = _nonfinite(phase)
-        seconds = seconds_per_call(lambda: training.step(phase), bench.device, rounds=rounds, warm_up=2)  # noqa: B023
-        total[phase.name] = seconds / phase.interval
-        memory = peak_memory(bench.device)
-        cells[phase.name] = f"{1e3 * seconds:.1f} ms" + ("" if memory is None else f", {memory:.1f} GB")
-        if spoilt:
-            cells[phase.name] += f", {spoilt} non-finite gradients"
+        total[phase.name], cells[phase.name] = math.nan, "failed"
+        with bench.record.attempt(f"{what}, {phase.name}"):
+            reset_peak(bench.device)
+            training.run(phase)
+            spoilt = _nonfinite(phase)
+            seconds = seconds_per_call(partial(training.step, phase), bench.device, rounds=rounds, warm_up=2)
+            total[phase.name] = seconds / phase.interval
+            memory = peak_memory(bench.device)
+            cells[phase.name] = f"{1e3 * seconds:.1f} ms" + ("" if memory is None else f", {memory:.1f} GB")
+            if spoilt:
+                cells[phase.name] += f", {spoilt} non-finite gradients"
     return total, cells
 
 
@@ -131,7 +134,7 @@ def phases(bench: Bench) -> None:
             except UserError as error:
                 bench.record.note(f"{name}: {error}")
                 continue
-            total, cells = _measure(bench, training, rounds=1 if bench.tiny else 5)
+            total, cells = _measure(bench, name, training, rounds=1 if bench.tiny else 5)
             rates[name] = videos / sum(total.values())
             bench.record.row(
                 f"Phases, {videos} videos a pass: milliseconds of a pass and its step, peak of allocated memory",
@@ -154,9 +157,10 @@ def small(bench: Bench) -> None:
         for name in ("TF32",) if bench.tiny else ("TF32", "TF32 + fp16"):
             words, tf32 = PRECISIONS[name]
             sizes = (f"spec.mb={videos}", f"spec.microbatch={videos}")
-            with bench.record.attempt(f"{videos} videos, {name}"), precision(tf32=tf32):
+            what = f"{videos} videos, {name}"
+            with bench.record.attempt(what), precision(tf32=tf32):
                 training = build((*SMALL, "resolution=32", *sizes, *words), videos=videos, device=bench.device)
-                total, cells = _measure(bench, training, rounds=1 if bench.tiny else 10)
+                total, cells = _measure(bench, what, training, rounds=1 if bench.tiny else 10)
                 rate = videos / sum(total.values())
                 rates[videos] = max(rates.get(videos, 0), rate)
                 bench.record.row(

@@ -9,7 +9,7 @@ from benchmarks.gpu.stages import STAGES
 from benchmarks.tables import markdown
 from dnnlib import atomic_write
 
-__all__ = ["page", "write_report"]
+__all__ = ["PICTURES", "page", "write_report"]
 
 PICTURES = {
     "rendering.png": "Frames of a generator with initial weights, in float32.",

@@ -4,7 +4,6 @@ import importlib
 import logging
 import os
 import sys
-import tempfile
 from pathlib import Path
 
 import torch
@@ -25,11 +24,11 @@ def main(name: str, device: str, seconds: str, folder: str, result: str, *tiny: 
     else:
         keep_freed_memory()
     module, function = STAGES[name].function.split(":")
-    with tempfile.TemporaryDirectory(prefix="benchmarks-gpu-") as scratch, record.attempt(name):
-        bench = Bench(
-            device=torch.device(device), tiny=bool(tiny), seconds=float(seconds), folder=Path(folder),
-            scratch=Path(scratch), record=record,
-        )  # fmt: skip
+    bench = Bench(
+        device=torch.device(device), tiny=bool(tiny), seconds=float(seconds), folder=Path(folder),
+        scratch=Path(result).parent, record=record,
+    )  # fmt: skip
+    with record.attempt(name):
         getattr(importlib.import_module(f"benchmarks.gpu.{module}"), function)(bench)
     record.figure("seconds", round(float(seconds) - bench.left(), 1))
 
