@@ -125,6 +125,8 @@ def phases(bench: Bench) -> None:
     model, videos = (FULL, VIDEOS) if not bench.tiny else ((*SMALL, "resolution=32"), 4)
     rates = {}
     for name, (words, tf32) in PRECISIONS.items():
+        if bench.tiny and name not in ("float32", "TF32 + bf16"):
+            continue
         if bench.left() < 0.1 * bench.seconds:
             bench.record.note(f"Out of time: {name} was left out.")
             continue

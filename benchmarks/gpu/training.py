@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -130,6 +131,8 @@ def _train(bench: Bench, name: str, words: tuple[str, ...], *, seconds: float) -
     (run,) = (path for path in runs.iterdir() if path.is_dir() and path.name[:5].isdigit())
     rows = [json.loads(line) for line in (run / "stats.jsonl").read_text().splitlines()]
     rate = _rate(rows)
+    if math.isnan(rate):
+        bench.record.fail(f"training at {name}²", "too slow to finish a second tick of 500 videos: no videos/s")
     last = rows[-1]
     shown = ("Loss/G/loss", "Loss/D/loss", "Loss/scores/real", "Loss/scores/fake")
     losses = {key: _mean(last.get(key)) for key in shown}
