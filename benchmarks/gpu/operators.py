@@ -89,8 +89,8 @@ def _build(bench: Bench) -> list[str]:
     def build(name: str) -> tuple[float, str]:
         code = f"from torch_utils import custom_ops; custom_ops.require({name!r}, {bench.impl!r})"
         began = time.perf_counter()
-        said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-        return time.perf_counter() - began, said.stderr[-1500:] if said.returncode else ""
+        said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True)
+        return time.perf_counter() - began, said.stderr.decode(errors="replace")[-1500:] if said.returncode else ""
 
     loaded = []
     with concurrent.futures.ThreadPoolExecutor() as pool:

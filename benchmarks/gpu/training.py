@@ -125,11 +125,11 @@ def _train(bench: Bench, name: str, words: tuple[str, ...], *, seconds: float) -
                 child.kill()
                 child.wait()
                 bench.record.fail(f"training at {name}²", "did not end within 30 s after SIGTERM")
-    end = log.read_text(errors="replace")[-1500:]
+    end = log.read_text(encoding="utf-8", errors="replace")[-1500:]
     if child.returncode not in (0, 128 + signal.SIGTERM, -signal.SIGTERM):
         raise RuntimeError(f"run_train.py ended with {child.returncode}: {end}")
     (run,) = (path for path in runs.iterdir() if path.is_dir() and path.name[:5].isdigit())
-    rows = [json.loads(line) for line in (run / "stats.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (run / "stats.jsonl").read_text(encoding="utf-8").splitlines()]
     rate = _rate(rows)
     if math.isnan(rate):
         bench.record.fail(f"training at {name}²", "too slow to finish a second tick of 500 videos: no videos/s")
