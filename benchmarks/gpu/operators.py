@@ -110,10 +110,19 @@ def _first(result):
 
 
 def _inputs(case: Case, device: torch.device) -> list[torch.Tensor]:
-    """The same numbers in all types; those of volume rendering are not negative."""
+    """Random inputs, the same in all types. Those of volume rendering lie in [0, 1), others in [-1/2, 1/2].
+
+    Images are odd multiples of 1/512 and biases even ones, so that no sum of both is 0, where leaky ReLU has no
+    derivative and each implementation takes one of its own.
+    """
     random = torch.Generator().manual_seed(0)
-    shift = 0.0 if case.operator == "composite" else 0.5
-    return [(torch.rand(shape, generator=random) - shift).to(device) for shape in case.inputs]
+    inputs = []
+    for i, shape in enumerate(case.inputs):
+        x = torch.rand(shape, generator=random)
+        if case.operator != "composite":
+            x = (2 * torch.floor(256 * x) - (255 if i == 0 else 256)) / 512
+        inputs.append(x.to(device))
+    return inputs
 
 
 def _derivatives(case: Case, impl: str, inputs: list[torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
