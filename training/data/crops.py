@@ -5,8 +5,16 @@ boxes, one per frame of the source video, with null where a detector found nothi
 
     {"a/x.mp4": [310, 80, 470, 260], "a/y.mp4": [[300, 90, 460, 250], null, [304, 91, 462, 252]]}
 
+A video may also have clips, each a range of its frames with boxes of its own, or a reason why it has none:
+
+    {"b.mp4": [{"first": 120, "frames": 64, "box": [310, 80, 470, 260], "roll": 0.2, "camera": [-0.1, 1.5]}, …],
+     "c.mp4": {"left_out": "no face in 250 frames"}}
+
+`box`, `roll` and `camera` are one for the clip or a list, one per frame. `roll` is the angle in radians by which the
+head leans clockwise, by which the square is turned; `camera` is [yaw, pitch] as in dataset.json. Both may be missing.
+
 A box becomes the square around its centre whose side is its longer side times a scale. Missing boxes are interpolated
-in time (the nearest one is used at the ends); then centre and side are each smoothed by a Gaussian over time, because
+in time (the nearest one is used at the ends); then centre, side and roll are smoothed by a Gaussian over time, because
 detections jitter. A square that leaves the frame is moved inside, and made smaller where that is not enough.
 """
 
@@ -24,19 +32,58 @@ from dnnlib import UserError
 from training.data.frame_index import listed_path
 from training.data.video_decoder import BrokenVideo
 
-__all__ = ["Boxes", "Crop", "CropPlan", "cut_square", "parse_rectangle", "read_boxes", "squares_from_boxes"]
+__all__ = [
+    "Boxes",
+    "Clip",
+    "Crop",
+    "CropPlan",
+    "cut_square",
+    "parse_rectangle",
+    "read_boxes",
+    "squares_from_boxes",
+]
 
 Square = tuple[float, float, float]  # left, top, side in pixels
+MAX_ANGLE = 100.0  # radians; larger numbers are degrees
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+    """A range of a video's frames with boxes of its own; see the top of this file."""
+
+    first: int
+    frames: int
+    boxes: np.ndarray  # float64 [1 or frames, 4]; missing boxes are NaN
+    roll: np.ndarray  # float64 [1 or frames], radians
+    cameras: np.ndarray | None  # float64 [1 or frames, 2], yaw and pitch in radians
+
+    @property
+    def stop(self) -> int:
+        """The frame after its last."""
+        return self.first + self.frames
+
+    def camera_of(self, frames: range) -> list[float] | None:
+        """The median camera [yaw, pitch] over some of its frames, which are counted from its first."""
+        if self.cameras is None:
+            return None
+        chosen = self.cameras if len(self.cameras) == 1 else self.cameras[frames.start : frames.stop]
+        return np.median(chosen, axis=0).round(5).tolist()
 
 
 @dataclasses.dataclass(frozen=True)
 class Boxes:
-    """Boxes of all videos by path, either one per video or one per frame; missing boxes are NaN."""
+    """Boxes of all videos by path, either one per video or one per frame, or clips; missing boxes are NaN."""
 
     by_path: dict[str, np.ndarray]  # float64 [1 or frames, 4]
     digest: str  # SHA-256 of the file
     scale: float
     smoothing: float  # standard deviation in frames of the source video
+    clips: dict[str, list[Clip]] = dataclasses.field(default_factory=dict)
+    left_out: dict[str, str] = dataclasses.field(default_factory=dict)  # the reason
+
+    def paths(self) -> list[str]:
+        """All videos of the file."""
+        return [*self.by_path, *self.clips, *self.left_out]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,15 +108,27 @@ class Crop:
         if self.boxes is not None:
             boxes = self.boxes.by_path.get(listed_path(path))
             if boxes is None:
-                raise BrokenVideo(f"The file of boxes has none for '{path}'.")
+                listed = listed_path(path) in self.boxes.clips
+                raise BrokenVideo(f"The file of boxes has {'clips, not boxes' if listed else 'none'} for '{path}'.")
         return CropPlan(crop=self, path=path, boxes=boxes)
+
+    def clips_of(self, path: str) -> list[Clip] | None:
+        """The clips of a video; None if it is one whole."""
+        return None if self.boxes is None else self.boxes.clips.get(listed_path(path))
+
+    def clip_plan(self, path: str, clip: Clip) -> "CropPlan":
+        """The squares of a clip, whose frames are counted from its first."""
+        return CropPlan(crop=self, path=path, boxes=clip.boxes, roll=clip.roll)
 
 
 class CropPlan:
     """Squares of one video, computed when the first frame gives its size."""
 
-    def __init__(self, *, crop: Crop, path: str, boxes: np.ndarray | None):
+    def __init__(self, *, crop: Crop, path: str, boxes: np.ndarray | None, roll: np.ndarray | None = None):
         self._crop, self._path, self._boxes = crop, path, boxes
+        self._roll = roll
+        if roll is not None and len(roll) > 1 and crop.boxes.smoothing > 0:
+            self._roll = gaussian_filter1d(roll, crop.boxes.smoothing, mode="nearest")
         self._squares: np.ndarray | None = None
         self._size: tuple[int, int] | None = None
 
@@ -84,7 +143,7 @@ class CropPlan:
             if self._squares is None:
                 settings = self._crop.boxes
                 self._squares = squares_from_boxes(
-                    self._boxes, size=size, scale=settings.scale, smoothing=settings.smoothing
+                    self._boxes, size=size, scale=settings.scale, smoothing=settings.smoothing, roll=self._roll
                 )
             if len(self._squares) == 1:
                 return tuple(self._squares[0])
@@ -103,6 +162,12 @@ class CropPlan:
             self._require_same(frame, size)
         side = min(width, height)
         return left + (width - side) // 2, top + (height - side) // 2, side
+
+    def roll(self, frame: int) -> float:
+        """The angle in radians by which the square of a frame is turned clockwise about its centre."""
+        if self._roll is None:
+            return 0.0
+        return float(self._roll[0] if len(self._roll) == 1 else self._roll[frame])
 
     def _require_same(self, frame: int, size: tuple[int, int]) -> None:
         """Check that the frames have one size, since boxes and rectangles are in pixels."""
@@ -127,7 +192,12 @@ class CropPlan:
 
 
 def squares_from_boxes(
-    boxes: np.ndarray, *, size: tuple[int, int], scale: float = 1.0, smoothing: float = 0.0
+    boxes: np.ndarray,
+    *,
+    size: tuple[int, int],
+    scale: float = 1.0,
+    smoothing: float = 0.0,
+    roll: np.ndarray | None = None,
 ) -> np.ndarray:
     """Squares that follow boxes; see the top of this file.
 
@@ -136,9 +206,10 @@ def squares_from_boxes(
         size: Width and height of the frames.
         scale: Side of the square as a multiple of the box's longer side.
         smoothing: Standard deviation of the Gaussian, in frames.
+        roll: [1 or n] angles in radians by which the squares will be turned about their centres; None for none.
 
     Returns:
-        float64 [n, 3] left, top, side; integers if n is 1.
+        float64 [n, 3] left, top, side (before they are turned); integers if n is 1.
     """
     known = np.flatnonzero(~np.isnan(boxes[:, 0]))
     widths, heights = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
@@ -147,30 +218,48 @@ def squares_from_boxes(
     if smoothing > 0:
         tracks = [gaussian_filter1d(track, smoothing, mode="nearest") for track in tracks]
     x, y, side = tracks
-    side = np.minimum(side, min(size))
-    squares = np.stack(
-        [np.clip(x - side / 2, 0, size[0] - side), np.clip(y - side / 2, 0, size[1] - side), side], axis=1
-    )
-    if len(squares) == 1:
+    turned = roll is not None and bool(np.any(roll))
+    # A square that is turned by an angle needs a larger upright one, by the sum of sine and cosine.
+    reach = np.abs(np.cos(roll)) + np.abs(np.sin(roll)) if turned else 1.0
+    side = np.minimum(side, min(size) / reach)
+    room = side * (reach - 1) / 2  # on each side
+    left = np.clip(x - side / 2, room, size[0] - side - room)
+    squares = np.stack([left, np.clip(y - side / 2, room, size[1] - side - room), side], axis=1)
+    if len(squares) == 1 and not turned:
         left, top, side = squares[0]
         side = max(1, math.floor(side))
         squares = np.array([[min(round(left), size[0] - side), min(round(top), size[1] - side), side]], dtype=float)
     return squares
 
 
-def cut_square(image: Image.Image, square: Square, resolution: int) -> Image.Image:
+def cut_square(image: Image.Image, square: Square, resolution: int, *, roll: float = 0.0) -> Image.Image:
     """A square of an image, resized with anti-aliasing (Lanczos).
+
+    With a roll (radians) it is turned clockwise about its centre: resampled (bicubic) at its own size, then resized.
 
     A square of integer coordinates is cut out first, so that no pixels from outside enter it; one that moves by
     fractions of a pixel is not, since rounding would make it jitter.
     """
     left, top, side = square
+    if roll:
+        return _cut_turned(image, square, resolution, roll)
     if all(float(value).is_integer() for value in square):
         if image.size != (side, side):
             image = image.crop((int(left), int(top), int(left + side), int(top + side)))
         return image if side == resolution else image.resize((resolution,) * 2, Image.Resampling.LANCZOS)
     right, bottom = min(left + side, image.width), min(top + side, image.height)  # sums may round up
     return image.resize((resolution,) * 2, Image.Resampling.LANCZOS, box=(left, top, right, bottom))
+
+
+def _cut_turned(image: Image.Image, square: Square, resolution: int, roll: float) -> Image.Image:
+    left, top, side = square
+    size = max(round(side), resolution)  # enlarged at once
+    # Pillow's affine transform gives the place in the image for a place (x, y) in the result.
+    cos, sin = (side / size * value for value in (math.cos(roll), math.sin(roll)))
+    x = left + side / 2 - size / 2 * (cos - sin)
+    y = top + side / 2 - size / 2 * (sin + cos)
+    turned = image.transform((size,) * 2, Image.Transform.AFFINE, (cos, -sin, x, sin, cos, y), Image.Resampling.BICUBIC)
+    return turned if size == resolution else turned.resize((resolution,) * 2, Image.Resampling.LANCZOS)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -206,12 +295,20 @@ def read_boxes(file: str, *, scale: float, smoothing: float) -> Boxes:
         raise UserError(f"Cannot read the boxes in '{file}': {error}.") from error
     if not isinstance(outermost, _Pairs) or not outermost:
         raise UserError(f"'{file}' must hold an object of boxes by video, e.g. {{\"a.mp4\": [310, 80, 470, 260]}}.")
-    by_path: dict[str, np.ndarray] = {}
+    boxes = Boxes(by_path={}, digest=hashlib.sha256(data).hexdigest(), scale=scale, smoothing=smoothing)
     for path, entry in outermost:
-        if listed_path(path) in by_path:
-            raise UserError(f"'{file}' has boxes for the video '{listed_path(path)}' twice; remove one.")
-        by_path[listed_path(path)] = _to_boxes(entry, path=path, file=file)
-    return Boxes(by_path=by_path, digest=hashlib.sha256(data).hexdigest(), scale=scale, smoothing=smoothing)
+        listed = listed_path(path)
+        if listed in boxes.paths():
+            raise UserError(f"'{file}' has boxes for the video '{listed}' twice; remove one.")
+        if isinstance(entry, _Pairs):
+            boxes.left_out[listed] = _to_reason(entry, path=path, file=file)
+        elif isinstance(entry, list) and entry and isinstance(entry[0], _Pairs):
+            boxes.clips[listed] = [
+                _to_clip(clip, path=f"{path}, clip {number}", file=file) for number, clip in enumerate(entry)
+            ]
+        else:
+            boxes.by_path[listed] = _to_boxes(entry, path=path, file=file)
+    return boxes
 
 
 class _Pairs(list):
@@ -236,3 +333,48 @@ def _to_boxes(entry: Any, *, path: str, file: str) -> np.ndarray:
     if not len(boxes) or np.isnan(boxes).all():
         raise UserError(f"'{file}' has no box for '{path}': give one, or leave the video out of the source.")
     return boxes
+
+
+def _to_reason(entry: _Pairs, *, path: str, file: str) -> str:
+    reason = dict(entry).get("left_out")
+    if not isinstance(reason, str):
+        form = 'boxes, or clips, or {"left_out": reason}'
+        raise UserError(f"'{file}' must have {form} for '{path}', got {str(dict(entry))[:60]}.")
+    return reason
+
+
+def _to_clip(entry: Any, *, path: str, file: str) -> Clip:
+    where = f"'{file}': '{path}'"
+    fields = dict(entry) if isinstance(entry, _Pairs) else {}
+    unknown = [key for key in fields if key not in ("first", "frames", "box", "roll", "camera")]
+    if unknown or "box" not in fields:
+        wrong = f"'{unknown[0]}' is unknown" if unknown else "'box' is missing"
+        raise UserError(f"{where} must have first, frames, box, and if you like roll and camera: {wrong}.")
+    first, frames = fields.get("first", 0), fields.get("frames")
+    if type(first) is not int or type(frames) is not int or first < 0 or frames < 1:
+        raise UserError(f"{where}: first and frames must be numbers of frames, got {first!r:.20} and {frames!r:.20}.")
+    clip = Clip(
+        first=first,
+        frames=frames,
+        boxes=_to_boxes(fields["box"], path=path, file=file),
+        roll=_to_track(fields.get("roll", 0.0), 0, name="roll", where=where),
+        cameras=None if fields.get("camera") is None else _to_track(fields["camera"], 1, name="camera", where=where),
+    )
+    for name, values in (("box", clip.boxes), ("roll", clip.roll), ("camera", clip.cameras)):
+        if values is not None and len(values) not in (1, frames):
+            raise UserError(f"{where}: {name} must be one or {frames}, one per frame, got {len(values)}.")
+    return clip
+
+
+def _to_track(entry: Any, dimensions: int, *, name: str, where: str) -> np.ndarray:
+    """Numbers (dimensions 0) or pairs of numbers (1), one or one per frame."""
+    form = "numbers" if dimensions == 0 else "[yaw, pitch]"
+    try:
+        values = np.array(entry, dtype=np.float64)
+    except (TypeError, ValueError):
+        values = np.array(math.nan)
+    values = values[None] if values.ndim == dimensions else values
+    right = values.ndim == dimensions + 1 and len(values) and (dimensions == 0 or values.shape[1] == 2)
+    if not right or not np.isfinite(values).all() or np.abs(values).max() >= MAX_ANGLE:
+        raise UserError(f"{where}: {name} must be {form} in radians, got {str(entry)[:60]}.")
+    return values

@@ -10,10 +10,12 @@ the same command continues an interrupted conversion. `--check` validates a data
 docs/datasets.md gives the commands for each published dataset.
 """
 
+import dataclasses
 import os
 from typing import Any
 
 import click
+import numpy as np
 from click.core import ParameterSource
 
 from dnnlib import UserError, run_cli
@@ -21,8 +23,15 @@ from dnnlib.command_line import Command, finite_float
 from training.data.crops import Crop, parse_rectangle, read_boxes
 from training.data.dataset_folders import is_inside
 from training.data.video_decoder import describe_warnings
+from training.dataset_tool.camera_histogram import write_histogram
 from training.dataset_tool.convert import IMAGE_FORMATS
-from training.dataset_tool.prepare import dataset_summary, prepare, read_manifest
+from training.dataset_tool.faces.box_files import make_box_file
+from training.dataset_tool.faces.clips import Selection
+from training.dataset_tool.faces.detection_run import kept_detections
+from training.dataset_tool.faces.detections import write_detections
+from training.dataset_tool.faces.preview import write_faces_preview
+from training.dataset_tool.prepare import BOX_FILE, check_out, dataset_summary, prepare, read_manifest
+from training.dataset_tool.source_videos import find_sources
 from training.dataset_tool.validate import check_dataset, write_preview
 
 __all__ = ["COUNT", "PRESETS", "main", "prepare", "read_manifest", "dataset_summary"]
@@ -37,6 +46,11 @@ PRESETS = {
 
 COUNT = click.IntRange(min=1)
 POSITIVE = finite_float(0, above=True)
+FACE_OPTIONS = {
+    "faces_only", "landmarks", "save_landmarks", "face_model", "which_faces", "min_face", "max_yaw", "follow_faces",
+    "remove_roll",
+}  # fmt: skip
+CLIPS_PER_CAMERA = 4  # training clips in a folder of a clip with a face: it has one camera, and heads turn
 
 
 @click.command(cls=Command)
@@ -56,6 +70,18 @@ POSITIVE = finite_float(0, above=True)
 @click.option("--box-scale", type=POSITIVE, default=1.5, show_default=True, help="Side of the crop per side of a box.")
 @click.option("--box-smoothing", type=finite_float(0), default=5, show_default=True,
               help="Standard deviation of the smoothing in frames.")  # fmt: skip
+@click.option("--faces", is_flag=True, help="Find faces: clips with boxes, and their cameras (docs/datasets.md).")
+@click.option("--people", is_flag=True, help="The same with people, without cameras.")
+@click.option("--faces-only", metavar="FILE", help="Write the file of boxes alone, for --boxes.")
+@click.option("--landmarks", metavar="FILE", help="Detections of another detector, instead of MediaPipe's.")
+@click.option("--save-landmarks", metavar="FILE", help="Write the detections, for --landmarks.")
+@click.option("--face-model", metavar="FILE", help="face_landmarker.task.  [default: the model in MediaPipe 0.10.21]")
+@click.option("--which-faces", type=click.Choice(["largest", "all"]), default="largest", show_default=True,
+              help="The largest face of every moment, or all, a clip each.")  # fmt: skip
+@click.option("--min-face", type=POSITIVE, help="Smallest side of a head's box in pixels.  [default: resolution / 3]")
+@click.option("--max-yaw", type=POSITIVE, default=1.0, show_default=True, help="Largest yaw of a head in radians.")
+@click.option("--follow-faces", is_flag=True, help="A smoothed box for every frame instead of one for the clip.")
+@click.option("--remove-roll", is_flag=True, help="Turn the crops so that heads are upright.")
 @click.option("--image", type=click.Choice(list(IMAGE_FORMATS)), default="png", show_default=True, help="File format.")
 @click.option("--format", "shape", type=click.Choice(["folder", "zip", "shards"]),
               help="What OUT is.  [default: zip if it ends so, else folder]")  # fmt: skip
@@ -64,7 +90,8 @@ POSITIVE = finite_float(0, above=True)
 @click.option("--overwrite", is_flag=True, help="Replace OUT if this tool made it; begin again, do not go on.")
 @click.option("--skip-broken", is_flag=True, help="Leave out videos that cannot be decoded.")
 @click.option("--check", metavar="DATASET", help="Do not convert, but look whether a dataset is sound.")
-@click.option("--preview", metavar="PNG", help="Show OUT (or the dataset SOURCE) in one picture.")
+@click.option("--histogram", metavar="PNG", help="With --check: draw the distribution of the cameras.")
+@click.option("--preview", metavar="PNG", help="Show OUT (or the dataset SOURCE, or the faces) in one picture.")
 @click.pass_context
 def main(
     context: click.Context,
@@ -76,6 +103,18 @@ def main(
     boxes: str | None,
     box_scale: float,
     box_smoothing: float,
+    histogram: str | None,
+    faces: bool,
+    people: bool,
+    faces_only: str | None,
+    landmarks: str | None,
+    save_landmarks: str | None,
+    face_model: str | None,
+    which_faces: str,
+    min_face: float | None,
+    max_yaw: float,
+    follow_faces: bool,
+    remove_roll: bool,
     **options: Any,
 ) -> None:
     """Turn SOURCE (a video, or a folder or zip of videos or frame folders) into the training set OUT."""
@@ -87,32 +126,105 @@ def main(
         if source is not None:
             raise UserError("--check DATASET looks at one dataset and takes no SOURCE or OUT.")
         shared = {"nframes": options["nframes"], "workers": options["workers"]}
-        _check(check, preview, **shared, nframes_given="nframes" in names)
+        _check(check, preview, histogram, **shared, nframes_given="nframes" in names)
         return
-    if source is not None and out is None and preview is not None:
+    find = faces or people
+    if source is not None and out is None and preview is not None and not find:
         write_preview(source, preview)
         click.echo(f"wrote {preview}")
         return
-    if source is None or out is None:
+    if find and (source is None or (out is None) == (faces_only is None)):
+        raise UserError("--faces and --people need a SOURCE, and either OUT or --faces-only FILE; --help shows all.")
+    if not find and (source is None or out is None):
         raise UserError("Give a SOURCE and an OUT, or --check DATASET; --help shows all options.")
     if boxes is not None and crop != "centre":
         raise UserError("--crop and --boxes are two ways to choose the square: give one of them.")
     for key, value in PRESETS.get(options["preset"], {}).items():
         if context.get_parameter_source(key) is ParameterSource.DEFAULT:
             options[key] = value
-    options["shape"] = options["shape"] or ("zip" if out.lower().endswith(".zip") else "folder")
+    options["shape"] = options["shape"] or ("zip" if (out or "").lower().endswith(".zip") else "folder")
+    if find:
+        selection = Selection(
+            which=which_faces,
+            min_side=min_face or options["resolution"] / 3,
+            max_yaw=max_yaw,
+            min_frames=options["nframes"] * options["stride"],
+            follow=follow_faces,
+            remove_roll=remove_roll,
+        )
+        smoothing = {"scale": box_scale, "smoothing": box_smoothing}
+        detector = {"kind": "people" if people else "faces", "landmarks": landmarks, "model": face_model}
+        files = FaceFiles(boxes=faces_only, detections=save_landmarks, preview=preview)
+        _prepare_faces(source, out, files, selection, detector, smoothing, options)
+        return
     chosen = Crop(
         rectangle=None if crop in ("centre", "center") else parse_rectangle(crop),
         boxes=None if boxes is None else read_boxes(boxes, scale=box_scale, smoothing=box_smoothing),
     )
-    manifest = prepare(source=source, out=out, crop=chosen, **options)
+    _report(out, prepare(source=source, out=out, crop=chosen, **options))
+    if preview is not None:
+        write_preview(out, preview)
+
+
+@dataclasses.dataclass(frozen=True)
+class FaceFiles:
+    """Files that --faces writes beside the dataset; None: not wanted."""
+
+    boxes: str | None
+    detections: str | None
+    preview: str | None
+
+
+def _prepare_faces(
+    source: str,
+    out: str | None,
+    files: FaceFiles,
+    selection: Selection,
+    detector: dict[str, Any],
+    smoothing: dict[str, float],
+    options: dict[str, Any],
+) -> None:
+    """Find faces or people in SOURCE, and write the file of boxes or the dataset OUT."""
+    if options["clip_frames"] is None and options["clip_step"] is None:
+        options["clip_frames"] = CLIPS_PER_CAMERA * options["nframes"]
+    if out is not None:
+        check_out(out, source, overwrite=options["overwrite"], shape=options["shape"])
+    among = find_sources(source)
+    with kept_detections(out or files.boxes) as folder:
+        file = files.boxes or os.path.join(folder, BOX_FILE)
+        found = make_box_file(
+            file,
+            among=among,
+            selection=selection,
+            folder=folder,
+            workers=options["workers"],
+            skip_broken=options["skip_broken"],
+            **detector,
+        )
+        for line in found.lines:
+            click.echo(f"{detector['kind']}: {line}", err=True)
+        if files.detections is not None:
+            write_detections(files.detections, found.detections)
+        boxes = read_boxes(file, **smoothing)
+        if out is None:
+            for path, reason in boxes.left_out.items():
+                click.echo(f"left out {path}: {reason}", err=True)
+            click.echo(f"wrote {file}")
+        else:
+            about = {"faces": found.describe(selection), "box_file": found.content}
+            _report(out, prepare(source=source, out=out, crop=Crop(boxes=boxes), **about, **options))
+        if files.preview is not None:
+            write_faces_preview(
+                files.preview, among=among, detections=found.detections, videos=found.videos, boxes=boxes
+            )
+
+
+def _report(out: str, manifest: dict[str, Any]) -> None:
     for item in manifest["skipped"]:
         click.echo(f"left out {item['source']}: {item['reason']}", err=True)
     for note in notes(manifest):
         click.echo(note, err=True)
     click.echo(dataset_summary(out, manifest))
-    if preview is not None:
-        write_preview(out, preview)
 
 
 def notes(manifest: dict[str, Any]) -> list[str]:
@@ -139,20 +251,42 @@ def _check_given(given: set[str], *, shape: str | None) -> None:
         UserError: There is one; the message names it.
     """
     looking, takes = None, {"preview"}
+    finding = given & {"faces", "people"}
     if "check" in given:
-        looking, takes = "--check looks at a dataset", {"check", "preview", "nframes", "workers", "source", "out"}
-    elif "preview" in given and "out" not in given:
+        looking, takes = (
+            "--check looks at a dataset",
+            {"check", "preview", "histogram", "nframes", "workers", "source", "out"},
+        )
+    elif "preview" in given and "out" not in given and not finding:
         looking, takes = "--preview without OUT shows a dataset", {"preview", "source"}
     for name in sorted(given - takes) if looking is not None else []:
         option = {"stride": "frame_stride", "shape": "format"}.get(name, name).replace("_", "-")
         raise UserError(f"{looking} and makes none: --{option} has no effect there; leave it out.")
     for name in ("box_scale", "box_smoothing"):
-        if name in given and "boxes" not in given:
+        if name in given and not finding and "boxes" not in given:
             raise UserError(
                 f"--{name.replace('_', '-')} is about the boxes of a file: add --boxes FILE, or leave it out."
             )
+    if "histogram" in given and "check" not in given:
+        raise UserError("--histogram draws the cameras of a dataset: add --check DATASET, or leave it out.")
+    _check_faces(given, finding)
     if "shard_clips" in given and shape != "shards":
         raise UserError("--shard-clips is about tar files: add --format shards, or leave it out.")
+
+
+def _check_faces(given: set[str], finding: set[str]) -> None:
+    """The part of _check_given about --faces and --people."""
+    if not finding:
+        for name in sorted(given & FACE_OPTIONS):
+            raise UserError(f"--{name.replace('_', '-')} is about faces: add --faces, or leave it out.")
+    if len(finding) > 1:
+        raise UserError("--faces and --people are two detectors: give one of them.")
+    for name in sorted(given & {"boxes", "crop"}) if finding else []:
+        raise UserError(f"--{name} and --{finding.pop()} are two ways to choose the square: give one of them.")
+    for name in sorted(given & {"face_model", "max_yaw", "remove_roll"}) if finding == {"people"} else []:
+        raise UserError(f"--{name.replace('_', '-')} is about faces and has no effect on --people; leave it out.")
+    if {"landmarks", "face_model"} <= given:
+        raise UserError("--face-model is about MediaPipe, which --landmarks replaces: give one of them.")
 
 
 def _check_preview(preview: str | None, *, among: list[str | None]) -> None:
@@ -163,7 +297,9 @@ def _check_preview(preview: str | None, *, among: list[str | None]) -> None:
             raise UserError(f"--preview: '{preview}' lies among the frames in '{root}': choose a place outside of it.")
 
 
-def _check(dataset: str, preview: str | None, *, nframes: int, workers: int, nframes_given: bool) -> None:
+def _check(
+    dataset: str, preview: str | None, histogram: str | None, *, nframes: int, workers: int, nframes_given: bool
+) -> None:
     report = check_dataset(dataset, nframes=nframes, workers=workers)
     if nframes_given and report.nframes != nframes:
         click.echo(
@@ -172,6 +308,10 @@ def _check(dataset: str, preview: str | None, *, nframes: int, workers: int, nfr
     click.echo("\n".join(report.lines()))
     if preview is not None:
         write_preview(dataset, preview)
+    if histogram is not None:
+        if not report.cameras:
+            raise UserError(f"--histogram: '{dataset}' has no cameras that could be read.")
+        write_histogram(np.array(report.cameras), histogram)
     if report.problems:
         raise UserError(f"'{dataset}' has {len(report.problems)} problem(s), listed above.")
 

@@ -18,12 +18,12 @@ from PIL import Image
 
 from dnnlib import UserError, link_or_copy, one_line
 from dnnlib.processes import begin_worker
-from training.data.crops import Crop, cut_square
+from training.data.crops import Clip, Crop, cut_square
 from training.data.video_decoder import BrokenVideo, decode_video, probe_video
 from training.dataset_tool.source_videos import Source, SourceSet, valid_unicode
 from training.dataset_tool.staging import folder_size
 
-__all__ = ["Cut", "IMAGE_FORMATS", "Conversion", "convert_video", "convert_videos"]
+__all__ = ["Cut", "IMAGE_FORMATS", "Conversion", "convert_video", "convert_videos", "source_frames"]
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -75,29 +75,52 @@ class Cut:
         Returns:
             The number of frames, and name and length of every piece that was kept.
         """
-        total = 0
+        writer = PieceWriter(self, base=base, suffix=suffix)
         for frame in frames:
-            first = None
-            for piece in self.pieces_of(total):
-                folder = f"{base}_{piece:04d}"
-                os.makedirs(folder, exist_ok=True)
-                file = os.path.join(folder, f"{total:06d}.{suffix}")
-                if first is None:
-                    frame.save(file, **IMAGE_FORMATS[suffix])
-                    first = file
-                else:
-                    link_or_copy(first, file)
-            total += 1
+            writer.add(frame)
             on_frame()
+        return writer.total, [(name, stop - start) for name, start, stop in writer.finish()]
+
+
+class PieceWriter:
+    """The pieces of one video, or of one clip of it, in the folders base_0000, base_0001, …
+
+    Args:
+        cut: Their lengths.
+        base: Path of the folders, without their number.
+        suffix: Of the files; see IMAGE_FORMATS.
+        first: Number of the first frame in file names.
+    """
+
+    def __init__(self, cut: Cut, *, base: str, suffix: str, first: int = 0):
+        self._cut, self._base, self._suffix, self._first = cut, base, suffix, first
+        self.total = 0  # frames so far
+
+    def add(self, frame: Image.Image) -> None:
+        """Write the next frame, as it is, to all pieces that hold it."""
+        first = None
+        for piece in self._cut.pieces_of(self.total):
+            folder = f"{self._base}_{piece:04d}"
+            os.makedirs(folder, exist_ok=True)
+            file = os.path.join(folder, f"{self._first + self.total:06d}.{self._suffix}")
+            if first is None:
+                frame.save(file, **IMAGE_FORMATS[self._suffix])
+                first = file
+            else:
+                link_or_copy(first, file)
+        self.total += 1
+
+    def finish(self) -> list[tuple[str, int, int]]:
+        """Remove the pieces that are not wanted; name, first frame and end of the others, counted from the first."""
         kept = []
-        for piece in range(self.pieces_of(total - 1).stop if total else 0):
-            folder = f"{base}_{piece:04d}"
-            start, stop = self.span(piece, total)
-            if self.wanted(piece, total):
-                kept.append((os.path.basename(folder), stop - start))
+        for piece in range(self._cut.pieces_of(self.total - 1).stop if self.total else 0):
+            folder = f"{self._base}_{piece:04d}"
+            start, stop = self._cut.span(piece, self.total)
+            if self._cut.wanted(piece, self.total):
+                kept.append((os.path.basename(folder), start, stop))
             elif os.path.isdir(folder):
                 shutil.rmtree(folder)
-        return total, kept
+        return kept
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -143,17 +166,20 @@ def convert_video(
     Returns:
         The video's record: name, source, stamp, fps (of the source), size (of its frames), crop (the first frame's
         square: left, top, side), warnings (see decode_video), frames (after the stride), pieces (name and frames of
-        each), bytes (of all).
+        each), cameras (yaw and pitch of each piece, from clips with cameras; else empty), bytes (of all).
 
     Raises:
         BrokenVideo: It cannot be decoded to its end, or does not suit the crop.
     """
     record = {"name": source.name, "source": valid_unicode(source.path), "stamp": among.stamp(source), "fps": None}
     record.update(size=None, crop=None, warnings=0)
+    clips = conversion.crop.clips_of(source.path)
+    if clips is not None:
+        return _convert_clips(clips, source, among, conversion, record, folder, on_frame, threads)
     plan = conversion.crop.plan(source.path)
 
     def squares() -> Iterator[Image.Image]:
-        for number, frame in enumerate(_frames(source, among, conversion, record, folder, threads)):
+        for number, frame in enumerate(_used_frames(source, among, conversion, record, folder, threads)):
             square = plan.square(number * conversion.stride, frame.size)
             if number == 0:
                 record.update(size=list(frame.size), crop=[round(float(x), 2) for x in square])
@@ -166,10 +192,63 @@ def convert_video(
             frames, base=os.path.join(folder, source.name), suffix=conversion.suffix, on_frame=on_frame
         )
     size = sum(folder_size(os.path.join(folder, name)) for name, _ in pieces)
-    return {**record, "frames": total, "pieces": [list(piece) for piece in pieces], "bytes": size}
+    return {**record, "frames": total, "pieces": [list(piece) for piece in pieces], "cameras": [], "bytes": size}
 
 
-def _frames(
+def _convert_clips(
+    clips: list[Clip],
+    source: Source,
+    among: SourceSet,
+    conversion: Conversion,
+    record: dict[str, Any],
+    folder: str,
+    on_frame: Callable[[], None],
+    threads: int | None,
+) -> dict[str, Any]:
+    """convert_video for a video whose clips have boxes of their own: its frames are read once for all of them."""
+    stride, total = conversion.stride, 0
+    plans = [conversion.crop.clip_plan(source.path, clip) for clip in clips]
+    # A clip has the frames that a stride over the whole video keeps of it.
+    spans = [range(-(-clip.first // stride), -(-clip.stop // stride)) for clip in clips]
+    last = max((span.stop for span in spans), default=0)
+    conversion = dataclasses.replace(conversion, max_frames=min(last, conversion.max_frames or last))
+    writers = [
+        PieceWriter(
+            conversion.cut,
+            base=os.path.join(folder, f"{source.name}_{number:03d}"),
+            suffix=conversion.suffix,
+            first=span.start,
+        )
+        for number, span in enumerate(spans)
+    ]
+    with contextlib.closing(_used_frames(source, among, conversion, record, folder, threads)) as frames:
+        for number, frame in enumerate(frames):
+            record["size"] = record["size"] or list(frame.size)
+            for clip, plan, span, writer in zip(clips, plans, spans, writers):
+                if number in span:
+                    position = number * stride - clip.first
+                    square, roll = plan.square(position, frame.size), plan.roll(position)
+                    record["crop"] = record["crop"] or [round(float(x), 2) for x in square]
+                    writer.add(cut_square(frame, square, conversion.resolution, roll=roll))
+            total = number + 1
+            on_frame()
+    if total < conversion.max_frames:
+        raise BrokenVideo(
+            f"The clips in the file of boxes need {conversion.max_frames * stride} frames of "
+            f"'{valid_unicode(source.path)}', which has fewer."
+        )
+    pieces, cameras = [], []
+    for clip, span, writer in zip(clips, spans, writers):
+        for name, start, stop in writer.finish():
+            pieces.append([name, stop - start])
+            offset = span.start * stride - clip.first
+            cameras.append(clip.camera_of(range(offset + start * stride, offset + (stop - 1) * stride + 1)))
+    size = sum(folder_size(os.path.join(folder, name)) for name, _ in pieces)
+    cameras = [] if None in cameras else cameras
+    return {**record, "frames": total, "pieces": pieces, "cameras": cameras, "bytes": size}
+
+
+def _used_frames(
     source: Source,
     among: SourceSet,
     conversion: Conversion,
@@ -177,10 +256,44 @@ def _frames(
     folder: str,
     threads: int | None,
 ) -> Iterator[Image.Image]:
-    """The frames in use, RGB, as large as they are."""
+    return source_frames(
+        source,
+        among=among,
+        folder=folder,
+        about=record,
+        stride=conversion.stride,
+        max_frames=conversion.max_frames,
+        threads=threads,
+    )
+
+
+def source_frames(
+    source: Source,
+    *,
+    among: SourceSet,
+    folder: str,
+    about: dict[str, Any],
+    stride: int = 1,
+    max_frames: int | None = None,
+    threads: int | None = None,
+) -> Iterator[Image.Image]:
+    """The frames of a video, upright, RGB, as large as they are.
+
+    Args:
+        source: The video.
+        among: Where it is from.
+        folder: For a temporary file.
+        about: Receives fps, if it is known, and warnings (see decode_video).
+        stride: Keep every n-th frame.
+        max_frames: Largest number of frames, after the stride; None for all.
+        threads: For its decoder.
+
+    Raises:
+        BrokenVideo: It cannot be decoded to its end.
+    """
     if source.video is not None:
-        stop = None if conversion.max_frames is None else conversion.max_frames * conversion.stride
-        for index in range(len(source.video))[: stop : conversion.stride]:
+        stop = None if max_frames is None else max_frames * stride
+        for index in range(len(source.video))[:stop:stride]:
             try:
                 yield among.store.read_frame(source.video, index)
             except UserError as error:
@@ -198,9 +311,9 @@ def _frames(
         else:
             file = among.file_of(source)
         info = probe_video(file)
-        record["fps"] = info.fps
-        frames = decode_video(file, stride=conversion.stride, limit=conversion.max_frames, threads=threads)
-        record["warnings"] = yield from stack.enter_context(contextlib.closing(frames))
+        about["fps"] = info.fps
+        frames = decode_video(file, stride=stride, limit=max_frames, threads=threads)
+        about["warnings"] = yield from stack.enter_context(contextlib.closing(frames))
 
 
 # ----------------------------------------------------------------------------------------------------------------------

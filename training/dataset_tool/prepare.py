@@ -1,11 +1,14 @@
 """Preparation of a dataset: convert the remaining videos, write the manifest, pack, move into place."""
 
+import json
 import os
+import shutil
+from collections.abc import Mapping
 from typing import Any
 
 from tqdm import tqdm
 
-from dnnlib import UserError, one_line
+from dnnlib import UserError, atomic_write, one_line
 from training.data.annotations import (
     FRAMES_FORMAT,
     MANIFEST,
@@ -23,7 +26,9 @@ from training.dataset_tool.convert import Conversion, Cut, convert_videos
 from training.dataset_tool.source_videos import SourceSet, find_sources, valid_unicode
 from training.dataset_tool.staging import Unfinished, replace_path, write_json
 
-__all__ = ["prepare", "read_manifest", "dataset_summary"]
+__all__ = ["BOX_FILE", "check_out", "prepare", "read_manifest", "dataset_summary"]
+
+BOX_FILE = "faces.json"  # of the clips, in a dataset that --faces made
 
 
 def read_manifest(path: str | os.PathLike) -> dict[str, Any] | None:
@@ -55,6 +60,8 @@ def prepare(
     workers: int = 1,
     overwrite: bool = False,
     skip_broken: bool = False,
+    faces: Mapping[str, Any] | None = None,
+    box_file: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Convert `source` to the new dataset `out`, or continue an interrupted conversion.
 
@@ -75,6 +82,8 @@ def prepare(
         workers: Number of processes.
         overwrite: Replace `out` if this tool wrote it, and restart an interrupted conversion.
         skip_broken: Leave out videos that cannot be decoded to their end, instead of stopping.
+        faces: Recorded in the manifest: how the boxes were found.
+        box_file: Content of the file of boxes, kept in the dataset as faces.json.
 
     Returns:
         The manifest, as written to `manifest.json`.
@@ -86,10 +95,9 @@ def prepare(
         clip_frames = nframes
     if clip_frames is not None and clip_frames < nframes:
         raise UserError(f"Pieces of {clip_frames} frames are shorter than a clip: use at least nframes={nframes}.")
+    check_out(out, source, overwrite=overwrite, shape=shape)
     out = os.path.realpath(out)
     crop = crop or Crop()
-    _check_out(out, os.path.realpath(source), overwrite, shape=shape)
-    keep_out_of_made_data(out, option="OUT")
     among = find_sources(source)
     cut = Cut(length=clip_frames, step=clip_step or clip_frames, shortest=nframes)
     conversion = Conversion(
@@ -112,6 +120,9 @@ def prepare(
         records, skipped = _convert(growing, among, conversion, workers=workers, skip_broken=skip_broken)
         if not any(record["pieces"] for record in records.values()):
             growing.remove()
+            if not records and skipped:
+                first = f"'{skipped[0]['source']}': {skipped[0]['reason']}"
+                raise UserError(f"'{source}' gives no clips: {len(skipped)} video(s) are left out, e.g. {first}.")
             longest = max((record["frames"] for record in records.values()), default=0)
             raise UserError(
                 f"'{source}' gives no clips: the longest video has {longest} frames, nframes is {nframes}. "
@@ -119,11 +130,18 @@ def prepare(
             )
         manifest = {"format": FRAMES_FORMAT, **settings, **_contents(among, records, skipped, nframes)}
         manifest["unmatched"] = _unmatched(among, crop)
+        if faces is not None:
+            manifest["faces"] = dict(faces)
         write_json(os.path.join(growing.data, MANIFEST), manifest)
         entries = {kind: _piece_entries(by_path, among, records) for kind, by_path in among.entries.items()}
+        if any(record.get("cameras") for record in records.values()):
+            entries["cameras"] = _clip_cameras(among, records)
         entries = {kind: listed for kind, listed in entries.items() if listed}
         if entries:
             write_json(os.path.join(growing.data, "dataset.json"), entries)
+        if box_file is not None:
+            with atomic_write(os.path.join(growing.data, BOX_FILE), "w") as stream:
+                json.dump(box_file, stream, ensure_ascii=False)
         ready = growing.data
         if shape == "zip":
             ready = pack_zip(growing.data, os.path.join(growing.folder, "packed.zip"))
@@ -132,6 +150,8 @@ def prepare(
             ready = pack_shards(
                 growing.data, os.path.join(growing.folder, "packed"), manifest=manifest, clips_per_shard=shard_clips
             )
+            if box_file is not None:
+                shutil.copy(os.path.join(growing.data, BOX_FILE), os.path.join(ready, BOX_FILE))
         replace_path(ready, out)
         growing.remove()
     return manifest
@@ -142,12 +162,16 @@ def _convert(
 ) -> tuple[dict[str, dict[str, Any]], list[dict[str, str]]]:
     """Convert the remaining videos; returns the records of all by name, and the broken ones."""
     records = growing.records()
-    todo, wanted = [], {source.name: source for source in among.sources}
+    left_out = {} if conversion.crop.boxes is None else conversion.crop.boxes.left_out
+    wanted = {source.name: source for source in among.sources if listed_path(source.path) not in left_out}
     for name, record in list(records.items()):
         if name not in wanted or record["stamp"] != among.stamp(wanted[name]):
             growing.forget(records.pop(name))
-    todo = [source for source in among.sources if source.name not in records]
-    skipped, videos = [], len(among.sources)
+    todo = [source for source in wanted.values() if source.name not in records]
+    skipped, videos = [], len(wanted)
+    for source in among.sources:
+        if source.name not in wanted:
+            skipped.append({"source": valid_unicode(source.path), "reason": left_out[listed_path(source.path)]})
     with tqdm(unit=" frames", disable=None, dynamic_ncols=True) as bar:
         bar.set_description(f"{len(records)} of {videos} videos")
         for source, record in convert_videos(
@@ -174,6 +198,16 @@ def _piece_entries(by_path: dict[str, Any], among: SourceSet, records: dict[str,
     ]
 
 
+def _clip_cameras(among: SourceSet, records: dict[str, dict[str, Any]]) -> list[list[Any]]:
+    """Cameras of the pieces that were cut from clips with cameras."""
+    in_order = [records[source.name] for source in among.sources if source.name in records]
+    return [
+        [f"videos/{name}", camera]
+        for record in in_order
+        for (name, _), camera in zip(record["pieces"], record.get("cameras", []))
+    ]
+
+
 def _unmatched(among: SourceSet, crop: Crop) -> list[str]:
     """Messages about labels, cameras and boxes without a video, and about videos without a label or a camera."""
     paths = {listed_path(source.path) for source in among.sources}
@@ -184,7 +218,7 @@ def _unmatched(among: SourceSet, crop: Crop) -> list[str]:
         if missing:
             found.append(f"{len(missing)} of {len(paths)} videos have no {kind}, e.g. '{missing[0]}'.")
     if crop.boxes is not None:
-        listed["boxes"] = crop.boxes.by_path
+        listed["boxes"] = crop.boxes.paths()
     unmatched = [describe_unmatched(by_path, paths, kind) for kind, by_path in listed.items()]
     return [valid_unicode(text) for text in [*found, *unmatched] if text is not None]
 
@@ -215,7 +249,16 @@ def _contents(
     }
 
 
-def _check_out(out: str, source: str, overwrite: bool, *, shape: str) -> None:
+def check_out(out: str, source: str, *, overwrite: bool, shape: str) -> None:
+    """Refuse an OUT that must not be written.
+
+    Args: as of `prepare`.
+
+    Raises:
+        UserError: It is something else already, lies in SOURCE or in a dataset, or would replace what is not ours.
+    """
+    out, source = os.path.realpath(out), os.path.realpath(source)
+    keep_out_of_made_data(out, option="OUT")
     if shape == "zip":
         if os.path.isdir(out):
             raise UserError(f"'{out}' is a folder: give a zip file to write.")

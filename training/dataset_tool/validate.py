@@ -14,12 +14,14 @@ from dnnlib.processes import parallel_map
 from training.data.annotations import (
     KINDS,
     MANIFEST,
+    angles_vector,
     has_entries,
     notes_on_unmatched,
     parse_manifest,
     read_cameras,
     read_labels,
 )
+from training.data.camera_statistics import describe_cameras
 from training.data.frame_store import FrameStore, decode_image, fit_square
 from training.data.webdataset_files import is_shards, open_shards, read_samples
 from training.dataset_tool.source_videos import valid_unicode
@@ -43,6 +45,7 @@ class DatasetReport:
     clips: int = 0
     short: int = 0
     sizes: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+    cameras: list[np.ndarray] = dataclasses.field(default_factory=list)  # yaw and pitch of each video or clip
     problems: list[str] = dataclasses.field(default_factory=list)
     notes: list[str] = dataclasses.field(default_factory=list)
 
@@ -57,6 +60,7 @@ class DatasetReport:
             f"sizes     {sizes}" + (f" and {len(self.sizes) - 5} others" if len(self.sizes) > 5 else ""),
         ]
         lines += [f"note      {valid_unicode(note)}" for note in self.notes]
+        lines += describe_cameras(np.array(self.cameras)) if self.cameras else []
         lines += [f"problem   {valid_unicode(problem)}" for problem in self.problems[:LISTED]]
         if len(self.problems) > LISTED:
             lines.append(f"problem   … and {len(self.problems) - LISTED} more")
@@ -104,7 +108,7 @@ def check_dataset(path: str, *, nframes: int = 16, workers: int = 1) -> DatasetR
             c_dim = read_labels(store, store.videos)[1]
             report.notes.append(f"labels of length {c_dim} for every video")
         if has_entries(store, "cameras"):
-            read_cameras(store, store.videos)
+            report.cameras = list(read_cameras(store, store.videos))
             report.notes.append("a camera for every video")
         report.notes += notes_on_unmatched(store, store.videos, [kind for kind in KINDS if has_entries(store, kind)])
     except (UserError, OSError) as error:
@@ -158,7 +162,8 @@ def _check_shards(path: str, *, workers: int) -> DatasetReport:
     report.problems += [f"the shard '{name}' is in index.json, but it is not there" for name in shards.missing]
     with tqdm(total=len(shards.urls), desc="checking", unit=" shards", disable=None, dynamic_ncols=True) as bar:
         for number, results in enumerate(parallel_map(_check_shard, shards.urls, shared=None, workers=workers)):
-            lengths, sizes, broken = results
+            lengths, sizes, broken, cameras = results
+            report.cameras += cameras
             report.videos += len(lengths)
             report.frames += sum(lengths)
             report.clips += len(lengths)
@@ -175,11 +180,13 @@ def _check_shards(path: str, *, workers: int) -> DatasetReport:
     return report
 
 
-def _check_shard(_: None, url: str) -> tuple[list[int], collections.Counter, list[str]]:
-    lengths, sizes, broken = [], collections.Counter(), []
+def _check_shard(_: None, url: str) -> tuple[list[int], collections.Counter, list[str], list[np.ndarray]]:
+    lengths, sizes, broken, cameras = [], collections.Counter(), [], []
     try:
         for sample in read_samples(url):
             lengths.append(len(sample.images))
+            camera = angles_vector(sample.about.get("camera"))
+            cameras += [] if camera is None else [camera]
             for name, data in sample.images:
                 try:
                     sizes[decode_image(data).size] += 1
@@ -187,7 +194,7 @@ def _check_shard(_: None, url: str) -> tuple[list[int], collections.Counter, lis
                     broken.append(f"Cannot read the frame '{sample.key}.{name}' in '{url}' ({error})")
     except UserError as error:
         broken.append(str(error))
-    return lengths, sizes, broken
+    return lengths, sizes, broken, cameras
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,110 @@
+"""Distribution of the cameras of a dataset, and the camera prior of training that fits it.
+
+The discriminator compares real and generated images as they are, so a generator whose prior (`model.generator.camera`)
+differs from the poses in the data has to distort the scene.
+"""
+
+import dataclasses
+
+import numpy as np
+from scipy.special import ndtr
+
+__all__ = ["FittedPrior", "describe_cameras", "fit_prior", "outside_prior"]
+
+PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
+FEW = 30  # cameras, from which a distribution cannot be told
+TRIMMED = 0.5  # percent at each end that a uniform range leaves out
+GAUSSIAN_REACH = 2.5  # standard deviations within which a Gaussian prior has 98.8 % of its cameras
+TOLERATED = 0.05  # fraction of cameras outside of the prior before it is a mistake
+NAMES = ("yaw", "pitch")
+
+
+@dataclasses.dataclass(frozen=True)
+class FittedPrior:
+    """The arguments of `renderer.cameras.CameraPrior` that fit: ranges (low, high) in radians, and the distribution."""
+
+    yaw: tuple[float, float]
+    pitch: tuple[float, float]
+    distribution: str
+
+    def overrides(self) -> str:
+        """As options of run_train.py."""
+        ranges = [f"model.generator.camera.{name}=[{low:.3f},{high:.3f}]" for name, (low, high) in
+                  (("yaw", self.yaw), ("pitch", self.pitch))]  # fmt: skip
+        return " ".join([*ranges, f"model.generator.camera.distribution={self.distribution}"])
+
+
+def fit_prior(angles: np.ndarray) -> FittedPrior:
+    """The prior that is nearest to cameras [n, 2] (yaw and pitch) in radians.
+
+    A Gaussian prior has mean and standard deviation of the data as middle and half of its range. Of the two
+    distributions, which yaw and pitch share, the one with the smaller sum of Kolmogorov-Smirnov distances is taken.
+    """
+    mean, deviation = angles.mean(axis=0), angles.std(axis=0)
+    low, high = np.percentile(angles, [TRIMMED, 100 - TRIMMED], axis=0)
+    gaussian = list(zip((mean - deviation).tolist(), (mean + deviation).tolist()))
+    uniform = list(zip(low.tolist(), high.tolist()))
+    distances = {
+        "gaussian": sum(_distance(angles[:, k], _normal_cdf(mean[k], deviation[k])) for k in range(2)),
+        "uniform": sum(_distance(angles[:, k], _uniform_cdf(low[k], high[k])) for k in range(2)),
+    }
+    name = min(distances, key=distances.get)
+    yaw, pitch = gaussian if name == "gaussian" else uniform
+    return FittedPrior(yaw=yaw, pitch=pitch, distribution=name)
+
+
+def describe_cameras(angles: np.ndarray) -> list[str]:
+    """Lines on the distribution of cameras [n, 2] in radians: percentiles, and the prior that fits."""
+    lines = [f"          {'percentile':>10}" + "".join(f"{p:>8}" for p in PERCENTILES)]
+    for k, name in enumerate(NAMES):
+        values = np.percentile(angles[:, k], PERCENTILES)
+        lines.append(f"cameras   {name:>10}" + "".join(f"{value:>8.3f}" for value in values))
+    lines.append(f"fitting   {fit_prior(angles).overrides()}")
+    if len(angles) < FEW:
+        lines.append(
+            f"note      {len(angles)} cameras are too few for a distribution: take the range for a first guess"
+        )
+    return lines
+
+
+def outside_prior(
+    angles: np.ndarray, *, yaw: tuple[float, float], pitch: tuple[float, float], distribution: str
+) -> str | None:
+    """One line if more cameras than chance explains lie where a prior has none; else None.
+
+    Args:
+        angles: [n, 2] yaw and pitch in radians.
+        yaw, pitch, distribution: Of the prior, see `renderer.cameras.CameraPrior`.
+    """
+    found = []
+    for name, values, (low, high) in zip(NAMES, angles.T, (yaw, pitch)):
+        middle, half = (low + high) / 2, (high - low) / 2 * (GAUSSIAN_REACH if distribution == "gaussian" else 1)
+        share = float((np.abs(values - middle) > half + 1e-6).mean())
+        if share > TOLERATED:
+            ends = np.percentile(values, [5, 95])
+            found.append(
+                f"{name} {ends[0]:.2f} to {ends[1]:.2f} (5 to 95 %), {share:.0%} outside of {middle - half:.2f} to "
+                f"{middle + half:.2f}"
+            )
+    if not found:
+        return None
+    return (
+        f"The data's cameras lie outside of what model.generator.camera samples ({distribution}): {'; '.join(found)}. "
+        f"This would fit: {fit_prior(angles).overrides()}"
+    )
+
+
+def _distance(values: np.ndarray, cdf) -> float:
+    """Kolmogorov-Smirnov distance between values and a distribution."""
+    values = np.sort(values)
+    expected, n = cdf(values), len(values)
+    steps = np.arange(n + 1) / n
+    return float(max((steps[1:] - expected).max(), (expected - steps[:-1]).max()))
+
+
+def _normal_cdf(mean: float, deviation: float):
+    return lambda x: ndtr((x - mean) / max(deviation, 1e-9))
+
+
+def _uniform_cdf(low: float, high: float):
+    return lambda x: np.clip((x - low) / max(high - low, 1e-9), 0, 1)

@@ -1,0 +1,1 @@
+"""Faces in videos: detection, tracking, head pose, and the clips, boxes and cameras that follow from them."""

@@ -1,0 +1,264 @@
+"""Clips of videos in which a face stays in its place, with a box, a roll and cameras, and counts of what is left out.
+
+tracks → pose of every frame → runs of usable frames → clips in which the head stays in its box → one per moment
+"""
+
+import collections
+import dataclasses
+import json
+from typing import Any
+
+import numpy as np
+from scipy.ndimage import median_filter
+
+from dnnlib import atomic_write
+from training.dataset_tool.faces.detections import Detections, VideoDetections
+from training.dataset_tool.faces.head_pose import HeadPose, fit_head
+from training.dataset_tool.faces.tracking import Track, link_tracks
+
+__all__ = ["FaceClip", "Selection", "VideoClips", "find_clips", "select_clips", "summary", "write_box_file"]
+
+MIN_SCORE = 0.5
+OUTLIERS = 5  # frames of the median filter before limits are applied
+# A clip with one box ends where the head leaves it: its centre has moved over more than this fraction of the box's
+# side, or its size has changed by more than this factor.
+DRIFT = 0.5
+ZOOM = 1.35
+# A fitted head is no head if its landmarks are further from it, in centimetres. Faces have residuals of 0.3 to 0.8.
+MAX_RESIDUAL = 2.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Selection:
+    """The choice of clips.
+
+    Attributes:
+        which: 'largest', one face at a time, or 'all', a clip for each.
+        min_side: Smallest side of a head's box in pixels.
+        max_yaw: Largest absolute yaw in radians.
+        min_frames: Shortest clip, in frames of the source video.
+        follow: A box for every frame instead of one for the clip.
+        remove_roll: Turn the crops so that heads are upright.
+    """
+
+    which: str = "largest"
+    min_side: float = 85.0
+    max_yaw: float = 1.0
+    min_frames: int = 16
+    follow: bool = False
+    remove_roll: bool = False
+
+    def describe(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class FaceClip:
+    """A range of frames with the pose of a head in each; frames without a detection are interpolated."""
+
+    first: int
+    centers: np.ndarray  # [frames, 2] pixels
+    sides: np.ndarray  # [frames] pixels
+    angles: np.ndarray | None  # [frames, 3] yaw, pitch, roll; None without landmarks
+
+    @property
+    def stop(self) -> int:
+        return self.first + len(self.sides)
+
+    @property
+    def side(self) -> float:
+        return float(np.median(self.sides))
+
+    def entry(self, selection: Selection) -> dict[str, Any]:
+        """The clip in a file of boxes; see training.data.crops."""
+        half = self.sides[:, None] / 2
+        boxes = np.concatenate([self.centers - half, self.centers + half], axis=1)
+        if not selection.follow:
+            center, half = np.median(self.centers, axis=0), self.side / 2
+            boxes = np.concatenate([center - half, center + half])
+        entry = {"first": self.first, "frames": len(self.sides), "box": boxes.round(2).tolist()}
+        if self.angles is not None:
+            roll = self.angles[:, 2]
+            if selection.remove_roll:
+                entry["roll"] = roll.round(4).tolist() if selection.follow else round(float(np.median(roll)), 4)
+            entry["camera"] = self.angles[:, :2].round(4).tolist()
+        return entry
+
+
+@dataclasses.dataclass(frozen=True)
+class VideoClips:
+    """Clips of a video, by their first frames, and the frames of faces that are left out, by reason."""
+
+    frames: int
+    clips: list[FaceClip]
+    left_out: collections.Counter
+    largest: float  # side of the largest head's box, in pixels
+
+    def reason(self, selection: Selection) -> str:
+        """The reason why there are no clips."""
+        frames = f"{self.frames} frame{'s' if self.frames != 1 else ''}"
+        if self.frames < selection.min_frames:
+            return f"{frames}, fewer than {selection.min_frames}"
+        if not self.left_out:
+            return f"nothing found in {frames}"
+        hints = {
+            "too small": f"the largest head's box has {self.largest:.0f} pixels, --min-face is {selection.min_side:g}",
+            "turned away": f"by more than --max-yaw {selection.max_yaw:g}",
+            "too short": f"clips of fewer than {selection.min_frames} frames",
+        }
+        listed = self.left_out.most_common()
+        return ", ".join(
+            f"{count} of {frames} {why}" + (f" ({hints[why]})" if why in hints else "") for why, count in listed
+        )
+
+
+def find_clips(detections: Detections, selection: Selection) -> dict[str, VideoClips]:
+    """Clips of all videos, by path."""
+    return {path: select_clips(video, detections.names, selection) for path, video in detections.videos.items()}
+
+
+def select_clips(video: VideoDetections, names: list[str], selection: Selection) -> VideoClips:
+    """Clips of one video; see the top of this file."""
+    tracks, covered = link_tracks(video, min_score=MIN_SCORE)
+    left_out = collections.Counter({"covered by another": covered} if covered else {})
+    found: list[FaceClip] = []
+    largest = 0.0
+    for track in tracks:
+        head, present = _head_of(track, names)
+        if head is None:
+            left_out["not fitted by a head"] += len(track.frames)
+            continue
+        largest = max(largest, float(head.sides.max()))
+        usable = np.ones(len(head.sides), dtype=bool)
+        for reason, wrong in _faults(head, selection):
+            left_out[reason] += int((wrong & usable & present).sum())
+            usable &= ~wrong
+        for run in _runs(usable):
+            for piece in [run] if selection.follow else _steady(head, run):
+                if piece.stop - piece.start < selection.min_frames:
+                    left_out["too short"] += int(present[piece.start : piece.stop].sum())
+                else:
+                    found.append(_part(head, piece))
+    if selection.which == "largest":
+        found = _largest(found, left_out)
+    found.sort(key=lambda clip: (clip.first, -clip.side))
+    left_out = +left_out  # without zeros
+    return VideoClips(frames=len(video.frames), clips=found, left_out=left_out, largest=largest)
+
+
+def summary(videos: dict[str, VideoClips]) -> list[str]:
+    """Lines about the clips and what is left out."""
+    clips = [clip for video in videos.values() for clip in video.clips]
+    used = sum(bool(video.clips) for video in videos.values())
+    frames = sum(len(clip.sides) for clip in clips)
+    lines = [f"{len(clips)} clip(s), {frames} frames, in {used} of {len(videos)} video(s)"]
+    total = sum((video.left_out for video in videos.values()), collections.Counter())
+    lines += [f"left out: {count} frames {reason}" for reason, count in total.most_common()]
+    nothing = sum(not video.clips and not video.left_out for video in videos.values())
+    return lines + ([f"left out: {nothing} video(s) without a detection"] if nothing else [])
+
+
+def write_box_file(
+    file: str, videos: dict[str, VideoClips], selection: Selection, *, broken: dict[str, str]
+) -> dict[str, Any]:
+    """Write the clips of all videos as a file of boxes (training.data.crops), and return its content."""
+    content: dict[str, Any] = {
+        path: [clip.entry(selection) for clip in video.clips] or {"left_out": video.reason(selection)}
+        for path, video in videos.items()
+    }
+    content |= {path: {"left_out": reason} for path, reason in broken.items()}
+    with atomic_write(file, "w") as stream:
+        json.dump(content, stream, ensure_ascii=False)
+        stream.write("\n")
+    return content
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Steps
+
+
+def _head_of(track: Track, names: list[str]) -> tuple[FaceClip | None, np.ndarray]:
+    """The head in every frame of a track, and the frames [frames] in which it was found; None if nothing fits."""
+    frames, rows = [], []
+    for frame, detection in zip(track.frames, track.detections):
+        if detection.points is None:  # a person: the box itself
+            left, top, right, bottom = detection.box
+            rows.append([(left + right) / 2, (top + bottom) / 2, max(right - left, bottom - top)])
+            frames.append(frame)
+            continue
+        pose = fit_head(detection.points, names)
+        if pose is not None and pose.residual <= MAX_RESIDUAL:
+            rows.append([*pose.center, pose.side, pose.yaw, pose.pitch, pose.roll])
+            frames.append(frame)
+    if not rows:
+        return None, np.zeros(0, dtype=bool)
+    values, every = np.array(rows), np.arange(frames[0], frames[-1] + 1)
+    if values.shape[1] > 3:
+        values[:, 5] = np.unwrap(values[:, 5])
+    filled = np.stack([np.interp(every, frames, column) for column in values.T], axis=1)
+    angles = filled[:, 3:] if filled.shape[1] > 3 else None
+    head = FaceClip(first=frames[0], centers=filled[:, :2], sides=filled[:, 2], angles=angles)
+    return head, np.isin(every, frames)
+
+
+def _faults(head: FaceClip, selection: Selection) -> list[tuple[str, np.ndarray]]:
+    """Reasons not to use frames of a track, each with a mask [frames]."""
+    faults = [("too small", _smooth(head.sides) < selection.min_side)]
+    if head.angles is not None:
+        faults.append(("turned away", np.abs(_smooth(head.angles[:, 0])) > selection.max_yaw))
+    return faults
+
+
+def _smooth(values: np.ndarray) -> np.ndarray:
+    return median_filter(values, size=min(OUTLIERS, len(values)), mode="nearest")
+
+
+def _runs(usable: np.ndarray) -> list[range]:
+    """Ranges of consecutive frames of a mask."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], usable.astype(int), [0]])))
+    return [range(start, stop) for start, stop in edges.reshape(-1, 2).tolist()]
+
+
+def _steady(head: FaceClip, run: range) -> list[range]:
+    """Cut a run where the head leaves its box: each part goes on as long as it can."""
+    x, y, side = (_smooth(values[run.start : run.stop]) for values in (*head.centers.T, head.sides))
+    parts, start = [], 0
+    while start < len(side):
+        widest = np.maximum.accumulate(side[start:])
+        room = DRIFT * np.minimum.accumulate(side[start:])
+        inside = widest <= ZOOM * np.minimum.accumulate(side[start:])
+        for place in (x[start:], y[start:]):
+            inside &= np.maximum.accumulate(place) - np.minimum.accumulate(place) <= room
+        length = len(inside) if inside.all() else int(np.argmin(inside))
+        parts.append(range(run.start + start, run.start + start + length))
+        start += length
+    return parts
+
+
+def _part(head: FaceClip, piece: range) -> FaceClip:
+    chosen = slice(piece.start, piece.stop)
+    angles = None if head.angles is None else head.angles[chosen]
+    return FaceClip(
+        first=head.first + piece.start, centers=head.centers[chosen], sides=head.sides[chosen], angles=angles
+    )
+
+
+def _largest(clips: list[FaceClip], left_out: collections.Counter) -> list[FaceClip]:
+    """Clips that are not beside a larger face."""
+    kept: list[FaceClip] = []
+    for clip in sorted(clips, key=lambda item: -item.side):
+        if all(clip.first >= other.stop or clip.stop <= other.first for other in kept):
+            kept.append(clip)
+        else:
+            left_out["beside a larger face"] += len(clip.sides)
+    return kept
+
+
+def head_pose(clip: FaceClip, frame: int) -> HeadPose | None:
+    """The pose in a frame of the video, for drawing; None without landmarks."""
+    if clip.angles is None:
+        return None
+    k = frame - clip.first
+    yaw, pitch, roll = clip.angles[k]
+    x, y = clip.centers[k]
+    return HeadPose(yaw=yaw, pitch=pitch, roll=roll, center=(x, y), side=float(clip.sides[k]), residual=0.0)
