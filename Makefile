@@ -1,4 +1,5 @@
-# make install | test | lint | demo | learn | gallery | browser | bench | clean. Everything goes into .venv and out/.
+# make install | faces | test | lint | demo | learn | gallery | browser | bench | clean. Everything goes into .venv,
+# .venv-faces and out/.
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
@@ -14,11 +15,12 @@ STAMP := $(VENV)/.installed-$(HASH)
 DEMO := out/demo
 DEMO_KIMG ?= 10
 
-.PHONY: help install lint format test demo demo-clip learn gallery browser bench clean
+.PHONY: help install faces lint format test demo demo-clip learn gallery browser bench clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make install   create $(VENV) and install the requirements"
+	@echo "make faces     create $(FACES_VENV) with a face detector for dataset_tool --faces"
 	@echo "make test      spelling, style, types and all tests"
 	@echo "make lint      spelling, style and types alone; make format repairs what can be repaired"
 	@echo "make demo      train a small model on synthetic heads for a quarter of an hour and render videos"
@@ -35,6 +37,23 @@ $(STAMP):
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-dev.txt
 	rm -f $(VENV)/.installed-*
+	touch $@
+
+# MediaPipe 0.10.21 carries its models, but needs NumPy 1 and Python 3.10 to 3.12: an environment of its own. The
+# program starts it as a process.
+FACES_VENV := .venv-faces
+FACES_PACKAGE := mediapipe==0.10.21
+FACES_STAMP := $(FACES_VENV)/.installed-$(subst =,-,$(FACES_PACKAGE))
+FACES_PYTHON ?= $(firstword $(foreach v,3.12 3.11 3.10,$(shell \
+	python$(v) -c 'print("python$(v)")' 2>/dev/null)) $(PYTHON))
+
+faces: $(FACES_STAMP)
+
+$(FACES_STAMP):
+	@$(FACES_PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' || { \
+	    echo "$(FACES_PACKAGE) needs Python 3.10 to 3.12: make faces FACES_PYTHON=python3.12" >&2; exit 1; }
+	test -x $(FACES_VENV)/bin/python || $(FACES_PYTHON) -m venv $(FACES_VENV)
+	$(FACES_VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(FACES_PACKAGE)
 	touch $@
 
 lint: $(STAMP)
@@ -116,4 +135,4 @@ bench: $(STAMP)
 
 clean:
 	rm -rf out .pytest_cache .ruff_cache .mypy_cache
-	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+	find . -name __pycache__ -not -path './$(VENV)*' -prune -exec rm -rf {} +

@@ -232,6 +232,10 @@ class VideoPairDataset(torch.utils.data.Dataset):
             return np.zeros(0, dtype=np.float32)
         return label_vector(self._labels[self._clip_video[clip]], self.c_dim)
 
+    def cameras(self) -> np.ndarray | None:
+        """Yaw and pitch of the videos of all clips, float32 [num_clips, 2] in radians; None if they are not used."""
+        return None if self._cameras is None else self._cameras[self._clip_video]
+
     def example_frames(self, count: int, *, seed: int) -> torch.Tensor:
         """First frames of randomly chosen items, for previews: uint8 [count, 3, H, W]."""
         return torch.stack([self[0, index].frames[0] for index in self._examples(count, seed)])

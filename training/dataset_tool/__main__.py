@@ -47,8 +47,8 @@ PRESETS = {
 COUNT = click.IntRange(min=1)
 POSITIVE = finite_float(0, above=True)
 FACE_OPTIONS = {
-    "faces_only", "landmarks", "save_landmarks", "face_model", "which_faces", "min_face", "max_yaw", "follow_faces",
-    "remove_roll",
+    "faces_only", "landmarks", "save_landmarks", "face_model", "which_faces", "min_face", "max_yaw", "min_score",
+    "follow_faces", "remove_roll",
 }  # fmt: skip
 CLIPS_PER_CAMERA = 4  # training clips in a folder of a clip with a face: it has one camera, and heads turn
 
@@ -80,6 +80,8 @@ CLIPS_PER_CAMERA = 4  # training clips in a folder of a clip with a face: it has
               help="The largest face of every moment, or all, a clip each.")  # fmt: skip
 @click.option("--min-face", type=POSITIVE, help="Smallest side of a head's box in pixels.  [default: resolution / 3]")
 @click.option("--max-yaw", type=POSITIVE, default=1.0, show_default=True, help="Largest yaw of a head in radians.")
+@click.option("--min-score", type=finite_float(0, 1), default=0.65, show_default=True,
+              help="Smallest median score of a clip's detections.")  # fmt: skip
 @click.option("--follow-faces", is_flag=True, help="A smoothed box for every frame instead of one for the clip.")
 @click.option("--remove-roll", is_flag=True, help="Turn the crops so that heads are upright.")
 @click.option("--image", type=click.Choice(list(IMAGE_FORMATS)), default="png", show_default=True, help="File format.")
@@ -113,6 +115,7 @@ def main(
     which_faces: str,
     min_face: float | None,
     max_yaw: float,
+    min_score: float,
     follow_faces: bool,
     remove_roll: bool,
     **options: Any,
@@ -148,6 +151,7 @@ def main(
             which=which_faces,
             min_side=min_face or options["resolution"] / 3,
             max_yaw=max_yaw,
+            min_score=min_score,
             min_frames=options["nframes"] * options["stride"],
             follow=follow_faces,
             remove_roll=remove_roll,

@@ -12,7 +12,7 @@ __all__ = ["write_histogram"]
 
 PANEL = (400, 240)  # pixels
 MARGIN = 30
-BINS = 40
+BINS = (8, 40)  # fewest and most bars
 BAR, LINE, INK = (110, 150, 200), (200, 60, 40), (40, 40, 40)
 
 
@@ -33,7 +33,8 @@ def _panel(
     width, height = PANEL[0] - 2 * MARGIN, PANEL[1] - 2 * MARGIN
     reach = max(float(np.ptp(values)), high - low, 0.02) * 0.6
     middle = (float(values.min()) + float(values.max())) / 2
-    edges = np.linspace(middle - reach, middle + reach, BINS + 1)
+    bins = int(np.clip(2 * math.sqrt(len(values)), *BINS))
+    edges = np.linspace(middle - reach, middle + reach, bins + 1)
     counts = np.histogram(values, edges)[0]
     places = np.linspace(edges[0], edges[-1], width)
     mean, half = (low + high) / 2, max((high - low) / 2, 1e-6)
@@ -48,8 +49,8 @@ def _panel(
         return MARGIN + height * (1 - count / top)
 
     for number, count in enumerate(counts):
-        left = x + MARGIN + width * number / BINS
-        draw.rectangle((left, y(count), left + width / BINS - 1, MARGIN + height), fill=BAR)
+        left = x + MARGIN + width * number / bins
+        draw.rectangle((left, y(count), left + width / bins - 1, MARGIN + height), fill=BAR)
     draw.line([(x + MARGIN + i, y(value)) for i, value in enumerate(density)], fill=LINE)
     draw.line((x + MARGIN, MARGIN + height, x + MARGIN + width, MARGIN + height), fill=INK)
     draw.text((x + MARGIN, 8), f"{title}; {distribution} {low:.3f} to {high:.3f}", fill=INK)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 import yaml
 
@@ -21,6 +22,8 @@ from training.augment.diffaugment import parse_policy
 from training.checkpoints.growing import grown_state, grows
 from training.checkpoints.snapshot import check_state, load_snapshot
 from training.checkpoints.training_state import read_state
+from training.data.camera_statistics import outside_prior
+from training.data.dataset import VideoPairDataset
 from training.data.dataset_folders import keep_apart
 from training.data.loader import PairDataset, build_dataset
 from training.launch.build import build_augment, build_networks
@@ -113,6 +116,7 @@ def plan(
     dataset = _planned_heads(options) if synthetic else build_dataset(options)
     keep_apart(run_folder or options["outdir"], option="outdir=", data=[dataset.path if synthetic else options["data"]])
     notes += dataset.notes
+    notes += _camera_notes(options, dataset)
     if dataset.num_short_videos:
         notes.append(f"{dataset.num_short_videos} videos are shorter than nframes={options['nframes']} and left out.")
     if options["nframes"] == 1 and options["frame_stride"] > 1:
@@ -206,6 +210,18 @@ def _check_combinations(options: Mapping[str, Any], metrics: Sequence[str]) -> N
     if resolution & (resolution - 1):
         below = 1 << (resolution.bit_length() - 1)
         raise UserError(f"resolution={resolution} is not a power of two; use {below} or {2 * below}.")
+
+
+def _camera_notes(options: Mapping[str, Any], dataset: "PairDataset | SyntheticHeads") -> list[str]:
+    """A warning if the cameras of the data are none that the generator samples."""
+    angles = dataset.cameras() if isinstance(dataset, VideoPairDataset) else None
+    if angles is None:
+        return []
+    if options["mirror"]:
+        angles = np.concatenate([angles, angles * np.float32([-1, 1])])
+    prior = options["model"]["generator"]["camera"]
+    note = outside_prior(angles, yaw=prior["yaw"], pitch=prior["pitch"], distribution=prior["distribution"])
+    return [] if note is None else [note]
 
 
 def _planned_heads(options: Mapping[str, Any]) -> "SyntheticHeads":

@@ -36,6 +36,8 @@ class Selection:
         which: 'largest', one face at a time, or 'all', a clip for each.
         min_side: Smallest side of a head's box in pixels.
         max_yaw: Largest absolute yaw in radians.
+        min_score: Smallest median score of a clip's detections. Measured with MediaPipe 0.10.21: 0.8 for a man in a
+            car, 0.7 to 0.9 for him turned by up to 90 degrees or with a head of 14 pixels, 0.6 for an animated rabbit.
         min_frames: Shortest clip, in frames of the source video.
         follow: A box for every frame instead of one for the clip.
         remove_roll: Turn the crops so that heads are upright.
@@ -44,6 +46,7 @@ class Selection:
     which: str = "largest"
     min_side: float = 85.0
     max_yaw: float = 1.0
+    min_score: float = 0.65
     min_frames: int = 16
     follow: bool = False
     remove_roll: bool = False
@@ -60,6 +63,7 @@ class FaceClip:
     centers: np.ndarray  # [frames, 2] pixels
     sides: np.ndarray  # [frames] pixels
     angles: np.ndarray | None  # [frames, 3] yaw, pitch, roll; None without landmarks
+    scores: np.ndarray  # [frames], NaN without a detection
 
     @property
     def stop(self) -> int:
@@ -103,6 +107,7 @@ class VideoClips:
             return f"nothing found in {frames}"
         hints = {
             "too small": f"the largest head's box has {self.largest:.0f} pixels, --min-face is {selection.min_side:g}",
+            "uncertain": f"median score below --min-score {selection.min_score:g}",
             "turned away": f"by more than --max-yaw {selection.max_yaw:g}",
             "too short": f"clips of fewer than {selection.min_frames} frames",
         }
@@ -137,6 +142,8 @@ def select_clips(video: VideoDetections, names: list[str], selection: Selection)
             for piece in [run] if selection.follow else _steady(head, run):
                 if piece.stop - piece.start < selection.min_frames:
                     left_out["too short"] += int(present[piece.start : piece.stop].sum())
+                elif np.nanmedian(head.scores[piece.start : piece.stop]) < selection.min_score:
+                    left_out["uncertain"] += int(present[piece.start : piece.stop].sum())
                 else:
                     found.append(_part(head, piece))
     if selection.which == "largest":
@@ -179,17 +186,19 @@ def write_box_file(
 
 def _head_of(track: Track, names: list[str]) -> tuple[FaceClip | None, np.ndarray]:
     """The head in every frame of a track, and the frames [frames] in which it was found; None if nothing fits."""
-    frames, rows = [], []
+    frames, rows, scores = [], [], []
     for frame, detection in zip(track.frames, track.detections):
         if detection.points is None:  # a person: the box itself
             left, top, right, bottom = detection.box
             rows.append([(left + right) / 2, (top + bottom) / 2, max(right - left, bottom - top)])
             frames.append(frame)
+            scores.append(detection.score)
             continue
         pose = fit_head(detection.points, names)
         if pose is not None and pose.residual <= MAX_RESIDUAL:
             rows.append([*pose.center, pose.side, pose.yaw, pose.pitch, pose.roll])
             frames.append(frame)
+            scores.append(detection.score)
     if not rows:
         return None, np.zeros(0, dtype=bool)
     values, every = np.array(rows), np.arange(frames[0], frames[-1] + 1)
@@ -197,8 +206,11 @@ def _head_of(track: Track, names: list[str]) -> tuple[FaceClip | None, np.ndarra
         values[:, 5] = np.unwrap(values[:, 5])
     filled = np.stack([np.interp(every, frames, column) for column in values.T], axis=1)
     angles = filled[:, 3:] if filled.shape[1] > 3 else None
-    head = FaceClip(first=frames[0], centers=filled[:, :2], sides=filled[:, 2], angles=angles)
-    return head, np.isin(every, frames)
+    present = np.isin(every, frames)
+    every_score = np.full(len(every), np.nan)
+    every_score[present] = scores
+    head = FaceClip(first=frames[0], centers=filled[:, :2], sides=filled[:, 2], angles=angles, scores=every_score)
+    return head, present
 
 
 def _faults(head: FaceClip, selection: Selection) -> list[tuple[str, np.ndarray]]:
@@ -239,7 +251,11 @@ def _part(head: FaceClip, piece: range) -> FaceClip:
     chosen = slice(piece.start, piece.stop)
     angles = None if head.angles is None else head.angles[chosen]
     return FaceClip(
-        first=head.first + piece.start, centers=head.centers[chosen], sides=head.sides[chosen], angles=angles
+        first=head.first + piece.start,
+        centers=head.centers[chosen],
+        sides=head.sides[chosen],
+        angles=angles,
+        scores=head.scores[chosen],
     )
 
 

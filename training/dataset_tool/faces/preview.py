@@ -93,7 +93,7 @@ def _band(
                     draw.text((3, 3), f"yaw {pose.yaw:.2f} pitch {pose.pitch:.2f} roll {pose.roll:.2f}", fill=WHITE)
                 band.paste(tile, (x, 0))
                 band.paste(cut_square(frame, square, TILE, roll=roll), (x + (width - TILE) // 2, TILE))
-    ImageDraw.Draw(band).text((3, TILE + 3), f"{os.path.basename(source.path)} {clip.first}", fill=WHITE)
+    ImageDraw.Draw(band).text((3, TILE + 3), f"{os.path.basename(source.path)}, frame {clip.first}", fill=WHITE)
     return band
 
 
