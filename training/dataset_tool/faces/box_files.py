@@ -76,7 +76,7 @@ def make_box_file(
         detections = dataclasses.replace(detections, videos=known)
         broken = {path: f"not in '{os.path.basename(landmarks)}'" for path in paths if path not in known}
     videos = find_clips(detections, selection)
-    lines += summary(videos)
+    lines += summary(videos, selection)
     if not any(video.clips for video in videos.values()):
         reasons = {path: video.reason(selection) for path, video in videos.items()} | broken
         path, reason = next(iter(reasons.items()))

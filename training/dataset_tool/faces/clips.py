@@ -26,6 +26,7 @@ DRIFT = 0.5
 ZOOM = 1.35
 # A fitted head is no head if its landmarks are further from it, in centimetres. Faces have residuals of 0.3 to 0.8.
 MAX_RESIDUAL = 2.0
+LEANING = 0.5  # roll in radians that is worth a note
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,12 +92,23 @@ class FaceClip:
 
 @dataclasses.dataclass(frozen=True)
 class VideoClips:
-    """Clips of a video, by their first frames, and the frames of faces that are left out, by reason."""
+    """Clips of a video, by their first frames, and what is left out of it.
+
+    Attributes:
+        frames: Number of its frames.
+        empty: Number of frames without a detection.
+        cuts: Number of changes of scene.
+        clips: The clips.
+        left_out: Numbers of detections by the reason why they are in no clip.
+        largest: Side of the largest head's box, in pixels.
+    """
 
     frames: int
+    empty: int
+    cuts: int
     clips: list[FaceClip]
     left_out: collections.Counter
-    largest: float  # side of the largest head's box, in pixels
+    largest: float
 
     def reason(self, selection: Selection) -> str:
         """The reason why there are no clips."""
@@ -104,17 +116,18 @@ class VideoClips:
         if self.frames < selection.min_frames:
             return f"{frames}, fewer than {selection.min_frames}"
         if not self.left_out:
-            return f"nothing found in {frames}"
+            return f"no detection in {frames}"
         hints = {
             "too small": f"the largest head's box has {self.largest:.0f} pixels, --min-face is {selection.min_side:g}",
             "uncertain": f"median score below --min-score {selection.min_score:g}",
             "turned away": f"by more than --max-yaw {selection.max_yaw:g}",
-            "too short": f"clips of fewer than {selection.min_frames} frames",
+            "too short": f"in one place for fewer than {selection.min_frames} frames",
         }
-        listed = self.left_out.most_common()
-        return ", ".join(
-            f"{count} of {frames} {why}" + (f" ({hints[why]})" if why in hints else "") for why, count in listed
-        )
+        reasons = [
+            f"{count} {why}" + (f" ({hints[why]})" if why in hints else "")
+            for why, count in self.left_out.most_common()
+        ]
+        return f"detections in {frames}: {', '.join(reasons)}"
 
 
 def find_clips(detections: Detections, selection: Selection) -> dict[str, VideoClips]:
@@ -149,20 +162,35 @@ def select_clips(video: VideoDetections, names: list[str], selection: Selection)
     if selection.which == "largest":
         found = _largest(found, left_out)
     found.sort(key=lambda clip: (clip.first, -clip.side))
-    left_out = +left_out  # without zeros
-    return VideoClips(frames=len(video.frames), clips=found, left_out=left_out, largest=largest)
+    return VideoClips(
+        frames=len(video.frames),
+        empty=sum(not frame for frame in video.frames),
+        cuts=len(video.cuts),
+        clips=found,
+        left_out=+left_out,  # without zeros
+        largest=largest,
+    )
 
 
-def summary(videos: dict[str, VideoClips]) -> list[str]:
+def summary(videos: dict[str, VideoClips], selection: Selection) -> list[str]:
     """Lines about the clips and what is left out."""
     clips = [clip for video in videos.values() for clip in video.clips]
-    used = sum(bool(video.clips) for video in videos.values())
-    frames = sum(len(clip.sides) for clip in clips)
-    lines = [f"{len(clips)} clip(s), {frames} frames, in {used} of {len(videos)} video(s)"]
+    used, frames = sum(bool(video.clips) for video in videos.values()), sum(len(clip.sides) for clip in clips)
+    cuts = sum(video.cuts for video in videos.values())
+    lines = [f"{len(clips)} clip(s), {frames} frames, in {used} of {len(videos)} video(s) with {cuts} scene cut(s)"]
+    empty = sum(video.empty for video in videos.values())
+    nothing = sum(video.empty == video.frames for video in videos.values())
+    if empty:
+        lines.append(f"left out: {empty} frames without a detection, {nothing} video(s) without any")
     total = sum((video.left_out for video in videos.values()), collections.Counter())
-    lines += [f"left out: {count} frames {reason}" for reason, count in total.most_common()]
-    nothing = sum(not video.clips and not video.left_out for video in videos.values())
-    return lines + ([f"left out: {nothing} video(s) without a detection"] if nothing else [])
+    lines += [f"left out: {count} detections {reason}" for reason, count in total.most_common()]
+    rolls = [float(np.median(clip.angles[:, 2])) for clip in clips if clip.angles is not None]
+    leaning = sum(abs(roll) > LEANING for roll in rolls)
+    if leaning and not selection.remove_roll:
+        lines.append(
+            f"in {leaning} clip(s) the head leans by more than {LEANING:g} rad: --remove-roll turns it upright"
+        )
+    return lines
 
 
 def write_box_file(

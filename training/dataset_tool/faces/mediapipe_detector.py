@@ -132,7 +132,8 @@ class MediaPipeDetector:
         points = _points(landmarks.landmark, width, height)[visible >= VISIBLE]
         if len(points) < 2:
             return []
-        return [{"score": float(visible.mean()), "box": _extent(points), "points": []}]
+        score = float(visible[visible >= VISIBLE].mean())
+        return [{"score": round(score, 3), "box": _extent(points), "points": []}]
 
 
 def _points(landmarks, width, height):
