@@ -204,6 +204,22 @@ def test_a_run_is_saved_continued_and_loaded(tmp_path):
     assert generator.c_dim == 2, "labels yes, cameras no"
 
 
+def test_cameras_that_the_model_does_not_sample_are_named(tmp_path):
+    """The data's yaw runs from -0.2 to 0.2, its pitch from 1.5 to 1.7."""
+    with_cameras(tmp_path / "data")
+    camera, words = "model.generator.camera", ("camera_condition=true",)
+    fits = [f"{camera}.yaw=[-0.3,0.3]", f"{camera}.pitch=[1.4,1.8]", f"{camera}.distribution=uniform"]
+    assert make_plan(tmp_path, *words, *fits).notes == []
+    notes = make_plan(tmp_path, *words, *fits, f"{camera}.yaw=[0,0.3]").notes
+    assert len(notes) == 1 and "lie outside of what model.generator.camera samples (uniform): yaw -0." in notes[0]
+    assert "40% outside of 0.00 to 0.30" in notes[0]
+    assert make_plan(tmp_path, *fits, f"{camera}.yaw=[0,0.3]").notes == []  # the cameras are not used
+    with_cameras(tmp_path / "data", [[0.2, 1.5]] * 5)
+    assert make_plan(tmp_path, *words, *fits, f"{camera}.yaw=[0,0.3]").notes == []
+    (note,) = make_plan(tmp_path, *words, *fits, f"{camera}.yaw=[0,0.3]", "mirror=true").notes
+    assert "50% outside of 0.00 to 0.30" in note
+
+
 def test_it_cannot_change_in_the_middle_of_a_run(tmp_path):
     with_cameras(tmp_path / "data")
     options = make_plan(tmp_path, "camera_condition=true").options

@@ -44,9 +44,10 @@ def fit_prior(angles: np.ndarray) -> FittedPrior:
     low, high = np.percentile(angles, [TRIMMED, 100 - TRIMMED], axis=0)
     gaussian = list(zip((mean - deviation).tolist(), (mean + deviation).tolist()))
     uniform = list(zip(low.tolist(), high.tolist()))
+    spread = [k for k in range(2) if deviation[k] > 1e-6]  # of one value, both distributions are the same
     distances = {
-        "gaussian": sum(_distance(angles[:, k], _normal_cdf(mean[k], deviation[k])) for k in range(2)),
-        "uniform": sum(_distance(angles[:, k], _uniform_cdf(low[k], high[k])) for k in range(2)),
+        "gaussian": sum(_distance(angles[:, k], _normal_cdf(mean[k], deviation[k])) for k in spread),
+        "uniform": sum(_distance(angles[:, k], _uniform_cdf(low[k], high[k])) for k in spread),
     }
     name = min(distances, key=distances.get)
     yaw, pitch = gaussian if name == "gaussian" else uniform
@@ -79,7 +80,8 @@ def outside_prior(
     found = []
     for name, values, (low, high) in zip(NAMES, angles.T, (yaw, pitch)):
         middle, half = (low + high) / 2, (high - low) / 2 * (GAUSSIAN_REACH if distribution == "gaussian" else 1)
-        share = float((np.abs(values - middle) > half + 1e-6).mean())
+        away = np.abs((values - middle + np.pi) % (2 * np.pi) - np.pi)  # whole turns make no difference
+        share = float((away > half + 1e-6).mean())
         if share > TOLERATED:
             ends = np.percentile(values, [5, 95])
             found.append(
@@ -103,7 +105,7 @@ def _distance(values: np.ndarray, cdf) -> float:
 
 
 def _normal_cdf(mean: float, deviation: float):
-    return lambda x: ndtr((x - mean) / max(deviation, 1e-9))
+    return lambda x: ndtr((x - mean) / deviation)
 
 
 def _uniform_cdf(low: float, high: float):

@@ -369,12 +369,10 @@ def _to_clip(entry: Any, *, path: str, file: str) -> Clip:
 def _to_track(entry: Any, dimensions: int, *, name: str, where: str) -> np.ndarray:
     """Numbers (dimensions 0) or pairs of numbers (1), one or one per frame."""
     form = "numbers" if dimensions == 0 else "[yaw, pitch]"
-    try:
-        values = np.array(entry, dtype=np.float64)
-    except (TypeError, ValueError):
-        values = np.array(math.nan)
-    values = values[None] if values.ndim == dimensions else values
-    right = values.ndim == dimensions + 1 and len(values) and (dimensions == 0 or values.shape[1] == 2)
-    if not right or not np.isfinite(values).all() or np.abs(values).max() >= MAX_ANGLE:
+    one = not isinstance(entry, list) or (dimensions == 1 and len(entry) > 0 and not isinstance(entry[0], list))
+    rows = [entry] if one else entry
+    flat = rows if dimensions == 0 else [x for row in rows if isinstance(row, list) and len(row) == 2 for x in row]
+    right = len(flat) == len(rows) * (1 + dimensions) > 0 and all(type(x) in (int, float) for x in flat)
+    if not right or not all(abs(x) < MAX_ANGLE for x in flat):
         raise UserError(f"{where}: {name} must be {form} in radians, got {str(entry)[:60]}.")
-    return values
+    return np.array(rows, dtype=np.float64)

@@ -104,6 +104,18 @@ def test_one_box_or_one_per_frame(tmp_path):
         ('{"a": "face"}', "box 0 of 'a' must be"),
         ('{"a": []}', "no box for 'a'"),
         ('{"a": [null, null]}', "no box for 'a'"),
+        ('{"a": {"reason": "dark"}}', "must have boxes, or clips, or {"),
+        ('{"a": [{"first": 0, "frames": 2}]}', "'a, clip 0' must have first, frames, box"),
+        ('{"a": [{"frames": 2, "box": [0, 0, 1, 1], "yaw": 0}]}', "'yaw' is unknown"),
+        ('{"a": [{"frames": 2.5, "box": [0, 0, 1, 1]}]}', "first and frames must be numbers of frames, got 0 and 2.5"),
+        ('{"a": [{"frames": 2, "box": [0, 0, 0, 1]}]}', "box 0 of 'a, clip 0' must be"),
+        (
+            '{"a": [{"frames": 2, "box": [0, 0, 1, 1], "roll": [0, 0, 0]}]}',
+            "roll must be one or 2, one per frame, got 3",
+        ),
+        ('{"a": [{"frames": 2, "box": [0, 0, 1, 1], "roll": "0"}]}', "roll must be numbers in radians, got 0"),
+        ('{"a": [{"frames": 2, "box": [0, 0, 1, 1], "camera": [180, 90]}]}', "camera must be [yaw, pitch] in radians"),
+        ('{"a": [1, 2, 3, 4], "a": {"left_out": "dark"}}', "boxes for the video 'a' twice"),
     ],
 )
 def test_wrong_boxes(tmp_path, content, message):
@@ -111,6 +123,52 @@ def test_wrong_boxes(tmp_path, content, message):
     with pytest.raises(UserError) as error:
         read_boxes(str(tmp_path / "boxes.json"), scale=1, smoothing=0)
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_clips_with_boxes_of_their_own(tmp_path):
+    clips = [
+        {"first": 3, "frames": 2, "box": [10, 10, 20, 20], "roll": 0.25, "camera": [[0.1, 1.5], [0.3, 1.6]]},
+        {"frames": 3, "box": [[0, 0, 10, 10], None, [20, 0, 30, 10]], "roll": [0, 0.5, 1.0]},
+    ]
+    (tmp_path / "boxes.json").write_text(json.dumps({"a": clips, "b": {"left_out": "dark"}, "c": [1, 2, 3, 4]}))
+    boxes = read_boxes(str(tmp_path / "boxes.json"), scale=1, smoothing=0)
+    crop = Crop(boxes=boxes)
+    assert boxes.left_out == {"b": "dark"} and sorted(boxes.paths()) == ["a", "b", "c"]
+    assert crop.clips_of("c") is None and crop.clips_of("d") is None
+    first, second = crop.clips_of("a")
+    assert (first.first, first.stop, second.first, second.stop) == (3, 5, 0, 3)
+    plan = crop.clip_plan("a", first)
+    assert plan.square(0, (50, 50)) == pytest.approx((10, 10, 10)) and plan.roll(1) == 0.25
+    plan = crop.clip_plan("a", second)
+    assert [plan.square(frame, (50, 50))[0] for frame in (0, 1)] == pytest.approx([0, 10])
+    assert [plan.roll(frame) for frame in range(3)] == [0, 0.5, 1.0]
+    assert first.camera_of(range(0, 2)) == pytest.approx([0.2, 1.55]) and second.camera_of(range(0, 2)) is None
+    with pytest.raises(BrokenVideo, match="has clips, not boxes for 'a'"):
+        crop.plan("a")
+
+
+def test_a_turned_square_is_cut_upright():
+    """What is turned clockwise and cut by a square that is turned likewise is as it was, but for resampling."""
+    y, x = np.mgrid[:120, :160]
+    waves = np.stack([127 + 100 * np.sin(x / 7 + k) * np.cos(y / 9) for k in range(3)], -1).astype(np.uint8)
+    image, square = Image.fromarray(waves), (50, 30, 60)
+    expected = np.asarray(cut_square(image, square, 24)).astype(float)
+    for roll in (-0.8, 0.3, 1.5):
+        turned = image.rotate(-np.degrees(roll), Image.Resampling.BICUBIC, center=(80, 60))
+        found = np.asarray(cut_square(turned, square, 24, roll=roll)).astype(float)
+        assert np.abs(found - expected).mean() < 1.5 < 20 < np.abs(cut_square(turned, square, 24) - expected).mean()
+    enlarged = np.asarray(cut_square(turned, square, 90, roll=1.5)).astype(float)
+    assert np.abs(enlarged - np.asarray(cut_square(image, square, 90)).astype(float)).mean() < 1.5
+
+
+def test_turned_squares_stay_inside():
+    image = Image.new("RGB", (97, 61), (50, 50, 50))
+    generator = np.random.default_rng(0)
+    for x, y, roll in generator.uniform([0, 0, -3], [97, 61, 3], [100, 3]):
+        boxes = np.array([[x - 15.0, y - 15, x + 15, y + 15]])
+        (square,) = squares_from_boxes(boxes, size=image.size, scale=1.7, roll=np.array([roll]))
+        assert np.abs(np.asarray(cut_square(image, tuple(square), 8, roll=roll)).astype(int) - 50).max() <= 1
+        assert square[2] <= 51 + 1e-9 and square[2] >= 61 / 2**0.5 - 1e-9
 
 
 def test_rectangles_are_parsed():

@@ -1,0 +1,61 @@
+"""The camera prior that fits the poses of a dataset."""
+
+import math
+
+import numpy as np
+import pytest
+
+from renderer.cameras import CameraPrior, camera_angles
+from torch_utils.rng import RandomStream
+from training.data.camera_statistics import describe_cameras, fit_prior, outside_prior
+
+RANGES = {"yaw": (-0.3, 0.5), "pitch": (1.45, 1.6)}
+
+
+def sampled(distribution, n=4000):
+    """Angles of cameras that the prior of training samples."""
+    prior = CameraPrior(**RANGES, distribution=distribution)
+    return camera_angles(prior.sample(n, RandomStream(0))).numpy().astype(float)
+
+
+@pytest.mark.parametrize("distribution", ["gaussian", "uniform"])
+def test_a_prior_is_found_from_its_samples(distribution):
+    fitted = fit_prior(sampled(distribution))
+    assert fitted.distribution == distribution
+    assert fitted.yaw == pytest.approx(RANGES["yaw"], abs=0.02)
+    assert fitted.pitch == pytest.approx(RANGES["pitch"], abs=0.005)
+    CameraPrior(yaw=fitted.yaw, pitch=fitted.pitch, distribution=fitted.distribution)
+    assert outside_prior(sampled(distribution), **RANGES, distribution=distribution) is None
+
+
+def test_one_camera_is_fitted_too():
+    fitted = fit_prior(np.array([[0.1, 1.5]]))
+    assert fitted.yaw == pytest.approx((0.1, 0.1)) and fitted.pitch == pytest.approx((1.5, 1.5))
+
+
+def test_percentiles_and_options_are_printed():
+    angles = np.stack([np.linspace(-1, 1, 201), np.full(201, 1.5)], axis=1)
+    head, yaw, pitch, fitting = describe_cameras(angles)
+    assert head.split() == ["percentile", "1", "5", "25", "50", "75", "95", "99"]
+    assert yaw.split() == ["cameras", "yaw", "-0.980", "-0.900", "-0.500", "0.000", "0.500", "0.900", "0.980"]
+    assert set(pitch.split()[2:]) == {"1.500"}
+    assert fitting.split() == [
+        "fitting",
+        "model.generator.camera.yaw=[-0.990,0.990]",
+        "model.generator.camera.pitch=[1.500,1.500]",
+        "model.generator.camera.distribution=uniform",
+    ]
+    assert describe_cameras(angles[:3])[-1].startswith("note      3 cameras are too few")
+
+
+def test_cameras_outside_of_a_prior():
+    angles = sampled("gaussian")
+    note = outside_prior(angles, yaw=(-0.1, 0.1), pitch=RANGES["pitch"], distribution="gaussian")
+    assert note.startswith("The data's cameras lie outside of what model.generator.camera samples (gaussian): yaw ")
+    assert "outside of -0.25 to 0.25" in note and "pitch 1" not in note.partition("would fit")[0]
+    assert "model.generator.camera.yaw=[-0.3" in note
+    shifted = angles + [0, 0.5]
+    assert "pitch" in outside_prior(shifted, **RANGES, distribution="gaussian").partition("would fit")[0]
+    degrees = np.degrees(angles)
+    assert outside_prior(degrees, **RANGES, distribution="gaussian") is not None
+    assert outside_prior(angles + [2 * math.pi, 0], **RANGES, distribution="gaussian") is None  # a whole turn
