@@ -214,7 +214,8 @@ def test_cameras_that_the_model_does_not_sample_are_named(tmp_path):
     assert len(notes) == 1 and "lie outside of what model.generator.camera samples (uniform): yaw -0." in notes[0]
     assert "40% outside of 0.00 to 0.30" in notes[0]
     assert make_plan(tmp_path, *fits, f"{camera}.yaw=[0,0.3]").notes == []  # the cameras are not used
-    with_cameras(tmp_path / "data", [[0.2, 1.5]] * 5)
+    one = {"cameras": [[f"split/video_{video}", [0.2, 1.5]] for video in range(5)]}
+    (tmp_path / "data" / "dataset.json").write_text(json.dumps(one))
     assert make_plan(tmp_path, *words, *fits, f"{camera}.yaw=[0,0.3]").notes == []
     (note,) = make_plan(tmp_path, *words, *fits, f"{camera}.yaw=[0,0.3]", "mirror=true").notes
     assert "50% outside of 0.00 to 0.30" in note
