@@ -5,6 +5,8 @@ image, `OUT/videos/<name>_<k>/<frame>.png`, where k counts the segments of a vid
 the whole video. Training cuts each folder into clips that do not overlap, so a single video of 120 frames gives only
 seven clips of 16; `--clip-step 1` makes 105 overlapping folders of it that share their files by hard links.
 
+`--faces` finds the faces in the videos: clips in which one stays in its place, with a box and a camera for each.
+
 OUT appears at the end, complete, or not at all. Until then finished videos are kept beside it in a hidden folder, and
 the same command continues an interrupted conversion. `--check` validates a dataset, `--preview` shows it in one image.
 docs/datasets.md gives the commands for each published dataset.
