@@ -52,6 +52,7 @@ FACE_OPTIONS = {
     "faces_only", "landmarks", "save_landmarks", "face_model", "which_faces", "min_face", "max_yaw", "min_score",
     "follow_faces", "remove_roll",
 }  # fmt: skip
+DATASET_OPTIONS = {"clip_frames", "clip_step", "max_frames", "image", "shape", "shard_clips"}
 CLIPS_PER_CAMERA = 4  # training clips in a folder of a clip with a face: it has one camera, and heads turn
 
 
@@ -195,6 +196,8 @@ def _prepare_faces(
         options["clip_frames"] = CLIPS_PER_CAMERA * options["nframes"]
     if out is not None:
         check_out(out, source, overwrite=options["overwrite"], shape=options["shape"])
+    elif os.path.lexists(files.boxes) and not options["overwrite"]:
+        raise UserError(f"--faces-only: '{files.boxes}' is there already: use --overwrite to replace it.")
     among = find_sources(source)
     with kept_detections(out or files.boxes) as folder:
         file = files.boxes or os.path.join(folder, BOX_FILE)
@@ -291,6 +294,9 @@ def _check_faces(given: set[str], finding: set[str]) -> None:
         raise UserError(f"--{name} and --{finding.pop()} are two ways to choose the square: give one of them.")
     for name in sorted(given & {"face_model", "max_yaw", "remove_roll"}) if finding == {"people"} else []:
         raise UserError(f"--{name.replace('_', '-')} is about faces and has no effect on --people; leave it out.")
+    for name in sorted(given & DATASET_OPTIONS) if "faces_only" in given else []:
+        option = {"shape": "format"}.get(name, name).replace("_", "-")
+        raise UserError(f"--faces-only writes no dataset: --{option} has no effect there; leave it out.")
     if {"landmarks", "face_model"} <= given:
         raise UserError("--face-model is about MediaPipe, which --landmarks replaces: give one of them.")
 

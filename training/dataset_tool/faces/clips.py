@@ -153,10 +153,11 @@ def select_clips(video: VideoDetections, names: list[str], selection: Selection)
             usable &= ~wrong
         for run in _runs(usable):
             for piece in [run] if selection.follow else _steady(head, run):
-                if piece.stop - piece.start < selection.min_frames:
-                    left_out["too short"] += int(present[piece.start : piece.stop].sum())
-                elif np.nanmedian(head.scores[piece.start : piece.stop]) < selection.min_score:
-                    left_out["uncertain"] += int(present[piece.start : piece.stop].sum())
+                scores = head.scores[piece.start : piece.stop][present[piece.start : piece.stop]]
+                if piece.stop - piece.start < selection.min_frames or not len(scores):
+                    left_out["too short"] += len(scores)
+                elif np.median(scores) < selection.min_score:
+                    left_out["uncertain"] += len(scores)
                 else:
                     found.append(_part(head, piece))
     if selection.which == "largest":

@@ -134,6 +134,8 @@ def test_the_box_file_alone_gives_the_same_set(movies, landmarks, tmp_path):
     boxes = tmp_path / "faces.json"
     text = call(movies, "--faces", "--landmarks", landmarks, "--faces-only", boxes, *OPTIONS)
     assert f"wrote {boxes}" in text and "left out c.mp4: no detection in 24 frames" in text
+    edit = fail(movies, "--faces", "--landmarks", landmarks, "--faces-only", boxes, *OPTIONS)
+    assert edit == f"--faces-only: '{boxes}' is there already: use --overwrite to replace it."
     options = OPTIONS[:4]
     call(movies, tmp_path / "by_boxes", "--boxes", boxes, *options, "--clip-frames", 16)
     call(movies, tmp_path / "at_once", "--faces", "--landmarks", landmarks, *OPTIONS)
@@ -270,6 +272,10 @@ def test_there_must_be_clips(movies, tmp_path):
         (["S", "--faces"], "--faces and --people need a SOURCE, and either OUT or --faces-only FILE"),
         (["S", "O", "--faces", "--faces-only", "f"], "--faces and --people need a SOURCE, and either OUT"),
         (["S", "O", "--faces", "--landmarks", "l", "--face-model", "m"], "--face-model is about MediaPipe"),
+        (
+            ["S", "--faces", "--faces-only", "f", "--image", "jpg"],
+            "--faces-only writes no dataset: --image has no effect",
+        ),
         (["S", "O", "--histogram", "h.png"], "--histogram draws the cameras of a dataset: add --check DATASET"),
         (["--check", "D", "--faces"], "--check looks at a dataset and makes none: --faces has no effect there"),
     ],
