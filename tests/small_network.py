@@ -10,6 +10,7 @@ import torch
 
 from tests.goldens.networks import SMALL, generator_config, small_discriminators
 from training.checkpoints.snapshot import save_snapshot
+from training.networks.discriminator import TimeAwareDiscriminators
 from training.networks.generator import Generator
 
 SIZES = {"z_dim": SMALL.z_dim, "motion_dim": SMALL.motion_dim, "background_dim": SMALL.code_dim}  # of its latents
@@ -26,6 +27,17 @@ def small_generator(**changes: Any) -> Generator:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return Generator(**config).eval()
+
+
+def save_small_run(folder: Path) -> None:
+    """Write a snapshot of the small generator with discriminators of its resolution."""
+    generator = small_generator()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        discriminators = TimeAwareDiscriminators(resolution=generator.resolution, channel_max=8)
+    parts = {"generator": generator, "generator_ema": generator, "discriminator": discriminators}
+    about = {"name": "clips", "videos": 3}, {"cur_nimg": 2000, "tick": 1, "iteration": 500}
+    save_snapshot(folder, **parts, augment=None, dataset=about[0], progress=about[1])
 
 
 def save_small_network(folder: Path, generator: Generator) -> Generator:

@@ -50,16 +50,23 @@ MAY_IMPORT = {
     },
     # What is measured: datasets, and videos that a generator renders.
     "metrics": {"dnnlib", "torch_utils", "renderer", "training.networks", "training.data", "training.inference"},
+    # One name to import for programs outside of the checkout, and the installed commands, which start the scripts.
+    "video3d": {"dnnlib", "training.inference"},
 }  # fmt: skip
 # Imports that the rules forbid, as (module, room or __main__), with the reason.
 EXCEPTIONS = {
     ("renderer.geometry", "renderer.mesh.__main__"): "the earlier name of this command",
+    ("video3d.commands", "run_train"): "the installed command video3d-train",
+    ("video3d.commands", "generate"): "the installed command video3d-generate",
+    ("video3d.commands", "training.dataset_tool.__main__"): "the installed command video3d-data",
+    ("video3d.commands", "metrics.__main__"): "the installed command video3d-metrics",
+    ("video3d.commands", "renderer.viewer.__main__"): "the installed command video3d-view",
     ("training.dataset_tool.demo_clip", "training.dataset_tool.__main__"): "a command that continues with this one",
 }
 
 # These put rooms together, and may import everything of ours but each other and the tests. So may every __main__.
 SCRIPTS = ("run_train", "generate")
-PACKAGES = ("dnnlib", "torch_utils", "renderer", "training", "metrics")
+PACKAGES = ("dnnlib", "torch_utils", "renderer", "training", "metrics", "video3d")
 OURS = {*PACKAGES, *SCRIPTS, "benchmarks", "tests"}
 MACHINE_PATH = re.compile(r"(?<![\w.])/" + r"work\b|\bshared/" + r"(?:goldens|spec|seed)")
 TEXT_SUFFIXES = {".py", ".sh", ".yaml", ".yml", ".toml", ".md", ".txt", ".cpp", ".cu", ".h"}

@@ -25,11 +25,13 @@ import torch
 
 from dnnlib import UserError, link_or_copy, one_line
 from training.checkpoints.archive import VERSION, read_archive, save_archive
+from training.networks.discriminator import TimeAwareDiscriminators
 from training.networks.generator import Generator
 
 __all__ = [
     "SNAPSHOT_FORMAT",
     "LATEST",
+    "average_generator",
     "build_generator",
     "check_state",
     "latest_snapshot",
@@ -41,6 +43,7 @@ __all__ = [
     "prune_snapshots",
     "save_snapshot",
     "snapshot_name",
+    "stored_discriminators",
 ]
 
 
@@ -148,15 +151,19 @@ def build_generator(config: Any, *, source: object, generator_class: type[torch.
     Raises:
         UserError: The arguments are not those of the class.
     """
+    return _build(generator_class, config, what="a generator", source=source)
+
+
+def _build(built: type, config: Any, *, what: str, source: object) -> Any:
     try:
         for argument in config.values():
             for value in argument.values() if isinstance(argument, Mapping) else [argument]:
                 if isinstance(value, (int, float)) and abs(value) > MAX_NUMBER:
                     raise ValueError(f"an argument is {value}.")
         with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they are
-            return generator_class(**config)
+            return built(**config)
     except (TypeError, ValueError, KeyError, RuntimeError) as error:
-        raise UserError(f"{source} describes a generator that cannot be built: {one_line(error)}") from error
+        raise UserError(f"{source} describes {what} that cannot be built: {one_line(error)}") from error
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -286,11 +293,42 @@ def load_generator(
         UserError: The file is missing, is something else, does not fit, or names a class that was not asked for.
     """
     content = load_snapshot(path, average_only=True)
+    return average_generator(content, source=path, generator_class=generator_class).to(device)
+
+
+def average_generator(
+    content: Mapping[str, Any], *, source: object, generator_class: type[torch.nn.Module] | None = None
+) -> Generator:
+    """The moving-average generator of a snapshot's content, ready for rendering, on the CPU; see `load_generator`.
+
+    Args:
+        content: Result of `load_snapshot`.
+        source: Its file, for messages.
+    """
+    built = _generator_class(content["generator"].get("class"), generator_class, source=source)
     config, state = content["generator"]["config"], content["generator"]["ema"]
-    what = "the generator that it describes"
-    built = _generator_class(content["generator"].get("class"), generator_class, source=path)
+    return _loaded(built, config, state, kind="generator", source=source)
+
+
+def stored_discriminators(content: Mapping[str, Any], *, source: object) -> TimeAwareDiscriminators:
+    """The discriminators of a snapshot's content, in evaluation mode, on the CPU.
+
+    Args:
+        content: Result of `load_snapshot`, complete.
+        source: Its file, for messages.
+
+    Raises:
+        UserError: They do not fit.
+    """
+    entry = content["discriminator"]
+    return _loaded(TimeAwareDiscriminators, entry["config"], entry["state"], kind="discriminator", source=source)
+
+
+def _loaded(built: type, config: Any, state: Mapping[str, torch.Tensor], *, kind: str, source: object) -> Any:
+    """A network with its tensors, in evaluation mode and without gradients."""
+    what = f"the {kind} that it describes"
     with torch.device("meta"):  # compare the claimed sizes with the tensors before memory is allocated
-        check_state(build_generator(config, source=path, generator_class=built), state, what=what, source=path)
-    generator = build_generator(config, source=path, generator_class=built)
-    load_state(generator, state, what=what, source=path)
-    return generator.eval().requires_grad_(False).to(device)
+        check_state(_build(built, config, what=f"a {kind}", source=source), state, what=what, source=source)
+    network = _build(built, config, what=f"a {kind}", source=source)
+    load_state(network, state, what=what, source=source)
+    return network.eval().requires_grad_(False)

@@ -197,17 +197,12 @@ def label_of_class(generator, class_idx: int | None):
     Raises:
         UserError: The number is missing, too large, or not wanted.
     """
-    import torch
+    from training.inference.latents import class_label
 
-    from training.inference.latents import one_hot_labels
-
-    if generator.c_dim == 0:
-        if class_idx is not None:
-            raise UserError("--class_idx: this generator was trained without labels; leave the option out.")
-        return None
-    if class_idx is None or class_idx >= generator.c_dim:
-        raise UserError(f"--class_idx: this generator needs the number of a class, 0 to {generator.c_dim - 1}.")
-    return one_hot_labels(torch.tensor([class_idx]), generator.c_dim)
+    try:
+        return class_label(generator, class_idx)
+    except ValueError as error:
+        raise UserError(f"--class_idx: {error}") from error
 
 
 def pick_device(name: str | None):

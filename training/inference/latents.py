@@ -5,11 +5,15 @@ same people here. (Random latents of training come from the training's own rando
 """
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-__all__ = ["BACKGROUND_SCALE", "SeedLatents", "one_hot_labels", "seed_latents"]
+if TYPE_CHECKING:
+    from training.networks.generator import Generator
+
+__all__ = ["BACKGROUND_SCALE", "SeedLatents", "class_label", "generator_latents", "one_hot_labels", "seed_latents"]
 
 BACKGROUND_SCALE = 0.65  # rendered backgrounds are drawn narrower than in training, which avoids odd ones
 MAX_SEED = 2**32 - 1  # of NumPy's legacy generator
@@ -51,6 +55,27 @@ def seed_latents(
     z_bg = torch.randn(1, background_dim, generator=generator) * BACKGROUND_SCALE
     z_motion = torch.randn(1, motion_dim, generator=torch.Generator().manual_seed(motion_seed))
     return SeedLatents(z=z, z_motion=z_motion, z_bg=z_bg)
+
+
+def generator_latents(generator: "Generator", seed: int, motion_seed: int) -> SeedLatents:
+    """`seed_latents` in the sizes of a generator."""
+    sizes = {name: getattr(generator, name) for name in ("z_dim", "motion_dim", "background_dim")}
+    return seed_latents(seed, motion_seed, **sizes)
+
+
+def class_label(generator: "Generator", class_idx: int | None) -> torch.Tensor | None:
+    """The one-hot label [1, c_dim] of a class, on the CPU; None for a generator without labels.
+
+    Raises:
+        ValueError: The number is missing, out of range, or not wanted.
+    """
+    if generator.c_dim == 0:
+        if class_idx is not None:
+            raise ValueError("this generator was trained without labels; leave the option out.")
+        return None
+    if class_idx is None or not 0 <= class_idx < generator.c_dim:
+        raise ValueError(f"this generator needs the number of a class, 0 to {generator.c_dim - 1}.")
+    return one_hot_labels(torch.tensor([class_idx]), generator.c_dim)
 
 
 def one_hot_labels(classes: torch.Tensor, c_dim: int) -> torch.Tensor:

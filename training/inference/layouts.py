@@ -15,7 +15,7 @@ import torch
 from training.inference.cli_options import StyleMix, join_numbers, pair_seeds, plain_name
 from training.inference.interpolation import lerp, loop_position, mix_styles, slerp, through_loop
 from training.inference.latent_files import VideoCodes
-from training.inference.latents import seed_latents
+from training.inference.latents import generator_latents
 from training.networks.generator import Generator
 
 __all__ = [
@@ -69,18 +69,18 @@ class SeedCodes:
     """
 
     def __init__(self, generator: Generator):
-        self._sizes = {name: getattr(generator, name) for name in ("z_dim", "motion_dim", "background_dim")}
+        self._generator = generator
         self._contents: dict[int, ContentCodes] = {}
         self._motions: dict[int, MotionCode] = {}
 
     def motion(self, seed: int) -> MotionCode:
         if seed not in self._motions:
-            self._motions[seed] = MotionCode(f"motion{seed:04d}", seed_latents(0, seed, **self._sizes).z_motion)
+            self._motions[seed] = MotionCode(f"motion{seed:04d}", generator_latents(self._generator, 0, seed).z_motion)
         return self._motions[seed]
 
     def content(self, seed: int) -> ContentCodes:
         if seed not in self._contents:
-            codes = seed_latents(seed, 0, **self._sizes)
+            codes = generator_latents(self._generator, seed, 0)
             self._contents[seed] = ContentCodes(f"seed{seed:04d}", codes.z_bg, self.motion(seed), z=codes.z)
         return self._contents[seed]
 

@@ -25,7 +25,7 @@ from renderer.mesh.trained_volume import TrainedVolume
 from renderer.video import image_grid, to_uint8
 from training.inference.cli_options import label_of_class
 from training.inference.frame_renderer import FrameRenderer
-from training.inference.latents import seed_latents
+from training.inference.latents import generator_latents
 from training.inference.point_query import PointField
 from training.networks.generator import Generator
 
@@ -82,15 +82,13 @@ class GeneratedMeshes:
 
     def video(self, seed: int, motion_seed: int) -> dict[str, Any]:
         """Styles and codes of a video."""
-        generator = self.generator
-        sizes = {name: getattr(generator, name) for name in ("z_dim", "motion_dim", "background_dim")}
         try:
-            codes = seed_latents(seed, motion_seed, **sizes)
+            codes = generator_latents(self.generator, seed, motion_seed)
         except ValueError as error:
             raise UserError(str(error)) from error
         label = None if self.label is None else self.label.to(self.device)
         with torch.no_grad():
-            ws = generator.mapping(codes.z.to(self.device), label, truncation_psi=self.truncation_psi)
+            ws = self.generator.mapping(codes.z.to(self.device), label, truncation_psi=self.truncation_psi)
         return {"ws": ws, "z_motion": codes.z_motion.to(self.device), "z_bg": codes.z_bg.to(self.device)}
 
     def level(self, video: dict[str, Any], times: list[float], *, name: str) -> float:

@@ -15,7 +15,7 @@ from training.inference.frame_renderer import FrameRenderer
 from training.inference.layouts import Loop, RowCodes, Still, StyleMapping
 from training.networks.generator import Generator
 
-__all__ = ["RowRenderers", "frame_maps", "frame_size", "write_videos"]
+__all__ = ["RowRenderers", "frame_maps", "frame_size", "row_maps", "write_videos"]
 
 
 class RowRenderers:
@@ -35,6 +35,15 @@ class RowRenderers:
         return self._renderers
 
 
+def row_maps(
+    renderer: FrameRenderer, time: float, cameras: Cameras, outputs: Sequence[str], *, background: bool
+) -> dict[str, torch.Tensor]:
+    """A frame's maps [B, C, H, W] of every output, of B videos with a camera each; see `output_maps`."""
+    if list(outputs) == ["rgb"]:
+        return {"rgb": renderer.render(time, cameras)}
+    return output_maps(renderer.output(time, cameras), outputs, cameras, background=background)
+
+
 def frame_maps(
     rows: Sequence[FrameRenderer], columns: int, time: float, eyes: Sequence[Cameras], outputs: Sequence[str], *,
     background: bool,
@@ -48,10 +57,7 @@ def frame_maps(
     pictures = []
     for eye in eyes:
         cameras = eye.repeat(columns)
-        if list(outputs) == ["rgb"]:
-            parts = [{"rgb": renderer.render(time, cameras)} for renderer in rows]
-        else:
-            parts = [output_maps(r.output(time, cameras), outputs, cameras, background=background) for r in rows]
+        parts = [row_maps(renderer, time, cameras, outputs, background=background) for renderer in rows]
         pictures.append({name: image_grid(torch.cat([part[name] for part in parts]), columns) for name in outputs})
     return {name: torch.cat([picture[name] for picture in pictures], dim=-1) for name in outputs}
 

@@ -8,7 +8,7 @@ from renderer.trajectory_files import path_cameras
 from renderer.viewer.views import LatentSelection, ViewRequest
 from training.inference.frame_renderer import FrameRenderer
 from training.inference.interpolation import lerp, mix_styles, slerp
-from training.inference.latents import SeedLatents, one_hot_labels, seed_latents
+from training.inference.latents import generator_latents, one_hot_labels
 from training.networks.generator import Generator, SynthesisOutput
 
 __all__ = ["GeneratorViews"]
@@ -67,8 +67,8 @@ class GeneratorViews:
         if latents in self._renderers:
             self._renderers.move_to_end(latents)
             return self._renderers[latents]
-        own = self._latents(latents.seed, latents.motion_seed)
-        other = self._latents(latents.other_seed, latents.other_motion_seed)
+        own = generator_latents(self._generator, latents.seed, latents.motion_seed)
+        other = generator_latents(self._generator, latents.other_seed, latents.other_motion_seed)
         renderer = FrameRenderer(
             self._generator,
             self.styles(latents),
@@ -80,10 +80,6 @@ class GeneratorViews:
             self._renderers.popitem(last=False)
         return renderer
 
-    def _latents(self, seed: int, motion_seed: int) -> SeedLatents:
-        sizes = {name: getattr(self._generator, name) for name in ("z_dim", "motion_dim", "background_dim")}
-        return seed_latents(seed, motion_seed, **sizes)
-
     def _mapped(self, seed: int, latents: LatentSelection) -> torch.Tensor:
         """Styles of one content seed."""
         label = None
@@ -91,5 +87,5 @@ class GeneratorViews:
             if not 0 <= latents.class_idx < self.num_classes:
                 raise ValueError(f"there are classes 0 to {self.num_classes - 1}, not {latents.class_idx}.")
             label = one_hot_labels(torch.tensor([latents.class_idx], device=self._device), self.num_classes)
-        z = self._latents(seed, 0).z.to(self._device)
+        z = generator_latents(self._generator, seed, 0).z.to(self._device)
         return self._generator.mapping(z, label, truncation_psi=latents.truncation_psi)

@@ -1,0 +1,64 @@
+"""The Python code in the documentation runs, block after block, on a small network."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.small_network import save_small_run
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def python_blocks(page: str) -> list[str]:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    return re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture
+def run_folder(tmp_path, monkeypatch) -> Path:
+    """The working folder, with the run that the documentation speaks of."""
+    folder = tmp_path / "runs" / "00000-clips"
+    folder.mkdir(parents=True)
+    save_small_run(folder)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def execute(page: str, blocks: list[str]) -> dict:
+    names: dict = {}
+    for i, block in enumerate(blocks):
+        exec(compile(block, f"{page}, block {i}", "exec"), names)
+    return names
+
+
+def test_the_page_on_python(run_folder):
+    blocks = python_blocks("docs/python.md")
+    assert len(blocks) >= 6
+    names = execute("docs/python.md", blocks)
+    size = names["G"].resolution
+    shapes = {
+        "video": (16, 3, size, size),
+        "picture": (3, size, size),
+        "pixels": (3, size, size),
+        "videos": (2, 4, 3, size, size),
+        "moved": (3, 3, size, size),
+        "between": (1, 4, 3, size, size),
+        "sweep": (3, 3, size, size),
+        "still": (8, 3, size, size),
+    }
+    assert {name: tuple(names[name].shape) for name in shapes} == shapes
+    assert {names[name].dtype for name in shapes} == {torch.uint8}
+    assert names["z"].grad is not None and names["z"].grad.abs().max() > 0
+    assert (run_folder / "video.mp4").stat().st_size > 0
+
+
+def test_the_five_lines_of_the_readme(run_folder):
+    [block] = python_blocks("README.md")
+    assert len([line for line in block.splitlines() if line]) == 5
+    above = (ROOT / "README.md").read_text(encoding="utf-8").partition(block)[0]
+    assert len(above.splitlines()) < 40, "near the top"
+    names = execute("README.md", [block])
+    assert names["video"].dtype == torch.uint8 and names["video"].shape[:2] == (16, 3)
+    assert (run_folder / "video.mp4").stat().st_size > 0

@@ -1,0 +1,188 @@
+"""The Python interface: it shows what the commands show, takes batches and codes, and passes gradients."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import generate
+import video3d
+from renderer.cameras import Cameras
+from tests.small_network import save_small_run, small_generator
+from training.inference.latents import seed_latents
+from training.inference.library import load_discriminators, load_generator, save_video
+from training.networks.generator import Generator
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    save_small_run(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def G(run_folder):
+    return load_generator(run_folder)
+
+
+def test_a_video_is_that_of_the_command(run_folder, G, tmp_path):
+    arguments = ["--outdir", str(tmp_path), "--network_pkl", str(run_folder), "--seeds", "3", "--motion_seeds", "5"]
+    words = [*arguments, "--time_steps", "4", "--n_steps", "4", "--truncation_psi", "0.7", "--save_frames"]
+    generate.main(words, standalone_mode=False)
+    folder = tmp_path / "rotation_camera_yaw_seed0003_motion0005"
+    shown = np.stack([np.asarray(Image.open(path)) for path in sorted(folder.iterdir())])
+    video = G.video(seed=3, motion_seed=5, program="rotation_camera_yaw", frames=4, truncation_psi=0.7)
+    assert video.dtype == torch.uint8
+    assert np.array_equal(video.permute(0, 2, 3, 1).numpy(), shown)
+
+
+def test_a_frame_is_one_of_the_video(G):
+    video = G.video(seed=3, motion_seed=5, program="front", frames=3)
+    assert torch.equal(G.frame(seed=3, motion_seed=5, t=0.5), video[1])
+    moved = G.frame(seed=3, motion_seed=5, t=0.5, yaw=0.3)
+    assert not torch.equal(moved, video[1])
+    camera = G.camera_prior.at_angles(0.3, sum(G.camera_prior.pitch) / 2)
+    assert torch.equal(G.frame(seed=3, motion_seed=5, t=0.5, camera=camera), moved)
+
+
+def test_a_negative_pitch_looks_from_above(G):
+    assert G.camera(pitch=-0.1).cam2world[0, 2, 3] > G.camera().cam2world[0, 2, 3]
+
+
+def test_batches_are_their_videos(G):
+    both = G.video(seed=[3, 4], frames=2)
+    assert both.shape == (2, 2, 3, G.resolution, G.resolution)
+    for row, seed in zip(both, (3, 4)):
+        assert (row.int() - G.video(seed=seed, frames=2).int()).abs().max() <= 1
+    assert G.frame(seed=3, motion_seed=[5, 6]).shape == (2, 3, G.resolution, G.resolution)
+    with pytest.raises(ValueError, match="2 seeds and 3 motion seeds make no pairs"):
+        G.frame(seed=[1, 2], motion_seed=[1, 2, 3])
+
+
+def test_content_codes_take_the_place_of_a_seed(G):
+    z = G.latents(seed=3).z
+    assert torch.equal(z, seed_latents(3, 3, z_dim=12, motion_dim=10, background_dim=6).z)
+    with_background = G.frame(seed=3, z=z[0], t=0.2)
+    assert torch.equal(with_background, G.frame(seed=3, t=0.2))
+    assert torch.equal(G.frame(seed=3, z=z, t=0.2)[0], with_background), "a batch of one"
+    assert G.frame(z=torch.cat([z, z]), t=0.2).shape == (2, 3, G.resolution, G.resolution)
+    with pytest.raises(ValueError, match=r"z must be \[B, 12\], got \[1, 5\]"):
+        G.frame(z=torch.zeros(1, 5))
+
+
+def test_values_of_outputs(generator):
+    G = video3d.VideoGenerator(generator)
+    maps = G.frame(seed=3, t=0.5, outputs=("rgb", "depth", "normal", "opacity"))
+    assert list(maps) == ["rgb", "depth", "normal", "opacity"]
+    raw = G.network.settings.resolution
+    assert maps["rgb"].shape == (3, G.resolution, G.resolution) and maps["depth"].shape == (1, raw, raw)
+    settings = G.network.settings
+    depth = maps["depth"][~maps["depth"].isnan()]
+    assert depth.min() >= settings.near and depth.max() <= settings.far
+    shown = G.pixels("depth", maps["depth"])
+    assert shown.dtype == torch.uint8 and shown.shape == (3, G.resolution, G.resolution)
+    assert G.video(seed=3, frames=2, outputs=["depth"])["depth"].shape == (2, 1, raw, raw)
+    with pytest.raises(ValueError, match="there is no output 'depths'; choose from rgb, depth"):
+        G.frame(outputs=("depths",))
+
+
+def test_interpolation_and_mixing(G):
+    first, second = G.codes([3]), G.codes([4])
+    assert torch.equal(G.interpolate(first, second, 0.0).ws, first.ws)
+    assert torch.equal(G.interpolate(first, second, 1.0).z_motion, second.z_motion)
+    halfway = G.interpolate(first, second, 0.5)
+    assert torch.allclose(halfway.ws, (first.ws + second.ws) / 2)
+    split = G.network.foreground.num_ws
+    mixed = G.mix(first, second, "upsampler")
+    assert torch.equal(mixed.ws[:, :split], first.ws[:, :split]) and torch.equal(
+        mixed.ws[:, split:], second.ws[:, split:]
+    )
+    assert torch.equal(G.mix(first, second, range(split, G.num_ws)).ws, mixed.ws)
+    assert torch.equal(mixed.z_bg, first.z_bg)
+    with pytest.raises(ValueError, match="layers must be foreground, upsampler or a list"):
+        G.mix(first, second, "background")
+
+
+def test_cameras_and_times(G):
+    cameras = G.camera_prior.at(yaw=[0.0, 1.0])
+    video = G.video(seed=3, cameras=cameras, times=[0.25, 0.75])
+    assert torch.equal(video[1], G.frame(seed=3, t=0.75, camera=cameras[1]))
+    assert torch.equal(G.video(seed=3, cameras=cameras)[1], G.frame(seed=3, t=1.0, camera=cameras[1]))
+    with pytest.raises(ValueError, match="2 cameras need as many times, got 1"):
+        G.video(cameras=cameras, times=[0.0])
+    with pytest.raises(ValueError, match="times belong to cameras"):
+        G.video(times=[0.0, 1.0])
+    with pytest.raises(ValueError, match="Unknown render program 'sideways'"):
+        G.video(program="sideways")
+
+
+def test_double_precision(run_folder, G):
+    double = load_generator(run_folder, dtype=torch.float64)
+    assert double.dtype == torch.float64
+    assert (double.frame(3).int() - G.frame(3).int()).abs().max() <= 1
+
+
+def test_gradients_reach_codes_and_weights(run_folder):
+    G, D = load_generator(run_folder), load_discriminators(run_folder)
+    assert not any(p.requires_grad for p in [*G.parameters(), *D.parameters()])
+    G.requires_grad_(True)
+    latents = G.latents([0, 1])
+    z, times = latents.z.requires_grad_(True), torch.tensor([[0.1, 0.6]]).repeat(2, 1)
+    fake = G(z, z_motion=latents.z_motion, z_bg=latents.z_bg, times=times)
+    assert fake.image.shape == (2, 2, 3, G.resolution, G.resolution)
+    logits = D(fake.image, dt=times[:, 1] - times[:, 0])
+    assert logits.video.shape == (2, 1) and logits.image.shape == (2, 2)
+    # Frame 1 of video 0 is row 1 of the image discriminator's batch, see `GanLoss.run_D_image`.
+    frames = fake.image.detach()
+    assert torch.allclose(logits.image.detach().flatten(), D.network.image(frames.flatten(0, 1))[:, 0])
+    logits.video.sum().backward()
+    assert z.grad.abs().max() > 0
+    assert sum(p.grad is not None for p in G.parameters()) > 10
+    with pytest.raises(ValueError, match=r"frames must be \[B, 2, 3, 32, 32\]"):
+        D(frames[:, :1], dt=times[:, 0])
+
+
+def test_a_forward_pass_is_a_frame(G):
+    latents = G.latents([3], [5])
+    cameras = G.camera(yaw=0.2)
+    image = G(
+        latents.z, z_motion=latents.z_motion, z_bg=latents.z_bg, times=torch.tensor([[0.5]]), cameras=cameras
+    ).image[:, 0]
+    frame = G.frame(seed=[3], motion_seed=[5], t=0.5, camera=cameras, outputs=["rgb"])["rgb"]
+    assert isinstance(cameras, Cameras) and torch.allclose(image, frame, atol=1e-5)
+
+
+def test_classes():
+    generator = small_generator(c_dim=3)
+    G = video3d.VideoGenerator(generator)
+    assert not torch.equal(G.frame(seed=1, class_idx=0), G.frame(seed=1, class_idx=2))
+    with pytest.raises(ValueError, match="class_idx: this generator needs the number of a class, 0 to 2"):
+        G.frame(seed=1)
+
+
+def test_training_mode_is_refused(run_folder):
+    G = load_generator(run_folder).train()
+    with pytest.raises(ValueError, match="call generator.eval"):
+        G.frame()
+
+
+def test_what_the_snapshot_says(G):
+    assert G.about["dataset"] == {"name": "clips", "videos": 3}
+    assert G.about["progress"]["cur_nimg"] == 2000
+    assert isinstance(G.network, Generator) and G.num_ws == G.network.num_ws
+
+
+def test_videos_are_saved(tmp_path, G):
+    save_video(tmp_path / "a.mp4", G.video(frames=2), fps=4)
+    assert (tmp_path / "a.mp4").stat().st_size > 0
+    with pytest.raises(ValueError, match="A video frame is uint8"):
+        save_video(tmp_path / "b.mp4", torch.zeros(2, 3, 8, 8))
+    assert not (tmp_path / "b.mp4").exists()
+
+
+def test_names_of_the_package():
+    assert set(video3d.__all__) > {"load_generator", "load_discriminators", "save_video", "VideoGenerator"}
+    assert video3d.load_generator is load_generator
+    with pytest.raises(AttributeError, match="no attribute 'load_generators'"):
+        _ = video3d.load_generators
