@@ -25,7 +25,8 @@ __all__ = [
     "plain_override", "split_override", "string_value",
 ]  # fmt: skip
 
-CONFIG_DIR = Path(__file__).resolve().parents[2] / "conf"
+ROOT = Path(__file__).resolve().parents[2]  # of the checkout, or the folder of installed packages
+CONFIG_DIR = next(path for path in (ROOT / "video3d" / "conf", ROOT / "conf") if path.is_dir() or path.parent == ROOT)
 GROUPS = ("model", "spec")
 
 # Taken literally: paths and strings.
