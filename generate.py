@@ -23,6 +23,7 @@ from renderer.trajectory_files import PathCamera, read_camera_path
 from training.data.dataset_folders import frames_nearby, keep_apart, trained_on
 from training.inference.cli_options import (
     CAMERA,
+    NETWORK,
     OWN_PATH,
     TIMED,
     TRACK_NAMES,
@@ -329,7 +330,7 @@ option = click.option
 
 @click.command(cls=Command, context_settings={"max_content_width": 120, "show_default": True})
 @option("--outdir", required=True, type=click.Path(file_okay=False), help="Folder for the videos.")
-@option("--network_pkl", required=True, type=click.Path(exists=True), help="A checkpoint, or a run folder.")
+@option("--network_pkl", required=True, type=NETWORK, help="A checkpoint, a run folder, a URL, or a Hub id.")
 @option("--seeds", metavar="LIST", help="Content seeds, like 1,2,5-8.  [default: 0]")
 @option("--motion_seeds", metavar="LIST", help="Motion seeds.  [default: the content seeds]")
 @option("--style_mix", multiple=True, metavar="A:B:LAYERS", help="Content A, in LAYERS (10-16) with styles of B.")

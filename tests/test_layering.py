@@ -31,6 +31,7 @@ MAY_IMPORT = {
     "training.dataset_tool": {"dnnlib", "training.data"},
     "training.synthetic": {"dnnlib", "torch_utils", "renderer", "training.data"},
     "training.report": {"dnnlib"},
+    "training.sharing": set(),  # a command alone
     "training.monitoring": {
         "dnnlib", "torch_utils", "renderer", "training.networks", "training.data", "training.inference",
     },

@@ -52,6 +52,7 @@ def test_the_page_on_python(run_folder):
     assert {names[name].dtype for name in shapes} == {torch.uint8}
     assert names["z"].grad is not None and names["z"].grad.abs().max() > 0
     assert (run_folder / "video.mp4").stat().st_size > 0
+    assert torch.equal(names["again"].frame(seed=3), names["G"].frame(seed=3))
 
 
 def test_the_five_lines_of_the_readme(run_folder):

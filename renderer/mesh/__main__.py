@@ -16,7 +16,7 @@ from click.core import ParameterSource
 from dnnlib import UserError, atomic_write, parse_int_list, run_cli
 from dnnlib.command_line import FINITE, FRAME_RATE, Command, finite_float
 from training.data.dataset_folders import frames_nearby, keep_apart, trained_on
-from training.inference.cli_options import TRACK_NAMES, pair_seeds, pick_device
+from training.inference.cli_options import NETWORK, TRACK_NAMES, pair_seeds, pick_device
 
 # PyTorch and the networks are imported where they are used: --help and mistakes in the arguments answer at once.
 
@@ -46,7 +46,7 @@ option = click.option
 
 @click.command(cls=Command, context_settings={"max_content_width": 120, "show_default": True})
 @option("--outdir", required=True, type=click.Path(file_okay=False), help="Folder for the meshes.")
-@option("--network_pkl", required=True, type=click.Path(exists=True), help="A checkpoint, or a run folder.")
+@option("--network_pkl", required=True, type=NETWORK, help="A checkpoint, a run folder, a URL, or a Hub id.")
 @option("--seeds", default="0", metavar="LIST", help="Content seeds, like 1,2,5-8.")
 @option("--motion_seeds", metavar="LIST", help="Motion seeds.  [default: the content seeds]")
 @option(

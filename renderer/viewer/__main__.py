@@ -12,7 +12,7 @@ import click
 
 from dnnlib import run_cli
 from dnnlib.command_line import Command
-from training.inference.cli_options import pick_device
+from training.inference.cli_options import NETWORK, pick_device
 
 # PyTorch, viser and the networks are imported where they are used: --help and mistakes answer at once.
 
@@ -21,7 +21,7 @@ option = click.option
 
 
 @click.command(cls=Command, context_settings={"max_content_width": 120, "show_default": True})
-@option("--network_pkl", required=True, type=click.Path(exists=True), help="A checkpoint, or a run folder to watch.")
+@option("--network_pkl", required=True, type=NETWORK, help="A checkpoint, a run folder to watch, a URL, or a Hub id.")
 @option("--host", default=LOCAL, help="Address to listen on; 0.0.0.0 lets everybody in who can reach this machine.")
 @option("--port", default=8080, type=click.IntRange(min=0, max=65535), help="Port; 0 for any that is free.")
 @option("--device", help="cpu, cuda, cuda:1, …  [default: cuda if there is one]")
@@ -47,14 +47,17 @@ def start(network_pkl: str | os.PathLike, *, host: str, port: int, device: str |
     from renderer.viewer.checkpoint_list import CheckpointList
     from renderer.viewer.server import ViewerServer
     from torch_utils.memory import keep_freed_memory
+    from training.checkpoints.pretrained import MODEL, is_pretrained
     from training.checkpoints.snapshot import load_generator, load_snapshot
+    from training.checkpoints.sources import local_checkpoint
     from training.inference.viewer_source import GeneratorViews
 
     device = pick_device(device)
     if device.type == "cpu":
         keep_freed_memory()
+    path = local_checkpoint(network_pkl)
     checkpoints = CheckpointList(
-        network_pkl,
+        path / MODEL if is_pretrained(path) else path,
         load=lambda path: GeneratorViews(load_generator(path, device=device)),
         check=lambda path: load_snapshot(path, average_only=True),
         report=lambda message: click.echo(message, err=True),

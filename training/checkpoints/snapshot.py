@@ -25,6 +25,8 @@ import torch
 
 from dnnlib import UserError, link_or_copy, one_line
 from training.checkpoints.archive import VERSION, read_archive, save_archive
+from training.checkpoints.pretrained import MODEL, is_pretrained, read_pretrained
+from training.checkpoints.sources import local_checkpoint
 from training.networks.discriminator import TimeAwareDiscriminators
 from training.networks.generator import Generator
 
@@ -254,13 +256,18 @@ def load_snapshot(path: str | os.PathLike, *, average_only: bool = False) -> dic
     """The content of a snapshot (see the top of this file), or of a published checkpoint in the same form.
 
     Args:
-        path: The file, or a run folder: its newest snapshot.
+        path: The file, a run folder (its newest snapshot), a folder of `training.checkpoints.pretrained`, or a remote
+            source, see `training.checkpoints.sources`.
         average_only: Only `generator.ema` is needed; the other states may be missing in the result.
 
     Raises:
-        UserError: See `read_archive`; or the snapshot is incomplete.
+        UserError: See `read_archive`; or the snapshot is incomplete, or cannot be downloaded.
     """
-    path = Path(path)
+    path = local_checkpoint(path)
+    folder = path.parent if path.name == MODEL else path
+    if is_pretrained(folder):
+        content = read_pretrained(folder, average_only=average_only)
+        return {"format": SNAPSHOT_FORMAT, "version": VERSION} | content
     if path.is_dir():
         path = latest_snapshot(path)
     if _is_pickle(path):

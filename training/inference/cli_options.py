@@ -9,12 +9,17 @@ import math
 import os
 import re
 from collections.abc import Collection, Sequence
+from typing import Any
+
+import click
 
 from dnnlib import UserError, parse_int_list
 from renderer.trajectories import FORWARD_PROGRAMS
+from training.checkpoints.sources import is_remote
 
 __all__ = [
     "CAMERA",
+    "NETWORK",
     "OWN_PATH",
     "StyleMix",
     "TIMED",
@@ -40,6 +45,19 @@ PARTS = ("foreground", "upsampler")  # the networks whose layers can be named to
 CAMERA = ("n_steps", "fov", "relative_range_yaw_scale", "relative_range_pitch_scale")  # options of a program's path
 MAX_TIME = 1000
 TIMED = ("time_steps", "time_range")  # options that set the time steps
+
+
+class NetworkSource(click.Path):
+    """The type of an option that names a checkpoint: a path that exists, a web address, or an id of the Hub."""
+
+    def __init__(self):
+        super().__init__(exists=True)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if is_remote(value) else super().convert(value, param, ctx)
+
+
+NETWORK = NetworkSource()
 
 
 @dataclasses.dataclass(frozen=True)

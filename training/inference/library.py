@@ -8,23 +8,28 @@
 """
 
 import os
+import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
+from dnnlib import atomic_write, temporary_folder
 from renderer.camera_tracks import CameraTrack, program_tracks, recorded_track
 from renderer.cameras import CameraPrior, Cameras
 from renderer.outputs import OUTPUTS, displayed
 from renderer.trajectories import DEFAULT_PROGRAM
-from renderer.video import VideoWriter, to_uint8
-from training.checkpoints.snapshot import average_generator, load_snapshot, stored_discriminators
+from renderer.video import VideoWriter, image_grid, save_png, to_uint8
+from training.checkpoints.pretrained import write_discriminators, write_pretrained
+from training.checkpoints.snapshot import average_generator, class_name, load_snapshot, stored_discriminators
+from training.checkpoints.sources import upload_folder
 from training.inference.frame_renderer import FrameRenderer
 from training.inference.interpolation import lerp, mix_styles, slerp
 from training.inference.latent_files import load_codes
 from training.inference.latents import SeedLatents, class_label, generator_latents
 from training.inference.layouts import RowCodes, StyleMapping
+from training.inference.model_card import PICTURE, model_card
 from training.inference.render_videos import row_maps
 from training.networks.discriminator import TimeAwareDiscriminators, time_plane
 from training.networks.generator import Generator, SynthesisOutput
@@ -40,6 +45,8 @@ __all__ = [
 
 Seeds = int | Sequence[int]
 
+CARD_SEEDS, CARD_FRAMES = 4, 6  # rows and columns of the picture of a model card
+
 
 def load_generator(
     source: str | os.PathLike,
@@ -51,12 +58,13 @@ def load_generator(
     """The moving-average generator of a snapshot, in evaluation mode; its parameters require no gradients.
 
     Args:
-        source: A snapshot, a run folder (its newest snapshot), or a published checkpoint.
+        source: A snapshot, a run folder (its newest snapshot), a published checkpoint, a folder of `save_pretrained`,
+            or a remote source, see `training.checkpoints.sources`.
         device, dtype: Of its parameters.
         generator_class: A class of your own that the snapshot must name; see docs/extending.md.
 
     Raises:
-        UserError: The file is missing, is something else, or does not fit.
+        UserError: The file is missing, is something else, does not fit, or cannot be downloaded.
     """
     content = load_snapshot(source, average_only=True)
     network = average_generator(content, source=source, generator_class=generator_class)
@@ -377,6 +385,70 @@ class VideoGenerator(nn.Module):
         return displayed(name, values, size=(self.resolution,) * 2, near=settings.near, far=settings.far)
 
     # ------------------------------------------------------------------------------------------------------------------
+    # Files
+
+    def save_pretrained(self, folder: str | os.PathLike) -> None:
+        """Write `config.json` and `model.safetensors` into a folder, see `training.checkpoints.pretrained`.
+
+        Raises:
+            UserError: The folder cannot be written to, or safetensors is missing.
+        """
+        network = self.network
+        own = None if type(network) is Generator else class_name(type(network))
+        write_pretrained(folder, config=network.config, state=network.state_dict(), about=self.about, network_class=own)
+
+    from_pretrained = staticmethod(load_generator)
+
+    def save_card(
+        self,
+        folder: str | os.PathLike,
+        name: str,
+        *,
+        data: str = "",
+        licence: str = "",
+        metrics: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
+        """Write a model card, `README.md` with a picture of samples, into a folder; see `model_card`.
+
+        Raises:
+            UserError: The folder cannot be written to.
+        """
+        classes = {"class_idx": 0} if self.network.c_dim else {}
+        samples = self.video(seed=range(CARD_SEEDS), frames=CARD_FRAMES, **classes)
+        save_png(image_grid(samples.flatten(0, 1), CARD_FRAMES), os.path.join(folder, PICTURE))
+        card = model_card(
+            name, about=self.about, resolution=self.resolution, data=data, licence=licence, metrics=metrics
+        )
+        with atomic_write(os.path.join(folder, "README.md"), "w") as file:
+            file.write(card)
+
+    def push_to_hub(
+        self,
+        name: str,
+        *,
+        data: str = "",
+        licence: str = "",
+        metrics: Sequence[Mapping[str, Any]] = (),
+        private: bool = False,
+        message: str = "Upload the generator",
+    ) -> str:
+        """Upload the generator with a model card to the Hugging Face Hub; returns the address of the model.
+
+        Args:
+            name: user/name; the model is created if it is missing. The user is the one of `hf auth login`.
+            data, licence, metrics: For the card, see `model_card`.
+            private: A model that is created can only be seen by its owner.
+            message: Of the commit.
+
+        Raises:
+            UserError: huggingface-hub is missing, or the upload fails.
+        """
+        with tempfile.TemporaryDirectory(dir=temporary_folder()) as folder:
+            self.save_pretrained(folder)
+            self.save_card(folder, name, data=data, licence=licence, metrics=metrics)
+            return upload_folder(folder, name, private=private, message=message)
+
+    # ------------------------------------------------------------------------------------------------------------------
 
     def _content(self, z: torch.Tensor) -> torch.Tensor:
         """Content codes [B, z_dim] of those given, which may lack the batch."""
@@ -443,6 +515,16 @@ class VideoDiscriminators(nn.Module):
     def resolution(self) -> int:
         """Width of the images in pixels."""
         return self.network.resolution
+
+    def save_pretrained(self, folder: str | os.PathLike) -> None:
+        """Write the discriminators beside a generator's files, so that training can start from the folder (`resume=`).
+
+        Raises:
+            UserError: The folder cannot be written to, or safetensors is missing.
+        """
+        write_discriminators(folder, config=self.network.config, state=self.network.state_dict())
+
+    from_pretrained = staticmethod(load_discriminators)
 
     def forward(self, frames: torch.Tensor, dt: torch.Tensor, c: torch.Tensor | None = None) -> DiscriminatorLogits:
         """Logits of pairs of frames; above 0: taken for real.

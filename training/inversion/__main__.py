@@ -18,7 +18,7 @@ from dnnlib import UserError, run_cli
 from dnnlib.command_line import FRAME_RATE, Command
 from training.data.crops import Crop, parse_rectangle
 from training.data.dataset_folders import keep_apart, trained_on
-from training.inference.cli_options import parse_time_range, pick_device
+from training.inference.cli_options import NETWORK, parse_time_range, pick_device
 
 # PyTorch and the networks are imported where they are used, so that --help and errors in the arguments are immediate.
 
@@ -41,7 +41,7 @@ option = click.option
 
 
 @click.command(cls=Command, context_settings={"max_content_width": 120, "show_default": True})
-@option("--network_pkl", required=True, type=click.Path(exists=True), help="A checkpoint, or a run folder.")
+@option("--network_pkl", required=True, type=NETWORK, help="A checkpoint, a run folder, a URL, or a Hub id.")
 @option("--clip", "clip_path", required=True, help="A video file, or a folder or zip of frames.")
 @option("--outdir", required=True, type=click.Path(file_okay=False), help="Folder for the results.")
 @option("--frames", type=click.IntRange(1, 1024), help="Frames to take.  [default: all, up to 1024]")
@@ -88,7 +88,7 @@ def main(
 
     from torch_utils.memory import explain_out_of_memory, keep_freed_memory
     from torch_utils.torchscript import load_torchscript
-    from training.checkpoints.snapshot import load_generator
+    from training.checkpoints.snapshot import load_generator, load_snapshot
     from training.inversion.optimize import FitSettings
     from training.inversion.projector import Inversion
     from training.inversion.target_clip import read_clip
@@ -97,6 +97,10 @@ def main(
     if device.type == "cpu":
         keep_freed_memory()
     generator = load_generator(network_pkl, device=device)
+    if finetune:
+        load_snapshot(
+            network_pkl
+        )  # its other networks will be saved beside the fine-tuned one: complain now if they lack
     pixels = read_clip(clip_path, generator.resolution, frames=frames, stride=stride, crop=square)
     perceptual = None if lpips is None else load_torchscript(lpips, device)
     settings = FitSettings(

@@ -1,0 +1,140 @@
+"""Generators as config.json and model.safetensors: what is written is read again, and nothing else is."""
+
+import json
+
+import pytest
+import torch
+
+import generate
+from dnnlib import UserError
+from tests.small_network import save_small_run, small_generator
+from training.checkpoints.pretrained import is_pretrained
+from training.checkpoints.snapshot import load_generator as load_network
+from training.checkpoints.snapshot import load_snapshot
+from training.inference.library import VideoGenerator, load_discriminators, load_generator
+from training.networks.generator import Generator
+
+safetensors = pytest.importorskip("safetensors.torch")
+
+
+class OwnGenerator(Generator):
+    """A class of a user's own."""
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    save_small_run(folder)
+    return folder
+
+
+@pytest.fixture
+def model(run_folder, tmp_path):
+    load_generator(run_folder).save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def same(first, second) -> bool:
+    one, other = first.state_dict(), second.state_dict()
+    return list(one) == list(other) and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_it_is_read_again(run_folder, model):
+    assert sorted(path.name for path in model.iterdir()) == ["config.json", "model.safetensors"]
+    G, loaded = load_generator(run_folder), VideoGenerator.from_pretrained(model)
+    assert same(G, loaded) and loaded.about == G.about
+    assert same(load_network(model / "model.safetensors"), G.network), "the file stands for the folder"
+    assert torch.equal(loaded.video(seed=3, frames=2), G.video(seed=3, frames=2))
+
+
+def test_commands_render_it(model, tmp_path):
+    words = ["--outdir", str(tmp_path / "out"), "--network_pkl", str(model), "--time_steps", "1", "--n_steps", "1"]
+    generate.main(words, standalone_mode=False)
+    assert (tmp_path / "out" / "rotation_camera_yaw_seed0000_motion0000.mp4").exists()
+
+
+def test_the_viewer_shows_it(model):
+    pytest.importorskip("viser")
+    from renderer.viewer.__main__ import start
+
+    server = start(model, host="127.0.0.1", port=0, device="cpu")
+    assert server.port > 0
+    server.stop()
+
+
+def test_training_needs_the_discriminators(run_folder, model):
+    with pytest.raises(UserError, match="holds a generator without discriminators"):
+        load_snapshot(model)
+    D = load_discriminators(run_folder)
+    D.save_pretrained(model)
+    assert same(load_discriminators(model), D)
+    content = load_snapshot(model)
+    assert content["generator"]["state"] is content["generator"]["ema"]
+    assert content["progress"]["cur_nimg"] == 2000
+
+
+def test_the_hubs_own_class_reads_it(run_folder, model):
+    hub = pytest.importorskip("huggingface_hub")
+
+    class HubGenerator(Generator, hub.PyTorchModelHubMixin):
+        pass
+
+    assert same(HubGenerator.from_pretrained(model), load_generator(run_folder).network)
+
+
+def test_classes_of_their_own_are_named(tmp_path):
+    config = small_generator().config
+    VideoGenerator(OwnGenerator(**config)).save_pretrained(tmp_path / "own")
+    name = json.loads((tmp_path / "own" / "config.json").read_text())["class"]
+    assert name.endswith("test_pretrained.OwnGenerator")
+    with pytest.raises(UserError, match="Its code is run only if asked for"):
+        load_generator(tmp_path / "own")
+    assert type(load_generator(tmp_path / "own", generator_class=OwnGenerator).network) is OwnGenerator
+
+
+def changed(model, **entries) -> None:
+    config = json.loads((model / "config.json").read_text()) | entries
+    (model / "config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    "entries, message",
+    [
+        ({"format": "other"}, "describes no generator of this program"),
+        ({"version": 2}, "version 2, not 'video-3d-gan/generator' version 1"),
+        ({"typo": 1}, "describes a generator that cannot be built"),
+        ({"resolution": "large"}, "describes a generator that cannot be built"),
+        ({"w_dim": 1 << 40}, "cannot be built: an argument is 1099511627776"),
+        ({"w_dim": 24}, "does not fit the generator that it describes"),
+        ({"mapping": [1]}, "describes a generator that cannot be built"),
+        ({"class": {"a": 1}}, "holds a generator of another class"),
+    ],
+)
+def test_a_wrong_description_is_refused(model, entries, message):
+    changed(model, **entries)
+    with pytest.raises(UserError, match=message):
+        load_generator(model)
+
+
+def test_damaged_files_are_refused(model):
+    good = (model / "model.safetensors").read_bytes()
+    (model / "model.safetensors").write_bytes(good[: len(good) // 2])
+    with pytest.raises(UserError, match="model.safetensors is damaged or incomplete"):
+        load_generator(model)
+    for content in (b"{", b"[1]", b"\xff\xfe", b"[" * 100_000):
+        (model / "config.json").write_bytes(content)
+        with pytest.raises(UserError, match="config.json (is damaged|describes no network)"):
+            load_generator(model)
+
+
+def test_tensors_of_others_are_refused(model):
+    safetensors.save_file({"weight": torch.zeros(3)}, model / "model.safetensors")
+    with pytest.raises(UserError, match="does not fit the generator that it describes.*is missing"):
+        load_generator(model)
+
+
+def test_a_folder_that_cannot_be_made(tmp_path, run_folder):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="Cannot make the folder"):
+        load_generator(run_folder).save_pretrained(tmp_path / "file" / "model")
+    assert not is_pretrained(tmp_path / "file")

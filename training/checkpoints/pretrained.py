@@ -1,0 +1,150 @@
+"""Generators in the form of the Hugging Face Hub: a folder with `config.json` and `model.safetensors`.
+
+    config.json             format, version, the arguments of Generator, dataset, progress; class (dotted name) if it is
+                            not this program's Generator
+    model.safetensors       the moving average of its tensors, by the names of `Generator.state_dict`
+    discriminator.json, discriminator.safetensors
+                            the discriminators, which only training needs; may be left out
+
+The names are those of huggingface_hub's PyTorchModelHubMixin, so a class derived from Generator and the mixin reads the
+folder, too. Both files are data, and are checked like a snapshot when a network is built from them.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dnnlib import UserError, __version__, atomic_write, one_line
+from training.checkpoints.archive import VERSION, plain
+
+__all__ = ["MODEL", "is_pretrained", "read_pretrained", "write_discriminators", "write_pretrained"]
+
+FORMAT = "video-3d-gan/generator"
+CONFIG, MODEL = "config.json", "model.safetensors"
+DISCRIMINATOR = "discriminator"  # of .json and .safetensors
+MAX_CONFIG = 1 << 20  # bytes
+OWN = ("format", "version", "program", "class", "dataset", "progress")  # entries that are no arguments
+
+
+def is_pretrained(path: Path) -> bool:
+    """True for a folder of this form."""
+    return (path / CONFIG).is_file() and (path / MODEL).is_file()
+
+
+def write_pretrained(
+    folder: str | os.PathLike,
+    *,
+    config: Mapping[str, Any],
+    state: Mapping[str, torch.Tensor],
+    about: Mapping[str, Any],
+    network_class: str | None,
+) -> None:
+    """Write a generator into a folder, which is made if it is missing.
+
+    Args:
+        config, state: Its arguments and tensors.
+        about: 'dataset' and 'progress' of its training.
+        network_class: Dotted name, or None for this program's Generator.
+
+    Raises:
+        UserError: The folder cannot be written to.
+        ValueError: An argument has a name that the file uses.
+    """
+    taken = sorted(set(config) & set(OWN))
+    if taken:
+        raise ValueError(f"an argument of the generator is called '{taken[0]}', a name that config.json uses itself.")
+    head = {"format": FORMAT, "version": VERSION, "program": __version__}
+    named = {} if network_class is None else {"class": network_class}
+    _write(folder, CONFIG, MODEL, {**head, **named, **about, **config}, state)
+
+
+def write_discriminators(
+    folder: str | os.PathLike, *, config: Mapping[str, Any], state: Mapping[str, torch.Tensor]
+) -> None:
+    """Write discriminators beside a generator; errors as for `write_pretrained`."""
+    _write(folder, f"{DISCRIMINATOR}.json", f"{DISCRIMINATOR}.safetensors", config, state)
+
+
+def read_pretrained(folder: Path, *, average_only: bool) -> dict[str, Any]:
+    """The content of a snapshot (see training.checkpoints.snapshot), without format and version.
+
+    Raises:
+        UserError: A file is damaged, of another program, or, unless `average_only`, the discriminators are missing.
+    """
+    config = _read_json(folder / CONFIG)
+    if config.get("format") != FORMAT or config.get("version") != VERSION:
+        raise UserError(
+            f"{folder / CONFIG} describes no generator of this program (its format is {config.get('format')!r} version "
+            f"{config.get('version')!r}, not {FORMAT!r} version {VERSION})."
+        )
+    average = _read_tensors(folder / MODEL)
+    arguments = {name: value for name, value in config.items() if name not in OWN}
+    named = {"class": str(config["class"])} if "class" in config else {}
+    generator = {"config": arguments, "state": average, "ema": average, **named}
+    content = {"generator": generator, "augment": None}
+    content |= {name: value if isinstance(value := config.get(name), dict) else {} for name in ("dataset", "progress")}
+    description = folder / f"{DISCRIMINATOR}.json"
+    if description.is_file():
+        tensors = {} if average_only else _read_tensors(folder / f"{DISCRIMINATOR}.safetensors")
+        content["discriminator"] = {"config": _read_json(description), "state": tensors}
+    elif not average_only:
+        raise UserError(
+            f"{folder} holds a generator without discriminators: it can be rendered and measured; training continues "
+            "from a snapshot, or from a folder that was saved with them."
+        )
+    return content
+
+
+def _safetensors() -> Any:
+    try:
+        import safetensors.torch
+    except ImportError as error:
+        raise UserError(
+            "Files of the form model.safetensors need one more package: `pip install safetensors`."
+        ) from error
+    return safetensors
+
+
+def _write(
+    folder: str | os.PathLike, name: str, tensors: str, config: Mapping[str, Any], state: Mapping[str, torch.Tensor]
+) -> None:
+    library = _safetensors()
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"Cannot make the folder {folder}: {error.strerror}.") from error
+    parts = {key: tensor.contiguous() for key, tensor in plain(state).items()}
+    with atomic_write(folder / tensors) as file:
+        file.write(library.torch.save(parts, metadata={"format": "pt"}))
+    # The description comes last: a folder is only taken for a model once it is complete.
+    with atomic_write(folder / name, "w") as file:
+        file.write(json.dumps(plain(config), indent=2, ensure_ascii=False) + "\n")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        with open(path, "rb") as file:
+            text = file.read(MAX_CONFIG + 1)
+        content = json.loads(text) if len(text) <= MAX_CONFIG else None
+    except OSError as error:
+        raise UserError(f"Cannot read {path}: {error.strerror}.") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is damaged: it is no JSON ({one_line(error)[:100]}).") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} describes no network of this program.")
+    return content
+
+
+def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    library = _safetensors()
+    try:
+        return library.torch.load_file(path)
+    except OSError as error:
+        raise UserError(f"Cannot read {path}: {error.strerror or one_line(error)}.") from error
+    except (library.SafetensorError, ValueError, KeyError, RuntimeError) as error:
+        raise UserError(f"{path} is damaged or incomplete; copy or download it again.") from error

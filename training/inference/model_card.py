@@ -1,0 +1,67 @@
+"""Model cards (Mitchell et al. 2019) of shared models: data, progress, metrics, licence, picture, command."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+__all__ = ["PICTURE", "model_card"]
+
+PICTURE = "samples.png"
+PAPER = "[3D-Aware Video Generation](https://arxiv.org/abs/2206.14797) (TMLR 2023)"
+TAGS = ("video-3d-gan", "video-generation", "3d", "gan", "nerf")
+
+
+def model_card(
+    name: str,
+    *,
+    about: Mapping[str, Any],
+    resolution: int,
+    data: str = "",
+    licence: str = "",
+    metrics: Sequence[Mapping[str, Any]] = (),
+    picture: bool = True,
+) -> str:
+    """The README.md of a model folder.
+
+    Args:
+        name: Id of the Hub (user/name) or a folder's name.
+        about: 'dataset' and 'progress' of the training.
+        resolution: Width of the images in pixels.
+        data: A sentence on the training data: their source, and what they may be used for.
+        licence: Id of the weights' licence as the Hub knows it, like 'apache-2.0' or 'other'.
+        metrics: Rows with 'metric' and 'value', and 'interval' (low, high) if it is known.
+        picture: The folder holds PICTURE.
+    """
+    dataset, progress = about.get("dataset") or {}, about.get("progress") or {}
+    head = ["---", *([f"license: {json.dumps(licence)}"] if licence else []), "library_name: video-3d-gan", "tags:"]
+    lines = [*head, *(f"- {tag}" for tag in TAGS), "---", "", f"# {name.rpartition('/')[2]}", ""]
+    lines += [f"A generator of videos of three-dimensional scenes of {resolution}×{resolution} pixels, {PAPER}.", ""]
+    if picture:
+        lines += [f"![samples: a row for each content, over time from a moving camera]({PICTURE})", ""]
+    facts = {"resolution": resolution}
+    facts |= {f"training data: {key}": value for key, value in dataset.items() if value is not None}
+    if progress.get("cur_nimg") is not None:
+        facts["trained for"] = f"{progress['cur_nimg'] / 1000:g} thousand videos"
+    facts["licence of the weights"] = licence or "not stated"
+    lines += ["| | |", "| :-- | :-- |", *(f"| {_cell(key)} | {_cell(value)} |" for key, value in facts.items()), ""]
+    lines += [data or "Training data: not described.", ""]
+    if metrics:
+        lines += ["| metric | value | interval |", "| :-- | --: | :-- |"]
+        lines += [f"| {_cell(row['metric'])} | {row['value']:.5g} | {_interval(row)} |" for row in metrics] + [""]
+    lines += ["```bash", f"video3d-generate --outdir out --network_pkl {_source(name)} --seeds 0-3", "```", ""]
+    code = ["import video3d", "", f'G = video3d.load_generator("{_source(name)}")', "video = G.video(seed=3)"]
+    return "\n".join([*lines, "```python", *code, "```", ""])
+
+
+def _source(name: str) -> str:
+    return f"hf://{name}" if "/" in name else name
+
+
+def _interval(row: Mapping[str, Any]) -> str:
+    bounds = row.get("interval")
+    return f"{bounds[0]:.5g} to {bounds[1]:.5g}" if isinstance(bounds, Sequence) and len(bounds) == 2 else ""
+
+
+def _cell(value: object) -> str:
+    """Text for a cell of a table, in one line."""
+    return " ".join(str(value).split()).replace("|", "\\|")[:200]

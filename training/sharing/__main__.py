@@ -1,0 +1,87 @@
+"""A trained generator as a folder to share, and its upload to the Hugging Face Hub.
+
+    python -m training.sharing runs/00000-clips model --licence cc-by-4.0 --data "Clips of …, filmed by …."
+    python -m training.sharing runs/00000-clips model --licence cc-by-4.0 --push user/name
+
+The folder holds config.json, model.safetensors, samples.png and README.md, the model card: data, progress, the newest
+value of each metric of the run, licence, picture, and the command that renders the model (docs/python.md).
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dnnlib import UserError, run_cli
+from dnnlib.command_line import Command
+from training.data.dataset_folders import keep_apart, trained_on
+from training.inference.cli_options import NETWORK, pick_device
+
+# PyTorch and the networks are imported where they are used: --help and mistakes in the arguments answer at once.
+
+
+def newest_rows(folder: Path, cur_nimg: int | None) -> list[dict[str, Any]]:
+    """The newest row of each metric of a run that belongs to a snapshot.
+
+    Args:
+        folder: The run folder.
+        cur_nimg: Progress of the snapshot; rows of other snapshots are left out.
+    """
+    from training.report.run_reader import metric_rows
+
+    found = []
+    for name, rows in metric_rows(folder).items():
+        own = [row for row in rows if row.get("cur_nimg") == cur_nimg]
+        if own:
+            found.append({"interval": None, **own[-1], "metric": name})
+    return found
+
+
+@click.command(cls=Command, context_settings={"max_content_width": 120})
+@click.argument("network_pkl", metavar="PKL", type=NETWORK)
+@click.argument("out", metavar="OUT", type=click.Path(file_okay=False))
+@click.option("--licence", default="", help="Of the weights, as the Hub knows it: apache-2.0, cc-by-4.0, other, …")
+@click.option("--data", default="", help="A sentence about the training data, for the card.")
+@click.option("--discriminators", is_flag=True, help="Also write the discriminators, for resume= and training code.")
+@click.option("--push", metavar="USER/NAME", help="Upload the folder to this model of the Hugging Face Hub.")
+@click.option("--private", is_flag=True, help="A model that --push creates can only be seen by its owner.")
+@click.option("--device", help="cpu, cuda, cuda:1, …  [default: cuda if there is one]")
+def main(
+    network_pkl: str,
+    out: str,
+    licence: str,
+    data: str,
+    discriminators: bool,
+    push: str | None,
+    private: bool,
+    device: str | None,
+) -> None:
+    """Write the generator of PKL (a snapshot, a run folder, a published checkpoint) into the folder OUT."""
+    from training.checkpoints.pretrained import is_pretrained
+
+    if private and push is None:
+        raise UserError("--private belongs to an upload: add --push USER/NAME, or leave it out.")
+    if os.path.isdir(out) and any(name.startswith("network-snapshot-") for name in os.listdir(out)):
+        raise UserError(f"'{out}' is a run folder; choose another folder for the model.")
+    if os.path.exists(os.path.join(out, "README.md")) and not is_pretrained(Path(out)):
+        raise UserError(f"'{out}' holds a README.md of something else; choose another folder for the model.")
+    keep_apart(out, option="OUT", data=[trained_on(network_pkl)])
+
+    from training.checkpoints.sources import upload_folder
+    from training.inference.library import load_discriminators, load_generator
+
+    generator = load_generator(network_pkl, device=pick_device(device))
+    generator.save_pretrained(out)
+    if discriminators:
+        load_discriminators(network_pkl).save_pretrained(out)
+    run = Path(network_pkl) if os.path.isdir(network_pkl) else Path(network_pkl).parent
+    rows = newest_rows(run, generator.about["progress"].get("cur_nimg")) if run.is_dir() else []
+    generator.save_card(out, push or os.path.basename(os.path.abspath(out)), data=data, licence=licence, metrics=rows)
+    click.echo(out)
+    if push is not None:
+        click.echo(upload_folder(out, push, private=private, message="Upload the generator"))
+
+
+if __name__ == "__main__":
+    run_cli(lambda: main(standalone_mode=False))
