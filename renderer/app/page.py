@@ -1,0 +1,110 @@
+"""The page of the Gradio app: controls for content, motion, camera and time; a frame that follows them, and a video.
+
+It sees no network: frames and videos come from callables.
+"""
+
+import os
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from dnnlib import UserError, temporary_folder
+from renderer.trajectories import DEFAULT_PROGRAM, FORWARD_PROGRAMS
+
+__all__ = ["build_page", "launch_page", "temporary_videos"]
+
+MAX_FRAMES = 128
+KEPT = (600, 3600)  # seconds: how often old files of the page are looked for, and how old they may become
+
+#: (seed, motion seed, truncation, time, yaw, pitch) to pixels, uint8 [H, W, 3]; angles in radians.
+RenderFrame = Callable[[int, int, float, float, float, float], np.ndarray]
+#: (path, seed, motion seed, truncation, program, frames): writes an .mp4 file.
+WriteVideo = Callable[[str, int, int, float, str, int], None]
+
+
+def build_page(
+    *, title: str, render_frame: RenderFrame, write_video: WriteVideo, yaw: float, pitch: float, folder: str
+) -> Any:
+    """The page, a `gradio.Blocks`.
+
+    Args:
+        yaw, pitch: Largest angles from the frontal view, in radians.
+        folder: For the videos.
+
+    Raises:
+        UserError: Gradio is missing.
+    """
+    gradio = _gradio()
+
+    def frame(*values: float) -> np.ndarray:
+        return _said(gradio, render_frame, int(values[0]), int(values[1]), *values[2:])
+
+    def video(seed: float, motion: float, psi: float, program: str, frames: float) -> str:
+        handle, path = tempfile.mkstemp(suffix=".mp4", dir=folder)
+        os.close(handle)
+        _said(gradio, write_video, path, int(seed), int(motion), psi, program, int(frames))
+        return path
+
+    # No usage statistics are sent anywhere.
+    with gradio.Blocks(title=title, analytics_enabled=False, delete_cache=KEPT) as page:
+        gradio.Markdown(f"## {title}")
+        with gradio.Row():
+            with gradio.Column():
+                seed = gradio.Number(3, label="Seed", precision=0, minimum=0)
+                motion = gradio.Number(3, label="Motion seed", precision=0, minimum=0)
+                psi = gradio.Slider(0, 1, value=1, label="Truncation")
+                time = gradio.Slider(0, 1, value=0.5, label="Time")
+                turn = gradio.Slider(-yaw, yaw, value=0, step=0.01, label="Yaw")
+                tilt = gradio.Slider(-pitch, pitch, value=0, step=0.01, label="Pitch")
+            shown = gradio.Image(label="Frame", interactive=False, format="png")
+        with gradio.Row():
+            with gradio.Column():
+                program = gradio.Dropdown(list(FORWARD_PROGRAMS), value=DEFAULT_PROGRAM, label="Camera path")
+                frames = gradio.Slider(1, MAX_FRAMES, value=16, step=1, label="Frames")
+                button = gradio.Button("Render the video", variant="primary")
+            clip = gradio.Video(label="Video", interactive=False, autoplay=True, loop=True)
+        controls = [seed, motion, psi, time, turn, tilt]
+        for control in controls:
+            control.change(frame, controls, shown, show_progress="hidden", trigger_mode="always_last")
+        page.load(frame, controls, shown, show_progress="hidden")
+        button.click(video, [seed, motion, psi, program, frames], clip)
+    return page
+
+
+def launch_page(page: Any, *, host: str, port: int) -> str:
+    """Serve the page in the background; returns its address.
+
+    Raises:
+        UserError: The address cannot be used.
+    """
+    try:
+        _, address, _ = page.queue(default_concurrency_limit=1).launch(
+            server_name=host, server_port=port or None, prevent_thread_lock=True, quiet=True, share=False
+        )
+    except OSError as error:
+        raise UserError(f"Cannot listen on port {port} of {host}: {error}; choose another with --port.") from error
+    return address
+
+
+def temporary_videos() -> tempfile.TemporaryDirectory:
+    """A folder for videos until the page is closed."""
+    return tempfile.TemporaryDirectory(prefix="video-3d-gan-", dir=temporary_folder())
+
+
+def _said(gradio: Any, function: Callable, *values: Any) -> Any:
+    """The result; a user's mistake is shown on the page."""
+    try:
+        return function(*values)
+    except ValueError as error:
+        raise gradio.Error(str(error)) from error
+
+
+def _gradio() -> Any:
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    try:
+        import gradio
+    except ImportError as error:
+        raise UserError("The app needs one more package: `pip install gradio`.") from error
+    return gradio

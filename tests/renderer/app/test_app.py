@@ -1,0 +1,88 @@
+"""The Gradio app: its page in a browser (with gradio and Chromium), and its mistakes in one line (always)."""
+
+import re
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import imageio_ffmpeg
+import numpy as np
+import pytest
+from PIL import Image
+
+from dnnlib import UserError
+from tests.renderer.viewer.browser import open_browser
+from tests.small_network import save_small_run
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    save_small_run(folder)
+    return folder
+
+
+@pytest.fixture
+def address(run_folder, tmp_path, monkeypatch):
+    """The running page, whose files Gradio keeps in the test's folder."""
+    pytest.importorskip("gradio", reason="the extra `app` is not installed")
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "gradio"))
+    from renderer.app.__main__ import open_page
+    from renderer.app.page import launch_page
+
+    with open_page(str(run_folder), class_idx=None, device="cpu") as page:
+        yield launch_page(page, host="127.0.0.1", port=0)
+        page.close(verbose=False)
+
+
+@pytest.mark.slow
+def test_the_page_shows_frames_and_videos(run_folder, address, tmp_path):
+    from training.inference.library import load_generator
+
+    G, asked = load_generator(run_folder), set()
+
+    def fetched(element, name: str) -> Path:
+        path = tmp_path / name
+        path.write_bytes(urllib.request.urlopen(element.get_attribute("src")).read())
+        return path
+
+    with open_browser() as browser:
+        page = browser.new_page()
+        page.on("request", lambda request: asked.add(re.sub(r"^(\w+://[^/]*).*", r"\1", request.url)))
+        page.goto(address)
+        shown = page.locator('img[src*="gradio_api"]')
+        shown.wait_for(timeout=60_000)
+        first = shown.get_attribute("src")
+        picture = np.asarray(Image.open(fetched(shown, "first.png")).convert("RGB"))
+        assert np.array_equal(picture[4::8, 4::8], G.frame(seed=3, motion_seed=3, t=0.5).permute(1, 2, 0).numpy())
+
+        page.get_by_label("number input for Yaw").fill("0.4")
+        page.get_by_label("number input for Yaw").press("Tab")
+        page.wait_for_function("src => document.querySelector('img[src*=gradio_api]').src != src", arg=first)
+        picture = np.asarray(Image.open(fetched(shown, "second.png")).convert("RGB"))
+        turned = G.frame(seed=3, motion_seed=3, t=0.5, yaw=0.4).permute(1, 2, 0).numpy()
+        assert np.array_equal(picture[4::8, 4::8], turned)
+
+        page.get_by_role("button", name="Render the video").click()
+        clip = page.locator('video[src*="gradio_api"]')
+        clip.wait_for(timeout=60_000)
+        frames, seconds = imageio_ffmpeg.count_frames_and_secs(str(fetched(clip, "clip.mp4")))
+        assert (frames, seconds) == (16, 2.0)
+    assert {url for url in asked if url.startswith("http")} == {address.rstrip("/")}, "nothing leaves this machine"
+
+
+def test_without_gradio_one_line_says_what_to_install(run_folder, monkeypatch):
+    from renderer.app.__main__ import open_page
+
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    with pytest.raises(UserError, match="The app needs one more package: `pip install gradio`"):
+        with open_page(str(run_folder), class_idx=None, device="cpu"):
+            pass
+
+
+def test_help_needs_no_pytorch():
+    script = "import sys, renderer.app.__main__; sys.exit('torch' in sys.modules or 'gradio' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], cwd=ROOT).returncode == 0
