@@ -147,6 +147,15 @@ def test_the_version_of_a_wheel_is_one_number(environment):
     assert needed == {re.split(r"[><=]", line)[0] for line in listed if line and not line.startswith("#")}
 
 
+def test_the_image_installs_extras_that_there_are():
+    """The Dockerfile is not built here."""
+    text = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    named = re.search(r'"/src\[([\w,]+)\]"', text)[1].split(",")
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8").partition("[project.optional-dependencies]")[2]
+    assert set(named) <= set(re.findall(r"^([\w-]+) = \[", project.partition("\n[")[0], re.MULTILINE))
+    assert re.search(r'^CMD \["video3d-generate"', text, re.MULTILINE)
+
+
 def test_the_scripts_have_commands():
     """Each command is a function of video3d.commands."""
     import video3d.commands
