@@ -52,10 +52,10 @@ def open_page(network_pkl: str, *, class_idx: int | None, device: str | None):
     from training.inference.cli_options import label_of_class
     from training.inference.library import load_generator, save_video
 
-    device = pick_device(device)
-    if device.type == "cpu":
+    chosen = pick_device(device)
+    if chosen.type == "cpu":
         keep_freed_memory()
-    G = load_generator(network_pkl, device=device)
+    G = load_generator(network_pkl, device=chosen)
     label_of_class(G.network, class_idx)  # complains about a class that is missing
     enlarge = max(1, -(-SMALLEST // G.resolution))
 
