@@ -28,6 +28,7 @@ MAY_IMPORT = {
     # A checkpoint is our own format or the original's, and is kept as often as the schedule says.
     "training.checkpoints": {"dnnlib", "torch_utils", "training.networks", "training.published", "training.schedule"},
     "training.inference": {"dnnlib", "torch_utils", "renderer", "training.networks", "training.checkpoints"},
+    "training.export": {"torch_utils", "renderer", "training.networks"},
     "training.dataset_tool": {"dnnlib", "training.data"},
     "training.synthetic": {"dnnlib", "torch_utils", "renderer", "training.data"},
     "training.report": {"dnnlib"},

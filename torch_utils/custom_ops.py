@@ -5,6 +5,7 @@ operator then runs in plain PyTorch. Importing this module has no side effects. 
 turns native operators off.
 """
 
+import contextlib
 import logging
 import os
 import platform
@@ -12,7 +13,7 @@ import shlex
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ import torch
 from torch_utils import distributed, op_build
 from torch_utils.op_build import BuildError
 
-__all__ = ["build_all", "build_missing", "load", "load_library", "require", "versions"]
+__all__ = ["build_all", "build_missing", "load", "load_library", "plain_pytorch", "require", "versions"]
 
 SWITCH_VARIABLE = "VIDEO3D_OPS"
 #: Namespaces in which libraries register their functions: torch.ops.video3d_cpu.<name>, torch.ops.video3d_cuda.<name>.
@@ -30,6 +31,7 @@ _logger = logging.getLogger(__name__)
 _lock = threading.RLock()
 _loaded: dict[tuple[str, str], Any] = {}  # (name, device type) → namespace, or the reason for None
 _said: set[str] = set()
+_plain = threading.local()  # .depth: blocks of `plain_pytorch` around this thread
 
 BUILD_SECONDS = 10  # per operator, approximately
 
@@ -45,11 +47,23 @@ def load(name: str, device_type: str) -> Any | None:
         The namespace `torch.ops.video3d_<device type>`, in which the library has registered its functions, or None if
         there is no library: the reason is logged once, and this process does not try again.
     """
+    if getattr(_plain, "depth", 0):
+        return None
     outcome = _outcome(name, device_type)
     if not isinstance(outcome, str):
         return outcome
     _log_once(outcome)
     return None
+
+
+@contextlib.contextmanager
+def plain_pytorch() -> Iterator[None]:
+    """Within, this thread's operators run in plain PyTorch, unless a native one is asked for by name."""
+    _plain.depth = getattr(_plain, "depth", 0) + 1
+    try:
+        yield
+    finally:
+        _plain.depth -= 1
 
 
 def _log_once(message: str) -> None:

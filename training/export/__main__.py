@@ -1,0 +1,95 @@
+"""Export of a generator as a function of one frame, for programs without this code.
+
+    python -m training.export network-snapshot.pkl frame.onnx --format onnx
+    python -m training.export network-snapshot.pkl frame.pt2 --format torch.export
+
+The file takes styles, codes, a time and a camera, and gives an image and its depth. It is compared with the generator
+on random inputs before it is written. docs/export.md describes its inputs and how to run it.
+"""
+
+import os
+from collections.abc import Callable
+
+import click
+
+from dnnlib import UserError, atomic_write, format_bytes, one_line, run_cli
+from dnnlib.command_line import Command
+
+# PyTorch and the networks are imported where they are used: --help and mistakes in the arguments answer at once.
+
+FORMATS = ("torch.export", "onnx")
+#: Largest root mean square error of an image in [-1, 1]: half a grey level.
+TOLERANCE = 1 / 255
+
+
+def make_file(generator, name: str) -> tuple[bytes, Callable]:
+    """The content of a file of the format `name`, and the function that it holds.
+
+    Raises:
+        UserError: The packages of the format are missing, or they fail.
+    """
+    from training.export.frame_function import onnx_bytes, onnx_function, program_bytes, program_function, trace
+
+    if name == "torch.export":
+        content = program_bytes(trace(generator))
+        return content, program_function(content)
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            f"--format onnx needs three more packages ({one_line(error)}): `pip install onnx onnxscript onnxruntime`."
+        ) from error
+    content = onnx_bytes(trace(generator))
+    return content, onnx_function(content)
+
+
+def compare(generator, exported: Callable, samples: int) -> list:
+    """The `Deviation`s of an exported function from the frames that generate.py renders.
+
+    Raises:
+        UserError: The images differ.
+    """
+    from renderer.cameras import Cameras
+    from training.export.frame_function import deviations, random_inputs
+    from training.inference.frame_renderer import FrameRenderer
+
+    def original(ws, z_motion, z_bg, time, cam2world, fov):
+        renderer = FrameRenderer(generator, ws, z_motion=z_motion, z_bg=z_bg)
+        output = renderer.output(time, Cameras(cam2world=cam2world, fov=fov))
+        return output.image[:, 0], output.depth[:, 0]
+
+    found = list(deviations(exported, original, [random_inputs(generator, seed) for seed in range(1, samples + 1)]))
+    if not found[0].rms <= TOLERANCE:
+        raise UserError(f"Not written: the exported function differs from the generator ({found[0]}).")
+    return found
+
+
+@click.command(cls=Command, context_settings={"max_content_width": 120, "show_default": True})
+@click.argument("network_pkl", metavar="PKL", type=click.Path(exists=True))
+@click.argument("out", metavar="OUT", type=click.Path())
+@click.option("--format", "name", required=True, type=click.Choice(FORMATS), help="Of the file.")
+@click.option("--samples", default=3, type=click.IntRange(min=1), help="Random inputs to compare with the generator.")
+def main(network_pkl: str, out: str, name: str, samples: int) -> None:
+    """Write OUT, a function of one frame, from the generator of PKL: a checkpoint, or a run folder."""
+    if os.path.isdir(out):
+        raise UserError(f"{out} is a folder; give the name of a file.")
+    if os.path.exists(out) and os.path.samefile(network_pkl, out):
+        raise UserError(f"{out} is the checkpoint itself; give the result another name.")
+    if not os.path.isdir(os.path.dirname(os.path.abspath(out))):
+        raise UserError(f"{out}: its folder does not exist.")
+
+    from training.checkpoints.snapshot import load_generator
+
+    generator = load_generator(network_pkl, device="cpu")
+    content, exported = make_file(generator, name)
+    for deviation in compare(generator, exported, samples):
+        click.echo(f"{deviation}")
+    with atomic_write(out) as file:
+        file.write(content)
+    click.echo(f"{out}: {format_bytes(len(content))}")
+
+
+if __name__ == "__main__":
+    run_cli(lambda: main(standalone_mode=False, prog_name="python -m training.export"))
