@@ -86,6 +86,7 @@ class RenderRequest:
     outputs: list[str]
     enlarge: int
     fps: float
+    format: str
     save_frames: bool
     nearby: str | None
     class_idx: int | None
@@ -220,13 +221,15 @@ def eyes_of(track, request: RenderRequest) -> tuple:
 
 
 def check_sizes(layouts: list, request: RenderRequest, resolution: int) -> None:
-    """Refuse frames that no video can hold.
+    """Refuse frames, or a frame rate, that no video can have.
 
     Raises:
-        ValueError: See `check_video_size`.
+        ValueError: See `check_video_size` and `check_video_rate`.
     """
-    from renderer.video import check_video_size
+    from renderer.video import check_video_rate, check_video_size
     from training.inference.render_videos import frame_size
+
+    check_video_rate(request.format, request.fps)
 
     for layout in layouts:
         check_video_size(*frame_size(layout, 1 + request.stereo, resolution * request.enlarge))
@@ -305,6 +308,7 @@ def write_request(
             enlarge=request.enlarge,
             fps=request.fps,
             save_frames=request.save_frames,
+            video_format=request.format,
         )
 
 
@@ -362,6 +366,7 @@ option = click.option
     "--enlarge", default=1, type=click.IntRange(1, 64), help="Repeat pixels, to look at the videos of small models."
 )
 @option("--fps", default=8.0, type=FRAME_RATE, help="Frames per second.")
+@option("--format", default="mp4", type=click.Choice(["mp4", "webm", "gif"]), help="Of the videos.")
 @option("--save_frames", is_flag=True, help="Also write the frames as PNG, in a folder beside each video.")
 @option("--class_idx", type=click.IntRange(min=0), help="Class, for a generator trained with labels.")
 @option("--device", help="cpu, cuda, cuda:1, …  [default: cuda if there is one]")

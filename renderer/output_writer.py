@@ -16,6 +16,8 @@ __all__ = ["OutputVideos"]
 class OutputVideos:
     """Writer of `<stem>.mp4` for the image (rgb) and `<stem>_<output>.mp4` for other outputs, see `renderer.outputs`.
 
+    Other formats than mp4 have their own endings.
+
     Every video appears when the writer is closed, complete or not at all. With `save_frames` the frames are also saved
     as PNG, to the folder `<stem>` or `<stem>_<output>`; those of depth are 16-bit maps at their own resolution, see
     `renderer.depth_files`.
@@ -25,19 +27,28 @@ class OutputVideos:
         outputs: Names from `renderer.outputs.OUTPUTS`.
         fps: Frames per second.
         near, far: Depth range of the rendered volume in scene units.
+        video_format: Of `renderer.video.FORMATS`.
     """
 
     def __init__(
-        self, stem: str, outputs: Sequence[str], *, fps: float, near: float, far: float, save_frames: bool = False
+        self,
+        stem: str,
+        outputs: Sequence[str],
+        *,
+        fps: float,
+        near: float,
+        far: float,
+        save_frames: bool = False,
+        video_format: str = "mp4",
     ):
         self.near, self.far = near, far
         stems = {name: stem if name == "rgb" else f"{stem}_{name}" for name in outputs}
-        self.paths = [f"{path}.mp4" for path in stems.values()]
+        self.paths = [f"{path}.{video_format}" for path in stems.values()]
         self._depth_dir = stems["depth"] if save_frames and "depth" in stems else None
         self._writers = {}
         for name, path in stems.items():
             frames_dir = path if save_frames and name != "depth" else None
-            self._writers[name] = VideoWriter(f"{path}.mp4", fps, frames_dir=frames_dir)
+            self._writers[name] = VideoWriter(f"{path}.{video_format}", fps, frames_dir=frames_dir)
         self._scale = DepthScale.of_range(near, far)
         self._count = 0
 

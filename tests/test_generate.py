@@ -16,7 +16,7 @@ from PIL import Image
 import dnnlib
 import generate
 from renderer.cameras import CameraPrior
-from renderer.video import to_uint8
+from renderer.video import FORMATS, to_uint8
 from renderer.volume_rendering import RenderSettings
 from tests.small_network import SIZES, save_small_network, small_generator
 from training.inference.cli_options import pair_seeds
@@ -124,6 +124,22 @@ def test_names_carry_program_and_seeds(render):
     expected = [f"{p}_seed{s}_motion0007.mp4" for p in ("front", "front_zoom_inverse") for s in ("0000", "0431")]
     assert names == expected
     assert sorted(render.output.split()) == [str(render.out / name) for name in expected]  # prints what it wrote
+
+
+@pytest.mark.parametrize("name", ["gif", "webm"])
+def test_other_formats(render, name):
+    names = render("--format", name, "--save_frames", "--time_steps", "2", "--n_steps", "1")
+    assert names == ["rotation_camera_yaw_seed0000_motion0000", f"rotation_camera_yaw_seed0000_motion0000.{name}"]
+    head = (render.out / names[1]).read_bytes()[:6]
+    assert head == b"GIF89a" if name == "gif" else head[:4] == b"\x1aE\xdf\xa3"  # EBML
+    choice = next(option for option in generate.main.params if option.name == "format").type
+    assert tuple(choice.choices) == FORMATS
+
+
+def test_a_gif_that_is_too_fast(render):
+    with pytest.raises(dnnlib.UserError, match="A GIF shows at most 50 frames per second, not 60."):
+        render("--format", "gif", "--fps", "60")
+    assert not render.out.exists()
 
 
 def test_the_default_program_turns_in_yaw(render):

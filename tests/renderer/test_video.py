@@ -1,3 +1,4 @@
+import io
 import math
 import pathlib
 
@@ -9,7 +10,16 @@ from PIL import Image
 
 import renderer.video
 from dnnlib import UserError
-from renderer.video import VideoWriter, check_video_size, image_grid, save_png, to_uint8
+from renderer.video import (
+    FORMATS,
+    VideoWriter,
+    check_video_rate,
+    check_video_size,
+    gif_bytes,
+    image_grid,
+    save_png,
+    to_uint8,
+)
 
 DATA = pathlib.Path(__file__).resolve().parent.parent / "data" / "programs.npz"
 
@@ -105,6 +115,59 @@ def test_video_is_browser_playable_and_faithful(tmp_path, height, width):
         assert psnr(decoded[:, :, width], decoded[:, :, width - 1]) > 35
     content = (tmp_path / "a.mp4").read_bytes()
     assert 0 < content.index(b"moov") < content.index(b"mdat")  # the index comes first: playback can start early
+
+
+def test_webm_is_faithful(tmp_path):
+    frames = smooth_frames(5, 65, 96)
+    with VideoWriter(tmp_path / "a.webm", 8) as video:
+        for frame in frames:
+            video.add(frame)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.webm"]
+    meta, decoded = decode(tmp_path / "a.webm")
+    assert (meta["codec"], meta["fps"]) == ("vp9", 8)
+    assert decoded.shape == (5, 66, 96, 3)
+    assert psnr(decoded[:, :65], frames.permute(0, 2, 3, 1).numpy()) > 35
+
+
+@pytest.mark.parametrize("height, width", [(33, 65), (64, 32)])
+def test_gif_is_faithful_and_loops(tmp_path, height, width):
+    frames = smooth_frames(5, height, width)
+    with VideoWriter(tmp_path / "a.gif", 10, frames_dir=tmp_path / "a") as video:
+        for frame in frames:
+            video.add(frame)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "a.gif"]
+    with Image.open(tmp_path / "a.gif") as gif:
+        assert (gif.size, gif.n_frames, gif.info["loop"]) == ((width, height), 5, 0)
+        shown, times = [], []
+        for i in range(gif.n_frames):
+            gif.seek(i)
+            times.append(gif.info["duration"])
+            shown.append(np.asarray(gif.convert("RGB")))
+    assert times == [100] * 5
+    assert psnr(np.stack(shown), frames.permute(0, 2, 3, 1).numpy()) > 33  # of 256 colours a frame
+
+
+def test_a_video_as_gif(tmp_path):
+    frames = smooth_frames(3, 16, 24)
+    with VideoWriter(tmp_path / "a.mp4", 8) as video:
+        for frame in frames:
+            video.add(frame)
+    with Image.open(io.BytesIO(gif_bytes(tmp_path / "a.mp4"))) as gif:
+        assert (gif.format, gif.size, gif.n_frames) == ("GIF", (24, 16), 3)
+        assert psnr(np.asarray(gif.convert("RGB")), frames[0].permute(1, 2, 0).numpy()) > 30
+    (tmp_path / "b.mp4").write_bytes(b"no video")
+    with pytest.raises(UserError, match="Cannot read .*b.mp4: the video decoder failed"):
+        gif_bytes(tmp_path / "b.mp4")
+
+
+def test_frame_rates_of_gifs():
+    for name in FORMATS:
+        check_video_rate(name, 50)
+    check_video_rate("mp4", 60)
+    with pytest.raises(ValueError, match="A GIF shows at most 50 frames per second, not 60."):
+        check_video_rate("gif", 60)
+    with pytest.raises(ValueError, match="A GIF shows"):
+        VideoWriter("a.gif", 60)
 
 
 def test_video_colours_do_not_shift(tmp_path):

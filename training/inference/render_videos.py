@@ -79,16 +79,18 @@ def write_videos(
     enlarge: int,
     fps: float,
     save_frames: bool,
+    video_format: str,
 ) -> None:
-    """Render every layout along every track, to `<track>_<layout>[_stereo][_<output>].mp4` in `outdir`.
+    """Render every layout along every track, to `<track>_<layout>[_stereo][_<output>].<format>` in `outdir`.
 
     Args:
         tracks: With the cameras of one or two eyes.
         enlarge: Repeat every pixel so many times in both directions.
-        outputs, fps, save_frames: See `OutputVideos`.
+        outputs, fps, save_frames, video_format: See `OutputVideos`.
     """
     settings, background = generator.settings, generator.background is not None
-    files = {"fps": fps, "near": settings.near, "far": settings.far, "save_frames": save_frames}
+    depths = {"near": settings.near, "far": settings.far}
+    files = {"fps": fps, "save_frames": save_frames, "video_format": video_format, **depths}
     cell = generator.resolution * enlarge
     total = len(layouts) * sum(len(track.schedule) for track, _ in tracks)
     with torch.inference_mode(), tqdm(total=total, unit="frame", disable=None) as progress:
