@@ -32,7 +32,7 @@ from training.data.sampler import PairLoader
 from training.ema import GeneratorEMA, RunningMeans
 from training.loss import GanLoss, VideoBatch
 from training.monitoring.geometry_monitor import GeometryMonitor
-from training.monitoring.previews import Previews
+from training.monitoring.previews import REALS, Previews
 from training.monitoring.run_logger import RunLogger, cpu_memory, gpu_memory, open_run_logger, reset_gpu_peak
 from training.phases import GradientGuard, Phase
 from training.schedule import Counters, Schedule
@@ -82,6 +82,8 @@ class TrainingLoop:
         previews: None for none, and on all processes but the main one.
         geometry: Measured at every snapshot; None on all processes but the main one.
         callbacks: See SnapshotCallback.
+        trackers, options: Names of the trackers that mirror the run folder, and the options that they show; see
+            `training.monitoring.trackers`.
     """
 
     def __init__(
@@ -105,6 +107,8 @@ class TrainingLoop:
         previews: Previews | None = None,
         geometry: GeometryMonitor | None = None,
         callbacks: Sequence[SnapshotCallback] = (),
+        trackers: Sequence[str] = ("tensorboard",),
+        options: Mapping[str, object] | None = None,
     ):
         self.networks = networks
         self.phases = phases
@@ -123,6 +127,7 @@ class TrainingLoop:
         self.previews = previews
         self.geometry = geometry
         self.callbacks = callbacks
+        self._trackers = {"trackers": trackers, "options": options or {}}
 
         # Running means of the forward passes, which micro-batches must not count several times.
         saved = networks.generator.state_dict()
@@ -165,7 +170,8 @@ class TrainingLoop:
         if self.counters.tick > 0:
             self._pace_from = time.time(), self.counters.cur_nimg
         total = round(self.schedule.total_kimg * 1000)
-        with StopSignal() as stop, open_run_logger(self.folder, self.counters, total_nimg=total) as logger:
+        opened = open_run_logger(self.folder, self.counters, total_nimg=total, **self._trackers)
+        with StopSignal() as stop, opened as logger:
             try:
                 self._train(logger, stop)
             except Exception:
@@ -173,6 +179,9 @@ class TrainingLoop:
                 raise
 
     def _train(self, logger: RunLogger, stop: StopSignal) -> None:
+        reals = Path(self.folder) / REALS
+        if self.counters.cur_nimg == 0 and self.previews is not None and reals.exists():
+            logger.previews(0, {"reals": reals})
         self._call_back_existing(logger, stop)
         while True:
             if self.schedule.tick_is_over(self.counters):
@@ -334,7 +343,7 @@ class TrainingLoop:
             reason: Why nothing may be saved; None if there is none.
         """
         if images and self.previews is not None:
-            self.previews.write(self.counters.cur_nimg // 1000)
+            logger.previews(self.counters.cur_nimg, self.previews.write(self.counters.cur_nimg // 1000))
         if reason is not None:
             logger.print(f"Not saved, because {reason}. {self._saver.describe_saved()}")
             return

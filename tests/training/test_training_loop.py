@@ -199,7 +199,7 @@ def test_a_run_and_what_it_writes(tmp_path, capsys):
     names = {str(path.relative_to(loop.folder)) for path in loop.folder.rglob("*") if path.is_file()}
     events = {name for name in names if name.startswith("events.out.tfevents")}
     assert len(events) == 1
-    images = {f"images/fakes_{kind}_000000.png" for kind in ("random", "frontal")}
+    images = {f"images/{name}_000000.png" for name in ("fakes_random", "fakes_frontal", "depth_frontal")}
     videos = {f"videos/000000/{p}_seed000{i}.mp4" for p in ("front", "rotation_camera_yaw") for i in (0, 1)}
     files = {"stats.jsonl", "reals.png", "network-snapshot-000000.pkl", "latest-network-snapshot.pkl", STATE_FILE}
     assert names - events == images | videos | files

@@ -35,10 +35,13 @@ STRINGS = (
     "detectors.identity", "diffaugment",
 )  # fmt: skip
 
+# Lists of names, which may be typed without brackets.
+LISTS = ("metrics", "logger")
+
 # Options that a continued run may change: its length, what it writes and where it runs. The others decide the results.
 CHANGEABLE = (
-    "outdir", "data", "resume_run", "kimg", "imgsnap", "snap", "keep", "previews", "metrics", "cache_metrics_dir",
-    "detectors",
+    "outdir", "data", "resume_run", "kimg", "imgsnap", "snap", "keep", "previews", "logger", "metrics",
+    "cache_metrics_dir", "detectors",
     "device", "gpus", "workers", "unreadable_limit", "timeout", "precision", "activation_checkpointing", "fp32",
     "allow_tf32", "cuda_graphs", "nhwc", "nobench", "dry_run",
     "spec.ref_gpus", "spec.kimg", "spec.imgsnap", "spec.snap", "spec.kimg_per_tick", "spec.nonfinite_limit",
@@ -224,8 +227,8 @@ def hydra_override(override: str, *, sweep: bool = False) -> str:
         # OmegaConf wants backslashes before '${' doubled and one more, Hydra's grammar those before a quote.
         text = re.sub(r"(\\*)\$\{", lambda m: m[1] * 2 + r"\${", text)
         return f"{key}='" + re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + (m[2] and r"\'"), text) + "'"
-    if key == "metrics" and value not in ("", "null") and value[0] != "[":
-        return f"metrics=[{value}]"
+    if key in LISTS and value not in ("", "null") and value[0] != "[":
+        return f"{key}=[{value}]"
     return plus + override.lstrip("+") if plus else override
 
 

@@ -93,6 +93,7 @@ RULES = {
     "previews.images": COUNT,
     "previews.columns": COUNT,
     "previews.videos": NATURAL,
+    "logger": ValueRule(list, optional=True),
     "metrics": ValueRule(list, optional=True),
     "cache_metrics_dir": PATH,
     "detectors.i3d": PATH,

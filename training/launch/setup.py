@@ -23,7 +23,7 @@ from training.launch.build import build_ada, build_augment, build_loss, build_ne
 from training.launch.run_dir import lock_run_folder, remove_unfinished
 from training.launch.validate import write_options
 from training.monitoring.geometry_monitor import CONTENTS, GeometryMonitor
-from training.monitoring.previews import Previews
+from training.monitoring.previews import REALS, Previews
 from training.monitoring.run_logger import LogFile
 from training.networks.discriminator import TimeAwareDiscriminators
 from training.networks.generator import Generator
@@ -161,6 +161,8 @@ def build_loop(
         previews=_previews(options, folder, dataset, generator_ema, device),
         geometry=_geometry_monitor(dataset, generator_ema, device),
         callbacks=callbacks,
+        trackers=options["logger"],
+        options=options,
     )
     if state is not None and not loop.restore(state) and distributed.is_main():
         print(
@@ -252,6 +254,6 @@ def _previews(
         seed=stream_seed(options["seed"]) % 2**32,
         device=device,
     )
-    if not (folder / "reals.png").exists():
+    if not (folder / REALS).exists():
         previews.write_reals()
     return previews

@@ -38,6 +38,7 @@ from training.launch.idle_options import (
 )
 from training.launch.option_rules import check_values
 from training.launch.run_dir import find_run_folder, slug
+from training.monitoring.trackers import check_trackers
 from training.networks.discriminator import TimeAwareDiscriminators
 from training.networks.generator import Generator
 from training.networks.model_summary import checkpoint_bytes
@@ -96,6 +97,9 @@ def plan(
     if run_folder is None:  # the options of a run that is continued cannot be changed any more
         check_freezing(options)
     options["metrics"] = options["metrics"] or []
+    options["logger"] = list(dict.fromkeys(map(str, options["logger"] or [])))
+    if distributed.environment_rank() == 0:
+        check_trackers(options["logger"])
     options["workers"] = _workers(options, device_type)
     # A CPU is one device, unless more processes are asked for; a continued run has as many as before.
     wanted = run_folder is not None or any(override.startswith("gpus=") for override in overrides)

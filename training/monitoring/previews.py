@@ -3,6 +3,7 @@
     reals.png                               first frames of training clips
     images/fakes_random_<kimg>.png          one image per content, each from a random camera of the prior
     images/fakes_frontal_<kimg>.png         the same contents from the front
+    images/depth_frontal_<kimg>.png         their depth: white is the near end of the rendered volume
     videos/<kimg>/<trajectory>_seed<n>.mp4  the first contents along a camera trajectory
 
 Previews have their own random seeds, so that they do not change the training.
@@ -14,6 +15,7 @@ import torch
 
 from dnnlib import UserError
 from renderer.cameras import Cameras
+from renderer.outputs import displayed, output_maps
 from renderer.trajectories import camera_path, frame_schedule
 from renderer.video import VideoWriter, image_grid, save_png, to_uint8
 from torch_utils.rng import RandomStream
@@ -22,7 +24,9 @@ from training.inference.frame_renderer import FrameRenderer
 from training.inference.latents import seed_latents
 from training.networks.generator import Generator
 
-__all__ = ["Previews"]
+__all__ = ["REALS", "Previews"]
+
+REALS = "reals.png"
 
 TRAJECTORIES = ("front", "rotation_camera_yaw")  # camera trajectories of the videos
 FPS = 8
@@ -73,26 +77,40 @@ class Previews:
     def write_reals(self) -> None:
         """Write reals.png."""
         frames = self.dataset.example_frames(len(self.z), seed=self.seed)
-        save_png(image_grid(frames, self.columns), self.folder / "reals.png")
+        save_png(image_grid(frames, self.columns), self.folder / REALS)
 
-    def write(self, kimg: int) -> None:
-        """Images and videos of the generator as it is now; a preview that fails is reported and left out."""
+    def write(self, kimg: int) -> dict[str, Path]:
+        """Images and videos of the generator as it is now; a preview that fails is reported and left out.
+
+        Returns:
+            The files that were written, by their names without the kimg.
+        """
+        written: dict[str, Path] = {}
         try:
-            self._write_images(kimg)
-            self._write_videos(kimg)
+            self._write_images(kimg, written)
+            self._write_videos(kimg, written)
         except UserError as error:
             print(f"preview left out: {error}")
+        return written
 
     @torch.no_grad()
-    def _write_images(self, kimg: int) -> None:
+    def _write_images(self, kimg: int, written: dict[str, Path]) -> None:
         folder = self.folder / "images"
         folder.mkdir(exist_ok=True)
-        for name, cameras in (("random", self.random_cameras), ("frontal", self.frontal_cameras)):
-            images = torch.cat([self._render(part, cameras) for part in torch.arange(len(self.z)).split(CHUNK)])
-            save_png(image_grid(to_uint8(images), self.columns), folder / f"fakes_{name}_{kimg:06d}.png")
+
+        def write(name: str, images: list[torch.Tensor]) -> None:
+            path = folder / f"{name}_{kimg:06d}.png"
+            save_png(image_grid(torch.cat(images), self.columns), path)
+            written[name] = path
+
+        parts = torch.arange(len(self.z)).split(CHUNK)
+        write("fakes_random", [self._render(part, self.random_cameras)[0] for part in parts])
+        images, depths = zip(*(self._render(part, self.frontal_cameras) for part in parts))
+        write("fakes_frontal", images)
+        write("depth_frontal", depths)
 
     @torch.no_grad()
-    def _write_videos(self, kimg: int) -> None:
+    def _write_videos(self, kimg: int, written: dict[str, Path]) -> None:
         if self.videos == 0:
             return
         folder = self.folder / "videos" / f"{kimg:06d}"
@@ -101,7 +119,8 @@ class Previews:
         renderer = self._renderer(torch.arange(self.videos))
         for trajectory in TRAJECTORIES:
             cameras = camera_path(trajectory, self.generator.camera_prior, steps).to(self.device)
-            writers = [VideoWriter(folder / f"{trajectory}_seed{i:04d}.mp4", FPS) for i in range(self.videos)]
+            paths = {name: folder / f"{name}.mp4" for name in (f"{trajectory}_seed{i:04d}" for i in range(self.videos))}
+            writers = [VideoWriter(path, FPS) for path in paths.values()]
             try:
                 for step, time in frame_schedule(steps, steps):
                     frames = to_uint8(renderer.render(time, cameras[step].repeat(self.videos))).cpu()
@@ -112,10 +131,16 @@ class Previews:
             finally:
                 for writer in writers:
                     writer.abort()  # no effect on closed ones
+            written.update(paths)
 
-    def _render(self, part: torch.Tensor, cameras: Cameras) -> torch.Tensor:
-        """Images [len(part), 3, H, W] of some contents in the middle of their clips."""
-        return self._renderer(part).render(0.5, cameras[part.to(self.device)])
+    def _render(self, part: torch.Tensor, cameras: Cameras) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images of some contents in the middle of their clips, and their depth: uint8 [len(part), 3, H, W] each."""
+        generator, cameras = self.generator, cameras[part.to(self.device)]
+        output = self._renderer(part).output(0.5, cameras)
+        depths = output_maps(output, ["depth"], cameras, background=generator.background is not None)["depth"]
+        size, settings = tuple(output.image.shape[-2:]), generator.settings
+        shown = [displayed("depth", depth, size=size, near=settings.near, far=settings.far) for depth in depths]
+        return to_uint8(output.image[:, 0]), torch.stack(shown)
 
     def _renderer(self, part: torch.Tensor) -> FrameRenderer:
         part = part.to(self.device)

@@ -1,4 +1,4 @@
-"""Logging of a run: log.txt, the status line, stats.jsonl, TensorBoard events and the progress bar.
+"""Logging of a run: log.txt, the status line, stats.jsonl, the progress bar, and the trackers that mirror them.
 
 Only the main process writes. A status line shows the fields of `FIELDS`; the row of stats.jsonl has the same fields,
 then every reported statistic as {"mean", "std", "num"}. When a run is continued, rows later than the point it continues
@@ -13,7 +13,7 @@ import resource
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -24,6 +24,7 @@ from tqdm import tqdm
 from dnnlib import atomic_write, explain_file_trouble, format_time
 from torch_utils import distributed
 from torch_utils.training_stats import Moments
+from training.monitoring.trackers import Trackers
 
 __all__ = [
     "FIELDS",
@@ -124,23 +125,36 @@ class LogFile:
 
 
 class RunLogger:
-    """Status lines, stats.jsonl, TensorBoard events and the progress bar of a run.
+    """Status lines, stats.jsonl, trackers and the progress bar of a run.
 
     Args:
         folder: The run folder.
         next_tick, cur_nimg: Progress at the start; rows that an interrupted run wrote beyond it are removed.
         total_nimg: Videos at the end of the run.
         active: True on the process that writes; the loggers of the others do nothing.
+        trackers, options: Names of the trackers and the options of the training that they show, see `Trackers`.
     """
 
-    def __init__(self, folder: str | os.PathLike, *, next_tick: int, cur_nimg: int, total_nimg: int, active: bool):
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        *,
+        next_tick: int,
+        cur_nimg: int,
+        total_nimg: int,
+        active: bool,
+        trackers: Sequence[str] = ("tensorboard",),
+        options: Mapping[str, Any] | None = None,
+    ):
         self._active = active
         self._path = Path(folder) / "stats.jsonl"
-        self._events = None
+        self.trackers: Trackers | None = None
         if active:
             if self._path.exists():
                 _truncate(self._path, next_tick)
-            self._events = _event_writer(folder, first_step=cur_nimg + 1)
+            self.trackers = Trackers(
+                trackers, Path(folder), first_step=cur_nimg + 1, options=options or {}, say=self.print
+            )
         self._bar = tqdm(
             total=total_nimg / 1000,
             initial=cur_nimg / 1000,
@@ -172,38 +186,37 @@ class RunLogger:
             file.write(json.dumps(row) + "\n")
         values = {f"Progress/{name}": value for name, value in fields.items() if not math.isnan(value)}
         values.update({name: moments.mean for name, moments in statistics.items()})
-        self._add_events(values, step=round(fields["kimg"] * 1000))
+        self.trackers.scalars(values, round(fields["kimg"] * 1000))
 
     def metrics(self, cur_nimg: int, values: Mapping[str, float]) -> None:
         """Report metrics of the snapshot at this point, by name."""
         if self._active and values:
             self.print("  ".join(f"{name} {value:.4f}" for name, value in values.items()))
-            self._add_events({f"Metrics/{name}": value for name, value in values.items()}, step=cur_nimg)
+            self.trackers.scalars({f"Metrics/{name}": value for name, value in values.items()}, cur_nimg)
+
+    def previews(self, cur_nimg: int, files: Mapping[str, Path]) -> None:
+        """Show previews, by the names that `Previews.write` gives them, in the trackers."""
+        if self._active:
+            self.trackers.media({f"Previews/{name}": path for name, path in files.items()}, cur_nimg)
 
     def close(self) -> None:
         self._bar.close()
-        if self._events is not None:
-            with contextlib.suppress(OSError):
-                self._events.close()
-
-    def _add_events(self, values: Mapping[str, float], *, step: int) -> None:
-        """Add scalars at a step counted in videos, since TensorBoard's steps are integers."""
-        if self._events is None:
-            return
-        try:
-            for name, value in values.items():
-                self._events.add_scalar(name, value, global_step=step)
-            self._events.flush()
-        except OSError as error:
-            self.print(f"No TensorBoard events are written any more: {error} (stats.jsonl has the same figures).")
-            self._events = None
+        if self._active:
+            self.trackers.close()
 
 
 @contextlib.contextmanager
-def open_run_logger(folder: str | os.PathLike, counters: Any, *, total_nimg: int) -> Iterator[RunLogger]:
+def open_run_logger(
+    folder: str | os.PathLike,
+    counters: Any,
+    *,
+    total_nimg: int,
+    trackers: Sequence[str],
+    options: Mapping[str, Any],
+) -> Iterator[RunLogger]:
     """The logger of a run that continues at `counters` (training.schedule), closed at the end.
 
-    Only the main process writes.
+    Only the main process writes. For `trackers` and `options` see `RunLogger`.
     """
     logger = RunLogger(
         folder,
@@ -211,6 +224,8 @@ def open_run_logger(folder: str | os.PathLike, counters: Any, *, total_nimg: int
         cur_nimg=counters.cur_nimg,
         total_nimg=total_nimg,
         active=distributed.is_main(),
+        trackers=trackers,
+        options=options,
     )
     try:
         yield logger
@@ -234,24 +249,6 @@ def _truncate(path: Path, next_tick: int) -> None:
             continue  # a line that was cut off while it was written
     with atomic_write(path, "w") as file:
         file.writelines(kept)
-
-
-def _event_writer(folder: str | os.PathLike, *, first_step: int):
-    """TensorBoard's writer, or None where it cannot be used; events from `first_step` on are discarded."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        print("TensorBoard is not installed: no events are written (stats.jsonl has the same figures).")
-        return None
-    try:
-        os.fspath(folder).encode()
-    except UnicodeEncodeError:  # bytes of another encoding, which TensorBoard cannot name
-        print(
-            "The folder's name is no UTF-8: no events for TensorBoard are written (stats.jsonl has the same figures)."
-        )
-        return None
-    with explain_file_trouble(folder):
-        return SummaryWriter(os.fspath(folder), purge_step=first_step)
 
 
 def reset_gpu_peak(device: torch.device) -> None:

@@ -158,7 +158,7 @@ def test_a_full_disk_ends_the_run_in_one_line_but_not_for_tensorboard(tmp_path, 
     def fail(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(report._events, "add_scalar", fail)
+    monkeypatch.setattr(report.trackers["tensorboard"].events, "add_scalar", fail)
     report.tick(VALUES, {})
     assert "No TensorBoard events are written any more" in capsys.readouterr().out
     report.tick(VALUES, {})
