@@ -120,7 +120,7 @@ def make_plan(overrides: Sequence[str], *, label: str = "", look: bool = True):
     """
     from training.launch.validate import plan
 
-    job = plan(overrides, metrics=tuple(METRICS), inspect=metric_inputs if look else None, label=label)
+    job = plan(overrides, metrics=METRICS, inspect=metric_inputs if look else None, label=label)
     if job.options["metrics"] and look:
         used = job.inspected["detectors"]
         idle = [f"detectors.{name}=" for name, path in job.options["detectors"].items() if path and name not in used]

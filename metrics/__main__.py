@@ -1,7 +1,7 @@
 """Evaluate generated videos: `python -m metrics --metrics fvd2048_16f --real DATASET --fake PKL --outdir OUT`.
 
 FAKE is a snapshot, a run folder (its newest snapshot), a published checkpoint, or a folder of generated videos: folders
-of frames, or video files. Every metric adds a row to OUT/metric-<name>.jsonl.
+of frames, or video files. Every metric adds a row to OUT/metric-<name>.jsonl; `--compare OUT1 OUT2` shows two of them.
 
 This script puts training and metrics together; no other module imports it.
 """
@@ -20,7 +20,12 @@ from metrics.registry import METRICS, find_metric
 # PyTorch and the networks are imported where they are used: --help and mistakes in the arguments answer at once.
 
 SHORT = "fvd2048_16f"
-UNSAMPLED = ("kernel_subsets", "mean", "similarity")  # measures whose intervals come from no resampling
+UNSAMPLED = (
+    "kernel_subsets",
+    "precision_recall",
+    "mean",
+    "similarity",
+)  # measures whose intervals come from no resampling
 RESOLUTION_OF_FILES = 256  # of folders of videos, unless it is given
 
 
@@ -37,19 +42,29 @@ def parse_metrics(text: str) -> list[str]:
 def parse_detectors(texts: tuple[str, ...], names: list[str]) -> dict[str, str]:
     """Paths by detector, from NAME=PATH or, where the metrics need a single detector, from PATH alone."""
     from metrics.detectors import DETECTORS
-    from metrics.feature_extractors import DETECTOR_OF
+    from metrics.feature_extractors import detector_of
 
-    needed = {DETECTOR_OF[METRICS[name].network] for name in names if METRICS[name].network in DETECTOR_OF}
+    needed = {detector_of(METRICS[name].network) for name in names} - {None}
+    known_names = dict.fromkeys([*DETECTORS, *sorted(needed)])
     paths = {}
     for text in texts:
         name, separator, path = text.partition("=")
-        if not separator or name not in DETECTORS:
+        if not separator or name not in known_names:
             if len(needed) != 1:
-                choice = " or ".join(f"{known}=PATH" for known in DETECTORS)
+                choice = " or ".join(f"{known}=PATH" for known in known_names)
                 raise UserError(f"--detector {text}: say which network it is: {choice}.")
             name, path = next(iter(needed)), text
         paths[name] = path
     return paths
+
+
+def compare_results(context: click.Context, parameter: click.Parameter, folders: tuple[str, str] | None) -> None:
+    if folders is not None:
+        from metrics.comparison import comparison_lines
+
+        for line in comparison_lines(*folders):
+            click.echo(line)
+        context.exit()
 
 
 def list_metrics(context: click.Context, parameter: click.Parameter, wanted: bool) -> None:
@@ -78,6 +93,15 @@ COUNT = click.IntRange(min=1)
 @option("--batch-size", default=8, type=COUNT, help="Videos at a time on a device.")
 @option("--gpus", default=1, type=COUNT, help="Processes, each with a device; with CPUs, processes.")
 @option("--device", type=click.Choice(["cpu", "cuda"]), help="[default: cuda if there is one]")
+@option(
+    "--compare",
+    nargs=2,
+    metavar="A B",
+    is_eager=True,
+    expose_value=False,
+    callback=compare_results,
+    help="Show the results in two folders (--outdir of earlier evaluations, or run folders) side by side.",
+)
 @option("--list", is_flag=True, is_eager=True, expose_value=False, callback=list_metrics, help="Show all metrics.")
 def main(names: str, detectors: tuple[str, ...], gpus: int, device: str | None, **options: Any) -> None:
     """Compare generated videos with real ones, or measure properties of theirs."""
@@ -131,11 +155,11 @@ def main(names: str, detectors: tuple[str, ...], gpus: int, device: str | None, 
 
 def idle_notes(names: list[str], paths: dict[str, str], options: dict[str, Any], *, gpus: int) -> list[str]:
     """Notes on options that were given and have no effect on these metrics."""
-    from metrics.feature_extractors import DETECTOR_OF
+    from metrics.feature_extractors import detector_of
     from torch_utils import distributed
 
     chosen, notes = [METRICS[name] for name in names], []
-    needed = {DETECTOR_OF.get(metric.network) for metric in chosen}
+    needed = {detector_of(metric.network) for metric in chosen}
     notes += [f"--detector {name}= has no effect: no metric uses it." for name in paths if name not in needed]
     if options["cache"] is not None and not any(metric.uses_real for metric in chosen):
         notes.append("--cache has no effect: no metric compares with real videos.")

@@ -24,6 +24,7 @@ class Detector:
         size: Approximate size for messages.
         git_blob: Git blob id of the published file; None if it is not known.
         download: URL for automatic download; None without a blob id to check the download against.
+        mirrors: Further URLs of the same file, tried in turn if the first one fails.
         pages: Pages that offer the file, for messages.
     """
 
@@ -32,6 +33,7 @@ class Detector:
     size: str
     git_blob: str | None = None
     download: str | None = None
+    mirrors: tuple[str, ...] = ()
     pages: tuple[str, ...] = ()
 
 
@@ -41,7 +43,11 @@ DETECTORS = {
         what="the I3D network trained on Kinetics-400, as TorchScript",
         size="about 50 MB",
         git_blob="93daef59c7ae0e9e8f76225521407e60cbafa6aa",
+        # Of stylegan-v and of common_metrics_on_video_quality, which has a copy.
         download="https://www.dropbox.com/s/ge9e5ujwgetktms/i3d_torchscript.pt?dl=1",
+        mirrors=(
+            "https://github.com/JunyaoHu/common_metrics_on_video_quality/raw/HEAD/fvd/styleganv/i3d_torchscript.pt",
+        ),
         pages=(
             "https://www.dropbox.com/s/ge9e5ujwgetktms/i3d_torchscript.pt?dl=1",
             "https://github.com/JunyaoHu/common_metrics_on_video_quality (fvd/styleganv/i3d_torchscript.pt)",
@@ -52,6 +58,12 @@ DETECTORS = {
         what="the Inception-v3 network of 2015, as TorchScript",
         size="about 95 MB",
         pages=("https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/inception-2015-12-05.pt",),
+    ),
+    "vgg16": Detector(
+        file="vgg16.pt",
+        what="the VGG-16 network of StyleGAN2's metrics, as TorchScript",
+        size="about 550 MB",
+        pages=("https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/vgg16.pt",),
     ),
     "identity": Detector(
         file="a TorchScript file of your choice",
@@ -66,7 +78,7 @@ class DetectorFile:
     """A detector file that may be loaded.
 
     Attributes:
-        name: Key of DETECTORS.
+        name: Key of DETECTORS, or of an extractor of the user's.
         path: The file.
         sha256, git_blob: Hashes of its content.
         published: True if it is the file that the table identifies; None if the table has no blob id.
@@ -99,7 +111,7 @@ def find_detector(
     """The file of a detector: the given path, or the known file in the cache folder, fetched if need be.
 
     Args:
-        name: Key of DETECTORS.
+        name: Key of DETECTORS, or another name, whose file must be given.
         path: A file given by the user, which is not checked.
         folder: The cache folder; None for the user's.
         download: Try to download a missing file.
@@ -107,29 +119,48 @@ def find_detector(
     Raises:
         UserError: The file is missing or a different one; the message says what to put where.
     """
-    detector = DETECTORS[name]
     if path is not None:
         path = Path(expand_home(path, name=f"detector {name}="))
         if not path.is_file():
             raise UserError(f"detector {name}={path}: there is no such file.")
         return _identified(name, path)
+    if name not in DETECTORS:
+        raise UserError(
+            f"This metric needs a feature extractor '{name}': a TorchScript file that takes float32 clips "
+            f"[N, 3, T, H, W] in -1…1 and returns features [N, D]. Give its path as detector {name}=PATH."
+        )
+    detector = DETECTORS[name]
     folder = cache_folder("detectors") if folder is None else Path(folder)
     cached = folder / detector.file
     if detector.git_blob is None:
         raise UserError(_missing(name, cached))
     if not os.path.isfile(cached) and download and detector.download is not None:
-        try:
-            fetch(detector.download, cached, check=lambda partial: _require_known(name, partial, detector.download))
-        except UserError as error:
-            raise UserError(f"{_missing(name, cached)} ({error})") from error
+        _fetch_anywhere(name, cached)
     if not os.path.isfile(cached):
         raise UserError(_missing(name, cached))
     _require_known(name, cached, str(cached))
     return _identified(name, cached)
 
 
+def _fetch_anywhere(name: str, cached: Path) -> None:
+    """Download a detector's file from the first place that has it, to the bit.
+
+    Raises:
+        UserError: None has; says why.
+    """
+    detector, reasons = DETECTORS[name], []
+    for url in (detector.download, *detector.mirrors):
+        try:
+            fetch(url, cached, check=lambda partial, url=url: _require_known(name, partial, url))
+            return
+        except UserError as error:
+            reasons.append(error)
+    raise UserError(f"{_missing(name, cached)} ({'; '.join(map(str, reasons))})") from reasons[0]
+
+
 def _identified(name: str, path: Path) -> DetectorFile:
-    known, blob = DETECTORS[name].git_blob, git_blob_id(path)
+    known = DETECTORS[name].git_blob if name in DETECTORS else None
+    blob = git_blob_id(path)
     published = None if known is None else blob == known
     return DetectorFile(name=name, path=path, sha256=sha256_of(path), git_blob=blob, published=published)
 

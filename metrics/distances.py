@@ -1,4 +1,4 @@
-"""Distances between two sets of features: Fréchet distance (FID, FVD), kernel distance (KID, KVD), Inception score.
+"""Distances of two sets of features: Fréchet (FID, FVD), kernel (KID, KVD), precision and recall; Inception score.
 
 Fréchet distance. Between the Gaussians N(μ, Σ) and N(μ', Σ') its square is ‖μ − μ'‖² + tr(Σ + Σ' − 2 (ΣΣ')^½) (Dowson
 and Landau, 1982; for images Heusel et al., 2017, for videos Unterthiner et al., 2018). The matrix square root of ΣΣ' is
@@ -9,6 +9,10 @@ is the sum of these singular values. Their errors are proportional to the larges
 Kernel distance. The squared maximum mean discrepancy, unbiased, with the cubic polynomial kernel k(x, y) = (x·y / D +
 1)³ in D dimensions (Bińkowski et al., 2018, for images; Unterthiner et al., 2018, for videos). Unlike the Fréchet
 distance, its expectation does not depend on the number of samples; an estimate may be negative.
+
+Precision and recall (Kynkäänniemi et al., 2019). The manifold of a set is the union of balls around its samples, each
+with the distance of the sample's k-th nearest neighbour as its radius. Precision is the share of generated samples in
+the manifold of the real ones, recall the share of real samples in the manifold of the generated ones.
 
 Inception score (Salimans et al., 2016). exp E_x KL(p(c|x) ‖ p(c)), the mean over splits of the images. With the entropy
 H, E_x KL = H(mean p) − mean H(p): only sums over images are needed, so that memory stays small.
@@ -25,6 +29,8 @@ __all__ = [
     "frechet_distance",
     "frechet_distance_of_features",
     "inception_score",
+    "inside_manifold",
+    "neighbour_radii",
     "polynomial_kernel",
     "subset_distances",
 ]
@@ -215,6 +221,51 @@ def subset_distances(
         parts = [np.asarray(z[np.sort(random.permutation(len(z))[:size])]) for z in (x, y)]
         values.append(KernelDistance(*parts).value())
     return np.array(values)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Precision and recall
+
+NEIGHBOURS = 3
+
+
+def neighbour_radii(features: np.ndarray, *, neighbours: int = NEIGHBOURS) -> np.ndarray:
+    """Squared distances of samples [N, D] to their k-th nearest neighbours among the others, float64 [N].
+
+    Raises:
+        ValueError: Too few samples.
+    """
+    if len(features) <= neighbours:
+        raise ValueError(f"{neighbours} nearest neighbours need more than {neighbours} samples, not {len(features)}.")
+    radii = []
+    for start in range(0, len(features), BLOCK):
+        rows = features[start : start + BLOCK]
+        nearest = np.full([len(rows), neighbours], np.inf)
+        for other in range(0, len(features), BLOCK):
+            distances = _squared_distances(rows, features[other : other + BLOCK])
+            if other == start:
+                np.fill_diagonal(distances, np.inf)  # a sample is not its own neighbour
+            nearest = np.partition(np.concatenate([nearest, distances], axis=1), neighbours - 1)[:, :neighbours]
+        radii.append(nearest.max(axis=1))
+    return np.concatenate(radii)
+
+
+def inside_manifold(points: np.ndarray, features: np.ndarray, radii: np.ndarray) -> np.ndarray:
+    """True [M] for points [M, D] in a ball around any of the features [N, D], of squared radii [N]."""
+    inside = np.zeros(len(points), dtype=bool)
+    for start in range(0, len(points), BLOCK):
+        rows = points[start : start + BLOCK]
+        for other in range(0, len(features), BLOCK):
+            distances = _squared_distances(rows, features[other : other + BLOCK])
+            inside[start : start + BLOCK] |= (distances <= radii[other : other + BLOCK]).any(axis=1)
+    return inside
+
+
+def _squared_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Of all pairs of rows [N, D] and [M, D], float64 [N, M]."""
+    x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    squares = np.square(x).sum(axis=1)[:, None] + np.square(y).sum(axis=1)
+    return np.maximum(squares - 2 * (x @ y.T), 0)
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -16,14 +16,14 @@ from metrics.registry import find_metric
 from metrics.video_measures import flatness, flicker, mean_flow_length, warping_error
 from torch_utils.torchscript import load_torchscript
 
-__all__ = ["DETECTOR_OF", "find_detectors", "make_network"]
+__all__ = ["DETECTOR_OF", "detector_of", "find_detectors", "make_network"]
 
 VERSION = 1  # of the features; a new version invalidates cached ones
 DEPTH_TOLERANCE = 0.1  # of the thickness of the rendered volume
 
 
 class TorchScriptNetwork:
-    """A pretrained network from a TorchScript file (I3D, Inception, face recognition).
+    """A pretrained network from a TorchScript file (I3D, Inception, VGG-16, face recognition, others).
 
     On a CPU it takes samples one at a time: batches save no time there, and the last digits of features do not depend
     on the rest of a batch.
@@ -161,6 +161,7 @@ FILES: dict[str, tuple[str, dict]] = {
     ),
     "inception": ("inception", {"width": 2048, "arguments": {"return_features": True}, "frames": True}),
     "inception_probabilities": ("inception", {"width": None, "arguments": {"no_output_bias": True}, "frames": True}),
+    "vgg16": ("vgg16", {"width": 4096, "arguments": {"return_features": True}, "frames": True}),
     "identity": ("identity", {"width": None, "arguments": {}, "frames": True, "floats": True}),
 }
 _OWN = {
@@ -175,6 +176,16 @@ _OWN = {
 # Detector file by network, of the networks that need one.
 DETECTOR_OF = {name: detector for name, (detector, _) in FILES.items()}
 
+# Of extractors that the user names: float32 clips [N, 3, T, H, W] in -1…1 to features [N, D].
+CLIP_EXTRACTOR = {"width": None, "arguments": {}, "frames": False, "floats": True}
+
+
+def detector_of(network: str) -> str | None:
+    """The detector file that a network needs; None if it needs none."""
+    if network in _OWN:
+        return None
+    return DETECTOR_OF.get(network, network)
+
 
 def find_detectors(names: Iterable[str], paths: Mapping[str, str | None]) -> dict[str, DetectorFile]:
     """Detector files required by metrics, by the detector's name.
@@ -187,8 +198,8 @@ def find_detectors(names: Iterable[str], paths: Mapping[str, str | None]) -> dic
         UserError: See `find_detector`.
     """
     networks = [find_metric(name).network for name in names]
-    needed = dict.fromkeys(DETECTOR_OF[network] for network in networks if network in DETECTOR_OF)
-    return {detector: find_detector(detector, path=paths.get(detector)) for detector in needed}
+    needed = dict.fromkeys(detector_of(network) for network in networks)
+    return {name: find_detector(name, path=paths.get(name)) for name in needed if name is not None}
 
 
 def make_network(name: str, *, device: torch.device | str, detectors: Mapping[str, DetectorFile]) -> Any:
@@ -202,6 +213,6 @@ def make_network(name: str, *, device: torch.device | str, detectors: Mapping[st
     """
     if name in _OWN:
         return _OWN[name](device)
-    detector, arguments = FILES[name]
+    detector, arguments = FILES.get(name, (name, CLIP_EXTRACTOR))
     file = detectors.get(detector) or find_detector(detector)
     return TorchScriptNetwork(file, device, **arguments)

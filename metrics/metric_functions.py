@@ -17,7 +17,18 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from metrics.distances import BLOCK, FeatureMoments, KernelDistance, frechet_distance, inception_score, subset_distances
+from dnnlib import UserError
+from metrics.distances import (
+    BLOCK,
+    NEIGHBOURS,
+    FeatureMoments,
+    KernelDistance,
+    frechet_distance,
+    inception_score,
+    inside_manifold,
+    neighbour_radii,
+    subset_distances,
+)
 from metrics.registry import Metric
 from metrics.video_measures import frame_similarity
 
@@ -133,6 +144,26 @@ def _kernel_subsets(real: np.ndarray, fake: np.ndarray, metric: Metric, replicat
     return Measured(float(values.mean()), mean_interval(values) if replicates else None, {"subsets": len(values)})
 
 
+MOST_REAL = 200_000  # real samples of a manifold, as in StyleGAN2: the cost grows with the square
+
+
+def _precision_recall(real: np.ndarray, fake: np.ndarray, metric: Metric, replicates: int) -> Measured:
+    """Precision, and recall as a further entry; their intervals are the standard errors of shares, for fixed manifolds.
+
+    Resampled sets would contain copies, which make neighbours' distances zero.
+    """
+    if len(real) > MOST_REAL:
+        real = real[np.sort(np.random.RandomState(0).choice(len(real), MOST_REAL, replace=False))]
+    if min(len(real), len(fake)) <= NEIGHBOURS:
+        raise UserError(f"{metric.name} needs more than {NEIGHBOURS} samples of each side.")
+    precise = inside_manifold(fake, real, neighbour_radii(real))
+    recalled = inside_manifold(real, fake, neighbour_radii(fake))
+    further: dict[str, Any] = {"recall": float(recalled.mean())}
+    if replicates:
+        further["recall_interval"] = list(mean_interval(recalled))
+    return Measured(float(precise.mean()), mean_interval(precise) if replicates else None, further)
+
+
 def _inception_score(real: None, fake: np.ndarray, metric: Metric, replicates: int) -> Measured:
     value = inception_score(fake)
     if not replicates:
@@ -183,6 +214,7 @@ MEASURES: dict[str, Callable[[Any, np.ndarray, Metric, int], Measured]] = {
     "frechet": _frechet,
     "kernel": _kernel,
     "kernel_subsets": _kernel_subsets,
+    "precision_recall": _precision_recall,
     "inception_score": _inception_score,
     "mean": _mean,
     "similarity": _similarity,

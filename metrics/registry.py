@@ -3,16 +3,20 @@
 A name gives the measure and the number and length of the samples: fvd2048_16f is the Fréchet video distance of 2048
 generated and 2048 real clips of 16 frames. Names that begin with r (rfvd…, ridentity…) use a fixed random network
 instead of a pretrained one, to monitor a training on any machine; their values are not comparable with those of the
-metrics that they resemble.
+metrics that they resemble. Names that end in _<extractor> (fvd2048_16f_videomae) use a TorchScript file of the user's
+in place of I3D; they are no entries of the table, but are found in it.
 """
 
 import dataclasses
+import re
 
 from dnnlib import UserError, choices_hint
 
 __all__ = ["METRICS", "Metric", "find_metric"]
 
 NOT_FVD = "NOT FVD: features of an untrained random network; compare only with the same metric here"
+NOT_I3D = "features of an untrained random network; compare only with the same metric here"
+NEIGHBOURS = "3 nearest neighbours"
 NOT_FACES = "features of an untrained random network: not a recogniser of faces"
 
 
@@ -64,16 +68,19 @@ def _video_metrics() -> list[Metric]:
         "fvd": ("frechet", "i3d", "Fréchet video distance, I3D features", ""),
         "kvd": ("kernel", "i3d", "kernel video distance (unbiased MMD²), I3D features", ""),
         "rfvd": ("frechet", "random", "Fréchet distance in features of a random 3D network", NOT_FVD),
+        "pr": ("precision_recall", "i3d", f"precision and recall ({NEIGHBOURS}), I3D features", ""),
+        "rpr": ("precision_recall", "random", f"precision and recall ({NEIGHBOURS}), random 3D network", NOT_I3D),
     }
     found = []
     for prefix, (measure, network, text, warning) in about.items():
         for length, (frames, subsample) in LENGTHS.items():
             for count in (2048, 256, 64):
-                if frames > 16 and (count < 2048 or prefix == "kvd"):
+                pairs = measure == "precision_recall"
+                if frames > 16 and (count < 2048 or prefix == "kvd" or pairs):
                     continue
                 found.append(
                     Metric(
-                        name=f"{prefix}{count}_{length}",
+                        name=f"{prefix}{count}{'k3' if pairs else ''}_{length}",
                         measure=measure,
                         network=network,
                         samples="clips",
@@ -81,6 +88,7 @@ def _video_metrics() -> list[Metric]:
                         frames=frames,
                         subsample=subsample,
                         about=f"{text}, {count} clips of {frames} frames" + (", every 8th" if subsample > 1 else ""),
+                        better="" if pairs else "lower",
                         warning=warning,
                     )
                 )
@@ -96,6 +104,8 @@ def _image_metrics() -> list[Metric]:
         found.append(Metric(f"fid{text}_full", "frechet", "inception", about=about, **size))
         about = f"kernel distance (100 subsets of 1000), Inception features, {against}"
         found.append(Metric(f"kid{text}_full", "kernel_subsets", "inception", about=about, **size))
+        about = f"precision and recall ({NEIGHBOURS}), VGG-16 features, {against}"
+        found.append(Metric(f"pr{text}3_full", "precision_recall", "vgg16", about=about, better="", **size))
         about = f"Inception score of {count} generated frames, 10 splits"
         name, network = f"is{text}", "inception_probabilities"
         found.append(Metric(name, "inception_score", network, about=about, uses_real=False, better="higher", **size))
@@ -125,7 +135,31 @@ def _further_metrics() -> list[Metric]:
     return found
 
 
-METRICS: dict[str, Metric] = {m.name: m for m in (*_video_metrics(), *_image_metrics(), *_further_metrics())}
+class MetricTable(dict[str, Metric]):
+    """Metrics by name, those with an extractor of the user's included, which are not iterated over."""
+
+    def __missing__(self, name: str) -> Metric:
+        base, _, extractor = name.rpartition("_")
+        metric = self.get(base)
+        own = metric is not None and metric.network == "i3d"
+        if not own or not re.fullmatch(r"[a-z][a-z0-9]*", extractor) or extractor in TAKEN:
+            raise KeyError(name)
+        about = f"{metric.about} (with features of '{extractor}' in place of I3D)"
+        warning = f"features of '{extractor}', not I3D: compare only values of the same file"
+        return dataclasses.replace(metric, name=name, network=extractor, about=about, warning=warning)
+
+    def __contains__(self, name: object) -> bool:
+        try:
+            self[name]
+        except (KeyError, AttributeError, TypeError):
+            return False
+        return True
+
+
+#: Extractors that have metrics of their own.
+TAKEN = ("i3d", "inception", "vgg16", "identity", "random", "motion", "flicker", "warping", "flatness")
+
+METRICS = MetricTable((m.name, m) for m in (*_video_metrics(), *_image_metrics(), *_further_metrics()))
 
 
 def find_metric(name: str) -> Metric:

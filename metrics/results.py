@@ -73,6 +73,10 @@ def row_summary(row: Mapping[str, Any]) -> str:
     text = f"{row['metric']} {row['value']:.4g}"
     if row["interval"] is not None:
         text += f" (95 %: {row['interval'][0]:.4g} to {row['interval'][1]:.4g})"
+    if row.get("recall") is not None:
+        text = text.replace(" ", " precision ", 1) + f", recall {row['recall']:.4g}"
+        if row.get("recall_interval") is not None:
+            text += " (95 %: {:.4g} to {:.4g})".format(*row["recall_interval"])
     if row.get("real") is not None:
         text += f", real videos {row['real']:.4g}"
     wanted, sort = row["protocol"]["count"], row["protocol"]["samples"]

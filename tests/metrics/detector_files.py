@@ -51,6 +51,14 @@ class SmallIdentity(torch.nn.Module):
         return x.mean(dim=[2, 3])
 
 
+class SmallClips(torch.nn.Module):
+    """Float clips in -1…1 to features: the mean colours of their frames."""
+
+    def forward(self, x: torch.Tensor):
+        assert x.is_floating_point() and x.dim() == 5 and bool((x.abs() <= 1).all())
+        return x.mean(dim=[3, 4]).flatten(1)
+
+
 def save_torchscript(module: torch.nn.Module, path: Path) -> Path:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that TorchScript is deprecated

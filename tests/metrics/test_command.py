@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+import run_train
 from dnnlib import UserError, run_cli
 from metrics import __main__ as command
 from metrics.distances import frechet_distance_of_features
@@ -19,8 +20,8 @@ from metrics.generated_videos import GeneratedVideos
 from metrics.random_features import RandomFeatures
 from metrics.real_videos import StoredVideos
 from renderer.video import VideoWriter
-from tests.metrics.detector_files import save_i3d, save_inception
-from tests.training.tiny import make_plan, write_frames
+from tests.metrics.detector_files import SmallClips, save_i3d, save_inception, save_torchscript
+from tests.training.tiny import OVERRIDES, make_plan, write_frames
 from training.checkpoints.snapshot import load_generator, save_snapshot
 from training.launch.build import build_networks
 
@@ -126,6 +127,24 @@ def test_generated_videos_from_files(evaluate, trained, tmp_path):
                 video.add(clip[:, t])
     row = evaluate("motion32_16f", "--bootstrap", 0, "--resolution", 16, fake=tmp_path / "movies")[0]
     assert row["num_fake"] == 5 and row["value"] > 0
+
+
+def test_an_extractor_of_the_users(evaluate, tmp_path):
+    """It gives a metric of its own name, on the command line and in training."""
+    path = save_torchscript(SmallClips(), tmp_path / "mae.pt")
+    name = "fvd64_16f_videomae"
+    for given in (f"videomae={path}", path):
+        row = evaluate(name, "--detector", given, "--bootstrap", 0)[0]
+        assert row["metric"] == name and row["detector"]["network"] == "videomae"
+    assert "not I3D" in evaluate.output and "SHA-256" in evaluate.output
+    with pytest.raises(UserError, match="needs a feature extractor 'videomae'"):
+        evaluate(name)
+    job = run_train.make_plan(
+        [f"outdir={tmp_path / 'runs'}", f"data={write_frames(tmp_path / 'data', videos=6, frames=18)}", *OVERRIDES,
+         "nframes=16", f"metrics={name}", f"detectors.videomae={path}"]
+    )  # fmt: skip
+    assert job.options["metrics"] == [name] and job.options["detectors"]["videomae"] == str(path)
+    assert job.inspected["detectors"]["videomae"].path == path and not job.notes
 
 
 def test_fvd_with_a_detector_of_the_users(evaluate, tmp_path):

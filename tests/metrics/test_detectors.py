@@ -10,7 +10,7 @@ from dnnlib.downloads import git_blob_id, sha256_of
 from metrics import detectors
 from metrics.detectors import DETECTORS, find_detector
 from metrics.feature_extractors import DETECTOR_OF, find_detectors, make_network
-from tests.metrics.detector_files import SmallI3D, SmallIdentity, save_i3d, save_inception, save_torchscript
+from tests.metrics.detector_files import SmallClips, SmallI3D, SmallIdentity, save_i3d, save_inception, save_torchscript
 from tests.metrics.synthetic import waves
 
 
@@ -18,14 +18,15 @@ from tests.metrics.synthetic import waves
 def known_i3d(tmp_path, monkeypatch):
     """A small file in place of the published one: the table knows its identity and where to fetch it."""
     source = save_i3d(tmp_path / "published.pt")
-    entry = dataclasses.replace(DETECTORS["i3d"], git_blob=git_blob_id(source), download=source.as_uri())
+    entry = dataclasses.replace(DETECTORS["i3d"], git_blob=git_blob_id(source), download=source.as_uri(), mirrors=())
     monkeypatch.setitem(detectors.DETECTORS, "i3d", entry)
     return source
 
 
 @pytest.fixture
 def offline(monkeypatch):
-    entry = dataclasses.replace(DETECTORS["i3d"], download="file:///nowhere/i3d_torchscript.pt")
+    nowhere = "file:///nowhere/i3d_torchscript.pt"
+    entry = dataclasses.replace(DETECTORS["i3d"], download=nowhere, mirrors=("file:///nowhere/copy.pt",))
     monkeypatch.setitem(detectors.DETECTORS, "i3d", entry)
 
 
@@ -34,6 +35,11 @@ def test_the_table():
     i3d, inception = DETECTORS["i3d"], DETECTORS["inception"]
     assert i3d.file == "i3d_torchscript.pt" and i3d.git_blob == "93daef59c7ae0e9e8f76225521407e60cbafa6aa"
     assert i3d.download == "https://www.dropbox.com/s/ge9e5ujwgetktms/i3d_torchscript.pt?dl=1"
+    assert (
+        all(url.endswith("/i3d_torchscript.pt") and url.startswith("https://") for url in i3d.mirrors) and i3d.mirrors
+    )
+    vgg16 = DETECTORS["vgg16"]
+    assert vgg16.file == "vgg16.pt" and vgg16.git_blob is None and vgg16.download is None
     assert inception.file == "inception-2015-12-05.pt" and inception.git_blob is None and inception.download is None
 
 
@@ -67,12 +73,24 @@ def test_a_wrong_download_is_not_kept(tmp_path, known_i3d):
     assert list((tmp_path / "cache").iterdir()) == []
 
 
+@pytest.mark.parametrize("first", ["missing", "another file"])
+def test_a_second_place(tmp_path, known_i3d, monkeypatch, first):
+    """The first place has no such file, or another one."""
+    if first == "another file":
+        (tmp_path / "first.pt").write_bytes(b"<html>quota exceeded</html>")
+    places = {"download": (tmp_path / "first.pt").as_uri(), "mirrors": (known_i3d.as_uri(),)}
+    monkeypatch.setitem(detectors.DETECTORS, "i3d", dataclasses.replace(DETECTORS["i3d"], **places))
+    found = find_detector("i3d", folder=tmp_path / "cache")
+    assert found.published is True and [path.name for path in (tmp_path / "cache").iterdir()] == ["i3d_torchscript.pt"]
+
+
 def test_offline(tmp_path, offline):
     with pytest.raises(UserError) as caught:
         find_detector("i3d", folder=tmp_path / "cache")
     message = str(caught.value)
     place = str(tmp_path / "cache" / "i3d_torchscript.pt")
-    for part in ("i3d_torchscript.pt", "about 50 MB", "93daef59", "dropbox.com", place, "i3d=PATH", "rfvd"):
+    tried = [f"Cannot download file:///nowhere/{name}.pt" for name in ("i3d_torchscript", "copy")]
+    for part in ("i3d_torchscript.pt", "about 50 MB", "93daef59", "dropbox.com", place, "i3d=PATH", "rfvd", *tried):
         assert part in message
     assert "\n" not in message
     with pytest.raises(UserError, match="Put it at"):
@@ -101,6 +119,17 @@ def test_which_detectors_metrics_need(tmp_path):
     assert {name: file.path for name, file in found.items()} == {"i3d": i3d, "inception": inception}
     assert find_detectors(["rfvd64_16f", "motion32_16f"], {}) == {}
     assert set(DETECTOR_OF.values()) == set(DETECTORS)
+
+
+def test_an_extractor_of_the_users(tmp_path):
+    path = save_torchscript(SmallClips(), tmp_path / "videomae.pt")
+    found = find_detectors(["fvd64_16f_videomae", "kvd64_16f_videomae", "rfvd64_16f"], {"videomae": str(path)})
+    assert list(found) == ["videomae"] and found["videomae"].published is None
+    clips = waves(3, frames=5)
+    features = make_network("videomae", device="cpu", detectors=found)(clips)
+    torch.testing.assert_close(features, (clips.float() / 127.5 - 1).mean(dim=[3, 4]).flatten(1))
+    with pytest.raises(UserError, match="needs a feature extractor 'videomae': .* as detector videomae=PATH"):
+        find_detectors(["fvd64_16f_videomae"], {"i3d": str(path)})
 
 
 # ----------------------------------------------------------------------------------------------------------------------

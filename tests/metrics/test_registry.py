@@ -1,5 +1,6 @@
 """The names and what they stand for."""
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -43,6 +44,20 @@ def test_names_say_what_is_not_the_real_thing():
             assert "NOT FVD" in metric.warning
         if name.startswith(("fvd", "kvd", "fid", "kid", "is")):
             assert metric.network in DETECTOR_OF
+
+
+def test_extractors_of_the_users():
+    metric = find_metric("fvd2048_128f_subsample8f_videomae")
+    base = find_metric("fvd2048_128f_subsample8f")
+    assert dataclasses.replace(metric, name=base.name, network="i3d", about=base.about, warning="") == base
+    assert metric.network == "videomae" and "'videomae', not I3D" in metric.warning
+    assert find_metric("pr256k3_16f_vmae2").measure == "precision_recall"
+    assert "fvd64_16f_videomae" not in list(METRICS) and "fvd64_16f_videomae" in METRICS
+    for name in ("fvd64_16f_", "fvd64_16f_Mae", "fvd64_16f_inception", "rfvd64_16f_videomae", "fid1k_full_videomae",
+                 "videomae", "fvd_videomae", "fvd64_16f_video-mae", 3, None):  # fmt: skip
+        assert name not in METRICS
+    with pytest.raises(UserError, match="there is no metric 'fvd64_16f_i3d'"):
+        find_metric("fvd64_16f_i3d")
 
 
 def test_unknown_names():

@@ -30,10 +30,10 @@ CONFIG_DIR = next(path for path in (ROOT / "video3d" / "conf", ROOT / "conf") if
 GROUPS = ("model", "spec")
 
 # Taken literally: paths and strings.
-STRINGS = (
-    "outdir", "data", "resume", "resume_run", "cache_metrics_dir", "detectors.i3d", "detectors.inception",
-    "detectors.identity", "diffaugment",
-)  # fmt: skip
+STRINGS = ("outdir", "data", "resume", "resume_run", "cache_metrics_dir", "diffaugment")
+# So are the files of feature extractors, those that conf/ does not name included.
+DETECTOR = re.compile(r"detectors\.[a-z][a-z0-9]*")
+DETECTORS = ("detectors.i3d", "detectors.inception", "detectors.vgg16", "detectors.identity")
 
 # Lists of names, which may be typed without brackets.
 LISTS = ("metrics", "logger")
@@ -76,7 +76,7 @@ def compose_options(overrides: Sequence[str]) -> dict[str, Any]:
         raise UserError(f"data= is given {datasets} times: put a name with braces into quotes, {example}.")
     composed, strings = [], {}
     for override, (_, key, value) in [(hydra_override(override), split_override(override)) for override in overrides]:
-        if key in STRINGS:
+        if _is_string(key):
             strings[key] = string_value(value)
         else:
             composed.append(override)
@@ -112,6 +112,7 @@ def continued_options(stored: Mapping[str, Any], overrides: Sequence[str]) -> di
     given = compose_options(overrides)
     # Options that are newer than the run have their default values.
     options = {**{key: given[key] for key in given if key not in ("model", "spec")}, **stored}
+    options["detectors"] = {**given["detectors"], **stored["detectors"]}
     keys = [split_override(override)[1] for override in overrides]
     for key in keys:
         if key in GROUPS:
@@ -165,6 +166,10 @@ def _check_classes(options: Mapping[str, Any], given: Mapping[str, Any]) -> None
 # ----------------------------------------------------------------------------------------------------------------------
 
 
+def _is_string(key: str) -> bool:
+    return key in STRINGS or DETECTOR.fullmatch(key) is not None
+
+
 def split_override(override: str) -> tuple[str, str, str]:
     """'+', key and value of an override."""
     if any("\udc80" <= letter <= "\udcff" for letter in override):  # bytes of the command line that are no text
@@ -190,7 +195,7 @@ def string_value(value: str) -> str | None:
 def plain_override(override: str) -> str:
     """A `key=value` override as it is typed here, from one in Hydra's grammar: the inverse of `hydra_override`."""
     parsed = OverridesParser.create().parse_override(override)
-    if parsed.key_or_group not in STRINGS:
+    if not _is_string(parsed.key_or_group):
         return override
     value = parsed.value()
     if value is None:
@@ -220,13 +225,14 @@ def hydra_override(override: str, *, sweep: bool = False) -> str:
         choices = sorted(path.stem for path in (CONFIG_DIR / key).glob("[!_]*.yaml"))
         if value not in choices:
             raise UserError(f"There is no {key} '{value}' in conf/{key}; {choices_hint(value, choices)}")
-    if key in STRINGS and not (sweep and re.fullmatch(r"choice\(.+\)", value, re.DOTALL)):
+    if _is_string(key) and not (sweep and re.fullmatch(r"choice\(.+\)", value, re.DOTALL)):
         text = string_value(value)
+        plus = "" if key in STRINGS or key in DETECTORS else "++"  # Hydra's word for an option that may be new
         if text is None:
-            return override
+            return plus + override
         # OmegaConf wants backslashes before '${' doubled and one more, Hydra's grammar those before a quote.
         text = re.sub(r"(\\*)\$\{", lambda m: m[1] * 2 + r"\${", text)
-        return f"{key}='" + re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + (m[2] and r"\'"), text) + "'"
+        return f"{plus}{key}='" + re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + (m[2] and r"\'"), text) + "'"
     if key in LISTS and value not in ("", "null") and value[0] != "[":
         return f"{key}=[{value}]"
     return plus + override.lstrip("+") if plus else override

@@ -98,6 +98,7 @@ RULES = {
     "cache_metrics_dir": PATH,
     "detectors.i3d": PATH,
     "detectors.inception": PATH,
+    "detectors.vgg16": PATH,
     "detectors.identity": PATH,
     "device": ValueRule(str, choices=("cpu", "cuda"), optional=True),
     "gpus": COUNT,

@@ -7,7 +7,7 @@ or raises a UserError that names the option, what is wrong with it and what to d
 import dataclasses
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,7 +71,7 @@ class Plan:
 def plan(
     overrides: Sequence[str],
     *,
-    metrics: Sequence[str] = (),
+    metrics: Collection[str] = (),
     inspect: Callable[[Mapping[str, Any]], Any] | None = None,
     label: str = "",
 ) -> Plan:
@@ -191,7 +191,7 @@ def _read(overrides: Sequence[str]) -> tuple[dict[str, Any], Path | None, str | 
     return given, folder, options["outdir"]
 
 
-def _check_combinations(options: Mapping[str, Any], metrics: Sequence[str]) -> None:
+def _check_combinations(options: Mapping[str, Any], metrics: Collection[str]) -> None:
     aug = options["aug"]
     for name in options["metrics"] or []:
         if name not in metrics:

@@ -1,0 +1,92 @@
+"""`python -m metrics --compare`: two models side by side."""
+
+import json
+import math
+
+import click.testing
+import pytest
+
+from dnnlib import UserError
+from metrics import __main__ as command
+from metrics.comparison import comparison_lines, newest_rows
+
+
+def write(folder, *rows):
+    folder.mkdir(exist_ok=True)
+    for row in rows:
+        with open(folder / f"metric-{row['metric']}.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps({"protocol": {"count": 2048}, "higher_is_better": False, **row}) + "\n")
+    return folder
+
+
+def lines(*folders):
+    return [" ".join(line.split()) for line in comparison_lines(*folders)]
+
+
+def test_side_by_side(tmp_path):
+    similar = {"metric": "identity256_5v", "higher_is_better": True}
+    pair = {"metric": "pr50k3_full", "higher_is_better": None, "value": 0.5, "interval": [0.4, 0.6]}
+    a = write(
+        tmp_path / "a",
+        {"metric": "fvd2048_16f", "value": 1.0, "interval": [0.0, 2.0]},  # an older row
+        {"metric": "fvd2048_16f", "value": 100.0, "interval": [97.0, 103.0], "checkpoint": "n.pkl", "cur_nimg": 2000},
+        {**similar, "value": 0.9, "interval": [0.85, 0.95]},
+        {**pair, "recall": 0.2, "recall_interval": [0.1, 0.3]},
+        {"metric": "motion256_16f", "higher_is_better": None, "value": 1.0, "interval": None},
+        {"metric": "kvd2048_16f", "value": 3.0, "interval": None},
+    )
+    b = write(
+        tmp_path / "b",
+        {"metric": "fvd2048_16f", "value": 90.0, "interval": [86.0, 94.0]},
+        {**similar, "value": 0.88, "interval": [0.83, 0.93]},
+        {**pair, "value": 0.8, "interval": [0.7, 0.9], "recall": 0.1, "recall_interval": [0.0, 0.2]},
+        {"metric": "motion256_16f", "higher_is_better": None, "value": None, "interval": None},
+    )
+    reach = math.hypot(0.05, 0.05)
+    assert lines(a, b) == [
+        f"A: {a} (n.pkl, 2 kimg)",
+        f"B: {b}",
+        "metric A B B − A",
+        "fvd2048_16f 100 (97 to 103) 90 (86 to 94) -10 ± 5 B is better",  # √(3² + 4²)
+        f"identity256_5v 0.9 (0.85 to 0.95) 0.88 (0.83 to 0.93) -0.02 ± {reach:.2g} undecided",
+        "motion256_16f 1 - -",
+        "pr50k3_full precision 0.5 (0.4 to 0.6) 0.8 (0.7 to 0.9) +0.3 ± 0.14 B is better",
+        "pr50k3_full recall 0.2 (0.1 to 0.3) 0.1 (0 to 0.2) -0.1 ± 0.14 undecided",
+        f"Only in {a}: kvd2048_16f",
+    ]
+    reversed_lines = lines(b, a)
+    assert "fvd2048_16f 90 (86 to 94) 100 (97 to 103) +10 ± 5 A is better" in reversed_lines
+
+
+def test_columns_are_aligned(tmp_path):
+    a = write(tmp_path / "a", {"metric": "fvd2048_16f", "value": 100.0, "interval": None})
+    header, row = list(comparison_lines(a, a))[2:4]
+    assert header.index("A") == row.index("100") and header.index("B − A") == row.index("+0")
+
+
+def test_what_cannot_be_compared_is_said(tmp_path):
+    row = {"metric": "fvd2048_16f", "value": 100.0, "interval": [99.0, 101.0]}
+    a = write(tmp_path / "a", {**row, "detector": {"sha256": "1"}, "real_data": {"num_videos": 3}})
+    b = write(tmp_path / "b", {**row, "value": 50.0, "detector": {"sha256": "2"}, "real_data": {"num_videos": 4}})
+    *_, line, note = lines(a, b)
+    assert line.endswith("-50 ± 1.4")  # without a verdict
+    assert note == "fvd2048_16f: the feature extractor and the real videos differ: the values cannot be compared."
+
+
+def test_mistakes(tmp_path):
+    (tmp_path / "empty").mkdir()
+    a = write(tmp_path / "a", {"metric": "fvd2048_16f", "value": 1.0})
+    b = write(tmp_path / "b", {"metric": "kvd2048_16f", "value": 1.0})
+    with pytest.raises(UserError, match="--compare: there is no folder .*none; give two that hold metric-<name>.jsonl"):
+        newest_rows(tmp_path / "none")
+    with pytest.raises(UserError, match="--compare: .*empty holds no results: evaluate its model with --outdir"):
+        list(comparison_lines(a, tmp_path / "empty"))
+    with pytest.raises(UserError, match=r"a \(fvd2048_16f\) and .*b \(kvd2048_16f\) share no metric"):
+        list(comparison_lines(a, b))
+
+
+def test_the_command_needs_no_other_option(tmp_path):
+    a = write(tmp_path / "a", {"metric": "fvd2048_16f", "value": 1.0})
+    result = click.testing.CliRunner().invoke(command.main, ["--compare", str(a), str(a)])
+    assert result.exit_code == 0 and result.output.splitlines()[0] == f"A: {a}"
+    assert "fvd2048_16f" in result.output
