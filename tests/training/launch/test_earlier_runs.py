@@ -63,7 +63,10 @@ def test_stored_names_are_mapped(work):
     assert stored["model"]["discriminator"]["_target_"] == "training.discriminator.TimeAwareDiscriminators"
     options = current_options(stored)
     now = compose_options(["outdir=runs", "data=data"])
-    assert set(options) == set(now)
+    assert {*options, "logger"} == set(now)  # an option that is newer than that run
+    continued = continued_options(stored, ["resume_run=0", "detectors.vgg16=vgg16.pt"])
+    assert continued["logger"] == ["tensorboard"]
+    assert set(continued["detectors"]) == set(now["detectors"]) and continued["detectors"]["vgg16"] == "vgg16.pt"
     for network in ("generator", "discriminator"):
         assert options["model"][network]["_target_"] == now["model"][network]["_target_"]
     assert "recompute" in stored  # a copy was changed
