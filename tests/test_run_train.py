@@ -352,8 +352,8 @@ def test_a_checkpoint_of_another_model(tmp_path, data, monkeypatch, capsys):
     capsys.readouterr()
     assert call(monkeypatch, *words, f"resume={source}", "model.generator.foreground.width=16") == 2
     assert re.search(r"foreground\.\S+ is \S+ instead of", capsys.readouterr().err)
-    assert call(monkeypatch, *words, f"resume={source}", "model.generator.foreground.encoding=isotropic") == 2
-    message = f"{source} was trained with model.generator.foreground.encoding=octaves, not isotropic;"
+    assert call(monkeypatch, *words, f"resume={source}", "model.generator.foreground.encoding=octaves") == 2
+    message = f"{source} was trained with model.generator.foreground.encoding=isotropic, not octaves;"
     assert message in capsys.readouterr().err
     assert len(list((tmp_path / "runs").iterdir())) == 1
     assert call(monkeypatch, *words, f"resume={source}") == 0
