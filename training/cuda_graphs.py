@@ -6,7 +6,7 @@ random numbers are those of the phase without a graph.
 
 A graph reads and writes fixed memory, so that everything a phase keeps must be changed in place: weights, moments of
 the optimiser, running means, statistics. The host's part of a phase takes place once, at the recording: a phase whose
-course depends on numbers of the host, as with the augmentations of ADA, cannot be recorded.
+course depends on numbers of the host, as on the changing probability of aug=ada, cannot be recorded.
 """
 
 from collections import Counter

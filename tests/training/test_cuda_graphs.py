@@ -29,7 +29,10 @@ def trained(tmp_path, *words):
     return loop, loop.statistics.reduce()
 
 
-@pytest.mark.parametrize("words", [["fp32=true"], ["fp32=false", "spec.microbatch=4"]])
+@pytest.mark.parametrize(
+    "words",
+    [["fp32=true"], ["fp32=false", "spec.microbatch=4"], ["aug=fixed", "p=0.5", "augpipe=bgc", "allow_tf32=true"]],
+)
 def test_replayed_phases_are_the_same_training(tmp_path, monkeypatch, words):
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
     plain, expected = trained(tmp_path, *words, "nobench=true")

@@ -25,7 +25,7 @@ def make_loop(tmp_path, monkeypatch, *words):
 
 
 ALL_OPTIONS = [
-    "diffaugment='color,translation,cutout'", "aug=fixed", "p=0.5", "augpipe=color",
+    "diffaugment='color,translation,cutout'", "aug=fixed", "p=0.5", "augpipe=bgc",
     "model.generator.rendering.num_importance=4", "model.generator.foreground.view_directions=true",
 ]  # fmt: skip
 OTHER_PARTS = [
@@ -33,7 +33,12 @@ OTHER_PARTS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("words", [ALL_OPTIONS, OTHER_PARTS], ids=["all options", "other parts"])
+CORRUPTIONS = ["resolution=32", "aug=fixed", "p=0.5", "augpipe=bgcfnc", "diffaugment=null"]
+
+
+@pytest.mark.parametrize(
+    "words", [ALL_OPTIONS, OTHER_PARTS, CORRUPTIONS], ids=["all options", "other parts", "corruptions"]
+)
 def test_an_iteration_never_waits(tmp_path, monkeypatch, words):
     loop = make_loop(tmp_path, monkeypatch, *words, "spec.g_reg_interval=1", "spec.d_reg_interval=1")
     loop.iterate()

@@ -146,10 +146,11 @@ class AdaAugment(nn.Module):
         draw = _Draws(stream, batch=frames.shape[0], multipliers=self.multipliers, p=p, prefix=f"{prefix}ada/")
 
         # Geometry: one resampling by the product of all transforms.
-        transform = self._geometry(draw, *frames.shape[3:])
-        if transform is not None:
-            images = transforms.warp_affine(frames.flatten(1, 2), transform.to(frames.device), self.wavelet)
-            frames = images.reshape(frames.shape)
+        with transforms.full_float32():
+            transform = self._geometry(draw, *frames.shape[3:])
+            if transform is not None:
+                images = transforms.warp_affine(frames.flatten(1, 2), transform.to(frames.device), self.wavelet)
+                frames = images.reshape(frames.shape)
         # Colours: one matrix, the product of all transforms.
         transform = self._color(draw)
         if transform is not None:
@@ -231,7 +232,7 @@ class AdaAugment(nn.Module):
             name = f"imgfilter{band}"
             gain = (draw.normal(name) * self.imgfilter_std).exp2()
             gain = draw.apply(name, gain, neutral=1, probability=draw.probability("imgfilter") * strength)
-            power = gain.new_tensor(transforms.BAND_POWER)
+            power = transforms.constant(transforms.BAND_POWER, gain)
             gains = torch.ones(len(gain), len(power), device=gain.device)
             gains[:, band] = gain
             total = total * gains / (power * gains.square()).sum(1, keepdim=True).sqrt()

@@ -5,7 +5,10 @@ image. The inverses of the operations are multiplied on the right, so that the f
 carried out as one resampling. Colours are transformed by homogeneous 4x4 matrices; the luma axis is v = (1, 1, 1)/√3.
 """
 
+import contextlib
+import functools
 import math
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -16,9 +19,11 @@ from torch_utils.ops.upfirdn2d import downsample2d, setup_filter, upsample2d
 __all__ = [
     "BAND_POWER",
     "SYM6",
+    "constant",
     "cutout",
     "filter_bands",
     "filter_bank",
+    "full_float32",
     "gray_scaling",
     "hue_rotation",
     "luma_flip",
@@ -44,6 +49,32 @@ SYM6 = (
 def wavelet_filter() -> torch.Tensor:
     """The low-pass filter of the resampling, [12]."""
     return setup_filter(SYM6)
+
+
+Rows = tuple[float, ...] | tuple[tuple[float, ...], ...]
+
+
+def constant(rows: Rows, like: torch.Tensor) -> torch.Tensor:
+    """A constant vector or matrix of the type and on the device of `like`."""
+    return like.new_tensor(rows) if like.device.type == "cpu" else _kept(rows, like.dtype, like.device)
+
+
+@functools.cache
+def _kept(rows: Rows, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """A constant on a GPU, copied once: the host would wait for every copy. CUDA graphs read it, so it is kept."""
+    with torch.inference_mode(False):
+        return torch.tensor(rows, dtype=dtype, device=device)
+
+
+@contextlib.contextmanager
+def full_float32() -> Iterator[None]:
+    """Products of matrices without TensorFloat-32: its 11 bits would misplace pixels of 256² by up to a tenth."""
+    products = torch.backends.cuda.matmul
+    before, products.allow_tf32 = products.allow_tf32, False
+    try:
+        yield
+    finally:
+        products.allow_tf32 = before
 
 
 def _matrix(*rows: tuple) -> torch.Tensor:
@@ -110,20 +141,24 @@ def warp_affine(images: torch.Tensor, transform: torch.Tensor, wavelet: torch.Te
 
 def _diagonal(like, scale, shift):
     """(x, y) -> scale*(x, y) + shift as a matrix [3, 3] of the type and device of `like`."""
-    return like.new_tensor([[scale[0], 0, shift[0]], [0, scale[1], shift[1]], [0, 0, 1]])
+    return constant(((scale[0], 0, shift[0]), (0, scale[1], shift[1]), (0, 0, 1)), like)
 
 
 def _margins(transform, height, width, support):
     """Padding (left, right, top, bottom) for the whole batch with which no output pixel reaches beyond the padding.
 
-    Reflection padding is limited to one pixel less than the image.
+    Reflection padding is limited to one pixel less than the image. On a GPU it is always that much: the host would have
+    to wait for the transforms, and further padding changes no pixel that less of it suffices for.
     """
+    if transform.device.type != "cpu":
+        return width - 1, width - 1, height - 1, height - 1
     cx, cy = (width - 1) / 2, (height - 1) / 2
     corners = transform.new_tensor([[-cx, -cy, 1], [cx, -cy, 1], [cx, cy, 1], [-cx, cy, 1]])
     seen = (transform @ corners.T)[:, :2].movedim(1, 0).flatten(1)  # [x and y, corners of all videos]
     (left, top), (right, bottom) = (-seen).amax(1).tolist(), seen.amax(1).tolist()
     limits = ((left - cx, width), (right - cx, width), (top - cy, height), (bottom - cy, height))
-    return [math.ceil(min(max(beyond + 2 * support, 0), size - 1)) for beyond, size in limits]
+    x0, x1, y0, y1 = (math.ceil(min(max(beyond + 2 * support, 0), size - 1)) for beyond, size in limits)
+    return x0, x1, y0, y1
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -170,7 +205,7 @@ def hue_rotation(angle: torch.Tensor) -> torch.Tensor:
     """Rotate colours about v by angle [B] in radians (Rodrigues' formula) -> [B, 4, 4]."""
     identity, luma = _identity_and_luma(angle)
     v = 1 / math.sqrt(3)
-    cross = angle.new_tensor([[0, -v, v], [v, 0, -v], [-v, v, 0]])
+    cross = constant(((0, -v, v), (v, 0, -v), (-v, v, 0)), angle)
     cos, sin = angle.cos()[:, None, None], angle.sin()[:, None, None]
     return _homogeneous(luma + cos * (identity - luma) + sin * cross)
 

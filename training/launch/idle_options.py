@@ -182,10 +182,10 @@ def check_cuda_graphs(options: Options, devices: Devices) -> None:
         return
     if devices.processes > 1:
         raise UserError(f"cuda_graphs=true is for a single GPU, not {devices.processes} processes; leave it out.")
-    if options["aug"] != "noaug":
+    if options["aug"] == "ada":
         raise UserError(
-            f"cuda_graphs=true cannot go with aug={options['aug']}, whose padding is decided on the host; leave one of "
-            "them out."
+            "cuda_graphs=true cannot go with aug=ada, whose probability changes while a recorded phase repeats the one "
+            "it was recorded with; leave one of them out, or use aug=fixed."
         )
 
 

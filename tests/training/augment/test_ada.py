@@ -10,6 +10,7 @@ from torch.autograd import gradcheck, gradgradcheck
 
 from tests.streams import FixedStream
 from torch_utils.rng import RandomStream
+from training.augment import ada_transforms
 from training.augment.ada import OPERATIONS, PIPELINES, AdaAugment, AdaController
 from training.augment.ada_transforms import filter_bank
 
@@ -98,6 +99,43 @@ def test_flips_quarter_turns_and_whole_shifts():
     # 3 to the right, -1.8 (rounded) down
     shifted = augmentation({"xint": 1})(frames, FixedStream(coin=0.0, xint=[1.0, 0.2]))
     torch.testing.assert_close(shifted[..., :21, 3:], frames[..., 2:23, :21], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("height, width", [(24, 32), (9, 9), (1, 5)])
+def test_padding_as_on_a_gpu_changes_no_pixel(monkeypatch, height, width):
+    """There, images are padded by all of their mirror image; on a CPU as far as the transforms of a batch reach."""
+    images = videos(6, 3, height, width, dtype=torch.float64)
+    random = torch.Generator().manual_seed(1)
+    angle, scale, x, y = torch.rand(4, 6, generator=random, dtype=torch.float64) * 2 - 1
+    scaling = ada_transforms.scale2d(0.6 * scale.exp2(), 0.8 * scale.exp2())
+    transform = ada_transforms.rotate2d(angle * math.pi) @ scaling @ ada_transforms.translate2d(x * width / 4, y * height / 4)
+    wavelet = ada_transforms.wavelet_filter()
+    near = ada_transforms.warp_affine(images, transform, wavelet)
+    whole = (width - 1, width - 1, height - 1, height - 1)
+    assert ada_transforms._margins(transform.to("meta"), height, width, 3) == whole
+    monkeypatch.setattr(ada_transforms, "_margins", lambda *_: whole)
+    torch.testing.assert_close(ada_transforms.warp_affine(images, transform, wavelet), near, rtol=0, atol=1e-11)
+
+
+def test_constants_on_a_gpu_are_copied_once():
+    like = torch.ones(2, device="meta")
+    rows = ((1.0, 2.0), (3.0, 4.0))
+    assert ada_transforms.constant(rows, like) is ada_transforms.constant(rows, like)
+    assert ada_transforms.constant(rows, like.double()).dtype == torch.float64
+    assert ada_transforms.constant(rows, torch.ones(2)).tolist() == [[1, 2], [3, 4]]
+
+
+def test_geometry_is_computed_without_tensorfloat32(monkeypatch):
+    """Products of coordinates would be rounded to 11 bits with allow_tf32=true."""
+    seen, warp = [], ada_transforms.warp_affine
+    products = torch.backends.cuda.matmul
+    monkeypatch.setattr(ada_transforms, "warp_affine", lambda *a: seen.append(products.allow_tf32) or warp(*a))
+    before, products.allow_tf32 = products.allow_tf32, True
+    try:
+        augmentation("bgc")(videos(1, 2, 3, 8, 8), RandomStream(0))
+        assert seen == [False] and products.allow_tf32
+    finally:
+        products.allow_tf32 = before
 
 
 def test_corruptions_in_closed_form():

@@ -171,6 +171,6 @@ def test_cuda_graphs_of_phases_that_differ_from_call_to_call_are_refused(tmp_pat
     check_cuda_graphs(options | {"diffaugment": "color,translation,cutout"}, Devices("cuda", 1))
     with pytest.raises(UserError, match="cuda_graphs=true is for a single GPU, not 2 processes"):
         check_cuda_graphs(options, Devices("cuda", 2))
-    for aug in ("ada", "fixed"):
-        with pytest.raises(UserError, match=f"cuda_graphs=true cannot go with aug={aug}"):
-            check_cuda_graphs(options | {"aug": aug}, Devices("cuda", 1))
+    check_cuda_graphs(options | {"aug": "fixed"}, Devices("cuda", 1))
+    with pytest.raises(UserError, match="cuda_graphs=true cannot go with aug=ada, whose probability changes"):
+        check_cuda_graphs(options | {"aug": "ada"}, Devices("cuda", 1))
