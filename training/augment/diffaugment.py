@@ -81,8 +81,26 @@ def translation(x, stream, prefix):
     return shift_by_index(x, *shifts)
 
 
-def shift_by_index(x, dx, dy):
+def shift_by_index(x: torch.Tensor, dx: torch.Tensor, dy: torch.Tensor) -> torch.Tensor:
     """y[b, ..., i, j] = x[b, ..., i + dx[b], j + dy[b]], zeros outside, without a synchronisation for the shifts."""
+    return _Shift.apply(x, dx, dy)
+
+
+class _Shift(torch.autograd.Function):
+    """The shift by (dx, dy). Its transpose shifts back; autograd's would sort all indices and add up."""
+
+    @staticmethod
+    def forward(ctx, x, dx, dy):
+        ctx.save_for_backward(dx, dy)
+        return _gather_shifted(x, dx, dy)
+
+    @staticmethod
+    def backward(ctx, grad):
+        dx, dy = ctx.saved_tensors
+        return _Shift.apply(grad, -dx, -dy), None, None
+
+
+def _gather_shifted(x, dx, dy):
     # Pad by the largest shift, then gather the shifted rows and columns.
     batch, _, _, height, width = x.shape
     limit = max(int(size * TRANSLATION_RATIO + 0.5) for size in (height, width))

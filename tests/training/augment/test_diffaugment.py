@@ -79,8 +79,11 @@ def test_shifts_by_index_are_shifts_by_padding():
     shifted = shift_by_index(frames, dx, dy)
     assert torch.equal(shifted, expected)
     cotangent = torch.randn_like(expected)
-    gradients = [torch.autograd.grad(y, frames, cotangent)[0] for y in (shifted, expected)]
+    gradients = [torch.autograd.grad(y, frames, cotangent, create_graph=True)[0] for y in (shifted, expected)]
     assert torch.equal(*gradients)
+    assert torch.autograd.gradgradcheck(
+        lambda x: shift_by_index(x, dx, dy).pow(2), frames.detach().double().requires_grad_(), fast_mode=True
+    )
 
 
 def test_translation_range():
