@@ -3,6 +3,9 @@
 An iteration runs Gmain, Greg, Dmain, Dreg in this order. A regulariser runs only every `interval` iterations,
 `interval` times as strongly (lazy regularisation, Karras et al. 2020, appendix B): Adam then sees interval + 1 steps
 where it would have seen interval, so its settings are corrected by c = interval / (interval + 1): lr·c, betas^c.
+
+Passes add up `LOSS_SCALE` times the gradients of a phase, undivided by their number; the step divides the sums, in
+float32 (loss scaling, Micikevicius et al. 2018, section 3.2).
 """
 
 import dataclasses
@@ -11,7 +14,11 @@ import torch
 
 from torch_utils import distributed
 
-__all__ = ["GradientGuard", "Phase", "make_phases"]
+__all__ = ["LOSS_SCALE", "GradientGuard", "Phase", "make_phases"]
+
+#: Factor on the losses. Gradients of activations in float16 would vanish without: at 256² most of them are below its
+#: smallest number, 6e-8. Far from the largest, 65504, and a power of two, which leaves float32 as it is to the bit.
+LOSS_SCALE = 2.0**8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,11 +40,11 @@ class Phase:
         for parameter in self.parameters:
             parameter.requires_grad_(True)
 
-    def step(self, guard: "GradientGuard") -> None:
-        """Average the gradients over the processes, make them finite, and update the parameters."""
+    def step(self, guard: "GradientGuard", *, divisor: float = 1.0) -> None:
+        """Average the gradients over the processes, divide them, make them finite, and update the parameters."""
         for parameter in self.parameters:
             parameter.requires_grad_(False)
-        guard.clean(self.parameters, self.name)
+        guard.clean(self.parameters, self.name, divisor=divisor)
         self.optimizer.step()
 
 
@@ -92,8 +99,11 @@ class GradientGuard:
         self._streaks: dict[str, torch.Tensor] = {}
 
     @torch.no_grad()
-    def clean(self, parameters: list[torch.nn.Parameter], phase: str = "") -> None:
-        """Replace the gradients by their finite means over the processes; parameters without gradients are skipped."""
+    def clean(self, parameters: list[torch.nn.Parameter], phase: str = "", *, divisor: float = 1.0) -> None:
+        """Replace the gradients by their finite means over the processes, divided by `divisor`.
+
+        Parameters without gradients are skipped.
+        """
         parameters = [parameter for parameter in parameters if parameter.grad is not None]
         if not parameters:
             return
@@ -101,7 +111,7 @@ class GradientGuard:
         flat = torch.cat([parameter.grad.flatten() for parameter in parameters])
         if distributed.world_size() > 1:
             distributed.all_reduce_sum(flat)
-            flat /= distributed.world_size()
+        flat /= divisor * distributed.world_size()
         # Replace non-finite entries and write the gradients back.
         count = flat.numel() - flat.isfinite().sum()
         torch.nan_to_num(flat, nan=0.0, posinf=self.LIMIT, neginf=-self.LIMIT, out=flat)

@@ -34,7 +34,7 @@ from training.loss import GanLoss, VideoBatch
 from training.monitoring.geometry_monitor import GeometryMonitor
 from training.monitoring.previews import REALS, Previews
 from training.monitoring.run_logger import RunLogger, cpu_memory, gpu_memory, open_run_logger, reset_gpu_peak
-from training.phases import GradientGuard, Phase
+from training.phases import LOSS_SCALE, GradientGuard, Phase
 from training.schedule import Counters, Schedule
 
 __all__ = ["DivergenceCheck", "Networks", "Snapshot", "SnapshotCallback", "TrainingLoop"]
@@ -231,9 +231,8 @@ class TrainingLoop:
         """Gradients of a phase, added up over the micro-batches, and its optimiser step. All on the device."""
         phase.begin()
         for videos in self._means.over(micro_batches):
-            gain = phase.gain / len(micro_batches)
-            self.loss.accumulate(phase.name, batch=videos, gain=gain, stream=self.stream)
-        phase.step(self.guard)
+            self.loss.accumulate(phase.name, batch=videos, gain=phase.gain * LOSS_SCALE, stream=self.stream)
+        phase.step(self.guard, divisor=LOSS_SCALE * len(micro_batches))
 
     def _wait_for_batch(self, stop: StopSignal) -> bool:
         """Wait for the next batch; False if a signal asked to stop before it was ready."""

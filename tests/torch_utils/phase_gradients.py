@@ -43,8 +43,8 @@ def record(data: str, folder: str, words: list[str]) -> None:
         seed = whole * 4 + ("Gmain", "Greg", "Dmain", "Dreg").index(phase)
         accumulate(phase, batch=batch, gain=gain, stream=RandomStream(seed))
 
-    def clean_and_keep(parameters, phase):
-        clean(parameters, phase)
+    def clean_and_keep(parameters, phase, *, divisor):
+        clean(parameters, phase, divisor=divisor)
         key = f"{loop.counters.iteration} {next(reversed(numbers))} {len(seen)}"
         seen[key] = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None]).clone()
 

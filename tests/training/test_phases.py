@@ -8,7 +8,7 @@ from torch import nn
 
 from torch_utils.training_stats import Statistics
 from training.ema import GeneratorEMA
-from training.phases import GradientGuard, make_phases
+from training.phases import LOSS_SCALE, GradientGuard, make_phases
 
 
 def phases(**changes):
@@ -74,6 +74,29 @@ def test_non_finite_gradients_are_replaced_and_counted():
     guard.clean([other])
     moments = statistics.reduce()["Progress/nonfinite_gradients"]
     assert (moments.mean, moments.count) == (1.5, 2)
+
+
+def test_sums_of_scaled_passes_are_divided_at_the_end():
+    made, generator, _ = phases()
+    made[0].begin()
+    for x in (1.0, 2.0, 6.0):
+        (generator(torch.full((1, 2), x)).sum() * LOSS_SCALE).backward()
+    seen = []
+    made[0].optimizer.step = lambda: seen.append(generator.weight.grad.clone())
+    made[0].step(GradientGuard(device="cpu"), divisor=3 * LOSS_SCALE)
+    assert seen[0].tolist() == [[3.0, 3.0]]
+
+
+def test_the_loss_scale_saves_gradients_of_float16():
+    """Gradients of 1e-8 vanish in an activation of float16; scaled, they reach the weight."""
+
+    def gradient(scale):
+        weight = torch.ones(1, requires_grad=True)
+        (weight.half().float() * 1e-8 * scale).sum().backward()
+        return float(weight.grad) / scale
+
+    assert gradient(1) == 0 and gradient(LOSS_SCALE) == pytest.approx(1e-8, rel=0.02)
+    assert math.log2(LOSS_SCALE).is_integer()
 
 
 def test_streaks_of_non_finite_gradients():

@@ -18,6 +18,7 @@ from dnnlib import UserError
 from tests.training.tiny import make_loop
 from training.checkpoints.training_state import STATE_FILE, read_state
 from training.monitoring.run_logger import FIELDS
+from training.phases import LOSS_SCALE
 
 
 def state_of(loop) -> dict[str, torch.Tensor]:
@@ -66,10 +67,10 @@ def test_phases_run_in_order_over_micro_batches(tmp_path):
     for iteration in range(3):
         calls.clear()
         loop.iterate()
-        expected = [("Gmain", 2, 1 / 4)] * 4
-        expected += [("Greg", 2, 2 / 4)] * 4 if iteration % 2 == 0 else []
-        expected += [("Dmain", 2, 1 / 4)] * 4
-        expected += [("Dreg", 2, 4 / 4)] * 4 if iteration % 4 == 0 else []
+        expected = [("Gmain", 2, 1 * LOSS_SCALE)] * 4
+        expected += [("Greg", 2, 2 * LOSS_SCALE)] * 4 if iteration % 2 == 0 else []
+        expected += [("Dmain", 2, 1 * LOSS_SCALE)] * 4
+        expected += [("Dreg", 2, 4 * LOSS_SCALE)] * 4 if iteration % 4 == 0 else []
         assert calls == expected
     assert (loop.counters.iteration, loop.counters.cur_nimg, loop.loader.position) == (3, 24, 24)
 
