@@ -111,11 +111,18 @@ class MagnitudeEMA(nn.Module):
     def update(self, x: torch.Tensor) -> torch.Tensor:
         """Move the mean towards that of x² and return the new 1 / √mean."""
         with torch.no_grad():
-            # The dot product reads the input once and writes nothing, unlike a mean of squares.
-            flat = x.reshape(-1).to(self.mean_square.dtype)
-            current = torch.dot(flat, flat) / flat.numel()
+            current = _sum_of_squares(x, self.mean_square.dtype) / x.numel()
             self.mean_square.copy_(current.lerp(self.mean_square, self.beta))
         return self.gain()
+
+
+def _sum_of_squares(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Sum of x² in a type of at least float32. Reads the input once and writes nothing, unlike a mean of squares."""
+    if x.device.type == "cpu":
+        flat = x.reshape(-1).to(dtype)
+        return torch.dot(flat, flat)
+    # On a GPU a dot product is limited to 2³¹ - 1 elements, and half precision would be copied; not so in a norm.
+    return torch.linalg.vector_norm(x, dtype=dtype).square()
 
 
 class Upsampling(nn.Module):
@@ -260,7 +267,7 @@ class UpsamplerBlock(nn.Module):
         fp16: bool,
     ):
         super().__init__()
-        self.fp16, self.half_precision = fp16, HalfPrecision()
+        self.fp16, self.half_precision = fp16, HalfPrecision(clamped=clamp is not None)
         layer = functools.partial(UpsamplerLayer, out_features=out_features, w_dim=w_dim, clamp=clamp, beta=beta)
         self.conv0 = layer(in_features=in_features, upsampling=mode)
         self.conv1 = layer(in_features=out_features, upsampling=None)

@@ -8,7 +8,7 @@ from tests.goldens.networks import golden_arrays
 from torch_utils.ops.fused_mlp import has_fused_mlp
 from training.networks.activation_checkpoint import Replayed
 from training.networks.cpu_inference import FusedBlock, FusedNetworks, _video
-from training.networks.upsampler import MagnitudeEMA, Upsampler, UpsamplerLayer
+from training.networks.upsampler import MagnitudeEMA, Upsampler, UpsamplerLayer, _sum_of_squares
 from training.published.state_dict import map_generator_name
 
 GOLDENS = golden_arrays("units.npz")
@@ -63,6 +63,18 @@ def test_magnitude():
     assert magnitude.gain().item() == 1
     assert magnitude.update(x).item() == pytest.approx((0.75 + 0.25 * 13) ** -0.5)
     assert float(magnitude.mean_square) == pytest.approx(4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_sums_of_squares_on_a_gpu_are_those_on_a_cpu(dtype):
+    """There, a norm that takes half precision without a copy, and tensors of any size."""
+    x = torch.randn(2, 3, 5, 7, generator=torch.Generator().manual_seed(0)).to(dtype)
+    norm = torch.linalg.vector_norm(x, dtype=torch.float32).square()
+    assert float(_sum_of_squares(x, torch.float32)) == pytest.approx(float(norm), rel=1e-6)
+    large = torch.empty(8, 2, 2**14, 2**14, dtype=dtype, device="meta")  # more than 2³¹ elements
+    total = _sum_of_squares(large, torch.float32)
+    assert total.shape == () and total.dtype == torch.float32
+    assert MagnitudeEMA(beta=0.9).to("meta").update(large).shape == ()
 
 
 def test_the_gain_survives_a_later_update():
