@@ -313,20 +313,20 @@ def write_request(
 
 
 def pick_precision(name: str, device) -> str:
-    """PyTorch's name of a precision that the device has fused MLPs for.
+    """PyTorch's name of a precision in which the device can render.
 
     Raises:
-        UserError: It has none.
+        UserError: It cannot.
     """
-    from torch_utils.ops.fused_mlp import has_fused_mlp
+    from training.inference.frame_renderer import can_render
 
-    if name == "bf16" and device.type != "cpu":
-        raise UserError("--precision: bf16 is for CPUs; on a GPU leave the option out.")
-    if name == "bf16" and not has_fused_mlp(device, "bfloat16"):
+    precision = {"float32": "float32", "bf16": "bfloat16"}[name]
+    if not can_render(precision, device):
         raise UserError(
-            "--precision: bf16 needs a processor with avx512_bf16 and a C++ compiler; leave the option out."
+            f"--precision: {name} needs a processor with avx512_bf16 and a C++ compiler, or a GPU of NVIDIA's Ampere "
+            "generation or later; leave the option out."
         )
-    return {"float32": "float32", "bf16": "bfloat16"}[name]
+    return precision
 
 
 option = click.option
@@ -374,7 +374,7 @@ option = click.option
     "--precision",
     default="float32",
     type=click.Choice(["float32", "bf16"]),
-    help="Of products on a CPU; bf16: faster, on processors that multiply it.",
+    help="bf16: faster on CPUs that multiply it; on a GPU instead of float16, without a gain.",
 )
 @option("--ray_chunk", type=click.IntRange(min=1), help="Render this many rays at a time, to save memory.")
 @click.pass_context

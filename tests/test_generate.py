@@ -327,10 +327,17 @@ def test_visualize_renders_ten_seeds_along_the_four_programs(tmp_path):
 def test_half_precision_is_asked_for_and_refused_where_there_is_none(monkeypatch):
     cpu = torch.device("cpu")
     assert generate.pick_precision("float32", torch.device("meta")) == "float32"
-    monkeypatch.setattr("torch_utils.ops.fused_mlp.has_fused_mlp", lambda device, precision: True)
+    monkeypatch.setattr("training.inference.frame_renderer.has_fused_mlp", lambda device, precision: device == cpu)
     assert generate.pick_precision("bf16", cpu) == "bfloat16"
-    with pytest.raises(dnnlib.UserError, match="--precision: bf16 is for CPUs"):
+    with pytest.raises(dnnlib.UserError, match="--precision: bf16 needs .* or a GPU of NVIDIA's Ampere generation"):
         generate.pick_precision("bf16", torch.device("meta"))
-    monkeypatch.setattr("torch_utils.ops.fused_mlp.has_fused_mlp", lambda device, precision: False)
+    for capability, suits in (((7, 5), False), ((8, 0), True), ((9, 0), True)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, c=capability: c)
+        if suits:
+            assert generate.pick_precision("bf16", torch.device("cuda")) == "bfloat16"
+        else:
+            with pytest.raises(dnnlib.UserError, match="--precision: bf16 needs"):
+                generate.pick_precision("bf16", torch.device("cuda"))
+    monkeypatch.setattr("training.inference.frame_renderer.has_fused_mlp", lambda device, precision: False)
     with pytest.raises(dnnlib.UserError, match="--precision: bf16 needs a processor with avx512_bf16"):
         generate.pick_precision("bf16", cpu)

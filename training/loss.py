@@ -20,7 +20,7 @@ from torch_utils.ops.weight_gradients import no_weight_gradients
 from training.augment.diffaugment import diffaugment
 from training.networks.discriminator import TimeAwareDiscriminators, time_plane
 from training.networks.generator import Generator, SynthesisOutput
-from training.networks.mixed_precision import bfloat16_on_cpu
+from training.networks.mixed_precision import half_precision
 
 __all__ = ["CAMERA_LABEL", "GanLoss", "VideoBatch", "camera_label", "sample_single_times", "sample_times"]
 
@@ -106,7 +106,7 @@ class GanLoss:
             the path lengths, and the factor by which its batch is smaller.
         style_mixing_prob: Probability of mixing two styles.
         image_weight, path_weight: Weights of the image discriminator's loss and of the NeRF-path loss.
-        bfloat16: On a CPU the main phases use it; see `training.networks.mixed_precision`.
+        bfloat16: The main phases use it, the others float32; see `training.networks.mixed_precision`.
         camera_condition: Condition the discriminators on `camera_label`, appended to the labels.
         single_images: The real pairs are single images, each twice, with Δt = 0 (clips of one frame). So are the fakes
             then, at a random time: otherwise Δt alone would separate them from the real ones.
@@ -163,8 +163,9 @@ class GanLoss:
         with contextlib.ExitStack() as stack:
             if phase.startswith("G"):
                 stack.enter_context(_frozen(self.discriminator))
-            if self.bfloat16 and phase in ("Gmain", "Dmain"):
-                stack.enter_context(bfloat16_on_cpu(self.generator, self.discriminator))
+            if self.bfloat16:
+                dtype = torch.bfloat16 if phase in ("Gmain", "Dmain") else torch.float32
+                stack.enter_context(half_precision(dtype, self.generator, self.discriminator))
             loss = self._phases[phase](batch, stream, gain)
         if self.statistics is not None:
             self.statistics.report("Progress/nonfinite_losses", (~loss.isfinite()).sum())

@@ -1,18 +1,26 @@
 """Rendering of frames without gradients: one at a time, with weights that are modulated once per video."""
 
+import contextlib
+
 import torch
 
 from renderer.cameras import Cameras, camera_rays
 from renderer.volume_rendering import Rays, RenderedRays, render_background, render_rays
 from torch_utils.ops.fused_mlp import has_fused_mlp
 from training.networks.generator import Generator, SynthesisOutput
+from training.networks.mixed_precision import half_precision, multiplies_bfloat16
 
-__all__ = ["LAYERS", "FrameRenderer"]
+__all__ = ["LAYERS", "FrameRenderer", "can_render"]
 
 LAYERS = ("both", "foreground", "background")
 
 #: Volume rendered pixels per side of the frame in which fused MLPs of bfloat16 measure the means of their inputs.
 MEANS_RESOLUTION = 4
+
+
+def can_render(precision: str, device: torch.device) -> bool:
+    """True if frames can be rendered in this precision, 'float32' or 'bfloat16', on a device."""
+    return precision == "float32" or has_fused_mlp(device, precision) or multiplies_bfloat16(device)
 
 
 class FrameRenderer:
@@ -24,8 +32,9 @@ class FrameRenderer:
         generator: In evaluation mode.
         ws, z_motion, z_bg: Styles and codes of B videos, see `Generator.synthesize`.
         ray_chunk: Composite this many rays at a time, to bound memory; None for all at once.
-        precision: 'float32', or 'bfloat16' for the factors of products on a CPU that multiplies such numbers, see
-            `torch_utils.ops.fused_mlp`. The background, whose products are few, stays in float32.
+        precision: 'float32', or 'bfloat16', see `can_render`: on a CPU for the factors of products
+            (`torch_utils.ops.fused_mlp`) except for the background's, which are few; on a GPU for the layers that are
+            float16 otherwise (`training.networks.mixed_precision`).
 
     Raises:
         ValueError: The generator is in training mode, or the precision is not available.
@@ -44,10 +53,10 @@ class FrameRenderer:
     ):
         if generator.training:
             raise ValueError("frames are rendered in evaluation mode: call generator.eval() first.")
-        if precision != "float32" and not has_fused_mlp(ws.device, precision):
+        if not can_render(precision, ws.device):
             raise ValueError(
                 f"{precision} is not available: it needs a CPU that multiplies such numbers (avx512_bf16) and a C++ "
-                "compiler. A GPU has its own half precision."
+                "compiler, or a GPU of NVIDIA's Ampere generation or later."
             )
         self.generator, self.ray_chunk = generator, ray_chunk
         self.ws, self.z_motion, self.z_bg = ws, z_motion, z_bg
@@ -56,7 +65,8 @@ class FrameRenderer:
         self._cameras: Cameras | None = None
         self._rays: Rays | None = None
         self._background: torch.Tensor | None = None  # composited, [B, R, 3 + F]
-        if precision == "bfloat16":
+        self._layers = torch.bfloat16 if precision == "bfloat16" and ws.device.type == "cuda" else None
+        if precision == "bfloat16" and ws.device.type == "cpu":
             # Fused MLPs measure the means of their inputs in the first frame that they see: always this one.
             front = generator.camera_prior.at().repeat(len(ws)).to(ws.device)
             self._resolution = MEANS_RESOLUTION
@@ -103,7 +113,8 @@ class FrameRenderer:
             if hidden:
                 opacity = (1 - rendered.transmittance).clamp(min=1e-6)[..., None]
                 rendered = RenderedRays(rendered.values / opacity, rendered.depth, rendered.transmittance)
-        return generator.upsample(rendered, self._weights, resolution=resolution)
+        with contextlib.nullcontext() if self._layers is None else half_precision(self._layers, generator):
+            return generator.upsample(rendered, self._weights, resolution=resolution)
 
     def render(self, time: float | torch.Tensor, cameras: Cameras) -> torch.Tensor:
         """The image [B, 3, H, W] alone; see `output`."""

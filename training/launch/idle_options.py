@@ -40,8 +40,10 @@ def _model(options: Options, path: str) -> Any:
 
 
 def _half_precision(options: Options, devices: Devices) -> bool:
-    """True if layers may run in half precision."""
-    return not options["fp32"] and (devices.device_type == "cuda" or options["precision"] == "bf16")
+    """True if layers may run in half precision; float16 only with a clamp, see `training.networks.mixed_precision`."""
+    clamps = [_model(options, f"{network}.conv_clamp") for network in ("generator.upsampler", "discriminator")]
+    float16 = devices.device_type == "cuda" and any(clamp is not None for clamp in clamps)
+    return not options["fp32"] and (float16 or options["precision"] == "bf16")
 
 
 HALF = ("model.generator.upsampler.fp16_min_resolution", "model.discriminator.fp16_resolutions")
@@ -162,14 +164,19 @@ def other_folder_note(outdir: str | None, run_folder: Path) -> list[str]:
 
 
 def check_precision(options: Options, device_type: str) -> None:
-    """Raise a UserError if bf16 is asked for where nothing would run in it."""
+    """Raise a UserError if bf16 is asked for where nothing would run in it, or on a GPU that has none."""
     if options["precision"] != "bf16":
         return
-    if device_type != "cpu":
-        raise UserError(
-            "precision=bf16 is for CPUs; on a GPU half precision is used as it is. Leave the option out, or continue "
-            "with precision=float32."
-        )
+    if device_type == "cuda":
+        import torch
+
+        from training.networks.mixed_precision import multiplies_bfloat16
+
+        if not multiplies_bfloat16(torch.device("cuda")):
+            raise UserError(
+                "precision=bf16 needs a GPU with products of bfloat16 (NVIDIA's Ampere or later). Leave the option "
+                "out, or continue with precision=float32."
+            )
     smallest = _model(options, "generator.upsampler.fp16_min_resolution")
     above = smallest is None or smallest > options["resolution"]
     if above and _model(options, "discriminator.fp16_resolutions") == 0:

@@ -146,7 +146,8 @@ class Discriminator(nn.Module):
         if resolution < 8 or resolution & (resolution - 1):
             raise ValueError(f"resolution must be a power of two of at least 8, got {resolution}.")
         self.resolution, self.img_channels, self.c_dim = resolution, img_channels, c_dim
-        self.fp16_resolutions, self.half_precision = fp16_resolutions, HalfPrecision()
+        self.fp16_resolutions = fp16_resolutions
+        self.half_precision = HalfPrecision(clamped=conv_clamp is not None)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         # Channels by resolution.
         channels = {

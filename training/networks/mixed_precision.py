@@ -1,8 +1,12 @@
 """Mixed precision: the type of the layers that run in half precision.
 
-On a GPU it is float16, as published: the upsampler's blocks and the discriminators' highest resolutions, in all phases
-(`fp16_min_resolution`, `fp16_resolutions`). On a CPU it is bfloat16 in the same layers, as an option and in the main
-phases only: the gradient penalties (path lengths, R1) square differences below the resolution of its 8 bits.
+These layers are the upsampler's blocks and the discriminators' highest resolutions (`fp16_min_resolution`,
+`fp16_resolutions`). On a GPU they run in float16 in all phases, as published, if their activations are clamped: float16
+ends at 65504, which activations without a clamp may exceed. On a CPU they run in float32.
+
+bfloat16 is an option on both devices, in the main phases only. It has the range of float32 and needs no clamp, but 8
+bits of precision, and the gradient penalties (path lengths, R1) square differences below their resolution; with the
+option these phases run in float32.
 """
 
 import contextlib
@@ -11,34 +15,48 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-__all__ = ["HalfPrecision", "bfloat16_on_cpu"]
+__all__ = ["HalfPrecision", "half_precision", "multiplies_bfloat16"]
+
+AMPERE = (8, 0)  # compute capability of the first GPUs of NVIDIA with products of bfloat16
+
+
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """True for a GPU with products of bfloat16."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= AMPERE
 
 
 class HalfPrecision:
     """The type of a module's half-precision layers on a device.
 
+    Args:
+        clamped: The layers' activations are clamped.
+
     Attributes:
-        on_cpu: Use bfloat16 on a CPU; see `bfloat16_on_cpu`.
+        chosen: Type on CPUs and GPUs, float32 included; None for the device's own. See `half_precision`.
     """
 
-    on_cpu = False
+    def __init__(self, *, clamped: bool):
+        self.clamped = clamped
+        self.chosen: torch.dtype | None = None
 
     def type(self, device: torch.device) -> torch.dtype | None:
         """float16, bfloat16, or None for full precision."""
-        if device.type == "cuda":
-            return torch.float16
-        return torch.bfloat16 if self.on_cpu and device.type == "cpu" else None
+        if device.type not in ("cpu", "cuda"):
+            return None
+        if self.chosen is not None:
+            return None if self.chosen == torch.float32 else self.chosen
+        return torch.float16 if device.type == "cuda" and self.clamped else None
 
 
 @contextlib.contextmanager
-def bfloat16_on_cpu(*networks: nn.Module) -> Iterator[None]:
-    """Within, the networks' half-precision layers use bfloat16 on a CPU."""
+def half_precision(dtype: torch.dtype, *networks: nn.Module) -> Iterator[None]:
+    """Within, the networks' half-precision layers use bfloat16 or float32, on CPUs and GPUs."""
     settings = (getattr(m, "half_precision", None) for network in networks for m in network.modules())
     switches = [setting for setting in settings if isinstance(setting, HalfPrecision)]
     for switch in switches:
-        switch.on_cpu = True
+        switch.chosen = dtype
     try:
         yield
     finally:
         for switch in switches:
-            switch.on_cpu = False
+            switch.chosen = None

@@ -104,10 +104,15 @@ def test_nothing_is_told_of_what_was_not_given(tmp_path):
 
 def test_what_a_gpu_makes_of_them(tmp_path):
     options = make_plan(tmp_path).options | {"allow_tf32": True, "nobench": True, "fp32": False}
+    unclamped, options["model"] = options["model"], copy.deepcopy(options["model"])
+    options["model"]["generator"]["upsampler"]["conv_clamp"] = 256
     keys = ["allow_tf32", "nobench", "timeout", "model.generator.upsampler.fp16_min_resolution"]
     assert idle_notes(keys, options, Devices("cuda", 2)) == []
     told = idle_notes(keys, options | {"fp32": True}, Devices("cuda", 2))
     assert len(told) == 1 and "nothing runs in half precision" in told[0]
+    told = idle_notes(keys, options | {"model": unclamped}, Devices("cuda", 2))
+    assert len(told) == 1 and "nothing runs in half precision" in told[0]
+    assert idle_notes(keys, options | {"model": unclamped, "precision": "bf16"}, Devices("cuda", 2)) == []
 
 
 def test_the_ramp_is_told_to_be_without_effect_after_resume(tmp_path):
@@ -136,8 +141,12 @@ def test_bf16_on_a_gpu(tmp_path, monkeypatch):
     options = make_plan(tmp_path, "precision=bf16").options
     check_precision(options, "cpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     for words in (["device=cuda"], ["device=null"]):  # what device= is by itself here
-        with pytest.raises(UserError, match="precision=bf16 is for CPUs"):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 6))
+        assert make_plan(tmp_path, "precision=bf16", *words).options["precision"] == "bf16"
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+        with pytest.raises(UserError, match="precision=bf16 needs a GPU with products of bfloat16"):
             make_plan(tmp_path, "precision=bf16", *words)
     monkeypatch.undo()
     with pytest.raises(UserError, match="no layers in half precision"):

@@ -1,4 +1,4 @@
-"""bfloat16 on a CPU: only in the main phases, only in the layers of half precision, and near float32."""
+"""Half precision: only in its layers, bfloat16 only in the main phases and near float32, float16 only with a clamp."""
 
 import pytest
 import torch
@@ -6,9 +6,11 @@ import torch
 from dnnlib import UserError
 from tests.goldens.small_losses import PHASES, gradients, make_loss, real_batch
 from torch_utils.rng import RandomStream
+from training.launch.build import build_networks
 from training.launch.config import compose_options
 from training.launch.option_rules import check_values
-from training.networks.mixed_precision import HalfPrecision, bfloat16_on_cpu
+from training.networks.discriminator import ConvLayer
+from training.networks.mixed_precision import HalfPrecision, half_precision
 from training.networks.upsampler import UpsamplerBlock
 
 
@@ -49,15 +51,37 @@ def test_which_phases_take_it_and_how_far_gradients_move(phase):
     assert not reports["Progress/nonfinite_losses"]
 
 
-def test_the_switch_is_off_again_after_a_mistake():
-    half = HalfPrecision()
-    cpu, module = torch.device("cpu"), torch.nn.Identity()
+@pytest.mark.parametrize("clamped", [True, False])
+def test_types_on_devices(clamped):
+    """The device's own, the chosen one, and the device's own again after a mistake."""
+    half, module = HalfPrecision(clamped=clamped), torch.nn.Identity()
+    cpu, cuda, meta = (torch.device(name) for name in ("cpu", "cuda", "meta"))
     module.half_precision = half
-    assert half.type(cpu) is None and half.type(torch.device("cuda")) == torch.float16
-    with pytest.raises(ZeroDivisionError), bfloat16_on_cpu(module):
-        assert half.type(cpu) == torch.bfloat16
+    own = torch.float16 if clamped else None
+    assert half.type(cpu) is None and half.type(cuda) == own
+    with pytest.raises(ZeroDivisionError), half_precision(torch.bfloat16, module):
+        assert half.type(cpu) == half.type(cuda) == torch.bfloat16 and half.type(meta) is None
         raise ZeroDivisionError
-    assert half.type(cpu) is None and half.type(torch.device("meta")) is None
+    with half_precision(torch.float32, module):
+        assert half.type(cpu) is half.type(cuda) is None
+    assert half.type(cpu) is None and half.type(cuda) == own and half.type(meta) is None
+
+
+@pytest.mark.parametrize("words, clamped", [([], False), (["model=stylenerf_faceforensics"], True)])
+def test_float16_is_for_models_with_a_clamp(words, clamped):
+    """Activations of the small model, which has none, may exceed the range of float16."""
+    networks = build_networks(compose_options(["outdir=.", "data=.", *words]), c_dim=0, device="meta")
+    settings = [m.half_precision for network in networks for m in network.modules() if hasattr(m, "half_precision")]
+    assert len(settings) >= 3 and {setting.clamped for setting in settings} == {clamped}
+
+
+def test_what_float16_is_too_small_for():
+    """A layer's result of 70 000: infinite without a clamp."""
+    layer = ConvLayer(in_channels=7, out_channels=4, kernel_size=1, act="linear", clamp=None)
+    layer.bias.data.fill_(7e4)
+    x = torch.ones(1, 7, 8, 8)
+    assert layer(x).isfinite().all() and layer(x.bfloat16()).isfinite().all()
+    assert layer(x.half()).isinf().all()
 
 
 @pytest.mark.parametrize(
