@@ -16,8 +16,9 @@ from torch_utils import distributed
 
 __all__ = ["LOSS_SCALE", "GradientGuard", "Phase", "make_phases"]
 
-#: Factor on the losses. Gradients of activations in float16 would vanish without: at 256² most of them are below its
-#: smallest number, 6e-8. Far from the largest, 65504, and a power of two, which leaves float32 as it is to the bit.
+#: Factor on the losses. Without it gradients of activations in float16 vanish, whose smallest number is 6e-8: at 256²
+#: with 8 videos a pass, 16 % of those of the highest resolution were zero, and 84 % once divided by 8 passes. The
+#: largest number, 65504, is still far; and a power of two leaves float32 as it is to the bit.
 LOSS_SCALE = 2.0**8
 
 

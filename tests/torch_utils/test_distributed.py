@@ -1,7 +1,10 @@
 """Several processes on this machine, over gloo."""
 
+import contextlib
+
 import pytest
 import torch
+import torch.distributed as dist
 
 from dnnlib import UserError
 from tests.torch_utils import workers
@@ -36,6 +39,25 @@ def test_collectives(tmp_path):
         assert result["broadcast"] == "from 0"
         assert result["module"] == [1.0] * 4
         assert result["statistics"] == {"both": (0.5, 0.5, 2), "one": (5.0, 0.0, 1)}
+
+
+def test_bookkeeping_needs_no_gpu(tmp_path, monkeypatch):
+    """Objects are exchanged before a process has chosen its GPU: they go through gloo, though there is NCCL as well."""
+    for name in ("init_process_group", "new_group"):
+        make = getattr(dist, name)
+        as_gloo = lambda backend, make=make, **a: make(backend=backend.replace("nccl", "gloo"), **a)  # noqa: E731
+        monkeypatch.setattr(dist, name, as_gloo)
+    distributed.init(device_type="cuda", rank=0, world_size=1, init_method=f"file://{tmp_path}/meeting-point")
+    try:
+        assert dist.get_backend_config() == "cpu:gloo,cuda:gloo"
+        for context in (contextlib.nullcontext, distributed.patience, distributed.main_works_alone):
+            with context():
+                values = [None]
+                dist.all_gather_object(values, "x", group=distributed._Groups.current)
+                assert values == ["x"]
+        assert not torch.cuda.is_initialized()
+    finally:
+        distributed.cleanup()
 
 
 def test_gradients_are_those_of_the_whole_batch(tmp_path):
