@@ -51,6 +51,23 @@ def test_which_phases_take_it_and_how_far_gradients_move(phase):
     assert not reports["Progress/nonfinite_losses"]
 
 
+@pytest.mark.parametrize("phase", PHASES)
+def test_types_of_the_phases_on_a_gpu(phase):
+    """float16 in all phases; with the option bfloat16 in the main ones and float32 in the others."""
+    cuda = torch.device("cuda")
+    for option, expected in ((False, torch.float16), (True, torch.bfloat16 if phase.endswith("main") else None)):
+        loss, generator, discriminators, _ = make_loss(bfloat16=option)
+        seen = set()
+        block = next(m for m in generator.modules() if isinstance(m, UpsamplerBlock))
+        # Greg runs no discriminator, Dreg no generator.
+        for module in (block, discriminators.video, discriminators.image):
+            half = module.half_precision
+            half.clamped = True
+            module.register_forward_hook(lambda *_, half=half, seen=seen: seen.add(half.type(cuda)))
+        loss.accumulate(phase, batch=real_batch(), gain=1.0, stream=RandomStream(3))
+        assert seen == {expected}
+
+
 @pytest.mark.parametrize("clamped", [True, False])
 def test_types_on_devices(clamped):
     """The device's own, the chosen one, and the device's own again after a mistake."""
