@@ -4,8 +4,10 @@ import pytest
 import torch
 
 from dnnlib import UserError
-from tests.goldens.small_losses import PHASES, gradients, make_loss, real_batch
+from tests.goldens.networks import build_generator
+from tests.goldens.small_losses import PHASES, SPEC, gradients, make_loss, real_batch
 from torch_utils.rng import RandomStream
+from training.inference.frame_renderer import FrameRenderer
 from training.launch.build import build_networks
 from training.launch.config import compose_options
 from training.launch.option_rules import check_values
@@ -112,3 +114,25 @@ def test_options_that_contradict(words, expected):
     with pytest.raises(UserError, match=expected):
         check_values(compose_options(["outdir=.", "data=.", *words]))
     check_values(compose_options(["outdir=.", "data=.", words[0].replace("half", "float32")]))
+
+
+@torch.no_grad()
+def test_frames_on_a_gpu_take_bfloat16_in_the_layers_of_half_precision():
+    """As there: without fused MLPs, in the upsampler's blocks from a resolution up, and only while a frame is made."""
+    generator = build_generator(SPEC).eval().requires_grad_(False)
+    block = list(generator.upsampler.blocks.values())[-1]
+    block.fp16, types = True, set()
+    block.conv1.register_forward_hook(lambda _, __, result: types.add(result.dtype))
+    random = torch.Generator().manual_seed(0)
+    ws, z_motion, z_bg = (
+        torch.randn(1, size, generator=random)
+        for size in (generator.w_dim, generator.motion_dim, generator.background_dim)
+    )
+    renderer = FrameRenderer(generator, ws[:, None].expand(-1, generator.num_ws, -1), z_motion=z_motion, z_bg=z_bg)
+    renderer._weights.fused = None
+    exact = renderer.render(0.5, generator.camera_prior.at())
+    renderer._layers = torch.bfloat16
+    rounded = renderer.render(0.5, generator.camera_prior.at())
+    assert types == {torch.float32, torch.bfloat16} and rounded.dtype == torch.float32
+    assert 0 < float((rounded - exact).abs().max()) < 0.05 * float(exact.abs().max())
+    assert block.half_precision.chosen is None
