@@ -16,6 +16,7 @@ from training.checkpoints.snapshot import load_snapshot
 from training.inversion.candidates import CandidateVideos
 from training.inversion.loss import ClipLoss, psnr
 from training.networks.generator import Generator
+from training.networks.mixed_precision import half_precision
 
 __all__ = ["save_tuned", "tune_generator"]
 
@@ -43,9 +44,10 @@ def tune_generator(
     optimizer = torch.optim.Adam([p for p in generator.parameters() if p.requires_grad], lr=RATE, betas=BETAS)
     for _ in range(steps):
         chosen = stream.uniform("inversion/frames", [len(video.times)]).argsort()[:batch].sort().values
-        losses, squares = loss(fixed.render(chosen)[0], chosen)
-        optimizer.zero_grad(set_to_none=True)
-        losses.mean().backward()
+        with half_precision(torch.float32, generator):  # see Inversion.fit
+            losses, squares = loss(fixed.render(chosen)[0], chosen)
+            optimizer.zero_grad(set_to_none=True)
+            losses.mean().backward()
         optimizer.step()
         on_step(len(chosen), psnr(squares.mean()))
     return generator.requires_grad_(False)

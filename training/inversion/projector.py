@@ -19,6 +19,7 @@ from training.inversion.loss import ClipLoss, psnr
 from training.inversion.optimize import FitSettings, fit_clip, fit_images
 from training.inversion.pivotal_tuning import save_tuned, tune_generator
 from training.networks.generator import Generator
+from training.networks.mixed_precision import half_precision
 
 __all__ = ["Inversion", "render_codes"]
 
@@ -72,7 +73,9 @@ class Inversion:
     def fit(self) -> None:
         """Find codes and cameras, with a progress bar."""
         start, total = time.perf_counter(), fit_images(self._settings, len(self._pixels))
-        with tqdm(total=total, unit="image", disable=None, dynamic_ncols=True) as bar:
+        # In float32: the gradients of single pixels would vanish in a GPU's float16.
+        exact = half_precision(torch.float32, self._generator)
+        with exact, tqdm(total=total, unit="image", disable=None, dynamic_ncols=True) as bar:
 
             def progress(images: int, stage: str, quality: float | None) -> None:
                 bar.set_description(stage, refresh=False)

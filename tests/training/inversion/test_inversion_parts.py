@@ -19,6 +19,7 @@ from training.inversion.candidates import CandidateVideos, Weights
 from training.inversion.initialize import cheapest_paths, key_frames, nearest_motions, nearest_samples
 from training.inversion.loss import ClipLoss, psnr, pyramid
 from training.inversion.optimize import FitSettings, fit_clip, fit_images, learning_rate
+from training.inversion.projector import Inversion
 from training.inversion.style_prior import StylePrior, random_labels
 from training.inversion.target_clip import read_clip
 
@@ -281,6 +282,28 @@ def test_the_images_are_as_many_as_announced_and_runs_repeat(generator, frames):
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Clips
+
+
+def test_codes_and_weights_are_fitted_in_float32(monkeypatch):
+    """Where frames are rendered in float16, on a GPU: the gradients of single pixels would vanish in it."""
+    generator, cuda, types, render = inversion_generator(), torch.device("cuda"), [], CandidateVideos.render
+
+    def recorded(videos, chosen):
+        halves = [block.half_precision for block in videos.generator.upsampler.blocks.values()]
+        for half in halves:
+            half.clamped = True
+        types.extend(half.type(cuda) for half in halves)
+        return render(videos, chosen)
+
+    monkeypatch.setattr(CandidateVideos, "render", recorded)
+    settings = FitSettings(samples=4, starts=2, motions=4, keep=1, steps=6, batch=2)
+    pixels = np.zeros((3, 3, 16, 16), np.uint8)
+    inversion = Inversion(generator, pixels, times=(0.0, 1.0), settings=settings, seed=0)
+    inversion.fit()
+    inversion.tune(2)
+    assert types and set(types) == {None}
+    block = next(iter(generator.upsampler.blocks.values()))
+    assert block.half_precision.type(cuda) == torch.float16  # afterwards
 
 
 def write_frames(folder, count=5, size=(20, 16)):
