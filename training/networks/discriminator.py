@@ -15,7 +15,7 @@ from torch import nn
 from torch_utils.ops.bias_act import bias_act
 from torch_utils.ops.conv2d_resample import conv2d_resample
 from torch_utils.ops.upfirdn2d import downsample2d, setup_filter
-from training.networks.layers import FullyConnected
+from training.networks.layers import FullyConnected, normal_weight
 from training.networks.mapping import MappingNetwork
 from training.networks.mixed_precision import HalfPrecision
 
@@ -39,7 +39,7 @@ class ConvLayer(nn.Module):
     ):
         super().__init__()
         self.act, self.down, self.clamp, self.padding = act, down, clamp, kernel_size // 2
-        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, kernel_size, kernel_size))
+        self.weight = normal_weight(out_channels, in_channels, kernel_size, kernel_size)
         self.bias = nn.Parameter(torch.zeros(out_channels))
         self.weight_gain = 1 / math.sqrt(in_channels * kernel_size**2)
         self.register_buffer("filter", setup_filter([1, 3, 3, 1]), persistent=False)

@@ -22,6 +22,7 @@ __all__ = [
     "PointLinear",
     "composited_colour",
     "isotropic_waves",
+    "normal_weight",
     "normalize_second_moment",
     "octaves",
     "positional_encoding",
@@ -161,6 +162,17 @@ def composited_colour(
     return point_linear(x, weight) + bias * accumulation
 
 
+def normal_weight(*shape: int, lr_multiplier: float = 1.0) -> nn.Parameter:
+    """An initial weight of the given shape, N(0, 1) / lr_multiplier; without values on the meta device.
+
+    There the shapes alone count, and PyTorch's normal distribution would import its compiler, which takes a second.
+    """
+    weight = torch.empty(shape)
+    if not weight.is_meta:
+        weight.normal_().div_(lr_multiplier)
+    return nn.Parameter(weight)
+
+
 class FullyConnected(nn.Module):
     """Fully connected layer with equalised learning rate, [N, in_features] to [N, out_features].
 
@@ -178,7 +190,7 @@ class FullyConnected(nn.Module):
     ):
         super().__init__()
         self.act = act
-        self.weight = nn.Parameter(torch.randn(out_features, in_features) / lr_multiplier)
+        self.weight = normal_weight(out_features, in_features, lr_multiplier=lr_multiplier)
         self.bias = nn.Parameter(torch.full([out_features], float(bias_init) / lr_multiplier))
         self.weight_gain = lr_multiplier / math.sqrt(in_features)
         self.bias_gain = lr_multiplier
@@ -198,7 +210,7 @@ class PointLinear(nn.Module):
         super().__init__()
         assert act in ("linear", "lrelu")
         self.act = act
-        self.weight = nn.Parameter(torch.randn(out_features, in_features))
+        self.weight = normal_weight(out_features, in_features)
         self.bias = nn.Parameter(torch.zeros(out_features))
         self.gain = LRELU_GAIN if act == "lrelu" else 1.0
         self.weight_gain = self.gain / math.sqrt(in_features)
@@ -220,7 +232,7 @@ class ModulatedLinear(nn.Module):
     def __init__(self, *, in_features: int, out_features: int, w_dim: int, demodulate: bool = True):
         super().__init__()
         self.demodulate = demodulate
-        self.weight = nn.Parameter(torch.randn(out_features, in_features))
+        self.weight = normal_weight(out_features, in_features)
         self.bias = nn.Parameter(torch.zeros(out_features))
         self.affine = FullyConnected(in_features=w_dim, out_features=in_features, bias_init=1)
 
