@@ -1,6 +1,7 @@
 """The render command: which videos it writes, what their frames show, and how it answers to mistakes."""
 
 import math
+import os
 import pathlib
 import subprocess
 import sys
@@ -292,6 +293,22 @@ def test_help_names_every_option_without_loading_torch():
     assert result.returncode == 0, result.stderr
     for name in ("--seeds", "--motion_seeds", "--n_steps", "--fov", "--save_frames", "rotation_camera_yaw_pitch"):
         assert name in result.stdout
+
+
+def test_a_render_imports_no_compiler(tmp_path):
+    """PyTorch's compiler and sympy, which it imports, would double the time of a short command."""
+    save_small_network(tmp_path, small_generator())
+    code = (
+        "import sys, generate; generate.main(sys.argv[1:], standalone_mode=False); "
+        "sys.exit(' '.join({'torch._dynamo', 'sympy', 'hydra', 'scipy', 'torchvision'} & set(sys.modules)))"
+    )
+    options = ["--outdir", "out", "--network_pkl", str(tmp_path), "--time_steps", "1", "--n_steps", "1"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    result = subprocess.run(
+        [sys.executable, "-c", code, *options], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert result.stderr.strip() == ""
+    assert len(list((tmp_path / "out").iterdir())) == 1
 
 
 def test_ranges_that_no_program_takes_are_told(render):
