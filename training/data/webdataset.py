@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dnnlib import UserError
+from dnnlib import UserError, one_line
 from training.data.annotations import MAX_CLASSES, angles_vector, label_vector, mirrored, remaining_stride
 from training.data.dataset import KEY_PAIRS, VideoPair, describe_clips, pair_distance, random_block, sample_pair
 from training.data.frame_store import decode_image, fit_square
@@ -220,9 +220,12 @@ class ShardPairDataset:
             return error
         block = random_block(self._seed, KEY_PAIRS, epoch=epoch, index=clip)
         f0, f1 = sample_pair(block, self.nframes)
-        windows = -(-len(sample.images) // self._step) // self.nframes
+        windows = -(-len(sample) // self._step) // self.nframes
         start = int(block.random() * windows) * self.nframes
-        frames = [sample.images[(start + frame) * self._step] for frame in (f0, f1)]
+        try:
+            frames = [sample.image((start + frame) * self._step) for frame in (f0, f1)]
+        except OSError as error:
+            return UserError(f"Cannot read the shard '{self._shards.urls[shard]}' ({one_line(error)}): replace it.")
         flip = False
         if self.mirror:
             coin = random_block(self._seed, KEY_FLIPS, index=clip).random() < 0.5
@@ -232,13 +235,15 @@ class ShardPairDataset:
 
     def _decode(self, where: str, images: list[tuple[str, bytes]], dt: float, flip: bool, about: dict) -> VideoPair:
         frames = np.empty([2, 3, self.resolution, self.resolution], dtype=np.uint8)
-        for out, (name, data) in zip(frames, images):
+        for out, (name, data) in zip(frames, images[:1] if images[0][0] == images[1][0] else images):
             try:
                 fit_square(decode_image(data), self.resolution, out=out[:, :, ::-1] if flip else out)
             except MemoryError:
                 raise
             except Exception as error:  # decoders raise any exception for damaged data
                 raise UserError(f"Cannot read the frame {name} of the clip {where} ({error}).") from error
+        if images[0][0] == images[1][0]:  # the same frame, decoded once
+            frames[1] = frames[0]
         c = self._label(about.get("label"))
         if self._use_cameras:
             angles = self._angles(about.get("camera"))
@@ -263,7 +268,7 @@ class ShardPairDataset:
         return angles
 
     def _check_length(self, sample: Sample | None) -> None:
-        there = 0 if sample is None else math.ceil(len(sample.images) / self._step)
+        there = 0 if sample is None else math.ceil(len(sample) / self._step)
         if there < self.nframes:
             kept = f" (keeping every {self._step}. frame)" if self._step > 1 else ""
             raise UserError(

@@ -30,15 +30,56 @@ __all__ = ["Sample", "Shards", "is_shards", "open_shards", "read_samples"]
 SHARD_INDEX = "index.json"
 REMOTE = re.compile(r"https?://", re.IGNORECASE)
 TIMEOUT = 30  # seconds, for the index of remote shards
+BLOCK = 512  # bytes of a header in a tar file, and the multiple to which contents are padded
+METADATA = re.compile(r"__[^/]*__($|/)")  # names of members that webdataset skips
 
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """A clip: its name, its encoded frames (suffix and content) in order, and the content of its .json."""
+    """A clip: its name, the suffixes and contents of its encoded frames in order, and the content of its .json.
+
+    Frames of local shards are read from the file when they are asked for.
+    """
 
     key: str
-    images: list[tuple[str, bytes]]
+    frames: list[tuple[str, "bytes | Member"]]
     about: dict[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def image(self, index: int) -> tuple[str, bytes]:
+        """Suffix and content of a frame.
+
+        Raises:
+            OSError: Its file cannot be read any more.
+        """
+        name, content = self.frames[index]
+        return name, content if isinstance(content, bytes) else content.read()
+
+    @property
+    def images(self) -> list[tuple[str, bytes]]:
+        """Suffixes and contents of all frames."""
+        return [self.image(index) for index in range(len(self))]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Member:
+    """The place of a member in a local tar file, in bytes."""
+
+    file: str
+    start: int
+    size: int
+
+    def read(self) -> bytes:
+        descriptor = os.open(self.file, os.O_RDONLY)
+        try:
+            data = os.pread(descriptor, self.size, self.start)
+        finally:
+            os.close(descriptor)
+        if len(data) < self.size:
+            raise OSError(f"{self.file} has become shorter")
+        return data
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,18 +141,76 @@ def read_samples(url: str) -> Iterator[Sample]:
         UserError: It cannot be read; or webdataset is not installed.
     """
     webdataset = _package("webdataset")
-    pipeline = webdataset.DataPipeline(lambda: iter([{"url": url}]), webdataset.tarfile_to_samples())
     try:
-        for sample in pipeline:
+        if REMOTE.match(url) or not _is_plain_tar(url):
+            members = webdataset.tariterators.tar_file_expander(webdataset.tariterators.url_opener([{"url": url}]))
+        else:
+            members = _local_members(url)
+        for sample in webdataset.tariterators.group_by_keys(members):
             images = [(name, data) for name, data in sample.items() if f".{name}".endswith(IMAGE_SUFFIXES)]
-            about = json.loads(sample.get("json", b"{}"))
+            about = sample.get("json", b"{}")
+            about = json.loads(about.read() if isinstance(about, Member) else about)
             yield Sample(
                 key=sample["__key__"],
-                images=sorted(images, key=lambda image: natural_key(image[0])),
+                frames=sorted(images, key=lambda image: natural_key(image[0])),
                 about=about if isinstance(about, dict) else {},
             )
     except (OSError, EOFError, ValueError, tarfile.TarError) as error:
         raise UserError(f"Cannot read the shard '{url}' ({one_line(error)[:200]}): replace it.") from error
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Local shards: the headers of all members are read, but only the contents in use
+
+
+def _is_plain_tar(file: str) -> bool:
+    """False for compressed files, which can only be read from front to back."""
+    with open(file, "rb") as stream:
+        return stream.read(BLOCK)[257:262] == b"ustar"
+
+
+def _local_members(file: str) -> Iterator[dict[str, Any]]:
+    """The regular members of an uncompressed shard, as webdataset's tar_file_expander gives them.
+
+    Plain headers are parsed here, and the contents of their members are left in the file; all others (long names,
+    links, the end of the archive, damage) are left to tarfile, as is the first.
+
+    Raises:
+        OSError, tarfile.TarError: It cannot be read, or is damaged.
+    """
+    end = os.path.getsize(file)
+    with tarfile.open(file, "r:") as archive:
+        while (info := archive.next()) is not None:
+            archive.members = []  # or it would keep them all
+            if info.isreg() and not METADATA.match(info.name):
+                yield {"fname": info.name, "data": archive.extractfile(info).read(), "__url__": file}
+            place = archive.offset
+            while (found := _plain_header(os.pread(archive.fileobj.fileno(), BLOCK, place))) is not None:
+                name, size = found
+                start = place + BLOCK
+                if start + size > end:
+                    raise tarfile.ReadError("unexpected end of data")
+                if not METADATA.match(name):
+                    yield {"fname": name, "data": Member(file, start, size), "__url__": file}
+                place = start + -(-size // BLOCK) * BLOCK
+            archive.offset = place
+
+
+def _plain_header(header: bytes) -> tuple[str, int] | None:
+    """Name and size of a regular file from its header (POSIX ustar), or None if the header is anything else."""
+    if header[156:157] != b"0" or header[257:262] != b"ustar" or header[345] != 0:
+        return None
+    try:
+        size, checksum = int(header[124:135], 8), int(header[148:154], 8)
+    except ValueError:
+        return None
+    if checksum != sum(header) - sum(header[148:156]) + 8 * ord(" "):
+        return None
+    return header[:100].partition(b"\0")[0].decode("utf-8", "surrogateescape"), size
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Files beside the shards
 
 
 def _package(name: str) -> Any:

@@ -397,3 +397,65 @@ def test_braces_that_the_shell_has_replaced():
     with pytest.raises(UserError, match="data= is given 2 times: put a name with braces into quotes"):
         compose_options(["outdir=x", "data=a-000.tar", "data=a-001.tar"])
     assert compose_options(["outdir=x", "data=a-{000..001}.tar"])["data"] == "a-{000..001}.tar"
+
+
+def package_members(file):
+    """Names and contents of a tar file's members as the package webdataset reads them, until an error: its name."""
+    iterators = pytest.importorskip("webdataset").tariterators
+    return contents(
+        member for member in iterators.tar_file_expander(iterators.url_opener([{"url": str(file)}])) if member
+    )
+
+
+def contents(members):
+    found = []
+    try:
+        for member in members:
+            data = member["data"]
+            found.append((member["fname"], data if isinstance(data, bytes) else data.read()))
+    except (OSError, tarfile.TarError):
+        found.append("error")
+    return found
+
+
+@pytest.mark.parametrize("kind", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_local_members_are_those_of_the_package(kind, tmp_path):
+    """Headers that are parsed here, and all that are left to tarfile: long names, folders, links."""
+    file = tmp_path / "a.tar"
+    names = ["a.0.png", "a.1.PNG", "a.json", "__meta__/b.png", "__x__", "é/b.0.png", f"{'n' * 96}.png", "no_suffix"]
+    names += [f"{'d' * 60}/{'e' * 60}.0.png", "c.0.png", "empty.0.png"]
+    with tarfile.open(file, "w", format=kind) as archive:
+        for number, name in enumerate(names):
+            info = tarfile.TarInfo(name)
+            info.size = 0 if name.startswith("empty") else 600 * number + 1
+            archive.addfile(info, io.BytesIO(bytes([number]) * info.size))
+            for other_type in (tarfile.DIRTYPE, tarfile.SYMTYPE):
+                other = tarfile.TarInfo(f"other{number}.png")
+                other.type, other.linkname = other_type, "a.0.png"
+                archive.addfile(other)
+    found = contents(webdataset_files._local_members(str(file)))
+    assert found == package_members(file) and len(found) == len(names) - 2
+
+
+def test_damaged_members_are_those_of_the_package(shards, tmp_path):
+    data, file = sorted(shards.glob("*.tar"))[0].read_bytes(), tmp_path / "a.tar"
+    second = data.index(b"ustar", 512) - 257
+    damaged = [data[:length] for length in (second, second + 100, second + 512, second + 520, second + 700)]
+    damaged += [data[: second + place] + b"?" + data[second + place + 1 :] for place in (0, 125, 150, 156, 345)]
+    for content in damaged:
+        file.write_bytes(content)
+        assert contents(webdataset_files._local_members(str(file))) == package_members(file)
+
+
+def test_contents_stay_in_the_file_until_they_are_asked_for(shards):
+    samples = list(webdataset_files.read_samples(str(sorted(shards.glob("*.tar"))[0])))
+    assert all(isinstance(data, webdataset_files.Member) for _, data in samples[1].frames)
+
+
+def test_a_shard_that_shrinks_while_it_is_read(shards, tmp_path):
+    file = tmp_path / "a.tar"
+    file.write_bytes(sorted(shards.glob("*.tar"))[0].read_bytes())
+    sample = next(webdataset_files.read_samples(str(file)))
+    file.write_bytes(b"")
+    with pytest.raises(OSError, match=r"a\.tar has become shorter"):
+        sample.image(1)
