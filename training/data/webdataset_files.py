@@ -179,13 +179,13 @@ def _local_members(file: str) -> Iterator[dict[str, Any]]:
         OSError, tarfile.TarError: It cannot be read, or is damaged.
     """
     end = os.path.getsize(file)
-    with tarfile.open(file, "r:") as archive:
+    with open(file, "rb") as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
         while (info := archive.next()) is not None:
-            archive.members = []  # or it would keep them all
-            if info.isreg() and not METADATA.match(info.name):
-                yield {"fname": info.name, "data": archive.extractfile(info).read(), "__url__": file}
+            content = archive.extractfile(info) if info.isreg() and not METADATA.match(info.name) else None
+            if content is not None:
+                yield {"fname": info.name, "data": content.read(), "__url__": file}
             place = archive.offset
-            while (found := _plain_header(os.pread(archive.fileobj.fileno(), BLOCK, place))) is not None:
+            while (found := _plain_header(os.pread(stream.fileno(), BLOCK, place))) is not None:
                 name, size = found
                 start = place + BLOCK
                 if start + size > end:
