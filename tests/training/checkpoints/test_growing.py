@@ -72,7 +72,7 @@ def test_discriminators_keep_the_blocks_of_lower_resolutions():
 
 def test_other_networks_do_not_fit():
     smaller, larger = networks((*SMALL, "model.generator.foreground.width=32"))[0], networks(LARGER)[0]
-    with pytest.raises(UserError, match=r"it does not fit the network: foreground\.layers\.0\.weight is 32×24"):
+    with pytest.raises(UserError, match=r"it does not fit the network: foreground\.layers\.0\.weight is 32×36"):
         grow(larger, smaller)
 
 
