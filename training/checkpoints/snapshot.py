@@ -25,8 +25,6 @@ import torch
 
 from dnnlib import UserError, link_or_copy, one_line
 from training.checkpoints.archive import VERSION, read_archive, save_archive
-from training.checkpoints.pretrained import MODEL, is_pretrained, read_pretrained
-from training.checkpoints.sources import local_checkpoint
 from training.networks.discriminator import TimeAwareDiscriminators
 from training.networks.generator import Generator
 
@@ -263,6 +261,10 @@ def load_snapshot(path: str | os.PathLike, *, average_only: bool = False) -> dic
     Raises:
         UserError: See `read_archive`; or the snapshot is incomplete, or cannot be downloaded.
     """
+    # Only where something is loaded: most trainings start from nothing.
+    from training.checkpoints.pretrained import MODEL, is_pretrained, read_pretrained
+    from training.checkpoints.sources import local_checkpoint
+
     path = local_checkpoint(path)
     folder = path.parent if path.name == MODEL else path
     if is_pretrained(folder):

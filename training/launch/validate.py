@@ -22,7 +22,6 @@ from training.augment.diffaugment import parse_policy
 from training.checkpoints.growing import grown_state, grows
 from training.checkpoints.snapshot import check_state, load_snapshot
 from training.checkpoints.training_state import read_state
-from training.data.camera_statistics import outside_prior
 from training.data.dataset import VideoPairDataset
 from training.data.dataset_folders import keep_apart
 from training.data.loader import PairDataset, build_dataset
@@ -38,7 +37,6 @@ from training.launch.idle_options import (
 )
 from training.launch.option_rules import check_values
 from training.launch.run_dir import find_run_folder, slug
-from training.monitoring.trackers import check_trackers
 from training.networks.discriminator import TimeAwareDiscriminators
 from training.networks.generator import Generator
 from training.networks.model_summary import checkpoint_bytes
@@ -98,7 +96,9 @@ def plan(
         check_freezing(options)
     options["metrics"] = options["metrics"] or []
     options["logger"] = list(dict.fromkeys(map(str, options["logger"] or [])))
-    if distributed.environment_rank() == 0:
+    if distributed.environment_rank() == 0 and {*options["logger"]} - {"tensorboard"}:  # which is always there
+        from training.monitoring.trackers import check_trackers
+
         check_trackers(options["logger"])
     options["workers"] = _workers(options, device_type)
     # A CPU is one device, unless more processes are asked for; a continued run has as many as before.
@@ -221,6 +221,8 @@ def _camera_notes(options: Mapping[str, Any], dataset: "PairDataset | SyntheticH
     angles = dataset.cameras() if isinstance(dataset, VideoPairDataset) else None
     if angles is None:
         return []
+    from training.data.camera_statistics import outside_prior  # rarely wanted: few data sets have cameras
+
     if options["mirror"]:
         angles = np.concatenate([angles, angles * np.float32([-1, 1])])
     prior = options["model"]["generator"]["camera"]
