@@ -1,6 +1,6 @@
 # The program in a container, on a CPU:
 #     docker build -t video3d .
-#     docker run --rm -v "$PWD:/data" video3d video3d-generate --outdir out --network_pkl snapshot.pkl
+#     docker run --rm -v "$PWD:/data" video3d video3d-generate --outdir out --network_pkl snapshot.pt
 # With CUDA, on an image that has PyTorch and nvcc, which builds the native operators (then: docker run --gpus all …):
 #     docker build -t video3d --build-arg BASE=pytorch/pytorch:2.4.0-cuda12.4-cudnn9-devel .
 ARG BASE=python:3.12-slim

@@ -26,7 +26,7 @@ help:
 	@echo "make demo      train a small model on synthetic heads for a quarter of an hour and render videos"
 	@echo "make demo-clip the same on a downloaded clip of real footage"
 	@echo "make learn     train the small model and its ablations on synthetic heads and measure them (docs/learning.md)"
-	@echo "make gallery   render the images and videos of docs/gallery.md with PKL=network-snapshot.pkl"
+	@echo "make gallery   render the images and videos of docs/gallery.md with PKL=network-snapshot.pt"
 	@echo "make browser   install Chromium for the tests of the viewer (Debian)"
 	@echo "make bench     benchmark rendering, training, data loading and metrics (docs/performance.md)"
 	@echo "make clean     remove caches and out/, the results of demo, learn and bench"
@@ -86,10 +86,10 @@ demo-clip: $(STAMP)
 
 # Folder, further options of the training.
 define train_and_render
-@run=$$(ls -t $(1)/runs/*/latest-network-snapshot.pkl 2>/dev/null | head -n 1); run=$${run%/*}; set -x; \
+@run=$$(ls -t $(1)/runs/*/latest-network-snapshot.* 2>/dev/null | head -n 1); run=$${run%/*}; set -x; \
 	$(BIN)/python run_train.py outdir=$(1)/runs data=$(1)/data model=stylenerf_small spec=small \
 	    diffaugment=translation kimg=$(DEMO_KIMG) $(2) $${run:+resume_run=$$run}
-@run=$$(ls -t $(1)/runs/*/latest-network-snapshot.pkl | head -n 1); run=$${run%/*}; set -x; \
+@run=$$(ls -t $(1)/runs/*/latest-network-snapshot.* | head -n 1); run=$${run%/*}; set -x; \
 	$(BIN)/python generate.py --outdir $(1)/videos --network_pkl $$run --seeds 0-3 \
 	    --render_program rotation_camera_yaw,front && \
 	$(BIN)/python generate.py --outdir $(1)/views --network_pkl $$run --seeds 0-3 --time_steps 1 --n_steps 8 \
@@ -108,7 +108,7 @@ learn: $(STAMP)
 
 # Runs the commands of docs/gallery.md.
 gallery: $(STAMP)
-	@test -n "$(PKL)" || { echo "make gallery needs a model: make gallery PKL=network-snapshot.pkl" >&2; exit 2; }
+	@test -n "$(PKL)" || { echo "make gallery needs a model: make gallery PKL=network-snapshot.pt" >&2; exit 2; }
 	rm -rf out/gallery
 	sed -n '/^```bash$$/,/^```$$/{/^```/!p}' docs/gallery.md | PATH="$(CURDIR)/$(BIN):$$PATH" PKL="$(PKL)" bash -eux
 

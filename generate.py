@@ -1,6 +1,6 @@
 """Videos of a trained generator along camera paths.
 
-    python generate.py --outdir out --network_pkl network-snapshot.pkl --seeds 0-3 --render_program rotation_camera_yaw
+    python generate.py --outdir out --network_pkl network-snapshot.pt --seeds 0-3 --render_program rotation_camera_yaw
 
 Three steps: the request is parsed and checked (`parse_request`), the camera tracks and the layouts of videos are built
 (`build_tracks`, `build_layouts`), and the videos are written (`write_request`). Frame i of a video shows time i from

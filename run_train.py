@@ -197,8 +197,9 @@ def snapshot_callbacks(
         return []
     from metrics.evaluator import Evaluator
     from metrics.generated_videos import GeneratedVideos
-    from metrics.results import append_row, keep_best, read_metric_rows, row_summary
+    from metrics.results import append_row, is_best, read_metric_rows, row_summary
     from torch_utils import distributed
+    from training.checkpoints.snapshot import keep_as_best
 
     if inputs is None or inputs["real"] is None:  # not looked at yet, or before the data were synthesised
         inputs = metric_inputs(options)
@@ -208,10 +209,10 @@ def snapshot_callbacks(
         names = []
         for name in options["metrics"]:
             rows = [row for row in read_metric_rows(folder, name) if row.get("cur_nimg") == snapshot.cur_nimg]
-            if rows:  # the process may have been killed before it came to this
-                keep_best(folder, rows[-1], snapshot.path)
-            else:
+            if not rows:
                 names.append(name)
+            elif is_best(folder, rows[-1]):  # the process may have been killed before it came to this
+                keep_as_best(snapshot.path, rows[-1]["metric"])
         return names
 
     def measure(snapshot) -> dict[str, float]:
@@ -233,7 +234,8 @@ def snapshot_callbacks(
             if distributed.is_main():
                 row.update(checkpoint=snapshot.path.name, cur_nimg=snapshot.cur_nimg)
                 append_row(folder, row)
-                keep_best(folder, row, snapshot.path)
+                if is_best(folder, row):
+                    keep_as_best(snapshot.path, row["metric"])
                 print(row_summary(row))
         return values
 

@@ -100,7 +100,7 @@ def main(network_pkl: str | None, width: int | None, seconds: float, device: str
     if shutil.which("chromium") is None:
         raise UserError("This needs Chromium: make browser.")
     with tempfile.TemporaryDirectory() as folder:
-        path = write_untrained(Path(folder) / "untrained.pkl") if network_pkl is None else Path(network_pkl)
+        path = write_untrained(Path(folder) / "untrained.pt") if network_pkl is None else Path(network_pkl)
         click.echo(json.dumps(measure(path, width=width, seconds=seconds, device=device)))
 
 

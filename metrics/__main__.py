@@ -243,11 +243,11 @@ def open_videos(options: dict[str, Any], device: Any) -> tuple[Any, Any, dict[st
 
 def find_snapshot(path: str) -> Path | None:
     """The snapshot that a path refers to; None for a folder or zip of videos."""
-    from training.checkpoints.snapshot import latest_snapshot
+    from training.checkpoints.snapshot import SUFFIXES, latest_snapshot
 
     if not os.path.isdir(path):
         return None if path.lower().endswith(".zip") else Path(path)
-    is_run = any(name.endswith(".pkl") for name in os.listdir(path))
+    is_run = any(name.endswith(SUFFIXES) for name in os.listdir(path))
     return latest_snapshot(path) if is_run else None
 
 

@@ -1,4 +1,4 @@
-"""Result files: metric-<name>.jsonl with one row per evaluation, and best-<name>.pkl, the best snapshot of a run."""
+"""Result files: metric-<name>.jsonl with one row per evaluation."""
 
 import contextlib
 import json
@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dnnlib import UserError, link_or_copy
+from dnnlib import UserError
 
-__all__ = ["append_row", "keep_best", "read_metric_rows", "result_path", "row_summary"]
+__all__ = ["append_row", "is_best", "read_metric_rows", "result_path", "row_summary"]
 
 
 def result_path(folder: str | os.PathLike, name: str) -> Path:
@@ -49,23 +49,17 @@ def read_metric_rows(folder: str | os.PathLike, name: str) -> list[dict[str, Any
     return [row for row in rows if isinstance(row, dict)]
 
 
-def keep_best(folder: str | os.PathLike, row: Mapping[str, Any], snapshot: str | os.PathLike) -> bool:
-    """Let best-<metric>.pkl be the snapshot of `row` (already appended) if no row of the file is better.
+def is_best(folder: str | os.PathLike, row: Mapping[str, Any]) -> bool:
+    """True if no row of its metric's file is better than `row` (already appended).
 
-    The file is replaced atomically. Metrics of which neither high nor low is better have no best snapshot.
-
-    Returns:
-        True if it is the best.
+    Metrics of which neither high nor low is better have no best row.
     """
     higher = row["higher_is_better"]
     if higher is None or not _is_number(row["value"]):
         return False
     values = [r.get("value") for r in read_metric_rows(folder, row["metric"])]
     values = [value for value in values if _is_number(value)]
-    if row["value"] != (max if higher else min)([row["value"], *values]):
-        return False
-    link_or_copy(snapshot, Path(folder) / f"best-{row['metric']}.pkl")
-    return True
+    return row["value"] == (max if higher else min)([row["value"], *values])
 
 
 def row_summary(row: Mapping[str, Any]) -> str:

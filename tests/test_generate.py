@@ -75,7 +75,7 @@ def fake(monkeypatch):
 @pytest.fixture
 def render(tmp_path, fake):
     """Run the command in this process; returns the names it wrote."""
-    network = tmp_path / "network.pkl"
+    network = tmp_path / "network.pt"
     network.touch()
 
     def run(*arguments):

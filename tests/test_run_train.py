@@ -348,7 +348,7 @@ def test_a_single_process_opens_its_data_once(tmp_path, data, monkeypatch):
 def test_a_checkpoint_of_another_model(tmp_path, data, monkeypatch, capsys):
     words = [f"outdir={tmp_path / 'runs'}", f"data={data}", *OVERRIDES, "imgsnap=null", "kimg=0.004"]
     assert call(monkeypatch, *words) == 0
-    source = next((tmp_path / "runs").iterdir()) / "network-snapshot-000000.pkl"
+    source = next((tmp_path / "runs").iterdir()) / "network-snapshot-000000.pt"
     capsys.readouterr()
     assert call(monkeypatch, *words, f"resume={source}", "model.generator.foreground.width=16") == 2
     assert re.search(r"foreground\.\S+ is \S+ instead of", capsys.readouterr().err)
@@ -370,11 +370,11 @@ def test_metrics_are_computed_logged_and_the_best_is_kept(tmp_path, data, monkey
     folder = next((tmp_path / "runs").iterdir())
     rows = [json.loads(line) for line in (folder / "metric-warping32_2v.jsonl").read_text().splitlines()]
     values = [row["value"] for row in rows]
-    assert [row["cur_nimg"] for row in rows] == [12, 20] and rows[0]["checkpoint"] == "network-snapshot-000000.pkl"
+    assert [row["cur_nimg"] for row in rows] == [12, 20] and rows[0]["checkpoint"] == "network-snapshot-000000.pt"
     assert f"warping32_2v {values[-1]:.4f}  flatness32_1v 0." in capsys.readouterr().out
-    best = torch.load(folder / "best-warping32_2v.pkl")
+    best = torch.load(folder / "best-warping32_2v.pt")
     assert best["progress"]["cur_nimg"] == rows[values.index(min(values))]["cur_nimg"]
-    assert not (folder / "best-flatness32_1v.pkl").exists()  # neither flat nor deep is better
+    assert not (folder / "best-flatness32_1v.pt").exists()  # neither flat nor deep is better
 
 
 def measured(folder) -> dict[str, list[tuple[int, float]]]:
@@ -397,17 +397,17 @@ def test_metrics_that_a_killed_run_did_not_come_to_are_computed_once(tmp_path, d
     # last snapshot is the best one.
     first, last = file.read_text().splitlines(keepends=True)
     first = json.dumps({**json.loads(first), "value": 9.0}) + "\n"
-    best = folder / "best-warping32_2v.pkl"
+    best = folder / "best-warping32_2v.pt"
     for left in (first, first + last[:40], first + last):
         file.write_text(left)
         best.unlink(missing_ok=True)
         capsys.readouterr()
         assert call(monkeypatch, f"resume_run={folder}") == 0
         said = capsys.readouterr().out
-        assert said.count("Measuring network-snapshot-000000.pkl: warping32_2v\n") == (left != first + last)
+        assert said.count("Measuring network-snapshot-000000.pt: warping32_2v\n") == (left != first + last)
         rows = [json.loads(line) for line in file.read_text().splitlines() if line.endswith("}")]
         assert [(row["cur_nimg"], row["value"]) for row in rows] == [(12, 9.0), whole[file.stem][1]]
-        assert best.samefile(folder / "network-snapshot-000000.pkl")
+        assert best.samefile(folder / "network-snapshot-000000.pt")
 
     # A metric that is new is computed of the snapshots that there are; the run may go on at the same time.
     assert call(monkeypatch, f"resume_run={folder}", "kimg=0.028", "metrics=flatness32_1v,warping32_2v") == 0
@@ -468,7 +468,7 @@ def test_a_conditional_run(tmp_path, monkeypatch):
     (data / "dataset.json").write_text(json.dumps({"labels": labels}))
     assert call(monkeypatch, f"outdir={tmp_path / 'runs'}", f"data={data}", *OVERRIDES, "cond=true", "kimg=0.004") == 0
     folder = tmp_path / "runs" / "00000-data-stylenerf_small-small-res16-mb4-cond"
-    assert torch.load(folder / "latest-network-snapshot.pkl")["generator"]["config"]["c_dim"] == 2
+    assert torch.load(folder / "latest-network-snapshot.pt")["generator"]["config"]["c_dim"] == 2
 
 
 def test_a_frame_that_breaks_in_the_middle(tmp_path, monkeypatch, capsys):
@@ -614,6 +614,6 @@ def test_a_run_that_ended_before_its_first_state_begins_again(tmp_path, data, mo
     assert len((folder / "stats.jsonl").read_text().splitlines()) == 2
     # One that has come further has lost its state.
     (folder / "training-state.pt").unlink()
-    (folder / "network-snapshot-000003.pkl").touch()
+    (folder / "network-snapshot-000003.pt").touch()
     assert call(monkeypatch, f"resume_run={folder}") == 2
     assert "training-state.pt is missing" in capsys.readouterr().err

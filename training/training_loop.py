@@ -284,7 +284,8 @@ class TrainingLoop:
 
         # Callbacks come after the state was saved: they may take long, or fail.
         if snapshot and reason is None:
-            self._call_back(logger, counters.cur_nimg, counters.tick - 1, lambda: self.networks.generator_ema)
+            path = Path(self.folder) / snapshot_name(counters.cur_nimg)
+            self._call_back(logger, path, counters.cur_nimg, counters.tick - 1, lambda: self.networks.generator_ema)
 
         # Time spent here counts as maintenance, not as training.
         reset_gpu_peak(self.device)
@@ -401,13 +402,14 @@ class TrainingLoop:
                     break
                 own = type(self.networks.generator_ema)  # which may be a user's
                 load = functools.partial(load_generator, path, device=self.device, generator_class=own)
-                self._call_back(logger, cur_nimg, tick, load)
+                self._call_back(logger, path, cur_nimg, tick, load)
             reset_gpu_peak(self.device)
             self._tick_start = time.time() - self.counters.tick_seconds
 
-    def _call_back(self, logger: RunLogger, cur_nimg: int, tick: int, load: Callable[[], torch.nn.Module]) -> None:
+    def _call_back(
+        self, logger: RunLogger, path: Path, cur_nimg: int, tick: int, load: Callable[[], torch.nn.Module]
+    ) -> None:
         """Call the callbacks for a snapshot, and log the metrics that they return."""
-        path = Path(self.folder) / snapshot_name(cur_nimg)
         snapshot, results = Snapshot(path=path, cur_nimg=cur_nimg, tick=tick, load=load), {}
         for callback in self.callbacks:
             with distributed.patience():

@@ -13,6 +13,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from dnnlib import UserError
+from training.checkpoints.snapshot import numbered_snapshots
 
 __all__ = [
     "COMMON",
@@ -109,7 +110,7 @@ def run_folder(work: Path, run: Run) -> Path | None:
 
 def snapshots(folder: Path) -> list[Path]:
     """The network snapshots of a run, oldest first."""
-    return sorted(folder.glob("network-snapshot-*.pkl"))
+    return list(numbered_snapshots(folder).values())
 
 
 def train_all(work: Path, runs: Sequence[Run], *, data: Path, device: str, jobs: int) -> None:

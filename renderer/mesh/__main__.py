@@ -1,6 +1,6 @@
 """Surfaces of a trained generator as coloured meshes: `python -m renderer.mesh`. See docs/geometry.md.
 
-    python -m renderer.mesh --outdir out --network_pkl network-snapshot.pkl --seeds 0-3 --times 0,0.5,1
+    python -m renderer.mesh --outdir out --network_pkl network-snapshot.pt --seeds 0-3 --times 0,0.5,1
 
 The command puts networks and renderer together, as generate.py does; no other module imports it.
 """

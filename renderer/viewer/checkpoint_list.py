@@ -1,7 +1,6 @@
 """The checkpoints of the viewer: one file, or those of a run folder, which may be training."""
 
 import os
-import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -12,7 +11,6 @@ from renderer.viewer.views import ViewSource
 
 __all__ = ["CheckpointList"]
 
-SNAPSHOT = re.compile(r"network-snapshot-\d+\.pkl|best-.+\.pkl")
 KEPT = 2  # networks in memory
 
 
@@ -21,6 +19,7 @@ class CheckpointList:
 
     Args:
         path: A checkpoint or a run folder.
+        find: Checkpoints in a run folder, the newest one last; raises OSError if the folder cannot be read.
         load: Makes a source of a file; raises UserError if it cannot.
         check: Raises UserError if a file cannot be loaded; reads as little of it as that takes.
         report: Receives a line about every file that is skipped.
@@ -33,19 +32,20 @@ class CheckpointList:
         self,
         path: str | os.PathLike,
         *,
+        find: Callable[[Path], list[Path]],
         load: Callable[[Path], ViewSource],
         check: Callable[[Path], object],
         report: Callable[[str], None],
     ):
         self._path = Path(path)
-        self._load, self._check, self._report = load, check, report
+        self._find, self._load, self._check, self._report = find, load, check, report
         self._lock = threading.Lock()
         self._loaded: OrderedDict[str, tuple[object, ViewSource]] = OrderedDict()
         # Name: (state of the file that was checked, whether it can be loaded).
         self._verdicts: dict[str, tuple[object, bool]] = {}
         self._paths = {} if self._path.is_dir() else {self._path.name: self._path}
         if self._path.is_dir() and not self.refresh():
-            raise UserError(f"There is no network snapshot (network-snapshot-*.pkl) to look at in the folder {path}.")
+            raise UserError(f"There is no network snapshot (network-snapshot-*.pt) to look at in the folder {path}.")
 
     @property
     def names(self) -> list[str]:
@@ -64,7 +64,11 @@ class CheckpointList:
         """
         if not self._path.is_dir():
             return False
-        found = {path.name: path for path in _snapshots(self._path) if self._is_good(path)}
+        try:
+            paths = self._find(self._path)
+        except OSError:
+            return False
+        found = {path.name: path for path in paths if self._is_good(path)}
         if not found or list(found) == list(self._paths):
             return False
         self._paths = found
@@ -133,12 +137,3 @@ def _state(path: Path) -> object:
     except OSError:
         return None
     return stat.st_mtime_ns, stat.st_size, stat.st_ino
-
-
-def _snapshots(folder: Path) -> list[Path]:
-    """The best ones first, then those of the training in the order of their numbers."""
-    try:
-        names = [name for name in os.listdir(folder) if SNAPSHOT.fullmatch(name)]
-    except OSError:
-        return []
-    return [folder / name for name in sorted(names, key=lambda name: (name.startswith("network"), len(name), name))]

@@ -69,14 +69,14 @@ def evaluate(trained, tmp_path, monkeypatch):
 
 def test_a_snapshot(evaluate, trained, tmp_path):
     row, flatness = evaluate("rfvd64_16f,flatness32_1v", "--bootstrap", 3)
-    snapshot = next((trained / "runs").iterdir()) / "latest-network-snapshot.pkl"
+    snapshot = next((trained / "runs").iterdir()) / "latest-network-snapshot.pt"
     real = StoredVideos(trained / "data", resolution=16).clips(count=64, frames=16)
     fake = GeneratedVideos(load_generator(snapshot), nframes=16).clips(count=64, frames=16)
     features = [RandomFeatures()(clips.load(range(len(clips)))).numpy() for clips in (real, fake)]
     assert row["value"] == pytest.approx(frechet_distance_of_features(*features), rel=1e-9)
     assert (row["num_real"], row["num_fake"]) == (18, 64)  # three windows of 16 in each video of 18
     assert row["real_data"]["num_videos"] == 6 and row["frame_stride"] == 1 and row["real_name"] == "data"
-    assert row["checkpoint"] == "latest-network-snapshot.pkl" and len(row["checkpoint_sha256"]) == 64
+    assert row["checkpoint"] == "latest-network-snapshot.pt" and len(row["checkpoint_sha256"]) == 64
     assert row["cur_nimg"] == 0 and row["interval"][0] < row["value"] < row["interval"][1]
     assert 0 < flatness["value"] <= 1 and flatness["interval"] is not None
     assert (
@@ -108,7 +108,7 @@ def test_editing_one_frame_invalidates_the_cache(evaluate, trained, tmp_path):
 
 def test_generated_videos_from_files(evaluate, trained, tmp_path):
     """Frames written without loss give the value of the generator itself; a video file comes near it."""
-    snapshot = next((trained / "runs").iterdir()) / "latest-network-snapshot.pkl"
+    snapshot = next((trained / "runs").iterdir()) / "latest-network-snapshot.pt"
     clips = GeneratedVideos(load_generator(snapshot), nframes=16).clips(count=32, frames=16).load(range(32))
     for number, clip in enumerate(clips):
         (tmp_path / "frames" / f"{number:02d}").mkdir(parents=True)

@@ -7,7 +7,8 @@ import os
 import pytest
 
 from dnnlib import UserError
-from metrics.results import append_row, keep_best, read_metric_rows, result_path, row_summary
+from metrics.results import append_row, is_best, read_metric_rows, result_path, row_summary
+from training.checkpoints.snapshot import keep_as_best
 
 
 def row(value, *, metric="fvd64_16f", higher=False, **more):
@@ -32,15 +33,16 @@ def test_rows(tmp_path):
 
 
 def best_of(folder, values, **options):
-    """Evaluate snapshots 'a', 'b', …; what best-….pkl holds after each."""
+    """Evaluate snapshots 'a', 'b', …; what best-….pt holds after each."""
     contents = []
     for letter, value in zip("abcdef", values):
-        snapshot = folder / f"snapshot-{letter}.pkl"
+        snapshot = folder / f"snapshot-{letter}.pt"
         snapshot.write_text(letter)
         entry = row(value, **options)
         append_row(folder, entry)
-        keep_best(folder, entry, snapshot)
-        best = folder / f"best-{entry['metric']}.pkl"
+        if is_best(folder, entry):
+            keep_as_best(snapshot, entry["metric"])
+        best = folder / f"best-{entry['metric']}.pt"
         contents.append(best.read_text() if best.exists() else None)
     return contents
 
@@ -55,10 +57,18 @@ def test_best(tmp_path):
 
 def test_best_is_no_copy_and_outlives_the_snapshot(tmp_path):
     best_of(tmp_path, [5.0])
-    snapshot, best = tmp_path / "snapshot-a.pkl", tmp_path / "best-fvd64_16f.pkl"
+    snapshot, best = tmp_path / "snapshot-a.pt", tmp_path / "best-fvd64_16f.pt"
     assert os.stat(snapshot).st_ino == os.stat(best).st_ino
     snapshot.unlink()
     assert best.read_text() == "a"
+
+
+def test_the_best_of_an_earlier_version_stays_until_one_is_better(tmp_path):
+    old = tmp_path / "best-fvd64_16f.pkl"
+    old.write_text("old")
+    append_row(tmp_path, row(4.0))
+    assert best_of(tmp_path, [5.0]) == [None] and old.read_text() == "old"
+    assert best_of(tmp_path, [5.0, 3.0]) == [None, "b"] and not old.exists()
 
 
 def test_best_without_hard_links(tmp_path, monkeypatch):

@@ -21,7 +21,7 @@ import click
 
 from tests.reliability.forked import Run, digest, words_for, write_frames
 from training.checkpoints.snapshot import load_snapshot
-from training.checkpoints.training_state import read_state
+from training.checkpoints.training_state import STATE_FILE, read_state
 
 RUN = ["kimg=0.08", "keep=2"]  # 20 iterations, 11 ticks
 CALLS = ("fsync", "replace", "link", "unlink")  # of the system, before and after which a run is killed with --points
@@ -56,9 +56,9 @@ def keep_copies(folder: Path) -> None:
 
     def replace_and_copy(source, target, **options):
         replace(source, target, **options)
-        if str(target).endswith((".pkl", ".pt")) and "latest" not in str(target):
+        if str(target).endswith(".pt") and "latest" not in str(target):
             count[0] += 1
-            kind = "snapshot" if str(target).endswith(".pkl") else "state"
+            kind = "state" if str(target).endswith(STATE_FILE) else "snapshot"
             shutil.copy(target, folder / f"{kind}-{count[0]:04d}")
 
     os.replace = replace_and_copy
@@ -86,7 +86,7 @@ def kill_at(number: int) -> None:
 
 def check(folder: Path, snapshots: dict[int, str], states: dict[int, str]) -> int:
     """Compare all files of a run with the reference; returns how far its state is."""
-    for path in folder.glob("*.pkl"):
+    for path in folder.glob("*network-snapshot*.pt"):
         content = load_snapshot(path)
         assert digest(content) == snapshots[content["progress"]["cur_nimg"]], f"{path} is a mixture"
     state = read_state(folder)
@@ -94,7 +94,7 @@ def check(folder: Path, snapshots: dict[int, str], states: dict[int, str]) -> in
         return 0
     cur_nimg = state["shared"]["counters"]["cur_nimg"]
     assert digest(state) == states[cur_nimg], f"the state in {folder} is a mixture"
-    assert any(folder.glob("network-snapshot-*.pkl"))
+    assert any(folder.glob("network-snapshot-*.pt"))
     return cur_nimg
 
 

@@ -46,7 +46,7 @@ class Place:
         folder = self.run_folder()
         if folder is None:
             return 0
-        for path in folder.glob("*.pkl"):
+        for path in folder.glob("*network-snapshot*.pt"):
             load_snapshot(path)
         state = read_state(folder)
         return 0 if state is None else state["shared"]["counters"]["cur_nimg"]

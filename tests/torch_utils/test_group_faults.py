@@ -65,6 +65,6 @@ def test_all_stop_after_the_same_iteration_and_one_writes(tmp_path):
     run_two(group_faults.train_until_one_is_asked, str(data), str(folder), ["gpus=2", "imgsnap=1", "snap=1"])
     state = read_state(folder)
     assert state["shared"]["counters"]["cur_nimg"] == 16 and len(state["processes"]) == 2
-    assert (folder / "latest-network-snapshot.pkl").exists() and (folder / "images").is_dir()
+    assert (folder / "latest-network-snapshot.pt").exists() and (folder / "images").is_dir()
     assert json.loads((tmp_path / "run-rank-1").read_text()) == []
     assert "Stopped as asked at 0.016 kimg" in (folder / "log.txt").read_text()

@@ -202,12 +202,12 @@ def test_a_run_and_what_it_writes(tmp_path, capsys):
     assert len(events) == 1
     images = {f"images/{name}_000000.png" for name in ("fakes_random", "fakes_frontal", "depth_frontal")}
     videos = {f"videos/000000/{p}_seed000{i}.mp4" for p in ("front", "rotation_camera_yaw") for i in (0, 1)}
-    files = {"stats.jsonl", "reals.png", "network-snapshot-000000.pkl", "latest-network-snapshot.pkl", STATE_FILE}
+    files = {"stats.jsonl", "reals.png", "network-snapshot-000000.pt", "latest-network-snapshot.pt", STATE_FILE}
     assert names - events == images | videos | files
     assert Image.open(loop.folder / "reals.png").size == (32, 32)
     assert Image.open(loop.folder / "images/fakes_random_000000.png").size == (32, 32)
     # Ticks 0 and 3, and the last.
-    assert seen == [("network-snapshot-000000.pkl", n, True) for n in (4, 28, 32)]
+    assert seen == [("network-snapshot-000000.pt", n, True) for n in (4, 28, 32)]
     assert "fvd 12.5" in "\n".join(lines)
 
 
@@ -217,7 +217,7 @@ def test_previews_change_nothing(tmp_path):
     shown.run()
     assert_same(state_of(plain), state_of(shown))
     assert not (plain.folder / "images").exists() and not (plain.folder / "reals.png").exists()
-    assert (plain.folder / "network-snapshot-000000.pkl").exists()  # there is always one at the end
+    assert (plain.folder / "network-snapshot-000000.pt").exists()  # there is always one at the end
 
 
 def test_previews_show_the_same_contents_every_time(tmp_path):

@@ -40,7 +40,7 @@ def test_nothing_is_saved_in_a_streak_and_something_after_it(tmp_path, capsys):
     assert 12 in states and 28 not in states and states[-1] == 60 == saved(loop)
     out = capsys.readouterr().out
     assert "Not saved, because the last" in out and "The last saved state is that of 0.02 kimg" in out
-    assert len(list(loop.folder.glob("network-snapshot-*.pkl"))) == 1  # all in the same thousand
+    assert len(list(loop.folder.glob("network-snapshot-*.pt"))) == 1  # all in the same thousand
 
 
 def test_a_stop_in_a_streak_keeps_what_was_saved(tmp_path, capsys):
@@ -110,13 +110,13 @@ def test_replaced_items_are_counted_in_the_statistics(tmp_path, capsys):
 
 def test_old_snapshots_go_when_the_new_one_is_there(tmp_path, monkeypatch):
     loop = make_loop(tmp_path, "kimg=5", "snap=1", "imgsnap=null", "keep=2")
-    (loop.folder / "best-fvd.pkl").touch()
+    (loop.folder / "best-fvd.pt").touch()
     for kimg in range(4):
         loop.counters.cur_nimg = kimg * 1000
         loop._saver.save_snapshot()
-    names = sorted(path.name for path in loop.folder.glob("*.pkl"))
+    names = sorted(path.name for path in loop.folder.glob("*-*.p*"))
     assert names == [
-        "best-fvd.pkl", "latest-network-snapshot.pkl", "network-snapshot-000002.pkl", "network-snapshot-000003.pkl"
+        "best-fvd.pt", "latest-network-snapshot.pt", "network-snapshot-000002.pt", "network-snapshot-000003.pt"
     ]  # fmt: skip
     loop.counters.cur_nimg = 4000
     monkeypatch.setattr(
@@ -124,7 +124,27 @@ def test_old_snapshots_go_when_the_new_one_is_there(tmp_path, monkeypatch):
     )
     with pytest.raises(UserError, match="full"):
         loop._saver.save_snapshot()
-    assert sorted(path.name for path in loop.folder.glob("*.pkl")) == names
+    assert sorted(path.name for path in loop.folder.glob("*-*.p*")) == names
+
+
+def test_snapshots_of_earlier_versions_are_pruned_with_the_present_ones(tmp_path):
+    loop = make_loop(tmp_path, "kimg=5", "snap=1", "imgsnap=null", "keep=2")
+    for kimg in range(4):
+        loop.counters.cur_nimg = kimg * 1000
+        loop._saver.save_snapshot()
+        if kimg < 2:
+            for path in loop.folder.glob("*network-snapshot*.pt"):
+                path.rename(path.with_suffix(".pkl"))
+        if kimg == 1:  # a stop at the same place writes no second file
+            loop._saver.save_snapshot(planned=False)
+            assert not list(loop.folder.glob("*network-snapshot*.pt"))
+        if kimg == 2:
+            assert {path.name for path in loop.folder.glob("*network-snapshot*")} == {
+                "latest-network-snapshot.pt", "network-snapshot-000001.pkl", "network-snapshot-000002.pt"
+            }  # fmt: skip
+    assert {path.name for path in loop.folder.glob("*network-snapshot*")} == {
+        "latest-network-snapshot.pt", "network-snapshot-000002.pt", "network-snapshot-000003.pt"
+    }  # fmt: skip
 
 
 # ----------------------------------------------------------------------------------------------------------------------

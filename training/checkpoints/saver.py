@@ -10,11 +10,11 @@ import torch
 from dnnlib import UserError
 from torch_utils import distributed
 from training.checkpoints.snapshot import (
+    existing_snapshot,
     load_snapshot,
     numbered_snapshots,
     prune_snapshots,
     save_snapshot,
-    snapshot_name,
 )
 from training.checkpoints.training_state import Divided, Parts, Stateful, restore_state, save_state
 from training.schedule import Counters
@@ -39,7 +39,7 @@ def planned_snapshots(folder: Path, *, until: int) -> list[tuple[Path, int, int]
         until: Progress of the run in videos; later snapshots will be written again.
     """
     found = []
-    for _, path in sorted(numbered_snapshots(folder).items()):
+    for _, path in numbered_snapshots(folder).items():
         progress = _progress(path)
         if progress.get("planned", True) and 0 < progress.get("cur_nimg", 0) <= until:
             found.append((path, progress["cur_nimg"], progress.get("tick", 1) - 1))
@@ -103,8 +103,8 @@ class CheckpointSaver:
         if not distributed.is_main():
             return
         counters = self._counters
-        path = self._folder / snapshot_name(counters.cur_nimg)
-        if not planned and _progress(path).get("cur_nimg") == counters.cur_nimg:
+        path = existing_snapshot(self._folder, counters.cur_nimg)
+        if not planned and path is not None and _progress(path).get("cur_nimg") == counters.cur_nimg:
             return
         progress = {"cur_nimg": counters.cur_nimg, "tick": counters.tick, "iteration": counters.iteration}
         save_snapshot(

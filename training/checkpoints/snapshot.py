@@ -8,6 +8,9 @@
     dataset             description of the training data
     progress            cur_nimg (videos shown so far), tick, iteration, planned (False: written on a stop)
 
+The file is a torch archive, `.pt`. Earlier versions named it `.pkl`, and files of that name are read in the same way;
+only this module knows the names of snapshots in a run folder.
+
 Networks are rebuilt from the stored arguments. Opening a file imports no code that it names: a generator of a user's
 own class is built where the caller gives the class, or the environment variable GENERATOR_CLASS has its name.
 """
@@ -31,10 +34,14 @@ from training.networks.generator import Generator
 __all__ = [
     "SNAPSHOT_FORMAT",
     "LATEST",
+    "SUFFIXES",
     "average_generator",
     "build_generator",
     "check_state",
+    "existing_snapshot",
+    "keep_as_best",
     "latest_snapshot",
+    "listed_snapshots",
     "load_generator",
     "load_snapshot",
     "load_state",
@@ -48,7 +55,10 @@ __all__ = [
 
 
 SNAPSHOT_FORMAT = "video-3d-gan/network-snapshot"
-LATEST = "latest-network-snapshot.pkl"
+SUFFIXES = (".pt", ".pkl")  # of this version, and of earlier ones
+LATEST = f"latest-network-snapshot{SUFFIXES[0]}"
+NUMBERED = re.compile(r"network-snapshot-(\d+)\.(?:pt|pkl)")
+BEST = re.compile(r"best-.+\.(?:pt|pkl)")
 MAX_NUMBER = 1 << 16  # no argument of a network is larger
 
 # First bytes of a pickle: its protocol, or in the oldest protocols containers and the name of a global.
@@ -61,7 +71,12 @@ PICKLE = re.compile(rb"\x80(?:[\x00-\x05]|\Z)|[(\])}]*c[\w.]+\n[\w.]+\n")
 
 def snapshot_name(cur_nimg: int) -> str:
     """The file name of a numbered snapshot, in thousands of videos."""
-    return f"network-snapshot-{cur_nimg // 1000:06d}.pkl"
+    return f"network-snapshot-{cur_nimg // 1000:06d}{SUFFIXES[0]}"
+
+
+def existing_snapshot(folder: str | os.PathLike, cur_nimg: int) -> Path | None:
+    """The numbered snapshot on the disk that `snapshot_name(cur_nimg)` would replace, under either name."""
+    return numbered_snapshots(folder).get(cur_nimg // 1000)
 
 
 def latest_snapshot(folder: str | os.PathLike) -> Path:
@@ -71,27 +86,67 @@ def latest_snapshot(folder: str | os.PathLike) -> Path:
         UserError: There is none.
     """
     folder = Path(folder)
-    if (folder / LATEST).is_file():
-        return folder / LATEST
+    for suffix in SUFFIXES:
+        path = (folder / LATEST).with_suffix(suffix)
+        if path.is_file():
+            return path
     numbered = numbered_snapshots(folder)
     if not numbered:
-        raise UserError(f"There is no network snapshot (network-snapshot-*.pkl) in the folder {folder}.")
+        raise UserError(f"There is no network snapshot (network-snapshot-*.pt) in the folder {folder}.")
     return numbered[max(numbered)]
 
 
 def prune_snapshots(folder: str | os.PathLike, keep: int) -> None:
     """Delete all but the newest `keep` numbered snapshots; to be called once the newest one is on the disk.
 
-    Files of other names stay: best-<metric>.pkl, which are snapshots under a second name, and the latest one.
+    Files of other names stay: best-<metric>.pt, which are snapshots under a second name, and the latest one.
     """
-    for _, path in sorted(numbered_snapshots(folder).items())[:-keep]:
-        with contextlib.suppress(OSError):  # moved already, or no permission: nothing depends on it
-            path.unlink()
+    files = _numbered_files(folder)
+    old = set(sorted({number for number, _ in files})[:-keep])
+    for number, path in files:
+        if number in old:
+            _delete(path)
 
 
 def numbered_snapshots(folder: str | os.PathLike) -> dict[int, Path]:
-    """Snapshots by their number."""
-    return {int(m[1]): p for p in Path(folder).iterdir() if (m := re.fullmatch(r"network-snapshot-(\d+)\.pkl", p.name))}
+    """Snapshots by their number, in its order; of two files of the same number the one of this version, .pt."""
+    return dict(_numbered_files(folder))
+
+
+def _numbered_files(folder: str | os.PathLike) -> list[tuple[int, Path]]:
+    """Numbers and files of the snapshots, in the order of the numbers, .pt after .pkl."""
+    found = [(int(match[1]), path) for path in Path(folder).iterdir() if (match := NUMBERED.fullmatch(path.name))]
+    return sorted(found, key=lambda entry: (entry[0], entry[1].suffix == SUFFIXES[0]))
+
+
+def listed_snapshots(folder: str | os.PathLike) -> list[Path]:
+    """The best snapshots of a run folder, then the numbered ones in order; each once.
+
+    Raises:
+        OSError: The folder cannot be read.
+    """
+    best = {}
+    for path in sorted(Path(folder).iterdir(), key=lambda path: path.suffix == SUFFIXES[0]):
+        if BEST.fullmatch(path.name):
+            best[path.stem] = path  # .pt after .pkl
+    names = sorted(best, key=lambda name: (len(name), name))
+    return [*(best[name] for name in names), *numbered_snapshots(folder).values()]
+
+
+def keep_as_best(snapshot: str | os.PathLike, metric: str) -> Path:
+    """Let best-<metric>.pt beside a snapshot be this snapshot, atomically; returns it.
+
+    A best one under the name of earlier versions is deleted, because it is no longer the best.
+    """
+    path = Path(snapshot).with_name(f"best-{metric}{SUFFIXES[0]}")
+    link_or_copy(snapshot, path)
+    _delete(path.with_suffix(SUFFIXES[1]))
+    return path
+
+
+def _delete(path: Path) -> None:
+    with contextlib.suppress(OSError):  # moved already, or no permission: nothing depends on it
+        path.unlink()
 
 
 def _is_pickle(path: Path) -> bool:
@@ -229,7 +284,10 @@ def save_snapshot(
     dataset: Mapping[str, Any],
     progress: Mapping[str, int],
 ) -> Path:
-    """Write `network-snapshot-<kimg>.pkl` and link `latest-network-snapshot.pkl` to it; returns the former."""
+    """Write `network-snapshot-<kimg>.pt` and link `latest-network-snapshot.pt` to it; returns the former.
+
+    The latest one under the name of earlier versions is deleted, because it is no longer the latest.
+    """
     path = Path(folder) / snapshot_name(progress["cur_nimg"])
     content = {
         "format": SNAPSHOT_FORMAT,
@@ -247,6 +305,7 @@ def save_snapshot(
     }
     save_archive(path, content)
     link_or_copy(path, path.with_name(LATEST))
+    _delete(path.with_name(LATEST).with_suffix(SUFFIXES[1]))
     return path
 
 

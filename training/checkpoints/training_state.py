@@ -19,7 +19,7 @@ import torch
 from dnnlib import UserError
 from torch_utils import distributed
 from training.checkpoints.archive import read_archive, save_archive
-from training.checkpoints.snapshot import load_state, snapshot_name
+from training.checkpoints.snapshot import load_state, numbered_snapshots
 
 __all__ = ["STATE_FILE", "OptimizerState", "Parts", "read_state", "restore_state", "save_state"]
 
@@ -100,7 +100,7 @@ def read_state(folder: str | os.PathLike) -> dict | None:
     path = Path(folder) / STATE_FILE
     if path.exists():
         return read_archive(path, format=STATE_FORMAT, what="a training state")
-    if any(snapshot.name != snapshot_name(0) for snapshot in Path(folder).glob("network-snapshot-*.pkl")):
+    if any(number > 0 for number in numbered_snapshots(folder)):
         raise UserError(
             f"Cannot continue the run in {folder}: its {STATE_FILE} is missing; start a new run from its newest "
             "snapshot with resume=."

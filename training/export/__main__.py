@@ -1,7 +1,7 @@
 """Export of a generator as a function of one frame, for programs without this code.
 
-    python -m training.export network-snapshot.pkl frame.onnx --format onnx
-    python -m training.export network-snapshot.pkl frame.pt2 --format torch.export
+    python -m training.export network-snapshot.pt frame.onnx --format onnx
+    python -m training.export network-snapshot.pt frame.pt2 --format torch.export
 
 The file takes styles, codes, a time and a camera, and gives an image and its depth. It is compared with the generator
 on random inputs before it is written. docs/export.md describes its inputs and how to run it.

@@ -4,7 +4,7 @@
     python generate.py --network_pkl PKL --codes OUT/codes.npz --outdir OUT/views
 
 OUT holds codes.npz (training.inference.latent_files), inversion.mp4 (the clip, then its reconstruction),
-inversion.json (PSNR, cameras, settings), and with --finetune finetuned-network.pkl and finetuned-codes.npz.
+inversion.json (PSNR, cameras, settings), and with --finetune finetuned-network.pt and finetuned-codes.npz.
 docs/inversion.md describes the method and its results.
 """
 

@@ -127,8 +127,8 @@ class Inversion:
         save_codes(path, self._codes)
 
     def save_tuned(self, folder: str | os.PathLike, *, network: str | os.PathLike) -> None:
-        """Write finetuned-network.pkl and finetuned-codes.npz, its codes, into a folder."""
-        save_tuned(os.path.join(folder, "finetuned-network.pkl"), self._tuned, network=network)
+        """Write finetuned-network.pt and finetuned-codes.npz, its codes, into a folder."""
+        save_tuned(os.path.join(folder, "finetuned-network.pt"), self._tuned, network=network)
         codes = VideoCodes(**{**vars(self._codes), "network": generator_digest(self._tuned)})
         save_codes(os.path.join(folder, "finetuned-codes.npz"), codes)
 

@@ -1,6 +1,6 @@
 """Conversion and inspection of published checkpoints.
 
-python -m training.published IN.pkl OUT.pkl     convert to this program's format
+python -m training.published IN.pkl OUT.pt      convert to this program's format
 python -m training.published --info IN.pkl      show configuration, sizes, progress, statistics of the tensors
 """
 
@@ -71,10 +71,10 @@ def _row(name: str, tensor: torch.Tensor) -> str:
 
 @click.command(cls=Command, context_settings={"max_content_width": 120})
 @click.argument("source", metavar="IN.pkl", type=click.Path())
-@click.argument("out", metavar="[OUT.pkl]", required=False, type=click.Path())
+@click.argument("out", metavar="[OUT.pt]", required=False, type=click.Path())
 @click.option("--info", is_flag=True, help="Show configuration, sizes, progress and tensors.")
 def main(source: str, out: str | None, info: bool) -> None:
-    """Convert a published checkpoint IN.pkl to this program's format, OUT.pkl; or show what is in it."""
+    """Convert a published checkpoint IN.pkl to this program's format, OUT.pt; or show what is in it."""
     if out is None and not info:
         raise UserError("Give the name of the file to write, or --info.")
     if info:

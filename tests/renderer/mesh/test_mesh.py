@@ -54,7 +54,7 @@ def generator(tmp_path_factory):
 @pytest.fixture
 def run(tmp_path, generator, monkeypatch):
     monkeypatch.setattr("training.checkpoints.snapshot.load_generator", lambda path, *, device="cpu": generator)
-    network = tmp_path / "network.pkl"
+    network = tmp_path / "network.pt"
     network.touch()
 
     def run(*words):

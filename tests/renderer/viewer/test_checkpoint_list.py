@@ -7,6 +7,7 @@ import pytest
 from dnnlib import UserError
 from renderer.viewer import checkpoint_list as module
 from renderer.viewer.checkpoint_list import CheckpointList
+from training.checkpoints.snapshot import listed_snapshots
 
 
 class Records:
@@ -24,7 +25,7 @@ class Records:
         self._text(path)
 
     def open(self, path):
-        return CheckpointList(path, load=self.load, check=self.check, report=self.reports.append)
+        return CheckpointList(path, find=listed_snapshots, load=self.load, check=self.check, report=self.reports.append)
 
     @staticmethod
     def _text(path):
@@ -40,7 +41,7 @@ def records():
 
 
 def put(folder, number, text="good"):
-    path = folder / f"network-snapshot-{number:06d}.pkl"
+    path = folder / f"network-snapshot-{number:06d}.pt"
     path.write_text(text)
     return path.name
 
@@ -54,11 +55,29 @@ def test_a_file_is_a_shelf_of_one(tmp_path, records):
 
 def test_snapshots_are_sorted_and_other_files_are_left_out(tmp_path, records):
     first, tenth = put(tmp_path, 1), put(tmp_path, 10)
-    for name in ("best-fvd.pkl", "latest-network-snapshot.pkl", "training-state.pt", "x-network-snapshot-000001.pkl"):
+    for name in ("best-fvd.pt", "latest-network-snapshot.pt", "training-state.pt", "x-network-snapshot-000001.pt"):
         (tmp_path / name).write_text("good")
     huge = put(tmp_path, 1_000_000)
-    assert records.open(tmp_path).names == ["best-fvd.pkl", first, tenth, huge]
+    assert records.open(tmp_path).names == ["best-fvd.pt", first, tenth, huge]
     assert records.open(tmp_path).newest == huge
+
+
+def test_snapshots_of_earlier_versions_are_listed_once(tmp_path, records):
+    first, third = put(tmp_path, 1), put(tmp_path, 3)
+    for name in ("network-snapshot-000001", "network-snapshot-000002", "best-fvd", "best-kvd"):
+        (tmp_path / f"{name}.pkl").write_text("good")
+    (tmp_path / "best-kvd.pt").write_text("good")
+    expected = ["best-fvd.pkl", "best-kvd.pt", first, "network-snapshot-000002.pkl", third]
+    assert records.open(tmp_path).names == expected
+
+
+def test_a_folder_that_is_gone_keeps_its_names(tmp_path, records):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    name = put(folder, 1)
+    checkpoints = records.open(folder)
+    folder.rename(tmp_path / "elsewhere")
+    assert not checkpoints.refresh() and checkpoints.names == [name]
 
 
 def test_new_ones_appear_and_deleted_ones_go(tmp_path, records):
@@ -71,7 +90,7 @@ def test_new_ones_appear_and_deleted_ones_go(tmp_path, records):
     assert checkpoints.refresh() and checkpoints.names == [second]
     (tmp_path / second).unlink()
     assert not checkpoints.refresh() and checkpoints.names == [second], "what is in memory can still be looked at"
-    with pytest.raises(UserError, match="no checkpoint .*1.pkl any more"):
+    with pytest.raises(UserError, match="no checkpoint .*1.pt any more"):
         checkpoints.source(first)
 
 
@@ -109,7 +128,7 @@ def test_the_newest_that_can_be_loaded(tmp_path, records):
     assert checkpoints.newest_source() == (first, "source of good")
     assert records.reports == [f"skipped: {second} is damaged."]
     put(tmp_path, 1, "damaged")
-    with pytest.raises(UserError, match="000001.pkl is damaged"):
+    with pytest.raises(UserError, match="000001.pt is damaged"):
         checkpoints.newest_source()
 
 

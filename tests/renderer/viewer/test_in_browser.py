@@ -17,7 +17,7 @@ from tests.renderer.viewer.browser import SIZE, Window, expected_picture, open_b
 
 pytest.importorskip("viser", reason="viser is not installed")
 
-FIRST, BROKEN, LATER = (f"network-snapshot-{i:06d}.pkl" for i in (1, 2, 3))
+FIRST, BROKEN, LATER = (f"network-snapshot-{i:06d}.pt" for i in (1, 2, 3))
 
 
 @pytest.fixture(scope="module")

@@ -61,7 +61,7 @@ def test_content(tmp_path, networks):
     augment = AdaAugment(pipeline="blit")
     augment.p.fill_(0.25)
     path = save(tmp_path, networks, augment=augment)
-    assert path.name == "network-snapshot-000012.pkl"
+    assert path.name == "network-snapshot-000012.pt"
     content = torch.load(path, weights_only=True)
     assert kinds(content) <= {dict, list, str, int, float, bool, type(None), torch.Tensor}
     generator, average, discriminator = networks
@@ -79,11 +79,11 @@ def test_content(tmp_path, networks):
 def test_latest_is_the_newest_and_takes_no_space(tmp_path, networks):
     save(tmp_path, networks, cur_nimg=1000)
     newest = save(tmp_path, networks, cur_nimg=2000)
-    assert latest_snapshot(tmp_path).name == "latest-network-snapshot.pkl"
+    assert latest_snapshot(tmp_path).name == "latest-network-snapshot.pt"
     assert latest_snapshot(tmp_path).samefile(newest)
     latest_snapshot(tmp_path).unlink()
     assert latest_snapshot(tmp_path) == newest  # by number, should only those be copied
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["network-snapshot-000001.pkl", "network-snapshot-000002.pkl"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["network-snapshot-000001.pt", "network-snapshot-000002.pt"]
 
 
 def test_latest_without_hard_links(tmp_path, networks, monkeypatch):
@@ -92,14 +92,14 @@ def test_latest_without_hard_links(tmp_path, networks, monkeypatch):
 
     monkeypatch.setattr(os, "link", refuse)
     path = save(tmp_path, networks)
-    assert (tmp_path / "latest-network-snapshot.pkl").read_bytes() == path.read_bytes()
+    assert (tmp_path / "latest-network-snapshot.pt").read_bytes() == path.read_bytes()
     assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_load_generator_gives_the_moving_average(tmp_path, networks):
     save(tmp_path, networks)
     before = torch.random.get_rng_state()
-    for source in (tmp_path, tmp_path / "network-snapshot-000012.pkl", str(tmp_path)):
+    for source in (tmp_path, tmp_path / "network-snapshot-000012.pt", str(tmp_path)):
         generator = load_generator(source)
         assert same_state(generator, networks[1].state_dict())
         assert not generator.training and not any(p.requires_grad for p in generator.parameters())

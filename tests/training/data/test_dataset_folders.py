@@ -110,7 +110,7 @@ def commands(network, clip):
 def test_other_commands_keep_out_of_the_data_of_the_run(name, network, tmp_path):
     main, arguments = commands(network, tmp_path / "data" / "split" / "video_0")[name]
     before = files(tmp_path)
-    newest = sorted(network.glob("*.pkl"))[-1]
+    newest = sorted(network.glob("network-snapshot-*.pt"))[-1]
     for out in (tmp_path / "data", tmp_path / "data" / "split" / "new"):
         for pkl in (network, newest):
             result = command(main, *arguments, "--network_pkl", pkl, "--outdir", out)
@@ -166,11 +166,11 @@ def test_rendered_frames_may_be_rendered_again(network, tmp_path):
 
 
 def test_where_a_snapshot_says_nothing_of_its_data(tmp_path):
-    assert trained_on(tmp_path / "network.pkl") is None
+    assert trained_on(tmp_path / "network.pt") is None
     (tmp_path / "training_options.yaml").write_text("[1, 2")
     assert trained_on(tmp_path) is None
     (tmp_path / "training_options.yaml").write_text("[1, 2]")
-    assert trained_on(tmp_path / "network.pkl") is None
+    assert trained_on(tmp_path / "network.pt") is None
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -189,7 +189,7 @@ def test_missing_packages_are_named(tmp_path, monkeypatch):
 
 def test_mistakes_are_answered(tmp_path):
     save_small_network(tmp_path, small_generator())
-    pkl = tmp_path / "network-snapshot-000000.pkl"
+    pkl = tmp_path / "network-snapshot-000000.pt"
     folder = run(pkl, tmp_path, "--format", "onnx").exception
     assert str(folder) == f"{tmp_path} is a folder; give the name of a file."
     itself = run(pkl, pkl, "--format", "onnx").exception

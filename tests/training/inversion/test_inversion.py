@@ -75,7 +75,7 @@ def test_fine_tuning_comes_closer_and_its_network_is_loaded_like_any(folder, tmp
     few = ["--samples", "16", "--motions", "2", "--steps", "36", "--batch", "3", "--frames", "2", "--finetune", "40"]
     report = run(folder, tmp_path, *few)
     assert report["psnr_finetuned"] > report["psnr"] + 1
-    tuned, original = load_generator(tmp_path / "finetuned-network.pkl"), load_generator(folder)
+    tuned, original = load_generator(tmp_path / "finetuned-network.pt"), load_generator(folder)
     assert load_codes(tmp_path / "finetuned-codes.npz", tuned).belong_to(tuned)
     assert load_codes(tmp_path / "codes.npz", original).belong_to(original)
     z = torch.zeros(1, 8)
@@ -85,7 +85,7 @@ def test_fine_tuning_comes_closer_and_its_network_is_loaded_like_any(folder, tmp
     assert quality == pytest.approx(report["psnr_finetuned"], abs=0.01)
     assert next(decode_video(str(tmp_path / "inversion.mp4"))).size == (48, 16)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "codes.npz", "finetuned-codes.npz", "finetuned-network.pkl", "inversion.json", "inversion.mp4"
+        "codes.npz", "finetuned-codes.npz", "finetuned-network.pt", "inversion.json", "inversion.mp4"
     ]  # fmt: skip
 
 

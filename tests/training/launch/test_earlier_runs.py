@@ -1,17 +1,21 @@
 """A run that the version before the rooms has made: it resumes, renders, and its options have their present names."""
 
+import json
 import sys
 import tarfile
 from pathlib import Path
 
+import click.testing
 import numpy as np
 import pytest
 import yaml
 
+import generate
 import run_train
 from dnnlib import UserError
+from metrics import __main__ as metrics_command
 from tests.training.tiny import write_frames
-from training.checkpoints.snapshot import load_generator, load_snapshot
+from training.checkpoints.snapshot import latest_snapshot, load_generator, load_snapshot
 from training.inference.frame_renderer import FrameRenderer
 from training.inference.latents import seed_latents
 from training.launch.config import compose_options, continued_options, current_options
@@ -50,12 +54,42 @@ def test_a_stored_run_renders_and_resumes(work, monkeypatch):
 
     monkeypatch.setattr(sys, "argv", ["run_train.py", "outdir=runs", "resume_run=0", "kimg=0.024"])
     run_train.main()
+    # Under the present name, beside the earlier one, which the end of the run has replaced.
+    assert sorted(path.name for path in folder.glob("*network-snapshot*")) == [
+        "latest-network-snapshot.pt", "network-snapshot-000000.pkl", "network-snapshot-000000.pt"
+    ]  # fmt: skip
     assert load_snapshot(folder)["progress"] == {"cur_nimg": 24, "tick": 4, "iteration": 6, "planned": True}
     # The tick changes this frame by up to 0.06.
     np.testing.assert_allclose(rendered(folder), frames["resumed"], atol=2e-3)
     options = yaml.safe_load((folder / "training_options.yaml").read_text())
     assert options["activation_checkpointing"] is True and "recompute" not in options
     assert options["model"]["generator"]["_target_"] == "training.networks.generator.Generator"
+
+
+def test_snapshots_of_the_earlier_name_are_rendered_and_evaluated(work, monkeypatch):
+    folder = run_folder(work)
+    assert latest_snapshot(folder).name == "latest-network-snapshot.pkl"
+    options = ["--seeds", "0", "--n_steps", "2", "--time_steps", "1", "--save_frames"]
+    for network in (folder, folder / "network-snapshot-000000.pkl"):
+        words = ["--network_pkl", str(network), "--outdir", str(work / network.name), *options]
+        assert click.testing.CliRunner().invoke(generate.main, words).exception is None
+        assert list((work / network.name).glob("*/*.png"))
+
+    words = ["--metrics", "flatness32_1v", "--fake", str(folder), "--outdir", str(work / "out"), "--device", "cpu"]
+    assert click.testing.CliRunner().invoke(metrics_command.main, words).exception is None
+    row = json.loads((work / "out" / "metric-flatness32_1v.jsonl").read_text())
+    assert (row["checkpoint"], row["cur_nimg"]) == ("latest-network-snapshot.pkl", 16)
+
+    # A continued run measures the snapshot that there is, and then its own.
+    words = ["outdir=runs", "resume_run=0", "kimg=0.024", "snap=1", "metrics=warping32_2v", "cache_metrics_dir=cache"]
+    monkeypatch.setattr(sys, "argv", ["run_train.py", *words])
+    run_train.main()
+    rows = [json.loads(line) for line in (folder / "metric-warping32_2v.jsonl").read_text().splitlines()]
+    assert [(row["checkpoint"], row["cur_nimg"]) for row in rows] == [
+        ("network-snapshot-000000.pkl", 16), ("network-snapshot-000000.pt", 24)
+    ]  # fmt: skip
+    best = min(rows, key=lambda row: row["value"])  # the later of two equal ones would do
+    assert load_snapshot(folder / "best-warping32_2v.pt")["progress"]["cur_nimg"] == best["cur_nimg"]
 
 
 def test_stored_names_are_mapped(work):

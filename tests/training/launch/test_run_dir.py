@@ -151,7 +151,7 @@ def test_a_submitted_job_is_known_by_its_name(tmp_path, monkeypatch):
 
 def test_unfinished_files_are_removed_and_no_others(tmp_path):
     (tmp_path / "images").mkdir()
-    unfinished = [".a.pkl.12-0a1b2c3d.tmp", "images/.b.png.7-ffffffff.tmp", ".latest-network-snapshot.pkl.99.tmp"]
+    unfinished = [".a.pkl.12-0a1b2c3d.tmp", "images/.b.png.7-ffffffff.tmp", ".latest-network-snapshot.pt.99.tmp"]
     others = ["a.pkl", ".hidden", "notes.tmp", ".notes.tmp", "images/x.12-0a1b2c3d.tmp"]
     for name in unfinished + others:
         (tmp_path / name).touch()

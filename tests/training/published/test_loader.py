@@ -376,7 +376,7 @@ def convert(*arguments):
 
 
 def test_conversion(path, tmp_path):
-    out = tmp_path / "own.pkl"
+    out = tmp_path / "own.pt"
     assert convert(path, out).split() == [str(out)]
     torch.load(out, weights_only=True)
     before, after = load_snapshot(path), load_snapshot(out)
@@ -390,9 +390,9 @@ def test_conversion(path, tmp_path):
 
 
 def test_info(path, tmp_path):
-    convert(path, tmp_path / "own.pkl")
+    convert(path, tmp_path / "own.pt")
     output = convert("--info", path)
-    assert output.splitlines()[1:] == convert("--info", tmp_path / "own.pkl").splitlines()[1:]
+    assert output.splitlines()[1:] == convert("--info", tmp_path / "own.pt").splitlines()[1:]
     assert "kimg        1.5\n" in output and "name clips" in output
     config = yaml.safe_load(output[output.index("generator:") : output.index("\nparameters")])
     assert config["generator"] == load_snapshot(path)["generator"]["config"]

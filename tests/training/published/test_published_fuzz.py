@@ -162,7 +162,7 @@ def test_published_files(tiny, tmp_path):
 def test_own_files(tiny, tmp_path):
     """The same loader guards this program's format."""
     (tmp_path / "published.pkl").write_bytes(tiny)
-    convert_checkpoint(tmp_path / "published.pkl", tmp_path / "own.pkl")
+    convert_checkpoint(tmp_path / "published.pkl", tmp_path / "own.pt")
     path = tmp_path / "x.pkl"
 
     def read(data):
@@ -170,7 +170,7 @@ def test_own_files(tiny, tmp_path):
         load_generator(path)
         load_snapshot(path)
 
-    loaded = fuzz((tmp_path / "own.pkl").read_bytes(), read, cases=300, seed=2, errors=UserError)
+    loaded = fuzz((tmp_path / "own.pt").read_bytes(), read, cases=300, seed=2, errors=UserError)
     assert 10 < loaded < 290
 
 

@@ -138,10 +138,10 @@ def test_an_untrained_network_is_sampled_as_by_the_original(tmp_path):
 @pytest.mark.parametrize("model", ["taichi"], indirect=True)
 def test_conversion(model, tmp_path):
     path = model[1]
-    convert_checkpoint(path, tmp_path / "own.pkl")
-    torch.load(tmp_path / "own.pkl", weights_only=True, mmap=True)
-    assert_same(load_generator(tmp_path / "own.pkl").state_dict(), load_generator(path).state_dict())
-    before, after = load_snapshot(path), load_snapshot(tmp_path / "own.pkl")
+    convert_checkpoint(path, tmp_path / "own.pt")
+    torch.load(tmp_path / "own.pt", weights_only=True, mmap=True)
+    assert_same(load_generator(tmp_path / "own.pt").state_dict(), load_generator(path).state_dict())
+    before, after = load_snapshot(path), load_snapshot(tmp_path / "own.pt")
     assert_same(after["discriminator"]["state"], before["discriminator"]["state"])
     assert after["generator"]["config"] == before["generator"]["config"]
 
