@@ -19,7 +19,7 @@ def test_a_frame_requires_its_layers(options):
     found, share = work.count_products(work.rendering, options)["render"]
     assert share == 1
     samples = 16 * 16 * 12
-    assert found[MatrixProduct(1, samples, 24, 64)] == 1  # the encoded points' layer
+    assert found[MatrixProduct(1, samples, 36, 64)] == 1  # the encoded points' layer
     assert found[MatrixProduct(1, samples, 64, 64)] == 3 and found[MatrixProduct(1, samples, 64, 1)] == 1
     upsampled = 4 * 16 * 16
     assert found[MatrixProduct(1, upsampled, 64, 64)] == 1 and found[MatrixProduct(1, upsampled, 64, 3)] == 1

@@ -466,7 +466,8 @@ def options_of_config(config):
 
 
 def test_training_starts_from_a_published_checkpoint(tmp_path, monkeypatch):
-    options = make_plan(tmp_path).options
+    octaves = "model.generator.foreground.encoding=octaves"  # that of published models
+    options = make_plan(tmp_path, octaves).options
     generator, discriminator = build_networks(options, c_dim=0)
     spec, original = options_of_config(generator.config)
     average = published_arrays(generator, published_generator_name)
@@ -478,7 +479,13 @@ def test_training_starts_from_a_published_checkpoint(tmp_path, monkeypatch):
     about = {"channel_base": discriminator.config["channel_base"], "channel_max": discriminator.config["channel_max"]}
     source = tmp_path / "published.pkl"
     source.write_bytes(small_file(spec, arrays=arrays, options=original, discriminator=about))
-    words = [f"outdir={tmp_path / 'runs'}", f"data={write_frames(tmp_path / 'frames')}", *OVERRIDES, "imgsnap=null"]
+    words = [
+        f"outdir={tmp_path / 'runs'}",
+        f"data={write_frames(tmp_path / 'frames')}",
+        *OVERRIDES,
+        octaves,
+        "imgsnap=null",
+    ]
     # So little is trained that the networks are still those of the file, to within a step of the optimiser.
     words += ["kimg=0.004", "spec.lrate=1e-9", "spec.ema=1000000", "spec.ramp=null", f"resume={source}"]
     monkeypatch.setattr(sys, "argv", ["run_train.py", *words])
