@@ -275,7 +275,7 @@ class ConditionedForeground:
         return point_linear(view, *self.weights.view) + self.weights.features[1]
 
     def project(self, features: tuple[torch.Tensor, ...], accumulation: torch.Tensor | float = 1.0) -> torch.Tensor:
-        """Linear heads after compositing: [rgb | features] [B, ..., 3 + F] of sums [B, ..., C] over samples.
+        """Linear heads after compositing: rgb and features [B, ..., 3 + F] of sums [B, ..., C] over samples.
 
         Args:
             features: Weighted sums of the features.
