@@ -1,5 +1,5 @@
-# make install | faces | test | lint | demo | learn | gallery | browser | bench | clean. Everything goes into .venv,
-# .venv-faces and out/.
+# make install | faces | test | test-extras | lint | demo | learn | gallery | docs | browser | bench | clean. Everything
+# goes into .venv, .venv-faces, .venv-extras and out/.
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
@@ -15,18 +15,20 @@ STAMP := $(VENV)/.installed-$(HASH)
 DEMO := out/demo
 DEMO_KIMG ?= 10
 
-.PHONY: help install faces lint format test demo demo-clip learn gallery browser bench clean
+.PHONY: help install faces lint format test test-extras demo demo-clip learn gallery docs browser bench clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make install   create $(VENV) and install the requirements"
 	@echo "make faces     create $(FACES_VENV) with a face detector for dataset_tool --faces"
 	@echo "make test      spelling, style, types and all tests"
+	@echo "make test-extras  create $(EXTRAS_VENV) with trackers, Gradio, ONNX and MkDocs and run the tests that need them"
 	@echo "make lint      spelling, style and types alone; make format repairs what can be repaired"
 	@echo "make demo      train a small model on synthetic heads for a quarter of an hour and render videos"
 	@echo "make demo-clip the same on a downloaded clip of real footage"
 	@echo "make learn     train the small model and its ablations on synthetic heads and measure them (docs/learning.md)"
 	@echo "make gallery   render the images and videos of docs/gallery.md with PKL=network-snapshot.pt"
+	@echo "make docs      write the documentation as a site to out/site"
 	@echo "make browser   install Chromium for the tests of the viewer (Debian)"
 	@echo "make bench     benchmark rendering, training, data loading and metrics (docs/performance.md)"
 	@echo "make clean     remove caches and out/, the results of demo, learn and bench"
@@ -68,6 +70,45 @@ format: $(STAMP)
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder
+
+# The optional extras that are too large for .venv, in an environment of its own. A second copy of PyTorch would take
+# gigabytes: a .pth file lets the environment see the packages of .venv after its own. pip counts them as installed, and
+# where an extra needs another version, that one goes into .venv-extras and .venv stays as it is. Extras are thus tested
+# with the PyTorch of the other tests, not with one that pip would choose beside them.
+EXTRAS_VENV := .venv-extras
+EXTRAS_BIN := $(EXTRAS_VENV)/bin
+EXTRAS_HASH := $(HASH)-$(shell cat requirements-extras.txt docs/requirements.txt | cksum | cut -d' ' -f1)
+EXTRAS_STAMP := $(EXTRAS_VENV)/.installed-$(EXTRAS_HASH)
+DOCS_STAMP := $(EXTRAS_VENV)/.docs-installed-$(EXTRAS_HASH)
+# The tests that are skipped in .venv.
+EXTRAS_TESTS := tests/training/monitoring/test_trackers.py tests/training/export tests/renderer/app \
+    tests/training/checkpoints/test_sources.py::test_gdown_takes_what_it_is_given \
+    tests/training/launch/test_slurm.py::test_the_plugin_takes_every_setting tests/test_docs_site.py
+PURELIB := import sysconfig; print(sysconfig.get_path("purelib"))
+
+$(EXTRAS_VENV)/.made: | $(STAMP)
+	$(BIN)/python -m venv $(EXTRAS_VENV)
+	$(BIN)/python -c '$(PURELIB)' > "$$($(EXTRAS_BIN)/python -c '$(PURELIB)')/venv.pth"
+	touch $@
+
+$(EXTRAS_STAMP): | $(EXTRAS_VENV)/.made
+	$(EXTRAS_BIN)/python -m pip install --quiet --disable-pip-version-check \
+	    -r requirements.txt -r requirements-dev.txt -r requirements-extras.txt
+	rm -f $(EXTRAS_VENV)/.installed-*
+	touch $@
+
+test-extras: $(EXTRAS_STAMP)
+	OMP_NUM_THREADS=1 $(EXTRAS_BIN)/python -m pytest $(EXTRAS_TESTS)
+
+# The packages of docs/requirements.txt alone. The site is as strict as the test of it: a dead link is an error.
+$(DOCS_STAMP): | $(EXTRAS_VENV)/.made
+	$(EXTRAS_BIN)/python -m pip install --quiet --disable-pip-version-check -r docs/requirements.txt
+	rm -f $(EXTRAS_VENV)/.docs-installed-*
+	touch $@
+
+docs: $(DOCS_STAMP)
+	$(EXTRAS_BIN)/python -m mkdocs build --strict
+	@echo "Open out/site/index.html; its search needs a server: $(BIN)/python -m http.server --directory out/site"
 
 # Can be resumed: data and downloads are kept, training continues from its last snapshot (at once if it was complete;
 # DEMO_KIMG=24 makes it longer), the videos are rendered again.

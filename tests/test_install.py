@@ -147,6 +147,20 @@ def test_the_version_of_a_wheel_is_one_number(environment):
     assert needed == {re.split(r"[><=]", line)[0] for line in listed if line and not line.startswith("#")}
 
 
+@pytest.mark.skipif(tomllib is None, reason="needs tomllib (Python 3.11)")
+def test_extras_are_tested_in_their_versions():
+    """`make test-extras` installs the packages of pyproject.toml, the extra `docs` with those of `make docs`."""
+
+    def listed(name: str) -> set[str]:
+        lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
+        return {line for line in lines if line and not line.startswith(("#", "-r "))}
+
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    tested = ("wandb", "trackio", "mlflow", "app", "export", "drive", "slurm")
+    assert listed("requirements-extras.txt") == {package for name in tested for package in extras[name]}
+    assert listed("docs/requirements.txt") == set(extras["docs"])
+
+
 def test_the_image_installs_extras_that_there_are():
     """The Dockerfile is not built here."""
     text = (ROOT / "Dockerfile").read_text(encoding="utf-8")
