@@ -6,7 +6,6 @@ The command puts networks and renderer together, as generate.py does; no other m
 """
 
 import json
-import math
 import os
 from typing import Any
 
@@ -16,30 +15,18 @@ from click.core import ParameterSource
 from dnnlib import UserError, atomic_write, parse_int_list, run_cli
 from dnnlib.command_line import FINITE, FRAME_RATE, Command, finite_float
 from training.data.dataset_folders import frames_nearby, keep_apart, trained_on
-from training.inference.cli_options import NETWORK, TRACK_NAMES, pair_seeds, pick_device
+from training.inference.cli_options import (
+    MAX_TIME_STEPS,
+    NETWORK,
+    TRACK_NAMES,
+    pair_seeds,
+    parse_times,
+    pick_device,
+)
 
 # PyTorch and the networks are imported where they are used: --help and mistakes in the arguments answer at once.
 
 LARGEST = 512  # cells along a side: grids of half a gigabyte each
-MAX_TIME_STEPS = 1000
-
-
-def parse_times(text: str, time_steps: int | None) -> list[float]:
-    """The times of --times, or of --time_steps in equal steps from 0 to 1."""
-    if time_steps is not None:
-        return [i / max(time_steps - 1, 1) for i in range(time_steps)]
-    times = []
-    for part in text.split(","):
-        try:
-            times.append(float(part))
-        except ValueError:
-            times.append(math.nan)
-        if not math.isfinite(times[-1]):
-            raise UserError(f"--times: '{part.strip()}' is not a number; write for example 0,0.5,1.")
-    if len(times) > MAX_TIME_STEPS:
-        raise UserError(f"--times: these are {len(times)} time steps; at most {MAX_TIME_STEPS} are made at once.")
-    return times
-
 
 option = click.option
 

@@ -55,6 +55,18 @@ class TrainedVolume:
             deepest = torch.maximum(deepest, torch.minimum(sides, torch.minimum(depth - self.near, self.far - depth)))
         return deepest
 
+    def within_all_depths(self, points: torch.Tensor) -> torch.Tensor:
+        """True for points [N, 3] between the depths near and far of every camera of the range, [N].
+
+        A point outside of them is in the volume of some cameras and in front of the volume of others, which do not
+        render it.
+        """
+        seen = torch.ones_like(points[:, 0], dtype=torch.bool)
+        for matrix in self.cameras.cam2world.to(points):
+            depth = (matrix[:3, 3] - points) @ matrix[:3, 2]
+            seen &= (depth > self.near) & (depth < self.far)
+        return seen
+
     def _corners(self, depth: float) -> torch.Tensor:
         """Corners [cameras, 4, 3] of the pyramids at a depth."""
         width = depth * self.tangent

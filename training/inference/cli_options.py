@@ -19,6 +19,7 @@ from training.checkpoints.sources import is_remote
 
 __all__ = [
     "CAMERA",
+    "MAX_TIME_STEPS",
     "NETWORK",
     "OWN_PATH",
     "StyleMix",
@@ -32,6 +33,7 @@ __all__ = [
     "pair_seeds",
     "parse_style_mix",
     "parse_time_range",
+    "parse_times",
     "path_name",
     "pick_device",
     "plain_name",
@@ -44,6 +46,7 @@ PARTS = ("foreground", "upsampler")  # the networks whose layers can be named to
 
 CAMERA = ("n_steps", "fov", "relative_range_yaw_scale", "relative_range_pitch_scale")  # options of a program's path
 MAX_TIME = 1000
+MAX_TIME_STEPS = 1000  # that are made at once
 TIMED = ("time_steps", "time_range")  # options that set the time steps
 
 
@@ -139,6 +142,27 @@ def parse_time_range(text: str, *, name: str = "--time_range") -> tuple[float, f
     if max(abs(first), abs(last)) > MAX_TIME:
         raise UserError(f"{name}: '{text}' goes beyond ±{MAX_TIME}; training has shown 0 to 1.")
     return first, last
+
+
+def parse_times(text: str, time_steps: int | None) -> list[float]:
+    """The times of --times, or of --time_steps in equal steps from 0 to 1.
+
+    Raises:
+        UserError: A part is no number, or there are too many.
+    """
+    if time_steps is not None:
+        return [i / max(time_steps - 1, 1) for i in range(time_steps)]
+    times = []
+    for part in text.split(","):
+        try:
+            times.append(float(part))
+        except ValueError:
+            times.append(math.nan)
+        if not math.isfinite(times[-1]):
+            raise UserError(f"--times: '{part.strip()}' is not a number; write for example 0,0.5,1.")
+    if len(times) > MAX_TIME_STEPS:
+        raise UserError(f"--times: these are {len(times)} time steps; at most {MAX_TIME_STEPS} are made at once.")
+    return times
 
 
 def check_combinations(given: Collection[str]) -> None:

@@ -29,13 +29,37 @@ from training.inference.latents import generator_latents
 from training.inference.point_query import PointField
 from training.networks.generator import Generator
 
-__all__ = ["CHECKED_VIEWS", "GeneratedMeshes"]
+__all__ = ["CHECKED_VIEWS", "GeneratedMeshes", "video_of_seeds"]
 
 VIEWS = (0.0, 0.5, 1.0)  # fractions of the range of yaw: where the level is matched, and of previews
 MATCHED_STEPS = 8  # time steps of a video, at most
 CHECKED_VIEWS = (0.0, 0.25, 0.5, 0.75, 1.0)
 CHECKED_SIZE = 64  # pixels along a side, more than the level was matched with
 PREVIEW_SIZE = 192  # pixels of a view
+
+
+def video_of_seeds(
+    generator: Generator,
+    seed: int,
+    motion_seed: int,
+    *,
+    label: torch.Tensor | None,
+    truncation_psi: float,
+    device: torch.device,
+) -> dict[str, Any]:
+    """Styles and codes of a video: `ws`, `z_motion` and `z_bg`.
+
+    Raises:
+        UserError: A seed is out of range.
+    """
+    try:
+        codes = generator_latents(generator, seed, motion_seed)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    label = None if label is None else label.to(device)
+    with torch.no_grad():
+        ws = generator.mapping(codes.z.to(device), label, truncation_psi=truncation_psi)
+    return {"ws": ws, "z_motion": codes.z_motion.to(device), "z_bg": codes.z_bg.to(device)}
 
 
 class GeneratedMeshes:
@@ -82,14 +106,14 @@ class GeneratedMeshes:
 
     def video(self, seed: int, motion_seed: int) -> dict[str, Any]:
         """Styles and codes of a video."""
-        try:
-            codes = generator_latents(self.generator, seed, motion_seed)
-        except ValueError as error:
-            raise UserError(str(error)) from error
-        label = None if self.label is None else self.label.to(self.device)
-        with torch.no_grad():
-            ws = self.generator.mapping(codes.z.to(self.device), label, truncation_psi=self.truncation_psi)
-        return {"ws": ws, "z_motion": codes.z_motion.to(self.device), "z_bg": codes.z_bg.to(self.device)}
+        return video_of_seeds(
+            self.generator,
+            seed,
+            motion_seed,
+            label=self.label,
+            truncation_psi=self.truncation_psi,
+            device=self.device,
+        )
 
     def level(self, video: dict[str, Any], times: list[float], *, name: str) -> float:
         """The density at the surface, the same for all time steps of a video.

@@ -3,7 +3,7 @@
 import torch
 
 from renderer.cameras import Cameras, camera_rays, pixel_centers
-from renderer.volume_rendering import march_foreground, ray_weights
+from renderer.volume_rendering import Rays, march_foreground, ray_weights, render_background, render_rays
 from torch_utils.ops.composite import weighted_sum
 from training.networks.generator import Generator
 
@@ -46,7 +46,8 @@ class PointField:
         motion = generator.motion_vectors(ws, z_motion, times)
         weights = generator.modulate(ws)
         self._upsampler = weights.upsampler
-        self._field = generator.condition(weights, times=times, motion=motion, z_bg=z_bg).foreground
+        self._fields = generator.condition(weights, times=times, motion=motion, z_bg=z_bg)
+        self._field = self._fields.foreground
 
     @torch.no_grad()
     def density(self, points: torch.Tensor) -> torch.Tensor:
@@ -76,6 +77,47 @@ class PointField:
         rows = self._field.project(features).flatten(1, -2)
         colours = generator.upsampler.pointwise(rows[..., 3:], rows[..., :3], self._upsampler)[0]
         return weighted_sum(weights / weights.sum(dim=-1, keepdim=True), colours.unflatten(0, (-1, SAMPLES)))
+
+    @torch.no_grad()
+    def emission(self, points: torch.Tensor) -> torch.Tensor:
+        """Colours of the field itself at points [N, 3], before the upsampler, nominally in [-1, 1].
+
+        Composited along rays they give the volume rendered image, `SynthesisOutput.image_raw`.
+        """
+        return torch.cat([self._project(some) for some in points.split(COLOURED)])
+
+    def _project(self, points: torch.Tensor) -> torch.Tensor:
+        view = torch.nn.functional.normalize(points - self._position, dim=-1)
+        _, features = self._field(points[None, None, :, None], view[None])  # a ray each
+        return self._field.project(features)[0, 0, :, 0, :3]
+
+    @torch.no_grad()
+    def render(self, camera: Cameras, size: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The volume rendered image of size × size pixels from one camera, in its parts.
+
+        The image is foreground + transmittance · background, before the upsampler.
+
+        Returns:
+            Foreground [size, size, 3], its transmittance [size, size], and background [size, size, 3], nominally in
+            [-1, 1] for opaque rays; a generator without a background has zeros.
+        """
+        generator = self._generator
+        rays = Rays(*camera_rays(camera, pixel_centers(size, self._position.device)))
+        background = torch.zeros([1, size * size, 3 + generator.foreground.feature_dim], device=self._position.device)
+        if self._fields.background is not None:
+            parts = [rays.select(slice(start, start + RAYS)) for start in range(0, len(rays), RAYS)]
+            background = torch.cat(
+                [render_background(self._fields.background, part, generator.settings) for part in parts], dim=1
+            )
+        rendered = render_rays(
+            self._fields, rays, generator.settings, frames=1, chunk=RAYS, background=torch.zeros_like(background)
+        )
+        transmittance = rendered.transmittance.reshape(size, size)
+        return (
+            rendered.values[0, 0, :, :3].reshape(size, size, 3),
+            transmittance,
+            background[0, :, :3].reshape(size, size, 3),
+        )
 
     @torch.no_grad()
     def opacity(self, camera: Cameras, size: int) -> torch.Tensor:

@@ -1,0 +1,131 @@
+"""Gaussian splats of a trained generator: `python -m renderer.splats`. See docs/geometry.md.
+
+    python -m renderer.splats --outdir out --network_pkl network-snapshot.pkl --seeds 0-3 --times 0,0.5,1
+
+The command puts networks and renderer together, as generate.py does; no other module imports it.
+"""
+
+import json
+import os
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from dnnlib import UserError, atomic_write, parse_int_list, run_cli
+from dnnlib.command_line import FINITE, Command
+from training.data.dataset_folders import frames_nearby, keep_apart, trained_on
+from training.inference.cli_options import (
+    MAX_TIME_STEPS,
+    NETWORK,
+    TRACK_NAMES,
+    pair_seeds,
+    parse_times,
+    pick_device,
+)
+
+# PyTorch and the networks are imported where they are used: --help and mistakes in the arguments answer at once.
+
+LARGEST = 256  # cells along a side: up to 17 million Gaussians
+
+option = click.option
+
+
+@click.command(cls=Command, context_settings={"max_content_width": 120, "show_default": True})
+@option("--outdir", required=True, type=click.Path(file_okay=False), help="Folder for the files.")
+@option("--network_pkl", required=True, type=NETWORK, help="A checkpoint, a run folder, a URL, or a Hub id.")
+@option("--seeds", default="0", metavar="LIST", help="Content seeds, like 1,2,5-8.")
+@option("--motion_seeds", metavar="LIST", help="Motion seeds.  [default: the content seeds]")
+@option(
+    "--times", default="0.5", metavar="LIST", help="Times like 0,0.5,1; 0 to 1 is the clip, beyond it is untrained."
+)
+@option(
+    "--time_steps", type=click.IntRange(1, MAX_TIME_STEPS), help="Number of time steps from 0 to 1, instead of --times."
+)
+@option("--resolution", default=128, type=click.IntRange(8, LARGEST), help="Grid cells along the longest side.")
+@option("--truncation_psi", default=1.0, type=FINITE, help="Truncation; below 1: closer to the average, less varied.")
+@option("--class_idx", type=click.IntRange(min=0), help="Class, for a generator trained with labels.")
+@option("--device", help="cpu, cuda, cuda:1, …  [default: cuda if there is one]")
+@option("--chunk", default=1 << 16, type=click.IntRange(min=1), help="Points evaluated at a time; less saves memory.")
+@option("--size", default=128, type=click.IntRange(16, 512), help="Width in pixels of the images that are compared.")
+@option("--preview", is_flag=True, help="Also write a picture: volume rendered above re-rendered images.")
+def main(
+    outdir: str,
+    network_pkl: str,
+    seeds: str,
+    motion_seeds: str | None,
+    times: str,
+    time_steps: int | None,
+    preview: bool,
+    device: str | None,
+    **making: Any,
+) -> None:
+    """Write a generator's foreground as Gaussian splats, a PLY file per time step, and print their PSNR."""
+    pairs = pair_seeds(
+        parse_int_list(seeds, name="--seeds"),
+        None if motion_seeds is None else parse_int_list(motion_seeds, name="--motion_seeds"),
+    )
+    source = click.get_current_context().get_parameter_source
+    if time_steps is not None and source("times") is not ParameterSource.DEFAULT:
+        raise UserError("--times and --time_steps are two ways to say the time steps: give one of them.")
+    shown = parse_times(times, time_steps)
+    keep_apart(outdir, option="--outdir", data=[trained_on(network_pkl)])
+    nearby = frames_nearby(outdir, option="--outdir", rendered=TRACK_NAMES) if preview else None
+
+    from torch_utils.memory import explain_out_of_memory, keep_freed_memory
+    from training.checkpoints.snapshot import load_generator
+    from training.inference.splats import GeneratedSplats
+
+    picked = pick_device(device)
+    if picked.type == "cpu":
+        keep_freed_memory()
+    maker = GeneratedSplats(load_generator(network_pkl, device=picked), device=picked, **making)
+    videos = [maker.video(seed, motion_seed) for seed, motion_seed in pairs]
+    if nearby is not None:
+        click.echo(nearby, err=True)
+    try:
+        os.makedirs(outdir, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--outdir: cannot make the folder {outdir}: {error.strerror}.") from error
+
+    from tqdm import tqdm
+
+    from renderer.splats.gaussians import read_ply, write_ply
+    from renderer.video import save_png
+
+    explained = explain_out_of_memory("Lower --chunk, --resolution or --size.")
+    with explained, tqdm(total=len(pairs) * len(shown), unit="file", disable=None) as progress:
+        for (seed, motion_seed), video in zip(pairs, videos):
+            stem = f"splats_seed{seed:04d}_motion{motion_seed:04d}"
+            rows = []
+            for i, time in enumerate(shown):
+                path = os.path.join(outdir, f"{stem}_{i:04d}.ply")
+                write_ply(maker.splats(video, time), path)
+                # Compared as a viewer reads them.
+                gaussians = read_ply(path).to(picked)
+                psnr, picture = maker.compare(gaussians, video, time)
+                if preview:
+                    save_png(picture, os.path.join(outdir, f"{stem}_{i:04d}.png"))
+                row = {"time": time, "file": os.path.basename(path), "gaussians": len(gaussians), "psnr": psnr}
+                rows.append(row)
+                progress.write(_line(stem, row))
+                progress.update()
+            about = {"seed": seed, "motion_seed": motion_seed, **maker.about(), "splats": rows}
+            with atomic_write(os.path.join(outdir, f"{stem}.json"), "w") as file:
+                json.dump(about, file, indent=1)
+
+
+def _line(stem: str, row: dict[str, Any]) -> str:
+    def mean(values: list[float]) -> float:
+        return sum(values) / len(values)
+
+    psnr = row["psnr"]
+    views = " ".join(f"{value:.1f}" for value in psnr["foreground"])
+    return (
+        f"{stem} time {row['time']:g}: {row['gaussians']} Gaussians, PSNR of the foreground from left to right "
+        f"{views}, mean {mean(psnr['foreground']):.1f} dB, over the background {mean(psnr['image']):.1f} dB"
+    )
+
+
+if __name__ == "__main__":
+    run_cli(lambda: main(standalone_mode=False))
