@@ -1,0 +1,169 @@
+"""The splats command on a generator whose foreground is a known body, and its messages for mistakes."""
+
+import json
+import types
+
+import click.testing
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dnnlib import UserError
+from renderer.splats import __main__ as splats_command
+from renderer.splats.gaussians import read_ply
+from renderer.volume_rendering import Fields
+from tests.training.tiny import make_plan
+from training.inference.frame_renderer import FrameRenderer
+from training.inference.meshes import video_of_seeds
+from training.inference.point_query import PointField
+from training.launch.build import build_networks
+
+RADIUS, GROWTH = 0.07, 0.03  # of the ball at time 0, and by how much it grows until time 1
+
+
+class Ball:
+    """Fog that is thick inside a ball, coloured by y and z."""
+
+    plate = 0.0  # density in front of the frontal camera's near plane, where cameras from the side see it
+
+    def __init__(self, time, feature_dim):
+        self.radius, self.feature_dim = RADIUS + GROWTH * time, feature_dim
+
+    def __call__(self, points, directions):
+        rgb = points * 8 * torch.tensor([0.0, 1.0, 1.0]) + torch.tensor([0.3, 0.0, 0.0])
+        rest = torch.zeros([*points.shape[:-1], self.feature_dim])
+        density = 50 * torch.sigmoid((self.radius - points.norm(dim=-1)) * 300)
+        density = density + self.plate * (points[..., 0] > 0.155)
+        return density, (torch.cat([rgb, rest], dim=-1),)
+
+    def project(self, features, accumulation=1.0):
+        return features[0]
+
+
+@pytest.fixture(scope="module")
+def untouched(tmp_path_factory):
+    words = ["resolution=32", "model.generator.rendering.resolution=16", "model.generator.rendering.path_lattice=8"]
+    words += [f"model.generator.rendering.{word}" for word in ("near=0.85", "far=1.15", "num_samples=20")]
+    options = make_plan(tmp_path_factory.mktemp("tiny"), *words).options
+    return build_networks(options, c_dim=0)[0].eval().requires_grad_(False)
+
+
+@pytest.fixture
+def run(tmp_path, untouched, monkeypatch):
+    def condition(self, weights, *, times, motion, z_bg):
+        return Fields(Ball(float(times[0, 0]), self.foreground.feature_dim), self.background.condition(z_bg))
+
+    monkeypatch.setattr(untouched, "condition", types.MethodType(condition, untouched))
+    monkeypatch.setattr("training.checkpoints.snapshot.load_generator", lambda path, *, device="cpu": untouched)
+    network = tmp_path / "network.pkl"
+    network.touch()
+
+    def run(*words):
+        base = ["--outdir", str(tmp_path / "out"), "--network_pkl", str(network), "--device", "cpu"]
+        base += ["--resolution", "48", "--size", "64"]
+        result = click.testing.CliRunner().invoke(splats_command.main, [*base, *words])
+        if result.exception is not None:
+            raise result.exception
+        run.output = result.output
+        return sorted(path.name for path in (tmp_path / "out").iterdir())
+
+    run.out = tmp_path / "out"
+    return run
+
+
+def test_a_ball_that_grows_is_rendered_again_with_its_place_colours_and_opacity(run):
+    names = run("--seeds", "3", "--times", "0,1", "--preview")
+    stem = "splats_seed0003_motion0003"
+    files = [f"{stem}_000{i}.{suffix}" for i in range(2) for suffix in ("ply", "png")]
+    assert names == [f"{stem}.json", *files]
+    about = json.loads((run.out / f"{stem}.json").read_text())
+    assert [row["time"] for row in about["splats"]] == [0, 1] and about["size"] == 64
+    for row, radius in zip(about["splats"], (RADIUS, RADIUS + GROWTH)):
+        gaussians = read_ply(run.out / row["file"])
+        assert row["gaussians"] == len(gaussians)
+        distances = gaussians.means.norm(dim=-1)
+        # All grid points of the ball, and those of its fading rim.
+        assert float(distances.max()) < radius + 0.03
+        volume = int((distances < radius).sum()) * about["cell"] ** 3
+        assert volume == pytest.approx(4 / 3 * np.pi * radius**3, rel=0.1)
+        expected = (gaussians.means * 8 * torch.tensor([0.0, 1, 1]) + torch.tensor([0.3, 0, 0])) / 2 + 0.5
+        torch.testing.assert_close(gaussians.colours, expected, atol=1e-5, rtol=0)
+        assert len(row["psnr"]["foreground"]) == len(row["psnr"]["image"]) == 5
+        assert min(row["psnr"]["foreground"]) > 30 and min(row["psnr"]["image"]) > 30
+        assert f"{sum(row['psnr']['foreground']) / 5:.1f} dB, over the background" in run.output
+    picture = np.asarray(Image.open(run.out / files[1])).astype(int)
+    assert picture.shape == (2 * 64, 5 * 64, 3)
+    assert np.abs(picture[:64] - picture[64:]).mean() < 4
+    middle = picture[64 + 32, 2 * 64 + 32]  # where y = z = 0
+    assert np.abs(middle - np.array([0.65, 0.5, 0.5]) * 255).max() < 10
+
+
+def test_density_that_a_camera_does_not_render_does_not_hide_the_object_from_it(run, monkeypatch):
+    monkeypatch.setattr(Ball, "plate", 200.0)
+    run()
+    (row,) = json.loads((run.out / "splats_seed0000_motion0000.json").read_text())["splats"]
+    assert row["psnr"]["foreground"][2] > 30
+    assert row["psnr"]["foreground"][0] < 30  # the side sees the plate, which is left out
+    assert float(read_ply(run.out / row["file"]).means[:, 0].max()) < 0.12
+
+
+def test_more_cells_are_closer_to_the_field(run):
+    mean = {}
+    for cells in ("16", "64"):
+        run("--resolution", cells)
+        (row,) = json.loads((run.out / "splats_seed0000_motion0000.json").read_text())["splats"]
+        mean[cells] = np.mean(row["psnr"]["foreground"])
+    assert mean["64"] > mean["16"] + 3
+
+
+def test_the_image_that_is_compared_is_the_generator_s_before_the_upsampler(untouched):
+    video = video_of_seeds(untouched, 1, 2, label=None, truncation_psi=0.7, device=torch.device("cpu"))
+    camera = untouched.camera_prior.at(yaw=0.3)
+    raw = FrameRenderer(untouched, **video).output(0.4, camera).image_raw[0, 0]
+    foreground, transmittance, background = PointField(untouched, **video, time=0.4).render(camera, 16)
+    image = foreground + transmittance[..., None] * background
+    torch.testing.assert_close(image.permute(2, 0, 1), raw, atol=1e-5, rtol=1e-4)
+
+
+def test_colours_of_points_are_the_field_s(untouched):
+    # A ray composited from the colours and densities of its points is a pixel of the volume rendered foreground.
+    video = video_of_seeds(untouched, 1, 2, label=None, truncation_psi=1.0, device=torch.device("cpu"))
+    field = PointField(untouched, **video, time=0.4)
+    points = torch.rand([7, 3], generator=torch.Generator().manual_seed(0)) * 0.1
+    position = untouched.camera_prior.at().cam2world[0, :3, 3]
+    view = torch.nn.functional.normalize(points - position, dim=-1)
+    values = untouched.modulate(video["ws"])
+    times = torch.tensor([[0.4]])
+    motion = untouched.motion_vectors(video["ws"], video["z_motion"], times)
+    foreground = untouched.foreground.condition(values.foreground, times=times, motion=motion)
+    _, features = foreground(points[None, None, :, None], view[None])
+    expected = foreground.project(features)[0, 0, :, 0, :3]
+    torch.testing.assert_close(field.emission(points), expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--times", "0,x"], "--times: 'x' is not a number"),
+        (["--seeds", "3-1"], "--seeds"),
+        (["--seeds", str(2**32)], "must lie between"),
+        (["--class_idx", "0"], "--class_idx: this generator was trained without labels"),
+        (["--device", "nonsense"], "--device: 'nonsense'"),
+        (["--times", "0", "--time_steps", "3"], "--times and --time_steps are two ways"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_written(run, words, message):
+    with pytest.raises(UserError, match=message):
+        run(*words)
+    assert not run.out.exists()
+
+
+def test_no_foreground_at_all(run, monkeypatch):
+    def nothing(self, points, directions):
+        return points[..., 0] * 0, (points.new_zeros([*points.shape[:-1], 3 + self.feature_dim]),)
+
+    monkeypatch.setattr(Ball, "__call__", nothing)
+    with pytest.raises(UserError, match="nothing to show at time 0.5: the density is nowhere above 0, and"):
+        run()
+    assert list(run.out.iterdir()) == []
