@@ -16,17 +16,17 @@ COMMANDS = (
     "benchmarks.__main__", "benchmarks.data_loading", "benchmarks.evaluation", "benchmarks.growth",
     "benchmarks.learning.__main__", "benchmarks.precision", "benchmarks.rendering", "benchmarks.scaling",
     "benchmarks.training", "benchmarks.viewer", "generate", "metrics.__main__", "renderer.contact_sheet",
-    "renderer.mesh.__main__", "renderer.viewer.__main__", "benchmarks.operators", "training.dataset_tool.__main__",
-    "training.dataset_tool.demo_clip", "training.inversion.__main__", "training.published.__main__",
-    "training.report.__main__", "training.synthetic.__main__",
+    "renderer.mesh.__main__", "renderer.splats.__main__", "renderer.viewer.__main__", "benchmarks.operators",
+    "training.dataset_tool.__main__", "training.dataset_tool.demo_clip", "training.inversion.__main__",
+    "training.published.__main__", "training.report.__main__", "training.synthetic.__main__",
 )  # fmt: skip
 
 
 # `python -m` commands of the README and the docs.
 PROGRAMS = (
-    "metrics", "renderer.contact_sheet", "renderer.geometry", "renderer.mesh", "renderer.viewer",
-    "training.dataset_tool", "training.dataset_tool.demo_clip", "training.inversion", "training.published",
-    "training.report", "training.synthetic",
+    "metrics", "renderer.contact_sheet", "renderer.geometry", "renderer.mesh", "renderer.splats",
+    "renderer.viewer", "training.dataset_tool", "training.dataset_tool.demo_clip", "training.inversion",
+    "training.published", "training.report", "training.synthetic",
 )  # fmt: skip
 
 

@@ -45,6 +45,15 @@ def test_it_holds_what_the_cameras_of_the_range_see_and_nothing_else(radius):
     assert not inside[points.norm(dim=-1) > reach + 1e-4].any()
 
 
+def test_points_within_the_depths_of_all_cameras():
+    # Cameras that see the origin from yaws of ±90 degrees and between, at the same distance.
+    volume = TrainedVolume(CameraPrior(yaw=(-math.pi / 2, math.pi / 2), pitch=(math.pi / 2,) * 2), near=NEAR, far=FAR)
+    points = torch.tensor([[0.0, 0.0, 0.0], [0.11, 0.0, 0.0], [0.13, 0.0, 0.0], [0.0, -0.13, 0.0], [0.0, 0.0, 0.5]])
+    assert volume.within_all_depths(points).tolist() == [True, True, False, False, True]
+    # (0.1, 0.1, 0) lies between the planes of the outer and the frontal camera, not of those at 45 degrees.
+    assert volume.within_all_depths(torch.tensor([[0.1, 0.1, 0.0]])).tolist() == [False]
+
+
 def test_a_wrong_range_of_depths():
     with pytest.raises(ValueError, match="0 < near < far"):
         TrainedVolume(CameraPrior(), near=1.0, far=1.0)
