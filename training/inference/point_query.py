@@ -99,7 +99,7 @@ class PointField:
 
         Returns:
             Foreground [size, size, 3], its transmittance [size, size], and background [size, size, 3], nominally in
-            [-1, 1] for opaque rays; a generator without a background has zeros.
+            [-1, 1] for opaque rays. Without a background the last sample of a ray is opaque: both are zero.
         """
         generator = self._generator
         rays = Rays(*camera_rays(camera, pixel_centers(size, self._position.device)))
@@ -113,6 +113,8 @@ class PointField:
             self._fields, rays, generator.settings, frames=1, chunk=RAYS, background=torch.zeros_like(background)
         )
         transmittance = rendered.transmittance.reshape(size, size)
+        if self._fields.background is None:
+            transmittance = torch.zeros_like(transmittance)
         return (
             rendered.values[0, 0, :, :3].reshape(size, size, 3),
             transmittance,

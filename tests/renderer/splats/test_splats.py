@@ -41,12 +41,15 @@ class Ball:
         return features[0]
 
 
-@pytest.fixture(scope="module")
-def untouched(tmp_path_factory):
+def build(folder, *more):
     words = ["resolution=32", "model.generator.rendering.resolution=16", "model.generator.rendering.path_lattice=8"]
     words += [f"model.generator.rendering.{word}" for word in ("near=0.85", "far=1.15", "num_samples=20")]
-    options = make_plan(tmp_path_factory.mktemp("tiny"), *words).options
-    return build_networks(options, c_dim=0)[0].eval().requires_grad_(False)
+    return build_networks(make_plan(folder, *words, *more).options, c_dim=0)[0].eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def untouched(tmp_path_factory):
+    return build(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture
@@ -117,13 +120,16 @@ def test_more_cells_are_closer_to_the_field(run):
     assert mean["64"] > mean["16"] + 3
 
 
-def test_the_image_that_is_compared_is_the_generator_s_before_the_upsampler(untouched):
-    video = video_of_seeds(untouched, 1, 2, label=None, truncation_psi=0.7, device=torch.device("cpu"))
-    camera = untouched.camera_prior.at(yaw=0.3)
-    raw = FrameRenderer(untouched, **video).output(0.4, camera).image_raw[0, 0]
-    foreground, transmittance, background = PointField(untouched, **video, time=0.4).render(camera, 16)
+@pytest.mark.parametrize("more", [[], ["model.generator.background=null"]])
+def test_the_image_that_is_compared_is_the_generator_s_before_the_upsampler(tmp_path, more):
+    generator = build(tmp_path, *more)
+    video = video_of_seeds(generator, 1, 2, label=None, truncation_psi=0.7, device=torch.device("cpu"))
+    camera = generator.camera_prior.at(yaw=0.3)
+    raw = FrameRenderer(generator, **video).output(0.4, camera).image_raw[0, 0]
+    foreground, transmittance, background = PointField(generator, **video, time=0.4).render(camera, 16)
     image = foreground + transmittance[..., None] * background
     torch.testing.assert_close(image.permute(2, 0, 1), raw, atol=1e-5, rtol=1e-4)
+    assert bool((transmittance == 0).all()) is bool(more)
 
 
 def test_colours_of_points_are_the_field_s(untouched):
