@@ -20,6 +20,16 @@ def hear_interrupts():
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture
+def hear_hangups():
+    """SIGHUP as in a terminal, for tests that send it: under nohup it is ignored, and processes inherit that."""
+    before = signal.getsignal(signal.SIGHUP)
+    if before is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def operators_are_built_once():
     """Native operators come from one cache, also in tests that have a cache folder of their own."""

@@ -97,6 +97,7 @@ run_cli(main)
 """
 
 
+@pytest.mark.usefixtures("hear_hangups")
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)])
 def test_a_signal_lets_a_command_clean_up(tmp_path, number, code):
     process = subprocess.Popen(

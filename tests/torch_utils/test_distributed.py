@@ -81,6 +81,7 @@ def test_a_bug_keeps_its_traceback():
     assert not isinstance(caught.value, UserError)
 
 
+@pytest.mark.usefixtures("hear_hangups")
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
 def test_signals_reach_all_processes(tmp_path, name):
     run_two(workers.wait_for_signal, str(tmp_path), name)

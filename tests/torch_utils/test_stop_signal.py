@@ -14,6 +14,7 @@ def send(number):
     os.kill(os.getpid(), number)
 
 
+@pytest.mark.usefixtures("hear_hangups")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_is_remembered_and_handlers_come_back(number):
     before = signal.getsignal(number)

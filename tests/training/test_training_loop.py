@@ -285,6 +285,7 @@ def test_a_continued_run_is_the_uninterrupted_one(tmp_path, words):
         loop.loader.close()
 
 
+@pytest.mark.usefixtures("hear_hangups")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_is_heard_while_the_next_batch_does_not_come(tmp_path, capsys, number):
     loop = make_loop(tmp_path, "imgsnap=null", "snap=1")

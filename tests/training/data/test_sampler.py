@@ -339,10 +339,9 @@ def test_a_few_dead_workers_now_and_then_do_no_harm():
     assert since[0] == 5
 
 
+@pytest.mark.usefixtures("hear_hangups")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_signals_are_heard_while_a_worker_hangs(fragile, number):
-    if signal.getsignal(number) == signal.SIG_IGN:  # by nohup, which stays in force
-        pytest.skip("the signal is ignored here")
     before = multiprocessing.active_children()
     loader = make_loader(fragile[0], batch_size=2, workers=2)
     next(loader)
