@@ -245,10 +245,13 @@ def test_snapshots_keep_it(tmp_path):
 # The small model and its meshes
 
 
-def small_model_mesh(level, *words):
-    """The mesh of an untrained small model, its figures and the level."""
+def small_model_mesh(level, *words, prior_alone=False):
+    """The mesh of an untrained small model, and its figures; `prior_alone` without the network's own density."""
     options = compose_options(["model=stylenerf_small", *words])
     generator = build_networks(options, c_dim=0)[0].eval().requires_grad_(False)
+    if prior_alone:
+        torch.nn.init.zeros_(generator.foreground.density.weight)
+        torch.nn.init.zeros_(generator.foreground.density.bias)
     maker = meshes.GeneratedMeshes(
         generator, device=CPU, resolution=48, level=level, min_piece=0.02, truncation_psi=1.0, class_idx=None,
         chunk=1 << 16, check=True,
@@ -275,8 +278,8 @@ def test_an_untrained_small_model_is_a_ball(center):
 
 
 def test_the_level_that_is_found_suits_it():
-    """Without fog it is the outline of the rays that are half opaque, at the optical depth ln 2."""
-    mesh, row = small_model_mesh(None, "model.generator.foreground.density_bias=0")
+    """Of the prior alone, it is the outline of the rays that are half opaque, at the optical depth ln 2."""
+    mesh, row = small_model_mesh(None, prior_alone=True)
     outline = 0.06 * math.sqrt(2 * math.log(60 * 0.06 * math.sqrt(2 * math.pi) / math.log(2)))
     assert_ball(mesh, radius=outline)
     assert min(row["overlap"]) > 0.9 and row["removed_pieces"] == 0
