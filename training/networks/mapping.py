@@ -58,7 +58,11 @@ class MappingNetwork(nn.Module):
         truncation_cutoff: int | None = None,
         update_w_avg: bool = False,
     ) -> torch.Tensor:
-        """Styles of z and c; those below `truncation_cutoff` (None: all) are truncated, w_avg + psi (w - w_avg)."""
+        """Styles of z and c; those below `truncation_cutoff` (None: all) are truncated, w_avg + psi (w - w_avg).
+
+        Raises:
+            ValueError: Codes or labels of another form, or a truncation without `w_avg`.
+        """
         # Normalise the codes, embed and normalise the labels.
         parts = []
         if self.z_dim > 0:
@@ -84,6 +88,8 @@ class MappingNetwork(nn.Module):
         # One style per layer, and the truncation trick (StyleGAN, appendix B).
         ws = x[:, None].expand(-1, self.num_ws, -1)
         if truncation_psi != 1:
+            if self.w_avg_beta is None:
+                raise ValueError(f"truncation_psi must be 1, got {truncation_psi}: this network keeps no mean of w.")
             truncated = self.w_avg + truncation_psi * (ws - self.w_avg)
             if truncation_cutoff is None or truncation_cutoff >= self.num_ws:
                 return truncated

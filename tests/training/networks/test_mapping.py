@@ -71,6 +71,8 @@ def test_without_a_mean_and_without_repetition():
     mapping = MappingNetwork(z_dim=0, c_dim=3, w_dim=8, num_ws=None, num_layers=2, w_avg_beta=None)
     assert mapping(None, torch.eye(3)).shape == (3, 8)
     assert not list(mapping.buffers())
+    with pytest.raises(ValueError, match="truncation_psi must be 1, got 0.5: this network keeps no mean of w"):
+        MappingNetwork(z_dim=12, c_dim=0, w_dim=8, num_ws=2, w_avg_beta=None)(torch.zeros(1, 12), truncation_psi=0.5)
 
 
 @pytest.mark.parametrize(
