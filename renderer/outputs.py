@@ -23,9 +23,10 @@ if TYPE_CHECKING:
 
     from renderer.cameras import Cameras
 
-__all__ = ["OUTPUTS", "displayed", "output_maps", "parse_outputs"]
+__all__ = ["CHANNELS", "OUTPUTS", "displayed", "output_maps", "parse_outputs"]
 
-OUTPUTS = ("rgb", "depth", "normal", "opacity", "raw")
+CHANNELS = {"rgb": 3, "depth": 1, "normal": 3, "opacity": 1, "raw": 3}  # C of the maps
+OUTPUTS = tuple(CHANNELS)
 
 
 class RenderedFrames(Protocol):

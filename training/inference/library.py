@@ -7,6 +7,7 @@
 `training.checkpoints.snapshot`.
 """
 
+import math
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -16,14 +17,33 @@ import torch
 from torch import nn
 
 from dnnlib import atomic_write, temporary_folder
+from dnnlib.command_line import FRAME_RATE
 from renderer.camera_tracks import CameraTrack, program_tracks, recorded_track
 from renderer.cameras import CameraPrior, Cameras
-from renderer.outputs import OUTPUTS, displayed
+from renderer.outputs import CHANNELS, displayed
 from renderer.trajectories import DEFAULT_PROGRAM
 from renderer.video import VideoWriter, image_grid, save_png, to_uint8
 from training.checkpoints.pretrained import write_discriminators, write_pretrained
 from training.checkpoints.snapshot import average_generator, class_name, load_snapshot, stored_discriminators
 from training.checkpoints.sources import upload_folder
+from training.inference.arguments import (
+    check_alone,
+    check_cameras,
+    check_codes,
+    check_floats,
+    check_number,
+    check_path,
+    check_placement,
+    check_tensors,
+    check_time,
+    is_list,
+    label_shape,
+    output_names,
+    seed_list,
+    shown,
+    time_list,
+    whole_number,
+)  # fmt: skip
 from training.inference.frame_renderer import FrameRenderer
 from training.inference.interpolation import lerp, mix_styles, slerp
 from training.inference.latent_files import load_codes
@@ -45,7 +65,10 @@ __all__ = [
 
 Seeds = int | Sequence[int]
 
+DEFAULT_FRAMES = 16  # of a video
+SOURCES = "a snapshot, a folder, a URL or an id of the Hub"
 CARD_SEEDS, CARD_FRAMES = 4, 6  # rows and columns of the picture of a model card
+POLE = 1e-6  # radians between a camera and a pole, where it has no defined roll, at least
 
 
 def load_generator(
@@ -65,9 +88,19 @@ def load_generator(
 
     Raises:
         UserError: The file is missing, is something else, does not fit, or cannot be downloaded.
+        ValueError: No path, a device or type that cannot be used, or another class than the snapshot's.
     """
+    check_path("source", source, SOURCES)
+    check_placement(device, dtype)
+    if generator_class is not None and not isinstance(generator_class, type):
+        raise ValueError(f"generator_class must be a class, got {type(generator_class).__name__}.")
     content = load_snapshot(source, average_only=True)
     network = average_generator(content, source=source, generator_class=generator_class)
+    if generator_class not in (None, type(network)):
+        held = class_name(type(network))
+        raise ValueError(
+            f"generator_class is {class_name(generator_class)}, but {source} holds a {held}; leave it out."
+        )
     about = {"dataset": dict(content.get("dataset") or {}), "progress": dict(content.get("progress") or {})}
     return VideoGenerator(network, about=about).to(device, dtype)
 
@@ -76,6 +109,8 @@ def load_discriminators(
     source: str | os.PathLike, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> "VideoDiscriminators":
     """The video and the image discriminator of a snapshot; arguments and errors as for `load_generator`."""
+    check_path("source", source, SOURCES)
+    check_placement(device, dtype)
     return VideoDiscriminators(stored_discriminators(load_snapshot(source), source=source)).to(device, dtype)
 
 
@@ -84,8 +119,11 @@ def save_video(path: str | os.PathLike, video: torch.Tensor, *, fps: float = 8.0
 
     Raises:
         UserError: The file cannot be written.
-        ValueError: Frames of another form, none at all, or fps not positive.
+        ValueError: Frames of another form, none at all, or no such frame rate.
     """
+    check_path("path", path)
+    check_tensors({"video": (video, ("T", 3, "H", "W"))})
+    check_number("fps", fps, FRAME_RATE.min, FRAME_RATE.max, inclusive=True)
     with VideoWriter(path, fps) as writer:
         for frame in video:
             writer.add(frame)
@@ -158,10 +196,25 @@ class VideoGenerator(nn.Module):
             truncation_psi: Truncation (StyleGAN, appendix B); 1 for none.
             stream: A `torch_utils.rng.RandomStream` for random depths along the rays, as in training; None renders
                 deterministically.
+
+        Raises:
+            ValueError: Tensors of other shapes, of different batches or on another device, or no label. Their values
+                are not looked at, so that no GPU is waited for.
         """
+        network = self.network
+        shapes = {
+            "z": (z, ("B", network.z_dim)),
+            "z_motion": (z_motion, ("B", network.motion_dim)),
+            "z_bg": (z_bg, ("B", network.background_dim)),
+            "times": (times, ("B", "T")),
+        }
+        check_tensors(shapes | label_shape(c, network.c_dim), device=self.device)
+        check_number("truncation_psi", truncation_psi)
         cameras = self.camera().repeat(len(z)) if cameras is None else cameras
-        ws = self.network.mapping(z, c, truncation_psi=truncation_psi)
-        return self.network.synthesize(
+        check_cameras("cameras", cameras, count=len(z), values=False)
+        ws = network.mapping(z, c, truncation_psi=truncation_psi)
+        z_motion, z_bg, times = (value.to(self.dtype) for value in (z_motion, z_bg, times))
+        return network.synthesize(
             ws, z_motion=z_motion, z_bg=z_bg, times=times, cameras=cameras.to(z.device), stream=stream
         )
 
@@ -176,10 +229,10 @@ class VideoGenerator(nn.Module):
             motion_seed: One for all or one each; None: the content's.
 
         Raises:
-            ValueError: A seed out of range, or another number of motion seeds.
+            ValueError: Something else than seeds, a seed out of range, or another number of motion seeds.
         """
-        seeds = _list(seed)
-        motions = seeds if motion_seed is None else _list(motion_seed)
+        seeds = seed_list("seed", seed)
+        motions = seeds if motion_seed is None else seed_list("motion_seed", motion_seed)
         motions = motions * len(seeds) if len(motions) == 1 else motions
         seeds = seeds * len(motions) if len(seeds) == 1 else seeds
         if len(seeds) != len(motions):
@@ -202,17 +255,20 @@ class VideoGenerator(nn.Module):
 
         Args:
             seed, motion_seed: See `latents`.
-            z: Content codes [B, z_dim] (or [z_dim]) in the place of the seeds'.
+            z: Content codes [B, z_dim] (or [z_dim]) in the place of the seeds', which then give motion and background.
             truncation_psi: Truncation; below 1: closer to the average content.
             class_idx: Class, for a generator trained with labels.
 
         Raises:
-            ValueError: A seed or class out of range, or codes of another size.
+            ValueError: A seed or class out of range, codes of another size, or a value of another type.
         """
+        check_number("truncation_psi", truncation_psi)
+        class_idx = None if class_idx is None else whole_number("class_idx", class_idx)
+        seeds = seed_list("seed", seed)
         if z is not None:
             z = self._content(z)
-            seed = _list(seed) * (len(z) if len(_list(seed)) == 1 else 1)
-        latents = self.latents(seed, motion_seed)
+            seeds = seeds * (len(z) if len(seeds) == 1 else 1)
+        latents = self.latents(seeds, motion_seed)
         z = latents.z if z is None else z.expand(len(latents.z), -1) if len(z) == 1 else z
         if len(z) != len(latents.z):
             raise ValueError(f"{len(z)} content codes and {len(latents.z)} seeds make no pairs.")
@@ -229,14 +285,22 @@ class VideoGenerator(nn.Module):
 
         Raises:
             UserError: See `training.inference.latent_files.load_codes`.
+            ValueError: No path.
         """
+        check_path("path", path)
         codes = load_codes(path, self.network)
         parts = (codes.ws, codes.z_motion, codes.z_bg)
         return RowCodes(*(part[None].to(self.device, self.dtype) for part in parts))
 
     @staticmethod
     def interpolate(first: RowCodes, second: RowCodes, fraction: float) -> RowCodes:
-        """Codes between two: styles linearly, motion and background codes spherically; 0 is the first, 1 the second."""
+        """Codes between two: styles linearly, motion and background codes spherically; 0 is the first, 1 the second.
+
+        Raises:
+            ValueError: Codes of different sizes or numbers of videos, or no number.
+        """
+        check_codes(None, first=first, second=second)
+        check_number("fraction", fraction)
         return RowCodes(
             lerp(first.ws, second.ws, fraction),
             slerp(first.z_motion, second.z_motion, fraction),
@@ -250,14 +314,16 @@ class VideoGenerator(nn.Module):
             layers: 'foreground' (shape and motion), 'upsampler' (colours), or numbers from 0 to `num_ws` − 1.
 
         Raises:
-            ValueError: There is no such layer.
+            ValueError: There is no such layer, or the codes are of different numbers of videos.
         """
+        check_codes(self.network, first=first, second=second)
         split = self.network.foreground.num_ws
         parts = {"foreground": range(split), "upsampler": range(split, self.num_ws)}
-        if isinstance(layers, str) and layers not in parts:
-            raise ValueError(f"layers must be foreground, upsampler or a list of numbers, got '{layers}'.")
-        chosen = parts[layers] if isinstance(layers, str) else layers
-        return RowCodes(mix_styles(first.ws, second.ws, list(chosen)), first.z_motion, first.z_bg)
+        if not is_list(layers) and not (isinstance(layers, str) and layers in parts):
+            raise ValueError(f"layers must be foreground, upsampler or a list of numbers, got {shown(layers)}.")
+        chosen = layers if is_list(layers) else parts[layers]
+        numbers = [whole_number(f"layers[{i}]", layer) for i, layer in enumerate(chosen)]
+        return RowCodes(mix_styles(first.ws, second.ws, numbers), first.z_motion, first.z_bg)
 
     def camera(
         self, yaw: float = 0.0, pitch: float = 0.0, *, radius: float | None = None, fov: float | None = None
@@ -269,9 +335,19 @@ class VideoGenerator(nn.Module):
                 negative one looks from above.
             radius: Distance from the origin in scene units; None: as trained.
             fov: Field of view in degrees; None: as trained.
+
+        Raises:
+            ValueError: A value that is no such number, or a pitch at a pole or beyond.
         """
         prior = self.camera_prior
         middle = [(low + high) / 2 for low, high in (prior.yaw, prior.pitch)]
+        # Tensors are checked but not converted: their gradients go on to the camera.
+        check_number("yaw", yaw)
+        check_number("pitch", pitch, POLE - middle[1], math.pi - POLE - middle[1])
+        if radius is not None:
+            check_number("radius", radius, 0)
+        if fov is not None:
+            check_number("fov", fov, 0, 180)
         return prior.at_angles(middle[0] + yaw, middle[1] + pitch, radius, fov=fov)
 
     # ------------------------------------------------------------------------------------------------------------------
@@ -280,29 +356,33 @@ class VideoGenerator(nn.Module):
     @torch.no_grad()
     def frame(
         self,
-        seed: Seeds = 0,
+        seed: Seeds | None = None,
         motion_seed: Seeds | None = None,
         *,
         t: float = 0.5,
-        yaw: float = 0.0,
-        pitch: float = 0.0,
+        yaw: float | None = None,
+        pitch: float | None = None,
         fov: float | None = None,
         camera: Cameras | None = None,
         z: torch.Tensor | None = None,
         codes: RowCodes | None = None,
-        truncation_psi: float = 1.0,
+        truncation_psi: float | None = None,
         class_idx: int | None = None,
-        outputs: Sequence[str] | None = None,
+        outputs: str | Sequence[str] | None = None,
         ray_chunk: int | None = None,
     ) -> torch.Tensor | dict[str, torch.Tensor]:
         """One frame of a video (of each of B videos).
 
         Args:
+            seed: See `latents`; None: 0.
+            motion_seed, z, class_idx: See the method `codes`.
+            truncation_psi: Likewise; None: 1, no truncation.
             t: Time; training has shown 0 to 1.
-            yaw, pitch, fov: See `camera`.
+            yaw, pitch, fov: See `camera`; None: the frontal view, as trained.
             camera: In their place, one for all videos.
             codes: In the place of `seed`, `motion_seed`, `z`, `truncation_psi` and `class_idx`; see the method `codes`.
-            outputs: Names of `renderer.outputs.OUTPUTS`; None for pixels.
+                They are moved to the generator's device and type.
+            outputs: A name of `renderer.outputs.OUTPUTS`, or several; None for pixels.
             ray_chunk: Composite this many rays at a time, to save memory; None for all at once.
 
         Returns:
@@ -310,10 +390,16 @@ class VideoGenerator(nn.Module):
             in scene units (NaN where there is no surface), unit normals, opacities within [0, 1]. With a batch [B, …].
 
         Raises:
-            ValueError: A seed, class or output that does not exist, or the generator is in training mode.
+            ValueError: A seed, class or output that does not exist, a value that is not allowed, two arguments of
+                which one takes the other's place, or the generator is in training mode.
         """
-        names = _outputs(outputs)
-        camera = self.camera(yaw, pitch, fov=fov) if camera is None else camera
+        names = output_names(outputs)
+        check_time("t", t)
+        if camera is None:
+            camera = self.camera(0.0 if yaw is None else yaw, 0.0 if pitch is None else pitch, fov=fov)
+        else:
+            check_alone("camera", yaw=yaw, pitch=pitch, fov=fov)
+            check_cameras("camera", camera, count=1)
         rows, single = self._rows(seed, motion_seed, z, codes, truncation_psi, class_idx)
         maps = self._maps(self._renderer(rows, ray_chunk), recorded_track("", camera, [t]), len(rows.ws), names)
         return self._result({name: values[:, 0] for name, values in maps.items()}, outputs, single=single)
@@ -321,34 +407,36 @@ class VideoGenerator(nn.Module):
     @torch.no_grad()
     def video(
         self,
-        seed: Seeds = 0,
+        seed: Seeds | None = None,
         motion_seed: Seeds | None = None,
         *,
-        program: str = DEFAULT_PROGRAM,
-        frames: int = 16,
-        time_range: tuple[float, float] = (0.0, 1.0),
+        program: str | None = None,
+        frames: int | None = None,
+        time_range: tuple[float, float] | None = None,
         fov: float | None = None,
-        yaw_scale: float = 1.0,
-        pitch_scale: float = 1.0,
+        yaw_scale: float | None = None,
+        pitch_scale: float | None = None,
         cameras: Cameras | None = None,
         times: Sequence[float] | None = None,
         z: torch.Tensor | None = None,
         codes: RowCodes | None = None,
-        truncation_psi: float = 1.0,
+        truncation_psi: float | None = None,
         class_idx: int | None = None,
-        outputs: Sequence[str] | None = None,
+        outputs: str | Sequence[str] | None = None,
         ray_chunk: int | None = None,
     ) -> torch.Tensor | dict[str, torch.Tensor]:
         """A video (each of B videos) along a camera path.
 
         Args:
-            program: Camera path, see `renderer.trajectories.camera_path`; 'front' keeps the camera still.
-            frames: Number of frames, T.
-            time_range: Times of the first and the last frame; equal ones stop the time.
-            fov, yaw_scale, pitch_scale: Field of view in degrees, and extent of the path relative to the training's.
-            cameras: T cameras in the place of a program, in the order of the frames.
-            times: Their times; None: evenly over `time_range`.
-            z, codes, truncation_psi, class_idx, outputs, ray_chunk: See `frame`.
+            program: Camera path, see `renderer.trajectories.camera_path`; 'front' keeps the camera still. None:
+                'rotation_camera_yaw'.
+            frames: Number of frames, T; None: 16.
+            time_range: Times of the first and the last frame; equal ones stop the time. None: 0 and 1.
+            fov: Field of view in degrees; None: as trained.
+            yaw_scale, pitch_scale: Extent of the path relative to the training's; None: 1.
+            cameras: T cameras in the place of `program`, `frames`, `fov` and the scales, in the order of the frames.
+            times: Their times, in the place of `time_range`.
+            seed, motion_seed, z, codes, truncation_psi, class_idx, outputs, ray_chunk: See `frame`.
 
         Returns:
             Pixels, uint8 [T, 3, H, W], or a dict of maps [T, C, h, w]; with a batch [B, T, …].
@@ -356,31 +444,34 @@ class VideoGenerator(nn.Module):
         Raises:
             ValueError: Like `frame`; or a program that does not exist, or times without cameras.
         """
-        names = _outputs(outputs)
-        if cameras is not None:
-            times = torch.linspace(*time_range, len(cameras)).tolist() if times is None else times
-            if len(times) != len(cameras):
-                raise ValueError(f"{len(cameras)} cameras need as many times, got {len(times)}.")
-            track = recorded_track("", cameras, times)
-        elif times is not None:
+        names = output_names(outputs)
+        if cameras is None and times is not None:
             raise ValueError("times belong to cameras: give both, or time_range.")
+        if times is not None:
+            check_alone("times", time_range=time_range)
+        first, last = (0.0, 1.0) if time_range is None else time_list("time_range", time_range, 2)
+        path = {"fov": fov, "yaw_scale": yaw_scale, "pitch_scale": pitch_scale}
+        if cameras is not None:
+            check_alone("cameras", program=program, frames=frames, **path)
+            check_cameras("cameras", cameras)
+            count = len(cameras)
+            times = torch.linspace(first, last, count).tolist() if times is None else time_list("times", times, count)
+            track = recorded_track("", cameras, times)
         else:
-            [track] = program_tracks(
-                [program],
-                self.camera_prior,
-                n_steps=frames,
-                time_steps=frames,
-                time_range=time_range,
-                fov=fov,
-                yaw_scale=yaw_scale,
-                pitch_scale=pitch_scale,
-            )
+            track = self._program(program, frames, (first, last), path)
         rows, single = self._rows(seed, motion_seed, z, codes, truncation_psi, class_idx)
         maps = self._maps(self._renderer(rows, ray_chunk), track, len(rows.ws), names)
         return self._result(maps, outputs, single=single)
 
     def pixels(self, name: str, values: torch.Tensor) -> torch.Tensor:
-        """Pixels for display, uint8 [3, H, W], of a map [C, h, w] of `frame`; depths from white (near) to black."""
+        """Pixels for display, uint8 [3, H, W], of a map [C, h, w] of `frame`; depths from white (near) to black.
+
+        Raises:
+            ValueError: There is no such output, or the map is none of it.
+        """
+        [name] = output_names([name])
+        check_tensors({"values": (values, (CHANNELS[name], "h", "w"))})
+        check_floats("values", values, "as outputs= gives them")
         settings = self.network.settings
         return displayed(name, values, size=(self.resolution,) * 2, near=settings.near, far=settings.far)
 
@@ -392,7 +483,9 @@ class VideoGenerator(nn.Module):
 
         Raises:
             UserError: The folder cannot be written to, or safetensors is missing.
+            ValueError: No path.
         """
+        check_path("folder", folder)
         network = self.network
         own = None if type(network) is Generator else class_name(type(network))
         write_pretrained(folder, config=network.config, state=network.state_dict(), about=self.about, network_class=own)
@@ -412,7 +505,9 @@ class VideoGenerator(nn.Module):
 
         Raises:
             UserError: The folder cannot be written to.
+            ValueError: No path.
         """
+        check_path("folder", folder)
         classes = {"class_idx": 0} if self.network.c_dim else {}
         samples = self.video(seed=range(CARD_SEEDS), frames=CARD_FRAMES, **classes)
         save_png(image_grid(samples.flatten(0, 1), CARD_FRAMES), os.path.join(folder, PICTURE))
@@ -452,28 +547,45 @@ class VideoGenerator(nn.Module):
 
     def _content(self, z: torch.Tensor) -> torch.Tensor:
         """Content codes [B, z_dim] of those given, which may lack the batch."""
-        z = z[None] if z.ndim == 1 else z
-        if z.ndim != 2 or z.shape[1] != self.network.z_dim:
-            raise ValueError(f"z must be [B, {self.network.z_dim}], got {list(z.shape)}.")
+        z = z[None] if isinstance(z, torch.Tensor) and z.ndim == 1 else z
+        check_tensors({"z": (z, ("B", self.network.z_dim))}, finite=True)
         return z.to(self.device, self.dtype)
 
     def _rows(
         self,
-        seed: Seeds,
+        seed: Seeds | None,
         motion_seed: Seeds | None,
         z: torch.Tensor | None,
         codes: RowCodes | None,
-        truncation_psi: float,
+        truncation_psi: float | None,
         class_idx: int | None,
     ) -> tuple[RowCodes, bool]:
         """The codes to render, and True if they are those of a single video without a batch dimension."""
+        own = {"seed": seed, "motion_seed": motion_seed, "z": z, "truncation_psi": truncation_psi}
         if codes is not None:
-            return codes, False
-        rows = self.codes(seed, motion_seed, z=z, truncation_psi=truncation_psi, class_idx=class_idx)
-        batched = any(isinstance(value, Sequence) for value in (seed, motion_seed)) or (z is not None and z.ndim > 1)
+            check_alone("codes", **own, class_idx=class_idx)
+            check_codes(self.network, codes=codes, finite=True)
+            parts = (codes.ws, codes.z_motion, codes.z_bg)
+            return RowCodes(*(part.to(self.device, self.dtype) for part in parts)), False
+        given = {name: value for name, value in own.items() if value is not None}
+        rows = self.codes(**given, class_idx=class_idx)
+        batched = is_list(seed) or is_list(motion_seed) or (z is not None and z.ndim > 1)
         return rows, not batched
 
+    def _program(
+        self, program: str | None, frames: int | None, time_range: tuple[float, float], path: Mapping[str, Any]
+    ) -> CameraTrack:
+        """The track of a program; None for the defaults of `video`."""
+        given = {name: value for name, value in path.items() if value is not None}
+        for name, value in given.items():
+            check_number(name, value, *((0, 180) if name == "fov" else ()))
+        count = DEFAULT_FRAMES if frames is None else whole_number("frames", frames, low=1)
+        programs = [DEFAULT_PROGRAM if program is None else program]
+        steps = {"n_steps": count, "time_steps": count, "time_range": time_range}
+        return program_tracks(programs, self.camera_prior, **steps, **given)[0]
+
     def _renderer(self, rows: RowCodes, ray_chunk: int | None) -> FrameRenderer:
+        ray_chunk = None if ray_chunk is None else whole_number("ray_chunk", ray_chunk, low=1)
         return FrameRenderer(self.network, rows.ws, z_motion=rows.z_motion, z_bg=rows.z_bg, ray_chunk=ray_chunk)
 
     def _maps(
@@ -488,7 +600,7 @@ class VideoGenerator(nn.Module):
         return {name: torch.stack([maps[name] for maps in frames], dim=1) for name in names}
 
     @staticmethod
-    def _result(maps: dict[str, torch.Tensor], outputs: Sequence[str] | None, *, single: bool):
+    def _result(maps: dict[str, torch.Tensor], outputs: str | Sequence[str] | None, *, single: bool):
         maps = {name: values[0] for name, values in maps.items()} if single else maps
         return to_uint8(maps["rgb"]) if outputs is None else maps
 
@@ -521,7 +633,9 @@ class VideoDiscriminators(nn.Module):
 
         Raises:
             UserError: The folder cannot be written to, or safetensors is missing.
+            ValueError: No path.
         """
+        check_path("folder", folder)
         write_discriminators(folder, config=self.network.config, state=self.network.state_dict())
 
     from_pretrained = staticmethod(load_discriminators)
@@ -536,32 +650,16 @@ class VideoDiscriminators(nn.Module):
                 `training.loss.camera_label` at their end.
 
         Raises:
-            ValueError: Frames of another form, or a label that is missing.
+            ValueError: Tensors of other forms or types, of different batches or on another device, or a label that is
+                missing. Their values are not looked at, so that no GPU is waited for.
         """
-        size = self.resolution
-        if frames.ndim != 5 or tuple(frames.shape[1:]) != (2, 3, size, size):
-            raise ValueError(f"frames must be [B, 2, 3, {size}, {size}], got {list(frames.shape)}.")
-        if self.network.c_dim and c is None:
-            raise ValueError(f"these discriminators need labels c [B, {self.network.c_dim}].")
+        size, device = self.resolution, next(self.network.parameters()).device
+        shapes = {"frames": (frames, ("B", 2, 3, size, size)), "dt": (dt, ("B",))}
+        check_tensors(shapes | label_shape(c, self.network.c_dim), device=device)
+        check_floats("frames", frames, "in [-1, 1]")
         plane = time_plane(frames[:, 0], dt)
         video = self.network.video(torch.cat([frames.flatten(1, 2), plane], dim=1), c)
         if self.network.image is None:
             return DiscriminatorLogits(video, None)
         each = None if c is None else c.repeat_interleave(2, dim=0)
         return DiscriminatorLogits(video, self.network.image(frames.flatten(0, 1), each).unflatten(0, (-1, 2))[..., 0])
-
-
-def _list(seed: Seeds) -> list[int]:
-    """The seeds of a batch."""
-    return list(seed) if isinstance(seed, Sequence) else [seed]
-
-
-def _outputs(names: Sequence[str] | None) -> list[str]:
-    """Names of outputs, checked; None stands for the image."""
-    if names is None:
-        return ["rgb"]
-    names = [names] if isinstance(names, str) else list(names)
-    for name in names:
-        if name not in OUTPUTS:
-            raise ValueError(f"there is no output '{name}'; choose from {', '.join(OUTPUTS)}.")
-    return names
