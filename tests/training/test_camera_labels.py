@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -18,10 +19,11 @@ from tests.streams import Recorder, Tape
 from tests.training.tiny import make_loop, make_plan, write_frames
 from torch_utils.rng import RandomStream
 from training.checkpoints.snapshot import load_generator
-from training.data.annotations import read_cameras
+from training.data.annotations import SHARDS_FORMAT, read_cameras
 from training.data.dataset import VideoPairDataset
 from training.data.frame_store import FrameStore
 from training.data.loader import build_dataset
+from training.dataset_tool.archives import pack_shards
 from training.dataset_tool.prepare import prepare
 from training.dataset_tool.validate import check_dataset
 from training.loss import CAMERA_LABEL, GanLoss, camera_label
@@ -219,6 +221,22 @@ def test_cameras_that_the_model_does_not_sample_are_named(tmp_path):
     assert make_plan(tmp_path, *words, *fits, f"{camera}.yaw=[0,0.3]").notes == []
     (note,) = make_plan(tmp_path, *words, *fits, f"{camera}.yaw=[0,0.3]", "mirror=true").notes
     assert "50% outside of 0.00 to 0.30" in note
+
+
+def test_they_are_named_for_tar_files_too(tmp_path):
+    """By their percentiles: two of five cameras have a negative yaw, and with `mirror` half of them."""
+    frames = with_cameras(tmp_path / "frames")
+    manifest = {"format": SHARDS_FORMAT, "nframes": 4}
+    pack_shards(str(frames), str(tmp_path / "data"), manifest=manifest, clips_per_shard=3)
+    yaw, pitch = np.array(manifest["camera_percentiles"]).T
+    assert len(yaw) == 101 and yaw[[0, 50, 100]] == pytest.approx(np.percentile([y for y, _ in CAMERAS], [0, 50, 100]))
+    assert pitch[[25, 75]] == pytest.approx(np.percentile([p for _, p in CAMERAS], [25, 75]))
+    camera, words = "model.generator.camera", ("camera_condition=true", "workers=1")
+    fits = [f"{camera}.yaw=[-0.3,0.3]", f"{camera}.pitch=[1.4,1.8]", f"{camera}.distribution=uniform"]
+    assert make_plan(tmp_path, *words, *fits).notes == []
+    (note,) = make_plan(tmp_path, *words, *fits, f"{camera}.yaw=[0,0.3]").notes
+    assert "outside of 0.00 to 0.30" in note and re.search(r"(3[89]|4\d|50)% outside", note), note
+    assert make_plan(tmp_path, *fits, f"{camera}.yaw=[0,0.3]").notes == []  # the cameras are not used
 
 
 def test_it_cannot_change_in_the_middle_of_a_run(tmp_path):

@@ -111,6 +111,14 @@ class ShardPairDataset:
         self.item_c_dim = self.c_dim + (2 if use_cameras else 0)
         self._check_length(next(read_samples(self._shards.urls[0]), None))
 
+    def cameras(self) -> np.ndarray | None:
+        """Percentiles 0 to 100 of the clips' yaw and pitch, [101, 2] in radians; None if they are unknown or not used.
+
+        The dataset tool writes them; the cameras themselves lie beside the clips in the tar files.
+        """
+        known = (self._shards.manifest or {}).get("camera_percentiles")
+        return np.array(known, np.float32).reshape(-1, 2) if self._use_cameras and known else None
+
     def describe(self) -> dict[str, Any]:
         """Description of the dataset in plain types, without paths, for logs and checkpoints."""
         return {**describe_clips(self), "num_shards": self.num_shards, "num_clips": self.num_clips}

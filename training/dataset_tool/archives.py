@@ -20,6 +20,7 @@ import numpy as np
 from tqdm import tqdm
 
 from training.data.annotations import MANIFEST, has_entries, read_cameras, read_labels
+from training.data.camera_statistics import camera_percentiles
 from training.data.frame_index import natural_key
 from training.data.frame_store import FrameStore
 from training.dataset_tool.staging import write_json
@@ -48,8 +49,8 @@ def pack_zip(folder: str, file: str) -> str:
 def pack_shards(folder: str, out: str, *, manifest: dict[str, Any], clips_per_shard: int) -> str:
     """Write the clips of a folder of frames into `out`/shard-000000.tar, …, with manifest and index; returns `out`.
 
-    Adds `num_clips`, `c_dim` (length of a label, 0 without labels) and `cameras` (true if they are known) to the
-    manifest.
+    Adds `num_clips`, `c_dim` (length of a label, 0 without labels), `cameras` (true if they are known) and their
+    percentiles to the manifest.
     """
     shutil.rmtree(out, ignore_errors=True)
     os.makedirs(out)
@@ -74,6 +75,9 @@ def pack_shards(folder: str, out: str, *, manifest: dict[str, Any], clips_per_sh
                     bar.update()
             counts.append({"url": name, "nsamples": len(chosen)})
     manifest.update(num_clips=len(clips), c_dim=c_dim, cameras=cameras is not None)
+    if cameras is not None:
+        of_clips = cameras[[number for number, _ in clips]]
+        manifest["camera_percentiles"] = camera_percentiles(of_clips).round(5).tolist()
     write_json(os.path.join(out, SHARD_INDEX), {"wids_version": 1, "shardlist": counts})
     write_json(os.path.join(out, MANIFEST), manifest)
     return out

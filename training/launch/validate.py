@@ -22,7 +22,6 @@ from training.augment.diffaugment import parse_policy
 from training.checkpoints.growing import grown_state, grows
 from training.checkpoints.snapshot import check_state, load_snapshot
 from training.checkpoints.training_state import read_state
-from training.data.dataset import VideoPairDataset
 from training.data.dataset_folders import keep_apart
 from training.data.loader import PairDataset, build_dataset
 from training.launch.build import build_augment, build_networks
@@ -120,7 +119,7 @@ def plan(
     dataset = _planned_heads(options) if synthetic else build_dataset(options)
     keep_apart(run_folder or options["outdir"], option="outdir=", data=[dataset.path if synthetic else options["data"]])
     notes += dataset.notes
-    notes += _camera_notes(options, dataset)
+    notes += [] if synthetic else _camera_notes(options, dataset)
     if dataset.num_short_videos:
         notes.append(f"{dataset.num_short_videos} videos are shorter than nframes={options['nframes']} and left out.")
     if options["nframes"] == 1 and options["frame_stride"] > 1:
@@ -216,9 +215,9 @@ def _check_combinations(options: Mapping[str, Any], metrics: Collection[str]) ->
         raise UserError(f"resolution={resolution} is not a power of two; use {below} or {2 * below}.")
 
 
-def _camera_notes(options: Mapping[str, Any], dataset: "PairDataset | SyntheticHeads") -> list[str]:
+def _camera_notes(options: Mapping[str, Any], dataset: PairDataset) -> list[str]:
     """A warning if the cameras of the data are none that the generator samples."""
-    angles = dataset.cameras() if isinstance(dataset, VideoPairDataset) else None
+    angles = dataset.cameras()
     if angles is None:
         return []
     from training.data.camera_statistics import outside_prior  # rarely wanted: few data sets have cameras
