@@ -127,7 +127,8 @@ def main(
     names = [name for name in context.params if context.get_parameter_source(name) is not ParameterSource.DEFAULT]
     _check_given({name for name in names if context.params[name] is not None}, shape=options["shape"])
     options["workers"] = options["workers"] or os.cpu_count() or 1
-    _check_preview(preview, among=[check, source, out])
+    for name, picture in (("preview", preview), ("histogram", histogram)):
+        _check_picture(picture, option=name, among=[check, source, out])
     if check is not None:
         if source is not None:
             raise UserError("--check DATASET looks at one dataset and takes no SOURCE or OUT.")
@@ -301,12 +302,12 @@ def _check_faces(given: set[str], finding: set[str]) -> None:
         raise UserError("--face-model is about MediaPipe, which --landmarks replaces: give one of them.")
 
 
-def _check_preview(preview: str | None, *, among: list[str | None]) -> None:
-    """Refuse a preview below the root of a dataset, where it would be taken for a frame."""
-    folder = os.path.dirname(os.path.realpath(preview or ""))
+def _check_picture(file: str | None, *, option: str, among: list[str | None]) -> None:
+    """Refuse a picture below the root of a dataset, where it would be taken for a frame."""
+    folder = os.path.dirname(os.path.realpath(file or ""))
     for root in among:
-        if preview is not None and root is not None and is_inside(folder, root) and folder != os.path.realpath(root):
-            raise UserError(f"--preview: '{preview}' lies among the frames in '{root}': choose a place outside of it.")
+        if file is not None and root is not None and is_inside(folder, root) and folder != os.path.realpath(root):
+            raise UserError(f"--{option}: '{file}' lies among the frames in '{root}': choose a place outside of it.")
 
 
 def _check(
@@ -314,9 +315,7 @@ def _check(
 ) -> None:
     report = check_dataset(dataset, nframes=nframes, workers=workers)
     if nframes_given and report.nframes != nframes:
-        click.echo(
-            f"--nframes has no effect: clips in tar files are counted as they are, of {report.nframes}.", err=True
-        )
+        click.echo(f"--nframes has no effect: '{dataset}' was made of clips of {report.nframes} frames.", err=True)
     click.echo("\n".join(report.lines()))
     if preview is not None:
         write_preview(dataset, preview)

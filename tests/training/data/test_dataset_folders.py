@@ -199,8 +199,10 @@ def test_no_preview_among_frames(tmp_path):
         result = command(dataset_tool.main, *convert, preview)
         assert isinstance(result.exception, UserError) and "--preview: " in str(result.exception)
         assert not out.exists()
-    result = command(dataset_tool.main, "--check", data, "--nframes", "4", "--preview", data / "split" / "sheet.png")
-    assert isinstance(result.exception, UserError) and "lies among the frames" in str(result.exception)
+    for option in ("--preview", "--histogram"):
+        result = command(dataset_tool.main, "--check", data, "--nframes", "4", option, data / "split" / "sheet.png")
+        assert isinstance(result.exception, UserError)
+        assert str(result.exception).startswith(f"{option}: '{data / 'split' / 'sheet.png'}' lies among the frames")
     assert (data / "split" / "video_0" / "0.png").read_bytes() == before
     assert command(dataset_tool.main, *convert, out / "sheet.png").exception is None  # in the root it is no frame
     assert os.path.exists(out / "sheet.png")

@@ -488,12 +488,14 @@ def test_options_without_effect_are_refused(words, message):
     assert isinstance(result.exception, UserError) and message in str(result.exception)
 
 
-def test_clips_of_tar_files_are_counted_as_they_are(tmp_path):
+@pytest.mark.parametrize("shape", ["folder", "shards"])
+def test_a_set_is_checked_for_the_clips_that_it_was_made_of(tmp_path, shape):
     pytest.importorskip("webdataset")
     write_frames(tmp_path / "data", videos=2, frames=9)
-    prepare(source=str(tmp_path / "data"), out=str(tmp_path / "set"), resolution=8, nframes=4, shape="shards")
+    prepare(source=str(tmp_path / "data"), out=str(tmp_path / "set"), resolution=8, nframes=4, shape=shape)
     for words, told in ((["--nframes", "9"], True), (["--nframes", "4"], False), ([], False)):
         arguments = ["--check", str(tmp_path / "set"), "--workers", "1", *words]
         result = CliRunner().invoke(dataset_tool.main, arguments, standalone_mode=False)
         assert result.exception is None
-        assert ("--nframes has no effect: clips in tar files are counted as they are, of 4." in result.output) == told
+        note = f"--nframes has no effect: '{tmp_path / 'set'}' was made of clips of 4 frames."
+        assert (note in result.output) == told
