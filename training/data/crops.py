@@ -141,6 +141,7 @@ class CropPlan:
         if self._boxes is not None:
             self._require_same(frame, size)
             if self._squares is None:
+                self._require_inside(size)
                 settings = self._crop.boxes
                 self._squares = squares_from_boxes(
                     self._boxes, size=size, scale=settings.scale, smoothing=settings.smoothing, roll=self._roll
@@ -176,6 +177,14 @@ class CropPlan:
             raise BrokenVideo(
                 f"Frame {frame} of '{self._path}' has {size[0]}×{size[1]} pixels, the first one {self._size[0]}×"
                 f"{self._size[1]}: boxes and rectangles fit frames of one size only."
+            )
+
+    def _require_inside(self, size: tuple[int, int]) -> None:
+        """Check that every box has something of the frame: others would be moved to a corner of it."""
+        outside = np.flatnonzero((self._boxes[:, :2] >= size).any(axis=1) | (self._boxes[:, 2:] <= 0).any(axis=1))
+        if len(outside):
+            raise BrokenVideo(
+                f"Box {outside[0]} of '{self._path}' lies outside of its frames, which have {size[0]}×{size[1]} pixels."
             )
 
     def check_length(self, frames: int) -> None:

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from dnnlib import UserError
-from training.data.crops import Crop, cut_square, parse_rectangle, read_boxes, squares_from_boxes
+from training.data.crops import Boxes, Crop, cut_square, parse_rectangle, read_boxes, squares_from_boxes
 from training.data.video_decoder import BrokenVideo
 
 
@@ -176,3 +176,10 @@ def test_rectangles_are_parsed():
     for text in ("", "1,2,3", "1,2,3,4,5", "a,b,c,d", "-1,0,5,5", "0,0,0,5"):
         with pytest.raises(UserError, match="--crop"):
             parse_rectangle(text)
+
+
+@pytest.mark.parametrize("box", [[100, 3, 130, 20], [3, 80, 20, 110], [-30, 3, 0, 20], [3, -30, 20, -1]])
+def test_a_box_outside_of_the_frame_is_no_box(box):
+    boxes = Boxes(by_path={"v": np.array([[1.0, 2, 5, 6], box])}, digest="", scale=1, smoothing=0)
+    with pytest.raises(BrokenVideo, match="^Box 1 of 'v' lies outside of its frames, which have 100×80 pixels.$"):
+        Crop(boxes=boxes).plan("v").square(0, (100, 80))
