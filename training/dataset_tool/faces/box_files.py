@@ -1,17 +1,24 @@
 """From the videos of a source to a file of boxes: detect or read landmarks, choose clips, write, count."""
 
+import contextlib
 import dataclasses
 import os
+import tempfile
 from typing import Any
 
-from dnnlib import UserError
+from tqdm import tqdm
+
+from dnnlib import UserError, one_line, temporary_folder
+from dnnlib.processes import parallel_map
 from training.data.annotations import describe_unmatched
 from training.data.frame_index import listed_path
+from training.data.video_decoder import BrokenVideo
+from training.dataset_tool.convert import source_frames
 from training.dataset_tool.faces.clips import Selection, VideoClips, find_clips, summary, write_box_file
 from training.dataset_tool.faces.detection_run import detect_videos
-from training.dataset_tool.faces.detections import Detections, read_detections
+from training.dataset_tool.faces.detections import Detections, VideoDetections, read_detections
 from training.dataset_tool.faces.detector import find_detector
-from training.dataset_tool.source_videos import SourceSet, valid_unicode
+from training.dataset_tool.source_videos import Source, SourceSet, valid_unicode
 
 __all__ = ["BoxFile", "make_box_file"]
 
@@ -51,12 +58,13 @@ def make_box_file(
         selection: The choice of clips.
         folder: Where detections are kept, see kept_detections.
         workers: Processes.
-        skip_broken: Leave out videos that cannot be decoded.
+        skip_broken: Leave out videos that cannot be decoded, or that `landmarks` does not fit.
         landmarks: File of another detector's detections; None to run MediaPipe.
         model: See find_detector.
 
     Raises:
-        UserError: There is no detector, or no clip in any of the videos; nothing is written then.
+        UserError: There is no detector, its landmarks do not suit, or there is no clip in any of the videos; nothing
+            is written then.
     """
     broken: dict[str, str] = {}
     paths = [listed_path(source.path) for source in among.sources]
@@ -68,13 +76,25 @@ def make_box_file(
         )
     else:
         detections = read_detections(landmarks)
+        if kind == "people" and detections.names:
+            raise UserError(f"'{landmarks}' has landmarks of heads, not of people: use --faces.")
         note = describe_unmatched(detections.videos, paths, "detections")
         if note is not None and not set(paths) & detections.videos.keys():
             raise UserError(f"'{landmarks}': {note} The videos are called e.g. '{valid_unicode(paths[0])}'.")
         lines += [] if note is None else [note]
         known = {path: video for path, video in detections.videos.items() if path in set(paths)}
+        if kind == "faces" and not detections.names:
+            lines.append("the detections have no landmarks: no cameras, and --max-yaw and --remove-roll have no effect")
+        misfits = _misfits(among, known, workers=workers)
+        for path, reason in misfits.items():
+            if not skip_broken:
+                raise UserError(
+                    f"'{landmarks}' does not fit '{valid_unicode(path)}': {reason}. Mend it, or use --skip-broken."
+                )
+            del known[path]
         detections = dataclasses.replace(detections, videos=known)
-        broken = {path: f"not in '{os.path.basename(landmarks)}'" for path in paths if path not in known}
+        missing = {path: f"not in '{os.path.basename(landmarks)}'" for path in paths if path not in known}
+        broken = missing | misfits
     videos = find_clips(detections, selection)
     lines += summary(videos, selection)
     if not any(video.clips for video in videos.values()):
@@ -85,3 +105,33 @@ def make_box_file(
         )
     content = write_box_file(file, videos, selection, broken=broken)
     return BoxFile(content=content, detections=detections, videos=videos, lines=lines)
+
+
+def _misfits(among: SourceSet, videos: dict[str, VideoDetections], *, workers: int) -> dict[str, str]:
+    """Videos whose frames are not those that their detections describe, with the reason.
+
+    Detections of a resized or shortened copy, or of every other frame, would make wrong crops of any video.
+    """
+    found = {listed_path(source.path): source for source in among.sources if listed_path(source.path) in videos}
+    tasks = [(source, videos[path].size, len(videos[path].frames)) for path, source in found.items()]
+    reasons = parallel_map(_misfit, tasks, shared=among, workers=workers)
+    bar = tqdm(zip(found, reasons), total=len(tasks), desc="counting frames", unit=" videos", disable=None)
+    return {path: reason for path, reason in bar if reason is not None}
+
+
+def _misfit(among: SourceSet, task: tuple[Source, tuple[int, int], int]) -> str | None:
+    source, size, count = task
+    total = 0
+    try:
+        with (
+            tempfile.TemporaryDirectory(dir=temporary_folder()) as folder,
+            contextlib.closing(source_frames(source, among=among, folder=folder, about={}, threads=1)) as frames,
+        ):
+            for frame in frames:
+                if frame.size != size:
+                    (width, height), (w, h) = frame.size, size
+                    return f"its frame {total} has {width}×{height} pixels, its detections are for {w}×{h}"
+                total += 1
+    except BrokenVideo as error:
+        return valid_unicode(one_line(error))
+    return None if total == count else f"it has {total} frames, its detections are for {count}"

@@ -18,7 +18,7 @@ from training.dataset_tool.faces.tracking import Track, link_tracks
 
 __all__ = ["FaceClip", "Selection", "VideoClips", "find_clips", "select_clips", "summary", "write_box_file"]
 
-MIN_SCORE = 0.5
+MIN_SCORE = 0.5  # of a detection that a track may hold, unless a smaller median is asked for
 OUTLIERS = 5  # frames of the median filter before limits are applied
 # A clip with one box ends where the head leaves it: its centre has moved over more than this fraction of the box's
 # side, or its size has changed by more than this factor.
@@ -119,7 +119,7 @@ class VideoClips:
             return f"no detection in {frames}"
         hints = {
             "too small": f"the largest head's box has {self.largest:.0f} pixels, --min-face is {selection.min_side:g}",
-            "uncertain": f"median score below --min-score {selection.min_score:g}",
+            "uncertain": f"score below --min-score {selection.min_score:g}",
             "turned away": f"by more than --max-yaw {selection.max_yaw:g}",
             "too short": f"in one place for fewer than {selection.min_frames} frames",
         }
@@ -137,8 +137,10 @@ def find_clips(detections: Detections, selection: Selection) -> dict[str, VideoC
 
 def select_clips(video: VideoDetections, names: list[str], selection: Selection) -> VideoClips:
     """Clips of one video; see the top of this file."""
-    tracks, covered = link_tracks(video, min_score=MIN_SCORE)
-    left_out = collections.Counter({"covered by another": covered} if covered else {})
+    lowest = min(MIN_SCORE, selection.min_score)
+    tracks, covered = link_tracks(video, min_score=lowest)
+    doubtful = sum(detection.score < lowest for frame in video.frames for detection in frame)
+    left_out = collections.Counter({"covered by another": covered, "uncertain": doubtful})
     found: list[FaceClip] = []
     largest = 0.0
     for track in tracks:
@@ -148,7 +150,7 @@ def select_clips(video: VideoDetections, names: list[str], selection: Selection)
             continue
         largest = max(largest, float(head.sides.max()))
         usable = np.ones(len(head.sides), dtype=bool)
-        for reason, wrong in _faults(head, selection):
+        for reason, wrong in _faults(head, selection, video.size):
             left_out[reason] += int((wrong & usable & present).sum())
             usable &= ~wrong
         for run in _runs(usable):
@@ -242,9 +244,10 @@ def _head_of(track: Track, names: list[str]) -> tuple[FaceClip | None, np.ndarra
     return head, present
 
 
-def _faults(head: FaceClip, selection: Selection) -> list[tuple[str, np.ndarray]]:
+def _faults(head: FaceClip, selection: Selection, size: tuple[int, int]) -> list[tuple[str, np.ndarray]]:
     """Reasons not to use frames of a track, each with a mask [frames]."""
-    faults = [("too small", _smooth(head.sides) < selection.min_side)]
+    outside = ((head.centers < 0) | (head.centers > size)).any(axis=1)
+    faults = [("outside of the frame", outside), ("too small", _smooth(head.sides) < selection.min_side)]
     if head.angles is not None:
         faults.append(("turned away", np.abs(_smooth(head.angles[:, 0])) > selection.max_yaw))
     return faults

@@ -7,7 +7,8 @@
 Paths are relative to the source. A video has a list of detections for every frame, empty where there is nothing. `box`
 is left, top, right, bottom; `points` are the landmarks in the order of `names` (keys of head_pose.HEAD), x and y in
 pixels of the upright frame and depth in pixels, growing away from the camera. Without names (people, not heads) there
-are no points, and no pose. `cuts` are the numbers of frames that begin a new scene.
+are no points, and no pose. `score` is between 0 and 1, and 1 if it is missing. `cuts` are the numbers of frames that
+begin a new scene.
 """
 
 import dataclasses
@@ -135,8 +136,8 @@ def parse_video(content: Any, *, names: int, where: str) -> VideoDetections:
 def _detection(item: Any, *, names: int, where: str) -> Detection:
     item = item if isinstance(item, dict) else {}
     score, box, points = item.get("score", 1.0), item.get("box"), item.get("points", [])
-    if not _numbers([score], 1):
-        raise UserError(f"{where}: the score must be a number, got {score!r:.40}.")
+    if not _numbers([score], 1) or not 0 <= score <= 1:
+        raise UserError(f"{where}: the score must be a number from 0 to 1, got {score!r:.40}.")
     if not _numbers(box, 4) or box[0] >= box[2] or box[1] >= box[3]:
         raise UserError(
             f"{where}: a box must be [left, top, right, bottom] with left < right and top < bottom, got {box!r:.60}."

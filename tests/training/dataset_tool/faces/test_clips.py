@@ -105,8 +105,12 @@ def test_small_turned_short_and_uncertain_faces_are_counted():
     turned = clips_of([[head(yaw=0.1 * k)] for k in range(30)], max_yaw=1.65, follow=True)
     assert spans(turned) == [(0, 17)] and turned.left_out == {"turned away": 13}
     uncertain = clips_of([[head(score=0.6)]] * 20)
-    assert uncertain.reason(CHOICE) == "detections in 20 frames: 20 uncertain (median score below --min-score 0.65)"
-    assert clips_of([[head(score=0.4)]] * 20).reason(CHOICE) == "no detection in 20 frames"
+    assert uncertain.reason(CHOICE) == "detections in 20 frames: 20 uncertain (score below --min-score 0.65)"
+    assert clips_of([[head(score=0.4)]] * 20).left_out == {"uncertain": 20}
+    assert spans(clips_of([[head(score=0.4)]] * 20, min_score=0.3)) == [(0, 20)]
+    away = clips_of([[head(center=(140 + k, 50))] for k in range(30)])
+    assert spans(away) == [(0, 21)] and away.left_out == {"outside of the frame": 9}
+    assert clips_of([[]] * 20).reason(CHOICE) == "no detection in 20 frames"
     short = clips_of([[head()]] * 15 + [[]] * 20)
     assert short.reason(CHOICE) == "detections in 35 frames: 15 too short (in one place for fewer than 16 frames)"
     assert clips_of([[head()]]).reason(CHOICE) == "1 frame, fewer than 16"

@@ -235,6 +235,7 @@ def test_detections_of_a_video(movies, tmp_path):
         ({"videos": {"v": {"frames": [[]]}}}, "'v' must have the size .width, height. of its frames, got None"),
         ({"videos": {"v": {"size": [8, 8], "frames": []}}}, "'v' must have a list of detections for every frame"),
         ({"videos": {"v": {"size": [8, 8], "frames": [[{"box": [3, 0, 2, 9]}]]}}}, "frame 0: a box must be"),
+        ({"videos": {"v": {"size": [8, 8], "frames": [[{"score": 95}]]}}}, "the score must be a number from 0 to 1"),
         (
             {"videos": {"v": {"size": [8, 8], "frames": [[{"box": [0, 0, 2, 9], "points": [[1, 2]]}]]}}},
             "frame 0: there must be 18 points .x, y, depth., one for each name",
@@ -260,6 +261,35 @@ def test_there_must_be_clips(movies, tmp_path):
     assert "1 of 1 detections are for none of the videos" in fail(
         movies, tmp_path / "out", "--faces", "--landmarks", other, *OPTIONS
     )
+
+
+@pytest.mark.parametrize(
+    "change, reason",
+    [
+        ({"size": [192, 160]}, "its frame 0 has 96×80 pixels, its detections are for 192×160"),
+        ({"frames": [[]] * 12}, "it has 24 frames, its detections are for 12"),
+        ({"frames": [[]] * 25}, "it has 24 frames, its detections are for 25"),
+    ],
+)
+def test_detections_of_another_version_of_a_video(movies, tmp_path, change, reason):
+    videos = {"a.mp4": of_head(FRAMES), "b.mp4": {**of_head(FRAMES), **change}}
+    landmarks = write_landmarks(tmp_path / "landmarks.json", videos)
+    command = (movies, tmp_path / "out", "--faces", "--landmarks", landmarks, *OPTIONS)
+    assert fail(*command) == f"'{landmarks}' does not fit 'b.mp4': {reason}. Mend it, or use --skip-broken."
+    assert f"left out b.mp4: {reason}" in call(*command, "--skip-broken")
+
+
+def test_detections_without_names_and_of_heads_for_people(movies, tmp_path):
+    nameless = of_head(FRAMES)
+    for frame in nameless["frames"]:
+        frame[0]["points"] = []
+    file = write_landmarks(tmp_path / "boxes.json", {"a.mp4": nameless}, names=[])
+    text = call(movies / "a.mp4", tmp_path / "out", "--faces", "--landmarks", file, *OPTIONS, "--remove-roll")
+    assert "no cameras, and --max-yaw and --remove-roll have no effect" in text
+    assert not (tmp_path / "out" / "dataset.json").exists()
+    heads = write_landmarks(tmp_path / "heads.json", {"a.mp4": of_head(FRAMES)})
+    message = fail(movies / "a.mp4", tmp_path / "people", "--people", "--landmarks", heads, *OPTIONS)
+    assert message == f"'{heads}' has landmarks of heads, not of people: use --faces."
 
 
 @pytest.mark.parametrize(
