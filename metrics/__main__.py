@@ -54,6 +54,8 @@ def parse_detectors(texts: tuple[str, ...], names: list[str]) -> dict[str, str]:
                 choice = " or ".join(f"{known}=PATH" for known in known_names)
                 raise UserError(f"--detector {text}: say which network it is: {choice}.")
             name, path = next(iter(needed)), text
+        if name in paths:
+            raise UserError(f"--detector: there are two files for {name}, {paths[name]} and {path}: give one of them.")
         paths[name] = path
     return paths
 

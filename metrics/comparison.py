@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dnnlib import UserError
-from metrics.results import read_metric_rows
+from metrics.results import is_number, read_metric_rows
 
 __all__ = ["comparison_lines", "newest_rows"]
 
@@ -32,7 +32,7 @@ def newest_rows(folder: str | os.PathLike) -> dict[str, dict[str, Any]]:
     if not os.path.isdir(folder):
         raise UserError(f"--compare: there is no folder {folder}; give two that hold metric-<name>.jsonl.")
     names = sorted(path.name[len("metric-") : -len(".jsonl")] for path in Path(folder).glob("metric-*.jsonl"))
-    rows = {name: found[-1] for name in names if (found := read_metric_rows(folder, name))}
+    rows = {name: found[-1] for name in names if (found := [*filter(_is_ours, read_metric_rows(folder, name))])}
     if not rows:
         raise UserError(f"--compare: {folder} holds no results: evaluate its model with --outdir {folder} first.")
     return rows
@@ -68,17 +68,28 @@ def comparison_lines(a: str | os.PathLike, b: str | os.PathLike) -> Iterator[str
             yield f"Only in {folder}: {', '.join(alone)}"
 
 
+def _is_ours(row: Mapping[str, Any]) -> bool:
+    """True for a row of this program: the StyleGANs' files have the same names, but other rows."""
+    return "value" in row and (row["value"] is None or is_number(row["value"]))
+
+
 Figure = tuple[float | None, list[float] | None, bool | None]  # value, interval, higher is better
 
 
 def _figures(name: str, row: Mapping[str, Any]) -> dict[str, Figure]:
     """The figures of a row: its value, and recall where there is one."""
     if row.get("recall") is None:
-        return {name: (row["value"], row.get("interval"), row.get("higher_is_better"))}
+        return {name: (row["value"], _interval(row, "interval"), row.get("higher_is_better"))}
     return {
-        f"{name} precision": (row["value"], row.get("interval"), True),
-        f"{name} recall": (row["recall"], row.get("recall_interval"), True),
+        f"{name} precision": (row["value"], _interval(row, "interval"), True),
+        f"{name} recall": (row["recall"], _interval(row, "recall_interval"), True),
     }
+
+
+def _interval(row: Mapping[str, Any], key: str) -> list[float] | None:
+    """An interval of a row; None if there is none, or its ends were not finite."""
+    interval = row.get(key)
+    return interval if interval is not None and all(map(is_number, interval)) else None
 
 
 def _line(label: str, a: Figure, b: Figure | None, *, comparable: bool) -> tuple[str, str, str, str, str]:

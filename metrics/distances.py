@@ -18,6 +18,8 @@ Inception score (Salimans et al., 2016). exp E_x KL(p(c|x) ‖ p(c)), the mean o
 H, E_x KL = H(mean p) − mean H(p): only sums over images are needed, so that memory stays small.
 """
 
+import math
+
 import numpy as np
 
 __all__ = [
@@ -197,11 +199,14 @@ class KernelDistance:
         return float(within - 2 * self._xy.mean())
 
     def resampled(self, rows_x: np.ndarray, rows_y: np.ndarray) -> float:
-        """The value for rows drawn with replacement."""
+        """The value for rows drawn with replacement; NaN if those of a side are all the same row."""
         n, m = self._xy.shape
         u, v = (np.bincount(rows, minlength=k).astype(np.float64) for rows, k in ((rows_x, n), (rows_y, m)))
         # Pairs of draws of different rows: n² − Σ u² rather than n (n − 1).
-        within = u @ self._xx @ u / (n * n - u @ u) + v @ self._yy @ v / (m * m - v @ v)
+        pairs_x, pairs_y = n * n - u @ u, m * m - v @ v
+        if not pairs_x or not pairs_y:
+            return math.nan
+        within = u @ self._xx @ u / pairs_x + v @ self._yy @ v / pairs_y
         return float(within - 2 * (u @ self._xy @ v) / (n * m))
 
 
@@ -262,10 +267,14 @@ def inside_manifold(points: np.ndarray, features: np.ndarray, radii: np.ndarray)
 
 
 def _squared_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Of all pairs of rows [N, D] and [M, D], float64 [N, M]."""
+    """Of all pairs of rows [N, D] and [M, D], float64 [N, M]; 0 where only rounding tells the rows apart.
+
+    Copies of a sample have balls of radius 0, which must hold the other copies.
+    """
     x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     squares = np.square(x).sum(axis=1)[:, None] + np.square(y).sum(axis=1)
-    return np.maximum(squares - 2 * (x @ y.T), 0)
+    distances = squares - 2 * (x @ y.T)
+    return np.where(distances > x.shape[1] * np.finfo(np.float64).eps * squares, distances, 0)
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -80,6 +80,8 @@ class TorchScriptNetwork:
             raise UserError(
                 f"{self.file.path} is not {self.file.name}: it returns {found.shape[1]} features, not {self._width}."
             )
+        if not found.isfinite().all():
+            raise UserError(f"{self.file.path} gives features that are not finite: no distance can be computed.")
         return found.float().reshape(count, -1).cpu()
 
 

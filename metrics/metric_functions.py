@@ -55,7 +55,8 @@ def bootstrap_interval(
 
     Args:
         value: The statistic of the original samples.
-        statistic: Called with an array of resampled rows per set (None for a set that is not resampled).
+        statistic: Called with an array of resampled rows per set (None for a set that is not resampled). NaN if it is
+            not defined for them: they do not count.
         sizes: Samples of each set; None for a complete set, which is not resampled.
         replicates: Resamplings, at least 2.
         seed: Seed of the resampling.
@@ -70,7 +71,7 @@ def bootstrap_interval(
     values = []
     for _ in progress(range(replicates)):
         values.append(statistic(*(None if n is None else np.sort(random.randint(n, size=n)) for n in sizes)))
-    reach = DEVIATIONS * float(np.std(values, ddof=1))
+    reach = DEVIATIONS * float(np.nanstd(values, ddof=1))
     return value - reach, value + reach
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from dnnlib import UserError
 
-__all__ = ["append_row", "is_best", "read_metric_rows", "result_path", "row_summary"]
+__all__ = ["append_row", "is_best", "is_number", "read_metric_rows", "result_path", "row_summary"]
 
 
 def result_path(folder: str | os.PathLike, name: str) -> Path:
@@ -40,10 +40,10 @@ def read_metric_rows(folder: str | os.PathLike, name: str) -> list[dict[str, Any
     """The rows of a metric; truncated lines are left out."""
     rows = []
     try:
-        text = result_path(folder, name).read_text(encoding="utf-8")
+        text = result_path(folder, name).read_text(encoding="utf-8", errors="replace")  # a line may end in a character
     except FileNotFoundError:
         return rows
-    for line in text.splitlines():
+    for line in text.split("\n"):  # splitlines() would also split at U+2028, which a name may hold
         with contextlib.suppress(ValueError):
             rows.append(json.loads(line))
     return [row for row in rows if isinstance(row, dict)]
@@ -55,10 +55,10 @@ def is_best(folder: str | os.PathLike, row: Mapping[str, Any]) -> bool:
     Metrics of which neither high nor low is better have no best row.
     """
     higher = row["higher_is_better"]
-    if higher is None or not _is_number(row["value"]):
+    if higher is None or not is_number(row["value"]):
         return False
     values = [r.get("value") for r in read_metric_rows(folder, row["metric"])]
-    values = [value for value in values if _is_number(value)]
+    values = [value for value in values if is_number(value)]
     return row["value"] == (max if higher else min)([row["value"], *values])
 
 
@@ -92,7 +92,8 @@ def row_summary(row: Mapping[str, Any]) -> str:
     return text
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """True for a finite number."""
     return type(value) in (int, float) and math.isfinite(value)
 
 

@@ -159,6 +159,8 @@ def test_fvd_with_a_detector_of_the_users(evaluate, tmp_path):
     )[1]
     assert row["num_fake"] == 1000 and row["value"] >= 1
     assert f"SHA-256 {row['detector']['sha256']}" in evaluate.output
+    with pytest.raises(UserError, match="--detector: there are two files for i3d, .*mine.pt and other.pt: give one of"):
+        evaluate("fvd64_16f", "--detector", f"i3d={path}", "--detector", "other.pt")
     with pytest.raises(UserError, match="--detector .*mine.pt: say which network it is: i3d=PATH or inception=PATH"):
         evaluate("fvd64_16f,is1k", "--detector", path)
 

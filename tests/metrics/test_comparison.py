@@ -73,6 +73,20 @@ def test_what_cannot_be_compared_is_said(tmp_path):
     assert note == "fvd2048_16f: the feature extractor and the real videos differ: the values cannot be compared."
 
 
+def test_rows_without_a_figure(tmp_path):
+    """Of the StyleGANs, whose files have these names; without finite ends of the interval; cut off within a letter."""
+    a = write(tmp_path / "a", {"metric": "fid50k_full", "value": 3.0, "interval": [2, 4]})
+    with open(a / "metric-fid50k_full.jsonl", "ab") as file:
+        file.write(b'{"results": {"fid50k_full": 12.3}, "metric": "fid50k_full"}\n{"fake_name": "\xc3')
+    b = write(tmp_path / "b", {"metric": "fid50k_full", "value": 5.0, "interval": [None, None]})
+    assert lines(a, b)[-1] == "fid50k_full 3 (2 to 4) 5 +2"
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "metric-fid50k_full.jsonl").write_text('{"results": {"fid50k_full": 12.3}, "metric": "fid50k_full"}\n')
+    with pytest.raises(UserError, match="--compare: .*foreign holds no results"):
+        newest_rows(foreign)
+
+
 def test_mistakes(tmp_path):
     (tmp_path / "empty").mkdir()
     a = write(tmp_path / "a", {"metric": "fvd2048_16f", "value": 1.0})

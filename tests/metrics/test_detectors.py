@@ -187,6 +187,18 @@ def test_wrong_width(tmp_path):
         network("i3d", "i3d", path)(waves(1))
 
 
+def test_features_that_are_not_finite(tmp_path):
+    """All comparisons with NaN are false: precision would be 0."""
+
+    class Broken(torch.nn.Module):
+        def forward(self, x: torch.Tensor):
+            return x.mean(dim=[3, 4]).flatten(1) / 0
+
+    path = save_torchscript(Broken(), tmp_path / "broken.pt")
+    with pytest.raises(UserError, match="broken.pt gives features that are not finite"):
+        network("videomae", "videomae", path)(waves(1))
+
+
 def test_another_call_or_shape(tmp_path):
     path = save_inception(tmp_path / "x.pt")
     with pytest.raises(UserError, match="cannot be used as i3d: its call failed") as caught:

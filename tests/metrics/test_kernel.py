@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from metrics.distances import KernelDistance, polynomial_kernel, subset_distances
+from metrics.metric_functions import MEASURES
+from metrics.registry import METRICS
 
 
 def brute_force(x, y):
@@ -47,6 +49,16 @@ def test_a_resampling_leaves_out_pairs_of_copies(sets):
     distance = KernelDistance(x, y)
     assert distance.resampled(rows_x, rows_y) == pytest.approx(expected, rel=1e-6)
     assert distance.resampled(np.arange(len(x)), np.arange(len(y))) == pytest.approx(distance.value(), rel=1e-12)
+
+
+def test_the_interval_of_very_few_samples():
+    """A resampling that draws one row alone has no pairs of different rows."""
+    random = np.random.RandomState(2)
+    x, y = random.standard_normal([2, 5]), random.standard_normal([3, 5])
+    assert np.isnan(KernelDistance(x, y).resampled(np.array([1, 1]), np.arange(3)))
+    measured = MEASURES["kernel"](x, y, METRICS["kvd64_16f"], 50)
+    low, high = measured.interval
+    assert low < measured.value < high and high - low < 100
 
 
 def test_no_bias():

@@ -77,6 +77,18 @@ def test_closed_forms():
     assert measure(real, real, replicates=0).interval is None
 
 
+@pytest.mark.parametrize("offset", [0, 100])
+def test_sets_of_copies_in_another_order_are_the_same(offset):
+    """Rounding must not put a copy outside of a ball of radius 0."""
+    random = np.random.RandomState(0)
+    real = offset + np.repeat(random.standard_normal([20, 400]), 5, axis=0)
+    fake = real[random.permutation(100)]
+    same = measure(real, fake)
+    assert (same.value, same.further["recall"]) == (1, 1)
+    other = measure(real, fake + 1e-3)  # not a copy, though near one
+    assert (other.value, other.further["recall"]) == (0, 0)
+
+
 def test_at_most_so_many_real_samples(monkeypatch):
     monkeypatch.setattr("metrics.metric_functions.MOST_REAL", 30)
     features = np.random.RandomState(2).standard_normal([80, 3])

@@ -16,11 +16,11 @@ def row(value, *, metric="fvd64_16f", higher=False, **more):
 
 
 def test_rows(tmp_path):
-    append_row(tmp_path, row(3.5, interval=(3, 4)))
+    append_row(tmp_path, row(3.5, interval=(3, 4), further={"name": "a\u2028b"}))
     append_row(tmp_path, row(math.nan, further={"x": [math.inf, 1.0]}))
     path = result_path(tmp_path, "fvd64_16f")
     assert path.name == "metric-fvd64_16f.jsonl"
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
     assert lines[0]["value"] == 3.5 and lines[0]["interval"] == [3, 4]
     assert lines[1]["value"] is None and lines[1]["further"] == {"x": [None, 1.0]}
     assert read_metric_rows(tmp_path, "fvd64_16f") == lines
