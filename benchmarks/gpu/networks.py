@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from benchmarks.gpu.phases import PRECISIONS
-from benchmarks.gpu.record import ROOT, Bench, peak_memory, precision, reset_peak, seconds_per_call
+from benchmarks.gpu.record import ROOT, Bench, largest, peak_memory, precision, reset_peak, seconds_per_call
 from benchmarks.rendering import FRAMES, PROGRAM, run_process
 from dnnlib import UserError
 from renderer.trajectories import camera_path
@@ -70,7 +70,7 @@ def goldens(bench: Bench) -> None:
                         found, expected = at_pixels(images[0]).cpu(), arrays[f"eval_{case}/{what}/pixels"]
                         difference = (found.double() - expected.double()).abs()
                         cells |= {f"{what}, max": float(difference.max()), f"{what}, mean": float(difference.mean())}
-                    worst[name] = max(worst[name], cells["img, max"])
+                    worst[name] = largest([worst[name], cells["img, max"]])
                     verdict = "reported"
                     if name == "float32":
                         compared += 1
@@ -124,7 +124,7 @@ def _golden_phase(bench: Bench, phase: str, name: str, half: bool) -> bool:
     losses = 0.0
     for report, expected in expected_reports(phase).items():
         found, wanted = reports[report].detach().double().flatten().cpu(), expected.double().flatten()
-        losses = max(losses, float((found - wanted).abs().max() / wanted.abs().max().clamp(min=1e-30)))
+        losses = largest([losses, float((found - wanted).abs().max() / wanted.abs().max().clamp(min=1e-30))])
     network, rename = (generator, map_generator_name) if phase[0] == "G" else (discriminators, map_discriminator_name)
     parameters = dict(network.named_parameters())
     expected_norms, dots = arrays[f"{phase}/grad_norms"], arrays[f"{phase}/grad_dots"]
@@ -138,7 +138,7 @@ def _golden_phase(bench: Bench, phase: str, name: str, half: bool) -> bool:
         inner = float(gradient @ torch.from_numpy(direction)) if gradient.numel() > 1 or norm > 0 else 0.0
         difference = abs(float(gradient.norm()) - norm)
         if norm > 1e3 * floor:
-            norms = max(norms, difference / norm)
+            norms = largest([norms, difference / norm])
         if not (difference <= max(tolerance * norm, floor) and abs(inner - dot) <= 4 * tolerance * norm + floor):
             off.append(key)
     good = losses <= LOSS_TOLERANCE[phase] and not off

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import torch
 
-from benchmarks.gpu.record import ROOT, Bench, seconds_per_call
+from benchmarks.gpu.record import ROOT, Bench, largest, seconds_per_call
 from benchmarks.operators import Case, cases, run_passes
 from torch_utils import custom_ops, op_build
 from torch_utils.ops.bias_act import bias_act
@@ -53,7 +53,7 @@ def operators(bench: Bench) -> None:
             speeds += _times(bench, case)
     faster = sum(speed > 1 for speed in speeds)
     record.headline(
-        f"{len(built)} built, {len(errors)} comparisons with float64 (largest error {max(errors, default=0):.2g} × the "
+        f"{len(built)} built, {len(errors)} comparisons with float64 (largest error {largest(errors):.2g} × the "
         f"bound), faster than plain PyTorch in {faster} of {len(speeds)} passes"
     )
 
@@ -161,7 +161,7 @@ def _parity(bench: Bench, case: Case) -> float:
         zero = torch.zeros_like(expected)  # a missing derivative is zero
         errors = _error(native.get(name, zero), expected), _error(plain.get(name, zero), expected)
         bound = FACTOR * errors[1] + ROUNDINGS * torch.finfo(case.dtype).eps
-        worst = max(worst, errors[0] / bound)
+        worst = largest([worst, errors[0] / bound])
         kind = name.rsplit(" ", 1)[0]
         cells[kind] = max(cells.get(kind, errors), errors)
         if not errors[0] <= bound:

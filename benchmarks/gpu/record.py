@@ -6,7 +6,7 @@ import math
 import statistics
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import torch
 
 from dnnlib import atomic_write
 
-__all__ = ["Bench", "Record", "peak_memory", "precision", "seconds_per_call"]
+__all__ = ["Bench", "Record", "largest", "peak_memory", "precision", "seconds_per_call"]
 
 ROOT = Path(__file__).resolve().parents[2]
 TAIL = 4  # frames of a traceback that are reported
@@ -39,7 +39,7 @@ class Record:
         self._save()
 
     def figure(self, name: str, value: Any) -> None:
-        self.content["figures"][name] = value
+        self.content["figures"][name] = _plain(value)
         self._save()
 
     def row(self, table: str, **cells: Any) -> None:
@@ -110,6 +110,12 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float):
         return float(f"{value:.4g}") if math.isfinite(value) else str(value)
     return value
+
+
+def largest(values: Iterable[float]) -> float:
+    """The largest value; NaN if there is one, which max() loses. 0 of none."""
+    values = list(values)
+    return math.nan if any(map(math.isnan, values)) else max(values, default=0.0)
 
 
 def describe_error(error: BaseException) -> str:

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from benchmarks.gpu import runner
 from benchmarks.gpu.__main__ import chosen, main
-from benchmarks.gpu.record import Bench, Record, precision, seconds_per_call
+from benchmarks.gpu.record import Bench, Record, largest, precision, seconds_per_call
 from benchmarks.gpu.report import page, write_report
 from benchmarks.gpu.runner import run_stages
 from benchmarks.gpu.stages import STAGES, Stage
@@ -105,10 +105,16 @@ def test_failures_are_recorded_with_their_place(tmp_path):
     with record.attempt("a product"):
         torch.ones(2, 3) @ torch.ones(2, 3)
     record.row("Times", ms=0.123456, rate=math.nan)
+    record.figure("error", math.inf)
     content = json.loads((tmp_path / "result.json").read_text())
     (failure,) = content["failures"]
     assert failure["what"] == "a product" and "test_gpu.py" in failure["reason"] and "RuntimeError" in failure["reason"]
-    assert content["tables"]["Times"] == [{"ms": 0.1235, "rate": "nan"}]
+    assert content["tables"]["Times"] == [{"ms": 0.1235, "rate": "nan"}] and content["figures"] == {"error": "inf"}
+
+
+def test_an_error_that_is_no_number_is_the_largest():
+    assert largest([0.5, 2.0, 1.0]) == 2 and largest([]) == 0
+    assert all(math.isnan(largest(values)) for values in ([math.nan, 1.0], [1.0, math.nan]))
 
 
 def test_the_report_is_a_page(tmp_path):
