@@ -1,13 +1,15 @@
 """Cache folders, file hashes, and atomic downloads."""
 
 import hashlib
+import http.client
 import os
 import stat
+import urllib.parse
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
-from dnnlib.util import UserError, atomic_write, expand_home, home_folder, temporary_folder
+from dnnlib.util import UserError, atomic_write, expand_home, home_folder, one_line, temporary_folder
 
 __all__ = ["absolute_setting", "cache_folder", "fetch", "git_blob_id", "make_cache_folder", "sha256_of"]
 
@@ -16,6 +18,7 @@ CACHE_VARIABLE = "XDG_CACHE_HOME"
 
 BLOCK = 1 << 20
 TIMEOUT = 30  # seconds without a response
+RESERVED = "%/:=&?~#+!$,;'@()*[]"  # characters of an address that stand for themselves
 
 
 def cache_folder(*parts: str) -> Path:
@@ -117,7 +120,7 @@ def fetch(url: str, path: Path, *, check: Callable[[Path], None]) -> None:
     """Download a file to `path`, which appears only when it is complete and has passed `check`.
 
     Args:
-        url: Address of the file.
+        url: Address of the file; spaces and letters beyond ASCII are encoded.
         path: Path to write; its folder is created.
         check: Called with the path of the complete download; raises an error if it is not the right file.
 
@@ -129,15 +132,22 @@ def fetch(url: str, path: Path, *, check: Callable[[Path], None]) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}.download")
     make_cache_folder(path.parent)
     try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT) as answer, atomic_write(partial) as file:
+        address = urllib.parse.quote(url, safe=RESERVED)
+        with urllib.request.urlopen(address, timeout=TIMEOUT) as answer, atomic_write(partial) as file:
             size = int(answer.headers.get("Content-Length") or 0) or None
             with tqdm(total=size, unit="B", unit_scale=True, desc=path.name, disable=None) as bar:
                 while block := answer.read(BLOCK):
                     file.write(block)
                     bar.update(len(block))
+            # Python takes a connection that breaks off for the end of the file.
+            if size is not None and file.tell() != size:
+                raise OSError(f"the connection broke off after {file.tell()} of {size} bytes; try again")
         check(partial)
         os.replace(partial, path)
-    except OSError as error:  # urllib's errors are of this kind
-        raise UserError(f"Cannot download {url} to {path}: {getattr(error, 'reason', None) or error}.") from error
+    except UserError:
+        raise
+    except (OSError, http.client.HTTPException, ValueError) as error:  # of the system, of the answer, of the address
+        reason = one_line(getattr(error, "reason", None) or error)[:300].rstrip(".")
+        raise UserError(f"Cannot download {url} to {path}: {reason}.") from error
     finally:
         partial.unlink(missing_ok=True)

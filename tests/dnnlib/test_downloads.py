@@ -2,8 +2,10 @@
 
 import hashlib
 import os
+import socket
 import stat
 import subprocess
+import threading
 
 import pytest
 
@@ -56,6 +58,50 @@ def test_nothing_is_left_of_a_wrong_or_broken_download(tmp_path):
     with pytest.raises(UserError, match="^Cannot download .*nowhere to .*file: "):
         fetch((tmp_path / "nowhere").as_uri(), target, check=object_to_it)
     assert list(target.parent.iterdir()) == []
+
+
+@pytest.fixture
+def answer(request):
+    """A server that answers one request with the bytes given, and hangs up: its address, and what it was asked."""
+    asked = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve():
+            with server.accept()[0] as connection:
+                asked.append(connection.recv(4096).split(b" ")[1].decode())
+                connection.sendall(request.param)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}", asked
+
+
+@pytest.mark.parametrize(
+    "answer, reason",
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nonly this", "broke off after 9 of 1000 bytes; try again."),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1000\r\nonly", "IncompleteRead.*"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\nthis", "invalid literal .*"),
+        (b"good morning\r\n\r\n", "good morning."),
+    ],
+    indirect=["answer"],
+)
+def test_an_answer_that_is_not_whole_is_not_kept(answer, reason, tmp_path):
+    target = tmp_path / "folder" / "file"
+    with pytest.raises(UserError, match=f"^Cannot download {answer[0]}/file to {target}: .*{reason}$"):
+        fetch(f"{answer[0]}/file", target, check=lambda path: None)
+    assert list(target.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("answer", [b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nthis"], indirect=True)
+def test_addresses_are_encoded_once(answer, tmp_path):
+    fetch(f"{answer[0]}/my é%20f.pt?a=b c&d=%C3", tmp_path / "file", check=lambda path: None)
+    assert answer[1] == ["/my%20%C3%A9%20f.pt?a=b%20c&d=%C3"] and (tmp_path / "file").read_bytes() == b"this"
+
+
+def test_an_address_that_is_none(tmp_path):
+    with pytest.raises(UserError, match="^Cannot download http://.::1 to .*: Invalid IPv6 URL.$"):
+        fetch("http://[::1", tmp_path / "file", check=lambda path: None)
 
 
 # ----------------------------------------------------------------------------------------------------------------------

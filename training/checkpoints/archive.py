@@ -15,9 +15,12 @@ import torch
 
 from dnnlib import UserError, atomic_write
 
-__all__ = ["VERSION", "plain", "read_archive", "save_archive"]
+__all__ = ["VERSION", "check_kind", "is_pickle", "plain", "read_archive", "save_archive"]
 
 VERSION = 1
+
+# First bytes of a pickle: its protocol, or in the oldest protocols containers and the name of a global.
+PICKLE = re.compile(rb"\x80(?:[\x00-\x05]|\Z)|[(\])}]*c[\w.]+\n[\w.]+\n")
 
 
 def plain(value: Any, *, where: str = "value") -> Any:
@@ -62,7 +65,7 @@ def read_archive(path: str | os.PathLike, *, format: str, what: str) -> dict:
         UserError: There is no such file, or it is something else; the message says what it seems to be.
     """
     path = Path(path)
-    _check_kind(path, what)
+    check_kind(path, what)
     try:
         content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except pickle.UnpicklingError as error:
@@ -84,27 +87,46 @@ def read_archive(path: str | os.PathLike, *, format: str, what: str) -> dict:
     return content
 
 
-def _check_kind(path: Path, what: str) -> None:
-    """Recognise files often mistaken for checkpoints by their first bytes."""
+def is_pickle(path: Path) -> bool:
+    """True for a plain pickle, as the original system wrote its checkpoints."""
+    try:
+        with open(path, "rb") as file:
+            return PICKLE.match(file.read(512)) is not None
+    except OSError:
+        return False
+
+
+def check_kind(path: Path, what: str, *, name: object = None) -> None:
+    """Recognise files often mistaken for archives by their first bytes.
+
+    Args:
+        path: The file.
+        what: Kind of file, for messages.
+        name: What messages call the file; None: its path.
+
+    Raises:
+        UserError: It is missing, or something else.
+    """
+    name = path if name is None else name
     if not path.exists():
-        raise UserError(f"There is no file {path}; give the path of {what}.")
+        raise UserError(f"There is no file {name}; give the path of {what}.")
     if not path.is_file():
-        raise UserError(f"{path} is not a file; give the path of {what}.")
+        raise UserError(f"{name} is not a file; give the path of {what}.")
     try:
         with open(path, "rb") as file:
             head = file.read(512)
     except OSError as error:
-        raise UserError(f"Cannot read {path}: {error.strerror}.") from error
+        raise UserError(f"Cannot read {name}: {error.strerror}.") from error
     text = head.lstrip().lower()
     if not head:
-        raise UserError(f"{path} is empty; copy or download it again.")
+        raise UserError(f"{name} is empty; copy or download it again.")
     if head.startswith(b"version https://git-lfs"):
-        raise UserError(f"{path} is a Git-LFS pointer, not {what} itself; fetch it with `git lfs pull`.")
+        raise UserError(f"{name} is a Git-LFS pointer, not {what} itself; fetch it with `git lfs pull`.")
     if text.startswith((b"<!doctype", b"<html", b"<?xml")):
-        raise UserError(f"{path} is a web page, not {what} (an error page of a download?); download it again.")
+        raise UserError(f"{name} is a web page, not {what} (an error page of a download?); download the file itself.")
     if head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf", b"Rar!")):
-        raise UserError(f"{path} is compressed; unpack it first.")
+        raise UserError(f"{name} is compressed; unpack it first.")
     if head.startswith(b"\x80"):
-        raise UserError(f"{path} is a Python pickle, not {what} of this program.")
+        raise UserError(f"{name} is a Python pickle, not {what} of this program.")
     if not head.startswith(b"PK"):
-        raise UserError(f"{path} is not {what}: its first bytes belong to no known format.")
+        raise UserError(f"{name} is not {what}: its first bytes belong to no known format.")

@@ -27,7 +27,7 @@ from typing import Any
 import torch
 
 from dnnlib import UserError, link_or_copy, one_line
-from training.checkpoints.archive import VERSION, read_archive, save_archive
+from training.checkpoints.archive import VERSION, is_pickle, read_archive, save_archive
 from training.networks.discriminator import TimeAwareDiscriminators
 from training.networks.generator import Generator
 
@@ -60,9 +60,6 @@ LATEST = f"latest-network-snapshot{SUFFIXES[0]}"
 NUMBERED = re.compile(r"network-snapshot-(\d+)\.(?:pt|pkl)")
 BEST = re.compile(r"best-.+\.(?:pt|pkl)")
 MAX_NUMBER = 1 << 16  # no argument of a network is larger
-
-# First bytes of a pickle: its protocol, or in the oldest protocols containers and the name of a global.
-PICKLE = re.compile(rb"\x80(?:[\x00-\x05]|\Z)|[(\])}]*c[\w.]+\n[\w.]+\n")
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -147,15 +144,6 @@ def keep_as_best(snapshot: str | os.PathLike, metric: str) -> Path:
 def _delete(path: Path) -> None:
     with contextlib.suppress(OSError):  # moved already, or no permission: nothing depends on it
         path.unlink()
-
-
-def _is_pickle(path: Path) -> bool:
-    """True for a plain pickle, as the original system wrote its checkpoints."""
-    try:
-        with open(path, "rb") as file:
-            return PICKLE.match(file.read(512)) is not None
-    except OSError:
-        return False
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -331,7 +319,7 @@ def load_snapshot(path: str | os.PathLike, *, average_only: bool = False) -> dic
         return {"format": SNAPSHOT_FORMAT, "version": VERSION} | content
     if path.is_dir():
         path = latest_snapshot(path)
-    if _is_pickle(path):
+    if is_pickle(path):
         from training.published.loader import read_published
 
         return {"format": SNAPSHOT_FORMAT, "version": VERSION} | read_published(path, average_only=average_only)

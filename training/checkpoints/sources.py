@@ -12,7 +12,6 @@ commands can check their arguments at once.
 import hashlib
 import os
 import re
-import urllib.parse
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,7 +22,7 @@ __all__ = ["is_remote", "local_checkpoint", "upload_folder"]
 
 URL = re.compile(r"https?://", re.IGNORECASE)
 DRIVE = re.compile(r"https://drive\.google\.com/(?:file/d/|open\?id=|uc\?(?:\S*&)?id=)([\w-]{10,})")
-HUB = re.compile(r"(?:hf://|https://huggingface\.co/)([\w.-]+/[\w.-]+)(?:@([\w./-]+))?/?")
+HUB_PAGE = re.compile(r"https://huggingface\.co/([\w.-]+/[\w.-]+(?:@[\w./-]+)?)")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 FILE = re.compile(r"\.(?:pt|pkl|pth|npz|zip|json|yaml|safetensors)$", re.IGNORECASE)
 CHECKSUM = re.compile(r"sha256=([0-9a-fA-F]{64})")
@@ -53,10 +52,14 @@ def local_checkpoint(source: str | os.PathLike) -> Path:
     text = os.fspath(source)
     if not is_remote(text):
         return Path(text)
-    hub = HUB.fullmatch(text) or (None if URL.match(text) else re.fullmatch(r"(?:hf://)?([^@]+)(?:@(.+))?", text))
-    if hub is not None:
-        return _from_hub(hub[1], hub[2], typed=text)
-    return _from_web(text)
+    page = HUB_PAGE.fullmatch(text.rstrip("/"))
+    if URL.match(text) and page is None:
+        return _from_web(text)
+    model = page[1] if page else text.removeprefix("hf://").rstrip("/")
+    name, at, revision = model.partition("@")
+    if at and not revision:
+        raise UserError(f"{text}: no revision follows the '@'; leave it out for the newest one.")
+    return _from_hub(name, revision or None, typed=text)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -72,17 +75,17 @@ def _from_web(source: str) -> Path:
             raise UserError(f"{source}: after '#' only sha256=<64 hexadecimal digits> is understood, a checksum.")
         wanted = checksum[1].lower()
     drive = DRIVE.match(address)
-    name = re.sub(r"[^\w.-]+", "-", os.path.basename(urllib.parse.urlsplit(address).path))[:80].strip(".")
+    name = re.sub(r"[^\w.-]+", "-", os.path.basename(address.partition("?")[0]))[:80].strip(".")
     key = hashlib.sha256(address.encode()).hexdigest()[:16]
     path = cache_folder("checkpoints", key) / (f"{drive[1]}.pkl" if drive else name or "checkpoint")
     if path.is_file() and (wanted is None or sha256_of(path) == wanted):
         return path
 
     def check(file: Path) -> None:
-        with open(file, "rb") as content:
-            head = content.read(64).lstrip().lower()
-        if head.startswith((b"<!doctype", b"<html", b"<?xml")):
-            raise UserError(f"{address} is a web page, not a checkpoint; give the address of the file itself.")
+        from training.checkpoints.archive import check_kind, is_pickle
+
+        if not is_pickle(file):
+            check_kind(file, "a checkpoint", name=address)
         found = sha256_of(file)
         if wanted is not None and found != wanted:
             raise UserError(f"{address} is not the file that was asked for: its SHA-256 is {found}, not {wanted}.")

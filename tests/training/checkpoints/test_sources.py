@@ -25,10 +25,13 @@ DRIVE = "https://drive.google.com/file/d/1JlYxZH5UPFov9-bLv7cqXn-3_EqWGQgJ"
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory) -> Path:
-    """A folder with a snapshot and a web page."""
+    """A folder with a snapshot, and what servers send in the place of one."""
     folder = tmp_path_factory.mktemp("files")
     save_small_run(folder)
     (folder / "page.pkl").write_text("<!DOCTYPE html><html>Sign in</html>")
+    (folder / "lfs.pt").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 4\n")
+    (folder / "empty.pt").write_bytes(b"")
+    (folder / "error.pt").write_text('{"error": "rate limit"}')
     return folder
 
 
@@ -117,8 +120,14 @@ def test_a_checksum_is_compared(files, server):
 
 
 def test_what_is_no_checkpoint_is_not_kept(server, tmp_path):
-    with pytest.raises(UserError, match="page.pkl is a web page, not a checkpoint"):
-        local_checkpoint(f"{server.url}/page.pkl")
+    for name, what in {
+        "page.pkl": r"is a web page, not a checkpoint \(an error page of a download\?\); download the file itself",
+        "lfs.pt": "is a Git-LFS pointer, not a checkpoint itself",
+        "empty.pt": "is empty",
+        "error.pt": "is not a checkpoint: its first bytes belong to no known format",
+    }.items():
+        with pytest.raises(UserError, match=f"^{server.url}/{name} {what}"):
+            local_checkpoint(f"{server.url}/{name}")
     with pytest.raises(UserError, match="Cannot download .*nothing.pkl.*not found"):
         local_checkpoint(f"{server.url}/nothing.pkl")
     assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()] == []
@@ -212,6 +221,28 @@ def offline(hub, monkeypatch):
 @pytest.mark.parametrize("source", ["hf://tester/small", "tester/small", "https://huggingface.co/tester/small"])
 def test_a_model_of_the_hub(offline, source):
     assert load_generator(source).frame(seed=3).shape == (3, 32, 32)
+
+
+@pytest.mark.parametrize(
+    "source, name, revision",
+    [
+        ("hf://user/name", "user/name", None),
+        ("hf://user/name/", "user/name", None),
+        ("hf://user/name@refs/pr/1", "user/name", "refs/pr/1"),
+        ("https://huggingface.co/user/name@v1.0/", "user/name", "v1.0"),
+    ],
+)
+def test_names_and_revisions_of_the_hub(monkeypatch, tmp_path, source, name, revision):
+    hub, asked = pytest.importorskip("huggingface_hub"), []
+
+    def snapshot_download(*arguments, **named):
+        asked.append((*arguments, named["revision"]))
+        return str(tmp_path)
+
+    monkeypatch.setattr(hub, "snapshot_download", snapshot_download)
+    assert local_checkpoint(source) == tmp_path and asked == [(name, revision)]
+    with pytest.raises(UserError, match="^hf://user/name@: no revision follows the '@'"):
+        local_checkpoint("hf://user/name@")
 
 
 def test_a_model_that_the_hub_does_not_have(offline):
