@@ -21,11 +21,19 @@ import torch
 from dnnlib import UserError, __version__, atomic_write, one_line
 from training.checkpoints.archive import VERSION, plain
 
-__all__ = ["MODEL", "is_pretrained", "read_pretrained", "write_discriminators", "write_pretrained"]
+__all__ = [
+    "DISCRIMINATOR_CONFIG",
+    "MODEL",
+    "is_own",
+    "is_pretrained",
+    "read_pretrained",
+    "write_discriminators",
+    "write_pretrained",
+]
 
 FORMAT = "video-3d-gan/generator"
 CONFIG, MODEL = "config.json", "model.safetensors"
-DISCRIMINATOR = "discriminator"  # of .json and .safetensors
+DISCRIMINATOR_CONFIG, DISCRIMINATOR_MODEL = "discriminator.json", "discriminator.safetensors"
 MAX_CONFIG = 1 << 20  # bytes
 OWN = ("format", "version", "program", "class", "dataset", "progress")  # entries that are no arguments
 
@@ -33,6 +41,14 @@ OWN = ("format", "version", "program", "class", "dataset", "progress")  # entrie
 def is_pretrained(path: Path) -> bool:
     """True for a folder of this form."""
     return (path / CONFIG).is_file() and (path / MODEL).is_file()
+
+
+def is_own(folder: Path) -> bool:
+    """True if the folder's config.json is one that this program wrote."""
+    try:
+        return _read_json(folder / CONFIG).get("format") == FORMAT
+    except UserError:
+        return False
 
 
 def write_pretrained(
@@ -43,7 +59,7 @@ def write_pretrained(
     about: Mapping[str, Any],
     network_class: str | None,
 ) -> None:
-    """Write a generator into a folder, which is made if it is missing.
+    """Write a generator into a folder, which is made if it is missing; discriminators that are there already stay.
 
     Args:
         config, state: Its arguments and tensors.
@@ -51,9 +67,11 @@ def write_pretrained(
         network_class: Dotted name, or None for this program's Generator.
 
     Raises:
-        UserError: The folder cannot be written to.
+        UserError: The folder cannot be written to, or its config.json belongs to another program.
         ValueError: An argument has a name that the file uses.
     """
+    if os.path.lexists(os.path.join(folder, CONFIG)) and not is_own(Path(folder)):
+        raise UserError(f"'{os.fspath(folder)}' holds a {CONFIG} of something else; choose another folder.")
     taken = sorted(set(config) & set(OWN))
     if taken:
         raise ValueError(f"an argument of the generator is called '{taken[0]}', a name that config.json uses itself.")
@@ -66,7 +84,7 @@ def write_discriminators(
     folder: str | os.PathLike, *, config: Mapping[str, Any], state: Mapping[str, torch.Tensor]
 ) -> None:
     """Write discriminators beside a generator; errors as for `write_pretrained`."""
-    _write(folder, f"{DISCRIMINATOR}.json", f"{DISCRIMINATOR}.safetensors", config, state)
+    _write(folder, DISCRIMINATOR_CONFIG, DISCRIMINATOR_MODEL, config, state)
 
 
 def read_pretrained(folder: Path, *, average_only: bool) -> dict[str, Any]:
@@ -87,9 +105,9 @@ def read_pretrained(folder: Path, *, average_only: bool) -> dict[str, Any]:
     generator = {"config": arguments, "state": average, "ema": average, **named}
     content = {"generator": generator, "augment": None}
     content |= {name: value if isinstance(value := config.get(name), dict) else {} for name in ("dataset", "progress")}
-    description = folder / f"{DISCRIMINATOR}.json"
+    description = folder / DISCRIMINATOR_CONFIG
     if description.is_file():
-        tensors = {} if average_only else _read_tensors(folder / f"{DISCRIMINATOR}.safetensors")
+        tensors = {} if average_only else _read_tensors(folder / DISCRIMINATOR_MODEL)
         content["discriminator"] = {"config": _read_json(description), "state": tensors}
     elif not average_only:
         raise UserError(

@@ -144,6 +144,8 @@ def _from_hub(name: str, revision: str | None, *, typed: str) -> Path:
 def upload_folder(folder: str | os.PathLike, name: str, *, private: bool, message: str) -> str:
     """Upload the files of a folder to a model of the Hub; returns its address.
 
+    Discriminators there that the folder does not hold are deleted: they belong to the generator that is replaced.
+
     Args:
         name: user/name; the model is created if it is missing.
         private: A model that is created can only be seen by its owner.
@@ -161,7 +163,9 @@ def upload_folder(folder: str | os.PathLike, name: str, *, private: bool, messag
     api = HfApi()
     try:
         address = api.create_repo(name, private=private, exist_ok=True)
-        api.upload_folder(repo_id=name, folder_path=os.fspath(folder), commit_message=message)
+        api.upload_folder(
+            repo_id=name, folder_path=os.fspath(folder), commit_message=message, delete_patterns="discriminator.*"
+        )
     except (OSError, ValueError) as error:  # of the network, and without `hf auth login`
         raise UserError(f"Cannot upload to {name} on the Hugging Face Hub: {one_line(error)[:300]}") from error
     return str(address)

@@ -481,8 +481,11 @@ class VideoGenerator(nn.Module):
     def save_pretrained(self, folder: str | os.PathLike) -> None:
         """Write `config.json` and `model.safetensors` into a folder, see `training.checkpoints.pretrained`.
 
+        Discriminators that are there already stay: write those of this generator over them, or take another folder.
+
         Raises:
-            UserError: The folder cannot be written to, or safetensors is missing.
+            UserError: The folder cannot be written to, its config.json belongs to another program, or safetensors is
+                missing.
             ValueError: No path.
         """
         check_path("folder", folder)

@@ -1,6 +1,7 @@
 """Model cards (Mitchell et al. 2019) of shared models: data, progress, metrics, licence, picture, command."""
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -48,18 +49,18 @@ def model_card(
     if metrics:
         lines += ["| metric | value | interval |", "| :-- | --: | :-- |"]
         lines += [f"| {_cell(row['metric'])} | {row['value']:.5g} | {_interval(row)} |" for row in metrics] + [""]
-    lines += ["```bash", f"video3d-generate --outdir out --network_pkl {_source(name)} --seeds 0-3", "```", ""]
-    code = ["import video3d", "", f'G = video3d.load_generator("{_source(name)}")', "video = G.video(seed=3)"]
+    source = f"hf://{name}" if "/" in name else name
+    quoted = json.dumps(source, ensure_ascii=False)
+    lines += ["```bash", f"video3d-generate --outdir out --network_pkl {shlex.quote(source)} --seeds 0-3", "```", ""]
+    code = ["import video3d", "", f"G = video3d.load_generator({quoted})", "video = G.video(seed=3)"]
     return "\n".join([*lines, "```python", *code, "```", ""])
 
 
-def _source(name: str) -> str:
-    return f"hf://{name}" if "/" in name else name
-
-
 def _interval(row: Mapping[str, Any]) -> str:
+    """The bounds of a row of metric-<name>.jsonl, where they are numbers."""
     bounds = row.get("interval")
-    return f"{bounds[0]:.5g} to {bounds[1]:.5g}" if isinstance(bounds, Sequence) and len(bounds) == 2 else ""
+    known = isinstance(bounds, Sequence) and len(bounds) == 2 and all(isinstance(x, (int, float)) for x in bounds)
+    return f"{bounds[0]:.5g} to {bounds[1]:.5g}" if known else ""
 
 
 def _cell(value: object) -> str:

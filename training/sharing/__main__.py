@@ -38,6 +38,26 @@ def newest_rows(folder: Path, cur_nimg: int | None) -> list[dict[str, Any]]:
     return found
 
 
+def check_out(out: Path, *, discriminators: bool) -> None:
+    """Refuse a folder that would not hold this model alone: all of its files are uploaded.
+
+    Args:
+        discriminators: They will be written, too.
+
+    Raises:
+        UserError: It holds files but no model, or discriminators that would stay beside another generator.
+    """
+    from training.checkpoints.pretrained import DISCRIMINATOR_CONFIG, is_own
+
+    if out.is_dir() and any(out.iterdir()) and not is_own(out):
+        raise UserError(f"'{out}' holds files of something else; choose an empty or a new folder for the model.")
+    if not discriminators and (out / DISCRIMINATOR_CONFIG).exists():
+        raise UserError(
+            f"'{out}' holds discriminators, which need not belong to this generator: add --discriminators, or choose "
+            "another folder."
+        )
+
+
 @click.command(cls=Command, context_settings={"max_content_width": 120})
 @click.argument("network_pkl", metavar="PKL", type=NETWORK)
 @click.argument("out", metavar="OUT", type=click.Path(file_okay=False))
@@ -58,14 +78,9 @@ def main(
     device: str | None,
 ) -> None:
     """Write the generator of PKL (a snapshot, a run folder, a published checkpoint) into the folder OUT."""
-    from training.checkpoints.pretrained import is_pretrained
-
     if private and push is None:
         raise UserError("--private belongs to an upload: add --push USER/NAME, or leave it out.")
-    if os.path.isdir(out) and any(name.startswith("network-snapshot-") for name in os.listdir(out)):
-        raise UserError(f"'{out}' is a run folder; choose another folder for the model.")
-    if os.path.exists(os.path.join(out, "README.md")) and not is_pretrained(Path(out)):
-        raise UserError(f"'{out}' holds a README.md of something else; choose another folder for the model.")
+    check_out(Path(out), discriminators=discriminators)
     keep_apart(out, option="OUT", data=[trained_on(network_pkl)])
 
     from training.checkpoints.sources import upload_folder

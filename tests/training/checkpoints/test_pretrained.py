@@ -133,6 +133,14 @@ def test_tensors_of_others_are_refused(model):
         load_generator(model)
 
 
+@pytest.mark.parametrize("content", ['{"model_type": "bert"}', "[]", "no JSON"])
+def test_the_config_of_another_program_stays(tmp_path, run_folder, content):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(UserError, match="holds a config.json of something else"):
+        load_generator(run_folder).save_pretrained(tmp_path)
+    assert (tmp_path / "config.json").read_text() == content and not (tmp_path / "model.safetensors").exists()
+
+
 def test_a_folder_that_cannot_be_made(tmp_path, run_folder):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="Cannot make the folder"):

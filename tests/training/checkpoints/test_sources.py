@@ -1,5 +1,6 @@
 """Checkpoints from web addresses, Google Drive and the Hub: downloaded once, checked, and read as data."""
 
+import fnmatch
 import functools
 import hashlib
 import http.server
@@ -282,7 +283,8 @@ class FakeApi:
         self.calls.append((name, private, exist_ok))
         return f"https://huggingface.co/{name}"
 
-    def upload_folder(self, *, repo_id, folder_path, commit_message):
+    def upload_folder(self, *, repo_id, folder_path, commit_message, delete_patterns):
+        assert fnmatch.fnmatch("discriminator.safetensors", delete_patterns)  # those of an earlier generator
         names = sorted(path.name for path in Path(folder_path).iterdir())
         self.calls.append((repo_id, names, (Path(folder_path) / "README.md").read_text(), commit_message))
 

@@ -1,6 +1,8 @@
 """Model folders and their cards: what the command writes, from where, and what it refuses."""
 
+import ast
 import json
+import shlex
 import sys
 
 import pytest
@@ -42,7 +44,9 @@ def test_a_model_folder(run_folder, tmp_path, capsys):
     assert "\nSynthetic | heads.\n" in card
     assert "--network_pkl heads --seeds 0-3" in card
     assert Image.open(out / "samples.png").size == (6 * 32, 4 * 32)
-    main([str(run_folder), str(out)], standalone_mode=False)  # a second time
+    main([str(run_folder), str(out), "--discriminators"], standalone_mode=False)  # a second time
+    with pytest.raises(UserError, match="heads' holds discriminators, which need not belong to this generator"):
+        main([str(run_folder), str(out)], standalone_mode=False)
 
 
 def test_the_hub_gets_the_folder(run_folder, tmp_path, monkeypatch, capsys):
@@ -63,21 +67,46 @@ def test_the_hub_gets_the_folder(run_folder, tmp_path, monkeypatch, capsys):
 
 
 def test_what_is_refused(run_folder, tmp_path):
-    with pytest.raises(UserError, match="is a run folder; choose another"):
+    with pytest.raises(UserError, match="00000-clips' holds files of something else"):
         main([str(run_folder), str(run_folder)], standalone_mode=False)
     with pytest.raises(UserError, match="--private belongs to an upload"):
         main([str(run_folder), str(tmp_path / "model"), "--private"], standalone_mode=False)
-    (tmp_path / "project").mkdir()
-    (tmp_path / "project" / "README.md").write_text("Mine")
-    with pytest.raises(UserError, match="holds a README.md of something else"):
-        main([str(run_folder), str(tmp_path / "project")], standalone_mode=False)
-    assert (tmp_path / "project" / "README.md").read_text() == "Mine"
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize("name", ["README.md", ".env", "config.json"])
+def test_files_of_something_else_are_neither_replaced_nor_uploaded(run_folder, tmp_path, name):
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / name).write_text("{}")
+    (project / "model.safetensors").write_text("another model")
+    with pytest.raises(UserError, match="project' holds files of something else"):
+        main([str(run_folder), str(project)], standalone_mode=False)
+    assert sorted(path.name for path in project.iterdir()) == sorted([name, "model.safetensors"])
+    assert (project / name).read_text() == "{}" and (project / "model.safetensors").read_text() == "another model"
 
 
 def test_without_safetensors(run_folder, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "safetensors", None)
     with pytest.raises(UserError, match="pip install safetensors"):
         main([str(run_folder), str(tmp_path / "model")], standalone_mode=False)
+
+
+def test_names_in_the_commands_of_a_card():
+    card = model_card('my "first" é', about={}, resolution=64)
+    command = next(line for line in card.splitlines() if line.startswith("video3d-generate"))
+    assert shlex.split(command)[4] == 'my "first" é'
+    code = next(line for line in card.splitlines() if line.startswith("G = "))
+    assert ast.literal_eval(code.partition("(")[2].rstrip(")")) == 'my "first" é'
+    assert 'load_generator("hf://me/a")' in model_card("me/a", about={}, resolution=64)
+
+
+@pytest.mark.parametrize(
+    "interval, cell", [([1, 2.5], "1 to 2.5"), (None, ""), ([1, None], ""), ("ab", ""), ([1], ""), ({"low": 1}, "")]
+)
+def test_intervals_of_a_card(interval, cell):
+    card = model_card("a", about={}, resolution=64, metrics=[{"metric": "m", "value": 3.0, "interval": interval}])
+    assert f"| m | 3 | {cell} |" in card
 
 
 def test_a_card_with_little_to_say():
