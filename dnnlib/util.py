@@ -1,4 +1,4 @@
-"""Errors for users, atomic file writing, and text formatting."""
+"""Errors for users, atomic file writing, ports to listen on, and text formatting."""
 
 import contextlib
 import difflib
@@ -8,6 +8,7 @@ import os
 import re
 import secrets
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterable, Iterator
 from typing import IO, Any
@@ -23,6 +24,7 @@ __all__ = [
     "format_time",
     "home_folder",
     "link_or_copy",
+    "listening_port",
     "nearest_name",
     "one_line",
     "parse_int_list",
@@ -234,6 +236,27 @@ def _file_trouble(error: BaseException, temporary: str) -> str | None:
                 return f"{os.strerror(cause.errno or errno.EIO)}; check that the folder exists and may be written to."
         cause = cause.__cause__ or cause.__context__
     return None
+
+
+def listening_port(host: str, port: int) -> int:
+    """The port that a server can listen on: the given one, or for 0 any that is free.
+
+    Servers of web pages try for ever where there is no such address, or take another port without a word.
+
+    Raises:
+        UserError: The address cannot be used.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+            probe.listen()
+            return probe.getsockname()[1]
+    except OSError as error:
+        raise UserError(
+            f"Cannot listen on {host}, port {port}: {error.strerror}; choose another --port or --host."
+        ) from error
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -4,13 +4,15 @@ It sees no network: frames and videos come from callables.
 """
 
 import os
+import secrets
 import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dnnlib import UserError, temporary_folder
+from dnnlib import UserError, listening_port, one_line, temporary_folder
 from renderer.trajectories import DEFAULT_PROGRAM, FORWARD_PROGRAMS
 
 __all__ = ["build_page", "launch_page", "temporary_videos"]
@@ -39,12 +41,14 @@ def build_page(
     gradio = _gradio()
 
     def frame(*values: float) -> np.ndarray:
-        return _said(gradio, render_frame, int(values[0]), int(values[1]), *values[2:])
+        return _said(gradio, render_frame, *values)
 
-    def video(seed: float, motion: float, psi: float, program: str, frames: float) -> str:
-        handle, path = tempfile.mkstemp(suffix=".mp4", dir=folder)
-        os.close(handle)
-        _said(gradio, write_video, path, int(seed), int(motion), psi, program, int(frames))
+    def video(seed: int, motion: int, psi: float, program: str, frames: float) -> str:
+        # One video is written at a time, and Gradio has made a copy of the one before.
+        for earlier in Path(folder).iterdir():
+            earlier.unlink()
+        path = os.path.join(folder, f"{secrets.token_hex(8)}.mp4")
+        _said(gradio, write_video, path, seed, motion, psi, program, int(frames))
         return path
 
     # No usage statistics are sent anywhere.
@@ -77,14 +81,15 @@ def launch_page(page: Any, *, host: str, port: int) -> str:
     """Serve the page in the background; returns its address.
 
     Raises:
-        UserError: The address cannot be used.
+        UserError: The address cannot be used, or not be reached.
     """
+    port = listening_port(host, port)
     try:
         _, address, _ = page.queue(default_concurrency_limit=1).launch(
-            server_name=host, server_port=port or None, prevent_thread_lock=True, quiet=True, share=False
+            server_name=host, server_port=port, prevent_thread_lock=True, quiet=True, share=False
         )
-    except OSError as error:
-        raise UserError(f"Cannot listen on port {port} of {host}: {error}; choose another with --port.") from error
+    except (OSError, ValueError) as error:  # taken meanwhile; behind a proxy that takes the requests to this machine
+        raise UserError(f"Cannot serve the page on port {port} of {host}: {one_line(error)}") from error
     return address
 
 
@@ -95,6 +100,8 @@ def temporary_videos() -> tempfile.TemporaryDirectory:
 
 def _said(gradio: Any, function: Callable, *values: Any) -> Any:
     """The result; a user's mistake is shown on the page."""
+    if None in values:
+        raise gradio.Error("A number is missing.")
     try:
         return function(*values)
     except ValueError as error:

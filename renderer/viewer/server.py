@@ -2,11 +2,10 @@
 
 import contextlib
 import io
-import socket
 import threading
 from typing import Any
 
-from dnnlib import UserError
+from dnnlib import UserError, listening_port
 from renderer.cameras import CameraPrior
 from renderer.viewer.checkpoint_list import CheckpointList
 from renderer.viewer.orbit import OrbitLimits, position_of
@@ -32,7 +31,7 @@ class ViewerServer:
 
     def __init__(self, checkpoints: CheckpointList, *, host: str, port: int):
         viser = _import_viser()
-        _check_address(host, port)
+        listening_port(host, port)
         _, source = checkpoints.newest_source()
         self._checkpoints = checkpoints
         self._queue = RenderQueue()
@@ -44,7 +43,7 @@ class ViewerServer:
             self._server = _private_server(viser)(host=host, port=port, label="3D-aware video", verbose=False)
         if port not in (0, self._server.get_port()):  # taken meanwhile: viser went on to the next one
             self.stop()
-            raise _address_in_use(host, port)
+            raise UserError(f"Cannot listen on port {port} of {host} any more; choose another --port.")
         self._dress(source.prior)
         self._server.on_client_connect(self._connect)
         self._server.on_client_disconnect(self._disconnect)
@@ -119,19 +118,3 @@ def _private_server(viser: Any) -> type:
             return None
 
     return PrivateServer
-
-
-def _check_address(host: str, port: int) -> None:
-    """viser takes another port without a word, or tries for ever."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-            probe.listen()
-    except OSError as error:
-        raise _address_in_use(host, port, error.strerror) from error
-
-
-def _address_in_use(host: str, port: int, reason: str | None = "Address already in use") -> UserError:
-    return UserError(f"Cannot listen on {host}, port {port}: {reason}; choose another --port or --host.")

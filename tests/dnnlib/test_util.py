@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pwd
+import socket
 import stat
 import subprocess
 import sys
@@ -357,3 +358,12 @@ def test_a_copy_where_there_are_no_links(tmp_path, monkeypatch):
     dnnlib.link_or_copy(source, target)
     assert target.read_text() == "new" and not target.samefile(source)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+
+
+def test_a_port_to_listen_on():
+    port = dnnlib.listening_port("127.0.0.1", 0)
+    assert port > 0 and dnnlib.listening_port("127.0.0.1", port) == port
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        taken = server.getsockname()[1]
+        with pytest.raises(dnnlib.UserError, match=f"^Cannot listen on 127.0.0.1, port {taken}: Address already"):
+            dnnlib.listening_port("127.0.0.1", taken)

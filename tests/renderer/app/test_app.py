@@ -74,6 +74,55 @@ def test_the_page_shows_frames_and_videos(run_folder, address, tmp_path):
     assert {url for url in asked if url.startswith("http")} == {address.rstrip("/")}, "nothing leaves this machine"
 
 
+@pytest.fixture
+def handlers(tmp_path):
+    """The functions behind a page by name, the calls of its callables, and the folder of its videos."""
+    pytest.importorskip("gradio", reason="the extra `app` is not installed")
+    from renderer.app.page import build_page
+
+    calls, folder = [], tmp_path / "videos"
+    folder.mkdir()
+
+    def write_video(path, *values):
+        calls.append(values)
+        Path(path).write_bytes(b"video")
+        if values[-1] == 13:
+            raise ValueError("thirteen frames")
+
+    page = build_page(
+        title="t", render_frame=lambda *values: calls.append(values), write_video=write_video, yaw=1, pitch=1,
+        folder=str(folder),
+    )  # fmt: skip
+    return {function.api_name: function.fn for function in page.fns.values()}, calls, folder
+
+
+def test_a_number_that_is_missing_is_said_on_the_page(handlers):
+    import gradio
+
+    functions, calls, _ = handlers
+    with pytest.raises(gradio.Error, match="A number is missing"):
+        functions["frame"](None, 3, 1.0, 0.5, 0.0, 0.0)
+    with pytest.raises(gradio.Error, match="A number is missing"):
+        functions["video"](3, None, 1.0, "front", 2)
+    with pytest.raises(gradio.Error, match="thirteen frames"):
+        functions["video"](3, 3, 1.0, "front", 13)
+    functions["frame"](4, 3, 1.0, 0.5, 0.0, 0.0)
+    assert calls == [(3, 3, 1.0, "front", 13), (4, 3, 1.0, 0.5, 0.0, 0.0)]
+
+
+def test_one_video_is_kept(handlers):
+    functions, _, folder = handlers
+    paths = [Path(functions["video"](3, 3, 1.0, "front", frames)) for frames in (1.0, 2.0)]
+    assert paths[0] != paths[1] and list(folder.iterdir()) == [paths[1]]
+
+
+def test_an_address_that_cannot_be_used_is_one_line():
+    from renderer.app.page import launch_page
+
+    with pytest.raises(UserError, match="^Cannot listen on no.such.host.invalid, port 7860: .*choose another"):
+        launch_page(None, host="no.such.host.invalid", port=7860)
+
+
 def test_without_gradio_one_line_says_what_to_install(run_folder, monkeypatch):
     from renderer.app.__main__ import open_page
 
