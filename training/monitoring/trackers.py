@@ -170,6 +170,10 @@ class MLflowTracker:
         place, files = os.environ.get("MLFLOW_TRACKING_URI"), None  # None: where the server wants them
         if not place:
             outdir = folder.absolute().parent
+            if {"?", "%"} & set(os.fspath(outdir)):  # the database would be another file, or none
+                raise ValueError(
+                    f"a database cannot lie in {outdir} ('?', '%'); set MLFLOW_TRACKING_URI to another place"
+                )
             place, files = f"sqlite:///{outdir / 'mlflow.db'}", (outdir / "mlartifacts").as_uri()
         self._client = mlflow.MlflowClient(tracking_uri=place)
         if run_id is not None:

@@ -224,6 +224,15 @@ def test_mlflow(start, mlflow, monkeypatch):
     assert len(mlflow.of("create_run")) == 1
 
 
+@pytest.mark.parametrize("name", ["what?x=1", "50%20"])
+def test_mlflow_writes_no_database_elsewhere(tmp_path, mlflow, name):
+    said, folder = [], tmp_path / name / "00000-run"
+    folder.mkdir(parents=True)
+    Trackers(["mlflow"], folder, first_step=1, options=OPTIONS, say=said.append)
+    assert len(said) == 1 and f"a database cannot lie in {folder.parent} ('?', '%'); set MLFLOW_TRACKING" in said[0]
+    assert mlflow.calls == []
+
+
 def test_dotted_names_of_options():
     assert flat_options(OPTIONS) == {"kimg": 1, "spec.mb": 4, "spec.betas": [0, 0.99], "data": None}
 
