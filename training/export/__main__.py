@@ -14,6 +14,7 @@ import click
 
 from dnnlib import UserError, atomic_write, format_bytes, one_line, run_cli
 from dnnlib.command_line import Command
+from training.inference.cli_options import NETWORK
 
 # PyTorch and the networks are imported where they are used: --help and mistakes in the arguments answer at once.
 
@@ -67,15 +68,15 @@ def compare(generator, exported: Callable, samples: int) -> list:
 
 
 @click.command(cls=Command, context_settings={"max_content_width": 120, "show_default": True})
-@click.argument("network_pkl", metavar="PKL", type=click.Path(exists=True))
+@click.argument("network_pkl", metavar="PKL", type=NETWORK)
 @click.argument("out", metavar="OUT", type=click.Path())
 @click.option("--format", "name", required=True, type=click.Choice(FORMATS), help="Of the file.")
 @click.option("--samples", default=3, type=click.IntRange(min=1), help="Random inputs to compare with the generator.")
 def main(network_pkl: str, out: str, name: str, samples: int) -> None:
-    """Write OUT, a function of one frame, from the generator of PKL: a checkpoint, or a run folder."""
+    """Write OUT, a function of one frame, from the generator of PKL: a checkpoint, a run folder, a URL, or a Hub id."""
     if os.path.isdir(out):
         raise UserError(f"{out} is a folder; give the name of a file.")
-    if os.path.exists(out) and os.path.samefile(network_pkl, out):
+    if os.path.exists(network_pkl) and os.path.exists(out) and os.path.samefile(network_pkl, out):
         raise UserError(f"{out} is the checkpoint itself; give the result another name.")
     if not os.path.isdir(os.path.dirname(os.path.abspath(out))):
         raise UserError(f"{out}: its folder does not exist.")

@@ -187,13 +187,18 @@ def test_missing_packages_are_named(tmp_path, monkeypatch):
     assert not (tmp_path / "frame.onnx").exists()
 
 
-def test_mistakes_are_answered(tmp_path):
+def test_mistakes_are_answered(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     save_small_network(tmp_path, small_generator())
     pkl = tmp_path / "network-snapshot-000000.pt"
     folder = run(pkl, tmp_path, "--format", "onnx").exception
     assert str(folder) == f"{tmp_path} is a folder; give the name of a file."
     itself = run(pkl, pkl, "--format", "onnx").exception
     assert str(itself) == f"{pkl} is the checkpoint itself; give the result another name."
+    link = tmp_path / "latest-network-snapshot.pt"  # a hard link
+    assert "is the checkpoint itself" in str(run(pkl, link, "--format", "onnx").exception)
+    remote = run("http://127.0.0.1:9/a.pt", tmp_path / "a.onnx", "--format", "onnx").exception
+    assert str(remote).startswith("Cannot download http://127.0.0.1:9/a.pt to ")
     nowhere = run(pkl, tmp_path / "none" / "a.onnx", "--format", "onnx").exception
     assert str(nowhere) == f"{tmp_path / 'none' / 'a.onnx'}: its folder does not exist."
     assert "'tf' is not one of" in run(pkl, tmp_path / "a", "--format", "tf").output
