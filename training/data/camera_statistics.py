@@ -9,13 +9,14 @@ import dataclasses
 import numpy as np
 from scipy.special import ndtr
 
-__all__ = ["FittedPrior", "camera_percentiles", "describe_cameras", "fit_prior", "outside_prior"]
+__all__ = ["FittedPrior", "camera_percentiles", "describe_cameras", "fit_prior", "in_one_turn", "outside_prior"]
 
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
 FEW = 30  # cameras, from which a distribution cannot be told
 TRIMMED = 0.5  # percent at each end that a uniform range leaves out
 GAUSSIAN_REACH = 2.5  # standard deviations within which a Gaussian prior has 98.8 % of its cameras
 TOLERATED = 0.05  # fraction of cameras outside of the prior before it is a mistake
+NARROWER = 0.9  # of the standard deviation, before a yaw is said in another turn
 NAMES = ("yaw", "pitch")
 
 
@@ -34,12 +35,33 @@ class FittedPrior:
         return " ".join([*ranges, f"model.generator.camera.distribution={self.distribution}"])
 
 
+def in_one_turn(angles: np.ndarray) -> np.ndarray:
+    """Cameras [n, 2] with their yaw in -π…π, or in 0…2π, where this lets them lie closer together.
+
+    Whole turns make no difference to a camera. A yaw of -0.1 may be given as 6.18, which is no wide range.
+    """
+    yaw = angles[:, 0]
+    best = min(((yaw + np.pi) % (2 * np.pi) - np.pi, yaw % (2 * np.pi)), key=np.std)
+    if _beyond_a_turn(angles) or best.std() >= NARROWER * yaw.std():
+        return angles
+    return np.stack([best, angles[:, 1]], axis=1)
+
+
+def _beyond_a_turn(angles: np.ndarray) -> str:
+    """A sentence about cameras that look like degrees, or an empty one."""
+    beyond = int((np.abs(angles) > 2 * np.pi + 1e-3).any(axis=1).sum())
+    return (
+        f"{beyond} of {len(angles)} have angles beyond a whole turn: radians are wanted, not degrees." if beyond else ""
+    )
+
+
 def fit_prior(angles: np.ndarray) -> FittedPrior:
     """The prior that is nearest to cameras [n, 2] (yaw and pitch) in radians.
 
     A Gaussian prior has mean and standard deviation of the data as middle and half of its range. Of the two
     distributions, which yaw and pitch share, the one with the smaller sum of Kolmogorov-Smirnov distances is taken.
     """
+    angles = in_one_turn(angles)
     mean, deviation = angles.mean(axis=0), angles.std(axis=0)
     low, high = np.percentile(angles, [TRIMMED, 100 - TRIMMED], axis=0)
     gaussian = list(zip((mean - deviation).tolist(), (mean + deviation).tolist()))
@@ -65,10 +87,13 @@ def camera_percentiles(angles: np.ndarray) -> np.ndarray:
 
 def describe_cameras(angles: np.ndarray) -> list[str]:
     """Lines on the distribution of cameras [n, 2] in radians: percentiles, and the prior that fits."""
+    angles = in_one_turn(angles)
     lines = [f"          {'percentile':>10}" + "".join(f"{p:>8}" for p in PERCENTILES)]
     for k, name in enumerate(NAMES):
         values = np.percentile(angles[:, k], PERCENTILES)
         lines.append(f"cameras   {name:>10}" + "".join(f"{value:>8.3f}" for value in values))
+    if beyond := _beyond_a_turn(angles):
+        return [*lines, f"note      {beyond}"]
     lines.append(f"fitting   {fit_prior(angles).overrides()}")
     if len(angles) < FEW:
         lines.append(
@@ -87,6 +112,7 @@ def outside_prior(
         yaw, pitch, distribution: Of the prior, see `renderer.cameras.CameraPrior`.
     """
     found = []
+    angles = in_one_turn(angles)
     for name, values, (low, high) in zip(NAMES, angles.T, (yaw, pitch)):
         middle, half = (low + high) / 2, (high - low) / 2 * (GAUSSIAN_REACH if distribution == "gaussian" else 1)
         away = np.abs((values - middle + np.pi) % (2 * np.pi) - np.pi)  # whole turns make no difference
@@ -99,9 +125,10 @@ def outside_prior(
             )
     if not found:
         return None
+    advice = _beyond_a_turn(angles) or f"This would fit: {fit_prior(angles).overrides()}"
     return (
         f"The data's cameras lie outside of what model.generator.camera samples ({distribution}): {'; '.join(found)}. "
-        f"This would fit: {fit_prior(angles).overrides()}"
+        f"{advice}"
     )
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from dnnlib import atomic_write
-from training.data.camera_statistics import fit_prior
+from training.data.camera_statistics import fit_prior, in_one_turn
 
 __all__ = ["write_histogram"]
 
@@ -18,6 +18,7 @@ BAR, LINE, INK = (110, 150, 200), (200, 60, 40), (40, 40, 40)
 
 def write_histogram(angles: np.ndarray, file: str) -> None:
     """Write two panels, yaw and pitch, of cameras [n, 2] in radians; the red line is the fitting prior's density."""
+    angles = in_one_turn(angles)
     prior = fit_prior(angles)
     image = Image.new("RGB", (2 * PANEL[0], PANEL[1]), (255, 255, 255))
     draw = ImageDraw.Draw(image)

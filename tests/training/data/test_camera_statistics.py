@@ -7,7 +7,7 @@ import pytest
 
 from renderer.cameras import CameraPrior, camera_angles
 from torch_utils.rng import RandomStream
-from training.data.camera_statistics import describe_cameras, fit_prior, outside_prior
+from training.data.camera_statistics import describe_cameras, fit_prior, in_one_turn, outside_prior
 
 RANGES = {"yaw": (-0.3, 0.5), "pitch": (1.45, 1.6)}
 
@@ -59,3 +59,23 @@ def test_cameras_outside_of_a_prior():
     degrees = np.degrees(angles)
     assert outside_prior(degrees, **RANGES, distribution="gaussian") is not None
     assert outside_prior(angles + [2 * math.pi, 0], **RANGES, distribution="gaussian") is None  # a whole turn
+
+
+def test_cameras_in_degrees_are_named_and_fit_no_prior():
+    degrees = np.degrees(sampled("gaussian", 50))
+    *_, last = describe_cameras(degrees)
+    assert last == "note      50 of 50 have angles beyond a whole turn: radians are wanted, not degrees."
+    note = outside_prior(degrees, **RANGES, distribution="gaussian")
+    assert note.endswith("50 of 50 have angles beyond a whole turn: radians are wanted, not degrees.")
+
+
+def test_a_yaw_that_is_given_in_another_turn_is_no_wide_range():
+    """-0.1 as 6.18, and cameras around the back of the head as -3.1 and 3.1."""
+    angles = sampled("uniform")
+    given = np.stack([angles[:, 0] % (2 * math.pi), angles[:, 1]], axis=1)
+    assert fit_prior(given).yaw == pytest.approx(RANGES["yaw"], abs=0.02)
+    assert describe_cameras(given)[-1] == describe_cameras(angles)[-1]
+    behind = np.stack([angles[:, 0] % (2 * math.pi) - math.pi, angles[:, 1]], axis=1)
+    assert fit_prior(behind).yaw == pytest.approx((math.pi - 0.3, math.pi + 0.5), abs=0.02)
+    around = np.stack([np.linspace(-math.pi, math.pi, 500), angles[:500, 1]], axis=1)
+    assert np.array_equal(in_one_turn(around), around)  # all of a turn stays as it is given
