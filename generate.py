@@ -9,13 +9,12 @@ docs/rendering.md.
 """
 
 import dataclasses
-import os
 from typing import Any
 
 import click
 from click.core import ParameterSource
 
-from dnnlib import UserError, nearest_name, parse_int_list, run_cli
+from dnnlib import UserError, make_folder, nearest_name, parse_int_list, run_cli
 from dnnlib.command_line import FINITE, FRAME_RATE, Command, finite_float
 from renderer.outputs import OUTPUTS, parse_outputs
 from renderer.trajectories import DEFAULT_PROGRAM, FORWARD_PROGRAMS, INVERSE, PROGRAMS
@@ -280,10 +279,7 @@ def write_request(
     from training.inference.layouts import StyleMapping
     from training.inference.render_videos import write_videos
 
-    try:
-        os.makedirs(request.outdir, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--outdir: cannot make the folder {request.outdir}: {error.strerror}.") from error
+    make_folder(request.outdir)
 
     def make_renderer(codes):
         return FrameRenderer(

@@ -25,6 +25,7 @@ __all__ = [
     "home_folder",
     "link_or_copy",
     "listening_port",
+    "make_folder",
     "nearest_name",
     "one_line",
     "parse_int_list",
@@ -159,6 +160,18 @@ def explain_file_trouble(path: str | os.PathLike) -> Iterator[None]:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         advice = "free some space" if full else "check that the folder exists and may be written to"
         raise UserError(f"Cannot write {os.fspath(path)}: {error.strerror or error}; {advice}.") from error
+
+
+def make_folder(path: str | os.PathLike, *, option: str = "--outdir") -> None:
+    """Make a folder for the results of a command, unless it is there.
+
+    Raises:
+        UserError: It cannot be made; names the option.
+    """
+    try:
+        os.makedirs(path, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{option}: cannot make the folder {os.fspath(path)}: {error.strerror}.") from error
 
 
 def home_folder() -> str | None:

@@ -13,7 +13,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from dnnlib import UserError, run_cli
+from dnnlib import UserError, make_folder, run_cli
 from dnnlib.command_line import Command
 from metrics.registry import METRICS, find_metric
 
@@ -138,10 +138,7 @@ def main(names: str, detectors: tuple[str, ...], gpus: int, device: str | None, 
     if distributed.environment_rank() == 0:
         for note in idle_notes(chosen, paths, options, gpus=gpus):
             click.echo(note, err=True)
-    try:
-        os.makedirs(options["outdir"], exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--outdir: cannot make the folder {options['outdir']}: {error.strerror}.") from error
+    make_folder(options["outdir"])
     arguments = (chosen, paths, device, options)
     if distributed.torchrun_world_size() is not None:
         distributed.init(device_type=device)

@@ -12,17 +12,10 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from dnnlib import UserError, atomic_write, parse_int_list, run_cli
-from dnnlib.command_line import FINITE, FRAME_RATE, Command, finite_float
+from dnnlib import UserError, atomic_write, make_folder, run_cli
+from dnnlib.command_line import FRAME_RATE, Command, finite_float
 from training.data.dataset_folders import frames_nearby, keep_apart, trained_on
-from training.inference.cli_options import (
-    MAX_TIME_STEPS,
-    NETWORK,
-    TRACK_NAMES,
-    pair_seeds,
-    parse_times,
-    pick_device,
-)
+from training.inference.cli_options import TRACK_NAMES, pick_device, scene_options, scenes_of
 
 # PyTorch and the networks are imported where they are used: --help and mistakes in the arguments answer at once.
 
@@ -33,15 +26,7 @@ option = click.option
 
 @click.command(cls=Command, context_settings={"max_content_width": 120, "show_default": True})
 @option("--outdir", required=True, type=click.Path(file_okay=False), help="Folder for the meshes.")
-@option("--network_pkl", required=True, type=NETWORK, help="A checkpoint, a run folder, a URL, or a Hub id.")
-@option("--seeds", default="0", metavar="LIST", help="Content seeds, like 1,2,5-8.")
-@option("--motion_seeds", metavar="LIST", help="Motion seeds.  [default: the content seeds]")
-@option(
-    "--times", default="0.5", metavar="LIST", help="Times like 0,0.5,1; 0 to 1 is the clip, beyond it is untrained."
-)
-@option(
-    "--time_steps", type=click.IntRange(1, MAX_TIME_STEPS), help="Number of time steps from 0 to 1, instead of --times."
-)
+@scene_options
 @option("--format", "suffix", default="glb", type=click.Choice(["glb", "ply"]), help="Of the files.")
 @option("--sequence", is_flag=True, help="One animated GLB per video instead of a file per time step.")
 @option("--fps", default=8.0, type=FRAME_RATE, help="Time steps per second of a sequence.")
@@ -57,10 +42,6 @@ option = click.option
     type=finite_float(0, 1),
     help="Remove pieces with less than this share of the largest one's area; 0 keeps all.",
 )
-@option("--truncation_psi", default=1.0, type=FINITE, help="Truncation; below 1: closer to the average, less varied.")
-@option("--class_idx", type=click.IntRange(min=0), help="Class, for a generator trained with labels.")
-@option("--device", help="cpu, cuda, cuda:1, …  [default: cuda if there is one]")
-@option("--chunk", default=1 << 16, type=click.IntRange(min=1), help="Points evaluated at a time; less saves memory.")
 @option("--preview", is_flag=True, help="Also write a picture: rendered views, the mesh's colours, its shape.")
 @option("--check", is_flag=True, help="Compare the meshes' outlines with the rendered opacity from five views.")
 def main(
@@ -75,16 +56,10 @@ def main(
     **options: Any,
 ) -> None:
     """Write the surface of a generator's foreground as coloured meshes, in scene units."""
-    pairs = pair_seeds(
-        parse_int_list(seeds, name="--seeds"),
-        None if motion_seeds is None else parse_int_list(motion_seeds, name="--motion_seeds"),
-    )
+    pairs, shown = scenes_of(seeds=seeds, motion_seeds=motion_seeds, times=times, time_steps=time_steps)
     source = click.get_current_context().get_parameter_source
-    if time_steps is not None and source("times") is not ParameterSource.DEFAULT:
-        raise UserError("--times and --time_steps are two ways to say the time steps: give one of them.")
     if not sequence and source("fps") is not ParameterSource.DEFAULT:
         raise UserError("--fps is the rate of a sequence: add --sequence, or leave it out.")
-    shown = parse_times(times, time_steps)
     if sequence and suffix != "glb":
         raise UserError("--sequence: only glb files can be animated; leave --format out, or leave --sequence out.")
     keep_apart(outdir, option="--outdir", data=[trained_on(network_pkl)])
@@ -106,10 +81,7 @@ def main(
     videos = [maker.video(seed, motion_seed) for seed, motion_seed in pairs]
     if nearby is not None:
         click.echo(nearby, err=True)
-    try:
-        os.makedirs(outdir, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--outdir: cannot make the folder {outdir}: {error.strerror}.") from error
+    make_folder(outdir)
 
     from tqdm import tqdm
 

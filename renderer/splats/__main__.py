@@ -10,19 +10,11 @@ import os
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
-from dnnlib import UserError, atomic_write, parse_int_list, run_cli
-from dnnlib.command_line import FINITE, Command
+from dnnlib import atomic_write, make_folder, run_cli
+from dnnlib.command_line import Command
 from training.data.dataset_folders import frames_nearby, keep_apart, trained_on
-from training.inference.cli_options import (
-    MAX_TIME_STEPS,
-    NETWORK,
-    TRACK_NAMES,
-    pair_seeds,
-    parse_times,
-    pick_device,
-)
+from training.inference.cli_options import TRACK_NAMES, pick_device, scene_options, scenes_of
 
 # PyTorch and the networks are imported where they are used: --help and mistakes in the arguments answer at once.
 
@@ -33,20 +25,8 @@ option = click.option
 
 @click.command(cls=Command, context_settings={"max_content_width": 120, "show_default": True})
 @option("--outdir", required=True, type=click.Path(file_okay=False), help="Folder for the files.")
-@option("--network_pkl", required=True, type=NETWORK, help="A checkpoint, a run folder, a URL, or a Hub id.")
-@option("--seeds", default="0", metavar="LIST", help="Content seeds, like 1,2,5-8.")
-@option("--motion_seeds", metavar="LIST", help="Motion seeds.  [default: the content seeds]")
-@option(
-    "--times", default="0.5", metavar="LIST", help="Times like 0,0.5,1; 0 to 1 is the clip, beyond it is untrained."
-)
-@option(
-    "--time_steps", type=click.IntRange(1, MAX_TIME_STEPS), help="Number of time steps from 0 to 1, instead of --times."
-)
+@scene_options
 @option("--resolution", default=128, type=click.IntRange(8, LARGEST), help="Grid cells along the longest side.")
-@option("--truncation_psi", default=1.0, type=FINITE, help="Truncation; below 1: closer to the average, less varied.")
-@option("--class_idx", type=click.IntRange(min=0), help="Class, for a generator trained with labels.")
-@option("--device", help="cpu, cuda, cuda:1, …  [default: cuda if there is one]")
-@option("--chunk", default=1 << 16, type=click.IntRange(min=1), help="Points evaluated at a time; less saves memory.")
 @option("--size", default=128, type=click.IntRange(16, 512), help="Width in pixels of the images that are compared.")
 @option("--preview", is_flag=True, help="Also write a picture: volume rendered above re-rendered images.")
 def main(
@@ -61,14 +41,7 @@ def main(
     **making: Any,
 ) -> None:
     """Write a generator's foreground as Gaussian splats, a PLY file per time step, and print their PSNR."""
-    pairs = pair_seeds(
-        parse_int_list(seeds, name="--seeds"),
-        None if motion_seeds is None else parse_int_list(motion_seeds, name="--motion_seeds"),
-    )
-    source = click.get_current_context().get_parameter_source
-    if time_steps is not None and source("times") is not ParameterSource.DEFAULT:
-        raise UserError("--times and --time_steps are two ways to say the time steps: give one of them.")
-    shown = parse_times(times, time_steps)
+    pairs, shown = scenes_of(seeds=seeds, motion_seeds=motion_seeds, times=times, time_steps=time_steps)
     keep_apart(outdir, option="--outdir", data=[trained_on(network_pkl)])
     nearby = frames_nearby(outdir, option="--outdir", rendered=TRACK_NAMES) if preview else None
 
@@ -83,10 +56,7 @@ def main(
     videos = [maker.video(seed, motion_seed) for seed, motion_seed in pairs]
     if nearby is not None:
         click.echo(nearby, err=True)
-    try:
-        os.makedirs(outdir, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--outdir: cannot make the folder {outdir}: {error.strerror}.") from error
+    make_folder(outdir)
 
     from tqdm import tqdm
 

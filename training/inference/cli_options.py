@@ -8,18 +8,19 @@ import dataclasses
 import math
 import os
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from dnnlib import UserError, parse_int_list
+from dnnlib.command_line import FINITE
 from renderer.trajectories import FORWARD_PROGRAMS
 from training.checkpoints.sources import is_remote
 
 __all__ = [
     "CAMERA",
-    "MAX_TIME_STEPS",
     "NETWORK",
     "OWN_PATH",
     "StyleMix",
@@ -33,10 +34,11 @@ __all__ = [
     "pair_seeds",
     "parse_style_mix",
     "parse_time_range",
-    "parse_times",
     "path_name",
     "pick_device",
     "plain_name",
+    "scene_options",
+    "scenes_of",
 ]
 
 OWN_PATH, PATH_OF_FILE = "own-path", "path-"  # names of camera paths from a file of codes, and from a file of their own
@@ -61,6 +63,64 @@ class NetworkSource(click.Path):
 
 
 NETWORK = NetworkSource()
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Commands that write the geometry of time steps
+
+
+def scene_options(command: Callable) -> Callable:
+    """The options of commands that write the geometry of a checkpoint's videos; see `scenes_of`."""
+    option, count = click.option, click.IntRange(min=1)
+    for add in (
+        option("--network_pkl", required=True, type=NETWORK, help="A checkpoint, a run folder, a URL, or a Hub id."),
+        option("--seeds", default="0", metavar="LIST", help="Content seeds, like 1,2,5-8."),
+        option("--motion_seeds", metavar="LIST", help="Motion seeds.  [default: the content seeds]"),
+        option(
+            "--times",
+            default="0.5",
+            metavar="LIST",
+            help="Times like 0,0.5,1; 0 to 1 is the clip, beyond it is untrained.",
+        ),
+        option(
+            "--time_steps",
+            type=click.IntRange(1, MAX_TIME_STEPS),
+            help="Number of time steps from 0 to 1, instead of --times.",
+        ),
+        option(
+            "--truncation_psi",
+            default=1.0,
+            type=FINITE,
+            help="Truncation; below 1: closer to the average, less varied.",
+        ),
+        option("--class_idx", type=click.IntRange(min=0), help="Class, for a generator trained with labels."),
+        option("--device", help="cpu, cuda, cuda:1, …  [default: cuda if there is one]"),
+        option("--chunk", default=1 << 16, type=count, help="Points evaluated at a time; less saves memory."),
+    )[::-1]:  # the last one that is added comes first in --help
+        command = add(command)
+    return command
+
+
+def scenes_of(
+    *, seeds: str, motion_seeds: str | None, times: str, time_steps: int | None
+) -> tuple[list[tuple[int, int]], list[float]]:
+    """The pairs of content and motion seed, and the times, of the options of the current command.
+
+    Raises:
+        UserError: They are not lists of numbers, or contradict each other.
+    """
+    pairs = pair_seeds(
+        parse_int_list(seeds, name="--seeds"),
+        None if motion_seeds is None else parse_int_list(motion_seeds, name="--motion_seeds"),
+    )
+    source = click.get_current_context().get_parameter_source
+    if time_steps is not None and source("times") is not ParameterSource.DEFAULT:
+        raise UserError("--times and --time_steps are two ways to say the time steps: give one of them.")
+    return pairs, parse_times(times, time_steps)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Values of single options
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,7 +208,7 @@ def parse_times(text: str, time_steps: int | None) -> list[float]:
     """The times of --times, or of --time_steps in equal steps from 0 to 1.
 
     Raises:
-        UserError: A part is no number, or there are too many.
+        UserError: A part is no number or too large, or there are too many.
     """
     if time_steps is not None:
         return [i / max(time_steps - 1, 1) for i in range(time_steps)]
@@ -160,6 +220,8 @@ def parse_times(text: str, time_steps: int | None) -> list[float]:
             times.append(math.nan)
         if not math.isfinite(times[-1]):
             raise UserError(f"--times: '{part.strip()}' is not a number; write for example 0,0.5,1.")
+        if abs(times[-1]) > MAX_TIME:
+            raise UserError(f"--times: '{part.strip()}' goes beyond ±{MAX_TIME}; training has shown 0 to 1.")
     if len(times) > MAX_TIME_STEPS:
         raise UserError(f"--times: these are {len(times)} time steps; at most {MAX_TIME_STEPS} are made at once.")
     return times

@@ -14,7 +14,7 @@ import os
 import click
 from click.core import ParameterSource
 
-from dnnlib import UserError, run_cli
+from dnnlib import make_folder, run_cli
 from dnnlib.command_line import FRAME_RATE, Command
 from training.data.crops import Crop, parse_rectangle
 from training.data.dataset_folders import keep_apart, trained_on
@@ -110,10 +110,7 @@ def main(
         click.echo(note, err=True)
     with explain_out_of_memory("Lower --batch, or take fewer or smaller frames."):
         inversion = Inversion(generator, pixels, times=span, settings=settings, seed=seed, perceptual=perceptual)
-        try:
-            os.makedirs(outdir, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"--outdir: cannot make the folder {outdir}: {error.strerror}.") from error
+        make_folder(outdir)
         inversion.fit()
         inversion.save_codes(os.path.join(outdir, "codes.npz"))
         if finetune:

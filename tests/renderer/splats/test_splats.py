@@ -152,6 +152,8 @@ def test_colours_of_points_are_the_field_s(untouched):
     "words, message",
     [
         (["--times", "0,x"], "--times: 'x' is not a number"),
+        (["--times", "0,-1e9"], "--times: '-1e9' goes beyond ±1000; training has shown 0 to 1"),
+        (["--outdir", "/dev/null/out"], "--outdir: cannot make the folder /dev/null/out: Not a directory"),
         (["--seeds", "3-1"], "--seeds"),
         (["--seeds", str(2**32)], "must lie between"),
         (["--class_idx", "0"], "--class_idx: this generator was trained without labels"),
