@@ -86,7 +86,7 @@ def check_dataset(path: str, *, nframes: int = 16, workers: int = 1) -> DatasetR
         manifest = parse_manifest(store.read_bytes(MANIFEST))
     except OSError:
         manifest = None
-    report = DatasetReport(path=valid_unicode(path), nframes=manifest["nframes"] if manifest is not None else nframes)
+    report = DatasetReport(path=valid_unicode(path), nframes=_clip_length(manifest) or nframes)
     counts = {}
     numbers = range(len(store.videos))
     batches = [list(numbers[start : start + BATCH]) for start in range(0, len(numbers), BATCH)]
@@ -127,8 +127,20 @@ def _add(report: DatasetReport, path: str, length: int, sizes: collections.Count
         report.problems.append(f"'{path}' has frames of different sizes: {', '.join(f'{w}×{h}' for w, h in sizes)}")
 
 
+def _clip_length(manifest: dict[str, Any] | None) -> int | None:
+    """The length of a training clip in a manifest; None if there is none, or no valid one."""
+    nframes = (manifest or {}).get("nframes")
+    return nframes if type(nframes) is int and nframes > 0 else None
+
+
 def _compare(report: DatasetReport, manifest: dict[str, Any], counts: dict[str, int]) -> None:
-    listed = {entry["path"]: entry["frames"] for entry in manifest.get("videos", [])}
+    if _clip_length(manifest) is None:
+        report.problems.append(f"{MANIFEST} is damaged: it has no valid nframes")
+    try:
+        listed = {str(entry["path"]): int(entry["frames"]) for entry in manifest.get("videos", [])}
+    except (TypeError, ValueError, KeyError):
+        report.problems.append(f"{MANIFEST} is damaged: its videos cannot be compared with those that are there")
+        return
     for path, frames in listed.items():
         if counts.get(path) != frames:
             found = f"{counts[path]} of its frames are" if path in counts else "it is not"
@@ -157,7 +169,7 @@ def _check_videos(store: FrameStore, numbers: list[int]) -> list[tuple[int, tupl
 
 def _check_shards(path: str, *, workers: int) -> DatasetReport:
     shards = open_shards(path)
-    nframes = shards.manifest["nframes"] if shards.manifest is not None else None
+    nframes = _clip_length(shards.manifest)
     report = DatasetReport(path=valid_unicode(path), nframes=nframes or 1)
     report.problems += [f"the shard '{name}' is in index.json, but it is not there" for name in shards.missing]
     with tqdm(total=len(shards.urls), desc="checking", unit=" shards", disable=None, dynamic_ncols=True) as bar:
@@ -175,6 +187,12 @@ def _check_shards(path: str, *, workers: int) -> DatasetReport:
                     f"'{shards.urls[number]}' has {len(lengths)} clips, {shards.counts[number]} are listed"
                 )
             bar.update()
+    without = report.clips - len(report.cameras)
+    expected = report.cameras or (shards.manifest or {}).get("cameras") is True
+    if expected and without:
+        report.problems.append(
+            f"{without} of {report.clips} clips have no camera, or none that is [yaw, pitch] in radians"
+        )
     if nframes is None:
         report.nframes = report.frames // max(report.clips, 1)
     return report

@@ -67,6 +67,38 @@ def test_problems_are_found(dataset):
     assert "it is not there" in "\n".join(check_dataset(str(dataset)).problems)
 
 
+@pytest.mark.parametrize(
+    "change, problem",
+    [
+        ({"nframes": None}, "manifest.json is damaged: it has no valid nframes"),
+        ({"nframes": 0}, "manifest.json is damaged: it has no valid nframes"),
+        (
+            {"videos": [{"path": "x"}]},
+            "manifest.json is damaged: its videos cannot be compared with those that are there",
+        ),
+        ({"videos": 3}, "manifest.json is damaged: its videos cannot be compared with those that are there"),
+    ],
+)
+def test_a_damaged_manifest_is_a_problem(dataset, change, problem):
+    file = dataset / "manifest.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+    assert check_dataset(str(dataset)).problems == [problem]
+
+
+def test_clips_without_a_camera_beside_others_with_one(source, tmp_path):
+    labelled = shutil.copytree(source, tmp_path / "source")
+    cameras = [[f"train/v{v}", [0.1, 1.5]] for v in range(3)]
+    (labelled / "dataset.json").write_text(json.dumps({"cameras": cameras}))
+    prepare(source=str(labelled), out=str(tmp_path / "set"), resolution=8, nframes=4, shape="shards")
+    shard = tmp_path / "set" / "shard-000000.tar"
+    assert check_dataset(str(tmp_path / "set")).problems == []
+    data = shard.read_bytes()
+    shard.write_bytes(data.replace(b'"camera"', b'"kamera"', 1))
+    assert check_dataset(str(tmp_path / "set")).problems == [
+        "1 of 6 clips have no camera, or none that is [yaw, pitch] in radians"
+    ]
+
+
 def test_a_folder_of_anything(source, tmp_path):
     report = check_dataset(str(source), nframes=9)
     assert (report.videos, report.short, report.clips, report.problems) == (3, 3, 0, [])
