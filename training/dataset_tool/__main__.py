@@ -32,7 +32,14 @@ from training.dataset_tool.faces.clips import Selection
 from training.dataset_tool.faces.detection_run import kept_detections
 from training.dataset_tool.faces.detections import write_detections
 from training.dataset_tool.faces.preview import write_faces_preview
-from training.dataset_tool.prepare import BOX_FILE, check_out, dataset_summary, prepare, read_manifest
+from training.dataset_tool.prepare import (
+    BOX_FILE,
+    check_lengths,
+    check_out,
+    dataset_summary,
+    prepare,
+    read_manifest,
+)
 from training.dataset_tool.source_videos import find_sources
 from training.dataset_tool.validate import check_dataset, write_preview
 
@@ -195,7 +202,8 @@ def _prepare_faces(
     """Find faces or people in SOURCE, and write the file of boxes or the dataset OUT."""
     if options["clip_frames"] is None and options["clip_step"] is None:
         options["clip_frames"] = CLIPS_PER_CAMERA * options["nframes"]
-    if out is not None:
+    if out is not None:  # before the detection, which takes long
+        check_lengths(**{name: options[name] for name in ("nframes", "clip_frames", "max_frames")})
         check_out(out, source, overwrite=options["overwrite"], shape=options["shape"])
     elif os.path.lexists(files.boxes) and not options["overwrite"]:
         raise UserError(f"--faces-only: '{files.boxes}' is there already: use --overwrite to replace it.")

@@ -26,7 +26,7 @@ from training.dataset_tool.convert import Conversion, Cut, convert_videos
 from training.dataset_tool.source_videos import SourceSet, find_sources, valid_unicode
 from training.dataset_tool.staging import Unfinished, replace_path, write_json
 
-__all__ = ["BOX_FILE", "check_out", "prepare", "read_manifest", "dataset_summary"]
+__all__ = ["BOX_FILE", "check_lengths", "check_out", "prepare", "read_manifest", "dataset_summary"]
 
 BOX_FILE = "faces.json"  # of the clips, in a dataset that --faces made
 
@@ -93,8 +93,7 @@ def prepare(
     """
     if clip_step is not None and clip_frames is None:
         clip_frames = nframes
-    if clip_frames is not None and clip_frames < nframes:
-        raise UserError(f"Pieces of {clip_frames} frames are shorter than a clip: use at least nframes={nframes}.")
+    check_lengths(nframes=nframes, clip_frames=clip_frames, max_frames=max_frames)
     check_out(out, source, overwrite=overwrite, shape=shape)
     out = os.path.realpath(out)
     crop = crop or Crop()
@@ -247,6 +246,22 @@ def _contents(
         ],
         "unsafe_names": 0 if among.store is None else among.store.unsafe,
     }
+
+
+def check_lengths(*, nframes: int, clip_frames: int | None, max_frames: int | None) -> None:
+    """Refuse lengths that leave no clip.
+
+    Args: as of `prepare`.
+
+    Raises:
+        UserError: Pieces or videos would be shorter than a clip.
+    """
+    if clip_frames is not None and clip_frames < nframes:
+        raise UserError(f"Pieces of {clip_frames} frames are shorter than a clip: use at least nframes={nframes}.")
+    if max_frames is not None and max_frames < nframes:
+        raise UserError(
+            f"Videos of at most {max_frames} frames are shorter than a clip: use at least nframes={nframes}."
+        )
 
 
 def check_out(out: str, source: str, *, overwrite: bool, shape: str) -> None:

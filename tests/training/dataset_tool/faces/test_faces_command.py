@@ -250,6 +250,13 @@ def test_faults_of_files_of_detections(tmp_path, change, message):
         read_detections(file)
 
 
+@pytest.mark.parametrize("option", ["--clip-frames", "--max-frames"])
+def test_lengths_are_checked_before_the_detection(movies, tmp_path, option):
+    landmarks = tmp_path / "never-read.json"
+    message = fail(movies, tmp_path / "out", "--faces", "--landmarks", landmarks, *OPTIONS, option, 2)
+    assert message.endswith("2 frames are shorter than a clip: use at least nframes=4.")
+
+
 def test_there_must_be_clips(movies, tmp_path):
     small = write_landmarks(tmp_path / "small.json", {"a.mp4": of_head(FRAMES, side=6)})
     message = fail(movies / "a.mp4", tmp_path / "out", "--faces", "--landmarks", small, *OPTIONS)
