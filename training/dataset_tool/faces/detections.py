@@ -11,6 +11,7 @@ are no points, and no pose. `score` is between 0 and 1, and 1 if it is missing. 
 begin a new scene.
 """
 
+import collections
 import dataclasses
 import json
 import math
@@ -95,6 +96,9 @@ def read_detections(file: str) -> Detections:
         raise UserError(f"'{file}' has a landmark '{unknown[0]}'; known are {', '.join(HEAD)}.")
     if names and (len(names) < FEWEST_NAMES or len(set(names)) < len(names)):
         raise UserError(f"'{file}' must name at least {FEWEST_NAMES} landmarks, each once, got {len(names)}.")
+    for path, count in collections.Counter(map(listed_path, videos)).items():
+        if count > 1:
+            raise UserError(f"'{file}' has detections for the video '{path}' twice; remove one.")
     return Detections(
         detector=str(content.get("detector", "unknown")),
         names=names,

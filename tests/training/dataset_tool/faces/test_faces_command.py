@@ -231,6 +231,7 @@ def test_detections_of_a_video(movies, tmp_path):
         ({"format": "faces"}, "its format must be 'video-detections' and its version 1"),
         ({"names": ["chin"]}, "has a landmark 'chin'; known are forehead, "),
         ({"names": NAMES[:2]}, "must name at least 4 landmarks, each once, got 2"),
+        ({"videos": {"a/v": {}, "a//v": {}}}, "has detections for the video 'a/v' twice; remove one"),
         ({"videos": {}}, "must hold a list of names and an object of videos"),
         ({"videos": {"v": {"frames": [[]]}}}, "'v' must have the size .width, height. of its frames, got None"),
         ({"videos": {"v": {"size": [8, 8], "frames": []}}}, "'v' must have a list of detections for every frame"),
