@@ -241,12 +241,12 @@ def _number(value: float) -> float | None:
 def _truncate(path: Path, next_tick: int) -> None:
     """Remove the rows of stats.jsonl from tick `next_tick` on."""
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             if json.loads(line)["tick"] < next_tick:
                 kept.append(line + "\n")
-        except (ValueError, KeyError, TypeError):
-            continue  # a line that was cut off while it was written
+        except (ValueError, KeyError, TypeError, RecursionError):
+            continue  # a line that was cut off while it was written, or damaged later
     with atomic_write(path, "w") as file:
         file.writelines(kept)
 

@@ -60,6 +60,14 @@ def test_events_for_tensorboard(tmp_path):
     assert found["Metrics/fvd"] == [(12_500, 99.0)]
 
 
+def test_damaged_rows_do_not_keep_a_run_from_going_on(tmp_path):
+    good = b'{"tick": 0, "kimg": 1.0}\n'
+    damaged = b'{"tick": 0, \xff\xfe}\n' + b"\0" * 9 + b"\n[1]\n" + b"[" * 100_000 + b"\n"
+    (tmp_path / "stats.jsonl").write_bytes(good + damaged + b'{"tick": 1}\n{"tick": 2}\n{"ti')
+    RunLogger(tmp_path, next_tick=2, cur_nimg=8, total_nimg=16, active=True, trackers=()).close()
+    assert (tmp_path / "stats.jsonl").read_bytes() == good + b'{"tick": 1}\n'
+
+
 def test_without_tensorboard(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     report = reports(tmp_path)
