@@ -257,7 +257,7 @@ def open_generator(snapshot: Path, options: dict[str, Any], device: Any) -> tupl
 
     generator = load_generator(snapshot, device=device)
     content = load_snapshot(snapshot, average_only=True)
-    trained = {**(content.get("dataset") or {}), **(content.get("progress") or {})}
+    trained = {**content["dataset"], **content["progress"]}
     label = None
     if generator.c_dim > 0:
         if options["real"] is None:

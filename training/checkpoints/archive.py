@@ -79,9 +79,10 @@ def read_archive(path: str | os.PathLike, *, format: str, what: str) -> dict:
     if not isinstance(content, dict) or content.get("format") != format:
         found = content.get("format") if isinstance(content, dict) else None
         raise UserError(f"{path} is not {what} of this program (its format is {found!r}, not {format!r}).")
-    if content.get("version") != VERSION:
+    version = content.get("version")
+    if type(version) is not int or version != VERSION:
         raise UserError(
-            f"{path} has version {content.get('version')} of its format, this program reads version {VERSION}; "
+            f"{path} has version {version} of its format, this program reads version {VERSION}; "
             "use the program that wrote it."
         )
     return content

@@ -103,8 +103,8 @@ def read_pretrained(folder: Path, *, average_only: bool) -> dict[str, Any]:
     arguments = {name: value for name, value in config.items() if name not in OWN}
     named = {"class": str(config["class"])} if "class" in config else {}
     generator = {"config": arguments, "state": average, "ema": average, **named}
-    content = {"generator": generator, "augment": None}
-    content |= {name: value if isinstance(value := config.get(name), dict) else {} for name in ("dataset", "progress")}
+    about = {name: config.get(name) for name in ("dataset", "progress")}
+    content = {"generator": generator, "augment": None, **about}
     description = folder / DISCRIMINATOR_CONFIG
     if description.is_file():
         tensors = {} if average_only else _read_tensors(folder / DISCRIMINATOR_MODEL)

@@ -49,7 +49,7 @@ def planned_snapshots(folder: Path, *, until: int) -> list[tuple[Path, int, int]
 def _progress(path: Path) -> Mapping[str, int]:
     """The progress stored in a snapshot; empty if the file is missing or damaged."""
     try:
-        return load_snapshot(path, average_only=True).get("progress") or {}
+        return load_snapshot(path, average_only=True)["progress"]
     except UserError:
         return {}
 

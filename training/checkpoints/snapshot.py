@@ -164,11 +164,11 @@ def check_state(module: torch.nn.Module, state: Mapping[str, torch.Tensor], *, w
 
     own = module.state_dict()
     problems = [f"{name} is missing" for name in own if name not in state]
-    problems += [f"{printable(name)} is left over" for name in state if name not in own]
+    problems += [f"{printable(str(name))} is left over" for name in state if name not in own]
     problems += [
-        f"{name} is {_shape(state[name])} instead of {_shape(own[name])}"
+        f"{name} is {_form(state[name])} instead of {_shape(own[name])}"
         for name in own
-        if name in state and _shape(state[name]) != _shape(own[name])
+        if name in state and _form(state[name]) != _shape(own[name])
     ]
     if problems:
         more = f"; and {len(problems) - 4} more" if len(problems) > 4 else ""
@@ -184,8 +184,16 @@ def load_state(module: torch.nn.Module, state: Mapping[str, torch.Tensor], *, wh
     module.load_state_dict(dict(state))
 
 
-def _shape(value: Any) -> str:
-    return "×".join(map(str, value.shape)) or "a scalar" if isinstance(value, torch.Tensor) else type(value).__name__
+def _form(value: Any) -> str:
+    """What stands in a file where a tensor is expected: its shape, or what it is instead."""
+    if not isinstance(value, torch.Tensor):
+        return type(value).__name__
+    dense = value.layout == torch.strided and not value.is_meta and not value.is_complex()
+    return _shape(value) if dense else "no dense tensor of real numbers"
+
+
+def _shape(tensor: torch.Tensor) -> str:
+    return "×".join(map(str, tensor.shape)) or "a scalar"
 
 
 def build_generator(config: Any, *, source: object, generator_class: type[torch.nn.Module] = Generator) -> Generator:
@@ -205,7 +213,7 @@ def _build(built: type, config: Any, *, what: str, source: object) -> Any:
                     raise ValueError(f"an argument is {value}.")
         with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they are
             return built(**config)
-    except (TypeError, ValueError, KeyError, RuntimeError) as error:
+    except (TypeError, ValueError, KeyError, RuntimeError, ArithmeticError) as error:
         raise UserError(f"{source} describes {what} that cannot be built: {one_line(error)}") from error
 
 
@@ -253,8 +261,8 @@ def _generator_class(name: str | None, given: type[torch.nn.Module] | None, *, s
         except ValueError as error:
             raise UserError(f"GENERATOR_CLASS: {error}") from error
     raise UserError(
-        f"{source} holds a generator of another class, {printable(name)}. Its code is run only if asked for: set the "
-        "environment variable GENERATOR_CLASS to this name if you trust it."
+        f"{source} holds a generator of another class, {printable(str(name))}. Its code is run only if asked for: set "
+        "the environment variable GENERATOR_CLASS to this name if you trust it."
     )
 
 
@@ -315,21 +323,26 @@ def load_snapshot(path: str | os.PathLike, *, average_only: bool = False) -> dic
     path = local_checkpoint(path)
     folder = path.parent if path.name == MODEL else path
     if is_pretrained(folder):
-        content = read_pretrained(folder, average_only=average_only)
-        return {"format": SNAPSHOT_FORMAT, "version": VERSION} | content
+        return _described(read_pretrained(folder, average_only=average_only))
     if path.is_dir():
         path = latest_snapshot(path)
     if is_pickle(path):
         from training.published.loader import read_published
 
-        return {"format": SNAPSHOT_FORMAT, "version": VERSION} | read_published(path, average_only=average_only)
+        return _described(read_published(path, average_only=average_only))
     content = read_archive(path, format=SNAPSHOT_FORMAT, what="a network snapshot")
     for name, parts in (("generator", ("config", "state", "ema")), ("discriminator", ("config", "state"))):
         entry = content.get(name)
         missing = [part for part in parts if not isinstance(entry, dict) or not isinstance(entry.get(part), dict)]
         if missing:
             raise UserError(f"{path} is not a complete network snapshot: it has no {name}.{missing[0]}.")
-    return content
+    return _described(content)
+
+
+def _described(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of a snapshot in whatever form, with descriptions of data and progress, which may be empty."""
+    about = {name: value if isinstance(value := content.get(name), dict) else {} for name in ("dataset", "progress")}
+    return {"format": SNAPSHOT_FORMAT, "version": VERSION} | dict(content) | about
 
 
 def load_generator(

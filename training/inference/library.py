@@ -101,7 +101,7 @@ def load_generator(
         raise ValueError(
             f"generator_class is {class_name(generator_class)}, but {source} holds a {held}; leave it out."
         )
-    about = {"dataset": dict(content.get("dataset") or {}), "progress": dict(content.get("progress") or {})}
+    about = {name: dict(content[name]) for name in ("dataset", "progress")}
     return VideoGenerator(network, about=about).to(device, dtype)
 
 

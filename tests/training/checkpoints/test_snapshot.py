@@ -186,6 +186,22 @@ def future(path, snapshot):
     torch.save(dict(torch.load(snapshot), version=99), path)
 
 
+def version_of_tensors(path, snapshot):
+    torch.save(dict(torch.load(snapshot), version=torch.ones(2)), path)
+
+
+def class_that_is_no_name(path, snapshot):
+    content = torch.load(snapshot)
+    content["generator"]["class"] = 3
+    torch.save(content, path)
+
+
+def no_rays(path, snapshot):
+    content = torch.load(snapshot)
+    content["generator"]["config"]["rendering"]["resolution"] = 0
+    torch.save(content, path)
+
+
 def no_average(path, snapshot):
     content = torch.load(snapshot)
     del content["generator"]["ema"]
@@ -244,6 +260,9 @@ def a_folder(path, _):
         (evil_archive, r"other Python objects \(\S+\); it may be malicious. Nothing in it was run"),
         (other_archive, "format is None"),
         (future, "version 99"),
+        (version_of_tensors, "has version tensor"),
+        (class_that_is_no_name, "a generator of another class, 3"),
+        (no_rays, "cannot be built: integer division or modulo by zero"),
         (no_average, "generator.ema"),
         (wrong_arguments, "hair"),
         (too_wide, "cannot be built: an argument is 1099511627776"),
@@ -270,12 +289,32 @@ def test_tensors_that_do_not_fit_are_named(networks):
     state["extra"] = torch.zeros(1)
     state["motion.input.weight"] = torch.zeros(3, 5)
     state["mapping.layers.0.bias"] = "text"
+    state[7] = torch.zeros(1)
     with pytest.raises(UserError) as caught:
         check_state(generator, state, what="the generator", source="a.pkl")
     message = str(caught.value)
     assert message.startswith("a.pkl does not fit the generator: mapping.w_avg is missing; extra is left over;")
     assert "motion.input.weight is 3×5 instead of 8×8" in message
-    assert "mapping.layers.0.bias is str instead of 8" in message
+    assert "mapping.layers.0.bias is str instead of 8" not in message and message.count("; and 1 more.") == 1
+    del state[7]
+    with pytest.raises(UserError, match="mapping.layers.0.bias is str instead of 8"):
+        check_state(generator, state, what="the generator", source="a.pkl")
+
+
+@pytest.mark.parametrize("change", [torch.Tensor.to_sparse, torch.Tensor.cfloat, lambda x: x.to("meta")])
+def test_tensors_of_other_kinds_are_named(networks, change):
+    state = dict(networks[0].state_dict())
+    state["mapping.layers.0.bias"] = change(state["mapping.layers.0.bias"])
+    with pytest.raises(UserError, match="mapping.layers.0.bias is no dense tensor of real numbers instead of 8"):
+        check_state(networks[0], state, what="the generator", source="a.pkl")
+
+
+@pytest.mark.parametrize("about", [None, "text", [1, 2], torch.ones(2)])
+def test_descriptions_that_are_none_count_as_missing(tmp_path, networks, about):
+    content = torch.load(save(tmp_path, networks))
+    torch.save(content | {"dataset": about, "progress": about}, tmp_path / "a.pt")
+    loaded = load_snapshot(tmp_path / "a.pt")
+    assert loaded["dataset"] == loaded["progress"] == {}
 
 
 def test_plain_data():
