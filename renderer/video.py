@@ -18,7 +18,7 @@ from typing import IO, NamedTuple
 import torch
 from PIL import Image
 
-from dnnlib import UserError, atomic_write, one_line, temporary_folder
+from dnnlib import UserError, atomic_write, explain_file_trouble, one_line, temporary_folder
 
 __all__ = [
     "FORMATS", "VideoWriter", "check_video_rate", "check_video_size", "gif_bytes", "image_grid", "make_frames_dir",
@@ -206,9 +206,10 @@ class VideoWriter:
                 raise self._encoder.failure(self.path) from error
             if self._encoder.process.wait() != 0:
                 raise self._encoder.failure(self.path)
-            with open(self._temporary, "rb+") as file:
-                os.fsync(file.fileno())
-            os.replace(self._temporary, self.path)
+            with explain_file_trouble(self.path):
+                with open(self._temporary, "rb+") as file:
+                    os.fsync(file.fileno())
+                os.replace(self._temporary, self.path)
         finally:
             self.abort()
         if self.frames_dir is not None:

@@ -247,6 +247,16 @@ def test_a_missing_encoder_is_reported(tmp_path, monkeypatch):
         VideoWriter(tmp_path / "a.mp4", 8).add(smooth_frames(1, 16, 16)[0])
 
 
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_folder_of_the_videos_name_is_reported(tmp_path, name):
+    path = tmp_path / f"a.{name}"
+    path.mkdir()
+    with pytest.raises(UserError, match=rf"^Cannot write {path}: Is a directory; check that"):
+        with VideoWriter(path, fps=8) as video:
+            video.add(torch.zeros([3, 16, 16], dtype=torch.uint8))
+    assert list(tmp_path.iterdir()) == [path] and path.is_dir()
+
+
 def test_a_missing_folder_is_reported(tmp_path):
     with pytest.raises(UserError, match="its folder does not exist"):
         VideoWriter(tmp_path / "missing" / "a.mp4", 8).add(smooth_frames(1, 16, 16)[0])
