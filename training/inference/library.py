@@ -115,7 +115,7 @@ def load_discriminators(
 
 
 def save_video(path: str | os.PathLike, video: torch.Tensor, *, fps: float = 8.0) -> None:
-    """Write frames, uint8 [T, 3, H, W], as an .mp4 file.
+    """Write frames, uint8 [T, 3, H, W], as a .webm or .gif file, or as .mp4, which any other ending stands for as well.
 
     Raises:
         UserError: The file cannot be written.
