@@ -13,7 +13,9 @@ RUN apt-get update && apt-get install -y --no-install-recommends g++ && rm -rf /
 COPY . /src
 RUN pip install --no-cache-dir "/src[hub,viewer,geometry,app]" && rm -rf /src
 
-# Native operators and downloads are kept here: add a volume to keep them longer than the container.
+# Native operators and downloads are kept here: add a volume to keep them longer than the container. Any user may write
+# to it, so that `docker run --user "$(id -u):$(id -g)"` leaves files of that user's in the mounted folder.
+RUN mkdir -m 1777 /cache
 ENV XDG_CACHE_HOME=/cache
 WORKDIR /data
 CMD ["video3d-generate", "--help"]
