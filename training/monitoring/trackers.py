@@ -296,6 +296,9 @@ class Trackers:
                 records = RECORDS.get(name, f"{name} records")
                 self._say(f"No {records} are written any more: {_reason(error)} {SAME_FIGURES}.")
                 del self._active[name]
+                if method != "close":  # the next training of this process must not go on in an open record
+                    with contextlib.suppress(Exception):
+                        tracker.close()
 
     def _open(self, name: str, folder: Path, **arguments: Any) -> Tracker | None:
         if name == "tensorboard":

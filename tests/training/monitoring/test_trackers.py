@@ -267,6 +267,34 @@ def test_a_tracker_that_fails_is_left_out(start, said, monkeypatch, wandb):
     assert len(wandb.of("log")) == 3 and len(wandb.of("finish")) == 1
 
 
+@pytest.mark.parametrize("method", ["scalars", "media", "close"])
+def test_a_tracker_that_fails_is_closed_once(start, said, monkeypatch, method):
+    calls = []
+
+    class Broken:
+        run_id = None
+
+        def __init__(self, folder, **_):
+            pass
+
+        def __getattr__(self, name):
+            def call(*arguments):
+                calls.append(name)
+                if name in (method, "close"):  # closing what is broken fails, too
+                    raise OSError("broken")
+
+            return call
+
+    monkeypatch.setitem(TRACKERS, "trackio", Broken)
+    trackers = start("trackio")
+    trackers.scalars({"x": 1.0}, 1)
+    trackers.media({"x": Path("x.png")}, 1)
+    trackers.close()
+    before = {"scalars": [], "media": ["scalars"], "close": ["scalars", "media"]}[method]
+    assert calls == before + [method] * (method != "close") + ["close"]
+    assert said == ["No trackio records are written any more: broken (stats.jsonl has the same figures)."]
+
+
 def test_a_tracker_that_does_not_start_is_left_out(start, said, monkeypatch, wandb):
     def init(**_):
         raise RuntimeError("api_key not configured")
