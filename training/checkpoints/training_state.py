@@ -18,7 +18,7 @@ import torch
 
 from dnnlib import UserError
 from torch_utils import distributed
-from training.checkpoints.archive import read_archive, save_archive
+from training.checkpoints.archive import VERSION, read_archive, save_archive
 from training.checkpoints.snapshot import load_state, numbered_snapshots
 
 __all__ = ["STATE_FILE", "OptimizerState", "Parts", "read_state", "restore_state", "save_state"]
@@ -82,7 +82,7 @@ def save_state(folder: str | os.PathLike, parts: Parts, *, description: Mapping[
             Path(folder) / STATE_FILE,
             {
                 "format": STATE_FORMAT,
-                "version": 1,
+                "version": VERSION,
                 "description": description,
                 "modules": {name: module.state_dict() for name, module in parts.modules.items()},
                 "shared": {name: part.state_dict() for name, part in parts.shared.items()},
