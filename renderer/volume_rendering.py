@@ -34,6 +34,7 @@ __all__ = [
     "Rays",
     "march_background",
     "march_foreground",
+    "RaySamples",
     "ray_samples",
     "ray_weights",
     "render_background",
@@ -246,6 +247,25 @@ class ForegroundSamples:
         positions, order = positions.sort(dim=-1)
         return positions, weights.gather(-1, order)
 
+    def distortion(self) -> torch.Tensor:
+        """Distortion of the weights along each ray [B, T, R] (mip-NeRF 360, Barron et al. 2022, equation 15).
+
+        The smaller, the more the weights of a ray are at one place. Distances are fractions of the range from near to
+        far; every sample's interval ends at the next one, the last one's has no length. Unlike in the paper the weights
+        are divided by their sum A and the result multiplied by it as a constant: the same for opaque rays, and a ray
+        cannot lower its loss by becoming transparent, that is, by leaving the object to the background.
+        """
+        positions, weights = self.sorted_along_ray()
+        accumulation = weights.sum(-1)
+        weights = weights / accumulation.clamp(min=1e-3)[..., None]
+        ends = torch.cat([positions[..., 1:], positions[..., -1:]], dim=-1)
+        middles = (positions + ends) / 2
+        # Σ_ij w_i w_j |m_i - m_j| over sorted m: twice the sum over i of w_i (m_i Σ_{j<i} w_j - Σ_{j<i} w_j m_j).
+        moments = weights * middles
+        before = middles * (weights.cumsum(-1) - weights) - (moments.cumsum(-1) - moments)
+        within = weights.square() * (ends - positions) / 3
+        return accumulation.detach() * (2 * weights * before + within).sum(-1)
+
     def accumulate(self, settings: RenderSettings) -> Accumulated:
         """The samples composited; the depth passes no gradients to the weights."""
         weights = [w for w, _ in self.parts]
@@ -419,10 +439,20 @@ def render_rays(
     return RenderedRays(*(parts[0] if len(parts) == 1 else (torch.cat(x, dim=2) for x in zip(*parts, strict=True))))
 
 
-def ray_samples(
-    fields: Fields, rays: Rays, settings: RenderSettings, *, frames: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weights [B, T, R, S] and projected values [B, T, R, S, C] of every sample, background samples last."""
+@dataclasses.dataclass(frozen=True)
+class RaySamples:
+    """Weights [B, T, R, S] and projected values [B, T, R, S, C] of every sample, background samples last.
+
+    `foreground` are the foreground's samples alone.
+    """
+
+    weights: torch.Tensor
+    values: torch.Tensor
+    foreground: ForegroundSamples
+
+
+def ray_samples(fields: Fields, rays: Rays, settings: RenderSettings, *, frames: int) -> RaySamples:
+    """The samples along rays one by one, which `render_rays` composites."""
     samples = _sample_foreground(fields, rays, settings, frames)
     weights = [w for w, _ in samples.parts]
     values = [fields.foreground.project(features) for _, features in samples.parts]
@@ -430,4 +460,4 @@ def ray_samples(
         far = march_background(fields.background, rays.origins, rays.directions, settings, noise=rays.noise)
         weights.append(far.weights[:, None] * samples.transmittance[..., None])
         values.append(fields.background.project(far.features)[:, None].expand(-1, frames, -1, -1, -1))
-    return torch.cat(weights, dim=-1), torch.cat(values, dim=3)
+    return RaySamples(torch.cat(weights, dim=-1), torch.cat(values, dim=3), samples)

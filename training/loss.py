@@ -105,7 +105,8 @@ class GanLoss:
         pl_weight, pl_decay, pl_batch_shrink: Weight of the path length regularisation, decay of the running mean of
             the path lengths, and the factor by which its batch is smaller.
         style_mixing_prob: Probability of mixing two styles.
-        image_weight, path_weight: Weights of the image discriminator's loss and of the NeRF-path loss.
+        image_weight, path_weight, distortion_weight: Weights of the image discriminator's loss, of the NeRF-path loss
+            and of the distortion loss.
         bfloat16: The main phases use it, the others float32; see `training.networks.mixed_precision`.
         camera_condition: Condition the discriminators on `camera_label`, appended to the labels.
         single_images: The real pairs are single images, each twice, with Δt = 0 (clips of one frame). So are the fakes
@@ -130,6 +131,7 @@ class GanLoss:
         style_mixing_prob: float = 0.9,
         image_weight: float = 1.0,
         path_weight: float = 1.0,
+        distortion_weight: float = 0.0,
         bfloat16: bool = False,
         camera_condition: bool = False,
         single_images: bool = False,
@@ -142,6 +144,7 @@ class GanLoss:
         self.style_mixing_prob = style_mixing_prob
         self.image_weight = image_weight if discriminator.image is not None else 0.0
         self.path_weight = path_weight
+        self.distortion_weight = distortion_weight
         self.bfloat16 = bfloat16
         self.camera_condition = camera_condition
         self.single_images = single_images
@@ -191,10 +194,11 @@ class GanLoss:
             ws = torch.where(mixed[:, None], other, ws)
         return ws
 
-    def fake_videos(
-        self, ws: torch.Tensor, stream, *, path_loss: bool = False
-    ) -> tuple[SynthesisOutput, torch.Tensor, Cameras]:
+    def fake_videos(self, ws: torch.Tensor, stream, **losses: bool) -> tuple[SynthesisOutput, torch.Tensor, Cameras]:
         """Two-frame videos of random motion, camera and background for given styles.
+
+        Args:
+            losses: `path_loss` and `distortion` of `Generator.synthesize`.
 
         Returns:
             The videos, the time between their frames [B], and their cameras.
@@ -205,7 +209,7 @@ class GanLoss:
         cameras = generator.camera_prior.sample(batch, stream)
         z_bg = stream.normal("latents/z_bg", [batch, generator.background_dim])
         output = generator.synthesize(
-            ws, z_motion=z_motion, z_bg=z_bg, times=times, cameras=cameras, stream=stream, path_loss=path_loss
+            ws, z_motion=z_motion, z_bg=z_bg, times=times, cameras=cameras, stream=stream, **losses
         )
         if self.single_images:  # the same pixels twice, like the real ones: rendered twice they would differ in noise
             output.image = output.image.expand(-1, 2, -1, -1, -1)
@@ -256,10 +260,11 @@ class GanLoss:
     # added one after another: only one discriminator's activations for one kind of frames are kept at a time.
 
     def _generator_main(self, batch: VideoBatch, stream, gain: float) -> torch.Tensor:
-        """Gmain: maximise the logits of generated videos, softplus(-D(G(z))), plus the NeRF-path regularisation."""
+        """Gmain: maximise the logits of generated videos, softplus(-D(G(z))), plus the losses along rays."""
         # Generate and augment.
         ws = self.fake_styles(batch.c, stream)
-        fake, dt, cameras = self.fake_videos(ws, stream, path_loss=self.path_weight > 0)
+        weights = {"path_loss": self.path_weight, "distortion": self.distortion_weight}
+        fake, dt, cameras = self.fake_videos(ws, stream, **{name: True for name, w in weights.items() if w > 0})
         frames = self._augmented(fake.image, stream, "fake/")
         label = self.discriminator_label(batch.c, camera_angles(cameras))
 
@@ -276,13 +281,19 @@ class GanLoss:
             image_losses = self._report_losses("G/Iloss", softplus(-self.run_D_image(fake_frames, label)))
             loss = loss + _add_gradients(self.image_weight * image_losses.mean(), gain)
 
-        # One backward pass through the generator, together with the NeRF-path regularisation (StyleNeRF, section 3).
-        if fake.path_loss is None:
+        # One backward pass through the generator, together with the losses along rays: the NeRF-path regularisation
+        # (StyleNeRF, section 3) and the distortion loss (mip-NeRF 360, equation 15).
+        terms = []
+        if fake.path_loss is not None:
+            terms.append(self.path_weight * self._report_losses("G/reg_loss", fake.path_loss).mean())
+        if fake.distortion is not None:
+            terms.append(self.distortion_weight * self._report_losses("G/distortion", fake.distortion).mean())
+        if not terms:
             frames.backward(fake_frames.grad)
             return loss
-        path_loss = self.path_weight * self._report_losses("G/reg_loss", fake.path_loss).mean()
-        torch.autograd.backward([frames, path_loss * gain], [fake_frames.grad, None])
-        return loss + path_loss.detach()
+        along_rays = _total(terms)
+        torch.autograd.backward([frames, along_rays * gain], [fake_frames.grad, None])
+        return loss + along_rays.detach()
 
     def _generator_regularisation(self, batch: VideoBatch, stream, gain: float) -> torch.Tensor:
         """Greg: path length regularisation (StyleGAN2, section 3.2), E[(|Jᵀ y|₂ - a)²] with a the mean length.

@@ -22,10 +22,10 @@ REPORTS = {
 }  # fmt: skip
 
 
-def assert_gradients(module, expected: torch.Tensor, *, relative=1e-4):
-    """The gradients that were accumulated are those of `expected`."""
+def assert_gradients(module, expected: torch.Tensor, *, of=None, relative=1e-4):
+    """The gradients that were accumulated are those of `expected`, by the same module's parameters or a copy's."""
     parameters = dict(module.named_parameters())
-    wanted = torch.autograd.grad(expected, list(parameters.values()), allow_unused=True)
+    wanted = torch.autograd.grad(expected, list((of or module).parameters()), allow_unused=True)
     largest = max(float(g.abs().max()) for g in wanted if g is not None)
     assert largest > 0
     for parameter, gradient in zip(parameters.values(), wanted):
@@ -34,7 +34,7 @@ def assert_gradients(module, expected: torch.Tensor, *, relative=1e-4):
         assert_near(actual, zero if gradient is None else gradient, relative=relative, absolute=1e-6 * largest)
 
 
-def fake_frames(generator, draws, *, batch=2, path_loss=False):
+def fake_frames(generator, draws, *, batch=2, **losses):
     """The fake videos that belong to recorded draws, and the times between their frames."""
     ws = generator.mapping(draws["latents/z"])
     other = generator.mapping(draws["mixing/z"])
@@ -50,7 +50,7 @@ def fake_frames(generator, draws, *, batch=2, path_loss=False):
         times=times,
         cameras=CameraPrior().sample(batch, Tape(draws)),
         stream=Tape(draws),
-        path_loss=path_loss,
+        **losses,
     )
     return ws, output, times[:, 1] - times[:, 0]
 
@@ -71,6 +71,24 @@ def test_generator_main():
     for (name, p), gradient in zip(generator.named_parameters(), wanted):
         assert gradient.any(), name
         assert_near(p.grad, gradient, relative=1e-4)
+
+
+@pytest.mark.parametrize("path_weight", [0.0, 3.0])
+def test_the_distortion_loss(path_weight):
+    """On the rays of the NeRF-path loss, with that loss and without."""
+    loss, generator, discriminators, reports = make_loss(diffaugment="", path_weight=path_weight, distortion_weight=5.0)
+    stream = Recorder(0)
+    loss.accumulate("Gmain", batch=real_batch(), gain=2.0, stream=stream)
+    again = build_generator(SPEC).train()
+    _, output, dt = fake_frames(again, stream.draws, path_loss=path_weight > 0, distortion=True)
+    assert_near(reports["Loss/G/distortion"], output.distortion)
+    assert output.distortion.shape == (2, 2) and (output.distortion > 0).all()
+    assert ("Loss/G/reg_loss" in reports) == (output.path_loss is not None) == (path_weight > 0)
+    video, image = logits(discriminators, output.image, dt)
+    expected = softplus(-video).mean() + softplus(-image).mean() + 5 * output.distortion.mean()
+    if path_weight:
+        expected = expected + path_weight * output.path_loss.mean()
+    assert_gradients(generator, 2 * expected, of=again)
 
 
 def test_discriminator_main():

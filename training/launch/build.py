@@ -121,6 +121,7 @@ def build_loss(
         style_mixing_prob=spec["style_mixing"],
         image_weight=spec["image_weight"],
         path_weight=spec["path_weight"],
+        distortion_weight=spec["distortion_weight"],
         bfloat16=options["precision"] == "bf16",
         camera_condition=options["camera_condition"],
         single_images=options["nframes"] == 1,

@@ -56,6 +56,8 @@ MOVED_CLASSES = {
     "training.generator.Generator": "training.networks.generator.Generator",
     "training.discriminator.TimeAwareDiscriminators": "training.networks.discriminator.TimeAwareDiscriminators",
 }
+# Options of the training schedule that are newer than some stored runs, and what these runs did.
+ADDED = {"distortion_weight": 0}
 NETWORKS = ("generator", "discriminator")
 
 OVERRIDE = re.compile(r"(\+{0,2})([A-Za-z_][\w.]*)=(.*)", re.DOTALL)
@@ -139,8 +141,9 @@ def continued_options(stored: Mapping[str, Any], overrides: Sequence[str]) -> di
 
 
 def current_options(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of stored options in which everything has its present name."""
+    """A copy of stored options in which everything has its present name, and nothing of the schedule is missing."""
     options = {RENAMED.get(key, key): copy.deepcopy(value) for key, value in stored.items()}
+    options["spec"] = {**ADDED, **options["spec"]}
     for network in NETWORKS:
         arguments = options["model"][network]
         arguments["_target_"] = MOVED_CLASSES.get(arguments["_target_"], arguments["_target_"])

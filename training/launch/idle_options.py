@@ -87,8 +87,8 @@ RULES = (
     # Parts of the networks.
     IdleRule(
         ("model.generator.rendering.path_lattice",),
-        lambda o, d: o["spec"]["path_weight"] == 0,
-        "spec.path_weight=0 leaves the NeRF-path loss out",
+        lambda o, d: o["spec"]["path_weight"] == o["spec"]["distortion_weight"] == 0,
+        "spec.path_weight=0 and spec.distortion_weight=0 leave the losses along rays out",
     ),
     IdleRule(
         ("model.discriminator.mapping_layers",),

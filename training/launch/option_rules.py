@@ -136,6 +136,7 @@ RULES = {
     "spec.style_mixing": FRACTION,
     "spec.image_weight": WEIGHT,
     "spec.path_weight": WEIGHT,
+    "spec.distortion_weight": WEIGHT,
     "spec.kimg_per_tick": POSITIVE,
     "spec.imgsnap": MAYBE_COUNT,
     "spec.snap": MAYBE_COUNT,

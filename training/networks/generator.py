@@ -20,6 +20,7 @@ from renderer.volume_rendering import (
     Fields,
     RayNoise,
     Rays,
+    RaySamples,
     RenderedRays,
     RenderSettings,
     ray_samples,
@@ -45,6 +46,7 @@ class SynthesisOutput:
             For display: the weights pass no gradients to it.
         opacity: [B, T, h, w], one minus the transmittance left for the background.
         path_loss: NeRF-path regularisation per frame [B, T], or None.
+        distortion: Distortion loss per frame [B, T], or None.
     """
 
     image: torch.Tensor
@@ -52,6 +54,7 @@ class SynthesisOutput:
     depth: torch.Tensor
     opacity: torch.Tensor
     path_loss: torch.Tensor | None = None
+    distortion: torch.Tensor | None = None
 
 
 @dataclasses.dataclass
@@ -167,6 +170,7 @@ class Generator(nn.Module):
         cameras: Cameras,
         stream=None,
         path_loss: bool = False,
+        distortion: bool = False,
         ray_chunk: int | None = None,
     ) -> SynthesisOutput:
         """Frames of B videos.
@@ -177,7 +181,8 @@ class Generator(nn.Module):
             times: [B, T] in [0, 1].
             cameras: One per video.
             stream: Source of the renderer's random numbers (training); None renders deterministically.
-            path_loss: Also compute the NeRF-path regularisation (needs `stream`).
+            path_loss, distortion: Also compute the NeRF-path regularisation and the distortion loss, on the same rays
+                (both need `stream`).
             ray_chunk: Composite this many rays at a time, to bound memory; None for all at once.
 
         In training mode (`self.training`) the magnitude EMAs of the upsampler are updated.
@@ -190,11 +195,11 @@ class Generator(nn.Module):
         # these vectors make the fields of the videos.
         fields = self.condition(weights, times=times, motion=self.motion_vectors(ws, z_motion, times), z_bg=z_bg)
 
-        # One camera per video: its frames share rays and random numbers. The NeRF-path regularisation also needs the
-        # rays of a lattice of full-resolution pixels.
+        # One camera per video: its frames share rays and random numbers. The losses along rays also need the rays of a
+        # lattice of full-resolution pixels.
         pixels = self.pixels(ws).expand(batch, -1, -1)
         num_rays = pixels.shape[1]
-        if path_loss:
+        if path_loss or distortion:
             offset = stream.uniform("render/path_offset", [batch, 2])
             lattice = lattice_pixel_indices(offset, self.resolution, self.settings.path_lattice)
             pixels = torch.cat([pixels, pixel_centers(self.resolution, ws.device).to(ws.dtype)[lattice]], dim=1)
@@ -210,10 +215,13 @@ class Generator(nn.Module):
 
         # 2D upsampling in 1x1 layers (StyleNeRF, section 3).
         output = self.upsample(rendered, weights)
-        if path_loss:
+        if path_loss or distortion:
             lattice_rays = rays.select(slice(num_rays, None))
             samples = ray_samples(fields, lattice_rays, self.settings, frames=frames)
-            output.path_loss = self._path_loss(output.image, *samples, weights, lattice)
+            if path_loss:
+                output.path_loss = self._path_loss(output.image, samples, weights, lattice)
+            if distortion:
+                output.distortion = samples.foreground.distortion().mean(dim=-1)
         return output
 
     # Steps of a synthesis, also used by `FrameRenderer`.
@@ -276,8 +284,7 @@ class Generator(nn.Module):
     def _path_loss(
         self,
         image: torch.Tensor,
-        sample_weights: torch.Tensor,
-        samples: torch.Tensor,
+        samples: RaySamples,
         weights: ModulatedWeights,
         lattice: torch.Tensor,
     ) -> torch.Tensor:
@@ -285,11 +292,11 @@ class Generator(nn.Module):
 
         Args:
             image: [B, T, 3, H, W].
-            sample_weights, samples: Weights [B, T, R, S] and values [B, T, R, S, C] of the samples of R rays.
+            samples: Of R rays.
             lattice: Indices [B, R] of the pixels of these rays.
         """
         # Every sample goes through the upsampler's layers without resampling ...
-        points = samples.flatten(1, 3)
+        points = samples.values.flatten(1, 3)
         colours = self.upsampler.pointwise(
             points[..., 3:],
             points[..., :3],
@@ -297,7 +304,8 @@ class Generator(nn.Module):
             activation_checkpointing=self.activation_checkpointing,
         )
         # ... its colours are composited with the weights of its ray ...
-        composited = (sample_weights[..., None, :] @ colours.unflatten(1, sample_weights.shape[1:]))[..., 0, :]
+        colours = colours.unflatten(1, samples.weights.shape[1:])
+        composited = (samples.weights[..., None, :] @ colours)[..., 0, :]
         # ... and compared with the pixels of the upsampled image.
         index = lattice[:, None, None, :].expand(-1, image.shape[1], 3, -1)
         pixels = image.flatten(3).gather(3, index).movedim(2, 3)

@@ -1,5 +1,6 @@
 """The mapping network (StyleGAN, section 2) and the motion network (3D-Aware Video Generation, section 3.1)."""
 
+import math
 from collections.abc import Sequence
 from typing import cast
 
@@ -103,17 +104,35 @@ class MotionNetwork(nn.Module):
     a = FC(z_motion); a = leaky_relu(a t); m(t) = FC_linear(FC_lrelu(a)). Time enters as a factor, so m is continuous in
     it and the motion code decides direction and extent (3D-Aware Video Generation, section 3.1).
 
+    Along such a line motions drift: all begin at one pose and are the larger the later. With a `frequency` f the motion
+    code gives waves instead, which are bounded and alike at all times: a = sin(2π (f · FC(z_motion) t + phase)), where
+    phase is another FC(z_motion). (Compare the positional encoding of StyleGAN-V, Skorokhodov et al. 2022, section 3.1:
+    its periods and phases come from motion codes, too.)
+
     Args:
         width: Hidden width.
         hidden_blocks: Number of lrelu layers before the last, linear one.
         content_dim: Size of a content code that is concatenated to the motion code; 0 for none.
+        frequency: Standard deviation of the frequencies at initialisation, in periods per clip; None for a line.
     """
 
     def __init__(
-        self, *, motion_dim: int, out_features: int, width: int = 128, hidden_blocks: int = 1, content_dim: int = 0
+        self,
+        *,
+        motion_dim: int,
+        out_features: int,
+        width: int = 128,
+        hidden_blocks: int = 1,
+        content_dim: int = 0,
+        frequency: float | None = None,
     ):
         super().__init__()
+        if frequency is not None and (type(frequency) not in (int, float) or frequency <= 0):
+            raise ValueError(f"motion.frequency must be null or a number above 0, got {frequency!r}.")
+        self.frequency = frequency
         self.input = FullyConnected(in_features=motion_dim + content_dim, out_features=width)
+        if frequency is not None:
+            self.phase = FullyConnected(in_features=motion_dim + content_dim, out_features=width)
         self.layers = nn.ModuleList(
             FullyConnected(in_features=width, out_features=width, act="lrelu") for _ in range(hidden_blocks)
         )
@@ -123,7 +142,11 @@ class MotionNetwork(nn.Module):
         # Code times time, for every frame of a video.
         code = z_motion if content is None else torch.cat([z_motion, content], dim=1)
         a = self.input(code)[:, None, :] * times[:, :, None]
-        a = torch.nn.functional.leaky_relu(a, 0.01).flatten(0, 1)
+        if self.frequency is None:
+            a = torch.nn.functional.leaky_relu(a, 0.01)
+        else:
+            a = torch.sin(2 * math.pi * (self.frequency * a + self.phase(code)[:, None, :]))
+        a = a.flatten(0, 1)
         for layer in self.layers:
             a = layer(a)
         return self.output(a).unflatten(0, times.shape)

@@ -98,6 +98,8 @@ def test_stored_names_are_mapped(work):
     options = current_options(stored)
     now = compose_options(["outdir=runs", "data=data"])
     assert {*options, "cuda_graphs", "logger"} == set(now)  # two are newer than that run
+    assert "distortion_weight" not in stored["spec"] and now["spec"]["distortion_weight"] > 0
+    assert options["spec"]["distortion_weight"] == 0, "its loss stays as it was"
     continued = continued_options(stored, ["resume_run=0", "detectors.vgg16=vgg16.pt"])
     assert continued["logger"] == ["tensorboard"]
     assert set(continued["detectors"]) == set(now["detectors"]) and continued["detectors"]["vgg16"] == "vgg16.pt"

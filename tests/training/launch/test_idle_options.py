@@ -39,7 +39,11 @@ IDLE = [
         "spec.image_weight= has no effect: model.discriminator.image=false",
         ["spec.image_weight=2"],
     ),
-    (["spec.path_weight=0"], "model.generator.rendering.path_lattice= has no effect", ["spec.path_weight=2"]),
+    (
+        ["spec.path_weight=0", "spec.distortion_weight=0"],
+        "model.generator.rendering.path_lattice= has no effect: spec.path_weight=0 and spec.distortion_weight=0",
+        ["spec.path_weight=0"],  # spec=small has the distortion loss on the same rays
+    ),
     (
         ["model.discriminator.mapping_layers=3"],
         "model.discriminator.mapping_layers= has no effect: the discriminators are conditioned on nothing",
