@@ -77,7 +77,7 @@ def train(overrides: Sequence[str], *, job_name: str | None = None, label: str =
     """
     print_any_text()  # jobs of a cluster begin here
     from torch_utils import distributed  # after --help: PyTorch takes its time
-    from torch_utils.launch import launch
+    from torch_utils.launch import busy_note, launch
     from training.launch.run_dir import launcher_names, overrides_to_continue
 
     under_torchrun = distributed.torchrun_world_size() is not None
@@ -86,6 +86,8 @@ def train(overrides: Sequence[str], *, job_name: str | None = None, label: str =
     if main_process:  # the others receive it below
         overrides = overrides_to_continue(overrides, names)
     job = make_plan(overrides, label=label, look=main_process)
+    busy = busy_note() if (job.device_type, job.processes) == ("cpu", 1) else None
+    job.notes.extend([] if busy is None else [busy])
     if main_process:
         for note in job.notes:
             print(note)

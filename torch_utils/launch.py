@@ -25,7 +25,7 @@ from dnnlib import UserError, print_any_text, temporary_folder
 from dnnlib.processes import keep_streams
 from torch_utils import distributed
 
-__all__ = ["cores", "launch"]
+__all__ = ["busy_note", "cores", "launch"]
 
 INTERRUPTED = 130  # exit code after Ctrl-C
 GRACE = 30.0  # seconds for the others to end by themselves, once a process has failed
@@ -34,6 +34,24 @@ GRACE = 30.0  # seconds for the others to end by themselves, once a process has 
 def cores() -> int:
     """Number of cores available to this process."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def busy_note() -> str | None:
+    """A line for the user if other programs keep the processor busy and PyTorch takes several threads; else None.
+
+    Its threads wait for one another in busy loops, after each of the many small operations of a training: where they
+    do not all have a core to themselves, one thread is the fastest (figures in docs/performance.md).
+    """
+    threads = torch.get_num_threads()
+    if threads == 1 or not hasattr(os, "getloadavg"):
+        return None
+    load = os.getloadavg()[0]  # mean number of running threads in the last minute
+    if load <= cores() / 2:
+        return None
+    return (
+        f"Other programs keep this machine busy (load {load:.1f}, {cores()} cores). Until it is idle again, training on a "
+        "CPU may be several times as fast with OMP_NUM_THREADS=1 in front of the command."
+    )
 
 
 def launch(

@@ -156,3 +156,14 @@ def test_a_group_that_cannot_be(monkeypatch, words, message):
 def test_a_whole_group_is_taken(monkeypatch):
     environment(monkeypatch, "RANK=1 WORLD_SIZE=2 LOCAL_RANK=1 MASTER_ADDR=a MASTER_PORT=1234")
     assert (distributed.torchrun_world_size(), distributed.environment_rank()) == (2, 1)
+
+
+@pytest.mark.parametrize("threads, load, busy", [(2, 0.9, False), (2, 1.1, True), (2, 5.0, True), (1, 5.0, False)])
+def test_a_busy_machine(threads, load, busy, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    monkeypatch.setattr(launch.os, "getloadavg", lambda: (load, 0.0, 0.0))
+    monkeypatch.setattr(launch, "cores", lambda: 2)
+    note = launch.busy_note()
+    assert (note is not None) == busy
+    if busy:
+        assert f"(load {load:.1f}, 2 cores)" in note and "OMP_NUM_THREADS=1" in note
