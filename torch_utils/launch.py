@@ -49,8 +49,8 @@ def busy_note() -> str | None:
     if load <= cores() / 2:
         return None
     return (
-        f"Other programs keep this machine busy (load {load:.1f}, {cores()} cores). Until it is idle again, training on a "
-        "CPU may be several times as fast with OMP_NUM_THREADS=1 in front of the command."
+        f"Other programs keep this machine busy (load {load:.1f}, {cores()} cores). Until it is idle again, training "
+        "on a CPU may be several times as fast with OMP_NUM_THREADS=1 in front of the command."
     )
 
 
