@@ -106,8 +106,8 @@ class MotionNetwork(nn.Module):
 
     Along such a line motions drift: all begin at one pose and are the larger the later. With a `frequency` f the motion
     code gives waves instead, which are bounded and alike at all times: a = sin(2π (f · FC(z_motion) t + phase)), where
-    phase is another FC(z_motion). (Compare the positional encoding of StyleGAN-V, Skorokhodov et al. 2022, section 3.1:
-    its periods and phases come from motion codes, too.)
+    phase is another FC(z_motion). (Compare the positional encoding of StyleGAN-V, Skorokhodov et al. 2022: its periods
+    and phases come from motion codes, too.)
 
     Args:
         width: Hidden width.

@@ -9,24 +9,12 @@ import torch
 
 import video3d
 from renderer.cameras import Cameras
-from tests.small_network import save_small_run, small_generator
+from tests.small_network import small_generator
 from training.inference.arguments import seed_list, whole_number
 from training.inference.layouts import RowCodes
 
 NAN, INF = math.nan, math.inf
 OUTPUTS = "choose from rgb, depth, normal, opacity, raw"
-
-
-@pytest.fixture(scope="module")
-def run_folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("run")
-    save_small_run(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def G(run_folder):
-    return video3d.load_generator(run_folder)
 
 
 @pytest.fixture(scope="module")

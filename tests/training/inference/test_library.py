@@ -8,22 +8,10 @@ from PIL import Image
 import generate
 import video3d
 from renderer.cameras import Cameras
-from tests.small_network import save_small_run, small_generator
+from tests.small_network import small_generator
 from training.inference.latents import seed_latents
 from training.inference.library import load_discriminators, load_generator, save_video
 from training.networks.generator import Generator
-
-
-@pytest.fixture(scope="module")
-def run_folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("run")
-    save_small_run(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def G(run_folder):
-    return load_generator(run_folder)
 
 
 def test_a_video_is_that_of_the_command(run_folder, G, tmp_path):
