@@ -17,6 +17,7 @@ __all__ = [
     "CameraPrior",
     "Cameras",
     "EYE_DISTANCE",
+    "along_axes",
     "cam2world_from_angles",
     "camera_angles",
     "camera_rays",
@@ -194,7 +195,18 @@ def camera_rays(cameras: Cameras, pixels: torch.Tensor) -> tuple[torch.Tensor, t
     on_plane = pixels.expand(len(cameras), -1, -1) / focal[:, None, None]
     in_camera = torch.cat([on_plane, torch.full_like(on_plane[..., :1], -1)], dim=-1)
     cam2world = cameras.cam2world.to(pixels.dtype)
-    return cam2world[:, None, :3, 3], in_camera @ cam2world[:, :3, :3].transpose(1, 2)
+    return cam2world[:, None, :3, 3], along_axes(in_camera, cam2world[:, :3, :3].transpose(1, 2))
+
+
+def along_axes(coordinates: torch.Tensor, axes: torch.Tensor) -> torch.Tensor:
+    """Sums [N, ..., 3] of coordinates [N, ..., 3] times vectors: x axes[n, 0] + y axes[n, 1] + z axes[n, 2].
+
+    That is a matrix product, but with `allow_tf32=true` a GPU would round its factors to 11 bits: rays would be off by
+    up to half a pixel at 256×256.
+    """
+    axes = axes.unflatten(0, (-1, *[1] * (coordinates.ndim - 2)))
+    x, y, z = (value[..., None] * axes[..., i, :] for i, value in enumerate(coordinates.unbind(-1)))
+    return x + y + z
 
 
 def lattice_pixel_indices(uniform: torch.Tensor, resolution: int, lattice: int) -> torch.Tensor:

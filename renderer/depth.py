@@ -11,7 +11,7 @@ weights [N, H, H] are those of the pixels, 0 where there is no surface.
 import torch
 from torch.nn import functional as F
 
-from renderer.cameras import Cameras, camera_rays, focal_from_fov, pixel_centers
+from renderer.cameras import Cameras, along_axes, camera_rays, focal_from_fov, pixel_centers
 
 __all__ = [
     "normals_from_depth",
@@ -77,7 +77,7 @@ def project(cameras: Cameras, points: torch.Tensor) -> tuple[torch.Tensor, torch
         (x, y) on the image plane [N, H, W, 2], y up, within [-1, 1] inside the image; depth [N, H, W].
     """
     cam2world = cameras.cam2world.to(points.dtype)
-    local = (points - cam2world[:, None, None, :3, 3]) @ cam2world[:, None, :3, :3]
+    local = along_axes(points - cam2world[:, None, None, :3, 3], cam2world[:, :3, :3])
     depth = -local[..., 2]
     focal = focal_from_fov(cameras.fov.double()).to(points.dtype)[:, None, None, None]
     return focal * local[..., :2] / depth.clamp(min=1e-6)[..., None], depth
@@ -145,7 +145,7 @@ def normals_from_depth(
     down, has_down = _difference(points, valid, dim=1)
     normals = torch.nn.functional.normalize(torch.linalg.cross(across, -down), dim=-1, eps=1e-20)
     normals = torch.where((valid & has_across & has_down)[..., None], normals, 0.0)
-    return normals if world else normals @ cameras.cam2world[:, None, :3, :3].to(normals)
+    return normals if world else along_axes(normals, cameras.cam2world[:, :3, :3].to(normals))
 
 
 def _difference(points: torch.Tensor, valid: torch.Tensor, dim: int) -> tuple[torch.Tensor, torch.Tensor]:

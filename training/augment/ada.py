@@ -123,6 +123,7 @@ class AdaAugment(nn.Module):
         """Smallest width of the frames in pixels: only the band filter, which mirrors the borders, has a limit."""
         return transforms.smallest_filtered(self.bank) if "imgfilter" in self.multipliers else 1
 
+    @transforms.full_float32()
     def forward(self, frames: torch.Tensor, stream, *, prefix: str = "") -> torch.Tensor:
         """Augment videos.
 
@@ -146,11 +147,10 @@ class AdaAugment(nn.Module):
         draw = _Draws(stream, batch=frames.shape[0], multipliers=self.multipliers, p=p, prefix=f"{prefix}ada/")
 
         # Geometry: one resampling by the product of all transforms.
-        with transforms.full_float32():
-            transform = self._geometry(draw, *frames.shape[3:])
-            if transform is not None:
-                images = transforms.warp_affine(frames.flatten(1, 2), transform.to(frames.device), self.wavelet)
-                frames = images.reshape(frames.shape)
+        transform = self._geometry(draw, *frames.shape[3:])
+        if transform is not None:
+            images = transforms.warp_affine(frames.flatten(1, 2), transform.to(frames.device), self.wavelet)
+            frames = images.reshape(frames.shape)
         # Colours: one matrix, the product of all transforms.
         transform = self._color(draw)
         if transform is not None:

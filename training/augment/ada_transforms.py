@@ -68,7 +68,10 @@ def _kept(rows: Rows, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
 
 @contextlib.contextmanager
 def full_float32() -> Iterator[None]:
-    """Products of matrices without TensorFloat-32: its 11 bits would misplace pixels of 256² by up to a tenth."""
+    """Products of matrices without TensorFloat-32: its 11 bits would misplace pixels of 256² by up to a tenth.
+
+    For coordinates and colours, in a `with` statement or as a decorator.
+    """
     products = torch.backends.cuda.matmul
     before, products.allow_tf32 = products.allow_tf32, False
     try:
