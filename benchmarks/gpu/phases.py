@@ -1,6 +1,7 @@
 """Stages of the training phases: time, memory and finite gradients at full size, small models, waits of the host."""
 
 import math
+import time
 import traceback
 import warnings
 from collections import Counter
@@ -104,48 +105,66 @@ def _nonfinite(phase: Phase) -> int:
 
 def _measure(bench: Bench, what: str, training: Training, *, rounds: int) -> tuple[dict[str, float], dict[str, Any]]:
     """Seconds of an average iteration by phase (a pass and the step, weighted by frequency), and cells of a row."""
-    total, cells = {}, {}
+    total, cells, first = {}, {}, {}
     for phase in training.phases:
         total[phase.name], cells[phase.name] = math.nan, "failed"
         with bench.record.attempt(f"{what}, {phase.name}"):
             reset_peak(bench.device)
+            began = time.perf_counter()
             training.run(phase)
-            spoilt = _nonfinite(phase)
+            spoilt = _nonfinite(phase)  # waits for the device
+            first[phase.name] = time.perf_counter() - began
             seconds = seconds_per_call(partial(training.step, phase), bench.device, rounds=rounds, warm_up=2)
             total[phase.name] = seconds / phase.interval
             memory = peak_memory(bench.device)
             cells[phase.name] = f"{1e3 * seconds:.1f} ms" + ("" if memory is None else f", {memory:.1f} GB")
             if spoilt:
                 cells[phase.name] += f", {spoilt} non-finite gradients"
+    cells["first_passes_s"] = sum(first.values())
     return total, cells
 
 
 def phases(bench: Bench) -> None:
-    """All phases of the FaceForensics model at 256², 8 videos a pass, in all precisions."""
+    """All phases of the FaceForensics model at 256², 8 videos a pass, in all precisions.
+
+    Then once more after cuDNN's search for the fastest algorithms, which a training does unless `nobench=true`.
+    """
     model, videos = (FULL, VIDEOS) if not bench.tiny else ((*SMALL, "resolution=32"), 4)
     rates = {}
-    for name, (words, tf32) in PRECISIONS.items():
+    for name, search in [*((name, False) for name in PRECISIONS), ("TF32 + fp16", True)]:
         if bench.tiny and name not in ("float32", "TF32 + bf16"):
             continue
-        if bench.left() < 0.1 * bench.seconds:
-            bench.record.note(f"Out of time: {name} was left out.")
+        if bench.left() < (0.5 if search else 0.1) * bench.seconds:
+            bench.record.note(f"Out of time: {name}{' after the search' if search else ''} was left out.")
             continue
-        with bench.record.attempt(name), precision(tf32=tf32):
+        words, tf32 = PRECISIONS[name]
+        with bench.record.attempt(name), precision(tf32=tf32), _algorithm_search(search):
             try:
                 training = build((*model, *words), videos=videos, device=bench.device)
             except UserError as error:
                 bench.record.note(f"{name}: {error}")
                 continue
-            total, cells = _measure(bench, name, training, rounds=1 if bench.tiny else 5)
-            rates[name] = videos / sum(total.values())
+            title = f"{name}, searched" if search else name
+            total, cells = _measure(bench, title, training, rounds=1 if bench.tiny else 5)
+            rates[title] = videos / sum(total.values())
             bench.record.row(
                 f"Phases, {videos} videos a pass: milliseconds of a pass and its step, peak of allocated memory",
-                precision=name, **cells, iteration_ms=1e3 * sum(total.values()), videos_per_second=rates[name],
+                precision=title, **cells, iteration_ms=1e3 * sum(total.values()), videos_per_second=rates[title],
             )  # fmt: skip
-            if any("non-finite" in cell for cell in cells.values()):
-                bench.record.note(f"{name}: some gradients are not finite, see the table.")
+            if any("non-finite" in str(cell) for cell in cells.values()):
+                bench.record.note(f"{title}: some gradients are not finite, see the table.")
             del training
-    bench.record.headline("videos/s: " + ", ".join(f"{name} {rate:.3g}" for name, rate in rates.items()))
+            bench.record.headline("videos/s: " + ", ".join(f"{key} {rate:.3g}" for key, rate in rates.items()))
+
+
+@contextmanager
+def _algorithm_search(search: bool) -> Iterator[None]:
+    """Whether cuDNN tries its algorithms for convolutions of new shapes."""
+    before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, search
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 # ----------------------------------------------------------------------------------------------------------------------

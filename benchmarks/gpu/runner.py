@@ -82,7 +82,9 @@ def _run(name: str, *, device: str, limit: float, folder: Path, tiny: bool) -> d
     result["wall"] = round(time.monotonic() - began, 1)
     if late:
         result["status"] = "out of time"
-        result["failures"].append({"what": name, "reason": f"ended after its time limit of {limit:.0f} s"})
+        result["failures"].append(
+            {"what": name, "reason": f"{output}\nended after its time limit of {limit:.0f} s".strip()}
+        )
     elif child.returncode:
         result["status"] = "crashed"
         result["failures"].append({"what": name, "reason": f"exit status {child.returncode}: {output}"})

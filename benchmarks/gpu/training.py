@@ -107,10 +107,11 @@ def _train(bench: Bench, name: str, words: tuple[str, ...], *, seconds: float) -
     command = [
         sys.executable, "run_train.py", f"outdir={runs}", f"data={_heads(bench)}", *model, f"spec.mb={batch}",
         f"spec.microbatch={batch}", "spec.kimg_per_tick=0.5", "imgsnap=null", "snap=null", "kimg=10000",
-        f"device={bench.device.type}", "allow_tf32=true",
+        f"device={bench.device.type}", "cuda_graphs=true", "fp32=true", "nobench=true",
     ]  # fmt: skip
     if bench.tiny:
-        command = [word for word in command if not word.startswith(("kimg=", "allow_tf32", "spec.kimg_per"))]
+        for_gpus = ("kimg=", "cuda_graphs", "fp32", "nobench", "spec.kimg_per")
+        command = [word for word in command if not word.startswith(for_gpus)]
         command += ["kimg=0.008", "spec.kimg_per_tick=0.004", "model.generator.rendering.resolution=8"]
     log = bench.scratch / f"log-{name}.txt"
     with open(log, "wb") as said:

@@ -1,5 +1,6 @@
 """One stage in a process of its own: `python -m benchmarks.gpu.worker NAME DEVICE SECONDS FOLDER RESULT [tiny]`."""
 
+import faulthandler
 import importlib
 import logging
 import os
@@ -18,7 +19,8 @@ def main(name: str, device: str, seconds: str, folder: str, result: str, *tiny: 
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     record = Record(Path(result))
     if device == "cuda":
-        torch.backends.cudnn.benchmark = True  # as in a training
+        # cuDNN's search for algorithms takes longer than most stages; `phases` measures it.
+        torch.backends.cudnn.benchmark = False
         # Float32 means float32 unless a stage says otherwise; PyTorch's default for convolutions is TensorFloat-32.
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     else:
@@ -28,6 +30,8 @@ def main(name: str, device: str, seconds: str, folder: str, result: str, *tiny: 
         device=torch.device(device), tiny=bool(tiny), seconds=float(seconds), folder=Path(folder),
         scratch=Path(result).parent, record=record,
     )  # fmt: skip
+    if device == "cuda":  # where a stage is that its limit will end
+        faulthandler.dump_traceback_later(float(seconds), exit=False)
     with record.attempt(name):
         getattr(importlib.import_module(f"benchmarks.gpu.{module}"), function)(bench)
     record.figure("seconds", round(float(seconds) - bench.left(), 1))
