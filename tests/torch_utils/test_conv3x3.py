@@ -65,6 +65,37 @@ def test_values_and_derivatives_are_those_of_the_definition(shape, stride):
         assert float((one.detach().double() - other.detach()).norm()) < 2e-6 * float(other.detach().norm())
 
 
+@CASES
+def test_images_of_bfloat16_are_multiplied_in_float32(shape, stride):
+    """Nothing is rounded to bfloat16 but the results, whoever computes them."""
+    x, w, cotangent = (t.to(torch.bfloat16, memory_format=torch.preserve_format) for t in make(shape, stride))
+
+    def derivatives(x, w, cotangent):
+        x, w = x.clone().requires_grad_(), w.clone().requires_grad_()
+        y = native(x, w, stride)
+        return y, *torch.autograd.grad(y, (x, w), cotangent)
+
+    actual, expected = derivatives(x, w, cotangent), derivatives(x.float(), w.float(), cotangent.float())
+    for one, other in zip(actual, expected, strict=True):
+        assert one.dtype == torch.bfloat16 and one.shape == other.shape
+        # Sums in another order differ by a rounding of the last of eight bits, here and there.
+        rounded = other.bfloat16()
+        torch.testing.assert_close(one.float(), rounded.float(), rtol=2**-7, atol=1e-3)
+        assert (one != rounded).float().mean() < 0.005
+
+
+def test_bfloat16_keeps_what_is_no_number():
+    x, w, cotangent = (t.bfloat16() for t in make((1, 32, 32, 8, 8), 1))
+    x = x.contiguous(memory_format=torch.channels_last)
+    x[0, 3, 1, 1] = torch.nan
+    y = native(x, w)
+    assert y[0, :, 0:3, 0:3].isnan().all() and y[0, :, 4:, 4:].isfinite().all()
+    gradient = weight_gradient(x, cotangent, padding=(1, 1), impl="cpu")
+    assert gradient[:, 3].isnan().all() and gradient[:, 4:].isfinite().all()
+    with pytest.raises(RuntimeError, match="of another type"):
+        native(x, w.float())
+
+
 @pytest.mark.parametrize("channels, factor", [(512, 1.5), (128, 2.5)])
 def test_rounding_errors_have_the_size_of_those_of_the_convolution_library(channels, factor):
     """Its sums are longer; ours differ by the size of channels. Of white noise, as in docs/operators.md."""
@@ -124,16 +155,18 @@ STRIDED = BASE | {"stride": 2, "padding": (0, 0), "size": 33}
     [
         (True, BASE), (True, BASE | {"learns": False}), (True, BASE | {"n": 8, "size": 8}),
         (True, BASE | {"outputs": 128, "inputs": 32}),
+        (True, BASE | {"dtype": torch.bfloat16}),
         (False, BASE | {"n": 4, "size": 8}),  # few pixels
         (False, BASE | {"inputs": 32}),  # few channels
         *((False, BASE | change) for change in (
-            {"inputs": 80}, {"outputs": 80}, {"size": 34}, {"dtype": torch.float64}, {"dtype": torch.bfloat16},
+            {"inputs": 80}, {"outputs": 80}, {"size": 34}, {"dtype": torch.float64}, {"dtype": torch.float16},
             {"layout": torch.contiguous_format}, {"padding": (0, 0)}, {"groups": 2}, {"kernel": 5},
         )),
         (True, STRIDED | {"inputs": 256, "outputs": 512}), (True, STRIDED | {"size": 257}),
         (True, STRIDED), (False, STRIDED | {"learns": False}), (False, STRIDED | {"inputs": 32}),
         (False, STRIDED | {"size": 253}),  # results of 126 pixels
         (False, STRIDED | {"size": 257, "padding": (1, 1)}),
+        (True, STRIDED | {"size": 257, "dtype": torch.bfloat16}), (False, STRIDED | {"dtype": torch.bfloat16}),
     ],
     ids=str,
 )  # fmt: skip
@@ -237,7 +270,7 @@ def test_the_gradient_of_the_weight_alone(shape, stride):
     assert torch.equal(weight_gradient(x, cotangent, **options(stride), impl="cpu"), expected)
     reference = weight_gradient(x, cotangent, **options(stride), impl="ref")
     torch.testing.assert_close(reference, expected, rtol=0, atol=1e-5 * float(expected.detach().abs().max()))
-    with pytest.raises(RuntimeError, match="impl='cpu' takes float32"):
+    with pytest.raises(RuntimeError, match="impl='cpu' takes float32 or bfloat16"):
         weight_gradient(x.double(), cotangent.double(), **options(stride), impl="cpu")
 
 

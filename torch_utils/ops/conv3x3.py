@@ -1,11 +1,12 @@
 """3x3 convolutions of the discriminators by Winograd's algorithm on the CPU; all other convolutions by PyTorch.
 
 The three bilinear maps (images, weight) → results, (results, weight) → images and (images, results) → weight are each
-other's derivatives, so that derivatives of every order, R1's among them, use the native operators. In float32 with
-stride 1 all three are Winograd products F(4x4, 3x3) (csrc/winograd/winograd.h): 36 multiplications where the definition
-has 144, at interpolation points for which rounding errors are as small as those of a plain sum (docs/operators.md).
-With stride 2, where F(4, 2) leaves 81 of 144, only the weight's gradient is native: PyTorch needs more time for it than
-for its forward pass.
+other's derivatives, so that derivatives of every order, R1's among them, use the native operators. With stride 1 all
+three are Winograd products F(4x4, 3x3) (csrc/winograd/winograd.h): 36 multiplications where the definition has 144, at
+interpolation points for which rounding errors are as small as those of a plain sum (docs/operators.md). With stride 2,
+where F(4, 2) leaves 81 of 144, only the weight's gradient is native: PyTorch needs more time for it than for its
+forward pass. Images of bfloat16 are multiplied in float32 with stride 1: products of bfloat16 take half the time, but
+Winograd's are a quarter as many, and too inexact in bfloat16.
 """
 
 from collections.abc import Sequence
@@ -30,6 +31,8 @@ CHANNELS = 32
 MIN_PIXELS = 512
 #: Least number of pairs of an input and an output channel.
 MIN_PAIRS = 64 * 64
+#: Stride 2 in bfloat16: least number of pixels of an image.
+MIN_HALF_PIXELS = 1 << 16
 
 
 def convolve(
@@ -57,7 +60,7 @@ def convolve(
         RuntimeError: impl='cpu', but there are no native operators, or none for these tensors.
     """
     recorded = _recorded(x, w)
-    problem = _Problem(x.shape, w.shape, stride, padding, groups, _plain(x, w))
+    problem = _Problem(x.shape, w.shape, stride, padding, groups, _plain(x, w), _half(x))
     # Of stride 2, nothing is native without gradients.
     library = problem.library(impl, wanted=stride == 1 or recorded)
     if library is None:
@@ -79,7 +82,7 @@ def filtered_convolve(
 
     The native route does not keep the filtered images for the backward pass but filters again.
     """
-    problem = _Problem(filtered_size(x.shape, f, padding), w.shape, stride, (0, 0), groups, _plain(x, w))
+    problem = _Problem(filtered_size(x.shape, f, padding), w.shape, stride, (0, 0), groups, _plain(x, w), _half(x))
     library = problem.library(impl, wanted=True) if _recorded(x, w) else None
     if library is None:
         return convolve(upfirdn2d(x, f, padding=padding), w, stride=stride, groups=groups, impl=impl)
@@ -100,7 +103,7 @@ def weight_gradient(
         [O, C, 3, 3]. It is not differentiable itself (the gradients of `convolve` are).
     """
     shape = torch.Size((grad.shape[1], x.shape[1], 3, 3))
-    library = _Problem(x.shape, shape, stride, padding, 1, _plain(x, grad)).library(impl, wanted=True)
+    library = _Problem(x.shape, shape, stride, padding, 1, _plain(x, grad), _half(x)).library(impl, wanted=True)
     with torch.no_grad():
         if library is None:
             return torch.nn.grad.conv2d_weight(x, shape, grad, stride=stride, padding=padding)
@@ -114,8 +117,13 @@ def _recorded(*tensors):
 
 def _plain(x, other):
     """True if tensors have the type, and images `x` the layout, of the native operators."""
-    floats = all(tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in (x, other))
-    return floats and x.is_contiguous(memory_format=torch.channels_last)
+    types = {tensor.dtype for tensor in (x, other)}
+    fit = types in ({torch.float32}, {torch.bfloat16}) and x.device.type == other.device.type == "cpu"
+    return fit and x.is_contiguous(memory_format=torch.channels_last)
+
+
+def _half(x):
+    return x.dtype == torch.bfloat16
 
 
 @dataclass(frozen=True)
@@ -128,6 +136,7 @@ class _Problem:
     padding: Sequence[int]
     groups: int
     plain: bool
+    half: bool
 
     def library(self, impl: str, wanted: bool):
         """The native operators; None where they are unavailable, too slow or, with 'auto', not `wanted`."""
@@ -140,10 +149,10 @@ class _Problem:
         if self._fits():
             return custom_ops.require("winograd", "cpu")
         raise RuntimeError(
-            "conv3x3: impl='cpu' takes float32 images on the CPU in channels_last and 3x3 weights without groups, both "
-            f"of multiples of {CHANNELS} channels, with stride=1 and padding=1, or stride=2 and padding=0, and results "
-            f"of heights and widths that are multiples of 4; not images {list(self.images)} and weight "
-            f"{list(self.weight)} with stride={self.stride}, padding={tuple(self.padding)}, groups={self.groups}"
+            "conv3x3: impl='cpu' takes float32 or bfloat16 images on the CPU in channels_last and 3x3 weights without "
+            f"groups, both of multiples of {CHANNELS} channels, with stride=1 and padding=1, or stride=2 and "
+            f"padding=0, and results of heights and widths that are multiples of 4; not images {list(self.images)} and "
+            f"weight {list(self.weight)} with stride={self.stride}, padding={tuple(self.padding)}, groups={self.groups}"
             + ("" if self.plain else ", of another type or layout")
         )
 
@@ -158,4 +167,6 @@ class _Problem:
     def _pays(self):
         n, _, height, width = self.images
         pairs = self.weight[0] * self.weight[1]
-        return pairs >= MIN_PAIRS and (self.stride == 2 or n * height * width >= MIN_PIXELS)
+        if self.stride == 2:
+            return pairs >= MIN_PAIRS and (not self.half or height * width >= MIN_HALF_PIXELS)
+        return pairs >= MIN_PAIRS and n * height * width >= MIN_PIXELS

@@ -11,18 +11,38 @@
 // rounding errors are twice those with 3/4 and 3/2, which have the size of a plain sum's (docs/operators.md; Barabasz
 // et al. 2020, "Error Analysis and Improving the Accuracy of Winograd Convolution for Deep Neural Networks").
 //
-// Images are rows of channels [images, height, width, channels].
+// Images are rows of channels [images, height, width, channels] of type T, float or bfloat16; everything in between is
+// float: products of bfloat16 here would have several times the errors of the definition's.
 #pragma once
 
 #include "../fused_mlp/dense.h"
 
 namespace winograd {
 
+using dense::Bfloat16;
 using dense::kBlock;
 using dense::kLanes;
 using dense::load;
 using dense::store;
 using dense::Vector;
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Vectors of bfloat16: the upper halves of floats
+
+typedef uint32_t Bits __attribute__((vector_size(kLanes * 4)));
+typedef uint16_t Halves __attribute__((vector_size(kLanes * 2), aligned(2), may_alias));
+
+inline Vector load(const Bfloat16* p) {
+  return (Vector)(__builtin_convertvector(*reinterpret_cast<const Halves*>(p), Bits) << 16);
+}
+#if !defined(__AVX512BF16__)  // else in dense.h
+inline void store(Bfloat16* p, Vector v) {
+  const Bits bits = (Bits)v, rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;  // to nearest, ties to even
+  const Bits quiet_nan = Bits{} + 0x7fc0;
+  *reinterpret_cast<Halves*>(p) =
+      __builtin_convertvector((bits & 0x7fffffff) > 0x7f800000 ? quiet_nan : rounded, Halves);
+}
+#endif
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Lines
@@ -167,8 +187,9 @@ template <typename V, typename H> struct Tiles {
   }
 
   // Where a tile's inputs are; `zeros` for those outside.
-  void find_inputs(const float* x, const Images& images, int64_t channels, int64_t tile, const float* zeros,
-                   const float* (&pixels)[kInputs]) const {
+  template <typename T>
+  void find_inputs(const T* x, const Images& images, int64_t channels, int64_t tile, const T* zeros,
+                   const T* (&pixels)[kInputs]) const {
     const int64_t image = tile / per_image(), top = row(tile) * V::kStep + V::kFirst,
                   left = column(tile) * H::kStep + H::kFirst;
     for (int64_t i = 0; i < V::kProducts; i++)
@@ -205,8 +226,8 @@ inline void along_both(Vertical vertical, Horizontal horizontal, Get get, Put pu
 }
 
 // B^T d of all channels; put(product, channel, vector) takes the results.
-template <typename V, typename H, typename Put>
-void transform_input(const float* const (&pixels)[V::kProducts * H::kProducts], int64_t channels, Put put) {
+template <typename V, typename H, typename T, typename Put>
+void transform_input(const T* const (&pixels)[V::kProducts * H::kProducts], int64_t channels, Put put) {
   for (int64_t c = 0; c < channels; c += kLanes)
     along_both<V::kProducts, H::kProducts, V::kProducts, H::kProducts>(
         V::input, H::input, [&](int i, int j) { return load(pixels[i * H::kProducts + j] + c); },
@@ -214,8 +235,8 @@ void transform_input(const float* const (&pixels)[V::kProducts * H::kProducts], 
 }
 
 // A dy: gradients of a tile's results, the rows of which are `row` apart, to its products'.
-template <typename V, typename H, typename Put>
-void transform_gradient(const float* dy, int64_t row, int64_t channels, Put put) {
+template <typename V, typename H, typename T, typename Put>
+void transform_gradient(const T* dy, int64_t row, int64_t channels, Put put) {
   for (int64_t c = 0; c < channels; c += kLanes)
     along_both<V::kResults, H::kResults, V::kProducts, H::kProducts>(
         V::gradient, H::gradient, [&](int i, int j) { return load(dy + i * row + j * channels + c); },
@@ -223,8 +244,8 @@ void transform_gradient(const float* dy, int64_t row, int64_t channels, Put put)
 }
 
 // A^T m: products, `product` apart, to a tile's results of `count` channels: of pixels `pixel` and rows `row` apart.
-template <typename V, typename H>
-void transform_output(const float* m, int64_t product, int64_t count, float* y, int64_t pixel, int64_t row) {
+template <typename V, typename H, typename T>
+void transform_output(const float* m, int64_t product, int64_t count, T* y, int64_t pixel, int64_t row) {
   for (int64_t c = 0; c < count; c += kLanes)
     along_both<V::kProducts, H::kProducts, V::kResults, H::kResults>(
         V::output, H::output, [&](int i, int j) { return load(m + (i * H::kProducts + j) * product + c); },

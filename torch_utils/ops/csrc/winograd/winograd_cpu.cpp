@@ -1,4 +1,4 @@
-// PyTorch operators on winograd.h, for float images in channels_last: 3x3 convolutions of stride 1 and padding 1, and
+// PyTorch operators on winograd.h, for images of float or bfloat16 in channels_last: 3x3 convolutions of stride 1 and padding 1, and
 // gradients of 3x3 weights. Strips of tiles stay in the caches; sums do not depend on the number of threads.
 #include "../fused_mlp/fused_mlp.h"
 #include "winograd.h"
@@ -31,9 +31,9 @@ constexpr int64_t kInputs = 128, kOutputs = 2 * kBlock;
 constexpr int64_t kTerms = 256;
 
 Images check(const Tensor& x, const char* what) {
-  TORCH_CHECK(x.dim() == 4 && x.scalar_type() == at::kFloat && x.device().is_cpu() &&
-                  x.is_contiguous(at::MemoryFormat::ChannelsLast) && x.size(1) % kBlock == 0,
-              "winograd: ", what, " must be float images in channels_last with a multiple of ", kBlock,
+  TORCH_CHECK(x.dim() == 4 && (x.scalar_type() == at::kFloat || x.scalar_type() == at::kBFloat16) &&
+                  x.device().is_cpu() && x.is_contiguous(at::MemoryFormat::ChannelsLast) && x.size(1) % kBlock == 0,
+              "winograd: ", what, " must be images of float or bfloat16 in channels_last with a multiple of ", kBlock,
               " channels on the CPU");
   return {x.size(0), x.size(2), x.size(3)};
 }
@@ -45,6 +45,16 @@ int64_t strip_tiles(int64_t tiles, int64_t most) {
   const int64_t strips = pieces(tiles, std::max<int64_t>(most, 1));
   return std::min(dense::round_up((tiles + strips - 1) / strips, dense::kRows), tiles);
 }
+
+// Calls run(T{}) with the type of a tensor's values.
+template <typename Run> void with_type(const Tensor& x, Run run) {
+  if (x.scalar_type() == at::kFloat)
+    run(float{});
+  else
+    run(Bfloat16{});
+}
+
+template <typename T> const T* values_of(const Tensor& x) { return static_cast<const T*>(x.const_data_ptr()); }
 
 // Memory for so many intermediate values. Every calling thread keeps its own until it needs more: a fresh block, 54 MB
 // for 512 channels, would cost a page fault per 4 KB.
@@ -111,19 +121,11 @@ void multiply(const float* v, int64_t rows, int64_t inputs, const float* weights
     }
 }
 
-// Correlation of x [images, inputs, height, width] with w [outputs, inputs, 3, 3]; `transposed`: what takes gradients
-// of results x [images, outputs, height, width] to those of the images.
-Tensor winograd_conv(const Tensor& x, const Tensor& w, bool transposed) {
-  const Images images = check(x, "the input");
+// Correlation of x [images, inputs, height, width] with taps to y [images, outputs, height, width].
+template <typename T> void convolve(const Tensor& x, const Taps& taps, Tensor& y) {
+  const Images images{x.size(0), x.size(2), x.size(3)};
   const Tiles<Dense, Dense> all{images};
-  TORCH_CHECK(images.height % 4 == 0 && images.width % 4 == 0, "winograd: height and width must be multiples of 4");
-  const int side = transposed ? 0 : 1;
-  TORCH_CHECK(w.dim() == 4 && w.is_contiguous() && w.scalar_type() == at::kFloat && w.device().is_cpu() &&
-                  w.size(2) == 3 && w.size(3) == 3 && w.size(side) == x.size(1) && w.size(1 - side) % kBlock == 0,
-              "winograd: the weight must be a contiguous float tensor [outputs, inputs, 3, 3] that fits the input");
-  const int64_t inputs = w.size(side), outputs = w.size(1 - side), tiles = all.count();
-  Tensor y = at::empty({x.size(0), outputs, x.size(2), x.size(3)}, x.options(), at::MemoryFormat::ChannelsLast);
-  if (tiles == 0) return y;
+  const int64_t inputs = taps.inputs, outputs = taps.outputs, tiles = all.count();
   const int64_t strip = strip_tiles(tiles, kStrip), threads = at::get_num_threads(), groups = pieces(outputs, kOutputs);
   // Tiles of a thread's share: all of the strip, if that makes a share for each thread.
   const int64_t share = groups < threads ? std::min(dense::round_up(pieces(strip, 4), dense::kRows), strip) : strip;
@@ -134,21 +136,21 @@ Tensor winograd_conv(const Tensor& x, const Tensor& w, bool transposed) {
   const int64_t v_product = strip * inputs + kApart, m_product = share * kOutputs + kApart;
   const int64_t of_weights = kProducts * packed_product, of_m = kProducts * m_product;
   float *const v = scratch(kProducts * v_product + inputs + threads * of_m + (once ? threads : 1) * of_weights),
-               *const zeros = v + kProducts * v_product, *const all_m = zeros + inputs,
+               *const none = v + kProducts * v_product, *const all_m = none + inputs,
                *const all_weights = all_m + threads * of_m;
-  std::fill_n(zeros, inputs, 0.0f);
-  const Taps taps{w.const_data_ptr<float>(), inputs, outputs, transposed};
+  std::fill_n(none, inputs, 0.0f);
+  const T* const zeros = reinterpret_cast<const T*>(none);
   if (!once)
     at::parallel_for(0, outputs / kBlock, 1, [&](int64_t begin, int64_t end) {
       pack_weight(taps, begin * kBlock, (end - begin) * kBlock, all_weights + begin * kBlock * inputs, packed_product);
     });
-  const float* from = x.const_data_ptr<float>();
-  float* to = y.mutable_data_ptr<float>();
+  const T* const from = values_of<T>(x);
+  T* const to = static_cast<T*>(y.mutable_data_ptr());
   for (int64_t first = 0; first < tiles; first += strip) {
     const int64_t count = std::min(strip, tiles - first);
     at::parallel_for(0, count, 4, [&](int64_t begin, int64_t end) {
       for (int64_t t = begin; t < end; t++) {
-        const float* pixels[kProducts];
+        const T* pixels[kProducts];
         all.find_inputs(from, images, inputs, first + t, zeros, pixels);
         transform_input<Dense, Dense>(pixels, inputs, [&](int f, int64_t c, Vector value) {
           store(v + f * v_product + t * inputs + c, value);
@@ -175,6 +177,23 @@ Tensor winograd_conv(const Tensor& x, const Tensor& w, bool transposed) {
       }
     });
   }
+}
+
+// Correlation of x [images, inputs, height, width] with w [outputs, inputs, 3, 3] of the same type; `transposed`: what
+// takes gradients of results x [images, outputs, height, width] to those of the images.
+Tensor winograd_conv(const Tensor& x, const Tensor& w, bool transposed) {
+  const Images images = check(x, "the input");
+  TORCH_CHECK(images.height % 4 == 0 && images.width % 4 == 0, "winograd: height and width must be multiples of 4");
+  const int side = transposed ? 0 : 1;
+  TORCH_CHECK(w.dim() == 4 && w.is_contiguous() && w.scalar_type() == x.scalar_type() && w.device().is_cpu() &&
+                  w.size(2) == 3 && w.size(3) == 3 && w.size(side) == x.size(1) && w.size(1 - side) % kBlock == 0,
+              "winograd: the weight must be a contiguous tensor [outputs, inputs, 3, 3] that fits the input");
+  const int64_t outputs = w.size(1 - side);
+  Tensor y = at::empty({x.size(0), outputs, x.size(2), x.size(3)}, x.options(), at::MemoryFormat::ChannelsLast);
+  if (y.numel() == 0) return y;
+  const Tensor values = w.to(at::kFloat);
+  const Taps taps{values.const_data_ptr<float>(), w.size(side), outputs, transposed};
+  with_type(x, [&](auto type) { convolve<decltype(type)>(x, taps, y); });
   return y;
 }
 
@@ -196,14 +215,14 @@ void scatter(const float* sums, int64_t kind, int64_t first, int64_t output, int
               block[(i * H::kTaps + j) * kSize + k * kBlock + n];
 }
 
-struct Operands {
-  const float *x, *dy, *zeros;
+template <typename T> struct Operands {
+  const T *x, *dy, *zeros;
   Images images, results;
   int64_t inputs, outputs;
 };
 
 // Those taps of dw [outputs, inputs, 3, 3] that V and H have: sums of outer products over tiles.
-template <typename V, typename H> void weight_gradient(const Operands& operands, float* dw) {
+template <typename V, typename H, typename T> void weight_gradient(const Operands<T>& operands, float* dw) {
   constexpr int64_t kKinds = V::kProducts * H::kProducts;
   const Tiles<V, H> all{operands.results};
   const int64_t inputs = operands.inputs, outputs = operands.outputs, tiles = all.count();
@@ -224,7 +243,7 @@ template <typename V, typename H> void weight_gradient(const Operands& operands,
     const int64_t count = std::min(strip, tiles - first);
     at::parallel_for(0, count, 4, [&](int64_t begin, int64_t end) {
       for (int64_t t = begin; t < end; t++) {
-        const float* pixels[kKinds];
+        const T* pixels[kKinds];
         all.find_inputs(operands.x, operands.images, inputs, first + t, operands.zeros, pixels);
         transform_input<V, H>(pixels, inputs, [&](int f, int64_t c, Vector value) {
           store(a + f * a_kind + c * strip + t * kLanes, value);
@@ -264,19 +283,24 @@ Tensor conv3x3_weight_gradient(const Tensor& x, const Tensor& dy, int64_t stride
   };
   TORCH_CHECK(results.count == images.count && fits(results.height, images.height) && fits(results.width, images.width),
               "winograd: the gradient's shape does not fit the input's, or is no multiple of 4");
-  Tensor dw = at::empty({dy.size(1), x.size(1), 3, 3}, x.options());
-  if (results.count == 0 || results.height == 0 || results.width == 0) return dw.zero_();
-  const std::unique_ptr<float[]> zeros(new float[x.size(1)]());
-  const Operands operands{x.const_data_ptr<float>(), dy.const_data_ptr<float>(), zeros.get(), images, results,
-                          x.size(1),                 dy.size(1)};
-  float* to = dw.mutable_data_ptr<float>();
-  if (stride == 1)
-    return weight_gradient<Dense, Dense>(operands, to), dw;
-  weight_gradient<Even, Even>(operands, to);
-  weight_gradient<Even, Odd>(operands, to);
-  weight_gradient<Odd, Even>(operands, to);
-  weight_gradient<Odd, Odd>(operands, to);
-  return dw;
+  TORCH_CHECK(x.scalar_type() == dy.scalar_type(), "winograd: the input and the gradient must be of the same type");
+  Tensor dw = at::empty({dy.size(1), x.size(1), 3, 3}, x.options().dtype(at::kFloat));
+  if (results.count == 0 || results.height == 0 || results.width == 0) return dw.zero_().to(x.scalar_type());
+  float* const to = dw.mutable_data_ptr<float>();
+  with_type(x, [&](auto type) {
+    using T = decltype(type);
+    const std::unique_ptr<T[]> zeros(new T[x.size(1)]());
+    const Operands<T> operands{values_of<T>(x), values_of<T>(dy), zeros.get(), images, results, x.size(1), dy.size(1)};
+    if (stride == 1) {
+      weight_gradient<Dense, Dense>(operands, to);
+    } else {
+      weight_gradient<Even, Even>(operands, to);
+      weight_gradient<Even, Odd>(operands, to);
+      weight_gradient<Odd, Even>(operands, to);
+      weight_gradient<Odd, Odd>(operands, to);
+    }
+  });
+  return dw.to(x.scalar_type());
 }
 
 TORCH_LIBRARY_FRAGMENT(video3d_cpu, m) {
