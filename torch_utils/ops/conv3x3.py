@@ -1,12 +1,14 @@
 """3x3 convolutions of the discriminators by Winograd's algorithm on the CPU; all other convolutions by PyTorch.
 
 The three bilinear maps (images, weight) → results, (results, weight) → images and (images, results) → weight are each
-other's derivatives, so that derivatives of every order, R1's among them, use the native operators. With stride 1 all
-three are Winograd products F(4x4, 3x3) (csrc/winograd/winograd.h): 36 multiplications where the definition has 144, at
-interpolation points for which rounding errors are as small as those of a plain sum (docs/operators.md). With stride 2,
-where F(4, 2) leaves 81 of 144, only the weight's gradient is native: PyTorch needs more time for it than for its
-forward pass. Images of bfloat16 are multiplied in float32 with stride 1: products of bfloat16 take half the time, but
-Winograd's are a quarter as many, and too inexact in bfloat16.
+other's derivatives, so that derivatives of every order, R1's among them, use the native operators. All three are
+Winograd products (csrc/winograd/winograd.h): with stride 1 F(4x4, 3x3), 36 multiplications where the definition has
+144, with stride 2 F(4, 2) of every other pixel, which leaves 81. Interpolation points are such that rounding errors are
+about as small as those of a plain sum (docs/operators.md).
+
+Images of bfloat16 are multiplied in float32 with stride 1: products of bfloat16 take half the time, but Winograd's are
+a quarter as many, and too inexact in bfloat16. With stride 2 PyTorch multiplies, but for the weight's gradient of large
+images.
 """
 
 from collections.abc import Sequence
@@ -25,13 +27,12 @@ IMPLEMENTATIONS = ("auto", "ref", "cpu")
 
 #: The native operators need multiples of this number of channels: two vector registers of the processor.
 CHANNELS = 32
-# Thresholds above which the native operators take at most half of PyTorch's time; with stride 2, where only the
-# gradient of the weight is native, at most two thirds.
+# Thresholds above which the native operators take at most half of PyTorch's time, with stride 2 at most two thirds.
 #: Stride 1: least number of pixels (below, the weight's transform costs what is saved).
 MIN_PIXELS = 512
 #: Least number of pairs of an input and an output channel.
 MIN_PAIRS = 64 * 64
-#: Stride 2 in bfloat16: least number of pixels of an image.
+#: Stride 2 in bfloat16, where only the gradient of the weight is native: least number of pixels of an image.
 MIN_HALF_PIXELS = 1 << 16
 
 
@@ -61,8 +62,7 @@ def convolve(
     """
     recorded = _recorded(x, w)
     problem = _Problem(x.shape, w.shape, stride, padding, groups, _plain(x, w), _half(x))
-    # Of stride 2, nothing is native without gradients.
-    library = problem.library(impl, wanted=stride == 1 or recorded)
+    library = problem.library(impl, wanted=recorded or stride == 1 or not problem.half)
     if library is None:
         return F.conv2d(x, w, stride=stride, padding=padding, groups=groups)
     return Results.apply(x, w, stride, library) if recorded else results(x, w, stride, library)

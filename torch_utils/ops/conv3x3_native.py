@@ -9,6 +9,10 @@ from torch_utils.ops.weight_gradients import weight_gradients_wanted
 __all__ = ["FilteredResults", "ImageGradient", "Results", "WeightGradient", "filtered_size", "results"]
 
 
+#: Stride 2: least height and width of images whose gradients are native; the last row and column cost too much below.
+MIN_SIZE = 17
+
+
 def filtered_size(size: torch.Size, f: torch.Tensor, padding: tuple[int, int, int, int]) -> torch.Size:
     """Size of images of `size` after padding and filtering."""
     fw, fh = filter_size(f)
@@ -22,10 +26,14 @@ def _rows(x):
 
 def results(x: torch.Tensor, w: torch.Tensor, stride: int, library) -> torch.Tensor:
     """The convolution of `Results`, without gradients."""
-    # Stride 1: Winograd F(4x4, 3x3). With stride 2 PyTorch's forward pass is fast enough.
-    if stride == 1:
-        return library.winograd_conv(_rows(x), w.contiguous(), False)
-    return F.conv2d(x, w, stride=stride)
+    if _library_is_faster(x, stride):
+        return F.conv2d(x, w, stride=stride)
+    return library.conv3x3(_rows(x), w.contiguous(), stride)
+
+
+def _library_is_faster(x, stride):
+    """With stride 2 PyTorch's products of bfloat16, at half the time each, are fewer than twice ours."""
+    return stride == 2 and x.dtype == torch.bfloat16
 
 
 class Results(torch.autograd.Function):
@@ -80,9 +88,8 @@ class ImageGradient(torch.autograd.Function):
     def forward(ctx, grad, w, shape, stride, library):
         ctx.save_for_backward(grad, w)
         ctx.stride, ctx.library = stride, library
-        # Stride 1: a Winograd convolution with the mirrored, transposed weight.
-        if stride == 1:
-            return library.winograd_conv(_rows(grad), w.contiguous(), True)
+        if stride == 1 or not (_library_is_faster(grad, stride) or min(shape[2:]) < MIN_SIZE):
+            return library.conv3x3_image_gradient(_rows(grad), w.contiguous(), stride, *shape[2:])
         like = torch.empty(shape, dtype=grad.dtype, memory_format=torch.channels_last)
         return torch.ops.aten.convolution_backward(
             grad, like, w, None, [stride] * 2, [0, 0], [1, 1], False, [0, 0], 1, [True, False, False]

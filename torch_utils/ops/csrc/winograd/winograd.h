@@ -3,8 +3,8 @@
 //
 //   y = A^T [ (G w) * (B^T d) ]         d: m + r - 1 inputs, w: r taps, *: product by product
 //
-// and of an image, lines are taken along both axes. So F(4x4, 3x3) has 36 products for 16 results instead of 144; for
-// each of the 36, a matrix product [tiles, inputs] x [inputs, outputs] is left. The gradient of the weight is the
+// and of an image, lines are taken along both axes. So F(4x4, 3x3) has 36 products for 16 results instead of 144, with
+// stride 2 81; for each of them, a matrix product [tiles, inputs] x [inputs, outputs] is left. The gradient of the weight is the
 // transposed: dw = G^T [ sum over tiles of (B^T d) * (A dy) ].
 //
 // Products are the values of polynomials at the points 0, +-a, +-b and infinity. With the usual 1 and 2 for a and b,
@@ -63,7 +63,7 @@ inline void at_points(const Vector (&dy)[4], Vector* p) {
 
 // F(4, 3) at 0, a, -a, b, -b, infinity.
 struct Three {
-  static constexpr int kResults = 4, kTaps = 3, kProducts = 6;
+  static constexpr int kResults = 4, kTaps = 3, kInputs = 6, kProducts = 6, kWeights = 6;
   static constexpr float kWeight0 = 1 / kProduct, kWeightA = 1 / (2 * kA2 * (kA2 - kB2)),
                          kWeightB = 1 / (2 * kB2 * (kB2 - kA2));
 
@@ -118,10 +118,10 @@ struct Three {
 
 // F(4, 2) at a, -a, b, -b, infinity.
 struct Two {
-  static constexpr int kResults = 4, kTaps = 2, kProducts = 5;
+  static constexpr int kResults = 4, kTaps = 2, kInputs = 5, kProducts = 5, kWeights = 5;
   static constexpr float kWeightA = 1 / (2 * kA * (kA2 - kB2)), kWeightB = 1 / (2 * kB * (kB2 - kA2));
 
-  static void input(const Vector (&d)[5], Vector (&v)[5]) {
+  static void input(const Vector (&d)[5], Vector* v) {
     const Vector odd_a = d[3] - kB2 * d[1], even_a = kA * (d[2] - kB2 * d[0]);
     const Vector odd_b = d[3] - kA2 * d[1], even_b = kB * (d[2] - kA2 * d[0]);
     v[0] = odd_a + even_a;
@@ -129,6 +129,22 @@ struct Two {
     v[2] = odd_b + even_b;
     v[3] = odd_b - even_b;
     v[4] = d[4] - kSum * d[2] + kProduct * d[0];
+  }
+
+  static void output(const Vector* m, Vector (&y)[4]) {
+    const Vector even_a = m[0] + m[1], odd_a = m[0] - m[1], even_b = m[2] + m[3], odd_b = m[2] - m[3];
+    y[0] = even_a + even_b;
+    y[1] = kA * odd_a + kB * odd_b;
+    y[2] = kA2 * even_a + kB2 * even_b;
+    y[3] = kA3 * odd_a + kB3 * odd_b + m[4];
+  }
+
+  static void weight(Vector w0, Vector w1, Vector* u) {
+    u[0] = kWeightA * (kA * w1 + w0);
+    u[1] = kWeightA * (kA * w1 - w0);
+    u[2] = kWeightB * (kB * w1 + w0);
+    u[3] = kWeightB * (kB * w1 - w0);
+    u[4] = w1;
   }
 
   static void gradient(const Vector (&dy)[4], Vector (&p)[5]) {
@@ -144,23 +160,69 @@ struct Two {
 
 // F(1, 1).
 struct One {
-  static constexpr int kResults = 1, kTaps = 1, kProducts = 1;
+  static constexpr int kResults = 1, kTaps = 1, kInputs = 1, kProducts = 1, kWeights = 1;
 
   static void input(const Vector (&d)[1], Vector (&v)[1]) { v[0] = d[0]; }
   static void gradient(const Vector (&dy)[1], Vector (&p)[1]) { p[0] = dy[0]; }
   static void weight_gradient(const Vector (&du)[1], Vector (&dw)[1]) { dw[0] = du[0]; }
 };
 
-// Along one axis of an image, the i-th input of a line that begins with result `r` is pixel (r + i) * kStep + kFirst;
-// its i-th tap is number i * kStep + kTap of the 3x3 weight's.
-template <typename Line, int kFirst_, int kStep_, int kTap> struct Axis : Line {
-  static constexpr int kFirst = kFirst_, kStep = kStep_;
+// Three taps with stride 2: F(4, 2) of every other input with the first and the last, and plain products of the others.
+struct Strided {
+  static constexpr int kResults = 4, kTaps = 3, kInputs = 9, kProducts = 9, kWeights = 6;
 
+  static void input(const Vector (&d)[9], Vector (&v)[9]) {
+    const Vector even[5] = {d[0], d[2], d[4], d[6], d[8]};
+    Two::input(even, v);
+    for (int i = 0; i < 4; i++) v[5 + i] = d[2 * i + 1];
+  }
+
+  static void output(const Vector (&m)[9], Vector (&y)[4]) {
+    Two::output(m, y);
+    for (int i = 0; i < 4; i++) y[i] += m[5 + i];
+  }
+
+  static void weight(const Vector (&w)[3], Vector (&u)[6]) {
+    Two::weight(w[0], w[2], u);
+    u[5] = w[1];
+  }
+};
+
+// What takes gradients of the results of a mirrored `Strided` to those of its inputs: F(4, 2) for every other one, plain
+// products for those between.
+struct Spread : Strided {
+  static constexpr int kResults = 8, kInputs = 5;
+
+  static void input(const Vector (&d)[5], Vector (&v)[9]) {
+    Two::input(d, v);
+    for (int i = 0; i < 4; i++) v[5 + i] = d[i + 1];
+  }
+
+  static void output(const Vector (&m)[9], Vector (&y)[8]) {
+    Vector even[4];
+    Two::output(m, even);
+    for (int i = 0; i < 4; i++) {
+      y[2 * i] = even[i];
+      y[2 * i + 1] = m[5 + i];
+    }
+  }
+};
+
+// Along one axis of an image, the i-th input of a line that begins with result `r` is pixel first(r) + i * kStep; its
+// i-th tap is number i * kStep + kTap of the 3x3 weight's.
+template <typename Line, int kFirst, int kStride, int kStep_, int kTap> struct Axis : Line {
+  static constexpr int kStep = kStep_;
+
+  static constexpr int64_t first(int64_t r) { return r * kStride + kFirst; }
   static constexpr int tap(int i) { return i * kStep + kTap; }
 };
-using Dense = Axis<Three, -1, 1, 0>;  // stride 1, padding 1
-using Even = Axis<Two, 0, 2, 0>;      // stride 2, no padding: taps 0 and 2
-using Odd = Axis<One, 1, 2, 1>;       // and tap 1
+using Dense = Axis<Three, -1, 1, 1, 0>;  // stride 1, padding 1
+using Even = Axis<Two, 0, 2, 2, 0>;      // stride 2, no padding: taps 0 and 2
+using Odd = Axis<One, 1, 2, 2, 1>;       // and tap 1
+using Down = Axis<Strided, 0, 2, 1, 0>;  // all three
+struct Up : Axis<Spread, 0, 1, 1, 0> {   // the gradient of its inputs
+  static constexpr int64_t first(int64_t r) { return r / 2 - 1; }
+};
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Tiles: V lines times H lines of results
@@ -171,7 +233,7 @@ struct Images {
 };
 
 template <typename V, typename H> struct Tiles {
-  static constexpr int kInputs = V::kProducts * H::kProducts;  // and products
+  static constexpr int kInputs = V::kInputs * H::kInputs;
 
   Images results;
 
@@ -186,17 +248,16 @@ template <typename V, typename H> struct Tiles {
     return (tile / per_image() * results.height + row(tile)) * results.width + column(tile);
   }
 
-  // Where a tile's inputs are; `zeros` for those outside.
+  // Where a tile's inputs are; `zeros` for those outside. Results beyond the last whole tile belong to none.
   template <typename T>
   void find_inputs(const T* x, const Images& images, int64_t channels, int64_t tile, const T* zeros,
                    const T* (&pixels)[kInputs]) const {
-    const int64_t image = tile / per_image(), top = row(tile) * V::kStep + V::kFirst,
-                  left = column(tile) * H::kStep + H::kFirst;
-    for (int64_t i = 0; i < V::kProducts; i++)
-      for (int64_t j = 0; j < H::kProducts; j++) {
+    const int64_t image = tile / per_image(), top = V::first(row(tile)), left = H::first(column(tile));
+    for (int64_t i = 0; i < V::kInputs; i++)
+      for (int64_t j = 0; j < H::kInputs; j++) {
         const int64_t y = top + i * V::kStep, x_ = left + j * H::kStep;
         const bool inside = y >= 0 && y < images.height && x_ >= 0 && x_ < images.width;
-        pixels[i * H::kProducts + j] =
+        pixels[i * H::kInputs + j] =
             inside ? x + ((image * images.height + y) * images.width + x_) * channels : zeros;
       }
   }
@@ -207,30 +268,30 @@ template <int kRowsIn, int kColumnsIn, int kRowsOut, int kColumnsOut, typename V
           typename Get, typename Put>
 inline void along_both(Vertical vertical, Horizontal horizontal, Get get, Put put) {
   Vector half[kRowsOut][kColumnsIn];
-#pragma GCC unroll 8
+#pragma GCC unroll 9
   for (int j = 0; j < kColumnsIn; j++) {
     Vector in[kRowsIn], out[kRowsOut];
-#pragma GCC unroll 8
+#pragma GCC unroll 9
     for (int i = 0; i < kRowsIn; i++) in[i] = get(i, j);
     vertical(in, out);
-#pragma GCC unroll 8
+#pragma GCC unroll 9
     for (int i = 0; i < kRowsOut; i++) half[i][j] = out[i];
   }
-#pragma GCC unroll 8
+#pragma GCC unroll 9
   for (int i = 0; i < kRowsOut; i++) {
     Vector out[kColumnsOut];
     horizontal(half[i], out);
-#pragma GCC unroll 8
+#pragma GCC unroll 9
     for (int j = 0; j < kColumnsOut; j++) put(i, j, out[j]);
   }
 }
 
 // B^T d of all channels; put(product, channel, vector) takes the results.
 template <typename V, typename H, typename T, typename Put>
-void transform_input(const T* const (&pixels)[V::kProducts * H::kProducts], int64_t channels, Put put) {
+void transform_input(const T* const (&pixels)[V::kInputs * H::kInputs], int64_t channels, Put put) {
   for (int64_t c = 0; c < channels; c += kLanes)
-    along_both<V::kProducts, H::kProducts, V::kProducts, H::kProducts>(
-        V::input, H::input, [&](int i, int j) { return load(pixels[i * H::kProducts + j] + c); },
+    along_both<V::kInputs, H::kInputs, V::kProducts, H::kProducts>(
+        V::input, H::input, [&](int i, int j) { return load(pixels[i * H::kInputs + j] + c); },
         [&](int i, int j, Vector v) { put(i * H::kProducts + j, c, v); });
 }
 
@@ -252,13 +313,19 @@ void transform_output(const float* m, int64_t product, int64_t count, T* y, int6
         [&](int i, int j, Vector v) { store(y + i * row + j * pixel + c, v); });
 }
 
-// G w for `count` values next to each other: taps, `tap` apart, to products, `product` apart.
+// G w for `count` values next to each other: taps, `tap` apart, to weights of products, `weight` apart.
 template <typename V, typename H>
-void transform_weight(const float* w, int64_t tap, int64_t count, float* u, int64_t product) {
+void transform_weight(const float* w, int64_t tap, int64_t count, float* u, int64_t weight) {
   for (int64_t c = 0; c < count; c += kLanes)
-    along_both<V::kTaps, H::kTaps, V::kProducts, H::kProducts>(
+    along_both<V::kTaps, H::kTaps, V::kWeights, H::kWeights>(
         V::weight, H::weight, [&](int i, int j) { return load(w + (i * H::kTaps + j) * tap + c); },
-        [&](int i, int j, Vector v) { store(u + (i * H::kProducts + j) * product + c, v); });
+        [&](int i, int j, Vector v) { store(u + (i * H::kWeights + j) * weight + c, v); });
+}
+
+// Number of the weight of a product: the last one of a line is that of all products that are left.
+template <typename V, typename H> constexpr int weight_of(int product) {
+  return std::min(product / H::kProducts, V::kWeights - 1) * H::kWeights +
+         std::min(product % H::kProducts, H::kWeights - 1);
 }
 
 // G^T du: the transposed of `transform_weight`.

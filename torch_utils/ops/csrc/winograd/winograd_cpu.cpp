@@ -1,9 +1,11 @@
-// PyTorch operators on winograd.h, for images of float or bfloat16 in channels_last: 3x3 convolutions of stride 1 and padding 1, and
-// gradients of 3x3 weights. Strips of tiles stay in the caches; sums do not depend on the number of threads.
+// PyTorch operators on winograd.h, for images of float or bfloat16 in channels_last: 3x3 convolutions of stride 1 and
+// padding 1 or stride 2 and no padding, and their gradients. Strips of tiles stay in the caches; sums do not depend on
+// the number of threads.
 #include "../fused_mlp/fused_mlp.h"
 #include "winograd.h"
 
 #include <ATen/Parallel.h>
+#include <ATen/ops/conv_transpose2d.h>
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
@@ -16,15 +18,15 @@ using at::Tensor;
 using namespace winograd;
 
 constexpr int64_t kTaps = 9, kChunk = 8;  // of a weight; inputs whose weights are transposed at a time
-constexpr int64_t kProducts = 36;         // for 4x4 results of stride 1
 constexpr int64_t kLine = 64;             // bytes of a line of the caches
 // Data of different products lie so many values further apart than they need to: steps of a power of two would
 // lead all to the same few places of a cache.
 constexpr int64_t kApart = kLine / sizeof(float);
 
-// Tiles that are transformed at a time; weights are fetched from memory once for each such strip. For gradients of
-// weights, where their sums are fetched instead, it is the bytes of a strip that count.
-constexpr int64_t kStrip = 16 * dense::kRows, kStripBytes = 16 << 20;
+// Products, of each pair of an input and an output, of the tiles that are transformed at a time; weights are fetched from
+// memory once for each such strip. For gradients of weights, where their sums are fetched instead, it is the bytes of a
+// strip that count.
+constexpr int64_t kStrip = 36 * 16 * dense::kRows, kStripBytes = 16 << 20;
 // Inputs and outputs of a thread's share of a product's matrix: with these, it stays in the second cache.
 constexpr int64_t kInputs = 128, kOutputs = 2 * kBlock;
 // Terms of a sum in registers: many short sums are more exact than a long one. Their factors fit into the first cache.
@@ -100,14 +102,13 @@ void gather(const Taps& taps, int64_t first, int64_t output, float* block) {
   }
 }
 
-// Packed weights of `count` outputs from `first` on, for every product, `product` values apart.
-void pack_weight(const Taps& taps, int64_t first, int64_t count, float* to, int64_t product) {
+// Packed weights of `count` outputs from `first` on, for every kind of product, `weight` values apart.
+template <typename Line> void pack_weight(const Taps& taps, int64_t first, int64_t count, float* to, int64_t weight) {
   float block[kTaps * kChunk * kBlock];
   for (int64_t n = 0; n < count; n += kBlock)
     for (int64_t k = 0; k < taps.inputs; k += kChunk) {
       gather(taps, k, first + n, block);
-      transform_weight<Dense, Dense>(block, kChunk * kBlock, kChunk * kBlock, to + (n * taps.inputs + k * kBlock),
-                                     product);
+      transform_weight<Line, Line>(block, kChunk * kBlock, kChunk * kBlock, to + (n * taps.inputs + k * kBlock), weight);
     }
 }
 
@@ -121,20 +122,22 @@ void multiply(const float* v, int64_t rows, int64_t inputs, const float* weights
     }
 }
 
-// Correlation of x [images, inputs, height, width] with taps to y [images, outputs, height, width].
-template <typename T> void convolve(const Tensor& x, const Taps& taps, Tensor& y) {
-  const Images images{x.size(0), x.size(2), x.size(3)};
-  const Tiles<Dense, Dense> all{images};
+// Correlation of x [images, inputs, height, width] with taps, along both axes by `Line`, to y [images, outputs, height',
+// width'].
+template <typename Line, typename T> void convolve(const Tensor& x, const Taps& taps, Tensor& y) {
+  constexpr int64_t kProducts = Line::kProducts * Line::kProducts, kWeights = Line::kWeights * Line::kWeights;
+  const Images images{x.size(0), x.size(2), x.size(3)}, results{y.size(0), y.size(2), y.size(3)};
+  const Tiles<Line, Line> all{results};
   const int64_t inputs = taps.inputs, outputs = taps.outputs, tiles = all.count();
-  const int64_t strip = strip_tiles(tiles, kStrip), threads = at::get_num_threads(), groups = pieces(outputs, kOutputs);
+  const int64_t strip = strip_tiles(tiles, kStrip / kProducts), threads = at::get_num_threads(), groups = pieces(outputs, kOutputs);
   // Tiles of a thread's share: all of the strip, if that makes a share for each thread.
   const int64_t share = groups < threads ? std::min(dense::round_up(pieces(strip, 4), dense::kRows), strip) : strip;
   // Weights that are needed only once are packed by who needs them, where they stay in the cache.
   const bool once = strip == tiles && share == strip;
 
-  const int64_t packed_outputs = once ? kOutputs : outputs, packed_product = packed_outputs * inputs + kApart;
+  const int64_t packed_outputs = once ? kOutputs : outputs, packed_weight = packed_outputs * inputs + kApart;
   const int64_t v_product = strip * inputs + kApart, m_product = share * kOutputs + kApart;
-  const int64_t of_weights = kProducts * packed_product, of_m = kProducts * m_product;
+  const int64_t of_weights = kWeights * packed_weight, of_m = kProducts * m_product;
   float *const v = scratch(kProducts * v_product + inputs + threads * of_m + (once ? threads : 1) * of_weights),
                *const none = v + kProducts * v_product, *const all_m = none + inputs,
                *const all_weights = all_m + threads * of_m;
@@ -142,7 +145,7 @@ template <typename T> void convolve(const Tensor& x, const Taps& taps, Tensor& y
   const T* const zeros = reinterpret_cast<const T*>(none);
   if (!once)
     at::parallel_for(0, outputs / kBlock, 1, [&](int64_t begin, int64_t end) {
-      pack_weight(taps, begin * kBlock, (end - begin) * kBlock, all_weights + begin * kBlock * inputs, packed_product);
+      pack_weight<Line>(taps, begin * kBlock, (end - begin) * kBlock, all_weights + begin * kBlock * inputs, packed_weight);
     });
   const T* const from = values_of<T>(x);
   T* const to = static_cast<T*>(y.mutable_data_ptr());
@@ -150,9 +153,9 @@ template <typename T> void convolve(const Tensor& x, const Taps& taps, Tensor& y
     const int64_t count = std::min(strip, tiles - first);
     at::parallel_for(0, count, 4, [&](int64_t begin, int64_t end) {
       for (int64_t t = begin; t < end; t++) {
-        const T* pixels[kProducts];
+        const T* pixels[all.kInputs];
         all.find_inputs(from, images, inputs, first + t, zeros, pixels);
-        transform_input<Dense, Dense>(pixels, inputs, [&](int f, int64_t c, Vector value) {
+        transform_input<Line, Line>(pixels, inputs, [&](int f, int64_t c, Vector value) {
           store(v + f * v_product + t * inputs + c, value);
         });
       }
@@ -165,36 +168,84 @@ template <typename T> void convolve(const Tensor& x, const Taps& taps, Tensor& y
         float* weights = all_weights + n * inputs;
         if (once) {
           weights = all_weights + at::get_thread_num() * of_weights;
-          pack_weight(taps, n, width, weights, packed_product);
+          pack_weight<Line>(taps, n, width, weights, packed_weight);
         }
         for (int f = 0; f < kProducts; f++)
-          multiply(v + f * v_product + start * inputs, rows, inputs, weights + f * packed_product, width,
+          multiply(v + f * v_product + start * inputs, rows, inputs, weights + weight_of<Line, Line>(f) * packed_weight, width,
                    m + f * m_product);
         for (int64_t t = 0; t < rows; t++)
-          transform_output<Dense, Dense>(m + t * width, m_product, width,
-                                         to + all.first_result(first + start + t) * outputs + n, outputs,
-                                         images.width * outputs);
+          transform_output<Line, Line>(m + t * width, m_product, width,
+                                       to + all.first_result(first + start + t) * outputs + n, outputs,
+                                       results.width * outputs);
       }
     });
   }
 }
 
-// Correlation of x [images, inputs, height, width] with w [outputs, inputs, 3, 3] of the same type; `transposed`: what
-// takes gradients of results x [images, outputs, height, width] to those of the images.
-Tensor winograd_conv(const Tensor& x, const Tensor& w, bool transposed) {
-  const Images images = check(x, "the input");
-  TORCH_CHECK(images.height % 4 == 0 && images.width % 4 == 0, "winograd: height and width must be multiples of 4");
+// Checks a weight [outputs, inputs, 3, 3] for images x of its inputs, or, `transposed`, gradients of its outputs.
+void check_weight(const Tensor& w, const Tensor& x, bool transposed) {
   const int side = transposed ? 0 : 1;
   TORCH_CHECK(w.dim() == 4 && w.is_contiguous() && w.scalar_type() == x.scalar_type() && w.device().is_cpu() &&
                   w.size(2) == 3 && w.size(3) == 3 && w.size(side) == x.size(1) && w.size(1 - side) % kBlock == 0,
               "winograd: the weight must be a contiguous tensor [outputs, inputs, 3, 3] that fits the input");
-  const int64_t outputs = w.size(1 - side);
-  Tensor y = at::empty({x.size(0), outputs, x.size(2), x.size(3)}, x.options(), at::MemoryFormat::ChannelsLast);
-  if (y.numel() == 0) return y;
+}
+
+// By tiles of results.
+template <typename Line> void convolve(const Tensor& x, const Tensor& w, bool transposed, Tensor& y) {
+  if (x.numel() == 0 || y.numel() == 0) return;
   const Tensor values = w.to(at::kFloat);
-  const Taps taps{values.const_data_ptr<float>(), w.size(side), outputs, transposed};
-  with_type(x, [&](auto type) { convolve<decltype(type)>(x, taps, y); });
+  const int side = transposed ? 0 : 1;
+  const Taps taps{values.const_data_ptr<float>(), w.size(side), w.size(1 - side), transposed};
+  with_type(x, [&](auto type) { convolve<Line, decltype(type)>(x, taps, y); });
+}
+
+Tensor new_images(const Tensor& like, int64_t channels, int64_t height, int64_t width) {
+  return at::empty({like.size(0), channels, height, width}, like.options(), at::MemoryFormat::ChannelsLast);
+}
+
+// Sizes of results: multiples of 4 that fit the images.
+bool fits(int64_t result, int64_t image, int64_t stride) {
+  return result % 4 == 0 && result == (stride == 1 ? image : (image - 1) / 2);
+}
+
+// Correlation of x [images, inputs, height, width] with w [outputs, inputs, 3, 3] of the same type, of stride 1 and
+// padding 1, or of stride 2 and no padding.
+Tensor conv3x3(const Tensor& x, const Tensor& w, int64_t stride) {
+  const Images images = check(x, "the input");
+  check_weight(w, x, false);
+  TORCH_CHECK(stride == 1 || stride == 2, "winograd: stride 1 or 2");
+  const auto size = [&](int64_t of_images) { return stride == 1 ? of_images : (of_images - 1) / 2; };
+  TORCH_CHECK(size(images.height) % 4 == 0 && size(images.width) % 4 == 0,
+              "winograd: height and width of results must be multiples of 4");
+  Tensor y = new_images(x, w.size(0), size(images.height), size(images.width));
+  if (stride == 1)
+    convolve<Dense>(x, w, false, y);
+  else
+    convolve<Down>(x, w, false, y);
   return y;
+}
+
+// Takes gradients of results dy [images, outputs, height', width'] to those of the images, of `height` and `width`.
+Tensor conv3x3_image_gradient(const Tensor& dy, const Tensor& w, int64_t stride, int64_t height, int64_t width) {
+  const Images results = check(dy, "the gradient");
+  check_weight(w, dy, true);
+  TORCH_CHECK(stride == 1 || stride == 2, "winograd: stride 1 or 2");
+  TORCH_CHECK(fits(results.height, height, stride) && fits(results.width, width, stride),
+              "winograd: the gradient's shape does not fit the image's, or is no multiple of 4");
+  Tensor dx = new_images(dy, w.size(1), height, width);
+  if (stride == 1) return convolve<Dense>(dy, w, true, dx), dx;
+  if (dx.numel() == 0 || dy.numel() == 0) return dx.zero_();
+  convolve<Up>(dy, w, true, dx);
+  // The last row and column that results reach follow the last tile: pixels of a tap each. Beyond there is nothing.
+  const int64_t bottom = 2 * results.height, right = 2 * results.width;
+  dx.slice(2, bottom + 1).zero_();
+  dx.slice(3, right + 1).zero_();
+  const auto edge = [&](int64_t axis, int64_t last) {
+    return at::conv_transpose2d(dy.slice(axis, last - 1), w.slice(axis, 2), {}, 2);
+  };
+  dx.slice(2, bottom, bottom + 1).slice(3, 0, right + 1).copy_(edge(2, results.height));
+  dx.slice(3, right, right + 1).slice(2, 0, bottom + 1).copy_(edge(3, results.width));
+  return dx;
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -278,10 +329,8 @@ template <typename V, typename H, typename T> void weight_gradient(const Operand
 Tensor conv3x3_weight_gradient(const Tensor& x, const Tensor& dy, int64_t stride) {
   const Images images = check(x, "the input"), results = check(dy, "the gradient");
   TORCH_CHECK(stride == 1 || stride == 2, "winograd: stride 1 or 2");
-  const auto fits = [&](int64_t of_results, int64_t of_images) {
-    return of_results % 4 == 0 && of_results == (stride == 1 ? of_images : (of_images - 1) / 2);
-  };
-  TORCH_CHECK(results.count == images.count && fits(results.height, images.height) && fits(results.width, images.width),
+  TORCH_CHECK(results.count == images.count && fits(results.height, images.height, stride) &&
+                  fits(results.width, images.width, stride),
               "winograd: the gradient's shape does not fit the input's, or is no multiple of 4");
   TORCH_CHECK(x.scalar_type() == dy.scalar_type(), "winograd: the input and the gradient must be of the same type");
   Tensor dw = at::empty({dy.size(1), x.size(1), 3, 3}, x.options().dtype(at::kFloat));
@@ -304,7 +353,9 @@ Tensor conv3x3_weight_gradient(const Tensor& x, const Tensor& dy, int64_t stride
 }
 
 TORCH_LIBRARY_FRAGMENT(video3d_cpu, m) {
-  m.def("winograd_conv(Tensor x, Tensor w, bool transposed) -> Tensor", &winograd_conv);
+  m.def("conv3x3(Tensor x, Tensor w, int stride) -> Tensor", &conv3x3);
+  m.def("conv3x3_image_gradient(Tensor dy, Tensor w, int stride, int height, int width) -> Tensor",
+        &conv3x3_image_gradient);
   m.def("conv3x3_weight_gradient(Tensor x, Tensor dy, int stride) -> Tensor", &conv3x3_weight_gradient);
 }
 
