@@ -28,7 +28,7 @@ from torch_utils import custom_ops
 from torch_utils.memory import keep_freed_memory
 from torch_utils.ops.bias_act import bias_act
 from torch_utils.ops.composite import ray_weights, weighted_sum
-from torch_utils.ops.conv3x3 import convolve, weight_gradient
+from torch_utils.ops.conv3x3 import convolve
 from torch_utils.ops.point_linear_ref import activation_gradient
 from torch_utils.ops.upfirdn2d import setup_filter, upfirdn2d
 from torch_utils.ops.weight_gradients import no_weight_gradients
@@ -46,12 +46,11 @@ class Case:
     Attributes:
         operator: Name of the operator.
         what: Layer that has this shape.
-        inputs: Shapes of its inputs.
+        inputs: Shapes of its inputs; the first one is in channels_last layout if it has four dimensions.
         dtype: Type of the inputs.
         call: (impl, *inputs) → result, or a tuple whose first entry is the result.
         rereads: Tensors of the forward pass that the gradient reads: 'nothing', 'result' or 'inputs'.
         passes: Timed passes.
-        images: Number of leading inputs in channels_last layout, if they have four dimensions.
     """
 
     operator: str
@@ -61,7 +60,6 @@ class Case:
     rereads: str
     dtype: torch.dtype = torch.float32
     passes: tuple[str, ...] = ("forward", "gradient", "R1")
-    images: int = 1
 
 
 @dataclass(frozen=True)
@@ -146,12 +144,14 @@ def cases(device: torch.device | str = "cpu") -> list[Case]:
     def convolution(impl, x, w):
         return convolve(x, w, padding=(1, 1), impl=impl)
 
-    def strided_weight_gradient(impl, x, dy):
-        return weight_gradient(x, dy, stride=2, impl=impl)
+    def strided(impl, x, w):
+        return convolve(x, w, stride=2, impl=impl)
 
     for n, channels, size in ((1, 128, 256), (1, 256, 128), (2, 512, 64), (4, 512, 32), (8, 512, 16), (8, 512, 8)):
         shapes = ((n, channels, size, size), (channels, channels, 3, 3))
         found.append(Case("winograd", f"3×3 layer {size}²", shapes, convolution, "inputs"))
+        if size in (256, 64):
+            found.append(Case("winograd", f"3×3 layer {size}²", shapes, convolution, "inputs", half))
     found.append(Case("winograd", "small 3×3 layer 32²", ((8, 64, 32, 32), (64, 64, 3, 3)), convolution, "inputs"))
     for n, channels, outputs, size in (
         (1, 128, 256, 256),
@@ -159,12 +159,11 @@ def cases(device: torch.device | str = "cpu") -> list[Case]:
         (2, 512, 512, 64),
         (4, 512, 512, 32),
         (8, 512, 512, 16),
-        (8, 64, 64, 32),
+        (8, 64, 96, 32),
     ):
-        what = f"{'small ' if channels == 64 else ''}3×3 layer {size}² ÷2, gradient of its weight"
-        shapes = ((n, channels, size + 1, size + 1), (n, outputs, size // 2, size // 2))
-        case = Case("winograd", what, shapes, strided_weight_gradient, "nothing")
-        found.append(replace(case, passes=("forward",), images=2))
+        what = f"{'small ' if channels == 64 else ''}3×3 layer {size}² ÷2"
+        shapes = ((n, channels, size + 1, size + 1), (outputs, channels, 3, 3))
+        found.append(Case("winograd", what, shapes, strided, "inputs"))
 
     def weigh(impl, density, deltas):
         return ray_weights(density, deltas, last_opaque=False, impl=impl)
@@ -195,9 +194,8 @@ def measure(case: Case) -> Iterator[Timing]:
     """One row per kind of pass: without gradients, with gradients, and with the second derivatives of R1."""
     generator = torch.Generator().manual_seed(0)
     inputs = [torch.rand(shape, generator=generator).to(case.dtype) for shape in case.inputs]
-    for i in range(case.images):
-        if inputs[i].ndim == 4:
-            inputs[i] = inputs[i].contiguous(memory_format=torch.channels_last)
+    if inputs[0].ndim == 4:
+        inputs[0] = inputs[0].contiguous(memory_format=torch.channels_last)
     with torch.no_grad():
         result = _first(case.call("ref", *inputs))
     sizes = [x.numel() * x.element_size() for x in (*inputs, result)]

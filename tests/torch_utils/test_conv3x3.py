@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from tests.torch_utils.native import needs_compiler
 from torch_utils import custom_ops
-from torch_utils.ops.conv3x3 import convolve, filtered_convolve, weight_gradient
+from torch_utils.ops.conv3x3 import convolve, filtered_convolve
 from torch_utils.ops.upfirdn2d import upfirdn2d
 from torch_utils.ops.weight_gradients import no_weight_gradients
 
@@ -88,9 +88,9 @@ def test_bfloat16_keeps_what_is_no_number():
     x, w, cotangent = (t.bfloat16() for t in make((1, 32, 32, 8, 8), 1))
     x = x.contiguous(memory_format=torch.channels_last)
     x[0, 3, 1, 1] = torch.nan
-    y = native(x, w)
+    y = native(x, w.requires_grad_())
     assert y[0, :, 0:3, 0:3].isnan().all() and y[0, :, 4:, 4:].isfinite().all()
-    gradient = weight_gradient(x, cotangent, padding=(1, 1), impl="cpu")
+    (gradient,) = torch.autograd.grad(y, w, cotangent)
     assert gradient[:, 3].isnan().all() and gradient[:, 4:].isfinite().all()
     with pytest.raises(RuntimeError, match="of another type"):
         native(x, w.float())
@@ -275,18 +275,6 @@ def test_implementations_by_name(monkeypatch):
         convolve(large, w, padding=(1, 1), impl="cuda")
     with pytest.raises(RuntimeError, match=r"not images \[1, 64, 64, 64\] .* stride=2, padding=\(0, 0\)"):
         convolve(large, w, stride=2, impl="cpu")
-
-
-@CASES
-def test_the_gradient_of_the_weight_alone(shape, stride):
-    x, w, cotangent = make(shape, stride)
-    w.requires_grad_()
-    (expected,) = torch.autograd.grad(native(x, w, stride), w, cotangent)
-    assert torch.equal(weight_gradient(x, cotangent, **options(stride), impl="cpu"), expected)
-    reference = weight_gradient(x, cotangent, **options(stride), impl="ref")
-    torch.testing.assert_close(reference, expected, rtol=0, atol=1e-5 * float(expected.detach().abs().max()))
-    with pytest.raises(RuntimeError, match="impl='cpu' takes float32 or bfloat16"):
-        weight_gradient(x.double(), cotangent.double(), **options(stride), impl="cpu")
 
 
 @pytest.mark.parametrize("stride", [1, 2])

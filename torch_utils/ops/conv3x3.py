@@ -21,7 +21,7 @@ from torch_utils import custom_ops
 from torch_utils.ops.conv3x3_native import FilteredResults, Results, filtered_size, results
 from torch_utils.ops.upfirdn2d import upfirdn2d
 
-__all__ = ["IMPLEMENTATIONS", "convolve", "filtered_convolve", "weight_gradient"]
+__all__ = ["IMPLEMENTATIONS", "convolve", "filtered_convolve"]
 
 IMPLEMENTATIONS = ("auto", "ref", "cpu")
 
@@ -87,28 +87,6 @@ def filtered_convolve(
     if library is None:
         return convolve(upfirdn2d(x, f, padding=padding), w, stride=stride, groups=groups, impl=impl)
     return FilteredResults.apply(x, w, f, padding, stride, library)
-
-
-def weight_gradient(
-    x: torch.Tensor, grad: torch.Tensor, *, stride: int = 1, padding: tuple[int, int] = (0, 0), impl: str = "auto"
-) -> torch.Tensor:
-    """The gradient of `convolve`'s 3x3 weight on its own, without groups.
-
-    Args:
-        x: Images [N, C, H, W].
-        grad: Gradients of the results, [N, O, H', W'].
-        stride, padding, impl: As in `convolve`, with its errors.
-
-    Returns:
-        [O, C, 3, 3]. It is not differentiable itself (the gradients of `convolve` are).
-    """
-    shape = torch.Size((grad.shape[1], x.shape[1], 3, 3))
-    library = _Problem(x.shape, shape, stride, padding, 1, _plain(x, grad), _half(x)).library(impl, wanted=True)
-    with torch.no_grad():
-        if library is None:
-            return torch.nn.grad.conv2d_weight(x, shape, grad, stride=stride, padding=padding)
-        grad = grad.contiguous(memory_format=torch.channels_last)
-        return library.conv3x3_weight_gradient(x.detach(), grad, stride)
 
 
 def _recorded(*tensors):
