@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.overrides import TorchFunctionMode
 
 from benchmarks.scaling import Shapes
 from renderer.cameras import CameraPrior, camera_rays, pixel_centers
@@ -10,22 +10,33 @@ from renderer.depth import normals_from_depth, parallax, project, relief
 from tests.training.test_no_waiting import CORRUPTIONS, META, make_loop
 from torch_utils.rng import RandomStream
 
-INNER = {"mm": (0, 1), "bmm": (0, 2), "mv": (0, 1), "addmm": (1, 1), "baddbmm": (1, 2)}  # argument, dimension
+# Functions of products, and which of their arguments has the inner dimension as its last one.
+PRODUCTS = {
+    "matmul": 0,
+    "__matmul__": 0,
+    "mm": 0,
+    "bmm": 0,
+    "mv": 0,
+    "linear": 0,
+    "addmm": 1,
+    "baddbmm": 1,
+    "einsum": 1,
+}
 
 
-class Products(TorchDispatchMode):
+class Products(TorchFunctionMode):
     """Inner dimensions of the products in float32 for which TensorFloat-32 is allowed."""
 
     def __init__(self):
         super().__init__()
         self.inner = []
 
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        name = function.overloadpacket.__name__
-        if name in INNER and torch.backends.cuda.matmul.allow_tf32:
-            argument, dimension = INNER[name]
-            if args[argument].dtype == torch.float32:
-                self.inner.append(args[argument].shape[dimension])
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        name = getattr(function, "__name__", "")
+        if name in PRODUCTS and torch.backends.cuda.matmul.allow_tf32:
+            factor = args[PRODUCTS[name]]
+            if factor.dtype == torch.float32:
+                self.inner.append(factor.shape[-1])
         return function(*args, **(kwargs or {}))
 
 
@@ -42,8 +53,10 @@ def test_products_are_noticed(tf32):
     with Products() as products:
         a @ torch.ones(2, 3, 5)
         a[0] @ torch.ones(3)
+        torch.nn.functional.linear(a, torch.ones(2, 3))
+        torch.einsum("nij,jk->nik", a, torch.ones(3, 2))
         a.double() @ torch.ones(3, 3).double()
-    assert products.inner == [3, 3]
+    assert products.inner == [3, 3, 3, 3]
 
 
 WIDER = [
