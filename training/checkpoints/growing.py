@@ -54,12 +54,15 @@ def grown_state(
         for block, names in blocks.items()
         if any(name not in moved or moved[name].shape != own[name].shape for name in names)
     ]
-    fresh = {name for block in new for name in blocks[block]}
-    grown = {name: own[name] if name in fresh else tensor for name, tensor in (own | moved).items()}
-    # Blocks of the upsampler beyond the larger network's: it begins at a higher resolution.
-    grown = {name: tensor for name, tensor in grown.items() if name in own or not _UPSAMPLER.match(name)}
-    check_state(module, grown, what=what, source=source)
-    return grown, new
+    fresh = {name: own[name] for block in new for name in blocks[block]}
+    # Blocks of the upsampler beyond the larger network's are left out: it begins at a higher resolution.
+    taken = {
+        name: tensor
+        for name, tensor in moved.items()
+        if name not in fresh and (name in own or not _UPSAMPLER.match(name))
+    }
+    check_state(module, taken, what=what, source=source, besides=fresh)
+    return taken | fresh, new
 
 
 def _moved(name: str, places: Mapping[int, int]) -> str:

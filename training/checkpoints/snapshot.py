@@ -20,7 +20,7 @@ import importlib
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -150,12 +150,20 @@ def _delete(path: Path) -> None:
 # Loading weights
 
 
-def check_state(module: torch.nn.Module, state: Mapping[str, torch.Tensor], *, what: str, source: object) -> None:
+def check_state(
+    module: torch.nn.Module,
+    state: Mapping[str, torch.Tensor],
+    *,
+    what: str,
+    source: object,
+    besides: Collection[str] = (),
+) -> None:
     """Compare the names and shapes of tensors with those of a network, which may be on the meta device.
 
     Args:
         what: The network, for messages: 'the generator'.
         source: Origin of the tensors, for messages.
+        besides: Names that `state` need not have.
 
     Raises:
         UserError: Tensors are missing, left over or of another shape; the message names them.
@@ -163,7 +171,7 @@ def check_state(module: torch.nn.Module, state: Mapping[str, torch.Tensor], *, w
     from training.published.pickle_values import printable
 
     own = module.state_dict()
-    problems = [f"{name} is missing" for name in own if name not in state]
+    problems = [f"{name} is missing" for name in own if name not in state and name not in besides]
     problems += [f"{printable(str(name))} is left over" for name in state if name not in own]
     problems += [
         f"{name} is {_form(state[name])} instead of {_shape(own[name])}"

@@ -7,6 +7,7 @@ import torch
 
 from dnnlib import UserError
 from tests.goldens.checks import assert_near
+from tests.training.tiny import make_loop, make_plan
 from training.checkpoints.growing import grown_state, grows
 from training.inference.frame_renderer import FrameRenderer
 from training.launch.build import build_networks
@@ -80,3 +81,18 @@ def test_only_smaller_images_grow():
     content = {"generator": {"config": {"resolution": 32}}}
     assert grows(content, 64) and not grows(content, 32) and not grows(content, 16)
     assert not grows({"generator": {"config": {}}}, 64)
+
+
+def test_a_run_grows_from_another(tmp_path):
+    """From the checks before a training, whose networks have no values, to the weights it starts with."""
+    smaller = make_loop(tmp_path, "kimg=0.008")
+    smaller.run()
+    words = [f"resume={smaller.folder}", "resolution=32", "model.generator.rendering.resolution=16"]
+    new = "upsampler.blocks.32, video.blocks.32, image.blocks.32"
+    assert f"resume: grown from 16×16 pixels; new are {new}." in make_plan(tmp_path, *words).notes
+    larger = make_loop(tmp_path, *words)
+    for network in ("generator", "generator_ema"):
+        trained, grown = (getattr(loop.networks, network).state_dict() for loop in (smaller, larger))
+        kept = {name for name in grown if not name.startswith("upsampler.")}
+        assert kept and all(torch.equal(grown[name], trained[name]) for name in kept)
+    larger.iterate()
