@@ -20,7 +20,7 @@ from training.synthetic.render import SyntheticConfig
 @click.argument("work", type=click.Path(path_type=Path))
 @click.option("--kimg", type=finite_float(0.016), default=20, show_default=True, help="Length of the main run.")
 @click.option("--ablation-kimg", type=finite_float(0.016), help="Of each ablation.  [default: a quarter]")
-@click.option("--long-kimg", type=finite_float(0.016), help="Of two runs in batches of 16.  [default: there are none]")
+@click.option("--long-kimg", type=finite_float(0.016), help="Of two more runs.  [default: there are none]")
 @click.option("--device", type=click.Choice(list(DEVICES)), default="cpu", show_default=True, help="Of the trainings.")
 @click.option("--jobs", type=click.IntRange(min=1), help="Trainings at a time.  [default: one per core, two at most]")
 @click.option("--videos", type=click.IntRange(min=16), default=512, show_default=True, help="Of the data set.")

@@ -12,7 +12,7 @@ from benchmarks.learning.pictures import depth_picture, save_grid
 from benchmarks.learning.runs import (
     COMMON,
     KNOWN_CAMERAS,
-    LARGE_BATCHES,
+    LONG_AVERAGE,
     Run,
     ablations,
     full_runs,
@@ -75,9 +75,9 @@ def _opening(runs: list[Run], scenes: dict, main: list[dict], work: Path) -> str
     minutes = max(row["time"] for row in rows if row["kimg"] <= main[-1]["kimg"]) / 60
     given = [*COMMON, *runs[0].overrides]
     overrides = " ".join(given)
-    large = ""
+    long = ""
     if any(run.name == "long" for run in full_runs(runs)):
-        large = f" The long runs took larger batches, `{' '.join(LARGE_BATCHES)}`."
+        long = f" The long runs average the weights over more videos, `{LONG_AVERAGE}`."
     cuda = "device: cuda" in (folder / "training_options.yaml").read_text(encoding="utf-8")
     shortest = min(run.kimg for run in runs)
     machine = "a GPU that it shared with the other runs" if cuda else "one CPU core"
@@ -90,7 +90,7 @@ def _opening(runs: list[Run], scenes: dict, main: list[dict], work: Path) -> str
     )
     others = (
         "Two more runs have other seeds, one does not know the cameras (`camera_condition=false`), and one is trained "
-        f"as in the paper.{large} The ablations were trained on {shortest:g} thousand videos each. "
+        f"as in the paper.{long} The ablations were trained on {shortest:g} thousand videos each. "
         "All results use the EMA of the generator."
     )
     title = "# What the small model learns"

@@ -99,8 +99,8 @@ def test_ablations_have_a_quarter_of_the_budget_unless_told(words, expected, tin
     assert len({(run.name, run.overrides) for run in planned["runs"]}) == 12
 
 
-def test_long_runs_are_trained_in_large_batches():
+def test_long_runs_average_over_more_videos():
     added = [run for run in runs.plan_runs(20, 5, 120) if run not in runs.plan_runs(20, 5, None)]
     assert [(run.name, run.kimg) for run in added] == [("long", 120), ("long_unknown", 120)]
-    assert all("spec.mb=16" in run.overrides and run in runs.full_runs(added) for run in added)
+    assert all("spec.ema=5" in run.overrides and run in runs.full_runs(added) for run in added)
     assert [runs.KNOWN_CAMERAS in run.overrides for run in added] == [True, False]
