@@ -179,10 +179,11 @@ def _targets(runs: list[Run], results: dict[str, list[dict]], scenes: dict) -> s
             row = results[run.name][-1]
             try:
                 text, value = figure(row)
+                missed = not reached(value, KNOWN_CAMERAS in run.overrides)
             except (KeyError, TypeError):  # not measured, or null: nothing over nothing
                 cells.append("–")
                 continue
-            cells.append(text if reached(value, KNOWN_CAMERAS in run.overrides) else f"**{text}**")
+            cells.append(f"**{text}**" if missed else text)
         try:
             truth = figure(scenes)[0] if figure is not differences else ""
         except (KeyError, TypeError):

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from benchmarks.learning import __main__ as study
-from benchmarks.learning import runs
+from benchmarks.learning import report, runs
 from dnnlib import UserError
 from tests.training.tiny import OVERRIDES
 
@@ -104,3 +104,14 @@ def test_long_runs_average_over_more_videos():
     assert [(run.name, run.kimg) for run in added] == [("long", 120), ("long_unknown", 120)]
     assert all("spec.ema=5" in run.overrides and run in runs.full_runs(added) for run in added)
     assert [runs.KNOWN_CAMERAS in run.overrides for run in added] == [True, False]
+
+
+def test_a_run_without_any_surface_is_reported():
+    """Its correlations and its share of convex faces are null: nothing over nothing."""
+    row = {"kimg": 24.0, "rfvd": 8.1, "warp_ratio": 1.01, "outlines": [0.0] * 4, "frame_differences": {"1": 2.0}}
+    row |= dict.fromkeys(["depth_correlation", "relief_correlation", "convex_share", "motion_ratio"])
+    run = runs.Run("paper", "as in the paper", 24)
+    table = report._targets([run], {"paper": [row]}, {**row, "frame_differences": {"1": 1.0, "5": 1.0, "15": 1.0}})
+    cells = {line.split(" | ")[0].strip("| "): line.split(" | ")[2] for line in table.splitlines() if " | " in line}
+    assert cells["convex faces"] == cells["correlation of the mean depth with the ground truth"] == "–"
+    assert cells["rfvd"] == "**8.1**" and cells["thousands of videos"] == "24"
