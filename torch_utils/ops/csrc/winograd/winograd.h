@@ -4,8 +4,8 @@
 //   y = A^T [ (G w) * (B^T d) ]         d: m + r - 1 inputs, w: r taps, *: product by product
 //
 // and of an image, lines are taken along both axes. So F(4x4, 3x3) has 36 products for 16 results instead of 144, with
-// stride 2 81; for each of them, a matrix product [tiles, inputs] x [inputs, outputs] is left. The gradient of the weight is the
-// transposed: dw = G^T [ sum over tiles of (B^T d) * (A dy) ].
+// stride 2 81; for each of them, a matrix product [tiles, inputs] x [inputs, outputs] is left. The gradient of the
+// weight is the transposed: dw = G^T [ sum over tiles of (B^T d) * (A dy) ].
 //
 // Products are the values of polynomials at the points 0, +-a, +-b and infinity. With the usual 1 and 2 for a and b,
 // rounding errors are twice those with 3/4 and 3/2, which have the size of a plain sum's (docs/operators.md; Barabasz
@@ -188,8 +188,8 @@ struct Strided {
   }
 };
 
-// What takes gradients of the results of a mirrored `Strided` to those of its inputs: F(4, 2) for every other one, plain
-// products for those between.
+// What takes gradients of the results of a mirrored `Strided` to those of its inputs: F(4, 2) for every other one,
+// plain products for those between.
 struct Spread : Strided {
   static constexpr int kResults = 8, kInputs = 5;
 

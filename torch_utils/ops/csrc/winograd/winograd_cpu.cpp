@@ -23,9 +23,9 @@ constexpr int64_t kLine = 64;             // bytes of a line of the caches
 // lead all to the same few places of a cache.
 constexpr int64_t kApart = kLine / sizeof(float);
 
-// Products, of each pair of an input and an output, of the tiles that are transformed at a time; weights are fetched from
-// memory once for each such strip. For gradients of weights, where their sums are fetched instead, it is the bytes of a
-// strip that count.
+// Products, of each pair of an input and an output, of the tiles that are transformed at a time; weights are fetched
+// from memory once for each such strip. For gradients of weights, where their sums are fetched instead, it is the bytes
+// of a strip that count.
 constexpr int64_t kStrip = 36 * 16 * dense::kRows, kStripBytes = 16 << 20;
 // Inputs and outputs of a thread's share of a product's matrix: with these, it stays in the second cache.
 constexpr int64_t kInputs = 128, kOutputs = 2 * kBlock;
@@ -108,7 +108,7 @@ template <typename Line> void pack_weight(const Taps& taps, int64_t first, int64
   for (int64_t n = 0; n < count; n += kBlock)
     for (int64_t k = 0; k < taps.inputs; k += kChunk) {
       gather(taps, k, first + n, block);
-      transform_weight<Line, Line>(block, kChunk * kBlock, kChunk * kBlock, to + (n * taps.inputs + k * kBlock), weight);
+      transform_weight<Line, Line>(block, kChunk * kBlock, kChunk * kBlock, to + n * taps.inputs + k * kBlock, weight);
     }
 }
 
@@ -122,14 +122,15 @@ void multiply(const float* v, int64_t rows, int64_t inputs, const float* weights
     }
 }
 
-// Correlation of x [images, inputs, height, width] with taps, along both axes by `Line`, to y [images, outputs, height',
-// width'].
+// Correlation of x [images, inputs, height, width] with taps, along both axes by `Line`, to y [images, outputs,
+// height', width'].
 template <typename Line, typename T> void convolve(const Tensor& x, const Taps& taps, Tensor& y) {
   constexpr int64_t kProducts = Line::kProducts * Line::kProducts, kWeights = Line::kWeights * Line::kWeights;
   const Images images{x.size(0), x.size(2), x.size(3)}, results{y.size(0), y.size(2), y.size(3)};
   const Tiles<Line, Line> all{results};
   const int64_t inputs = taps.inputs, outputs = taps.outputs, tiles = all.count();
-  const int64_t strip = strip_tiles(tiles, kStrip / kProducts), threads = at::get_num_threads(), groups = pieces(outputs, kOutputs);
+  const int64_t strip = strip_tiles(tiles, kStrip / kProducts), threads = at::get_num_threads(),
+                groups = pieces(outputs, kOutputs);
   // Tiles of a thread's share: all of the strip, if that makes a share for each thread.
   const int64_t share = groups < threads ? std::min(dense::round_up(pieces(strip, 4), dense::kRows), strip) : strip;
   // Weights that are needed only once are packed by who needs them, where they stay in the cache.
@@ -145,7 +146,8 @@ template <typename Line, typename T> void convolve(const Tensor& x, const Taps& 
   const T* const zeros = reinterpret_cast<const T*>(none);
   if (!once)
     at::parallel_for(0, outputs / kBlock, 1, [&](int64_t begin, int64_t end) {
-      pack_weight<Line>(taps, begin * kBlock, (end - begin) * kBlock, all_weights + begin * kBlock * inputs, packed_weight);
+      pack_weight<Line>(taps, begin * kBlock, (end - begin) * kBlock, all_weights + begin * kBlock * inputs,
+                        packed_weight);
     });
   const T* const from = values_of<T>(x);
   T* const to = static_cast<T*>(y.mutable_data_ptr());
@@ -171,7 +173,8 @@ template <typename Line, typename T> void convolve(const Tensor& x, const Taps& 
           pack_weight<Line>(taps, n, width, weights, packed_weight);
         }
         for (int f = 0; f < kProducts; f++)
-          multiply(v + f * v_product + start * inputs, rows, inputs, weights + weight_of<Line, Line>(f) * packed_weight, width,
+          multiply(v + f * v_product + start * inputs, rows, inputs,
+                   weights + weight_of<Line, Line>(f) * packed_weight, width,
                    m + f * m_product);
         for (int64_t t = 0; t < rows; t++)
           transform_output<Line, Line>(m + t * width, m_product, width,
