@@ -352,11 +352,21 @@ def test_a_checkpoint_of_another_model(tmp_path, data, monkeypatch, capsys):
     capsys.readouterr()
     assert call(monkeypatch, *words, f"resume={source}", "model.generator.foreground.width=16") == 2
     assert re.search(r"foreground\.\S+ is \S+ instead of", capsys.readouterr().err)
-    assert call(monkeypatch, *words, f"resume={source}", "model.generator.foreground.encoding=octaves") == 2
-    message = f"{source} was trained with model.generator.foreground.encoding=isotropic, not octaves;"
-    assert message in capsys.readouterr().err
+    # What the shapes of the weights do not tell.
+    prior = "{peak:60.0,radius:0.06,center:[0.0,0.0,0.0]}"
+    for option, value, trained in (
+        ("foreground.encoding", "octaves", "isotropic"),
+        ("foreground.density_prior", "null", prior),
+        ("foreground.density_prior", prior.replace("60", "30"), prior),
+        ("motion.frequency", "0.75", "0.5"),
+        ("mapping.lr_multiplier", "0.1", "0.01"),
+    ):
+        assert call(monkeypatch, *words, f"resume={source}", f"model.generator.{option}={value}") == 2
+        message = f"{source} was trained with model.generator.{option}={trained}, not {value};"
+        assert message in capsys.readouterr().err
     assert len(list((tmp_path / "runs").iterdir())) == 1
-    assert call(monkeypatch, *words, f"resume={source}") == 0
+    same = "model.generator.foreground.density_prior={peak:60.0,radius:0.06}"
+    assert call(monkeypatch, *words, f"resume={source}", same) == 0
     assert (tmp_path / "runs" / "00001-data-stylenerf_small-small-res16-mb4-resume").is_dir()
 
 

@@ -5,6 +5,7 @@ or raises a UserError that names the option, what is wrong with it and what to d
 """
 
 import dataclasses
+import json
 import os
 import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -37,6 +38,7 @@ from training.launch.idle_options import (
 from training.launch.option_rules import check_values
 from training.launch.run_dir import find_run_folder, slug
 from training.networks.discriminator import TimeAwareDiscriminators
+from training.networks.fields import DensityPrior
 from training.networks.generator import Generator
 from training.networks.model_summary import checkpoint_bytes
 from training.schedule import Counters
@@ -47,6 +49,14 @@ if TYPE_CHECKING:
 __all__ = ["OPTIONS_FILE", "Plan", "dump_options", "plan", "write_options"]
 
 OPTIONS_FILE = "training_options.yaml"
+#: Arguments of a generator that the shapes of its weights do not tell, but that decide what the weights mean, and their
+#: values in versions that did not have them.
+SHAPELESS = {
+    "foreground.encoding": "octaves",
+    "foreground.density_prior": None,
+    "motion.frequency": None,
+    "mapping.lr_multiplier": 0.01,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -312,13 +322,13 @@ def _fewer_devices(options: Mapping[str, Any], processes: int) -> str:
 
 def _check_snapshot(path: str, generator: Generator, discriminator: TimeAwareDiscriminators, notes: list[str]) -> None:
     content = load_snapshot(path)
-    # Shapes do not tell encodings apart, but weights trained with one mean nothing to the other.
-    stored, wanted = _encoding(content["generator"]["config"]), _encoding(generator.config)
-    if stored != wanted:
-        raise UserError(
-            f"{path} was trained with model.generator.foreground.encoding={stored}, not {wanted}; its weights do not "
-            "fit another encoding."
-        )
+    for name, default in SHAPELESS.items():
+        stored, wanted = (_option(config, name, default) for config in (content["generator"]["config"], generator.config))
+        if stored != wanted:
+            raise UserError(
+                f"{path} was trained with model.generator.{name}={stored}, not {wanted}; its weights mean something else "
+                "with another value."
+            )
     states = {"the generator": content["generator"]["ema"], "the discriminators": content["discriminator"]["state"]}
     networks = {"the generator": generator, "the discriminators": discriminator}
     if not grows(content, generator.resolution):
@@ -330,10 +340,31 @@ def _check_snapshot(path: str, generator: Generator, discriminator: TimeAwareDis
     notes.append(f"resume: grown from {width}×{width} pixels; new are {', '.join(new) or 'no blocks'}.")
 
 
-def _encoding(config: Mapping[str, Any]) -> Any:
-    """Encoding of the points of a generator's foreground; earlier versions had octaves alone."""
-    foreground = config.get("foreground")
-    return foreground.get("encoding", "octaves") if isinstance(foreground, Mapping) else "octaves"
+def _option(config: Mapping[str, Any], name: str, default: Any) -> str:
+    """A value of a generator's arguments, as it is given on the command line.
+
+    Args:
+        name: Dotted name.
+        default: The value of versions that did not have the option.
+    """
+    *groups, key = name.split(".")
+    values: Any = config
+    for group in groups:
+        values = values.get(group)
+        values = values if isinstance(values, Mapping) else {}
+    value = values.get(key, default)
+    if key == "density_prior" and value is not None:
+        value = dataclasses.asdict(DensityPrior.from_options(value))
+    return json.dumps(_floats(value), separators=(",", ":")).replace('"', "")
+
+
+def _floats(value: Any) -> Any:
+    """A value with floats for all its numbers: 1 and 1.0 are the same."""
+    if isinstance(value, Mapping):
+        return {key: _floats(part) for key, part in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_floats(part) for part in value]
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def _check_state(
