@@ -176,7 +176,8 @@ def normal_weight(*shape: int, lr_multiplier: float = 1.0) -> nn.Parameter:
 class FullyConnected(nn.Module):
     """Fully connected layer with equalised learning rate, [N, in_features] to [N, out_features].
 
-    y = act(x (w · m / √in)ᵀ + b · m) with learning-rate multiplier m; weights are initialised to N(0, 1) / m.
+    y = act(x (w · m / √in)ᵀ + b · m) with learning-rate multiplier m; weights are initialised to N(0, 1) / m. A layer
+    that is not `trained` keeps them: it passes gradients on to x and has none itself.
     """
 
     def __init__(
@@ -187,20 +188,23 @@ class FullyConnected(nn.Module):
         act: str = "linear",
         lr_multiplier: float = 1.0,
         bias_init: float = 0.0,
+        trained: bool = True,
     ):
         super().__init__()
-        self.act = act
+        self.act, self.trained = act, trained
         self.weight = normal_weight(out_features, in_features, lr_multiplier=lr_multiplier)
         self.bias = nn.Parameter(torch.full([out_features], float(bias_init) / lr_multiplier))
         self.weight_gain = lr_multiplier / math.sqrt(in_features)
         self.bias_gain = lr_multiplier
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        # Detached here, not without `requires_grad`: training switches that on and off for whole networks.
+        weight, bias = (self.weight, self.bias) if self.trained else (self.weight.detach(), self.bias.detach())
         # Without an activation the gain of the weight is part of the matrix product.
-        bias = self.bias if self.bias_gain == 1 else self.bias * self.bias_gain
+        bias = bias if self.bias_gain == 1 else bias * self.bias_gain
         if self.act == "linear":
-            return torch.addmm(bias, x, self.weight.t(), alpha=self.weight_gain)
-        return bias_act(x @ (self.weight.t() * self.weight_gain), bias, act=self.act)
+            return torch.addmm(bias, x, weight.t(), alpha=self.weight_gain)
+        return bias_act(x @ (weight.t() * self.weight_gain), bias, act=self.act)
 
 
 class PointLinear(nn.Module):

@@ -107,13 +107,15 @@ class MotionNetwork(nn.Module):
     Along such a line motions drift: all begin at one pose and are the larger the later. With a `frequency` f the motion
     code gives waves instead, which are bounded and alike at all times: a = sin(2π (f · FC(z_motion) t + phase)), where
     phase is another FC(z_motion). (Compare the positional encoding of StyleGAN-V, Skorokhodov et al. 2022: its periods
-    and phases come from motion codes, too.)
+    and phases come from motion codes, too.) The layer of the frequencies keeps its initial weights, as that of random
+    Fourier features does: when it was trained, its bias grew, a frequency that all motions share, and after 80 thousand
+    videos neighbouring frames began to flicker (docs/learning.md).
 
     Args:
         width: Hidden width.
         hidden_blocks: Number of lrelu layers before the last, linear one.
         content_dim: Size of a content code that is concatenated to the motion code; 0 for none.
-        frequency: Standard deviation of the frequencies at initialisation, in periods per clip; None for a line.
+        frequency: Standard deviation of the frequencies, in periods per clip; None for a line.
     """
 
     def __init__(
@@ -130,7 +132,9 @@ class MotionNetwork(nn.Module):
         if frequency is not None and (type(frequency) not in (int, float) or frequency <= 0):
             raise ValueError(f"motion.frequency must be null or a number above 0, got {frequency!r}.")
         self.frequency = frequency
-        self.input = FullyConnected(in_features=motion_dim + content_dim, out_features=width)
+        self.input = FullyConnected(
+            in_features=motion_dim + content_dim, out_features=width, trained=frequency is None
+        )
         if frequency is not None:
             self.phase = FullyConnected(in_features=motion_dim + content_dim, out_features=width)
         self.layers = nn.ModuleList(

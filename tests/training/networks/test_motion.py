@@ -97,3 +97,17 @@ def test_mistaken_frequencies(value):
     options = compose_options(["model=stylenerf_small", f"model.generator.motion.frequency={value}"])
     with pytest.raises(ValueError, match=r"motion\.frequency must be null or a number above 0, got "):
         build_networks(options, c_dim=0)
+
+
+def test_the_frequencies_are_not_trained():
+    network = MotionNetwork(motion_dim=8, out_features=4, width=16, frequency=0.5)
+    code = torch.randn(3, 8, generator=torch.Generator().manual_seed(1), requires_grad=True)
+    network(code, torch.tensor([[0.2, 0.7]]).expand(3, -1)).square().sum().backward()
+    assert [name for name, value in network.named_parameters() if value.grad is None] == ["input.weight", "input.bias"]
+    # The gradient of the code passes through them all the same, for inversion.
+    whole, network.input.trained = code.grad.clone(), True
+    code.grad = None
+    network(code, torch.tensor([[0.2, 0.7]]).expand(3, -1)).square().sum().backward()
+    assert torch.equal(code.grad, whole) and network.input.weight.grad.abs().min() > 0
+    along_a_line = MotionNetwork(motion_dim=8, out_features=4, width=16)
+    assert along_a_line.input.trained
