@@ -83,6 +83,14 @@ def make_phases(
     return phases
 
 
+def _finite_sums(parameters: list[torch.nn.Parameter]) -> bool:
+    """True only if all gradients are finite: one pass over them, where replacing entries takes a dozen.
+
+    A sum may overflow without such an entry; that costs time alone.
+    """
+    return bool(torch.stack([parameter.grad.sum() for parameter in parameters]).isfinite().all())
+
+
 class GradientGuard:
     """Gradients averaged over the processes, with non-finite entries replaced and counted.
 
@@ -108,6 +116,30 @@ class GradientGuard:
         parameters = [parameter for parameter in parameters if parameter.grad is not None]
         if not parameters:
             return
+        if self._alone and _finite_sums(parameters):
+            count = torch.zeros([], dtype=torch.int64)
+            if divisor != 1:
+                for parameter in parameters:
+                    parameter.grad /= divisor
+        else:
+            count = self._replace(parameters, divisor)
+        # A step without non-finite entries resets the streak. All on the device.
+        if phase not in self._streaks:
+            self._streaks[phase] = torch.zeros(2, dtype=torch.int64, device=self._device)
+        streak = self._streaks[phase]
+        streak[0] += 1
+        streak[0] *= count > 0
+        streak[1] = torch.maximum(streak[0], streak[1])
+        if self.statistics is not None:
+            self.statistics.report("Progress/nonfinite_gradients", count)
+
+    @property
+    def _alone(self) -> bool:
+        """Nothing to exchange with other processes, and looking at a value does not wait for a device."""
+        return torch.device(self._device).type == "cpu" and distributed.world_size() == 1
+
+    def _replace(self, parameters: list[torch.nn.Parameter], divisor: float) -> torch.Tensor:
+        """Gradients averaged over the processes, divided and made finite; the number of non-finite entries."""
         # All-reduce as one flat tensor.
         flat = torch.cat([parameter.grad.flatten() for parameter in parameters])
         if distributed.world_size() > 1:
@@ -119,15 +151,7 @@ class GradientGuard:
         parts = flat.split([parameter.numel() for parameter in parameters])
         for parameter, part in zip(parameters, parts):
             parameter.grad.copy_(part.view_as(parameter))  # keeps the gradient's memory layout
-        # A step without non-finite entries resets the streak. All on the device.
-        if phase not in self._streaks:
-            self._streaks[phase] = torch.zeros(2, dtype=torch.int64, device=self._device)
-        streak = self._streaks[phase]
-        streak[0] += 1
-        streak[0] *= count > 0
-        streak[1] = torch.maximum(streak[0], streak[1])
-        if self.statistics is not None:
-            self.statistics.report("Progress/nonfinite_gradients", count)
+        return count
 
     def longest_streak(self) -> int:
         """Most consecutive steps of a phase with non-finite gradients since the last call (synchronises)."""

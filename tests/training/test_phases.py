@@ -76,6 +76,27 @@ def test_non_finite_gradients_are_replaced_and_counted():
     assert (moments.mean, moments.count) == (1.5, 2)
 
 
+def test_large_finite_gradients_stay_as_they_are():
+    """Their sum overflows, which makes the guard look closer."""
+    parameter, statistics = nn.Parameter(torch.zeros(2)), Statistics()
+    guard = GradientGuard(device="cpu", statistics=statistics)
+    parameter.grad = torch.full((2,), 3e38)
+    guard.clean([parameter], divisor=2)
+    assert parameter.grad.tolist() == torch.full((2,), 1.5e38).tolist()
+    assert statistics.reduce()["Progress/nonfinite_gradients"].mean == 0 and guard.streak() == 0
+
+
+def test_finite_gradients_are_divided_alike_with_and_without_a_closer_look():
+    values = torch.randn(64, generator=torch.Generator().manual_seed(0))
+    both = []
+    for other in (values, torch.full((1,), math.nan)):  # without and with a non-finite neighbour
+        parameter, neighbour = nn.Parameter(torch.zeros(64)), nn.Parameter(torch.zeros(len(other)))
+        parameter.grad, neighbour.grad = values.clone(), other.clone()
+        GradientGuard(device="cpu").clean([parameter, neighbour], divisor=3.0)
+        both.append(parameter.grad)
+    assert torch.equal(*both) and torch.equal(both[0], values / 3)
+
+
 def test_sums_of_scaled_passes_are_divided_at_the_end():
     made, generator, _ = phases()
     made[0].begin()
