@@ -18,7 +18,7 @@ from dnnlib import UserError
 from tests.training.tiny import make_loop
 from training.checkpoints.training_state import STATE_FILE, read_state
 from training.monitoring.run_logger import FIELDS
-from training.phases import LOSS_SCALE
+from training.phases import LOSS_SCALE, GradientGuard
 
 
 def state_of(loop) -> dict[str, torch.Tensor]:

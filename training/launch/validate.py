@@ -322,12 +322,13 @@ def _fewer_devices(options: Mapping[str, Any], processes: int) -> str:
 
 def _check_snapshot(path: str, generator: Generator, discriminator: TimeAwareDiscriminators, notes: list[str]) -> None:
     content = load_snapshot(path)
+    config = content["generator"]["config"]
     for name, default in SHAPELESS.items():
-        stored, wanted = (_option(config, name, default) for config in (content["generator"]["config"], generator.config))
+        stored, wanted = _option(config, name, default), _option(generator.config, name, default)
         if stored != wanted:
             raise UserError(
-                f"{path} was trained with model.generator.{name}={stored}, not {wanted}; its weights mean something else "
-                "with another value."
+                f"{path} was trained with model.generator.{name}={stored}, not {wanted}; with another value its "
+                "weights mean something else."
             )
     states = {"the generator": content["generator"]["ema"], "the discriminators": content["discriminator"]["state"]}
     networks = {"the generator": generator, "the discriminators": discriminator}

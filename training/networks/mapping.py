@@ -132,9 +132,7 @@ class MotionNetwork(nn.Module):
         if frequency is not None and (type(frequency) not in (int, float) or frequency <= 0):
             raise ValueError(f"motion.frequency must be null or a number above 0, got {frequency!r}.")
         self.frequency = frequency
-        self.input = FullyConnected(
-            in_features=motion_dim + content_dim, out_features=width, trained=frequency is None
-        )
+        self.input = FullyConnected(in_features=motion_dim + content_dim, out_features=width, trained=frequency is None)
         if frequency is not None:
             self.phase = FullyConnected(in_features=motion_dim + content_dim, out_features=width)
         self.layers = nn.ModuleList(
