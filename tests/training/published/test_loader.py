@@ -468,7 +468,11 @@ def options_of_config(config):
 def test_training_starts_from_a_published_checkpoint(tmp_path, monkeypatch):
     # Those of published models.
     foreground = "model.generator.foreground"
-    parts = [f"{foreground}.encoding=octaves", f"{foreground}.density_prior=null", "model.generator.motion.frequency=null"]
+    parts = [
+        f"{foreground}.encoding=octaves",
+        f"{foreground}.density_prior=null",
+        "model.generator.motion.frequency=null",
+    ]
     options = make_plan(tmp_path, *parts).options
     generator, discriminator = build_networks(options, c_dim=0)
     spec, original = options_of_config(generator.config)
