@@ -353,7 +353,7 @@ def test_a_checkpoint_of_another_model(tmp_path, data, monkeypatch, capsys):
     assert call(monkeypatch, *words, f"resume={source}", "model.generator.foreground.width=16") == 2
     assert re.search(r"foreground\.\S+ is \S+ instead of", capsys.readouterr().err)
     # What the shapes of the weights do not tell.
-    prior = "{peak:60.0,radius:0.06,center:[0.0,0.0,0.0]}"
+    prior = "{peak:60,radius:0.06,center:[0,0,0]}"
     for option, value, trained in (
         ("foreground.encoding", "octaves", "isotropic"),
         ("foreground.density_prior", "null", prior),

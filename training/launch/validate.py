@@ -38,7 +38,6 @@ from training.launch.idle_options import (
 from training.launch.option_rules import check_values
 from training.launch.run_dir import find_run_folder, slug
 from training.networks.discriminator import TimeAwareDiscriminators
-from training.networks.fields import DensityPrior
 from training.networks.generator import Generator
 from training.networks.model_summary import checkpoint_bytes
 from training.schedule import Counters
@@ -327,8 +326,8 @@ def _check_snapshot(path: str, generator: Generator, discriminator: TimeAwareDis
         stored, wanted = _option(config, name, default), _option(generator.config, name, default)
         if stored != wanted:
             raise UserError(
-                f"{path} was trained with model.generator.{name}={stored}, not {wanted}; with another value its "
-                "weights mean something else."
+                f"{path} was trained with model.generator.{name}={_typed(stored)}, not {_typed(wanted)}; with another "
+                "value its weights mean something else."
             )
     states = {"the generator": content["generator"]["ema"], "the discriminators": content["discriminator"]["state"]}
     networks = {"the generator": generator, "the discriminators": discriminator}
@@ -341,31 +340,22 @@ def _check_snapshot(path: str, generator: Generator, discriminator: TimeAwareDis
     notes.append(f"resume: grown from {width}×{width} pixels; new are {', '.join(new) or 'no blocks'}.")
 
 
-def _option(config: Mapping[str, Any], name: str, default: Any) -> str:
-    """A value of a generator's arguments, as it is given on the command line.
-
-    Args:
-        name: Dotted name.
-        default: The value of versions that did not have the option.
-    """
+def _option(config: Mapping[str, Any], name: str, default: Any) -> Any:
+    """A value of a generator's arguments by its dotted name; `default` where the version that stored them had none."""
     *groups, key = name.split(".")
     values: Any = config
     for group in groups:
         values = values.get(group)
         values = values if isinstance(values, Mapping) else {}
     value = values.get(key, default)
-    if key == "density_prior" and value is not None:
-        value = dataclasses.asdict(DensityPrior.from_options(value))
-    return json.dumps(_floats(value), separators=(",", ":")).replace('"', "")
+    if key == "density_prior" and isinstance(value, Mapping) and "center" not in value:
+        value = {**value, "center": [0, 0, 0]}
+    return value
 
 
-def _floats(value: Any) -> Any:
-    """A value with floats for all its numbers: 1 and 1.0 are the same."""
-    if isinstance(value, Mapping):
-        return {key: _floats(part) for key, part in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_floats(part) for part in value]
-    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+def _typed(value: Any) -> str:
+    """A value as it is given on the command line."""
+    return json.dumps(value, separators=(",", ":"), default=str).replace('"', "")
 
 
 def _check_state(
