@@ -180,7 +180,8 @@ class Session:
         elif moving:
             due = self._moved + REST
         else:
-            self._move_mouse(camera)
+            if self._moved <= began:  # else it went on while this frame was drawn, and another one is asked for
+                self._move_mouse(camera)
             return
         self._queue.submit(self._key, self._draw, delay=max(0.0, due - self._clock()), replace=False)
 

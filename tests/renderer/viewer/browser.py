@@ -129,6 +129,12 @@ class Window:
         self.page.mouse.move(x + right, y, steps=5)
         self.page.mouse.up()
 
+    def wait_for_rest(self, server) -> None:
+        """Until the server has drawn nothing for a second: what was done here has reached it and come back."""
+        latest = None
+        while latest != (latest := [list(session.frames)[-1:] for session in server.sessions]):
+            self.page.wait_for_timeout(1000)
+
     def colours(self) -> np.ndarray:
         """Mean colours of the four quarters of the middle half of the picture on the screen, [4, 3]."""
         image = np.asarray(Image.open(io.BytesIO(self.page.screenshot())).convert("RGB")).astype(float)

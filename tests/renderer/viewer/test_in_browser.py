@@ -72,7 +72,7 @@ def test_the_page_loads_offline_and_shows_the_full_picture(window):
     )
 
 
-def test_controls_change_the_picture(window):
+def test_controls_change_the_picture(window, server):
     window.fill("Time", 1)
     assert window.shows(expected_picture(camera(time=1.0)))
     window.fill("Field of view", 30)
@@ -83,12 +83,12 @@ def test_controls_change_the_picture(window):
     shown = window.colours()
     for view in ("depth", "normals", "opacity", "foreground only", "field image"):
         window.choose("View", view)
-        window.page.wait_for_timeout(700)
+        window.wait_for_rest(server)
         assert np.abs(window.colours() - shown).max() > 3, view
         shown = window.colours()
 
 
-def test_play_moves_and_stop_stands_still(window):
+def test_play_moves_and_stop_stands_still(window, server):
     window.fill("Seconds", 1)
     window.press("Play")
     values, pictures = [], []
@@ -99,7 +99,7 @@ def test_play_moves_and_stop_stands_still(window):
     assert len(set(values)) >= 3 and all(0 <= value <= 1 for value in values)
     assert max(np.abs(a - b).max() for a, b in zip(pictures, pictures[1:])) > 3
     window.press("Stop")
-    window.page.wait_for_timeout(300)
+    window.wait_for_rest(server)
     time = float(window.field("Time").input_value())
     window.page.wait_for_timeout(300)
     assert float(window.field("Time").input_value()) == time
@@ -123,11 +123,11 @@ def test_what_is_saved_is_what_was_seen(window, tmp_path):
         assert np.abs(frame.astype(int) - shown).mean() < 12, "colours are stored at half the resolution"
 
 
-def test_the_mouse_turns_the_camera_within_the_trained_range(window, tmp_path):
+def test_the_mouse_turns_the_camera_within_the_trained_range(window, server, tmp_path):
     window.open_folder("Save")
     window.press("Record the camera")
     window.drag(right=30)
-    window.page.wait_for_timeout(500)
+    window.wait_for_rest(server)
     window.press("Stop recording")
     path = saved_cameras(window, tmp_path, "Save the camera path (" + window.recorded() + ")")
     turned = -2 * math.pi * 30 / SIZE["height"]  # a turn for the height of the window, the scene follows the mouse
@@ -136,10 +136,9 @@ def test_the_mouse_turns_the_camera_within_the_trained_range(window, tmp_path):
     window.press("Record the camera")  # an empty path is begun
     window.drag(right=-200)
     assert window.shows(expected_picture(camera(yaw=0.8)))
-    window.page.get_by_text("yaw 0.80").first.wait_for()  # at rest: the mouse's camera is brought back to the limit
-    window.page.wait_for_timeout(700)
+    window.wait_for_rest(server)  # then the mouse's camera is brought back to the limit
     window.page.get_by_label("Beyond the trained range").check()
-    window.page.wait_for_timeout(700)  # a drag before the server knows of it would end at the limit again
+    window.wait_for_rest(server)  # a drag before the server knows of it would end at the limit again
     window.drag(right=-30)
     assert window.shows(expected_picture(camera(yaw=0.8 - turned)))
     window.press("Look from the front")

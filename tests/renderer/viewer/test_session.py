@@ -129,6 +129,24 @@ def test_the_mouse_is_brought_back_into_the_range(stage):
     assert stage.source.requests[-1].camera.yaw == pytest.approx(0, abs=1e-9)
 
 
+def test_a_turn_that_begins_while_the_full_picture_is_drawn_goes_on():
+    stage = Stage(seconds=0.08)  # only the full picture is 32 pixels wide then
+    stage.settle()
+    render, turns = stage.source.render, [0.2, 0.4]
+
+    def turned_meanwhile(request):
+        output = render(request)
+        if request.width == 32 and turns:
+            stage.turn(turns.pop(0))
+        return output
+
+    stage.source.render = turned_meanwhile
+    stage.gui["Time"].set(0.5)
+    stage.queue.run(3.0)
+    assert turns == [] and stage.source.requests[-1].camera.yaw == pytest.approx(0.4)
+    assert stage.client.camera.position == pytest.approx(position_of(PathCamera(0.4, math.pi / 2, 1.0, 18.0)))
+
+
 def test_a_repeated_report_of_the_same_camera_draws_nothing(stage):
     stage.turn(0.0)
     stage.turn(1e-12)
