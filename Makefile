@@ -27,7 +27,7 @@ help:
 	@echo "make demo      train a small model on synthetic heads for some minutes and render videos"
 	@echo "make demo-clip the same on a downloaded clip of real footage"
 	@echo "make learn     train the small model and its ablations on synthetic heads and measure them (docs/learning.md)"
-	@echo "make gallery   render the images and videos of docs/gallery.md with PKL=network-snapshot.pt"
+	@echo "make gallery   render the images and videos of docs/gallery.md, with assets/heads or PKL=network-snapshot.pt"
 	@echo "make docs      write the documentation as a site to out/site"
 	@echo "make browser   install Chromium for the tests of the viewer (Debian)"
 	@echo "make bench     benchmark rendering, training, data loading and metrics (docs/performance.md)"
@@ -154,9 +154,8 @@ learn: $(STAMP)
 
 # Runs the commands of docs/gallery.md.
 gallery: $(STAMP)
-	@test -n "$(PKL)" || { echo "make gallery needs a model: make gallery PKL=network-snapshot.pt" >&2; exit 2; }
 	rm -rf out/gallery
-	sed -n '/^```bash$$/,/^```$$/{/^```/!p}' docs/gallery.md | PATH="$(CURDIR)/$(BIN):$$PATH" PKL="$(PKL)" bash -eux
+	sed -n '/^```bash$$/,/^```$$/{/^```/!p}' docs/gallery.md | PATH="$(CURDIR)/$(BIN):$$PATH" PKL="$(or $(PKL),assets/heads)" bash -eux
 
 # Without it the tests of the viewer are skipped.
 BROWSER_PACKAGES := chromium chromium-driver

@@ -35,7 +35,8 @@ def read(path: Path) -> str:
 def test_every_page_is_on_the_site(site):
     sources = {f"docs/{path.stem}.html": path for path in ROOT.glob("docs/*.md")}
     sources |= {f"{name}.html": ROOT / f"{name}.md" for name in ("CONTRIBUTING", "CHANGELOG")}
-    sources |= {"index.html": ROOT / "README.md", "tests/data/index.html": ROOT / "tests" / "data" / "README.md"}
+    sources |= {"index.html": ROOT / "README.md"}
+    sources |= {f"{folder}/index.html": ROOT / folder / "README.md" for folder in ("tests/data", "assets/heads")}
     built = {path.relative_to(site).as_posix() for path in site.rglob("*.html")}
     assert {page for page in built if not page.startswith("api/")} == {*sources, "404.html"}
     for page, source in sources.items():
