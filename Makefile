@@ -24,7 +24,7 @@ help:
 	@echo "make test      spelling, style, types and all tests"
 	@echo "make test-extras  create $(EXTRAS_VENV) with trackers, Gradio, ONNX and MkDocs and run the tests that need them"
 	@echo "make lint      spelling, style and types alone; make format repairs what can be repaired"
-	@echo "make demo      train a small model on synthetic heads for some minutes and render videos"
+	@echo "make demo      render assets/heads, then train a small model from scratch for some minutes and render it"
 	@echo "make demo-clip the same on a downloaded clip of real footage"
 	@echo "make learn     train the small model and its ablations on synthetic heads and measure them (docs/learning.md)"
 	@echo "make gallery   render the images and videos of docs/gallery.md, with assets/heads or PKL=network-snapshot.pt"
@@ -115,11 +115,14 @@ docs: $(DOCS_STAMP)
 # what comes later; networks with half the channels train faster.
 DEMO_SPEC := spec.distortion_weight=0.5 spec.g_reg_interval=null spec.fmaps=0.03125
 
-# Can be resumed: data and downloads are kept, training continues from its last snapshot (at once if it was complete;
-# DEMO_KIMG=24 makes it longer), the videos are rendered again.
+# First the model of the README's picture, at once, then one that is trained from scratch. Can be resumed: data and
+# downloads are kept, training continues from its last snapshot (at once if it was complete; DEMO_KIMG=24 makes it
+# longer), the videos are rendered again.
 demo: $(STAMP)
+	$(call render,assets/heads,$(DEMO)/pretrained)
 	$(BIN)/python -m training.synthetic $(DEMO)/heads/data --videos 192 --resolution 32
-	$(call train_and_render,$(DEMO)/heads)
+	$(call train,$(DEMO)/heads)
+	$(call render,$(call newest_run,$(DEMO)/heads),$(DEMO)/heads)
 
 # One camera films a man who turns his head by less than the cameras of the small model do: half their range. His head
 # is as large in the frame as a synthetic one, so the density prior stays.
@@ -128,21 +131,29 @@ CLIP_CAMERA := model.generator.camera.yaw=[-0.3,0.3]
 demo-clip: $(STAMP)
 	@mkdir -p $(DEMO)/clip
 	$(BIN)/python -m training.dataset_tool.demo_clip $(DEMO)/clip/data --resolution 32 --nframes 16 --clip-step 1
-	$(call train_and_render,$(DEMO)/clip,'$(CLIP_CAMERA)')
+	$(call train,$(DEMO)/clip,'$(CLIP_CAMERA)')
+	$(call render,$(call newest_run,$(DEMO)/clip),$(DEMO)/clip)
+
+# Folder. The folder of its newest run, or nothing, as the shell finds it.
+newest_run = "$$(ls -t $(1)/runs/*/latest-network-snapshot.* 2>/dev/null | head -n 1 | xargs -r dirname)"
 
 # Folder, further options of the training.
-define train_and_render
-@run=$$(ls -t $(1)/runs/*/latest-network-snapshot.* 2>/dev/null | head -n 1); run=$${run%/*}; set -x; \
+define train
+@run=$(call newest_run,$(1)); set -x; \
 	$(BIN)/python run_train.py outdir=$(1)/runs data=$(1)/data model=stylenerf_small spec=small \
 	    diffaugment=translation $(DEMO_SPEC) kimg=$(DEMO_KIMG) $(2) $${run:+resume_run=$$run}
-@run=$$(ls -t $(1)/runs/*/latest-network-snapshot.* | head -n 1); run=$${run%/*}; set -x; \
-	$(BIN)/python generate.py --outdir $(1)/videos --network_pkl $$run --seeds 0-3 \
+endef
+
+# Model, folder.
+define render
+@set -x; \
+	$(BIN)/python generate.py --outdir $(2)/videos --network_pkl $(1) --seeds 0-3 \
 	    --render_program rotation_camera_yaw,front && \
-	$(BIN)/python generate.py --outdir $(1)/views --network_pkl $$run --seeds 0-3 --time_steps 1 --n_steps 8 \
+	$(BIN)/python generate.py --outdir $(2)/views --network_pkl $(1) --seeds 0-3 --time_steps 1 --n_steps 8 \
 	    --outputs rgb,depth --save_frames
-@$(BIN)/python -m renderer.contact_sheet $(1)/views.png $$(ls -d $(1)/views/*/) --columns 8 --scale 4
-@echo "One moment of four contents from eight cameras, and their depth: $(1)/views.png"
-@echo "The videos are in $(1)/videos, the training run is in $(1)/runs."
+@$(BIN)/python -m renderer.contact_sheet $(2)/views.png $$(ls -d $(2)/views/*/) --columns 8 --scale 4
+@echo "One moment of four contents from eight cameras, and their depth: $(2)/views.png"
+@echo "The videos are in $(2)/videos."
 endef
 
 # Synthetic heads, the small model with three seeds, its ablations, and their evaluation. Finished parts are kept.
