@@ -84,7 +84,7 @@ COUNT = click.IntRange(min=1)
 @click.command(cls=Command, context_settings={"max_content_width": 120, "show_default": True})
 @option("--metrics", "names", default=SHORT, metavar="LIST", help="Names with commas between.")
 @option("--real", type=click.Path(), help="Real videos: folder or zip of folders of frames, as for training.")
-@option("--fake", required=True, type=click.Path(), help="Snapshot, run folder, or folder of generated videos.")
+@option("--fake", required=True, type=click.Path(), help="Snapshot, run, model, or folder of generated videos.")
 @option("--outdir", required=True, type=click.Path(file_okay=False), help="Folder for metric-<name>.jsonl.")
 @option("--resolution", type=click.IntRange(min=8), help="Of all frames.  [default: the generator's, else 256]")
 @option("--frame-stride", type=COUNT, help="Keep every n-th real frame.  [default: as in the training, else 1]")
@@ -242,10 +242,13 @@ def open_videos(options: dict[str, Any], device: Any) -> tuple[Any, Any, dict[st
 
 def find_snapshot(path: str) -> Path | None:
     """The snapshot that a path refers to; None for a folder or zip of videos."""
+    from training.checkpoints.pretrained import MODEL, is_pretrained
     from training.checkpoints.snapshot import SUFFIXES, latest_snapshot
 
     if not os.path.isdir(path):
         return None if path.lower().endswith(".zip") else Path(path)
+    if is_pretrained(Path(path)):
+        return Path(path) / MODEL
     is_run = any(name.endswith(SUFFIXES) for name in os.listdir(path))
     return latest_snapshot(path) if is_run else None
 

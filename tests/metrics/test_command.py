@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 import run_train
+import video3d
 from dnnlib import UserError, run_cli
 from metrics import __main__ as command
 from metrics.distances import frechet_distance_of_features
@@ -65,6 +66,14 @@ def evaluate(trained, tmp_path, monkeypatch):
         return [json.loads(path.read_text().splitlines()[-1]) for path in paths]
 
     return run
+
+
+def test_a_model_folder(evaluate, trained, tmp_path):
+    video3d.load_generator(next((trained / "runs").iterdir())).save_pretrained(tmp_path / "model")
+    (tmp_path / "model" / "samples.png").touch()  # it is no folder of frames
+    (of_run,) = evaluate("flatness32_1v", real=False)
+    (of_model,) = evaluate("flatness32_1v", fake=tmp_path / "model", real=False)
+    assert of_model["value"] == of_run["value"] and of_model["fake_name"] == "model"
 
 
 def test_a_snapshot(evaluate, trained, tmp_path):
