@@ -25,7 +25,7 @@ help:
 	@echo "make test-extras  create $(EXTRAS_VENV) with trackers, Gradio, ONNX and MkDocs and run the tests that need them"
 	@echo "make lint      spelling, style and types alone; make format repairs what can be repaired"
 	@echo "make demo      render assets/heads, then train a small model from scratch for some minutes and render it"
-	@echo "make demo-clip the same on a downloaded clip of real footage"
+	@echo "make demo-clip train on a downloaded clip of real footage instead and render"
 	@echo "make learn     train the small model and its ablations on synthetic heads and measure them (docs/learning.md)"
 	@echo "make gallery   render the images and videos of docs/gallery.md, with assets/heads or PKL=network-snapshot.pt"
 	@echo "make docs      write the documentation as a site to out/site"

@@ -1,5 +1,6 @@
 """The small model in assets/heads: it loads, draws the picture on its card, and its heads are solid."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from PIL import Image
 
 import video3d
+from dnnlib import __version__
 
 FOLDER = Path(__file__).resolve().parent.parent / "assets" / "heads"
 
@@ -22,8 +24,9 @@ def test_it_draws_the_picture_on_its_card(heads, tmp_path):
     heads.save_card(tmp_path, "heads")
     kept, drawn = (np.asarray(Image.open(folder / "samples.png")).astype(int) for folder in (FOLDER, tmp_path))
     assert np.abs(kept - drawn).max() <= 2
-    for name in ("model.safetensors", "config.json"):
-        assert (FOLDER / name).read_bytes() == (tmp_path / name).read_bytes(), name
+    assert (FOLDER / "model.safetensors").read_bytes() == (tmp_path / "model.safetensors").read_bytes()
+    kept, written = (json.loads((folder / "config.json").read_text()) for folder in (FOLDER, tmp_path))
+    assert kept | {"program": __version__} == written
 
 
 def test_faces_are_nearer_than_what_surrounds_them(heads):

@@ -131,8 +131,9 @@ class Window:
 
     def wait_for_rest(self, server) -> None:
         """Until the server has drawn nothing for a second: what was done here has reached it and come back."""
-        latest = None
+        latest, end = None, time.monotonic() + WAIT
         while latest != (latest := [list(session.frames)[-1:] for session in server.sessions]):
+            assert time.monotonic() < end, "the viewer goes on drawing"
             self.page.wait_for_timeout(1000)
 
     def colours(self) -> np.ndarray:
