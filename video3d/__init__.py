@@ -6,13 +6,16 @@ from typing import TYPE_CHECKING, Any
 from dnnlib import __version__
 
 if TYPE_CHECKING:
-    from training.inference.library import (
-        VideoDiscriminators,
-        VideoGenerator,
-        load_discriminators,
-        load_generator,
-        save_video,
-    )
+    from training.inference.library import VideoGenerator, load_generator, save_video
+    from training.inference.video_discriminators import VideoDiscriminators, load_discriminators
+
+MODULES = {  # of training.inference, by name
+    "VideoDiscriminators": "video_discriminators",
+    "VideoGenerator": "library",
+    "load_discriminators": "video_discriminators",
+    "load_generator": "library",
+    "save_video": "library",
+}
 
 __all__ = [
     "VideoDiscriminators",
@@ -26,6 +29,6 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """The names above, imported on first use: PyTorch takes its time, and the commands' --help needs none."""
-    if name in __all__:
-        return getattr(importlib.import_module("training.inference.library"), name)
+    if name in MODULES:
+        return getattr(importlib.import_module(f"training.inference.{MODULES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

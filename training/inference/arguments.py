@@ -22,6 +22,7 @@ from training.inference.layouts import RowCodes
 from training.networks.generator import Generator
 
 __all__ = [
+    "SOURCES",
     "check_alone",
     "check_cameras",
     "check_codes",
@@ -40,6 +41,7 @@ __all__ = [
     "whole_number",
 ]
 
+SOURCES = "a snapshot, a folder, a URL or an id of the Hub"
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 ORTHONORMAL = 1e-3  # error of a pose's axes: far above rounding, far below an axis that is missing
 PLAIN = (type(None), str, bytes, numbers.Number, list, tuple, range, set, dict)  # shown by value

@@ -3,15 +3,15 @@
     G = load_generator("runs/00000-clips-stylenerf_small-small-res32-mb4")
     video = G.video(seed=3, motion_seed=5)            # uint8 [T, 3, H, W]
 
-`video3d` has the names of this module for programs outside of the checkout. The networks by themselves are loaded by
-`training.checkpoints.snapshot`.
+For programs outside of the checkout, `video3d` has the names of this module and of `video_discriminators`. The networks
+by themselves are loaded by `training.checkpoints.snapshot`.
 """
 
 import math
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import nn
@@ -23,10 +23,11 @@ from renderer.cameras import CameraPrior, Cameras
 from renderer.outputs import CHANNELS, displayed
 from renderer.trajectories import DEFAULT_PROGRAM
 from renderer.video import VideoWriter, image_grid, save_png, to_uint8
-from training.checkpoints.pretrained import write_discriminators, write_pretrained
-from training.checkpoints.snapshot import average_generator, class_name, load_snapshot, stored_discriminators
+from training.checkpoints.pretrained import write_pretrained
+from training.checkpoints.snapshot import average_generator, class_name, load_snapshot
 from training.checkpoints.sources import upload_folder
 from training.inference.arguments import (
+    SOURCES,
     check_alone,
     check_cameras,
     check_codes,
@@ -51,14 +52,10 @@ from training.inference.latents import SeedLatents, class_label, generator_laten
 from training.inference.layouts import RowCodes, StyleMapping
 from training.inference.model_card import PICTURE, model_card
 from training.inference.render_videos import row_maps
-from training.networks.discriminator import TimeAwareDiscriminators, time_plane
 from training.networks.generator import Generator, SynthesisOutput
 
 __all__ = [
-    "DiscriminatorLogits",
-    "VideoDiscriminators",
     "VideoGenerator",
-    "load_discriminators",
     "load_generator",
     "save_video",
 ]
@@ -66,7 +63,6 @@ __all__ = [
 Seeds = int | Sequence[int]
 
 DEFAULT_FRAMES = 16  # of a video
-SOURCES = "a snapshot, a folder, a URL or an id of the Hub"
 CARD_SEEDS, CARD_FRAMES = 4, 6  # rows and columns of the picture of a model card
 POLE = 1e-6  # radians between a camera and a pole, where it has no defined roll, at least
 
@@ -103,15 +99,6 @@ def load_generator(
         )
     about = {name: dict(content[name]) for name in ("dataset", "progress")}
     return VideoGenerator(network, about=about).to(device, dtype)
-
-
-def load_discriminators(
-    source: str | os.PathLike, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
-) -> "VideoDiscriminators":
-    """The video and the image discriminator of a snapshot; arguments and errors as for `load_generator`."""
-    check_path("source", source, SOURCES)
-    check_placement(device, dtype)
-    return VideoDiscriminators(stored_discriminators(load_snapshot(source), source=source)).to(device, dtype)
 
 
 def save_video(path: str | os.PathLike, video: torch.Tensor, *, fps: float = 8.0) -> None:
@@ -606,63 +593,3 @@ class VideoGenerator(nn.Module):
     def _result(maps: dict[str, torch.Tensor], outputs: str | Sequence[str] | None, *, single: bool):
         maps = {name: values[0] for name, values in maps.items()} if single else maps
         return to_uint8(maps["rgb"]) if outputs is None else maps
-
-
-class DiscriminatorLogits(NamedTuple):
-    """Logits of the video discriminator [B, 1], and of the image discriminator for every frame [B, 2] (or None)."""
-
-    video: torch.Tensor
-    image: torch.Tensor | None
-
-
-class VideoDiscriminators(nn.Module):
-    """The discriminators of a 4D GAN (3D-Aware Video Generation, section 3.2): of pairs of frames, and of single ones.
-
-    Args:
-        network: The two networks, `network.video` and `network.image`.
-    """
-
-    def __init__(self, network: TimeAwareDiscriminators):
-        super().__init__()
-        self.network = network
-
-    @property
-    def resolution(self) -> int:
-        """Width of the images in pixels."""
-        return self.network.resolution
-
-    def save_pretrained(self, folder: str | os.PathLike) -> None:
-        """Write the discriminators beside a generator's files, so that training can start from the folder (`resume=`).
-
-        Raises:
-            UserError: The folder cannot be written to, or safetensors is missing.
-            ValueError: No path.
-        """
-        check_path("folder", folder)
-        write_discriminators(folder, config=self.network.config, state=self.network.state_dict())
-
-    from_pretrained = staticmethod(load_discriminators)
-
-    def forward(self, frames: torch.Tensor, dt: torch.Tensor, c: torch.Tensor | None = None) -> DiscriminatorLogits:
-        """Logits of pairs of frames; above 0: taken for real.
-
-        Args:
-            frames: [B, 2, 3, H, W] in [-1, 1], the earlier one first.
-            dt: Time between them [B] in [0, 1], as a fraction of a training clip.
-            c: Labels [B, c_dim] if it was trained with them; after `camera_condition=true` with
-                `training.loss.camera_label` at their end.
-
-        Raises:
-            ValueError: Tensors of other forms or types, of different batches or on another device, or a label that is
-                missing. Their values are not looked at, so that no GPU is waited for.
-        """
-        size, device = self.resolution, next(self.network.parameters()).device
-        shapes = {"frames": (frames, ("B", 2, 3, size, size)), "dt": (dt, ("B",))}
-        check_tensors(shapes | label_shape(c, self.network.c_dim), device=device)
-        check_floats("frames", frames, "in [-1, 1]")
-        plane = time_plane(frames[:, 0], dt)
-        video = self.network.video(torch.cat([frames.flatten(1, 2), plane], dim=1), c)
-        if self.network.image is None:
-            return DiscriminatorLogits(video, None)
-        each = None if c is None else c.repeat_interleave(2, dim=0)
-        return DiscriminatorLogits(video, self.network.image(frames.flatten(0, 1), each).unflatten(0, (-1, 2))[..., 0])

@@ -11,7 +11,8 @@ from tests.small_network import save_small_run, small_generator
 from training.checkpoints.pretrained import is_pretrained
 from training.checkpoints.snapshot import load_generator as load_network
 from training.checkpoints.snapshot import load_snapshot
-from training.inference.library import VideoGenerator, load_discriminators, load_generator
+from training.inference.library import VideoGenerator, load_generator
+from training.inference.video_discriminators import load_discriminators
 from training.networks.generator import Generator
 
 safetensors = pytest.importorskip("safetensors.torch")

@@ -10,7 +10,8 @@ import video3d
 from renderer.cameras import Cameras
 from tests.small_network import small_generator
 from training.inference.latents import seed_latents
-from training.inference.library import load_discriminators, load_generator, save_video
+from training.inference.library import load_generator, save_video
+from training.inference.video_discriminators import load_discriminators
 from training.networks.generator import Generator
 
 

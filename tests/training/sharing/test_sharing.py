@@ -10,8 +10,9 @@ from PIL import Image
 
 from dnnlib import UserError
 from tests.small_network import save_small_run
-from training.inference.library import load_discriminators, load_generator
+from training.inference.library import load_generator
 from training.inference.model_card import model_card
+from training.inference.video_discriminators import load_discriminators
 from training.sharing.__main__ import main
 
 pytest.importorskip("safetensors")

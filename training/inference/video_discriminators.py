@@ -1,0 +1,94 @@
+"""The Python interface to trained discriminators (docs/python.md).
+
+D = load_discriminators("runs/00000-clips-stylenerf_small-small-res32-mb4")
+logits = D(frames, dt).video                      # [B, 1]
+"""
+
+import os
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from training.checkpoints.pretrained import write_discriminators
+from training.checkpoints.snapshot import load_snapshot, stored_discriminators
+from training.inference.arguments import (
+    SOURCES,
+    check_floats,
+    check_path,
+    check_placement,
+    check_tensors,
+    label_shape,
+)
+from training.networks.discriminator import TimeAwareDiscriminators, time_plane
+
+__all__ = ["DiscriminatorLogits", "VideoDiscriminators", "load_discriminators"]
+
+
+def load_discriminators(
+    source: str | os.PathLike, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> "VideoDiscriminators":
+    """The video and the image discriminator of a snapshot; arguments and errors as for `load_generator`."""
+    check_path("source", source, SOURCES)
+    check_placement(device, dtype)
+    return VideoDiscriminators(stored_discriminators(load_snapshot(source), source=source)).to(device, dtype)
+
+
+class DiscriminatorLogits(NamedTuple):
+    """Logits of the video discriminator [B, 1], and of the image discriminator for every frame [B, 2] (or None)."""
+
+    video: torch.Tensor
+    image: torch.Tensor | None
+
+
+class VideoDiscriminators(nn.Module):
+    """The discriminators of a 4D GAN (3D-Aware Video Generation, section 3.2): of pairs of frames, and of single ones.
+
+    Args:
+        network: The two networks, `network.video` and `network.image`.
+    """
+
+    def __init__(self, network: TimeAwareDiscriminators):
+        super().__init__()
+        self.network = network
+
+    @property
+    def resolution(self) -> int:
+        """Width of the images in pixels."""
+        return self.network.resolution
+
+    def save_pretrained(self, folder: str | os.PathLike) -> None:
+        """Write the discriminators beside a generator's files, so that training can start from the folder (`resume=`).
+
+        Raises:
+            UserError: The folder cannot be written to, or safetensors is missing.
+            ValueError: No path.
+        """
+        check_path("folder", folder)
+        write_discriminators(folder, config=self.network.config, state=self.network.state_dict())
+
+    from_pretrained = staticmethod(load_discriminators)
+
+    def forward(self, frames: torch.Tensor, dt: torch.Tensor, c: torch.Tensor | None = None) -> DiscriminatorLogits:
+        """Logits of pairs of frames; above 0: taken for real.
+
+        Args:
+            frames: [B, 2, 3, H, W] in [-1, 1], the earlier one first.
+            dt: Time between them [B] in [0, 1], as a fraction of a training clip.
+            c: Labels [B, c_dim] if it was trained with them; after `camera_condition=true` with
+                `training.loss.camera_label` at their end.
+
+        Raises:
+            ValueError: Tensors of other forms or types, of different batches or on another device, or a label that is
+                missing. Their values are not looked at, so that no GPU is waited for.
+        """
+        size, device = self.resolution, next(self.network.parameters()).device
+        shapes = {"frames": (frames, ("B", 2, 3, size, size)), "dt": (dt, ("B",))}
+        check_tensors(shapes | label_shape(c, self.network.c_dim), device=device)
+        check_floats("frames", frames, "in [-1, 1]")
+        plane = time_plane(frames[:, 0], dt)
+        video = self.network.video(torch.cat([frames.flatten(1, 2), plane], dim=1), c)
+        if self.network.image is None:
+            return DiscriminatorLogits(video, None)
+        each = None if c is None else c.repeat_interleave(2, dim=0)
+        return DiscriminatorLogits(video, self.network.image(frames.flatten(0, 1), each).unflatten(0, (-1, 2))[..., 0])
