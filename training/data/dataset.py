@@ -169,6 +169,8 @@ class VideoPairDataset(torch.utils.data.Dataset):
         self.item_c_dim = self.c_dim + (2 if use_cameras else 0)
         kinds = [kind for kind, used in (("labels", use_labels), ("cameras", use_cameras)) if used]
         self.notes = notes_on_unmatched(self._store, self._videos, kinds)
+        if self._store.dangling is not None:
+            self.notes.append(self._store.dangling)
         missing = missing_videos(manifest, {video.path: len(video) for video in self._videos})
         if missing is not None:
             self.notes.append(missing)

@@ -43,7 +43,7 @@ MOVIE_SUFFIXES = (
 
 MIN_CACHED = 20_000  # files; smaller sets are listed fast enough
 SETTLE_SECONDS = 2.0  # age of a change before an index is cached: a later change may have the same time stamp
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 LOCATION = np.dtype([("offset", "<i8"), ("stored", "<i8"), ("size", "<i8"), ("crc", "<u4"), ("method", "<u2")])
 DIGITS = str.maketrans("123456789", "0" * 9)
 
@@ -115,6 +115,7 @@ class Listing:
         names: File names of all frames, folder by folder, in natural order.
         movies: Relative paths of encoded videos, in natural order.
         unsafe: Number of a zip's members that are left out: links, and names that lead out of the zip.
+        dangling: Relative paths of a folder's links that lead nowhere and may stand for folders.
         locations: Locations of a zip's frames, dtype LOCATION; None for a folder.
         others: Locations of a zip's movies and of the files in its root, by path.
     """
@@ -124,6 +125,7 @@ class Listing:
     names: StringTable
     movies: list[str]
     unsafe: int = 0
+    dangling: list[str] = dataclasses.field(default_factory=list)
     locations: np.ndarray | None = None
     others: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
@@ -157,18 +159,22 @@ def _list_folder(root: str) -> Listing:
     packed = _load_cached(root)
     if packed is not None and _folders_unchanged(root, packed):
         return _unpack(packed)
-    images, movies, stamps = {}, [], {}
+    images, movies, dangling, stamps = {}, [], [], {}
     todo = [""]
     while todo:
         folder = todo.pop()
         path = os.path.join(root, folder)
         stamps[folder] = _stamp(os.stat(path))  # before the scan, so that later changes are detected
-        inside, outside, children = _scan(path)
+        inside, outside, children, nowhere = _scan(path)
         if inside:
             images[folder] = inside
         movies += [_join(folder, name) for name in outside]
         todo += [_join(folder, name) for name in children]
+        dangling += [_join(folder, name) for name in nowhere]
     listing = _listing(images, movies=movies)
+    listing.dangling = sorted(dangling, key=path_key)
+    if dangling:  # not cached: when their targets appear, no folder here changes
+        return listing
     if len(listing.names) >= MIN_CACHED and _settled(max(max(stamp[2:]) for stamp in stamps.values())):
         state = {"stamps": np.array(list(stamps.values()), dtype=np.uint64), **_pack_strings("paths", stamps)}
         _save_cached(root, {**_pack(listing), **state})
@@ -185,9 +191,12 @@ def _folders_unchanged(root: str, packed: dict[str, np.ndarray]) -> bool:
     return np.array_equal(np.array(now, dtype=np.uint64), packed["stamps"])
 
 
-def _scan(path: str) -> tuple[list[str], list[str], list[str]]:
-    """Names of the images, movies and folders in one folder. Follows links, except to the folder or its parents."""
-    images, movies, folders = [], [], []
+def _scan(path: str) -> tuple[list[str], list[str], list[str], list[str]]:
+    """Names of the images, movies, folders and other dangling links in one folder.
+
+    Follows links, except to the folder or its parents.
+    """
+    images, movies, folders, dangling = [], [], [], []
     with os.scandir(path) as entries:
         for entry in entries:
             if entry.name.startswith("."):
@@ -198,9 +207,11 @@ def _scan(path: str) -> tuple[list[str], list[str], list[str]]:
                     images.append(entry.name)
                 elif lower.endswith(MOVIE_SUFFIXES):
                     movies.append(entry.name)
+                elif entry.is_symlink() and not os.path.exists(entry.path):
+                    dangling.append(entry.name)
             elif not (entry.is_symlink() and _contains(entry.path, path)):
                 folders.append(entry.name)
-    return images, movies, folders
+    return images, movies, folders, dangling
 
 
 def _stamp(status: os.stat_result) -> tuple[int, int, int, int]:

@@ -53,6 +53,7 @@ class FrameStore:
         root_video: These images as a video of the path ''; None if there are none.
         movies: Paths, relative to the root, of files with suffixes of encoded videos, in natural order.
         unsafe: Number of a zip's members that are left out: links, and names that lead out of the zip.
+        dangling: A note on links that lead nowhere; None if there are none.
     """
 
     def __init__(self, path: str | os.PathLike):
@@ -78,6 +79,7 @@ class FrameStore:
         self.videos = [video for video in found if video.path]
         self.movies = listing.movies
         self.unsafe = listing.unsafe
+        self.dangling = _describe_dangling(listing.dangling)
 
     def require_videos(self) -> None:
         """Raise a UserError if there are no folders of frames; the message says what is there instead."""
@@ -93,10 +95,11 @@ class FrameStore:
                 f"'{self.path}' holds encoded videos ({self.movies[0]}) but no frames: turn them into frames with "
                 f"`python -m training.dataset_tool '{self.path}' OUT` and use OUT."
             )
-        unsafe = f"; {self.unsafe} entries with names that lead out of it were left out" if self.unsafe else ""
+        left_out = f"; {self.unsafe} entries with names that lead out of it were left out" if self.unsafe else ""
+        left_out += f"; {self.dangling}" if self.dangling else ""
         raise UserError(
-            f"'{self.path}' holds no images ({' '.join(IMAGE_SUFFIXES)}){unsafe}: expected one folder of frames per "
-            f"video, e.g. {_join(self.path, 'videos/video_0/000000.png')}."
+            f"'{self.path}' holds no images ({' '.join(IMAGE_SUFFIXES)}){left_out}: expected one folder of frames "
+            f"per video, e.g. {_join(self.path, 'videos/video_0/000000.png')}."
         )
 
     def frame_name(self, video: Video, index: int) -> str:
@@ -180,6 +183,13 @@ class FrameStore:
     def __del__(self):
         if getattr(self, "_descriptor", None) is not None:
             os.close(self._descriptor)
+
+
+def _describe_dangling(links: list[str]) -> str | None:
+    """A note on links that lead nowhere; None without any."""
+    if len(links) < 2:
+        return f"the link '{links[0]}' leads nowhere: its videos are left out" if links else None
+    return f"{len(links)} links, such as '{links[0]}', lead nowhere: their videos are left out"
 
 
 def decode_image(data: bytes) -> Image.Image:

@@ -99,6 +99,8 @@ def check_dataset(path: str, *, nframes: int = 16, workers: int = 1) -> DatasetR
                 bar.update()
     if store.unsafe:
         report.notes.append(f"{store.unsafe} entries of the zip are left out: their names lead out of it")
+    if store.dangling:
+        report.problems.append(store.dangling)
     if store.loose_frames:
         report.notes.append(f"{store.loose_frames} images lie outside of any video folder and are left out")
     if manifest is not None:

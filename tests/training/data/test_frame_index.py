@@ -11,8 +11,10 @@ from PIL import Image
 
 from dnnlib import UserError
 from training.data import frame_index
+from training.data.dataset import VideoPairDataset
 from training.data.frame_index import StringTable, list_files, natural_key, natural_order
 from training.data.frame_store import FrameStore
+from training.dataset_tool.validate import check_dataset
 
 
 @pytest.fixture(autouse=True)
@@ -110,6 +112,26 @@ def test_small_sets_are_not_remembered(root, monkeypatch, memory):
     monkeypatch.setattr(frame_index, "MIN_CACHED", 10)
     content(root)
     assert not memory.exists()
+
+
+def test_links_that_lead_nowhere(root, tmp_path):
+    """They are named, and what they stand for is there as soon as its disk is."""
+    (root / "c").symlink_to(tmp_path / "disk")
+    (root / "a" / "d10").symlink_to(tmp_path / "disk")
+    expected = "2 links, such as 'a/d10', lead nowhere: their videos are left out"
+    assert list_files(str(root)).dangling == ["a/d10", "c"] and FrameStore(root).dangling == expected
+    (root / "a" / "d10").unlink()
+    expected = "the link 'c' leads nowhere: its videos are left out"
+    assert FrameStore(root).dangling == expected
+    assert VideoPairDataset(path=str(root), resolution=2, nframes=2).notes == [expected]
+    assert check_dataset(str(root), nframes=2).problems == [expected]
+    shutil.copytree(root / "b", tmp_path / "disk")
+    assert list(content(root)) == ["a/v9", "a/v10", "b", "c"] and FrameStore(root).dangling is None
+    for path in (root / "a", root / "b", tmp_path / "disk"):
+        shutil.rmtree(path)
+    (root / "movie.mp4").unlink()
+    with pytest.raises(UserError, match="holds no images .*; the link 'c' leads nowhere: its videos are left out: exp"):
+        FrameStore(root).require_videos()
 
 
 def test_replaced_frames_are_read_as_they_are(root):
