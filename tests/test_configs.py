@@ -73,6 +73,7 @@ def test_published_models(model, resolution, stride, fov, yaw, features, mode, d
         "static": "none",
         "density_bias": 0,
         "density_prior": None,
+        "density_ramp": None,
         "encoding": "octaves",
     }
     assert generator.config["background"]["width"] == 64 and generator.config["background"]["num_layers"] == 4

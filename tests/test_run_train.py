@@ -358,15 +358,21 @@ def test_a_checkpoint_of_another_model(tmp_path, data, monkeypatch, capsys):
         ("foreground.encoding", "octaves", "isotropic"),
         ("foreground.density_prior", "null", prior),
         ("foreground.density_prior", prior.replace("60", "30"), prior),
+        ("foreground.density_ramp", "null", "{factor,start,end}"),
         ("motion.frequency", "0.75", "0.5"),
         ("mapping.lr_multiplier", "0.1", "0.01"),
     ):
         assert call(monkeypatch, *words, f"resume={source}", f"model.generator.{option}={value}") == 2
         message = f"{source} was trained with model.generator.{option}={trained}, not {value};"
         assert message in capsys.readouterr().err
+    both = ("model.generator.foreground.density_ramp=null", "model.generator.motion.frequency=0.75")
+    assert call(monkeypatch, *words, f"resume={source}", *both) == 2
+    trained = "model.generator.foreground.density_ramp={factor,start,end} model.generator.motion.frequency=0.5"
+    assert f"was trained with {trained}, not null and 0.75; with other values its" in capsys.readouterr().err
     assert len(list((tmp_path / "runs").iterdir())) == 1
-    same = "model.generator.foreground.density_prior={peak:60.0,radius:0.06}"
-    assert call(monkeypatch, *words, f"resume={source}", same) == 0
+    same = ("{peak:60.0,radius:0.06}", "{factor:2,start:1,end:3}")  # the ramp's factor is one of the weights
+    same = [f"model.generator.foreground.density_{key}={value}" for key, value in zip(("prior", "ramp"), same)]
+    assert call(monkeypatch, *words, f"resume={source}", *same) == 0
     assert (tmp_path / "runs" / "00001-data-stylenerf_small-small-res16-mb4-resume").is_dir()
 
 

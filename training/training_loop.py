@@ -131,7 +131,8 @@ class TrainingLoop:
 
         # Running means of the forward passes, which micro-batches must not count several times.
         saved = networks.generator.state_dict()
-        means = {name: buffer for name, buffer in networks.generator.named_buffers() if name in saved}
+        buffers = {name: buffer for name, buffer in networks.generator.named_buffers() if name in saved}
+        means = {name: buffer for name, buffer in buffers.items() if not name.endswith("density_scale")}
         means["pl_mean"] = loss.pl_mean
         self._means = RunningMeans([mean for mean in means.values() if mean.is_floating_point()])
 
@@ -207,6 +208,7 @@ class TrainingLoop:
         """One optimiser step of every phase that is due, then the moving average and the counters."""
         counters, batch = self.counters, self.schedule.batch
         micro_batches = self._next_batch()
+        self.networks.generator.set_progress(counters.cur_nimg / 1000)
 
         # Gmain, Greg, Dmain, Dreg: gradients of all micro-batches, then one step.
         for phase in self.phases:

@@ -67,7 +67,8 @@ def plan_runs(kimg: float, ablation_kimg: float, long_kimg: float | None) -> lis
     """
     foreground = "model.generator.foreground"
     line, no_distortion = "model.generator.motion.frequency=null", "spec.distortion_weight=0"
-    as_in_the_paper = (f"{foreground}.density_prior=null", f"{foreground}.density_bias=0", line, no_distortion)
+    no_ramp = f"{foreground}.density_ramp=null"
+    as_in_the_paper = (f"{foreground}.density_prior=null", f"{foreground}.density_bias=0", no_ramp, line, no_distortion)
     return [
         *(Run(f"seed{seed}", f"all parts, seed {seed}", kimg, (KNOWN_CAMERAS, f"seed={seed}")) for seed in SEEDS),
         Run("unknown_cameras", "cameras unknown", kimg),
@@ -84,6 +85,7 @@ def plan_runs(kimg: float, ablation_kimg: float, long_kimg: float | None) -> lis
             Run(name, title, ablation_kimg, (KNOWN_CAMERAS, override), ablation=True)
             for name, title, override in (
                 ("no_prior", "no density prior", f"{foreground}.density_prior=null"),
+                ("no_ramp", "no density ramp", no_ramp),
                 ("no_distortion", "no distortion loss", no_distortion),
                 ("no_waves", "motions along a line", line),
                 ("no_motion", "no motion network", "model.generator.motion=null"),

@@ -53,6 +53,7 @@ OPTIONS_FILE = "training_options.yaml"
 SHAPELESS = {
     "foreground.encoding": "octaves",
     "foreground.density_prior": None,
+    "foreground.density_ramp": None,
     "motion.frequency": None,
     "mapping.lr_multiplier": 0.01,
 }
@@ -322,13 +323,18 @@ def _fewer_devices(options: Mapping[str, Any], processes: int) -> str:
 def _check_snapshot(path: str, generator: Generator, discriminator: TimeAwareDiscriminators, notes: list[str]) -> None:
     content = load_snapshot(path)
     config = content["generator"]["config"]
-    for name, default in SHAPELESS.items():
-        stored, wanted = _option(config, name, default), _option(generator.config, name, default)
-        if stored != wanted:
-            raise UserError(
-                f"{path} was trained with model.generator.{name}={_typed(stored)}, not {_typed(wanted)}; with another "
-                "value its weights mean something else."
-            )
+    pairs = {
+        name: (_option(config, name, default), _option(generator.config, name, default))
+        for name, default in SHAPELESS.items()
+    }
+    different = {name: values for name, values in pairs.items() if values[0] != values[1]}
+    if different:
+        trained = [f"model.generator.{name}={_typed(stored)}" for name, (stored, _) in different.items()]
+        here = [_typed(wanted) for _, wanted in different.values()]
+        raise UserError(
+            f"{path} was trained with {' '.join(trained)}, not {' and '.join(here)}; with "
+            f"{'another value' if len(here) == 1 else 'other values'} its weights mean something else."
+        )
     states = {"the generator": content["generator"]["ema"], "the discriminators": content["discriminator"]["state"]}
     networks = {"the generator": generator, "the discriminators": discriminator}
     if not grows(content, generator.resolution):
@@ -350,6 +356,8 @@ def _option(config: Mapping[str, Any], name: str, default: Any) -> Any:
     value = values.get(key, default)
     if key == "density_prior" and isinstance(value, Mapping) and "center" not in value:
         value = {**value, "center": [0, 0, 0]}
+    if key == "density_ramp" and value is not None:
+        value = "{factor,start,end}"  # whichever: the factor that was reached is one of the weights
     return value
 
 

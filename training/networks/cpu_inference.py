@@ -143,6 +143,7 @@ class FusedForeground:
         view = self._view_bias(directions / directions.norm(dim=-1, keepdim=True))
         batch, frames = len(directions), field.num_frames
         prior = field.field.density_prior
+        scale = 1.0 if field.field.density_ramp is None else float(field.field.density_scale)
         marched = []
         for video in range(batch):
             for frame in range(frames):
@@ -156,7 +157,7 @@ class FusedForeground:
                     last_opaque=last_opaque,
                     waves=field.field.encoding.waves(directions),
                     density=len(field.layers),
-                    prior=() if prior is None else (prior.peak, prior.radius, *prior.center),
+                    prior=() if prior is None else (scale * prior.peak, prior.radius, *prior.center),
                     **self._wanted(video, frame, view),
                 )
                 marched.append((*sums, *totals))

@@ -12,14 +12,14 @@ Letters: B videos, T frames of a video, R rays, S samples of a ray, F features f
 """
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import nn
 
 from torch_utils.ops.point_linear import PointLayer, point_linear, point_mlp
+from training.networks.density import DensityPrior, DensityRamp
 from training.networks.layers import (
     ModulatedLinear,
     PointEncoding,
@@ -36,7 +36,6 @@ __all__ = [
     "ConditionedBackground",
     "ConditionedBlend",
     "ConditionedForeground",
-    "DensityPrior",
     "ForegroundField",
     "ForegroundWeights",
 ]
@@ -49,63 +48,6 @@ SLOPE, VIEW_SLOPE = 0.2, 0.01
 
 #: A layer's weight ([out, in], or [B, out, in] with one per video) and bias [out].
 Linear = tuple[torch.Tensor, torch.Tensor]
-
-
-@dataclasses.dataclass(frozen=True)
-class DensityPrior:
-    """A fixed Gaussian blob of density (DreamFusion, Poole et al. 2022, section 3.2 and appendix).
-
-    It is added to the raw density of the foreground: p(x) = peak · exp(−|x − center|² / (2 radius²)).
-
-    Attributes:
-        peak: Density at the centre, per scene unit; not negative.
-        radius: Standard deviation in scene units, above 0.
-        center: x, y, z in scene units.
-
-    Raises:
-        ValueError: A value out of its range; names it.
-    """
-
-    peak: float
-    radius: float
-    center: Sequence[float] = (0.0, 0.0, 0.0)
-
-    def __post_init__(self):
-        if not _is_number(self.peak) or self.peak < 0:
-            raise ValueError(f"foreground.density_prior.peak must be a number of at least 0, got {self.peak!r}.")
-        if not _is_number(self.radius) or self.radius <= 0:
-            raise ValueError(f"foreground.density_prior.radius must be a number above 0, got {self.radius!r}.")
-        center = self.center
-        if not isinstance(center, Sequence) or len(center) != POINT_DIM or not all(_is_number(x) for x in center):
-            raise ValueError(f"foreground.density_prior.center must be three numbers [x,y,z], got {center!r}.")
-
-    @classmethod
-    def from_options(cls, options: Any) -> "DensityPrior":
-        """The prior of a mapping with `peak`, `radius` and, optionally, `center`.
-
-        Raises:
-            ValueError: No such mapping, a missing or unknown key, or a value out of its range; names it.
-        """
-        if not isinstance(options, Mapping):
-            raise ValueError(f"foreground.density_prior must be null or {{peak, radius, center}}, got {options!r}.")
-        names = [field.name for field in dataclasses.fields(cls)]
-        unknown = [key for key in options if key not in names]
-        if unknown:
-            raise ValueError(f"foreground.density_prior has no '{unknown[0]}'; its keys are {', '.join(names)}.")
-        missing = [name for name in ("peak", "radius") if name not in options]
-        if missing:
-            raise ValueError(f"foreground.density_prior needs a {missing[0]}.")
-        return cls(**options)
-
-    def __call__(self, points: torch.Tensor) -> torch.Tensor:
-        """Densities [...] at points [..., 3]."""
-        # Coordinate by coordinate: a tensor of the centre would have to be copied to the points' device.
-        x, y, z = (axis - middle for axis, middle in zip(points.unbind(-1), self.center, strict=True))
-        return self.peak * torch.exp((x.square() + y.square() + z.square()) / (-2 * self.radius**2))
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
 
 
 @dataclasses.dataclass
@@ -133,6 +75,7 @@ class ForegroundField(nn.Module):
         density_bias: Initial bias of the density head: above 0, training starts from fog instead of an almost empty
             scene, which short trainings need (Adam moves a bias by about the learning rate per iteration).
         density_prior: `peak`, `radius` and optionally `center` of a `DensityPrior`, or None.
+        density_ramp: `factor`, `start` and `end` of a `DensityRamp`, or None.
         time_input: 'raw' or 'encoded' makes time an input coordinate of the first layer (ablation); 'none'.
     """
 
@@ -148,6 +91,7 @@ class ForegroundField(nn.Module):
         view_directions: bool = True,
         density_bias: float = 0.0,
         density_prior: Mapping | None = None,
+        density_ramp: Mapping | None = None,
         encoding: str = "octaves",
         motion: str = "add",
         time_input: str = "none",
@@ -171,6 +115,9 @@ class ForegroundField(nn.Module):
         self.density = ModulatedLinear(in_features=width, out_features=1, w_dim=w_dim, demodulate=False)
         torch.nn.init.constant_(self.density.bias, density_bias)
         self.density_prior = None if density_prior is None else DensityPrior.from_options(density_prior)
+        self.density_ramp = None if density_ramp is None else DensityRamp.from_options(density_ramp)
+        if self.density_ramp is not None:
+            self.register_buffer("density_scale", torch.ones([]))
         self.features = ModulatedLinear(in_features=width, out_features=feature_dim, w_dim=w_dim, demodulate=False)
         self.rgb = PointLinear(in_features=feature_dim, out_features=3)
         direction_features = 2 * direction_frequencies * POINT_DIM
@@ -183,9 +130,12 @@ class ForegroundField(nn.Module):
         weight, bias = layers[0]
         layers[0] = (self.encoding.fold(weight), bias)
         count = len(layers)
+        weight, bias = self.density.modulate(ws[:, count])
+        if self.density_ramp is not None:
+            weight, bias = self.density_scale * weight, self.density_scale * bias
         return ForegroundWeights(
             layers=layers,
-            density=self.density.modulate(ws[:, count]),
+            density=(weight, bias),
             features=self.features.modulate(ws[:, count + 1]),
             rgb=self.rgb.scaled(),
             view=None if self.view is None else self.view.scaled(),
@@ -199,7 +149,15 @@ class ForegroundField(nn.Module):
 
     def with_prior(self, density: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
         """The density prior added to the network's raw density [B, T, R, S] at points [B, T or 1, R, S, 3]."""
-        return density if self.density_prior is None else density + self.density_prior(points)
+        if self.density_prior is None:
+            return density
+        return density + self.density_prior(points, scale=1.0 if self.density_ramp is None else self.density_scale)
+
+    @torch.no_grad()
+    def set_progress(self, kimg: float) -> None:
+        """Scale the density as its ramp says after so many thousands of videos; it never falls."""
+        if self.density_ramp is not None:
+            self.density_scale.clamp_(min=self.density_ramp(kimg))
 
 
 class ConditionedForeground:
@@ -310,6 +268,11 @@ class BlendedForeground(nn.Module):
     def modulate(self, ws: torch.Tensor) -> tuple[ForegroundWeights, ForegroundWeights]:
         """Weights of both fields for styles ws [B, num_ws, w_dim]."""
         return self.dynamic.modulate(ws), self.static.modulate(ws)
+
+    def set_progress(self, kimg: float) -> None:
+        """See `ForegroundField.set_progress`."""
+        for field in (self.dynamic, self.static):
+            field.set_progress(kimg)
 
     def condition(self, weights: tuple, *, times: torch.Tensor, motion: torch.Tensor | None) -> "ConditionedBlend":
         """See `ForegroundField.condition`."""

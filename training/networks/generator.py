@@ -224,6 +224,10 @@ class Generator(nn.Module):
                 output.distortion = samples.foreground.distortion().mean(dim=-1)
         return output
 
+    def set_progress(self, kimg: float) -> None:
+        """Tell how long the generator has been trained, in thousands of videos: the density may depend on it."""
+        self.foreground.set_progress(kimg)
+
     # Steps of a synthesis, also used by `FrameRenderer`.
 
     def modulate(self, ws: torch.Tensor, precision: str = "float32") -> ModulatedWeights:

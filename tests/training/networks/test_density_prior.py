@@ -25,7 +25,7 @@ from training.launch.build import build_networks
 from training.launch.config import compose_options
 from training.launch.option_rules import check_values
 from training.networks.cpu_inference import FusedForeground
-from training.networks.fields import DensityPrior
+from training.networks.density import DensityPrior
 from training.networks.generator import Generator
 
 CPU = torch.device("cpu")
@@ -295,8 +295,8 @@ KEY = "model.generator.foreground.density_prior"
     "value, message",
     [
         ("{peak:60,raduis:0.06}", " has no 'raduis'; its keys are peak, radius, center."),
-        ("{peak:60}", " needs a radius."),
-        ("{radius:0.06}", " needs a peak."),
+        ("{peak:60}", " lacks radius."),
+        ("{radius:0.06}", " lacks peak."),
         ("{peak:60,radius:0}", ".radius must be a number above 0, got 0."),
         ("{peak:-1,radius:0.06}", ".peak must be a number of at least 0, got -1."),
         ("{peak:true,radius:0.06}", ".peak must be a number of at least 0, got True."),

@@ -22,7 +22,7 @@ from training.inference.frame_renderer import FrameRenderer
 from training.launch.build import build_networks
 from training.launch.config import compose_options
 from training.networks.cpu_inference import FusedForeground
-from training.networks.fields import DensityPrior
+from training.networks.density import DensityPrior
 from training.networks.generator import Generator
 from training.networks.layers import (
     PointEncoding,
