@@ -77,7 +77,12 @@ class ForegroundField(nn.Module):
         density_prior: `peak`, `radius` and optionally `center` of a `DensityPrior`, or None.
         density_ramp: `factor`, `start` and `end` of a `DensityRamp`, or None.
         time_input: 'raw' or 'encoded' makes time an input coordinate of the first layer (ablation); 'none'.
+
+    Attributes:
+        density_scale: The factor that the ramp has reached, a buffer; only with a ramp.
     """
+
+    density_scale: torch.Tensor
 
     def __init__(
         self,
