@@ -471,6 +471,7 @@ def test_training_starts_from_a_published_checkpoint(tmp_path, monkeypatch):
     parts = [
         f"{foreground}.encoding=octaves",
         f"{foreground}.density_prior=null",
+        f"{foreground}.density_ramp=null",
         "model.generator.motion.frequency=null",
     ]
     options = make_plan(tmp_path, *parts).options
