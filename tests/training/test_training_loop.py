@@ -87,6 +87,18 @@ def test_an_iteration_trains_everything(tmp_path):
     assert not torch.equal(loop.networks.generator.mapping.w_avg, torch.zeros(8))
 
 
+def test_the_density_grows(tmp_path):
+    """By the videos so far, in the generator and its average; passes of the batch leave it as it is."""
+    ramp = "model.generator.foreground.density_ramp={factor:3,start:0.004,end:0.012}"
+    loop = make_loop(tmp_path, ramp, "spec.mb=6", "spec.mbstd=2")  # three passes, whose running means are averaged
+    scales = []
+    for _ in range(4):
+        loop.iterate()
+        for network in (loop.networks.generator, loop.networks.generator_ema):
+            scales.append(network.foreground.density_scale.item())
+    assert scales == [1, 1, 1.5, 1.5, 3, 3, 3, 3]  # after 0, 6, 12 and 18 videos
+
+
 def test_real_frames_arrive_in_range(tmp_path):
     loop = make_loop(tmp_path, "spec.mb=4", "spec.mbstd=2")
     batches = loop._next_batch()
@@ -267,7 +279,14 @@ def test_a_few_non_finite_gradients_do_not(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "words", [[], ["aug=ada", "p=0.4", "mirror=true"], ["workers=1"]], ids=["plain", "ada", "worker"]
+    "words",
+    [
+        [],
+        ["aug=ada", "p=0.4", "mirror=true"],
+        ["workers=1"],
+        ["model.generator.foreground.density_ramp={factor:3,start:0.004,end:0.02}"],
+    ],
+    ids=["plain", "ada", "worker", "ramp"],
 )
 def test_a_continued_run_is_the_uninterrupted_one(tmp_path, words):
     whole = make_loop(tmp_path, *words)
