@@ -110,9 +110,9 @@ docs: $(DOCS_STAMP)
 	$(EXTRAS_BIN)/python -m mkdocs build --strict
 	@echo "Open out/site/index.html; its search needs a server: $(BIN)/python -m http.server --directory out/site"
 
-# A training this short has settings of its own (docs/learning.md#faster-starts): a larger distortion loss, no
-# regularisation of path lengths, and an early density ramp carve heads out of the prior's ball in half the time, at the
-# cost of shoulders and of what comes later; networks with half the channels train faster.
+# A training this short has settings of its own (docs/learning.md#faster-starts): a larger distortion loss, and no
+# regularisation of path lengths, carve heads out of the prior's ball in half the time, at the cost of shoulders and of
+# what comes later; the density ramp is over in time; networks with half the channels train faster.
 DEMO_RAMP := model.generator.foreground.density_ramp
 DEMO_SPEC := spec.distortion_weight=0.5 spec.g_reg_interval=null spec.fmaps=0.03125 $(DEMO_RAMP).start=2 $(DEMO_RAMP).end=6
 

@@ -1,4 +1,4 @@
-"""What shapes the density of the foreground beside the network: a fixed prior, and a factor that grows in training."""
+"""Density prior and density ramp of the foreground: a fixed Gaussian, and a factor that grows in training."""
 
 import dataclasses
 import math
@@ -7,9 +7,9 @@ from typing import Any, TypeVar
 
 import torch
 
-__all__ = ["DensityPrior", "DensityRamp"]
+__all__ = ["DensityPrior", "DensityRamp", "from_options"]
 
-Shape = TypeVar("Shape")
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,15 +39,6 @@ class DensityPrior:
         center = self.center
         if not isinstance(center, Sequence) or len(center) != 3 or not all(_is_number(x) for x in center):
             raise ValueError(f"foreground.density_prior.center must be three numbers [x,y,z], got {center!r}.")
-
-    @classmethod
-    def from_options(cls, options: Any) -> "DensityPrior":
-        """The prior of a mapping with `peak`, `radius` and, optionally, `center`.
-
-        Raises:
-            ValueError: No such mapping, a missing or unknown key, or a value out of its range; names it.
-        """
-        return _from_options(cls, options, "density_prior")
 
     def __call__(self, points: torch.Tensor, *, scale: torch.Tensor | float = 1.0) -> torch.Tensor:
         """Densities [...] at points [..., 3], times `scale`."""
@@ -84,23 +75,20 @@ class DensityRamp:
         if not _is_number(self.end) or self.end <= self.start:
             raise ValueError(f"foreground.density_ramp.end must be a number above its start, got {self.end!r}.")
 
-    @classmethod
-    def from_options(cls, options: Any) -> "DensityRamp":
-        """The ramp of a mapping with `factor`, `start` and `end`.
-
-        Raises:
-            ValueError: No such mapping, a missing or unknown key, or a value out of its range; names it.
-        """
-        return _from_options(cls, options, "density_ramp")
-
     def __call__(self, kimg: float) -> float:
         """The factor after so many thousands of training videos."""
         fraction = (kimg - self.start) / (self.end - self.start)
         return 1 + (self.factor - 1) * min(max(fraction, 0.0), 1.0)
 
 
-def _from_options(cls: type[Shape], options: Any, name: str) -> Shape:
-    """An instance of a dataclass from a mapping of options, named foreground.`name`."""
+def from_options(cls: type[T], options: Any, name: str) -> T | None:
+    """A `DensityPrior` or `DensityRamp` from the option foreground.`name`, a mapping of its attributes; None for None.
+
+    Raises:
+        ValueError: No such mapping, a missing or unknown key, or a value out of its range; names it.
+    """
+    if options is None:
+        return None
     fields = dataclasses.fields(cls)  # type: ignore[arg-type]
     names = [field.name for field in fields]
     if not isinstance(options, Mapping):

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from torch_utils.ops.point_linear import PointLayer, point_linear, point_mlp
-from training.networks.density import DensityPrior, DensityRamp
+from training.networks.density import DensityPrior, DensityRamp, from_options
 from training.networks.layers import (
     ModulatedLinear,
     PointEncoding,
@@ -119,8 +119,8 @@ class ForegroundField(nn.Module):
         self.layers = cast("Sequence[ModulatedLinear]", layers)
         self.density = ModulatedLinear(in_features=width, out_features=1, w_dim=w_dim, demodulate=False)
         torch.nn.init.constant_(self.density.bias, density_bias)
-        self.density_prior = None if density_prior is None else DensityPrior.from_options(density_prior)
-        self.density_ramp = None if density_ramp is None else DensityRamp.from_options(density_ramp)
+        self.density_prior = from_options(DensityPrior, density_prior, "density_prior")
+        self.density_ramp = from_options(DensityRamp, density_ramp, "density_ramp")
         if self.density_ramp is not None:
             self.register_buffer("density_scale", torch.ones([]))
         self.features = ModulatedLinear(in_features=width, out_features=feature_dim, w_dim=w_dim, demodulate=False)
