@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 MOVIE_SUFFIXES = (
     *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".wmv", ".flv", ".ts"),
     *(".ogv", ".3gp", ".y4m", ".gif"),
@@ -43,7 +43,7 @@ MOVIE_SUFFIXES = (
 
 MIN_CACHED = 20_000  # files; smaller sets are listed fast enough
 SETTLE_SECONDS = 2.0  # age of a change before an index is cached: a later change may have the same time stamp
-CACHE_VERSION = 2
+CACHE_VERSION = 3
 LOCATION = np.dtype([("offset", "<i8"), ("stored", "<i8"), ("size", "<i8"), ("crc", "<u4"), ("method", "<u2")])
 DIGITS = str.maketrans("123456789", "0" * 9)
 

@@ -193,26 +193,36 @@ def _describe_dangling(links: list[str]) -> str | None:
 
 
 def decode_image(data: bytes) -> Image.Image:
-    """An encoded image as RGB with 8 bits; raises the exceptions of its decoder."""
+    """An encoded image as RGB with 8 bits; see to_rgb. Damaged data and files of several images raise an exception."""
     try:
         image = Image.open(io.BytesIO(data))
     except UnidentifiedImageError as error:
         raise OSError("it is no image") from error
     with image:
+        if image.format == "TIFF" and image.n_frames > 1:
+            raise OSError(f"it holds {image.n_frames} images: write them to files of their own")
         return to_rgb(image)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """An image of any mode as 8-bit RGB: upright, transparent parts over black, 16 bits scaled (not clipped) to 8."""
+    """An image as 8-bit RGB: upright, transparent parts over black, 16 bits scaled (not clipped) to 8.
+
+    Raises:
+        OSError: Its values are floats or exceed 16 bits: which of them is white cannot be known.
+    """
     image.load()
     if image.getexif().get(ORIENTATION, 1) != 1:
         image = ImageOps.exif_transpose(image)
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
+    if image.mode == "F":
+        raise OSError("it holds floating-point values: write them as 8 or 16 bits")
     if image.mode.startswith("I"):  # 16-bit gray
         values = np.asarray(image).astype(np.float64)
+        if values.min() < 0 or values.max() > 65535:
+            raise OSError("it holds values of more than 16 bits: write them as 8 or 16 bits")
         values[values == image.info.get("transparency", -1)] = 0  # the gray level that marks transparent pixels
-        image = Image.fromarray(np.rint(values.clip(0, 65535) / 257).astype(np.uint8))
+        image = Image.fromarray(np.rint(values / 257).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)

@@ -327,6 +327,9 @@ def palette():
         (Image.new("LA", (2, 2), (200, 51)), "png", (40, 40, 40)),
         (Image.new("RGB", (2, 2), (10, 20, 30)), "webp", (10, 20, 30)),
         (Image.new("CMYK", (2, 2), (0, 0, 0, 255)), "jpg", (0, 0, 0)),
+        (Image.new("RGB", (2, 2), (10, 20, 30)), "tif", (10, 20, 30)),
+        (Image.new("I;16", (2, 2), 257 * 90), "tiff", (90, 90, 90)),
+        (Image.new("RGBA", (2, 2), (200, 100, 50, 51)), "TIF", (40, 20, 10)),
     ],
 )
 def test_every_kind_of_image_becomes_rgb(tmp_path, image, suffix, expected):
@@ -335,6 +338,22 @@ def test_every_kind_of_image_becomes_rgb(tmp_path, image, suffix, expected):
     image.save(folder / f"0.{suffix}", **({"lossless": True} if suffix == "webp" else {}))
     pixels = VideoPairDataset(path=tmp_path, resolution=2, nframes=1).clip(0)[0]
     assert (pixels - torch.tensor(expected)[:, None, None]).abs().max() == 0
+
+
+@pytest.mark.parametrize(
+    "image, options, message",
+    [
+        (Image.new("F", (2, 2), 0.5), {}, "floating-point values"),
+        (Image.new("I", (2, 2), 70000), {}, "more than 16 bits"),
+        (Image.new("RGB", (2, 2)), {"save_all": True, "append_images": [Image.new("RGB", (2, 2))]}, "holds 2 images"),
+    ],
+)
+def test_images_without_a_scale_and_files_of_several_are_refused(tmp_path, image, options, message):
+    folder = tmp_path / "a" / "v"
+    folder.mkdir(parents=True)
+    image.save(folder / "0.tif", **options)
+    with pytest.raises(UserError, match=f"a/v/0.tif.*{message}"):
+        VideoPairDataset(path=tmp_path, resolution=2, nframes=1).clip(0)
 
 
 def test_photos_are_turned_upright():
