@@ -3,10 +3,11 @@
     G_ema ← lerp(G, G_ema, beta),    beta = ½ ^ (videos of the step / half-life)
 
 G_ema is rendered, evaluated and saved. The half-life is given in thousands of videos (kimg). With a ramp-up it is at
-most `ramp` times the number of videos so far, so that the random initial weights fade sooner.
+most `ramp` times the number of videos so far, so that random initial weights fade sooner: those of a new network, and
+of the blocks that one grows. A snapshot's average of the same size has none, and a ramp-up would only overwrite it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import torch
@@ -14,7 +15,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from torch_utils import distributed
 
-__all__ = ["GeneratorEMA", "RunningMeans"]
+__all__ = ["GeneratorEMA", "RunningMeans", "ramps_up"]
 
 
 class GeneratorEMA:
@@ -25,6 +26,7 @@ class GeneratorEMA:
         average: A network of the same structure; its parameters and buffers are overwritten.
         half_life_kimg: Half-life in thousands of videos; 0 copies the weights at every step.
         ramp: Largest half-life as a fraction of the videos so far; None for no ramp-up.
+        ramps_up: False: no ramp-up whatever `ramp` is. A part of the training state.
     """
 
     def __init__(
@@ -34,6 +36,7 @@ class GeneratorEMA:
         average: torch.nn.Module,
         half_life_kimg: float,
         ramp: float | None,
+        ramps_up: bool = True,
     ):
         if half_life_kimg < 0:
             raise ValueError(f"spec.ema must be 0 or more (kimg), got {half_life_kimg}.")
@@ -43,10 +46,12 @@ class GeneratorEMA:
         self.average = average
         self.half_life = half_life_kimg * 1000
         self.ramp = ramp
+        self.ramps_up = ramps_up
 
     def beta(self, *, cur_nimg: int, batch: int) -> float:
         """Decay of the average in a step of `batch` videos, after `cur_nimg` videos."""
-        half_life = self.half_life if self.ramp is None else min(self.half_life, cur_nimg * self.ramp)
+        ramp = self.ramp if self.ramps_up else None
+        half_life = self.half_life if ramp is None else min(self.half_life, cur_nimg * ramp)
         return 0.5 ** (batch / max(half_life, 1e-8))
 
     @torch.no_grad()
@@ -56,6 +61,24 @@ class GeneratorEMA:
         average_all(list(self.average.parameters()), list(self.source.parameters()), 0)
         for average, value in zip(self.average.buffers(), self.source.buffers()):
             average.copy_(value)
+
+    def state_dict(self) -> dict[str, bool]:
+        return {"ramps_up": self.ramps_up}
+
+    def load_state_dict(self, state: Mapping[str, bool]) -> None:
+        self.ramps_up = state["ramps_up"]
+
+
+def ramps_up(shared: dict, *, resume: str | None) -> bool:
+    """Whether the average of a saved run ramps up.
+
+    States of earlier versions, whose runs had no ramp-up after growing either, are completed.
+
+    Args:
+        shared: What all processes share of its training state.
+        resume: The snapshot that it began from; None for none.
+    """
+    return shared.setdefault("ema", {"ramps_up": resume is None})["ramps_up"]
 
 
 Part = TypeVar("Part")

@@ -147,7 +147,7 @@ class TrainingLoop:
             folder=folder,
             networks=networks,
             counters=counters,
-            shared={**optimizers, "counters": counters, "guard": guard, "loss": loss},
+            shared={**optimizers, "counters": counters, "ema": ema, "guard": guard, "loss": loss},
             own=own,
             streams={"training": stream},
             dataset=dataset,

@@ -404,8 +404,9 @@ def test_transfer_keeps_the_average_of_the_snapshot(tmp_path):
         torch.testing.assert_close(found, before[name] * beta + value * (1 - beta), rtol=1e-4, atol=1e-6)
     new.run()
     continued = make_loop(tmp_path, f"resume={old.folder}", "spec.ramp=0.05", folder=new.folder)
-    assert continued.counters.cur_nimg > 0 and continued.ema.ramp is None
-    assert make_loop(tmp_path, "spec.ramp=0.05").ema.ramp == 0.05
+    assert continued.counters.cur_nimg > 0 and not continued.ema.ramps_up
+    fresh = make_loop(tmp_path, "spec.ramp=0.05").ema
+    assert fresh.ramps_up and fresh.ramp == 0.05
 
 
 def test_two_seeds_are_two_trainings(tmp_path):

@@ -73,11 +73,6 @@ RULES = (
         lambda o, d: o["spec"]["pl_weight"] == 0,
         "spec.pl_weight=0 leaves the path-length penalty out",
     ),
-    IdleRule(
-        ("spec.ramp",),
-        lambda o, d: o["spec"]["ramp"] is not None and o["resume"] is not None,
-        "with resume= there is no ramp-up, which would overwrite the snapshot's average",
-    ),
     IdleRule(("spec.ramp",), lambda o, d: o["spec"]["ema"] == 0, "spec.ema=0 takes no average"),
     IdleRule(
         ("spec.image_weight",),

@@ -18,7 +18,7 @@ from training.checkpoints.snapshot import load_snapshot, load_state
 from training.checkpoints.training_state import read_state
 from training.cuda_graphs import PhaseGraphs
 from training.data.loader import PairDataset, build_dataset, build_loader
-from training.ema import GeneratorEMA
+from training.ema import GeneratorEMA, ramps_up
 from training.launch.build import build_ada, build_augment, build_loss, build_networks, build_schedule
 from training.launch.run_dir import lock_run_folder, remove_unfinished
 from training.launch.validate import write_options
@@ -98,8 +98,13 @@ def build_loop(
     generator, discriminator = build_networks(options, c_dim=dataset.c_dim)
     generator_ema = copy.deepcopy(generator).eval().requires_grad_(False)
     state = read_state(folder) if resuming else None
-    if options["resume"] is not None and state is None:
-        start_from(options["resume"], generator=generator, generator_ema=generator_ema, discriminator=discriminator)
+    if state is not None:
+        random = ramps_up(state["shared"], resume=options["resume"])
+    elif options["resume"] is not None:
+        networks = {"generator": generator, "generator_ema": generator_ema, "discriminator": discriminator}
+        random = start_from(options["resume"], **networks)
+    else:
+        random = True
     augment = build_augment(options)
     probability = None if augment is None else augment.p
     for module in (generator, generator_ema, discriminator, augment):
@@ -126,8 +131,6 @@ def build_loop(
         g_reg_interval=spec["g_reg_interval"] if spec["pl_weight"] > 0 else None,
         d_reg_interval=spec["d_reg_interval"] if spec["gamma"] > 0 else None,
     )
-    # A ramp-up is there to forget random initial weights; of a snapshot it would overwrite the average.
-    ramp = spec["ramp"] if options["resume"] is None else None
     counters = Counters()
     if state is not None:
         counters.load_state_dict(state["shared"]["counters"])
@@ -147,7 +150,13 @@ def build_loop(
         phases=phases,
         loss=loss,
         ada=ada,
-        ema=GeneratorEMA(source=generator, average=generator_ema, half_life_kimg=spec["ema"], ramp=ramp),
+        ema=GeneratorEMA(
+            source=generator,
+            average=generator_ema,
+            half_life_kimg=spec["ema"],
+            ramp=spec["ramp"],
+            ramps_up=random,
+        ),
         guard=GradientGuard(device=device, statistics=statistics),
         loader=loader,
         stream=stream,
@@ -180,22 +189,27 @@ def start_from(
     generator: Generator,
     generator_ema: Generator,
     discriminator: TimeAwareDiscriminators,
-) -> None:
+) -> bool:
     """Copy the weights of a snapshot (a file or a run folder) into networks; those of a lower resolution grow.
+
+    Returns:
+        True if they have grown new blocks, whose weights are random.
 
     Raises:
         UserError: No usable snapshot, or it does not fit; names the tensors.
     """
     content = load_snapshot(path)
-    larger = grows(content, generator.resolution)
+    larger, new = grows(content, generator.resolution), []
     for module, state, what in (
         (generator, content["generator"]["state"], "the generator"),
         (generator_ema, content["generator"]["ema"], "the generator"),
         (discriminator, content["discriminator"]["state"], "the discriminators"),
     ):
         if larger:
-            state, _ = grown_state(module, state, what=what, source=path)
+            state, blocks = grown_state(module, state, what=what, source=path)
+            new += blocks
         load_state(module, state, what=what, source=path)
+    return bool(new)
 
 
 def stream_seed(*key: int) -> int:

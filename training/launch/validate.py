@@ -141,7 +141,12 @@ def plan(
     if run_folder is not None:
         _check_state(run_folder, dataset, generator, discriminator, notes)
     elif options["resume"] is not None:
-        _check_snapshot(options["resume"], generator, discriminator, notes)
+        grown = _check_snapshot(options["resume"], generator, discriminator, notes)
+        if not grown and "spec.ramp" in given and options["spec"]["ramp"] is not None:
+            notes.append(
+                "spec.ramp= has no effect: with resume= there is no ramp-up, which would overwrite the snapshot's "
+                "average, unless the networks grow new blocks."
+            )
     _check_outdir(Path(options["outdir"]), generator, discriminator)
     inspected = None if inspect is None else inspect(options)
     if synthetic:  # last: it takes minutes, and whatever is wrong with the options was said before
@@ -320,7 +325,8 @@ def _fewer_devices(options: Mapping[str, Any], processes: int) -> str:
 # Checkpoints and disk
 
 
-def _check_snapshot(path: str, generator: Generator, discriminator: TimeAwareDiscriminators, notes: list[str]) -> None:
+def _check_snapshot(path: str, generator: Generator, discriminator: TimeAwareDiscriminators, notes: list[str]) -> bool:
+    """Raise a UserError if the networks cannot begin from a snapshot; True if they grow new blocks."""
     content = load_snapshot(path)
     config = content["generator"]["config"]
     pairs = {
@@ -340,10 +346,11 @@ def _check_snapshot(path: str, generator: Generator, discriminator: TimeAwareDis
     if not grows(content, generator.resolution):
         for what, state in states.items():
             check_state(networks[what], state, what=what, source=path)
-        return
+        return False
     new = [block for what in states for block in grown_state(networks[what], states[what], what=what, source=path)[1]]
     width = content["generator"]["config"]["resolution"]
     notes.append(f"resume: grown from {width}×{width} pixels; new are {', '.join(new) or 'no blocks'}.")
+    return bool(new)
 
 
 def _option(config: Mapping[str, Any], name: str, default: Any) -> Any:

@@ -8,7 +8,9 @@ import torch
 from dnnlib import UserError
 from tests.goldens.checks import assert_near
 from tests.training.tiny import make_loop, make_plan
+from training.checkpoints.archive import save_archive
 from training.checkpoints.growing import grown_state, grows
+from training.checkpoints.training_state import STATE_FILE, read_state
 from training.inference.frame_renderer import FrameRenderer
 from training.launch.build import build_networks
 from training.launch.config import compose_options
@@ -96,3 +98,25 @@ def test_a_run_grows_from_another(tmp_path):
         kept = {name for name in grown if not name.startswith("upsampler.")}
         assert kept and all(torch.equal(grown[name], trained[name]) for name in kept)
     larger.iterate()
+
+
+def test_the_random_weights_of_new_blocks_fade_from_the_average(tmp_path):
+    """A ramp-up, as from scratch; it goes on when the run is continued, if it has begun with one."""
+    smaller = make_loop(tmp_path, "kimg=0.008")
+    smaller.run()
+    words = [f"resume={smaller.folder}", "resolution=32", "model.generator.rendering.resolution=16", "spec.ramp=0.05"]
+    larger = make_loop(tmp_path, *words, "spec.ema=5", "spec.lrate=0.1", "kimg=0.008")
+    assert not any("spec.ramp" in note for note in make_plan(tmp_path, *words).notes)
+    larger.iterate()
+    name = "upsampler.blocks.32.rgb.linear.weight"
+    value, average = (
+        getattr(larger.networks, network).get_parameter(name) for network in ("generator", "generator_ema")
+    )
+    assert_near(average, value)  # after one step of a learning rate that changes much
+    larger.run()
+    assert make_loop(tmp_path, *words, folder=larger.folder).ema.ramps_up
+
+    state = read_state(larger.folder)
+    del state["shared"]["ema"]  # as earlier versions wrote it, which had no ramp-up then
+    save_archive(larger.folder / STATE_FILE, state)
+    assert not make_loop(tmp_path, *words, folder=larger.folder).ema.ramps_up
