@@ -3,6 +3,8 @@
 The field, the mapping and motion networks and the background know nothing of pixels and are taken as they are, as are
 the discriminators' blocks of the lower resolutions. Blocks of the upsampler are taken in their order from the volume
 rendered image on. Blocks without a counterpart, or with other numbers of channels, keep their initial weights.
+
+A snapshot without a density ramp may also begin one: its factor is 1 then.
 """
 
 import re
@@ -12,7 +14,7 @@ import torch
 
 from training.checkpoints.snapshot import check_state
 
-__all__ = ["grown_state", "grows"]
+__all__ = ["generator_states", "grown_state", "grows"]
 
 _UPSAMPLER = re.compile(r"upsampler\.blocks\.(\d+)\.")
 _DISCRIMINATOR = re.compile(r"(?:video|image)\.blocks\.(\d+)\.")
@@ -22,6 +24,16 @@ def grows(content: Mapping, resolution: int) -> bool:
     """True if a snapshot's images are smaller than a new run's."""
     stored = content["generator"]["config"].get("resolution")
     return isinstance(stored, int) and stored < resolution
+
+
+def generator_states(content: Mapping, generator: torch.nn.Module) -> list[dict[str, torch.Tensor]]:
+    """A snapshot's weights in training and their average, with the factor of a ramp that only `generator` has."""
+    stored = content["generator"]
+    factors = {}
+    if (stored["config"].get("foreground") or {}).get("density_ramp") is None:
+        names = [name for name in generator.state_dict() if name.endswith("density_scale")]
+        factors = {name: torch.ones([]) for name in names}
+    return [{**factors, **stored[part]} for part in ("state", "ema")]
 
 
 def grown_state(

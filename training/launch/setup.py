@@ -13,7 +13,7 @@ from torch_utils import custom_ops, distributed
 from torch_utils.memory import explain_out_of_memory, keep_freed_memory, return_freed_memory
 from torch_utils.rng import RandomStream
 from torch_utils.training_stats import Statistics
-from training.checkpoints.growing import grown_state, grows
+from training.checkpoints.growing import generator_states, grown_state, grows
 from training.checkpoints.snapshot import load_snapshot, load_state
 from training.checkpoints.training_state import read_state
 from training.cuda_graphs import PhaseGraphs
@@ -200,9 +200,10 @@ def start_from(
     """
     content = load_snapshot(path)
     larger, new = grows(content, generator.resolution), []
+    weights, average = generator_states(content, generator)
     for module, state, what in (
-        (generator, content["generator"]["state"], "the generator"),
-        (generator_ema, content["generator"]["ema"], "the generator"),
+        (generator, weights, "the generator"),
+        (generator_ema, average, "the generator"),
         (discriminator, content["discriminator"]["state"], "the discriminators"),
     ):
         if larger:

@@ -20,7 +20,7 @@ from dnnlib import UserError, atomic_write, choices_hint, expand_home, format_by
 from torch_utils import distributed
 from torch_utils.launch import cores
 from training.augment.diffaugment import parse_policy
-from training.checkpoints.growing import grown_state, grows
+from training.checkpoints.growing import generator_states, grown_state, grows
 from training.checkpoints.snapshot import check_state, load_snapshot
 from training.checkpoints.training_state import read_state
 from training.data.dataset_folders import keep_apart
@@ -333,6 +333,8 @@ def _check_snapshot(path: str, generator: Generator, discriminator: TimeAwareDis
         name: (_option(config, name, default), _option(generator.config, name, default))
         for name, default in SHAPELESS.items()
     }
+    if pairs["foreground.density_ramp"][0] is None:
+        del pairs["foreground.density_ramp"]  # it may begin here: at a factor of 1
     different = {name: values for name, values in pairs.items() if values[0] != values[1]}
     if different:
         trained = [f"model.generator.{name}={_typed(stored)}" for name, (stored, _) in different.items()]
@@ -341,7 +343,8 @@ def _check_snapshot(path: str, generator: Generator, discriminator: TimeAwareDis
             f"{path} was trained with {' '.join(trained)}, not {' and '.join(here)}; with "
             f"{'another value' if len(here) == 1 else 'other values'} its weights mean something else."
         )
-    states = {"the generator": content["generator"]["ema"], "the discriminators": content["discriminator"]["state"]}
+    _, average = generator_states(content, generator)
+    states = {"the generator": average, "the discriminators": content["discriminator"]["state"]}
     networks = {"the generator": generator, "the discriminators": discriminator}
     if not grows(content, generator.resolution):
         for what, state in states.items():

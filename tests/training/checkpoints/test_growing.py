@@ -10,6 +10,7 @@ from tests.goldens.checks import assert_near
 from tests.training.tiny import make_loop, make_plan
 from training.checkpoints.archive import save_archive
 from training.checkpoints.growing import grown_state, grows
+from training.checkpoints.snapshot import load_snapshot
 from training.checkpoints.training_state import STATE_FILE, read_state
 from training.inference.frame_renderer import FrameRenderer
 from training.launch.build import build_networks
@@ -120,3 +121,30 @@ def test_the_random_weights_of_new_blocks_fade_from_the_average(tmp_path):
     del state["shared"]["ema"]  # as earlier versions wrote it, which had no ramp-up then
     save_archive(larger.folder / STATE_FILE, state)
     assert not make_loop(tmp_path, *words, folder=larger.folder).ema.ramps_up
+
+
+def test_a_snapshot_without_a_density_ramp_begins_one(tmp_path):
+    ramp = "model.generator.foreground.density_ramp"
+    old = make_loop(tmp_path, "kimg=0.008", f"{ramp}=null")
+    old.run()
+    words = [f"resume={old.folder}", f"{ramp}={{factor:3,start:0,end:0.008}}"]
+    make_plan(tmp_path, *words)
+    new = make_loop(tmp_path, *words)
+    for network in ("generator", "generator_ema"):
+        before, after = (getattr(loop.networks, network).state_dict() for loop in (old, new))
+        assert after.pop("foreground.density_scale") == 1
+        assert after.keys() == before.keys() and all(torch.equal(after[name], before[name]) for name in after)
+    new.iterate()
+    new.iterate()
+    assert new.networks.generator.foreground.density_scale == 2  # after 4 of 8 videos
+
+
+def test_a_ramp_that_is_missing_in_a_snapshot_is_not_made_up(tmp_path):
+    old = make_loop(tmp_path, "kimg=0.008")
+    old.run()
+    content = load_snapshot(old.folder)
+    for part in ("state", "ema"):
+        del content["generator"][part]["foreground.density_scale"]
+    save_archive(tmp_path / "damaged.pt", content)
+    with pytest.raises(UserError, match=r"foreground\.density_scale is missing"):
+        make_plan(tmp_path, f"resume={tmp_path / 'damaged.pt'}")
