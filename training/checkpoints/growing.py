@@ -29,8 +29,8 @@ def grows(content: Mapping, resolution: int) -> bool:
 def generator_states(content: Mapping, generator: torch.nn.Module) -> list[dict[str, torch.Tensor]]:
     """A snapshot's weights in training and their average, with the factor of a ramp that only `generator` has."""
     stored = content["generator"]
-    factors = {}
-    if (stored["config"].get("foreground") or {}).get("density_ramp") is None:
+    foreground, factors = stored["config"].get("foreground"), {}
+    if not (isinstance(foreground, Mapping) and foreground.get("density_ramp")):
         names = [name for name in generator.state_dict() if name.endswith("density_scale")]
         factors = {name: torch.ones([]) for name in names}
     return [{**factors, **stored[part]} for part in ("state", "ema")]

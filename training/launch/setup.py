@@ -99,12 +99,12 @@ def build_loop(
     generator_ema = copy.deepcopy(generator).eval().requires_grad_(False)
     state = read_state(folder) if resuming else None
     if state is not None:
-        random = ramps_up(state["shared"], resume=options["resume"])
+        random_weights = ramps_up(state["shared"], resume=options["resume"])
     elif options["resume"] is not None:
         networks = {"generator": generator, "generator_ema": generator_ema, "discriminator": discriminator}
-        random = start_from(options["resume"], **networks)
+        random_weights = start_from(options["resume"], **networks)
     else:
-        random = True
+        random_weights = True
     augment = build_augment(options)
     probability = None if augment is None else augment.p
     for module in (generator, generator_ema, discriminator, augment):
@@ -155,7 +155,7 @@ def build_loop(
             average=generator_ema,
             half_life_kimg=spec["ema"],
             ramp=spec["ramp"],
-            ramps_up=random,
+            ramps_up=random_weights,
         ),
         guard=GradientGuard(device=device, statistics=statistics),
         loader=loader,
