@@ -199,8 +199,9 @@ def decode_image(data: bytes) -> Image.Image:
     except UnidentifiedImageError as error:
         raise OSError("it is no image") from error
     with image:
-        if image.format == "TIFF" and image.n_frames > 1:
-            raise OSError(f"it holds {image.n_frames} images: write them to files of their own")
+        count = getattr(image, "n_frames", 1)
+        if count > 1 and image.format != "MPO":  # a camera's JPEG, whose other images are previews
+            raise OSError(f"it holds {count} images: write them to files of their own")
         return to_rgb(image)
 
 

@@ -341,19 +341,35 @@ def test_every_kind_of_image_becomes_rgb(tmp_path, image, suffix, expected):
 
 
 @pytest.mark.parametrize(
-    "image, options, message",
-    [
-        (Image.new("F", (2, 2), 0.5), {}, "floating-point values"),
-        (Image.new("I", (2, 2), 70000), {}, "more than 16 bits"),
-        (Image.new("RGB", (2, 2)), {"save_all": True, "append_images": [Image.new("RGB", (2, 2))]}, "holds 2 images"),
-    ],
+    "image, message",
+    [(Image.new("F", (2, 2), 0.5), "floating-point values"), (Image.new("I", (2, 2), 70000), "more than 16 bits")],
 )
-def test_images_without_a_scale_and_files_of_several_are_refused(tmp_path, image, options, message):
+def test_images_without_a_scale_are_refused(tmp_path, image, message):
     folder = tmp_path / "a" / "v"
     folder.mkdir(parents=True)
-    image.save(folder / "0.tif", **options)
+    image.save(folder / "0.tif")
     with pytest.raises(UserError, match=f"a/v/0.tif.*{message}"):
         VideoPairDataset(path=tmp_path, resolution=2, nframes=1).clip(0)
+
+
+@pytest.mark.parametrize("suffix", ["tif", "png", "webp"])
+def test_files_of_several_images_are_refused(tmp_path, suffix):
+    folder = tmp_path / "a" / "v"
+    folder.mkdir(parents=True)
+    Image.new("RGB", (2, 2)).save(
+        folder / f"0.{suffix}", save_all=True, append_images=[Image.new("RGB", (2, 2), (200, 0, 0))]
+    )
+    with pytest.raises(UserError, match=f"a/v/0.{suffix}.*holds 2 images"):
+        VideoPairDataset(path=tmp_path, resolution=2, nframes=1).clip(0)
+
+
+def test_of_a_photo_with_previews_the_photo_is_taken(tmp_path):
+    folder = tmp_path / "a" / "v"
+    folder.mkdir(parents=True)
+    photo, preview = Image.new("RGB", (8, 8), (90, 90, 90)), Image.new("RGB", (8, 8))
+    photo.save(folder / "0.jpg", format="MPO", save_all=True, append_images=[preview])
+    pixels = VideoPairDataset(path=tmp_path, resolution=8, nframes=1).clip(0)
+    assert (pixels.int() - 90).abs().max() <= 1
 
 
 def test_photos_are_turned_upright():
