@@ -13,7 +13,7 @@ HASH := $(shell cat requirements.txt requirements-dev.txt | cksum | cut -d' ' -f
 STAMP := $(VENV)/.installed-$(HASH)
 
 DEMO := out/demo
-DEMO_KIMG ?= 8
+DEMO_KIMG ?= 6
 
 .PHONY: help install faces lint format test test-extras demo demo-clip learn gallery docs browser bench clean
 .DEFAULT_GOAL := help
@@ -111,10 +111,10 @@ docs: $(DOCS_STAMP)
 	@echo "Open out/site/index.html; its search needs a server: $(BIN)/python -m http.server --directory out/site"
 
 # A training this short has settings of its own (docs/learning.md#faster-starts): a larger distortion loss, and no
-# regularisation of path lengths, carve heads out of the prior's ball in half the time, at the cost of shoulders and of
-# what comes later; the density ramp is over in time; networks with half the channels train faster.
+# regularisation of path lengths, carve heads out of the prior's ball in half the time; the density ramp is over in time;
+# networks with half the channels train faster.
 DEMO_RAMP := model.generator.foreground.density_ramp
-DEMO_SPEC := spec.distortion_weight=0.5 spec.g_reg_interval=null spec.fmaps=0.03125 $(DEMO_RAMP).start=2 $(DEMO_RAMP).end=6
+DEMO_SPEC := spec.distortion_weight=0.5 spec.g_reg_interval=null spec.fmaps=0.03125 $(DEMO_RAMP).start=1 $(DEMO_RAMP).end=5
 
 # First the model of the README's picture, at once, then one that is trained from scratch. Can be resumed: data and
 # downloads are kept, training continues from its last snapshot (at once if it was complete; DEMO_KIMG=24 makes it

@@ -67,8 +67,9 @@ def plan_runs(kimg: float, ablation_kimg: float, long_kimg: float | None) -> lis
     """
     foreground = "model.generator.foreground"
     line, no_distortion = "model.generator.motion.frequency=null", "spec.distortion_weight=0"
-    no_ramp = f"{foreground}.density_ramp=null"
-    as_in_the_paper = (f"{foreground}.density_prior=null", f"{foreground}.density_bias=0", no_ramp, line, no_distortion)
+    no_ramp, slow = f"{foreground}.density_ramp=null", "spec.lrate=0.0025"
+    no_prior = (f"{foreground}.density_prior=null", f"{foreground}.density_bias=0", no_ramp)
+    as_in_the_paper = (*no_prior, line, no_distortion, slow)
     return [
         *(Run(f"seed{seed}", f"all parts, seed {seed}", kimg, (KNOWN_CAMERAS, f"seed={seed}")) for seed in SEEDS),
         Run("unknown_cameras", "cameras unknown", kimg),
@@ -86,6 +87,7 @@ def plan_runs(kimg: float, ablation_kimg: float, long_kimg: float | None) -> lis
             for name, title, override in (
                 ("no_prior", "no density prior", f"{foreground}.density_prior=null"),
                 ("no_ramp", "no density ramp", no_ramp),
+                ("slow", "the paper's learning rate", slow),
                 ("no_distortion", "no distortion loss", no_distortion),
                 ("no_waves", "motions along a line", line),
                 ("no_motion", "no motion network", "model.generator.motion=null"),

@@ -96,7 +96,9 @@ def test_ablations_have_a_quarter_of_the_budget_unless_told(words, expected, tin
     full, shorter = runs.full_runs(planned["runs"]), runs.ablations(planned["runs"])
     assert {run.kimg for run in full} == {20} and {run.kimg for run in shorter} == {expected}
     assert [run.name for run in full] == ["seed1", "seed2", "seed3", "unknown_cameras", "paper"]
-    assert len({(run.name, run.overrides) for run in planned["runs"]}) == 13
+    rates = {run.name: [word for word in run.overrides if "lrate" in word] for run in planned["runs"]}
+    assert {name for name, rate in rates.items() if rate == ["spec.lrate=0.0025"]} == {"paper", "slow"}
+    assert len({(run.name, run.overrides) for run in planned["runs"]}) == 14
 
 
 def test_long_runs_average_over_more_videos():
