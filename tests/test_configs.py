@@ -119,7 +119,8 @@ def test_the_published_schedule():
     spec = options("spec=paper")["spec"]
     expected = {
         "ref_gpus": 4, "kimg": 25_000, "mb": 32, "mbstd": 8, "microbatch": 8, "fmaps": 1.0, "map": 8,
-        "lrate": 0.0025, "betas": [0, 0.99], "eps": 1e-8, "ema": 20, "ramp": None, "gamma": 0.5, "d_reg_interval": 16,
+        "lrate": 0.0025, "lrate_decay": None, "betas": [0, 0.99], "eps": 1e-8, "ema": 20, "ramp": None,
+        "gamma": 0.5, "d_reg_interval": 16,
         "pl_weight": 2, "pl_decay": 0.01, "pl_batch_shrink": 2, "g_reg_interval": 4, "style_mixing": 0.9,
         "image_weight": 1, "path_weight": 1, "kimg_per_tick": 4, "imgsnap": 25, "snap": 50,
     }  # fmt: skip
@@ -273,6 +274,7 @@ def test_words_that_are_no_options(word, message):
         ("model.generator.camera.radius=inf", "model.generator.camera.radius must be a finite number, got inf."),
         ("model.generator.camera.yaw=[0,1e999]", "model.generator.camera.yaw[1] must be a finite number, got inf."),
         ("+model.generator.upsampler.surprise=nan", "surprise must be a finite number, got nan."),
+        ("spec.lrate_decay=0", "spec.lrate_decay must be a number above 0 or null, got 0."),
         ("spec.lrate=nan", "spec.lrate must be a number above 0, got nan."),
         ("spec.betas=[0,nan]", "spec.betas must be two numbers"),
         ("kimg=inf", "kimg must be a number above 0, got inf."),

@@ -4,9 +4,10 @@ A phase of a small model is thousands of kernels of a few microseconds. Launched
 GPU idle most of the time; a graph launches them all at once. Nothing else changes: the kernels, their order and their
 random numbers are those of the phase without a graph.
 
-A graph reads and writes fixed memory, so that everything a phase keeps must be changed in place: weights, moments of
-the optimiser, running means, statistics. The host's part of a phase takes place once, at the recording: a phase whose
-course depends on numbers of the host, as on the changing probability of aug=ada, cannot be recorded.
+A graph reads and writes fixed memory, so that everything a phase keeps must be changed in place: weights, moments and
+learning rate of the optimiser, running means, statistics. The host's part of a phase takes place once, at the
+recording: a phase whose course depends on numbers of the host, as on the changing probability of aug=ada, cannot be
+recorded.
 """
 
 from collections import Counter
@@ -45,7 +46,7 @@ class PhaseGraphs:
     """
 
     def __init__(self, *, stream: RandomStream, statistics: Statistics, device: torch.device):
-        self._stream, self._statistics = stream, statistics
+        self._stream, self._statistics, self._device = stream, statistics, device
         # Recording needs another stream than the default one.
         self._side = torch.cuda.Stream(device)
         self._pool = torch.cuda.graph_pool_handle()  # shared: no two phases run at a time
@@ -85,6 +86,9 @@ class PhaseGraphs:
         graph.register_generator_state(self._stream.generator)
         # The optimiser's step counts are on the device anyway (fused=True); it asks to be told that this is meant.
         groups = phase.optimizer.param_groups
+        # Its learning rate changes: as a number it would be recorded with its present value.
+        for group in groups:
+            group["lr"] = torch.as_tensor(group["lr"], device=self._device)
         try:
             for group in groups:
                 group["capturable"] = True

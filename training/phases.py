@@ -24,16 +24,25 @@ LOSS_SCALE = 2.0**8
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
-    """One phase of a training iteration: its parameters, optimizer, interval and gain."""
+    """One phase of a training iteration: its parameters, optimizer, learning rate, interval and gain."""
 
     name: str  # Gmain, Greg, Dmain or Dreg
     parameters: list[torch.nn.Parameter]
     optimizer: torch.optim.Optimizer
+    lr: float  # of the optimizer, before it decays
     interval: int  # runs every `interval` iterations
     gain: float  # weight of its gradients
 
     def due(self, iteration: int) -> bool:
         return iteration % self.interval == 0
+
+    def set_learning_rate(self, factor: float) -> None:
+        """Take steps of `factor` times the phase's learning rate from now on."""
+        for group in self.optimizer.param_groups:
+            if isinstance(group["lr"], torch.Tensor):  # which a recorded step reads
+                group["lr"].fill_(self.lr * factor)
+            else:
+                group["lr"] = self.lr * factor
 
     def begin(self) -> None:
         """Start accumulating gradients; only this phase's parameters require any."""
@@ -77,9 +86,9 @@ def make_phases(
         # One pass over all parameters; on the meta device, which computes nothing, there is none.
         fused = not parameters[0].is_meta
         optimizer = torch.optim.Adam(parameters, lr=lr * c, betas=(betas[0] ** c, betas[1] ** c), eps=eps, fused=fused)
-        phases.append(Phase(letter + "main", parameters, optimizer, interval=1, gain=1.0))
+        phases.append(Phase(letter + "main", parameters, optimizer, lr * c, interval=1, gain=1.0))
         if interval is not None:
-            phases.append(Phase(letter + "reg", parameters, optimizer, interval=interval, gain=float(interval)))
+            phases.append(Phase(letter + "reg", parameters, optimizer, lr * c, interval=interval, gain=float(interval)))
     return phases
 
 

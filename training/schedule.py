@@ -1,4 +1,4 @@
-"""Training schedule: length of a run, ticks, intervals of previews and snapshots, and the run's counters."""
+"""Training schedule: length of a run, learning rate, ticks, previews and snapshots, and the run's counters."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -13,12 +13,24 @@ class Schedule:
     total_kimg: float
     batch: int  # videos per iteration, over all processes
     microbatch: int  # videos per pass of one process; divides batch / processes
+    lrate_decay: float | None  # thousands of videos from which the learning rate falls; None: it stays
     kimg_per_tick: float
     image_ticks: int | None  # ticks between previews; None for none but the last
     snapshot_ticks: int | None  # ticks between snapshots; None for none but the last
     keep: int | None  # number of newest network snapshots to keep; None for all
     nonfinite_limit: int  # consecutive steps of a phase with non-finite gradients after which the run stops
     unreadable_limit: int  # number of unreadable items of a process's data after which the run stops
+
+    def lrate_factor(self, counters: "Counters") -> float:
+        """The learning rate of the next iteration, as a fraction of spec.lrate.
+
+        1 / √max(t / t₀, 1) after t thousand videos, where t₀ is `lrate_decay` (Karras et al. 2024, "Analyzing and
+        Improving the Training Dynamics of Diffusion Models"). It does not depend on the length of the run, which may be
+        extended.
+        """
+        if self.lrate_decay is None:
+            return 1.0
+        return max(counters.cur_nimg / (self.lrate_decay * 1000), 1.0) ** -0.5
 
     def tick_is_over(self, counters: "Counters") -> bool:
         """True after `kimg_per_tick`, after the first iteration (an early report), and at the end of the run."""

@@ -214,6 +214,7 @@ class TrainingLoop:
         for phase in self.phases:
             if not phase.due(counters.iteration):
                 continue
+            phase.set_learning_rate(self.schedule.lrate_factor(counters))
             step = functools.partial(self._run_phase, phase)
             if self.graphs is None:
                 step(micro_batches)

@@ -31,7 +31,11 @@ def trained(tmp_path, *words):
 
 @pytest.mark.parametrize(
     "words",
-    [["fp32=true"], ["fp32=false", "spec.microbatch=4"], ["aug=fixed", "p=0.5", "augpipe=bgc", "allow_tf32=true"]],
+    [
+        ["fp32=true", "spec.lrate_decay=0.012"],
+        ["fp32=false", "spec.microbatch=4"],
+        ["aug=fixed", "p=0.5", "augpipe=bgc", "allow_tf32=true"],
+    ],
 )
 def test_replayed_phases_are_the_same_training(tmp_path, monkeypatch, words):
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)

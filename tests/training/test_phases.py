@@ -62,6 +62,23 @@ def test_only_the_phase_has_gradients_and_frozen_layers_stay():
     assert not discriminator.weight.requires_grad
 
 
+@pytest.mark.parametrize("form", [float, torch.tensor])
+def test_learning_rates_change(form):
+    """As a number, or as the tensor that a CUDA graph reads."""
+    made, _, discriminator = phases()
+    group = made[2].optimizer.param_groups[0]
+    rate = group["lr"] = form(group["lr"])
+    for factor in (0.25, 0.5):  # each time of the first rate
+        made[2].set_learning_rate(factor)
+        assert float(group["lr"]) == pytest.approx(0.0025 * 16 / 17 * factor)
+    assert form is float or group["lr"] is rate
+    before = discriminator.weight.clone()
+    made[2].begin()
+    discriminator(torch.ones(1, 3)).sum().backward()
+    made[2].step(GradientGuard(device="cpu"))
+    torch.testing.assert_close(before - discriminator.weight, torch.full((1, 3), 0.0025 * 16 / 17 / 2))
+
+
 def test_non_finite_gradients_are_replaced_and_counted():
     parameter, other, unused = (nn.Parameter(torch.zeros(4)) for _ in range(3))
     statistics = Statistics()

@@ -99,6 +99,19 @@ def test_the_density_grows(tmp_path):
     assert scales == [1, 1, 1.5, 1.5, 3, 3, 3, 3]  # after 0, 6, 12 and 18 videos
 
 
+def test_the_learning_rate_falls(tmp_path):
+    """By the videos shown, for both networks; not with the length of the run."""
+    loop = make_loop(tmp_path, "spec.lrate=0.01", "spec.lrate_decay=0.006", "kimg=1")
+    rates = {"Gmain": [], "Dmain": []}
+    for _ in range(7):
+        loop.iterate()
+        for phase in loop.phases[::2]:
+            rates[phase.name] += [group["lr"] for group in phase.optimizer.param_groups]
+    factors = [1, 1, (6 / 8) ** 0.5, (6 / 12) ** 0.5, (6 / 16) ** 0.5, (6 / 20) ** 0.5, 0.5]  # after 0, 4, 8 … videos
+    assert rates["Gmain"] == pytest.approx([0.01 * 2 / 3 * factor for factor in factors])
+    assert rates["Dmain"] == pytest.approx([0.01 * 3 / 4 * factor for factor in factors])
+
+
 def test_real_frames_arrive_in_range(tmp_path):
     loop = make_loop(tmp_path, "spec.mb=4", "spec.mbstd=2")
     batches = loop._next_batch()
@@ -285,8 +298,9 @@ def test_a_few_non_finite_gradients_do_not(tmp_path):
         ["aug=ada", "p=0.4", "mirror=true"],
         ["workers=1"],
         ["model.generator.foreground.density_ramp={factor:3,start:0.004,end:0.02}"],
+        ["spec.lrate_decay=0.008"],
     ],
-    ids=["plain", "ada", "worker", "ramp"],
+    ids=["plain", "ada", "worker", "ramp", "decay"],
 )
 def test_a_continued_run_is_the_uninterrupted_one(tmp_path, words):
     whole = make_loop(tmp_path, *words)

@@ -135,6 +135,7 @@ def build_schedule(options: Options) -> Schedule:
         total_kimg=options["kimg"],
         batch=spec["mb"],
         microbatch=spec["microbatch"],
+        lrate_decay=spec["lrate_decay"],
         kimg_per_tick=spec["kimg_per_tick"],
         image_ticks=options["imgsnap"],
         snapshot_ticks=options["snap"],

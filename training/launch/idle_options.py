@@ -60,6 +60,11 @@ RULES = (
     IdleRule(("timeout",), lambda o, d: d.processes == 1, "a single process waits for no other"),
     # Regularisation and averaging.
     IdleRule(
+        ("spec.lrate_decay",),
+        lambda o, d: o["spec"]["lrate_decay"] is not None and o["spec"]["lrate_decay"] >= o["kimg"],
+        "the run ends before the learning rate begins to fall",
+    ),
+    IdleRule(
         ("spec.gamma",), lambda o, d: o["spec"]["d_reg_interval"] is None, "spec.d_reg_interval=null leaves R1 out"
     ),
     IdleRule(("spec.d_reg_interval",), lambda o, d: o["spec"]["gamma"] == 0, "spec.gamma=0 leaves R1 out"),

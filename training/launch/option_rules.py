@@ -122,6 +122,7 @@ RULES = {
     "spec.fmaps": POSITIVE,
     "spec.map": COUNT,
     "spec.lrate": POSITIVE,
+    "spec.lrate_decay": ValueRule(float, 0, optional=True, above=True),
     "spec.betas": ValueRule(list),
     "spec.eps": POSITIVE,
     "spec.ema": WEIGHT,

@@ -100,6 +100,7 @@ def test_stored_names_are_mapped(work):
     assert {*options, "cuda_graphs", "logger"} == set(now)  # two are newer than that run
     assert "distortion_weight" not in stored["spec"] and now["spec"]["distortion_weight"] > 0
     assert options["spec"]["distortion_weight"] == 0, "its loss stays as it was"
+    assert options["spec"]["lrate_decay"] is None, "and so does its learning rate"
     continued = continued_options(stored, ["resume_run=0", "detectors.vgg16=vgg16.pt"])
     assert continued["logger"] == ["tensorboard"]
     assert set(continued["detectors"]) == set(now["detectors"]) and continued["detectors"]["vgg16"] == "vgg16.pt"

@@ -25,6 +25,11 @@ IDLE = [
         ["model.discriminator.fp16_resolutions=2", "precision=bf16"],
     ),
     (["timeout=3"], "timeout= has no effect: a single process", []),
+    (
+        ["spec.lrate_decay=0.032"],
+        "spec.lrate_decay= has no effect: the run ends before the learning rate begins to fall",
+        ["spec.lrate_decay=0.031"],
+    ),
     (["spec.gamma=2", "spec.d_reg_interval=null"], "spec.gamma= has no effect", ["spec.gamma=2"]),
     (["spec.gamma=0"], "spec.d_reg_interval= has no effect: spec.gamma=0", ["spec.gamma=0.1"]),
     (
