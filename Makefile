@@ -112,9 +112,10 @@ docs: $(DOCS_STAMP)
 
 # A training this short has settings of its own (docs/learning.md#faster-starts): a larger distortion loss, and no
 # regularisation of path lengths, carve heads out of the prior's ball in half the time; the density ramp is over in time;
-# networks with half the channels train faster.
+# the learning rate stays; networks with half the channels train faster.
 DEMO_RAMP := model.generator.foreground.density_ramp
-DEMO_SPEC := spec.distortion_weight=0.5 spec.g_reg_interval=null spec.fmaps=0.03125 $(DEMO_RAMP).start=1 $(DEMO_RAMP).end=5
+DEMO_SPEC := spec.distortion_weight=0.5 spec.g_reg_interval=null spec.fmaps=0.03125 spec.lrate_decay=null \
+    $(DEMO_RAMP).start=1 $(DEMO_RAMP).end=5
 
 # First the model of the README's picture, at once, then one that is trained from scratch. Can be resumed: data and
 # downloads are kept, training continues from its last snapshot (at once if it was complete; DEMO_KIMG=24 makes it

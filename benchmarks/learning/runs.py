@@ -67,9 +67,9 @@ def plan_runs(kimg: float, ablation_kimg: float, long_kimg: float | None) -> lis
     """
     foreground = "model.generator.foreground"
     line, no_distortion = "model.generator.motion.frequency=null", "spec.distortion_weight=0"
-    no_ramp, slow = f"{foreground}.density_ramp=null", "spec.lrate=0.0025"
+    no_ramp, slow = f"{foreground}.density_ramp=null", ("spec.lrate=0.0025", "spec.lrate_decay=null")
     no_prior = (f"{foreground}.density_prior=null", f"{foreground}.density_bias=0", no_ramp)
-    as_in_the_paper = (*no_prior, line, no_distortion, slow)
+    as_in_the_paper = (*no_prior, line, no_distortion, *slow)
     return [
         *(Run(f"seed{seed}", f"all parts, seed {seed}", kimg, (KNOWN_CAMERAS, f"seed={seed}")) for seed in SEEDS),
         Run("unknown_cameras", "cameras unknown", kimg),
@@ -83,11 +83,11 @@ def plan_runs(kimg: float, ablation_kimg: float, long_kimg: float | None) -> lis
             if long_kimg is not None
         ),
         *(
-            Run(name, title, ablation_kimg, (KNOWN_CAMERAS, override), ablation=True)
-            for name, title, override in (
+            Run(name, title, ablation_kimg, (KNOWN_CAMERAS, *overrides), ablation=True)
+            for name, title, *overrides in (
                 ("no_prior", "no density prior", f"{foreground}.density_prior=null"),
                 ("no_ramp", "no density ramp", no_ramp),
-                ("slow", "the paper's learning rate", slow),
+                ("slow", "the paper's learning rate", *slow),
                 ("no_distortion", "no distortion loss", no_distortion),
                 ("no_waves", "motions along a line", line),
                 ("no_motion", "no motion network", "model.generator.motion=null"),

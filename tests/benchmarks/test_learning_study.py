@@ -97,7 +97,8 @@ def test_ablations_have_a_quarter_of_the_budget_unless_told(words, expected, tin
     assert {run.kimg for run in full} == {20} and {run.kimg for run in shorter} == {expected}
     assert [run.name for run in full] == ["seed1", "seed2", "seed3", "unknown_cameras", "paper"]
     rates = {run.name: [word for word in run.overrides if "lrate" in word] for run in planned["runs"]}
-    assert {name for name, rate in rates.items() if rate == ["spec.lrate=0.0025"]} == {"paper", "slow"}
+    slow = ["spec.lrate=0.0025", "spec.lrate_decay=null"]
+    assert {name for name, rate in rates.items() if rate == slow} == {"paper", "slow"}
     assert len({(run.name, run.overrides) for run in planned["runs"]}) == 14
 
 
