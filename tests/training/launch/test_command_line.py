@@ -54,7 +54,7 @@ def test_help_has_every_option_with_its_default():
 
 def test_help_is_that_of_the_chosen_model_and_spec():
     small, paper = shown(), shown("spec=paper", "model=stylenerf_mead", "kimg=3")
-    assert (small["kimg"], small["model.generator.camera.fov"], small["outdir"]) == ("22", "18", "")
+    assert (small["kimg"], small["model.generator.camera.fov"], small["outdir"]) == ("32", "18", "")
     assert (paper["kimg"], paper["model.generator.camera.fov"], paper["spec.betas"]) == ("25000", "12", "[0,0.99]")
     prior = "model.generator.foreground.density_prior"  # null in the base
     assert small[f"{prior}.peak"] == "60" and prior not in small and paper[prior] == "null"
@@ -72,7 +72,7 @@ def test_the_options_as_hydra_composes_them(monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert call(monkeypatch, "outdir=a b,${c}", "--cfg", "job", "spec.gamma=7", "--resolve") == 0
     options = yaml.safe_load(capsys.readouterr().out)
-    assert options["outdir"] == "a b,${c}" and options["spec"]["gamma"] == 7 and options["kimg"] == 22
+    assert options["outdir"] == "a b,${c}" and options["spec"]["gamma"] == 7 and options["kimg"] == 32
     assert call(monkeypatch, "-c", "job", "-p", "spec", "spec=paper") == 0
     assert yaml.safe_load(capsys.readouterr().out)["mb"] == 32
     assert call(monkeypatch, "--info", "searchpath", "outdir=x") == 0
