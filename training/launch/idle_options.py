@@ -58,7 +58,7 @@ RULES = (
     IdleRule(("nobench",), lambda o, d: o["nobench"] and d.device_type == "cpu", "cuDNN is for GPUs"),
     IdleRule(HALF, lambda o, d: not _half_precision(o, d), "nothing runs in half precision here"),
     IdleRule(("timeout",), lambda o, d: d.processes == 1, "a single process waits for no other"),
-    # Regularisation and averaging.
+    # Learning rate, regularisation and averaging.
     IdleRule(
         ("spec.lrate_decay",),
         lambda o, d: o["spec"]["lrate_decay"] is not None and o["spec"]["lrate_decay"] >= o["kimg"],
