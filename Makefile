@@ -110,7 +110,7 @@ docs: $(DOCS_STAMP)
 	$(EXTRAS_BIN)/python -m mkdocs build --strict
 	@echo "Open out/site/index.html; its search needs a server: $(BIN)/python -m http.server --directory out/site"
 
-# A training this short has settings of its own (docs/learning.md#faster-starts): a larger distortion loss, and no
+# A training this short has settings of its own (docs/trials.md#the-settings-of-make-demo): a larger distortion loss, and no
 # regularisation of path lengths, carve heads out of the prior's ball in half the time; the density ramp is over in time;
 # the learning rate stays; networks with half the channels train faster.
 DEMO_RAMP := model.generator.foreground.density_ramp

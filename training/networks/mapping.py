@@ -109,7 +109,7 @@ class MotionNetwork(nn.Module):
     phase is another FC(z_motion). (Compare the positional encoding of StyleGAN-V, Skorokhodov et al. 2022: its periods
     and phases come from motion codes, too.) The layer of the frequencies keeps its initial weights, as that of random
     Fourier features does: when it was trained, its bias grew, a frequency that all motions share, and after 80 thousand
-    videos neighbouring frames began to flicker (docs/learning.md).
+    videos neighbouring frames began to flicker (docs/trials.md).
 
     Args:
         width: Hidden width.
