@@ -184,6 +184,23 @@ def test_weights_get_no_gradients_where_only_those_of_inputs_are_wanted(monkeypa
     assert torch.equal(second, 2 * 100 * weight.detach().sum(dim=0).expand(24, -1))
 
 
+@pytest.mark.parametrize("bias", [None, torch.ones(16)], ids=["no bias", "a bias"])
+def test_slopes_of_any_size_without_the_native_operator(monkeypatch, bias):
+    """As in the view-dependent colour head, where there is a single ray."""
+    monkeypatch.setattr(operator, "_library", lambda x: None)
+    x, weight = (
+        torch.linspace(-1, 1, n).sin().reshape(shape) for n, shape in ((1600, (1, 1, 100, 16)), (256, (16, 16)))
+    )
+    results = []
+    for dtype in (torch.float32, torch.float64):
+        leaves = [t.to(dtype).requires_grad_() for t in (x, weight)]
+        layer = PointLayer(leaves[1], None if bias is None else bias.to(dtype), slope=0.01)
+        (y,) = point_mlp(leaves[0], [layer], frames=1, keep=[0])
+        results.append([y, *torch.autograd.grad(y.square().sum(), leaves)])
+    for actual, expected in zip(*results, strict=True):
+        torch.testing.assert_close(actual.double(), expected, rtol=1e-5, atol=1e-5)
+
+
 def test_layers_that_do_not_fit_are_errors():
     w = torch.zeros(40, 40)
     x = torch.zeros(1, 1, 64, 40)

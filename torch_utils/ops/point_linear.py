@@ -183,7 +183,8 @@ def _layer(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, slo
         bias = bias[0] if bias is not None and len(bias) == 1 else bias
         if slope == 1 or act is not None:
             return point_linear_ref(rows, own, bias, act=act or "linear", clamp=limit).unflatten(1, x.shape[1:3])
-        return lrelu_(point_linear_ref(rows, own, bias).unflatten(1, x.shape[1:3]), limit, slope)
+        y = point_linear_ref(rows, own, bias).unflatten(1, x.shape[1:3])
+        return lrelu_(y.clone(), limit, slope)  # y may be a view of an autograd node's result, which must not change
     y = point_linear_ref(rows, own).unflatten(1, x.shape[1:3])
     runs = bias.shape[2]
     y = (y.unflatten(2, (runs, -1)) + bias[:, :, :, None]).flatten(2, 3)
