@@ -88,9 +88,9 @@ class RunningMeans:
     """Running means over a divided batch: of styles, activation magnitudes and path lengths.
 
     Every pass of a phase moves these tensors towards its own micro-batch. Here all passes, on every process, start from
-    the same values, and afterwards the means of their end values are written. As the updates are linear, this equals
-    one pass over the whole batch: neither the means nor the gradients depend on how a batch is divided into processes
-    and micro-batches.
+    the same values, and afterwards the means of their end values are written. As the updates are linear, these equal
+    those of one pass over the whole batch, however it is divided. The gradients do not depend on the order of the
+    passes, nor on the process of each; a little on their size, as a pass uses the means that include itself.
 
     Args:
         tensors: Floating-point tensors, read and written in place.
