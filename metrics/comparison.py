@@ -1,6 +1,7 @@
 """Comparison of two models: the newest rows of their result files side by side, with the intervals of the differences.
 
-Two evaluations of independent samples differ by B − A ± √(a² + b²), with the half widths a and b of their intervals.
+Two evaluations of independent samples differ by B − A ± √(a² + b²), with the half widths a and b of their intervals:
+the distances of the upper ends from the values, as the lower end of a Fréchet distance's interval is at least 0.
 """
 
 import math
@@ -99,7 +100,7 @@ def _line(label: str, a: Figure, b: Figure | None, *, comparable: bool) -> tuple
     difference = b[0] - a[0]
     if a[1] is None or b[1] is None:
         return label, _shown(a), _shown(b), f"{difference:+.4g}", ""
-    reach = math.hypot(*((interval[1] - interval[0]) / 2 for interval in (a[1], b[1])))
+    reach = math.hypot(a[1][1] - a[0], b[1][1] - b[0])
     verdict = ""
     if comparable and a[2] is not None:
         better = "B" if (difference > 0) == a[2] else "A"

@@ -64,10 +64,18 @@ def test_columns_are_aligned(tmp_path):
     assert header.index("A") == row.index("100") and header.index("B − A") == row.index("+0")
 
 
+def test_an_interval_that_ends_at_zero_is_as_wide_as_before(tmp_path):
+    """A Fréchet distance of 1 ± 3 has the interval 0 to 4."""
+    a = write(tmp_path / "a", {"metric": "fvd2048_16f", "value": 1.0, "interval": [0.0, 4.0]})
+    b = write(tmp_path / "b", {"metric": "fvd2048_16f", "value": 4.0, "interval": [3.0, 5.0]})
+    assert lines(a, b)[-1] == "fvd2048_16f 1 (0 to 4) 4 (3 to 5) +3 ± 3.2 undecided"  # √(3² + 1²)
+
+
 def test_what_cannot_be_compared_is_said(tmp_path):
     row = {"metric": "fvd2048_16f", "value": 100.0, "interval": [99.0, 101.0]}
     a = write(tmp_path / "a", {**row, "detector": {"sha256": "1"}, "real_data": {"num_videos": 3}})
-    b = write(tmp_path / "b", {**row, "value": 50.0, "detector": {"sha256": "2"}, "real_data": {"num_videos": 4}})
+    other = {"value": 50.0, "interval": [49.0, 51.0], "detector": {"sha256": "2"}, "real_data": {"num_videos": 4}}
+    b = write(tmp_path / "b", row | other)
     *_, line, note = lines(a, b)
     assert line.endswith("-50 ± 1.4")  # without a verdict
     assert note == "fvd2048_16f: the feature extractor and the real videos differ: the values cannot be compared."
