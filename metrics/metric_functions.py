@@ -21,6 +21,7 @@ from dnnlib import UserError
 from metrics.distances import (
     BLOCK,
     NEIGHBOURS,
+    SUBSET_SIZE,
     FeatureMoments,
     KernelDistance,
     frechet_distance,
@@ -142,7 +143,22 @@ def _kernel(real: np.ndarray, fake: np.ndarray, metric: Metric, replicates: int)
 
 def _kernel_subsets(real: np.ndarray, fake: np.ndarray, metric: Metric, replicates: int) -> Measured:
     values = subset_distances(real, fake)
-    return Measured(float(values.mean()), mean_interval(values) if replicates else None, {"subsets": len(values)})
+    value, further = float(values.mean()), {"subsets": len(values)}
+    if not replicates:
+        return Measured(value, None, further)
+    if len(fake) > min(SUBSET_SIZE, len(real)):
+        return Measured(value, mean_interval(values), further)
+    # Every subset holds all generated frames: the spread of its distances says nothing about their choice.
+    rows = np.sort(np.random.RandomState(0).permutation(len(real))[: len(fake)])
+    distance = KernelDistance(real[rows], fake)
+    interval = bootstrap_interval(
+        value,
+        lambda _, drawn: distance.resampled(np.arange(len(fake)), drawn),
+        sizes=(None, len(fake)),
+        replicates=replicates,
+        progress=_bar,
+    )
+    return Measured(value, interval, further | {"replicates": replicates})
 
 
 MOST_REAL = 200_000  # real samples of a manifold, as in StyleGAN2: the cost grows with the square

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from metrics.distances import KernelDistance, frechet_distance_of_features
-from metrics.metric_functions import bootstrap_interval, mean_interval
+from metrics.metric_functions import MEASURES, bootstrap_interval, mean_interval
+from metrics.registry import find_metric
 
 
 def reach(interval):
@@ -41,6 +42,18 @@ def test_width_is_the_spread_of_independent_samples(metric):
             statistic = KernelDistance(x, y).resampled
         reaches.append(reach(bootstrap_interval(value(x, y), statistic, sizes=(400, 400), replicates=60)))
     assert np.mean(reaches) == pytest.approx(1.96 * spread, rel=0.2)
+
+
+def test_subsets_of_all_generated_samples_vary_with_their_choice():
+    """Of 300 generated and 300 real samples, every subset is the same."""
+    random, metric = np.random.default_rng(2), find_metric("kid1k_full")
+    real, fake = draws(random)
+    real, fake = real[:300], fake[:300]
+    measured = MEASURES["kernel_subsets"](real, fake, metric, 100)
+    spread = np.std([KernelDistance(real, draws(random)[1][:300]).value() for _ in range(100)])
+    assert measured.value == pytest.approx(KernelDistance(real, fake).value())
+    assert reach(measured.interval) == pytest.approx(1.96 * spread, rel=0.35)
+    assert measured.further == {"subsets": 100, "replicates": 100}
 
 
 def test_a_complete_set_is_not_drawn_from():
