@@ -9,7 +9,7 @@ import yaml
 from dnnlib import UserError
 from training.launch.build import build_networks
 from training.launch.config import CONFIG_DIR, compose_options, continued_options, hydra_override, plain_override
-from training.launch.option_rules import RULES, check_values
+from training.launch.option_rules import NETWORK_RULES, RULES, check_values
 
 MODELS = ["faceforensics", "mead", "taichi", "sky", "small"]
 
@@ -284,6 +284,69 @@ def test_words_that_are_no_options(word, message):
 def test_numbers_are_finite(word, message):
     with pytest.raises(UserError, match=re.escape(message)):
         check_values(options(word))
+
+
+@pytest.mark.parametrize(
+    "word, message",
+    [
+        ("generator.mapping.num_layers=0", "must be an integer of at least 1, got 0."),
+        ("generator.mapping.w_avg_beta=null", "must be a number of at least 0 and at most 1, got None."),
+        ("generator.upsampler.conv_clamp=-1", "must be a number above 0 or null, got -1."),
+        ("generator.upsampler.magnitude_beta=2", "must be a number of at least 0 and at most 1, got 2."),
+        ("generator.foreground.position_frequencies=0", "must be an integer of at least 1, got 0."),
+        ("generator.background.num_layers=0", "must be an integer of at least 1, got 0."),
+        ("generator.rendering.num_samples=14.5", "must be an integer of at least 3, got 14.5."),
+        ("generator.rendering.background_start=-0.5", "must be a number above 0, got -0.5."),
+        ("generator.rendering.path_lattice=-4", "must be an integer of at least 1, got -4."),
+        (
+            "generator.camera.yaw=[-45,45]",
+            "must be [low,high] in radians, each of at least -12.5664 and at most 12.5664",
+        ),
+        ("generator.camera.pitch=[80,100]", "must be [low,high] in radians, each of at least -12.5664 and at most"),
+        ("generator.camera.radius=[0,1]", "must be [low,high] in scene units, each above 0, got [0, 1]."),
+        ("generator.camera.radius=1", "must be [low,high] in scene units, each above 0, got 1."),
+        ("generator.rendering=null", "must be a group of options like {resolution: …}, got None."),
+        ("generator=null", "must be a group of options like {_target_: …}, got None."),
+        ("discriminator.conv_clamp=0", "must be a number above 0 or null, got 0."),
+        ("discriminator.mbstd_group=2.0", "must be an integer of at least 1, got 2.0."),
+        ("discriminator.image=null", "must be true or false, got None."),
+    ],
+)
+def test_arguments_of_networks_are_checked(word, message):
+    """Constructors take these as they are, and fail or give nonsense when they are used."""
+    name = word.partition("=")[0]
+    with pytest.raises(UserError, match=re.escape(f"model.{name} {message}")):
+        check_values(options(f"model.{word}"))
+
+
+def test_the_rules_are_those_of_the_arguments():
+    """Every argument of a network has a rule, or its constructor checks it."""
+    composed = options("model=stylenerf_mead")["model"]
+    for part in ("generator", "discriminator"):
+        rules = set(NETWORK_RULES[composed[part]["_target_"]])
+        names = set(_names({key: value for key, value in composed[part].items() if not key.startswith("_")}))
+        assert names - rules <= {
+            "motion.combine", "motion.frequency", "foreground.encoding", "foreground.density_prior",
+            "foreground.density_ramp", "foreground.time_input", "foreground.static", "upsampler.mode",
+            "camera.distribution",
+        }  # fmt: skip
+        assert rules <= names
+    check_values(options("model.generator.motion=null", "model.generator.background=null"))
+    check_values(options("model.generator._target_=mine.Generator", "model.generator.z_dim=many"))  # a user's class
+
+
+def _names(arguments):
+    for key, value in arguments.items():
+        yield from (f"{key}.{name}" for name in _names(value)) if isinstance(value, dict) else [key]
+
+
+def test_networks_without_channels_are_refused():
+    few = "model.generator: upsampler.channel_base=0.01 (spec.fmaps) with channel_max=512 leaves 2 channels at 128×128"
+    with pytest.raises(UserError, match=re.escape(few)):
+        build("model=stylenerf_taichi", "spec.fmaps=0.01")
+    none = "model.discriminator: channel_base=0.001 (spec.fmaps) with channel_max=512 leaves no channels at 128×128."
+    with pytest.raises(UserError, match=re.escape(none)):
+        build("model=stylenerf_taichi", "model.discriminator.channel_base=0.001")
 
 
 def test_the_nearest_model_is_suggested():

@@ -87,6 +87,11 @@ def batch_not_divisible(tmp):
     return ["spec.mb=5"], "spec.mb=5 is no multiple of gpus × spec.mbstd = 1 × 2"
 
 
+def group_across_passes(tmp):
+    words = ["model.discriminator.mbstd_group=3"]  # of 2 videos and 4 frames
+    return words, "model.discriminator.mbstd_group=3 does not divide a pass of 2 videos"
+
+
 def resolution_no_power_of_two(tmp):
     return ["resolution=48"], "resolution=48 is not a power of two; use 32 or 64"
 
@@ -172,7 +177,7 @@ def outdir_is_a_file(tmp):
 
 MISTAKES = [
     no_dataset, empty_dataset, short_clips, unreadable_labels, unknown_option, unknown_network_option, unknown_argument,
-    unknown_model, batch_not_divisible, resolution_no_power_of_two, resolution_too_small,
+    unknown_model, batch_not_divisible, group_across_passes, resolution_no_power_of_two, resolution_too_small,
     wrong_type, negative, no_checkpoint, lfs_checkpoint, no_run, no_run_folder, not_a_run_folder, both_resumes,
     unknown_metric, unknown_policy, p_without_augmentation, fixed_without_p, target_without_ada, unknown_pipeline,
     bands_of_small_frames, bands_of_smaller_frames, unknown_device, outdir_is_a_file,

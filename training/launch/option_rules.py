@@ -16,7 +16,10 @@ __all__ = ["check_values"]
 
 @dataclasses.dataclass(frozen=True)
 class ValueRule:
-    """A kind of value: bool, int, float, str or list; numbers from `low` to `high`; None where `optional`."""
+    """A kind of value: bool, int, float, str or list; numbers from `low` to `high`; None where `optional`.
+
+    A list with bounds is a pair of such numbers, in a `unit`.
+    """
 
     kind: type
     low: float = -math.inf
@@ -24,6 +27,7 @@ class ValueRule:
     optional: bool = False
     choices: tuple[str, ...] = ()
     above: bool = False  # `low` itself is excluded
+    unit: str = ""
 
     def check(self, name: str, value: Any) -> None:
         if value is None and self.optional:
@@ -41,6 +45,9 @@ class ValueRule:
             return False
         if self.kind in (int, float) and (not self.low <= value <= self.high or (self.above and value == self.low)):
             return False
+        if self.kind is list and self.low > -math.inf:
+            number = dataclasses.replace(self, kind=float)
+            return len(value) == 2 and all(number._fits(entry) for entry in value)
         return not self.choices or value in self.choices
 
     def _words(self) -> str:
@@ -50,9 +57,9 @@ class ValueRule:
             return "true or false"
         if self.kind is str:
             return "a string"
-        if self.kind is list:
+        if self.kind is list and self.low == -math.inf:
             return "a list like [a,b]"
-        word = "an integer" if self.kind is int else "a number"
+        word = {int: "an integer", float: "a number", list: f"[low,high] in {self.unit}, each"}[self.kind]
         if self.low == -math.inf:
             return word
         limits = f"above {self.low}" if self.above else f"of at least {self.low}"
@@ -143,9 +150,65 @@ RULES = {
     "spec.snap": MAYBE_COUNT,
 }
 
+MAYBE_CLAMP = ValueRule(float, 0, optional=True, above=True)
+ANGLES = ValueRule(list, -12.5664, 12.5664, unit="radians")  # two turns: more is most likely meant in degrees
+
+#: Arguments of the networks, by class, that their constructors take as they are. Those of other classes are a user's.
+NETWORK_RULES = {
+    "training.networks.generator.Generator": {
+        "z_dim": COUNT,
+        "motion_dim": COUNT,
+        "w_dim": COUNT,
+        "background_dim": NATURAL,
+        "mapping.num_layers": COUNT,
+        "mapping.lr_multiplier": POSITIVE,
+        "mapping.w_avg_beta": FRACTION,
+        "motion.width": COUNT,
+        "motion.hidden_blocks": NATURAL,
+        "motion.use_content": FLAG,
+        "foreground.width": COUNT,
+        "foreground.num_layers": ValueRule(int, 2),
+        "foreground.position_frequencies": COUNT,
+        "foreground.direction_frequencies": COUNT,
+        "foreground.feature_dim": COUNT,
+        "foreground.view_directions": FLAG,
+        "foreground.density_bias": ValueRule(float),
+        "background.width": COUNT,
+        "background.num_layers": COUNT,
+        "background.position_frequencies": NATURAL,
+        "upsampler.channel_base": POSITIVE,
+        "upsampler.channel_max": COUNT,
+        "upsampler.conv_clamp": MAYBE_CLAMP,
+        "upsampler.magnitude_beta": FRACTION,
+        "upsampler.fp16_min_resolution": MAYBE_COUNT,
+        "camera.fov": ValueRule(float),
+        "camera.yaw": ANGLES,
+        "camera.pitch": ANGLES,
+        "camera.radius": ValueRule(list, 0, above=True, unit="scene units"),
+        "rendering.resolution": COUNT,
+        "rendering.num_samples": ValueRule(int, 3),
+        "rendering.num_importance": NATURAL,
+        "rendering.num_background": ValueRule(int, 2),
+        "rendering.near": POSITIVE,
+        "rendering.far": POSITIVE,
+        "rendering.background_start": POSITIVE,
+        "rendering.path_lattice": COUNT,
+    },
+    "training.networks.discriminator.TimeAwareDiscriminators": {
+        "channel_base": POSITIVE,
+        "channel_max": COUNT,
+        "conv_clamp": MAYBE_CLAMP,
+        "mbstd_group": COUNT,
+        "mapping_layers": COUNT,
+        "image": FLAG,
+        "fp16_resolutions": NATURAL,
+        "channels_last": FLAG,
+    },
+}
+
 
 def check_values(options: Mapping[str, Any]) -> None:
-    """Check every option; of the networks' arguments, which their constructors check, only that numbers are finite.
+    """Check every option; of the networks' other arguments, which constructors check, only that numbers are finite.
 
     Raises:
         UserError: An option has a value that it cannot have; names both.
@@ -156,11 +219,28 @@ def check_values(options: Mapping[str, Any]) -> None:
             value = value[key]
         rule.check(name, value)
     _check_finite("model", options["model"])
+    for part in ("generator", "discriminator"):
+        _check_network(f"model.{part}", options["model"][part])
     if options["precision"] == "bf16" and options["fp32"]:
         raise UserError("precision=bf16 asks for half precision and fp32=true forbids it: give only one of them.")
     betas = options["spec"]["betas"]
     if len(betas) != 2 or not all(type(beta) in (int, float) and 0 <= beta < 1 for beta in betas):
         raise UserError(f"spec.betas must be two numbers from 0 to below 1 like [0,0.99], got {betas!r}.")
+
+
+def _check_network(name: str, arguments: Mapping[str, Any]) -> None:
+    """Check those arguments of a network of this program that are there; null leaves some parts out."""
+    if not isinstance(arguments, Mapping):
+        raise UserError(f"{name} must be a group of options like {{_target_: …}}, got {arguments!r}.")
+    for key, rule in NETWORK_RULES.get(arguments.get("_target_"), {}).items():
+        group, _, last = key.rpartition(".")
+        values = arguments.get(group, {}) if group else arguments
+        if values is None and group in ("motion", "background"):
+            continue
+        if not isinstance(values, Mapping):
+            raise UserError(f"{name}.{group} must be a group of options like {{{last}: …}}, got {values!r}.")
+        if last in values:
+            rule.check(f"{name}.{key}", values[last])
 
 
 def _check_finite(name: str, value: Any) -> None:

@@ -115,6 +115,7 @@ def plan(
     processes = _processes(options, _available(device_type, several=wanted))
     check_cuda_graphs(options, Devices(device_type, processes))
     options["spec"]["microbatch"] = _microbatch(options["spec"], processes)
+    _check_groups(options)
     if processes < options["gpus"]:
         notes.append(_fewer_devices(options, processes))
     given = dict.fromkeys(override.lstrip("+").partition("=")[0] for override in overrides)
@@ -310,6 +311,16 @@ def _microbatch(spec: Mapping[str, Any], processes: int) -> int:
     share = spec["mb"] // processes
     sizes = range(spec["mbstd"], max(spec["microbatch"], spec["mbstd"]) + 1, spec["mbstd"])
     return max(size for size in sizes if share % size == 0)
+
+
+def _check_groups(options: Mapping[str, Any]) -> None:
+    """A pass must hold whole groups of the minibatch standard deviation, both of its videos and of their frames."""
+    group, videos = options["model"]["discriminator"].get("mbstd_group"), options["spec"]["microbatch"]
+    if type(group) is int and any(count % min(group, count) for count in (videos, 2 * videos)):
+        raise UserError(
+            f"model.discriminator.mbstd_group={group} does not divide a pass of {videos} videos; leave it out (it is "
+            "spec.mbstd then), or choose a divisor."
+        )
 
 
 def _fewer_devices(options: Mapping[str, Any], processes: int) -> str:

@@ -153,6 +153,11 @@ class Discriminator(nn.Module):
         channels = {
             2**i: min(int(32768 * channel_base) // 2**i, channel_max) for i in range(2, resolution.bit_length())
         }
+        if min(channels.values()) < 1:
+            raise ValueError(
+                f"channel_base={channel_base:g} (spec.fmaps) with channel_max={channel_max} leaves no channels at "
+                f"{resolution}×{resolution}."
+            )
         blocks = nn.ModuleDict()
         r = resolution
         while r > 4:

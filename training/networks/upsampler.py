@@ -334,6 +334,11 @@ class Upsampler(nn.Module):
         r, features = in_resolution * 2, in_features
         while r <= resolution:
             channels = min(int(32768 * channel_base) // r, channel_max)
+            if channels < 4:
+                raise ValueError(
+                    f"upsampler.channel_base={channel_base:g} (spec.fmaps) with channel_max={channel_max} leaves "
+                    f"{channels} channels at {r}×{r}, where at least 4 are needed."
+                )
             blocks[str(r)] = UpsamplerBlock(
                 in_features=features,
                 out_features=channels,
