@@ -160,7 +160,8 @@ class RunLogger:
             initial=cur_nimg / 1000,
             disable=not (active and sys.stderr.isatty()),
             dynamic_ncols=True,
-            bar_format="{l_bar}{bar}| {n:.2f}/{total:g} kimg [{elapsed}<{remaining}]",
+            # tqdm has no total any more half a unit beyond it, where a run is whose kimg= was lowered.
+            bar_format=f"{{l_bar}}{{bar}}| {{n:.2f}}/{total_nimg / 1000:g} kimg [{{elapsed}}<{{remaining}}]",
         )
 
     def print(self, text: str) -> None:

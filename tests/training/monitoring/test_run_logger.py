@@ -106,6 +106,19 @@ def test_the_bar_is_for_terminals(tmp_path, monkeypatch):
     assert "1.50/2 kimg" in shown[True] and shown[False] == ""
 
 
+@pytest.mark.parametrize("cur_nimg, more", [(30_000, 0), (0, 3000)])
+def test_a_run_beyond_its_length_has_a_bar(cur_nimg, more, tmp_path, monkeypatch):
+    """Its kimg= was lowered below what it has seen, or the last batch is large."""
+    stderr = io.StringIO()
+    monkeypatch.setattr(stderr, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stderr", stderr)
+    report = reports(tmp_path, cur_nimg=cur_nimg)
+    report.advance(more)
+    report.print("Done")
+    report.close()
+    assert f"{(cur_nimg + more) / 1000:.2f}/2 kimg" in stderr.getvalue()
+
+
 def test_the_log_file_has_what_is_printed_and_the_error(tmp_path, capsys):
     path = tmp_path / "log.txt"
     path.write_text("from before\n")
