@@ -131,10 +131,10 @@ def _summary(last: dict[str, Any], end: Sequence[str], notes: Iterable[str]) -> 
             tiles.append(f'<div class="tile"><b>{_escape(text)}</b>{label}</div>')
     state = "There is no log.txt."
     if end:
-        ended = [line for line in end if line.startswith(("Done:", "Stopped as asked"))]
+        told = [line for line in end if line.startswith(("Done:", "Stopped as asked", "Continuing:"))]
         state = "The log tells of no end: the run goes on, or was interrupted."
-        if ended:
-            state = f"The log says: {ended[-1]}."
+        if told and not told[-1].startswith("Continuing:"):
+            state = f"The log says: {told[-1]}."
     written = number(last.get("timestamp"))
     if 0 < written < 1e11:
         state += time.strftime(" Last row of stats.jsonl: %Y-%m-%d %H:%M:%S UTC.", time.gmtime(written))
@@ -164,7 +164,8 @@ def _metrics(found: dict[str, list[dict[str, Any]]]) -> str:
         best = None if not isinstance(higher, bool) else (max if higher else min)(values)
         places = [number(row.get("cur_nimg")) / 1000 for row in rows]
         if len(rows) > 1 and all(map(math.isfinite, places)):
-            charts.append(_chart(name, [Curve.of(name, places, values)]))
+            line = sorted(zip(places, values))  # snapshots are measured in any order
+            charts.append(_chart(name, [Curve.of(name, *zip(*line, strict=True))]))
         for row, value, place in list(zip(rows, values, places))[-METRIC_ROWS:]:
             bounds = row.get("interval")
             bounds = [number(bound) for bound in bounds] if isinstance(bounds, list) and len(bounds) == 2 else []

@@ -136,6 +136,29 @@ def test_runs_say_how_long_they_will_take_and_old_ones_do_not(run):
     assert "<figcaption>left" not in page()
 
 
+def test_the_end_of_a_run_that_was_continued_is_none(run):
+    def state():
+        return re.search("<p>(The log .*?)</p>", write_report(run).read_text())[1]
+
+    assert state().startswith("The log says: Done: 3 kimg, in out.")
+    with open(run / "log.txt", "a") as log:
+        log.write("Continuing: out\ntick 20\n")
+    assert state().startswith("The log tells of no end: the run goes on, or was interrupted.")
+    with open(run / "log.txt", "a") as log:
+        log.write("Stopped as asked at 4 kimg; continue with resume_run=out\n")
+    assert state().startswith("The log says: Stopped as asked at 4 kimg")
+
+
+def test_a_curve_of_snapshots_that_were_measured_in_another_order(run):
+    def drawn():
+        return [attrs["points"] for attrs in tags(write_report(run)).all("polyline")]
+
+    before = drawn()
+    rows = (run / "metric-m.jsonl").read_text().splitlines(keepends=True)
+    (run / "metric-m.jsonl").write_text("".join([rows[2], rows[0], rows[1]]))
+    assert drawn() == before
+
+
 def test_the_threshold_is_the_training_s():
     assert report.FLAT_PARALLAX == geometry_monitor.FLAT_PARALLAX
     figures = geometry_monitor.GeometryFigures.__dataclass_fields__
