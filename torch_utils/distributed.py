@@ -145,9 +145,13 @@ def init(
 
     Raises:
         PeerLost: The other processes did not join in time.
+        UserError: torchrun has started more processes on this machine than it has GPUs.
     """
     if rank is None:
         rank, world_size = environment_rank(), torchrun_world_size()
+        if device_type == "cuda":
+            number = _environment_number("LOCAL_RANK")
+            _check_devices(rank if number is None else number)
     backend = "cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo"
     with _exchange():
         store, _, _ = next(rendezvous(init_method, rank, world_size, timeout=timeout))
@@ -158,6 +162,16 @@ def init(
         _Groups.patient = dist.new_group(backend=backend, timeout=patience)
         # Each process has its own limit: the main process is not kept waiting there.
         _Groups.patient_with_main = dist.new_group(backend=backend, timeout=timeout if rank == 0 else patience)
+
+
+def _check_devices(number: int) -> None:
+    """Raise a UserError unless this machine has a GPU of this number."""
+    count = torch.cuda.device_count()
+    if number >= count:
+        raise UserError(
+            f"Process {number} of this machine (LOCAL_RANK, from 0 on) finds only {count} CUDA devices here, and each "
+            f"process takes one: start {count} on this machine (torchrun --nproc-per-node {count}), or use the CPU."
+        )
 
 
 def cleanup() -> None:

@@ -114,6 +114,14 @@ def environment(monkeypatch, words: str) -> None:
         monkeypatch.setenv(*word.split("=", 1))
 
 
+def test_more_processes_than_gpus(monkeypatch):
+    """torchrun's number of processes is wrong: said before a process waits for the others, and without a traceback."""
+    environment(monkeypatch, "RANK=6 WORLD_SIZE=8 LOCAL_RANK=2 MASTER_ADDR=localhost MASTER_PORT=1234")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(UserError, match=r"Process 2 of this machine .* finds only 2 CUDA devices .*-node 2\)"):
+        distributed.init(device_type="cuda")
+
+
 @pytest.mark.parametrize(
     "words",
     [
