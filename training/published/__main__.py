@@ -28,7 +28,7 @@ def convert_checkpoint(source: str | os.PathLike, out: str | os.PathLike) -> Non
     Raises:
         UserError: See `read_published`; or the output is the input, or cannot be written.
     """
-    if os.path.exists(out) and os.path.samefile(source, out):
+    if os.path.exists(out) and os.path.exists(source) and os.path.samefile(source, out):
         raise UserError(f"{out} is the file to convert itself; give the result another name.")
     if os.path.isdir(out):
         raise UserError(f"{out} is a folder; give the name of a file.")

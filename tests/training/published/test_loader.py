@@ -425,6 +425,13 @@ def test_mistakes_of_the_converter(make, words, path, tmp_path):
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == []
 
 
+def test_a_missing_file_is_told_whatever_its_result_would_replace(tmp_path):
+    (tmp_path / "x.pt").write_bytes(b"old")
+    with pytest.raises(UserError, match="no file"):
+        convert(tmp_path / "nothing.pkl", tmp_path / "x.pt")
+    assert (tmp_path / "x.pt").read_bytes() == b"old"
+
+
 def test_the_converter_as_a_command(tmp_path):
     (tmp_path / "x.pkl").write_bytes(HOSTILE["os.system"](tmp_path))
     command = [sys.executable, "-m", "training.published", str(tmp_path / "x.pkl"), str(tmp_path / "out.pkl")]
