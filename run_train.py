@@ -253,13 +253,14 @@ def open_run_folder(job, names: Mapping[str, bool]) -> Path:
     Args:
         names: Of the command's launcher, by which it will find the folder when it is started again.
     """
-    from training.launch.run_dir import create_run_folder
+    from training.launch.run_dir import create_run_folder, write_launcher_names
     from training.launch.validate import write_options
 
     folder = job.run_folder
     if folder is None:
-        folder = create_run_folder(job.options["outdir"], job.description, names=names)
+        folder = create_run_folder(job.options["outdir"], job.description)
         write_options(folder, job.options)
+        write_launcher_names(folder, names)
     print(f"{'Continuing' if job.run_folder else 'Run folder'}: {folder}")
     return folder
 

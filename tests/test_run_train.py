@@ -17,7 +17,7 @@ import yaml
 from PIL import Image
 
 import run_train
-from dnnlib import run_cli
+from dnnlib import UserError, run_cli
 from tests.training.tiny import OVERRIDES, make_loop, write_frames
 from training.checkpoints.training_state import read_state
 from training.data import loader
@@ -619,6 +619,21 @@ def test_frames_of_any_size(tmp_path, monkeypatch):
     words = [f"outdir={tmp_path / 'runs'}", f"data={tmp_path / 'data'}", *OVERRIDES, "kimg=0.004"]
     assert call(monkeypatch, *words) == 0
     assert len(list((tmp_path / "runs").glob("*/reals.png"))) == 1
+
+
+def test_a_job_that_ended_before_its_run_had_options_begins_another(tmp_path, data, monkeypatch, capsys):
+    def full(*_):
+        raise UserError("Cannot write: there is no space left.")
+
+    words = [f"outdir={tmp_path / 'runs'}", f"data={data}", *OVERRIDES, "imgsnap=null", "kimg=0.004"]
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    with monkeypatch.context() as patch:
+        patch.setattr(validate, "write_options", full)
+        assert call(monkeypatch, *words) == 2
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert call(monkeypatch, *words) == 0  # a new one
+    assert call(monkeypatch, *words) == 0  # which goes on
+    assert len(list((tmp_path / "runs").iterdir())) == 2 and "Continuing:" in capsys.readouterr().out
 
 
 def test_a_run_that_ended_before_its_first_state_begins_again(tmp_path, data, monkeypatch, capsys):

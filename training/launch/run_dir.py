@@ -13,7 +13,7 @@ import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from dnnlib import UserError, exclusive_lock, expand_home
+from dnnlib import UserError, atomic_write, exclusive_lock, expand_home
 from training.launch.config import string_value
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "remove_unfinished",
     "slug",
     "overrides_to_continue",
+    "write_launcher_names",
 ]
 
 JOB_FILE = "job.txt"
@@ -37,11 +38,8 @@ def slug(text: str, *, most: int | None = 60) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "_", text).strip("_")[:most]
 
 
-def create_run_folder(outdir: str | os.PathLike, description: str, *, names: Iterable[str] = ()) -> Path:
+def create_run_folder(outdir: str | os.PathLike, description: str) -> Path:
     """Make `outdir/<next free number>-<description>`; two processes that do so at once get different numbers.
-
-    Args:
-        names: See `launcher_names`.
 
     Raises:
         UserError: The folder cannot be made.
@@ -53,11 +51,25 @@ def create_run_folder(outdir: str | os.PathLike, description: str, *, names: Ite
             number = max((int(m[1]) for p in outdir.iterdir() if (m := NUMBERED.fullmatch(p.name))), default=-1) + 1
             folder = outdir / f"{number:05d}-{description}"
             folder.mkdir()
-        if names:
-            (folder / JOB_FILE).write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
     except OSError as error:
         raise UserError(f"Cannot make a run folder in outdir={outdir}: {error.strerror}.") from error
     return folder
+
+
+def write_launcher_names(folder: Path, names: Iterable[str]) -> None:
+    """Keep the names of a new run's command in its folder, which holds its options by now.
+
+    A command that is started again then finds either a run that can be continued, or none.
+
+    Args:
+        names: See `launcher_names`.
+
+    Raises:
+        UserError: They cannot be written.
+    """
+    if names:
+        with atomic_write(folder / JOB_FILE, "w") as file:
+            file.writelines(f"{name}\n" for name in names)
 
 
 def launcher_names(overrides: Sequence[str], job_name: str | None = None) -> dict[str, bool]:
@@ -98,10 +110,18 @@ def overrides_to_continue(overrides: Sequence[str], names: Mapping[str, bool]) -
         return list(overrides)
     outdir = Path(expand_home(string_value(values["outdir"]) or "", name="outdir="))
     for path in sorted(outdir.glob(f"*/{JOB_FILE}"), reverse=True):
-        if ours & set(path.read_text(encoding="utf-8").splitlines()):
+        if ours & _stored_names(path):
             kept = [override for override in overrides if not override.startswith("resume=")]
             return [*kept, f"resume_run={path.parent}"]
     return list(overrides)
+
+
+def _stored_names(path: Path) -> set[str]:
+    """The names in a folder's job.txt; none if it cannot be read, as that of another user."""
+    try:
+        return set(path.read_text(encoding="utf-8", errors="replace").splitlines())
+    except OSError:
+        return set()
 
 
 def find_run_folder(outdir: str | os.PathLike | None, run: int | str) -> Path:
@@ -117,7 +137,8 @@ def find_run_folder(outdir: str | os.PathLike | None, run: int | str) -> Path:
     if not re.fullmatch(r"\d+", str(run)):
         if not Path(run).is_dir():
             raise UserError(f"resume_run={run}: there is no such folder; give a run's number or its folder.")
-        return Path(run)
+        folder = Path(run)
+        return folder if folder.name not in ("", "..") else folder.resolve()  # '.' has neither name nor parent
     if outdir is None:
         raise UserError(f"resume_run={run}: a run's number needs outdir=, the folder that holds the runs.")
     folders = [p for p in Path(outdir).glob("*-*") if (m := NUMBERED.fullmatch(p.name)) and int(m[1]) == int(run)]

@@ -16,6 +16,7 @@ from training.launch.run_dir import (
     overrides_to_continue,
     remove_unfinished,
     slug,
+    write_launcher_names,
 )
 
 
@@ -58,6 +59,11 @@ def test_finding_a_run(tmp_path):
     assert find_run_folder(tmp_path, "0") == find_run_folder(tmp_path, 0) == folder
     assert find_run_folder(tmp_path, "00000") == folder
     assert find_run_folder(None, str(folder)) == folder
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert find_run_folder(None, ".") == folder
+        (folder / "images").mkdir()
+        assert find_run_folder(None, "images/..") == folder
     with pytest.raises(UserError, match=re.escape("no run folder 00003-*")):
         find_run_folder(tmp_path, "3")
     with pytest.raises(UserError, match="no run folder"):
@@ -111,6 +117,12 @@ def names(monkeypatch, words, job_name=None, **environment):
     return launcher_names(words, job_name)
 
 
+def begun_run(outdir, begun):
+    folder = create_run_folder(outdir, "x")
+    write_launcher_names(folder, begun)
+    return folder
+
+
 @pytest.mark.parametrize(
     "first, again",
     [
@@ -123,8 +135,8 @@ def test_a_command_that_is_started_again_finds_its_run(tmp_path, monkeypatch, fi
     words = [f"outdir={tmp_path}", "data=d", "resume=old.pkl", "seed=1"]
     begun = names(monkeypatch, words, **first)
     assert overrides_to_continue(words, begun) == words
-    folder = create_run_folder(tmp_path, "x", names=begun)
-    create_run_folder(tmp_path, "another", names=["torchrun other"])
+    folder = begun_run(tmp_path, begun)
+    begun_run(tmp_path, {"torchrun other": True})
     expected = [f"outdir={tmp_path}", "data=d", "seed=1", f"resume_run={folder}"]
     assert overrides_to_continue(words, names(monkeypatch, words, **(first | again))) == expected
     # Another command of the same job, another job, and no job at all begin runs of their own.
@@ -137,16 +149,24 @@ def test_a_command_that_is_started_again_finds_its_run(tmp_path, monkeypatch, fi
 
 def test_two_commands_in_one_slurm_job_are_two_runs(tmp_path, monkeypatch):
     words = [f"outdir={tmp_path}"]
-    create_run_folder(tmp_path, "x", names=names(monkeypatch, words, SLURM_JOB_ID="7"))
+    begun_run(tmp_path, names(monkeypatch, words, SLURM_JOB_ID="7"))
     assert overrides_to_continue(words, names(monkeypatch, words, SLURM_JOB_ID="7")) == words
 
 
 def test_a_submitted_job_is_known_by_its_name(tmp_path, monkeypatch):
     words = [f"outdir='{tmp_path}'"]
     begun = names(monkeypatch, words, "jobs/0")
-    folder = create_run_folder(tmp_path, "x", names=begun)
+    folder = begun_run(tmp_path, begun)
     assert overrides_to_continue(words, begun) == [*words, f"resume_run={folder}"]
     assert overrides_to_continue([*words, "resume_run=3"], begun) == [*words, "resume_run=3"]
+
+
+def test_folders_of_others_do_not_disturb(tmp_path):
+    words = [f"outdir={tmp_path}"]
+    folder = begun_run(tmp_path, {"job 1": True})
+    (create_run_folder(tmp_path, "unreadable") / "job.txt").mkdir()
+    (create_run_folder(tmp_path, "damaged") / "job.txt").write_bytes(b"job \xff\n")
+    assert overrides_to_continue(words, {"job 1": True}) == [*words, f"resume_run={folder}"]
 
 
 def test_unfinished_files_are_removed_and_no_others(tmp_path):
