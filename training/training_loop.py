@@ -155,7 +155,7 @@ class TrainingLoop:
         )
 
         self._reported_errors = 0  # read errors of this process in earlier ticks
-        self._start_time = self._tick_start = time.time()
+        self._start_time = self._tick_start = time.monotonic()
         self._maintenance = 0.0  # seconds between the last two ticks
         self._pace_from: tuple[float, int] | None = None  # time and cur_nimg at the end of tick 0; None before
 
@@ -166,10 +166,10 @@ class TrainingLoop:
             UserError: The training has diverged, too much of the data cannot be read, a file cannot be written, or
                 another process is lost.
         """
-        self._start_time = time.time() - self.counters.seconds
-        self._tick_start = time.time() - self.counters.tick_seconds
+        self._start_time = time.monotonic() - self.counters.seconds
+        self._tick_start = time.monotonic() - self.counters.tick_seconds
         if self.counters.tick > 0:
-            self._pace_from = time.time(), self.counters.cur_nimg
+            self._pace_from = time.monotonic(), self.counters.cur_nimg
         total = round(self.schedule.total_kimg * 1000)
         opened = open_run_logger(self.folder, self.counters, total_nimg=total, **self._trackers)
         with StopSignal() as stop, opened as logger:
@@ -269,7 +269,7 @@ class TrainingLoop:
         if self.geometry is not None and schedule.snapshot_due(counters):
             warning = self.geometry.report(self.statistics, cur_nimg=counters.cur_nimg)
         statistics = self.statistics.reduce()  # waits for the device
-        tick_end = time.time()
+        tick_end = time.monotonic()
         logger.tick(self._status_fields(tick_end), statistics)
         if warning is not None:
             logger.print(warning)
@@ -292,7 +292,7 @@ class TrainingLoop:
 
         # Time spent here counts as maintenance, not as training.
         reset_gpu_peak(self.device)
-        self._tick_start = time.time()
+        self._tick_start = time.monotonic()
         self._maintenance = self._tick_start - tick_end
         if self._pace_from is None:
             self._pace_from = self._tick_start, counters.cur_nimg
@@ -352,6 +352,7 @@ class TrainingLoop:
             return
         if snapshot:
             self._saver.save_snapshot()
+        self._tick_start = time.monotonic()  # all this is maintenance, in a continued run as well
         self.save_state()
 
     def _stop(self, logger: RunLogger, *, too_many_errors: bool) -> None:
@@ -382,7 +383,7 @@ class TrainingLoop:
 
     def save_state(self) -> None:
         """Write the training state; to be called on all processes."""
-        now = time.time()
+        now = time.monotonic()
         self.counters.seconds = now - self._start_time
         self.counters.tick_seconds = now - self._tick_start
         self._saver.save_state()
@@ -407,7 +408,7 @@ class TrainingLoop:
                 load = functools.partial(load_generator, path, device=self.device, generator_class=own)
                 self._call_back(logger, path, cur_nimg, tick, load)
             reset_gpu_peak(self.device)
-            self._tick_start = time.time() - self.counters.tick_seconds
+            self._tick_start = time.monotonic() - self.counters.tick_seconds
 
     def _call_back(
         self, logger: RunLogger, path: Path, cur_nimg: int, tick: int, load: Callable[[], torch.nn.Module]

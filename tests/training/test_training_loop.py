@@ -257,6 +257,16 @@ def test_previews_show_the_same_contents_every_time(tmp_path):
     assert (loop.folder / "images/fakes_frontal_000001.png").read_bytes() != images[0]
 
 
+@pytest.mark.parametrize("name", ["images", "videos"])
+def test_a_folder_of_previews_that_cannot_be_made(name, tmp_path, capsys):
+    loop = make_loop(tmp_path, "previews.videos=1", "kimg=0.004")
+    (loop.folder / name).touch()
+    loop.run()
+    said = capsys.readouterr().out
+    assert f"preview left out: Cannot write {loop.folder / name}" in said and "Done: 0.004 kimg" in said
+    assert (loop.folder / STATE_FILE).exists()
+
+
 def test_persisting_non_finite_gradients_end_the_run(tmp_path):
     loop = make_loop(tmp_path, "spec.nonfinite_limit=4", "imgsnap=1", "snap=1")
     accumulate = loop.loss.accumulate
@@ -379,6 +389,26 @@ def test_stopping_by_signal_and_continuing(tmp_path, capsys):
             k: v for k, v in b.items() if "/" in k and k not in FIELDS
         }
     assert found[-1]["time"] >= found[1]["time"]
+
+
+def test_previews_do_not_count_as_training_in_a_continued_run(tmp_path, monkeypatch):
+    loop = make_loop(tmp_path, "kimg=0.004")
+    monkeypatch.setattr(loop.previews, "write", lambda kimg: time.sleep(0.5) or {})
+    loop.run()
+    counters = read_state(loop.folder)["shared"]["counters"]
+    assert counters["tick_seconds"] < 0.5 < counters["seconds"]
+
+
+def test_a_clock_that_is_set_in_the_middle(tmp_path, monkeypatch):
+    clock, real = itertools.count(4e9, -1e6), time.time
+    monkeypatch.setattr(time, "time", lambda: next(clock))
+    loop = make_loop(tmp_path)
+    began = time.monotonic()
+    loop.run()
+    took = time.monotonic() - began
+    monkeypatch.setattr(time, "time", real)
+    for row in rows(loop):
+        assert 0 <= row["time"] <= took and 0 <= row["sec/tick"] <= took and (row["left"] or 0) <= 100 * took
 
 
 def test_a_finished_run_has_nothing_to_do_but_can_go_on(tmp_path, capsys):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from dnnlib import UserError
+from dnnlib import UserError, explain_file_trouble
 from renderer.cameras import Cameras
 from renderer.outputs import displayed, output_maps
 from renderer.trajectories import camera_path, frame_schedule
@@ -96,7 +96,8 @@ class Previews:
     @torch.no_grad()
     def _write_images(self, kimg: int, written: dict[str, Path]) -> None:
         folder = self.folder / "images"
-        folder.mkdir(exist_ok=True)
+        with explain_file_trouble(folder):
+            folder.mkdir(exist_ok=True)
 
         def write(name: str, images: list[torch.Tensor]) -> None:
             path = folder / f"{name}_{kimg:06d}.png"
@@ -114,7 +115,8 @@ class Previews:
         if self.videos == 0:
             return
         folder = self.folder / "videos" / f"{kimg:06d}"
-        folder.mkdir(parents=True, exist_ok=True)
+        with explain_file_trouble(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         steps = self.dataset.nframes
         renderer = self._renderer(torch.arange(self.videos))
         for trajectory in TRAJECTORIES:
