@@ -7,6 +7,7 @@ place needs no check. Small sets are always listed.
 """
 
 import dataclasses
+import errno
 import hashlib
 import os
 import posixpath
@@ -194,14 +195,15 @@ def _folders_unchanged(root: str, packed: dict[str, np.ndarray]) -> bool:
 def _scan(path: str) -> tuple[list[str], list[str], list[str], list[str]]:
     """Names of the images, movies, folders and other dangling links in one folder.
 
-    Follows links, except to the folder or its parents.
+    Follows links, except those in cycles: to a folder on the way here, or to a parent of one.
     """
     images, movies, folders, dangling = [], [], [], []
+    way: list[str] = []  # the folders on the way here, looked up for the first link
     with os.scandir(path) as entries:
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            if not entry.is_dir():
+            if not _is_folder(entry):
                 lower = entry.name.lower()
                 if lower.endswith(IMAGE_SUFFIXES):
                     images.append(entry.name)
@@ -209,7 +211,12 @@ def _scan(path: str) -> tuple[list[str], list[str], list[str], list[str]]:
                     movies.append(entry.name)
                 elif entry.is_symlink() and not os.path.exists(entry.path):
                     dangling.append(entry.name)
-            elif not (entry.is_symlink() and _contains(entry.path, path)):
+            elif entry.is_symlink():
+                way = way or _folders_on_the_way(path)
+                target = os.path.realpath(entry.path)
+                if not any(os.path.commonpath([target, folder]) == target for folder in way):
+                    folders.append(entry.name)
+            else:
                 folders.append(entry.name)
     return images, movies, folders, dangling
 
@@ -218,9 +225,20 @@ def _stamp(status: os.stat_result) -> tuple[int, int, int, int]:
     return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns
 
 
-def _contains(outer: str, inner: str) -> bool:
-    outer, inner = os.path.realpath(outer), os.path.realpath(inner)
-    return os.path.commonpath([outer, inner]) == outer
+def _is_folder(entry: os.DirEntry) -> bool:
+    """True for a folder or a link to one; a link that leads back to itself leads nowhere."""
+    try:
+        return entry.is_dir()
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        return False
+
+
+def _folders_on_the_way(path: str) -> list[str]:
+    """A folder and its parents by the given path, with links resolved: a link may have led to any of them."""
+    parents = Path(os.path.abspath(path)).parents
+    return [os.path.realpath(folder) for folder in (path, *parents)]
 
 
 # ----------------------------------------------------------------------------------------------------------------------

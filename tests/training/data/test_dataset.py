@@ -113,6 +113,17 @@ def test_links_are_followed_but_not_in_circles(tmp_path):
     assert [video.path for video in FrameStore(root).videos] == ["train/v"]
 
 
+def test_circles_of_several_links_end(tmp_path):
+    for name in ("a", "b"):
+        write_video(tmp_path / name / "v", video=1, frames=2)
+    (tmp_path / "a" / "x").symlink_to("../b")
+    (tmp_path / "b" / "y").symlink_to("../a")
+    (tmp_path / "self").symlink_to("self")
+    store = FrameStore(tmp_path)
+    assert [video.path for video in store.videos] == ["a/v", "a/x/v", "b/v", "b/y/v"]
+    assert store.dangling == "the link 'self' leads nowhere: its videos are left out"
+
+
 def test_subset_is_a_seeded_choice(tmp_path):
     path = write_set(tmp_path, [40])
 
