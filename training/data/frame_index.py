@@ -261,7 +261,7 @@ def _index_zip(path: str) -> Listing:
     images, others, unsafe = {}, {}, 0
     with zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
-            name = info.filename
+            name = re.sub(r"^(\./+)+", "", info.filename)  # which some archivers write before every name
             if info.is_dir():
                 continue
             if not _is_safe(name) or stat.S_ISLNK(info.external_attr >> 16):

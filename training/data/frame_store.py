@@ -159,7 +159,7 @@ class FrameStore:
         signature, *lengths = ZIP_HEADER.unpack(os.pread(descriptor, ZIP_HEADER.size, offset).ljust(ZIP_HEADER.size))
         if signature != b"PK\x03\x04":
             raise OSError("the zip file has changed or is damaged")
-        data = os.pread(descriptor, stored, offset + ZIP_HEADER.size + sum(lengths))
+        data = _read_all(descriptor, stored, offset + ZIP_HEADER.size + sum(lengths))
         if method == zipfile.ZIP_DEFLATED:
             try:
                 data = zlib.decompress(data, -zlib.MAX_WBITS)
@@ -183,6 +183,15 @@ class FrameStore:
     def __del__(self):
         if getattr(self, "_descriptor", None) is not None:
             os.close(self._descriptor)
+
+
+def _read_all(descriptor: int, size: int, offset: int) -> bytes:
+    """A part of a file, or as much of it as there is: one call reads at most 2 GiB, and movies have more."""
+    parts = []
+    while size > 0 and (part := os.pread(descriptor, size, offset)):
+        parts.append(part)
+        size, offset = size - len(part), offset + len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def _describe_dangling(links: list[str]) -> str | None:

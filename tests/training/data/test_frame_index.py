@@ -186,6 +186,30 @@ def test_zip_members_are_checked(root, tmp_path):
         store.read_frame(store.videos[0], 0)
 
 
+def test_members_with_a_dot_before_their_path(root, tmp_path):
+    with zipfile.ZipFile(tmp_path / "dots.zip", "w") as archive:
+        for file in root.rglob("*.png"):
+            archive.writestr(zipfile.ZipInfo(f"./{file.relative_to(root)}"), file.read_bytes())
+        archive.writestr(zipfile.ZipInfo("./dataset.json"), "{}")
+        archive.writestr(zipfile.ZipInfo("./.hidden/0.png"), b"")
+        archive.writestr(zipfile.ZipInfo("./../0.png"), b"")
+    store = FrameStore(tmp_path / "dots.zip")
+    assert content(tmp_path / "dots.zip") == content(root) and store.unsafe == 1
+    assert store.read_bytes("dataset.json") == b"{}" and store.read_frame(store.videos[0], 1).size == (2, 2)
+
+
+def test_members_that_no_single_call_reads(root, tmp_path, monkeypatch):
+    """Linux reads at most 2 GiB at a time; here it is 50 bytes."""
+    file = packed(root, tmp_path / "set.zip")
+    original = os.pread
+    monkeypatch.setattr(os, "pread", lambda descriptor, size, offset: original(descriptor, min(size, 50), offset))
+    store = FrameStore(file)
+    assert [store.read_frame(store.videos[2], k).getpixel((0, 0))[0] for k in range(3)] == [0, 1, 2]
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(UserError, match="Cannot read the frame"):
+        FrameStore.read_frame(store, store.videos[2], 2)
+
+
 def test_string_table():
     texts = ["", "a", "ümlaut", "", "x" * 300, "b\udcff"]
     table = StringTable.of(texts)
