@@ -1,8 +1,9 @@
 """Shards of clips: tar files in the format of the webdataset package, and their samples.
 
-A sample is one clip: members that share their name up to the first dot. Its images are the frames, in natural order of
-the part after that dot; `<clip>.json` may hold {"label": …}. The package's `index.json` beside the shards gives the
-number of samples of each; otherwise local shards are counted once, and the counts are cached.
+A sample is one clip: members that share their name up to the first dot; a leading dot hides a member. Its images are
+the frames, in natural order of the part after that dot; `<clip>.json` may hold {"label": …}. The package's `index.json`
+beside the shards gives the number of samples of each; otherwise local shards are counted once, and the counts are
+cached.
 
 Shards are local files or http(s):// addresses, which curl fetches. No other kind of address is accepted: some of those
 that the package supports start programs.
@@ -11,6 +12,7 @@ that the package supports start programs.
 import dataclasses
 import glob
 import hashlib
+import http.client
 import json
 import os
 import re
@@ -30,8 +32,12 @@ __all__ = ["Sample", "Shards", "is_shards", "open_shards", "read_samples"]
 SHARD_INDEX = "index.json"
 REMOTE = re.compile(r"https?://", re.IGNORECASE)
 TIMEOUT = 30  # seconds, for the index of remote shards
+ABSENT = (403, 404, 410)  # answers of servers that have no such file; some must not say so
 BLOCK = 512  # bytes of a header in a tar file, and the multiple to which contents are padded
 METADATA = re.compile(r"__[^/]*__($|/)")  # names of members that webdataset skips
+SAMPLE = re.compile(r"((?:.*/|)[^.]+)[.][^/]*$")  # other names: the sample's up to the first dot, as webdataset has it
+HIDDEN = re.compile(r"(.*/|)\.[^/]*$")  # those of macOS (._NAME) stand between the frames of a clip
+COUNTING = 2  # version of the cached counts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +123,10 @@ def open_shards(path: str | os.PathLike) -> Shards:
     if os.path.isdir(path):
         urls = sorted(glob.glob(os.path.join(glob.escape(path), "*.tar")), key=natural_key)
     else:
-        urls = _package("braceexpand").braceexpand(path)
+        try:
+            urls = list(_package("braceexpand").braceexpand(path))
+        except ValueError as error:
+            raise UserError(f"'{path}': {error}; write several shards as NAME-{{000000..000010}}.tar.") from error
         urls = [url if REMOTE.match(url) else os.path.abspath(url) for url in map(_allowed, urls)]
     missing = [url for url in urls if not REMOTE.match(url) and not os.path.isfile(url)]
     if missing or not urls:
@@ -146,6 +155,7 @@ def read_samples(url: str) -> Iterator[Sample]:
             members = webdataset.tariterators.tar_file_expander(webdataset.tariterators.url_opener([{"url": url}]))
         else:
             members = _local_members(url)
+        members = (member for member in members if HIDDEN.match(member.get("fname", "")) is None)
         for sample in webdataset.tariterators.group_by_keys(members):
             images = [(name, data) for name, data in sample.items() if f".{name}".endswith(IMAGE_SUFFIXES)]
             about = sample.get("json", b"{}")
@@ -229,13 +239,20 @@ def _allowed(url: str) -> str:
 
 
 def _read(url: str) -> bytes | None:
+    """The content of a file or an address; None if there is nothing.
+
+    Raises:
+        UserError: It is not known whether there is: a manifest that is passed over would change what is trained on.
+    """
     if not REMOTE.match(url):
         return _read_local(url)
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT) as response:
             return response.read()
-    except (OSError, urllib.error.URLError):
-        return None
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        if isinstance(error, urllib.error.HTTPError) and error.code in ABSENT:
+            return None
+        raise UserError(f"Cannot fetch '{url}' ({one_line(error)}): check the address and the network.") from error
 
 
 def _read_local(file: str) -> bytes | None:
@@ -269,7 +286,7 @@ def _count(url: str, index: dict[str, int]) -> int:
 def _count_members(file: str) -> int:
     """Number of samples of a local shard, from the headers of its members; cached until the file changes."""
     status = os.stat(file)
-    stamp = f"{os.path.realpath(file)}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ino}"
+    stamp = f"{COUNTING}\0{os.path.realpath(file)}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ino}"
     cached = cache_folder("shards", hashlib.sha256(os.fsencode(stamp)).hexdigest()[:32] + ".json")
     try:
         return int(json.loads(_read_local(cached) or b"null"))
@@ -279,10 +296,11 @@ def _count_members(file: str) -> int:
     try:
         with tarfile.open(file, "r:") as archive:
             for member in archive:
-                folder, _, base = member.name.rpartition("/")
-                key = (folder, base.partition(".")[0])
-                if member.isreg() and "." in base and key != previous:
-                    count, previous = count + 1, key
+                if not member.isreg() or METADATA.match(member.name) or HIDDEN.match(member.name):
+                    continue
+                sample = SAMPLE.match(member.name)
+                if sample is not None and sample[1] != previous:
+                    count, previous = count + 1, sample[1]
     except (OSError, tarfile.TarError) as error:
         raise UserError(f"Cannot read the shard '{file}' ({one_line(error)}): replace it.") from error
     try:

@@ -280,6 +280,20 @@ def test_foreign_shards_are_counted_once(shards, tmp_path, monkeypatch, cache):
     assert webdataset_files.open_shards(str(folder / "shard-{000000..000007}.tar")).counts == [3] * 7 + [2]
 
 
+@pytest.mark.parametrize("folder", ["", "clips.2/", "./"])
+def test_members_that_are_no_frames_are_not_counted(shards, tmp_path, folder):
+    """Files that macOS puts beside every other one, and metadata: the clips are those without them."""
+    with tarfile.open(shards / "shard-000000.tar") as clean, tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for member in clean:
+            for name in (f"{folder}._{member.name}", f"__meta__/{member.name}", folder + member.name):
+                info = tarfile.TarInfo(name)
+                info.size = member.size
+                archive.addfile(info, clean.extractfile(member))
+    data = stream(tmp_path / "a.tar")
+    assert data.num_clips == 3
+    assert torch.equal(data.example_frames(3, seed=0), stream(shards / "shard-000000.tar").example_frames(3, seed=0))
+
+
 def test_options_choose_the_kind_of_dataset(shards, frames):
     options = dict(
         data=str(shards),
@@ -334,6 +348,43 @@ def test_mistakes(shards, tmp_path):
     with tarfile.open(tmp_path / "empty.tar", "w"):
         pass
     assert "has no samples" in failure(tmp_path / "empty.tar")
+
+
+@pytest.mark.parametrize(
+    "address, reason",
+    [
+        ("http://127.0.0.1:x/a.tar", "nonnumeric port"),
+        ("http://here there/a.tar", "control characters"),
+        ("http://[::1/a.tar", "Invalid IPv6"),
+        ("http://127.0.0.1:1/a.tar", "refused"),
+        ("http:///a.tar", "no host"),
+    ],
+)
+def test_addresses_that_are_none_or_do_not_answer(address, reason):
+    assert f"Cannot fetch '{address.removesuffix('a.tar')}index.json'" in failure(address)
+    assert reason in failure(address)
+
+
+def test_a_server_that_fails_is_not_taken_for_one_without_a_manifest(shards, tmp_path):
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *arguments):
+            super().__init__(*arguments, directory=str(shards))
+
+        def do_GET(self):
+            return self.send_error(503) if self.path.endswith("manifest.json") else super().do_GET()
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        message = failure(f"http://127.0.0.1:{server.server_port}/shard-000000.tar")
+        server.shutdown()
+    assert "manifest.json' (HTTP Error 503" in message
+
+
+def test_braces_that_do_not_close():
+    assert "Unbalanced braces" in failure("faces-{000..003.tar")
 
 
 def test_without_the_package(shards, monkeypatch):
