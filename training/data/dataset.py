@@ -103,7 +103,8 @@ class VideoPairDataset(torch.utils.data.Dataset):
         item_c_dim: Length of an item's c: the label and, if they are used, the camera's angles.
         num_videos: Videos with at least one clip in use.
         num_short_videos: Videos left out because they are shorter than a clip.
-        notes: Messages for the user about entries in dataset.json and manifest.json without a video.
+        notes: Messages for the user about entries in dataset.json and manifest.json without a video, and about images
+            and entries of a zip that are in none.
         num_clips: Clips in use, not counting mirrored ones.
     """
 
@@ -169,6 +170,7 @@ class VideoPairDataset(torch.utils.data.Dataset):
         self.item_c_dim = self.c_dim + (2 if use_cameras else 0)
         kinds = [kind for kind, used in (("labels", use_labels), ("cameras", use_cameras)) if used]
         self.notes = notes_on_unmatched(self._store, self._videos, kinds)
+        self.notes += [f"'{self._store.path}': {note}." for note in self._store.left_out()]
         if self._store.dangling is not None:
             self.notes.append(self._store.dangling)
         missing = missing_videos(manifest, {video.path: len(video) for video in self._videos})
@@ -239,8 +241,14 @@ class VideoPairDataset(torch.utils.data.Dataset):
         return None if self._cameras is None else self._cameras[self._clip_video]
 
     def example_frames(self, count: int, *, seed: int) -> torch.Tensor:
-        """First frames of randomly chosen items, for previews: uint8 [count, 3, H, W]."""
-        return torch.stack([self[0, index].frames[0] for index in self._examples(count, seed)])
+        """First frames of randomly chosen items, for previews: uint8 [count, 3, H, W]. Unreadable ones are red."""
+        frames = torch.zeros([count, 3, self.resolution, self.resolution], dtype=torch.uint8)
+        for frame, index in zip(frames, self._examples(count, seed)):
+            try:
+                frame.copy_(self[0, index].frames[0])
+            except UserError:  # such items are replaced and counted in training
+                frame[0] = 255
+        return frames
 
     def example_labels(self, count: int, *, seed: int) -> torch.Tensor:
         """The labels of the same items: float32 [count, c_dim]."""

@@ -102,6 +102,15 @@ class FrameStore:
             f"per video, e.g. {_join(self.path, 'videos/video_0/000000.png')}."
         )
 
+    def left_out(self) -> list[str]:
+        """Notes on images and entries that are in no video."""
+        notes = []
+        if self.unsafe:
+            notes.append(f"{self.unsafe} entries of the zip are left out: their names lead out of it")
+        if self.loose_frames:
+            notes.append(f"{self.loose_frames} images lie outside of any video folder and are left out")
+        return notes
+
     def frame_name(self, video: Video, index: int) -> str:
         """The file name of a frame."""
         assert 0 <= index < video.count

@@ -135,9 +135,9 @@ class ShardPairDataset:
         return torch.stack([item.c[: self.c_dim] for item in self._examples(count)])
 
     def _examples(self, count: int) -> list[VideoPair]:
-        """The first clips, repeated if there are fewer than `count`."""
+        """The first clips that can be read, repeated if there are fewer than `count`."""
         found = list(itertools.islice(self._every_clip(), count))
-        return [self._decode(*found[index % len(found)]) for index in range(count)]
+        return [found[index % len(found)] for index in range(count)]
 
     # ------------------------------------------------------------------------------------------------------------------
     # Order
@@ -284,9 +284,21 @@ class ShardPairDataset:
                 f"'{sample.key if sample else ''}' has {there} frames{kept}. Use longer clips or a smaller nframes."
             )
 
-    def _every_clip(self) -> Iterator[Any]:
-        for shard, url in enumerate(self._shards.urls):
-            for number, sample in enumerate(read_samples(url)):
-                item = self._take(sample, shard, number, 0)
-                if not isinstance(item, UserError):
-                    yield item
+    def _every_clip(self) -> Iterator[VideoPair]:
+        """All clips that can be read.
+
+        Raises:
+            UserError: There is none.
+        """
+        found, problem = False, None
+        for shard, count in enumerate(self._shards.counts):
+            for _, item in self._read([shard], np.ones(count, dtype=bool), 0):
+                try:
+                    if isinstance(item, UserError):
+                        raise item
+                    yield self._decode(*item)
+                    found = True
+                except UserError as error:
+                    problem = problem or error
+        if not found and problem is not None:
+            raise problem

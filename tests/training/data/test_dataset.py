@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import pickle
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -532,6 +533,26 @@ def test_damaged_frame_is_named(tmp_path, zipped):
         assert identity(data.clip(0)) == [(0, 0), (0, 1)]
         with pytest.raises(UserError, match=r"Cannot read the frame '.*train/video_1/frame_001\.png'"):
             data.clip(1)
+
+
+def test_previews_leave_out_what_cannot_be_read(tmp_path):
+    path = write_set(tmp_path, [1, 1])
+    data = VideoPairDataset(path=path, resolution=4, nframes=1)
+    whole = data.example_frames(8, seed=0)
+    (Path(path) / "train" / "video_1" / "frame_000.png").write_bytes(b"")
+    frames = data.example_frames(8, seed=0)
+    broken = [index for index in range(8) if tuple(whole[index, :, 0, 0].tolist()) == colour(1, 0)]
+    assert 0 < len(broken) < 8
+    for index in range(8):
+        expected = (255, 0, 0) if index in broken else colour(0, 0)
+        assert tuple(frames[index, :, 2, 2].tolist()) == expected
+
+
+def test_images_outside_of_folders_are_counted(tmp_path):
+    path = write_set(tmp_path, [2])
+    Image.new("RGB", (2, 2)).save(tmp_path / "loose.png")
+    (note,) = VideoPairDataset(path=path, resolution=2, nframes=2).notes
+    assert note.endswith("': 1 images lie outside of any video folder and are left out.")
 
 
 def test_vanished_frame_is_named(tmp_path):

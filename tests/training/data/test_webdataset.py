@@ -407,6 +407,23 @@ def test_a_cut_off_shard_is_named_and_training_goes_on(shards, tmp_path):
     assert len(batch.frames) == 23 and len(set(videos_of(batch))) == 23 - loader.unreadable
 
 
+def test_previews_leave_out_what_cannot_be_read(shards, tmp_path):
+    whole = stream(copy_of(shards, tmp_path / "x"))
+    frames = whole.example_frames(6, seed=0)
+    first = tmp_path / "x" / "shard-000000.tar"
+    data = bytearray(first.read_bytes())
+    with tarfile.open(first) as archive:
+        members = archive.getmembers()
+    for member in members[:4]:  # frames of the first of three clips
+        data[member.offset_data : member.offset_data + 8] = bytes(8)
+    first.write_bytes(data[: members[10].offset + 100])  # the third one is cut off
+    assert torch.equal(whole.example_frames(4, seed=0), frames[[1, 3, 4, 5]])
+    for file in (tmp_path / "x").glob("*.tar"):
+        file.write_bytes(b"")
+    with pytest.raises(UserError, match="Cannot read the shard"):
+        whole.example_frames(1, seed=0)
+
+
 def test_a_damaged_frame_is_named(shards, tmp_path):
     folder = copy_of(shards, tmp_path / "damaged")
     file = folder / "shard-000000.tar"
