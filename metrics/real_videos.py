@@ -17,7 +17,7 @@ from PIL import Image
 
 from dnnlib import UserError
 from dnnlib.downloads import sha256_of
-from training.data.annotations import MANIFEST, missing_videos, parse_manifest, remaining_stride
+from training.data.annotations import missing_videos, store_manifest, store_stride
 from training.data.frame_store import FrameStore, fit_square
 from training.data.video_decoder import BrokenVideo, decode_video, describe_warnings
 
@@ -68,8 +68,8 @@ class StoredVideos:
         """
         self.resolution = resolution
         self._store = FrameStore(path)
-        manifest = parse_manifest(self._store.read_bytes(MANIFEST))
-        self._stride = remaining_stride(manifest, frame_stride, path=self._store.path)
+        manifest = store_manifest(self._store)
+        self._stride = store_stride(self._store, manifest, frame_stride)
         self._movies = [] if self._store.videos or self._store.is_zip else self._store.movies
         self.notes: list[str] = []
         self._fingerprints: dict[str, str] = {}  # of the content, by the files' times and sizes; see fingerprint

@@ -10,15 +10,17 @@ Labels are class numbers, which become one-hot vectors, or lists of numbers. Cam
 manifest.json records where frames come from and how they were cropped and cut.
 """
 
+import contextlib
 import json
+import os
 import posixpath
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from dnnlib import UserError
-from training.data.frame_index import IMAGE_SUFFIXES, listed_path
+from training.data.frame_index import IMAGE_SUFFIXES, MANIFEST, listed_path
 from training.data.frame_store import FrameStore, Video
 
 __all__ = [
@@ -39,13 +41,14 @@ __all__ = [
     "read_cameras",
     "read_labels",
     "remaining_stride",
+    "store_manifest",
+    "store_stride",
 ]
 
 MAX_NUMBER = float(np.finfo(np.float32).max)
 MAX_CLASSES = 65536  # a label is a vector of that length; larger numbers are identifiers, not classes
 MAX_ANGLE = 100.0  # radians; larger numbers are degrees
 FILE = "dataset.json"
-MANIFEST = "manifest.json"
 FRAMES_FORMAT = "square-video-frames"  # a folder or zip of folders of frames
 SHARDS_FORMAT = "square-video-clips"  # a folder of tar files of clips
 VERSION = 2  # of the manifest
@@ -78,7 +81,7 @@ def mirrored(angles: np.ndarray) -> np.ndarray:
 
 def has_entries(store: FrameStore, kind: str) -> bool:
     """True if there is a dataset.json with entries of a kind, 'labels' or 'cameras', valid or not."""
-    data = store.read_bytes(FILE)
+    data = store.root_file(FILE)
     try:
         content = json.loads(data or b"{}")
         return content.get(kind) is not None if isinstance(content, dict) else kind in content
@@ -95,10 +98,10 @@ def read_cameras(store: FrameStore, videos: list[Video]) -> np.ndarray:
     """Yaw and pitch in the order of the videos, float32 [videos, 2] in radians."""
     file = posixpath.join(store.path, FILE)
     cameras = _read_entries(store, videos, "cameras")
-    angles = [angles_vector(cameras[video.path]) for video in videos]
+    angles = [angles_vector(cameras[listed_path(video.path)]) for video in videos]
     for video, found in zip(videos, angles):
         if found is None:
-            camera = f"{cameras[video.path]!r:.60}"
+            camera = f"{cameras[listed_path(video.path)]!r:.60}"
             raise UserError(f"The camera of '{video.path}' in '{file}' must be [yaw, pitch] in radians, not {camera}.")
     return np.array(angles, dtype=np.float32).reshape(-1, 2)
 
@@ -116,7 +119,8 @@ def list_entries(listed: Any, kind: str, *, file: str) -> dict[str, Any]:
         raise TypeError(f"no list of {kind}")
     entries: dict[str, Any] = {}
     for path, entry in [(listed_path(path), entry) for path, entry in listed]:
-        if entries.setdefault(path, entry) != entry:
+        first = entries.setdefault(path, entry)
+        if first is not entry and first != entry:  # NaN is none of its equals
             raise UserError(f"'{file}' gives the video '{path}' two different {kind}; remove one.")
     return entries
 
@@ -139,8 +143,8 @@ def describe_unmatched(entries: Collection[str], videos: Collection[str], kind: 
 
 def notes_on_unmatched(store: FrameStore, videos: list[Video], kinds: Collection[str]) -> list[str]:
     """describe_unmatched for the dataset.json of a dataset whose entries of these kinds are valid."""
-    content = json.loads(store.read_bytes(FILE)) if kinds else {}
-    paths = [video.path for video in videos]
+    content = json.loads(store.root_file(FILE)) if kinds else {}
+    paths = [listed_path(video.path) for video in videos]
     notes = [describe_unmatched(list_entries(content[kind], kind, file=FILE), paths, kind) for kind in kinds]
     return [f"{FILE}: {note}" for note in notes if note is not None]
 
@@ -149,7 +153,7 @@ def _read_entries(store: FrameStore, videos: list[Video], kind: str) -> dict[str
     """The entries of a kind by the path of the video, one for every video."""
     file, one = posixpath.join(store.path, FILE), SINGULAR[kind]
     form = f'it must be {{"{kind}": [{FORMS[kind]}, …]}}'
-    data = store.read_bytes(FILE)
+    data = store.root_file(FILE)
     if data is None:
         raise UserError(f"{kind.capitalize()} are wanted but there is no '{file}'; {form}. Or {WITHOUT[kind]}.")
     try:
@@ -157,11 +161,13 @@ def _read_entries(store: FrameStore, videos: list[Video], kind: str) -> dict[str
         if listed is None:
             raise UserError(f"Cannot use '{file}' (its {kind} are null, which is none); {form}. Or {WITHOUT[kind]}.")
         entries = list_entries(listed, kind, file=file)
+    except UserError:
+        raise
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise UserError(f"Cannot use '{file}' ({type(error).__name__}: {error}); {form}.") from error
-    missing = [video.path for video in videos if video.path not in entries]
+    missing = [video.path for video in videos if listed_path(video.path) not in entries]
     if missing:
-        unmatched = describe_unmatched(entries, [video.path for video in videos], kind)
+        unmatched = describe_unmatched(entries, [listed_path(video.path) for video in videos], kind)
         raise UserError(
             f"'{file}' has no {one} for {len(missing)} of {len(videos)} videos, e.g. '{missing[0]}'; add them "
             f"(paths relative to the folder of {FILE}) or {WITHOUT[kind]}." + (f" {unmatched}" if unmatched else "")
@@ -183,14 +189,14 @@ def _to_array(labels: dict[str, Any], videos: list[Video], file: str) -> tuple[n
                 f"The classes in '{file}' run from {classes[0]} to {classes[1]}: number them 0, 1, 2, … "
                 f"(at most {MAX_CLASSES})."
             )
-        return np.array([labels[video.path] for video in videos], dtype=np.int64), classes[1] + 1
+        return np.array([labels[listed_path(video.path)] for video in videos], dtype=np.int64), classes[1] + 1
     lengths = {len(label) if isinstance(label, list) else 0 for label in labels.values()}
     if 0 in lengths or len(lengths) > 1:
         raise UserError(f"The labels in '{file}' must be all integers or all lists of numbers of one length.")
     numbers = [x for label in labels.values() for x in label]
     if not all(_is_number(x, MAX_NUMBER) for x in numbers):
         raise UserError(f"The labels in '{file}' hold something that is not a finite number.")
-    return np.array([labels[video.path] for video in videos], dtype=np.float32), lengths.pop()
+    return np.array([labels[listed_path(video.path)] for video in videos], dtype=np.float32), lengths.pop()
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -207,14 +213,32 @@ def parse_manifest(data: bytes | None) -> dict[str, Any] | None:
     return manifest if ours else None
 
 
+def store_manifest(store: FrameStore) -> dict[str, Any] | None:
+    """The manifest in the root of a folder or zip; None if there is none of the dataset tool.
+
+    Raises:
+        UserError: It cannot be read, or is no JSON, so that what it says of the frames is lost.
+    """
+    data = store.root_file(MANIFEST)
+    if data is None:
+        return None
+    try:
+        json.loads(data)
+    except (ValueError, RecursionError) as error:
+        file = posixpath.join(store.path, MANIFEST)
+        raise UserError(f"'{file}' is damaged ({error}): restore it or remove it.") from error
+    return parse_manifest(data)
+
+
 def missing_videos(manifest: dict[str, Any] | None, lengths: Mapping[str, int]) -> str | None:
     """One line about videos of a manifest that are missing, or some of their frames; None if all are present.
 
     Args:
         lengths: Number of frames of each video that is present, by its path.
     """
+    lengths = {listed_path(path): frames for path, frames in lengths.items()}
     try:
-        listed = {str(entry["path"]): int(entry["frames"]) for entry in (manifest or {}).get("videos", [])}
+        listed = {listed_path(entry["path"]): int(entry["frames"]) for entry in (manifest or {}).get("videos", [])}
     except (TypeError, ValueError, KeyError):
         return f"{MANIFEST} is damaged: its videos cannot be compared with those that are there."
     missing = [path for path, frames in listed.items() if lengths.get(path, 0) < frames]
@@ -240,3 +264,33 @@ def remaining_stride(manifest: dict[str, Any] | None, frame_stride: int, *, path
             "or 1 for all frames that are there."
         )
     return frame_stride // stored
+
+
+def store_stride(store: FrameStore, manifest: dict[str, Any] | None, frame_stride: int) -> int:
+    """remaining_stride for a folder or zip of frames with its manifest.
+
+    Raises:
+        UserError: The required frames are not among the stored ones; or there is no manifest in the root, but one above
+            or below it, by which frames were left out.
+    """
+    for folder, other in _manifests_nearby(store) if manifest is None and frame_stride > 1 else ():
+        if other.get("stride", 1) != 1:
+            raise UserError(
+                f"frame_stride={frame_stride}, but the frames in '{store.path}' are those of the dataset '{folder}', "
+                f"which was made with --frame-stride {other['stride']}: use that folder itself (of a zip, one of its "
+                "content), or a stride of 1 for all frames that are there."
+            )
+    return remaining_stride(manifest, frame_stride, path=store.path)
+
+
+def _manifests_nearby(store: FrameStore) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Manifests of which the root is the folder of videos, or that lie beside such a folder one level below it."""
+    videos = "videos"  # as the dataset tool calls it
+    places = dict.fromkeys(path[0] for path in (v.path.split("/") for v in store.videos) if path[1:2] == [videos])
+    if not store.is_zip and os.path.basename(os.path.abspath(store.path)) == videos:
+        places[os.pardir] = None
+    for place in places:
+        with contextlib.suppress(OSError):
+            manifest = parse_manifest(store.read_bytes(place, MANIFEST))
+            if manifest is not None:
+                yield os.path.normpath(os.path.join(store.path, place)), manifest

@@ -17,15 +17,14 @@ import torch
 
 from dnnlib import UserError
 from training.data.annotations import (
-    MANIFEST,
     label_vector,
     mirrored,
     missing_videos,
     notes_on_unmatched,
-    parse_manifest,
     read_cameras,
     read_labels,
-    remaining_stride,
+    store_manifest,
+    store_stride,
 )
 from training.data.frame_store import FrameStore, fit_square
 
@@ -144,8 +143,8 @@ class VideoPairDataset(torch.utils.data.Dataset):
         if self._store.is_zip:
             self.name = os.path.splitext(self.name)[0]
         self._videos = self._store.videos
-        manifest = parse_manifest(self._store.read_bytes(MANIFEST))
-        self._step = remaining_stride(manifest, frame_stride, path=self._store.path)
+        manifest = store_manifest(self._store)
+        self._step = store_stride(self._store, manifest, frame_stride)
         lengths = -(-np.array([len(video) for video in self._videos]) // self._step)
         counts = lengths // nframes
         self.num_short_videos = int((counts == 0).sum())

@@ -14,6 +14,7 @@ import posixpath
 import re
 import stat
 import time
+import unicodedata
 import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -25,6 +26,7 @@ from dnnlib.downloads import cache_folder
 
 __all__ = [
     "IMAGE_SUFFIXES",
+    "MANIFEST",
     "MOVIE_SUFFIXES",
     "Listing",
     "StringTable",
@@ -42,9 +44,11 @@ MOVIE_SUFFIXES = (
     *(".ogv", ".3gp", ".y4m", ".gif"),
 )
 
+MANIFEST = "manifest.json"  # of the dataset tool
+
 MIN_CACHED = 20_000  # files; smaller sets are listed fast enough
 SETTLE_SECONDS = 2.0  # age of a change before an index is cached: a later change may have the same time stamp
-CACHE_VERSION = 3
+CACHE_VERSION = 4
 LOCATION = np.dtype([("offset", "<i8"), ("stored", "<i8"), ("size", "<i8"), ("crc", "<u4"), ("method", "<u2")])
 DIGITS = str.maketrans("123456789", "0" * 9)
 
@@ -74,8 +78,11 @@ def path_key(path: str) -> tuple:
 
 
 def listed_path(path: object) -> str:
-    """Normalised form of a path listed in a file, for comparison: a/b for ./a/b, a//b and a\\b."""
-    return posixpath.normpath(str(path).replace("\\", "/"))
+    """Normalised form of a path listed in a file, for comparison: a/b for ./a/b, a//b and a\\b.
+
+    Letters with accents are one character (NFC): some file systems and archivers write them as two.
+    """
+    return unicodedata.normalize("NFC", posixpath.normpath(str(path).replace("\\", "/")))
 
 
 class StringTable:
@@ -118,7 +125,7 @@ class Listing:
         unsafe: Number of a zip's members that are left out: links, and names that lead out of the zip.
         dangling: Relative paths of a folder's links that lead nowhere and may stand for folders.
         locations: Locations of a zip's frames, dtype LOCATION; None for a folder.
-        others: Locations of a zip's movies and of the files in its root, by path.
+        others: Locations of a zip's movies, of the files in its root and of manifests elsewhere, by path.
     """
 
     folders: StringTable
@@ -273,7 +280,7 @@ def _index_zip(path: str) -> Listing:
             where = (info.header_offset, info.compress_size, info.file_size, info.CRC, _method(info))
             if name.lower().endswith(IMAGE_SUFFIXES):
                 images.setdefault(folder, {})[base] = where
-            elif not folder or name.lower().endswith(MOVIE_SUFFIXES):
+            elif not folder or name.lower().endswith(MOVIE_SUFFIXES) or base == MANIFEST:
                 others[name] = where
     listing = _listing(images, movies=[name for name in others if name.lower().endswith(MOVIE_SUFFIXES)])
     bounds = listing.starts.tolist()

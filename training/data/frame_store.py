@@ -133,6 +133,18 @@ class FrameStore:
         except FileNotFoundError:
             return None
 
+    def root_file(self, name: str) -> bytes | None:
+        """The content of a file in the root; None if there is none of that name.
+
+        Raises:
+            UserError: It cannot be read; the message names it.
+        """
+        try:
+            return self.read_bytes(name)
+        except OSError as error:
+            file = _join(self.path, name)
+            raise UserError(f"Cannot read '{file}' ({error.strerror or error}): repair or remove it.") from error
+
     def frame_bytes(self, video: Video, index: int) -> bytes:
         """The encoded image.
 

@@ -97,11 +97,13 @@ def find_sources(path: str) -> SourceSet:
     sources += [Source(_unique(video.path, names), video.path, video) for video in store.videos]
     file = f"{path}/dataset.json"
     try:
-        content = json.loads(store.read_bytes("dataset.json") or b"{}")
+        content = json.loads(store.root_file("dataset.json") or b"{}")
         if content and not any(kind in content for kind in KINDS):
             raise ValueError("neither labels nor cameras")
         there = [kind for kind in KINDS if content.get(kind) is not None]
         entries = {kind: list_entries(content[kind], kind, file=file) for kind in there}
+    except UserError:
+        raise
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UserError(f"Cannot use the labels in '{file}' ({error}): repair or remove it.") from error
     paths = {listed_path(source.path) for source in sources}

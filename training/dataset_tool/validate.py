@@ -17,11 +17,12 @@ from training.data.annotations import (
     angles_vector,
     has_entries,
     notes_on_unmatched,
-    parse_manifest,
     read_cameras,
     read_labels,
+    store_manifest,
 )
 from training.data.camera_statistics import describe_cameras
+from training.data.frame_index import listed_path
 from training.data.frame_store import FrameStore, decode_image, fit_square
 from training.data.webdataset_files import is_shards, open_shards, read_samples
 from training.dataset_tool.source_videos import valid_unicode
@@ -82,11 +83,12 @@ def check_dataset(path: str, *, nframes: int = 16, workers: int = 1) -> DatasetR
         return _check_shards(path, workers=workers)
     store = FrameStore(path)
     store.require_videos()
+    problems = []
     try:
-        manifest = parse_manifest(store.read_bytes(MANIFEST))
-    except OSError:
-        manifest = None
-    report = DatasetReport(path=valid_unicode(path), nframes=_clip_length(manifest) or nframes)
+        manifest = store_manifest(store)
+    except UserError as error:
+        manifest, problems = None, [str(error)]
+    report = DatasetReport(path=valid_unicode(path), nframes=_clip_length(manifest) or nframes, problems=problems)
     counts = {}
     numbers = range(len(store.videos))
     batches = [list(numbers[start : start + BATCH]) for start in range(0, len(numbers), BATCH)]
@@ -95,14 +97,11 @@ def check_dataset(path: str, *, nframes: int = 16, workers: int = 1) -> DatasetR
             for number, (sizes, broken) in results:
                 video = store.videos[number]
                 _add(report, video.path, len(video), sizes, broken)
-                counts[video.path] = len(video)
+                counts[listed_path(video.path)] = len(video)
                 bar.update()
-    if store.unsafe:
-        report.notes.append(f"{store.unsafe} entries of the zip are left out: their names lead out of it")
+    report.notes += store.left_out()
     if store.dangling:
         report.problems.append(store.dangling)
-    if store.loose_frames:
-        report.notes.append(f"{store.loose_frames} images lie outside of any video folder and are left out")
     if manifest is not None:
         _compare(report, manifest, counts)
     try:
@@ -113,7 +112,7 @@ def check_dataset(path: str, *, nframes: int = 16, workers: int = 1) -> DatasetR
             report.cameras = list(read_cameras(store, store.videos))
             report.notes.append("a camera for every video")
         report.notes += notes_on_unmatched(store, store.videos, [kind for kind in KINDS if has_entries(store, kind)])
-    except (UserError, OSError) as error:
+    except UserError as error:
         report.problems.append(str(error))
     return report
 
@@ -139,7 +138,7 @@ def _compare(report: DatasetReport, manifest: dict[str, Any], counts: dict[str, 
     if _clip_length(manifest) is None:
         report.problems.append(f"{MANIFEST} is damaged: it has no valid nframes")
     try:
-        listed = {str(entry["path"]): int(entry["frames"]) for entry in manifest.get("videos", [])}
+        listed = {listed_path(entry["path"]): int(entry["frames"]) for entry in manifest.get("videos", [])}
     except (TypeError, ValueError, KeyError):
         report.problems.append(f"{MANIFEST} is damaged: its videos cannot be compared with those that are there")
         return

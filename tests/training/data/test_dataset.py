@@ -438,6 +438,7 @@ V = ["train/video_0", "train/video_1"]
         ([[V[0], ["1"]], [V[1], [1]]], "not a finite number"),
         ([[V[0], [float("nan")]], [V[1], [1]]], "not a finite number"),
         ([[V[0], [1e300]], [V[1], [1]]], "not a finite number"),
+        ([[V[0], float("nan")], [V[1], 1]], "all integers or all lists"),
         ([[V[0]]], "Cannot use"),
         ("{", "Cannot use"),
         ('{"labels": null}', "Cannot use"),
@@ -449,6 +450,44 @@ def test_wrong_labels(tmp_path, labels, message):
     with pytest.raises(UserError) as error:
         labelled(tmp_path, labels, lengths=(2, 2))
     assert message in str(error.value) and "dataset.json" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_wrong_file_is_named_once(tmp_path):
+    with pytest.raises(UserError) as error:
+        labelled(tmp_path, [[V[0], 0], [V[0], 1]], lengths=(2,))
+    assert str(error.value).count("dataset.json") == 1
+
+
+@pytest.mark.parametrize("name", ["dataset.json", "manifest.json"])
+def test_files_that_cannot_be_read_are_named(tmp_path, name):
+    path = Path(write_set(tmp_path / "set", [2]))
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        archive.write(path / "train/video_0/frame_000.png", "train/video_0/frame_000.png")
+        archive.writestr(name, "{}", compress_type=zipfile.ZIP_LZMA)
+    (path / name).mkdir()
+    for place, reason in ((path, "directory"), (tmp_path / "set.zip", "compressed in another way")):
+        with pytest.raises(UserError, match=f"Cannot read '.*{name}' .*{reason}.*: repair or remove it"):
+            VideoPairDataset(path=place, resolution=2, nframes=1, use_labels=True)
+
+
+@pytest.mark.parametrize("content", ["", '{"format": "square-video-frames", "stri'])
+def test_a_damaged_manifest_is_not_passed_over(tmp_path, content):
+    path = Path(write_set(tmp_path, [2]))
+    (path / "manifest.json").write_text(content)
+    with pytest.raises(UserError, match=r"manifest\.json' is damaged .*: restore it or remove it"):
+        VideoPairDataset(path=path, resolution=2, nframes=2)
+
+
+def test_names_in_another_form_of_unicode_are_the_same(tmp_path):
+    """macOS and some archivers write accents as characters of their own."""
+    composed, separate = "vid\u00e9o", "vide\u0301o"
+    write_video(tmp_path / "train" / separate, video=1, frames=2)
+    content = {"labels": [[f"train/{composed}", 1]], "cameras": {f"train/{composed}": [0.1, 1.5]}}
+    (tmp_path / "dataset.json").write_text(json.dumps(content))
+    videos = [{"path": f"train/{composed}", "frames": 2}]
+    (tmp_path / "manifest.json").write_text(json.dumps({"format": "square-video-frames", "videos": videos}))
+    data = VideoPairDataset(path=tmp_path, resolution=2, nframes=2, use_labels=True, use_cameras=True)
+    assert data[0, 0].c.tolist() == pytest.approx([0, 1, 0.1, 1.5]) and data.notes == []
 
 
 def test_labels_wanted_but_absent(tmp_path):

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -116,6 +117,19 @@ def test_stride_of_the_tool_counts_in_training(movies, tmp_path):
     assert VideoPairDataset(path=tmp_path / "out", resolution=8, nframes=1, frame_stride=4).num_clips == 10
     with pytest.raises(UserError, match="frame_stride=3.*--frame-stride 2"):
         VideoPairDataset(path=tmp_path / "out", resolution=8, nframes=1, frame_stride=3)
+
+
+def test_a_stride_counts_wherever_the_manifest_lies(movies, tmp_path):
+    """Else frames would be left out twice: in a zip of the folder itself, above it, and in its folder of videos."""
+    prepare_frames(movies / "a.mp4", tmp_path / "up" / "out", nframes=2, stride=2)
+    shutil.make_archive(str(tmp_path / "up"), "zip", tmp_path / "up")
+    options = dict(resolution=8, nframes=2)
+    for path in (tmp_path / "up", tmp_path / "up.zip", tmp_path / "up" / "out" / "videos"):
+        with pytest.raises(UserError, match="dataset '.*/out', which was made with --frame-stride 2"):
+            VideoPairDataset(path=path, frame_stride=2, **options)
+        assert len(VideoPairDataset(path=path, **options)) == len(
+            VideoPairDataset(path=tmp_path / "up" / "out", frame_stride=2, **options)
+        )
 
 
 def test_zip_and_shards_hold_what_the_folder_holds(movies, tmp_path):

@@ -85,6 +85,13 @@ def test_a_damaged_manifest_is_a_problem(dataset, change, problem):
     assert check_dataset(str(dataset)).problems == [problem]
 
 
+@pytest.mark.parametrize("content", ["", "{"])
+def test_a_manifest_that_cannot_be_read_is_a_problem(dataset, content):
+    (dataset / "manifest.json").write_text(content)
+    (problem,) = check_dataset(str(dataset)).problems
+    assert "manifest.json' is damaged (" in problem
+
+
 def test_clips_without_a_camera_beside_others_with_one(source, tmp_path):
     labelled = shutil.copytree(source, tmp_path / "source")
     cameras = [[f"train/v{v}", [0.1, 1.5]] for v in range(3)]
