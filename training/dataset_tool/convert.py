@@ -166,7 +166,7 @@ def convert_video(
     Returns:
         The video's record: name, source, stamp, fps (of the source), size (of its frames), crop (the first frame's
         square: left, top, side), warnings (see decode_video), frames (after the stride), pieces (name and frames of
-        each), cameras (yaw and pitch of each piece, from clips with cameras; else empty), bytes (of all).
+        each), cameras (yaw and pitch of each piece of clips, None without; else empty), bytes (of all).
 
     Raises:
         BrokenVideo: It cannot be decoded to its end, or does not suit the crop.
@@ -244,7 +244,6 @@ def _convert_clips(
             offset = span.start * stride - clip.first
             cameras.append(clip.camera_of(range(offset + start * stride, offset + (stop - 1) * stride + 1)))
     size = sum(folder_size(os.path.join(folder, name)) for name, _ in pieces)
-    cameras = [] if None in cameras else cameras
     return {**record, "frames": total, "pieces": pieces, "cameras": cameras, "bytes": size}
 
 

@@ -16,11 +16,13 @@ from training.data.annotations import (
     VERSION,
     describe_unmatched,
     parse_manifest,
+    read_cameras,
+    read_labels,
 )
 from training.data.crops import Crop
 from training.data.dataset_folders import keep_out_of_made_data
 from training.data.frame_index import listed_path
-from training.data.frame_store import FrameStore
+from training.data.frame_store import FrameStore, Video
 from training.dataset_tool.archives import pack_shards, pack_zip
 from training.dataset_tool.convert import Conversion, Cut, convert_videos
 from training.dataset_tool.source_videos import SourceSet, find_sources, valid_unicode
@@ -98,6 +100,8 @@ def prepare(
     out = os.path.realpath(out)
     crop = crop or Crop()
     among = find_sources(source)
+    if shape == "shards":
+        _require_entries(among, crop)
     cut = Cut(length=clip_frames, step=clip_step or clip_frames, shortest=nframes)
     conversion = Conversion(
         resolution=resolution, stride=stride, max_frames=max_frames, cut=cut, crop=crop, suffix=image
@@ -133,8 +137,7 @@ def prepare(
             manifest["faces"] = dict(faces)
         write_json(os.path.join(growing.data, MANIFEST), manifest)
         entries = {kind: _piece_entries(by_path, among, records) for kind, by_path in among.entries.items()}
-        if any(record.get("cameras") for record in records.values()):
-            entries["cameras"] = _clip_cameras(among, records)
+        entries["cameras"] = _clip_cameras(among, records) or entries.get("cameras")
         entries = {kind: listed for kind, listed in entries.items() if listed}
         if entries:
             write_json(os.path.join(growing.data, "dataset.json"), entries)
@@ -154,6 +157,21 @@ def prepare(
         replace_path(ready, out)
         growing.remove()
     return manifest
+
+
+def _require_entries(among: SourceSet, crop: Crop) -> None:
+    """Check the labels and cameras of dataset.json before a conversion to tar files, where every clip has its own.
+
+    Raises:
+        UserError: A video has none, or one that is none.
+    """
+    left_out = {} if crop.boxes is None else crop.boxes.left_out
+    clips = [] if crop.boxes is None else [clip for found in crop.boxes.clips.values() for clip in found]
+    wanted = [Video(source.path, 0, 0) for source in among.sources if listed_path(source.path) not in left_out]
+    if among.entries.get("labels"):
+        read_labels(among.store, wanted)
+    if among.entries.get("cameras") and all(clip.cameras is None for clip in clips):  # else those are not used
+        read_cameras(among.store, wanted)
 
 
 def _convert(
@@ -204,6 +222,7 @@ def _clip_cameras(among: SourceSet, records: dict[str, dict[str, Any]]) -> list[
         [f"videos/{name}", camera]
         for record in in_order
         for (name, _), camera in zip(record["pieces"], record.get("cameras", []))
+        if camera is not None
     ]
 
 
@@ -279,6 +298,8 @@ def check_out(out: str, source: str, *, overwrite: bool, shape: str) -> None:
             raise UserError(f"'{out}' is a folder: give a zip file to write.")
     elif os.path.lexists(out) and not os.path.isdir(out):
         raise UserError(f"'{out}' is a file: choose another folder for the frames.")
+    if os.path.ismount(out):
+        raise UserError(f"'{out}' is a mount point, which nothing can be put in the place of: choose a folder in it.")
     if out == source or (os.path.isdir(source) and os.path.commonpath([out, source]) in (out, source)):
         raise UserError(f"'{out}' and '{source}' lie one inside the other: choose another folder for the frames.")
     if os.path.isfile(out) or (os.path.isdir(out) and os.listdir(out)):

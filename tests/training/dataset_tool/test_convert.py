@@ -119,6 +119,57 @@ def test_stride_of_the_tool_counts_in_training(movies, tmp_path):
         VideoPairDataset(path=tmp_path / "out", resolution=8, nframes=1, frame_stride=3)
 
 
+def test_clips_with_and_without_a_camera(movies, tmp_path):
+    clips = [{"first": k, "frames": 4, "box": [0, 0, 8, 8]} for k in (0, 2)]
+    clips[1]["camera"] = [0.1, 1.5]
+    (tmp_path / "boxes.json").write_text(json.dumps({"a.mp4": clips}))
+    boxes = read_boxes(str(tmp_path / "boxes.json"), scale=1.0, smoothing=0.0)
+    prepare_frames(movies / "a.mp4", tmp_path / "out", crop=Crop(boxes=boxes))
+    assert sorted(os.listdir(tmp_path / "out" / "videos")) == ["a_000_0000", "a_001_0000"]
+    content = json.loads((tmp_path / "out" / "dataset.json").read_text())
+    assert content == {"cameras": [["videos/a_001_0000", [0.1, 1.5]]]}
+
+
+def test_cameras_of_the_source_stay_where_clips_have_none(movies, tmp_path):
+    (source := tmp_path / "source").mkdir()
+    os.link(movies / "a.mp4", source / "a.mp4")
+    (source / "dataset.json").write_text('{"cameras": {"a.mp4": [0.2, 1.6]}}')
+    (tmp_path / "boxes.json").write_text('{"a.mp4": [{"first": 0, "frames": 4, "box": [0, 0, 8, 8]}]}')
+    boxes = read_boxes(str(tmp_path / "boxes.json"), scale=1.0, smoothing=0.0)
+    prepare_frames(source, tmp_path / "out", crop=Crop(boxes=boxes))
+    content = json.loads((tmp_path / "out" / "dataset.json").read_text())
+    assert content == {"cameras": [["videos/a_000_0000", [0.2, 1.6]]]}
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ({"labels": {"a.mp4": 0}}, "no label for 1 of 2 videos, e.g. 'b.mp4'"),
+        ({"labels": {"a.mp4": 0, "b.mp4": "x"}}, "all integers or all lists"),
+        ({"cameras": {"a.mp4": [0, 1.5]}}, "no camera for 1 of 2 videos, e.g. 'b.mp4'"),
+        ({"cameras": {"a.mp4": [0, 1.5], "b.mp4": [0]}}, r"must be \[yaw, pitch\]"),
+    ],
+)
+def test_tar_files_need_entries_of_all_videos_before_anything_is_converted(movies, tmp_path, content, message):
+    (source := tmp_path / "source").mkdir()
+    for name in ("a.mp4", "b.mp4"):
+        os.link(movies / name, source / name)
+    (source / "dataset.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=f"{source}/dataset.json.*{message}|{message}.*{source}/dataset.json"):
+        prepare_frames(source, tmp_path / "out", shape="shards")
+    assert os.listdir(tmp_path) == ["source"]
+    prepare_frames(source, tmp_path / "out")
+
+
+def test_a_mount_point_is_refused_before_anything_is_converted(movies, tmp_path, monkeypatch):
+    (tmp_path / "disk").mkdir()
+    monkeypatch.setattr(os.path, "ismount", lambda path: str(path) == str(tmp_path / "disk"))
+    with pytest.raises(UserError, match="is a mount point.*: choose a folder in it"):
+        prepare_frames(movies / "a.mp4", tmp_path / "disk")
+    assert os.listdir(tmp_path) == ["disk"]
+    prepare_frames(movies / "a.mp4", tmp_path / "disk" / "out")
+
+
 def test_a_stride_counts_wherever_the_manifest_lies(movies, tmp_path):
     """Else frames would be left out twice: in a zip of the folder itself, above it, and in its folder of videos."""
     prepare_frames(movies / "a.mp4", tmp_path / "up" / "out", nframes=2, stride=2)
