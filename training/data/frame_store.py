@@ -21,6 +21,7 @@ from training.data.frame_index import IMAGE_SUFFIXES, list_files
 __all__ = ["FrameStore", "Video", "decode_image", "fit_square", "to_rgb"]
 
 ORIENTATION = 0x0112  # EXIF
+PHOTOMETRIC, WHITE_IS_ZERO = 0x0106, 0  # TIFF
 ZIP_HEADER = struct.Struct("<4s22xHH")  # signature, …, lengths of the name and of the extra field
 
 
@@ -241,7 +242,13 @@ def to_rgb(image: Image.Image) -> Image.Image:
     Raises:
         OSError: Its values are floats or exceed 16 bits: which of them is white cannot be known.
     """
+    stored = str(image.tile[0][3]) if image.format == "PNG" and image.tile else ""
     image.load()
+    if stored in ("L;2", "L;4"):  # Pillow scales the pixels to 8 bits, but not the level that is transparent
+        if "transparency" in image.info:
+            image.info["transparency"] *= 85 if stored == "L;2" else 17
+    elif stored == "RGB;16B" and "transparency" in image.info:
+        image.info["transparency"] = tuple(value >> 8 for value in image.info["transparency"])
     if image.getexif().get(ORIENTATION, 1) != 1:
         image = ImageOps.exif_transpose(image)
     if image.mode == "RGB" and "transparency" not in image.info:
@@ -253,6 +260,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
         if values.min() < 0 or values.max() > 65535:
             raise OSError("it holds values of more than 16 bits: write them as 8 or 16 bits")
         values[values == image.info.get("transparency", -1)] = 0  # the gray level that marks transparent pixels
+        if image.format == "TIFF" and image.mode != "I" and image.tag_v2.get(PHOTOMETRIC) == WHITE_IS_ZERO:
+            values = 65535 - values  # which Pillow does for 8 bits only
         image = Image.fromarray(np.rint(values / 257).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")

@@ -1,10 +1,13 @@
 """Real items: which frames, which pixels, which labels, and what mistakes are answered with."""
 
+import io
 import json
 import multiprocessing
 import os
 import pickle
+import struct
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +18,7 @@ from PIL import Image
 from dnnlib import UserError
 from training.data.dataset import VideoPairDataset
 from training.data.frame_index import natural_key
-from training.data.frame_store import FrameStore, fit_square, to_rgb
+from training.data.frame_store import FrameStore, decode_image, fit_square, to_rgb
 
 
 def colour(video, frame):
@@ -373,6 +376,44 @@ def test_files_of_several_images_are_refused(tmp_path, suffix):
     )
     with pytest.raises(UserError, match=f"a/v/0.{suffix}.*holds 2 images"):
         VideoPairDataset(path=tmp_path, resolution=2, nframes=1).clip(0)
+
+
+def png(depth, colour_type, row, transparent):
+    """A PNG of one row with a transparent colour, which Pillow does not write in these depths."""
+
+    def chunk(name, data):
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = struct.pack(">IIBBBBB", 2, 1, depth, colour_type, 0, 0, 0)
+    parts = ((b"IHDR", header), (b"tRNS", transparent), (b"IDAT", zlib.compress(b"\0" + row)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
+
+
+@pytest.mark.parametrize(
+    "data, second",
+    [
+        (png(2, 0, b"\xd0", struct.pack(">H", 3)), (85, 85, 85)),
+        (png(4, 0, b"\x78", struct.pack(">H", 7)), (136, 136, 136)),
+        (png(8, 0, b"\x78\x79", struct.pack(">H", 0x78)), (0x79,) * 3),
+        (png(16, 0, b"\x78\x78\x79\x79", struct.pack(">H", 0x7878)), (0x79,) * 3),
+        (png(8, 2, b"\1\2\3\4\5\6", struct.pack(">3H", 1, 2, 3)), (4, 5, 6)),
+        (png(16, 2, b"\1\7\2\7\3\7\4\0\5\0\6\0", struct.pack(">3H", 0x107, 0x207, 0x307)), (4, 5, 6)),
+    ],
+)
+def test_transparent_colours_are_black_in_every_depth(data, second):
+    image = decode_image(data)
+    assert [image.getpixel((x, 0)) for x in range(2)] == [(0, 0, 0), second]
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_tiff_whose_zero_is_white(deep):
+    buffer = io.BytesIO()
+    values = np.array([[0, 90, 255]], dtype=np.uint16 if deep else np.uint8) * (257 if deep else 1)
+    Image.fromarray(values).save(buffer, "TIFF")
+    data = bytearray(buffer.getvalue())
+    place = data.index(struct.pack("<HHIH", 0x0106, 3, 1, 1))  # the entry: black is zero
+    data[place + 8] = 0
+    assert [decode_image(bytes(data)).getpixel((x, 0))[0] for x in range(3)] == [255, 165, 0]
 
 
 def test_of_a_photo_with_previews_the_photo_is_taken(tmp_path):
