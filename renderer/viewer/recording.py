@@ -2,6 +2,7 @@
 
 import bisect
 import dataclasses
+import math
 
 from renderer.trajectory_files import PathCamera
 
@@ -44,6 +45,7 @@ class CameraRecording:
         """One camera every 1 / fps seconds, between the recorded ones by straight lines.
 
         A time that jumps back, as it does where a loop begins again, is not drawn into a line: the nearer one holds.
+        A yaw that passes from π to −π goes on behind the scene, not through its front.
         """
         if not self._cameras:
             return []
@@ -61,9 +63,10 @@ class CameraRecording:
         near = b if fraction >= 0.5 else a
         values = {
             name: getattr(a, name) + fraction * (getattr(b, name) - getattr(a, name))
-            for name in ("yaw", "pitch", "radius", "fov")
+            for name in ("pitch", "radius", "fov")
         }
+        yaw = a.yaw + fraction * math.remainder(b.yaw - a.yaw, 2 * math.pi)
         time = near.time
         if a.time is not None and b.time is not None and abs(b.time - a.time) <= JUMP:
             time = a.time + fraction * (b.time - a.time)
-        return dataclasses.replace(near, **values, time=time)
+        return dataclasses.replace(near, **values, yaw=yaw, time=time)

@@ -1,5 +1,7 @@
 """Recorded camera paths as frames at an even rate."""
 
+import math
+
 import pytest
 
 from renderer.trajectory_files import PathCamera
@@ -20,6 +22,12 @@ def test_frames_lie_on_straight_lines_between_the_recorded_cameras():
     assert [c.yaw for c in frames] == pytest.approx([0, 0.1, 0.2, 0.3, 0.2, 0.1, 0, -0.1, -0.2, -0.3, -0.4], abs=1e-9)
     assert [c.time for c in frames] == pytest.approx([0, 0.1, 0.2, 0.3, 0.32, 0.34, 0.36, 0.38, 0.4, 0.42, 0.44])
     assert {(c.pitch, c.radius, c.fov) for c in frames} == {(1.5, 1.0, 18.0)}
+
+
+def test_a_camera_that_passes_behind_the_scene_does_not_cross_its_front():
+    frames = record((0.0, 3.0, 0.0), (1.0, -3.0, 0.0)).frames(4)
+    behind = 2 * math.pi - 6  # radians on the shorter way
+    assert [c.yaw for c in frames] == pytest.approx([3 + behind * i / 4 for i in range(5)], abs=1e-9)
 
 
 def test_a_loop_that_begins_again_is_no_line():
