@@ -29,6 +29,9 @@ __all__ = [
 ]
 
 
+POLE = 1e-7  # radians: nearer to a pole the direction of a camera's x axis is lost in rounding
+
+
 @dataclasses.dataclass(frozen=True)
 class Cameras:
     """A batch of cameras: `cam2world` [N, 4, 4] and `fov` [N] in degrees, both float32."""
@@ -91,6 +94,8 @@ def cam2world_from_angles(yaw: torch.Tensor, pitch: torch.Tensor, radius: torch.
     """
     # Spherical coordinates with the polar angle `pitch` from the z axis.
     yaw, pitch, radius = yaw.double(), pitch.double(), radius.double()
+    # A camera at a pole has the roll of its neighbours of the same yaw.
+    pitch = torch.where(pitch.sin().abs() < POLE, pitch.clamp(POLE, math.pi - POLE), pitch)
     position = torch.stack([pitch.sin() * yaw.cos(), pitch.sin() * yaw.sin(), pitch.cos()], dim=-1) * radius[:, None]
     matrix = torch.eye(4, dtype=position.dtype, device=position.device).repeat(len(position), 1, 1)
     matrix[:, :3, :3] = look_at(position)

@@ -22,6 +22,8 @@ CIRCLE_PITCH = 0.2
 
 ZOOM_FROM, ZOOM_TO = 1.1, 0.9  # front_zoom: factors on the field of view
 
+ROUNDING = 1e-9  # radians
+
 INVERSE = "_inverse"
 
 
@@ -100,7 +102,8 @@ def camera_path(
         n_steps cameras.
 
     Raises:
-        ValueError: Unknown program, no steps, or a field of view that is not between 0 and 180 degrees.
+        ValueError: Unknown program, no steps, a field of view that is not between 0 and 180 degrees, or a path beyond
+            the poles, where cameras would turn over.
     """
     if program not in PROGRAMS:
         raise ValueError(
@@ -119,6 +122,13 @@ def camera_path(
     fovs = [fov * factor for factor in path.get("fov_factor", [1.0] * n_steps)]
     if not all(0 < value < 180 for value in fovs):
         raise ValueError(f"The field of view must stay between 0 and 180 degrees, got {min(fovs):g} to {max(fovs):g}.")
+    low, high = prior.pitch
+    pitches = path.get("pitch_angle") or [low + (high - low) * fraction for fraction in path.get("pitch", [])]
+    if pitches and not (min(0.0, low) - ROUNDING <= min(pitches) and max(pitches) <= max(math.pi, high) + ROUNDING):
+        raise ValueError(
+            f"The pitch must stay between 0 and π radians, the poles, but this path goes from {min(pitches):.4g} to "
+            f"{max(pitches):.4g}: lower its extent in pitch ({pitch_scale:g})."
+        )
     if "yaw_angle" in path:
         return prior.at_angles(path["yaw_angle"], path["pitch_angle"], fov=fovs)
     return prior.at(path["yaw"], path.get("pitch", 0.5), fov=fovs)

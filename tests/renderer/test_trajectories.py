@@ -55,6 +55,28 @@ def test_yaw_and_pitch_run_over_their_ranges():
     close(pitch, [1.5, 1.6, 1.7])
 
 
+@pytest.mark.parametrize(
+    "program, pitch, scale",
+    [
+        ("rotation_camera_pitch", (0.2, 1.4), 1.5),
+        ("rotation_camera_pitch_inverse", (1.4, 3.0), 1.5),
+        ("rotation_camera_yaw_pitch", (1.4, 1.8), 8),
+    ],
+)
+def test_a_path_beyond_the_poles_is_refused(program, pitch, scale):
+    prior = CameraPrior(pitch=pitch)
+    camera_path(program, prior, 3)
+    with pytest.raises(ValueError, match="pitch must stay between 0 and π radians"):
+        camera_path(program, prior, 3, pitch_scale=scale)
+
+
+def test_a_range_from_pole_to_pole_can_be_travelled():
+    cameras = camera_path("rotation_camera_pitch", CameraPrior(pitch=(0.0, math.pi)), 3)
+    axes = cameras.cam2world[:, :3, :3]
+    torch.testing.assert_close(axes.transpose(1, 2) @ axes, torch.eye(3).expand(3, 3, 3))
+    close(axes[:, :, 0], [[0.0, 1.0, 0.0]] * 3)  # the roll stays that of the yaw
+
+
 def test_yaw_pitch_is_an_ellipse_that_does_not_repeat_its_first_camera():
     yaw, pitch = angles(camera_path("rotation_camera_yaw_pitch", CameraPrior(), 4))
     close(yaw, [0.0, 0.4, 0.0, -0.4])
