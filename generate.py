@@ -29,6 +29,7 @@ from training.inference.cli_options import (
     StyleMix,
     check_combinations,
     check_recorded,
+    check_truncation,
     idle_ranges,
     label_of_class,
     parse_style_mix,
@@ -249,7 +250,9 @@ def print_notes(request: RenderRequest, tracks: list, layouts: list) -> None:
         if layout.moving:
             frames = max(len(track.schedule) for track in tracks)
             counts = plural(len(layout.contents), "content"), plural(len(layout.motions), "motion")
-            click.echo(f"A loop of {frames} frames through {counts[0]} and {counts[1]}; --n_steps N makes it longer.")
+            own = request.along_codes or request.recorded is not None  # a path of a file has its own length
+            longer = "." if own else "; --n_steps N makes it longer."
+            click.echo(f"A loop of {frames} frames through {counts[0]} and {counts[1]}{longer}")
     if request.nearby is not None:
         click.echo(request.nearby, err=True)
     for note in idle_ranges(request.given, request.render_program):
@@ -387,7 +390,10 @@ def main(context: click.Context, **options: Any) -> None:
     if device.type == "cpu":
         keep_freed_memory()
     generator = load_generator(request.network_pkl, device=device)
-    label = label_of_class(generator, request.class_idx) if request.seeds or request.style_mix else None
+    label = None
+    if request.seeds or request.style_mix:  # styles of files are as they are
+        label = label_of_class(generator, request.class_idx)
+        check_truncation(generator, request.truncation_psi)
     try:  # everything that can be wrong is computed before anything is written
         layouts, codes = build_layouts(request, generator)
         tracks = build_tracks(request, generator.camera_prior, codes)

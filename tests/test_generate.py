@@ -240,6 +240,11 @@ def test_a_real_network_from_a_run_folder(tmp_path):
         (3, ["--class_idx", "3"], "needs the number of a class, 0 to 2"),
         (0, ["--seeds", "4294967296"], "The seed must lie between"),
         (0, ["--render_program", "front_zoom", "--fov", "170"], "field of view must stay between"),
+        (
+            0,
+            ["--render_program", "rotation_camera_pitch", "--relative_range_pitch_scale", "12"],
+            "pitch must stay between 0 and π radians",
+        ),
         (0, ["--device", "nonsense"], "--device: 'nonsense' cannot be used here"),
     ],
 )
@@ -247,6 +252,13 @@ def test_mistakes_that_need_the_network_write_nothing(render, fake, c_dim, argum
     fake.c_dim = c_dim
     with pytest.raises(dnnlib.UserError, match=message):
         render(*arguments)
+    assert not render.out.exists()
+
+
+def test_a_truncation_without_an_average_style_writes_nothing(render, fake):
+    fake.mapping = types.SimpleNamespace(w_avg_beta=None)
+    with pytest.raises(dnnlib.UserError, match="--truncation_psi: this generator keeps no mean"):
+        render("--truncation_psi", "0.7")
     assert not render.out.exists()
 
 

@@ -28,6 +28,7 @@ __all__ = [
     "TRACK_NAMES",
     "check_combinations",
     "check_recorded",
+    "check_truncation",
     "idle_ranges",
     "join_numbers",
     "label_of_class",
@@ -307,6 +308,20 @@ def label_of_class(generator, class_idx: int | None):
         return class_label(generator, class_idx)
     except ValueError as error:
         raise UserError(f"--class_idx: {error}") from error
+
+
+def check_truncation(generator, truncation_psi: float) -> None:
+    """Refuse a truncation where there is no average style to pull towards.
+
+    Raises:
+        UserError: The generator was trained without one.
+    """
+    mapping = generator.mapping  # a class of the user's may have one of its own
+    if truncation_psi != 1 and getattr(mapping, "w_avg_beta", 0.0) is None:
+        raise UserError(
+            "--truncation_psi: this generator keeps no mean of its styles to truncate towards (its mapping.w_avg_beta "
+            "is null); leave the option out."
+        )
 
 
 def pick_device(name: str | None):

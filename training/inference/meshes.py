@@ -23,7 +23,7 @@ from renderer.mesh.rasteriser import overlap, rasterise
 from renderer.mesh.silhouettes import matching_level, peak_densities
 from renderer.mesh.trained_volume import TrainedVolume
 from renderer.video import image_grid, to_uint8
-from training.inference.cli_options import label_of_class
+from training.inference.cli_options import check_truncation, label_of_class
 from training.inference.frame_renderer import FrameRenderer
 from training.inference.latents import generator_latents
 from training.inference.point_query import PointField
@@ -75,7 +75,7 @@ class GeneratedMeshes:
         check: Add the agreement with the rendered opacity to the figures of a mesh.
 
     Raises:
-        UserError: The class is missing, too large, or not wanted.
+        UserError: The class is missing, too large, or not wanted; or a truncation that the generator does not have.
     """
 
     def __init__(
@@ -94,6 +94,7 @@ class GeneratedMeshes:
         self.generator, self.device, self.chunk, self.check = generator, device, chunk, check
         self.min_piece, self.truncation_psi, self._level = min_piece, truncation_psi, level
         self.label = label_of_class(generator, class_idx)
+        check_truncation(generator, truncation_psi)
         settings = generator.settings
         volume = TrainedVolume(generator.camera_prior, near=settings.near, far=settings.far)
         self.box = [volume.low.tolist(), volume.high.tolist()]

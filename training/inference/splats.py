@@ -15,7 +15,7 @@ from renderer.mesh.trained_volume import TrainedVolume
 from renderer.splats.gaussians import MIN_OPACITY, Gaussians, gaussians_of_points, opacity_of_density
 from renderer.splats.rasteriser import rasterise
 from renderer.video import image_grid, to_uint8
-from training.inference.cli_options import label_of_class
+from training.inference.cli_options import check_truncation, label_of_class
 from training.inference.meshes import video_of_seeds
 from training.inference.point_query import PointField
 from training.networks.generator import Generator
@@ -39,7 +39,7 @@ class GeneratedSplats:
         size: Width in pixels of the images that are compared.
 
     Raises:
-        UserError: The class is missing, too large, or not wanted.
+        UserError: The class is missing, too large, or not wanted; or a truncation that the generator does not have.
     """
 
     def __init__(
@@ -56,6 +56,7 @@ class GeneratedSplats:
         self.generator, self.device, self.chunk, self.size = generator, device, chunk, size
         self.truncation_psi = truncation_psi
         self.label = label_of_class(generator, class_idx)
+        check_truncation(generator, truncation_psi)
         settings = generator.settings
         volume = TrainedVolume(generator.camera_prior, near=settings.near, far=settings.far)
         self.box = [volume.low.tolist(), volume.high.tolist()]

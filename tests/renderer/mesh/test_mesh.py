@@ -17,6 +17,7 @@ from renderer.volume_rendering import Fields
 from tests.training.tiny import make_plan
 from training.inference.latents import seed_latents
 from training.inference.meshes import PREVIEW_SIZE, GeneratedMeshes
+from training.inference.splats import GeneratedSplats
 from training.launch.build import build_networks
 
 RADIUS, GROWTH = 0.07, 0.03  # of the ball at time 0, and by how much it grows until time 1
@@ -49,6 +50,15 @@ def generator(tmp_path_factory):
 
     generator.condition = types.MethodType(condition, generator)
     return generator
+
+
+@pytest.mark.parametrize("kind", [GeneratedMeshes, GeneratedSplats])
+def test_a_truncation_without_an_average_style(generator, monkeypatch, kind):
+    monkeypatch.setattr(generator.mapping, "w_avg_beta", None)
+    common = {"device": torch.device("cpu"), "resolution": 8, "truncation_psi": 0.7, "class_idx": None, "chunk": 64}
+    own = {"size": 16} if kind is GeneratedSplats else {"level": None, "min_piece": 0.0, "check": False}
+    with pytest.raises(UserError, match="--truncation_psi: this generator keeps no mean"):
+        kind(generator, **common, **own)
 
 
 @pytest.fixture
