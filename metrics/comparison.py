@@ -55,6 +55,12 @@ def comparison_lines(a: str | os.PathLike, b: str | os.PathLike) -> Iterator[str
     notes = []
     for name in shared:
         different = [what for key, what in CONDITIONS.items() if rows_a[name].get(key) != rows_b[name].get(key)]
+        names = [row.get("real_name") for row in (rows_a[name], rows_b[name])]
+        if all(names) and names[0] != names[1]:
+            notes.append(
+                f"{name}: A was compared with the real videos '{names[0]}', B with '{names[1]}': unless these are the "
+                "same under two names, the values cannot be compared."
+            )
         if different:
             notes.append(f"{name}: {' and '.join(different)} differ: the values cannot be compared.")
         for label, entry in _figures(name, rows_a[name]).items():

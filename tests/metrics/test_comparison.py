@@ -81,6 +81,14 @@ def test_what_cannot_be_compared_is_said(tmp_path):
     assert note == "fvd2048_16f: the feature extractor and the real videos differ: the values cannot be compared."
 
 
+def test_real_videos_of_different_names_are_said(tmp_path):
+    row = {"metric": "fvd2048_16f", "value": 100.0, "interval": [99.0, 101.0], "real_data": {"num_videos": 2048}}
+    a, b = (write(tmp_path / x, {**row, "real_name": name}) for x, name in (("a", "train.zip"), ("b", "held-out.zip")))
+    c = write(tmp_path / "c", row)  # of a training, which does not say
+    assert "compared with the real videos 'train.zip', B with 'held-out.zip'" in lines(a, b)[-1]
+    assert not any("real videos" in line for folders in ((a, a), (a, c)) for line in lines(*folders))
+
+
 def test_rows_without_a_figure(tmp_path):
     """Of the StyleGANs, whose files have these names; without finite ends of the interval; cut off within a letter."""
     a = write(tmp_path / "a", {"metric": "fid50k_full", "value": 3.0, "interval": [2, 4]})
