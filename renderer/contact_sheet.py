@@ -30,11 +30,12 @@ def read_frames(folder: str, count: int) -> torch.Tensor:
         UserError: There are no frames, or they cannot be read, or they differ in size.
     """
     try:
-        names = sorted(name for name in os.listdir(folder) if re.fullmatch(r"\d{4,}\.png", name))
+        names = [name for name in os.listdir(folder) if re.fullmatch(r"\d{4,}\.png", name)]
     except OSError as error:
         raise UserError(f"Cannot read the folder {folder}: {error.strerror}.") from error
     if not names:
         raise UserError(f"There are no frames (0000.png, …) in {folder}; render with --save_frames.")
+    names.sort(key=lambda name: int(name[:-4]))  # frame 10000 comes after frame 9999
     steps = [round(i * (len(names) - 1) / max(count - 1, 1)) for i in range(count)]
     read = _read_depth if os.path.exists(os.path.join(folder, SCALE_FILE)) else _read_colours
     frames = [read(os.path.join(folder, names[step])) for step in steps]
@@ -47,7 +48,14 @@ def contact_sheet(rows: Sequence[torch.Tensor], scale: int = 1) -> torch.Tensor:
     """One picture, uint8 [3, H, W], of rows of frames [N, 3, h, w]; pixels are repeated `scale` times.
 
     Rows of smaller frames are enlarged to the size of the largest by repeating pixels.
+
+    Raises:
+        UserError: Rows differ in their proportions, as a stereo pair does from a single picture.
     """
+    shapes = list(dict.fromkeys((row.shape[3], row.shape[2]) for row in rows))
+    if any(width * shapes[0][1] != height * shapes[0][0] for width, height in shapes):
+        sizes = ", ".join(f"{width}×{height}" for width, height in shapes)
+        raise UserError(f"The frames of the folders have different proportions ({sizes} pixels): make a sheet of each.")
     size = [max(row.shape[dim] * scale for row in rows) for dim in (2, 3)]
     same = [torch.nn.functional.interpolate(row.float(), size=size, mode="nearest-exact") for row in rows]
     return image_grid(torch.cat(same).to(torch.uint8), len(rows[0]))

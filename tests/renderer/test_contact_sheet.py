@@ -28,6 +28,18 @@ def test_frames_are_spread_from_the_first_to_the_last(tmp_path):
     assert read_frames(write(tmp_path / "b", [7]), 3)[:, 0, 0, 0].tolist() == [7, 7, 7]
 
 
+def test_frames_are_in_the_order_of_their_numbers(tmp_path):
+    folder = write(tmp_path / "a", [1, 2])
+    for name, other in (("0000", "9999"), ("0001", "10000")):
+        (tmp_path / "a" / f"{name}.png").rename(tmp_path / "a" / f"{other}.png")
+    assert read_frames(folder, 2)[:, 0, 0, 0].tolist() == [1, 2]
+
+
+def test_rows_of_other_proportions_are_not_distorted():
+    with pytest.raises(UserError, match="different proportions .4×4, 8×4 pixels"):
+        contact_sheet([torch.zeros([2, 3, 4, size], dtype=torch.uint8) for size in (4, 8)])
+
+
 def test_rows_of_other_sizes_are_enlarged():
     small = torch.tensor([[[[1, 2], [3, 4]]]], dtype=torch.uint8).expand(2, 3, 2, 2)
     sheet = contact_sheet([torch.full([2, 3, 4, 4], 9, dtype=torch.uint8), small], scale=2)
