@@ -6,8 +6,9 @@
     opacity  of the foreground: white hides the background
     raw      the volume rendered colours, before the upsampler
 
-All but rgb have the resolution of the volume rendering. A map [B, C, h, w] holds values: colours within [-1, 1], depths
-in scene units (NaN where there is no surface), unit normals (zero where there is none), opacities within [0, 1].
+All but rgb have the resolution of the volume rendering. A map [B, C, h, w] holds values: colours, nominally in [-1, 1]
+and not clipped, depths in scene units (NaN where there is no surface), unit normals (zero where there is none),
+opacities within [0, 1].
 `displayed` converts it to pixels. Names can be checked without importing PyTorch.
 """
 

@@ -16,7 +16,7 @@ __all__ = ["DEFAULT_PROGRAM", "FORWARD_PROGRAMS", "INVERSE", "PROGRAMS", "camera
 
 DEFAULT_PROGRAM = "rotation_camera_yaw"
 
-# Ellipse of rotation_camera_yaw_pitch: half axes in radians around the frontal view.
+# Ellipse of rotation_camera_yaw_pitch: half axes in radians.
 CIRCLE_YAW = 0.4
 CIRCLE_PITCH = 0.2
 
@@ -87,8 +87,8 @@ def camera_path(
     * front: the frontal camera at every step.
     * front_zoom: frontal, the field of view shrinks evenly from 1.1 to 0.9 times its value.
     * rotation_camera_yaw, rotation_camera_pitch: from ½ − ½·scale to ½ + ½·scale of that angle's range.
-    * rotation_camera_yaw_pitch: around the frontal view on an ellipse, pitch π/2 + 0.2·pitch_scale·cos 2πτ and
-      yaw 0.4·yaw_scale·sin 2πτ radians with τ = step / n_steps.
+    * rotation_camera_yaw_pitch: on an ellipse, pitch π/2 + 0.2·pitch_scale·cos 2πτ and yaw 0.4·yaw_scale·sin 2πτ
+      radians with τ = step / n_steps: around the frontal view if the prior is centred there.
     * `<program>_inverse`: the program's cameras in reverse order.
 
     Args:

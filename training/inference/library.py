@@ -173,7 +173,7 @@ class VideoGenerator(nn.Module):
         truncation_psi: float = 1.0,
         stream=None,
     ) -> SynthesisOutput:
-        """Frames of B videos, differentiable: image [B, T, 3, H, W] in [-1, 1], image_raw, depth and opacity.
+        """Frames of B videos, differentiable: image [B, T, 3, H, W] (nominally in [-1, 1]), image_raw, depth, opacity.
 
         Args:
             z, z_motion, z_bg: Content, motion and background codes [B, z_dim], [B, motion_dim], [B, background_dim].
@@ -373,8 +373,9 @@ class VideoGenerator(nn.Module):
             ray_chunk: Composite this many rays at a time, to save memory; None for all at once.
 
         Returns:
-            Pixels, uint8 [3, H, W]; with `outputs` a dict of maps [C, h, w] of values: colours within [-1, 1], depths
-            in scene units (NaN where there is no surface), unit normals, opacities within [0, 1]. With a batch [B, …].
+            Pixels, uint8 [3, H, W]; with `outputs` a dict of maps [C, h, w] of values: colours, nominally in [-1, 1]
+            and not clipped, depths in scene units (NaN where there is no surface), unit normals, opacities within
+            [0, 1]. With a batch [B, …].
 
         Raises:
             ValueError: A seed, class or output that does not exist, a value that is not allowed, two arguments of

@@ -1,7 +1,7 @@
 """Initialisation of an inversion: search for content codes, cameras and motions that resemble the clip.
 
-Content and camera are searched on the first frame, without knowing the motion: at the clip's first time the usual
-motion network moves nothing, since time enters as a factor.
+Content and camera are searched on the first frame, without knowing the motion: at time 0 the usual motion network moves
+nothing, since time enters as a factor. With motion.frequency, or from another first time, the code 0 stands in.
 """
 
 import dataclasses
