@@ -157,7 +157,8 @@ def log_lines(path: Path, *, most: int) -> tuple[list[str], int, list[str]]:
 def metric_rows(folder: Path) -> dict[str, list[dict[str, Any]]]:
     """The rows of metric-<name>.jsonl by name, those without a finite value left out."""
     found = {}
-    for entry in sorted(_entries(folder), key=lambda entry: entry.name)[:MAX_CURVES]:
+    entries = [entry for entry in _entries(folder) if entry.name.startswith("metric-")]
+    for entry in sorted(entries, key=lambda entry: entry.name)[:MAX_CURVES]:
         match = re.fullmatch(r"metric-(.{1,100})\.jsonl", entry.name)
         rows = list(collections.deque(read_json_lines(Path(entry.path)), MAX_METRIC_ROWS)) if match else []
         rows = [row for row in rows if row is not None and math.isfinite(number(row.get("value")))]

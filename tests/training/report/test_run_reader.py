@@ -7,6 +7,7 @@ import os
 import pytest
 
 from training.report.run_reader import (
+    MAX_CURVES,
     MAX_POINTS,
     Curve,
     image_grids,
@@ -87,6 +88,13 @@ def test_metrics(tmp_path):
     write(tmp_path / "metric-none.jsonl", {"value": "x"})
     (tmp_path / "metric-folder.jsonl").mkdir()
     assert metric_rows(tmp_path) == {"fvd": [{"value": 3}, {"value": 2, "cur_nimg": 4000}]}
+
+
+def test_metrics_are_found_among_many_other_files(tmp_path):
+    for i in range(MAX_CURVES + 1):
+        (tmp_path / f"a{i}").touch()
+    (tmp_path / "metric-fvd.jsonl").write_text('{"value": 3}\n')
+    assert metric_rows(tmp_path) == {"fvd": [{"value": 3}]}
 
 
 def test_log(tmp_path):
