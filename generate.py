@@ -30,6 +30,7 @@ from training.inference.cli_options import (
     check_combinations,
     check_recorded,
     check_truncation,
+    idle_motion_seeds,
     idle_ranges,
     label_of_class,
     parse_style_mix,
@@ -239,7 +240,7 @@ def check_sizes(layouts: list, request: RenderRequest, resolution: int) -> None:
 # 3. The videos
 
 
-def print_notes(request: RenderRequest, tracks: list, layouts: list) -> None:
+def print_notes(request: RenderRequest, tracks: list, layouts: list, generator) -> None:
     """Print what may surprise: spread frames, extrapolated times, the frames of a loop, options without effect."""
     for note in dict.fromkeys(track.note for track in tracks if track.note):
         click.echo(note)
@@ -255,7 +256,8 @@ def print_notes(request: RenderRequest, tracks: list, layouts: list) -> None:
             click.echo(f"A loop of {frames} frames through {counts[0]} and {counts[1]}{longer}")
     if request.nearby is not None:
         click.echo(request.nearby, err=True)
-    for note in idle_ranges(request.given, request.render_program):
+    idle = idle_ranges(request.given, request.render_program) + idle_motion_seeds(generator, request.motion_seeds)
+    for note in idle:
         click.echo(note, err=True)
 
 
@@ -402,7 +404,7 @@ def main(context: click.Context, **options: Any) -> None:
     except ValueError as error:
         raise UserError(str(error)) from error
 
-    print_notes(request, tracks, layouts)
+    print_notes(request, tracks, layouts, generator)
     write_request(request, generator, layouts=layouts, views=views, label=label, device=device, precision=precision)
 
 

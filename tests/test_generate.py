@@ -42,7 +42,7 @@ class FakeRenderer:
 
 class FakeGenerator:
     z_dim, motion_dim, background_dim = 512, 512, 32
-    resolution, background = 8, None
+    resolution, background, motion = 8, None, object()
     camera_prior, settings = CameraPrior(), RenderSettings()
 
     def __init__(self, c_dim=0):
@@ -332,6 +332,16 @@ def test_ranges_that_no_program_takes_are_told(render):
     for program in ("rotation_camera_yaw_pitch_inverse", "front,rotation_camera_yaw"):
         render("--render_program", program, "--relative_range_yaw_scale", "2", "--n_steps", "1", "--time_steps", "1")
         assert "no effect" not in render.output
+
+
+def test_motion_seeds_of_a_generator_without_motion_are_told(render, fake):
+    render("--motion_seeds", "1", "--n_steps", "1", "--time_steps", "1")
+    assert "no effect" not in render.output
+    fake.motion = None
+    render("--motion_seeds", "1", "--n_steps", "1", "--time_steps", "1")
+    assert "--motion_seeds has no effect: this generator has no motion." in render.output
+    render("--n_steps", "1", "--time_steps", "1")
+    assert "no effect" not in render.output
 
 
 def test_visualize_renders_ten_seeds_along_the_four_programs(tmp_path):

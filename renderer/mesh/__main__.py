@@ -15,7 +15,7 @@ from click.core import ParameterSource
 from dnnlib import UserError, atomic_write, make_folder, run_cli
 from dnnlib.command_line import FRAME_RATE, Command, finite_float
 from training.data.dataset_folders import frames_nearby, keep_apart, trained_on
-from training.inference.cli_options import TRACK_NAMES, pick_device, scene_options, scenes_of
+from training.inference.cli_options import TRACK_NAMES, idle_motion_seeds, pick_device, scene_options, scenes_of
 
 # PyTorch and the networks are imported where they are used: --help and mistakes in the arguments answer at once.
 
@@ -79,8 +79,8 @@ def main(
         keep_freed_memory()
     maker = GeneratedMeshes(load_generator(network_pkl, device=device), device=device, **_making(options))
     videos = [maker.video(seed, motion_seed) for seed, motion_seed in pairs]
-    if nearby is not None:
-        click.echo(nearby, err=True)
+    for note in [*([] if nearby is None else [nearby]), *idle_motion_seeds(maker.generator, motion_seeds)]:
+        click.echo(note, err=True)
     make_folder(outdir)
 
     from tqdm import tqdm

@@ -29,6 +29,7 @@ __all__ = [
     "check_combinations",
     "check_recorded",
     "check_truncation",
+    "idle_motion_seeds",
     "idle_ranges",
     "join_numbers",
     "label_of_class",
@@ -256,6 +257,13 @@ def idle_ranges(given: Collection[str], programs: Sequence[str]) -> list[str]:
         for angle in ("yaw", "pitch")
         if f"relative_range_{angle}_scale" in given and not any(angle in name for name in programs)
     ]
+
+
+def idle_motion_seeds(generator, motion_seeds: object) -> list[str]:
+    """A note on --motion_seeds (None: not given) of a generator without motion, where they give the same video."""
+    if motion_seeds is None or generator.motion is not None:
+        return []
+    return ["--motion_seeds has no effect: this generator has no motion."]
 
 
 def check_recorded(given: Collection[str], options: Sequence[str], reason: str) -> None:
