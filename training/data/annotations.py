@@ -59,8 +59,14 @@ WITHOUT = {"labels": "train without labels", "cameras": "train without camera_co
 
 
 def label_vector(label: Any, c_dim: int) -> np.ndarray:
-    """A class number as a one-hot vector, a list of numbers as it is; float32 [c_dim]."""
-    if isinstance(label, (int, np.integer)):
+    """A class number as a one-hot vector, a list of numbers as it is; float32 [c_dim].
+
+    Raises:
+        IndexError: There is no such class.
+    """
+    if isinstance(label, (int, np.integer)) and not isinstance(label, bool):
+        if not 0 <= label < c_dim:
+            raise IndexError(f"no class {label} of {c_dim}")
         vector = np.zeros(c_dim, dtype=np.float32)
         vector[label] = 1
         return vector

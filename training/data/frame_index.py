@@ -41,7 +41,7 @@ __all__ = [
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 MOVIE_SUFFIXES = (
     *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".wmv", ".flv", ".ts"),
-    *(".ogv", ".3gp", ".y4m", ".gif"),
+    *(".ogv", ".3gp", ".y4m", ".gif", ".mts", ".m2ts", ".vob", ".mxf", ".asf"),
 )
 
 MANIFEST = "manifest.json"  # of the dataset tool

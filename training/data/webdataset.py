@@ -265,7 +265,7 @@ class ShardPairDataset:
             vector = label_vector(label, self.c_dim)
         except (ValueError, TypeError, IndexError) as error:
             raise UserError(f"A clip of '{self._path}' has no label of length {self.c_dim}: {label!r:.60}.") from error
-        if vector.shape != (self.c_dim,):
+        if vector.shape != (self.c_dim,) or not np.isfinite(vector).all():
             raise UserError(f"A clip of '{self._path}' has no label of length {self.c_dim}: {label!r:.60}.")
         return vector
 

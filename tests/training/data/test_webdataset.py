@@ -5,6 +5,7 @@ import io
 import itertools
 import json
 import os
+import re
 import sys
 import tarfile
 import threading
@@ -348,6 +349,25 @@ def test_mistakes(shards, tmp_path):
     with tarfile.open(tmp_path / "empty.tar", "w"):
         pass
     assert "has no samples" in failure(tmp_path / "empty.tar")
+
+
+@pytest.mark.parametrize("label", [-1, 3, True, [0, float("nan"), 0], [1, 0], "1"], ids=repr)
+def test_labels_that_are_none(shards, tmp_path, label):
+    folder = copy_of(shards, tmp_path / "set")
+    for file in folder.glob("*.tar"):
+        members = []
+        with tarfile.open(file) as archive:
+            for member in archive:
+                data = archive.extractfile(member).read()
+                if member.name.endswith(".json"):
+                    data = json.dumps({**json.loads(data), "label": label}).encode()
+                    member.size = len(data)
+                members.append((member, data))
+        with tarfile.open(file, "w") as archive:
+            for member, data in members:
+                archive.addfile(member, io.BytesIO(data))
+    with pytest.raises(UserError, match=re.escape(f"has no label of length 3: {label!r}.")):
+        take(make_shard_loader(stream(folder, use_labels=True), batch_size=4), 1)
 
 
 @pytest.mark.parametrize(
