@@ -210,8 +210,8 @@ def check_cameras(name: str, cameras: Any, *, count: int | None = None, values: 
     good = (error < ORTHONORMAL) & cameras.cam2world[:, :3, 3].isfinite().all(dim=1) & (fov > 0) & (fov < 180)
     if not good.all():
         raise ValueError(
-            f"{name} must have finite poses with orthonormal axes (exactly above or below the origin there are none) "
-            f"and fields of view between 0 and 180 degrees; camera {good.tolist().index(False)} has not."
+            f"{name} must have finite poses with orthonormal axes and fields of view between 0 and 180 degrees; camera "
+            f"{good.tolist().index(False)} has not."
         )
 
 
