@@ -342,6 +342,9 @@ def test_motion_seeds_of_a_generator_without_motion_are_told(render, fake):
     assert "--motion_seeds has no effect: this generator has no motion." in render.output
     render("--n_steps", "1", "--time_steps", "1")
     assert "no effect" not in render.output
+    del type(fake).motion, fake.motion  # as in a user's class
+    render("--motion_seeds", "1", "--n_steps", "1", "--time_steps", "1")
+    assert "no effect" not in render.output
 
 
 def test_visualize_renders_ten_seeds_along_the_four_programs(tmp_path):

@@ -261,7 +261,7 @@ def idle_ranges(given: Collection[str], programs: Sequence[str]) -> list[str]:
 
 def idle_motion_seeds(generator, motion_seeds: object) -> list[str]:
     """A note on --motion_seeds (None: not given) of a generator without motion, where they give the same video."""
-    if motion_seeds is None or generator.motion is not None:
+    if motion_seeds is None or getattr(generator, "motion", True) is not None:  # a user's class may name it otherwise
         return []
     return ["--motion_seeds has no effect: this generator has no motion."]
 
