@@ -196,6 +196,16 @@ def test_mistakes(mistake, tmp_path, data, monkeypatch, capsys):
     assert sorted(tmp_path.rglob("*")) == files  # nothing was made
 
 
+@pytest.mark.parametrize("option", ["data", "outdir", "resume", "resume_run", "detectors.i3d", "diffaugment"])
+@pytest.mark.parametrize("value", ["", "''"])
+def test_empty_strings(option, value, tmp_path, data, monkeypatch, capsys):
+    # of `resume=$UNSET`: a run from scratch, or without `data=` one on other data, would not be noticed
+    words = [f"outdir={tmp_path / 'runs'}", f"data={data}", *OVERRIDES, f"{option}={value}"]
+    assert call(monkeypatch, *words) == 2
+    assert capsys.readouterr().err == f"error: {option}= is empty; give a value, or leave it out.\n"
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_missing_outdir(tmp_path, data, monkeypatch, capsys):
     assert call(monkeypatch, f"data={data}") == 2
     assert "outdir= is missing" in capsys.readouterr().err

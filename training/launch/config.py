@@ -70,7 +70,8 @@ def compose_options(overrides: Sequence[str]) -> dict[str, Any]:
     are None.
 
     Raises:
-        UserError: Something that is no override, an unknown option, an unknown model or spec; names it.
+        UserError: Something that is no override, an unknown option, an unknown model or spec, a path or string that is
+            empty; names it.
     """
     datasets = sum(override.startswith("data=") and override.endswith(".tar") for override in overrides)
     if datasets > 1:  # a shell has replaced the braces
@@ -79,6 +80,8 @@ def compose_options(overrides: Sequence[str]) -> dict[str, Any]:
     composed, strings = [], {}
     for override, (_, key, value) in [(hydra_override(override), split_override(override)) for override in overrides]:
         if _is_string(key):
+            if value in ("", "''", '""'):  # of an unset variable of the shell, often; never a way to say null
+                raise UserError(f"{key}= is empty; give a value, or leave it out.")
             strings[key] = string_value(value)
         else:
             composed.append(override)
