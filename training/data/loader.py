@@ -21,6 +21,8 @@ from training.data.webdataset_files import is_shards
 
 __all__ = ["PairDataset", "build_dataset", "build_loader", "make_shard_loader"]
 
+WORKERS_PER_GPU = 3  # of the default, workers=null
+
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Batches from shards: each worker of each process has its own partition (training.data.webdataset)
@@ -155,11 +157,14 @@ def build_loader(
 
     Args:
         position: Videos that all processes together have consumed.
-        pin_memory: See training.data.sampler.make_loader.
+        pin_memory: See training.data.sampler.make_loader; true on a GPU.
     """
+    workers = options["workers"]
+    if workers is None:  # not stored with the run, which may continue on another device
+        workers = WORKERS_PER_GPU if pin_memory else 0  # a CPU that computes has no time to decode ahead
     shared = {
         "batch_size": options["spec"]["mb"] // world_size,
-        "workers": options["workers"],
+        "workers": workers,
         "position": position,
         "rank": rank,
         "world_size": world_size,

@@ -109,7 +109,6 @@ def plan(
         from training.monitoring.trackers import check_trackers
 
         check_trackers(options["logger"])
-    options["workers"] = _workers(options, device_type)
     # A CPU is one device, unless more processes are asked for; a continued run has as many as before.
     wanted = run_folder is not None or any(override.startswith("gpus=") for override in overrides)
     processes = _processes(options, _available(device_type, several=wanted))
@@ -275,12 +274,6 @@ def _device_type(options: Mapping[str, Any]) -> str:
     if options["device"] == "cuda" and not torch.cuda.is_available():
         raise UserError("device=cuda: PyTorch finds no CUDA device here; use device=cpu.")
     return options["device"]
-
-
-def _workers(options: Mapping[str, Any], device_type: str) -> int:
-    if options["workers"] is not None:
-        return options["workers"]
-    return 3 if device_type == "cuda" else 0  # a CPU that computes has no time to decode ahead
 
 
 def _available(device_type: str, *, several: bool) -> int:

@@ -16,13 +16,24 @@ import torch
 from PIL import Image
 
 from dnnlib import UserError
+from tests.training.tiny import make_plan
 from torch_utils.stop_signal import StopRequested, StopSignal
-from training.data import sampler
+from training.data import loader, sampler
 from training.data.dataset import VideoPairDataset
 from training.data.loader import make_shard_loader
 from training.data.sampler import InfiniteSampler, PairBatch, PairLoader, make_loader
 from training.data.webdataset import ShardPairDataset
 from training.dataset_tool import __main__ as dataset_tool
+
+
+@pytest.mark.parametrize("words, on_cpu, on_gpu", [((), 0, 3), (("workers=2",), 2, 2)])
+def test_a_run_that_changes_its_device_has_the_workers_of_the_new_one(words, on_cpu, on_gpu, tmp_path, monkeypatch):
+    started = []
+    monkeypatch.setattr(loader, "make_loader", lambda dataset, *, workers, **rest: started.append(workers))
+    plan = make_plan(tmp_path, *words)
+    for pin_memory in (False, True):
+        loader.build_loader(plan.options, dataset=plan.dataset, position=0, rank=0, world_size=1, pin_memory=pin_memory)
+    assert started == [on_cpu, on_gpu]
 
 
 def take(count, **options):
