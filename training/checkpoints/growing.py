@@ -2,22 +2,26 @@
 
 The field, the mapping and motion networks and the background know nothing of pixels and are taken as they are, as are
 the discriminators' blocks of the lower resolutions. Blocks of the upsampler are taken in their order from the volume
-rendered image on. Blocks without a counterpart, or with other numbers of channels, keep their initial weights.
+rendered image on. Blocks without a counterpart, or with other numbers of channels, are new. All networks are sums over
+their blocks (skip architectures), and a new block adds zero at first, so training goes on from the networks as they
+were: the discriminators judge the downsampled images, and new blocks of the upsampler leave its image as it is.
 
 A snapshot without a density ramp may also begin one: its factor is 1 then.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 
 from training.checkpoints.snapshot import check_state
 
-__all__ = ["generator_states", "grown_state", "grows"]
+__all__ = ["generator_states", "grown_state", "grows", "options_to_keep_upsampler"]
 
 _UPSAMPLER = re.compile(r"upsampler\.blocks\.(\d+)\.")
 _DISCRIMINATOR = re.compile(r"(?:video|image)\.blocks\.(\d+)\.")
+# The last layer of a block, whose result is added to that of the others.
+_ADDED = re.compile(r"(upsampler\.blocks\.\d+\.rgb\.linear|(video|image)\.blocks\.\d+\.conv1)\.(weight|bias)")
 
 
 def grows(content: Mapping, resolution: int) -> bool:
@@ -39,7 +43,7 @@ def generator_states(content: Mapping, generator: torch.nn.Module) -> list[dict[
 def grown_state(
     module: torch.nn.Module, state: Mapping[str, torch.Tensor], *, what: str, source: object
 ) -> tuple[dict[str, torch.Tensor], list[str]]:
-    """The tensors of a smaller network, with a larger one's own where there are none.
+    """The tensors of a smaller network, with a larger one's own where there are none; its new blocks add zero.
 
     Args:
         module: The larger generator or discriminators.
@@ -53,8 +57,7 @@ def grown_state(
         UserError: Something besides the blocks does not fit; names the tensors.
     """
     own = module.state_dict()
-    widths = [sorted({int(m[1]) for name in names if (m := _UPSAMPLER.match(name))}) for names in (state, own)]
-    places = dict(zip(*widths, strict=False))  # the first block stays the first
+    places = dict(zip(_block_widths(state), _block_widths(own), strict=False))  # the first block stays the first
     moved = {_moved(name, places): tensor for name, tensor in state.items()}
     blocks: dict[str, list[str]] = {}
     for name in own:
@@ -66,7 +69,11 @@ def grown_state(
         for block, names in blocks.items()
         if any(name not in moved or moved[name].shape != own[name].shape for name in names)
     ]
-    fresh = {name: own[name] for block in new for name in blocks[block]}
+    fresh = {
+        name: torch.zeros_like(own[name]) if _ADDED.fullmatch(name) else own[name]
+        for block in new
+        for name in blocks[block]
+    }
     # Blocks of the upsampler beyond the larger network's are left out: it begins at a higher resolution.
     taken = {
         name: tensor
@@ -75,6 +82,26 @@ def grown_state(
     }
     check_state(module, taken, what=what, source=source, besides=fresh)
     return taken | fresh, new
+
+
+def options_to_keep_upsampler(content: Mapping, generator: torch.nn.Module) -> str:
+    """Options with which a larger generator's upsampler has as many channels as a snapshot's, block by block.
+
+    Returns:
+        Overrides of a training; '' if its widths are these already.
+    """
+    stored, own = content["generator"]["config"].get("upsampler") or {}, generator.config.get("upsampler") or {}
+    smallest, first = (min(_block_widths(names)) for names in (content["generator"]["ema"], generator.state_dict()))
+    base = stored.get("channel_base", 1.0)
+    wanted = {"channel_base": base * first / smallest, "channel_max": stored.get("channel_max", 512)}
+    return " ".join(
+        f"model.generator.upsampler.{name}={value:g}" for name, value in wanted.items() if value != own.get(name)
+    )
+
+
+def _block_widths(names: Iterable[str]) -> list[int]:
+    """Resolutions of the upsampler's blocks, ascending."""
+    return sorted({int(match[1]) for name in names if (match := _UPSAMPLER.match(name))})
 
 
 def _moved(name: str, places: Mapping[int, int]) -> str:

@@ -20,7 +20,7 @@ from dnnlib import UserError, atomic_write, choices_hint, expand_home, format_by
 from torch_utils import distributed
 from torch_utils.launch import cores
 from training.augment.diffaugment import parse_policy
-from training.checkpoints.growing import generator_states, grown_state, grows
+from training.checkpoints.growing import generator_states, grown_state, grows, options_to_keep_upsampler
 from training.checkpoints.snapshot import check_state, load_snapshot
 from training.checkpoints.training_state import read_state
 from training.data.dataset_folders import keep_apart
@@ -357,6 +357,12 @@ def _check_snapshot(path: str, generator: Generator, discriminator: TimeAwareDis
     new = [block for what in states for block in grown_state(networks[what], states[what], what=what, source=path)[1]]
     width = content["generator"]["config"]["resolution"]
     notes.append(f"resume: grown from {width}×{width} pixels; new are {', '.join(new) or 'no blocks'}.")
+    lost = any(block.startswith("upsampler.") for block in new)
+    if lost and (options := options_to_keep_upsampler(content, generator)):
+        notes.append(
+            "resume: the upsampler's blocks have other numbers of channels than the snapshot's and lose what they have "
+            f"learnt; {options} keeps it."
+        )
     return bool(new)
 
 

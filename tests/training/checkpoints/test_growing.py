@@ -8,6 +8,7 @@ import torch
 from dnnlib import UserError
 from tests.goldens.checks import assert_near
 from tests.training.tiny import make_loop, make_plan
+from torch_utils.ops.upfirdn2d import downsample2d, setup_filter
 from training.checkpoints.archive import save_archive
 from training.checkpoints.growing import grown_state, grows
 from training.checkpoints.snapshot import load_snapshot
@@ -15,11 +16,12 @@ from training.checkpoints.training_state import STATE_FILE, read_state
 from training.inference.frame_renderer import FrameRenderer
 from training.launch.build import build_networks
 from training.launch.config import compose_options
+from training.networks.upsampler import upsample_image
 
 SMALL = ("model=stylenerf_small", "spec=small")
 LARGER = (*SMALL, "resolution=64", "model.generator.rendering.resolution=32")
 #: As many channels in the block of 64 as the smaller model has in that of 32.
-SAME_CHANNELS = (*LARGER, "spec.fmaps=0.125")
+SAME_CHANNELS = (*LARGER, "model.generator.upsampler.channel_base=0.125")
 
 
 def networks(overrides, seed=0):
@@ -48,7 +50,10 @@ def test_a_larger_generator_sees_the_same_scene():
     assert grow(larger, smaller) == ["upsampler.blocks.64"]
     for name, tensor in larger.state_dict().items():
         expected = before if name.startswith("upsampler.") else smaller.state_dict()
-        assert torch.equal(tensor, expected[name]), name
+        if ".rgb.linear.weight" in name:
+            assert not tensor.any()
+        else:
+            assert torch.equal(tensor, expected[name]), name
     # Every second pixel of 32×32 lies half a small pixel beside one of 16×16: their means agree as far as the scene is
     # smooth.
     small, large = render(smaller), render(larger)
@@ -65,13 +70,46 @@ def test_blocks_with_as_many_channels_keep_their_order():
         assert torch.equal(grown[name], state[name.replace("blocks.64", "blocks.32")])
 
 
-def test_discriminators_keep_the_blocks_of_lower_resolutions():
+def test_a_new_block_of_the_upsampler_leaves_the_image_as_it_is():
+    smaller, larger = networks(SMALL)[0], networks((*SMALL, "resolution=64"), seed=1)[0]
+    assert grow(larger, smaller) == ["upsampler.blocks.64"]
+    with torch.no_grad():
+        small, large = render(smaller).image[0], render(larger).image[0]
+        upsampled = upsample_image(small.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    assert large.shape[-1] == 64
+    assert_near(large, upsampled)
+
+
+def test_new_blocks_of_the_upsampler_learn():
+    larger = networks((*SMALL, "resolution=64"), seed=1)[0]
+    grow(larger, networks(SMALL)[0])
+    upsampler, optimizer = larger.train().upsampler, torch.optim.SGD(larger.parameters(), lr=1e-3)
+    shapes = [(2, upsampler.num_ws, 128), (2, 1, 16, 16, 64), (2, 1, 16, 16, 3)]
+    ws, features, colours = (torch.randn(shape, generator=torch.Generator().manual_seed(0)) for shape in shapes)
+    for _ in range(2):  # in the first step only the layer that is zero
+        optimizer.zero_grad()
+        upsampler(features, colours, upsampler.modulate(ws)).square().sum().backward()
+        optimizer.step()
+    gradients = {name: p.grad for name, p in upsampler.named_parameters() if name.startswith("blocks.64.")}
+    assert len(gradients) > 10 and all(gradient.any() for gradient in gradients.values())
+
+
+def test_discriminators_judge_the_downsampled_images():
     smaller, larger = networks(SMALL)[1], networks(LARGER, seed=1)[1]
     before = copy.deepcopy(larger.state_dict())
     assert grow(larger, smaller) == ["video.blocks.64", "image.blocks.64"]
     for name, tensor in larger.state_dict().items():
         expected = before if ".blocks.64." in name else smaller.state_dict()
-        assert torch.equal(tensor, expected[name]), name
+        if ".64.conv1.weight" in name:
+            assert not tensor.any()
+        else:
+            assert torch.equal(tensor, expected[name]), name
+    images = torch.randn(4, 7, 64, 64, generator=torch.Generator().manual_seed(0))
+    downsampled = downsample2d(images, setup_filter([1, 3, 3, 1]))
+    assert_near(larger.video(images), smaller.video(downsampled))
+    assert_near(larger.image(images[:, :3]), smaller.image(downsampled[:, :3]))
+    larger.video(images).sum().backward()
+    assert larger.video.blocks["64"].conv1.weight.grad.any()
 
 
 def test_other_networks_do_not_fit():
@@ -92,7 +130,14 @@ def test_a_run_grows_from_another(tmp_path):
     smaller.run()
     words = [f"resume={smaller.folder}", "resolution=32", "model.generator.rendering.resolution=16"]
     new = "upsampler.blocks.32, video.blocks.32, image.blocks.32"
-    assert f"resume: grown from 16×16 pixels; new are {new}." in make_plan(tmp_path, *words).notes
+    notes = make_plan(tmp_path, *words).notes
+    assert f"resume: grown from 16×16 pixels; new are {new}." in notes
+    (advice,) = (note for note in notes if "lose what they have learnt" in note)
+    wider = "model.generator.upsampler.channel_base=0.01"
+    assert f"; {wider} keeps it." in advice
+    kept = "resume: grown from 16×16 pixels; new are video.blocks.32, image.blocks.32."
+    notes = make_plan(tmp_path, *words, wider).notes
+    assert kept in notes and not any("lose" in note for note in notes)
     larger = make_loop(tmp_path, *words)
     for network in ("generator", "generator_ema"):
         trained, grown = (getattr(loop.networks, network).state_dict() for loop in (smaller, larger))
