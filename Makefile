@@ -13,7 +13,7 @@ HASH := $(shell cat requirements.txt requirements-dev.txt | cksum | cut -d' ' -f
 STAMP := $(VENV)/.installed-$(HASH)
 
 DEMO := out/demo
-DEMO_KIMG ?= 6
+DEMO_KIMG ?= 1.5
 
 .PHONY: help install faces lint format test test-extras demo demo-clip learn gallery docs browser bench clean
 .DEFAULT_GOAL := help
@@ -110,21 +110,23 @@ docs: $(DOCS_STAMP)
 	$(EXTRAS_BIN)/python -m mkdocs build --strict
 	@echo "Open out/site/index.html; its search needs a server: $(BIN)/python -m http.server --directory out/site"
 
-# A training this short has settings of its own (docs/trials.md#the-settings-of-make-demo): a larger distortion loss, and no
-# regularisation of path lengths, carve heads out of the prior's ball in half the time; the density ramp is over in time;
-# the learning rate stays; networks with half the channels train faster.
+# A training this short has settings of its own (docs/trials.md#the-settings-of-make-demo): it begins at 16×16 pixels and
+# grows to 32×32; a larger distortion loss, and no regularisation of path lengths, carve heads out of the prior's ball in
+# half the time; the density ramp is over in time; the learning rate stays; networks with half the channels train faster.
 DEMO_RAMP := model.generator.foreground.density_ramp
 DEMO_SPEC := spec.distortion_weight=0.5 spec.g_reg_interval=null spec.fmaps=0.03125 spec.lrate_decay=null \
     $(DEMO_RAMP).start=1 $(DEMO_RAMP).end=5
+DEMO_16 := kimg=5.5 resolution=16 model.generator.rendering.resolution=8 model.generator.upsampler.channel_base=0.015625
+DEMO_32 := kimg=$(DEMO_KIMG) spec.lrate=0.005
 
 # First the model of the README's picture, at once, then one that is trained from scratch. Can be resumed: data and
-# downloads are kept, training continues from its last snapshot (at once if it was complete; DEMO_KIMG=24 makes it
+# downloads are kept, trainings continue from their last snapshot (or end at once; DEMO_KIMG=24 makes the second one
 # longer), the videos are rendered again.
 demo: $(STAMP)
 	$(call render,assets/heads,$(DEMO)/pretrained)
 	$(BIN)/python -m training.synthetic $(DEMO)/heads/data --videos 192 --resolution 32
 	$(call train,$(DEMO)/heads)
-	$(call render,$(call newest_run,$(DEMO)/heads),$(DEMO)/heads)
+	$(call render,$(call newest_run,$(DEMO)/heads/32),$(DEMO)/heads)
 
 # One camera films a man who turns his head by less than the cameras of the small model do: half their range. His head
 # is as large in the frame as a synthetic one, so the density prior stays.
@@ -134,16 +136,19 @@ demo-clip: $(STAMP)
 	@mkdir -p $(DEMO)/clip
 	$(BIN)/python -m training.dataset_tool.demo_clip $(DEMO)/clip/data --resolution 32 --nframes 16 --clip-step 1
 	$(call train,$(DEMO)/clip,'$(CLIP_CAMERA)')
-	$(call render,$(call newest_run,$(DEMO)/clip),$(DEMO)/clip)
+	$(call render,$(call newest_run,$(DEMO)/clip/32),$(DEMO)/clip)
 
-# Folder. The folder of its newest run, or nothing, as the shell finds it.
-newest_run = "$$(ls -t $(1)/runs/*/latest-network-snapshot.* 2>/dev/null | head -n 1 | xargs -r dirname)"
+# Folder of runs. Its newest run, or nothing, as the shell finds it.
+newest_run = "$$(ls -t $(1)/*/latest-network-snapshot.* 2>/dev/null | head -n 1 | xargs -r dirname)"
 
-# Folder, further options of the training.
+# Folder with data, further options of the trainings.
 define train
-@run=$(call newest_run,$(1)); set -x; \
-	$(BIN)/python run_train.py outdir=$(1)/runs data=$(1)/data model=stylenerf_small spec=small \
-	    diffaugment=translation $(DEMO_SPEC) kimg=$(DEMO_KIMG) $(2) $${run:+resume_run=$$run}
+@run=$(call newest_run,$(1)/16); set -x; \
+	$(BIN)/python run_train.py outdir=$(1)/16 data=$(1)/data model=stylenerf_small spec=small \
+	    diffaugment=translation $(DEMO_SPEC) $(DEMO_16) $(2) $${run:+resume_run=$$run}
+@from=resume=$(call newest_run,$(1)/16); run=$(call newest_run,$(1)/32); set -x; \
+	$(BIN)/python run_train.py outdir=$(1)/32 data=$(1)/data model=stylenerf_small spec=small \
+	    diffaugment=translation $(DEMO_SPEC) $(DEMO_32) $(2) $${run:+resume_run=}$${run:-$$from}
 endef
 
 # Model, folder.
