@@ -99,12 +99,12 @@ def build_loop(
     generator_ema = copy.deepcopy(generator).eval().requires_grad_(False)
     state = read_state(folder) if resuming else None
     if state is not None:
-        random_weights = ramps_up(state["shared"], resume=options["resume"])
+        averages_anew = ramps_up(state["shared"], resume=options["resume"])
     elif options["resume"] is not None:
         networks = {"generator": generator, "generator_ema": generator_ema, "discriminator": discriminator}
-        random_weights = start_from(options["resume"], **networks)
+        averages_anew = start_from(options["resume"], **networks)
     else:
-        random_weights = True
+        averages_anew = True
     augment = build_augment(options)
     probability = None if augment is None else augment.p
     for module in (generator, generator_ema, discriminator, augment):
@@ -155,7 +155,7 @@ def build_loop(
             average=generator_ema,
             half_life_kimg=spec["ema"],
             ramp=spec["ramp"],
-            ramps_up=random_weights,
+            ramps_up=averages_anew,
         ),
         guard=GradientGuard(device=device, statistics=statistics),
         loader=loader,
@@ -193,7 +193,7 @@ def start_from(
     """Copy the weights of a snapshot (a file or a run folder) into networks; those of a lower resolution grow.
 
     Returns:
-        True if they have grown new blocks, whose weights are random.
+        True if they have grown new blocks.
 
     Raises:
         UserError: No usable snapshot, or it does not fit; names the tensors.

@@ -146,7 +146,7 @@ def test_a_run_grows_from_another(tmp_path):
     larger.iterate()
 
 
-def test_the_random_weights_of_new_blocks_fade_from_the_average(tmp_path):
+def test_the_average_follows_new_blocks_at_once(tmp_path):
     """A ramp-up, as from scratch; it goes on when the run is continued, if it has begun with one."""
     smaller = make_loop(tmp_path, "kimg=0.008")
     smaller.run()
