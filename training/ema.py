@@ -3,9 +3,9 @@
     G_ema ← lerp(G, G_ema, beta),    beta = ½ ^ (videos of the step / half-life)
 
 G_ema is rendered, evaluated and saved. The half-life is given in thousands of videos (kimg). With a ramp-up it is at
-most `ramp` times the number of videos so far, so that random initial weights fade sooner. A network that grows ramps up
-as well: its new blocks are random, or zero, and its old weights, before new discriminator blocks, move on quickly. A
-snapshot's average of the same size is kept: a ramp-up would only overwrite it.
+most `ramp` times the number of videos so far, so that random initial weights fade sooner. With `resume=` the snapshot's
+average is kept, as a ramp-up would overwrite it within a few steps; it ramps up only where growing loses blocks of the
+upsampler, whose image has to be learnt anew.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

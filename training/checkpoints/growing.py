@@ -2,26 +2,42 @@
 
 The field, the mapping and motion networks and the background know nothing of pixels and are taken as they are, as are
 the discriminators' blocks of the lower resolutions. Blocks of the upsampler are taken in their order from the volume
-rendered image on. Blocks without a counterpart, or with other numbers of channels, are new. All networks are sums over
-their blocks (skip architectures), and a new block adds zero at first, so training goes on from the networks as they
-were: the discriminators judge the downsampled images, and new blocks of the upsampler leave its image as it is.
+rendered image on; those beyond the larger network's are left out. Blocks without a counterpart, or with other numbers
+of channels, are new. All networks are sums over their blocks (skip architectures), and a new block adds zero at first,
+so training goes on from the networks as they were: the discriminators judge the downsampled images, and new blocks of
+the upsampler leave its image as it is.
 
 A snapshot without a density ramp may also begin one: its factor is 1 then.
 """
 
 import re
 from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 import torch
 
 from training.checkpoints.snapshot import check_state
 
-__all__ = ["generator_states", "grown_state", "grows", "options_to_keep_upsampler"]
+__all__ = ["Grown", "generator_states", "grown_state", "grows", "options_to_keep_upsampler"]
 
 _UPSAMPLER = re.compile(r"upsampler\.blocks\.(\d+)\.")
 _DISCRIMINATOR = re.compile(r"(?:video|image)\.blocks\.(\d+)\.")
 # The last layer of a block, whose result is added to that of the others.
 _ADDED = re.compile(r"(upsampler\.blocks\.\d+\.rgb\.linear|(video|image)\.blocks\.\d+\.conv1)\.(weight|bias)")
+
+
+class Grown(NamedTuple):
+    """What a larger network begins with.
+
+    Attributes:
+        state: Tensors of its names and shapes.
+        new: Its blocks that are new, like 'upsampler.blocks.64'.
+        lost: Whether blocks of the smaller upsampler have found no place, so that its image is lost.
+    """
+
+    state: dict[str, torch.Tensor]
+    new: list[str]
+    lost: bool
 
 
 def grows(content: Mapping, resolution: int) -> bool:
@@ -40,9 +56,7 @@ def generator_states(content: Mapping, generator: torch.nn.Module) -> list[dict[
     return [{**factors, **stored[part]} for part in ("state", "ema")]
 
 
-def grown_state(
-    module: torch.nn.Module, state: Mapping[str, torch.Tensor], *, what: str, source: object
-) -> tuple[dict[str, torch.Tensor], list[str]]:
+def grown_state(module: torch.nn.Module, state: Mapping[str, torch.Tensor], *, what: str, source: object) -> Grown:
     """The tensors of a smaller network, with a larger one's own where there are none; its new blocks add zero.
 
     Args:
@@ -50,15 +64,12 @@ def grown_state(
         state: Tensors of the smaller ones.
         what, source: For messages, see `check_state`.
 
-    Returns:
-        Tensors of the names and shapes of `module`, and the blocks that are new, like 'upsampler.blocks.64'.
-
     Raises:
         UserError: Something besides the blocks does not fit; names the tensors.
     """
     own = module.state_dict()
     places = dict(zip(_block_widths(state), _block_widths(own), strict=False))  # the first block stays the first
-    moved = {_moved(name, places): tensor for name, tensor in state.items()}
+    moved = {new_name: tensor for name, tensor in state.items() if (new_name := _moved(name, places))}
     blocks: dict[str, list[str]] = {}
     for name in own:
         match = _UPSAMPLER.match(name) or _DISCRIMINATOR.match(name)
@@ -74,24 +85,23 @@ def grown_state(
         for block in new
         for name in blocks[block]
     }
-    # Blocks of the upsampler beyond the larger network's are left out: it begins at a higher resolution.
-    taken = {
-        name: tensor
-        for name, tensor in moved.items()
-        if name not in fresh and (name in own or not _UPSAMPLER.match(name))
-    }
+    taken = {name: tensor for name, tensor in moved.items() if name not in fresh}
     check_state(module, taken, what=what, source=source, besides=fresh)
-    return taken | fresh, new
+    lost = len(places) < len(_block_widths(state)) or any(_UPSAMPLER.match(name) for name in moved.keys() & fresh)
+    return Grown(taken | fresh, new, lost)
 
 
 def options_to_keep_upsampler(content: Mapping, generator: torch.nn.Module) -> str:
     """Options with which a larger generator's upsampler has as many channels as a snapshot's, block by block.
 
     Returns:
-        Overrides of a training; '' if its widths are these already.
+        Overrides of a training; '' if its widths are these already, or it has fewer blocks.
     """
     stored, own = content["generator"]["config"].get("upsampler") or {}, generator.config.get("upsampler") or {}
-    smallest, first = (min(_block_widths(names)) for names in (content["generator"]["ema"], generator.state_dict()))
+    widths = [_block_widths(names) for names in (content["generator"]["ema"], generator.state_dict())]
+    if len(widths[1]) < len(widths[0]):
+        return ""  # whatever their channels, some blocks have no place
+    smallest, first = (blocks[0] for blocks in widths)
     base = stored.get("channel_base", 1.0)
     wanted = {"channel_base": base * first / smallest, "channel_max": stored.get("channel_max", 512)}
     return " ".join(
@@ -104,8 +114,10 @@ def _block_widths(names: Iterable[str]) -> list[int]:
     return sorted({int(match[1]) for name in names if (match := _UPSAMPLER.match(name))})
 
 
-def _moved(name: str, places: Mapping[int, int]) -> str:
+def _moved(name: str, places: Mapping[int, int]) -> str | None:
+    """The name of a tensor in the larger network; None for blocks of the upsampler without a place there."""
     match = _UPSAMPLER.match(name)
-    if match is None or int(match[1]) not in places:
+    if match is None:
         return name
-    return f"upsampler.blocks.{places[int(match[1])]}.{name[match.end() :]}"
+    place = places.get(int(match[1]))
+    return None if place is None else f"upsampler.blocks.{place}.{name[match.end() :]}"

@@ -193,13 +193,13 @@ def start_from(
     """Copy the weights of a snapshot (a file or a run folder) into networks; those of a lower resolution grow.
 
     Returns:
-        True if they have grown new blocks.
+        True if the image is to be learnt anew: growing has lost blocks of the upsampler.
 
     Raises:
         UserError: No usable snapshot, or it does not fit; names the tensors.
     """
     content = load_snapshot(path)
-    larger, new = grows(content, generator.resolution), []
+    larger, lost = grows(content, generator.resolution), False
     weights, average = generator_states(content, generator)
     for module, state, what in (
         (generator, weights, "the generator"),
@@ -207,10 +207,10 @@ def start_from(
         (discriminator, content["discriminator"]["state"], "the discriminators"),
     ):
         if larger:
-            state, blocks = grown_state(module, state, what=what, source=path)
-            new += blocks
+            grown = grown_state(module, state, what=what, source=path)
+            state, lost = grown.state, lost or grown.lost
         load_state(module, state, what=what, source=path)
-    return bool(new)
+    return lost
 
 
 def stream_seed(*key: int) -> int:

@@ -141,11 +141,11 @@ def plan(
     if run_folder is not None:
         _check_state(run_folder, dataset, generator, discriminator, notes)
     elif options["resume"] is not None:
-        grown = _check_snapshot(options["resume"], generator, discriminator, notes)
-        if not grown and "spec.ramp" in given and options["spec"]["ramp"] is not None:
+        lost = _check_snapshot(options["resume"], generator, discriminator, notes)
+        if not lost and "spec.ramp" in given and options["spec"]["ramp"] is not None:
             notes.append(
                 "spec.ramp= has no effect: with resume= there is no ramp-up, which would overwrite the snapshot's "
-                "average, unless the networks grow new blocks."
+                "average, unless growing loses what the upsampler has learnt."
             )
     _check_outdir(Path(options["outdir"]), generator, discriminator)
     inspected = None if inspect is None else inspect(options)
@@ -330,7 +330,7 @@ def _fewer_devices(options: Mapping[str, Any], processes: int) -> str:
 
 
 def _check_snapshot(path: str, generator: Generator, discriminator: TimeAwareDiscriminators, notes: list[str]) -> bool:
-    """Raise a UserError if the networks cannot begin from a snapshot; True if they grow new blocks."""
+    """Raise a UserError if the networks cannot begin from a snapshot; True if growing loses blocks of the upsampler."""
     content = load_snapshot(path)
     config = content["generator"]["config"]
     pairs = {
@@ -354,16 +354,17 @@ def _check_snapshot(path: str, generator: Generator, discriminator: TimeAwareDis
         for what, state in states.items():
             check_state(networks[what], state, what=what, source=path)
         return False
-    new = [block for what in states for block in grown_state(networks[what], states[what], what=what, source=path)[1]]
+    grown = [grown_state(networks[what], states[what], what=what, source=path) for what in states]
+    new = [block for network in grown for block in network.new]
     width = content["generator"]["config"]["resolution"]
     notes.append(f"resume: grown from {width}×{width} pixels; new are {', '.join(new) or 'no blocks'}.")
-    lost = any(block.startswith("upsampler.") for block in new)
+    lost = any(network.lost for network in grown)
     if lost and (options := options_to_keep_upsampler(content, generator)):
         notes.append(
             "resume: the upsampler's blocks have other numbers of channels than the snapshot's and lose what they have "
             f"learnt; {options} keeps it."
         )
-    return bool(new)
+    return lost
 
 
 def _option(config: Mapping[str, Any], name: str, default: Any) -> Any:

@@ -31,9 +31,9 @@ def networks(overrides, seed=0):
 
 
 def grow(module, smaller):
-    state, new = grown_state(module, smaller.state_dict(), what="the network", source="it")
-    module.load_state_dict(state)
-    return new
+    grown = grown_state(module, smaller.state_dict(), what="the network", source="it")
+    module.load_state_dict(grown.state)
+    return grown.new
 
 
 def render(generator, **kwargs):
@@ -68,6 +68,32 @@ def test_blocks_with_as_many_channels_keep_their_order():
     state, grown = smaller.state_dict(), larger.state_dict()
     for name in grown:
         assert torch.equal(grown[name], state[name.replace("blocks.64", "blocks.32")])
+
+
+def test_blocks_beyond_those_of_the_larger_upsampler_are_left_out():
+    """Of the blocks of 16, 32 and 64 pixels, a larger network of 64 and 128 takes the first two."""
+    of_rays = "model.generator.rendering.resolution={}"
+    smaller = networks((*SMALL, "resolution=64", of_rays.format(8)))[0]
+    options = (*SMALL, "resolution=128", of_rays.format(32), "model.generator.upsampler.channel_base=0.25")
+    larger = networks(options, seed=1)[0]
+    grown = grown_state(larger, smaller.state_dict(), what="the network", source="it")
+    assert grown.new == [] and grown.lost
+    for name, tensor in grown.state.items():
+        of_smaller = name.replace("blocks.64", "blocks.16").replace("blocks.128", "blocks.32")
+        assert torch.equal(tensor, smaller.state_dict()[of_smaller]), name
+
+
+@pytest.mark.parametrize(
+    ("options", "lost"),
+    [
+        (SAME_CHANNELS, False),
+        ((*SMALL, "resolution=64"), False),  # a second block, which adds zero
+        (LARGER, True),  # other channels
+    ],
+)
+def test_what_the_upsampler_loses(options, lost):
+    smaller, larger = networks(SMALL)[0], networks(options, seed=1)[0]
+    assert grown_state(larger, smaller.state_dict(), what="the network", source="it").lost == lost
 
 
 def test_a_new_block_of_the_upsampler_leaves_the_image_as_it_is():
@@ -146,7 +172,7 @@ def test_a_run_grows_from_another(tmp_path):
     larger.iterate()
 
 
-def test_the_average_follows_new_blocks_at_once(tmp_path):
+def test_an_average_that_lost_its_upsampler_follows_at_once(tmp_path):
     """A ramp-up, as from scratch; it goes on when the run is continued, if it has begun with one."""
     smaller = make_loop(tmp_path, "kimg=0.008")
     smaller.run()
@@ -166,6 +192,21 @@ def test_the_average_follows_new_blocks_at_once(tmp_path):
     del state["shared"]["ema"]  # as earlier versions wrote it, which had no ramp-up then
     save_archive(larger.folder / STATE_FILE, state)
     assert not make_loop(tmp_path, *words, folder=larger.folder).ema.ramps_up
+
+
+def test_growing_keeps_an_average_whose_image_is_kept(tmp_path):
+    smaller = make_loop(tmp_path, "kimg=0.008")
+    smaller.run()
+    words = [f"resume={smaller.folder}", "resolution=32", "spec.ramp=0.05"]  # the upsampler gets a second block
+    assert any("spec.ramp= has no effect" in note for note in make_plan(tmp_path, *words).notes)
+    larger = make_loop(tmp_path, *words, "spec.ema=5", "spec.lrate=0.1", "kimg=0.008")
+    assert not larger.ema.ramps_up
+    before = copy.deepcopy(larger.networks.generator_ema.state_dict())
+    larger.iterate()
+    for name, parameter in larger.networks.generator_ema.named_parameters():
+        value = larger.networks.generator.get_parameter(name).detach()
+        # The half-life is 5000 videos, a step 4 of them.
+        assert_near(parameter, before[name] + (1 - 0.5 ** (4 / 5000)) * (value - before[name]))
 
 
 def test_a_snapshot_without_a_density_ramp_begins_one(tmp_path):

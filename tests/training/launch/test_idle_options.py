@@ -129,7 +129,7 @@ def test_the_ramp_is_told_to_be_without_effect_after_resume(tmp_path):
     loop.run()
     notes = make_plan(tmp_path, f"resume={loop.folder}", "spec.ramp=0.1").notes
     note = "spec.ramp= has no effect: with resume= there is no ramp-up, which would overwrite the snapshot's average, "
-    assert notes == [note + "unless the networks grow new blocks."]
+    assert notes == [note + "unless growing loses what the upsampler has learnt."]
     assert make_plan(tmp_path, f"resume={loop.folder}", "freezed=6").options["freezed"] == 6
     with pytest.raises(UserError, match="freezed=7: the discriminators have 6 layers"):
         make_plan(tmp_path, f"resume={loop.folder}", "freezed=7")
