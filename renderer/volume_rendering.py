@@ -61,6 +61,7 @@ class RenderSettings:
     Attributes:
         resolution: Width in pixels of the volume rendered image.
         num_samples, num_importance: Coarse and importance samples of the foreground (0 importance samples: one pass).
+        sampling_multiplier: Deterministic rays, as in inference, take this many times as many of both.
         num_background: Background samples.
         near, far: The foreground's depth range in scene units.
         background_start: Inverse radius where the background begins; it ends at 0, infinity.
@@ -70,6 +71,7 @@ class RenderSettings:
     resolution: int = 32
     num_samples: int = 14
     num_importance: int = 14
+    sampling_multiplier: int = 1
     num_background: int = 4
     near: float = 0.88
     far: float = 1.12
@@ -79,8 +81,20 @@ class RenderSettings:
     def __post_init__(self):
         if self.num_samples < 3 or self.num_importance < 0 or self.num_background < 2:
             raise ValueError("rendering needs num_samples >= 3, num_importance >= 0 and num_background >= 2.")
+        if self.sampling_multiplier < 1:
+            raise ValueError(f"rendering needs sampling_multiplier >= 1, got {self.sampling_multiplier}.")
         if not 0 < self.near < self.far:
             raise ValueError(f"rendering needs 0 < near < far, got near {self.near} and far {self.far}.")
+
+    def samples(self, *, random: bool) -> tuple[int, int]:
+        """Coarse and importance samples of a ray, with random numbers or without.
+
+        Jittered samples of many training steps see what lies between them; evenly spaced ones, which are the same for
+        all rays, cut a surface into slices as far apart as they are. EG3D (Chan et al. 2022) renders videos with twice
+        the samples of its training.
+        """
+        factor = 1 if random else self.sampling_multiplier
+        return factor * self.num_samples, factor * self.num_importance
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +111,7 @@ class RayNoise:
     @classmethod
     def draw(cls, stream, batch: int, num_rays: int, settings: RenderSettings, *, background: bool) -> "RayNoise":
         """Random numbers for `num_rays` rays of each of `batch` videos."""
-        coarse, fine = [batch, num_rays, settings.num_samples], [batch, num_rays, settings.num_importance]
+        coarse, fine = ([batch, num_rays, count] for count in settings.samples(random=True))
         far = [batch, num_rays, settings.num_background]
         second = settings.num_importance > 0
         return cls(
@@ -308,18 +322,19 @@ def march_foreground(
         return ray_weights(density, depths, direction_norm=norm, last_opaque=last_opaque)
 
     # First pass: stratified samples (NeRF, equation 2). Frames of a video share them.
-    even = torch.linspace(0, 1, settings.num_samples, device=directions.device, dtype=directions.dtype)
+    num_coarse, num_fine = settings.samples(random=noise.is_random())
+    even = torch.linspace(0, 1, num_coarse, device=directions.device, dtype=directions.dtype)
     coarse = stratified(even, _per_frame(noise.depth)).expand(batch, 1, num_rays, -1)
     raw, features = evaluate(coarse)
     density = _density(raw, _per_frame(noise.density))
     weights, transmittance = weigh(density, coarse)
-    if settings.num_importance == 0:
+    if num_fine == 0:
         return ForegroundSamples([(weights, features)], transmittance, [coarse])
 
     # Second pass: importance samples by the weights of the first, in bins between the midpoints of its samples.
     with torch.no_grad():
         bins = (coarse[..., 1:] + coarse[..., :-1]) / 2
-        fine = importance_samples(bins, weights[..., 1:-1], settings.num_importance, _per_frame(noise.importance))
+        fine = importance_samples(bins, weights[..., 1:-1], num_fine, _per_frame(noise.importance))
     raw, features_fine = evaluate(fine)
     density_fine = _density(raw, _per_frame(noise.density_fine))
 
@@ -328,7 +343,7 @@ def march_foreground(
     weights, transmittance = weigh(torch.cat([density, density_fine], dim=-1).gather(-1, order), positions)
     # Back to evaluation order: the inverse permutation of `order`.
     weights = weights.gather(-1, order.argsort(dim=-1))
-    parts = [(weights[..., : settings.num_samples], features), (weights[..., settings.num_samples :], features_fine)]
+    parts = [(weights[..., :num_coarse], features), (weights[..., num_coarse:], features_fine)]
     return ForegroundSamples(parts, transmittance, [coarse, fine])
 
 

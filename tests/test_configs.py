@@ -88,6 +88,7 @@ def test_published_models(model, resolution, stride, fov, yaw, features, mode, d
         4,
     )
     assert (settings.near, settings.far, settings.background_start, settings.path_lattice) == (0.88, 1.12, 0.5, 16)
+    assert settings.sampling_multiplier == 1
     assert discriminator.image is not None and discriminator.config["channel_max"] == 512
     assert discriminator.config["mbstd_group"] == 8 and discriminator.config["fp16_resolutions"] == 4
 
@@ -296,6 +297,7 @@ def test_numbers_are_finite(word, message):
         ("generator.foreground.position_frequencies=0", "must be an integer of at least 1, got 0."),
         ("generator.background.num_layers=0", "must be an integer of at least 1, got 0."),
         ("generator.rendering.num_samples=14.5", "must be an integer of at least 3, got 14.5."),
+        ("generator.rendering.sampling_multiplier=0", "must be an integer of at least 1, got 0."),
         ("generator.rendering.background_start=-0.5", "must be a number above 0, got -0.5."),
         ("generator.rendering.path_lattice=-4", "must be an integer of at least 1, got -4."),
         (

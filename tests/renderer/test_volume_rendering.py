@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from renderer.cameras import CameraPrior, camera_rays, pixel_centers
-from renderer.volume_rendering import RayNoise, RenderSettings, march_background, march_foreground
+from renderer.volume_rendering import NO_NOISE, RayNoise, RenderSettings, march_background, march_foreground
 from tests.goldens.checks import assert_near
 from tests.streams import Recorder, constant_stream
 from torch_utils.rng import RandomStream
@@ -219,6 +219,28 @@ def test_density_noise_is_shared_by_the_frames_and_added_before_the_rectifier():
     assert_near(samples.transmittance, expected, relative=1e-5)
 
 
+@pytest.mark.parametrize("num_importance", [0, 5])
+def test_more_samples_where_nothing_is_random(num_importance):
+    """`sampling_multiplier` counts for deterministic rays alone."""
+    origins, directions = rays()
+    few = dataclasses.replace(SETTINGS, num_samples=7, num_importance=num_importance)
+    many = dataclasses.replace(few, num_samples=21, num_importance=3 * num_importance)
+    multiplied = dataclasses.replace(few, sampling_multiplier=3)
+
+    def depths_and_weights(settings, noise=NO_NOISE):
+        samples = march_foreground(
+            gaussian_shell, origins, directions, settings, num_frames=1, last_opaque=False, noise=noise
+        )
+        return samples.sorted_along_ray()
+
+    for actual, expected in zip(depths_and_weights(multiplied), depths_and_weights(many), strict=True):
+        assert torch.equal(actual, expected)
+    noise = RayNoise.draw(RandomStream(0), 1, 16, few, background=False)
+    again = RayNoise.draw(RandomStream(0), 1, 16, multiplied, background=False)
+    for actual, expected in zip(depths_and_weights(multiplied, again), depths_and_weights(few, noise), strict=True):
+        assert torch.equal(actual, expected)
+
+
 def test_noise_of_the_background():
     origins, directions = rays()
 
@@ -251,6 +273,7 @@ def test_precision_follows_the_rays(dtype):
         ({"num_samples": 2}, "num_samples"),
         ({"num_importance": -1}, "num_importance"),
         ({"num_background": 1}, "num_background"),
+        ({"sampling_multiplier": 0}, "sampling_multiplier"),
         ({"near": 0.0}, "near"),
         ({"near": 1.2, "far": 1.1}, "near"),
     ],

@@ -188,6 +188,7 @@ NETWORK_RULES = {
         "rendering.resolution": COUNT,
         "rendering.num_samples": ValueRule(int, 3),
         "rendering.num_importance": NATURAL,
+        "rendering.sampling_multiplier": COUNT,
         "rendering.num_background": ValueRule(int, 2),
         "rendering.near": POSITIVE,
         "rendering.far": POSITIVE,

@@ -142,6 +142,7 @@ class FusedForeground:
         field = self._field
         view = self._view_bias(directions / directions.norm(dim=-1, keepdim=True))
         batch, frames = len(directions), field.num_frames
+        samples, importance = settings.samples(random=False)
         prior = field.field.density_prior
         scale = 1.0 if field.field.density_ramp is None else float(field.field.density_scale)
         marched = []
@@ -150,8 +151,8 @@ class FusedForeground:
                 sums, *totals = self._mlps[video].march(
                     origins[video, 0],
                     directions[video],
-                    samples=settings.num_samples,
-                    importance=settings.num_importance,
+                    samples=samples,
+                    importance=importance,
                     near=settings.near,
                     far=settings.far,
                     last_opaque=last_opaque,

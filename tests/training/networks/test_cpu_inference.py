@@ -44,20 +44,22 @@ def foreground_and_rays(spec, *, pixels: int, frames: int, videos: int = 1):
 @needs_native
 @torch.no_grad()
 @pytest.mark.parametrize(
-    "samples,importance,last_opaque,view,frames,videos",
+    "samples,importance,multiplier,last_opaque,view,frames,videos",
     [
-        (14, 14, False, True, 1, 1),
-        (6, 5, True, False, 2, 3),
-        (5, 9, False, True, 2, 1),
-        (4, 0, True, True, 1, 2),
-        (120, 7, False, False, 1, 1),
+        (14, 14, 1, False, True, 1, 1),
+        (6, 5, 1, True, False, 2, 3),
+        (5, 9, 2, False, True, 2, 1),
+        (4, 0, 3, True, True, 1, 2),
+        (120, 7, 1, False, False, 1, 1),
     ],
 )
-def test_rays_marched_in_one_go_are_those_of_the_renderer(samples, importance, last_opaque, view, frames, videos):
+def test_rays_marched_in_one_go_are_those_of_the_renderer(
+    samples, importance, multiplier, last_opaque, view, frames, videos
+):
     """Sums, weights, depth and transmittance; ray counts that are no multiple of a tile."""
     spec = dataclasses.replace(SMALL, view=view)
     field, origins, directions = foreground_and_rays(spec, pixels=5, frames=frames, videos=videos)
-    settings = RenderSettings(num_samples=samples, num_importance=importance)
+    settings = RenderSettings(num_samples=samples, num_importance=importance, sampling_multiplier=multiplier)
     marched = field.march(origins, directions, settings, last_opaque=last_opaque)
     expected = march_foreground(
         field, origins, directions, settings, num_frames=frames, last_opaque=last_opaque

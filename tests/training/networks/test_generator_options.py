@@ -128,7 +128,7 @@ def test_defaults_are_the_faceforensics_model():
     settings = dataclasses.asdict(generator.settings)
     assert settings == {
         "resolution": 32, "num_samples": 14, "num_importance": 14, "num_background": 4, "near": 0.88, "far": 1.12,
-        "background_start": 0.5, "path_lattice": 16,
+        "background_start": 0.5, "path_lattice": 16, "sampling_multiplier": 1,
     }  # fmt: skip
 
 
