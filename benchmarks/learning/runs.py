@@ -69,7 +69,7 @@ def plan_runs(kimg: float, ablation_kimg: float, long_kimg: float | None) -> lis
     line, no_distortion = "model.generator.motion.frequency=null", "spec.distortion_weight=0"
     no_ramp, slow = f"{foreground}.density_ramp=null", ("spec.lrate=0.0025", "spec.lrate_decay=null")
     no_prior = (f"{foreground}.density_prior=null", f"{foreground}.density_bias=0", no_ramp)
-    as_in_the_paper = (*no_prior, line, no_distortion, *slow)
+    as_in_the_paper = (*no_prior, line, no_distortion, *slow, "model.generator.rendering.sampling_multiplier=1")
     return [
         *(Run(f"seed{seed}", f"all parts, seed {seed}", kimg, (KNOWN_CAMERAS, f"seed={seed}")) for seed in SEEDS),
         Run("unknown_cameras", "cameras unknown", kimg),
