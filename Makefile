@@ -116,7 +116,7 @@ docs: $(DOCS_STAMP)
 DEMO_RAMP := model.generator.foreground.density_ramp
 DEMO_SPEC := spec.distortion_weight=0.5 spec.g_reg_interval=null spec.fmaps=0.03125 spec.lrate_decay=null \
     $(DEMO_RAMP).start=1 $(DEMO_RAMP).end=5
-DEMO_16 := kimg=5.5 resolution=16 model.generator.rendering.resolution=8 model.generator.upsampler.channel_base=0.015625
+DEMO_16 := kimg=5 resolution=16 model.generator.rendering.resolution=8 model.generator.upsampler.channel_base=0.015625
 DEMO_32 := kimg=$(DEMO_KIMG) spec.lrate=0.005 spec.ema=0.3
 
 # First the model of the README's picture, at once, then one that is trained from scratch. Can be resumed: data and
