@@ -15,10 +15,10 @@ def options():
 
 
 def test_a_frame_requires_its_layers(options):
-    """Rows of the field: 16² rays of 16 samples, 64 units."""
+    """Rows of the field: 16² rays of twice the 16 samples of the training, 64 units."""
     found, share = work.count_products(work.rendering, options)["render"]
     assert share == 1
-    samples = 16 * 16 * 16
+    samples = 16 * 16 * 2 * 16
     assert found[MatrixProduct(1, samples, 36, 64)] == 1  # the encoded points' layer
     assert found[MatrixProduct(1, samples, 64, 64)] == 3 and found[MatrixProduct(1, samples, 64, 1)] == 1
     upsampled = 4 * 16 * 16
