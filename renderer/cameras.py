@@ -182,10 +182,10 @@ class CameraPrior:
 
 
 def pixel_centers(resolution: int, device: torch.device | str | None = None) -> torch.Tensor:
-    """Centres [resolution**2, 2] (x, y) of a square image's pixels, row-major, top row first, within [-1, 1]."""
+    """Centres [resolution**2, 2] (x, y) of a square image's pixels, row-major, top row first, in [-1, 1], float32."""
     edge = 1 - 1 / resolution
-    x = torch.linspace(-edge, edge, resolution, device=device)
-    y = torch.linspace(edge, -edge, resolution, device=device)
+    x = torch.linspace(-edge, edge, resolution, device=device, dtype=torch.float32)
+    y = torch.linspace(edge, -edge, resolution, device=device, dtype=torch.float32)
     return torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).reshape(-1, 2)
 
 

@@ -26,11 +26,11 @@ class RandomStream:
 
     def uniform(self, name: str, shape: Sequence[int]) -> torch.Tensor:
         """U[0, 1), float32."""
-        return torch.rand(tuple(shape), generator=self.generator, device=self.device)
+        return torch.rand(tuple(shape), generator=self.generator, device=self.device, dtype=torch.float32)
 
     def normal(self, name: str, shape: Sequence[int]) -> torch.Tensor:
         """N(0, 1), float32."""
-        return torch.randn(tuple(shape), generator=self.generator, device=self.device)
+        return torch.randn(tuple(shape), generator=self.generator, device=self.device, dtype=torch.float32)
 
     def integers(self, name: str, low: int, high: int, shape: Sequence[int]) -> torch.Tensor:
         """Uniform integers in [low, high), int64."""

@@ -248,7 +248,7 @@ class FusedMLP:
             [R, outputs] for each entry of `keep`; accumulated weights, expected depth and transmittance [R].
         """
         # Positions of the first pass, and quantiles of its weights for the importance samples of the second.
-        even, quantiles = torch.linspace(0, 1, samples), torch.linspace(0, 1, importance)
+        even, quantiles = (torch.linspace(0, 1, count, dtype=torch.float32) for count in (samples, importance))
         if self._input_means is None or self._remeasures_means:
             # Input means: encoded points of the first pass along some of the rays.
             some = directions[:: max(len(directions) * samples // _MEAN_ROWS, 1)]

@@ -86,13 +86,13 @@ def random_inputs(generator: Generator, seed: int) -> tuple[torch.Tensor, ...]:
     """Inputs of a frame function: random codes, a random class, a time and a camera of the prior's range."""
     random = torch.Generator().manual_seed(seed)
     z, z_motion, z_bg = (
-        torch.randn([1, size], generator=random)
+        torch.randn([1, size], generator=random, dtype=torch.float32)
         for size in (generator.z_dim, generator.motion_dim, generator.background_dim)
     )
     label = None
     if generator.c_dim > 0:
-        label = torch.eye(generator.c_dim)[torch.randint(generator.c_dim, [1], generator=random)]
-    time, yaw, pitch = torch.rand([3, 1], generator=random)
+        label = torch.eye(generator.c_dim, dtype=torch.float32)[torch.randint(generator.c_dim, [1], generator=random)]
+    time, yaw, pitch = torch.rand([3, 1], generator=random, dtype=torch.float32)
     cameras = generator.camera_prior.at(yaw, pitch)
     return generator.mapping(z, label).contiguous(), z_motion, z_bg, time, cameras.cam2world, cameras.fov
 

@@ -50,10 +50,12 @@ def seed_latents(
         if not 0 <= value <= MAX_SEED:
             raise ValueError(f"The {name} must lie between 0 and {MAX_SEED}, got {value}.")
     z = torch.from_numpy(np.random.RandomState(seed).randn(1, z_dim)).float()
-    generator = torch.Generator().manual_seed(seed)
-    torch.randn(1, background_dim, generator=generator)  # the first draw went to a code that no network reads
-    z_bg = torch.randn(1, background_dim, generator=generator) * BACKGROUND_SCALE
-    z_motion = torch.randn(1, motion_dim, generator=torch.Generator().manual_seed(motion_seed))
+    # PyTorch draws other numbers in other types: torch.set_default_dtype must not change what a seed shows.
+    float32 = {"dtype": torch.float32, "device": "cpu"}
+    generator = torch.Generator("cpu").manual_seed(seed)
+    torch.randn(1, background_dim, generator=generator, **float32)  # went to a code that no network reads
+    z_bg = torch.randn(1, background_dim, generator=generator, **float32) * BACKGROUND_SCALE
+    z_motion = torch.randn(1, motion_dim, generator=torch.Generator("cpu").manual_seed(motion_seed), **float32)
     return SeedLatents(z=z, z_motion=z_motion, z_bg=z_bg)
 
 
@@ -75,7 +77,7 @@ def class_label(generator: "Generator", class_idx: int | None) -> torch.Tensor |
         return None
     if class_idx is None or not 0 <= class_idx < generator.c_dim:
         raise ValueError(f"this generator needs the number of a class, 0 to {generator.c_dim - 1}.")
-    return one_hot_labels(torch.tensor([class_idx]), generator.c_dim)
+    return one_hot_labels(torch.tensor([class_idx], device="cpu"), generator.c_dim)
 
 
 def one_hot_labels(classes: torch.Tensor, c_dim: int) -> torch.Tensor:

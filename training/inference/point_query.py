@@ -2,7 +2,7 @@
 
 import torch
 
-from renderer.cameras import Cameras, camera_rays, pixel_centers
+from renderer.cameras import Cameras, camera_rays
 from renderer.volume_rendering import Rays, march_foreground, ray_weights, render_background, render_rays
 from torch_utils.ops.composite import weighted_sum
 from training.networks.generator import Generator
@@ -69,7 +69,7 @@ class PointField:
     def _composite(self, points: torch.Tensor) -> torch.Tensor:
         generator = self._generator
         length = (generator.settings.far - generator.settings.near) / 2
-        steps = torch.linspace(0, length, SAMPLES, device=points.device)
+        steps = torch.linspace(0, length, SAMPLES, device=points.device, dtype=points.dtype)
         view = torch.nn.functional.normalize(points - self._position, dim=-1)
         raw, features = self._field((points[:, None] + steps[:, None] * view[:, None])[None, None], view[None])
         weights, _ = ray_weights(torch.relu(raw[0, 0]), steps, last_opaque=False)
@@ -102,8 +102,8 @@ class PointField:
             [-1, 1] for opaque rays. Without a background the last sample of a ray is opaque: both are zero.
         """
         generator = self._generator
-        rays = Rays(*camera_rays(camera, pixel_centers(size, self._position.device)))
-        background = torch.zeros([1, size * size, 3 + generator.foreground.feature_dim], device=self._position.device)
+        rays = Rays(*camera_rays(camera, generator.pixels(self._position, size)))
+        background = self._position.new_zeros([1, size * size, 3 + generator.foreground.feature_dim])
         if self._fields.background is not None:
             parts = [rays.select(slice(start, start + RAYS)) for start in range(0, len(rays), RAYS)]
             background = torch.cat(
@@ -125,7 +125,7 @@ class PointField:
     def opacity(self, camera: Cameras, size: int) -> torch.Tensor:
         """Opacity 1 − T of the foreground on the rays of one camera through size × size pixels [size, size], 0 to 1."""
         generator = self._generator
-        origins, directions = camera_rays(camera, pixel_centers(size, self._position.device))
+        origins, directions = camera_rays(camera, generator.pixels(self._position, size))
         transmittances = [
             march_foreground(
                 self._field, origins, some, generator.settings, num_frames=1, last_opaque=generator.background is None

@@ -30,6 +30,13 @@ def test_no_global_random_state_is_touched():
     assert np.array_equal(np.random.get_state()[1], before_numpy)
 
 
+def test_seeds_do_not_depend_on_the_default_type(double_by_default):
+    codes, golden = seed_latents(0, 0), np.load(DATA)
+    assert {x.dtype for x in (codes.z, codes.z_motion, codes.z_bg)} == {torch.float32}
+    assert np.array_equal(codes.z_motion.numpy(), golden["z_motion"])
+    assert np.array_equal(codes.z_bg.numpy(), golden["z_shape_bg"])
+
+
 def test_sizes_follow_the_generator():
     codes = seed_latents(431, 431, z_dim=64, motion_dim=48, background_dim=16)
     assert (codes.z.shape, codes.z_motion.shape, codes.z_bg.shape) == ((1, 64), (1, 48), (1, 16))

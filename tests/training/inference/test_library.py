@@ -11,6 +11,7 @@ from renderer.cameras import Cameras
 from tests.small_network import small_generator
 from training.inference.latents import seed_latents
 from training.inference.library import load_generator, save_video
+from training.inference.point_query import PointField
 from training.inference.video_discriminators import load_discriminators
 from training.networks.generator import Generator
 
@@ -110,6 +111,24 @@ def test_double_precision(run_folder, G):
     double = load_generator(run_folder, dtype=torch.float64)
     assert double.dtype == torch.float64
     assert (double.frame(3).int() - G.frame(3).int()).abs().max() <= 1
+
+
+def test_frames_do_not_depend_on_the_default_type(G):
+    codes, point = G.codes(seed=[3]), torch.tensor([[0.02, 0.01, 0.0]])
+
+    def results():
+        field = PointField(G.network, codes.ws, z_motion=codes.z_motion, z_bg=codes.z_bg, time=0.2)
+        maps = G.frame(seed=3, t=0.2, yaw=0.1, outputs=("rgb", "raw", "opacity"))
+        return [*maps.values(), field.colour(point), field.opacity(G.camera(), 4), *field.render(G.camera(), 4)]
+
+    expected = results()
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = results()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert {x.dtype for x in found} == {torch.float32}
+    assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
 
 
 def test_gradients_reach_codes_and_weights(run_folder):
