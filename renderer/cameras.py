@@ -34,12 +34,19 @@ POLE = 1e-7  # radians: nearer to a pole the direction of a camera's x axis is l
 
 @dataclasses.dataclass(frozen=True)
 class Cameras:
-    """A batch of cameras: `cam2world` [N, 4, 4] and `fov` [N] in degrees, both float32."""
+    """A batch of cameras: `cam2world` [N, 4, 4] and `fov` [N] in degrees, both float32.
+
+    Raises:
+        ValueError: Something else than tensors of these shapes.
+    """
 
     cam2world: torch.Tensor
     fov: torch.Tensor
 
     def __post_init__(self):
+        for name, value in (("cam2world", self.cam2world), ("fov", self.fov)):
+            if not isinstance(value, torch.Tensor):
+                raise ValueError(f"{name} must be a tensor, got {type(value).__name__}.")
         if self.cam2world.ndim != 3 or tuple(self.cam2world.shape[1:]) != (4, 4):
             raise ValueError(f"cam2world must be [N, 4, 4], got {tuple(self.cam2world.shape)}.")
         if tuple(self.fov.shape) != (len(self.cam2world),):

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -169,3 +170,7 @@ def test_mistaken_shapes():
         Cameras(cam2world=torch.eye(4), fov=torch.ones(1))
     with pytest.raises(ValueError, match="fov"):
         Cameras(cam2world=torch.eye(4)[None], fov=torch.ones(2))
+    with pytest.raises(ValueError, match=r"^cam2world must be a tensor, got ndarray\.$"):
+        Cameras(cam2world=np.eye(4)[None], fov=torch.ones(1))
+    with pytest.raises(ValueError, match=r"^fov must be a tensor, got list\.$"):
+        Cameras(cam2world=torch.eye(4)[None], fov=[18.0])

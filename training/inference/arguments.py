@@ -30,6 +30,7 @@ __all__ = [
     "check_number",
     "check_path",
     "check_placement",
+    "check_stream",
     "check_tensors",
     "check_time",
     "is_list",
@@ -242,6 +243,12 @@ def check_placement(device: Any, dtype: Any) -> None:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, TypeError) as error:
         raise ValueError(f"device {shown(str(device))} cannot be used here: {one_line(error)[:200]}") from error
+
+
+def check_stream(stream: Any) -> None:
+    """Refuse what draws no numbers by name, such as a torch.Generator; None is allowed."""
+    if stream is not None and not (hasattr(stream, "uniform") and hasattr(stream, "normal")):
+        raise ValueError(f"stream must be a torch_utils.rng.RandomStream or None, got {shown(stream)}.")
 
 
 def _scalar(value: Any) -> Any:

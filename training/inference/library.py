@@ -35,6 +35,7 @@ from training.inference.arguments import (
     check_number,
     check_path,
     check_placement,
+    check_stream,
     check_tensors,
     check_time,
     is_list,
@@ -185,8 +186,8 @@ class VideoGenerator(nn.Module):
                 deterministically.
 
         Raises:
-            ValueError: Tensors of other shapes, of different batches or on another device, or no label. Their values
-                are not looked at, so that no GPU is waited for.
+            ValueError: Tensors of other shapes, of different batches or on another device, no label, or another type
+                of stream. Values are not looked at, so that no GPU is waited for.
         """
         network = self.network
         shapes = {
@@ -197,6 +198,7 @@ class VideoGenerator(nn.Module):
         }
         check_tensors(shapes | label_shape(c, network.c_dim), device=self.device)
         check_number("truncation_psi", truncation_psi)
+        check_stream(stream)
         cameras = self.camera().repeat(len(z)) if cameras is None else cameras
         check_cameras("cameras", cameras, count=len(z), values=False)
         ws = network.mapping(z, c, truncation_psi=truncation_psi)

@@ -208,6 +208,8 @@ def test_a_camera_keeps_gradients(G):
         ({"c": torch.zeros(2, 3)}, "c has no place here: this network was trained without labels."),
         ({"truncation_psi": None}, "truncation_psi must be a finite number, got None."),
         ({"cameras": "front"}, "cameras must be renderer.cameras.Cameras, as G.camera() gives them, got 'front'."),
+        ({"stream": torch.Generator()}, "stream must be a torch_utils.rng.RandomStream or None, got Generator."),
+        ({"stream": 0}, "stream must be a torch_utils.rng.RandomStream or None, got 0."),
     ],
 )
 def test_a_forward_pass_names_the_wrong_tensor(G, wrong, message):
