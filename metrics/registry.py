@@ -142,7 +142,8 @@ class MetricTable(dict[str, Metric]):
         base, _, extractor = name.rpartition("_")
         metric = self.get(base)
         own = metric is not None and metric.network == "i3d"
-        if not own or not re.fullmatch(r"[a-z][a-z0-9]*", extractor) or extractor in TAKEN:
+        taken = {known.network for known in self.values()}  # extractors that have metrics of their own
+        if not own or not re.fullmatch(r"[a-z][a-z0-9]*", extractor) or extractor in taken:
             raise KeyError(name)
         about = f"{metric.about} (with features of '{extractor}' in place of I3D)"
         warning = f"features of '{extractor}', not I3D: compare only values of the same file"
@@ -155,9 +156,6 @@ class MetricTable(dict[str, Metric]):
             return False
         return True
 
-
-#: Extractors that have metrics of their own.
-TAKEN = ("i3d", "inception", "vgg16", "identity", "random", "motion", "flicker", "warping", "flatness")
 
 METRICS = MetricTable((m.name, m) for m in (*_video_metrics(), *_image_metrics(), *_further_metrics()))
 

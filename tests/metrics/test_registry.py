@@ -10,7 +10,7 @@ import pytest
 from dnnlib import UserError
 from metrics.feature_extractors import DETECTOR_OF
 from metrics.metric_functions import MEASURES
-from metrics.registry import METRICS, find_metric
+from metrics.registry import METRICS, Metric, find_metric
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -56,6 +56,10 @@ def test_extractors_of_the_users():
     for name in ("fvd64_16f_", "fvd64_16f_Mae", "fvd64_16f_inception", "rfvd64_16f_videomae", "fid1k_full_videomae",
                  "videomae", "fvd_videomae", "fvd64_16f_video-mae", 3, None):  # fmt: skip
         assert name not in METRICS
+    for network in {metric.network for metric in METRICS.values()}:
+        assert f"fvd64_16f_{network}" not in METRICS, "of the program's own"
+    own = type(METRICS)(METRICS | {"bright_1f": Metric("bright_1f", "mean", "bright", "clips", 1, "an added metric")})
+    assert "fvd64_16f_bright" not in own and "fvd64_16f_bright" in METRICS
     with pytest.raises(UserError, match="there is no metric 'fvd64_16f_i3d'"):
         find_metric("fvd64_16f_i3d")
 

@@ -270,7 +270,7 @@ def _generator_class(name: str | None, given: type[torch.nn.Module] | None, *, s
             raise UserError(f"GENERATOR_CLASS: {error}") from error
     raise UserError(
         f"{source} holds a generator of another class, {printable(str(name))}. Its code is run only if asked for: set "
-        "the environment variable GENERATOR_CLASS to this name if you trust it."
+        "the environment variable GENERATOR_CLASS to this name if you trust it (in Python: give generator_class)."
     )
 
 

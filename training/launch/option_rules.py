@@ -212,11 +212,16 @@ def check_values(options: Mapping[str, Any]) -> None:
     """Check every option; of the networks' other arguments, which constructors check, only that numbers are finite.
 
     Raises:
-        UserError: An option has a value that it cannot have; names both.
+        UserError: An option has a value that it cannot have; names both. Or there is no such option.
     """
     for name, rule in RULES.items():
         value: Any = options
         for key in name.split("."):
+            if key not in value:
+                raise UserError(
+                    f"These options lack {name}. If the run is older than this option, ADDED in "
+                    "training/launch/config.py must say what the run did."
+                )
             value = value[key]
         rule.check(name, value)
     _check_finite("model", options["model"])

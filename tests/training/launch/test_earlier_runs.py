@@ -19,6 +19,7 @@ from training.checkpoints.snapshot import latest_snapshot, load_generator, load_
 from training.inference.frame_renderer import FrameRenderer
 from training.inference.latents import seed_latents
 from training.launch.config import compose_options, continued_options, current_options
+from training.launch.option_rules import check_values
 
 STORED = Path(__file__).resolve().parents[2] / "data" / "run_before_rooms.tar.xz"
 
@@ -107,6 +108,13 @@ def test_stored_names_are_mapped(work):
     for network in ("generator", "discriminator"):
         assert options["model"][network]["_target_"] == now["model"][network]["_target_"]
     assert "recompute" in stored  # a copy was changed
+
+
+def test_an_option_that_nobody_added_to_earlier_runs_is_named():
+    options = compose_options(["outdir=runs", "data=data"])
+    del options["spec"]["style_mixing"]
+    with pytest.raises(UserError, match=r"^These options lack spec\.style_mixing\. .* ADDED in training/launch/config"):
+        check_values(options)
 
 
 def test_an_earlier_name_on_the_command_line_is_answered_by_the_present_one():
