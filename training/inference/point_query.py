@@ -3,7 +3,7 @@
 import torch
 
 from renderer.cameras import Cameras, camera_rays
-from renderer.volume_rendering import Rays, march_foreground, ray_weights, render_background, render_rays
+from renderer.volume_rendering import Rays, march_background, march_foreground, ray_weights
 from torch_utils.ops.composite import weighted_sum
 from training.networks.generator import Generator
 
@@ -74,52 +74,72 @@ class PointField:
         raw, features = self._field((points[:, None] + steps[:, None] * view[:, None])[None, None], view[None])
         weights, _ = ray_weights(torch.relu(raw[0, 0]), steps, last_opaque=False)
         weights = weights + 1e-6  # where there is nothing, all samples count alike
-        rows = self._field.project(features).flatten(1, -2)
-        colours = generator.upsampler.pointwise(rows[..., 3:], rows[..., :3], self._upsampler)[0]
-        return weighted_sum(weights / weights.sum(dim=-1, keepdim=True), colours.unflatten(0, (-1, SAMPLES)))
+        colours = self._upsampled(self._field.project(features))[0, 0]
+        return weighted_sum(weights / weights.sum(dim=-1, keepdim=True), colours)
+
+    def _upsampled(self, values: torch.Tensor) -> torch.Tensor:
+        """Colours [1, T, R, S, 3] of samples with the values [1, T, R, S, C] after the upsampler's pointwise layers."""
+        rows = values.flatten(1, 3)
+        colours = self._generator.upsampler.pointwise(rows[..., 3:], rows[..., :3], self._upsampler)
+        return colours.unflatten(1, values.shape[1:4])
 
     @torch.no_grad()
     def emission(self, points: torch.Tensor) -> torch.Tensor:
-        """Colours of the field itself at points [N, 3], before the upsampler, nominally in [-1, 1].
+        """Colours of the points [N, 3] themselves after the upsampler's pointwise layers, nominally in [-1, 1].
 
-        Composited along rays they give the volume rendered image, `SynthesisOutput.image_raw`.
+        Composited along rays they give the image of `render`.
         """
-        return torch.cat([self._project(some) for some in points.split(COLOURED)])
+        return torch.cat([self._emission(some) for some in points.split(COLOURED)])
 
-    def _project(self, points: torch.Tensor) -> torch.Tensor:
+    def _emission(self, points: torch.Tensor) -> torch.Tensor:
         view = torch.nn.functional.normalize(points - self._position, dim=-1)
         _, features = self._field(points[None, None, :, None], view[None])  # a ray each
-        return self._field.project(features)[0, 0, :, 0, :3]
+        return self._upsampled(self._field.project(features))[0, 0, :, 0]
 
     @torch.no_grad()
     def render(self, camera: Cameras, size: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The volume rendered image of size × size pixels from one camera, in its parts.
+        """The image of the NeRF path of size × size pixels from one camera, in its parts.
 
-        The image is foreground + transmittance · background, before the upsampler.
+        Every sample of a ray goes through the upsampler's pointwise layers before it is composited; training makes
+        these images like those of the generator (StyleNeRF, section 3). The image is foreground + transmittance ·
+        background.
 
         Returns:
             Foreground [size, size, 3], its transmittance [size, size], and background [size, size, 3], nominally in
             [-1, 1] for opaque rays. Without a background the last sample of a ray is opaque: both are zero.
         """
-        generator = self._generator
-        rays = Rays(*camera_rays(camera, generator.pixels(self._position, size)))
-        background = self._position.new_zeros([1, size * size, 3 + generator.foreground.feature_dim])
-        if self._fields.background is not None:
-            parts = [rays.select(slice(start, start + RAYS)) for start in range(0, len(rays), RAYS)]
-            background = torch.cat(
-                [render_background(self._fields.background, part, generator.settings) for part in parts], dim=1
-            )
-        rendered = render_rays(
-            self._fields, rays, generator.settings, frames=1, chunk=RAYS, background=torch.zeros_like(background)
-        )
-        transmittance = rendered.transmittance.reshape(size, size)
-        if self._fields.background is None:
-            transmittance = torch.zeros_like(transmittance)
+        rays = Rays(*camera_rays(camera, self._generator.pixels(self._position, size)))
+        parts = [self._render(rays.select(slice(start, start + RAYS))) for start in range(0, len(rays), RAYS)]
+        foreground, transmittance, background = (torch.cat(kind) for kind in zip(*parts))
         return (
-            rendered.values[0, 0, :, :3].reshape(size, size, 3),
-            transmittance,
-            background[0, :, :3].reshape(size, size, 3),
+            foreground.unflatten(0, (size, size)),
+            transmittance.unflatten(0, (size, size)),
+            background.unflatten(0, (size, size)),
         )
+
+    def _render(self, rays: Rays) -> tuple[torch.Tensor, ...]:
+        fields, settings = self._fields, self._generator.settings
+        samples = march_foreground(
+            fields.foreground,
+            rays.origins,
+            rays.directions,
+            settings,
+            num_frames=1,
+            last_opaque=fields.background is None,
+        )
+        foreground = sum(
+            weighted_sum(weights, self._upsampled(fields.foreground.project(features)))
+            for weights, features in samples.parts
+        )
+        background, transmittance = torch.zeros_like(foreground), torch.zeros_like(samples.transmittance)
+        if fields.background is not None:
+            far = march_background(fields.background, rays.origins, rays.directions, settings)
+            values = fields.background.project(far.features)[:, None]
+            background, transmittance = (
+                weighted_sum(far.weights[:, None], self._upsampled(values)),
+                samples.transmittance,
+            )
+        return foreground[0, 0], transmittance[0, 0], background[0, 0]
 
     @torch.no_grad()
     def opacity(self, camera: Cameras, size: int) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""3D Gaussians of a generator's videos: their placement, and their agreement with the volume rendered image.
+"""3D Gaussians of a generator's videos: their placement, and their agreement with volume rendered images.
 
 `python -m renderer.splats` gives them options and files.
 """
@@ -80,7 +80,7 @@ class GeneratedSplats:
         )
 
     def splats(self, video: dict[str, Any], time: float) -> Gaussians:
-        """The Gaussians of a time step, with the field's colours as the frontal camera sees them.
+        """The Gaussians of a time step, with colours like the image's as the frontal camera sees them.
 
         Raises:
             UserError: Nothing is dense enough.
@@ -100,7 +100,7 @@ class GeneratedSplats:
         return gaussians_of_points(points, density[dense].to(self.device), colours, spacing=self.grid.cell)
 
     def compare(self, gaussians: Gaussians, video: dict[str, Any], time: float) -> tuple[dict[str, Any], torch.Tensor]:
-        """Agreement with the volume rendered image before the upsampler, from the cameras of `COMPARED_VIEWS`.
+        """Agreement with the images of the NeRF path (`PointField.render`) from the cameras of `COMPARED_VIEWS`.
 
         Returns:
             PSNR in dB per view: of the `foreground` over black and of the `image`, for which the Gaussians are shown

@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 
 from dnnlib import UserError
+from renderer.cameras import camera_rays, pixel_centers
 from renderer.splats import __main__ as splats_command
 from renderer.splats.gaussians import read_ply
-from renderer.volume_rendering import Fields
+from renderer.volume_rendering import Fields, Rays, ray_samples
 from tests.training.tiny import make_plan
-from training.inference.frame_renderer import FrameRenderer
 from training.inference.meshes import video_of_seeds
 from training.inference.point_query import PointField
 from training.launch.build import build_networks
@@ -121,31 +121,44 @@ def test_more_cells_are_closer_to_the_field(run):
 
 
 @pytest.mark.parametrize("more", [[], ["model.generator.background=null"]])
-def test_the_image_that_is_compared_is_the_generator_s_before_the_upsampler(tmp_path, more):
+def test_the_image_that_is_compared_is_that_of_the_nerf_path(tmp_path, more):
     generator = build(tmp_path, *more)
     video = video_of_seeds(generator, 1, 2, label=None, truncation_psi=0.7, device=torch.device("cpu"))
     camera = generator.camera_prior.at(yaw=0.3)
-    raw = FrameRenderer(generator, **video).output(0.4, camera).image_raw[0, 0]
     foreground, transmittance, background = PointField(generator, **video, time=0.4).render(camera, 16)
     image = foreground + transmittance[..., None] * background
-    torch.testing.assert_close(image.permute(2, 0, 1), raw, atol=1e-5, rtol=1e-4)
+    # As in the training: every sample of a ray, those of the background too, through the upsampler's pointwise layers.
+    weights, fields = parts_of(generator, video, 0.4)
+    rays = Rays(*camera_rays(camera, pixel_centers(16, torch.device("cpu"))))
+    samples = ray_samples(fields, rays, generator.settings, frames=1)
+    values = samples.values.flatten(1, 3)
+    colours = generator.upsampler.pointwise(values[..., 3:], values[..., :3], weights.upsampler)
+    expected = (samples.weights[..., None] * colours.unflatten(1, samples.weights.shape[1:])).sum(dim=-2)
+    torch.testing.assert_close(image, expected.reshape(16, 16, 3), atol=1e-5, rtol=1e-4)
     assert bool((transmittance == 0).all()) is bool(more)
 
 
-def test_colours_of_points_are_the_field_s(untouched):
-    # A ray composited from the colours and densities of its points is a pixel of the volume rendered foreground.
+def test_colours_of_points_have_passed_the_upsampler_s_pointwise_layers(untouched):
+    # A ray composited from the colours and densities of its points is a pixel of the image that is compared.
     video = video_of_seeds(untouched, 1, 2, label=None, truncation_psi=1.0, device=torch.device("cpu"))
-    field = PointField(untouched, **video, time=0.4)
     points = torch.rand([7, 3], generator=torch.Generator().manual_seed(0)) * 0.1
     position = untouched.camera_prior.at().cam2world[0, :3, 3]
     view = torch.nn.functional.normalize(points - position, dim=-1)
-    values = untouched.modulate(video["ws"])
-    times = torch.tensor([[0.4]])
-    motion = untouched.motion_vectors(video["ws"], video["z_motion"], times)
-    foreground = untouched.foreground.condition(values.foreground, times=times, motion=motion)
-    _, features = foreground(points[None, None, :, None], view[None])
-    expected = foreground.project(features)[0, 0, :, 0, :3]
-    torch.testing.assert_close(field.emission(points), expected, atol=1e-5, rtol=1e-4)
+    weights, fields = parts_of(untouched, video, 0.4)
+    _, features = fields.foreground(points[None, None, :, None], view[None])
+    values = fields.foreground.project(features)[:, 0, :, 0]
+    expected = untouched.upsampler.pointwise(values[..., 3:], values[..., :3], weights.upsampler)[0]
+    assert float((expected - values[0, :, :3]).abs().max()) > 0.01  # the upsampler adds to the field's own
+    colours = PointField(untouched, **video, time=0.4).emission(points)
+    torch.testing.assert_close(colours, expected, atol=1e-5, rtol=1e-4)
+
+
+def parts_of(generator, video, time):
+    """Weights and fields of a video at a time."""
+    times = torch.tensor([[time]])
+    motion = generator.motion_vectors(video["ws"], video["z_motion"], times)
+    weights = generator.modulate(video["ws"])
+    return weights, generator.condition(weights, times=times, motion=motion, z_bg=video["z_bg"])
 
 
 @pytest.mark.parametrize(
