@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from renderer.cameras import CameraPrior, Cameras
 
-__all__ = ["DEFAULT_PROGRAM", "FORWARD_PROGRAMS", "INVERSE", "PROGRAMS", "camera_path", "frame_schedule"]
+__all__ = [
+    "DEFAULT_PROGRAM",
+    "FORWARD_PROGRAMS",
+    "INVERSE",
+    "PROGRAMS",
+    "camera_path",
+    "frame_schedule",
+    "scaled_angles",
+]
 
 DEFAULT_PROGRAM = "rotation_camera_yaw"
 
@@ -131,7 +139,14 @@ def camera_path(
         )
     if "yaw_angle" in path:
         return prior.at_angles(path["yaw_angle"], path["pitch_angle"], fov=fovs)
-    return prior.at(path["yaw"], path.get("pitch", 0.5), fov=fovs)
+    return prior.at(path.get("yaw", 0.5), path.get("pitch", 0.5), fov=fovs)
+
+
+def scaled_angles(program: str) -> set[str]:
+    """The angles, 'yaw' and 'pitch', that a program of PROGRAMS moves through, so that their scale has an effect."""
+    path = _PATHS[program.removesuffix(INVERSE)]
+    whole = path(4, 1.0, 1.0)
+    return {angle for angle, scales in (("yaw", (0.5, 1.0)), ("pitch", (1.0, 0.5))) if path(4, *scales) != whole}
 
 
 def frame_schedule(

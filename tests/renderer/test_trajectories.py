@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from renderer.cameras import CameraPrior, focal_from_fov
-from renderer.trajectories import FORWARD_PROGRAMS, PROGRAMS, camera_path, frame_schedule
+from renderer.trajectories import FORWARD_PROGRAMS, INVERSE, PROGRAMS, camera_path, frame_schedule, scaled_angles
 
 DATA = pathlib.Path(__file__).resolve().parent.parent / "data" / "programs.npz"
 
@@ -162,3 +162,25 @@ def test_programs_are_listed_without_loading_torch():
     """The scripts check their arguments before they load anything large."""
     code = "import sys, renderer.trajectories; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=DATA.parent.parent.parent).returncode == 0
+
+
+def test_scaled_angles_are_those_that_a_scale_changes(monkeypatch):
+    expected = {
+        "front": set(),
+        "front_zoom": set(),
+        "rotation_camera_yaw": {"yaw"},
+        "rotation_camera_pitch": {"pitch"},
+        "rotation_camera_yaw_pitch": {"yaw", "pitch"},
+    }
+    for program, moved in expected.items():
+        assert scaled_angles(program) == scaled_angles(program + INVERSE) == moved
+    # Of any name, also without angles that stay.
+    nod = {"nod": lambda steps, yaw_scale, pitch_scale: {"pitch": [0.5 - 0.1 * pitch_scale * i for i in range(steps)]}}
+    monkeypatch.setattr("renderer.trajectories._PATHS", nod)
+    monkeypatch.setattr("renderer.trajectories.PROGRAMS", ("nod",))
+    assert scaled_angles("nod") == {"pitch"}
+    yaw, pitch = angles(camera_path("nod", CameraPrior(), 2))
+    close(yaw, [0.0, 0.0])
+    assert float(pitch[0] - pitch[1]) == pytest.approx(
+        0.1 * (CameraPrior().pitch[1] - CameraPrior().pitch[0]), abs=1e-6
+    )

@@ -220,13 +220,19 @@ def fake_encoder(tmp_path, monkeypatch, script):
 
 
 @pytest.mark.parametrize(
-    "script", ["echo Unknown encoder >&2; exit 1", "cat > /dev/null; echo Unknown encoder >&2; exit 1"]
+    "script, words",
+    [
+        ("echo Unknown encoder >&2; exit 1", "Unknown encoder"),
+        ("cat > /dev/null; echo Unknown encoder >&2; exit 1", "Unknown encoder"),
+        ("exit 3", r"it gave no reason \(exit status 3\)"),
+        ("kill -KILL $$", r"it gave no reason \(ended by signal 9\)"),
+    ],
 )
-def test_a_failing_encoder_is_reported_with_its_words(tmp_path, monkeypatch, script):
+def test_a_failing_encoder_is_reported_with_its_words(tmp_path, monkeypatch, script, words):
     fake_encoder(tmp_path, monkeypatch, script)
     out = tmp_path / "out"
     out.mkdir()
-    with pytest.raises(UserError, match="a.mp4: the video encoder failed: Unknown encoder"):
+    with pytest.raises(UserError, match=f"a.mp4: the video encoder failed: {words}$"):
         with VideoWriter(out / "a.mp4", 8) as video:
             for frame in smooth_frames(4, 256, 256):  # more than a pipe holds
                 video.add(frame)

@@ -205,14 +205,27 @@ def check_cameras(name: str, cameras: Any, *, count: int | None = None, values: 
         raise ValueError(f"{name} must hold {needed} camera{'' if count == 1 else 's'}, got {len(cameras)}.")
     if not values:
         return
-    axes, fov = cameras.cam2world[:, :3, :3].double(), cameras.fov
+    pose, fov = cameras.cam2world.double(), cameras.fov
+    axes = pose[:, :3, :3]
     error = (axes.transpose(1, 2) @ axes - torch.eye(3, dtype=axes.dtype, device=axes.device)).abs().amax(dim=(1, 2))
     # Comparisons with NaN are false.
-    good = (error < ORTHONORMAL) & cameras.cam2world[:, :3, 3].isfinite().all(dim=1) & (fov > 0) & (fov < 180)
+    good = (error < ORTHONORMAL) & pose[:, :3, 3].isfinite().all(dim=1) & (fov > 0) & (fov < 180)
     if not good.all():
         raise ValueError(
             f"{name} must have finite poses with orthonormal axes and fields of view between 0 and 180 degrees; camera "
             f"{good.tolist().index(False)} has not."
+        )
+    # Mistakes of other conventions that would give a picture, but a wrong one.
+    whole = ((pose[:, 3] - pose.new_tensor([0, 0, 0, 1])).abs() < ORTHONORMAL).all(dim=1)
+    if not whole.all():
+        raise ValueError(
+            f"{name}: the last row of cam2world must be 0 0 0 1, which that of camera {whole.tolist().index(False)} is "
+            "not. Is the matrix transposed?"
+        )
+    if not (kept := torch.linalg.det(axes) > 0).all():
+        raise ValueError(
+            f"{name}: camera {kept.tolist().index(False)} is a mirror, its axes are left-handed. They must point to "
+            "the right, up, and backwards."
         )
 
 

@@ -16,7 +16,7 @@ from click.core import ParameterSource
 
 from dnnlib import UserError, parse_int_list
 from dnnlib.command_line import FINITE
-from renderer.trajectories import FORWARD_PROGRAMS
+from renderer.trajectories import FORWARD_PROGRAMS, scaled_angles
 from training.checkpoints.sources import is_remote
 
 __all__ = [
@@ -255,7 +255,7 @@ def idle_ranges(given: Collection[str], programs: Sequence[str]) -> list[str]:
     return [
         f"--relative_range_{angle}_scale has no effect: {', '.join(programs)} does not move the camera in {angle}."
         for angle in ("yaw", "pitch")
-        if f"relative_range_{angle}_scale" in given and not any(angle in name for name in programs)
+        if f"relative_range_{angle}_scale" in given and not any(angle in scaled_angles(name) for name in programs)
     ]
 
 

@@ -107,6 +107,19 @@ def test_cameras_and_their_times_are_checked(G):
     for wrong in (skewed, narrow, lost):
         with pytest.raises(ValueError, match="^cameras must have finite poses with .*; camera 1 has not.$"):
             G.video(cameras=wrong)
+    # Of other conventions: each of these would give a picture.
+    transposed = Cameras(cameras.cam2world.clone(), cameras.fov)
+    transposed.cam2world[1] = transposed.cam2world[1].T.clone()
+    with says(
+        "cameras: the last row of cam2world must be 0 0 0 1, which that of camera 1 is not. Is the matrix transposed?"
+    ):
+        G.video(cameras=transposed)
+    mirrored = Cameras(cameras.cam2world.clone(), cameras.fov)
+    mirrored.cam2world[1, :3, 0] *= -1
+    with says(
+        "cameras: camera 1 is a mirror, its axes are left-handed. They must point to the right, up, and backwards."
+    ):
+        G.video(cameras=mirrored)
 
 
 @pytest.mark.parametrize(
