@@ -99,6 +99,12 @@ def check_video_rate(name: str, fps: float) -> None:
         raise ValueError(f"A GIF shows at most {MAX_GIF_RATE} frames per second, not {fps:g}.")
 
 
+def _reason(messages: bytes, status: int) -> str:
+    """Why ffmpeg ended early, in one line: its messages, or else its exit status."""
+    ended = f"ended by signal {-status}" if status < 0 else f"exit status {status}"
+    return one_line(messages.decode(errors="replace")) or f"it gave no reason ({ended})"
+
+
 class _Encoder(NamedTuple):
     """A running ffmpeg: its input, and the temporary file that takes its messages."""
 
@@ -108,9 +114,9 @@ class _Encoder(NamedTuple):
 
     def failure(self, path: str) -> UserError:
         """The reason why it ended early, as an error about the video `path`."""
-        self.process.wait()
+        status = self.process.wait()
         self.messages.seek(0)
-        message = one_line(self.messages.read().decode(errors="replace")) or "it gave no reason"
+        message = _reason(self.messages.read(), status)
         if os.strerror(errno.ENOSPC) in message:
             return UserError(f"Cannot write {path}: there is no space left; free some or choose another folder.")
         return UserError(f"Cannot write {path}: the video encoder failed: {message[-300:]}")
@@ -281,7 +287,7 @@ def gif_bytes(video: str | os.PathLike) -> bytes:
         [*command, *GIF_PALETTE, "-f", "gif", "pipe:1"], stdin=subprocess.DEVNULL, capture_output=True
     )
     if result.returncode != 0:
-        message = one_line(result.stderr.decode(errors="replace")) or "it gave no reason"
+        message = _reason(result.stderr, result.returncode)
         raise UserError(f"Cannot read {os.fspath(video)}: the video decoder failed: {message[-300:]}")
     return result.stdout
 
