@@ -41,6 +41,7 @@ __all__ = [
     "read_cameras",
     "read_labels",
     "remaining_stride",
+    "source_stride",
     "store_manifest",
     "store_stride",
 ]
@@ -279,14 +280,35 @@ def store_stride(store: FrameStore, manifest: dict[str, Any] | None, frame_strid
         UserError: The required frames are not among the stored ones; or there is no manifest in the root, but one above
             or below it, by which frames were left out.
     """
-    for folder, other in _manifests_nearby(store) if manifest is None and frame_stride > 1 else ():
+    if manifest is None and frame_stride > 1:
+        _require_whole_dataset(
+            store, what=f"frame_stride={frame_stride}, but the frames", instead=", or a stride of 1 for all"
+        )
+    return remaining_stride(manifest, frame_stride, path=store.path)
+
+
+def source_stride(store: FrameStore) -> int:
+    """The stride by which the dataset tool has left out frames of a folder or zip; 1 if it has not.
+
+    Raises:
+        UserError: It is unknown: the manifest is damaged, or lies above or below the root.
+    """
+    manifest = store_manifest(store)
+    if manifest is None:
+        _require_whole_dataset(store, what="The frames", instead="")
+        return 1
+    stored = manifest.get("stride", 1)
+    return stored if type(stored) is int and stored >= 1 else 1
+
+
+def _require_whole_dataset(store: FrameStore, *, what: str, instead: str) -> None:
+    """Refuse a root whose frames are those of a dataset with a stride, but that does not have its manifest."""
+    for folder, other in _manifests_nearby(store):
         if other.get("stride", 1) != 1:
             raise UserError(
-                f"frame_stride={frame_stride}, but the frames in '{store.path}' are those of the dataset '{folder}', "
-                f"which was made with --frame-stride {other['stride']}: use that folder itself (of a zip, one of its "
-                "content), or a stride of 1 for all frames that are there."
+                f"{what} in '{store.path}' are those of the dataset '{folder}', which was made with --frame-stride "
+                f"{other['stride']}: use that folder itself (of a zip, one of its content){instead}."
             )
-    return remaining_stride(manifest, frame_stride, path=store.path)
 
 
 def _manifests_nearby(store: FrameStore) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -111,7 +111,7 @@ def prepare(
         "preset": preset,
         "resolution": resolution,
         "nframes": nframes,
-        "stride": stride,
+        "stride": stride * among.stride,  # over the frames of the first source, as training counts them
         "max_frames": max_frames,
         "clip_frames": clip_frames,
         "clip_step": cut.step,

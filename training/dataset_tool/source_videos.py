@@ -9,7 +9,7 @@ import re
 from typing import Any
 
 from dnnlib import UserError
-from training.data.annotations import KINDS, describe_unmatched, list_entries
+from training.data.annotations import KINDS, describe_unmatched, list_entries, source_stride
 from training.data.frame_index import listed_path
 from training.data.frame_store import FrameStore, Video
 
@@ -48,12 +48,14 @@ class SourceSet:
         sources: In natural order.
         entries: 'labels' and 'cameras' of dataset.json, if it exists, each by listed_path.
         store: The frames; None for a single file.
+        stride: That of the frames in a dataset of this tool, which may have left some out.
     """
 
     root: str
     sources: list[Source]
     entries: dict[str, dict[str, Any]]
     store: FrameStore | None
+    stride: int = 1
 
     def file_of(self, source: Source) -> str:
         """Path of an encoded video that is a file of its own."""
@@ -84,7 +86,7 @@ def find_sources(path: str) -> SourceSet:
 
     Raises:
         UserError: There are no videos; or a dataset.json that cannot be read, or whose labels or
-            cameras are all for something else.
+            cameras are all for something else; or frames of a dataset of this tool whose stride is unknown.
     """
     names: set[str] = set()
     if os.path.isfile(path) and not path.lower().endswith(".zip"):
@@ -113,7 +115,7 @@ def find_sources(path: str) -> SourceSet:
                 f"Cannot use the {kind} in '{file}': {describe_unmatched(by_path, paths, kind)} The videos are called "
                 f"e.g. '{valid_unicode(sources[0].path)}': repair or remove the file."
             )
-    return SourceSet(root=path, sources=sources, entries=entries, store=store)
+    return SourceSet(root=path, sources=sources, entries=entries, store=store, stride=source_stride(store))
 
 
 def _stem(path: str) -> str:

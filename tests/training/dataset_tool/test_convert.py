@@ -183,6 +183,32 @@ def test_a_stride_counts_wherever_the_manifest_lies(movies, tmp_path):
         )
 
 
+@pytest.mark.parametrize("shape", ["folder", "zip"])
+def test_a_dataset_that_is_converted_again_keeps_its_stride(tmp_path, shape):
+    """Training counts frames of the first source: else it would leave out frames a second time."""
+    frames = tmp_path / "source" / "videos" / "a"
+    frames.mkdir(parents=True)
+    for number in range(24):
+        Image.new("RGB", (32, 32), (10 * number,) * 3).save(frames / f"{number:02d}.png")
+    first = tmp_path / ("first.zip" if shape == "zip" else "first")
+    prepare_frames(tmp_path / "source", first, nframes=2, stride=2, resolution=16, shape=shape)
+    for again, kept in ((1, 2), (3, 6)):
+        out = tmp_path / f"again{again}"
+        assert prepare_frames(first, out, nframes=2, stride=again)["stride"] == kept
+        data = VideoPairDataset(path=out, resolution=8, nframes=2, frame_stride=6)
+        assert [int(data.clip(clip)[frame, 0, 0, 0]) for clip in range(2) for frame in range(2)] == [0, 60, 120, 180]
+        with pytest.raises(UserError, match=f"frame_stride=4.*--frame-stride {kept}" if kept == 6 else "shorter"):
+            VideoPairDataset(path=out, resolution=8, nframes=9, frame_stride=4)
+
+
+def test_frames_of_a_dataset_are_not_converted_without_their_stride(movies, tmp_path):
+    prepare_frames(movies / "a.mp4", tmp_path / "up" / "out", nframes=2, stride=2)
+    for path in (tmp_path / "up", tmp_path / "up" / "out" / "videos"):
+        with pytest.raises(UserError, match="dataset '.*/out', which was made with --frame-stride 2: use that folder"):
+            prepare_frames(path, tmp_path / "again", nframes=2)
+    assert sorted(os.listdir(tmp_path)) == ["up"]
+
+
 def test_zip_and_shards_hold_what_the_folder_holds(movies, tmp_path):
     (labels := tmp_path / "movies").mkdir()
     for movie in movies.iterdir():
