@@ -141,7 +141,7 @@ def plan(
     if run_folder is not None:
         _check_state(run_folder, dataset, generator, discriminator, notes)
     elif options["resume"] is not None:
-        lost = _check_snapshot(options["resume"], generator, discriminator, notes)
+        lost = _check_snapshot(options["resume"], generator, discriminator, notes, frozen=options["freezed"])
         if not lost and "spec.ramp" in given and options["spec"]["ramp"] is not None:
             notes.append(
                 "spec.ramp= has no effect: with resume= there is no ramp-up, which would overwrite the snapshot's "
@@ -329,8 +329,14 @@ def _fewer_devices(options: Mapping[str, Any], processes: int) -> str:
 # Checkpoints and disk
 
 
-def _check_snapshot(path: str, generator: Generator, discriminator: TimeAwareDiscriminators, notes: list[str]) -> bool:
-    """Raise a UserError if the networks cannot begin from a snapshot; True if growing loses blocks of the upsampler."""
+def _check_snapshot(
+    path: str, generator: Generator, discriminator: TimeAwareDiscriminators, notes: list[str], *, frozen: int
+) -> bool:
+    """Raise a UserError if the networks cannot begin from a snapshot; True if growing loses blocks of the upsampler.
+
+    Args:
+        frozen: Number of the discriminators' layers that are not trained.
+    """
     content = load_snapshot(path)
     config = content["generator"]["config"]
     pairs = {
@@ -357,6 +363,11 @@ def _check_snapshot(path: str, generator: Generator, discriminator: TimeAwareDis
     grown = [grown_state(networks[what], states[what], what=what, source=path) for what in states]
     new = [block for network in grown for block in network.new]
     width = content["generator"]["config"]["resolution"]
+    if frozen:  # those of the highest resolutions, which add zero at first
+        raise UserError(
+            f"freezed={frozen}: {path} has {width}×{width} pixels, so the discriminators' layers for "
+            f"{discriminator.resolution}×{discriminator.resolution} are new and would never be trained; leave it out."
+        )
     notes.append(f"resume: grown from {width}×{width} pixels; new are {', '.join(new) or 'no blocks'}.")
     lost = any(network.lost for network in grown)
     if lost and (options := options_to_keep_upsampler(content, generator)):

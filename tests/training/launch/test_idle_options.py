@@ -146,6 +146,16 @@ def test_layers_are_not_frozen_at_random(tmp_path):
             check_freezing({"resolution": resolution, "resume": "x", "freezed": every + 1})
 
 
+def test_layers_are_not_frozen_where_growing_makes_new_ones(tmp_path):
+    """The first ones frozen are those of the highest resolution: new blocks would add zero for ever."""
+    loop = make_loop(tmp_path, "kimg=0.004", "spec.g_reg_interval=null", "spec.d_reg_interval=null", "imgsnap=null")
+    loop.run()
+    grown = [f"resume={loop.folder}", "resolution=32"]
+    with pytest.raises(UserError, match=r"freezed=1: .* has 16×16 pixels, so .* layers for 32×32 are new .* leave it"):
+        make_plan(tmp_path, *grown, "freezed=1")
+    assert make_plan(tmp_path, *grown).options["freezed"] == 0
+
+
 def test_bf16_on_a_gpu(tmp_path, monkeypatch):
     options = make_plan(tmp_path, "precision=bf16").options
     check_precision(options, "cpu")
