@@ -155,16 +155,20 @@ def run(
 
 
 def metric_inputs(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The real videos (None if data are still to be synthesised) and detectors of the metrics; errors now, not later.
+    """The real videos and detectors of the metrics; errors now, not later.
+
+    There are no real videos (None) of data that are still to be synthesised, nor of tar files, which metrics that
+    compare with real videos do not read.
 
     Raises:
-        UserError: A detector is missing, or the real videos do not suit.
+        UserError: A detector is missing, or the real videos are, or do not suit.
     """
     if not options["metrics"]:
         return {}
     from metrics.feature_extractors import find_detectors
     from metrics.generated_videos import draw_labels
     from metrics.real_videos import StoredVideos
+    from training.data.webdataset_files import is_shards
 
     chosen = [METRICS[name] for name in options["metrics"]]
     for metric in chosen:
@@ -174,6 +178,15 @@ def metric_inputs(options: Mapping[str, Any]) -> dict[str, Any]:
                 "no frame rate; choose metrics of images or views, e.g. fid50k_full."
             )
     detectors = find_detectors(options["metrics"], options["detectors"])
+    if options["data"] is not None and is_shards(options["data"]):
+        needing = [metric.name for metric in chosen if metric.uses_real or options["cond"]]
+        if needing:
+            wanted = "labels" if options["cond"] else "real videos"
+            raise UserError(
+                f"metrics: {needing[0]} needs {wanted}, and metrics read none from tar files: measure the snapshots "
+                "with python -m metrics --real FRAMES, a folder or zip of frames of the same videos."
+            )
+        return {"detectors": detectors, "real": None, "label": None}
     if options["data"] is None:
         return {"detectors": detectors, "real": None, "label": None}
     real = StoredVideos(options["data"], resolution=options["resolution"], frame_stride=options["frame_stride"])

@@ -21,6 +21,7 @@ from dnnlib import UserError, run_cli
 from tests.training.tiny import OVERRIDES, make_loop, write_frames
 from training.checkpoints.training_state import read_state
 from training.data import loader
+from training.dataset_tool.prepare import prepare
 from training.launch import setup, validate
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -406,6 +407,21 @@ def test_metrics_are_computed_logged_and_the_best_is_kept(tmp_path, data, monkey
     best = torch.load(folder / "best-warping32_2v.pt")
     assert best["progress"]["cur_nimg"] == rows[values.index(min(values))]["cur_nimg"]
     assert not (folder / "best-flatness32_1v.pt").exists()  # neither flat nor deep is better
+
+
+def test_metrics_of_a_training_on_tar_files(tmp_path, data, monkeypatch, capsys):
+    """Only those that compare with nothing; before, all were refused as if there was no data."""
+    shards = tmp_path / "shards"
+    prepare(source=str(data), out=str(shards), resolution=16, nframes=4, shape="shards")
+    words = [f"outdir={tmp_path / 'runs'}", *OVERRIDES, "imgsnap=null", "kimg=0.008"]
+    for path in (shards, shards / "shard-{000000..000000}.tar"):
+        for metric in ("rfvd64_16f", "flicker32_16f"):
+            assert call(monkeypatch, *words, f"data={path}", f"metrics=warping32_2v,{metric}") == 2
+            message = f"metrics: {metric} needs real videos, and metrics read none from tar files: measure the snap"
+            assert message in capsys.readouterr().err
+    assert call(monkeypatch, *words, f"data={shards}", "metrics=warping32_2v") == 0
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert [n for n, _ in measured(folder)["metric-warping32_2v"]] == [8]
 
 
 def measured(folder) -> dict[str, list[tuple[int, float]]]:
