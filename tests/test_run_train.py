@@ -171,6 +171,14 @@ def unknown_device(tmp):
     return ["device=tpu"], "device must be one of cpu, cuda"
 
 
+def file_for_a_group(tmp):
+    return ["detectors=i3d.pt"], "detectors is a group of options, not 'i3d.pt'; write detectors.NAME=VALUE"
+
+
+def null_for_a_group(tmp):
+    return ["previews=null"], "previews is a group of options, not None; write previews.NAME=VALUE"
+
+
 def outdir_is_a_file(tmp):
     (tmp / "file").touch()
     return ["outdir=" + str(tmp / "file" / "x")], "is a file, not a folder"
@@ -181,7 +189,8 @@ MISTAKES = [
     unknown_model, batch_not_divisible, group_across_passes, resolution_no_power_of_two, resolution_too_small,
     wrong_type, negative, no_checkpoint, lfs_checkpoint, no_run, no_run_folder, not_a_run_folder, both_resumes,
     unknown_metric, unknown_policy, p_without_augmentation, fixed_without_p, target_without_ada, unknown_pipeline,
-    bands_of_small_frames, bands_of_smaller_frames, unknown_device, outdir_is_a_file,
+    bands_of_small_frames, bands_of_smaller_frames, unknown_device, file_for_a_group, null_for_a_group,
+    outdir_is_a_file,
 ]  # fmt: skip
 
 

@@ -35,6 +35,9 @@ STRINGS = ("outdir", "data", "resume", "resume_run", "cache_metrics_dir", "diffa
 DETECTOR = re.compile(r"detectors\.[a-z][a-z0-9]*")
 DETECTORS = ("detectors.i3d", "detectors.inception", "detectors.vgg16", "detectors.identity")
 
+# Options with further ones in them, besides those of the files in conf/model and conf/spec.
+SECTIONS = ("previews", "detectors")
+
 # Lists of names, which may be typed without brackets.
 LISTS = ("metrics", "logger")
 
@@ -96,6 +99,9 @@ def compose_options(overrides: Sequence[str]) -> dict[str, Any]:
             options = dict(OmegaConf.to_container(config, resolve=True, throw_on_missing=True), names=names)
     except (HydraException, OmegaConfBaseException, ValueError, TypeError) as error:
         raise UserError(_explain(error, overrides)) from error
+    for key in SECTIONS:
+        if not isinstance(options[key], Mapping):
+            raise UserError(f"{key} is a group of options, not {options[key]!r}; write {key}.NAME=VALUE, see --help.")
     for key, value in strings.items():  # past the grammars of Hydra and OmegaConf
         _set(options, key, value)
     return options
