@@ -145,10 +145,10 @@ newest_run = "$$(ls -t $(1)/*/latest-network-snapshot.* 2>/dev/null | head -n 1 
 define train
 @run=$(call newest_run,$(1)/16); set -x; \
 	$(BIN)/python run_train.py outdir=$(1)/16 data=$(1)/data model=stylenerf_small spec=small \
-	    diffaugment=translation $(DEMO_SPEC) $(DEMO_16) $(2) $${run:+resume_run=$$run}
+	    $(DEMO_SPEC) $(DEMO_16) $(2) $${run:+resume_run=$$run}
 @from=resume=$(call newest_run,$(1)/16); run=$(call newest_run,$(1)/32); set -x; \
 	$(BIN)/python run_train.py outdir=$(1)/32 data=$(1)/data model=stylenerf_small spec=small \
-	    diffaugment=translation $(DEMO_SPEC) $(DEMO_32) $(2) $${run:+resume_run=}$${run:-$$from}
+	    $(DEMO_SPEC) $(DEMO_32) $(2) $${run:+resume_run=}$${run:-$$from}
 endef
 
 # Model, folder.

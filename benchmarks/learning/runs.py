@@ -33,11 +33,7 @@ TICK_KIMG = 0.5
 SNAPSHOTS = 10  # of the main run, besides the first
 
 # Common options of all runs.
-COMMON = (
-    "model=stylenerf_small",
-    "spec=small",
-    "diffaugment=translation",
-)
+COMMON = ("model=stylenerf_small", "spec=small")
 # Options that leave the results as they are, up to rounding and the random numbers of a device.
 DEVICES = {
     "cpu": ("device=cpu", "workers=0", "previews.videos=0"),

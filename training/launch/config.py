@@ -60,7 +60,7 @@ MOVED_CLASSES = {
     "training.discriminator.TimeAwareDiscriminators": "training.networks.discriminator.TimeAwareDiscriminators",
 }
 # Options of the training schedule that are newer than some stored runs, and what these runs did.
-ADDED = {"distortion_weight": 0, "lrate_decay": None}
+ADDED = {"distortion_weight": 0, "lrate_decay": None, "diffaugment": "color,translation"}
 NETWORKS = ("generator", "discriminator")
 
 OVERRIDE = re.compile(r"(\+{0,2})([A-Za-z_][\w.]*)=(.*)", re.DOTALL)

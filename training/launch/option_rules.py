@@ -135,6 +135,7 @@ RULES = {
     "spec.ema": WEIGHT,
     "spec.ramp": ValueRule(float, 0, optional=True, above=True),
     "spec.nonfinite_limit": COUNT,
+    "spec.diffaugment": ValueRule(str, optional=True),
     "spec.gamma": WEIGHT,
     "spec.d_reg_interval": MAYBE_COUNT,
     "spec.pl_weight": WEIGHT,
