@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from tests.torch_utils.native import needs_compiler
 from torch_utils import custom_ops
 from torch_utils.ops.conv3x3 import convolve, filtered_convolve
+from torch_utils.ops.fused_mlp import has_fused_mlp
 from torch_utils.ops.upfirdn2d import upfirdn2d
 from torch_utils.ops.weight_gradients import no_weight_gradients
 
@@ -68,6 +69,10 @@ def test_values_and_derivatives_are_those_of_the_definition(shape, stride):
 @CASES
 def test_images_of_bfloat16_are_multiplied_in_float32(shape, stride):
     """Nothing is rounded to bfloat16 but the results, whoever computes them."""
+    # Where it is the operator: with stride 2 PyTorch's, which rounds sums where no instruction multiplies bfloat16. A
+    # training with precision=bf16 is refused there.
+    if stride == 2 and not has_fused_mlp(torch.device("cpu"), "bfloat16"):
+        pytest.skip("the processor does not multiply bfloat16")
     x, w, cotangent = (t.to(torch.bfloat16, memory_format=torch.preserve_format) for t in make(shape, stride))
 
     def derivatives(x, w, cotangent):
