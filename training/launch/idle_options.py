@@ -12,9 +12,19 @@ from typing import Any, NamedTuple
 
 from dnnlib import UserError
 
-__all__ = ["Devices", "check_cuda_graphs", "check_freezing", "check_precision", "idle_notes", "other_folder_note"]
+__all__ = [
+    "Devices",
+    "check_cuda_graphs",
+    "check_freezing",
+    "check_precision",
+    "idle_notes",
+    "other_folder_note",
+    "slow_precision_note",
+]
 
 Options = Mapping[str, Any]
+
+NARROW = ("AVX2", "NO AVX")  # instructions of x86 processors for which PyTorch has no products of bfloat16
 
 
 class Devices(NamedTuple):
@@ -181,6 +191,20 @@ def check_precision(options: Options, device_type: str) -> None:
     above = smallest is None or smallest > options["resolution"]
     if above and _model(options, "discriminator.fp16_resolutions") == 0:
         raise UserError("precision=bf16: this model has no layers in half precision; leave the option out.")
+
+
+def slow_precision_note(options: Options, device_type: str) -> list[str]:
+    """A note on bf16 where PyTorch has no products of bfloat16: on an x86 processor without AVX-512."""
+    if options["precision"] != "bf16" or device_type != "cpu":
+        return []
+    import torch
+
+    if torch.backends.cpu.get_cpu_capability() not in NARROW:
+        return []
+    return [
+        "precision=bf16: this processor has no products of bfloat16, so that training is several times slower than in "
+        "float32, and less exact; leave it out."
+    ]
 
 
 def check_cuda_graphs(options: Options, devices: Devices) -> None:

@@ -34,6 +34,7 @@ from training.launch.idle_options import (
     check_precision,
     idle_notes,
     other_folder_note,
+    slow_precision_note,
 )
 from training.launch.option_rules import check_values
 from training.launch.run_dir import find_run_folder, slug
@@ -121,6 +122,7 @@ def plan(
     if processes > options["gpus"] and "gpus" in given:
         notes.append(f"gpus={options['gpus']} has no effect: {processes} processes have been started.")
     notes += idle_notes(given, options, Devices(device_type, processes))
+    notes += slow_precision_note(options, device_type)
     if run_folder is not None and "outdir" in given:
         notes += other_folder_note(given_outdir, run_folder)
     if device_type == "cpu":
