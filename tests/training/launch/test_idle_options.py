@@ -172,13 +172,13 @@ def test_bf16_on_a_gpu(tmp_path, monkeypatch):
         make_plan(tmp_path, "precision=bf16", "model.discriminator.fp16_resolutions=0")
 
 
-def test_bf16_on_a_processor_without_its_products(tmp_path, monkeypatch):
+@pytest.mark.parametrize("capability, count", [("AVX2", 1), ("AVX512", 0)])
+def test_bf16_on_a_processor_without_its_products(tmp_path, monkeypatch, capability, count):
     """There PyTorch's convolutions of bfloat16 take several times as long as in float32, and round their sums."""
-    for capability, count in (("AVX2", 1), ("AVX512", 0)):
-        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
-        notes = make_plan(tmp_path, "precision=bf16").notes
-        assert sum("this processor has no products of bfloat16" in note for note in notes) == count
-        assert not any("bfloat16" in note for note in make_plan(tmp_path).notes)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    notes = make_plan(tmp_path, "precision=bf16").notes
+    assert sum("this processor has no products of bfloat16" in note for note in notes) == count
+    assert not any("bfloat16" in note for note in make_plan(tmp_path).notes)
 
 
 @pytest.mark.parametrize("word", ["camera.fov=nan", "foreground.density_bias=inf", "camera.yaw=[-0.3,nan]"])
