@@ -25,7 +25,7 @@ ARGUMENTS = [
     "--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--use-angle=swiftshader", "--enable-unsafe-swiftshader",
 ]  # fmt: skip
-WAIT = 60  # seconds; far more than anything takes on a machine that does nothing else
+WAIT = 180  # seconds; far more than anything takes on a machine that does nothing else
 TOLERANCE = 3.0  # levels of 255, in means over many pixels: the screen interpolates
 
 
