@@ -233,6 +233,8 @@ def test_quotes_around_a_path_are_hydra_s():
 def test_texts_and_lists():
     assert options("diffaugment=color,cutout")["diffaugment"] == "color,cutout"
     assert options("diffaugment=null")["diffaugment"] is None
+    assert options("spec=small")["diffaugment"] == "translation"
+    assert options("spec=paper")["diffaugment"] == "color,translation"
     assert options("metrics=a,b")["metrics"] == options("metrics=[a,b]")["metrics"] == ["a", "b"]
     assert options("resume_run=3")["resume_run"] == "3"
 

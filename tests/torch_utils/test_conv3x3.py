@@ -69,8 +69,8 @@ def test_values_and_derivatives_are_those_of_the_definition(shape, stride):
 @CASES
 def test_images_of_bfloat16_are_multiplied_in_float32(shape, stride):
     """Nothing is rounded to bfloat16 but the results, whoever computes them."""
-    # Where it is the operator: with stride 2 PyTorch's, which rounds sums where no instruction multiplies bfloat16. A
-    # training with precision=bf16 is refused there.
+    # With stride 2 PyTorch computes most of it, and rounds sums, too, where no instruction multiplies bfloat16. A
+    # training with precision=bf16 says so there.
     if stride == 2 and not has_fused_mlp(torch.device("cpu"), "bfloat16"):
         pytest.skip("the processor does not multiply bfloat16")
     x, w, cotangent = (t.to(torch.bfloat16, memory_format=torch.preserve_format) for t in make(shape, stride))
