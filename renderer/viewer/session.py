@@ -29,7 +29,7 @@ __all__ = ["Session"]
 REST = 0.25  # seconds without a change after which a frame is drawn in full quality
 STATUS_EVERY = 0.5  # seconds between two updates of the line of figures while something moves
 NEAR_ENOUGH = 1e-3  # scene units that the mouse's camera may be away from the shown one
-SETTLING = 3.0  # seconds after which a browser's camera counts although it was never seen in front
+ATTEMPTS = 20  # to put a browser's own first camera in front; then it counts although it was never seen there
 ORIGIN = (0.0, 0.0, 0.0)
 JPEG_QUALITY = 85  # of frames in motion
 
@@ -67,8 +67,9 @@ class Session:
         self._moved = self._reported = float("-inf")
         self._time, self._aspect = 0.0, 1.0  # that were drawn last
         self._closed = False
-        # A browser begins with a camera of its own, and may report it even after it was moved to the front.
-        self._settled, self._born = False, clock()
+        # A browser begins with a camera of its own, and may report it even after it was moved to the front: a slow one
+        # seconds later. Until it is seen there, every report of another camera is answered by moving it once more.
+        self._settled, self._attempts = False, 0
         self._downloads = Downloads(client, queue, frame=self._frame, draw=self._render)
         self._panel = Panel(
             client.gui,
@@ -118,8 +119,11 @@ class Session:
         self._touch()
 
     def _on_camera(self) -> None:
-        late = self._clock() - self._born > SETTLING
-        self._settled = self._settled or late or self._distance(self._front()) < NEAR_ENOUGH
+        if not self._settled:
+            self._settled = self._attempts == ATTEMPTS or self._distance(self._front()) < NEAR_ENOUGH
+            if not self._settled:
+                self._attempts += 1
+                self._look_from_front()
         shown = self._shown
         if (
             shown is None
