@@ -159,11 +159,10 @@ class GeneratedVideos:
             if generator.c_dim > 0:
                 label = torch.from_numpy(self._label(index))[None].to(device)
             ws.append(generator.mapping(z, label))  # one at a time: rounding must not depend on the batch
-        joined = Cameras(torch.cat([c.cam2world for c in cameras]), torch.cat([c.fov for c in cameras])).to(device)
         renderer = FrameRenderer(
             generator, torch.cat(ws), z_motion=torch.cat(z_motion).to(device), z_bg=torch.cat(z_bg).to(device)
         )
-        return renderer, joined, numbers
+        return renderer, Cameras.join(cameras).to(device), numbers
 
     @torch.no_grad()
     def _clips(self, indices: Sequence[int], times: Sequence[float]) -> torch.Tensor:

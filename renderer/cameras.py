@@ -70,6 +70,11 @@ class Cameras:
         """Each camera n times in a row."""
         return Cameras(cam2world=self.cam2world.repeat_interleave(n, dim=0), fov=self.fov.repeat_interleave(n, dim=0))
 
+    @staticmethod
+    def join(parts: Sequence["Cameras"]) -> "Cameras":
+        """All cameras of some batches, one after another."""
+        return Cameras(cam2world=torch.cat([p.cam2world for p in parts]), fov=torch.cat([p.fov for p in parts]))
+
     def equals(self, other: "Cameras | None") -> bool:
         """Exact equality of poses and fields of view."""
         return other is not None and torch.equal(self.cam2world, other.cam2world) and torch.equal(self.fov, other.fov)

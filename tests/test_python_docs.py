@@ -50,6 +50,13 @@ def test_the_page_on_python(run_folder):
     }
     assert {name: tuple(names[name].shape) for name in shapes} == shapes
     assert {names[name].dtype for name in shapes} == {torch.uint8}
+    G, path = names["G"], names["path"]
+    assert torch.equal(G.video(seed=3, cameras=path), G.video(seed=3, frames=8))
+    assert torch.equal(names["back"].cam2world, path.cam2world)
+    assert names["depths"].shape[:3] == (3, 6, 1)
+    assert all(parameter.grad is not None for parameter in names["D"].network.parameters())
+    assert names["flickers"].shape == (4,) and names["distance"] > 0
+    assert names["row"]["metric"] == "flatness32_1v" and names["row"]["num_fake"] == 32
     assert names["z"].grad is not None and names["z"].grad.abs().max() > 0
     assert (run_folder / "video.mp4").stat().st_size > 0
     assert torch.equal(names["again"].frame(seed=3), names["G"].frame(seed=3))

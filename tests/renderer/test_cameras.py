@@ -142,6 +142,8 @@ def test_selection_and_comparison():
     assert cameras[0:1].repeat(2).fov.tolist() == [10, 10]
     assert cameras[:2].repeat(2).fov.tolist() == [10, 10, 11, 11]
     assert torch.equal(cameras[:2].repeat(2).cam2world[1], cameras.cam2world[0])
+    assert Cameras.join([cameras[2], cameras[:2]]).fov.tolist() == [12, 10, 11]
+    assert Cameras.join(list(cameras)).equals(cameras)
     assert cameras.equals(cameras[:]) and not cameras.equals(None) and not cameras[:2].equals(cameras[1:])
     assert not cameras.equals(Cameras(cam2world=cameras.cam2world, fov=cameras.fov + 1))
     with pytest.raises(IndexError):

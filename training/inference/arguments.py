@@ -199,7 +199,9 @@ def check_cameras(name: str, cameras: Any, *, count: int | None = None, values: 
         values: Check the values, for which a GPU has to be waited for.
     """
     if not isinstance(cameras, Cameras):
-        raise ValueError(f"{name} must be renderer.cameras.Cameras, as G.camera() gives them, got {shown(cameras)}.")
+        several = is_list(cameras) and len(cameras) > 0 and all(isinstance(camera, Cameras) for camera in cameras)
+        got = "several; Cameras.join makes one of them" if several else shown(cameras)
+        raise ValueError(f"{name} must be renderer.cameras.Cameras, as G.camera() gives them, got {got}.")
     if len(cameras) != count and (count is not None or len(cameras) == 0):
         needed = "one or more" if count is None else count
         raise ValueError(f"{name} must hold {needed} camera{'' if count == 1 else 's'}, got {len(cameras)}.")

@@ -93,6 +93,11 @@ def test_cameras_and_their_times_are_checked(G):
     cameras = G.camera_prior.at(yaw=[0.0, 1.0])
     with says("camera must hold 1 camera, got 2."):
         G.frame(camera=cameras)
+    with says(
+        "cameras must be renderer.cameras.Cameras, as G.camera() gives them, got several; "
+        "Cameras.join makes one of them."
+    ):
+        G.video(cameras=[cameras[0], cameras[1]])
     with says("times[1] must be a number from -1000 to 1000, got nan."):
         G.video(cameras=cameras, times=[0.0, NAN])
     with says("times must be 2 numbers, got 0.5."):
