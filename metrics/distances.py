@@ -76,13 +76,7 @@ class FeatureMoments:
             rows -= mean
             self._merge(len(rows), mean, rows.T @ rows)
 
-    def merge(self, other: "FeatureMoments") -> None:
-        """Add the rows that another object has accumulated."""
-        self._merge(other.count, other._mean, other._scatter)
-
     def _merge(self, count: int, mean: np.ndarray, scatter: np.ndarray) -> None:
-        if count == 0:
-            return
         total = self.count + count
         shift = mean - self._mean
         self._scatter += scatter + np.outer(shift, shift) * (self.count * count / total)

@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from dnnlib import UserError, atomic_write
 from torch_utils import distributed
 
-__all__ = ["Samples", "TensorClips", "compute_features", "open_features"]
+__all__ = ["Samples", "compute_features", "open_features"]
 
 
 class Samples(Protocol):
@@ -33,27 +32,6 @@ class Samples(Protocol):
 
     def describe(self) -> dict:
         """Plain data for the result file."""
-
-
-class TensorClips:
-    """Samples in memory: clips uint8 [N, 3, T, H, W]."""
-
-    def __init__(self, clips: torch.Tensor):
-        if clips.dtype != torch.uint8 or clips.ndim != 5 or clips.shape[1] != 3:
-            raise ValueError(f"Clips are uint8 [N, 3, T, H, W], got {clips.dtype} {list(clips.shape)}.")
-        self._clips = clips
-
-    def __len__(self) -> int:
-        return len(self._clips)
-
-    def load(self, indices: Sequence[int]) -> torch.Tensor:
-        return self._clips[list(indices)]
-
-    def key(self) -> None:
-        return None
-
-    def describe(self) -> dict:
-        return {}
 
 
 def compute_features(

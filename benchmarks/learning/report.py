@@ -51,7 +51,7 @@ def write_report(work: Path, runs: list[Run], reference: dict, path: Path) -> No
     )
     _draw_model(work, runs[0], pictures)
     text = [
-        _opening(runs, scenes, main, work),
+        _opening(runs, main, work),
         _targets(full_runs(runs), results, scenes),
         _distribution(main, pictures["curve"].name, pictures["samples"].name, scenes),
         _motion(main[-1], scenes, pictures["motion"].name),
@@ -69,7 +69,7 @@ def _results(work: Path, run: Run) -> list[dict]:
     return sorted((json.loads(file.read_text(encoding="utf-8")) for file in files), key=lambda row: row["kimg"])
 
 
-def _opening(runs: list[Run], scenes: dict, main: list[dict], work: Path) -> str:
+def _opening(runs: list[Run], main: list[dict], work: Path) -> str:
     folder = run_folder(work, runs[0])
     rows = [json.loads(line) for line in (folder / "stats.jsonl").read_text(encoding="utf-8").splitlines()]
     minutes = max(row["time"] for row in rows if row["kimg"] <= main[-1]["kimg"]) / 60

@@ -6,7 +6,7 @@ import torch
 class MemoryClips:
     """Samples that count what is asked for."""
 
-    def __init__(self, clips: torch.Tensor, key: str | None):
+    def __init__(self, clips: torch.Tensor, key: str | None = None):
         self.clips, self._key, self.loads, self.largest = clips, key, 0, 0
 
     def __len__(self) -> int:

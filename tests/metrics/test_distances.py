@@ -29,17 +29,6 @@ def test_moments_are_those_of_numpy(batches):
     np.testing.assert_allclose(moments.covariance, np.cov(exact, rowvar=False, bias=True), rtol=1e-12, atol=1e-12)
 
 
-def test_moments_merge():
-    features = np.random.default_rng(1).standard_normal([90, 5])
-    parts = [FeatureMoments(5) for _ in range(3)]
-    for part, rows in zip(parts, np.split(features, [10, 10])):  # the second one is empty
-        part.update(rows)
-    for part in parts[1:]:
-        parts[0].merge(part)
-    np.testing.assert_allclose(parts[0].mean, features.mean(axis=0), atol=1e-14)
-    np.testing.assert_allclose(parts[0].covariance, np.cov(features, rowvar=False, bias=True), atol=1e-14)
-
-
 def test_moments_do_not_cancel():
     """A spread of 1e-4 around 1e6: sums of squares in float64 would lose it."""
     features = 1e6 + 1e-4 * np.random.default_rng(2).standard_normal([3000, 2])

@@ -9,7 +9,7 @@ from metrics import evaluator, feature_extractors
 from metrics.detectors import find_detector
 from metrics.distances import KernelDistance, frechet_distance_of_features, inception_score, subset_distances
 from metrics.evaluator import Evaluator
-from metrics.features import TensorClips, compute_features, open_features
+from metrics.features import compute_features, open_features
 from metrics.metric_functions import MEASURES
 from metrics.random_features import RandomFeatures
 from metrics.registry import METRICS
@@ -194,7 +194,7 @@ def test_cache_that_cannot_be_written(tmp_path):
 
 def test_features_file(tmp_path):
     path = tmp_path / "x.npy"
-    compute_features(TensorClips(REAL), lambda clips: clips.float().mean(dim=[2, 3, 4]), path, batch_size=3)
+    compute_features(MemoryClips(REAL), lambda clips: clips.float().mean(dim=[2, 3, 4]), path, batch_size=3)
     found = open_features(path)
     assert isinstance(found, np.memmap) and found.dtype == np.float32
     np.testing.assert_array_equal(found, REAL.float().mean(dim=[2, 3, 4]))
@@ -207,7 +207,7 @@ def test_nothing_is_left_of_features_that_failed(tmp_path):
         return torch.zeros(len(clips), 2)
 
     with pytest.raises(UserError, match="the last frame is damaged"):
-        compute_features(TensorClips(REAL), network, tmp_path / "x.npy", batch_size=8)
+        compute_features(MemoryClips(REAL), network, tmp_path / "x.npy", batch_size=8)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -229,8 +229,6 @@ def test_mistakes():
         make_evaluator(fake=MemoryVideos(FAKE[:1])).evaluate("rfvd64_16f")
     with pytest.raises(ValueError, match="batch_size"):
         make_evaluator(batch_size=0)
-    with pytest.raises(ValueError, match=r"uint8 \[N, 3, T, H, W\]"):
-        TensorClips(FAKE.float())
 
 
 # TensorFloat-32.

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from dnnlib import UserError
 from metrics.evaluator import Evaluator
-from metrics.features import TensorClips, compute_features
-from tests.metrics.memory_videos import MemoryVideos
+from metrics.features import compute_features
+from tests.metrics.memory_videos import MemoryClips, MemoryVideos
 from tests.metrics.synthetic import waves
 from torch_utils import distributed
 
@@ -27,4 +27,5 @@ def damaged(folder: str) -> None:
             raise UserError("clip 5 is damaged")
         return clips.float().mean(dim=[2, 3, 4])
 
-    compute_features(TensorClips(waves(8, size=8, frames=2)), network, Path(folder, "x.npy"), batch_size=2)
+    clips = MemoryClips(waves(8, size=8, frames=2))
+    compute_features(clips, network, Path(folder, "x.npy"), batch_size=2)

@@ -123,7 +123,7 @@ class AdaAugment(nn.Module):
         """Smallest width of the frames in pixels: only the band filter, which mirrors the borders, has a limit."""
         return transforms.smallest_filtered(self.bank) if "imgfilter" in self.multipliers else 1
 
-    @transforms.full_float32()
+    @transforms.exact_products()
     def forward(self, frames: torch.Tensor, stream, *, prefix: str = "") -> torch.Tensor:
         """Augment videos.
 

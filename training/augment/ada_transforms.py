@@ -21,9 +21,9 @@ __all__ = [
     "SYM6",
     "constant",
     "cutout",
+    "exact_products",
     "filter_bands",
     "filter_bank",
-    "full_float32",
     "gray_scaling",
     "hue_rotation",
     "luma_flip",
@@ -67,7 +67,7 @@ def _kept(rows: Rows, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
 
 
 @contextlib.contextmanager
-def full_float32() -> Iterator[None]:
+def exact_products() -> Iterator[None]:
     """Products of matrices without TensorFloat-32: its 11 bits would misplace pixels of 256² by up to a tenth.
 
     For coordinates and colours, in a `with` statement or as a decorator.

@@ -36,7 +36,6 @@ __all__ = [
     "LATEST",
     "SUFFIXES",
     "average_generator",
-    "build_generator",
     "check_state",
     "existing_snapshot",
     "keep_as_best",
@@ -204,16 +203,12 @@ def _shape(tensor: torch.Tensor) -> str:
     return "×".join(map(str, tensor.shape)) or "a scalar"
 
 
-def build_generator(config: Any, *, source: object, generator_class: type[torch.nn.Module] = Generator) -> Generator:
-    """A generator from the arguments stored in a snapshot.
+def _build(built: type, config: Any, *, what: str, source: object) -> Any:
+    """A network from the arguments stored in a snapshot.
 
     Raises:
-        UserError: The arguments are not those of the class.
+        UserError: The arguments are not those of the class `built`.
     """
-    return _build(generator_class, config, what="a generator", source=source)
-
-
-def _build(built: type, config: Any, *, what: str, source: object) -> Any:
     try:
         for argument in config.values():
             for value in argument.values() if isinstance(argument, Mapping) else [argument]:

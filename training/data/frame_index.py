@@ -30,6 +30,7 @@ __all__ = [
     "MOVIE_SUFFIXES",
     "Listing",
     "StringTable",
+    "join_path",
     "list_files",
     "listed_path",
     "natural_key",
@@ -176,9 +177,9 @@ def _list_folder(root: str) -> Listing:
         inside, outside, children, nowhere = _scan(path)
         if inside:
             images[folder] = inside
-        movies += [_join(folder, name) for name in outside]
-        todo += [_join(folder, name) for name in children]
-        dangling += [_join(folder, name) for name in nowhere]
+        movies += [join_path(folder, name) for name in outside]
+        todo += [join_path(folder, name) for name in children]
+        dangling += [join_path(folder, name) for name in nowhere]
     listing = _listing(images, movies=movies)
     listing.dangling = sorted(dangling, key=path_key)
     if dangling:  # not cached: when their targets appear, no folder here changes
@@ -384,5 +385,6 @@ def _load_cached(path: str) -> dict[str, np.ndarray] | None:
     return packed if complete and int(packed["version"]) == CACHE_VERSION else None
 
 
-def _join(*parts: str) -> str:
+def join_path(*parts: str) -> str:
+    """A path within a store, with forward slashes; empty parts are left out."""
     return "/".join(part for part in parts if part)

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from dnnlib import UserError
-from training.data.frame_index import IMAGE_SUFFIXES, list_files
+from training.data.frame_index import IMAGE_SUFFIXES, join_path, list_files
 
 __all__ = ["FrameStore", "Video", "decode_image", "fit_square", "to_rgb"]
 
@@ -89,7 +89,7 @@ class FrameStore:
         if self.root_video is not None:
             raise UserError(
                 f"The images lie directly in '{self.path}': put the frames of each video into a folder of their own, "
-                f"e.g. {_join(self.path, 'videos/video_0', self.frame_name(self.root_video, 0))}."
+                f"e.g. {join_path(self.path, 'videos/video_0', self.frame_name(self.root_video, 0))}."
             )
         if self.movies:
             raise UserError(
@@ -100,7 +100,7 @@ class FrameStore:
         left_out += f"; {self.dangling}" if self.dangling else ""
         raise UserError(
             f"'{self.path}' holds no images ({' '.join(IMAGE_SUFFIXES)}){left_out}: expected one folder of frames "
-            f"per video, e.g. {_join(self.path, 'videos/video_0/000000.png')}."
+            f"per video, e.g. {join_path(self.path, 'videos/video_0/000000.png')}."
         )
 
     def left_out(self) -> list[str]:
@@ -126,7 +126,7 @@ class FrameStore:
             OSError: It cannot be read.
         """
         if self.is_zip:
-            location = self._others.get(_join(*parts))
+            location = self._others.get(join_path(*parts))
             return None if location is None else self._read_member(location)
         try:
             with open(os.path.join(self.path, *parts), "rb") as file:
@@ -143,7 +143,7 @@ class FrameStore:
         try:
             return self.read_bytes(name)
         except OSError as error:
-            file = _join(self.path, name)
+            file = join_path(self.path, name)
             raise UserError(f"Cannot read '{file}' ({error.strerror or error}): repair or remove it.") from error
 
     def frame_bytes(self, video: Video, index: int) -> bytes:
@@ -171,7 +171,7 @@ class FrameStore:
         except MemoryError:
             raise
         except Exception as error:  # decoders raise any exception for damaged data
-            file = _join(self.path, video.path, self.frame_name(video, index))
+            file = join_path(self.path, video.path, self.frame_name(video, index))
             raise UserError(f"Cannot read the frame '{file}' ({error}): replace it or remove the video.") from error
 
     def _read_member(self, location: np.void) -> bytes:
@@ -294,7 +294,3 @@ def fit_square(image: Image.Image, resolution: int, out: np.ndarray | None = Non
     for channel, band in zip(out, "RGB"):  # twice as fast as transposing the whole image
         channel[:] = np.frombuffer(image.tobytes("raw", band), dtype=np.uint8).reshape(resolution, resolution)
     return out
-
-
-def _join(*parts: str) -> str:
-    return "/".join(part for part in parts if part)
