@@ -12,7 +12,7 @@ __all__ = ["BACKDROPS", "VIEWS", "draws_field", "layers_of", "letterbox", "pictu
 
 COLOUR, FOREGROUND, BACKGROUND = "colour", "foreground only", "background only"
 DEPTH, NORMALS, OPACITY, FIELD = "depth", "normals", "opacity", "field image"
-OUTPUTS = {DEPTH: "depth", NORMALS: "normal", OPACITY: "opacity", FIELD: "raw"}  # their names in renderer.outputs
+OUTPUT_OF = {DEPTH: "depth", NORMALS: "normal", OPACITY: "opacity", FIELD: "raw"}  # their names in renderer.outputs
 VIEWS = (COLOUR, DEPTH, NORMALS, OPACITY, FOREGROUND, BACKGROUND, FIELD)
 BACKDROPS = ("checkerboard", "black")
 
@@ -23,7 +23,7 @@ MARGIN = 24  # grey level around a picture in a wider window
 
 def draws_field(view: str) -> bool:
     """True for views of the volume rendering, without the upsampler."""
-    return view in OUTPUTS
+    return view in OUTPUT_OF
 
 
 def layers_of(view: str) -> str:
@@ -42,8 +42,8 @@ def picture(view: str, frame: RenderedFrames, camera: PathCamera, source: ViewSo
     if view not in VIEWS:
         raise ValueError(f"there is no view '{view}'.")
     image, width = frame.image[0, 0], source.widths[-1]
-    if view in OUTPUTS:
-        name, (near, far) = OUTPUTS[view], source.depth_range
+    if view in OUTPUT_OF:
+        name, (near, far) = OUTPUT_OF[view], source.depth_range
         maps = output_maps(frame, [name], path_cameras([camera]), background=source.has_background)
         return displayed(name, maps[name][0], size=(width, width), near=near, far=far)
     if view == FOREGROUND:
