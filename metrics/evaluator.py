@@ -115,7 +115,7 @@ class Evaluator:
             row = {
                 "metric": metric.name,
                 "value": measured.value,
-                "interval": None if measured.interval is None else list(measured.interval),
+                "interval": None if measured.interval is None else [float(end) for end in measured.interval],
                 "higher_is_better": {"higher": True, "lower": False}.get(metric.better),
                 **measured.further,
                 "num_fake": len(fake_samples),

@@ -268,7 +268,9 @@ def _geometry(main: list[dict], scenes: dict, picture: str) -> str:
 
 64 contents at one time step, seen from the front and from {VIEW_ANGLE:g}° to either side. Every surface pixel of a side
 view is warped into the frontal view by its depth, and by planes for comparison. Errors are mean absolute differences
-(0 to 1) over the same pixels, including occluded ones. Depth maps have half the resolution of the images.
+(0 to 1) over the same pixels, including occluded ones. The warp ratio of other tables is the error by the best-fitting
+plane divided by the error by the depth: above 1, the depth explains the views better than a plane does. The relief is
+the residual of the depth to that plane. Depth maps have half the resolution of the images.
 
 {chr(10).join(lines)}
 

@@ -3,8 +3,8 @@
     G = load_generator("runs/00000-clips-stylenerf_small-small-res32-mb4")
     video = G.video(seed=3, motion_seed=5)            # uint8 [T, 3, H, W]
 
-For programs outside of the checkout, `video3d` has the names of this module and of `video_discriminators`. The networks
-by themselves are loaded by `training.checkpoints.snapshot`.
+Programs import these names, and those of `video_discriminators`, from `video3d`. The networks by themselves are loaded
+by `training.checkpoints.snapshot`.
 """
 
 import math
