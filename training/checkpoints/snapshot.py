@@ -27,6 +27,7 @@ from typing import Any
 import torch
 
 from dnnlib import UserError, link_or_copy, one_line
+from torch_utils.caller_settings import without_defaults
 from training.checkpoints.archive import VERSION, is_pickle, read_archive, save_archive
 from training.networks.discriminator import TimeAwareDiscriminators
 from training.networks.generator import Generator
@@ -401,6 +402,7 @@ def _loaded(built: type, config: Any, state: Mapping[str, torch.Tensor], *, kind
     what = f"the {kind} that it describes"
     with torch.device("meta"):  # compare the claimed sizes with the tensors before memory is allocated
         check_state(_build(built, config, what=f"a {kind}", source=source), state, what=what, source=source)
-    network = _build(built, config, what=f"a {kind}", source=source)
+    with without_defaults():
+        network = _build(built, config, what=f"a {kind}", source=source)
     load_state(network, state, what=what, source=source)
     return network.eval().requires_grad_(False)

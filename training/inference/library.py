@@ -23,6 +23,7 @@ from renderer.cameras import CameraPrior, Cameras
 from renderer.outputs import CHANNELS, displayed
 from renderer.trajectories import DEFAULT_PROGRAM
 from renderer.video import VideoWriter, image_grid, save_png, to_uint8
+from torch_utils.caller_settings import without_autocast
 from training.checkpoints.pretrained import write_pretrained
 from training.checkpoints.snapshot import average_generator, class_name, load_snapshot
 from training.checkpoints.sources import upload_folder
@@ -162,6 +163,7 @@ class VideoGenerator(nn.Module):
     # ------------------------------------------------------------------------------------------------------------------
     # Training
 
+    @without_autocast()
     def forward(
         self,
         z: torch.Tensor,
@@ -230,6 +232,7 @@ class VideoGenerator(nn.Module):
         batch = (torch.cat([getattr(code, name) for code in codes]) for name in ("z", "z_motion", "z_bg"))
         return SeedLatents(*(code.to(self.device, self.dtype) for code in batch))
 
+    @without_autocast()
     @torch.no_grad()
     def codes(
         self,
@@ -314,6 +317,7 @@ class VideoGenerator(nn.Module):
         numbers = [whole_number(f"layers[{i}]", layer) for i, layer in enumerate(chosen)]
         return RowCodes(mix_styles(first.ws, second.ws, numbers), first.z_motion, first.z_bg)
 
+    @without_autocast()
     def camera(
         self, yaw: float = 0.0, pitch: float = 0.0, *, radius: float | None = None, fov: float | None = None
     ) -> Cameras:
@@ -342,6 +346,7 @@ class VideoGenerator(nn.Module):
     # ------------------------------------------------------------------------------------------------------------------
     # Rendering
 
+    @without_autocast()
     @torch.no_grad()
     def frame(
         self,
@@ -394,6 +399,7 @@ class VideoGenerator(nn.Module):
         maps = self._maps(self._renderer(rows, ray_chunk), recorded_track("", camera, [t]), len(rows.ws), names)
         return self._result({name: values[:, 0] for name, values in maps.items()}, outputs, single=single)
 
+    @without_autocast()
     @torch.no_grad()
     def video(
         self,

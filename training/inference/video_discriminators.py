@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from torch_utils.caller_settings import without_autocast
 from training.checkpoints.pretrained import write_discriminators
 from training.checkpoints.snapshot import load_snapshot, stored_discriminators
 from training.inference.arguments import (
@@ -69,6 +70,7 @@ class VideoDiscriminators(nn.Module):
 
     from_pretrained = staticmethod(load_discriminators)
 
+    @without_autocast()
     def forward(self, frames: torch.Tensor, dt: torch.Tensor, c: torch.Tensor | None = None) -> DiscriminatorLogits:
         """Logits of pairs of frames; above 0: taken for real.
 

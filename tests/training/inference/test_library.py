@@ -131,6 +131,48 @@ def test_frames_do_not_depend_on_the_default_type(G):
     assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
 
 
+@pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float64))
+def test_loaded_weights_do_not_depend_on_the_default_type(run_folder, G, dtype):
+    D = load_discriminators(run_folder)
+    torch.set_default_dtype(dtype)
+    try:
+        loaded = [load_generator(run_folder), load_discriminators(run_folder)]
+        assert torch.get_default_dtype() == dtype
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for found, expected in zip(loaded, (G, D)):
+        tensors = [*zip(found.parameters(), expected.parameters()), *zip(found.buffers(), expected.buffers())]
+        assert tensors and all(a.dtype == b.dtype and torch.equal(a, b) for a, b in tensors)
+
+
+def test_results_do_not_depend_on_autocast(run_folder, G):
+    D, times = load_discriminators(run_folder), torch.tensor([[0.1, 0.6]])
+    latents = G.latents(3)
+
+    def results():
+        codes, maps = G.codes(3), G.frame(3, outputs=("rgb", "depth"))
+        fake = G(latents.z, z_motion=latents.z_motion, z_bg=latents.z_bg, times=times)
+        logits = D(fake.image, dt=times[:, 1] - times[:, 0])
+        return [codes.ws, *maps.values(), G.video(3, frames=2), fake.image, logits.video, logits.image]
+
+    expected = results()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = results()
+        assert torch.is_autocast_enabled("cpu")
+    assert all(torch.allclose(*pair, rtol=0, atol=0, equal_nan=True) for pair in zip(found, expected, strict=True))
+
+
+def test_results_do_not_depend_on_the_default_device(run_folder, G):
+    video, frame = G.video(3, frames=2), G.frame(3, yaw=0.2)
+    torch.set_default_device("meta")  # as a GPU would be, but here tensors without values
+    try:
+        loaded = load_generator(run_folder)
+        found = loaded.video(3, frames=2), loaded.frame(3, yaw=0.2)
+    finally:
+        torch.set_default_device(None)
+    assert torch.equal(found[0], video) and torch.equal(found[1], frame)
+
+
 def test_gradients_reach_codes_and_weights(run_folder):
     G, D = load_generator(run_folder), load_discriminators(run_folder)
     assert not any(p.requires_grad for p in [*G.parameters(), *D.parameters()])

@@ -1,0 +1,41 @@
+"""Settings of PyTorch that a calling program may have changed for all of its code: default device, type, autocast."""
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+
+__all__ = ["without_autocast", "without_defaults"]
+
+
+@contextlib.contextmanager
+def without_defaults() -> Iterator[None]:
+    """Context, or decorator, in which new tensors are float32 and on the CPU unless something else is asked for.
+
+    A network that is built under torch.set_default_dtype(torch.bfloat16) would round the weights that it loads.
+    """
+    dtype = torch.get_default_dtype()
+    if dtype != torch.float32:  # of all threads, hence left alone where it is right
+        torch.set_default_dtype(torch.float32)
+    try:
+        with torch.device("cpu"):
+            yield
+    finally:
+        if dtype != torch.float32:
+            torch.set_default_dtype(dtype)
+
+
+@contextlib.contextmanager
+def without_autocast() -> Iterator[None]:
+    """Context, or decorator, without the automatic precision of torch.autocast, and with the CPU as default device.
+
+    Networks choose their own precision, layer by layer, and native operators take what they are given; products of
+    bfloat16 in between would make codes of a seed coarser and gradients of second order wrong.
+    """
+    with contextlib.ExitStack() as stack:
+        for kind in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        if torch.get_default_device().type != "cpu":  # a device as a context slows down every call of PyTorch
+            stack.enter_context(torch.device("cpu"))
+        yield
