@@ -21,7 +21,8 @@ from training.data.frame_index import IMAGE_SUFFIXES, join_path, list_files
 __all__ = ["FrameStore", "Video", "decode_image", "fit_square", "to_rgb"]
 
 ORIENTATION = 0x0112  # EXIF
-PHOTOMETRIC, WHITE_IS_ZERO = 0x0106, 0  # TIFF
+BITS, PHOTOMETRIC, SAMPLE_FORMAT = 0x0102, 0x0106, 0x0153  # TIFF
+WHITE_IS_ZERO, SIGNED, FLOAT = 0, 2, 3
 ZIP_HEADER = struct.Struct("<4s22xHH")  # signature, …, lengths of the name and of the extra field
 
 
@@ -240,9 +241,15 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """An image as 8-bit RGB: upright, transparent parts over black, 16 bits scaled (not clipped) to 8.
 
     Raises:
-        OSError: Its values are floats or exceed 16 bits: which of them is white cannot be known.
+        OSError: Its values are floats, signed, or of more than 16 bits: which of them is white cannot be known.
     """
     stored = str(image.tile[0][3]) if image.format == "PNG" and image.tile else ""
+    tags = image.tag_v2 if image.format == "TIFF" else {}
+    bits = max(tags.get(BITS, (16,)))
+    if bits > 16 and FLOAT not in tags.get(SAMPLE_FORMAT, ()):
+        raise OSError("it holds values of more than 16 bits: write them as 8 or 16 bits")
+    if SIGNED in tags.get(SAMPLE_FORMAT, ()):
+        raise OSError("it holds signed values: write them as 8 or 16 bits without a sign")
     image.load()
     if stored in ("L;2", "L;4"):  # Pillow scales the pixels to 8 bits, but not the level that is transparent
         if "transparency" in image.info:
@@ -260,9 +267,13 @@ def to_rgb(image: Image.Image) -> Image.Image:
         if values.min() < 0 or values.max() > 65535:
             raise OSError("it holds values of more than 16 bits: write them as 8 or 16 bits")
         values[values == image.info.get("transparency", -1)] = 0  # the gray level that marks transparent pixels
-        if image.format == "TIFF" and image.mode != "I" and image.tag_v2.get(PHOTOMETRIC) == WHITE_IS_ZERO:
+        if bits == 12:
+            values *= 65535 / 4095  # Pillow leaves them as they are
+        if image.mode != "I" and tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:
             values = 65535 - values  # which Pillow does for 8 bits only
         image = Image.fromarray(np.rint(values / 257).astype(np.uint8))
+    if image.mode == "La":
+        image = image.convert("LA")  # the only mode that Pillow converts it to
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)

@@ -357,7 +357,11 @@ def test_every_kind_of_image_becomes_rgb(tmp_path, image, suffix, expected):
 
 @pytest.mark.parametrize(
     "image, message",
-    [(Image.new("F", (2, 2), 0.5), "floating-point values"), (Image.new("I", (2, 2), 70000), "more than 16 bits")],
+    [
+        (Image.new("F", (2, 2), 0.5), "floating-point values"),
+        (Image.new("I", (2, 2), 70000), "more than 16 bits"),
+        (Image.new("I", (2, 2), 90), "more than 16 bits"),  # 90 of 255, or of 65535?
+    ],
 )
 def test_images_without_a_scale_are_refused(tmp_path, image, message):
     folder = tmp_path / "a" / "v"
@@ -414,6 +418,36 @@ def test_tiff_whose_zero_is_white(deep):
     place = data.index(struct.pack("<HHIH", 0x0106, 3, 1, 1))  # the entry: black is zero
     data[place + 8] = 0
     assert [decode_image(bytes(data)).getpixel((x, 0))[0] for x in range(3)] == [255, 165, 0]
+
+
+def tiff(bits, samples, data, **tag):
+    """A TIFF of one row of two pixels, with tags (numbers of 16 bits) that Pillow does not write."""
+    tags = {256: [2], 257: [1], 258: [bits] * samples, 259: [1], 262: [1], 277: [samples], 278: [1], 279: [len(data)]}
+    tags |= dict(tag.values())
+    end = 8 + 2 + 12 * (len(tags) + 1) + 4
+    entries = {
+        number: struct.pack("<HHI", number, 3, len(v)) + struct.pack("<HH", *(v + [0])[:2])
+        for number, v in tags.items()
+    }
+    entries[273] = struct.pack("<HHII", 273, 4, 1, end)
+    directory = struct.pack("<H", len(entries)) + b"".join(entries[number] for number in sorted(entries))
+    return b"II*\0" + struct.pack("<I", 8) + directory + b"\0" * 4 + data
+
+
+def test_tiff_of_12_bits():
+    image = decode_image(tiff(12, 1, b"\xff\xf8\x00"))  # 4095 and 2048
+    assert [image.getpixel((x, 0)) for x in range(2)] == [(255,) * 3, (128,) * 3]
+
+
+@pytest.mark.parametrize("bits, data", [(8, b"\x7f\x40"), (16, struct.pack("<2h", 32767, 16384))])
+def test_signed_values_are_refused(bits, data):
+    with pytest.raises(OSError, match="signed values"):
+        decode_image(tiff(bits, 1, data, sample_format=(339, [2])))
+
+
+def test_tiff_of_grey_multiplied_by_its_alpha():
+    image = decode_image(tiff(8, 2, b"\x80\x80\xff\xff", alpha=(338, [1])))
+    assert [image.getpixel((x, 0)) for x in range(2)] == [(128,) * 3, (255,) * 3]
 
 
 def test_of_a_photo_with_previews_the_photo_is_taken(tmp_path):
