@@ -210,6 +210,7 @@ def run_cli(main: Callable[[], object]) -> None:
     print_any_text()
     try:
         with signals_end():
+            _require_working_folder()
             _give_torch_a_cache()
             main()
     except UserError as error:
@@ -226,6 +227,18 @@ def run_cli(main: Callable[[], object]) -> None:
         _leave(f"error: {one_line(NO_TEMPORARY_FOLDER)}", 2)
     gc.freeze()  # the interpreter's last collection would walk all objects of PyTorch, a fifth of its import's time
     sys.exit(0)
+
+
+def _require_working_folder() -> None:
+    """Refuse a working folder that has been deleted, from which libraries cannot load their parts (MKL of PyTorch).
+
+    Raises:
+        UserError: There is none.
+    """
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise UserError(f"The working folder is gone ({error.strerror}): change to one that exists.") from error
 
 
 def _give_torch_a_cache() -> None:

@@ -188,6 +188,18 @@ def test_run_cli_turns_mistakes_into_one_line(capsys, error, code, message):
     assert capsys.readouterr().err == message
 
 
+def test_a_command_in_a_deleted_folder_says_so(tmp_path, monkeypatch, capsys):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(SystemExit) as caught:
+        dnnlib.run_cli(lambda: print("done"))
+    assert caught.value.code == 2
+    message = "error: The working folder is gone (No such file or directory): change to one that exists.\n"
+    assert capsys.readouterr() == ("", message)
+
+
 def test_run_cli_leaves_defects_their_traceback():
     with pytest.raises(ValueError, match="a defect"):
         dnnlib.run_cli(leave_with(ValueError("a defect")))
