@@ -31,6 +31,7 @@ __all__ = [
     "VERSION",
     "angles_vector",
     "describe_unmatched",
+    "describe_unused_classes",
     "has_entries",
     "label_vector",
     "list_entries",
@@ -146,6 +147,23 @@ def describe_unmatched(entries: Collection[str], videos: Collection[str], kind: 
     frames = sum(path.lower().endswith(IMAGE_SUFFIXES) and posixpath.dirname(path) in videos for path in unmatched)
     of_frames = f" {frames} are for single frames, but one for each video is wanted." if frames else ""
     return f"{len(unmatched)} of {len(entries)} {kind} are for none of the videos, e.g. '{unmatched[0]}'.{of_frames}"
+
+
+def describe_unused_classes(labels: np.ndarray, c_dim: int) -> str | None:
+    """One line about classes of which there is no video, as where they are counted from 1; None if all have one.
+
+    Args:
+        labels: Result of read_labels, of the videos in use.
+    """
+    if labels.ndim > 1:  # lists of numbers
+        return None
+    unused = np.setdiff1d(np.arange(c_dim), labels)
+    if not len(unused):
+        return None
+    return (
+        f"{FILE}: there is no video in use for {len(unused)} of {c_dim} classes, e.g. class {unused[0]}, of which "
+        "nothing is learnt: number the classes 0, 1, 2, … without gaps."
+    )
 
 
 def notes_on_unmatched(store: FrameStore, videos: list[Video], kinds: Collection[str]) -> list[str]:

@@ -17,6 +17,7 @@ import torch
 
 from dnnlib import UserError
 from training.data.annotations import (
+    describe_unused_classes,
     label_vector,
     mirrored,
     missing_videos,
@@ -169,6 +170,9 @@ class VideoPairDataset(torch.utils.data.Dataset):
         self.item_c_dim = self.c_dim + (2 if use_cameras else 0)
         kinds = [kind for kind, used in (("labels", use_labels), ("cameras", use_cameras)) if used]
         self.notes = notes_on_unmatched(self._store, self._videos, kinds)
+        if self._labels is not None:
+            unused = describe_unused_classes(self._labels[self._clip_video], self.c_dim)
+            self.notes += [] if unused is None else [unused]
         self.notes += [f"'{self._store.path}': {note}." for note in self._store.left_out()]
         if self._store.dangling is not None:
             self.notes.append(self._store.dangling)

@@ -15,6 +15,7 @@ from training.data.annotations import (
     KINDS,
     MANIFEST,
     angles_vector,
+    describe_unused_classes,
     has_entries,
     notes_on_unmatched,
     read_cameras,
@@ -106,8 +107,10 @@ def check_dataset(path: str, *, nframes: int = 16, workers: int = 1) -> DatasetR
         _compare(report, manifest, counts)
     try:
         if has_entries(store, "labels"):
-            c_dim = read_labels(store, store.videos)[1]
+            labels, c_dim = read_labels(store, store.videos)
             report.notes.append(f"labels of length {c_dim} for every video")
+            unused = describe_unused_classes(labels, c_dim)
+            report.notes += [] if unused is None else [unused]
         if has_entries(store, "cameras"):
             report.cameras = list(read_cameras(store, store.videos))
             report.notes.append("a camera for every video")

@@ -493,6 +493,13 @@ def test_vectors_stay(tmp_path):
     assert data.label(0).tolist() == [0.5, 1]  # a caller's change stays the caller's
 
 
+def test_classes_without_a_video_are_noted(tmp_path):
+    entries = [["train/video_0", 1], ["train/video_1", 2], ["train/video_2", 3]]  # counted from 1; 2 is too short
+    (note,) = labelled(tmp_path, entries).notes
+    assert note.startswith("dataset.json: there is no video in use for 2 of 4 classes, e.g. class 0, ")
+    assert labelled(tmp_path / "from_0", [[path, k - 1] for path, k in entries], lengths=(2, 2, 2)).notes == []
+
+
 V = ["train/video_0", "train/video_1"]
 
 
@@ -557,7 +564,7 @@ def test_names_in_another_form_of_unicode_are_the_same(tmp_path):
     """macOS and some archivers write accents as characters of their own."""
     composed, separate = "vid\u00e9o", "vide\u0301o"
     write_video(tmp_path / "train" / separate, video=1, frames=2)
-    content = {"labels": [[f"train/{composed}", 1]], "cameras": {f"train/{composed}": [0.1, 1.5]}}
+    content = {"labels": [[f"train/{composed}", [0, 1]]], "cameras": {f"train/{composed}": [0.1, 1.5]}}
     (tmp_path / "dataset.json").write_text(json.dumps(content))
     videos = [{"path": f"train/{composed}", "frames": 2}]
     (tmp_path / "manifest.json").write_text(json.dumps({"format": "square-video-frames", "videos": videos}))
