@@ -47,6 +47,7 @@ MOVIE_SUFFIXES = (
 
 MANIFEST = "manifest.json"  # of the dataset tool
 
+ZIP_START = b"PK\x03\x04"
 MIN_CACHED = 20_000  # files; smaller sets are listed fast enough
 SETTLE_SECONDS = 2.0  # age of a change before an index is cached: a later change may have the same time stamp
 CACHE_VERSION = 4
@@ -152,6 +153,9 @@ def list_files(path: str) -> Listing:
             raise UserError(f"There is no file or folder '{path}': check the path.")
         if zipfile.is_zipfile(path):
             return _list_zip(path)
+        with open(path, "rb") as file:
+            if file.read(len(ZIP_START)) == ZIP_START:
+                raise UserError(f"'{path}' is only the first part of a zip file: copy, download or pack it again.")
     except (OSError, zipfile.BadZipFile) as error:
         raise UserError(f"Cannot read '{path}': {error}.") from error
     raise UserError(
@@ -291,6 +295,12 @@ def _index_zip(path: str) -> Listing:
         for index in range(start, end)
     ]
     listing.locations = np.array(located, dtype=LOCATION)
+    unreadable = int((~np.isin(listing.locations["method"], (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))).sum())
+    if unreadable:
+        raise UserError(
+            f"{unreadable} of {len(located)} images in '{path}' are encrypted, or compressed in another way than "
+            "deflate: pack them anew, e.g. with zip -0."
+        )
     listing.others = {name: np.array(where, dtype=LOCATION)[()] for name, where in others.items()}
     listing.unsafe = unsafe
     return listing

@@ -179,11 +179,18 @@ def test_zip_members_are_checked(root, tmp_path):
     store = FrameStore(file)
     with pytest.raises(UserError, match="its checksum differs"):
         store.read_frame(store.videos[1], 0)  # a/v10 comes first in the file
-    with zipfile.ZipFile(tmp_path / "lzma.zip", "w", zipfile.ZIP_LZMA) as archive:
+
+
+def test_zips_that_cannot_be_read_are_refused_before_anything_is_made(root, tmp_path):
+    with zipfile.ZipFile(tmp_path / "lzma.zip", "w") as archive:
         archive.write(root / "b" / "0.png", "v/0.png")
-    store = FrameStore(tmp_path / "lzma.zip")
-    with pytest.raises(UserError, match="compressed in another way"):
-        store.read_frame(store.videos[0], 0)
+        archive.write(root / "b" / "0.png", "v/1.png", compress_type=zipfile.ZIP_LZMA)
+    with pytest.raises(UserError, match=r"1 of 2 images in '.*lzma.zip' are encrypted, or compressed in another way"):
+        FrameStore(tmp_path / "lzma.zip")
+    whole = packed(root, tmp_path / "set.zip")
+    (tmp_path / "half.zip").write_bytes(whole.read_bytes()[:-30])
+    with pytest.raises(UserError, match=r"half.zip' is only the first part of a zip file: copy, download or pack"):
+        FrameStore(tmp_path / "half.zip")
 
 
 def test_members_with_a_dot_before_their_path(root, tmp_path):
