@@ -36,7 +36,8 @@ def main() -> None:
     if any(argument in ("-h", "--help") for argument in arguments):
         from training.launch.command_line import option_help
 
-        print(f"{__doc__.strip()}\n\n{option_help(arguments)}")
+        about = f"{__doc__.strip()}\n\n" if __doc__ else ""  # python -OO strips docstrings
+        print(about + option_help(arguments))
     elif "--version" in arguments:
         print(f"video-3d-gan {__version__}")
     elif any(argument.startswith("-") for argument in arguments) and _hydra_answers(arguments):

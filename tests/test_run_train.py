@@ -319,6 +319,12 @@ def test_help(monkeypatch, capsys):
     assert "run_train.py outdir=OUT data=DATASET" in capsys.readouterr().out
 
 
+def test_help_without_docstrings(monkeypatch, capsys):
+    monkeypatch.setattr(run_train, "__doc__", None)  # as with python -OO
+    assert call(monkeypatch, "--help") == 0
+    assert capsys.readouterr().out.startswith("model=NAME")
+
+
 # ----------------------------------------------------------------------------------------------------------------------
 # Runs
 

@@ -149,6 +149,8 @@ def check_tensors(tensors: Mapping[str, Shaped], *, device: torch.device | None 
         shape = f"[{', '.join(map(str, dims))}]"
         if not isinstance(value, torch.Tensor):
             raise ValueError(f"{name} must be a tensor {shape}, got {shown(value)}.")
+        if value.layout != torch.strided or value.is_complex():  # an imaginary part would be dropped
+            raise ValueError(f"{name} must be a dense tensor of real numbers {shape}.")
         # A letter without a size yet takes any above 0.
         wanted = [sizes.get(d, max(n, 1)) if isinstance(d, str) else d for d, n in zip(dims, value.shape)]
         if value.ndim != len(dims) or list(value.shape) != wanted:

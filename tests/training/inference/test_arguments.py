@@ -61,6 +61,8 @@ def says(message: str):
         ({"z": [0.0] * 12}, "z must be a tensor [B, 12], got [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, ...]."),
         ({"z": torch.zeros(0, 12)}, "z must be [B, 12], got [0, 12]."),
         ({"z": torch.full([1, 12], NAN)}, "z must be finite; it holds nan or inf."),
+        ({"z": torch.zeros(1, 12, dtype=torch.complex64)}, "z must be a dense tensor of real numbers [B, 12]."),
+        ({"z": torch.zeros(1, 12).to_sparse()}, "z must be a dense tensor of real numbers [B, 12]."),
         ({"camera": 3}, "camera must be renderer.cameras.Cameras, as G.camera() gives them, got 3."),
     ],
 )
