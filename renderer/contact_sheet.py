@@ -81,6 +81,11 @@ def _read_depth(path: str) -> torch.Tensor:
 @click.option("--scale", default=1, type=click.IntRange(1, 64), help="Repeat pixels, for small frames.")
 def main(sheet: str, folders: tuple[str, ...], columns: int, scale: int) -> None:
     """Put frames of videos side by side in SHEET, a row for each FOLDER of frames."""
+    if not sheet.lower().endswith(".png"):
+        raise UserError(f"'{sheet}' will be a PNG file: let its name end in .png.")
+    beside = os.path.realpath(os.path.dirname(os.path.abspath(sheet)))
+    if beside in map(os.path.realpath, folders):
+        raise UserError(f"'{sheet}' would lie among the frames that it shows: write it to another folder.")
     save_png(contact_sheet([read_frames(folder, columns) for folder in folders], scale), sheet)
     click.echo(sheet)
 

@@ -246,6 +246,7 @@ def test_a_real_network_from_a_run_folder(tmp_path):
             "pitch must stay between 0 and π radians",
         ),
         (0, ["--device", "nonsense"], "--device: 'nonsense' cannot be used here"),
+        (0, ["--device", "meta"], "--device: 'meta' cannot be used here"),
     ],
 )
 def test_mistakes_that_need_the_network_write_nothing(render, fake, c_dim, arguments, message):

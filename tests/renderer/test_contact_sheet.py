@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from dnnlib import UserError
-from renderer.contact_sheet import contact_sheet, read_frames
+from renderer.contact_sheet import contact_sheet, main, read_frames
 from renderer.depth_files import DepthScale, write_depth_png
 from renderer.video import save_png
 
@@ -75,3 +75,13 @@ def test_the_command(tmp_path):
     assert result.stdout.strip() == str(tmp_path / "s.png")
     sheet = np.asarray(Image.open(tmp_path / "s.png"))
     assert sheet.shape == (16, 24, 3) and sheet[0, ::8, 0].tolist() == [10, 20, 30]
+
+
+@pytest.mark.parametrize(
+    "name, message", [("s.jpg", "s.jpg' will be a PNG file"), ("a/s.png", "a/s.png' would lie among the frames")]
+)
+def test_sheets_of_other_names_or_among_the_frames_are_refused(tmp_path, name, message):
+    folder = write(tmp_path / "a", [10, 20])
+    with pytest.raises(UserError, match=message):
+        main([str(tmp_path / name), folder], standalone_mode=False)
+    assert not (tmp_path / name).exists()

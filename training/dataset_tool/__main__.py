@@ -311,7 +311,9 @@ def _check_faces(given: set[str], finding: set[str]) -> None:
 
 
 def _check_picture(file: str | None, *, option: str, among: list[str | None]) -> None:
-    """Refuse a picture below the root of a dataset, where it would be taken for a frame."""
+    """Refuse a picture below the root of a dataset, where it would be taken for a frame, or of another format."""
+    if file is not None and not file.lower().endswith(".png"):
+        raise UserError(f"--{option}: '{file}' will be a PNG file: let its name end in .png.")
     folder = os.path.dirname(os.path.realpath(file or ""))
     for root in among:
         if file is not None and root is not None and is_inside(folder, root) and folder != os.path.realpath(root):

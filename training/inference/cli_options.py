@@ -344,7 +344,7 @@ def pick_device(name: str | None):
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
+        torch.zeros(1, device=device).item()  # the meta device makes tensors, too, but without values
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"--device: '{name}' cannot be used here ({str(error).splitlines()[0]})") from error
     return device

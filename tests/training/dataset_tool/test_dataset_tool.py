@@ -481,6 +481,8 @@ def test_demo_clip_without_network(tmp_path, monkeypatch):
             "--preview without OUT shows a dataset and makes none: --nframes",
         ),
         (["IN", "--preview", "x.png", "--preset", "mead"], "--preset has no effect there"),
+        (["IN", "OUT", "--preview", "x.jpg"], "--preview: 'x.jpg' will be a PNG file: let its name end in .png."),
+        (["--check", "IN", "--histogram", "x"], "--histogram: 'x' will be a PNG file: let its name end in .png."),
     ],
 )
 def test_options_without_effect_are_refused(words, message):
