@@ -364,6 +364,11 @@ def test_a_run_in_its_folder(tmp_path, data, monkeypatch, capsys):
     shutil.copytree(bigger / "split" / "video_0", bigger / "split" / "video_9")
     assert call(monkeypatch, f"resume_run={folder}", f"data={bigger}") == 2
     assert "the dataset has changed (num_videos was 5, is 6)" in capsys.readouterr().err
+    shutil.rmtree(bigger / "split" / "video_9")
+    assert call(monkeypatch, f"resume_run={folder}", f"data={bigger}", "dry_run=true") == 0
+    assert "The data are called bigger now, and were data when the run began." in capsys.readouterr().out
+    assert call(monkeypatch, f"resume_run={folder}", "dry_run=true") == 0
+    assert "The data are called" not in capsys.readouterr().out
 
 
 def test_a_single_process_opens_its_data_once(tmp_path, data, monkeypatch):

@@ -419,6 +419,8 @@ def _check_state(
             f"Cannot continue the run in {folder}: the dataset has changed ({key} was {stored.get(key)}, is "
             f"{now[key]}); start a new run with resume= instead."
         )
+    if stored.get("name") != now["name"]:  # moved or renamed, or others of the same size: a relative path elsewhere
+        notes.append(f"The data are called {now['name']} now, and were {stored.get('name')} when the run began.")
     check_state(generator, state["modules"]["generator"], what="this run's generator", source=folder)
     check_state(discriminator, state["modules"]["discriminator"], what="this run's discriminators", source=folder)
     Counters().load_state_dict(state["shared"]["counters"])
