@@ -29,8 +29,8 @@ def without_defaults() -> Iterator[None]:
 def without_autocast() -> Iterator[None]:
     """Context, or decorator, without the automatic precision of torch.autocast, and with the CPU as default device.
 
-    Networks choose their own precision, layer by layer, and native operators take what they are given; products of
-    bfloat16 in between would make codes of a seed coarser and gradients of second order wrong.
+    Networks choose their own precision, layer by layer, and native operators take what they are given: products of
+    bfloat16 in between would make the codes of a seed coarser. Backward passes are the caller's.
     """
     with contextlib.ExitStack() as stack:
         for kind in ("cpu", "cuda"):
