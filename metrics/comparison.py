@@ -20,8 +20,9 @@ CONDITIONS = {
     "protocol": "the protocol",
     "detector": "the feature extractor",
     "real_data": "the real videos",
-    "frame_stride": "the frame stride",
 }
+# Those of rows that compare with real videos; rows of trainings by earlier versions lack them, which says nothing.
+REAL_STRIDE, REAL_NAME = "frame_stride", "real_name"
 
 
 def newest_rows(folder: str | os.PathLike) -> dict[str, dict[str, Any]]:
@@ -55,14 +56,18 @@ def comparison_lines(a: str | os.PathLike, b: str | os.PathLike) -> Iterator[str
     notes = []
     for name in shared:
         different = [what for key, what in CONDITIONS.items() if rows_a[name].get(key) != rows_b[name].get(key)]
-        names = [row.get("real_name") for row in (rows_a[name], rows_b[name])]
+        strides, names = (
+            [_of_real(row, key) for row in (rows_a[name], rows_b[name])] for key in (REAL_STRIDE, REAL_NAME)
+        )
+        if all(strides) and strides[0] != strides[1]:
+            different.append("the frame stride")
         if all(names) and names[0] != names[1]:
             notes.append(
                 f"{name}: A was compared with the real videos '{names[0]}', B with '{names[1]}': unless these are the "
                 "same under two names, the values cannot be compared."
             )
         if different:
-            notes.append(f"{name}: {' and '.join(different)} differ: the values cannot be compared.")
+            notes.append(f"{name}: A and B differ in {' and '.join(different)}: the values cannot be compared.")
         for label, entry in _figures(name, rows_a[name]).items():
             table.append(_line(label, entry, _figures(name, rows_b[name]).get(label), comparable=not different))
     widths = [max(len(row[i]) for row in table) for i in range(4)]
@@ -78,6 +83,11 @@ def comparison_lines(a: str | os.PathLike, b: str | os.PathLike) -> Iterator[str
 def _is_ours(row: Mapping[str, Any]) -> bool:
     """True for a row of this program: the StyleGANs' files have the same names, but other rows."""
     return "value" in row and (row["value"] is None or is_number(row["value"]))
+
+
+def _of_real(row: Mapping[str, Any], key: str) -> Any:
+    """What a row says about its real videos; None where it says nothing, or none were compared with."""
+    return row.get(key) if row.get("num_real") is not None else None
 
 
 Figure = tuple[float | None, list[float] | None, bool | None]  # value, interval, higher is better

@@ -80,5 +80,8 @@ def compute_features(
 
 
 def open_features(path: Path) -> np.ndarray:
-    """The features in a file, as a memory map."""
-    return np.load(path, mmap_mode="r", allow_pickle=False)
+    """The features in a file, as a memory map.
+
+    A damaged file may raise almost any exception.
+    """
+    return np.lib.format.open_memmap(path, mode="r")

@@ -37,14 +37,20 @@ def append_row(folder: str | os.PathLike, row: Mapping[str, Any]) -> Path:
 
 
 def read_metric_rows(folder: str | os.PathLike, name: str) -> list[dict[str, Any]]:
-    """The rows of a metric; truncated lines are left out."""
+    """The rows of a metric; truncated lines are left out.
+
+    Raises:
+        UserError: The file cannot be read.
+    """
     rows = []
     try:
         text = result_path(folder, name).read_text(encoding="utf-8", errors="replace")  # a line may end in a character
     except FileNotFoundError:
         return rows
+    except OSError as error:
+        raise UserError(f"Cannot read {result_path(folder, name)}: {error.strerror}; repair or remove it.") from error
     for line in text.split("\n"):  # splitlines() would also split at U+2028, which a name may hold
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             rows.append(json.loads(line))
     return [row for row in rows if isinstance(row, dict)]
 

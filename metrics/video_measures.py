@@ -149,7 +149,7 @@ def flatness(points: torch.Tensor, opacities: torch.Tensor) -> torch.Tensor:
 
 
 def frame_similarity(features: np.ndarray, *, centre: bool) -> np.ndarray:
-    """Mean cosine of different frames, float64 [N].
+    """Mean cosine of different frames, float64 [N]; 0 with features that are zero.
 
     Args:
         features: [N, T, D], T at least 2.
@@ -162,5 +162,7 @@ def frame_similarity(features: np.ndarray, *, centre: bool) -> np.ndarray:
     if centre:
         features = features - features.mean(axis=(0, 1))
     features = features / np.maximum(np.linalg.norm(features, axis=2, keepdims=True), 1e-12)
-    # The squared norm of the sum contains every pair twice and T ones.
-    return (np.square(features.sum(axis=1)).sum(axis=1) - frames) / (frames * (frames - 1))
+    # The squared norm of the sum contains every pair twice and the squared norms, which are ones; or zeros, of features
+    # that do not differ from the mean: a set in which nothing differs would have negative cosines.
+    alone = np.square(features).sum(axis=(1, 2))
+    return (np.square(features.sum(axis=1)).sum(axis=1) - alone) / (frames * (frames - 1))

@@ -23,6 +23,7 @@ from training.checkpoints.training_state import read_state
 from training.data import loader
 from training.dataset_tool.prepare import prepare
 from training.launch import setup, validate
+from training.launch.config import compose_options
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -130,6 +131,17 @@ def not_a_run_folder(tmp):
     return ["resume_run=" + str(tmp)], "training_options.yaml"
 
 
+def options_cut_off(tmp):
+    whole = validate.dump_options(compose_options(["outdir=runs"]))
+    (tmp / "training_options.yaml").write_text(whole[: whole.index("names:")])
+    return ["resume_run=" + str(tmp)], "its training_options.yaml is damaged or incomplete; start a new run"
+
+
+def empty_options(tmp):
+    (tmp / "training_options.yaml").touch()
+    return ["resume_run=" + str(tmp)], "its training_options.yaml is damaged or incomplete; start a new run"
+
+
 def both_resumes(tmp):
     return ["resume=x", "resume_run=0"], "only one"
 
@@ -190,7 +202,7 @@ MISTAKES = [
     wrong_type, negative, no_checkpoint, lfs_checkpoint, no_run, no_run_folder, not_a_run_folder, both_resumes,
     unknown_metric, unknown_policy, p_without_augmentation, fixed_without_p, target_without_ada, unknown_pipeline,
     bands_of_small_frames, bands_of_smaller_frames, unknown_device, file_for_a_group, null_for_a_group,
-    outdir_is_a_file,
+    outdir_is_a_file, options_cut_off, empty_options,
 ]  # fmt: skip
 
 
@@ -427,6 +439,7 @@ def test_metrics_are_computed_logged_and_the_best_is_kept(tmp_path, data, monkey
     best = torch.load(folder / "best-warping32_2v.pt")
     assert best["progress"]["cur_nimg"] == rows[values.index(min(values))]["cur_nimg"]
     assert not (folder / "best-flatness32_1v.pt").exists()  # neither flat nor deep is better
+    assert {(row["real_name"], row["frame_stride"]) for row in rows} == {(data.name, 1)}  # for --compare
 
 
 def test_metrics_of_a_training_on_tar_files(tmp_path, data, monkeypatch, capsys):
@@ -694,6 +707,13 @@ def test_a_run_that_ended_before_its_first_state_begins_again(tmp_path, data, mo
     found = read_state(folder)["modules"]
     assert all(torch.equal(expected[m][name], found[m][name]) for m in expected for name in expected[m])
     assert len((folder / "stats.jsonl").read_text().splitlines()) == 2
+    # One whose state is empty.
+    (folder / "training-state.pt").write_bytes(b"")
+    assert call(monkeypatch, f"resume_run={folder}") == 2
+    assert re.search(
+        r"^error: .*training-state\.pt is empty; .* Or start a new run from its newest snapshot with resume=\.$",
+        capsys.readouterr().err,
+    )
     # One that has come further has lost its state.
     (folder / "training-state.pt").unlink()
     (folder / "network-snapshot-000003.pt").touch()

@@ -26,7 +26,7 @@ from torch_utils.training_stats import Statistics
 from training.augment.ada import AdaFeedback
 from training.checkpoints.saver import CheckpointSaver, Networks, planned_snapshots
 from training.checkpoints.snapshot import load_generator, snapshot_name
-from training.checkpoints.training_state import OptimizerState
+from training.checkpoints.training_state import STATE_FILE, OptimizerState
 from training.cuda_graphs import PhaseGraphs
 from training.data.sampler import PairLoader
 from training.ema import GeneratorEMA, RunningMeans
@@ -458,8 +458,11 @@ class DivergenceCheck:
             return f"the last {streak} steps of a phase had non-finite gradients"
         else:
             return None
-        raise UserError(
-            f"Training has broken down at {cur_nimg / 1000:g} kimg: {reason}. The snapshots and the state in "
-            f"{self._folder} are from before. Continue with resume_run= and fp32=true, or start anew from a snapshot "
-            "with resume=, with a lower spec.lrate or a higher spec.gamma."
-        )
+        if (Path(self._folder) / STATE_FILE).exists():
+            advice = (
+                f"The snapshots and the state in {self._folder} are from before. Continue with resume_run= and "
+                "fp32=true, or start anew from a snapshot with resume=, with a lower spec.lrate or a higher spec.gamma."
+            )
+        else:
+            advice = "Nothing was saved before. Start anew with a lower spec.lrate or a higher spec.gamma."
+        raise UserError(f"Training has broken down at {cur_nimg / 1000:g} kimg: {reason}. {advice}")

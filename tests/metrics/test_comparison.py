@@ -78,15 +78,39 @@ def test_what_cannot_be_compared_is_said(tmp_path):
     b = write(tmp_path / "b", row | other)
     *_, line, note = lines(a, b)
     assert line.endswith("-50 ± 1.4")  # without a verdict
-    assert note == "fvd2048_16f: the feature extractor and the real videos differ: the values cannot be compared."
+    assert (
+        note
+        == "fvd2048_16f: A and B differ in the feature extractor and the real videos: the values cannot be compared."
+    )
 
 
 def test_real_videos_of_different_names_are_said(tmp_path):
-    row = {"metric": "fvd2048_16f", "value": 100.0, "interval": [99.0, 101.0], "real_data": {"num_videos": 2048}}
+    row = {
+        "metric": "fvd2048_16f",
+        "value": 100.0,
+        "interval": [99.0, 101.0],
+        "num_real": 2048,
+        "real_data": {"num_videos": 9},
+    }
     a, b = (write(tmp_path / x, {**row, "real_name": name}) for x, name in (("a", "train.zip"), ("b", "held-out.zip")))
-    c = write(tmp_path / "c", row)  # of a training, which does not say
+    c = write(tmp_path / "c", row)  # of a training by an earlier version, which does not say
     assert "compared with the real videos 'train.zip', B with 'held-out.zip'" in lines(a, b)[-1]
     assert not any("real videos" in line for folders in ((a, a), (a, c)) for line in lines(*folders))
+
+
+def test_only_strides_of_frames_that_were_compared_with_have_to_agree(tmp_path):
+    row = {"metric": "fvd2048_16f", "value": 100.0, "interval": [99.0, 101.0], "num_real": 2048}
+    a, b = (write(tmp_path / f"{stride}", {**row, "frame_stride": stride}) for stride in (1, 4))
+    assert lines(a, b)[-1] == "fvd2048_16f: A and B differ in the frame stride: the values cannot be compared."
+    unknown = write(tmp_path / "unknown", row)  # of a training by an earlier version
+    assert lines(a, unknown)[-1] == "fvd2048_16f 100 (99 to 101) 100 (99 to 101) +0 ± 1.4 undecided"
+    # Given with --real, but not used by this metric.
+    geometry = {"metric": "warping256_2v", "value": 0.5, "interval": None, "num_real": None, "real_data": None}
+    c, d = (
+        write(tmp_path / f"w{stride}", {**geometry, "frame_stride": stride, "real_name": f"data{stride}"})
+        for stride in (1, 4)
+    )
+    assert lines(c, d)[-1] == "warping256_2v 0.5 0.5 +0"
 
 
 def test_rows_without_a_figure(tmp_path):

@@ -174,10 +174,29 @@ def test_cache(tmp_path, detectors):
     assert run("a", name="fvd64_16f")[1] == 20
     other = {**detectors, "i3d": find_detector("i3d", path=save_changed(tmp_path))}
     assert run("a", name="fvd64_16f", files=other)[1] == 20  # another detector file
-    for path in (tmp_path / "cache").iterdir():
-        path.write_bytes(path.read_bytes()[:-100])  # damaged
-    assert run("a") == (value, 20)
-    assert run("a") == (value, 0)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: data[:-100],
+        lambda data: b"",
+        lambda data: data[:10] + b"{" * 40 + data[50:],  # a header that is no Python
+        lambda data: b"PK\x03\x04" + data,
+    ],
+    ids=["cut off", "empty", "header", "archive"],
+)
+def test_a_damaged_cache_is_made_again(damage, tmp_path):
+    def run():
+        real = MemoryVideos(REAL, key="a")
+        row = make_evaluator(real=real, cache=tmp_path / "cache").evaluate("rfvd64_16f")
+        return row["value"], real.loads
+
+    value, _ = run()
+    (path,) = (tmp_path / "cache").iterdir()
+    path.write_bytes(damage(path.read_bytes()))
+    assert run() == (value, 20)
+    assert run() == (value, 0)
 
 
 def save_changed(folder):

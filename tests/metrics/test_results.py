@@ -32,6 +32,16 @@ def test_rows(tmp_path):
         append_row(tmp_path / "nowhere", row(1.0))
 
 
+def test_rows_that_cannot_be_read(tmp_path):
+    result_path(tmp_path, "kvd64_16f").mkdir()
+    with pytest.raises(UserError, match="^Cannot read .*metric-kvd64_16f.jsonl: Is a directory; repair or remove it.$"):
+        read_metric_rows(tmp_path, "kvd64_16f")
+    append_row(tmp_path, row(3.5))
+    with open(result_path(tmp_path, "fvd64_16f"), "a") as file:
+        file.write("[" * 100_000)
+    assert [found["value"] for found in read_metric_rows(tmp_path, "fvd64_16f")] == [3.5]
+
+
 def best_of(folder, values, **options):
     """Evaluate snapshots 'a', 'b', …; what best-….pt holds after each."""
     contents = []

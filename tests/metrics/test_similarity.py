@@ -36,6 +36,13 @@ def test_known_cases():
     assert frame_similarity(opposite, centre=False) == pytest.approx([-1])
 
 
+def test_where_nothing_differs():
+    """Centred features are zero: they have no cosine, and must not count as frames that oppose each other."""
+    assert frame_similarity(np.full([5, 16, 8], 0.1, dtype=np.float32), centre=True) == pytest.approx([0] * 5)
+    one_zero = np.array([[[1.0, 0.0], [1.0, 0.0], [0.0, 0.0]]])  # one pair of three agrees
+    assert frame_similarity(one_zero, centre=False) == pytest.approx([1 / 3])
+
+
 def test_too_few_frames():
     with pytest.raises(ValueError, match="at least two frames"):
         frame_similarity(np.zeros([3, 1, 4]), centre=False)

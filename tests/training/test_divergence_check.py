@@ -10,11 +10,11 @@ from training.phases import GradientGuard
 from training.training_loop import SUSPICIOUS, DivergenceCheck
 
 
-def make(limit=100):
+def make(limit=100, folder="runs/0"):
     weight, count = torch.zeros(3), torch.zeros(1, dtype=torch.int64)
     guard = GradientGuard(device="cpu")
     divergence = DivergenceCheck(
-        tensors=[("weight", weight), ("count", count)], guard=guard, limit=limit, folder="runs/0"
+        tensors=[("weight", weight), ("count", count)], guard=guard, limit=limit, folder=folder
     )
     return divergence, weight, guard
 
@@ -42,12 +42,13 @@ def test_a_streak_is_suspicious_until_a_good_step():
     assert divergence.check(cur_nimg=1) is None
 
 
-def test_a_long_streak_is_the_end_even_if_it_is_over():
-    divergence, _, guard = make(limit=3)
+def test_a_long_streak_is_the_end_even_if_it_is_over(tmp_path):
+    (tmp_path / "training-state.pt").touch()
+    divergence, _, guard = make(limit=3, folder=tmp_path)
     for value in (math.nan, math.nan, math.nan, 1.0):
         step(guard, value)
     with pytest.raises(
-        UserError, match=r"broken down at 2.5 kimg: 3 steps of a phase in a row .*runs/0 are from before"
+        UserError, match=r"broken down at 2.5 kimg: 3 steps of a phase in a row .*state in .* are from before"
     ):
         divergence.check(cur_nimg=2500)
 
@@ -55,5 +56,8 @@ def test_a_long_streak_is_the_end_even_if_it_is_over():
 def test_a_tensor_that_is_not_finite_is_the_end():
     divergence, weight, _ = make()
     weight[1] = math.inf
-    with pytest.raises(UserError, match=r"1 of its tensors are not finite any more \(weight\)"):
+    # There is no state to continue from yet.
+    with pytest.raises(
+        UserError, match=r"1 of its tensors are not finite any more \(weight\)\. Nothing was saved before\. Start anew"
+    ):
         divergence.check(cur_nimg=0)

@@ -21,10 +21,11 @@ from torch_utils import distributed
 from training.checkpoints.archive import VERSION, read_archive, save_archive
 from training.checkpoints.snapshot import load_state, numbered_snapshots
 
-__all__ = ["STATE_FILE", "OptimizerState", "Parts", "read_state", "restore_state", "save_state"]
+__all__ = ["ANEW", "STATE_FILE", "OptimizerState", "Parts", "read_state", "restore_state", "save_state"]
 
 STATE_FILE = "training-state.pt"
 STATE_FORMAT = "video-3d-gan/training-state"
+ANEW = "start a new run from its newest snapshot with resume=."  # what is left of a run that cannot be continued
 
 
 class Stateful(Protocol):
@@ -99,12 +100,12 @@ def read_state(folder: str | os.PathLike) -> dict | None:
     """
     path = Path(folder) / STATE_FILE
     if path.exists():
-        return read_archive(path, format=STATE_FORMAT, what="a training state")
+        try:
+            return read_archive(path, format=STATE_FORMAT, what="a training state")
+        except UserError as error:
+            raise UserError(f"{error} Or {ANEW}") from error
     if any(number > 0 for number in numbered_snapshots(folder)):
-        raise UserError(
-            f"Cannot continue the run in {folder}: its {STATE_FILE} is missing; start a new run from its newest "
-            "snapshot with resume=."
-        )
+        raise UserError(f"Cannot continue the run in {folder}: its {STATE_FILE} is missing; {ANEW}")
     return None
 
 

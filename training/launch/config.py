@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from dnnlib import UserError, choices_hint, one_line
 
 __all__ = [
-    "CONFIG_DIR", "GROUPS", "compose_options", "continued_options", "current_options", "hydra_override",
+    "CONFIG_DIR", "GROUPS", "NETWORKS", "compose_options", "continued_options", "current_options", "hydra_override",
     "plain_override", "split_override", "string_value",
 ]  # fmt: skip
 

@@ -22,11 +22,11 @@ from torch_utils.launch import cores
 from training.augment.diffaugment import parse_policy
 from training.checkpoints.growing import generator_states, grown_state, grows, options_to_keep_upsampler
 from training.checkpoints.snapshot import check_state, load_snapshot
-from training.checkpoints.training_state import read_state
+from training.checkpoints.training_state import ANEW, read_state
 from training.data.dataset_folders import keep_apart
 from training.data.loader import PairDataset, build_dataset
 from training.launch.build import build_augment, build_networks
-from training.launch.config import compose_options, continued_options
+from training.launch.config import GROUPS, NETWORKS, compose_options, continued_options
 from training.launch.idle_options import (
     Devices,
     check_cuda_graphs,
@@ -198,13 +198,27 @@ def _read(overrides: Sequence[str]) -> tuple[dict[str, Any], Path | None, str | 
     try:
         stored = yaml.safe_load((folder / OPTIONS_FILE).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"Cannot continue the run in {folder}: its {OPTIONS_FILE} cannot be read.") from error
+        raise UserError(f"Cannot continue the run in {folder}: its {OPTIONS_FILE} cannot be read; {ANEW}") from error
+    if not _are_options(stored):
+        raise UserError(f"Cannot continue the run in {folder}: its {OPTIONS_FILE} is damaged or incomplete; {ANEW}")
     given = continued_options(stored, overrides)
     for key in ("outdir", "data", "cache_metrics_dir"):
         if given[key] is not None:
             given[key] = expand_home(str(given[key]), name=f"{key}=")
     given["outdir"] = str(folder.parent)
     return given, folder, options["outdir"]
+
+
+def _are_options(stored: Any) -> bool:
+    """True for the content of a whole file of options, whose last entry is `names`."""
+    if not isinstance(stored, Mapping) or not isinstance(stored.get("names"), Mapping):
+        return False
+    networks = stored["model"] if isinstance(stored.get("model"), Mapping) else {}
+    return (
+        set(GROUPS) <= set(stored["names"])
+        and isinstance(stored.get("spec"), Mapping)
+        and all(isinstance(networks.get(name), Mapping) and "_target_" in networks[name] for name in NETWORKS)
+    )
 
 
 def _check_combinations(options: Mapping[str, Any], metrics: Collection[str]) -> None:

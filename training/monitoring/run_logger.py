@@ -242,7 +242,9 @@ def _number(value: float) -> float | None:
 def _truncate(path: Path, next_tick: int) -> None:
     """Remove the rows of stats.jsonl from tick `next_tick` on."""
     kept = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    with explain_file_trouble(path):
+        text = path.read_text(encoding="utf-8", errors="replace")
+    for line in text.splitlines():
         try:
             if json.loads(line)["tick"] < next_tick:
                 kept.append(line + "\n")

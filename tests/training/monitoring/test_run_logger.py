@@ -68,6 +68,12 @@ def test_damaged_rows_do_not_keep_a_run_from_going_on(tmp_path):
     assert (tmp_path / "stats.jsonl").read_bytes() == good + b'{"tick": 1}\n'
 
 
+def test_statistics_that_cannot_be_read(tmp_path):
+    (tmp_path / "stats.jsonl").mkdir()
+    with pytest.raises(UserError, match="^Cannot write .*stats.jsonl: Is a directory; check that"):
+        RunLogger(tmp_path, next_tick=2, cur_nimg=8, total_nimg=16, active=True, trackers=())
+
+
 def test_without_tensorboard(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     report = reports(tmp_path)
