@@ -16,6 +16,7 @@ from dnnlib.util import (
     nearest_name,
     one_line,
     parse_int_list,
+    remove_abandoned,
     temporary_folder,
 )
 
@@ -38,6 +39,7 @@ __all__ = [
     "one_line",
     "parse_int_list",
     "print_any_text",
+    "remove_abandoned",
     "run_cli",
     "temporary_folder",
 ]

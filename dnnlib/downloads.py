@@ -9,7 +9,7 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
-from dnnlib.util import UserError, atomic_write, expand_home, home_folder, one_line, temporary_folder
+from dnnlib.util import UserError, atomic_write, expand_home, home_folder, one_line, remove_abandoned, temporary_folder
 
 __all__ = ["absolute_setting", "cache_folder", "fetch", "git_blob_id", "make_cache_folder", "sha256_of"]
 
@@ -76,7 +76,7 @@ def _temporary_cache() -> Path:
 
 
 def make_cache_folder(folder: str | os.PathLike, *, instead: str = "") -> None:
-    """Create a cache folder that is going to be written to.
+    """Create a cache folder that is going to be written to, and free it of what killed processes have left.
 
     Args:
         instead: Alternative to setting $XDG_CACHE_HOME for the message, e.g. 'give --cache'.
@@ -91,6 +91,7 @@ def make_cache_folder(folder: str | os.PathLike, *, instead: str = "") -> None:
             reason = "it cannot be written to"
     except OSError as error:
         reason = error.strerror
+    remove_abandoned(folder)
     if reason is not None:
         choice = f"{instead}, or set" if instead else "set"
         raise UserError(

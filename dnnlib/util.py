@@ -10,6 +10,7 @@ import secrets
 import shutil
 import socket
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from typing import IO, Any
 
@@ -29,6 +30,7 @@ __all__ = [
     "nearest_name",
     "one_line",
     "parse_int_list",
+    "remove_abandoned",
     "temporary_folder",
 ]
 
@@ -38,6 +40,7 @@ NO_TEMPORARY_FOLDER = (
     "There is no folder for temporary files that can be written to (tried: $TMPDIR, /tmp, /var/tmp, /usr/tmp and the "
     "working folder); set TMPDIR to one."
 )
+UNFINISHED = re.compile(r"\..+\.\d+(-[0-9a-f]+)?\.(tmp|download)")  # of atomic_write, and of downloads to be checked
 FEW = 8  # names that a message can hold
 
 
@@ -224,6 +227,20 @@ def _temporary_name(path: str | os.PathLike) -> str:
     """A hidden name in the same folder that no other file has."""
     folder, name = os.path.split(os.path.abspath(path))
     return os.path.join(folder, f".{name[:200]}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+
+
+def remove_abandoned(folder: str | os.PathLike, *, seconds: float = 86400.0) -> None:
+    """Delete unfinished files that killed processes have left in a folder to which several may write.
+
+    Args:
+        seconds: Files that have been written to within this time stay: their process may run, on another machine too.
+    """
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(folder):
+            if UNFINISHED.fullmatch(entry.name):
+                with contextlib.suppress(OSError):
+                    if time.time() - entry.stat(follow_symlinks=False).st_mtime > seconds:
+                        os.unlink(entry.path)
 
 
 def _sync_folder(folder: str) -> None:

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from dnnlib import UserError, temporary_folder
+from dnnlib import UserError
 from dnnlib.downloads import make_cache_folder
 from metrics.detectors import DetectorFile
 from metrics.feature_extractors import make_network
@@ -30,6 +30,7 @@ from metrics.metric_functions import MEASURES, VIEWS
 from metrics.random_features import full_float32
 from metrics.registry import Metric, find_metric
 from torch_utils import distributed
+from torch_utils.launch import scratch_folder
 
 __all__ = ["Evaluator", "Videos"]
 
@@ -86,7 +87,7 @@ class Evaluator:
         self._cache = None if cache is None else Path(cache)
         self._batch_size, self._replicates, self._progress = batch_size, replicates, progress
         self._known: dict[str, tuple[np.ndarray | None, Samples]] = {}  # features and samples computed so far
-        folder = tempfile.mkdtemp(prefix="features-", dir=temporary_folder()) if distributed.is_main() else None
+        folder = tempfile.mkdtemp(prefix="features-", dir=scratch_folder()) if distributed.is_main() else None
         self._folder = Path(distributed.broadcast_object(folder))
         if distributed.is_main():
             weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)

@@ -20,20 +20,32 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 from dnnlib import UserError, print_any_text, temporary_folder
 from dnnlib.processes import keep_streams
 from torch_utils import distributed
 
-__all__ = ["busy_note", "cores", "launch"]
+__all__ = ["busy_note", "cores", "launch", "scratch_folder"]
 
 INTERRUPTED = 130  # exit code after Ctrl-C
 GRACE = 30.0  # seconds for the others to end by themselves, once a process has failed
+
+_group_folder: str | None = None  # of the group that this process is a worker of
 
 
 def cores() -> int:
     """Number of cores available to this process."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def scratch_folder() -> str:
+    """The folder for temporary files; in a worker of `launch` one that is removed however the worker ends.
+
+    Raises:
+        UserError: See `temporary_folder`.
+    """
+    return _group_folder or temporary_folder()
 
 
 def busy_note() -> str | None:
@@ -159,6 +171,10 @@ def _worker(
     timeout: timedelta,
     folder: str,
 ) -> None:
+    global _group_folder
+    _group_folder = folder
+    # The lock that tqdm would make is shared by processes: one that ends without having removed it causes a warning.
+    tqdm.set_lock(threading.RLock())
     keep_streams()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     print_any_text()

@@ -6,6 +6,7 @@ import socket
 import stat
 import subprocess
 import threading
+import time
 
 import pytest
 
@@ -142,6 +143,23 @@ def test_in_a_home_that_cannot_be_written_to(stranger, monkeypatch, tmp_path):
     assert cache_folder("ops") == filled / "ops"
     with pytest.raises(UserError, match=r"Cannot use the cache folder .*: use --cache, or set XDG_CACHE_HOME to"):
         make_cache_folder(filled, instead="use --cache")
+
+
+def test_a_cache_is_freed_of_what_killed_processes_have_left(tmp_path):
+    now = time.time()
+    ages = {
+        ".a.npy.123-0123abcd.tmp": 90_000,
+        "..b.pt.7.download.7-0123abcd.tmp": 90_000,
+        ".b.pt.7.download": 90_000,
+        ".c.npy.124-0123abcd.tmp": 3600,  # a process may be writing it
+        "d.npy": 90_000,
+        ".e.tmp": 90_000,  # not ours
+    }
+    for name, age in ages.items():
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (now - age, now - age))
+    make_cache_folder(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {".c.npy.124-0123abcd.tmp", "d.npy", ".e.tmp"}
 
 
 def test_a_temporary_cache_of_others_is_not_used(stranger):

@@ -1,6 +1,7 @@
 """`python -m metrics` and evaluate.sh from end to end, with a tiny generator."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -178,6 +179,25 @@ def test_two_processes(evaluate, trained, tmp_path):
     alone = evaluate("motion32_16f", "--bootstrap", 0)[0]
     both = evaluate("motion32_16f", "--bootstrap", 0, "--gpus", 2, "--cache", tmp_path / "other")[0]
     assert both["value"] == alone["value"]
+
+
+def test_two_processes_that_fail_say_one_line_and_leave_nothing(tmp_path):
+    data = write_frames(tmp_path / "data", videos=2, frames=16)
+    (data / "split" / "video_1" / "7.png").write_bytes(b"no image")
+    (tmp_path / "temporary").mkdir()
+    words = ["--metrics", "motion32_16f", "--real", data, "--fake", data, "--outdir", tmp_path / "out", "--gpus", 2]
+    words += ["--cache", tmp_path / "cache", "--device", "cpu", "--resolution", 16, "--batch-size", 1]
+    done = subprocess.run(
+        [sys.executable, "-m", "metrics", *map(str, words)],
+        cwd=ROOT,
+        env=dict(os.environ, TMPDIR=str(tmp_path / "temporary")),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: Cannot read the frame ") and "7.png" in line
+    assert [*(tmp_path / "temporary").iterdir(), *(tmp_path / "out").iterdir(), *(tmp_path / "cache").iterdir()] == []
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -304,6 +304,7 @@ def check_out(out: str, source: str, *, overwrite: bool, shape: str) -> None:
         raise UserError(f"'{out}' and '{source}' lie one inside the other: choose another folder for the frames.")
     if os.path.isfile(out) or (os.path.isdir(out) and os.listdir(out)):
         if not overwrite:
+            Unfinished(out).remove_rest()  # as large as the dataset, and hidden
             there = "there already" if os.path.isfile(out) else "not empty"
             raise UserError(f"'{out}' is {there}: use --overwrite to replace it, or choose another.")
         if read_manifest(out) is None:

@@ -33,6 +33,7 @@ class Unfinished:
         self.work = os.path.join(self.folder, "work")
         self._videos = os.path.join(self.data, "videos")
         self._records = os.path.join(self.folder, "records")
+        self._settings = os.path.join(self.folder, "settings.json")
 
     @contextlib.contextmanager
     def opened(self, settings: dict[str, Any], *, restart: bool) -> Iterator[None]:
@@ -63,9 +64,8 @@ class Unfinished:
         return UserError(f"Cannot write '{self.out}': {error.strerror or error}; free some space or choose another.")
 
     def _prepare(self, settings: dict[str, Any], *, restart: bool) -> None:
-        file = os.path.join(self.folder, "settings.json")
         settings = json.loads(json.dumps(settings))
-        there = None if restart else _read_json(file)
+        there = None if restart else _read_json(self._settings)
         if there is not None and there != settings:
             changed = [key for key in settings if there.get(key) != settings[key]] or ["version"]
             raise UserError(
@@ -79,7 +79,7 @@ class Unfinished:
         shutil.rmtree(self.work, ignore_errors=True)
         for folder in (self._records, self._videos, self.work):
             os.makedirs(folder, exist_ok=True)
-        write_json(file, settings)
+        write_json(self._settings, settings)
 
     def records(self) -> dict[str, dict[str, Any]]:
         """Records of the videos that are completely there, by name; whatever else there is of frames is removed."""
@@ -111,7 +111,17 @@ class Unfinished:
 
     def remove(self) -> None:
         """Remove everything; after the data has been moved away, or because it is of no use."""
+        with contextlib.suppress(OSError):
+            os.unlink(self._settings)  # first: what is left without them, if the process is killed, is of no use
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def remove_rest(self) -> None:
+        """Remove what a process has left that was killed while it removed everything."""
+        if not os.path.isdir(self.folder) or os.path.exists(self._settings):
+            return
+        with contextlib.suppress(OSError, UserError), exclusive_lock(self.folder, busy="in use"):
+            if not os.path.exists(self._settings):
+                shutil.rmtree(self.folder, ignore_errors=True)
 
     def _record_file(self, name: str) -> str:
         return os.path.join(self._records, hashlib.sha256(name.encode()).hexdigest()[:32] + ".json")

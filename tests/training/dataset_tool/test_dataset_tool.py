@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -347,6 +348,23 @@ def test_interruption_and_full_disk_leave_nothing(tmp_path, movie, monkeypatch):
         with pytest.raises(expected):
             prepare(source=movie, out=str(tmp_path / "out"), resolution=8)
         assert len(calls) == 6 and os.listdir(tmp_path) == []
+
+
+def test_what_is_left_of_a_conversion_killed_at_its_end_is_removed_by_the_same_command(tmp_path, movie, monkeypatch):
+    out, rest = tmp_path / "out.zip", tmp_path / ".out.zip.unfinished"
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", lambda folder, **_: None)
+        prepare(source=movie, out=str(out), resolution=8, shape="zip")
+    assert (rest / "data" / "videos").is_dir() and not (rest / "settings.json").exists()
+    with pytest.raises(UserError, match="is there already: use --overwrite"):
+        prepare(source=movie, out=str(out), resolution=8, shape="zip")
+    assert os.listdir(tmp_path) == ["out.zip"]
+    # One that may go on stays.
+    rest.mkdir()
+    (rest / "settings.json").write_text("{}")
+    with pytest.raises(UserError, match="is there already: use --overwrite"):
+        prepare(source=movie, out=str(out), resolution=8, shape="zip")
+    assert (rest / "settings.json").exists()
 
 
 def test_failed_swap_keeps_the_old_folder(tmp_path, movie, monkeypatch):
