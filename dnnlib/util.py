@@ -336,7 +336,7 @@ def parse_int_list(text: str, *, name: str = "list") -> list[int]:
     """
     numbers: list[int] = []
     for part in text.split(","):
-        match = re.fullmatch(r"\s*([0-9]+)\s*(?:-\s*([0-9]+)\s*)?", part)
+        match = re.fullmatch(r"\s*([0-9]{1,99})\s*(?:-\s*([0-9]{1,99})\s*)?", part)
         if match is None:
             raise UserError(f"{name}: '{part.strip()}' is neither a number nor a range; write for example 1,2,5-8.")
         first = int(match[1])

@@ -62,7 +62,8 @@ DIGITS = str.maketrans("123456789", "0" * 9)
 def natural_key(name: str) -> tuple:
     """Natural sorting key, by the values of numbers: 'f2' before 'f10'. Zero-padded names keep their plain order."""
     parts = re.split("([0-9]+)", name)
-    parts[1::2] = map(int, parts[1::2])
+    digits = [part.lstrip("0") for part in parts[1::2]]
+    parts[1::2] = [(len(number), number) for number in digits]  # as int, which refuses more than 4300 digits
     return parts, name  # the name itself decides between 'f1' and 'f01'
 
 

@@ -175,7 +175,7 @@ def parse_style_mix(text: str) -> StyleMix:
     Raises:
         UserError: It is something else.
     """
-    match = re.fullmatch(r"\s*([0-9]+)\s*:\s*([0-9]+)\s*:\s*(\S+)\s*", text)
+    match = re.fullmatch(r"\s*([0-9]{1,99})\s*:\s*([0-9]{1,99})\s*:\s*(\S+)\s*", text)
     if match is None:
         raise UserError(
             f"--style_mix: '{text}' is not A:B:LAYERS; write for example 3:5:10-16 or 3:5:upsampler: content 3 with "

@@ -231,6 +231,12 @@ def test_the_quick_order_is_the_natural_one():
         assert natural_order(names) == sorted(names, key=natural_key)
 
 
+def test_natural_order_of_numbers_of_any_length():
+    names = ["f10.png", "f9.png", "f009.png", "f0.png", "f1" + "0" * 5000 + ".png"]
+    expected = ["f0.png", "f009.png", "f9.png", "f10.png", "f1" + "0" * 5000 + ".png"]
+    assert natural_order(names) == expected
+
+
 def test_listing_reads_no_frame(root, monkeypatch):
     monkeypatch.setattr(Image, "open", None)
     assert len(list_files(str(root)).names) == 9
