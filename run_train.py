@@ -20,7 +20,6 @@ SIGHUP end a run after the current iteration, with its state saved. A command th
 after a failure, SLURM after preemption) continues its run by itself. docs/scaling.md is about more than one GPU.
 """
 
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
@@ -221,12 +220,7 @@ def snapshot_callbacks(
     if inputs is None or inputs["real"] is None:  # not looked at yet, or before the data were synthesised
         inputs = metric_inputs(options)
     cache = options["cache_metrics_dir"] or Path(options["outdir"]) / "metrics_cache"
-    about = {}  # as in the rows of `python -m metrics`, with which these are compared
-    if inputs["real"] is not None:
-        about = {
-            "real_name": os.path.basename(os.path.abspath(options["data"])),
-            "frame_stride": options["frame_stride"],
-        }
+    about = {} if inputs["real"] is None else inputs["real"].origin
 
     def missing(snapshot) -> list[str]:
         names = []

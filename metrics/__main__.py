@@ -236,7 +236,7 @@ def open_videos(options: dict[str, Any], device: Any) -> tuple[Any, Any, dict[st
     real = None
     if options["real"] is not None:
         real = StoredVideos(options["real"], resolution=fake.resolution, frame_stride=stride or 1)
-        about.update(real_name=os.path.basename(os.path.abspath(options["real"])), frame_stride=stride or 1)
+        about.update(real.origin)
     return fake, real, about
 
 

@@ -58,6 +58,7 @@ class StoredVideos:
         resolution: Width of the frames in pixels.
         num_videos: Number of videos.
         notes: Remarks for the user.
+        origin: What rows of metrics say about these as the real videos: their name and stride.
     """
 
     def __init__(self, path: str | os.PathLike, *, resolution: int, frame_stride: int = 1):
@@ -67,6 +68,7 @@ class StoredVideos:
             UserError: There are no videos, or they cannot be read.
         """
         self.resolution = resolution
+        self.origin = {"real_name": os.path.basename(os.path.abspath(path)), "frame_stride": frame_stride}
         self._store = FrameStore(path)
         manifest = store_manifest(self._store)
         self._stride = store_stride(self._store, manifest, frame_stride)

@@ -464,5 +464,5 @@ class DivergenceCheck:
                 "fp32=true, or start anew from a snapshot with resume=, with a lower spec.lrate or a higher spec.gamma."
             )
         else:
-            advice = "Nothing was saved before. Start anew with a lower spec.lrate or a higher spec.gamma."
+            advice = "There is no earlier training state. Start anew with a lower spec.lrate or a higher spec.gamma."
         raise UserError(f"Training has broken down at {cur_nimg / 1000:g} kimg: {reason}. {advice}")

@@ -58,6 +58,7 @@ def test_a_tensor_that_is_not_finite_is_the_end():
     weight[1] = math.inf
     # There is no state to continue from yet.
     with pytest.raises(
-        UserError, match=r"1 of its tensors are not finite any more \(weight\)\. Nothing was saved before\. Start anew"
+        UserError,
+        match=r"1 of its tensors are not finite any more \(weight\)\. There is no earlier training state\. Start anew",
     ):
         divergence.check(cur_nimg=0)
