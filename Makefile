@@ -157,9 +157,9 @@ define render
 	$(BIN)/python generate.py --outdir $(2)/videos --network_pkl $(1) --seeds 0-3 \
 	    --render_program rotation_camera_yaw,front && \
 	$(BIN)/python generate.py --outdir $(2)/views --network_pkl $(1) --seeds 0-3 --time_steps 1 --n_steps 8 \
-	    --outputs rgb,depth --save_frames
-@$(BIN)/python -m renderer.contact_sheet $(2)/views.png $$(ls -d $(2)/views/*/) --columns 8 --scale 4
-@echo "One moment of four contents from eight cameras, and their depth: $(2)/views.png"
+	    --outputs rgb,depth,normal --geometry_resolution 64 --save_frames
+@$(BIN)/python -m renderer.contact_sheet $(2)/views.png $$(ls -d $(2)/views/*/) --columns 8 --scale 2
+@echo "One moment of four contents from eight cameras, their depth and normals: $(2)/views.png"
 @echo "The videos are in $(2)/videos."
 endef
 

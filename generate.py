@@ -85,6 +85,7 @@ class RenderRequest:
     stereo: bool
     eye_distance: float | None
     outputs: list[str]
+    geometry_resolution: int | None
     enlarge: int
     fps: float
     format: str
@@ -124,6 +125,8 @@ def parse_request(options: dict[str, Any], given: frozenset[str]) -> RenderReque
     along_codes = len(options["codes"]) == 1 and not {"seeds", "style_mix", "render_program", "camera_path"} & given
     if along_codes:
         check_recorded(given, CAMERA + TIMED, "these codes have a camera path of their own; add --render_program")
+    if options["geometry_resolution"] is not None and parsed["outputs"] == ["rgb"]:
+        raise UserError("--geometry_resolution is that of other outputs than rgb: add --outputs rgb,depth,normal.")
     found = {"recorded": recorded, "along_codes": along_codes, "nearby": nearby}
     return RenderRequest(given=given, **options | parsed | found)
 
@@ -228,12 +231,13 @@ def check_sizes(layouts: list, request: RenderRequest, resolution: int) -> None:
         ValueError: See `check_video_size` and `check_video_rate`.
     """
     from renderer.video import check_video_rate, check_video_size
-    from training.inference.render_videos import frame_size
+    from training.inference.render_videos import cell_sizes, frame_size
 
     check_video_rate(request.format, request.fps)
 
+    cells = cell_sizes(request.outputs, resolution * request.enlarge, request.geometry_resolution)
     for layout in layouts:
-        check_video_size(*frame_size(layout, 1 + request.stereo, resolution * request.enlarge))
+        check_video_size(*frame_size(layout, 1 + request.stereo, max(cells.values())))
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -306,6 +310,7 @@ def write_request(
             make_renderer=make_renderer,
             outdir=request.outdir,
             outputs=request.outputs,
+            geometry_resolution=request.geometry_resolution,
             enlarge=request.enlarge,
             fps=request.fps,
             save_frames=request.save_frames,
@@ -363,6 +368,11 @@ option = click.option
 @option("--stereo", is_flag=True, help="The pictures of the left and the right eye, side by side.")
 @option("--eye_distance", type=FINITE, help="Of a stereo pair, in scene units.  [default: 0.063]")
 @option("--outputs", default="rgb", metavar="LIST", help=f"Of {', '.join(OUTPUTS)}; a video for each.")
+@option(
+    "--geometry_resolution",
+    type=click.IntRange(min=1),
+    help="Rays per side of outputs other than rgb, also more than in training.  [default: as the image's]",
+)
 @option(
     "--enlarge", default=1, type=click.IntRange(1, 64), help="Repeat pixels, to look at the videos of small models."
 )

@@ -61,15 +61,15 @@ class OutputVideos:
         else:
             self.abort()
 
-    def add(self, maps: Mapping[str, torch.Tensor], *, size: tuple[int, int]) -> None:
+    def add(self, maps: Mapping[str, torch.Tensor], *, sizes: Mapping[str, tuple[int, int]]) -> None:
         """Append a frame.
 
         Args:
             maps: A map [C, h, w] of every output.
-            size: (H, W) of the frame in pixels.
+            sizes: (H, W) of the frame in pixels, of every output.
         """
         for name, writer in self._writers.items():
-            writer.add(displayed(name, maps[name], size=size, near=self.near, far=self.far))
+            writer.add(displayed(name, maps[name], size=sizes[name], near=self.near, far=self.far))
         if self._depth_dir is not None:
             if self._count == 0:
                 make_frames_dir(self._depth_dir)

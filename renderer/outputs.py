@@ -30,13 +30,22 @@ CHANNELS = {"rgb": 3, "depth": 1, "normal": 3, "opacity": 1, "raw": 3}  # C of t
 OUTPUTS = tuple(CHANNELS)
 
 
-class RenderedFrames(Protocol):
-    """B videos of one frame: image [B, 1, 3, H, W], image_raw [B, 1, 3, h, w], depth and opacity [B, 1, h, w]."""
+class RenderedVolume(Protocol):
+    """B volume rendered videos of one frame: image_raw [B, 1, 3, h, w], depth and opacity [B, 1, h, w]."""
 
-    image: torch.Tensor
-    image_raw: torch.Tensor
-    depth: torch.Tensor
-    opacity: torch.Tensor
+    @property
+    def image_raw(self) -> torch.Tensor: ...
+    @property
+    def depth(self) -> torch.Tensor: ...
+    @property
+    def opacity(self) -> torch.Tensor: ...
+
+
+class RenderedFrames(RenderedVolume, Protocol):
+    """The same with their images [B, 1, 3, H, W]."""
+
+    @property
+    def image(self) -> torch.Tensor: ...
 
 
 def parse_outputs(text: str) -> list[str]:
@@ -53,12 +62,12 @@ def parse_outputs(text: str) -> list[str]:
 
 
 def output_maps(
-    frames: RenderedFrames, names: Sequence[str], cameras: Cameras, *, background: bool
+    volume: RenderedVolume, names: Sequence[str], cameras: Cameras, *, background: bool
 ) -> dict[str, torch.Tensor]:
-    """Maps [B, C, h, w] of some outputs.
+    """Maps [B, C, h, w] of some outputs other than the image.
 
     Args:
-        frames: Depth is the expected depth, not normalised by the opacity.
+        volume: Depth is the expected depth, not normalised by the opacity.
         cameras: One per video.
         background: There is a background behind the foreground; see `renderer.depth.surface_depth`.
     """
@@ -66,9 +75,9 @@ def output_maps(
 
     from renderer.depth import normals_from_depth, surface_depth
 
-    maps = {"rgb": frames.image[:, 0], "raw": frames.image_raw[:, 0], "opacity": frames.opacity}
+    maps = {"raw": volume.image_raw[:, 0], "opacity": volume.opacity}
     if "depth" in names or "normal" in names:
-        depth, weights = surface_depth(frames.depth[:, 0].float(), frames.opacity[:, 0].float(), background=background)
+        depth, weights = surface_depth(volume.depth[:, 0].float(), volume.opacity[:, 0].float(), background=background)
         maps["depth"] = torch.where(weights > 0, depth, torch.nan)[:, None]
         if "normal" in names:
             maps["normal"] = normals_from_depth(cameras, depth, surface=weights).movedim(-1, 1)

@@ -228,6 +228,25 @@ def test_a_real_network_from_a_run_folder(tmp_path):
     assert len(list(imageio_ffmpeg.read_frames(f"{stem}.mp4"))) == 1 + 3  # its first item describes the video
 
 
+def test_geometry_of_its_own_resolution(tmp_path):
+    """Videos of maps that are larger than the image are as large as the maps; others are enlarged as the image is."""
+    generator = save_small_network(tmp_path, small_generator())
+    arguments = ["--network_pkl", str(tmp_path), "--seeds", "1,2", "--motion_seeds", "1", "--grid", "--n_steps", "1",
+                 "--time_steps", "1", "--outputs", "rgb,depth", "--save_frames", "--device", "cpu"]  # fmt: skip
+    size = generator.resolution
+    for name, geometry, enlarge, expected in [("a", 2 * size, 1, 2 * size), ("b", size // 2, 3, 3 * size)]:
+        out = tmp_path / name
+        command = [*arguments, "--outdir", str(out), "--geometry_resolution", str(geometry), "--enlarge", str(enlarge)]
+        command += ["--format", "gif"]
+        result = click.testing.CliRunner().invoke(generate.main, command)
+        assert result.exception is None, result.exception
+        sizes = {path.stem.split("_")[-1]: Image.open(path).size for path in out.glob("*.gif")}
+        assert sizes.pop("depth") == (expected, 2 * expected)
+        assert list(sizes.values()) == [(enlarge * size, 2 * enlarge * size)]
+        [frame] = out.glob("*_depth/0000.png")
+        assert Image.open(frame).size == (geometry, 2 * geometry)
+
+
 # ----------------------------------------------------------------------------------------------------------------------
 # Mistakes
 
@@ -244,6 +263,11 @@ def test_a_real_network_from_a_run_folder(tmp_path):
             0,
             ["--render_program", "rotation_camera_pitch", "--relative_range_pitch_scale", "12"],
             "pitch must stay between 0 and π radians",
+        ),
+        (
+            0,
+            ["--outputs", "depth", "--geometry_resolution", "16386"],
+            "16386",
         ),
         (0, ["--device", "nonsense"], "--device: 'nonsense' cannot be used here"),
         (0, ["--device", "meta"], "--device: 'meta' cannot be used here"),
@@ -279,6 +303,10 @@ def test_a_truncation_without_an_average_style_writes_nothing(render, fake):
             "'--relative_range_yaw_scale': nan is not a finite number.",
         ),
         (["--outdir", "out", "--network_pkl", ".", "--fov", "180"], "'--fov'"),
+        (
+            ["--outdir", "out", "--network_pkl", ".", "--geometry_resolution", "64"],
+            "--geometry_resolution is that of other outputs than rgb: add --outputs rgb,depth,normal.",
+        ),
         (
             ["--outdir", "out", "--network_pkl", ".", "--relative_range_yaw_scale", "nan"],
             "yaw_scale': nan is not a finite number",

@@ -1,7 +1,7 @@
 """The README's first picture: `python -m benchmarks.learning.teaser SNAPSHOT DATA PICTURE.png`.
 
-Rows: videos of the dataset; a generated video over time and its depth; one time step of it from 30° on the left to 30°
-on the right and its depth; other contents, each from the front, and their depth.
+Rows: videos of the dataset; a generated video over time, and its depth; one time step of it from 30° on the left to 30°
+on the right, its depth and its normals; other contents from the front, their depth and their normals.
 """
 
 import math
@@ -14,43 +14,44 @@ from benchmarks.learning.pictures import depth_picture, save_grid
 from dnnlib import run_cli
 from dnnlib.command_line import Command
 from renderer.cameras import Cameras
-from renderer.depth import surface_depth
+from renderer.outputs import displayed
 from training.checkpoints.snapshot import load_generator
 from training.data.dataset import VideoPairDataset
 from training.inference.frame_renderer import FrameRenderer
-from training.inference.latents import seed_latents
+from training.inference.latents import generator_latents
+from training.inference.render_videos import row_maps
 from training.networks.generator import Generator
 
 COLUMNS = 8
 ANGLE = 30.0  # degrees of yaw to either side
+SIZE = 128  # pixels per side of a cell; depth and normals have as many rays
 
 
 @torch.no_grad()
-def render(generator: Generator, seed: int, times: list[float], cameras: list[Cameras]) -> list[torch.Tensor]:
-    """Images and depth pictures [N, 3, H, W] in [0, 1] of a seed at N times from N cameras."""
-    sizes = {"z_dim": generator.z_dim, "motion_dim": generator.motion_dim, "background_dim": generator.background_dim}
-    codes = seed_latents(seed, seed, **sizes)
-    ws = generator.mapping(codes.z, None)
-    renderer = FrameRenderer(generator, ws, z_motion=codes.z_motion, z_bg=codes.z_bg)
-    outputs = [renderer.output(time, camera) for time, camera in zip(times, cameras)]
-    depth, opacity = (torch.cat([getattr(out, name)[:, 0] for out in outputs]) for name in ("depth", "opacity"))
-    depth, weights = surface_depth(depth, opacity, background=generator.background is not None)
-    images = torch.cat([(out.image[:, 0] + 1) / 2 for out in outputs])
-    return [images, depth_picture(depth, weights, generator.resolution)]
+def render(generator: Generator, seed: int, time: float, camera: Cameras) -> dict[str, torch.Tensor]:
+    """Image, depth and normals of a seed: pictures [3, SIZE, SIZE] in [0, 1]."""
+    codes = generator_latents(generator, seed, seed)
+    renderer = FrameRenderer(generator, generator.mapping(codes.z, None), z_motion=codes.z_motion, z_bg=codes.z_bg)
+    background, outputs = generator.background is not None, ("rgb", "depth", "normal")
+    maps = row_maps(renderer, time, camera, outputs, background=background, geometry_resolution=SIZE)
+    depth = depth_picture(maps["depth"][0].nan_to_num(0), maps["depth"][0].isfinite(), SIZE)[0]
+    colours = {name: displayed(name, maps[name][0], size=(SIZE, SIZE), near=0, far=1) for name in ("rgb", "normal")}
+    return {name: pixels / 255 for name, pixels in colours.items()} | {"depth": depth}
 
 
 def compose(generator: Generator, dataset: VideoPairDataset, seed: int) -> torch.Tensor:
-    """All cells of the picture [N, 3, H, W], row by row."""
-    prior, even = generator.camera_prior, torch.linspace(0, 1, COLUMNS)
-    pitch = (prior.pitch[0] + prior.pitch[1]) / 2
+    """All cells of the picture [N, 3, SIZE, SIZE], row by row."""
+    prior, even = generator.camera_prior, torch.linspace(0, 1, COLUMNS).tolist()
+    pitch, front = (prior.pitch[0] + prior.pitch[1]) / 2, prior.at()
     real = torch.stack([dataset.clip(index)[0] for index in range(COLUMNS)]).float() / 255
-    front, turning = [prior.at()] * COLUMNS, [prior.at_angles(a, pitch) for a in (2 * even - 1) * math.radians(ANGLE)]
-    cells = [real]
-    cells += render(generator, seed, even.tolist(), front)
-    cells += render(generator, seed, [0.5] * COLUMNS, turning)
-    others = [render(generator, other, [0.5], [prior.at()]) for other in range(seed + 1, seed + 1 + COLUMNS)]
-    cells += [torch.cat(kind) for kind in zip(*others)]
-    return torch.cat(cells)
+    over_time = [render(generator, seed, time, front) for time in even]
+    turning = [render(generator, seed, 0.5, prior.at_angles(math.radians(ANGLE) * (2 * x - 1), pitch)) for x in even]
+    others = [render(generator, seed + 1 + i, 0.5, front) for i in range(COLUMNS)]
+    rows = [(over_time, "rgb depth"), (turning, "rgb depth normal"), (others, "rgb depth normal")]
+    cells = [cell[name] for row, names in rows for name in names.split() for cell in row]
+    return torch.cat(
+        [torch.nn.functional.interpolate(real, size=(SIZE, SIZE), mode="nearest-exact"), torch.stack(cells)]
+    )
 
 
 @click.command(cls=Command)
@@ -58,12 +59,11 @@ def compose(generator: Generator, dataset: VideoPairDataset, seed: int) -> torch
 @click.argument("data", type=click.Path(path_type=Path))
 @click.argument("picture", type=click.Path(path_type=Path))
 @click.option("--seed", default=0, show_default=True, help="Of the video; the other contents are those that follow.")
-@click.option("--scale", default=2, show_default=True, help="Pixels are repeated so many times.")
-def main(snapshot: Path, data: Path, picture: Path, seed: int, scale: int) -> None:
+def main(snapshot: Path, data: Path, picture: Path, seed: int) -> None:
     """Draw PICTURE.png of a snapshot (or run folder) and the dataset that it was trained on."""
     generator = load_generator(snapshot)
     dataset = VideoPairDataset(path=data, resolution=generator.resolution)
-    save_grid(picture, compose(generator, dataset, seed), COLUMNS, scale=scale)
+    save_grid(picture, compose(generator, dataset, seed), COLUMNS, scale=1)
     click.echo(str(picture))
 
 

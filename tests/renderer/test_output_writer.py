@@ -10,6 +10,7 @@ from renderer.depth_files import read_depth_png
 from renderer.output_writer import OutputVideos
 
 FILES = {"fps": 8, "near": 0.8, "far": 1.2}
+SIZES = dict.fromkeys(("rgb", "depth", "opacity"), (8, 8))
 
 
 def maps(depth, size=8):
@@ -23,7 +24,7 @@ def maps(depth, size=8):
 def write(stem, depths, **files):
     with OutputVideos(str(stem), ["rgb", "depth", "opacity"], **FILES, **files) as videos:
         for depth in depths:
-            videos.add(maps(depth), size=(8, 8))
+            videos.add(maps(depth), sizes=SIZES)
     return videos.paths
 
 
@@ -42,6 +43,12 @@ def test_a_video_for_each_output_and_their_frames(tmp_path):
         assert next(reader)["size"] == (8, 8) and len(list(reader)) == 3
 
 
+def test_outputs_may_have_sizes_of_their_own(tmp_path):
+    with OutputVideos(str(tmp_path / "a"), ["rgb", "depth"], **FILES) as videos:
+        videos.add(maps(1.0), sizes={"rgb": (8, 8), "depth": (16, 16)})
+    assert [next(imageio_ffmpeg.read_frames(path))["size"] for path in videos.paths] == [(8, 8), (16, 16)]
+
+
 def test_frames_of_a_longer_video_are_removed(tmp_path):
     write(tmp_path / "a", [0.9, 1.0, 1.1], save_frames=True)
     write(tmp_path / "a", [0.9], save_frames=True)
@@ -51,6 +58,6 @@ def test_frames_of_a_longer_video_are_removed(tmp_path):
 
 def test_an_error_leaves_no_video(tmp_path):
     with pytest.raises(KeyError), OutputVideos(str(tmp_path / "a"), ["rgb", "depth"], **FILES) as videos:
-        videos.add(maps(1.0), size=(8, 8))
-        videos.add({"rgb": maps(1.0)["rgb"]}, size=(8, 8))
+        videos.add(maps(1.0), sizes=SIZES)
+        videos.add({"rgb": maps(1.0)["rgb"]}, sizes=SIZES)
     assert list(tmp_path.iterdir()) == []

@@ -1,26 +1,54 @@
 """Rendering of frames without gradients: one at a time, with weights that are modulated once per video."""
 
 import contextlib
+import dataclasses
+import math
 
 import torch
 
 from renderer.cameras import Cameras, camera_rays
-from renderer.volume_rendering import Rays, RenderedRays, render_background, render_rays
+from renderer.volume_rendering import Fields, Rays, RenderedRays, RenderSettings, render_background, render_rays
 from torch_utils.ops.fused_mlp import has_fused_mlp
 from training.networks.generator import Generator, SynthesisOutput
 from training.networks.mixed_precision import half_precision, multiplies_bfloat16
 
-__all__ = ["LAYERS", "FrameRenderer", "can_render"]
+__all__ = ["LAYERS", "FrameRenderer", "VolumeOutput", "can_render"]
 
 LAYERS = ("both", "foreground", "background")
 
 #: Volume rendered pixels per side of the frame in which fused MLPs of bfloat16 measure the means of their inputs.
 MEANS_RESOLUTION = 4
 
+#: Rays at a time of a volume rendering of its own resolution, which may have a hundred times as many as a frame's.
+VOLUME_CHUNK = 4096
+
 
 def can_render(precision: str, device: torch.device) -> bool:
     """True if frames can be rendered in this precision, 'float32' or 'bfloat16', on a device."""
     return precision == "float32" or has_fused_mlp(device, precision) or multiplies_bfloat16(device)
+
+
+@dataclasses.dataclass(frozen=True)
+class VolumeOutput:
+    """Volume rendering of B videos without the upsampler, T = 1; see `SynthesisOutput`.
+
+    Attributes:
+        image_raw: Colours [B, 1, 3, h, w].
+        depth, opacity: [B, 1, h, w].
+    """
+
+    image_raw: torch.Tensor
+    depth: torch.Tensor
+    opacity: torch.Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class _View:
+    """Rays of the cameras at a resolution, and the composited background [B, R, 3 + F] behind them, or None."""
+
+    cameras: Cameras
+    rays: Rays
+    background: torch.Tensor | None
 
 
 class FrameRenderer:
@@ -61,17 +89,13 @@ class FrameRenderer:
         self.generator, self.ray_chunk = generator, ray_chunk
         self.ws, self.z_motion, self.z_bg = ws, z_motion, z_bg
         self._weights = generator.modulate(ws, precision)
-        self._resolution = generator.settings.resolution  # volume rendered pixels per side
-        self._cameras: Cameras | None = None
-        self._rays: Rays | None = None
-        self._background: torch.Tensor | None = None  # composited, [B, R, 3 + F]
+        self._views: dict[int, _View] = {}  # the last one of each resolution
         self._layers = torch.bfloat16 if precision == "bfloat16" and ws.device.type == "cuda" else None
         if precision == "bfloat16" and ws.device.type == "cpu":
             # Fused MLPs measure the means of their inputs in the first frame that they see: always this one.
             front = generator.camera_prior.at().repeat(len(ws)).to(ws.device)
-            self._resolution = MEANS_RESOLUTION
-            self.output(0.5, front)
-            self._resolution, self._cameras = generator.settings.resolution, None
+            few = dataclasses.replace(generator.settings, resolution=MEANS_RESOLUTION)
+            generator.upsample(self._render(0.5, front, few), self._weights)
 
     @torch.no_grad()
     def output(
@@ -92,30 +116,74 @@ class FrameRenderer:
             raise ValueError(f"layers must be {', '.join(LAYERS[:-1])} or {LAYERS[-1]}, got '{layers}'.")
         if layers == "background" and generator.background is None:
             raise ValueError("this generator has no background.")
-        times = torch.as_tensor(time, dtype=self.ws.dtype, device=self.ws.device).expand(len(self.ws))[:, None]
-        motion = generator.motion_vectors(self.ws, self.z_motion, times)
-        fields = generator.condition(self._weights, times=times, motion=motion, z_bg=self.z_bg)
-        cameras = cameras.to(self.ws.device)
-        if not cameras.equals(self._cameras):
-            self._rays = Rays(*camera_rays(cameras, generator.pixels(self.ws, self._resolution)))
-            if fields.background is not None:
-                self._background = render_background(fields.background, self._rays, generator.settings)
-            self._cameras = cameras
-        if layers == "background":
-            values = self._background[:, None]
-            rendered = RenderedRays(values, torch.zeros_like(values[..., 0]), torch.ones_like(values[..., 0]))
-        else:
-            hidden = layers == "foreground" and self._background is not None
-            background = torch.zeros_like(self._background) if hidden else self._background
-            rendered = render_rays(
-                fields, self._rays, generator.settings, frames=1, chunk=self.ray_chunk, background=background
-            )
-            if hidden:
-                opacity = (1 - rendered.transmittance).clamp(min=1e-6)[..., None]
-                rendered = RenderedRays(rendered.values / opacity, rendered.depth, rendered.transmittance)
+        rendered = self._render(time, cameras, generator.settings, layers=layers, chunk=self.ray_chunk)
         with contextlib.nullcontext() if self._layers is None else half_precision(self._layers, generator):
             return generator.upsample(rendered, self._weights, resolution=resolution)
+
+    @torch.no_grad()
+    def volume(self, time: float | torch.Tensor, cameras: Cameras, *, resolution: int | None = None) -> VolumeOutput:
+        """Raw colours, depth and opacity of a frame without its image, at any resolution.
+
+        The fields are continuous. k times as many rays per side as in training are k times as close to one another; so
+        are the samples along them, of which there are k times as many (never fewer than in frames): surfaces are
+        resolved as finely in depth as across.
+
+        Args:
+            time, cameras: See `output`.
+            resolution: Rays per side; None: those of the frames.
+
+        Raises:
+            ValueError: The resolution is not positive.
+        """
+        settings, chunk = self.generator.settings, self.ray_chunk
+        if resolution is not None:
+            if resolution < 1:
+                raise ValueError(f"the resolution of a volume rendering must be positive, got {resolution}.")
+            multiplier = max(settings.sampling_multiplier, math.ceil(resolution / settings.resolution))
+            settings = dataclasses.replace(settings, resolution=resolution, sampling_multiplier=multiplier)
+            chunk = VOLUME_CHUNK if chunk is None else chunk
+        rendered, square = self._render(time, cameras, settings, chunk=chunk), (settings.resolution,) * 2
+        return VolumeOutput(
+            image_raw=rendered.values[..., :3].unflatten(2, square).movedim(-1, 2),
+            depth=rendered.depth.unflatten(2, square),
+            opacity=1 - rendered.transmittance.unflatten(2, square),
+        )
 
     def render(self, time: float | torch.Tensor, cameras: Cameras) -> torch.Tensor:
         """The image [B, 3, H, W] alone; see `output`."""
         return self.output(time, cameras).image[:, 0]
+
+    def _render(
+        self,
+        time: float | torch.Tensor,
+        cameras: Cameras,
+        settings: RenderSettings,
+        *,
+        layers: str = "both",
+        chunk: int | None = None,
+    ) -> RenderedRays:
+        """The rays of a square of pixels, row by row."""
+        generator = self.generator
+        times = torch.as_tensor(time, dtype=self.ws.dtype, device=self.ws.device).expand(len(self.ws))[:, None]
+        motion = generator.motion_vectors(self.ws, self.z_motion, times)
+        fields = generator.condition(self._weights, times=times, motion=motion, z_bg=self.z_bg)
+        view = self._view(fields, cameras.to(self.ws.device), settings)
+        if layers == "background":
+            values = view.background[:, None]
+            return RenderedRays(values, torch.zeros_like(values[..., 0]), torch.ones_like(values[..., 0]))
+        hidden = layers == "foreground" and view.background is not None
+        background = torch.zeros_like(view.background) if hidden else view.background
+        rendered = render_rays(fields, view.rays, settings, frames=1, chunk=chunk, background=background)
+        if hidden:
+            opacity = (1 - rendered.transmittance).clamp(min=1e-6)[..., None]
+            rendered = dataclasses.replace(rendered, values=rendered.values / opacity)
+        return rendered
+
+    def _view(self, fields: Fields, cameras: Cameras, settings: RenderSettings) -> _View:
+        known = self._views.get(settings.resolution)
+        if known is not None and cameras.equals(known.cameras):
+            return known
+        rays = Rays(*camera_rays(cameras, self.generator.pixels(self.ws, settings.resolution)))
+        background = None if fields.background is None else render_background(fields.background, rays, settings)
+        self._views[settings.resolution] = _View(cameras, rays, background)
+        return self._views[settings.resolution]

@@ -363,6 +363,7 @@ class VideoGenerator(nn.Module):
         truncation_psi: float | None = None,
         class_idx: int | None = None,
         outputs: str | Sequence[str] | None = None,
+        geometry_resolution: int | None = None,
         ray_chunk: int | None = None,
     ) -> torch.Tensor | dict[str, torch.Tensor]:
         """One frame of a video (of each of B videos).
@@ -377,6 +378,8 @@ class VideoGenerator(nn.Module):
             codes: In the place of `seed`, `motion_seed`, `z`, `truncation_psi` and `class_idx`; see the method `codes`.
                 They are moved to the generator's device and type.
             outputs: A name of `renderer.outputs.OUTPUTS`, or several; None for pixels.
+            geometry_resolution: Rays per side for outputs other than rgb, see `FrameRenderer.volume`; None: those of
+                the image.
             ray_chunk: Composite this many rays at a time, to save memory; None for all at once.
 
         Returns:
@@ -396,7 +399,8 @@ class VideoGenerator(nn.Module):
             check_alone("camera", yaw=yaw, pitch=pitch, fov=fov)
             check_cameras("camera", camera, count=1)
         rows, single = self._rows(seed, motion_seed, z, codes, truncation_psi, class_idx)
-        maps = self._maps(self._renderer(rows, ray_chunk), recorded_track("", camera, [t]), len(rows.ws), names)
+        track = recorded_track("", camera, [t])
+        maps = self._maps(self._renderer(rows, ray_chunk), track, len(rows.ws), names, geometry_resolution)
         return self._result({name: values[:, 0] for name, values in maps.items()}, outputs, single=single)
 
     @without_autocast()
@@ -419,6 +423,7 @@ class VideoGenerator(nn.Module):
         truncation_psi: float | None = None,
         class_idx: int | None = None,
         outputs: str | Sequence[str] | None = None,
+        geometry_resolution: int | None = None,
         ray_chunk: int | None = None,
     ) -> torch.Tensor | dict[str, torch.Tensor]:
         """A video (each of B videos) along a camera path.
@@ -432,7 +437,8 @@ class VideoGenerator(nn.Module):
             yaw_scale, pitch_scale: Extent of the path relative to the training's; None: 1.
             cameras: T cameras in the place of `program`, `frames`, `fov` and the scales, in the order of the frames.
             times: Their times, in the place of `time_range`.
-            seed, motion_seed, z, codes, truncation_psi, class_idx, outputs, ray_chunk: See `frame`.
+            seed, motion_seed, z, codes, truncation_psi, class_idx, outputs, geometry_resolution, ray_chunk: See
+                `frame`.
 
         Returns:
             Pixels, uint8 [T, 3, H, W], or a dict of maps [T, C, h, w]; with a batch [B, T, …].
@@ -456,11 +462,13 @@ class VideoGenerator(nn.Module):
         else:
             track = self._program(program, frames, (first, last), path)
         rows, single = self._rows(seed, motion_seed, z, codes, truncation_psi, class_idx)
-        maps = self._maps(self._renderer(rows, ray_chunk), track, len(rows.ws), names)
+        maps = self._maps(self._renderer(rows, ray_chunk), track, len(rows.ws), names, geometry_resolution)
         return self._result(maps, outputs, single=single)
 
     def pixels(self, name: str, values: torch.Tensor) -> torch.Tensor:
         """Pixels for display, uint8 [3, H, W], of a map [C, h, w] of `frame`; depths from white (near) to black.
+
+        A map smaller than the image is enlarged to its size by repeating pixels.
 
         Raises:
             ValueError: There is no such output, or the map is none of it.
@@ -469,7 +477,8 @@ class VideoGenerator(nn.Module):
         check_tensors({"values": (values, (CHANNELS[name], "h", "w"))})
         check_floats("values", values, "as outputs= gives them")
         settings = self.network.settings
-        return displayed(name, values, size=(self.resolution,) * 2, near=settings.near, far=settings.far)
+        size = (max(self.resolution, values.shape[-1]),) * 2
+        return displayed(name, values, size=size, near=settings.near, far=settings.far)
 
     # ------------------------------------------------------------------------------------------------------------------
     # Files
@@ -588,13 +597,22 @@ class VideoGenerator(nn.Module):
         return FrameRenderer(self.network, rows.ws, z_motion=rows.z_motion, z_bg=rows.z_bg, ray_chunk=ray_chunk)
 
     def _maps(
-        self, renderer: FrameRenderer, track: CameraTrack, batch: int, names: Sequence[str]
+        self,
+        renderer: FrameRenderer,
+        track: CameraTrack,
+        batch: int,
+        names: Sequence[str],
+        geometry_resolution: int | None,
     ) -> dict[str, torch.Tensor]:
         """Maps [B, T, C, h, w] of the frames of a track; images as pixels."""
         cameras, background = track.cameras.to(self.device), self.network.background is not None
+        if geometry_resolution is not None:
+            whole_number("geometry_resolution", geometry_resolution, low=1)
+            if list(names) == ["rgb"]:
+                raise ValueError("geometry_resolution is that of other outputs than rgb: give outputs=.")
+        options = {"background": background, "geometry_resolution": geometry_resolution}
         frames = [
-            row_maps(renderer, time, cameras[step].repeat(batch), names, background=background)
-            for step, time in track.schedule
+            row_maps(renderer, time, cameras[step].repeat(batch), names, **options) for step, time in track.schedule
         ]
         return {name: torch.stack([maps[name] for maps in frames], dim=1) for name in names}
 

@@ -15,7 +15,7 @@ from training.inference.frame_renderer import FrameRenderer
 from training.inference.layouts import Loop, RowCodes, Still, StyleMapping
 from training.networks.generator import Generator
 
-__all__ = ["RowRenderers", "frame_maps", "frame_size", "row_maps", "write_videos"]
+__all__ = ["RowRenderers", "cell_sizes", "frame_maps", "frame_size", "row_maps", "write_videos"]
 
 
 class RowRenderers:
@@ -36,30 +36,55 @@ class RowRenderers:
 
 
 def row_maps(
-    renderer: FrameRenderer, time: float, cameras: Cameras, outputs: Sequence[str], *, background: bool
+    renderer: FrameRenderer,
+    time: float,
+    cameras: Cameras,
+    outputs: Sequence[str],
+    *,
+    background: bool,
+    geometry_resolution: int | None = None,
 ) -> dict[str, torch.Tensor]:
-    """A frame's maps [B, C, H, W] of every output, of B videos with a camera each; see `output_maps`."""
-    if list(outputs) == ["rgb"]:
+    """A frame's maps [B, C, h, w] of every output, of B videos with a camera each; see `renderer.outputs`.
+
+    Args:
+        background: The generator has a background.
+        geometry_resolution: Rays per side for the outputs other than rgb, see `FrameRenderer.volume`; None: those of
+            the image.
+    """
+    others = [name for name in outputs if name != "rgb"]
+    if not others:
         return {"rgb": renderer.render(time, cameras)}
-    return output_maps(renderer.output(time, cameras), outputs, cameras, background=background)
+    if "rgb" not in outputs:
+        volume = renderer.volume(time, cameras, resolution=geometry_resolution)
+        return output_maps(volume, others, cameras, background=background)
+    frames = renderer.output(time, cameras)
+    volume = frames if geometry_resolution is None else renderer.volume(time, cameras, resolution=geometry_resolution)
+    maps = {"rgb": frames.image[:, 0]} | output_maps(volume, others, cameras, background=background)
+    return {name: maps[name] for name in outputs}
 
 
 def frame_maps(
     rows: Sequence[FrameRenderer], columns: int, time: float, eyes: Sequence[Cameras], outputs: Sequence[str], *,
-    background: bool,
+    background: bool, geometry_resolution: int | None = None,
 ) -> dict[str, torch.Tensor]:  # fmt: skip
     """A frame's maps [C, H, W] of every output: rows of `columns` videos, and the eyes' pictures side by side.
 
     Args:
         eyes: A camera for each eye, one or two.
-        background: The generator has a background.
+        background, geometry_resolution: See `row_maps`.
     """
+    options = {"background": background, "geometry_resolution": geometry_resolution}
     pictures = []
     for eye in eyes:
         cameras = eye.repeat(columns)
-        parts = [row_maps(renderer, time, cameras, outputs, background=background) for renderer in rows]
+        parts = [row_maps(renderer, time, cameras, outputs, **options) for renderer in rows]
         pictures.append({name: image_grid(torch.cat([part[name] for part in parts]), columns) for name in outputs})
     return {name: torch.cat([picture[name] for picture in pictures], dim=-1) for name in outputs}
+
+
+def cell_sizes(outputs: Sequence[str], cell: int, geometry_resolution: int | None) -> dict[str, int]:
+    """Widths in pixels of a video's cells: those of the image, or of maps that have more pixels than it."""
+    return {name: cell if name == "rgb" else max(cell, geometry_resolution or 0) for name in outputs}
 
 
 def frame_size(layout: Still | Loop, eyes: int, cell: int) -> tuple[int, int]:
@@ -76,6 +101,7 @@ def write_videos(
     make_renderer: Callable[[RowCodes], FrameRenderer],
     outdir: str,
     outputs: Sequence[str],
+    geometry_resolution: int | None,
     enlarge: int,
     fps: float,
     save_frames: bool,
@@ -85,25 +111,27 @@ def write_videos(
 
     Args:
         tracks: With the cameras of one or two eyes.
-        enlarge: Repeat every pixel so many times in both directions.
+        geometry_resolution: See `row_maps`.
+        enlarge: Repeat every pixel of the image so many times in both directions; maps are shown as large.
         outputs, fps, save_frames, video_format: See `OutputVideos`.
     """
     settings, background = generator.settings, generator.background is not None
     depths = {"near": settings.near, "far": settings.far}
     files = {"fps": fps, "save_frames": save_frames, "video_format": video_format, **depths}
-    cell = generator.resolution * enlarge
+    cells = cell_sizes(outputs, generator.resolution * enlarge, geometry_resolution)
+    options = {"background": background, "geometry_resolution": geometry_resolution}
     total = len(layouts) * sum(len(track.schedule) for track, _ in tracks)
     with torch.inference_mode(), tqdm(total=total, unit="frame", disable=None) as progress:
         for layout in layouts:
             renderers = RowRenderers(layout, styles, make_renderer)
             for track, eyes in tracks:
-                size = frame_size(layout, len(eyes), cell)
+                sizes = {name: frame_size(layout, len(eyes), cell) for name, cell in cells.items()}
                 stem = os.path.join(outdir, f"{track.name}_{layout.name}{'_stereo' if len(eyes) == 2 else ''}")
                 with OutputVideos(stem, outputs, **files) as videos:
                     for i, (step, time) in enumerate(track.schedule):
                         rows, views = renderers.at(i / len(track.schedule)), [cameras[step] for cameras in eyes]
-                        maps = frame_maps(rows, layout.columns, time, views, outputs, background=background)
-                        videos.add(maps, size=size)
+                        maps = frame_maps(rows, layout.columns, time, views, outputs, **options)
+                        videos.add(maps, sizes=sizes)
                         progress.update()
                 for path in videos.paths:
                     progress.write(path)

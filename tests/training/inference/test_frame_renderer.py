@@ -71,7 +71,55 @@ def test_a_draft_is_what_the_first_blocks_give(generator, fused):
     assert torch.equal(raw.image, raw.image_raw)
 
 
+@pytest.mark.parametrize("fused", [True, False], ids=["fused", "modules"])
+def test_the_volume_alone(generator, fused):
+    """At the frame's resolution its very maps, beside frames of the same camera; in chunks as well."""
+    renderer = FrameRenderer(generator, **codes())
+    if not fused:
+        renderer._weights.fused = None
+    frame, volume = renderer.output(TIME, cameras()), renderer.volume(TIME, cameras())
+    assert_parts_equal(volume, frame)
+    renderer.volume(TIME, cameras(), resolution=5)
+    assert torch.equal(renderer.output(TIME, cameras()).image, frame.image), "the view of another resolution"
+
+
+@pytest.mark.parametrize("fused", [True, False], ids=["fused", "modules"])
+def test_a_finer_volume(generator, monkeypatch, fused):
+    """Three times as many rays per side: those in the middle are the frame's with three times the samples."""
+    renderer, width = FrameRenderer(generator, **codes()), SMALL.volume
+    if not fused:
+        renderer._weights.fused = None
+    fine = renderer.volume(TIME, cameras(), resolution=3 * width)
+    assert fine.image_raw.shape == (*renderer.ws.shape[:1], 1, 3, 3 * width, 3 * width)
+    chunked = FrameRenderer(generator, **codes(), ray_chunk=50)
+    chunked._weights = renderer._weights
+    for part, whole in zip(parts(chunked.volume(TIME, cameras(), resolution=3 * width)), parts(fine)):
+        assert_near(part, whole)
+    more = dataclasses.replace(generator.settings, sampling_multiplier=3)
+    monkeypatch.setattr(generator, "settings", more)
+    for part, whole in zip(parts(fine), parts(renderer.output(TIME, cameras()))):
+        assert_near(part[..., 1::3, 1::3], whole)
+
+
+def parts(output):
+    return output.image_raw, output.depth, output.opacity
+
+
+def assert_parts_equal(output, expected):
+    assert all(torch.equal(*pair) for pair in zip(parts(output), parts(expected)))
+
+
+def test_a_coarser_volume_has_the_samples_of_frames(generator, renderer, monkeypatch):
+    volume = renderer.volume(TIME, cameras(), resolution=2)
+    assert volume.depth.shape[-2:] == (2, 2)
+    monkeypatch.setattr(generator, "settings", dataclasses.replace(generator.settings, resolution=2))
+    rendered = renderer._render(TIME, cameras(), generator.settings)
+    assert torch.equal(volume.depth.flatten(2), rendered.depth)
+
+
 def test_mistakes_are_named(renderer):
+    with pytest.raises(ValueError, match="resolution of a volume rendering must be positive, got 0"):
+        renderer.volume(TIME, cameras(), resolution=0)
     with pytest.raises(ValueError, match="layers must be both, foreground or background, got 'front'"):
         renderer.output(TIME, cameras(), layers="front")
     with pytest.raises(ValueError, match="the image can be 8, 16, 32 wide, not 12"):

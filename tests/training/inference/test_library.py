@@ -77,6 +77,23 @@ def test_values_of_outputs(generator):
         G.frame(outputs=("depths",))
 
 
+def test_geometry_of_its_own_resolution(generator):
+    G = video3d.VideoGenerator(generator)
+    raw = G.network.settings.resolution
+    maps = G.frame(seed=3, outputs=("normal", "rgb", "depth"), geometry_resolution=3 * raw)
+    assert list(maps) == ["normal", "rgb", "depth"] and maps["normal"].shape == (3, 3 * raw, 3 * raw)
+    assert torch.equal(maps["rgb"], G.frame(seed=3, outputs="rgb")["rgb"])
+    video = G.video(seed=[3], program="front", frames=3, outputs="depth", geometry_resolution=3 * raw)
+    assert torch.equal(video["depth"][0, 1].nan_to_num(), maps["depth"].nan_to_num()) and len(video) == 1
+    large = G.frame(seed=3, outputs="opacity", geometry_resolution=2 * G.resolution)["opacity"]
+    assert G.pixels("opacity", large).shape == (3, 2 * G.resolution, 2 * G.resolution), "shown as large as it is"
+    with pytest.raises(ValueError, match="geometry_resolution is that of other outputs than rgb"):
+        G.frame(seed=3, geometry_resolution=16)
+    for value in (0, 2.5, True):
+        with pytest.raises(ValueError, match="geometry_resolution must be"):
+            G.video(seed=3, outputs="depth", geometry_resolution=value)
+
+
 def test_interpolation_and_mixing(G):
     first, second = G.codes([3]), G.codes([4])
     assert torch.equal(G.interpolate(first, second, 0.0).ws, first.ws)
