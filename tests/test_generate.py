@@ -66,7 +66,7 @@ def fake(monkeypatch):
     """A stand-in for the checkpoint loader; returns the generator that it will hand out."""
     generator = FakeGenerator()
     loader = types.ModuleType("training.checkpoints.snapshot")
-    loader.load_generator = lambda path, *, device="cpu": generator
+    loader.load_average_generator = lambda path, *, device="cpu": generator
     monkeypatch.setitem(sys.modules, "training.checkpoints.snapshot", loader)
     monkeypatch.setattr("training.inference.frame_renderer.FrameRenderer", FakeGenerator.renderer)
     return generator

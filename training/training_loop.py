@@ -25,7 +25,7 @@ from torch_utils.stop_signal import StopRequested, StopSignal
 from torch_utils.training_stats import Statistics
 from training.augment.ada import AdaFeedback
 from training.checkpoints.saver import CheckpointSaver, Networks, planned_snapshots
-from training.checkpoints.snapshot import load_generator, snapshot_name
+from training.checkpoints.snapshot import load_average_generator, snapshot_name
 from training.checkpoints.training_state import STATE_FILE, OptimizerState
 from training.cuda_graphs import PhaseGraphs
 from training.data.sampler import PairLoader
@@ -405,7 +405,7 @@ class TrainingLoop:
                 if distributed.any_rank(stop.requested):
                     break
                 own = type(self.networks.generator_ema)  # which may be a user's
-                load = functools.partial(load_generator, path, device=self.device, generator_class=own)
+                load = functools.partial(load_average_generator, path, device=self.device, generator_class=own)
                 self._call_back(logger, path, cur_nimg, tick, load)
             reset_gpu_peak(self.device)
             self._tick_start = time.monotonic() - self.counters.tick_seconds

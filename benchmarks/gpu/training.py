@@ -17,7 +17,7 @@ from benchmarks.gpu.record import ROOT, Bench, seconds_per_call, synchronize
 from dnnlib import UserError
 from renderer.depth import surface_depth
 from renderer.video import image_grid, save_png, to_uint8
-from training.checkpoints.snapshot import load_generator
+from training.checkpoints.snapshot import load_average_generator
 from training.data.dataset import VideoPairDataset
 from training.data.sampler import make_loader
 from training.inference.frame_renderer import FrameRenderer
@@ -166,7 +166,7 @@ def _rate(rows: list[dict]) -> float:
 @torch.no_grad()
 def _samples(bench: Bench, run: Path, file: Path) -> None:
     """A grid of samples, and below it their depth (near is bright, the background black)."""
-    generator = load_generator(run, device=bench.device)
+    generator = load_average_generator(run, device=bench.device)
     sizes = {n: getattr(generator, n) for n in ("z_dim", "motion_dim", "background_dim")}
     latents = [seed_latents(seed, seed, **sizes) for seed in range(SAMPLES)]
     z, z_motion, z_bg = (

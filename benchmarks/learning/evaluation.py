@@ -25,7 +25,7 @@ from renderer.depth import parallax, plane_depth, relief, surface_depth, weighte
 from renderer.video import to_uint8
 from renderer.volume_rendering import Fields
 from torch_utils.rng import RandomStream
-from training.checkpoints.snapshot import load_generator, load_snapshot
+from training.checkpoints.snapshot import load_average_generator, load_snapshot
 from training.data.dataset import VideoPairDataset
 from training.inference.frame_renderer import FrameRenderer
 from training.inference.meshes import CHECKED_VIEWS, GeneratedMeshes
@@ -85,7 +85,7 @@ def evaluate_snapshot(
         truth: Mean depth maps of the scenes, see `figures_of_scenes`.
         thorough: All results; otherwise the distance, the frame differences and the geometry only.
     """
-    generator = load_generator(path)
+    generator = load_average_generator(path)
     progress = load_snapshot(path, average_only=True)["progress"]
     clips = GeneratedVideos(generator, nframes=sizes.frames).clips(count=sizes.clips, frames=sizes.frames)
     bar = tqdm(range(0, sizes.clips, CHUNK), desc=f"clips of {Path(path).name}", leave=False, disable=None)

@@ -23,7 +23,7 @@ from benchmarks.plots import draw_lines
 from dnnlib import atomic_write
 from renderer.depth import surface_depth
 from torch_utils.rng import RandomStream
-from training.checkpoints.snapshot import load_generator
+from training.checkpoints.snapshot import load_average_generator
 from training.data.dataset import VideoPairDataset
 from training.inference.frame_renderer import FrameRenderer
 
@@ -322,7 +322,7 @@ def _number(value: float | None, digits: int) -> str:
 
 @torch.no_grad()
 def _draw_model(work: Path, run: Run, pictures: dict[str, Path]) -> None:
-    generator = load_generator(snapshots(run_folder(work, run))[-1])
+    generator = load_average_generator(snapshots(run_folder(work, run))[-1])
     prior, stream, count = generator.camera_prior, RandomStream(3), 16
     ws = generator.mapping(stream.normal("z", [count, generator.z_dim]), None)
     z_motion = stream.normal("z_motion", [count, generator.motion_dim])

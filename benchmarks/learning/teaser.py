@@ -15,7 +15,7 @@ from dnnlib import run_cli
 from dnnlib.command_line import Command
 from renderer.cameras import Cameras
 from renderer.outputs import displayed
-from training.checkpoints.snapshot import load_generator
+from training.checkpoints.snapshot import load_average_generator
 from training.data.dataset import VideoPairDataset
 from training.inference.frame_renderer import FrameRenderer
 from training.inference.latents import generator_latents
@@ -61,7 +61,7 @@ def compose(generator: Generator, dataset: VideoPairDataset, seed: int) -> torch
 @click.option("--seed", default=0, show_default=True, help="Of the video; the other contents are those that follow.")
 def main(snapshot: Path, data: Path, picture: Path, seed: int) -> None:
     """Draw PICTURE.png of a snapshot (or run folder) and the dataset that it was trained on."""
-    generator = load_generator(snapshot)
+    generator = load_average_generator(snapshot)
     dataset = VideoPairDataset(path=data, resolution=generator.resolution)
     save_grid(picture, compose(generator, dataset, seed), COLUMNS, scale=1)
     click.echo(str(picture))

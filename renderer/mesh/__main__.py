@@ -71,13 +71,13 @@ def main(
         raise UserError("Meshes need two more packages: `pip install scikit-image trimesh`.") from error
 
     from torch_utils.memory import explain_out_of_memory, keep_freed_memory
-    from training.checkpoints.snapshot import load_generator
+    from training.checkpoints.snapshot import load_average_generator
     from training.inference.meshes import GeneratedMeshes
 
     device = pick_device(options["device"])
     if device.type == "cpu":
         keep_freed_memory()
-    maker = GeneratedMeshes(load_generator(network_pkl, device=device), device=device, **_making(options))
+    maker = GeneratedMeshes(load_average_generator(network_pkl, device=device), device=device, **_making(options))
     videos = [maker.video(seed, motion_seed) for seed, motion_seed in pairs]
     for note in [*([] if nearby is None else [nearby]), *idle_motion_seeds(maker.generator, motion_seeds)]:
         click.echo(note, err=True)

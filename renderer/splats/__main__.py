@@ -46,13 +46,13 @@ def main(
     nearby = frames_nearby(outdir, option="--outdir", rendered=TRACK_NAMES) if preview else None
 
     from torch_utils.memory import explain_out_of_memory, keep_freed_memory
-    from training.checkpoints.snapshot import load_generator
+    from training.checkpoints.snapshot import load_average_generator
     from training.inference.splats import GeneratedSplats
 
     picked = pick_device(device)
     if picked.type == "cpu":
         keep_freed_memory()
-    maker = GeneratedSplats(load_generator(network_pkl, device=picked), device=picked, **making)
+    maker = GeneratedSplats(load_average_generator(network_pkl, device=picked), device=picked, **making)
     videos = [maker.video(seed, motion_seed) for seed, motion_seed in pairs]
     for note in [*([] if nearby is None else [nearby]), *idle_motion_seeds(maker.generator, motion_seeds)]:
         click.echo(note, err=True)

@@ -48,7 +48,7 @@ def start(network_pkl: str | os.PathLike, *, host: str, port: int, device: str |
     from renderer.viewer.server import ViewerServer
     from torch_utils.memory import keep_freed_memory
     from training.checkpoints.pretrained import MODEL, is_pretrained
-    from training.checkpoints.snapshot import listed_snapshots, load_generator, load_snapshot
+    from training.checkpoints.snapshot import listed_snapshots, load_average_generator, load_snapshot
     from training.checkpoints.sources import local_checkpoint
     from training.inference.viewer_source import GeneratorViews
 
@@ -59,7 +59,7 @@ def start(network_pkl: str | os.PathLike, *, host: str, port: int, device: str |
     checkpoints = CheckpointList(
         path / MODEL if is_pretrained(path) else path,
         find=listed_snapshots,
-        load=lambda path: GeneratorViews(load_generator(path, device=device)),
+        load=lambda path: GeneratorViews(load_average_generator(path, device=device)),
         check=lambda path: load_snapshot(path, average_only=True),
         report=lambda message: click.echo(message, err=True),
     )

@@ -24,7 +24,7 @@ from metrics.real_videos import StoredVideos
 from renderer.video import VideoWriter
 from tests.metrics.detector_files import SmallClips, save_i3d, save_inception, save_torchscript
 from tests.training.tiny import OVERRIDES, make_plan, write_frames
-from training.checkpoints.snapshot import load_generator, save_snapshot
+from training.checkpoints.snapshot import load_average_generator, save_snapshot
 from training.launch.build import build_networks
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -81,7 +81,7 @@ def test_a_snapshot(evaluate, trained, tmp_path):
     row, flatness = evaluate("rfvd64_16f,flatness32_1v", "--bootstrap", 3)
     snapshot = next((trained / "runs").iterdir()) / "latest-network-snapshot.pt"
     real = StoredVideos(trained / "data", resolution=16).clips(count=64, frames=16)
-    fake = GeneratedVideos(load_generator(snapshot), nframes=16).clips(count=64, frames=16)
+    fake = GeneratedVideos(load_average_generator(snapshot), nframes=16).clips(count=64, frames=16)
     features = [RandomFeatures()(clips.load(range(len(clips)))).numpy() for clips in (real, fake)]
     assert row["value"] == pytest.approx(frechet_distance_of_features(*features), rel=1e-9)
     assert (row["num_real"], row["num_fake"]) == (18, 64)  # three windows of 16 in each video of 18
@@ -119,7 +119,7 @@ def test_editing_one_frame_invalidates_the_cache(evaluate, trained, tmp_path):
 def test_generated_videos_from_files(evaluate, trained, tmp_path):
     """Frames written without loss give the value of the generator itself; a video file comes near it."""
     snapshot = next((trained / "runs").iterdir()) / "latest-network-snapshot.pt"
-    clips = GeneratedVideos(load_generator(snapshot), nframes=16).clips(count=32, frames=16).load(range(32))
+    clips = GeneratedVideos(load_average_generator(snapshot), nframes=16).clips(count=32, frames=16).load(range(32))
     for number, clip in enumerate(clips):
         (tmp_path / "frames" / f"{number:02d}").mkdir(parents=True)
         for t in range(16):

@@ -18,7 +18,7 @@ from tests.goldens.small_losses import PHASES, SPEC, gradients, real_batch
 from tests.streams import Recorder, Tape
 from tests.training.tiny import make_loop, make_plan, write_frames
 from torch_utils.rng import RandomStream
-from training.checkpoints.snapshot import load_generator
+from training.checkpoints.snapshot import load_average_generator
 from training.data.annotations import SHARDS_FORMAT, read_cameras
 from training.data.dataset import VideoPairDataset
 from training.data.frame_store import FrameStore
@@ -202,7 +202,7 @@ def test_a_run_is_saved_continued_and_loaded(tmp_path):
     for part in ("generator", "discriminator"):
         states = [getattr(loop.networks, part).state_dict() for loop in (whole, second)]
         assert all(torch.equal(x, states[1][name]) for name, x in states[0].items()), part
-    generator = load_generator(first.folder)
+    generator = load_average_generator(first.folder)
     assert generator.c_dim == 2, "labels yes, cameras no"
 
 

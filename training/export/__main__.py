@@ -81,9 +81,9 @@ def main(network_pkl: str, out: str, name: str, samples: int) -> None:
     if not os.path.isdir(os.path.dirname(os.path.abspath(out))):
         raise UserError(f"{out}: its folder does not exist.")
 
-    from training.checkpoints.snapshot import load_generator
+    from training.checkpoints.snapshot import load_average_generator
 
-    generator = load_generator(network_pkl, device="cpu")
+    generator = load_average_generator(network_pkl, device="cpu")
     content, exported = make_file(generator, name)
     for deviation in compare(generator, exported, samples):
         click.echo(f"{deviation}")

@@ -88,7 +88,7 @@ def main(
 
     from torch_utils.memory import explain_out_of_memory, keep_freed_memory
     from torch_utils.torchscript import load_torchscript
-    from training.checkpoints.snapshot import load_generator, load_snapshot
+    from training.checkpoints.snapshot import load_average_generator, load_snapshot
     from training.inversion.optimize import FitSettings
     from training.inversion.projector import Inversion
     from training.inversion.target_clip import read_clip
@@ -96,7 +96,7 @@ def main(
     device = pick_device(device)
     if device.type == "cpu":
         keep_freed_memory()
-    generator = load_generator(network_pkl, device=device)
+    generator = load_average_generator(network_pkl, device=device)
     if finetune:
         load_snapshot(
             network_pkl

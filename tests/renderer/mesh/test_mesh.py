@@ -63,7 +63,7 @@ def test_a_truncation_without_an_average_style(generator, monkeypatch, kind):
 
 @pytest.fixture
 def run(tmp_path, generator, monkeypatch):
-    monkeypatch.setattr("training.checkpoints.snapshot.load_generator", lambda path, *, device="cpu": generator)
+    monkeypatch.setattr("training.checkpoints.snapshot.load_average_generator", lambda path, *, device="cpu": generator)
     network = tmp_path / "network.pt"
     network.touch()
 

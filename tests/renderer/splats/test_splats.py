@@ -58,7 +58,7 @@ def run(tmp_path, untouched, monkeypatch):
         return Fields(Ball(float(times[0, 0]), self.foreground.feature_dim), self.background.condition(z_bg))
 
     monkeypatch.setattr(untouched, "condition", types.MethodType(condition, untouched))
-    monkeypatch.setattr("training.checkpoints.snapshot.load_generator", lambda path, *, device="cpu": untouched)
+    monkeypatch.setattr("training.checkpoints.snapshot.load_average_generator", lambda path, *, device="cpu": untouched)
     network = tmp_path / "network.pkl"
     network.touch()
 

@@ -9,8 +9,7 @@ import generate
 from dnnlib import UserError
 from tests.small_network import save_small_run, small_generator
 from training.checkpoints.pretrained import is_pretrained
-from training.checkpoints.snapshot import load_generator as load_network
-from training.checkpoints.snapshot import load_snapshot
+from training.checkpoints.snapshot import load_average_generator, load_snapshot
 from training.inference.library import VideoGenerator, load_generator
 from training.inference.video_discriminators import load_discriminators
 from training.networks.generator import Generator
@@ -44,7 +43,7 @@ def test_it_is_read_again(run_folder, model):
     assert sorted(path.name for path in model.iterdir()) == ["config.json", "model.safetensors"]
     G, loaded = load_generator(run_folder), VideoGenerator.from_pretrained(model)
     assert same(G, loaded) and loaded.about == G.about
-    assert same(load_network(model / "model.safetensors"), G.network), "the file stands for the folder"
+    assert same(load_average_generator(model / "model.safetensors"), G.network), "the file stands for the folder"
     assert torch.equal(loaded.video(seed=3, frames=2), G.video(seed=3, frames=2))
 
 

@@ -16,7 +16,7 @@ from training.checkpoints.archive import plain
 from training.checkpoints.snapshot import (
     check_state,
     latest_snapshot,
-    load_generator,
+    load_average_generator,
     load_snapshot,
     save_snapshot,
 )
@@ -96,17 +96,17 @@ def test_latest_without_hard_links(tmp_path, networks, monkeypatch):
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_load_generator_gives_the_moving_average(tmp_path, networks):
+def test_load_average_generator_gives_the_moving_average(tmp_path, networks):
     save(tmp_path, networks)
     before = torch.random.get_rng_state()
     for source in (tmp_path, tmp_path / "network-snapshot-000012.pt", str(tmp_path)):
-        generator = load_generator(source)
+        generator = load_average_generator(source)
         assert same_state(generator, networks[1].state_dict())
         assert not generator.training and not any(p.requires_grad for p in generator.parameters())
     assert torch.equal(before, torch.random.get_rng_state())
 
 
-def test_load_generator_reads_no_discriminator(tmp_path, networks):
+def test_load_average_generator_reads_no_discriminator(tmp_path, networks):
     """The discriminator's values may be garbage: they are not looked at."""
     path = save(tmp_path, networks)
     weight = networks[2].video.epilogue.fc.weight.detach().numpy().tobytes()
@@ -114,7 +114,7 @@ def test_load_generator_reads_no_discriminator(tmp_path, networks):
     start = data.index(weight)
     data[start : start + len(weight)] = bytes(len(weight))
     path.write_bytes(data)
-    assert same_state(load_generator(path), networks[1].state_dict())
+    assert same_state(load_average_generator(path), networks[1].state_dict())
 
 
 def test_interrupted_write_leaves_the_old_file(tmp_path, networks, monkeypatch):
@@ -276,7 +276,7 @@ def test_files_that_are_no_snapshots(make, words, tmp_path, networks, monkeypatc
     (tmp_path / "good").mkdir()
     make(path, save(tmp_path / "good", networks))
     with pytest.raises(UserError, match=words) as caught:
-        load_generator(path)
+        load_average_generator(path)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
     assert not (tmp_path / "evil").exists()  # nothing in the file was executed
 

@@ -15,7 +15,7 @@ import dnnlib
 from renderer.video import to_uint8
 from tests.small_network import save_small_network
 from tests.training.inversion.small_inversion import CLIP_TIMES, inversion_generator
-from training.checkpoints.snapshot import load_generator
+from training.checkpoints.snapshot import load_average_generator
 from training.data.video_decoder import decode_video
 from training.inference.frame_renderer import FrameRenderer
 from training.inference.latent_files import load_codes
@@ -59,7 +59,7 @@ def test_a_clip_that_the_model_made_comes_back(folder, tmp_path):
     assert report["psnr"] >= 30
     error = np.abs(np.array(report["cameras"]["yaw"]) - YAW)
     assert error.max() <= 0.05
-    generator = load_generator(folder)
+    generator = load_average_generator(folder)
     codes = load_codes(tmp_path / "codes.npz", generator)
     assert codes.belong_to(generator) and torch.allclose(codes.times, torch.tensor(CLIP_TIMES).double())
     shown = render_codes(generator, codes).permute(0, 2, 3, 1).numpy().astype(float)
@@ -75,7 +75,7 @@ def test_fine_tuning_comes_closer_and_its_network_is_loaded_like_any(folder, tmp
     few = ["--samples", "16", "--motions", "2", "--steps", "36", "--batch", "3", "--frames", "2", "--finetune", "40"]
     report = run(folder, tmp_path, *few)
     assert report["psnr_finetuned"] > report["psnr"] + 1
-    tuned, original = load_generator(tmp_path / "finetuned-network.pt"), load_generator(folder)
+    tuned, original = load_average_generator(tmp_path / "finetuned-network.pt"), load_average_generator(folder)
     assert load_codes(tmp_path / "finetuned-codes.npz", tuned).belong_to(tuned)
     assert load_codes(tmp_path / "codes.npz", original).belong_to(original)
     z = torch.zeros(1, 8)
@@ -122,7 +122,7 @@ def test_help_and_usage_errors_answer_in_one_line_without_loading_torch():
 
 
 def test_motions_that_there_are_none_of_are_told(folder):
-    moving, still = load_generator(folder), load_generator(folder)
+    moving, still = load_average_generator(folder), load_average_generator(folder)
     still.motion = None
     base = ["--network_pkl", str(folder), "--clip", "x", "--outdir", "y"]
     with inversion.main.make_context("inversion", [*base, "--motions", "8"]):

@@ -15,7 +15,7 @@ import run_train
 from dnnlib import UserError
 from metrics import __main__ as metrics_command
 from tests.training.tiny import write_frames
-from training.checkpoints.snapshot import latest_snapshot, load_generator, load_snapshot
+from training.checkpoints.snapshot import latest_snapshot, load_average_generator, load_snapshot
 from training.inference.frame_renderer import FrameRenderer
 from training.inference.latents import seed_latents
 from training.launch.config import compose_options, continued_options, current_options
@@ -41,7 +41,7 @@ def run_folder(work: Path) -> Path:
 
 def rendered(snapshot: Path) -> np.ndarray:
     """The frame of seed 0 at time 0.5 from the front."""
-    generator = load_generator(snapshot)
+    generator = load_average_generator(snapshot)
     codes = seed_latents(
         0, 0, z_dim=generator.z_dim, motion_dim=generator.motion_dim, background_dim=generator.background_dim
     )

@@ -11,7 +11,7 @@ import torch
 import run_train
 from dnnlib import UserError
 from tests.training.tiny import OVERRIDES, write_frames
-from training.checkpoints.snapshot import load_generator, load_snapshot
+from training.checkpoints.snapshot import load_average_generator, load_snapshot
 from training.inference.frame_renderer import FrameRenderer
 from training.inference.latents import seed_latents
 from training.launch import config
@@ -59,15 +59,15 @@ def test_own_generator_trains_resumes_and_renders(work, monkeypatch):
     # A command that was not asked to run the class stops; nothing is imported.
     del sys.modules["my_models"]
     with pytest.raises(UserError, match="GENERATOR_CLASS to this name .* give generator_class") as caught:
-        load_generator(folder)
+        load_average_generator(folder)
     assert NAME in str(caught.value) and "\n" not in str(caught.value) and "my_models" not in sys.modules
     monkeypatch.setenv("GENERATOR_CLASS", "os.path")
     with pytest.raises(UserError):
-        load_generator(folder)
+        load_average_generator(folder)
     assert "my_models" not in sys.modules
 
     monkeypatch.setenv("GENERATOR_CLASS", NAME)
-    generator = load_generator(folder)
+    generator = load_average_generator(folder)
     assert type(generator).__name__ == "LoopingGenerator"
     codes = seed_latents(0, 0, z_dim=8, motion_dim=8, background_dim=4)
     renderer = FrameRenderer(generator, generator.mapping(codes.z), z_motion=codes.z_motion, z_bg=codes.z_bg)
@@ -77,9 +77,9 @@ def test_own_generator_trains_resumes_and_renders(work, monkeypatch):
     assert (first - quarter).abs().max() > 1e-4
 
     monkeypatch.delenv("GENERATOR_CLASS")
-    assert type(load_generator(folder, generator_class=type(generator))) is type(generator)
+    assert type(load_average_generator(folder, generator_class=type(generator))) is type(generator)
     with pytest.raises(UserError, match="another class"):
-        load_generator(folder, generator_class=type("Other", (type(generator),), {}))
+        load_average_generator(folder, generator_class=type("Other", (type(generator),), {}))
 
 
 def test_a_class_that_does_not_exist_or_is_no_network_is_one_line(work):

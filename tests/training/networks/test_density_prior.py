@@ -17,7 +17,7 @@ from tests.goldens.small_losses import gradients, make_loss, real_batch
 from tests.small_network import SIZES, save_small_network
 from torch_utils.ops.fused_mlp import has_fused_mlp
 from torch_utils.rng import RandomStream
-from training.checkpoints.snapshot import load_generator
+from training.checkpoints.snapshot import load_average_generator
 from training.inference import meshes
 from training.inference.frame_renderer import FrameRenderer
 from training.inference.point_query import PointField
@@ -223,11 +223,11 @@ def test_snapshots_keep_it(tmp_path):
     for name in ("with", "without"):
         (tmp_path / name).mkdir()
     made = save_small_network(tmp_path / "with", generator_with(SHIFTED))
-    loaded = load_generator(tmp_path / "with")
+    loaded = load_average_generator(tmp_path / "with")
     assert loaded.config == made.config and loaded.config["foreground"]["density_prior"] == SHIFTED
     assert loaded.foreground.density_prior == DensityPrior(**SHIFTED)
     save_small_network(tmp_path / "without", generator_with(None))
-    assert load_generator(tmp_path / "without").foreground.density_prior is None
+    assert load_average_generator(tmp_path / "without").foreground.density_prior is None
     # The same weights, so that densities differ by the prior.
     codes = {
         "z_motion": torch.zeros(1, SIZES["motion_dim"]),
@@ -236,7 +236,7 @@ def test_snapshots_keep_it(tmp_path):
     }
     points = rand(50, 3).float() / 10
     ws = loaded.mapping(torch.zeros(1, SIZES["z_dim"]))
-    fields = [PointField(load_generator(tmp_path / name), ws, **codes) for name in ("with", "without")]
+    fields = [PointField(load_average_generator(tmp_path / name), ws, **codes) for name in ("with", "without")]
     raw = fields[1]._field(points[None, None, None], torch.tensor([[[-1.0, 0.0, 0.0]]]))[0][0, 0, 0]
     assert_near(fields[0].density(points), (raw + DensityPrior(**SHIFTED)(points)).relu(), absolute=1e-4)
 

@@ -9,7 +9,7 @@ from dnnlib import UserError
 from tests.goldens.networks import SMALL, build_generator, generator_config
 from tests.small_network import save_small_network
 from torch_utils.ops.fused_mlp import has_fused_mlp
-from training.checkpoints.snapshot import load_generator
+from training.checkpoints.snapshot import load_average_generator
 from training.ema import GeneratorEMA
 from training.inference.frame_renderer import FrameRenderer
 from training.launch.build import build_networks
@@ -119,7 +119,7 @@ def test_the_moving_average_and_snapshots_keep_it(tmp_path):
     GeneratorEMA(source=generator, average=average, half_life_kimg=1, ramp=None).update(cur_nimg=5000, batch=4)
     assert average.foreground.density_scale.item() == 2.5
     save_small_network(tmp_path, average)
-    loaded = load_generator(tmp_path)
+    loaded = load_average_generator(tmp_path)
     assert loaded.foreground.density_scale.item() == 2.5 and loaded.foreground.density_ramp == DensityRamp(**RAMP)
 
 

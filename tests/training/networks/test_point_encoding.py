@@ -17,7 +17,7 @@ from tests.small_network import SIZES, save_small_network
 from torch_utils.ops.fused_mlp import FusedMLP, has_fused_mlp
 from torch_utils.ops.point_linear import lrelu_
 from torch_utils.rng import RandomStream
-from training.checkpoints.snapshot import load_generator
+from training.checkpoints.snapshot import load_average_generator
 from training.inference.frame_renderer import FrameRenderer
 from training.launch.build import build_networks
 from training.launch.config import compose_options
@@ -285,7 +285,7 @@ def psnr(a: torch.Tensor, b: torch.Tensor) -> float:
 def test_snapshots_keep_it(tmp_path):
     """And those of earlier versions, whose configurations do not mention it, have octaves."""
     made = save_small_network(tmp_path, generator_with("isotropic", prior=PRIOR))
-    loaded = load_generator(tmp_path)
+    loaded = load_average_generator(tmp_path)
     assert loaded.config == made.config and loaded.config["foreground"]["encoding"] == "isotropic"
     assert loaded.foreground.encoding == PointEncoding("isotropic", SMALL.octaves)
     codes = {
@@ -305,7 +305,7 @@ def test_snapshots_keep_it(tmp_path):
     config = generator_config(SMALL)
     assert "encoding" not in config["foreground"]
     save_small_network(earlier, Generator(**config).eval())
-    assert load_generator(earlier).foreground.encoding == PointEncoding("octaves", SMALL.octaves)
+    assert load_average_generator(earlier).foreground.encoding == PointEncoding("octaves", SMALL.octaves)
 
 
 def test_it_is_an_option_of_the_model():

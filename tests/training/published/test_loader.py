@@ -34,7 +34,7 @@ from tests.training.published.published_files import (
     tensor,
 )
 from tests.training.tiny import OVERRIDES, make_plan, write_frames
-from training.checkpoints.snapshot import load_generator, load_snapshot
+from training.checkpoints.snapshot import load_average_generator, load_snapshot
 from training.launch.build import build_networks
 from training.networks.discriminator import TimeAwareDiscriminators
 from training.published import __main__ as command
@@ -85,7 +85,7 @@ def test_every_tensor_arrives(path):
 @torch.no_grad()
 def test_it_renders_what_it_was_trained_for(path):
     """The same frames as a network that was given the same options and weights by other means."""
-    generator, expected = load_generator(path), build_generator(SPEC, camera=CAMERA)
+    generator, expected = load_average_generator(path), build_generator(SPEC, camera=CAMERA)
     assert not generator.training and not any(p.requires_grad for p in generator.parameters())
     frames = []
     for network in (generator, expected):
@@ -112,7 +112,7 @@ def test_only_the_average_is_read_for_rendering(path, tmp_path):
     """A file whose other networks are damaged still renders."""
     damaged = tmp_path / "x.pkl"
     damaged.write_bytes(small_file(G=5, D=None))
-    assert same(load_generator(damaged).state_dict(), load_generator(path).state_dict())
+    assert same(load_average_generator(damaged).state_dict(), load_average_generator(path).state_dict())
     with pytest.raises(UserError, match="has no network 'G'"):
         load_snapshot(damaged)
 
@@ -249,7 +249,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-@pytest.mark.parametrize("load", [load_snapshot, load_generator])
+@pytest.mark.parametrize("load", [load_snapshot, load_average_generator])
 def test_hostile_files_are_refused_and_run_nothing(name, load, tmp_path):
     path = tmp_path / "x.pkl"
     path.write_bytes(HOSTILE[name](tmp_path))
@@ -386,7 +386,7 @@ def test_conversion(path, tmp_path):
     assert {k: after[k] for k in ("progress", "dataset", "augment")} == {
         k: before[k] for k in ("progress", "dataset", "augment")
     }
-    assert same(load_generator(out).state_dict(), load_generator(path).state_dict())
+    assert same(load_average_generator(out).state_dict(), load_average_generator(path).state_dict())
 
 
 def test_info(path, tmp_path):

@@ -27,7 +27,7 @@ from tests.training.published.published_files import (
     structure,
     tensor,
 )
-from training.checkpoints.snapshot import load_generator, load_snapshot
+from training.checkpoints.snapshot import load_average_generator, load_snapshot
 from training.published.__main__ import convert_checkpoint
 from training.published.loader import parse_published
 from training.published.modules import PublishedModule, plain_arguments
@@ -150,7 +150,7 @@ def test_published_files(tiny, tmp_path):
 
     def read(data):
         path.write_bytes(data)
-        generator = load_generator(path)
+        generator = load_average_generator(path)
         assert generator.resolution == 8
         load_snapshot(path)
 
@@ -167,7 +167,7 @@ def test_own_files(tiny, tmp_path):
 
     def read(data):
         path.write_bytes(data)
-        load_generator(path)
+        load_average_generator(path)
         load_snapshot(path)
 
     loaded = fuzz((tmp_path / "own.pt").read_bytes(), read, cases=300, seed=2, errors=UserError)

@@ -13,7 +13,7 @@ from tests.goldens.evaluation import CASES, case_inputs
 from tests.goldens.networks import golden_arrays, paper_discriminators, paper_generator
 from tests.goldens.subsets import at_pixels
 from tests.training.published.published_files import fill, parse, structure
-from training.checkpoints.snapshot import load_generator, load_snapshot
+from training.checkpoints.snapshot import load_average_generator, load_snapshot
 from training.inference.frame_renderer import FrameRenderer
 from training.inference.latents import seed_latents
 from training.published.__main__ import convert_checkpoint
@@ -47,7 +47,7 @@ def assert_same(state, expected, factor=1.0):
 def test_every_tensor_and_option(model):
     config, path = model
     content, paper = load_snapshot(path), paper_generator(config)
-    generator = load_generator(path)
+    generator = load_average_generator(path)
     assert_same(generator.state_dict(), paper.state_dict())
     assert_same(content["generator"]["state"], paper.state_dict(), 0.5)
     assert_same(content["discriminator"]["state"], paper_discriminators(config).state_dict())
@@ -77,7 +77,7 @@ def test_every_tensor_and_option(model):
 def test_frames(model):
     """Measured frames; of MEAD, which was not measured, those of a network that got options and weights otherwise."""
     config, path = model
-    generator = load_generator(path)
+    generator = load_average_generator(path)
     if config not in MEASURED:
         inputs = case_inputs("faceforensics", "c1_wsvaried") | {"cameras": generator.camera_prior.at(0.2, 0.7)}
         assert torch.equal(generator.synthesize(**inputs).image, paper_generator(config).synthesize(**inputs).image)
@@ -111,7 +111,7 @@ def test_rendered_videos(model, tmp_path):
         expected = ((goldens["still"][2 - i : 3 - i] + 1) * 127.5).round().clamp(0, 255)
         assert_near(at_pixels(frame).astype(np.float64), expected, relative=0, absolute=1.0, mean=0.01)
     # Frame i is moment i of four from camera 2 − i.
-    generator, codes = load_generator(path), seed_latents(0, 0)
+    generator, codes = load_average_generator(path), seed_latents(0, 0)
     scene = FrameRenderer(generator, generator.mapping(codes.z), z_motion=codes.z_motion, z_bg=codes.z_bg)
     cameras = camera_path("rotation_camera_yaw", generator.camera_prior, 3)
     for i in range(3):
@@ -128,7 +128,7 @@ def test_an_untrained_network_is_sampled_as_by_the_original(tmp_path):
     tensors = PublishedModule(parse(data)["G_ema"], "G_ema").tensors()
     tensors["synthesis.alpha"].storage.data[:] = np.float32(-1).tobytes()
     (tmp_path / "x.pkl").write_bytes(data)
-    generator = load_generator(tmp_path / "x.pkl")
+    generator = load_average_generator(tmp_path / "x.pkl")
     image = generator.synthesize(**case_inputs("taichi", "c1_steps20")).image[0]
     goldens = golden_arrays("network_taichi.npz")
     assert_near(at_pixels(image), goldens["eval_c1_steps20/img/pixels"], **EVALUATION)
@@ -140,7 +140,7 @@ def test_conversion(model, tmp_path):
     path = model[1]
     convert_checkpoint(path, tmp_path / "own.pt")
     torch.load(tmp_path / "own.pt", weights_only=True, mmap=True)
-    assert_same(load_generator(tmp_path / "own.pt").state_dict(), load_generator(path).state_dict())
+    assert_same(load_average_generator(tmp_path / "own.pt").state_dict(), load_average_generator(path).state_dict())
     before, after = load_snapshot(path), load_snapshot(tmp_path / "own.pt")
     assert_same(after["discriminator"]["state"], before["discriminator"]["state"])
     assert after["generator"]["config"] == before["generator"]["config"]
