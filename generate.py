@@ -22,6 +22,8 @@ from renderer.trajectory_files import PathCamera, read_camera_path
 from training.data.dataset_folders import frames_nearby, keep_apart, trained_on
 from training.inference.cli_options import (
     CAMERA,
+    LABEL,
+    LABEL_HELP,
     NETWORK,
     OWN_PATH,
     TIMED,
@@ -91,7 +93,7 @@ class RenderRequest:
     format: str
     save_frames: bool
     nearby: str | None
-    class_idx: int | None
+    class_idx: int | list[float] | None
     device: str | None
     precision: str
     ray_chunk: int | None
@@ -276,7 +278,7 @@ def write_request(
 
     Args:
         views: Pairs of a track and the cameras of its eyes.
-        label: One-hot [1, c_dim], or None.
+        label: [1, c_dim], or None.
         device: The generator's.
         precision: See `FrameRenderer`.
 
@@ -379,7 +381,7 @@ option = click.option
 @option("--fps", default=8.0, type=FRAME_RATE, help="Frames per second.")
 @option("--format", default="mp4", type=click.Choice(["mp4", "webm", "gif"]), help="Of the videos.")
 @option("--save_frames", is_flag=True, help="Also write the frames as PNG, in a folder beside each video.")
-@option("--class_idx", type=click.IntRange(min=0), help="Class, for a generator trained with labels.")
+@option("--class_idx", type=LABEL, help=LABEL_HELP)
 @option("--device", help="cpu, cuda, cuda:1, …  [default: cuda if there is one]")
 @option(
     "--precision",
@@ -395,13 +397,13 @@ def main(context: click.Context, **options: Any) -> None:
     request = parse_request(options, frozenset(given))
 
     from torch_utils.memory import keep_freed_memory
-    from training.checkpoints.snapshot import load_generator
+    from training.checkpoints.snapshot import load_average_generator
 
     device = pick_device(request.device)
     precision = pick_precision(request.precision, device)
     if device.type == "cpu":
         keep_freed_memory()
-    generator = load_generator(request.network_pkl, device=device)
+    generator = load_average_generator(request.network_pkl, device=device)
     label = None
     if request.seeds or request.style_mix:  # styles of files are as they are
         label = label_of_class(generator, request.class_idx)

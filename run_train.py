@@ -286,7 +286,7 @@ def print_dry_run(job) -> None:
     from training.networks.model_summary import size_report
 
     print(dump_options(job.options))
-    about = ", ".join(f"{name} {value}" for name, value in job.dataset.describe().items())
+    about = ", ".join(f"{name} {value}" for name, value in job.dataset.describe().items() if name != "label_examples")
     print(f"dataset    {about}")
     print(f"device     {job.processes} × {job.device_type}")
     print("\n".join(size_report(job.generator, job.discriminator, options=job.options, processes=job.processes)))

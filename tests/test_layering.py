@@ -28,7 +28,7 @@ MAY_IMPORT = {
     # A checkpoint is our own format or the original's, and is kept as often as the schedule says.
     "training.checkpoints": {"dnnlib", "torch_utils", "training.networks", "training.published", "training.schedule"},
     "training.inference": {"dnnlib", "torch_utils", "renderer", "training.networks", "training.checkpoints"},
-    "training.export": {"torch_utils", "renderer", "training.networks"},
+    "training.export": {"torch_utils", "renderer", "training.networks", "training.inference"},
     "training.dataset_tool": {"dnnlib", "training.data"},
     "training.synthetic": {"dnnlib", "torch_utils", "renderer", "training.data"},
     "training.report": {"dnnlib"},
@@ -289,7 +289,7 @@ def test_text_files_name_their_encoding():
         ("import metrics", "training.monitoring.previews"),
         ("from ..launch import config", "training.synthetic.render"),
         ("from training import loss", "training.networks.generator"),
-        ("from training.checkpoints.snapshot import load_generator", "training.published.loader"),
+        ("from training.checkpoints.snapshot import load_average_generator", "training.published.loader"),
         ("from training.training_loop import TrainingLoop", "training.loss"),
         ("from training.launch.setup import build_loop", "metrics.evaluator"),
         ("import run_train", "training.launch.setup"),

@@ -16,9 +16,11 @@ import torch
 import yaml
 from PIL import Image
 
+import generate
 import run_train
 from dnnlib import UserError, run_cli
 from tests.training.tiny import OVERRIDES, make_loop, write_frames
+from training.checkpoints.snapshot import load_average_generator
 from training.checkpoints.training_state import read_state
 from training.data import loader
 from training.dataset_tool.prepare import prepare
@@ -549,6 +551,22 @@ def test_a_conditional_run(tmp_path, monkeypatch):
     assert call(monkeypatch, f"outdir={tmp_path / 'runs'}", f"data={data}", *OVERRIDES, "cond=true", "kimg=0.004") == 0
     folder = tmp_path / "runs" / "00000-data-stylenerf_small-small-res16-mb4-cond"
     assert torch.load(folder / "latest-network-snapshot.pt")["generator"]["config"]["c_dim"] == 2
+
+
+def test_commands_render_a_run_that_is_conditioned_on_numbers(tmp_path, monkeypatch, capsys):
+    data = write_frames(tmp_path / "data")
+    labels = [[f"split/video_{video}", [0.25 * video, 9]] for video in range(5)]
+    (data / "dataset.json").write_text(json.dumps({"labels": labels}))
+    assert call(monkeypatch, f"outdir={tmp_path / 'runs'}", f"data={data}", *OVERRIDES, "cond=true", "kimg=0.004") == 0
+    assert "label_examples" not in capsys.readouterr().out
+    [folder] = (tmp_path / "runs").iterdir()
+    examples = load_average_generator(folder).label_examples
+    assert {tuple(row) for row in examples.tolist()} <= {tuple(label) for _, label in labels}
+    words = ["--network_pkl", str(folder), "--outdir", str(tmp_path / "out"), "--n_steps", "1", "--time_steps", "1"]
+    with pytest.raises(UserError, match="--class_idx: this generator needs a label of 2 numbers"):
+        generate.main([*words, "--class_idx", "1"], standalone_mode=False)
+    generate.main([*words, "--class_idx", "0.5,9"], standalone_mode=False)
+    assert len(list((tmp_path / "out").iterdir())) == 1
 
 
 def test_a_frame_that_breaks_in_the_middle(tmp_path, monkeypatch, capsys):

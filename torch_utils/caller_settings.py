@@ -1,4 +1,4 @@
-"""Settings of PyTorch that a calling program may have changed for all of its code: default device, type, autocast."""
+"""Settings of PyTorch that a calling program may have changed for all of its code: default device, type, modes."""
 
 import contextlib
 from collections.abc import Iterator
@@ -12,13 +12,14 @@ __all__ = ["without_autocast", "without_defaults"]
 def without_defaults() -> Iterator[None]:
     """Context, or decorator, in which new tensors are float32 and on the CPU unless something else is asked for.
 
-    A network that is built under torch.set_default_dtype(torch.bfloat16) would round the weights that it loads.
+    A network that is built under torch.set_default_dtype(torch.bfloat16) would round the weights that it loads, and one
+    that is built under torch.inference_mode() could never be trained: its parameters would have no gradients.
     """
     dtype = torch.get_default_dtype()
     if dtype != torch.float32:  # of all threads, hence left alone where it is right
         torch.set_default_dtype(torch.float32)
     try:
-        with torch.device("cpu"):
+        with torch.device("cpu"), torch.inference_mode(False):
             yield
     finally:
         if dtype != torch.float32:

@@ -12,7 +12,7 @@ import click
 
 from dnnlib import run_cli
 from dnnlib.command_line import Command
-from training.inference.cli_options import NETWORK, pick_device
+from training.inference.cli_options import LABEL, LABEL_HELP, NETWORK, pick_device
 
 # PyTorch, Gradio and the networks are imported where they are used: --help and mistakes answer at once.
 
@@ -25,9 +25,9 @@ option = click.option
 @option("--network_pkl", required=True, type=NETWORK, help="A checkpoint, a run folder, a URL, or a Hub id.")
 @option("--host", default=LOCAL, help="Address to listen on; 0.0.0.0 lets everybody in who can reach this machine.")
 @option("--port", default=7860, type=click.IntRange(min=0, max=65535), help="Port; 0 for any that is free.")
-@option("--class_idx", type=click.IntRange(min=0), help="Class, for a generator trained with labels.")
+@option("--class_idx", type=LABEL, help=LABEL_HELP)
 @option("--device", help="cpu, cuda, cuda:1, …  [default: cuda if there is one]")
-def main(network_pkl: str, host: str, port: int, class_idx: int | None, device: str | None) -> None:
+def main(network_pkl: str, host: str, port: int, class_idx: int | list[float] | None, device: str | None) -> None:
     """Render frames and videos of a generator on a web page."""
     with contextlib.ExitStack() as stack:
         page = stack.enter_context(open_page(network_pkl, class_idx=class_idx, device=device))
@@ -41,7 +41,7 @@ def main(network_pkl: str, host: str, port: int, class_idx: int | None, device: 
 
 
 @contextlib.contextmanager
-def open_page(network_pkl: str, *, class_idx: int | None, device: str | None):
+def open_page(network_pkl: str, *, class_idx: int | list[float] | None, device: str | None):
     """The page of a generator; its videos lie in a temporary folder, which is removed at the end.
 
     Raises:

@@ -134,7 +134,13 @@ class Panel:
             )
             self._class = self._control(
                 self._gui.add_number(
-                    "Class", 0, min=0, max=max(0, source.num_classes - 1), step=1, visible=source.num_classes > 0
+                    "Class",
+                    0,
+                    min=0,
+                    max=max(0, source.num_classes - 1),
+                    step=1,
+                    visible=source.num_classes > 0,
+                    hint="For labels that are numbers: one of the training data",
                 )
             )
 

@@ -20,7 +20,7 @@ class LatentSelection:
         truncation_psi: Truncation of the styles.
         style_seed: Content seed whose styles replace those of the layers `style_layers`, or None.
         style_layers: First and last of them, counted from 0.
-        class_idx: Class, of a generator that was trained with labels.
+        class_idx: Class, or number of a label of the training data, of a generator that was trained with labels.
     """
 
     seed: int = 0
@@ -60,7 +60,7 @@ class ViewSource(Protocol):
         depth_range: Nearest and farthest depth of the foreground in scene units.
         widths: Widths that images can have, coarse to fine; the first is that of the volume rendering.
         num_layers: Number of style layers.
-        num_classes: 0 without labels.
+        num_classes: Number of the classes, or of other labels to choose from; 0 without labels.
         has_background: The generator has a background.
     """
 

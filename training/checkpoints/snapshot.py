@@ -42,7 +42,7 @@ __all__ = [
     "keep_as_best",
     "latest_snapshot",
     "listed_snapshots",
-    "load_generator",
+    "load_average_generator",
     "load_snapshot",
     "load_state",
     "network_class",
@@ -349,7 +349,7 @@ def _described(content: Mapping[str, Any]) -> dict[str, Any]:
     return {"format": SNAPSHOT_FORMAT, "version": VERSION} | dict(content) | about
 
 
-def load_generator(
+def load_average_generator(
     path: str | os.PathLike,
     *,
     device: torch.device | str = "cpu",
@@ -366,21 +366,41 @@ def load_generator(
         UserError: The file is missing, is something else, does not fit, or names a class that was not asked for.
     """
     content = load_snapshot(path, average_only=True)
-    return average_generator(content, source=path, generator_class=generator_class).to(device)
+    with without_defaults():
+        return average_generator(content, source=path, generator_class=generator_class).to(device)
 
 
 def average_generator(
     content: Mapping[str, Any], *, source: object, generator_class: type[torch.nn.Module] | None = None
 ) -> Generator:
-    """The moving-average generator of a snapshot's content, ready for rendering, on the CPU; see `load_generator`.
+    """The moving-average generator of a snapshot's content, ready for rendering and on the CPU.
 
     Args:
         content: Result of `load_snapshot`.
         source: Its file, for messages.
+
+    Raises:
+        UserError: See `load_average_generator`; or the labels of its data do not fit it.
     """
     built = _generator_class(content["generator"].get("class"), generator_class, source=source)
     config, state = content["generator"]["config"], content["generator"]["ema"]
-    return _loaded(built, config, state, kind="generator", source=source)
+    generator = _loaded(built, config, state, kind="generator", source=source)
+    generator.label_examples = _label_examples(content["dataset"], generator, source=source)
+    return generator
+
+
+def _label_examples(dataset: Mapping[str, Any], generator: Generator, *, source: object) -> torch.Tensor | None:
+    """`Generator.label_examples` as the description of the data set has it."""
+    listed = dataset.get("label_examples")
+    if listed is None:
+        return None
+    try:
+        examples = torch.tensor(listed, dtype=torch.float32, device="cpu")
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        examples = torch.zeros(0)
+    if examples.ndim != 2 or examples.shape[1] != generator.c_dim or not len(examples) or not examples.isfinite().all():
+        raise UserError(f"{source}: dataset.label_examples are no labels of {generator.c_dim} numbers: it is damaged.")
+    return examples
 
 
 def stored_discriminators(content: Mapping[str, Any], *, source: object) -> TimeAwareDiscriminators:
@@ -404,5 +424,5 @@ def _loaded(built: type, config: Any, state: Mapping[str, torch.Tensor], *, kind
         check_state(_build(built, config, what=f"a {kind}", source=source), state, what=what, source=source)
     with without_defaults():
         network = _build(built, config, what=f"a {kind}", source=source)
-    load_state(network, state, what=what, source=source)
-    return network.eval().requires_grad_(False)
+        load_state(network, state, what=what, source=source)
+        return network.eval().requires_grad_(False)

@@ -49,6 +49,8 @@ __all__ = [
 KEY_PAIRS = 1
 KEY_SUBSET = 2
 
+EXAMPLES, EXAMPLE_NUMBERS = 64, 8192  # of labels in a dataset's description: labels at most, numbers in all
+
 
 class VideoPair(NamedTuple):
     """A training item: frames uint8 [2, 3, H, W]; dt float32 [], 0…1; c float32, label and, if used, yaw and pitch."""
@@ -76,7 +78,14 @@ def sample_pair(generator: np.random.Generator, nframes: int) -> tuple[int, int]
 def describe_clips(data: Any) -> dict[str, Any]:
     """The part of a dataset's description that all kinds of datasets have: its name, and the form of its items."""
     names = ("name", "resolution", "nframes", "frame_stride", "mirror", "c_dim")
-    return {name: getattr(data, name) for name in names}
+    examples = {"label_examples": _label_examples(data)} if data.numeric_labels else {}
+    return {name: getattr(data, name) for name in names} | examples
+
+
+def _label_examples(data: Any) -> list[list[float]]:
+    """Labels of some items, for commands that need labels like those of the data; in the fewest digits of float32."""
+    count = min(EXAMPLES, max(1, EXAMPLE_NUMBERS // data.c_dim))
+    return [[float(str(number)) for number in label.numpy()] for label in data.example_labels(count, seed=0)]
 
 
 def pair_distance(f0: int, f1: int, nframes: int) -> float:
@@ -100,6 +109,7 @@ class VideoPairDataset(torch.utils.data.Dataset):
         name: Name of the folder or zip.
         resolution, nframes, frame_stride, mirror: As given.
         c_dim: Length of a label, 0 without labels.
+        numeric_labels: Labels are lists of numbers, not classes.
         item_c_dim: Length of an item's c: the label and, if they are used, the camera's angles.
         num_videos: Videos with at least one clip in use.
         num_short_videos: Videos left out because they are shorter than a clip.
@@ -168,6 +178,7 @@ class VideoPairDataset(torch.utils.data.Dataset):
         self._labels, self.c_dim = read_labels(self._store, self._videos) if use_labels else (None, 0)
         self._cameras = read_cameras(self._store, self._videos) if use_cameras else None
         self.item_c_dim = self.c_dim + (2 if use_cameras else 0)
+        self.numeric_labels = self._labels is not None and self._labels.ndim > 1
         kinds = [kind for kind, used in (("labels", use_labels), ("cameras", use_cameras)) if used]
         self.notes = notes_on_unmatched(self._store, self._videos, kinds)
         if self._labels is not None:

@@ -47,6 +47,7 @@ class ShardPairDataset:
         name: Name of the folder or the file.
         resolution, nframes, frame_stride, mirror: As given.
         c_dim: Length of a label, 0 without labels.
+        numeric_labels: Labels are lists of numbers, not classes.
         item_c_dim: Length of an item's c: the label and, if they are used, the camera's angles.
         num_clips: Clips in use.
         num_shards: Tar files.
@@ -109,7 +110,9 @@ class ShardPairDataset:
                 "camera_condition."
             )
         self.item_c_dim = self.c_dim + (2 if use_cameras else 0)
-        self._check_length(next(read_samples(self._shards.urls[0]), None))
+        first = next(read_samples(self._shards.urls[0]), None)
+        self._check_length(first)
+        self.numeric_labels = self.c_dim > 0 and first is not None and isinstance(first.about.get("label"), list)
 
     def cameras(self) -> np.ndarray | None:
         """Percentiles 0 to 100 of the clips' yaw and pitch, [101, 2] in radians; None if they are unknown or not used.

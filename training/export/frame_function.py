@@ -22,6 +22,7 @@ from torch import nn
 from renderer.cameras import Cameras, camera_rays
 from renderer.volume_rendering import Rays, render_rays
 from torch_utils import custom_ops
+from training.inference.latents import known_labels, labels_at
 from training.networks.generator import Generator, ModulatedWeights
 
 __all__ = [
@@ -83,7 +84,7 @@ class FrameFunction(nn.Module):
 
 @torch.no_grad()
 def random_inputs(generator: Generator, seed: int) -> tuple[torch.Tensor, ...]:
-    """Inputs of a frame function: random codes, a random class, a time and a camera of the prior's range."""
+    """Inputs of a frame function: random codes, a random label, a time and a camera of the prior's range."""
     random = torch.Generator().manual_seed(seed)
     z, z_motion, z_bg = (
         torch.randn([1, size], generator=random, dtype=torch.float32)
@@ -91,7 +92,7 @@ def random_inputs(generator: Generator, seed: int) -> tuple[torch.Tensor, ...]:
     )
     label = None
     if generator.c_dim > 0:
-        label = torch.eye(generator.c_dim, dtype=torch.float32)[torch.randint(generator.c_dim, [1], generator=random)]
+        label = labels_at(generator, torch.randint(known_labels(generator), [1], generator=random))
     time, yaw, pitch = torch.rand([3, 1], generator=random, dtype=torch.float32)
     cameras = generator.camera_prior.at(yaw, pitch)
     return generator.mapping(z, label).contiguous(), z_motion, z_bg, time, cameras.cam2world, cameras.fov

@@ -34,6 +34,7 @@ __all__ = [
     "check_tensors",
     "check_time",
     "is_list",
+    "label_numbers",
     "label_shape",
     "output_names",
     "seed_list",
@@ -103,6 +104,15 @@ def seed_list(name: str, seed: Any) -> list[int]:
     if len(seed) == 0:
         raise ValueError(f"{name} must be a whole number or several, got none.")
     return [whole_number(f"{name}[{i}]", value) for i, value in enumerate(seed)]
+
+
+def label_numbers(name: str, label: Any) -> int | list[float] | None:
+    """A class, or the numbers of a label; None as it is."""
+    if label is None or not is_list(label):
+        return None if label is None else whole_number(name, label)
+    for i, value in enumerate(label):
+        check_number(f"{name}[{i}]", value)
+    return [float(value) for value in label]
 
 
 def check_time(name: str, time: Any) -> None:

@@ -21,6 +21,8 @@ from training.checkpoints.sources import is_remote
 
 __all__ = [
     "CAMERA",
+    "LABEL",
+    "LABEL_HELP",
     "NETWORK",
     "OWN_PATH",
     "StyleMix",
@@ -64,7 +66,29 @@ class NetworkSource(click.Path):
         return value if is_remote(value) else super().convert(value, param, ctx)
 
 
-NETWORK = NetworkSource()
+class LabelValue(click.ParamType):
+    """The type of an option for a label: the number of a class, or several numbers with commas between them."""
+
+    name = "class"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        if re.fullmatch(r"[0-9]{1,99}", value.strip()):
+            return int(value)
+        numbers = []
+        for part in value.split(","):
+            try:
+                numbers.append(float(part))
+            except ValueError:
+                numbers.append(math.nan)
+        if not all(map(math.isfinite, numbers)):
+            self.fail(f"'{value}' is neither the number of a class nor a list of numbers like 0.2,1.5.", param, ctx)
+        return numbers
+
+
+NETWORK, LABEL = NetworkSource(), LabelValue()
+LABEL_HELP = "Class, or the numbers of a label like 0.2,1.5, for a generator trained with labels."
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -95,7 +119,7 @@ def scene_options(command: Callable) -> Callable:
             type=FINITE,
             help="Truncation; below 1: closer to the average, less varied.",
         ),
-        option("--class_idx", type=click.IntRange(min=0), help="Class, for a generator trained with labels."),
+        option("--class_idx", type=LABEL, help=LABEL_HELP),
         option("--device", help="cpu, cuda, cuda:1, …  [default: cuda if there is one]"),
         option("--chunk", default=1 << 16, type=count, help="Points evaluated at a time; less saves memory."),
     )[::-1]:  # the last one that is added comes first in --help
@@ -304,11 +328,11 @@ def pair_seeds(seeds: list, motion_seeds: list | None) -> list[tuple]:
     return list(dict.fromkeys(pairs))  # a pair that is named twice is one file
 
 
-def label_of_class(generator, class_idx: int | None):
-    """The one-hot label [1, c_dim] of --class_idx, or None for a generator without labels.
+def label_of_class(generator, class_idx: int | Sequence[float] | None):
+    """The label [1, c_dim] of --class_idx, or None for a generator without labels.
 
     Raises:
-        UserError: The number is missing, too large, or not wanted.
+        UserError: See `class_label`.
     """
     from training.inference.latents import class_label
 

@@ -5,6 +5,7 @@ same people here. (Random latents of training come from the training's own rando
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +14,15 @@ import torch
 if TYPE_CHECKING:
     from training.networks.generator import Generator
 
-__all__ = ["BACKGROUND_SCALE", "SeedLatents", "class_label", "generator_latents", "one_hot_labels", "seed_latents"]
+__all__ = [
+    "BACKGROUND_SCALE",
+    "SeedLatents",
+    "class_label",
+    "generator_latents",
+    "known_labels",
+    "labels_at",
+    "seed_latents",
+]
 
 BACKGROUND_SCALE = 0.65  # rendered backgrounds are drawn narrower than in training, which avoids odd ones
 MAX_SEED = 2**32 - 1  # of NumPy's legacy generator
@@ -65,21 +74,46 @@ def generator_latents(generator: "Generator", seed: int, motion_seed: int) -> Se
     return seed_latents(seed, motion_seed, **sizes)
 
 
-def class_label(generator: "Generator", class_idx: int | None) -> torch.Tensor | None:
-    """The one-hot label [1, c_dim] of a class, on the CPU; None for a generator without labels.
+def class_label(generator: "Generator", class_idx: int | Sequence[float] | None) -> torch.Tensor | None:
+    """The label [1, c_dim] of a class (one-hot) or of c_dim numbers, on the CPU; None for a generator without labels.
 
     Raises:
-        ValueError: The number is missing, out of range, or not wanted.
+        ValueError: It is missing, out of range, of another form than the generator's, or not wanted.
     """
-    if generator.c_dim == 0:
+    c_dim, numeric = generator.c_dim, _examples(generator) is not None
+    if c_dim == 0:
         if class_idx is not None:
             raise ValueError("this generator was trained without labels; leave the option out.")
         return None
-    if class_idx is None or not 0 <= class_idx < generator.c_dim:
-        raise ValueError(f"this generator needs the number of a class, 0 to {generator.c_dim - 1}.")
-    return one_hot_labels(torch.tensor([class_idx], device="cpu"), generator.c_dim)
+    if isinstance(class_idx, int):
+        if not numeric and 0 <= class_idx < c_dim:
+            return labels_at(generator, torch.tensor([class_idx], device="cpu"))
+        class_idx = [class_idx] if numeric else None
+    if class_idx is not None and len(class_idx) == c_dim:
+        return torch.tensor([[float(number) for number in class_idx]], dtype=torch.float32, device="cpu")
+    if numeric:
+        example = ",".join(f"{number:g}" for number in _examples(generator)[0, :4].tolist())
+        raise ValueError(
+            f"this generator needs a label of {c_dim} number{'s' * (c_dim > 1)}, as those that it was trained with: "
+            f"{example}{',…' * (c_dim > 4)} for example."
+        )
+    other = "" if class_idx is None else f", or a label of {c_dim} numbers"
+    raise ValueError(f"this generator needs the number of a class, 0 to {c_dim - 1}{other}.")
 
 
-def one_hot_labels(classes: torch.Tensor, c_dim: int) -> torch.Tensor:
-    """Labels, float32 [B, c_dim], of class numbers, int64 [B] from 0 to c_dim - 1; on the same device."""
-    return torch.nn.functional.one_hot(classes, c_dim).float()
+def known_labels(generator: "Generator") -> int:
+    """Number of labels that `labels_at` gives: of the classes, or of the examples of labels that are numbers."""
+    examples = _examples(generator)
+    return generator.c_dim if examples is None else len(examples)
+
+
+def labels_at(generator: "Generator", numbers: torch.Tensor) -> torch.Tensor:
+    """Labels, float32 [B, c_dim], by their numbers below `known_labels`, int64 [B]; on the same device."""
+    examples = _examples(generator)
+    if examples is None:
+        return torch.nn.functional.one_hot(numbers, generator.c_dim).float()
+    return examples.to(numbers.device)[numbers]
+
+
+def _examples(generator: "Generator") -> torch.Tensor | None:
+    return getattr(generator, "label_examples", None)  # a class of the user's may lack it

@@ -23,7 +23,7 @@ from renderer.cameras import CameraPrior, Cameras
 from renderer.outputs import CHANNELS, displayed
 from renderer.trajectories import DEFAULT_PROGRAM
 from renderer.video import VideoWriter, image_grid, save_png, to_uint8
-from torch_utils.caller_settings import without_autocast
+from torch_utils.caller_settings import without_autocast, without_defaults
 from training.checkpoints.pretrained import write_pretrained
 from training.checkpoints.snapshot import average_generator, class_name, load_snapshot
 from training.checkpoints.sources import upload_folder
@@ -40,6 +40,7 @@ from training.inference.arguments import (
     check_tensors,
     check_time,
     is_list,
+    label_numbers,
     label_shape,
     output_names,
     seed_list,
@@ -50,7 +51,7 @@ from training.inference.arguments import (
 from training.inference.frame_renderer import FrameRenderer
 from training.inference.interpolation import lerp, mix_styles, slerp
 from training.inference.latent_files import load_codes
-from training.inference.latents import SeedLatents, class_label, generator_latents
+from training.inference.latents import SeedLatents, class_label, generator_latents, labels_at
 from training.inference.layouts import RowCodes, StyleMapping
 from training.inference.model_card import PICTURE, model_card
 from training.inference.render_videos import row_maps
@@ -63,12 +64,14 @@ __all__ = [
 ]
 
 Seeds = int | Sequence[int]
+Label = int | Sequence[float]
 
 DEFAULT_FRAMES = 16  # of a video
 CARD_SEEDS, CARD_FRAMES = 4, 6  # rows and columns of the picture of a model card
 POLE = 1e-6  # radians between a camera and a pole, where it has no defined roll, at least
 
 
+@without_defaults()
 def load_generator(
     source: str | os.PathLike,
     *,
@@ -180,7 +183,7 @@ class VideoGenerator(nn.Module):
 
         Args:
             z, z_motion, z_bg: Content, motion and background codes [B, z_dim], [B, motion_dim], [B, background_dim].
-            c: One-hot labels [B, c_dim], for a generator trained with labels.
+            c: Labels [B, c_dim], one-hot if they are classes, for a generator trained with labels.
             times: [B, T] in [0, 1].
             cameras: One per video; None for the frontal one.
             truncation_psi: Truncation (StyleGAN, appendix B); 1 for none.
@@ -241,7 +244,7 @@ class VideoGenerator(nn.Module):
         *,
         z: torch.Tensor | None = None,
         truncation_psi: float = 1.0,
-        class_idx: int | None = None,
+        class_idx: Label | None = None,
     ) -> RowCodes:
         """Everything that a video is rendered from: styles ws, motion code z_motion and background code z_bg.
 
@@ -249,13 +252,13 @@ class VideoGenerator(nn.Module):
             seed, motion_seed: See `latents`.
             z: Content codes [B, z_dim] (or [z_dim]) in the place of the seeds', which then give motion and background.
             truncation_psi: Truncation; below 1: closer to the average content.
-            class_idx: Class, for a generator trained with labels.
+            class_idx: Class, or the c_dim numbers of a label, for a generator trained with labels.
 
         Raises:
             ValueError: A seed or class out of range, codes of another size, or a value of another type.
         """
         check_number("truncation_psi", truncation_psi)
-        class_idx = None if class_idx is None else whole_number("class_idx", class_idx)
+        class_idx = label_numbers("class_idx", class_idx)
         seeds = seed_list("seed", seed)
         if z is not None:
             z = self._content(z)
@@ -361,7 +364,7 @@ class VideoGenerator(nn.Module):
         z: torch.Tensor | None = None,
         codes: RowCodes | None = None,
         truncation_psi: float | None = None,
-        class_idx: int | None = None,
+        class_idx: Label | None = None,
         outputs: str | Sequence[str] | None = None,
         geometry_resolution: int | None = None,
         ray_chunk: int | None = None,
@@ -421,7 +424,7 @@ class VideoGenerator(nn.Module):
         z: torch.Tensor | None = None,
         codes: RowCodes | None = None,
         truncation_psi: float | None = None,
-        class_idx: int | None = None,
+        class_idx: Label | None = None,
         outputs: str | Sequence[str] | None = None,
         geometry_resolution: int | None = None,
         ray_chunk: int | None = None,
@@ -516,8 +519,10 @@ class VideoGenerator(nn.Module):
             ValueError: No path.
         """
         check_path("folder", folder)
-        classes = {"class_idx": 0} if self.network.c_dim else {}
-        samples = self.video(seed=range(CARD_SEEDS), frames=CARD_FRAMES, **classes)
+        label = None
+        if self.network.c_dim:
+            label = labels_at(self.network, torch.tensor([0], device="cpu"))[0].tolist()
+        samples = self.video(seed=range(CARD_SEEDS), frames=CARD_FRAMES, class_idx=label)
         save_png(image_grid(samples.flatten(0, 1), CARD_FRAMES), os.path.join(folder, PICTURE))
         card = model_card(
             name, about=self.about, resolution=self.resolution, data=data, licence=licence, metrics=metrics
@@ -566,7 +571,7 @@ class VideoGenerator(nn.Module):
         z: torch.Tensor | None,
         codes: RowCodes | None,
         truncation_psi: float | None,
-        class_idx: int | None,
+        class_idx: Label | None,
     ) -> tuple[RowCodes, bool]:
         """The codes to render, and True if they are those of a single video without a batch dimension."""
         own = {"seed": seed, "motion_seed": motion_seed, "z": z, "truncation_psi": truncation_psi}

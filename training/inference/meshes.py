@@ -4,6 +4,7 @@
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -87,7 +88,7 @@ class GeneratedMeshes:
         level: float | None,
         min_piece: float,
         truncation_psi: float,
-        class_idx: int | None,
+        class_idx: int | Sequence[float] | None,
         chunk: int,
         check: bool,
     ):

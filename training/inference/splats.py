@@ -4,6 +4,7 @@
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -49,7 +50,7 @@ class GeneratedSplats:
         device: torch.device,
         resolution: int,
         truncation_psi: float,
-        class_idx: int | None,
+        class_idx: int | Sequence[float] | None,
         chunk: int,
         size: int,
     ):

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from torch_utils.caller_settings import without_autocast
+from torch_utils.caller_settings import without_autocast, without_defaults
 from training.checkpoints.pretrained import write_discriminators
 from training.checkpoints.snapshot import load_snapshot, stored_discriminators
 from training.inference.arguments import (
@@ -26,6 +26,7 @@ from training.networks.discriminator import TimeAwareDiscriminators, time_plane
 __all__ = ["DiscriminatorLogits", "VideoDiscriminators", "load_discriminators"]
 
 
+@without_defaults()
 def load_discriminators(
     source: str | os.PathLike, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> "VideoDiscriminators":

@@ -8,7 +8,7 @@ from renderer.trajectory_files import path_cameras
 from renderer.viewer.views import LatentSelection, ViewRequest
 from training.inference.frame_renderer import FrameRenderer
 from training.inference.interpolation import lerp, mix_styles, slerp
-from training.inference.latents import generator_latents, one_hot_labels
+from training.inference.latents import generator_latents, known_labels, labels_at
 from training.networks.generator import Generator, SynthesisOutput
 
 __all__ = ["GeneratorViews"]
@@ -31,7 +31,8 @@ class GeneratorViews:
         self.prior = generator.camera_prior
         self.depth_range = (settings.near, settings.far)
         self.widths = (settings.resolution, *(int(size) for size in generator.upsampler.blocks))
-        self.num_layers, self.num_classes = generator.num_ws, generator.c_dim
+        self.num_layers = generator.num_ws
+        self.num_classes = known_labels(generator) if generator.c_dim else 0
         self.has_background = generator.background is not None
         self._generator = generator
         self._device = next(generator.parameters()).device
@@ -86,6 +87,6 @@ class GeneratorViews:
         if self.num_classes:
             if not 0 <= latents.class_idx < self.num_classes:
                 raise ValueError(f"there are classes 0 to {self.num_classes - 1}, not {latents.class_idx}.")
-            label = one_hot_labels(torch.tensor([latents.class_idx], device=self._device), self.num_classes)
+            label = labels_at(self._generator, torch.tensor([latents.class_idx], device=self._device))
         z = generator_latents(self._generator, seed, 0).z.to(self._device)
         return self._generator.mapping(z, label, truncation_psi=latents.truncation_psi)

@@ -11,7 +11,7 @@ import dataclasses
 import torch
 
 from torch_utils.rng import RandomStream
-from training.inference.latents import one_hot_labels
+from training.inference.latents import known_labels, labels_at
 from training.networks.generator import Generator
 
 __all__ = ["StylePrior", "random_labels"]
@@ -54,8 +54,7 @@ class StylePrior:
 
 
 def random_labels(generator: Generator, count: int, stream: RandomStream) -> torch.Tensor | None:
-    """Uniformly sampled one-hot labels [count, c_dim]; None for an unconditional generator."""
+    """Labels [count, c_dim], of uniformly sampled classes or of the training data; None without labels."""
     if generator.c_dim == 0:
         return None
-    classes = stream.integers("inversion/label", 0, generator.c_dim, [count])
-    return one_hot_labels(classes, generator.c_dim)
+    return labels_at(generator, stream.integers("inversion/label", 0, known_labels(generator), [count]))

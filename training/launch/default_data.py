@@ -39,7 +39,7 @@ class SyntheticHeads:
         path: Folder in the cache.
     """
 
-    c_dim = 0
+    c_dim, numeric_labels = 0, False
     num_short_videos = 0
     notes: tuple[str, ...] = ()
 

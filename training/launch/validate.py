@@ -426,7 +426,8 @@ def _check_state(
         notes.append(f"The run in {folder} ended before it saved its state: it begins again.")
         return
     stored, now = state["description"]["dataset"], dataset.describe()
-    changed = [key for key in now if key != "name" and stored.get(key) != now[key]]
+    free = ("name", "label_examples")  # may differ; runs of earlier versions have no examples
+    changed = [key for key in now if key not in free and stored.get(key) != now[key]]
     if changed:
         key = changed[0]
         raise UserError(

@@ -88,7 +88,11 @@ class Generator(nn.Module):
     Attributes:
         activation_checkpointing: Backward passes compute hidden states again instead of keeping them (see
             `training.networks.activation_checkpoint`).
+        label_examples: Labels of the training data [n, c_dim], on the CPU, if they are numbers; None: if they are
+            classes (one-hot), if there are none, and where it is unknown.
     """
+
+    label_examples: torch.Tensor | None = None
 
     def __init__(
         self,

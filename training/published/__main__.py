@@ -48,7 +48,8 @@ def describe_snapshot(path: str, content: dict[str, Any]) -> list[str]:
     size = f", {format_bytes(os.path.getsize(path))}" if os.path.isfile(path) else ""
     lines = [f"file        {path}{size}"]
     lines.append(f"kimg        {progress['cur_nimg'] / 1000:g}")
-    lines.append("dataset     " + ", ".join(f"{name} {value}" for name, value in content["dataset"].items()))
+    about = {name: value for name, value in content["dataset"].items() if name != "label_examples"}
+    lines.append("dataset     " + ", ".join(f"{name} {value}" for name, value in about.items()))
     config = {"generator": generator["config"], "discriminator": discriminator["config"]}
     lines += ["", yaml.safe_dump(config, sort_keys=False, default_flow_style=None).rstrip(), "", "parameters"]
     lines += [f"  {name:28} {count:>12,}" for name, count in parameter_counts(*networks).items()]

@@ -493,6 +493,17 @@ def test_vectors_stay(tmp_path):
     assert data.label(0).tolist() == [0.5, 1]  # a caller's change stays the caller's
 
 
+def test_examples_of_labels_that_are_numbers_are_described(tmp_path):
+    labels = [[0.1, 1], [2, -1], [0, 0]]
+    entries = [[f"train/video_{k}", label] for k, label in enumerate(labels)]
+    examples = labelled(tmp_path, entries, lengths=(2, 2, 2)).describe()["label_examples"]
+    assert len(examples) == 64 and {tuple(row) for row in examples} == {tuple(label) for label in labels}
+    wide = labelled(tmp_path / "wide", [[path, [1] * 5000] for path, _ in entries]).describe()["label_examples"]
+    assert len(wide) == 1, "a model's config.json has room for some"
+    classes = labelled(tmp_path / "classes", [[path, k] for k, (path, _) in enumerate(entries)])
+    assert "label_examples" not in classes.describe() and not classes.numeric_labels
+
+
 def test_classes_without_a_video_are_noted(tmp_path):
     entries = [["train/video_0", 1], ["train/video_1", 2], ["train/video_2", 3]]  # counted from 1; 2 is too short
     (note,) = labelled(tmp_path, entries).notes

@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import sys
 import tarfile
 import threading
@@ -170,6 +171,17 @@ def test_items_are_pairs_of_one_clip_with_their_distance_and_label(shards):
         assert item.frames.dtype == torch.uint8 and item.frames.shape == (2, 3, 4, 4)
         seen.add((f0, f1))
     assert {f1 - f0 for f0, f1 in seen} == {0, 1, 2, 3}
+    assert "label_examples" not in data.describe()
+
+
+def test_labels_that_are_numbers_are_described(tmp_path, frames):
+    shutil.copytree(frames, tmp_path / "frames")
+    labels = [[f"videos/v{video:02d}", [0.1 * video, -1]] for video in range(23)]
+    (tmp_path / "frames" / "dataset.json").write_text(json.dumps({"labels": labels}))
+    manifest = {"format": SHARDS_FORMAT, "nframes": NFRAMES}
+    pack_shards(str(tmp_path / "frames"), str(tmp_path / "out"), manifest=manifest, clips_per_shard=9)
+    examples = stream(tmp_path / "out", use_labels=True).describe()["label_examples"]
+    assert np.unique(examples, axis=0) == pytest.approx(np.array([label for _, label in labels]))
 
 
 def test_pairs_do_not_depend_on_lanes(shards):

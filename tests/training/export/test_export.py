@@ -213,3 +213,6 @@ def test_random_inputs_are_those_of_the_seed():
         [1, generator.num_ws, 16], [1, 10], [1, 6], [1], [1, 4, 4], [1]]  # fmt: skip
     assert 0 <= float(first[3]) <= 1
     np.testing.assert_allclose(float(first[5]), 18.0)
+    generator.label_examples = torch.tensor([[0.5, 2.0, -1.0]])
+    z = torch.randn([1, generator.z_dim], generator=torch.Generator().manual_seed(1))
+    assert torch.equal(random_inputs(generator, 1)[0], generator.mapping(z, generator.label_examples))

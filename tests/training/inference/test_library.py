@@ -9,7 +9,7 @@ import generate
 import video3d
 from renderer.cameras import Cameras
 from tests.small_network import small_generator
-from training.inference.latents import seed_latents
+from training.inference.latents import generator_latents, seed_latents
 from training.inference.library import load_generator, save_video
 from training.inference.point_query import PointField
 from training.inference.video_discriminators import load_discriminators
@@ -162,6 +162,21 @@ def test_loaded_weights_do_not_depend_on_the_default_type(run_folder, G, dtype):
         assert tensors and all(a.dtype == b.dtype and torch.equal(a, b) for a, b in tensors)
 
 
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64))
+def test_networks_loaded_in_inference_mode_have_gradients(run_folder, dtype):
+    with torch.inference_mode():
+        G, D = load_generator(run_folder, dtype=dtype), load_discriminators(run_folder, dtype=dtype)
+        assert torch.is_inference_mode_enabled()
+        shown = G.frame(3)
+    assert not any(tensor.is_inference() for module in (G, D) for tensor in module.state_dict().values())
+    G.requires_grad_(True)
+    latents, times = G.latents(3), torch.tensor([[0.1, 0.6]])
+    fake = G(latents.z, z_motion=latents.z_motion, z_bg=latents.z_bg, times=times)
+    D(fake.image, dt=times[:, 1] - times[:, 0]).video.sum().backward()
+    assert all(p.grad is not None for p in G.network.upsampler.parameters())
+    assert torch.equal(load_generator(run_folder, dtype=dtype).frame(3), shown)
+
+
 def test_results_do_not_depend_on_autocast(run_folder, G):
     D, times = load_discriminators(run_folder), torch.tensor([[0.1, 0.6]])
     latents = G.latents(3)
@@ -226,6 +241,33 @@ def test_classes():
     assert not torch.equal(G.frame(seed=1, class_idx=0), G.frame(seed=1, class_idx=2))
     with pytest.raises(ValueError, match="class_idx: this generator needs the number of a class, 0 to 2"):
         G.frame(seed=1)
+
+
+def test_labels_that_are_numbers():
+    generator = small_generator(c_dim=2)
+    generator.label_examples = torch.tensor([[0.5, -1.0], [2.0, 0.25]])
+    G = video3d.VideoGenerator(generator)
+    codes = G.codes(seed=1, class_idx=[2, 0.25])
+    expected = generator.mapping(generator_latents(generator, 1, 1).z, torch.tensor([[2.0, 0.25]]))
+    assert torch.equal(codes.ws, expected)
+    with pytest.raises(ValueError, match="class_idx: this generator needs a label of 2 numbers, .*: 0.5,-1 for exam"):
+        G.frame(seed=1, class_idx=1)  # a one-hot label is none of those that it was trained with
+    with pytest.raises(ValueError, match="this generator needs a label of 2 numbers"):
+        G.frame(seed=1, class_idx=[1, 2, 3])
+    with pytest.raises(ValueError, match=r"class_idx\[1\] must be a finite number, got nan"):
+        G.frame(seed=1, class_idx=[1, float("nan")])
+    generator = small_generator(c_dim=1)
+    generator.label_examples = torch.tensor([[7.0]])
+    G = video3d.VideoGenerator(generator)
+    assert torch.equal(G.frame(seed=1, class_idx=3), G.frame(seed=1, class_idx=[3.0]))
+
+
+def test_a_label_of_numbers_mixes_classes():
+    G = video3d.VideoGenerator(small_generator(c_dim=3))
+    assert torch.equal(G.codes(class_idx=[0, 1, 0]).ws, G.codes(class_idx=1).ws)
+    assert not torch.equal(G.codes(class_idx=[0.5, 0.5, 0]).ws, G.codes(class_idx=1).ws)
+    with pytest.raises(ValueError, match="needs the number of a class, 0 to 2, or a label of 3 numbers"):
+        G.codes(class_idx=[0.5])
 
 
 def test_training_mode_is_refused(run_folder):

@@ -11,7 +11,7 @@ from renderer.viewer.views import LatentSelection, ViewRequest
 from tests.goldens.networks import SMALL, build_generator
 from training.inference.frame_renderer import FrameRenderer
 from training.inference.interpolation import slerp
-from training.inference.latents import seed_latents
+from training.inference.latents import generator_latents, seed_latents
 from training.inference.viewer_source import KEPT_RENDERERS, GeneratorViews
 
 CAMERA = PathCamera(0.1, math.pi / 2, 1.0, 18.0, 0.25)
@@ -100,6 +100,16 @@ def test_classes():
     assert not torch.equal(views.styles(LatentSelection(class_idx=0)), views.styles(LatentSelection(class_idx=2)))
     with pytest.raises(ValueError, match="classes 0 to 2, not 3"):
         views.styles(LatentSelection(class_idx=3))
+
+
+def test_labels_that_are_numbers_are_those_of_the_training_data():
+    generator = build_generator(dataclasses.replace(SMALL, c_dim=3))
+    generator.label_examples = torch.tensor([[0.5, 2, -1], [1, 1, 4.0]])
+    views = GeneratorViews(generator)
+    assert views.num_classes == 2
+    z = generator_latents(generator, 7, 0).z
+    expected = generator.mapping(z, torch.tensor([[1, 1, 4.0]]))
+    assert torch.equal(views.styles(LatentSelection(seed=7, class_idx=1)), expected)
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,14 @@ def test_labels_are_one_hot_and_each_comes_up(generator):
     assert (labels.sum(dim=0) > 5).all()
 
 
+def test_labels_that_are_numbers_are_those_of_the_training_data():
+    examples = torch.tensor([[0.5, 2], [-1, 3.0]])
+    generator = type("Labelled", (), {"c_dim": 2, "label_examples": examples})
+    labels = random_labels(generator, 60, RandomStream(0))
+    counts = [(labels == row).all(dim=1).sum() for row in examples]
+    assert sum(counts) == 60 and min(counts) > 15
+
+
 # ----------------------------------------------------------------------------------------------------------------------
 # Losses
 
