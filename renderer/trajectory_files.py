@@ -146,7 +146,7 @@ def _parse_camera(entry: Any) -> PathCamera:
         raise ValueError(f"an object with {', '.join(ANGLES)} and time is needed, not {_shown(entry)}")
     missing = [name for name in ANGLES if name not in entry]
     if missing:
-        raise ValueError(f"{', '.join(missing)} is missing")
+        raise ValueError(f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing")
     unknown = [name for name in entry if name not in (*ANGLES, "time")]
     if unknown:
         raise ValueError(f"{_shown(unknown[0])} is unknown; there are {', '.join(ANGLES)} and time")

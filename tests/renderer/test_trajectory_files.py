@@ -67,7 +67,7 @@ def test_cameras_for_the_renderer_are_those_of_the_prior():
         (of_cameras(GOOD, cameras={}), '"cameras" must be a list'),
         (of_cameras(), "at least one camera"),
         (of_cameras(GOOD, 3), r"cameras\[1\]: an object with yaw, pitch, radius, fov and time is needed, not 3"),
-        (of_cameras({"yaw": 0, "fov": 9}), r"cameras\[0\]: pitch, radius is missing"),
+        (of_cameras({"yaw": 0, "fov": 9}), r"cameras\[0\]: pitch, radius are missing"),
         (of_cameras(GOOD | {"roll": 0}), '"roll" is unknown'),
         (of_cameras(GOOD | {"yaw": "0.1"}), 'yaw must be a number, not "0.1"'),
         (of_cameras(GOOD | {"yaw": True}), "yaw must be a number, not true"),

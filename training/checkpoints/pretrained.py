@@ -111,8 +111,8 @@ def read_pretrained(folder: Path, *, average_only: bool) -> dict[str, Any]:
         content["discriminator"] = {"config": _read_json(description), "state": tensors}
     elif not average_only:
         raise UserError(
-            f"{folder} holds a generator without discriminators: it can be rendered and measured; training continues "
-            "from a snapshot, or from a folder that was saved with them."
+            f"{folder} holds a generator without discriminators: it can be rendered and measured; training "
+            "(resume=) and --finetune need a snapshot, or a folder that was saved with them."
         )
     return content
 

@@ -425,4 +425,10 @@ def _loaded(built: type, config: Any, state: Mapping[str, torch.Tensor], *, kind
     with without_defaults():
         network = _build(built, config, what=f"a {kind}", source=source)
         load_state(network, state, what=what, source=source)
-        return network.eval().requires_grad_(False)
+        network.eval().requires_grad_(False)
+    for name, tensor in network.state_dict().items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():  # pictures would be black, without a word
+            raise UserError(
+                f"{source}: {name} of the {kind} holds nan or inf, its training has diverged: take another."
+            )
+    return network

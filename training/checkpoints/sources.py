@@ -127,18 +127,18 @@ def _fetch_from_drive(identifier: str, path: Path, check: Callable[[Path], None]
 def _from_hub(name: str, revision: str | None, *, typed: str) -> Path:
     """The folder of a model in the Hub's cache; without a connection the one that was downloaded before."""
     plain = typed == name  # may be a mistyped path as well
-    prefix = f"There is no file or folder {typed}; " if plain else ""
+    nothing = f"There is no file or folder {typed} here; "
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:
-        reason = "if it is a model of the Hugging Face Hub, " if plain else "Models of the Hugging Face Hub need one "
-        need = "that needs one more package" if plain else "more package"
-        raise UserError(f"{prefix}{reason}{need}: `pip install huggingface-hub`.") from error
+        start = f"{nothing}if a model of the Hugging Face Hub is meant, this needs" if plain else f"{typed} needs"
+        raise UserError(f"{start} one more package: `pip install huggingface-hub`.") from error
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=HUB_FILES))
     except (OSError, ValueError) as error:  # its errors of the network, of the cache, and of names
         about = one_line(error)[:300]
-        raise UserError(f"{prefix}Cannot get the model {name} from the Hugging Face Hub: {about}") from error
+        start = f"{nothing}if a model of the Hugging Face Hub is meant, it cannot be downloaded" if plain else ""
+        raise UserError(f"{start or f'Cannot download {typed} from the Hugging Face Hub'}: {about}") from error
 
 
 def upload_folder(folder: str | os.PathLike, name: str, *, private: bool, message: str) -> str:

@@ -14,7 +14,7 @@ import os
 import click
 from click.core import ParameterSource
 
-from dnnlib import make_folder, run_cli
+from dnnlib import UserError, make_folder, run_cli
 from dnnlib.command_line import FRAME_RATE, Command
 from training.data.crops import Crop, parse_rectangle
 from training.data.dataset_folders import keep_apart, trained_on
@@ -88,19 +88,20 @@ def main(
 
     from torch_utils.memory import explain_out_of_memory, keep_freed_memory
     from torch_utils.torchscript import load_torchscript
-    from training.checkpoints.snapshot import load_average_generator, load_snapshot
+    from training.checkpoints.snapshot import average_generator, load_snapshot
     from training.inversion.optimize import FitSettings
-    from training.inversion.projector import Inversion
+    from training.inversion.projector import TUNED_NETWORK, Inversion
     from training.inversion.target_clip import read_clip
 
+    tuned = os.path.join(outdir, TUNED_NETWORK)
+    if os.path.exists(network_pkl) and os.path.exists(tuned) and os.path.samefile(network_pkl, tuned):
+        raise UserError(f"--outdir: the results would replace the network itself, {tuned}; choose another folder.")
     device = pick_device(device)
     if device.type == "cpu":
         keep_freed_memory()
-    generator = load_average_generator(network_pkl, device=device)
-    if finetune:
-        load_snapshot(
-            network_pkl
-        )  # its other networks will be saved beside the fine-tuned one: complain now if they lack
+    # Read once: when the fine-tuned generator is saved, a run in progress has a newer snapshot with other networks.
+    snapshot = load_snapshot(network_pkl, average_only=not finetune)
+    generator = average_generator(snapshot, source=network_pkl).to(device)
     pixels = read_clip(clip_path, generator.resolution, frames=frames, stride=stride, crop=square)
     perceptual = None if lpips is None else load_torchscript(lpips, device)
     settings = FitSettings(
@@ -112,13 +113,13 @@ def main(
         inversion = Inversion(generator, pixels, times=span, settings=settings, seed=seed, perceptual=perceptual)
         make_folder(outdir)
         inversion.fit()
-        inversion.save_codes(os.path.join(outdir, "codes.npz"))
+        inversion.save_codes(outdir)
         if finetune:
             inversion.tune(finetune)
-            inversion.save_tuned(outdir, network=network_pkl)
-        inversion.write_video(os.path.join(outdir, "inversion.mp4"), fps=fps)
+            inversion.save_tuned(outdir, snapshot=snapshot)
+        inversion.write_video(outdir, fps=fps)
     report = {"clip": clip_path, "network": network_pkl, **inversion.report()}
-    inversion.write_report(os.path.join(outdir, "inversion.json"), report)
+    inversion.write_report(outdir, report)
     click.echo(json.dumps({key: report[key] for key in ("frames", "psnr", "psnr_finetuned", "seconds")}))
 
 

@@ -6,13 +6,13 @@ steps, the further the generator moves from the trained one.
 
 import copy
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 
 from torch_utils.rng import RandomStream
 from training.checkpoints.archive import save_archive
-from training.checkpoints.snapshot import load_snapshot
 from training.inversion.candidates import CandidateVideos
 from training.inversion.loss import ClipLoss, psnr
 from training.networks.generator import Generator
@@ -53,12 +53,14 @@ def tune_generator(
     return generator.requires_grad_(False)
 
 
-def save_tuned(path: str | os.PathLike, generator: Generator, *, network: str | os.PathLike) -> None:
-    """Write the snapshot `network` with its generator replaced by this one.
+def save_tuned(path: str | os.PathLike, generator: Generator, *, snapshot: Mapping[str, Any]) -> None:
+    """Write a snapshot with its generator replaced by this one.
+
+    Args:
+        snapshot: Content of the one that the generator is from, see `load_snapshot`.
 
     Raises:
         UserError: The file cannot be written.
     """
-    content = load_snapshot(network)
     state = generator.state_dict()
-    save_archive(path, {**content, "generator": {**content["generator"], "state": state, "ema": state}})
+    save_archive(path, {**snapshot, "generator": {**snapshot["generator"], "state": state, "ema": state}})

@@ -3,13 +3,14 @@
 import json
 import os
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from dnnlib import atomic_write
+from dnnlib import UserError, atomic_write
 from renderer.cameras import Cameras
 from renderer.video import VideoWriter, to_uint8
 from torch_utils.rng import RandomStream
@@ -21,7 +22,12 @@ from training.inversion.pivotal_tuning import save_tuned, tune_generator
 from training.networks.generator import Generator
 from training.networks.mixed_precision import half_precision
 
-__all__ = ["Inversion", "render_codes"]
+__all__ = ["TUNED_NETWORK", "Inversion", "render_codes"]
+
+# Names of the results in a folder.
+CODES, VIDEO, REPORT = "codes.npz", "inversion.mp4", "inversion.json"
+TUNED_NETWORK, TUNED_CODES = "finetuned-network.pt", "finetuned-codes.npz"
+RESULTS = (CODES, VIDEO, REPORT, TUNED_CODES, TUNED_NETWORK)
 
 
 @torch.no_grad()
@@ -123,19 +129,31 @@ class Inversion:
         self._seconds += time.perf_counter() - start
         self._tuned_frames = render_codes(self._tuned, self._codes)
 
-    def save_codes(self, path: str | os.PathLike) -> None:
-        save_codes(path, self._codes)
+    def save_codes(self, folder: str | os.PathLike) -> None:
+        """Write codes.npz into a folder, in the place of all results of an earlier clip.
 
-    def save_tuned(self, folder: str | os.PathLike, *, network: str | os.PathLike) -> None:
-        """Write finetuned-network.pt and finetuned-codes.npz, its codes, into a folder."""
-        save_tuned(os.path.join(folder, "finetuned-network.pt"), self._tuned, network=network)
+        Raises:
+            UserError: One of those cannot be removed, or the file cannot be written.
+        """
+        for name in RESULTS:
+            path = os.path.join(folder, name)
+            try:
+                if os.path.lexists(path):
+                    os.unlink(path)
+            except OSError as error:
+                raise UserError(f"Cannot remove {path}, which is of an earlier clip: {error.strerror}.") from error
+        save_codes(os.path.join(folder, CODES), self._codes)
+
+    def save_tuned(self, folder: str | os.PathLike, *, snapshot: Mapping[str, Any]) -> None:
+        """Write finetuned-network.pt and finetuned-codes.npz, its codes, into a folder; see `pivotal_tuning`."""
+        save_tuned(os.path.join(folder, TUNED_NETWORK), self._tuned, snapshot=snapshot)
         codes = VideoCodes(**{**vars(self._codes), "network": generator_digest(self._tuned)})
-        save_codes(os.path.join(folder, "finetuned-codes.npz"), codes)
+        save_codes(os.path.join(folder, TUNED_CODES), codes)
 
-    def write_video(self, path: str | os.PathLike, *, fps: float) -> None:
-        """Write the clip, its reconstruction, and after fine-tuning that reconstruction too, side by side."""
+    def write_video(self, folder: str | os.PathLike, *, fps: float) -> None:
+        """Write inversion.mp4 into a folder: the clip beside its reconstruction, after fine-tuning beside both."""
         shown = [self._pixels, self._frames] + ([] if self._tuned is None else [self._tuned_frames])
-        with VideoWriter(path, fps) as video:
+        with VideoWriter(os.path.join(folder, VIDEO), fps) as video:
             for row in zip(*shown, strict=True):
                 video.add(torch.cat(row, dim=2))
 
@@ -162,6 +180,7 @@ class Inversion:
         return round(psnr(difference.square().mean()), 2)
 
     @staticmethod
-    def write_report(path: str | os.PathLike, report: dict[str, Any]) -> None:
-        with atomic_write(path, "w") as file:
+    def write_report(folder: str | os.PathLike, report: dict[str, Any]) -> None:
+        """Write inversion.json into a folder."""
+        with atomic_write(os.path.join(folder, REPORT), "w") as file:
             json.dump(report, file, indent=1)

@@ -117,6 +117,17 @@ def test_load_average_generator_reads_no_discriminator(tmp_path, networks):
     assert same_state(load_average_generator(path), networks[1].state_dict())
 
 
+@pytest.mark.parametrize("part, kind", [("generator", "generator"), ("discriminator", "discriminator")])
+def test_networks_that_are_not_finite_are_refused(tmp_path, networks, part, kind):
+    content = load_snapshot(save(tmp_path, networks))
+    state = content[part]["ema" if part == "generator" else "state"]
+    name = next(name for name, tensor in state.items() if tensor.ndim == 2)
+    state[name][0, 0] = math.nan
+    built = {"generator": average_generator, "discriminator": stored_discriminators}[part]
+    with pytest.raises(UserError, match=f"^a.pt: {name} of the {kind} holds nan or inf, its training has diverged"):
+        built(content, source="a.pt")
+
+
 def test_interrupted_write_leaves_the_old_file(tmp_path, networks, monkeypatch):
     path = save(tmp_path, networks)
     before = path.read_bytes()

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 
@@ -12,6 +13,7 @@ import torch
 from PIL import Image
 
 import dnnlib
+import video3d
 from renderer.video import to_uint8
 from tests.small_network import save_small_network
 from tests.training.inversion.small_inversion import CLIP_TIMES, inversion_generator
@@ -20,7 +22,7 @@ from training.data.video_decoder import decode_video
 from training.inference.frame_renderer import FrameRenderer
 from training.inference.latent_files import load_codes
 from training.inversion import __main__ as inversion
-from training.inversion.projector import render_codes
+from training.inversion.projector import Inversion, render_codes
 
 SEED = 3
 YAW = [-0.25, -0.13, 0.0, 0.12, 0.2]
@@ -87,6 +89,48 @@ def test_fine_tuning_comes_closer_and_its_network_is_loaded_like_any(folder, tmp
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "codes.npz", "finetuned-codes.npz", "finetuned-network.pt", "inversion.json", "inversion.mp4"
     ]  # fmt: skip
+
+
+def test_results_of_an_earlier_clip_do_not_stay(folder, tmp_path, monkeypatch):
+    few = ["--samples", "4", "--motions", "1", "--steps", "6", "--batch", "1", "--frames", "1"]
+    run(folder, tmp_path, *few, "--finetune", "1")
+    with pytest.raises(dnnlib.UserError, match="--outdir: the results would replace the network itself, .*finetuned-n"):
+        run(folder, tmp_path, *few, "--network_pkl", str(tmp_path / "finetuned-network.pt"))
+    assert len(list(tmp_path.iterdir())) == 5
+    (tmp_path / "notes.txt").touch()
+    run(folder, tmp_path, *few)
+    assert {path.name for path in tmp_path.iterdir()} == {"codes.npz", "inversion.json", "inversion.mp4", "notes.txt"}
+
+    def interrupt(*_):
+        raise ValueError("stopped")
+
+    monkeypatch.setattr(Inversion, "tune", interrupt)
+    with pytest.raises(ValueError, match="stopped"):
+        run(folder, tmp_path, *few, "--seed", "1", "--finetune", "1")
+    assert {path.name for path in tmp_path.iterdir()} == {"codes.npz", "notes.txt"}  # the new ones
+
+
+def test_fine_tuning_keeps_the_networks_that_it_began_with(folder, tmp_path, monkeypatch):
+    shutil.copytree(folder, tmp_path / "run")
+    few = ["--samples", "4", "--motions", "1", "--steps", "6", "--batch", "1", "--frames", "1", "--finetune", "1"]
+    fit = Inversion.fit
+
+    def fit_while_training_goes_on(self):
+        fit(self)
+        for path in (tmp_path / "run").glob("*.pt"):
+            path.unlink()
+
+    monkeypatch.setattr(Inversion, "fit", fit_while_training_goes_on)
+    run(tmp_path / "run", tmp_path / "out", *few)
+    assert (tmp_path / "out" / "finetuned-network.pt").is_file()
+
+
+def test_fine_tuning_needs_discriminators(folder, tmp_path):
+    pytest.importorskip("safetensors")
+    video3d.load_generator(folder).save_pretrained(tmp_path / "model")
+    with pytest.raises(dnnlib.UserError, match="a generator without discriminators: .*--finetune need a snapshot"):
+        run(folder, tmp_path / "out", "--network_pkl", str(tmp_path / "model"), "--finetune", "1")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
