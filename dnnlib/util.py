@@ -9,6 +9,7 @@ import re
 import secrets
 import shutil
 import socket
+import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
@@ -24,6 +25,7 @@ __all__ = [
     "format_bytes",
     "format_time",
     "home_folder",
+    "is_number",
     "link_or_copy",
     "listening_port",
     "make_folder",
@@ -347,6 +349,11 @@ def parse_int_list(text: str, *, name: str = "list") -> list[int]:
             raise UserError(f"{name}: '{text}' names more than {MAX_LIST_LENGTH} numbers.")
         numbers.extend(range(first, last + 1))
     return numbers
+
+
+def is_number(value: Any, most: float = sys.float_info.max) -> bool:
+    """True for an int or a float, finite and of an absolute value up to `most`; not for True or False."""
+    return type(value) in (int, float) and abs(value) <= most
 
 
 def nearest_name(name: str, known: Iterable[str]) -> str | None:

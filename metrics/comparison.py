@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from dnnlib import UserError
-from metrics.results import is_number, read_metric_rows
+from dnnlib import UserError, is_number
+from metrics.results import read_metric_rows
 
 __all__ = ["comparison_lines", "newest_rows"]
 

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dnnlib import UserError
+from dnnlib import UserError, is_number
 
-__all__ = ["append_row", "is_best", "is_number", "read_metric_rows", "result_path", "row_summary"]
+__all__ = ["append_row", "is_best", "read_metric_rows", "result_path", "row_summary"]
 
 
 def result_path(folder: str | os.PathLike, name: str) -> Path:
@@ -96,11 +96,6 @@ def row_summary(row: Mapping[str, Any]) -> str:
     if row.get("warning"):
         text += f"; {row['warning']}"
     return text
-
-
-def is_number(value: Any) -> bool:
-    """True for a finite number."""
-    return type(value) in (int, float) and math.isfinite(value)
 
 
 def _without_nan(value: Any) -> Any:

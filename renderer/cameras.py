@@ -17,6 +17,8 @@ __all__ = [
     "CameraPrior",
     "Cameras",
     "EYE_DISTANCE",
+    "POLE",
+    "POLE_MARGIN",
     "along_axes",
     "cam2world_from_angles",
     "camera_angles",
@@ -30,6 +32,7 @@ __all__ = [
 
 
 POLE = 1e-7  # radians: nearer to a pole the direction of a camera's x axis is lost in rounding
+POLE_MARGIN = 0.05  # radians that cameras which a mouse or an optimiser moves keep from a pole, where roll is undefined
 
 
 @dataclasses.dataclass(frozen=True)

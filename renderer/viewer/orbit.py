@@ -5,12 +5,11 @@ import math
 
 import numpy as np
 
-from renderer.cameras import CameraPrior
+from renderer.cameras import POLE_MARGIN, CameraPrior
 from renderer.trajectory_files import PathCamera
 
 __all__ = ["OrbitLimits", "position_of"]
 
-POLE = 0.05  # radians; nearer to the poles the roll of the camera is not determined
 FARTHER = 2.0  # beyond the trained range the radius may be this many times larger or smaller
 
 
@@ -29,7 +28,9 @@ class OrbitLimits:
             return cls(prior.yaw, prior.pitch, prior.radius)
         middle = sum(prior.yaw) / 2
         near, far = prior.radius
-        return cls((middle - math.pi, middle + math.pi), (POLE, math.pi - POLE), (near / FARTHER, far * FARTHER))
+        return cls(
+            (middle - math.pi, middle + math.pi), (POLE_MARGIN, math.pi - POLE_MARGIN), (near / FARTHER, far * FARTHER)
+        )
 
     def camera(self, position: np.ndarray, target: np.ndarray, *, fov: float, time: float | None) -> PathCamera:
         """The camera nearest to one at `position` that looks at `target`, both [3] in scene units.

@@ -4,6 +4,7 @@ import copy
 import functools
 import gzip
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from tests.goldens.recipe import value
 from tests.goldens.reference import SPECS, Spec, discriminator_shapes, generator_shapes
 from training.networks.discriminator import TimeAwareDiscriminators
 from training.networks.generator import Generator
-from training.published.state_dict import map_discriminator_name, map_generator_name, map_state
+from training.published.state_dict import map_discriminator_name, map_generator_name, match_names, take_state
 
 DATA = Path(__file__).parents[1] / "data"
 CAMERAS = {"mead": {"fov": 12.0, "yaw": (-0.3, 0.3)}}  # the other two have the default
@@ -37,6 +38,12 @@ def golden_arrays(file: str) -> dict[str, torch.Tensor | np.ndarray]:
     """A file of measurements; numbers as tensors. Shared by the tests: leave them as they are."""
     with np.load(DATA / file) as arrays:
         return {key: torch.from_numpy(arrays[key]) if arrays[key].dtype.kind in "fi" else arrays[key] for key in arrays}
+
+
+def map_state(state: Mapping[str, torch.Tensor], target: torch.nn.Module, rename) -> dict[str, torch.Tensor]:
+    """Published tensors under our names and shapes, every one accounted for; see `match_names`."""
+    matched = match_names({name: tuple(tensor.shape) for name, tensor in state.items()}, target, rename)
+    return take_state(matched, state, target)
 
 
 def fill(shapes: dict) -> dict[str, torch.Tensor]:

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from dnnlib import UserError
+from dnnlib import UserError, is_number
 from training.data.frame_index import IMAGE_SUFFIXES, MANIFEST, listed_path
 from training.data.frame_store import FrameStore, Video
 
@@ -77,7 +77,7 @@ def label_vector(label: Any, c_dim: int) -> np.ndarray:
 
 def angles_vector(camera: Any) -> np.ndarray | None:
     """Yaw and pitch in radians, float32 [2]; None if it is something else."""
-    if not isinstance(camera, list) or len(camera) != 2 or not all(_is_number(x, MAX_ANGLE) for x in camera):
+    if not isinstance(camera, list) or len(camera) != 2 or not all(is_number(x, MAX_ANGLE) for x in camera):
         return None
     return np.array(camera, dtype=np.float32)
 
@@ -200,11 +200,6 @@ def _read_entries(store: FrameStore, videos: list[Video], kind: str) -> dict[str
     return entries
 
 
-def _is_number(x: Any, limit: float) -> bool:
-    # A string that looks like a number is an error in the file; so is True, which is an instance of int.
-    return type(x) in (int, float) and abs(x) < limit
-
-
 def _to_array(labels: dict[str, Any], videos: list[Video], file: str) -> tuple[np.ndarray, int]:
     # The length of a label comes from the whole file, so that it is the same for every subset of the videos.
     if all(type(label) is int for label in labels.values()):  # type(), because True is an instance of int
@@ -219,7 +214,7 @@ def _to_array(labels: dict[str, Any], videos: list[Video], file: str) -> tuple[n
     if 0 in lengths or len(lengths) > 1:
         raise UserError(f"The labels in '{file}' must be all integers or all lists of numbers of one length.")
     numbers = [x for label in labels.values() for x in label]
-    if not all(_is_number(x, MAX_NUMBER) for x in numbers):
+    if not all(is_number(x, MAX_NUMBER) for x in numbers):
         raise UserError(f"The labels in '{file}' hold something that is not a finite number.")
     return np.array([labels[listed_path(video.path)] for video in videos], dtype=np.float32), lengths.pop()
 

@@ -6,13 +6,11 @@ import math
 import torch
 from torch import nn
 
-from renderer.cameras import CameraPrior, Cameras, cam2world_from_angles
+from renderer.cameras import POLE_MARGIN, CameraPrior, Cameras, cam2world_from_angles
 from training.inversion.style_prior import StylePrior
 from training.networks.generator import Generator
 
 __all__ = ["CandidateVideos", "Weights"]
-
-POLE = 0.05  # radians: smallest angle between cameras and the up axis, where roll is undefined
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -89,7 +87,7 @@ class CandidateVideos(nn.Module):
         """yaw, pitch, radius and fov [S, T]."""
         radius, fov = trained_centre(self.generator.camera_prior)
         scale = self.zoom.exp()[:, :, None].expand(-1, -1, len(self.times))
-        pitch = self.pitch.clamp(POLE, math.pi - POLE)
+        pitch = self.pitch.clamp(POLE_MARGIN, math.pi - POLE_MARGIN)
         return {
             "yaw": self.yaw,
             "pitch": pitch,

@@ -1,11 +1,12 @@
 """Density prior and density ramp of the foreground: a fixed Gaussian, and a factor that grows in training."""
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
+
+from dnnlib import is_number
 
 __all__ = ["DensityPrior", "DensityRamp", "from_options"]
 
@@ -32,12 +33,12 @@ class DensityPrior:
     center: Sequence[float] = (0.0, 0.0, 0.0)
 
     def __post_init__(self):
-        if not _is_number(self.peak) or self.peak < 0:
+        if not is_number(self.peak) or self.peak < 0:
             raise ValueError(f"foreground.density_prior.peak must be a number of at least 0, got {self.peak!r}.")
-        if not _is_number(self.radius) or self.radius <= 0:
+        if not is_number(self.radius) or self.radius <= 0:
             raise ValueError(f"foreground.density_prior.radius must be a number above 0, got {self.radius!r}.")
         center = self.center
-        if not isinstance(center, Sequence) or len(center) != 3 or not all(_is_number(x) for x in center):
+        if not isinstance(center, Sequence) or len(center) != 3 or not all(is_number(x) for x in center):
             raise ValueError(f"foreground.density_prior.center must be three numbers [x,y,z], got {center!r}.")
 
     def __call__(self, points: torch.Tensor, *, scale: torch.Tensor | float = 1.0) -> torch.Tensor:
@@ -68,11 +69,11 @@ class DensityRamp:
     end: float
 
     def __post_init__(self):
-        if not _is_number(self.factor) or self.factor < 1:
+        if not is_number(self.factor) or self.factor < 1:
             raise ValueError(f"foreground.density_ramp.factor must be a number of at least 1, got {self.factor!r}.")
-        if not _is_number(self.start) or self.start < 0:
+        if not is_number(self.start) or self.start < 0:
             raise ValueError(f"foreground.density_ramp.start must be a number of at least 0, got {self.start!r}.")
-        if not _is_number(self.end) or self.end <= self.start:
+        if not is_number(self.end) or self.end <= self.start:
             raise ValueError(f"foreground.density_ramp.end must be a number above its start, got {self.end!r}.")
 
     def __call__(self, kimg: float) -> float:
@@ -100,7 +101,3 @@ def from_options(cls: type[T], options: Any, name: str) -> T | None:
     if missing:
         raise ValueError(f"foreground.{name} lacks {missing[0]}.")
     return cls(**options)
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)

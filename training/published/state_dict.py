@@ -14,7 +14,6 @@ from training.published.pickle_values import printable
 __all__ = [
     "map_discriminator_name",
     "map_generator_name",
-    "map_state",
     "match_names",
     "published_discriminator_name",
     "published_generator_name",
@@ -184,9 +183,3 @@ def take_state(matched: Mapping[str, str], state: Mapping, target: torch.nn.Modu
     """
     wanted = target.state_dict()
     return {ours: state[name].reshape(wanted[ours].shape) for ours, name in matched.items()}
-
-
-def map_state(state: Mapping[str, torch.Tensor], target: torch.nn.Module, rename) -> dict[str, torch.Tensor]:
-    """Published tensors under our names and shapes, every one accounted for; see `match_names`."""
-    matched = match_names({name: tuple(tensor.shape) for name, tensor in state.items()}, target, rename)
-    return take_state(matched, state, target)

@@ -18,7 +18,7 @@ import yaml
 import generate
 import run_train
 from dnnlib import UserError
-from tests.goldens.networks import build_generator
+from tests.goldens.networks import build_generator, map_state
 from tests.training.published.published_files import (
     SPEC,
     Call,
@@ -42,7 +42,6 @@ from training.published import loader
 from training.published.state_dict import (
     map_discriminator_name,
     map_generator_name,
-    map_state,
     published_discriminator_name,
     published_generator_name,
 )

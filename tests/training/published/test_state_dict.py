@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from tests.goldens.networks import CAMERAS, generator_config, golden_arrays, state_listing
+from tests.goldens.networks import CAMERAS, generator_config, golden_arrays, map_state, state_listing
 from tests.goldens.recipe import value
 from tests.goldens.reference import SPECS, discriminator_shapes, generator_shapes
 from training.networks.discriminator import TimeAwareDiscriminators
 from training.networks.generator import Generator
-from training.published.state_dict import map_discriminator_name, map_generator_name, map_state
+from training.published.state_dict import map_discriminator_name, map_generator_name
 
 CONFIGS = ["faceforensics", "mead", "taichi"]
 CONSTANT = ("resample_filter", "alpha")
