@@ -256,10 +256,10 @@ def find_snapshot(path: str) -> Path | None:
 def open_generator(snapshot: Path, options: dict[str, Any], device: Any) -> tuple[Any, dict[str, Any]]:
     """The videos of a generator, and the training options and progress recorded in its snapshot."""
     from metrics.generated_videos import GeneratedVideos, draw_labels
-    from training.checkpoints.snapshot import load_average_generator, load_snapshot
+    from training.checkpoints.snapshot import average_generator, load_snapshot
 
-    generator = load_average_generator(snapshot, device=device)
-    content = load_snapshot(snapshot, average_only=True)
+    content = load_snapshot(snapshot, average_only=True)  # once: a run in progress may replace it
+    generator = average_generator(content, source=snapshot).to(device)
     trained = {**content["dataset"], **content["progress"]}
     label = None
     if generator.c_dim > 0:

@@ -20,8 +20,8 @@ from pathlib import Path
 import click
 
 from tests.reliability.forked import Run, digest, words_for, write_frames
-from training.checkpoints.snapshot import load_snapshot
-from training.checkpoints.training_state import STATE_FILE, read_state
+from training.checkpoints.snapshot import STATE_FILE, load_snapshot
+from training.checkpoints.training_state import read_state
 
 RUN = ["kimg=0.08", "keep=2"]  # 20 iterations, 11 ticks
 CALLS = ("fsync", "replace", "link", "unlink")  # of the system, before and after which a run is killed with --points

@@ -23,6 +23,7 @@ from training.checkpoints.archive import VERSION, plain
 
 __all__ = [
     "DISCRIMINATOR_CONFIG",
+    "FILES",
     "MODEL",
     "is_own",
     "is_pretrained",
@@ -34,6 +35,7 @@ __all__ = [
 FORMAT = "video-3d-gan/generator"
 CONFIG, MODEL = "config.json", "model.safetensors"
 DISCRIMINATOR_CONFIG, DISCRIMINATOR_MODEL = "discriminator.json", "discriminator.safetensors"
+FILES = (CONFIG, MODEL, DISCRIMINATOR_CONFIG, DISCRIMINATOR_MODEL)
 MAX_CONFIG = 1 << 20  # bytes
 OWN = ("format", "version", "program", "class", "dataset", "progress")  # entries that are no arguments
 

@@ -35,8 +35,10 @@ from training.networks.generator import Generator
 __all__ = [
     "SNAPSHOT_FORMAT",
     "LATEST",
+    "STATE_FILE",
     "SUFFIXES",
     "average_generator",
+    "check_output",
     "check_state",
     "existing_snapshot",
     "keep_as_best",
@@ -56,6 +58,7 @@ __all__ = [
 
 SNAPSHOT_FORMAT = "video-3d-gan/network-snapshot"
 SUFFIXES = (".pt", ".pkl")  # of this version, and of earlier ones
+STATE_FILE = "training-state.pt"  # of training.checkpoints.training_state
 LATEST = f"latest-network-snapshot{SUFFIXES[0]}"
 NUMBERED = re.compile(r"network-snapshot-(\d+)\.(?:pt|pkl)")
 BEST = re.compile(r"best-.+\.(?:pt|pkl)")
@@ -139,6 +142,30 @@ def keep_as_best(snapshot: str | os.PathLike, metric: str) -> Path:
     link_or_copy(snapshot, path)
     _delete(path.with_suffix(SUFFIXES[1]))
     return path
+
+
+def check_output(out: str | os.PathLike, *, source: str | os.PathLike | None = None) -> None:
+    """Refuse a file for results that is a folder, or a checkpoint that they would replace.
+
+    Args:
+        source: The checkpoint that is read, if it is a file.
+
+    Raises:
+        UserError: See above.
+    """
+    from training.checkpoints.pretrained import FILES, is_pretrained
+
+    path = Path(out)
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; give the name of a file.")
+    if not path.exists():
+        return
+    if source is not None and os.path.exists(source) and os.path.samefile(source, path):
+        raise UserError(f"{path} is the checkpoint itself; give the result another name.")
+    names = {STATE_FILE, *(f"{Path(LATEST).stem}{suffix}" for suffix in SUFFIXES)}
+    names |= set(FILES) if is_pretrained(path.parent) else set()
+    if path.name in names or NUMBERED.fullmatch(path.name) or BEST.fullmatch(path.name):
+        raise UserError(f"{path} is a checkpoint, which the result would replace; give it another name.")
 
 
 def _delete(path: Path) -> None:

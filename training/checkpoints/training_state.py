@@ -19,11 +19,10 @@ import torch
 from dnnlib import UserError
 from torch_utils import distributed
 from training.checkpoints.archive import VERSION, read_archive, save_archive
-from training.checkpoints.snapshot import load_state, numbered_snapshots
+from training.checkpoints.snapshot import STATE_FILE, load_state, numbered_snapshots
 
-__all__ = ["ANEW", "STATE_FILE", "OptimizerState", "Parts", "read_state", "restore_state", "save_state"]
+__all__ = ["ANEW", "OptimizerState", "Parts", "read_state", "restore_state", "save_state"]
 
-STATE_FILE = "training-state.pt"
 STATE_FORMAT = "video-3d-gan/training-state"
 ANEW = "start a new run from its newest snapshot with resume=."  # what is left of a run that cannot be continued
 

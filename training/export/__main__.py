@@ -74,15 +74,12 @@ def compare(generator, exported: Callable, samples: int) -> list:
 @click.option("--samples", default=3, type=click.IntRange(min=1), help="Random inputs to compare with the generator.")
 def main(network_pkl: str, out: str, name: str, samples: int) -> None:
     """Write OUT, a function of one frame, from the generator of PKL: a checkpoint, a run folder, a URL, or a Hub id."""
-    if os.path.isdir(out):
-        raise UserError(f"{out} is a folder; give the name of a file.")
-    if os.path.exists(network_pkl) and os.path.exists(out) and os.path.samefile(network_pkl, out):
-        raise UserError(f"{out} is the checkpoint itself; give the result another name.")
     if not os.path.isdir(os.path.dirname(os.path.abspath(out))):
         raise UserError(f"{out}: its folder does not exist.")
 
-    from training.checkpoints.snapshot import load_average_generator
+    from training.checkpoints.snapshot import check_output, load_average_generator
 
+    check_output(out, source=network_pkl)
     generator = load_average_generator(network_pkl, device="cpu")
     content, exported = make_file(generator, name)
     for deviation in compare(generator, exported, samples):

@@ -16,16 +16,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from dnnlib import atomic_write, temporary_folder
+from dnnlib import UserError, atomic_write, temporary_folder
 from dnnlib.command_line import FRAME_RATE
 from renderer.camera_tracks import CameraTrack, program_tracks, recorded_track
-from renderer.cameras import CameraPrior, Cameras
+from renderer.cameras import POLE, CameraPrior, Cameras
 from renderer.outputs import CHANNELS, displayed
 from renderer.trajectories import DEFAULT_PROGRAM
 from renderer.video import VideoWriter, image_grid, save_png, to_uint8
 from torch_utils.caller_settings import without_autocast, without_defaults
 from training.checkpoints.pretrained import write_pretrained
-from training.checkpoints.snapshot import average_generator, class_name, load_snapshot
+from training.checkpoints.snapshot import average_generator, class_name, load_snapshot, numbered_snapshots
 from training.checkpoints.sources import upload_folder
 from training.inference.arguments import (
     SOURCES,
@@ -68,7 +68,6 @@ Label = int | Sequence[float]
 
 DEFAULT_FRAMES = 16  # of a video
 CARD_SEEDS, CARD_FRAMES = 4, 6  # rows and columns of the picture of a model card
-POLE = 1e-6  # radians between a camera and a pole, where it has no defined roll, at least
 
 
 @without_defaults()
@@ -492,11 +491,16 @@ class VideoGenerator(nn.Module):
         Discriminators that are there already stay: write those of this generator over them, or take another folder.
 
         Raises:
-            UserError: The folder cannot be written to, its config.json belongs to another program, or safetensors is
-                missing.
+            UserError: The folder cannot be written to, is a run folder, its config.json belongs to another program, or
+                safetensors is missing.
             ValueError: No path.
         """
         check_path("folder", folder)
+        if os.path.isdir(folder) and numbered_snapshots(folder):
+            raise UserError(
+                f"'{os.fspath(folder)}' holds the snapshots of a run, in the place of which this model would be "
+                "loaded; choose another folder."
+            )
         network = self.network
         own = None if type(network) is Generator else class_name(type(network))
         write_pretrained(folder, config=network.config, state=network.state_dict(), about=self.about, network_class=own)

@@ -14,7 +14,7 @@ import yaml
 from dnnlib import UserError, format_bytes, run_cli
 from dnnlib.command_line import Command
 from training.checkpoints.archive import save_archive
-from training.checkpoints.snapshot import load_snapshot
+from training.checkpoints.snapshot import check_output, load_snapshot
 from training.networks.discriminator import TimeAwareDiscriminators
 from training.networks.generator import Generator
 from training.networks.model_summary import parameter_counts
@@ -28,10 +28,7 @@ def convert_checkpoint(source: str | os.PathLike, out: str | os.PathLike) -> Non
     Raises:
         UserError: See `read_published`; or the output is the input, or cannot be written.
     """
-    if os.path.exists(out) and os.path.exists(source) and os.path.samefile(source, out):
-        raise UserError(f"{out} is the file to convert itself; give the result another name.")
-    if os.path.isdir(out):
-        raise UserError(f"{out} is a folder; give the name of a file.")
+    check_output(out, source=source)
     save_archive(out, load_snapshot(source))
 
 

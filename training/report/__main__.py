@@ -87,6 +87,10 @@ def write_report(
 @click.option("--videos", "shown", default=8, type=click.IntRange(0, 64), help="Videos inside the page, at most.")
 def main(run: str, out: str | None, images: int, shown: int) -> None:
     """Write the report of a RUN folder as one HTML page."""
+    if out is not None and os.path.exists(out):
+        from training.checkpoints.snapshot import check_output  # loads PyTorch
+
+        check_output(out)
     path = write_report(run, out, images=images, shown=shown)
     click.echo(f"{path} ({format_bytes(path.stat().st_size)})")
 

@@ -11,8 +11,8 @@ from tests.training.tiny import make_loop, make_plan
 from torch_utils.ops.upfirdn2d import downsample2d, setup_filter
 from training.checkpoints.archive import save_archive
 from training.checkpoints.growing import grown_state, grows
-from training.checkpoints.snapshot import load_snapshot
-from training.checkpoints.training_state import STATE_FILE, read_state
+from training.checkpoints.snapshot import STATE_FILE, load_snapshot
+from training.checkpoints.training_state import read_state
 from training.inference.frame_renderer import FrameRenderer
 from training.launch.build import build_networks
 from training.launch.config import compose_options

@@ -141,6 +141,13 @@ def test_the_config_of_another_program_stays(tmp_path, run_folder, content):
     assert (tmp_path / "config.json").read_text() == content and not (tmp_path / "model.safetensors").exists()
 
 
+def test_a_run_folder_is_refused(run_folder):
+    """Of a folder with both, the model would be loaded instead of the run's newest snapshot."""
+    with pytest.raises(UserError, match="holds the snapshots of a run, in the place of which this model"):
+        load_generator(run_folder).save_pretrained(run_folder)
+    assert not is_pretrained(run_folder)
+
+
 def test_a_folder_that_cannot_be_made(tmp_path, run_folder):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="Cannot make the folder"):

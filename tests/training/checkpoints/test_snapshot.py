@@ -1,5 +1,6 @@
 """Network snapshots: what is in them, what comes out of them, and what is said about files that are none."""
 
+import math
 import os
 import pickle
 import zipfile
@@ -14,11 +15,14 @@ from training.augment.ada import AdaAugment
 from training.checkpoints import archive
 from training.checkpoints.archive import plain
 from training.checkpoints.snapshot import (
+    average_generator,
+    check_output,
     check_state,
     latest_snapshot,
     load_average_generator,
     load_snapshot,
     save_snapshot,
+    stored_discriminators,
 )
 from training.launch.build import build_networks
 
@@ -126,6 +130,27 @@ def test_networks_that_are_not_finite_are_refused(tmp_path, networks, part, kind
     built = {"generator": average_generator, "discriminator": stored_discriminators}[part]
     with pytest.raises(UserError, match=f"^a.pt: {name} of the {kind} holds nan or inf, its training has diverged"):
         built(content, source="a.pt")
+
+
+def test_results_do_not_replace_checkpoints(tmp_path):
+    for name in (
+        "network-snapshot-000012.pt",
+        "best-fvd64_16f.pkl",
+        "training-state.pt",
+        "latest-network-snapshot.pt",
+    ):
+        check_output(tmp_path / name)
+        (tmp_path / name).touch()
+        with pytest.raises(UserError, match=f"{name} is a checkpoint, which the result would replace"):
+            check_output(tmp_path / name)
+    for name in ("frame.onnx", "config.json", "model.safetensors"):
+        (tmp_path / "other").mkdir(exist_ok=True)
+        (tmp_path / "other" / name).touch()
+    check_output(tmp_path / "other" / "frame.onnx", source=tmp_path / "other")
+    with pytest.raises(UserError, match="model.safetensors is a checkpoint"):
+        check_output(tmp_path / "other" / "model.safetensors")
+    with pytest.raises(UserError, match="is a folder; give the name of a file"):
+        check_output(tmp_path)
 
 
 def test_interrupted_write_leaves_the_old_file(tmp_path, networks, monkeypatch):

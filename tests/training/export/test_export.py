@@ -197,6 +197,8 @@ def test_mistakes_are_answered(tmp_path, monkeypatch):
     assert str(itself) == f"{pkl} is the checkpoint itself; give the result another name."
     link = tmp_path / "latest-network-snapshot.pt"  # a hard link
     assert "is the checkpoint itself" in str(run(pkl, link, "--format", "onnx").exception)
+    other = run(tmp_path, tmp_path / "latest-network-snapshot.pt", "--format", "onnx").exception  # a run folder
+    assert str(other) == f"{link} is a checkpoint, which the result would replace; give it another name."
     remote = run("http://127.0.0.1:9/a.pt", tmp_path / "a.onnx", "--format", "onnx").exception
     assert str(remote).startswith("Cannot download http://127.0.0.1:9/a.pt to ")
     nowhere = run(pkl, tmp_path / "none" / "a.onnx", "--format", "onnx").exception
