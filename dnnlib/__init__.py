@@ -19,6 +19,7 @@ from dnnlib.util import (
     parse_int_list,
     remove_abandoned,
     temporary_folder,
+    temporary_name,
 )
 
 __version__ = "0.1.0"  # of the program, the only place; pyproject.toml reads it here
@@ -44,4 +45,5 @@ __all__ = [
     "remove_abandoned",
     "run_cli",
     "temporary_folder",
+    "temporary_name",
 ]

@@ -34,6 +34,7 @@ __all__ = [
     "parse_int_list",
     "remove_abandoned",
     "temporary_folder",
+    "temporary_name",
 ]
 
 MAX_LIST_LENGTH = 1_000_000  # a mistyped range must not fill the memory
@@ -75,7 +76,7 @@ def atomic_write(path: str | os.PathLike, mode: str = "wb", *, encoding: str | N
         raise ValueError(f"atomic_write writes whole files: mode must be 'wb' or 'w', got '{mode}'.")
     path = os.path.abspath(os.fspath(path))
     folder = os.path.dirname(path)
-    temporary = _temporary_name(path)
+    temporary = temporary_name(path)
     text = {} if mode == "wb" else {"encoding": encoding or "utf-8", "errors": "backslashreplace", "newline": "\n"}
     try:
         # Unlike tempfile's, this file gets the permissions that the user's umask asks for.
@@ -104,7 +105,7 @@ def link_or_copy(source: str | os.PathLike, target: str | os.PathLike) -> None:
         OSError: `source` cannot be read.
         UserError: `target` cannot be written; see `atomic_write`.
     """
-    link = _temporary_name(target)
+    link = temporary_name(target)
     try:
         os.link(source, link)
         os.replace(link, target)
@@ -225,10 +226,11 @@ def temporary_folder() -> str:
         raise UserError(NO_TEMPORARY_FOLDER) from error
 
 
-def _temporary_name(path: str | os.PathLike) -> str:
-    """A hidden name in the same folder that no other file has."""
+def temporary_name(path: str | os.PathLike) -> str:
+    """A hidden name in the same folder that no other file has; names are of 255 bytes at most, not characters."""
     folder, name = os.path.split(os.path.abspath(path))
-    return os.path.join(folder, f".{name[:200]}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    short = os.fsdecode(os.fsencode(name)[:200])
+    return os.path.join(folder, f".{short}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
 
 
 def remove_abandoned(folder: str | os.PathLike, *, seconds: float = 86400.0) -> None:

@@ -18,7 +18,7 @@ from typing import IO, NamedTuple
 import torch
 from PIL import Image
 
-from dnnlib import UserError, atomic_write, explain_file_trouble, one_line, temporary_folder
+from dnnlib import UserError, atomic_write, explain_file_trouble, one_line, temporary_folder, temporary_name
 
 __all__ = [
     "FORMATS", "VideoWriter", "check_video_rate", "check_video_size", "gif_bytes", "image_grid", "make_frames_dir",
@@ -163,8 +163,7 @@ class VideoWriter:
         self.crf = crf
         self.frames_dir = None if frames_dir is None else os.fspath(frames_dir)
         self.num_frames = 0
-        folder, name = os.path.split(self.path)
-        self._temporary = os.path.join(folder, f".{name[:200]}.{os.getpid()}.tmp")
+        self._temporary = temporary_name(self.path)
         self._size: tuple[int, int] | None = None  # of the frames as given
         self._encoder: _Encoder | None = None
 

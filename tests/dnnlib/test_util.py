@@ -30,6 +30,13 @@ def test_atomic_write_replaces_the_file_and_leaves_nothing_else(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_names_of_files_may_be_as_long_as_the_system_takes_them(tmp_path):
+    name = "é" * 125 + ".json"  # 255 bytes
+    with dnnlib.atomic_write(tmp_path / name, "w") as file:
+        file.write("a")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
 def test_atomic_write_text_is_utf8_with_unix_line_ends(tmp_path):
     with dnnlib.atomic_write(tmp_path / "a.txt", "w") as file:
         file.write("é\n")
