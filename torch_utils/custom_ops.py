@@ -1,11 +1,13 @@
 """Loading of native operators, which are optional and built on first use.
 
 `load` returns the library of an operator for a kind of device, or None, after one line in the log with the reason; the
-operator then runs in plain PyTorch. Importing this module has no side effects. `VIDEO3D_OPS=off` in the environment
-turns native operators off.
+operator then runs in plain PyTorch. `VIDEO3D_OPS=off` in the environment turns native operators off.
+
+Importing this module has one side effect: processes that are forked later take one thread.
 """
 
 import contextlib
+import functools
 import logging
 import os
 import platform
@@ -34,6 +36,11 @@ _said: set[str] = set()
 _plain = threading.local()  # .depth: blocks of `plain_pytorch` around this thread
 
 BUILD_SECONDS = 10  # per operator, approximately
+
+# GNU's OpenMP, of PyTorch and of native operators, waits for ever for threads that a forked process does not inherit.
+# PyTorch's own data loaders take one thread for this reason.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=functools.partial(torch.set_num_threads, 1))
 
 
 def load(name: str, device_type: str) -> Any | None:

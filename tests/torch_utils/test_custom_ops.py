@@ -393,6 +393,30 @@ def a_build_of_nothing(monkeypatch):
 
 
 @needs_compiler
+def test_a_forked_process_does_not_wait_for_threads_that_it_has_not():
+    """After a forward pass with several threads, OpenMP would wait for the parent's ones for ever."""
+    script = """if True:
+        import multiprocessing, torch
+        from torch_utils.ops.bias_act import bias_act
+
+        def work():
+            x = torch.linspace(-1, 1, 2**20).reshape(4, 64, 64, 64)
+            return float(bias_act(x.exp(), torch.zeros(64), act="lrelu").sum())
+
+        def child():
+            assert torch.get_num_threads() == 1 and abs(work() / expected - 1) < 1e-5
+
+        torch.set_num_threads(2)
+        expected = work()
+        process = multiprocessing.get_context("fork").Process(target=child, daemon=True)
+        process.start()
+        process.join(60)
+        assert process.exitcode == 0, process.exitcode
+        assert torch.get_num_threads() == 2
+    """
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, timeout=200)
+
+
 def test_builds_are_announced(monkeypatch, caplog):
     asked = a_build_of_nothing(monkeypatch)
     said = []
