@@ -194,7 +194,8 @@ def metric_inputs(options: Mapping[str, Any]) -> dict[str, Any]:
     for metric in chosen:
         if metric.uses_real and metric.samples == "clips":
             real.clips(count=1, frames=metric.frames)
-    label = draw_labels(options["data"]) if options["cond"] else None
+    clips = {name: options[name] for name in ("nframes", "frame_stride", "subset", "seed")}
+    label = draw_labels(options["data"], **clips) if options["cond"] else None
     return {"detectors": detectors, "real": real, "label": label}
 
 

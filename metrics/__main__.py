@@ -265,7 +265,8 @@ def open_generator(snapshot: Path, options: dict[str, Any], device: Any) -> tupl
     if generator.c_dim > 0:
         if options["real"] is None:
             raise UserError("--real: this generator needs labels, which are drawn from those of the real videos.")
-        label = draw_labels(options["real"])
+        clips = {name: trained[name] for name in ("nframes", "frame_stride") if trained.get(name)}
+        label = draw_labels(options["real"], **clips)
     nframes = options["nframes"] or trained.get("nframes") or 16
     return GeneratedVideos(generator, nframes=nframes, resolution=options["resolution"], label=label), trained
 

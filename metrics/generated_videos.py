@@ -223,13 +223,19 @@ class GeneratedVideos:
         )
 
 
-def draw_labels(data: str | os.PathLike) -> Callable[[int], np.ndarray]:
-    """Labels of videos by their index, sampled from the label distribution of a data set.
+def draw_labels(
+    data: str | os.PathLike, *, nframes: int = 1, frame_stride: int = 1, subset: int | None = None, seed: int = 0
+) -> Callable[[int], np.ndarray]:
+    """Labels of videos by their index, sampled from those of the training: every clip counts, and no other video.
+
+    Args:
+        nframes, frame_stride, subset, seed: Of the training. By themselves every frame counts.
 
     Raises:
-        UserError: The data set has no labels.
+        UserError: The data set has no labels, or no video is as long as a clip.
     """
-    dataset = VideoPairDataset(path=data, resolution=8, nframes=1, use_labels=True)
+    clips = {"nframes": nframes, "frame_stride": frame_stride, "subset": subset, "seed": seed}
+    dataset = VideoPairDataset(path=data, resolution=8, use_labels=True, **clips)
 
     def label(index: int) -> np.ndarray:
         number = np.random.SeedSequence([SEED, KEY_LABELS, index]).generate_state(1, np.uint64)[0]

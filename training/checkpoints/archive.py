@@ -4,6 +4,7 @@
 (dnnlib.atomic_write): a kill at any moment leaves the previous file whole.
 """
 
+import io
 import os
 import pickle
 import re
@@ -19,6 +20,8 @@ __all__ = ["VERSION", "check_kind", "is_pickle", "plain", "read_archive", "save_
 
 VERSION = 1
 
+# First bytes of a file of `torch.save` before it wrote zip archives: a pickle of a certain number.
+LEGACY = re.compile(rb"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19")
 # First bytes of a pickle: its protocol, or in the oldest protocols containers and the name of a global.
 PICKLE = re.compile(rb"\x80(?:[\x00-\x05]|\Z)|[(\])}]*c[\w.]+\n[\w.]+\n")
 
@@ -56,6 +59,8 @@ def save_archive(path: str | os.PathLike, content: dict) -> None:
 def read_archive(path: str | os.PathLike, *, format: str, what: str) -> dict:
     """Open an archive of the given format; tensors stay on the disk until they are used.
 
+    Those of a file in the format that `torch.save` had before zip archives are read at once.
+
     Args:
         path: The file.
         format: The expected value of the entry 'format'.
@@ -67,7 +72,11 @@ def read_archive(path: str | os.PathLike, *, format: str, what: str) -> dict:
     path = Path(path)
     check_kind(path, what)
     try:
-        content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        if _begins(path, LEGACY):
+            # From memory: of a file, PyTorch up to 2.5 would first try a still older format, whose content may be run.
+            content = torch.load(io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=True)
+        else:
+            content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except pickle.UnpicklingError as error:
         from training.published.pickle_values import printable
 
@@ -90,9 +99,13 @@ def read_archive(path: str | os.PathLike, *, format: str, what: str) -> dict:
 
 def is_pickle(path: Path) -> bool:
     """True for a plain pickle, as the original system wrote its checkpoints."""
+    return _begins(path, PICKLE) and not _begins(path, LEGACY)
+
+
+def _begins(path: Path, pattern: re.Pattern[bytes]) -> bool:
     try:
         with open(path, "rb") as file:
-            return PICKLE.match(file.read(512)) is not None
+            return pattern.match(file.read(512)) is not None
     except OSError:
         return False
 
@@ -127,6 +140,8 @@ def check_kind(path: Path, what: str, *, name: object = None) -> None:
         raise UserError(f"{name} is a web page, not {what} (an error page of a download?); download the file itself.")
     if head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf", b"Rar!")):
         raise UserError(f"{name} is compressed; unpack it first.")
+    if LEGACY.match(head):
+        return
     if head.startswith(b"\x80"):
         raise UserError(f"{name} is a Python pickle, not {what} of this program.")
     if not head.startswith(b"PK"):

@@ -209,6 +209,20 @@ def evil_archive(path, _):
     torch.save({"format": "video-3d-gan/network-snapshot", "G": Evil()}, path)
 
 
+def evil_legacy_file(path, _):
+    content = {"format": "video-3d-gan/network-snapshot", "G": Evil()}
+    torch.save(content, path, _use_new_zipfile_serialization=False)
+
+
+def legacy_tensors(path, _):
+    torch.save({"a": torch.zeros(1)}, path, _use_new_zipfile_serialization=False)
+
+
+def truncated_legacy_file(path, snapshot):
+    torch.save(torch.load(snapshot), path, _use_new_zipfile_serialization=False)
+    path.write_bytes(path.read_bytes()[:-100])
+
+
 def other_archive(path, _):
     torch.save({"state_dict": {"a": torch.zeros(1)}}, path)
 
@@ -294,6 +308,9 @@ def a_folder(path, _):
         (a_zip, "damaged or incomplete"),
         (foreign_pickle, "pickle"),
         (evil_archive, r"other Python objects \(\S+\); it may be malicious. Nothing in it was run"),
+        (evil_legacy_file, r"other Python objects \(\S+\); it may be malicious. Nothing in it was run"),
+        (legacy_tensors, "format is None"),
+        (truncated_legacy_file, "damaged or incomplete"),
         (other_archive, "format is None"),
         (future, "version 99"),
         (version_of_tensors, "has version tensor"),
@@ -315,6 +332,13 @@ def test_files_that_are_no_snapshots(make, words, tmp_path, networks, monkeypatc
         load_average_generator(path)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
     assert not (tmp_path / "evil").exists()  # nothing in the file was executed
+
+
+def test_a_snapshot_in_the_format_before_zip_archives(tmp_path, networks):
+    path, content = tmp_path / "legacy.pt", torch.load(save(tmp_path, networks))
+    torch.save(content, path, _use_new_zipfile_serialization=False)
+    loaded = load_generator(path)
+    assert all(torch.equal(a, b) for a, b in zip(loaded.state_dict().values(), networks[1].state_dict().values()))
 
 
 def test_tensors_that_do_not_fit_are_named(networks):
