@@ -77,6 +77,7 @@ class TrainingLoop:
         counters: Progress of the run.
         folder: The run folder; only the main process writes.
         dataset: Description of the data, stored in the snapshots.
+        fingerprint: Of the data, stored in the training state.
         device: The networks' device.
         graphs: Runs the phases as CUDA graphs; None for none.
         previews: None for none, and on all processes but the main one.
@@ -102,6 +103,7 @@ class TrainingLoop:
         counters: Counters,
         folder: Path,
         dataset: Mapping[str, object],
+        fingerprint: Mapping[str, str],
         device: torch.device,
         graphs: PhaseGraphs | None = None,
         previews: Previews | None = None,
@@ -151,6 +153,7 @@ class TrainingLoop:
             own=own,
             streams={"training": stream},
             dataset=dataset,
+            fingerprint=fingerprint,
             keep=schedule.keep,
         )
 

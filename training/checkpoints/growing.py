@@ -18,7 +18,7 @@ import torch
 
 from training.checkpoints.snapshot import check_state
 
-__all__ = ["Grown", "generator_states", "grown_state", "grows", "options_to_keep_upsampler"]
+__all__ = ["Grown", "generator_states", "grown_state", "grows", "is_block", "options_to_keep_upsampler"]
 
 _UPSAMPLER = re.compile(r"upsampler\.blocks\.(\d+)\.")
 _DISCRIMINATOR = re.compile(r"(?:video|image)\.blocks\.(\d+)\.")
@@ -72,7 +72,7 @@ def grown_state(module: torch.nn.Module, state: Mapping[str, torch.Tensor], *, w
     moved = {new_name: tensor for name, tensor in state.items() if (new_name := _moved(name, places))}
     blocks: dict[str, list[str]] = {}
     for name in own:
-        match = _UPSAMPLER.match(name) or _DISCRIMINATOR.match(name)
+        match = _block(name)
         if match is not None:
             blocks.setdefault(match[0].rstrip("."), []).append(name)
     new = [
@@ -107,6 +107,15 @@ def options_to_keep_upsampler(content: Mapping, generator: torch.nn.Module) -> s
     return " ".join(
         f"model.generator.upsampler.{name}={value:g}" for name, value in wanted.items() if value != own.get(name)
     )
+
+
+def is_block(name: str) -> bool:
+    """True for a tensor of the blocks, which depend on the resolution."""
+    return _block(name) is not None
+
+
+def _block(name: str) -> re.Match[str] | None:
+    return _UPSAMPLER.match(name) or _DISCRIMINATOR.match(name)
 
 
 def _block_widths(names: Iterable[str]) -> list[int]:

@@ -63,6 +63,7 @@ class CheckpointSaver:
         counters: Progress of the run.
         shared, own, streams: See training.checkpoints.training_state.Parts.
         dataset: Description of the data, stored in both.
+        fingerprint: Of the data, stored in the training state; see `VideoPairDataset.fingerprint`.
         keep: Number of the newest snapshots that are kept; None for all.
     """
 
@@ -76,12 +77,14 @@ class CheckpointSaver:
         own: Mapping[str, Divided],
         streams: Mapping[str, Stateful],
         dataset: Mapping[str, object],
+        fingerprint: Mapping[str, str],
         keep: int | None,
     ):
         self._folder = folder
         self._networks = networks
         self._counters = counters
         self._dataset = dataset
+        self._fingerprint = fingerprint
         self._keep = keep
         modules = {
             "generator": networks.generator,
@@ -121,7 +124,8 @@ class CheckpointSaver:
 
     def save_state(self) -> None:
         """Write the training state; to be called on all processes."""
-        save_state(self._folder, self._parts, description={"dataset": dict(self._dataset)})
+        about = {"dataset": dict(self._dataset), "fingerprint": dict(self._fingerprint)}
+        save_state(self._folder, self._parts, description=about)
         self._saved_nimg = self._counters.cur_nimg
 
     def restore(self, state: Mapping[str, Any]) -> bool:

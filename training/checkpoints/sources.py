@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from dnnlib import UserError, one_line
+from dnnlib import UserError, exclusive_lock, one_line
 from dnnlib.downloads import cache_folder, fetch, make_cache_folder, sha256_of
 
 __all__ = ["is_remote", "local_checkpoint", "upload_folder"]
@@ -78,7 +78,11 @@ def _from_web(source: str) -> Path:
     name = re.sub(r"[^\w.-]+", "-", os.path.basename(address.partition("?")[0]))[:80].strip(".")
     key = hashlib.sha256(address.encode()).hexdigest()[:16]
     path = cache_folder("checkpoints", key) / (f"{drive[1]}.pkl" if drive else name or "checkpoint")
-    if path.is_file() and (wanted is None or sha256_of(path) == wanted):
+
+    def there() -> bool:
+        return path.is_file() and (wanted is None or sha256_of(path) == wanted)
+
+    if there():
         return path
 
     def check(file: Path) -> None:
@@ -90,10 +94,14 @@ def _from_web(source: str) -> Path:
         if wanted is not None and found != wanted:
             raise UserError(f"{address} is not the file that was asked for: its SHA-256 is {found}, not {wanted}.")
 
-    if drive is not None:
-        _fetch_from_drive(drive[1], path, check)
-    else:
-        fetch(address, path, check=check)
+    make_cache_folder(path.parent)
+    with exclusive_lock(path.parent):  # the processes of a training ask at once: one downloads, the others wait
+        if there():
+            pass
+        elif drive is not None:
+            _fetch_from_drive(drive[1], path, check)
+        else:
+            fetch(address, path, check=check)
     return path
 
 

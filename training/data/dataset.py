@@ -8,6 +8,7 @@ two samples from opposite ends, so that long intervals are as common as the disc
 "3D-Aware Video Generation", 2023; the sampling is that of DIGAN, Yu et al., 2022).
 """
 
+import hashlib
 import math
 import os
 from typing import Any, NamedTuple
@@ -275,6 +276,15 @@ class VideoPairDataset(torch.utils.data.Dataset):
         """Description of the dataset in plain types, without paths, for logs and checkpoints."""
         counts = {name: getattr(self, name) for name in ("num_videos", "num_short_videos", "num_clips")}
         return {**describe_clips(self), **counts, "num_frames": self.num_clips * self.nframes}
+
+    def fingerprint(self) -> dict[str, str]:
+        """Hashes by which a continued run finds out that its data are others of the same counts.
+
+        `files`: names and sizes, see `FrameStore.fingerprint`; `labels`: the labels and cameras in use, if there are.
+        """
+        used = [values[self._clip_video] for values in (self._labels, self._cameras) if values is not None]
+        labels = hashlib.sha256(b"".join(np.ascontiguousarray(values).tobytes() for values in used)).hexdigest()[:32]
+        return {"files": self._store.fingerprint(), **({"labels": labels} if used else {})}
 
     def _locate(self, index: int) -> tuple[int, bool]:
         """Clip number, and True if the clip is mirrored."""

@@ -6,6 +6,7 @@ not open the files.
 """
 
 import dataclasses
+import hashlib
 import io
 import os
 import struct
@@ -23,6 +24,7 @@ __all__ = ["FrameStore", "Video", "decode_image", "fit_square", "to_rgb"]
 ORIENTATION = 0x0112  # EXIF
 BITS, PHOTOMETRIC, SAMPLE_FORMAT = 0x0102, 0x0106, 0x0153  # TIFF
 WHITE_IS_ZERO, SIGNED, FLOAT = 0, 2, 3
+SIZES = 256  # frames at most whose size is looked up for a fingerprint
 ZIP_HEADER = struct.Struct("<4s22xHH")  # signature, …, lengths of the name and of the extra field
 
 
@@ -146,6 +148,27 @@ class FrameStore:
         except OSError as error:
             file = join_path(self.path, name)
             raise UserError(f"Cannot read '{file}' ({error.strerror or error}): repair or remove it.") from error
+
+    def fingerprint(self) -> str:
+        """Hash of the names of all frames and the sizes of some: other videos of the same names have another one.
+
+        It is the same for a folder and a zip of it.
+        """
+        digest = hashlib.sha256(self._names.blob.tobytes() + self._names.ends.tobytes())
+        for number, video in enumerate(self.videos):
+            digest.update(f"{video.path}/{len(video)}\n".encode("utf-8", "surrogateescape"))
+            if number % -(-len(self.videos) // SIZES) == 0:  # each is a request to the file system
+                digest.update(f"{self._frame_size(video, len(video) // 2)}\n".encode())
+        return digest.hexdigest()[:32]
+
+    def _frame_size(self, video: Video, index: int) -> int:
+        """Bytes of the encoded image; -1 if it has vanished."""
+        if self._locations is not None:
+            return int(self._locations[video.start + index]["size"])
+        try:
+            return os.path.getsize(os.path.join(self.path, video.path, self.frame_name(video, index)))
+        except OSError:
+            return -1
 
     def frame_bytes(self, video: Video, index: int) -> bytes:
         """The encoded image.

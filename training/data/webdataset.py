@@ -13,6 +13,7 @@ worker of each process; a partition mixes the clips of its shards with a seeded 
 The buffer holds only the encoded bytes of the two frames of an item, which are decoded when the item leaves it.
 """
 
+import hashlib
 import itertools
 import math
 import os
@@ -125,6 +126,14 @@ class ShardPairDataset:
     def describe(self) -> dict[str, Any]:
         """Description of the dataset in plain types, without paths, for logs and checkpoints."""
         return {**describe_clips(self), "num_shards": self.num_shards, "num_clips": self.num_clips}
+
+    def fingerprint(self) -> dict[str, str]:
+        """As that of `training.data.dataset.VideoPairDataset`; labels are in the shards."""
+        digest = hashlib.sha256()
+        for url, count in zip(self._shards.urls, self._shards.counts, strict=True):
+            size = os.path.getsize(url) if os.path.isfile(url) else None  # those of web servers are not asked
+            digest.update(f"{os.path.basename(url)} {count} {size}\n".encode("utf-8", "surrogateescape"))
+        return {"files": digest.hexdigest()[:32]}
 
     def example_frames(self, count: int, *, seed: int) -> torch.Tensor:
         """First frames of the first clips, for previews: uint8 [count, 3, H, W].

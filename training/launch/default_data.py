@@ -70,6 +70,10 @@ class SyntheticHeads:
             "num_frames": clips * self.nframes,
         }
 
+    def fingerprint(self) -> dict[str, str]:
+        """Nothing of what is not there yet."""
+        return {}
+
     def announcement(self) -> str:
         """Number and size of the videos, their folder, and the expected time on this machine."""
         config, workers = self._config, min(os.cpu_count() or 1, self._config.videos)

@@ -165,6 +165,7 @@ def build_loop(
         counters=counters,
         folder=folder,
         dataset=dataset.describe(),
+        fingerprint=dataset.fingerprint() if distributed.is_main() else {},
         device=device,
         graphs=_phase_graphs(options, stream, statistics, device),
         previews=_previews(options, folder, dataset, generator_ema, device),

@@ -5,7 +5,6 @@ or raises a UserError that names the option, what is wrong with it and what to d
 """
 
 import dataclasses
-import json
 import os
 import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -20,12 +19,11 @@ from dnnlib import UserError, atomic_write, choices_hint, expand_home, format_by
 from torch_utils import distributed
 from torch_utils.launch import cores
 from training.augment.diffaugment import parse_policy
-from training.checkpoints.growing import generator_states, grown_state, grows, options_to_keep_upsampler
-from training.checkpoints.snapshot import check_state, load_snapshot
-from training.checkpoints.training_state import ANEW, read_state
+from training.checkpoints.training_state import ANEW
 from training.data.dataset_folders import keep_apart
 from training.data.loader import PairDataset, build_dataset
 from training.launch.build import build_augment, build_networks
+from training.launch.checkpoint_rules import check_run_state, check_snapshot
 from training.launch.config import GROUPS, NETWORKS, compose_options, continued_options
 from training.launch.idle_options import (
     Devices,
@@ -41,7 +39,6 @@ from training.launch.run_dir import find_run_folder, slug
 from training.networks.discriminator import TimeAwareDiscriminators
 from training.networks.generator import Generator
 from training.networks.model_summary import checkpoint_bytes
-from training.schedule import Counters
 
 if TYPE_CHECKING:
     from training.launch.default_data import SyntheticHeads
@@ -49,15 +46,6 @@ if TYPE_CHECKING:
 __all__ = ["OPTIONS_FILE", "Plan", "dump_options", "plan", "write_options"]
 
 OPTIONS_FILE = "training_options.yaml"
-#: Arguments of a generator that the shapes of its weights do not tell, but that decide what the weights mean, and their
-#: values in versions that did not have them.
-SHAPELESS = {
-    "foreground.encoding": "octaves",
-    "foreground.density_prior": None,
-    "foreground.density_ramp": None,
-    "motion.frequency": None,
-    "mapping.lr_multiplier": 0.01,
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,14 +129,9 @@ def plan(
     if (options["subset"] or 0) > dataset.num_clips:
         notes.append(f"subset={options['subset']} has no effect: there are {dataset.num_clips} clips.")
     if run_folder is not None:
-        _check_state(run_folder, dataset, generator, discriminator, notes)
+        notes += check_run_state(run_folder, dataset, generator, discriminator)
     elif options["resume"] is not None:
-        lost = _check_snapshot(options["resume"], generator, discriminator, notes, frozen=options["freezed"])
-        if not lost and "spec.ramp" in given and options["spec"]["ramp"] is not None:
-            notes.append(
-                "spec.ramp= has no effect: with resume= there is no ramp-up, which would overwrite the snapshot's "
-                "average, unless growing loses what the upsampler has learnt."
-            )
+        notes += check_snapshot(options, generator, discriminator, given=given)
     _check_outdir(Path(options["outdir"]), generator, discriminator)
     inspected = None if inspect is None else inspect(options)
     if synthetic:  # last: it takes minutes, and whatever is wrong with the options was said before
@@ -343,102 +326,6 @@ def _fewer_devices(options: Mapping[str, Any], processes: int) -> str:
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Checkpoints and disk
-
-
-def _check_snapshot(
-    path: str, generator: Generator, discriminator: TimeAwareDiscriminators, notes: list[str], *, frozen: int
-) -> bool:
-    """Raise a UserError if the networks cannot begin from a snapshot; True if growing loses blocks of the upsampler.
-
-    Args:
-        frozen: Number of the discriminators' layers that are not trained.
-    """
-    content = load_snapshot(path)
-    config = content["generator"]["config"]
-    pairs = {
-        name: (_option(config, name, default), _option(generator.config, name, default))
-        for name, default in SHAPELESS.items()
-    }
-    if pairs["foreground.density_ramp"][0] is None:
-        del pairs["foreground.density_ramp"]  # it may begin here: at a factor of 1
-    different = {name: values for name, values in pairs.items() if values[0] != values[1]}
-    if different:
-        trained = [f"model.generator.{name}={_typed(stored)}" for name, (stored, _) in different.items()]
-        here = [_typed(wanted) for _, wanted in different.values()]
-        raise UserError(
-            f"{path} was trained with {' '.join(trained)}, not {' and '.join(here)}; with "
-            f"{'another value' if len(here) == 1 else 'other values'} its weights mean something else."
-        )
-    _, average = generator_states(content, generator)
-    states = {"the generator": average, "the discriminators": content["discriminator"]["state"]}
-    networks = {"the generator": generator, "the discriminators": discriminator}
-    if not grows(content, generator.resolution):
-        for what, state in states.items():
-            check_state(networks[what], state, what=what, source=path)
-        return False
-    grown = [grown_state(networks[what], states[what], what=what, source=path) for what in states]
-    new = [block for network in grown for block in network.new]
-    width = content["generator"]["config"]["resolution"]
-    if frozen:  # those of the highest resolutions, which add zero at first
-        raise UserError(
-            f"freezed={frozen}: {path} has {width}×{width} pixels, so the discriminators' layers for "
-            f"{discriminator.resolution}×{discriminator.resolution} are new and would never be trained; leave it out."
-        )
-    notes.append(f"resume: grown from {width}×{width} pixels; new are {', '.join(new) or 'no blocks'}.")
-    lost = any(network.lost for network in grown)
-    if lost and (options := options_to_keep_upsampler(content, generator)):
-        notes.append(
-            "resume: the upsampler's blocks have other numbers of channels than the snapshot's and lose what they have "
-            f"learnt; {options} keeps it."
-        )
-    return lost
-
-
-def _option(config: Mapping[str, Any], name: str, default: Any) -> Any:
-    """A value of a generator's arguments by its dotted name; `default` where the version that stored them had none."""
-    *groups, key = name.split(".")
-    values: Any = config
-    for group in groups:
-        values = values.get(group)
-        values = values if isinstance(values, Mapping) else {}
-    value = values.get(key, default)
-    if key == "density_prior" and isinstance(value, Mapping) and "center" not in value:
-        value = {**value, "center": [0, 0, 0]}
-    if key == "density_ramp" and value is not None:
-        value = "{factor,start,end}"  # whichever: the factor that was reached is one of the weights
-    return value
-
-
-def _typed(value: Any) -> str:
-    """A value as it is given on the command line."""
-    return json.dumps(value, separators=(",", ":"), default=str).replace('"', "")
-
-
-def _check_state(
-    folder: Path,
-    dataset: "PairDataset | SyntheticHeads",
-    generator: Generator,
-    discriminator: TimeAwareDiscriminators,
-    notes: list[str],
-) -> None:
-    state = read_state(folder)
-    if state is None:
-        notes.append(f"The run in {folder} ended before it saved its state: it begins again.")
-        return
-    stored, now = state["description"]["dataset"], dataset.describe()
-    free = ("name", "label_examples")  # may differ; runs of earlier versions have no examples
-    changed = [key for key in now if key not in free and stored.get(key) != now[key]]
-    if changed:
-        key = changed[0]
-        raise UserError(
-            f"Cannot continue the run in {folder}: the dataset has changed ({key} was {stored.get(key)}, is "
-            f"{now[key]}); start a new run with resume= instead."
-        )
-    if stored.get("name") != now["name"]:  # moved or renamed, or others of the same size: a relative path elsewhere
-        notes.append(f"The data are called {now['name']} now, and were {stored.get('name')} when the run began.")
-    check_state(generator, state["modules"]["generator"], what="this run's generator", source=folder)
-    check_state(discriminator, state["modules"]["discriminator"], what="this run's discriminators", source=folder)
-    Counters().load_state_dict(state["shared"]["counters"])
 
 
 def _check_outdir(outdir: Path, generator: Generator, discriminator: TimeAwareDiscriminators) -> None:

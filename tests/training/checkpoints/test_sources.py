@@ -1,5 +1,6 @@
 """Checkpoints from web addresses, Google Drive and the Hub: downloaded once, checked, and read as data."""
 
+import concurrent.futures
 import fnmatch
 import functools
 import hashlib
@@ -98,6 +99,14 @@ def test_what_is_remote(source, remote, monkeypatch):
 def test_local_paths_stay_as_they_are(tmp_path):
     assert local_checkpoint(tmp_path) == tmp_path
     assert local_checkpoint("nowhere.pkl") == Path("nowhere.pkl")
+
+
+def test_processes_that_ask_at_once_share_a_download(files, server):
+    """As those of torchrun do, each of which checks the options."""
+    address = f"{server.url}/{snapshot(files).name}"
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:  # locks are those of open files, of threads as of processes
+        assert len(set(pool.map(local_checkpoint, [address] * 4))) == 1
+    assert len(server.sent) == 1
 
 
 def test_a_web_address_is_fetched_once(files, server):

@@ -1,0 +1,104 @@
+"""Checks of the snapshot or the state that a training begins from."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from PIL import Image
+
+from dnnlib import UserError
+from tests.training.tiny import make_loop, make_plan, write_frames
+from training.checkpoints.training_state import STATE_FILE
+from training.launch import validate
+
+SHORT = ["kimg=0.004", "spec.g_reg_interval=null", "spec.d_reg_interval=null", "imgsnap=null"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The folder of a run of one iteration."""
+    loop = make_loop(tmp_path_factory.mktemp("finished"), *SHORT)
+    loop.run()
+    return loop.folder
+
+
+@pytest.mark.parametrize(
+    "words, named",
+    [
+        (["spec.fmaps=0.01"], "model.generator.upsampler.channel_base=0.005 model.discriminator.channel_base=0.005"),
+        (["model.generator.w_dim=4", "model.generator.camera.fov=20"], "model.generator.w_dim=8"),
+        (["model.generator.background=null"], "model.generator.background={width:8,num_layers:2,position_frequencies:4}"),
+        (["model.discriminator.image=false"], "model.discriminator.image=true"),
+        (["camera_condition=true"], r"labels of 0 numbers (cond=, camera_condition=)"),
+        (["resolution=8", "model.generator.rendering.resolution=4"],
+            "resolution=16 model.generator.rendering.resolution=8",
+        ),
+        (["resolution=32", "spec.map=2"], "model.generator.mapping.num_layers=1"),
+    ],
+)
+def test_options_that_differ_from_those_of_a_snapshot_are_named(finished, tmp_path, words, named):
+    write_frames(tmp_path / "data")
+    cameras = [[f"split/video_{v}", [0.1, 1.5]] for v in range(5)]
+    (tmp_path / "data" / "dataset.json").write_text(json.dumps({"cameras": cameras}))
+    with pytest.raises(UserError, match="does not fit") as caught:
+        make_plan(tmp_path, f"resume={finished}", *words)
+    assert str(caught.value).endswith(f"These options differ: it was trained with {named}")
+
+
+def test_a_ramp_that_the_snapshot_has_behind_it(finished, tmp_path):
+    ramp = "model.generator.foreground.density_ramp"
+    assert make_plan(tmp_path, f"resume={finished}", f"{ramp}.factor=3").notes == []
+    note = f"{ramp} has no effect: the snapshot's density has reached a factor of 1 already."
+    assert make_plan(tmp_path, f"resume={finished}", f"{ramp}.factor=1").notes == [note]
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Data that were replaced
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Continues a run that has saved its state: the plan of a command."""
+    data = write_frames(tmp_path / "data")
+    labels = [[f"split/video_{v}", v % 2] for v in range(5)]
+    (data / "dataset.json").write_text(json.dumps({"labels": labels}))
+    loop = make_loop(tmp_path, "cond=true")
+    options = make_plan(tmp_path, "cond=true").options
+    (loop.folder / validate.OPTIONS_FILE).write_text(validate.dump_options(options))
+    loop.save_state()
+    return loop.folder
+
+
+def test_labels_that_were_permuted_are_refused(run, tmp_path):
+    assert make_plan(tmp_path, f"resume_run={run}").notes == []
+    labels = [[f"split/video_{v}", (v + 1) // 2 % 2] for v in range(5)]
+    (tmp_path / "data" / "dataset.json").write_text(json.dumps({"labels": labels}))
+    with pytest.raises(UserError, match="there are as many videos, with other labels or cameras in dataset.json"):
+        make_plan(tmp_path, f"resume_run={run}")
+
+
+def test_files_that_were_replaced_are_noted(run, tmp_path):
+    note = "The data have as many videos as when the run began, but files of other names or sizes"
+    video = tmp_path / "data" / "split" / "video_3"
+    Image.new("RGB", (16, 16)).save(video / "2.png")
+    assert [text[: len(note)] for text in make_plan(tmp_path, f"resume_run={run}").notes] == [note]
+    # Of other names.
+    shutil.rmtree(tmp_path / "data" / "split")
+    write_frames(tmp_path / "data")
+    assert make_plan(tmp_path, f"resume_run={run}").notes == []
+    (video / "3.png").rename(video / "4.png")
+    assert [text[: len(note)] for text in make_plan(tmp_path, f"resume_run={run}").notes] == [note]
+
+
+def test_a_zip_of_the_folder_holds_the_same_data(run, tmp_path):
+    shutil.make_archive(str(tmp_path / "data"), "zip", tmp_path / "data")
+    assert make_plan(tmp_path, f"resume_run={run}", f"data={tmp_path / 'data.zip'}").notes == []
+
+
+def test_states_of_earlier_versions_have_no_fingerprint(run, tmp_path):
+    state = torch.load(run / STATE_FILE)
+    del state["description"]["fingerprint"]
+    torch.save(state, run / STATE_FILE)
+    Image.new("RGB", (16, 16)).save(tmp_path / "data" / "split" / "video_3" / "2.png")
+    assert make_plan(tmp_path, f"resume_run={run}").notes == []

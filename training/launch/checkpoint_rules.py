@@ -1,0 +1,222 @@
+"""Checks of the checkpoint that a training begins from: a snapshot (resume=) or a training state (resume_run=)."""
+
+import json
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from dnnlib import UserError
+from training.checkpoints.growing import generator_states, grown_state, grows, is_block, options_to_keep_upsampler
+from training.checkpoints.snapshot import check_state, load_snapshot
+from training.checkpoints.training_state import read_state
+from training.data.loader import PairDataset
+from training.networks.discriminator import TimeAwareDiscriminators
+from training.networks.generator import Generator
+from training.schedule import Counters
+
+if TYPE_CHECKING:
+    from training.launch.default_data import SyntheticHeads
+
+__all__ = ["check_run_state", "check_snapshot"]
+
+#: Arguments of a generator that the shapes of its weights do not tell, but that decide what the weights mean, and their
+#: values in versions that did not have them.
+SHAPELESS = {
+    "foreground.encoding": "octaves",
+    "foreground.density_prior": None,
+    "foreground.density_ramp": None,
+    "motion.frequency": None,
+    "mapping.lr_multiplier": 0.01,
+}
+RAMP = "model.generator.foreground.density_ramp"
+
+
+def check_snapshot(
+    options: Mapping[str, Any],
+    generator: Generator,
+    discriminator: TimeAwareDiscriminators,
+    *,
+    given: Collection[str],
+) -> list[str]:
+    """Raise a UserError if the networks cannot begin from the snapshot of resume=; notes for the user otherwise.
+
+    Args:
+        given: Names of the options that the command was given.
+    """
+    path, frozen, notes = options["resume"], options["freezed"], []
+    content = load_snapshot(path)
+    _check_meaning(content, generator, source=path)
+    states = generator_states(content, generator)
+    parts = {
+        "the generator": (generator, states[1], content["generator"]["config"]),
+        "the discriminators": (discriminator, content["discriminator"]["state"], content["discriminator"]["config"]),
+    }
+    larger, grown = grows(content, generator.resolution), []
+    try:
+        for what, (network, state, _) in parts.items():
+            if larger:
+                grown.append(grown_state(network, state, what=what, source=path))
+            else:
+                check_state(network, state, what=what, source=path)
+    except UserError as error:
+        networks = [(network, config) for network, _, config in parts.values()]
+        differing = dict.fromkeys(text for pair in networks for text in _differing_options(*pair, larger))
+        trained = f" These options differ: it was trained with {' '.join(differing)}" if differing else ""
+        raise UserError(f"{error}{trained}") from error
+    lost = any(network.lost for network in grown)
+    if larger:
+        new = [block for network in grown for block in network.new]
+        width = content["generator"]["config"]["resolution"]
+        if frozen:  # those of the highest resolutions, which add zero at first
+            raise UserError(
+                f"freezed={frozen}: {path} has {width}×{width} pixels, so the discriminators' layers for "
+                f"{discriminator.resolution}×{discriminator.resolution} are new and would never be trained; leave it "
+                "out."
+            )
+        notes.append(f"resume: grown from {width}×{width} pixels; new are {', '.join(new) or 'no blocks'}.")
+        if lost and (keeping := options_to_keep_upsampler(content, generator)):
+            notes.append(
+                "resume: the upsampler's blocks have other numbers of channels than the snapshot's and lose what they "
+                f"have learnt; {keeping} keeps it."
+            )
+    if not lost and "spec.ramp" in given and options["spec"]["ramp"] is not None:
+        notes.append(
+            "spec.ramp= has no effect: with resume= there is no ramp-up, which would overwrite the snapshot's average, "
+            "unless growing loses what the upsampler has learnt."
+        )
+    ramp = generator.config["foreground"].get("density_ramp")
+    reached = [float(tensor) for name, tensor in states[0].items() if name.endswith("density_scale")]
+    if ramp and reached and min(reached) >= ramp["factor"] and any(name.startswith(RAMP) for name in given):
+        notes.append(f"{RAMP} has no effect: the snapshot's density has reached a factor of {min(reached):g} already.")
+    return notes
+
+
+def check_run_state(
+    folder: Path,
+    dataset: "PairDataset | SyntheticHeads",
+    generator: Generator,
+    discriminator: TimeAwareDiscriminators,
+) -> list[str]:
+    """Raise a UserError if a run cannot go on from its state with these data; notes for the user otherwise."""
+    state = read_state(folder)
+    if state is None:
+        return [f"The run in {folder} ended before it saved its state: it begins again."]
+    notes = []
+    stored, now = state["description"]["dataset"], dataset.describe()
+    free = ("name", "label_examples")  # may differ; runs of earlier versions have no examples
+    changed = [key for key in now if key not in free and stored.get(key) != now[key]]
+    if changed:
+        key = changed[0]
+        raise UserError(
+            f"Cannot continue the run in {folder}: the dataset has changed ({key} was {stored.get(key)}, is "
+            f"{now[key]}); start a new run with resume= instead."
+        )
+    prints = state["description"].get("fingerprint", {})  # of earlier versions: none
+    others = [key for key, value in dataset.fingerprint().items() if prints.get(key, value) != value]
+    if "labels" in others:
+        raise UserError(
+            f"Cannot continue the run in {folder}: the dataset has changed (there are as many videos, with other "
+            "labels or cameras in dataset.json); start a new run with resume= instead."
+        )
+    if stored.get("name") != now["name"]:  # moved or renamed, or others of the same size: a relative path elsewhere
+        notes.append(f"The data are called {now['name']} now, and were {stored.get('name')} when the run began.")
+    if others:
+        notes.append(
+            "The data have as many videos as when the run began, but files of other names or sizes: if they are not "
+            "the same videos, start a new run with resume= instead."
+        )
+    check_state(generator, state["modules"]["generator"], what="this run's generator", source=folder)
+    check_state(discriminator, state["modules"]["discriminator"], what="this run's discriminators", source=folder)
+    Counters().load_state_dict(state["shared"]["counters"])
+    return notes
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Options that a snapshot was trained with
+
+
+def _check_meaning(content: Mapping[str, Any], generator: Generator, *, source: object) -> None:
+    """Raise a UserError if the snapshot's weights would mean something else in this generator."""
+    config = content["generator"]["config"]
+    pairs = {
+        name: (_option(config, name, default), _option(generator.config, name, default))
+        for name, default in SHAPELESS.items()
+    }
+    if pairs["foreground.density_ramp"][0] is None:
+        del pairs["foreground.density_ramp"]  # it may begin here: at a factor of 1
+    different = {name: values for name, values in pairs.items() if values[0] != values[1]}
+    if different:
+        trained = [f"model.generator.{name}={_typed(stored)}" for name, (stored, _) in different.items()]
+        here = [_typed(wanted) for _, wanted in different.values()]
+        raise UserError(
+            f"{source} was trained with {' '.join(trained)}, not {' and '.join(here)}; with "
+            f"{'another value' if len(here) == 1 else 'other values'} its weights mean something else."
+        )
+
+
+def _option(config: Mapping[str, Any], name: str, default: Any) -> Any:
+    """A value of a generator's arguments by its dotted name; `default` where the version that stored them had none."""
+    *groups, key = name.split(".")
+    values: Any = config
+    for group in groups:
+        values = values.get(group)
+        values = values if isinstance(values, Mapping) else {}
+    value = values.get(key, default)
+    if key == "density_prior" and isinstance(value, Mapping) and "center" not in value:
+        value = {**value, "center": [0, 0, 0]}
+    if key == "density_ramp" and value is not None:
+        value = "{factor,start,end}"  # whichever: the factor that was reached is one of the weights
+    return value
+
+
+def _differing_options(network: Any, stored: Mapping[str, Any], larger: bool) -> Iterator[str]:
+    """Options in which a snapshot's network differs from this one, as they are typed: those that change shapes.
+
+    Args:
+        network: On the meta device.
+        stored: Arguments of the snapshot's.
+        larger: The network grows: its blocks may differ.
+    """
+
+    def shapes(built: Any) -> dict[str, torch.Size]:
+        state = built.state_dict()
+        return {name: state[name].shape for name in state if not (larger and is_block(name))}
+
+    part = "generator" if isinstance(network, Generator) else "discriminator"
+    for path, value in _differences(stored, network.config):
+        try:
+            with torch.device("meta"):
+                other = type(network)(**_replaced(network.config, path, value))
+            if shapes(other) == shapes(network):
+                continue
+        except (TypeError, ValueError, KeyError, RuntimeError, ArithmeticError):
+            pass  # together with others it may be valid
+        if path == ("c_dim",):
+            yield f"labels of {value} numbers (cond=, camera_condition=)"
+        elif path == ("resolution",):
+            yield f"resolution={value}"
+        else:
+            yield f"model.{part}.{'.'.join(path)}={_typed(value)}"
+
+
+def _differences(stored: Mapping[str, Any], own: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Paths and values of stored arguments that differ from one's own."""
+    for key in [key for key in stored if key in own]:
+        value, other = stored[key], own[key]
+        if isinstance(value, Mapping) and isinstance(other, Mapping):
+            yield from (((key, *path), entry) for path, entry in _differences(value, other))
+        elif value != other:
+            yield (key,), value
+
+
+def _replaced(config: Mapping[str, Any], path: tuple[str, ...], value: Any) -> dict[str, Any]:
+    """Arguments with one of them replaced."""
+    key, *rest = path
+    return {**config, key: _replaced(config[key], tuple(rest), value) if rest else value}
+
+
+def _typed(value: Any) -> str:
+    """A value as it is given on the command line."""
+    return json.dumps(value, separators=(",", ":"), default=str).replace('"', "")
