@@ -127,6 +127,8 @@ def make_plan(overrides: Sequence[str], *, label: str = "", look: bool = True):
     if job.options["metrics"] and look:
         used = job.inspected["detectors"]
         idle = [f"detectors.{name}=" for name, path in job.options["detectors"].items() if path and name not in used]
+        if job.options["cache_metrics_dir"] and not any(METRICS[name].uses_real for name in job.options["metrics"]):
+            idle.append("cache_metrics_dir=")  # of statistics of the real videos
         job.notes.extend(f"{name} has no effect: none of the metrics uses it." for name in idle)
     return job
 

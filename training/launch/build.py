@@ -41,6 +41,10 @@ def build_networks(options: Options, *, c_dim: int, device: str = "cpu") -> tupl
     resolution, camera_dim = options["resolution"], CAMERA_LABEL if options["camera_condition"] else 0
     model = options["model"]
     generator, discriminator = dict(model["generator"]), dict(model["discriminator"])
+    for network in ("generator", "discriminator"):
+        for key, instead in (("resolution", "resolution="), ("c_dim", "cond=true and the labels of dataset.json")):
+            if key in model[network]:
+                raise UserError(f"model.{network}.{key} would be ignored: it comes from {instead}; leave it out.")
     if options["fp32"]:
         generator["upsampler"] = dict(generator["upsampler"], fp16_min_resolution=None)
         discriminator["fp16_resolutions"] = 0

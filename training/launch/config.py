@@ -21,8 +21,8 @@ from omegaconf.errors import OmegaConfBaseException
 from dnnlib import UserError, choices_hint, one_line
 
 __all__ = [
-    "CONFIG_DIR", "GROUPS", "NETWORKS", "compose_options", "continued_options", "current_options", "hydra_override",
-    "plain_override", "split_override", "string_value",
+    "CONFIG_DIR", "GROUPS", "NETWORKS", "compose_options", "continued_options", "current_options", "given_options",
+    "hydra_override", "plain_override", "split_override", "string_value",
 ]  # fmt: skip
 
 ROOT = Path(__file__).resolve().parents[2]  # of the checkout, or the folder of installed packages
@@ -216,6 +216,17 @@ def plain_override(override: str) -> str:
     return f"{parsed.key_or_group}={text}"
 
 
+def given_options(overrides: Sequence[str]) -> list[str]:
+    """Names of the options that overrides give, those within values like {a: 1} one by one."""
+    names: list[str] = []
+    for override in overrides:
+        key, value = split_override(override)[1], None
+        if not _is_string(key):
+            value = OverridesParser.create().parse_override(hydra_override(override)).value()
+        names += _keys(value, f"{key}.", groups=False) if isinstance(value, dict) and value else [key]
+    return list(dict.fromkeys(names))
+
+
 def hydra_override(override: str, *, sweep: bool = False) -> str:
     """A `key=value` override in Hydra's grammar.
 
@@ -229,7 +240,8 @@ def hydra_override(override: str, *, sweep: bool = False) -> str:
     plus, key, value = split_override(override)
     if key in RENAMED:
         raise UserError(f"The option {key} is called {RENAMED[key]} now: write {RENAMED[key]}={value}")
-    if plus and not key.startswith("model."):  # an argument of a network that the files do not mention
+    # New are arguments of a network that the files do not mention; nothing else would be read.
+    if plus and not any(key.startswith(f"model.{network}.") for network in NETWORKS):
         raise UserError(_unknown(key))
     if key.split(".")[0] == "hydra":
         raise UserError(_unknown(key))
@@ -281,11 +293,14 @@ def _unknown(key: str) -> str:
     return f"There is no option '{key}'; {hint}"
 
 
-def _keys(config: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+def _keys(config: Mapping[str, Any], prefix: str = "", *, groups: bool = True) -> Iterator[str]:
+    """Dotted names of all entries; of `groups` of entries too."""
     for key, value in config.items():
-        yield prefix + key
-        if isinstance(value, dict):
-            yield from _keys(value, f"{prefix}{key}.")
+        inner = isinstance(value, dict)
+        if groups or not inner:
+            yield f"{prefix}{key}"
+        if inner:
+            yield from _keys(value, f"{prefix}{key}.", groups=groups)
 
 
 def _get(options: Mapping[str, Any], key: str) -> Any:

@@ -49,14 +49,43 @@ def _model(options: Options, path: str) -> Any:
     return value
 
 
-def _half_precision(options: Options, devices: Devices) -> bool:
-    """True if layers may run in half precision; float16 only with a clamp, see `training.networks.mixed_precision`."""
-    clamps = [_model(options, f"{network}.conv_clamp") for network in ("generator.upsampler", "discriminator")]
-    float16 = devices.device_type == "cuda" and any(clamp is not None for clamp in clamps)
-    return not options["fp32"] and (float16 or options["precision"] == "bf16")
+#: Options of the layers that may run in half precision, and the constructors' values where a model leaves them out.
+HALF = {"generator.upsampler": ("fp16_min_resolution", 128), "discriminator": ("fp16_resolutions", 4)}
 
 
-HALF = ("model.generator.upsampler.fp16_min_resolution", "model.discriminator.fp16_resolutions")
+def _half_layers(options: Options, part: str) -> bool:
+    """True if a part of the networks has layers that may run in half precision, whatever the device."""
+    name, default = HALF[part]
+    value = (_model(options, part) or {}).get(name, default)
+    if part == "discriminator":
+        return value != 0
+    return value is not None and value <= options["resolution"]
+
+
+def _runs_half(options: Options, devices: Devices, part: str) -> bool:
+    """True if these layers run in half precision; float16 only with a clamp, see `training.networks.mixed_precision`."""
+    clamped = (_model(options, part) or {}).get("conv_clamp", 256) is not None
+    return options["precision"] == "bf16" or (devices.device_type == "cuda" and clamped)
+
+
+def _any_half(options: Options, devices: Devices) -> bool:
+    return any(_half_layers(options, part) and _runs_half(options, devices, part) for part in HALF)
+
+
+def _before_ampere(devices: Devices) -> bool:
+    """True for GPUs before Ampere."""
+    import torch
+
+    from training.networks.mixed_precision import multiplies_bfloat16
+
+    return devices.device_type == "cuda" and not multiplies_bfloat16(torch.device("cuda"))
+
+
+def _one_view(options: Options) -> bool:
+    """True if all cameras look from one direction."""
+    ranges = [_model(options, f"generator.camera.{angle}") for angle in ("yaw", "pitch")]
+    return all(limits is not None and limits[0] == limits[1] for limits in ranges)
+
 
 RULES = (
     # The devices.
@@ -64,9 +93,24 @@ RULES = (
     IdleRule(
         ("cuda_graphs",), lambda o, d: o["cuda_graphs"] and d.device_type == "cpu", "a CPU launches no kernels"
     ),
+    IdleRule(
+        ("allow_tf32",), lambda o, d: o["allow_tf32"] and _before_ampere(d), "GPUs have TensorFloat-32 from Ampere on"
+    ),
     IdleRule(("fp32",), lambda o, d: o["fp32"] and d.device_type == "cpu", "a CPU has no half precision by itself"),
+    IdleRule(
+        ("fp32",),
+        lambda o, d: o["fp32"] and d.device_type == "cuda" and not _any_half(o, d),
+        "this model runs in float32 anyway (half precision on a GPU needs conv_clamp)",
+    ),
     IdleRule(("nobench",), lambda o, d: o["nobench"] and d.device_type == "cpu", "cuDNN is for GPUs"),
-    IdleRule(HALF, lambda o, d: not _half_precision(o, d), "nothing runs in half precision here"),
+    *(
+        IdleRule(
+            (f"model.{part}.{name}",),
+            lambda o, d, part=part: o["fp32"] or not _runs_half(o, d, part),
+            "nothing runs in half precision here",
+        )
+        for part, (name, _) in HALF.items()
+    ),
     IdleRule(("timeout",), lambda o, d: d.processes == 1, "a single process waits for no other"),
     # Learning rate, regularisation and averaging.
     IdleRule(
@@ -94,7 +138,21 @@ RULES = (
         lambda o, d: _model(o, "discriminator.image") is False,
         "model.discriminator.image=false leaves the image discriminator out",
     ),
+    IdleRule(
+        ("model.discriminator.image",),
+        lambda o, d: _model(o, "discriminator.image") is not False and o["spec"]["image_weight"] == 0,
+        "spec.image_weight=0 leaves the image discriminator untrained",
+    ),
+    IdleRule(("augpipe",), lambda o, d: o["aug"] == "fixed" and o["p"] == 0, "p=0 augments nothing"),
     # Parts of the networks.
+    IdleRule(
+        ("model.generator.foreground.density_bias",),
+        lambda o, d: o["resume"] is not None,
+        "it is an initial value, and resume= brings trained ones",
+    ),
+    IdleRule(
+        ("model.generator.camera.distribution",), lambda o, d: _one_view(o), "all cameras look from one direction"
+    ),
     IdleRule(
         ("model.generator.rendering.path_lattice",),
         lambda o, d: o["spec"]["path_weight"] == o["spec"]["distortion_weight"] == 0,
@@ -123,6 +181,11 @@ RULES = (
     ),
     # What is written.
     IdleRule(("previews",), lambda o, d: o["imgsnap"] is None, "imgsnap=null makes no previews"),
+    IdleRule(
+        ("previews.videos",),
+        lambda o, d: o["previews"]["videos"] > o["previews"]["images"] and o["imgsnap"] is not None,
+        "there are at most as many videos as previews.images",
+    ),
     IdleRule(("keep",), lambda o, d: o["keep"] is not None and o["snap"] is None, "snap=null writes one snapshot only"),
     IdleRule(("cache_metrics_dir", "detectors"), lambda o, d: not o["metrics"], "no metrics= are computed"),
 )  # fmt: skip
@@ -133,6 +196,7 @@ TAKEN_OVER = {
     "spec.kimg": ("kimg",),
     "spec.imgsnap": ("imgsnap",),
     "spec.snap": ("snap",),
+    "spec.diffaugment": ("diffaugment",),
     "model.resolution": ("resolution",),
     "model.frame_stride": ("frame_stride",),
     "spec.map": ("model.generator.mapping.num_layers",),
@@ -187,9 +251,7 @@ def check_precision(options: Options, device_type: str) -> None:
                 "precision=bf16 needs a GPU with products of bfloat16 (NVIDIA's Ampere or later). Leave the option "
                 "out, or continue with precision=float32."
             )
-    smallest = _model(options, "generator.upsampler.fp16_min_resolution")
-    above = smallest is None or smallest > options["resolution"]
-    if above and _model(options, "discriminator.fp16_resolutions") == 0:
+    if not any(_half_layers(options, part) for part in HALF):
         raise UserError("precision=bf16: this model has no layers in half precision; leave the option out.")
 
 

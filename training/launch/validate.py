@@ -22,9 +22,10 @@ from training.augment.diffaugment import parse_policy
 from training.checkpoints.training_state import ANEW
 from training.data.dataset_folders import keep_apart
 from training.data.loader import PairDataset, build_dataset
+from training.data.webdataset import ShardPairDataset
 from training.launch.build import build_augment, build_networks
 from training.launch.checkpoint_rules import check_run_state, check_snapshot
-from training.launch.config import GROUPS, NETWORKS, compose_options, continued_options
+from training.launch.config import GROUPS, NETWORKS, compose_options, continued_options, given_options
 from training.launch.idle_options import (
     Devices,
     check_cuda_graphs,
@@ -102,12 +103,14 @@ def plan(
     wanted = run_folder is not None or any(override.startswith("gpus=") for override in overrides)
     processes = _processes(options, _available(device_type, several=wanted))
     check_cuda_graphs(options, Devices(device_type, processes))
-    options["spec"]["microbatch"] = _microbatch(options["spec"], processes)
+    given = given_options(overrides)
+    options["spec"]["microbatch"], limit = _microbatch(options["spec"], processes), options["spec"]["microbatch"]
+    if "spec.microbatch" in given and limit != options["spec"]["microbatch"]:
+        notes.append(_other_microbatch(options["spec"], limit, processes))
     _check_groups(options)
     if processes < options["gpus"]:
         notes.append(_fewer_devices(options, processes))
-    given = dict.fromkeys(override.lstrip("+").partition("=")[0] for override in overrides)
-    if processes > options["gpus"] and "gpus" in given:
+    if processes > options["gpus"] and {"gpus", "spec.ref_gpus"} & {*given}:
         notes.append(f"gpus={options['gpus']} has no effect: {processes} processes have been started.")
     notes += idle_notes(given, options, Devices(device_type, processes))
     notes += slow_precision_note(options, device_type)
@@ -128,6 +131,8 @@ def plan(
     generator, discriminator = build_networks(options, c_dim=dataset.c_dim, device="meta")
     if (options["subset"] or 0) > dataset.num_clips:
         notes.append(f"subset={options['subset']} has no effect: there are {dataset.num_clips} clips.")
+    if isinstance(dataset, ShardPairDataset) and (options["workers"] or 0) > (most := dataset.num_shards // processes):
+        notes.append(f"workers={options['workers']}: {most} are used, one for each shard of a process.")
     if run_folder is not None:
         notes += check_run_state(run_folder, dataset, generator, discriminator)
     elif options["resume"] is not None:
@@ -303,6 +308,13 @@ def _microbatch(spec: Mapping[str, Any], processes: int) -> int:
     share = spec["mb"] // processes
     sizes = range(spec["mbstd"], max(spec["microbatch"], spec["mbstd"]) + 1, spec["mbstd"])
     return max(size for size in sizes if share % size == 0)
+
+
+def _other_microbatch(spec: Mapping[str, Any], limit: int, processes: int) -> str:
+    return (
+        f"spec.microbatch={limit}: a pass takes {spec['microbatch']} videos, whole groups of spec.mbstd={spec['mbstd']} "
+        f"that divide a process's share of {spec['mb'] // processes}."
+    )
 
 
 def _check_groups(options: Mapping[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import re
 
 import pytest
 import torch
@@ -10,7 +11,15 @@ import yaml
 from dnnlib import UserError
 from tests.training.tiny import OVERRIDES, make_loop, make_plan
 from training.launch import validate
-from training.launch.idle_options import Devices, check_cuda_graphs, check_freezing, check_precision, idle_notes
+from training.launch.config import CONFIG_DIR, given_options
+from training.launch.idle_options import (
+    TAKEN_OVER,
+    Devices,
+    check_cuda_graphs,
+    check_freezing,
+    check_precision,
+    idle_notes,
+)
 from training.networks.discriminator import TimeAwareDiscriminators
 
 # Overrides, the note on them, and overrides with which the same option has an effect.
@@ -24,6 +33,28 @@ IDLE = [
         "model.discriminator.fp16_resolutions= has no effect: nothing runs in half precision",
         ["model.discriminator.fp16_resolutions=2", "precision=bf16"],
     ),
+    (
+        ["aug=fixed", "p=0", "augpipe=geom"],
+        "augpipe= has no effect: p=0 augments nothing",
+        ["aug=fixed", "p=0.1", "augpipe=geom"],
+    ),
+    (
+        ["model.discriminator.image=true", "spec.image_weight=0"],
+        "model.discriminator.image= has no effect: spec.image_weight=0",
+        ["model.discriminator.image=true", "spec.image_weight=0.1"],
+    ),
+    (
+        ["model.generator.camera.distribution=uniform", "model.generator.camera.yaw=[0,0]",
+         "model.generator.camera.pitch=[1.5,1.5]"],
+        "model.generator.camera.distribution= has no effect: all cameras look from one direction",
+        ["model.generator.camera.distribution=uniform", "model.generator.camera.yaw=[0,0]"],
+    ),
+    (
+        ["model.generator.foreground.density_bias=1", "resume=x"],
+        "model.generator.foreground.density_bias= has no effect: it is an initial value",
+        ["model.generator.foreground.density_bias=1"],
+    ),
+    (["previews.videos=4"], "previews.videos= has no effect: there are at most as many", ["previews.videos=3"]),
     (["timeout=3"], "timeout= has no effect: a single process", []),
     (
         ["spec.lrate_decay=0.032"],
@@ -67,7 +98,8 @@ IDLE = [
     (["model.resolution=32"], "model.resolution= has no effect: resolution= take its place", []),
     (["spec.imgsnap=3", "imgsnap=2"], "spec.imgsnap= has no effect", ["spec.imgsnap=3"]),
     (["model.generator.mapping.num_layers=2"], "spec.map= has no effect", []),
-]
+    (["spec.diffaugment=color", "diffaugment=cutout"], "spec.diffaugment= has no effect", ["spec.diffaugment=color"]),
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +130,7 @@ def test_a_command_tells_them(tmp_path):
     words = ["allow_tf32=true", "spec.kimg=1", "subset=100", "detectors={i3d:x}"]
     assert make_plan(tmp_path, *words).notes == [
         "allow_tf32= has no effect: TensorFloat-32 is for GPUs.",
-        "detectors= has no effect: no metrics= are computed.",
+        "detectors.i3d= has no effect: no metrics= are computed.",
         "spec.kimg= has no effect: kimg= take its place.",
         "subset=100 has no effect: there are 5 clips.",
     ]
@@ -111,7 +143,42 @@ def test_nothing_is_told_of_what_was_not_given(tmp_path):
     assert idle_notes(given, plan.options, Devices("cpu", 1)) == [] and plan.notes == []
 
 
-def test_what_a_gpu_makes_of_them(tmp_path):
+def test_options_within_values_are_told_as_well(tmp_path):
+    assert given_options(["previews={videos:2,images:3}", "data=a,b", "+model.generator.x={a:{b:1}}", "seed=1"]) == [
+        "previews.videos", "previews.images", "data", "model.generator.x.a.b", "seed",
+    ]  # fmt: skip
+    assert make_plan(tmp_path, "imgsnap=null", "previews={videos:2}").notes == [
+        "previews.images=, previews.columns=, previews.videos= have no effect: imgsnap=null makes no previews."
+    ]
+
+
+def test_every_option_that_another_takes_over_is_told():
+    """Those that conf/ refers to by ${…}; spec.mbstd has a use of its own, the smallest pass."""
+    references = {
+        name
+        for path in CONFIG_DIR.glob("*/*.yaml")
+        for name in re.findall(r"\$\{(\w[\w.]*)\}", path.read_text(encoding="utf-8"))
+    } | set(re.findall(r"\$\{([a-z]\w+\.\w+)\}", (CONFIG_DIR / "config.yaml").read_text(encoding="utf-8")))
+    assert references == {*TAKEN_OVER, "spec.mbstd"}
+
+
+def test_passes_of_another_size_are_told(tmp_path):
+    assert make_plan(tmp_path, "spec.microbatch=3").notes == [
+        "spec.microbatch=3: a pass takes 2 videos, whole groups of spec.mbstd=2 that divide a process's share of 4."
+    ]
+    assert make_plan(tmp_path, "spec.microbatch=4").notes == []
+
+
+@pytest.mark.parametrize("word", ["generator.resolution=64", "discriminator.c_dim=3"])
+def test_arguments_that_come_from_elsewhere_are_refused(tmp_path, word):
+    with pytest.raises(UserError, match=rf"model\.{word.partition('=')[0]} would be ignored: it comes from"):
+        make_plan(tmp_path, f"+model.{word}")
+    with pytest.raises(UserError, match=r"There is no option 'model\.gnerator\.x'"):
+        make_plan(tmp_path, "+model.gnerator.x=1")
+
+
+def test_what_a_gpu_makes_of_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
     options = make_plan(tmp_path).options | {"allow_tf32": True, "nobench": True, "fp32": False}
     unclamped, options["model"] = options["model"], copy.deepcopy(options["model"])
     options["model"]["generator"]["upsampler"]["conv_clamp"] = 256
@@ -122,6 +189,19 @@ def test_what_a_gpu_makes_of_them(tmp_path):
     told = idle_notes(keys, options | {"model": unclamped}, Devices("cuda", 2))
     assert len(told) == 1 and "nothing runs in half precision" in told[0]
     assert idle_notes(keys, options | {"model": unclamped, "precision": "bf16"}, Devices("cuda", 2)) == []
+    # Clamps of the discriminators alone: the upsampler's option has no effect.
+    unclamped["discriminator"]["conv_clamp"] = 256
+    told = idle_notes(keys, options | {"model": unclamped}, Devices("cuda", 2))
+    assert len(told) == 1 and told[0].startswith("model.generator.upsampler.fp16_min_resolution= has no effect")
+    assert idle_notes(["fp32"], options | {"model": unclamped, "fp32": True}, Devices("cuda", 1)) == []
+    unclamped["discriminator"]["fp16_resolutions"] = 0
+    told = idle_notes(["fp32"], options | {"model": unclamped, "fp32": True}, Devices("cuda", 1))
+    assert told == [
+        "fp32= has no effect: this model runs in float32 anyway (half precision on a GPU needs conv_clamp)."
+    ]
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    told = idle_notes(["allow_tf32"], options, Devices("cuda", 1))
+    assert told == ["allow_tf32= has no effect: GPUs have TensorFloat-32 from Ampere on."]
 
 
 def test_the_ramp_is_told_to_be_without_effect_after_resume(tmp_path):
