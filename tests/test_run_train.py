@@ -544,6 +544,13 @@ def test_metrics_that_cannot_be_computed_are_told_first(word, message, tmp_path,
     assert message in capsys.readouterr().err and not (tmp_path / "runs").exists()
 
 
+def test_a_cache_that_no_metric_uses_is_told(tmp_path, data):
+    words = [f"outdir={tmp_path / 'runs'}", f"data={data}", *OVERRIDES, f"cache_metrics_dir={tmp_path}"]
+    assert run_train.make_plan([*words, "metrics=warping32_2v"]).notes == [
+        "cache_metrics_dir= has no effect: none of the metrics uses it."
+    ]
+
+
 def test_a_conditional_run(tmp_path, monkeypatch):
     data = write_frames(tmp_path / "data")
     labels = [[f"split/video_{video}", video % 2] for video in range(5)]

@@ -9,7 +9,9 @@ import torch
 import yaml
 
 from dnnlib import UserError
-from tests.training.tiny import OVERRIDES, make_loop, make_plan
+from tests.training.tiny import OVERRIDES, make_loop, make_plan, write_frames
+from training.data.annotations import SHARDS_FORMAT
+from training.dataset_tool.archives import pack_shards
 from training.launch import validate
 from training.launch.config import CONFIG_DIR, given_options
 from training.launch.idle_options import (
@@ -167,6 +169,13 @@ def test_passes_of_another_size_are_told(tmp_path):
         "spec.microbatch=3: a pass takes 2 videos, whole groups of spec.mbstd=2 that divide a process's share of 4."
     ]
     assert make_plan(tmp_path, "spec.microbatch=4").notes == []
+
+
+def test_workers_beyond_the_shards_are_told(tmp_path):
+    manifest = {"format": SHARDS_FORMAT, "nframes": 4}
+    pack_shards(str(write_frames(tmp_path / "frames")), str(tmp_path / "data"), manifest=manifest, clips_per_shard=3)
+    assert make_plan(tmp_path, "workers=3").notes == ["workers=3: 2 are used, one for each shard of a process."]
+    assert make_plan(tmp_path, "workers=2").notes == make_plan(tmp_path).notes == []
 
 
 @pytest.mark.parametrize("word", ["generator.resolution=64", "discriminator.c_dim=3"])
