@@ -203,9 +203,15 @@ def expand_home(path: str | os.PathLike, *, name: str) -> str:
         name: Name in the error message, e.g. 'outdir='.
 
     Raises:
-        UserError: The path starts with `~`, and there is no home folder.
+        UserError: The path starts with `~`, and there is no home folder; or no file system has names this long.
     """
     path = os.fspath(path)
+    if "://" not in path and "{" not in path:  # web addresses, and the many paths that braces stand for
+        try:
+            os.lstat(path)
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                raise UserError(f"{name}{path[:60]}… is too long for the name of a file or folder.") from error
     if not re.match(r"~(/|$)", path):
         return os.path.expanduser(path)
     home = home_folder()

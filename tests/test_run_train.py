@@ -220,6 +220,23 @@ def test_mistakes(mistake, tmp_path, data, monkeypatch, capsys):
     assert sorted(tmp_path.rglob("*")) == files  # nothing was made
 
 
+@pytest.mark.parametrize("option", ["outdir", "data", "resume", "resume_run", "cache_metrics_dir", "detectors.i3d"])
+def test_names_that_are_too_long(option, tmp_path, data, monkeypatch, capsys):
+    words = [f"outdir={tmp_path / 'runs'}", f"data={data}", "metrics=fvd64_16f", *OVERRIDES, f"{option}={'9' * 5000}"]
+    assert call(monkeypatch, *words) == 2
+    error = capsys.readouterr().err
+    assert re.match(rf"error: (detector )?{option.split('.')[-1]}=9+… is too long for the name of a file", error)
+    assert error.count("\n") == 1 and not (tmp_path / "runs").exists()
+
+
+def test_a_cache_that_cannot_be_made(tmp_path, data, monkeypatch, capsys):
+    """Said at once: metrics come after the first snapshots."""
+    (tmp_path / "file").touch()
+    words = ["metrics=warping32_2v", f"cache_metrics_dir={tmp_path / 'file' / 'cache'}"]
+    assert call(monkeypatch, f"outdir={tmp_path / 'runs'}", f"data={data}", *OVERRIDES, *words) == 2
+    assert "file is a file, not a folder." in capsys.readouterr().err and not (tmp_path / "runs").exists()
+
+
 @pytest.mark.parametrize("option", ["data", "outdir", "resume", "resume_run", "detectors.i3d", "diffaugment"])
 @pytest.mark.parametrize("value", ["", "''"])
 def test_empty_strings(option, value, tmp_path, data, monkeypatch, capsys):

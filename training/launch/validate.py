@@ -138,6 +138,8 @@ def plan(
     elif options["resume"] is not None:
         notes += check_snapshot(options, generator, discriminator, given=given)
     _check_outdir(Path(options["outdir"]), generator, discriminator)
+    if options["metrics"] and options["cache_metrics_dir"] is not None:
+        _check_writable(Path(options["cache_metrics_dir"]), option="cache_metrics_dir=")
     inspected = None if inspect is None else inspect(options)
     if synthetic:  # last: it takes minutes, and whatever is wrong with the options was said before
         dataset = _synthesize_dataset(options, dataset, notes)
@@ -342,19 +344,29 @@ def _fewer_devices(options: Mapping[str, Any], processes: int) -> str:
 
 def _check_outdir(outdir: Path, generator: Generator, discriminator: TimeAwareDiscriminators) -> None:
     """There must be room for the first files at least."""
-    existing = outdir.absolute()
-    while not os.path.exists(existing):  # nor may one look into a folder of others
-        existing = existing.parent
-    if not existing.is_dir():
-        raise UserError(f"outdir={outdir}: {existing} is a file, not a folder.")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise UserError(f"outdir={outdir}: no permission to write in {existing}.")
+    existing = _check_writable(outdir, option="outdir=")
     needed, free = 2 * sum(checkpoint_bytes(generator, discriminator)), shutil.disk_usage(existing).free
     if free < needed:
         raise UserError(
             f"outdir={outdir}: not enough space: {format_bytes(free)} are free and the first checkpoints need "
             f"{format_bytes(needed)}; free some or choose another folder."
         )
+
+
+def _check_writable(folder: Path, *, option: str) -> Path:
+    """The folder, or the one in which it can be made.
+
+    Raises:
+        UserError: Nothing can be written there.
+    """
+    existing = folder.absolute()
+    while not os.path.exists(existing):  # nor may one look into a folder of others
+        existing = existing.parent
+    if not existing.is_dir():
+        raise UserError(f"{option}{folder}: {existing} is a file, not a folder.")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(f"{option}{folder}: no permission to write in {existing}.")
+    return existing
 
 
 def _description(options: Mapping[str, Any], dataset: "PairDataset | SyntheticHeads") -> str:
