@@ -314,8 +314,8 @@ def _microbatch(spec: Mapping[str, Any], processes: int) -> int:
 
 def _other_microbatch(spec: Mapping[str, Any], limit: int, processes: int) -> str:
     return (
-        f"spec.microbatch={limit}: a pass takes {spec['microbatch']} videos, whole groups of spec.mbstd={spec['mbstd']} "
-        f"that divide a process's share of {spec['mb'] // processes}."
+        f"spec.microbatch={limit}: a pass takes {spec['microbatch']} videos, whole groups of "
+        f"spec.mbstd={spec['mbstd']} that divide a process's share of {spec['mb'] // processes}."
     )
 
 

@@ -28,10 +28,14 @@ def finished(tmp_path_factory):
     [
         (["spec.fmaps=0.01"], "model.generator.upsampler.channel_base=0.005 model.discriminator.channel_base=0.005"),
         (["model.generator.w_dim=4", "model.generator.camera.fov=20"], "model.generator.w_dim=8"),
-        (["model.generator.background=null"], "model.generator.background={width:8,num_layers:2,position_frequencies:4}"),
+        (
+            ["model.generator.background=null"],
+            "model.generator.background={width:8,num_layers:2,position_frequencies:4}",
+        ),
         (["model.discriminator.image=false"], "model.discriminator.image=true"),
         (["camera_condition=true"], r"labels of 0 numbers (cond=, camera_condition=)"),
-        (["resolution=8", "model.generator.rendering.resolution=4"],
+        (
+            ["resolution=8", "model.generator.rendering.resolution=4"],
             "resolution=16 model.generator.rendering.resolution=8",
         ),
         (["resolution=32", "spec.map=2"], "model.generator.mapping.num_layers=1"),

@@ -182,8 +182,8 @@ def test_workers_beyond_the_shards_are_told(tmp_path):
 def test_arguments_that_come_from_elsewhere_are_refused(tmp_path, word):
     with pytest.raises(UserError, match=rf"model\.{word.partition('=')[0]} would be ignored: it comes from"):
         make_plan(tmp_path, f"+model.{word}")
-    with pytest.raises(UserError, match=r"There is no option 'model\.gnerator\.x'"):
-        make_plan(tmp_path, "+model.gnerator.x=1")
+    with pytest.raises(UserError, match=r"There is no option 'model\.field\.x'"):
+        make_plan(tmp_path, "+model.field.x=1")
 
 
 def test_what_a_gpu_makes_of_them(tmp_path, monkeypatch):
