@@ -9,9 +9,10 @@ import torch
 
 from dnnlib import UserError
 from training.checkpoints.growing import generator_states, grown_state, grows, is_block, options_to_keep_upsampler
-from training.checkpoints.snapshot import check_state, load_snapshot
+from training.checkpoints.snapshot import MAX_NUMBER, check_state, load_snapshot
 from training.checkpoints.training_state import read_state
 from training.data.loader import PairDataset
+from training.launch.config import NETWORKS
 from training.networks.discriminator import TimeAwareDiscriminators
 from training.networks.generator import Generator
 from training.schedule import Counters
@@ -61,8 +62,11 @@ def check_snapshot(
             else:
                 check_state(network, state, what=what, source=path)
     except UserError as error:
-        networks = [(network, config) for network, _, config in parts.values()]
-        differing = dict.fromkeys(text for pair in networks for text in _differing_options(*pair, larger))
+        differing = dict.fromkeys(
+            text
+            for name, (network, _, config) in zip(NETWORKS, parts.values(), strict=True)
+            for text in _differing_options(f"model.{name}", network, config, larger)
+        )
         trained = f" These options differ: it was trained with {' '.join(differing)}" if differing else ""
         raise UserError(f"{error}{trained}") from error
     lost = any(network.lost for network in grown)
@@ -171,10 +175,11 @@ def _option(config: Mapping[str, Any], name: str, default: Any) -> Any:
     return value
 
 
-def _differing_options(network: Any, stored: Mapping[str, Any], larger: bool) -> Iterator[str]:
+def _differing_options(name: str, network: Any, stored: Mapping[str, Any], larger: bool) -> Iterator[str]:
     """Options in which a snapshot's network differs from this one, as they are typed: those that change shapes.
 
     Args:
+        name: Of the network among the options.
         network: On the meta device.
         stored: Arguments of the snapshot's.
         larger: The network grows: its blocks may differ.
@@ -184,9 +189,11 @@ def _differing_options(network: Any, stored: Mapping[str, Any], larger: bool) ->
         state = built.state_dict()
         return {name: state[name].shape for name in state if not (larger and is_block(name))}
 
-    part = "generator" if isinstance(network, Generator) else "discriminator"
     for path, value in _differences(stored, network.config):
         try:
+            numbers = value.values() if isinstance(value, Mapping) else [value]
+            if any(isinstance(number, int) and number > MAX_NUMBER for number in numbers):
+                raise ValueError("no network is as large: the file is damaged")
             with torch.device("meta"):
                 other = type(network)(**_replaced(network.config, path, value))
             if shapes(other) == shapes(network):
@@ -198,7 +205,7 @@ def _differing_options(network: Any, stored: Mapping[str, Any], larger: bool) ->
         elif path == ("resolution",):
             yield f"resolution={value}"
         else:
-            yield f"model.{part}.{'.'.join(path)}={_typed(value)}"
+            yield f"{name}.{'.'.join(path)}={_typed(value)}"
 
 
 def _differences(stored: Mapping[str, Any], own: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Any]]:

@@ -102,6 +102,11 @@ RULES = (
         lambda o, d: o["fp32"] and d.device_type == "cuda" and not _any_half(o, d),
         "this model runs in float32 anyway (half precision on a GPU needs conv_clamp)",
     ),
+    IdleRule(
+        ("precision",),
+        lambda o, d: o["precision"] == "float32" and d.device_type == "cuda" and not o["fp32"] and _any_half(o, d),
+        "a GPU takes float16 where the model has conv_clamp; fp32=true forbids it",
+    ),
     IdleRule(("nobench",), lambda o, d: o["nobench"] and d.device_type == "cpu", "cuDNN is for GPUs"),
     *(
         IdleRule(
@@ -131,6 +136,9 @@ RULES = (
         ("spec.pl_decay", "spec.pl_batch_shrink", "spec.g_reg_interval"),
         lambda o, d: o["spec"]["pl_weight"] == 0,
         "spec.pl_weight=0 leaves the path-length penalty out",
+    ),
+    IdleRule(
+        ("spec.pl_batch_shrink",), lambda o, d: o["spec"]["microbatch"] == 1, "a pass is a single video already"
     ),
     IdleRule(("spec.ramp",), lambda o, d: o["spec"]["ema"] == 0, "spec.ema=0 takes no average"),
     IdleRule(

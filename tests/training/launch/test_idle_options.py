@@ -71,6 +71,7 @@ IDLE = [
         ["spec.pl_decay=0.1"],
     ),
     (["spec.pl_batch_shrink=1", "spec.pl_weight=0"], "spec.pl_weight=0 leaves", ["spec.pl_batch_shrink=1"]),
+    (["spec.pl_batch_shrink=2", "spec.microbatch=1"], "has no effect: a pass is a single", ["spec.pl_batch_shrink=2"]),
     (["spec.ramp=0.1", "spec.ema=0"], "spec.ramp= has no effect: spec.ema=0", ["spec.ramp=0.1"]),
     (
         ["spec.image_weight=2", "model.discriminator.image=false"],
@@ -203,6 +204,11 @@ def test_what_a_gpu_makes_of_them(tmp_path, monkeypatch):
     told = idle_notes(keys, options | {"model": unclamped}, Devices("cuda", 2))
     assert len(told) == 1 and told[0].startswith("model.generator.upsampler.fp16_min_resolution= has no effect")
     assert idle_notes(["fp32"], options | {"model": unclamped, "fp32": True}, Devices("cuda", 1)) == []
+    told = idle_notes(["precision"], options | {"model": unclamped}, Devices("cuda", 1))
+    assert told == [
+        "precision= has no effect: a GPU takes float16 where the model has conv_clamp; fp32=true forbids it."
+    ]
+    assert idle_notes(["precision"], options | {"model": unclamped}, Devices("cpu", 1)) == []
     unclamped["discriminator"]["fp16_resolutions"] = 0
     told = idle_notes(["fp32"], options | {"model": unclamped, "fp32": True}, Devices("cuda", 1))
     assert told == [
