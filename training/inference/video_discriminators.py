@@ -30,7 +30,7 @@ __all__ = ["DiscriminatorLogits", "VideoDiscriminators", "load_discriminators"]
 def load_discriminators(
     source: str | os.PathLike, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> "VideoDiscriminators":
-    """The video and the image discriminator of a snapshot; arguments and errors as for `load_generator`."""
+    """The video and the image discriminator of a snapshot; arguments and errors as for `video3d.load_generator`."""
     check_path("source", source, SOURCES)
     check_placement(device, dtype)
     return VideoDiscriminators(stored_discriminators(load_snapshot(source), source=source)).to(device, dtype)
