@@ -19,7 +19,7 @@ from dnnlib import UserError
 from dnnlib.downloads import sha256_of
 from training.data.annotations import missing_videos, store_manifest, store_stride
 from training.data.frame_store import FrameStore, fit_square
-from training.data.video_decoder import BrokenVideo, decode_video, describe_warnings
+from training.data.video_decoder import BrokenVideo, Remarks, decode_video, describe_remarks
 
 __all__ = ["StoredVideos", "choose_windows"]
 
@@ -77,9 +77,8 @@ class StoredVideos:
         self._fingerprints: dict[str, str] = {}  # of the content, by the files' times and sizes; see fingerprint
         if self._movies:
             counts = [self._count_frames(movie) for movie in self._movies]
-            warnings = [warned for _, warned in counts if warned]
-            if warnings:
-                self.notes.append(f"'{self._store.path}': {describe_warnings(sum(warnings), videos=len(warnings))}")
+            remarks = describe_remarks(remark for _, remark in counts)
+            self.notes += [f"'{self._store.path}': {line}" for line in remarks]
             lengths = [frames for frames, _ in counts]
         else:
             self._store.require_videos()
@@ -141,8 +140,8 @@ class StoredVideos:
             found = [fit_square(image, self.resolution) for image in images]
         return np.stack(found)
 
-    def _count_frames(self, movie: str) -> tuple[int, int]:
-        """Number of frames, and of the decoder's warnings; see decode_video."""
+    def _count_frames(self, movie: str) -> tuple[int, Remarks]:
+        """Number of frames, and remarks; see decode_video."""
         images, count = self._decode(movie), 0
         while True:
             try:
@@ -151,7 +150,7 @@ class StoredVideos:
                 return count, end.value
             count += 1
 
-    def _decode(self, movie: str) -> Generator[Image.Image, None, int]:
+    def _decode(self, movie: str) -> Generator[Image.Image, None, Remarks]:
         try:
             return (yield from decode_video(os.path.join(self._store.path, movie)))
         except BrokenVideo as error:

@@ -1,4 +1,8 @@
-"""Decoding of video files frame by frame with the ffmpeg of imageio-ffmpeg."""
+"""Decoding of video files frame by frame with the ffmpeg of imageio-ffmpeg.
+
+Frames are upright, progressive, of standard dynamic range, and evenly spaced in time. A file that is all this already
+is decoded as it is.
+"""
 
 import contextlib
 import dataclasses
@@ -7,19 +11,23 @@ import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from fractions import Fraction
 from typing import IO
 
 import imageio_ffmpeg
+import numpy as np
 from PIL import Image
 
 from dnnlib import UserError, one_line, temporary_folder
+from training.data.frame_timing import EvenFrames, even_frames
 
-__all__ = ["BrokenVideo", "VideoInfo", "decode_video", "describe_warnings", "probe_video"]
+__all__ = ["BrokenVideo", "Remarks", "VideoInfo", "decode_video", "describe_remarks", "probe_video"]
 
 # The stream's line in ffmpeg's description: …: Video: h264 (High), yuv420p(progressive), 640x360 …, 25 fps, …
-STREAM = re.compile(r"Stream #.*?: Video: (?P<codec>\w+).*?, (?P<format>\w+)(?:\([^)]*\))?, \d+x\d+")
+STREAM = re.compile(r"Stream #.*?: Video: (?P<codec>\w+).*?, (?P<format>\w+)(?:\((?P<about>.*?)\))?, \d+x\d+")
+COLOURS = re.compile(r"(?P<matrix>[\w-]+)/(?P<primaries>[\w-]+)/(?P<transfer>[\w-]+)")
+INTERLACED = re.compile(r"\b(?:top|bottom) (?:coded )?first")
 FPS = re.compile(r"(\d+(?:\.\d+)?)(k?) fps\b")
 # Pixel formats with alpha, and RGB formats: the frames of a stream of PNGs, for instance, may differ in it.
 HAS_ALPHA = re.compile(r"yuva|[0ax]?rgb|[0ax]?bgr|gbr|ya8|ya16|yaf|pal8|ayuv|vuya|uyva")
@@ -33,11 +41,27 @@ OVER_BLACK = (
     "setpts=N,format=gbrap,split[picture][black];[black]lutrgb=r=0:g=0:b=0:a=maxval[black];"
     "[black][picture]overlay=format=gbrp"
 )
+DEINTERLACED = "bwdif=mode=send_frame:deint=interlaced"  # only frames that are marked as interlaced
+# HDR to the display light of SDR. A white surface has 203 cd/m² (ITU-R BT.2408) and becomes 0.68, 30 % of it and all
+# below keep their light, and 1000 cd/m² become 1 (Möbius curve).
+HDR = {"arib-std-b67": "HLG", "smpte2084": "PQ"}
+WHITE, PEAK = 203, 1000
+TONE_MAPPED = (  # agamma=0: with the system gamma of HLG on luminance, instead of on each colour
+    f"zscale=t=linear:npl={WHITE}:agamma=0,format=gbrpf32le,zscale=p=bt709,"
+    f"tonemap=mobius:param=0.3:desat=0:peak={PEAK / WHITE:.4f},zscale=t=bt709:r=full,format=gbrp"
+)
+# Dolby Vision without a compatible base layer (profile 5): its colours are in an encoding of its own.
+DOLBY_VISION = re.compile(r"DOVI configuration record: .*compatibility id: 0\b")
+SCALING = "flags=bicubic+accurate_rnd+full_chroma_int"
 SQUARE_PIXELS = "max(1,round(iw*sar))"  # the width
 AS_PPM = ("-f", "image2pipe", "-c:v", "ppm", "-pix_fmt", "rgb24", "pipe:1")
 TOO_WIDE = 10**9  # a width that the scaling filter refuses
-ERROR_LINE = re.compile(r"\[(?:error|fatal|panic)\] ")
+# Images in a pipe have no time stamps: those that are equal, in units of the container's frame rate, do no harm.
+ERROR_LINE = re.compile(r"\[(?:error|fatal|panic)\] (?!.*non monotonically increasing dts to muxer)")
 ANOTHER_SIZE = "Rescaled value for width or height is too big"
+NO_STREAM = "matches no streams"
+NO_FILTER = "No such filter"
+NO_TIME = -(2**63)  # ffmpeg's AV_NOPTS_VALUE
 RECONFIGURED = "Reconfiguring filter graph"
 DECODED = re.compile(
     r"\[dec:(?P<decoder>[\w-]+).* decoder -> pts:(?P<pts>\S+) .*keyframe:(?P<key>\d) .*time_base:(?P<base>\S+)"
@@ -53,16 +77,88 @@ class VideoInfo:
     """Properties of a video file.
 
     Attributes:
-        fps: Frames per second; None if unknown.
+        fps: Frames per second, as they are decoded; None if unknown.
         alpha: True if frames have alpha, or may have it.
         size: Width and height of its first frame, upright and with square pixels; None if that cannot be decoded.
         decoder: The decoder to request because ffmpeg's default ignores alpha; None for the default.
+        colours: Matrix, primaries and transfer of the stream, by ffmpeg's names; None if they are all the same.
+        interlaced: True if frames are interlaced, or may be.
+        more_streams: True if there are other video streams, which are not decoded.
+        dolby_vision: True for colours that only Dolby Vision knows.
+        timing: The frames at even time steps; None if the frame rate is constant.
+        untimed: The reason why a variable frame rate is unknown; None for most.
     """
 
-    fps: float | None
-    alpha: bool
-    size: tuple[int, int] | None
-    decoder: str | None
+    fps: float | None = None
+    alpha: bool = False
+    size: tuple[int, int] | None = None
+    decoder: str | None = None
+    colours: tuple[str, ...] | None = None
+    interlaced: bool = False
+    more_streams: bool = False
+    dolby_vision: bool = False
+    timing: EvenFrames | None = None
+    untimed: str | None = None
+
+    @property
+    def hdr(self) -> str | None:
+        """HLG or PQ; None for SDR."""
+        return None if self.colours is None else HDR.get(self.colours[2])
+
+
+@dataclasses.dataclass(frozen=True)
+class Remarks:
+    """Changes in decoding that the user should know of.
+
+    Attributes:
+        warnings: Decoder's warnings about pictures before the first frame: a recording that was cut between two key
+            frames begins with pictures that cannot be decoded.
+        repeated, left_out: Frames of a file of variable frame rate that are used twice, and not at all.
+        untimed: Reason why a variable frame rate is unknown.
+        hdr: HLG or PQ, if it was tone-mapped.
+        deinterlaced: True if frames were deinterlaced.
+        more_streams: True if there are other video streams than the first.
+    """
+
+    warnings: int = 0
+    repeated: int = 0
+    left_out: int = 0
+    untimed: str | None = None
+    hdr: str | None = None
+    deinterlaced: bool = False
+    more_streams: bool = False
+
+    def noted(self) -> dict[str, int | str | bool]:
+        """Those that are not the default."""
+        return {key: value for key, value in dataclasses.asdict(self).items() if value}
+
+
+def describe_remarks(remarks: Iterable[Remarks]) -> list[str]:
+    """A line about each kind of change, summed over videos."""
+    remarks = list(remarks)
+    lines = []
+    if cut := [remark.warnings for remark in remarks if remark.warnings]:
+        lines.append(
+            f"{len(cut)} video(s) begin between two key frames: what precedes the first one is left out ({sum(cut)} "
+            "warning(s) of the decoder)."
+        )
+    if uneven := [remark for remark in remarks if remark.repeated or remark.left_out]:
+        repeated, left_out = sum(r.repeated for r in uneven), sum(r.left_out for r in uneven)
+        lines.append(
+            f"{len(uneven)} video(s) have a variable frame rate: their frames were made evenly spaced in time "
+            f"({repeated} repeated, {left_out} left out)."
+        )
+    if untimed := [remark.untimed for remark in remarks if remark.untimed]:
+        lines.append(
+            f"{len(untimed)} video(s) have {untimed[0]}: their frames count as evenly spaced, in the order of the file."
+        )
+    if hdr := sorted(remark.hdr for remark in remarks if remark.hdr):
+        lines.append(f"{len(hdr)} video(s) are HDR ({', '.join(dict.fromkeys(hdr))}) and were tone-mapped to SDR.")
+    if deinterlaced := sum(remark.deinterlaced for remark in remarks):
+        lines.append(f"{deinterlaced} video(s) are interlaced and were deinterlaced.")
+    if several := sum(remark.more_streams for remark in remarks):
+        lines.append(f"{several} video(s) hold several video streams: the first one is used.")
+    return lines
 
 
 def probe_video(path: str) -> VideoInfo:
@@ -70,11 +166,11 @@ def probe_video(path: str) -> VideoInfo:
     try:
         status = os.stat(path)
     except OSError:
-        return VideoInfo(fps=None, alpha=False, size=None, decoder=None)
+        return VideoInfo()
     return _probe(path, (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
 
 
-@functools.lru_cache(maxsize=4096)
+@functools.lru_cache(maxsize=1024)
 def _probe(path: str, stamp: tuple[int, ...]) -> VideoInfo:
     """probe_video, cached by path and stamp: a changed file has another stamp."""
     command = [_ffmpeg(), "-hide_banner", "-nostdin", "-i", f"file:{path}", "-map", "0:V:0", "-frames:v", "1"]
@@ -83,38 +179,84 @@ def _probe(path: str, stamp: tuple[int, ...]) -> VideoInfo:
     found = re.match(rb"P6\n(\d+) (\d+)\n", result.stdout)
     size = None if found is None else (int(found[1]), int(found[2]))
     text = result.stderr.decode(errors="replace").partition("\nOutput #")[0]
-    for line in text.splitlines():
-        stream = STREAM.search(line)
-        if stream is not None and "(attached pic)" not in line:
-            rate = FPS.search(line)
-            fps = float(rate[1]) * (1000 if rate[2] else 1) if rate is not None else None
-            decoder = ALPHA_DECODERS.get(stream["codec"]) if ALPHA_BESIDE.search(text) else None
-            alpha = decoder is not None or HAS_ALPHA.match(stream["format"]) is not None
-            return VideoInfo(fps=fps, alpha=alpha, size=size, decoder=decoder)
-    return VideoInfo(fps=None, alpha=False, size=size, decoder=None)
+    streams = [line for line in text.splitlines() if STREAM.search(line) and "(attached pic)" not in line]
+    if not streams:
+        return VideoInfo(size=size)
+    line, stream = streams[0], STREAM.search(streams[0])
+    rate = FPS.search(line)
+    decoder = ALPHA_DECODERS.get(stream["codec"]) if ALPHA_BESIDE.search(text) else None
+    about = stream["about"] or ""
+    colours = COLOURS.search(about)
+    timing, untimed = _find_timing(path)
+    return VideoInfo(
+        fps=timing.fps if timing is not None else float(rate[1]) * (1000 if rate[2] else 1) if rate else None,
+        alpha=decoder is not None or HAS_ALPHA.match(stream["format"]) is not None,
+        size=size,
+        decoder=decoder,
+        colours=None if colours is None else colours.groups(),
+        interlaced=INTERLACED.search(about) is not None,
+        more_streams=len(streams) > 1,
+        dolby_vision=DOLBY_VISION.search(text) is not None,
+        timing=timing,
+        untimed=untimed,
+    )
+
+
+def _find_timing(path: str) -> tuple[EvenFrames | None, str | None]:
+    """The frames of a file at even time steps, None if they are so already; and why that cannot be known, if so.
+
+    The packets tell it without decoding. Only if they are uneven, their frames are decoded for their time stamps:
+    decoders drop packets, and cut those that precede the start of an edit list.
+    """
+    try:
+        decoding, shown = _time_stamps(path, ["-c", "copy", "-copyinkf"])[1].T
+        packets = np.sort(shown if NO_TIME not in shown else decoding)  # AVI has times of decoding only
+        if NO_TIME in packets or even_frames(packets.astype(np.float64)) is None:
+            return None, None
+    except ValueError:
+        pass
+    options = ["-fps_mode", "passthrough", "-enc_time_base", "demux", "-c:v", "wrapped_avframe"]
+    base, stamps = _time_stamps(path, options)
+    try:
+        if NO_TIME in stamps[:, 1] or not len(stamps):
+            raise ValueError("uneven time stamps that cannot be read")
+        return even_frames(stamps[:, 1] * float(base)), None
+    except ValueError as error:
+        return None, str(error)
 
 
 def decode_video(
     path: str, *, stride: int = 1, limit: int | None = None, threads: int | None = None
-) -> Generator[Image.Image, None, int]:
+) -> Generator[Image.Image, None, Remarks]:
     """The frames of a video file, upright, with square pixels, 8-bit RGB, transparent parts over black.
 
-    ffmpeg sends PPM images, because their headers give the size.
+    They are evenly spaced in time: if those of the file are not, the nearest ones are used. HDR is tone-mapped, and
+    interlaced frames are deinterlaced. ffmpeg sends PPM images, because their headers give the size.
 
     Args:
         path: The file.
-        stride: Keep every n-th frame, from the first.
+        stride: Keep every n-th of the evenly spaced frames, from the first.
         limit: Largest number of frames; None for all.
         threads: Decoding threads; None for ffmpeg's choice.
 
     Returns:
-        The number of the decoder's warnings about pictures before the first frame: a recording that was cut between two
-        key frames begins with pictures that cannot be decoded. 0 for most videos.
+        Changes that the user should know of.
 
     Raises:
         BrokenVideo: It cannot be decoded to its end (or the limit), holds no pictures, or pictures of several sizes.
     """
     info = probe_video(path)
+    if info.dolby_vision:
+        raise BrokenVideo(
+            f"Cannot decode '{path}': its colours are in Dolby Vision without a base layer in HDR10 or HLG; convert it "
+            "to HDR10 or SDR first."
+        )
+    remarks = Remarks(untimed=info.untimed, hdr=info.hdr, deinterlaced=info.interlaced, more_streams=info.more_streams)
+    uses = None  # of each frame of the file
+    if info.timing is not None:
+        remarks = dataclasses.replace(remarks, repeated=info.timing.repeated, left_out=info.timing.left_out)
+        uses = np.bincount(info.timing.frames[::stride][:limit])
+        stride, limit = 1, None if limit is None else len(uses)
     input_options = ["-nostdin"] + ([] if info.decoder is None else ["-c:v", info.decoder])
     command = [_ffmpeg(), "-hide_banner", "-nostats", "-v", "level+repeat+info", *input_options]
     command += [] if threads is None else ["-threads", str(threads), "-filter_threads", str(threads)]
@@ -129,7 +271,8 @@ def decode_video(
         try:
             while (frame := _read_ppm(process.stdout)) is not None:
                 count += 1
-                yield frame
+                for _ in range(1 if uses is None else uses[count - 1] if count <= len(uses) else 0):
+                    yield frame
             process.wait()
         finally:
             process.kill()  # no effect on an ended process
@@ -137,28 +280,26 @@ def decode_video(
     enough = limit is not None and count == limit
     if ANOTHER_SIZE in error:
         if enough:
-            return 0  # the size changes only after the requested frames
+            return remarks  # the size changes only after the requested frames
         error = f"then come frames that are not {info.size[0]}×{info.size[1]} pixels large: cut it there"
     elif reconfigured and stride > 1:
         error = f"the pixel format changes on the way, where counting every {stride}th frame would begin anew"
     elif error and count and not process.returncode:
         warnings = _warnings_before_start(path, input_options, limit=None if limit is None else limit * stride)
         if warnings is not None:
-            return warnings
+            return dataclasses.replace(remarks, warnings=warnings)
+    if NO_STREAM in error:
+        error = "it has no video stream"
+    if NO_FILTER in error and info.hdr is not None:
+        error = f"it is HDR, {info.hdr}, and this ffmpeg cannot tone-map it: use that of imageio-ffmpeg, or convert it"
+    if uses is not None and count < len(uses):
+        error = error or f"its time stamps are those of {len(uses)} frames"
     if process.returncode or error or not count:
         reason = error or (
             f"ffmpeg ended with code {process.returncode}" if process.returncode else "it holds no pictures"
         )
         raise BrokenVideo(f"Cannot decode '{path}' beyond frame {count * stride} ({reason}).")
-    return 0
-
-
-def describe_warnings(count: int, *, videos: int) -> str:
-    """One line about the warnings that decode_video returned, summed over `videos` videos."""
-    return (
-        f"{videos} video(s) begin between two key frames: what precedes the first one is left out ({count} warning(s) "
-        "of the decoder)."
-    )
+    return remarks
 
 
 def _filters(info: VideoInfo, stride: int) -> str:
@@ -167,10 +308,17 @@ def _filters(info: VideoInfo, stride: int) -> str:
     if info.size is not None:
         same = f"eq({SQUARE_PIXELS},{info.size[0]})*eq(ih,{info.size[1]})"
         width = f"if({same},{info.size[0]},{TOO_WIDE})"
-    filters = [] if stride == 1 else [rf"select=not(mod(n\,{stride}))"]
+    filters = [DEINTERLACED] if info.interlaced else []
+    filters += [] if stride == 1 else [rf"select=not(mod(n\,{stride}))"]
     if info.alpha:  # otherwise the colours of transparent pixels would appear
         filters.append(OVER_BLACK)
-    filters += [f"scale=w='{width}':h=ih:eval=frame:flags=bicubic+accurate_rnd+full_chroma_int", "setsar=1"]
+    if info.hdr is not None:
+        matrix, primaries, transfer = info.colours
+        filters += ["setparams=colorspace=bt2020nc"] if matrix == "unknown" and not info.alpha else []
+        filters += [f"scale={SCALING}", "format=gbrp16le"]
+        primaries = "bt2020" if primaries == "unknown" else primaries
+        filters += [f"setparams=color_primaries={primaries}:color_trc={transfer}", TONE_MAPPED]
+    filters += [f"scale=w='{width}':h=ih:eval=frame:{SCALING}", "setsar=1"]
     return ",".join(filters)
 
 
@@ -230,12 +378,18 @@ def _warnings_before_start(path: str, input_options: list[str], *, limit: int | 
 
 def _first_key_frame(path: str) -> Fraction | None:
     """The presentation time in seconds of the first key frame of a file; None if unknown."""
-    command = [_ffmpeg(), "-v", "quiet", "-nostdin", "-copyts", "-i", f"file:{path}", "-map", "0:V:0"]
-    command += ["-c", "copy", "-frames:v", "1", "-f", "framecrc", "-"]
-    listed = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True).stdout.decode(errors="replace")
-    base = re.search(r"^#tb 0: (\S+)$", listed, re.MULTILINE)
-    packet = re.search(r"^0, *-?\d+, *(-?\d+),", listed, re.MULTILINE)  # stream, dts, pts, …
-    return None if base is None or packet is None else _seconds(packet[1], base[1])
+    base, stamps = _time_stamps(path, ["-c", "copy", "-frames:v", "1"], input_options=["-copyts"])
+    return base * int(stamps[0, 1]) if len(stamps) else None
+
+
+def _time_stamps(path: str, options: list[str], *, input_options: Iterable[str] = ()) -> tuple[Fraction, np.ndarray]:
+    """Time base in seconds, and times of decoding and presentation, int64 [N, 2], of a file's packets or frames."""
+    command = [_ffmpeg(), "-v", "quiet", "-nostdin", *input_options, "-i", f"file:{path}", "-map", "0:V:0", *options]
+    listed = subprocess.run([*command, "-f", "framecrc", "-"], stdin=subprocess.DEVNULL, capture_output=True).stdout
+    base = re.search(rb"^#tb 0: (\d+)/(\d+)$", listed, re.MULTILINE)
+    stamps = re.findall(rb"^0, *(-?\d+), *(-?\d+),", listed, re.MULTILINE)  # stream, dts, pts, …
+    fraction = Fraction(1) if base is None else Fraction(int(base[1]), int(base[2]))
+    return fraction, np.array(stamps, dtype=np.int64).reshape(-1, 2)
 
 
 def _seconds(ticks: str, base: str) -> Fraction | None:

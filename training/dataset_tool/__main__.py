@@ -24,7 +24,7 @@ from dnnlib import UserError, run_cli
 from dnnlib.command_line import Command, finite_float
 from training.data.crops import Crop, parse_rectangle, read_boxes
 from training.data.dataset_folders import is_inside
-from training.data.video_decoder import describe_warnings
+from training.data.video_decoder import Remarks, describe_remarks
 from training.dataset_tool.camera_histogram import write_histogram
 from training.dataset_tool.convert import IMAGE_FORMATS
 from training.dataset_tool.faces.box_files import make_box_file
@@ -253,9 +253,8 @@ def notes(manifest: dict[str, Any]) -> list[str]:
     if manifest["unsafe_names"]:
         found.append(f"{manifest['unsafe_names']} entries of the zip were left out: their names lead out of it.")
     found += manifest["unmatched"]
-    warnings = [entry["count"] for entry in manifest["warnings"]]
-    if warnings:
-        found.append(describe_warnings(sum(warnings), videos=len(warnings)))
+    remarks = ({key: value for key, value in entry.items() if key != "source"} for entry in manifest["remarks"])
+    found += describe_remarks(Remarks(**remark) for remark in remarks)
     enlarged = sum(source["crop"][2] < manifest["resolution"] for source in manifest["sources"])
     if enlarged:
         found.append(f"{enlarged} video(s) were enlarged: their square has fewer than {manifest['resolution']} pixels.")

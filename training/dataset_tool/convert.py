@@ -165,14 +165,14 @@ def convert_video(
 
     Returns:
         The video's record: name, source, stamp, fps (of the source), size (of its frames), crop (the first frame's
-        square: left, top, side), warnings (see decode_video), frames (after the stride), pieces (name and frames of
+        square: left, top, side), remarks (see decode_video), frames (after the stride), pieces (name and frames of
         each), cameras (yaw and pitch of each piece of clips, None without; else empty), bytes (of all).
 
     Raises:
         BrokenVideo: It cannot be decoded to its end, or does not suit the crop.
     """
     record = {"name": source.name, "source": valid_unicode(source.path), "stamp": among.stamp(source), "fps": None}
-    record.update(size=None, crop=None, warnings=0)
+    record.update(size=None, crop=None, remarks={})
     clips = conversion.crop.clips_of(source.path)
     if clips is not None:
         return _convert_clips(clips, source, among, conversion, record, folder, on_frame, threads)
@@ -282,7 +282,7 @@ def source_frames(
         source: The video.
         among: Where it is from.
         folder: For a temporary file.
-        about: Receives fps, if it is known, and warnings (see decode_video).
+        about: Receives fps, if it is known, and remarks (see decode_video) as plain data.
         stride: Keep every n-th frame.
         max_frames: Largest number of frames, after the stride; None for all.
         threads: For its decoder.
@@ -309,10 +309,9 @@ def source_frames(
                 stream.write(data)
         else:
             file = among.file_of(source)
-        info = probe_video(file)
-        about["fps"] = info.fps
+        about["fps"] = probe_video(file).fps
         frames = decode_video(file, stride=stride, limit=max_frames, threads=threads)
-        about["warnings"] = yield from stack.enter_context(contextlib.closing(frames))
+        about["remarks"] = (yield from stack.enter_context(contextlib.closing(frames))).noted()
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -260,9 +260,7 @@ def _contents(
             for name, count in record["pieces"]
         ],
         "skipped": sorted(skipped + short, key=lambda item: item["source"]),
-        "warnings": [
-            {"source": record["source"], "count": record["warnings"]} for record in in_order if record["warnings"]
-        ],
+        "remarks": [{"source": record["source"], **record["remarks"]} for record in in_order if record["remarks"]],
         "unsafe_names": 0 if among.store is None else among.store.unsafe,
     }
 

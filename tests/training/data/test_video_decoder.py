@@ -1,4 +1,4 @@
-"""Videos that are not as plain as most: alpha, frames of several sizes, recordings that begin anywhere."""
+"""Videos that are not as plain as most: uneven timing, HDR, interlaced, alpha, several sizes, a start anywhere."""
 
 import io
 import struct
@@ -11,10 +11,10 @@ from PIL import Image
 
 from dnnlib import UserError
 from metrics.real_videos import StoredVideos
-from tests.training.data.movies import run_ffmpeg
+from tests.training.data.movies import gray, run_ffmpeg, write_movie
 from training.data.crops import Crop, read_boxes
 from training.data.frame_store import FrameStore, decode_image
-from training.data.video_decoder import BrokenVideo, decode_video, probe_video
+from training.data.video_decoder import BrokenVideo, Remarks, decode_video, describe_remarks, probe_video
 from training.dataset_tool.__main__ import main, prepare, read_manifest
 from training.inversion.target_clip import read_clip
 
@@ -29,6 +29,180 @@ def finish(frames):
             found.append(np.asarray(next(frames)))
         except StopIteration as end:
             return found, end.value
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Variable frame rates
+
+# Of 20 frames at 10 per second; the gray value of a frame gives its time.
+UNEVEN = {
+    "drops": ("select='not(between(n,8,10)+eq(n,15))'", [*range(8), 7, 11, 11, *range(11, 15), 14, *range(16, 20)]),
+    "slower": ("select='lt(n,14)+not(mod(n,3))'", [*range(14), 13, 15, 15, 18, 18]),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def steady(tmp_path_factory):
+    return write_movie(tmp_path_factory.mktemp("steady") / "a.mp4")
+
+
+def numbers(frames):
+    """Numbers of the frames of write_movie."""
+    return [round((float(np.asarray(frame).mean()) - gray(0)) / (gray(1) - gray(0))) for frame in frames]
+
+
+@pytest.mark.parametrize("container", ["mp4", "mkv", "ts"])
+def test_frames_of_a_variable_rate_become_evenly_spaced_for_every_reader(container, tmp_path, steady):
+    source = tmp_path / "movies"
+    source.mkdir()
+    movie = source / f"a.{container}"
+    run_ffmpeg("-i", steady, "-vf", UNEVEN["drops"][0], "-fps_mode", "vfr", "-c:v", "libx264", "-crf", "1", movie)
+    frames, remarks = finish(decode_video(str(movie)))
+    found, shown = numbers(frames), UNEVEN["drops"][1]
+    assert len(found) == 20 and remarks.repeated == 4 and remarks.left_out == 0
+    assert max(abs(number - time) for time, number in enumerate(found)) <= 2  # a gap of three frames
+    assert all(number == time for time, number in enumerate(found) if time in shown)
+    assert probe_video(str(movie)).fps == pytest.approx(10)
+    assert numbers(finish(decode_video(str(movie), stride=3, limit=5))[0]) == found[::3][:5]
+    line = (
+        "1 video(s) have a variable frame rate: their frames were made evenly spaced in time (4 repeated, 0 left out)."
+    )
+    result = CliRunner().invoke(main, [str(source), str(tmp_path / "out"), "--workers", "1"], catch_exceptions=False)
+    assert line in result.stderr
+    manifest = read_manifest(tmp_path / "out")
+    assert manifest["remarks"] == [{"source": movie.name, "repeated": 4}] and manifest["sources"][0]["fps"] == 10
+    stored = FrameStore(tmp_path / "out")
+    assert numbers(stored.read_frame(stored.videos[0], i) for i in range(20)) == found
+    videos = StoredVideos(source, resolution=16)
+    assert videos.notes == [f"'{source}': {line}"]
+    measured = videos.clips(count=1, frames=20).load([0])[0].transpose(0, 1).numpy()
+    assert numbers(measured) == found == numbers(read_clip(movie, 16))
+    assert numbers(read_clip(movie, 16, frames=6, stride=2)) == found[:12:2]
+
+
+def test_rates_that_change_and_pauses(tmp_path, steady, capsys):
+    vf, shown = UNEVEN["slower"]
+    run_ffmpeg("-i", steady, "-vf", vf, "-fps_mode", "vfr", "-c:v", "libx264", "-crf", "1", tmp_path / "slower.mp4")
+    assert numbers(read_clip(tmp_path / "slower.mp4", 8)) == shown
+    assert "--clip: 1 video(s) have a variable frame rate" in capsys.readouterr().err
+    # Fast bursts and one long pause: the pause is no motion, and would become thousands of frames.
+    run_ffmpeg("-i", steady, "-vf", "setpts='(N+gte(N,10)*20000)/10/TB'", "-fps_mode", "vfr", tmp_path / "pause.mkv")
+    frames, remarks = finish(decode_video(str(tmp_path / "pause.mkv")))
+    assert len(frames) == 20 and remarks.untimed == "time stamps with long pauses"
+
+
+@pytest.mark.parametrize("name, options", [
+    ("rounded.mkv", ["-vf", "settb=1001/30000,setpts=N"]),  # to milliseconds
+    ("rounded.gif", ["-vf", "settb=1/30,setpts=N"]),  # to hundredths of a second
+    ("telecined.mp4", ["-vf", "settb=1/60,setpts='floor(N*2.5)'"]),  # 2 and 3 fields
+    ("decoding-times.avi", ["-c:v", "mpeg4", "-bf", "2"]),
+    ("hidden-frames.webm", ["-c:v", "libvpx", "-auto-alt-ref", "1", "-lag-in-frames", "10"]),
+    ("fields.h264", ["-bf", "2"]),
+])  # fmt: skip
+def test_a_constant_rate_is_left_as_it_is(name, options, tmp_path, steady):
+    run_ffmpeg("-i", steady, *options, "-fps_mode", "passthrough", "-enc_time_base", "filter", tmp_path / name)
+    frames, remarks = finish(decode_video(str(tmp_path / name)))
+    assert len(frames) == 20 and remarks == Remarks() and probe_video(str(tmp_path / name)).timing is None
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# High dynamic range, fields and streams
+
+HDR_LIGHT = {0: 0, 5: 54, 36: 124, 60: 153, 203: 217, 1000: 255}  # cd/m², and its level in SDR
+
+
+def transfer_level(light, transfer):
+    """Signal of gray light in cd/m² (ITU-R BT.2100), 0 to 1; HLG for a display of 1000 cd/m²."""
+    if transfer == "smpte2084":
+        power = (light / 10000) ** (2610 / 16384)
+        return ((3424 + 2413 * 32 * power) / (4096 + 2392 * 32 * power)) ** (2523 / 32)
+    scene = (light / 1000) ** (1 / 1.2)
+    return np.sqrt(3 * scene) if scene <= 1 / 12 else 0.17883277 * np.log(12 * scene - 0.28466892) + 0.55991073
+
+
+@pytest.mark.parametrize("transfer, name", [("smpte2084", "PQ"), ("arib-std-b67", "HLG")])
+@pytest.mark.parametrize("tags", [":colorspace=bt2020nc:color_primaries=bt2020", ""])
+def test_hdr_is_tone_mapped(transfer, name, tags, tmp_path):
+    levels = [round(65535 * float(transfer_level(light, transfer))) for light in HDR_LIGHT]
+    image = np.broadcast_to(np.repeat(np.uint16(levels), 8), (9, 8 * len(levels)))
+    Image.fromarray(np.ascontiguousarray(image)).save(tmp_path / "0.png")
+    options = f"format=yuv420p10le,crop=45:9:0:0:exact=1,setparams=color_trc={transfer}{tags}"
+    run_ffmpeg("-i", tmp_path / "0.png", "-vf", options, "-c:v", "ffv1", tmp_path / "a.mkv")
+    (frame,), remarks = finish(decode_video(str(tmp_path / "a.mkv")))
+    assert frame.shape == (9, 45, 3) and remarks == Remarks(hdr=name)
+    assert np.abs(frame[4, 4::8].astype(int) - np.array(list(HDR_LIGHT.values()))[:, None]).max() <= 3
+    result = describe_remarks([remarks, Remarks()])
+    assert result == [f"1 video(s) are HDR ({name}) and were tone-mapped to SDR."]
+
+
+def test_colours_of_hlg(tmp_path):
+    """The system gamma of HLG applies to luminance; on each colour it would make this skin too red."""
+    light = np.array([0.6, 0.2, 0.1]) * 203
+    wide = light @ np.array([[0.6274, 0.0691, 0.0164], [0.3293, 0.9195, 0.0880], [0.0433, 0.0114, 0.8956]])
+    gamma = (wide @ [0.2627, 0.6780, 0.0593] / 1000) ** (1 / 1.2 - 1)
+    signal = [transfer_level(1000 * (value / 1000 * gamma) ** 1.2, "arib-std-b67") for value in wide]
+    channels = ":".join(f"{name}={round(65535 * x)}" for name, x in zip("rgb", signal))
+    options = f"format=gbrp16le,geq={channels},setparams=color_trc=arib-std-b67:color_primaries=bt2020"
+    run_ffmpeg("-f", "lavfi", "-i", "color=s=16x16:d=0.1:r=10", "-vf", options, "-c:v", "ffv1", tmp_path / "a.mkv")
+    frame = np.asarray(next(decode_video(str(tmp_path / "a.mkv"))))
+    assert frame[8, 8] == pytest.approx([194, 123, 92], abs=2)  # light / 203, compressed above 0.3, as BT.1886
+
+
+def test_hdr_without_the_filters(tmp_path, monkeypatch):
+    options = "format=yuv420p10le,setparams=color_trc=smpte2084"
+    run_ffmpeg("-f", "lavfi", "-i", "color=s=16x16:d=0.2:r=10", "-vf", options, "-c:v", "ffv1", tmp_path / "a.mkv")
+    monkeypatch.setattr("training.data.video_decoder.TONE_MAPPED", "missing_filter")
+    message = r"it is HDR, PQ, and this ffmpeg cannot tone-map it: use that of imageio-ffmpeg, or convert it\)"
+    with pytest.raises(BrokenVideo, match=message):
+        list(decode_video(str(tmp_path / "a.mkv")))
+
+
+def test_dolby_vision_without_a_base_layer(tmp_path):
+    run_ffmpeg("-f", "lavfi", "-i", "testsrc2=s=64x48:r=10:d=0.3", "-c:v", "libx264", tmp_path / "a.mp4")
+    data = bytearray((tmp_path / "a.mp4").read_bytes())
+    record = bytes([1, 0, 5 << 1, 1 << 3 | 0b101, 0]) + bytes(19)  # profile 5, compatible with nothing
+    position, end = 0, len(data)
+    parents = []
+    for name in (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd", b"avc1"):
+        while data[position + 4 : position + 8] != name:
+            position += int.from_bytes(data[position : position + 4])
+        parents.append(position)
+        end = position + int.from_bytes(data[position : position + 4])
+        position += 16 if name == b"stsd" else 8
+    box = struct.pack(">I4s", 8 + len(record), b"dvcC") + record
+    for position in parents:
+        data[position : position + 4] = struct.pack(">I", int.from_bytes(data[position : position + 4]) + len(box))
+    data[end:end] = box
+    (tmp_path / "a.mp4").write_bytes(data)
+    with pytest.raises(BrokenVideo, match="its colours are in Dolby Vision without a base layer in HDR10 or HLG"):
+        list(decode_video(str(tmp_path / "a.mp4")))
+
+
+@pytest.mark.parametrize("field", ["tff", "bff"])
+def test_interlaced_frames_are_those_of_their_first_field(field, tmp_path):
+    """A bar that moves from field to field, without combs."""
+    moving = "color=black:s=96x64:r=50:d=0.4,format=yuv420p,geq=lum='255*between(X-2*N,10,29)':cb=128:cr=128"
+    interlaced = f"{moving},interlace=lowpass=off:scan={field}"
+    run_ffmpeg("-f", "lavfi", "-i", interlaced, "-c:v", "ffv1", tmp_path / "a.mkv")
+    run_ffmpeg("-f", "lavfi", "-i", f"{moving},fps=25:round=up", "-c:v", "ffv1", tmp_path / "truth.mkv")
+    frames, remarks = finish(decode_video(str(tmp_path / "a.mkv")))
+    truth, none = finish(decode_video(str(tmp_path / "truth.mkv")))
+    assert remarks == Remarks(deinterlaced=True) and none == Remarks() and len(frames) == len(truth) == 10
+    assert np.abs(np.stack(frames[1:-1]).astype(int) - truth[1:-1]).mean() < 2
+    assert np.array_equal(finish(decode_video(str(tmp_path / "a.mkv"), stride=3))[0], frames[::3])
+
+
+def test_the_first_of_several_video_streams(tmp_path, steady):
+    small = ["-f", "lavfi", "-i", "color=red:s=16x16:r=10:d=1"]
+    run_ffmpeg("-i", steady, *small, "-map", "0", "-map", "1", "-c:v", "ffv1", tmp_path / "a.mkv")
+    frames, remarks = finish(decode_video(str(tmp_path / "a.mkv")))
+    assert frames[0].shape == (32, 48, 3) and remarks == Remarks(more_streams=True)
+    assert describe_remarks([remarks] * 2) == ["2 video(s) hold several video streams: the first one is used."]
+    Image.new("RGB", (64, 64)).save(tmp_path / "cover.png")
+    cover = ["-i", tmp_path / "cover.png", "-map", "1", "-map", "0", "-c", "copy", "-disposition:v:0", "attached_pic"]
+    run_ffmpeg("-i", steady, *cover, tmp_path / "cover.mp4")
+    frames, remarks = finish(decode_video(str(tmp_path / "cover.mp4")))
+    assert len(frames) == 20 and frames[0].shape == (32, 48, 3) and remarks == Remarks()
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -153,8 +327,8 @@ def test_frames_of_another_size_end_a_video(changing, tmp_path):
 
 @pytest.mark.parametrize("stride, limit", [(1, 20), (3, 7), (1, 5), (3, 2)])
 def test_frames_behind_those_that_are_wanted_do_not_count(changing, stride, limit):
-    frames, warnings = finish(decode_video(str(changing / "a.ts"), stride=stride, limit=limit))
-    assert len(frames) == limit and warnings == 0
+    frames, remarks = finish(decode_video(str(changing / "a.ts"), stride=stride, limit=limit))
+    assert len(frames) == limit and remarks == Remarks()
     whole = finish(decode_video(str(changing.parent / "parts" / "a.ts"), stride=stride))[0]
     assert all(np.array_equal(frame, other) for frame, other in zip(frames, whole))
     with pytest.raises(BrokenVideo, match="not 128×96"):
@@ -213,11 +387,12 @@ def cut_packets(data, start, stop=None):
 def test_a_start_between_key_frames_is_left_out(codec, tmp_path):
     data = record(tmp_path / "whole.ts", codec=CODECS[codec], seconds=3, group=20)
     whole = finish(decode_video(str(tmp_path / "whole.ts")))
-    assert len(whole[0]) == 60 and whole[1] == 0
+    assert len(whole[0]) == 60 and whole[1] == Remarks()
     source = tmp_path / "movies"
     source.mkdir()
     (source / "cut.ts").write_bytes(cut_packets(data, len(data) // PACKET // 5))
-    frames, warnings = finish(decode_video(str(source / "cut.ts")))
+    frames, remarks = finish(decode_video(str(source / "cut.ts")))
+    warnings = remarks.warnings
     assert warnings > 0 and 35 <= len(frames) < 60
     assert all(np.array_equal(a, b) for a, b in zip(frames, whole[0][-len(frames) :]))
     result = CliRunner().invoke(main, [str(source), str(tmp_path / "out"), "--workers", "1"], catch_exceptions=False)
@@ -225,7 +400,7 @@ def test_a_start_between_key_frames_is_left_out(codec, tmp_path):
         f"1 video(s) begin between two key frames: what precedes the first one is left out ({warnings} warning(s)"
         in (result.stderr)
     )
-    assert read_manifest(tmp_path / "out")["warnings"] == [{"source": "cut.ts", "count": warnings}]
+    assert read_manifest(tmp_path / "out")["remarks"] == [{"source": "cut.ts", "warnings": warnings}]
     (note,) = StoredVideos(source, resolution=8).notes
     assert f"({warnings} warning(s) of the decoder)" in note
 

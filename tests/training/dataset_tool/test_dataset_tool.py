@@ -92,12 +92,6 @@ def test_rotated_and_anamorphic_videos_come_upright_with_square_pixels(tmp_path)
     assert next(decode_video(str(tmp_path / "wide.mp4"))).size == (96, 32)
 
 
-def test_uneven_timing_neither_repeats_nor_drops_frames(tmp_path, movie):
-    run_ffmpeg("-i", movie, "-vf", "setpts=N*N/20/TB", "-fps_mode", "vfr", "-crf", "1", tmp_path / "slower.mkv")
-    means = [np.asarray(frame).mean() for frame in decode_video(str(tmp_path / "slower.mkv"))]
-    assert means == pytest.approx([gray(i) for i in range(20)], abs=2)
-
-
 def test_odd_names_are_plain_files(tmp_path, movie):
     for name in ("-y.mp4", "a%03d:b.mp4", "ümlaut 'q'.mp4"):
         os.link(movie, tmp_path / name)
@@ -114,7 +108,7 @@ def test_undecodable_video(tmp_path, broken):
 
 def test_video_without_pictures(tmp_path):
     run_ffmpeg("-f", "lavfi", "-i", "anullsrc=d=1", tmp_path / "sound.mp4")
-    with pytest.raises(BrokenVideo, match="beyond frame 0"):
+    with pytest.raises(BrokenVideo, match=r"beyond frame 0 \(it has no video stream\)"):
         list(decode_video(str(tmp_path / "sound.mp4")))
 
 

@@ -26,7 +26,7 @@ from training.dataset_tool.source_videos import Source, SourceSet, valid_unicode
 
 __all__ = ["close_detector", "detect_video", "detect_videos", "kept_detections", "scene_cuts"]
 
-VERSION = 1  # of the kept detections
+VERSION = 2  # of the kept detections
 THUMBNAIL = 16  # pixels per side
 # A new scene: the mean difference of thumbnails, of 255 grey levels, and its ratio to the differences around it.
 SCENE_DIFFERENCE = 12.0

@@ -1,0 +1,69 @@
+"""Even time steps of time stamps as cameras and screen recorders write them."""
+
+import numpy as np
+import pytest
+
+from training.data.frame_timing import even_frames
+
+EVEN = np.arange(300) / 30
+RANDOM = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize("times", [
+    EVEN,
+    EVEN[:1],
+    EVEN[:0],
+    [0, 5],
+    np.zeros(9),  # none at all
+    np.round(np.arange(100_000) * 1001 / 30000, 3),  # milliseconds, over an hour
+    np.round(np.arange(1000) / 240, 3),
+    np.round(EVEN, 2),
+    np.cumsum(np.tile([2, 3], 100)) / 60,  # telecined
+    EVEN + RANDOM.uniform(-0.01, 0.01, 300),
+])  # fmt: skip
+def test_constant_rates(times):
+    assert even_frames(np.array(times, dtype=float)) is None
+
+
+def test_missing_frames_repeat_a_neighbour():
+    found = even_frames(np.delete(np.round(EVEN, 3), [20, 50, 51]))
+    assert found.fps == pytest.approx(30, abs=0.01) and (found.repeated, found.left_out) == (3, 0)
+    assert len(found.frames) == 300
+    positions = np.delete(np.arange(300), [20, 50, 51])[found.frames]
+    assert np.abs(positions - np.arange(300)).max() == 1
+
+
+def test_the_most_common_rate_counts():
+    found = even_frames(np.concatenate([EVEN[:200], EVEN[199] + np.arange(1, 81) / 24]))
+    assert found.fps == pytest.approx(30) and len(found.frames) == 300 and found.left_out == 0
+    found = even_frames(np.concatenate([EVEN[:50], EVEN[49] + np.arange(1, 201) / 24]))
+    assert found.fps == pytest.approx(24, abs=0.05) and len(found.frames) == 240 and found.repeated == 0
+
+
+def test_a_screen_recording_that_pauses():
+    burst = np.arange(60) / 60
+    found = even_frames(np.concatenate([burst, 5 + burst, [10, 12.5], 20 + burst]))
+    assert found.fps == pytest.approx(60) and len(found.frames) == 21 * 60 and found.left_out == 0
+    assert np.array_equal(found.frames[300:360], np.arange(60, 120))
+
+
+def test_a_first_frame_beside_the_grid_of_the_others():
+    """Jitter must not decide about each of them."""
+    times = np.concatenate([[0], 0.115 + EVEN + RANDOM.uniform(-0.003, 0.003, 300)])
+    found = even_frames(times)
+    assert found.left_out <= 1 and np.array_equal(found.frames[-299:], np.arange(2, 301))
+
+
+def test_frames_in_pairs():
+    found = even_frames(np.sort(np.concatenate([EVEN, EVEN + 0.001])))
+    assert found.fps == pytest.approx(60, rel=0.001) and len(found.frames) == 599
+
+
+def test_times_that_ffmpeg_has_changed_because_they_went_back():
+    with pytest.raises(ValueError, match="go back"):
+        even_frames(np.maximum.accumulate(np.concatenate([EVEN, EVEN[:290]])))
+
+
+def test_pauses_beside_which_all_motion_vanishes():
+    with pytest.raises(ValueError, match="long pauses"):
+        even_frames(np.concatenate([EVEN, EVEN + 1000]))

@@ -1,0 +1,80 @@
+"""Resampling of unevenly timed frames (variable frame rates of phones and screen recordings) to even time steps."""
+
+import dataclasses
+
+import numpy as np
+
+__all__ = ["EvenFrames", "even_frames"]
+
+JITTER = 0.75  # of a time step: the range of deviations from even steps that rounding of time stamps and clocks causes
+ALIKE = 0.1  # deviation, as a fraction, of steps that count as equally long: 30 and 24 frames per second do not
+TIE = 1e-3  # of a time step: of two frames that are equally near, the earlier one is shown
+MOST_REPEATS = 50  # per frame, on average: beyond that the time stamps are no record of motion
+
+
+@dataclasses.dataclass(frozen=True)
+class EvenFrames:
+    """A video of even time steps, by the frames of one with uneven steps.
+
+    Attributes:
+        fps: Frames per second.
+        frames: Number of the decoded frame that is shown at each time step, not decreasing.
+        repeated: Number of time steps that show the same frame as the one before.
+        left_out: Number of decoded frames that are not shown.
+    """
+
+    fps: float
+    frames: np.ndarray
+    repeated: int
+    left_out: int
+
+
+def even_frames(times: np.ndarray) -> EvenFrames | None:
+    """The nearest frame at each of a series of even time steps, as long as most of those between the given frames.
+
+    Args:
+        times: Seconds, one for each frame, not decreasing.
+
+    Returns:
+        None if every frame belongs to a time step of its own: the rate is constant.
+
+    Raises:
+        ValueError: Three frames have the same time (so ffmpeg lists times that go back), or there are pauses beside
+            which all other steps are negligible.
+    """
+    if len(times) < 3:
+        return None
+    numbers = np.arange(len(times))
+    average = np.polyfit(numbers, times - times[0], 1)[0]
+    if np.ptp(times - times[0] - average * numbers) <= JITTER * average:
+        return None
+    spans = times[2:] - times[:-2]
+    if spans.min() <= 0:
+        raise ValueError("equal time stamps, or ones that go back")
+    step = _common_step(spans)
+    if times[-1] - times[0] > MOST_REPEATS * step * len(times):
+        raise ValueError("time stamps with long pauses")
+    # The circular mean of the phases: the first frame alone may be off the grid of the others.
+    phase = np.angle(np.exp(2j * np.pi * (times - times[0]) / step).mean()) / (2 * np.pi)
+    count = round((times[-1] - times[0]) / step - phase) + 1
+    grid = times[0] + step * (phase + np.arange(max(count, 1)))
+    shown = np.searchsorted((times[:-1] + times[1:]) / 2, grid - TIE * step)
+    different = len(np.unique(shown))
+    return EvenFrames(
+        fps=round(float(1 / step), 3), frames=shown, repeated=len(shown) - different, left_out=len(times) - different
+    )
+
+
+def _common_step(spans: np.ndarray) -> float:
+    """The step that most frames follow, in seconds: the mode of the steps, by mean shift.
+
+    Args:
+        spans: Of two steps each, in which short and long ones that alternate balance.
+    """
+    spans = np.sort(spans)
+    ends = np.searchsorted(spans, spans * (1 + ALIKE), side="right")
+    alike = ends - np.searchsorted(spans, spans * (1 - ALIKE))
+    centre = spans[np.argmax(alike)]
+    for _ in range(10):
+        centre = spans[np.abs(spans - centre) <= ALIKE * centre].mean()
+    return centre / 2
