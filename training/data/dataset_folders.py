@@ -15,10 +15,11 @@ from dnnlib import UserError
 from training.data.annotations import KINDS, MANIFEST, parse_manifest
 from training.data.frame_index import IMAGE_SUFFIXES
 
-__all__ = ["frames_nearby", "is_inside", "keep_apart", "keep_out_of_made_data", "trained_on"]
+__all__ = ["SYNTHETIC", "UNFINISHED", "frames_nearby", "is_inside", "keep_apart", "keep_out_of_made_data", "trained_on"]
 
 LABELS = "dataset.json"
 SYNTHETIC = "synthetic.json"
+UNFINISHED = "settings.json"  # of a dataset that the dataset tool is making
 OPTIONS = "training_options.yaml"
 MAX_ENTRIES = 500  # entries of a folder that are examined
 NUMBERED = re.compile(r"(frame|img|image)?[-_ ]?\d+", re.IGNORECASE)  # names of frames, without their suffix

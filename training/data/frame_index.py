@@ -30,6 +30,7 @@ __all__ = [
     "MOVIE_SUFFIXES",
     "Listing",
     "StringTable",
+    "describe_tar_files",
     "join_path",
     "list_files",
     "listed_path",
@@ -50,7 +51,7 @@ MANIFEST = "manifest.json"  # of the dataset tool
 ZIP_START = b"PK\x03\x04"
 MIN_CACHED = 20_000  # files; smaller sets are listed fast enough
 SETTLE_SECONDS = 2.0  # age of a change before an index is cached: a later change may have the same time stamp
-CACHE_VERSION = 4
+CACHE_VERSION = 5
 LOCATION = np.dtype([("offset", "<i8"), ("stored", "<i8"), ("size", "<i8"), ("crc", "<u4"), ("method", "<u2")])
 DIGITS = str.maketrans("123456789", "0" * 9)
 
@@ -150,18 +151,29 @@ def list_files(path: str) -> Listing:
     try:
         if os.path.isdir(path):
             return _list_folder(path)
+        if path.lower().endswith(".tar"):
+            raise UserError(describe_tar_files(path))
         if not os.path.exists(path):
             raise UserError(f"There is no file or folder '{path}': check the path.")
-        if zipfile.is_zipfile(path):
-            return _list_zip(path)
-        with open(path, "rb") as file:
-            if file.read(len(ZIP_START)) == ZIP_START:
-                raise UserError(f"'{path}' is only the first part of a zip file: copy, download or pack it again.")
+        if os.path.isfile(path):  # a pipe might never end
+            if zipfile.is_zipfile(path):
+                return _list_zip(path)
+            with open(path, "rb") as file:
+                if file.read(len(ZIP_START)) == ZIP_START:
+                    raise UserError(f"'{path}' is only the first part of a zip file: copy, download or pack it again.")
     except (OSError, zipfile.BadZipFile) as error:
         raise UserError(f"Cannot read '{path}': {error}.") from error
     raise UserError(
         f"'{path}' is neither a folder nor a zip file: give a folder that holds one folder of frames per video, or a "
         "zip of it."
+    )
+
+
+def describe_tar_files(path: str) -> str:
+    """One line about shards where folders of frames are needed."""
+    return (
+        f"'{path}': tar files are read by training alone: give a folder or zip of frames of the same videos, as "
+        "`python -m training.dataset_tool SOURCE OUT.zip` makes."
     )
 
 
@@ -274,8 +286,9 @@ def _index_zip(path: str) -> Listing:
     images, others, unsafe = {}, {}, 0
     with zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
-            name = re.sub(r"^(\./+)+", "", info.filename)  # which some archivers write before every name
-            if info.is_dir():
+            name = info.filename.replace("\\", "/")  # as older tools on Windows write them
+            name = re.sub(r"^(\./+)+", "", name)  # which some archivers write before every name
+            if name.endswith("/"):
                 continue
             if not _is_safe(name) or stat.S_ISLNK(info.external_attr >> 16):
                 unsafe += 1
@@ -310,7 +323,7 @@ def _index_zip(path: str) -> Listing:
 def _is_safe(name: str) -> bool:
     """True if a zip member's name is a plain relative path."""
     parts = name.split("/")
-    return not ("\\" in name or ":" in parts[0] or any(part in ("", "..") for part in parts))
+    return not (":" in parts[0] or any(part in ("", "..") for part in parts))
 
 
 def _method(info: zipfile.ZipInfo) -> int:

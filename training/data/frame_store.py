@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import io
 import os
+import stat
 import struct
 import zipfile
 import zlib
@@ -17,7 +18,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from dnnlib import UserError
-from training.data.frame_index import IMAGE_SUFFIXES, join_path, list_files
+from training.data.frame_index import IMAGE_SUFFIXES, describe_tar_files, join_path, list_files
 
 __all__ = ["FrameStore", "Video", "decode_image", "fit_square", "to_rgb"]
 
@@ -99,6 +100,8 @@ class FrameStore:
                 f"'{self.path}' holds encoded videos ({self.movies[0]}) but no frames: turn them into frames with "
                 f"`python -m training.dataset_tool '{self.path}' OUT` and use OUT."
             )
+        if not self.is_zip and any(name.endswith(".tar") for name in os.listdir(self.path)):
+            raise UserError(describe_tar_files(self.path))
         left_out = f"; {self.unsafe} entries with names that lead out of it were left out" if self.unsafe else ""
         left_out += f"; {self.dangling}" if self.dangling else ""
         raise UserError(
@@ -132,7 +135,7 @@ class FrameStore:
             location = self._others.get(join_path(*parts))
             return None if location is None else self._read_member(location)
         try:
-            with open(os.path.join(self.path, *parts), "rb") as file:
+            with open(os.path.join(self.path, *parts), "rb", opener=_open_regular) as file:
                 return file.read()
         except FileNotFoundError:
             return None
@@ -229,6 +232,20 @@ class FrameStore:
     def __del__(self):
         if getattr(self, "_descriptor", None) is not None:
             os.close(self._descriptor)
+
+
+def _open_regular(path: str, flags: int) -> int:
+    """A descriptor of a regular file: reading a pipe that nobody writes to would never end.
+
+    Raises:
+        OSError: It is something else, or cannot be opened.
+    """
+    descriptor = os.open(path, flags | os.O_NONBLOCK)
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):  # of a folder, `open` says so
+        return descriptor
+    os.close(descriptor)
+    raise OSError("it is no regular file")
 
 
 def _read_all(descriptor: int, size: int, offset: int) -> bytes:

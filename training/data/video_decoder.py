@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import os
 import re
+import stat
 import subprocess
 import tempfile
 from collections.abc import Generator, Iterable
@@ -167,6 +168,8 @@ def probe_video(path: str) -> VideoInfo:
         status = os.stat(path)
     except OSError:
         return VideoInfo()
+    if not stat.S_ISREG(status.st_mode):
+        return VideoInfo()
     return _probe(path, (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
 
 
@@ -245,6 +248,8 @@ def decode_video(
     Raises:
         BrokenVideo: It cannot be decoded to its end (or the limit), holds no pictures, or pictures of several sizes.
     """
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise BrokenVideo(f"Cannot decode '{path}': it is no regular file.")  # a pipe might never end
     info = probe_video(path)
     if info.dolby_vision:
         raise BrokenVideo(

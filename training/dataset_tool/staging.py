@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from dnnlib import UserError, atomic_write, exclusive_lock
+from training.data.dataset_folders import SYNTHETIC, UNFINISHED
 
 __all__ = ["Unfinished", "folder_size", "replace_path", "write_json"]
 
@@ -33,7 +34,7 @@ class Unfinished:
         self.work = os.path.join(self.folder, "work")
         self._videos = os.path.join(self.data, "videos")
         self._records = os.path.join(self.folder, "records")
-        self._settings = os.path.join(self.folder, "settings.json")
+        self._settings = os.path.join(self.folder, UNFINISHED)
 
     @contextlib.contextmanager
     def opened(self, settings: dict[str, Any], *, restart: bool) -> Iterator[None]:
@@ -50,6 +51,11 @@ class Unfinished:
         try:
             os.makedirs(self.folder, exist_ok=True)
             with exclusive_lock(self.folder, busy=busy):
+                if not restart and os.path.exists(os.path.join(self.folder, SYNTHETIC)):
+                    raise UserError(
+                        f"'{self.folder}' holds an unfinished set of `python -m training.synthetic`: repeat that "
+                        "command to finish it, remove it, or use --overwrite."
+                    )
                 try:
                     self._prepare(settings, restart=restart)
                     yield

@@ -27,19 +27,18 @@ from dnnlib import UserError, atomic_write, exclusive_lock
 from dnnlib.processes import parallel_map
 from renderer.cameras import Cameras, camera_angles
 from renderer.video import image_grid, save_png
-from training.data.dataset_folders import keep_out_of_made_data
+from training.data.dataset_folders import SYNTHETIC, UNFINISHED, keep_out_of_made_data
 from training.synthetic.render import SyntheticConfig, render_video
 
 __all__ = ["make_dataset", "read_config"]
 
-CONFIG_FILE = "synthetic.json"
 SHEET = (8, 4)  # videos and frames of each on the contact sheet
 
 
 def read_config(folder: str | os.PathLike) -> dict[str, Any] | None:
     """Configuration of the set in a folder; None if it is not one of these sets."""
     try:
-        with open(os.path.join(folder, CONFIG_FILE), encoding="utf-8") as file:
+        with open(os.path.join(folder, SYNTHETIC), encoding="utf-8") as file:
             config = json.load(file)
     except (OSError, ValueError):
         return None
@@ -120,11 +119,16 @@ def _begin(folder: str, config: SyntheticConfig) -> None:
     """Go on with what is in the folder if it was made with this configuration, else begin anew."""
     os.makedirs(folder, exist_ok=True)
     wanted = json.loads(json.dumps(config.as_dict()))
+    if os.path.exists(os.path.join(folder, UNFINISHED)):
+        raise UserError(
+            f"'{folder}' holds an unfinished dataset of `python -m training.dataset_tool`: repeat that command to "
+            "finish it, or remove it."
+        )
     if read_config(folder) != wanted:
         for name in os.listdir(folder):
             path = os.path.join(folder, name)
             shutil.rmtree(path) if os.path.isdir(path) else os.unlink(path)
-        with atomic_write(os.path.join(folder, CONFIG_FILE), "w") as file:
+        with atomic_write(os.path.join(folder, SYNTHETIC), "w") as file:
             json.dump(wanted, file, indent=1)
     for name in ("videos", "truth"):
         os.makedirs(os.path.join(folder, name), exist_ok=True)

@@ -193,6 +193,40 @@ def test_zips_that_cannot_be_read_are_refused_before_anything_is_made(root, tmp_
         FrameStore(tmp_path / "half.zip")
 
 
+def test_members_with_backslashes(root, tmp_path):
+    """As tools on Windows have written them."""
+    with zipfile.ZipFile(tmp_path / "windows.zip", "w") as archive:
+        archive.writestr("a\\v9\\", "")
+        for file in root.rglob("*.png"):
+            archive.writestr(str(file.relative_to(root)).replace("/", "\\"), file.read_bytes())
+        archive.writestr(".hidden\\0.png", b"")
+        archive.writestr("a\\..\\..\\0.png", b"")
+    store = FrameStore(tmp_path / "windows.zip")
+    assert content(tmp_path / "windows.zip") == content(root) and store.unsafe == 1
+    assert store.read_frame(store.videos[0], 1).size == (2, 2)
+
+
+def test_tar_files_are_no_frames(tmp_path):
+    (tmp_path / "shard-000000.tar").write_bytes(b"")
+    for path in (tmp_path, tmp_path / "shard-000000.tar", tmp_path / "shard-{000000..000003}.tar"):
+        with pytest.raises(UserError, match="': tar files are read by training alone: give a folder or zip of frames"):
+            FrameStore(path).require_videos()
+
+
+def test_pipes_end_nothing(tmp_path):
+    """Opening one would wait for its writer."""
+    (tmp_path / "set" / "v").mkdir(parents=True)
+    for pipe in (tmp_path / "set" / "v" / "0.png", tmp_path / "set.zip", tmp_path / "set" / "dataset.json"):
+        os.mkfifo(pipe)
+    store = FrameStore(tmp_path / "set")
+    with pytest.raises(UserError, match=r"0\.png' \(it is no regular file\): replace it or remove the video"):
+        store.read_frame(store.videos[0], 0)
+    with pytest.raises(UserError, match=r"dataset\.json' \(it is no regular file\): repair or remove it"):
+        store.root_file("dataset.json")
+    with pytest.raises(UserError, match=r"set\.zip' is neither a folder nor a zip file"):
+        FrameStore(tmp_path / "set.zip")
+
+
 def test_members_with_a_dot_before_their_path(root, tmp_path):
     with zipfile.ZipFile(tmp_path / "dots.zip", "w") as archive:
         for file in root.rglob("*.png"):

@@ -1,6 +1,7 @@
 """Videos that are not as plain as most: uneven timing, HDR, interlaced, alpha, several sizes, a start anywhere."""
 
 import io
+import os
 import struct
 import zlib
 
@@ -431,6 +432,12 @@ def test_inversion_tells_of_a_start_between_key_frames(tmp_path, capsys):
     (tmp_path / "cut.ts").write_bytes(cut_packets(data, len(data) // PACKET // 5))
     assert read_clip(tmp_path / "cut.ts", 8).shape[0] == 40
     assert "--clip: 1 video(s) begin between two key frames" in capsys.readouterr().err
+
+
+def test_a_pipe_is_no_video(tmp_path):
+    os.mkfifo(tmp_path / "a.mp4")
+    with pytest.raises(BrokenVideo, match=r"Cannot decode '.*a\.mp4': it is no regular file\."):
+        list(decode_video(str(tmp_path / "a.mp4")))
 
 
 def test_probing_sees_that_a_file_has_changed(tmp_path):

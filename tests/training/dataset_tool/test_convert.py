@@ -264,6 +264,16 @@ def test_workers_change_nothing(movies, tmp_path):
     assert tree(tmp_path / "one") == tree(tmp_path / "two")
 
 
+def test_what_another_tool_has_begun_is_kept(movies, tmp_path):
+    """Both tools make OUT in a folder of the same name, so that one waits for the other."""
+    (tmp_path / ".out.unfinished" / "videos").mkdir(parents=True)
+    (tmp_path / ".out.unfinished" / "synthetic.json").write_text("{}")
+    with pytest.raises(UserError, match=r"holds an unfinished set of `python -m training.synthetic`: repeat that"):
+        prepare_frames(movies, tmp_path / "out")
+    assert sorted(os.listdir(tmp_path / ".out.unfinished")) == ["synthetic.json", "videos"]
+    assert len(prepare_frames(movies, tmp_path / "out", overwrite=True)["videos"]) == 5
+
+
 def test_an_interrupted_conversion_goes_on(movies, tmp_path, monkeypatch):
     prepare_frames(movies, tmp_path / "whole")
     done = []
@@ -513,7 +523,7 @@ def test_zip_members_with_names_that_lead_elsewhere(tmp_path):
         for frame in range(4):
             Image.new("RGB", (4, 4), (9, 9, 9)).save(tmp_path / "x.png")
             data = (tmp_path / "x.png").read_bytes()
-            for folder in ("good/v", "../../evil", "/etc/evil", "C:/evil", "a//b", "back\\slash"):
+            for folder in ("good/v", "../../evil", "/etc/evil", "C:/evil", "a//b", "..\\evil"):
                 info = zipfile.ZipInfo("x")
                 info.filename = f"{folder}/{frame}.png"
                 archive.writestr(info, data)

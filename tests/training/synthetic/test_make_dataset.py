@@ -220,6 +220,14 @@ def test_an_interrupted_set_of_other_options_is_begun_anew(tmp_path):
     assert same_files(tmp_path / "whole", tmp_path / "set")
 
 
+def test_what_the_dataset_tool_has_begun_is_kept(tmp_path):
+    (tmp_path / ".set.unfinished" / "records").mkdir(parents=True)
+    (tmp_path / ".set.unfinished" / "settings.json").write_text("{}")
+    with pytest.raises(UserError, match="holds an unfinished dataset of `python -m training.dataset_tool`: repeat"):
+        make_dataset(tmp_path / "set", small_config(), workers=1)
+    assert sorted(os.listdir(tmp_path / ".set.unfinished")) == ["records", "settings.json"]
+
+
 def test_what_is_there_is_not_touched(tmp_path):
     make_dataset(tmp_path / "set", small_config(), workers=1)
     with pytest.raises(UserError, match="made with seed 5 instead of 9"):

@@ -167,7 +167,7 @@ def _stamp(video: str, settings: DetectorSettings) -> str:
     """Digest that changes with the video and the detector."""
     model = settings["model"]
     status = None if model is None else os.stat(model)
-    what = [VERSION, settings["kind"], model, status and [status.st_size, status.st_mtime_ns]]
+    what = [VERSION, settings["kind"], settings["version"], model, status and [status.st_size, status.st_mtime_ns]]
     return hashlib.sha256(json.dumps([video, what]).encode()).hexdigest()[:32]
 
 

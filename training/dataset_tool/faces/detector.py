@@ -1,6 +1,7 @@
 """The detector: MediaPipe in this process where it can be imported, else in a process of .venv-faces."""
 
 import contextlib
+import importlib.metadata
 import importlib.util
 import json
 import os
@@ -19,7 +20,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.a
 VENV_PYTHON = os.path.join(ROOT, ".venv-faces", "bin", "python")
 INSTALL = "run `make faces`, which installs it in .venv-faces, or bring the detections of another one: --landmarks FILE"
 
-DetectorSettings = dict[str, Any]  # kind, model, python; see find_detector
+DetectorSettings = dict[str, Any]  # kind, model, python, version; see find_detector
 
 
 def find_detector(*, kind: str, model: str | None = None) -> DetectorSettings:
@@ -30,7 +31,7 @@ def find_detector(*, kind: str, model: str | None = None) -> DetectorSettings:
         model: Path of a face_landmarker.task; None for the models in MediaPipe's package.
 
     Returns:
-        kind, model, and python: the interpreter of .venv-faces, or None for this process.
+        kind, model, python (the interpreter of .venv-faces, or None for this process) and MediaPipe's version.
 
     Raises:
         UserError: There is no MediaPipe, or no model file.
@@ -40,7 +41,20 @@ def find_detector(*, kind: str, model: str | None = None) -> DetectorSettings:
     python = VENV_PYTHON if os.access(VENV_PYTHON, os.X_OK) else None
     if python is None and importlib.util.find_spec("mediapipe") is None:
         raise UserError(f"There is no detector: {INSTALL}.")
-    return {"kind": kind, "model": None if model is None else os.path.abspath(model), "python": python}
+    model = None if model is None else os.path.abspath(model)
+    return {"kind": kind, "model": model, "python": python, "version": _mediapipe_version(python)}
+
+
+def _mediapipe_version(python: str | None) -> str | None:
+    """The version without importing MediaPipe, which takes seconds; None if it is not known."""
+    if python is None:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            return importlib.metadata.version("mediapipe")
+        return None
+    command = [python, "-c", "import importlib.metadata as about; print(about.version('mediapipe'))"]
+    with contextlib.suppress(OSError):
+        return subprocess.run(command, capture_output=True).stdout.decode().strip() or None
+    return None
 
 
 def open_detector(settings: DetectorSettings) -> "mediapipe_detector.MediaPipeDetector | DetectorProcess":
@@ -50,7 +64,7 @@ def open_detector(settings: DetectorSettings) -> "mediapipe_detector.MediaPipeDe
         UserError: It cannot be started.
     """
     if settings["python"] is not None:
-        return DetectorProcess(**settings)
+        return DetectorProcess(python=settings["python"], kind=settings["kind"], model=settings["model"])
     try:
         return mediapipe_detector.MediaPipeDetector(kind=settings["kind"], model=settings["model"])
     except (ImportError, RuntimeError, OSError, ValueError) as error:

@@ -170,7 +170,7 @@ def test_interrupted_detection_goes_on(movies, tmp_path, monkeypatch):
             return [head(center=CENTER, side=SIDE)]
 
     monkeypatch.setattr(detection_run, "open_detector", lambda settings: Detector())
-    settings = {"kind": "faces", "model": None, "python": None}
+    settings = {"kind": "faces", "model": None, "python": None, "version": "1"}
     among, folder = find_sources(str(movies)), str(tmp_path)
     arguments = dict(settings=settings, folder=folder, workers=1, skip_broken=False)
     with pytest.raises(KeyboardInterrupt):
@@ -183,6 +183,8 @@ def test_interrupted_detection_goes_on(movies, tmp_path, monkeypatch):
     assert len(calls) == 3 * FRAMES + 5
     detect_videos(among, **{**arguments, "settings": {**settings, "kind": "people"}})
     assert len(calls) == 6 * FRAMES + 5
+    detect_videos(among, **{**arguments, "settings": {**settings, "version": "2"}})
+    assert len(calls) == 9 * FRAMES + 5
 
 
 def test_the_source_may_be_broken(tmp_path, monkeypatch):
@@ -194,7 +196,7 @@ def test_the_source_may_be_broken(tmp_path, monkeypatch):
 
     monkeypatch.setattr(detection_run, "open_detector", lambda settings: Detector())
     monkeypatch.setattr(
-        "training.dataset_tool.faces.box_files.find_detector", lambda **_: dict(kind="faces", model=None)
+        "training.dataset_tool.faces.box_files.find_detector", lambda **_: dict(kind="faces", model=None, version=None)
     )
     source = tmp_path / "source"
     source.mkdir()
@@ -325,7 +327,10 @@ def test_options_that_do_not_go_together(arguments, message):
 def test_a_missing_detector_is_one_line(monkeypatch):
     monkeypatch.setattr("training.dataset_tool.faces.detector.VENV_PYTHON", "/nowhere/python")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.metadata.version", lambda name: f"{name} 9")
     with pytest.raises(UserError, match="There is no detector: run `make faces`.*--landmarks FILE"):
         find_detector(kind="faces")
     with pytest.raises(UserError, match="--face-model: there is no file 'model.task'"):
         find_detector(kind="faces", model="model.task")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    assert find_detector(kind="faces") == {"kind": "faces", "model": None, "python": None, "version": "mediapipe 9"}
