@@ -52,9 +52,11 @@ def load(name: str, device_type: str) -> Any | None:
 
     Returns:
         The namespace `torch.ops.video3d_<device type>`, in which the library has registered its functions, or None if
-        there is no library: the reason is logged once, and this process does not try again.
+        there is no library: the reason is logged once, and this process does not try again. None within
+        `plain_pytorch` and while torch.compile traces.
     """
-    if getattr(_plain, "depth", 0):
+    # A compiler cannot look into a library: what it traces is plain PyTorch.
+    if getattr(_plain, "depth", 0) or torch.compiler.is_compiling():
         return None
     outcome = _outcome(name, device_type)
     if not isinstance(outcome, str):

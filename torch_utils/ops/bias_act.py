@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch_utils import custom_ops
 from torch_utils.ops import bias_act_native
 
-__all__ = ["ACTIVATIONS", "IMPLEMENTATIONS", "Activation", "bias_act", "bias_act_ref"]
+__all__ = ["ACTIVATIONS", "IMPLEMENTATIONS", "Activation", "add_scaled", "bias_act", "bias_act_ref"]
 
 IMPLEMENTATIONS = ("auto", "ref", "cpu", "cuda")
 #: 'auto' chooses the native operator on the CPU for these activations from this number of elements on, where fewer
@@ -135,6 +135,13 @@ def _needs_grad(x, b):
     return torch.is_grad_enabled() and (x.requires_grad or (b is not None and b.requires_grad))
 
 
+def add_scaled(y: torch.Tensor, x: torch.Tensor, gain: float) -> torch.Tensor:
+    """y + gain · x in one pass."""
+    if torch.compiler.is_compiling():  # that of PyTorch 2.14 forgets `alpha` if x is a matrix product
+        return y + gain * x
+    return torch.add(y, x, alpha=gain)
+
+
 def bias_act_ref(
     x: torch.Tensor,
     b: torch.Tensor | None = None,
@@ -158,7 +165,7 @@ def bias_act_ref(
 
     # gain*x + gain*b in one pass; `fresh`: y is a new tensor, which may be overwritten.
     if b is not None:
-        y, fresh = torch.add(b if early_gain == 1 else b * early_gain, x, alpha=early_gain), True
+        y, fresh = add_scaled(b if early_gain == 1 else b * early_gain, x, early_gain), True
     elif early_gain != 1:
         y, fresh = x * early_gain, True
     else:

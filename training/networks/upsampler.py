@@ -12,6 +12,7 @@ from typing import TypeVar, cast
 import torch
 from torch import nn
 
+from torch_utils.ops.bias_act import add_scaled
 from torch_utils.ops.point_linear import lrelu_, point_linear
 from torch_utils.ops.upfirdn2d import upfirdn2d
 from training.networks.activation_checkpoint import Replayed, checkpointed
@@ -171,7 +172,7 @@ class Upsampling(nn.Module):
             # blurred as well (zeros lie outside the image), so it is added to x.
             hidden = blur(lrelu_(corner_means(own, neighbours)))
             y = point_linear(hidden.reshape(n, -1, hidden.shape[-1]), expand, bias).unflatten(1, (2 * height, -1))
-            nearest = blur_nearest(torch.add(expand_bias, x, alpha=gain))
+            nearest = blur_nearest(add_scaled(expand_bias, x, gain))
             return _sum(nearest, y)
         # Second layer of A: four corners per pixel, which pixel_shuffle interleaves.
         corners = point_linear(hidden, expand, expand_bias).view(n, height, width, 2, 2, channels)

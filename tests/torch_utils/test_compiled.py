@@ -1,0 +1,44 @@
+"""Networks within torch.compile, which programs of users may apply to them."""
+
+import pytest
+import torch
+
+from tests.torch_utils.native import needs_compiler
+from torch_utils import custom_ops
+from torch_utils.ops.bias_act import bias_act
+from torch_utils.ops.upfirdn2d import setup_filter, upsample2d
+
+
+@pytest.fixture(autouse=True)
+def without_earlier_traces():
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_the_gain_of_a_product_with_bias(tmp_path, monkeypatch):
+    """PyTorch's compiler takes a sum with a matrix product for one operation, and forgets its factor (2.14)."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    random = torch.Generator().manual_seed(0)
+    x, weight, bias = (torch.randn(shape, generator=random) for shape in ([2, 8], [8, 8], [8]))
+
+    def layer(x):
+        return bias_act(x @ weight, bias, act="lrelu")
+
+    torch.testing.assert_close(torch.compile(layer)(x), layer(x))
+
+
+def test_native_operators_are_traced_in_plain_pytorch(monkeypatch):
+    """They cannot be traced: every compiled network with gradients ended in an error of the compiler."""
+    loaded = []
+    monkeypatch.setattr(custom_ops, "_outcome", lambda name, device: loaded.append(name) or "none here")
+    x = torch.ones(4, 3, 64, 64, requires_grad=True)  # of a size that the native operator takes
+    f = setup_filter([1, 3, 3, 1])
+    y = upsample2d(x, f)
+    assert loaded == ["upfirdn2d"]
+    compiled = torch.compile(upsample2d, backend="eager")(x, f)
+    assert loaded == ["upfirdn2d"] and torch.equal(compiled, y)
+    (gradient,) = torch.autograd.grad(compiled.sum(), x)
+    assert gradient.mean() == pytest.approx(4, abs=0.2)
