@@ -169,7 +169,6 @@ def metric_inputs(options: Mapping[str, Any]) -> dict[str, Any]:
     if not options["metrics"]:
         return {}
     from metrics.feature_extractors import find_detectors
-    from metrics.generated_videos import draw_labels
     from metrics.real_videos import StoredVideos
     from training.data.webdataset_files import is_shards
 
@@ -196,8 +195,7 @@ def metric_inputs(options: Mapping[str, Any]) -> dict[str, Any]:
     for metric in chosen:
         if metric.uses_real and metric.samples == "clips":
             real.clips(count=1, frames=metric.frames)
-    clips = {name: options[name] for name in ("nframes", "frame_stride", "subset", "seed")}
-    label = draw_labels(options["data"], **clips) if options["cond"] else None
+    label = real.labels() if options["cond"] else None
     return {"detectors": detectors, "real": real, "label": label}
 
 

@@ -269,8 +269,8 @@ def open_generator(snapshot: Path, options: dict[str, Any], device: Any) -> tupl
     if generator.c_dim > 0:
         if options["real"] is None:
             raise UserError("--real: this generator needs labels, which are drawn from those of the real videos.")
-        clips = {name: trained[name] for name in ("nframes", "frame_stride") if trained.get(name)}
-        label = draw_labels(options["real"], **clips)
+        stride = options["frame_stride"] or trained.get("frame_stride") or 1
+        label = draw_labels(options["real"], frame_stride=stride)
     nframes = options["nframes"] or trained.get("nframes") or 16
     return GeneratedVideos(generator, nframes=nframes, resolution=options["resolution"], label=label), trained
 

@@ -17,11 +17,11 @@ import torch
 from PIL import Image
 
 from dnnlib import UserError
+from metrics.real_videos import StoredLabels, StoredVideos
 from renderer.cameras import Cameras
 from renderer.depth import project, surface_points
 from torch_utils.rng import RandomStream
-from training.data.dataset import VideoPairDataset
-from training.data.frame_store import fit_square
+from training.data.frame_store import FrameStore, fit_square
 from training.inference.frame_renderer import FrameRenderer
 from training.networks.generator import Generator
 
@@ -30,8 +30,9 @@ __all__ = ["GeneratedVideos", "ViewPairs", "draw_labels", "quantise", "reproject
 SEED = 42
 VIEW_TIME = 0.5  # time step of views and pairs
 PAIR = (0.4, 0.6)  # cameras of a pair, as fractions of the range of yaw
-KEY_LABELS = 14  # word of the random key; see training.data.dataset
 MIN_OPACITY = 1e-3  # lower bound of the divisor of depths; all metrics leave out more transparent pixels
+
+Label = Callable[[int], np.ndarray]  # of a video by its index, float32 [c_dim]
 
 
 def quantise(images: torch.Tensor) -> torch.Tensor:
@@ -81,7 +82,8 @@ class GeneratedVideos:
         generator: In evaluation mode.
         nframes: Frames of a training clip.
         resolution: Width of the frames in pixels, resized as real frames are; None: the generator's.
-        label: Label [c_dim] of a video by its index, for a conditional generator; see `draw_labels`.
+        label: Label [c_dim] of a video by its index, for a conditional generator; see `draw_labels`, whose clips have
+            those of the real clips.
 
     Attributes:
         labelled: True for a conditional generator.
@@ -97,7 +99,7 @@ class GeneratedVideos:
         *,
         nframes: int = 16,
         resolution: int | None = None,
-        label: Callable[[int], np.ndarray] | None = None,
+        label: Label | None = None,
     ):
         if generator.c_dim > 0 and (label is None or len(label(0)) != generator.c_dim):
             found = 0 if label is None else len(label(0))
@@ -119,7 +121,10 @@ class GeneratedVideos:
                 "times 0 to 1."
             )
         times = [k / max(self._nframes - 1, 1) for k in range(0, frames, subsample)]
-        return self._samples(count, lambda indices: self._clips(indices, times), last_time=times[-1])
+        label = self._label
+        if isinstance(label, StoredLabels):
+            label = label.of_clips(count=count, frames=frames)
+        return self._samples(count, lambda indices: self._clips(indices, times, label), last_time=times[-1])
 
     def images(self, *, count: int | None) -> "GeneratedClips":
         """One frame of each video, at a random time step of a training clip (at any time after training on images)."""
@@ -142,8 +147,15 @@ class GeneratedVideos:
 
     # ------------------------------------------------------------------------------------------------------------------
 
-    def _renderer_of(self, indices: Sequence[int]) -> tuple[FrameRenderer, Cameras, list[float]]:
-        """Renderer of the videos of these indices, a camera and a random number in [0, 1) for each."""
+    def _renderer_of(
+        self, indices: Sequence[int], label: Label | None = None
+    ) -> tuple[FrameRenderer, Cameras, list[float]]:
+        """Renderer of the videos of these indices, a camera and a random number in [0, 1) for each.
+
+        Args:
+            label: None: the labels of frames.
+        """
+        label = label or self._label
         generator = self._generator
         device = next(generator.parameters()).device
         ws, z_motion, z_bg, cameras, numbers = [], [], [], [], []
@@ -155,18 +167,18 @@ class GeneratedVideos:
             z_bg.append(stream.normal("z_bg", [1, generator.background_dim]))
             cameras.append(generator.camera_prior.sample(1, stream))
             numbers.append(float(stream.uniform("time", [1])))
-            label = None
-            if generator.c_dim > 0:
-                label = torch.from_numpy(self._label(index))[None].to(device)
-            ws.append(generator.mapping(z, label))  # one at a time: rounding must not depend on the batch
+            c = None
+            if label is not None and generator.c_dim > 0:
+                c = torch.from_numpy(label(index))[None].to(device)
+            ws.append(generator.mapping(z, c))  # one at a time: rounding must not depend on the batch
         renderer = FrameRenderer(
             generator, torch.cat(ws), z_motion=torch.cat(z_motion).to(device), z_bg=torch.cat(z_bg).to(device)
         )
         return renderer, Cameras.join(cameras).to(device), numbers
 
     @torch.no_grad()
-    def _clips(self, indices: Sequence[int], times: Sequence[float]) -> torch.Tensor:
-        renderer, cameras, _ = self._renderer_of(indices)
+    def _clips(self, indices: Sequence[int], times: Sequence[float], label: Label | None) -> torch.Tensor:
+        renderer, cameras, _ = self._renderer_of(indices, label)
         return torch.stack([self._frames(renderer.render(time, cameras)) for time in times], dim=2)
 
     @torch.no_grad()
@@ -223,25 +235,14 @@ class GeneratedVideos:
         )
 
 
-def draw_labels(
-    data: str | os.PathLike, *, nframes: int = 1, frame_stride: int = 1, subset: int | None = None, seed: int = 0
-) -> Callable[[int], np.ndarray]:
-    """Labels of videos by their index, sampled from those of the training: every clip counts, and no other video.
-
-    Args:
-        nframes, frame_stride, subset, seed: Of the training. By themselves every frame counts.
+def draw_labels(data: str | os.PathLike, *, frame_stride: int = 1) -> StoredLabels:
+    """Labels for generated videos, as frequent as among the real samples of a data set; see `StoredLabels`.
 
     Raises:
         UserError: The data set has no labels, or no video is as long as a clip.
     """
-    clips = {"nframes": nframes, "frame_stride": frame_stride, "subset": subset, "seed": seed}
-    dataset = VideoPairDataset(path=data, resolution=8, use_labels=True, **clips)
-
-    def label(index: int) -> np.ndarray:
-        number = np.random.SeedSequence([SEED, KEY_LABELS, index]).generate_state(1, np.uint64)[0]
-        return dataset.label(int(number % np.uint64(len(dataset))))
-
-    return label
+    FrameStore(data).require_videos()  # before video files, which have no labels, are decoded
+    return StoredVideos(data, resolution=8, frame_stride=frame_stride).labels()
 
 
 class GeneratedClips:

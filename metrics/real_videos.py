@@ -9,7 +9,7 @@ import bisect
 import hashlib
 import os
 import time
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 
 import numpy as np
 import torch
@@ -17,14 +17,14 @@ from PIL import Image
 
 from dnnlib import UserError
 from dnnlib.downloads import sha256_of
-from training.data.annotations import missing_videos, store_manifest, store_stride
+from training.data.annotations import label_vector, missing_videos, read_labels, store_manifest, store_stride
 from training.data.frame_store import FrameStore, fit_square
 from training.data.video_decoder import BrokenVideo, Remarks, decode_video, describe_remarks
 
-__all__ = ["StoredVideos", "choose_windows"]
+__all__ = ["StoredLabels", "StoredVideos", "choose_windows"]
 
 SEED = 42
-KEY_ORDER, KEY_OFFSETS, KEY_IMAGES = 11, 12, 13  # words of the random key; see training.data.dataset
+KEY_ORDER, KEY_OFFSETS, KEY_IMAGES, KEY_LABELS = 11, 12, 13, 14  # words of the random key; see training.data.dataset
 SETTLED = 2.0  # seconds; a file changed more recently may change again with the same time stamps
 
 
@@ -125,6 +125,16 @@ class StoredVideos:
 
     # ------------------------------------------------------------------------------------------------------------------
 
+    def labels(self) -> "StoredLabels":
+        """The labels of the videos.
+
+        Raises:
+            UserError: There are none, or they do not fit the videos; or these are video files, which have none.
+        """
+        self._store.require_videos()
+        classes, c_dim = read_labels(self._store, self._store.videos)
+        return StoredLabels([label_vector(label, c_dim) for label in classes], self._lengths)
+
     def read(self, video: int, frames: Sequence[int]) -> np.ndarray:
         """Frames of a video in increasing order, uint8 [T, 3, H, W]."""
         if self._movies:
@@ -204,6 +214,34 @@ class StoredVideos:
             return os.path.join(self._store.path, self._movies[video])
         entry = self._store.videos[video]
         return os.path.join(self._store.path, entry.path, self._store.frame_name(entry, frame))
+
+
+class StoredLabels:
+    """Labels for generated videos by their index, with the frequencies of the real samples that they are compared with.
+
+    Frames: the label of a random frame. Clips: those of the real clips, in their order (of which long videos do not
+    have as many as they have frames).
+
+    Args:
+        labels: Of each video, float32 [c_dim].
+        lengths: Frames of each video.
+    """
+
+    def __init__(self, labels: Sequence[np.ndarray], lengths: Sequence[int]):
+        self._labels, self._lengths = labels, lengths
+        self._ends = np.cumsum(lengths)
+
+    def __call__(self, index: int) -> np.ndarray:
+        number = np.random.SeedSequence([SEED, KEY_LABELS, index]).generate_state(1, np.uint64)[0]
+        frame = int(number % np.uint64(self._ends[-1]))
+        return self._labels[bisect.bisect_right(self._ends, frame)]
+
+    def of_clips(self, *, count: int, frames: int) -> Callable[[int], np.ndarray]:
+        """The labels of generated clips; those of frames if no real video is long enough for a clip."""
+        windows = choose_windows(self._lengths, window=frames, count=count)
+        if not windows:
+            return self
+        return lambda index: self._labels[windows[index % len(windows)][0]]
 
 
 class StoredClips:

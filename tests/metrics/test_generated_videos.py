@@ -1,5 +1,6 @@
 """Videos of a generator as one side of an evaluation."""
 
+import json
 import math
 
 import numpy as np
@@ -9,7 +10,9 @@ from PIL import Image
 
 from dnnlib import UserError
 from metrics.generated_videos import GeneratedVideos, draw_labels, quantise
+from metrics.real_videos import choose_windows
 from metrics.video_measures import warping_error
+from tests.small_network import small_generator
 from tests.training.tiny import OVERRIDES, make_plan, write_frames
 from training.data.frame_store import fit_square
 from training.inference.frame_renderer import FrameRenderer
@@ -184,16 +187,27 @@ def test_labels(tmp_path):
         GeneratedVideos(generator, label=lambda index: np.zeros(2, dtype=np.float32))
 
 
-def test_labels_of_videos_that_the_training_does_not_show_are_not_drawn(tmp_path):
-    """Classes count by their clips of eight frames, of every second frame: 0, 1 and 3 of them."""
-    for video, frames in enumerate((14, 31, 48)):
-        write_frames(tmp_path / "data" / str(video), videos=1, frames=frames, size=8)
-    text = ", ".join(f'["{v}/split/video_0", {v}]' for v in range(3))
-    (tmp_path / "data" / "dataset.json").write_text(f'{{"labels": [{text}]}}')
-    label = draw_labels(tmp_path / "data", nframes=8, frame_stride=2)
-    drawn = np.bincount([label(i).argmax() for i in range(400)], minlength=3)
-    assert drawn[0] == 0 and drawn / 400 == pytest.approx([0, 0.4, 0.6], abs=0.07)
-    assert len({draw_labels(tmp_path / "data", nframes=8, subset=1)(i).argmax() for i in range(9)}) == 1
+def test_clips_have_the_labels_of_the_real_clips(tmp_path):
+    """Long videos have most of the frames, but not most of the clips that generated ones are compared with."""
+    lengths = [2, 2, 2, 12]
+    for v, length in enumerate(lengths):
+        (tmp_path / f"a/{v}").mkdir(parents=True)
+        for frame in range(length):
+            Image.new("RGB", (8, 8)).save(tmp_path / f"a/{v}/{frame}.png")
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": [[f"a/{v}", int(v == 3)] for v in range(4)]}))
+    label = draw_labels(tmp_path)
+    assert sum(label(i)[1] for i in range(300)) / 300 == pytest.approx(12 / 18, abs=0.08)
+    windows = choose_windows(lengths, window=2, count=4)
+    drawn = [label.of_clips(count=4, frames=2)(i).argmax() for i in range(8)]
+    assert drawn == [int(video == 3) for video, _ in windows] * 2 and sum(drawn) == 2
+    assert label.of_clips(count=4, frames=13) is label  # no video is as long
+
+    generator = small_generator(c_dim=2)
+    clips, same = (
+        GeneratedVideos(generator, nframes=2, label=given).clips(count=4, frames=2).load(range(4))
+        for given in (label, label.of_clips(count=4, frames=2))
+    )
+    assert torch.equal(clips, same)
 
 
 def test_description_and_key(videos):
