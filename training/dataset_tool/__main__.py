@@ -60,6 +60,7 @@ FACE_OPTIONS = {
     "follow_faces", "remove_roll",
 }  # fmt: skip
 DATASET_OPTIONS = {"clip_frames", "clip_step", "max_frames", "image", "shape", "shard_clips"}
+SAME_RATE = 1.1  # ratio of frame rates, from which on motion of different speed is noted
 CLIPS_PER_CAMERA = 4  # training clips in a folder of a clip with a face: it has one camera, and heads turn
 
 
@@ -258,6 +259,13 @@ def notes(manifest: dict[str, Any]) -> list[str]:
     enlarged = sum(source["crop"][2] < manifest["resolution"] for source in manifest["sources"])
     if enlarged:
         found.append(f"{enlarged} video(s) were enlarged: their square has fewer than {manifest['resolution']} pixels.")
+    rates = [source["fps"] for source in manifest["sources"] if source["fps"]]
+    if rates and max(rates) > SAME_RATE * min(rates):
+        found.append(
+            f"The videos have {min(rates):g} to {max(rates):g} frames per second, and a clip has a number of frames, "
+            "not of seconds: the same motion is faster in some of them. Convert all to one rate first: ffmpeg -i IN "
+            f"-vf fps={min(rates):g} OUT."
+        )
     return found
 
 

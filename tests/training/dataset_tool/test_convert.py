@@ -575,6 +575,18 @@ def test_no_video_is_named_like_a_file_that_is_hidden(movies, tmp_path):
     assert VideoPairDataset(path=tmp_path / "out", resolution=8, nframes=4).num_clips == 1
 
 
+def test_different_frame_rates_are_noted(movies, tmp_path):
+    source = tmp_path / "source"
+    source.mkdir()
+    os.link(movies / "a.mp4", source / "a.mp4")
+    for name, rate, noted in (("b.mp4", "10.9", False), ("c.mp4", "25", True)):
+        run_ffmpeg("-r", rate, "-i", movies / "a.mp4", "-crf", "1", source / name)
+        arguments = [str(source), str(tmp_path / f"out-{name}"), "--resolution", "8", "--nframes", "4"]
+        output = CliRunner().invoke(main, arguments, catch_exceptions=False).output
+        assert ("The videos have 10 to 25 frames per second, and a clip" in output) == noted
+        assert ("ffmpeg -i IN -vf fps=10 OUT" in output) == noted
+
+
 def test_small_videos_are_enlarged_and_that_is_said(movies, tmp_path):
     arguments = [str(movies), str(tmp_path / "out"), "--nframes", "4", "--resolution", "32", "--workers", "1"]
     assert "5 video(s) were enlarged" in CliRunner().invoke(main, arguments, catch_exceptions=False).output
