@@ -89,9 +89,14 @@ def test_half_precision_bias_follows_the_input():
         ({"act": "gelu"}, "unknown activation 'gelu'"),
         ({"b": torch.zeros(3)}, r"shape \[3\] does not fit dimension 1"),
         ({"b": torch.zeros(4), "dim": 7}, "dimension 7"),
-        ({"clamp": -1}, "clamp must be at least 0"),
+        ({"clamp": -1}, "clamp must be a finite number of at least 0, got -1"),
+        ({"clamp": "1"}, "clamp must be a finite number of at least 0, got '1'"),
+        ({"gain": "2"}, "gain must be a finite number, got '2'"),
+        ({"b": [0.0] * 4}, "the bias must be a tensor"),
+        ({"x": torch.zeros(2, 4, dtype=torch.uint8)}, "must be a tensor of floats, not torch.uint8"),
+        ({"x": [[0.0] * 4]}, "must be a tensor of floats, not"),
     ],
 )
 def test_mistakes(arguments, message):
     with pytest.raises(ValueError, match=message):
-        bias_act(torch.zeros(2, 4), **arguments)
+        bias_act(**({"x": torch.zeros(2, 4)} | arguments))

@@ -162,9 +162,15 @@ def test_derivatives(arguments, separable):
     "arguments, message",
     [
         ({"x": torch.zeros(3, 4, 4)}, r"must be \[N, C, H, W\]"),
-        ({"up": 0}, "up must be at least 1"),
-        ({"down": [1, 0]}, "down must be at least 1"),
+        ({"x": torch.zeros(1, 1, 4, 4, dtype=torch.uint8)}, "images must be floats, not uint8"),
+        ({"x": np.zeros([1, 1, 4, 4])}, r"images must be a tensor \[N, C, H, W\], not ndarray"),
+        ({"up": 0}, "up must be a whole number of at least 1, got 0"),
+        ({"up": 1.5}, "up must be a whole number or a pair"),
+        ({"down": [1, 0]}, "down must be a whole number of at least 1, got 0"),
         ({"padding": [1, 2, 3]}, "padding must be"),
+        ({"padding": "same"}, "padding must be a number, a pair or four numbers, not 'same'"),
+        ({"gain": "2"}, "gain must be a finite number, got '2'"),
+        ({"f": [1, 3, 3, 1]}, r"of setup_filter, not \[1, 3, 3, 1\]"),
         ({"f": torch.ones(2, 2, 2)}, "must be a vector or a matrix"),
         ({"f": torch.ones(9)}, "does not fit into an image"),
         ({"padding": -2, "f": torch.ones(1)}, "does not fit into an image"),
@@ -175,7 +181,9 @@ def test_mistakes(arguments, message):
         upfirdn2d(**({"x": torch.zeros(1, 1, 4, 4), "f": torch.ones(3)} | arguments))
 
 
-@pytest.mark.parametrize("f, arguments", [([], {}), (torch.ones(1, 1, 1), {}), (torch.ones(2, 2), {"separable": True})])
+@pytest.mark.parametrize(
+    "f, arguments", [([], {}), ("box", {}), (torch.ones(1, 1, 1), {}), (torch.ones(2, 2), {"separable": True})]
+)
 def test_mistaken_filters(f, arguments):
     with pytest.raises(ValueError, match="setup_filter"):
         setup_filter(f, **arguments)

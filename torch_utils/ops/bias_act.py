@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from torch_utils import custom_ops
+from torch_utils.argument_checks import check_number, shown
 from torch_utils.ops import bias_act_native
 
 __all__ = ["ACTIVATIONS", "IMPLEMENTATIONS", "Activation", "add_scaled", "bias_act", "bias_act_ref"]
@@ -88,18 +89,24 @@ def bias_act(
         Tensor of the shape, type and memory format of `x`.
 
     Raises:
-        ValueError: unknown activation or implementation, wrong bias shape, or negative clamp.
+        ValueError: unknown activation or implementation, no floats, wrong bias shape, or negative clamp.
         RuntimeError: impl='cpu' or 'cuda', but there is no native operator, or the tensors are on another device.
     """
     if act not in ACTIVATIONS:
         raise ValueError(f"bias_act: unknown activation {act!r}; choose one of {', '.join(ACTIVATIONS)}")
     if impl not in IMPLEMENTATIONS:
         raise ValueError(f"bias_act: unknown implementation {impl!r}; choose one of {', '.join(IMPLEMENTATIONS)}")
-    if clamp is not None and clamp < 0:
-        raise ValueError(f"bias_act: clamp must be at least 0, not {clamp}")
+    if not isinstance(x, torch.Tensor) or not x.is_floating_point():
+        given = x.dtype if isinstance(x, torch.Tensor) else shown(x)
+        raise ValueError(f"bias_act: the input must be a tensor of floats, not {given}")
+    for name, value in (("alpha", alpha), ("gain", gain), ("clamp", clamp)):
+        if value is not None:
+            check_number(f"bias_act: {name}", value, 0 if name == "clamp" else -math.inf, inclusive=True)
     alpha = ACTIVATIONS[act].alpha if alpha is None else float(alpha)
     gain = ACTIVATIONS[act].gain if gain is None else float(gain)
     if b is not None:
+        if not isinstance(b, torch.Tensor):
+            raise ValueError(f"bias_act: the bias must be a tensor, not {shown(b)}")
         if b.ndim != 1 or not -x.ndim <= dim < x.ndim or b.shape[0] != x.shape[dim]:
             raise ValueError(
                 f"bias_act: a bias of shape {list(b.shape)} does not fit dimension {dim} of an input {list(x.shape)}"

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 import torch
 
 from torch_utils import custom_ops
+from torch_utils.argument_checks import check_images, check_number, is_list, shown, whole_number
 from torch_utils.ops.upfirdn2d_ref import upfirdn2d_ref
 
 __all__ = [
@@ -65,9 +66,12 @@ def setup_filter(
         float32 tensor [taps] or [height, width].
 
     Raises:
-        ValueError: empty filters and more than two dimensions.
+        ValueError: empty filters, more than two dimensions, or no numbers.
     """
-    f = torch.as_tensor(1 if f is None else f, dtype=torch.float32)
+    try:
+        f = torch.as_tensor(1 if f is None else f, dtype=torch.float32)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"setup_filter: a filter is a number, a vector or a matrix, not {shown(f)}") from error
     if f.ndim > 2 or f.numel() == 0:
         raise ValueError(f"setup_filter: a filter is a number, a vector or a matrix, not of shape {list(f.shape)}")
     f = f[None] if f.ndim == 0 else f
@@ -86,27 +90,35 @@ def setup_filter(
 
 def parse_pair(value: int | Sequence[int], what: str) -> tuple[int, int]:
     """int or [x, y] -> (x, y), each at least 1."""
-    x, y = (value, value) if isinstance(value, int) else value
-    if x < 1 or y < 1:
-        raise ValueError(f"{what} must be at least 1, not {value}")
-    return int(x), int(y)
+    pair = [value] * 2 if isinstance(value, int) else value
+    if not is_list(pair) or len(pair) != 2:
+        raise ValueError(f"{what} must be a whole number or a pair [x, y], not {shown(value)}")
+    x, y = (whole_number(what, number, low=1) for number in pair)
+    return x, y
 
 
 def parse_padding(padding: int | Sequence[int]) -> tuple[int, int, int, int]:
     """int, [x, y] or [x before, x after, y before, y after] -> the latter."""
-    padding = [padding] * 4 if isinstance(padding, int) else list(padding)
-    if len(padding) == 2:
-        padding = [padding[0], padding[0], padding[1], padding[1]]
-    if len(padding) != 4:
-        raise ValueError(f"padding must be a number, a pair or four numbers, not {padding}")
-    px0, px1, py0, py1 = (int(p) for p in padding)
+    sides = [padding] * 4 if isinstance(padding, int) else padding
+    if not is_list(sides) or len(sides) not in (2, 4):
+        raise ValueError(f"padding must be a number, a pair or four numbers, not {shown(padding)}")
+    if len(sides) == 2:
+        sides = [sides[0], sides[0], sides[1], sides[1]]
+    px0, px1, py0, py1 = (whole_number("padding", side) for side in sides)
     return px0, px1, py0, py1
 
 
 def filter_size(f: torch.Tensor | None) -> tuple[int, int]:
-    """(width, height) of a filter."""
+    """(width, height) of a filter.
+
+    Raises:
+        ValueError: Something else than a vector or a matrix; `setup_filter` makes one of a list.
+    """
     if f is None:
         return 1, 1
+    if not isinstance(f, torch.Tensor) or f.ndim not in (1, 2) or f.numel() == 0:
+        given = f"of shape {list(f.shape)}" if isinstance(f, torch.Tensor) else shown(f)
+        raise ValueError(f"upfirdn2d: the filter must be a vector or a matrix of setup_filter, not {given}")
     return f.shape[-1], f.shape[0]
 
 
@@ -140,17 +152,14 @@ def upfirdn2d(
         number of times.
 
     Raises:
-        ValueError: bad shapes, factors below one, a result without pixels, or an unknown implementation.
+        ValueError: bad shapes or types, factors below one, a result without pixels, or an unknown implementation.
         RuntimeError: impl='cpu' or 'cuda', but there is no native operator, or the images are on another device.
     """
-    if x.ndim != 4:
-        raise ValueError(f"upfirdn2d: images must be [N, C, H, W], not {list(x.shape)}")
+    check_images("upfirdn2d: images", x, "[N, C, H, W]", ndim=4)
     upx, upy = parse_pair(up, "upfirdn2d: up")
     downx, downy = parse_pair(down, "upfirdn2d: down")
     px0, px1, py0, py1 = parse_padding(padding)
     f = torch.ones([1, 1], device=x.device) if f is None else f
-    if f.ndim not in (1, 2) or f.numel() == 0:
-        raise ValueError(f"upfirdn2d: the filter must be a vector or a matrix, not of shape {list(f.shape)}")
     fw, fh = filter_size(f)
     if x.shape[2] * upy + py0 + py1 < fh or x.shape[3] * upx + px0 + px1 < fw:
         raise ValueError(
@@ -158,6 +167,7 @@ def upfirdn2d(
         )
     if impl not in IMPLEMENTATIONS:
         raise ValueError(f"upfirdn2d: unknown implementation {impl!r}; choose one of {', '.join(IMPLEMENTATIONS)}")
+    check_number("upfirdn2d: gain", gain)
     resampling = _Resampling((upx, upy), (downx, downy), (px0, px1, py0, py1), flip_filter, gain, impl)
     if torch.is_grad_enabled() and x.requires_grad:
         return _Upfirdn2d.apply(x, f.detach(), resampling)

@@ -14,6 +14,7 @@ from torch import nn
 
 from dnnlib import choices_hint
 from torch_utils import distributed
+from torch_utils.argument_checks import check_images, check_number, check_stream
 from torch_utils.training_stats import Statistics
 from training.augment import ada_transforms as transforms
 
@@ -42,6 +43,8 @@ PIPELINES = {
 
 class AdaAugment(nn.Module):
     """The augmentation pipeline of ADA. The buffer `p` is the overall probability; at 0 frames pass unchanged.
+
+    It is 0 at first, and training sets it by its feedback; `augment.p.fill_(0.2)` sets it for any other use.
 
     Args:
         pipeline: Key of `PIPELINES`, or a mapping from names of operations to multipliers of p.
@@ -90,6 +93,7 @@ class AdaAugment(nn.Module):
             for name in pipeline:
                 if name not in OPERATIONS:
                     raise ValueError(f"unknown augmentation {name!r}; {choices_hint(name, OPERATIONS)}")
+                check_number(f"pipeline[{name!r}]", pipeline[name])
             self.multipliers = {name: float(value) for name, value in pipeline.items() if value > 0}
         if len(imgfilter_bands) != len(transforms.BAND_POWER):
             raise ValueError(f"imgfilter_bands needs {len(transforms.BAND_POWER)} numbers, not {list(imgfilter_bands)}")
@@ -128,7 +132,7 @@ class AdaAugment(nn.Module):
         """Augment videos.
 
         Args:
-            frames: [B, T, 3, H, W].
+            frames: [B, T, 3, H, W], floats, nominally in [-1, 1]: the colours and the noise are made for that range.
             stream: Source of random numbers (`torch_utils.rng.RandomStream`): for an operation X its parameter
                 "ada/X", and "ada/X_coin", by which it is applied or not.
             prefix: Prefix of these names, to distinguish several uses.
@@ -137,13 +141,13 @@ class AdaAugment(nn.Module):
             [B, T, 3, H, W].
 
         Raises:
-            ValueError: wrong shape.
+            ValueError: wrong shape or type, or no stream.
         """
-        if frames.ndim != 5 or frames.shape[2] != 3:
-            raise ValueError(f"AdaAugment: frames must be [B, T, 3, H, W], not {list(frames.shape)}")
+        check_images("AdaAugment: frames", frames, "[B, T, 3, H, W]", ndim=5, channels=3)
         p = float(self.p)
         if p <= 0 or not self.multipliers:
             return frames
+        check_stream(stream)
         draw = _Draws(stream, batch=frames.shape[0], multipliers=self.multipliers, p=p, prefix=f"{prefix}ada/")
 
         # Geometry: one resampling by the product of all transforms.

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from dnnlib import choices_hint
+from torch_utils.argument_checks import check_images, check_stream
 
 __all__ = ["POLICIES", "diffaugment", "parse_policy"]
 
@@ -19,7 +20,7 @@ def diffaugment(frames: torch.Tensor, policy: str, stream, *, prefix: str = "") 
     """Augment videos.
 
     Args:
-        frames: [B, T, 3, H, W], B videos of T frames.
+        frames: [B, T, 3, H, W], B videos of T frames, floats, nominally in [-1, 1].
         policy: Comma-separated operations in the order of their application, of "color", "translation", "cutout";
             "" for none.
         stream: Source of random numbers (`torch_utils.rng.RandomStream`), under the names
@@ -30,11 +31,12 @@ def diffaugment(frames: torch.Tensor, policy: str, stream, *, prefix: str = "") 
         [B, T, 3, H, W].
 
     Raises:
-        ValueError: unknown operation or wrong shape.
+        ValueError: unknown operation, wrong shape or type, or no stream.
     """
     operations = parse_policy(policy)
-    if frames.ndim != 5 or frames.shape[2] != 3:
-        raise ValueError(f"diffaugment: frames must be [B, T, 3, H, W], not {list(frames.shape)}")
+    check_images("diffaugment: frames", frames, "[B, T, 3, H, W]", ndim=5, channels=3)
+    if operations:
+        check_stream(stream)
     for operation in operations:
         frames = POLICIES[operation](frames, stream, f"{prefix}diffaugment/")
     return frames

@@ -1,22 +1,16 @@
-"""Checks of the arguments of the Python interface.
+"""Checks of the arguments of the Python interface: seeds, times, outputs, labels, codes, cameras, paths.
 
-A mistake, in type or in value, is a ValueError of one line: which argument, what is allowed, and what was given.
+Those of any number and tensor are `torch_utils.argument_checks`.
 """
 
-import math
-import numbers
 import os
-import reprlib
-import sys
-from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 
-from dnnlib import one_line
 from renderer.cameras import Cameras
 from renderer.outputs import OUTPUTS
+from torch_utils.argument_checks import Shaped, check_number, check_tensors, is_list, shown, whole_number
 from training.inference.cli_options import MAX_TIME
 from training.inference.layouts import RowCodes
 from training.networks.generator import Generator
@@ -26,75 +20,22 @@ __all__ = [
     "check_alone",
     "check_cameras",
     "check_codes",
-    "check_floats",
-    "check_number",
     "check_path",
-    "check_placement",
-    "check_stream",
-    "check_tensors",
     "check_time",
-    "is_list",
     "label_numbers",
     "label_shape",
     "output_names",
     "seed_list",
-    "shown",
     "time_list",
-    "whole_number",
 ]
 
 SOURCES = "a snapshot, a folder, a URL or an id of the Hub"
-FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 ORTHONORMAL = 1e-3  # error of a pose's axes: far above rounding, far below an axis that is missing
-PLAIN = (type(None), str, bytes, numbers.Number, list, tuple, range, set, dict)  # shown by value
 CODES = {
     "ws": ("B", "num_ws", "w_dim"),
     "z_motion": ("B", "motion_dim"),
     "z_bg": ("B", "background_dim"),
 }
-
-#: A tensor and its dimensions: numbers, or letters that stand for one size wherever they occur.
-Shaped = tuple[Any, Sequence[int | str]]
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# Numbers and lists of them
-
-
-def check_number(
-    name: str, value: Any, low: float = -math.inf, high: float = math.inf, *, inclusive: bool = False
-) -> None:
-    """Refuse all but finite numbers between two bounds, which are allowed themselves if `inclusive`.
-
-    Numbers are Python's, NumPy's, and tensors without dimensions.
-    """
-    number = _scalar(value)
-    fits = isinstance(number, (int, float)) and not isinstance(number, bool)
-    fits = fits and abs(number) <= sys.float_info.max and (low < number < high or (inclusive and number in (low, high)))
-    if fits:
-        return
-    if math.isinf(low) and math.isinf(high):
-        allowed = "a finite number"
-    elif math.isinf(high):
-        allowed = f"a finite number above {low:g}"
-    else:
-        allowed = f"a number from {low:g} to {high:g}" if inclusive else f"a number between {low:.5g} and {high:.5g}"
-    raise ValueError(f"{name} must be {allowed}, got {shown(value)}.")
-
-
-def whole_number(name: str, value: Any, *, low: int | None = None) -> int:
-    """The value as an int, if it is one (of Python, NumPy or a tensor) and not below `low`."""
-    number = _scalar(value)
-    whole = isinstance(number, int) and not isinstance(number, bool)
-    if not whole or (low is not None and number < low):
-        bound = "" if low is None else f" of at least {low}"
-        raise ValueError(f"{name} must be a whole number{bound}, got {shown(value)}.")
-    return int(number)
-
-
-def is_list(value: Any) -> bool:
-    """True for a sequence or an array [N] of values. A string is one value."""
-    return (isinstance(value, Sequence) and not isinstance(value, (str, bytes))) or getattr(value, "ndim", 0) == 1
 
 
 def seed_list(name: str, seed: Any) -> list[int]:
@@ -143,43 +84,7 @@ def output_names(outputs: Any) -> list[str]:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Tensors, codes and cameras
-
-
-def check_tensors(tensors: Mapping[str, Shaped], *, device: torch.device | None = None, finite: bool = False) -> None:
-    """Refuse all but tensors of some shapes, which would broadcast to other results than meant.
-
-    Args:
-        tensors: By their names, in the order in which letters get their sizes; these must be above 0.
-        device: Where they must be; None: together.
-        finite: Also check the values, for which a GPU has to be waited for.
-    """
-    sizes: dict[str, int] = {}
-    for name, (value, dims) in tensors.items():
-        shape = f"[{', '.join(map(str, dims))}]"
-        if not isinstance(value, torch.Tensor):
-            raise ValueError(f"{name} must be a tensor {shape}, got {shown(value)}.")
-        if value.layout != torch.strided or value.is_complex():  # an imaginary part would be dropped
-            raise ValueError(f"{name} must be a dense tensor of real numbers {shape}.")
-        # A letter without a size yet takes any above 0.
-        wanted = [sizes.get(d, max(n, 1)) if isinstance(d, str) else d for d, n in zip(dims, value.shape)]
-        if value.ndim != len(dims) or list(value.shape) != wanted:
-            known = [f"{dim} = {sizes[dim]}" for dim in dims if dim in sizes]
-            raise ValueError(
-                f"{name} must be {shape}{' with ' if known else ''}{', '.join(known)}, got {list(value.shape)}."
-            )
-        sizes |= {dim: size for dim, size in zip(dims, value.shape) if isinstance(dim, str)}
-        device = value.device if device is None else device
-        if value.device != device:
-            raise ValueError(f"{name} is on {value.device} instead of {device}; move it with .to('{device}').")
-        if finite and not value.isfinite().all():
-            raise ValueError(f"{name} must be finite; it holds nan or inf.")
-
-
-def check_floats(name: str, value: torch.Tensor, meaning: str) -> None:
-    """Refuse integers, such as pixels of 0 to 255, where values are expected."""
-    if not value.is_floating_point():
-        raise ValueError(f"{name} must be floats {meaning}, got {str(value.dtype).removeprefix('torch.')}.")
+# Codes and cameras
 
 
 def label_shape(c: Any, c_dim: int) -> dict[str, Shaped]:
@@ -259,33 +164,3 @@ def check_path(name: str, path: Any, what: str = "a path") -> None:
     text = path if isinstance(path, str) else os.fspath(path) if isinstance(path, os.PathLike) else None
     if not isinstance(text, str) or not text:
         raise ValueError(f"{name} must be {what}, got {shown(path)}.")
-
-
-def check_placement(device: Any, dtype: Any) -> None:
-    """Refuse a device that cannot be used here, and a type that networks cannot have."""
-    if dtype not in FLOATS:
-        given = dtype if isinstance(dtype, torch.dtype) else shown(dtype)
-        raise ValueError(f"dtype must be {', '.join(map(str, FLOATS[:-1]))} or {FLOATS[-1]}, got {given}.")
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, TypeError) as error:
-        raise ValueError(f"device {shown(str(device))} cannot be used here: {one_line(error)[:200]}") from error
-
-
-def check_stream(stream: Any) -> None:
-    """Refuse what draws no numbers by name, such as a torch.Generator; None is allowed."""
-    if stream is not None and not (hasattr(stream, "uniform") and hasattr(stream, "normal")):
-        raise ValueError(f"stream must be a torch_utils.rng.RandomStream or None, got {shown(stream)}.")
-
-
-def _scalar(value: Any) -> Any:
-    """Python's number for one of NumPy or in a tensor without dimensions; other values as they are."""
-    return value.item() if isinstance(value, (torch.Tensor, np.ndarray, np.generic)) and value.ndim == 0 else value
-
-
-def shown(value: Any) -> str:
-    """A value in a message: short, in one line; of large things only what they are."""
-    value = _scalar(value)
-    if isinstance(value, (torch.Tensor, np.ndarray)):
-        return f"{type(value).__name__} {list(value.shape)}"
-    return one_line(reprlib.repr(value)) if isinstance(value, PLAIN) else type(value).__name__

@@ -23,6 +23,16 @@ from renderer.cameras import POLE, CameraPrior, Cameras
 from renderer.outputs import CHANNELS, displayed
 from renderer.trajectories import DEFAULT_PROGRAM
 from renderer.video import VideoWriter, image_grid, save_png, to_uint8
+from torch_utils.argument_checks import (
+    check_floats,
+    check_number,
+    check_placement,
+    check_stream,
+    check_tensors,
+    is_list,
+    shown,
+    whole_number,
+)
 from torch_utils.caller_settings import without_autocast, without_defaults
 from training.checkpoints.pretrained import write_pretrained
 from training.checkpoints.snapshot import average_generator, class_name, load_snapshot, numbered_snapshots
@@ -32,22 +42,14 @@ from training.inference.arguments import (
     check_alone,
     check_cameras,
     check_codes,
-    check_floats,
-    check_number,
     check_path,
-    check_placement,
-    check_stream,
-    check_tensors,
     check_time,
-    is_list,
     label_numbers,
     label_shape,
     output_names,
     seed_list,
-    shown,
     time_list,
-    whole_number,
-)  # fmt: skip
+)
 from training.inference.frame_renderer import FrameRenderer
 from training.inference.interpolation import lerp, mix_styles, slerp
 from training.inference.latent_files import load_codes
@@ -168,14 +170,15 @@ class VideoGenerator(nn.Module):
     @without_autocast()
     def forward(
         self,
-        z: torch.Tensor,
+        z: torch.Tensor | None = None,
         c: torch.Tensor | None = None,
         *,
+        ws: torch.Tensor | None = None,
         z_motion: torch.Tensor,
         z_bg: torch.Tensor,
         times: torch.Tensor,
         cameras: Cameras | None = None,
-        truncation_psi: float = 1.0,
+        truncation_psi: float | None = None,
         stream=None,
     ) -> SynthesisOutput:
         """Frames of B videos, differentiable: image [B, T, 3, H, W] (nominally in [-1, 1]), image_raw, depth, opacity.
@@ -183,32 +186,39 @@ class VideoGenerator(nn.Module):
         Args:
             z, z_motion, z_bg: Content, motion and background codes [B, z_dim], [B, motion_dim], [B, background_dim].
             c: Labels [B, c_dim], one-hot if they are classes, for a generator trained with labels.
+            ws: Styles [B, num_ws, w_dim], as the method `codes` gives them, in the place of `z`, `c` and
+                `truncation_psi`.
             times: [B, T] in [0, 1].
-            cameras: One per video; None for the frontal one.
-            truncation_psi: Truncation (StyleGAN, appendix B); 1 for none.
+            cameras: One per video; None for the frontal one. Gradients go to their poses and fields of view, too.
+            truncation_psi: Truncation (StyleGAN, appendix B); None: 1, no truncation.
             stream: A `torch_utils.rng.RandomStream` for random depths along the rays, as in training; None renders
                 deterministically.
 
         Raises:
-            ValueError: Tensors of other shapes, of different batches or on another device, no label, or another type
-                of stream. Values are not looked at, so that no GPU is waited for.
+            ValueError: Tensors of other shapes, of different batches or on another device, no label, neither codes nor
+                styles or both, or another type of stream. Values are not looked at, so that no GPU is waited for.
         """
         network = self.network
         shapes = {
-            "z": (z, ("B", network.z_dim)),
             "z_motion": (z_motion, ("B", network.motion_dim)),
             "z_bg": (z_bg, ("B", network.background_dim)),
             "times": (times, ("B", "T")),
         }
-        check_tensors(shapes | label_shape(c, network.c_dim), device=self.device)
-        check_number("truncation_psi", truncation_psi)
-        check_stream(stream)
-        cameras = self.camera().repeat(len(z)) if cameras is None else cameras
-        check_cameras("cameras", cameras, count=len(z), values=False)
-        ws = network.mapping(z, c, truncation_psi=truncation_psi)
-        z_motion, z_bg, times = (value.to(self.dtype) for value in (z_motion, z_bg, times))
+        check_stream(stream, optional=True)
+        if ws is None:
+            psi = 1.0 if truncation_psi is None else truncation_psi
+            check_number("truncation_psi", psi)
+            shapes = {"z": (z, ("B", network.z_dim))} | shapes | label_shape(c, network.c_dim)
+            check_tensors(shapes, device=self.device)
+            ws = network.mapping(z, c, truncation_psi=psi)
+        else:
+            check_alone("ws", z=z, c=c, truncation_psi=truncation_psi)
+            check_tensors({"ws": (ws, ("B", self.num_ws, network.w_dim))} | shapes, device=self.device)
+        cameras = self.camera().repeat(len(ws)) if cameras is None else cameras
+        check_cameras("cameras", cameras, count=len(ws), values=False)
+        ws, z_motion, z_bg, times = (value.to(self.dtype) for value in (ws, z_motion, z_bg, times))
         return network.synthesize(
-            ws, z_motion=z_motion, z_bg=z_bg, times=times, cameras=cameras.to(z.device), stream=stream
+            ws, z_motion=z_motion, z_bg=z_bg, times=times, cameras=cameras.to(self.device), stream=stream
         )
 
     # ------------------------------------------------------------------------------------------------------------------

@@ -10,17 +10,11 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from torch_utils.argument_checks import check_floats, check_placement, check_tensors
 from torch_utils.caller_settings import without_autocast, without_defaults
 from training.checkpoints.pretrained import write_discriminators
 from training.checkpoints.snapshot import load_snapshot, stored_discriminators
-from training.inference.arguments import (
-    SOURCES,
-    check_floats,
-    check_path,
-    check_placement,
-    check_tensors,
-    label_shape,
-)
+from training.inference.arguments import SOURCES, check_path, label_shape
 from training.networks.discriminator import TimeAwareDiscriminators, time_plane
 
 __all__ = ["DiscriminatorLogits", "VideoDiscriminators", "load_discriminators"]

@@ -304,6 +304,13 @@ def test_mistakes():
         AdaAugment(imgfilter_bands=[1, 1])
     with pytest.raises(ValueError, match=r"\[B, T, 3, H, W\]"):
         augmentation("bgc")(videos(2, 7, 8, 8), RandomStream(0))
+    for pipeline in ("color", "noise", "bgc"):  # pixels of 0 to 255 would wrap around
+        with pytest.raises(ValueError, match="frames must be floats, not uint8"):
+            augmentation(pipeline)(torch.zeros(1, 2, 3, 8, 8, dtype=torch.uint8), RandomStream(0))
+    with pytest.raises(ValueError, match="stream must be a torch_utils.rng.RandomStream, got Generator"):
+        augmentation("bgc")(videos(1, 2, 3, 8, 8), torch.Generator())
+    with pytest.raises(ValueError, match="pipeline.'rotate'. must be a finite number, got '1'"):
+        AdaAugment(pipeline={"rotate": "1"})
     with pytest.raises(ValueError, match="more than 21 pixels"):
         augmentation("filter")(videos(1, 2, 3, 16, 16), RandomStream(0))
 

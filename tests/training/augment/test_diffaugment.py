@@ -136,3 +136,7 @@ def test_mistakes():
         parse_policy("translation,colour")
     with pytest.raises(ValueError, match=r"\[B, T, 3, H, W\]"):
         diffaugment(videos(2, 7, 8, 8), "color", RandomStream(0))
+    with pytest.raises(ValueError, match="frames must be floats, not uint8"):
+        diffaugment(torch.zeros(1, 2, 3, 8, 8, dtype=torch.uint8), "translation", RandomStream(0))
+    with pytest.raises(ValueError, match="stream must be a torch_utils.rng.RandomStream, got 0"):
+        diffaugment(videos(1, 2, 3, 8, 8), "color", 0)

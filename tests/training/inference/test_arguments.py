@@ -10,7 +10,8 @@ import torch
 import video3d
 from renderer.cameras import Cameras
 from tests.small_network import small_generator
-from training.inference.arguments import seed_list, whole_number
+from torch_utils.argument_checks import whole_number
+from training.inference.arguments import seed_list
 from training.inference.layouts import RowCodes
 
 NAN, INF = math.nan, math.inf
@@ -226,7 +227,11 @@ def test_a_camera_keeps_gradients(G):
         ({"times": torch.zeros(2, 0)}, "times must be [B, T] with B = 2, got [2, 0]."),
         ({"times": torch.zeros(2, 1, device="meta")}, "times is on meta instead of cpu; move it with .to('cpu')."),
         ({"c": torch.zeros(2, 3)}, "c has no place here: this network was trained without labels."),
-        ({"truncation_psi": None}, "truncation_psi must be a finite number, got None."),
+        ({"z": None}, "z must be a tensor [B, 12], got None."),
+        ({"ws": torch.zeros(2, 11, 16)}, "give ws or z, not both."),
+        ({"z": None, "ws": torch.zeros(2, 3, 16)}, "ws must be [B, 11, 16], got [2, 3, 16]."),
+        ({"z": None, "ws": torch.zeros(2, 11, 16), "truncation_psi": 0.7}, "give ws or truncation_psi, not both."),
+        ({"truncation_psi": "x"}, "truncation_psi must be a finite number, got 'x'."),
         ({"cameras": "front"}, "cameras must be renderer.cameras.Cameras, as G.camera() gives them, got 'front'."),
         ({"stream": torch.Generator()}, "stream must be a torch_utils.rng.RandomStream or None, got Generator."),
         ({"stream": 0}, "stream must be a torch_utils.rng.RandomStream or None, got 0."),
@@ -239,6 +244,17 @@ def test_a_forward_pass_names_the_wrong_tensor(G, wrong, message):
         G(**(right | wrong))
     with says("cameras must hold 2 cameras, got 1."):
         G(**right, cameras=G.camera())
+
+
+def test_a_forward_pass_from_styles(G):
+    """The same frames as from the codes that the styles come from, with gradients to styles and poses."""
+    latents, codes, camera = G.latents([0, 1]), G.codes([0, 1], truncation_psi=0.7), G.camera(yaw=0.1).repeat(2)
+    ws, pose = codes.ws.clone().requires_grad_(True), camera.cam2world.clone().requires_grad_(True)
+    rest = {"z_motion": codes.z_motion, "z_bg": codes.z_bg, "times": torch.zeros(2, 1)}
+    image = G(ws=ws, cameras=Cameras(cam2world=pose, fov=camera.fov), **rest).image
+    assert torch.equal(image, G(latents.z, truncation_psi=0.7, cameras=camera, **rest).image)
+    image.square().mean().backward()
+    assert ws.grad.abs().max() > 0 and pose.grad.abs().max() > 0
 
 
 def test_types_of_a_forward_pass(G):

@@ -1,0 +1,156 @@
+"""Checks of what a caller hands over: numbers, tensors, places, random streams.
+
+A mistake, in type or in value, is a ValueError of one line: which argument, what is allowed, and what was given. Only
+types, shapes and places are looked at unless said otherwise, so that no GPU is waited for.
+"""
+
+import math
+import numbers
+import reprlib
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from dnnlib import one_line
+
+__all__ = [
+    "Shaped",
+    "check_floats",
+    "check_images",
+    "check_number",
+    "check_placement",
+    "check_stream",
+    "check_tensors",
+    "is_list",
+    "shown",
+    "whole_number",
+]
+
+FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+PLAIN = (type(None), str, bytes, numbers.Number, list, tuple, range, set, dict)  # shown by value
+
+#: A tensor and its dimensions: numbers, or letters that stand for one size wherever they occur.
+Shaped = tuple[Any, Sequence[int | str]]
+
+
+def check_number(
+    name: str, value: Any, low: float = -math.inf, high: float = math.inf, *, inclusive: bool = False
+) -> None:
+    """Refuse all but finite numbers between two bounds, which are allowed themselves if `inclusive`.
+
+    Numbers are Python's, NumPy's, and tensors without dimensions.
+    """
+    number = _scalar(value)
+    fits = isinstance(number, (int, float)) and not isinstance(number, bool)
+    fits = fits and abs(number) <= sys.float_info.max and (low < number < high or (inclusive and number in (low, high)))
+    if fits:
+        return
+    if math.isinf(low) and math.isinf(high):
+        allowed = "a finite number"
+    elif math.isinf(high):
+        allowed = f"a finite number {'of at least' if inclusive else 'above'} {low:g}"
+    else:
+        allowed = f"a number from {low:g} to {high:g}" if inclusive else f"a number between {low:.5g} and {high:.5g}"
+    raise ValueError(f"{name} must be {allowed}, got {shown(value)}.")
+
+
+def whole_number(name: str, value: Any, *, low: int | None = None) -> int:
+    """The value as an int, if it is one (of Python, NumPy or a tensor) and not below `low`."""
+    number = _scalar(value)
+    whole = isinstance(number, int) and not isinstance(number, bool)
+    if not whole or (low is not None and number < low):
+        bound = "" if low is None else f" of at least {low}"
+        raise ValueError(f"{name} must be a whole number{bound}, got {shown(value)}.")
+    return int(number)
+
+
+def is_list(value: Any) -> bool:
+    """True for a sequence or an array [N] of values. A string is one value."""
+    return (isinstance(value, Sequence) and not isinstance(value, (str, bytes))) or getattr(value, "ndim", 0) == 1
+
+
+def check_tensors(tensors: Mapping[str, Shaped], *, device: torch.device | None = None, finite: bool = False) -> None:
+    """Refuse all but tensors of some shapes, which would broadcast to other results than meant.
+
+    Args:
+        tensors: By their names, in the order in which letters get their sizes; these must be above 0.
+        device: Where they must be; None: together.
+        finite: Also check the values, for which a GPU has to be waited for.
+    """
+    sizes: dict[str, int] = {}
+    for name, (value, dims) in tensors.items():
+        shape = f"[{', '.join(map(str, dims))}]"
+        if not isinstance(value, torch.Tensor):
+            raise ValueError(f"{name} must be a tensor {shape}, got {shown(value)}.")
+        if value.layout != torch.strided or value.is_complex():  # an imaginary part would be dropped
+            raise ValueError(f"{name} must be a dense tensor of real numbers {shape}.")
+        # A letter without a size yet takes any above 0.
+        wanted = [sizes.get(d, max(n, 1)) if isinstance(d, str) else d for d, n in zip(dims, value.shape)]
+        if value.ndim != len(dims) or list(value.shape) != wanted:
+            known = [f"{dim} = {sizes[dim]}" for dim in dims if dim in sizes]
+            raise ValueError(
+                f"{name} must be {shape}{' with ' if known else ''}{', '.join(known)}, got {list(value.shape)}."
+            )
+        sizes |= {dim: size for dim, size in zip(dims, value.shape) if isinstance(dim, str)}
+        device = value.device if device is None else device
+        if value.device != device:
+            raise ValueError(f"{name} is on {value.device} instead of {device}; move it with .to('{device}').")
+        if finite and not value.isfinite().all():
+            raise ValueError(f"{name} must be finite; it holds nan or inf.")
+
+
+def check_floats(name: str, value: torch.Tensor, meaning: str) -> None:
+    """Refuse integers, such as pixels of 0 to 255, where values are expected."""
+    if not value.is_floating_point():
+        raise ValueError(f"{name} must be floats {meaning}, got {str(value.dtype).removeprefix('torch.')}.")
+
+
+def check_images(name: str, value: Any, what: str, *, ndim: int, channels: int | None = None) -> None:
+    """Refuse all but tensors of floats with some number of dimensions, the third from last of them the channels.
+
+    Pixels of 0 to 255 are refused, too: arithmetic of integers would wrap around.
+
+    Args:
+        what: The dimensions, for the message.
+        channels: Their number; None for any.
+    """
+    if not isinstance(value, torch.Tensor):
+        raise ValueError(f"{name} must be a tensor {what}, not {shown(value)}")
+    if value.ndim != ndim or channels not in (None, value.shape[-3]):
+        raise ValueError(f"{name} must be {what}, not {list(value.shape)}")
+    if not value.is_floating_point():
+        raise ValueError(f"{name} must be floats, not {str(value.dtype).removeprefix('torch.')}")
+
+
+def check_placement(device: Any, dtype: Any) -> None:
+    """Refuse a device that cannot be used here, and a type that networks cannot have."""
+    if dtype not in FLOATS:
+        given = dtype if isinstance(dtype, torch.dtype) else shown(dtype)
+        raise ValueError(f"dtype must be {', '.join(map(str, FLOATS[:-1]))} or {FLOATS[-1]}, got {given}.")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise ValueError(f"device {shown(str(device))} cannot be used here: {one_line(error)[:200]}") from error
+
+
+def check_stream(stream: Any, *, optional: bool = False) -> None:
+    """Refuse what draws no numbers by name, such as a seed or a torch.Generator."""
+    if not hasattr(stream, "uniform") and not (optional and stream is None):
+        allowed = "a torch_utils.rng.RandomStream" + (" or None" if optional else "")
+        raise ValueError(f"stream must be {allowed}, got {shown(stream)}.")
+
+
+def _scalar(value: Any) -> Any:
+    """Python's number for one of NumPy or in a tensor without dimensions; other values as they are."""
+    return value.item() if isinstance(value, (torch.Tensor, np.ndarray, np.generic)) and value.ndim == 0 else value
+
+
+def shown(value: Any) -> str:
+    """A value in a message: short, in one line; of large things only what they are."""
+    value = _scalar(value)
+    if isinstance(value, (torch.Tensor, np.ndarray)):
+        return f"{type(value).__name__} {list(value.shape)}"
+    return one_line(reprlib.repr(value)) if isinstance(value, PLAIN) else type(value).__name__
