@@ -13,6 +13,8 @@ from collections.abc import Sequence
 
 import torch
 
+from torch_utils.argument_checks import check_stream, shown
+
 __all__ = [
     "CameraPrior",
     "Cameras",
@@ -75,7 +77,13 @@ class Cameras:
 
     @staticmethod
     def join(parts: Sequence["Cameras"]) -> "Cameras":
-        """All cameras of some batches, one after another."""
+        """All cameras of some batches, one after another.
+
+        Raises:
+            ValueError: There are none, or something else than cameras among them.
+        """
+        if not parts or not all(isinstance(part, Cameras) for part in parts):
+            raise ValueError(f"Cameras.join takes one or more Cameras, got {shown(parts)}.")
         return Cameras(cam2world=torch.cat([p.cam2world for p in parts]), fov=torch.cat([p.fov for p in parts]))
 
     def equals(self, other: "Cameras | None") -> bool:
@@ -158,19 +166,38 @@ class CameraPrior:
         self.distribution = distribution
 
     @staticmethod
-    def _batch(*values) -> list[torch.Tensor]:
-        tensors = [torch.as_tensor(value, dtype=torch.float64).reshape(-1) for value in values]
+    def _batch(**values) -> list[torch.Tensor]:
+        tensors = []
+        for name, value in values.items():
+            try:
+                tensors.append(torch.as_tensor(value, dtype=torch.float64).reshape(-1))
+            except (TypeError, ValueError, RuntimeError) as error:
+                raise ValueError(f"{name} must be a number or several, got {shown(value)}.") from error
+        if len({len(tensor) for tensor in tensors} - {1}) > 1:
+            counts = ", ".join(f"{name} {len(tensor)}" for name, tensor in zip(values, tensors))
+            raise ValueError(f"the cameras' values must be one or as many each, got {counts}.")
         return list(torch.broadcast_tensors(*tensors))
 
     def at_angles(self, yaw, pitch, radius=None, *, fov=None) -> Cameras:
-        """Cameras at given angles in radians (numbers or [N]); radius and fov (degrees) default to the prior's."""
+        """Cameras at given angles in radians (numbers or [N]); radius and fov (degrees) default to the prior's.
+
+        These are the angles themselves: the frontal view of most priors is yaw 0 and pitch pi / 2.
+
+        Raises:
+            ValueError: No numbers, or different numbers of them.
+        """
         radius = (self.radius[0] + self.radius[1]) / 2 if radius is None else radius
-        yaw, pitch, radius, fov = self._batch(yaw, pitch, radius, self.fov if fov is None else fov)
+        fov = self.fov if fov is None else fov
+        yaw, pitch, radius, fov = self._batch(yaw=yaw, pitch=pitch, radius=radius, fov=fov)
         return Cameras(cam2world=cam2world_from_angles(yaw, pitch, radius), fov=fov.float())
 
     def at(self, yaw=0.5, pitch=0.5, radius=0.5, *, fov=None) -> Cameras:
-        """Cameras at given fractions of the ranges; (1/2, 1/2, 1/2) is frontal."""
-        yaw, pitch, radius = self._batch(yaw, pitch, radius)
+        """Cameras at given fractions of the ranges (numbers or [N]); (1/2, 1/2, 1/2) is frontal.
+
+        Raises:
+            ValueError: See `at_angles`.
+        """
+        yaw, pitch, radius = self._batch(yaw=yaw, pitch=pitch, radius=radius)
 
         def lerp(bounds, fraction):
             return bounds[0] + fraction * (bounds[1] - bounds[0])
@@ -178,7 +205,8 @@ class CameraPrior:
         return self.at_angles(lerp(self.yaw, yaw), lerp(self.pitch, pitch), lerp(self.radius, radius), fov=fov)
 
     def sample(self, n: int, stream) -> Cameras:
-        """n random cameras (one per video), on the stream's device."""
+        """n random cameras (one per video), on the device of the stream (`torch_utils.rng.RandomStream`)."""
+        check_stream(stream)
         angles = []
         for name, (low, high) in (("yaw", self.yaw), ("pitch", self.pitch)):
             middle, half = (low + high) / 2, (high - low) / 2
@@ -209,7 +237,16 @@ def camera_rays(cameras: Cameras, pixels: torch.Tensor) -> tuple[torch.Tensor, t
 
     Returns:
         origins [N, 1, 3] and directions [N, R, 3] in world space.
+
+    Raises:
+        ValueError: Pixels of another shape.
     """
+    if (
+        pixels.ndim not in (2, 3)
+        or pixels.shape[-1] != 2
+        or (pixels.ndim == 3 and len(pixels) not in (1, len(cameras)))
+    ):
+        raise ValueError(f"pixels must be [R, 2] or [{len(cameras)}, R, 2], got {list(pixels.shape)}.")
     # Pixels on the plane at distance one in front of the camera, which looks along -z; then to world axes.
     focal = focal_from_fov(cameras.fov.double()).to(pixels.dtype)
     on_plane = pixels.expand(len(cameras), -1, -1) / focal[:, None, None]

@@ -14,12 +14,13 @@ the ray, and the resulting weights are put back into evaluation order, so that w
 
 import dataclasses
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import torch
 
 from renderer.sampling import importance_samples, inverted_sphere_points, stratified
+from torch_utils.argument_checks import shown
 from torch_utils.ops import composite as operators
 
 __all__ = [
@@ -48,7 +49,11 @@ class Field(Protocol):
     """A conditioned field; see the module's docstring."""
 
     def __call__(self, points: torch.Tensor, directions: torch.Tensor) -> tuple[torch.Tensor, Features]:
-        """Raw density and features of points seen along unit directions [B, R, 3]."""
+        """Raw density and features of points seen along unit directions [B, R, 3].
+
+        The density of points [B, T, R, S, 3] or [B, 1, R, S, 3] is [B, T, R, S] and may be negative, where there is
+        nothing; features are a tuple of [B, T, R, S, C]. A background has neither T nor time: [B, R, S], [B, R, S, C].
+        """
 
     def project(self, features: Features, accumulation: torch.Tensor | float = 1.0) -> torch.Tensor:
         """Values [..., C] of weighted sums of features, whose weights add up to `accumulation`."""
@@ -81,8 +86,9 @@ class RenderSettings:
     def __post_init__(self):
         if self.num_samples < 3 or self.num_importance < 0 or self.num_background < 2:
             raise ValueError("rendering needs num_samples >= 3, num_importance >= 0 and num_background >= 2.")
-        if self.sampling_multiplier < 1:
-            raise ValueError(f"rendering needs sampling_multiplier >= 1, got {self.sampling_multiplier}.")
+        for name in ("resolution", "sampling_multiplier"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"rendering needs {name} >= 1, got {getattr(self, name)}.")
         if not 0 < self.near < self.far:
             raise ValueError(f"rendering needs 0 < near < far, got near {self.near} and far {self.far}.")
 
@@ -193,6 +199,27 @@ def ray_weights(
     if direction_norm is not None:
         deltas = deltas * direction_norm[..., None]
     return operators.ray_weights(density, deltas, last_opaque=last_opaque, impl=impl)
+
+
+def _evaluate(
+    field: Field, points: torch.Tensor, view: torch.Tensor, shape: Sequence[int]
+) -> tuple[torch.Tensor, Features]:
+    """A field's raw density, which must be of a shape [..., R, S], and its features [..., R, S, C].
+
+    Other shapes would broadcast: a tensor in the place of the tuple is a tuple of its videos.
+
+    Raises:
+        ValueError: It returns something else.
+    """
+    raw, features = field(points, view)
+    shape, several = list(shape), isinstance(features, tuple)
+    if list(raw.shape) != shape or not several or any(list(x.shape[:-1]) != shape for x in features):
+        given = [list(x.shape) for x in features] if several else shown(features)
+        raise ValueError(
+            f"a field must return densities {shape} and a tuple of features {[*shape, 'C']}, got {list(raw.shape)} and "
+            f"{given}."
+        )
+    return raw, features
 
 
 def _density(raw: torch.Tensor, noise: torch.Tensor | None) -> torch.Tensor:
@@ -315,7 +342,7 @@ def march_foreground(
     def evaluate(positions: torch.Tensor):
         depths = settings.near + (settings.far - settings.near) * positions
         points = origins[:, None, :, None] + depths[..., None] * directions[:, None, :, None]
-        return field(points, view)
+        return _evaluate(field, points, view, (batch, num_frames, *positions.shape[2:]))
 
     def weigh(density: torch.Tensor, positions: torch.Tensor):
         depths = settings.near + (settings.far - settings.near) * positions
@@ -379,7 +406,7 @@ def march_background(
         -settings.background_start, 0, settings.num_background, device=directions.device, dtype=directions.dtype
     )
     positions = stratified(even, noise.background_depth).expand(*directions.shape[:-1], -1)
-    raw, features = field(inverted_sphere_points(origins, unit, -positions), unit)
+    raw, features = _evaluate(field, inverted_sphere_points(origins, unit, -positions), unit, positions.shape)
     weights, _ = ray_weights(_density(raw, noise.background_density), positions, last_opaque=True)
     return BackgroundSamples(weights, features)
 

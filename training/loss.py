@@ -16,6 +16,7 @@ import torch
 from torch.nn.functional import softplus
 
 from renderer.cameras import CameraPrior, Cameras, camera_angles
+from torch_utils.argument_checks import check_images, check_stream, check_tensors, shown
 from torch_utils.ops.weight_gradients import no_weight_gradients
 from training.augment.diffaugment import diffaugment
 from training.networks.discriminator import TimeAwareDiscriminators, time_plane
@@ -99,6 +100,7 @@ class GanLoss:
     """The GAN loss with its regularisers; `accumulate` adds the gradients of one phase.
 
     Args:
+        generator, discriminator: The networks themselves, with gradients of their parameters.
         augment: ADA pipeline (`AdaAugment`), or None.
         diffaugment: Policy of differentiable augmentation; '' for none.
         r1_gamma: Weight of the R1 penalty.
@@ -115,6 +117,9 @@ class GanLoss:
 
     Attributes:
         pl_mean: Running mean of the path lengths.
+
+    Raises:
+        ValueError: Something else than networks.
     """
 
     def __init__(
@@ -137,6 +142,8 @@ class GanLoss:
         single_images: bool = False,
         statistics=None,
     ):
+        if not (hasattr(generator, "synthesize") and hasattr(discriminator, "video")):
+            raise ValueError("generator and discriminator must be networks, such as G.network and D.network.")
         self.generator, self.discriminator = generator, discriminator
         self.augment, self.diffaugment = augment, diffaugment
         self.r1_gamma = r1_gamma
@@ -161,7 +168,14 @@ class GanLoss:
         """Add `gain` times the gradients of a phase ('Gmain', 'Greg', 'Dmain' or 'Dreg') to the parameters' `.grad`.
 
         Phases of the generator use the batch's labels and size only.
+
+        Args:
+            stream: Source of all random numbers, a `torch_utils.rng.RandomStream` on the networks' device.
+
+        Raises:
+            ValueError: There is no such phase, the batch does not fit the networks, or something else than a stream.
         """
+        self._check(phase, batch, stream)
         # In the generator's phases gradients only pass through the discriminators.
         with contextlib.ExitStack() as stack:
             if phase.startswith("G"):
@@ -172,6 +186,20 @@ class GanLoss:
             loss = self._phases[phase](batch, stream, gain)
         if self.statistics is not None:
             self.statistics.report("Progress/nonfinite_losses", (~loss.isfinite()).sum())
+
+    def _check(self, phase: str, batch: VideoBatch, stream) -> None:
+        """Refuse what would broadcast to another loss than meant, or fail deep inside of a network."""
+        if phase not in self._phases:
+            raise ValueError(f"phase must be one of {', '.join(self._phases)}, got {shown(phase)}.")
+        check_images("frames", batch.frames, "[B, 2, 3, H, W]", ndim=5, channels=3)
+        size = self.generator.resolution
+        shapes = {
+            "frames": (batch.frames, ("B", 2, 3, size, size)),
+            "dt": (batch.dt, ("B",)),
+            "c": (batch.c, ("B", self.generator.c_dim)),
+        }
+        check_tensors(shapes | ({"angles": (batch.angles, ("B", 2))} if self.camera_condition else {}))
+        check_stream(stream)
 
     def state_dict(self) -> dict:
         return {"pl_mean": self.pl_mean.clone()}
@@ -219,7 +247,7 @@ class GanLoss:
         """The label that the discriminators are conditioned on: c [B, c_dim], then the camera's with that option."""
         if not self.camera_condition:
             return c
-        assert angles is not None, "camera_condition needs the cameras of the real videos"
+        assert angles is not None  # see _check
         return torch.cat([c, camera_label(angles, self.generator.camera_prior).to(c.dtype)], dim=1)
 
     def run_D_video(self, frames: torch.Tensor, plane: torch.Tensor, label: torch.Tensor) -> torch.Tensor:

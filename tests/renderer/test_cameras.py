@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from renderer.cameras import CameraPrior, Cameras, cam2world_from_angles, focal_from_fov, look_at
+from renderer.cameras import (
+    CameraPrior,
+    Cameras,
+    cam2world_from_angles,
+    camera_rays,
+    focal_from_fov,
+    look_at,
+)
 from tests.goldens import reference
 from tests.goldens.checks import assert_near
 from tests.goldens.networks import CAMERAS, golden_arrays
@@ -176,3 +183,13 @@ def test_mistaken_shapes():
         Cameras(cam2world=np.eye(4)[None], fov=torch.ones(1))
     with pytest.raises(ValueError, match=r"^fov must be a tensor, got list\.$"):
         Cameras(cam2world=torch.eye(4)[None], fov=[18.0])
+    with pytest.raises(ValueError, match=r"^Cameras.join takes one or more Cameras, got \[\]\.$"):
+        Cameras.join([])
+    with pytest.raises(ValueError, match=r"^pixels must be \[R, 2\] or \[1, R, 2\], got \[5, 3\]\.$"):
+        camera_rays(CameraPrior().at(), torch.zeros(5, 3))
+    with pytest.raises(ValueError, match=r"^yaw must be a number or several, got 'left'\.$"):
+        CameraPrior().at(yaw="left")
+    with pytest.raises(ValueError, match=r"one or as many each, got yaw 2, pitch 3, radius 1\.$"):
+        CameraPrior().at(yaw=[0, 1], pitch=[0, 0.5, 1])
+    with pytest.raises(ValueError, match=r"^stream must be a torch_utils.rng.RandomStream, got None\.$"):
+        CameraPrior().sample(2, None)

@@ -274,6 +274,7 @@ def test_precision_follows_the_rays(dtype):
         ({"num_importance": -1}, "num_importance"),
         ({"num_background": 1}, "num_background"),
         ({"sampling_multiplier": 0}, "sampling_multiplier"),
+        ({"resolution": 0}, "resolution >= 1"),
         ({"near": 0.0}, "near"),
         ({"near": 1.2, "far": 1.1}, "near"),
     ],
@@ -281,3 +282,21 @@ def test_precision_follows_the_rays(dtype):
 def test_mistakes(arguments, message):
     with pytest.raises(ValueError, match=message):
         RenderSettings(**arguments)
+
+
+@pytest.mark.parametrize(
+    "field, frames, given",
+    [
+        (lambda p, d: (p[..., 0], p), 1, "Tensor [2, 1, 16, 14, 3]"),  # its first video would be everyone's
+        (lambda p, d: (p[..., :1], (p,)), 1, "[2, 1, 16, 14, 1] and [[2, 1, 16, 14, 3]]"),
+        (lambda p, d: (p[..., 0], (p,)), 3, "[2, 1, 16, 14] and [[2, 1, 16, 14, 3]]"),
+    ],
+)
+def test_fields_of_other_shapes(field, frames, given):
+    origins, directions = rays(batch=2)
+    with pytest.raises(ValueError) as error:
+        march_foreground(field, origins, directions, SETTINGS, num_frames=frames, last_opaque=True)
+    assert str(error.value).startswith(f"a field must return densities [2, {frames}, 16, 14] and a tuple of features ")
+    assert str(error.value).endswith(f"{given}.")
+    with pytest.raises(ValueError, match=r"densities \[2, 16, 4\] and a tuple of features"):
+        march_background(lambda p, d: (p[..., 0], p), origins, directions, SETTINGS)

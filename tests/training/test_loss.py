@@ -1,5 +1,7 @@
 """The losses: each phase against its formula, what it reports, and what stays untouched."""
 
+import dataclasses
+
 import pytest
 import torch
 from torch.nn.functional import softplus
@@ -53,6 +55,31 @@ def fake_frames(generator, draws, *, batch=2, **losses):
         **losses,
     )
     return ws, output, times[:, 1] - times[:, 0]
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"phase": "Gmian"}, "phase must be one of Gmain, Greg, Dmain, Dreg, got 'Gmian'."),
+        ({"stream": 0}, "stream must be a torch_utils.rng.RandomStream, got 0."),
+        ({"frames": torch.zeros(2, 2, 3, 32, 32, dtype=torch.uint8)}, "frames must be floats, not uint8"),
+        ({"frames": torch.zeros(2, 3, 2, 32, 32)}, "frames must be [B, 2, 3, H, W], not [2, 3, 2, 32, 32]"),
+        ({"frames": torch.zeros(2, 2, 3, 8, 8)}, "frames must be [B, 2, 3, 16, 16], got [2, 2, 3, 8, 8]."),
+        ({"dt": torch.zeros(3)}, "dt must be [B] with B = 2, got [3]."),
+        ({"c": torch.zeros(2, 3)}, "c must be [B, 0] with B = 2, got [2, 3]."),
+        ({"c": None}, "c must be a tensor [B, 0], got None."),
+    ],
+)
+def test_mistakes(changes, message):
+    """They would fail deep inside, or, like a label that nothing reads, not at all."""
+    loss, generator, discriminators, _ = make_loss()
+    changes = dict(changes)
+    phase, stream = changes.pop("phase", "Dmain"), changes.pop("stream", RandomStream(0))
+    batch = dataclasses.replace(real_batch(), **changes)
+    with pytest.raises(ValueError) as error:
+        loss.accumulate(phase, batch=batch, gain=1.0, stream=stream)
+    assert str(error.value) == message
+    assert all(p.grad is None for p in [*generator.parameters(), *discriminators.parameters()])
 
 
 def test_generator_main():

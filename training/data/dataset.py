@@ -10,6 +10,7 @@ two samples from opposite ends, so that long intervals are as common as the disc
 
 import hashlib
 import math
+import numbers
 import os
 from typing import Any, NamedTuple
 
@@ -35,6 +36,7 @@ __all__ = [
     "KEY_SUBSET",
     "VideoPair",
     "VideoPairDataset",
+    "check_counts",
     "describe_clips",
     "pair_distance",
     "random_block",
@@ -89,6 +91,17 @@ def _label_examples(data: Any) -> list[list[float]]:
     return [[float(str(number)) for number in label.numpy()] for label in data.example_labels(count, seed=0)]
 
 
+def check_counts(**counts: Any) -> None:
+    """Refuse all but whole numbers above 0, and None: half a frame would only fail in a worker.
+
+    Raises:
+        UserError: One of them is something else.
+    """
+    for name, count in counts.items():
+        if count is not None and not (isinstance(count, numbers.Integral) and count >= 1):
+            raise UserError(f"{name} must be a whole number of at least 1, got {count!r}.")
+
+
 def pair_distance(f0: int, f1: int, nframes: int) -> float:
     """Δt of two frames of a clip: 0 for the same frame, 1 for the first and the last."""
     return (f1 - f0) / max(nframes - 1, 1)
@@ -138,11 +151,7 @@ class VideoPairDataset(torch.utils.data.Dataset):
             UserError: There are no frames, or all videos are too short, or the labels or cameras do not fit the videos,
                 or an argument is out of range.
         """
-        for key, value in dict(
-            resolution=resolution, nframes=nframes, frame_stride=frame_stride, subset=subset
-        ).items():
-            if value is not None and value < 1:
-                raise UserError(f"{key} must be at least 1, got {value}.")
+        check_counts(resolution=resolution, nframes=nframes, frame_stride=frame_stride, subset=subset)
         self.resolution = resolution
         self.nframes = nframes
         self.frame_stride = frame_stride
@@ -199,7 +208,9 @@ class VideoPairDataset(torch.utils.data.Dataset):
         """The pair of a clip.
 
         Args:
-            key: (epoch, index), or an index alone for epoch 0. The frames of a clip differ from epoch to epoch.
+            key: (epoch, index), or an index alone for epoch 0. The frames of a clip differ from epoch to epoch: a
+                DataLoader with a sampler of its own shows the same ones again and again, one with `InfiniteSampler`
+                of training.data.sampler does not.
         """
         frames = np.empty([2, 3, self.resolution, self.resolution], dtype=np.uint8)
         dt, c = self.read_into(frames, key if isinstance(key, tuple) else (0, key))

@@ -25,7 +25,15 @@ import torch
 
 from dnnlib import UserError, one_line
 from training.data.annotations import MAX_CLASSES, angles_vector, label_vector, mirrored, remaining_stride
-from training.data.dataset import KEY_PAIRS, VideoPair, describe_clips, pair_distance, random_block, sample_pair
+from training.data.dataset import (
+    KEY_PAIRS,
+    VideoPair,
+    check_counts,
+    describe_clips,
+    pair_distance,
+    random_block,
+    sample_pair,
+)
 from training.data.frame_store import decode_image, fit_square
 from training.data.webdataset_files import Sample, open_shards, read_samples
 
@@ -77,9 +85,7 @@ class ShardPairDataset:
             UserError: Shards are missing or empty, or their clips are too short, or they have no labels or cameras
                 although these are used.
         """
-        for key, value in dict(resolution=resolution, nframes=nframes, frame_stride=frame_stride).items():
-            if value < 1:
-                raise UserError(f"{key} must be at least 1, got {value}.")
+        check_counts(resolution=resolution, nframes=nframes, frame_stride=frame_stride)
         self.resolution = resolution
         self.nframes = nframes
         self.frame_stride = frame_stride

@@ -4,7 +4,9 @@ import torch
 
 from renderer.cameras import Cameras, camera_rays
 from renderer.volume_rendering import Rays, march_background, march_foreground, ray_weights
+from torch_utils.argument_checks import check_number, check_tensors
 from torch_utils.ops.composite import weighted_sum
+from training.inference.arguments import check_cameras
 from training.networks.generator import Generator
 
 __all__ = ["PointField"]
@@ -25,6 +27,11 @@ class PointField:
         ws, z_motion, z_bg: Styles and codes of one video, see `Generator.synthesize`.
         time: Of the time step.
         camera: Where colours are seen from; None: the middle of the prior.
+
+    Points are tensors of the generator's device and type.
+
+    Raises:
+        ValueError: Codes of several videos or of other sizes, no time, several cameras, or points of another form.
     """
 
     @torch.no_grad()
@@ -38,7 +45,15 @@ class PointField:
         time: float,
         camera: Cameras | None = None,
     ):
+        codes = {
+            "ws": (ws, (1, generator.num_ws, generator.w_dim)),
+            "z_motion": (z_motion, (1, generator.motion_dim)),
+            "z_bg": (z_bg, (1, generator.background_dim)),
+        }
+        check_tensors(codes, finite=True)
+        check_number("time", time)
         camera = generator.camera_prior.at() if camera is None else camera
+        check_cameras("camera", camera, count=1)
         matrix = camera.cam2world[0].to(ws)
         self._position, self._ahead = matrix[:3, 3], -matrix[:3, 2]
         times = ws.new_full([1, 1], time)
@@ -52,6 +67,7 @@ class PointField:
     @torch.no_grad()
     def density(self, points: torch.Tensor) -> torch.Tensor:
         """[N], as the renderer uses it: never negative."""
+        self._check(points)
         raw, _ = self._field(points[None, None, None], self._ahead[None, None])  # as samples of a single ray
         return torch.relu(raw[0, 0, 0])
 
@@ -64,7 +80,14 @@ class PointField:
         give colours like the image's, and are composited with weights that add up to one (the NeRF path of StyleNeRF,
         section 3.2).
         """
+        self._check(points)
         return torch.cat([self._composite(some) for some in points.split(COLOURED)])
+
+    def _check(self, points: torch.Tensor) -> None:
+        check_tensors({"points": (points, ("N", 3))}, device=self._position.device, finite=True)
+        if points.dtype != self._position.dtype:
+            given, own = (str(x.dtype).removeprefix("torch.") for x in (points, self._position))
+            raise ValueError(f"points must be {own}, as the generator is, got {given}.")
 
     def _composite(self, points: torch.Tensor) -> torch.Tensor:
         generator = self._generator
@@ -89,6 +112,7 @@ class PointField:
 
         Composited along rays they give the image of `render`.
         """
+        self._check(points)
         return torch.cat([self._emission(some) for some in points.split(COLOURED)])
 
     def _emission(self, points: torch.Tensor) -> torch.Tensor:

@@ -351,7 +351,7 @@ def test_mistakes(shards, tmp_path):
     assert "no shard" in failure(tmp_path / "a-{0..2}.tar") and "3 are missing" in failure(tmp_path / "a-{0..2}.tar")
     assert "shorter than nframes=16: the clip '" in failure(shards, nframes=16)
     assert "2 frames (keeping every 2. frame)" in failure(shards, nframes=3, frame_stride=2)
-    assert "nframes must be at least 1" in failure(shards, nframes=0)
+    assert "nframes must be a whole number of at least 1" in failure(shards, nframes=0)
     assert "neither a file nor an http" in failure("pipe:cat a.tar")
     assert "manifest.json beside" in failure(
         copy_of(shards, tmp_path / "x", index=False) / "shard-000000.tar", use_labels=True

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from renderer.cameras import camera_rays, pixel_centers
+from tests.small_network import SIZES, small_generator
 from tests.training.tiny import make_plan
 from training.inference.frame_renderer import FrameRenderer
 from training.inference.latents import seed_latents
@@ -74,3 +75,28 @@ def test_densities_colours_and_opacities_are_those_of_the_scene(tmp_path, words)
     aside = PointField(generator, ws, z_motion=codes.z_motion, z_bg=codes.z_bg, time=0.7, camera=aside)
     torch.testing.assert_close(aside.density(points), density, rtol=1e-4, atol=1e-5)
     assert not torch.allclose(aside.colour(points), colours, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "points, message",
+    [
+        (torch.zeros(2, 2, 3), "points must be [N, 3], got [2, 2, 3]."),
+        (torch.zeros(5, 2), "points must be [N, 3], got [5, 2]."),
+        ([[0.0, 0.0, 0.0]], "points must be a tensor [N, 3], got [[0.0, 0.0, 0.0]]."),
+        (torch.zeros(5, 3).double(), "points must be float32, as the generator is, got float64."),
+        (torch.full([5, 3], math.nan), "points must be finite; it holds nan or inf."),
+    ],
+)
+def test_mistaken_points(points, message):
+    generator = small_generator()
+    codes = seed_latents(3, 4, **SIZES)
+    ws, rest = generator.mapping(codes.z), {"z_motion": codes.z_motion, "z_bg": codes.z_bg}
+    field = PointField(generator, ws, **rest, time=0.5)
+    for query in (field.density, field.colour, field.emission):
+        with pytest.raises(ValueError) as error:
+            query(points)
+        assert str(error.value) == message
+    with pytest.raises(ValueError, match="time must be a finite number, got '0.5'"):
+        PointField(generator, ws, **rest, time="0.5")
+    with pytest.raises(ValueError, match=r"ws must be \[1, 11, 16\], got \[2, 11, 16\]"):
+        PointField(generator, ws.repeat(2, 1, 1), **rest, time=0.5)
