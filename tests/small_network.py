@@ -29,9 +29,9 @@ def small_generator(**changes: Any) -> Generator:
         return Generator(**config).eval()
 
 
-def save_small_run(folder: Path) -> None:
-    """Write a snapshot of the small generator with discriminators of its resolution."""
-    generator = small_generator()
+def save_small_run(folder: Path, **changes: Any) -> None:
+    """Write a snapshot of the small generator (see `small_generator`) with discriminators of its resolution."""
+    generator = small_generator(**changes)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         discriminators = TimeAwareDiscriminators(resolution=generator.resolution, channel_max=8)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from tests.small_network import save_small_run
 
@@ -21,7 +22,12 @@ def run_folder(tmp_path, monkeypatch) -> Path:
     """The working folder, with the run that the documentation speaks of."""
     folder = tmp_path / "runs" / "00000-clips"
     folder.mkdir(parents=True)
-    save_small_run(folder)
+    save_small_run(folder, foreground={"density_prior": {"peak": 60, "radius": 0.06}})  # a surface, for depth and mesh
+    for video in range(4):
+        frames = tmp_path / "clips" / "train" / f"video_{video}"
+        frames.mkdir(parents=True)
+        for frame in range(16):
+            Image.new("RGB", (8, 8), (video * 60, frame * 15, 0)).save(frames / f"{frame:04d}.png")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -57,6 +63,15 @@ def test_the_page_on_python(run_folder):
     assert all(parameter.grad is not None for parameter in names["D"].network.parameters())
     assert names["flickers"].shape == (4,) and names["distance"] > 0
     assert names["row"]["metric"] == "flatness32_1v" and names["row"]["num_fake"] == 32
+    assert not torch.equal(names["pictures"], G.frame(codes=names["first"]))
+    assert len(names["cloud"]) == len(names["colours"]) > 0 and names["density"].max() > 0
+    assert (run_folder / "mesh.glb").stat().st_size > 0 and (run_folder / "mesh.obj").stat().st_size > 0
+    assert names["ws"].grad.abs().max() > 0 and names["pose"].grad.abs().max() > 0
+    assert names["pairs"].frames.shape == (4, 2, 3, size, size) and len(names["real"]) == 4
+    seen = names["ball"].transmittance.unflatten(2, (32, 32))[0, 0]
+    assert seen[16, 16] < 0.01 and seen[0, 0] == 1
+    assert names["augmented"].shape == (4, 1, 3, 32, 32) and not torch.equal(names["augmented"], names["images"])
+    assert names["activated"].shape == (4, 3, 64, 64)
     assert names["z"].grad is not None and names["z"].grad.abs().max() > 0
     assert (run_folder / "video.mp4").stat().st_size > 0
     assert torch.equal(names["again"].frame(seed=3), names["G"].frame(seed=3))

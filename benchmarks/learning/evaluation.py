@@ -114,10 +114,7 @@ def _mesh_outlines(generator: Generator, count: int) -> list[float]:
 
     As `python -m renderer.mesh --check` computes them for the seeds from 0 on; 0 where there is no surface.
     """
-    maker = GeneratedMeshes(
-        generator, device=torch.device("cpu"), resolution=64, level=None, min_piece=0.02, truncation_psi=1.0,
-        class_idx=None, chunk=1 << 16, check=True,
-    )  # fmt: skip
+    maker = GeneratedMeshes(generator, resolution=64, check=True)
     outlines = []
     for seed in range(count):
         video = maker.video(seed, seed)

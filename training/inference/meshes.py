@@ -68,6 +68,7 @@ class GeneratedMeshes:
 
     Args:
         generator: In evaluation mode.
+        device: Of the generator; None finds out.
         resolution: Cells of the grid along the longest side of the trained volume.
         level: Density at the surface; None: see `level`.
         min_piece: See `remove_small_pieces`.
@@ -83,16 +84,17 @@ class GeneratedMeshes:
         self,
         generator: Generator,
         *,
-        device: torch.device,
-        resolution: int,
-        level: float | None,
-        min_piece: float,
-        truncation_psi: float,
-        class_idx: int | Sequence[float] | None,
-        chunk: int,
-        check: bool,
+        device: torch.device | None = None,
+        resolution: int = 128,
+        level: float | None = None,
+        min_piece: float = 0.02,
+        truncation_psi: float = 1.0,
+        class_idx: int | Sequence[float] | None = None,
+        chunk: int = 1 << 16,
+        check: bool = False,
     ):
-        self.generator, self.device, self.chunk, self.check = generator, device, chunk, check
+        self.device = next(generator.parameters()).device if device is None else device
+        self.generator, self.chunk, self.check = generator, chunk, check
         self.min_piece, self.truncation_psi, self._level = min_piece, truncation_psi, level
         self.label = label_of_class(generator, class_idx)
         check_truncation(generator, truncation_psi)

@@ -252,10 +252,7 @@ def small_model_mesh(level, *words, prior_alone=False):
     if prior_alone:
         torch.nn.init.zeros_(generator.foreground.density.weight)
         torch.nn.init.zeros_(generator.foreground.density.bias)
-    maker = meshes.GeneratedMeshes(
-        generator, device=CPU, resolution=48, level=level, min_piece=0.02, truncation_psi=1.0, class_idx=None,
-        chunk=1 << 16, check=True,
-    )  # fmt: skip
+    maker = meshes.GeneratedMeshes(generator, resolution=48, level=level, check=True)
     video = maker.video(0, 0)
     level = maker.level(video, [0.5], name="the small model")
     made, row = maker.mesh(video, 0.5, level)
