@@ -308,10 +308,10 @@ class ForegroundSamples:
         return accumulation.detach() * (2 * weights * before + within).sum(-1)
 
     def accumulate(self, settings: RenderSettings) -> Accumulated:
-        """The samples composited; the depth passes no gradients to the weights."""
+        """The samples composited."""
         weights = [w for w, _ in self.parts]
         depths = [settings.near + (settings.far - settings.near) * p for p in self.positions]
-        depth = _total((w.detach() * d).sum(-1) for w, d in zip(weights, depths, strict=True))
+        depth = _total((w * d).sum(-1) for w, d in zip(weights, depths, strict=True))
         return Accumulated(self.composite(), _total(w.sum(-1) for w in weights), depth, self.transmittance)
 
 

@@ -284,6 +284,26 @@ def test_mistakes(arguments, message):
         RenderSettings(**arguments)
 
 
+@pytest.mark.parametrize("num_importance", [0, 14])
+def test_gradient_of_the_depth(num_importance):
+    """That of the weights: a difference quotient where the positions of the samples do not depend on the field."""
+    settings = dataclasses.replace(SETTINGS, num_importance=num_importance)
+    origins, directions = (x.double() for x in rays())
+    shell = gaussian_shell
+
+    def depth(strength):
+        density = lambda p, d: (strength * shell(p, d)[0], (p,))  # noqa: E731
+        samples = march_foreground(density, origins, directions, settings, num_frames=1, last_opaque=False)
+        return samples.accumulate(settings).depth.sum()
+
+    strength = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(depth(strength), strength)
+    assert gradient > 0.1, "a denser shell hides what is behind it and leaves less to the background"
+    if num_importance == 0:
+        with torch.no_grad():
+            assert_near(gradient, (depth(strength + 1e-5) - depth(strength - 1e-5)) / 2e-5, relative=1e-6)
+
+
 @pytest.mark.parametrize(
     "field, frames, given",
     [

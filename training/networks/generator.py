@@ -43,7 +43,7 @@ class SynthesisOutput:
         image: [B, T, 3, H, W], nominally in [-1, 1].
         image_raw: Volume rendered colours before the upsampler [B, T, 3, h, w].
         depth: Expected depth of the foreground's samples [B, T, h, w] in scene units, not normalised by the opacity.
-            For display: the weights pass no gradients to it.
+            Of its factors the weights have gradients, the positions of the samples have none.
         opacity: [B, T, h, w], one minus the transmittance left for the background.
         path_loss: NeRF-path regularisation per frame [B, T], or None.
         distortion: Distortion loss per frame [B, T], or None.
