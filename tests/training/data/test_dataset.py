@@ -649,8 +649,9 @@ def test_too_short(tmp_path):
 
 @pytest.mark.parametrize("key", ["resolution", "nframes", "frame_stride", "subset"])
 def test_numbers_below_one(tmp_path, key):
-    assert f"{key} must be a whole number of at least 1, got 0" in failure(write_set(tmp_path, [2]), **{key: 0})
-    assert "nframes must be a whole number of at least 1, got 2.5" in failure(write_set(tmp_path, [2]), nframes=2.5)
+    data = write_set(tmp_path, [2])
+    assert f"{key} must be a whole number of at least 1, got 0" in failure(data, **{key: 0})
+    assert f"{key} must be a whole number of at least 1, got 1.5" in failure(data, **{key: 1.5})
 
 
 @pytest.mark.parametrize("zipped", [False, True])
