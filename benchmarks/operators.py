@@ -25,13 +25,13 @@ from tqdm import tqdm
 from dnnlib import UserError, atomic_write, choices_hint, run_cli
 from dnnlib.command_line import Command
 from torch_utils import custom_ops
+from torch_utils.custom_ops import no_weight_gradients
 from torch_utils.memory import keep_freed_memory
 from torch_utils.ops.bias_act import bias_act
 from torch_utils.ops.composite import ray_weights, weighted_sum
 from torch_utils.ops.conv3x3 import convolve
 from torch_utils.ops.point_linear_ref import activation_gradient
 from torch_utils.ops.upfirdn2d import setup_filter, upfirdn2d
-from torch_utils.ops.weight_gradients import no_weight_gradients
 
 __all__ = ["Case", "Timing", "cases", "measure", "run_passes"]
 

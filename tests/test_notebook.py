@@ -70,7 +70,8 @@ def test_the_notebook_runs(run_folder, tmp_path, monkeypatch):
     assert quality is not None and float(quality[1]) > 15
     assert int(re.search(r"(\d+) vertices", text)[1]) > 20
     assert kinds.count("image/png") == 5 and kinds.count("text/html") == 1
-    assert {path.name for path in work.iterdir()} == {"clip.mp4", "codes.npz", "seed0003.glb"}
+    assert {path.name for path in work.iterdir()} == {"clip.mp4", "inversion", "seed0003.glb"}
+    assert [path.name for path in (work / "inversion").iterdir()] == ["codes.npz"]
 
 
 def test_the_notebook_is_kept_without_outputs():

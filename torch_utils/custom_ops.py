@@ -23,7 +23,10 @@ import torch
 from torch_utils import distributed, op_build
 from torch_utils.op_build import BuildError
 
-__all__ = ["build_all", "build_missing", "load", "load_library", "plain_pytorch", "require", "versions"]
+__all__ = [
+    "build_all", "build_missing", "load", "load_library", "no_weight_gradients", "plain_pytorch", "require", "versions",
+    "weight_gradients_wanted",
+]  # fmt: skip
 
 SWITCH_VARIABLE = "VIDEO3D_OPS"
 #: Namespaces in which libraries register their functions: torch.ops.video3d_cpu.<name>, torch.ops.video3d_cuda.<name>.
@@ -34,6 +37,7 @@ _lock = threading.RLock()
 _loaded: dict[tuple[str, str], Any] = {}  # (name, device type) → namespace, or the reason for None
 _said: set[str] = set()
 _plain = threading.local()  # .depth: blocks of `plain_pytorch` around this thread
+_weight_gradients = [True]  # of all threads: backward passes run in threads of their own
 
 BUILD_SECONDS = 10  # per operator, approximately
 
@@ -73,6 +77,25 @@ def plain_pytorch() -> Iterator[None]:
         yield
     finally:
         _plain.depth -= 1
+
+
+@contextlib.contextmanager
+def no_weight_gradients() -> Iterator[None]:
+    """Within, backward passes skip the gradients of weights and biases: for `torch.autograd.grad` of images alone.
+
+    Autograd functions cannot see which gradients are needed. Respected by the native `conv3x3`, `bias_act` and
+    `point_linear`. Higher derivatives of the results are complete.
+    """
+    before, _weight_gradients[0] = _weight_gradients[0], False
+    try:
+        yield
+    finally:
+        _weight_gradients[0] = before
+
+
+def weight_gradients_wanted() -> bool:
+    """True if backward passes compute the gradients of weights and biases."""
+    return _weight_gradients[0]
 
 
 def _log_once(message: str) -> None:

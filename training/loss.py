@@ -17,7 +17,7 @@ from torch.nn.functional import softplus
 
 from renderer.cameras import CameraPrior, Cameras, camera_angles
 from torch_utils.argument_checks import check_images, check_stream, check_tensors, shown
-from torch_utils.ops.weight_gradients import no_weight_gradients
+from torch_utils.custom_ops import no_weight_gradients
 from training.augment.diffaugment import diffaugment
 from training.networks.discriminator import TimeAwareDiscriminators, time_plane
 from training.networks.generator import Generator, SynthesisOutput

@@ -13,10 +13,10 @@ import torch
 from benchmarks.gpu.record import ROOT, Bench, largest, seconds_per_call
 from benchmarks.operators import Case, cases, run_passes
 from torch_utils import custom_ops, op_build
+from torch_utils.custom_ops import no_weight_gradients
 from torch_utils.ops.bias_act import bias_act
 from torch_utils.ops.composite import ray_weights, weighted_sum
 from torch_utils.ops.upfirdn2d import setup_filter, upfirdn2d
-from torch_utils.ops.weight_gradients import no_weight_gradients
 
 __all__ = ["operators"]
 

@@ -8,9 +8,9 @@ import torch
 from torch.autograd import gradcheck, gradgradcheck
 
 from tests.torch_utils.native import needs_compiler
+from torch_utils.custom_ops import no_weight_gradients
 from torch_utils.ops import bias_act_native, point_linear_ref
 from torch_utils.ops.bias_act import ACTIVATIONS, bias_act, bias_act_ref
-from torch_utils.ops.weight_gradients import no_weight_gradients
 
 pytestmark = needs_compiler
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-6, torch.float16: 4e-3, torch.bfloat16: 3e-2}

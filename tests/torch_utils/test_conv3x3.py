@@ -8,10 +8,10 @@ import torch.nn.functional as F
 
 from tests.torch_utils.native import needs_compiler
 from torch_utils import custom_ops
+from torch_utils.custom_ops import no_weight_gradients
 from torch_utils.ops.conv3x3 import convolve, filtered_convolve
 from torch_utils.ops.fused_mlp import has_fused_mlp
 from torch_utils.ops.upfirdn2d import upfirdn2d
-from torch_utils.ops.weight_gradients import no_weight_gradients
 
 pytestmark = needs_compiler
 

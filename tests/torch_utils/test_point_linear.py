@@ -5,8 +5,8 @@ import torch
 
 import torch_utils.ops.point_linear as operator
 from tests.torch_utils.native import needs_compiler
+from torch_utils.custom_ops import no_weight_gradients
 from torch_utils.ops.point_linear import PointLayer, point_linear, point_mlp
-from torch_utils.ops.weight_gradients import no_weight_gradients
 
 
 def derivatives(x, weight, bias, cotangent, *, clamp):

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from torch_utils.ops.weight_gradients import weight_gradients_wanted
+from torch_utils.custom_ops import weight_gradients_wanted
 
 __all__ = ["TYPES", "apply", "gradient_from_result"]
 

@@ -3,8 +3,8 @@
 import torch
 import torch.nn.functional as F
 
+from torch_utils.custom_ops import weight_gradients_wanted
 from torch_utils.ops.upfirdn2d import filter_size, upfirdn2d
-from torch_utils.ops.weight_gradients import weight_gradients_wanted
 
 __all__ = ["FilteredResults", "ImageGradient", "Results", "WeightGradient", "filtered_size", "results"]
 

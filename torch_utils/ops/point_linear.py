@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from torch_utils import custom_ops
+from torch_utils.custom_ops import weight_gradients_wanted
 from torch_utils.ops.point_linear_ref import (
     SLOPES,
     activation_gradient,
@@ -23,7 +24,6 @@ from torch_utils.ops.point_linear_ref import (
     point_linear_ref,
     weight_gradient_ref,
 )
-from torch_utils.ops.weight_gradients import weight_gradients_wanted
 
 __all__ = ["PointLayer", "lrelu_", "point_linear", "point_mlp"]
 

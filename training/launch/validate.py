@@ -24,7 +24,6 @@ from training.data.dataset_folders import keep_apart
 from training.data.loader import PairDataset, build_dataset
 from training.data.webdataset import ShardPairDataset
 from training.launch.build import build_augment, build_networks
-from training.launch.checkpoint_rules import check_run_state, check_snapshot
 from training.launch.config import GROUPS, NETWORKS, compose_options, continued_options, given_options
 from training.launch.idle_options import (
     Devices,
@@ -134,8 +133,12 @@ def plan(
     if isinstance(dataset, ShardPairDataset) and (options["workers"] or 0) > (most := dataset.num_shards // processes):
         notes.append(f"workers={options['workers']}: {most} are used, one for each shard of a process.")
     if run_folder is not None:
+        from training.launch.checkpoint_rules import check_run_state
+
         notes += check_run_state(run_folder, dataset, generator, discriminator)
     elif options["resume"] is not None:
+        from training.launch.checkpoint_rules import check_snapshot
+
         notes += check_snapshot(options, generator, discriminator, given=given)
     _check_outdir(Path(options["outdir"]), generator, discriminator)
     if options["metrics"] and options["cache_metrics_dir"] is not None:

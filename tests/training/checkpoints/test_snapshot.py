@@ -315,7 +315,7 @@ def a_folder(path, _):
         (future, "version 99"),
         (version_of_tensors, "has version tensor"),
         (class_that_is_no_name, "a generator of another class, 3"),
-        (no_rays, "cannot be built: integer division or modulo by zero"),
+        (no_rays, "cannot be built: rendering needs resolution >= 1, got 0"),
         (no_average, "generator.ema"),
         (wrong_arguments, "hair"),
         (too_wide, "cannot be built: an argument is 1099511627776"),
