@@ -7,6 +7,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import time
 import types
 from pathlib import Path
 
@@ -155,6 +156,7 @@ def test_tensorboard_discards_what_a_continued_run_repeats(start):
         for step in range(first_step + 9, 41, 10):
             trackers.scalars({"x": value}, step)
         trackers.close()
+        time.sleep(1)  # TensorBoard reads files in the order of their names, which hold the second they were made in
     events = EventAccumulator(str(start.folder))
     events.Reload()
     assert [(event.step, event.value) for event in events.Scalars("x")] == [(10, 1), (20, 1), (30, 2), (40, 2)]
