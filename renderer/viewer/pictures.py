@@ -3,12 +3,12 @@
 import numpy as np
 import torch
 
-from renderer.outputs import RenderedFrames, displayed, output_maps
+from renderer.outputs import RenderedFrames, RenderedVolume, displayed, output_maps
 from renderer.trajectory_files import PathCamera, path_cameras
 from renderer.video import to_uint8
 from renderer.viewer.views import ViewSource
 
-__all__ = ["BACKDROPS", "VIEWS", "draws_field", "layers_of", "letterbox", "picture"]
+__all__ = ["BACKDROPS", "VIEWS", "draws_field", "field_picture", "layers_of", "letterbox", "picture"]
 
 COLOUR, FOREGROUND, BACKGROUND = "colour", "foreground only", "background only"
 DEPTH, NORMALS, OPACITY, FIELD = "depth", "normals", "opacity", "field image"
@@ -31,21 +31,31 @@ def layers_of(view: str) -> str:
     return {FOREGROUND: "foreground", BACKGROUND: "background"}.get(view, "both")
 
 
-def picture(view: str, frame: RenderedFrames, camera: PathCamera, source: ViewSource, *, backdrop: str) -> torch.Tensor:
-    """A view of one frame as uint8 [3, H, W].
+def field_picture(view: str, volume: RenderedVolume, camera: PathCamera, source: ViewSource) -> torch.Tensor:
+    """A view of the volume rendering as uint8 [3, H, W]; see `renderer.outputs`.
 
-    Maps of the volume rendering, at its low resolution, are shown in squares at the full width; see `renderer.outputs`.
+    It has at least the full width of images: a coarser map is enlarged without smoothing.
 
     Raises:
-        ValueError: Unknown view.
+        ValueError: Not a view of the volume rendering.
     """
-    if view not in VIEWS:
-        raise ValueError(f"there is no view '{view}'.")
-    image, width = frame.image[0, 0], source.widths[-1]
-    if view in OUTPUT_OF:
-        name, (near, far) = OUTPUT_OF[view], source.depth_range
-        maps = output_maps(frame, [name], path_cameras([camera]), background=source.has_background)
-        return displayed(name, maps[name][0], size=(width, width), near=near, far=far)
+    if view not in OUTPUT_OF:
+        raise ValueError(f"the volume rendering has no view '{view}'.")
+    name, (near, far) = OUTPUT_OF[view], source.depth_range
+    maps = output_maps(volume, [name], path_cameras([camera]), background=source.has_background)
+    width = max(source.widths[-1], maps[name].shape[-1])
+    return displayed(name, maps[name][0], size=(width, width), near=near, far=far)
+
+
+def picture(view: str, frame: RenderedFrames, *, backdrop: str) -> torch.Tensor:
+    """A view of one frame's image as uint8 [3, H, W].
+
+    Raises:
+        ValueError: Not a view of the image.
+    """
+    if view not in VIEWS or view in OUTPUT_OF:
+        raise ValueError(f"the image has no view '{view}'.")
+    image = frame.image[0, 0]
     if view == FOREGROUND:
         size = image.shape[1:]
         opacity = torch.nn.functional.interpolate(frame.opacity, size=size, mode="bilinear")[0]

@@ -17,7 +17,7 @@ from renderer.viewer.checkpoint_list import CheckpointList
 from renderer.viewer.messages import show_errors
 from renderer.viewer.orbit import OrbitLimits, position_of
 from renderer.viewer.panel import Panel, PanelSettings
-from renderer.viewer.pictures import draws_field, layers_of, letterbox, picture
+from renderer.viewer.pictures import draws_field, field_picture, layers_of, letterbox, picture
 from renderer.viewer.playback import Playback
 from renderer.viewer.quality import DraftQuality
 from renderer.viewer.render_queue import RenderQueue
@@ -32,6 +32,7 @@ NEAR_ENOUGH = 1e-3  # scene units that the mouse's camera may be away from the s
 ATTEMPTS = 20  # to put a browser's own first camera in front; then it counts although it was never seen there
 ORIGIN = (0.0, 0.0, 0.0)
 JPEG_QUALITY = 85  # of frames in motion
+FINER = 2  # rays per side of a volume rendering at rest, as a multiple of those in training: 8 times the samples
 
 
 class Session:
@@ -164,12 +165,12 @@ class Session:
             settings, camera = self._frame(began)
             self._limit_mouse(settings)
             self._shown = camera
-            width = self.quality.width if moving else self._source.widths[-1]
+            width = self.quality.width if moving else None
             image = self._render(settings, camera, width)
             self._send(image, moving)
             seconds = self._clock() - began
             self.frames.append((began + seconds, image.shape[-1], seconds))
-            if moving and not draws_field(settings.view):
+            if width is not None and not draws_field(settings.view):
                 self.quality.record(width, seconds, 1 / settings.frame_rate)
             if self._downloads.recording:
                 self._downloads.keep(camera, began)
@@ -209,11 +210,18 @@ class Session:
         return limits.camera(mouse.position, mouse.look_at, fov=settings.fov, time=settings.time)
 
     def _render(self, settings: PanelSettings, camera: PathCamera, width: int | None = None) -> torch.Tensor:
-        """The picture of a view, uint8 [3, H, W]; `width` is that of the upsampler's image, None for its full width."""
+        """The picture of a view, uint8 [3, H, W].
+
+        Args:
+            width: Of the upsampler's image in a draft; None for full quality.
+        """
         source, view = self._source, settings.view
-        width = source.widths[0] if draws_field(view) else width or source.widths[-1]
-        output = source.render(ViewRequest(settings.latents, camera, layers_of(view), width))
-        return picture(view, output, camera, source, backdrop=settings.backdrop)
+        if draws_field(view):
+            rays = source.widths[0] * (FINER if width is None else 1)
+            volume = source.volume(ViewRequest(settings.latents, camera, layers_of(view), rays))
+            return field_picture(view, volume, camera, source)
+        output = source.render(ViewRequest(settings.latents, camera, layers_of(view), width or source.widths[-1]))
+        return picture(view, output, backdrop=settings.backdrop)
 
     def _send(self, image: torch.Tensor, moving: bool) -> None:
         """Show a picture: as JPEG in motion, without loss at rest."""

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Protocol
 
 from renderer.cameras import CameraPrior
-from renderer.outputs import RenderedFrames
+from renderer.outputs import RenderedFrames, RenderedVolume
 from renderer.trajectory_files import PathCamera
 
 __all__ = ["LatentSelection", "ViewRequest", "ViewSource"]
@@ -43,7 +43,7 @@ class ViewRequest:
         latents: Of the video.
         camera: From where, and at what time (None counts as 0).
         layers: 'both', 'foreground' (as if it were opaque) or 'background'.
-        width: Of the image, one of the source's `widths`.
+        width: Of the image, one of the source's `widths`; of a volume rendering, any number of rays per side.
     """
 
     latents: LatentSelection
@@ -73,4 +73,8 @@ class ViewSource(Protocol):
 
     def render(self, request: ViewRequest) -> RenderedFrames:
         """One video of one frame, on the CPU."""
+        ...
+
+    def volume(self, request: ViewRequest) -> RenderedVolume:
+        """Its volume rendering alone, of both layers."""
         ...

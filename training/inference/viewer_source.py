@@ -6,7 +6,7 @@ import torch
 
 from renderer.trajectory_files import path_cameras
 from renderer.viewer.views import LatentSelection, ViewRequest
-from training.inference.frame_renderer import FrameRenderer
+from training.inference.frame_renderer import FrameRenderer, VolumeOutput
 from training.inference.interpolation import lerp, mix_styles, slerp
 from training.inference.latents import generator_latents, known_labels, labels_at
 from training.networks.generator import Generator, SynthesisOutput
@@ -45,14 +45,21 @@ class GeneratorViews:
         Raises:
             ValueError: A seed, a layer, a class or a width that does not exist.
         """
-        output = self._renderer(request.latents).output(
-            request.camera.time or 0.0,
-            path_cameras([request.camera]),
-            layers=request.layers,
-            resolution=request.width,
-        )
-        parts = (output.image, output.image_raw, output.depth, output.opacity)
-        return SynthesisOutput(*(part.float().cpu() for part in parts))
+        time, cameras = request.camera.time or 0.0, path_cameras([request.camera])
+        renderer = self._renderer(request.latents)
+        output = renderer.output(time, cameras, layers=request.layers, resolution=request.width)
+        return SynthesisOutput(*_on_cpu(output.image, output.image_raw, output.depth, output.opacity))
+
+    @torch.inference_mode()
+    def volume(self, request: ViewRequest) -> VolumeOutput:
+        """Its volume rendering alone, of both layers, on the CPU; see `FrameRenderer.volume`.
+
+        Raises:
+            ValueError: As `render`.
+        """
+        time, cameras = request.camera.time or 0.0, path_cameras([request.camera])
+        output = self._renderer(request.latents).volume(time, cameras, resolution=request.width)
+        return VolumeOutput(*_on_cpu(output.image_raw, output.depth, output.opacity))
 
     def styles(self, latents: LatentSelection) -> torch.Tensor:
         """The styles [1, num_ws, w_dim] of `latents`."""
@@ -90,3 +97,7 @@ class GeneratorViews:
             label = labels_at(self._generator, torch.tensor([latents.class_idx], device=self._device))
         z = generator_latents(self._generator, seed, 0).z.to(self._device)
         return self._generator.mapping(z, label, truncation_psi=latents.truncation_psi)
+
+
+def _on_cpu(*parts: torch.Tensor) -> list[torch.Tensor]:
+    return [part.float().cpu() for part in parts]

@@ -138,12 +138,15 @@ class Source:
         self._queue = queue
 
     def render(self, request):
+        frame = self._rendered(request, 8)
+        frame.image = torch.full([1, 1, 3, request.width, request.width], request.camera.time * 2 - 1)
+        return frame
+
+    def volume(self, request):
+        return self._rendered(request, request.width)
+
+    def _rendered(self, request, rays):
         self.requests.append(request)
         self._queue.now += self.seconds
-        size = request.width
-        return types.SimpleNamespace(
-            image=torch.full([1, 1, 3, size, size], request.camera.time * 2 - 1),
-            image_raw=torch.zeros(1, 1, 3, 8, 8),
-            depth=torch.ones(1, 1, 8, 8),
-            opacity=torch.ones(1, 1, 8, 8),
-        )
+        one = torch.ones(1, 1, rays, rays)
+        return types.SimpleNamespace(image_raw=torch.zeros(1, 1, 3, rays, rays), depth=one, opacity=one)

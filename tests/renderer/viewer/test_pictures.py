@@ -13,6 +13,7 @@ from renderer.viewer.pictures import (
     SQUARES,
     VIEWS,
     draws_field,
+    field_picture,
     layers_of,
     letterbox,
     picture,
@@ -35,7 +36,10 @@ def frame(depth=1.0, opacity=1.0, width=WIDTH):
 
 
 def show(view, output=None, backdrop="black"):
-    return picture(view, output or frame(), CAMERA, SOURCE, backdrop=backdrop)
+    output = output or frame()
+    if draws_field(view):
+        return field_picture(view, output, CAMERA, SOURCE)
+    return picture(view, output, backdrop=backdrop)
 
 
 def pixel(value):
@@ -87,8 +91,11 @@ def test_the_foreground_is_blended_over_the_backdrop():
 
 
 def test_unknown_views_are_refused():
-    with pytest.raises(ValueError, match="no view 'x'"):
-        show("x")
+    for view in ("x", "depth"):
+        with pytest.raises(ValueError, match=f"no view '{view}'"):
+            picture(view, frame(), backdrop="black")
+    with pytest.raises(ValueError, match="no view 'colour'"):
+        field_picture("colour", frame(), CAMERA, SOURCE)
 
 
 @pytest.mark.parametrize(

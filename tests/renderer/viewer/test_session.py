@@ -120,10 +120,12 @@ def test_a_slow_machine_draws_coarser():
     assert stage.widths[-1] == 32
 
 
-def test_what_only_the_field_shows_needs_no_upsampler(stage):
+def test_what_only_the_field_shows_needs_no_upsampler_and_is_finer_at_rest(stage):
+    stage.source.render = None
     stage.gui["View"].set("depth")
     stage.queue.run(1.0)
-    assert stage.widths == [8, 8]
+    assert stage.widths == [8, 16]
+    assert [image.shape[0] for image, _ in stage.client.shown[-2:]] == [32, 32], "the window keeps its size"
 
 
 def test_the_mouse_is_brought_back_into_the_range(stage):

@@ -49,6 +49,17 @@ def test_a_view_is_what_the_render_command_shows_for_these_seeds(views, generato
     assert torch.equal(found.image_raw, expected.image_raw) and torch.equal(found.opacity, expected.opacity)
 
 
+def test_a_volume_rendering_is_that_of_the_renderer(views, generator):
+    codes = latents(0, 0)
+    with torch.no_grad():
+        ws = generator.mapping(codes.z)
+        renderer = FrameRenderer(generator, ws, z_motion=codes.z_motion, z_bg=codes.z_bg)
+        expected = renderer.volume(0.25, generator.camera_prior.at_angles(0.1, math.pi / 2, 1.0), resolution=16)
+    found = views.volume(request(width=16))
+    assert torch.equal(found.depth, expected.depth) and found.depth.shape == (1, 1, 16, 16)
+    assert torch.equal(found.image_raw, expected.image_raw) and torch.equal(found.opacity, expected.opacity)
+
+
 def test_layers_and_drafts_are_those_of_the_renderer(views):
     assert views.render(request(width=16)).image.shape == (1, 1, 3, 16, 16)
     assert not views.render(request(layers="background")).opacity.any()
