@@ -38,6 +38,32 @@ __all__ = [
 ]
 
 BLOCK = 1024  # rows converted to float64 at a time, to bound memory
+ROUNDING = 1e-3  # error of a covariance, or of a sum of probabilities: far above rounding, far below a mistake
+
+
+def _matrix(features: np.ndarray) -> np.ndarray:
+    """Features as an array of numbers [N, D]; a memory map is not read."""
+    try:
+        features = np.asarray(features)
+    except (TypeError, RuntimeError) as error:  # on a GPU, with gradients, or of a type that NumPy lacks
+        raise ValueError("Features must be an array; of a tensor: tensor.detach().float().cpu().numpy().") from error
+    if features.ndim != 2 or features.shape[1] == 0 or features.dtype.kind not in "fiu":
+        raise ValueError(f"Features must be numbers [N, D], got {features.dtype} {list(features.shape)}.")
+    return features
+
+
+def _pair(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Two sets of features of one width."""
+    x, y = _matrix(x), _matrix(y)
+    if x.shape[1] != y.shape[1]:
+        raise ValueError(f"The two sets must have features of one width, got {x.shape[1]} and {y.shape[1]}.")
+    return x, y
+
+
+def _finite(values: np.ndarray) -> np.ndarray:
+    if not np.isfinite(values).all():
+        raise ValueError("There are features that are not finite.")
+    return values
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -65,14 +91,12 @@ class FeatureMoments:
         Raises:
             ValueError: Another width, or values that are not finite.
         """
-        features = np.asarray(features)
-        if features.ndim != 2 or features.shape[1] != len(self._mean):
+        features = _matrix(features)
+        if features.shape[1] != len(self._mean):
             raise ValueError(f"Features must be [N, {len(self._mean)}], got {list(features.shape)}.")
         for start in range(0, len(features), BLOCK):
             rows = features[start : start + BLOCK].astype(np.float64)
-            mean = rows.mean(axis=0)
-            if not np.isfinite(mean).all():
-                raise ValueError("There are features that are not finite.")
+            mean = _finite(rows.mean(axis=0))
             rows -= mean
             self._merge(len(rows), mean, rows.T @ rows)
 
@@ -116,16 +140,19 @@ def frechet_distance(mean1: np.ndarray, covariance1: np.ndarray, mean2: np.ndarr
         covariance1, covariance2: [D, D], symmetric and positive semi-definite up to rounding.
 
     Raises:
-        ValueError: Shapes that do not fit, values that are not finite.
+        ValueError: Shapes that do not fit, values that are not finite, or what no covariance can be.
     """
     mean1, covariance1, mean2, covariance2 = (
         np.asarray(x, dtype=np.float64) for x in (mean1, covariance1, mean2, covariance2)
     )
-    width = len(mean1)
+    width = mean1.size
     if not mean1.shape == mean2.shape == (width,) or not covariance1.shape == covariance2.shape == (width, width):
         raise ValueError("The two Gaussians must have as many dimensions.")
     if not all(np.isfinite(x).all() for x in (mean1, covariance1, mean2, covariance2)):
         raise ValueError("There are moments that are not finite.")
+    for covariance in (covariance1, covariance2):
+        if not np.allclose(covariance, covariance.T, rtol=0, atol=ROUNDING * np.abs(covariance).max(initial=0)):
+            raise ValueError("A covariance is not symmetric.")
     difference = mean1 - mean2
     cross = np.linalg.svd(_factor(covariance1).T @ _factor(covariance2), compute_uv=False).sum()
     distance = difference @ difference + np.trace(covariance1) + np.trace(covariance2) - 2 * cross
@@ -139,17 +166,22 @@ def _factor(covariance: np.ndarray) -> np.ndarray:
     rounding errors.
     """
     values, vectors = np.linalg.eigh((covariance + covariance.T) / 2)
+    if values[0] < -ROUNDING * max(values[-1], ROUNDING):
+        raise ValueError(f"A covariance has a negative eigenvalue, {values[0]:.3g}: there is no such spread.")
     kept = values > len(values) * np.finfo(np.float64).eps * max(values[-1], 0.0)
     return vectors[:, kept] * np.sqrt(values[kept])
 
 
 def frechet_distance_of_features(features1: np.ndarray, features2: np.ndarray) -> float:
-    """Fréchet distance between Gaussians fitted to two sets of features, [N1, D] and [N2, D]."""
+    """Fréchet distance between Gaussians fitted to two sets of features, [N1, D] and [N2, D].
+
+    Raises:
+        ValueError: Fewer than two rows on a side, which have no spread; other shapes, values that are not finite.
+    """
     moments = []
-    for features in (features1, features2):
-        features = np.asarray(features)
-        if features.ndim != 2:
-            raise ValueError(f"Features must be [N, D], got {list(features.shape)}.")
+    for features in _pair(features1, features2):
+        if len(features) < 2:
+            raise ValueError(f"A Gaussian is fitted to two or more features, got {len(features)}.")
         part = FeatureMoments(features.shape[1])
         part.update(features)
         moments += [part.mean, part.covariance]
@@ -179,11 +211,12 @@ class KernelDistance:
         """Compute the kernel values of features x [N, D] and y [M, D].
 
         Raises:
-            ValueError: Fewer than two rows on a side.
+            ValueError: Fewer than two rows on a side, different widths, values that are not finite.
         """
+        x, y = _pair(x, y)
         if len(x) < 2 or len(y) < 2:
             raise ValueError(f"A kernel distance needs two samples on each side, got {len(x)} and {len(y)}.")
-        self._xx, self._yy, self._xy = polynomial_kernel(x, x), polynomial_kernel(y, y), polynomial_kernel(x, y)
+        self._xx, self._yy, self._xy = (_finite(polynomial_kernel(*pair)) for pair in ((x, x), (y, y), (x, y)))
         np.fill_diagonal(self._xx, 0)
         np.fill_diagonal(self._yy, 0)
 
@@ -212,7 +245,13 @@ def subset_distances(
     Args:
         x, y: Features [N, D] and [M, D], possibly memory maps: only the rows of a subset are read.
         size: Rows of a subset, fewer if a set is smaller.
+
+    Raises:
+        ValueError: See `KernelDistance`; or no subset.
     """
+    if subsets < 1 or size < 2:
+        raise ValueError(f"Needed are subsets >= 1 of size >= 2, got {subsets} of {size}.")
+    x, y = _pair(x, y)
     random = np.random.RandomState(seed)
     size = min(size, len(x), len(y))
     values = []
@@ -232,8 +271,11 @@ def neighbour_radii(features: np.ndarray, *, neighbours: int = NEIGHBOURS) -> np
     """Squared distances of samples [N, D] to their k-th nearest neighbours among the others, float64 [N].
 
     Raises:
-        ValueError: Too few samples.
+        ValueError: Too few samples, values that are not finite.
     """
+    features = _matrix(features)
+    if neighbours < 1:
+        raise ValueError(f"neighbours must be 1 or more, got {neighbours}.")
     if len(features) <= neighbours:
         raise ValueError(f"{neighbours} nearest neighbours need more than {neighbours} samples, not {len(features)}.")
     radii = []
@@ -250,7 +292,14 @@ def neighbour_radii(features: np.ndarray, *, neighbours: int = NEIGHBOURS) -> np
 
 
 def inside_manifold(points: np.ndarray, features: np.ndarray, radii: np.ndarray) -> np.ndarray:
-    """True [M] for points [M, D] in a ball around any of the features [N, D], of squared radii [N]."""
+    """True [M] for points [M, D] in a ball around any of the features [N, D], of squared radii [N].
+
+    Raises:
+        ValueError: Shapes that do not fit, values that are not finite.
+    """
+    points, features = _pair(points, features)
+    if np.shape(radii) != (len(features),):
+        raise ValueError(f"radii must be [{len(features)}], one for each of the features, got {list(np.shape(radii))}.")
     inside = np.zeros(len(points), dtype=bool)
     for start in range(0, len(points), BLOCK):
         rows = points[start : start + BLOCK]
@@ -265,7 +314,7 @@ def _squared_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
     Copies of a sample have balls of radius 0, which must hold the other copies.
     """
-    x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    x, y = (_finite(np.asarray(z, dtype=np.float64)) for z in (x, y))
     squares = np.square(x).sum(axis=1)[:, None] + np.square(y).sum(axis=1)
     distances = squares - 2 * (x @ y.T)
     return np.where(distances > x.shape[1] * np.finfo(np.float64).eps * squares, distances, 0)
@@ -284,13 +333,21 @@ def inception_score(probabilities: np.ndarray, *, splits: int = SPLITS, rows: np
         probabilities: [N, classes], rows sum to one; may be a memory map.
         splits: Number of parts, fewer if there are fewer images.
         rows: Use these rows instead of all, for a resampling.
+
+    Raises:
+        ValueError: No splits, no images, or rows that are no probabilities, such as logits.
     """
+    probabilities = _matrix(probabilities)
+    if splits < 1 or not len(probabilities):
+        raise ValueError(f"A score needs splits >= 1 of one image or more, got {splits} of {len(probabilities)}.")
     rows = np.arange(len(probabilities)) if rows is None else rows
     scores = []
     for part in np.array_split(rows, min(splits, len(rows))):
         total, negative_entropy = np.zeros(probabilities.shape[1]), 0.0
         for start in range(0, len(part), BLOCK):
             p = np.asarray(probabilities[part[start : start + BLOCK]], dtype=np.float64)
+            if not ((p >= 0).all() and np.allclose(p.sum(axis=1), 1, rtol=0, atol=ROUNDING)):
+                raise ValueError("Probabilities must be 0 or more, rows sum to one; of logits take the softmax.")
             total += p.sum(axis=0)
             negative_entropy += _sum_p_log_p(p)
         mean = total / len(part)

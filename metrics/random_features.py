@@ -18,6 +18,8 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from metrics.video_measures import check_clips
+
 __all__ = ["FEATURE_WIDTH", "RandomFeatures", "exact_convolutions", "full_float32"]
 
 SEED = 20220628
@@ -75,10 +77,9 @@ class RandomFeatures:
         Raises:
             ValueError: Not uint8 [N, 3, T, H, W], or images of fewer than 8 pixels a side.
         """
-        if clips.dtype != torch.uint8 or clips.ndim != 5 or clips.shape[1] != 3:
-            raise ValueError(f"Clips are uint8 [N, 3, T, H, W], got {clips.dtype} {list(clips.shape)}.")
-        if min(clips.shape[3:]) < 8 or clips.shape[2] < 1:
-            raise ValueError(f"Clips need at least one frame of 8×8 pixels, got {list(clips.shape)}.")
+        check_clips(clips)
+        if min(clips.shape[3:]) < 8:
+            raise ValueError(f"Clips need at least 8×8 pixels, got {list(clips.shape)}.")
         device = self._weights[0].device
         with exact_convolutions():
             # One at a time: convolutions of several clips may be summed in another order.

@@ -26,10 +26,27 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-__all__ = ["flatness", "flicker", "frame_similarity", "mean_flow_length", "warping_error"]
+from torch_utils.argument_checks import check_tensors, shown
+
+__all__ = ["check_clips", "flatness", "flicker", "frame_similarity", "mean_flow_length", "warping_error"]
 
 WINDOW = 7  # pixels
 TEXTURE = 1e-4  # smallest mean square gradient of a window with texture, grey levels from 0 to 1
+
+
+def check_clips(clips: torch.Tensor, *, frames: int = 1) -> None:
+    """Refuse all but pixels uint8 [N, 3, T, H, W] with some number of frames.
+
+    Values in [-1, 1] would seem to have no texture, and videos [N, T, 3, H, W] to move along their colours.
+    """
+    if not isinstance(clips, torch.Tensor):
+        raise ValueError(f"Clips are uint8 [N, 3, T, H, W], got {shown(clips)}.")
+    if clips.dtype != torch.uint8 or clips.ndim != 5 or clips.shape[1] != 3 or not len(clips):
+        swapped = clips.ndim == 5 and clips.shape[2] == 3 and clips.shape[1] != 3
+        hint = "; of videos [N, T, 3, H, W] take videos.transpose(1, 2)" if swapped else ""
+        raise ValueError(f"Clips are uint8 [N, 3, T, H, W], got {clips.dtype} {list(clips.shape)}{hint}.")
+    if clips.shape[2] < frames:
+        raise ValueError(f"Clips need {frames} or more frames here, got {clips.shape[2]}: {list(clips.shape)}.")
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -44,7 +61,11 @@ def mean_flow_length(clips: torch.Tensor) -> torch.Tensor:
 
     Returns:
         float64 [N]; 0 for a clip without texture.
+
+    Raises:
+        ValueError: Other clips.
     """
+    check_clips(clips, frames=2)
     grey = clips.double().mean(dim=1) / 255  # [N, T, H, W]
     middle = (grey[:, 1:] + grey[:, :-1]) / 2
     dt = grey[:, 1:] - grey[:, :-1]
@@ -75,7 +96,11 @@ def flicker(clips: torch.Tensor) -> torch.Tensor:
 
     Returns:
         float64 [N]; 0 for a static clip.
+
+    Raises:
+        ValueError: Other clips.
     """
+    check_clips(clips, frames=3)
     x = clips.double()
     first = x[:, :, 1:] - x[:, :, :-1]
     second = first[:, :, 1:] - first[:, :, :-1]
@@ -129,14 +154,16 @@ def flatness(points: torch.Tensor, opacities: torch.Tensor) -> torch.Tensor:
     """1 − thickness / width of the visible surfaces.
 
     Args:
-        points: Surface points of the pixels in space [N, H, W, 3].
+        points: Surface points of the pixels in space [N, H, W, 3]; those that are not finite show no surface.
         opacities: [N, H, W]
 
     Returns:
         [N]; NaN where fewer than four pixels show the foreground.
     """
+    check_tensors({"points": (points, ("N", "H", "W", 3)), "opacities": (opacities, ("N", "H", "W"))})
     points = points.double().flatten(1, 2)
-    weights = (opacities > VISIBLE_OPACITY).double().flatten(1)[..., None]
+    seen = (opacities > VISIBLE_OPACITY).flatten(1)[..., None] & points.isfinite().all(dim=-1, keepdim=True)
+    weights, points = seen.double(), torch.where(seen, points, 0.0)
     count = weights.sum(dim=1, keepdim=True)
     centred = (points - (points * weights).sum(dim=1, keepdim=True) / count.clamp(min=1)) * weights
     variances = torch.linalg.eigvalsh(centred.transpose(1, 2) @ centred).clamp(min=0)
@@ -156,9 +183,9 @@ def frame_similarity(features: np.ndarray, *, centre: bool) -> np.ndarray:
         centre: Subtract the mean over all frames of all clips first.
     """
     features = np.asarray(features, dtype=np.float64)
-    frames = features.shape[1]
-    if features.ndim != 3 or frames < 2:
+    if features.ndim != 3 or features.shape[1] < 2:
         raise ValueError(f"Features must be [N, T, D] with at least two frames, got {list(features.shape)}.")
+    frames = features.shape[1]
     if centre:
         features = features - features.mean(axis=(0, 1))
     features = features / np.maximum(np.linalg.norm(features, axis=2, keepdims=True), 1e-12)

@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from metrics.distances import FeatureMoments, frechet_distance, frechet_distance_of_features
+from metrics.distances import (
+    FeatureMoments,
+    KernelDistance,
+    frechet_distance,
+    frechet_distance_of_features,
+    inception_score,
+    inside_manifold,
+    neighbour_radii,
+    subset_distances,
+)
 
 
 def random_covariance(random, width, rank=None):
@@ -126,3 +135,35 @@ def test_objections():
         frechet_distance(zero, one, zero + np.inf, one)
     with pytest.raises(ValueError, match=r"\[N, D\]"):
         frechet_distance_of_features(zero, one)
+
+
+def test_values_that_are_no_features_are_refused():
+    features = np.random.RandomState(0).standard_normal([8, 3])
+    spoilt = features.copy()
+    spoilt[0, 0] = np.nan
+    radii = neighbour_radii(features)
+    for call in (
+        lambda: KernelDistance(spoilt, features),
+        lambda: neighbour_radii(spoilt),
+        lambda: inside_manifold(spoilt, features, radii),
+    ):
+        with pytest.raises(ValueError, match="not finite"):
+            call()
+    with pytest.raises(ValueError, match="one width, got 3 and 2"):
+        frechet_distance_of_features(features, features[:, :2])
+    with pytest.raises(ValueError, match="two or more features, got 1"):
+        frechet_distance_of_features(features[:1], features)
+    with pytest.raises(ValueError, match=r"radii must be \[8\]"):
+        inside_manifold(features, features, radii[:1])
+    with pytest.raises(ValueError, match="rows sum to one; of logits take the softmax"):
+        inception_score(features)
+    with pytest.raises(ValueError, match="subsets >= 1 of size >= 2, got 0 of 5"):
+        subset_distances(features, features, subsets=0, size=5)
+
+
+def test_what_is_no_covariance_is_refused():
+    zero = np.zeros(2)
+    with pytest.raises(ValueError, match="not symmetric"):
+        frechet_distance(zero, np.array([[1, 5], [0, 1]]), zero, np.eye(2))
+    with pytest.raises(ValueError, match="negative eigenvalue, -1"):
+        frechet_distance(zero, np.diag([1, -1]), zero, np.eye(2))

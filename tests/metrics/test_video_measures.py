@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from metrics.video_measures import flicker, mean_flow_length
+from metrics.video_measures import flatness, flicker, mean_flow_length
 from tests.metrics.synthetic import noisy
 
 
@@ -57,3 +57,27 @@ def test_noise_raises_flicker():
     clip = pattern(0.4, 0.2, frames=12)
     values = [float(flicker(noisy(clip, strength))) for strength in (0.01, 5, 20)]
     assert values[0] < values[1] < values[2]
+
+
+@pytest.mark.parametrize("measure, needed", [(flicker, 3), (mean_flow_length, 2)])
+def test_clips_of_another_form_are_refused(measure, needed):
+    clips = pattern(0.4, 0.2, frames=needed)
+    assert measure(clips).shape == (1,)
+    with pytest.raises(ValueError, match=f"^Clips need {needed} or more frames here, got {needed - 1}"):
+        measure(clips[:, :, 1:])
+    with pytest.raises(ValueError, match=r"got torch\.float32"):
+        measure(clips / 127.5 - 1)
+    with pytest.raises(ValueError, match=r"take videos\.transpose\(1, 2\)\.$"):
+        measure(torch.cat([clips, clips], dim=2).transpose(1, 2))
+    with pytest.raises(ValueError, match="got ndarray"):
+        measure(clips.numpy())
+
+
+def test_points_without_a_surface_do_not_count():
+    random = torch.Generator().manual_seed(0)
+    points, opacities = torch.rand(1, 8, 8, 3, generator=random), torch.ones(1, 8, 8)
+    opacities[:, :3] = 0
+    expected = flatness(points, opacities)
+    points[:, :3] = torch.nan  # as depths are there
+    assert torch.equal(flatness(points, opacities), expected)
+    assert torch.equal(flatness(points, torch.ones(1, 8, 8)), expected)
