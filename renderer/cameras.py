@@ -11,9 +11,10 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
-from torch_utils.argument_checks import check_stream, shown
+from torch_utils.argument_checks import check_floats, check_stream, shown
 
 __all__ = [
     "CameraPrior",
@@ -62,7 +63,7 @@ class Cameras:
 
     def __getitem__(self, index) -> "Cameras":
         """Select cameras; an integer keeps the batch dimension (a batch of one)."""
-        if isinstance(index, int):
+        if isinstance(index, (int, np.integer)):
             if not -len(self) <= index < len(self):
                 raise IndexError(f"camera {index} of {len(self)}")
             index = slice(index, index + 1) if index != -1 else slice(-1, None)
@@ -173,6 +174,8 @@ class CameraPrior:
                 tensors.append(torch.as_tensor(value, dtype=torch.float64).reshape(-1))
             except (TypeError, ValueError, RuntimeError) as error:
                 raise ValueError(f"{name} must be a number or several, got {shown(value)}.") from error
+            if not tensors[-1].isfinite().all():
+                raise ValueError(f"{name} must be finite, got {shown(value)}.")
         if len({len(tensor) for tensor in tensors} - {1}) > 1:
             counts = ", ".join(f"{name} {len(tensor)}" for name, tensor in zip(values, tensors))
             raise ValueError(f"the cameras' values must be one or as many each, got {counts}.")
@@ -184,11 +187,17 @@ class CameraPrior:
         These are the angles themselves: the frontal view of most priors is yaw 0 and pitch pi / 2.
 
         Raises:
-            ValueError: No numbers, or different numbers of them.
+            ValueError: No finite numbers, different numbers of them, a radius of 0 or less, or no such field of view.
         """
         radius = (self.radius[0] + self.radius[1]) / 2 if radius is None else radius
         fov = self.fov if fov is None else fov
         yaw, pitch, radius, fov = self._batch(yaw=yaw, pitch=pitch, radius=radius, fov=fov)
+        if not (radius > 0).all():
+            raise ValueError(f"radius must be above 0, got {radius.min().item():g}.")
+        if not ((fov > 0) & (fov < 180)).all():
+            raise ValueError(
+                f"fov must lie between 0 and 180 degrees, got {fov.min().item():g} to {fov.max().item():g}."
+            )
         return Cameras(cam2world=cam2world_from_angles(yaw, pitch, radius), fov=fov.float())
 
     def at(self, yaw=0.5, pitch=0.5, radius=0.5, *, fov=None) -> Cameras:
@@ -239,8 +248,11 @@ def camera_rays(cameras: Cameras, pixels: torch.Tensor) -> tuple[torch.Tensor, t
         origins [N, 1, 3] and directions [N, R, 3] in world space.
 
     Raises:
-        ValueError: Pixels of another shape.
+        ValueError: Pixels of another shape, or integers, to which the focal length would be rounded.
     """
+    if not isinstance(pixels, torch.Tensor):
+        raise ValueError(f"pixels must be a tensor [R, 2] or [{len(cameras)}, R, 2], got {shown(pixels)}.")
+    check_floats("pixels", pixels, "in [-1, 1], see pixel_centers")
     if (
         pixels.ndim not in (2, 3)
         or pixels.shape[-1] != 2

@@ -12,6 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from renderer.cameras import Cameras, along_axes, camera_rays, focal_from_fov, pixel_centers
+from torch_utils.argument_checks import check_floats, shown
 
 __all__ = [
     "normals_from_depth",
@@ -64,8 +65,20 @@ def plane_depth(depth: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
 
 
 def surface_points(cameras: Cameras, depth: torch.Tensor) -> torch.Tensor:
-    """Surface points in world space [N, H, H, 3] of depth maps, one camera each."""
-    size = depth.shape[-1]
+    """Surface points in world space [N, H, H, 3] of depth maps [N, H, H] or [N, 1, H, H], one camera each or for all.
+
+    Raises:
+        ValueError: Maps of another shape, or integers, such as those of 16-bit files.
+    """
+    if not isinstance(depth, torch.Tensor):
+        raise ValueError(f"depth must be a tensor [N, H, H], got {shown(depth)}.")
+    size = depth.shape[-1] if depth.ndim else 0
+    if list(depth.shape[1:]) not in ([size, size], [1, size, size]) or len(cameras) not in (1, len(depth)):
+        raise ValueError(
+            f"depth must be [N, H, H] or [N, 1, H, H] with one camera or one per map, got {list(depth.shape)} and "
+            f"{len(cameras)} cameras."
+        )
+    check_floats("depth", depth, "in scene units")
     origins, directions = camera_rays(cameras, pixel_centers(size, depth.device).to(depth.dtype))
     return (origins + depth.flatten(1)[..., None] * directions).unflatten(1, (size, size))
 
@@ -75,7 +88,11 @@ def project(cameras: Cameras, points: torch.Tensor) -> tuple[torch.Tensor, torch
 
     Returns:
         (x, y) on the image plane [N, H, W, 2], y up, within [-1, 1] inside the image; depth [N, H, W].
+
+    Raises:
+        ValueError: The points are integers, to which camera and focal length would be rounded.
     """
+    check_floats("points", points, "in scene units")
     cam2world = cameras.cam2world.to(points.dtype)
     local = along_axes(points - cam2world[:, None, None, :3, 3], cam2world[:, :3, :3])
     depth = -local[..., 2]

@@ -193,3 +193,27 @@ def test_mistaken_shapes():
         CameraPrior().at(yaw=[0, 1], pitch=[0, 0.5, 1])
     with pytest.raises(ValueError, match=r"^stream must be a torch_utils.rng.RandomStream, got None\.$"):
         CameraPrior().sample(2, None)
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({"yaw": math.nan}, "^yaw must be finite, got nan"),
+        ({"pitch": [0.5, math.inf]}, "^pitch must be finite"),
+        ({"fov": -5}, "^fov must lie between 0 and 180 degrees, got -5 to -5"),
+        ({"fov": [20.0, 200.0]}, "got 20 to 200"),
+    ],
+)
+def test_values_that_give_no_camera(values, message):
+    with pytest.raises(ValueError, match=message):
+        CameraPrior().at(**values)
+
+
+def test_a_radius_of_zero_gives_no_camera():
+    for radius in (0, -1):
+        with pytest.raises(ValueError, match=f"^radius must be above 0, got {radius}"):
+            CameraPrior().at_angles(0.0, 1.5, radius)
+
+
+def test_an_index_may_be_that_of_numpy():
+    assert CameraPrior().at([0.1, 0.9])[np.int64(1)].equals(CameraPrior().at(0.9))

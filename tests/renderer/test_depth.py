@@ -110,3 +110,20 @@ def test_the_mean_of_nothing_is_not_a_number():
     x, weights = torch.tensor([[[1.0, 3.0]], [[1.0, 3.0]]]), torch.tensor([[[1.0, 1.0]], [[0.0, 0.0]]])
     value = weighted_mean(x, weights)
     assert value[0] == 2 and value[1].isnan()
+
+
+def test_integers_and_other_shapes_are_refused():
+    camera, depth = CameraPrior().at(), torch.ones(2, 4, 4)
+    points = surface_points(camera, depth)
+    assert torch.equal(points, surface_points(camera.repeat(2), depth[:, None]))
+    for integers in (depth.to(torch.int32), depth.to(torch.uint16)):
+        with pytest.raises(ValueError, match="^depth must be floats in scene units, got u?int"):
+            surface_points(camera, integers)
+    with pytest.raises(ValueError, match="^points must be floats in scene units, got int64"):
+        project(camera, points.long())
+    with pytest.raises(ValueError, match=r"one per map, got \[2, 4, 4\] and 3 cameras"):
+        surface_points(camera.repeat(3), depth)
+    with pytest.raises(ValueError, match=r"got \[2, 4, 3\]"):
+        surface_points(camera, depth[..., :3])
+    with pytest.raises(ValueError, match="pixels must be floats .*got int64"):
+        camera_rays(camera, torch.zeros(4, 2).long())
