@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tqdm import tqdm
@@ -123,27 +123,12 @@ def prepare(
         records, skipped = _convert(growing, among, conversion, workers=workers, skip_broken=skip_broken)
         if not any(record["pieces"] for record in records.values()):
             growing.remove()
-            if not records and skipped:
-                first = f"'{skipped[0]['source']}': {skipped[0]['reason']}"
-                raise UserError(f"'{source}' gives no clips: {len(skipped)} video(s) are left out, e.g. {first}.")
-            longest = max((record["frames"] for record in records.values()), default=0)
-            raise UserError(
-                f"'{source}' gives no clips: the longest video has {longest} frames, nframes is {nframes}. "
-                "Use longer videos, or a smaller --nframes or --stride."
-            )
+            raise UserError(_no_clips(source, records, skipped, nframes))
         manifest = {"format": FRAMES_FORMAT, **settings, **_contents(among, records, skipped, nframes)}
         manifest["unmatched"] = _unmatched(among, crop)
         if faces is not None:
             manifest["faces"] = dict(faces)
-        write_json(os.path.join(growing.data, MANIFEST), manifest)
-        entries = {kind: _piece_entries(by_path, among, records) for kind, by_path in among.entries.items()}
-        entries["cameras"] = _clip_cameras(among, records) or entries.get("cameras")
-        entries = {kind: listed for kind, listed in entries.items() if listed}
-        if entries:
-            write_json(os.path.join(growing.data, "dataset.json"), entries)
-        if box_file is not None:
-            with atomic_write(os.path.join(growing.data, BOX_FILE), "w") as stream:
-                json.dump(box_file, stream, ensure_ascii=False)
+        _write_lists(growing.data, manifest, _entries(among, records), box_file)
         ready = growing.data
         if shape == "zip":
             ready = pack_zip(growing.data, os.path.join(growing.folder, "packed.zip"))
@@ -157,6 +142,35 @@ def prepare(
         replace_path(ready, out)
         growing.remove()
     return manifest
+
+
+def _no_clips(
+    source: str, records: Mapping[str, Mapping[str, Any]], skipped: Sequence[Mapping[str, str]], nframes: int
+) -> str:
+    """The message about a source without clips."""
+    if not records and skipped:
+        first = f"'{skipped[0]['source']}': {skipped[0]['reason']}"
+        return f"'{source}' gives no clips: {len(skipped)} video(s) are left out, e.g. {first}."
+    longest = max((record["frames"] for record in records.values()), default=0)
+    return (
+        f"'{source}' gives no clips: the longest video has {longest} frames, nframes is {nframes}. "
+        "Use longer videos, or a smaller --nframes or --stride."
+    )
+
+
+def _write_lists(
+    folder: str,
+    manifest: dict[str, Any],
+    entries: dict[str, list[list[Any]]],
+    box_file: Mapping[str, Any] | None,
+) -> None:
+    """Write what a dataset holds beside its frames: the manifest, labels and cameras, boxes."""
+    write_json(os.path.join(folder, MANIFEST), manifest)
+    if entries:
+        write_json(os.path.join(folder, "dataset.json"), entries)
+    if box_file is not None:
+        with atomic_write(os.path.join(folder, BOX_FILE), "w") as stream:
+            json.dump(box_file, stream, ensure_ascii=False)
 
 
 def _require_entries(among: SourceSet, crop: Crop) -> None:
@@ -203,6 +217,13 @@ def _convert(
             records[source.name] = record
             bar.set_description(f"{len(records)} of {videos} videos")
     return records, skipped
+
+
+def _entries(among: SourceSet, records: dict[str, dict[str, Any]]) -> dict[str, list[list[Any]]]:
+    """Labels and cameras of all pieces, as dataset.json has them; without the kinds of which there are none."""
+    entries = {kind: _piece_entries(by_path, among, records) for kind, by_path in among.entries.items()}
+    entries["cameras"] = _clip_cameras(among, records) or entries.get("cameras")
+    return {kind: listed for kind, listed in entries.items() if listed}
 
 
 def _piece_entries(by_path: dict[str, Any], among: SourceSet, records: dict[str, dict[str, Any]]) -> list[list[Any]]:

@@ -18,6 +18,7 @@ from training.checkpoints.snapshot import load_snapshot, load_state
 from training.checkpoints.training_state import read_state
 from training.cuda_graphs import PhaseGraphs
 from training.data.loader import PairDataset, build_dataset, build_loader
+from training.data.sampler import PairLoader
 from training.ema import GeneratorEMA, ramps_up
 from training.launch.build import build_ada, build_augment, build_loss, build_networks, build_schedule
 from training.launch.run_dir import lock_run_folder, remove_unfinished
@@ -27,7 +28,7 @@ from training.monitoring.previews import REALS, Previews
 from training.monitoring.run_logger import LogFile
 from training.networks.discriminator import TimeAwareDiscriminators
 from training.networks.generator import Generator
-from training.phases import GradientGuard, make_phases
+from training.phases import GradientGuard, Phase, make_phases
 from training.schedule import Counters
 from training.training_loop import Networks, SnapshotCallback, TrainingLoop
 
@@ -92,26 +93,16 @@ def build_loop(
     callbacks: Sequence[SnapshotCallback] = (),
 ) -> TrainingLoop:
     """Everything a run consists of, standing where it is to start; for the arguments see `train`."""
-    spec = options["spec"]
     if dataset is None:
         dataset = build_dataset(options)
     generator, discriminator = build_networks(options, c_dim=dataset.c_dim)
     generator_ema = copy.deepcopy(generator).eval().requires_grad_(False)
+    trained = {"generator": generator, "generator_ema": generator_ema, "discriminator": discriminator}
     state = read_state(folder) if resuming else None
-    if state is not None:
-        averages_anew = ramps_up(state["shared"], resume=options["resume"])
-    elif options["resume"] is not None:
-        networks = {"generator": generator, "generator_ema": generator_ema, "discriminator": discriminator}
-        averages_anew = start_from(options["resume"], **networks)
-    else:
-        averages_anew = True
+    averages_anew = _load_weights(options, state, trained)
     augment = build_augment(options)
-    probability = None if augment is None else augment.p
-    for module in (generator, generator_ema, discriminator, augment):
-        if module is not None:
-            module.to(device)
-    if augment is not None:
-        augment.p = probability  # read on the host at every pass: it stays there
+    networks = Networks(**trained, augment=augment)
+    _move(networks, device)
 
     statistics = Statistics()
     ada = build_ada(options, augment=augment, statistics=statistics, device=device)
@@ -122,43 +113,18 @@ def build_loop(
         augment=augment,
         statistics=statistics if ada is None else ada,
     )
-    phases = make_phases(
-        generator=generator,
-        discriminator=discriminator,
-        lr=spec["lrate"],
-        betas=tuple(spec["betas"]),
-        eps=spec["eps"],
-        g_reg_interval=spec["g_reg_interval"] if spec["pl_weight"] > 0 else None,
-        d_reg_interval=spec["d_reg_interval"] if spec["gamma"] > 0 else None,
-    )
     counters = Counters()
     if state is not None:
         counters.load_state_dict(state["shared"]["counters"])
-    loader = build_loader(
-        options,
-        dataset=dataset,
-        position=counters.cur_nimg,
-        rank=distributed.rank(),
-        world_size=distributed.world_size(),
-        pin_memory=device.type == "cuda",
-    )
     stream = RandomStream(stream_seed(options["seed"], distributed.rank(), counters.cur_nimg), device)
     loop = TrainingLoop(
-        networks=Networks(
-            generator=generator, generator_ema=generator_ema, discriminator=discriminator, augment=augment
-        ),
-        phases=phases,
+        networks=networks,
+        phases=_phases(options["spec"], generator, discriminator),
         loss=loss,
         ada=ada,
-        ema=GeneratorEMA(
-            source=generator,
-            average=generator_ema,
-            half_life_kimg=spec["ema"],
-            ramp=spec["ramp"],
-            ramps_up=averages_anew,
-        ),
+        ema=_average(options["spec"], generator, generator_ema, anew=averages_anew),
         guard=GradientGuard(device=device, statistics=statistics),
-        loader=loader,
+        loader=_loader(options, dataset, position=counters.cur_nimg, device=device),
         stream=stream,
         statistics=statistics,
         schedule=build_schedule(options),
@@ -179,9 +145,22 @@ def build_loop(
             f"The run was interrupted with {len(state['processes'])} processes and goes on with "
             f"{distributed.world_size()} on '{device.type}': its random draws begin anew."
         )
-    for module in (generator, generator_ema, discriminator):
+    for module in trained.values():
         distributed.broadcast_module(module)
     return loop
+
+
+def _load_weights(options: Mapping[str, Any], state: dict | None, trained: Mapping[str, Any]) -> bool:
+    """Give networks the weights that a new run starts from; those of a run that is continued come with its state.
+
+    Returns:
+        True if the moving average begins anew, see `GeneratorEMA`.
+    """
+    if state is not None:
+        return ramps_up(state["shared"], resume=options["resume"])
+    if options["resume"] is not None:
+        return start_from(options["resume"], **trained)
+    return True
 
 
 def start_from(
@@ -232,6 +211,47 @@ def _prepare_device(options: Mapping[str, Any], device_type: str) -> torch.devic
     torch.backends.cudnn.allow_tf32 = options["allow_tf32"]
     torch.backends.cuda.matmul.allow_tf32 = options["allow_tf32"]
     return device
+
+
+def _move(networks: Networks, device: torch.device) -> None:
+    """Move the networks to the device; the probability of the augmentation stays."""
+    augment = networks.augment
+    probability = None if augment is None else augment.p
+    for module in (networks.generator, networks.generator_ema, networks.discriminator, augment):
+        if module is not None:
+            module.to(device)
+    if augment is not None:
+        augment.p = probability  # read on the host at every pass: it stays there
+
+
+def _phases(spec: Mapping[str, Any], generator: Generator, discriminator: TimeAwareDiscriminators) -> list[Phase]:
+    return make_phases(
+        generator=generator,
+        discriminator=discriminator,
+        lr=spec["lrate"],
+        betas=tuple(spec["betas"]),
+        eps=spec["eps"],
+        g_reg_interval=spec["g_reg_interval"] if spec["pl_weight"] > 0 else None,
+        d_reg_interval=spec["d_reg_interval"] if spec["gamma"] > 0 else None,
+    )
+
+
+def _average(spec: Mapping[str, Any], generator: Generator, generator_ema: Generator, *, anew: bool) -> GeneratorEMA:
+    return GeneratorEMA(
+        source=generator, average=generator_ema, half_life_kimg=spec["ema"], ramp=spec["ramp"], ramps_up=anew
+    )
+
+
+def _loader(options: Mapping[str, Any], dataset: PairDataset, *, position: int, device: torch.device) -> PairLoader:
+    """The real batches of this process from a position in the data on."""
+    return build_loader(
+        options,
+        dataset=dataset,
+        position=position,
+        rank=distributed.rank(),
+        world_size=distributed.world_size(),
+        pin_memory=device.type == "cuda",
+    )
 
 
 def _phase_graphs(

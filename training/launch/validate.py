@@ -87,51 +87,35 @@ def plan(
     check_values(options)
     _check_combinations(options, metrics)
     build_augment(options)
-    notes: list[str] = []
     device_type = _device_type(options)
     check_precision(options, device_type)
     if run_folder is None:  # the options of a run that is continued cannot be changed any more
         check_freezing(options)
     options["metrics"] = options["metrics"] or []
     options["logger"] = list(dict.fromkeys(map(str, options["logger"] or [])))
-    if distributed.environment_rank() == 0 and {*options["logger"]} - {"tensorboard"}:  # which is always there
-        from training.monitoring.trackers import check_trackers
+    _check_loggers(options["logger"])
 
-        check_trackers(options["logger"])
     # A CPU is one device, unless more processes are asked for; a continued run has as many as before.
     wanted = run_folder is not None or any(override.startswith("gpus=") for override in overrides)
     processes = _processes(options, _available(device_type, several=wanted))
     check_cuda_graphs(options, Devices(device_type, processes))
     given = given_options(overrides)
-    options["spec"]["microbatch"], limit = _microbatch(options["spec"], processes), options["spec"]["microbatch"]
-    if "spec.microbatch" in given and limit != options["spec"]["microbatch"]:
-        notes.append(_other_microbatch(options["spec"], limit, processes))
-    _check_groups(options)
-    if processes < options["gpus"]:
-        notes.append(_fewer_devices(options, processes))
-    if processes > options["gpus"] and {"gpus", "spec.ref_gpus"} & {*given}:
-        notes.append(f"gpus={options['gpus']} has no effect: {processes} processes have been started.")
+    notes = _share_batch(options, processes, given=given)
     notes += idle_notes(given, options, Devices(device_type, processes))
     notes += slow_precision_note(options, device_type)
     if run_folder is not None and "outdir" in given:
         notes += other_folder_note(given_outdir, run_folder)
     if device_type == "cpu":
         options["gpus"] = processes
+
     synthetic = options["data"] is None
     dataset = _planned_heads(options) if synthetic else build_dataset(options)
     keep_apart(run_folder or options["outdir"], option="outdir=", data=[dataset.path if synthetic else options["data"]])
     notes += dataset.notes
     notes += [] if synthetic else _camera_notes(options, dataset)
-    if dataset.num_short_videos:
-        notes.append(f"{dataset.num_short_videos} videos are shorter than nframes={options['nframes']} and left out.")
-    if options["nframes"] == 1 and options["frame_stride"] > 1:
-        stride = options["frame_stride"]
-        notes.append(f"nframes=1 with frame_stride={stride} keeps one image in {stride} of a folder; use 1 for all.")
+    notes += _size_notes(options, dataset, processes)
+
     generator, discriminator = build_networks(options, c_dim=dataset.c_dim, device="meta")
-    if (options["subset"] or 0) > dataset.num_clips:
-        notes.append(f"subset={options['subset']} has no effect: there are {dataset.num_clips} clips.")
-    if isinstance(dataset, ShardPairDataset) and (options["workers"] or 0) > (most := dataset.num_shards // processes):
-        notes.append(f"workers={options['workers']}: {most} are used, one for each shard of a process.")
     if run_folder is not None:
         from training.launch.checkpoint_rules import check_run_state
 
@@ -239,6 +223,14 @@ def _check_combinations(options: Mapping[str, Any], metrics: Collection[str]) ->
         raise UserError(f"resolution={resolution} is not a power of two; use {below} or {2 * below}.")
 
 
+def _check_loggers(names: Collection[str]) -> None:
+    """Refuse trackers that are unknown or not installed; only tensorboard is always there."""
+    if distributed.environment_rank() == 0 and {*names} - {"tensorboard"}:
+        from training.monitoring.trackers import check_trackers
+
+        check_trackers(names)
+
+
 def _camera_notes(options: Mapping[str, Any], dataset: PairDataset) -> list[str]:
     """A warning if the cameras of the data are none that the generator samples."""
     angles = dataset.cameras()
@@ -251,6 +243,21 @@ def _camera_notes(options: Mapping[str, Any], dataset: PairDataset) -> list[str]
     prior = options["model"]["generator"]["camera"]
     note = outside_prior(angles, yaw=prior["yaw"], pitch=prior["pitch"], distribution=prior["distribution"])
     return [] if note is None else [note]
+
+
+def _size_notes(options: Mapping[str, Any], dataset: "PairDataset | SyntheticHeads", processes: int) -> list[str]:
+    """Remarks on options that the size of the data leaves without effect, and on videos that they leave out."""
+    notes = []
+    if dataset.num_short_videos:
+        notes.append(f"{dataset.num_short_videos} videos are shorter than nframes={options['nframes']} and left out.")
+    if options["nframes"] == 1 and options["frame_stride"] > 1:
+        stride = options["frame_stride"]
+        notes.append(f"nframes=1 with frame_stride={stride} keeps one image in {stride} of a folder; use 1 for all.")
+    if (options["subset"] or 0) > dataset.num_clips:
+        notes.append(f"subset={options['subset']} has no effect: there are {dataset.num_clips} clips.")
+    if isinstance(dataset, ShardPairDataset) and (options["workers"] or 0) > (most := dataset.num_shards // processes):
+        notes.append(f"workers={options['workers']}: {most} are used, one for each shard of a process.")
+    return notes
 
 
 def _planned_heads(options: Mapping[str, Any]) -> "SyntheticHeads":
@@ -306,6 +313,24 @@ def _processes(options: Mapping[str, Any], available: int) -> int:
             f"(spec.mbstd is the group of the minibatch standard deviation, which a pass must hold entirely)."
         )
     return fitting[-1]
+
+
+def _share_batch(options: Mapping[str, Any], processes: int, *, given: Collection[str]) -> list[str]:
+    """Set spec.microbatch to the videos per pass of so many processes; returns notes on what was given otherwise.
+
+    Raises:
+        UserError: A pass cannot hold whole groups of the minibatch standard deviation.
+    """
+    spec, notes = options["spec"], []
+    limit, spec["microbatch"] = spec["microbatch"], _microbatch(spec, processes)
+    if "spec.microbatch" in given and limit != spec["microbatch"]:
+        notes.append(_other_microbatch(spec, limit, processes))
+    _check_groups(options)
+    if processes < options["gpus"]:
+        notes.append(_fewer_devices(options, processes))
+    if processes > options["gpus"] and {"gpus", "spec.ref_gpus"} & {*given}:
+        notes.append(f"gpus={options['gpus']} has no effect: {processes} processes have been started.")
+    return notes
 
 
 def _microbatch(spec: Mapping[str, Any], processes: int) -> int:
