@@ -13,31 +13,32 @@ the ray, and the resulting weights are put back into evaluation order, so that w
 """
 
 import dataclasses
-import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
 
+from renderer.rays import (
+    NO_NOISE,
+    Accumulated,
+    BackgroundSamples,
+    ForegroundSamples,
+    RayNoise,
+    Rays,
+    RenderSettings,
+    ray_weights,
+)
 from renderer.sampling import importance_samples, inverted_sphere_points, stratified
 from torch_utils.argument_checks import shown
-from torch_utils.ops import composite as operators
 
 __all__ = [
-    "NO_NOISE",
-    "Accumulated",
-    "BackgroundSamples",
+    "Field",
     "Fields",
-    "ForegroundSamples",
-    "RayNoise",
-    "RenderSettings",
+    "RaySamples",
     "RenderedRays",
-    "Rays",
     "march_background",
     "march_foreground",
-    "RaySamples",
     "ray_samples",
-    "ray_weights",
     "render_background",
     "render_rays",
 ]
@@ -59,105 +60,6 @@ class Field(Protocol):
         """Values [..., C] of weighted sums of features, whose weights add up to `accumulation`."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class RenderSettings:
-    """Resolution and sampling of the volume rendering.
-
-    Attributes:
-        resolution: Width in pixels of the volume rendered image.
-        num_samples, num_importance: Coarse and importance samples of the foreground (0 importance samples: one pass).
-        sampling_multiplier: Deterministic rays, as in inference, take this many times as many of both.
-        num_background: Background samples.
-        near, far: The foreground's depth range in scene units.
-        background_start: Inverse radius where the background begins; it ends at 0, infinity.
-        path_lattice: Width of the pixel lattice of the NeRF-path regularisation.
-    """
-
-    resolution: int = 32
-    num_samples: int = 14
-    num_importance: int = 14
-    sampling_multiplier: int = 1
-    num_background: int = 4
-    near: float = 0.88
-    far: float = 1.12
-    background_start: float = 0.5
-    path_lattice: int = 16
-
-    def __post_init__(self):
-        if self.num_samples < 3 or self.num_importance < 0 or self.num_background < 2:
-            raise ValueError("rendering needs num_samples >= 3, num_importance >= 0 and num_background >= 2.")
-        for name in ("resolution", "sampling_multiplier"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"rendering needs {name} >= 1, got {getattr(self, name)}.")
-        if not 0 < self.near < self.far:
-            raise ValueError(f"rendering needs 0 < near < far, got near {self.near} and far {self.far}.")
-
-    def samples(self, *, random: bool) -> tuple[int, int]:
-        """Coarse and importance samples of a ray, with random numbers or without.
-
-        Jittered samples of many training steps see what lies between them; evenly spaced ones, which are the same for
-        all rays, cut a surface into slices as far apart as they are. EG3D (Chan et al. 2022) renders videos with twice
-        the samples of its training.
-        """
-        factor = 1 if random else self.sampling_multiplier
-        return factor * self.num_samples, factor * self.num_importance
-
-
-@dataclasses.dataclass(frozen=True)
-class RayNoise:
-    """Random numbers of a set of rays, shared by a video's frames; None everywhere renders deterministically."""
-
-    depth: torch.Tensor | None = None  # [B, R, num_samples], uniform
-    density: torch.Tensor | None = None  # [B, R, num_samples], normal
-    importance: torch.Tensor | None = None  # [B, R, num_importance], uniform
-    density_fine: torch.Tensor | None = None  # [B, R, num_importance], normal
-    background_depth: torch.Tensor | None = None  # [B, R, num_background], uniform
-    background_density: torch.Tensor | None = None  # [B, R, num_background], normal
-
-    @classmethod
-    def draw(cls, stream, batch: int, num_rays: int, settings: RenderSettings, *, background: bool) -> "RayNoise":
-        """Random numbers for `num_rays` rays of each of `batch` videos."""
-        coarse, fine = ([batch, num_rays, count] for count in settings.samples(random=True))
-        far = [batch, num_rays, settings.num_background]
-        second = settings.num_importance > 0
-        return cls(
-            depth=stream.uniform("render/depth", coarse),
-            density=stream.normal("render/density", coarse),
-            importance=stream.uniform("render/importance", fine) if second else None,
-            density_fine=stream.normal("render/density_fine", fine) if second else None,
-            background_depth=stream.uniform("render/background_depth", far) if background else None,
-            background_density=stream.normal("render/background_density", far) if background else None,
-        )
-
-    def select(self, videos: slice = slice(None), rays: slice = slice(None)) -> "RayNoise":
-        """The noise of some videos and rays."""
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return RayNoise(**{name: None if x is None else x[videos, rays] for name, x in fields.items()})
-
-    def is_random(self) -> bool:
-        """True if any of it is random."""
-        return any(getattr(self, field.name) is not None for field in dataclasses.fields(self))
-
-
-NO_NOISE = RayNoise()
-
-
-@dataclasses.dataclass(frozen=True)
-class Rays:
-    """Origins [B, 1, 3], directions [B, R, 3] (not normalised), and the rays' random numbers."""
-
-    origins: torch.Tensor
-    directions: torch.Tensor
-    noise: RayNoise = NO_NOISE
-
-    def __len__(self) -> int:
-        return self.directions.shape[1]
-
-    def select(self, rays: slice) -> "Rays":
-        """Some of the rays."""
-        return Rays(self.origins, self.directions[:, rays], self.noise.select(rays=rays))
-
-
 @dataclasses.dataclass(frozen=True)
 class Fields:
     """The foreground field and the background field (None for none) of B videos.
@@ -168,37 +70,6 @@ class Fields:
 
     foreground: Field
     background: Field | None
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# Quadrature (NeRF, equation 3).
-
-
-def ray_weights(
-    density: torch.Tensor,
-    depths: torch.Tensor,
-    *,
-    direction_norm: torch.Tensor | None = None,
-    last_opaque: bool,
-    impl: str = "auto",
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weights of a ray's samples and the transmittance at the last one (NeRF, equation 3).
-
-    Args:
-        density: Non-negative densities [..., S].
-        depths: Sample positions [..., S], increasing; broadcastable with `density`.
-        direction_norm: Length of the ray directions [...], or None for unit rays.
-        last_opaque: True: the last sample is opaque whatever its density (its step length is infinite). False: it is
-            transparent (its step length is zero) and leaves the transmittance to a background.
-        impl: See `torch_utils.ops.composite.composite`.
-
-    Returns:
-        weights [..., S] and transmittance [...].
-    """
-    deltas = depths[..., 1:] - depths[..., :-1]
-    if direction_norm is not None:
-        deltas = deltas * direction_norm[..., None]
-    return operators.ray_weights(density, deltas, last_opaque=last_opaque, impl=impl)
 
 
 def _evaluate(
@@ -227,11 +98,6 @@ def _density(raw: torch.Tensor, noise: torch.Tensor | None) -> torch.Tensor:
     return torch.relu(raw if noise is None else raw + noise)
 
 
-def _total(terms: Iterable[torch.Tensor]) -> torch.Tensor:
-    """Sum of at least one tensor."""
-    return functools.reduce(torch.add, terms)
-
-
 def _per_frame(x: torch.Tensor | None) -> torch.Tensor | None:
     """[B, R, S] to [B, 1, R, S]."""
     return None if x is None else x[:, None]
@@ -239,80 +105,6 @@ def _per_frame(x: torch.Tensor | None) -> torch.Tensor | None:
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Foreground: coarse and importance samples (NeRF, section 5.2).
-
-
-@dataclasses.dataclass
-class Accumulated:
-    """Accumulated features, weights and depth along rays.
-
-    Attributes:
-        features: Weighted sum of every feature, each [B, T, R, C].
-        accumulation: Sum of the weights [B, T, R].
-        depth: Expected depth in scene units, not normalised by the accumulation [B, T, R].
-        transmittance: Light from the background that reaches the camera [B, T, R].
-    """
-
-    features: tuple[torch.Tensor, ...]
-    accumulation: torch.Tensor
-    depth: torch.Tensor
-    transmittance: torch.Tensor
-
-
-@dataclasses.dataclass
-class ForegroundSamples:
-    """Samples of the foreground along rays.
-
-    Attributes:
-        parts: One (weights [B, T, R, S], features) per pass, coarse first.
-        transmittance: [B, T, R], left for the background.
-        positions: Depths of each pass as fractions of the range from near to far.
-    """
-
-    parts: list[tuple[torch.Tensor, tuple[torch.Tensor, ...]]]
-    transmittance: torch.Tensor
-    positions: list[torch.Tensor]
-
-    def weights(self) -> torch.Tensor:
-        """All weights in evaluation order, [B, T, R, S_coarse + S_fine]."""
-        return torch.cat([weights for weights, _ in self.parts], dim=-1)
-
-    def composite(self) -> tuple[torch.Tensor, ...]:
-        """Weighted sum of every feature over all samples, each [B, T, R, C]."""
-        sums = [[operators.weighted_sum(weights, x) for x in features] for weights, features in self.parts]
-        return tuple(_total(terms) for terms in zip(*sums, strict=True))
-
-    def sorted_along_ray(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """(positions, weights), each [B, T, R, S], near to far."""
-        weights = self.weights()
-        positions = torch.cat([p.expand(*weights.shape[:-1], p.shape[-1]) for p in self.positions], dim=-1)
-        positions, order = positions.sort(dim=-1)
-        return positions, weights.gather(-1, order)
-
-    def distortion(self) -> torch.Tensor:
-        """Distortion of the weights along each ray [B, T, R] (mip-NeRF 360, Barron et al. 2022, equation 15).
-
-        The smaller, the more the weights of a ray are at one place. Distances are fractions of the range from near to
-        far; every sample's interval ends at the next one, the last one's has no length. Unlike in the paper the weights
-        are divided by their sum A and the result multiplied by it as a constant: the same for opaque rays, and a ray
-        cannot lower its loss by becoming transparent, that is, by leaving the object to the background.
-        """
-        positions, weights = self.sorted_along_ray()
-        accumulation = weights.sum(-1)
-        weights = weights / accumulation.clamp(min=1e-3)[..., None]
-        ends = torch.cat([positions[..., 1:], positions[..., -1:]], dim=-1)
-        middles = (positions + ends) / 2
-        # Σ_ij w_i w_j |m_i - m_j| over sorted m: twice the sum over i of w_i (m_i Σ_{j<i} w_j - Σ_{j<i} w_j m_j).
-        moments = weights * middles
-        before = middles * (weights.cumsum(-1) - weights) - (moments.cumsum(-1) - moments)
-        within = weights.square() * (ends - positions) / 3
-        return accumulation.detach() * (2 * weights * before + within).sum(-1)
-
-    def accumulate(self, settings: RenderSettings) -> Accumulated:
-        """The samples composited."""
-        weights = [w for w, _ in self.parts]
-        depths = [settings.near + (settings.far - settings.near) * p for p in self.positions]
-        depth = _total((w * d).sum(-1) for w, d in zip(weights, depths, strict=True))
-        return Accumulated(self.composite(), _total(w.sum(-1) for w in weights), depth, self.transmittance)
 
 
 def march_foreground(
@@ -376,18 +168,6 @@ def march_foreground(
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Background on the inverted sphere (NeRF++, section 4).
-
-
-@dataclasses.dataclass
-class BackgroundSamples:
-    """Samples of the background along rays: weights [B, R, S] (before the transmittance) and features."""
-
-    weights: torch.Tensor
-    features: tuple[torch.Tensor, ...]
-
-    def composite(self) -> tuple[torch.Tensor, ...]:
-        """Weighted sum of every feature over all samples, each [B, R, C]."""
-        return tuple(operators.weighted_sum(self.weights, x) for x in self.features)
 
 
 def march_background(

@@ -17,8 +17,8 @@ from PIL import Image
 import dnnlib
 import generate
 from renderer.cameras import CameraPrior
+from renderer.rays import RenderSettings
 from renderer.video import FORMATS, to_uint8
-from renderer.volume_rendering import RenderSettings
 from tests.small_network import SIZES, save_small_network, small_generator
 from training.inference.cli_options import pair_seeds
 from training.inference.latents import seed_latents

@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import functools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch.nn.functional import softplus
@@ -319,7 +319,7 @@ class GanLoss:
         if not terms:
             frames.backward(fake_frames.grad)
             return loss
-        along_rays = _total(terms)
+        along_rays = functools.reduce(torch.add, terms)
         torch.autograd.backward([frames, along_rays * gain], [fake_frames.grad, None])
         return loss + along_rays.detach()
 
@@ -371,10 +371,10 @@ class GanLoss:
                 image_losses.append(losses.detach())
                 terms.append(_add_gradients(self.image_weight * losses.mean(), gain))
 
-        self._report("D/loss", _total(video_losses))
+        self._report("D/loss", torch.add(*video_losses))
         if image_losses:
-            self._report("D/Iloss", _total(image_losses))
-        return _total(terms)
+            self._report("D/Iloss", torch.add(*image_losses))
+        return functools.reduce(torch.add, terms)
 
     def _discriminator_regularisation(self, batch: VideoBatch, stream, gain: float) -> torch.Tensor:
         """Dreg: R1 on real videos, γ/2 · E[|∇D(x)|²] (Mescheder et al. 2018).
@@ -392,7 +392,7 @@ class GanLoss:
         self._report_logits("real", logits)
         with no_weight_gradients():
             gradients = torch.autograd.grad(logits.sum(), [frames, plane], create_graph=True)
-        penalty = self._report_losses("r1_penalty", _total(g.square().flatten(1).sum(dim=1) for g in gradients))
+        penalty = self._report_losses("r1_penalty", torch.add(*(g.square().flatten(1).sum(dim=1) for g in gradients)))
         losses = self._report_losses("D/reg", penalty * (self.r1_gamma / 2))
         loss = _add_gradients(losses.mean(), gain)
 
@@ -411,11 +411,6 @@ def _add_gradients(loss: torch.Tensor, gain: float) -> torch.Tensor:
     """Add the gradients of `gain` times the loss and free its graph; returns the loss, detached."""
     loss.mul(gain).backward()
     return loss.detach()
-
-
-def _total(terms: Iterable[torch.Tensor]) -> torch.Tensor:
-    """Sum of at least one tensor."""
-    return functools.reduce(torch.add, terms)
 
 
 @contextlib.contextmanager

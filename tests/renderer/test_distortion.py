@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from renderer.cameras import CameraPrior, camera_rays, pixel_centers
-from renderer.volume_rendering import ForegroundSamples, RenderSettings, march_foreground
+from renderer.rays import ForegroundSamples, RenderSettings
+from renderer.volume_rendering import march_foreground
 from tests.goldens.checks import assert_near
 
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from renderer.cameras import CameraPrior, camera_rays, pixel_centers
-from renderer.volume_rendering import NO_NOISE, RayNoise, RenderSettings, march_background, march_foreground
+from renderer.rays import NO_NOISE, RayNoise, RenderSettings
+from renderer.volume_rendering import march_background, march_foreground
 from tests.goldens.checks import assert_near
 from tests.streams import Recorder, constant_stream
 from torch_utils.rng import RandomStream

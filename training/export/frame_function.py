@@ -20,7 +20,8 @@ import torch
 from torch import nn
 
 from renderer.cameras import Cameras, camera_rays
-from renderer.volume_rendering import Rays, render_rays
+from renderer.rays import Rays
+from renderer.volume_rendering import render_rays
 from torch_utils import custom_ops
 from training.inference.latents import known_labels, labels_at
 from training.networks.generator import Generator, ModulatedWeights

@@ -7,7 +7,8 @@ import math
 import torch
 
 from renderer.cameras import Cameras, camera_rays
-from renderer.volume_rendering import Fields, Rays, RenderedRays, RenderSettings, render_background, render_rays
+from renderer.rays import Rays, RenderSettings
+from renderer.volume_rendering import Fields, RenderedRays, render_background, render_rays
 from torch_utils.ops.fused_mlp import has_fused_mlp
 from training.networks.generator import Generator, SynthesisOutput
 from training.networks.mixed_precision import half_precision, multiplies_bfloat16

@@ -3,7 +3,8 @@
 import torch
 
 from renderer.cameras import Cameras, camera_rays
-from renderer.volume_rendering import Rays, march_background, march_foreground, ray_weights
+from renderer.rays import Rays, ray_weights
+from renderer.volume_rendering import march_background, march_foreground
 from torch_utils.argument_checks import check_number, check_tensors
 from torch_utils.ops.composite import weighted_sum
 from training.inference.arguments import check_cameras

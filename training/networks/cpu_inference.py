@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from renderer.volume_rendering import Accumulated, Fields, RenderSettings
+from renderer.rays import Accumulated, RenderSettings
+from renderer.volume_rendering import Fields
 from torch_utils.ops.fused_mlp import FusedMLP, MLPLayer, has_fused_mlp
 from torch_utils.ops.point_linear import lrelu_, point_linear
 from training.networks.fields import SLOPE, VIEW_SLOPE, ConditionedBlend, ConditionedForeground

@@ -15,17 +15,8 @@ import torch
 from torch import nn
 
 from renderer.cameras import CameraPrior, Cameras, camera_rays, lattice_pixel_indices, pixel_centers
-from renderer.volume_rendering import (
-    NO_NOISE,
-    Fields,
-    RayNoise,
-    Rays,
-    RaySamples,
-    RenderedRays,
-    RenderSettings,
-    ray_samples,
-    render_rays,
-)
+from renderer.rays import NO_NOISE, RayNoise, Rays, RenderSettings
+from renderer.volume_rendering import Fields, RaySamples, RenderedRays, ray_samples, render_rays
 from training.networks.activation_checkpoint import CheckpointedField
 from training.networks.cpu_inference import FusedNetworks
 from training.networks.fields import BackgroundField, BlendedForeground, ForegroundField

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 
 from renderer.cameras import CameraPrior, Cameras, camera_rays, pixel_centers
+from renderer.rays import Rays, RenderSettings
 from renderer.video import to_uint8
-from renderer.volume_rendering import Fields, Rays, RenderSettings, render_rays
+from renderer.volume_rendering import Fields, render_rays
 from torch_utils.rng import RandomStream
 from training.synthetic.head_model import Backdrop, TalkingHead
 from training.synthetic.parameters import BACKGROUND_CODE, CONTENT_CODE, MOTION_CODE, Person, pose_at

@@ -11,9 +11,10 @@ from PIL import Image
 
 from dnnlib import UserError
 from renderer.cameras import camera_rays, pixel_centers
+from renderer.rays import Rays
 from renderer.splats import __main__ as splats_command
 from renderer.splats.gaussians import read_ply
-from renderer.volume_rendering import Fields, Rays, ray_samples
+from renderer.volume_rendering import Fields, ray_samples
 from tests.training.tiny import make_plan
 from training.inference.meshes import video_of_seeds
 from training.inference.point_query import PointField

@@ -9,7 +9,8 @@ import trimesh
 
 from dnnlib import UserError
 from renderer.cameras import camera_rays, pixel_centers
-from renderer.volume_rendering import RenderSettings, march_foreground
+from renderer.rays import RenderSettings
+from renderer.volume_rendering import march_foreground
 from tests.goldens.checks import assert_near
 from tests.goldens.evaluation import case_generator, case_inputs
 from tests.goldens.networks import SMALL, build_generator, generator_config
