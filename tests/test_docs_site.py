@@ -55,9 +55,9 @@ def test_linked_files_are_at_the_places_of_the_repository(site):
 
 
 def test_the_api_is_made_from_docstrings(site):
-    page = read(site / "api" / "training.inference.library.html")
-    assert 'id="training.inference.library.load_generator"' in page
-    assert 'id="training.inference.library.VideoGenerator.video"' in page
+    page = read(site / "api" / "training.inference.video_generator.html")
+    assert 'id="training.inference.video_generator.load_generator"' in page
+    assert 'id="training.inference.video_generator.VideoGenerator.video"' in page
     assert "The moving-average generator of a snapshot, in evaluation mode" in page
     modules = {path.stem for path in site.glob("api/*.html")}
     assert {"training.networks.generator", "training.loss", "renderer.volume_rendering", "metrics.evaluator"} <= modules

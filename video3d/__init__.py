@@ -6,15 +6,16 @@ from typing import TYPE_CHECKING, Any
 from dnnlib import __version__
 
 if TYPE_CHECKING:
-    from training.inference.library import VideoGenerator, load_generator, save_video
+    from training.inference.render_videos import save_video
     from training.inference.video_discriminators import VideoDiscriminators, load_discriminators
+    from training.inference.video_generator import VideoGenerator, load_generator
 
 MODULES = {  # of training.inference, by name
     "VideoDiscriminators": "video_discriminators",
-    "VideoGenerator": "library",
+    "VideoGenerator": "video_generator",
     "load_discriminators": "video_discriminators",
-    "load_generator": "library",
-    "save_video": "library",
+    "load_generator": "video_generator",
+    "save_video": "render_videos",
 }
 
 __all__ = [

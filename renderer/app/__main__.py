@@ -50,7 +50,8 @@ def open_page(network_pkl: str, *, class_idx: int | list[float] | None, device: 
     from renderer.app.page import build_page, temporary_videos
     from torch_utils.memory import keep_freed_memory
     from training.inference.cli_options import label_of_class
-    from training.inference.library import load_generator, save_video
+    from training.inference.render_videos import save_video
+    from training.inference.video_generator import load_generator
 
     chosen = pick_device(device)
     if chosen.type == "cpu":

@@ -1,15 +1,18 @@
-"""Checks of the arguments of the Python interface: seeds, times, outputs, labels, codes, cameras, paths.
+"""The arguments of the Python interface, checked: seeds, times, outputs, labels, codes, cameras, paths.
 
 Those of any number and tensor are `torch_utils.argument_checks`.
 """
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from renderer.cameras import Cameras
+from renderer.camera_tracks import CameraTrack, program_tracks, recorded_track
+from renderer.cameras import CameraPrior, Cameras
 from renderer.outputs import OUTPUTS
+from renderer.trajectories import DEFAULT_PROGRAM
 from torch_utils.argument_checks import Shaped, check_number, check_tensors, is_list, shown, whole_number
 from training.inference.cli_options import MAX_TIME
 from training.inference.layouts import RowCodes
@@ -27,9 +30,11 @@ __all__ = [
     "output_names",
     "seed_list",
     "time_list",
+    "video_track",
 ]
 
 SOURCES = "a snapshot, a folder, a URL or an id of the Hub"
+DEFAULT_FRAMES = 16  # of a video
 ORTHONORMAL = 1e-3  # error of a pose's axes: far above rounding, far below an axis that is missing
 CODES = {
     "ws": ("B", "num_ws", "w_dim"),
@@ -146,6 +151,40 @@ def check_cameras(name: str, cameras: Any, *, count: int | None = None, values: 
             f"{name}: camera {kept.tolist().index(False)} is a mirror, its axes are left-handed. They must point to "
             "the right, up, and backwards."
         )
+
+
+def video_track(
+    prior: CameraPrior,
+    *,
+    program: str | None,
+    frames: int | None,
+    time_range: tuple[float, float] | None,
+    fov: float | None,
+    yaw_scale: float | None,
+    pitch_scale: float | None,
+    cameras: Cameras | None,
+    times: Sequence[float] | None,
+) -> CameraTrack:
+    """The cameras and times of a video, of a program or as given; see `VideoGenerator.video`."""
+    if cameras is None and times is not None:
+        raise ValueError("times belong to cameras: give both, or time_range.")
+    if times is not None:
+        check_alone("times", time_range=time_range)
+    first, last = (0.0, 1.0) if time_range is None else time_list("time_range", time_range, 2)
+    path = {"fov": fov, "yaw_scale": yaw_scale, "pitch_scale": pitch_scale}
+    if cameras is not None:
+        check_alone("cameras", program=program, frames=frames, **path)
+        check_cameras("cameras", cameras)
+        count = len(cameras)
+        times = torch.linspace(first, last, count).tolist() if times is None else time_list("times", times, count)
+        return recorded_track("", cameras, times)
+    given = {name: value for name, value in path.items() if value is not None}
+    for name, value in given.items():
+        check_number(name, value, *((0, 180) if name == "fov" else ()))
+    count = DEFAULT_FRAMES if frames is None else whole_number("frames", frames, low=1)
+    programs = [DEFAULT_PROGRAM if program is None else program]
+    steps = {"n_steps": count, "time_steps": count, "time_range": (first, last)}
+    return program_tracks(programs, prior, **steps, **given)[0]
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -1,11 +1,17 @@
 """Model cards (Mitchell et al. 2019) of shared models: data, progress, metrics, licence, picture, command."""
 
 import json
+import os
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["PICTURE", "model_card"]
+import torch
+
+from dnnlib import atomic_write
+from renderer.video import image_grid, save_png
+
+__all__ = ["PICTURE", "model_card", "write_card"]
 
 PICTURE = "samples.png"
 PAPER = "[3D-Aware Video Generation](https://arxiv.org/abs/2206.14797) (TMLR 2023)"
@@ -54,6 +60,28 @@ def model_card(
     lines += ["```bash", f"video3d-generate --outdir out --network_pkl {shlex.quote(source)} --seeds 0-3", "```", ""]
     code = ["import video3d", "", f"G = video3d.load_generator({quoted})", "video = G.video(seed=3)"]
     return "\n".join([*lines, "```python", *code, "```", ""])
+
+
+def write_card(
+    folder: str | os.PathLike,
+    name: str,
+    samples: torch.Tensor,
+    *,
+    about: Mapping[str, Any],
+    resolution: int,
+    data: str,
+    licence: str,
+    metrics: Sequence[Mapping[str, Any]],
+) -> None:
+    """Write a model card and its picture into a folder.
+
+    Args:
+        samples: Videos, uint8 [B, T, 3, H, W], for the picture: a row for each.
+    """
+    save_png(image_grid(samples.flatten(0, 1), samples.shape[1]), os.path.join(folder, PICTURE))
+    card = model_card(name, about=about, resolution=resolution, data=data, licence=licence, metrics=metrics)
+    with atomic_write(os.path.join(folder, "README.md"), "w") as file:
+        file.write(card)
 
 
 def _interval(row: Mapping[str, Any]) -> str:

@@ -1,4 +1,7 @@
-"""Rendering of layouts along camera tracks into video files: all outputs of all rows and eyes, frame by frame."""
+"""Rendering of layouts along camera tracks into video files: all outputs of all rows and eyes, frame by frame.
+
+`save_video` writes frames that are there already, for the Python interface.
+"""
 
 import os
 from collections.abc import Callable, Sequence
@@ -6,16 +9,19 @@ from collections.abc import Callable, Sequence
 import torch
 from tqdm import tqdm
 
+from dnnlib.command_line import FRAME_RATE
 from renderer.camera_tracks import CameraTrack
 from renderer.cameras import Cameras
 from renderer.output_writer import OutputVideos
 from renderer.outputs import output_maps
-from renderer.video import image_grid
+from renderer.video import VideoWriter, image_grid
+from torch_utils.argument_checks import check_number, check_tensors
+from training.inference.arguments import check_path
 from training.inference.frame_renderer import FrameRenderer
 from training.inference.layouts import Loop, RowCodes, Still, StyleMapping
 from training.networks.generator import Generator
 
-__all__ = ["RowRenderers", "cell_sizes", "frame_maps", "frame_size", "row_maps", "write_videos"]
+__all__ = ["RowRenderers", "cell_sizes", "frame_maps", "frame_size", "row_maps", "save_video", "write_videos"]
 
 
 class RowRenderers:
@@ -135,3 +141,18 @@ def write_videos(
                         progress.update()
                 for path in videos.paths:
                     progress.write(path)
+
+
+def save_video(path: str | os.PathLike, video: torch.Tensor, *, fps: float = 8.0) -> None:
+    """Write frames, uint8 [T, 3, H, W], as a .webm or .gif file, or as .mp4, which any other ending stands for as well.
+
+    Raises:
+        UserError: The file cannot be written.
+        ValueError: Frames of another form, none at all, or no such frame rate.
+    """
+    check_path("path", path)
+    check_tensors({"video": (video, ("T", 3, "H", "W"))})
+    check_number("fps", fps, FRAME_RATE.min, FRAME_RATE.max, inclusive=True)
+    with VideoWriter(path, fps) as writer:
+        for frame in video:
+            writer.add(frame)

@@ -84,8 +84,8 @@ def main(
     keep_apart(out, option="OUT", data=[trained_on(network_pkl)])
 
     from training.checkpoints.sources import upload_folder
-    from training.inference.library import load_generator
     from training.inference.video_discriminators import load_discriminators
+    from training.inference.video_generator import load_generator
 
     generator = load_generator(network_pkl, device=pick_device(device))
     generator.save_pretrained(out)

@@ -40,7 +40,7 @@ def address(run_folder, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_the_page_shows_frames_and_videos(run_folder, address, tmp_path):
-    from training.inference.library import load_generator
+    from training.inference.video_generator import load_generator
 
     G, asked = load_generator(run_folder), set()
 

@@ -10,8 +10,8 @@ from dnnlib import UserError
 from tests.small_network import save_small_run, small_generator
 from training.checkpoints.pretrained import is_pretrained
 from training.checkpoints.snapshot import load_average_generator, load_snapshot
-from training.inference.library import VideoGenerator, load_generator
 from training.inference.video_discriminators import load_discriminators
+from training.inference.video_generator import VideoGenerator, load_generator
 from training.networks.generator import Generator
 
 safetensors = pytest.importorskip("safetensors.torch")

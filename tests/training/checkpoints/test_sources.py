@@ -19,7 +19,7 @@ import generate
 from dnnlib import UserError
 from tests.small_network import save_small_run
 from training.checkpoints.sources import is_remote, local_checkpoint, upload_folder
-from training.inference.library import load_generator
+from training.inference.video_generator import load_generator
 
 ROOT = Path(__file__).resolve().parents[3]
 DRIVE = "https://drive.google.com/file/d/1JlYxZH5UPFov9-bLv7cqXn-3_EqWGQgJ"

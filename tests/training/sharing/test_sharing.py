@@ -10,9 +10,9 @@ from PIL import Image
 
 from dnnlib import UserError
 from tests.small_network import save_small_run
-from training.inference.library import load_generator
 from training.inference.model_card import model_card
 from training.inference.video_discriminators import load_discriminators
+from training.inference.video_generator import load_generator
 from training.sharing.__main__ import main
 
 pytest.importorskip("safetensors")

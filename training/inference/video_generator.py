@@ -16,21 +16,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from dnnlib import UserError, atomic_write, temporary_folder
-from dnnlib.command_line import FRAME_RATE
-from renderer.camera_tracks import CameraTrack, program_tracks, recorded_track
+from dnnlib import UserError, temporary_folder
+from renderer.camera_tracks import CameraTrack, recorded_track
 from renderer.cameras import POLE, CameraPrior, Cameras
 from renderer.outputs import CHANNELS, displayed
-from renderer.trajectories import DEFAULT_PROGRAM
-from renderer.video import VideoWriter, image_grid, save_png, to_uint8
+from renderer.video import to_uint8
 from torch_utils.argument_checks import (
     check_floats,
     check_number,
     check_placement,
     check_stream,
     check_tensors,
-    is_list,
-    shown,
     whole_number,
 )
 from torch_utils.caller_settings import without_autocast, without_defaults
@@ -41,34 +37,32 @@ from training.inference.arguments import (
     SOURCES,
     check_alone,
     check_cameras,
-    check_codes,
     check_path,
     check_time,
-    label_numbers,
     label_shape,
     output_names,
-    seed_list,
-    time_list,
+    video_track,
+)
+from training.inference.batch_codes import (
+    Label,
+    Seeds,
+    batch_latents,
+    codes_between,
+    given_codes,
+    mapped_codes,
+    mixed_codes,
+    on_network,
 )
 from training.inference.frame_renderer import FrameRenderer
-from training.inference.interpolation import lerp, mix_styles, slerp
 from training.inference.latent_files import load_codes
-from training.inference.latents import SeedLatents, class_label, generator_latents, labels_at
-from training.inference.layouts import RowCodes, StyleMapping
-from training.inference.model_card import PICTURE, model_card
+from training.inference.latents import SeedLatents, labels_at
+from training.inference.layouts import RowCodes
+from training.inference.model_card import write_card
 from training.inference.render_videos import row_maps
 from training.networks.generator import Generator, SynthesisOutput
 
-__all__ = [
-    "VideoGenerator",
-    "load_generator",
-    "save_video",
-]
+__all__ = ["VideoGenerator", "load_generator"]
 
-Seeds = int | Sequence[int]
-Label = int | Sequence[float]
-
-DEFAULT_FRAMES = 16  # of a video
 CARD_SEEDS, CARD_FRAMES = 4, 6  # rows and columns of the picture of a model card
 
 
@@ -105,21 +99,6 @@ def load_generator(
         )
     about = {name: dict(content[name]) for name in ("dataset", "progress")}
     return VideoGenerator(network, about=about).to(device, dtype)
-
-
-def save_video(path: str | os.PathLike, video: torch.Tensor, *, fps: float = 8.0) -> None:
-    """Write frames, uint8 [T, 3, H, W], as a .webm or .gif file, or as .mp4, which any other ending stands for as well.
-
-    Raises:
-        UserError: The file cannot be written.
-        ValueError: Frames of another form, none at all, or no such frame rate.
-    """
-    check_path("path", path)
-    check_tensors({"video": (video, ("T", 3, "H", "W"))})
-    check_number("fps", fps, FRAME_RATE.min, FRAME_RATE.max, inclusive=True)
-    with VideoWriter(path, fps) as writer:
-        for frame in video:
-            writer.add(frame)
 
 
 class VideoGenerator(nn.Module):
@@ -234,15 +213,7 @@ class VideoGenerator(nn.Module):
         Raises:
             ValueError: Something else than seeds, a seed out of range, or another number of motion seeds.
         """
-        seeds = seed_list("seed", seed)
-        motions = seeds if motion_seed is None else seed_list("motion_seed", motion_seed)
-        motions = motions * len(seeds) if len(motions) == 1 else motions
-        seeds = seeds * len(motions) if len(seeds) == 1 else seeds
-        if len(seeds) != len(motions):
-            raise ValueError(f"{len(seeds)} seeds and {len(motions)} motion seeds make no pairs.")
-        codes = [generator_latents(self.network, *pair) for pair in zip(seeds, motions)]
-        batch = (torch.cat([getattr(code, name) for code in codes]) for name in ("z", "z_motion", "z_bg"))
-        return SeedLatents(*(code.to(self.device, self.dtype) for code in batch))
+        return batch_latents(self.network, seed, motion_seed)
 
     @without_autocast()
     @torch.no_grad()
@@ -266,23 +237,7 @@ class VideoGenerator(nn.Module):
         Raises:
             ValueError: A seed or class out of range, codes of another size, or a value of another type.
         """
-        check_number("truncation_psi", truncation_psi)
-        class_idx = label_numbers("class_idx", class_idx)
-        seeds = seed_list("seed", seed)
-        if z is not None:
-            z = self._content(z)
-            seeds = seeds * (len(z) if len(seeds) == 1 else 1)
-        latents = self.latents(seeds, motion_seed)
-        z = latents.z if z is None else z.expand(len(latents.z), -1) if len(z) == 1 else z
-        if len(z) != len(latents.z):
-            raise ValueError(f"{len(z)} content codes and {len(latents.z)} seeds make no pairs.")
-        try:
-            label = class_label(self.network, class_idx)
-        except ValueError as error:
-            raise ValueError(f"class_idx: {error}") from error
-        label = None if label is None else label.expand(len(z), -1).to(self.dtype)
-        styles = StyleMapping(self.network.mapping, label=label, truncation_psi=truncation_psi, device=self.device)
-        return RowCodes(styles.of(z), latents.z_motion, latents.z_bg)
+        return mapped_codes(self.network, seed, motion_seed, z=z, truncation_psi=truncation_psi, class_idx=class_idx)
 
     def load_codes(self, path: str | os.PathLike) -> RowCodes:
         """The codes in a file, as `python -m training.inversion` writes it.
@@ -293,8 +248,8 @@ class VideoGenerator(nn.Module):
         """
         check_path("path", path)
         codes = load_codes(path, self.network)
-        parts = (codes.ws, codes.z_motion, codes.z_bg)
-        return RowCodes(*(part[None].to(self.device, self.dtype) for part in parts))
+        parts = (codes.ws[None], codes.z_motion[None], codes.z_bg[None])
+        return on_network(self.network, RowCodes(*parts))
 
     @staticmethod
     def interpolate(first: RowCodes, second: RowCodes, fraction: float) -> RowCodes:
@@ -303,13 +258,7 @@ class VideoGenerator(nn.Module):
         Raises:
             ValueError: Codes of different sizes or numbers of videos, or no number.
         """
-        check_codes(None, first=first, second=second)
-        check_number("fraction", fraction)
-        return RowCodes(
-            lerp(first.ws, second.ws, fraction),
-            slerp(first.z_motion, second.z_motion, fraction),
-            slerp(first.z_bg, second.z_bg, fraction),
-        )
+        return codes_between(first, second, fraction)
 
     def mix(self, first: RowCodes, second: RowCodes, layers: str | Sequence[int]) -> RowCodes:
         """The first codes with the styles of the second in some layers (style mixing, StyleGAN, section 3.1).
@@ -320,14 +269,7 @@ class VideoGenerator(nn.Module):
         Raises:
             ValueError: There is no such layer, or the codes are of different numbers of videos.
         """
-        check_codes(self.network, first=first, second=second)
-        split = self.network.foreground.num_ws
-        parts = {"foreground": range(split), "upsampler": range(split, self.num_ws)}
-        if not is_list(layers) and not (isinstance(layers, str) and layers in parts):
-            raise ValueError(f"layers must be foreground, upsampler or a list of numbers, got {shown(layers)}.")
-        chosen = layers if is_list(layers) else parts[layers]
-        numbers = [whole_number(f"layers[{i}]", layer) for i, layer in enumerate(chosen)]
-        return RowCodes(mix_styles(first.ws, second.ws, numbers), first.z_motion, first.z_bg)
+        return mixed_codes(self.network, first, second, layers)
 
     @without_autocast()
     def camera(
@@ -410,7 +352,8 @@ class VideoGenerator(nn.Module):
         else:
             check_alone("camera", yaw=yaw, pitch=pitch, fov=fov)
             check_cameras("camera", camera, count=1)
-        rows, single = self._rows(seed, motion_seed, z, codes, truncation_psi, class_idx)
+        content = {"z": z, "truncation_psi": truncation_psi, "class_idx": class_idx}
+        rows, single = given_codes(self.network, codes, seed=seed, motion_seed=motion_seed, **content)
         track = recorded_track("", camera, [t])
         maps = self._maps(self._renderer(rows, ray_chunk), track, len(rows.ws), names, geometry_resolution)
         return self._result({name: values[:, 0] for name, values in maps.items()}, outputs, single=single)
@@ -459,21 +402,19 @@ class VideoGenerator(nn.Module):
             ValueError: Like `frame`; or a program that does not exist, or times without cameras.
         """
         names = output_names(outputs)
-        if cameras is None and times is not None:
-            raise ValueError("times belong to cameras: give both, or time_range.")
-        if times is not None:
-            check_alone("times", time_range=time_range)
-        first, last = (0.0, 1.0) if time_range is None else time_list("time_range", time_range, 2)
-        path = {"fov": fov, "yaw_scale": yaw_scale, "pitch_scale": pitch_scale}
-        if cameras is not None:
-            check_alone("cameras", program=program, frames=frames, **path)
-            check_cameras("cameras", cameras)
-            count = len(cameras)
-            times = torch.linspace(first, last, count).tolist() if times is None else time_list("times", times, count)
-            track = recorded_track("", cameras, times)
-        else:
-            track = self._program(program, frames, (first, last), path)
-        rows, single = self._rows(seed, motion_seed, z, codes, truncation_psi, class_idx)
+        track = video_track(
+            self.camera_prior,
+            program=program,
+            frames=frames,
+            time_range=time_range,
+            fov=fov,
+            yaw_scale=yaw_scale,
+            pitch_scale=pitch_scale,
+            cameras=cameras,
+            times=times,
+        )
+        content = {"z": z, "truncation_psi": truncation_psi, "class_idx": class_idx}
+        rows, single = given_codes(self.network, codes, seed=seed, motion_seed=motion_seed, **content)
         maps = self._maps(self._renderer(rows, ray_chunk), track, len(rows.ws), names, geometry_resolution)
         return self._result(maps, outputs, single=single)
 
@@ -537,12 +478,8 @@ class VideoGenerator(nn.Module):
         if self.network.c_dim:
             label = labels_at(self.network, torch.tensor([0], device="cpu"))[0].tolist()
         samples = self.video(seed=range(CARD_SEEDS), frames=CARD_FRAMES, class_idx=label)
-        save_png(image_grid(samples.flatten(0, 1), CARD_FRAMES), os.path.join(folder, PICTURE))
-        card = model_card(
-            name, about=self.about, resolution=self.resolution, data=data, licence=licence, metrics=metrics
-        )
-        with atomic_write(os.path.join(folder, "README.md"), "w") as file:
-            file.write(card)
+        facts = {"about": self.about, "resolution": self.resolution}
+        write_card(folder, name, samples, **facts, data=data, licence=licence, metrics=metrics)
 
     def push_to_hub(
         self,
@@ -571,45 +508,6 @@ class VideoGenerator(nn.Module):
             return upload_folder(folder, name, private=private, message=message)
 
     # ------------------------------------------------------------------------------------------------------------------
-
-    def _content(self, z: torch.Tensor) -> torch.Tensor:
-        """Content codes [B, z_dim] of those given, which may lack the batch."""
-        z = z[None] if isinstance(z, torch.Tensor) and z.ndim == 1 else z
-        check_tensors({"z": (z, ("B", self.network.z_dim))}, finite=True)
-        return z.to(self.device, self.dtype)
-
-    def _rows(
-        self,
-        seed: Seeds | None,
-        motion_seed: Seeds | None,
-        z: torch.Tensor | None,
-        codes: RowCodes | None,
-        truncation_psi: float | None,
-        class_idx: Label | None,
-    ) -> tuple[RowCodes, bool]:
-        """The codes to render, and True if they are those of a single video without a batch dimension."""
-        own = {"seed": seed, "motion_seed": motion_seed, "z": z, "truncation_psi": truncation_psi}
-        if codes is not None:
-            check_alone("codes", **own, class_idx=class_idx)
-            check_codes(self.network, codes=codes, finite=True)
-            parts = (codes.ws, codes.z_motion, codes.z_bg)
-            return RowCodes(*(part.to(self.device, self.dtype) for part in parts)), False
-        given = {name: value for name, value in own.items() if value is not None}
-        rows = self.codes(**given, class_idx=class_idx)
-        batched = is_list(seed) or is_list(motion_seed) or (z is not None and z.ndim > 1)
-        return rows, not batched
-
-    def _program(
-        self, program: str | None, frames: int | None, time_range: tuple[float, float], path: Mapping[str, Any]
-    ) -> CameraTrack:
-        """The track of a program; None for the defaults of `video`."""
-        given = {name: value for name, value in path.items() if value is not None}
-        for name, value in given.items():
-            check_number(name, value, *((0, 180) if name == "fov" else ()))
-        count = DEFAULT_FRAMES if frames is None else whole_number("frames", frames, low=1)
-        programs = [DEFAULT_PROGRAM if program is None else program]
-        steps = {"n_steps": count, "time_steps": count, "time_range": time_range}
-        return program_tracks(programs, self.camera_prior, **steps, **given)[0]
 
     def _renderer(self, rows: RowCodes, ray_chunk: int | None) -> FrameRenderer:
         ray_chunk = None if ray_chunk is None else whole_number("ray_chunk", ray_chunk, low=1)

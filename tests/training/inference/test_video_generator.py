@@ -10,9 +10,10 @@ import video3d
 from renderer.cameras import Cameras
 from tests.small_network import small_generator
 from training.inference.latents import generator_latents, seed_latents
-from training.inference.library import load_generator, save_video
 from training.inference.point_query import PointField
+from training.inference.render_videos import save_video
 from training.inference.video_discriminators import load_discriminators
+from training.inference.video_generator import load_generator
 from training.networks.generator import Generator
 
 
