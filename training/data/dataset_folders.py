@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 
 from dnnlib import UserError
 from training.data.annotations import KINDS, MANIFEST, parse_manifest
-from training.data.frame_index import IMAGE_SUFFIXES
+from training.data.frame_index import IMAGE_SUFFIXES, is_hidden
 
 __all__ = ["SYNTHETIC", "UNFINISHED", "frames_nearby", "is_inside", "keep_apart", "keep_out_of_made_data", "trained_on"]
 
@@ -158,7 +158,7 @@ def _entries(folder: str, most: int | None = MAX_ENTRIES) -> Iterator[os.DirEntr
     try:
         with os.scandir(folder) as entries:
             for entry in itertools.islice(entries, most):
-                if not entry.name.startswith("."):
+                if not is_hidden(entry.name):
                     yield entry
     except OSError:
         return

@@ -31,6 +31,7 @@ __all__ = [
     "Listing",
     "StringTable",
     "describe_tar_files",
+    "is_hidden",
     "join_path",
     "list_files",
     "listed_path",
@@ -48,10 +49,15 @@ MOVIE_SUFFIXES = (
 
 MANIFEST = "manifest.json"  # of the dataset tool
 
+# Folders that systems make beside data: thumbnails, which are images, deleted files, and what only root may read.
+SYSTEM_FOLDERS = frozenset(
+    ("@eaDir", "#recycle", "@Recycle", "#snapshot", "$RECYCLE.BIN", "System Volume Information", "lost+found")
+)
+
 ZIP_START = b"PK\x03\x04"
 MIN_CACHED = 20_000  # files; smaller sets are listed fast enough
 SETTLE_SECONDS = 2.0  # age of a change before an index is cached: a later change may have the same time stamp
-CACHE_VERSION = 5
+CACHE_VERSION = 6
 LOCATION = np.dtype([("offset", "<i8"), ("stored", "<i8"), ("size", "<i8"), ("crc", "<u4"), ("method", "<u2")])
 DIGITS = str.maketrans("123456789", "0" * 9)
 
@@ -74,6 +80,11 @@ def natural_order(names: Iterable[str]) -> list[str]:
     if len({name.translate(DIGITS) for name in names}) <= 1:  # zero-padded: plain sorting gives the same order, faster
         return sorted(names)
     return sorted(names, key=natural_key)
+
+
+def is_hidden(name: str) -> bool:
+    """True for names of files and folders that are no data: those with a leading dot, and folders of the system."""
+    return name.startswith(".") or name in SYSTEM_FOLDERS
 
 
 def path_key(path: str) -> tuple:
@@ -226,7 +237,7 @@ def _scan(path: str) -> tuple[list[str], list[str], list[str], list[str]]:
     way: list[str] = []  # the folders on the way here, looked up for the first link
     with os.scandir(path) as entries:
         for entry in entries:
-            if entry.name.startswith("."):
+            if is_hidden(entry.name):
                 continue
             if not _is_folder(entry):
                 lower = entry.name.lower()
@@ -293,7 +304,7 @@ def _index_zip(path: str) -> Listing:
             if not _is_safe(name) or stat.S_ISLNK(info.external_attr >> 16):
                 unsafe += 1
                 continue
-            if any(part.startswith(".") for part in name.split("/")):
+            if any(map(is_hidden, name.split("/"))):
                 continue
             folder, _, base = name.rpartition("/")
             where = (info.header_offset, info.compress_size, info.file_size, info.CRC, _method(info))

@@ -1,8 +1,8 @@
 """Storage of video frames in folders or in a zip, and their decoding to square images.
 
 A folder of images is a video, at any depth: `root/split/video_7/0001.png` is frame `0001.png` of the video
-`split/video_7`. Names only give the order, and a leading dot hides an entry. Listing (training.data.frame_index) does
-not open the files.
+`split/video_7`. Names only give the order; those with a leading dot and those of system folders are left out. Listing
+(training.data.frame_index) does not open the files.
 """
 
 import dataclasses

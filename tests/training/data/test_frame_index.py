@@ -134,6 +134,15 @@ def test_links_that_lead_nowhere(root, tmp_path):
         FrameStore(root).require_videos()
 
 
+def test_folders_of_systems_are_no_videos(root, tmp_path):
+    """Thumbnails of network storage, which lie in folders named as the images, and deleted frames."""
+    expected = content(root)
+    for folder in ("a/v9/@eaDir/0.png", "#recycle/a/v9", "$RECYCLE.BIN/S-1-5/v9", "lost+found"):
+        shutil.copytree(root / "b", root / folder)
+    assert content(root) == expected and content(packed(root, tmp_path / "set.zip")) == expected
+    assert list_files(str(root)).folders[0] == "a/v9" and not FrameStore(root).left_out()
+
+
 def test_replaced_frames_are_read_as_they_are(root):
     store = FrameStore(root)
     Image.new("RGB", (2, 2), (77, 0, 0)).save(root / "b" / "0.png")
