@@ -25,6 +25,7 @@ __all__ = ["FrameStore", "Video", "decode_image", "fit_square", "to_rgb"]
 ORIENTATION = 0x0112  # EXIF
 BITS, PHOTOMETRIC, SAMPLE_FORMAT = 0x0102, 0x0106, 0x0153  # TIFF
 WHITE_IS_ZERO, SIGNED, FLOAT = 0, 2, 3
+SCAN, END = b"\xff\xda", b"\xff\xd9"  # JPEG: start of the pixels, end of the image; pixels hold neither
 SIZES = 256  # frames at most whose size is looked up for a fingerprint
 ZIP_HEADER = struct.Struct("<4s22xHH")  # signature, …, lengths of the name and of the extra field
 
@@ -274,6 +275,9 @@ def decode_image(data: bytes) -> Image.Image:
         count = getattr(image, "n_frames", 1)
         if count > 1 and image.format != "MPO":  # a camera's JPEG, whose other images are previews
             raise OSError(f"it holds {count} images: write them to files of their own")
+        if image.format in ("JPEG", "MPO") and data.endswith(b"\0") and data.rfind(END) < data.rfind(SCAN):
+            # Zeros are valid pixels, of one colour; a failed copy or a full disk leaves them.
+            raise OSError("its end consists of zeros: it was not copied completely")
         return to_rgb(image)
 
 

@@ -669,6 +669,18 @@ def test_damaged_frame_is_named(tmp_path, zipped):
             data.clip(1)
 
 
+def test_jpegs_that_end_in_zeros():
+    """As a failed copy leaves them: zeros decode as pixels of one colour. Those after a whole image do no harm."""
+    noise = np.random.default_rng(0).integers(0, 256, [64, 64, 3], dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).save(buffer, "JPEG", progressive=True)
+    whole = buffer.getvalue()
+    assert np.array_equal(decode_image(whole + bytes(100)), decode_image(whole))
+    for missing in (10, len(whole) // 2):
+        with pytest.raises(OSError, match="its end consists of zeros: it was not copied completely"):
+            decode_image(whole[:-missing] + bytes(missing))
+
+
 def test_previews_leave_out_what_cannot_be_read(tmp_path):
     path = write_set(tmp_path, [1, 1])
     data = VideoPairDataset(path=path, resolution=4, nframes=1)
