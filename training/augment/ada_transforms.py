@@ -151,7 +151,8 @@ def _margins(transform, height, width, support):
     """Padding (left, right, top, bottom) for the whole batch with which no output pixel reaches beyond the padding.
 
     Reflection padding is limited to one pixel less than the image. On a GPU it is always that much: the host would have
-    to wait for the transforms, and further padding changes no pixel that less of it suffices for.
+    to wait for the transforms. Further padding changes pixels by rounding, and by 1e-4 at a border that is zoomed out
+    beyond it, where the filter reaches the end of the padding.
     """
     if transform.device.type != "cpu":
         return width - 1, width - 1, height - 1, height - 1
