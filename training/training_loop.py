@@ -187,6 +187,7 @@ class TrainingLoop:
         if self.counters.cur_nimg == 0 and self.previews is not None and reals.exists():
             logger.previews(0, {"reals": reals})
         self._call_back_existing(logger, stop)
+        begins_at = self.counters.cur_nimg
         while True:
             if self.schedule.tick_is_over(self.counters):
                 self._end_tick(logger)
@@ -202,7 +203,11 @@ class TrainingLoop:
             if distributed.any_rank(stop.requested or too_many_errors):
                 self._stop(logger, too_many_errors=too_many_errors)  # a tick that is over ends in the continued run
                 return
-        logger.print(f"Done: {self.counters.cur_nimg / 1000:g} kimg, in {self.folder}")
+        kimg = self.counters.cur_nimg / 1000
+        if 0 < begins_at == self.counters.cur_nimg:
+            wanted = f"kimg={self.schedule.total_kimg:g}"
+            logger.print(f"Nothing to train: {wanted}, and there are {kimg:g}. Give a larger kimg= to go on.")
+        logger.print(f"Done: {kimg:g} kimg, in {self.folder}")
 
     # ------------------------------------------------------------------------------------------------------------------
     # Iterations

@@ -258,6 +258,15 @@ def test_previews_show_the_same_contents_every_time(tmp_path):
     assert (loop.folder / "images/fakes_frontal_000001.png").read_bytes() != images[0]
 
 
+def test_a_continued_run_says_that_there_was_nothing_to_train(tmp_path, capsys):
+    loop = make_loop(tmp_path, "kimg=0.004")
+    loop.run()
+    assert "Nothing to train" not in capsys.readouterr().out
+    loop.run()
+    said = "Nothing to train: kimg=0.004, and there are 0.004. Give a larger kimg= to go on.\nDone: 0.004 kimg"
+    assert said in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("name", ["images", "videos"])
 def test_a_folder_of_previews_that_cannot_be_made(name, tmp_path, capsys):
     loop = make_loop(tmp_path, "previews.videos=1", "kimg=0.004")
