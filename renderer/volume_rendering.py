@@ -26,9 +26,11 @@ from renderer.rays import (
     RayNoise,
     Rays,
     RenderSettings,
+    importance_samples,
+    inverted_sphere_points,
     ray_weights,
+    stratified,
 )
-from renderer.sampling import importance_samples, inverted_sphere_points, stratified
 from torch_utils.argument_checks import shown
 
 __all__ = [

@@ -6,7 +6,7 @@ from benchmarks.files_entered import COUNTS, count_files
 
 # At most so many files, and some that must be among them.
 LIMITS = {
-    "frame": (30, {"training/inference/frame_renderer.py", "training/networks/generator.py", "renderer/sampling.py"}),
+    "frame": (30, {"training/inference/frame_renderer.py", "training/networks/generator.py", "renderer/rays.py"}),
     "step": (32, {"training/loss.py", "training/phases.py", "training/networks/discriminator.py"}),
     "dry run": (45, {"run_train.py", "training/launch/validate.py", "training/data/dataset.py"}),
     "dry run, imports too": (75, {"training/launch/__init__.py", "training/loss.py"}),

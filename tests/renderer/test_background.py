@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from renderer.cameras import CameraPrior, camera_rays, pixel_centers
-from renderer.sampling import inverted_sphere_points
+from renderer.rays import inverted_sphere_points
 from tests.goldens import reference
 from tests.goldens.checks import assert_near
 from tests.goldens.networks import golden_arrays

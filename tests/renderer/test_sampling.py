@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from renderer.sampling import importance_samples, stratified
+from renderer.rays import importance_samples, stratified
 from tests.goldens import reference
 from tests.goldens.checks import assert_near
 from tests.goldens.networks import golden_arrays

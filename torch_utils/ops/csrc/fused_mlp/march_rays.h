@@ -2,7 +2,7 @@
 // points, layers, weights, importance samples, layers again, weights of all samples, sums. A few rays at a time go
 // through all of it, and nothing but their sums leaves the cache.
 //
-// The method is that of renderer/volume_rendering.py and renderer/sampling.py, where it is explained.
+// The method is that of renderer/volume_rendering.py and renderer/rays.py, where it is explained.
 #pragma once
 
 #include <algorithm>
