@@ -216,7 +216,7 @@ def snapshot_callbacks(
     from metrics.generated_videos import GeneratedVideos
     from metrics.results import append_row, is_best, read_metric_rows, row_summary
     from torch_utils import distributed
-    from training.checkpoints.snapshot import keep_as_best
+    from training.checkpoints.snapshot_files import keep_as_best
 
     if inputs is None or inputs["real"] is None:  # not looked at yet, or before the data were synthesised
         inputs = metric_inputs(options)

@@ -48,7 +48,7 @@ class Case:
         what: Layer that has this shape.
         inputs: Shapes of its inputs; the first one is in channels_last layout if it has four dimensions.
         dtype: Type of the inputs.
-        call: (impl, *inputs) → result, or a tuple whose first entry is the result.
+        call: (impl, *inputs) → result.
         rereads: Tensors of the forward pass that the gradient reads: 'nothing', 'result' or 'inputs'.
         passes: Timed passes.
     """
@@ -166,7 +166,7 @@ def cases(device: torch.device | str = "cpu") -> list[Case]:
         found.append(Case("winograd", what, shapes, strided, "inputs"))
 
     def weigh(impl, density, deltas):
-        return ray_weights(density, deltas, last_opaque=False, impl=impl)
+        return ray_weights(density, deltas, last_opaque=False, impl=impl)[0]
 
     def add_up(impl, weights, features):
         return weighted_sum(weights, features, impl=impl)
@@ -197,7 +197,7 @@ def measure(case: Case) -> Iterator[Timing]:
     if inputs[0].ndim == 4:
         inputs[0] = inputs[0].contiguous(memory_format=torch.channels_last)
     with torch.no_grad():
-        result = _first(case.call("ref", *inputs))
+        result = case.call("ref", *inputs)
     sizes = [x.numel() * x.element_size() for x in (*inputs, result)]
     read, written = sum(sizes[:-1]), sizes[-1]
     again = {"nothing": 0, "result": written, "inputs": read}[case.rereads]
@@ -214,10 +214,6 @@ def measure(case: Case) -> Iterator[Timing]:
         yield Timing(case.operator, case.what, shape, dtype, passes, *times, asked.called)
 
 
-def _first(result):
-    return result[0] if isinstance(result, tuple) else result
-
-
 def run_passes(
     case: Case, passes: str, impl: str, inputs: list[torch.Tensor], result: torch.Tensor
 ) -> Callable[[], object]:
@@ -232,13 +228,13 @@ def run_passes(
     leaves = [x.detach().clone().requires_grad_() for x in inputs]
     dy = torch.ones_like(result)
     if passes == "gradient":
-        return lambda: torch.autograd.grad(_first(case.call(impl, *leaves)), leaves, dy)
+        return lambda: torch.autograd.grad(case.call(impl, *leaves), leaves, dy)
     dy.requires_grad_()
     ddx = torch.ones_like(inputs[0])
 
     def penalty():
         with no_weight_gradients():
-            (dx,) = torch.autograd.grad(_first(case.call(impl, *leaves)), leaves[:1], dy, create_graph=True)
+            (dx,) = torch.autograd.grad(case.call(impl, *leaves), leaves[:1], dy, create_graph=True)
         return torch.autograd.grad(dx, [dy, *leaves[1:]], ddx, allow_unused=True)
 
     return penalty

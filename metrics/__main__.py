@@ -247,7 +247,7 @@ def open_videos(options: dict[str, Any], device: Any) -> tuple[Any, Any, dict[st
 def find_snapshot(path: str) -> Path | None:
     """The snapshot that a path refers to; None for a folder or zip of videos."""
     from training.checkpoints.pretrained import MODEL, is_pretrained
-    from training.checkpoints.snapshot import SUFFIXES, latest_snapshot
+    from training.checkpoints.snapshot_files import SUFFIXES, latest_snapshot
 
     if not os.path.isdir(path):
         return None if path.lower().endswith(".zip") else Path(path)

@@ -25,7 +25,8 @@ from torch_utils.stop_signal import StopRequested, StopSignal
 from torch_utils.training_stats import Statistics
 from training.augment.ada import AdaFeedback
 from training.checkpoints.saver import CheckpointSaver, Networks, planned_snapshots
-from training.checkpoints.snapshot import STATE_FILE, load_average_generator, snapshot_name
+from training.checkpoints.snapshot import load_average_generator
+from training.checkpoints.snapshot_files import STATE_FILE, snapshot_name
 from training.checkpoints.training_state import OptimizerState
 from training.cuda_graphs import PhaseGraphs
 from training.data.sampler import PairLoader

@@ -105,10 +105,6 @@ def _build(bench: Bench) -> list[str]:
     return loaded
 
 
-def _first(result):
-    return result[0] if isinstance(result, tuple) else result
-
-
 def _inputs(case: Case, device: torch.device) -> list[torch.Tensor]:
     """Random inputs, the same in all types. Those of volume rendering lie in [0, 1), others in [-1/2, 1/2].
 
@@ -128,7 +124,7 @@ def _inputs(case: Case, device: torch.device) -> list[torch.Tensor]:
 def _derivatives(case: Case, impl: str, inputs: list[torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
     """Result, gradients, and the second derivatives that R1 takes."""
     leaves = [x.to(dtype).requires_grad_() for x in inputs]
-    y = _first(case.call(impl, *leaves))
+    y = case.call(impl, *leaves)
     found = {"result": y}
     if not y.requires_grad:
         return found
@@ -227,7 +223,7 @@ def _times(bench: Bench, case: Case) -> list[float]:
     """Rows of times; how many times as fast the native operator is, by pass."""
     inputs, speeds = [x.to(case.dtype) for x in _inputs(case, bench.device)], []
     with torch.no_grad():
-        result = _first(case.call("ref", *inputs))
+        result = case.call("ref", *inputs)
     for passes in case.passes:
         plain, native = (
             seconds_per_call(run_passes(case, passes, impl, inputs, result), bench.device)

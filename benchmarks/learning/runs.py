@@ -13,7 +13,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from dnnlib import UserError
-from training.checkpoints.snapshot import numbered_snapshots
+from training.checkpoints.snapshot_files import numbered_snapshots
 
 __all__ = [
     "COMMON",

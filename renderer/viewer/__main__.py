@@ -48,7 +48,8 @@ def start(network_pkl: str | os.PathLike, *, host: str, port: int, device: str |
     from renderer.viewer.server import ViewerServer
     from torch_utils.memory import keep_freed_memory
     from training.checkpoints.pretrained import MODEL, is_pretrained
-    from training.checkpoints.snapshot import listed_snapshots, load_average_generator, load_snapshot
+    from training.checkpoints.snapshot import load_average_generator, load_snapshot
+    from training.checkpoints.snapshot_files import listed_snapshots
     from training.checkpoints.sources import local_checkpoint
     from training.inference.viewer_source import GeneratorViews
 

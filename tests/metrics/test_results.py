@@ -8,7 +8,7 @@ import pytest
 
 from dnnlib import UserError
 from metrics.results import append_row, is_best, read_metric_rows, result_path, row_summary
-from training.checkpoints.snapshot import keep_as_best
+from training.checkpoints.snapshot_files import keep_as_best
 
 
 def row(value, *, metric="fvd64_16f", higher=False, **more):

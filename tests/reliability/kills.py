@@ -20,7 +20,8 @@ from pathlib import Path
 import click
 
 from tests.reliability.forked import Run, digest, words_for, write_frames
-from training.checkpoints.snapshot import STATE_FILE, load_snapshot
+from training.checkpoints.snapshot import load_snapshot
+from training.checkpoints.snapshot_files import STATE_FILE
 from training.checkpoints.training_state import read_state
 
 RUN = ["kimg=0.08", "keep=2"]  # 20 iterations, 11 ticks

@@ -16,7 +16,7 @@ from PIL import Image
 
 from dnnlib import UserError
 from tests.training.tiny import make_loop
-from training.checkpoints.snapshot import STATE_FILE
+from training.checkpoints.snapshot_files import STATE_FILE
 from training.checkpoints.training_state import read_state
 from training.monitoring.run_logger import FIELDS
 from training.phases import LOSS_SCALE, GradientGuard

@@ -9,13 +9,8 @@ import torch
 
 from dnnlib import UserError
 from torch_utils import distributed
-from training.checkpoints.snapshot import (
-    existing_snapshot,
-    load_snapshot,
-    numbered_snapshots,
-    prune_snapshots,
-    save_snapshot,
-)
+from training.checkpoints.snapshot import load_snapshot, save_snapshot
+from training.checkpoints.snapshot_files import existing_snapshot, numbered_snapshots, prune_snapshots
 from training.checkpoints.training_state import Divided, Parts, Stateful, restore_state, save_state
 from training.schedule import Counters
 

@@ -8,8 +8,7 @@
     dataset             description of the training data
     progress            cur_nimg (videos shown so far), tick, iteration, planned (False: written on a stop)
 
-The file is a torch archive, `.pt`. Earlier versions named it `.pkl`, and files of that name are read in the same way;
-only this module knows the names of snapshots in a run folder.
+The file is a torch archive, `.pt`, under the names of training.checkpoints.snapshot_files.
 
 Networks are rebuilt from the stored arguments. Opening a file imports no code that it names: a generator of a user's
 own class is built where the caller gives the class, or the environment variable GENERATOR_CLASS has its name.
@@ -18,7 +17,6 @@ own class is built where the caller gives the class, or the environment variable
 import contextlib
 import importlib
 import os
-import re
 import sys
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -26,151 +24,27 @@ from typing import Any
 
 import torch
 
-from dnnlib import UserError, link_or_copy, one_line
+from dnnlib import UserError, one_line
 from torch_utils.caller_settings import without_defaults
 from training.checkpoints.archive import VERSION, is_pickle, read_archive, save_archive
+from training.checkpoints.snapshot_files import keep_as_latest, latest_snapshot, snapshot_name
 from training.networks.discriminator import TimeAwareDiscriminators
 from training.networks.generator import Generator
 
 __all__ = [
     "SNAPSHOT_FORMAT",
-    "LATEST",
-    "STATE_FILE",
-    "SUFFIXES",
     "average_generator",
-    "check_output",
     "check_state",
-    "existing_snapshot",
-    "keep_as_best",
-    "latest_snapshot",
-    "listed_snapshots",
     "load_average_generator",
     "load_snapshot",
     "load_state",
     "network_class",
-    "numbered_snapshots",
-    "prune_snapshots",
     "save_snapshot",
-    "snapshot_name",
     "stored_discriminators",
 ]
 
-
 SNAPSHOT_FORMAT = "video-3d-gan/network-snapshot"
-SUFFIXES = (".pt", ".pkl")  # of this version, and of earlier ones
-STATE_FILE = "training-state.pt"  # of training.checkpoints.training_state
-LATEST = f"latest-network-snapshot{SUFFIXES[0]}"
-NUMBERED = re.compile(r"network-snapshot-(\d+)\.(?:pt|pkl)")
-BEST = re.compile(r"best-.+\.(?:pt|pkl)")
 MAX_NUMBER = 1 << 16  # no argument of a network is larger
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# Snapshot files in a run folder
-
-
-def snapshot_name(cur_nimg: int) -> str:
-    """The file name of a numbered snapshot, in thousands of videos."""
-    return f"network-snapshot-{cur_nimg // 1000:06d}{SUFFIXES[0]}"
-
-
-def existing_snapshot(folder: str | os.PathLike, cur_nimg: int) -> Path | None:
-    """The numbered snapshot on the disk that `snapshot_name(cur_nimg)` would replace, under either name."""
-    return numbered_snapshots(folder).get(cur_nimg // 1000)
-
-
-def latest_snapshot(folder: str | os.PathLike) -> Path:
-    """The newest snapshot in a run folder.
-
-    Raises:
-        UserError: There is none.
-    """
-    folder = Path(folder)
-    for suffix in SUFFIXES:
-        path = (folder / LATEST).with_suffix(suffix)
-        if path.is_file():
-            return path
-    numbered = numbered_snapshots(folder)
-    if not numbered:
-        raise UserError(f"There is no network snapshot (network-snapshot-*.pt) in the folder {folder}.")
-    return numbered[max(numbered)]
-
-
-def prune_snapshots(folder: str | os.PathLike, keep: int) -> None:
-    """Delete all but the newest `keep` numbered snapshots; to be called once the newest one is on the disk.
-
-    Files of other names stay: best-<metric>.pt, which are snapshots under a second name, and the latest one.
-    """
-    files = _numbered_files(folder)
-    old = set(sorted({number for number, _ in files})[:-keep])
-    for number, path in files:
-        if number in old:
-            _delete(path)
-
-
-def numbered_snapshots(folder: str | os.PathLike) -> dict[int, Path]:
-    """Snapshots by their number, in its order; of two files of the same number the one of this version, .pt."""
-    return dict(_numbered_files(folder))
-
-
-def _numbered_files(folder: str | os.PathLike) -> list[tuple[int, Path]]:
-    """Numbers and files of the snapshots, in the order of the numbers, .pt after .pkl."""
-    found = [(int(match[1]), path) for path in Path(folder).iterdir() if (match := NUMBERED.fullmatch(path.name))]
-    return sorted(found, key=lambda entry: (entry[0], entry[1].suffix == SUFFIXES[0]))
-
-
-def listed_snapshots(folder: str | os.PathLike) -> list[Path]:
-    """The best snapshots of a run folder, then the numbered ones in order; each once.
-
-    Raises:
-        OSError: The folder cannot be read.
-    """
-    best = {}
-    for path in sorted(Path(folder).iterdir(), key=lambda path: path.suffix == SUFFIXES[0]):
-        if BEST.fullmatch(path.name):
-            best[path.stem] = path  # .pt after .pkl
-    names = sorted(best, key=lambda name: (len(name), name))
-    return [*(best[name] for name in names), *numbered_snapshots(folder).values()]
-
-
-def keep_as_best(snapshot: str | os.PathLike, metric: str) -> Path:
-    """Let best-<metric>.pt beside a snapshot be this snapshot, atomically; returns it.
-
-    A best one under the name of earlier versions is deleted, because it is no longer the best.
-    """
-    path = Path(snapshot).with_name(f"best-{metric}{SUFFIXES[0]}")
-    link_or_copy(snapshot, path)
-    _delete(path.with_suffix(SUFFIXES[1]))
-    return path
-
-
-def check_output(out: str | os.PathLike, *, source: str | os.PathLike | None = None) -> None:
-    """Refuse a file for results that is a folder, or a checkpoint that they would replace.
-
-    Args:
-        source: The checkpoint that is read, if it is a file.
-
-    Raises:
-        UserError: See above.
-    """
-    from training.checkpoints.pretrained import FILES, is_pretrained
-
-    path = Path(out)
-    if path.is_dir():
-        raise UserError(f"{path} is a folder; give the name of a file.")
-    if not path.exists():
-        return
-    if source is not None and os.path.exists(source) and os.path.samefile(source, path):
-        raise UserError(f"{path} is the checkpoint itself; give the result another name.")
-    names = {STATE_FILE, *(f"{Path(LATEST).stem}{suffix}" for suffix in SUFFIXES)}
-    names |= set(FILES) if is_pretrained(path.parent) else set()
-    if path.name in names or NUMBERED.fullmatch(path.name) or BEST.fullmatch(path.name):
-        raise UserError(f"{path} is a checkpoint, which the result would replace; give it another name.")
-
-
-def _delete(path: Path) -> None:
-    with contextlib.suppress(OSError):  # moved already, or no permission: nothing depends on it
-        path.unlink()
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -331,8 +205,7 @@ def save_snapshot(
         "progress": progress,
     }
     save_archive(path, content)
-    link_or_copy(path, path.with_name(LATEST))
-    _delete(path.with_name(LATEST).with_suffix(SUFFIXES[1]))
+    keep_as_latest(path)
     return path
 
 

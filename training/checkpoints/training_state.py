@@ -19,7 +19,8 @@ import torch
 from dnnlib import UserError
 from torch_utils import distributed
 from training.checkpoints.archive import VERSION, read_archive, save_archive
-from training.checkpoints.snapshot import STATE_FILE, load_state, numbered_snapshots
+from training.checkpoints.snapshot import load_state
+from training.checkpoints.snapshot_files import STATE_FILE, numbered_snapshots
 
 __all__ = ["ANEW", "OptimizerState", "Parts", "read_state", "restore_state", "save_state"]
 

@@ -77,7 +77,8 @@ def main(network_pkl: str, out: str, name: str, samples: int) -> None:
     if not os.path.isdir(os.path.dirname(os.path.abspath(out))):
         raise UserError(f"{out}: its folder does not exist.")
 
-    from training.checkpoints.snapshot import check_output, load_average_generator
+    from training.checkpoints.snapshot import load_average_generator
+    from training.checkpoints.snapshot_files import check_output
 
     check_output(out, source=network_pkl)
     generator = load_average_generator(network_pkl, device="cpu")

@@ -31,7 +31,8 @@ from torch_utils.argument_checks import (
 )
 from torch_utils.caller_settings import without_autocast, without_defaults
 from training.checkpoints.pretrained import write_pretrained
-from training.checkpoints.snapshot import average_generator, class_name, load_snapshot, numbered_snapshots
+from training.checkpoints.snapshot import average_generator, class_name, load_snapshot
+from training.checkpoints.snapshot_files import numbered_snapshots
 from training.checkpoints.sources import upload_folder
 from training.inference.arguments import (
     SOURCES,

@@ -14,7 +14,8 @@ import yaml
 from dnnlib import UserError, format_bytes, run_cli
 from dnnlib.command_line import Command
 from training.checkpoints.archive import save_archive
-from training.checkpoints.snapshot import check_output, load_snapshot
+from training.checkpoints.snapshot import load_snapshot
+from training.checkpoints.snapshot_files import check_output
 from training.networks.discriminator import TimeAwareDiscriminators
 from training.networks.generator import Generator
 from training.networks.model_summary import parameter_counts

@@ -19,6 +19,7 @@ import click
 
 from dnnlib import UserError, atomic_write, format_bytes, format_time, run_cli
 from dnnlib.command_line import Command
+from training.checkpoints.snapshot_files import check_output
 from training.report.charts import is_constant, line_chart, number_text
 from training.report.page import PAGE
 from training.report.run_reader import (
@@ -87,9 +88,7 @@ def write_report(
 @click.option("--videos", "shown", default=8, type=click.IntRange(0, 64), help="Videos inside the page, at most.")
 def main(run: str, out: str | None, images: int, shown: int) -> None:
     """Write the report of a RUN folder as one HTML page."""
-    if out is not None and os.path.exists(out):
-        from training.checkpoints.snapshot import check_output  # loads PyTorch
-
+    if out is not None:
         check_output(out)
     path = write_report(run, out, images=images, shown=shown)
     click.echo(f"{path} ({format_bytes(path.stat().st_size)})")

@@ -7,7 +7,7 @@ import pytest
 from dnnlib import UserError
 from renderer.viewer import checkpoint_list as module
 from renderer.viewer.checkpoint_list import CheckpointList
-from training.checkpoints.snapshot import listed_snapshots
+from training.checkpoints.snapshot_files import listed_snapshots
 
 
 class Records:

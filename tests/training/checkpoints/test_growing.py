@@ -11,7 +11,8 @@ from tests.training.tiny import make_loop, make_plan
 from torch_utils.ops.upfirdn2d import downsample2d, setup_filter
 from training.checkpoints.archive import save_archive
 from training.checkpoints.growing import grown_state, grows
-from training.checkpoints.snapshot import STATE_FILE, load_snapshot
+from training.checkpoints.snapshot import load_snapshot
+from training.checkpoints.snapshot_files import STATE_FILE
 from training.checkpoints.training_state import read_state
 from training.inference.frame_renderer import FrameRenderer
 from training.launch.build import build_networks

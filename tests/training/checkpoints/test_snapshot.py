@@ -16,14 +16,13 @@ from training.checkpoints import archive
 from training.checkpoints.archive import plain
 from training.checkpoints.snapshot import (
     average_generator,
-    check_output,
     check_state,
-    latest_snapshot,
     load_average_generator,
     load_snapshot,
     save_snapshot,
     stored_discriminators,
 )
+from training.checkpoints.snapshot_files import check_output, latest_snapshot
 from training.launch.build import build_networks
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from dnnlib import UserError
-from training.checkpoints.snapshot import (
+from training.checkpoints.snapshot_files import (
     existing_snapshot,
     keep_as_best,
     latest_snapshot,

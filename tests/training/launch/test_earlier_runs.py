@@ -15,7 +15,8 @@ import run_train
 from dnnlib import UserError
 from metrics import __main__ as metrics_command
 from tests.training.tiny import write_frames
-from training.checkpoints.snapshot import latest_snapshot, load_average_generator, load_snapshot
+from training.checkpoints.snapshot import load_average_generator, load_snapshot
+from training.checkpoints.snapshot_files import latest_snapshot
 from training.inference.frame_renderer import FrameRenderer
 from training.inference.latents import seed_latents
 from training.launch.config import compose_options, continued_options, current_options

@@ -1,0 +1,144 @@
+"""Files of a training run's snapshots: their names, which one is the newest, and which ones are deleted.
+
+Snapshots are torch archives, `.pt`. Earlier versions named them `.pkl`, and files of that name are read in the same
+way; only this module knows the names of snapshots in a run folder. It does not load PyTorch.
+"""
+
+import contextlib
+import os
+import re
+from pathlib import Path
+
+from dnnlib import UserError, link_or_copy
+
+__all__ = [
+    "LATEST",
+    "STATE_FILE",
+    "SUFFIXES",
+    "check_output",
+    "existing_snapshot",
+    "keep_as_best",
+    "keep_as_latest",
+    "latest_snapshot",
+    "listed_snapshots",
+    "numbered_snapshots",
+    "prune_snapshots",
+    "snapshot_name",
+]
+
+SUFFIXES = (".pt", ".pkl")  # of this version, and of earlier ones
+STATE_FILE = "training-state.pt"  # of training.checkpoints.training_state
+LATEST = f"latest-network-snapshot{SUFFIXES[0]}"
+NUMBERED = re.compile(r"network-snapshot-(\d+)\.(?:pt|pkl)")
+BEST = re.compile(r"best-.+\.(?:pt|pkl)")
+
+
+def snapshot_name(cur_nimg: int) -> str:
+    """The file name of a numbered snapshot, in thousands of videos."""
+    return f"network-snapshot-{cur_nimg // 1000:06d}{SUFFIXES[0]}"
+
+
+def existing_snapshot(folder: str | os.PathLike, cur_nimg: int) -> Path | None:
+    """The numbered snapshot on the disk that `snapshot_name(cur_nimg)` would replace, under either name."""
+    return numbered_snapshots(folder).get(cur_nimg // 1000)
+
+
+def latest_snapshot(folder: str | os.PathLike) -> Path:
+    """The newest snapshot in a run folder.
+
+    Raises:
+        UserError: There is none.
+    """
+    folder = Path(folder)
+    for suffix in SUFFIXES:
+        path = (folder / LATEST).with_suffix(suffix)
+        if path.is_file():
+            return path
+    numbered = numbered_snapshots(folder)
+    if not numbered:
+        raise UserError(f"There is no network snapshot (network-snapshot-*.pt) in the folder {folder}.")
+    return numbered[max(numbered)]
+
+
+def prune_snapshots(folder: str | os.PathLike, keep: int) -> None:
+    """Delete all but the newest `keep` numbered snapshots; to be called once the newest one is on the disk.
+
+    Files of other names stay: best-<metric>.pt, which are snapshots under a second name, and the latest one.
+    """
+    files = _numbered_files(folder)
+    old = set(sorted({number for number, _ in files})[:-keep])
+    for number, path in files:
+        if number in old:
+            _delete(path)
+
+
+def numbered_snapshots(folder: str | os.PathLike) -> dict[int, Path]:
+    """Snapshots by their number, in its order; of two files of the same number the one of this version, .pt."""
+    return dict(_numbered_files(folder))
+
+
+def _numbered_files(folder: str | os.PathLike) -> list[tuple[int, Path]]:
+    """Numbers and files of the snapshots, in the order of the numbers, .pt after .pkl."""
+    found = [(int(match[1]), path) for path in Path(folder).iterdir() if (match := NUMBERED.fullmatch(path.name))]
+    return sorted(found, key=lambda entry: (entry[0], entry[1].suffix == SUFFIXES[0]))
+
+
+def listed_snapshots(folder: str | os.PathLike) -> list[Path]:
+    """The best snapshots of a run folder, then the numbered ones in order; each once.
+
+    Raises:
+        OSError: The folder cannot be read.
+    """
+    best = {}
+    for path in sorted(Path(folder).iterdir(), key=lambda path: path.suffix == SUFFIXES[0]):
+        if BEST.fullmatch(path.name):
+            best[path.stem] = path  # .pt after .pkl
+    names = sorted(best, key=lambda name: (len(name), name))
+    return [*(best[name] for name in names), *numbered_snapshots(folder).values()]
+
+
+def keep_as_latest(snapshot: str | os.PathLike) -> Path:
+    """Let latest-network-snapshot.pt beside a snapshot be this snapshot, atomically; returns it."""
+    return _keep_as(snapshot, LATEST)
+
+
+def keep_as_best(snapshot: str | os.PathLike, metric: str) -> Path:
+    """Let best-<metric>.pt beside a snapshot be this snapshot, in the same way; returns it."""
+    return _keep_as(snapshot, f"best-{metric}{SUFFIXES[0]}")
+
+
+def _keep_as(snapshot: str | os.PathLike, name: str) -> Path:
+    """A file under the name of earlier versions is deleted, because it is no longer the latest or the best."""
+    path = Path(snapshot).with_name(name)
+    link_or_copy(snapshot, path)
+    _delete(path.with_suffix(SUFFIXES[1]))
+    return path
+
+
+def check_output(out: str | os.PathLike, *, source: str | os.PathLike | None = None) -> None:
+    """Refuse a file for results that is a folder, or a checkpoint that they would replace.
+
+    Args:
+        source: The checkpoint that is read, if it is a file.
+
+    Raises:
+        UserError: See above.
+    """
+    path = Path(out)
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; give the name of a file.")
+    if not path.exists():
+        return
+    from training.checkpoints.pretrained import FILES, is_pretrained  # loads PyTorch
+
+    if source is not None and os.path.exists(source) and os.path.samefile(source, path):
+        raise UserError(f"{path} is the checkpoint itself; give the result another name.")
+    names = {STATE_FILE, *(f"{Path(LATEST).stem}{suffix}" for suffix in SUFFIXES)}
+    names |= set(FILES) if is_pretrained(path.parent) else set()
+    if path.name in names or NUMBERED.fullmatch(path.name) or BEST.fullmatch(path.name):
+        raise UserError(f"{path} is a checkpoint, which the result would replace; give it another name.")
+
+
+def _delete(path: Path) -> None:
+    with contextlib.suppress(OSError):  # moved already, or no permission: nothing depends on it
+        path.unlink()
