@@ -90,6 +90,37 @@ def test_the_quadrature_converges():
     assert errors[0][0] > 3 * errors[2][0] and errors[0][1] > 3 * errors[2][1], errors
 
 
+@pytest.mark.parametrize("density", [3.0, 40.0])
+def test_a_ball_in_closed_form(density):
+    """Opacity 1 - exp(-σ L) of a chord of length L, and the expected depth ∫ s σ exp(-σ (s - s₀)) ds along it.
+
+    The depth counts along the viewing axis, so that distances along a ray are divided by its direction's length.
+    """
+    centre, radius = torch.tensor([0.02, -0.03, 0.04], dtype=torch.float64), 0.09
+    origins, directions = (x.double() for x in rays(batch=2, size=9))
+    norm = directions.norm(dim=-1)
+    unit = directions / norm[..., None]
+    along = -((origins - centre) * unit).sum(-1)
+    half = (radius**2 - (origins - centre + along[..., None] * unit).square().sum(-1)).clamp(min=0).sqrt()
+    passed = torch.exp(-density * 2 * half)
+    depth = ((along - half + 1 / density) * (1 - passed) - 2 * half * passed) / norm
+    assert (half == 0).any() and (half > 0.08).any()
+
+    def ball(points, view):
+        return density * ((points - centre).norm(dim=-1) < radius).double(), (points,)
+
+    errors = []
+    for num in (50, 800):
+        settings = RenderSettings(num_samples=num, num_importance=0, near=0.8, far=1.2)
+        samples = march_foreground(ball, origins, directions, settings, num_frames=1, last_opaque=False)
+        sums = samples.accumulate(settings)
+        # Each end of the chord is off by at most a step.
+        bound = 2 * density * 0.4 / (num - 1) * norm.max()
+        errors.append([(sums.transmittance[:, 0] - passed).abs(), (sums.depth[:, 0] - depth).abs()])
+        assert max(error.max() for error in errors[-1]) < bound
+    assert all(fine.mean() < coarse.mean() / 8 for coarse, fine in zip(*errors))
+
+
 def test_importance_samples_go_where_the_weights_are():
     origins, directions = rays()
 

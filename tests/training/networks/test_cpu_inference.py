@@ -1,6 +1,8 @@
 """Rendering with fused MLPs: rays in one pass, and products of bfloat16."""
 
+import copy
 import dataclasses
+import functools
 
 import pytest
 import torch
@@ -11,7 +13,9 @@ from renderer.volume_rendering import march_foreground
 from tests.goldens.checks import assert_near
 from tests.goldens.evaluation import case_generator, case_inputs
 from tests.goldens.networks import SMALL, build_generator
+from tests.small_network import small_generator
 from torch_utils.ops.fused_mlp import has_fused_mlp
+from torch_utils.rng import RandomStream
 from training.inference import frame_renderer
 from training.inference.frame_renderer import FrameRenderer
 from training.networks.cpu_inference import FusedForeground
@@ -72,6 +76,59 @@ def test_rays_marched_in_one_go_are_those_of_the_renderer(
     for actual, wanted in pairs:
         assert actual.shape == wanted.shape
         assert (actual - wanted).abs().max() <= 2e-5 * max(wanted.abs().max(), 1)
+
+
+#: Widths, samples and pixels that are no multiples of a tile or a vector, with options of the fields and the upsampler.
+ODD = [
+    {"foreground": {"width": 7, "encoding": "isotropic", "feature_dim": 5}, "rendering": {"num_importance": 0}},
+    {"foreground": {"width": 33, "static": "mask", "density_prior": {"peak": 9, "radius": 0.1}}, "background": None},
+    {"foreground": {"width": 13, "static": "equal", "time_input": "raw"}, "motion": {"combine": "concat"}},
+    {"foreground": {"width": 17, "view_directions": False, "time_input": "encoded"}, "upsampler": {"conv_clamp": 0.5}},
+    {
+        "foreground": {
+            "width": 3, "encoding": "isotropic", "density_ramp": {"factor": 3, "start": 0, "end": 1},
+            "density_prior": {"peak": 20, "radius": 0.05, "center": [0.02, -0.03, 0.05]},
+        },
+        "motion": {"frequency": 0.7, "use_content": True},
+        "rendering": {"num_samples": 3, "num_importance": 1},
+        "upsampler": {"mode": "pixelshuffle", "channel_max": 6},
+    },
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("videos, chunk", [(1, None), (3, 7)])
+@pytest.mark.parametrize("changes", ODD)
+def test_frames_and_volumes_are_those_of_the_plain_modules(changes, videos, chunk):
+    """In double precision with gradients, which no fused operator computes."""
+    multiplied = {"resolution": 4, "sampling_multiplier": 2, **changes.get("rendering", {})}
+    generator = small_generator(**changes | {"resolution": 16, "rendering": multiplied})
+    generator.set_progress(0.5)
+    with torch.no_grad():
+        getattr(generator.foreground, "dynamic", generator.foreground).density.bias.fill_(4)
+    ws = rand(videos, generator.num_ws, generator.w_dim, seed=1)
+    codes = {
+        "z_motion": rand(videos, generator.motion_dim, seed=2), "z_bg": rand(videos, generator.background_dim, seed=3)
+    }  # fmt: skip
+    times, cameras = torch.linspace(0.2, 0.9, videos), generator.camera_prior.sample(videos, RandomStream(0))
+    renderer = FrameRenderer(generator, ws, **codes, ray_chunk=chunk)
+    frame, volume = renderer.output(times, cameras), renderer.volume(times, cameras, resolution=3)
+
+    plain = copy.deepcopy(generator).double()
+    inputs = {name: code.double() for name, code in codes.items()}
+    inputs |= {"times": times[:, None].double(), "cameras": cameras}
+    expected = plain.synthesize(ws.double(), **inputs)
+    assert generator.background is None or 0.05 < expected.opacity.mean() < 0.95
+    for name in ("image", "image_raw", "depth", "opacity"):
+        assert_close(getattr(frame, name), getattr(expected, name))
+    plain.pixels = functools.partial(plain.pixels, resolution=3)
+    rays = plain.synthesize(ws.double(), **inputs)
+    for name in ("image_raw", "depth", "opacity"):
+        assert_close(getattr(volume, name), getattr(rays, name))
+
+
+def assert_close(found: torch.Tensor, expected: torch.Tensor) -> None:
+    assert found.dtype == torch.float32 and found.shape == expected.shape
+    assert (found - expected).abs().max() < 2e-5 * max(expected.abs().max(), 1)
 
 
 @needs_native
