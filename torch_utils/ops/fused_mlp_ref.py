@@ -3,14 +3,15 @@
 import torch
 import torch.nn.functional as F
 
-__all__ = ["blurred_corners_ref", "blurred_shuffle_ref"]
+__all__ = ["BLUR", "blurred_corners_ref", "blurred_shuffle_ref"]
 
-_BLUR = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8
+#: One axis of the blur. The native operator has it, too: another one here is another one in csrc/fused_mlp.
+BLUR = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8
 
 
 def _blur_ref(x: torch.Tensor) -> torch.Tensor:
     """[1, 3, 3, 1] / 8 per axis at constant size, zeros outside: rows [H, W, C]."""
-    kernel = torch.outer(_BLUR, _BLUR).to(x).expand(x.shape[-1], 1, -1, -1)
+    kernel = torch.outer(BLUR, BLUR).to(x).expand(x.shape[-1], 1, -1, -1)
     image = F.pad(x.movedim(-1, 0)[None], [2, 1, 2, 1])
     return F.conv2d(image, kernel, groups=x.shape[-1])[0].movedim(0, -1)
 

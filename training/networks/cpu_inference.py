@@ -16,9 +16,15 @@ from torch_utils.ops.fused_mlp import FusedMLP, MLPLayer, has_fused_mlp
 from torch_utils.ops.point_linear import lrelu_, point_linear
 from training.networks.fields import SLOPE, VIEW_SLOPE, ConditionedBlend, ConditionedForeground
 from training.networks.layers import LRELU_GAIN
-from training.networks.upsampler import Upsampler, UpsamplerBlock, upsample_image
+from training.networks.upsampler import (
+    CornerUpsampling,
+    ShuffleUpsampling,
+    Upsampler,
+    UpsamplerBlock,
+    upsample_image,
+)
 
-__all__ = ["FusedBlock", "FusedForeground", "FusedNetworks"]
+__all__ = ["FusedBlock", "FusedField", "FusedForeground", "FusedNetworks"]
 
 #: Strips of a frame have about this many values (float32: 16 MB) and at least `MIN_STRIP` input rows.
 STRIP_SIZE, MIN_STRIP = 1 << 22, 8
@@ -51,7 +57,8 @@ class FusedNetworks:
         weight = field.weights.layers[0][0]
         if weight.dtype != torch.float32 or not has_fused_mlp(weight.device, self.precision):
             return field
-        return FusedForeground(field, self.precision, self._fields)
+        marched = field.field.encoding.waves(weight) is not None  # else the native operator would render another field
+        return (FusedForeground if marched else FusedField)(field, self.precision, self._fields)
 
     def upsample(self, x: torch.Tensor, image: torch.Tensor, *, resolution: int | None = None) -> torch.Tensor:
         """`Upsampler.forward` frame by frame: features [B, T, h, w, F] and colours [B, T, h, w, 3] to an image."""
@@ -82,8 +89,8 @@ def _stacked(parts: list[torch.Tensor], shape) -> torch.Tensor:
     return parts[0][None, None] if len(parts) == 1 else torch.stack(parts).unflatten(0, tuple(shape))
 
 
-class FusedForeground:
-    """A `ConditionedForeground` as one fused MLP per video, for bfloat16 and for marching rays in one operator.
+class FusedField:
+    """A `ConditionedForeground` as one fused MLP per video, for bfloat16.
 
     The MLP has the hidden layers with leaky ReLU, the density head on top of them and, with view directions, the
     view-dependent colour head.
@@ -136,11 +143,16 @@ class FusedForeground:
         )
         return field.field.with_prior(density[..., 0], points), tuple(features)
 
+
+class FusedForeground(FusedField):
+    """A `FusedField` whose encoding of points consists of waves: one operator renders its rays."""
+
     def march(
         self, origins: torch.Tensor, directions: torch.Tensor, settings: RenderSettings, *, last_opaque: bool
     ) -> Accumulated:
         """Sampling and compositing in one operator (see `renderer.volume_rendering.Fields`)."""
-        field = self._field
+        field, waves = self._field, self._field.field.encoding.waves(directions)
+        assert waves is not None
         view = self._view_bias(directions / directions.norm(dim=-1, keepdim=True))
         batch, frames = len(directions), field.num_frames
         samples, importance = settings.samples(random=False)
@@ -157,7 +169,7 @@ class FusedForeground:
                     near=settings.near,
                     far=settings.far,
                     last_opaque=last_opaque,
-                    waves=field.field.encoding.waves(directions),
+                    waves=waves,
                     density=len(field.layers),
                     prior=() if prior is None else (scale * prior.peak, prior.radius, *prior.center),
                     **self._wanted(video, frame, view),
@@ -173,7 +185,8 @@ class FusedBlock:
     """An upsampler block for one video: maps [H, W, C] of a frame to [2H, 2W, C'] and colours [2H, 2W, 3].
 
     Natively, every output row of pixels goes through all layers before the next one. In plain PyTorch the frame passes
-    through the block in strips of rows.
+    through the block in strips of rows; as a whole if its upsampling is of another class than the two below, of which
+    alone the native operator and the halo of a strip are known.
 
     Args:
         block: In evaluation mode.
@@ -182,8 +195,11 @@ class FusedBlock:
     """
 
     def __init__(self, block: UpsamplerBlock, weights: tuple, precision: str = "float32"):
-        self.block = block
+        self.block, self.weights = block, weights
         (self.weight, self.bias, self.upsampling), self.plain, self.colour = weights
+        self.native, self.known = False, type(block.conv0.upsampling) in (CornerUpsampling, ShuffleUpsampling)
+        if not self.known:
+            return
         if len(self.weight) % 2 or len(self.upsampling[0]) % 2:
             precision = "float32"  # bfloat16 is multiplied in pairs
         self.native = self.weight.dtype == torch.float32 and has_fused_mlp(self.weight.device, precision)
@@ -195,8 +211,7 @@ class FusedBlock:
         clamp = self.block.conv0.clamp
         # With nn_cat the bias of the correction's second layer is added to x, because both are blurred. x also has the
         # activation's gain here. The correction's first layer takes x without them: its weight and bias undo both.
-        assert self.block.conv0.upsampling is not None
-        corners = self.block.conv0.upsampling.mode == "nn_cat"
+        corners = isinstance(self.block.conv0.upsampling, CornerUpsampling)
         bias = expand_bias if corners else torch.zeros_like(self.bias)
         reduce = reduce / LRELU_GAIN
         # At the low resolution: the modulated layer, then the correction's first layer.
@@ -219,7 +234,7 @@ class FusedBlock:
     def __call__(self, x: torch.Tensor, *, last: bool) -> tuple[torch.Tensor | None, torch.Tensor]:
         """Features (None for the last block) and colours."""
         if not self.native:
-            return self._in_strips(x, last)
+            return self._in_strips(x, last) if self.known else self._whole(x)
         # Layers at the low resolution, then upsampling and all further layers in one operator.
         height, width, _ = x.shape
         results = self._low(x.reshape(height * width, -1), keep=[0, len(self._low.layers) - 1])
@@ -234,6 +249,13 @@ class FusedBlock:
             colours, *features = self._high.shuffled(x, corrections, self.bias, slope=SLOPE, clamp=clamp, keep=keep)
         size = (2 * height, 2 * width, -1)
         return features[0].view(size) if features else None, colours.view(size)
+
+    def _whole(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """`UpsamplerBlock.forward` of one video and frame."""
+        (weight, *shared), plain, colour = self.weights
+        weights = ((weight[None], *shared), (plain[0][None], *plain[1:]), (colour[0][None], *colour[1:]))
+        features, colours = self.block(x[None, None], weights, upsample=True)
+        return features[0, 0], colours[0, 0]
 
     def _in_strips(self, x: torch.Tensor, last: bool) -> tuple[torch.Tensor | None, torch.Tensor]:
         """`UpsamplerBlock.forward` in plain PyTorch, strip by strip to bound memory."""

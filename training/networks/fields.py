@@ -21,8 +21,8 @@ from torch import nn
 from torch_utils.ops.point_linear import PointLayer, point_linear, point_mlp
 from training.networks.density import DensityPrior, DensityRamp, from_options
 from training.networks.layers import (
+    ENCODINGS,
     ModulatedLinear,
-    PointEncoding,
     PointLinear,
     composited_colour,
     positional_encoding,
@@ -66,7 +66,7 @@ class ForegroundField(nn.Module):
 
     Args:
         width, num_layers: Width and number of the hidden layers.
-        encoding: Positional encoding of points, 'octaves' or 'isotropic', see `PointEncoding`.
+        encoding: Positional encoding of points, a key of `ENCODINGS`.
         position_frequencies, direction_frequencies: Octaves of the positional encodings; an isotropic one has as many
             inputs and the same lowest and highest frequency.
         feature_dim: Channels F of the features that go to the upsampler.
@@ -106,8 +106,10 @@ class ForegroundField(nn.Module):
             raise ValueError(f"foreground.time_input must be none, raw or encoded, got '{time_input}'.")
         if num_layers < 2:
             raise ValueError(f"foreground.num_layers must be at least 2, got {num_layers}.")
+        if encoding not in tuple(ENCODINGS):
+            raise ValueError(f"foreground.encoding must be {' or '.join(ENCODINGS)}, got {encoding!r}.")
         assert motion in ("add", "concat", "none")
-        self.encoding = PointEncoding(encoding, position_frequencies)
+        self.encoding = ENCODINGS[encoding](position_frequencies)
         self.direction_frequencies = direction_frequencies
         self.time_frequencies = position_frequencies if time_input == "encoded" else 0
         self.motion, self.time_input = motion, time_input

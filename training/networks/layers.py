@@ -16,6 +16,7 @@ from torch_utils.ops.bias_act import bias_act
 from torch_utils.ops.point_linear import point_linear
 
 __all__ = [
+    "ENCODINGS",
     "FullyConnected",
     "ModulatedLinear",
     "PointEncoding",
@@ -69,40 +70,58 @@ def sinusoid_order(frequencies: int, dims: int, device: torch.device | str | Non
 
 @dataclasses.dataclass(frozen=True)
 class PointEncoding:
-    """Positional encoding of points in space: sines and cosines of K = 3 L plane waves.
+    """Positional encoding of points in space: `ENCODINGS` lists the kinds, by their names in the options.
 
     Attributes:
-        kind: 'octaves': 2^i pi along each axis, i < L (NeRF, equation 4). 'isotropic': Fourier features (Tancik et al.
-            2020, section 4) with directions all around, see `isotropic_waves`.
         frequencies: L.
-
-    Raises:
-        ValueError: There is no such kind.
     """
 
-    kind: str
     frequencies: int
-
-    def __post_init__(self):
-        if self.kind not in ("octaves", "isotropic"):
-            raise ValueError(f"foreground.encoding must be octaves or isotropic, got {self.kind!r}.")
 
     @property
     def num_outputs(self) -> int:
-        """Sines and cosines of a point, 2 K."""
+        """Numbers that a call returns for a point: sines and cosines of K = 3 L waves."""
         return 6 * self.frequencies
 
+    def __call__(self, points: torch.Tensor) -> torch.Tensor:
+        """Encoded points [..., num_outputs] of points [..., 3]; `fold` puts their order and amplitudes into weights."""
+        raise NotImplementedError
+
+    def fold(self, weight: torch.Tensor) -> torch.Tensor:
+        """A first layer's weight [..., out, num_outputs + others] for encoded points as they come from a call.
+
+        The weight itself is that for `positional_encoding`, or for sines and then cosines times their amplitudes.
+        """
+        return weight
+
+    def waves(self, like: torch.Tensor) -> torch.Tensor | None:
+        """Frequency vectors in radians per scene unit and phases [K, 4], of the type and on the device of a tensor.
+
+        Only if a call returns the sines and then the cosines of these plane waves: rays are then rendered by a native
+        operator (`FusedForeground.march`), which computes these and nothing else. None: it is not used.
+        """
+        return None
+
+
+class OctaveEncoding(PointEncoding):
+    """2^i pi along each axis, i < L (NeRF, equation 4)."""
+
+    def __call__(self, points: torch.Tensor) -> torch.Tensor:
+        return sinusoids(points, self.frequencies)
+
+    def fold(self, weight: torch.Tensor) -> torch.Tensor:
+        order = sinusoid_order(self.frequencies, 3, weight.device)
+        return torch.cat([weight[..., order], weight[..., len(order) :]], dim=-1)
+
     def waves(self, like: torch.Tensor) -> torch.Tensor:
-        """Frequency vectors in radians per scene unit and phases [K, 4], of the type and on the device of a tensor."""
-        if self.kind == "isotropic":
-            return _isotropic(self.frequencies, like.dtype, like.device)[0]
         axes = torch.eye(3, 4, dtype=like.dtype, device=like.device)  # no phases
         return (octaves(self.frequencies, like)[:, None, None] * axes).flatten(0, 1)
 
+
+class IsotropicEncoding(PointEncoding):
+    """Fourier features (Tancik et al. 2020, section 4) with directions all around, see `isotropic_waves`."""
+
     def __call__(self, points: torch.Tensor) -> torch.Tensor:
-        """The sines, then the cosines [..., 2 K] at points [..., 3]; `fold` puts the amplitudes into weights."""
-        if self.kind == "octaves":
-            return sinusoids(points, self.frequencies)
         # Coordinate by coordinate: a GPU's matrix product might round them to TensorFloat-32.
         *vectors, phases = self.waves(points).unbind(-1)
         x, y, z = (axis[..., None] * along for axis, along in zip(points.unbind(-1), vectors, strict=True))
@@ -110,15 +129,15 @@ class PointEncoding:
         return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
     def fold(self, weight: torch.Tensor) -> torch.Tensor:
-        """A first layer's weight [..., out, 2 K + others] for encoded points as they come from a call.
-
-        The weight itself is that for `positional_encoding`, or for sines and then cosines times their amplitudes.
-        """
-        if self.kind == "octaves":
-            order = sinusoid_order(self.frequencies, 3, weight.device)
-            return torch.cat([weight[..., order], weight[..., len(order) :]], dim=-1)
         amplitudes = _isotropic(self.frequencies, weight.dtype, weight.device)[1].repeat(2)
         return torch.cat([weight[..., : len(amplitudes)] * amplitudes, weight[..., len(amplitudes) :]], dim=-1)
+
+    def waves(self, like: torch.Tensor) -> torch.Tensor:
+        return _isotropic(self.frequencies, like.dtype, like.device)[0]
+
+
+#: Values of the option model.generator.foreground.encoding.
+ENCODINGS: dict[str, type[PointEncoding]] = {"octaves": OctaveEncoding, "isotropic": IsotropicEncoding}
 
 
 def isotropic_waves(frequencies: int) -> tuple[torch.Tensor, torch.Tensor]:

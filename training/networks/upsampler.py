@@ -6,13 +6,15 @@ lower resolution or on fewer channels.
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TypeVar, cast
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from torch_utils.ops.bias_act import add_scaled
+from torch_utils.ops.fused_mlp_ref import BLUR
 from torch_utils.ops.point_linear import lrelu_, point_linear
 from torch_utils.ops.upfirdn2d import upfirdn2d
 from training.networks.activation_checkpoint import Replayed, checkpointed
@@ -20,7 +22,10 @@ from training.networks.layers import LRELU_GAIN, ModulatedLinear, PointLinear
 from training.networks.mixed_precision import HalfPrecision
 
 __all__ = [
+    "CornerUpsampling",
     "MagnitudeEMA",
+    "ShuffleUpsampling",
+    "UPSAMPLINGS",
     "Upsampler",
     "UpsamplerBlock",
     "UpsamplerLayer",
@@ -37,10 +42,10 @@ __all__ = [
 
 #: FIR filters, one axis of each. The blur is padded by 2 pixels before and 1 after.
 _AXES = {
-    "blur": torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8,
+    "blur": BLUR,  # that of the native operator, which renders on a CPU
     # Applied after zeros have been inserted between the pixels:
     "nearest": torch.ones(2),
-    "blur_nearest": torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0]) / 8,  # nearest, then blur: [1, 3, 3, 1] * [1, 1]
+    "blur_nearest": F.pad(BLUR, [0, 1]) + F.pad(BLUR, [1, 0]),  # nearest, then blur: BLUR * [1, 1]
     "upsample": torch.tensor([1.0, 3.0, 3.0, 1.0]) / 4,
 }
 #: Contribution of a pixel i to the corners 2i - 1 … 2i + 2 of its four neighbours: one half to each that touches it.
@@ -129,54 +134,81 @@ def _sum_of_squares(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 class Upsampling(nn.Module):
     """Learned ×2 upsampling U: nearest neighbour plus a correction, then the [1, 3, 3, 1] blur (StyleNeRF, section 3).
 
-    The correction is an MLP A of two 1x1 layers with a C/4 bottleneck.
-        nn_cat:        U(x) = blur(nearest(x) + A([nearest(x) | mean of the two neighbours next to each corner]))
-        pixelshuffle:  U(x) = blur(nearest(x) + pixel_shuffle(A(x)))
+    The correction is an MLP A of two 1x1 layers with a C/4 bottleneck: `reduce` with `inputs`, and `expand`. The modes
+    in `UPSAMPLINGS` differ in its place.
     """
 
-    def __init__(self, *, channels: int, mode: str):
+    def __init__(self, *, channels: int, inputs: int, outputs: int):
         super().__init__()
-        if mode not in ("nn_cat", "pixelshuffle"):
-            raise ValueError(f"upsampler.mode must be nn_cat or pixelshuffle, got '{mode}'.")
-        self.mode, self.channels = mode, channels
-        inputs, outputs = (2 * channels, channels) if mode == "nn_cat" else (channels, 4 * channels)
+        self.channels = channels
         self.reduce = PointLinear(in_features=inputs, out_features=channels // 4, act="lrelu")
         self.expand = PointLinear(in_features=channels // 4, out_features=outputs)
 
     def scaled(self, gain: float) -> tuple[torch.Tensor, ...]:
         """Weights and biases as `forward` uses them, for a result scaled by `gain`."""
-        reduce, reduce_bias = self.reduce.scaled()
-        expand, expand_bias = (p * gain for p in self.expand.scaled())
-        if self.mode == "nn_cat":
-            # A's first layer acts on a concatenation: both halves of its weight are applied at the low resolution, in
-            # one product.
-            reduce = torch.cat([reduce[:, : self.channels], reduce[:, self.channels :]])
-            reduce_bias = torch.cat([reduce_bias, torch.zeros_like(reduce_bias)])
-        else:
-            # Shuffle the weight instead of the pixels: rows ordered (dy, dx, channel), not (channel, dy, dx).
-            expand = expand.unflatten(0, (self.channels, 4)).transpose(0, 1).flatten(0, 1)
-            expand_bias = expand_bias.unflatten(0, (self.channels, 4)).t().flatten()
-        return reduce, reduce_bias, expand, expand_bias
+        expand, expand_bias = self.expand.scaled()
+        return *self.reduce.scaled(), expand * gain, expand_bias * gain
 
-    def forward(self, x: torch.Tensor, scaled: tuple[torch.Tensor, ...], bias: torch.Tensor, gain: float):
+    def forward(
+        self, x: torch.Tensor, scaled: tuple[torch.Tensor, ...], bias: torch.Tensor, gain: float
+    ) -> torch.Tensor:
         """gain · U(x) + bias: [N, H, W, C] to [N, 2H, 2W, C]."""
+        raise NotImplementedError
+
+
+class CornerUpsampling(Upsampling):
+    """U(x) = blur(nearest(x) + A([nearest(x) | mean of the two neighbours next to each corner]))."""
+
+    def __init__(self, *, channels: int):
+        super().__init__(channels=channels, inputs=2 * channels, outputs=channels)
+
+    def scaled(self, gain: float) -> tuple[torch.Tensor, ...]:
+        # A's first layer acts on a concatenation: both halves of its weight are applied at the low resolution, in one
+        # product.
+        reduce, reduce_bias, *expand = super().scaled(gain)
+        reduce = torch.cat([reduce[:, : self.channels], reduce[:, self.channels :]])
+        return reduce, torch.cat([reduce_bias, torch.zeros_like(reduce_bias)]), *expand
+
+    def forward(
+        self, x: torch.Tensor, scaled: tuple[torch.Tensor, ...], bias: torch.Tensor, gain: float
+    ) -> torch.Tensor:
         reduce, reduce_bias, expand, expand_bias = (p.to(x.dtype) for p in scaled)
         n, height, width, channels = x.shape
-        # First layer of A, at the low resolution. With nn_cat the two halves are added up at the corners before the
-        # activation.
-        act = "lrelu" if self.mode == "pixelshuffle" else "linear"
-        hidden = point_linear(x.reshape(n, -1, channels), reduce, reduce_bias, act=act)
-        if self.mode == "nn_cat":
-            own, neighbours = hidden.unflatten(1, (height, width)).chunk(2, dim=-1)
-            # A's second layer commutes with the blur, which then runs on a quarter of the channels. Its bias must be
-            # blurred as well (zeros lie outside the image), so it is added to x.
-            hidden = blur(lrelu_(corner_means(own, neighbours)))
-            y = point_linear(hidden.reshape(n, -1, hidden.shape[-1]), expand, bias).unflatten(1, (2 * height, -1))
-            nearest = blur_nearest(add_scaled(expand_bias, x, gain))
-            return _sum(nearest, y)
+        # First layer of A, at the low resolution; its two halves are added up at the corners before the activation.
+        hidden = point_linear(x.reshape(n, -1, channels), reduce, reduce_bias)
+        own, neighbours = hidden.unflatten(1, (height, width)).chunk(2, dim=-1)
+        # A's second layer commutes with the blur, which then runs on a quarter of the channels. Its bias must be
+        # blurred as well (zeros lie outside the image), so it is added to x.
+        hidden = blur(lrelu_(corner_means(own, neighbours)))
+        y = point_linear(hidden.reshape(n, -1, hidden.shape[-1]), expand, bias).unflatten(1, (2 * height, -1))
+        return _sum(blur_nearest(add_scaled(expand_bias, x, gain)), y)
+
+
+class ShuffleUpsampling(Upsampling):
+    """U(x) = blur(nearest(x) + pixel_shuffle(A(x)))."""
+
+    def __init__(self, *, channels: int):
+        super().__init__(channels=channels, inputs=channels, outputs=4 * channels)
+
+    def scaled(self, gain: float) -> tuple[torch.Tensor, ...]:
+        # Shuffle the weight instead of the pixels: rows ordered (dy, dx, channel), not (channel, dy, dx).
+        *reduce, expand, expand_bias = super().scaled(gain)
+        expand = expand.unflatten(0, (self.channels, 4)).transpose(0, 1).flatten(0, 1)
+        return *reduce, expand, expand_bias.unflatten(0, (self.channels, 4)).t().flatten()
+
+    def forward(
+        self, x: torch.Tensor, scaled: tuple[torch.Tensor, ...], bias: torch.Tensor, gain: float
+    ) -> torch.Tensor:
+        reduce, reduce_bias, expand, expand_bias = (p.to(x.dtype) for p in scaled)
+        n, height, width, channels = x.shape
+        hidden = point_linear(x.reshape(n, -1, channels), reduce, reduce_bias, act="lrelu")
         # Second layer of A: four corners per pixel, which pixel_shuffle interleaves.
         corners = point_linear(hidden, expand, expand_bias).view(n, height, width, 2, 2, channels)
         return _sum(blur(interleave(corners + gain * x[:, :, :, None, None, :])), bias)
+
+
+#: Values of the option model.generator.upsampler.mode. A class is called with `channels`.
+UPSAMPLINGS: dict[str, Callable[..., Upsampling]] = {"nn_cat": CornerUpsampling, "pixelshuffle": ShuffleUpsampling}
 
 
 def _sum(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -200,7 +232,7 @@ class UpsamplerLayer(nn.Module):
         super().__init__()
         self.linear = ModulatedLinear(in_features=in_features, out_features=out_features, w_dim=w_dim)
         self.magnitude = MagnitudeEMA(beta=beta)
-        self.upsampling = None if upsampling is None else Upsampling(channels=out_features, mode=upsampling)
+        self.upsampling = None if upsampling is None else UPSAMPLINGS[upsampling](channels=out_features)
         self.clamp = clamp
 
     def modulate(self, w: torch.Tensor) -> tuple:
@@ -305,7 +337,7 @@ class Upsampler(nn.Module):
     Args:
         in_resolution, resolution: Powers of two; one block per doubling.
         in_features: Channels F of the volume rendered features.
-        mode: 'nn_cat' or 'pixelshuffle'.
+        mode: Key of `UPSAMPLINGS`.
         channel_base, channel_max: A block at resolution r has min(32768 · channel_base / r, channel_max) channels.
         conv_clamp: Clamp of layer outputs; None for none.
         magnitude_beta: Decay of the magnitude EMA.
@@ -327,6 +359,8 @@ class Upsampler(nn.Module):
         fp16_min_resolution: int | None = 128,
     ):
         super().__init__()
+        if mode not in tuple(UPSAMPLINGS):
+            raise ValueError(f"upsampler.mode must be {' or '.join(UPSAMPLINGS)}, got {mode!r}.")
         if resolution <= in_resolution or resolution & (resolution - 1) or in_resolution & (in_resolution - 1):
             raise ValueError(
                 f"resolution must be a power of two above the volume rendered {in_resolution}, got {resolution}."

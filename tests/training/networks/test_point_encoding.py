@@ -22,10 +22,11 @@ from training.checkpoints.snapshot import load_average_generator
 from training.inference.frame_renderer import FrameRenderer
 from training.launch.build import build_networks
 from training.launch.config import compose_options
-from training.networks.cpu_inference import FusedForeground
+from training.networks.cpu_inference import FusedField, FusedForeground
 from training.networks.density import DensityPrior
 from training.networks.generator import Generator
 from training.networks.layers import (
+    ENCODINGS,
     PointEncoding,
     isotropic_waves,
     octaves,
@@ -104,7 +105,7 @@ def test_magnitudes_are_spread_over_the_directions(frequencies):
 
 def test_octaves_are_vectors_along_the_axes():
     points = rand(4, 5, 3)
-    encoding, order = PointEncoding("octaves", 3), sinusoid_order(3, 3)
+    encoding, order = ENCODINGS["octaves"](3), sinusoid_order(3, 3)
     assert torch.equal(encoding(points), positional_encoding(points, 3)[..., order])
     waves = encoding.waves(points)
     assert waves.shape == (9, 4) and waves.dtype == torch.float64 and not waves[:, 3].any()
@@ -119,7 +120,7 @@ def test_octaves_are_vectors_along_the_axes():
 @pytest.mark.parametrize("kind", ["octaves", "isotropic"])
 @pytest.mark.parametrize("dtype, error", [(torch.float32, 2e-5), (torch.float64, 1e-12)])
 def test_sines_then_cosines_of_the_waves(kind, dtype, error):
-    points, encoding = rand(2, 1, 7, 5, 3, dtype=dtype) / 4, PointEncoding(kind, 6)
+    points, encoding = rand(2, 1, 7, 5, 3, dtype=dtype) / 4, ENCODINGS[kind](6)
     waves = encoding.waves(points).double()
     angles = points.double() @ waves[:, :3].T + waves[:, 3]
     assert encoding(points).shape == (2, 1, 7, 5, 36) and encoding.num_outputs == 36
@@ -129,9 +130,9 @@ def test_sines_then_cosines_of_the_waves(kind, dtype, error):
 
 def test_waves_first_used_for_rendering_serve_training():
     with torch.inference_mode():
-        PointEncoding("isotropic", 17)(torch.zeros(1, 3))
+        ENCODINGS["isotropic"](17)(torch.zeros(1, 3))
     points = torch.ones(1, 3, requires_grad=True)
-    PointEncoding("isotropic", 17)(points).sum().backward()
+    ENCODINGS["isotropic"](17)(points).sum().backward()
     assert points.grad.abs().max() > 0
 
 
@@ -142,8 +143,8 @@ def test_waves_first_used_for_rendering_serve_training():
 def test_amplitudes_in_the_weight_are_amplitudes_of_the_inputs():
     """With two octaves all are 1. Columns beyond the encoded points stay as they are."""
     points, weight, others = rand(5, 3), rand(2, 4, 15, seed=1), rand(5, 3, seed=2)
-    assert torch.equal(PointEncoding("isotropic", 2).fold(weight), weight)
-    encoding, weight = PointEncoding("isotropic", 6), rand(2, 4, 39, seed=3)
+    assert torch.equal(ENCODINGS["isotropic"](2).fold(weight), weight)
+    encoding, weight = ENCODINGS["isotropic"](6), rand(2, 4, 39, seed=3)
     waves, amplitudes = (x.double() for x in isotropic_waves(6))
     angles = points @ waves[:, :3].T + waves[:, 3]
     scaled = torch.cat([angles.sin() * amplitudes, angles.cos() * amplitudes, others], dim=-1)
@@ -178,7 +179,7 @@ def test_the_first_layer_sees_scaled_sines_and_cosines(time_input):
 def test_training_and_activation_checkpointing(phase):
     def run(kind, checkpointing):
         loss, generator, discriminators, reports = make_loss()
-        generator.foreground.encoding = PointEncoding(kind, SMALL.octaves)
+        generator.foreground.encoding = ENCODINGS[kind](SMALL.octaves)
         generator.activation_checkpointing = checkpointing
         loss.accumulate(phase, batch=real_batch(), gain=2.0, stream=RandomStream(3))
         return gradients(generator) | reports
@@ -239,7 +240,7 @@ def test_marching_in_bfloat16_rounds_like_plain_pytorch(kind):
     """Its errors are at most twice those of the same products in plain PyTorch, with means of all points."""
     generator, inputs = case_generator("faceforensics", "c1"), case_inputs("faceforensics", "c1")
     field, times = generator.foreground, inputs["times"][:, :1]
-    field.encoding = PointEncoding(kind, field.encoding.frequencies)
+    field.encoding = ENCODINGS[kind](field.encoding.frequencies)
     weights, motion = field.modulate(inputs["ws"]), generator.motion(inputs["z_motion"], times)
     exact = field.condition(weights, times=times, motion=motion)
     fused, reference = (FusedForeground(exact, "bfloat16", {}) for _ in range(2))
@@ -268,13 +269,51 @@ def test_bfloat16_shows_the_same():
     time, camera = inputs["times"][0, 1], inputs["cameras"]
     generator.foreground.density_prior = DensityPrior(peak=60, radius=0.06)
     before = FrameRenderer(generator, inputs["ws"], **codes).render(time, camera)
-    generator.foreground.encoding = PointEncoding("isotropic", generator.foreground.encoding.frequencies)
+    generator.foreground.encoding = ENCODINGS["isotropic"](generator.foreground.encoding.frequencies)
     exact, half = (
         FrameRenderer(generator, inputs["ws"], precision=precision, **codes).render(time, camera)
         for precision in ("float32", "bfloat16")
     )
     assert 45 < psnr(half, exact) < 75
     assert psnr(before, exact) < 30
+
+
+class TriangleEncoding(PointEncoding):
+    """Triangle waves along each axis: no sines."""
+
+    def __call__(self, points):
+        angles = (points[..., None, :] * octaves(self.frequencies, points)[:, None]).flatten(-2)
+        return torch.cat([angles.sin().asin(), angles.cos().asin()], dim=-1)
+
+
+@pytest.mark.parametrize("precision", ["float32", pytest.param("bfloat16", marks=needs_bfloat16)])
+def test_an_encoding_without_waves_is_rendered_as_it_is_trained(precision, monkeypatch):
+    """Its rays are not marched by the native operator, which knows sines alone."""
+    monkeypatch.setitem(ENCODINGS, "triangle", TriangleEncoding)
+    generator, other = (generator_with(kind).requires_grad_(False) for kind in ("triangle", "octaves"))
+    other.load_state_dict(generator.state_dict())
+    codes = {
+        "z_motion": rand(1, generator.motion_dim, seed=1).float(),
+        "z_bg": torch.zeros(1, generator.background_dim),
+    }
+    camera, time = generator.camera_prior.at(0.3, 0.8), torch.tensor([[0.4]])
+
+    def trained(generator):
+        ws = generator.mapping(rand(1, generator.z_dim, seed=4).float())
+        return ws, generator.synthesize(ws, times=time, cameras=camera, **codes).image[:, 0]
+
+    ws, expected = trained(generator)
+    rendered = FrameRenderer(generator, ws, precision=precision, **codes).render(0.4, camera)
+    if precision == "float32":
+        assert_near(rendered, expected, relative=1e-4)
+    with torch.no_grad():
+        weights = generator.modulate(ws, precision)
+        fields = generator.condition(
+            weights, times=time, motion=generator.motion_vectors(ws, codes["z_motion"], time), z_bg=codes["z_bg"]
+        )
+    assert isinstance(fields.foreground, FusedField) or not has_fused_mlp(CPU, precision)
+    assert not hasattr(fields.foreground, "march")
+    assert (rendered - expected).abs().max() < 0.1 * (trained(other)[1] - expected).abs().max()
 
 
 def psnr(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -288,7 +327,7 @@ def test_snapshots_keep_it(tmp_path):
     made = save_small_network(tmp_path, generator_with("isotropic", prior=PRIOR))
     loaded = load_average_generator(tmp_path)
     assert loaded.config == made.config and loaded.config["foreground"]["encoding"] == "isotropic"
-    assert loaded.foreground.encoding == PointEncoding("isotropic", SMALL.octaves)
+    assert loaded.foreground.encoding == ENCODINGS["isotropic"](SMALL.octaves)
     codes = {
         "z_motion": torch.zeros(1, SIZES["motion_dim"]),
         "z_bg": torch.zeros(1, SIZES["background_dim"]),
@@ -306,16 +345,16 @@ def test_snapshots_keep_it(tmp_path):
     config = generator_config(SMALL)
     assert "encoding" not in config["foreground"]
     save_small_network(earlier, Generator(**config).eval())
-    assert load_average_generator(earlier).foreground.encoding == PointEncoding("octaves", SMALL.octaves)
+    assert load_average_generator(earlier).foreground.encoding == ENCODINGS["octaves"](SMALL.octaves)
 
 
 def test_it_is_an_option_of_the_model():
     key = "model.generator.foreground.encoding"
     default = build_networks(compose_options(["model=stylenerf_mead"]), c_dim=0, device="meta")[0]
-    assert default.foreground.encoding == PointEncoding("octaves", 10)
+    assert default.foreground.encoding == ENCODINGS["octaves"](10)
     words = ["model=stylenerf_mead", f"{key}=isotropic", "model.generator.foreground.static=mask"]
     changed = build_networks(compose_options(words), c_dim=0, device="meta")[0]
-    assert changed.foreground.dynamic.encoding == changed.foreground.static.encoding == PointEncoding("isotropic", 10)
+    assert changed.foreground.dynamic.encoding == changed.foreground.static.encoding == ENCODINGS["isotropic"](10)
     assert changed.foreground.dynamic.layers[0].weight.shape == default.foreground.layers[0].weight.shape
     for value, shown in (("fourier", "'fourier'"), ("null", "None")):
         with pytest.raises(UserError) as caught:

@@ -6,9 +6,18 @@ import torch
 from tests.goldens.checks import assert_near
 from tests.goldens.networks import golden_arrays
 from torch_utils.ops.fused_mlp import has_fused_mlp
+from torch_utils.ops.point_linear import point_linear
 from training.networks.activation_checkpoint import Replayed
 from training.networks.cpu_inference import FusedBlock, FusedNetworks, _video
-from training.networks.upsampler import MagnitudeEMA, Upsampler, UpsamplerLayer, _sum_of_squares
+from training.networks.upsampler import (
+    UPSAMPLINGS,
+    MagnitudeEMA,
+    ShuffleUpsampling,
+    Upsampler,
+    UpsamplerLayer,
+    _sum_of_squares,
+    interleave,
+)
 from training.published.state_dict import map_generator_name
 
 GOLDENS = golden_arrays("units.npz")
@@ -192,3 +201,29 @@ def test_pointwise_layers_do_not_mix_points():
 def test_mistakes(arguments, message):
     with pytest.raises(ValueError, match=message):
         small_upsampler(**arguments)
+
+
+class SharpUpsampling(ShuffleUpsampling):
+    """Without the blur, as a mode of one's own may be."""
+
+    def forward(self, x, scaled, bias, gain):
+        reduce, reduce_bias, expand, expand_bias = scaled
+        hidden = point_linear(x.flatten(1, 2), reduce, reduce_bias, act="lrelu")
+        corners = point_linear(hidden, expand, expand_bias).view(*x.shape[:3], 2, 2, -1)
+        return interleave(corners + gain * x[:, :, :, None, None, :]) + bias
+
+
+def test_a_mode_that_the_native_operator_does_not_know_is_rendered_as_it_is_trained(monkeypatch):
+    """Not by the formula of another mode with weights of the same shapes."""
+    monkeypatch.setitem(UPSAMPLINGS, "sharp", SharpUpsampling)
+    sharp, shuffled = (small_upsampler(mode=mode).eval() for mode in ("sharp", "pixelshuffle"))
+    shuffled.load_state_dict(sharp.state_dict())
+    generator = torch.Generator().manual_seed(0)
+    size = int(next(iter(sharp.blocks))) // 2
+    x, image = (torch.randn(2, 2, size, size, channels, generator=generator) for channels in (8, 3))
+    ws = torch.randn(2, sharp.num_ws, 6, generator=generator)
+    trained, other = (upsampler(x, image, upsampler.modulate(ws)) for upsampler in (sharp, shuffled))
+    with torch.no_grad():
+        rendered = FusedNetworks(sharp, sharp.modulate(ws)).upsample(x, image)
+    assert_near(rendered, trained, relative=1e-5)
+    assert (rendered - other).abs().max() > 0.1
