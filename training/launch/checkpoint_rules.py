@@ -31,6 +31,8 @@ SHAPELESS = {
     "motion.frequency": None,
     "mapping.lr_multiplier": 0.01,
 }
+#: Names and flags among the networks' arguments that decide how something is done, not what the weights mean.
+FREE = ("camera.distribution", "channels_last")
 RAMP = "model.generator.foreground.density_ramp"
 
 
@@ -69,6 +71,8 @@ def check_snapshot(
         )
         trained = f" These options differ: it was trained with {' '.join(differing)}" if differing else ""
         raise UserError(f"{error}{trained}") from error
+    for name, (network, _, config) in zip(NETWORKS, parts.values(), strict=True):
+        _check_choices(f"model.{name}", network, config, source=path)
     lost = any(network.lost for network in grown)
     if larger:
         new = [block for network in grown for block in network.new]
@@ -151,13 +155,29 @@ def _check_meaning(content: Mapping[str, Any], generator: Generator, *, source: 
     if pairs["foreground.density_ramp"][0] is None:
         del pairs["foreground.density_ramp"]  # it may begin here: at a factor of 1
     different = {name: values for name, values in pairs.items() if values[0] != values[1]}
-    if different:
-        trained = [f"model.generator.{name}={_typed(stored)}" for name, (stored, _) in different.items()]
-        here = [_typed(wanted) for _, wanted in different.values()]
-        raise UserError(
-            f"{source} was trained with {' '.join(trained)}, not {' and '.join(here)}; with "
-            f"{'another value' if len(here) == 1 else 'other values'} its weights mean something else."
-        )
+    _refuse("model.generator", different, source=source)
+
+
+def _check_choices(name: str, network: Any, stored: Mapping[str, Any], *, source: object) -> None:
+    """Raise a UserError if a name or flag differs that the shapes, which fit, do not tell: it chooses a formula."""
+    different = {
+        ".".join(path): (value, own)
+        for path, value, own in _differences(stored, network.config)
+        if isinstance(own, (str, bool)) and ".".join(path) not in FREE
+    }
+    _refuse(name, different, source=source)
+
+
+def _refuse(name: str, different: Mapping[str, tuple[Any, Any]], *, source: object) -> None:
+    """Raise a UserError if there are arguments with another value in the snapshot (first) than here (second)."""
+    if not different:
+        return
+    trained = [f"{name}.{key}={_typed(stored)}" for key, (stored, _) in different.items()]
+    here = [_typed(wanted) for _, wanted in different.values()]
+    raise UserError(
+        f"{source} was trained with {' '.join(trained)}, not {' and '.join(here)}; with "
+        f"{'another value' if len(here) == 1 else 'other values'} its weights mean something else."
+    )
 
 
 def _option(config: Mapping[str, Any], name: str, default: Any) -> Any:
@@ -189,7 +209,7 @@ def _differing_options(name: str, network: Any, stored: Mapping[str, Any], large
         state = built.state_dict()
         return {name: state[name].shape for name in state if not (larger and is_block(name))}
 
-    for path, value in _differences(stored, network.config):
+    for path, value, _ in _differences(stored, network.config):
         try:
             numbers = value.values() if isinstance(value, Mapping) else [value]
             if any(isinstance(number, int) and number > MAX_NUMBER for number in numbers):
@@ -208,14 +228,14 @@ def _differing_options(name: str, network: Any, stored: Mapping[str, Any], large
             yield f"{name}.{'.'.join(path)}={_typed(value)}"
 
 
-def _differences(stored: Mapping[str, Any], own: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Paths and values of stored arguments that differ from one's own."""
+def _differences(stored: Mapping[str, Any], own: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Any, Any]]:
+    """Paths and values of stored arguments that differ from one's own, and those."""
     for key in [key for key in stored if key in own]:
         value, other = stored[key], own[key]
         if isinstance(value, Mapping) and isinstance(other, Mapping):
-            yield from (((key, *path), entry) for path, entry in _differences(value, other))
+            yield from (((key, *path), *values) for path, *values in _differences(value, other))
         elif value != other:
-            yield (key,), value
+            yield (key,), value, other
 
 
 def _replaced(config: Mapping[str, Any], path: tuple[str, ...], value: Any) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from dnnlib import UserError
 from tests.training.tiny import make_loop, make_plan, write_frames
 from training.checkpoints.training_state import STATE_FILE
 from training.launch import validate
+from training.networks.upsampler import UPSAMPLINGS, ShuffleUpsampling
 
 SHORT = ["kimg=0.004", "spec.g_reg_interval=null", "spec.d_reg_interval=null", "imgsnap=null"]
 
@@ -48,6 +49,24 @@ def test_options_that_differ_from_those_of_a_snapshot_are_named(finished, tmp_pa
     with pytest.raises(UserError, match="does not fit") as caught:
         make_plan(tmp_path, f"resume={finished}", *words)
     assert str(caught.value).endswith(f"These options differ: it was trained with {named}")
+
+
+def test_a_formula_that_the_shapes_do_not_tell(tmp_path, monkeypatch):
+    """A mode of the upsampler, at the same resolution and when growing; a memory layout is none."""
+    monkeypatch.setitem(UPSAMPLINGS, "sharp", type("SharpUpsampling", (ShuffleUpsampling,), {}))
+    mode = "model.generator.upsampler.mode"
+    loop = make_loop(tmp_path / "sharp", *SHORT, f"{mode}=sharp")
+    loop.run()
+    write_frames(tmp_path / "data")
+    resume = f"resume={loop.folder}"
+    assert make_plan(tmp_path, resume, f"{mode}=sharp", "model.discriminator.channels_last=true").notes == []
+    for more in ([], ["resolution=32"]):
+        with pytest.raises(UserError) as caught:
+            make_plan(tmp_path, resume, f"{mode}=pixelshuffle", *more)
+        message = (
+            f"was trained with {mode}=sharp, not pixelshuffle; with another value its weights mean something else."
+        )
+        assert str(caught.value) == f"{loop.folder} {message}"
 
 
 def test_a_ramp_that_the_snapshot_has_behind_it(finished, tmp_path):
