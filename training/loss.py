@@ -142,7 +142,7 @@ class GanLoss:
         single_images: bool = False,
         statistics=None,
     ):
-        if not (hasattr(generator, "synthesize") and hasattr(discriminator, "video")):
+        if not (hasattr(generator, "synthesize") and hasattr(discriminator, "video_logits")):
             raise ValueError("generator and discriminator must be networks, such as G.network and D.network.")
         self.generator, self.discriminator = generator, discriminator
         self.augment, self.diffaugment = augment, diffaugment
@@ -250,15 +250,6 @@ class GanLoss:
         assert angles is not None  # see _check
         return torch.cat([c, camera_label(angles, self.generator.camera_prior).to(c.dtype)], dim=1)
 
-    def run_D_video(self, frames: torch.Tensor, plane: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
-        """Logits [B, 1] of the video discriminator for augmented pairs [B, 2, 3, H, W] and Δt planes [B, 1, H, W]."""
-        return self.discriminator.video(torch.cat([frames.flatten(1, 2), plane], dim=1), label)
-
-    def run_D_image(self, frames: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
-        """Logits [2B, 1] of the image discriminator for every frame of augmented pairs [B, 2, 3, H, W]."""
-        assert self.discriminator.image is not None
-        return self.discriminator.image(frames.flatten(0, 1), label.repeat_interleave(frames.shape[1], dim=0))
-
     @property
     def _uses_D_image(self) -> bool:
         return self.discriminator.image is not None and self.image_weight != 0
@@ -300,13 +291,15 @@ class GanLoss:
         fake_frames = frames.detach().requires_grad_(True)
 
         # Video discriminator: pairs of frames and the time between them.
-        logits = self.run_D_video(fake_frames, time_plane(frames, dt), label)
+        logits = self.discriminator.video_logits(fake_frames, time_plane(frames, dt), label)
         loss = _add_gradients(self._report_losses("G/loss", softplus(-logits)).mean(), gain)
         self._report_logits("fake", logits)
 
         # Image discriminator: single frames.
         if self._uses_D_image:
-            image_losses = self._report_losses("G/Iloss", softplus(-self.run_D_image(fake_frames, label)))
+            image_losses = self._report_losses(
+                "G/Iloss", softplus(-self.discriminator.image_logits(fake_frames, label))
+            )
             loss = loss + _add_gradients(self.image_weight * image_losses.mean(), gain)
 
         # One backward pass through the generator, together with the losses along rays: the NeRF-path regularisation
@@ -361,13 +354,13 @@ class GanLoss:
             ("real", -1, real_frames, batch.dt, batch.angles),
         ):
             label = self.discriminator_label(batch.c, angles)
-            logits = self.run_D_video(frames, time_plane(frames, dt), label)
+            logits = self.discriminator.video_logits(frames, time_plane(frames, dt), label)
             self._report_logits(kind, logits)
             losses = softplus(sign * logits)
             video_losses.append(losses.detach())
             terms.append(_add_gradients(losses.mean(), gain))
             if self._uses_D_image:
-                losses = softplus(sign * self.run_D_image(frames, label))
+                losses = softplus(sign * self.discriminator.image_logits(frames, label))
                 image_losses.append(losses.detach())
                 terms.append(_add_gradients(self.image_weight * losses.mean(), gain))
 
@@ -388,7 +381,7 @@ class GanLoss:
         label = self.discriminator_label(batch.c, batch.angles)
 
         # Video discriminator. The first pass needs gradients of its inputs alone, not of the weights.
-        logits = self.run_D_video(augmented, plane, label)
+        logits = self.discriminator.video_logits(augmented, plane, label)
         self._report_logits("real", logits)
         with no_weight_gradients():
             gradients = torch.autograd.grad(logits.sum(), [frames, plane], create_graph=True)
@@ -399,7 +392,7 @@ class GanLoss:
         # Image discriminator.
         if self._uses_D_image:
             real_frames = augmented.detach().requires_grad_(True)
-            logits = self.run_D_image(real_frames, label)
+            logits = self.discriminator.image_logits(real_frames, label)
             with no_weight_gradients():
                 (gradient,) = torch.autograd.grad(logits.sum(), real_frames, create_graph=True)
             penalty = gradient.flatten(0, 1).square().sum(dim=[1, 2, 3])

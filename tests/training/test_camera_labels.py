@@ -165,8 +165,8 @@ def test_every_discriminator_is_conditioned_on_the_camera_of_its_input(phase):
 def test_scores_depend_on_the_camera():
     loss, batch = conditioned_loss(), conditioned_batch()
     frames, plane = batch.frames, torch.zeros(2, 1, SPEC.resolution, SPEC.resolution)
-    here = loss.run_D_video(frames, plane, loss.discriminator_label(batch.c, batch.angles))
-    there = loss.run_D_video(frames, plane, loss.discriminator_label(batch.c, batch.angles + 0.2))
+    here = loss.discriminator.video_logits(frames, plane, loss.discriminator_label(batch.c, batch.angles))
+    there = loss.discriminator.video_logits(frames, plane, loss.discriminator_label(batch.c, batch.angles + 0.2))
     assert (here - there).abs().min() > 1e-4
 
 

@@ -83,9 +83,7 @@ class VideoDiscriminators(nn.Module):
         shapes = {"frames": (frames, ("B", 2, 3, size, size)), "dt": (dt, ("B",))}
         check_tensors(shapes | label_shape(c, self.network.c_dim), device=device)
         check_floats("frames", frames, "in [-1, 1]")
-        plane = time_plane(frames[:, 0], dt)
-        video = self.network.video(torch.cat([frames.flatten(1, 2), plane], dim=1), c)
+        video = self.network.video_logits(frames, time_plane(frames, dt), c)
         if self.network.image is None:
             return DiscriminatorLogits(video, None)
-        each = None if c is None else c.repeat_interleave(2, dim=0)
-        return DiscriminatorLogits(video, self.network.image(frames.flatten(0, 1), each).unflatten(0, (-1, 2))[..., 0])
+        return DiscriminatorLogits(video, self.network.image_logits(frames, c).unflatten(0, (-1, 2))[..., 0])

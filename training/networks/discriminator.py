@@ -234,6 +234,18 @@ class TimeAwareDiscriminators(nn.Module):
         self.video = Discriminator(img_channels=7, **common)
         self.image = Discriminator(img_channels=3, **common) if image else None
 
+    def video_logits(self, frames: torch.Tensor, plane: torch.Tensor, c: torch.Tensor | None) -> torch.Tensor:
+        """Logits [B, 1] of pairs of frames [B, 2, 3, H, W] with Δt as planes [B, 1, H, W] (`time_plane`).
+
+        The only place where the video discriminator's input is put together; `img_channels` counts its channels.
+        """
+        return self.video(torch.cat([frames.flatten(1, 2), plane], dim=1), c)
+
+    def image_logits(self, frames: torch.Tensor, c: torch.Tensor | None) -> torch.Tensor:
+        """Logits [B · T, 1] of every frame of [B, T, 3, H, W], video by video; for the image discriminator's input."""
+        assert self.image is not None
+        return self.image(frames.flatten(0, 1), None if c is None else c.repeat_interleave(frames.shape[1], dim=0))
+
     def freeze(self, num_layers: int) -> None:
         """Stop training the first `num_layers` convolutional layers of each discriminator (FreezeD)."""
         for network in (self.video, self.image):

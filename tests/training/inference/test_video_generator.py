@@ -216,7 +216,7 @@ def test_gradients_reach_codes_and_weights(run_folder):
     assert fake.image.shape == (2, 2, 3, G.resolution, G.resolution)
     logits = D(fake.image, dt=times[:, 1] - times[:, 0])
     assert logits.video.shape == (2, 1) and logits.image.shape == (2, 2)
-    # Frame 1 of video 0 is row 1 of the image discriminator's batch, see `GanLoss.run_D_image`.
+    # Frame 1 of video 0 is row 1 of the image discriminator's batch, see `TimeAwareDiscriminators.image_logits`.
     frames = fake.image.detach()
     assert torch.allclose(logits.image.detach().flatten(), D.network.image(frames.flatten(0, 1))[:, 0])
     logits.video.sum().backward()
