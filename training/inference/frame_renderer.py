@@ -10,10 +10,10 @@ from renderer.cameras import Cameras, camera_rays
 from renderer.rays import Rays, RenderSettings
 from renderer.volume_rendering import Fields, RenderedRays, render_background, render_rays
 from torch_utils.ops.fused_mlp import has_fused_mlp
-from training.networks.generator import Generator, SynthesisOutput
+from training.networks.generator import Generator, SynthesisOutput, VolumeOutput
 from training.networks.mixed_precision import half_precision, multiplies_bfloat16
 
-__all__ = ["LAYERS", "FrameRenderer", "VolumeOutput", "can_render"]
+__all__ = ["LAYERS", "FrameRenderer", "can_render"]
 
 LAYERS = ("both", "foreground", "background")
 
@@ -27,20 +27,6 @@ VOLUME_CHUNK = 4096
 def can_render(precision: str, device: torch.device) -> bool:
     """True if frames can be rendered in this precision, 'float32' or 'bfloat16', on a device."""
     return precision == "float32" or has_fused_mlp(device, precision) or multiplies_bfloat16(device)
-
-
-@dataclasses.dataclass(frozen=True)
-class VolumeOutput:
-    """Volume rendering of B videos without the upsampler, T = 1; see `SynthesisOutput`.
-
-    Attributes:
-        image_raw: Colours [B, 1, 3, h, w].
-        depth, opacity: [B, 1, h, w].
-    """
-
-    image_raw: torch.Tensor
-    depth: torch.Tensor
-    opacity: torch.Tensor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,12 +129,7 @@ class FrameRenderer:
             multiplier = max(settings.sampling_multiplier, math.ceil(resolution / settings.resolution))
             settings = dataclasses.replace(settings, resolution=resolution, sampling_multiplier=multiplier)
             chunk = VOLUME_CHUNK if chunk is None else chunk
-        rendered, square = self._render(time, cameras, settings, chunk=chunk), (settings.resolution,) * 2
-        return VolumeOutput(
-            image_raw=rendered.values[..., :3].unflatten(2, square).movedim(-1, 2),
-            depth=rendered.depth.unflatten(2, square),
-            opacity=1 - rendered.transmittance.unflatten(2, square),
-        )
+        return VolumeOutput.of_square(self._render(time, cameras, settings, chunk=chunk))
 
     def render(self, time: float | torch.Tensor, cameras: Cameras) -> torch.Tensor:
         """The image [B, 3, H, W] alone; see `output`."""

@@ -1,17 +1,21 @@
 """Views of a generator for the viewer: blends of the codes of seeds, and renderers that are kept."""
 
+import dataclasses
 from collections import OrderedDict
+from typing import TypeVar
 
 import torch
 
 from renderer.trajectory_files import path_cameras
 from renderer.viewer.views import LatentSelection, ViewRequest
-from training.inference.frame_renderer import FrameRenderer, VolumeOutput
+from training.inference.frame_renderer import FrameRenderer
 from training.inference.interpolation import lerp, mix_styles, slerp
 from training.inference.latents import generator_latents, known_labels, labels_at
-from training.networks.generator import Generator, SynthesisOutput
+from training.networks.generator import Generator, SynthesisOutput, VolumeOutput
 
 __all__ = ["GeneratorViews"]
+
+Output = TypeVar("Output", bound=VolumeOutput)
 
 KEPT_RENDERERS = 4  # several windows show different videos
 
@@ -47,8 +51,7 @@ class GeneratorViews:
         """
         time, cameras = request.camera.time or 0.0, path_cameras([request.camera])
         renderer = self._renderer(request.latents)
-        output = renderer.output(time, cameras, layers=request.layers, resolution=request.width)
-        return SynthesisOutput(*_on_cpu(output.image, output.image_raw, output.depth, output.opacity))
+        return _on_cpu(renderer.output(time, cameras, layers=request.layers, resolution=request.width))
 
     @torch.inference_mode()
     def volume(self, request: ViewRequest) -> VolumeOutput:
@@ -58,8 +61,7 @@ class GeneratorViews:
             ValueError: As `render`.
         """
         time, cameras = request.camera.time or 0.0, path_cameras([request.camera])
-        output = self._renderer(request.latents).volume(time, cameras, resolution=request.width)
-        return VolumeOutput(*_on_cpu(output.image_raw, output.depth, output.opacity))
+        return _on_cpu(self._renderer(request.latents).volume(time, cameras, resolution=request.width))
 
     def styles(self, latents: LatentSelection) -> torch.Tensor:
         """The styles [1, num_ws, w_dim] of `latents`."""
@@ -99,5 +101,6 @@ class GeneratorViews:
         return self._generator.mapping(z, label, truncation_psi=latents.truncation_psi)
 
 
-def _on_cpu(*parts: torch.Tensor) -> list[torch.Tensor]:
-    return [part.float().cpu() for part in parts]
+def _on_cpu(output: Output) -> Output:
+    maps = {name: value.float().cpu() for name, value in vars(output).items() if value is not None}
+    return dataclasses.replace(output, **maps)

@@ -23,27 +23,46 @@ from training.networks.fields import BackgroundField, BlendedForeground, Foregro
 from training.networks.mapping import MappingNetwork, MotionNetwork
 from training.networks.upsampler import Upsampler
 
-__all__ = ["Generator", "ModulatedWeights", "SynthesisOutput"]
+__all__ = ["Generator", "ModulatedWeights", "SynthesisOutput", "VolumeOutput"]
 
 
 @dataclasses.dataclass
-class SynthesisOutput:
-    """Result of `Generator.synthesize` for B videos of T frames.
+class VolumeOutput:
+    """Volume rendering of B videos of T frames, before the upsampler.
 
     Attributes:
-        image: [B, T, 3, H, W], nominally in [-1, 1].
-        image_raw: Volume rendered colours before the upsampler [B, T, 3, h, w].
+        image_raw: Colours [B, T, 3, h, w].
         depth: Expected depth of the foreground's samples [B, T, h, w] in scene units, not normalised by the opacity.
             Of its factors the weights have gradients, the positions of the samples have none.
         opacity: [B, T, h, w], one minus the transmittance left for the background.
+    """
+
+    image_raw: torch.Tensor
+    depth: torch.Tensor
+    opacity: torch.Tensor
+
+    @classmethod
+    def of_square(cls, rendered: RenderedRays) -> "VolumeOutput":
+        """The rays of a square of pixels, row by row, as maps."""
+        square = (math.isqrt(rendered.values.shape[2]),) * 2
+        return cls(
+            image_raw=rendered.values[..., :3].unflatten(2, square).movedim(-1, 2),
+            depth=rendered.depth.unflatten(2, square),
+            opacity=1 - rendered.transmittance.unflatten(2, square),
+        )
+
+
+@dataclasses.dataclass
+class SynthesisOutput(VolumeOutput):
+    """Result of `Generator.synthesize`: the volume rendering, and what is made of it.
+
+    Attributes:
+        image: [B, T, 3, H, W], nominally in [-1, 1].
         path_loss: NeRF-path regularisation per frame [B, T], or None.
         distortion: Distortion loss per frame [B, T], or None.
     """
 
     image: torch.Tensor
-    image_raw: torch.Tensor
-    depth: torch.Tensor
-    opacity: torch.Tensor
     path_loss: torch.Tensor | None = None
     distortion: torch.Tensor | None = None
 
@@ -273,12 +292,7 @@ class Generator(nn.Module):
                 resolution=resolution,
                 activation_checkpointing=self.activation_checkpointing,
             )
-        return SynthesisOutput(
-            image=image.movedim(-1, 2),
-            image_raw=colours.movedim(-1, 2),
-            depth=rendered.depth.unflatten(2, (size, size)),
-            opacity=1 - rendered.transmittance.unflatten(2, (size, size)),
-        )
+        return SynthesisOutput(**vars(VolumeOutput.of_square(rendered)), image=image.movedim(-1, 2))
 
     def _path_loss(
         self,
