@@ -6,6 +6,7 @@ of a video share its parameters, noise and the position of the cutout included, 
 for motion.
 """
 
+import inspect
 import math
 from collections.abc import Mapping, Sequence
 
@@ -107,7 +108,7 @@ class AdaAugment(nn.Module):
         self.contrast_std = contrast_std
         self.hue_max = hue_max
         self.saturation_std = saturation_std
-        self.imgfilter_bands = tuple(imgfilter_bands)
+        self.imgfilter_bands = list(imgfilter_bands)
         self.imgfilter_std = imgfilter_std
         self.noise_std = noise_std
         self.cutout_size = cutout_size
@@ -118,9 +119,7 @@ class AdaAugment(nn.Module):
     @property
     def config(self) -> dict:
         """The constructor's arguments: `AdaAugment(**config)` is the same pipeline."""
-        names = ("pipeline", "xint_max", "scale_std", "rotate_max", "aniso_std", "xfrac_std", "brightness_std")
-        names += ("contrast_std", "hue_max", "saturation_std", "imgfilter_std", "noise_std", "cutout_size")
-        return {name: getattr(self, name) for name in names} | {"imgfilter_bands": list(self.imgfilter_bands)}
+        return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
 
     @property
     def smallest_size(self) -> int:
@@ -171,6 +170,7 @@ class AdaAugment(nn.Module):
             centre = draw.uniform("cutout", 2)
             size = draw.apply("cutout", torch.full_like(centre[:, 0], self.cutout_size), neutral=0)
             frames = transforms.cutout(frames, centre.to(frames.device), size.to(frames.device))
+        assert draw.asked_for.issuperset(self.multipliers), "an operation of OPERATIONS is not applied above"
         return frames
 
     def _geometry(self, draw: "_Draws", height: int, width: int) -> torch.Tensor | None:
@@ -262,8 +262,10 @@ class _Draws:
         self.multipliers = multipliers
         self.p = p
         self.prefix = prefix
+        self.asked_for: set[str] = set()  # operations that the pipeline knows how to apply
 
     def __contains__(self, operation: str) -> bool:
+        self.asked_for.add(operation)
         return operation in self.multipliers
 
     def probability(self, operation: str) -> float:

@@ -1,5 +1,6 @@
 """Adaptive augmentation: measured values at fixed parameters, closed forms, probabilities, what frames share."""
 
+import inspect
 import math
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from torch.autograd import gradcheck, gradgradcheck
 
 from tests.streams import FixedStream
 from torch_utils.rng import RandomStream
-from training.augment import ada_transforms
+from training.augment import ada, ada_transforms
 from training.augment.ada import OPERATIONS, PIPELINES, AdaAugment, AdaController
 from training.augment.ada_transforms import filter_bank
 
@@ -257,6 +258,14 @@ def test_configuration_rebuilds_the_pipeline_and_state_holds_p_only():
     assert list(augment.state_dict()) == ["p"] and float(again.p) == pytest.approx(0.4)
     frames = videos(3, 2, 3, 16, 16)
     assert torch.equal(again(frames, RandomStream(0)), augment(frames, RandomStream(0)))
+
+
+def test_no_operation_and_no_argument_is_forgotten(monkeypatch):
+    """A name in the table alone changes nothing, and what `config` leaves out would not be in snapshots."""
+    monkeypatch.setattr(ada, "OPERATIONS", (*OPERATIONS, "grayscale"))
+    with pytest.raises(AssertionError, match="an operation of OPERATIONS is not applied"):
+        augmentation({"grayscale": 1})(videos(2, 2, 3, 16, 16), RandomStream(0))
+    assert set(AdaAugment().config) == set(inspect.signature(AdaAugment).parameters)
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
