@@ -53,12 +53,24 @@ def build_networks(options: Options, *, c_dim: int, device: str = "cpu") -> tupl
         with _named("model.generator"):
             generator["_target_"] = network_class(generator["_target_"])
             g = hydra.utils.instantiate(generator, resolution=resolution, c_dim=c_dim)
+            _check_config(g, generator)
             g.activation_checkpointing = options["activation_checkpointing"]
         with _named("model.discriminator"):
             discriminator["_target_"] = network_class(discriminator["_target_"])
             d = hydra.utils.instantiate(discriminator, resolution=resolution, c_dim=c_dim + camera_dim)
+            _check_config(d, discriminator)
             d.freeze(options["freezed"])
     return g, d
+
+
+def _check_config(network: torch.nn.Module, arguments: Mapping[str, Any]) -> None:
+    """Raise a ValueError if snapshots, which hold a network's `config`, would rebuild it without an argument."""
+    lost = [key for key in arguments if not key.startswith("_") and key not in network.config]
+    if lost:
+        raise ValueError(
+            f"{type(network).__name__} leaves {lost[0]} out of its config, from which snapshots rebuild it: add "
+            f"self.config[{lost[0]!r}] = {lost[0]} to its constructor."
+        )
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ dataclass field for every option and its default a second time (defaults stand i
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dnnlib import UserError
@@ -213,7 +213,7 @@ def check_values(options: Mapping[str, Any]) -> None:
     """Check every option; of the networks' other arguments, which constructors check, only that numbers are finite.
 
     Raises:
-        UserError: An option has a value that it cannot have; names both. Or there is no such option.
+        UserError: An option has a value that it cannot have; names both. Or an option is missing, or unknown.
     """
     for name, rule in RULES.items():
         value: Any = options
@@ -225,6 +225,12 @@ def check_values(options: Mapping[str, Any]) -> None:
                 )
             value = value[key]
         rule.check(name, value)
+    unknown = [name for name in _leaves({**options, "model": {}, "names": {}}) if name not in RULES]
+    if unknown:
+        raise UserError(
+            f"There is no option {unknown[0]} in this version, which would ignore it. If it is a new one of conf/, "
+            "RULES in training/launch/option_rules.py must say which values it may have."
+        )
     _check_finite("model", options["model"])
     for part in ("generator", "discriminator"):
         _check_network(f"model.{part}", options["model"][part])
@@ -233,6 +239,15 @@ def check_values(options: Mapping[str, Any]) -> None:
     betas = options["spec"]["betas"]
     if len(betas) != 2 or not all(type(beta) in (int, float) and 0 <= beta < 1 for beta in betas):
         raise UserError(f"spec.betas must be two numbers from 0 to below 1 like [0,0.99], got {betas!r}.")
+
+
+def _leaves(options: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Dotted names of all options but groups, and but the files of extractors, of which users may name others."""
+    for key, value in options.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        elif prefix != "detectors.":
+            yield prefix + key
 
 
 def _check_network(name: str, arguments: Mapping[str, Any]) -> None:

@@ -82,6 +82,17 @@ def test_own_generator_trains_resumes_and_renders(work, monkeypatch):
         load_average_generator(folder, generator_class=type("Other", (type(generator),), {}))
 
 
+def test_an_argument_that_snapshots_would_lose_is_named(work):
+    """They rebuild a network from its `config`: without, it would be rendered with the argument's default."""
+    from training.launch.validate import plan
+
+    text = Path("my_models.py").read_text()
+    Path("my_models.py").write_text("".join(line for line in text.splitlines(True) if "self.config" not in line))
+    message = r"^model\.generator: LoopingGenerator leaves periods out .* add self\.config\[.periods.\] = periods"
+    with pytest.raises(UserError, match=message):
+        plan(["outdir=runs", "data=data", "model=looping", *OVERRIDES[1:]])
+
+
 def test_a_class_that_does_not_exist_or_is_no_network_is_one_line(work):
     from training.launch.validate import plan
 
