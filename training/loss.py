@@ -73,16 +73,15 @@ class VideoBatch:
 
     def clone(self) -> "VideoBatch":
         """A copy in memory of its own."""
-        angles = None if self.angles is None else self.angles.clone()
-        return VideoBatch(frames=self.frames.clone(), dt=self.dt.clone(), c=self.c.clone(), angles=angles)
+        return dataclasses.replace(self, **{name: value.clone() for name, value in self._tensors().items()})
 
     def copy_(self, other: "VideoBatch") -> None:
         """Take over the values of a batch of the same shapes."""
-        for own, new in ((self.frames, other.frames), (self.dt, other.dt), (self.c, other.c)):
-            own.copy_(new)
-        if self.angles is not None:
-            assert other.angles is not None
-            self.angles.copy_(other.angles)
+        for name, value in self._tensors().items():
+            value.copy_(getattr(other, name))
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        return {name: value for name, value in vars(self).items() if value is not None}
 
 
 def sample_times(batch: int, stream) -> torch.Tensor:

@@ -12,6 +12,7 @@ from tests.goldens.networks import build_generator
 from tests.goldens.small_losses import PHASES, SPEC, gradients, logits, make_loss, real_batch
 from tests.streams import Recorder, Tape
 from torch_utils.rng import RandomStream
+from training.loss import VideoBatch
 
 G_REPORTS = {"Loss/scores/fake", "Loss/signs/fake", "Loss/G/loss", "Loss/G/Iloss", "Loss/G/reg_loss"}
 REPORTS = {
@@ -250,3 +251,21 @@ def test_the_stream_decides_everything():
         assert torch.equal(torch.get_rng_state(), state), "global randomness is left alone"
         results.append(gradients(generator))
     assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
+
+
+@dataclasses.dataclass
+class PosedBatch(VideoBatch):
+    """A batch with a further signal."""
+
+    pose: torch.Tensor | None = None
+
+
+def test_a_batch_copies_all_that_it_holds():
+    """CUDA graphs read such a copy: what it left out would stay that of the batch that was recorded."""
+    first, second = (PosedBatch(**vars(real_batch(2)), pose=torch.full([2, 6], value)) for value in (1.0, 2.0))
+    own = first.clone()
+    assert own.pose is not first.pose and torch.equal(own.pose, first.pose) and own.angles is None
+    second.dt += 1
+    own.copy_(second)
+    assert torch.equal(own.pose, second.pose) and torch.equal(own.dt, second.dt)
+    assert first.pose.unique().item() == 1 and not torch.equal(first.dt, second.dt)
