@@ -59,8 +59,9 @@ def environment(tmp_path_factory) -> Path:
     for name in FILES:
         shutil.copy(ROOT / name, source / name)
     pip, offline = (sys.executable, "-m", "pip", "--disable-pip-version-check"), ("--no-deps", "--no-index")
-    built = run(*pip, "wheel", "--no-build-isolation", *offline, "-w", folder, source, cwd=folder)
+    built = run(*pip, "wheel", "--verbose", "--no-build-isolation", *offline, "-w", folder, source, cwd=folder)
     assert built.returncode == 0, built.stderr
+    (folder / "build.log").write_text(built.stdout + built.stderr, encoding="utf-8")
     [wheel] = folder.glob("*.whl")
     shutil.rmtree(source)  # nothing may be found in there
     fresh = folder / "environment"
@@ -74,6 +75,14 @@ def environment(tmp_path_factory) -> Path:
     (folder / "run").mkdir()
     save_small_run(folder / "run")
     return fresh
+
+
+@pytest.mark.slow
+def test_a_wheel_is_built_without_warnings(environment):
+    """setuptools warns of what its later versions, which pip takes for a build, refuse."""
+    log = (environment.parent / "build.log").read_text(encoding="utf-8")
+    assert "Building wheel for video-3d-gan" in log  # the log is that of setuptools
+    assert re.findall(r"\w*Warning: .*", log) == []
 
 
 @pytest.mark.slow
@@ -142,6 +151,7 @@ def test_the_version_of_a_wheel_is_one_number(environment):
     [metadata] = environment.glob("lib/python*/site-packages/video_3d_gan-*.dist-info/METADATA")
     text = metadata.read_text(encoding="utf-8")
     assert f"\nVersion: {__version__}\n" in text
+    assert "\nLicense-Expression: Apache-2.0\n" in text and (metadata.parent / "licenses" / "LICENSE").is_file()
     needed = set(re.findall(r"^Requires-Dist: ([\w-]+)[^;\n]*$", text, re.MULTILINE))
     listed = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
     assert needed == {re.split(r"[><=]", line)[0] for line in listed if line and not line.startswith("#")}
