@@ -17,7 +17,14 @@ from PIL import Image
 
 from dnnlib import UserError
 from dnnlib.downloads import sha256_of
-from training.data.annotations import label_vector, missing_videos, read_labels, store_manifest, store_stride
+from training.data.annotations import (
+    enlarged_frames,
+    label_vector,
+    missing_videos,
+    read_labels,
+    store_manifest,
+    store_stride,
+)
 from training.data.frame_store import FrameStore, fit_square
 from training.data.video_decoder import BrokenVideo, Remarks, decode_video, describe_remarks
 
@@ -84,8 +91,8 @@ class StoredVideos:
             self._store.require_videos()
             lengths = [len(video) for video in self._store.videos]
             missing = missing_videos(manifest, {video.path: len(video) for video in self._store.videos})
-            if missing is not None:
-                self.notes.append(f"'{self._store.path}': {missing}")
+            found = (missing, enlarged_frames(manifest, resolution))
+            self.notes += [f"'{self._store.path}': {note}" for note in found if note is not None]
         self._lengths = [-(-length // self._stride) for length in lengths]
         self.num_videos = len(self._lengths)
 

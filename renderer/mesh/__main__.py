@@ -122,7 +122,7 @@ def _making(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _line(stem: str, row: dict[str, Any]) -> str:
-    text = f"{stem} time {row['time']:g}: {row['faces']} triangles, {row['removed_pieces']} small pieces removed"
+    text = f"{stem} time {row['time']:g}: {row['faces']} triangles, small pieces removed: {row['removed_pieces']}"
     if "overlap" in row:
         views = " ".join(f"{value:.3f}" for value in row["overlap"])
         text += f", outline IoU from left to right {views}, mean {sum(row['overlap']) / len(row['overlap']):.3f}"

@@ -240,6 +240,14 @@ def test_videos_that_the_manifest_lists_and_that_are_gone_are_told(root):
     assert note == f"'{root}': 2 of 3 videos in manifest.json are missing, or frames of them, e.g. 'set/1'."
 
 
+def test_frames_that_are_smaller_than_the_resolution_are_told(root):
+    """The detail that enlarging cannot bring back is a distance that no generator makes up for."""
+    (root / "manifest.json").write_text(json.dumps({"format": "square-video-frames", "resolution": 12, "videos": []}))
+    (note,) = StoredVideos(root, resolution=16).notes
+    assert note.startswith(f"'{root}': frames of 12×12 pixels are enlarged to 16×16: ")
+    assert StoredVideos(root, resolution=12).notes == []
+
+
 @pytest.mark.parametrize("change", ["add", "remove", "rename"])
 def test_other_files_change_the_key(root, change):
     before, frame = key(root), root / "set" / "0" / "005.png"

@@ -32,6 +32,7 @@ __all__ = [
     "angles_vector",
     "describe_unmatched",
     "describe_unused_classes",
+    "enlarged_frames",
     "has_entries",
     "label_vector",
     "list_entries",
@@ -265,6 +266,17 @@ def missing_videos(manifest: dict[str, Any] | None, lengths: Mapping[str, int]) 
     if not missing:
         return None
     return f"{len(missing)} of {len(listed)} videos in {MANIFEST} are missing, or frames of them, e.g. '{missing[0]}'."
+
+
+def enlarged_frames(manifest: dict[str, Any] | None, resolution: int) -> str | None:
+    """One line about frames of a manifest that are smaller than the resolution; None if none are, or it is unknown."""
+    side = (manifest or {}).get("resolution")
+    if type(side) is not int or side >= resolution:
+        return None
+    return (
+        f"frames of {side}×{side} pixels are enlarged to {resolution}×{resolution}: convert the videos with "
+        f"--resolution {resolution} for more detail."
+    )
 
 
 def remaining_stride(manifest: dict[str, Any] | None, frame_stride: int, *, path: str) -> int:

@@ -20,6 +20,7 @@ import torch
 from dnnlib import UserError
 from training.data.annotations import (
     describe_unused_classes,
+    enlarged_frames,
     label_vector,
     mirrored,
     missing_videos,
@@ -127,8 +128,8 @@ class VideoPairDataset(torch.utils.data.Dataset):
         item_c_dim: Length of an item's c: the label and, if they are used, the camera's angles.
         num_videos: Videos with at least one clip in use.
         num_short_videos: Videos left out because they are shorter than a clip.
-        notes: Messages for the user about entries in dataset.json and manifest.json without a video, and about images
-            and entries of a zip that are in none.
+        notes: Messages for the user about entries in dataset.json and manifest.json without a video, about images and
+            entries of a zip that are in none, and about frames that are smaller than the resolution.
         num_clips: Clips in use, not counting mirrored ones.
     """
 
@@ -198,8 +199,8 @@ class VideoPairDataset(torch.utils.data.Dataset):
         if self._store.dangling is not None:
             self.notes.append(self._store.dangling)
         missing = missing_videos(manifest, {video.path: len(video) for video in self._videos})
-        if missing is not None:
-            self.notes.append(missing)
+        enlarged = enlarged_frames(manifest, resolution)
+        self.notes += [note for note in (missing, enlarged and f"'{self._store.path}': {enlarged}") if note is not None]
 
     def __len__(self) -> int:
         return self.num_clips * (2 if self.mirror else 1)

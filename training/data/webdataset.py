@@ -24,7 +24,14 @@ import numpy as np
 import torch
 
 from dnnlib import UserError, one_line
-from training.data.annotations import MAX_CLASSES, angles_vector, label_vector, mirrored, remaining_stride
+from training.data.annotations import (
+    MAX_CLASSES,
+    angles_vector,
+    enlarged_frames,
+    label_vector,
+    mirrored,
+    remaining_stride,
+)
 from training.data.dataset import (
     KEY_PAIRS,
     VideoPair,
@@ -61,7 +68,8 @@ class ShardPairDataset:
         num_clips: Clips in use.
         num_shards: Tar files.
         num_short_videos: 0, as VideoPairDataset has it.
-        notes: Messages for the user about shards that the index lists and that are missing.
+        notes: Messages for the user about shards that the index lists and that are missing, and about frames that are
+            smaller than the resolution.
     """
 
     num_short_videos = 0
@@ -105,6 +113,8 @@ class ShardPairDataset:
             self.notes.append(
                 f"{len(self._shards.missing)} of {total} shards in index.json are not there, e.g. '{first}'."
             )
+        enlarged = enlarged_frames(self._shards.manifest, resolution)
+        self.notes += [] if enlarged is None else [f"'{self._path}': {enlarged}"]
         self.c_dim = 0
         if use_labels:
             self.c_dim = (self._shards.manifest or {}).get("c_dim", 0)

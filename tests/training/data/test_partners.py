@@ -216,3 +216,15 @@ def test_a_box_for_every_frame_is_that_of_the_frame(source):
     assert error is None
     clip = VideoPairDataset(path=source.parent / "out", resolution=3, nframes=4).clip(0)
     assert clip[:, 0, 0].tolist() == [[20 * (frame + k) for k in range(3)] for frame in range(4)]
+
+
+@pytest.mark.parametrize("shape", ["folder", "zip", "shards"])
+def test_frames_that_are_smaller_than_the_resolution(source, tmp_path, shape):
+    if shape == "shards":
+        pytest.importorskip("webdataset")
+    out = str(tmp_path / ("out.zip" if shape == "zip" else "out"))
+    prepare(source=str(source), out=out, resolution=8, nframes=4, shape=shape)
+    dataset = ShardPairDataset if shape == "shards" else VideoPairDataset
+    expected = f"'{out}': frames of 8×8 pixels are enlarged to 16×16: convert the videos with --resolution 16 for more "
+    assert dataset(path=out, resolution=16, nframes=4).notes == [expected + "detail."]
+    assert dataset(path=out, resolution=4, nframes=4).notes == []
