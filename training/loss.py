@@ -118,7 +118,7 @@ class GanLoss:
         pl_mean: Running mean of the path lengths.
 
     Raises:
-        ValueError: Something else than networks.
+        ValueError: Something else than networks, or networks of different resolutions.
     """
 
     def __init__(
@@ -143,6 +143,10 @@ class GanLoss:
     ):
         if not (hasattr(generator, "synthesize") and hasattr(discriminator, "video_logits")):
             raise ValueError("generator and discriminator must be networks, such as G.network and D.network.")
+        size = getattr(discriminator, "resolution", generator.resolution)  # which a class of one's own may not tell
+        if size != generator.resolution:
+            sizes = f"{generator.resolution} and {size}"
+            raise ValueError(f"generator and discriminator must have the same resolution, got {sizes} pixels.")
         self.generator, self.discriminator = generator, discriminator
         self.augment, self.diffaugment = augment, diffaugment
         self.r1_gamma = r1_gamma

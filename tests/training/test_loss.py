@@ -8,11 +8,11 @@ from torch.nn.functional import softplus
 
 from renderer.cameras import CameraPrior
 from tests.goldens.checks import assert_near
-from tests.goldens.networks import build_generator
+from tests.goldens.networks import build_generator, small_discriminators
 from tests.goldens.small_losses import PHASES, SPEC, gradients, logits, make_loss, real_batch
 from tests.streams import Recorder, Tape
 from torch_utils.rng import RandomStream
-from training.loss import VideoBatch
+from training.loss import GanLoss, VideoBatch
 
 G_REPORTS = {"Loss/scores/fake", "Loss/signs/fake", "Loss/G/loss", "Loss/G/Iloss", "Loss/G/reg_loss"}
 REPORTS = {
@@ -81,6 +81,12 @@ def test_mistakes(changes, message):
         loss.accumulate(phase, batch=batch, gain=1.0, stream=stream)
     assert str(error.value) == message
     assert all(p.grad is None for p in [*generator.parameters(), *discriminators.parameters()])
+
+
+def test_networks_of_different_resolutions():
+    discriminators, _ = small_discriminators(2 * SPEC.resolution)
+    with pytest.raises(ValueError, match="must have the same resolution, got 16 and 32 pixels"):
+        GanLoss(generator=build_generator(SPEC), discriminator=discriminators)
 
 
 def test_generator_main():

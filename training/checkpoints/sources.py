@@ -18,7 +18,7 @@ from pathlib import Path
 from dnnlib import UserError, exclusive_lock, one_line
 from dnnlib.downloads import cache_folder, fetch, make_cache_folder, sha256_of
 
-__all__ = ["is_remote", "local_checkpoint", "upload_folder"]
+__all__ = ["check_upload", "is_remote", "local_checkpoint", "upload_folder"]
 
 URL = re.compile(r"https?://", re.IGNORECASE)
 DRIVE = re.compile(r"https://drive\.google\.com/(?:file/d/|open\?id=|uc\?(?:\S*&)?id=)([\w-]{10,})")
@@ -149,6 +149,20 @@ def _from_hub(name: str, revision: str | None, *, typed: str) -> Path:
         raise UserError(f"{start or f'Cannot download {typed} from the Hugging Face Hub'}: {about}") from error
 
 
+def check_upload(name: str) -> None:
+    """Refuse an upload that is certain to fail, before there is something to upload.
+
+    Raises:
+        UserError: huggingface-hub is missing, or the name is none.
+    """
+    if HUB_ID.fullmatch(name) is None:
+        raise UserError(f"'{name}' is no name of a model on the Hugging Face Hub; write user/name.")
+    try:
+        import huggingface_hub  # noqa: F401
+    except ImportError as error:
+        raise UserError("An upload needs one more package: `pip install huggingface-hub`.") from error
+
+
 def upload_folder(folder: str | os.PathLike, name: str, *, private: bool, message: str) -> str:
     """Upload the files of a folder to a model of the Hub; returns its address.
 
@@ -162,12 +176,9 @@ def upload_folder(folder: str | os.PathLike, name: str, *, private: bool, messag
     Raises:
         UserError: huggingface-hub is missing, the name is none, or the upload fails.
     """
-    if HUB_ID.fullmatch(name) is None:
-        raise UserError(f"'{name}' is no name of a model on the Hugging Face Hub; write user/name.")
-    try:
-        from huggingface_hub import HfApi
-    except ImportError as error:
-        raise UserError("An upload needs one more package: `pip install huggingface-hub`.") from error
+    check_upload(name)
+    from huggingface_hub import HfApi
+
     api = HfApi()
     try:
         address = api.create_repo(name, private=private, exist_ok=True)

@@ -131,7 +131,7 @@ def open_shards(path: str | os.PathLike) -> Shards:
     missing = [url for url in urls if not REMOTE.match(url) and not os.path.isfile(url)]
     if missing or not urls:
         raise UserError(
-            f"There is no shard '{(missing or [path])[0]}'" + f" ({len(missing)} are missing): check data=."
+            f"There is no shard '{(missing or [path])[0]}' ({len(missing)} of {len(urls)} missing): check data=."
         )
     folder = urls[0].rpartition("/")[0]
     index = _index(_read(f"{folder}/{SHARD_INDEX}"))

@@ -33,7 +33,7 @@ from torch_utils.caller_settings import without_autocast, without_defaults
 from training.checkpoints.pretrained import write_pretrained
 from training.checkpoints.snapshot import average_generator, class_name, load_snapshot
 from training.checkpoints.snapshot_files import numbered_snapshots
-from training.checkpoints.sources import upload_folder
+from training.checkpoints.sources import check_upload, upload_folder
 from training.inference.arguments import (
     SOURCES,
     check_alone,
@@ -503,6 +503,7 @@ class VideoGenerator(nn.Module):
         Raises:
             UserError: huggingface-hub is missing, or the upload fails.
         """
+        check_upload(name)
         with tempfile.TemporaryDirectory(dir=temporary_folder()) as folder:
             self.save_pretrained(folder)
             self.save_card(folder, name, data=data, licence=licence, metrics=metrics)

@@ -289,7 +289,7 @@ def _unknown(key: str) -> str:
     # Somebody who leaves out 'spec.' or 'model.generator.' is near as well.
     near = [name for name in known if name.split(".")[-1] == key.split(".")[-1]]
     near += difflib.get_close_matches(key, known, n=1)
-    hint = f"did you mean {near[0]}?" if near else "see conf/config.yaml for all options."
+    hint = f"did you mean {near[0]}?" if near else "--help lists them (conf/ has all, those of models too)."
     return f"There is no option '{key}'; {hint}"
 
 

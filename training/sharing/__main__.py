@@ -80,10 +80,13 @@ def main(
     """Write the generator of PKL (a snapshot, a run folder, a published checkpoint) into the folder OUT."""
     if private and push is None:
         raise UserError("--private belongs to an upload: add --push USER/NAME, or leave it out.")
+    from training.checkpoints.sources import check_upload, upload_folder
+
+    if push is not None:
+        check_upload(push)
     check_out(Path(out), discriminators=discriminators)
     keep_apart(out, option="OUT", data=[trained_on(network_pkl)])
 
-    from training.checkpoints.sources import upload_folder
     from training.inference.video_discriminators import load_discriminators
     from training.inference.video_generator import load_generator
 

@@ -60,18 +60,24 @@ def test_the_hub_gets_the_folder(run_folder, tmp_path, monkeypatch, capsys):
         return f"https://huggingface.co/{name}"
 
     monkeypatch.setattr(sources, "upload_folder", upload)
+    monkeypatch.setattr(sources, "check_upload", lambda name: calls.append(name))
     out = str(tmp_path / "model")
     main([str(run_folder), out, "--push", "me/heads", "--private"], standalone_mode=False)
-    assert calls == [(out, "me/heads", True)]
+    assert calls == ["me/heads", (out, "me/heads", True)]
     assert capsys.readouterr().out.splitlines()[-1] == "https://huggingface.co/me/heads"
     assert "--network_pkl hf://me/heads" in (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
 
 
-def test_what_is_refused(run_folder, tmp_path):
+def test_what_is_refused(run_folder, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="00000-clips' holds files of something else"):
         main([str(run_folder), str(run_folder)], standalone_mode=False)
     with pytest.raises(UserError, match="--private belongs to an upload"):
         main([str(run_folder), str(tmp_path / "model"), "--private"], standalone_mode=False)
+    with pytest.raises(UserError, match="'heads' is no name of a model on the Hugging Face Hub; write user/name"):
+        main([str(run_folder), str(tmp_path / "model"), "--push", "heads"], standalone_mode=False)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(UserError, match="An upload needs one more package"):
+        main([str(run_folder), str(tmp_path / "model"), "--push", "me/heads"], standalone_mode=False)
     assert not (tmp_path / "model").exists()
 
 
