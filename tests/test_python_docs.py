@@ -1,6 +1,8 @@
 """The Python code in the documentation runs, block after block, on a small network."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -75,6 +77,15 @@ def test_the_page_on_python(run_folder):
     assert names["z"].grad is not None and names["z"].grad.abs().max() > 0
     assert (run_folder / "video.mp4").stat().st_size > 0
     assert torch.equal(names["again"].frame(seed=3), names["G"].frame(seed=3))
+
+
+def test_examples_define_what_they_use(tmp_path):
+    """Also those of pages that are not run here, such as for an ONNX file."""
+    for page in ("README.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))):
+        (tmp_path / f"{Path(page).name}.py").write_text("\n".join(python_blocks(page)), encoding="utf-8")
+    ruff = [sys.executable, "-m", "ruff", "check", "--isolated", "--quiet", "--output-format=concise", "--select=F821"]
+    found = subprocess.run([*ruff, "."], cwd=tmp_path, capture_output=True, encoding="utf-8")
+    assert (found.returncode, found.stdout, found.stderr) == (0, "", "")  # F821: undefined name
 
 
 def test_the_five_lines_of_the_readme(tmp_path, monkeypatch):
