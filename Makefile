@@ -31,7 +31,7 @@ help:
 	@echo "make docs      write the documentation as a site to out/site"
 	@echo "make browser   install Chromium for the tests of the viewer (Debian)"
 	@echo "make bench     benchmark rendering, training, data loading and metrics (docs/performance.md)"
-	@echo "make clean     remove caches and out/, the results of demo, learn and bench"
+	@echo "make clean     remove caches, what pip install built, and out/, the results of demo, learn and bench"
 
 install: $(STAMP)
 
@@ -197,5 +197,5 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks --json out/bench.json $(BENCH)
 
 clean:
-	rm -rf out .pytest_cache .ruff_cache .mypy_cache
+	rm -rf out build *.egg-info .pytest_cache .ruff_cache .mypy_cache
 	find . -name __pycache__ -not -path './$(VENV)*' -prune -exec rm -rf {} +
