@@ -19,13 +19,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from torch.autograd import forward_ad
 
 from torch_utils import distributed, op_build
 from torch_utils.op_build import BuildError
 
 __all__ = [
-    "build_all", "build_missing", "load", "load_library", "no_weight_gradients", "plain_pytorch", "require", "versions",
-    "weight_gradients_wanted",
+    "build_all", "build_missing", "load", "load_library", "no_weight_gradients", "plain_pytorch", "require",
+    "transformed", "versions", "weight_gradients_wanted",
 ]  # fmt: skip
 
 SWITCH_VARIABLE = "VIDEO3D_OPS"
@@ -37,6 +38,7 @@ _lock = threading.RLock()
 _loaded: dict[tuple[str, str], Any] = {}  # (name, device type) → namespace, or the reason for None
 _said: set[str] = set()
 _plain = threading.local()  # .depth: blocks of `plain_pytorch` around this thread
+_ASKED = torch.zeros([], device="cpu")  # any tensor, see `transformed`
 _weight_gradients = [True]  # of all threads: backward passes run in threads of their own
 
 BUILD_SECONDS = 10  # per operator, approximately
@@ -57,16 +59,33 @@ def load(name: str, device_type: str) -> Any | None:
     Returns:
         The namespace `torch.ops.video3d_<device type>`, in which the library has registered its functions, or None if
         there is no library: the reason is logged once, and this process does not try again. None within
-        `plain_pytorch` and while torch.compile traces.
+        `plain_pytorch`, while torch.compile traces, and where PyTorch transforms functions (`transformed`).
     """
-    # A compiler cannot look into a library: what it traces is plain PyTorch.
-    if getattr(_plain, "depth", 0) or torch.compiler.is_compiling():
+    # Compilers and transforms cannot look into a library: what they trace is plain PyTorch.
+    if getattr(_plain, "depth", 0) or torch.compiler.is_compiling() or transformed():
         return None
     outcome = _outcome(name, device_type)
     if not isinstance(outcome, str):
         return outcome
     _log_once(outcome)
     return None
+
+
+def transformed() -> bool:
+    """True within the transforms of torch.func (vmap, grad, jacrev, …) and where forward-mode derivatives are taken.
+
+    There, operations must be PyTorch's own: autograd functions raise an error, and native operators drop the
+    derivatives of forward mode in silence.
+    """
+    if torch.compiler.is_compiling():  # compilers differentiate what they have traced
+        return False
+    # PyTorch has no function that says so: within a transform it refuses `requires_grad_`, also one that changes
+    # nothing, and in forward mode every tensor has a part without derivatives that is another tensor.
+    try:
+        _ASKED.requires_grad_(False)
+    except RuntimeError:
+        return True
+    return forward_ad.unpack_dual(_ASKED).primal is not _ASKED
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
+from torch_utils.custom_ops import transformed
 from torch_utils.ops.conv3x3 import convolve, filtered_convolve
 from torch_utils.ops.point_linear import point_linear
 from torch_utils.ops.upfirdn2d import filter_size, parse_padding, upfirdn2d
@@ -96,7 +97,8 @@ def conv2d_resample(
 
 def _pointwise(x, w, groups):
     """1x1 convolution; channels_last images on a CPU are rows of points."""
-    if groups > 1 or x.device.type != "cpu" or not x.is_contiguous(memory_format=torch.channels_last):
+    rows = groups == 1 and x.device.type == "cpu" and not transformed()
+    if not rows or not x.is_contiguous(memory_format=torch.channels_last):
         return F.conv2d(x, w, groups=groups)
     return point_linear(x.permute(0, 2, 3, 1), w[:, :, 0, 0]).permute(0, 3, 1, 2)
 

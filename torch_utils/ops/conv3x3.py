@@ -97,7 +97,7 @@ def _plain(x, other):
     """True if tensors have the type, and images `x` the layout, of the native operators."""
     types = {tensor.dtype for tensor in (x, other)}
     fit = types in ({torch.float32}, {torch.bfloat16}) and x.device.type == other.device.type == "cpu"
-    return fit and x.is_contiguous(memory_format=torch.channels_last)
+    return fit and not custom_ops.transformed() and x.is_contiguous(memory_format=torch.channels_last)
 
 
 def _half(x):

@@ -10,6 +10,8 @@ but through scatter-additions). The alternative serves gradients of the grid onl
 import torch
 import torch.nn.functional as F
 
+from torch_utils import custom_ops
+
 __all__ = ["grid_sample"]
 
 
@@ -31,7 +33,7 @@ def grid_sample(image: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
             f"grid_sample: an image [N, C, H, W] and a grid [N, H', W', 2] are needed, "
             f"not {list(image.shape)} and {list(grid.shape)}"
         )
-    if torch.is_grad_enabled() and grid.requires_grad:
+    if (torch.is_grad_enabled() and grid.requires_grad) or custom_ops.transformed():
         return _gather_sample(image, grid)
     return _Sample.apply(image, grid.to(image.dtype))
 

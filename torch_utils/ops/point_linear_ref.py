@@ -35,7 +35,7 @@ def point_linear_ref(
     """See `torch_utils.ops.point_linear.point_linear`."""
     if bias is not None and bias.ndim == 2 and len(bias) == 1:
         bias = bias[0]
-    if x.device.type == "cpu":
+    if x.device.type == "cpu" and not custom_ops.transformed():
         if bias is not None and bias.ndim == 2:
             weight = weight.expand(len(x), -1, -1)
         elif weight.ndim == 2 or len(x) == 1:  # one weight: all rows are one matrix

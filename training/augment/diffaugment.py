@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from dnnlib import choices_hint
+from torch_utils import custom_ops
 from torch_utils.argument_checks import check_images, check_stream
 
 __all__ = ["POLICIES", "diffaugment", "parse_policy"]
@@ -85,7 +86,7 @@ def translation(x, stream, prefix):
 
 def shift_by_index(x: torch.Tensor, dx: torch.Tensor, dy: torch.Tensor) -> torch.Tensor:
     """y[b, ..., i, j] = x[b, ..., i + dx[b], j + dy[b]], zeros outside, without a synchronisation for the shifts."""
-    return _Shift.apply(x, dx, dy)
+    return _gather_shifted(x, dx, dy) if custom_ops.transformed() else _Shift.apply(x, dx, dy)
 
 
 class _Shift(torch.autograd.Function):

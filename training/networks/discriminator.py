@@ -12,6 +12,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from torch_utils.custom_ops import transformed
 from torch_utils.ops.bias_act import bias_act
 from torch_utils.ops.conv2d_resample import conv2d_resample
 from torch_utils.ops.upfirdn2d import downsample2d, setup_filter
@@ -188,7 +189,8 @@ class Discriminator(nn.Module):
         x: torch.Tensor | None = None
         for i, block in enumerate(self.blocks.values()):
             dtype = (half if i < self.fp16_resolutions else None) or full
-            img = img.to(dtype=dtype, memory_format=self.memory_format)
+            # Within vmap a layout would be that of the batch, of which an image has one dimension less.
+            img = img.to(dtype) if transformed() else img.to(dtype=dtype, memory_format=self.memory_format)
             x, img = block(None if x is None else x.to(dtype), img)
         assert x is not None
         x = self.epilogue(x.to(full), img.to(full))

@@ -1,5 +1,7 @@
 """The Python interface: it shows what the commands show, takes batches and codes, and passes gradients."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -296,3 +298,34 @@ def test_names_of_the_package():
     assert video3d.load_generator is load_generator
     with pytest.raises(AttributeError, match="no attribute 'load_generators'"):
         _ = video3d.load_generators
+
+
+def test_transforms_of_functions(generator):
+    """torch.func calls no native operator and no autograd function, and gives the same."""
+    G = video3d.VideoGenerator(copy.deepcopy(generator)).requires_grad_(False)
+    latents, times = G.latents([3, 4]), torch.tensor([[0.1, 0.6], [0.2, 0.7]])
+    rest = {"z_motion": latents.z_motion, "z_bg": latents.z_bg, "times": times}
+
+    def brightness(ws):
+        return G(ws=ws, **rest).image.mean(dim=(1, 2, 3, 4))
+
+    ws = G.codes([3, 4]).ws.clone()
+    leaf = ws.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(brightness(leaf)[0], leaf)
+    close = {"rtol": 1e-3, "atol": 1e-4 * float(expected.abs().max())}
+    torch.testing.assert_close(torch.func.jacrev(brightness)(ws)[0], expected, **close)
+    _, slopes = torch.func.jvp(brightness, (ws,), (expected,))
+    assert float(slopes[0]) == pytest.approx(float(expected.square().sum()), rel=1e-3)
+
+    def frames(ws, z_motion, z_bg, times):
+        return G(ws=ws[None], z_motion=z_motion[None], z_bg=z_bg[None], times=times[None]).image[0]
+
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad):
+            several = torch.func.vmap(frames)(ws, *rest.values())
+            torch.testing.assert_close(several, G(ws=ws, **rest).image, rtol=0, atol=1e-4)
+    scaled = {name: 1.1 * value for name, value in G.named_parameters()}
+    with torch.no_grad():
+        other = torch.func.functional_call(G, scaled, (None,), {"ws": ws, **rest}).image
+        torch.nn.utils.vector_to_parameters(torch.cat([x.flatten() for x in scaled.values()]), G.parameters())
+        torch.testing.assert_close(G(ws=ws, **rest).image, other, rtol=0, atol=0)

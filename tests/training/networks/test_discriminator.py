@@ -206,3 +206,19 @@ def test_derivatives():
     network = discriminators.double().image
     x = random_images(2, 3, 8, 8).requires_grad_()
     assert gradcheck(network, [x], fast_mode=True)
+
+
+def test_gradients_of_each_video():
+    discriminators, _ = small_discriminators()
+    network = discriminators.video
+    parameters = {name: p.detach() for name, p in network.named_parameters()}
+    size = network.resolution
+    frames = torch.randn(3, 7, size, size, generator=torch.Generator().manual_seed(0))
+
+    def logit(parameters, video):
+        return torch.func.functional_call(network, parameters, (video[None],)).sum()
+
+    each = torch.func.vmap(torch.func.grad(logit), in_dims=(None, 0))(parameters, frames)
+    wanted = torch.autograd.grad(network(frames[1:2]).sum(), list(network.parameters()))
+    for name, gradient in zip(parameters, wanted, strict=True):
+        torch.testing.assert_close(each[name][1], gradient, rtol=1e-3, atol=1e-5)
