@@ -1,6 +1,8 @@
 """Fused MLPs, native, against plain PyTorch in double precision."""
 
+import copy
 import dataclasses
+import pickle
 
 import pytest
 import torch
@@ -188,3 +190,15 @@ def test_without_a_library_mlps_run_in_plain_pytorch(monkeypatch):
     layers, x = branching(10), rand(10, 7)
     assert not has_fused_mlp(CPU)
     assert torch.equal(FusedMLP(layers)(x, keep=[4])[0], FusedMLP(layers, impl="ref")(x, keep=[4])[0])
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_copies_pack_weights_of_their_own(precision):
+    """Packed weights are those of a processor, and libraries cannot be pickled."""
+    x = rand(60, 7)
+    mlp = FusedMLP(branching(60), precision=precision)
+    expected = mlp(x, keep=[2, 4])
+    for twin in (copy.deepcopy(mlp), pickle.loads(pickle.dumps(mlp))):
+        assert twin.native == mlp.native and twin.precision == precision
+        assert all(torch.equal(*pair) for pair in zip(twin(x, keep=[2, 4]), expected, strict=True))
+    assert "_packed" not in mlp.__getstate__()

@@ -17,6 +17,7 @@ first call, or of each call; another choice changes rounding errors only.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -105,6 +106,20 @@ class FusedMLP:
             self._integers = [len(layer.weight) for layer in layers] + [layer.source for layer in layers]
             clamps = [math.inf if layer.clamp is None else layer.clamp for layer in layers]
             self._numbers = [layer.slope for layer in layers] + clamps
+            self._bind()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Packed weights depend on the processor: copies, which another one may unpickle, pack their own.
+        return {
+            "arguments": (self.layers,),
+            "options": {"precision": self.precision, "impl": "auto" if self.native else "ref"},
+            "means": (self._input_means, self._remeasures_means),
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(*state["arguments"], **state["options"])  # type: ignore[misc]
+        self._input_means, self._remeasures_means = state["means"]
+        if self._native is not None:
             self._bind()
 
     def _bind(self) -> None:

@@ -6,6 +6,7 @@ as `training.networks.fields` and `training.networks.upsampler`, with the same w
 built, fields are evaluated as they are and frames pass through the upsampler in strips of image rows.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -14,18 +15,24 @@ from renderer.rays import Accumulated, RenderSettings
 from renderer.volume_rendering import Fields
 from torch_utils.ops.fused_mlp import FusedMLP, MLPLayer, has_fused_mlp
 from torch_utils.ops.point_linear import lrelu_, point_linear
-from training.networks.fields import SLOPE, VIEW_SLOPE, ConditionedBlend, ConditionedForeground
+from training.networks.fields import SLOPE, VIEW_SLOPE, ConditionedBlend, ConditionedForeground, ForegroundField
 from training.networks.layers import LRELU_GAIN
 from training.networks.upsampler import (
     CornerUpsampling,
     ShuffleUpsampling,
+    ToRGB,
     Upsampler,
     UpsamplerBlock,
+    UpsamplerLayer,
     upsample_image,
 )
 
 __all__ = ["FusedBlock", "FusedField", "FusedForeground", "FusedNetworks"]
 
+#: Methods of which fused blocks are the equal.
+FORWARDS = [
+    kind.forward for kind in (Upsampler, UpsamplerBlock, UpsamplerLayer, CornerUpsampling, ShuffleUpsampling, ToRGB)
+]
 #: Strips of a frame have about this many values (float32: 16 MB) and at least `MIN_STRIP` input rows.
 STRIP_SIZE, MIN_STRIP = 1 << 22, 8
 #: Input rows beyond a strip on which its outputs depend: corners reach one row, the blur one more.
@@ -54,11 +61,23 @@ class FusedNetworks:
     def _foreground(self, field: Any) -> Any:
         if isinstance(field, ConditionedBlend):
             return ConditionedBlend(field.field, self._foreground(field.dynamic), self._foreground(field.static))
+        # Classes derived from these may compute something else.
+        if type(field) is not ConditionedForeground or type(field.field) is not ForegroundField:
+            return field
         weight = field.weights.layers[0][0]
         if weight.dtype != torch.float32 or not has_fused_mlp(weight.device, self.precision):
             return field
         marched = field.field.encoding.waves(weight) is not None  # else the native operator would render another field
         return (FusedForeground if marched else FusedField)(field, self.precision, self._fields)
+
+    def replaces(self, upsampler: Upsampler) -> bool:
+        """True if `upsample` computes what a call of the upsampler would: that of derived classes and of hooks, which
+        read features or change them, is left to their modules.
+        """
+        return not upsampler.training and all(
+            getattr(part.forward, "__func__", None) in FORWARDS and not (part._forward_hooks or part._forward_pre_hooks)
+            for part in _parts(upsampler)
+        )
 
     def upsample(self, x: torch.Tensor, image: torch.Tensor, *, resolution: int | None = None) -> torch.Tensor:
         """`Upsampler.forward` frame by frame: features [B, T, h, w, F] and colours [B, T, h, w, 3] to an image."""
@@ -77,6 +96,14 @@ class FusedNetworks:
                     colours = upsample_image(colours[None])[0].add_(added)
                 frames.append(colours)
         return _stacked(frames, x.shape[:2])
+
+
+def _parts(upsampler: Upsampler) -> Iterator[torch.nn.Module]:
+    """The modules of an upsampler that fused blocks do not call, from the outermost on."""
+    yield upsampler
+    for block in upsampler.blocks.values():
+        yield block
+        yield from (block.conv0, block.conv0.upsampling, block.conv1, block.rgb)
 
 
 def _video(weights: tuple, index: int) -> tuple:

@@ -17,6 +17,7 @@ from torch import nn
 from renderer.cameras import CameraPrior, Cameras, camera_rays, lattice_pixel_indices, pixel_centers
 from renderer.rays import NO_NOISE, RayNoise, Rays, RenderSettings
 from renderer.volume_rendering import Fields, RaySamples, RenderedRays, ray_samples, render_rays
+from torch_utils.custom_ops import transformed
 from training.networks.activation_checkpoint import CheckpointedField
 from training.networks.cpu_inference import FusedNetworks
 from training.networks.fields import BackgroundField, BlendedForeground, ForegroundField
@@ -248,7 +249,7 @@ class Generator(nn.Module):
         """Weights for styles ws [B, num_ws, w_dim]; for the `precision` of inference see `FusedNetworks`."""
         split = self.foreground.num_ws
         weights = ModulatedWeights(self.foreground.modulate(ws[:, :split]), self.upsampler.modulate(ws[:, split:]))
-        if ws.device.type == "cpu" and not torch.is_grad_enabled():
+        if ws.device.type == "cpu" and not torch.is_grad_enabled() and not transformed():
             weights.fused = FusedNetworks(self.upsampler, weights.upsampler, precision)
         return weights
 
@@ -282,7 +283,7 @@ class Generator(nn.Module):
         size = math.isqrt(rendered.values.shape[2])
         grid = rendered.values.unflatten(2, (size, size))
         colours, features = grid[..., :3], grid[..., 3:]
-        if weights.fused is not None and not self.training:
+        if weights.fused is not None and weights.fused.replaces(self.upsampler):
             image = weights.fused.upsample(features, colours, resolution=resolution)
         else:
             image = self.upsampler(

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import functools
+import pickle
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from renderer.volume_rendering import march_foreground
 from tests.goldens.checks import assert_near
 from tests.goldens.evaluation import case_generator, case_inputs
 from tests.goldens.networks import SMALL, build_generator
+from tests.goldens.small_inputs import cameras, codes
 from tests.small_network import small_generator
 from torch_utils.ops.fused_mlp import has_fused_mlp
 from torch_utils.rng import RandomStream
@@ -20,6 +22,7 @@ from training.inference import frame_renderer
 from training.inference.frame_renderer import FrameRenderer
 from training.networks.cpu_inference import FusedForeground
 from training.networks.fields import ConditionedForeground
+from training.networks.upsampler import UpsamplerBlock
 
 CPU = torch.device("cpu")
 needs_native = pytest.mark.skipif(not has_fused_mlp(CPU), reason="no native operators (no C++ compiler)")
@@ -174,3 +177,71 @@ def test_a_precision_that_cannot_be_had(monkeypatch):
     with pytest.raises(ValueError, match="bfloat16 is not available: it needs a CPU that multiplies such numbers"):
         FrameRenderer(generator, ws, precision="bfloat16", **codes)
     FrameRenderer(generator, ws, **codes)
+
+
+class Brighter(UpsamplerBlock):
+    """A block of one's own."""
+
+    def forward(self, *arguments, **options):
+        x, colours = super().forward(*arguments, **options)
+        return x, colours + 1
+
+
+def _by_hook(block):
+    block.register_forward_hook(lambda module, inputs, results: (results[0], results[1] + 1))
+
+
+def _by_class(block):
+    block.__class__ = Brighter
+    return block
+
+
+def _by_method(block):
+    block.forward = Brighter.forward.__get__(_by_class(copy.copy(block)))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("change", [_by_hook, _by_class, _by_method], ids=["hook", "class", "method"])
+def test_changes_of_a_block_are_rendered(change):
+    """Fused blocks would show the images of the unchanged one, without a word."""
+    generator = build_generator(SMALL)
+    inputs = codes()
+    before = FrameRenderer(generator, **inputs).render(0.3, cameras())
+    change(list(generator.upsampler.blocks.values())[-1])
+    after = FrameRenderer(generator, **inputs).render(0.3, cameras())
+    assert_near(after, before + 1)
+
+
+@torch.no_grad()
+def test_hooks_read_the_features_of_the_upsampler():
+    generator, seen = build_generator(SMALL), []
+    block = list(generator.upsampler.blocks.values())[-1]
+    block.conv1.register_forward_hook(lambda module, inputs, result: seen.append(tuple(result.shape)))
+    frame = FrameRenderer(generator, **codes()).render(0.3, cameras())
+    assert seen == [(len(frame), 1, *frame.shape[2:], block.conv1.linear.weight.shape[0])]
+
+
+@torch.no_grad()
+def test_fields_of_derived_classes_are_evaluated(monkeypatch):
+    """Marched in one operator, they would be those of the class that they are derived from."""
+
+    class Empty(ConditionedForeground):
+        def __call__(self, points, directions):
+            density, features = super().__call__(points, directions)
+            return density.new_full(density.shape, -1.0), features
+
+    generator = build_generator(SMALL)
+    monkeypatch.setattr("training.networks.fields.ConditionedForeground", Empty)
+    output = FrameRenderer(generator, **codes()).output(0.3, cameras())
+    assert output.opacity.abs().max() < 1e-6
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))], ids=["deepcopy", "pickle"])
+def test_copies_of_a_renderer_show_the_same(copied):
+    renderer = FrameRenderer(build_generator(SMALL), **codes())
+    frame = renderer.render(0.3, cameras())
+    twin = copied(renderer)
+    for parameter in renderer.generator.parameters():
+        parameter.zero_()
+    assert torch.equal(twin.render(0.3, cameras()), frame)
