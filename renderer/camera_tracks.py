@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from renderer.cameras import CameraPrior, Cameras
 from renderer.trajectories import camera_path, frame_schedule
 from renderer.trajectory_files import PathCamera, path_cameras
+from torch_utils.argument_checks import check_number
 
 __all__ = ["CameraTrack", "file_track", "program_tracks", "recorded_track"]
 
@@ -66,7 +67,15 @@ def file_track(
 
 
 def recorded_track(name: str, cameras: Cameras, times: Sequence[float]) -> CameraTrack:
-    """A track of camera i at time i."""
+    """A track of camera i at time i.
+
+    Raises:
+        ValueError: Other numbers of cameras and times, or a time that is no finite number.
+    """
+    if len(times) != len(cameras):
+        raise ValueError(f"a track needs one time for each camera, got {len(cameras)} cameras and {len(times)} times.")
+    for i, time in enumerate(times):
+        check_number(f"times[{i}]", time)
     return CameraTrack(name, cameras, [(i, float(time)) for i, time in enumerate(times)])
 
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from torch_utils.argument_checks import check_floats, check_stream, shown
+from torch_utils.argument_checks import check_floats, check_number, check_stream, is_list, shown, whole_number
 
 __all__ = [
     "CameraPrior",
@@ -101,7 +101,16 @@ def look_at(position: torch.Tensor) -> torch.Tensor:
     """Rotations [N, 3, 3] whose columns are the axes of cameras at `position` [N, 3] that look at the origin.
 
     A camera exactly above or below the origin has no defined roll; the result is then not a rotation.
+
+    Raises:
+        ValueError: Something else than positions; on a CPU, where values can be looked at without waiting, also one
+            that is not finite or the origin itself.
     """
+    if not isinstance(position, torch.Tensor) or position.ndim < 1 or position.shape[-1] != 3:
+        raise ValueError(f"position must be a tensor [N, 3], got {shown(position)}.")
+    check_floats("position", position, "in scene units")
+    if position.device.type == "cpu" and not (position.isfinite().all() and (position != 0).any(dim=-1).all()):
+        raise ValueError("position must be finite and not the origin, at which the cameras look.")
     # The camera looks along -z, so that z points from the origin to it; x is horizontal.
     up = torch.zeros_like(position)
     up[..., 2] = 1
@@ -142,6 +151,9 @@ class CameraPrior:
         radius: (low, high) in scene units; sampled uniformly.
         distribution: 'gaussian' samples yaw and pitch from N(middle, half range), so that about a third lies outside
             the range; 'uniform' samples within the range.
+
+    Raises:
+        ValueError: No such distribution, numbers or ranges, or a radius of 0 or less.
     """
 
     def __init__(
@@ -153,12 +165,15 @@ class CameraPrior:
         radius: Sequence[float] = (1.0, 1.0),
         distribution: str = "gaussian",
     ):
-        if not 0 < fov < 180:
-            raise ValueError(f"camera.fov must lie between 0 and 180 degrees, got {fov}.")
+        check_number("camera.fov", fov, 0, 180)
         if distribution not in ("gaussian", "uniform"):
             raise ValueError(f"camera.distribution must be 'gaussian' or 'uniform', got '{distribution}'.")
         for name, values in (("yaw", yaw), ("pitch", pitch), ("radius", radius)):
-            if len(values) != 2 or values[0] > values[1]:
+            if not is_list(values) or len(values) != 2:
+                raise ValueError(f"camera.{name} must be [low, high], got {shown(values)}.")
+            for value in values:
+                check_number(f"camera.{name}", value, 0 if name == "radius" else -math.inf)
+            if values[0] > values[1]:
                 raise ValueError(f"camera.{name} must be [low, high] with low <= high, got {list(values)}.")
         self.fov = float(fov)
         self.yaw = (float(yaw[0]), float(yaw[1]))
@@ -234,7 +249,12 @@ class CameraPrior:
 
 
 def pixel_centers(resolution: int, device: torch.device | str | None = None) -> torch.Tensor:
-    """Centres [resolution**2, 2] (x, y) of a square image's pixels, row-major, top row first, in [-1, 1], float32."""
+    """Centres [resolution**2, 2] (x, y) of a square image's pixels, row-major, top row first, in [-1, 1], float32.
+
+    Raises:
+        ValueError: The resolution is no whole number of at least 1.
+    """
+    resolution = whole_number("resolution", resolution, low=1)
     edge = 1 - 1 / resolution
     x = torch.linspace(-edge, edge, resolution, device=device, dtype=torch.float32)
     y = torch.linspace(edge, -edge, resolution, device=device, dtype=torch.float32)
@@ -312,8 +332,11 @@ def stereo_pair(cameras: Cameras, eye_distance: float = EYE_DISTANCE) -> tuple[C
         eye_distance: Distance between the eyes in scene units.
 
     Raises:
-        ValueError: The distance is not between 0 and twice the radius.
+        ValueError: The distance is not between 0 and twice the radius, or there are no cameras.
     """
+    if not isinstance(cameras, Cameras) or len(cameras) == 0:
+        raise ValueError(f"stereo_pair takes one or more Cameras, got {shown(cameras)}.")
+    check_number("eye_distance", eye_distance)
     cam2world = cameras.cam2world.double()
     radius = cam2world[:, :3, 3].norm(dim=-1)
     if not 0 < eye_distance < 2 * float(radius.min()):

@@ -8,6 +8,8 @@ Depth maps are [N, H, H], distances along the viewing axis in scene units at pix
 weights [N, H, H] are those of the pixels, 0 where there is no surface.
 """
 
+import math
+
 import torch
 from torch.nn import functional as F
 
@@ -26,6 +28,7 @@ __all__ = [
     "weighted_mean",
 ]
 
+NEAREST = 1e-6  # depth in scene units up to which points have no projection
 OPAQUE = 0.5  # smallest opacity of a surface
 
 
@@ -43,12 +46,30 @@ def surface_depth(depth: torch.Tensor, opacity: torch.Tensor, *, background: boo
 
 
 def weighted_mean(x: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Weighted mean over pixels [N]; NaN where all weights are 0."""
+    """Weighted mean over pixels [N]; NaN where all weights are 0.
+
+    Raises:
+        ValueError: Weights of another shape: those of other maps would be broadcast.
+    """
+    _check_weights(x, weights)
     return (x * weights).sum(dim=[-2, -1]) / weights.sum(dim=[-2, -1])
 
 
+def _check_weights(x: torch.Tensor, weights: torch.Tensor) -> None:
+    if not isinstance(weights, torch.Tensor) or weights.shape != x.shape:
+        raise ValueError(f"weights must be {list(x.shape)}, one for each value, got {shown(weights)}.")
+
+
 def plane_depth(depth: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Depth [N, H, H] of the best-fitting plane (least squares in inverse depth), also where the weights are 0."""
+    """Depth [N, H, H] of the best-fitting plane (least squares in inverse depth), also where the weights are 0.
+
+    Raises:
+        ValueError: Maps of another shape, or weights of another shape than the depth.
+    """
+    if not isinstance(depth, torch.Tensor) or depth.ndim != 3 or depth.shape[1] != depth.shape[2]:
+        raise ValueError(f"depth must be a tensor [N, H, H], got {shown(depth)}.")
+    check_floats("depth", depth, "in scene units")
+    _check_weights(depth, weights)
     # Normal equations for (a, b, c) in double precision.
     xy = pixel_centers(depth.shape[-1], depth.device).double()
     basis = torch.cat([xy, torch.ones_like(xy[:, :1])], dim=1)  # [H·H, 3]
@@ -87,17 +108,24 @@ def project(cameras: Cameras, points: torch.Tensor) -> tuple[torch.Tensor, torch
     """Projection of points [N, H, W, 3] to one camera each, the inverse of `surface_points`.
 
     Returns:
-        (x, y) on the image plane [N, H, W, 2], y up, within [-1, 1] inside the image; depth [N, H, W].
+        (x, y) on the image plane [N, H, W, 2], y up, within [-1, 1] inside the image, NaN for points that are not in
+        front of the camera; depth [N, H, W], negative behind it.
 
     Raises:
-        ValueError: The points are integers, to which camera and focal length would be rounded.
+        ValueError: Points of another shape; integers, to which camera and focal length would be rounded; or neither
+            one camera nor one for each of the N.
     """
+    if not isinstance(points, torch.Tensor) or points.ndim != 4 or points.shape[-1] != 3:
+        raise ValueError(f"points must be a tensor [N, H, W, 3], got {shown(points)}.")
+    if len(cameras) not in (1, len(points)):
+        raise ValueError(f"points [{len(points)}, H, W, 3] need one camera or {len(points)}, got {len(cameras)}.")
     check_floats("points", points, "in scene units")
     cam2world = cameras.cam2world.to(points.dtype)
     local = along_axes(points - cam2world[:, None, None, :3, 3], cam2world[:, :3, :3])
     depth = -local[..., 2]
     focal = focal_from_fov(cameras.fov.double()).to(points.dtype)[:, None, None, None]
-    return focal * local[..., :2] / depth.clamp(min=1e-6)[..., None], depth
+    places = focal * local[..., :2] / depth.clamp(min=NEAREST)[..., None]
+    return torch.where((depth > NEAREST)[..., None], places, math.nan), depth
 
 
 def warp(images: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
@@ -107,7 +135,11 @@ def warp(images: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
 
 
 def relief(depth: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Relief [N]: root mean square distance of depths from their best-fitting plane, in scene units."""
+    """Relief [N]: root mean square distance of depths from their best-fitting plane, in scene units.
+
+    Raises:
+        ValueError: See `plane_depth`.
+    """
     residual = torch.where(weights > 0, depth - plane_depth(depth, weights), 0.0)
     return weighted_mean(residual.square(), weights).sqrt()
 
@@ -120,7 +152,11 @@ def parallax(cameras: Cameras, others: Cameras, depth: torch.Tensor, weights: to
         others: The other views, one each.
 
     Returns:
-        [N], root mean square, as a fraction of the image's width; 0 for every plane, NaN without a surface.
+        [N], root mean square, as a fraction of the image's width; 0 for every plane, NaN without a surface, or if a
+        part of it is behind the other camera.
+
+    Raises:
+        ValueError: See `plane_depth`, `surface_points` and `project`.
     """
     true, _ = project(others, surface_points(cameras, depth))
     flat, _ = project(others, surface_points(cameras, plane_depth(depth, weights)))

@@ -113,16 +113,19 @@ def camera_path(
         ValueError: Unknown program, no steps, a field of view that is not between 0 and 180 degrees, or a path beyond
             the poles, where cameras would turn over.
     """
+    from torch_utils.argument_checks import check_number, shown, whole_number  # see above
+
+    if not hasattr(prior, "at_angles"):
+        raise ValueError(f"prior must be a renderer.cameras.CameraPrior, got {shown(prior)}.")
     if program not in PROGRAMS:
         raise ValueError(
             f"Unknown render program '{program}'; choose from {', '.join(FORWARD_PROGRAMS)}, or <name>{INVERSE}."
         )
-    if n_steps < 1:
-        raise ValueError(f"A camera path needs at least one step, got n_steps = {n_steps}.")
+    n_steps = whole_number("n_steps", n_steps, low=1)
     for name, scale in (("yaw_scale", yaw_scale), ("pitch_scale", pitch_scale)):
-        if not math.isfinite(scale):
-            raise ValueError(f"{name} must be a finite number, got {scale}.")
+        check_number(name, scale)
     fov = prior.fov if fov is None else fov
+    check_number("fov", fov, 0, 180)
     path = _PATHS[program.removesuffix(INVERSE)](n_steps, yaw_scale, pitch_scale)
     if program.endswith(INVERSE):
         path = {name: values[::-1] for name, values in path.items()}
@@ -160,14 +163,18 @@ def frame_schedule(
     time, at the start of the range.
 
     Raises:
-        ValueError: A count below 1, a time that is not finite.
+        ValueError: A count that is no whole number of at least 1, or no two finite times.
     """
-    if n_steps < 1 or time_steps < 1:
-        raise ValueError(f"n_steps and time_steps must be at least 1, got {n_steps} and {time_steps}.")
-    if not all(map(math.isfinite, time_range)):
-        raise ValueError(f"times must be finite, got {time_range[0]} to {time_range[1]}.")
     import torch  # only here: see above. Its linspace, rather than i / (n − 1), is what the published results used.
 
-    times = torch.linspace(*time_range, time_steps).tolist()
+    from torch_utils.argument_checks import check_number, is_list, shown, whole_number
+
+    n_steps, time_steps = whole_number("n_steps", n_steps, low=1), whole_number("time_steps", time_steps, low=1)
+    if not is_list(time_range) or len(time_range) != 2:
+        raise ValueError(f"time_range must be the first and the last time, got {shown(time_range)}.")
+    for time in time_range:
+        check_number("time_range", time)
+    first, last = map(float, time_range)
+    times = torch.linspace(first, last, time_steps).tolist()
     frames = max(n_steps, time_steps)
     return [(n_steps - 1 - i * n_steps // frames, times[i * time_steps // frames]) for i in range(frames)]

@@ -61,7 +61,8 @@ def rasterise(mesh: Mesh, camera: Cameras, size: int, *, near: float, far: float
     inverse = 1 / depth[mesh.faces]  # [F, 3]
     corners = places[mesh.faces]  # [F, 3, 2]
     pixel = np.stack([(corners[..., 0] + 1) * size - 1, (1 - corners[..., 1]) * size - 1], axis=-1) / 2
-    front = np.isfinite(pixel).all(axis=(1, 2)) & (depth[mesh.faces] > 1e-6).all(axis=1)
+    front = np.isfinite(pixel).all(axis=(1, 2))
+    pixel[~front] = 0  # not used
     first = np.ceil(pixel.min(axis=1)).clip(0, size).astype(np.int64)
     last = np.floor(pixel.max(axis=1)).clip(-1, size - 1).astype(np.int64)
     spans = np.where(front[:, None], (last - first + 1).clip(0), 0)

@@ -55,3 +55,8 @@ def test_a_file_without_times_runs_forwards_through_the_range():
 def test_a_recorded_track_shows_camera_i_at_time_i():
     times = torch.tensor([0.0, 0.1], dtype=torch.float64)
     assert recorded_track("own-path", PRIOR.at([0.0, 1.0]), times).schedule == [(0, 0.0), (1, 0.1)]
+    for some in ([0.0], [0.0, 0.5, 1.0]):
+        with pytest.raises(ValueError, match=f"one time for each camera, got 2 cameras and {len(some)} times"):
+            recorded_track("own-path", PRIOR.at([0.0, 1.0]), some)
+    with pytest.raises(ValueError, match=r"^times\[1\] must be a finite number, got nan"):
+        recorded_track("own-path", PRIOR.at([0.0, 1.0]), [0.0, math.nan])

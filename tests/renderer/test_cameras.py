@@ -13,6 +13,7 @@ from renderer.cameras import (
     camera_rays,
     focal_from_fov,
     look_at,
+    pixel_centers,
 )
 from tests.goldens import reference
 from tests.goldens.checks import assert_near
@@ -167,6 +168,14 @@ def test_selection_and_comparison():
         ({"yaw": (0.3, -0.3)}, "camera.yaw"),
         ({"pitch": (1.0, 1.2, 1.4)}, "camera.pitch"),
         ({"radius": (2, 1)}, "camera.radius"),
+        ({"fov": "18"}, r"^camera.fov must be a number between 0 and 180, got '18'\.$"),
+        ({"fov": math.nan}, "^camera.fov must be a number between 0 and 180, got nan"),
+        ({"yaw": (math.nan, 0.8)}, "^camera.yaw must be a finite number, got nan"),
+        ({"pitch": (1.4, math.inf)}, "^camera.pitch must be a finite number, got inf"),
+        ({"pitch": 1.5}, r"^camera.pitch must be \[low, high\], got 1.5"),
+        ({"yaw": "ab"}, r"^camera.yaw must be \[low, high\], got 'ab'"),
+        ({"radius": (0, 1)}, "^camera.radius must be a finite number above 0, got 0"),
+        ({"radius": (-1.0, -1.0)}, "^camera.radius must be a finite number above 0, got -1.0"),
     ],
 )
 def test_mistakes(arguments, message):
@@ -217,3 +226,21 @@ def test_a_radius_of_zero_gives_no_camera():
 
 def test_an_index_may_be_that_of_numpy():
     assert CameraPrior().at([0.1, 0.9])[np.int64(1)].equals(CameraPrior().at(0.9))
+
+
+def test_positions_without_a_view_are_refused():
+    """A camera of NaN renders NaN, one at the origin looks nowhere."""
+    for position in (torch.tensor([[math.nan, 0, 1]]), torch.tensor([[1.0, 0, 0], [0, 0, 0]])):
+        with pytest.raises(ValueError, match="^position must be finite and not the origin"):
+            look_at(position)
+    for position in ([1.0, 0, 0], torch.ones(3, 2)):
+        with pytest.raises(ValueError, match=r"^position must be a tensor \[N, 3\], got "):
+            look_at(position)
+    with pytest.raises(ValueError, match="^position must be floats in scene units, got int64"):
+        look_at(torch.tensor([[1, 0, 0]]))
+
+
+@pytest.mark.parametrize("resolution", [0, -4, 2.5, "32", True])
+def test_resolutions_without_pixels_are_refused(resolution):
+    with pytest.raises(ValueError, match="^resolution must be a whole number of at least 1, got "):
+        pixel_centers(resolution)

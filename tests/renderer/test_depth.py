@@ -127,3 +127,32 @@ def test_integers_and_other_shapes_are_refused():
         surface_points(camera, depth[..., :3])
     with pytest.raises(ValueError, match="pixels must be floats .*got int64"):
         camera_rays(camera, torch.zeros(4, 2).long())
+
+
+def test_weights_of_other_maps_are_refused():
+    """Broadcast, they gave each map the figures of another one's surface."""
+    camera, depth, weights = CameraPrior().at().repeat(2), torch.ones(2, 4, 4), torch.ones(1, 4, 4)
+    for measure in (
+        lambda: relief(depth, weights),
+        lambda: plane_depth(depth, weights),
+        lambda: parallax(camera, camera, depth, weights),
+        lambda: weighted_mean(depth, weights),
+    ):
+        with pytest.raises(
+            ValueError, match=r"^weights must be \[2, 4, 4\], one for each value, got Tensor \[1, 4, 4\]"
+        ):
+            measure()
+    with pytest.raises(ValueError, match=r"^depth must be a tensor \[N, H, H\], got Tensor \[2, 1, 4, 4\]"):
+        relief(depth[:, None], depth[:, None])
+    with pytest.raises(ValueError, match=r"^points \[2, H, W, 3\] need one camera or 2, got 3"):
+        project(camera[[0, 1, 1]], torch.ones(2, 4, 4, 3))
+    with pytest.raises(ValueError, match=r"^points must be a tensor \[N, H, W, 3\], got Tensor \[4, 3\]"):
+        project(camera, torch.ones(4, 3))
+
+
+def test_points_behind_a_camera_have_no_projection():
+    camera = CameraPrior().at_angles(0.0, math.pi / 2)  # on the x axis, at distance 1
+    points = torch.tensor([[[[0.0, 0.0, 0.1], [1.0, 0.0, 0.0], [2.0, 0.0, 0.1]]]])
+    places, depth = project(camera, points)
+    assert depth[0, 0].tolist() == pytest.approx([1, 0, -1], abs=1e-6)
+    assert places[0, 0, 0].isfinite().all() and places[0, 0, 1:].isnan().all()

@@ -40,7 +40,16 @@ def test_what_is_nearer_is_further_right_for_the_left_eye():
     assert shift[0] == pytest.approx(0, abs=1e-5) and shift[1] > 0.01 and shift[2] < -0.01
 
 
-@pytest.mark.parametrize("distance", [0.0, -1.0, 2.0, math.nan, math.inf])
+@pytest.mark.parametrize("distance", [0.0, -1.0, 2.0])
 def test_impossible_distances(distance):
     with pytest.raises(ValueError, match="eye distance must lie between 0 and 2"):
         stereo_pair(MIDDLE, distance)
+
+
+@pytest.mark.parametrize("distance", [math.nan, math.inf, "0.1", None])
+def test_other_values(distance):
+    with pytest.raises(ValueError, match="^eye_distance must be a finite number, got "):
+        stereo_pair(MIDDLE, distance)
+    for cameras in (MIDDLE.cam2world, MIDDLE[[]]):
+        with pytest.raises(ValueError, match="^stereo_pair takes one or more Cameras, got "):
+            stereo_pair(cameras, 0.1)

@@ -111,7 +111,12 @@ def test_every_program_takes_a_field_of_view(program):
     "arguments, message",
     [
         ({"program": "sideways"}, "Unknown render program 'sideways'; choose from front"),
-        ({"n_steps": 0}, "n_steps = 0"),
+        ({"n_steps": 0}, "^n_steps must be a whole number of at least 1, got 0"),
+        ({"n_steps": 2.5}, "^n_steps must be a whole number of at least 1, got 2.5"),
+        ({"fov": "18"}, "^fov must be a number between 0 and 180, got '18'"),
+        ({"yaw_scale": "1"}, "^yaw_scale must be a finite number, got '1'"),
+        ({"program": ["front"]}, r"Unknown render program '\['front'\]'"),
+        ({"prior": None}, "^prior must be a renderer.cameras.CameraPrior, got None"),
         ({"program": "front_zoom", "fov": 170}, "between 0 and 180 degrees, got 153 to 187"),
         ({"fov": 0}, "between 0 and 180"),
         ({"yaw_scale": math.nan}, "yaw_scale must be a finite number"),
@@ -152,10 +157,16 @@ def test_schedule_shows_every_step_and_every_time(n_steps, time_steps):
     assert len({time for _, time in schedule}) == time_steps
 
 
-@pytest.mark.parametrize("counts", [(0, 1), (1, 0)])
+@pytest.mark.parametrize("counts", [(0, 1), (1, 0), (1.5, 2), ("2", 2)])
 def test_schedule_needs_something_to_show(counts):
-    with pytest.raises(ValueError, match="at least 1"):
+    with pytest.raises(ValueError, match="_steps must be a whole number of at least 1, got "):
         frame_schedule(*counts)
+
+
+@pytest.mark.parametrize("time_range", [1.0, (0.0,), (0.0, 0.5, 1.0), "01", (0.0, None)])
+def test_a_range_has_two_times(time_range):
+    with pytest.raises(ValueError, match="^time_range must be "):
+        frame_schedule(2, 2, time_range=time_range)
 
 
 def test_programs_are_listed_without_loading_torch():

@@ -47,7 +47,7 @@ def test_other_cameras_and_sizes_are_other_sets(cache, tmp_path):
 
 def test_mistakes_are_found_before_anything_is_drawn(cache, tmp_path):
     words = [f"outdir={tmp_path / 'runs'}", *OVERRIDES, "model.generator.camera.fov=-3"]
-    with pytest.raises(UserError, match="fov must lie between 0 and 180"):
+    with pytest.raises(UserError, match="camera.fov must be a number between 0 and 180, got -3"):
         plan(words)
     assert not cache.exists()
 
