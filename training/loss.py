@@ -16,9 +16,16 @@ import torch
 from torch.nn.functional import softplus
 
 from renderer.cameras import CameraPrior, Cameras, camera_angles
-from torch_utils.argument_checks import check_images, check_stream, check_tensors, shown
+from torch_utils.argument_checks import (
+    check_images,
+    check_number,
+    check_stream,
+    check_tensors,
+    shown,
+    whole_number,
+)
 from torch_utils.custom_ops import no_weight_gradients
-from training.augment.diffaugment import diffaugment
+from training.augment.diffaugment import diffaugment, parse_policy
 from training.networks.discriminator import TimeAwareDiscriminators, time_plane
 from training.networks.generator import Generator, SynthesisOutput
 from training.networks.mixed_precision import half_precision
@@ -118,7 +125,7 @@ class GanLoss:
         pl_mean: Running mean of the path lengths.
 
     Raises:
-        ValueError: Something else than networks, or networks of different resolutions.
+        ValueError: Something else than networks, networks of different resolutions, or a value that is not allowed.
     """
 
     def __init__(
@@ -147,6 +154,15 @@ class GanLoss:
         if size != generator.resolution:
             sizes = f"{generator.resolution} and {size}"
             raise ValueError(f"generator and discriminator must have the same resolution, got {sizes} pixels.")
+        if augment is not None and not callable(augment):
+            raise ValueError(f"augment must be an AdaAugment or None, got {shown(augment)}.")
+        parse_policy(diffaugment)
+        weights = {"r1_gamma": r1_gamma, "pl_weight": pl_weight, "image_weight": image_weight}
+        for name, value in (weights | {"path_weight": path_weight, "distortion_weight": distortion_weight}).items():
+            check_number(name, value, 0, inclusive=True)
+        for name, value in (("pl_decay", pl_decay), ("style_mixing_prob", style_mixing_prob)):
+            check_number(name, value, 0, 1, inclusive=True)
+        whole_number("pl_batch_shrink", pl_batch_shrink, low=1)
         self.generator, self.discriminator = generator, discriminator
         self.augment, self.diffaugment = augment, diffaugment
         self.r1_gamma = r1_gamma
@@ -176,9 +192,11 @@ class GanLoss:
             stream: Source of all random numbers, a `torch_utils.rng.RandomStream` on the networks' device.
 
         Raises:
-            ValueError: There is no such phase, the batch does not fit the networks, or something else than a stream.
+            ValueError: There is no such phase, no parameter of its network has gradients, the batch does not fit the
+                networks, or something else than a stream or a number.
         """
         self._check(phase, batch, stream)
+        check_number("gain", gain)
         # In the generator's phases gradients only pass through the discriminators.
         with contextlib.ExitStack() as stack:
             if phase.startswith("G"):
@@ -194,6 +212,9 @@ class GanLoss:
         """Refuse what would broadcast to another loss than meant, or fail deep inside of a network."""
         if phase not in self._phases:
             raise ValueError(f"phase must be one of {', '.join(self._phases)}, got {shown(phase)}.")
+        trained = "generator" if phase.startswith("G") else "discriminator"
+        if not any(parameter.requires_grad for parameter in getattr(self, trained).parameters()):
+            raise ValueError(f"{phase} trains the {trained}, whose parameters have no gradients: requires_grad_(True).")
         check_images("frames", batch.frames, "[B, 2, 3, H, W]", ndim=5, channels=3)
         size = self.generator.resolution
         shapes = {
@@ -327,6 +348,7 @@ class GanLoss:
         # Generate a smaller batch: the second derivatives need more memory.
         size = max(len(batch) // self.pl_batch_shrink, 1)
         ws = self.fake_styles(batch.c[:size], stream)
+        ws = ws if ws.requires_grad else ws.requires_grad_()  # of a mapping network that is not trained
         fake, _, _ = self.fake_videos(ws, stream)
 
         # Jᵀ y is the gradient of the inner product of image and noise. Noise of standard deviation 1 / √(H W) keeps

@@ -61,6 +61,8 @@ def fake_frames(generator, draws, *, batch=2, **losses):
 @pytest.mark.parametrize(
     "changes, message",
     [
+        ({"gain": float("nan")}, "gain must be a finite number, got nan."),
+        ({"gain": "1"}, "gain must be a finite number, got '1'."),
         ({"phase": "Gmian"}, "phase must be one of Gmain, Greg, Dmain, Dreg, got 'Gmian'."),
         ({"stream": 0}, "stream must be a torch_utils.rng.RandomStream, got 0."),
         ({"frames": torch.zeros(2, 2, 3, 32, 32, dtype=torch.uint8)}, "frames must be floats, not uint8"),
@@ -76,9 +78,10 @@ def test_mistakes(changes, message):
     loss, generator, discriminators, _ = make_loss()
     changes = dict(changes)
     phase, stream = changes.pop("phase", "Dmain"), changes.pop("stream", RandomStream(0))
+    gain = changes.pop("gain", 1.0)
     batch = dataclasses.replace(real_batch(), **changes)
     with pytest.raises(ValueError) as error:
-        loss.accumulate(phase, batch=batch, gain=1.0, stream=stream)
+        loss.accumulate(phase, batch=batch, gain=gain, stream=stream)
     assert str(error.value) == message
     assert all(p.grad is None for p in [*generator.parameters(), *discriminators.parameters()])
 
@@ -87,6 +90,52 @@ def test_networks_of_different_resolutions():
     discriminators, _ = small_discriminators(2 * SPEC.resolution)
     with pytest.raises(ValueError, match="must have the same resolution, got 16 and 32 pixels"):
         GanLoss(generator=build_generator(SPEC), discriminator=discriminators)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"r1_gamma": -1}, "r1_gamma must be a finite number of at least 0, got -1."),
+        ({"r1_gamma": "1"}, "r1_gamma must be a finite number of at least 0, got '1'."),
+        ({"path_weight": float("nan")}, "path_weight must be a finite number of at least 0, got nan."),
+        ({"pl_decay": 2}, "pl_decay must be a number from 0 to 1, got 2."),
+        ({"style_mixing_prob": 2}, "style_mixing_prob must be a number from 0 to 1, got 2."),
+        ({"pl_batch_shrink": 0}, "pl_batch_shrink must be a whole number of at least 1, got 0."),
+        ({"augment": "bgc"}, "augment must be an AdaAugment or None, got 'bgc'."),
+    ],
+)
+def test_mistaken_options(options, message):
+    loss, generator, discriminators, _ = make_loss()
+    with pytest.raises(ValueError) as error:
+        GanLoss(generator=generator, discriminator=discriminators, **options)
+    assert str(error.value) == message
+    with pytest.raises(ValueError, match="^diffaugment: unknown operation 'colour'"):
+        GanLoss(generator=generator, discriminator=discriminators, diffaugment="colour")
+
+
+@pytest.mark.parametrize("phase, frozen", [("Gmain", "generator"), ("Dreg", "discriminator")])
+def test_a_phase_without_anything_to_train(phase, frozen):
+    """Networks are loaded like that; PyTorch's own error names neither."""
+    loss, _, _, _ = make_loss()
+    getattr(loss, frozen).requires_grad_(False)
+    with pytest.raises(ValueError, match=rf"^{phase} trains the {frozen}, .*: requires_grad_\(True\)\.$"):
+        loss.accumulate(phase, batch=real_batch(), gain=1.0, stream=RandomStream(0))
+
+
+def test_the_path_length_of_a_generator_whose_mapping_is_frozen():
+    """Styles are constants then, and path lengths still depend on the other networks."""
+    gradients = []
+    for frozen in (False, True):
+        loss, generator, _, _ = make_loss()
+        generator.mapping.requires_grad_(not frozen)
+        loss.accumulate("Greg", batch=real_batch(), gain=1.0, stream=RandomStream(0))
+        gradients.append({name: p.grad for name, p in generator.named_parameters() if not name.startswith("mapping")})
+        assert all((p.grad is None) == frozen for p in generator.mapping.parameters())
+    assert any(gradient is not None and gradient.any() for gradient in gradients[1].values())
+    for free, constant in zip(gradients[0].values(), gradients[1].values(), strict=True):
+        assert (free is None) == (constant is None)
+        if free is not None:
+            assert_near(constant, free)
 
 
 def test_generator_main():
