@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from torch_utils.argument_checks import check_tensors, shown
+from torch_utils.argument_checks import check_floats, check_number, check_tensors, shown
 
 __all__ = ["check_clips", "flatness", "flicker", "frame_similarity", "mean_flow_length", "warping_error"]
 
@@ -137,7 +137,15 @@ def warping_error(
     Returns:
         [N, 3]: the error, the same difference without warping, and the fraction of compared pixels. The first two are
         NaN where there are none.
+
+    Raises:
+        ValueError: Tensors of other shapes, images that are no floats, or a tolerance below 0.
     """
+    maps = {"depths": depths, "expected": expected, "opacities": opacities}
+    shapes = {"images": (images, ("N", 2, 3, "H", "W")), "grids": (grids, ("N", 2, "H", "W", 2))}
+    check_tensors(shapes | {name: (value, ("N", 2, "H", "W")) for name, value in maps.items()})
+    check_floats("images", images, "in [0, 1]")
+    check_number("tolerance", tolerance, 0, inclusive=True)
     layers = torch.cat([images, depths[:, :, None], opacities[:, :, None]], dim=2).flip(1)  # of the other view
     warped = F.grid_sample(layers.flatten(0, 1), grids.flatten(0, 1), padding_mode="border", align_corners=False)
     warped = warped.unflatten(0, images.shape[:2])

@@ -126,3 +126,22 @@ def test_flatness_of_a_cloud_and_of_nothing():
     assert float(flatness(points, torch.zeros(1, 100, 100))) != float(flatness(points, torch.zeros(1, 100, 100)))
     flattened = points * torch.tensor([1, 1, 0.1])
     assert float(flatness(flattened, torch.ones(1, 100, 100))) == pytest.approx(0.9, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"depths": torch.ones(1, 2, 1, SIZE)}, r"^depths must be \[N, 2, H, W\] with N = 1, H = 64, W = 64"),
+        (
+            {"images": torch.zeros(1, 2, 3, SIZE, SIZE, dtype=torch.uint8)},
+            r"^images must be floats in \[0, 1\], got uint8",
+        ),
+        ({"tolerance": math.nan}, "^tolerance must be a finite number of at least 0, got nan"),
+        ({"tolerance": -1}, "^tolerance must be a finite number of at least 0, got -1"),
+    ],
+)
+def test_other_arguments_are_refused(changes, message):
+    found = scene(plane_depths)
+    found.pop("points")
+    with pytest.raises(ValueError, match=message):
+        warping_error(**{**found, "tolerance": 0.02, **changes})

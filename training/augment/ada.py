@@ -143,10 +143,10 @@ class AdaAugment(nn.Module):
             ValueError: wrong shape or type, or no stream.
         """
         check_images("AdaAugment: frames", frames, "[B, T, 3, H, W]", ndim=5, channels=3)
+        check_stream(stream)  # also where nothing is drawn yet: p rises later
         p = float(self.p)
         if p <= 0 or not self.multipliers:
             return frames
-        check_stream(stream)
         draw = _Draws(stream, batch=frames.shape[0], multipliers=self.multipliers, p=p, prefix=f"{prefix}ada/")
 
         # Geometry: one resampling by the product of all transforms.

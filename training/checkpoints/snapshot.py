@@ -18,7 +18,7 @@ import contextlib
 import importlib
 import os
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from training.networks.generator import Generator
 __all__ = [
     "SNAPSHOT_FORMAT",
     "average_generator",
+    "check_rebuilt",
     "check_state",
     "load_average_generator",
     "load_snapshot",
@@ -69,6 +70,42 @@ def check_state(
     Raises:
         UserError: Tensors are missing, left over or of another shape; the message names them.
     """
+    problems = _problems(module, state, besides)
+    if problems:
+        raise UserError(
+            f"{source} does not fit {what}: {_first(problems)}. Use the model, resolution and options that it was "
+            "trained with."
+        )
+
+
+def check_rebuilt(network: torch.nn.Module, *, what: str) -> None:
+    """Refuse a network that would not be the same when it is built again from its `config`, before it is saved.
+
+    Args:
+        what: The network, for messages: 'the generator'.
+
+    Raises:
+        UserError: It has other tensors, render settings or cameras; the message names them.
+    """
+    with torch.device("meta"):
+        again = _build(type(network), network.config, what=what, source="the config")
+    problems = _problems(again, network.state_dict(), ())
+    for name in ("settings", "camera_prior"):
+        if hasattr(network, name) and vars(getattr(network, name)) != vars(getattr(again, name)):
+            problems.append(f"{name} is another one")
+    if problems:
+        raise UserError(
+            f"{what} cannot be saved, since its config, from which it is built again, gives another one: "
+            f"{_first(problems)}. Change the config as well, remove parametrizations, or derive a class of your own."
+        )
+
+
+def _first(problems: Sequence[str]) -> str:
+    return "; ".join(problems[:4]) + (f"; and {len(problems) - 4} more" if len(problems) > 4 else "")
+
+
+def _problems(module: torch.nn.Module, state: Mapping[str, torch.Tensor], besides: Collection[str]) -> list[str]:
+    """Differences between the tensors of a network, which may be on the meta device, and others."""
     from training.published.pickle_values import printable
 
     own = module.state_dict()
@@ -79,12 +116,7 @@ def check_state(
         for name in own
         if name in state and _form(state[name]) != _shape(own[name])
     ]
-    if problems:
-        more = f"; and {len(problems) - 4} more" if len(problems) > 4 else ""
-        raise UserError(
-            f"{source} does not fit {what}: {'; '.join(problems[:4])}{more}. Use the model, resolution and options "
-            "that it was trained with."
-        )
+    return problems
 
 
 def load_state(module: torch.nn.Module, state: Mapping[str, torch.Tensor], *, what: str, source: object) -> None:

@@ -167,5 +167,6 @@ class FrameRenderer:
             return known
         rays = Rays(*camera_rays(cameras, self.generator.pixels(self.ws, settings.resolution)))
         background = None if fields.background is None else render_background(fields.background, rays, settings)
-        self._views[settings.resolution] = _View(cameras, rays, background)
-        return self._views[settings.resolution]
+        view = _View(cameras, rays, background)
+        self._views[settings.resolution] = view  # not read again: another thread may have put its own there
+        return view

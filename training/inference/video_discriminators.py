@@ -13,7 +13,7 @@ from torch import nn
 from torch_utils.argument_checks import check_floats, check_placement, check_tensors
 from torch_utils.caller_settings import without_autocast, without_defaults
 from training.checkpoints.pretrained import write_discriminators
-from training.checkpoints.snapshot import load_snapshot, stored_discriminators
+from training.checkpoints.snapshot import check_rebuilt, load_snapshot, stored_discriminators
 from training.inference.arguments import SOURCES, check_path, label_shape
 from training.networks.discriminator import TimeAwareDiscriminators, time_plane
 
@@ -57,10 +57,12 @@ class VideoDiscriminators(nn.Module):
         """Write the discriminators beside a generator's files, so that training can start from the folder (`resume=`).
 
         Raises:
-            UserError: The folder cannot be written to, or safetensors is missing.
+            UserError: The folder cannot be written to, safetensors is missing, or the network's config would give
+                another network.
             ValueError: No path.
         """
         check_path("folder", folder)
+        check_rebuilt(self.network, what="the discriminator")
         write_discriminators(folder, config=self.network.config, state=self.network.state_dict())
 
     from_pretrained = staticmethod(load_discriminators)
@@ -68,6 +70,8 @@ class VideoDiscriminators(nn.Module):
     @without_autocast()
     def forward(self, frames: torch.Tensor, dt: torch.Tensor, c: torch.Tensor | None = None) -> DiscriminatorLogits:
         """Logits of pairs of frames; above 0: taken for real.
+
+        Those of a pair depend on the others of the batch (minibatch standard deviation, Progressive GAN, section 3).
 
         Args:
             frames: [B, 2, 3, H, W] in [-1, 1], the earlier one first.

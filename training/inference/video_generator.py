@@ -31,7 +31,7 @@ from torch_utils.argument_checks import (
 )
 from torch_utils.caller_settings import without_autocast, without_defaults
 from training.checkpoints.pretrained import write_pretrained
-from training.checkpoints.snapshot import average_generator, class_name, load_snapshot
+from training.checkpoints.snapshot import average_generator, check_rebuilt, class_name, load_snapshot
 from training.checkpoints.snapshot_files import numbered_snapshots
 from training.checkpoints.sources import check_upload, upload_folder
 from training.inference.arguments import (
@@ -443,8 +443,8 @@ class VideoGenerator(nn.Module):
         Discriminators that are there already stay: write those of this generator over them, or take another folder.
 
         Raises:
-            UserError: The folder cannot be written to, is a run folder, its config.json belongs to another program, or
-                safetensors is missing.
+            UserError: The folder cannot be written to, is a run folder, its config.json belongs to another program,
+                safetensors is missing, or the network's config would give another network.
             ValueError: No path.
         """
         check_path("folder", folder)
@@ -454,6 +454,7 @@ class VideoGenerator(nn.Module):
                 "loaded; choose another folder."
             )
         network = self.network
+        check_rebuilt(network, what="the generator")
         own = None if type(network) is Generator else class_name(type(network))
         write_pretrained(folder, config=network.config, state=network.state_dict(), about=self.about, network_class=own)
 

@@ -103,6 +103,7 @@ def _parts(upsampler: Upsampler) -> Iterator[torch.nn.Module]:
     yield upsampler
     for block in upsampler.blocks.values():
         yield block
+        assert block.conv0.upsampling is not None
         yield from (block.conv0, block.conv0.upsampling, block.conv1, block.rgb)
 
 

@@ -318,6 +318,8 @@ def test_mistakes():
             augmentation(pipeline)(torch.zeros(1, 2, 3, 8, 8, dtype=torch.uint8), RandomStream(0))
     with pytest.raises(ValueError, match="stream must be a torch_utils.rng.RandomStream, got Generator"):
         augmentation("bgc")(videos(1, 2, 3, 8, 8), torch.Generator())
+    with pytest.raises(ValueError, match="stream must be a torch_utils.rng.RandomStream, got 0"):
+        AdaAugment(pipeline="bgc")(videos(1, 2, 3, 8, 8), 0)  # p is 0: nothing would be drawn
     with pytest.raises(ValueError, match="pipeline.'rotate'. must be a finite number, got '1'"):
         AdaAugment(pipeline={"rotate": "1"})
     with pytest.raises(ValueError, match="more than 21 pixels"):

@@ -1,5 +1,6 @@
 """Generators as config.json and model.safetensors: what is written is read again, and nothing else is."""
 
+import dataclasses
 import json
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 
 import generate
 from dnnlib import UserError
+from renderer.cameras import CameraPrior
 from tests.small_network import save_small_run, small_generator
 from training.checkpoints.pretrained import is_pretrained
 from training.checkpoints.snapshot import load_average_generator, load_snapshot
@@ -153,3 +155,54 @@ def test_a_folder_that_cannot_be_made(tmp_path, run_folder):
     with pytest.raises(UserError, match="Cannot make the folder"):
         load_generator(run_folder).save_pretrained(tmp_path / "file" / "model")
     assert not is_pretrained(tmp_path / "file")
+
+
+class Added(torch.nn.Module):
+    """A parametrization, such as those of low-rank adaptation."""
+
+    def __init__(self):
+        super().__init__()
+        self.delta = torch.nn.Parameter(torch.zeros([]))
+
+    def forward(self, weight):
+        return weight + self.delta
+
+
+def _parametrize(G):
+    torch.nn.utils.parametrize.register_parametrization(G.network.foreground.layers[0], "weight", Added())
+
+
+def _other_settings(G):
+    G.network.settings = dataclasses.replace(G.network.settings, sampling_multiplier=3)
+
+
+def _other_cameras(G):
+    G.network.camera_prior = CameraPrior(fov=30)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (_parametrize, "foreground.layers.0.weight is missing; foreground.layers.0.parametrizations.weight.original"),
+        (_other_settings, "gives another one: settings is another one. Change the config as well"),
+        (_other_cameras, "gives another one: camera_prior is another one. Change the config as well"),
+    ],
+)
+def test_what_would_not_be_read_again_is_refused(run_folder, tmp_path, change, message):
+    """Until now it was written, and could not be loaded, or was another generator then."""
+    G = load_generator(run_folder)
+    change(G)
+    with pytest.raises(UserError, match=f"^the generator cannot be saved, .*{message}"):
+        G.save_pretrained(tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+def test_parametrizations_can_be_made_permanent(run_folder, tmp_path):
+    G = load_generator(run_folder)
+    _parametrize(G)
+    layer = G.network.foreground.layers[0]
+    layer.parametrizations.weight[0].delta.data.fill_(0.1)
+    frame = G.frame(seed=3)
+    torch.nn.utils.parametrize.remove_parametrizations(layer, "weight")
+    G.save_pretrained(tmp_path / "model")
+    assert torch.equal(load_generator(tmp_path / "model").frame(seed=3), frame)

@@ -124,3 +124,19 @@ def test_mistakes_are_named(renderer):
         renderer.output(TIME, cameras(), layers="front")
     with pytest.raises(ValueError, match="the image can be 8, 16, 32 wide, not 12"):
         renderer.output(TIME, cameras(), resolution=12)
+
+
+def test_a_view_is_that_of_its_own_cameras(generator):
+    """Of threads that share a renderer one may store its view before another has read its own."""
+    renderer = FrameRenderer(generator, **codes())
+    first, second = (generator.camera_prior.at(yaw).repeat(2) for yaw in (0.1, 0.9))
+    expected = renderer.render(TIME, first)
+
+    class Overtaken(dict):
+        def __setitem__(self, resolution, view):
+            super().__setitem__(resolution, other)
+
+    renderer.render(TIME, second)
+    [other] = renderer._views.values()
+    renderer._views = Overtaken()
+    assert torch.equal(renderer.render(TIME, first), expected)
