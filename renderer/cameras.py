@@ -43,7 +43,7 @@ class Cameras:
     """A batch of cameras: `cam2world` [N, 4, 4] and `fov` [N] in degrees, both float32.
 
     Raises:
-        ValueError: Something else than tensors of these shapes.
+        ValueError: Something else than tensors of these shapes, or poses of integers.
     """
 
     cam2world: torch.Tensor
@@ -55,6 +55,7 @@ class Cameras:
                 raise ValueError(f"{name} must be a tensor, got {type(value).__name__}.")
         if self.cam2world.ndim != 3 or tuple(self.cam2world.shape[1:]) != (4, 4):
             raise ValueError(f"cam2world must be [N, 4, 4], got {tuple(self.cam2world.shape)}.")
+        check_floats("cam2world", self.cam2world, "(those of a pose would be rounded)")
         if tuple(self.fov.shape) != (len(self.cam2world),):
             raise ValueError(f"fov must be [{len(self.cam2world)}], got {tuple(self.fov.shape)}.")
 

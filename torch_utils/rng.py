@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 import torch
 
+from torch_utils.argument_checks import whole_number
+
 __all__ = ["RandomStream"]
 
 
@@ -15,14 +17,20 @@ class RandomStream:
     """Source of random tensors with its own generator.
 
     Args:
-        seed: Any integer; the same seed gives the same sequence on the same device type.
+        seed: Any integer of 64 bits; the same seed gives the same sequence on the same device type.
         device: Device of the tensors.
+
+    Raises:
+        ValueError: Something else than such an integer.
     """
 
     def __init__(self, seed: int, device: torch.device | str = "cpu"):
         self.device = torch.device(device)
         self.generator = torch.Generator(device=self.device)
-        self.generator.manual_seed(int(seed))
+        number = whole_number("seed", seed)  # a fraction would be dropped
+        if not -(2**63) <= number < 2**64:
+            raise ValueError(f"seed must have 64 bits, got {number}.")
+        self.generator.manual_seed(number)
 
     def uniform(self, name: str, shape: Sequence[int]) -> torch.Tensor:
         """U[0, 1), float32."""

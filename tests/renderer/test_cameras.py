@@ -190,6 +190,8 @@ def test_mistaken_shapes():
         Cameras(cam2world=torch.eye(4)[None], fov=torch.ones(2))
     with pytest.raises(ValueError, match=r"^cam2world must be a tensor, got ndarray\.$"):
         Cameras(cam2world=np.eye(4)[None], fov=torch.ones(1))
+    with pytest.raises(ValueError, match="^cam2world must be floats .*, got int64"):
+        Cameras(cam2world=torch.eye(4).long()[None], fov=torch.ones(1))
     with pytest.raises(ValueError, match=r"^fov must be a tensor, got list\.$"):
         Cameras(cam2world=torch.eye(4)[None], fov=[18.0])
     with pytest.raises(ValueError, match=r"^Cameras.join takes one or more Cameras, got \[\]\.$"):

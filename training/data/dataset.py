@@ -157,7 +157,9 @@ class VideoPairDataset(torch.utils.data.Dataset):
         self.nframes = nframes
         self.frame_stride = frame_stride
         self.mirror = mirror
-        self._seed = seed % 2**64
+        if not isinstance(seed, numbers.Integral):
+            raise UserError(f"seed must be a whole number, got {seed!r}.")
+        self._seed = int(seed) % 2**64
 
         self._store = FrameStore(path)
         self._store.require_videos()

@@ -654,6 +654,10 @@ def test_numbers_below_one(tmp_path, key):
     assert f"{key} must be a whole number of at least 1, got 1.5" in failure(data, **{key: 1.5})
 
 
+def test_a_seed_is_a_number(tmp_path):
+    assert failure(write_set(tmp_path, [2]), seed="3") == "seed must be a whole number, got '3'."
+
+
 @pytest.mark.parametrize("zipped", [False, True])
 def test_damaged_frame_is_named(tmp_path, zipped):
     write_set(tmp_path / "set", [2, 2])
