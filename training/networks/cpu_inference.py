@@ -213,21 +213,17 @@ class FusedBlock:
     """An upsampler block for one video: maps [H, W, C] of a frame to [2H, 2W, C'] and colours [2H, 2W, 3].
 
     Natively, every output row of pixels goes through all layers before the next one. In plain PyTorch the frame passes
-    through the block in strips of rows; as a whole if its upsampling is of another class than the two below, of which
-    alone the native operator and the halo of a strip are known.
+    through the block in strips of rows.
 
     Args:
-        block: In evaluation mode.
+        block: In evaluation mode, and of the classes that are replaced (`FusedNetworks.replaces`).
         weights: Weights of its layers, as `UpsamplerBlock.modulate` returns them, for one video: [out, in].
         precision: See `FusedMLP`; plain PyTorch uses float32.
     """
 
     def __init__(self, block: UpsamplerBlock, weights: tuple, precision: str = "float32"):
-        self.block, self.weights = block, weights
+        self.block = block
         (self.weight, self.bias, self.upsampling), self.plain, self.colour = weights
-        self.native, self.known = False, type(block.conv0.upsampling) in (CornerUpsampling, ShuffleUpsampling)
-        if not self.known:
-            return
         if len(self.weight) % 2 or len(self.upsampling[0]) % 2:
             precision = "float32"  # bfloat16 is multiplied in pairs
         self.native = self.weight.dtype == torch.float32 and has_fused_mlp(self.weight.device, precision)
@@ -262,7 +258,7 @@ class FusedBlock:
     def __call__(self, x: torch.Tensor, *, last: bool) -> tuple[torch.Tensor | None, torch.Tensor]:
         """Features (None for the last block) and colours."""
         if not self.native:
-            return self._in_strips(x, last) if self.known else self._whole(x)
+            return self._in_strips(x, last)
         # Layers at the low resolution, then upsampling and all further layers in one operator.
         height, width, _ = x.shape
         results = self._low(x.reshape(height * width, -1), keep=[0, len(self._low.layers) - 1])
@@ -277,13 +273,6 @@ class FusedBlock:
             colours, *features = self._high.shuffled(x, corrections, self.bias, slope=SLOPE, clamp=clamp, keep=keep)
         size = (2 * height, 2 * width, -1)
         return features[0].view(size) if features else None, colours.view(size)
-
-    def _whole(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """`UpsamplerBlock.forward` of one video and frame."""
-        (weight, *shared), plain, colour = self.weights
-        weights = ((weight[None], *shared), (plain[0][None], *plain[1:]), (colour[0][None], *colour[1:]))
-        features, colours = self.block(x[None, None], weights, upsample=True)
-        return features[0, 0], colours[0, 0]
 
     def _in_strips(self, x: torch.Tensor, last: bool) -> tuple[torch.Tensor | None, torch.Tensor]:
         """`UpsamplerBlock.forward` in plain PyTorch, strip by strip to bound memory."""
