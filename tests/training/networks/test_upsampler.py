@@ -214,7 +214,7 @@ class SharpUpsampling(ShuffleUpsampling):
 
 
 def test_a_mode_that_the_native_operator_does_not_know_is_rendered_as_it_is_trained(monkeypatch):
-    """By its modules, not by the formula of another mode with weights of the same shapes (see test_cpu_inference.py)."""
+    """By its modules (test_cpu_inference.py), not by the formula of another mode with weights of the same shapes."""
     monkeypatch.setitem(UPSAMPLINGS, "sharp", SharpUpsampling)
     sharp, shuffled = (small_upsampler(mode=mode).eval() for mode in ("sharp", "pixelshuffle"))
     with torch.no_grad():
