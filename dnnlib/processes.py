@@ -29,6 +29,13 @@ __all__ = ["Ended", "begin_worker", "keep_streams", "parallel_map", "print_any_t
 
 TORCH_CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# Signals that end a command, and Python's handlers of them.
+USUAL = {
+    signal.SIGINT: signal.default_int_handler,
+    signal.SIGTERM: signal.SIG_DFL,
+    signal.SIGHUP: signal.SIG_DFL,
+}
+IMPORT_WAIT = 0.05  # seconds
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -99,30 +106,56 @@ class Ended(BaseException):
 def signals_end() -> Iterator[None]:
     """Context in which SIGTERM and SIGHUP (closed terminal) raise an exception, as Ctrl-C does, for a clean exit.
 
-    Signals that are ignored (as under nohup) or have a handler are left alone. A second one ends the process at once.
+    While a module is imported the exception waits until that is done: libraries of compiled code, PyTorch's among them,
+    drop exceptions that meet them there, and would go on without what they were importing.
+
+    Signals that are ignored (as under nohup) or have a handler are left alone. A second one takes effect at once.
 
     Raises:
-        Ended: A signal has arrived.
+        Ended: SIGTERM or SIGHUP has arrived.
+        KeyboardInterrupt: SIGINT has.
     """
-    numbers: list[int] = []
+    usual: dict[int, Any] = {}  # handlers in whose place the one below stands
+    arrived: list[int] = []
 
     def handle(number: int, frame: FrameType | None) -> None:
         release()
-        raise Ended(number)
+        arrived.append(number)
+        again(number, frame)
+
+    def again(_: int, frame: FrameType | None) -> None:
+        number = arrived[0]
+        if _imports(frame):
+            signal.signal(signal.SIGALRM, again)
+            signal.setitimer(signal.ITIMER_REAL, IMPORT_WAIT)
+        elif number == signal.SIGINT:
+            raise KeyboardInterrupt
+        else:
+            raise Ended(number)
 
     def release() -> None:
-        for number in numbers:
+        for number, handler in usual.items():
             if signal.getsignal(number) is handle:
-                signal.signal(number, signal.SIG_DFL)
+                signal.signal(number, handler)
 
     if threading.current_thread() is threading.main_thread():
-        numbers += [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) is signal.SIG_DFL]
-        for number in numbers:
+        usual = {number: handler for number, handler in USUAL.items() if signal.getsignal(number) is handler}
+        for number in usual:
             signal.signal(number, handle)
     try:
         yield
     finally:
         release()
+        if signal.getsignal(signal.SIGALRM) is again:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+
+
+def _imports(frame: FrameType | None) -> bool:
+    """True if a module is being imported in a frame or in one of its callers."""
+    while frame is not None and frame.f_code.co_filename != "<frozen importlib._bootstrap>":
+        frame = frame.f_back
+    return frame is not None
 
 
 def begin_worker() -> None:

@@ -111,6 +111,41 @@ def test_a_signal_lets_a_command_clean_up(tmp_path, number, code):
     assert errors == ("interrupted\n" if number == signal.SIGINT else f"ended by {number.name}\n")
 
 
+IMPORTING = """
+import time
+from dnnlib import run_cli
+
+def main():
+    import dropping
+    time.sleep(30)
+
+run_cli(main)
+"""
+DROPPING = """
+import time
+
+try:
+    print("ready", flush=True)
+    time.sleep(1)
+except BaseException:  # as compiled libraries do
+    pass
+"""
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_during_an_import_is_not_lost(tmp_path, number, code):
+    (tmp_path / "dropping.py").write_text(DROPPING)
+    process = subprocess.Popen(
+        [sys.executable, "-c", IMPORTING], env={**os.environ, "PYTHONPATH": f"{ROOT}:{tmp_path}"}, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == code
+    assert errors == ("interrupted\n" if number == signal.SIGINT else f"ended by {number.name}\n")
+
+
 @pytest.mark.parametrize("ignored", [False, True])
 def test_a_closed_terminal_ends_a_command_unless_nohup_was_asked_for(tmp_path, ignored):
     program = WAITING.replace("sleep(30)", "sleep(1.5)").replace("finally:", "finally:\n        print('after')")

@@ -4,9 +4,8 @@ import click
 
 from dnnlib import run_cli
 from dnnlib.command_line import Command, finite_float
-from training.launch.config import compose_options
-from training.synthetic.make_dataset import make_dataset
-from training.synthetic.render import SyntheticConfig
+
+# PyTorch is imported where it is used, so that --help and errors in the arguments are immediate.
 
 COUNT = click.IntRange(min=1)
 
@@ -33,6 +32,10 @@ def main(
     workers: int | None,
 ) -> None:
     """Render talking heads with known geometry into the training set OUT. Goes on where it was interrupted."""
+    from training.launch.config import compose_options
+    from training.synthetic.make_dataset import make_dataset
+    from training.synthetic.render import SyntheticConfig
+
     camera = compose_options([f"model={model}"])["model"]["generator"]["camera"]
     if yaw is not None:
         camera["yaw"] = [-yaw, yaw]
