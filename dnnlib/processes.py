@@ -35,7 +35,7 @@ USUAL = {
     signal.SIGTERM: signal.SIG_DFL,
     signal.SIGHUP: signal.SIG_DFL,
 }
-IMPORT_WAIT = 0.05  # seconds
+AGAIN = 0.05  # seconds after which an exception that was dropped is raised again
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -106,8 +106,8 @@ class Ended(BaseException):
 def signals_end() -> Iterator[None]:
     """Context in which SIGTERM and SIGHUP (closed terminal) raise an exception, as Ctrl-C does, for a clean exit.
 
-    While a module is imported the exception waits until that is done: libraries of compiled code, PyTorch's among them,
-    drop exceptions that meet them there, and would go on without what they were importing.
+    Compiled libraries, PyTorch's among them, drop exceptions that meet them while they import a module, and go on
+    without it. There the exception is raised again until it is handled.
 
     Signals that are ignored (as under nohup) or have a handler are left alone. A second one takes effect at once.
 
@@ -116,22 +116,19 @@ def signals_end() -> Iterator[None]:
         KeyboardInterrupt: SIGINT has.
     """
     usual: dict[int, Any] = {}  # handlers in whose place the one below stands
-    arrived: list[int] = []
+    raised: list[BaseException] = []
 
     def handle(number: int, frame: FrameType | None) -> None:
         release()
-        arrived.append(number)
-        again(number, frame)
-
-    def again(_: int, frame: FrameType | None) -> None:
-        number = arrived[0]
+        raised.append(KeyboardInterrupt() if number == signal.SIGINT else Ended(number))
         if _imports(frame):
             signal.signal(signal.SIGALRM, again)
-            signal.setitimer(signal.ITIMER_REAL, IMPORT_WAIT)
-        elif number == signal.SIGINT:
-            raise KeyboardInterrupt
-        else:
-            raise Ended(number)
+            signal.setitimer(signal.ITIMER_REAL, AGAIN, AGAIN)
+        raise raised[0]
+
+    def again(number: int, frame: FrameType | None) -> None:
+        if not _being_handled(raised[0]):
+            raise raised[0]
 
     def release() -> None:
         for number, handler in usual.items():
@@ -146,7 +143,7 @@ def signals_end() -> Iterator[None]:
         yield
     finally:
         release()
-        if signal.getsignal(signal.SIGALRM) is again:
+        if raised and signal.getsignal(signal.SIGALRM) is again:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
 
@@ -156,6 +153,14 @@ def _imports(frame: FrameType | None) -> bool:
     while frame is not None and frame.f_code.co_filename != "<frozen importlib._bootstrap>":
         frame = frame.f_back
     return frame is not None
+
+
+def _being_handled(error: BaseException) -> bool:
+    """True in an `except` or `finally` block that the exception has led to, and in what is called there."""
+    current = sys.exc_info()[1]
+    while current is not None and current is not error:
+        current = current.__context__
+    return current is not None
 
 
 def begin_worker() -> None:
