@@ -8,6 +8,7 @@ import contextlib
 import errno
 import gc
 import getpass
+import importlib
 import io
 import itertools
 import multiprocessing
@@ -25,7 +26,17 @@ from typing import Any, TextIO
 
 from dnnlib.util import NO_TEMPORARY_FOLDER, UserError, one_line
 
-__all__ = ["Ended", "begin_worker", "keep_streams", "parallel_map", "print_any_text", "run_cli", "signals_end"]
+__all__ = [
+    "USUAL",
+    "Ended",
+    "begin_worker",
+    "call_unblocked",
+    "keep_streams",
+    "parallel_map",
+    "print_any_text",
+    "run_cli",
+    "signals_end",
+]
 
 TORCH_CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -161,6 +172,18 @@ def _being_handled(error: BaseException) -> bool:
     while current is not None and current is not error:
         current = current.__context__
     return current is not None
+
+
+def call_unblocked(module: str, name: str, *args: Any) -> None:
+    """Call a function in a process that began with the signals of USUAL blocked; until it handles them they end it.
+
+    Args:
+        module: Imported afterwards, because that may take long.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, USUAL)
+    getattr(importlib.import_module(module), name)(*args)
 
 
 def begin_worker() -> None:

@@ -14,6 +14,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -23,12 +24,11 @@ import torch
 from tqdm import tqdm
 
 from dnnlib import UserError, print_any_text, temporary_folder
-from dnnlib.processes import keep_streams
+from dnnlib.processes import USUAL, Ended, call_unblocked, keep_streams
 from torch_utils import distributed
 
 __all__ = ["busy_note", "cores", "launch", "scratch_folder"]
 
-INTERRUPTED = 130  # exit code after Ctrl-C
 GRACE = 30.0  # seconds for the others to end by themselves, once a process has failed
 
 _group_folder: str | None = None  # of the group that this process is a worker of
@@ -84,31 +84,39 @@ def launch(
         timeout: Time limit of collectives between the processes.
 
     Raises:
-        UserError: A worker raised one; or it was ended by a signal.
+        UserError: A worker raised one; or it was ended by a signal that this process has not passed on.
         RuntimeError: A worker raised something else; holds its traceback.
-        KeyboardInterrupt: Ctrl-C, and the workers did not exit in order.
+        KeyboardInterrupt, Ended: A signal has ended the workers, before they were ready to exit in order.
     """
     context = multiprocessing.get_context("spawn")
+    resource_tracker.ensure_running()  # it unblocks signals when it starts, which may not be in between
     with tempfile.TemporaryDirectory(prefix="process-group-", dir=temporary_folder()) as folder:
         group = [
             context.Process(
-                target=_worker,
-                args=(index, function, tuple(args), processes, device_type, timeout, folder),
+                target=call_unblocked,  # before it has imported PyTorch
+                args=(__name__, "_worker", index, function, tuple(args), processes, device_type, timeout, folder),
                 name=f"process {index}",
             )
             for index in range(processes)
         ]
 
+        asked: list[int] = []
+
         def forward(signum, frame):
+            asked.append(signum)
             for process in group:
                 if process.is_alive():
                     os.kill(process.pid, signum)
 
-        passed = [n for n in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP) if signal.getsignal(n) != signal.SIG_IGN]
+        passed = [n for n in USUAL if signal.getsignal(n) != signal.SIG_IGN]
         previous = {signum: signal.signal(signum, forward) for signum in passed}
         try:
-            for process in group:
-                process.start()
+            unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, USUAL)  # what arrives meanwhile reaches all of them
+            try:
+                for process in group:
+                    process.start()
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
             failed = _watch(group)
         finally:
             for process in group:
@@ -119,7 +127,7 @@ def launch(
             for signum, handler in previous.items():
                 signal.signal(signum, handler)
         if failed:
-            _raise(failed, Path(folder))
+            _raise(failed, Path(folder), asked)
 
 
 def _watch(group: Sequence[BaseProcess]) -> list[BaseProcess]:
@@ -143,18 +151,22 @@ def _watch(group: Sequence[BaseProcess]) -> list[BaseProcess]:
     return failed
 
 
-def _raise(failed: Sequence[BaseProcess], folder: Path) -> None:
-    """Raise the cause of the failure: the error of one process, rather than a lost connection of another."""
+def _raise(failed: Sequence[BaseProcess], folder: Path, asked: Sequence[int]) -> None:
+    """Raise the cause of the failure: the error of one process, rather than a lost connection of another.
+
+    Args:
+        asked: Signals that were passed on.
+    """
     reports = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("error-*"))]
     for kind, error in (("user", UserError), ("bug", RuntimeError)):
         for report in reports:
             if report["kind"] == kind:
                 raise error(report["text"])
-    if any(process.exitcode == INTERRUPTED for process in failed):
-        raise KeyboardInterrupt
     for process in failed:
         if process.exitcode < 0:
             number = -process.exitcode
+            if number in asked:
+                raise KeyboardInterrupt if number == signal.SIGINT else Ended(number)
             hint = " (the system does that when the memory is full)" if number == signal.SIGKILL else ""
             raise UserError(f"{process.name} of the training was ended by {signal.Signals(number).name}{hint}.")
     for report in reports:
@@ -190,8 +202,6 @@ def _worker(
             timeout=timeout,
         )
         function(*args)
-    except KeyboardInterrupt:
-        os._exit(INTERRUPTED)
     except Exception as error:
         kind = "lost" if isinstance(error, distributed.PeerLost) else "user" if isinstance(error, UserError) else "bug"
         text = str(error) if isinstance(error, UserError) else f"process {index} failed:\n{traceback.format_exc()}"

@@ -16,6 +16,10 @@ def die() -> None:
     distributed.barrier()
 
 
+def rest(seconds: float) -> None:
+    time.sleep(seconds)
+
+
 def hang() -> None:
     if distributed.rank() == 1:
         os.kill(os.getpid(), signal.SIGSTOP)

@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import os
 import signal
 import time
 from datetime import timedelta
@@ -9,6 +10,7 @@ from datetime import timedelta
 import pytest
 
 from dnnlib import UserError
+from dnnlib.processes import Ended
 from tests.torch_utils import group_faults
 from tests.training.tiny import write_frames
 from torch_utils import launch
@@ -22,6 +24,21 @@ def run_two(function, *args, **options):
 def test_a_killed_process_takes_the_other_one_with_it():
     with pytest.raises(UserError, match=r"process 1 of the training was ended by SIGKILL"):
         run_two(group_faults.die)
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.parametrize("number, error", [(signal.SIGTERM, Ended), (signal.SIGINT, KeyboardInterrupt)])
+def test_a_signal_while_processes_start_reaches_them(monkeypatch, number, error):
+    start = multiprocessing.context.SpawnProcess.start
+
+    def signalled_start(process):
+        if process.name == "process 0":
+            os.kill(os.getpid(), number)
+        start(process)
+
+    monkeypatch.setattr(multiprocessing.context.SpawnProcess, "start", signalled_start)
+    with pytest.raises(error):
+        run_two(group_faults.rest, 60.0)
     assert multiprocessing.active_children() == []
 
 
