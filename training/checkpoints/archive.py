@@ -8,7 +8,9 @@ import io
 import os
 import pickle
 import re
-from collections.abc import Mapping
+import zipfile
+import zlib
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +58,8 @@ def save_archive(path: str | os.PathLike, content: dict) -> None:
         torch.save(content, file)
 
 
-def read_archive(path: str | os.PathLike, *, format: str, what: str) -> dict:
-    """Open an archive of the given format; tensors stay on the disk until they are used.
+def read_archive(path: str | os.PathLike, *, format: str, what: str, part: Sequence[str] = ()) -> dict:
+    """Open an archive of the given format; tensors of which only a part is used stay on the disk.
 
     Those of a file in the format that `torch.save` had before zip archives are read at once.
 
@@ -65,9 +67,10 @@ def read_archive(path: str | os.PathLike, *, format: str, what: str) -> dict:
         path: The file.
         format: The expected value of the entry 'format'.
         what: Kind of file, for messages: 'a network snapshot'.
+        part: Keys of the entry whose tensors will be used, from the outermost on; by default all are.
 
     Raises:
-        UserError: There is no such file, or it is something else; the message says what it seems to be.
+        UserError: There is no such file, or it is damaged, or something else; the message says what it seems to be.
     """
     path = Path(path)
     check_kind(path, what)
@@ -76,7 +79,14 @@ def read_archive(path: str | os.PathLike, *, format: str, what: str) -> dict:
             # From memory: of a file, PyTorch up to 2.5 would first try a still older format, whose content may be run.
             content = torch.load(io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=True)
         else:
+            checksums = _check_zip(path, what)
             content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+            used = content
+            for key in part:
+                used = used.get(key) if isinstance(used, Mapping) else None
+            _check_tensors(used, checksums)
+    except UserError:
+        raise
     except pickle.UnpicklingError as error:
         from training.published.pickle_values import printable
 
@@ -95,6 +105,42 @@ def read_archive(path: str | os.PathLike, *, format: str, what: str) -> dict:
             "use the program that wrote it."
         )
     return content
+
+
+def _check_zip(path: Path, what: str) -> frozenset[int]:
+    """The checksums of a zip archive's entries.
+
+    Raises:
+        UserError: It is another kind of zip archive.
+        zipfile.BadZipFile, ...: It is damaged.
+    """
+    with zipfile.ZipFile(path) as archive:
+        names = {name.partition("/")[2]: name for name in archive.namelist()}
+        if "constants.pkl" in names:
+            raise UserError(f"{path} is a TorchScript file, not {what}.")
+        if "data.pkl" not in names:
+            raise UserError(f"{path} is a zip file of something else, not {what}.")
+        archive.read(names["data.pkl"])  # compares its checksum
+        return frozenset(entry.CRC for entry in archive.infolist())
+
+
+def _check_tensors(value: Any, checksums: Collection[int]) -> None:
+    """Compare tensors with the checksums of their archive, which `torch.load` does not; about a second a GB.
+
+    Raises:
+        ValueError: One is damaged: weights that look like others, not like an error.
+    """
+    if isinstance(value, torch.Tensor):
+        if value.layout == torch.strided and not value.is_meta and value.numel() > 0:
+            stored = torch.tensor([], dtype=torch.uint8).set_(value.untyped_storage())
+            if zlib.crc32(stored.numpy()) not in checksums:
+                raise ValueError("a tensor has another checksum")
+    elif isinstance(value, Mapping):
+        for entry in value.values():
+            _check_tensors(entry, checksums)
+    elif isinstance(value, list):
+        for entry in value:
+            _check_tensors(entry, checksums)
 
 
 def is_pickle(path: Path) -> bool:

@@ -266,7 +266,8 @@ def load_snapshot(path: str | os.PathLike, *, average_only: bool = False) -> dic
         from training.published.loader import read_published
 
         return _described(read_published(path, average_only=average_only))
-    content = read_archive(path, format=SNAPSHOT_FORMAT, what="a network snapshot")
+    part = ("generator", "ema") if average_only else ()
+    content = read_archive(path, format=SNAPSHOT_FORMAT, what="a network snapshot", part=part)
     for name, parts in (("generator", ("config", "state", "ema")), ("discriminator", ("config", "state"))):
         entry = content.get(name)
         missing = [part for part in parts if not isinstance(entry, dict) or not isinstance(entry.get(part), dict)]

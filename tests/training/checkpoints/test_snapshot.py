@@ -231,6 +231,23 @@ def a_zip(path, _):
         file.writestr("a.png", b"x")
 
 
+def hole(path, snapshot):
+    """Blocks of zeros among the weights, as an incomplete download leaves it."""
+    data = bytearray(snapshot.read_bytes())
+    with zipfile.ZipFile(snapshot) as file:
+        tensors = [entry for entry in file.infolist() if "/data/" in entry.filename and entry.file_size > 256]
+    for entry in tensors:
+        middle = entry.header_offset + entry.file_size // 2  # behind the header, of some 64 bytes
+        data[middle : middle + 64] = bytes(64)
+    path.write_bytes(data)
+
+
+def torchscript(path, _):
+    with zipfile.ZipFile(path, "w") as file:
+        for name in ("x/data.pkl", "x/code/__torch__.py", "x/constants.pkl"):
+            file.writestr(name, b"")
+
+
 def future(path, snapshot):
     torch.save(dict(torch.load(snapshot), version=99), path)
 
@@ -304,7 +321,9 @@ def a_folder(path, _):
         (html, "web page"),
         (truncated, "damaged or incomplete"),
         (head_only, "damaged or incomplete"),
-        (a_zip, "damaged or incomplete"),
+        (hole, "damaged or incomplete"),
+        (a_zip, "a zip file of something else"),
+        (torchscript, "a TorchScript file, not a network snapshot"),
         (foreign_pickle, "pickle"),
         (evil_archive, r"other Python objects \(\S+\); it may be malicious. Nothing in it was run"),
         (evil_legacy_file, r"other Python objects \(\S+\); it may be malicious. Nothing in it was run"),
