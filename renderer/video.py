@@ -11,6 +11,7 @@ import io
 import math
 import os
 import re
+import signal
 import subprocess
 import tempfile
 from typing import IO, NamedTuple
@@ -101,7 +102,7 @@ def check_video_rate(name: str, fps: float) -> None:
 
 def _reason(messages: bytes, status: int) -> str:
     """Why ffmpeg ended early, in one line: its messages, or else its exit status."""
-    ended = f"ended by signal {-status}" if status < 0 else f"exit status {status}"
+    ended = f"ended by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
     return one_line(messages.decode(errors="replace")) or f"it gave no reason ({ended})"
 
 
@@ -117,7 +118,7 @@ class _Encoder(NamedTuple):
         status = self.process.wait()
         self.messages.seek(0)
         message = _reason(self.messages.read(), status)
-        if os.strerror(errno.ENOSPC) in message:
+        if status == -signal.SIGXFSZ or os.strerror(errno.ENOSPC) in message:  # a limit of the user, or of the disk
             return UserError(f"Cannot write {path}: there is no space left; free some or choose another folder.")
         return UserError(f"Cannot write {path}: the video encoder failed: {message[-300:]}")
 

@@ -225,7 +225,7 @@ def fake_encoder(tmp_path, monkeypatch, script):
         ("echo Unknown encoder >&2; exit 1", "Unknown encoder"),
         ("cat > /dev/null; echo Unknown encoder >&2; exit 1", "Unknown encoder"),
         ("exit 3", r"it gave no reason \(exit status 3\)"),
-        ("kill -KILL $$", r"it gave no reason \(ended by signal 9\)"),
+        ("kill -KILL $$", r"it gave no reason \(ended by SIGKILL\)"),
     ],
 )
 def test_a_failing_encoder_is_reported_with_its_words(tmp_path, monkeypatch, script, words):
@@ -239,8 +239,12 @@ def test_a_failing_encoder_is_reported_with_its_words(tmp_path, monkeypatch, scr
     assert list(out.iterdir()) == []
 
 
-def test_a_full_disk_is_reported(tmp_path, monkeypatch):
-    fake_encoder(tmp_path, monkeypatch, "echo '[mp4 @ 0x5] Error writing trailer: No space left on device' >&2; exit 1")
+@pytest.mark.parametrize(
+    "script",
+    ["echo '[mp4 @ 0x5] Error writing trailer: No space left on device' >&2; exit 1", "kill -XFSZ $$"],  # ulimit -f
+)
+def test_a_full_disk_is_reported(tmp_path, monkeypatch, script):
+    fake_encoder(tmp_path, monkeypatch, script)
     with pytest.raises(UserError, match="a.mp4: there is no space left; free some"):
         with VideoWriter(tmp_path / "a.mp4", 8) as video:
             video.add(smooth_frames(1, 16, 16)[0])
