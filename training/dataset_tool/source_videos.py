@@ -123,14 +123,14 @@ def _stem(path: str) -> str:
 
 
 def _unique(path: str, names: set[str]) -> str:
-    """A unique name for the folders of a video, valid on every file system."""
+    """A unique name for the folders of a video, valid on every file system, those that ignore case included."""
     name = UNSUITABLE.sub("_", valid_unicode(path.replace("/", "-")))
     name = name.encode()[:NAME_BYTES].decode(errors="ignore")
     if not name or name.startswith((".", "-")):  # hidden, or taken for an option
         name = f"_{name[1:]}"
     candidate = name
     for number in itertools.count(2):
-        if candidate not in names:
-            names.add(candidate)
+        if candidate.casefold() not in names:
+            names.add(candidate.casefold())
             return candidate
         candidate = f"{name}-{number}"

@@ -560,12 +560,13 @@ def test_names_that_are_no_utf8(movies, tmp_path):
 def test_awkward_names_become_plain_ones(movies, tmp_path):
     source = tmp_path / "source"
     source.mkdir()
-    names = ["-rf.mp4", "new\nline.mp4", "a:b?.mp4", "ö" * 120 + ".mp4", "ö" * 119 + "x.mp4"]
+    names = ["-rf.mp4", "new\nline.mp4", "a:b?.mp4", "ö" * 120 + ".mp4", "ö" * 119 + "x.mp4", "Clip.mp4", "clip.mp4"]
     for name in names:
         os.link(movies / "a.mp4", source / name)
     manifest = prepare_frames(source, tmp_path / "out")
     made = sorted(os.listdir(tmp_path / "out" / "videos"))
-    assert len(made) == len(set(made)) == 5 == len(manifest["videos"])
+    # Some file systems take Clip and clip for the same.
+    assert len(made) == len({name.casefold() for name in made}) == 7 == len(manifest["videos"])
     assert {"_rf_0000", "new_line_0000", "a_b__0000"} <= set(made) and all(len(m.encode()) < 200 for m in made)
 
 
