@@ -400,6 +400,11 @@ def test_a_run_in_its_folder(tmp_path, data, monkeypatch, capsys):
     assert "The data are called bigger now, and were data when the run began." in capsys.readouterr().out
     assert call(monkeypatch, f"resume_run={folder}", "dry_run=true") == 0
     assert "The data are called" not in capsys.readouterr().out
+    path = folder / "training_options.yaml"
+    path.write_text(path.read_text().replace(str(data), f"{data}-before"))
+    assert call(monkeypatch, f"resume_run={folder}", "dry_run=true") == 2
+    assert f"its data are not at {data}-before any more; data=PATH says where they are" in capsys.readouterr().err
+    assert call(monkeypatch, f"resume_run={folder}", f"data={data}", "dry_run=true") == 0
 
 
 def test_a_single_process_opens_its_data_once(tmp_path, data, monkeypatch):

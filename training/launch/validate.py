@@ -23,6 +23,7 @@ from training.checkpoints.training_state import ANEW
 from training.data.dataset_folders import keep_apart
 from training.data.loader import PairDataset, build_dataset
 from training.data.webdataset import ShardPairDataset
+from training.data.webdataset_files import is_shards
 from training.launch.build import build_augment, build_networks
 from training.launch.config import GROUPS, NETWORKS, compose_options, continued_options, given_options
 from training.launch.idle_options import (
@@ -183,6 +184,11 @@ def _read(overrides: Sequence[str]) -> tuple[dict[str, Any], Path | None, str | 
         if given[key] is not None:
             given[key] = expand_home(str(given[key]), name=f"{key}=")
     given["outdir"] = str(folder.parent)
+    data = given["data"]
+    if data is not None and data == stored.get("data") and not is_shards(data) and not os.path.exists(data):
+        raise UserError(
+            f"Cannot continue the run in {folder}: its data are not at {data} any more; data=PATH says where they are."
+        )
     return given, folder, options["outdir"]
 
 
