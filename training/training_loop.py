@@ -9,6 +9,7 @@ The end of a tick has no influence on the training: previews have their own rand
 All processes end together: stop requests and read errors of each are exchanged after every iteration.
 """
 
+import contextlib
 import dataclasses
 import functools
 import math
@@ -191,7 +192,7 @@ class TrainingLoop:
         begins_at = self.counters.cur_nimg
         while True:
             if self.schedule.tick_is_over(self.counters):
-                self._end_tick(logger)
+                self._end_tick(logger, stop)
             if self.schedule.is_done(self.counters):
                 break
             # Decided together: an iteration that only some processes begin would never end.
@@ -268,7 +269,7 @@ class TrainingLoop:
     # ------------------------------------------------------------------------------------------------------------------
     # Ticks
 
-    def _end_tick(self, logger: RunLogger) -> None:
+    def _end_tick(self, logger: RunLogger, stop: StopSignal) -> None:
         """Report the tick, then write the previews, the snapshot and the state that are due."""
         counters, schedule = self.counters, self.schedule
 
@@ -297,7 +298,9 @@ class TrainingLoop:
         # Callbacks come after the state was saved: they may take long, or fail.
         if snapshot and reason is None:
             path = Path(self.folder) / snapshot_name(counters.cur_nimg)
-            self._call_back(logger, path, counters.cur_nimg, counters.tick - 1, lambda: self.networks.generator_ema)
+            self._call_back(
+                logger, stop, path, counters.cur_nimg, counters.tick - 1, lambda: self.networks.generator_ema
+            )
 
         # Time spent here counts as maintenance, not as training.
         reset_gpu_peak(self.device)
@@ -415,19 +418,32 @@ class TrainingLoop:
                     break
                 own = type(self.networks.generator_ema)  # which may be a user's
                 load = functools.partial(load_average_generator, path, device=self.device, generator_class=own)
-                self._call_back(logger, path, cur_nimg, tick, load)
+                self._call_back(logger, stop, path, cur_nimg, tick, load)
             reset_gpu_peak(self.device)
             self._tick_start = time.monotonic() - self.counters.tick_seconds
 
     def _call_back(
-        self, logger: RunLogger, path: Path, cur_nimg: int, tick: int, load: Callable[[], torch.nn.Module]
+        self,
+        logger: RunLogger,
+        stop: StopSignal,
+        path: Path,
+        cur_nimg: int,
+        tick: int,
+        load: Callable[[], torch.nn.Module],
     ) -> None:
-        """Call the callbacks for a snapshot, and log the metrics that they return."""
+        """Call the callbacks for a snapshot, and log the metrics that they return.
+
+        A request to stop interrupts them, unless other processes would wait for this one.
+        """
         snapshot, results = Snapshot(path=path, cur_nimg=cur_nimg, tick=tick, load=load), {}
-        for callback in self.callbacks:
-            with distributed.patience():
-                results.update(callback(snapshot) or {})
-                distributed.barrier()
+        alone = distributed.world_size() == 1
+        try:
+            for callback in self.callbacks:
+                with distributed.patience(), stop.interrupts() if alone else contextlib.nullcontext():
+                    results.update(callback(snapshot) or {})
+                    distributed.barrier()
+        except StopRequested:
+            logger.print(f"Stopped while {path.name} was measured; resume_run={self.folder} does it anew.")
         logger.metrics(cur_nimg, results)
 
 

@@ -365,6 +365,27 @@ def test_a_signal_is_heard_while_the_next_batch_does_not_come(tmp_path, capsys, 
     assert_same(whole.networks.discriminator.state_dict(), second.networks.discriminator.state_dict())
 
 
+def test_a_signal_interrupts_a_callback_and_the_continued_run_calls_it_again(tmp_path, capsys):
+    calls = []
+
+    def measure(snapshot):
+        calls.append(snapshot.cur_nimg)
+        if len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise AssertionError("the signal has not interrupted this")
+
+    stopped = make_loop(tmp_path, "snap=1", callbacks=[measure])
+    stopped.run()
+    assert calls == [4, 12] and stopped.counters.cur_nimg == 12
+    printed = capsys.readouterr().out
+    assert (
+        f"Stopped while network-snapshot-000000.pt was measured; resume_run={stopped.folder} does it anew." in printed
+    )
+    assert "Stopped as asked at 0.012 kimg" in printed
+    make_loop(tmp_path, "snap=1", callbacks=[measure], folder=stopped.folder).run()
+    assert calls[:3] == [4, 12, 12] and calls[-1] == 32
+
+
 def test_stopping_by_signal_and_continuing(tmp_path, capsys):
     whole = make_loop(tmp_path)
     whole.run()

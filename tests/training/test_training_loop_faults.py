@@ -9,6 +9,7 @@ import torch
 
 from dnnlib import UserError
 from tests.training.tiny import make_loop
+from torch_utils.stop_signal import StopSignal
 from torch_utils.training_stats import Statistics
 from training.augment.ada import AdaAugment, AdaController, AdaFeedback
 from training.checkpoints.training_state import read_state
@@ -48,7 +49,7 @@ def test_a_stop_in_a_streak_keeps_what_was_saved(tmp_path, capsys):
     spoil_from(loop, 3)
     for _ in range(3):
         loop.iterate()
-    loop._end_tick(Silent())
+    loop._end_tick(Silent(), StopSignal())
     for _ in range(4):
         loop.iterate()
     logger = Silent()
@@ -75,11 +76,11 @@ def test_a_broken_running_mean_ends_the_run_at_once(tmp_path):
     loop = make_loop(tmp_path, "snap=1", "imgsnap=null")
     for _ in range(2):
         loop.iterate()
-    loop._end_tick(Silent())
+    loop._end_tick(Silent(), StopSignal())
     loop.iterate()
     loop.networks.generator.mapping.w_avg[0] = math.inf
     with pytest.raises(UserError, match=r"tensors are not finite any more \(mapping.w_avg\)"):
-        loop._end_tick(Silent())
+        loop._end_tick(Silent(), StopSignal())
     assert saved(loop) == 8
 
 
