@@ -271,6 +271,7 @@ def test_geometry_of_its_own_resolution(tmp_path):
         ),
         (0, ["--device", "nonsense"], "--device: 'nonsense' cannot be used here"),
         (0, ["--device", "meta"], "--device: 'meta' cannot be used here"),
+        (0, ["--device", "xla"], "; write cpu, cuda or cuda:1."),  # known to PyTorch, but not in this build of it
     ],
 )
 def test_mistakes_that_need_the_network_write_nothing(render, fake, c_dim, arguments, message):

@@ -14,7 +14,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from dnnlib import UserError, parse_int_list
+from dnnlib import UserError, one_line, parse_int_list
 from dnnlib.command_line import FINITE
 from renderer.trajectories import FORWARD_PROGRAMS, scaled_angles
 from training.checkpoints.sources import is_remote
@@ -370,5 +370,6 @@ def pick_device(name: str | None):
         device = torch.device(name)
         torch.zeros(1, device=device).item()  # the meta device makes tensors, too, but without values
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device: '{name}' cannot be used here ({str(error).splitlines()[0]})") from error
+        reason = one_line(error).split(". ")[0][:200]  # PyTorch goes on about all the devices that there are
+        raise UserError(f"--device: '{name}' cannot be used here ({reason}); write cpu, cuda or cuda:1.") from error
     return device
