@@ -111,12 +111,14 @@ def launch(
         passed = [n for n in USUAL if signal.getsignal(n) != signal.SIG_IGN]
         previous = {signum: signal.signal(signum, forward) for signum in passed}
         try:
-            unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, USUAL)  # what arrives meanwhile reaches all of them
+            unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, USUAL)  # in the new processes, until they can react
             try:
                 for process in group:
                     process.start()
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
+            for number in tuple(asked):  # before all had started: another thread of this process has taken the signal
+                forward(number, None)
             failed = _watch(group)
         finally:
             for process in group:
