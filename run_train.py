@@ -37,6 +37,9 @@ def main() -> None:
         from training.launch.command_line import option_help
 
         about = f"{__doc__.strip()}\n\n" if __doc__ else ""  # python -OO strips docstrings
+        if Path(sys.argv[0]).stem == "video3d-train":  # installed
+            about = about.replace("python run_train.py", "video3d-train")
+            about = about.replace("4 run_train.py", "4 --no-python video3d-train")
         print(about + option_help(arguments))
     elif "--version" in arguments:
         print(f"video-3d-gan {__version__}")

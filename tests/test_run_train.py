@@ -35,9 +35,9 @@ def data(tmp_path_factory):
     return write_frames(tmp_path_factory.mktemp("frames") / "data")
 
 
-def call(monkeypatch, *words) -> int:
+def call(monkeypatch, *words, program="run_train.py") -> int:
     """Run the command in this process; its exit code."""
-    monkeypatch.setattr(sys, "argv", ["run_train.py", *words])
+    monkeypatch.setattr(sys, "argv", [program, *words])
     with pytest.raises(SystemExit) as caught:
         run_cli(run_train.main)
     return caught.value.code
@@ -348,6 +348,10 @@ def test_groups_per_pass(batch, group, most, expected, tmp_path, data):
 def test_help(monkeypatch, capsys):
     assert call(monkeypatch, "--help") == 0
     assert "run_train.py outdir=OUT data=DATASET" in capsys.readouterr().out
+    assert call(monkeypatch, "--help", program="/usr/bin/video3d-train") == 0
+    out = capsys.readouterr().out
+    assert "    video3d-train outdir=OUT data=DATASET" in out and "run_train.py" not in out
+    assert "torchrun --nproc-per-node 4 --no-python video3d-train outdir=" in out
 
 
 def test_help_without_docstrings(monkeypatch, capsys):

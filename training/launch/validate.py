@@ -168,7 +168,7 @@ def _read(overrides: Sequence[str]) -> tuple[dict[str, Any], Path | None, str | 
             options[key] = expand_home(str(options[key]), name=f"{key}=") or None
     if options["resume_run"] is None:
         if options["outdir"] is None:
-            raise UserError("outdir= is missing; write: python run_train.py outdir=OUT data=DATASET")
+            raise UserError("outdir= is missing; write outdir=OUT data=DATASET.")
         return options, None, options["outdir"]
     if options["resume"] is not None:
         raise UserError("resume= starts a new run and resume_run= continues an old one: give only one of them.")
