@@ -1,8 +1,8 @@
 """Activation checkpointing of parts of the generator (Chen et al. 2016).
 
-Only the inputs of a part are kept, and the backward pass runs it again. The second run gives the same values to the
-bit: parts use no random numbers, and statistics of their inputs that move running means (the upsampler's magnitude EMA)
-are replayed from the first run.
+Only the inputs of a part are kept, and the backward pass runs it again. The second run is bit-identical: parts use no
+random numbers, and statistics of their inputs that move running means (the upsampler's magnitude EMA) are replayed from
+the first run.
 """
 
 from collections.abc import Callable

@@ -29,7 +29,7 @@ from training.networks.upsampler import (
 
 __all__ = ["FusedBlock", "FusedField", "FusedForeground", "FusedNetworks"]
 
-#: Methods of which fused blocks are the equal.
+#: Methods that fused blocks replace.
 FORWARDS = [
     kind.forward for kind in (Upsampler, UpsamplerBlock, UpsamplerLayer, CornerUpsampling, ShuffleUpsampling, ToRGB)
 ]
@@ -40,7 +40,7 @@ HALO = 2
 
 
 class FusedNetworks:
-    """Fused MLPs of the fields and the upsampler of B videos. Weights are packed at their first use, and kept.
+    """Fused MLPs of the fields and the upsampler of B videos. Weights are packed at their first use, then kept.
 
     Args:
         upsampler: In evaluation mode; in training mode only the fields may be used.
@@ -55,7 +55,7 @@ class FusedNetworks:
         self._blocks: list[list[FusedBlock]] | None = None
 
     def fields(self, fields: Fields) -> Fields:
-        """The same fields of the same videos, as fused MLPs where that is possible."""
+        """The same fields, as fused MLPs where that is possible."""
         return Fields(self._foreground(fields.foreground), fields.background)
 
     def _foreground(self, field: Any) -> Any:
@@ -71,8 +71,9 @@ class FusedNetworks:
         return (FusedForeground if marched else FusedField)(field, self.precision, self._fields)
 
     def replaces(self, upsampler: Upsampler) -> bool:
-        """True if `upsample` computes what a call of the upsampler would: that of derived classes and of hooks, which
-        read features or change them, is left to their modules.
+        """True if `upsample` is equivalent to calling the upsampler.
+
+        It is not for derived classes, nor for modules with hooks, which may read or change features.
         """
         return not upsampler.training and all(
             getattr(part.forward, "__func__", None) in FORWARDS and not (part._forward_hooks or part._forward_pre_hooks)
@@ -99,7 +100,7 @@ class FusedNetworks:
 
 
 def _parts(upsampler: Upsampler) -> Iterator[torch.nn.Module]:
-    """The modules of an upsampler that fused blocks do not call, from the outermost on."""
+    """The modules of an upsampler that fused blocks bypass, outermost first."""
     yield upsampler
     for block in upsampler.blocks.values():
         yield block
@@ -173,7 +174,7 @@ class FusedField:
 
 
 class FusedForeground(FusedField):
-    """A `FusedField` whose encoding of points consists of waves: one operator renders its rays."""
+    """A `FusedField` whose point encoding consists of plane waves: a single operator renders its rays."""
 
     def march(
         self, origins: torch.Tensor, directions: torch.Tensor, settings: RenderSettings, *, last_opaque: bool

@@ -1,4 +1,4 @@
-"""Density prior and density ramp of the foreground: a fixed Gaussian, and a factor that grows in training."""
+"""Density prior and density ramp of the foreground: a fixed Gaussian, and a factor that grows during training."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -50,11 +50,11 @@ class DensityPrior:
 
 @dataclasses.dataclass(frozen=True)
 class DensityRamp:
-    """A factor of the density that grows in training, from 1 at `start` to `factor` at `end`, linearly.
+    """A factor on the density that grows linearly during training, from 1 at `start` to `factor` at `end`.
 
-    It turns the fog of the first thousand videos into surfaces, in the way of the inverse standard deviation of NeuS
-    (Wang et al. 2021, section 3.1), which is learnt and grows: Adam takes steps of a fixed size and fills no scene
-    with high densities in a short training.
+    It turns the fog of the first thousands of videos into surfaces, like the inverse standard deviation of NeuS (Wang
+    et al. 2021, section 3.1), which is learnt and grows: Adam's steps have a fixed size and do not reach high densities
+    in a short training.
 
     Attributes:
         factor: At least 1.
@@ -77,7 +77,7 @@ class DensityRamp:
             raise ValueError(f"foreground.density_ramp.end must be a number above its start, got {self.end!r}.")
 
     def __call__(self, kimg: float) -> float:
-        """The factor after so many thousands of training videos."""
+        """The factor after `kimg` thousand training videos."""
         fraction = (kimg - self.start) / (self.end - self.start)
         return 1 + (self.factor - 1) * min(max(fraction, 0.0), 1.0)
 
@@ -86,7 +86,7 @@ def from_options(cls: type[T], options: Any, name: str) -> T | None:
     """A `DensityPrior` or `DensityRamp` from the option foreground.`name`, a mapping of its attributes; None for None.
 
     Raises:
-        ValueError: No such mapping, a missing or unknown key, or a value out of its range; names it.
+        ValueError: Not a mapping, a missing or unknown key, or a value out of its range; names it.
     """
     if options is None:
         return None

@@ -24,7 +24,7 @@ __all__ = ["Discriminator", "TimeAwareDiscriminators", "minibatch_std", "time_pl
 
 
 class ConvLayer(nn.Module):
-    """k×k convolution with equalised learning rate, w / √(in k²); optional ÷2 after a filter, activation, clamp."""
+    """k×k convolution with equalised learning rate, w / √(in k²), optional filtered ÷2, activation and clamp."""
 
     filter: torch.Tensor
 
@@ -65,10 +65,10 @@ def minibatch_std(x: torch.Tensor, *, group_size: int, num_features: int = 1) ->
     n, channels, height, width = x.shape
     group = min(group_size, n)
     if n % group:
-        raise ValueError(f"minibatch standard deviation: a batch of {n} is no multiple of the group size {group}.")
+        raise ValueError(f"minibatch standard deviation: a batch of {n} is not a multiple of the group size {group}.")
     y = x.reshape(group, -1, num_features, channels // num_features, height, width)
-    # Standard deviation over the group. Not torch.var: near-equal samples make the second derivative sensitive to the
-    # rounding.
+    # Standard deviation over the group. Not torch.var, whose second derivative is sensitive to rounding where samples
+    # are nearly equal.
     y = y.float() if x.dtype == torch.float16 else y
     y = y - y.mean(dim=0)
     y = (y.square().mean(dim=0) + 1e-8).sqrt()
@@ -189,7 +189,7 @@ class Discriminator(nn.Module):
         x: torch.Tensor | None = None
         for i, block in enumerate(self.blocks.values()):
             dtype = (half if i < self.fp16_resolutions else None) or full
-            # Within vmap a layout would be that of the batch, of which an image has one dimension less.
+            # Not within vmap, where the memory format would apply to the underlying batch, with one more dimension.
             img = img.to(dtype) if transformed() else img.to(dtype=dtype, memory_format=self.memory_format)
             x, img = block(None if x is None else x.to(dtype), img)
         assert x is not None
@@ -201,7 +201,7 @@ class Discriminator(nn.Module):
         return (x * projection).sum(dim=1, keepdim=True) / math.sqrt(x.shape[1])
 
     def layers(self) -> list[nn.Module]:
-        """Convolutional layers from the image on, in the order in which `freeze` stops them."""
+        """Convolutional layers from the image on, in the order in which `freeze` freezes them."""
         return [layer for block in self.blocks.values() for layer in (block.fromrgb, block.conv0, block.conv1)]
 
 
@@ -239,12 +239,12 @@ class TimeAwareDiscriminators(nn.Module):
     def video_logits(self, frames: torch.Tensor, plane: torch.Tensor, c: torch.Tensor | None) -> torch.Tensor:
         """Logits [B, 1] of pairs of frames [B, 2, 3, H, W] with Δt as planes [B, 1, H, W] (`time_plane`).
 
-        The only place where the video discriminator's input is put together; `img_channels` counts its channels.
+        The only place where the video discriminator's input is assembled; `img_channels` counts its channels.
         """
         return self.video(torch.cat([frames.flatten(1, 2), plane], dim=1), c)
 
     def image_logits(self, frames: torch.Tensor, c: torch.Tensor | None) -> torch.Tensor:
-        """Logits [B · T, 1] of every frame of [B, T, 3, H, W], video by video; for the image discriminator's input."""
+        """Image discriminator's logits [B · T, 1] of the frames [B, T, 3, H, W], video by video."""
         assert self.image is not None
         return self.image(frames.flatten(0, 1), None if c is None else c.repeat_interleave(frames.shape[1], dim=0))
 

@@ -68,7 +68,7 @@ class ForegroundField(nn.Module):
         width, num_layers: Width and number of the hidden layers.
         encoding: Positional encoding of points, a key of `ENCODINGS`.
         position_frequencies, direction_frequencies: Octaves of the positional encodings; an isotropic one has as many
-            inputs and the same lowest and highest frequency.
+            outputs, and the same lowest and highest frequency.
         feature_dim: Channels F of the features that go to the upsampler.
         view_directions: Colour depends on the viewing direction.
         motion: Input of motion vectors to the second layer: 'add', 'concat', or 'none'.
@@ -133,7 +133,7 @@ class ForegroundField(nn.Module):
     def modulate(self, ws: torch.Tensor) -> ForegroundWeights:
         """Weights for styles ws [B, num_ws, w_dim]."""
         layers = [layer.modulate(ws[:, i]) for i, layer in enumerate(self.layers)]
-        # Encoded points come as pure sines and cosines: their order and amplitudes are those of the first weight.
+        # Encoded points are plain sines and cosines; their order and amplitudes are fused into the first weight.
         weight, bias = layers[0]
         layers[0] = (self.encoding.fold(weight), bias)
         count = len(layers)
@@ -155,14 +155,14 @@ class ForegroundField(nn.Module):
         return ConditionedForeground(self, weights, times=times, motion=motion)
 
     def with_prior(self, density: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
-        """The density prior added to the network's raw density [B, T, R, S] at points [B, T or 1, R, S, 3]."""
+        """The network's raw density [B, T, R, S] plus the density prior at points [B, T or 1, R, S, 3]."""
         if self.density_prior is None:
             return density
         return density + self.density_prior(points, scale=1.0 if self.density_ramp is None else self.density_scale)
 
     @torch.no_grad()
     def set_progress(self, kimg: float) -> None:
-        """Scale the density as its ramp says after so many thousands of videos; it never falls."""
+        """Set the density's scale to that of its ramp after `kimg` thousand videos; it never decreases."""
         if self.density_ramp is not None:
             self.density_scale.clamp_(min=self.density_ramp(kimg))
 
@@ -213,7 +213,7 @@ class ConditionedForeground:
         `directions`: unit viewing directions [B, R, 3].
         """
         last, weights = len(self.layers) - 1, self.weights
-        # The hidden layers. A bias per frame makes the frames of a video differ from its layer on.
+        # The hidden layers. From the first layer with a bias per frame on, the frames of a video differ.
         layers = [
             PointLayer(weight, bias if frame_bias is None else frame_bias[:, :, None], slope=SLOPE, source=i - 1)
             for i, (weight, bias, frame_bias) in enumerate(self.layers)

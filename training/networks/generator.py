@@ -34,7 +34,7 @@ class VolumeOutput:
     Attributes:
         image_raw: Colours [B, T, 3, h, w].
         depth: Expected depth of the foreground's samples [B, T, h, w] in scene units, not normalised by the opacity.
-            Of its factors the weights have gradients, the positions of the samples have none.
+            Gradients pass through the weights, not through the positions of the samples.
         opacity: [B, T, h, w], one minus the transmittance left for the background.
     """
 
@@ -44,7 +44,7 @@ class VolumeOutput:
 
     @classmethod
     def of_square(cls, rendered: RenderedRays) -> "VolumeOutput":
-        """The rays of a square of pixels, row by row, as maps."""
+        """Maps from the rays of a square of pixels, row by row."""
         square = (math.isqrt(rendered.values.shape[2]),) * 2
         return cls(
             image_raw=rendered.values[..., :3].unflatten(2, square).movedim(-1, 2),
@@ -55,7 +55,7 @@ class VolumeOutput:
 
 @dataclasses.dataclass
 class SynthesisOutput(VolumeOutput):
-    """Result of `Generator.synthesize`: the volume rendering, and what is made of it.
+    """Result of `Generator.synthesize`: the volume rendering, the upsampled image and the losses along rays.
 
     Attributes:
         image: [B, T, 3, H, W], nominally in [-1, 1].
@@ -83,7 +83,7 @@ class ModulatedWeights:
 
 
 class Generator(nn.Module):
-    """The 4D generator, see the module's docstring.
+    """The 4D generator; see the module docstring.
 
     Args:
         resolution: Width of the square images in pixels, a power of two.
@@ -97,10 +97,10 @@ class Generator(nn.Module):
             second, static field). `motion=None`: no motion network; `background=None`: no background.
 
     Attributes:
-        activation_checkpointing: Backward passes compute hidden states again instead of keeping them (see
+        activation_checkpointing: Recompute hidden states in backward passes instead of storing them (see
             `training.networks.activation_checkpoint`).
-        label_examples: Labels of the training data [n, c_dim], on the CPU, if they are numbers; None: if they are
-            classes (one-hot), if there are none, and where it is unknown.
+        label_examples: Labels of the training data [n, c_dim], on the CPU, if they are continuous; None for one-hot
+            classes, without labels, and where the kind of labels is unknown.
     """
 
     label_examples: torch.Tensor | None = None
@@ -206,8 +206,8 @@ class Generator(nn.Module):
         # Styles modulate the weights, one set per video (StyleGAN2, section 2.2).
         weights = self.modulate(ws)
 
-        # Motion codes and times give one motion vector per frame (section 3.1); content and background codes and
-        # these vectors make the fields of the videos.
+        # Motion codes and times give one motion vector per frame (section 3.1). The fields are conditioned on these
+        # vectors, the modulated weights and the background codes.
         fields = self.condition(weights, times=times, motion=self.motion_vectors(ws, z_motion, times), z_bg=z_bg)
 
         # One camera per video: its frames share rays and random numbers. The losses along rays also need the rays of a
@@ -240,7 +240,7 @@ class Generator(nn.Module):
         return output
 
     def set_progress(self, kimg: float) -> None:
-        """Tell how long the generator has been trained, in thousands of videos: the density may depend on it."""
+        """Set the training progress in thousands of videos, on which the density may depend (`DensityRamp`)."""
         self.foreground.set_progress(kimg)
 
     # Steps of a synthesis, also used by `FrameRenderer`.
@@ -254,7 +254,7 @@ class Generator(nn.Module):
         return weights
 
     def motion_vectors(self, ws: torch.Tensor, z_motion: torch.Tensor, times: torch.Tensor) -> torch.Tensor | None:
-        """[B, T, width], or None without motion."""
+        """Motion vectors [B, T, width], or None without a motion network."""
         if self.motion is None:
             return None
         return self.motion(z_motion, times, ws[:, 0] if self.motion_uses_content else None)
@@ -273,7 +273,7 @@ class Generator(nn.Module):
         return fields
 
     def pixels(self, like: torch.Tensor, resolution: int | None = None) -> torch.Tensor:
-        """Pixel centres [1, R, 2] of a square of the volume rendered or of another resolution, typed as `like`."""
+        """Pixel centres [1, R, 2] of a square of `resolution` (None: the volume rendering's), typed as `like`."""
         return pixel_centers(resolution or self.settings.resolution, like.device).to(like.dtype)[None]
 
     def upsample(
@@ -306,7 +306,7 @@ class Generator(nn.Module):
 
         Args:
             image: [B, T, 3, H, W].
-            samples: Of R rays.
+            samples: Samples along R rays per video.
             lattice: Indices [B, R] of the pixels of these rays.
         """
         # Every sample goes through the upsampler's layers without resampling ...

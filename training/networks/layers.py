@@ -70,41 +70,41 @@ def sinusoid_order(frequencies: int, dims: int, device: torch.device | str | Non
 
 @dataclasses.dataclass(frozen=True)
 class PointEncoding:
-    """Positional encoding of points in space: `ENCODINGS` lists the kinds, by their names in the options.
+    """Positional encoding of points in space; `ENCODINGS` lists the kinds by their names in the options.
 
     Attributes:
-        frequencies: L.
+        frequencies: L, the number of octaves.
     """
 
     frequencies: int
 
     @property
     def num_outputs(self) -> int:
-        """Numbers that a call returns for a point: sines and cosines of K = 3 L waves."""
+        """Outputs per point: sines and cosines of K = 3 L waves."""
         return 6 * self.frequencies
 
     def __call__(self, points: torch.Tensor) -> torch.Tensor:
-        """Encoded points [..., num_outputs] of points [..., 3]; `fold` puts their order and amplitudes into weights."""
+        """Points [..., 3] to encoded points [..., num_outputs], whose order and amplitudes `fold` puts into weights."""
         raise NotImplementedError
 
     def fold(self, weight: torch.Tensor) -> torch.Tensor:
-        """A first layer's weight [..., out, num_outputs + others] for encoded points as they come from a call.
+        """A first layer's weight [..., out, num_outputs + others], reordered and scaled for the outputs of a call.
 
-        The weight itself is that for `positional_encoding`, or for sines and then cosines times their amplitudes.
+        The weight given is for `positional_encoding`, or for sines and then cosines times their amplitudes.
         """
         return weight
 
     def waves(self, like: torch.Tensor) -> torch.Tensor | None:
-        """Frequency vectors in radians per scene unit and phases [K, 4], of the type and on the device of a tensor.
+        """Frequency vectors in radians per scene unit and phases [K, 4], of the type and on the device of `like`.
 
-        Only if a call returns the sines and then the cosines of these plane waves: rays are then rendered by a native
-        operator (`FusedForeground.march`), which computes these and nothing else. None: it is not used.
+        Only for an encoding that is the sines and then the cosines of these plane waves. Its rays are rendered by a
+        native operator (`FusedForeground.march`), which computes no other encoding; with None it is not used.
         """
         return None
 
 
 class OctaveEncoding(PointEncoding):
-    """2^i pi along each axis, i < L (NeRF, equation 4)."""
+    """Octaves: frequencies 2^i pi along each axis, i < L (NeRF, equation 4)."""
 
     def __call__(self, points: torch.Tensor) -> torch.Tensor:
         return sinusoids(points, self.frequencies)
@@ -119,7 +119,7 @@ class OctaveEncoding(PointEncoding):
 
 
 class IsotropicEncoding(PointEncoding):
-    """Fourier features (Tancik et al. 2020, section 4) with directions all around, see `isotropic_waves`."""
+    """Fourier features (Tancik et al. 2020, section 4) with waves in all directions, see `isotropic_waves`."""
 
     def __call__(self, points: torch.Tensor) -> torch.Tensor:
         # Coordinate by coordinate: a GPU's matrix product might round them to TensorFloat-32.
@@ -145,8 +145,8 @@ def isotropic_waves(frequencies: int) -> tuple[torch.Tensor, torch.Tensor]:
 
     Magnitudes m are those of as many octaves, from pi to 2^(frequencies - 1) pi, evenly spaced in the logarithm. The
     amplitudes are min(1, √(4 pi / m)): high frequencies, which would show as grain early in training, come in slowly.
-    The phases differ, so that no point is special: without, all waves meet at the origin, and styles that favour the
-    cosines can draw rings around it.
+    The phases differ, so that no point is special: with equal ones all waves meet at the origin, and styles that favour
+    the cosines can draw rings around it.
     """
     count = 3 * frequencies
     index = torch.arange(count, dtype=torch.float64, device="cpu")
@@ -154,13 +154,13 @@ def isotropic_waves(frequencies: int) -> tuple[torch.Tensor, torch.Tensor]:
     height, azimuth = 1 - (2 * index + 1) / count, 2 * math.pi * index * ((5**0.5 - 1) / 2)
     across = (1 - height * height).sqrt()
     directions = torch.stack([across * azimuth.cos(), across * azimuth.sin(), height], dim=1)
-    # Neighbours on the lattice get unlike magnitudes: their ranks are permuted by a stride that is coprime with K.
+    # Neighbours on the lattice get dissimilar magnitudes: their ranks are permuted by a stride that is coprime with K.
     stride = next(step for step in range(7, 7 + count) if math.gcd(step, count) == 1)
     rank = index * stride % count
     low, high = math.pi, 2 ** (frequencies - 1) * math.pi
     magnitudes = low * (high / low) ** (rank / (count - 1))
     amplitudes = (4 * math.pi / magnitudes).sqrt().clamp(max=1)
-    # Fractions of whole turns, spread evenly by an irrational step.
+    # Phases: fractions of a turn, spread evenly by an irrational step.
     phases = 2 * math.pi * (index * 2**0.5 % 1)
     return torch.cat([directions * magnitudes[:, None], phases[:, None]], dim=1).float(), amplitudes.float()
 
@@ -184,7 +184,7 @@ def composited_colour(
 def normal_weight(*shape: int, lr_multiplier: float = 1.0) -> nn.Parameter:
     """An initial weight of the given shape, N(0, 1) / lr_multiplier; without values on the meta device.
 
-    There the shapes alone count, and PyTorch's normal distribution would import its compiler, which takes a second.
+    Only shapes matter there, and PyTorch's normal distribution would import its compiler, which takes a second.
     """
     weight = torch.empty(shape)
     if not weight.is_meta:
@@ -195,8 +195,8 @@ def normal_weight(*shape: int, lr_multiplier: float = 1.0) -> nn.Parameter:
 class FullyConnected(nn.Module):
     """Fully connected layer with equalised learning rate, [N, in_features] to [N, out_features].
 
-    y = act(x (w · m / √in)ᵀ + b · m) with learning-rate multiplier m; weights are initialised to N(0, 1) / m. A layer
-    that is not `trained` keeps them: it passes gradients on to x and has none itself.
+    y = act(x (w · m / √in)ᵀ + b · m) with learning-rate multiplier m; weights are initialised to N(0, 1) / m. With
+    trained=False they stay as they are: gradients pass to x only.
     """
 
     def __init__(
@@ -217,7 +217,7 @@ class FullyConnected(nn.Module):
         self.bias_gain = lr_multiplier
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        # Detached here, not without `requires_grad`: training switches that on and off for whole networks.
+        # Detached here instead of by `requires_grad`, which training switches on and off for whole networks.
         weight, bias = (self.weight, self.bias) if self.trained else (self.weight.detach(), self.bias.detach())
         # Without an activation the gain of the weight is part of the matrix product.
         bias = bias if self.bias_gain == 1 else bias * self.bias_gain
@@ -227,7 +227,7 @@ class FullyConnected(nn.Module):
 
 
 class PointLinear(nn.Module):
-    """Pointwise layer: a 1x1 convolution with weight w / √in on [B, P, in_features], optionally leaky ReLU."""
+    """Pointwise layer: a 1x1 convolution with weight w / √in on [B, P, in_features], optionally with leaky ReLU."""
 
     def __init__(self, *, in_features: int, out_features: int, act: str = "linear"):
         super().__init__()

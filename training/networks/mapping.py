@@ -62,7 +62,7 @@ class MappingNetwork(nn.Module):
         """Styles of z and c; those below `truncation_cutoff` (None: all) are truncated, w_avg + psi (w - w_avg).
 
         Raises:
-            ValueError: Codes or labels of another form, or a truncation without `w_avg`.
+            ValueError: Codes or labels of the wrong shape, or truncation without `w_avg`.
         """
         # Normalise the codes, embed and normalise the labels.
         parts = []
@@ -104,12 +104,12 @@ class MotionNetwork(nn.Module):
     a = FC(z_motion); a = leaky_relu(a t); m(t) = FC_linear(FC_lrelu(a)). Time enters as a factor, so m is continuous in
     it and the motion code decides direction and extent (3D-Aware Video Generation, section 3.1).
 
-    Along such a line motions drift: all begin at one pose and are the larger the later. With a `frequency` f the motion
-    code gives waves instead, which are bounded and alike at all times: a = sin(2π (f · FC(z_motion) t + phase)), where
-    phase is another FC(z_motion). (Compare the positional encoding of StyleGAN-V, Skorokhodov et al. 2022: its periods
-    and phases come from motion codes, too.) The layer of the frequencies keeps its initial weights, as that of random
-    Fourier features does: when it was trained, its bias grew, a frequency that all motions share, and after 80 thousand
-    videos neighbouring frames began to flicker (docs/trials.md).
+    Along such a line motions drift: all begin at one pose and grow with time. With a `frequency` f the motion code
+    gives waves instead, which are bounded and alike at all times: a = sin(2π (f · FC(z_motion) t + phase)), where phase
+    is another FC(z_motion). (Compare the positional encoding of StyleGAN-V, Skorokhodov et al. 2022: its periods and
+    phases come from motion codes, too.) The layer of the frequencies keeps its initial weights, as in random Fourier
+    features: when it was trained, its bias, a frequency that all motions share, grew, and after 80 thousand videos
+    neighbouring frames began to flicker (docs/trials.md).
 
     Args:
         width: Hidden width.
@@ -141,7 +141,7 @@ class MotionNetwork(nn.Module):
         self.output = FullyConnected(in_features=width, out_features=out_features)
 
     def forward(self, z_motion: torch.Tensor, times: torch.Tensor, content: torch.Tensor | None = None) -> torch.Tensor:
-        # Code times time, for every frame of a video.
+        # The projected code, multiplied by the time of every frame.
         code = z_motion if content is None else torch.cat([z_motion, content], dim=1)
         a = self.input(code)[:, None, :] * times[:, :, None]
         if self.frequency is None:

@@ -1,12 +1,12 @@
 """Mixed precision: the type of the layers that run in half precision.
 
 These layers are the upsampler's blocks and the discriminators' highest resolutions (`fp16_min_resolution`,
-`fp16_resolutions`). On a GPU they run in float16 in all phases, as published, if their activations are clamped: float16
-ends at 65504, which activations without a clamp may exceed. On a CPU they run in float32.
+`fp16_resolutions`). On a GPU they run in float16 in all phases, as published, if their activations are clamped: the
+largest float16 is 65504, which activations without a clamp may exceed. On a CPU they run in float32.
 
-bfloat16 is an option on both devices, in the main phases only. It has the range of float32 and needs no clamp, but 8
-bits of precision, and the gradient penalties (path lengths, R1) square differences below their resolution; with the
-option these phases run in float32.
+bfloat16 is an option on both devices, in the main phases only. It has the range of float32 and needs no clamp, but only
+8 bits of precision, and the gradient penalties (path length, R1) square differences smaller than that: with the option
+their phases run in float32.
 """
 
 import contextlib
@@ -17,11 +17,11 @@ from torch import nn
 
 __all__ = ["HalfPrecision", "half_precision", "multiplies_bfloat16"]
 
-AMPERE = (8, 0)  # compute capability of the first GPUs of NVIDIA with products of bfloat16
+AMPERE = (8, 0)  # compute capability of NVIDIA's first GPUs with bfloat16 matrix products
 
 
 def multiplies_bfloat16(device: torch.device) -> bool:
-    """True for a GPU with products of bfloat16."""
+    """True for a GPU with bfloat16 matrix products."""
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= AMPERE
 
 
@@ -50,7 +50,7 @@ class HalfPrecision:
 
 @contextlib.contextmanager
 def half_precision(dtype: torch.dtype, *networks: nn.Module) -> Iterator[None]:
-    """Within, the networks' half-precision layers use bfloat16 or float32, on CPUs and GPUs."""
+    """Context in which the networks' half-precision layers use bfloat16 or float32, on CPUs and GPUs."""
     settings = (getattr(m, "half_precision", None) for network in networks for m in network.modules())
     switches = [setting for setting in settings if isinstance(setting, HalfPrecision)]
     for switch in switches:

@@ -86,7 +86,7 @@ def memory_bytes(
 
 
 def checkpoint_bytes(generator: Generator, discriminator: TimeAwareDiscriminators) -> tuple[int, int]:
-    """Sizes of a network snapshot and of the training state."""
+    """Sizes of a network snapshot and of the training state in bytes."""
     g, d = _count(generator), _count(discriminator)
     return FLOAT * (2 * g + d), FLOAT * (4 * g + 3 * d)
 

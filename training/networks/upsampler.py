@@ -38,11 +38,11 @@ __all__ = [
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Fixed ×2 resampling of channels-last maps [N, H, W, C] with `upfirdn2d`; zeros lie outside. All filters are symmetric.
+# Fixed ×2 resampling of channels-last maps [N, H, W, C] with `upfirdn2d`, zero-padded. All filters are symmetric.
 
-#: FIR filters, one axis of each. The blur is padded by 2 pixels before and 1 after.
+#: FIR filters, one axis each. The blur is padded by 2 pixels before and 1 after.
 _AXES = {
-    "blur": BLUR,  # that of the native operator, which renders on a CPU
+    "blur": BLUR,  # shared with the native operator that renders on a CPU
     # Applied after zeros have been inserted between the pixels:
     "nearest": torch.ones(2),
     "blur_nearest": F.pad(BLUR, [0, 1]) + F.pad(BLUR, [1, 0]),  # nearest, then blur: BLUR * [1, 1]
@@ -100,7 +100,7 @@ def upsample_image(x: torch.Tensor) -> torch.Tensor:
 
 
 class MagnitudeEMA(nn.Module):
-    """Magnitude EMA (StyleGAN3, section 3.1): a running mean of x², by whose root a layer's inputs are divided."""
+    """Magnitude EMA (StyleGAN3, section 3.1): a running mean of x²; a layer's inputs are divided by its root."""
 
     mean_square: torch.Tensor
 
@@ -127,15 +127,15 @@ def _sum_of_squares(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     if x.device.type == "cpu":
         flat = x.reshape(-1).to(dtype)
         return torch.dot(flat, flat)
-    # On a GPU a dot product is limited to 2³¹ - 1 elements, and half precision would be copied; not so in a norm.
+    # On a GPU, unlike a norm, a dot product is limited to 2³¹ - 1 elements and needs a copy of half-precision inputs.
     return torch.linalg.vector_norm(x, dtype=dtype).square()
 
 
 class Upsampling(nn.Module):
     """Learned ×2 upsampling U: nearest neighbour plus a correction, then the [1, 3, 3, 1] blur (StyleNeRF, section 3).
 
-    The correction is an MLP A of two 1x1 layers with a C/4 bottleneck: `reduce` with `inputs`, and `expand`. The modes
-    in `UPSAMPLINGS` differ in its place.
+    The correction is an MLP A of two 1x1 layers with a C/4 bottleneck, `reduce` and `expand`. The modes in
+    `UPSAMPLINGS` differ in where it acts.
     """
 
     def __init__(self, *, channels: int, inputs: int, outputs: int):
@@ -212,7 +212,7 @@ UPSAMPLINGS: dict[str, Callable[..., Upsampling]] = {"nn_cat": CornerUpsampling,
 
 
 def _sum(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """x + y, in place on a resampled x where no gradients are recorded (autograd forbids it on a view of a node)."""
+    """x + y, in place on the resampled x unless gradients are recorded (autograd forbids that on a node's view)."""
     return x + y if x.requires_grad else x.add_(y)
 
 
@@ -428,7 +428,7 @@ class Upsampler(nn.Module):
     def pointwise(
         self, x: torch.Tensor, colours: torch.Tensor, weights: list[tuple], *, activation_checkpointing: bool = False
     ) -> torch.Tensor:
-        """Colours of points [B, P, F] with colours [B, P, 3] after the same layers without resampling.
+        """Colours [B, P, 3] of points after the same layers without resampling, from features [B, P, F] and colours.
 
         For the NeRF-path regularisation (StyleNeRF, section 3).
         """

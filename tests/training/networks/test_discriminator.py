@@ -74,7 +74,7 @@ def test_deviation_groups_are_interleaved():
 
 
 def test_groups_must_divide_the_batch():
-    with pytest.raises(ValueError, match="batch of 12 is no multiple of the group size 8"):
+    with pytest.raises(ValueError, match="batch of 12 is not a multiple of the group size 8"):
         minibatch_std(torch.zeros(12, 4, 4, 4), group_size=8)
     discriminators, _ = small_discriminators(8, mbstd_group=4)
     with pytest.raises(ValueError, match="batch of 6 .* group size 4"):
