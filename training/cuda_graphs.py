@@ -4,10 +4,9 @@ A phase of a small model is thousands of kernels of a few microseconds. Launched
 GPU idle most of the time; a graph launches them all at once. Nothing else changes: the kernels, their order and their
 random numbers are those of the phase without a graph.
 
-A graph reads and writes fixed memory, so that everything a phase keeps must be changed in place: weights, moments and
-learning rate of the optimiser, running means, statistics. The host's part of a phase takes place once, at the
-recording: a phase whose course depends on numbers of the host, as on the changing probability of aug=ada, cannot be
-recorded.
+A graph reads and writes fixed memory, so everything that a phase keeps must be changed in place: weights, moments and
+learning rate of the optimiser, running means, statistics. The host's part of a phase runs only once, during recording:
+a phase that depends on values on the host, such as the changing probability of aug=ada, cannot be recorded.
 """
 
 from collections import Counter
@@ -47,14 +46,14 @@ class PhaseGraphs:
 
     def __init__(self, *, stream: RandomStream, statistics: Statistics, device: torch.device):
         self._stream, self._statistics, self._device = stream, statistics, device
-        # Recording needs another stream than the default one.
+        # Recording needs a stream other than the default one.
         self._side = torch.cuda.Stream(device)
-        self._pool = torch.cuda.graph_pool_handle()  # shared: no two phases run at a time
+        self._pool = torch.cuda.graph_pool_handle()  # shared: no two phases run at once
         self._runs: Counter[str] = Counter()
         self._recorded: dict[str, _Recorded] = {}
 
     def run(self, phase: Phase, batches: Sequence[VideoBatch], step: Callable[[Sequence[VideoBatch]], None]) -> None:
-        """Run `step`, all of a phase, with these batches; their shapes must be the same at every call.
+        """Run `step`, a whole phase, with these batches; their shapes must be the same at every call.
 
         Raises:
             UserError: The phase cannot be recorded.
@@ -84,15 +83,15 @@ class PhaseGraphs:
         own = [batch.clone() for batch in batches]
         graph = torch.cuda.CUDAGraph()
         graph.register_generator_state(self._stream.generator)
-        # The optimiser's step counts are on the device anyway (fused=True); it asks to be told that this is meant.
         groups = phase.optimizer.param_groups
-        # Its learning rate changes: as a number it would be recorded with its present value.
+        # The learning rate changes: a Python number would be recorded with its present value.
         for group in groups:
             group["lr"] = torch.as_tensor(group["lr"], device=self._device)
         try:
+            # Recorded optimisers must be marked; their step counts are on the device anyway (fused=True).
             for group in groups:
                 group["capturable"] = True
-            # thread_local: the data loader's thread may allocate pinned memory meanwhile.
+            # thread_local: the data loader's thread may allocate pinned memory at the same time.
             with (
                 self._statistics.watch() as reports,
                 torch.cuda.graph(graph, pool=self._pool, stream=self._side, capture_error_mode="thread_local"),

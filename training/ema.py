@@ -27,7 +27,7 @@ class GeneratorEMA:
         average: A network of the same structure; its parameters and buffers are overwritten.
         half_life_kimg: Half-life in thousands of videos; 0 copies the weights at every step.
         ramp: Largest half-life as a fraction of the videos so far; None for no ramp-up.
-        ramps_up: False: no ramp-up whatever `ramp` is. A part of the training state.
+        ramps_up: False: no ramp-up, whatever `ramp` is. Part of the training state.
     """
 
     def __init__(
@@ -71,12 +71,12 @@ class GeneratorEMA:
 
 
 def ramps_up(shared: dict, *, resume: str | None) -> bool:
-    """Whether the average of a saved run ramps up.
+    """True if the average of a saved run ramps up.
 
-    States of earlier versions, whose runs had no ramp-up after growing either, are completed.
+    Completes states of earlier versions, whose runs with `resume=` never ramped up, not even after growing.
 
     Args:
-        shared: What all processes share of its training state.
+        shared: The part of its training state that all processes share.
         resume: The snapshot that it began from; None for none.
     """
     return shared.setdefault("ema", {"ramps_up": resume is None})["ramps_up"]
@@ -91,7 +91,8 @@ class RunningMeans:
     Every pass of a phase moves these tensors towards its own micro-batch. Here all passes, on every process, start from
     the same values, and afterwards the means of their end values are written. As the updates are linear, these equal
     those of one pass over the whole batch, however it is divided. The gradients do not depend on the order of the
-    passes, nor on the process of each; a little on their size, as a pass uses the means that include itself.
+    passes or on the processes that run them. They depend slightly on the passes' size, because the means that a pass
+    uses include its own micro-batch.
 
     Args:
         tensors: Floating-point tensors, read and written in place.

@@ -35,8 +35,8 @@ __all__ = ["CAMERA_LABEL", "GanLoss", "VideoBatch", "camera_label", "sample_sing
 
 # Camera conditioning of the discriminators (EG3D, Chan et al. 2022), with `camera_condition=true`.
 #
-# Without it a flat picture passes for a head if it is merely painted as turned, because the discriminator cannot know
-# that the camera was in front. Cameras of real videos come from the data set, those of generated ones are sampled from
+# Without it a flat picture that merely depicts a turned head passes for one, because the discriminator cannot know that
+# the camera was in front of it. Cameras of real videos come from the dataset, those of generated ones are sampled from
 # the prior as always. The generator is not conditioned on them: its videos must suit every camera.
 
 CAMERA_LABEL = 3  # entries of a camera's label
@@ -98,7 +98,7 @@ def sample_times(batch: int, stream) -> torch.Tensor:
 
 
 def sample_single_times(batch: int, stream) -> torch.Tensor:
-    """One uniform time per video [B, 1] in [0, 1): the distribution of a random one of the two `sample_times`."""
+    """One uniform time per video [B, 1] in [0, 1): the distribution of one of the two `sample_times`, at random."""
     return stream.uniform("times/moment", [batch, 1])
 
 
@@ -106,7 +106,7 @@ class GanLoss:
     """The GAN loss with its regularisers; `accumulate` adds the gradients of one phase.
 
     Args:
-        generator, discriminator: The networks themselves, with gradients of their parameters.
+        generator, discriminator: The networks, whose parameters receive the gradients.
         augment: ADA pipeline (`AdaAugment`), or None.
         diffaugment: Policy of differentiable augmentation; '' for none.
         r1_gamma: Weight of the R1 penalty.
@@ -117,15 +117,15 @@ class GanLoss:
             and of the distortion loss.
         bfloat16: The main phases use it, the others float32; see `training.networks.mixed_precision`.
         camera_condition: Condition the discriminators on `camera_label`, appended to the labels.
-        single_images: The real pairs are single images, each twice, with Δt = 0 (clips of one frame). So are the fakes
-            then, at a random time: otherwise Δt alone would separate them from the real ones.
+        single_images: Real pairs are single images, each shown twice, with Δt = 0 (clips of one frame). Fakes are then
+            made in the same way, at a random time: otherwise Δt alone would tell them from the real ones.
         statistics: Object with `report(name, tensor)`, or None.
 
     Attributes:
         pl_mean: Running mean of the path lengths.
 
     Raises:
-        ValueError: Something else than networks, networks of different resolutions, or a value that is not allowed.
+        ValueError: Arguments that are not networks, networks of different resolutions, or a value out of its range.
     """
 
     def __init__(
@@ -150,7 +150,7 @@ class GanLoss:
     ):
         if not (hasattr(generator, "synthesize") and hasattr(discriminator, "video_logits")):
             raise ValueError("generator and discriminator must be networks, such as G.network and D.network.")
-        size = getattr(discriminator, "resolution", generator.resolution)  # which a class of one's own may not tell
+        size = getattr(discriminator, "resolution", generator.resolution)  # a user's class may lack it
         if size != generator.resolution:
             sizes = f"{generator.resolution} and {size}"
             raise ValueError(f"generator and discriminator must have the same resolution, got {sizes} pixels.")
@@ -192,8 +192,8 @@ class GanLoss:
             stream: Source of all random numbers, a `torch_utils.rng.RandomStream` on the networks' device.
 
         Raises:
-            ValueError: There is no such phase, no parameter of its network has gradients, the batch does not fit the
-                networks, or something else than a stream or a number.
+            ValueError: There is no such phase, no parameter of its network requires gradients, the batch does not fit
+                the networks, or `stream` or `gain` has the wrong type.
         """
         self._check(phase, batch, stream)
         check_number("gain", gain)
@@ -209,12 +209,14 @@ class GanLoss:
             self.statistics.report("Progress/nonfinite_losses", (~loss.isfinite()).sum())
 
     def _check(self, phase: str, batch: VideoBatch, stream) -> None:
-        """Refuse what would broadcast to another loss than meant, or fail deep inside of a network."""
+        """Refuse inputs that would broadcast to an unintended loss, or fail deep inside a network."""
         if phase not in self._phases:
             raise ValueError(f"phase must be one of {', '.join(self._phases)}, got {shown(phase)}.")
         trained = "generator" if phase.startswith("G") else "discriminator"
         if not any(parameter.requires_grad for parameter in getattr(self, trained).parameters()):
-            raise ValueError(f"{phase} trains the {trained}, whose parameters have no gradients: requires_grad_(True).")
+            raise ValueError(
+                f"{phase} trains the {trained}, whose parameters require no gradients: call requires_grad_(True)."
+            )
         check_images("frames", batch.frames, "[B, 2, 3, H, W]", ndim=5, channels=3)
         size = self.generator.resolution
         shapes = {
@@ -263,12 +265,12 @@ class GanLoss:
         output = generator.synthesize(
             ws, z_motion=z_motion, z_bg=z_bg, times=times, cameras=cameras, stream=stream, **losses
         )
-        if self.single_images:  # the same pixels twice, like the real ones: rendered twice they would differ in noise
+        if self.single_images:  # the same pixels twice, like the real ones; two renderings would differ in noise
             output.image = output.image.expand(-1, 2, -1, -1, -1)
         return output, times[:, -1] - times[:, 0], cameras
 
     def discriminator_label(self, c: torch.Tensor, angles: torch.Tensor | None) -> torch.Tensor:
-        """The label that the discriminators are conditioned on: c [B, c_dim], then the camera's with that option."""
+        """The discriminators' label: c [B, c_dim], followed by the camera's label with `camera_condition`."""
         if not self.camera_condition:
             return c
         assert angles is not None  # see _check
@@ -291,7 +293,7 @@ class GanLoss:
             self.statistics.report(f"Loss/{name}", value.detach())
 
     def _report_losses(self, name: str, losses: torch.Tensor) -> torch.Tensor:
-        """The losses, reported."""
+        """Report the losses and return them."""
         self._report(name, losses)
         return losses
 
@@ -348,7 +350,7 @@ class GanLoss:
         # Generate a smaller batch: the second derivatives need more memory.
         size = max(len(batch) // self.pl_batch_shrink, 1)
         ws = self.fake_styles(batch.c[:size], stream)
-        ws = ws if ws.requires_grad else ws.requires_grad_()  # of a mapping network that is not trained
+        ws = ws if ws.requires_grad else ws.requires_grad_()  # where the mapping network is not trained
         fake, _, _ = self.fake_videos(ws, stream)
 
         # Jᵀ y is the gradient of the inner product of image and noise. Noise of standard deviation 1 / √(H W) keeps
@@ -357,8 +359,8 @@ class GanLoss:
         (gradient,) = torch.autograd.grad((fake.image * noise).sum(), ws, create_graph=True)
         lengths = gradient.square().sum(dim=2).mean(dim=1).sqrt()
 
-        # Running mean a of the lengths. As in the published code gradients pass through it as well: they are smaller
-        # by `pl_decay` for it.
+        # Running mean a of the lengths. As in the published code, gradients pass through it as well, which makes them
+        # smaller by the fraction `pl_decay`.
         pl_mean = self.pl_mean.lerp(lengths.mean(), self.pl_decay)
         self.pl_mean.copy_(pl_mean.detach())
         penalty = self._report_losses("pl_penalty", (lengths - pl_mean).square())
@@ -405,7 +407,7 @@ class GanLoss:
         augmented = self._augmented(frames, stream, "real/")
         label = self.discriminator_label(batch.c, batch.angles)
 
-        # Video discriminator. The first pass needs gradients of its inputs alone, not of the weights.
+        # Video discriminator. The first backward pass needs the gradients of its inputs only, not of the weights.
         logits = self.discriminator.video_logits(augmented, plane, label)
         self._report_logits("real", logits)
         with no_weight_gradients():
@@ -433,7 +435,7 @@ def _add_gradients(loss: torch.Tensor, gain: float) -> torch.Tensor:
 
 @contextlib.contextmanager
 def _frozen(module: torch.nn.Module) -> Iterator[None]:
-    """Within, a module's parameters require no gradients."""
+    """Context in which a module's parameters require no gradients."""
     trained = [p for p in module.parameters() if p.requires_grad]
     for p in trained:
         p.requires_grad_(False)

@@ -16,9 +16,9 @@ from torch_utils import distributed
 
 __all__ = ["LOSS_SCALE", "GradientGuard", "Phase", "make_phases"]
 
-#: Factor on the losses. Without it gradients of activations in float16 vanish, whose smallest number is 6e-8: at 256²
-#: with 8 videos a pass, 16 % of those of the highest resolution were zero, and 84 % once divided by 8 passes. The
-#: largest number, 65504, is still far; and a power of two leaves float32 as it is to the bit.
+#: Loss scale. Without it gradients of float16 activations underflow (the smallest number is 6e-8): at 256² with 8
+#: videos per pass, 16 % of those at the highest resolution were zero, and 84 % once divided by 8 passes. The largest
+#: number, 65504, is still far off, and a power of two leaves float32 results bit-identical.
 LOSS_SCALE = 2.0**8
 
 
@@ -37,15 +37,15 @@ class Phase:
         return iteration % self.interval == 0
 
     def set_learning_rate(self, factor: float) -> None:
-        """Take steps of `factor` times the phase's learning rate from now on."""
+        """Set the optimizer's learning rate to `factor` times the phase's."""
         for group in self.optimizer.param_groups:
-            if isinstance(group["lr"], torch.Tensor):  # which a recorded step reads
+            if isinstance(group["lr"], torch.Tensor):  # read by a recorded step, see `PhaseGraphs`
                 group["lr"].fill_(self.lr * factor)
             else:
                 group["lr"] = self.lr * factor
 
     def begin(self) -> None:
-        """Start accumulating gradients; only this phase's parameters require any."""
+        """Start accumulating gradients; only this phase's parameters require them."""
         self.optimizer.zero_grad(set_to_none=True)
         for parameter in self.parameters:
             parameter.requires_grad_(True)
@@ -95,7 +95,7 @@ def make_phases(
 def _finite_sums(parameters: list[torch.nn.Parameter]) -> bool:
     """True only if all gradients are finite: one pass over them, where replacing entries takes a dozen.
 
-    A sum may overflow without such an entry; that costs time alone.
+    A sum may overflow although all entries are finite; that only costs time.
     """
     return bool(torch.stack([parameter.grad.sum() for parameter in parameters]).isfinite().all())
 
@@ -144,7 +144,7 @@ class GradientGuard:
 
     @property
     def _alone(self) -> bool:
-        """Nothing to exchange with other processes, and looking at a value does not wait for a device."""
+        """True if there are no other processes, and reading a value does not wait for a device."""
         return torch.device(self._device).type == "cpu" and distributed.world_size() == 1
 
     def _replace(self, parameters: list[torch.nn.Parameter], divisor: float) -> torch.Tensor:

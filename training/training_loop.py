@@ -1,12 +1,13 @@
 """The training loop: iterations, ticks, snapshots, and the divergence check.
 
-An iteration runs Gmain, (Greg), Dmain, (Dreg), the moving average, the counters, (the adaptive augmentation). A batch
-is processed in micro-batches whose gradients add up to those of the whole batch. Within an iteration nothing waits for
-the device: statistics stay there until the end of the tick, when they are read, printed and saved.
+An iteration runs Gmain, (Greg), Dmain and (Dreg), then updates the moving average, the counters and, with aug=ada, the
+augmentation. A batch is processed in micro-batches whose gradients add up to those of the whole batch. Within an
+iteration nothing waits for the device: statistics stay there until the end of the tick, when they are read, printed and
+saved.
 
 The end of a tick has no influence on the training: previews have their own random seeds.
 
-All processes end together: stop requests and read errors of each are exchanged after every iteration.
+All processes end together: they exchange stop requests and read errors after every iteration.
 """
 
 import contextlib
@@ -46,11 +47,11 @@ SUSPICIOUS = 4  # consecutive steps of a phase with non-finite gradients after w
 
 @dataclasses.dataclass(frozen=True)
 class Snapshot:
-    """A network snapshot on the disk, as callbacks get it."""
+    """A network snapshot on disk, as passed to callbacks."""
 
     path: Path
     cur_nimg: int
-    tick: int  # at whose end it was written
+    tick: int  # the tick that it was written at the end of
     load: Callable[[], torch.nn.Module]
 
     @functools.cached_property
@@ -79,7 +80,7 @@ class TrainingLoop:
         counters: Progress of the run.
         folder: The run folder; only the main process writes.
         dataset: Description of the data, stored in the snapshots.
-        fingerprint: Of the data, stored in the training state.
+        fingerprint: Fingerprint of the data, stored in the training state.
         device: The networks' device.
         graphs: Runs the phases as CUDA graphs; None for none.
         previews: None for none, and on all processes but the main one.
@@ -133,7 +134,7 @@ class TrainingLoop:
         self.callbacks = callbacks
         self._trackers = {"trackers": trackers, "options": options or {}}
 
-        # Running means of the forward passes, which micro-batches must not count several times.
+        # Running means of the forward passes, which must not be updated once per micro-batch.
         saved = networks.generator.state_dict()
         buffers = {name: buffer for name, buffer in networks.generator.named_buffers() if name in saved}
         means = {name: buffer for name, buffer in buffers.items() if not name.endswith("density_scale")}
@@ -208,7 +209,7 @@ class TrainingLoop:
         kimg = self.counters.cur_nimg / 1000
         if 0 < begins_at == self.counters.cur_nimg:
             wanted = f"kimg={self.schedule.total_kimg:g}"
-            logger.print(f"Nothing to train: {wanted}, and there are {kimg:g}. Give a larger kimg= to go on.")
+            logger.print(f"Nothing to train: {wanted}, which the run has reached. Give a larger kimg= to go on.")
         logger.print(f"Done: {kimg:g} kimg, in {self.folder}")
 
     # ------------------------------------------------------------------------------------------------------------------
@@ -261,7 +262,7 @@ class TrainingLoop:
         pairs = next(self.loader)
         frames = pairs.frames.to(self.device, non_blocking=True).float() / 127.5 - 1
         dt = pairs.dt.to(self.device, non_blocking=True)
-        # The camera's angles follow the label, where the discriminators are conditioned on them.
+        # Where the discriminators are conditioned on cameras, their angles follow the label.
         c, angles = pairs.c.to(self.device, non_blocking=True).tensor_split([self.networks.generator.c_dim], dim=1)
         splits = zip(*(x.split(self.schedule.microbatch) for x in (frames, dt, c, angles)))
         return [VideoBatch(frames=frames, dt=dt, c=c, angles=angles) for frames, dt, c, angles in splits]
@@ -310,7 +311,7 @@ class TrainingLoop:
             self._pace_from = self._tick_start, counters.cur_nimg
 
     def _report_read_errors(self, logger: RunLogger) -> None:
-        """Count the items of the data that were replaced in this tick, over all processes."""
+        """Report how many unreadable items of the data were replaced in this tick, over all processes."""
         new = self.loader.unreadable - self._reported_errors
         self._reported_errors = self.loader.unreadable
         gathered = distributed.all_gather_objects((new, self.loader.problem))
@@ -443,12 +444,12 @@ class TrainingLoop:
                     results.update(callback(snapshot) or {})
                     distributed.barrier()
         except StopRequested:
-            logger.print(f"Stopped while {path.name} was measured; resume_run={self.folder} does it anew.")
+            logger.print(f"Stopped while {path.name} was measured; resume_run={self.folder} measures it again.")
         logger.metrics(cur_nimg, results)
 
 
 class DivergenceCheck:
-    """Finite weights and gradients, checked between iterations: only then may older checkpoints be overwritten.
+    """Divergence check: only while weights and gradients are finite may older checkpoints be overwritten.
 
     Half precision gives a non-finite gradient now and then; the guard replaces it, and nothing is lost. When it happens
     step after step, the training has diverged, and once a weight or a running mean is not finite it cannot recover.
@@ -485,7 +486,7 @@ class DivergenceCheck:
             return None
         if (Path(self._folder) / STATE_FILE).exists():
             advice = (
-                f"The snapshots and the state in {self._folder} are from before. Continue with resume_run= and "
+                f"The snapshots and the state in {self._folder} are from before that. Continue with resume_run= and "
                 "fp32=true, or start anew from a snapshot with resume=, with a lower spec.lrate or a higher spec.gamma."
             )
         else:

@@ -118,7 +118,7 @@ def test_a_phase_without_anything_to_train(phase, frozen):
     """Networks are loaded like that; PyTorch's own error names neither."""
     loss, _, _, _ = make_loss()
     getattr(loss, frozen).requires_grad_(False)
-    with pytest.raises(ValueError, match=rf"^{phase} trains the {frozen}, .*: requires_grad_\(True\)\.$"):
+    with pytest.raises(ValueError, match=rf"^{phase} trains the {frozen}, .*: call requires_grad_\(True\)\.$"):
         loss.accumulate(phase, batch=real_batch(), gain=1.0, stream=RandomStream(0))
 
 

@@ -263,7 +263,7 @@ def test_a_continued_run_says_that_there_was_nothing_to_train(tmp_path, capsys):
     loop.run()
     assert "Nothing to train" not in capsys.readouterr().out
     loop.run()
-    said = "Nothing to train: kimg=0.004, and there are 0.004. Give a larger kimg= to go on.\nDone: 0.004 kimg"
+    said = "Nothing to train: kimg=0.004, which the run has reached. Give a larger kimg= to go on.\nDone: 0.004 kimg"
     assert said in capsys.readouterr().out
 
 
@@ -379,7 +379,8 @@ def test_a_signal_interrupts_a_callback_and_the_continued_run_calls_it_again(tmp
     assert calls == [4, 12] and stopped.counters.cur_nimg == 12
     printed = capsys.readouterr().out
     assert (
-        f"Stopped while network-snapshot-000000.pt was measured; resume_run={stopped.folder} does it anew." in printed
+        f"Stopped while network-snapshot-000000.pt was measured; resume_run={stopped.folder} measures it again."
+        in printed
     )
     assert "Stopped as asked at 0.012 kimg" in printed
     make_loop(tmp_path, "snap=1", callbacks=[measure], folder=stopped.folder).run()

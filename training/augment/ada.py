@@ -45,23 +45,23 @@ PIPELINES = {
 class AdaAugment(nn.Module):
     """The augmentation pipeline of ADA. The buffer `p` is the overall probability; at 0 frames pass unchanged.
 
-    It is 0 at first, and training sets it by its feedback; `augment.p.fill_(0.2)` sets it for any other use.
+    It is 0 at first, and training adapts it (`AdaFeedback`); `augment.p.fill_(0.2)` sets it for any other use.
 
     Args:
         pipeline: Key of `PIPELINES`, or a mapping from names of operations to multipliers of p.
-        xint_max: Largest integer shift, of the image size.
+        xint_max: Largest integer shift, as a fraction of the image size.
         scale_std: Standard deviation of log2 of the scale.
-        rotate_max: Largest rotation, of a half turn.
+        rotate_max: Largest rotation, as a fraction of a half turn.
         aniso_std: Standard deviation of log2 of the square root of the aspect ratio.
-        xfrac_std: Standard deviation of the fractional shift, of the image size.
+        xfrac_std: Standard deviation of the subpixel shift, as a fraction of the image size.
         brightness_std: Standard deviation of the added brightness.
         contrast_std: Standard deviation of log2 of the contrast.
-        hue_max: Largest rotation of the hue, of a half turn.
+        hue_max: Largest rotation of the hue, as a fraction of a half turn.
         saturation_std: Standard deviation of log2 of the saturation.
         imgfilter_bands: Multipliers of the probability for each of the 4 frequency bands.
         imgfilter_std: Standard deviation of log2 of a band's gain.
         noise_std: Standard deviation of the noise's standard deviation.
-        cutout_size: Edge of the rectangle that is set to zero, of the image size.
+        cutout_size: Edge of the rectangle that is set to zero, as a fraction of the image size.
 
     Raises:
         ValueError: unknown pipeline or operation.
@@ -131,9 +131,9 @@ class AdaAugment(nn.Module):
         """Augment videos.
 
         Args:
-            frames: [B, T, 3, H, W], floats, nominally in [-1, 1]: the colours and the noise are made for that range.
-            stream: Source of random numbers (`torch_utils.rng.RandomStream`): for an operation X its parameter
-                "ada/X", and "ada/X_coin", by which it is applied or not.
+            frames: [B, T, 3, H, W], floats, nominally in [-1, 1], the range that colour transforms and noise assume.
+            stream: Source of random numbers (`torch_utils.rng.RandomStream`). For an operation X, "ada/X" is its
+                parameter, and "ada/X_coin" decides whether it is applied.
             prefix: Prefix of these names, to distinguish several uses.
 
         Returns:
@@ -211,7 +211,7 @@ class AdaAugment(nn.Module):
 
     def _color(self, draw: "_Draws") -> torch.Tensor | None:
         """Product of the colour transforms [B, 4, 4]; None if no colour operation is in the pipeline."""
-        matrices = []  # the first to be applied first
+        matrices = []  # in the order of their application
         if "brightness" in draw:
             offset = draw.apply("brightness", draw.normal("brightness") * self.brightness_std, neutral=0)
             matrices.append(transforms.shift_color(offset))

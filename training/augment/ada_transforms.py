@@ -61,14 +61,14 @@ def constant(rows: Rows, like: torch.Tensor) -> torch.Tensor:
 
 @functools.cache
 def _kept(rows: Rows, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """A constant on a GPU, copied once: the host would wait for every copy. CUDA graphs read it, so it is kept."""
+    """A constant on a GPU, copied once, as the host would wait for every copy; kept, as CUDA graphs read it."""
     with torch.inference_mode(False):
         return torch.tensor(rows, dtype=dtype, device=device)
 
 
 @contextlib.contextmanager
 def exact_products() -> Iterator[None]:
-    """Products of matrices without TensorFloat-32: its 11 bits would misplace pixels of 256² by up to a tenth.
+    """Matrix products without TensorFloat-32, whose 11 bits would misplace pixels at 256² by up to a tenth of one.
 
     For coordinates and colours, in a `with` statement or as a decorator.
     """
@@ -148,11 +148,11 @@ def _diagonal(like, scale, shift):
 
 
 def _margins(transform, height, width, support):
-    """Padding (left, right, top, bottom) for the whole batch with which no output pixel reaches beyond the padding.
+    """Padding (left, right, top, bottom) for the whole batch, enough for all pixels that the outputs read.
 
-    Reflection padding is limited to one pixel less than the image. On a GPU it is always that much: the host would have
-    to wait for the transforms. Further padding changes pixels by rounding, and by 1e-4 at a border that is zoomed out
-    beyond it, where the filter reaches the end of the padding.
+    Reflection padding is limited to one pixel less than the image. On a GPU it is always that large, because the host
+    would have to wait for the transforms. More padding than needed changes pixels by rounding only, and by 1e-4 at a
+    border that is zoomed out so far that the filter reaches the end of the padding.
     """
     if transform.device.type != "cpu":
         return width - 1, width - 1, height - 1, height - 1

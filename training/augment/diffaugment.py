@@ -13,8 +13,8 @@ from torch_utils.argument_checks import check_images, check_stream
 
 __all__ = ["POLICIES", "diffaugment", "parse_policy"]
 
-TRANSLATION_RATIO = 1 / 8  # largest shift, of the image size
-CUTOUT_RATIO = 1 / 2  # edge of the zeroed rectangle, of the image size
+TRANSLATION_RATIO = 1 / 8  # largest shift, as a fraction of the image size
+CUTOUT_RATIO = 1 / 2  # edge of the zeroed rectangle, as a fraction of the image size
 
 
 def diffaugment(frames: torch.Tensor, policy: str, stream, *, prefix: str = "") -> torch.Tensor:
@@ -57,7 +57,7 @@ def color(x, stream, prefix):
 
     With mean_rgb the mean over the channels of a pixel and mean_all that over a frame, the published steps are
         x <- x + b;  x <- (x - mean_rgb)*s + mean_rgb;  x <- (x - mean_all)*c + mean_all.
-    Neither mean is changed by the later steps but for b, so together they are
+    Apart from the shift by b, the later steps change neither mean, so together they are
         y = c*s*x + c*(1-s)*mean_rgb + (1-c)*mean_all + b,
     which reads the frames twice instead of six times.
     """
@@ -85,12 +85,12 @@ def translation(x, stream, prefix):
 
 
 def shift_by_index(x: torch.Tensor, dx: torch.Tensor, dy: torch.Tensor) -> torch.Tensor:
-    """y[b, ..., i, j] = x[b, ..., i + dx[b], j + dy[b]], zeros outside, without a synchronisation for the shifts."""
+    """y[b, ..., i, j] = x[b, ..., i + dx[b], j + dy[b]], zeros outside; the host does not wait for the shifts."""
     return _gather_shifted(x, dx, dy) if custom_ops.transformed() else _Shift.apply(x, dx, dy)
 
 
 class _Shift(torch.autograd.Function):
-    """The shift by (dx, dy). Its transpose shifts back; autograd's would sort all indices and add up."""
+    """The shift by (dx, dy). Its transpose shifts back, where autograd would sort all indices and accumulate."""
 
     @staticmethod
     def forward(ctx, x, dx, dy):
