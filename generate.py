@@ -58,10 +58,10 @@ class RenderRequest:
         motion_seeds: None: those of the contents.
         render_program: Names of programs, see `renderer.trajectories`.
         recorded: The cameras in the file `camera_path`, or None.
-        along_codes: Whether the camera path is that of the one file of codes.
+        along_codes: True if the camera path is that of the single file of codes.
         nearby: A note on frames around the output folder, or None.
 
-    The others are called as their options, see --help.
+    The others have the names of their options, see --help.
     """
 
     given: frozenset[str]
@@ -100,7 +100,7 @@ class RenderRequest:
 
 
 def parse_request(options: dict[str, Any], given: frozenset[str]) -> RenderRequest:
-    """The request that the options as click reads them stand for.
+    """The request made by options as click parses them.
 
     Raises:
         UserError: An option that cannot be read, options that exclude each other, or a folder of training data.
@@ -128,13 +128,13 @@ def parse_request(options: dict[str, Any], given: frozenset[str]) -> RenderReque
     if along_codes:
         check_recorded(given, CAMERA + TIMED, "these codes have a camera path of their own; add --render_program")
     if options["geometry_resolution"] is not None and parsed["outputs"] == ["rgb"]:
-        raise UserError("--geometry_resolution is that of other outputs than rgb: add --outputs rgb,depth,normal.")
+        raise UserError("--geometry_resolution is for outputs other than rgb: add --outputs rgb,depth,normal.")
     found = {"recorded": recorded, "along_codes": along_codes, "nearby": nearby}
     return RenderRequest(given=given, **options | parsed | found)
 
 
 def parse_programs(text: str) -> list[str]:
-    """The render programs of a comma list, each once."""
+    """The render programs of a comma-separated list, each once."""
     names = [name.strip() for name in text.split(",")]
     for name in names:
         if name not in PROGRAMS:
@@ -247,12 +247,12 @@ def check_sizes(layouts: list, request: RenderRequest, resolution: int) -> None:
 
 
 def print_notes(request: RenderRequest, tracks: list, layouts: list, generator) -> None:
-    """Print what may surprise: spread frames, extrapolated times, the frames of a loop, options without effect."""
+    """Print notes on possible surprises: spread frames, extrapolated times, a loop's length, options without effect."""
     for note in dict.fromkeys(track.note for track in tracks if track.note):
         click.echo(note)
     times = [time for track in tracks for _, time in track.schedule]
     if min(times) < 0 or max(times) > 1:
-        click.echo(f"Times from {min(times):g} to {max(times):g}: training has shown 0 to 1, beyond is extrapolated.")
+        click.echo(f"Times from {min(times):g} to {max(times):g}: training covered 0 to 1, the rest is extrapolated.")
     for layout in layouts:
         if layout.moving:
             frames = max(len(track.schedule) for track in tracks)
@@ -279,7 +279,7 @@ def write_request(
     Args:
         views: Pairs of a track and the cameras of its eyes.
         label: [1, c_dim], or None.
-        device: The generator's.
+        device: The generator's device.
         precision: See `FrameRenderer`.
 
     Raises:
@@ -358,7 +358,7 @@ option = click.option
 @option("--camera_path", type=click.Path(), help="Cameras from a file instead of a program, as the viewer writes it.")
 @option("--truncation_psi", default=1.0, type=FINITE, help="Truncation; below 1: closer to the average, less varied.")
 @option("--time_steps", default=16, type=click.IntRange(min=1), help="Time steps from start to end.")
-@option("--time_range", default="0:1", metavar="START:END", help="Start and end; training has shown 0 to 1.")
+@option("--time_range", default="0:1", metavar="START:END", help="Start and end; training covered 0 to 1.")
 @option("--n_steps", default=16, type=click.IntRange(min=1), help="Camera steps; each lasts equally long.")
 @option(
     "--fov",
@@ -373,7 +373,7 @@ option = click.option
 @option(
     "--geometry_resolution",
     type=click.IntRange(min=1),
-    help="Rays per side of outputs other than rgb, also more than in training.  [default: as the image's]",
+    help="Rays per side of outputs other than rgb, also more than in training.  [default: as for the image]",
 )
 @option(
     "--enlarge", default=1, type=click.IntRange(1, 64), help="Repeat pixels, to look at the videos of small models."
@@ -387,7 +387,7 @@ option = click.option
     "--precision",
     default="float32",
     type=click.Choice(["float32", "bf16"]),
-    help="bf16: faster on CPUs that multiply it; on a GPU instead of float16, without a gain.",
+    help="bf16: faster on CPUs that support it; on a GPU it replaces float16, without a gain.",
 )
 @option("--ray_chunk", type=click.IntRange(min=1), help="Render this many rays at a time, to save memory.")
 @click.pass_context
@@ -405,7 +405,7 @@ def main(context: click.Context, **options: Any) -> None:
         keep_freed_memory()
     generator = load_average_generator(request.network_pkl, device=device)
     label = None
-    if request.seeds or request.style_mix:  # styles of files are as they are
+    if request.seeds or request.style_mix:  # styles from files are used as they are
         label = label_of_class(generator, request.class_idx)
         check_truncation(generator, request.truncation_psi)
     try:  # everything that can be wrong is computed before anything is written

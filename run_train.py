@@ -2,22 +2,23 @@
 
     python run_train.py outdir=OUT data=DATASET [option=value ...]
 
---help lists the options, after a model= or spec= those of that one. They stand in conf/config.yaml, conf/spec and
-conf/model. --cfg job prints them as they are after all overrides; eval "$(python run_train.py -sc install=bash)" lets
-bash complete them, after python run_train.py; --info and --hydra-help tell more about Hydra, which reads them.
+--help lists the options; with model= or spec= it shows the defaults of that one. They stand in conf/config.yaml,
+conf/spec and conf/model. --cfg job prints them after all overrides; eval "$(python run_train.py -sc install=bash)" lets
+bash complete them after python run_train.py; --info and --hydra-help tell more about Hydra, which reads them.
 
     python run_train.py outdir=runs data=faces spec=paper model=stylenerf_faceforensics     the published training
-    python run_train.py outdir=runs data=clips kimg=50 dry_run=true                         say what would happen
+    python run_train.py outdir=runs data=clips kimg=50 dry_run=true                         show what would happen
     python run_train.py outdir=runs resume_run=0                                            continue runs/00000-…
     torchrun --nproc-per-node 4 run_train.py outdir=runs data=faces spec=paper model=…      processes from torchrun
     python run_train.py -m outdir=runs data=faces spec.gamma=0.5,1                          a training for each value
     python run_train.py -m hydra/launcher=submitit_slurm outdir=runs data=faces spec=…      a job on a SLURM cluster
 
-A run writes OUT/00000-<description>/, the next one OUT/00001-…: the same command again starts a new run, with
-resume_run= it continues the old one, to the bit on one CPU process with as many threads, and what it wrote after its
-last saved state is written again. resume=PATH starts a new run from the weights of a snapshot. SIGTERM, Ctrl-C and
-SIGHUP end a run after the current iteration, with its state saved. A command that its launcher starts again (torchrun
-after a failure, SLURM after preemption) continues its run by itself. docs/scaling.md is about more than one GPU.
+A run writes OUT/00000-<description>/, the next one OUT/00001-…: the same command again starts a new run. With
+resume_run= it continues the old one, bit-exactly on one CPU process with the same number of threads; outputs written
+after the last saved state are written again. resume=PATH starts a new run from the weights of a snapshot. SIGTERM,
+Ctrl-C and SIGHUP end a run after the current iteration, with its state saved. A command that its launcher starts again
+(torchrun after a failure, SLURM after preemption) continues its run by itself. docs/scaling.md is about more than one
+GPU.
 """
 
 import sys
@@ -55,7 +56,7 @@ def main() -> None:
 
 
 def _hydra_answers(arguments: Sequence[str]) -> bool:
-    """Let Hydra answer a command that wants something from it instead of a training; whether it is one."""
+    """Let Hydra answer a command that asks it for something instead of a training; False for other commands."""
     from training.launch.command_line import asks_hydra, call_hydra
 
     asking = asks_hydra(arguments)
@@ -76,7 +77,7 @@ def train(overrides: Sequence[str], *, job_name: str | None = None, label: str =
     """Start or continue a training from the overrides of a command.
 
     Args:
-        job_name: The same whenever this command is started again, and never else; None if it has no name.
+        job_name: Name shared by all starts of this command and by no other command; None if it has no name.
         label: Added to the name of a new run's folder.
     """
     print_any_text()  # jobs of a cluster begin here
@@ -99,7 +100,7 @@ def train(overrides: Sequence[str], *, job_name: str | None = None, label: str =
         if main_process:
             print_dry_run(job)
         return
-    temporary_folder()  # videos and the processes that load data need one: said before anything is made
+    temporary_folder()  # needed by videos and data workers: fails here, before anything is written
     timeout = timedelta(minutes=job.options["timeout"])
     if under_torchrun:
         distributed.init(device_type=job.device_type, timeout=timeout)
@@ -108,7 +109,7 @@ def train(overrides: Sequence[str], *, job_name: str | None = None, label: str =
         options, folder, resuming = distributed.broadcast_object(what)
         arguments = (options, folder, job.device_type, resuming, job.notes)
         if under_torchrun or job.processes == 1:
-            # Of torchrun's processes only the first one has seen that a run is continued.
+            # Among torchrun's processes only the first one knows that a run is continued.
             same = job.options == options
             run(*arguments, dataset=job.dataset if same else None, inputs=job.inspected if same else None)
         else:
@@ -118,11 +119,11 @@ def train(overrides: Sequence[str], *, job_name: str | None = None, label: str =
 
 
 def make_plan(overrides: Sequence[str], *, label: str = "", look: bool = True):
-    """Check the overrides of a training, with everything that they ask for.
+    """Check the overrides of a training, and everything that they ask for.
 
     Args:
         label: See `train`.
-        look: Also at what the metrics need.
+        look: Also check what the metrics need.
     """
     from training.launch.validate import plan
 
@@ -161,13 +162,12 @@ def run(
 
 
 def metric_inputs(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The real videos and detectors of the metrics; errors now, not later.
+    """The real videos and detectors of the metrics, opened early so that errors come before the training.
 
-    There are no real videos (None) of data that are still to be synthesised, nor of tar files, which metrics that
-    compare with real videos do not read.
+    The real videos are None for data that are still to be synthesised, and for tar files, which metrics do not read.
 
     Raises:
-        UserError: A detector is missing, or the real videos are, or do not suit.
+        UserError: A detector is missing, or the real videos are missing or do not suit.
     """
     if not options["metrics"]:
         return {}
@@ -207,11 +207,11 @@ def snapshot_callbacks(
 ) -> list[Callable]:
     """Callbacks after every snapshot: all metrics at once, so that they share the generated videos.
 
-    A metric that has a row for the snapshot is not computed again. There are none of a generator that is as good as
-    untrained: that of tick 0, a single iteration, unless the run started from a snapshot or ends there.
+    A metric that has a row for the snapshot is not computed again. Nothing is computed for a practically untrained
+    generator: that of tick 0, a single iteration, unless the run started from a snapshot or ends there.
 
     Args:
-        inputs: What `metric_inputs` returned for these options, if this process has called it already.
+        inputs: Result of `metric_inputs` for these options, if this process has called it already.
     """
     if not options["metrics"]:
         return []
@@ -221,7 +221,7 @@ def snapshot_callbacks(
     from torch_utils import distributed
     from training.checkpoints.snapshot_files import keep_as_best
 
-    if inputs is None or inputs["real"] is None:  # not looked at yet, or before the data were synthesised
+    if inputs is None or inputs["real"] is None:  # not opened yet, or opened before the data were synthesised
         inputs = metric_inputs(options)
     cache = options["cache_metrics_dir"] or Path(options["outdir"]) / "metrics_cache"
     about = {} if inputs["real"] is None else inputs["real"].origin
@@ -232,7 +232,7 @@ def snapshot_callbacks(
             rows = [row for row in read_metric_rows(folder, name) if row.get("cur_nimg") == snapshot.cur_nimg]
             if not rows:
                 names.append(name)
-            elif is_best(folder, rows[-1]):  # the process may have been killed before it came to this
+            elif is_best(folder, rows[-1]):  # the process may have been killed before it did this
                 keep_as_best(snapshot.path, rows[-1]["metric"])
         return names
 
@@ -266,11 +266,10 @@ def snapshot_callbacks(
 def open_run_folder(job, names: Mapping[str, bool]) -> Path:
     """The folder of the run to continue, or a new one with its options.
 
-    Nothing is written into a folder that was there: another process may own it, which `training.launch.setup` finds
-    out.
+    Nothing is written into an existing folder: another process may own it, which `training.launch.setup` checks.
 
     Args:
-        names: Of the command's launcher, by which it will find the folder when it is started again.
+        names: Launcher's names of the command, by which it will find the folder when it is started again.
     """
     from training.launch.run_dir import create_run_folder, write_launcher_names
     from training.launch.validate import write_options
@@ -285,7 +284,7 @@ def open_run_folder(job, names: Mapping[str, bool]) -> Path:
 
 
 def print_dry_run(job) -> None:
-    """Print the options, the data set, the devices, and the sizes of the networks."""
+    """Print the options, the dataset, the devices, and the sizes of the networks."""
     from training.launch.validate import dump_options
     from training.networks.model_summary import size_report
 

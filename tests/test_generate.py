@@ -306,7 +306,7 @@ def test_a_truncation_without_an_average_style_writes_nothing(render, fake):
         (["--outdir", "out", "--network_pkl", ".", "--fov", "180"], "'--fov'"),
         (
             ["--outdir", "out", "--network_pkl", ".", "--geometry_resolution", "64"],
-            "--geometry_resolution is that of other outputs than rgb: add --outputs rgb,depth,normal.",
+            "--geometry_resolution is for outputs other than rgb: add --outputs rgb,depth,normal.",
         ),
         (
             ["--outdir", "out", "--network_pkl", ".", "--relative_range_yaw_scale", "nan"],

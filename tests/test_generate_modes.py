@@ -147,7 +147,7 @@ def test_enlarged_pixels(render, network):
 
 def test_time_beyond_the_training(render, network):
     (name,) = render("--n_steps", "1", "--time_steps", "3", "--save_frames", "--time_range", "0:3")
-    assert "Times from 0 to 3: training has shown 0 to 1, beyond is extrapolated." in render.output
+    assert "Times from 0 to 3: training covered 0 to 1, the rest is extrapolated." in render.output
     still = scene(network[1], 0, 0)
     for picture, time in zip(frames(render.out / name), (0.0, 1.5, 3.0), strict=True):
         assert np.array_equal(picture, shown(still.render(time, network[1].camera_prior.at())))

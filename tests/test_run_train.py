@@ -88,7 +88,7 @@ def unknown_model(tmp):
 
 
 def batch_not_divisible(tmp):
-    return ["spec.mb=5"], "spec.mb=5 is no multiple of gpus × spec.mbstd = 1 × 2"
+    return ["spec.mb=5"], "spec.mb=5 is not a multiple of gpus × spec.mbstd = 1 × 2"
 
 
 def group_across_passes(tmp):
@@ -401,13 +401,13 @@ def test_a_run_in_its_folder(tmp_path, data, monkeypatch, capsys):
     assert "the dataset has changed (num_videos was 5, is 6)" in capsys.readouterr().err
     shutil.rmtree(bigger / "split" / "video_9")
     assert call(monkeypatch, f"resume_run={folder}", f"data={bigger}", "dry_run=true") == 0
-    assert "The data are called bigger now, and were data when the run began." in capsys.readouterr().out
+    assert "The data are now called bigger; they were data when the run began." in capsys.readouterr().out
     assert call(monkeypatch, f"resume_run={folder}", "dry_run=true") == 0
-    assert "The data are called" not in capsys.readouterr().out
+    assert "The data are now called" not in capsys.readouterr().out
     path = folder / "training_options.yaml"
     path.write_text(path.read_text().replace(str(data), f"{data}-before"))
     assert call(monkeypatch, f"resume_run={folder}", "dry_run=true") == 2
-    assert f"its data are not at {data}-before any more; data=PATH says where they are" in capsys.readouterr().err
+    assert f"its data are no longer at {data}-before; data=PATH says where they are" in capsys.readouterr().err
     assert call(monkeypatch, f"resume_run={folder}", f"data={data}", "dry_run=true") == 0
 
 
@@ -754,7 +754,7 @@ def test_a_run_that_ended_before_its_first_state_begins_again(tmp_path, data, mo
     (folder / "training-state.pt").unlink()
     capsys.readouterr()
     assert call(monkeypatch, f"resume_run={folder}") == 0
-    assert "it begins again" in capsys.readouterr().out
+    assert "it starts from the beginning" in capsys.readouterr().out
     found = read_state(folder)["modules"]
     assert all(torch.equal(expected[m][name], found[m][name]) for m in expected for name in expected[m])
     assert len((folder / "stats.jsonl").read_text().splitlines()) == 2

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from training.inference.video_discriminators import VideoDiscriminators, load_discriminators
     from training.inference.video_generator import VideoGenerator, load_generator
 
-MODULES = {  # of training.inference, by name
+MODULES = {  # modules of training.inference by exported name
     "VideoDiscriminators": "video_discriminators",
     "VideoGenerator": "video_generator",
     "load_discriminators": "video_discriminators",

@@ -1,10 +1,10 @@
-"""The installed commands video3d-train, -generate, -data, -metrics and -view: the scripts of a checkout by one word."""
+"""The installed commands video3d-train, -generate, -data, -metrics and -view, which run the scripts of a checkout."""
 
 from dnnlib import run_cli
 
 __all__ = ["data", "generate", "metrics", "train", "view"]
 
-# Each imports its script alone. A click command is completed by the shell under the name that it is started by:
+# Each imports only its own script. The shell completes a click command under the name that it is started by:
 # eval "$(_VIDEO3D_GENERATE_COMPLETE=bash_source video3d-generate)".
 
 

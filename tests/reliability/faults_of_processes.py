@@ -137,7 +137,7 @@ def changed_ranks(place: Place) -> str:
         saved.append(place.saved())
     with Command(["run_train.py", f"outdir={place.outdir}", "resume_run=0", "gpus=2"], place.log) as command:
         assert command.wait() == 0, command.said()
-    assert place.saved() == 120 and place.said().count("its random draws begin anew") == 2
+    assert place.saved() == 120 and place.said().count("its random streams start afresh") == 2
     return f"goes on from {saved[0]} and {saved[1]} videos with nothing lost but the random streams, which begin anew"
 
 

@@ -37,7 +37,7 @@ CONFIG, MODEL = "config.json", "model.safetensors"
 DISCRIMINATOR_CONFIG, DISCRIMINATOR_MODEL = "discriminator.json", "discriminator.safetensors"
 FILES = (CONFIG, MODEL, DISCRIMINATOR_CONFIG, DISCRIMINATOR_MODEL)
 MAX_CONFIG = 1 << 20  # bytes
-OWN = ("format", "version", "program", "class", "dataset", "progress")  # entries that are no arguments
+OWN = ("format", "version", "program", "class", "dataset", "progress")  # entries that are not arguments
 
 
 def is_pretrained(path: Path) -> bool:
@@ -154,7 +154,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"Cannot read {path}: {error.strerror}.") from error
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is damaged: it is no JSON ({one_line(error)[:100]}).") from error
+        raise UserError(f"{path} is damaged: it is not JSON ({one_line(error)[:100]}).") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} describes no network of this program.")
     return content

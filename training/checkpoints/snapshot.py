@@ -130,7 +130,7 @@ def _form(value: Any) -> str:
     if not isinstance(value, torch.Tensor):
         return type(value).__name__
     dense = value.layout == torch.strided and not value.is_meta and not value.is_complex()
-    return _shape(value) if dense else "no dense tensor of real numbers"
+    return _shape(value) if dense else "not a dense tensor of real numbers"
 
 
 def _shape(tensor: torch.Tensor) -> str:
@@ -169,7 +169,7 @@ def network_class(name: str) -> type[torch.nn.Module]:
     This runs the module: `name` must come from the user (options, conf/), not from a file of unknown origin.
 
     Raises:
-        ValueError: There is no such class, or it is no torch.nn.Module.
+        ValueError: There is no such class, or it is not a torch.nn.Module.
     """
     with contextlib.suppress(OSError):  # a working folder that has been deleted
         if os.getcwd() not in sys.path:
@@ -180,7 +180,7 @@ def network_class(name: str) -> type[torch.nn.Module]:
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"there is no class {name} ({one_line(error)}).") from error
     if not (isinstance(found, type) and issubclass(found, torch.nn.Module)):
-        raise ValueError(f"{name} is no torch.nn.Module.")
+        raise ValueError(f"{name} is not a torch.nn.Module.")
     return found
 
 
@@ -332,7 +332,7 @@ def _label_examples(dataset: Mapping[str, Any], generator: Generator, *, source:
     except (TypeError, ValueError, RuntimeError, OverflowError):
         examples = torch.zeros(0)
     if examples.ndim != 2 or examples.shape[1] != generator.c_dim or not len(examples) or not examples.isfinite().all():
-        raise UserError(f"{source}: dataset.label_examples are no labels of {generator.c_dim} numbers: it is damaged.")
+        raise UserError(f"{source}: dataset.label_examples are not labels of {generator.c_dim} numbers: it is damaged.")
     return examples
 
 

@@ -156,7 +156,7 @@ def check_upload(name: str) -> None:
         UserError: huggingface-hub is missing, or the name is none.
     """
     if HUB_ID.fullmatch(name) is None:
-        raise UserError(f"'{name}' is no name of a model on the Hugging Face Hub; write user/name.")
+        raise UserError(f"'{name}' is not the name of a model on the Hugging Face Hub; write user/name.")
     try:
         import huggingface_hub  # noqa: F401
     except ImportError as error:

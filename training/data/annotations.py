@@ -238,7 +238,7 @@ def store_manifest(store: FrameStore) -> dict[str, Any] | None:
     """The manifest in the root of a folder or zip; None if there is none of the dataset tool.
 
     Raises:
-        UserError: It cannot be read, or is no JSON, so that what it says of the frames is lost.
+        UserError: It cannot be read, or is not JSON, so what it says about the frames is lost.
     """
     data = store.root_file(MANIFEST)
     if data is None:

@@ -38,7 +38,7 @@ class FittedPrior:
 def in_one_turn(angles: np.ndarray) -> np.ndarray:
     """Cameras [n, 2] with their yaw in -π…π, or in 0…2π, where this lets them lie closer together.
 
-    Whole turns make no difference to a camera. A yaw of -0.1 may be given as 6.18, which is no wide range.
+    Whole turns make no difference to a camera. A yaw of -0.1 may be given as 6.18, which is not a wide range.
     """
     yaw = angles[:, 0]
     best = min(((yaw + np.pi) % (2 * np.pi) - np.pi, yaw % (2 * np.pi)), key=np.std)

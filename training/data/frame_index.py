@@ -83,7 +83,7 @@ def natural_order(names: Iterable[str]) -> list[str]:
 
 
 def is_hidden(name: str) -> bool:
-    """True for names of files and folders that are no data: those with a leading dot, and folders of the system."""
+    """True for names of files and folders that are not data: those with a leading dot, and folders of the system."""
     return name.startswith(".") or name in SYSTEM_FOLDERS
 
 

@@ -246,7 +246,7 @@ def _open_regular(path: str, flags: int) -> int:
     if stat.S_ISREG(mode) or stat.S_ISDIR(mode):  # of a folder, `open` says so
         return descriptor
     os.close(descriptor)
-    raise OSError("it is no regular file")
+    raise OSError("it is not a regular file")
 
 
 def _read_all(descriptor: int, size: int, offset: int) -> bytes:
@@ -270,7 +270,7 @@ def decode_image(data: bytes) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data))
     except UnidentifiedImageError as error:
-        raise OSError("it is no image") from error
+        raise OSError("it is not an image") from error
     with image:
         count = getattr(image, "n_frames", 1)
         if count > 1 and image.format != "MPO":  # a camera's JPEG, whose other images are previews

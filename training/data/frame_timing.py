@@ -9,7 +9,7 @@ __all__ = ["EvenFrames", "even_frames"]
 JITTER = 0.75  # of a time step: the range of deviations from even steps that rounding of time stamps and clocks causes
 ALIKE = 0.1  # deviation, as a fraction, of steps that count as equally long: 30 and 24 frames per second do not
 TIE = 1e-3  # of a time step: of two frames that are equally near, the earlier one is shown
-MOST_REPEATS = 50  # per frame, on average: beyond that the time stamps are no record of motion
+MOST_REPEATS = 50  # per frame, on average: beyond that the time stamps do not record motion
 
 
 @dataclasses.dataclass(frozen=True)

@@ -249,7 +249,7 @@ def decode_video(
         BrokenVideo: It cannot be decoded to its end (or the limit), holds no pictures, or pictures of several sizes.
     """
     if os.path.exists(path) and not os.path.isfile(path):
-        raise BrokenVideo(f"Cannot decode '{path}': it is no regular file.")  # a pipe might never end
+        raise BrokenVideo(f"Cannot decode '{path}': it is not a regular file.")  # a pipe might never end
     info = probe_video(path)
     if info.dolby_vision:
         raise BrokenVideo(

@@ -208,7 +208,7 @@ def parse_style_mix(text: str) -> StyleMix:
     layers = match[3]
     if layers not in PARTS:
         if not re.fullmatch(r"[0-9,-]+", layers):
-            raise UserError(f"--style_mix: '{layers}' are no layers; write {', '.join(PARTS)} or numbers like 10-16.")
+            raise UserError(f"--style_mix: '{layers}' are not layers; write {', '.join(PARTS)} or numbers like 10-16.")
         layers = join_numbers(sorted(set(parse_int_list(layers, name="--style_mix"))))
     return StyleMix(int(match[1]), int(match[2]), layers)
 
@@ -226,7 +226,7 @@ def parse_time_range(text: str, *, name: str = "--time_range") -> tuple[float, f
     if not (math.isfinite(first) and math.isfinite(last)):
         raise UserError(f"{name}: '{text}' is not START:END, two numbers; write for example 0:2.")
     if max(abs(first), abs(last)) > MAX_TIME:
-        raise UserError(f"{name}: '{text}' goes beyond ±{MAX_TIME}; training has shown 0 to 1.")
+        raise UserError(f"{name}: '{text}' goes beyond ±{MAX_TIME}; training covered 0 to 1.")
     return first, last
 
 
@@ -247,7 +247,7 @@ def parse_times(text: str, time_steps: int | None) -> list[float]:
         if not math.isfinite(times[-1]):
             raise UserError(f"--times: '{part.strip()}' is not a number; write for example 0,0.5,1.")
         if abs(times[-1]) > MAX_TIME:
-            raise UserError(f"--times: '{part.strip()}' goes beyond ±{MAX_TIME}; training has shown 0 to 1.")
+            raise UserError(f"--times: '{part.strip()}' goes beyond ±{MAX_TIME}; training covered 0 to 1.")
     if len(times) > MAX_TIME_STEPS:
         raise UserError(f"--times: these are {len(times)} time steps; at most {MAX_TIME_STEPS} are made at once.")
     return times

@@ -70,7 +70,7 @@ class FrameRenderer:
             raise ValueError("frames are rendered in evaluation mode: call generator.eval() first.")
         if not can_render(precision, ws.device):
             raise ValueError(
-                f"{precision} is not available: it needs a CPU that multiplies such numbers (avx512_bf16) and a C++ "
+                f"{precision} is not available: it needs a CPU with bfloat16 products (avx512_bf16) and a C++ "
                 "compiler, or a GPU of NVIDIA's Ampere generation or later."
             )
         self.generator, self.ray_chunk = generator, ray_chunk

@@ -121,14 +121,14 @@ def load_codes(path: str | os.PathLike, generator: "Generator") -> VideoCodes:
     except OSError as error:
         raise UserError(f"Cannot read {path}: {one_line(error.strerror or error)}.") from error
     except Exception as error:  # over damaged data the readers of zip files and headers raise almost anything
-        raise UserError(f"{path} is no file of codes, or it is damaged ({one_line(error)[:100]}).") from error
+        raise UserError(f"{path} is not a file of codes, or it is damaged ({one_line(error)[:100]}).") from error
 
 
 def _read(path: str, archive: zipfile.ZipFile, generator: "Generator") -> VideoCodes:
     members = archive.infolist()
     names = sorted(member.filename for member in members)
     if names != sorted(f"{name}.npy" for name in (*STRINGS, *FIELDS)):
-        raise UserError(f"{path} is no file of codes: its entries are not those of one.")
+        raise UserError(f"{path} is not a file of codes: its entries are not those of one.")
     by_name = {member.filename.removesuffix(".npy"): member for member in members}
 
     texts = {}
@@ -137,7 +137,7 @@ def _read(path: str, archive: zipfile.ZipFile, generator: "Generator") -> VideoC
         texts[name] = None if array is None else str(array)
     for name, wanted in (("format", FORMAT), ("version", VERSION)):
         if texts[name] != wanted:
-            raise UserError(f"{path} is no file of codes that this program reads: its {name} is not '{wanted}'.")
+            raise UserError(f"{path} is not a file of codes that this program reads: its {name} is not '{wanted}'.")
 
     arrays, frames = {}, None
     for name, (dtype, dims) in FIELDS.items():

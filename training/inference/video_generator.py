@@ -327,7 +327,7 @@ class VideoGenerator(nn.Module):
             seed: See `latents`; None: 0.
             motion_seed, z, class_idx: See the method `codes`.
             truncation_psi: Likewise; None: 1, no truncation.
-            t: Time; training has shown 0 to 1.
+            t: Time; training covered 0 to 1.
             yaw, pitch, fov: See `camera`; None: the frontal view, as trained.
             camera: In their place, one for all videos.
             codes: In the place of `seed`, `motion_seed`, `z`, `truncation_psi` and `class_idx`; see the method `codes`.
@@ -529,7 +529,7 @@ class VideoGenerator(nn.Module):
         if geometry_resolution is not None:
             whole_number("geometry_resolution", geometry_resolution, low=1)
             if list(names) == ["rgb"]:
-                raise ValueError("geometry_resolution is that of other outputs than rgb: give outputs=.")
+                raise ValueError("geometry_resolution is for outputs other than rgb: give outputs=.")
         options = {"background": background, "geometry_resolution": geometry_resolution}
         frames = [
             row_maps(renderer, time, cameras[step].repeat(batch), names, **options) for step, time in track.schedule

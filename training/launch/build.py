@@ -19,8 +19,8 @@ from training.schedule import Schedule
 
 __all__ = ["build_ada", "build_augment", "build_loss", "build_networks", "build_schedule"]
 
-# Karras et al. 2020, "Limited Data": wanted E[sign D(real)]; thousands of videos in which p can change by one, from
-# scratch and when transferring.
+# Karras et al. 2020, "Limited Data": target of E[sign D(real)]; thousands of videos over which p can change by one,
+# from scratch and in transfer learning.
 ADA_TARGET = 0.6
 ADA_KIMG = 500
 ADA_KIMG_TRANSFER = 100
@@ -29,11 +29,11 @@ Options = Mapping[str, Any]
 
 
 def build_networks(options: Options, *, c_dim: int, device: str = "cpu") -> tuple[Generator, TimeAwareDiscriminators]:
-    """Generator and discriminators with the initial weights that belong to the seed.
+    """Generator and discriminators with the initial weights of the seed.
 
     Args:
         c_dim: Length of the labels; with camera_condition the discriminators' are longer.
-        device: 'meta' builds them without any values, to look at their sizes.
+        device: 'meta' builds them without values, for their sizes only.
 
     Raises:
         UserError: The options describe no valid networks; names the part and what is wrong.
@@ -75,7 +75,7 @@ def _check_config(network: torch.nn.Module, arguments: Mapping[str, Any]) -> Non
 
 @contextlib.contextmanager
 def _named(part: str) -> Iterator[None]:
-    """Turn what a constructor objects to into one line that names the part of the options."""
+    """Turn a constructor's errors into one line that names the part of the options."""
     try:
         yield
     except (InstantiationException, TypeError, ValueError, ZeroDivisionError, AttributeError) as error:
@@ -96,7 +96,7 @@ def build_augment(options: Options) -> AdaAugment | None:
     if options["resolution"] < augment.smallest_size:
         raise UserError(
             f"augpipe={augment.pipeline} filters frequency bands and needs frames of at least {augment.smallest_size} "
-            f"pixels a side, not resolution={options['resolution']}; use a pipeline without, e.g. augpipe=bgc."
+            f"pixels a side, not resolution={options['resolution']}; use a pipeline without them, e.g. augpipe=bgc."
         )
     augment.p.fill_(options["p"] or 0.0)
     return augment

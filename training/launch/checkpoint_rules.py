@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["check_run_state", "check_snapshot"]
 
-#: Arguments of a generator that the shapes of its weights do not tell, but that decide what the weights mean, and their
+#: Arguments of a generator that do not show in the shapes of its weights but decide what the weights mean, and their
 #: values in versions that did not have them.
 SHAPELESS = {
     "foreground.encoding": "octaves",
@@ -77,7 +77,7 @@ def check_snapshot(
     if larger:
         new = [block for network in grown for block in network.new]
         width = content["generator"]["config"]["resolution"]
-        if frozen:  # those of the highest resolutions, which add zero at first
+        if frozen:  # the highest resolutions, whose new layers add zero at first
             raise UserError(
                 f"freezed={frozen}: {path} has {width}×{width} pixels, so the discriminators' layers for "
                 f"{discriminator.resolution}×{discriminator.resolution} are new and would never be trained; leave it "
@@ -110,7 +110,7 @@ def check_run_state(
     """Raise a UserError if a run cannot go on from its state with these data; notes for the user otherwise."""
     state = read_state(folder)
     if state is None:
-        return [f"The run in {folder} ended before it saved its state: it begins again."]
+        return [f"The run in {folder} ended before it saved its state: it starts from the beginning."]
     notes = []
     stored, now = state["description"]["dataset"], dataset.describe()
     free = ("name", "label_examples")  # may differ; runs of earlier versions have no examples
@@ -125,15 +125,15 @@ def check_run_state(
     others = [key for key, value in dataset.fingerprint().items() if prints.get(key, value) != value]
     if "labels" in others:
         raise UserError(
-            f"Cannot continue the run in {folder}: the dataset has changed (there are as many videos, with other "
-            "labels or cameras in dataset.json); start a new run with resume= instead."
+            f"Cannot continue the run in {folder}: the dataset has changed (the number of videos is the same, but "
+            "dataset.json has other labels or cameras); start a new run with resume= instead."
         )
     if stored.get("name") != now["name"]:  # moved or renamed, or others of the same size: a relative path elsewhere
-        notes.append(f"The data are called {now['name']} now, and were {stored.get('name')} when the run began.")
+        notes.append(f"The data are now called {now['name']}; they were {stored.get('name')} when the run began.")
     if others:
         notes.append(
-            "The data have as many videos as when the run began, but files of other names or sizes: if they are not "
-            "the same videos, start a new run with resume= instead."
+            "The data have as many videos as when the run began, but the files' names or sizes have changed: if they "
+            "are not the same videos, start a new run with resume= instead."
         )
     check_state(generator, state["modules"]["generator"], what="this run's generator", source=folder)
     check_state(discriminator, state["modules"]["discriminator"], what="this run's discriminators", source=folder)
@@ -159,7 +159,7 @@ def _check_meaning(content: Mapping[str, Any], generator: Generator, *, source: 
 
 
 def _check_choices(name: str, network: Any, stored: Mapping[str, Any], *, source: object) -> None:
-    """Raise a UserError if a name or flag differs that the shapes, which fit, do not tell: it chooses a formula."""
+    """Raise a UserError if a name or flag differs: it chooses a formula, although the shapes fit either way."""
     different = {
         ".".join(path): (value, own)
         for path, value, own in _differences(stored, network.config)
@@ -181,7 +181,7 @@ def _refuse(name: str, different: Mapping[str, tuple[Any, Any]], *, source: obje
 
 
 def _option(config: Mapping[str, Any], name: str, default: Any) -> Any:
-    """A value of a generator's arguments by its dotted name; `default` where the version that stored them had none."""
+    """A value of a generator's arguments by its dotted name; `default` where the version that stored them lacked it."""
     *groups, key = name.split(".")
     values: Any = config
     for group in groups:
@@ -191,17 +191,17 @@ def _option(config: Mapping[str, Any], name: str, default: Any) -> Any:
     if key == "density_prior" and isinstance(value, Mapping) and "center" not in value:
         value = {**value, "center": [0, 0, 0]}
     if key == "density_ramp" and value is not None:
-        value = "{factor,start,end}"  # whichever: the factor that was reached is one of the weights
+        value = "{factor,start,end}"  # the values do not matter: the factor reached is one of the weights
     return value
 
 
 def _differing_options(name: str, network: Any, stored: Mapping[str, Any], larger: bool) -> Iterator[str]:
-    """Options in which a snapshot's network differs from this one, as they are typed: those that change shapes.
+    """Options that give a snapshot's network other shapes than this one, as they are typed.
 
     Args:
-        name: Of the network among the options.
-        network: On the meta device.
-        stored: Arguments of the snapshot's.
+        name: The network's name among the options.
+        network: This network, on the meta device.
+        stored: Arguments of the snapshot's network.
         larger: The network grows: its blocks may differ.
     """
 
@@ -213,7 +213,7 @@ def _differing_options(name: str, network: Any, stored: Mapping[str, Any], large
         try:
             numbers = value.values() if isinstance(value, Mapping) else [value]
             if any(isinstance(number, int) and number > MAX_NUMBER for number in numbers):
-                raise ValueError("no network is as large: the file is damaged")
+                raise ValueError("no network is that large: the file is damaged")
             with torch.device("meta"):
                 other = type(network)(**_replaced(network.config, path, value))
             if shapes(other) == shapes(network):
@@ -229,7 +229,7 @@ def _differing_options(name: str, network: Any, stored: Mapping[str, Any], large
 
 
 def _differences(stored: Mapping[str, Any], own: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Any, Any]]:
-    """Paths and values of stored arguments that differ from one's own, and those."""
+    """Paths of arguments that differ, with their stored values and the network's own."""
     for key in [key for key in stored if key in own]:
         value, other = stored[key], own[key]
         if isinstance(value, Mapping) and isinstance(other, Mapping):
@@ -245,5 +245,5 @@ def _replaced(config: Mapping[str, Any], path: tuple[str, ...], value: Any) -> d
 
 
 def _typed(value: Any) -> str:
-    """A value as it is given on the command line."""
+    """A value as it is typed on the command line."""
     return json.dumps(value, separators=(",", ":"), default=str).replace('"', "")

@@ -1,4 +1,4 @@
-"""Help for run_train.py's options, made from the files of conf/, and the flags of Hydra's that it passes on."""
+"""Help for run_train.py's options, made from the files of conf/, and the flags that it passes on to Hydra."""
 
 import contextlib
 import io
@@ -24,7 +24,7 @@ NAME_WIDTH = 38
 LINE = re.compile(r"( *)(?!-)([\w.]+):(?: +((?:\[.*?\]|\{.*?\}|[^#])*?))?(?: +# (.*))?")
 SECTION = re.compile(r"# --- (.*)")
 
-# Flags of Hydra's that show something instead of training, and those that come with them; with what may follow.
+# Hydra's flags that show something instead of training, with the values that may follow, and flags that go with them.
 CONFIGS = ("job", "hydra", "all")
 ASKING = {
     "--cfg": CONFIGS, "-c": CONFIGS,
@@ -82,7 +82,7 @@ def _options(path: Path, options: Mapping[str, Any], *, prefix: str = "") -> Ite
             yield from heading
             heading = ()
             yield from _entry(shown, comment or "")
-        if value and isinstance(default, Mapping):  # null in the file, and several options in the chosen model
+        if value and isinstance(default, Mapping):  # null in the file, but several options in the chosen model
             for inner, number in default.items():
                 yield from _entry(f"{name}.{inner}={_text(number)}", "")
 
@@ -108,7 +108,7 @@ def _text(value: Any) -> str:
 
 
 def _entry(name: str, comment: str) -> list[str]:
-    """'  name    comment', on as many lines as it takes."""
+    """'  name    comment', on as many lines as needed."""
     indent = " " * (NAME_WIDTH + 4)
     first = f"  {name:{NAME_WIDTH}}  "
     text = textwrap.wrap(comment, WIDTH - len(indent))
@@ -131,13 +131,13 @@ def asks_hydra(arguments: Sequence[str]) -> bool:
     """True for a command that asks Hydra for something instead of a training.
 
     Raises:
-        UserError: A flag of Hydra's that has no place here.
+        UserError: A flag of Hydra that is not allowed here.
     """
     flags = [argument.partition("=")[0] for argument in arguments if argument.startswith("-")]
     for flag in flags:
         if flag in ELSEWHERE:
             raise UserError(
-                f"{flag}: options come from conf/ alone; put files of your own into conf/model or conf/spec."
+                f"{flag}: options come only from conf/; put files of your own into conf/model or conf/spec."
             )
     asking = any(flag in ASKING for flag in flags)
     for flag in flags:
@@ -172,7 +172,7 @@ def call_hydra(arguments: Sequence[str]) -> None:
         raise UserError(one_line(str(error).splitlines()[0])) from error
     finally:  # some flags end the process
         text = output.getvalue()
-        print(re.sub(r"\bmodel=_\w+ ?", "", text) if completing else text, end="")  # what models share is no model
+        print(re.sub(r"\bmodel=_\w+ ?", "", text) if completing else text, end="")  # the models' base is not a model
 
 
 def _split_flags(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -200,4 +200,4 @@ def _split_flags(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _no_task(config: Any) -> None:
-    raise UserError("Hydra was asked for nothing that it can show; see --help.")
+    raise UserError("These flags give Hydra nothing to show; see --help.")

@@ -1,8 +1,8 @@
-"""Composition of a training's options from conf/ and command-line overrides, by Hydra, with errors of one line.
+"""Composition of a training's options from conf/ and command-line overrides by Hydra, with one-line errors.
 
 Hydra writes nothing (no folders, no log files): its compose interface is used, not its launcher. The values of options
-that are paths or comma-separated strings are taken as they are typed, where Hydra would want quotes around '=', ',' and
-blanks, and would look up '${…}'. Quotes around the whole value, Hydra's way to write one, do not belong to it.
+that are paths or comma-separated strings are taken as typed, where Hydra would require quotes around '=', ',' and
+blanks, and would resolve '${…}'. Quotes around the whole value, as Hydra writes strings, are removed.
 """
 
 import copy
@@ -29,19 +29,19 @@ ROOT = Path(__file__).resolve().parents[2]  # of the checkout, or the folder of 
 CONFIG_DIR = next(path for path in (ROOT / "video3d" / "conf", ROOT / "conf") if path.is_dir() or path.parent == ROOT)
 GROUPS = ("model", "spec")
 
-# Taken literally: paths and strings.
+# Options taken literally: paths and strings.
 STRINGS = ("outdir", "data", "resume", "resume_run", "cache_metrics_dir", "diffaugment")
-# So are the files of feature extractors, those that conf/ does not name included.
+# So are the files of feature extractors, including those that conf/ does not name.
 DETECTOR = re.compile(r"detectors\.[a-z][a-z0-9]*")
 DETECTORS = ("detectors.i3d", "detectors.inception", "detectors.vgg16", "detectors.identity")
 
-# Options with further ones in them, besides those of the files in conf/model and conf/spec.
+# Groups of options, besides the files in conf/model and conf/spec.
 SECTIONS = ("previews", "detectors")
 
 # Lists of names, which may be typed without brackets.
 LISTS = ("metrics", "logger")
 
-# Options that a continued run may change: its length, what it writes and where it runs. The others decide the results.
+# Options that a continued run may change: its length, its outputs and its machine. The others decide the results.
 CHANGEABLE = (
     "outdir", "data", "resume_run", "kimg", "imgsnap", "snap", "keep", "previews", "logger", "metrics",
     "cache_metrics_dir", "detectors",
@@ -50,7 +50,7 @@ CHANGEABLE = (
     "spec.ref_gpus", "spec.kimg", "spec.imgsnap", "spec.snap", "spec.kimg_per_tick", "spec.nonfinite_limit",
     "spec.microbatch",
 )  # fmt: skip
-# Options whose value is that of another one unless given; see conf/config.yaml.
+# Options whose default is the value of another option; see conf/config.yaml.
 FOLLOWERS = {"spec.ref_gpus": "gpus", "spec.kimg": "kimg", "spec.imgsnap": "imgsnap", "spec.snap": "snap"}
 
 # New names of options that an earlier version of this program has stored; see `current_options`.
@@ -59,7 +59,7 @@ MOVED_CLASSES = {
     "training.generator.Generator": "training.networks.generator.Generator",
     "training.discriminator.TimeAwareDiscriminators": "training.networks.discriminator.TimeAwareDiscriminators",
 }
-# Options of the training schedule that are newer than some stored runs, and what these runs did.
+# Options of the training schedule that are newer than some stored runs, and the values that reproduce those runs.
 ADDED = {"distortion_weight": 0, "lrate_decay": None, "diffaugment": "color,translation"}
 NETWORKS = ("generator", "discriminator")
 
@@ -69,21 +69,20 @@ OVERRIDE = re.compile(r"(\+{0,2})([A-Za-z_][\w.]*)=(.*)", re.DOTALL)
 def compose_options(overrides: Sequence[str]) -> dict[str, Any]:
     """All options as plain data, from the files of conf/ and `key=value` overrides.
 
-    An entry `names` is added: the chosen file of conf/model and of conf/spec. Options that must be given and are not
-    are None.
+    An entry `names` is added: the chosen files of conf/model and conf/spec. Mandatory options that are missing are
+    None.
 
     Raises:
-        UserError: Something that is no override, an unknown option, an unknown model or spec, a path or string that is
-            empty; names it.
+        UserError: Not an override, an unknown option, model or spec, or an empty path or string; names it.
     """
     datasets = sum(override.startswith("data=") and override.endswith(".tar") for override in overrides)
     if datasets > 1:  # a shell has replaced the braces
         example = "'data=faces-{000..010}.tar'"
-        raise UserError(f"data= is given {datasets} times: put a name with braces into quotes, {example}.")
+        raise UserError(f"data= is given {datasets} times: put a name with braces in quotes, {example}.")
     composed, strings = [], {}
     for override, (_, key, value) in [(hydra_override(override), split_override(override)) for override in overrides]:
         if _is_string(key):
-            if value in ("", "''", '""'):  # of an unset variable of the shell, often; never a way to say null
+            if value in ("", "''", '""'):  # often an unset shell variable; never a way to say null
                 raise UserError(f"{key}= is empty; give a value, or leave it out.")
             strings[key] = string_value(value)
         else:
@@ -102,7 +101,7 @@ def compose_options(overrides: Sequence[str]) -> dict[str, Any]:
     for key in SECTIONS:
         if not isinstance(options[key], Mapping):
             raise UserError(f"{key} is a group of options, not {options[key]!r}; write {key}.NAME=VALUE, see --help.")
-    for key, value in strings.items():  # past the grammars of Hydra and OmegaConf
+    for key, value in strings.items():  # bypassing the grammars of Hydra and OmegaConf
         _set(options, key, value)
     return options
 
@@ -110,14 +109,14 @@ def compose_options(overrides: Sequence[str]) -> dict[str, Any]:
 def continued_options(stored: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """The options of an earlier run with the changes that the overrides ask for.
 
-    Overrides that repeat what the run does already are allowed, so that the command that started it can be used again.
+    Overrides that repeat the run's values are allowed, so that the command that started it can be used again.
 
     Args:
-        stored: The run's options, as compose_options returned them, or an earlier version of it.
+        stored: The run's options, as compose_options returned them, possibly in an earlier version.
 
     Raises:
-        UserError: An override asks for something that cannot change in the middle of a run, the run uses a class that
-            nothing but its own folder names; and as compose_options.
+        UserError: An override asks for something that cannot change in the middle of a run, or the run uses a class
+            that only its own folder names; and as compose_options.
     """
     stored = current_options(stored)
     given = compose_options(overrides)
@@ -150,7 +149,7 @@ def continued_options(stored: Mapping[str, Any], overrides: Sequence[str]) -> di
 
 
 def current_options(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of stored options in which everything has its present name, and nothing of the schedule is missing."""
+    """A copy of stored options with present names and with newer options of the schedule added."""
     options = {RENAMED.get(key, key): copy.deepcopy(value) for key, value in stored.items()}
     options["spec"] = {**ADDED, **options["spec"]}
     for network in NETWORKS:
@@ -160,7 +159,7 @@ def current_options(stored: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_classes(options: Mapping[str, Any], given: Mapping[str, Any]) -> None:
-    """Refuse to run code that only a run folder names, which may come from elsewhere: conf/ or an override must."""
+    """Refuse classes that only the run folder names, not conf/ or an override: the folder may come from elsewhere."""
     model = options["names"]["model"]
     known = [*MOVED_CLASSES.values(), *(given["model"][network]["_target_"] for network in NETWORKS)]
     if (CONFIG_DIR / "model" / f"{model}.yaml").is_file():
@@ -184,14 +183,14 @@ def _is_string(key: str) -> bool:
 
 def split_override(override: str) -> tuple[str, str, str]:
     """'+', key and value of an override."""
-    if any("\udc80" <= letter <= "\udcff" for letter in override):  # bytes of the command line that are no text
+    if any("\udc80" <= letter <= "\udcff" for letter in override):  # bytes of the command line that are not text
         raise UserError(
-            f"{override.encode(errors='replace').decode()}: this is no valid UTF-8, which logs cannot hold; rename it."
+            f"{override.encode(errors='replace').decode()}: this is not valid UTF-8, which logs cannot hold; rename it."
         )
     match = OVERRIDE.fullmatch(override)
     if match is None:
         raise UserError(
-            f"'{override}' is no option; write options as name=value, for example outdir=out data=frames.zip."
+            f"'{override}' is not an option; write options as name=value, for example outdir=out data=frames.zip."
         )
     return match[1], match[2], match[3]
 
@@ -217,7 +216,7 @@ def plain_override(override: str) -> str:
 
 
 def given_options(overrides: Sequence[str]) -> list[str]:
-    """Names of the options that overrides give, those within values like {a: 1} one by one."""
+    """Names of the options that overrides set; those within values like {a: 1} are listed one by one."""
     names: list[str] = []
     for override in overrides:
         key, value = split_override(override)[1], None
@@ -231,16 +230,16 @@ def hydra_override(override: str, *, sweep: bool = False) -> str:
     """A `key=value` override in Hydra's grammar.
 
     Args:
-        sweep: The override may stand for several: values with commas, choice(…), range(…), glob(…); of a
-            string, which may have commas of its own, choice(…) alone.
+        sweep: The override may stand for several: values with commas, choice(…), range(…), glob(…); for a
+            string, which may contain commas itself, only choice(…).
 
     Raises:
-        UserError: It is not of this form, or its option cannot exist.
+        UserError: It is not of this form, or there cannot be such an option.
     """
     plus, key, value = split_override(override)
     if key in RENAMED:
         raise UserError(f"The option {key} is called {RENAMED[key]} now: write {RENAMED[key]}={value}")
-    # New are arguments of a network that the files do not mention; nothing else would be read.
+    # Only arguments of a network may be added to those in the files; nothing else would be read.
     if plus and not any(key.startswith(f"model.{network}.") for network in NETWORKS):
         raise UserError(_unknown(key))
     if key.split(".")[0] == "hydra":
@@ -251,10 +250,10 @@ def hydra_override(override: str, *, sweep: bool = False) -> str:
             raise UserError(f"There is no {key} '{value}' in conf/{key}; {choices_hint(value, choices)}")
     if _is_string(key) and not (sweep and re.fullmatch(r"choice\(.+\)", value, re.DOTALL)):
         text = string_value(value)
-        plus = "" if key in STRINGS or key in DETECTORS else "++"  # Hydra's word for an option that may be new
+        plus = "" if key in STRINGS or key in DETECTORS else "++"  # Hydra's prefix for an option that may be new
         if text is None:
             return plus + override
-        # OmegaConf wants backslashes before '${' doubled and one more, Hydra's grammar those before a quote.
+        # Backslashes are doubled, and one is added, before '${' for OmegaConf and before quotes for Hydra's grammar.
         text = re.sub(r"(\\*)\$\{", lambda m: m[1] * 2 + r"\${", text)
         return f"{plus}{key}='" + re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + (m[2] and r"\'"), text) + "'"
     if key in LISTS and value not in ("", "null") and value[0] != "[":
@@ -263,7 +262,7 @@ def hydra_override(override: str, *, sweep: bool = False) -> str:
 
 
 def _explain(error: Exception, overrides: Sequence[str]) -> str:
-    """One line about an error of Hydra's."""
+    """One line about an error from Hydra."""
     message = str(error)
     match = re.search(r"Could not override '([^']+)'", message)
     if match is not None:
@@ -286,7 +285,7 @@ def _unknown(key: str) -> str:
     if key in known:  # the default model has it
         parent = key.rpartition(".")[0]
         return f"There is no option '{key}', because {parent} is null in this model; write {parent}={{...}} instead."
-    # Somebody who leaves out 'spec.' or 'model.generator.' is near as well.
+    # A missing 'spec.' or 'model.generator.' counts as near.
     near = [name for name in known if name.split(".")[-1] == key.split(".")[-1]]
     near += difflib.get_close_matches(key, known, n=1)
     hint = f"did you mean {near[0]}?" if near else "--help lists them (conf/ has all, those of models too)."
@@ -294,7 +293,7 @@ def _unknown(key: str) -> str:
 
 
 def _keys(config: Mapping[str, Any], prefix: str = "", *, groups: bool = True) -> Iterator[str]:
-    """Dotted names of all entries; of `groups` of entries too."""
+    """Dotted names of all entries, and of `groups` of entries as well."""
     for key, value in config.items():
         inner = isinstance(value, dict)
         if groups or not inner:

@@ -13,15 +13,15 @@ from training.synthetic.render import SyntheticConfig
 
 __all__ = ["SyntheticHeads", "default_dataset", "default_config"]
 
-VIDEOS = 512  # at 32 pixels some three minutes of drawing, before the hour that the default training takes
+VIDEOS = 512  # at 32 pixels some three minutes of rendering, before the hour that the default training takes
 FRAMES = 16
-MAX_RESOLUTION = 64  # drawing takes four times as long at twice the resolution; frames are enlarged
-SECONDS = 3.5e-4, 1.5e-5  # that a video takes on one core, for each pixel of its pictures: at once, and per frame
-BLOCK = 4096  # bytes that a file takes at least
+MAX_RESOLUTION = 64  # rendering takes four times as long at twice the resolution; larger frames are enlarged
+SECONDS = 3.5e-4, 1.5e-5  # per pixel of a video's frames on one core: once per video, and per frame
+BLOCK = 4096  # smallest size of a file on disk, in bytes
 
 
 def default_config(options: Mapping[str, Any]) -> SyntheticConfig:
-    """The set that suits the options of a training: its resolution, its cameras, clips that are long enough."""
+    """The set that suits the options of a training: its resolution, its cameras, and long enough clips."""
     return SyntheticConfig(
         videos=VIDEOS,
         frames=max(FRAMES, options["nframes"] * options["frame_stride"]),
@@ -46,7 +46,7 @@ class SyntheticHeads:
     def __init__(self, options: Mapping[str, Any]):
         """
         Raises:
-            UserError: The options ask for what these heads have not.
+            UserError: The options ask for something that these heads do not have.
         """
         if options["cond"]:
             raise UserError("cond=true needs labels, which synthetic heads do not have: give data=, or cond=false.")
@@ -60,7 +60,7 @@ class SyntheticHeads:
         self.num_clips = self._config.videos * clips_each
 
     def describe(self) -> dict[str, Any]:
-        """As that of `training.data.dataset.VideoPairDataset`."""
+        """As for `training.data.dataset.VideoPairDataset`."""
         clips = min(self.num_clips, self._options["subset"] or self.num_clips)
         return {
             **describe_clips(self),
@@ -71,7 +71,7 @@ class SyntheticHeads:
         }
 
     def fingerprint(self) -> dict[str, str]:
-        """Nothing of what is not there yet."""
+        """Empty: there are no files yet."""
         return {}
 
     def announcement(self) -> str:
@@ -88,7 +88,7 @@ class SyntheticHeads:
 
 
 def default_dataset(options: Mapping[str, Any]) -> str:
-    """The folder of the set, which is made first if it is not there; several processes at once make one.
+    """The folder of the set, which is made first if it is missing; concurrent processes make one together.
 
     Raises:
         UserError: It cannot be made.

@@ -1,7 +1,7 @@
-"""Options without effect, because another option or the machine leaves them none.
+"""Options that have no effect because of another option or of the machine.
 
-A few of them are mistakes that would harm a training, and are refused; a note names the others, since commands are
-repeated with small changes (on another machine, without metrics) and should go on working.
+A few of them are mistakes that would harm a training, and are refused. The others only cause a note, since commands are
+repeated with small changes (on another machine, without metrics) and should keep working.
 """
 
 import math
@@ -24,18 +24,18 @@ __all__ = [
 
 Options = Mapping[str, Any]
 
-NARROW = ("AVX2", "NO AVX")  # instructions of x86 processors for which PyTorch has no products of bfloat16
+NARROW = ("AVX2", "NO AVX")  # x86 instruction sets for which PyTorch has no bfloat16 matrix products
 
 
 class Devices(NamedTuple):
-    """Devices of a training: 'cpu' or 'cuda', and one for each process."""
+    """Devices of a training: 'cpu' or 'cuda', one for each process."""
 
     device_type: str
     processes: int
 
 
 class IdleRule(NamedTuple):
-    """Options that have no effect where `applies`; the names of groups of options stand for all in them."""
+    """Options that have no effect where `applies`; the name of a group stands for all options in it."""
 
     names: tuple[str, ...]
     applies: Callable[[Options, Devices], bool]
@@ -63,7 +63,7 @@ def _half_layers(options: Options, part: str) -> bool:
 
 
 def _runs_half(options: Options, devices: Devices, part: str) -> bool:
-    """True if they run in half precision; float16 only with a clamp, see `training.networks.mixed_precision`."""
+    """True if these layers run in half precision; float16 needs a clamp, see `training.networks.mixed_precision`."""
     clamped = (_model(options, part) or {}).get("conv_clamp", 256) is not None
     return options["precision"] == "bf16" or (devices.device_type == "cuda" and clamped)
 
@@ -198,7 +198,7 @@ RULES = (
     IdleRule(("cache_metrics_dir", "detectors"), lambda o, d: not o["metrics"], "no metrics= are computed"),
 )  # fmt: skip
 
-# Options whose value other ones take over unless they are given themselves.
+# Options that only set the defaults of other options.
 TAKEN_OVER = {
     "spec.ref_gpus": ("gpus",),
     "spec.kimg": ("kimg",),
@@ -236,7 +236,7 @@ def _listed(keys: list[str]) -> str:
 
 
 def other_folder_note(outdir: str | None, run_folder: Path) -> list[str]:
-    """Note that a continued run does not lie in the outdir= given."""
+    """A note if a continued run does not lie in the given outdir=."""
     elsewhere = outdir and os.path.realpath(os.path.expanduser(outdir)) != os.path.realpath(run_folder.parent)
     return [f"outdir= has no effect: the run goes on in its own folder, {run_folder}."] if elsewhere else []
 
@@ -246,7 +246,7 @@ def other_folder_note(outdir: str | None, run_folder: Path) -> list[str]:
 
 
 def check_precision(options: Options, device_type: str) -> None:
-    """Raise a UserError if bf16 is asked for where nothing would run in it, or on a GPU that has none."""
+    """Raise a UserError if bf16 is asked for where nothing would run in it, or on a GPU without it."""
     if options["precision"] != "bf16":
         return
     if device_type == "cuda":
@@ -256,7 +256,7 @@ def check_precision(options: Options, device_type: str) -> None:
 
         if not multiplies_bfloat16(torch.device("cuda")):
             raise UserError(
-                "precision=bf16 needs a GPU with products of bfloat16 (NVIDIA's Ampere or later). Leave the option "
+                "precision=bf16 needs a GPU with bfloat16 matrix products (NVIDIA's Ampere or later). Leave the option "
                 "out, or continue with precision=float32."
             )
     if not any(_half_layers(options, part) for part in HALF):
@@ -264,7 +264,7 @@ def check_precision(options: Options, device_type: str) -> None:
 
 
 def slow_precision_note(options: Options, device_type: str) -> list[str]:
-    """A note on bf16 where PyTorch has no products of bfloat16: on an x86 processor without AVX-512."""
+    """A note on bf16 where PyTorch has no bfloat16 matrix products: on an x86 processor without AVX-512."""
     if options["precision"] != "bf16" or device_type != "cpu":
         return []
     import torch
@@ -272,13 +272,13 @@ def slow_precision_note(options: Options, device_type: str) -> list[str]:
     if torch.backends.cpu.get_cpu_capability() not in NARROW:
         return []
     return [
-        "precision=bf16: this processor has no products of bfloat16, so that training is several times slower than in "
+        "precision=bf16: this processor has no bfloat16 matrix products, so training is several times slower than in "
         "float32, and less exact; leave it out."
     ]
 
 
 def check_cuda_graphs(options: Options, devices: Devices) -> None:
-    """Raise a UserError if phases are to be recorded that depend on the host or on other processes."""
+    """Raise a UserError if phases that depend on the host or on other processes are to be recorded."""
     if not options["cuda_graphs"] or devices.device_type == "cpu":
         return
     if devices.processes > 1:
@@ -291,13 +291,13 @@ def check_cuda_graphs(options: Options, devices: Devices) -> None:
 
 
 def check_freezing(options: Options) -> None:
-    """Raise a UserError if layers are to be frozen that were never trained, or that there are not."""
+    """Raise a UserError if layers that were never trained, or that do not exist, are to be frozen."""
     frozen, blocks = options["freezed"], int(math.log2(options["resolution"])) - 2  # see Discriminator.layers
     layers = 3 * blocks
     if frozen and options["resume"] is None:
         raise UserError(
             f"freezed={frozen} freezes trained layers of the discriminators and needs resume=, the snapshot that has "
-            "them; without, they would stay random."
+            "them; without it they would stay random."
         )
     if frozen > layers:
         raise UserError(

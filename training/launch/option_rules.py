@@ -1,7 +1,7 @@
 """Types and ranges of a training's options.
 
-Hydra's structured configs would check types alone: ranges and choices need rules like these all the same, beside a
-dataclass field for every option and its default a second time (defaults stand in conf/, with their meaning).
+Hydra's structured configs would check only types: ranges and choices would still need rules like these, in addition to
+a dataclass field for every option that repeats its default (defaults stand in conf/, with their meaning).
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ __all__ = ["check_values"]
 
 @dataclasses.dataclass(frozen=True)
 class ValueRule:
-    """A kind of value: bool, int, float, str or list; numbers from `low` to `high`; None where `optional`.
+    """Rule for a value: bool, int, float, str or list; numbers from `low` to `high`; None where `optional`.
 
     A list with bounds is a pair of such numbers, in a `unit`.
     """
@@ -154,7 +154,7 @@ RULES = {
 MAYBE_CLAMP = ValueRule(float, 0, optional=True, above=True)
 ANGLES = ValueRule(list, -12.5664, 12.5664, unit="radians")  # two turns: more is most likely meant in degrees
 
-#: Arguments of the networks, by class, that their constructors take as they are. Those of other classes are a user's.
+#: Rules for the networks' arguments that constructors do not check, by class; other classes are a user's own.
 NETWORK_RULES = {
     "training.networks.generator.Generator": {
         "z_dim": COUNT,
@@ -210,10 +210,10 @@ NETWORK_RULES = {
 
 
 def check_values(options: Mapping[str, Any]) -> None:
-    """Check every option; of the networks' other arguments, which constructors check, only that numbers are finite.
+    """Check every option; the networks' other arguments, which constructors check, only for non-finite numbers.
 
     Raises:
-        UserError: An option has a value that it cannot have; names both. Or an option is missing, or unknown.
+        UserError: An option has a value that it cannot have; names both. Or an option is missing or unknown.
     """
     for name, rule in RULES.items():
         value: Any = options
@@ -242,7 +242,7 @@ def check_values(options: Mapping[str, Any]) -> None:
 
 
 def _leaves(options: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """Dotted names of all options but groups, and but the files of extractors, of which users may name others."""
+    """Dotted names of all options except groups, and except feature extractors, to which users may add their own."""
     for key, value in options.items():
         if isinstance(value, Mapping):
             yield from _leaves(value, f"{prefix}{key}.")
@@ -251,7 +251,7 @@ def _leaves(options: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
 
 
 def _check_network(name: str, arguments: Mapping[str, Any]) -> None:
-    """Check those arguments of a network of this program that are there; null leaves some parts out."""
+    """Check the arguments that are given for a network of this program; null leaves some parts out."""
     if not isinstance(arguments, Mapping):
         raise UserError(f"{name} must be a group of options like {{_target_: …}}, got {arguments!r}.")
     for key, rule in NETWORK_RULES.get(arguments.get("_target_"), {}).items():

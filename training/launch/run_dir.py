@@ -1,8 +1,8 @@
 """Run folders: OUT/00000-<description>, OUT/00001-<description>, … and which process owns one.
 
-A launcher may start a command again, with the same arguments: torchrun when a process has failed, a cluster's scheduler
-when a job was preempted. Then the command is to continue the run that it began. It recognises its folder by names that
-the launcher gives to its jobs; they are kept in the folder's job.txt.
+A launcher may start a command again with the same arguments: torchrun when a process has failed, a cluster's scheduler
+when a job was preempted. The command then has to continue the run that it began. It recognises its folder by names that
+the launcher gives to its jobs, which are kept in the folder's job.txt.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ NUMBERED = re.compile(r"(\d{5,})-.*")
 
 
 def slug(text: str, *, most: int | None = 60) -> str:
-    """The text as part of a folder's name: at most so many letters, digits, dots, dashes and underscores."""
+    """The text as part of a folder's name: at most `most` letters, digits, dots, dashes and underscores."""
     return re.sub(r"[^A-Za-z0-9._-]+", "_", text).strip("_")[:most]
 
 
@@ -76,14 +76,14 @@ def launcher_names(overrides: Sequence[str], job_name: str | None = None) -> dic
     """Names of this command's job in the launcher of this process.
 
     Args:
-        overrides: Of the command.
-        job_name: A name that a launcher has given to this command alone.
+        overrides: The command's overrides.
+        job_name: A name that a launcher has given to this command only.
 
     Returns:
-        Names, each with whether a run that was begun under it is to be continued: a new job has new names, but several
-        commands may follow one another in a SLURM job, so there only when the job itself was started again.
+        Names, each with True if a run that was begun under it is to be continued. A new job has new names; but several
+        commands may follow one another in one SLURM job, so there only if the job itself was started again.
     """
-    # Commands side by side in one job.
+    # Tells apart the commands of one job.
     digest = hashlib.sha256("\n".join(overrides).encode("utf-8", "surrogateescape")).hexdigest()[:12]
     env, names = os.environ, {}
     if job_name is not None:
@@ -92,7 +92,7 @@ def launcher_names(overrides: Sequence[str], job_name: str | None = None) -> dic
         names[f"slurm {env['SLURM_JOB_ID']} {digest}"] = int(env.get("SLURM_RESTART_COUNT", 0)) > 0
     if "TORCHELASTIC_RUN_ID" in env:
         run, named = env["TORCHELASTIC_RUN_ID"], True
-        if run == "none":  # by its --rdzv-id; without, this process's parent is what stays the same
+        if run == "none":  # no --rdzv-id: only this process's parent stays the same
             run, named = f"of process {os.getppid()} on {socket.gethostname()}", False
         names[f"torchrun {run} {digest}"] = named or int(env.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
     return names
@@ -117,7 +117,7 @@ def overrides_to_continue(overrides: Sequence[str], names: Mapping[str, bool]) -
 
 
 def _stored_names(path: Path) -> set[str]:
-    """The names in a folder's job.txt; none if it cannot be read, as that of another user."""
+    """The names in a folder's job.txt; none if it cannot be read, for instance another user's."""
     try:
         return set(path.read_text(encoding="utf-8", errors="replace").splitlines())
     except OSError:
@@ -151,7 +151,7 @@ def find_run_folder(outdir: str | os.PathLike | None, run: int | str) -> Path:
 
 @contextlib.contextmanager
 def lock_run_folder(folder: str | os.PathLike) -> Iterator[None]:
-    """Own a run folder while the block runs; the system gives it back when the process ends, however it ends.
+    """Lock a run folder for this process while the block runs; the system releases it however the process ends.
 
     Raises:
         UserError: Another process is training there.
@@ -161,7 +161,7 @@ def lock_run_folder(folder: str | os.PathLike) -> Iterator[None]:
 
 
 def remove_unfinished(folder: str | os.PathLike) -> None:
-    """Delete what a killed process was about to write into its run folder; to be called by the one that owns it."""
+    """Delete files that a killed process left unfinished in its run folder; to be called by the folder's owner."""
     for path in Path(folder).rglob(".*.tmp"):
         if UNFINISHED.fullmatch(path.name):
             with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""One process of a training run: build everything from the options, pick up where to start, run the loop."""
+"""One process of a training run: build everything from the options, find where to start, run the loop."""
 
 import contextlib
 import copy
@@ -45,16 +45,16 @@ def train(
     notes: Sequence[str] = (),
     make_callbacks: Callable[[Mapping[str, Any], Path], Sequence[SnapshotCallback]] | None = None,
 ) -> None:
-    """Train in an existing run folder; one process of the group that `torch_utils.distributed` knows.
+    """Train in an existing run folder, as one process of the group of `torch_utils.distributed`.
 
     Args:
         options: Checked options (training.launch.validate).
         folder: The run folder.
         device_type: 'cpu' or 'cuda'.
-        resuming: Continue from the folder's training state, if it has come to one.
+        resuming: Continue from the folder's training state, if there is one.
         dataset: The data of these options, if this process has opened them already.
-        notes: Lines that were printed already and belong into the log.
-        make_callbacks: Called with options and folder; gives the callbacks after snapshots.
+        notes: Lines that were printed already and belong in the log.
+        make_callbacks: Called with options and folder; returns the callbacks to run after snapshots.
 
     Raises:
         UserError: See TrainingLoop.run.
@@ -72,7 +72,7 @@ def train(
         spec = options["spec"]
         advice = (
             f"A pass takes spec.microbatch={spec['microbatch']} videos: lower it, here or with resume_run=, and in a "
-            f"new run spec.mbstd={spec['mbstd']} too, which is the smallest pass; or take more gpus=. Where it is full "
+            f"new run spec.mbstd={spec['mbstd']} too, which is the smallest pass; or use more gpus=. If memory is full "
             "only when previews are made, lower previews.images and previews.videos."
         )
         stack.enter_context(explain_out_of_memory(advice))
@@ -92,7 +92,7 @@ def build_loop(
     dataset: PairDataset | None = None,
     callbacks: Sequence[SnapshotCallback] = (),
 ) -> TrainingLoop:
-    """Everything a run consists of, standing where it is to start; for the arguments see `train`."""
+    """The training loop with everything it needs, at the position to start from; for the arguments see `train`."""
     if dataset is None:
         dataset = build_dataset(options)
     generator, discriminator = build_networks(options, c_dim=dataset.c_dim)
@@ -143,7 +143,7 @@ def build_loop(
     if state is not None and not loop.restore(state) and distributed.is_main():
         print(
             f"The run was interrupted with {len(state['processes'])} processes and goes on with "
-            f"{distributed.world_size()} on '{device.type}': its random draws begin anew."
+            f"{distributed.world_size()} on '{device.type}': its random streams start afresh."
         )
     for module in trained.values():
         distributed.broadcast_module(module)
@@ -151,10 +151,10 @@ def build_loop(
 
 
 def _load_weights(options: Mapping[str, Any], state: dict | None, trained: Mapping[str, Any]) -> bool:
-    """Give networks the weights that a new run starts from; those of a run that is continued come with its state.
+    """Load the weights that a new run starts from; those of a continued run come with its state.
 
     Returns:
-        True if the moving average begins anew, see `GeneratorEMA`.
+        True if the moving average ramps up, see `GeneratorEMA`.
     """
     if state is not None:
         return ramps_up(state["shared"], resume=options["resume"])
@@ -173,7 +173,7 @@ def start_from(
     """Copy the weights of a snapshot (a file or a run folder) into networks; those of a lower resolution grow.
 
     Returns:
-        True if the image is to be learnt anew: growing has lost blocks of the upsampler.
+        True if the image has to be learnt again: growing has lost blocks of the upsampler.
 
     Raises:
         UserError: No usable snapshot, or it does not fit; names the tensors.
@@ -194,14 +194,14 @@ def start_from(
 
 
 def stream_seed(*key: int) -> int:
-    """One seed from several numbers; near keys give unrelated seeds."""
+    """One seed from several numbers; similar keys give unrelated seeds."""
     return int(np.random.SeedSequence([part % 2**64 for part in key]).generate_state(1, np.uint64)[0] >> 1)
 
 
 def _prepare_device(options: Mapping[str, Any], device_type: str) -> torch.device:
     if device_type == "cpu":
         if options["activation_checkpointing"]:
-            return_freed_memory()  # there, memory is what counts
+            return_freed_memory()  # memory matters more than time here
         else:
             keep_freed_memory()
         return torch.device("cpu")
@@ -243,7 +243,7 @@ def _average(spec: Mapping[str, Any], generator: Generator, generator_ema: Gener
 
 
 def _loader(options: Mapping[str, Any], dataset: PairDataset, *, position: int, device: torch.device) -> PairLoader:
-    """The real batches of this process from a position in the data on."""
+    """The real batches of this process, starting at a position in the data."""
     return build_loader(
         options,
         dataset=dataset,

@@ -3,9 +3,10 @@
     python run_train.py -m outdir=OUT data=DATASET spec.gamma=0.5,1 model=stylenerf_mead,stylenerf_taichi …
     python run_train.py -m hydra/launcher=submitit_slurm hydra.launcher.partition=gpu outdir=OUT data=DATASET …
 
-A training for every combination of the values that are given with commas: one after the other in this process, or as
-jobs of Hydra's launcher for submitit (the optional packages of the extra `slurm`), whose end is waited for. Every task
-of a job is one process of the training. Options are read as without -m; hydra/launcher= and hydra.…= go to Hydra.
+There is one training for every combination of the values given with commas. They run one after the other in this
+process, or as jobs of Hydra's submitit launcher (the optional packages of the extra `slurm`), which this command waits
+for. Every task of a job is one process of the training. Options are read as without -m; hydra/launcher= and hydra.…= go
+to Hydra.
 """
 
 import contextlib
@@ -55,17 +56,17 @@ def submit(
     Each of them is checked before the first one begins.
 
     Args:
-        arguments: Of the command: overrides, and '-m'.
-        task: What every process of a launcher's job calls; importable under its name.
-        train: Called with the overrides of one training and its `label`, without a launcher.
-        check: Called before with the overrides of each; raises an error about wrong ones.
+        arguments: The command's arguments: overrides, and '-m'.
+        task: Function that every process of a launcher's job calls; importable under its name.
+        train: Without a launcher, called with the overrides of one training and its `label`.
+        check: Called before that with the overrides of each training; raises an error about wrong ones.
 
     Raises:
         UserError: There is no such launcher, Hydra refuses the overrides, or trainings have failed.
     """
     overrides = [argument for argument in arguments if argument not in ("-m", "--multirun")]
     if not any(override.startswith("outdir=") for override in overrides):
-        raise UserError("outdir= is missing: it also takes what the jobs print.")
+        raise UserError("outdir= is missing: the output of the jobs is written there as well.")
     settings = [override for override in overrides if re.match(r"[+~]*hydra[./]", override)]
     options = [hydra_override(override, sweep=True) for override in overrides if override not in settings]
     _check_lists(overrides)
@@ -92,11 +93,11 @@ def submit(
 
 
 def sweep_label(overrides: Iterable[str], fixed: Collection[str]) -> str:
-    """Label of a training among those of its command, for its folder's name; '' if that shows it anyway.
+    """Label that tells a command's trainings apart, for the folder's name; '' if the name shows the difference anyway.
 
     Args:
-        overrides: Of the training.
-        fixed: Options that are the same in all of them.
+        overrides: The training's overrides.
+        fixed: Options that are the same in all trainings.
     """
     pairs = [(key, value) for _, key, value in map(split_override, overrides) if key not in fixed and key not in NAMED]
     ends = [key.split(".")[-1] for key, _ in pairs]
@@ -111,18 +112,18 @@ def sweep_label(overrides: Iterable[str], fixed: Collection[str]) -> str:
 
 
 def _check_lists(overrides: Iterable[str]) -> None:
-    """A list of paths with commas is no choice among them, as paths may hold commas."""
+    """Refuse a comma-separated list of paths: it is not taken for a choice, as paths may contain commas."""
     for override in overrides:
         key, _, value = override.partition("=")
         paths = value.split(",") if key in ("data", "resume") else []
         if len(paths) > 1 and not os.path.exists(value) and all(map(os.path.exists, paths)):
-            raise UserError(f"{override} is one path, which is not there; write '{key}=choice({value})' for several.")
+            raise UserError(f"{override} is one path, which does not exist; write '{key}=choice({value})' for several.")
 
 
 def _choices(parser: OverridesParser, override: str) -> tuple[Override, list[str]]:
     """An override in Hydra's grammar, and the overrides that it stands for."""
     try:
-        (parsed,) = parser.parse_overrides([override])  # knows, other than parse_override, what a glob stands for
+        (parsed,) = parser.parse_overrides([override])  # unlike parse_override, resolves globs
         if not parsed.is_sweep_override():
             return parsed, [override]
         return parsed, [f"{parsed.get_key_element()}={value}" for value in parsed.sweep_string_iterator()]
@@ -135,7 +136,7 @@ def _value(override: Override) -> Any:
 
 
 def _train_all(trainings: Sequence[list[str]], fixed: Collection[str], train: Callable[..., None]) -> None:
-    """One after the other; failed ones are named at the end. A signal that stops one stops all."""
+    """Run trainings one after the other and name failed ones at the end. A signal that stops one stops all."""
     failed = []
     with _signals_seen() as seen:
         for number, overrides in enumerate(trainings, start=1):
@@ -156,7 +157,7 @@ def _train_all(trainings: Sequence[list[str]], fixed: Collection[str], train: Ca
 
 @contextlib.contextmanager
 def _signals_seen() -> Iterator[Callable[[], set[int]]]:
-    """A function that returns the signals that have arrived, handled or not."""
+    """Context with a function that returns the signals that have arrived, handled or not."""
     reader, writer = socket.socketpair()
     reader.setblocking(False)
     writer.setblocking(False)
@@ -189,10 +190,10 @@ def _launch(settings: list[str], options: list[str], fixed: Iterable[str], task:
     root = str(CONFIG_DIR.parent)  # where the jobs' processes find this program
     os.environ["PYTHONPATH"] = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise errors, instead of printing them and leaving
-    # By this the jobs know which of their overrides differ; Hydra has no other use for it.
+    # Tells the jobs which of their overrides differ; Hydra does not use it otherwise.
     excluded = f"hydra.job.config.override_dirname.exclude_keys=[{','.join(sorted(fixed))}]"
     sys.argv = [sys.argv[0], "-m", *settings, *options, excluded]
-    # Ours replaces the plugin's default file of the same name, on purpose.
+    # Our file replaces the plugin's default of the same name on purpose.
     warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/submitit_slurm' is validated against ConfigStore")
     try:
         hydra.main(config_path=str(CONFIG_DIR), config_name="config", version_base="1.3")(task)()
@@ -202,9 +203,9 @@ def _launch(settings: list[str], options: list[str], fixed: Iterable[str], task:
 
 @contextlib.contextmanager
 def job() -> Iterator[tuple[list[str], str, str]]:
-    """Within a task: the overrides of the training of this process, the name of its job, and the label of the training.
+    """Context of a task: the overrides of this process's training, the name of its job, and the training's label.
 
-    Tells `torch_utils.distributed` by the environment, as torchrun would, which process of how many this is.
+    Sets the environment from which `torch_utils.distributed` reads rank and world size, as torchrun would.
     """
     config = HydraConfig.get()
     if "SUBMITIT_EXECUTOR" in os.environ:
@@ -214,7 +215,7 @@ def job() -> Iterator[tuple[list[str], str, str]]:
             # All devices of a machine stay visible: a process takes that of its local rank.
             submitit.helpers.TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
     fixed = list(config.job.config.override_dirname.exclude_keys)
-    # Reading the overrides again takes Hydra's place for one application per process.
+    # Reading the overrides needs Hydra's only slot for an application per process.
     application = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:

@@ -1,6 +1,6 @@
-"""Validation of a training's options before anything is written or anything long starts.
+"""Validation of a training's options, before anything is written or takes long.
 
-`plan` looks at every option, at the machine, the data and the checkpoints, and either returns what is going to happen
+`plan` checks every option against the machine, the data and the checkpoints, and either returns what is going to happen
 or raises a UserError that names the option, what is wrong with it and what to do.
 """
 
@@ -75,14 +75,14 @@ def plan(
     """Check a command line.
 
     Args:
-        overrides: Of the command, `key=value`.
+        overrides: The command's overrides, `key=value`.
         metrics: Names that the option `metrics` may hold.
-        inspect: Called with the options when they are checked, but before data are synthesised for them (`data` is None
-            then); raises what else is wrong with them. Its result becomes `Plan.inspected`.
+        inspect: Called with the checked options before data are synthesised for them (`data` is None then); raises
+            whatever else is wrong with them. Its result becomes `Plan.inspected`.
         label: End of a new run's description.
 
     Raises:
-        UserError: Something in it is not right.
+        UserError: Something in it is wrong.
     """
     options, run_folder, given_outdir = _read(overrides)
     check_values(options)
@@ -90,7 +90,7 @@ def plan(
     build_augment(options)
     device_type = _device_type(options)
     check_precision(options, device_type)
-    if run_folder is None:  # the options of a run that is continued cannot be changed any more
+    if run_folder is None:  # a continued run cannot change them
         check_freezing(options)
     options["metrics"] = options["metrics"] or []
     options["logger"] = list(dict.fromkeys(map(str, options["logger"] or [])))
@@ -129,7 +129,7 @@ def plan(
     if options["metrics"] and options["cache_metrics_dir"] is not None:
         _check_writable(Path(options["cache_metrics_dir"]), option="cache_metrics_dir=")
     inspected = None if inspect is None else inspect(options)
-    if synthetic:  # last: it takes minutes, and whatever is wrong with the options was said before
+    if synthetic:  # last: it takes minutes, and errors in the options come first
         dataset = _synthesize_dataset(options, dataset, notes)
     return Plan(
         options=options,
@@ -151,7 +151,7 @@ def dump_options(options: Mapping[str, Any]) -> str:
 
 
 def write_options(folder: Path, options: Mapping[str, Any]) -> None:
-    """Keep the options of a run in its folder, which the process has made or owns."""
+    """Write the options of a run into its folder, which this process has made or owns."""
     with atomic_write(folder / OPTIONS_FILE, "w") as file:
         file.write(dump_options(options))
 
@@ -187,13 +187,13 @@ def _read(overrides: Sequence[str]) -> tuple[dict[str, Any], Path | None, str | 
     data = given["data"]
     if data is not None and data == stored.get("data") and not is_shards(data) and not os.path.exists(data):
         raise UserError(
-            f"Cannot continue the run in {folder}: its data are not at {data} any more; data=PATH says where they are."
+            f"Cannot continue the run in {folder}: its data are no longer at {data}; data=PATH says where they are."
         )
     return given, folder, options["outdir"]
 
 
 def _are_options(stored: Any) -> bool:
-    """True for the content of a whole file of options, whose last entry is `names`."""
+    """True for the content of a complete file of options, whose last entry is `names`."""
     if not isinstance(stored, Mapping) or not isinstance(stored.get("names"), Mapping):
         return False
     networks = stored["model"] if isinstance(stored.get("model"), Mapping) else {}
@@ -208,8 +208,8 @@ def _check_combinations(options: Mapping[str, Any], metrics: Collection[str]) ->
     aug = options["aug"]
     for name in options["metrics"] or []:
         if name not in metrics:
-            everything = "python -m metrics --list shows all; metrics=[] does without."
-            hint = choices_hint(str(name), metrics, everything=everything) if metrics else "metrics=[] does without."
+            everything = "python -m metrics --list shows all; metrics=[] computes none."
+            hint = choices_hint(str(name), metrics, everything=everything) if metrics else "metrics=[] computes none."
             raise UserError(f"metrics: there is no metric '{name}' here; {hint}")
     if aug == "noaug":
         for key in ("p", "augpipe"):
@@ -238,11 +238,11 @@ def _check_loggers(names: Collection[str]) -> None:
 
 
 def _camera_notes(options: Mapping[str, Any], dataset: PairDataset) -> list[str]:
-    """A warning if the cameras of the data are none that the generator samples."""
+    """A warning if the generator does not sample cameras like those of the data."""
     angles = dataset.cameras()
     if angles is None:
         return []
-    from training.data.camera_statistics import outside_prior  # rarely wanted: few data sets have cameras
+    from training.data.camera_statistics import outside_prior  # rarely needed: few datasets have cameras
 
     if options["mirror"]:
         angles = np.concatenate([angles, angles * np.float32([-1, 1])])
@@ -252,7 +252,7 @@ def _camera_notes(options: Mapping[str, Any], dataset: PairDataset) -> list[str]
 
 
 def _size_notes(options: Mapping[str, Any], dataset: "PairDataset | SyntheticHeads", processes: int) -> list[str]:
-    """Remarks on options that the size of the data leaves without effect, and on videos that they leave out."""
+    """Notes on options that have no effect with data of this size, and on videos that are left out."""
     notes = []
     if dataset.num_short_videos:
         notes.append(f"{dataset.num_short_videos} videos are shorter than nframes={options['nframes']} and left out.")
@@ -267,7 +267,7 @@ def _size_notes(options: Mapping[str, Any], dataset: "PairDataset | SyntheticHea
 
 
 def _planned_heads(options: Mapping[str, Any]) -> "SyntheticHeads":
-    from training.launch.default_data import SyntheticHeads  # rarely wanted: synthetic data are many modules
+    from training.launch.default_data import SyntheticHeads  # rarely needed: synthetic data are many modules
 
     return SyntheticHeads(options)
 
@@ -275,7 +275,7 @@ def _planned_heads(options: Mapping[str, Any]) -> "SyntheticHeads":
 def _synthesize_dataset(
     options: dict[str, Any], heads: "SyntheticHeads", notes: list[str]
 ) -> "PairDataset | SyntheticHeads":
-    """The synthetic heads of a training without data=, rendered if they are not there; planned ones in a dry run."""
+    """The synthetic heads of a training without data=, rendered if they are missing; a dry run only plans them."""
     options["data"] = str(heads.path)
     if not heads.path.exists():
         if options["dry_run"]:
@@ -299,14 +299,14 @@ def _device_type(options: Mapping[str, Any]) -> str:
 
 
 def _available(device_type: str, *, several: bool) -> int:
-    """Number of devices of this machine; on a CPU, of processes that it bears."""
+    """Number of devices of this machine; on a CPU, the number of processes that it can run."""
     if device_type == "cuda":
         return torch.cuda.device_count()
     return cores() if several else 1
 
 
 def _processes(options: Mapping[str, Any], available: int) -> int:
-    """Number of training processes, one per device: as many as are wanted, are there, and can share the batch."""
+    """Number of training processes, one per device: as many as are wanted, available and able to share the batch."""
     wanted, batch, group = options["gpus"], options["spec"]["mb"], options["spec"]["mbstd"]
     started = distributed.torchrun_world_size()
     if started is not None:  # torchrun has decided
@@ -315,14 +315,14 @@ def _processes(options: Mapping[str, Any], available: int) -> int:
     if not fitting or (fitting[-1] < wanted <= available):
         count = min(wanted, available)
         raise UserError(
-            f"spec.mb={batch} is no multiple of gpus × spec.mbstd = {count} × {group}; change one of them "
-            f"(spec.mbstd is the group of the minibatch standard deviation, which a pass must hold entirely)."
+            f"spec.mb={batch} is not a multiple of gpus × spec.mbstd = {count} × {group}; change one of them "
+            f"(spec.mbstd is the group size of the minibatch standard deviation; a pass must hold whole groups)."
         )
     return fitting[-1]
 
 
 def _share_batch(options: Mapping[str, Any], processes: int, *, given: Collection[str]) -> list[str]:
-    """Set spec.microbatch to the videos per pass of so many processes; returns notes on what was given otherwise.
+    """Set spec.microbatch to the videos per pass with this many processes; returns notes on given values that change.
 
     Raises:
         UserError: A pass cannot hold whole groups of the minibatch standard deviation.
@@ -367,8 +367,8 @@ def _fewer_devices(options: Mapping[str, Any], processes: int) -> str:
     batch = options["spec"]["mb"]
     passes = batch // (processes * options["spec"]["microbatch"])
     return (
-        f"gpus={options['gpus']}, but {processes} will be used: that many are there and can share the batch. Gradients "
-        f"are accumulated over {passes} passes, the batch stays {batch} videos."
+        f"gpus={options['gpus']}, but {processes} will be used: that many are available and can share the batch. "
+        f"Gradients are accumulated over {passes} passes; the batch stays {batch} videos."
     )
 
 
@@ -377,7 +377,7 @@ def _fewer_devices(options: Mapping[str, Any], processes: int) -> str:
 
 
 def _check_outdir(outdir: Path, generator: Generator, discriminator: TimeAwareDiscriminators) -> None:
-    """There must be room for the first files at least."""
+    """Check that there is room for at least the first files."""
     existing = _check_writable(outdir, option="outdir=")
     needed, free = 2 * sum(checkpoint_bytes(generator, discriminator)), shutil.disk_usage(existing).free
     if free < needed:
@@ -394,7 +394,7 @@ def _check_writable(folder: Path, *, option: str) -> Path:
         UserError: Nothing can be written there.
     """
     existing = folder.absolute()
-    while not os.path.exists(existing):  # nor may one look into a folder of others
+    while not os.path.exists(existing):  # also false inside another user's private folder
         existing = existing.parent
     if not existing.is_dir():
         raise UserError(f"{option}{folder}: {existing} is a file, not a folder.")

@@ -305,7 +305,7 @@ class Trackers:
             try:
                 os.fspath(folder).encode()
             except UnicodeEncodeError:  # bytes of another encoding, which TensorBoard cannot name
-                self._say(f"The folder's name is no UTF-8: no events for TensorBoard are written {SAME_FIGURES}.")
+                self._say(f"The folder's name is not UTF-8: no events for TensorBoard are written {SAME_FIGURES}.")
                 return None
         try:
             return TRACKERS[name](folder, **arguments)

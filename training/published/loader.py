@@ -72,7 +72,9 @@ def parse_published(data: memoryview, *, average_only: bool = False) -> dict[str
     if end != len(data):
         raise UnreadablePickle(f"goes on for {len(data) - end} bytes after its end; download it again.")
     if type(tree) is not dict or "G_ema" not in tree:
-        raise UnreadablePickle(f"is a Python pickle without a network G_ema ({_summary(tree)}); it is no checkpoint.")
+        raise UnreadablePickle(
+            f"is a Python pickle without a network G_ema ({_summary(tree)}); it is not a checkpoint."
+        )
     average = _module(tree, "G_ema")
     _check_family(average)
     tensors = _tensors(average, len(data))

@@ -141,7 +141,7 @@ class _StackMachine:
 
     def call(self, function: Any, arguments: Any) -> Any:
         if not isinstance(function, Global) or type(arguments) is not tuple:
-            raise UnreadablePickle(f"calls something that is no global (near byte {self.position}); it is refused.")
+            raise UnreadablePickle(f"calls something that is not a global (near byte {self.position}); it is refused.")
         return function.apply(arguments)
 
 
@@ -208,7 +208,7 @@ def _frozenset(m: _StackMachine) -> None:
 
 def _extend(m: _StackMachine, items: list[Any]) -> None:
     if type(m.stack[-1]) is not list:
-        raise UnreadablePickle(f"appends to something that is no list (near byte {m.position}).")
+        raise UnreadablePickle(f"appends to something that is not a list (near byte {m.position}).")
     m.stack[-1].extend(items)
 
 
@@ -219,7 +219,7 @@ _instruction(pickle.APPENDS, pickle.ADDITEMS)(lambda m: _extend(m, m.pop_mark())
 def _update(m: _StackMachine, items: list[Any]) -> None:
     target = m.stack[-1]
     if type(target) is not dict or len(items) % 2:
-        raise UnreadablePickle(f"sets entries of something that is no dictionary (near byte {m.position}).")
+        raise UnreadablePickle(f"sets entries of something that is not a dictionary (near byte {m.position}).")
     for key, value in zip(items[::2], items[1::2]):
         if type(key) not in (str, int, float, bool, type(None)):
             raise UnreadablePickle("holds a dictionary whose keys are neither strings nor numbers.")
@@ -246,7 +246,7 @@ def _global(m: _StackMachine) -> None:
 def _stack_global(m: _StackMachine) -> None:
     name, module = m.stack.pop(), m.stack.pop()
     if type(name) is not str or type(module) is not str or len(name) + len(module) > 2 * MAX_NAME:
-        raise UnreadablePickle("names a global with something that is no name; it is damaged or not a checkpoint.")
+        raise UnreadablePickle("names a global with something that is not a name; it is damaged or not a checkpoint.")
     m.stack.append(m.find(module, name))
 
 

@@ -81,7 +81,7 @@ class TensorData:
         span = self.storage.data[self.offset * dtype.itemsize : (self.offset + last + 1) * dtype.itemsize]
         raw = torch.frombuffer(bytearray(span), dtype=torch.uint8 if dtype == torch.bool else dtype)
         tensor = raw.as_strided(self.shape, self.strides).contiguous()
-        return tensor != 0 if dtype == torch.bool else tensor  # bytes other than 0 and 1 are no valid booleans
+        return tensor != 0 if dtype == torch.bool else tensor  # bytes other than 0 and 1 are not valid booleans
 
 
 def allowed_globals(budget: Budget) -> dict[str, Callable[[tuple], Any]]:
@@ -123,7 +123,7 @@ def _list(arguments: tuple, budget: Budget) -> list:
     if not arguments:
         return []
     if len(arguments) != 1 or type(arguments[0]) not in (list, tuple):
-        raise UnreadablePickle("makes a container of something that is no list; it is damaged or not a checkpoint.")
+        raise UnreadablePickle("makes a container of something that is not a list; it is damaged or not a checkpoint.")
     budget.spend(len(arguments[0]))
     return list(arguments[0])
 
@@ -132,7 +132,9 @@ def _dictionary(arguments: tuple, budget: Budget) -> dict:
     """A dictionary, empty or from a list of pairs."""
     pairs = _list(arguments, budget)
     if not all(type(pair) in (list, tuple) and len(pair) == 2 and type(pair[0]) is str for pair in pairs):
-        raise UnreadablePickle("makes a dictionary of something that is no pairs; it is damaged or not a checkpoint.")
+        raise UnreadablePickle(
+            "makes a dictionary of something that does not consist of pairs; it is damaged or not a checkpoint."
+        )
     return {key: value for key, value in pairs}
 
 
@@ -157,7 +159,7 @@ class _NumberType(Inert):
         kind = self.arguments[0] if self.arguments else None
         order = self.state[1] if type(self.state) is tuple and len(self.state) > 1 else "|"
         if type(kind) is not str or kind not in self.KINDS or order not in ("<", ">", "|", "="):
-            raise UnreadablePickle("holds numpy data that are no plain numbers; no published checkpoint does.")
+            raise UnreadablePickle("holds numpy data that are not plain numbers; no published checkpoint does.")
         return (">" if order == ">" else "<") + self.KINDS[kind]
 
 
@@ -197,7 +199,7 @@ def _tensor(arguments: tuple) -> TensorData:
 
 def _parameter(arguments: tuple) -> TensorData:
     if not arguments or not isinstance(arguments[0], TensorData):
-        raise UnreadablePickle("holds a parameter that is no tensor; it is damaged or not a checkpoint.")
+        raise UnreadablePickle("holds a parameter that is not a tensor; it is damaged or not a checkpoint.")
     return arguments[0]
 
 
@@ -213,7 +215,7 @@ def _storage_types() -> dict[str, Callable[[tuple], Any]]:
 
 def _nested_storage(arguments: tuple, budget: Budget) -> Storage:
     if len(arguments) != 1 or type(arguments[0]) is not memoryview:
-        raise UnreadablePickle("holds tensor data that are no bytes; it is damaged or not a checkpoint.")
+        raise UnreadablePickle("holds tensor data that are not bytes; it is damaged or not a checkpoint.")
     data = arguments[0]
     budget.spend(nested=len(data))
     try:

@@ -103,7 +103,7 @@ def _is_complete(out: str, config: SyntheticConfig) -> bool:
         return False
     there = read_config(out)
     if there is None:
-        raise UserError(f"'{out}' is there already and is no set of this tool: choose another folder.")
+        raise UserError(f"'{out}' is there already and is not a set made by this tool: choose another folder.")
     # Through JSON, which knows no tuples.
     wanted = json.loads(json.dumps(config.as_dict()))
     other = [key for key in wanted if there.get(key) != wanted[key]]

@@ -166,7 +166,7 @@ def parts_of(generator, video, time):
     "words, message",
     [
         (["--times", "0,x"], "--times: 'x' is not a number"),
-        (["--times", "0,-1e9"], "--times: '-1e9' goes beyond ±1000; training has shown 0 to 1"),
+        (["--times", "0,-1e9"], "--times: '-1e9' goes beyond ±1000; training covered 0 to 1"),
         (["--outdir", "/dev/null/out"], "--outdir: cannot make the folder /dev/null/out: Not a directory"),
         (["--seeds", "3-1"], "--seeds"),
         (["--seeds", str(2**32)], "must lie between"),

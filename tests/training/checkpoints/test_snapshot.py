@@ -383,7 +383,7 @@ def test_tensors_that_do_not_fit_are_named(networks):
 def test_tensors_of_other_kinds_are_named(networks, change):
     state = dict(networks[0].state_dict())
     state["mapping.layers.0.bias"] = change(state["mapping.layers.0.bias"])
-    with pytest.raises(UserError, match="mapping.layers.0.bias is no dense tensor of real numbers instead of 8"):
+    with pytest.raises(UserError, match="mapping.layers.0.bias is not a dense tensor of real numbers instead of 8"):
         check_state(networks[0], state, what="the generator", source="a.pkl")
 
 

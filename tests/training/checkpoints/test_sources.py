@@ -315,7 +315,7 @@ def test_a_model_is_pushed_with_its_card(files, monkeypatch):
     assert names == ["README.md", "config.json", "model.safetensors", "samples.png"]
     assert hub.ModelCard(card).data.license == "cc-by-4.0"
     assert "Synthetic heads." in card and "--network_pkl hf://me/heads" in card
-    with pytest.raises(UserError, match="'heads' is no name of a model"):
+    with pytest.raises(UserError, match="'heads' is not the name of a model"):
         G.push_to_hub("heads")
 
 

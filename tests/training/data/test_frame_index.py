@@ -228,9 +228,9 @@ def test_pipes_end_nothing(tmp_path):
     for pipe in (tmp_path / "set" / "v" / "0.png", tmp_path / "set.zip", tmp_path / "set" / "dataset.json"):
         os.mkfifo(pipe)
     store = FrameStore(tmp_path / "set")
-    with pytest.raises(UserError, match=r"0\.png' \(it is no regular file\): replace it or remove the video"):
+    with pytest.raises(UserError, match=r"0\.png' \(it is not a regular file\): replace it or remove the video"):
         store.read_frame(store.videos[0], 0)
-    with pytest.raises(UserError, match=r"dataset\.json' \(it is no regular file\): repair or remove it"):
+    with pytest.raises(UserError, match=r"dataset\.json' \(it is not a regular file\): repair or remove it"):
         store.root_file("dataset.json")
     with pytest.raises(UserError, match=r"set\.zip' is neither a folder nor a zip file"):
         FrameStore(tmp_path / "set.zip")

@@ -436,7 +436,7 @@ def test_inversion_tells_of_a_start_between_key_frames(tmp_path, capsys):
 
 def test_a_pipe_is_no_video(tmp_path):
     os.mkfifo(tmp_path / "a.mp4")
-    with pytest.raises(BrokenVideo, match=r"Cannot decode '.*a\.mp4': it is no regular file\."):
+    with pytest.raises(BrokenVideo, match=r"Cannot decode '.*a\.mp4': it is not a regular file\."):
         list(decode_video(str(tmp_path / "a.mp4")))
 
 

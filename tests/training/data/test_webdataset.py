@@ -494,7 +494,7 @@ def test_training_continues_exactly(tmp_path, monkeypatch):
 
 
 def test_braces_that_the_shell_has_replaced():
-    with pytest.raises(UserError, match="data= is given 2 times: put a name with braces into quotes"):
+    with pytest.raises(UserError, match="data= is given 2 times: put a name with braces in quotes"):
         compose_options(["outdir=x", "data=a-000.tar", "data=a-001.tar"])
     assert compose_options(["outdir=x", "data=a-{000..001}.tar"])["data"] == "a-{000..001}.tar"
 

@@ -124,7 +124,7 @@ def test_objects_are_never_unpickled(path, tmp_path):
     with pytest.raises(dnnlib.UserError, match="yaw must be T numbers"):
         load_codes(tmp_path / "objects.npz", GENERATOR)
     (tmp_path / "plain.npz").write_bytes(pickle.dumps(Bomb()))
-    with pytest.raises(dnnlib.UserError, match="is no file of codes"):
+    with pytest.raises(dnnlib.UserError, match="is not a file of codes"):
         load_codes(tmp_path / "plain.npz", GENERATOR)
 
 
@@ -174,7 +174,7 @@ def test_damaged_files_are_refused(path, tmp_path, length):
     data = path.read_bytes()
     assert length < len(data)
     (tmp_path / "cut.npz").write_bytes(data[:length])
-    with pytest.raises(dnnlib.UserError, match="is no file of codes, or it is damaged"):
+    with pytest.raises(dnnlib.UserError, match="is not a file of codes, or it is damaged"):
         load_codes(tmp_path / "cut.npz", GENERATOR)
 
 

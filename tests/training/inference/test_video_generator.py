@@ -90,7 +90,7 @@ def test_geometry_of_its_own_resolution(generator):
     assert torch.equal(video["depth"][0, 1].nan_to_num(), maps["depth"].nan_to_num()) and len(video) == 1
     large = G.frame(seed=3, outputs="opacity", geometry_resolution=2 * G.resolution)["opacity"]
     assert G.pixels("opacity", large).shape == (3, 2 * G.resolution, 2 * G.resolution), "shown as large as it is"
-    with pytest.raises(ValueError, match="geometry_resolution is that of other outputs than rgb"):
+    with pytest.raises(ValueError, match="geometry_resolution is for outputs other than rgb"):
         G.frame(seed=3, geometry_resolution=16)
     for value in (0, 2.5, True):
         with pytest.raises(ValueError, match="geometry_resolution must be"):

@@ -97,12 +97,14 @@ def test_labels_that_were_permuted_are_refused(run, tmp_path):
     assert make_plan(tmp_path, f"resume_run={run}").notes == []
     labels = [[f"split/video_{v}", (v + 1) // 2 % 2] for v in range(5)]
     (tmp_path / "data" / "dataset.json").write_text(json.dumps({"labels": labels}))
-    with pytest.raises(UserError, match="there are as many videos, with other labels or cameras in dataset.json"):
+    with pytest.raises(
+        UserError, match="the number of videos is the same, but dataset.json has other labels or cameras"
+    ):
         make_plan(tmp_path, f"resume_run={run}")
 
 
 def test_files_that_were_replaced_are_noted(run, tmp_path):
-    note = "The data have as many videos as when the run began, but files of other names or sizes"
+    note = "The data have as many videos as when the run began, but the files' names or sizes have changed"
     video = tmp_path / "data" / "split" / "video_3"
     Image.new("RGB", (16, 16)).save(video / "2.png")
     assert [text[: len(note)] for text in make_plan(tmp_path, f"resume_run={run}").notes] == [note]

@@ -92,8 +92,8 @@ def test_the_options_as_hydra_composes_them(monkeypatch, capsys, tmp_path):
         (["--cfg"], "--cfg wants a value: one of job, hydra, all."),
         (["--resolve", "outdir=x"], "--resolve goes with --cfg job"),
         (["--package", "spec"], "--package goes with --cfg job"),
-        (["--config-dir", "x", "--cfg", "job"], "--config-dir: options come from conf/ alone"),
-        (["--frobnicate", "outdir=x"], "'--frobnicate' is no option"),
+        (["--config-dir", "x", "--cfg", "job"], "--config-dir: options come only from conf/"),
+        (["--frobnicate", "outdir=x"], "'--frobnicate' is not an option"),
     ],
 )
 def test_flags_that_do_not_fit(words, message, monkeypatch, capsys):

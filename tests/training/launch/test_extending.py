@@ -96,7 +96,7 @@ def test_an_argument_that_snapshots_would_lose_is_named(work):
 def test_a_class_that_does_not_exist_or_is_no_network_is_one_line(work):
     from training.launch.validate import plan
 
-    for name, message in (("my_models.Nothing", "there is no class"), ("os.getcwd", "is no torch.nn.Module")):
+    for name, message in (("my_models.Nothing", "there is no class"), ("os.getcwd", "is not a torch.nn.Module")):
         with pytest.raises(UserError, match=rf"^model\.generator: .*{message}"):
             plan(["outdir=runs", "data=data", *OVERRIDES, f"model.generator._target_={name}"])
     with pytest.raises(UserError, match="model.generator: .*hair"):

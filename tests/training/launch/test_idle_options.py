@@ -260,7 +260,7 @@ def test_bf16_on_a_gpu(tmp_path, monkeypatch):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 6))
         assert make_plan(tmp_path, "precision=bf16", *words).options["precision"] == "bf16"
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
-        with pytest.raises(UserError, match="precision=bf16 needs a GPU with products of bfloat16"):
+        with pytest.raises(UserError, match="precision=bf16 needs a GPU with bfloat16 matrix products"):
             make_plan(tmp_path, "precision=bf16", *words)
     monkeypatch.undo()
     with pytest.raises(UserError, match="no layers in half precision"):
@@ -272,7 +272,7 @@ def test_bf16_on_a_processor_without_its_products(tmp_path, monkeypatch, capabil
     """There PyTorch's convolutions of bfloat16 take several times as long as in float32, and round their sums."""
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     notes = make_plan(tmp_path, "precision=bf16").notes
-    assert sum("this processor has no products of bfloat16" in note for note in notes) == count
+    assert sum("this processor has no bfloat16 matrix products" in note for note in notes) == count
     assert not any("bfloat16" in note for note in make_plan(tmp_path).notes)
 
 

@@ -74,7 +74,7 @@ def sweep(words, *, fail=(), stop_after=None, check=lambda words: None):
         (["-m", "outdir=o", "spec=small,_base"], "There is no spec '_base' in conf/spec; choose from"),
         (["-m", "outdir=o", "spec.gamma=1,x"], "spec.gamma must be a number of at least 0, got 'x'"),
         (["-m", "outdir=o", "seed=1,["], "cannot read the option 'seed=1,\\['"),
-        (["-m", "outdir=o", "seed"], "'seed' is no option"),
+        (["-m", "outdir=o", "seed"], "'seed' is not an option"),
     ],
 )
 def test_mistakes_before_anything_is_submitted(words, message, tmp_path, monkeypatch):

@@ -149,7 +149,7 @@ def test_names_that_are_no_text(tmp_path, monkeypatch):
         reports.close()
     said = (folder / "log.txt").read_text(encoding="utf-8")
     assert "Run folder: caf\\udce9\n" in said
-    assert "The folder's name is no UTF-8: no events for TensorBoard are written" in said
+    assert "The folder's name is not UTF-8: no events for TensorBoard are written" in said
 
 
 class Full(io.StringIO):

@@ -174,7 +174,7 @@ def test_a_precision_that_cannot_be_had(monkeypatch):
     generator = build_generator(SMALL)
     codes = {"z_motion": rand(1, generator.motion_dim), "z_bg": rand(1, generator.background_dim)}
     ws = generator.mapping(rand(1, generator.z_dim))
-    with pytest.raises(ValueError, match="bfloat16 is not available: it needs a CPU that multiplies such numbers"):
+    with pytest.raises(ValueError, match="bfloat16 is not available: it needs a CPU with bfloat16 products"):
         FrameRenderer(generator, ws, precision="bfloat16", **codes)
     FrameRenderer(generator, ws, **codes)
 

@@ -112,9 +112,9 @@ def text(x):
         (P4 + text("builtins") + text("list.append") + pickle.STACK_GLOBAL + b".", "asks for builtins.list.append"),
         (b"\x80\x02cevil\x1b[2Jmodule\nname\n.", r"asks for evil\?\[2Jmodule.name,"),  # no control characters
         (b"\x80\x02c" + b"a" * 300 + b"\nb\n.", "longer than any"),
-        (P4 + b"]]" + pickle.STACK_GLOBAL + b".", "is no name"),
-        (P4 + text("a") + b")R.", "calls something that is no global"),
-        (b"\x80\x02cbuiltins\nlist\n]R.", "calls something that is no global"),  # arguments that are no tuple
+        (P4 + b"]]" + pickle.STACK_GLOBAL + b".", "is not a name"),
+        (P4 + text("a") + b")R.", "calls something that is not a global"),
+        (b"\x80\x02cbuiltins\nlist\n]R.", "calls something that is not a global"),  # arguments that are no tuple
         (b"\x80\x02(S'true'\nios\nsystem\n.", "instruction STRING"),
         (b"\x80\x02(ios\nsystem\n.", "instruction INST"),
         (b"\x80\x02\x82\x01.", "instruction EXT1"),
@@ -123,9 +123,9 @@ def text(x):
         (b"\x80\x02\xff.", "unknown instruction 0xff"),
         (b"\x80\x09N.", "protocol 9"),
         (b"\x80\x02}}b.", "gives a state to something"),
-        (b"\x80\x02}K\x01a.", "no list"),
-        (b"\x80\x02]K\x01K\x02s.", "no dictionary"),
-        (b"\x80\x02}(K\x01u.", "no dictionary"),  # a key without a value
+        (b"\x80\x02}K\x01a.", "not a list"),
+        (b"\x80\x02]K\x01K\x02s.", "not a dictionary"),
+        (b"\x80\x02}(K\x01u.", "not a dictionary"),  # a key without a value
         (dumps({("a",): 1}), "keys are neither"),
         (b"\x80\x02K\x01K\x02.", "damaged near byte"),  # two values
         (b"\x80\x02(K\x01.", "damaged near byte"),  # a mark is left

@@ -73,7 +73,7 @@ def test_what_is_refused(run_folder, tmp_path, monkeypatch):
         main([str(run_folder), str(run_folder)], standalone_mode=False)
     with pytest.raises(UserError, match="--private belongs to an upload"):
         main([str(run_folder), str(tmp_path / "model"), "--private"], standalone_mode=False)
-    with pytest.raises(UserError, match="'heads' is no name of a model on the Hugging Face Hub; write user/name"):
+    with pytest.raises(UserError, match="'heads' is not the name of a model on the Hugging Face Hub; write user/name"):
         main([str(run_folder), str(tmp_path / "model"), "--push", "heads"], standalone_mode=False)
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(UserError, match="An upload needs one more package"):

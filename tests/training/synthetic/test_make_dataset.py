@@ -233,7 +233,7 @@ def test_what_is_there_is_not_touched(tmp_path):
     with pytest.raises(UserError, match="made with seed 5 instead of 9"):
         make_dataset(tmp_path / "set", small_config(seed=9), workers=1)
     (tmp_path / "other").mkdir()
-    with pytest.raises(UserError, match="no set of this tool"):
+    with pytest.raises(UserError, match="not a set made by this tool"):
         make_dataset(tmp_path / "other", small_config(), workers=1)
     assert list((tmp_path / "other").iterdir()) == []
 

@@ -24,7 +24,7 @@ OUTLIERS = 5  # frames of the median filter before limits are applied
 # side, or its size has changed by more than this factor.
 DRIFT = 0.5
 ZOOM = 1.35
-# A fitted head is no head if its landmarks are further from it, in centimetres. Faces have residuals of 0.3 to 0.8.
+# A fitted head is not a head if its landmarks are further from it, in centimetres. Faces have residuals of 0.3 to 0.8.
 MAX_RESIDUAL = 2.0
 LEANING = 0.5  # roll in radians that is worth a note
 

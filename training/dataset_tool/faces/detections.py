@@ -87,7 +87,9 @@ def read_detections(file: str) -> Detections:
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"Cannot read the detections in '{file}': {error}.") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT or content.get("version") != VERSION:
-        raise UserError(f"'{file}' is no file of detections: its format must be '{FORMAT}' and its version {VERSION}.")
+        raise UserError(
+            f"'{file}' is not a file of detections: its format must be '{FORMAT}' and its version {VERSION}."
+        )
     names, videos = content.get("names", []), content.get("videos")
     if not isinstance(names, list) or not isinstance(videos, dict) or not videos:
         raise UserError(f"'{file}' must hold a list of names and an object of videos; see docs/datasets.md.")
