@@ -22,7 +22,7 @@ __all__ = ["VERSION", "check_kind", "is_pickle", "plain", "read_archive", "save_
 
 VERSION = 1
 
-# First bytes of a file of `torch.save` before it wrote zip archives: a pickle of a certain number.
+# First bytes of a file that `torch.save` wrote before it used zip archives: the pickle of a magic number.
 LEGACY = re.compile(rb"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19")
 # First bytes of a pickle: its protocol, or in the oldest protocols containers and the name of a global.
 PICKLE = re.compile(rb"\x80(?:[\x00-\x05]|\Z)|[(\])}]*c[\w.]+\n[\w.]+\n")
@@ -59,15 +59,15 @@ def save_archive(path: str | os.PathLike, content: dict) -> None:
 
 
 def read_archive(path: str | os.PathLike, *, format: str, what: str, part: Sequence[str] = ()) -> dict:
-    """Open an archive of the given format; tensors of which only a part is used stay on the disk.
+    """Open an archive of the given format; its tensors are memory-mapped.
 
-    Those of a file in the format that `torch.save` had before zip archives are read at once.
+    A file in the format that `torch.save` had before zip archives is read at once.
 
     Args:
         path: The file.
         format: The expected value of the entry 'format'.
         what: Kind of file, for messages: 'a network snapshot'.
-        part: Keys of the entry whose tensors will be used, from the outermost on; by default all are.
+        part: Path of keys to the entry whose tensors will be used; by default all are.
 
     Raises:
         UserError: There is no such file, or it is damaged, or something else; the message says what it seems to be.
@@ -76,7 +76,7 @@ def read_archive(path: str | os.PathLike, *, format: str, what: str, part: Seque
     check_kind(path, what)
     try:
         if _begins(path, LEGACY):
-            # From memory: of a file, PyTorch up to 2.5 would first try a still older format, whose content may be run.
+            # From memory: given a file, PyTorch up to 2.5 first tries a still older format, which may execute content.
             content = torch.load(io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=True)
         else:
             checksums = _check_zip(path, what)
@@ -125,10 +125,10 @@ def _check_zip(path: Path, what: str) -> frozenset[int]:
 
 
 def _check_tensors(value: Any, checksums: Collection[int]) -> None:
-    """Compare tensors with the checksums of their archive, which `torch.load` does not; about a second a GB.
+    """Compare tensors with the checksums of their archive, which `torch.load` does not; about a second per GB.
 
     Raises:
-        ValueError: One is damaged: weights that look like others, not like an error.
+        ValueError: One is damaged, which would go unnoticed: its values would look like weights.
     """
     if isinstance(value, torch.Tensor):
         if value.layout == torch.strided and not value.is_meta and value.numel() > 0:
@@ -144,7 +144,7 @@ def _check_tensors(value: Any, checksums: Collection[int]) -> None:
 
 
 def is_pickle(path: Path) -> bool:
-    """True for a plain pickle, as the original system wrote its checkpoints."""
+    """True for a plain pickle, the format of the original system's checkpoints."""
     return _begins(path, PICKLE) and not _begins(path, LEGACY)
 
 
@@ -157,12 +157,12 @@ def _begins(path: Path, pattern: re.Pattern[bytes]) -> bool:
 
 
 def check_kind(path: Path, what: str, *, name: object = None) -> None:
-    """Recognise files often mistaken for archives by their first bytes.
+    """Refuse files that are often mistaken for archives, by their first bytes.
 
     Args:
         path: The file.
         what: Kind of file, for messages.
-        name: What messages call the file; None: its path.
+        name: Name of the file in messages; None for its path.
 
     Raises:
         UserError: It is missing, or something else.

@@ -1,11 +1,11 @@
 """Start at a higher resolution from a snapshot of a lower one (progressive growing, Karras et al. 2018).
 
-The field, the mapping and motion networks and the background know nothing of pixels and are taken as they are, as are
-the discriminators' blocks of the lower resolutions. Blocks of the upsampler are taken in their order from the volume
-rendered image on; those beyond the larger network's are left out. Blocks without a counterpart, or with other numbers
-of channels, are new. All networks are sums over their blocks (skip architectures), and a new block adds zero at first,
-so training goes on from the networks as they were: the discriminators judge the downsampled images, and new blocks of
-the upsampler leave its image as it is.
+The field, the mapping and motion networks and the background do not depend on the resolution and are taken as they are,
+as are the discriminators' blocks of the lower resolutions. Blocks of the upsampler are taken in order, starting at the
+volume rendered image; those beyond the larger network's are left out. Blocks without a counterpart, or with other
+numbers of channels, are new. All networks are sums over their blocks (skip architectures), and a new block adds zero at
+first, so training continues from the networks as they were: the discriminators see the downsampled images, and new
+blocks of the upsampler leave its image unchanged.
 
 A snapshot without a density ramp may also begin one: its factor is 1 then.
 """
@@ -27,12 +27,12 @@ _ADDED = re.compile(r"(upsampler\.blocks\.\d+\.rgb\.linear|(video|image)\.blocks
 
 
 class Grown(NamedTuple):
-    """What a larger network begins with.
+    """Initial state of a larger network.
 
     Attributes:
-        state: Tensors of its names and shapes.
-        new: Its blocks that are new, like 'upsampler.blocks.64'.
-        lost: Whether blocks of the smaller upsampler have found no place, so that its image is lost.
+        state: Tensors with its names and shapes.
+        new: Names of its new blocks, like 'upsampler.blocks.64'.
+        lost: True if blocks of the smaller upsampler have no place in it, so that its image is lost.
     """
 
     state: dict[str, torch.Tensor]
@@ -57,15 +57,15 @@ def generator_states(content: Mapping, generator: torch.nn.Module) -> list[dict[
 
 
 def grown_state(module: torch.nn.Module, state: Mapping[str, torch.Tensor], *, what: str, source: object) -> Grown:
-    """The tensors of a smaller network, with a larger one's own where there are none; its new blocks add zero.
+    """The tensors of a smaller network, completed by those of the larger one, whose new blocks add zero.
 
     Args:
         module: The larger generator or discriminators.
-        state: Tensors of the smaller ones.
+        state: Tensors of the smaller one.
         what, source: For messages, see `check_state`.
 
     Raises:
-        UserError: Something besides the blocks does not fit; names the tensors.
+        UserError: Tensors outside the blocks do not fit; names them.
     """
     own = module.state_dict()
     places = dict(zip(_block_widths(state), _block_widths(own), strict=False))  # the first block stays the first
@@ -92,10 +92,10 @@ def grown_state(module: torch.nn.Module, state: Mapping[str, torch.Tensor], *, w
 
 
 def options_to_keep_upsampler(content: Mapping, generator: torch.nn.Module) -> str:
-    """Options with which a larger generator's upsampler has as many channels as a snapshot's, block by block.
+    """Options that give a larger generator's upsampler as many channels as a snapshot's, block by block.
 
     Returns:
-        Overrides of a training; '' if its widths are these already, or it has fewer blocks.
+        Overrides of a training; '' if it has these widths already, or fewer blocks.
     """
     stored, own = content["generator"]["config"].get("upsampler") or {}, generator.config.get("upsampler") or {}
     widths = [_block_widths(names) for names in (content["generator"]["ema"], generator.state_dict())]

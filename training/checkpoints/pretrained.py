@@ -61,12 +61,12 @@ def write_pretrained(
     about: Mapping[str, Any],
     network_class: str | None,
 ) -> None:
-    """Write a generator into a folder, which is made if it is missing; discriminators that are there already stay.
+    """Write a generator into a folder, which is made if it is missing; discriminators already in it are kept.
 
     Args:
-        config, state: Its arguments and tensors.
+        config, state: The generator's arguments and tensors.
         about: 'dataset' and 'progress' of its training.
-        network_class: Dotted name, or None for this program's Generator.
+        network_class: Dotted name of its class, or None for this program's Generator.
 
     Raises:
         UserError: The folder cannot be written to, or its config.json belongs to another program.
@@ -123,9 +123,7 @@ def _safetensors() -> Any:
     try:
         import safetensors.torch
     except ImportError as error:
-        raise UserError(
-            "Files of the form model.safetensors need one more package: `pip install safetensors`."
-        ) from error
+        raise UserError("Files like model.safetensors need one more package: `pip install safetensors`.") from error
     return safetensors
 
 

@@ -59,7 +59,7 @@ class CheckpointSaver:
         shared, own, streams: See training.checkpoints.training_state.Parts.
         dataset: Description of the data, stored in both.
         fingerprint: Of the data, stored in the training state; see `VideoPairDataset.fingerprint`.
-        keep: Number of the newest snapshots that are kept; None for all.
+        keep: Number of newest snapshots to keep; None for all.
     """
 
     def __init__(
@@ -95,8 +95,8 @@ class CheckpointSaver:
         """Write a network snapshot, then delete those that need not be kept.
 
         Args:
-            planned: It is a scheduled one. Otherwise it does not replace a scheduled one of the same cur_nimg, which
-                has the same content.
+            planned: The snapshot is a scheduled one. Otherwise it does not replace a scheduled one of the same
+                cur_nimg, which has the same content.
         """
         if not distributed.is_main():
             return

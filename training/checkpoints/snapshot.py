@@ -10,8 +10,8 @@
 
 The file is a torch archive, `.pt`, under the names of training.checkpoints.snapshot_files.
 
-Networks are rebuilt from the stored arguments. Opening a file imports no code that it names: a generator of a user's
-own class is built where the caller gives the class, or the environment variable GENERATOR_CLASS has its name.
+Networks are rebuilt from the stored arguments. Opening a file never imports code that it names: a generator of a user's
+own class is built only if the caller gives the class, or the environment variable GENERATOR_CLASS names it.
 """
 
 import contextlib
@@ -79,7 +79,7 @@ def check_state(
 
 
 def check_rebuilt(network: torch.nn.Module, *, what: str) -> None:
-    """Refuse a network that would not be the same when it is built again from its `config`, before it is saved.
+    """Refuse to save a network that its `config` would not rebuild identically.
 
     Args:
         what: The network, for messages: 'the generator'.
@@ -92,11 +92,11 @@ def check_rebuilt(network: torch.nn.Module, *, what: str) -> None:
     problems = _problems(again, network.state_dict(), ())
     for name in ("settings", "camera_prior"):
         if hasattr(network, name) and vars(getattr(network, name)) != vars(getattr(again, name)):
-            problems.append(f"{name} is another one")
+            problems.append(f"{name} differs")
     if problems:
         raise UserError(
-            f"{what} cannot be saved, since its config, from which it is built again, gives another one: "
-            f"{_first(problems)}. Change the config as well, remove parametrizations, or derive a class of your own."
+            f"{what} cannot be saved, since its config would rebuild a different network: {_first(problems)}. Change "
+            "the config as well, remove parametrizations, or derive a class of your own."
         )
 
 
@@ -105,7 +105,7 @@ def _first(problems: Sequence[str]) -> str:
 
 
 def _problems(module: torch.nn.Module, state: Mapping[str, torch.Tensor], besides: Collection[str]) -> list[str]:
-    """Differences between the tensors of a network, which may be on the meta device, and others."""
+    """Differences between the tensors of a network, which may be on the meta device, and those of a state."""
     from training.published.pickle_values import printable
 
     own = module.state_dict()
@@ -126,7 +126,7 @@ def load_state(module: torch.nn.Module, state: Mapping[str, torch.Tensor], *, wh
 
 
 def _form(value: Any) -> str:
-    """What stands in a file where a tensor is expected: its shape, or what it is instead."""
+    """Description of a file's entry where a tensor is expected: its shape, or what it is instead."""
     if not isinstance(value, torch.Tensor):
         return type(value).__name__
     dense = value.layout == torch.strided and not value.is_meta and not value.is_complex()
@@ -148,7 +148,7 @@ def _build(built: type, config: Any, *, what: str, source: object) -> Any:
             for value in argument.values() if isinstance(argument, Mapping) else [argument]:
                 if isinstance(value, (int, float)) and abs(value) > MAX_NUMBER:
                     raise ValueError(f"an argument is {value}.")
-        with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they are
+        with torch.random.fork_rng(devices=[]):  # does not advance the caller's random numbers
             return built(**config)
     except (TypeError, ValueError, KeyError, RuntimeError, ArithmeticError) as error:
         raise UserError(f"{source} describes {what} that cannot be built: {one_line(error)}") from error
@@ -219,7 +219,7 @@ def save_snapshot(
 ) -> Path:
     """Write `network-snapshot-<kimg>.pt` and link `latest-network-snapshot.pt` to it; returns the former.
 
-    The latest one under the name of earlier versions is deleted, because it is no longer the latest.
+    A latest snapshot under the name of earlier versions is deleted, because it is no longer the latest.
     """
     path = Path(folder) / snapshot_name(progress["cur_nimg"])
     content = {
@@ -252,7 +252,7 @@ def load_snapshot(path: str | os.PathLike, *, average_only: bool = False) -> dic
     Raises:
         UserError: See `read_archive`; or the snapshot is incomplete, or cannot be downloaded.
     """
-    # Only where something is loaded: most trainings start from nothing.
+    # Imported only where something is loaded: most trainings start from scratch.
     from training.checkpoints.pretrained import MODEL, is_pretrained, read_pretrained
     from training.checkpoints.sources import local_checkpoint
 
@@ -293,7 +293,7 @@ def load_average_generator(
     It is in evaluation mode and its parameters require no gradients. Only its own tensors are read from the disk.
 
     Args:
-        generator_class: The class of a user's own that the snapshot must name, instead of the one in GENERATOR_CLASS.
+        generator_class: A user's own class, which the snapshot must name; takes the place of GENERATOR_CLASS.
 
     Raises:
         UserError: The file is missing, is something else, does not fit, or names a class that was not asked for.
@@ -323,7 +323,7 @@ def average_generator(
 
 
 def _label_examples(dataset: Mapping[str, Any], generator: Generator, *, source: object) -> torch.Tensor | None:
-    """`Generator.label_examples` as the description of the data set has it."""
+    """`Generator.label_examples` from the description of the dataset."""
     listed = dataset.get("label_examples")
     if listed is None:
         return None
@@ -340,7 +340,7 @@ def stored_discriminators(content: Mapping[str, Any], *, source: object) -> Time
     """The discriminators of a snapshot's content, in evaluation mode, on the CPU.
 
     Args:
-        content: Result of `load_snapshot`, complete.
+        content: Complete result of `load_snapshot`.
         source: Its file, for messages.
 
     Raises:
@@ -360,7 +360,7 @@ def _loaded(built: type, config: Any, state: Mapping[str, torch.Tensor], *, kind
         load_state(network, state, what=what, source=source)
         network.eval().requires_grad_(False)
     for name, tensor in network.state_dict().items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():  # pictures would be black, without a word
+        if tensor.is_floating_point() and not tensor.isfinite().all():  # images would silently be black
             raise UserError(
                 f"{source}: {name} of the {kind} holds nan or inf, its training has diverged: take another."
             )

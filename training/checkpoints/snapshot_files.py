@@ -39,7 +39,7 @@ def snapshot_name(cur_nimg: int) -> str:
 
 
 def existing_snapshot(folder: str | os.PathLike, cur_nimg: int) -> Path | None:
-    """The numbered snapshot on the disk that `snapshot_name(cur_nimg)` would replace, under either name."""
+    """The numbered snapshot on disk that `snapshot_name(cur_nimg)` would replace, with either suffix."""
     return numbered_snapshots(folder).get(cur_nimg // 1000)
 
 
@@ -61,9 +61,9 @@ def latest_snapshot(folder: str | os.PathLike) -> Path:
 
 
 def prune_snapshots(folder: str | os.PathLike, keep: int) -> None:
-    """Delete all but the newest `keep` numbered snapshots; to be called once the newest one is on the disk.
+    """Delete all but the newest `keep` numbered snapshots; to be called once the newest one is on disk.
 
-    Files of other names stay: best-<metric>.pt, which are snapshots under a second name, and the latest one.
+    Files with other names stay: best-<metric>.pt, which are snapshots under a second name, and the latest one.
     """
     files = _numbered_files(folder)
     old = set(sorted({number for number, _ in files})[:-keep])
@@ -73,7 +73,7 @@ def prune_snapshots(folder: str | os.PathLike, keep: int) -> None:
 
 
 def numbered_snapshots(folder: str | os.PathLike) -> dict[int, Path]:
-    """Snapshots by their number, in its order; of two files of the same number the one of this version, .pt."""
+    """Snapshots by number, in ascending order; of two files with the same number the .pt of this version."""
     return dict(_numbered_files(folder))
 
 
@@ -98,12 +98,12 @@ def listed_snapshots(folder: str | os.PathLike) -> list[Path]:
 
 
 def keep_as_latest(snapshot: str | os.PathLike) -> Path:
-    """Let latest-network-snapshot.pt beside a snapshot be this snapshot, atomically; returns it."""
+    """Make latest-network-snapshot.pt beside a snapshot this snapshot, atomically; returns it."""
     return _keep_as(snapshot, LATEST)
 
 
 def keep_as_best(snapshot: str | os.PathLike, metric: str) -> Path:
-    """Let best-<metric>.pt beside a snapshot be this snapshot, in the same way; returns it."""
+    """Make best-<metric>.pt beside a snapshot this snapshot, in the same way; returns it."""
     return _keep_as(snapshot, f"best-{metric}{SUFFIXES[0]}")
 
 
@@ -140,5 +140,5 @@ def check_output(out: str | os.PathLike, *, source: str | os.PathLike | None = N
 
 
 def _delete(path: Path) -> None:
-    with contextlib.suppress(OSError):  # moved already, or no permission: nothing depends on it
+    with contextlib.suppress(OSError):  # already moved, or no permission: nothing depends on it
         path.unlink()

@@ -31,7 +31,7 @@ HUB_FILES = ["*.json", "*.safetensors", "network-snapshot-*", "latest-network-sn
 
 
 def is_remote(source: str | os.PathLike) -> bool:
-    """True for a web address or an id of the Hub. A path that exists, or whose first folder does, is none."""
+    """True for a web address or an id of the Hub; False for a path that exists or whose first folder does."""
     text = os.fspath(source)
     if URL.match(text) or text.startswith("hf://"):
         return True
@@ -95,7 +95,7 @@ def _from_web(source: str) -> Path:
             raise UserError(f"{address} is not the file that was asked for: its SHA-256 is {found}, not {wanted}.")
 
     make_cache_folder(path.parent)
-    with exclusive_lock(path.parent):  # the processes of a training ask at once: one downloads, the others wait
+    with exclusive_lock(path.parent):  # of a training's processes one downloads, and the others wait
         if there():
             pass
         elif drive is not None:
@@ -106,7 +106,7 @@ def _from_web(source: str) -> Path:
 
 
 def _fetch_from_drive(identifier: str, path: Path, check: Callable[[Path], None]) -> None:
-    """Download a file from Google Drive past its page for large files, by gdown."""
+    """Download a file from Google Drive by gdown, which handles its confirmation page for large files."""
     try:
         import gdown
     except ImportError as error:
@@ -133,7 +133,7 @@ def _fetch_from_drive(identifier: str, path: Path, check: Callable[[Path], None]
 
 
 def _from_hub(name: str, revision: str | None, *, typed: str) -> Path:
-    """The folder of a model in the Hub's cache; without a connection the one that was downloaded before."""
+    """The folder of a model in the Hub's cache; without a connection, the version downloaded before."""
     plain = typed == name  # may be a mistyped path as well
     nothing = f"There is no file or folder {typed} here; "
     try:
@@ -153,7 +153,7 @@ def check_upload(name: str) -> None:
     """Refuse an upload that is certain to fail, before there is something to upload.
 
     Raises:
-        UserError: huggingface-hub is missing, or the name is none.
+        UserError: huggingface-hub is missing, or the name is invalid.
     """
     if HUB_ID.fullmatch(name) is None:
         raise UserError(f"'{name}' is not the name of a model on the Hugging Face Hub; write user/name.")
@@ -170,11 +170,11 @@ def upload_folder(folder: str | os.PathLike, name: str, *, private: bool, messag
 
     Args:
         name: user/name; the model is created if it is missing.
-        private: A model that is created can only be seen by its owner.
-        message: Of the commit.
+        private: Make a newly created model visible to its owner only.
+        message: Message of the commit.
 
     Raises:
-        UserError: huggingface-hub is missing, the name is none, or the upload fails.
+        UserError: huggingface-hub is missing, the name is invalid, or the upload fails.
     """
     check_upload(name)
     from huggingface_hub import HfApi

@@ -1,9 +1,9 @@
 """The training state of a run, for bit-exact resuming, in one self-contained file.
 
 `training-state.pt` holds the networks' weights, both optimisers, the adaptive augmentation, the counters, the position
-in the data, and of every process its random stream, running means of the loss and unread statistics. It does not refer
-to a network snapshot, so the file is consistent in itself at whatever moment a run is killed: the last complete one. A
-snapshot or a log row that is newer is written again, with the same content, by the continued run.
+in the data, and for every process its random stream, running means of the loss and unread statistics. It does not refer
+to a network snapshot, so the last complete file is consistent in itself at whatever moment a run is killed. Newer
+snapshots and log rows are written again, with the same content, by the continued run.
 
 The parts are objects with `state_dict` and `load_state_dict`; `Parts` lists those of a run.
 """
@@ -25,7 +25,7 @@ from training.checkpoints.snapshot_files import STATE_FILE, numbered_snapshots
 __all__ = ["ANEW", "OptimizerState", "Parts", "read_state", "restore_state", "save_state"]
 
 STATE_FORMAT = "video-3d-gan/training-state"
-ANEW = "start a new run from its newest snapshot with resume=."  # what is left of a run that cannot be continued
+ANEW = "start a new run from its newest snapshot with resume=."  # advice where a run cannot be continued
 
 
 class Stateful(Protocol):
@@ -37,7 +37,7 @@ class Stateful(Protocol):
 
 
 class Divided(Stateful, Protocol):
-    """A state of which every process has its own share, and only the sum over the processes matters."""
+    """A state divided over the processes, of which only the sum matters."""
 
     def load_state_dicts(self, states: list[Mapping[str, Any]], *, main: bool) -> None:
         """Restore from another number of processes; the main one gets the sum."""
@@ -93,10 +93,10 @@ def save_state(folder: str | os.PathLike, parts: Parts, *, description: Mapping[
 
 
 def read_state(folder: str | os.PathLike) -> dict | None:
-    """The saved state of a run; None for one that ended before the first was saved, which may begin again.
+    """The saved state of a run; None for a run that ended before it saved one, which may start from the beginning.
 
     Raises:
-        UserError: It cannot be read, or it is missing although the run has snapshots.
+        UserError: The state cannot be read, or is missing although the run has snapshots.
     """
     path = Path(folder) / STATE_FILE
     if path.exists():
@@ -113,8 +113,8 @@ def restore_state(state: Mapping[str, Any], parts: Parts, *, source: object) -> 
     """Restore the saved state into the parts of this process.
 
     Returns:
-        True if the random streams were restored. They stay as they are if the number of processes or the kind of their
-        devices has changed. Nothing else is lost: the first process takes over the shares of all.
+        True if the random streams were restored. They keep their present state if the number of processes or the kind
+        of device has changed. Nothing else is lost: the first process takes over the shares of all.
 
     Raises:
         UserError: Networks do not fit.

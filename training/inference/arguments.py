@@ -1,6 +1,6 @@
-"""The arguments of the Python interface, checked: seeds, times, outputs, labels, codes, cameras, paths.
+"""Checks of the Python interface's arguments: seeds, times, outputs, labels, codes, cameras, paths.
 
-Those of any number and tensor are `torch_utils.argument_checks`.
+`torch_utils.argument_checks` has those of numbers and tensors in general.
 """
 
 import os
@@ -35,7 +35,7 @@ __all__ = [
 
 SOURCES = "a snapshot, a folder, a URL or an id of the Hub"
 DEFAULT_FRAMES = 16  # of a video
-ORTHONORMAL = 1e-3  # error of a pose's axes: far above rounding, far below an axis that is missing
+ORTHONORMAL = 1e-3  # tolerated error of a pose's axes: far above rounding, far below a missing axis
 CODES = {
     "ws": ("B", "num_ws", "w_dim"),
     "z_motion": ("B", "motion_dim"),
@@ -44,7 +44,7 @@ CODES = {
 
 
 def seed_list(name: str, seed: Any) -> list[int]:
-    """The seeds of a batch, of one seed or several; their range is checked where codes are drawn."""
+    """The seeds of a batch, from one seed or several; their range is checked where codes are sampled."""
     if not is_list(seed):
         return [whole_number(name, seed)]
     if len(seed) == 0:
@@ -62,7 +62,7 @@ def label_numbers(name: str, label: Any) -> int | list[float] | None:
 
 
 def check_time(name: str, time: Any) -> None:
-    """Refuse times that no command takes either."""
+    """Refuse times beyond the limits of the commands."""
     check_number(name, time, -MAX_TIME, MAX_TIME, inclusive=True)
 
 
@@ -118,7 +118,7 @@ def check_cameras(name: str, cameras: Any, *, count: int | None = None, values: 
 
     Args:
         count: None: one or more.
-        values: Check the values, for which a GPU has to be waited for.
+        values: Check the values, which waits for a GPU.
     """
     if not isinstance(cameras, Cameras):
         several = is_list(cameras) and len(cameras) > 0 and all(isinstance(camera, Cameras) for camera in cameras)
@@ -139,7 +139,7 @@ def check_cameras(name: str, cameras: Any, *, count: int | None = None, values: 
             f"{name} must have finite poses with orthonormal axes and fields of view between 0 and 180 degrees; camera "
             f"{good.tolist().index(False)} has not."
         )
-    # Mistakes of other conventions that would give a picture, but a wrong one.
+    # Poses in other conventions, which would give a wrong image instead of an error.
     whole = ((pose[:, 3] - pose.new_tensor([0, 0, 0, 1])).abs() < ORTHONORMAL).all(dim=1)
     if not whole.all():
         raise ValueError(
@@ -192,14 +192,14 @@ def video_track(
 
 
 def check_alone(name: str, **others: Any) -> None:
-    """Refuse arguments beside the argument `name`, which takes their place."""
+    """Refuse arguments that are given together with `name`, which takes their place."""
     for other, value in others.items():
         if value is not None:
             raise ValueError(f"give {name} or {other}, not both.")
 
 
 def check_path(name: str, path: Any, what: str = "a path") -> None:
-    """Refuse what names no file, with `what` is allowed: an empty path would be the working folder."""
+    """Refuse anything but a non-empty path, which would be the working folder; `what` says what is allowed."""
     text = path if isinstance(path, str) else os.fspath(path) if isinstance(path, os.PathLike) else None
     if not isinstance(text, str) or not text:
         raise ValueError(f"{name} must be {what}, got {shown(path)}.")

@@ -1,6 +1,6 @@
-"""Codes of a batch of videos (`RowCodes`) for the Python interface: of seeds, between two, mixed, or as given.
+"""Codes of a batch of videos (`RowCodes`) for the Python interface: from seeds, interpolated, mixed, or as given.
 
-All are on the generator's device and of its type.
+All are on the generator's device and have its type.
 """
 
 from collections.abc import Sequence
@@ -84,7 +84,7 @@ def mapped_codes(
 
 
 def _content(network: Generator, z: torch.Tensor) -> torch.Tensor:
-    """Content codes [B, z_dim] of those given, which may lack the batch."""
+    """Content codes [B, z_dim] from given ones, which may lack the batch dimension."""
     z = z[None] if isinstance(z, torch.Tensor) and z.ndim == 1 else z
     check_tensors({"z": (z, ("B", network.z_dim))}, finite=True)
     return z.to(**_placement(network))
@@ -126,7 +126,8 @@ def given_codes(
     """The codes to render, and True if they are those of a single video without a batch dimension.
 
     Args:
-        codes: Those, or None for the others' (where None stands for the defaults of `VideoGenerator.codes`).
+        codes: The codes themselves, or None to make them from the other arguments (None: defaults of
+            `VideoGenerator.codes`).
     """
     if codes is not None:
         others = {"seed": seed, "motion_seed": motion_seed, "z": z, "truncation_psi": truncation_psi}

@@ -1,7 +1,7 @@
 """Options of the commands that render a checkpoint: their values, and the combinations that are refused.
 
-Two ways to say one thing are refused rather than ranked. The module needs no PyTorch to be imported, so that --help and
-mistakes in the arguments answer at once.
+Two ways to say the same thing are refused instead of giving one precedence. The module does not import PyTorch, so that
+--help and errors in the arguments are immediate.
 """
 
 import dataclasses
@@ -46,13 +46,13 @@ __all__ = [
 ]
 
 OWN_PATH, PATH_OF_FILE = "own-path", "path-"  # names of camera paths from a file of codes, and from a file of their own
-TRACK_NAMES = (*FORWARD_PROGRAMS, OWN_PATH, PATH_OF_FILE)  # what the names of rendered videos begin with
+TRACK_NAMES = (*FORWARD_PROGRAMS, OWN_PATH, PATH_OF_FILE)  # prefixes of the names of rendered videos
 
-PARTS = ("foreground", "upsampler")  # the networks whose layers can be named together
+PARTS = ("foreground", "upsampler")  # networks whose layers can be chosen together by name
 
 CAMERA = ("n_steps", "fov", "relative_range_yaw_scale", "relative_range_pitch_scale")  # options of a program's path
 MAX_TIME = 1000
-MAX_TIME_STEPS = 1000  # that are made at once
+MAX_TIME_STEPS = 1000  # made at once
 TIMED = ("time_steps", "time_range")  # options that set the time steps
 
 
@@ -106,7 +106,7 @@ def scene_options(command: Callable) -> Callable:
             "--times",
             default="0.5",
             metavar="LIST",
-            help="Times like 0,0.5,1; 0 to 1 is the clip, beyond it is untrained.",
+            help="Times like 0,0.5,1; the training clips span 0 to 1.",
         ),
         option(
             "--time_steps",
@@ -122,7 +122,7 @@ def scene_options(command: Callable) -> Callable:
         option("--class_idx", type=LABEL, help=LABEL_HELP),
         option("--device", help="cpu, cuda, cuda:1, …  [default: cuda if there is one]"),
         option("--chunk", default=1 << 16, type=count, help="Points evaluated at a time; less saves memory."),
-    )[::-1]:  # the last one that is added comes first in --help
+    )[::-1]:  # the option added last comes first in --help
         command = add(command)
     return command
 
@@ -141,7 +141,7 @@ def scenes_of(
     )
     source = click.get_current_context().get_parameter_source
     if time_steps is not None and source("times") is not ParameterSource.DEFAULT:
-        raise UserError("--times and --time_steps are two ways to say the time steps: give one of them.")
+        raise UserError("--times and --time_steps are two ways to choose the time steps: give one of them.")
     return pairs, parse_times(times, time_steps)
 
 
@@ -275,7 +275,7 @@ def check_combinations(given: Collection[str]) -> None:
 
 
 def idle_ranges(given: Collection[str], programs: Sequence[str]) -> list[str]:
-    """Notes on a --relative_range_…_scale that no render program takes: they move the other angle, or none."""
+    """Notes on a --relative_range_…_scale that no render program uses: they move the other angle, or none."""
     return [
         f"--relative_range_{angle}_scale has no effect: {', '.join(programs)} does not move the camera in {angle}."
         for angle in ("yaw", "pitch")
@@ -284,7 +284,7 @@ def idle_ranges(given: Collection[str], programs: Sequence[str]) -> list[str]:
 
 
 def idle_motion_seeds(generator, motion_seeds: object) -> list[str]:
-    """A note on --motion_seeds (None: not given) of a generator without motion, where they give the same video."""
+    """A note on --motion_seeds (None: not given) for a generator without motion, where all give the same video."""
     if motion_seeds is None or getattr(generator, "motion", True) is not None:  # a user's class may name it otherwise
         return []
     return ["--motion_seeds has no effect: this generator has no motion."]
@@ -307,15 +307,15 @@ def path_name(path: str) -> str:
 
 
 def plain_name(path: str) -> str:
-    """A file's name without its ending, fit to be a part of another name."""
+    """A file's name without its suffix, usable as a part of another name."""
     return re.sub(r"[^\w.-]+", "-", os.path.splitext(os.path.basename(path))[0])[:40]
 
 
 def pair_seeds(seeds: list, motion_seeds: list | None) -> list[tuple]:
-    """(content, motion) of every video: of seeds, or of what they stand for.
+    """(content, motion) of every video: seeds, or the codes that they stand for.
 
-    Without motion seeds every content seed moves by its own number; a single motion seed serves all; as many as content
-    seeds go one to one; any other number gives all pairs.
+    Without motion seeds every content seed is its own motion seed; a single motion seed serves all contents; equally
+    many are paired one to one; any other number gives all pairs.
     """
     if motion_seeds is None:
         motion_seeds = seeds
@@ -325,7 +325,7 @@ def pair_seeds(seeds: list, motion_seeds: list | None) -> list[tuple]:
         pairs = list(zip(seeds, motion_seeds))
     else:
         pairs = [(seed, motion) for seed in seeds for motion in motion_seeds]
-    return list(dict.fromkeys(pairs))  # a pair that is named twice is one file
+    return list(dict.fromkeys(pairs))  # a pair that is given twice is one file
 
 
 def label_of_class(generator, class_idx: int | Sequence[float] | None):
@@ -343,12 +343,12 @@ def label_of_class(generator, class_idx: int | Sequence[float] | None):
 
 
 def check_truncation(generator, truncation_psi: float) -> None:
-    """Refuse a truncation where there is no average style to pull towards.
+    """Refuse a truncation for a generator without an average style to truncate towards.
 
     Raises:
         UserError: The generator was trained without one.
     """
-    mapping = generator.mapping  # a class of the user's may have one of its own
+    mapping = generator.mapping  # a user's class may have another mapping network
     if truncation_psi != 1 and getattr(mapping, "w_avg_beta", 0.0) is None:
         raise UserError(
             "--truncation_psi: this generator keeps no mean of its styles to truncate towards (its mapping.w_avg_beta "
@@ -370,6 +370,6 @@ def pick_device(name: str | None):
         device = torch.device(name)
         torch.zeros(1, device=device).item()  # the meta device makes tensors, too, but without values
     except (RuntimeError, AssertionError) as error:
-        reason = one_line(error).split(". ")[0][:200]  # PyTorch goes on about all the devices that there are
+        reason = one_line(error).split(". ")[0][:200]  # the rest of PyTorch's message lists all kinds of devices
         raise UserError(f"--device: '{name}' cannot be used here ({reason}); write cpu, cuda or cuda:1.") from error
     return device

@@ -20,7 +20,7 @@ LAYERS = ("both", "foreground", "background")
 #: Volume rendered pixels per side of the frame in which fused MLPs of bfloat16 measure the means of their inputs.
 MEANS_RESOLUTION = 4
 
-#: Rays at a time of a volume rendering of its own resolution, which may have a hundred times as many as a frame's.
+#: Rays composited at a time in a volume rendering of a given resolution, which may have a hundred times a frame's rays.
 VOLUME_CHUNK = 4096
 
 
@@ -41,15 +41,15 @@ class _View:
 class FrameRenderer:
     """Videos rendered one frame at a time without gradients, their weights modulated once.
 
-    The background, which does not change in time, is kept while the cameras stay the same.
+    The background, which does not depend on time, is cached while the cameras stay the same.
 
     Args:
         generator: In evaluation mode.
         ws, z_motion, z_bg: Styles and codes of B videos, see `Generator.synthesize`.
         ray_chunk: Composite this many rays at a time, to bound memory; None for all at once.
-        precision: 'float32', or 'bfloat16', see `can_render`: on a CPU for the factors of products
-            (`torch_utils.ops.fused_mlp`) except for the background's, which are few; on a GPU for the layers that are
-            float16 otherwise (`training.networks.mixed_precision`).
+        precision: 'float32', or 'bfloat16', see `can_render`: on a CPU for the factors of matrix products
+            (`torch_utils.ops.fused_mlp`) except the background's, which are few; on a GPU for the layers that otherwise
+            run in float16 (`training.networks.mixed_precision`).
 
     Raises:
         ValueError: The generator is in training mode, or the precision is not available.
@@ -79,7 +79,7 @@ class FrameRenderer:
         self._views: dict[int, _View] = {}  # the last one of each resolution
         self._layers = torch.bfloat16 if precision == "bfloat16" and ws.device.type == "cuda" else None
         if precision == "bfloat16" and ws.device.type == "cpu":
-            # Fused MLPs measure the means of their inputs in the first frame that they see: always this one.
+            # Fused MLPs measure the means of their inputs in the first frame that they render: always this one.
             front = generator.camera_prior.at().repeat(len(ws)).to(ws.device)
             few = dataclasses.replace(generator.settings, resolution=MEANS_RESOLUTION)
             generator.upsample(self._render(0.5, front, few), self._weights)
@@ -91,12 +91,12 @@ class FrameRenderer:
         """Frame at `time` (a number or [B]) from one camera per video, with raw colours, depth and opacity (T = 1).
 
         Args:
-            layers: 'both'; 'foreground' alone, as if it were opaque: to be shown over something else, blend the image
-                by the opacity; 'background' alone, with zero depth and opacity.
-            resolution: Width of the image, as a draft that leaves out the last blocks of the upsampler; None for all.
+            layers: 'both'; 'foreground' alone, as if it were opaque (blend the image by the opacity to show it over
+                something else); 'background' alone, with zero depth and opacity.
+            resolution: Width of a draft image that leaves out the last blocks of the upsampler; None for all blocks.
 
         Raises:
-            ValueError: Another `layers`, a background where there is none, no such resolution.
+            ValueError: Unknown `layers`, the background of a generator without one, or no such resolution.
         """
         generator = self.generator
         if layers not in LAYERS:
@@ -111,9 +111,9 @@ class FrameRenderer:
     def volume(self, time: float | torch.Tensor, cameras: Cameras, *, resolution: int | None = None) -> VolumeOutput:
         """Raw colours, depth and opacity of a frame without its image, at any resolution.
 
-        The fields are continuous. k times as many rays per side as in training are k times as close to one another; so
-        are the samples along them, of which there are k times as many (never fewer than in frames): surfaces are
-        resolved as finely in depth as across.
+        The fields are continuous. With k times as many rays per side as in training, rays are k times as dense. There
+        are then also k times as many samples along them (never fewer than in frames), so that surfaces are resolved as
+        finely in depth as across.
 
         Args:
             time, cameras: See `output`.
@@ -168,5 +168,5 @@ class FrameRenderer:
         rays = Rays(*camera_rays(cameras, self.generator.pixels(self.ws, settings.resolution)))
         background = None if fields.background is None else render_background(fields.background, rays, settings)
         view = _View(cameras, rays, background)
-        self._views[settings.resolution] = view  # not read again: another thread may have put its own there
+        self._views[settings.resolution] = view  # not read back: another thread may have stored its own
         return view

@@ -1,9 +1,9 @@
 """Interpolation of latent codes: spherical and linear interpolation, loops through several codes, style mixing.
 
-Codes that are drawn from a normal distribution (content z, motion, background) lie near a sphere: their interpolation
-is spherical (White, Sampling generative networks, 2016), as a straight line would pass through codes too short ever to
-be drawn. Styles w have no such shape and are interpolated linearly. Style mixing takes some layers' styles from another
-content (StyleGAN, section 3.1).
+Codes sampled from a normal distribution (content z, motion, background) lie near a sphere and are interpolated
+spherically (White, Sampling generative networks, 2016), as a straight line would pass through improbably short codes.
+The distribution of styles w has no such shape, and they are interpolated linearly. Style mixing takes some layers'
+styles from another content (StyleGAN, section 3.1).
 """
 
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ import torch
 
 __all__ = ["lerp", "loop_position", "mix_styles", "slerp", "through_loop"]
 
-PARALLEL = 1e-6  # sine of the angle below which the arc between two directions is a line, or not determined
+PARALLEL = 1e-6  # sine of the angle below which the arc between two directions is a line, or undetermined
 
 
 def lerp(a: torch.Tensor, b: torch.Tensor, fraction: float) -> torch.Tensor:
@@ -21,10 +21,10 @@ def lerp(a: torch.Tensor, b: torch.Tensor, fraction: float) -> torch.Tensor:
 
 
 def slerp(a: torch.Tensor, b: torch.Tensor, fraction: float) -> torch.Tensor:
-    """Along the great circle between codes a and b [N, D], exactly a at 0 and b at 1.
+    """Spherical interpolation between codes a and b [N, D], exactly a at 0 and b at 1.
 
-    Directions turn at constant speed and lengths change linearly: codes of one length keep it. Opposite directions have
-    no great circle of their own and are interpolated linearly.
+    Directions turn at constant speed and lengths change linearly, so codes of equal length keep it. Opposite directions
+    do not determine a great circle and are interpolated linearly.
     """
     if fraction in (0, 1):
         return (b if fraction else a).clone()
@@ -39,9 +39,9 @@ def slerp(a: torch.Tensor, b: torch.Tensor, fraction: float) -> torch.Tensor:
 
 
 def loop_position(count: int, phase: float) -> tuple[int, int, float]:
-    """Between which two of `count` stations a loop is at `phase` (0 ≤ phase < 1), and how far from the first.
+    """The two of `count` stations between which a loop is at `phase` (0 ≤ phase < 1), and the fraction of the way.
 
-    The way leads from station to station in equal times and from the last back to the first.
+    The loop takes equal times from station to station, and from the last back to the first.
     """
     if not 0 <= phase < 1:
         raise ValueError(f"a loop is at a phase of 0 to 1, got {phase}.")
@@ -54,7 +54,7 @@ def through_loop(
     phase: float,
     between: Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor],
 ) -> torch.Tensor:
-    """The code at a phase of the loop through `stations`; `between` is `slerp` or `lerp`. One station stays."""
+    """The code at a phase of the loop through `stations`; `between` is `slerp` or `lerp`. One station is constant."""
     first, second, fraction = loop_position(len(stations), phase)
     return between(stations[first], stations[second], fraction) if first != second else stations[first].clone()
 

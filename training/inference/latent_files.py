@@ -1,7 +1,7 @@
 """Files of latent codes (.npz): the styles, codes, cameras and times of a fitted video, to be rendered again.
 
-A file holds the arrays named in FIELDS and three strings. It is read as data: every entry must be there and no other,
-with the type and the size that the generator asks for, before memory is taken for it; nothing in it is ever executed.
+A file holds the arrays named in FIELDS and three strings. It is read as data: it must have exactly these entries, whose
+types and sizes are checked against the generator before memory is allocated; nothing in it is ever executed.
 """
 
 import dataclasses
@@ -53,7 +53,7 @@ class VideoCodes:
         yaw, pitch, radius, fov: The camera of every frame [T], float64: radians (pitch from the up axis), scene units,
             degrees.
         times: [T], float64; the training's clips lie in [0, 1].
-        network: Identity of the generator that they belong to, see `generator_digest`.
+        network: Digest of the generator that the codes belong to, see `generator_digest`.
     """
 
     ws: torch.Tensor
@@ -74,7 +74,7 @@ class VideoCodes:
         return Cameras(cam2world=cam2world_from_angles(self.yaw, self.pitch, self.radius), fov=self.fov.float())
 
     def belong_to(self, generator: "Generator") -> bool:
-        """True for the generator that they were fitted to, to the bit."""
+        """True if they were fitted to exactly this generator."""
         return self.network == generator_digest(generator)
 
 
@@ -105,7 +105,7 @@ def save_codes(path: str | os.PathLike, codes: VideoCodes) -> None:
 
 
 def load_codes(path: str | os.PathLike, generator: "Generator") -> VideoCodes:
-    """Read a file of codes for a generator of the same sizes (`VideoCodes.belong_to` tells whether it is the same one).
+    """Read a file of codes for a generator of the same sizes (`VideoCodes.belong_to` compares the generators).
 
     Raises:
         UserError: There is no such file, it is something else or damaged, or it does not fit; one line says which.
@@ -120,7 +120,7 @@ def load_codes(path: str | os.PathLike, generator: "Generator") -> VideoCodes:
         raise
     except OSError as error:
         raise UserError(f"Cannot read {path}: {one_line(error.strerror or error)}.") from error
-    except Exception as error:  # over damaged data the readers of zip files and headers raise almost anything
+    except Exception as error:  # readers of zip files and headers raise almost any exception for damaged data
         raise UserError(f"{path} is not a file of codes, or it is damaged ({one_line(error)[:100]}).") from error
 
 

@@ -1,7 +1,7 @@
 """Latent codes of seeds, the same on every machine and device.
 
-They are drawn on the CPU exactly as the published renderer drew them, so that the seeds of the paper's figures show the
-same people here. (Random latents of training come from the training's own random stream instead.)
+They are sampled on the CPU exactly as in the published renderer, so that the seeds of the paper's figures show the same
+people here. (Random latents of training come from the training's own random stream instead.)
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ __all__ = [
     "seed_latents",
 ]
 
-BACKGROUND_SCALE = 0.65  # rendered backgrounds are drawn narrower than in training, which avoids odd ones
+BACKGROUND_SCALE = 0.65  # backgrounds are sampled from a narrower distribution than in training, which avoids odd ones
 MAX_SEED = 2**32 - 1  # of NumPy's legacy generator
 
 
@@ -48,8 +48,8 @@ def seed_latents(
     """The latent codes of a content seed and a motion seed.
 
     Args:
-        seed: Of content and background, 0 … 2³² − 1.
-        motion_seed: Of the motion, the same range.
+        seed: Seed of content and background, 0 … 2³² − 1.
+        motion_seed: Seed of the motion, the same range.
         z_dim, motion_dim, background_dim: The generator's sizes.
 
     Raises:
@@ -59,10 +59,10 @@ def seed_latents(
         if not 0 <= value <= MAX_SEED:
             raise ValueError(f"The {name} must lie between 0 and {MAX_SEED}, got {value}.")
     z = torch.from_numpy(np.random.RandomState(seed).randn(1, z_dim)).float()
-    # PyTorch draws other numbers in other types: torch.set_default_dtype must not change what a seed shows.
+    # PyTorch samples different numbers in each type: torch.set_default_dtype must not change what a seed shows.
     float32 = {"dtype": torch.float32, "device": "cpu"}
     generator = torch.Generator("cpu").manual_seed(seed)
-    torch.randn(1, background_dim, generator=generator, **float32)  # went to a code that no network reads
+    torch.randn(1, background_dim, generator=generator, **float32)  # a published code that no network reads
     z_bg = torch.randn(1, background_dim, generator=generator, **float32) * BACKGROUND_SCALE
     z_motion = torch.randn(1, motion_dim, generator=torch.Generator("cpu").manual_seed(motion_seed), **float32)
     return SeedLatents(z=z, z_motion=z_motion, z_bg=z_bg)
@@ -78,7 +78,7 @@ def class_label(generator: "Generator", class_idx: int | Sequence[float] | None)
     """The label [1, c_dim] of a class (one-hot) or of c_dim numbers, on the CPU; None for a generator without labels.
 
     Raises:
-        ValueError: It is missing, out of range, of another form than the generator's, or not wanted.
+        ValueError: It is missing, out of range, of the wrong form for the generator, or given without need.
     """
     c_dim, numeric = generator.c_dim, _examples(generator) is not None
     if c_dim == 0:
@@ -102,7 +102,7 @@ def class_label(generator: "Generator", class_idx: int | Sequence[float] | None)
 
 
 def known_labels(generator: "Generator") -> int:
-    """Number of labels that `labels_at` gives: of the classes, or of the examples of labels that are numbers."""
+    """Number of labels that `labels_at` can give: the classes, or the examples of continuous labels."""
     examples = _examples(generator)
     return generator.c_dim if examples is None else len(examples)
 

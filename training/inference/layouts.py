@@ -1,8 +1,8 @@
 """Layouts of videos: one video, a grid of contents × motions, or a loop through latent codes.
 
 Contents (identity and background) and motions come from seeds, from mixed seeds or from files of codes. A layout gives
-the codes of its rows of videos at every phase (0 ≤ phase < 1); a row is rendered as one batch. Contents hold their
-codes, which are small; their styles are computed when a row is rendered (`StyleMapping`).
+the codes of its rows of videos at every phase (0 ≤ phase < 1); a row is rendered as one batch. Contents hold latent
+codes, which are small; styles are computed when a row is rendered (`StyleMapping`).
 """
 
 import collections
@@ -45,9 +45,9 @@ class ContentCodes:
     """The latent codes of one content (identity and background), on the CPU.
 
     Attributes:
-        name: For files.
+        name: Name in file names.
         z_bg: Background code [1, background_dim].
-        motion: The motion that goes with it where none is asked for.
+        motion: Its own motion, used where no other is asked for.
         z: Content code [1, z_dim]; None where the styles are given.
         mixed: Another content code, and the layers that take its styles.
         ws: Styles [1, num_ws, w_dim], or None.
@@ -62,7 +62,7 @@ class ContentCodes:
 
 
 class SeedCodes:
-    """Contents and motions of seeds for one generator; the same seed gives the same object.
+    """Contents and motions from seeds for one generator; the same seed gives the same object.
 
     Raises (all methods):
         ValueError: A seed out of range.
@@ -103,7 +103,7 @@ class StyleMapping:
     Args:
         mapping: `Generator.mapping`.
         label: [1, c_dim], or None.
-        truncation_psi: Of styles that come from seeds; those of files are as they are.
+        truncation_psi: Truncation of styles from seeds; those of files are used as they are.
     """
 
     def __init__(
@@ -136,7 +136,7 @@ class RowCodes:
 
 
 class Still:
-    """Rows of videos whose codes stay: every cell is a (content, motion)."""
+    """Rows of videos with constant codes: every cell is a (content, motion)."""
 
     moving = False
 
@@ -162,7 +162,7 @@ def _cat(parts: list[torch.Tensor]) -> torch.Tensor:
 
 
 def _grid(contents: Sequence[ContentCodes], motions: Sequence[MotionCode] | None) -> Still:
-    """One row a content, one column a motion; without motions those of the contents."""
+    """A row per content, a column per motion; without motions those of the contents."""
     contents = list(dict.fromkeys(contents))
     motions = list(dict.fromkeys(content.motion for content in contents) if motions is None else dict.fromkeys(motions))
     name = f"grid_{join_names([c.name for c in contents])}_{join_names([m.name for m in motions])}"
@@ -170,7 +170,7 @@ def _grid(contents: Sequence[ContentCodes], motions: Sequence[MotionCode] | None
 
 
 class Loop:
-    """One video whose codes pass through those of several contents and motions and come back to the first.
+    """One video whose codes pass through those of several contents and motions and return to the first.
 
     Args:
         space: Where content codes are interpolated: 'z' (spherically) or 'w' (linearly). Motion and background codes
@@ -212,10 +212,10 @@ class Loop:
 def lay_out(
     contents: Sequence[ContentCodes], motions: Sequence[MotionCode] | None, *, grid: bool, interpolate: str | None
 ) -> list[Still | Loop]:
-    """A grid or a loop of everything, or a picture for every pair (see `pair_seeds`).
+    """A grid or a loop of everything, or a video for every pair (see `pair_seeds`).
 
     Args:
-        motions: None: those that go with the contents.
+        motions: None: the contents' own.
         interpolate: See `Loop`, also for errors; None for still codes.
 
     Raises:
@@ -234,7 +234,7 @@ def lay_out(
 
 
 def join_names(names: Sequence[str]) -> str:
-    """One name for several: numbers after a common word as ranges (seed0000-0003+0007), the others joined by '+'."""
+    """One name for several: numbers after a common word as ranges (seed0000-0003+0007), other names joined by '+'."""
     names = list(dict.fromkeys(names))
     matches = [re.fullmatch(r"([a-z]+)(\d{4,})", name) for name in names]
     if all(matches) and len({match[1] for match in matches}) == 1:

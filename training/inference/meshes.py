@@ -1,6 +1,6 @@
 """Meshes of a generator's videos: the density level of the surface, its extraction, its agreement with rendered frames.
 
-`python -m renderer.mesh` gives them options and files.
+The command is `python -m renderer.mesh`.
 """
 
 import math
@@ -68,11 +68,11 @@ class GeneratedMeshes:
 
     Args:
         generator: In evaluation mode.
-        device: Of the generator; None finds out.
+        device: The generator's device; None: that of its parameters.
         resolution: Cells of the grid along the longest side of the trained volume.
         level: Density at the surface; None: see `level`.
         min_piece: See `remove_small_pieces`.
-        truncation_psi, class_idx: Of the styles.
+        truncation_psi, class_idx: Truncation and class of the styles.
         chunk: Points evaluated at a time.
         check: Add the agreement with the rendered opacity to the figures of a mesh.
 
@@ -122,12 +122,12 @@ class GeneratedMeshes:
     def level(self, video: dict[str, Any], times: list[float], *, name: str) -> float:
         """The density at the surface, the same for all time steps of a video.
 
-        The one that was given, or the one that agrees best with the rendered opacity at some of the time steps, seen
-        from three cameras (see `renderer.mesh.silhouettes`). Of levels that agree equally well it is the one nearest
-        to the density at which a step of the training's length is half opaque.
+        The given level, or the one that agrees best with the rendered opacity at some of the time steps, seen from
+        three cameras (see `renderer.mesh.silhouettes`). Of levels that agree equally well, it is the one nearest to the
+        density at which a step of the training's length is half opaque.
 
         Raises:
-            UserError: Nothing is opaque; `name` says what.
+            UserError: Nothing is opaque; `name` is the video's name in the message.
         """
         if self._level is not None:
             return self._level
@@ -153,7 +153,7 @@ class GeneratedMeshes:
             UserError: Nothing is denser than the level.
         """
         field = self._field(video, time)
-        # Beyond the volume's end one cell more is needed, for the surface to be placed in between.
+        # One more cell is needed beyond the volume's end, so that the surface can be placed in between.
         where = self.inside > -2 * self.grid.cell
         density = sample(field.density, self.grid, where=where, chunk=self.chunk, device=self.device)
         mesh = extract_surface(density, self.grid, level=level, inside=self.inside)
@@ -178,7 +178,7 @@ class GeneratedMeshes:
         return mesh, row
 
     def preview(self, mesh: Mesh, video: dict[str, Any], time: float) -> torch.Tensor:
-        """Picture [3, H, W]: rendered views, the mesh's colours, its shape; a column per camera."""
+        """Image [3, H, W]: rendered views, the mesh's colours, its shape; a column per camera."""
         rows = ([], [], [])
         renderer = FrameRenderer(self.generator, **video)
         for fraction in VIEWS:

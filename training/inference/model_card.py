@@ -31,7 +31,7 @@ def model_card(
     """The README.md of a model folder.
 
     Args:
-        name: Id of the Hub (user/name) or a folder's name.
+        name: Id on the Hub (user/name) or a folder's name.
         about: 'dataset' and 'progress' of the training.
         resolution: Width of the images in pixels.
         data: A sentence on the training data: their source, and what they may be used for.

@@ -20,19 +20,19 @@ SAMPLES = 16  # below a point
 class PointField:
     """Density and colour at points [N, 3] in scene units.
 
-    Colours depend on where one looks from. All points are looked at from one camera, by default the frontal one:
-    that is a direction that the field was trained with everywhere, which the surface's normals are not.
+    Colours depend on the viewing direction. All points are seen from one camera, by default the frontal one: the field
+    was trained with its viewing directions everywhere, unlike the directions of the surface's normals.
 
     Args:
         generator: In evaluation mode.
         ws, z_motion, z_bg: Styles and codes of one video, see `Generator.synthesize`.
-        time: Of the time step.
-        camera: Where colours are seen from; None: the middle of the prior.
+        time: Time of the time step.
+        camera: Camera that colours are seen from; None: the middle of the prior.
 
-    Points are tensors of the generator's device and type.
+    Points are tensors on the generator's device and of its type.
 
     Raises:
-        ValueError: Codes of several videos or of other sizes, no time, several cameras, or points of another form.
+        ValueError: Codes of several videos or of other sizes, no time, several cameras, or points of the wrong form.
     """
 
     @torch.no_grad()
@@ -67,7 +67,7 @@ class PointField:
 
     @torch.no_grad()
     def density(self, points: torch.Tensor) -> torch.Tensor:
-        """[N], as the renderer uses it: never negative."""
+        """Density [N] as the renderer uses it, never negative."""
         self._check(points)
         raw, _ = self._field(points[None, None, None], self._ahead[None, None])  # as samples of a single ray
         return torch.relu(raw[0, 0, 0])
@@ -76,10 +76,10 @@ class PointField:
     def colour(self, points: torch.Tensor) -> torch.Tensor:
         """Colours of the points of a surface [N, 3] as the camera sees them, nominally in [-1, 1].
 
-        The light of a field comes from a layer below any surface. From each point on, the ray of the camera is followed
-        through half the depth of the trained volume; its samples go through the upsampler's pointwise layers, which
-        give colours like the image's, and are composited with weights that add up to one (the NeRF path of StyleNeRF,
-        section 3.2).
+        The colour of a ray comes from a layer below the surface. Starting at each point, the ray of the camera is
+        followed through half the depth of the trained volume; its samples go through the upsampler's pointwise layers,
+        which give colours like the image's, and are composited with weights that sum to one (the NeRF path of
+        StyleNeRF, section 3.2).
         """
         self._check(points)
         return torch.cat([self._composite(some) for some in points.split(COLOURED)])
@@ -97,7 +97,7 @@ class PointField:
         view = torch.nn.functional.normalize(points - self._position, dim=-1)
         raw, features = self._field((points[:, None] + steps[:, None] * view[:, None])[None, None], view[None])
         weights, _ = ray_weights(torch.relu(raw[0, 0]), steps, last_opaque=False)
-        weights = weights + 1e-6  # where there is nothing, all samples count alike
+        weights = weights + 1e-6  # on an empty ray all samples count equally
         colours = self._upsampled(self._field.project(features))[0, 0]
         return weighted_sum(weights / weights.sum(dim=-1, keepdim=True), colours)
 

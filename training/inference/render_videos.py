@@ -118,7 +118,7 @@ def write_videos(
     Args:
         tracks: With the cameras of one or two eyes.
         geometry_resolution: See `row_maps`.
-        enlarge: Repeat every pixel of the image so many times in both directions; maps are shown as large.
+        enlarge: Repeat every pixel of the image this many times in both directions; maps are shown at the same size.
         outputs, fps, save_frames, video_format: See `OutputVideos`.
     """
     settings, background = generator.settings, generator.background is not None
@@ -144,11 +144,11 @@ def write_videos(
 
 
 def save_video(path: str | os.PathLike, video: torch.Tensor, *, fps: float = 8.0) -> None:
-    """Write frames, uint8 [T, 3, H, W], as a .webm or .gif file, or as .mp4, which any other ending stands for as well.
+    """Write frames, uint8 [T, 3, H, W], as a .webm or .gif file, or as .mp4 for every other suffix.
 
     Raises:
         UserError: The file cannot be written.
-        ValueError: Frames of another form, none at all, or no such frame rate.
+        ValueError: Frames of the wrong form, none at all, or a frame rate out of range.
     """
     check_path("path", path)
     check_tensors({"video": (video, ("T", 3, "H", "W"))})

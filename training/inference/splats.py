@@ -1,6 +1,6 @@
 """3D Gaussians of a generator's videos: their placement, and their agreement with volume rendered images.
 
-`python -m renderer.splats` gives them options and files.
+The command is `python -m renderer.splats`.
 """
 
 import math
@@ -29,13 +29,13 @@ COMPARED_VIEWS = (0.0, 0.25, 0.5, 0.75, 1.0)  # fractions of the range of yaw
 class GeneratedSplats:
     """3D Gaussians of a generator's videos, one per grid point of the trained volume that is dense enough.
 
-    Points must lie between the depths `near` and `far` of every camera of the prior's range. A viewer has no such
-    planes: density that one camera renders would hide the object from another that starts behind it.
+    Points must lie between the depths `near` and `far` of every camera in the prior's range. A viewer has no such
+    limits: density that only some cameras render would hide the object from others, whose rays start behind it.
 
     Args:
         generator: In evaluation mode.
         resolution: Cells of the grid along the longest side of the trained volume.
-        truncation_psi, class_idx: Of the styles.
+        truncation_psi, class_idx: Truncation and class of the styles.
         chunk: Points evaluated at a time.
         size: Width in pixels of the images that are compared.
 

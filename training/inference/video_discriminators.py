@@ -69,9 +69,9 @@ class VideoDiscriminators(nn.Module):
 
     @without_autocast()
     def forward(self, frames: torch.Tensor, dt: torch.Tensor, c: torch.Tensor | None = None) -> DiscriminatorLogits:
-        """Logits of pairs of frames; above 0: taken for real.
+        """Logits of pairs of frames; above 0: classified as real.
 
-        Those of a pair depend on the others of the batch (minibatch standard deviation, Progressive GAN, section 3).
+        The logits of a pair depend on the rest of the batch (minibatch standard deviation, Progressive GAN, section 3).
 
         Args:
             frames: [B, 2, 3, H, W] in [-1, 1], the earlier one first.
@@ -80,8 +80,8 @@ class VideoDiscriminators(nn.Module):
                 `training.loss.camera_label` at their end.
 
         Raises:
-            ValueError: Tensors of other forms or types, of different batches or on another device, or a label that is
-                missing. Their values are not looked at, so that no GPU is waited for.
+            ValueError: Tensors of other shapes or types, of different batches or on another device, or a missing label.
+                Values are not checked, which would wait for a GPU.
         """
         size, device = self.resolution, next(self.network.parameters()).device
         shapes = {"frames": (frames, ("B", 2, 3, size, size)), "dt": (dt, ("B",))}

@@ -166,8 +166,7 @@ class VideoGenerator(nn.Module):
         Args:
             z, z_motion, z_bg: Content, motion and background codes [B, z_dim], [B, motion_dim], [B, background_dim].
             c: Labels [B, c_dim], one-hot if they are classes, for a generator trained with labels.
-            ws: Styles [B, num_ws, w_dim], as the method `codes` gives them, in the place of `z`, `c` and
-                `truncation_psi`.
+            ws: Styles [B, num_ws, w_dim], as the method `codes` gives them, instead of `z`, `c` and `truncation_psi`.
             times: [B, T] in [0, 1].
             cameras: One per video; None for the frontal one. Gradients go to their poses and fields of view, too.
             truncation_psi: Truncation (StyleGAN, appendix B); None: 1, no truncation.
@@ -175,8 +174,9 @@ class VideoGenerator(nn.Module):
                 deterministically.
 
         Raises:
-            ValueError: Tensors of other shapes, of different batches or on another device, no label, neither codes nor
-                styles or both, or another type of stream. Values are not looked at, so that no GPU is waited for.
+            ValueError: Tensors of other shapes, of different batches or on another device, a missing label, neither
+                codes nor styles or both, or a stream of the wrong type. Values are not checked, which would wait for a
+                GPU.
         """
         network = self.network
         shapes = {
@@ -208,11 +208,11 @@ class VideoGenerator(nn.Module):
         """The latent codes z, z_motion, z_bg [B, …] of seeds, on the generator's device.
 
         Args:
-            seed: Of content and background, one or several.
+            seed: Seed of content and background, one or several.
             motion_seed: One for all or one each; None: the content's.
 
         Raises:
-            ValueError: Something else than seeds, a seed out of range, or another number of motion seeds.
+            ValueError: Not seeds, a seed out of range, or a different number of motion seeds.
         """
         return batch_latents(self.network, seed, motion_seed)
 
@@ -231,7 +231,7 @@ class VideoGenerator(nn.Module):
 
         Args:
             seed, motion_seed: See `latents`.
-            z: Content codes [B, z_dim] (or [z_dim]) in the place of the seeds', which then give motion and background.
+            z: Content codes [B, z_dim] (or [z_dim]) instead of the seeds', which then give motion and background only.
             truncation_psi: Truncation; below 1: closer to the average content.
             class_idx: Class, or the c_dim numbers of a label, for a generator trained with labels.
 
@@ -257,7 +257,7 @@ class VideoGenerator(nn.Module):
         """Codes between two: styles linearly, motion and background codes spherically; 0 is the first, 1 the second.
 
         Raises:
-            ValueError: Codes of different sizes or numbers of videos, or no number.
+            ValueError: Codes of different sizes or numbers of videos, or a fraction that is not a number.
         """
         return codes_between(first, second, fraction)
 
@@ -285,7 +285,7 @@ class VideoGenerator(nn.Module):
             fov: Field of view in degrees; None: as trained.
 
         Raises:
-            ValueError: A value that is no such number, or a pitch at a pole or beyond.
+            ValueError: A value that is not a number in its range, or a pitch at a pole or beyond.
         """
         prior = self.camera_prior
         middle = [(low + high) / 2 for low, high in (prior.yaw, prior.pitch)]
@@ -329,9 +329,9 @@ class VideoGenerator(nn.Module):
             truncation_psi: Likewise; None: 1, no truncation.
             t: Time; training covered 0 to 1.
             yaw, pitch, fov: See `camera`; None: the frontal view, as trained.
-            camera: In their place, one for all videos.
-            codes: In the place of `seed`, `motion_seed`, `z`, `truncation_psi` and `class_idx`; see the method `codes`.
-                They are moved to the generator's device and type.
+            camera: One camera for all videos, instead of these.
+            codes: Codes instead of `seed`, `motion_seed`, `z`, `truncation_psi` and `class_idx`; see the method
+                `codes`. They are moved to the generator's device and type.
             outputs: A name of `renderer.outputs.OUTPUTS`, or several; None for pixels.
             geometry_resolution: Rays per side for outputs other than rgb, see `FrameRenderer.volume`; None: those of
                 the image.
@@ -343,8 +343,8 @@ class VideoGenerator(nn.Module):
             [0, 1]. With a batch [B, …].
 
         Raises:
-            ValueError: A seed, class or output that does not exist, a value that is not allowed, two arguments of
-                which one takes the other's place, or the generator is in training mode.
+            ValueError: A seed, class or output that does not exist, a value that is not allowed, two arguments that
+                exclude each other, or a generator in training mode.
         """
         names = output_names(outputs)
         check_time("t", t)
@@ -388,11 +388,11 @@ class VideoGenerator(nn.Module):
             program: Camera path, see `renderer.trajectories.camera_path`; 'front' keeps the camera still. None:
                 'rotation_camera_yaw'.
             frames: Number of frames, T; None: 16.
-            time_range: Times of the first and the last frame; equal ones stop the time. None: 0 and 1.
+            time_range: Times of the first and the last frame; equal ones stop time. None: 0 and 1.
             fov: Field of view in degrees; None: as trained.
             yaw_scale, pitch_scale: Extent of the path relative to the training's; None: 1.
-            cameras: T cameras in the place of `program`, `frames`, `fov` and the scales, in the order of the frames.
-            times: Their times, in the place of `time_range`.
+            cameras: T cameras in the order of the frames, instead of `program`, `frames`, `fov` and the scales.
+            times: Their times, instead of `time_range`.
             seed, motion_seed, z, codes, truncation_psi, class_idx, outputs, geometry_resolution, ray_chunk: See
                 `frame`.
 
@@ -425,7 +425,7 @@ class VideoGenerator(nn.Module):
         A map smaller than the image is enlarged to its size by repeating pixels.
 
         Raises:
-            ValueError: There is no such output, or the map is none of it.
+            ValueError: There is no such output, or the map is not one of that output.
         """
         [name] = output_names([name])
         check_tensors({"values": (values, (CHANNELS[name], "h", "w"))})
@@ -440,7 +440,7 @@ class VideoGenerator(nn.Module):
     def save_pretrained(self, folder: str | os.PathLike) -> None:
         """Write `config.json` and `model.safetensors` into a folder, see `training.checkpoints.pretrained`.
 
-        Discriminators that are there already stay: write those of this generator over them, or take another folder.
+        Discriminators already in the folder are kept: overwrite them with this generator's, or use another folder.
 
         Raises:
             UserError: The folder cannot be written to, is a run folder, its config.json belongs to another program,
@@ -450,8 +450,8 @@ class VideoGenerator(nn.Module):
         check_path("folder", folder)
         if os.path.isdir(folder) and numbered_snapshots(folder):
             raise UserError(
-                f"'{os.fspath(folder)}' holds the snapshots of a run, in the place of which this model would be "
-                "loaded; choose another folder."
+                f"'{os.fspath(folder)}' holds the snapshots of a run, and this model would be loaded instead of them; "
+                "choose another folder."
             )
         network = self.network
         check_rebuilt(network, what="the generator")
@@ -498,8 +498,8 @@ class VideoGenerator(nn.Module):
         Args:
             name: user/name; the model is created if it is missing. The user is the one of `hf auth login`.
             data, licence, metrics: For the card, see `model_card`.
-            private: A model that is created can only be seen by its owner.
-            message: Of the commit.
+            private: Make a newly created model visible to its owner only.
+            message: Message of the commit.
 
         Raises:
             UserError: huggingface-hub is missing, or the upload fails.

@@ -1,4 +1,4 @@
-"""Views of a generator for the viewer: blends of the codes of seeds, and renderers that are kept."""
+"""Views of a generator for the viewer: blends of the codes of seeds, and cached renderers."""
 
 import dataclasses
 from collections import OrderedDict
@@ -55,10 +55,10 @@ class GeneratorViews:
 
     @torch.inference_mode()
     def volume(self, request: ViewRequest) -> VolumeOutput:
-        """Its volume rendering alone, of both layers, on the CPU; see `FrameRenderer.volume`.
+        """The volume rendering alone, of both layers, on the CPU; see `FrameRenderer.volume`.
 
         Raises:
-            ValueError: As `render`.
+            ValueError: As for `render`.
         """
         time, cameras = request.camera.time or 0.0, path_cameras([request.camera])
         return _on_cpu(self._renderer(request.latents).volume(time, cameras, resolution=request.width))

@@ -10,9 +10,9 @@ content codes seen from the front:
     Geometry/parallax        root mean square distance, in a view turned by half the range of yaw, between surface
                              points and their projections onto that plane, as a fraction of the image's width
 
-Parallax is what the geometry shows beyond a plane, on the scale on which the discriminators would see it. Below
-`FLAT_PARALLAX` it is less than a tenth of a pixel at 32×32 and less than a pixel at 256×256, as good as a plane: the
-log warns of it. The heads of `training.synthetic` have 0.024, eight times the threshold.
+Parallax measures what the geometry shows beyond a plane, on the scale on which the discriminators would see it. Below
+`FLAT_PARALLAX` it is less than a tenth of a pixel at 32×32 and less than a pixel at 256×256, practically a plane, and
+the log warns of it. The heads of `training.synthetic` have 0.024, eight times the threshold.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ __all__ = ["FLAT_PARALLAX", "GeometryFigures", "GeometryMonitor", "measure_geome
 FLAT_PARALLAX = 0.003  # of the image's width
 THIN_SURFACE = 0.02  # share of pixels; with fewer there is no foreground to speak of
 CONTENTS = 16  # content codes
-CHUNK = 4  # of them rendered at a time
+CHUNK = 4  # content codes rendered at a time
 TIME = 0.5  # of a clip
 FIRST_FIT = 1000  # videos before the first warning: until then there is no geometry that could go flat
 
@@ -47,8 +47,8 @@ class GeometryFigures:
         """The warning if the geometry is flat or gone; None if it is neither."""
         if not self.surface >= THIN_SURFACE:
             return (
-                f"the foreground covers {self.surface:.1%} of the image: the background shows everything, and has no "
-                "geometry"
+                f"the foreground covers {self.surface:.1%} of the image: the background, which has no geometry, shows "
+                "everything"
             )
         if not self.parallax >= FLAT_PARALLAX:
             return (
@@ -65,7 +65,7 @@ def measure_geometry(depth: torch.Tensor, weights: torch.Tensor, cameras, others
         others: The turned views that parallax is measured in, one per map.
     """
     surface = weights.mean(dim=[-2, -1])
-    # Three pixels are always on a plane; diverged networks are reported by the divergence check.
+    # Three pixels always lie on a plane; diverged networks are reported by the divergence check.
     seen = (weights.flatten(1).sum(1) >= 4) & depth.isfinite().all(dim=-1).all(dim=-1)
     if not seen.any():
         return GeometryFigures(float(surface.mean()), float("nan"), float("nan"), float("nan"))

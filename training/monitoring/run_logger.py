@@ -70,7 +70,7 @@ def status_line(fields: Mapping[str, float]) -> str:
 
 
 def cpu_memory() -> float:
-    """Memory of this process in GiB: its present use, or its peak where the system reports no other."""
+    """Memory of this process in GiB: its present use, or its peak where the system reports only that."""
     try:
         pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE") / 2**30
@@ -106,7 +106,7 @@ class LogFile:
             self._file.close()
 
     def note(self, line: str) -> None:
-        """Write a line to the file alone."""
+        """Write a line to the file only."""
         with contextlib.suppress(OSError):
             self._file.write(f"{line}\n")
 
@@ -160,7 +160,7 @@ class RunLogger:
             initial=cur_nimg / 1000,
             disable=not (active and sys.stderr.isatty()),
             dynamic_ncols=True,
-            # tqdm has no total any more half a unit beyond it, where a run is whose kimg= was lowered.
+            # Half a unit beyond its total tqdm no longer shows it; a run whose kimg= was lowered may be there.
             bar_format=f"{{l_bar}}{{bar}}| {{n:.2f}}/{total_nimg / 1000:g} kimg [{{elapsed}}<{{remaining}}]",
         )
 
@@ -249,13 +249,13 @@ def _truncate(path: Path, next_tick: int) -> None:
             if json.loads(line)["tick"] < next_tick:
                 kept.append(line + "\n")
         except (ValueError, KeyError, TypeError, RecursionError):
-            continue  # a line that was cut off while it was written, or damaged later
+            continue  # a line that was cut off while being written, or damaged later
     with atomic_write(path, "w") as file:
         file.writelines(kept)
 
 
 def reset_gpu_peak(device: torch.device) -> None:
-    """Start measuring the peak of GPU memory anew."""
+    """Restart the measurement of the peak of GPU memory."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 

@@ -1,9 +1,9 @@
 """Experiment trackers: TensorBoard, Weights & Biases, Trackio and MLflow as mirrors of a run folder.
 
 A tracker receives what the run folder holds anyway: the figures of stats.jsonl, the metrics of snapshots, and the
-previews. The id under which it keeps the run is stored in trackers.json, so that a continued run goes on there.
+previews. The id of its record of the run is stored in trackers.json, so that a continued run goes on with that record.
 
-Trackers never stop a training: one that fails is reported in one line and not used any more.
+Trackers never stop a training: one that fails is reported in one line and no longer used.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ class Tracker(Protocol):
     """A tracker of one run; every method may raise anything.
 
     Attributes:
-        run_id: Under which the tracker keeps this run; None if it needs none to continue it.
+        run_id: The tracker's id of this run; None if it can continue the run without one.
     """
 
     run_id: str | None
@@ -84,8 +84,8 @@ class TensorBoardTracker:
 class WandbTracker:
     """A run of Weights & Biases, with its files in the run folder.
 
-    Its own steps cannot go back, as those of a continued run do: the number of videos is a figure, `cur_nimg`, that
-    the others are plotted over.
+    Its own steps cannot go back, as those of a continued run may: the number of videos is a figure, `cur_nimg`, over
+    which the others are plotted.
     """
 
     def __init__(self, folder: Path, *, run_id: str | None, first_step: int, options: Mapping[str, Any]):
@@ -211,13 +211,13 @@ TRACKERS: dict[str, type[Tracker]] = {
     "trackio": TrackioTracker,
     "mlflow": MLflowTracker,
 }
-RECORDS = {"tensorboard": "TensorBoard events"}  # in messages; of the others '<name> records'
+RECORDS = {"tensorboard": "TensorBoard events"}  # names in messages; for the others '<name> records'
 
 
 def check_trackers(names: Iterable[str]) -> None:
     """Check the names of trackers, and that their packages can be imported.
 
-    TensorBoard, the default, may be missing: a run then does without.
+    TensorBoard, the default, may be missing: a run then writes no events.
 
     Raises:
         UserError: An unknown name, or a missing package.
@@ -294,7 +294,7 @@ class Trackers:
                 getattr(tracker, method)(*arguments)
             except Exception as error:
                 records = RECORDS.get(name, f"{name} records")
-                self._say(f"No {records} are written any more: {_reason(error)} {SAME_FIGURES}.")
+                self._say(f"No more {records} are written: {_reason(error)} {SAME_FIGURES}.")
                 del self._active[name]
                 if method != "close":  # the next training of this process must not go on in an open record
                     with contextlib.suppress(Exception):

@@ -145,7 +145,7 @@ def test_the_config_of_another_program_stays(tmp_path, run_folder, content):
 
 def test_a_run_folder_is_refused(run_folder):
     """Of a folder with both, the model would be loaded instead of the run's newest snapshot."""
-    with pytest.raises(UserError, match="holds the snapshots of a run, in the place of which this model"):
+    with pytest.raises(UserError, match="holds the snapshots of a run, and this model would be loaded instead"):
         load_generator(run_folder).save_pretrained(run_folder)
     assert not is_pretrained(run_folder)
 
@@ -184,8 +184,8 @@ def _other_cameras(G):
     "change, message",
     [
         (_parametrize, "foreground.layers.0.weight is missing; foreground.layers.0.parametrizations.weight.original"),
-        (_other_settings, "gives another one: settings is another one. Change the config as well"),
-        (_other_cameras, "gives another one: camera_prior is another one. Change the config as well"),
+        (_other_settings, "rebuild a different network: settings differs. Change the config as well"),
+        (_other_cameras, "rebuild a different network: camera_prior differs. Change the config as well"),
     ],
 )
 def test_what_would_not_be_read_again_is_refused(run_folder, tmp_path, change, message):

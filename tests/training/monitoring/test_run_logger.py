@@ -187,7 +187,7 @@ def test_a_full_disk_ends_the_run_in_one_line_but_not_for_tensorboard(tmp_path, 
 
     monkeypatch.setattr(report.trackers["tensorboard"].events, "add_scalar", fail)
     report.tick(VALUES, {})
-    assert "No TensorBoard events are written any more" in capsys.readouterr().out
+    assert "No more TensorBoard events are written" in capsys.readouterr().out
     report.tick(VALUES, {})
     assert len((tmp_path / "stats.jsonl").read_text().splitlines()) == 2
     (tmp_path / "stats.jsonl").unlink()

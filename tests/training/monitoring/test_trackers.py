@@ -265,7 +265,7 @@ def test_a_tracker_that_fails_is_left_out(start, said, monkeypatch, wandb):
     for step in (1, 2, 3):
         trackers.scalars({"x": 1.0}, step)
     trackers.close()
-    assert said == ["No trackio records are written any more: no route to host (stats.jsonl has the same figures)."]
+    assert said == ["No more trackio records are written: no route to host (stats.jsonl has the same figures)."]
     assert len(wandb.of("log")) == 3 and len(wandb.of("finish")) == 1
 
 
@@ -294,7 +294,7 @@ def test_a_tracker_that_fails_is_closed_once(start, said, monkeypatch, method):
     trackers.close()
     before = {"scalars": [], "media": ["scalars"], "close": ["scalars", "media"]}[method]
     assert calls == before + [method] * (method != "close") + ["close"]
-    assert said == ["No trackio records are written any more: broken (stats.jsonl has the same figures)."]
+    assert said == ["No more trackio records are written: broken (stats.jsonl has the same figures)."]
 
 
 def test_a_tracker_that_does_not_start_is_left_out(start, said, monkeypatch, wandb):
