@@ -46,7 +46,7 @@ def test_help_has_every_option_with_its_default():
     text = option_help()
     assert max(map(len, text.splitlines())) <= 120 and not re.search(r" $", text, re.MULTILINE)
     assert re.search(r"^  nframes=16 +frames of a training clip$", text, re.MULTILINE)
-    assert re.search(r"^  spec.gamma=1 +R1 penalty$", text, re.MULTILINE)
+    assert re.search(r"^  spec.gamma=1 +weight of the R1 penalty$", text, re.MULTILINE)
     for name in ("stylenerf_sky", "stylenerf_small", "paper"):
         assert re.search(rf"^  {name} +[A-Z]", text, re.MULTILINE)
     assert " _base" not in text and "# --- augmentation before the discriminators" in text
