@@ -263,7 +263,7 @@ def test_shards_carry_cameras(tmp_path):
     plain = with_cameras(tmp_path / "plain")
     (plain / "dataset.json").unlink()
     prepare(source=str(plain), out=str(tmp_path / "none"), resolution=16, nframes=4, shape="shards")
-    with pytest.raises(UserError, match="tells of none; train without camera_condition"):
+    with pytest.raises(UserError, match="lists none; train without camera_condition"):
         make_plan(tmp_path, "camera_condition=true", f"data={tmp_path / 'none'}")
 
 

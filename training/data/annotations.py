@@ -4,7 +4,7 @@ dataset.json has one entry per video folder:
 
     {"labels": [["split/video_0", label], …], "cameras": [["split/video_0", [yaw, pitch]], …]}
 
-Labels are class numbers, which become one-hot vectors, or lists of numbers. Cameras are angles in radians as those of
+Labels are class numbers, which become one-hot vectors, or lists of numbers. Cameras are angles in radians as in
 `renderer.cameras`: yaw is 0 from the front, pitch pi / 2 at the height of the scene. Either may be missing or null.
 
 manifest.json records where frames come from and how they were cropped and cut.
@@ -129,7 +129,7 @@ def list_entries(listed: Any, kind: str, *, file: str) -> dict[str, Any]:
     entries: dict[str, Any] = {}
     for path, entry in [(listed_path(path), entry) for path, entry in listed]:
         first = entries.setdefault(path, entry)
-        if first is not entry and first != entry:  # NaN is none of its equals
+        if first is not entry and first != entry:  # NaN differs from itself
             raise UserError(f"'{file}' gives the video '{path}' two different {kind}; remove one.")
     return entries
 
@@ -151,10 +151,10 @@ def describe_unmatched(entries: Collection[str], videos: Collection[str], kind: 
 
 
 def describe_unused_classes(labels: np.ndarray, c_dim: int) -> str | None:
-    """One line about classes of which there is no video, as where they are counted from 1; None if all have one.
+    """One line about classes without a video, as when they are counted from 1; None if all have one.
 
     Args:
-        labels: Result of read_labels, of the videos in use.
+        labels: Result of read_labels for the videos in use.
     """
     if labels.ndim > 1:  # lists of numbers
         return None
@@ -162,8 +162,8 @@ def describe_unused_classes(labels: np.ndarray, c_dim: int) -> str | None:
     if not len(unused):
         return None
     return (
-        f"{FILE}: there is no video in use for {len(unused)} of {c_dim} classes, e.g. class {unused[0]}, of which "
-        "nothing is learnt: number the classes 0, 1, 2, … without gaps."
+        f"{FILE}: there is no video in use for {len(unused)} of {c_dim} classes, e.g. class {unused[0]}, and nothing "
+        "is learnt for them: number the classes 0, 1, 2, … without gaps."
     )
 
 
@@ -185,7 +185,7 @@ def _read_entries(store: FrameStore, videos: list[Video], kind: str) -> dict[str
     try:
         listed = json.loads(data)[kind]
         if listed is None:
-            raise UserError(f"Cannot use '{file}' (its {kind} are null, which is none); {form}. Or {WITHOUT[kind]}.")
+            raise UserError(f"Cannot use '{file}' (its {kind} are null: there are none); {form}. Or {WITHOUT[kind]}.")
         entries = list_entries(listed, kind, file=file)
     except UserError:
         raise
@@ -235,7 +235,7 @@ def parse_manifest(data: bytes | None) -> dict[str, Any] | None:
 
 
 def store_manifest(store: FrameStore) -> dict[str, Any] | None:
-    """The manifest in the root of a folder or zip; None if there is none of the dataset tool.
+    """The dataset tool's manifest in the root of a folder or zip; None if there is none.
 
     Raises:
         UserError: It cannot be read, or is not JSON, so what it says about the frames is lost.
@@ -269,7 +269,7 @@ def missing_videos(manifest: dict[str, Any] | None, lengths: Mapping[str, int]) 
 
 
 def enlarged_frames(manifest: dict[str, Any] | None, resolution: int) -> str | None:
-    """One line about frames of a manifest that are smaller than the resolution; None if none are, or it is unknown."""
+    """One line about frames that are smaller than the resolution, by their manifest; None if not, or if unknown."""
     side = (manifest or {}).get("resolution")
     if type(side) is not int or side >= resolution:
         return None
@@ -303,7 +303,7 @@ def store_stride(store: FrameStore, manifest: dict[str, Any] | None, frame_strid
 
     Raises:
         UserError: The required frames are not among the stored ones; or there is no manifest in the root, but one above
-            or below it, by which frames were left out.
+            or below it says that frames were left out.
     """
     if manifest is None and frame_stride > 1:
         _require_whole_dataset(
@@ -327,7 +327,7 @@ def source_stride(store: FrameStore) -> int:
 
 
 def _require_whole_dataset(store: FrameStore, *, what: str, instead: str) -> None:
-    """Refuse a root whose frames are those of a dataset with a stride, but that does not have its manifest."""
+    """Refuse a root that holds the frames of a dataset with a stride, but not its manifest."""
     for folder, other in _manifests_nearby(store):
         if other.get("stride", 1) != 1:
             raise UserError(
@@ -337,7 +337,7 @@ def _require_whole_dataset(store: FrameStore, *, what: str, instead: str) -> Non
 
 
 def _manifests_nearby(store: FrameStore) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Manifests of which the root is the folder of videos, or that lie beside such a folder one level below it."""
+    """Manifests of datasets whose folder of videos is the root, or lies one level below it."""
     videos = "videos"  # as the dataset tool calls it
     places = dict.fromkeys(path[0] for path in (v.path.split("/") for v in store.videos) if path[1:2] == [videos])
     if not store.is_zip and os.path.basename(os.path.abspath(store.path)) == videos:

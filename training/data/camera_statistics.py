@@ -12,11 +12,11 @@ from scipy.special import ndtr
 __all__ = ["FittedPrior", "camera_percentiles", "describe_cameras", "fit_prior", "in_one_turn", "outside_prior"]
 
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
-FEW = 30  # cameras, from which a distribution cannot be told
+FEW = 30  # cameras; fewer do not show a distribution
 TRIMMED = 0.5  # percent at each end that a uniform range leaves out
 GAUSSIAN_REACH = 2.5  # standard deviations within which a Gaussian prior has 98.8 % of its cameras
-TOLERATED = 0.05  # fraction of cameras outside of the prior before it is a mistake
-NARROWER = 0.9  # of the standard deviation, before a yaw is said in another turn
+TOLERATED = 0.05  # fraction of cameras outside the prior that is tolerated
+NARROWER = 0.9  # factor on the standard deviation below which yaws are shifted by whole turns
 NAMES = ("yaw", "pitch")
 
 
@@ -36,7 +36,7 @@ class FittedPrior:
 
 
 def in_one_turn(angles: np.ndarray) -> np.ndarray:
-    """Cameras [n, 2] with their yaw in -π…π, or in 0…2π, where this lets them lie closer together.
+    """Cameras [n, 2] with yaw in -π…π, or in 0…2π, where that brings them closer together.
 
     Whole turns make no difference to a camera. A yaw of -0.1 may be given as 6.18, which is not a wide range.
     """
@@ -56,10 +56,10 @@ def _beyond_a_turn(angles: np.ndarray) -> str:
 
 
 def fit_prior(angles: np.ndarray) -> FittedPrior:
-    """The prior that is nearest to cameras [n, 2] (yaw and pitch) in radians.
+    """The prior that fits cameras [n, 2] (yaw and pitch) in radians best.
 
-    A Gaussian prior has mean and standard deviation of the data as middle and half of its range. Of the two
-    distributions, which yaw and pitch share, the one with the smaller sum of Kolmogorov-Smirnov distances is taken.
+    The range of a Gaussian prior is the mean of the data plus and minus one standard deviation. Yaw and pitch share one
+    of two distributions: the one with the smaller sum of Kolmogorov-Smirnov distances.
     """
     angles = in_one_turn(angles)
     mean, deviation = angles.mean(axis=0), angles.std(axis=0)
@@ -79,8 +79,8 @@ def fit_prior(angles: np.ndarray) -> FittedPrior:
 def camera_percentiles(angles: np.ndarray) -> np.ndarray:
     """The percentiles 0 to 100 of yaw and of pitch, [101, 2], of cameras [n, 2].
 
-    Of their own statistics these have the same as the cameras, to a hundredth: what `outside_prior` needs to know of
-    clips in tar files, which are not all read before training.
+    Their statistics are those of the cameras to a hundredth. `outside_prior` uses them for clips in tar files, which
+    are not all read before training.
     """
     return np.percentile(angles, np.arange(101), axis=0)
 
@@ -96,20 +96,18 @@ def describe_cameras(angles: np.ndarray) -> list[str]:
         return [*lines, f"note      {beyond}"]
     lines.append(f"fitting   {fit_prior(angles).overrides()}")
     if len(angles) < FEW:
-        lines.append(
-            f"note      {len(angles)} cameras are too few for a distribution: take the range for a first guess"
-        )
+        lines.append(f"note      {len(angles)} cameras are too few for a distribution: take the range as a first guess")
     return lines
 
 
 def outside_prior(
     angles: np.ndarray, *, yaw: tuple[float, float], pitch: tuple[float, float], distribution: str
 ) -> str | None:
-    """One line if more cameras than chance explains lie where a prior has none; else None.
+    """One line if too many cameras lie outside the range of a prior; else None.
 
     Args:
         angles: [n, 2] yaw and pitch in radians.
-        yaw, pitch, distribution: Of the prior, see `renderer.cameras.CameraPrior`.
+        yaw, pitch, distribution: The prior's, see `renderer.cameras.CameraPrior`.
     """
     found = []
     angles = in_one_turn(angles)

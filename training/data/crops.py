@@ -10,8 +10,9 @@ A video may also have clips, each a range of its frames with boxes of its own, o
     {"b.mp4": [{"first": 120, "frames": 64, "box": [310, 80, 470, 260], "roll": 0.2, "camera": [-0.1, 1.5]}, …],
      "c.mp4": {"left_out": "no face in 250 frames"}}
 
-`box`, `roll` and `camera` are one for the clip or a list, one per frame. `roll` is the angle in radians by which the
-head leans clockwise, by which the square is turned; `camera` is [yaw, pitch] as in dataset.json. Both may be missing.
+`box`, `roll` and `camera` are one value for the clip, or a list with one per frame. `roll` is the angle in radians by
+which the head leans clockwise; the square is turned by it. `camera` is [yaw, pitch] as in dataset.json. Both may be
+missing.
 
 A box becomes the square around its centre whose side is its longer side times a scale. Missing boxes are interpolated
 in time (the nearest one is used at the ends); then centre, side and roll are smoothed by a Gaussian over time, because
@@ -113,7 +114,7 @@ class Crop:
         return CropPlan(crop=self, path=path, boxes=boxes)
 
     def clips_of(self, path: str) -> list[Clip] | None:
-        """The clips of a video; None if it is one whole."""
+        """The clips of a video; None if it is used as a whole."""
         return None if self.boxes is None else self.boxes.clips.get(listed_path(path))
 
     def clip_plan(self, path: str, clip: Clip) -> "CropPlan":
@@ -180,7 +181,7 @@ class CropPlan:
             )
 
     def _require_inside(self, size: tuple[int, int]) -> None:
-        """Check that every box has something of the frame: others would be moved to a corner of it."""
+        """Check that every box overlaps the frame: others would be moved to one of its corners."""
         outside = np.flatnonzero((self._boxes[:, :2] >= size).any(axis=1) | (self._boxes[:, 2:] <= 0).any(axis=1))
         if len(outside):
             raise BrokenVideo(
@@ -246,7 +247,7 @@ def cut_square(image: Image.Image, square: Square, resolution: int, *, roll: flo
 
     With a roll (radians) it is turned clockwise about its centre: resampled (bicubic) at its own size, then resized.
 
-    A square of integer coordinates is cut out first, so that no pixels from outside enter it; one that moves by
+    A square with integer coordinates is cut out first, so that no pixels from outside affect it; one that moves by
     fractions of a pixel is not, since rounding would make it jitter.
     """
     left, top, side = square
@@ -263,7 +264,7 @@ def cut_square(image: Image.Image, square: Square, resolution: int, *, roll: flo
 def _cut_turned(image: Image.Image, square: Square, resolution: int, roll: float) -> Image.Image:
     left, top, side = square
     size = max(round(side), resolution)  # enlarged at once
-    # Pillow's affine transform gives the place in the image for a place (x, y) in the result.
+    # Pillow's affine transform maps a position (x, y) in the result to one in the image.
     cos, sin = (side / size * value for value in (math.cos(roll), math.sin(roll)))
     x = left + side / 2 - size / 2 * (cos - sin)
     y = top + side / 2 - size / 2 * (sin + cos)
@@ -308,7 +309,7 @@ def read_boxes(file: str, *, scale: float, smoothing: float) -> Boxes:
     for path, entry in outermost:
         listed = listed_path(path)
         if listed in boxes.paths():
-            raise UserError(f"'{file}' has boxes for the video '{listed}' twice; remove one.")
+            raise UserError(f"'{file}' has boxes for the video '{listed}' twice; remove one entry.")
         if isinstance(entry, _Pairs):
             boxes.left_out[listed] = _to_reason(entry, path=path, file=file)
         elif isinstance(entry, list) and entry and isinstance(entry[0], _Pairs):

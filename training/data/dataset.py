@@ -4,8 +4,8 @@ A video is cut into consecutive clips of `nframes` frames. The two frames of a c
 (seed, epoch, index) alone, without state, so any number of workers gives the same items. Only these two are decoded.
 
 The pair of a clip of n frames is ⌊n·Beta(2,1)⌋ and ⌊n·Beta(1,2)⌋ (clamped to n−1), sorted, with Δt = (f1 − f0)/(n − 1):
-two samples from opposite ends, so that long intervals are as common as the discriminator needs them (Bahmani et al.,
-"3D-Aware Video Generation", 2023; the sampling is that of DIGAN, Yu et al., 2022).
+two samples from opposite ends, so that the discriminator sees enough long intervals (Bahmani et al., "3D-Aware Video
+Generation", 2023; the sampling is that of DIGAN, Yu et al., 2022).
 """
 
 import hashlib
@@ -53,7 +53,7 @@ __all__ = [
 KEY_PAIRS = 1
 KEY_SUBSET = 2
 
-EXAMPLES, EXAMPLE_NUMBERS = 64, 8192  # of labels in a dataset's description: labels at most, numbers in all
+EXAMPLES, EXAMPLE_NUMBERS = 64, 8192  # limits of the labels in a dataset's description: labels, numbers in all
 
 
 class VideoPair(NamedTuple):
@@ -71,7 +71,7 @@ def random_block(seed: int, use: int, *, epoch: int = 0, index: int = 0) -> np.r
 
 
 def sample_pair(generator: np.random.Generator, nframes: int) -> tuple[int, int]:
-    """The two frames f0 ≤ f1 of a clip, by the random numbers of `generator`."""
+    """The two frames f0 ≤ f1 of a clip, sampled with `generator`."""
     late, early = generator.random(2)
     # Beta(2,1) has the distribution function x², Beta(1,2) has 1 − (1−x)²; these are their inverses.
     positions = (math.sqrt(late), 1 - math.sqrt(1 - early))
@@ -80,20 +80,20 @@ def sample_pair(generator: np.random.Generator, nframes: int) -> tuple[int, int]
 
 
 def describe_clips(data: Any) -> dict[str, Any]:
-    """The part of a dataset's description that all kinds of datasets have: its name, and the form of its items."""
+    """The part of a dataset's description that all kinds of datasets share: its name, and the form of its items."""
     names = ("name", "resolution", "nframes", "frame_stride", "mirror", "c_dim")
     examples = {"label_examples": _label_examples(data)} if data.numeric_labels else {}
     return {name: getattr(data, name) for name in names} | examples
 
 
 def _label_examples(data: Any) -> list[list[float]]:
-    """Labels of some items, for commands that need labels like those of the data; in the fewest digits of float32."""
+    """Labels of some items, for commands that need labels like those of the data; as short decimals of float32."""
     count = min(EXAMPLES, max(1, EXAMPLE_NUMBERS // data.c_dim))
     return [[float(str(number)) for number in label.numpy()] for label in data.example_labels(count, seed=0)]
 
 
 def check_counts(**counts: Any) -> None:
-    """Refuse all but whole numbers above 0, and None: half a frame would only fail in a worker.
+    """Refuse everything but positive integers and None: half a frame would only fail in a worker.
 
     Raises:
         UserError: One of them is something else.
@@ -129,7 +129,7 @@ class VideoPairDataset(torch.utils.data.Dataset):
         num_videos: Videos with at least one clip in use.
         num_short_videos: Videos left out because they are shorter than a clip.
         notes: Messages for the user about entries in dataset.json and manifest.json without a video, about images and
-            entries of a zip that are in none, and about frames that are smaller than the resolution.
+            zip entries outside of videos, and about frames that are smaller than the resolution.
         num_clips: Clips in use, not counting mirrored ones.
     """
 
@@ -292,9 +292,9 @@ class VideoPairDataset(torch.utils.data.Dataset):
         return {**describe_clips(self), **counts, "num_frames": self.num_clips * self.nframes}
 
     def fingerprint(self) -> dict[str, str]:
-        """Hashes by which a continued run finds out that its data are others of the same counts.
+        """Hashes by which a continued run detects other data with the same counts.
 
-        `files`: names and sizes, see `FrameStore.fingerprint`; `labels`: the labels and cameras in use, if there are.
+        `files`: names and sizes, see `FrameStore.fingerprint`; `labels`: the labels and cameras in use, if any.
         """
         used = [values[self._clip_video] for values in (self._labels, self._cameras) if values is not None]
         labels = hashlib.sha256(b"".join(np.ascontiguousarray(values).tobytes() for values in used)).hexdigest()[:32]

@@ -1,8 +1,8 @@
 """Protection of dataset folders against outputs that would be taken for training data.
 
 Every folder of images below a dataset is one of its videos, and every video file a source of the dataset tool, so
-previews, rendered frames and videos must not be written there. A folder is a dataset if a command gets it as such, or
-if it holds a file of the tools: manifest.json, synthetic.json, dataset.json.
+previews, rendered frames and videos must not be written there. A folder is a dataset if it is given to a command as
+one, or if it holds a file of the tools: manifest.json, synthetic.json, dataset.json.
 """
 
 import itertools
@@ -37,7 +37,7 @@ def keep_apart(out: str | os.PathLike, *, option: str, data: Iterable[str | os.P
     Args:
         out: The folder; it need not exist.
         option: Name of the option, for messages.
-        data: Paths of known datasets; zips and tar files hold no outputs.
+        data: Paths of known datasets; zips and tar files cannot hold outputs.
 
     Raises:
         UserError: It lies inside one; the message names both.
@@ -75,7 +75,7 @@ def frames_nearby(out: str | os.PathLike, *, option: str, rendered: Iterable[str
 
     Args:
         out, option: See `keep_apart`.
-        rendered: Beginnings of the names of camera paths, which the folders of rendered frames are called after.
+        rendered: Prefixes of the names of camera paths, after which the folders of rendered frames are named.
 
     Returns:
         A note for the user if the folder above it, or one below it, holds such frames; else None.

@@ -56,7 +56,7 @@ SYSTEM_FOLDERS = frozenset(
 
 ZIP_START = b"PK\x03\x04"
 MIN_CACHED = 20_000  # files; smaller sets are listed fast enough
-SETTLE_SECONDS = 2.0  # age of a change before an index is cached: a later change may have the same time stamp
+SETTLE_SECONDS = 2.0  # minimum age of the last change for caching: a later one might have the same time stamp
 CACHE_VERSION = 6
 LOCATION = np.dtype([("offset", "<i8"), ("stored", "<i8"), ("size", "<i8"), ("crc", "<u4"), ("method", "<u2")])
 DIGITS = str.maketrans("123456789", "0" * 9)
@@ -70,7 +70,7 @@ def natural_key(name: str) -> tuple:
     """Natural sorting key, by the values of numbers: 'f2' before 'f10'. Zero-padded names keep their plain order."""
     parts = re.split("([0-9]+)", name)
     digits = [part.lstrip("0") for part in parts[1::2]]
-    parts[1::2] = [(len(number), number) for number in digits]  # as int, which refuses more than 4300 digits
+    parts[1::2] = [(len(number), number) for number in digits]  # sorts like int, which refuses more than 4300 digits
     return parts, name  # the name itself decides between 'f1' and 'f01'
 
 
@@ -95,7 +95,7 @@ def path_key(path: str) -> tuple:
 def listed_path(path: object) -> str:
     """Normalised form of a path listed in a file, for comparison: a/b for ./a/b, a//b and a\\b.
 
-    Letters with accents are one character (NFC): some file systems and archivers write them as two.
+    Accented letters become one character (NFC): some file systems and archivers write them as two.
     """
     return unicodedata.normalize("NFC", posixpath.normpath(str(path).replace("\\", "/")))
 
@@ -137,8 +137,8 @@ class Listing:
         starts: First index of each folder in `names`, and a last entry for the end.
         names: File names of all frames, folder by folder, in natural order.
         movies: Relative paths of encoded videos, in natural order.
-        unsafe: Number of a zip's members that are left out: links, and names that lead out of the zip.
-        dangling: Relative paths of a folder's links that lead nowhere and may stand for folders.
+        unsafe: Number of members of a zip that are left out: links, and names that lead out of the zip.
+        dangling: Relative paths of dangling links in a folder, which may stand for folders.
         locations: Locations of a zip's frames, dtype LOCATION; None for a folder.
         others: Locations of a zip's movies, of the files in its root and of manifests elsewhere, by path.
     """
@@ -183,7 +183,7 @@ def list_files(path: str) -> Listing:
 def describe_tar_files(path: str) -> str:
     """One line about shards where folders of frames are needed."""
     return (
-        f"'{path}': tar files are read by training alone: give a folder or zip of frames of the same videos, as "
+        f"'{path}': only training reads tar files: give a folder or zip of frames of the same videos, as "
         "`python -m training.dataset_tool SOURCE OUT.zip` makes."
     )
 
@@ -210,7 +210,7 @@ def _list_folder(root: str) -> Listing:
         dangling += [join_path(folder, name) for name in nowhere]
     listing = _listing(images, movies=movies)
     listing.dangling = sorted(dangling, key=path_key)
-    if dangling:  # not cached: when their targets appear, no folder here changes
+    if dangling:  # not cached: no folder here changes when their targets appear
         return listing
     if len(listing.names) >= MIN_CACHED and _settled(max(max(stamp[2:]) for stamp in stamps.values())):
         state = {"stamps": np.array(list(stamps.values()), dtype=np.uint64), **_pack_strings("paths", stamps)}
@@ -234,7 +234,7 @@ def _scan(path: str) -> tuple[list[str], list[str], list[str], list[str]]:
     Follows links, except those in cycles: to a folder on the way here, or to a parent of one.
     """
     images, movies, folders, dangling = [], [], [], []
-    way: list[str] = []  # the folders on the way here, looked up for the first link
+    way: list[str] = []  # the folders on the way here, looked up at the first link
     with os.scandir(path) as entries:
         for entry in entries:
             if is_hidden(entry.name):
@@ -272,7 +272,7 @@ def _is_folder(entry: os.DirEntry) -> bool:
 
 
 def _folders_on_the_way(path: str) -> list[str]:
-    """A folder and its parents by the given path, with links resolved: a link may have led to any of them."""
+    """A folder and its parents on the given path, with links resolved: a link may have led to any of them."""
     parents = Path(os.path.abspath(path)).parents
     return [os.path.realpath(folder) for folder in (path, *parents)]
 
@@ -324,7 +324,7 @@ def _index_zip(path: str) -> Listing:
     if unreadable:
         raise UserError(
             f"{unreadable} of {len(located)} images in '{path}' are encrypted, or compressed in another way than "
-            "deflate: pack them anew, e.g. with zip -0."
+            "deflate: pack them again, e.g. with zip -0."
         )
     listing.others = {name: np.array(where, dtype=LOCATION)[()] for name, where in others.items()}
     listing.unsafe = unsafe
@@ -381,7 +381,7 @@ def _unpack(packed: dict[str, np.ndarray]) -> Listing:
 
 
 def _settled(nanoseconds: int) -> bool:
-    """True if a change at that time is old enough that a later one has another time stamp."""
+    """True if a change at that time is old enough for any later one to have another time stamp."""
     return nanoseconds <= (time.time() - SETTLE_SECONDS) * 1e9
 
 

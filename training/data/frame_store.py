@@ -58,8 +58,8 @@ class FrameStore:
         loose_frames: Number of images directly in the root.
         root_video: These images as a video of the path ''; None if there are none.
         movies: Paths, relative to the root, of files with suffixes of encoded videos, in natural order.
-        unsafe: Number of a zip's members that are left out: links, and names that lead out of the zip.
-        dangling: A note on links that lead nowhere; None if there are none.
+        unsafe: Number of members of a zip that are left out: links, and names that lead out of the zip.
+        dangling: A note on dangling links; None if there are none.
     """
 
     def __init__(self, path: str | os.PathLike):
@@ -111,7 +111,7 @@ class FrameStore:
         )
 
     def left_out(self) -> list[str]:
-        """Notes on images and entries that are in no video."""
+        """Notes on images and entries that do not belong to any video."""
         notes = []
         if self.unsafe:
             notes.append(f"{self.unsafe} entries of the zip are left out: their names lead out of it")
@@ -154,7 +154,7 @@ class FrameStore:
             raise UserError(f"Cannot read '{file}' ({error.strerror or error}): repair or remove it.") from error
 
     def fingerprint(self) -> str:
-        """Hash of the names of all frames and the sizes of some: other videos of the same names have another one.
+        """Hash of the names of all frames and the sizes of some, which tells apart videos with the same names.
 
         It is the same for a folder and a zip of it.
         """
@@ -236,21 +236,21 @@ class FrameStore:
 
 
 def _open_regular(path: str, flags: int) -> int:
-    """A descriptor of a regular file: reading a pipe that nobody writes to would never end.
+    """A descriptor of a regular file: reading a pipe without a writer would never end.
 
     Raises:
         OSError: It is something else, or cannot be opened.
     """
     descriptor = os.open(path, flags | os.O_NONBLOCK)
     mode = os.fstat(descriptor).st_mode
-    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):  # of a folder, `open` says so
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):  # for a folder, `open` raises the error
         return descriptor
     os.close(descriptor)
     raise OSError("it is not a regular file")
 
 
 def _read_all(descriptor: int, size: int, offset: int) -> bytes:
-    """A part of a file, or as much of it as there is: one call reads at most 2 GiB, and movies have more."""
+    """A part of a file, or as much of it as there is: one call reads at most 2 GiB, and movies may be larger."""
     parts = []
     while size > 0 and (part := os.pread(descriptor, size, offset)):
         parts.append(part)
@@ -259,7 +259,7 @@ def _read_all(descriptor: int, size: int, offset: int) -> bytes:
 
 
 def _describe_dangling(links: list[str]) -> str | None:
-    """A note on links that lead nowhere; None without any."""
+    """A note on dangling links; None without any."""
     if len(links) < 2:
         return f"the link '{links[0]}' leads nowhere: its videos are left out" if links else None
     return f"{len(links)} links, such as '{links[0]}', lead nowhere: their videos are left out"
@@ -273,10 +273,10 @@ def decode_image(data: bytes) -> Image.Image:
         raise OSError("it is not an image") from error
     with image:
         count = getattr(image, "n_frames", 1)
-        if count > 1 and image.format != "MPO":  # a camera's JPEG, whose other images are previews
+        if count > 1 and image.format != "MPO":  # MPO: a camera's JPEG, whose other images are previews
             raise OSError(f"it holds {count} images: write them to files of their own")
         if image.format in ("JPEG", "MPO") and data.endswith(b"\0") and data.rfind(END) < data.rfind(SCAN):
-            # Zeros are valid pixels, of one colour; a failed copy or a full disk leaves them.
+            # Zeros, as a failed copy or a full disk leaves them, would decode to pixels of one colour.
             raise OSError("its end consists of zeros: it was not copied completely")
         return to_rgb(image)
 
@@ -295,7 +295,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if SIGNED in tags.get(SAMPLE_FORMAT, ()):
         raise OSError("it holds signed values: write them as 8 or 16 bits without a sign")
     image.load()
-    if stored in ("L;2", "L;4"):  # Pillow scales the pixels to 8 bits, but not the level that is transparent
+    if stored in ("L;2", "L;4"):  # Pillow scales the pixels to 8 bits, but not the transparent level
         if "transparency" in image.info:
             image.info["transparency"] *= 85 if stored == "L;2" else 17
     elif stored == "RGB;16B" and "transparency" in image.info:
@@ -310,14 +310,14 @@ def to_rgb(image: Image.Image) -> Image.Image:
         values = np.asarray(image).astype(np.float64)
         if values.min() < 0 or values.max() > 65535:
             raise OSError("it holds values of more than 16 bits: write them as 8 or 16 bits")
-        values[values == image.info.get("transparency", -1)] = 0  # the gray level that marks transparent pixels
+        values[values == image.info.get("transparency", -1)] = 0  # the gray level of transparent pixels
         if bits == 12:
-            values *= 65535 / 4095  # Pillow leaves them as they are
+            values *= 65535 / 4095  # not scaled by Pillow
         if image.mode != "I" and tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:
             values = 65535 - values  # which Pillow does for 8 bits only
         image = Image.fromarray(np.rint(values / 257).astype(np.uint8))
     if image.mode == "La":
-        image = image.convert("LA")  # the only mode that Pillow converts it to
+        image = image.convert("LA")  # the only mode that Pillow converts it into
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)

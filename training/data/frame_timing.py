@@ -6,15 +6,15 @@ import numpy as np
 
 __all__ = ["EvenFrames", "even_frames"]
 
-JITTER = 0.75  # of a time step: the range of deviations from even steps that rounding of time stamps and clocks causes
-ALIKE = 0.1  # deviation, as a fraction, of steps that count as equally long: 30 and 24 frames per second do not
-TIE = 1e-3  # of a time step: of two frames that are equally near, the earlier one is shown
+JITTER = 0.75  # of a time step: range of deviations from even steps due to clocks and the rounding of time stamps
+ALIKE = 0.1  # relative deviation of steps that count as equally long; those of 30 and 24 frames per second do not
+TIE = 1e-3  # of a time step: of two equally near frames, the earlier one is shown
 MOST_REPEATS = 50  # per frame, on average: beyond that the time stamps do not record motion
 
 
 @dataclasses.dataclass(frozen=True)
 class EvenFrames:
-    """A video of even time steps, by the frames of one with uneven steps.
+    """A video of even time steps, made of the frames of one with uneven steps.
 
     Attributes:
         fps: Frames per second.
@@ -30,7 +30,7 @@ class EvenFrames:
 
 
 def even_frames(times: np.ndarray) -> EvenFrames | None:
-    """The nearest frame at each of a series of even time steps, as long as most of those between the given frames.
+    """The nearest frame at each of a series of even time steps, whose length is the most common one in the video.
 
     Args:
         times: Seconds, one for each frame, not decreasing.
@@ -39,8 +39,8 @@ def even_frames(times: np.ndarray) -> EvenFrames | None:
         None if every frame belongs to a time step of its own: the rate is constant.
 
     Raises:
-        ValueError: Three frames have the same time (so ffmpeg lists times that go back), or there are pauses beside
-            which all other steps are negligible.
+        ValueError: Three frames have the same time (as ffmpeg lists times that go back), or there are pauses that make
+            all other steps negligible.
     """
     if len(times) < 3:
         return None
@@ -69,7 +69,7 @@ def _common_step(spans: np.ndarray) -> float:
     """The step that most frames follow, in seconds: the mode of the steps, by mean shift.
 
     Args:
-        spans: Of two steps each, in which short and long ones that alternate balance.
+        spans: Lengths of two steps each, in which alternating short and long steps balance.
     """
     spans = np.sort(spans)
     ends = np.searchsorted(spans, spans * (1 + ALIKE), side="right")

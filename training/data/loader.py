@@ -43,7 +43,7 @@ class _Stream(torch.utils.data.IterableDataset):
 
     def __iter__(self) -> Iterator[tuple[PairBatch | None, list[str]]]:
         worker = torch.utils.data.get_worker_info()
-        # The loader takes batches from its first worker on, which therefore gets the partition that is next.
+        # The loader takes its first batch from its first worker, which therefore gets the next partition.
         partition = (self._batches + (0 if worker is None else worker.id)) % self._partitions
         consumed = (self._batches - partition + self._partitions - 1) // self._partitions
         items = self._dataset.partition(
@@ -161,7 +161,7 @@ def build_loader(
     """
     workers = options["workers"]
     if workers is None:  # not stored with the run, which may continue on another device
-        workers = WORKERS_PER_GPU if pin_memory else 0  # a CPU that computes has no time to decode ahead
+        workers = WORKERS_PER_GPU if pin_memory else 0  # a CPU that trains has no time to decode ahead
     shared = {
         "batch_size": options["spec"]["mb"] // world_size,
         "workers": workers,

@@ -6,7 +6,7 @@ and a single number, the items consumed so far, is the whole state: a run that c
 number of processes or workers, gets the items it would have got.
 
 An unreadable item is replaced by another one, chosen by its random key, and counted. A worker that dies, or finds no
-space in shared memory for its batch, is replaced too, and its batches are prepared again.
+space in shared memory for its batch, is also replaced, and its batches are prepared again.
 """
 
 import multiprocessing
@@ -37,10 +37,10 @@ __all__ = [
 KEY_ORDER = 3
 KEY_REPLACEMENTS = 4
 
-REPLACEMENTS = 15  # other items that are tried in place of an unreadable one
+REPLACEMENTS = 15  # items that are tried in place of an unreadable one
 RESTARTS = 3  # restarts of the workers without STEADY batches in between
 STEADY = 50
-MEMORY_RESTARTS = 1  # likewise for lack of shared memory: a restart frees all of it, more would not help
+MEMORY_RESTARTS = 1  # likewise for lack of shared memory: one restart frees all of it, more would not help
 
 # Errors of PyTorch's loader when one of its processes or threads has ended.
 DEAD_WORKER = re.compile(
@@ -215,8 +215,8 @@ class PairLoader:
             ) from error
         self._workers = set(multiprocessing.active_children()) - before
         if self._workers and threading.current_thread() is threading.main_thread():
-            # PyTorch's handler would raise at any point of the program when a worker dies, for instance in the middle
-            # of a step. The loader detects a dead worker also while it waits for a batch.
+            # When a worker dies, PyTorch's handler would raise anywhere in the program, for instance in the middle of a
+            # step. The loader also detects a dead worker while it waits for a batch.
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 

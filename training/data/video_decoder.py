@@ -1,7 +1,7 @@
 """Decoding of video files frame by frame with the ffmpeg of imageio-ffmpeg.
 
-Frames are upright, progressive, of standard dynamic range, and evenly spaced in time. A file that is all this already
-is decoded as it is.
+Frames come out upright, progressive, in standard dynamic range, and evenly spaced in time. A file that is all this
+already is decoded unchanged.
 """
 
 import contextlib
@@ -36,28 +36,28 @@ HAS_ALPHA = re.compile(r"yuva|[0ax]?rgb|[0ax]?bgr|gbr|ya8|ya16|yaf|pal8|ayuv|vuy
 ALPHA_BESIDE = re.compile(r"alpha_mode\s*: 1\b")
 ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 
-# Bit-exact with training.data.frame_store for images. Time stamps become those of a constant rate: of two frames with
-# equal ones, one might be dropped.
+# Bit-exact with training.data.frame_store for images. Time stamps are set to a constant rate: of two frames with equal
+# ones, one might be dropped.
 OVER_BLACK = (
     "setpts=N,format=gbrap,split[picture][black];[black]lutrgb=r=0:g=0:b=0:a=maxval[black];"
     "[black][picture]overlay=format=gbrp"
 )
 DEINTERLACED = "bwdif=mode=send_frame:deint=interlaced"  # only frames that are marked as interlaced
-# HDR to the display light of SDR. A white surface has 203 cd/m² (ITU-R BT.2408) and becomes 0.68, 30 % of it and all
-# below keep their light, and 1000 cd/m² become 1 (Möbius curve).
+# HDR to the display light of SDR (Möbius curve). A white surface has 203 cd/m² (ITU-R BT.2408) and becomes 0.68; up to
+# 30 % of that, light is kept; 1000 cd/m² become 1.
 HDR = {"arib-std-b67": "HLG", "smpte2084": "PQ"}
 WHITE, PEAK = 203, 1000
-TONE_MAPPED = (  # agamma=0: with the system gamma of HLG on luminance, instead of on each colour
+TONE_MAPPED = (  # agamma=0: the system gamma of HLG is applied to luminance instead of each colour
     f"zscale=t=linear:npl={WHITE}:agamma=0,format=gbrpf32le,zscale=p=bt709,"
     f"tonemap=mobius:param=0.3:desat=0:peak={PEAK / WHITE:.4f},zscale=t=bt709:r=full,format=gbrp"
 )
-# Dolby Vision without a compatible base layer (profile 5): its colours are in an encoding of its own.
+# Dolby Vision without a compatible base layer (profile 5), which has its own colour encoding.
 DOLBY_VISION = re.compile(r"DOVI configuration record: .*compatibility id: 0\b")
 SCALING = "flags=bicubic+accurate_rnd+full_chroma_int"
 SQUARE_PIXELS = "max(1,round(iw*sar))"  # the width
 AS_PPM = ("-f", "image2pipe", "-c:v", "ppm", "-pix_fmt", "rgb24", "pipe:1")
 TOO_WIDE = 10**9  # a width that the scaling filter refuses
-# Images in a pipe have no time stamps: those that are equal, in units of the container's frame rate, do no harm.
+# Images in a pipe have no time stamps, so equal ones (in units of the container's frame rate) do no harm.
 ERROR_LINE = re.compile(r"\[(?:error|fatal|panic)\] (?!.*non monotonically increasing dts to muxer)")
 ANOTHER_SIZE = "Rescaled value for width or height is too big"
 NO_STREAM = "matches no streams"
@@ -85,7 +85,7 @@ class VideoInfo:
         colours: Matrix, primaries and transfer of the stream, by ffmpeg's names; None if they are all the same.
         interlaced: True if frames are interlaced, or may be.
         more_streams: True if there are other video streams, which are not decoded.
-        dolby_vision: True for colours that only Dolby Vision knows.
+        dolby_vision: True for colours that only Dolby Vision can decode.
         timing: The frames at even time steps; None if the frame rate is constant.
         untimed: The reason why a variable frame rate is unknown; None for most.
     """
@@ -109,7 +109,7 @@ class VideoInfo:
 
 @dataclasses.dataclass(frozen=True)
 class Remarks:
-    """Changes in decoding that the user should know of.
+    """Changes made in decoding that the user should know about.
 
     Attributes:
         warnings: Decoder's warnings about pictures before the first frame: a recording that was cut between two key
@@ -130,7 +130,7 @@ class Remarks:
     more_streams: bool = False
 
     def noted(self) -> dict[str, int | str | bool]:
-        """Those that are not the default."""
+        """The remarks that differ from the default."""
         return {key: value for key, value in dataclasses.asdict(self).items() if value}
 
 
@@ -206,9 +206,9 @@ def _probe(path: str, stamp: tuple[int, ...]) -> VideoInfo:
 
 
 def _find_timing(path: str) -> tuple[EvenFrames | None, str | None]:
-    """The frames of a file at even time steps, None if they are so already; and why that cannot be known, if so.
+    """The frames of a file at even time steps (None if they are even already), and why they are unknown, if so.
 
-    The packets tell it without decoding. Only if they are uneven, their frames are decoded for their time stamps:
+    The packets' time stamps show it without decoding. Only if they are uneven are frames decoded for their time stamps:
     decoders drop packets, and cut those that precede the start of an edit list.
     """
     try:
@@ -243,7 +243,7 @@ def decode_video(
         threads: Decoding threads; None for ffmpeg's choice.
 
     Returns:
-        Changes that the user should know of.
+        Changes that the user should know about.
 
     Raises:
         BrokenVideo: It cannot be decoded to its end (or the limit), holds no pictures, or pictures of several sizes.
@@ -286,9 +286,9 @@ def decode_video(
     if ANOTHER_SIZE in error:
         if enough:
             return remarks  # the size changes only after the requested frames
-        error = f"then come frames that are not {info.size[0]}×{info.size[1]} pixels large: cut it there"
+        error = f"the frames after it do not have {info.size[0]}×{info.size[1]} pixels: cut it there"
     elif reconfigured and stride > 1:
-        error = f"the pixel format changes on the way, where counting every {stride}th frame would begin anew"
+        error = f"the pixel format changes, which would restart the count of every {stride}th frame"
     elif error and count and not process.returncode:
         warnings = _warnings_before_start(path, input_options, limit=None if limit is None else limit * stride)
         if warnings is not None:

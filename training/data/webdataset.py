@@ -5,9 +5,9 @@ worker of each process; a partition mixes the clips of its shards with a seeded 
 
 * every clip is used exactly once in an epoch (a partition enters the next epoch on its own),
 * the two frames of a clip depend on (seed, epoch, clip) alone, as in training.data.dataset,
-* with the same numbers of processes and workers a run gets the same items, also when it was interrupted: the order of
-  a partition is computed from the sizes of the shards, without reading them, so that a continued run starts with the
-  first shard that it still needs and the exact next item. With other numbers it continues at the same position of
+* with the same numbers of processes and workers a run gets the same items, also after an interruption: the order of a
+  partition is computed from the sizes of the shards, without reading them, so that a continued run starts with the
+  first shard that it still needs and exactly the next item. With other numbers it continues at the same position of
   another order.
 
 The buffer holds only the encoded bytes of the two frames of an item, which are decoded when the item leaves it.
@@ -57,7 +57,7 @@ BUFFER = 512  # items in the shuffle buffer of a partition
 class ShardPairDataset:
     """Pairs of frames from tar files of clips.
 
-    Of a clip that is longer than `nframes` (after the stride), every epoch samples one window of `nframes` frames.
+    From a clip that is longer than `nframes` (after the stride), every epoch samples one window of `nframes` frames.
 
     Attributes:
         name: Name of the folder or the file.
@@ -67,7 +67,7 @@ class ShardPairDataset:
         item_c_dim: Length of an item's c: the label and, if they are used, the camera's angles.
         num_clips: Clips in use.
         num_shards: Tar files.
-        num_short_videos: 0, as VideoPairDataset has it.
+        num_short_videos: 0; for the interface of VideoPairDataset.
         notes: Messages for the user about shards that the index lists and that are missing, and about frames that are
             smaller than the resolution.
     """
@@ -80,7 +80,7 @@ class ShardPairDataset:
         path: str | os.PathLike,
         resolution: int,
         nframes: int = 16,
-        frame_stride: int = 1,  # as VideoPairDataset's
+        frame_stride: int = 1,  # as for VideoPairDataset
         mirror: bool = False,  # flip every clip left to right in every second epoch
         use_labels: bool = False,
         use_cameras: bool = False,  # append the angles of a clip's camera to its label
@@ -119,11 +119,11 @@ class ShardPairDataset:
         if use_labels:
             self.c_dim = (self._shards.manifest or {}).get("c_dim", 0)
             if type(self.c_dim) is not int or not 0 < self.c_dim <= MAX_CLASSES:
-                raise UserError(f"Labels are wanted but the manifest.json beside '{self._path}' tells of none.")
+                raise UserError(f"Labels are wanted but the manifest.json beside '{self._path}' lists none.")
         self._use_cameras = use_cameras
         if use_cameras and not (self._shards.manifest or {}).get("cameras"):
             raise UserError(
-                f"Cameras are wanted but the manifest.json beside '{self._path}' tells of none; train without "
+                f"Cameras are wanted but the manifest.json beside '{self._path}' lists none; train without "
                 "camera_condition."
             )
         self.item_c_dim = self.c_dim + (2 if use_cameras else 0)
@@ -144,10 +144,10 @@ class ShardPairDataset:
         return {**describe_clips(self), "num_shards": self.num_shards, "num_clips": self.num_clips}
 
     def fingerprint(self) -> dict[str, str]:
-        """As that of `training.data.dataset.VideoPairDataset`; labels are in the shards."""
+        """As for `training.data.dataset.VideoPairDataset`; labels are in the shards."""
         digest = hashlib.sha256()
         for url, count in zip(self._shards.urls, self._shards.counts, strict=True):
-            size = os.path.getsize(url) if os.path.isfile(url) else None  # those of web servers are not asked
+            size = os.path.getsize(url) if os.path.isfile(url) else None  # web servers are not asked for it
             digest.update(f"{os.path.basename(url)} {count} {size}\n".encode("utf-8", "surrogateescape"))
         return {"files": digest.hexdigest()[:32]}
 

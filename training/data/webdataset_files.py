@@ -32,11 +32,11 @@ __all__ = ["Sample", "Shards", "is_shards", "open_shards", "read_samples"]
 SHARD_INDEX = "index.json"
 REMOTE = re.compile(r"https?://", re.IGNORECASE)
 TIMEOUT = 30  # seconds, for the index of remote shards
-ABSENT = (403, 404, 410)  # answers of servers that have no such file; some must not say so
+ABSENT = (403, 404, 410)  # status codes for a missing file; some servers do not admit that it is missing
 BLOCK = 512  # bytes of a header in a tar file, and the multiple to which contents are padded
 METADATA = re.compile(r"__[^/]*__($|/)")  # names of members that webdataset skips
-SAMPLE = re.compile(r"((?:.*/|)[^.]+)[.][^/]*$")  # other names: the sample's up to the first dot, as webdataset has it
-HIDDEN = re.compile(r"(.*/|)\.[^/]*$")  # those of macOS (._NAME) stand between the frames of a clip
+SAMPLE = re.compile(r"((?:.*/|)[^.]+)[.][^/]*$")  # other names: the sample's name up to the first dot, as in webdataset
+HIDDEN = re.compile(r"(.*/|)\.[^/]*$")  # macOS puts such files (._NAME) between the frames of a clip
 COUNTING = 2  # version of the cached counts
 
 
@@ -182,8 +182,8 @@ def _is_plain_tar(file: str) -> bool:
 def _local_members(file: str) -> Iterator[dict[str, Any]]:
     """The regular members of an uncompressed shard, as webdataset's tar_file_expander gives them.
 
-    Plain headers are parsed here, and the contents of their members are left in the file; all others (long names,
-    links, the end of the archive, damage) are left to tarfile, as is the first.
+    Plain headers are parsed here, and the contents of their members stay in the file. tarfile reads the first header
+    and all others (long names, links, the end of the archive, damage).
 
     Raises:
         OSError, tarfile.TarError: It cannot be read, or is damaged.
@@ -242,7 +242,7 @@ def _read(url: str) -> bytes | None:
     """The content of a file or an address; None if there is nothing.
 
     Raises:
-        UserError: It is not known whether there is: a manifest that is passed over would change what is trained on.
+        UserError: The answer is unclear: overlooking a manifest would change the training data.
     """
     if not REMOTE.match(url):
         return _read_local(url)
@@ -277,7 +277,7 @@ def _count(url: str, index: dict[str, int]) -> int:
         return index[name]
     if REMOTE.match(url):
         raise UserError(
-            f"How many clips '{url}' has is not known: put the {SHARD_INDEX} that the dataset tool (or webdataset's "
+            f"The number of clips in '{url}' is unknown: put the {SHARD_INDEX} that the dataset tool (or webdataset's "
             "widsindex) writes beside it."
         )
     return _count_members(url)

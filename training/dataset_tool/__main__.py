@@ -5,7 +5,7 @@ image, `OUT/videos/<name>_<k>/<frame>.png`, where k counts the segments of a vid
 the whole video. Training cuts each folder into clips that do not overlap, so a single video of 120 frames gives only
 seven clips of 16; `--clip-step 1` makes 105 overlapping folders of it that share their files by hard links.
 
-`--faces` finds the faces in the videos: clips in which one stays in its place, with a box and a camera for each.
+`--faces` finds faces in the videos: clips in which a face stays in its place, with a box and a camera for each.
 
 OUT appears at the end, complete, or not at all. Until then finished videos are kept beside it in a hidden folder, and
 the same command continues an interrupted conversion. `--check` validates a dataset, `--preview` shows it in one image.
@@ -60,7 +60,7 @@ FACE_OPTIONS = {
     "follow_faces", "remove_roll",
 }  # fmt: skip
 DATASET_OPTIONS = {"clip_frames", "clip_step", "max_frames", "image", "shape", "shard_clips"}
-SAME_RATE = 1.1  # ratio of frame rates, from which on motion of different speed is noted
+SAME_RATE = 1.1  # ratio of frame rates above which the different speeds of motion are noted
 CLIPS_PER_CAMERA = 4  # training clips in a folder of a clip with a face: it has one camera, and heads turn
 
 
@@ -76,19 +76,19 @@ CLIPS_PER_CAMERA = 4  # training clips in a folder of a clip with a face: it has
 @click.option("--clip-frames", type=COUNT, help="Cut videos into folders of n frames.")
 @click.option("--clip-step", "--overlap", "clip_step", type=COUNT, help="Start such a folder every n frames.")
 @click.option("--crop", default="centre", show_default=True,
-              help="centre, or LEFT,TOP,WIDTH,HEIGHT in pixels, of which the centre square is kept.")  # fmt: skip
+              help="centre, or LEFT,TOP,WIDTH,HEIGHT in pixels, whose centre square is kept.")  # fmt: skip
 @click.option("--boxes", help="JSON file with a box per video or per frame, which the crop follows.")
 @click.option("--box-scale", type=POSITIVE, default=1.5, show_default=True, help="Side of the crop per side of a box.")
 @click.option("--box-smoothing", type=finite_float(0), default=5, show_default=True,
               help="Standard deviation of the smoothing in frames.")  # fmt: skip
 @click.option("--faces", is_flag=True, help="Find faces: clips with boxes, and their cameras (docs/datasets.md).")
-@click.option("--people", is_flag=True, help="The same with people, without cameras.")
-@click.option("--faces-only", metavar="FILE", help="Write the file of boxes alone, for --boxes.")
+@click.option("--people", is_flag=True, help="The same for people, without cameras.")
+@click.option("--faces-only", metavar="FILE", help="Write only the file of boxes, for --boxes.")
 @click.option("--landmarks", metavar="FILE", help="Detections of another detector, instead of MediaPipe's.")
 @click.option("--save-landmarks", metavar="FILE", help="Write the detections, for --landmarks.")
 @click.option("--face-model", metavar="FILE", help="face_landmarker.task.  [default: the model in MediaPipe 0.10.21]")
 @click.option("--which-faces", type=click.Choice(["largest", "all"]), default="largest", show_default=True,
-              help="The largest face of every moment, or all, a clip each.")  # fmt: skip
+              help="The largest face at every moment, or all, with a clip each.")  # fmt: skip
 @click.option("--min-face", type=POSITIVE, help="Smallest side of a head's box in pixels.  [default: resolution / 3]")
 @click.option("--max-yaw", type=POSITIVE, default=1.0, show_default=True, help="Largest yaw of a head in radians.")
 @click.option("--min-score", type=finite_float(0, 1), default=0.65, show_default=True,
@@ -97,14 +97,14 @@ CLIPS_PER_CAMERA = 4  # training clips in a folder of a clip with a face: it has
 @click.option("--remove-roll", is_flag=True, help="Turn the crops so that heads are upright.")
 @click.option("--image", type=click.Choice(list(IMAGE_FORMATS)), default="png", show_default=True, help="File format.")
 @click.option("--format", "shape", type=click.Choice(["folder", "zip", "shards"]),
-              help="What OUT is.  [default: zip if it ends so, else folder]")  # fmt: skip
+              help="Format of OUT.  [default: zip if its name ends in .zip, else folder]")  # fmt: skip
 @click.option("--shard-clips", type=COUNT, default=512, show_default=True, help="Clips in a shard.")
 @click.option("--workers", type=COUNT, help="Videos at a time.  [default: one per core]")
-@click.option("--overwrite", is_flag=True, help="Replace OUT if this tool made it; begin again, do not go on.")
+@click.option("--overwrite", is_flag=True, help="Replace OUT if this tool made it; restart an interrupted conversion.")
 @click.option("--skip-broken", is_flag=True, help="Leave out videos that cannot be decoded.")
-@click.option("--check", metavar="DATASET", help="Do not convert, but look whether a dataset is sound.")
+@click.option("--check", metavar="DATASET", help="Do not convert, but check a dataset.")
 @click.option("--histogram", metavar="PNG", help="With --check: draw the distribution of the cameras.")
-@click.option("--preview", metavar="PNG", help="Show OUT (or the dataset SOURCE, or the faces) in one picture.")
+@click.option("--preview", metavar="PNG", help="Show OUT (or the dataset SOURCE, or the faces) in one image.")
 @click.pass_context
 def main(
     context: click.Context,
@@ -262,9 +262,9 @@ def notes(manifest: dict[str, Any]) -> list[str]:
     rates = [source["fps"] for source in manifest["sources"] if source["fps"]]
     if rates and max(rates) > SAME_RATE * min(rates):
         found.append(
-            f"The videos have {min(rates):g} to {max(rates):g} frames per second, and a clip has a number of frames, "
-            "not of seconds: the same motion is faster in some of them. Convert all to one rate first: ffmpeg -i IN "
-            f"-vf fps={min(rates):g} OUT."
+            f"The videos have {min(rates):g} to {max(rates):g} frames per second, and clips have a fixed number of "
+            "frames, not of seconds: the same motion is faster in some of them. Convert all to one rate first: ffmpeg "
+            f"-i IN -vf fps={min(rates):g} OUT."
         )
     return found
 

@@ -49,7 +49,7 @@ def pack_zip(folder: str, file: str) -> str:
 def pack_shards(folder: str, out: str, *, manifest: dict[str, Any], clips_per_shard: int) -> str:
     """Write the clips of a folder of frames into `out`/shard-000000.tar, …, with manifest and index; returns `out`.
 
-    Adds `num_clips`, `c_dim` (length of a label, 0 without labels), `cameras` (true if they are known) and their
+    Adds `num_clips`, `c_dim` (length of a label, 0 without labels), `cameras` (true if they are known) and the cameras'
     percentiles to the manifest.
     """
     shutil.rmtree(out, ignore_errors=True)

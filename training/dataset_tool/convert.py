@@ -1,6 +1,6 @@
 """Conversion of videos to folders of square frames, on several cores at once.
 
-A video is one worker's; its decoder (ffmpeg) is a process of its own beside it.
+Each video is converted by one worker; its decoder (ffmpeg) is a separate process.
 """
 
 import contextlib
@@ -30,14 +30,14 @@ __all__ = ["Cut", "IMAGE_FORMATS", "Conversion", "convert_video", "convert_video
 # Writing the frames of a video into one or more folders.
 
 
-# Options of Pillow's writers, by suffix. PNG: its default takes 2.5 times as long for files that are 5 % smaller. JPEG
-# without chroma subsampling: colours keep their resolution.
+# Options of Pillow's writers, by suffix. PNG: the default takes 2.5 times as long for files that are 5 % smaller. JPEG:
+# without chroma subsampling, colours keep their resolution.
 IMAGE_FORMATS = {"png": {"compress_level": 3}, "jpg": {"quality": 95, "subsampling": 0}}
 
 
 @dataclasses.dataclass(frozen=True)
 class Cut:
-    """Cut of a video: a piece of `length` frames every `step` frames; one piece if there is no length."""
+    """Cut of a video into pieces of `length` frames every `step` frames; one piece if there is no length."""
 
     length: int | None
     step: int | None
@@ -67,9 +67,9 @@ class Cut:
         """Write a video's pieces to the folders base_0000, base_0001, …
 
         Args:
-            frames: As they are to be written.
+            frames: Frames as they are to be written.
             base: Path of the folders, without their number.
-            suffix: Of the files; see IMAGE_FORMATS.
+            suffix: Suffix of the files; see IMAGE_FORMATS.
             on_frame: Called after each frame.
 
         Returns:
@@ -86,9 +86,9 @@ class PieceWriter:
     """The pieces of one video, or of one clip of it, in the folders base_0000, base_0001, …
 
     Args:
-        cut: Their lengths.
+        cut: Lengths of the pieces.
         base: Path of the folders, without their number.
-        suffix: Of the files; see IMAGE_FORMATS.
+        suffix: Suffix of the files; see IMAGE_FORMATS.
         first: Number of the first frame in file names.
     """
 
@@ -111,7 +111,7 @@ class PieceWriter:
         self.total += 1
 
     def finish(self) -> list[tuple[str, int, int]]:
-        """Remove the pieces that are not wanted; name, first frame and end of the others, counted from the first."""
+        """Remove unwanted pieces; returns name, first frame and end of the others, counted from the first frame."""
         kept = []
         for piece in range(self._cut.pieces_of(self.total - 1).stop if self.total else 0):
             folder = f"{self._base}_{piece:04d}"
@@ -158,10 +158,10 @@ def convert_video(
 
     Args:
         source: The video.
-        among: Where it is from.
-        folder: Exists.
+        among: The set that it comes from.
+        folder: An existing folder.
         on_frame: Called after each frame.
-        threads: For its decoder.
+        threads: Threads of its decoder.
 
     Returns:
         The video's record: name, source, stamp, fps (of the source), size (of its frames), crop (the first frame's
@@ -208,7 +208,7 @@ def _convert_clips(
     """convert_video for a video whose clips have boxes of their own: its frames are read once for all of them."""
     stride, total = conversion.stride, 0
     plans = [conversion.crop.clip_plan(source.path, clip) for clip in clips]
-    # A clip has the frames that a stride over the whole video keeps of it.
+    # A clip has those of its frames that a stride over the whole video keeps.
     spans = [range(-(-clip.first // stride), -(-clip.stop // stride)) for clip in clips]
     last = max((span.stop for span in spans), default=0)
     conversion = dataclasses.replace(conversion, max_frames=min(last, conversion.max_frames or last))
@@ -276,16 +276,16 @@ def source_frames(
     max_frames: int | None = None,
     threads: int | None = None,
 ) -> Iterator[Image.Image]:
-    """The frames of a video, upright, RGB, as large as they are.
+    """The frames of a video, upright, RGB, at their original size.
 
     Args:
         source: The video.
-        among: Where it is from.
-        folder: For a temporary file.
+        among: The set that it comes from.
+        folder: Folder for a temporary file.
         about: Receives fps, if it is known, and remarks (see decode_video) as plain data.
         stride: Keep every n-th frame.
         max_frames: Largest number of frames, after the stride; None for all.
-        threads: For its decoder.
+        threads: Threads of its decoder.
 
     Raises:
         BrokenVideo: It cannot be decoded to its end.
@@ -299,7 +299,7 @@ def source_frames(
                 raise BrokenVideo(str(error)) from error
         return
     with contextlib.ExitStack() as stack:
-        if among.store is not None and among.store.is_zip:  # most formats need a file that can be searched
+        if among.store is not None and among.store.is_zip:  # most formats need a seekable file
             file = stack.enter_context(tempfile.NamedTemporaryFile(dir=folder, prefix=".movie-")).name
             try:
                 data = among.store.read_bytes(source.path)
@@ -327,10 +327,10 @@ def convert_videos(
     workers: int,
     on_frames: Callable[[int], None],
 ) -> Iterator[tuple[Source, dict[str, Any] | BrokenVideo]]:
-    """Convert videos; yields each with its record, or what is wrong with it, as soon as it is done.
+    """Convert videos; yields each with its record, or with its error, as soon as it is done.
 
     Args:
-        workers: Processes; with one, this process does it.
+        workers: Processes; with one, this process converts them.
         on_frames: Called with the number of frames that were written since the last call.
     """
     workers = min(workers, len(sources))
@@ -344,7 +344,7 @@ def convert_videos(
             except BrokenVideo as error:
                 yield source, error
         return
-    context = multiprocessing.get_context("spawn")  # nothing of this process can get in the way
+    context = multiprocessing.get_context("spawn")  # inherits no state of this process
     counter, stop = context.Value("q", 0), context.Event()
     executor = ProcessPoolExecutor(
         workers, mp_context=context, initializer=_start_worker, initargs=(among, conversion, folder, counter, stop)

@@ -75,7 +75,7 @@ def _download(folder: str) -> str:
 @click.option("--cache", help="Folder of the download.  [default: the user's cache]")
 @click.option("--overwrite", is_flag=True, help="Replace OUT.")
 def main(out: str, resolution: int, nframes: int, clip_step: int, cache: str | None, overwrite: bool) -> None:
-    """Fetch a short clip of real footage and make the training set OUT of it. Does nothing if OUT is there."""
+    """Fetch a short clip of real footage and turn it into the training set OUT. Does nothing if OUT exists."""
     wanted = {"resolution": resolution, "nframes": nframes, "clip_step": clip_step}
     there = read_manifest(out)
     if there is not None and not overwrite:

@@ -30,7 +30,7 @@ from training.dataset_tool.staging import Unfinished, replace_path, write_json
 
 __all__ = ["BOX_FILE", "check_lengths", "check_out", "prepare", "read_manifest", "dataset_summary"]
 
-BOX_FILE = "faces.json"  # of the clips, in a dataset that --faces made
+BOX_FILE = "faces.json"  # boxes of the clips, in a dataset made with --faces
 
 
 def read_manifest(path: str | os.PathLike) -> dict[str, Any] | None:
@@ -84,7 +84,7 @@ def prepare(
         workers: Number of processes.
         overwrite: Replace `out` if this tool wrote it, and restart an interrupted conversion.
         skip_broken: Leave out videos that cannot be decoded to their end, instead of stopping.
-        faces: Recorded in the manifest: how the boxes were found.
+        faces: Description of how the boxes were found, recorded in the manifest.
         box_file: Content of the file of boxes, kept in the dataset as faces.json.
 
     Returns:
@@ -164,7 +164,7 @@ def _write_lists(
     entries: dict[str, list[list[Any]]],
     box_file: Mapping[str, Any] | None,
 ) -> None:
-    """Write what a dataset holds beside its frames: the manifest, labels and cameras, boxes."""
+    """Write the other files of a dataset: the manifest, labels and cameras, boxes."""
     write_json(os.path.join(folder, MANIFEST), manifest)
     if entries:
         write_json(os.path.join(folder, "dataset.json"), entries)
@@ -177,7 +177,7 @@ def _require_entries(among: SourceSet, crop: Crop) -> None:
     """Check the labels and cameras of dataset.json before a conversion to tar files, where every clip has its own.
 
     Raises:
-        UserError: A video has none, or one that is none.
+        UserError: A video has no entry, or an invalid one.
     """
     left_out = {} if crop.boxes is None else crop.boxes.left_out
     clips = [] if crop.boxes is None else [clip for found in crop.boxes.clips.values() for clip in found]
@@ -220,7 +220,7 @@ def _convert(
 
 
 def _entries(among: SourceSet, records: dict[str, dict[str, Any]]) -> dict[str, list[list[Any]]]:
-    """Labels and cameras of all pieces, as dataset.json has them; without the kinds of which there are none."""
+    """Labels and cameras of all pieces, in the form of dataset.json; kinds without entries are left out."""
     entries = {kind: _piece_entries(by_path, among, records) for kind, by_path in among.entries.items()}
     entries["cameras"] = _clip_cameras(among, records) or entries.get("cameras")
     return {kind: listed for kind, listed in entries.items() if listed}
@@ -289,7 +289,7 @@ def _contents(
 def check_lengths(*, nframes: int, clip_frames: int | None, max_frames: int | None) -> None:
     """Refuse lengths that leave no clip.
 
-    Args: as of `prepare`.
+    Args: As for `prepare`.
 
     Raises:
         UserError: Pieces or videos would be shorter than a clip.
@@ -305,10 +305,10 @@ def check_lengths(*, nframes: int, clip_frames: int | None, max_frames: int | No
 def check_out(out: str, source: str, *, overwrite: bool, shape: str) -> None:
     """Refuse an OUT that must not be written.
 
-    Args: as of `prepare`.
+    Args: As for `prepare`.
 
     Raises:
-        UserError: It is something else already, lies in SOURCE or in a dataset, or would replace what is not ours.
+        UserError: It is something else already, lies in SOURCE or in a dataset, or would replace data of others.
     """
     out, source = os.path.realpath(out), os.path.realpath(source)
     keep_out_of_made_data(out, option="OUT")
@@ -318,16 +318,16 @@ def check_out(out: str, source: str, *, overwrite: bool, shape: str) -> None:
     elif os.path.lexists(out) and not os.path.isdir(out):
         raise UserError(f"'{out}' is a file: choose another folder for the frames.")
     if os.path.ismount(out):
-        raise UserError(f"'{out}' is a mount point, which nothing can be put in the place of: choose a folder in it.")
+        raise UserError(f"'{out}' is a mount point, which cannot be replaced: choose a folder in it.")
     if out == source or (os.path.isdir(source) and os.path.commonpath([out, source]) in (out, source)):
         raise UserError(f"'{out}' and '{source}' lie one inside the other: choose another folder for the frames.")
     if os.path.isfile(out) or (os.path.isdir(out) and os.listdir(out)):
         if not overwrite:
-            Unfinished(out).remove_rest()  # as large as the dataset, and hidden
+            Unfinished(out).remove_rest()  # hidden, and as large as the dataset
             there = "there already" if os.path.isfile(out) else "not empty"
             raise UserError(f"'{out}' is {there}: use --overwrite to replace it, or choose another.")
         if read_manifest(out) is None:
-            raise UserError(f"'{out}' was not made by this tool, so --overwrite leaves it alone: remove it yourself.")
+            raise UserError(f"'{out}' was not made by this tool, so --overwrite keeps it: remove it yourself.")
 
 
 def dataset_summary(out: str, manifest: dict[str, Any]) -> str:

@@ -48,7 +48,7 @@ class SourceSet:
         sources: In natural order.
         entries: 'labels' and 'cameras' of dataset.json, if it exists, each by listed_path.
         store: The frames; None for a single file.
-        stride: That of the frames in a dataset of this tool, which may have left some out.
+        stride: Stride of the frames in a dataset of this tool, which may have left some out.
     """
 
     root: str
@@ -62,7 +62,7 @@ class SourceSet:
         return self.root if self.store is None else os.path.join(self.root, source.path)
 
     def stamp(self, source: Source) -> str:
-        """Digest that changes with the video, of its files' sizes and times (mtime, ctime)."""
+        """Digest of a video's file sizes and times (mtime, ctime), which changes with the video."""
         if self.store is not None and self.store.is_zip:
             files = [self.root]
         elif source.video is None:
@@ -123,7 +123,7 @@ def _stem(path: str) -> str:
 
 
 def _unique(path: str, names: set[str]) -> str:
-    """A unique name for the folders of a video, valid on every file system, those that ignore case included."""
+    """A unique name for the folders of a video, valid on every file system, including case-insensitive ones."""
     name = UNSUITABLE.sub("_", valid_unicode(path.replace("/", "-")))
     name = name.encode()[:NAME_BYTES].decode(errors="ignore")
     if not name or name.startswith((".", "-")):  # hidden, or taken for an option

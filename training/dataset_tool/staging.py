@@ -1,12 +1,12 @@
-"""Staging folder beside the wanted one, in which a dataset grows: finished parts are kept until the rest follows.
+"""Staging folder beside the output, in which a dataset grows: finished videos are kept until the rest is complete.
 
-    .NAME.unfinished/settings.json       what is being made; something else does not go on in it
-    .NAME.unfinished/records/<n>.json    one for each video that is completely there, written after its frames
-    .NAME.unfinished/data/videos/…       their frames
-    .NAME.unfinished/work/…              frames of videos that are not complete; emptied at every start
+    .NAME.unfinished/settings.json       settings of the dataset; others cannot continue it
+    .NAME.unfinished/records/<n>.json    one for each complete video, written after its frames
+    .NAME.unfinished/data/videos/…       frames of complete videos
+    .NAME.unfinished/work/…              frames of incomplete videos; emptied at every start
 
-`data` takes the wanted name at the end. So a process may be killed at any moment: a video without a record is done
-again, one whose frames are not all there (a record knows their number and bytes) as well.
+`data` gets the final name at the end. So a process may be killed at any moment: videos without a record, or without all
+frames (a record holds their number and bytes), are converted again.
 """
 
 import contextlib
@@ -38,14 +38,14 @@ class Unfinished:
 
     @contextlib.contextmanager
     def opened(self, settings: dict[str, Any], *, restart: bool) -> Iterator[None]:
-        """Own the folder while the block runs. It is removed afterwards unless there is something in it to go on with.
+        """Lock the folder while the block runs. It is removed afterwards unless it holds something to continue from.
 
         Args:
-            settings: What is made; plain data.
-            restart: Throw away what is there.
+            settings: Settings of the dataset; plain data.
+            restart: Discard the folder's content.
 
         Raises:
-            UserError: It cannot be made, or another process writes there, or it holds something else.
+            UserError: The folder cannot be made, or another process writes there, or it holds something else.
         """
         busy = f"Another process is making '{self.out}'; wait for it or stop it first."
         try:
@@ -66,7 +66,7 @@ class Unfinished:
             raise self.trouble(error) from error
 
     def trouble(self, error: OSError) -> UserError:
-        """One line about not being able to write."""
+        """One line about a write error."""
         return UserError(f"Cannot write '{self.out}': {error.strerror or error}; free some space or choose another.")
 
     def _prepare(self, settings: dict[str, Any], *, restart: bool) -> None:
@@ -76,7 +76,7 @@ class Unfinished:
             changed = [key for key in settings if there.get(key) != settings[key]] or ["version"]
             raise UserError(
                 f"'{self.folder}' holds an unfinished dataset made with {changed[0]} {there.get(changed[0])}, not "
-                f"{settings.get(changed[0])}: repeat that command to go on, or use --overwrite to begin again."
+                f"{settings.get(changed[0])}: repeat that command to go on, or use --overwrite to start over."
             )
         if there is None:
             for name in os.listdir(self.folder):
@@ -88,7 +88,7 @@ class Unfinished:
         write_json(self._settings, settings)
 
     def records(self) -> dict[str, dict[str, Any]]:
-        """Records of the videos that are completely there, by name; whatever else there is of frames is removed."""
+        """Records of the complete videos, by name; all other frames are removed."""
         found, claimed = {}, set()
         for entry in os.listdir(self._records):
             path = os.path.join(self._records, entry)
@@ -104,7 +104,7 @@ class Unfinished:
         return found
 
     def keep(self, record: dict[str, Any]) -> None:
-        """Move the frames of a complete video from the work folder to the others, and write its record."""
+        """Move the frames of a complete video out of the work folder, and write its record."""
         for name, _ in record["pieces"]:
             os.rename(os.path.join(self.work, name), os.path.join(self._videos, name))
         write_json(self._record_file(record["name"]), record)
@@ -116,13 +116,13 @@ class Unfinished:
             shutil.rmtree(os.path.join(self._videos, name))
 
     def remove(self) -> None:
-        """Remove everything; after the data has been moved away, or because it is of no use."""
+        """Remove everything, after the data have been moved away or because they are useless."""
         with contextlib.suppress(OSError):
-            os.unlink(self._settings)  # first: what is left without them, if the process is killed, is of no use
+            os.unlink(self._settings)  # first: without them, the rest counts as garbage if the process is killed
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def remove_rest(self) -> None:
-        """Remove what a process has left that was killed while it removed everything."""
+        """Remove the remains of a process that was killed during `remove`."""
         if not os.path.isdir(self.folder) or os.path.exists(self._settings):
             return
         with contextlib.suppress(OSError, UserError), exclusive_lock(self.folder, busy="in use"):
@@ -143,8 +143,8 @@ def folder_size(folder: str) -> int:
 
 
 def replace_path(new: str, path: str) -> None:
-    """Put a complete file or folder where another may be; if that fails, the old one stays."""
-    os.sync()  # one flush for all the small files, before the name that promises they are complete
+    """Move a complete file or folder to a path, replacing another there; if that fails, the old one stays."""
+    os.sync()  # one flush for all the small files, before they get the name of a complete dataset
     old = os.path.join(os.path.dirname(new), "replaced")
     if os.path.lexists(path):
         os.rename(path, old)
@@ -159,7 +159,7 @@ def replace_path(new: str, path: str) -> None:
 
 
 def write_json(path: str, content: dict) -> None:
-    """Write plain data, readable for people."""
+    """Write plain data as indented JSON."""
     with atomic_write(path, "w") as file:
         json.dump(content, file, indent=1, ensure_ascii=False)
         file.write("\n")

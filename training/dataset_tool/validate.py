@@ -132,7 +132,7 @@ def _add(report: DatasetReport, path: str, length: int, sizes: collections.Count
 
 
 def _clip_length(manifest: dict[str, Any] | None) -> int | None:
-    """The length of a training clip in a manifest; None if there is none, or no valid one."""
+    """The length of a training clip in a manifest; None if it is missing or invalid."""
     nframes = (manifest or {}).get("nframes")
     return nframes if type(nframes) is int and nframes > 0 else None
 

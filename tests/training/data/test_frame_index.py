@@ -218,7 +218,7 @@ def test_members_with_backslashes(root, tmp_path):
 def test_tar_files_are_no_frames(tmp_path):
     (tmp_path / "shard-000000.tar").write_bytes(b"")
     for path in (tmp_path, tmp_path / "shard-000000.tar", tmp_path / "shard-{000000..000003}.tar"):
-        with pytest.raises(UserError, match="': tar files are read by training alone: give a folder or zip of frames"):
+        with pytest.raises(UserError, match="': only training reads tar files: give a folder or zip of frames"):
             FrameStore(path).require_videos()
 
 

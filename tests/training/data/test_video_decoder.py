@@ -314,7 +314,7 @@ def changing(tmp_path_factory):
 def test_frames_of_another_size_end_a_video(changing, tmp_path):
     frames = decode_video(str(changing / "a.ts"))
     assert [next(frames).size for _ in range(20)] == [(128, 96)] * 20
-    message = r"a\.ts' beyond frame 20 \(then come frames that are not 128×96 pixels large"
+    message = r"a\.ts' beyond frame 20 \(the frames after it do not have 128×96 pixels"
     with pytest.raises(BrokenVideo, match=message):
         next(frames)
     with pytest.raises(UserError, match=message):
@@ -341,7 +341,7 @@ def test_every_so_manieth_frame_of_a_video_whose_pixel_format_changes(tmp_path):
     parts = [record(tmp_path / "a.ts", seconds=0.5), record(tmp_path / "b.ts", seconds=0.5, pixel_format="yuv444p")]
     (tmp_path / "c.ts").write_bytes(b"".join(parts))
     assert len(finish(decode_video(str(tmp_path / "c.ts")))[0]) == 20
-    with pytest.raises(BrokenVideo, match="the pixel format changes on the way, where counting every 4th frame"):
+    with pytest.raises(BrokenVideo, match="the pixel format changes, which would restart the count of every 4th frame"):
         finish(decode_video(str(tmp_path / "c.ts"), stride=4))
 
 

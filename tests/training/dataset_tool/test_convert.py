@@ -584,7 +584,7 @@ def test_different_frame_rates_are_noted(movies, tmp_path):
         run_ffmpeg("-r", rate, "-i", movies / "a.mp4", "-crf", "1", source / name)
         arguments = [str(source), str(tmp_path / f"out-{name}"), "--resolution", "8", "--nframes", "4"]
         output = CliRunner().invoke(main, arguments, catch_exceptions=False).output
-        assert ("The videos have 10 to 25 frames per second, and a clip" in output) == noted
+        assert ("The videos have 10 to 25 frames per second, and clips" in output) == noted
         assert ("ffmpeg -i IN -vf fps=10 OUT" in output) == noted
 
 

@@ -52,11 +52,11 @@ def make_box_file(
     """Write the boxes of the clips in all videos of a source.
 
     Args:
-        file: To write.
+        file: The file to write.
         among: The source.
         kind: 'faces' or 'people'.
         selection: The choice of clips.
-        folder: Where detections are kept, see kept_detections.
+        folder: Folder in which detections are kept, see kept_detections.
         workers: Processes.
         skip_broken: Leave out videos that cannot be decoded, or that `landmarks` does not fit.
         landmarks: File of another detector's detections; None to run MediaPipe.
@@ -89,7 +89,7 @@ def make_box_file(
         for path, reason in misfits.items():
             if not skip_broken:
                 raise UserError(
-                    f"'{landmarks}' does not fit '{valid_unicode(path)}': {reason}. Mend it, or use --skip-broken."
+                    f"'{landmarks}' does not fit '{valid_unicode(path)}': {reason}. Correct it, or use --skip-broken."
                 )
             del known[path]
         detections = dataclasses.replace(detections, videos=known)
@@ -108,9 +108,9 @@ def make_box_file(
 
 
 def _misfits(among: SourceSet, videos: dict[str, VideoDetections], *, workers: int) -> dict[str, str]:
-    """Videos whose frames are not those that their detections describe, with the reason.
+    """Videos whose frames do not match their detections, with the reason.
 
-    Detections of a resized or shortened copy, or of every other frame, would make wrong crops of any video.
+    Detections of a resized or shortened copy, or of every other frame, would give wrong crops.
     """
     found = {listed_path(source.path): source for source in among.sources if listed_path(source.path) in videos}
     tasks = [(source, videos[path].size, len(videos[path].frames)) for path, source in found.items()]

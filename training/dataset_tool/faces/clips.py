@@ -1,4 +1,4 @@
-"""Clips of videos in which a face stays in its place, with a box, a roll and cameras, and counts of what is left out.
+"""Clips of videos in which a face stays in its place, with boxes, roll and cameras, and counts of what is left out.
 
 tracks → pose of every frame → runs of usable frames → clips in which the head stays in its box → one per moment
 """
@@ -18,15 +18,15 @@ from training.dataset_tool.faces.tracking import Track, link_tracks
 
 __all__ = ["FaceClip", "Selection", "VideoClips", "find_clips", "select_clips", "summary", "write_box_file"]
 
-MIN_SCORE = 0.5  # of a detection that a track may hold, unless a smaller median is asked for
-OUTLIERS = 5  # frames of the median filter before limits are applied
-# A clip with one box ends where the head leaves it: its centre has moved over more than this fraction of the box's
-# side, or its size has changed by more than this factor.
+MIN_SCORE = 0.5  # smallest score of a detection in a track, unless a smaller median is asked for
+OUTLIERS = 5  # frames of the median filter that is applied before the limits
+# A clip with one box ends where the head leaves it: its centre has moved by more than this fraction of the box's side,
+# or its size has changed by more than this factor.
 DRIFT = 0.5
 ZOOM = 1.35
-# A fitted head is not a head if its landmarks are further from it, in centimetres. Faces have residuals of 0.3 to 0.8.
+# Residual of the landmarks in centimetres above which a fitted head is rejected. Faces have residuals of 0.3 to 0.8.
 MAX_RESIDUAL = 2.0
-LEANING = 0.5  # roll in radians that is worth a note
+LEANING = 0.5  # roll in radians above which a note is printed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,11 +34,11 @@ class Selection:
     """The choice of clips.
 
     Attributes:
-        which: 'largest', one face at a time, or 'all', a clip for each.
+        which: 'largest' (one face at a time) or 'all' (a clip for each face).
         min_side: Smallest side of a head's box in pixels.
         max_yaw: Largest absolute yaw in radians.
-        min_score: Smallest median score of a clip's detections. Measured with MediaPipe 0.10.21: 0.8 for a man in a
-            car, 0.7 to 0.9 for him turned by up to 90 degrees or with a head of 14 pixels, 0.6 for an animated rabbit.
+        min_score: Smallest median score of a clip's detections. MediaPipe 0.10.21 gives 0.8 for a man in a car, 0.7 to
+            0.9 if he is turned by up to 90 degrees or his head has 14 pixels, and 0.6 for an animated rabbit.
         min_frames: Shortest clip, in frames of the source video.
         follow: A box for every frame instead of one for the clip.
         remove_roll: Turn the crops so that heads are upright.
@@ -99,7 +99,7 @@ class VideoClips:
         empty: Number of frames without a detection.
         cuts: Number of changes of scene.
         clips: The clips.
-        left_out: Numbers of detections by the reason why they are in no clip.
+        left_out: Numbers of detections that are in no clip, by reason.
         largest: Side of the largest head's box, in pixels.
     """
 

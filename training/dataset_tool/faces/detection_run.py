@@ -1,6 +1,6 @@
-"""Detections in all videos of a source, several at a time, kept beside the result so that a repeated command goes on.
+"""Detections in all videos of a source, several at a time, kept beside the output so that a repeated command goes on.
 
-.NAME.detections/<n>.json    the detections in one video, written at once when they are complete
+.NAME.detections/<n>.json    the detections in one video, written when they are complete
 """
 
 import contextlib
@@ -28,7 +28,7 @@ __all__ = ["close_detector", "detect_video", "detect_videos", "kept_detections",
 
 VERSION = 2  # of the kept detections
 THUMBNAIL = 16  # pixels per side
-# A new scene: the mean difference of thumbnails, of 255 grey levels, and its ratio to the differences around it.
+# Thresholds of a new scene: mean difference of thumbnails in 255 grey levels, and its ratio to those around it.
 SCENE_DIFFERENCE = 12.0
 SCENE_RATIO = 2.5
 SCENE_WINDOW = 2  # frames before and after
@@ -38,7 +38,7 @@ _open: dict[str, Any] = {}  # the detector of this process, by its settings: sta
 
 @contextlib.contextmanager
 def kept_detections(out: str) -> Iterator[str]:
-    """The folder of detections beside `out`, owned by this process; removed after a block that succeeds.
+    """The folder of detections beside `out`, locked by this process; removed after a block that succeeds.
 
     Raises:
         UserError: It cannot be made, or another process works on it.

@@ -27,7 +27,7 @@ __all__ = ["Detection", "Detections", "VideoDetections", "read_detections", "wri
 
 FORMAT = "video-detections"
 VERSION = 1
-FEWEST_NAMES = 4  # landmarks from which a pose is fitted
+FEWEST_NAMES = 4  # landmarks that are needed to fit a pose
 
 
 @dataclasses.dataclass(frozen=True)

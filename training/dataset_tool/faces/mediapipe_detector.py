@@ -1,12 +1,12 @@
-"""MediaPipe as detector of faces and people; also a program: `.venv-faces/bin/python mediapipe_detector.py`.
+"""MediaPipe as a detector of faces and people; also a program: `.venv-faces/bin/python mediapipe_detector.py`.
 
-MediaPipe 0.10.21 carries its models, but wants an older NumPy and Python than ours; later versions fit, but take a
-model file. This file therefore imports nothing of this program: any Python with MediaPipe can run it as a process,
-which reads frames from stdin and writes detections to stdout (see `serve`).
+MediaPipe 0.10.21 includes its models, but needs older versions of NumPy and Python than ours; later versions fit, but
+need a model file. This file therefore imports nothing of this program: any Python with MediaPipe can run it as a
+process, which reads frames from stdin and writes detections to stdout (see `serve`).
 
 Faces are found in the whole frame by BlazeFace (full range, else short range), and the landmarks by Face Mesh
-in a square around each face, so that small faces and several faces are treated alike. With a model file both are done
-by MediaPipe's Face Landmarker. Every frame is treated by itself: nothing depends on the frames before.
+in a square around each face, so that small faces and several faces are treated alike. With a model file MediaPipe's
+Face Landmarker does both. Frames are independent of each other.
 
 Sources: Bazarevsky et al., BlazeFace, 2019 (arXiv 1907.05047); Kartynnik et al., Real-time facial surface geometry
 from monocular video on mobile GPUs, 2019 (arXiv 1907.06724); Bazarevsky et al., BlazePose, 2020 (arXiv 2006.10204).

@@ -11,10 +11,10 @@ from training.dataset_tool.faces.detections import Detection, VideoDetections
 __all__ = ["MAX_GAP", "Track", "link_tracks"]
 
 MAX_GAP = 5  # frames without a detection that a track bridges
-# From one frame to the next, as fractions of the box's side: how far its centre moves, how much its side changes.
+# Limits from one frame to the next: movement of the box's centre in units of its side, and factor on its side.
 MAX_STEP = 0.4
 MAX_GROWTH = 1.5
-# Boxes with more in common (intersection over union): the same face twice; two faces, one in front of the other.
+# Intersection over union above which two boxes are the same face, or one face in front of another.
 SAME = 0.6
 OCCLUDED = 0.15
 FORBIDDEN = 1e6  # cost of a link that is not allowed
@@ -36,8 +36,8 @@ def link_tracks(video: VideoDetections, *, min_score: float) -> tuple[list[Track
     """Tracks in a video, by their first frames.
 
     Detections are linked to the nearest ones of the frames before, at the smallest total distance. A track ends at a
-    cut, after more than MAX_GAP frames without a detection, and where another face covers it, since nothing would tell
-    which of two faces is which when they part again.
+    cut, after more than MAX_GAP frames without a detection, and where another face covers it, since the two faces could
+    not be told apart when they separate again.
 
     Returns:
         The tracks, and the number of frames in which faces cover each other.

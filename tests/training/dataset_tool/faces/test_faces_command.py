@@ -285,7 +285,7 @@ def test_detections_of_another_version_of_a_video(movies, tmp_path, change, reas
     videos = {"a.mp4": of_head(FRAMES), "b.mp4": {**of_head(FRAMES), **change}}
     landmarks = write_landmarks(tmp_path / "landmarks.json", videos)
     command = (movies, tmp_path / "out", "--faces", "--landmarks", landmarks, *OPTIONS)
-    assert fail(*command) == f"'{landmarks}' does not fit 'b.mp4': {reason}. Mend it, or use --skip-broken."
+    assert fail(*command) == f"'{landmarks}' does not fit 'b.mp4': {reason}. Correct it, or use --skip-broken."
     assert f"left out b.mp4: {reason}" in call(*command, "--skip-broken")
 
 
