@@ -178,7 +178,7 @@ def bands_of_small_frames(tmp):
 
 def bands_of_smaller_frames(tmp):
     words = ["aug=fixed", "p=0.1", "augpipe=filter", "resolution=8", "model.generator.rendering.resolution=4"]
-    return words, "not resolution=8; use a pipeline without, e.g. augpipe=bgc"
+    return words, "not resolution=8; use a pipeline without them, e.g. augpipe=bgc"
 
 
 def unknown_device(tmp):
@@ -291,7 +291,7 @@ def test_dry_run(tmp_path, data, monkeypatch, capsys):
     text = capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
     assert "gpus=2, but 1 will be used" in text
-    assert "Gradients are accumulated over 4 passes, the batch stays 8 videos." in text
+    assert "Gradients are accumulated over 4 passes; the batch stays 8 videos." in text
     options = yaml.safe_load(text[text.index("model:") : text.index("dataset ")])
     assert options["spec"]["mb"] == 8 and options["names"]["model"] == "stylenerf_small"
     assert "num_videos 5" in text and "num_clips 5" in text

@@ -70,7 +70,7 @@ def compare(generator, exported: Callable, samples: int) -> list:
 @click.command(cls=Command, context_settings={"max_content_width": 120, "show_default": True})
 @click.argument("network_pkl", metavar="PKL", type=NETWORK)
 @click.argument("out", metavar="OUT", type=click.Path())
-@click.option("--format", "name", required=True, type=click.Choice(FORMATS), help="Of the file.")
+@click.option("--format", "name", required=True, type=click.Choice(FORMATS), help="Format of the file.")
 @click.option("--samples", default=3, type=click.IntRange(min=1), help="Random inputs to compare with the generator.")
 def main(network_pkl: str, out: str, name: str, samples: int) -> None:
     """Write OUT, a function of one frame, from the generator of PKL: a checkpoint, a run folder, a URL, or a Hub id."""

@@ -1,7 +1,7 @@
 """Initialisation of an inversion: search for content codes, cameras and motions that resemble the clip.
 
-Content and camera are searched on the first frame, without knowing the motion: at time 0 the usual motion network moves
-nothing, since time enters as a factor. With motion.frequency, or from another first time, the code 0 stands in.
+Content and camera are searched on the first frame, where the motion is not needed: at time 0 the default motion network
+moves nothing, since time enters as a factor. With motion.frequency, or another first time, the code 0 is used instead.
 """
 
 import dataclasses
@@ -72,7 +72,7 @@ def nearest_samples(
         yaw=grid[:, :1].repeat(len(kept), 1),
         pitch=grid[:, 1:].repeat(len(kept), 1),
     )
-    # A wrong yaw, compensated by a wrong content, is a local minimum: starts differ in yaw before they do in content.
+    # A wrong yaw, compensated by a wrong content, is a local minimum, so starts differ in yaw first, then in content.
     losses = _first_frame_losses(seen, loss, on_progress).unflatten(0, (len(kept), START_YAWS, START_PITCHES))
     rank = losses.flatten(2).amin(dim=2).argsort(dim=0).argsort(dim=0)  # of a sample among all from the same yaw
     losses, pitch = losses.min(dim=2)
@@ -105,17 +105,17 @@ def start_images(samples: int, starts: int) -> int:
 # ----------------------------------------------------------------------------------------------------------------------
 # Search for the motion code and the camera path
 #
-# A head that turns and a camera that turns around it look alike at first, and gradient descent that starts with one of
+# A turning head and a camera that turns around it look alike at first, and gradient descent that starts with one of
 # them rarely finds the other. So random motions are compared with the clip at a few key frames, each from a grid of
-# yaws; the best path through the grid is found by dynamic programming, with a cost of its steps. The best combinations
+# yaws; the best path through the grid is found by dynamic programming, with a cost on its steps. The best combinations
 # are then compared at more key frames, from a grid of yaws and pitches.
 
 
-KEYS = (4, 8)  # key frames besides the first, whose camera is known: of the first and the second search
+KEYS = (4, 8)  # key frames of the first and second search, besides the first frame, whose camera is known
 PATH_YAWS, PATH_PITCHES = 7, 5  # cameras of the grid in the second search
-CLOSER = 2  # combinations of the second search, per combination that is kept
+CLOSER = 2  # combinations in the second search, per combination that is kept
 
-STEP_COST = 0.02  # of a squared step across the whole range of an angle; losses are mean squared differences
+STEP_COST = 0.02  # cost of a squared step across the whole range of an angle; losses are mean squared differences
 
 
 def cheapest_paths(losses: torch.Tensor, places: torch.Tensor, start: torch.Tensor, step_cost: float):

@@ -27,7 +27,7 @@ SHARES = (1 / 6, 1 / 3, 1 / 2)  # fractions of the steps, by stage
 WARM_UP = 20  # steps
 LAST_RATE = 0.01  # fraction of the full rate
 BETAS = (0.9, 0.99)
-#: Learning rates of Adam, about the change per step.
+#: Learning rates of Adam, approximately the change per step.
 RATES = {"x": 0.05, "z_bg": 0.05, "z_motion": 0.2, "yaw": 0.01, "pitch": 0.01, "zoom": 0.005}
 
 

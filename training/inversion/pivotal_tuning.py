@@ -20,7 +20,7 @@ from training.networks.mixed_precision import half_precision
 
 __all__ = ["save_tuned", "tune_generator"]
 
-RATE = 5e-4  # of Adam, on weights of unit variance (equalised learning rates)
+RATE = 5e-4  # learning rate of Adam, on weights of unit variance (equalised learning rates)
 BETAS = (0.9, 0.99)
 
 
@@ -57,7 +57,7 @@ def save_tuned(path: str | os.PathLike, generator: Generator, *, snapshot: Mappi
     """Write a snapshot with its generator replaced by this one.
 
     Args:
-        snapshot: Content of the one that the generator is from, see `load_snapshot`.
+        snapshot: Content of the snapshot that the generator comes from, see `load_snapshot`.
 
     Raises:
         UserError: The file cannot be written.

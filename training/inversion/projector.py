@@ -130,7 +130,7 @@ class Inversion:
         self._tuned_frames = render_codes(self._tuned, self._codes)
 
     def save_codes(self, folder: str | os.PathLike) -> None:
-        """Write codes.npz into a folder, in the place of all results of an earlier clip.
+        """Write codes.npz into a folder, after removing all results of an earlier clip.
 
         Raises:
             UserError: One of those cannot be removed, or the file cannot be written.
@@ -141,7 +141,7 @@ class Inversion:
                 if os.path.lexists(path):
                     os.unlink(path)
             except OSError as error:
-                raise UserError(f"Cannot remove {path}, which is of an earlier clip: {error.strerror}.") from error
+                raise UserError(f"Cannot remove {path}, the result of an earlier clip: {error.strerror}.") from error
         save_codes(os.path.join(folder, CODES), self._codes)
 
     def save_tuned(self, folder: str | os.PathLike, *, snapshot: Mapping[str, Any]) -> None:

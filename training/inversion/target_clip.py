@@ -15,7 +15,7 @@ from training.data.video_decoder import BrokenVideo, decode_video, describe_rema
 
 __all__ = ["MAX_FRAMES", "read_clip"]
 
-MAX_FRAMES = 1024  # a mistaken path to a film must not fill the memory
+MAX_FRAMES = 1024  # a path to a whole film by mistake must not fill the memory
 
 
 def read_clip(

@@ -37,7 +37,7 @@ MAX_KIMG = 1e9
 
 
 def read_published(path: str | os.PathLike, *, average_only: bool = False) -> dict[str, Any]:
-    """The content of a published checkpoint, in the form of a snapshot but for its format and version.
+    """The content of a published checkpoint, in the form of a snapshot except for format and version.
 
     Args:
         average_only: Read only the moving-average generator; the other entries are then missing.
@@ -50,7 +50,7 @@ def read_published(path: str | os.PathLike, *, average_only: bool = False) -> di
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
             if size > MAX_BYTES:
-                raise UserError(f"{path} has {format_bytes(size)}; no published checkpoint is as large as that.")
+                raise UserError(f"{path} has {format_bytes(size)}; no published checkpoint is that large.")
             # Memory-mapped: networks that are not needed are never read.
             data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     except OSError as error:

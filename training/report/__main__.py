@@ -135,7 +135,7 @@ def _summary(last: dict[str, Any], end: Sequence[str], notes: Iterable[str]) -> 
     state = "There is no log.txt."
     if end:
         told = [line for line in end if line.startswith(("Done:", "Stopped as asked", "Continuing:"))]
-        state = "The log tells of no end: the run goes on, or was interrupted."
+        state = "The log shows no end: the run is going on, or was interrupted."
         if told and not told[-1].startswith("Continuing:"):
             state = f"The log says: {told[-1]}."
     written = number(last.get("timestamp"))
@@ -214,7 +214,7 @@ def _curves(curves: Sequence[Curve]) -> str:
             groups.setdefault(head if tail in ("real", "fake") else curve.name, []).append(curve)
     if not groups and not constant:
         return "<p>There are none yet.</p>"
-    same = f"<p>The same all along: {_escape(', '.join(constant))}.</p>" if constant else ""
+    same = f"<p>Constant: {_escape(', '.join(constant))}.</p>" if constant else ""
     return f'<div class="charts">{"".join(_chart(name, group) for name, group in groups.items())}</div>{same}'
 
 

@@ -39,7 +39,7 @@ def newest_rows(folder: Path, cur_nimg: int | None) -> list[dict[str, Any]]:
 
 
 def check_out(out: Path, *, discriminators: bool) -> None:
-    """Refuse a folder that would not hold this model alone: all of its files are uploaded.
+    """Refuse a folder that would hold more than this model: all of its files are uploaded.
 
     Args:
         discriminators: They will be written, too.
@@ -61,11 +61,11 @@ def check_out(out: Path, *, discriminators: bool) -> None:
 @click.command(cls=Command, context_settings={"max_content_width": 120})
 @click.argument("network_pkl", metavar="PKL", type=NETWORK)
 @click.argument("out", metavar="OUT", type=click.Path(file_okay=False))
-@click.option("--licence", default="", help="Of the weights, as the Hub knows it: apache-2.0, cc-by-4.0, other, …")
+@click.option("--licence", default="", help="Licence of the weights, an id of the Hub: apache-2.0, cc-by-4.0, other, …")
 @click.option("--data", default="", help="A sentence about the training data, for the card.")
 @click.option("--discriminators", is_flag=True, help="Also write the discriminators, for resume= and training code.")
 @click.option("--push", metavar="USER/NAME", help="Upload the folder to this model of the Hugging Face Hub.")
-@click.option("--private", is_flag=True, help="A model that --push creates can only be seen by its owner.")
+@click.option("--private", is_flag=True, help="Make a model that --push creates visible to its owner only.")
 @click.option("--device", help="cpu, cuda, cuda:1, …  [default: cuda if there is one]")
 def main(
     network_pkl: str,

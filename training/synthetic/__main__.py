@@ -16,8 +16,8 @@ COUNT = click.IntRange(min=1)
 @click.option("--frames", type=COUNT, default=16, show_default=True, help="Frames of each.")
 @click.option("--resolution", type=click.IntRange(8, 1024), default=64, show_default=True, help="Pixels per side.")
 @click.option("--supersample", type=click.IntRange(1, 8), default=2, show_default=True, help="Rays per pixel and side.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of everything random.")
-@click.option("--model", default="stylenerf_small", show_default=True, help="Whose cameras are sampled (conf/model).")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Random seed.")
+@click.option("--model", default="stylenerf_small", show_default=True, help="Model of conf/model for the cameras.")
 @click.option("--yaw", type=finite_float(0), help="Range of the cameras, -yaw to yaw radians.  [default: the model's]")
 @click.option("--workers", type=COUNT, help="Processes.  [default: one per core]")
 def main(
@@ -31,7 +31,7 @@ def main(
     yaw: float | None,
     workers: int | None,
 ) -> None:
-    """Render talking heads with known geometry into the training set OUT. Goes on where it was interrupted."""
+    """Render talking heads with known geometry into the training set OUT. A repeated command continues."""
     from training.launch.config import compose_options
     from training.synthetic.make_dataset import make_dataset
     from training.synthetic.render import SyntheticConfig

@@ -1,14 +1,14 @@
-"""Analytic talking heads: density and colour as closed formulas of place and time.
+"""Analytic talking heads: density and colour in closed form as functions of position and time.
 
-A head (skull, jaw, nose, ears, eyes, hair) turns about the top of a neck that stands in shoulders. All parts are
-ellipsoids with soft surfaces; eyelids, pupils, brows and lips are colours of places on them. A content
-code gives the identity, a motion code the motion, a background code the background; all codes are standard normal.
+A head (skull, jaw, nose, ears, eyes, hair) turns about the top of a neck on shoulders. All parts are ellipsoids with
+soft surfaces; eyelids, pupils, brows and lips are coloured regions on them. A content code determines the identity, a
+motion code the motion, a background code the background; all codes are standard normal.
 
-The world is that of `renderer.cameras`: z is up, a camera at yaw 0 looks along −x at the face, y points right in its
-picture, and a field of view of 18° shows 0.158 on either side of the origin.
+World coordinates are those of `renderer.cameras`: z is up, a camera at yaw 0 looks along −x at the face, y points right
+in its image, and a field of view of 18° shows 0.158 on either side of the origin.
 
-A scene is a field as the renderer wants it, `(points, directions) → (density, features)`, so that the same quadrature
-renders it that renders the networks.
+A scene is a field as the renderer expects it, `(points, directions) → (density, features)`, rendered with the same
+quadrature as the networks.
 """
 
 import colorsys
@@ -22,11 +22,11 @@ from training.synthetic.parameters import BACKGROUND_CODE, Person, Pose, between
 __all__ = ["Backdrop", "TalkingHead"]
 
 DENSITY = 500.0  # inside a part, per scene unit: a part hides what is behind 0.01 of it
-SOFTNESS = 0.0015  # of a surface: the density rises from 12 % to 88 % over four times that
-NOTHING = 0.05  # a density that is not seen: within a part's whole depth it hides less than a hundredth
-NECK_TOP = -0.01  # neck and shoulders lie below
+SOFTNESS = 0.0015  # of a surface: the density rises from 12 % to 88 % over four times this length
+NOTHING = 0.05  # an invisible density: over a part's whole depth it hides less than a hundredth
+NECK_TOP = -0.01  # neck and shoulders lie below this height
 HEAD_Z = 0.022  # height of the skull's centre
-PIVOT = (-0.012, 0.0, -0.055)  # where the head turns on the neck
+PIVOT = (-0.012, 0.0, -0.055)  # centre of the head's rotation on the neck
 LIGHT = (0.62, -0.45, 0.64)  # unit vector towards the light
 AMBIENT = 0.55
 
@@ -35,8 +35,8 @@ class TalkingHead:
     """The field of a person in T poses.
 
     Called with points [1, T or 1, R, S, 3] it returns the density [1, T, R, S] and one feature, the colour
-    [1, T, R, S, 3] in [-1, 1]. The direction of view makes no difference. Most points lie in empty space: only those
-    near the head are looked at for the head, and a part's colour only where the part is.
+    [1, T, R, S, 3] in [-1, 1]. The viewing direction has no effect. Most points lie in empty space: the head is
+    evaluated only at points near it, and a part's colour only inside the part.
     """
 
     def __init__(self, person: Person, pose: Pose, *, dtype: torch.dtype = torch.float32):
@@ -45,7 +45,7 @@ class TalkingHead:
         self.mouth, self.eyes = pose.mouth.to(dtype), pose.eyes.to(dtype)
 
     def project(self, features, accumulation=1.0) -> torch.Tensor:
-        """Colours are shown as they are composited; see `renderer.volume_rendering`."""
+        """Composited colours as they are; see `renderer.volume_rendering`."""
         return features[0]
 
     def __call__(self, points: torch.Tensor, directions: torch.Tensor):
@@ -65,12 +65,12 @@ class TalkingHead:
         return mixture.density.reshape(1, *shape), (mixture.mean_colour().reshape(1, *shape, 3) * 2 - 1,)
 
     def _reach(self) -> float:
-        """No part of the head is farther from the skull's centre."""
+        """Largest distance of any part of the head from the skull's centre."""
         p = self.person
         return max(p.height + p.hair_volume + 0.015, p.depth + p.nose, 1.2 * p.hair_length + 0.06) + 0.015
 
     def _body(self, mixture: "_Mixture", at) -> None:
-        """Neck and shoulders, which stand still; `at` are x, y and z of points [N] in the world."""
+        """Neck and shoulders, which do not move; `at` are x, y and z of points [N] in world coordinates."""
         p = self.person
         mixture.add(_Ellipsoid(at, (-0.014, 0, -0.085), (0.034, 0.032, 0.065)), p.skin, gain=0.9)
 
@@ -105,7 +105,7 @@ class TalkingHead:
 
         size = 0.007 + p.hair_volume
         cap = _Ellipsoid(at, (-0.012, 0, HEAD_Z + 0.008), (p.depth + size, p.width + size, p.height + size))
-        # Hair is what lies above a plane that falls from the hairline to the back of the neck.
+        # Hair lies above a plane that slopes from the hairline down to the back of the neck.
         plane = (z - HEAD_Z) - p.hairline * p.height - 1.1 * (x - 0.55 * p.depth)
         cap.density = cap.density * torch.sigmoid(plane / (2 * SOFTNESS))
         mixture.add(cap, p.hair)
@@ -114,7 +114,7 @@ class TalkingHead:
             mixture.add(_Ellipsoid(at, low, (0.040, p.width + size, 0.060 + p.hair_length * 0.6)), p.hair)
 
     def _paint(self, x, y, z, mouth, eyes) -> torch.Tensor:
-        """Colours on the front of the face [N, 3]: eyes, brows, lips. Places [N] from the head's centre."""
+        """Colours on the front of the face [N, 3]: eyes, brows, lips. Coordinates [N] from the head's centre."""
         p = self.person
         front = torch.sigmoid((x - 0.25 * p.depth) / 0.004)
         colour = x.new_tensor(p.skin).expand(*x.shape, 3)
@@ -139,10 +139,10 @@ class TalkingHead:
 
 
 class _Ellipsoid:
-    """A soft ellipsoid at points x, y, z [N]: its density, and how light its surface is.
+    """A soft ellipsoid at points x, y, z [N]: its density and shading.
 
-    The distance to the surface is k (k − 1) / |∇k²/2| with k the length of a point in units of the axes, to first order
-    exact at the surface.
+    The distance to the surface is k (k − 1) / |∇k²/2|, where k is the length of a point in units of the axes; it is
+    exact to first order at the surface.
     """
 
     def __init__(self, at, centre, axes, *, mirrored: torch.Tensor | None = None):
@@ -162,20 +162,20 @@ class _Ellipsoid:
 
 
 class _Mixture:
-    """Parts that overlap, at N points: densities add up, colours are averaged with them."""
+    """Overlapping parts at N points: densities add up, colours are averages weighted by them."""
 
     def __init__(self, count: int, like: torch.Tensor):
         self.density, self._colour = like.new_zeros(count), like.new_zeros(count, 3)
         self._chosen: torch.Tensor | None = None
 
     def at(self, chosen: torch.Tensor) -> "_Mixture":
-        """The same mixture for parts that are known at the points of these indices only."""
+        """The same mixture for parts that are evaluated only at the points with these indices."""
         view = copy.copy(self)
         view._chosen = chosen
         return view
 
     def add(self, part: _Ellipsoid, colour, *, gain: float = 1.0) -> None:
-        """Add a part with its colour: RGB, or a function of the indices of those points that are in it."""
+        """Add a part with its colour: RGB, or a function of the indices of the points inside it."""
         some = (part.density > NOTHING).nonzero()[:, 0]
         density = part.density[some]
         rgb = colour(some) if callable(colour) else density.new_tensor(colour)
@@ -184,12 +184,12 @@ class _Mixture:
         self._colour[points] += rgb * (density * part.shade(some) * gain)[:, None]
 
     def mean_colour(self) -> torch.Tensor:
-        """[N, 3]; black where there is nothing."""
+        """Colours [N, 3]; black in empty space."""
         return self._colour / self.density.clamp(min=NOTHING)[:, None]
 
 
 class Backdrop:
-    """Background at infinity: a colour for every direction, a slope and a few soft waves.
+    """Background at infinity: a colour for every direction, with a gradient and a few soft waves.
 
     Called with inverted-sphere points [B, R, S, 4] it returns density zero, so that the last, opaque sample counts.
     """

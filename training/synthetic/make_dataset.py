@@ -1,15 +1,14 @@
 """Videos of synthetic talking heads with their ground truth.
 
     OUT/videos/00007/000003.png     a frame; the layout of every training set
-    OUT/truth/00007.npz             what is known about the video: camera, codes, depth, opacity (see `Truth`)
-    OUT/dataset.json                the cameras' angles, for trainings with camera_condition (see
-    training.data.annotations)
-    OUT/synthetic.json              what the set was made with
+    OUT/truth/00007.npz             ground truth of the video: camera, codes, depth, opacity (see `Truth`)
+    OUT/dataset.json                the cameras' angles, for camera_condition (see training.data.annotations)
+    OUT/synthetic.json              the configuration of the set
 
 Every video has its own content, motion and background and one camera from the prior of a model (conf/model), rendered
 by `renderer` from the formulas in `training.synthetic.head_model`. The same options give the same files, byte for byte
-(with one version of PyTorch and Pillow). What exists already is kept when an interrupted command is given again; OUT
-gets its name when it is complete.
+(with one version of PyTorch and Pillow). A repeated command continues an interrupted one; OUT gets its name when it is
+complete.
 """
 
 import io
@@ -46,7 +45,7 @@ def read_config(folder: str | os.PathLike) -> dict[str, Any] | None:
 
 
 def _write_video(config: SyntheticConfig, folder: str, index: int) -> None:
-    """Write a video unless it is there; a folder of frames gets its name when it is complete, after its truth."""
+    """Write a video unless it exists; a folder of frames gets its name when it is complete, after its ground truth."""
     name = f"{index:05d}"
     target = os.path.join(folder, "videos", name)
     if os.path.isdir(target):
@@ -69,7 +68,7 @@ def _write_video(config: SyntheticConfig, folder: str, index: int) -> None:
 
 
 def make_dataset(out: str | os.PathLike, config: SyntheticConfig, *, workers: int | None = None) -> None:
-    """Make the set `out`, or finish it; does nothing if it is there.
+    """Make the set `out`, or finish it; does nothing if it is complete.
 
     Args:
         workers: Processes; None for one per core.
@@ -92,7 +91,7 @@ def make_dataset(out: str | os.PathLike, config: SyntheticConfig, *, workers: in
             _write_videos(unfinished, config, workers or os.cpu_count() or 1)
             _write_cameras(unfinished, config)
             _write_sheet(unfinished, config)
-            os.sync()  # one flush for all the small files, before the name that promises they are complete
+            os.sync()  # one flush for all the small files, before they get the name of a complete set
             os.rename(unfinished, out)
     except OSError as error:
         raise UserError(f"Cannot write '{out}': {error.strerror or error}.") from error
@@ -104,7 +103,7 @@ def _is_complete(out: str, config: SyntheticConfig) -> bool:
     there = read_config(out)
     if there is None:
         raise UserError(f"'{out}' is there already and is not a set made by this tool: choose another folder.")
-    # Through JSON, which knows no tuples.
+    # Through JSON, which turns tuples into lists.
     wanted = json.loads(json.dumps(config.as_dict()))
     other = [key for key in wanted if there.get(key) != wanted[key]]
     if other:
@@ -116,7 +115,7 @@ def _is_complete(out: str, config: SyntheticConfig) -> bool:
 
 
 def _begin(folder: str, config: SyntheticConfig) -> None:
-    """Go on with what is in the folder if it was made with this configuration, else begin anew."""
+    """Continue with the folder's content if it was made with this configuration, else start over."""
     os.makedirs(folder, exist_ok=True)
     wanted = json.loads(json.dumps(config.as_dict()))
     if os.path.exists(os.path.join(folder, UNFINISHED)):
@@ -136,11 +135,12 @@ def _begin(folder: str, config: SyntheticConfig) -> None:
 
 def _write_videos(folder: str, config: SyntheticConfig, workers: int) -> None:
     with tqdm(total=config.videos, desc="rendering videos", unit="video", dynamic_ncols=True) as bar:
-        for _ in parallel_map(_draw, range(config.videos), shared=(config, folder), workers=workers):
+        videos = range(config.videos)
+        for _ in parallel_map(_write_on_one_core, videos, shared=(config, folder), workers=workers):
             bar.update()
 
 
-def _draw(shared: tuple[SyntheticConfig, str], index: int) -> None:
+def _write_on_one_core(shared: tuple[SyntheticConfig, str], index: int) -> None:
     """Write a video on one core: sums do not depend on the number of cores."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -161,7 +161,7 @@ def _write_cameras(folder: str, config: SyntheticConfig) -> None:
 
 
 def _write_sheet(folder: str, config: SyntheticConfig) -> None:
-    """A few videos to look at: a row each, time from left to right."""
+    """Write a contact sheet of a few videos: a row each, time from left to right."""
     rows, columns = min(SHEET[0], config.videos), min(SHEET[1], config.frames)
     numbers = np.linspace(0, config.frames - 1, columns).round().astype(int)
     cells = []

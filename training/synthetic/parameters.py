@@ -17,7 +17,7 @@ HAIRS = ((0.07, 0.06, 0.06), (0.26, 0.15, 0.08), (0.50, 0.30, 0.14), (0.85, 0.68
 
 
 def share(code: float) -> float:
-    """The distribution function of the normal law: a code as a fraction, evenly spread."""
+    """The normal distribution function: a code as a uniformly distributed fraction."""
     return 0.5 * (1 + math.erf(code / math.sqrt(2)))
 
 
@@ -30,7 +30,7 @@ def _choose(code: float, choices):
 
 
 def _blend(code: float, colours) -> tuple[float, ...]:
-    """A colour somewhere along a list of them."""
+    """A colour interpolated along a list of colours."""
     place = share(code) * (len(colours) - 1)
     first = min(int(place), len(colours) - 2)
     part = place - first
@@ -41,9 +41,9 @@ def _blend(code: float, colours) -> tuple[float, ...]:
 class Person:
     """Shape and colours of a content code: sizes in scene units, colours as RGB in [0, 1]."""
 
-    width: float  # half axes of the skull: y,
-    height: float  # z,
-    depth: float  # x
+    width: float  # half axis of the skull along y
+    height: float  # half axis along z
+    depth: float  # half axis along x
     jaw: float  # half width of the jaw
     nose: float  # how far it sticks out
     eye_gap: float  # half the distance of the eyes

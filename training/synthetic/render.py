@@ -49,7 +49,7 @@ class SyntheticConfig:
         return {"version": VERSION, **dataclasses.asdict(self)}
 
     def key(self) -> str:
-        """Names the set in a cache: sets with other pictures have other names."""
+        """Name of the set in a cache: sets with different images have different names."""
         return hashlib.sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -58,7 +58,7 @@ class Truth:
     """Ground truth of a video of T frames of H×H pixels.
 
     Attributes:
-        depth: float32 [T, H, H], distance along the viewing axis in scene units; NaN where the head is not.
+        depth: float32 [T, H, H], distance along the viewing axis in scene units; NaN outside the head.
         opacity: float32 [T, H, H] of the head, 0 to 1.
         cam2world: [4, 4] and fov (degrees), see `renderer.cameras`.
         times: [T] in [0, 1].
@@ -85,7 +85,7 @@ class Truth:
 
 @torch.no_grad()
 def render_video(config: SyntheticConfig, index: int) -> tuple[torch.Tensor, dict[str, np.ndarray]]:
-    """Frames uint8 [T, 3, H, H] of a video, and what is known about it in the form in which it is stored."""
+    """Frames uint8 [T, 3, H, H] of a video, and its ground truth as it is stored."""
     stream = RandomStream(int(np.random.SeedSequence([config.seed, index]).generate_state(1, np.uint64)[0] >> 1))
     content = stream.normal("synthetic/content", [CONTENT_CODE])
     motion = stream.normal("synthetic/motion", [MOTION_CODE])
@@ -127,6 +127,6 @@ def render_frames(
         return torch.nn.functional.avg_pool2d(x, supersample)
 
     opacity = pixels(1 - out.transmittance[..., None])
-    # The expected depth counts an empty sample as zero, so that the mean is weighted already.
+    # The expected depth counts empty samples as zero, so the mean is already weighted by opacity.
     depth = pixels(out.depth[..., None]) / opacity.clamp(min=1e-6)
     return pixels(out.values), depth[:, 0], opacity[:, 0]

@@ -152,7 +152,7 @@ def test_what_unpacks_to_a_lot_is_not_unpacked(path, tmp_path, monkeypatch):
         for name, data in content.items():
             archive.writestr(name, data)
     read.clear()
-    with pytest.raises(dnnlib.UserError, match="no file of codes"):
+    with pytest.raises(dnnlib.UserError, match="not a file of codes"):
         load_codes(tmp_path / "bomb.npz", GENERATOR)
     assert read and min(read) >= 0 and max(read) <= latent_files.MAX_FRAMES * 8 + latent_files.HEADER + 1
 
@@ -165,7 +165,7 @@ def test_headers_of_nonsense_are_refused(path, tmp_path, header):
     with zipfile.ZipFile(tmp_path / "header.npz", "w") as archive:
         for name, data in content.items():
             archive.writestr(name, data)
-    with pytest.raises(dnnlib.UserError, match="no file of codes, or it is damaged"):
+    with pytest.raises(dnnlib.UserError, match="not a file of codes, or it is damaged"):
         load_codes(tmp_path / "header.npz", GENERATOR)
 
 

@@ -359,7 +359,7 @@ def test_every_twentieth_truncation(tmp_path, path):
 
 def test_files_that_are_too_large(path, monkeypatch):
     monkeypatch.setattr(loader, "MAX_BYTES", 1000)
-    with pytest.raises(UserError, match="no published checkpoint is as large"):
+    with pytest.raises(UserError, match="no published checkpoint is that large"):
         load_snapshot(path)
 
 

@@ -111,7 +111,7 @@ def test_everything_is_on_the_page_and_nothing_is_asked_for_elsewhere(run):
     assert content == (run / "videos" / "000003" / "front_seed0000.mp4").read_bytes()
     # Four of the geometry, one of the metric; G/loss, scores together, sec/kimg; what never changes is named.
     assert len(page.all("svg")) == 8 and len(page.all("polyline")) == 9
-    assert "The same all along: cpumem 0.5, gpumem 0." in "".join(page.text)
+    assert "Constant: cpumem 0.5, gpumem 0." in "".join(page.text)
     assert "4 (best)" in text and "9 (best)" not in text
     sources = [value for _, attrs in page.found for name, value in attrs.items() if name in ("src", "href")]
     assert len(sources) == 8 and all(source.startswith("data:") for source in sources)
@@ -143,7 +143,7 @@ def test_the_end_of_a_run_that_was_continued_is_none(run):
     assert state().startswith("The log says: Done: 3 kimg, in out.")
     with open(run / "log.txt", "a") as log:
         log.write("Continuing: out\ntick 20\n")
-    assert state().startswith("The log tells of no end: the run goes on, or was interrupted.")
+    assert state().startswith("The log shows no end: the run is going on, or was interrupted.")
     with open(run / "log.txt", "a") as log:
         log.write("Stopped as asked at 4 kimg; continue with resume_run=out\n")
     assert state().startswith("The log says: Stopped as asked at 4 kimg")
