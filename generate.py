@@ -41,7 +41,7 @@ from training.inference.cli_options import (
     pick_device,
 )
 
-# PyTorch and the networks are imported where they are used: --help and mistakes in the arguments answer at once.
+# PyTorch and the networks are imported where they are used, so that --help and errors in the arguments are immediate.
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -55,7 +55,7 @@ class RenderRequest:
     Attributes:
         given: Names of the options that are not left at their defaults.
         seeds: Content seeds; empty if contents come from mixed styles or files alone.
-        motion_seeds: None: those of the contents.
+        motion_seeds: Motion seeds; None: the contents' own motions.
         render_program: Names of programs, see `renderer.trajectories`.
         recorded: The cameras in the file `camera_path`, or None.
         along_codes: True if the camera path is that of the single file of codes.

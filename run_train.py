@@ -81,7 +81,7 @@ def train(overrides: Sequence[str], *, job_name: str | None = None, label: str =
         label: Added to the name of a new run's folder.
     """
     print_any_text()  # jobs of a cluster begin here
-    from torch_utils import distributed  # after --help: PyTorch takes its time
+    from torch_utils import distributed  # imported after --help, because importing PyTorch is slow
     from torch_utils.launch import busy_note, launch
     from training.launch.run_dir import launcher_names, overrides_to_continue
 
@@ -132,7 +132,7 @@ def make_plan(overrides: Sequence[str], *, label: str = "", look: bool = True):
         used = job.inspected["detectors"]
         idle = [f"detectors.{name}=" for name, path in job.options["detectors"].items() if path and name not in used]
         if job.options["cache_metrics_dir"] and not any(METRICS[name].uses_real for name in job.options["metrics"]):
-            idle.append("cache_metrics_dir=")  # of statistics of the real videos
+            idle.append("cache_metrics_dir=")  # caches statistics of the real videos
         job.notes.extend(f"{name} has no effect: none of the metrics uses it." for name in idle)
     return job
 

@@ -3,7 +3,7 @@
 Non-saturating logistic GAN loss with R1 (Mescheder et al. 2018) and path length regularisation (StyleGAN2, section
 3.2), for a video and an image discriminator, plus StyleNeRF's NeRF-path regularisation.
 
-Every random number of a phase comes from the stream that the caller passes, under a name of its own.
+Every random number of a phase comes from the stream that the caller passes, each kind under its own name.
 """
 
 import contextlib
@@ -79,7 +79,7 @@ class VideoBatch:
         return len(self.frames)
 
     def clone(self) -> "VideoBatch":
-        """A copy in memory of its own."""
+        """A copy with its own memory."""
         return dataclasses.replace(self, **{name: value.clone() for name, value in self._tensors().items()})
 
     def copy_(self, other: "VideoBatch") -> None:

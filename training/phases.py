@@ -29,7 +29,7 @@ class Phase:
     name: str  # Gmain, Greg, Dmain or Dreg
     parameters: list[torch.nn.Parameter]
     optimizer: torch.optim.Optimizer
-    lr: float  # of the optimizer, before it decays
+    lr: float  # the optimizer's learning rate before it decays
     interval: int  # runs every `interval` iterations
     gain: float  # weight of its gradients
 
@@ -74,7 +74,7 @@ def make_phases(
     Afterwards no parameter requires gradients except between a phase's `begin` and `step`.
 
     Args:
-        lr, betas, eps: Of Adam, before the correction for lazy regularisation.
+        lr, betas, eps: Adam's settings before the correction for lazy regularisation.
         g_reg_interval, d_reg_interval: Iterations between regularisation phases; None for no regularisation.
     """
     phases = []

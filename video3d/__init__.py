@@ -29,7 +29,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """The names above, imported on first use: PyTorch takes its time, and the commands' --help needs none."""
+    """The names above, imported on first use: importing PyTorch is slow, and the commands' --help does not need it."""
     if name in MODULES:
         return getattr(importlib.import_module(f"training.inference.{MODULES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

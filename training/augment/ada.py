@@ -143,7 +143,7 @@ class AdaAugment(nn.Module):
             ValueError: wrong shape or type, or no stream.
         """
         check_images("AdaAugment: frames", frames, "[B, T, 3, H, W]", ndim=5, channels=3)
-        check_stream(stream)  # also where nothing is drawn yet: p rises later
+        check_stream(stream)  # even while p = 0 and nothing is sampled: p rises later
         p = float(self.p)
         if p <= 0 or not self.multipliers:
             return frames

@@ -1,7 +1,7 @@
 """Transforms of adaptive discriminator augmentation (ADA, Karras et al. 2020, appendix B): geometry, colours, bands.
 
 A geometric transform is the homogeneous 3x3 matrix that maps output to input pixels, (0, 0) being the centre of the
-image. The inverses of the operations are multiplied on the right, so that the first operation stands leftmost; all are
+image. The inverses of the operations are multiplied on the right, so that the first operation is leftmost; all are
 carried out as one resampling. Colours are transformed by homogeneous 4x4 matrices; the luma axis is v = (1, 1, 1)/√3.
 """
 

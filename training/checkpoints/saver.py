@@ -58,7 +58,7 @@ class CheckpointSaver:
         counters: Progress of the run.
         shared, own, streams: See training.checkpoints.training_state.Parts.
         dataset: Description of the data, stored in both.
-        fingerprint: Of the data, stored in the training state; see `VideoPairDataset.fingerprint`.
+        fingerprint: Fingerprint of the data, stored in the training state; see `VideoPairDataset.fingerprint`.
         keep: Number of newest snapshots to keep; None for all.
     """
 

@@ -164,7 +164,7 @@ def class_name(network: type) -> str:
 
 
 def network_class(name: str) -> type[torch.nn.Module]:
-    """A network's class by its dotted name; its module may lie in the working folder.
+    """A network's class by its dotted name; its module may be in the working folder.
 
     This runs the module: `name` must come from the user (options, conf/), not from a file of unknown origin.
 

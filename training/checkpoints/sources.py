@@ -6,7 +6,7 @@
     hf://user/name@revision, user/name              a model of the Hub, in the Hub's own cache
 
 A remote file is read as data like any other: nothing in it is executed. This module imports no PyTorch, so that
-commands can check their arguments at once.
+commands can check their arguments quickly.
 """
 
 import hashlib

@@ -64,7 +64,7 @@ class Parts:
 
     modules: Mapping[str, torch.nn.Module]  # the same on all processes
     shared: Mapping[str, Stateful]  # the same on all processes
-    own: Mapping[str, Divided]  # different on every process
+    own: Mapping[str, Divided]  # a share on every process
     streams: Mapping[str, Stateful]  # random streams, different on every process
 
 

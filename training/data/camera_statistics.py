@@ -66,7 +66,7 @@ def fit_prior(angles: np.ndarray) -> FittedPrior:
     low, high = np.percentile(angles, [TRIMMED, 100 - TRIMMED], axis=0)
     gaussian = list(zip((mean - deviation).tolist(), (mean + deviation).tolist()))
     uniform = list(zip(low.tolist(), high.tolist()))
-    spread = [k for k in range(2) if deviation[k] > 1e-6]  # of one value, both distributions are the same
+    spread = [k for k in range(2) if deviation[k] > 1e-6]  # for a constant angle both distributions are the same
     distances = {
         "gaussian": sum(_distance(angles[:, k], _normal_cdf(mean[k], deviation[k])) for k in spread),
         "uniform": sum(_distance(angles[:, k], _uniform_cdf(low[k], high[k])) for k in spread),

@@ -21,7 +21,7 @@ from training.data.webdataset_files import is_shards
 
 __all__ = ["PairDataset", "build_dataset", "build_loader", "make_shard_loader"]
 
-WORKERS_PER_GPU = 3  # of the default, workers=null
+WORKERS_PER_GPU = 3  # with workers=null, the default
 
 
 # ----------------------------------------------------------------------------------------------------------------------

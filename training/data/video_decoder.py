@@ -43,8 +43,8 @@ OVER_BLACK = (
     "[black][picture]overlay=format=gbrp"
 )
 DEINTERLACED = "bwdif=mode=send_frame:deint=interlaced"  # only frames that are marked as interlaced
-# HDR to the display light of SDR (Möbius curve). A white surface has 203 cd/m² (ITU-R BT.2408) and becomes 0.68; up to
-# 30 % of that, light is kept; 1000 cd/m² become 1.
+# HDR to the display light of SDR (Möbius curve). A white surface has 203 cd/m² (ITU-R BT.2408) and becomes 0.68; light
+# up to 30 % of white is unchanged; 1000 cd/m² become 1.
 HDR = {"arib-std-b67": "HLG", "smpte2084": "PQ"}
 WHITE, PEAK = 203, 1000
 TONE_MAPPED = (  # agamma=0: the system gamma of HLG is applied to luminance instead of each colour
@@ -257,7 +257,7 @@ def decode_video(
             "to HDR10 or SDR first."
         )
     remarks = Remarks(untimed=info.untimed, hdr=info.hdr, deinterlaced=info.interlaced, more_streams=info.more_streams)
-    uses = None  # of each frame of the file
+    uses = None  # number of uses of each frame of the file
     if info.timing is not None:
         remarks = dataclasses.replace(remarks, repeated=info.timing.repeated, left_out=info.timing.left_out)
         uses = np.bincount(info.timing.frames[::stride][:limit])

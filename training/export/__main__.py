@@ -16,7 +16,7 @@ from dnnlib import UserError, atomic_write, format_bytes, one_line, run_cli
 from dnnlib.command_line import Command
 from training.inference.cli_options import NETWORK
 
-# PyTorch and the networks are imported where they are used: --help and mistakes in the arguments answer at once.
+# PyTorch and the networks are imported where they are used, so that --help and errors in the arguments are immediate.
 
 FORMATS = ("torch.export", "onnx")
 #: Largest root mean square error of an image in [-1, 1]: half a grey level.

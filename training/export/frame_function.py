@@ -6,7 +6,7 @@
 The inputs are those of `Generator.synthesize` for one video and one time, all float32; the depth is that of the volume
 rendered image in scene units. A program contains the weights, and no random numbers.
 
-Both formats are traced from plain PyTorch: native operators would be part of no other machine. ONNX lacks three of the
+Both formats are traced from plain PyTorch, as other machines lack the native operators. ONNX lacks three of the
 operations: cumulative products (of the transmittance), searches in sorted rows (importance sampling), and the tangent
 in double precision (of the field of view). They are decomposed into operations that it has.
 """

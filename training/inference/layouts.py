@@ -173,8 +173,8 @@ class Loop:
     """One video whose codes pass through those of several contents and motions and return to the first.
 
     Args:
-        space: Where content codes are interpolated: 'z' (spherically) or 'w' (linearly). Motion and background codes
-            are interpolated spherically in either case.
+        space: Space in which content codes are interpolated: 'z' (spherically) or 'w' (linearly). Motion and background
+            codes are interpolated spherically in either case.
 
     Raises:
         ValueError: There is nothing to interpolate between, or a content has no z.

@@ -116,7 +116,7 @@ def write_videos(
     """Render every layout along every track, to `<track>_<layout>[_stereo][_<output>].<format>` in `outdir`.
 
     Args:
-        tracks: With the cameras of one or two eyes.
+        tracks: Tracks with the cameras of one or two eyes.
         geometry_resolution: See `row_maps`.
         enlarge: Repeat every pixel of the image this many times in both directions; maps are shown at the same size.
         outputs, fps, save_frames, video_format: See `OutputVideos`.

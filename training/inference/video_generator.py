@@ -80,7 +80,7 @@ def load_generator(
     Args:
         source: A snapshot, a run folder (its newest snapshot), a published checkpoint, a folder of `save_pretrained`,
             or a remote source, see `training.checkpoints.sources`.
-        device, dtype: Of its parameters.
+        device, dtype: Device and type of its parameters.
         generator_class: A class of your own that the snapshot must name; see docs/extending.md.
 
     Raises:
@@ -289,7 +289,7 @@ class VideoGenerator(nn.Module):
         """
         prior = self.camera_prior
         middle = [(low + high) / 2 for low, high in (prior.yaw, prior.pitch)]
-        # Tensors are checked but not converted: their gradients go on to the camera.
+        # Tensors are checked but not converted, so that gradients reach them through the camera.
         check_number("yaw", yaw)
         check_number("pitch", pitch, POLE - middle[1], math.pi - POLE - middle[1])
         if radius is not None:

@@ -74,7 +74,7 @@ def nearest_samples(
     )
     # A wrong yaw, compensated by a wrong content, is a local minimum, so starts differ in yaw first, then in content.
     losses = _first_frame_losses(seen, loss, on_progress).unflatten(0, (len(kept), START_YAWS, START_PITCHES))
-    rank = losses.flatten(2).amin(dim=2).argsort(dim=0).argsort(dim=0)  # of a sample among all from the same yaw
+    rank = losses.flatten(2).amin(dim=2).argsort(dim=0).argsort(dim=0)  # a sample's rank among all at the same yaw
     losses, pitch = losses.min(dim=2)
     chosen = (losses + rank * losses.max()).flatten().argsort()[:starts]
     index = chosen * START_PITCHES + pitch.flatten()[chosen]

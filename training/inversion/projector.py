@@ -48,8 +48,8 @@ class Inversion:
         generator: In evaluation mode, with parameters that require no gradients.
         pixels: The clip, uint8 [T, 3, H, H] at the generator's resolution.
         times: Times of the first and the last frame; the others are evenly spaced.
-        settings: Of the fit.
-        seed: Of the random stream.
+        settings: Settings of the fit.
+        seed: Seed of the random stream.
         perceptual: See `ClipLoss`.
 
     Raises:

@@ -107,7 +107,7 @@ def check_run_state(
     generator: Generator,
     discriminator: TimeAwareDiscriminators,
 ) -> list[str]:
-    """Raise a UserError if a run cannot go on from its state with these data; notes for the user otherwise."""
+    """Raise a UserError if a run cannot continue from its state with these data; notes for the user otherwise."""
     state = read_state(folder)
     if state is None:
         return [f"The run in {folder} ended before it saved its state: it starts from the beginning."]

@@ -57,7 +57,7 @@ def option_help(arguments: Sequence[str] = ()) -> str:
 
 def _options(path: Path, options: Mapping[str, Any], *, prefix: str = "") -> Iterator[str]:
     """The options that a file mentions, section by section."""
-    heading: tuple[str, ...] = ()  # of a section whose first option is yet to come
+    heading: tuple[str, ...] = ()  # heading of a section whose first option is yet to come
     parents: list[tuple[int, str]] = []  # indentation and name of the mappings around a line
     for line in path.read_text(encoding="utf-8").splitlines():
         section = SECTION.fullmatch(line)
@@ -176,7 +176,7 @@ def call_hydra(arguments: Sequence[str]) -> None:
 
 
 def _split_flags(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Flags, each with its value, and options: Hydra wants them in this order."""
+    """Flags, each with its value, and options: Hydra requires this order."""
     flags: list[str] = []
     options: list[str] = []
     rest = list(arguments)

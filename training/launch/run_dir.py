@@ -128,7 +128,7 @@ def find_run_folder(outdir: str | os.PathLike | None, run: int | str) -> Path:
     """The folder of an earlier run.
 
     Args:
-        outdir: Where numbered runs are looked for.
+        outdir: Folder in which numbered runs are looked for.
         run: A number (3 finds `outdir/00003-…`) or the path of a run folder.
 
     Raises:

@@ -56,8 +56,8 @@ class Plan:
     options: dict[str, Any]  # checked and complete
     device_type: str  # 'cpu' or 'cuda'
     processes: int
-    run_folder: Path | None  # of the run to continue; None for a new one
-    description: str  # of a new run's folder
+    run_folder: Path | None  # folder of the run to continue; None for a new run
+    description: str  # name of a new run's folder, after its number
     dataset: "PairDataset | SyntheticHeads"
     generator: Generator  # on the meta device: sizes only
     discriminator: TimeAwareDiscriminators  # on the meta device
@@ -96,7 +96,7 @@ def plan(
     options["logger"] = list(dict.fromkeys(map(str, options["logger"] or [])))
     _check_loggers(options["logger"])
 
-    # A CPU is one device, unless more processes are asked for; a continued run has as many as before.
+    # A CPU is one device unless more processes are asked for; a continued run keeps their number.
     wanted = run_folder is not None or any(override.startswith("gpus=") for override in overrides)
     processes = _processes(options, _available(device_type, several=wanted))
     check_cuda_graphs(options, Devices(device_type, processes))
@@ -340,7 +340,7 @@ def _share_batch(options: Mapping[str, Any], processes: int, *, given: Collectio
 
 
 def _microbatch(spec: Mapping[str, Any], processes: int) -> int:
-    """Videos per pass: as many groups as spec.microbatch allows, but at least one, that divide a process's share."""
+    """Videos per pass: the most groups (at least one) within spec.microbatch that divide a process's share."""
     share = spec["mb"] // processes
     sizes = range(spec["mbstd"], max(spec["microbatch"], spec["mbstd"]) + 1, spec["mbstd"])
     return max(size for size in sizes if share % size == 0)

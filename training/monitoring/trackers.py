@@ -160,7 +160,7 @@ class MLflowTracker:
     """A run of MLflow, in mlflow.db and mlartifacts/ beside the run folders or at MLFLOW_TRACKING_URI."""
 
     MAX_VALUE = 500  # characters of an option's value
-    MAX_OPTIONS = 100  # of one request
+    MAX_OPTIONS = 100  # per request
 
     def __init__(self, folder: Path, *, run_id: str | None, first_step: int, options: Mapping[str, Any]):
         import mlflow
@@ -243,7 +243,7 @@ class Trackers:
         names: Keys of `TRACKERS`.
         folder: The run folder.
         first_step: Number of videos from which on this process records.
-        options: Of the training, which some trackers show.
+        options: Options of the training, which some trackers show.
         say: Prints a line.
 
     Raises:

@@ -143,7 +143,7 @@ ENCODINGS: dict[str, type[PointEncoding]] = {"octaves": OctaveEncoding, "isotrop
 def isotropic_waves(frequencies: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Frequency vectors and phases [K, 4] of waves in all directions, amplitudes [K], K = 3 · `frequencies`; float32.
 
-    Magnitudes m are those of as many octaves, from pi to 2^(frequencies - 1) pi, evenly spaced in the logarithm. The
+    Magnitudes m cover the range of as many octaves, pi to 2^(frequencies - 1) pi, evenly spaced in the logarithm. The
     amplitudes are min(1, √(4 pi / m)): high frequencies, which would show as grain early in training, come in slowly.
     The phases differ, so that no point is special: with equal ones all waves meet at the origin, and styles that favour
     the cosines can draw rings around it.

@@ -178,7 +178,7 @@ class CornerUpsampling(Upsampling):
         hidden = point_linear(x.reshape(n, -1, channels), reduce, reduce_bias)
         own, neighbours = hidden.unflatten(1, (height, width)).chunk(2, dim=-1)
         # A's second layer commutes with the blur, which then runs on a quarter of the channels. Its bias must be
-        # blurred as well (zeros lie outside the image), so it is added to x.
+        # blurred as well (the image is zero-padded), so it is added to x.
         hidden = blur(lrelu_(corner_means(own, neighbours)))
         y = point_linear(hidden.reshape(n, -1, hidden.shape[-1]), expand, bias).unflatten(1, (2 * height, -1))
         return _sum(blur_nearest(add_scaled(expand_bias, x, gain)), y)
@@ -418,7 +418,7 @@ class Upsampler(nn.Module):
     def blocks_up_to(
         self, resolution: int | None, weights: list[BlockWeights]
     ) -> list[tuple[UpsamplerBlock, BlockWeights]]:
-        """The blocks that lead to a resolution (None for all), each with its own of `weights`."""
+        """The blocks up to a resolution (None for all), each with its entry of `weights`."""
         sizes = [int(size) for size in self.blocks]
         if resolution not in (None, sizes[0] // 2, *sizes):
             raise ValueError(f"the image can be {sizes[0] // 2}, {', '.join(self.blocks)} wide, not {resolution}.")

@@ -18,7 +18,7 @@ from dnnlib.command_line import Command
 from training.data.dataset_folders import keep_apart, trained_on
 from training.inference.cli_options import NETWORK, pick_device
 
-# PyTorch and the networks are imported where they are used: --help and mistakes in the arguments answer at once.
+# PyTorch and the networks are imported where they are used, so that --help and errors in the arguments are immediate.
 
 
 def newest_rows(folder: Path, cur_nimg: int | None) -> list[dict[str, Any]]:

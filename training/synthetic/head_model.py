@@ -21,7 +21,7 @@ from training.synthetic.parameters import BACKGROUND_CODE, Person, Pose, between
 
 __all__ = ["Backdrop", "TalkingHead"]
 
-DENSITY = 500.0  # inside a part, per scene unit: a part hides what is behind 0.01 of it
+DENSITY = 500.0  # inside a part, per scene unit: 0.01 of it hides what is behind
 SOFTNESS = 0.0015  # of a surface: the density rises from 12 % to 88 % over four times this length
 NOTHING = 0.05  # an invisible density: over a part's whole depth it hides less than a hundredth
 NECK_TOP = -0.01  # neck and shoulders lie below this height

@@ -34,7 +34,7 @@ class SyntheticConfig:
         videos, frames: Number of videos, frames of each.
         resolution: Pixels per side.
         supersample: Rays per pixel and side.
-        seed: Of everything.
+        seed: Seed of all random numbers.
         camera: Keyword arguments of `renderer.cameras.CameraPrior`.
     """
 

@@ -66,7 +66,7 @@ def detect_videos(
     Args:
         among: The source.
         settings: See find_detector.
-        folder: Of the detections that are kept, see kept_detections.
+        folder: Folder of the kept detections, see kept_detections.
         workers: Processes.
         skip_broken: Leave out videos that cannot be decoded.
 

@@ -84,7 +84,7 @@ def fit_head(points: np.ndarray, names: list[str]) -> HeadPose | None:
 
     Args:
         points: [k, 3] x and y in pixels (y down) and depth in pixels, which grows away from the camera.
-        names: Of the landmarks, keys of HEAD.
+        names: Names of the landmarks, keys of HEAD.
 
     Returns:
         None if the points do not determine a pose: they coincide, or lie on a line.
