@@ -63,7 +63,7 @@ def _half_layers(options: Options, part: str) -> bool:
 
 
 def _runs_half(options: Options, devices: Devices, part: str) -> bool:
-    """True if these layers run in half precision; float16 needs a clamp, see `training.networks.mixed_precision`."""
+    """True if a part's half-precision layers run in it; float16 needs a clamp (`training.networks.mixed_precision`)."""
     clamped = (_model(options, part) or {}).get("conv_clamp", 256) is not None
     return options["precision"] == "bf16" or (devices.device_type == "cuda" and clamped)
 
