@@ -286,7 +286,7 @@ def decode_video(
     if ANOTHER_SIZE in error:
         if enough:
             return remarks  # the size changes only after the requested frames
-        error = f"the frames after it do not have {info.size[0]}×{info.size[1]} pixels: cut it there"
+        error = f"the frames after it are not {info.size[0]}×{info.size[1]} pixels: cut it there"
     elif reconfigured and stride > 1:
         error = f"the pixel format changes, which would restart the count of every {stride}th frame"
     elif error and count and not process.returncode:

@@ -314,7 +314,7 @@ def changing(tmp_path_factory):
 def test_frames_of_another_size_end_a_video(changing, tmp_path):
     frames = decode_video(str(changing / "a.ts"))
     assert [next(frames).size for _ in range(20)] == [(128, 96)] * 20
-    message = r"a\.ts' beyond frame 20 \(the frames after it do not have 128×96 pixels"
+    message = r"a\.ts' beyond frame 20 \(the frames after it are not 128×96 pixels"
     with pytest.raises(BrokenVideo, match=message):
         next(frames)
     with pytest.raises(UserError, match=message):
