@@ -55,22 +55,23 @@ def file_track(
 ) -> CameraTrack:
     """The cameras of a file in their order, each at its own time.
 
-    Cameras without times get evenly spaced times of `time_range`, as many as there are cameras or `time_steps`.
+    Cameras without times get `time_steps` evenly spaced times in `time_range`, by default one per camera.
     """
     times = [camera.time for camera in cameras if camera.time is not None]
     if len(times) == len(cameras):
         return recorded_track(name, path_cameras(cameras), times)
     count = len(cameras)
     schedule = frame_schedule(count, time_steps or count, time_range=time_range)
+    # frame_schedule runs from the last camera step to the first; the cameras of a file are shown in their order.
     forwards = [(count - 1 - step, time) for step, time in schedule]
     return CameraTrack(name, path_cameras(cameras), forwards, _spread(count, time_steps or count))
 
 
 def recorded_track(name: str, cameras: Cameras, times: Sequence[float]) -> CameraTrack:
-    """A track of camera i at time i.
+    """A track that shows camera i at times[i].
 
     Raises:
-        ValueError: Other numbers of cameras and times, or a time that is no finite number.
+        ValueError: Unequal numbers of cameras and times, or a time that is not a finite number.
     """
     if len(times) != len(cameras):
         raise ValueError(f"a track needs one time for each camera, got {len(cameras)} cameras and {len(times)} times.")

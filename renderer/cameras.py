@@ -34,8 +34,8 @@ __all__ = [
 ]
 
 
-POLE = 1e-7  # radians: nearer to a pole the direction of a camera's x axis is lost in rounding
-POLE_MARGIN = 0.05  # radians that cameras which a mouse or an optimiser moves keep from a pole, where roll is undefined
+POLE = 1e-7  # radians: closer to a pole, the direction of a camera's x axis is lost to rounding
+POLE_MARGIN = 0.05  # radians: a mouse or an optimiser moves cameras no closer to a pole, where roll is undefined
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Cameras:
     """A batch of cameras: `cam2world` [N, 4, 4] and `fov` [N] in degrees, both float32.
 
     Raises:
-        ValueError: Something else than tensors of these shapes, or poses of integers.
+        ValueError: Not tensors of these shapes, or integer poses.
     """
 
     cam2world: torch.Tensor
@@ -79,10 +79,10 @@ class Cameras:
 
     @staticmethod
     def join(parts: Sequence["Cameras"]) -> "Cameras":
-        """All cameras of some batches, one after another.
+        """Concatenation of batches of cameras.
 
         Raises:
-            ValueError: There are none, or something else than cameras among them.
+            ValueError: No batches, or an item that is not a `Cameras`.
         """
         if not parts or not all(isinstance(part, Cameras) for part in parts):
             raise ValueError(f"Cameras.join takes one or more Cameras, got {shown(parts)}.")
@@ -104,8 +104,8 @@ def look_at(position: torch.Tensor) -> torch.Tensor:
     A camera exactly above or below the origin has no defined roll; the result is then not a rotation.
 
     Raises:
-        ValueError: Something else than positions; on a CPU, where values can be looked at without waiting, also one
-            that is not finite or the origin itself.
+        ValueError: Not a tensor of positions; on a CPU, where reading values needs no synchronisation, also a position
+            that is not finite or is the origin.
     """
     if not isinstance(position, torch.Tensor) or position.ndim < 1 or position.shape[-1] != 3:
         raise ValueError(f"position must be a tensor [N, 3], got {shown(position)}.")
@@ -128,7 +128,7 @@ def cam2world_from_angles(yaw: torch.Tensor, pitch: torch.Tensor, radius: torch.
     """
     # Spherical coordinates with the polar angle `pitch` from the z axis.
     yaw, pitch, radius = yaw.double(), pitch.double(), radius.double()
-    # A camera at a pole has the roll of its neighbours of the same yaw.
+    # A camera at a pole takes the roll of its neighbours at the same yaw.
     pitch = torch.where(pitch.sin().abs() < POLE, pitch.clamp(POLE, math.pi - POLE), pitch)
     position = torch.stack([pitch.sin() * yaw.cos(), pitch.sin() * yaw.sin(), pitch.cos()], dim=-1) * radius[:, None]
     matrix = torch.eye(4, dtype=position.dtype, device=position.device).repeat(len(position), 1, 1)
@@ -150,11 +150,11 @@ class CameraPrior:
         fov: Field of view in degrees.
         yaw, pitch: (low, high) in radians.
         radius: (low, high) in scene units; sampled uniformly.
-        distribution: 'gaussian' samples yaw and pitch from N(middle, half range), so that about a third lies outside
-            the range; 'uniform' samples within the range.
+        distribution: 'gaussian' samples yaw and pitch from N(middle, half range), so that about a third of the angles
+            lie outside the range; 'uniform' samples within the range.
 
     Raises:
-        ValueError: No such distribution, numbers or ranges, or a radius of 0 or less.
+        ValueError: Unknown distribution, a value that is not a number, a reversed range, or a radius of 0 or less.
     """
 
     def __init__(
@@ -189,21 +189,22 @@ class CameraPrior:
             try:
                 tensors.append(torch.as_tensor(value, dtype=torch.float64).reshape(-1))
             except (TypeError, ValueError, RuntimeError) as error:
-                raise ValueError(f"{name} must be a number or several, got {shown(value)}.") from error
+                raise ValueError(f"{name} must be one or more numbers, got {shown(value)}.") from error
             if not tensors[-1].isfinite().all():
                 raise ValueError(f"{name} must be finite, got {shown(value)}.")
         if len({len(tensor) for tensor in tensors} - {1}) > 1:
             counts = ", ".join(f"{name} {len(tensor)}" for name, tensor in zip(values, tensors))
-            raise ValueError(f"the cameras' values must be one or as many each, got {counts}.")
+            raise ValueError(f"the values of the cameras must be single numbers or equally many, got {counts}.")
         return list(torch.broadcast_tensors(*tensors))
 
     def at_angles(self, yaw, pitch, radius=None, *, fov=None) -> Cameras:
         """Cameras at given angles in radians (numbers or [N]); radius and fov (degrees) default to the prior's.
 
-        These are the angles themselves: the frontal view of most priors is yaw 0 and pitch pi / 2.
+        Unlike in `at`, these are the angles themselves: the frontal view of most priors is yaw 0 and pitch pi / 2.
 
         Raises:
-            ValueError: No finite numbers, different numbers of them, a radius of 0 or less, or no such field of view.
+            ValueError: Values that are not finite numbers or that differ in number, a radius of 0 or less, or a field
+                of view outside (0, 180).
         """
         radius = (self.radius[0] + self.radius[1]) / 2 if radius is None else radius
         fov = self.fov if fov is None else fov
@@ -253,7 +254,7 @@ def pixel_centers(resolution: int, device: torch.device | str | None = None) -> 
     """Centres [resolution**2, 2] (x, y) of a square image's pixels, row-major, top row first, in [-1, 1], float32.
 
     Raises:
-        ValueError: The resolution is no whole number of at least 1.
+        ValueError: The resolution is not an integer of at least 1.
     """
     resolution = whole_number("resolution", resolution, low=1)
     edge = 1 - 1 / resolution
@@ -269,7 +270,7 @@ def camera_rays(cameras: Cameras, pixels: torch.Tensor) -> tuple[torch.Tensor, t
         origins [N, 1, 3] and directions [N, R, 3] in world space.
 
     Raises:
-        ValueError: Pixels of another shape, or integers, to which the focal length would be rounded.
+        ValueError: Pixels of another shape, or integer pixels, to whose type the focal length would be rounded.
     """
     if not isinstance(pixels, torch.Tensor):
         raise ValueError(f"pixels must be a tensor [R, 2] or [{len(cameras)}, R, 2], got {shown(pixels)}.")
@@ -291,8 +292,8 @@ def camera_rays(cameras: Cameras, pixels: torch.Tensor) -> tuple[torch.Tensor, t
 def along_axes(coordinates: torch.Tensor, axes: torch.Tensor) -> torch.Tensor:
     """Sums [N, ..., 3] of coordinates [N, ..., 3] times vectors: x axes[n, 0] + y axes[n, 1] + z axes[n, 2].
 
-    That is a matrix product, but with `allow_tf32=true` a GPU would round its factors to 11 bits: rays would be off by
-    up to half a pixel at 256×256.
+    Not written as a matrix product, because with `allow_tf32=true` a GPU would round the factors to 11 bits, and rays
+    would be off by up to half a pixel at 256×256.
     """
     axes = axes.unflatten(0, (-1, *[1] * (coordinates.ndim - 2)))
     x, y, z = (value[..., None] * axes[..., i, :] for i, value in enumerate(coordinates.unbind(-1)))

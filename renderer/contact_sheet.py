@@ -2,7 +2,7 @@
 
     python -m renderer.contact_sheet SHEET.png FOLDER... --columns 8 --scale 3
 
-A FOLDER holds the frames of a video as generate.py --save_frames writes them, maps of depth included.
+A FOLDER holds the frames of a video as generate.py --save_frames writes them, depth maps included.
 """
 
 import os
@@ -78,7 +78,7 @@ def _read_depth(path: str) -> torch.Tensor:
 @click.argument("sheet", type=click.Path(dir_okay=False))
 @click.argument("folders", nargs=-1, required=True, type=click.Path())
 @click.option("--columns", default=8, type=click.IntRange(min=1), help="Frames of each video, evenly spread.")
-@click.option("--scale", default=1, type=click.IntRange(1, 64), help="Repeat pixels, for small frames.")
+@click.option("--scale", default=1, type=click.IntRange(1, 64), help="Enlarge frames by repeating pixels.")
 def main(sheet: str, folders: tuple[str, ...], columns: int, scale: int) -> None:
     """Put frames of videos side by side in SHEET, a row for each FOLDER of frames."""
     if not sheet.lower().endswith(".png"):

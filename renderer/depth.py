@@ -5,7 +5,7 @@ fits it best. The inverse depth of a plane is affine in the image, 1 / depth = a
 squares.
 
 Depth maps are [N, H, H], distances along the viewing axis in scene units at pixel centres (see `renderer.cameras`);
-weights [N, H, H] are those of the pixels, 0 where there is no surface.
+weights [N, H, H] are per pixel, 0 where there is no surface.
 """
 
 import math
@@ -33,12 +33,12 @@ OPAQUE = 0.5  # smallest opacity of a surface
 
 
 def surface_depth(depth: torch.Tensor, opacity: torch.Tensor, *, background: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """Depth of the visible surface, and weights: 1 where there is one.
+    """Depth of the visible surface, and weights: 1 where there is a surface.
 
     Args:
         depth: Expected depth as rendered, a sum over samples that is not normalised.
         opacity: Sum of the foreground's weights.
-        background: There is a background. Without one the last sample is opaque and the weights add up to one.
+        background: True if there is a background. Without one the last sample is opaque and the weights add up to one.
     """
     if not background:
         return depth, torch.ones_like(depth)
@@ -49,7 +49,7 @@ def weighted_mean(x: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """Weighted mean over pixels [N]; NaN where all weights are 0.
 
     Raises:
-        ValueError: Weights of another shape: those of other maps would be broadcast.
+        ValueError: Weights of another shape than `x`, which would silently be broadcast.
     """
     _check_weights(x, weights)
     return (x * weights).sum(dim=[-2, -1]) / weights.sum(dim=[-2, -1])
@@ -86,10 +86,10 @@ def plane_depth(depth: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
 
 
 def surface_points(cameras: Cameras, depth: torch.Tensor) -> torch.Tensor:
-    """Surface points in world space [N, H, H, 3] of depth maps [N, H, H] or [N, 1, H, H], one camera each or for all.
+    """Surface points in world space [N, H, H, 3] of depth maps [N, H, H] or [N, 1, H, H], with N cameras or one.
 
     Raises:
-        ValueError: Maps of another shape, or integers, such as those of 16-bit files.
+        ValueError: Maps of another shape, or integer maps, such as those of 16-bit files.
     """
     if not isinstance(depth, torch.Tensor):
         raise ValueError(f"depth must be a tensor [N, H, H], got {shown(depth)}.")
@@ -105,15 +105,15 @@ def surface_points(cameras: Cameras, depth: torch.Tensor) -> torch.Tensor:
 
 
 def project(cameras: Cameras, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Projection of points [N, H, W, 3] to one camera each, the inverse of `surface_points`.
+    """Projection of points [N, H, W, 3] into one camera each, the inverse of `surface_points`.
 
     Returns:
         (x, y) on the image plane [N, H, W, 2], y up, within [-1, 1] inside the image, NaN for points that are not in
         front of the camera; depth [N, H, W], negative behind it.
 
     Raises:
-        ValueError: Points of another shape; integers, to which camera and focal length would be rounded; or neither
-            one camera nor one for each of the N.
+        ValueError: Points of another shape; integer points, to whose type camera and focal length would be rounded; or
+            neither one camera nor N.
     """
     if not isinstance(points, torch.Tensor) or points.ndim != 4 or points.shape[-1] != 3:
         raise ValueError(f"points must be a tensor [N, H, W, 3], got {shown(points)}.")
@@ -171,7 +171,7 @@ def parallax(cameras: Cameras, others: Cameras, depth: torch.Tensor, weights: to
 def normals_from_depth(
     cameras: Cameras, depth: torch.Tensor, *, surface: torch.Tensor | None = None, world: bool = False
 ) -> torch.Tensor:
-    """Unit normals [N, H, H, 3] of depth maps, pointing to the side of the camera.
+    """Unit normals [N, H, H, 3] of depth maps, pointing towards the camera.
 
     n = ∂P/∂x × ∂P/∂y with P(x, y) = origin + depth · direction, from differences between the surface points of
     neighbouring pixels, so that the normal of a plane is exact at any angle: central differences inside a surface,
@@ -180,12 +180,12 @@ def normals_from_depth(
 
     Args:
         cameras: One per depth map.
-        depth: [N, H, H] in scene units. Of a volume rendering, use `renderer.depth.surface_depth`.
+        depth: [N, H, H] in scene units. For a volume rendering, pass the result of `surface_depth`.
         surface: Mask of the surface [N, H, H], bool or positive weights; None: pixels of finite depth.
-        world: In the world's axes instead of the camera's (x right, y up, z towards the camera).
+        world: Return normals in world axes instead of the camera's (x right, y up, z towards the camera).
 
     Raises:
-        ValueError: The sizes do not fit.
+        ValueError: The shapes do not match.
     """
     if depth.ndim != 3 or depth.shape[1] != depth.shape[2] or len(cameras) != len(depth):
         raise ValueError(f"normals need depth [{len(cameras)}, H, H], one map per camera, got {tuple(depth.shape)}.")
@@ -207,7 +207,7 @@ def _difference(points: torch.Tensor, valid: torch.Tensor, dim: int) -> tuple[to
     step = points.narrow(dim, 1, size - 1) - points.narrow(dim, 0, size - 1)
     both = valid.narrow(dim, 1, size - 1) & valid.narrow(dim, 0, size - 1)
     step = torch.where(both[..., None], step, 0.0)
-    # Mean of the steps to the two neighbours, or the one step that there is.
+    # Mean of the steps to the two neighbours, or the only step.
     end = torch.zeros_like(points.narrow(dim, 0, 1)), torch.zeros_like(valid.narrow(dim, 0, 1))
     count = torch.cat([both, end[1]], dim).to(points.dtype) + torch.cat([end[1], both], dim).to(points.dtype)
     total = torch.cat([step, end[0]], dim) + torch.cat([end[0], step], dim)

@@ -43,7 +43,7 @@ class DepthScale:
 
     @classmethod
     def of_range(cls, near: float, far: float) -> "DepthScale":
-        """The scale on which value 1 is near and the largest value is far."""
+        """The scale on which value 1 is `near` and the largest value is `far`."""
         scale = (far - near) / (LARGEST - 1)
         return cls(offset=near - scale, scale=scale)
 
@@ -70,14 +70,14 @@ class DepthScale:
         """The scale of the depth maps in a folder.
 
         Raises:
-            UserError: The file is missing or is not such a file.
+            UserError: The file is missing or does not hold a depth scale.
         """
         path = os.path.join(folder, SCALE_FILE)
         try:
             with open(path, "rb") as file:
                 content = json.loads(file.read(1 << 16))
             if content["format"] != FORMAT or content["version"] != VERSION:
-                raise ValueError("its format is another one")
+                raise ValueError("it has another format or version")
             return cls(offset=float(content["offset"]), scale=float(content["scale"]))
         except OSError as error:
             raise UserError(f"Cannot read the scale of the depth maps, {path}: {error.strerror}.") from error

@@ -1,4 +1,4 @@
-"""Output videos of a camera path: one for each output, written frame by frame at the same time."""
+"""Output videos of a camera path: one per output, written together, frame by frame."""
 
 import contextlib
 import os
@@ -16,18 +16,16 @@ __all__ = ["OutputVideos"]
 class OutputVideos:
     """Writer of `<stem>.mp4` for the image (rgb) and `<stem>_<output>.mp4` for other outputs, see `renderer.outputs`.
 
-    Other formats than mp4 have their own endings.
-
-    Every video appears when the writer is closed, complete or not at all. With `save_frames` the frames are also saved
-    as PNG, to the folder `<stem>` or `<stem>_<output>`; those of depth are 16-bit maps at their own resolution, see
-    `renderer.depth_files`.
+    Other formats have their own file extensions. Videos appear when the writer is closed, complete or not at all. With
+    `save_frames` the frames are also saved as PNG, to the folder `<stem>` or `<stem>_<output>`; depth frames are 16-bit
+    maps at their own resolution, see `renderer.depth_files`.
 
     Args:
-        stem: Path without its ending; the folder must exist.
+        stem: Path without its extension; the folder must exist.
         outputs: Names from `renderer.outputs.OUTPUTS`.
         fps: Frames per second.
         near, far: Depth range of the rendered volume in scene units.
-        video_format: Of `renderer.video.FORMATS`.
+        video_format: One of `renderer.video.FORMATS`.
     """
 
     def __init__(
@@ -65,8 +63,8 @@ class OutputVideos:
         """Append a frame.
 
         Args:
-            maps: A map [C, h, w] of every output.
-            sizes: (H, W) of the frame in pixels, of every output.
+            maps: A map [C, h, w] for every output.
+            sizes: (H, W) of the frame in pixels, for every output.
         """
         for name, writer in self._writers.items():
             writer.add(displayed(name, maps[name], size=sizes[name], near=self.near, far=self.far))
@@ -87,6 +85,6 @@ class OutputVideos:
             remove_frames(self._depth_dir, self._count)
 
     def abort(self) -> None:
-        """Remove what is unfinished."""
+        """Remove the unfinished files."""
         for writer in self._writers.values():
             writer.abort()

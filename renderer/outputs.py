@@ -4,7 +4,7 @@
     depth    distance along the viewing axis: white is the near end of the rendered volume, black its far end or nothing
     normal   of the surface in the camera's axes: red is right, green up, blue towards the camera; black is nothing
     opacity  of the foreground: white hides the background
-    raw      the volume rendered colours, before the upsampler
+    raw      the volume-rendered colours, before the upsampler
 
 All but rgb have the resolution of the volume rendering. A map [B, C, h, w] holds values: colours, nominally in [-1, 1]
 and not clipped, depths in scene units (NaN where there is no surface), unit normals (zero where there is none),
@@ -31,7 +31,7 @@ OUTPUTS = tuple(CHANNELS)
 
 
 class RenderedVolume(Protocol):
-    """B volume rendered videos of one frame: image_raw [B, 1, 3, h, w], depth and opacity [B, 1, h, w]."""
+    """B volume-rendered videos of one frame: image_raw [B, 1, 3, h, w], depth and opacity [B, 1, h, w]."""
 
     @property
     def image_raw(self) -> torch.Tensor: ...
@@ -69,7 +69,7 @@ def output_maps(
     Args:
         volume: Depth is the expected depth, not normalised by the opacity.
         cameras: One per video.
-        background: There is a background behind the foreground; see `renderer.depth.surface_depth`.
+        background: True if there is a background behind the foreground; see `renderer.depth.surface_depth`.
     """
     import torch
 

@@ -1,7 +1,7 @@
-"""Rays and their samples: settings, random numbers, positions, weights, and what is summed with them.
+"""Rays and their samples: settings, random numbers, positions, weights and weighted sums.
 
-Stratified and importance samples and the weights are those of NeRF (sections 4 and 5.2), points of the background those
-of the inverted sphere (NeRF++).
+Stratified samples, importance samples and weights are those of NeRF (sections 4 and 5.2); background points follow the
+inverted sphere of NeRF++.
 
 Letters: B videos, T frames of a video, R rays, S samples of a ray, C channels.
 
@@ -35,9 +35,9 @@ class RenderSettings:
     """Resolution and sampling of the volume rendering.
 
     Attributes:
-        resolution: Width in pixels of the volume rendered image.
+        resolution: Width in pixels of the volume-rendered image.
         num_samples, num_importance: Coarse and importance samples of the foreground (0 importance samples: one pass).
-        sampling_multiplier: Deterministic rays, as in inference, take this many times as many of both.
+        sampling_multiplier: Factor on both numbers for deterministic rays, as in inference.
         num_background: Background samples.
         near, far: The foreground's depth range in scene units.
         background_start: Inverse radius where the background begins; it ends at 0, infinity.
@@ -64,11 +64,11 @@ class RenderSettings:
             raise ValueError(f"rendering needs 0 < near < far, got near {self.near} and far {self.far}.")
 
     def samples(self, *, random: bool) -> tuple[int, int]:
-        """Coarse and importance samples of a ray, with random numbers or without.
+        """Numbers of coarse and importance samples per ray, with random numbers or without.
 
-        Jittered samples of many training steps see what lies between them; evenly spaced ones, which are the same for
-        all rays, cut a surface into slices as far apart as they are. EG3D (Chan et al. 2022) renders videos with twice
-        the samples of its training.
+        Over many training steps, jittered samples cover the gaps between them; evenly spaced ones, the same for all
+        rays, cut a surface into slices at their spacing. EG3D (Chan et al. 2022) renders videos with twice the samples
+        of its training.
         """
         factor = 1 if random else self.sampling_multiplier
         return factor * self.num_samples, factor * self.num_importance
@@ -106,7 +106,7 @@ class RayNoise:
         return RayNoise(**{name: None if x is None else x[videos, rays] for name, x in fields.items()})
 
     def is_random(self) -> bool:
-        """True if any of it is random."""
+        """True if any of the numbers are given."""
         return any(getattr(self, field.name) is not None for field in dataclasses.fields(self))
 
 
@@ -256,7 +256,7 @@ class Accumulated:
         features: Weighted sum of every feature, each [B, T, R, C].
         accumulation: Sum of the weights [B, T, R].
         depth: Expected depth in scene units, not normalised by the accumulation [B, T, R].
-        transmittance: Light from the background that reaches the camera [B, T, R].
+        transmittance: Fraction of the background's light that reaches the camera [B, T, R].
     """
 
     features: tuple[torch.Tensor, ...]
@@ -298,10 +298,11 @@ class ForegroundSamples:
     def distortion(self) -> torch.Tensor:
         """Distortion of the weights along each ray [B, T, R] (mip-NeRF 360, Barron et al. 2022, equation 15).
 
-        The smaller, the more the weights of a ray are at one place. Distances are fractions of the range from near to
-        far; every sample's interval ends at the next one, the last one's has no length. Unlike in the paper the weights
-        are divided by their sum A and the result multiplied by it as a constant: the same for opaque rays, and a ray
-        cannot lower its loss by becoming transparent, that is, by leaving the object to the background.
+        It is small where the weights of a ray are concentrated in one place. Distances are fractions of the range from
+        near to far; the interval of each sample ends at the next one, and that of the last sample is empty. Unlike in
+        the paper, the weights are normalised by their sum A and the result is multiplied by A without gradient: the
+        value is the same for opaque rays, and a ray cannot lower its loss by becoming transparent, that is, by leaving
+        the object to the background.
         """
         positions, weights = self.sorted_along_ray()
         accumulation = weights.sum(-1)
@@ -315,7 +316,7 @@ class ForegroundSamples:
         return accumulation.detach() * (2 * weights * before + within).sum(-1)
 
     def accumulate(self, settings: RenderSettings) -> Accumulated:
-        """The samples composited."""
+        """The samples composited into features, accumulation and expected depth."""
         weights = [w for w, _ in self.parts]
         depths = [settings.near + (settings.far - settings.near) * p for p in self.positions]
         depth = functools.reduce(torch.add, ((w * d).sum(-1) for w, d in zip(weights, depths, strict=True)))

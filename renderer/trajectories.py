@@ -63,7 +63,7 @@ def _yaw_pitch(steps: int, yaw_scale: float, pitch_scale: float) -> dict[str, li
 
 
 def _between(first: float, last: float, steps: int) -> list[float]:
-    """Even steps, both ends included; a single step stands in the middle, as no end would be the obvious one."""
+    """Evenly spaced values, both ends included; a single value lies in the middle."""
     if steps == 1:
         return [(first + last) / 2]
     return [first + (last - first) * step / (steps - 1) for step in range(steps)]
@@ -111,9 +111,9 @@ def camera_path(
 
     Raises:
         ValueError: Unknown program, no steps, a field of view that is not between 0 and 180 degrees, or a path beyond
-            the poles, where cameras would turn over.
+            the poles, where cameras would flip over.
     """
-    from torch_utils.argument_checks import check_number, shown, whole_number  # see above
+    from torch_utils.argument_checks import check_number, shown, whole_number  # it imports PyTorch
 
     if not hasattr(prior, "at_angles"):
         raise ValueError(f"prior must be a renderer.cameras.CameraPrior, got {shown(prior)}.")
@@ -146,7 +146,7 @@ def camera_path(
 
 
 def scaled_angles(program: str) -> set[str]:
-    """The angles, 'yaw' and 'pitch', that a program of PROGRAMS moves through, so that their scale has an effect."""
+    """The angles ('yaw', 'pitch') that a program of PROGRAMS varies, that is, those whose scale has an effect."""
     path = _PATHS[program.removesuffix(INVERSE)]
     whole = path(4, 1.0, 1.0)
     return {angle for angle, scales in (("yaw", (0.5, 1.0)), ("pitch", (1.0, 0.5))) if path(4, *scales) != whole}
@@ -159,13 +159,13 @@ def frame_schedule(
 
     Frame i shows time i of linspace(*time_range, time_steps) from camera step n_steps − 1 − i: camera and time move
     together. With unequal counts the video has as many frames as the larger one and the shorter sequence is spread over
-    them in runs of equal length (up to one frame), so that n_steps = 1 keeps the camera and time_steps = 1 stops the
-    time, at the start of the range.
+    them in runs of equal length (up to one frame), so that n_steps = 1 keeps the camera still and time_steps = 1
+    freezes time at the start of the range.
 
     Raises:
-        ValueError: A count that is no whole number of at least 1, or no two finite times.
+        ValueError: A count that is not an integer of at least 1, or a `time_range` that is not two finite times.
     """
-    import torch  # only here: see above. Its linspace, rather than i / (n − 1), is what the published results used.
+    import torch  # only here, see the top. Its linspace, not i / (n − 1), is what the published results used.
 
     from torch_utils.argument_checks import check_number, is_list, shown, whole_number
 

@@ -40,7 +40,7 @@ class PathCamera:
         time: In [0, 1], or None.
 
     Raises:
-        ValueError: A value is not such a number; the message names it.
+        ValueError: A value is not a number or out of its range; the message names it.
     """
 
     yaw: float
@@ -76,7 +76,7 @@ def _shown(value: Any) -> str:
 
 
 def write_camera_path(path: str | os.PathLike, cameras: Iterable[PathCamera]) -> None:
-    """Write a file atomically.
+    """Write a camera path file, atomically.
 
     Raises:
         ValueError: No cameras, or some with and some without a time.

@@ -1,8 +1,8 @@
 """Pixels, image grids and video files.
 
 Videos are H.264 with 4:2:0 chroma (yuv420p) in mp4, the one combination that every browser and player decodes; or VP9
-in webm, or animated GIFs, for pages and programs that show nothing else. They are encoded by the ffmpeg program that
-imageio-ffmpeg brings along.
+in webm, or animated GIFs, for pages and programs that accept only those. They are encoded by the ffmpeg program that
+comes with imageio-ffmpeg.
 """
 
 import contextlib
@@ -26,16 +26,16 @@ __all__ = [
     "remove_frames", "save_png", "to_uint8",
 ]  # fmt: skip
 
-FORMATS = ("mp4", "webm", "gif")  # of video files, which are also the endings of their names
+FORMATS = ("mp4", "webm", "gif")  # of video files; also their extensions
 #: ffmpeg's filter for GIFs: a palette of 256 colours for each frame, with a weak ordered dither. A 128×128 clip of the
 #: gallery keeps 39 dB, 2 dB more than with error diffusion or with one palette for all frames.
 GIF_PALETTE = (
     "-filter_complex",
     "split[a][b];[a]palettegen=stats_mode=single[p];[b][p]paletteuse=new=1:dither=bayer:bayer_scale=5",
 )
-MAX_GIF_RATE = 50  # frames per second: times are in hundredths of a second, and browsers slow down shorter ones
+MAX_GIF_RATE = 50  # frames per second: GIF delays are in hundredths of a second, and browsers slow down any below two
 
-MAX_SIDE, MAX_PIXELS = 16384, 16000 * 16000  # of a video's frame: what x264 and ffmpeg take
+MAX_SIDE, MAX_PIXELS = 16384, 16000 * 16000  # of a video's frame: the limits of x264 and ffmpeg
 
 #: Buffer of the encoder's pipe in bytes, the largest that Linux grants to every user: several small frames can be
 #: written while the encoder starts. (It has no effect on other systems.)
@@ -85,13 +85,13 @@ def check_video_size(height: int, width: int) -> None:
     """
     if max(height, width) > MAX_SIDE or height * width > MAX_PIXELS:
         raise ValueError(
-            f"A frame of {width}×{height} pixels is too large for a video: {MAX_SIDE} a side and {MAX_PIXELS:,} in all "
-            "are possible."
+            f"A frame of {width}×{height} pixels is too large for a video: the limits are {MAX_SIDE} pixels a side "
+            f"and {MAX_PIXELS:,} in total."
         )
 
 
 def check_video_rate(name: str, fps: float) -> None:
-    """Refuse a frame rate that a format of `FORMATS` does not have.
+    """Refuse a frame rate that a format of `FORMATS` does not support.
 
     Raises:
         ValueError: GIFs of more than 50 frames per second.
@@ -114,7 +114,7 @@ class _Encoder(NamedTuple):
     messages: IO[bytes]
 
     def failure(self, path: str) -> UserError:
-        """The reason why it ended early, as an error about the video `path`."""
+        """The reason why the encoder ended early, as an error about the video `path`."""
         status = self.process.wait()
         self.messages.seek(0)
         message = _reason(self.messages.read(), status)
@@ -134,11 +134,11 @@ class VideoWriter:
     the neighbours' colour. PNG frames and GIFs keep their size.
 
     Args:
-        path: The file, whose folder must exist: .webm, .gif, or .mp4, which any other ending stands for as well.
+        path: The file, in an existing folder: .webm, .gif or .mp4; any other extension also gives mp4.
         fps: Frames per second.
         frames_dir: A folder for the frames as 0000.png, 0001.png, …; made if missing. Frames that an earlier and longer
             video left there are removed at the end.
-        crf: x264's quality; 0 is lossless, 18 hardly visible loss. VP9 takes it too; GIFs have 256 colours a frame.
+        crf: x264's quality; 0 is lossless, 18 hardly visible loss. VP9 takes it too; GIFs ignore it.
 
     Raises:
         UserError: No encoder, an encoder that fails, a folder that cannot be written to.
@@ -245,7 +245,7 @@ class VideoWriter:
         ]
         if not os.path.isdir(os.path.dirname(self.path)):
             raise UserError(f"Cannot write {self.path}: its folder does not exist.")
-        # A file, because nobody would read a pipe while frames are written. It lives as long as the encoder.
+        # A file, because nothing would read a pipe while frames are written. It lives as long as the encoder.
         messages = tempfile.TemporaryFile(dir=temporary_folder())  # noqa: SIM115
         try:
             process = subprocess.Popen(

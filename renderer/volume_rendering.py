@@ -54,8 +54,8 @@ class Field(Protocol):
     def __call__(self, points: torch.Tensor, directions: torch.Tensor) -> tuple[torch.Tensor, Features]:
         """Raw density and features of points seen along unit directions [B, R, 3].
 
-        The density of points [B, T, R, S, 3] or [B, 1, R, S, 3] is [B, T, R, S] and may be negative, where there is
-        nothing; features are a tuple of [B, T, R, S, C]. A background has neither T nor time: [B, R, S], [B, R, S, C].
+        The raw density of points [B, T, R, S, 3] or [B, 1, R, S, 3] is [B, T, R, S]; negative values are empty space.
+        Features are a tuple of [B, T, R, S, C]. A background has neither T nor time: [B, R, S], [B, R, S, C].
         """
 
     def project(self, features: Features, accumulation: torch.Tensor | float = 1.0) -> torch.Tensor:
@@ -77,17 +77,17 @@ class Fields:
 def _evaluate(
     field: Field, points: torch.Tensor, view: torch.Tensor, shape: Sequence[int]
 ) -> tuple[torch.Tensor, Features]:
-    """A field's raw density, which must be of a shape [..., R, S], and its features [..., R, S, C].
+    """A field's raw density, which must have the given shape [..., R, S], and its features [..., R, S, C].
 
-    Other shapes would broadcast: a tensor in the place of the tuple is a tuple of its videos.
+    Other shapes would silently broadcast, and a tensor in place of the tuple would pass as a tuple of its videos.
 
     Raises:
-        ValueError: It returns something else.
+        ValueError: The field returns something else.
     """
     raw, features = field(points, view)
-    shape, several = list(shape), isinstance(features, tuple)
-    if list(raw.shape) != shape or not several or any(list(x.shape[:-1]) != shape for x in features):
-        given = [list(x.shape) for x in features] if several else shown(features)
+    shape, is_tuple = list(shape), isinstance(features, tuple)
+    if list(raw.shape) != shape or not is_tuple or any(list(x.shape[:-1]) != shape for x in features):
+        given = [list(x.shape) for x in features] if is_tuple else shown(features)
         raise ValueError(
             f"a field must return densities {shape} and a tuple of features {[*shape, 'C']}, got {list(raw.shape)} and "
             f"{given}."
@@ -246,7 +246,7 @@ def render_rays(
     Args:
         frames: T.
         chunk: Number of rays at a time, to bound memory; None for all at once.
-        background: The result of `render_background` for these rays, if it is known already.
+        background: The result of `render_background` for these rays, if already computed.
     """
     total, parts = len(rays), []
     for start in range(0, total, chunk or total):
@@ -267,7 +267,7 @@ def render_rays(
 class RaySamples:
     """Weights [B, T, R, S] and projected values [B, T, R, S, C] of every sample, background samples last.
 
-    `foreground` are the foreground's samples alone.
+    `foreground` holds the foreground's samples alone.
     """
 
     weights: torch.Tensor
@@ -276,7 +276,7 @@ class RaySamples:
 
 
 def ray_samples(fields: Fields, rays: Rays, settings: RenderSettings, *, frames: int) -> RaySamples:
-    """The samples along rays one by one, which `render_rays` composites."""
+    """The individual samples along rays that `render_rays` composites."""
     samples = _sample_foreground(fields, rays, settings, frames)
     weights = [w for w, _ in samples.parts]
     values = [fields.foreground.project(features) for _, features in samples.parts]

@@ -1,8 +1,8 @@
 """A web page for a generator: `python -m renderer.app --network_pkl PKL`.
 
 Seed, motion, camera and time give a frame and a video. The viewer (`python -m renderer.viewer`) can do more; this page
-is plain HTML and suits small machines, notebooks and Spaces. The command puts networks behind the page, which itself
-knows none.
+is plain HTML and suits small machines, notebooks and Spaces. The command connects a generator to the page, which itself
+knows no network.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ from dnnlib import run_cli
 from dnnlib.command_line import Command
 from training.inference.cli_options import LABEL, LABEL_HELP, NETWORK, pick_device
 
-# PyTorch, Gradio and the networks are imported where they are used: --help and mistakes answer at once.
+# PyTorch, Gradio and the networks are imported where they are used, so that --help and usage errors respond at once.
 
 LOCAL = "127.0.0.1"
 SMALLEST = 256  # pixels of a frame's side on the page; smaller frames have their pixels repeated
@@ -23,8 +23,8 @@ option = click.option
 
 @click.command(cls=Command, context_settings={"max_content_width": 120, "show_default": True})
 @option("--network_pkl", required=True, type=NETWORK, help="A checkpoint, a run folder, a URL, or a Hub id.")
-@option("--host", default=LOCAL, help="Address to listen on; 0.0.0.0 lets everybody in who can reach this machine.")
-@option("--port", default=7860, type=click.IntRange(min=0, max=65535), help="Port; 0 for any that is free.")
+@option("--host", default=LOCAL, help="Address to listen on; 0.0.0.0 lets in everyone who can reach this machine.")
+@option("--port", default=7860, type=click.IntRange(min=0, max=65535), help="Port; 0 for any free one.")
 @option("--class_idx", type=LABEL, help=LABEL_HELP)
 @option("--device", help="cpu, cuda, cuda:1, …  [default: cuda if there is one]")
 def main(network_pkl: str, host: str, port: int, class_idx: int | list[float] | None, device: str | None) -> None:
@@ -36,7 +36,7 @@ def main(network_pkl: str, host: str, port: int, class_idx: int | list[float] | 
         address = launch_page(page, host=host, port=port)
         stack.callback(page.close)
         click.echo(f"Open {address} (Ctrl-C ends it).")
-        with contextlib.suppress(KeyboardInterrupt):  # not an interruption here, but the way to end
+        with contextlib.suppress(KeyboardInterrupt):  # the normal way to end
             threading.Event().wait()
 
 
@@ -57,7 +57,7 @@ def open_page(network_pkl: str, *, class_idx: int | list[float] | None, device: 
     if chosen.type == "cpu":
         keep_freed_memory()
     G = load_generator(network_pkl, device=chosen)
-    label_of_class(G.network, class_idx)  # complains about a class that is missing
+    label_of_class(G.network, class_idx)  # raises if a class is needed and missing, or out of range
     enlarge = max(1, -(-SMALLEST // G.resolution))
 
     def enlarged(pixels):

@@ -18,7 +18,7 @@ from renderer.trajectories import DEFAULT_PROGRAM, FORWARD_PROGRAMS
 __all__ = ["build_page", "launch_page", "temporary_videos"]
 
 MAX_FRAMES = 128
-KEPT = (600, 3600)  # seconds: how often old files of the page are looked for, and how old they may become
+KEPT = (600, 3600)  # seconds: interval between deletions of the page's old files, and the age at which they are old
 
 #: (seed, motion seed, truncation, time, yaw, pitch) to pixels, uint8 [H, W, 3]; angles in radians.
 RenderFrame = Callable[[int, int, float, float, float, float], np.ndarray]
@@ -33,7 +33,7 @@ def build_page(
 
     Args:
         yaw, pitch: Largest angles from the frontal view, in radians.
-        folder: For the videos.
+        folder: Folder for the videos.
 
     Raises:
         UserError: Gradio is missing.
@@ -41,14 +41,14 @@ def build_page(
     gradio = _gradio()
 
     def frame(*values: float) -> np.ndarray:
-        return _said(gradio, render_frame, *values)
+        return _call(gradio, render_frame, *values)
 
     def video(seed: int, motion: int, psi: float, program: str, frames: float) -> str:
         # One video is written at a time, and Gradio has made a copy of the one before.
         for earlier in Path(folder).iterdir():
             earlier.unlink()
         path = os.path.join(folder, f"{secrets.token_hex(8)}.mp4")
-        _said(gradio, write_video, path, seed, motion, psi, program, int(frames))
+        _call(gradio, write_video, path, seed, motion, psi, program, int(frames))
         return path
 
     # No usage statistics are sent anywhere.
@@ -81,14 +81,14 @@ def launch_page(page: Any, *, host: str, port: int) -> str:
     """Serve the page in the background; returns its address.
 
     Raises:
-        UserError: The address cannot be used, or not be reached.
+        UserError: The address cannot be used or reached.
     """
     port = listening_port(host, port)
     try:
         _, address, _ = page.queue(default_concurrency_limit=1).launch(
             server_name=host, server_port=port, prevent_thread_lock=True, quiet=True, share=False
         )
-    except (OSError, ValueError) as error:  # taken meanwhile; behind a proxy that takes the requests to this machine
+    except (OSError, ValueError) as error:  # the port was taken in the meantime, or a proxy intercepts requests
         raise UserError(f"Cannot serve the page on port {port} of {host}: {one_line(error)}") from error
     return address
 
@@ -98,8 +98,8 @@ def temporary_videos() -> tempfile.TemporaryDirectory:
     return tempfile.TemporaryDirectory(prefix="video-3d-gan-", dir=temporary_folder())
 
 
-def _said(gradio: Any, function: Callable, *values: Any) -> Any:
-    """The result; a user's mistake is shown on the page."""
+def _call(gradio: Any, function: Callable, *values: Any) -> Any:
+    """The function's result; a user error is shown on the page."""
     if None in values:
         raise gradio.Error("A number is missing.")
     try:

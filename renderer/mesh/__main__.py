@@ -2,7 +2,7 @@
 
     python -m renderer.mesh --outdir out --network_pkl network-snapshot.pt --seeds 0-3 --times 0,0.5,1
 
-The command puts networks and renderer together, as generate.py does; no other module imports it.
+The command connects networks and renderer, as generate.py does; no other module imports it.
 """
 
 import json
@@ -17,7 +17,7 @@ from dnnlib.command_line import FRAME_RATE, Command, finite_float
 from training.data.dataset_folders import frames_nearby, keep_apart, trained_on
 from training.inference.cli_options import TRACK_NAMES, idle_motion_seeds, pick_device, scene_options, scenes_of
 
-# PyTorch and the networks are imported where they are used: --help and mistakes in the arguments answer at once.
+# PyTorch and the networks are imported where they are used, so that --help and usage errors respond at once.
 
 LARGEST = 512  # cells along a side: grids of half a gigabyte each
 
@@ -27,7 +27,7 @@ option = click.option
 @click.command(cls=Command, context_settings={"max_content_width": 120, "show_default": True})
 @option("--outdir", required=True, type=click.Path(file_okay=False), help="Folder for the meshes.")
 @scene_options
-@option("--format", "suffix", default="glb", type=click.Choice(["glb", "ply"]), help="Of the files.")
+@option("--format", "suffix", default="glb", type=click.Choice(["glb", "ply"]), help="File format.")
 @option("--sequence", is_flag=True, help="One animated GLB per video instead of a file per time step.")
 @option("--fps", default=8.0, type=FRAME_RATE, help="Time steps per second of a sequence.")
 @option("--resolution", default=128, type=click.IntRange(8, LARGEST), help="Grid cells along the longest side.")
@@ -59,7 +59,7 @@ def main(
     pairs, shown = scenes_of(seeds=seeds, motion_seeds=motion_seeds, times=times, time_steps=time_steps)
     source = click.get_current_context().get_parameter_source
     if not sequence and source("fps") is not ParameterSource.DEFAULT:
-        raise UserError("--fps is the rate of a sequence: add --sequence, or leave it out.")
+        raise UserError("--fps is the rate of a sequence: add --sequence, or leave --fps out.")
     if sequence and suffix != "glb":
         raise UserError("--sequence: only glb files can be animated; leave --format out, or leave --sequence out.")
     keep_apart(outdir, option="--outdir", data=[trained_on(network_pkl)])

@@ -1,7 +1,7 @@
 """Surface extraction from a density field: regular grid, marching cubes, removal of floating pieces, vertex colours.
 
-No network and no file: densities and colours are callables on points [N, 3] in scene units. The surface is where the
-density passes a level, closed where the volume ends.
+The module knows no networks or files: densities and colours are callables on points [N, 3] in scene units. The surface
+lies where the density crosses a level, and is closed at the boundary of the volume.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from dnnlib import UserError
 
 __all__ = ["Grid", "Mesh", "colour_vertices", "density_of_opacity", "extract_surface", "remove_small_pieces", "sample"]
 
-#: Points [N, 3] to one number each [N].
+#: Points [N, 3] to densities [N] or colours [N, 3].
 Function = Callable[[torch.Tensor], torch.Tensor]
 
 CHUNK = 1 << 16  # points evaluated at a time
@@ -36,11 +36,11 @@ class Mesh:
     colours: np.ndarray | None = None
 
     def corners(self) -> np.ndarray:
-        """[F, 3 corners, 3] in double precision."""
+        """Corners of the triangles [F, 3 corners, 3] in double precision."""
         return self.vertices.astype(np.float64)[self.faces]
 
     def areas(self) -> np.ndarray:
-        """Of the triangles [F], in squared scene units."""
+        """Areas of the triangles [F] in squared scene units."""
         a, b, c = self.corners().transpose(1, 0, 2)
         return np.linalg.norm(np.cross(b - a, c - a), axis=-1) / 2
 
@@ -60,10 +60,10 @@ class Grid:
 
     @classmethod
     def around(cls, low, high, *, resolution: int) -> "Grid":
-        """Cubic cells, `resolution` along the longest side of a box; at least one more lies around it on every side.
+        """Cubic cells, `resolution` along the longest side of a box, with a margin of at least one cell around the box.
 
         Raises:
-            ValueError: The box is empty, or fewer than two cells are asked for.
+            ValueError: The box is empty, or `resolution` is below two.
         """
         low, high = np.asarray(low, dtype=np.float64), np.asarray(high, dtype=np.float64)
         if not (high > low).all() or resolution < 2:
@@ -85,7 +85,7 @@ class Grid:
 
 
 def density_of_opacity(alpha: float, length: float) -> float:
-    """The density at which a step of that length is so opaque: α = 1 − exp(−σ·length)."""
+    """The density σ at which a step of the given length has opacity α = 1 − exp(−σ·length)."""
     return -math.log1p(-alpha) / length
 
 
@@ -99,12 +99,12 @@ def sample(
     chunk: int = CHUNK,
     device: torch.device | str | None = None,
 ) -> np.ndarray:
-    """A function at all points of a grid, float32 of the grid's shape.
+    """Values of a function at all points of a grid, float32 of the grid's shape.
 
     Args:
-        where: Evaluate it at these points only [grid's shape]; the others are `outside`.
+        where: Mask of the grid's shape: evaluate only these points; the others are `outside`.
         chunk: Points at a time, which bounds the memory beyond the result.
-        device: Where the points are handed over.
+        device: Device of the points that the function receives.
     """
     values = np.full(len(grid), outside, dtype=np.float32)
     wanted = None if where is None else where.reshape(-1)
@@ -119,12 +119,12 @@ def sample(
 
 
 def extract_surface(density: np.ndarray, grid: Grid, *, level: float, inside: np.ndarray | None = None) -> Mesh | None:
-    """The closed surface of what is denser than `level` (marching cubes); None if nothing is.
+    """The closed surface around all space denser than `level` (marching cubes); None if there is none.
 
     Args:
-        density: At the points of the grid. What is not a number counts as empty.
-        inside: Signed distances to the end of the volume (positive inside, scene units): the surface is closed there,
-            smoothly, where density goes on. None: at the grid's end.
+        density: Density at the points of the grid. NaN counts as empty.
+        inside: Signed distances to the boundary of the volume (positive inside, scene units), where the surface is
+            closed smoothly if the density continues beyond it. None: closed at the edge of the grid.
 
     Raises:
         UserError: scikit-image is not installed.
@@ -134,7 +134,8 @@ def extract_surface(density: np.ndarray, grid: Grid, *, level: float, inside: np
     except ImportError as error:
         raise UserError("Surfaces need scikit-image: install it with `pip install scikit-image trimesh`.") from error
 
-    # Positive inside. In units of the level per cell, both parts are of like steepness, which places the edge well.
+    # Positive inside. With density in units of the level and distance in cells, both have similar slopes, so that the
+    # edge between them is well placed.
     values = np.nan_to_num(density, nan=0.0, posinf=np.finfo(np.float32).max, neginf=0.0) / level - 1
     if inside is not None:
         values = np.minimum(values, inside / grid.cell)
@@ -152,9 +153,9 @@ def extract_surface(density: np.ndarray, grid: Grid, *, level: float, inside: np
 
 
 def remove_small_pieces(mesh: Mesh, share: float) -> tuple[Mesh, int]:
-    """Without the connected pieces whose area is less than `share` of the largest one's, and how many those were.
+    """The mesh without connected pieces of less than `share` of the largest piece's area, and the number removed.
 
-    A hollow inside a piece has a surface of its own, which is such a piece.
+    The surface of a cavity inside a piece counts as a piece of its own.
     """
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components

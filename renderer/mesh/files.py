@@ -1,9 +1,9 @@
-"""Meshes as files: PLY for one time step; GLB (binary glTF 2.0) for one, or for a sequence that plays.
+"""Mesh files: PLY for one time step; GLB (binary glTF 2.0) for one time step or an animated sequence.
 
-PLY keeps the world's axes: x towards the frontal camera, z up, scene units. glTF wants y up and the front towards z:
-a node above the meshes turns them, whose vertices stay as they are. glTF's colours are linear, those of images (and of
-PLY) are sRGB, and are converted. A sequence is animated in the one way that core glTF knows for changing meshes: each
-time step is a node of its own, whose scale is 1 while it is shown and 0 otherwise.
+PLY keeps the world's axes: x towards the frontal camera, z up, scene units. glTF requires y up and the front towards z:
+a parent node rotates the meshes, so that their vertices stay unchanged. glTF's vertex colours are linear; those of
+images (and of PLY) are sRGB and are converted. A sequence is animated in the only way that core glTF offers for
+changing meshes: each time step is a node of its own, whose scale is 1 while it is shown and 0 otherwise.
 """
 
 import os
@@ -36,7 +36,7 @@ def write_glb(meshes: Sequence[Mesh], path: str | os.PathLike, *, names: Sequenc
     """One mesh, or several as time steps of an animation that shows `fps` of them a second.
 
     Args:
-        names: Of the meshes, all different.
+        names: Names of the meshes, all different.
 
     Raises:
         UserError: trimesh is not installed, or the file cannot be written.
@@ -76,21 +76,21 @@ def _linear(colours: np.ndarray) -> np.ndarray:
 
 
 def _finish(tree: dict) -> None:
-    """Turn everything upright, and give the meshes a dull surface (glTF's own default is metal)."""
+    """Rotate the scene upright, and make the meshes matte (glTF's default material is metallic)."""
     tree["materials"] = [{"pbrMetallicRoughness": {"metallicFactor": 0.0, "roughnessFactor": 1.0}, "doubleSided": True}]
     for mesh in tree["meshes"]:
         for primitive in mesh["primitives"]:
             primitive["material"] = 0
     nodes = tree["nodes"]
     shown = [i for i, node in enumerate(nodes) if "mesh" in node]
-    for i in shown[1:]:  # a viewer that plays nothing shows the first
+    for i in shown[1:]:  # a viewer that plays no animation shows the first
         nodes[i]["scale"] = [0.0, 0.0, 0.0]
     nodes.append({"name": "upright", "rotation": WORLD_TO_GLTF, "children": shown})
     tree["scenes"] = [{"nodes": [len(nodes) - 1]}]
 
 
 def _animate(buffers: dict, tree: dict, *, names: Sequence[str], fps: float) -> None:
-    """Keys that show one node after the other."""
+    """Add keyframes that show one node after the other."""
     order = {node.get("name"): i for i, node in enumerate(tree["nodes"])}
     channels, samplers, last = [], [], len(names) - 1
     for i, name in enumerate(names):

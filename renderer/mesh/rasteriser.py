@@ -1,7 +1,7 @@
-"""Meshes seen by a camera: a z-buffer at the centres of pixels, clipped to the depths that the volume renderer sees.
+"""Mesh rasteriser: a z-buffer at pixel centres, clipped to the depth range of the volume renderer.
 
-It serves to compare a mesh with the field that it was made of, so it uses the very same rays (`renderer.cameras`):
-depth is the distance along the viewing axis, and 1 / depth is linear over a triangle's picture.
+It compares a mesh with the field it was extracted from, and so uses the same rays (`renderer.cameras`): depth is the
+distance along the viewing axis, and 1 / depth is linear over a projected triangle.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from renderer.mesh.extraction import Mesh
 
 __all__ = ["Raster", "overlap", "rasterise"]
 
-CHUNK = 1 << 22  # pairs of a triangle and a pixel at a time
+CHUNK = 1 << 22  # triangle–pixel pairs at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,10 +23,10 @@ class Raster:
     """Visible surface of every pixel of a view [H, H].
 
     Attributes:
-        covered: The ray meets the inside of the mesh between `near` and `far`.
-        depth: Of the first surface there, in scene units; infinite where there is none.
-        face: Index of the triangle that is seen, -1 for none.
-        weights: Its corners' barycentric weights [H, H, 3].
+        covered: True where the ray meets the inside of the mesh between `near` and `far`.
+        depth: Depth of the first surface there, in scene units; infinite where there is none.
+        face: Index of the visible triangle, -1 for none.
+        weights: Barycentric weights of its corners [H, H, 3].
     """
 
     covered: np.ndarray
@@ -35,14 +35,14 @@ class Raster:
     weights: np.ndarray
 
     def colours(self, mesh: Mesh) -> np.ndarray:
-        """Picture [H, H, 3] uint8 of a mesh's own colours, without any light, on white."""
+        """Image [H, H, 3] uint8 of the mesh's own colours, without lighting, on white."""
         corners = mesh.colours[mesh.faces[self.face]].astype(np.float64)
         picture = np.rint((corners * self.weights[..., None]).sum(axis=-2)).clip(0, 255).astype(np.uint8)
         picture[self.face < 0] = 255
         return picture
 
     def shaded(self, mesh: Mesh, camera: Cameras) -> np.ndarray:
-        """Picture [H, H, 3] uint8 of the mesh in grey on white: brightness is the cosine to the viewing axis."""
+        """Image [H, H, 3] uint8 of the mesh in grey on white: brightness is the cosine to the viewing axis."""
         a, b, c = mesh.corners().transpose(1, 0, 2)
         normals = np.cross(b - a, c - a)
         cosine = normals @ camera.cam2world[0, :3, 2].double().numpy() / np.linalg.norm(normals, axis=1).clip(1e-30)
@@ -54,7 +54,7 @@ class Raster:
 def rasterise(mesh: Mesh, camera: Cameras, size: int, *, near: float, far: float) -> Raster:
     """A closed mesh seen by one camera on size × size pixels.
 
-    A mesh that is cut by the plane at `near` is seen to be solid: rays that start inside it are covered.
+    A mesh cut by the plane at `near` appears solid: rays that start inside it are covered.
     """
     points = torch.from_numpy(mesh.vertices).double()[None, None]
     places, depth = (x[0, 0].numpy() for x in project(camera, points))
@@ -68,7 +68,7 @@ def rasterise(mesh: Mesh, camera: Cameras, size: int, *, near: float, far: float
     spans = np.where(front[:, None], (last - first + 1).clip(0), 0)
     pairs = spans.prod(axis=1)
 
-    crossings = np.zeros(size * size, dtype=np.int64)  # of entering minus leaving the mesh before `near`
+    crossings = np.zeros(size * size, dtype=np.int64)  # entries into minus exits from the mesh before `near`
     nearest = np.full(size * size, np.inf)
     face = np.full(size * size, -1, dtype=np.int64)
     weights = np.zeros([size * size, 3])

@@ -1,8 +1,8 @@
 """The density level of the surface: the one whose silhouette agrees with the rendered opacity.
 
-A field that was trained a short time is fog, one that was trained long has sharp walls: no number serves both. What
-both have is an opacity seen from a camera. The outline of the surface at a density level is the set of rays on which
-the density somewhere exceeds it, so all levels can be compared with the opacity at once, without making any surface.
+A briefly trained field is fog, a fully trained one has sharp walls: no fixed level serves both, but both have a
+rendered opacity. The silhouette of the surface at a density level is the set of rays on which the density somewhere
+exceeds it, so all levels can be compared with the opacity at once, without extracting any surface.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,9 +13,9 @@ from renderer.cameras import Cameras, camera_rays, pixel_centers
 
 __all__ = ["agreement", "matching_level", "peak_densities"]
 
-STEPS = 128  # along a ray
-LEVELS = 256  # that are compared
-AS_GOOD = 0.003  # differences in agreement that do not count
+STEPS = 128  # samples along a ray
+LEVELS = 256  # levels compared
+AS_GOOD = 0.003  # smaller differences in agreement are ignored
 
 
 @torch.no_grad()
@@ -32,7 +32,7 @@ def peak_densities(
 
 
 def agreement(peaks: torch.Tensor, masks: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
-    """Intersection over union [L] of {peaks > level} and masks, a mean over views; both [views, H, H]."""
+    """Intersection over union [L] of {peaks > level} and masks, both [views, H, H], averaged over views."""
     peaks, masks = peaks.flatten(1), masks.flatten(1)
     above = peaks > levels[:, None, None]  # [L, views, pixels]
     union = (above | masks).sum(-1)
@@ -44,8 +44,8 @@ def matching_level(peaks: Sequence[torch.Tensor], opacities: Sequence[torch.Tens
 
     Args:
         peaks: See `peak_densities`; of one or several time steps.
-        opacities: Of the same rays.
-        sharp: Of levels that agree equally well (walls are sharp), the one nearest to this is taken.
+        opacities: Opacities of the same rays.
+        sharp: Among levels that agree equally well, as at sharp walls, the one nearest to this is taken.
 
     Returns:
         The level, or None if no ray is opaque.

@@ -26,11 +26,11 @@ class TrainedVolume:
     """The union of the cameras' truncated pyramids.
 
     Args:
-        prior: Ranges of the cameras. (A normal distribution also draws cameras outside, more rarely the further.)
+        prior: Ranges of the cameras. (A Gaussian prior also samples cameras outside, more rarely with distance.)
         near, far: Depths of the foreground in scene units.
 
     Attributes:
-        low, high: Corners [3] of the box around it, in scene units; x is towards the frontal camera, z is up.
+        low, high: Corners [3] of its bounding box in scene units; x is towards the frontal camera, z is up.
     """
 
     def __init__(self, prior: CameraPrior, *, near: float, far: float):
@@ -56,10 +56,10 @@ class TrainedVolume:
         return deepest
 
     def within_all_depths(self, points: torch.Tensor) -> torch.Tensor:
-        """True for points [N, 3] between the depths near and far of every camera of the range, [N].
+        """True [N] for points [N, 3] between the depths near and far of every camera of the range.
 
-        A point outside of them is in the volume of some cameras and in front of the volume of others, which do not
-        render it.
+        Other points of the volume are seen by some cameras and lie outside the depth range of others, which do not
+        render them.
         """
         seen = torch.ones_like(points[:, 0], dtype=torch.bool)
         for matrix in self.cameras.cam2world.to(points):

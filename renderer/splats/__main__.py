@@ -2,7 +2,7 @@
 
     python -m renderer.splats --outdir out --network_pkl network-snapshot.pkl --seeds 0-3 --times 0,0.5,1
 
-The command puts networks and renderer together, as generate.py does; no other module imports it.
+The command connects networks and renderer, as generate.py does; no other module imports it.
 """
 
 import json
@@ -16,7 +16,7 @@ from dnnlib.command_line import Command
 from training.data.dataset_folders import frames_nearby, keep_apart, trained_on
 from training.inference.cli_options import TRACK_NAMES, idle_motion_seeds, pick_device, scene_options, scenes_of
 
-# PyTorch and the networks are imported where they are used: --help and mistakes in the arguments answer at once.
+# PyTorch and the networks are imported where they are used, so that --help and usage errors respond at once.
 
 LARGEST = 256  # cells along a side: up to 17 million Gaussians
 
@@ -28,7 +28,7 @@ option = click.option
 @scene_options
 @option("--resolution", default=128, type=click.IntRange(8, LARGEST), help="Grid cells along the longest side.")
 @option("--size", default=128, type=click.IntRange(16, 512), help="Width in pixels of the images that are compared.")
-@option("--preview", is_flag=True, help="Also write a picture: volume rendered above re-rendered images.")
+@option("--preview", is_flag=True, help="Also write a picture: volume-rendered images above those of the splats.")
 def main(
     outdir: str,
     network_pkl: str,

@@ -25,9 +25,9 @@ __all__ = [
     "write_ply",
 ]
 
-#: Opacities between which the rasteriser of the paper draws: it skips a pixel below and clips above.
+#: Opacity limits of the paper's rasteriser: it skips a pixel below and clips above.
 MIN_OPACITY, MAX_OPACITY = 1 / 255, 0.99
-#: Standard deviation over the spacing: a constant density is then met within 1.5 % (2 exp(−2π² s² / h²)).
+#: Standard deviation over the spacing: a constant density is then reproduced within 1.5 % (2 exp(−2π² s² / h²)).
 SPREAD = 0.5
 
 SH_C0 = 0.5 / math.sqrt(math.pi)  # the constant spherical harmonic
@@ -120,7 +120,7 @@ def write_ply(gaussians: Gaussians, path: str | os.PathLike) -> None:
 
 
 def read_ply(path: str | os.PathLike) -> Gaussians:
-    """The Gaussians of a file of `write_ply`.
+    """The Gaussians in a file that `write_ply` wrote.
 
     Raises:
         UserError: The file cannot be read, or has another layout.
@@ -134,7 +134,7 @@ def read_ply(path: str | os.PathLike) -> Gaussians:
     size = 4 * len(PROPERTIES)
     if head + mark != _header(len(body) // size) or len(body) % size:
         raise UserError(
-            f"{path} is no PLY file of Gaussians with colours of degree 0 (binary, little-endian, the columns "
+            f"{path} is not a PLY file of Gaussians with colours of degree 0 (binary, little-endian, the columns "
             f"{' '.join(PROPERTIES)}), or is cut off."
         )
     rows = torch.from_numpy(np.frombuffer(body, "<f4").reshape(-1, len(PROPERTIES)).astype(np.float32))

@@ -1,7 +1,7 @@
 """Reference rasteriser of 3D Gaussians in plain PyTorch (3D Gaussian Splatting, Kerbl et al. 2023, sections 4 and 6).
 
 Gaussians are projected by the local affine approximation (EWA splatting, Zwicker et al. 2001), sorted by depth and
-composited front to back. Constants are those of the authors' rasteriser, so that pictures are like a viewer's.
+composited front to back. Constants are those of the authors' rasteriser, so that images match a viewer's.
 """
 
 import torch
@@ -13,12 +13,12 @@ __all__ = ["rasterise"]
 
 LOW_PASS = 0.3  # squared pixels, added to the projected variances
 NEAR = 0.01  # in scene units
-PAIRS = 1 << 22  # of a Gaussian and a pixel, about as many at a time
+PAIRS = 1 << 22  # Gaussian–pixel pairs at a time, roughly
 
 
 @torch.no_grad()
 def rasterise(gaussians: Gaussians, camera: Cameras, size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """A picture of size × size pixels from one camera.
+    """An image of size × size pixels from one camera.
 
     Returns:
         Colours [size, size, 3], multiplied by the opacity, and the transmittance left for a background [size, size].
@@ -29,7 +29,7 @@ def rasterise(gaussians: Gaussians, camera: Cameras, size: int) -> tuple[torch.T
     order = order[depths[order] > NEAR]
     gaussians, centers, covariances = gaussians.select(order), centers[order], covariances[order]
 
-    # The square of pixels within which a Gaussian's opacity is not skipped.
+    # The square of pixels outside which a Gaussian's opacity is below the limit.
     a, b, c = covariances[:, 0, 0], covariances[:, 0, 1], covariances[:, 1, 1]
     largest = (a + c) / 2 + ((a - c).square() / 4 + b.square()).sqrt()  # eigenvalue
     reach = (2 * (gaussians.opacities / MIN_OPACITY).log() * largest).sqrt()[:, None]
@@ -76,7 +76,7 @@ def _project(gaussians: Gaussians, camera: Cameras, size: int) -> tuple[torch.Te
     depth = -z  # the camera looks along its −z axis
     focal = float(focal_from_fov(camera.fov[:1].double())) * size / 2  # in pixels
     centers = torch.stack([focal * x / depth, -focal * y / depth], dim=-1) + (size - 1) / 2
-    # Jacobian of the projection (Zwicker et al. 2001, equation 29); rows of pictures count downwards.
+    # Jacobian of the projection (Zwicker et al. 2001, equation 29); image rows count downwards.
     zero = torch.zeros_like(x)
     jacobian = torch.stack([1 / depth, zero, x / depth**2, zero, -1 / depth, -y / depth**2], dim=-1)
     transform = focal * jacobian.unflatten(-1, (2, 3)) @ rotation.T

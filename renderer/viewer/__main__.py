@@ -1,6 +1,6 @@
 """The viewer of a checkpoint or a training run: `python -m renderer.viewer --network_pkl PKL`.
 
-The command puts networks behind the viewer, which itself knows none.
+The command connects networks to the viewer, which itself knows none.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ from dnnlib import run_cli
 from dnnlib.command_line import Command
 from training.inference.cli_options import NETWORK, pick_device
 
-# PyTorch, viser and the networks are imported where they are used: --help and mistakes answer at once.
+# PyTorch, viser and the networks are imported where they are used, so that --help and usage errors respond at once.
 
 LOCAL = "127.0.0.1"
 option = click.option
@@ -22,14 +22,14 @@ option = click.option
 
 @click.command(cls=Command, context_settings={"max_content_width": 120, "show_default": True})
 @option("--network_pkl", required=True, type=NETWORK, help="A checkpoint, a run folder to watch, a URL, or a Hub id.")
-@option("--host", default=LOCAL, help="Address to listen on; 0.0.0.0 lets everybody in who can reach this machine.")
-@option("--port", default=8080, type=click.IntRange(min=0, max=65535), help="Port; 0 for any that is free.")
+@option("--host", default=LOCAL, help="Address to listen on; 0.0.0.0 lets in everyone who can reach this machine.")
+@option("--port", default=8080, type=click.IntRange(min=0, max=65535), help="Port; 0 for any free one.")
 @option("--device", help="cpu, cuda, cuda:1, …  [default: cuda if there is one]")
 def main(network_pkl: str, host: str, port: int, device: str | None) -> None:
     """Look at a generator in a browser: turn the camera, move the time, change codes, save what is seen."""
     logging.basicConfig(format="%(levelname)s: %(message)s")
     server = start(network_pkl, host=host, port=port, device=device)
-    with contextlib.suppress(KeyboardInterrupt):  # not an interruption here, but the way to end
+    with contextlib.suppress(KeyboardInterrupt):  # the normal way to end
         try:
             shown = "localhost" if host in (LOCAL, "0.0.0.0") else host
             click.echo(f"Open http://{shown}:{server.port} (Ctrl-C ends it).")

@@ -1,4 +1,4 @@
-"""The checkpoints of the viewer: one file, or those of a run folder, which may be training."""
+"""The checkpoints of the viewer: one file, or those of a run folder, whose training may be in progress."""
 
 import os
 import threading
@@ -20,7 +20,7 @@ class CheckpointList:
     Args:
         path: A checkpoint or a run folder.
         find: Checkpoints in a run folder, the newest one last; raises OSError if the folder cannot be read.
-        load: Makes a source of a file; raises UserError if it cannot.
+        load: Makes a view source from a file; raises UserError if it cannot.
         check: Raises UserError if a file cannot be loaded; reads as little of it as that takes.
         report: Receives a line about every file that is skipped.
 
@@ -49,18 +49,18 @@ class CheckpointList:
 
     @property
     def names(self) -> list[str]:
-        """At least one."""
+        """Names of the checkpoints, at least one."""
         return list(self._paths)
 
     @property
     def newest(self) -> str:
-        """Of the training's snapshots, the last one."""
+        """The last of the training's snapshots."""
         return self.names[-1]
 
     def refresh(self) -> bool:
         """Look into the run folder again; True if the names have changed.
 
-        A folder in which nothing is left keeps its names: networks in memory can still be shown.
+        If nothing is left in the folder, the names are kept: networks in memory can still be shown.
         """
         if not self._path.is_dir():
             return False
@@ -75,7 +75,7 @@ class CheckpointList:
         return True
 
     def source(self, name: str) -> ViewSource:
-        """Load a checkpoint, or take it from memory if it is still the same file.
+        """Load a checkpoint, or take it from memory if its file has not changed.
 
         Raises:
             UserError: It cannot be loaded, or is gone.
@@ -102,7 +102,7 @@ class CheckpointList:
         """The newest checkpoint that can be loaded, by name.
 
         Raises:
-            UserError: None can; says why the oldest cannot.
+            UserError: None can be loaded; the message says why the oldest cannot.
         """
         *others, oldest = reversed(self.names)
         for name in others:

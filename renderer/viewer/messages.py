@@ -15,7 +15,7 @@ LENGTH = 300
 
 @contextlib.contextmanager
 def show_errors(client: Any) -> Iterator[None]:
-    """Show an error of the block in the client's window and go on; unexpected errors are logged as well."""
+    """Show an error raised in the block in the client's window and go on; unexpected errors are logged as well."""
     try:
         yield
     except Exception as error:

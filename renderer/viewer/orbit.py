@@ -1,4 +1,4 @@
-"""The orbit of the mouse's camera, within the trained ranges unless more is asked for."""
+"""The orbit of the mouse's camera, within the trained ranges unless more is requested."""
 
 import dataclasses
 import math
@@ -35,7 +35,7 @@ class OrbitLimits:
     def camera(self, position: np.ndarray, target: np.ndarray, *, fov: float, time: float | None) -> PathCamera:
         """The camera nearest to one at `position` that looks at `target`, both [3] in scene units.
 
-        Trained cameras look at the origin: a shifted target shifts nothing but the picture of the mouse's camera.
+        Trained cameras look at the origin, so only the position relative to the target counts.
         """
         offset = np.asarray(position, dtype=float) - np.asarray(target, dtype=float)
         radius = float(np.linalg.norm(offset))

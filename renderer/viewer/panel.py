@@ -34,8 +34,8 @@ class Panel:
     """Controls of a browser window, built and read.
 
     Args:
-        gui: viser's, of one client.
-        source: The first one that is shown; it sets the ranges.
+        gui: viser's GUI handle of one client.
+        source: The source that is shown first; it sets the ranges.
         names: Checkpoints to choose from, and the `current` one.
         changed: Called when a user moves a control (not when the program does).
         actions: What the buttons do, by name: 'front', 'play', 'record', 'picture', 'path', 'video'.
@@ -140,7 +140,7 @@ class Panel:
                     max=max(0, source.num_classes - 1),
                     step=1,
                     visible=source.num_classes > 0,
-                    hint="For labels that are numbers: one of the training data",
+                    hint="For numeric labels: the index of one in the training data",
                 )
             )
 

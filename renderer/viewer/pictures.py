@@ -12,7 +12,7 @@ __all__ = ["BACKDROPS", "VIEWS", "draws_field", "field_picture", "layers_of", "l
 
 COLOUR, FOREGROUND, BACKGROUND = "colour", "foreground only", "background only"
 DEPTH, NORMALS, OPACITY, FIELD = "depth", "normals", "opacity", "field image"
-OUTPUT_OF = {DEPTH: "depth", NORMALS: "normal", OPACITY: "opacity", FIELD: "raw"}  # their names in renderer.outputs
+OUTPUT_OF = {DEPTH: "depth", NORMALS: "normal", OPACITY: "opacity", FIELD: "raw"}  # names in renderer.outputs
 VIEWS = (COLOUR, DEPTH, NORMALS, OPACITY, FOREGROUND, BACKGROUND, FIELD)
 BACKDROPS = ("checkerboard", "black")
 
@@ -72,7 +72,7 @@ def letterbox(image: torch.Tensor, aspect: float) -> np.ndarray:
     if not aspect > 0:
         raise ValueError(f"a window's aspect must be positive, got {aspect}.")
     height, width = image.shape[1:]
-    # A window that is thin beyond reason gets the margins of a reasonable one and is distorted.
+    # An extremely thin window gets the margins of a less thin one, and the picture is distorted.
     aspect = min(max(aspect, 0.1), 10)
     outer_height, outer_width = max(height, round(width / aspect)), max(width, round(height * aspect))
     canvas = image.new_full([3, outer_height, outer_width], MARGIN)

@@ -6,14 +6,14 @@ __all__ = ["Playback"]
 
 
 class Playback:
-    """A time in [0, 1] that runs, or stands still."""
+    """Playback time in [0, 1], running or paused."""
 
     def __init__(self):
         self.playing = False
         self._time, self._since = 0.0, 0.0
 
     def start(self, time: float, now: float) -> None:
-        """Run from `time`, from the beginning if that is the end; `now` in seconds."""
+        """Run from `time`, or from the beginning if `time` is the end; `now` in seconds."""
         self.playing = True
         self._time, self._since = (0.0 if time >= 1 else time), now
 
@@ -21,11 +21,11 @@ class Playback:
         self.playing = False
 
     def jump(self, time: float, now: float) -> None:
-        """Go on from another time, if it runs."""
+        """Go on from another time, if playing."""
         self._time, self._since = time, now
 
     def at(self, now: float, *, seconds: float, loop: bool) -> float:
-        """The time at `now`, if all of it lasts `seconds`; without a loop it stops at 1."""
+        """The time at `now`, if a full pass lasts `seconds`; without a loop it stops at 1."""
         time = self._time + (now - self._since) / seconds
         if loop:
             return math.fmod(time, 1.0)

@@ -1,4 +1,4 @@
-"""Resolution of draft frames that keeps up a frame rate in motion."""
+"""Resolution of draft frames that sustains a frame rate in motion."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ NEWEST = 0.5  # weight of the newest frame in the mean time of its width
 
 
 class DraftQuality:
-    """Choice among image widths by the times that frames took.
+    """Choice among image widths by measured frame times.
 
     It starts one step below the full width, takes the next coarser one when frames are late, and the next finer one
     when that is known, or likely, to be in time.
@@ -27,11 +27,11 @@ class DraftQuality:
 
     @property
     def width(self) -> int:
-        """Of the next frame."""
+        """Width of the next frame."""
         return self.widths[self._index]
 
     def record(self, width: int, seconds: float, budget: float) -> None:
-        """A frame of this width took `seconds`; `budget` is what one may take."""
+        """Record that a frame of this width took `seconds`; `budget` is the time that one may take."""
         for other in self._seconds:
             if other != width:
                 self._seconds[other] *= FADE

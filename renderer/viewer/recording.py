@@ -9,7 +9,7 @@ from renderer.trajectory_files import PathCamera
 __all__ = ["CameraRecording"]
 
 MAX_SECONDS = 600.0
-JUMP = 0.5  # a time that changes by more has begun again
+JUMP = 0.5  # a larger change of time means that a loop has begun again
 
 
 class CameraRecording:
@@ -24,11 +24,11 @@ class CameraRecording:
 
     @property
     def seconds(self) -> float:
-        """From the first camera to the last."""
+        """Duration from the first camera to the last."""
         return self._stamps[-1] - self._stamps[0] if self._stamps else 0.0
 
     def add(self, camera: PathCamera, stamp: float) -> bool:
-        """Append a camera; False, and nothing is done, if the recording is full.
+        """Append a camera; returns False, and appends nothing, if the recording is full.
 
         Raises:
             ValueError: The time stamp lies before the last one.
@@ -42,10 +42,10 @@ class CameraRecording:
         return True
 
     def frames(self, fps: float) -> list[PathCamera]:
-        """One camera every 1 / fps seconds, between the recorded ones by straight lines.
+        """One camera every 1 / fps seconds, interpolated linearly between the recorded ones.
 
-        A time that jumps back, as it does where a loop begins again, is not drawn into a line: the nearer one holds.
-        A yaw that passes from π to −π goes on behind the scene, not through its front.
+        Where time jumps back, as at the start of a loop, it is not interpolated: that of the nearer camera holds. Yaw
+        takes the shorter way: from π to −π the camera passes behind the scene, not through its front.
         """
         if not self._cameras:
             return []

@@ -11,11 +11,11 @@ __all__ = ["RenderQueue"]
 class RenderQueue:
     """Queue of render jobs, run by one thread.
 
-    A job has a key; one that waits is replaced by a newer one of the same key, which keeps its turn. So requests
-    that come faster than they can be met never queue up, and no client waits longer than one job of every other.
+    A job has a key; a waiting job is replaced by a newer one of the same key, which keeps its turn. So requests that
+    come faster than they can be met never pile up, and no client waits for more than one job of each other client.
 
     Args:
-        clock: Seconds that never run backwards.
+        clock: Monotonic clock in seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic):
@@ -29,9 +29,9 @@ class RenderQueue:
         self._thread.start()
 
     def submit(self, key: Hashable, job: Callable[[], None], *, delay: float = 0.0, replace: bool = True) -> None:
-        """Run a job, not before `delay` seconds from now, instead of the one that waits under this key.
+        """Run a job, `delay` seconds from now at the earliest, in place of any that waits under this key.
 
-        With replace=False one that waits already stays instead.
+        With replace=False, a job that already waits stays.
         """
         with self._condition:
             if replace or key not in self._jobs:
@@ -39,12 +39,12 @@ class RenderQueue:
                 self._condition.notify()
 
     def forget(self, key: Hashable) -> None:
-        """Drop what waits under a key."""
+        """Drop the job that waits under a key."""
         with self._condition:
             self._jobs.pop(key, None)
 
     def stop(self) -> None:
-        """Finish the job at hand and no other."""
+        """Finish the current job and start no other."""
         with self._condition:
             self._stopped = True
             self._jobs.clear()
@@ -55,7 +55,7 @@ class RenderQueue:
         while (job := self._next()) is not None:
             try:
                 job()
-            except Exception:  # one client's trouble must not end the others' pictures
+            except Exception:  # one client's error must not stop the frames of others
                 logging.getLogger(__name__).exception("a job of the viewer failed")
 
     def _next(self) -> Callable[[], None] | None:

@@ -1,4 +1,4 @@
-"""Downloads of a browser window: a picture, a camera path, a video. Nothing stays on the machine of the viewer."""
+"""Downloads of a browser window: a picture, a camera path, a video. Nothing stays on the viewer's machine."""
 
 import os
 import shutil
@@ -38,18 +38,18 @@ def _through_file(name: str, write: Callable[[str], None]) -> bytes:
 
 
 def turns_of_time(camera: PathCamera, *, seconds: float, fps: float) -> list[PathCamera]:
-    """A camera that stands still while time runs once from 0 to 1, one for each frame, both ends included."""
+    """A static camera while time runs once from 0 to 1, both ends included: one camera per frame."""
     count = max(2, round(seconds * fps))
     place = (camera.yaw, camera.pitch, camera.radius, camera.fov)
     return [PathCamera(*place, time=i / (count - 1)) for i in range(count)]
 
 
 class VideoMaking:
-    """A video that is made frame by frame, so that others get their turn in between.
+    """A video made frame by frame, so that other clients get their turn in between.
 
     Args:
         cameras: One per frame.
-        draw: Renders one as uint8 [3, H, W].
+        draw: Renders a camera's frame as uint8 [3, H, W].
         fps: Frames per second.
     """
 
@@ -63,7 +63,7 @@ class VideoMaking:
         return len(self._cameras)
 
     def step(self) -> bytes | None:
-        """Render the next frame; after the last one the content of the file, until then None.
+        """Render the next frame; returns None, or after the last frame the content of the file.
 
         Raises:
             UserError: The video cannot be written.
@@ -77,7 +77,7 @@ class VideoMaking:
             return file.read()
 
     def close(self) -> None:
-        """Remove what is left; harmless to repeat."""
+        """Remove all temporary files; harmless to repeat."""
         self._writer.abort()
         shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -88,8 +88,8 @@ class Downloads:
     Args:
         client: viser's handle; files go to its browser as downloads.
         queue: Where frames are rendered.
-        frame: Gives the values of the controls and the camera that is shown.
-        draw: Renders the picture of such a pair in full quality.
+        frame: Returns the values of the controls and the camera that is shown.
+        draw: Renders their picture in full quality.
     """
 
     def __init__(
@@ -123,11 +123,11 @@ class Downloads:
             self._path = CameraRecording()
 
     def keep(self, camera: PathCamera, now: float) -> None:
-        """Append the camera that is shown to the path; a path that is full ends."""
+        """Append the camera that is shown to the path; recording ends when the path is full."""
         self.recording = self._path.add(camera, now)
 
     def close(self) -> None:
-        """The window is gone: stop, and remove an unfinished video (in the render thread, which may be at it)."""
+        """The window is gone: stop, and remove an unfinished video (in the render thread, which may be writing it)."""
         for save in (self._picture, self._cameras, self._movie):
             self._queue.forget(self._key(save.__name__))
         self._queue.submit(self._key("video"), self._end_video)
@@ -136,7 +136,7 @@ class Downloads:
         return (self._client.client_id, what)
 
     def _ask(self, save: Callable[[PanelSettings, PathCamera], None]) -> Callable[[], None]:
-        """A button's action: the render thread saves what is seen when it gets to it."""
+        """A button's action: the render thread saves what is shown when the job runs."""
 
         def job() -> None:
             with show_errors(self._client):

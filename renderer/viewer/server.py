@@ -14,19 +14,19 @@ from renderer.viewer.session import Session
 
 __all__ = ["ViewerServer"]
 
-WATCH_EVERY = 2.0  # seconds between two looks into the run folder
+WATCH_EVERY = 2.0  # seconds between checks of the run folder
 
 
 class ViewerServer:
     """Web server of the viewer, until it is stopped.
 
     Args:
-        checkpoints: To choose from.
+        checkpoints: Checkpoints to choose from.
         host: Address to listen on.
-        port: 0 for any that is free.
+        port: 0 for any free one.
 
     Raises:
-        UserError: viser is missing, it cannot listen there, or no checkpoint can be loaded.
+        UserError: viser is missing, the address cannot be used, or no checkpoint can be loaded.
     """
 
     def __init__(self, checkpoints: CheckpointList, *, host: str, port: int):
@@ -41,10 +41,10 @@ class ViewerServer:
         self._stopped = threading.Event()
         with contextlib.redirect_stdout(io.StringIO()):  # viser's banner
             self._server = _private_server(viser)(host=host, port=port, label="3D-aware video", verbose=False)
-        if port not in (0, self._server.get_port()):  # taken meanwhile: viser went on to the next one
+        if port not in (0, self._server.get_port()):  # taken in the meantime: viser moved on to the next one
             self.stop()
             raise UserError(f"Cannot listen on port {port} of {host} any more; choose another --port.")
-        self._dress(source.prior)
+        self._set_appearance(source.prior)
         self._server.on_client_connect(self._connect)
         self._server.on_client_disconnect(self._disconnect)
         self._watch = threading.Thread(target=self._watch_checkpoints, name="watch", daemon=True)
@@ -74,8 +74,8 @@ class ViewerServer:
             self._server.stop()
         self._queue.stop()
 
-    def _dress(self, prior: CameraPrior) -> None:
-        """The first look of all windows: the camera in front, no sharing."""
+    def _set_appearance(self, prior: CameraPrior) -> None:
+        """The initial state of all windows: a frontal camera, and no share button."""
         camera = self._server.initial_camera
         camera.position = position_of(OrbitLimits.of(prior, beyond=False).front(prior.fov))
         camera.look_at = (0.0, 0.0, 0.0)

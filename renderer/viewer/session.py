@@ -27,9 +27,9 @@ from renderer.viewer.views import ViewRequest
 __all__ = ["Session"]
 
 REST = 0.25  # seconds without a change after which a frame is drawn in full quality
-STATUS_EVERY = 0.5  # seconds between two updates of the line of figures while something moves
+STATUS_EVERY = 0.5  # seconds between updates of the status line while something moves
 NEAR_ENOUGH = 1e-3  # scene units that the mouse's camera may be away from the shown one
-ATTEMPTS = 20  # to put a browser's own first camera in front; then it counts although it was never seen there
+ATTEMPTS = 20  # to move a browser's initial camera to the front; then it is accepted wherever it is
 ORIGIN = (0.0, 0.0, 0.0)
 JPEG_QUALITY = 85  # of frames in motion
 FINER = 2  # rays per side of a volume rendering at rest, as a multiple of those in training: 8 times the samples
@@ -40,13 +40,13 @@ class Session:
 
     Args:
         client: viser's handle.
-        checkpoints: To choose from; the newest is shown first.
+        checkpoints: Checkpoints to choose from; the newest is shown first.
         queue: Where frames are rendered.
-        clock: Seconds that never run backwards.
+        clock: Monotonic clock in seconds.
 
     Attributes:
-        quality: How coarse frames in motion are.
-        frames: When the latest frames were sent, their width, and how many seconds each took.
+        quality: Resolution of frames in motion.
+        frames: Of the latest frames: the time at which each was sent, its width, and the seconds that it took.
     """
 
     def __init__(
@@ -66,10 +66,10 @@ class Session:
         self._limits: OrbitLimits | None = None
         self._shown: PathCamera | None = None
         self._moved = self._reported = float("-inf")
-        self._time, self._aspect = 0.0, 1.0  # that were drawn last
+        self._time, self._aspect = 0.0, 1.0  # of the frame drawn last
         self._closed = False
-        # A browser begins with a camera of its own, and may report it even after it was moved to the front: a slow one
-        # seconds later. Until it is seen there, every report of another camera is answered by moving it once more.
+        # A browser begins with a camera of its own, and may report it even after it was moved to the front (a slow
+        # browser seconds later). Until the camera is reported in front, every report of another one moves it again.
         self._settled, self._attempts = False, 0
         self._downloads = Downloads(client, queue, frame=self._frame, draw=self._render)
         self._panel = Panel(
@@ -94,7 +94,7 @@ class Session:
     # Actions of the user: run in viser's threads.
 
     def offer(self, names: list[str], newest: str) -> None:
-        """These are the checkpoints to choose from now."""
+        """Update the checkpoints to choose from."""
         self._panel.offer(names)
         if self._panel.follow.value and newest != self._name:
             self.choose(newest)
@@ -157,7 +157,7 @@ class Session:
     # Run in the render thread.
 
     def _draw(self) -> None:
-        if self._closed:  # while the frame before was drawn, which then asked for this one
+        if self._closed:  # during the previous frame, which then asked for this one
             return
         with show_errors(self._client):
             began = self._clock()
@@ -179,19 +179,19 @@ class Session:
             self._go_on(camera, settings, began, moving)
 
     def _go_on(self, camera: PathCamera, settings: PanelSettings, began: float, moving: bool) -> None:
-        """Ask for the next frame, unless one is asked for already."""
+        """Ask for the next frame, unless one is already queued."""
         if self._playback.playing:
             due = began + 1 / settings.frame_rate
         elif moving:
             due = self._moved + REST
         else:
-            if self._moved <= began:  # else it went on while this frame was drawn, and another one is asked for
+            if self._moved <= began:  # otherwise something moved meanwhile, and another frame is queued
                 self._move_mouse(camera)
             return
         self._queue.submit(self._key, self._draw, delay=max(0.0, due - self._clock()), replace=False)
 
     def _frame(self, now: float | None = None) -> tuple[PanelSettings, PathCamera]:
-        """The values of the controls and the camera that is shown; at `now`, time runs on to it."""
+        """The values of the controls and the camera that is shown; playback advances to `now`, if given."""
         settings = self._panel.read()
         if now is not None:
             if self._playback.playing:
@@ -213,7 +213,7 @@ class Session:
         """The picture of a view, uint8 [3, H, W].
 
         Args:
-            width: Of the upsampler's image in a draft; None for full quality.
+            width: Width of the upsampler's image in a draft; None for full quality.
         """
         source, view = self._source, settings.view
         if draws_field(view):
@@ -232,7 +232,7 @@ class Session:
         self._client.flush()
 
     def _report(self, camera: PathCamera, image: torch.Tensor, seconds: float, *, often: bool) -> None:
-        """Figures of the frame below the controls."""
+        """Show the frame's size, time and camera in the status line."""
         if not often and self._clock() - self._reported < STATUS_EVERY:
             return
         self._reported = self._clock()
@@ -246,13 +246,13 @@ class Session:
         limits = OrbitLimits.of(self._source.prior, beyond=settings.beyond)
         if limits != self._limits:
             mouse, (near, far) = self._client.camera, limits.radius
-            mouse.min_orbit_distance = min(near, mouse.max_orbit_distance)  # never above the other, at no moment
+            mouse.min_orbit_distance = min(near, mouse.max_orbit_distance)  # must never exceed the maximum
             mouse.max_orbit_distance = far
             mouse.min_orbit_distance = near
             self._limits = limits
 
     def _move_mouse(self, camera: PathCamera) -> None:
-        """Put the mouse's camera where the shown one is: it may have been turned farther than the limits."""
+        """Move the mouse's camera to the shown one: it may have been turned beyond the limits."""
         mouse = self._client.camera
         if self._distance(camera) > NEAR_ENOUGH:
             with self._client.atomic():
@@ -260,7 +260,7 @@ class Session:
                 mouse.look_at = ORIGIN
 
     def _distance(self, camera: PathCamera) -> float:
-        """Of the mouse's camera from another."""
+        """Distance of the mouse's camera from another."""
         mouse = self._client.camera
         return max(abs(a - b) for a, b in zip((*mouse.position, *mouse.look_at), (*position_of(camera), *ORIGIN)))
 

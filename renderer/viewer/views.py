@@ -16,11 +16,11 @@ class LatentSelection:
 
     Attributes:
         seed, other_seed: Content seeds, and `content_mix` in [0, 1], how far from the first to the second.
-        motion_seed, other_motion_seed, motion_mix: The same of the motion.
+        motion_seed, other_motion_seed, motion_mix: The same for the motion.
         truncation_psi: Truncation of the styles.
-        style_seed: Content seed whose styles replace those of the layers `style_layers`, or None.
+        style_seed: Content seed whose styles are used in `style_layers`, or None.
         style_layers: First and last of them, counted from 0.
-        class_idx: Class, or number of a label of the training data, of a generator that was trained with labels.
+        class_idx: Class, or index of a label of the training data; only for a generator trained with labels.
     """
 
     seed: int = 0
@@ -40,10 +40,10 @@ class ViewRequest:
     """One frame.
 
     Attributes:
-        latents: Of the video.
-        camera: From where, and at what time (None counts as 0).
+        latents: The latents of the video.
+        camera: The camera and the time (None counts as 0).
         layers: 'both', 'foreground' (as if it were opaque) or 'background'.
-        width: Of the image, one of the source's `widths`; of a volume rendering, any number of rays per side.
+        width: For an image, one of the source's `widths`; for a volume rendering, any number of rays per side.
     """
 
     latents: LatentSelection
@@ -58,10 +58,10 @@ class ViewSource(Protocol):
     Attributes:
         prior: Ranges of the trained cameras.
         depth_range: Nearest and farthest depth of the foreground in scene units.
-        widths: Widths that images can have, coarse to fine; the first is that of the volume rendering.
+        widths: Available image widths, coarse to fine; the first is that of the volume rendering.
         num_layers: Number of style layers.
-        num_classes: Number of the classes, or of other labels to choose from; 0 without labels.
-        has_background: The generator has a background.
+        num_classes: Number of classes, or of other labels to choose from; 0 without labels.
+        has_background: True if the generator has a background.
     """
 
     prior: CameraPrior
@@ -76,5 +76,5 @@ class ViewSource(Protocol):
         ...
 
     def volume(self, request: ViewRequest) -> RenderedVolume:
-        """Its volume rendering alone, of both layers."""
+        """The volume rendering alone, of both layers."""
         ...

@@ -198,9 +198,9 @@ def test_mistaken_shapes():
         Cameras.join([])
     with pytest.raises(ValueError, match=r"^pixels must be \[R, 2\] or \[1, R, 2\], got \[5, 3\]\.$"):
         camera_rays(CameraPrior().at(), torch.zeros(5, 3))
-    with pytest.raises(ValueError, match=r"^yaw must be a number or several, got 'left'\.$"):
+    with pytest.raises(ValueError, match=r"^yaw must be one or more numbers, got 'left'\.$"):
         CameraPrior().at(yaw="left")
-    with pytest.raises(ValueError, match=r"one or as many each, got yaw 2, pitch 3, radius 1\.$"):
+    with pytest.raises(ValueError, match=r"single numbers or equally many, got yaw 2, pitch 3, radius 1\.$"):
         CameraPrior().at(yaw=[0, 1], pitch=[0, 0.5, 1])
     with pytest.raises(ValueError, match=r"^stream must be a torch_utils.rng.RandomStream, got None\.$"):
         CameraPrior().sample(2, None)

@@ -68,7 +68,7 @@ def test_files_are_read_back_here_and_by_a_general_reader(tmp_path):
 def test_other_files_are_refused(tmp_path, edit):
     write_ply(TWO, tmp_path / "a.ply")
     (tmp_path / "b.ply").write_bytes(edit((tmp_path / "a.ply").read_bytes()))
-    with pytest.raises(UserError, match=r"b.ply is no PLY file of Gaussians with colours of degree 0 .* or is cut off"):
+    with pytest.raises(UserError, match=r"b.ply is not a PLY file of Gaussians with .* or is cut off"):
         read_ply(tmp_path / "b.ply")
 
 
