@@ -3,7 +3,7 @@
 FAKE is a snapshot, a run folder (its newest snapshot), a published checkpoint, or a folder of generated videos: folders
 of frames, or video files. Every metric adds a row to OUT/metric-<name>.jsonl; `--compare OUT1 OUT2` shows two of them.
 
-This script puts training and metrics together; no other module imports it.
+This script connects training and metrics; no other module imports it.
 """
 
 import os
@@ -17,7 +17,7 @@ from dnnlib import UserError, make_folder, run_cli
 from dnnlib.command_line import Command
 from metrics.registry import METRICS, find_metric
 
-# PyTorch and the networks are imported where they are used: --help and mistakes in the arguments answer at once.
+# PyTorch and the networks are imported where they are used, so that --help and usage errors respond at once.
 
 SHORT = "fvd2048_16f"
 UNSAMPLED = (
@@ -25,12 +25,12 @@ UNSAMPLED = (
     "precision_recall",
     "mean",
     "similarity",
-)  # measures whose intervals come from no resampling
-RESOLUTION_OF_FILES = 256  # of folders of videos, unless it is given
+)  # measures whose intervals do not come from resampling
+RESOLUTION_OF_FILES = 256  # of folders of videos, unless another one is given
 
 
 def parse_metrics(text: str) -> list[str]:
-    """The names of a comma list, each once."""
+    """The names in a comma-separated list, without repetitions."""
     names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
     if not names:
         raise UserError("--metrics: name at least one; --list shows all.")
@@ -82,18 +82,18 @@ COUNT = click.IntRange(min=1)
 
 
 @click.command(cls=Command, context_settings={"max_content_width": 120, "show_default": True})
-@option("--metrics", "names", default=SHORT, metavar="LIST", help="Names with commas between.")
+@option("--metrics", "names", default=SHORT, metavar="LIST", help="Names, separated by commas.")
 @option("--real", type=click.Path(), help="Real videos: folder or zip of folders of frames, as for training.")
 @option("--fake", required=True, type=click.Path(), help="Snapshot, run, model, or folder of generated videos.")
 @option("--outdir", required=True, type=click.Path(file_okay=False), help="Folder for metric-<name>.jsonl.")
-@option("--resolution", type=click.IntRange(min=8), help="Of all frames.  [default: the generator's, else 256]")
-@option("--frame-stride", type=COUNT, help="Keep every n-th real frame.  [default: as in the training, else 1]")
-@option("--nframes", type=COUNT, help="Frames of a training clip.  [default: as in the training, else 16]")
+@option("--resolution", type=click.IntRange(min=8), help="Width of all frames.  [default: the generator's, else 256]")
+@option("--frame-stride", type=COUNT, help="Keep every n-th real frame.  [default: as in training, else 1]")
+@option("--nframes", type=COUNT, help="Frames of a training clip.  [default: as in training, else 16]")
 @option("--detector", "detectors", multiple=True, metavar="[NAME=]PATH", help="TorchScript file to trust and use.")
-@option("--cache", type=click.Path(file_okay=False), help="For features of real videos.  [default: the user's cache]")
+@option("--cache", type=click.Path(file_okay=False), help="Folder for real features.  [default: the user's cache]")
 @option("--bootstrap", default=100, type=click.IntRange(min=0), help="Resamplings for the interval; 0 for none.")
 @option("--batch-size", default=8, type=COUNT, help="Videos at a time on a device.")
-@option("--gpus", default=1, type=COUNT, help="Processes, each with a device; with CPUs, processes.")
+@option("--gpus", default=1, type=COUNT, help="Processes, each with a device of its own, or on the CPU.")
 @option("--device", type=click.Choice(["cpu", "cuda"]), help="[default: cuda if there is one]")
 @option(
     "--compare",
@@ -106,10 +106,10 @@ COUNT = click.IntRange(min=1)
 )
 @option("--list", is_flag=True, is_eager=True, expose_value=False, callback=list_metrics, help="Show all metrics.")
 def main(names: str, detectors: tuple[str, ...], gpus: int, device: str | None, **options: Any) -> None:
-    """Compare generated videos with real ones, or measure properties of theirs."""
+    """Compare generated videos with real ones, or measure their properties."""
     chosen = parse_metrics(names)
     if options["bootstrap"] == 1:
-        raise UserError("--bootstrap: an interval needs at least 2 resamplings; 0 does without.")
+        raise UserError("--bootstrap: an interval needs at least 2 resamplings; 0 gives no interval.")
     for name in ("real", "fake"):
         if options[name] is not None and options[name].lower().endswith(".tar"):  # braces may stand for several
             from training.data.frame_index import describe_tar_files
@@ -118,11 +118,11 @@ def main(names: str, detectors: tuple[str, ...], gpus: int, device: str | None, 
         if options[name] is not None and not os.path.exists(options[name]):
             raise UserError(f"--{name}: there is no file or folder '{options[name]}'.")
     if options["real"] is None and options["frame_stride"] is not None:
-        raise UserError("--frame-stride says which real frames are kept: add --real, or leave it out.")
+        raise UserError("--frame-stride says which real frames are kept: add --real, or leave --frame-stride out.")
     if options["real"] is None:
         needing = [name for name in chosen if METRICS[name].uses_real]
         if needing:
-            raise UserError(f"--real: {needing[0]} compares with real videos; say where they are.")
+            raise UserError(f"--real: {needing[0]} compares with real videos; give their folder or zip.")
 
     import torch
 
@@ -170,7 +170,7 @@ def idle_notes(names: list[str], paths: dict[str, str], options: dict[str, Any],
     given = {name for name in context.params if context.get_parameter_source(name) is not ParameterSource.DEFAULT}
     if "bootstrap" in given and options["bootstrap"] and all(metric.measure in UNSAMPLED for metric in chosen):
         notes.append(
-            "--bootstrap: these metrics take their interval from the spread of the samples, whatever the number."
+            "--bootstrap: the number has no effect; these metrics take their interval from the spread of the samples."
         )
     started = distributed.torchrun_world_size()
     if "gpus" in given and started is not None and started != gpus:
@@ -268,7 +268,7 @@ def open_generator(snapshot: Path, options: dict[str, Any], device: Any) -> tupl
     label = None
     if generator.c_dim > 0:
         if options["real"] is None:
-            raise UserError("--real: this generator needs labels, which are drawn from those of the real videos.")
+            raise UserError("--real: this generator needs labels, which are sampled from those of the real videos.")
         stride = options["frame_stride"] or trained.get("frame_stride") or 1
         label = draw_labels(options["real"], frame_stride=stride)
     nframes = options["nframes"] or trained.get("nframes") or 16

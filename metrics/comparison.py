@@ -21,7 +21,7 @@ CONDITIONS = {
     "detector": "the feature extractor",
     "real_data": "the real videos",
 }
-# Those of rows that compare with real videos; rows of trainings by earlier versions lack them, which says nothing.
+# Entries of rows that compare with real videos; rows written by earlier versions may lack them, which is no difference.
 REAL_STRIDE, REAL_NAME = "frame_stride", "real_name"
 
 
@@ -44,7 +44,7 @@ def comparison_lines(a: str | os.PathLike, b: str | os.PathLike) -> Iterator[str
     """A table of the metrics that two folders share, and notes on what they do not share.
 
     Raises:
-        UserError: No metric is in both; and as `newest_rows`.
+        UserError: The folders share no metric; see also `newest_rows`.
     """
     rows_a, rows_b = newest_rows(a), newest_rows(b)
     shared = [name for name in rows_a if name in rows_b]
@@ -86,7 +86,7 @@ def _is_ours(row: Mapping[str, Any]) -> bool:
 
 
 def _of_real(row: Mapping[str, Any], key: str) -> Any:
-    """What a row says about its real videos; None where it says nothing, or none were compared with."""
+    """An entry about the real videos of a row; None if it is missing, or if no real videos were used."""
     return row.get(key) if row.get("num_real") is not None else None
 
 

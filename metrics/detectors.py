@@ -43,7 +43,7 @@ DETECTORS = {
         what="the I3D network trained on Kinetics-400, as TorchScript",
         size="about 50 MB",
         git_blob="93daef59c7ae0e9e8f76225521407e60cbafa6aa",
-        # Of stylegan-v and of common_metrics_on_video_quality, which has a copy.
+        # The file of stylegan-v, and its copy in common_metrics_on_video_quality.
         download="https://www.dropbox.com/s/ge9e5ujwgetktms/i3d_torchscript.pt?dl=1",
         mirrors=(
             "https://github.com/JunyaoHu/common_metrics_on_video_quality/raw/HEAD/fvd/styleganv/i3d_torchscript.pt",
@@ -78,7 +78,7 @@ class DetectorFile:
     """A detector file that may be loaded.
 
     Attributes:
-        name: Key of DETECTORS, or of an extractor of the user's.
+        name: Key of DETECTORS, or name of a user's own extractor.
         path: The file.
         sha256, git_blob: Hashes of its content.
         published: True if it is the file that the table identifies; None if the table has no blob id.
@@ -91,7 +91,7 @@ class DetectorFile:
     published: bool | None
 
     def describe(self) -> dict:
-        """For result files."""
+        """Plain data for result files."""
         return {
             "network": self.name,
             "file": self.path.name,
@@ -143,10 +143,10 @@ def find_detector(
 
 
 def _fetch_anywhere(name: str, cached: Path) -> None:
-    """Download a detector's file from the first place that has it, to the bit.
+    """Download a detector's file from the first URL that serves exactly this file.
 
     Raises:
-        UserError: None has; says why.
+        UserError: None does; the message says why.
     """
     detector, reasons = DETECTORS[name], []
     for url in (detector.download, *detector.mirrors):
@@ -170,7 +170,7 @@ def _require_known(name: str, path: Path, source: str) -> None:
     if blob != DETECTORS[name].git_blob:
         raise UserError(
             f"{source} is not {DETECTORS[name].file}: its git blob id is {blob}, not {DETECTORS[name].git_blob}; it is "
-            f"not loaded, because a TorchScript file can run anything. Remove it, or give detector {name}=PATH if you "
+            f"not loaded, because a TorchScript file can run any code. Remove it, or give detector {name}=PATH if you "
             "trust it."
         )
 
@@ -181,10 +181,10 @@ def _missing(name: str, cached: Path) -> str:
     if detector.git_blob is None:
         return (
             f"This metric needs {detector.what}: {detector.file} ({detector.size}; no checksum is known, so it is "
-            f"loaded only on your word){pages}. Give its path as detector {name}=PATH."
+            f"loaded only if you name it){pages}. Give its path as detector {name}=PATH."
         )
     return (
         f"This metric needs {detector.what}: {detector.file} ({detector.size}, git blob id {detector.git_blob})"
         f"{pages}. Put it at {cached}, or give its path as detector {name}=PATH. Without it, the rfvd metrics can "
-        "follow a training."
+        "monitor a training."
     )

@@ -1,4 +1,4 @@
-"""Distances of two sets of features: Fréchet (FID, FVD), kernel (KID, KVD), precision and recall; Inception score.
+"""Distances between two sets of features: Fréchet (FID, FVD), kernel (KID, KVD), precision and recall; Inception score.
 
 Fréchet distance. Between the Gaussians N(μ, Σ) and N(μ', Σ') its square is ‖μ − μ'‖² + tr(Σ + Σ' − 2 (ΣΣ')^½) (Dowson
 and Landau, 1982; for images Heusel et al., 2017, for videos Unterthiner et al., 2018). The matrix square root of ΣΣ' is
@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 BLOCK = 1024  # rows converted to float64 at a time, to bound memory
-ROUNDING = 1e-3  # error of a covariance, or of a sum of probabilities: far above rounding, far below a mistake
+ROUNDING = 1e-3  # tolerated error of a covariance, or of a sum of probabilities: far above rounding errors
 
 
 def _matrix(features: np.ndarray) -> np.ndarray:
@@ -46,17 +46,17 @@ def _matrix(features: np.ndarray) -> np.ndarray:
     try:
         features = np.asarray(features)
     except (TypeError, RuntimeError) as error:  # on a GPU, with gradients, or of a type that NumPy lacks
-        raise ValueError("Features must be an array; of a tensor: tensor.detach().float().cpu().numpy().") from error
+        raise ValueError("Features must be an array; for a tensor: tensor.detach().float().cpu().numpy().") from error
     if features.ndim != 2 or features.shape[1] == 0 or features.dtype.kind not in "fiu":
         raise ValueError(f"Features must be numbers [N, D], got {features.dtype} {list(features.shape)}.")
     return features
 
 
 def _pair(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Two sets of features of one width."""
+    """Two sets of features of equal width."""
     x, y = _matrix(x), _matrix(y)
     if x.shape[1] != y.shape[1]:
-        raise ValueError(f"The two sets must have features of one width, got {x.shape[1]} and {y.shape[1]}.")
+        raise ValueError(f"The two sets must have features of equal width, got {x.shape[1]} and {y.shape[1]}.")
     return x, y
 
 
@@ -89,7 +89,7 @@ class FeatureMoments:
         """Add rows [N, width].
 
         Raises:
-            ValueError: Another width, or values that are not finite.
+            ValueError: Rows of another width, or values that are not finite.
         """
         features = _matrix(features)
         if features.shape[1] != len(self._mean):
@@ -129,7 +129,7 @@ class FeatureMoments:
 
     def _require_rows(self) -> None:
         if self.count == 0:
-            raise ValueError("The moments of no features are not defined.")
+            raise ValueError("There are no features yet, so that their moments are not defined.")
 
 
 def frechet_distance(mean1: np.ndarray, covariance1: np.ndarray, mean2: np.ndarray, covariance2: np.ndarray) -> float:
@@ -140,14 +140,14 @@ def frechet_distance(mean1: np.ndarray, covariance1: np.ndarray, mean2: np.ndarr
         covariance1, covariance2: [D, D], symmetric and positive semi-definite up to rounding.
 
     Raises:
-        ValueError: Shapes that do not fit, values that are not finite, or what no covariance can be.
+        ValueError: Shapes that do not match, values that are not finite, or a matrix that cannot be a covariance.
     """
     mean1, covariance1, mean2, covariance2 = (
         np.asarray(x, dtype=np.float64) for x in (mean1, covariance1, mean2, covariance2)
     )
     width = mean1.size
     if not mean1.shape == mean2.shape == (width,) or not covariance1.shape == covariance2.shape == (width, width):
-        raise ValueError("The two Gaussians must have as many dimensions.")
+        raise ValueError("The two Gaussians must have equally many dimensions.")
     if not all(np.isfinite(x).all() for x in (mean1, covariance1, mean2, covariance2)):
         raise ValueError("There are moments that are not finite.")
     for covariance in (covariance1, covariance2):
@@ -167,7 +167,7 @@ def _factor(covariance: np.ndarray) -> np.ndarray:
     """
     values, vectors = np.linalg.eigh((covariance + covariance.T) / 2)
     if values[0] < -ROUNDING * max(values[-1], ROUNDING):
-        raise ValueError(f"A covariance has a negative eigenvalue, {values[0]:.3g}: there is no such spread.")
+        raise ValueError(f"A covariance has a negative eigenvalue, {values[0]:.3g}: no covariance can have one.")
     kept = values > len(values) * np.finfo(np.float64).eps * max(values[-1], 0.0)
     return vectors[:, kept] * np.sqrt(values[kept])
 
@@ -240,17 +240,17 @@ class KernelDistance:
 def subset_distances(
     x: np.ndarray, y: np.ndarray, *, subsets: int = SUBSETS, size: int = SUBSET_SIZE, seed: int = 0
 ) -> np.ndarray:
-    """Kernel distances of random subsets, float64 [subsets]; their mean is the distance of large sets.
+    """Kernel distances of random subsets, float64 [subsets]; their mean estimates the distance of large sets.
 
     Args:
         x, y: Features [N, D] and [M, D], possibly memory maps: only the rows of a subset are read.
         size: Rows of a subset, fewer if a set is smaller.
 
     Raises:
-        ValueError: See `KernelDistance`; or no subset.
+        ValueError: No subset; see also `KernelDistance`.
     """
     if subsets < 1 or size < 2:
-        raise ValueError(f"Needed are subsets >= 1 of size >= 2, got {subsets} of {size}.")
+        raise ValueError(f"subsets must be 1 or more and their size 2 or more, got {subsets} of {size}.")
     x, y = _pair(x, y)
     random = np.random.RandomState(seed)
     size = min(size, len(x), len(y))
@@ -295,7 +295,7 @@ def inside_manifold(points: np.ndarray, features: np.ndarray, radii: np.ndarray)
     """True [M] for points [M, D] in a ball around any of the features [N, D], of squared radii [N].
 
     Raises:
-        ValueError: Shapes that do not fit, values that are not finite.
+        ValueError: Shapes that do not match, values that are not finite.
     """
     points, features = _pair(points, features)
     if np.shape(radii) != (len(features),):
@@ -310,7 +310,7 @@ def inside_manifold(points: np.ndarray, features: np.ndarray, radii: np.ndarray)
 
 
 def _squared_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Of all pairs of rows [N, D] and [M, D], float64 [N, M]; 0 where only rounding tells the rows apart.
+    """Squared distances of all pairs of rows [N, D] and [M, D], float64 [N, M]; 0 if rows differ by rounding only.
 
     Copies of a sample have balls of radius 0, which must hold the other copies.
     """
@@ -335,7 +335,7 @@ def inception_score(probabilities: np.ndarray, *, splits: int = SPLITS, rows: np
         rows: Use these rows instead of all, for a resampling.
 
     Raises:
-        ValueError: No splits, no images, or rows that are no probabilities, such as logits.
+        ValueError: No splits, no images, or rows that are not probabilities, such as logits.
     """
     probabilities = _matrix(probabilities)
     if splits < 1 or not len(probabilities):
@@ -347,7 +347,7 @@ def inception_score(probabilities: np.ndarray, *, splits: int = SPLITS, rows: np
         for start in range(0, len(part), BLOCK):
             p = np.asarray(probabilities[part[start : start + BLOCK]], dtype=np.float64)
             if not ((p >= 0).all() and np.allclose(p.sum(axis=1), 1, rtol=0, atol=ROUNDING)):
-                raise ValueError("Probabilities must be 0 or more, rows sum to one; of logits take the softmax.")
+                raise ValueError("Probabilities must be 0 or more, rows sum to one; for logits, take the softmax.")
             total += p.sum(axis=0)
             negative_entropy += _sum_p_log_p(p)
         mean = total / len(part)

@@ -1,8 +1,8 @@
-"""Evaluation of generated against real videos: metrics by name, each as one row of plain data.
+"""Evaluation of generated videos against real ones: metrics by name, each as one row of plain data.
 
-Both sides implement `Videos`: a data set, a folder of generated videos, or a generator. Features of a set are computed
-once and shared by all metrics of an Evaluator; those of real videos are also kept in a cache folder, under a key of
-their content, the protocol and the network.
+Both sides implement `Videos`: a dataset, a folder of generated videos, or a generator. Features of a set are computed
+once and shared by all metrics of an Evaluator; those of real videos are also kept in a cache folder, under a key made
+from their content, the protocol and the network.
 """
 
 import hashlib
@@ -55,7 +55,7 @@ class Videos(Protocol):
 
 
 class Evaluator:
-    """Computation of metrics of generated videos; constructed and called on all processes alike.
+    """Computation of metrics of generated videos; must be constructed and called on all processes.
 
     Args:
         fake: The generated videos.
@@ -154,7 +154,7 @@ class Evaluator:
     def _samples(self, side: str, metric: Metric) -> Samples:
         videos = self._real if side == "real" else self._fake
         if videos is None:
-            raise UserError(f"{metric.name} compares with real videos: say where they are.")
+            raise UserError(f"{metric.name} compares with real videos: give their folder or zip.")
         if metric.samples == "clips":
             return videos.clips(count=metric.count, frames=metric.frames, subsample=metric.subsample)
         if metric.samples == "images":
@@ -180,7 +180,7 @@ class Evaluator:
             return self._folder / f"{len(self._known)}.npy"
         key = hashlib.sha256(json.dumps([content, what], sort_keys=True).encode()).hexdigest()[:24]
         path = self._cache / f"real-{re.sub(r'[^a-z0-9_]+.*', '', network.key)}-{key}.npy"
-        if not os.path.exists(path):  # an error before the features are computed, which takes long
+        if not os.path.exists(path):  # raises an error before the features are computed, which takes long
             make_cache_folder(self._cache, instead="name another one (--cache, in training cache_metrics_dir=)")
         return path
 

@@ -1,7 +1,7 @@
 """Feature extractors: pretrained networks, random networks, and measures of single clips.
 
 A feature extractor maps a batch of samples to float32 features [N, D] on the CPU. Its `key` identifies it in caches:
-two with the same key give the same features. `describe` returns plain data for result files.
+two extractors with the same key give the same features. `describe` returns plain data for result files.
 """
 
 from collections.abc import Iterable, Mapping
@@ -25,8 +25,8 @@ DEPTH_TOLERANCE = 0.1  # of the thickness of the rendered volume
 class TorchScriptNetwork:
     """A pretrained network from a TorchScript file (I3D, Inception, VGG-16, face recognition, others).
 
-    On a CPU it takes samples one at a time: batches save no time there, and the last digits of features do not depend
-    on the rest of a batch.
+    On a CPU it takes samples one at a time: batches save no time there, and this way the last digits of features do not
+    depend on the rest of a batch.
 
     Args:
         file: The TorchScript file.
@@ -175,10 +175,10 @@ _OWN = {
     "flatness": lambda device: Flatness(),
 }
 
-# Detector file by network, of the networks that need one.
+# Detector file by network, for the networks that need one.
 DETECTOR_OF = {name: detector for name, (detector, _) in FILES.items()}
 
-# Of extractors that the user names: float32 clips [N, 3, T, H, W] in -1…1 to features [N, D].
+# Options of a user's own extractors: float32 clips [N, 3, T, H, W] in -1…1 to features [N, D].
 CLIP_EXTRACTOR = {"width": None, "arguments": {}, "frames": False, "floats": True}
 
 

@@ -37,7 +37,7 @@ class Samples(Protocol):
 def compute_features(
     samples: Samples, network: Any, path: Path, *, batch_size: int, title: str = "", progress: bool = True
 ) -> None:
-    """Write the features of all samples to `path`, float32 [len(samples), width]; to be called on all processes.
+    """Write the features of all samples to `path`, float32 [len(samples), width]; must be called on all processes.
 
     The file appears when it is complete. Only the main process writes.
 
@@ -49,7 +49,7 @@ def compute_features(
         progress: Show a progress bar on a terminal.
 
     Raises:
-        UserError: A sample cannot be read, or the network does not fit; on all processes.
+        UserError: A sample cannot be read, or the network does not fit; raised on all processes.
     """
     batches = [range(i, min(i + batch_size, len(samples))) for i in range(0, len(samples), batch_size)]
     rank, world = distributed.rank(), distributed.world_size()
@@ -61,7 +61,7 @@ def compute_features(
             if first + rank < len(batches):
                 try:
                     part = network(samples.load(batches[first + rank])).numpy()
-                except UserError as error:  # passed on: the other processes would wait
+                except UserError as error:  # passed on, or the other processes would wait
                     part = UserError(str(error))
             for rows in distributed.all_gather_objects(part):
                 if isinstance(rows, UserError):

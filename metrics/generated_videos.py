@@ -1,7 +1,7 @@
 """Generated videos as one side of an evaluation: uint8 tensors, rendered on demand.
 
 The latent codes and the camera of video i are sampled with the seed (42, i): the same video on every process, in any
-batch. The camera is drawn from the training prior and the background code from N(0, 1), as in training. Times follow
+batch. The camera is sampled from the training prior and the background code from N(0, 1), as in training. Times follow
 the frame rate of the training: frame k is at k / (nframes − 1), that is linspace(0, 1, nframes) for the length of a
 training clip; longer clips extrapolate beyond the trained times. Pixels are x · 127.5 + 128, clamped and truncated to
 integers.
@@ -30,9 +30,9 @@ __all__ = ["GeneratedVideos", "ViewPairs", "draw_labels", "quantise", "reproject
 SEED = 42
 VIEW_TIME = 0.5  # time step of views and pairs
 PAIR = (0.4, 0.6)  # cameras of a pair, as fractions of the range of yaw
-MIN_OPACITY = 1e-3  # lower bound of the divisor of depths; all metrics leave out more transparent pixels
+MIN_OPACITY = 1e-3  # lower bound of the divisor of depths; all metrics leave out pixels more transparent than this
 
-Label = Callable[[int], np.ndarray]  # of a video by its index, float32 [c_dim]
+Label = Callable[[int], np.ndarray]  # index of a video to its label, float32 [c_dim]
 
 
 def quantise(images: torch.Tensor) -> torch.Tensor:
@@ -46,7 +46,7 @@ class ViewPairs:
 
     Attributes:
         images: [N, 2, 3, H, W], 0 to 1.
-        points: Surface points of the pixels in space [N, 2, H, W, 3].
+        points: Surface points of the pixels in world space [N, 2, H, W, 3].
         depths, opacities: [N, 2, H, W]; depths along the viewing axis, in scene units.
         grids: Projections of the points into the other view [N, 2, H, W, 2], (x, y) in [-1, 1] with y down.
         expected: Depths of the points from the other view [N, 2, H, W].
@@ -82,8 +82,8 @@ class GeneratedVideos:
         generator: In evaluation mode.
         nframes: Frames of a training clip.
         resolution: Width of the frames in pixels, resized as real frames are; None: the generator's.
-        label: Label [c_dim] of a video by its index, for a conditional generator; see `draw_labels`, whose clips have
-            those of the real clips.
+        label: Label [c_dim] of a video by its index, for a conditional generator; with `draw_labels`, clips have the
+            labels of the real clips.
 
     Attributes:
         labelled: True for a conditional generator.
@@ -116,7 +116,7 @@ class GeneratedVideos:
         """
         if self._nframes == 1 and frames > 1:
             raise UserError(
-                f"Clips of {frames} frames cannot be rendered at the frame rate of the training: it was one on single "
+                f"Clips of {frames} frames need the frame rate of the training, but this was a training on single "
                 "images (nframes=1). Choose metrics of images or views, or say with --nframes how many frames span the "
                 "times 0 to 1."
             )
@@ -141,7 +141,7 @@ class GeneratedVideos:
 
     def _samples(self, count: int, render: Callable[[Sequence[int]], Any], **about) -> "GeneratedClips":
         about = {"from": "generator", "seed": SEED, "resolution": self.resolution, "nframes": self._nframes, **about}
-        # On a CPU, where batches save no time, one at a time: not a bit then depends on the rest of a batch.
+        # On a CPU, where batches save no time, one at a time: the bits of a sample then do not depend on its batch.
         on_cpu = next(self._generator.parameters()).device.type == "cpu"
         return GeneratedClips(count, render, about, one_by_one=on_cpu)
 
@@ -150,10 +150,10 @@ class GeneratedVideos:
     def _renderer_of(
         self, indices: Sequence[int], label: Label | None = None
     ) -> tuple[FrameRenderer, Cameras, list[float]]:
-        """Renderer of the videos of these indices, a camera and a random number in [0, 1) for each.
+        """Renderer of the videos with these indices, and a camera and a random number in [0, 1) for each.
 
         Args:
-            label: None: the labels of frames.
+            label: Labels of the videos; None for those of frames.
         """
         label = label or self._label
         generator = self._generator
@@ -236,10 +236,10 @@ class GeneratedVideos:
 
 
 def draw_labels(data: str | os.PathLike, *, frame_stride: int = 1) -> StoredLabels:
-    """Labels for generated videos, as frequent as among the real samples of a data set; see `StoredLabels`.
+    """Labels for generated videos, as frequent as among the real samples of a dataset; see `StoredLabels`.
 
     Raises:
-        UserError: The data set has no labels, or no video is as long as a clip.
+        UserError: The dataset has no labels, or contains no folders of frames.
     """
     FrameStore(data).require_videos()  # before video files, which have no labels, are decoded
     return StoredVideos(data, resolution=8, frame_stride=frame_stride).labels()

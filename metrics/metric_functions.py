@@ -3,11 +3,11 @@
 A measure is called with the features of the real and of the generated samples (memory maps [N, D], real ones None where
 the metric does not use them), the metric, and the number of resamplings.
 
-Confidence intervals are bootstrap intervals: samples are drawn again, with replacement (Efron, 1979), and the metric is
-recomputed. The interval is the value ± 1.96 standard deviations of these. Percentiles of the resampled values would not
-do: a Fréchet distance grows when samples are repeated, so that the whole resampled distribution lies above the value.
-The interval covers the choice of samples only, not the bias of a Fréchet distance of few samples, the choice of the
-data set, or another training.
+Confidence intervals are bootstrap intervals: samples are resampled with replacement (Efron, 1979), and the metric is
+recomputed. The interval is the value ± 1.96 standard deviations of the recomputed values. Percentiles of these would
+not do: a Fréchet distance grows when samples are repeated, so that the whole resampled distribution lies above the
+value. The interval covers the choice of samples only, not the bias of a Fréchet distance of few samples, the choice of
+the dataset, or the variation between trainings.
 """
 
 import dataclasses
@@ -56,8 +56,8 @@ def bootstrap_interval(
 
     Args:
         value: The statistic of the original samples.
-        statistic: Called with an array of resampled rows per set (None for a set that is not resampled). NaN if it is
-            not defined for them: they do not count.
+        statistic: Called with an array of resampled rows per set (None for a set that is not resampled). Returns NaN
+            where it is undefined; these resamplings are ignored.
         sizes: Samples of each set; None for a complete set, which is not resampled.
         replicates: Resamplings, at least 2.
         seed: Seed of the resampling.
@@ -86,7 +86,7 @@ def mean_interval(values: np.ndarray) -> tuple[float, float]:
 # ----------------------------------------------------------------------------------------------------------------------
 # Measures
 
-WIDE = 512  # with more features than this a resampling takes minutes on a CPU
+WIDE = 512  # with more features than this, a resampling takes minutes on a CPU
 WIDE_REPLICATES = 10
 
 
@@ -115,14 +115,14 @@ def _frechet(real: np.ndarray, fake: np.ndarray, metric: Metric, replicates: int
         of_real = real_moments if real_rows is None else _moments(real, real_rows)
         return frechet_distance(*of_real, *_moments(fake, fake_rows))
 
-    # The real frames are the complete data set, the real clips are a sample.
+    # The real frames are the complete dataset, the real clips are a sample.
     sizes = (None if metric.samples == "images" else len(real), len(fake))
     low, high = bootstrap_interval(value, statistic, sizes=sizes, replicates=replicates, progress=_bar)
     return Measured(value, (max(low, 0.0), high), {"replicates": replicates})
 
 
 def _moments(features: np.ndarray, rows: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and covariance of the rows, read from the disk a block at a time."""
+    """Mean and covariance of the rows, read from disk a block at a time."""
     moments = FeatureMoments(features.shape[1])
     for start in range(0, len(features), BLOCK):
         some = slice(start, start + BLOCK)

@@ -4,10 +4,10 @@ This is NOT the network behind FVD, and distances in these features are no FVD v
 to the detail, colours, layout and motion of a clip, so that a training can be monitored on any machine.
 
 The network has three levels of 3×3×3 convolutions over frames and pixels, each followed by ReLU, with 2× downsampling
-of the images between them. Each level has random filters of three kinds: plain filters; filters with zero mean over the
-image, which respond to detail but not to flat areas; filters with zero mean over time, which respond to motion but not
-to static content. A feature is the mean of a channel, or its root mean square, over a clip; channels of the last level
-and the colours are also averaged over the quarters of the image, for the layout. Random convolutions followed by
+of the images between levels. Each level has random filters of three kinds: plain filters; filters with zero mean over
+the image, which respond to detail but not to flat areas; filters with zero mean over time, which respond to motion but
+not to static content. A feature is the mean of a channel, or its root mean square, over a clip; channels of the last
+level and the colours are also averaged over the quarters of the image, for the layout. Random convolutions followed by
 pooling are selective for frequency and orientation without any training (Saxe et al., 2011).
 """
 
@@ -33,7 +33,7 @@ FEATURE_WIDTH = 2 * CHANNELS * LEVELS + (CHANNELS + 3) * QUARTERS**2
 
 @contextlib.contextmanager
 def full_float32() -> Iterator[None]:
-    """Float32 convolutions and products without TensorFloat-32, which changes the third digit of features on a GPU."""
+    """Context without TensorFloat-32, which changes the third digit of features on a GPU."""
     convolutions, products = torch.backends.cudnn, torch.backends.cuda.matmul
     before = convolutions.allow_tf32, products.allow_tf32
     convolutions.allow_tf32 = products.allow_tf32 = False
@@ -45,7 +45,7 @@ def full_float32() -> Iterator[None]:
 
 @contextlib.contextmanager
 def exact_convolutions() -> Iterator[None]:
-    """Full float32, and one algorithm for convolutions on a GPU."""
+    """Context with full float32, and a fixed algorithm for convolutions on a GPU."""
     with (
         torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
         full_float32(),
@@ -56,7 +56,7 @@ def exact_convolutions() -> Iterator[None]:
 class RandomFeatures:
     """The random 3D convolutional network: uint8 clips [N, 3, T, H, W] to float32 features [N, FEATURE_WIDTH].
 
-    The weights are drawn by NumPy's legacy generator, whose numbers are the same in every version, and features of a
+    The weights are sampled by NumPy's legacy generator, whose numbers are the same in every version, and features of a
     clip do not depend on the rest of its batch; machines differ only in the rounding of float32 sums.
 
     Args:
@@ -82,7 +82,7 @@ class RandomFeatures:
             raise ValueError(f"Clips need at least 8×8 pixels, got {list(clips.shape)}.")
         device = self._weights[0].device
         with exact_convolutions():
-            # One at a time: convolutions of several clips may be summed in another order.
+            # One at a time: convolutions of several clips may sum in another order.
             return torch.stack([self._features(clip[None].to(device).float() / 127.5 - 1) for clip in clips])
 
     def _features(self, x: torch.Tensor) -> torch.Tensor:

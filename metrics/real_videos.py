@@ -1,4 +1,4 @@
-"""Stored videos as one side of an evaluation: a data set, or generated videos as folders of frames or video files.
+"""Stored videos as one side of an evaluation: a dataset, or generated videos as folders of frames or video files.
 
 The evaluated clips depend on the lengths of the videos only: the sufficiently long videos, in a seeded random order,
 contribute one clip each at a random offset; if these are too few, each contributes another one at another offset. So no
@@ -31,12 +31,12 @@ from training.data.video_decoder import BrokenVideo, Remarks, decode_video, desc
 __all__ = ["StoredLabels", "StoredVideos", "choose_windows"]
 
 SEED = 42
-KEY_ORDER, KEY_OFFSETS, KEY_IMAGES, KEY_LABELS = 11, 12, 13, 14  # words of the random key; see training.data.dataset
+KEY_ORDER, KEY_OFFSETS, KEY_IMAGES, KEY_LABELS = 11, 12, 13, 14  # parts of the random key; see training.data.dataset
 SETTLED = 2.0  # seconds; a file changed more recently may change again with the same time stamps
 
 
 def choose_windows(lengths: Sequence[int], *, window: int, count: int, seed: int = SEED) -> list[tuple[int, int]]:
-    """(video, first frame) of at most `count` different windows of `window` frames; see the top of this file."""
+    """(video, first frame) of at most `count` distinct windows of `window` frames; see the top of this file."""
     long_enough = [video for video, length in enumerate(lengths) if length >= window]
     order = [long_enough[i] for i in _permutation(len(long_enough), seed, KEY_ORDER)]
     offsets = {v: _permutation(lengths[v] - window + 1, seed, KEY_OFFSETS, v) for v in order}
@@ -65,7 +65,7 @@ class StoredVideos:
         resolution: Width of the frames in pixels.
         num_videos: Number of videos.
         notes: Remarks for the user.
-        origin: What rows of metrics say about these as the real videos: their name and stride.
+        origin: Name and frame stride, for the rows of metrics that use these as the real videos.
     """
 
     def __init__(self, path: str | os.PathLike, *, resolution: int, frame_stride: int = 1):
@@ -81,7 +81,7 @@ class StoredVideos:
         self._stride = store_stride(self._store, manifest, frame_stride)
         self._movies = [] if self._store.videos or self._store.is_zip else self._store.movies
         self.notes: list[str] = []
-        self._fingerprints: dict[str, str] = {}  # of the content, by the files' times and sizes; see fingerprint
+        self._fingerprints: dict[str, str] = {}  # hash of the content, by the files' times and sizes; see fingerprint
         if self._movies:
             counts = [self._count_frames(movie) for movie in self._movies]
             remarks = describe_remarks(remark for _, remark in counts)
@@ -124,11 +124,11 @@ class StoredVideos:
 
     def views(self, *, count: int, views: int) -> None:
         raise UserError(
-            "Views of one time step can be rendered by a generator only: give a snapshot instead of videos."
+            "Views of one time step can only be rendered by a generator: give a snapshot instead of videos."
         )
 
     def pairs(self, *, count: int) -> None:
-        raise UserError("Depth can be rendered by a generator only: give a snapshot instead of videos.")
+        raise UserError("Depth can only be rendered by a generator: give a snapshot instead of videos.")
 
     # ------------------------------------------------------------------------------------------------------------------
 
@@ -136,7 +136,7 @@ class StoredVideos:
         """The labels of the videos.
 
         Raises:
-            UserError: There are none, or they do not fit the videos; or these are video files, which have none.
+            UserError: There are no labels, or they do not fit the videos; or these are video files, which have none.
         """
         self._store.require_videos()
         classes, c_dim = read_labels(self._store, self._store.videos)
@@ -176,8 +176,9 @@ class StoredVideos:
     def fingerprint(self, used: Iterable[tuple[int, Sequence[int]]]) -> str:
         """Hash of the content: names and lengths of all videos, and every byte of the files that are used.
 
-        No part of a file stands for the rest (BMP has no checksum, JPEG and WebP need not change in length), and
-        modification times can be preserved. Files are read again only if their sizes or time stamps have changed.
+        Files are hashed in full: no part of one vouches for the rest (BMP has no checksum, JPEG and WebP need not
+        change in length), and modification times can be preserved. Files are read again only if their sizes or time
+        stamps have changed.
         """
         by_video: dict[int, set[int]] = {}
         for video, frames in used:
@@ -214,7 +215,7 @@ class StoredVideos:
         return state.hexdigest()
 
     def _file(self, video: int, frame: int) -> str:
-        """The file that holds a frame; the index is that before the stride."""
+        """The file that holds a frame; `frame` counts before the stride."""
         if self._store.is_zip:
             return self._store.path
         if self._movies:
@@ -226,11 +227,11 @@ class StoredVideos:
 class StoredLabels:
     """Labels for generated videos by their index, with the frequencies of the real samples that they are compared with.
 
-    Frames: the label of a random frame. Clips: those of the real clips, in their order (of which long videos do not
-    have as many as they have frames).
+    Frames get the label of a random real frame. Clips get the labels of the real clips, in their order (whose
+    frequencies differ from those of frames, as long videos do not contribute more clips).
 
     Args:
-        labels: Of each video, float32 [c_dim].
+        labels: Label of each video, float32 [c_dim].
         lengths: Frames of each video.
     """
 
@@ -244,7 +245,7 @@ class StoredLabels:
         return self._labels[bisect.bisect_right(self._ends, frame)]
 
     def of_clips(self, *, count: int, frames: int) -> Callable[[int], np.ndarray]:
-        """The labels of generated clips; those of frames if no real video is long enough for a clip."""
+        """The labels of generated clips; the labels of frames if no real video is long enough for a clip."""
         windows = choose_windows(self._lengths, window=frames, count=count)
         if not windows:
             return self

@@ -3,8 +3,8 @@
 A name gives the measure and the number and length of the samples: fvd2048_16f is the Fréchet video distance of 2048
 generated and 2048 real clips of 16 frames. Names that begin with r (rfvd…, ridentity…) use a fixed random network
 instead of a pretrained one, to monitor a training on any machine; their values are not comparable with those of the
-metrics that they resemble. Names that end in _<extractor> (fvd2048_16f_videomae) use a TorchScript file of the user's
-in place of I3D; they are no entries of the table, but are found in it.
+metrics that they resemble. Names that end in _<extractor> (fvd2048_16f_videomae) use the user's own TorchScript file in
+place of I3D; looking one up in the table succeeds, although the table does not list it.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ __all__ = ["METRICS", "Metric", "find_metric"]
 NOT_FVD = "NOT FVD: features of an untrained random network; compare only with the same metric here"
 NOT_I3D = "features of an untrained random network; compare only with the same metric here"
 NEIGHBOURS = "3 nearest neighbours"
-NOT_FACES = "features of an untrained random network: not a recogniser of faces"
+NOT_FACES = "features of an untrained random network, not of a face recognition network"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Metric:
             'pairs' (one time step from two cameras, with its depth).
         count: Number of generated samples, and of real clips.
         frames: Length of a clip in frames.
-        subsample: Keep every n-th of them.
+        subsample: Keep every n-th frame.
         uses_real: Real samples are measured as well.
         better: 'lower', 'higher', or '' for neither.
         about: Description in one line.
@@ -136,7 +136,7 @@ def _further_metrics() -> list[Metric]:
 
 
 class MetricTable(dict[str, Metric]):
-    """Metrics by name, those with an extractor of the user's included, which are not iterated over."""
+    """Metrics by name; lookup also finds those with a user's own extractor, iteration does not."""
 
     def __missing__(self, name: str) -> Metric:
         base, _, extractor = name.rpartition("_")

@@ -18,7 +18,7 @@ def result_path(folder: str | os.PathLike, name: str) -> Path:
 
 
 def append_row(folder: str | os.PathLike, row: Mapping[str, Any]) -> Path:
-    """Append a row to the file of its metric, on a line of its own even after a truncated one; it is written at once.
+    """Append a row to the file of its metric, unbuffered, and on a line of its own even after a truncated one.
 
     Raises:
         UserError: The file cannot be written.
@@ -30,7 +30,7 @@ def append_row(folder: str | os.PathLike, row: Mapping[str, Any]) -> Path:
             if file.seek(0, os.SEEK_END) > 0:
                 file.seek(-1, os.SEEK_END)
                 line = line if file.read(1) == b"\n" else "\n" + line
-            file.write(line.encode(errors="backslashreplace"))  # half a character in a name: as JSON has it
+            file.write(line.encode(errors="backslashreplace"))  # lone surrogates in a name: as JSON escapes
     except OSError as error:
         raise UserError(f"Cannot write {path}: {error.strerror}.") from error
     return path
@@ -44,7 +44,7 @@ def read_metric_rows(folder: str | os.PathLike, name: str) -> list[dict[str, Any
     """
     rows = []
     try:
-        text = result_path(folder, name).read_text(encoding="utf-8", errors="replace")  # a line may end in a character
+        text = result_path(folder, name).read_text(encoding="utf-8", errors="replace")  # may end in half a character
     except FileNotFoundError:
         return rows
     except OSError as error:
@@ -58,7 +58,7 @@ def read_metric_rows(folder: str | os.PathLike, name: str) -> list[dict[str, Any
 def is_best(folder: str | os.PathLike, row: Mapping[str, Any]) -> bool:
     """True if no row of its metric's file is better than `row` (already appended).
 
-    Metrics of which neither high nor low is better have no best row.
+    Metrics without a better direction have no best row.
     """
     higher = row["higher_is_better"]
     if higher is None or not is_number(row["value"]):
@@ -99,7 +99,7 @@ def row_summary(row: Mapping[str, Any]) -> str:
 
 
 def _without_nan(value: Any) -> Any:
-    """JSON has no NaN and no infinity."""
+    """A value with None for NaN and infinity, which JSON does not have."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):

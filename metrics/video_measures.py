@@ -35,7 +35,7 @@ TEXTURE = 1e-4  # smallest mean square gradient of a window with texture, grey l
 
 
 def check_clips(clips: torch.Tensor, *, frames: int = 1) -> None:
-    """Refuse all but pixels uint8 [N, 3, T, H, W] with some number of frames.
+    """Refuse all but pixels uint8 [N, 3, T, H, W] with at least `frames` frames.
 
     Values in [-1, 1] would seem to have no texture, and videos [N, T, 3, H, W] to move along their colours.
     """
@@ -43,7 +43,7 @@ def check_clips(clips: torch.Tensor, *, frames: int = 1) -> None:
         raise ValueError(f"Clips are uint8 [N, 3, T, H, W], got {shown(clips)}.")
     if clips.dtype != torch.uint8 or clips.ndim != 5 or clips.shape[1] != 3 or not len(clips):
         swapped = clips.ndim == 5 and clips.shape[2] == 3 and clips.shape[1] != 3
-        hint = "; of videos [N, T, 3, H, W] take videos.transpose(1, 2)" if swapped else ""
+        hint = "; for videos [N, T, 3, H, W], give videos.transpose(1, 2)" if swapped else ""
         raise ValueError(f"Clips are uint8 [N, 3, T, H, W], got {clips.dtype} {list(clips.shape)}{hint}.")
     if clips.shape[2] < frames:
         raise ValueError(f"Clips need {frames} or more frames here, got {clips.shape[2]}: {list(clips.shape)}.")
@@ -111,7 +111,7 @@ def flicker(clips: torch.Tensor) -> torch.Tensor:
 # ----------------------------------------------------------------------------------------------------------------------
 # Geometry
 
-VISIBLE_OPACITY = 0.5  # a pixel with less shows the background, which has no depth
+VISIBLE_OPACITY = 0.5  # a pixel of lower opacity shows the background, which has no depth
 
 
 def warping_error(
@@ -136,10 +136,10 @@ def warping_error(
 
     Returns:
         [N, 3]: the error, the same difference without warping, and the fraction of compared pixels. The first two are
-        NaN where there are none.
+        NaN where no pixels are compared.
 
     Raises:
-        ValueError: Tensors of other shapes, images that are no floats, or a tolerance below 0.
+        ValueError: Tensors of other shapes, images that are not floats, or a tolerance below 0.
     """
     maps = {"depths": depths, "expected": expected, "opacities": opacities}
     shapes = {"images": (images, ("N", 2, 3, "H", "W")), "grids": (grids, ("N", 2, "H", "W", 2))}
@@ -162,7 +162,7 @@ def flatness(points: torch.Tensor, opacities: torch.Tensor) -> torch.Tensor:
     """1 − thickness / width of the visible surfaces.
 
     Args:
-        points: Surface points of the pixels in space [N, H, W, 3]; those that are not finite show no surface.
+        points: Surface points of the pixels in world space [N, H, W, 3]; points that are not finite show no surface.
         opacities: [N, H, W]
 
     Returns:
@@ -184,7 +184,7 @@ def flatness(points: torch.Tensor, opacities: torch.Tensor) -> torch.Tensor:
 
 
 def frame_similarity(features: np.ndarray, *, centre: bool) -> np.ndarray:
-    """Mean cosine of different frames, float64 [N]; 0 with features that are zero.
+    """Mean cosine of different frames, float64 [N]; 0 if the features are zero.
 
     Args:
         features: [N, T, D], T at least 2.
@@ -197,7 +197,7 @@ def frame_similarity(features: np.ndarray, *, centre: bool) -> np.ndarray:
     if centre:
         features = features - features.mean(axis=(0, 1))
     features = features / np.maximum(np.linalg.norm(features, axis=2, keepdims=True), 1e-12)
-    # The squared norm of the sum contains every pair twice and the squared norms, which are ones; or zeros, of features
-    # that do not differ from the mean: a set in which nothing differs would have negative cosines.
+    # The squared norm of the sum contains every pair twice, and the squared norms of all frames. These are one, or zero
+    # for features equal to the mean: subtracting ones would give a set in which nothing differs negative cosines.
     alone = np.square(features).sum(axis=(1, 2))
     return (np.square(features.sum(axis=1)).sum(axis=1) - alone) / (frames * (frames - 1))

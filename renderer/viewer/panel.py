@@ -159,12 +159,12 @@ class Panel:
         gui, last = self._gui, source.num_layers - 1
         with gui.add_folder("Between two", expand_by_default=False):
             self._other_seed = self._add_seed("Second content", 1)
-            self._content_mix = self._control(gui.add_slider("Towards it", **SLIDER))
+            self._content_mix = self._control(gui.add_slider("Content mix", **SLIDER))
             self._other_motion_seed = self._add_seed("Second motion", 1)
-            self._motion_mix = self._control(gui.add_slider("Towards that", **SLIDER))
+            self._motion_mix = self._control(gui.add_slider("Motion mix", **SLIDER))
         with gui.add_folder("Style mixing", expand_by_default=False):
             self._style_mix = self._control(gui.add_checkbox("Mix styles", False))
-            self._style_seed = self._add_seed("Styles of content", 1)
+            self._style_seed = self._add_seed("Style seed", 1)
             layers = gui.add_multi_slider(
                 "In layers",
                 min=0,

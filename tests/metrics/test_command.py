@@ -245,7 +245,7 @@ def test_mistakes(words, message, trained, tmp_path, monkeypatch, capsys):
 
 
 def test_what_needs_a_generator_or_real_videos(evaluate, trained):
-    with pytest.raises(UserError, match="Depth can be rendered by a generator only"):
+    with pytest.raises(UserError, match="Depth can only be rendered by a generator"):
         evaluate("warping32_2v", fake=trained / "data")
     with pytest.raises(UserError, match="--real: rfvd64_16f compares with real videos"):
         evaluate("flatness32_1v,rfvd64_16f", real=False)

@@ -155,7 +155,7 @@ def test_values_that_are_no_features_are_refused():
         frechet_distance_of_features(features[:1], features)
     with pytest.raises(ValueError, match=r"radii must be \[8\]"):
         inside_manifold(features, features, radii[:1])
-    with pytest.raises(ValueError, match="rows sum to one; of logits take the softmax"):
+    with pytest.raises(ValueError, match="rows sum to one; for logits, take the softmax"):
         inception_score(features)
     with pytest.raises(ValueError, match="subsets >= 1 of size >= 2, got 0 of 5"):
         subset_distances(features, features, subsets=0, size=5)

@@ -119,7 +119,7 @@ def test_motion_and_identity(detectors):
     row = both.evaluate("ridentity32_16f")
     frames = RandomFeatures()(images(FAKE)[:, :, None]).reshape(16, 16, -1).numpy()
     assert row["value"] == pytest.approx(frame_similarity(frames, centre=True).mean(), rel=1e-6)
-    assert "not a recogniser" in row["warning"]
+    assert "not of a face recognition network" in row["warning"]
     row = both.evaluate("identity32_16f")
     colours = (FAKE.float() / 127.5 - 1).mean(dim=[3, 4]).transpose(1, 2).numpy()
     assert row["value"] == pytest.approx(frame_similarity(colours, centre=False).mean(), rel=1e-5)

@@ -121,9 +121,9 @@ def test_mistakes(tmp_path):
         videos.clips(count=4, frames=16)
     with pytest.raises(UserError, match=r"the longest has 3, keeping every 2\. Choose"):
         StoredVideos(root, resolution=16, frame_stride=2).clips(count=4, frames=4)
-    with pytest.raises(UserError, match="by a generator only"):
+    with pytest.raises(UserError, match="only be rendered by a generator"):
         videos.views(count=4, views=5)
-    with pytest.raises(UserError, match="by a generator only"):
+    with pytest.raises(UserError, match="only be rendered by a generator"):
         videos.pairs(count=4)
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="empty"):

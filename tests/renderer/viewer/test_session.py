@@ -204,8 +204,8 @@ def test_the_time_can_be_moved_while_it_runs(stage):
 
 def test_codes_are_what_the_controls_say(stage):
     for label, value in {
-        "Content seed": 3, "Second content": 4, "Towards it": 0.25, "Motion seed": 5, "Second motion": 6,
-        "Towards that": 0.5, "Truncation": 0.7, "Styles of content": 8, "In layers": (4, 2), "Field of view": 20.0,
+        "Content seed": 3, "Second content": 4, "Content mix": 0.25, "Motion seed": 5, "Second motion": 6,
+        "Motion mix": 0.5, "Truncation": 0.7, "Style seed": 8, "In layers": (4, 2), "Field of view": 20.0,
     }.items():  # fmt: skip
         stage.gui[label].set(value)
     stage.queue.run(1.0)
