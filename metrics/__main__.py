@@ -169,9 +169,7 @@ def idle_notes(names: list[str], paths: dict[str, str], options: dict[str, Any],
     context = click.get_current_context()
     given = {name for name in context.params if context.get_parameter_source(name) is not ParameterSource.DEFAULT}
     if "bootstrap" in given and options["bootstrap"] and all(metric.measure in UNSAMPLED for metric in chosen):
-        notes.append(
-            "--bootstrap: the number has no effect; these metrics take their interval from the spread of the samples."
-        )
+        notes.append("--bootstrap has no effect: these metrics take their interval from the spread of the samples.")
     started = distributed.torchrun_world_size()
     if "gpus" in given and started is not None and started != gpus:
         notes.append(f"--gpus has no effect: {started} processes have been started.")

@@ -254,7 +254,7 @@ def test_what_needs_a_generator_or_real_videos(evaluate, trained):
 
 def test_options_without_effect_are_told(evaluate, tmp_path, monkeypatch):
     evaluate("flatness32_1v", "--bootstrap", 7, "--cache", tmp_path / "cache")
-    for told in ("--cache has no effect", "--bootstrap: these metrics take", "--real has no effect"):
+    for told in ("--cache has no effect", "--bootstrap has no effect: these metrics take", "--real has no effect"):
         assert told in evaluate.output
     evaluate("rfvd64_16f", "--bootstrap", 3, "--cache", tmp_path / "cache")
     assert "no effect" not in evaluate.output and "--bootstrap" not in evaluate.output

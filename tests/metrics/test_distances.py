@@ -129,7 +129,7 @@ def test_equal_sets_and_symmetry():
 
 def test_objections():
     zero, one = np.zeros(2), np.eye(2)
-    with pytest.raises(ValueError, match="as many dimensions"):
+    with pytest.raises(ValueError, match="equally many dimensions"):
         frechet_distance(zero, one, np.zeros(3), np.eye(3))
     with pytest.raises(ValueError, match="not finite"):
         frechet_distance(zero, one, zero + np.inf, one)
@@ -149,7 +149,7 @@ def test_values_that_are_no_features_are_refused():
     ):
         with pytest.raises(ValueError, match="not finite"):
             call()
-    with pytest.raises(ValueError, match="one width, got 3 and 2"):
+    with pytest.raises(ValueError, match="equal width, got 3 and 2"):
         frechet_distance_of_features(features, features[:, :2])
     with pytest.raises(ValueError, match="two or more features, got 1"):
         frechet_distance_of_features(features[:1], features)
@@ -157,7 +157,7 @@ def test_values_that_are_no_features_are_refused():
         inside_manifold(features, features, radii[:1])
     with pytest.raises(ValueError, match="rows sum to one; for logits, take the softmax"):
         inception_score(features)
-    with pytest.raises(ValueError, match="subsets >= 1 of size >= 2, got 0 of 5"):
+    with pytest.raises(ValueError, match="size 2 or more, got 0 of 5"):
         subset_distances(features, features, subsets=0, size=5)
 
 
