@@ -1,7 +1,7 @@
-"""Checks of what a caller hands over: numbers, tensors, places, random streams.
+"""Argument checks: numbers, tensors, devices, random streams.
 
-A mistake, in type or in value, is a ValueError of one line: which argument, what is allowed, and what was given. Only
-types, shapes and places are looked at unless said otherwise, so that no GPU is waited for.
+A wrong type or value raises a ValueError of one line: which argument, what is allowed, and what was given. Checks read
+types, shapes and devices only, unless stated otherwise, so that they never wait for a GPU.
 """
 
 import math
@@ -39,9 +39,9 @@ Shaped = tuple[Any, Sequence[int | str]]
 def check_number(
     name: str, value: Any, low: float = -math.inf, high: float = math.inf, *, inclusive: bool = False
 ) -> None:
-    """Refuse all but finite numbers between two bounds, which are allowed themselves if `inclusive`.
+    """Refuse all but finite numbers between two bounds, which are themselves allowed if `inclusive`.
 
-    Numbers are Python's, NumPy's, and tensors without dimensions.
+    Numbers are those of Python and NumPy, and tensors without dimensions.
     """
     number = _scalar(value)
     fits = isinstance(number, (int, float)) and not isinstance(number, bool)
@@ -58,7 +58,7 @@ def check_number(
 
 
 def whole_number(name: str, value: Any, *, low: int | None = None) -> int:
-    """The value as an int, if it is one (of Python, NumPy or a tensor) and not below `low`."""
+    """The value as an int; refuses all but integers (of Python, NumPy or a tensor) of at least `low`."""
     number = _scalar(value)
     whole = isinstance(number, int) and not isinstance(number, bool)
     if not whole or (low is not None and number < low):
@@ -73,12 +73,12 @@ def is_list(value: Any) -> bool:
 
 
 def check_tensors(tensors: Mapping[str, Shaped], *, device: torch.device | None = None, finite: bool = False) -> None:
-    """Refuse all but tensors of some shapes, which would broadcast to other results than meant.
+    """Refuse all but tensors of the given shapes, as others might silently broadcast.
 
     Args:
-        tensors: By their names, in the order in which letters get their sizes; these must be above 0.
-        device: Where they must be; None: together.
-        finite: Also check the values, for which a GPU has to be waited for.
+        tensors: Tensors and shapes by name, in the order in which letters get their sizes; sizes must be above 0.
+        device: Required device; None: the same for all.
+        finite: Also check the values, which waits for the GPU.
     """
     sizes: dict[str, int] = {}
     for name, (value, dims) in tensors.items():
@@ -109,13 +109,13 @@ def check_floats(name: str, value: torch.Tensor, meaning: str) -> None:
 
 
 def check_images(name: str, value: Any, what: str, *, ndim: int, channels: int | None = None) -> None:
-    """Refuse all but tensors of floats with some number of dimensions, the third from last of them the channels.
+    """Refuse all but tensors of floats with `ndim` dimensions, the third from last of them the channels.
 
-    Pixels of 0 to 255 are refused, too: arithmetic of integers would wrap around.
+    Pixels of 0 to 255 are refused, too: integer arithmetic would wrap around.
 
     Args:
         what: The dimensions, for the message.
-        channels: Their number; None for any.
+        channels: Number of channels; None for any.
     """
     if not isinstance(value, torch.Tensor):
         raise ValueError(f"{name} must be a tensor {what}, not {shown(value)}")
@@ -137,19 +137,19 @@ def check_placement(device: Any, dtype: Any) -> None:
 
 
 def check_stream(stream: Any, *, optional: bool = False) -> None:
-    """Refuse what draws no numbers by name, such as a seed or a torch.Generator."""
+    """Refuse all but random streams, for example a seed or a torch.Generator."""
     if not hasattr(stream, "uniform") and not (optional and stream is None):
         allowed = "a torch_utils.rng.RandomStream" + (" or None" if optional else "")
         raise ValueError(f"stream must be {allowed}, got {shown(stream)}.")
 
 
 def _scalar(value: Any) -> Any:
-    """Python's number for one of NumPy or in a tensor without dimensions; other values as they are."""
+    """NumPy scalars and tensors without dimensions as Python numbers; other values unchanged."""
     return value.item() if isinstance(value, (torch.Tensor, np.ndarray, np.generic)) and value.ndim == 0 else value
 
 
 def shown(value: Any) -> str:
-    """A value in a message: short, in one line; of large things only what they are."""
+    """A value for a message, short and in one line; arrays by shape, other objects by type."""
     value = _scalar(value)
     if isinstance(value, (torch.Tensor, np.ndarray)):
         return f"{type(value).__name__} {list(value.shape)}"

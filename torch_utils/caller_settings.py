@@ -10,13 +10,13 @@ __all__ = ["without_autocast", "without_defaults"]
 
 @contextlib.contextmanager
 def without_defaults() -> Iterator[None]:
-    """Context, or decorator, in which new tensors are float32 and on the CPU unless something else is asked for.
+    """Context or decorator in which new tensors are float32 and on the CPU unless requested otherwise.
 
-    A network that is built under torch.set_default_dtype(torch.bfloat16) would round the weights that it loads, and one
-    that is built under torch.inference_mode() could never be trained: its parameters would have no gradients.
+    A network built under torch.set_default_dtype(torch.bfloat16) would round the weights that it loads, and one built
+    under torch.inference_mode() could never be trained: its parameters would have no gradients.
     """
     dtype = torch.get_default_dtype()
-    if dtype != torch.float32:  # of all threads, hence left alone where it is right
+    if dtype != torch.float32:  # a setting of all threads, so left alone where it is right
         torch.set_default_dtype(torch.float32)
     try:
         with torch.device("cpu"), torch.inference_mode(False):
@@ -28,10 +28,10 @@ def without_defaults() -> Iterator[None]:
 
 @contextlib.contextmanager
 def without_autocast() -> Iterator[None]:
-    """Context, or decorator, without the automatic precision of torch.autocast, and with the CPU as default device.
+    """Context or decorator without the automatic precision of torch.autocast, and with the CPU as default device.
 
-    Networks choose their own precision, layer by layer, and native operators take what they are given: products of
-    bfloat16 in between would make the codes of a seed coarser. Backward passes are the caller's.
+    Networks choose their own precision, layer by layer, and native operators take tensors as they come: bfloat16
+    products in between would make the codes of a seed coarser. Backward passes are up to the caller.
     """
     with contextlib.ExitStack() as stack:
         for kind in ("cpu", "cuda"):

@@ -1,6 +1,6 @@
 """Loading of native operators, which are optional and built on first use.
 
-`load` returns the library of an operator for a kind of device, or None, after one line in the log with the reason; the
+`load` returns the library of an operator for a device type, or None, with the reason in one line of the log; the
 operator then runs in plain PyTorch. `VIDEO3D_OPS=off` in the environment turns native operators off.
 
 Importing this module has one side effect: processes that are forked later take one thread.
@@ -36,9 +36,9 @@ NAMESPACE = "video3d_{}"
 _logger = logging.getLogger(__name__)
 _lock = threading.RLock()
 _loaded: dict[tuple[str, str], Any] = {}  # (name, device type) → namespace, or the reason for None
-_said: set[str] = set()
+_logged: set[str] = set()
 _plain = threading.local()  # .depth: blocks of `plain_pytorch` around this thread
-_ASKED = torch.zeros([], device="cpu")  # any tensor, see `transformed`
+_PROBE = torch.zeros([], device="cpu")  # any tensor, see `transformed`
 _weight_gradients = [True]  # of all threads: backward passes run in threads of their own
 
 BUILD_SECONDS = 10  # per operator, approximately
@@ -58,7 +58,7 @@ def load(name: str, device_type: str) -> Any | None:
 
     Returns:
         The namespace `torch.ops.video3d_<device type>`, in which the library has registered its functions, or None if
-        there is no library: the reason is logged once, and this process does not try again. None within
+        there is no library: the reason is logged once, and this process does not try again. Also None within
         `plain_pytorch`, while torch.compile traces, and where PyTorch transforms functions (`transformed`).
     """
     # Compilers and transforms cannot look into a library: what they trace is plain PyTorch.
@@ -74,23 +74,23 @@ def load(name: str, device_type: str) -> Any | None:
 def transformed() -> bool:
     """True within the transforms of torch.func (vmap, grad, jacrev, …) and where forward-mode derivatives are taken.
 
-    There, operations must be PyTorch's own: autograd functions raise an error, and native operators drop the
-    derivatives of forward mode in silence.
+    There, operations must be PyTorch's own: autograd functions raise an error, and native operators silently drop the
+    derivatives of forward mode.
     """
     if torch.compiler.is_compiling():  # compilers differentiate what they have traced
         return False
-    # PyTorch has no function that says so: within a transform it refuses `requires_grad_`, also one that changes
-    # nothing, and in forward mode every tensor has a part without derivatives that is another tensor.
+    # PyTorch has no function to query this. But within a transform it refuses `requires_grad_`, even one that changes
+    # nothing, and in forward mode the primal of any tensor is another tensor.
     try:
-        _ASKED.requires_grad_(False)
+        _PROBE.requires_grad_(False)
     except RuntimeError:
         return True
-    return forward_ad.unpack_dual(_ASKED).primal is not _ASKED
+    return forward_ad.unpack_dual(_PROBE).primal is not _PROBE
 
 
 @contextlib.contextmanager
 def plain_pytorch() -> Iterator[None]:
-    """Within, this thread's operators run in plain PyTorch, unless a native one is asked for by name."""
+    """Context in which this thread's operators run in plain PyTorch, unless a native one is requested by name."""
     _plain.depth = getattr(_plain, "depth", 0) + 1
     try:
         yield
@@ -100,7 +100,7 @@ def plain_pytorch() -> Iterator[None]:
 
 @contextlib.contextmanager
 def no_weight_gradients() -> Iterator[None]:
-    """Within, backward passes skip the gradients of weights and biases: for `torch.autograd.grad` of images alone.
+    """Context in which backward passes skip gradients of weights and biases: for `torch.autograd.grad` of images alone.
 
     Autograd functions cannot see which gradients are needed. Respected by the native `conv3x3`, `bias_act` and
     `point_linear`. Higher derivatives of the results are complete.
@@ -118,8 +118,8 @@ def weight_gradients_wanted() -> bool:
 
 
 def _log_once(message: str) -> None:
-    if message not in _said:
-        _said.add(message)
+    if message not in _logged:
+        _logged.add(message)
         _logger.log(logging.WARNING if distributed.is_main() else logging.DEBUG, "%s", message)
 
 
@@ -150,11 +150,11 @@ def build_missing(device_type: str, say: Callable[[str], None]) -> None:
     if not missing:
         return
     say(
-        f"Building native operators for '{device_type}', once on this machine: {', '.join(missing)}. That takes about "
-        f"{BUILD_SECONDS * len(missing)} s of a core."
+        f"Building native operators for '{device_type}', once on this machine: {', '.join(missing)}. This takes about "
+        f"{BUILD_SECONDS * len(missing)} s on one core."
     )
     start = time.monotonic()
-    _said.update(_announcement(name, device_type) for name in missing)
+    _logged.update(_announcement(name, device_type) for name in missing)
     for name in missing:
         load(name, device_type)
     say(f"The native operators were built in {time.monotonic() - start:.0f} s.")
@@ -174,7 +174,7 @@ def _announcement(name: str, device_type: str) -> str:
 
 
 def _unusable(device_type: str) -> str | None:
-    """Reason why a kind of device has no native operators, whatever the compiler; None if there may be."""
+    """Reason why a device type has no native operators, whatever the compiler; None if it may have some."""
     if os.environ.get(SWITCH_VARIABLE, "").lower() in ("off", "0", "ref"):
         return f"Native operators are turned off (${SWITCH_VARIABLE}): operators run in plain PyTorch."
     if device_type == "cuda" and not torch.cuda.is_available():
@@ -199,7 +199,7 @@ def _try(name: str, device_type: str) -> Any | str:
         _log_once(_announcement(name, device_type))
     try:
         recipe = op_build.recipe(name, device_type)
-    except BuildError as error:  # the same for every operator: said once
+    except BuildError as error:  # the same for every operator: logged once
         return f"Native operators are not available for {device_type}, {error}: they run in plain PyTorch."
     try:
         load_library(f"{name}-{device_type}", recipe, torch.ops.load_library)

@@ -6,8 +6,8 @@ tensors on the CPU and all host-side bookkeeping (flags, gathered objects) by gl
 a GPU.
 
 A process that ends takes the others with it: they notice at the next collective, at once if the connection breaks, else
-at the time limit. The limit is short, because all processes do equal work. Where the main process does something long
-alone, the others wait for it within `main_works_alone()`; where any process may, all wait within `patience()`.
+at the time limit. The limit is short, because all processes do equal work. For long work of the main process alone, the
+others wait for it within `main_works_alone()`; for long work of any process, all wait within `patience()`.
 """
 
 import contextlib
@@ -58,13 +58,13 @@ LOST = re.compile(r"clos(ed|ing) (by|the) |connection|broken pipe|reset by peer|
 
 
 class PeerLost(UserError):
-    """Another process of the group has ended or does not respond any more."""
+    """Another process of the group has ended or no longer responds."""
 
 
 class _Groups:
     """Groups of all processes with different time limits; None is PyTorch's default group."""
 
-    patient: dist.ProcessGroup | None = None  # made by `init`, as is
+    patient: dist.ProcessGroup | None = None  # made by `init`, as is the next
     patient_with_main: dist.ProcessGroup | None = None
     current: dist.ProcessGroup | None = None
 
@@ -83,7 +83,7 @@ def is_main() -> bool:
 
 def local_rank() -> int:
     """Index of this process's device on its machine."""
-    if not dist.is_initialized():  # variables in the environment are left over
+    if not dist.is_initialized():  # variables in the environment would be left-overs
         return 0
     number = _environment_number("LOCAL_RANK")
     return rank() if number is None else number
@@ -97,7 +97,7 @@ def environment_rank() -> int:
 def torchrun_world_size() -> int | None:
     """The number of processes if this one was started by torchrun (or anything else that sets its variables).
 
-    An incomplete set of variables is left over and ignored, unless it names other processes.
+    An incomplete set of variables is taken for a left-over and ignored, unless it names other processes.
 
     Raises:
         UserError: The variables do not describe a group.
@@ -111,7 +111,7 @@ def torchrun_world_size() -> int | None:
     if not rank < size:
         raise UserError(f"RANK={rank} and WORLD_SIZE={size} in the environment make no sense. {LEFT_OVER}")
     if missing:
-        raise UserError(f"RANK and WORLD_SIZE are in the environment, {' and '.join(missing)} not. {LEFT_OVER}")
+        raise UserError(f"RANK and WORLD_SIZE are set in the environment, but not {' and '.join(missing)}. {LEFT_OVER}")
     port = _environment_number("MASTER_PORT")
     if not 0 < port < 1 << 16:
         raise UserError(f"MASTER_PORT={port} in the environment is not a port, 1 to 65535. {LEFT_OVER}")
@@ -138,7 +138,7 @@ def init(
     """Join the group of processes.
 
     Args:
-        device_type: 'cuda' or 'cpu': device of the tensors to be reduced.
+        device_type: Device of the tensors to be reduced, 'cuda' or 'cpu'.
         rank, world_size: Rank of this process and size of the group; None takes them from torchrun's environment.
         init_method: Rendezvous of the processes: 'env://' or 'file:///path'.
         timeout: Time limit of collectives.
@@ -187,7 +187,7 @@ def patience() -> contextlib.AbstractContextManager[None]:
 
 
 def main_works_alone() -> contextlib.AbstractContextManager[None]:
-    """Context in which the other processes wait for the main one for hours, and it for them as usual."""
+    """Context in which the other processes wait for the main one for hours, while it waits for them as usual."""
     return _within(_Groups.patient_with_main)
 
 

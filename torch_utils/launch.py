@@ -40,7 +40,7 @@ def cores() -> int:
 
 
 def scratch_folder() -> str:
-    """The folder for temporary files; in a worker of `launch` one that is removed however the worker ends.
+    """The folder for temporary files; in a worker of `launch`, one that is removed however the worker ends.
 
     Raises:
         UserError: See `temporary_folder`.
@@ -49,10 +49,10 @@ def scratch_folder() -> str:
 
 
 def busy_note() -> str | None:
-    """A line for the user if other programs keep the processor busy and PyTorch takes several threads; else None.
+    """A line for the user if other programs keep the processor busy and PyTorch uses several threads; else None.
 
-    Its threads wait for one another in busy loops, after each of the many small operations of a training: where they
-    do not all have a core to themselves, one thread is the fastest (figures in docs/performance.md).
+    PyTorch's threads wait for one another in busy loops after each of the many small operations of a training: unless
+    each has a core to itself, a single thread is fastest (figures in docs/performance.md).
     """
     threads = torch.get_num_threads()
     if threads == 1 or not hasattr(os, "getloadavg"):
@@ -80,16 +80,16 @@ def launch(
     this process be killed, the workers get a SIGTERM. If a worker fails, the others are ended.
 
     Args:
-        function: Importable under its name: the processes are started afresh.
+        function: Must be importable by its name, because the processes are spawned.
         timeout: Time limit of collectives between the processes.
 
     Raises:
-        UserError: A worker raised one; or it was ended by a signal that this process has not passed on.
-        RuntimeError: A worker raised something else; holds its traceback.
-        KeyboardInterrupt, Ended: A signal has ended the workers, before they were ready to exit in order.
+        UserError: A worker raised one, or was ended by a signal that this process has not passed on.
+        RuntimeError: A worker raised another error; the message holds its traceback.
+        KeyboardInterrupt, Ended: A signal has ended the workers before they could exit in an orderly way.
     """
     context = multiprocessing.get_context("spawn")
-    resource_tracker.ensure_running()  # it unblocks signals when it starts, which may not be in between
+    resource_tracker.ensure_running()  # it unblocks signals when it starts, which must not happen further below
     with tempfile.TemporaryDirectory(prefix="process-group-", dir=temporary_folder()) as folder:
         group = [
             context.Process(
@@ -117,7 +117,7 @@ def launch(
                     process.start()
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
-            for number in tuple(asked):  # before all had started: another thread of this process has taken the signal
+            for number in tuple(asked):  # that another thread of this process took before all had started
                 forward(number, None)
             failed = _watch(group)
         finally:
@@ -187,7 +187,7 @@ def _worker(
 ) -> None:
     global _group_folder
     _group_folder = folder
-    # The lock that tqdm would make is shared by processes: one that ends without having removed it causes a warning.
+    # tqdm's own lock is shared by processes, and one that ends without having removed it causes a warning.
     tqdm.set_lock(threading.RLock())
     keep_streams()
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -215,7 +215,7 @@ def _worker(
 
 
 def _end_with_parent() -> None:
-    """Send SIGTERM to this process when its parent has ended, which may have been killed."""
+    """Send SIGTERM to this process when its parent has ended, even if it was killed."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         wait([parent.sentinel])

@@ -1,8 +1,8 @@
 """Host memory: the allocator's policy for freed memory, and out-of-memory errors.
 
 The C library returns large blocks to the system as soon as they are freed, and the next tensor of that size then costs
-one page fault per 4 KB: on a CPU that took longer than the arithmetic of a memory-bound operation. Memory that is kept,
-however, cannot always be reused: tensors of other sizes do not fit into the gaps.
+one page fault per 4 KB, which on a CPU took longer than the arithmetic of a memory-bound operation. Memory that is
+kept, however, cannot always be reused: tensors of other sizes do not fit into the gaps.
 """
 
 import contextlib

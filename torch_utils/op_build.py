@@ -131,7 +131,7 @@ def _native_flags(compiler: tuple[str, ...]) -> tuple[tuple[str, ...], str]:
 
 
 def compiler_version(command: tuple[str, ...]) -> str:
-    """First line of `--version` that has a digit."""
+    """The line of `--version` that names the release, else its first line."""
     lines = _output((*command, "--version")).splitlines()
     return next((line for line in reversed(lines) if "release" in line), lines[0] if lines else "unknown version")
 
@@ -229,7 +229,7 @@ def build(label: str, recipe: BuildRecipe) -> Path:
         Path of the shared library.
 
     Raises:
-        BuildError: the compiler failed (its first error and where the full log is), or the cache cannot be written.
+        BuildError: the compiler failed (with its first error and the path of the log), or the cache cannot be written.
     """
     name = f"{label}-{recipe.key()}"
     try:
@@ -247,7 +247,7 @@ def build(label: str, recipe: BuildRecipe) -> Path:
                 raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
             if library.is_file():
                 return library
-            if not _is_newer(log, asked):  # else another process failed at it while this one waited
+            if not _is_newer(log, asked):  # otherwise another process failed to build it while this one waited
                 _build_in_place(cache, name, recipe, log)
             if not library.is_file():
                 raise BuildError(f"{_first_error(log)} (full log: {log})")
@@ -257,7 +257,7 @@ def build(label: str, recipe: BuildRecipe) -> Path:
             raise
         raise BuildError(
             f"the build cache cannot be used ({error}); XDG_CACHE_HOME (for the operators alone, {CACHE_VARIABLE}) can "
-            "name a folder that can be written to"
+            "name a writable folder"
         ) from error
 
 
@@ -266,11 +266,11 @@ def _build_in_place(cache: Path, name: str, recipe: BuildRecipe, log: Path) -> N
     ninja = ninja_command()
     if ninja is None:
         raise BuildError("ninja was not found (it is in requirements.txt)")
-    for left in cache.glob(f"{name}.*.tmp"):  # by a builder that was killed, whose compiler may still be at work in it
+    for left in cache.glob(f"{name}.*.tmp"):  # by a builder that was killed, whose compiler may still be running
         shutil.rmtree(left, ignore_errors=True)
     temporary = Path(tempfile.mkdtemp(prefix=f"{name}.", suffix=".tmp", dir=cache))
     (temporary / "build.ninja").write_bytes(os.fsencode(_ninja_file(recipe)))
-    # The compiler's temporary files lie beside its results: there may be no other folder that it can write to.
+    # The compiler's temporary files lie beside its results: there may be no other writable folder.
     environment = {**os.environ, "LC_ALL": "C", "TMPDIR": str(temporary)}
     result = subprocess.run(
         [ninja, "-v", "-C", str(temporary)],
@@ -312,11 +312,11 @@ def _ninja_path(path: Path) -> str:
 
 
 def _first_error(log: Path) -> str:
-    """The first error in a compiler's output, without the folders of the file's path."""
+    """The first error in a compiler's output, without the folders of file paths."""
     lines = [line.strip() for line in log.read_text(encoding="utf-8").splitlines() if line.strip()]
-    said = next((line for line in lines if re.search(r"\b(fatal )?error\b\s*(#\d+)?:|: error|undefined", line)), None)
-    said = said or next((line for line in lines if not line.startswith(("ninja:", "[", "FAILED"))), "unknown error")
-    return re.sub(r"^/\S*/", "", said)
+    found = next((line for line in lines if re.search(r"\b(fatal )?error\b\s*(#\d+)?:|: error|undefined", line)), None)
+    found = found or next((line for line in lines if not line.startswith(("ninja:", "[", "FAILED"))), "unknown error")
+    return re.sub(r"^/\S*/", "", found)
 
 
 def _is_newer(path: Path, moment: float) -> bool:

@@ -1,6 +1,6 @@
 """Explicit random streams: every random draw is a named call on a stream object.
 
-PyTorch's global generator is never used. The name of a draw gives its purpose; the default stream ignores it, recorded
+PyTorch's global generator is never used. The name of a draw gives its purpose: the default stream ignores it; recorded
 or constant streams (in tests, or to reproduce the draws of another program) look values up by it.
 """
 
@@ -17,11 +17,11 @@ class RandomStream:
     """Source of random tensors with its own generator.
 
     Args:
-        seed: Any integer of 64 bits; the same seed gives the same sequence on the same device type.
+        seed: Any 64-bit integer; the same seed gives the same sequence on the same device type.
         device: Device of the tensors.
 
     Raises:
-        ValueError: Something else than such an integer.
+        ValueError: The seed is not a 64-bit integer.
     """
 
     def __init__(self, seed: int, device: torch.device | str = "cpu"):
@@ -33,11 +33,11 @@ class RandomStream:
         self.generator.manual_seed(number)
 
     def uniform(self, name: str, shape: Sequence[int]) -> torch.Tensor:
-        """U[0, 1), float32."""
+        """Uniform numbers in [0, 1), float32."""
         return torch.rand(tuple(shape), generator=self.generator, device=self.device, dtype=torch.float32)
 
     def normal(self, name: str, shape: Sequence[int]) -> torch.Tensor:
-        """N(0, 1), float32."""
+        """Standard normal numbers, float32."""
         return torch.randn(tuple(shape), generator=self.generator, device=self.device, dtype=torch.float32)
 
     def integers(self, name: str, low: int, high: int, shape: Sequence[int]) -> torch.Tensor:
@@ -54,7 +54,7 @@ class RandomStream:
         raise ValueError(f"Beta({a}, {b}) has no sampler here: only (2, 1) and (1, 2) are used by the method.")
 
     def state_dict(self) -> dict:
-        """Tensors only, so that it fits a weights-only checkpoint."""
+        """State of the generator, in tensors only, as weights-only checkpoints require."""
         return {"generator": self.generator.get_state()}
 
     def load_state_dict(self, state: dict) -> None:

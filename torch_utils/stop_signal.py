@@ -2,9 +2,9 @@
 
 A SIGHUP that is ignored, as under nohup, stays ignored.
 
-A launcher that can requeue a job, such as submitit, has a handler of its own for SIGUSR1 or SIGUSR2, which the
-scheduler sends ahead of a job's end. Where such a handler is installed these signals count as well; the handler is
-called after the state was saved and requeues the job.
+A launcher that can requeue a job, such as submitit, has its own handler for SIGUSR1 or SIGUSR2, which the scheduler
+sends ahead of a job's end. Where such a handler is installed, these signals count as well; the handler, which requeues
+the job, is called after the state has been saved.
 """
 
 import contextlib
@@ -16,8 +16,8 @@ from types import FrameType
 
 __all__ = ["StopRequested", "StopSignal"]
 
-# A terminal sends Ctrl-C to all processes, and a launcher passes it on as well: signals within so many seconds are one
-# request.
+# A terminal sends Ctrl-C to all processes, and a launcher passes it on as well: signals within this many seconds count
+# as one request.
 ECHO = 2.0
 
 

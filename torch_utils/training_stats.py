@@ -17,7 +17,7 @@ __all__ = ["Moments", "Statistics"]
 
 
 class Moments(NamedTuple):
-    """Mean, standard deviation and number of the reported values."""
+    """Mean, standard deviation and count of the reported values."""
 
     mean: float
     std: float
@@ -28,14 +28,14 @@ class Statistics:
     """Named running statistics; one object per training process, no global state."""
 
     def __init__(self):
-        # Name -> [count, sum, sum of squares], float64, on the value's device. The tensors stay, and are changed in
-        # place: CUDA graphs write into them.
+        # Name -> [count, sum, sum of squares], float64, on the value's device. The tensors persist and change in place:
+        # CUDA graphs write into them.
         self._sums: dict[str, torch.Tensor] = {}
         self._reported: set[str] = set()  # names since the last `reduce`
 
     @torch.no_grad()
     def report(self, name: str, value: torch.Tensor | float) -> None:
-        """Add a value, or every element of a tensor of values. A tensor of no elements adds nothing."""
+        """Add a value, or every element of a tensor of values. An empty tensor adds nothing."""
         value = torch.as_tensor(value).detach().double()
         self._reported.add(name)
         sums = self._sums.get(name)
@@ -53,7 +53,7 @@ class Statistics:
 
     @contextlib.contextmanager
     def watch(self) -> Iterator[set[str]]:
-        """The names that are reported within, which do not count as reported: CUDA graphs only record there."""
+        """Context that collects the names reported within, without counting them: CUDA graphs only record there."""
         before, self._reported = self._reported, set()
         try:
             yield self._reported
@@ -73,7 +73,7 @@ class Statistics:
         return {name: _moments(*totals[name].tolist()) for name in sorted(totals)}
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """Sums since the last `reduce`, so that a continued run reports the same as an uninterrupted one."""
+        """Sums since the last `reduce`, so that a resumed run reports the same as an uninterrupted one."""
         return {name: self._sums[name].to("cpu", copy=True) for name in sorted(self._reported)}
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:

@@ -54,7 +54,7 @@ def cache(tmp_path, monkeypatch):
     """A cache of its own, and no memory of earlier outcomes."""
     monkeypatch.setenv(op_build.CACHE_VARIABLE, str(tmp_path / "cache"))
     monkeypatch.setattr(custom_ops, "_loaded", {})
-    monkeypatch.setattr(custom_ops, "_said", set())
+    monkeypatch.setattr(custom_ops, "_logged", set())
     return tmp_path / "cache"
 
 

@@ -145,8 +145,8 @@ def test_what_is_left_of_another_launcher_means_nothing(monkeypatch, words):
 @pytest.mark.parametrize(
     "words, message",
     [
-        ("RANK=1 WORLD_SIZE=2", "MASTER_ADDR and MASTER_PORT not"),
-        ("RANK=0 WORLD_SIZE=2 MASTER_PORT=1", "in the environment, MASTER_ADDR not"),
+        ("RANK=1 WORLD_SIZE=2", "but not MASTER_ADDR and MASTER_PORT"),
+        ("RANK=0 WORLD_SIZE=2 MASTER_PORT=1", "in the environment, but not MASTER_ADDR"),
         ("RANK=2 WORLD_SIZE=2 MASTER_ADDR=a MASTER_PORT=1", "RANK=2 and WORLD_SIZE=2 in the environment make no sense"),
         ("RANK=0 WORLD_SIZE=0", "RANK=0 and WORLD_SIZE=0 in the environment make no sense"),
         ("RANK=x WORLD_SIZE=2", "RANK=x in the environment is not a number"),

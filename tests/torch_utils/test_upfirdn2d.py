@@ -170,7 +170,7 @@ def test_derivatives(arguments, separable):
         ({"padding": [1, 2, 3]}, "padding must be"),
         ({"padding": "same"}, "padding must be a number, a pair or four numbers, not 'same'"),
         ({"gain": "2"}, "gain must be a finite number, got '2'"),
-        ({"f": [1, 3, 3, 1]}, r"of setup_filter, not \[1, 3, 3, 1\]"),
+        ({"f": [1, 3, 3, 1]}, r"made by setup_filter, not \[1, 3, 3, 1\]"),
         ({"f": torch.ones(2, 2, 2)}, "must be a vector or a matrix"),
         ({"f": torch.ones(9)}, "does not fit into an image"),
         ({"padding": -2, "f": torch.ones(1)}, "does not fit into an image"),

@@ -2,9 +2,9 @@
 
     y = clamp(gain * act(x + b), -clamp, clamp)
 
-This operation is bound by memory bandwidth, so that one function for all steps saves passes over memory. For
-activations with act(s*x) = s*act(x), s > 0 (linear, relu, leaky relu), the gain moves in front of the activation, where
-the addition of the bias applies it for free: y = clamp(act(gain*x + gain*b)). The native operator does all of it in one
+The operation is bound by memory bandwidth, so that one function for all steps saves passes over memory. For activations
+with act(s*x) = s*act(x), s > 0 (linear, relu, leaky relu), the gain moves in front of the activation, where the
+addition of the bias applies it for free: y = clamp(act(gain*x + gain*b)). The native operator does everything in one
 pass, and so do its derivatives (see bias_act_native).
 """
 
@@ -79,7 +79,7 @@ def bias_act(
         b: Bias [x.shape[dim]] or None.
         dim: The dimension of `x` that the bias belongs to.
         act: Key of `ACTIVATIONS`.
-        alpha: Slope of "lrelu" for negative inputs; None for 0.2. Ignored by the others.
+        alpha: Slope of "lrelu" for negative inputs; None for 0.2. Ignored by other activations.
         gain: Output gain; None for the activation's default.
         clamp: Largest magnitude of the result; None for no limit.
         impl: 'ref' for plain PyTorch; 'cpu' or 'cuda' for the native operator; 'auto' for the native operator where
@@ -89,7 +89,7 @@ def bias_act(
         Tensor of the shape, type and memory format of `x`.
 
     Raises:
-        ValueError: unknown activation or implementation, no floats, wrong bias shape, or negative clamp.
+        ValueError: unknown activation or implementation, input that is not floats, wrong bias shape, or negative clamp.
         RuntimeError: impl='cpu' or 'cuda', but there is no native operator, or the tensors are on another device.
     """
     if act not in ACTIVATIONS:
@@ -144,7 +144,7 @@ def _needs_grad(x, b):
 
 def add_scaled(y: torch.Tensor, x: torch.Tensor, gain: float) -> torch.Tensor:
     """y + gain · x in one pass."""
-    if torch.compiler.is_compiling():  # that of PyTorch 2.14 forgets `alpha` if x is a matrix product
+    if torch.compiler.is_compiling():  # the compiler of PyTorch 2.14 drops `alpha` if x is a matrix product
         return y + gain * x
     return torch.add(y, x, alpha=gain)
 
@@ -178,7 +178,7 @@ def bias_act_ref(
     else:
         y, fresh = x, False
 
-    # In place, autograd accepts activations whose derivative is a function of the result: relu, and lrelu with a
+    # Autograd accepts an in-place activation if its derivative is a function of the result: relu, and lrelu with a
     # non-negative slope. These keep no copy of their input.
     in_place = fresh and (not needs_grad or act == "relu" or (act == "lrelu" and alpha >= 0))
     y = activation.function_(y, alpha) if in_place else activation.function(y, alpha)
@@ -188,6 +188,6 @@ def bias_act_ref(
         y = y.mul_(late_gain) if fresh and not needs_grad else y * late_gain
         fresh = True
     if clamp is not None:
-        # As an autograd node hardtanh is a clamp with a faster backward pass (one fused kernel).
+        # As an autograd node, hardtanh is a clamp with a faster backward pass (one fused kernel).
         y = y.clamp_(-clamp, clamp) if fresh and not needs_grad else F.hardtanh(y, -clamp, clamp)
     return y

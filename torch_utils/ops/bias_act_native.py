@@ -1,12 +1,12 @@
 """Native bias_act and its derivatives as autograd functions.
 
-Every derivative is again one pass over memory. With v = x + b and m = 1 where the clamp lets through:
+Every derivative is again one pass over memory. With v = x + b, and m = 1 where the clamp does not act, else 0:
 
-    dx  = dy * gain * act'(v) * m         the gradient, and, being linear in dy, its own derivative for dy
+    dx  = dy * gain * act'(v) * m         the gradient, which, being linear in dy, is its own derivative for dy
     ddx * dy * gain * act''(v) * m        the gradient's derivative with respect to x
 
-and the bias gets the sums over the other dimensions, made in the same pass. The derivatives of piecewise linear
-activations follow from the sign and magnitude of y, so that only y is kept; the others keep x.
+and the bias gets the sums over the other dimensions, computed in the same pass. The derivatives of piecewise linear
+activations follow from the sign and magnitude of y, so that only y is kept; the other activations keep x.
 """
 
 from typing import Any, NamedTuple
@@ -57,7 +57,7 @@ def apply(
     """`bias_act` by a native library, for arguments that `bias_act` has checked."""
     if x.ndim == 0:
         return apply(library, x[None], b, dim=0, act=act, alpha=alpha, gain=gain, clamp=clamp)[0]
-    # Without a bias any dimension will do, and what the caller says need not exist.
+    # Without a bias any dimension will do, and the caller's need not exist.
     options = _Options(library, 0 if b is None else dim % x.ndim, act, alpha, gain, clamp)
     if torch.is_grad_enabled() and (x.requires_grad or (b is not None and b.requires_grad)):
         return _BiasAct.apply(x, b, options)
@@ -111,7 +111,7 @@ class _Gradient(torch.autograd.Function):
     def backward(ctx, ddx, ddb):
         dy, x, b = ctx.saved_tensors
         if ctx.with_bias_sum and ddb is not None:
-            # db is the sum of dx: its gradient comes on top of that of every dx.
+            # db is the sum of dx, so its gradient adds to that of every element of dx.
             shape = [1] * x.ndim
             shape[ctx.options.dim] = -1
             ddx = ddb.reshape(shape).expand_as(x) if ddx is None else ddx + ddb.reshape(shape)

@@ -1,12 +1,12 @@
-"""Volume compositing: density and step lengths to weights, weights and features to pixels (NeRF, equation 3).
+"""Volume compositing: weights from densities and step lengths, pixels from weights and features (NeRF, equation 3).
 
 With alpha_i = 1 - exp(-density_i * delta_i) and T_i = prod_{j<i} (1 - alpha_j + 1e-10), the weight of sample i is
-alpha_i * T_i; T of the last sample is the transmittance, by which a background is multiplied.
+alpha_i * T_i; the T of the last sample is the transmittance, by which a background is multiplied.
 
 `ray_weights` and `weighted_sum` are its two halves: features are so much larger than weights that one operator for both
 would save little, and a renderer needs the weights of samples before it has all the features. All are twice
 differentiable. The native operators compute first derivatives in one pass; second derivatives of the weights come from
-the reference, those of the weighted sum are products of the same three kinds (see csrc/composite/composite.h).
+the reference; those of the weighted sum are products of the same three kinds (see csrc/composite/composite.h).
 """
 
 import torch
@@ -18,9 +18,9 @@ __all__ = ["composite", "composite_ref", "ray_weights", "ray_weights_ref", "weig
 IMPLEMENTATIONS = ("auto", "ref", "cpu", "cuda")
 RAY_TYPES = (torch.float32, torch.float64)
 FEATURE_TYPES = (*RAY_TYPES, torch.float16, torch.bfloat16)
-#: Least number of feature values for which 'auto' chooses the native weighted sum on the CPU, where gradients are
-#: recorded: with its gradients it is 2.0 times as fast. Weights are 1.3 times as fast, which is not worth another code
-#: path (docs/operators.md).
+#: Least number of feature values for which 'auto' chooses the native weighted sum on the CPU where gradients are
+#: recorded: including its gradients it is 2.0 times as fast. Native weights are 1.3 times as fast, which is not worth
+#: another code path (docs/operators.md).
 NATIVE_MIN_SIZE = 1 << 21
 
 
@@ -42,7 +42,7 @@ def composite(
         Weighted sums of the features [..., C], weights [..., S] and transmittance [...].
 
     Raises:
-        ValueError: shapes that do not fit, or an unknown implementation.
+        ValueError: shapes that do not match, or an unknown implementation.
         RuntimeError: impl='cpu' or 'cuda', but there is no native operator, or the tensors are on another device.
     """
     weights, transmittance = ray_weights(density, deltas, last_opaque=last_opaque, impl=impl)
@@ -124,12 +124,12 @@ def ray_weights_ref(
 
 
 def _running_product(light: torch.Tensor) -> torch.Tensor:
-    """Products of the first factors along the last dimension, all of them positive."""
+    """Cumulative products along the last dimension; all factors are positive."""
     return torch.cumprod(light, dim=-1) if light.device.type == "cpu" else product_by_logarithms(light)
 
 
 def product_by_logarithms(light: torch.Tensor) -> torch.Tensor:
-    """The same on a GPU, where the derivative of `cumprod` would ask for zeros and make the host wait."""
+    """The same on a GPU, where the derivative of `cumprod` would look for zeros and make the host wait."""
     return light.log().cumsum(dim=-1).exp()
 
 

@@ -36,9 +36,9 @@ def conv2d_resample(
         w: Weight [out, C/groups, height, width].
         f: Low-pass filter of `setup_filter` (gain 1), applied only when resampling; None for none.
         up, down: Integer factors.
-        padding: Relative to the upsampled image, without what the low-pass filter needs: a number, [x, y] or
-            [x before, x after, y before, y after]. With `padding = size//2` of an odd kernel, the result
-            has up/down times the size of the input.
+        padding: Relative to the upsampled image, not counting the padding for the low-pass filter: a number, [x, y] or
+            [x before, x after, y before, y after]. With `padding = size//2` for an odd kernel, the result has up/down
+            times the size of the input.
         groups: Number of channel groups.
         flip_weight: True for correlation (like `torch.nn.functional.conv2d`), False for convolution.
 
@@ -46,7 +46,7 @@ def conv2d_resample(
         Images [N, out, H', W'].
 
     Raises:
-        ValueError: shapes that do not fit, factors below one.
+        ValueError: shapes that do not match, or factors below one.
     """
     if x.ndim != 4 or w.ndim != 4 or x.shape[1] != w.shape[1] * groups or w.shape[0] % groups != 0:
         raise ValueError(
@@ -88,7 +88,7 @@ def conv2d_resample(
             return convolve(_filter(x, f, padding=[px0, px1, py0, py1]), w, stride=down, groups=groups)
         return filtered_convolve(x, w, f, padding=(px0, px1, py0, py1), stride=down, groups=groups)
 
-    # Upsampling: transposed convolution with a stride, then filter. The transposed convolution brings kernel - 1 pixels
+    # Upsampling: transposed convolution with a stride, then filter. The transposed convolution adds kernel - 1 pixels
     # of padding before and kernel - up after (see upfirdn2d).
     px0, px1, py0, py1 = px0 - (kw - 1), px1 - (kw - up), py0 - (kh - 1), py1 - (kh - up)
     x = F.conv_transpose2d(x, _transpose_weight(w, groups), stride=up, groups=groups)
@@ -104,7 +104,7 @@ def _pointwise(x, w, groups):
 
 
 def _filter(x, f, *, down=1, padding):
-    """upfirdn2d, skipped where it would do nothing."""
+    """`upfirdn2d`, skipped where it would change nothing."""
     if f is None and down == 1 and not any(padding):
         return x
     return upfirdn2d(x, f, down=down, padding=padding)

@@ -1,14 +1,14 @@
 """3x3 convolutions of the discriminators by Winograd's algorithm on the CPU; all other convolutions by PyTorch.
 
 The three bilinear maps (images, weight) → results, (results, weight) → images and (images, results) → weight are each
-other's derivatives, so that derivatives of every order, R1's among them, use the native operators. All three are
-Winograd products (csrc/winograd/winograd.h): with stride 1 F(4x4, 3x3), 36 multiplications where the definition has
-144, with stride 2 F(4, 2) of every other pixel, which leaves 81. Interpolation points are such that rounding errors are
-about as small as those of a plain sum (docs/operators.md).
+other's derivatives, so that derivatives of every order, including R1's, use the native operators. All three are
+Winograd products (csrc/winograd/winograd.h): F(4x4, 3x3) with stride 1, which takes 36 multiplications where the
+definition takes 144, and F(4, 2) of every other pixel with stride 2, which takes 81. The interpolation points are
+chosen so that rounding errors are about as small as those of a plain sum (docs/operators.md).
 
-Images of bfloat16 are multiplied in float32 with stride 1: products of bfloat16 take half the time, but Winograd's are
-a quarter as many, and too inexact in bfloat16. With stride 2 PyTorch multiplies, but for the weight's gradient of large
-images.
+With stride 1, bfloat16 images are multiplied in float32: bfloat16 products take half the time, but Winograd's algorithm
+needs a quarter as many, and is too inexact in bfloat16. With stride 2 PyTorch multiplies, except for the gradient of
+the weight with large images.
 """
 
 from collections.abc import Sequence
@@ -27,10 +27,10 @@ IMPLEMENTATIONS = ("auto", "ref", "cpu")
 
 #: The native operators need multiples of this number of channels: two vector registers of the processor.
 CHANNELS = 32
-# Thresholds above which the native operators take at most half of PyTorch's time, with stride 2 at most two thirds.
-#: Stride 1: least number of pixels (below, the weight's transform costs what is saved).
+# Thresholds above which the native operators take at most half of PyTorch's time, or two thirds with stride 2.
+#: Stride 1: least number of pixels (with fewer, the weight's transform costs what is saved).
 MIN_PIXELS = 512
-#: Least number of pairs of an input and an output channel.
+#: Least number of input channels times output channels.
 MIN_PAIRS = 64 * 64
 #: Stride 2 in bfloat16, where only the gradient of the weight is native: least number of pixels of an image.
 MIN_HALF_PIXELS = 1 << 16
@@ -50,7 +50,7 @@ def convolve(
     Args:
         x: Images [N, C, H, W].
         w: Weight [O, C / groups, h, w].
-        padding: Zeros around, (above and below, left and right).
+        padding: Rows of zeros above and below, columns of zeros left and right.
         impl: 'ref' for PyTorch; 'cpu' for the native operators; 'auto' for the latter where they are faster.
 
     Returns:
@@ -78,9 +78,9 @@ def filtered_convolve(
     groups: int,
     impl: str = "auto",
 ) -> torch.Tensor:
-    """`convolve` without padding, of images that are padded and filtered first (see `upfirdn2d`).
+    """`convolve` without padding, applied to images that are padded and filtered first (see `upfirdn2d`).
 
-    The native route does not keep the filtered images for the backward pass but filters again.
+    The native path does not keep the filtered images for the backward pass but filters again.
     """
     problem = _Problem(filtered_size(x.shape, f, padding), w.shape, stride, (0, 0), groups, _plain(x, w), _half(x))
     library = problem.library(impl, wanted=True) if _recorded(x, w) else None

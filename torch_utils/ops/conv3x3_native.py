@@ -9,7 +9,7 @@ from torch_utils.ops.upfirdn2d import filter_size, upfirdn2d
 __all__ = ["FilteredResults", "ImageGradient", "Results", "WeightGradient", "filtered_size", "results"]
 
 
-#: Stride 2: least height and width of images whose gradients are native; the last row and column cost too much below.
+#: Stride 2: least height and width of images with native gradients; below, the last row and column cost too much.
 MIN_SIZE = 17
 
 
@@ -32,7 +32,7 @@ def results(x: torch.Tensor, w: torch.Tensor, stride: int, library) -> torch.Ten
 
 
 def _library_is_faster(x, stride):
-    """With stride 2 PyTorch's products of bfloat16, at half the time each, are fewer than twice ours."""
+    """True with stride 2 in bfloat16: PyTorch's products take half the time each, and are fewer than twice ours."""
     return stride == 2 and x.dtype == torch.bfloat16
 
 

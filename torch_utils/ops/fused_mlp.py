@@ -10,8 +10,8 @@ once, as float32 or, on processors with such products, as bfloat16 (sums, biases
 
 In bfloat16 a layer multiplies deviations from the mean c of its inputs: w x + b = w (x - c) + (b + w c) with w c in
 float32. Points of one scene and pixels of one image have much in common, so that the rounded numbers become small, and
-the errors with them: 6 dB in images of the paper's networks. The input means are measured on some of the rows of the
-first call, or of each call; another choice changes rounding errors only.
+the errors with them: by 6 dB in images of the paper's networks. The input means are measured on some of the rows of the
+first call, or of each call; the choice affects rounding errors only.
 """
 
 import math
@@ -109,7 +109,7 @@ class FusedMLP:
             self._bind()
 
     def __getstate__(self) -> dict[str, Any]:
-        # Packed weights depend on the processor: copies, which another one may unpickle, pack their own.
+        # Packed weights depend on the processor, and another one may unpickle this: copies pack their own.
         return {
             "arguments": (self.layers,),
             "options": {"precision": self.precision, "impl": "auto" if self.native else "ref"},
@@ -177,14 +177,14 @@ class FusedMLP:
 
     @torch.no_grad()
     def corners(self, x: torch.Tensor, hidden: torch.Tensor, *, slope: float, keep: Sequence[int]):
-        """Run on the pixels of an image after nn_cat upsampling to 2H × 2W pixels.
+        """Run on the pixels of an image after 'nn_cat' upsampling to 2H × 2W pixels.
 
         The inputs are blur(act(own + mean of the two neighbours at each corner)), and blur(nearest(x)) is added to the
         first layer's product. See `blurred_corners_ref`.
 
         Args:
             x: [H, W, C], C being the first layer's outputs.
-            hidden: [H, W, 2 * inputs], own and neighbours' part of each pixel.
+            hidden: [H, W, 2 * inputs], for each pixel its own part and the part for its neighbours.
             slope: Slope of act, a leaky ReLU.
             keep: As in `__call__`.
         """
@@ -208,7 +208,7 @@ class FusedMLP:
         clamp: float | None,
         keep: Sequence[int],
     ):
-        """Run on the pixels of an image after pixelshuffle upsampling to 2H × 2W pixels.
+        """Run on the pixels of an image after 'pixelshuffle' upsampling to 2H × 2W pixels.
 
         The inputs are act(blur(pixels) + bias), the pixels being x [H, W, C] plus corrections [H, W, 2, 2, C] (row and
         column of the new pixel). See `blurred_shuffle_ref`.
@@ -252,7 +252,7 @@ class FusedMLP:
             origin, directions: [3] and [R, 3] (not normalised) of rays with points at origin + depth * direction.
             samples, importance: Samples per ray of the first and second pass; importance 0 for a single pass.
             near, far: Range of the depths.
-            last_opaque: The last sample ends the ray (no background).
+            last_opaque: True if the last sample ends the ray (no background).
             waves: Frequency vectors, in radians per unit of length, and phases of the positional encoding [K, 4].
             density: Index of the layer with the raw density, its one output (ReLU is applied to it).
             keep: Layers whose results are composited.

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 
 __all__ = ["BLUR", "blurred_corners_ref", "blurred_shuffle_ref"]
 
-#: One axis of the blur. The native operator has it, too: another one here is another one in csrc/fused_mlp.
+#: One axis of the blur. csrc/fused_mlp holds the same numbers, which must change together with these.
 BLUR = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8
 
 

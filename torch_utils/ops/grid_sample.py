@@ -1,10 +1,10 @@
 """Twice differentiable bilinear sampling of images, for R1 through an augmentation pipeline.
 
-Sampling is linear in the image: y = S(grid) x. So the gradient is dx = S^T dy, and the gradient of that with respect to
-dy is S again: two functions that are each other's backward. S^T needs no kernel of its own, it is the ordinary gradient
-of PyTorch's `grid_sample`, taken at an image of zeros. The price is that first derivatives cost one extra sampling, far
-less than the alternative of gathering four neighbours with indices (which autograd differentiates any number of times,
-but through scatter-additions). The alternative serves gradients of the grid only.
+Sampling is linear in the image: y = S(grid) x. So the gradient is dx = S^T dy, and its gradient with respect to dy is S
+again: two functions that are each other's backward. S^T needs no kernel of its own: it is the ordinary gradient of
+PyTorch's `grid_sample`, taken at an image of zeros. The price is that first derivatives cost one extra sampling, far
+less than the alternative of gathering four neighbours by index (which autograd differentiates any number of times, but
+through scatter-additions). That alternative is used only where gradients of the grid are needed.
 """
 
 import torch
@@ -26,7 +26,7 @@ def grid_sample(image: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
         [N, C, H', W'].
 
     Raises:
-        ValueError: shapes that do not fit.
+        ValueError: shapes that do not match.
     """
     if image.ndim != 4 or grid.ndim != 4 or grid.shape[3] != 2 or grid.shape[0] != image.shape[0]:
         raise ValueError(

@@ -1,9 +1,9 @@
-"""Pointwise linear layers and MLPs of them, with one weight for all videos or one per video; differentiable twice.
+"""Pointwise linear layers and MLPs, with one weight for all videos or one per video; twice differentiable.
 
     y_l = act(W_l x + b_l),   x being the inputs or the results of an earlier layer
 
-On a CPU all layers of an MLP run on a tile of rows that stays in the cache, then on the next tile, in the forward pass
-and in the backward pass, which also sums the gradients of weights and biases. Other devices and types run layer by
+On a CPU, in both passes, all layers of an MLP run on a tile of rows that stays in the cache, then on the next tile; the
+backward pass also sums the gradients of weights and biases. Other devices and types run layer by
 layer, and so does the backward pass where it is differentiated again.
 """
 
@@ -29,7 +29,7 @@ __all__ = ["PointLayer", "lrelu_", "point_linear", "point_mlp"]
 
 #: With fewer rows a native call costs more than it gains.
 MIN_ROWS = 64
-#: Natively, layers that feed others have more outputs than this.
+#: The native operator requires that layers which feed others have more outputs than this.
 NARROW = 4
 
 
@@ -39,11 +39,11 @@ class PointLayer:
 
     Attributes:
         weight: [O, I] for all videos, or [B, O, I].
-        bias: [B, F, R, O] for R runs of equally many successive points of each of F frames of B videos, each count 1
-            where they share it; [O] for all; or None.
+        bias: [B, F, R, O] for R runs of equally many successive points in each of F frames of B videos, with size 1
+            along each dimension that shares a bias; [O] for all; or None.
         slope: Slope of the leaky ReLU below zero; 1 for a linear layer.
         clamp: With an activation: largest magnitude of the results, or None.
-        source: Index of the layer whose results are the inputs; -1, for the first layer alone, the MLP's inputs.
+        source: Index of the layer whose results are the inputs; -1, only for the first layer: the MLP's inputs.
     """
 
     weight: torch.Tensor
@@ -89,9 +89,9 @@ def point_mlp(x: torch.Tensor, layers: Sequence[PointLayer], *, frames: int, kee
 
     Args:
         x: [B, F, N, I], features of N points of F frames; F is T, or 1 where the frames share them.
-        layers: In order.
+        layers: Layers in the order of computation.
         frames: T.
-        keep: Indices of layers, each once.
+        keep: Indices of the layers whose results are returned, each once.
 
     Returns:
         [B, F, N, O] of each layer of `keep`: F is 1 if the frames share x and no bias up to this layer differs between
@@ -109,7 +109,7 @@ def point_mlp(x: torch.Tensor, layers: Sequence[PointLayer], *, frames: int, kee
     if library is None or any(weights[layer.source].shape[1] <= NARROW for layer in layers[1:]):
         results = _one_by_one(x, weights, biases, plan)
         return [results[i] for i in keep]
-    # The results and the gradients do not depend on the strides of biases and weights.
+    # Weights and biases may have any strides.
     tensors = [*weights, *(_nothing(x) if b is None else b for b in biases)]
     if torch.is_grad_enabled() and any(t.requires_grad for t in (x, *tensors)):
         results = _PointMLP.apply(library, plan, x.contiguous(), *tensors)
@@ -118,7 +118,7 @@ def point_mlp(x: torch.Tensor, layers: Sequence[PointLayer], *, frames: int, kee
 
 
 def _nothing(like: torch.Tensor) -> torch.Tensor:
-    """None in a list of tensors of the native operator."""
+    """An empty tensor, which the native operator takes for None."""
     return like.new_empty(0)
 
 
@@ -148,12 +148,12 @@ class _Plan:
         return cls(tuple(layer.source for layer in layers), tuple(float(x.slope) for x in layers), clamps, frames)
 
     def arguments(self) -> tuple:
-        """Of the native operator."""
+        """Arguments of the native operator."""
         return self.sources, self.slopes, self.clamps, self.frames
 
 
 def _library(x: torch.Tensor) -> Any | None:
-    """The native library for inputs [..., I], where it pays."""
+    """The native library for inputs [..., I]; None where it is unavailable or not faster."""
     if x.device.type != "cpu" or x.dtype != torch.float32 or x.numel() < MIN_ROWS * x.shape[-1]:
         return None
     return custom_ops.load("point_mlp", "cpu")
@@ -192,7 +192,7 @@ def _layer(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, slo
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Natively.
+# Native.
 
 
 class _PointMLP(torch.autograd.Function):

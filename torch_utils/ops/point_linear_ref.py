@@ -1,4 +1,4 @@
-"""Pointwise linear layers in PyTorch's operations: the reference, and the path of half precision and of GPUs.
+"""Pointwise linear layers in plain PyTorch: the reference, and the path for half precision and GPUs.
 
 Features [P, I] are bit for bit a channels_last image [1, I, P, 1], so that on a CPU the product is computed by the
 convolution library, whose 1x1 kernels were measured to be 2 to 4 times as fast as the matrix library's. Activation and
@@ -59,8 +59,8 @@ def _activate(x: torch.Tensor, act: str, clamp: float | None) -> torch.Tensor:
 def lrelu_(x: torch.Tensor, clamp: float | None = None, slope: float = 0.2) -> torch.Tensor:
     """Leaky ReLU in place on a fresh intermediate, then clamping to ±clamp.
 
-    In-place leaky ReLU is differentiable (its derivative follows from the sign of its output); the clamp is made in
-    place only where no gradient is recorded.
+    In-place leaky ReLU is differentiable (its derivative follows from the sign of its output); the clamp is in place
+    only where no gradient is recorded.
     """
     x = torch.nn.functional.leaky_relu_(x, slope)
     if clamp is None:
@@ -84,7 +84,7 @@ def _product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, a
 
 
 def _multiply(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, slope: float | None) -> torch.Tensor:
-    """leaky_relu(x @ weight.T + bias), one video after another: the library has no such product for a batch."""
+    """leaky_relu(x @ weight.T + bias), one video after another: the library has no batched product of this kind."""
     if len(x) == 1:
         y = _convolve(x[0], weight[0], bias if bias is None else bias.reshape(-1))[None]
         return y if slope is None else torch.nn.functional.leaky_relu_(y, slope)
@@ -114,7 +114,7 @@ def _convolve(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) 
 
 
 def _as_image(rows: torch.Tensor) -> torch.Tensor:
-    """[P, C] to [1, C, P, 1], whose strides are those of channels_last to the letter: else the library copies them."""
+    """[P, C] to [1, C, P, 1] with exactly the strides of channels_last, or the library would copy them."""
     return rows.contiguous()[None, :, None, :].permute(0, 3, 1, 2)
 
 

@@ -1,6 +1,6 @@
-"""Upsample, apply a finite impulse response filter, downsample (StyleGAN2, Karras et al. 2020, appendix B).
+"""Upsampling, FIR filtering and downsampling of images (StyleGAN2, Karras et al. 2020, appendix B).
 
-The definition, for every channel on its own and for each axis:
+The definition, for every channel and each axis separately:
 
     1. insert up - 1 zeros after every sample,
     2. pad with zeros (negative padding crops),
@@ -37,9 +37,9 @@ NATIVE_TYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 #: Least number of values for which 'auto' chooses the native operator on the CPU (figures: docs/operators.md). It does
 #: so in float32 and bfloat16 for images of few channels, where it is at least twice as fast; in bfloat16 for all
 #: upsampling (and gradients of downsampling), where PyTorch's transposed convolutions take 4 to 22 times as long; and
-#: for all of float16 and float64, at least 4 times as fast. Small float32 images of more channels, which fit into the
-#: cache, take 0.9 to 2.6 times as long by the reference, gradients included. In large ones it is close to the memory
-#: bandwidth, and the native operator 0.5 to 2 times as fast.
+#: always in float16 and float64, where it is at least 4 times as fast. For small float32 images of more channels, which
+#: fit into the cache, the reference takes 0.9 to 2.6 times as long, gradients included. For large ones it is close to
+#: the memory bandwidth, and the native operator 0.5 to 2 times as fast.
 NATIVE_MIN_SIZE, SMALL_SIZE = 1 << 12, 1 << 19
 FEW_CHANNELS = 4
 SEPARABLE_TAPS = 8  # filters with at least this many taps are kept as a vector, i.e. applied in two passes
@@ -60,13 +60,13 @@ def setup_filter(
         normalize: Divide by the sum of the taps (of the one-dimensional filter if `f` is a vector).
         flip_filter: Mirror the filter.
         gain: Factor on the signal's magnitude.
-        separable: Keep a vector as a vector; None for "if it has at least 8 taps".
+        separable: Keep a vector as a vector; None: if it has at least 8 taps.
 
     Returns:
         float32 tensor [taps] or [height, width].
 
     Raises:
-        ValueError: empty filters, more than two dimensions, or no numbers.
+        ValueError: empty filters, more than two dimensions, or values that are not numbers.
     """
     try:
         f = torch.as_tensor(1 if f is None else f, dtype=torch.float32)
@@ -112,13 +112,13 @@ def filter_size(f: torch.Tensor | None) -> tuple[int, int]:
     """(width, height) of a filter.
 
     Raises:
-        ValueError: Something else than a vector or a matrix; `setup_filter` makes one of a list.
+        ValueError: Not a tensor that is a vector or a matrix; `setup_filter` makes one from a list.
     """
     if f is None:
         return 1, 1
     if not isinstance(f, torch.Tensor) or f.ndim not in (1, 2) or f.numel() == 0:
         given = f"of shape {list(f.shape)}" if isinstance(f, torch.Tensor) else shown(f)
-        raise ValueError(f"upfirdn2d: the filter must be a vector or a matrix of setup_filter, not {given}")
+        raise ValueError(f"upfirdn2d: the filter must be a vector or a matrix made by setup_filter, not {given}")
     return f.shape[-1], f.shape[0]
 
 
@@ -203,7 +203,7 @@ class _Resampling:
         return dataclasses.replace(self, **changed)
 
     def _library(self, x: torch.Tensor):
-        """The native operators to use, None for the reference."""
+        """The native operators to use; None for the reference."""
         device = x.device.type
         if self.impl in ("cpu", "cuda"):
             if device != self.impl:
@@ -217,13 +217,13 @@ class _Resampling:
 
     def _pays_on_cpu(self, x: torch.Tensor) -> bool:
         upsampled = x.dtype == torch.bfloat16 and max(self.up) > 1
-        slow = x.dtype not in (torch.float32, torch.bfloat16)  # the reference is
+        slow_reference = x.dtype not in (torch.float32, torch.bfloat16)
         small = x.dtype == torch.float32 and x.numel() <= SMALL_SIZE
-        return x.numel() >= NATIVE_MIN_SIZE and (slow or upsampled or small or x.shape[1] <= FEW_CHANNELS)
+        return x.numel() >= NATIVE_MIN_SIZE and (slow_reference or upsampled or small or x.shape[1] <= FEW_CHANNELS)
 
 
 class _Upfirdn2d(torch.autograd.Function):
-    """Linear in the images: the derivative is the transposed resampling, whose derivative is this one again."""
+    """`upfirdn2d` as an autograd function: its gradient is the transposed resampling, whose gradient is this again."""
 
     @staticmethod
     def forward(ctx, x, f, resampling):
@@ -250,7 +250,7 @@ def filter2d(
     gain: float = 1,
     impl: str = "auto",
 ) -> torch.Tensor:
-    """Filter images [N, C, H, W], keeping their size; `padding` comes on top of that. See `upfirdn2d`."""
+    """Filter images [N, C, H, W], keeping their size; `padding` is added to that. See `upfirdn2d`."""
     px0, px1, py0, py1 = parse_padding(padding)
     fw, fh = filter_size(f)
     padding = [px0 + fw // 2, px1 + (fw - 1) // 2, py0 + fh // 2, py1 + (fh - 1) // 2]
@@ -272,7 +272,7 @@ def upsample2d(
     px0, px1, py0, py1 = parse_padding(padding)
     fw, fh = filter_size(f)
     padding = [px0 + (fw + upx - 1) // 2, px1 + (fw - upx) // 2, py0 + (fh + upy - 1) // 2, py1 + (fh - upy) // 2]
-    # Only one of up*up samples is not zero: the gain makes up for it.
+    # Only one of up*up samples is not zero; the gain makes up for that.
     return upfirdn2d(x, f, up=up, padding=padding, flip_filter=flip_filter, gain=gain * upx * upy, impl=impl)
 
 

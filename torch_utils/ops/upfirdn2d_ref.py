@@ -1,11 +1,11 @@
 """Reference of `upfirdn2d` in plain PyTorch.
 
-The definition is not carried out step by step. Without upsampling it is a depthwise convolution with stride `down`;
-with upsampling it is a depthwise transposed convolution with stride `up`, which never multiplies by the inserted zeros.
-Both take only equal padding on the two sides of an axis, while even filters need unequal padding: the filter is
-lengthened with zeros on one side instead of copying the image into a padded buffer, which was measured to be faster
-(CPU, both memory formats). So was one pass with a 4x4 filter against two with 4 taps each; only filters given as
-vectors take two passes.
+The steps of the definition are combined: without upsampling into a depthwise convolution with stride `down`, with
+upsampling into a depthwise transposed convolution with stride `up`, which never multiplies by the inserted zeros. Both
+take only equal padding on the two sides of an axis, while even filters need unequal padding: the filter is extended
+with zeros on one side instead of copying the image into a padded buffer, which was measured to be slower (CPU, both
+memory formats). Two passes with 4 taps each were measured to be slower than one with a 4x4 filter; only filters given
+as vectors take two passes.
 """
 
 import torch
@@ -28,14 +28,14 @@ def upfirdn2d_ref(
 ) -> torch.Tensor:
     """`upfirdn2d` for arguments that it has checked: factors as (x, y), padding as four numbers.
 
-    Differentiable any number of times, but its second derivatives are slow: depthwise convolutions have none of their
-    own in PyTorch. `upfirdn2d(impl="ref")` gives the same values and its derivatives from this function.
+    Differentiable any number of times, but its second derivatives are slow: PyTorch has no dedicated ones for depthwise
+    convolutions. `upfirdn2d(impl="ref")` computes the same values, and its derivatives with this function.
     """
     px0, px1, py0, py1 = padding
     paddings = ((py0, py1), (px0, px1))
     taps = (f.shape[0], f.shape[-1])
     factors = list(zip(x.shape[2:], up[::-1], down[::-1], paddings, taps))
-    # Empty images, or images that are cropped away entirely.
+    # Images that are empty or cropped away entirely.
     if x.numel() == 0 or any(b < -(size - 1) * u or a <= -size * u for size, u, _, (b, a), _ in factors):
         size = [(size * u + b + a - k) // d + 1 for size, u, d, (b, a), k in factors]
         return (x[:, :, :1, :1].sum(dim=(2, 3), keepdim=True) * 0).expand(-1, -1, *size).clone()
@@ -72,7 +72,7 @@ def _strided_convolution(x, f, down, padding):
 
 
 def _transposed_convolution(x, f, up, padding):
-    """Depthwise transposed convolution, i.e. upsampling by zeros and filtering at once, cropped to what is wanted.
+    """Depthwise transposed convolution, i.e. upsampling by zeros and filtering at once, cropped to the result.
 
     Its uncropped result has (size - 1)*up + taps samples, of which taps - 1 - before are too many at the start and
     taps - up - after at the end.
