@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# FVD of 2048 generated against 2048 real videos of 16 frames:
+# FVD between 2048 generated and 2048 real clips of 16 frames:
 #     ./evaluate.sh DATASET NETWORK_PKL OUTDIR [RESOLUTION [further options of python -m metrics]]
 set -eu
 if [ $# -lt 3 ]; then

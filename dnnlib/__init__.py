@@ -1,4 +1,4 @@
-"""Helpers without any machine learning in them: errors for users, safe file writing, formatting."""
+"""Helpers unrelated to machine learning: errors for users, safe file writing, formatting."""
 
 from dnnlib.processes import print_any_text, run_cli
 from dnnlib.util import (
@@ -22,7 +22,7 @@ from dnnlib.util import (
     temporary_name,
 )
 
-__version__ = "0.1.0"  # of the program, the only place; pyproject.toml reads it here
+__version__ = "0.1.0"  # of the program; stated only here, and read by pyproject.toml
 
 __all__ = [
     "UserError",

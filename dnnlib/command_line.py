@@ -68,8 +68,8 @@ def finite_float(
     """The type of an option that is a finite number.
 
     Args:
-        low, high: Bounds; None: none.
-        above, below: `low` or `high` itself is excluded.
+        low, high: Bounds; None for no bound.
+        above, below: Exclude `low` or `high` itself.
     """
     if low is None and high is None:
         return _FiniteFloat()

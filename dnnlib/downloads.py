@@ -18,14 +18,14 @@ CACHE_VARIABLE = "XDG_CACHE_HOME"
 
 BLOCK = 1 << 20
 TIMEOUT = 30  # seconds without a response
-RESERVED = "%/:=&?~#+!$,;'@()*[]"  # characters of an address that stand for themselves
+RESERVED = "%/:=&?~#+!$,;'@()*[]"  # characters of an address that are not encoded
 
 
 def cache_folder(*parts: str) -> Path:
     """Folder of all caches, for files that can be made or downloaded again.
 
-    `video-3d-gan` in $XDG_CACHE_HOME, else in ~/.cache. Without a writable home folder it is a private folder of this
-    user among the temporary files.
+    `video-3d-gan` in $XDG_CACHE_HOME, else in ~/.cache; without a writable home folder, a private folder of this user
+    among the temporary files.
 
     Returns:
         An absolute path; the folder need not exist, and may be read-only.
@@ -51,24 +51,24 @@ def absolute_setting(variable: str, value: str) -> str:
     """The folder that an environment variable names, a leading `~` expanded.
 
     Raises:
-        UserError: The path is relative, and would depend on the working folder.
+        UserError: The path is relative and would depend on the working folder.
     """
     path = expand_home(value, name=f"{variable}=")
     if not os.path.isabs(path):
-        raise UserError(f"{variable}={value} is not an absolute path: name a folder from the root on, like /var/cache.")
+        raise UserError(f"{variable}={value} is not an absolute path: give one that starts with /, like /var/cache.")
     return path
 
 
 def _temporary_cache() -> Path:
     """A private cache among the temporary files, which is created: it holds libraries that will be executed."""
-    advice = f"set {CACHE_VARIABLE} to a folder that can be written to"
+    advice = f"set {CACHE_VARIABLE} to a writable folder"
     try:
         folder = Path(temporary_folder(), f"{PROGRAM}-{os.getuid()}")
         folder.mkdir(mode=0o700, exist_ok=True)
         status = folder.lstat()
     except (OSError, UserError) as error:
         raise UserError(
-            f"There is no place for a cache, neither a home folder nor one for temporary files: {advice}."
+            f"There is no place for a cache, neither a home folder nor a folder for temporary files: {advice}."
         ) from error
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o022:
         raise UserError(f"There is no home folder for a cache, and others may have changed {folder}: {advice}.")
@@ -76,10 +76,10 @@ def _temporary_cache() -> Path:
 
 
 def make_cache_folder(folder: str | os.PathLike, *, instead: str = "") -> None:
-    """Create a cache folder that is going to be written to, and free it of what killed processes have left.
+    """Create a cache folder that is going to be written to, and clear it of what killed processes have left.
 
     Args:
-        instead: Alternative to setting $XDG_CACHE_HOME for the message, e.g. 'give --cache'.
+        instead: Alternative to setting $XDG_CACHE_HOME, for the message, e.g. 'give --cache'.
 
     Raises:
         UserError: It cannot be created or written to.
@@ -95,8 +95,8 @@ def make_cache_folder(folder: str | os.PathLike, *, instead: str = "") -> None:
     if reason is not None:
         choice = f"{instead}, or set" if instead else "set"
         raise UserError(
-            f"Cannot use the cache folder {os.fspath(folder)} ({reason}): {choice} {CACHE_VARIABLE} to a folder that "
-            "can be written to."
+            f"Cannot use the cache folder {os.fspath(folder)} ({reason}): {choice} {CACHE_VARIABLE} to a writable "
+            "folder."
         )
 
 
@@ -140,14 +140,14 @@ def fetch(url: str, path: Path, *, check: Callable[[Path], None]) -> None:
                 while block := answer.read(BLOCK):
                     file.write(block)
                     bar.update(len(block))
-            # Python takes a connection that breaks off for the end of the file.
+            # Python takes a broken connection for the end of the file.
             if size is not None and file.tell() != size:
                 raise OSError(f"the connection broke off after {file.tell()} of {size} bytes; try again")
         check(partial)
         os.replace(partial, path)
     except UserError:
         raise
-    except (OSError, http.client.HTTPException, ValueError) as error:  # of the system, of the answer, of the address
+    except (OSError, http.client.HTTPException, ValueError) as error:  # from the system, the response, or the address
         reason = one_line(getattr(error, "reason", None) or error)[:300].rstrip(".")
         raise UserError(f"Cannot download {url} to {path}: {reason}.") from error
     finally:

@@ -1,7 +1,7 @@
 """Standard streams without a reader, termination signals, and worker processes.
 
-The reader of a command's output may disappear: `| head -n 1` closes the pipe, a closed terminal the device, and with
-`>&-` there is no stream at all. The command continues, and its exit code does not depend on the reader.
+The reader of a command's output may disappear: `| head -n 1` closes the pipe, closing a terminal closes the device, and
+with `>&-` there is no stream at all. The command continues, and its exit code does not depend on the reader.
 """
 
 import contextlib
@@ -40,7 +40,7 @@ __all__ = [
 
 TORCH_CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# Signals that end a command, and Python's handlers of them.
+# Signals that end a command, and Python's handlers for them.
 USUAL = {
     signal.SIGINT: signal.default_int_handler,
     signal.SIGTERM: signal.SIG_DFL,
@@ -54,7 +54,7 @@ AGAIN = 0.05  # seconds after which an exception that was dropped is raised agai
 
 
 class _Lasting(io.FileIO):
-    """Output stream that drops data it cannot write."""
+    """Output stream that drops data that it cannot write."""
 
     _warned = False
 
@@ -117,16 +117,16 @@ class Ended(BaseException):
 def signals_end() -> Iterator[None]:
     """Context in which SIGTERM and SIGHUP (closed terminal) raise an exception, as Ctrl-C does, for a clean exit.
 
-    Compiled libraries, PyTorch's among them, drop exceptions that meet them while they import a module, and go on
-    without it. There the exception is raised again until it is handled.
+    Compiled libraries, including PyTorch's, drop exceptions that are raised while they import a module, and continue
+    without the module. In this case the exception is raised again until it is handled.
 
-    Signals that are ignored (as under nohup) or have a handler are left alone. A second one takes effect at once.
+    Signals that are ignored (as under nohup) or have a handler are left alone. A second signal takes effect at once.
 
     Raises:
         Ended: SIGTERM or SIGHUP has arrived.
-        KeyboardInterrupt: SIGINT has.
+        KeyboardInterrupt: SIGINT has arrived.
     """
-    usual: dict[int, Any] = {}  # handlers in whose place the one below stands
+    usual: dict[int, Any] = {}  # handlers that the one below replaces
     raised: list[BaseException] = []
 
     def handle(number: int, frame: FrameType | None) -> None:
@@ -167,7 +167,7 @@ def _imports(frame: FrameType | None) -> bool:
 
 
 def _being_handled(error: BaseException) -> bool:
-    """True in an `except` or `finally` block that the exception has led to, and in what is called there."""
+    """True in an `except` or `finally` block entered because of the exception, and in functions called there."""
     current = sys.exc_info()[1]
     while current is not None and current is not error:
         current = current.__context__
@@ -175,10 +175,10 @@ def _being_handled(error: BaseException) -> bool:
 
 
 def call_unblocked(module: str, name: str, *args: Any) -> None:
-    """Call a function in a process that began with the signals of USUAL blocked; until it handles them they end it.
+    """Call a function in a process that began with the signals of USUAL blocked; until it handles them, they end it.
 
     Args:
-        module: Imported afterwards, because that may take long.
+        module: Module of the function; imported after signals are unblocked, because that may take long.
     """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -210,7 +210,7 @@ def parallel_map(
     Args:
         function: Importable under its name.
         shared: Sent to each process once.
-        workers: Processes at most; one: this process computes all.
+        workers: Largest number of processes; with one, this process computes everything.
 
     Raises:
         UserError: A process was killed.
@@ -250,9 +250,9 @@ def _call(function: Callable[[Any, Any], Any], task: Any) -> Any:
 
 
 def print_any_text() -> None:
-    r"""Let this process print what its output's encoding does not know: as \xd7, not with an error."""
+    r"""Let this process print characters that its output's encoding lacks as \xd7, instead of failing."""
     for stream in (sys.stdout, sys.stderr):
-        # Not a text file: closed, or replaced by something else.
+        # Other streams are closed, or replaced by something that is not a text file.
         if hasattr(stream, "reconfigure") and stream.errors in ("strict", "surrogateescape"):
             with contextlib.suppress(ValueError, OSError):
                 stream.reconfigure(errors="backslashreplace")
@@ -262,8 +262,8 @@ def run_cli(main: Callable[[], object]) -> None:
     """Run a script and leave the process: a user's mistake becomes `error: <one line>` on stderr and exit code 2.
 
     Ctrl-C gives exit code 130, SIGTERM 143, SIGHUP 129. Every other error keeps its traceback. A click command is
-    passed as `lambda: command(standalone_mode=False)`; its usage errors get the same form. Whether anybody reads what
-    is printed makes no difference.
+    passed as `lambda: command(standalone_mode=False)`; its usage errors get the same form. The exit code does not
+    depend on whether the output is read.
     """
     import click  # here, so that the library does not depend on it
 
@@ -286,7 +286,7 @@ def run_cli(main: Callable[[], object]) -> None:
         if "No usable temporary directory" not in str(error):  # a library has looked for one
             raise
         _leave(f"error: {one_line(NO_TEMPORARY_FOLDER)}", 2)
-    gc.freeze()  # the interpreter's last collection would walk all objects of PyTorch, a fifth of its import's time
+    gc.freeze()  # the interpreter's last collection would visit all of PyTorch's objects: a fifth of its import time
     sys.exit(0)
 
 
@@ -303,9 +303,9 @@ def _require_working_folder() -> None:
 
 
 def _give_torch_a_cache() -> None:
-    """Name PyTorch's compiler a cache folder where it would fail to: it asks for the user's name, and for /tmp.
+    """Set a cache folder for PyTorch's compiler where its own choice would fail, which needs a user name and /tmp.
 
-    It does so when it is imported, which some operations of PyTorch do, and makes the folder.
+    The compiler chooses and makes the folder when it is imported, which some operations of PyTorch do.
 
     Raises:
         UserError: There is no place for a cache either.

@@ -37,7 +37,7 @@ __all__ = [
     "temporary_name",
 ]
 
-MAX_LIST_LENGTH = 1_000_000  # a mistyped range must not fill the memory
+MAX_LIST_LENGTH = 1_000_000  # so that a mistyped range does not fill the memory
 
 NO_TEMPORARY_FOLDER = (
     "There is no folder for temporary files that can be written to (tried: $TMPDIR, /tmp, /var/tmp, /usr/tmp and the "
@@ -60,14 +60,14 @@ def atomic_write(path: str | os.PathLike, mode: str = "wb", *, encoding: str | N
     """Write a file atomically: `path` holds either its previous or all of its new content, whatever happens.
 
     The content goes to a temporary name in the same folder (a rename is atomic only within one file system), is
-    flushed to the disk and renamed; then the folder is flushed too, because the rename lives there. If the block
-    raises, the temporary file is removed and `path` is left as it was.
+    flushed to disk and renamed; then the folder, which holds the name, is flushed too. If the block raises, the
+    temporary file is removed and `path` is left as it was.
 
     Args:
         path: The file to write; its folder must exist.
         mode: 'wb' or 'w'.
-        encoding: Of a text file; default UTF-8. Characters that it lacks (e.g. a lone surrogate in a file's name) are
-            written as an escape like \\udce9, which is valid JSON.
+        encoding: Encoding of a text file; default UTF-8. Characters that it lacks (e.g. a lone surrogate in a file's
+            name) are written as an escape like \\udce9, which is valid JSON.
 
     Raises:
         UserError: The folder is missing or may not be written to, or the disk is full; names `path`.
@@ -96,10 +96,10 @@ def atomic_write(path: str | os.PathLike, mode: str = "wb", *, encoding: str | N
 
 
 def link_or_copy(source: str | os.PathLike, target: str | os.PathLike) -> None:
-    """Let `target` be the file `source` under a second name, or a copy where the file system has no hard links.
+    """Make `target` a second name of the file `source`, or a copy of it where the file system has no hard links.
 
-    `target` holds either what it held before or all of the new content, whatever happens. A file has so many links at
-    most (65,000 on ext4): beyond them there is a copy, too.
+    `target` holds either its previous or all of its new content, whatever happens. A copy is also made beyond the
+    largest number of links to a file (65,000 on ext4).
 
     Raises:
         OSError: `source` cannot be read.
@@ -119,16 +119,16 @@ def link_or_copy(source: str | os.PathLike, target: str | os.PathLike) -> None:
 
 @contextlib.contextmanager
 def exclusive_lock(path: str | os.PathLike, *, busy: str | None = None) -> Iterator[bool]:
-    """Hold a lock on a file or a folder while the block runs; the system releases it when the process ends, however.
+    """Hold a lock on a file or folder while the block runs; the system releases it however the process ends.
 
-    Some network file systems know no locks: there the block runs without.
+    Some network file systems have no locks: there the block runs without one.
 
     Args:
         path: A folder, which leaves no lock file behind, or a file; it must exist.
         busy: The error's message if another process holds the lock; None: wait for it.
 
     Yields:
-        Whether the lock is held.
+        True if the lock is held.
 
     Raises:
         UserError: Another process holds the lock, and `busy` is given.
@@ -155,7 +155,7 @@ def exclusive_lock(path: str | os.PathLike, *, busy: str | None = None) -> Itera
 
 @contextlib.contextmanager
 def explain_file_trouble(path: str | os.PathLike) -> Iterator[None]:
-    """Turn an OSError while a file is written into one line.
+    """Turn an OSError while a file is written into a one-line UserError.
 
     Raises:
         UserError: The block raised an OSError; names `path`.
@@ -169,7 +169,7 @@ def explain_file_trouble(path: str | os.PathLike) -> Iterator[None]:
 
 
 def make_folder(path: str | os.PathLike, *, option: str = "--outdir") -> None:
-    """Make a folder for the results of a command, unless it is there.
+    """Make a folder for the results of a command, unless it exists.
 
     Raises:
         UserError: It cannot be made; names the option.
@@ -181,12 +181,12 @@ def make_folder(path: str | os.PathLike, *, option: str = "--outdir") -> None:
 
 
 def home_folder() -> str | None:
-    """The user's home, an absolute path: $HOME, or that of the password database; None without either.
+    """The user's home as an absolute path: $HOME, or that of the password database; None without either.
 
     The user need not be in the database: containers may run under any user id.
     """
     home = os.environ.get("HOME", "")
-    if not os.path.isabs(home):  # os.path.expanduser would turn an empty one into paths in the working folder
+    if not os.path.isabs(home):  # with an empty one, os.path.expanduser would return paths in the working folder
         try:
             import pwd
 
@@ -203,7 +203,7 @@ def expand_home(path: str | os.PathLike, *, name: str) -> str:
         name: Name in the error message, e.g. 'outdir='.
 
     Raises:
-        UserError: The path starts with `~`, and there is no home folder; or no file system has names this long.
+        UserError: The path starts with `~` and there is no home folder; or it is too long for a file name.
     """
     path = os.fspath(path)
     if "://" not in path and "{" not in path:  # web addresses, and the many paths that braces stand for
@@ -233,17 +233,17 @@ def temporary_folder() -> str:
 
 
 def temporary_name(path: str | os.PathLike) -> str:
-    """A hidden name in the same folder that no other file has; names are of 255 bytes at most, not characters."""
+    """A hidden name in the same folder that no other file has; names have at most 255 bytes, not characters."""
     folder, name = os.path.split(os.path.abspath(path))
     short = os.fsdecode(os.fsencode(name)[:200])
     return os.path.join(folder, f".{short}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
 
 
 def remove_abandoned(folder: str | os.PathLike, *, seconds: float = 86400.0) -> None:
-    """Delete unfinished files that killed processes have left in a folder to which several may write.
+    """Delete unfinished files that killed processes have left in a folder that several processes may write to.
 
     Args:
-        seconds: Files that have been written to within this time stay: their process may run, on another machine too.
+        seconds: Files written to within this time stay: their process may still run, possibly on another machine.
     """
     with contextlib.suppress(OSError):
         for entry in os.scandir(folder):
@@ -279,9 +279,9 @@ def _file_trouble(error: BaseException, temporary: str) -> str | None:
 
 
 def listening_port(host: str, port: int) -> int:
-    """The port that a server can listen on: the given one, or for 0 any that is free.
+    """The port that a server can listen on: the given one, or for 0 any free one.
 
-    Servers of web pages try for ever where there is no such address, or take another port without a word.
+    Checked beforehand, because web servers try for ever where there is no such address, or silently take another port.
 
     Raises:
         UserError: The address cannot be used.

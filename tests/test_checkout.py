@@ -88,7 +88,7 @@ def test_a_browser_that_is_there_is_taken(machine):
     machine.add("chromium", "exit 0")
     machine.apt(update=1, install="exit 1")
     result = machine.run("make", "browser")
-    assert result.returncode == 0 and "Chromium is there" in result.stdout
+    assert result.returncode == 0 and "Chromium is installed" in result.stdout
     assert not machine.calls.exists()
 
 
