@@ -25,7 +25,7 @@ def chosen(only: str | None) -> list[str]:
 
 @click.command(cls=Command)
 @click.option("--only", help=f"Some of {', '.join(SECTIONS)}.")
-@click.option("--quick", is_flag=True, help="The small model, few rounds: a test that everything runs.")
+@click.option("--quick", is_flag=True, help="The small model, few rounds, to check that everything runs.")
 @click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="Timings; the median counts.")
 @click.option("--json", "file", type=click.Path(path_type=Path), help="Write the figures here as well.")
 @click.option(
@@ -35,7 +35,7 @@ def chosen(only: str | None) -> list[str]:
     help="Only profile rendering and training: folder of traces.",
 )
 def main(only: str | None, quick: bool, rounds: int, file: Path | None, folder: Path | None) -> None:
-    """Measure speed and memory: as time, as multiple of the original program's, and as fraction of the limit."""
+    """Measure speed and memory: as time, as a multiple of the original program's, and as a fraction of the limit."""
     names = chosen(only)
     keep_freed_memory()
     settings = BenchmarkSettings(quick=quick, rounds=1 if quick else rounds, tell=lambda text: click.echo(f"{text}\n"))

@@ -1,7 +1,7 @@
-"""Timings of the original program, and calibration of a machine against the one that they were taken on.
+"""Timings of the original program, and calibration of this machine against the one they were taken on.
 
-The timings were taken once, of the original implementation in float32 on two cores of an AMD EPYC with PyTorch 2.14.1,
-changed only so that it imports and runs on a CPU. A matrix product and a convolution serve as calibration: they took
+The original implementation, changed only so that it imports and runs on a CPU, was timed once in float32 on two cores
+of an AMD EPYC with PyTorch 2.14.1. A matrix product and a convolution serve as calibration: they took
 `REFERENCE_SECONDS` there, and are timed again in every run, between the measurements. A multiple is
 
     original's wall time × slowness / measured wall time,   slowness = geometric mean of (product now / product then).

@@ -1,9 +1,9 @@
 """Throughput of the data loader: `python -m benchmarks.data_loading [--json FILE]`.
 
-Pairs of frames per second and core, from the loader of the training (with batches, without workers), beside the limit:
-Pillow decoding the same files, resizing them where they are larger, and returning the pixels as an array. Both
-alternate, and CPU time is counted, so that other programs hardly affect the ratio. The memory layout of a process makes
-either faster or slower by a quarter, so several processes are averaged. Also the time to list a large data set, for the
+Pairs of frames per second and core from the training's loader (with batches, without workers), beside the limit: Pillow
+decoding the same files, resizing them where they are larger, and returning the pixels as an array. Both alternate, and
+CPU time is counted, so that other programs hardly affect the ratio. The memory layout of a process makes either faster
+or slower by a quarter, so several processes are averaged. Also measured: the time to list a large dataset, for the
 first time and again.
 """
 

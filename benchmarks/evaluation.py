@@ -1,4 +1,4 @@
-"""Throughput of the metrics: feature extraction by the networks that need no file, and distances.
+"""Throughput of the metrics: feature extraction by networks that need no detector file, and distances.
 
     python -m benchmarks.evaluation [--json FILE] [--resolution 256]
 
@@ -79,7 +79,7 @@ def show(results: dict[str, dict[str, Any]]) -> str:
 
 
 @click.command(cls=Command)
-@click.option("--resolution", default=256, show_default=True, help="Of the clips.")
+@click.option("--resolution", default=256, show_default=True, help="Width of the clips in pixels.")
 @click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="Timings of each.")
 @click.option("--json", "file", type=click.Path(path_type=Path), help="Write the figures here as well.")
 def main(resolution: int, rounds: int, file: Path | None) -> None:

@@ -1,10 +1,10 @@
-"""Files of ours that a reader of one frame, one training step or one dry run passes through.
+"""Files of this repository that a reader of one frame, one training step or one dry run passes through.
 
     python -m benchmarks.files_entered [--files]
 
-A file counts when code of a function in it runs. Of a dry run the files that are executed at all are counted as well:
-imports and the bodies of their classes. A frame and a step are counted after a first one, which loads the native
-operators. Each count is made in a process of its own, without this folder.
+A file counts when code of a function in it runs. For a dry run, the files that are executed at all (imports and class
+bodies) are counted as well. A frame and a step are counted after a first one, which loads the native operators. Each
+count is made in a process of its own and leaves out this folder.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ OVERRIDES = ("model=stylenerf_small", "spec=small", "resolution=32", "nframes=4"
 
 
 def _own(file: str) -> str | None:
-    """The name below the root of a file that counts; None for another one."""
+    """The path, relative to the root, of a file that counts; None for other files."""
     if not file.startswith(f"{ROOT}{os.sep}"):
         return None
     name = os.path.relpath(file, ROOT)
@@ -126,7 +126,7 @@ def step() -> list[str]:
 
 
 def _dry_run() -> list[str]:
-    """The files in which functions run while run_train.py answers dry_run=true."""
+    """The files in which functions run during run_train.py with dry_run=true."""
     import numpy as np
     from PIL import Image
 
@@ -149,7 +149,7 @@ def _dry_run() -> list[str]:
 
 
 def dry_run() -> list[str]:
-    """A dry run of run_train.py, functions alone."""
+    """A dry run of run_train.py, functions only."""
     return _dry_run()
 
 

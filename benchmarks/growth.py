@@ -4,8 +4,8 @@
 
 Every point is the FaceForensics model with one number changed, initial weights, float32. With a single thread
 (OMP_NUM_THREADS=1) processor time is measured instead of wall time, so that other programs hardly matter. The table
-also counts the multiply-adds of the products: where the time does not grow in proportion to the size, they separate a
-change of the amount of work from a change of its rate.
+also counts the multiply-adds of the products: where the time does not grow in proportion to the size, they tell a
+change in the amount of work from a change in its rate.
 """
 
 import json
@@ -44,7 +44,7 @@ class Axis:
         quick: Two values for the small model.
         size: Problem size by value, up to a factor: the cost is linear if it is proportional to the size.
         options: Overrides of the model for a value.
-        videos, frames: The value is the number of videos, or of frames of a video.
+        videos, frames: True if the value is the number of videos, or of frames of a video.
     """
 
     what: str

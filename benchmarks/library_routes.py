@@ -17,7 +17,7 @@ __all__ = ["Limit", "TimedProduct", "time_product", "time_products"]
 
 SHORT = 2e-3  # seconds; shorter calls are repeated until they take this long
 KEPT = 2  # fastest routes of a first timing, which are timed again
-LARGE = 1 << 20  # multiply-adds per product of a batch from which single products are tried as well
+LARGE = 1 << 20  # multiply-adds per product of a batch above which single products are tried as well
 
 CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 INPUT_GRADIENTS = {1: grad.conv1d_input, 2: grad.conv2d_input, 3: grad.conv3d_input}
@@ -73,7 +73,7 @@ class Limit:
 def time_products(
     products: Counter[Product], *, dtype: torch.dtype = torch.float32, rounds: int = 3, covered: float = 1.0
 ) -> Limit:
-    """Time every shape once by its fastest route, those with most multiply-adds first.
+    """Time every shape once by its fastest route, in descending order of multiply-adds.
 
     Args:
         dtype: Type of the factors, float32 or bfloat16.

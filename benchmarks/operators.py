@@ -3,9 +3,9 @@
     python -m benchmarks.operators [--op bias_act] [--json FILE]
 
 Every case is run by the reference and by the native operator, in alternation with a copy of as many bytes as the
-operator must at least read and write. The time of the copy is the limit set by memory: every input read once, every
-result written once, and what the gradient needs of the forward pass read once more. The fastest of many rounds is
-reported; with a single thread it is processor time, so that other programs hardly matter.
+operator must at least read and write. The time of the copy is the limit set by memory: every input is read once, every
+result written once, and the tensors that the gradient needs from the forward pass are read once more. The fastest of
+many rounds is reported; with a single thread it is processor time, so that other programs hardly matter.
 """
 
 import dataclasses
@@ -45,7 +45,7 @@ class Case:
 
     Attributes:
         operator: Name of the operator.
-        what: Layer that has this shape.
+        what: The layer with this shape.
         inputs: Shapes of its inputs; the first one is in channels_last layout if it has four dimensions.
         dtype: Type of the inputs.
         call: (impl, *inputs) → result.
@@ -205,13 +205,13 @@ def measure(case: Case) -> Iterator[Timing]:
     traffic["R1"] = traffic["gradient"] + read + written + again
     for passes in case.passes:
         count = traffic[passes]
-        with mock.patch.object(custom_ops, "load", wraps=custom_ops.load) as asked:
+        with mock.patch.object(custom_ops, "load", wraps=custom_ops.load) as loading:
             run_passes(case, passes, "auto", inputs, result)()
         runs = [run_passes(case, passes, impl, inputs, result) for impl in ("ref", "cpu")]
         times = _fastest([*runs, _copy(count)])
         shape = "×".join(map(str, case.inputs[-1 if case.operator == "composite" else 0]))
         dtype = str(case.dtype).removeprefix("torch.")
-        yield Timing(case.operator, case.what, shape, dtype, passes, *times, asked.called)
+        yield Timing(case.operator, case.what, shape, dtype, passes, *times, loading.called)
 
 
 def run_passes(

@@ -2,10 +2,9 @@
 
     python -m benchmarks.precision [--kimg 0.5] [--seeds 2] [--json FILE]
 
-Trainings of the small model on its default data, with half precision in every layer that supports it: all resolutions
-of the discriminators and the upsampler's blocks. For each seed there is one in float32 and one in bf16. Curves are
-means over windows of iterations; the distance between precisions (same seed) is compared with that between seeds (same
-precision).
+The small model is trained on its default data, once in float32 and once in bf16 for each seed, with half precision in
+every layer that supports it: all resolutions of the discriminators and the upsampler's blocks. Curves are means over
+windows of iterations; the distance between precisions (same seed) is compared with that between seeds (same precision).
 """
 
 import contextlib
@@ -92,7 +91,7 @@ def show(table: Mapping[str, Mapping[str, float]]) -> str:
     type=finite_float(0, above=True),
     default=0.5,
     show_default=True,
-    help="Thousands of videos of each training.",
+    help="Length of each training in thousands of videos.",
 )
 @click.option("--seeds", type=click.IntRange(min=2), default=2, show_default=True, help="Trainings per precision.")
 @click.option("--windows", default=5, show_default=True, help="Points of a curve.")

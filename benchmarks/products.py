@@ -1,7 +1,7 @@
 """Matrix products and convolutions required by a computation.
 
 `record_products` records the shapes of all matrix products and convolutions of a computation, forward and backward. It
-does not see into native operators: on the 'meta' device there are none, and nothing is computed.
+does not see into native operators; on the 'meta' device there are none, and nothing is computed.
 `library_routes.time_products` times products of the same shapes by every library route that fits and adds up the
 fastest: the *limit* of programs that consist of library calls. Depthwise filters are not products between channels and
 are not counted, like all other operations.
@@ -47,7 +47,7 @@ class Convolution:
         wanted: 'output', or the gradient of the 'input' or 'weight'.
         image, weight, output: Shapes; the weight is [O, C / groups, ...].
         stride, padding, dilation: One number per axis.
-        groups: Of channels.
+        groups: Number of channel groups.
     """
 
     wanted: str

@@ -2,9 +2,9 @@
 
     python -m benchmarks.rendering [--precision float32|bf16] [--json FILE]
 
-*Loop* is the part after loading: codes to a finished video of 16 frames at 16 cameras, encoding included. *Limit* is
+*Loop* is the part after loading: codes to a finished video of 16 frames from 16 cameras, encoding included. *Limit* is
 the time of the products of its frames by the fastest library routes (benchmarks.library_routes), in the precision of
-the loop. Weights are initial ones: the time does not depend on them.
+the loop. Weights are initial ones, as the time does not depend on them.
 """
 
 import json
@@ -145,18 +145,18 @@ def run_process(words: Sequence[str]) -> dict[str, float]:
     """Wall and processor seconds and peak memory in bytes of `generate.py` with these arguments.
 
     Raises:
-        RuntimeError: It failed; with the end of its output.
+        RuntimeError: The command failed; the message holds the end of its output.
     """
     start = time.perf_counter()
-    with tempfile.TemporaryFile() as said:
+    with tempfile.TemporaryFile() as output:
         child = subprocess.Popen(
-            [sys.executable, "generate.py", *words], cwd=ROOT, stdin=subprocess.DEVNULL, stdout=said, stderr=said
+            [sys.executable, "generate.py", *words], cwd=ROOT, stdin=subprocess.DEVNULL, stdout=output, stderr=output
         )
         _, status, usage = os.wait4(child.pid, 0)
         child.returncode = os.waitstatus_to_exitcode(status)
         if child.returncode:
-            said.seek(0)
-            raise RuntimeError(f"generate.py failed: {said.read().decode(errors='replace')[-500:]}")
+            output.seek(0)
+            raise RuntimeError(f"generate.py failed: {output.read().decode(errors='replace')[-500:]}")
     return {
         "seconds": time.perf_counter() - start,
         "cpu_seconds": usage.ru_utime + usage.ru_stime,

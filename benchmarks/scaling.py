@@ -2,7 +2,7 @@
 
     python -m benchmarks.scaling [--json FILE]
 
-Operations are counted (multiplications and additions of the matrix products and convolutions, both directions), bytes
+Operations are counted (multiplications and additions of matrix products and convolutions, forward and backward); bytes
 are those of the collectives. CPU time per video and phase is measured on this machine. Times on GPUs are predicted from
 the counts and the rates in `ClusterRates`; nothing here has run on more than one GPU. See docs/scaling.md.
 """
@@ -34,7 +34,7 @@ GPUS = (1, 4, 8, 16, 32, 64, 128, 256, 512)
 
 @dataclasses.dataclass(frozen=True)
 class ClusterRates:
-    """Assumed rates: nodes of eight GPUs. The defaults are those of V100 nodes as the paper's time had them."""
+    """Assumed rates of a cluster of nodes with eight GPUs; the defaults are those of V100 nodes at the paper's time."""
 
     teraflops: float = 15.7  # of a GPU, peak in float32
     utilisation: float = 0.3  # of the peak, by this kind of network
@@ -153,7 +153,7 @@ def count_frames(options: dict) -> tuple[float, int]:
 def predict(
     phases: dict[str, dict], options: dict, rates: ClusterRates, *, frame: tuple[float, int], file: float
 ) -> list:
-    """Rows of the table, at the paper's micro-batch per GPU: the batch grows with the GPUs."""
+    """Rows of the table, at the paper's micro-batch per GPU: the batch grows with the number of GPUs."""
     spec = options["spec"]
     rows = []
     for gpus in GPUS:
@@ -231,7 +231,7 @@ def parse_rates(changes: Sequence[str]) -> ClusterRates:
 @click.option("--set", "changes", multiple=True, help="A rate of the cluster, e.g. between=50e9.")
 @click.option("--json", "file", type=click.Path(path_type=Path), help="Write the figures here as well.")
 def main(model: str, videos: int, rounds: int, changes: tuple[str, ...], file: Path | None) -> None:
-    """Cost per video and phase, communication, and what follows for many GPUs."""
+    """Cost per video and phase, communication, and predictions for many GPUs."""
     options = compose_options(["outdir=.", "data=.", "spec=paper", f"model={model}", "fp32=true"])
     rates = parse_rates(changes)
     phases = count_operations(options, options["spec"]["mbstd"])

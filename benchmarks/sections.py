@@ -18,7 +18,7 @@ __all__ = ["SECTIONS", "BenchmarkSettings", "Report", "Row", "profiles", "summar
 
 @dataclass(frozen=True)
 class BenchmarkSettings:
-    """Effort: the small model or the paper's, and number of timings; `tell` receives each table when it is ready."""
+    """Model (`quick`: the small one, else the paper's) and number of timings; `tell` receives each finished table."""
 
     quick: bool
     rounds: int

@@ -69,7 +69,7 @@ def _word(flag: bool) -> str:
 def measure(
     options: Mapping[str, Any], *, videos: int, rounds: int = 5, threads: int | None = None, limit: bool = True
 ) -> dict[str, Any]:
-    """All phases and an iteration, as time, as multiple of the original where it was timed, as fraction of the limit.
+    """All phases and an iteration: as time, as a multiple of the original if timed, and as a fraction of the limit.
 
     Args:
         videos: Videos per pass.
@@ -110,7 +110,7 @@ def _iteration(phases: Mapping[str, Mapping[str, float]], key: str) -> float:
 def limits(options: Mapping[str, Any], videos: int) -> dict[str, tuple[float, int]]:
     """By phase, seconds of the required products by the fastest library routes, and their multiply-adds.
 
-    For bfloat16 all products are assumed to use it, though not all do: that limit cannot be reached.
+    For bfloat16, all products are assumed to use it. As not all do, that limit cannot be reached.
     """
     dtype = torch.bfloat16 if options["precision"] == "bf16" else torch.float32
     required = {name: found for name, (found, _) in work.count_products(work.training, options, videos=videos).items()}
@@ -156,12 +156,12 @@ def show(result: Mapping[str, Any]) -> str:
 
 @click.command(cls=Command)
 @click.option("--model", default="stylenerf_faceforensics", show_default=True, help="A file of conf/model.")
-@click.option("--resolution", default=256, show_default=True, help="Of the images.")
+@click.option("--resolution", default=256, show_default=True, help="Width of the images.")
 @click.option("--batch", default=2, show_default=True, help="Videos per pass.")
 @click.option("--precision", type=click.Choice(["float32", "bf16"]), default="float32", show_default=True)
-@click.option("--activation-checkpointing", is_flag=True, help="As the option of that name.")
+@click.option("--activation-checkpointing", is_flag=True, help="As the option of run_train.py.")
 @click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="Timed passes of each phase.")
-@click.option("--threads", default=torch.get_num_threads(), show_default=True, help="Of each process.")
+@click.option("--threads", default=torch.get_num_threads(), show_default=True, help="Threads of each process.")
 @click.option("--limit/--no-limit", default=True, show_default=True, help="Time the same products by themselves, too.")
 @click.option("--json", "file", type=click.Path(path_type=Path), help="Write the figures here as well.")
 def main(

@@ -31,7 +31,7 @@ Required = tuple[Counter[Product], float]  # the products of a function, and its
 
 
 def rendering(options: Mapping[str, Any], *, videos: int = 1, frames: int | None = None, device: str = "cpu") -> Work:
-    """One frame of every video with given codes; or whole videos of `frames` frames, from the codes on."""
+    """One frame of every video with given codes; or, with `frames`, whole videos, codes to frames."""
     generator, _ = build_networks(options, c_dim=0, device=device)
     generator.eval()
     codes = _codes(generator, videos, device)

@@ -5,9 +5,9 @@ After each, DIR/report.md and DIR/report.json are written, with up to three pict
 are listed as skipped. The exit status is 0 if all went well, 1 if something failed, 2 without a CUDA device.
 
 It needs PyTorch 2.4 or newer with CUDA, NumPy, Pillow, click, tqdm, ninja and a CUDA toolkit with nvcc for the native
-operators (without, that stage fails and the others run in plain PyTorch), the pure Python packages hydra-core and
-omegaconf (with antlr4-python3-runtime and PyYAML), and imageio-ffmpeg for the process of generate.py. The stage
-'goldens' needs the folder tests/ of a checkout.
+operators (without one, that stage fails and the others run in plain PyTorch), the pure Python packages hydra-core and
+omegaconf (with antlr4-python3-runtime and PyYAML), and imageio-ffmpeg for the run of generate.py. The stage 'goldens'
+needs the folder tests/ of a checkout.
 """
 
 import sys
@@ -38,7 +38,7 @@ def chosen(only: tuple[str, ...]) -> list[str]:
 @click.command(cls=Command)
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=Path("out/gpu"), show_default=True,
               help="Folder of the report.")  # fmt: skip
-@click.option("--minutes", type=finite_float(0, above=True), default=8.0, show_default=True, help="Time for all.")
+@click.option("--minutes", type=finite_float(0, above=True), default=8.0, show_default=True, help="Time limit.")
 @click.option("--only", multiple=True, metavar="STAGE", help=f"Some of {', '.join(STAGES)} (can be repeated).")
 @click.option("--device", type=click.Choice(["cuda", "cpu"]), default="cuda", hidden=True)
 def main(out: Path, minutes: float, only: tuple[str, ...], device: str) -> None:

@@ -1,4 +1,4 @@
-"""Stages on the machine: versions and rates of the GPU, a process group of one, metrics beside the CPU's."""
+"""Stages on the machine: versions and rates of the GPU, a process group of one, metrics on the GPU and the CPU."""
 
 import shutil
 import subprocess

@@ -89,8 +89,8 @@ def _build(bench: Bench) -> list[str]:
     def build(name: str) -> tuple[float, str]:
         code = f"from torch_utils import custom_ops; custom_ops.require({name!r}, {bench.impl!r})"
         began = time.perf_counter()
-        said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True)
-        return time.perf_counter() - began, said.stderr.decode(errors="replace")[-1500:] if said.returncode else ""
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True)
+        return time.perf_counter() - began, done.stderr.decode(errors="replace")[-1500:] if done.returncode else ""
 
     loaded = []
     with concurrent.futures.ThreadPoolExecutor() as pool:
@@ -106,10 +106,10 @@ def _build(bench: Bench) -> list[str]:
 
 
 def _inputs(case: Case, device: torch.device) -> list[torch.Tensor]:
-    """Random inputs, the same in all types. Those of volume rendering lie in [0, 1), others in [-1/2, 1/2].
+    """Random inputs, the same in all types: in [0, 1) for volume rendering, else in [-1/2, 1/2].
 
-    Images are odd multiples of 1/512 and biases even ones, so that no sum of both is 0, where leaky ReLU has no
-    derivative and each implementation takes one of its own.
+    Images are odd multiples of 1/512 and biases even ones, so that their sum is never 0, where leaky ReLU has no
+    derivative and implementations differ.
     """
     random = torch.Generator().manual_seed(0)
     inputs = []

@@ -32,7 +32,7 @@ __all__ = ["PRECISIONS", "phases", "small", "synchronisation"]
 
 FULL = ("model=stylenerf_faceforensics", "spec=paper")
 SMALL = ("model=stylenerf_small", "spec=small")
-VIDEOS = 8  # of a pass, as published
+VIDEOS = 8  # per pass, as published
 #: Precision → overrides, TensorFloat-32.
 PRECISIONS: dict[str, tuple[tuple[str, ...], bool]] = {
     "float32": (("fp32=true",), False),
@@ -40,7 +40,7 @@ PRECISIONS: dict[str, tuple[tuple[str, ...], bool]] = {
     "TF32 + fp16": (("allow_tf32=true",), True),
     "TF32 + bf16": (("allow_tf32=true", "precision=bf16"), True),
 }
-DEAREST = 8  # operations of a table
+DEAREST = 8  # most expensive operations listed in a table
 
 
 @dataclass
@@ -112,14 +112,14 @@ def _measure(bench: Bench, what: str, training: Training, *, rounds: int) -> tup
             reset_peak(bench.device)
             began = time.perf_counter()
             training.run(phase)
-            spoilt = _nonfinite(phase)  # waits for the device
+            nonfinite = _nonfinite(phase)  # waits for the device
             first[phase.name] = time.perf_counter() - began
             seconds = seconds_per_call(partial(training.step, phase), bench.device, rounds=rounds, warm_up=2)
             total[phase.name] = seconds / phase.interval
             memory = peak_memory(bench.device)
             cells[phase.name] = f"{1e3 * seconds:.1f} ms" + ("" if memory is None else f", {memory:.1f} GB")
-            if spoilt:
-                cells[phase.name] += f", {spoilt} non-finite gradients"
+            if nonfinite:
+                cells[phase.name] += f", {nonfinite} non-finite gradients"
     cells["first_passes_s"] = sum(first.values())
     return total, cells
 
@@ -159,7 +159,7 @@ def phases(bench: Bench) -> None:
 
 @contextmanager
 def _algorithm_search(search: bool) -> Iterator[None]:
-    """Whether cuDNN tries its algorithms for convolutions of new shapes."""
+    """Context in which cuDNN does or does not search for the fastest algorithm for convolutions of new shapes."""
     before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, search
     try:
         yield

@@ -63,7 +63,7 @@ class Record:
             yield
         except Exception as error:
             self.fail(what, describe_error(error))
-            with contextlib.suppress(Exception):  # after some errors the device takes no calls at all
+            with contextlib.suppress(Exception):  # after some errors the device accepts no calls at all
                 torch.cuda.empty_cache()
 
     def _save(self) -> None:
@@ -73,11 +73,11 @@ class Record:
 
 @dataclass
 class Bench:
-    """Surroundings of a stage.
+    """Settings, folders and results of a stage.
 
     Attributes:
         device: Device under test.
-        tiny: Tiny sizes: a test that everything runs.
+        tiny: Use tiny sizes, to check that everything runs.
         seconds: Time limit of the stage.
         folder: Folder for pictures.
         scratch: Temporary folder.
@@ -113,7 +113,7 @@ def _plain(value: Any) -> Any:
 
 
 def largest(values: Iterable[float]) -> float:
-    """The largest value; NaN if there is one, which max() loses. 0 of none."""
+    """The largest value; NaN if any value is, which max() may drop; 0 without values."""
     values = list(values)
     return math.nan if any(map(math.isnan, values)) else max(values, default=0.0)
 

@@ -1,4 +1,4 @@
-"""Stages in order of worth, with their time limits."""
+"""Stages in order of importance, with their time limits."""
 
 from dataclasses import dataclass
 

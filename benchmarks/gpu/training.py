@@ -114,8 +114,8 @@ def _train(bench: Bench, name: str, words: tuple[str, ...], *, seconds: float) -
         command = [word for word in command if not word.startswith(for_gpus)]
         command += ["kimg=0.008", "spec.kimg_per_tick=0.004", "model.generator.rendering.resolution=8"]
     log = bench.scratch / f"log-{name}.txt"
-    with open(log, "wb") as said:
-        child = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=said, stderr=said)
+    with open(log, "wb") as output:
+        child = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
         try:
             child.wait(timeout=600 if bench.tiny else min(60.0, max(seconds, 15.0)))
         except subprocess.TimeoutExpired:

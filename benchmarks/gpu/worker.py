@@ -30,7 +30,7 @@ def main(name: str, device: str, seconds: str, folder: str, result: str, *tiny: 
         device=torch.device(device), tiny=bool(tiny), seconds=float(seconds), folder=Path(folder),
         scratch=Path(result).parent, record=record,
     )  # fmt: skip
-    if device == "cuda":  # where a stage is that its limit will end
+    if device == "cuda":  # shows where a stage hangs, before its time limit ends it
         faulthandler.dump_traceback_later(float(seconds), exit=False)
     with record.attempt(name):
         getattr(importlib.import_module(f"benchmarks.gpu.{module}"), function)(bench)

@@ -56,7 +56,7 @@ def measure(work: Path, run: Run, snapshot: Path, shown: int, sizes: Sizes, thor
 
 
 def _finite(value):
-    """JSON has no NaN and no infinity: a ratio to nothing becomes null."""
+    """A value with None for NaN and infinity, which JSON does not have: a ratio to zero becomes null."""
     if isinstance(value, dict):
         return {name: _finite(entry) for name, entry in value.items()}
     if isinstance(value, list):
@@ -65,7 +65,7 @@ def _finite(value):
 
 
 def measure_all(work: Path, runs: list[Run], sizes: Sizes, jobs: int) -> None:
-    """All snapshots of the first run, the last ones of the others; thoroughly at the ends of all runs."""
+    """Evaluate all snapshots of the first run and the last ones of the others; thoroughly at the ends of all runs."""
     todo = []
     for run in runs:
         folder = run_folder(work, run)

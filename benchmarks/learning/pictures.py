@@ -10,7 +10,7 @@ __all__ = ["depth_picture", "save_grid"]
 
 
 def save_grid(path: Path, images: torch.Tensor, columns: int, *, scale: int) -> None:
-    """Images [N, 3, H, W] in [0, 1], enlarged so many times without smoothing."""
+    """Write images [N, 3, H, W] in [0, 1] as a grid, enlarged `scale` times without smoothing."""
     grid = image_grid((images * 255).round().clamp(0, 255).to(torch.uint8), columns)
     save_png(grid.repeat_interleave(scale, dim=1).repeat_interleave(scale, dim=2), path)
 

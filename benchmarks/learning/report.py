@@ -32,8 +32,8 @@ __all__ = ["write_report"]
 NOTES = Path(__file__).with_name("notes.md")  # written by hand: what was tried, and why something is missed
 
 WARP_RATIO, WARP_RATIO_UNKNOWN = 1.6, 1.3  # targets with known cameras and without
-RFVD_BEFORE = 7.9  # at 24 kimg before there was a density prior
-OUTLINE = 0.8  # intersection over union from which an outline agrees
+RFVD_BEFORE = 7.9  # at 24 kimg, without a density prior
+OUTLINE = 0.8  # least intersection over union of outlines that agree
 
 
 def write_report(work: Path, runs: list[Run], reference: dict, path: Path) -> None:
@@ -110,7 +110,7 @@ def _targets(runs: list[Run], results: dict[str, list[dict]], scenes: dict) -> s
 
     lag_names = ", ".join(map(str, LAGS))
     ratio = f"warping by ±{VIEW_ANGLE:g}°: error of the best-fitting plane / of the depth"
-    # Name, target in words, the figure of a row as text and as a number, and whether the number reaches the target.
+    # Name, target in words, function from a row to its figure as text and number, and test of the number.
     measures = [
         (
             "thousands of videos",

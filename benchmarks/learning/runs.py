@@ -34,14 +34,14 @@ SNAPSHOTS = 10  # of the main run, besides the first
 
 # Common options of all runs.
 COMMON = ("model=stylenerf_small", "spec=small")
-# Options that leave the results as they are, up to rounding and the random numbers of a device.
+# Options that do not change the results, up to rounding and the random numbers of a device.
 DEVICES = {
     "cpu": ("device=cpu", "workers=0", "previews.videos=0"),
     "cuda": ("device=cuda", "workers=1", "previews.videos=0", "cuda_graphs=true", "fp32=true"),
 }
 KNOWN_CAMERAS = "camera_condition=true"
 LONG_AVERAGE = "spec.ema=5"  # of the long runs
-# Of the main runs. Settings were chosen on seeds 0 and 1, the learning rate on seeds 0 and 2.
+# Seeds of the main runs. Settings were chosen on seeds 0 and 1, the learning rate on seeds 0 and 2.
 SEEDS = (1, 2, 3)
 
 
@@ -59,7 +59,7 @@ class Run:
 def plan_runs(kimg: float, ablation_kimg: float, long_kimg: float | None) -> list[Run]:
     """The main run with three seeds, one without known cameras, one as in the paper, and the shorter ablations.
 
-    With `long_kimg` two more, with known cameras and without, of other seeds.
+    With `long_kimg`, two more with other seeds: with known cameras and without.
     """
     foreground = "model.generator.foreground"
     line, no_distortion = "model.generator.motion.frequency=null", "spec.distortion_weight=0"

@@ -1,7 +1,7 @@
 """The README's first picture: `python -m benchmarks.learning.teaser SNAPSHOT DATA PICTURE.png`.
 
-Rows: videos of the dataset; a generated video over time, and its depth; one time step of it from 30° on the left to 30°
-on the right, its depth and its normals; other contents from the front, their depth and their normals.
+Rows: videos of the dataset; a generated video over time, and its depth; one of its time steps from 30° on the left to
+30° on the right, with depth and normals; other contents from the front, with depth and normals.
 """
 
 import math
@@ -58,7 +58,7 @@ def compose(generator: Generator, dataset: VideoPairDataset, seed: int) -> torch
 @click.argument("snapshot", type=click.Path(path_type=Path))
 @click.argument("data", type=click.Path(path_type=Path))
 @click.argument("picture", type=click.Path(path_type=Path))
-@click.option("--seed", default=0, show_default=True, help="Of the video; the other contents are those that follow.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the video; the other contents have the next seeds.")
 def main(snapshot: Path, data: Path, picture: Path, seed: int) -> None:
     """Draw PICTURE.png of a snapshot (or run folder) and the dataset that it was trained on."""
     generator = load_average_generator(snapshot)
