@@ -1,4 +1,4 @@
-"""Fixtures of several rooms."""
+"""Fixtures shared by several test folders."""
 
 import signal
 
@@ -7,7 +7,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def generator():
-    """The small generator with every part, in evaluation mode; shared by the tests: leave it as it is."""
+    """The small generator with every part, in evaluation mode; shared by the tests, which must not change it."""
     from tests.goldens.networks import SMALL, build_generator
 
     return build_generator(SMALL)

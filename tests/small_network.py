@@ -19,7 +19,7 @@ SIZES = {"z_dim": SMALL.z_dim, "motion_dim": SMALL.motion_dim, "background_dim":
 def small_generator(**changes: Any) -> Generator:
     """The generator of `SMALL` with random weights, in evaluation mode.
 
-    `changes` are arguments of `Generator`; a group of them changes only the values that it names.
+    `changes` are arguments of `Generator`; a nested group changes only the values that it names.
     """
     config = generator_config(SMALL)
     for name, value in changes.items():

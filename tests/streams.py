@@ -10,7 +10,7 @@ class Recorder(RandomStream):
 
     Args:
         seed: See `RandomStream`.
-        dtype: Of draws that are not integers. They are drawn in float32 and converted, so that the values stay.
+        dtype: Type of draws other than integers. They are drawn in float32 and converted, so that values stay the same.
 
     Attributes:
         draws: Name → tensor, in the order of the draws.
@@ -39,19 +39,19 @@ class Recorder(RandomStream):
         return self._keep("integers", name, super().integers(name, low, high, shape))
 
     def beta(self, name, a, b, shape):
-        # From a stream of its own: a beta draw is made of a uniform one, which is not to be remembered.
+        # From a separate stream: a beta draw is made from a uniform one, which must not be recorded.
         return self._keep("beta", name, RandomStream(len(self.draws)).beta(name, a, b, shape))
 
 
 class Tape:
-    """Replays recorded draws by name; where more rays were recorded than are asked for, the first ones.
+    """Replays recorded draws by name; where more rays were recorded than are requested, the first ones.
 
     Args:
         draws: Name → array. Beta and integer draws are returned as recorded.
         device: Where the tensors are created.
 
     Attributes:
-        used: Names that were asked for.
+        used: Names that were drawn.
     """
 
     def __init__(self, draws: dict, device="cpu"):
@@ -86,11 +86,11 @@ class Tape:
 
 
 class FixedStream:
-    """Draws of chosen values: by the last part of their names, by kind for all others.
+    """Draws with chosen values: by the last part of their names, or else by kind.
 
     Args:
-        uniform, normal, coin: Of other draws of a kind (coins are uniform draws whose names end in '_coin'); None:
-            only those in `values` may be drawn.
+        uniform, normal, coin: Value of all other draws of a kind (coins are uniform draws whose names end in '_coin');
+            None: only draws in `values` are allowed.
         values: Last part of a name → number, or an array that is broadcast.
     """
 

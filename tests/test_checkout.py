@@ -1,4 +1,4 @@
-"""A checkout as others make it: line ends wherever it is cloned, and the commands that install and check."""
+"""A fresh checkout: line ends on every system, and the commands that install and check."""
 
 import os
 import shutil
@@ -53,7 +53,7 @@ def test_scripts_run(clone, name):
 
 
 class Machine:
-    """A machine with these programs alone, whose apt-get notes how it is called."""
+    """A machine with only these programs, whose apt-get records how it is called."""
 
     def __init__(self, folder: Path):
         self.folder, self.calls = folder, folder / "calls"
@@ -119,7 +119,7 @@ def test_the_check_installs_the_browser_first(machine):
     assert machine.calls.read_text(encoding="utf-8").splitlines() == ["browser", "test"]
     machine.calls.unlink()
     machine.add("make", f'echo "$@" >> {machine.calls}; exit 1')
-    assert machine.run("bash", ".ci/run").returncode == 1  # no tests that would skip what they cannot do
+    assert machine.run("bash", ".ci/run").returncode == 1  # no tests that would be skipped
     assert machine.calls.read_text(encoding="utf-8").splitlines() == ["browser"]
 
 

@@ -1,4 +1,4 @@
-"""The files of conf/: every model builds with every schedule, and says what was published."""
+"""The files of conf/: every model builds with every schedule, and states the published values."""
 
 import re
 from pathlib import Path
@@ -89,7 +89,7 @@ def test_published_models(model, resolution, stride, fov, yaw, features, mode, d
 
 
 def test_the_published_sizes():
-    """Weights of the published networks: what the original's checkpoints hold."""
+    """Weights of the published networks, as in the original's checkpoints."""
     count = {
         model: [
             sum(p.numel() for p in network.parameters()) for network in build(f"model=stylenerf_{model}", "spec=paper")
@@ -193,7 +193,7 @@ def test_an_option_without_a_rule_is_not_ignored():
 
 
 def test_every_option_of_the_schedule_is_used():
-    """It is read where a run is built or planned, or other options refer to it: none is checked, stored and ignored."""
+    """Each is read where a run is built or planned, or other options refer to it: none is checked and then ignored."""
     folder = CONFIG_DIR.parent / "training" / "launch"
     tables = ("option_rules.py", "idle_options.py")
     code = "".join(path.read_text() for path in folder.glob("*.py") if path.name not in tables)
@@ -337,7 +337,7 @@ def test_numbers_are_finite(word, message):
     ],
 )
 def test_arguments_of_networks_are_checked(word, message):
-    """Constructors take these as they are, and fail or give nonsense when they are used."""
+    """Constructors accept these values unchecked, and fail or compute nonsense when they are used."""
     name = word.partition("=")[0]
     with pytest.raises(UserError, match=re.escape(f"model.{name} {message}")):
         check_values(options(f"model.{word}"))

@@ -28,13 +28,13 @@ def without_addresses(text: str) -> str:
 
 
 def module_exists(name: str) -> bool:
-    """True for a module or a package of ours."""
+    """True for a module or package of this repository."""
     path = ROOT / name.replace(".", "/")
     return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
 
 
 def can_be_run(name: str) -> bool:
-    """True if `python -m name` finds a module of ours, or a package with a __main__."""
+    """True if `python -m name` finds a module of this repository, or a package with a __main__."""
     path = ROOT / name.replace(".", "/")
     return path.with_suffix(".py").is_file() or (path / "__main__.py").is_file()
 
@@ -53,7 +53,7 @@ def missing_paths(text: str) -> set[str]:
 
 
 def missing_modules(text: str) -> set[str]:
-    """Commands `python -m name` that cannot be run, and dotted names that are no module of ours."""
+    """Commands `python -m name` that cannot be run, and dotted names that are no module of this repository."""
     commands = {name for name in COMMAND.findall(text) if name.split(".")[0] not in NOT_OURS and not can_be_run(name)}
     return commands | {name for name in MODULE.findall(without_addresses(text)) if not module_exists(name)}
 

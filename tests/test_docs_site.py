@@ -83,7 +83,7 @@ def test_nothing_is_fetched_from_elsewhere(site):
     ids=["page", "file", "anchor", "page outside of the navigation", "none"],
 )
 def test_mistakes_in_pages_are_errors(tmp_path, line, nav, message):
-    """On a site of the home page and one other."""
+    """On a site with the home page and one other page."""
     (tmp_path / "docs").mkdir()
     settings = re.sub(r"^nav:\n.*?\n\n", f"nav: {nav}\n\n", read(ROOT / "mkdocs.yml"), flags=re.MULTILINE | re.DOTALL)
     (tmp_path / "mkdocs.yml").write_text(settings, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The render command: which videos it writes, what their frames show, and how it answers to mistakes."""
+"""The render command: the videos it writes, the content of their frames, and its errors."""
 
 import math
 import os
@@ -63,7 +63,7 @@ class FakeGenerator:
 
 @pytest.fixture
 def fake(monkeypatch):
-    """A stand-in for the checkpoint loader; returns the generator that it will hand out."""
+    """A stand-in for the checkpoint loader; returns the generator that it will return."""
     generator = FakeGenerator()
     loader = types.ModuleType("training.checkpoints.snapshot")
     loader.load_average_generator = lambda path, *, device="cpu": generator
@@ -200,7 +200,7 @@ def test_labels(render, fake):
 
 
 def test_a_real_network_from_a_run_folder(tmp_path):
-    """The command against the training-side synthesis of the same frames, which takes another route."""
+    """The command against synthesis of the same frames as in training, which takes another code path."""
     generator = save_small_network(tmp_path, small_generator())
     out = tmp_path / "out"
     arguments = ["--network_pkl", str(tmp_path), "--outdir", str(out), "--seeds", "4", "--motion_seeds", "5",
@@ -223,7 +223,7 @@ def test_a_real_network_from_a_run_folder(tmp_path):
             for yaw, time in [(1.0, 0.0), (0.5, 0.5), (0.0, 1.0)]
         ]
     expected = to_uint8(torch.stack(images)).permute(0, 2, 3, 1).numpy()
-    assert np.abs(shown.astype(int) - expected).max() <= 1  # a different order of summation may turn the rounding
+    assert np.abs(shown.astype(int) - expected).max() <= 1  # a different order of summation may round differently
     assert expected.std(axis=(1, 2)).max() > 1 and np.abs(expected[0].astype(int) - expected[2]).max() > 3
     assert len(list(imageio_ffmpeg.read_frames(f"{stem}.mp4"))) == 1 + 3  # its first item describes the video
 
@@ -338,7 +338,7 @@ def test_help_names_every_option_without_loading_torch():
 
 
 def test_a_render_imports_no_compiler(tmp_path):
-    """PyTorch's compiler and sympy, which it imports, would double the time of a short command."""
+    """Importing PyTorch's compiler, and sympy with it, would double the time of a short command."""
     save_small_network(tmp_path, small_generator())
     code = (
         "import sys, generate; generate.main(sys.argv[1:], standalone_mode=False); "

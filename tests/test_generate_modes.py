@@ -122,7 +122,7 @@ def test_outputs_beside_the_image(render, network):
     alone = frames(render.out / stem)
     out = scene(network[1], 0, 0).output(0.0, network[1].camera_prior.at(1.0))
     depth, weights = surface_depth(out.depth[0], out.opacity[0], background=True)
-    assert 0 < weights.mean() < 1  # else the test would miss one of the cases
+    assert 0 < weights.mean() < 1  # otherwise the test would miss one of the cases
     found = read_depth_png(render.out / f"{stem}_depth" / "0000.png")
     assert np.array_equal(np.isnan(found), weights[0].numpy() == 0)
     assert np.nanmax(np.abs(found - depth[0].numpy())) < (1.12 - 0.88) / 65534
@@ -135,7 +135,7 @@ def test_outputs_beside_the_image(render, network):
     expected = to_uint8(torch.where((normals == 0).all(-1, keepdim=True), -1.0, normals)).numpy()
     assert np.array_equal(frames(render.out / f"{stem}_normal")[0, ::2, ::2], expected)
     render(*FEW, "--time_range", "0:0")
-    assert np.array_equal(frames(render.out / stem), alone)  # asking for more does not change the image
+    assert np.array_equal(frames(render.out / stem), alone)  # further outputs do not change the image
 
 
 def test_enlarged_pixels(render, network):

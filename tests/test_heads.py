@@ -1,4 +1,4 @@
-"""The small model in assets/heads: it loads, draws the picture on its card, and its heads are solid."""
+"""The small model in assets/heads: it loads, renders the picture on its model card, and its heads are solid."""
 
 import json
 from pathlib import Path
@@ -30,7 +30,7 @@ def test_it_draws_the_picture_on_its_card(heads, tmp_path):
 
 
 def test_faces_are_nearer_than_what_surrounds_them(heads):
-    depth = heads.frame(seed=list(range(8)), t=0.5, outputs=("depth",))["depth"][:, 0]  # NaN where nothing is
+    depth = heads.frame(seed=list(range(8)), t=0.5, outputs=("depth",))["depth"][:, 0]  # NaN where there is no surface
     size = depth.shape[-1]
     rows, columns = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
     distance = torch.hypot(rows - (size - 1) / 2, columns - (size - 1) / 2) / size

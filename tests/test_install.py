@@ -33,7 +33,7 @@ def run(*command: str | Path, cwd: Path, **environment: str) -> subprocess.Compl
 
 @pytest.mark.skipif(tomllib is None, reason="needs tomllib (Python 3.11)")
 def test_every_package_is_installed():
-    """pyproject.toml lists them: conf/ has another name once it is installed, which no search for packages knows."""
+    """pyproject.toml lists all: conf/ has another name once installed, which no package search would find."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
     found = {
         ".".join(path.relative_to(ROOT).parent.parts)
@@ -79,7 +79,7 @@ def environment(tmp_path_factory) -> Path:
 
 @pytest.mark.slow
 def test_a_wheel_is_built_without_warnings(environment):
-    """setuptools warns of what its later versions, which pip takes for a build, refuse."""
+    """setuptools warns of what its later versions, which pip uses for a build, refuse."""
     log = (environment.parent / "build.log").read_text(encoding="utf-8")
     assert "Building wheel for video-3d-gan" in log  # the log is that of setuptools
     assert re.findall(r"\w*Warning: .*", log) == []

@@ -1,4 +1,4 @@
-"""The packages build on one another in one direction, and nothing leans on private PyTorch or on one machine."""
+"""The packages depend on one another in one direction, and nothing relies on private PyTorch or on one machine."""
 
 import ast
 import pathlib
@@ -8,9 +8,9 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
-# Which room may import which: a room is a package, or a module at the top of `training`. Every room may import itself,
-# and a room that is not in the table fails the test. `metrics` stands above `training`: run_train.py hands the training
-# loop callbacks. The renderer sees no network: a field is a callable.
+# Imports that each room may have: a room is a package, or a module at the top of `training`. Every room may import
+# itself, and a room that is not in the table fails the test. `metrics` stands above `training`: run_train.py passes
+# callbacks to the training loop. The renderer sees no network: a field is a callable.
 MAY_IMPORT = {
     "dnnlib": set(),
     "torch_utils": {"dnnlib"},
@@ -66,7 +66,7 @@ EXCEPTIONS = {
     ("training.dataset_tool.demo_clip", "training.dataset_tool.__main__"): "a command that continues with this one",
 }
 
-# These put rooms together, and may import everything of ours but each other and the tests. So may every __main__.
+# These connect rooms, and may import everything in the repository but each other and the tests. So may every __main__.
 SCRIPTS = ("run_train", "generate")
 PACKAGES = ("dnnlib", "torch_utils", "renderer", "training", "metrics", "video3d")
 OURS = {*PACKAGES, *SCRIPTS, "benchmarks", "tests"}
@@ -125,7 +125,7 @@ def import_graph(sources: dict[str, str], packages: set[str]) -> dict[str, set[s
 
     Args:
         sources: Dotted name → text.
-        packages: Those of the names that are packages.
+        packages: The names that are packages.
     """
     graph = {}
     for module, source in sources.items():
@@ -223,7 +223,7 @@ def test_rooms_import_only_what_the_table_allows(path):
 
 
 def test_the_table_has_an_order():
-    """Rooms above, rooms below: also the table itself has no circle, and names no room that is not there."""
+    """The table itself has no circle either, and names no room that does not exist."""
     assert import_circles(MAY_IMPORT) == []
     assert {room_of(module_of(path)) for path in library_files()} == set(MAY_IMPORT)
     assert not any(target.startswith("training") for target in MAY_IMPORT["renderer"])

@@ -43,7 +43,7 @@ def test_the_notebook_runs(run_folder, tmp_path, monkeypatch):
     pytest.importorskip("skimage")
     pytest.importorskip("trimesh")
     notebook = read_notebook()
-    # The kernel is this Python, whatever kernels the user has: a specification of its own in the test's folder.
+    # The kernel is this Python, whatever kernels the user has: the test's folder has a kernel specification of its own.
     kernels = tmp_path / "jupyter" / "kernels" / KERNEL
     kernels.mkdir(parents=True)
     command = f'{{"argv": ["{sys.executable}", "-m", "ipykernel_launcher", "-f", "{{connection_file}}"]'

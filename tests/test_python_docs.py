@@ -21,7 +21,7 @@ def python_blocks(page: str) -> list[str]:
 
 @pytest.fixture
 def run_folder(tmp_path, monkeypatch) -> Path:
-    """The working folder, with the run that the documentation speaks of."""
+    """The working folder, with the run that the documentation refers to."""
     folder = tmp_path / "runs" / "00000-clips"
     folder.mkdir(parents=True)
     save_small_run(folder, foreground={"density_prior": {"peak": 60, "radius": 0.06}})  # a surface, for depth and mesh
@@ -80,7 +80,7 @@ def test_the_page_on_python(run_folder):
 
 
 def test_examples_define_what_they_use(tmp_path):
-    """Also those of pages that are not run here, such as for an ONNX file."""
+    """Also on pages that are not run here, such as the one for an ONNX file."""
     for page in ("README.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))):
         (tmp_path / f"{Path(page).name}.py").write_text("\n".join(python_blocks(page)), encoding="utf-8")
     ruff = [sys.executable, "-m", "ruff", "check", "--isolated", "--quiet", "--output-format=concise", "--select=F821"]

@@ -1,4 +1,4 @@
-"""The training command: mistakes end in one line before anything is made; a run is made, killed, and continued."""
+"""The training command: user errors end in one line before anything is made; a run is made, killed, and resumed."""
 
 import json
 import os
@@ -230,7 +230,7 @@ def test_names_that_are_too_long(option, tmp_path, data, monkeypatch, capsys):
 
 
 def test_a_cache_that_cannot_be_made(tmp_path, data, monkeypatch, capsys):
-    """Said at once: metrics come after the first snapshots."""
+    """Reported at once, although metrics are computed only after the first snapshots."""
     (tmp_path / "file").touch()
     words = ["metrics=warping32_2v", f"cache_metrics_dir={tmp_path / 'file' / 'cache'}"]
     assert call(monkeypatch, f"outdir={tmp_path / 'runs'}", f"data={data}", *OVERRIDES, *words) == 2
@@ -306,7 +306,7 @@ def test_dry_run(tmp_path, data, monkeypatch, capsys):
 
 
 def test_a_dry_run_in_any_surroundings(tmp_path, data):
-    """Output in ASCII, and variables that another launcher has left."""
+    """ASCII output, and variables left over from another launcher."""
     left = {"PYTHONIOENCODING": "ascii", "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "3", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(ROOT / "run_train.py"), f"outdir={tmp_path / 'runs'}", f"data={data}", *OVERRIDES]
     done = subprocess.run([*command, "dry_run=true"], capture_output=True, env={**os.environ, **left}, timeout=120)
@@ -428,7 +428,7 @@ def test_a_checkpoint_of_another_model(tmp_path, data, monkeypatch, capsys):
     capsys.readouterr()
     assert call(monkeypatch, *words, f"resume={source}", "model.generator.foreground.width=16") == 2
     assert re.search(r"foreground\.\S+ is \S+ instead of", capsys.readouterr().err)
-    # What the shapes of the weights do not tell.
+    # Settings that the shapes of the weights do not reveal.
     prior = "{peak:60,radius:0.06,center:[0,0,0]}"
     for option, value, trained in (
         ("foreground.encoding", "octaves", "isotropic"),
@@ -471,7 +471,7 @@ def test_metrics_are_computed_logged_and_the_best_is_kept(tmp_path, data, monkey
 
 
 def test_metrics_of_a_training_on_tar_files(tmp_path, data, monkeypatch, capsys):
-    """Only those that compare with nothing; before, all were refused as if there was no data."""
+    """Only metrics without real videos can be computed; once, all were refused as if there were no data."""
     shards = tmp_path / "shards"
     prepare(source=str(data), out=str(shards), resolution=16, nframes=4, shape="shards")
     words = [f"outdir={tmp_path / 'runs'}", *OVERRIDES, "imgsnap=null", "kimg=0.008"]
@@ -628,7 +628,7 @@ def modules(folder) -> dict[str, torch.Tensor]:
 
 @pytest.fixture
 def one_thread():
-    """This process computes as those of `start` do."""
+    """This process computes with the same settings as those of `start`."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -1,4 +1,4 @@
-"""Small TorchScript files that are called as the published detectors are."""
+"""Small TorchScript files with the call signatures of the published detectors."""
 
 import warnings
 from pathlib import Path

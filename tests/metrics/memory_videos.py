@@ -4,7 +4,7 @@ import torch
 
 
 class MemoryClips:
-    """Samples that count what is asked for."""
+    """Samples that count the requests for them."""
 
     def __init__(self, clips: torch.Tensor, key: str | None = None):
         self.clips, self._key, self.loads, self.largest = clips, key, 0, 0
@@ -25,7 +25,7 @@ class MemoryClips:
 
 
 class MemoryVideos:
-    """Clips uint8 [N, 3, T, H, W], cut as a metric wants them; `asked` are the samples that were handed out."""
+    """Clips uint8 [N, 3, T, H, W], cut as a metric requires; `asked` are the samples that were returned."""
 
     def __init__(self, clips: torch.Tensor, *, key: str | None = None):
         self._clips, self._key, self.asked = clips, key, []

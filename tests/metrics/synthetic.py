@@ -1,11 +1,11 @@
-"""Clips whose content is known: sums of moving waves, and ways to spoil them."""
+"""Clips of known content: sums of moving waves, and ways to degrade them."""
 
 import numpy as np
 import torch
 
 
 def waves(count: int, *, frames: int = 16, size: int = 24, seed: int = 0) -> torch.Tensor:
-    """Clips uint8 [count, 3, frames, size, size] of four coloured waves each, which move at a speed of their own."""
+    """Clips uint8 [count, 3, frames, size, size] of four coloured waves each, which move at different speeds."""
     random = np.random.RandomState(seed)
     y, x = np.mgrid[:size, :size]
     clips = []
@@ -20,13 +20,13 @@ def waves(count: int, *, frames: int = 16, size: int = 24, seed: int = 0) -> tor
 
 
 def noisy(clips: torch.Tensor, strength: float) -> torch.Tensor:
-    """With Gaussian noise of so many grey levels."""
+    """Clips with Gaussian noise of standard deviation `strength` in grey levels."""
     noise = torch.randn(clips.shape, generator=torch.Generator().manual_seed(1))
     return to_bytes(clips.float() + strength * noise)
 
 
 def blurred(clips: torch.Tensor, strength: float) -> torch.Tensor:
-    """Every frame blurred by a Gaussian of so many pixels."""
+    """Clips with every frame blurred by a Gaussian of standard deviation `strength` in pixels."""
     kernel = torch.exp(-torch.arange(-6.0, 7.0).square() / (2 * strength**2))
     kernel = kernel[:, None] * kernel / kernel.sum() ** 2
     frames = clips.float().transpose(1, 2).flatten(0, 2)[:, None]
@@ -36,7 +36,7 @@ def blurred(clips: torch.Tensor, strength: float) -> torch.Tensor:
 
 
 def shuffled(clips: torch.Tensor, strength: int) -> torch.Tensor:
-    """With so many frames in a random order among themselves."""
+    """Clips with `strength` of their frames in random order."""
     random = np.random.RandomState(2)
     out = clips.clone()
     for clip, spoiled in zip(clips, out):
@@ -46,7 +46,7 @@ def shuffled(clips: torch.Tensor, strength: int) -> torch.Tensor:
 
 
 def frozen(clips: torch.Tensor, strength: int) -> torch.Tensor:
-    """Standing still for the last so many frames."""
+    """Clips that stand still for their last `strength` frames."""
     out = clips.clone()
     out[:, :, -strength:] = clips[:, :, -strength - 1, None]
     return out

@@ -1,4 +1,4 @@
-"""Intervals: their width against the spread over really independent samples."""
+"""Intervals: their width against the spread over truly independent samples."""
 
 import numpy as np
 import pytest

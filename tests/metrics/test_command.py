@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A folder with a data set of 16-frame videos, and a run folder with an untrained tiny snapshot."""
+    """A folder with a dataset of 16-frame videos, and a run folder with an untrained tiny snapshot."""
     folder = tmp_path_factory.mktemp("command")
     write_frames(folder / "data", videos=6, frames=18)
     job = make_plan(folder, "nframes=16")
@@ -117,7 +117,7 @@ def test_editing_one_frame_invalidates_the_cache(evaluate, trained, tmp_path):
 
 
 def test_generated_videos_from_files(evaluate, trained, tmp_path):
-    """Frames written without loss give the value of the generator itself; a video file comes near it."""
+    """Losslessly written frames give the value of the generator itself; a video file comes close to it."""
     snapshot = next((trained / "runs").iterdir()) / "latest-network-snapshot.pt"
     clips = GeneratedVideos(load_average_generator(snapshot), nframes=16).clips(count=32, frames=16).load(range(32))
     for number, clip in enumerate(clips):
@@ -140,7 +140,7 @@ def test_generated_videos_from_files(evaluate, trained, tmp_path):
 
 
 def test_an_extractor_of_the_users(evaluate, tmp_path):
-    """It gives a metric of its own name, on the command line and in training."""
+    """A user's extractor gives a metric named after it, on the command line and in training."""
     path = save_torchscript(SmallClips(), tmp_path / "mae.pt")
     name = "fvd64_16f_videomae"
     for given in (f"videomae={path}", path):

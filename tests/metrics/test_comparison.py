@@ -114,7 +114,7 @@ def test_only_strides_of_frames_that_were_compared_with_have_to_agree(tmp_path):
 
 
 def test_rows_without_a_figure(tmp_path):
-    """Of the StyleGANs, whose files have these names; without finite ends of the interval; cut off within a letter."""
+    """Rows of the StyleGANs, whose files have these names; intervals without finite ends; rows cut mid-character."""
     a = write(tmp_path / "a", {"metric": "fid50k_full", "value": 3.0, "interval": [2, 4]})
     with open(a / "metric-fid50k_full.jsonl", "ab") as file:
         file.write(b'{"results": {"fid50k_full": 12.3}, "metric": "fid50k_full"}\n{"fake_name": "\xc3')

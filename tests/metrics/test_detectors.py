@@ -1,4 +1,4 @@
-"""Detector files: which one is loaded, which one is not, and what is said."""
+"""Detector files: which are loaded, which are refused, and the messages."""
 
 import dataclasses
 
@@ -31,7 +31,7 @@ def offline(monkeypatch):
 
 
 def test_the_table():
-    """As the specification names them."""
+    """Names as in the specification."""
     i3d, inception = DETECTORS["i3d"], DETECTORS["inception"]
     assert i3d.file == "i3d_torchscript.pt" and i3d.git_blob == "93daef59c7ae0e9e8f76225521407e60cbafa6aa"
     assert i3d.download == "https://www.dropbox.com/s/ge9e5ujwgetktms/i3d_torchscript.pt?dl=1"
@@ -75,7 +75,7 @@ def test_a_wrong_download_is_not_kept(tmp_path, known_i3d):
 
 @pytest.mark.parametrize("first", ["missing", "another file"])
 def test_a_second_place(tmp_path, known_i3d, monkeypatch, first):
-    """The first place has no such file, or another one."""
+    """The first URL has no such file, or a different one."""
     if first == "another file":
         (tmp_path / "first.pt").write_bytes(b"<html>quota exceeded</html>")
     places = {"download": (tmp_path / "first.pt").as_uri(), "mirrors": (known_i3d.as_uri(),)}
@@ -188,7 +188,7 @@ def test_wrong_width(tmp_path):
 
 
 def test_features_that_are_not_finite(tmp_path):
-    """All comparisons with NaN are false: precision would be 0."""
+    """All comparisons with NaN are false, so that precision would be 0."""
 
     class Broken(torch.nn.Module):
         def forward(self, x: torch.Tensor):

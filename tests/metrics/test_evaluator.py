@@ -93,7 +93,7 @@ def test_fid_kid_and_is(detectors):
 
 
 def test_all_real_frames_are_no_sample(detectors):
-    """Of a complete set there is nothing to draw: the interval is that of the generated frames alone."""
+    """A complete set is not resampled: the interval covers the generated frames alone."""
     few = FAKE[:2]
     row = make_evaluator(detectors=detectors, fake=MemoryVideos(few), replicates=3).evaluate("fid1k_full")
     assert row["interval"][0] < row["value"] < row["interval"][1]
@@ -142,7 +142,7 @@ def test_means_of_what_could_be_measured():
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# What must not matter, and the cache
+# Settings that must not matter, and the cache
 
 
 def test_any_batch_size(detectors):
@@ -267,7 +267,7 @@ def tf32():
 
 @pytest.mark.parametrize("name", ["rfvd64_16f", "fvd256_16f", "motion32_16f"])
 def test_no_tensorfloat_while_anything_is_computed(name, detectors, tf32, monkeypatch):
-    """Neither in convolutions nor in products, of the detectors and of what renders the fakes; restored afterwards."""
+    """TF32 is off in convolutions and products, in detectors and in rendering the fakes; it is restored afterwards."""
     seen = []
     fake = MemoryVideos(FAKE)
     monkeypatch.setattr(MemoryClips, "load", lambda self, i: (seen.append(("load", *tf32())), self.clips[list(i)])[1])

@@ -36,7 +36,7 @@ def videos(generator):
 
 
 def test_quantise():
-    """x · 127.5 + 128, clamped, cut off."""
+    """x · 127.5 + 128, clamped and truncated."""
     x = torch.tensor([-2, -1, -1 + 0.49 / 127.5, -1 + 0.51 / 127.5, 0, 0.999, 1, 5, math.nan])
     assert quantise(x).tolist() == [0, 0, 0, 1, 128, 255, 255, 255, 128]
 
@@ -144,7 +144,7 @@ def test_views_show_one_moment_from_the_whole_range(generator, videos, monkeypat
 
 
 def test_pairs_agree_with_their_cameras(generator, videos):
-    """Points lie at their depth before their own camera, and `expected` is their depth before the other one."""
+    """Points lie at their depth in front of their own camera, and `expected` is their depth seen from the other one."""
     pairs = videos.pairs(count=2).load([0, 1])
     assert pairs.images.shape == (2, 2, 3, 16, 16) and 0 <= pairs.images.min() <= pairs.images.max() <= 1
     assert pairs.thickness == pytest.approx(generator.settings.far - generator.settings.near)

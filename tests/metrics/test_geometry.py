@@ -1,4 +1,4 @@
-"""Warping error and flatness of surfaces with a formula."""
+"""Warping error and flatness of analytic surfaces."""
 
 import math
 
@@ -15,13 +15,13 @@ RADIUS = 0.2
 
 
 def texture(points: torch.Tensor) -> torch.Tensor:
-    """Colours [..., 3] in 0…1 that belong to places in space."""
+    """Colours [..., 3] in 0…1 of points in space."""
     x, y, z = (points * 25).unbind(-1)
     return torch.stack([(x + y).sin(), (y - 2 * z).sin(), (z + x).cos()], dim=-1) / 2 + 0.5
 
 
 def sphere_depths(origins: torch.Tensor, directions: torch.Tensor) -> torch.Tensor:
-    """Depth of the nearer point of a sphere around the origin; NaN beside it."""
+    """Depth of the nearer intersection with a sphere around the origin; NaN for rays that miss it."""
     a, b = directions.square().sum(-1), (origins * directions).sum(-1)
     return (-b - (b * b - a * (origins.square().sum(-1) - RADIUS**2)).sqrt()) / a
 
@@ -32,7 +32,7 @@ def plane_depths(origins: torch.Tensor, directions: torch.Tensor) -> torch.Tenso
 
 
 def scene(depths_of, *, depth_factor: float = 1.0, offset: float = 0.0):
-    """The arguments of warping_error for a textured surface seen by two cameras; depths may be told wrongly."""
+    """The arguments of warping_error for a textured surface seen by two cameras; the depths passed may be wrong."""
     origins, directions = camera_rays(CAMERAS, pixel_centers(SIZE)[None])
     true = depths_of(origins, directions)
     opacity = true.isfinite().float()
@@ -68,7 +68,7 @@ def test_the_more_wrong_the_depth_the_larger_the_error():
 
 
 def test_a_picture_on_the_wrong_surface():
-    """Colours that stay with the pixels, as of a flat picture, do not fit the depth of a sphere."""
+    """Colours that stay at their pixels, as in a flat picture, contradict the depth of a sphere."""
     found = scene(sphere_depths)
     found["images"] = found["images"][:, :1].expand(-1, 2, -1, -1, -1)
     error, unwarped, _ = measure(found)
@@ -85,7 +85,7 @@ def test_reprojection_of_own_points():
 
 
 def test_hidden_points_are_left_out():
-    """A wall far behind the sphere: what the sphere hides from the other view does not count."""
+    """A wall far behind the sphere: points that the sphere hides from the other view do not count."""
     origins, directions = camera_rays(CAMERAS, pixel_centers(SIZE)[None])
     sphere = sphere_depths(origins, directions)
 

@@ -1,4 +1,4 @@
-"""The Inception score against its definition and where it is known."""
+"""The Inception score against its definition and known values."""
 
 import numpy as np
 import pytest

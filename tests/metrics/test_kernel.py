@@ -62,7 +62,7 @@ def test_the_interval_of_very_few_samples():
 
 
 def test_no_bias():
-    """Sets from one distribution: the mean over many draws is zero, well within what one draw is off by."""
+    """Sets from one distribution: the mean over many draws is zero, well within the spread of single draws."""
     random = np.random.default_rng(2)
     values = [KernelDistance(*random.standard_normal([2, 20, 8])).value() for _ in range(400)]
     assert abs(np.mean(values)) < 4 * np.std(values) / 20 and np.min(values) < 0

@@ -71,7 +71,7 @@ def test_closed_forms():
     dropped = measure(real, modes[:1].reshape(20, 3))
     assert (dropped.value, dropped.further["recall"]) == (1, 0.25)  # three of four modes are missing
     wide = measure(real[:40], real)
-    assert (wide.value, wide.further["recall"]) == (0.5, 1)  # half of the generated samples are of no real mode
+    assert (wide.value, wide.further["recall"]) == (0.5, 1)  # half of the generated samples belong to no real mode
     p = np.array([1.0] * 40 + [0.0] * 40)
     assert wide.interval == pytest.approx(mean_interval(p)) and wide.further["recall_interval"] == [1, 1]
     assert measure(real, real, replicates=0).interval is None

@@ -1,4 +1,4 @@
-"""The features of the smoke metrics: fixed numbers, and an order of spoiled clips that makes sense."""
+"""The features of the smoke metrics: fixed numbers, and a plausible ranking of degraded clips."""
 
 import numpy as np
 import pytest
@@ -75,7 +75,7 @@ def test_known_numbers(network):
 
 
 def test_motion_and_detail_filters(network):
-    """A still clip gives nothing to the motion filters, a flat one nothing to those for detail."""
+    """Motion filters do not respond to a static clip, detail filters not to a flat one."""
     still = waves(1)[:, :, :1].expand(-1, -1, 6, -1, -1).contiguous()
     flat = torch.arange(0, 180, 30, dtype=torch.uint8)[None, None, :, None, None].expand(1, 3, 6, 24, 24).contiguous()
     first = slice(12, 12 + 24)  # channel means of the first level, after the colours

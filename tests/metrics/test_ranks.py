@@ -1,4 +1,4 @@
-"""Several processes, over gloo, give the value of one."""
+"""Several processes, over gloo, give the same value as one."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Videos on the disk as one side of an evaluation: which clips, which pixels, and what a cache may trust."""
+"""Videos on disk as one side of an evaluation: choice of clips, pixels, and the cache key."""
 
 import json
 import os
@@ -195,7 +195,7 @@ def test_any_byte_of_a_frame_changes_the_key(suffix, keep_time, tmp_path):
 
 
 def test_changed_bmp_pixels_change_the_key_in_folders_and_zips(tmp_path):
-    """As they are after a correction of colours: equal names and sizes, and no checksum in them."""
+    """Frames after a colour correction: equal names and sizes, and no checksum in them."""
     keys = []
     for level in (10, 200):
         for frame in range(4):
@@ -241,7 +241,7 @@ def test_videos_that_the_manifest_lists_and_that_are_gone_are_told(root):
 
 
 def test_frames_that_are_smaller_than_the_resolution_are_told(root):
-    """The detail that enlarging cannot bring back is a distance that no generator makes up for."""
+    """The detail that enlarging cannot restore is a distance that no generator can make up for."""
     (root / "manifest.json").write_text(json.dumps({"format": "square-video-frames", "resolution": 12, "videos": []}))
     (note,) = StoredVideos(root, resolution=16).notes
     assert note.startswith(f"'{root}': frames of 12×12 pixels are enlarged to 16×16: ")

@@ -1,4 +1,4 @@
-"""The names and what they stand for."""
+"""Names of metrics and their meaning."""
 
 import dataclasses
 import subprocess

@@ -1,4 +1,4 @@
-"""Motion and flicker of clips that move in a known way."""
+"""Motion and flicker of clips with known motion."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Processes of test_command; importable, because they are started afresh."""
+"""Functions of test_command's worker processes; importable, because the processes are spawned."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from torch_utils import distributed
 
 
 def evaluate(folder: str) -> None:
-    """Every process leaves the row behind that it got, and how many clips it was asked for."""
+    """Every process writes the row that it got, and the number of clips requested from it."""
     fake = MemoryVideos(waves(11, size=16, seed=1))
     evaluator = Evaluator(fake=fake, real=MemoryVideos(waves(14, size=16)), batch_size=2, replicates=3)
     row = evaluator.evaluate("rfvd64_16f")

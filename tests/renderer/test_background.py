@@ -1,4 +1,4 @@
-"""Points outside the unit sphere: measured values, the geometry they stand for, degenerate rays."""
+"""Points outside the unit sphere: measured values, their geometry, degenerate rays."""
 
 import pytest
 import torch

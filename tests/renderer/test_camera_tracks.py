@@ -1,4 +1,4 @@
-"""Cameras with the moments that they show."""
+"""Camera tracks: cameras with their times."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Cameras: measured poses, their geometry, the prior they are drawn from."""
+"""Cameras: measured poses, their geometry, the prior they are sampled from."""
 
 import math
 

@@ -55,7 +55,7 @@ def test_nothing_is_lost():
 
 
 def test_homogeneous_medium():
-    """Beer and Lambert: exp(-density · length) gets through."""
+    """Beer–Lambert law: the transmittance is exp(-density · length)."""
     depths = torch.linspace(1, 3, 50, dtype=torch.float64)
     density = torch.full([50], 0.7, dtype=torch.float64)
     norm = torch.tensor(1.5, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Frames of videos side by side."""
+"""Contact sheets."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Planes, spheres and shifts whose depth, relief and parallax are known."""
+"""Planes, spheres and shifts of known depth, relief and parallax."""
 
 import math
 
@@ -130,7 +130,7 @@ def test_integers_and_other_shapes_are_refused():
 
 
 def test_weights_of_other_maps_are_refused():
-    """Broadcast, they gave each map the figures of another one's surface."""
+    """Weights that broadcast would give each map the figures of another one's surface."""
     camera, depth, weights = CameraPrior().at().repeat(2), torch.ones(2, 4, 4), torch.ones(1, 4, 4)
     for measure in (
         lambda: relief(depth, weights),

@@ -1,4 +1,4 @@
-"""Depth maps as PNG: nothing is lost but what 16 bits lose."""
+"""Depth maps as PNG: no loss beyond 16-bit rounding."""
 
 import json
 import math
@@ -22,7 +22,7 @@ def folder(tmp_path):
 
 
 def test_all_values_survive_exactly(folder):
-    """Every depth that the file can hold comes back as that very number."""
+    """Every depth that the file can hold is read back exactly."""
     values = np.arange(65536, dtype=np.uint16).reshape(256, 256)
     depth = torch.from_numpy(SCALE.decode(values))
     write_depth_png(depth, folder / "0000.png", SCALE)

@@ -10,7 +10,7 @@ from tests.goldens.checks import assert_near
 
 
 def distortion(positions, weights):
-    """Of samples [..., S] along rays, which are one pass."""
+    """Distortion of samples [..., S] along rays, in a single pass."""
     transmittance = 1 - weights.sum(-1)
     return ForegroundSamples([(weights, ())], transmittance, [positions]).distortion()
 

@@ -1,4 +1,4 @@
-"""Normals of surfaces whose normals are known."""
+"""Normals of analytic surfaces."""
 
 import math
 
@@ -17,12 +17,12 @@ def rays(cameras: Cameras, size: int):
 
 
 def sphere_depth(cameras: Cameras, size: int, radius: float) -> torch.Tensor:
-    """Depth of a sphere around the origin, NaN beside it."""
+    """Depth of a sphere around the origin; NaN for rays that miss it."""
     origins, directions = rays(cameras, size)
     a = directions.square().sum(-1)
     b = (origins * directions).sum(-1)
     root = b * b - a * (origins.square().sum(-1) - radius**2)
-    return ((-b - root.sqrt()) / a).reshape(-1, size, size)  # the square root of less than nothing is NaN
+    return ((-b - root.sqrt()) / a).reshape(-1, size, size)  # the square root of a negative number is NaN
 
 
 def plane_depth(cameras: Cameras, size: int, normal: torch.Tensor, offset: float) -> torch.Tensor:
@@ -69,7 +69,7 @@ def test_a_sphere_to_second_order():
 
 
 def test_the_edge_of_a_surface_does_not_lean_on_what_is_beside_it():
-    """Columns 3 to 5 show a tilted plane, the rest something nearer, which is no surface."""
+    """Columns 3 to 5 show a tilted plane, the others something nearer that is not a surface."""
     normal = torch.nn.functional.normalize(torch.tensor([1.0, 0.5, 0.2], dtype=torch.float64), dim=0)
     camera = VIEWS[0]
     depth = plane_depth(camera, 8, normal, 0.0)

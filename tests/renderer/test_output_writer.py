@@ -1,4 +1,4 @@
-"""The files that one camera path gives."""
+"""The output files of a camera path."""
 
 import imageio_ffmpeg
 import numpy as np

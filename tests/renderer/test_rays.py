@@ -51,7 +51,7 @@ def test_against_the_formula():
 def test_rays_run_through_their_pixels():
     """Project points of rays back onto the image plane."""
     cameras = CameraPrior(radius=(0.8, 1.2)).sample(3, RandomStream(2))
-    pixels = torch.rand(3, 50, 2, generator=torch.Generator().manual_seed(0)) * 2 - 1  # pixels of one's own per camera
+    pixels = torch.rand(3, 50, 2, generator=torch.Generator().manual_seed(0)) * 2 - 1  # separate pixels for each camera
     origins, directions = camera_rays(cameras, pixels)
     points = origins + 1.3 * directions
     in_camera = (points - cameras.cam2world[:, None, :3, 3]) @ cameras.cam2world[:, :3, :3]

@@ -1,4 +1,4 @@
-"""The two eyes: where they stand and what they look at."""
+"""Stereo pairs: positions and orientation of the two eyes."""
 
 import math
 
@@ -15,7 +15,7 @@ MIDDLE = PRIOR.at_angles([0.0, 0.6, -2.0], [math.pi / 2, 1.1, 2.0], [1.0, 1.0, 2
 def test_the_eyes_stand_beside_the_camera():
     left, right = stereo_pair(MIDDLE, 0.1)
     base = right.cam2world[:, :3, 3] - left.cam2world[:, :3, 3]
-    assert torch.allclose(base, 0.1 * MIDDLE.cam2world[:, :3, 0], atol=1e-6)  # along x, as long as asked for
+    assert torch.allclose(base, 0.1 * MIDDLE.cam2world[:, :3, 0], atol=1e-6)  # along x, of the requested length
     for eye in (left, right):
         assert torch.equal(eye.fov, MIDDLE.fov)
         position, rotation = eye.cam2world[:, :3, 3], eye.cam2world[:, :3, :3]

@@ -1,4 +1,4 @@
-"""Camera paths in JSON files: what is written is read again, and what is wrong is named."""
+"""Camera paths in JSON files: written files are read back, and errors are named."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Volume rendering of analytic fields: closed forms, orders, what is asked of a field, what noise does."""
+"""Volume rendering of analytic fields: closed forms, sample order, calls of the field, effect of noise."""
 
 import dataclasses
 import math
@@ -36,7 +36,7 @@ def constant(density, frames=1):
 
 @pytest.mark.parametrize("num_importance", [0, 14])
 def test_homogeneous_foreground(num_importance):
-    """exp(-density · length) gets through; the samples' own spacing does not matter."""
+    """The transmittance is exp(-density · length), whatever the spacing of the samples."""
     settings = dataclasses.replace(SETTINGS, num_importance=num_importance)
     origins, directions = rays(batch=2)
     samples = march_foreground(constant(3.0), origins, directions, settings, num_frames=1, last_opaque=False)
@@ -226,7 +226,7 @@ def test_draws_have_names_and_shapes():
 
 
 def test_middling_draws_change_nothing_inside():
-    """Uniform ½ leaves the inner positions of an even grid where they are, normal 0 the densities."""
+    """Uniform noise of ½ leaves the inner positions of an even grid unchanged, normal noise of 0 the densities."""
     origins, directions = rays()
     noise = RayNoise.draw(constant_stream(), 1, 16, SETTINGS, background=True)
     still = march_foreground(constant(2.0), origins, directions, SETTINGS, num_frames=1, last_opaque=False)
@@ -253,7 +253,7 @@ def test_density_noise_is_shared_by_the_frames_and_added_before_the_rectifier():
 
 @pytest.mark.parametrize("num_importance", [0, 5])
 def test_more_samples_where_nothing_is_random(num_importance):
-    """`sampling_multiplier` counts for deterministic rays alone."""
+    """`sampling_multiplier` applies to deterministic rays only."""
     origins, directions = rays()
     few = dataclasses.replace(SETTINGS, num_samples=7, num_importance=num_importance)
     many = dataclasses.replace(few, num_samples=21, num_importance=3 * num_importance)
@@ -318,7 +318,7 @@ def test_mistakes(arguments, message):
 
 @pytest.mark.parametrize("num_importance", [0, 14])
 def test_gradient_of_the_depth(num_importance):
-    """That of the weights: a difference quotient where the positions of the samples do not depend on the field."""
+    """Through the weights alone: equal to a difference quotient where sample positions do not depend on the field."""
     settings = dataclasses.replace(SETTINGS, num_importance=num_importance)
     origins, directions = (x.double() for x in rays())
     shell = gaussian_shell

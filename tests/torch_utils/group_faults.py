@@ -1,4 +1,4 @@
-"""Processes of test_group_faults; importable, because they are started afresh."""
+"""Functions of test_group_faults's worker processes; importable, because the processes are spawned."""
 
 import json
 import os
@@ -65,7 +65,7 @@ def launch_and_be_killed(folder: str) -> None:
 
 
 def train_until_one_is_asked(data: str, folder: str, words: list[str]) -> None:
-    """Train; the second process alone gets a SIGTERM, and writes down what it wrote itself."""
+    """Train; only the second process gets a SIGTERM, and it records the files that it wrote itself."""
     from tests.training.tiny import OVERRIDES
     from training.launch.setup import train
     from training.launch.validate import plan

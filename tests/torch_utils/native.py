@@ -1,4 +1,4 @@
-"""Shared by the tests of native operators."""
+"""Helpers shared by the tests of native operators."""
 
 import ctypes
 import os

@@ -16,9 +16,9 @@ ITERATIONS = 2
 def record(data: str, folder: str, words: list[str]) -> None:
     """Run iterations in which pass k of the whole batch has the videos and draws that belong to k, wherever it runs.
 
-    The optimisers' steps are left out: they would blow the last bits of gradients up to a learning rate. Running means
-    go on, from phase to phase and to the second iteration. Rank 0 saves the gradients as the optimisers would see them,
-    by iteration and phase, and the running means afterwards.
+    The optimisers' steps are left out: they would magnify the last bits of gradients to the size of a learning rate.
+    Running means continue from phase to phase and into the second iteration. Rank 0 saves the gradients as the
+    optimisers would see them, by iteration and phase, and the running means afterwards.
 
     All processes compute with one thread. The number of threads changes the order of sums, and R1 through the standard
     deviation of a group of two (√(d²/4 + 1e-8) for samples that differ by d) is so ill-conditioned where they nearly

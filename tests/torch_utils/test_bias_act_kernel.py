@@ -1,4 +1,4 @@
-"""The CUDA kernel of bias_act, its own text, run on the CPU: values, index arithmetic, launch geometry."""
+"""The CUDA kernel of bias_act, its actual source, run on the CPU: values, index arithmetic, launch geometry."""
 
 import ctypes
 import mmap
@@ -99,7 +99,7 @@ def test_operations(kernel, act, dtype):
 
 @pytest.mark.parametrize("dtype", ELEMENT_TYPES)
 def test_a_clamp_that_the_type_does_not_hold(kernel, dtype):
-    """A clamped y is rounded when stored, but still tells the gradient that it was clamped."""
+    """A clamped y is rounded when stored, but the gradient can still tell that it was clamped."""
     x = torch.tensor([2.0, -2.0, 0.5], dtype=dtype)
     y = launch(kernel, FORWARD, x, act="linear", clamp=0.9)
     torch.testing.assert_close(y, torch.tensor([0.9, -0.9, 0.5], dtype=dtype), rtol=0, atol=0)

@@ -200,7 +200,7 @@ def test_no_gradient_where_none_is_asked_for():
 
 
 def test_auto_takes_the_native_operator_for_large_tensors(monkeypatch):
-    """In float32 with gradients, in bfloat16 always."""
+    """The native operator is chosen in float32 with gradients, and always in bfloat16."""
     chosen = []
     monkeypatch.setattr("torch_utils.ops.bias_act.bias_act_native.apply", lambda *_, **__: chosen.append("native"))
     monkeypatch.setattr("torch_utils.ops.bias_act.bias_act_ref", lambda *_, **__: chosen.append("ref"))

@@ -1,4 +1,4 @@
-"""Networks within torch.compile, which programs of users may apply to them."""
+"""Networks within torch.compile, which users' programs may apply to them."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ def without_earlier_traces():
 @needs_compiler
 @pytest.mark.slow
 def test_the_gain_of_a_product_with_bias(tmp_path, monkeypatch):
-    """PyTorch's compiler takes a sum with a matrix product for one operation, and forgets its factor (2.14)."""
+    """PyTorch's compiler (2.14) fuses a sum with a matrix product into one operation and drops its factor."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     random = torch.Generator().manual_seed(0)
     x, weight, bias = (torch.randn(shape, generator=random) for shape in ([2, 8], [8, 8], [8]))
@@ -31,7 +31,7 @@ def test_the_gain_of_a_product_with_bias(tmp_path, monkeypatch):
 
 
 def test_native_operators_are_traced_in_plain_pytorch(monkeypatch):
-    """They cannot be traced: every compiled network with gradients ended in an error of the compiler."""
+    """Native operators cannot be traced: every compiled network with gradients ended in a compiler error."""
     loaded = []
     monkeypatch.setattr(custom_ops, "_outcome", lambda name, device: loaded.append(name) or "none here")
     x = torch.ones(4, 3, 64, 64, requires_grad=True)  # of a size that the native operator takes

@@ -1,4 +1,4 @@
-"""Volume compositing: native operators against the reference and closed forms, derivatives, mistakes."""
+"""Volume compositing: native operators against the reference and closed forms, derivatives, errors."""
 
 import math
 
@@ -23,7 +23,7 @@ NATIVE = pytest.param("cpu", marks=needs_compiler)
 
 
 def rays(*shape, channels=3, dtype=torch.float64, seed=0):
-    """Densities [*shape] of which many are zero, step lengths, features."""
+    """Densities [*shape], many of them zero, step lengths, and features."""
     generator = torch.Generator().manual_seed(seed)
     density = (10 * torch.randn(shape, generator=generator, dtype=torch.float64)).relu()
     deltas = torch.rand([*shape[:-1], shape[-1] - 1], generator=generator, dtype=torch.float64)
@@ -74,7 +74,7 @@ def test_any_strides_and_shared_steps():
 
 @pytest.mark.parametrize("impl", [NATIVE, "ref"])
 def test_homogeneous_medium(impl):
-    """Beer and Lambert; the composite of a constant is what does not get through."""
+    """Beer–Lambert law; the composite of a constant is one minus the transmittance."""
     density, deltas = torch.full([50], 0.7, dtype=torch.float64), torch.full([49], 0.05, dtype=torch.float64)
     features = torch.full([50, 1], 3.0, dtype=torch.float64)
     results = composite(density, deltas, features, last_opaque=False, impl=impl)
@@ -87,7 +87,7 @@ def test_homogeneous_medium(impl):
 @pytest.mark.parametrize("impl", [NATIVE, "ref"])
 @pytest.mark.parametrize("value", [0.0, 1e-30, 1e4, 1e30])
 def test_gradients_at_extreme_densities(value, impl):
-    """Behind opaque samples the transmittance vanishes beyond what a float holds; gradients stay numbers."""
+    """Behind opaque samples the transmittance underflows; gradients stay finite."""
     density = torch.full([3, 12], value).requires_grad_()
     features = torch.ones(3, 12, 2).requires_grad_()
     results = composite(density, torch.full([11], 0.1), features, last_opaque=True, impl=impl)
@@ -145,7 +145,7 @@ def test_numbers_of_threads_give_the_same_bits():
 
 
 def test_automatic_choice(monkeypatch):
-    """On the CPU only large sums whose gradients are wanted: weights, and what is rendered, stay with PyTorch."""
+    """On the CPU, 'auto' is native only for large sums with gradients: weights and inference stay with PyTorch."""
     asked = []
     monkeypatch.setattr(custom_ops, "load", lambda *names: asked.append(names))
     monkeypatch.setattr(module, "NATIVE_MIN_SIZE", 60)

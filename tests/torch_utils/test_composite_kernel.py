@@ -1,4 +1,4 @@
-"""The CUDA kernels of volume compositing, their own text, run on the CPU: values, geometry, index arithmetic."""
+"""The CUDA kernels of volume compositing, their actual source, run on the CPU: values, geometry, index arithmetic."""
 
 import ctypes
 import mmap

@@ -45,7 +45,7 @@ def test_measured_values(kernel, up, down, flip_weight):
     [
         ("k1_linear", 1, {}, {}),
         ("k3_lrelu_down2_clamp", 3, {"down": 2}, {"act": "lrelu", "clamp": 1}),
-        # The upsampling layers of StyleGAN2 convolve, the others correlate.
+        # The upsampling layers of StyleGAN2 are convolutions, the others correlations.
         ("k3_up2", 3, {"up": 2, "flip_weight": False}, {"act": "lrelu"}),
     ],
 )

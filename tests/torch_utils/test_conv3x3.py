@@ -68,7 +68,7 @@ def test_values_and_derivatives_are_those_of_the_definition(shape, stride):
 
 @CASES
 def test_images_of_bfloat16_are_multiplied_in_float32(shape, stride):
-    """Nothing is rounded to bfloat16 but the results, whoever computes them."""
+    """Only results are rounded to bfloat16, whichever implementation computes them."""
     # With stride 2 PyTorch computes most of it, and rounds sums, too, where no instruction multiplies bfloat16. A
     # training with precision=bf16 says so there.
     if stride == 2 and not has_fused_mlp(torch.device("cpu"), "bfloat16"):
@@ -103,7 +103,7 @@ def test_bfloat16_keeps_what_is_no_number():
 
 @pytest.mark.parametrize("channels, factor", [(512, 1.5), (128, 2.5)])
 def test_rounding_errors_have_the_size_of_those_of_the_convolution_library(channels, factor):
-    """Its sums are longer; ours differ by the size of channels. Of white noise, as in docs/operators.md."""
+    """White noise, as in docs/operators.md. With more channels the library's sums are longer, and its errors larger."""
     x, w, _ = make((1, channels, channels, 32, 32), 1)
     exact = F.conv2d(x.double(), w.double(), padding=1)
     errors = [float((y.double() - exact).norm() / exact.norm()) for y in (native(x, w), F.conv2d(x, w, padding=1))]
@@ -141,7 +141,7 @@ def test_results_do_not_depend_on_the_number_of_threads(shape, stride):
             x.requires_grad_()
             w.requires_grad_()
             y = native(x, w, stride)
-            # Those of PyTorch's own convolution are not promised to be equal.
+            # PyTorch's own convolution does not promise equal results.
             outcomes.append(
                 torch.autograd.grad(y, (w, x) if stride == 1 else w, cotangent) + ((y,) if stride == 1 else ())
             )
@@ -264,7 +264,7 @@ def test_nan_and_infinity_are_not_lost():
 
 
 def test_implementations_by_name(monkeypatch):
-    """'cpu' also where 'auto' would not, 'ref' never; what the native operator cannot do is said."""
+    """'cpu' is native also where 'auto' is not, 'ref' never; unsupported inputs raise an error."""
     x, w, _ = make((1, 32, 32, 8, 8), 1)
     expected = F.conv2d(x, w, padding=1)
     asked, require = [], custom_ops.require
@@ -301,7 +301,7 @@ def test_weights_of_any_layout():
 
 
 def test_layers_of_different_sizes_in_turns():
-    """They share scratch memory."""
+    """Convolutions of different sizes share scratch memory."""
     results = {}
     for shape, stride in [*SHAPES, *SHAPES[::-1]]:
         x, w, cotangent = (t.requires_grad_() for t in make(shape, stride))

@@ -1,4 +1,4 @@
-"""Every CUDA operator compiles, binding and all, for the GPUs at both ends of what the toolkit knows.
+"""Every CUDA operator compiles, including its binding, for the oldest and the newest GPUs that the toolkit supports.
 
 Nothing runs here: kernels are executed by the tests of the operators, on the CPU.
 """

@@ -108,7 +108,7 @@ def test_recipes_name_torch_and_the_processor():
 
 
 def build_and_tell(sources, environment, channel):
-    """In a process of its own: whether it compiled, and what came of it."""
+    """Load in a separate process: whether it compiled, and the outcome."""
     os.environ.update(environment)
     compiled = []
     really_build = op_build._build_in_place
@@ -153,7 +153,7 @@ def find_compiler():
 
 
 def slow_compiler(folder, marker):
-    """A compiler that says when it starts to compile, and then takes its time."""
+    """A slow compiler that signals when it starts."""
     script = folder / "slow-g++"
     wait = f"[ -e {marker}.fast ] || {{ echo $$ > {marker}; sleep 20; }}"
     script.write_text(f'#!/bin/sh\ncase "$*" in *-c*) {wait};; esac\nexec {find_compiler()} "$@"\n')
@@ -199,7 +199,7 @@ def test_a_failing_build_names_the_first_error_and_the_log(sources, cache):
 @needs_compiler
 def test_those_who_waited_for_a_failing_build_do_not_repeat_it(sources, tmp_path):
     (sources / "toy.cu").write_text("nonsense")
-    compiler = tmp_path / "sleepy-g++"  # a compiler that fails at once would leave nobody time to wait
+    compiler = tmp_path / "sleepy-g++"  # with a compiler that fails at once, no process would have time to wait
     compiler.write_text(f'#!/bin/sh\ncase "$*" in *-c*) sleep 2;; esac\nexec {find_compiler()} "$@"\n')
     compiler.chmod(0o755)
     outcomes = [builder.outcome() for builder in [Builder(sources, CXX=str(compiler)) for _ in range(4)]]
@@ -308,7 +308,7 @@ def test_cuda_without_a_device(monkeypatch):
 
 
 def test_without_a_compiler_operators_work_as_before(tmp_path):
-    """In a process of its own with nothing on the PATH: imports say and change nothing, then there is one line."""
+    """In a separate process with an empty PATH: imports print and change nothing, and the first use logs one line."""
     program = """
         import sys, torch
         def state():
@@ -377,11 +377,11 @@ def test_emulated_mistakes_are_errors(sources):
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Saying so
+# Messages
 
 
 def a_build_of_nothing(monkeypatch):
-    """Builds take no time and give no library that loads; the labels of those that were asked for."""
+    """Instant builds of libraries that do not load; returns the labels of the requested ones."""
     asked = []
 
     def build(label, recipe):
@@ -394,7 +394,7 @@ def a_build_of_nothing(monkeypatch):
 
 @needs_compiler
 def test_a_forked_process_does_not_wait_for_threads_that_it_has_not():
-    """After a forward pass with several threads, OpenMP would wait for the parent's ones for ever."""
+    """After a forward pass with several threads, OpenMP in a fork would wait for ever for the parent's threads."""
     script = """if True:
         import multiprocessing, torch
         from torch_utils.ops.bias_act import bias_act

@@ -42,7 +42,7 @@ def test_collectives(tmp_path):
 
 
 def test_bookkeeping_needs_no_gpu(tmp_path, monkeypatch):
-    """Objects are exchanged before a process has chosen its GPU: they go through gloo, though there is NCCL as well."""
+    """Objects are exchanged before a process has chosen its GPU, and therefore by gloo, even where there is NCCL."""
     for name in ("init_process_group", "new_group"):
         make = getattr(dist, name)
         as_gloo = lambda backend, make=make, **a: make(backend=backend.replace("nccl", "gloo"), **a)  # noqa: E731
@@ -107,7 +107,7 @@ VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
 def environment(monkeypatch, words: str) -> None:
-    """Of torchrun's variables those that the words set."""
+    """An environment with only those of torchrun's variables that the words set."""
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
     for word in words.split():
@@ -115,7 +115,7 @@ def environment(monkeypatch, words: str) -> None:
 
 
 def test_more_processes_than_gpus(monkeypatch):
-    """torchrun's number of processes is wrong: said before a process waits for the others, and without a traceback."""
+    """A wrong number of processes from torchrun: reported before any process waits, and without a traceback."""
     environment(monkeypatch, "RANK=6 WORLD_SIZE=8 LOCAL_RANK=2 MASTER_ADDR=localhost MASTER_PORT=1234")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(UserError, match=r"Process 2 of this machine .* finds only 2 CUDA devices .*-node 2\)"):

@@ -94,7 +94,7 @@ def test_bfloat16_rounds_factors_only():
     layers, x = branching(100), rand(100, 7)
     keep = [1, 2, 3, 4, 5]
     results = FusedMLP(layers, precision="bfloat16", impl="cpu")(x, keep=keep)
-    # Sums and biases are float32: up to how an intermediate value is rounded, nothing else differs.
+    # Sums and biases are float32: only the rounding of intermediate values may differ.
     assert_close(results, doubled(layers, "bfloat16")(x.double(), keep=keep), 4e-3)
     assert_close(results[-1:], doubled(layers, "bfloat16")(x.double(), keep=[5]), 2e-6)
     exact = doubled(layers)(x.double(), keep=keep)
@@ -194,7 +194,7 @@ def test_without_a_library_mlps_run_in_plain_pytorch(monkeypatch):
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_copies_pack_weights_of_their_own(precision):
-    """Packed weights are those of a processor, and libraries cannot be pickled."""
+    """Packed weights depend on the processor, and libraries cannot be pickled."""
     x = rand(60, 7)
     mlp = FusedMLP(branching(60), precision=precision)
     expected = mlp(x, keep=[2, 4])

@@ -17,7 +17,7 @@ def random_case(dtype=torch.float32):
 
 def test_values_at_and_between_pixels():
     image = torch.tensor([[1.0, 2.0], [3.0, 4.0]])[None, None]
-    # Pixel centres of two pixels are at +-0.5; the image ends at +-1, half a pixel further is nothing.
+    # The centres of two pixels are at +-0.5; the image ends at +-1, and half a pixel further out it is zero.
     points = torch.tensor([[-0.5, -0.5], [0.5, -0.5], [0.0, 0.5], [0.0, 0.0], [1.0, 0.5], [1.5, 0.5]])
     values = grid_sample(image, points[None, None])
     torch.testing.assert_close(values.flatten(), torch.tensor([1.0, 2.0, 3.5, 2.5, 2.0, 0.0]))

@@ -1,4 +1,4 @@
-"""A full memory ends in one line."""
+"""Out-of-memory errors in one line."""
 
 import pytest
 import torch

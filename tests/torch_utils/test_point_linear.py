@@ -1,4 +1,4 @@
-"""Linear layers on points and MLPs of them, in all derivatives."""
+"""Linear layers on points and MLPs, in all derivatives."""
 
 import pytest
 import torch
@@ -186,7 +186,7 @@ def test_weights_get_no_gradients_where_only_those_of_inputs_are_wanted(monkeypa
 
 @pytest.mark.parametrize("bias", [None, torch.ones(16)], ids=["no bias", "a bias"])
 def test_slopes_of_any_size_without_the_native_operator(monkeypatch, bias):
-    """As in the view-dependent colour head, where there is a single ray."""
+    """As in the view-dependent colour head with a single ray."""
     monkeypatch.setattr(operator, "_library", lambda x: None)
     x, weight = (
         torch.linspace(-1, 1, n).sin().reshape(shape) for n, shape in ((1600, (1, 1, 100, 16)), (256, (16, 16)))

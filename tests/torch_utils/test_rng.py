@@ -1,4 +1,4 @@
-"""Random streams: the same seed draws the same, and what is no seed is refused."""
+"""Random streams: equal seeds draw equal numbers, and invalid seeds are refused."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ def test_the_same_seed_draws_the_same():
 
 @pytest.mark.parametrize("seed", [1.7, "3", None, float("nan"), True])
 def test_other_values_are_refused(seed):
-    """A fraction was dropped: 1.7 drew what 1 draws."""
+    """A fraction would be dropped: 1.7 would draw the numbers of 1."""
     with pytest.raises(ValueError, match="^seed must be a whole number, got "):
         RandomStream(seed)
 

@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop."""
+"""Signals that request a run to stop."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Running statistics: what is reported, what comes out, what a continued run knows."""
+"""Running statistics: reporting, reduction, and the state of a resumed run."""
 
 import math
 

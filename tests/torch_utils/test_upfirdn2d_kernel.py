@@ -1,4 +1,4 @@
-"""The CUDA kernel of upfirdn2d, its own text, run on the CPU: values, index arithmetic, launch geometry."""
+"""The CUDA kernel of upfirdn2d, its actual source, run on the CPU: values, index arithmetic, launch geometry."""
 
 import ctypes
 import mmap

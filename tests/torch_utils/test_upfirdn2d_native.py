@@ -68,14 +68,14 @@ def test_typical_uses(size, channels, layout):
     for wrapper in (filter2d, upsample2d, downsample2d):
         y, expected = wrapper(x, f, padding=1, impl="cpu"), wrapper(x, f, padding=1, impl="ref")
         torch.testing.assert_close(y, expected, rtol=0, atol=1e-5)
-        # The layout of single pixels is anyone's guess.
+        # The layout of single pixels is ambiguous.
         assert y.is_contiguous(memory_format=LAYOUTS[layout]) or size == (1, 1)
 
 
 @needs_compiler
 @pytest.mark.parametrize("width", [301, 304])
 def test_results_too_large_for_caches(width):
-    """They are written past the caches, in whole vectors and around them."""
+    """Large results bypass the caches, in whole vectors and at their ends."""
     x = draw(1, 20, 350, width).float().contiguous(memory_format=torch.channels_last)
     assert x.numel() * 4 > 2**23
     assert_native(x, setup_filter([1, 3, 3, 1]), padding=[2, 1, 2, 1])

@@ -16,7 +16,7 @@ pytestmark = [
     pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="the flags are those of x86"),
 ]
 
-#: Their tests cover all uses of csrc/fused_mlp/dense.h, which knows how wide vectors are.
+#: The tests of these operators cover all uses of csrc/fused_mlp/dense.h, where the vector width is set.
 TESTS = [f"tests/torch_utils/test_{name}.py" for name in ("conv3x3", "fused_mlp", "point_linear")]
 
 

@@ -1,4 +1,4 @@
-"""Processes of test_distributed; importable, because they are started afresh."""
+"""Functions of test_distributed's worker processes; importable, because the processes are spawned."""
 
 import os
 import signal
@@ -73,7 +73,7 @@ def wait_for_signal(folder: str, name: str) -> None:
 
 
 def train(data: str, folder: str, words: list[str]) -> None:
-    """Two iterations of a tiny training; every process leaves its weights behind."""
+    """Two iterations of a tiny training; every process writes its weights."""
     from tests.training.tiny import OVERRIDES
     from training.launch.setup import build_loop
     from training.launch.validate import plan

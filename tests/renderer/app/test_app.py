@@ -1,4 +1,4 @@
-"""The Gradio app: its page in a browser (with gradio and Chromium), and its mistakes in one line (always)."""
+"""The Gradio app: its page in a browser (with gradio and Chromium), and its errors in one line (always)."""
 
 import re
 import subprocess

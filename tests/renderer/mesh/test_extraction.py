@@ -1,4 +1,4 @@
-"""Surfaces whose shape, size, orientation and colours are known."""
+"""Surfaces of known shape, size, orientation and colours."""
 
 import math
 
@@ -79,7 +79,7 @@ def test_a_box_has_its_edges_within_a_cell():
 
 
 def test_the_surface_closes_where_the_volume_ends():
-    """Density everywhere: what is left is the shape of `inside`, or the grid itself."""
+    """Density everywhere: the surface is that of `inside`, or of the grid itself."""
     full = np.full(GRID.shape, 9.0, dtype=np.float32)
     mesh = extract_surface(full, GRID, level=1.0)
     assert_closed_and_outward(mesh)

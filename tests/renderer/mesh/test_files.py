@@ -1,4 +1,4 @@
-"""Mesh files, read back by another reader and, where it leaves things out, by their specification."""
+"""Mesh files, read back by another reader and, where that omits things, following their specification."""
 
 import json
 import struct
@@ -52,7 +52,7 @@ def test_ply_keeps_places_and_colours(tmp_path):
 def test_glb_stands_upright_with_its_front_ahead_and_linear_colours(tmp_path):
     write_glb([MESH], tmp_path / "a.glb", names=["x"])
     mesh = trimesh.load(tmp_path / "a.glb", process=False).to_geometry()
-    # glTF: y up, z to the front, and so x to the right of who looks at the front.
+    # glTF: y up, z to the front, and so x to the right as seen from the front.
     np.testing.assert_allclose(mesh.vertices, VERTICES[:, [1, 2, 0]], atol=1e-7)
     assert mesh.volume == pytest.approx(MESH.volume()) and mesh.volume > 0
     tree, binary = glb(tmp_path / "a.glb")

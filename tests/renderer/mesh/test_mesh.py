@@ -1,4 +1,4 @@
-"""The geometry command on a generator whose foreground is a known body, and how it answers to mistakes."""
+"""The geometry command on a generator whose foreground is a known body, and its errors."""
 
 import json
 import sys

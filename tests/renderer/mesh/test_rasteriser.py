@@ -1,4 +1,4 @@
-"""Pictures of meshes against rays that meet spheres and planes by their formulas."""
+"""Rasterised meshes against analytic intersections of rays with spheres and planes."""
 
 import numpy as np
 import pytest
@@ -45,7 +45,7 @@ def test_what_lies_before_near_and_behind_far_is_not_seen_and_a_cut_mesh_is_soli
 
 
 def test_perspective_and_colours_of_a_slanted_triangle():
-    """Colours that are linear in space: at every pixel those of the point where its ray meets the plane."""
+    """Colours that are linear in space: each pixel has that of the point where its ray meets the plane."""
     camera = CameraPrior(fov=40).at_angles([0.0], [np.pi / 2])
     vertices = np.array([[0.5, -0.9, -0.6], [-0.8, 0.9, -0.5], [-0.1, 0.1, 0.9]], dtype=np.float32)
     colours = np.rint((vertices + 1) * 120).astype(np.uint8)

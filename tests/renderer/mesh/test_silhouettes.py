@@ -1,4 +1,4 @@
-"""The level that matches, against fields whose outlines are known."""
+"""The matching level, against fields of known silhouettes."""
 
 import math
 
@@ -47,7 +47,7 @@ def test_several_moments_count_alike():
     near = torch.tensor([[[8.0, 2.0, 1.0]]])
     opacities = torch.tensor([[[0.9, 0.9, 0.1]]])
     assert 1 <= matching_level([near], [opacities], sharp=1.5) < 2
-    # Twice the density shows the same outline at levels 2 to 4: of both, all pixels are right at none, most at 2.
+    # Twice the density shows the same outline at levels 2 to 4: no level suits all pixels of both, and 2 suits most.
     both = matching_level([near, near * 2], [opacities, opacities], sharp=1.5)
     assert agreement(torch.cat([near, near * 2]), torch.cat([opacities] * 2) > 0.5, torch.tensor([both])) > 0.8
     assert matching_level([near], [opacities * 0.5], sharp=1.5) is None

@@ -1,4 +1,4 @@
-"""The volume against the rays of the cameras that it is made of."""
+"""The volume against the rays of its cameras."""
 
 import math
 
@@ -36,7 +36,7 @@ def test_it_holds_what_the_cameras_of_the_range_see_and_nothing_else(radius):
     points = (origins + depths * directions).reshape(-1, 3)
     assert volume.signed_distance(points).min() > -0.0055
     assert ((points > volume.low - 0.0055) & (points < volume.high + 0.0055)).all()
-    # Nothing that is inside lies outside the box, and beyond the furthest corner nothing is.
+    # No point inside the volume lies outside the box, nor beyond the furthest corner.
     points = (torch.rand(2000, 3, generator=random) - 0.5) * 0.8
     inside = volume.signed_distance(points) > 0
     assert 0.02 < inside.float().mean() < 0.3

@@ -36,13 +36,13 @@ def closed_form(center, variances, opacity):
 
 def test_one_gaussian_is_its_closed_form():
     image, transmittance = rasterise(one((0.0, 0.02, -0.03), (0.005, 0.01, 0.02)), FRONT, SIZE)
-    # At depth 1, where the projection is F / depth; to the right of the middle and below it. What the perspective
-    # adds along the ray, x² s_x², is in the form too.
+    # At depth 1, where the projection is F / depth; to the right of the centre and below it. The closed form includes
+    # the term x² s_x², which the perspective adds along the ray.
     center = (31.5 + FOCAL * 0.02, 31.5 + FOCAL * 0.03)
     spread = [(FOCAL * s) ** 2 + (FOCAL * x * 0.005) ** 2 + 0.3 for s, x in ((0.01, 0.02), (0.02, 0.03))]
     alpha = closed_form(center, spread, 0.8)
     assert float(alpha.max()) > 0.75 and (alpha == 0).any()
-    # Their product, the covariance of both directions, is left out above: 0.8 % of the variances at most.
+    # The product of both terms, the covariance of the two directions, is left out: 0.8 % of the variances at most.
     torch.testing.assert_close(1 - transmittance, alpha, atol=6e-3, rtol=0)
     torch.testing.assert_close(image, (1 - transmittance)[..., None] * torch.tensor([1.0, 0.5, 0.25]))
 

@@ -128,7 +128,7 @@ def test_the_image_that_is_compared_is_that_of_the_nerf_path(tmp_path, more):
     camera = generator.camera_prior.at(yaw=0.3)
     foreground, transmittance, background = PointField(generator, **video, time=0.4).render(camera, 16)
     image = foreground + transmittance[..., None] * background
-    # As in the training: every sample of a ray, those of the background too, through the upsampler's pointwise layers.
+    # As in training: all samples of a ray, including background ones, through the upsampler's pointwise layers.
     weights, fields = parts_of(generator, video, 0.4)
     rays = Rays(*camera_rays(camera, pixel_centers(16, torch.device("cpu"))))
     samples = ray_samples(fields, rays, generator.settings, frames=1)

@@ -1,4 +1,4 @@
-"""A real browser without a screen for the viewer's tests, and a server on a tiny network for it to look at."""
+"""A headless browser for the viewer's tests, and a server with a tiny network."""
 
 import contextlib
 import io
@@ -25,7 +25,7 @@ ARGUMENTS = [
     "--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--use-angle=swiftshader", "--enable-unsafe-swiftshader",
 ]  # fmt: skip
-WAIT = 180  # seconds; far more than anything takes on a machine that does nothing else
+WAIT = 180  # seconds; far more than anything takes on an idle machine
 TOLERANCE = 3.0  # levels of 255, in means over many pixels: the screen interpolates
 
 
@@ -110,7 +110,7 @@ class Window:
         self.page.get_by_text(label, exact=True).click()
 
     def save(self, label: str) -> bytes:
-        """Press a button that saves; what the browser was given."""
+        """Press a button that saves; returns the file that the browser received."""
         with self.page.expect_download() as download:
             self.press(label)
         return Path(download.value.path()).read_bytes()

@@ -21,7 +21,7 @@ class Handle:
     on_click = on_update
 
     def set(self, value):
-        """As somebody at the browser does it."""
+        """Change the control as a user of the browser does."""
         self.value = value
         self.click()
 
@@ -65,7 +65,7 @@ class Camera:
         self.callbacks.append(callback)
 
     def report(self, position=None):
-        """The browser says where its camera is."""
+        """Report a camera position as the browser does."""
         self.position = self.position if position is None else np.array(position)
         for callback in self.callbacks:
             callback(self)
@@ -129,7 +129,7 @@ class Queue:
 
 
 class Source:
-    """Renders grey images whose level is the time, and remembers what was asked for."""
+    """Renders grey images whose level is the time, and records the requests."""
 
     depth_range, widths, num_layers, num_classes, has_background = (0.9, 1.1), (8, 16, 32), 6, 0, True
 

@@ -1,4 +1,4 @@
-"""The checkpoints of a run folder that may be training."""
+"""The checkpoints of a run folder whose training may be in progress."""
 
 import os
 

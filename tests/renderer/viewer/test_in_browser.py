@@ -1,4 +1,4 @@
-"""The viewer as its users have it: in a browser."""
+"""The viewer in a real browser."""
 
 import dataclasses
 import io

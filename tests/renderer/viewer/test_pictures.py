@@ -25,7 +25,7 @@ SOURCE = types.SimpleNamespace(depth_range=(0.9, 1.1), widths=(FIELD, 16, WIDTH)
 
 
 def frame(depth=1.0, opacity=1.0, width=WIDTH):
-    """A grey-blue image before which everything stands at one depth."""
+    """A grey-blue image whose foreground lies at a single depth."""
     opacity = torch.as_tensor(opacity).expand(1, 1, FIELD, FIELD)
     return types.SimpleNamespace(
         image=torch.tensor([0.0, 0.2, 0.4])[:, None, None].expand(1, 1, 3, width, width),

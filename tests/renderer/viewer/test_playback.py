@@ -1,4 +1,4 @@
-"""Time that runs by itself."""
+"""Playback of time."""
 
 import pytest
 

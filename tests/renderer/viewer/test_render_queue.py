@@ -1,4 +1,4 @@
-"""The latest wish of everybody counts, and clients take turns."""
+"""The latest request of each client counts, and clients take turns."""
 
 import threading
 import time
@@ -23,7 +23,7 @@ class Busy:
         return lambda: self.done.append(text)
 
     def go(self):
-        """Let everything run that is due."""
+        """Run all jobs that are due."""
         finished = threading.Event()
         self.queue.submit("end", finished.set)
         self._go.set()

@@ -1,4 +1,4 @@
-"""The viewer's command and server: where it listens, and how it answers to mistakes."""
+"""The viewer's command and server: the address it listens on, and its errors."""
 
 import re
 import signal
@@ -30,7 +30,7 @@ def checkpoints():
 
 @pytest.fixture
 def taken():
-    """A port that somebody listens on."""
+    """A port that is in use."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()

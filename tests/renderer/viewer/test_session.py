@@ -35,7 +35,7 @@ class Stage:
         return self.sources[name]
 
     def settle(self):
-        """Everything at rest; nothing that was asked for until here counts."""
+        """Let everything come to rest, and forget all requests so far."""
         self.client.camera.report()
         self.queue.run(2.0)
         self.source.requests.clear()
