@@ -7,7 +7,7 @@ using namespace bias_act;
 
 constexpr int THREADS = 256, ITEMS = 4;
 
-// Channel of element i. Divisions of 64 bits are slow on a GPU: tensors below 2^31 elements do without.
+// Channel of element i. 64-bit divisions are slow on a GPU: tensors below 2^31 elements use 32-bit ones.
 HOST_DEVICE Index channel_of(Index i, const Arguments& a) {
     if (a.count <= 2147483647) {
         return static_cast<uint32_t>(i) / static_cast<uint32_t>(a.inner) % static_cast<uint32_t>(a.channels);

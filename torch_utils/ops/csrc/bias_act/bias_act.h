@@ -1,6 +1,6 @@
 // y = clamp(gain * act(x + b), -limit, limit) and its derivatives, for one element.
 //
-// Tensors are walked in the order of memory, whatever their layout: element i has the bias (i / inner) % channels.
+// Tensors are traversed in memory order, whatever their layout: element i has the bias (i / inner) % channels.
 #pragma once
 
 #include "../common/platform.h"
@@ -11,7 +11,7 @@ enum Activation : int { LINEAR, RELU, LRELU, TANH, SIGMOID, ELU, SELU, SOFTPLUS,
 
 enum Operation : int {
     FORWARD,               // y
-    GRADIENT_FROM_OUTPUT,  // dy/dx * dy, `x` being y: for a piecewise linear act and gain > 0, where y tells its branch
+    GRADIENT_FROM_OUTPUT,  // dy/dx * dy, `x` being y: for a piecewise linear act and gain > 0, where y tells the branch
     GRADIENT,              // dy/dx * dy
     CURVATURE,             // d²y/dx² * dy * ddx
 };
@@ -30,7 +30,7 @@ struct Parameters {
     C alpha, gain, limit;
     C inner_gain, outer_gain;  // act(s * x) = s * act(x), s > 0, lets the gain move inside, where a bias addition is
 
-    // For elements of type T. The limit is one of their values, so that a clamped result equals it also when stored.
+    // For elements of type T. The limit is rounded to T, so that a clamped result equals it also when stored.
     template <class T>
     Parameters(const Arguments& a, T)
         : alpha(a.alpha), gain(a.gain), limit(static_cast<C>(T(static_cast<C>(a.limit)))) {
@@ -53,13 +53,13 @@ HOST_DEVICE C sigmoid(C v) {
 template <int act, class C>
 HOST_DEVICE C value(C v, C alpha) {
     if constexpr (act == LINEAR) return v;
-    // Not max(v, 0): not-a-numbers stay what they are.
+    // Not max(v, 0): NaNs must stay NaNs.
     if constexpr (act == RELU) return v <= 0 ? C(0) : v;
     if constexpr (act == LRELU) return v > 0 ? v : v * alpha;
     if constexpr (act == TANH) return math::tanh(v);
     if constexpr (act == SIGMOID) return sigmoid(v);
     if constexpr (act == ELU || act == SELU) {
-        const C below = math::expm1(v);  // on either branch, or loops would not become vector instructions
+        const C below = math::expm1(v);  // computed for both branches, so that loops are vectorised
         return act == ELU ? (v > 0 ? v : below) : SELU_SCALE<C> * (v > 0 ? v : SELU_ALPHA<C> * below);
     }
     if constexpr (act == SOFTPLUS) {  // log(1 + e^v)
@@ -143,7 +143,7 @@ HOST_DEVICE C element(C x, C b, C dy, C ddx, const Parameters<C>& p) {
     }
 }
 
-// True if an operation exists for an activation; no code is made for the others.
+// True if an operation exists for an activation; no code is generated for other pairs.
 constexpr bool exists(int act, int operation) {
     return operation == GRADIENT_FROM_OUTPUT ? act <= LRELU : operation == CURVATURE ? act > LRELU : true;
 }

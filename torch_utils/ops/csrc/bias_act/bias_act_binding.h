@@ -1,4 +1,4 @@
-// The operator as PyTorch sees it, on the CPU and on CUDA devices alike.
+// PyTorch binding of the operator, common to the CPU and CUDA devices.
 #pragma once
 
 #include <ATen/ops/empty.h>

@@ -1,8 +1,8 @@
-// bias_act for CPU tensors: one pass over memory, in parallel, in loops that compilers turn into vector instructions.
+// bias_act for CPU tensors: one parallel pass over memory, in loops that compilers vectorise.
 //
 // Where a channel is a long run in memory, its bias is one number. Otherwise biases are laid out as a pattern that
-// repeats in memory, so that the innermost loop is long there too. Work is cut into tasks by the sizes alone, and sums
-// over the biases' dimensions are put together in the tasks' order: results do not depend on the number of threads.
+// repeats in memory, so that the innermost loop is long there too. The partition into tasks depends on the sizes alone,
+// and the tasks' bias sums are added in the order of the tasks: results do not depend on the number of threads.
 #include <ATen/Parallel.h>
 #include <torch/library.h>
 
@@ -15,13 +15,13 @@ namespace {
 
 using namespace bias_act;
 
-constexpr Index LONG_RUN = 64;  // elements of a channel in a row from which on it is treated as a run
+constexpr Index LONG_RUN = 64;  // least number of consecutive elements of a channel that is treated as a run
 constexpr Index PIECE = 256;    // elements of a run, or elements to be converted, that are computed at a time
 constexpr Index PATTERN = 256;  // least length of a pattern
-constexpr Index TASK = 16384;   // elements of a task, about
+constexpr Index TASK = 16384;   // approximate number of elements of a task
 constexpr Index AHEAD = 4096, CACHE_LINE = 64;  // bytes
 
-// Elements with a bias each; adds the results to `sums`, if that is wanted.
+// Elements with one bias each; adds the results to `sums` if they are requested.
 template <class C>
 using Loop = void (*)(const C* x, const C* b, const C* dy, const C* ddx, C* out, C* sums, Index count,
                       const Parameters<C>& parameters);
@@ -34,7 +34,7 @@ void loop(const C* x, const C* b, const C* dy, const C* ddx, C* out, C* sums, In
         return element<act, operation>(x[j], b[j], operation == FORWARD ? C(0) : dy[j],
                                        operation == CURVATURE ? ddx[j] : C(0), p);
     };
-    // Results and sums are in memory of their own, which no operand shares.
+    // Results and sums do not alias any operand.
     if (sums == nullptr) {
 #pragma GCC ivdep
         for (Index j = 0; j < count; j++) out[j] = result(j);
@@ -48,7 +48,7 @@ void loop(const C* x, const C* b, const C* dy, const C* ddx, C* out, C* sums, In
     }
 }
 
-// `loop` for elements of type T, which are converted on the way if C is another type.
+// `loop` for elements of type T, which are converted if C is another type.
 template <class T, class C>
 void convert_and_loop(Loop<C> loop, const T* x, const C* b, const T* dy, const T* ddx, T* out, C* sums, Index count,
                       const Parameters<C>& p) {
@@ -66,11 +66,11 @@ void convert_and_loop(Loop<C> loop, const T* x, const C* b, const T* dy, const T
     }
 }
 
-// Three streams from memory are more than the processor keeps in flight by itself: gradients take half the time so.
+// Prefetches three streams, more than the processor does by itself: gradients take half the time this way.
 template <class T>
 void fetch_ahead(const T* from, Index count) {
     if (from == nullptr) return;
-    const uintptr_t first = reinterpret_cast<uintptr_t>(from) + AHEAD;  // may lie behind the end, which is harmless
+    const uintptr_t first = reinterpret_cast<uintptr_t>(from) + AHEAD;  // may lie beyond the end, which is harmless
     for (Index byte = 0; byte < count * Index(sizeof(T)); byte += CACHE_LINE) {
         __builtin_prefetch(reinterpret_cast<const void*>(first + byte));
     }
@@ -93,7 +93,7 @@ struct Cut {
         const Index period = a.inner * a.channels;
         row = runs ? divide_up(a.inner, parts) : period * divide_up(PATTERN, period);
         rows = runs ? a.count / a.inner * parts : divide_up(a.count, row);
-        // A task's sums take memory: at most one number for 32 elements.
+        // Limits the memory for a task's sums to one number for 32 elements.
         rows_per_task = std::max<Index>(divide_up(TASK, row), runs ? 1 : 32);
         tasks = divide_up(rows, rows_per_task);
         pattern = runs ? std::min(row, PIECE) : row;

@@ -1,4 +1,4 @@
-// The part that the PyTorch bindings of all operators share.
+// Common part of the PyTorch bindings of all operators.
 #pragma once
 
 #include <ATen/core/Tensor.h>

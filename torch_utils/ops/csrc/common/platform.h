@@ -2,7 +2,7 @@
 // runs the bodies of CUDA kernels on the CPU (see emulate_cuda.h).
 //
 // Rules for a kernel file (.cu):
-//   * C++17, no torch headers, nothing that compute capability 7.0 lacks;
+//   * it is C++17 without torch headers, and uses nothing that compute capability 7.0 lacks;
 //   * a kernel is `template <...> KERNEL name(...)`, launched by LAUNCH, or by LAUNCH_WITH_BARRIERS if it calls
 //     __syncthreads();
 //   * dynamic shared memory is DYNAMIC_SHARED(type, name), static shared memory plain `__shared__ type name[count];`
@@ -38,7 +38,7 @@ inline const char* launch_error() {
 
 #else
 
-// A call that is not inlined would keep a loop from becoming vector instructions.
+// A call that is not inlined would keep a loop from being vectorised.
 #define HOST_DEVICE inline __attribute__((always_inline))
 #if defined(EMULATE_CUDA)
 #include "emulate_cuda.h"
@@ -46,14 +46,14 @@ inline const char* launch_error() {
 
 #endif
 
-using Index = int64_t;  // of elements: tensors may have more than 2^31
+using Index = int64_t;  // of elements; tensors may have more than 2^31
 
 HOST_DEVICE Index divide_up(Index a, Index b) { return (a + b - 1) / b; }
 
 #if defined(__CUDACC__) || defined(EMULATE_CUDA)
 constexpr Index MAX_GRID_X = 2147483647, MAX_GRID_YZ = 65535;
 
-// Number of this thread along x over the whole grid, and the number of all threads along x.
+// Index of this thread along x over the whole grid, and the number of threads along x.
 __device__ inline Index thread_x() { return static_cast<Index>(blockIdx.x) * blockDim.x + threadIdx.x; }
 __device__ inline Index threads_x() { return static_cast<Index>(gridDim.x) * blockDim.x; }
 #define GRID_STRIDE_LOOP(i, count) for (Index i = thread_x(); i < (count); i += threads_x())
@@ -73,7 +73,7 @@ HOST_DEVICE To bit_cast(From from) {
 // IEEE half precision to and from float. Free of branches, so that loops over it are vectorised.
 HOST_DEVICE float half_bits_to_float(uint16_t half) {
     const uint32_t magnitude = static_cast<uint32_t>(half & 0x7fff) << 13;
-    // Exponents differ by 112; a multiplication makes subnormal numbers right too.
+    // Exponents differ by 112; adding it by a multiplication is also correct for subnormal numbers.
     const uint32_t finite = bit_cast<uint32_t>(bit_cast<float>(magnitude) * 5.192296858534828e33f);  // 2^112
     const uint32_t bits = magnitude >= 0x0f800000u ? (magnitude | 0x7f800000u) : finite;             // inf, nan
     return bit_cast<float>(bits | static_cast<uint32_t>(half & 0x8000) << 16);
@@ -133,7 +133,7 @@ using ComputeType = typename ComputeTypeOf<T>::type;
 
 #include "vector_math.h"
 
-// Elementary functions that pick the precision by the argument; of floats those of CUDA or of vector_math.h.
+// Elementary functions with the precision of their argument; for floats those of CUDA or of vector_math.h.
 namespace math {
 #if defined(__CUDA_ARCH__)
 HOST_DEVICE float exp(float x) { return ::expf(x); }
@@ -148,7 +148,7 @@ using vector_math::tanh;
 #endif
 HOST_DEVICE double exp(double x) { return ::exp(x); }
 HOST_DEVICE double expm1(double x) { return ::expm1(x); }
-HOST_DEVICE double log1p_unit(double x) { return ::log1p(x); }  // of numbers in [0, 1]
+HOST_DEVICE double log1p_unit(double x) { return ::log1p(x); }  // for x in [0, 1]
 HOST_DEVICE double tanh(double x) { return ::tanh(x); }
 HOST_DEVICE float abs(float x) { return ::fabsf(x); }
 HOST_DEVICE double abs(double x) { return ::fabs(x); }

@@ -6,7 +6,7 @@ namespace {
 
 using namespace composite;
 
-constexpr unsigned THREADS = 128, LANES = 32, SAMPLES = 8;  // of a block; the latter two for dot products
+constexpr unsigned THREADS = 128, LANES = 32, SAMPLES = 8;  // per block; the latter two for dot products
 
 template <class C, bool BACKWARD>
 KERNEL ray_kernel(RayArguments a) {
@@ -46,7 +46,7 @@ KERNEL dots_kernel(ProductArguments a) {
     using C = ComputeType<T>;
     __shared__ C parts[SAMPLES][LANES];
     const Index samples = a.rays * a.samples;
-    // Every thread of a block makes every turn, for the barriers.
+    // Every thread of a block runs every iteration, as the barriers require.
     for (Index first = static_cast<Index>(blockIdx.x) * SAMPLES; first < samples;
          first += static_cast<Index>(gridDim.x) * SAMPLES) {
         const Index i = first + threadIdx.y;
@@ -95,7 +95,7 @@ const char* run_product(const ProductArguments& a, void* stream) {
 
 }  // namespace
 
-// Forward, or backward if there is a place for the density's gradient.
+// Forward, or backward if there is a pointer for the density's gradient.
 EXPORT const char* composite_rays_launch(const composite::RayArguments* a, void* stream) {
     if (a->rays == 0) return nullptr;
     return a->type == DOUBLE ? run_rays<double>(*a, stream) : run_rays<float>(*a, stream);

@@ -1,9 +1,9 @@
 // The mathematics of volume compositing, per ray and per element, for CPU and GPU alike (NeRF, equation 3).
 //
-// A ray has S samples: S densities, of which the last does not count, and S - 1 step lengths between them. With
+// A ray has S samples: S densities, the last of which is not used, and S - 1 step lengths between them. With
 // alpha_i = 1 - exp(-density_i * delta_i), alpha of the last sample 1 or 0, passed_i = 1 - alpha_i + 1e-10 and
-// T_i = passed_0 * ... * passed_{i-1}, the weight of sample i is alpha_i * T_i, and T of the last sample is what is
-// left for a background. Everything about rays is float or double; features have any type.
+// T_i = passed_0 * ... * passed_{i-1}, the weight of sample i is alpha_i * T_i, and T of the last sample is the
+// transmittance left for a background. Values of rays are float or double; features have any type.
 #pragma once
 
 #include "../common/platform.h"
@@ -15,9 +15,9 @@ struct RayArguments {
     Index rays, samples;
     bool last_opaque;
     const void *density, *deltas;  // [rays][samples], [rays][samples - 1]
-    const void* attenuation;       // exp(-density * delta), [rays][samples - 1]; null: not known yet
+    const void* attenuation;       // exp(-density * delta), [rays][samples - 1]; null: not yet computed
     void *weights, *transmittance;  // [rays][samples], [rays]
-    // Of the derivative: the gradients of the results, given, and those of the arguments, to be written.
+    // For the derivative: the given gradients of the results, and those of the arguments, to be written.
     const void *grad_weights, *grad_transmittance;
     void *grad_density, *grad_deltas;
 };
@@ -67,12 +67,12 @@ HOST_DEVICE C ray_weights(const C* density, const C* deltas, const C* known, Ind
     return transmittance;
 }
 
-// Gradients of one ray's densities and step lengths (null: not wanted).
+// Gradients of one ray's densities and step lengths (null: not requested).
 template <class C>
 HOST_DEVICE void ray_weights_gradient(const C* density, const C* deltas, const C* known, Index samples,
                                       bool last_opaque, const C* grad_weights, C grad_transmittance, C* grad_density,
                                       C* grad_deltas) {
-    // Transmittances are kept where the gradients will be: divisions would not survive opaque samples.
+    // Transmittances are stored in place of the gradients: recovering them by division would fail at opaque samples.
     C transmittance = 1;
     for (Index i = 0; i < samples - 1; i++) {
         grad_density[i] = transmittance;

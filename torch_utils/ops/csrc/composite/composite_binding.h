@@ -74,7 +74,7 @@ std::tuple<Tensor, Tensor> backward(const Tensor& density_, const Tensor& deltas
     return {grad_density, grad_deltas};
 }
 
-// One of the products; the factors are two of weights [R, S], features [R, S, C] and rows [R, C], the third undefined.
+// One of the products; its factors are two of weights [R, S], features [R, S, C], rows [R, C]; the third is undefined.
 template <class Run>
 Tensor product(int kind, const Tensor& weights_, const Tensor& features_, const Tensor& rows_, const Run& run) {
     const auto plain = [](const Tensor& x) { return x.defined() ? x.contiguous() : x; };

@@ -11,8 +11,8 @@ namespace {
 
 using namespace composite;
 
-constexpr Index WORK = 1 << 14;  // elements below which a task is not worth a thread
-constexpr Index CHUNK = 128;     // channels whose sums are kept at hand
+constexpr Index WORK = 1 << 14;  // least number of elements that is worth a thread
+constexpr Index CHUNK = 128;     // channels that are summed at a time
 
 // exp(-density * delta), by PyTorch's vectorised functions.
 Tensor attenuation_of(const Tensor& density, const Tensor& deltas) {

@@ -1,11 +1,11 @@
 // Dense layers on rows, y[r, n] = act(sum_k x[r, k] w[n, k] + bias[n]).
 //
-// The product is one kernel that keeps a small block of y in registers, ROWS rows times COLUMNS vectors of outputs; it
-// reads packed weights in order. Bias, activation and clamp are applied before the block is stored. Layers of very few
-// outputs, which would leave most of a vector idle, are sums of products along the inputs instead.
+// The product is one kernel that keeps a small block of y in registers, kRows rows times kColumns vectors of outputs,
+// and reads packed weights in order. Bias, activation and clamp are applied before the block is stored. Layers of very
+// few outputs, which would leave most of a vector idle, are computed as sums of products along the inputs instead.
 //
-// T is the type of the factors: float, or bfloat16 where the processor multiplies it; sums are float. Compilers turn the
-// vector type into what the machine has; block sizes are chosen to fill its registers.
+// T is the type of the factors: float, or bfloat16 where the processor multiplies it; sums are float. Compilers map the
+// vector type to the machine's registers; block sizes are chosen to fill these.
 #pragma once
 
 #include <algorithm>
@@ -27,7 +27,7 @@ constexpr int kLanes = 8, kRows = 6, kColumns = 2;  // 12 of 16
 constexpr int kLanes = 4, kRows = 6, kColumns = 2;
 #endif
 constexpr int kBlock = kLanes * kColumns;
-constexpr int kNarrow = 4;  // so few outputs are made without blocks
+constexpr int kNarrow = 4;  // up to this number, outputs are computed without blocks
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Vectors
@@ -39,7 +39,7 @@ inline void store(float* p, Vector v) { *reinterpret_cast<Vector*>(p) = v; }
 inline Vector splat(float v) { return v - Vector{}; }
 
 #if defined(__AVX512F__)
-// The larger and the smaller of two; v if that is not a number.
+// The larger and the smaller of two; v if it is NaN.
 inline Vector larger(Vector limit, Vector v) { return (Vector)_mm512_max_ps((__m512)limit, (__m512)v); }
 inline Vector smaller(Vector limit, Vector v) { return (Vector)_mm512_min_ps((__m512)limit, (__m512)v); }
 inline float total(Vector v) { return _mm512_reduce_add_ps((__m512)v); }
@@ -109,7 +109,7 @@ constexpr bool kHasBfloat16 = false;
 
 inline int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
-// Inputs that a step of the kernel takes: bfloat16 is multiplied in pairs.
+// Inputs per step of the kernel: bfloat16 is multiplied in pairs.
 template <typename T> constexpr int kStep = sizeof(float) / sizeof(T);
 
 template <typename T> bool is_narrow(int64_t outputs, int64_t inputs) {
@@ -120,8 +120,8 @@ template <typename T> int64_t packed_size(int64_t outputs, int64_t inputs) {
   return is_narrow<T>(outputs, inputs) ? outputs * inputs : round_up(outputs, kBlock) * round_up(inputs, kStep<T>);
 }
 
-// w [outputs, inputs] of any strides to [block][step][output in the block][input in the step], filled up with zeros;
-// narrow weights as they are.
+// w [outputs, inputs] of any strides to [block][step][output in the block][input in the step], padded with zeros; the
+// weights of narrow layers stay in their order.
 template <typename T>
 void pack(const float* w, int64_t outputs, int64_t inputs, int64_t stride_out, int64_t stride_in, T* packed) {
   if (is_narrow<T>(outputs, inputs)) {
@@ -152,12 +152,12 @@ struct Activation {
 
   float operator()(float v) const {
     v = v > 0 ? v : v * slope;
-    return v > clamp ? clamp : v < -clamp ? -clamp : v;  // a comparison with nan is false: nan stays
+    return v > clamp ? clamp : v < -clamp ? -clamp : v;  // comparisons with NaN are false: NaN stays
   }
 };
 
-// Where results go, beginning with the first row: to the next layer, less its input mean (zeros up to whole vectors),
-// to memory, or to both.
+// Where results go, from the first row on: to the next layer with its input mean subtracted (and zeros up to whole
+// vectors), to memory, or to both.
 template <typename T> struct Destination {
   T* next = nullptr;
   int64_t next_stride = 0;
@@ -166,7 +166,7 @@ template <typename T> struct Destination {
   int64_t kept_stride = 0;
 };
 
-// R rows and C vectors of outputs from output `column` on. `bias` has the first output's place for each row, or is
+// R rows and C vectors of outputs from output `column` on. `bias` points to the first output's bias for each row, or is
 // null; `residual` is added.
 template <int R, int C, typename T>
 void block(const T* x, int64_t x_stride, const T* w, int64_t inputs, const float* const* bias, const float* residual,
@@ -246,7 +246,7 @@ void narrow(const T* x, const T* w, int64_t inputs, const float* bias, const Act
   if (to.next && N % 2) put(to.next + row * to.next_stride + N, 0.0f);  // bfloat16 is multiplied in pairs
 }
 
-// [rows, columns] less the input mean (whole vectors, or null) to rows of T with a stride, filled up with zeros to a
+// [rows, columns] minus the input mean (whole vectors, or null) to rows of T with a stride, padded with zeros to a
 // whole step.
 template <typename T>
 void convert(const float* x, int64_t x_stride, int64_t rows, int64_t columns, const float* input_mean, T* to,

@@ -12,7 +12,7 @@ template <typename T> struct Layer {
   const T* weight;  // packed
   int64_t inputs, outputs;
   const float* bias;     // [*, round_up(outputs, kBlock)] or null
-  int64_t bias_rows;     // how many rows share a row of biases
+  int64_t bias_rows;     // number of rows that share a row of biases
   Activation activation;
   int source;  // the layer whose results are its inputs; -1: the inputs of the MLP
   const float* input_mean;  // subtracted from the results that other layers take, [round_up(outputs, kBlock)]; or null
@@ -20,11 +20,11 @@ template <typename T> struct Layer {
   int64_t bias_stride() const { return round_up(outputs, kBlock); }
 };
 
-// Rows [first, first + rows) of one layer; `x`, `residual` and `to` begin with the first of them.
+// Rows [first, first + rows) of one layer; `x`, `residual` and `to` begin with row `first`.
 template <typename T>
 void run_layer(const Layer<T>& layer, const T* x, int64_t x_stride, int64_t first, int64_t rows, const float* residual,
                int64_t residual_stride, const Destination<T>& to) {
-  // Places of the biases of `count` rows from row `r` on.
+  // Pointers to the biases of `count` rows from row `r` on.
   const auto find_biases = [&](int64_t r, int count, int64_t output, const float** to) {
     int64_t share = (first + r) / layer.bias_rows, rest = (first + r) % layer.bias_rows;
     for (int i = 0; i < count; i++) {
@@ -53,7 +53,7 @@ void run_layer(const Layer<T>& layer, const T* x, int64_t x_stride, int64_t firs
     const T* w = layer.weight + n / kBlock * panel;
     const bool whole = layer.outputs - n > kLanes;
     for (int64_t r = 0; r < rows;) {
-      // No remainder of a third: its kernel would wait for its few sums.
+      // Avoid a remainder of a third: with so few sums, its kernel would wait for each of them.
       constexpr int kThird = kRows / 3;
       const int64_t left = rows - r;
       const int count = left >= kRows && left != kRows + kThird ? kRows
@@ -88,7 +88,7 @@ template <typename T> class Program {
       if (layers_[i].source >= 0) last_use[layers_[i].source] = i;
       widest_ = std::max({widest_, round_up(layers_[i].outputs, kBlock), round_up(layers_[i].inputs, kBlock)});
     }
-    // Results that nobody needs any more leave their place to others.
+    // Results that are no longer needed leave their slot to others.
     for (int i = 0; i < int(layers_.size()); i++) {
       if (last_use[i] < 0) continue;
       size_t slot = 0;
@@ -117,8 +117,8 @@ template <typename T> class Program {
     std::vector<std::unique_ptr<T[]>> memory_;
   };
 
-  // Rows [first, first + rows). `x` and `residual` (or null), which layer 0 adds, begin with the first of them, and so
-  // does kept[i], where results of layer i are wanted (else null).
+  // Rows [first, first + rows). `x` and `residual` (null, or added by layer 0) begin with row `first`, and so does
+  // kept[i], which receives the results of layer i (null if they are not requested).
   void run(const T* x, int64_t x_stride, int64_t first, int64_t rows, const float* residual, int64_t residual_stride,
            float* const* kept, Buffers& buffers) const {
     for (size_t i = 0; i < layers_.size(); i++) {
@@ -132,8 +132,8 @@ template <typename T> class Program {
 
  private:
   std::vector<Layer<T>> layers_;
-  std::vector<int> slot_;          // where the results of each layer are, -1: nowhere
-  std::vector<int64_t> widths_;    // of the places
+  std::vector<int> slot_;          // slot of the results of each layer, -1: none
+  std::vector<int64_t> widths_;    // of the slots
   int64_t widest_ = kBlock;
 };
 

@@ -1,4 +1,4 @@
-// From Python's description of a fused MLP to fused_mlp.h, and loops over its tiles.
+// Conversion of Python's description of a fused MLP to that of fused_mlp.h, and loops over its tiles.
 #pragma once
 
 #include <ATen/Parallel.h>
@@ -40,7 +40,7 @@ struct Layers {
   }
 };
 
-// A matrix [*, width] whose rows are read in whole vectors; empty if it is.
+// A matrix [*, width] with rows padded to whole vectors; an empty one stays empty.
 class Padded {
  public:
   explicit Padded(const Tensor& x) {
@@ -56,7 +56,7 @@ class Padded {
   std::vector<float> values_;
 };
 
-// A fused MLP whose biases and input means live as long as it. `rows` share the biases evenly.
+// A fused MLP that owns its biases and input means. The rows of biases are spread evenly over `rows`.
 template <typename T> class BoundProgram {
  public:
   BoundProgram(const Layers& layers, int64_t inputs, int64_t rows)
@@ -100,7 +100,7 @@ template <typename T> class BoundProgram {
 // Tensors for the results of the layers that `keep` names.
 struct Results {
   std::vector<Tensor> in_order;  // of `keep`
-  std::vector<float*> places;    // by layer, null where they are not wanted
+  std::vector<float*> places;    // by layer, null where not requested
   std::vector<int64_t> widths;   // by layer
 
   Results(const Tensor& like, int64_t rows, const Layers& layers, at::IntArrayRef keep)
@@ -114,7 +114,7 @@ struct Results {
     }
   }
 
-  // The places of row `first` on.
+  // Pointers to row `first` of the results.
   void from_row(int64_t first, std::vector<float*>& to) const {
     to.resize(places.size());
     for (size_t i = 0; i < places.size(); i++) to[i] = places[i] ? places[i] + first * widths[i] : nullptr;
@@ -126,7 +126,7 @@ inline void check_input(const Tensor& x, int64_t dimensions) {
               "fused_mlp: inputs are contiguous float tensors of ", dimensions, " dimensions on the CPU");
 }
 
-// run(T()) for the type that the weights were packed as.
+// run(T()) for the type of the packed weights.
 template <typename Run> void dispatch(const Tensor& packed, Run run) {
   if (packed.scalar_type() == at::kFloat) {
     run(float());
@@ -136,8 +136,8 @@ template <typename Run> void dispatch(const Tensor& packed, Run run) {
   }
 }
 
-// work(i) for i < count, each on one thread: make() gives a thread its `work`. Threads take the next when they are done
-// with one, so that a core that others use as well does not hold up the rest.
+// work(i) for i < count, each on one thread; make() returns a thread's `work`. A thread takes the next i when it is
+// done with one, so that a core that other programs use does not hold up the rest.
 template <typename Make> void in_parallel(int64_t count, const Make& make) {
   std::atomic<int64_t> next{0};
   const int64_t threads = std::min<int64_t>(at::get_num_threads(), count);

@@ -1,5 +1,5 @@
-// PyTorch operators on fused_mlp.h: packing of weights, and fused MLPs on rows of features, which are given, come
-// out of a ×2 upsampling (upsample_rows.h) or are sampled along rays (march_rays.h).
+// PyTorch operators of fused_mlp.h: packing of weights, and fused MLPs on rows of features that are given, result from
+// a ×2 upsampling (upsample_rows.h) or are sampled along rays (march_rays.h).
 #include <torch/library.h>
 
 #include "fused_mlp_binding.h"
@@ -16,7 +16,7 @@ using dense::check_input;
 using dense::dispatch;
 using dense::kBlock;
 
-constexpr int64_t kTilePixels = 64;  // that go through the layers together
+constexpr int64_t kTilePixels = 64;  // pixels that go through the layers together
 
 // [outputs, inputs] float to a vector of float or of bfloat16.
 Tensor pack_weight(const Tensor& weight, bool half) {
@@ -70,8 +70,8 @@ std::vector<Tensor> dense_rows(const Tensor& x, at::TensorList tensors, at::IntA
   return results.in_order;
 }
 
-// The layers on the pixels of an image of 2 * height rows. make_rows() gives an object for one thread; its
-// next(y, input_mean, inputs, residual) makes the layers' inputs for row y, and the first layer's residual.
+// The layers on the pixels of an image of 2 * height rows. make_rows() returns an object for one thread, whose
+// next(y, input_mean, inputs, residual) computes the layers' inputs for row y and the first layer's residual.
 template <typename T, typename MakeRows>
 void run_pixels(int64_t height, int64_t width, int64_t inputs, int64_t residual_size, const Layers& layers,
                 const Results& results, const MakeRows& make_rows) {
@@ -80,7 +80,7 @@ void run_pixels(int64_t height, int64_t width, int64_t inputs, int64_t residual_
   const dense::BoundProgram<T> program(layers, inputs, 2 * height * pixels);
   const std::vector<float> zeros(dense::round_up(inputs, kBlock), 0.0f);
   const float* input_mean = program.input_mean() ? program.input_mean() : zeros.data();
-  // Rows share work with the rows before them: a thread takes several, but not so many that others wait at the end.
+  // Rows share work with the rows before them: a thread takes several, but few enough that none has to wait at the end.
   const int64_t rows_each = std::max<int64_t>(2 * height / (4 * at::get_num_threads()), 4);
   dense::in_parallel((2 * height + rows_each - 1) / rows_each, [&] {
     return [&, buffers = typename dense::Program<T>::Buffers(*program, tile), kept = std::vector<float*>(),
@@ -165,7 +165,7 @@ std::vector<Tensor> upsample_shuffled(const Tensor& x, const Tensor& corrections
   return results.in_order;
 }
 
-// The rays [R, 3] of one origin [3] to, for each of the layers that `keep` names, its sum along the rays [R, outputs];
+// Rays [R, 3] from one origin [3] to: the weighted sum along the rays [R, outputs] of each layer that `keep` names;
 // then the sum of the weights, the depth and the transmittance, [R] each. `waves`: vectors and phases [K, 4] of the
 // positional encoding. `prior`: peak, radius and centre (x, y, z) of a density prior, or empty. See march_rays.h.
 std::vector<Tensor> march_rays(const Tensor& origin, const Tensor& directions, const Tensor& even,

@@ -1,6 +1,6 @@
-// Hierarchical sampling and compositing of rays through a field that is a fused MLP, without randomness: encoded
-// points, layers, weights, importance samples, layers again, weights of all samples, sums. A few rays at a time go
-// through all of it, and nothing but their sums leaves the cache.
+// Deterministic hierarchical sampling and compositing of rays through a field that is a fused MLP: encoded points,
+// layers, weights, importance samples, layers again, weights of all samples, sums. A few rays at a time go through all
+// of these steps, and nothing but their sums leaves the cache.
 //
 // The method is that of renderer/volume_rendering.py and renderer/rays.py, where it is explained.
 #pragma once
@@ -17,7 +17,7 @@ namespace march {
 
 constexpr int64_t kTileRows = 112;
 
-// Rays at a time: their samples are few enough for the cache, and enough for the kernels to be busy.
+// Rays at a time: few enough for their samples to fit into the cache, and enough to keep the kernels busy.
 inline int64_t rays_at_once(int64_t samples) { return std::max<int64_t>(kTileRows / samples, 1); }
 
 struct Rays {
@@ -26,7 +26,7 @@ struct Rays {
   const float* even;       // positions of the first pass, increasing in [0, 1]
   int64_t samples;
   const float* quantiles;  // of the second pass, increasing in [0, 1]
-  int64_t importance;      // how many: 0 for a single pass
+  int64_t importance;      // number of importance samples: 0 for a single pass
   float near, far;
   bool last_opaque;
 
@@ -48,8 +48,8 @@ struct DensityPrior {
 
 // Sine and cosine of |x| < 8000, with errors below 2^-22.
 inline void sine_cosine(dense::Vector x, dense::Vector& sine, dense::Vector& cosine) {
-  // x = n pi / 2 + r. Adding 1.5 * 2^23 rounds to a whole number n, whose last bits the sum then ends with; pi / 2 is
-  // split, so that n times its first two parts is exact.
+  // x = n pi / 2 + r. Adding 1.5 * 2^23 rounds to an integer n, whose last bits are then those of the sum; pi / 2 is
+  // split, so that n times each of its first two parts is exact.
   const dense::Vector shifted = x * 0.636619772367581343f + 12582912.0f, n = shifted - 12582912.0f;
   const dense::Vector r = ((x - n * 1.5703125f) - n * 4.837512969970703125e-4f) - n * 7.54978995489188216e-8f;
   // Minimax polynomials for |r| <= pi / 4 (Cephes, sinf and cosf).
@@ -109,7 +109,7 @@ inline float ray_weights(const Rays& rays, float norm, const float* positions, c
   return passed;
 }
 
-// Inverse-CDF samples between the midpoints of the even positions, by the weights of all but the first and last.
+// Inverse-CDF samples between the midpoints of the even positions, by the weights of all but the first and last sample.
 // `edges` and `cdf` have room for samples - 1 values.
 inline void importance_samples(const Rays& rays, const float* weights, float* edges, float* cdf, float* to) {
   const int64_t count = rays.samples - 1;  // of edges
@@ -132,8 +132,8 @@ inline void importance_samples(const Rays& rays, const float* weights, float* ed
 // The working memory of one thread.
 template <typename T> class Tile {
  public:
-  // `wanted`: a pointer for each layer, null if its sum is not wanted. Both programs are the same, the second with the
-  // rows of the second pass.
+  // `wanted`: a pointer for each layer, null if its sum is not requested. The two programs are the same but for the
+  // number of rows, that of the first and of the second pass.
   Tile(const Rays& rays, const Sinusoids& encoding, const DensityPrior& prior, const dense::Program<T>& coarse,
        const dense::Program<T>& fine, const float* input_mean, int64_t density, const std::vector<float*>& wanted,
        int64_t most)

@@ -1,4 +1,4 @@
-// Rows of pixels that enter a block's pointwise layers after a ×2 upsampling, made one output row at a time.
+// Rows of pixels that enter a block's pointwise layers after a ×2 upsampling, computed one output row at a time.
 //
 // The two upsamplings of the 2D upsampler end with the blur [1, 3, 3, 1] / 8 per axis (zeros lie outside of the image).
 // Values are [row][column][channel]; an object belongs to one thread, which asks for output rows in increasing order.
@@ -16,7 +16,7 @@ namespace upsample {
 class PaddedRow {
  public:
   static constexpr int64_t kMargin = 2;
-  // It may be read in whole vectors.
+  // The row may be read in whole vectors.
   PaddedRow(int64_t width, int64_t channels)
       : values_((width + 2 * kMargin) * channels + dense::kLanes), channels_(channels) {}
   float* begin() { return values_.data() + kMargin * channels_; }
@@ -83,10 +83,10 @@ template <typename Source> class BlurredRows {
 };
 
 // 'nn_cat': the hidden state of the correction, blur(lrelu(own + mean of the corner's two neighbours)), and the blurred
-// nearest neighbour that it is added to.
+// nearest-neighbour upsampling that the correction is added to.
 class CornerMeans {
  public:
-  // hidden [height, width, 2 * channels]: own and neighbours' part of each pixel.
+  // hidden [height, width, 2 * channels]: for each pixel its own part and the part for its neighbours.
   CornerMeans(const float* hidden, int64_t height, int64_t width, int64_t channels, float slope)
       : hidden_(hidden), height_(height), width_(width), channels_(channels), slope_(slope), zeros_(2 * channels) {}
 
@@ -120,7 +120,7 @@ class BlurredNearest {
   BlurredNearest(const float* x, int64_t height, int64_t width, int64_t channels)
       : x_(x), height_(height), width_(width), channels_(channels), zeros_(width * channels), column_(width, channels) {}
 
-  // Row y of blur(nearest(x)), 2 * width pixels. Of the taps of the blur two or three fall on the same pixel of x.
+  // Row y of blur(nearest(x)), 2 * width pixels. Two or three taps of the blur fall on the same pixel of x.
   void row(int64_t y, float* to) {
     const int64_t i = y / 2;
     if (y % 2)
@@ -146,7 +146,7 @@ class BlurredNearest {
   PaddedRow column_;
 };
 
-// 'pixelshuffle': a pixel four times, each with a correction of its own, [height, width, 2, 2, channels].
+// 'pixelshuffle': four copies of each pixel, each with its own correction, [height, width, 2, 2, channels].
 class ShuffledRows {
  public:
   ShuffledRows(const float* x, const float* corrections, int64_t width, int64_t channels)

@@ -6,7 +6,7 @@
 // Rows are the N points of each of T frames of B videos. The frames of a video may share the inputs; then the first
 // layer whose biases differ between frames, "the split", makes T rows of every row.
 //
-// Sums over rows are made in chunks and in an order that depend on the shapes alone, not on the number of threads.
+// Sums over rows are computed in chunks and in an order that depend on the shapes alone, not on the number of threads.
 #pragma once
 
 #include <algorithm>
@@ -26,23 +26,23 @@ using dense::splat;
 using dense::store;
 using dense::Vector;
 
-constexpr int64_t kTileValues = 24576;  // about so many values of the widest layer make a tile
+constexpr int64_t kTileValues = 24576;  // approximate number of values of the widest layer in a tile
 constexpr int64_t kChunkPoints = 768;   // least number of points of a chunk
-constexpr int64_t kMostChunks = 8;      // of a video
+constexpr int64_t kMostChunks = 8;      // per video
 
 struct Layer {
   int64_t inputs, outputs;
-  int source;  // the layer whose results are the inputs; -1 (the first layer alone): the MLP's inputs
+  int source;  // the layer whose results are the inputs; -1 (only for the first layer): the MLP's inputs
   dense::Activation activation;
 
   const float* weight;      // packed; that of video b begins at b * weight_step
   const float* transposed;  // the same of W^T (backward)
   int64_t weight_step, transposed_step;
 
-  const float* bias;  // [videos, frames, runs, stride], 1 for each of these that is shared; null for none
-  int64_t bias_videos, bias_frames, bias_runs;  // a run: points that follow each other and share a bias
+  const float* bias;  // [videos, frames, runs, stride], with size 1 along dimensions that share it; null for none
+  int64_t bias_videos, bias_frames, bias_runs;  // a run: consecutive points that share a bias
 
-  float* result;  // [B, F, N, outputs]; forward: null if it is not wanted
+  float* result;  // [B, F, N, outputs]; forward: null if not requested
 
   int64_t stride() const { return round_up(outputs, kBlock); }
 };
@@ -97,7 +97,8 @@ struct Mlp {
   }
 };
 
-// x [rows, inputs] with packed weights to `to`; `bias` is that of the first run, `first` the row's place in its frame.
+// x [rows, inputs] times packed weights to `to`; `bias` is that of the first run, `first` the first row's index in its
+// frame.
 inline void multiply(const float* x, int64_t x_stride, int64_t rows, int64_t inputs, const float* weight,
                      int64_t outputs, const float* bias, int64_t bias_rows, int64_t first,
                      const dense::Activation& activation, const float* residual, int64_t residual_stride,
@@ -135,7 +136,7 @@ class Forward {
   }
 
  private:
-  // Where the results of a tile are: in the tensor, or in memory of this thread.
+  // Location of a tile's results: in the tensor, or in this thread's memory.
   float* result(int i, int64_t video, int64_t frame, int64_t first) {
     if (mlp_.layers[i].result) return mlp_.result_row(i, video, frame, first);
     const int64_t copy = mlp_.shared && mlp_.frames_of(i) > 1 ? frame : 0;
@@ -256,7 +257,7 @@ class Backward {
     for (int i = 0; i < mlp.size(); i++) buffers_.emplace_back(copies(i) * tile_ * mlp.layers[i].stride(), 0.0f);
   }
 
-  // As for the forward pass; the points belong to a chunk.
+  // As in the forward pass; the points belong to one chunk.
   void run(int64_t video, int64_t chunk, int64_t frame, int64_t first, int64_t count) {
     std::fill(filled_.begin(), filled_.end(), 0);
     for (int i = mlp_.size() - 1; i >= 0; i--) {
@@ -273,11 +274,11 @@ class Backward {
   }
 
  private:
-  // Frames of a layer that are worked on at a time.
+  // Number of a layer's frames that are computed at a time.
   int64_t copies(int i) const { return mlp_.shared ? mlp_.frames_of(i) : 1; }
   float* buffer(int i, int64_t t) { return &buffers_[i][t * tile_ * mlp_.layers[i].stride()]; }
 
-  // Adds the gradients of the results, multiplies by the activation's derivative, and sums the bias's gradient.
+  // Adds the gradients of the results, multiplies by the activation's derivative, and sums the gradient of the bias.
   void before_activation(int i, int64_t video, int64_t chunk, int64_t frame, int64_t first, int64_t count, float* g) {
     const Layer& own = mlp_.layers[i];
     const int64_t stride = own.stride(), outputs = own.outputs, place = mlp_.place(i, video, frame, first);

@@ -1,4 +1,4 @@
-// PyTorch operators on point_mlp.h.
+// PyTorch operators of point_mlp.h.
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/zeros.h>
@@ -28,7 +28,7 @@ struct Packed {
   }
 };
 
-// An MLP whose weights and biases live as long as it.
+// An MLP that owns its weights and biases.
 struct BoundMlp {
   Mlp mlp;
   std::vector<Packed> weights, transposed;
@@ -100,7 +100,7 @@ struct BoundMlp {
   }
 };
 
-// work(video, chunk, frame, first, count) for all tiles; make() gives a thread its `work`. A thread has whole chunks.
+// work(video, chunk, frame, first, count) for all tiles; make() returns a thread's `work`. A chunk stays on one thread.
 template <typename Make> void for_tiles(const Mlp& mlp, const Make& make) {
   const int64_t chunks = mlp.chunks(), tile = mlp.tile(), frames = mlp.shared ? 1 : mlp.frames;
   dense::in_parallel(mlp.videos * chunks, [&] {
@@ -132,7 +132,7 @@ std::vector<Tensor> point_mlp_forward(const Tensor& x, at::TensorList weights, a
   return results;
 }
 
-// Gradients: of x (empty if not wanted), then of the weights, shaped like them, then of the biases [B, F, runs,
+// Gradients: of x (empty if not requested), then of the weights, shaped like them, then of the biases [B, F, runs,
 // outputs] (empty without one). `gradients` of the layers' results are empty where there are none.
 std::vector<Tensor> point_mlp_backward(const Tensor& x, at::TensorList weights, at::TensorList biases,
                                        at::IntArrayRef sources, at::ArrayRef<double> slopes,

@@ -1,5 +1,5 @@
-// CUDA kernel of upfirdn2d: a thread per output sample, neighbouring threads along a row. The filter lies in shared
-// memory; that neighbours read the same inputs is left to the caches.
+// CUDA kernel of upfirdn2d: a thread per output sample, neighbouring threads along a row. The filter is in shared
+// memory; sharing the inputs that neighbours read is left to the caches.
 #include "upfirdn2d.h"
 
 namespace {
@@ -7,9 +7,9 @@ namespace {
 using namespace upfirdn2d;
 
 constexpr unsigned THREADS_X = 64, THREADS_Y = 4;
-constexpr Index MAX_FILTER_BYTES = 48 * 1024;  // what a block may use without asking
+constexpr Index MAX_FILTER_BYTES = 48 * 1024;  // shared memory that a block may use without opting in to more
 
-// Up- and downsampling factors other than 0 are constants, and divisions by them cheap.
+// Up- and downsampling factors other than 0 are compile-time constants, which makes divisions by them cheap.
 template <int UP, int DOWN>
 HOST_DEVICE Axis with_factors(Axis axis) {
     if (UP > 0) axis.up = UP;
@@ -31,7 +31,7 @@ KERNEL upfirdn2d_kernel(Arguments a) {
     a.along = with_factors<UP, DOWN>(a.along);
     const Index row = a.along.out * a.channels, i = thread_x();
     if (i >= row) return;
-    // Divisions of 64 bits are slow on a GPU: rows below 2^31 samples do without.
+    // 64-bit divisions are slow on a GPU: rows below 2^31 samples use 32-bit ones.
     const Index o = row <= 2147483647 ? static_cast<uint32_t>(i) / static_cast<uint32_t>(a.channels) : i / a.channels;
     const Window wx = window(a.along, o);
     const T* x = static_cast<const T*>(a.x) + (i - o * a.channels);

@@ -17,13 +17,13 @@ struct Axis {
 };
 
 struct Window {
-    Index input, tap;  // the first pair that meets
-    Index count;       // of pairs
+    Index input, tap;  // the first pair
+    Index count;       // number of pairs
 };
 
 HOST_DEVICE Index ceil_divide(Index a, Index b) { return a > 0 ? (a + b - 1) / b : -((-a) / b); }
 
-// Taps and inputs that meet in output `o` of an endless input: no end is looked at.
+// Taps and inputs that meet in output `o`, without regard to the ends of the input.
 HOST_DEVICE Window unbounded_window(const Axis& axis, Index o) {
     const Index first = o * axis.down - axis.pad;
     const Index input = ceil_divide(first, axis.up);

@@ -9,8 +9,8 @@ namespace {
 using namespace upfirdn2d;
 
 constexpr Index BAND = 32;        // output rows of a task
-constexpr Index WORK = 1 << 14;   // outputs below which a task is not worth a thread
-constexpr Index LARGE = 1 << 23;  // bytes of a result that no cache keeps for its reader
+constexpr Index WORK = 1 << 14;   // least number of outputs that is worth a thread
+constexpr Index LARGE = 1 << 23;  // bytes of a result that is too large to stay in a cache until it is read
 
 // [taps] or [height, width] to correlation taps [height][width].
 std::vector<double> correlation_taps(const at::Tensor& filter, bool flip, double gain) {

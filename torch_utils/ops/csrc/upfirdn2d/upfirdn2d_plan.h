@@ -1,4 +1,4 @@
-// Common to all rows that upfirdn2d makes on the CPU: phases of the axes, and the taps that each phase sees.
+// Common to all rows that upfirdn2d computes on the CPU: phases of the axes, and the taps of each phase.
 #pragma once
 
 #include <algorithm>
@@ -61,7 +61,7 @@ struct Plan {
             beyond = std::max<Index>(beyond, along.shift[p] + std::max<Index>(rows[0][p].size(), 1));
     }
 
-    // True if f = left ⊗ right up to rounding; then these.
+    // True if f = left ⊗ right up to rounding; then sets both.
     bool factors(const std::vector<double>& f, std::vector<double>& left, std::vector<double>& right) const {
         const auto less = [](double a, double b) { return std::abs(a) < std::abs(b); };
         const Index largest = std::max_element(f.begin(), f.end(), less) - f.begin();

@@ -13,7 +13,7 @@
 
 namespace upfirdn2d {
 
-constexpr Index WIDE = 16;    // channels that make a loop of their own
+constexpr Index WIDE = 16;    // least number of channels that have a loop of their own
 constexpr Index TILE = 8192;  // values of a row handled at a time
 
 template <class T>
@@ -27,7 +27,7 @@ class RowFilter {
         tile_ = std::max<Index>(TILE / (c * std::max(phases, step)), 2 * BLOCK);
         tile_ = std::min(divide_up(tile_, BLOCK) * BLOCK, groups_);
         span_ = (tile_ - 1) * step + plan.beyond - plan.first;
-        // Narrow pixels are copied by the vector: room for one more.
+        // Narrow pixels are copied as whole vectors, which needs room for one more.
         buffer_.resize(BLOCK * (span_ * c + WIDE));
         row_.resize(tile_ * phases * c + WIDE);
         phase_rows_.resize(phases * (((tile_ - 1) * step + 1) * c + WIDE));
@@ -35,7 +35,7 @@ class RowFilter {
         zeros_.resize(span_ * c);
     }
 
-    // Output rows [start, stop) of an image; neighbours in memory: channels, pixels, rows.
+    // Output rows [start, stop) of an image; memory order, innermost first: channels, pixels, rows.
     void run(const T* image, T* out, Index start, Index stop) {
         for (Index q = 0; q < groups_; q += tile_) {
             enter_tile(q);
@@ -50,7 +50,7 @@ class RowFilter {
  private:
     static constexpr bool SAME = sizeof(T) == sizeof(Compute);  // no conversion
 
-    // The tile's groups of outputs, and the inputs [left, right) of it that exist, of those from `origin` on.
+    // The tile's groups of outputs; its inputs begin at `origin`, and [left, right) of them exist.
     void enter_tile(Index q) {
         q_ = q;
         now_ = std::min(tile_, groups_ - q);
@@ -58,7 +58,7 @@ class RowFilter {
         const Index end = origin_ + (now_ - 1) * plan_.along.step + plan_.beyond - plan_.first;
         left_ = std::clamp<Index>(origin_, 0, plan_.x.in);
         right_ = std::clamp<Index>(end, left_, plan_.x.in);
-        for (Index r = 0; r < BLOCK; r++) {  // what does not exist stays zero
+        for (Index r = 0; r < BLOCK; r++) {  // rows that do not exist stay zero
             std::fill(buffer(r), buffer(r) + offset(), Compute(0));
             std::fill(buffer(r) + offset() + size(), buffer(r + 1), Compute(0));
         }
@@ -197,7 +197,7 @@ class RowFilter {
             for (Index i = 0; i < count; i++) to[i] = static_cast<T>(result[i]);
     }
 
-    // Phase rows to pixels in order: a whole vector is copied for each; what is too much the next one overwrites.
+    // Phase rows to pixels in order: a whole vector is copied for each, whose excess the next one overwrites.
     void interleave() {
         const Index c = plan_.channels, length = ((now_ - 1) * plan_.along.step + 1) * c, stride = length + WIDE;
         const Compute* from = phase_rows_.data();

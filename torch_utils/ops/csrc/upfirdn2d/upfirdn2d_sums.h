@@ -1,4 +1,4 @@
-// Sums of rows, of which upfirdn2d on the CPU consists: several neighbours are made at once to load inputs once.
+// Sums of rows, the basic step of upfirdn2d on the CPU: several neighbours are computed at once to load inputs once.
 #pragma once
 
 #include <algorithm>
@@ -12,8 +12,8 @@
 
 namespace upfirdn2d {
 
-constexpr int BLOCK = 4;       // neighbouring sums made at once
-constexpr Index MAX_TAPS = 6;  // taps in one go
+constexpr int BLOCK = 4;       // neighbouring sums computed at once
+constexpr Index MAX_TAPS = 6;  // taps per pass
 
 // to[r][i] (+)= sum over k of taps[k] * from[r * STEP + k][i], for r < ROWS and i < count.
 template <int TAPS, int ROWS, int STEP, bool ADD, class T>
@@ -52,7 +52,7 @@ void combine_some(T* const* to, const T* const* from, const T* taps, Index numbe
     }
 }
 
-// The same with any number of taps; `add` to what is there or overwrite it.
+// The same with any number of taps; adds to the results if `add`, else overwrites them.
 template <int ROWS, int STEP, class T>
 void combine(T* const* to, const T* const* from, const T* taps, Index number, Index count, bool add) {
     if (number == 0 && !add)
@@ -66,7 +66,7 @@ void combine(T* const* to, const T* const* from, const T* taps, Index number, In
     }
 }
 
-// Copies past the caches, for results that they could not hold: memory need not be read before it is written.
+// Copies that bypass the caches, for results too large for them: memory need not be read before it is written.
 template <class T>
 void stream(T* to, const T* from, Index count) {
     Index i = 0;

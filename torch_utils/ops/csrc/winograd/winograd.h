@@ -1,18 +1,18 @@
 // 3x3 convolutions by Winograd's minimal filtering (Lavin and Gray 2016, "Fast Algorithms for Convolutional Neural
-// Networks"). Of a line, F(m, r) takes m results of r taps from m + r - 1 products:
+// Networks"). Along a line, F(m, r) computes m results of r taps from m + r - 1 products:
 //
-//   y = A^T [ (G w) * (B^T d) ]         d: m + r - 1 inputs, w: r taps, *: product by product
+//   y = A^T [ (G w) * (B^T d) ]         d: m + r - 1 inputs, w: r taps, *: elementwise product
 //
-// and of an image, lines are taken along both axes. So F(4x4, 3x3) has 36 products for 16 results instead of 144, with
-// stride 2 81; for each of them, a matrix product [tiles, inputs] x [inputs, outputs] is left. The gradient of the
-// weight is the transposed: dw = G^T [ sum over tiles of (B^T d) * (A dy) ].
+// and for an image, the transforms are applied along both axes. So F(4x4, 3x3) has 36 products for 16 results instead
+// of 144, or 81 with stride 2; each of them becomes a matrix product [tiles, inputs] x [inputs, outputs]. The gradient
+// of the weight is the transpose: dw = G^T [ sum over tiles of (B^T d) * (A dy) ].
 //
 // Products are the values of polynomials at the points 0, +-a, +-b and infinity. With the usual 1 and 2 for a and b,
-// rounding errors are twice those with 3/4 and 3/2, which have the size of a plain sum's (docs/operators.md; Barabasz
+// rounding errors are twice those with 3/4 and 3/2, which are about those of a plain sum (docs/operators.md; Barabasz
 // et al. 2020, "Error Analysis and Improving the Accuracy of Winograd Convolution for Deep Neural Networks").
 //
-// Images are rows of channels [images, height, width, channels] of type T, float or bfloat16; everything in between is
-// float: products of bfloat16 here would have several times the errors of the definition's.
+// Images are rows of channels [images, height, width, channels] of type T, float or bfloat16; intermediate values are
+// float: bfloat16 products would have several times the errors that they have in the definition.
 #pragma once
 
 #include "../fused_mlp/dense.h"
@@ -47,7 +47,7 @@ inline void store(Bfloat16* p, Vector v) {
 // ---------------------------------------------------------------------------------------------------------------------
 // Lines
 
-// Powers of the points +-p but for 0 and infinity; exact in binary.
+// Powers of the finite points +-p other than 0; exact in binary.
 constexpr float kA = 0.75f, kA2 = kA * kA, kA3 = kA2 * kA, kB = 1.5f, kB2 = kB * kB, kB3 = kB2 * kB;
 constexpr float kSum = kA2 + kB2, kProduct = kA2 * kB2;
 
@@ -167,7 +167,8 @@ struct One {
   static void weight_gradient(const Vector (&du)[1], Vector (&dw)[1]) { dw[0] = du[0]; }
 };
 
-// Three taps with stride 2: F(4, 2) of every other input with the first and the last, and plain products of the others.
+// Three taps with stride 2: F(4, 2) of every other input with the first and last tap, plain products of the other
+// inputs with the middle tap.
 struct Strided {
   static constexpr int kResults = 4, kTaps = 3, kInputs = 9, kProducts = 9, kWeights = 6;
 
@@ -188,8 +189,8 @@ struct Strided {
   }
 };
 
-// What takes gradients of the results of a mirrored `Strided` to those of its inputs: F(4, 2) for every other one,
-// plain products for those between.
+// Gradients of the results of a mirrored `Strided` to those of its inputs: F(4, 2) for every other input, plain
+// products for those in between.
 struct Spread : Strided {
   static constexpr int kResults = 8, kInputs = 5;
 
@@ -209,7 +210,7 @@ struct Spread : Strided {
 };
 
 // Along one axis of an image, the i-th input of a line that begins with result `r` is pixel first(r) + i * kStep; its
-// i-th tap is number i * kStep + kTap of the 3x3 weight's.
+// i-th tap is tap i * kStep + kTap of the 3x3 weight.
 template <typename Line, int kFirst, int kStride, int kStep_, int kTap> struct Axis : Line {
   static constexpr int kStep = kStep_;
 
@@ -248,7 +249,7 @@ template <typename V, typename H> struct Tiles {
     return (tile / per_image() * results.height + row(tile)) * results.width + column(tile);
   }
 
-  // Where a tile's inputs are; `zeros` for those outside. Results beyond the last whole tile belong to none.
+  // Pointers to a tile's inputs; `zeros` for those outside. Results beyond the last whole tile belong to no tile.
   template <typename T>
   void find_inputs(const T* x, const Images& images, int64_t channels, int64_t tile, const T* zeros,
                    const T* (&pixels)[kInputs]) const {
@@ -263,7 +264,7 @@ template <typename V, typename H> struct Tiles {
   }
 };
 
-// Takes a map of lines to both axes of vectors: get(i, j) gives one, put(i, j, vector) takes one.
+// Applies maps of lines along both axes: get(i, j) returns an input vector, put(i, j, vector) takes a result.
 template <int kRowsIn, int kColumnsIn, int kRowsOut, int kColumnsOut, typename Vertical, typename Horizontal,
           typename Get, typename Put>
 inline void along_both(Vertical vertical, Horizontal horizontal, Get get, Put put) {
@@ -295,7 +296,7 @@ void transform_input(const T* const (&pixels)[V::kInputs * H::kInputs], int64_t 
         [&](int i, int j, Vector v) { put(i * H::kProducts + j, c, v); });
 }
 
-// A dy: gradients of a tile's results, the rows of which are `row` apart, to its products'.
+// A dy: gradients of a tile's results, with rows `row` values apart, to those of its products.
 template <typename V, typename H, typename T, typename Put>
 void transform_gradient(const T* dy, int64_t row, int64_t channels, Put put) {
   for (int64_t c = 0; c < channels; c += kLanes)
@@ -304,7 +305,8 @@ void transform_gradient(const T* dy, int64_t row, int64_t channels, Put put) {
         [&](int i, int j, Vector v) { put(i * H::kProducts + j, c, v); });
 }
 
-// A^T m: products, `product` apart, to a tile's results of `count` channels: of pixels `pixel` and rows `row` apart.
+// A^T m: products, `product` values apart, to a tile's results of `count` channels, with pixels `pixel` and rows `row`
+// values apart.
 template <typename V, typename H, typename T>
 void transform_output(const float* m, int64_t product, int64_t count, T* y, int64_t pixel, int64_t row) {
   for (int64_t c = 0; c < count; c += kLanes)
@@ -313,7 +315,7 @@ void transform_output(const float* m, int64_t product, int64_t count, T* y, int6
         [&](int i, int j, Vector v) { store(y + i * row + j * pixel + c, v); });
 }
 
-// G w for `count` values next to each other: taps, `tap` apart, to weights of products, `weight` apart.
+// G w for `count` consecutive values: taps, `tap` values apart, to weights of products, `weight` values apart.
 template <typename V, typename H>
 void transform_weight(const float* w, int64_t tap, int64_t count, float* u, int64_t weight) {
   for (int64_t c = 0; c < count; c += kLanes)
@@ -322,13 +324,13 @@ void transform_weight(const float* w, int64_t tap, int64_t count, float* u, int6
         [&](int i, int j, Vector v) { store(u + (i * H::kWeights + j) * weight + c, v); });
 }
 
-// Number of the weight of a product: the last one of a line is that of all products that are left.
+// Index of the weight of a product: along a line, the last weight serves all remaining products.
 template <typename V, typename H> constexpr int weight_of(int product) {
   return std::min(product / H::kProducts, V::kWeights - 1) * H::kWeights +
          std::min(product % H::kProducts, H::kWeights - 1);
 }
 
-// G^T du: the transposed of `transform_weight`.
+// G^T du: the transpose of `transform_weight`.
 template <typename V, typename H>
 void transform_weight_gradient(const float* du, int64_t product, int64_t count, float* dw, int64_t tap) {
   for (int64_t c = 0; c < count; c += kLanes)
@@ -358,7 +360,7 @@ inline void outer_products(const float* a, const float* b, int64_t length, bool 
 #pragma GCC unroll 8
       for (int j = 0; j < dense::kColumns; j++) sum[i][j] += dense::splat(a[i]) * factor[j];
   }
-  if (add)  // at last: many short sums are more exact than a long one
+  if (add)  // at the end: many short sums are more exact than a long one
     for (int i = 0; i < kOuter; i++)
       for (int j = 0; j < dense::kColumns; j++) sum[i][j] += load(sums + i * kBlock + j * kLanes);
   for (int i = 0; i < kOuter; i++)

@@ -1,4 +1,4 @@
-// PyTorch operators on winograd.h, for images of float or bfloat16 in channels_last: 3x3 convolutions of stride 1 and
+// PyTorch operators of winograd.h, for float or bfloat16 images in channels_last: 3x3 convolutions of stride 1 and
 // padding 1 or stride 2 and no padding, and their gradients. Strips of tiles stay in the caches; sums do not depend on
 // the number of threads.
 #include "../fused_mlp/fused_mlp.h"
@@ -17,19 +17,19 @@ namespace {
 using at::Tensor;
 using namespace winograd;
 
-constexpr int64_t kTaps = 9, kChunk = 8;  // of a weight; inputs whose weights are transposed at a time
-constexpr int64_t kLine = 64;             // bytes of a line of the caches
-// Data of different products lie so many values further apart than they need to: steps of a power of two would
-// lead all to the same few places of a cache.
+constexpr int64_t kTaps = 9, kChunk = 8;  // taps of a weight; inputs whose weights are transposed at a time
+constexpr int64_t kLine = 64;             // bytes of a cache line
+// Padding in values between the data of different products: with strides that are powers of two, they would all compete
+// for the same few cache sets.
 constexpr int64_t kApart = kLine / sizeof(float);
 
-// Products, of each pair of an input and an output, of the tiles that are transformed at a time; weights are fetched
-// from memory once for each such strip. For gradients of weights, where their sums are fetched instead, it is the bytes
-// of a strip that count.
+// Size of a strip, the tiles that are transformed at a time, in products per pair of an input and an output channel;
+// weights are fetched from memory once per strip. For gradients of weights, whose sums are fetched instead, the size is
+// given in bytes.
 constexpr int64_t kStrip = 36 * 16 * dense::kRows, kStripBytes = 16 << 20;
-// Inputs and outputs of a thread's share of a product's matrix: with these, it stays in the second cache.
+// Inputs and outputs of a thread's share of a product's matrix, which then stays in the L2 cache.
 constexpr int64_t kInputs = 128, kOutputs = 2 * kBlock;
-// Terms of a sum in registers: many short sums are more exact than a long one. Their factors fit into the first cache.
+// Terms of a sum in registers: many short sums are more exact than a long one. Their factors fit into the L1 cache.
 constexpr int64_t kTerms = 256;
 
 Images check(const Tensor& x, const char* what) {
@@ -42,7 +42,7 @@ Images check(const Tensor& x, const char* what) {
 
 int64_t pieces(int64_t total, int64_t size) { return (total + size - 1) / size; }
 
-// Tiles of each strip, of sizes as equal as multiples of the kernel's rows can be and about `most` at most.
+// Tiles per strip: about `most` at most, a multiple of the kernel's rows, and as equal between strips as possible.
 int64_t strip_tiles(int64_t tiles, int64_t most) {
   const int64_t strips = pieces(tiles, std::max<int64_t>(most, 1));
   return std::min(dense::round_up((tiles + strips - 1) / strips, dense::kRows), tiles);
@@ -58,7 +58,7 @@ template <typename Run> void with_type(const Tensor& x, Run run) {
 
 template <typename T> const T* values_of(const Tensor& x) { return static_cast<const T*>(x.const_data_ptr()); }
 
-// Memory for so many intermediate values. Every calling thread keeps its own until it needs more: a fresh block, 54 MB
+// Memory for `count` intermediate values. Every calling thread keeps its own until it needs more: a fresh block, 54 MB
 // for 512 channels, would cost a page fault per 4 KB.
 float* scratch(int64_t count) {
   struct Free {
@@ -79,8 +79,8 @@ float* scratch(int64_t count) {
 // ---------------------------------------------------------------------------------------------------------------------
 // Convolutions
 
-// A weight of PyTorch's layout, [outputs, inputs, 3, 3], or the one that takes gradients of its results to those of its
-// images: [inputs, outputs, 3, 3], mirrored.
+// A weight in PyTorch's layout, [outputs, inputs, 3, 3], or, mirrored, the one that maps gradients of results to those
+// of images, [inputs, outputs, 3, 3].
 struct Taps {
   const float* values;
   int64_t inputs, outputs;
@@ -102,7 +102,7 @@ void gather(const Taps& taps, int64_t first, int64_t output, float* block) {
   }
 }
 
-// Packed weights of `count` outputs from `first` on, for every kind of product, `weight` values apart.
+// Packed weights of `count` outputs from `first` on; those of different products are `weight` values apart.
 template <typename Line> void pack_weight(const Taps& taps, int64_t first, int64_t count, float* to, int64_t weight) {
   float block[kTaps * kChunk * kBlock];
   for (int64_t n = 0; n < count; n += kBlock)
@@ -131,9 +131,9 @@ template <typename Line, typename T> void convolve(const Tensor& x, const Taps& 
   const int64_t inputs = taps.inputs, outputs = taps.outputs, tiles = all.count();
   const int64_t strip = strip_tiles(tiles, kStrip / kProducts), threads = at::get_num_threads(),
                 groups = pieces(outputs, kOutputs);
-  // Tiles of a thread's share: all of the strip, if that makes a share for each thread.
+  // Tiles of a thread's share: the whole strip, if that leaves a share for each thread.
   const int64_t share = groups < threads ? std::min(dense::round_up(pieces(strip, 4), dense::kRows), strip) : strip;
-  // Weights that are needed only once are packed by who needs them, where they stay in the cache.
+  // Weights that are needed only once are packed by the thread that needs them, in whose cache they stay.
   const bool once = strip == tiles && share == strip;
 
   const int64_t packed_outputs = once ? kOutputs : outputs, packed_weight = packed_outputs * inputs + kApart;
@@ -228,7 +228,7 @@ Tensor conv3x3(const Tensor& x, const Tensor& w, int64_t stride) {
   return y;
 }
 
-// Takes gradients of results dy [images, outputs, height', width'] to those of the images, of `height` and `width`.
+// Gradients of results dy [images, outputs, height', width'] to those of the images, of size `height` and `width`.
 Tensor conv3x3_image_gradient(const Tensor& dy, const Tensor& w, int64_t stride, int64_t height, int64_t width) {
   const Images results = check(dy, "the gradient");
   check_weight(w, dy, true);
@@ -239,7 +239,7 @@ Tensor conv3x3_image_gradient(const Tensor& dy, const Tensor& w, int64_t stride,
   if (stride == 1) return convolve<Dense>(dy, w, true, dx), dx;
   if (dx.numel() == 0 || dy.numel() == 0) return dx.zero_();
   convolve<Up>(dy, w, true, dx);
-  // The last row and column that results reach follow the last tile: pixels of a tap each. Beyond there is nothing.
+  // The last row and column that results depend on lie beyond the last tile and get one tap each. Further pixels get 0.
   const int64_t bottom = 2 * results.height, right = 2 * results.width;
   dx.slice(2, bottom + 1).zero_();
   dx.slice(3, right + 1).zero_();
@@ -254,8 +254,8 @@ Tensor conv3x3_image_gradient(const Tensor& dy, const Tensor& w, int64_t stride,
 // ---------------------------------------------------------------------------------------------------------------------
 // Gradients of weights
 
-// Sums of products for kChunk inputs and kBlock outputs, kinds `kind` apart, to those taps of dw [outputs, inputs, 3,
-// 3] that V and H have.
+// Sums of products for kChunk inputs and kBlock outputs, with products `kind` values apart, to those taps of dw
+// [outputs, inputs, 3, 3] that V and H have.
 template <typename V, typename H>
 void scatter(const float* sums, int64_t kind, int64_t first, int64_t output, int64_t inputs, float* dw) {
   constexpr int64_t kSize = kChunk * kBlock;
@@ -287,8 +287,8 @@ template <typename V, typename H, typename T> void weight_gradient(const Operand
   if (pieces(inputs, wide) * pieces(outputs, high) < threads) wide = high = kBlock;
   const int64_t across = pieces(inputs, wide), shares = across * pieces(outputs, high);
   const bool once = strip == tiles;  // no sums are kept between strips
-  // Panels a [kind][input / kLanes][tile][kLanes], b [kind][output / kBlock][tile][kBlock], and sums [kind][output /
-  // kBlock][input][kBlock] of each share.
+  // For each share: panels a [kind][input / kLanes][tile][kLanes] and b [kind][output / kBlock][tile][kBlock], and sums
+  // [kind][output / kBlock][input][kBlock].
   const int64_t a_kind = inputs * strip + kApart, b_kind = outputs * strip + kApart, sum_kind = wide * high + kApart;
   float *const a = scratch(kKinds * (a_kind + b_kind + (once ? threads : shares) * sum_kind)),
                *const b = a + kKinds * a_kind, *const all_sums = b + kKinds * b_kind;
