@@ -61,7 +61,7 @@ def absolute_setting(variable: str, value: str) -> str:
 
 def _temporary_cache() -> Path:
     """A private cache among the temporary files, which is created: it holds libraries that will be executed."""
-    advice = f"set {CACHE_VARIABLE} to a writable folder"
+    advice = f"set {CACHE_VARIABLE} to a folder that can be written to"
     try:
         folder = Path(temporary_folder(), f"{PROGRAM}-{os.getuid()}")
         folder.mkdir(mode=0o700, exist_ok=True)
@@ -95,8 +95,8 @@ def make_cache_folder(folder: str | os.PathLike, *, instead: str = "") -> None:
     if reason is not None:
         choice = f"{instead}, or set" if instead else "set"
         raise UserError(
-            f"Cannot use the cache folder {os.fspath(folder)} ({reason}): {choice} {CACHE_VARIABLE} to a writable "
-            "folder."
+            f"Cannot use the cache folder {os.fspath(folder)} ({reason}): {choice} {CACHE_VARIABLE} to a folder that "
+            "can be written to."
         )
 
 

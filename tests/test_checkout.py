@@ -100,7 +100,7 @@ def test_a_browser_is_installed_after_the_lists_are_fetched(machine, update):
     assert result.returncode == 0, result.stderr
     calls = machine.calls.read_text(encoding="utf-8").splitlines()
     assert [call.split()[-1] for call in calls] == ["update", "chromium-driver"]
-    assert ("those that are here are used" in result.stderr) == (update != 0)
+    assert ("the existing ones are used" in result.stderr) == (update != 0)
 
 
 @pytest.mark.parametrize("install", ["exit 100", "exit 0"])  # apt-get fails, or there is no `chromium` afterwards

@@ -257,7 +257,7 @@ def build(label: str, recipe: BuildRecipe) -> Path:
             raise
         raise BuildError(
             f"the build cache cannot be used ({error}); XDG_CACHE_HOME (for the operators alone, {CACHE_VARIABLE}) can "
-            "name a writable folder"
+            "name a folder that can be written to"
         ) from error
 
 
