@@ -167,12 +167,15 @@ def metric_inputs(options: Mapping[str, Any]) -> dict[str, Any]:
     The real videos are None for data that are still to be synthesised, and for tar files, which metrics do not read.
 
     Raises:
-        UserError: A detector is missing, or the real videos are missing or do not suit.
+        UserError: A detector is missing or not a TorchScript file, or the real videos are missing, too few or unsuitable.
     """
     if not options["metrics"]:
         return {}
+    from metrics.evaluator import require_samples
     from metrics.feature_extractors import find_detectors
+    from metrics.metric_functions import fewest_samples
     from metrics.real_videos import StoredVideos
+    from torch_utils.torchscript import load_torchscript
     from training.data.webdataset_files import is_shards
 
     chosen = [METRICS[name] for name in options["metrics"]]
@@ -183,6 +186,8 @@ def metric_inputs(options: Mapping[str, Any]) -> dict[str, Any]:
                 "no frame rate; choose metrics of images or views, e.g. fid50k_full."
             )
     detectors = find_detectors(options["metrics"], options["detectors"])
+    for detector in detectors.values():
+        load_torchscript(detector.path, "cpu")  # a file of another kind would end the run at its first snapshot
     if options["data"] is not None and is_shards(options["data"]):
         needing = [metric.name for metric in chosen if metric.uses_real or options["cond"]]
         if needing:
@@ -197,7 +202,7 @@ def metric_inputs(options: Mapping[str, Any]) -> dict[str, Any]:
     real = StoredVideos(options["data"], resolution=options["resolution"], frame_stride=options["frame_stride"])
     for metric in chosen:
         if metric.uses_real and metric.samples == "clips":
-            real.clips(count=1, frames=metric.frames)
+            require_samples(metric, real.clips(count=fewest_samples(metric), frames=metric.frames), "real")
     label = real.labels() if options["cond"] else None
     return {"detectors": detectors, "real": real, "label": label}
 

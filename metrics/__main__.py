@@ -111,12 +111,13 @@ def main(names: str, detectors: tuple[str, ...], gpus: int, device: str | None, 
     if options["bootstrap"] == 1:
         raise UserError("--bootstrap: an interval needs at least 2 resamplings; 0 gives no interval.")
     for name in ("real", "fake"):
-        if options[name] is not None and options[name].lower().endswith(".tar"):  # braces may stand for several
+        path = options[name]
+        if path is not None and path.lower().endswith(".tar") and not os.path.isdir(path):  # braces: several
             from training.data.frame_index import describe_tar_files
 
-            raise UserError(f"--{name}: {describe_tar_files(options[name])}")
-        if options[name] is not None and not os.path.exists(options[name]):
-            raise UserError(f"--{name}: there is no file or folder '{options[name]}'.")
+            raise UserError(f"--{name}: {describe_tar_files(path)}")
+        if path is not None and not os.path.exists(path):
+            raise UserError(f"--{name}: there is no file or folder '{path}'.")
     if options["real"] is None and options["frame_stride"] is not None:
         raise UserError("--frame-stride says which real frames are kept: add --real, or leave --frame-stride out.")
     if options["real"] is None:

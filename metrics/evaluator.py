@@ -26,16 +26,15 @@ from dnnlib.downloads import make_cache_folder
 from metrics.detectors import DetectorFile
 from metrics.feature_extractors import make_network
 from metrics.features import Samples, compute_features, open_features
-from metrics.metric_functions import MEASURES, VIEWS
+from metrics.metric_functions import MEASURES, VIEWS, fewest_samples
 from metrics.random_features import full_float32
 from metrics.registry import Metric, find_metric
 from torch_utils import distributed
 from torch_utils.launch import scratch_folder
 
-__all__ = ["Evaluator", "Videos"]
+__all__ = ["Evaluator", "Videos", "require_samples"]
 
 REPLICATES = 100  # resamplings for an interval
-FEWEST = 2  # samples for a distance
 
 
 class Videos(Protocol):
@@ -143,11 +142,7 @@ class Evaluator:
         memo = json.dumps(what, sort_keys=True)
         if memo not in self._known:
             samples = self._samples(side, metric)
-            if len(samples) < FEWEST:
-                words = "real" if side == "real" else "generated"
-                raise UserError(
-                    f"{metric.name} needs at least {FEWEST} {words} {metric.samples}, there are {len(samples)}."
-                )
+            require_samples(metric, samples, "real" if side == "real" else "generated")
             self._known[memo] = self._compute(samples, network, what, title=f"{side} {metric.samples}"), samples
         return self._known[memo]
 
@@ -183,6 +178,13 @@ class Evaluator:
         if not os.path.exists(path):  # raises an error before the features are computed, which takes long
             make_cache_folder(self._cache, instead="name another one (--cache, in training cache_metrics_dir=)")
         return path
+
+
+def require_samples(metric: Metric, samples: Samples, words: str) -> None:
+    """Raise a UserError if there are too few samples of one side ('real' or 'generated') for a metric."""
+    least = fewest_samples(metric)
+    if len(samples) < least:
+        raise UserError(f"{metric.name} needs at least {least} {words} {metric.samples}, there are {len(samples)}.")
 
 
 def _holds(path: Path, count: int) -> bool:

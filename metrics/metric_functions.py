@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from dnnlib import UserError
 from metrics.distances import (
     BLOCK,
     NEIGHBOURS,
@@ -33,7 +32,7 @@ from metrics.distances import (
 from metrics.registry import Metric
 from metrics.video_measures import frame_similarity
 
-__all__ = ["LEVEL", "MEASURES", "Measured", "bootstrap_interval", "mean_interval"]
+__all__ = ["LEVEL", "MEASURES", "Measured", "bootstrap_interval", "fewest_samples", "mean_interval"]
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -164,6 +163,11 @@ def _kernel_subsets(real: np.ndarray, fake: np.ndarray, metric: Metric, replicat
 MOST_REAL = 200_000  # real samples of a manifold, as in StyleGAN2: the cost grows with the square
 
 
+def fewest_samples(metric: Metric) -> int:
+    """Samples of each side without which a metric has no value."""
+    return NEIGHBOURS + 1 if metric.measure == "precision_recall" else 2
+
+
 def _precision_recall(real: np.ndarray, fake: np.ndarray, metric: Metric, replicates: int) -> Measured:
     """Precision, and recall as a further entry; their intervals are the standard errors of shares, for fixed manifolds.
 
@@ -171,8 +175,6 @@ def _precision_recall(real: np.ndarray, fake: np.ndarray, metric: Metric, replic
     """
     if len(real) > MOST_REAL:
         real = real[np.sort(np.random.RandomState(0).choice(len(real), MOST_REAL, replace=False))]
-    if min(len(real), len(fake)) <= NEIGHBOURS:
-        raise UserError(f"{metric.name} needs more than {NEIGHBOURS} samples of each side.")
     precise = inside_manifold(fake, real, neighbour_radii(real))
     recalled = inside_manifold(real, fake, neighbour_radii(fake))
     further: dict[str, Any] = {"recall": float(recalled.mean())}

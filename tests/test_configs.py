@@ -192,6 +192,26 @@ def test_an_option_without_a_rule_is_not_ignored():
         check_values(composed)
 
 
+@pytest.mark.parametrize("name", ["nframes", "frame_stride", "spec.mb", "model.generator.z_dim", "snap"])
+@pytest.mark.parametrize("digits", [20, 400])
+def test_integers_that_overflow_are_refused(name, digits):
+    got = {20: r"1e\+20", 400: "one of more than 300 digits"}[digits]
+    with pytest.raises(UserError, match=rf"^{name} is too large: use at most 2147483647, got {got}\.$"):
+        check_values(options(f"{name}=1{'0' * digits}"))
+
+
+def test_numbers_that_no_float_holds_are_refused():
+    with pytest.raises(UserError, match="^kimg must be a number above 0, got 1000"):
+        check_values(options(f"kimg=1{'0' * 400}"))
+
+
+def test_an_entry_of_a_model_that_nothing_reads_is_not_ignored():
+    composed = options()
+    composed["model"]["frame_strid"] = 4
+    with pytest.raises(UserError, match=r"^There is no option model\.frame_strid in this version"):
+        check_values(composed)
+
+
 def test_every_option_of_the_schedule_is_used():
     """Each is read where a run is built or planned, or other options refer to it: none is checked and then ignored."""
     folder = CONFIG_DIR.parent / "training" / "launch"

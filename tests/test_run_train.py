@@ -562,12 +562,21 @@ def test_snapshots_of_stops_have_no_metrics(tmp_path, monkeypatch):
         ("metrics=fid1k_full", "detector inception=PATH"),
         ("metrics=rfvd64_16f", "shorter than 16 frames: the longest has 4"),
         ("detectors.i3d=/nowhere/i3d.pt metrics=fvd64_16f", "detector i3d=/nowhere/i3d.pt: there is no such file"),
+        (f"detectors.i3d={__file__} metrics=fvd64_16f", "cannot be loaded as TorchScript: it is another kind of file"),
     ],
 )
 def test_metrics_that_cannot_be_computed_are_told_first(word, message, tmp_path, data, monkeypatch, capsys):
     words = [f"outdir={tmp_path / 'runs'}", f"data={data}", *OVERRIDES, *word.split()]
     assert call(monkeypatch, *words) == 2
     assert message in capsys.readouterr().err and not (tmp_path / "runs").exists()
+
+
+def test_metrics_with_too_few_real_clips_are_told_first(tmp_path):
+    """At the first snapshot, which may be hours later, they would end the run."""
+    words = [f"outdir={tmp_path / 'runs'}", f"data={write_frames(tmp_path / 'data', videos=3, frames=16)}", *OVERRIDES]
+    assert run_train.make_plan([*words, "metrics=rfvd64_16f"]).options["metrics"] == ["rfvd64_16f"]
+    with pytest.raises(UserError, match="rpr64k3_16f needs at least 4 real clips, there are 3"):
+        run_train.make_plan([*words, "metrics=rpr64k3_16f"])
 
 
 def test_a_cache_that_no_metric_uses_is_told(tmp_path, data):

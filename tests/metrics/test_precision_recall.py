@@ -8,10 +8,10 @@ import pytest
 from dnnlib import UserError
 from metrics import distances
 from metrics.distances import inside_manifold, neighbour_radii
-from metrics.evaluator import Evaluator
+from metrics.evaluator import Evaluator, require_samples
 from metrics.metric_functions import MEASURES, mean_interval
 from metrics.random_features import RandomFeatures
-from metrics.registry import METRICS
+from metrics.registry import METRICS, find_metric
 from metrics.results import row_summary
 from tests.metrics.memory_videos import MemoryVideos
 from tests.metrics.synthetic import noisy, waves
@@ -97,8 +97,9 @@ def test_at_most_so_many_real_samples(monkeypatch):
 
 
 def test_too_few_samples():
-    with pytest.raises(UserError, match="rpr64k3_16f needs more than 3 samples of each side"):
-        measure(np.zeros([3, 2]), np.zeros([8, 2]))
+    with pytest.raises(UserError, match="rpr64k3_16f needs at least 4 real clips, there are 3"):
+        require_samples(find_metric("rpr64k3_16f"), range(3), "real")
+    require_samples(find_metric("rpr64k3_16f"), range(4), "real")
 
 
 def test_a_row():

@@ -39,6 +39,7 @@ __all__ = [
     "mirrored",
     "missing_videos",
     "notes_on_unmatched",
+    "parse_annotations",
     "parse_manifest",
     "read_cameras",
     "read_labels",
@@ -92,7 +93,7 @@ def has_entries(store: FrameStore, kind: str) -> bool:
     """True if there is a dataset.json with entries of a kind, 'labels' or 'cameras', valid or not."""
     data = store.root_file(FILE)
     try:
-        content = json.loads(data or b"{}")
+        content = parse_annotations(data)
         return content.get(kind) is not None if isinstance(content, dict) else kind in content
     except (ValueError, TypeError, RecursionError):
         return kind == "labels"  # reading them raises an error that names the file's fault
@@ -115,6 +116,25 @@ def read_cameras(store: FrameStore, videos: list[Video]) -> np.ndarray:
     return np.array(angles, dtype=np.float32).reshape(-1, 2)
 
 
+def parse_annotations(data: bytes | None) -> Any:
+    """The content of a dataset.json; {} if there is none.
+
+    Raises:
+        ValueError: It is no JSON, or gives something twice in different ways, of which JSON keeps the last.
+        RecursionError: It is nested too deeply.
+    """
+    return json.loads(data or b"{}", object_pairs_hook=_without_repetition)
+
+
+def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content: dict[str, Any] = {}
+    for name, value in pairs:
+        first = content.setdefault(name, value)
+        if first is not value and first != value:  # NaN is none of its equals
+            raise ValueError(f"'{name}' stands there twice, with different values")
+    return content
+
+
 def list_entries(listed: Any, kind: str, *, file: str) -> dict[str, Any]:
     """The value of 'labels' or 'cameras' in a file, as entries by the path of the video (see listed_path).
 
@@ -126,6 +146,9 @@ def list_entries(listed: Any, kind: str, *, file: str) -> dict[str, Any]:
         listed = list(listed.items())
     if not isinstance(listed, list):
         raise TypeError(f"no list of {kind}")
+    for pair in listed:
+        if isinstance(pair, str):  # which Python unpacks letter by letter
+            raise TypeError(f"'{pair:.60}' is no pair")
     entries: dict[str, Any] = {}
     for path, entry in [(listed_path(path), entry) for path, entry in listed]:
         first = entries.setdefault(path, entry)
@@ -183,7 +206,7 @@ def _read_entries(store: FrameStore, videos: list[Video], kind: str) -> dict[str
     if data is None:
         raise UserError(f"{kind.capitalize()} are wanted but there is no '{file}'; {form}. Or {WITHOUT[kind]}.")
     try:
-        listed = json.loads(data)[kind]
+        listed = parse_annotations(data)[kind]
         if listed is None:
             raise UserError(f"Cannot use '{file}' (its {kind} are null: there are none); {form}. Or {WITHOUT[kind]}.")
         entries = list_entries(listed, kind, file=file)

@@ -57,7 +57,7 @@ SYSTEM_FOLDERS = frozenset(
 ZIP_START = b"PK\x03\x04"
 MIN_CACHED = 20_000  # files; smaller sets are listed fast enough
 SETTLE_SECONDS = 2.0  # minimum age of the last change for caching: a later one might have the same time stamp
-CACHE_VERSION = 6
+CACHE_VERSION = 7
 LOCATION = np.dtype([("offset", "<i8"), ("stored", "<i8"), ("size", "<i8"), ("crc", "<u4"), ("method", "<u2")])
 DIGITS = str.maketrans("123456789", "0" * 9)
 
@@ -138,6 +138,7 @@ class Listing:
         names: File names of all frames, folder by folder, in natural order.
         movies: Relative paths of encoded videos, in natural order.
         unsafe: Number of members of a zip that are left out: links, and names that lead out of the zip.
+        repeated: Number of members of a zip that are left out because later ones have the same name but other content.
         dangling: Relative paths of dangling links in a folder, which may stand for folders.
         locations: Locations of a zip's frames, dtype LOCATION; None for a folder.
         others: Locations of a zip's movies, of the files in its root and of manifests elsewhere, by path.
@@ -148,6 +149,7 @@ class Listing:
     names: StringTable
     movies: list[str]
     unsafe: int = 0
+    repeated: int = 0
     dangling: list[str] = dataclasses.field(default_factory=list)
     locations: np.ndarray | None = None
     others: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
@@ -294,7 +296,7 @@ def _list_zip(path: str) -> Listing:
 
 
 def _index_zip(path: str) -> Listing:
-    images, others, unsafe = {}, {}, 0
+    images, others, unsafe, repeated = {}, {}, 0, 0
     with zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
             name = info.filename.replace("\\", "/")  # as older tools on Windows write them
@@ -309,9 +311,14 @@ def _index_zip(path: str) -> Listing:
             folder, _, base = name.rpartition("/")
             where = (info.header_offset, info.compress_size, info.file_size, info.CRC, _method(info))
             if name.lower().endswith(IMAGE_SUFFIXES):
-                images.setdefault(folder, {})[base] = where
+                places, key = images.setdefault(folder, {}), base
             elif not folder or name.lower().endswith(MOVIE_SUFFIXES) or base == MANIFEST:
-                others[name] = where
+                places, key = others, name
+            else:
+                continue
+            earlier = places.get(key, where)
+            repeated += earlier[2:4] != where[2:4]  # sizes and checksums
+            places[key] = where  # unpacked, the last one would replace the others, too
     listing = _listing(images, movies=[name for name in others if name.lower().endswith(MOVIE_SUFFIXES)])
     bounds = listing.starts.tolist()
     located = [
@@ -327,7 +334,7 @@ def _index_zip(path: str) -> Listing:
             "deflate: pack them again, e.g. with zip -0."
         )
     listing.others = {name: np.array(where, dtype=LOCATION)[()] for name, where in others.items()}
-    listing.unsafe = unsafe
+    listing.unsafe, listing.repeated = unsafe, repeated
     return listing
 
 
@@ -358,7 +365,8 @@ def _listing(images: dict[str, Iterable[str]], *, movies: list[str]) -> Listing:
 
 
 def _pack(listing: Listing) -> dict[str, np.ndarray]:
-    packed = {"starts": listing.starts, "unsafe": np.array(listing.unsafe)}
+    packed = {"starts": listing.starts}
+    packed |= {key: np.array(getattr(listing, key)) for key in ("unsafe", "repeated")}
     for key in ("folders", "names", "movies", "others"):
         packed.update(_pack_strings(key, getattr(listing, key)))
     packed["other_locations"] = np.array(list(listing.others.values()), dtype=LOCATION)
@@ -375,6 +383,7 @@ def _unpack(packed: dict[str, np.ndarray]) -> Listing:
         names=_unpack_strings("names", packed),
         movies=list(_unpack_strings("movies", packed)),
         unsafe=int(packed["unsafe"]),
+        repeated=int(packed["repeated"]),
         locations=packed.get("locations"),
         others=dict(others),
     )

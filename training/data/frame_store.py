@@ -59,6 +59,7 @@ class FrameStore:
         root_video: These images as a video of the path ''; None if there are none.
         movies: Paths, relative to the root, of files with suffixes of encoded videos, in natural order.
         unsafe: Number of members of a zip that are left out: links, and names that lead out of the zip.
+        repeated: Number of members of a zip that are left out because later ones have the same name but other content.
         dangling: A note on dangling links; None if there are none.
     """
 
@@ -84,7 +85,7 @@ class FrameStore:
         self.loose_frames = 0 if self.root_video is None else len(self.root_video)
         self.videos = [video for video in found if video.path]
         self.movies = listing.movies
-        self.unsafe = listing.unsafe
+        self.unsafe, self.repeated = listing.unsafe, listing.repeated
         self.dangling = _describe_dangling(listing.dangling)
 
     def require_videos(self) -> None:
@@ -115,6 +116,8 @@ class FrameStore:
         notes = []
         if self.unsafe:
             notes.append(f"{self.unsafe} entries of the zip are left out: their names lead out of it")
+        if self.repeated:
+            notes.append(f"{self.repeated} entries of the zip are left out: later ones have the same names")
         if self.loose_frames:
             notes.append(f"{self.loose_frames} images lie outside of any video folder and are left out")
         return notes

@@ -104,9 +104,9 @@ class Shards:
 def is_shards(path: str | os.PathLike) -> bool:
     """True for a dataset of tar files: its name ends in .tar (braces list several), or its manifest says so."""
     path = os.fspath(path)
-    if path.lower().endswith(".tar"):
-        return True
-    manifest = parse_manifest(_read_local(os.path.join(path, MANIFEST))) if os.path.isdir(path) else None
+    if not os.path.isdir(path):
+        return path.lower().endswith(".tar")
+    manifest = parse_manifest(_read_local(os.path.join(path, MANIFEST)))
     return manifest is not None and manifest["format"] == SHARDS_FORMAT
 
 

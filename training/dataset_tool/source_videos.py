@@ -3,13 +3,12 @@
 import dataclasses
 import hashlib
 import itertools
-import json
 import os
 import re
 from typing import Any
 
 from dnnlib import UserError
-from training.data.annotations import KINDS, describe_unmatched, list_entries, source_stride
+from training.data.annotations import KINDS, describe_unmatched, list_entries, parse_annotations, source_stride
 from training.data.frame_index import listed_path
 from training.data.frame_store import FrameStore, Video
 
@@ -99,7 +98,7 @@ def find_sources(path: str) -> SourceSet:
     sources += [Source(_unique(video.path, names), video.path, video) for video in store.videos]
     file = f"{path}/dataset.json"
     try:
-        content = json.loads(store.root_file("dataset.json") or b"{}")
+        content = parse_annotations(store.root_file("dataset.json"))
         if content and not any(kind in content for kind in KINDS):
             raise ValueError("neither labels nor cameras")
         there = [kind for kind in KINDS if content.get(kind) is not None]

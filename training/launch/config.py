@@ -21,8 +21,8 @@ from omegaconf.errors import OmegaConfBaseException
 from dnnlib import UserError, choices_hint, one_line
 
 __all__ = [
-    "CONFIG_DIR", "GROUPS", "NETWORKS", "compose_options", "continued_options", "current_options", "given_options",
-    "hydra_override", "plain_override", "split_override", "string_value",
+    "CONFIG_DIR", "GROUPS", "NETWORKS", "SECTIONS", "compose_options", "continued_options", "current_options",
+    "given_options", "hydra_override", "plain_override", "split_override", "string_value",
 ]  # fmt: skip
 
 ROOT = Path(__file__).resolve().parents[2]  # of the checkout, or the folder of installed packages
@@ -122,7 +122,7 @@ def continued_options(stored: Mapping[str, Any], overrides: Sequence[str]) -> di
     given = compose_options(overrides)
     # Options that are newer than the run have their default values.
     options = {**{key: given[key] for key in given if key not in ("model", "spec")}, **stored}
-    options["detectors"] = {**given["detectors"], **stored["detectors"]}
+    options |= {section: {**given[section], **stored.get(section, {})} for section in SECTIONS}
     keys = [split_override(override)[1] for override in overrides]
     for key in keys:
         if key in GROUPS:

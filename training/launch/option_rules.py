@@ -5,20 +5,26 @@ a dataclass field for every option that repeats its default (defaults stand in c
 """
 
 import dataclasses
+import functools
 import math
+import operator
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from dnnlib import UserError
+from dnnlib import UserError, is_number
+from training.launch.config import NETWORKS
 
-__all__ = ["check_values"]
+__all__ = ["check_values", "other_options"]
+
+
+LARGEST = 2**31 - 1  # of a count: more are slips of the keyboard, and too large for what takes integers of C
 
 
 @dataclasses.dataclass(frozen=True)
 class ValueRule:
     """Rule for a value: bool, int, float, str or list; numbers from `low` to `high`; None where `optional`.
 
-    A list with bounds is a pair of such numbers, in a `unit`.
+    A list with bounds is a pair of such numbers, in a `unit`. Integers without `high` end at `LARGEST`.
     """
 
     kind: type
@@ -32,6 +38,8 @@ class ValueRule:
     def check(self, name: str, value: Any) -> None:
         if value is None and self.optional:
             return
+        if self.kind is int and type(value) is int and value > LARGEST and self.high == math.inf:
+            raise UserError(f"{name} is too large: use at most {LARGEST}, got {_short(value)}.")
         if self._fits(value):
             return
         null = " or null" if self.optional else ""
@@ -39,7 +47,7 @@ class ValueRule:
 
     def _fits(self, value: Any) -> bool:
         if self.kind is float:
-            if type(value) not in (int, float) or not math.isfinite(value):
+            if not is_number(value):
                 return False
         elif type(value) is not self.kind:
             return False
@@ -151,6 +159,8 @@ RULES = {
     "spec.snap": MAYBE_COUNT,
 }
 
+OF_MODELS = ("model.resolution", "model.frame_stride")  # the values of resolution and frame_stride unless given
+
 MAYBE_CLAMP = ValueRule(float, 0, optional=True, above=True)
 ANGLES = ValueRule(list, -12.5664, 12.5664, unit="radians")  # two turns: more is most likely meant in degrees
 
@@ -215,24 +225,21 @@ def check_values(options: Mapping[str, Any]) -> None:
     Raises:
         UserError: An option has a value that it cannot have; names both. Or an option is missing or unknown.
     """
-    for name, rule in RULES.items():
-        value: Any = options
-        for key in name.split("."):
-            if key not in value:
-                raise UserError(
-                    f"These options lack {name}. If the run is older than this option, ADDED in "
-                    "training/launch/config.py must say what the run did."
-                )
-            value = value[key]
-        rule.check(name, value)
-    unknown = [name for name in _leaves({**options, "model": {}, "names": {}}) if name not in RULES]
+    missing, unknown = other_options(options)
+    if missing:
+        raise UserError(
+            f"There is no {missing[0]} in conf/: begin a file of your own there with `defaults:` and the file that it "
+            "changes."
+        )
     if unknown:
         raise UserError(
             f"There is no option {unknown[0]} in this version, which would ignore it. If it is a new one of conf/, "
             "RULES in training/launch/option_rules.py must say which values it may have."
         )
+    for name, rule in RULES.items():
+        rule.check(name, functools.reduce(operator.getitem, name.split("."), options))
     _check_finite("model", options["model"])
-    for part in ("generator", "discriminator"):
+    for part in NETWORKS:
         _check_network(f"model.{part}", options["model"][part])
     if options["precision"] == "bf16" and options["fp32"]:
         raise UserError("precision=bf16 asks for half precision and fp32=true forbids it: give only one of them.")
@@ -241,13 +248,21 @@ def check_values(options: Mapping[str, Any]) -> None:
         raise UserError(f"spec.betas must be two numbers from 0 to below 1 like [0,0.99], got {betas!r}.")
 
 
+def other_options(options: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """Names of options that are missing, and of others that this version does not know, outside of the networks."""
+    model = {key: value for key, value in options["model"].items() if key not in NETWORKS}
+    names = list(_leaves({**options, "model": model, "names": {}}))
+    return [name for name in RULES if name not in names], [n for n in names if n not in RULES and n not in OF_MODELS]
+
+
 def _leaves(options: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     """Dotted names of all options except groups, and except feature extractors, to which users may add their own."""
     for key, value in options.items():
+        name = f"{prefix}{key}"
         if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}.")
-        elif prefix != "detectors.":
-            yield prefix + key
+            yield from _leaves(value, f"{name}.")
+        elif prefix != "detectors." or name in RULES:
+            yield name
 
 
 def _check_network(name: str, arguments: Mapping[str, Any]) -> None:
@@ -266,7 +281,7 @@ def _check_network(name: str, arguments: Mapping[str, Any]) -> None:
 
 
 def _check_finite(name: str, value: Any) -> None:
-    """Refuse nan and inf, which comparisons in a constructor may let pass."""
+    """Refuse nan and inf, which comparisons in a constructor may let pass, and integers that overflow."""
     if isinstance(value, Mapping):
         for key, entry in value.items():
             _check_finite(f"{name}.{key}", entry)
@@ -275,3 +290,10 @@ def _check_finite(name: str, value: Any) -> None:
             _check_finite(f"{name}[{i}]", entry)
     elif isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"{name} must be a finite number, got {value}.")
+    elif type(value) is int and abs(value) > LARGEST:
+        raise UserError(f"{name} is too large: use at most {LARGEST}, got {_short(value)}.")
+
+
+def _short(number: int) -> str:
+    """A large integer in a message."""
+    return f"{number:.6g}" if is_number(number) else "one of more than 300 digits"

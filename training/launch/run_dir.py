@@ -141,7 +141,8 @@ def find_run_folder(outdir: str | os.PathLike | None, run: int | str) -> Path:
         return folder if folder.name not in ("", "..") else folder.resolve()  # '.' has neither name nor parent
     if outdir is None:
         raise UserError(f"resume_run={run}: a run's number needs outdir=, the folder that holds the runs.")
-    folders = [p for p in Path(outdir).glob("*-*") if (m := NUMBERED.fullmatch(p.name)) and int(m[1]) == int(run)]
+    numbered = [p for p in Path(outdir).glob("*-*") if (m := NUMBERED.fullmatch(p.name)) and int(m[1]) == int(run)]
+    folders = [p for p in numbered if p.is_dir()]  # a run's report or archive may lie beside it
     if not folders:
         raise UserError(f"resume_run={run}: there is no run folder {int(run):05d}-* in {outdir}.")
     if len(folders) > 1:

@@ -25,7 +25,7 @@ from training.data.loader import PairDataset, build_dataset
 from training.data.webdataset import ShardPairDataset
 from training.data.webdataset_files import is_shards
 from training.launch.build import build_augment, build_networks
-from training.launch.config import GROUPS, NETWORKS, compose_options, continued_options, given_options
+from training.launch.config import GROUPS, NETWORKS, SECTIONS, compose_options, continued_options, given_options
 from training.launch.idle_options import (
     Devices,
     check_cuda_graphs,
@@ -35,7 +35,7 @@ from training.launch.idle_options import (
     other_folder_note,
     slow_precision_note,
 )
-from training.launch.option_rules import check_values
+from training.launch.option_rules import check_values, other_options
 from training.launch.run_dir import find_run_folder, slug
 from training.networks.discriminator import TimeAwareDiscriminators
 from training.networks.generator import Generator
@@ -180,6 +180,13 @@ def _read(overrides: Sequence[str]) -> tuple[dict[str, Any], Path | None, str | 
     if not _are_options(stored):
         raise UserError(f"Cannot continue the run in {folder}: its {OPTIONS_FILE} is damaged or incomplete; {ANEW}")
     given = continued_options(stored, overrides)
+    missing, unknown = other_options(given)
+    if missing or unknown:
+        what = f"it has {unknown[0]}, which there is not here" if unknown else f"it lacks {missing[0]}"
+        raise UserError(
+            f"Cannot continue the run in {folder}: another version of this program has begun it ({what}). Continue it "
+            f"with that version, or {ANEW}"
+        )
     for key in ("outdir", "data", "cache_metrics_dir"):
         if given[key] is not None:
             given[key] = expand_home(str(given[key]), name=f"{key}=")
@@ -194,13 +201,13 @@ def _read(overrides: Sequence[str]) -> tuple[dict[str, Any], Path | None, str | 
 
 def _are_options(stored: Any) -> bool:
     """True for the content of a complete file of options, whose last entry is `names`."""
-    if not isinstance(stored, Mapping) or not isinstance(stored.get("names"), Mapping):
+    if not isinstance(stored, Mapping) or not all(isinstance(stored.get(key), Mapping) for key in (*GROUPS, "names")):
         return False
-    networks = stored["model"] if isinstance(stored.get("model"), Mapping) else {}
+    networks = [stored["model"].get(name) for name in NETWORKS]
     return (
-        set(GROUPS) <= set(stored["names"])
-        and isinstance(stored.get("spec"), Mapping)
-        and all(isinstance(networks.get(name), Mapping) and "_target_" in networks[name] for name in NETWORKS)
+        all(isinstance(stored["names"].get(group), str) for group in GROUPS)
+        and all(isinstance(stored.get(section, {}), Mapping) for section in SECTIONS)
+        and all(isinstance(network, Mapping) and isinstance(network.get("_target_"), str) for network in networks)
     )
 
 

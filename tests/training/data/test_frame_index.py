@@ -202,6 +202,18 @@ def test_zips_that_cannot_be_read_are_refused_before_anything_is_made(root, tmp_
         FrameStore(tmp_path / "half.zip")
 
 
+def test_members_of_one_name(root, tmp_path):
+    """The last one counts, as where a zip is unpacked, and others than copies of it are told."""
+    first, second = (root / "b" / "0.png").read_bytes(), (root / "b" / "1.png").read_bytes()
+    with zipfile.ZipFile(tmp_path / "twice.zip", "w") as archive, pytest.warns(UserWarning, match="Duplicate name"):
+        for name, data in (("v/0.png", first), ("v\\0.png", second), ("v/1.png", first), ("v/1.png", first)):
+            archive.writestr(name, data)
+    for _ in range(2):  # listed, and from the cache
+        store = FrameStore(tmp_path / "twice.zip")
+        assert store.left_out() == ["1 entries of the zip are left out: later ones have the same names"]
+        assert store.frame_bytes(store.videos[0], 0) == second and len(store.videos[0]) == 2
+
+
 def test_members_with_backslashes(root, tmp_path):
     """As tools on Windows have written them."""
     with zipfile.ZipFile(tmp_path / "windows.zip", "w") as archive:

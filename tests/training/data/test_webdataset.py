@@ -348,7 +348,7 @@ def failure(path, **options):
 
 
 def test_mistakes(shards, tmp_path):
-    assert "no shard" in failure(tmp_path / "a-{0..2}.tar") and "3 are missing" in failure(tmp_path / "a-{0..2}.tar")
+    assert "no shard" in failure(tmp_path / "a-{0..2}.tar") and "(3 of 3 missing)" in failure(tmp_path / "a-{0..2}.tar")
     assert "shorter than nframes=16: the clip '" in failure(shards, nframes=16)
     assert "2 frames (keeping every 2. frame)" in failure(shards, nframes=3, frame_stride=2)
     assert "nframes must be a whole number of at least 1" in failure(shards, nframes=0)
@@ -559,3 +559,9 @@ def test_a_shard_that_shrinks_while_it_is_read(shards, tmp_path):
     file.write_bytes(b"")
     with pytest.raises(OSError, match=r"a\.tar has become shorter"):
         sample.image(1)
+
+
+def test_a_folder_of_frames_may_be_called_tar(tmp_path):
+    (tmp_path / "faces.tar").mkdir()
+    assert not webdataset_files.is_shards(tmp_path / "faces.tar")
+    assert webdataset_files.is_shards(tmp_path / "others.tar")

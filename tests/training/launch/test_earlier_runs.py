@@ -111,11 +111,58 @@ def test_stored_names_are_mapped(work):
     assert "recompute" in stored  # a copy was changed
 
 
-def test_an_option_that_nobody_added_to_earlier_runs_is_named():
+def test_a_file_of_a_schedule_without_an_option_is_refused():
     options = compose_options(["outdir=runs", "data=data"])
     del options["spec"]["style_mixing"]
-    with pytest.raises(UserError, match=r"^These options lack spec\.style_mixing\. .* ADDED in training/launch/config"):
+    with pytest.raises(
+        UserError, match=r"^There is no spec\.style_mixing in conf/: begin a file of your own .*`defaults:`"
+    ):
         check_values(options)
+
+
+@pytest.mark.parametrize(
+    "change, what",
+    [
+        (lambda stored: stored.update(depth_tv=3), "it has depth_tv, which there is not here"),
+        (lambda stored: stored["spec"].update(depth_tv=3), "it has spec.depth_tv, which there is not here"),
+        (lambda stored: stored["model"].update(depth_tv=3), "it has model.depth_tv, which there is not here"),
+        (lambda stored: stored["spec"].pop("style_mixing"), "it lacks spec.style_mixing"),
+    ],
+)
+def test_a_run_of_another_version_is_told_in_words_for_users(work, change, what):
+    path = run_folder(work) / "training_options.yaml"
+    stored = yaml.safe_load(path.read_text())
+    change(stored)
+    path.write_text(yaml.safe_dump(stored, sort_keys=False))
+    with pytest.raises(UserError) as error:
+        run_train.make_plan(["outdir=runs", "resume_run=0"])
+    assert str(error.value).startswith(f"Cannot continue the run in runs/{path.parent.name}: another version of this ")
+    assert f"({what}). Continue it with that version, or start a new run from its newest snapshot" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"detectors": None},
+        {"previews": [1]},
+        {"names": {"model": ["a"], "spec": "small"}},
+        {"model": {"generator": {}}},
+    ],
+)
+def test_damaged_options_of_a_run_are_told(work, entries):
+    path = run_folder(work) / "training_options.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | entries))
+    with pytest.raises(UserError, match="its training_options.yaml is damaged or incomplete; start a new run"):
+        run_train.make_plan(["outdir=runs", "resume_run=0"])
+
+
+def test_options_within_sections_that_are_newer_than_a_run_have_their_defaults(work):
+    stored = yaml.safe_load((run_folder(work) / "training_options.yaml").read_text())
+    del stored["previews"]["videos"], stored["detectors"]
+    continued = continued_options(stored, ["resume_run=0"])
+    now = compose_options(["outdir=runs", "data=data"])
+    assert continued["previews"] == stored["previews"] | {"videos": now["previews"]["videos"]}
+    assert continued["detectors"] == now["detectors"]
 
 
 def test_an_earlier_name_on_the_command_line_is_answered_by_the_present_one():

@@ -70,6 +70,8 @@ def test_finding_a_run(tmp_path):
         find_run_folder(tmp_path / "nowhere", "3")
     with pytest.raises(UserError, match="needs outdir="):
         find_run_folder(None, "0")
+    (tmp_path / "00000-x.zip").touch()  # the run, packed
+    assert find_run_folder(tmp_path, "0") == folder
     (tmp_path / "00000-y").mkdir()
     with pytest.raises(UserError, match="several folders"):
         find_run_folder(tmp_path, "0")
