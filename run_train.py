@@ -167,7 +167,7 @@ def metric_inputs(options: Mapping[str, Any]) -> dict[str, Any]:
     The real videos are None for data that are still to be synthesised, and for tar files, which metrics do not read.
 
     Raises:
-        UserError: A detector is missing or not a TorchScript file, or the real videos are missing, too few or unsuitable.
+        UserError: A detector is missing or not a TorchScript file, or real videos are missing, too few or unsuitable.
     """
     if not options["metrics"]:
         return {}

@@ -112,6 +112,11 @@ def look_at(position: torch.Tensor) -> torch.Tensor:
     check_floats("position", position, "in scene units")
     if position.device.type == "cpu" and not (position.isfinite().all() and (position != 0).any(dim=-1).all()):
         raise ValueError("position must be finite and not the origin, at which the cameras look.")
+    return _look_at(position)
+
+
+def _look_at(position: torch.Tensor) -> torch.Tensor:
+    """`look_at` without its checks."""
     # The camera looks along -z, so that z points from the origin to it; x is horizontal.
     up = torch.zeros_like(position)
     up[..., 2] = 1
@@ -132,7 +137,7 @@ def cam2world_from_angles(yaw: torch.Tensor, pitch: torch.Tensor, radius: torch.
     pitch = torch.where(pitch.sin().abs() < POLE, pitch.clamp(POLE, math.pi - POLE), pitch)
     position = torch.stack([pitch.sin() * yaw.cos(), pitch.sin() * yaw.sin(), pitch.cos()], dim=-1) * radius[:, None]
     matrix = torch.eye(4, dtype=position.dtype, device=position.device).repeat(len(position), 1, 1)
-    matrix[:, :3, :3] = look_at(position)
+    matrix[:, :3, :3] = _look_at(position)
     matrix[:, :3, 3] = position
     return matrix.float()
 

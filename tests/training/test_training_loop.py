@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from dnnlib import UserError
-from tests.training.tiny import make_loop
+from tests.training.tiny import make_loop, spoil_gradients
 from training.checkpoints.snapshot_files import STATE_FILE
 from training.checkpoints.training_state import read_state
 from training.monitoring.run_logger import FIELDS
@@ -281,8 +281,10 @@ def test_persisting_non_finite_gradients_end_the_run(tmp_path):
     loop = make_loop(tmp_path, "spec.nonfinite_limit=4", "imgsnap=1", "snap=1")
     accumulate = loop.loss.accumulate
 
-    def spoil(phase, *, gain, **arguments):
-        accumulate(phase, gain=gain if loop.counters.cur_nimg < 4 else math.nan, **arguments)
+    def spoil(phase, **arguments):
+        accumulate(phase, **arguments)
+        if loop.counters.cur_nimg >= 4:
+            spoil_gradients(loop, phase)
 
     loop.loss.accumulate = spoil
     with pytest.raises(UserError, match=r"broken down at 0.02 kimg: 4 steps of a phase in a row"):
@@ -298,8 +300,10 @@ def test_a_few_non_finite_gradients_do_not(tmp_path):
     loop = make_loop(tmp_path, "spec.nonfinite_limit=4", "imgsnap=null", "snap=null")
     accumulate = loop.loss.accumulate
 
-    def spoil(phase, *, gain, **arguments):
-        accumulate(phase, gain=math.nan if loop.counters.iteration == 3 and phase == "Gmain" else gain, **arguments)
+    def spoil(phase, **arguments):
+        accumulate(phase, **arguments)
+        if loop.counters.iteration == 3 and phase == "Gmain":
+            spoil_gradients(loop, phase)
 
     loop.loss.accumulate = spoil
     loop.run()

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dnnlib import UserError
-from tests.training.tiny import make_loop
+from tests.training.tiny import make_loop, spoil_gradients
 from torch_utils.stop_signal import StopSignal
 from torch_utils.training_stats import Statistics
 from training.augment.ada import AdaAugment, AdaController, AdaFeedback
@@ -20,9 +20,10 @@ def spoil_from(loop, iteration, until=math.inf):
     """Let all gradients be NaN from an iteration on."""
     accumulate = loop.loss.accumulate
 
-    def spoilt(phase, *, gain, **arguments):
-        bad = iteration <= loop.counters.iteration < until
-        accumulate(phase, gain=math.nan if bad else gain, **arguments)
+    def spoilt(phase, **arguments):
+        accumulate(phase, **arguments)
+        if iteration <= loop.counters.iteration < until:
+            spoil_gradients(loop, phase)
 
     loop.loss.accumulate = spoilt
 

@@ -1,5 +1,6 @@
 """A dataset and options so small that a training iteration takes a few hundredths of a second."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -71,3 +72,11 @@ def make_loop(tmp_path: Path, *words: str, folder: Path | None = None, **argumen
     resuming = folder is not None
     folder = folder or create_run_folder(options["outdir"], "tiny")
     return build_loop(options, folder, device=torch.device("cpu"), resuming=resuming, **arguments)
+
+
+def spoil_gradients(loop, phase):
+    """Make the gradients that a phase has accumulated NaN."""
+    network = loop.loss.generator if phase.startswith("G") else loop.loss.discriminator
+    for parameter in network.parameters():
+        if parameter.grad is not None:
+            parameter.grad.fill_(math.nan)
