@@ -67,7 +67,7 @@ def test_clips_of_another_form_are_refused(measure, needed):
         measure(clips[:, :, 1:])
     with pytest.raises(ValueError, match=r"got torch\.float32"):
         measure(clips / 127.5 - 1)
-    with pytest.raises(ValueError, match=r"take videos\.transpose\(1, 2\)\.$"):
+    with pytest.raises(ValueError, match=r"give videos\.transpose\(1, 2\)\.$"):
         measure(torch.cat([clips, clips], dim=2).transpose(1, 2))
     with pytest.raises(ValueError, match="got ndarray"):
         measure(clips.numpy())

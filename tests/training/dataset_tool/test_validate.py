@@ -110,7 +110,7 @@ def test_classes_that_are_counted_from_1(source, tmp_path):
     copy = shutil.copytree(source, tmp_path / "copy")
     (copy / "dataset.json").write_text(json.dumps({"labels": [[f"train/v{v}", 1 + v] for v in range(3)]}))
     (note,) = [note for note in check_dataset(str(copy)).notes if "classes" in note]
-    assert "no video in use for 1 of 4 classes, e.g. class 0, of which nothing is learnt" in note
+    assert "no video in use for 1 of 4 classes, e.g. class 0, and nothing is learnt for" in note
 
 
 def test_a_folder_of_anything(source, tmp_path):
