@@ -120,7 +120,7 @@ def parse_annotations(data: bytes | None) -> Any:
     """The content of a dataset.json; {} if there is none.
 
     Raises:
-        ValueError: It is no JSON, or gives something twice in different ways, of which JSON keeps the last.
+        ValueError: It is not JSON, or gives something twice in different ways, of which JSON keeps the last.
         RecursionError: It is nested too deeply.
     """
     return json.loads(data or b"{}", object_pairs_hook=_without_repetition)
@@ -130,8 +130,8 @@ def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     content: dict[str, Any] = {}
     for name, value in pairs:
         first = content.setdefault(name, value)
-        if first is not value and first != value:  # NaN is none of its equals
-            raise ValueError(f"'{name}' stands there twice, with different values")
+        if first is not value and first != value:  # NaN is not equal to itself
+            raise ValueError(f"'{name}' is given twice, with different values")
     return content
 
 
@@ -148,7 +148,7 @@ def list_entries(listed: Any, kind: str, *, file: str) -> dict[str, Any]:
         raise TypeError(f"no list of {kind}")
     for pair in listed:
         if isinstance(pair, str):  # which Python unpacks letter by letter
-            raise TypeError(f"'{pair:.60}' is no pair")
+            raise TypeError(f"'{pair:.60}' is not a pair")
     entries: dict[str, Any] = {}
     for path, entry in [(listed_path(path), entry) for path, entry in listed]:
         first = entries.setdefault(path, entry)

@@ -182,10 +182,10 @@ def _read(overrides: Sequence[str]) -> tuple[dict[str, Any], Path | None, str | 
     given = continued_options(stored, overrides)
     missing, unknown = other_options(given)
     if missing or unknown:
-        what = f"it has {unknown[0]}, which there is not here" if unknown else f"it lacks {missing[0]}"
+        what = f"it has {unknown[0]}, which this version does not know" if unknown else f"it lacks {missing[0]}"
         raise UserError(
-            f"Cannot continue the run in {folder}: another version of this program has begun it ({what}). Continue it "
-            f"with that version, or {ANEW}"
+            f"Cannot continue the run in {folder}: it was begun by another version of this program ({what}). Continue "
+            f"it with that version, or {ANEW}"
         )
     for key in ("outdir", "data", "cache_metrics_dir"):
         if given[key] is not None:

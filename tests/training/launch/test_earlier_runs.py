@@ -123,9 +123,9 @@ def test_a_file_of_a_schedule_without_an_option_is_refused():
 @pytest.mark.parametrize(
     "change, what",
     [
-        (lambda stored: stored.update(depth_tv=3), "it has depth_tv, which there is not here"),
-        (lambda stored: stored["spec"].update(depth_tv=3), "it has spec.depth_tv, which there is not here"),
-        (lambda stored: stored["model"].update(depth_tv=3), "it has model.depth_tv, which there is not here"),
+        (lambda stored: stored.update(depth_tv=3), "it has depth_tv, which this version does not know"),
+        (lambda stored: stored["spec"].update(depth_tv=3), "it has spec.depth_tv, which this version does not know"),
+        (lambda stored: stored["model"].update(depth_tv=3), "it has model.depth_tv, which this version does not know"),
         (lambda stored: stored["spec"].pop("style_mixing"), "it lacks spec.style_mixing"),
     ],
 )
@@ -136,7 +136,7 @@ def test_a_run_of_another_version_is_told_in_words_for_users(work, change, what)
     path.write_text(yaml.safe_dump(stored, sort_keys=False))
     with pytest.raises(UserError) as error:
         run_train.make_plan(["outdir=runs", "resume_run=0"])
-    assert str(error.value).startswith(f"Cannot continue the run in runs/{path.parent.name}: another version of this ")
+    assert str(error.value).startswith(f"Cannot continue the run in runs/{path.parent.name}: it was begun by another ")
     assert f"({what}). Continue it with that version, or start a new run from its newest snapshot" in str(error.value)
 
 
