@@ -39,7 +39,7 @@ def test_counts_of_a_small_model(options):
         ("Gmain", 1), ("Greg", 4), ("Dmain", 1), ("Dreg", 16)
     ]  # fmt: skip
     generator, discriminator, _, _ = build_training(options, "meta")
-    sizes = parameter_counts(generator, discriminator)
+    sizes = parameter_counts({"generator": generator, "discriminator": discriminator})
     fixed = sum(value.numel() for value in generator.motion.input.parameters())  # the frequencies of waves
     assert phases["Gmain"]["bytes"] == FLOAT * (sizes["generator"] - fixed)
     assert phases["Dmain"]["bytes"] == FLOAT * sizes["discriminator"]

@@ -16,10 +16,10 @@ FRAMES = 2  # of a training video
 KEPT = 4  # values per pixel and channel that autograd keeps of a block's two layers: their inputs and activations
 
 
-def parameter_counts(generator: Generator, discriminator: TimeAwareDiscriminators) -> dict[str, int]:
-    """Number of parameters by part: 'generator', 'generator.mapping', …"""
+def parameter_counts(networks: Mapping[str, nn.Module]) -> dict[str, int]:
+    """Number of parameters of networks by name and part: 'generator', 'generator.mapping', …"""
     counts = {}
-    for name, network in (("generator", generator), ("discriminator", discriminator)):
+    for name, network in networks.items():
         counts[name] = _count(network)
         counts.update({f"{name}.{part}": _count(module) for part, module in network.named_children()})
     return counts
@@ -99,7 +99,7 @@ def size_report(
     lines = ["parameters"]
     lines += [
         f"  {'  ' * name.count('.') + name.split('.')[-1]:<24s}{count:>12,d}"
-        for name, count in parameter_counts(generator, discriminator).items()
+        for name, count in parameter_counts({"generator": generator, "discriminator": discriminator}).items()
     ]
     step, one = render_counts(generator, videos=batch), render_counts(generator, videos=micro)
     lines += [

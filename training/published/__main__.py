@@ -14,8 +14,10 @@ import yaml
 from dnnlib import UserError, format_bytes, run_cli
 from dnnlib.command_line import Command
 from training.checkpoints.archive import save_archive
+from training.checkpoints.pretrained import DISCRIMINATOR_CONFIG, MODEL, is_pretrained
 from training.checkpoints.snapshot import load_snapshot
 from training.checkpoints.snapshot_files import check_output
+from training.checkpoints.sources import local_checkpoint
 from training.networks.discriminator import TimeAwareDiscriminators
 from training.networks.generator import Generator
 from training.networks.model_summary import parameter_counts
@@ -34,31 +36,39 @@ def convert_checkpoint(source: str | os.PathLike, out: str | os.PathLike) -> Non
 
 
 def describe_snapshot(path: str, content: dict[str, Any]) -> list[str]:
-    """Description of a snapshot in lines: file, configuration, sizes, and a row per tensor."""
-    progress, generator, discriminator = (content[name] for name in ("progress", "generator", "discriminator"))
+    """Description of a snapshot in lines: file, configuration, sizes, and a row per tensor.
+
+    Discriminators may be missing, and so may the generator's current weights beside their average.
+    """
+    kinds = {"generator": Generator, "discriminator": TimeAwareDiscriminators}
+    config = {name: content[name]["config"] for name in kinds if name in content}
     try:
-        networks = (
-            build_on_meta(Generator, generator["config"], "generator"),
-            build_on_meta(TimeAwareDiscriminators, discriminator["config"], "discriminator"),
-        )
+        networks = {name: build_on_meta(kinds[name], arguments, name) for name, arguments in config.items()}
     except UnreadablePickle as error:  # cannot happen for published checkpoints, whose networks were built on loading
         raise UserError(f"{path} {error}") from error
     size = f", {format_bytes(os.path.getsize(path))}" if os.path.isfile(path) else ""
     lines = [f"file        {path}{size}"]
-    lines.append(f"kimg        {progress['cur_nimg'] / 1000:g}")
+    lines.append(f"kimg        {content['progress'].get('cur_nimg', 0) / 1000:g}")
     about = {name: value for name, value in content["dataset"].items() if name != "label_examples"}
     lines.append("dataset     " + ", ".join(f"{name} {value}" for name, value in about.items()))
-    config = {"generator": generator["config"], "discriminator": discriminator["config"]}
     lines += ["", yaml.safe_dump(config, sort_keys=False, default_flow_style=None).rstrip(), "", "parameters"]
-    lines += [f"  {name:28} {count:>12,}" for name, count in parameter_counts(*networks).items()]
-    for name, state in (
-        ("G_ema", generator["ema"]),
-        ("G", generator["state"]),
-        ("D", discriminator["state"]),
-    ):
+    lines += [f"  {name:28} {count:>12,}" for name, count in parameter_counts(networks).items()]
+    average, current = content["generator"]["ema"], content["generator"]["state"]
+    states = {"G_ema": average} | ({} if current is average else {"G": current})
+    if "discriminator" in content:
+        states["D"] = content["discriminator"]["state"]
+    for name, state in states.items():
         lines += ["", f"{name:60} {'shape':>16} {'mean':>11} {'std':>11} {'min':>11} {'max':>11}"]
         lines += [_row(tensor_name, tensor) for tensor_name, tensor in state.items()]
     return lines
+
+
+def _load(source: str) -> dict[str, Any]:
+    """The content of a checkpoint; of a model folder without discriminators what there is."""
+    path = local_checkpoint(source)
+    folder = path.parent if path.name == MODEL else path
+    alone = is_pretrained(folder) and not (folder / DISCRIMINATOR_CONFIG).is_file()
+    return load_snapshot(path, average_only=alone)
 
 
 def _row(name: str, tensor: torch.Tensor) -> str:
@@ -77,7 +87,7 @@ def main(source: str, out: str | None, info: bool) -> None:
     if out is None and not info:
         raise UserError("Give the name of the file to write, or --info.")
     if info:
-        for line in describe_snapshot(source, load_snapshot(source)):
+        for line in describe_snapshot(source, _load(source)):
             click.echo(line)
     if out is not None:
         convert_checkpoint(source, out)

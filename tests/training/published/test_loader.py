@@ -35,6 +35,7 @@ from tests.training.published.published_files import (
 )
 from tests.training.tiny import OVERRIDES, make_plan, write_frames
 from training.checkpoints.snapshot import load_average_generator, load_snapshot
+from training.inference.video_generator import load_generator
 from training.launch.build import build_networks
 from training.networks.discriminator import TimeAwareDiscriminators
 from training.published import __main__ as command
@@ -404,6 +405,19 @@ def test_info(path, tmp_path):
     assert [float(word) for word in row.split()[2:]] == pytest.approx(
         [float(x.mean()), float(x.std(correction=0)), float(x.min()), float(x.max())], rel=1e-3
     )
+
+
+def test_info_of_a_generator_alone(path, tmp_path):
+    load_generator(path).save_pretrained(tmp_path / "model")
+    config = load_snapshot(path)["generator"]["config"]
+    for source in (tmp_path / "model", tmp_path / "model" / "model.safetensors"):
+        output = convert("--info", source)
+        shown = yaml.safe_load(output[output.index("generator:") : output.index("\nparameters")])
+        assert shown == {"generator": config}
+        heads = [line.split()[0] for line in output.splitlines() if line.endswith(" max")]
+        assert heads == ["G_ema"]
+    with pytest.raises(UserError, match="without discriminators"):
+        convert(tmp_path / "model", tmp_path / "own.pt")
 
 
 @pytest.mark.parametrize(
