@@ -166,7 +166,7 @@ def recipe(
     if not features:
         raise BuildError(f"the C++ compiler {shlex.join(compiler)} does not run")
     shared = (*compiler, "-shared")
-    torch_root = Path(torch.__file__).parent
+    torch_root = Path(torch.__file__).resolve().parent  # a linked environment shares the builds of the real one
     include = [torch_root / "include", torch_root / "include" / "torch" / "csrc" / "api" / "include"]
     libraries = (f"-L{torch_root / 'lib'}", f"-Wl,-rpath,{torch_root / 'lib'}", "-ltorch_cpu", "-lc10")
     # Defined as in the build of PyTorch, or strings would have other types.

@@ -101,6 +101,14 @@ def test_the_key_covers_sources_headers_flags_and_versions(sources):
 
 
 @needs_compiler
+def test_a_linked_environment_shares_the_builds_of_the_real_one(monkeypatch, tmp_path):
+    key = op_build.recipe("bias_act", "cpu").key()
+    (tmp_path / "torch").symlink_to(Path(torch.__file__).parent)
+    monkeypatch.setattr(torch, "__file__", str(tmp_path / "torch" / "__init__.py"))
+    assert op_build.recipe("bias_act", "cpu").key() == key
+
+
+@needs_compiler
 def test_recipes_name_torch_and_the_processor():
     versions = op_build.recipe("bias_act", "cpu").versions
     assert torch.__version__ in versions
