@@ -206,9 +206,11 @@ def _read_entries(store: FrameStore, videos: list[Video], kind: str) -> dict[str
     if data is None:
         raise UserError(f"{kind.capitalize()} are wanted but there is no '{file}'; {form}. Or {WITHOUT[kind]}.")
     try:
-        listed = parse_annotations(data)[kind]
-        if listed is None:
-            raise UserError(f"Cannot use '{file}' (its {kind} are null: there are none); {form}. Or {WITHOUT[kind]}.")
+        content = parse_annotations(data)
+        if isinstance(content, dict) and content.get(kind) is None:
+            found = f"its {kind} are null: there are none" if kind in content else f"it has no {kind}"
+            raise UserError(f"Cannot use '{file}' ({found}); {form}. Or {WITHOUT[kind]}.")
+        listed = content[kind]
         entries = list_entries(listed, kind, file=file)
     except UserError:
         raise

@@ -14,13 +14,13 @@ from collections.abc import Iterable, Iterator
 from dnnlib import UserError
 from training.data.annotations import KINDS, MANIFEST, parse_manifest
 from training.data.frame_index import IMAGE_SUFFIXES, is_hidden
+from training.data.frame_store import RUN_OPTIONS
 
 __all__ = ["SYNTHETIC", "UNFINISHED", "frames_nearby", "is_inside", "keep_apart", "keep_out_of_made_data", "trained_on"]
 
 LABELS = "dataset.json"
 SYNTHETIC = "synthetic.json"
 UNFINISHED = "settings.json"  # of a dataset that the dataset tool is making
-OPTIONS = "training_options.yaml"
 MAX_ENTRIES = 500  # entries of a folder that are examined
 NUMBERED = re.compile(r"(frame|img|image)?[-_ ]?\d+", re.IGNORECASE)  # names of frames, without their suffix
 
@@ -62,7 +62,7 @@ def trained_on(network: str | os.PathLike) -> str | None:
 
     folder = network if os.path.isdir(network) else os.path.dirname(os.path.abspath(network))
     try:
-        with open(os.path.join(folder, OPTIONS), encoding="utf-8") as file:
+        with open(os.path.join(folder, RUN_OPTIONS), encoding="utf-8") as file:
             options = yaml.safe_load(file)
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return None

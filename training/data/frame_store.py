@@ -20,13 +20,15 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from dnnlib import UserError
 from training.data.frame_index import IMAGE_SUFFIXES, describe_tar_files, join_path, list_files
 
-__all__ = ["FrameStore", "Video", "decode_image", "fit_square", "to_rgb"]
+__all__ = ["RUN_OPTIONS", "FrameStore", "Video", "decode_image", "fit_square", "to_rgb"]
 
 ORIENTATION = 0x0112  # EXIF
 BITS, PHOTOMETRIC, SAMPLE_FORMAT = 0x0102, 0x0106, 0x0153  # TIFF
 WHITE_IS_ZERO, SIGNED, FLOAT = 0, 2, 3
 SCAN, END = b"\xff\xda", b"\xff\xd9"  # JPEG: start of the pixels, end of the image; pixels hold neither
+RUN_OPTIONS = "training_options.yaml"  # a file of every run folder
 SIZES = 256  # frames at most whose size is looked up for a fingerprint
+MAX_RUNS = 256  # folders that are examined
 ZIP_HEADER = struct.Struct("<4s22xHH")  # signature, …, lengths of the name and of the extra field
 
 
@@ -89,7 +91,8 @@ class FrameStore:
         self.dangling = _describe_dangling(listing.dangling)
 
     def require_videos(self) -> None:
-        """Raise a UserError if there are no folders of frames; the message says what is there instead."""
+        """Raise a UserError if there are no folders of frames, or a run's; the message says what is there instead."""
+        self.refuse_runs()
         if self.videos:
             return
         if self.root_video is not None:
@@ -110,6 +113,17 @@ class FrameStore:
             f"'{self.path}' holds no images ({' '.join(IMAGE_SUFFIXES)}){left_out}: expected one folder of frames "
             f"per video, e.g. {join_path(self.path, 'videos/video_0/000000.png')}."
         )
+
+    def refuse_runs(self) -> None:
+        """Raise a UserError if this is, or holds, the folder of a training run, whose previews are not its videos."""
+        previews = {os.path.dirname(video.path) for video in self.videos if os.path.basename(video.path) == "images"}
+        for folder in [] if self.is_zip else ["", *sorted(previews)[:MAX_RUNS]]:
+            place = os.path.join(self.path, folder) if folder else self.path
+            if os.path.isfile(os.path.join(place, RUN_OPTIONS)):
+                raise UserError(
+                    f"'{place}' is the folder of a training run, and its previews would be "
+                    "taken for videos: give a folder of videos without runs."
+                )
 
     def left_out(self) -> list[str]:
         """Notes on images and entries that do not belong to any video."""

@@ -21,6 +21,7 @@ from torch_utils.launch import cores
 from training.augment.diffaugment import parse_policy
 from training.checkpoints.training_state import ANEW
 from training.data.dataset_folders import keep_apart
+from training.data.frame_store import RUN_OPTIONS
 from training.data.loader import PairDataset, build_dataset
 from training.data.webdataset import ShardPairDataset
 from training.data.webdataset_files import is_shards
@@ -44,9 +45,7 @@ from training.networks.model_summary import checkpoint_bytes
 if TYPE_CHECKING:
     from training.launch.default_data import SyntheticHeads
 
-__all__ = ["OPTIONS_FILE", "Plan", "dump_options", "plan", "write_options"]
-
-OPTIONS_FILE = "training_options.yaml"
+__all__ = ["Plan", "dump_options", "plan", "write_options"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,7 +151,7 @@ def dump_options(options: Mapping[str, Any]) -> str:
 
 def write_options(folder: Path, options: Mapping[str, Any]) -> None:
     """Write the options of a run into its folder, which this process has made or owns."""
-    with atomic_write(folder / OPTIONS_FILE, "w") as file:
+    with atomic_write(folder / RUN_OPTIONS, "w") as file:
         file.write(dump_options(options))
 
 
@@ -174,11 +173,11 @@ def _read(overrides: Sequence[str]) -> tuple[dict[str, Any], Path | None, str | 
         raise UserError("resume= starts a new run and resume_run= continues an old one: give only one of them.")
     folder = find_run_folder(options["outdir"], options["resume_run"])
     try:
-        stored = yaml.safe_load((folder / OPTIONS_FILE).read_text(encoding="utf-8"))
+        stored = yaml.safe_load((folder / RUN_OPTIONS).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"Cannot continue the run in {folder}: its {OPTIONS_FILE} cannot be read; {ANEW}") from error
+        raise UserError(f"Cannot continue the run in {folder}: its {RUN_OPTIONS} cannot be read; {ANEW}") from error
     if not _are_options(stored):
-        raise UserError(f"Cannot continue the run in {folder}: its {OPTIONS_FILE} is damaged or incomplete; {ANEW}")
+        raise UserError(f"Cannot continue the run in {folder}: its {RUN_OPTIONS} is damaged or incomplete; {ANEW}")
     given = continued_options(stored, overrides)
     missing, unknown = other_options(given)
     if missing or unknown:

@@ -234,6 +234,18 @@ def test_tar_files_are_no_frames(tmp_path):
             FrameStore(path).require_videos()
 
 
+@pytest.mark.parametrize("run", ["", "00000-clips"])
+def test_previews_of_a_run_are_no_videos(tmp_path, run):
+    for frame in ("images/fakes_random_000000.png", "other/images/0.png"):
+        (tmp_path / run / frame).parent.mkdir(parents=True)
+        (tmp_path / run / frame).write_bytes(b"")
+    FrameStore(tmp_path).require_videos()  # folders of images as any
+    (tmp_path / run / "training_options.yaml").touch()
+    with pytest.raises(UserError, match="its previews would be taken for videos: give a folder of videos") as caught:
+        FrameStore(tmp_path).require_videos()
+    assert str(caught.value).startswith(f"'{tmp_path / run}' is the folder of a training run")
+
+
 def test_pipes_end_nothing(tmp_path):
     """Opening one would wait for its writer."""
     (tmp_path / "set" / "v").mkdir(parents=True)

@@ -119,6 +119,12 @@ def test_null_is_read_as_none(source):
     assert VideoPairDataset(path=source, resolution=8, nframes=4).notes == []
 
 
+def test_a_file_of_the_other_kind_is_named(source):
+    listing(source, cameras=[[video, [0, 1]] for video in VIDEOS])
+    with pytest.raises(UserError, match=r"dataset\.json' \(it has no labels\); it must be .*Or train without labels"):
+        VideoPairDataset(path=source, resolution=8, nframes=4, use_labels=True)
+
+
 def test_readers_count_entries_without_a_video(source):
     listing(source, labels=[["train/a", 0], ["train/b", 1], ["train/c", 1]])
     note = "dataset.json: 1 of 3 labels are for none of the videos, e.g. 'train/c'."
