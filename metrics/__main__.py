@@ -6,6 +6,7 @@ of frames, or video files. Every metric adds a row to OUT/metric-<name>.jsonl; `
 This script connects training and metrics; no other module imports it.
 """
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Any
@@ -181,7 +182,7 @@ def run(names: list[str], paths: dict[str, str], device_type: str, options: dict
     """One process of the evaluation."""
     import torch
 
-    from dnnlib.downloads import cache_folder, sha256_of
+    from dnnlib.downloads import cache_folder
     from metrics.evaluator import Evaluator
     from metrics.feature_extractors import find_detectors
     from metrics.generated_videos import GeneratedVideos
@@ -213,8 +214,6 @@ def run(names: list[str], paths: dict[str, str], device_type: str, options: dict
             batch_size=options["batch_size"],
             replicates=options["bootstrap"],
         )
-        if distributed.is_main() and "checkpoint" in about:
-            about["checkpoint_sha256"] = sha256_of(about.pop("path"))
         for name in names:
             row = evaluator.evaluate(name)
             if distributed.is_main():
@@ -229,13 +228,13 @@ def open_videos(options: dict[str, Any], device: Any) -> tuple[Any, Any, dict[st
 
     about: dict[str, Any] = {"fake_name": os.path.basename(os.path.abspath(options["fake"]))}
     stride, resolution = options["frame_stride"], options["resolution"]
-    snapshot = find_snapshot(options["fake"])
-    if snapshot is None:
+    if find_snapshot(options["fake"]) is None:
         fake = StoredVideos(options["fake"], resolution=resolution or RESOLUTION_OF_FILES)
     else:
-        fake, trained = open_generator(snapshot, options, device)
+        snapshot, content, digest = read_snapshot(options["fake"])
+        fake, trained = open_generator(snapshot, content, options, device)
         stride = stride or trained.get("frame_stride")
-        about.update(checkpoint=snapshot.name, path=str(snapshot), cur_nimg=trained.get("cur_nimg"))
+        about.update(checkpoint=snapshot.name, checkpoint_sha256=digest, cur_nimg=trained.get("cur_nimg"))
     real = None
     if options["real"] is not None:
         real = StoredVideos(options["real"], resolution=fake.resolution, frame_stride=stride or 1)
@@ -245,23 +244,51 @@ def open_videos(options: dict[str, Any], device: Any) -> tuple[Any, Any, dict[st
 
 def find_snapshot(path: str) -> Path | None:
     """The snapshot that a path refers to; None for a folder or zip of videos."""
-    from training.checkpoints.pretrained import MODEL, is_pretrained
-    from training.checkpoints.snapshot_files import SUFFIXES, latest_snapshot
+    from training.checkpoints.pretrained import is_pretrained
+    from training.checkpoints.snapshot import checkpoint_file
+    from training.checkpoints.snapshot_files import SUFFIXES
+    from training.data.frame_store import RUN_OPTIONS
 
     if not os.path.isdir(path):
         return None if path.lower().endswith(".zip") else Path(path)
-    if is_pretrained(Path(path)):
-        return Path(path) / MODEL
-    is_run = any(name.endswith(SUFFIXES) for name in os.listdir(path))
-    return latest_snapshot(path) if is_run else None
+    is_run = any(name.endswith(SUFFIXES) or name == RUN_OPTIONS for name in os.listdir(path))
+    return checkpoint_file(path) if is_run or is_pretrained(Path(path)) else None
 
 
-def open_generator(snapshot: Path, options: dict[str, Any], device: Any) -> tuple[Any, dict[str, Any]]:
+def read_snapshot(path: str) -> tuple[Path, dict[str, Any], str]:
+    """The snapshot that a path refers to, its content, and its SHA-256, the same on all processes.
+
+    A run in progress may replace or delete it at any time: it is read again until all of them have read the same file.
+    """
+    from dnnlib.downloads import sha256_of
+    from torch_utils import distributed
+    from training.checkpoints.snapshot import load_snapshot
+
+    def state(file: Path) -> tuple[int, ...] | None:
+        with contextlib.suppress(FileNotFoundError):
+            status = os.stat(file)
+            return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+        return None
+
+    while True:
+        snapshot, digest = find_snapshot(path), None
+        before = state(snapshot)
+        content = load_snapshot(snapshot, average_only=True)  # raises a UserError if it is not there
+        with contextlib.suppress(FileNotFoundError):
+            digest = sha256_of(snapshot)
+        digest = digest if state(snapshot) == before else None
+        digests = distributed.all_gather_objects(digest)
+        if digest is not None and len(set(digests)) == 1:
+            return snapshot, content, digest
+
+
+def open_generator(
+    snapshot: Path, content: dict[str, Any], options: dict[str, Any], device: Any
+) -> tuple[Any, dict[str, Any]]:
     """The videos of a generator, and the training options and progress recorded in its snapshot."""
     from metrics.generated_videos import GeneratedVideos, draw_labels
-    from training.checkpoints.snapshot import average_generator, load_snapshot
+    from training.checkpoints.snapshot import average_generator
 
-    content = load_snapshot(snapshot, average_only=True)  # once: a run in progress may replace it
     generator = average_generator(content, source=snapshot).to(device)
     trained = {**content["dataset"], **content["progress"]}
     label = None

@@ -77,6 +77,7 @@ class StoredVideos:
         self.resolution = resolution
         self.origin = {"real_name": os.path.basename(os.path.abspath(path)), "frame_stride": frame_stride}
         self._store = FrameStore(path)
+        self._store.refuse_runs()
         manifest = store_manifest(self._store)
         self._stride = store_stride(self._store, manifest, frame_stride)
         self._movies = [] if self._store.videos or self._store.is_zip else self._store.movies

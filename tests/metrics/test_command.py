@@ -16,6 +16,7 @@ from PIL import Image
 import run_train
 import video3d
 from dnnlib import UserError, run_cli
+from dnnlib.downloads import sha256_of
 from metrics import __main__ as command
 from metrics.distances import frechet_distance_of_features
 from metrics.generated_videos import GeneratedVideos
@@ -24,7 +25,9 @@ from metrics.real_videos import StoredVideos
 from renderer.video import VideoWriter
 from tests.metrics.detector_files import SmallClips, save_i3d, save_inception, save_torchscript
 from tests.training.tiny import OVERRIDES, make_plan, write_frames
-from training.checkpoints.snapshot import load_average_generator, save_snapshot
+from training.checkpoints import snapshot as snapshots
+from training.checkpoints.archive import read_archive, save_archive
+from training.checkpoints.snapshot import SNAPSHOT_FORMAT, load_average_generator, load_snapshot, save_snapshot
 from training.launch.build import build_networks
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -95,6 +98,39 @@ def test_a_snapshot(evaluate, trained, tmp_path):
         and "only: the metric asks for 64" in evaluate.output
     )
     assert [path.name for path in (tmp_path / "user-cache" / "video-3d-gan" / "metrics").iterdir()]
+
+
+def test_a_snapshot_that_is_replaced_while_it_is_read(evaluate, trained, tmp_path, monkeypatch):
+    """The row names the snapshot that was measured."""
+    run = shutil.copytree(next((trained / "runs").iterdir()), tmp_path / "run")
+    latest = run / "latest-network-snapshot.pt"
+    newer = read_archive(latest, format=SNAPSHOT_FORMAT, what="a snapshot")
+    newer["progress"]["cur_nimg"] = 5000
+
+    def load_and_replace(path, **options):
+        content = load_snapshot(path, **options)
+        if content["progress"]["cur_nimg"] == 0:
+            save_archive(latest, newer)
+        return content
+
+    monkeypatch.setattr(snapshots, "load_snapshot", load_and_replace)
+    (row,) = evaluate("flatness32_1v", "--bootstrap", 0, fake=run, real=False)
+    assert row["cur_nimg"] == 5000 and row["checkpoint_sha256"] == sha256_of(latest)
+
+
+@pytest.mark.parametrize("place", ["run", ""])
+def test_previews_of_a_run_are_not_measured(evaluate, trained, tmp_path, place):
+    """A run without a snapshot yet, or the folder of several runs."""
+    images = tmp_path / "runs" / "run" / "images"
+    images.mkdir(parents=True)
+    for number in range(16):
+        Image.new("RGB", (16, 16)).save(images / f"fakes_random_{number:06d}.png")
+    (images.parent / "training_options.yaml").touch()
+    reason = "There is no network snapshot .* in the folder .*run." if place else "run' is the folder of a training run"
+    with pytest.raises(UserError, match=reason):
+        evaluate("motion32_16f", fake=tmp_path / "runs" / place)
+    with pytest.raises(UserError, match="run' is the folder of a training run"):
+        evaluate("motion32_16f", "--real", tmp_path / "runs" / place, fake=trained / "data", real=False)
 
 
 def test_rows_are_added_and_the_cache_serves(evaluate, tmp_path, monkeypatch):

@@ -36,6 +36,7 @@ __all__ = [
     "average_generator",
     "check_rebuilt",
     "check_state",
+    "checkpoint_file",
     "load_average_generator",
     "load_snapshot",
     "load_state",
@@ -241,6 +242,17 @@ def save_snapshot(
     return path
 
 
+def checkpoint_file(source: str | os.PathLike) -> Path:
+    """The file that holds the generator of a checkpoint: see `load_snapshot`, also for errors."""
+    from training.checkpoints.pretrained import MODEL, is_pretrained
+    from training.checkpoints.sources import local_checkpoint
+
+    path = local_checkpoint(source)
+    if is_pretrained(path):
+        return path / MODEL
+    return latest_snapshot(path) if path.is_dir() else path
+
+
 def load_snapshot(path: str | os.PathLike, *, average_only: bool = False) -> dict:
     """The content of a snapshot (see the top of this file), or of a published checkpoint in the same form.
 
@@ -254,14 +266,10 @@ def load_snapshot(path: str | os.PathLike, *, average_only: bool = False) -> dic
     """
     # Imported only where something is loaded: most trainings start from scratch.
     from training.checkpoints.pretrained import MODEL, is_pretrained, read_pretrained
-    from training.checkpoints.sources import local_checkpoint
 
-    path = local_checkpoint(path)
-    folder = path.parent if path.name == MODEL else path
-    if is_pretrained(folder):
-        return _described(read_pretrained(folder, average_only=average_only))
-    if path.is_dir():
-        path = latest_snapshot(path)
+    path = checkpoint_file(path)
+    if path.name == MODEL and is_pretrained(path.parent):
+        return _described(read_pretrained(path.parent, average_only=average_only))
     if is_pickle(path):
         from training.published.loader import read_published
 

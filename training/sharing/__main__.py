@@ -7,6 +7,7 @@ The folder holds config.json, model.safetensors, samples.png and README.md, the 
 value of each metric of the run, licence, picture, and the command that renders the model (docs/python.md).
 """
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Any
@@ -21,18 +22,30 @@ from training.inference.cli_options import NETWORK, pick_device
 # PyTorch and the networks are imported where they are used, so that --help and errors in the arguments are immediate.
 
 
-def newest_rows(folder: Path, cur_nimg: int | None) -> list[dict[str, Any]]:
-    """The newest row of each metric of a run that belongs to a snapshot.
+def newest_rows(snapshot: Path, cur_nimg: int | None) -> list[dict[str, Any]]:
+    """The newest row of each metric in the folder of a snapshot that was measured on this snapshot.
+
+    `python -m metrics` records the SHA-256 of the file that it measured; the rows that training adds to its run folder
+    are known by their progress.
 
     Args:
-        folder: The run folder.
-        cur_nimg: Progress of the snapshot; rows of other snapshots are left out.
+        cur_nimg: Progress of the snapshot.
     """
+    from dnnlib.downloads import sha256_of
     from training.report.run_reader import metric_rows
 
-    found = []
-    for name, rows in metric_rows(folder).items():
-        own = [row for row in rows if row.get("cur_nimg") == cur_nimg]
+    found, digest = [], None
+    for name, rows in metric_rows(snapshot.parent).items():
+        if digest is None and any("checkpoint_sha256" in row for row in rows):
+            with contextlib.suppress(FileNotFoundError):  # a run in progress has deleted it
+                digest = sha256_of(snapshot)
+        own = [
+            row
+            for row in rows
+            if row.get("checkpoint_sha256", digest) == digest
+            and row.get("cur_nimg") == cur_nimg
+            and ("checkpoint_sha256" in row or cur_nimg is not None)
+        ]
         if own:
             found.append({"interval": None, **own[-1], "metric": name})
     return found
@@ -87,15 +100,20 @@ def main(
     check_out(Path(out), discriminators=discriminators)
     keep_apart(out, option="OUT", data=[trained_on(network_pkl)])
 
-    from training.inference.video_discriminators import load_discriminators
-    from training.inference.video_generator import load_generator
+    from training.checkpoints.snapshot import average_generator, checkpoint_file, load_snapshot, stored_discriminators
+    from training.inference.video_discriminators import VideoDiscriminators
+    from training.inference.video_generator import VideoGenerator
 
-    generator = load_generator(network_pkl, device=pick_device(device))
-    generator.save_pretrained(out)
+    picked, snapshot = pick_device(device), checkpoint_file(network_pkl)
+    content = load_snapshot(snapshot, average_only=not discriminators)  # once: a run in progress may replace it
+    about = {name: dict(content[name]) for name in ("dataset", "progress")}
+    generator = VideoGenerator(average_generator(content, source=network_pkl), about=about).to(picked)
+    networks = [generator]
     if discriminators:
-        load_discriminators(network_pkl).save_pretrained(out)
-    run = Path(network_pkl) if os.path.isdir(network_pkl) else Path(network_pkl).parent
-    rows = newest_rows(run, generator.about["progress"].get("cur_nimg")) if run.is_dir() else []
+        networks.append(VideoDiscriminators(stored_discriminators(content, source=network_pkl)))
+    rows = newest_rows(snapshot, about["progress"].get("cur_nimg"))
+    for network in networks:
+        network.save_pretrained(out)
     generator.save_card(out, push or os.path.basename(os.path.abspath(out)), data=data, licence=licence, metrics=rows)
     click.echo(out)
     if push is not None:

@@ -6,14 +6,16 @@ import shlex
 import sys
 
 import pytest
+import torch
 from PIL import Image
 
 from dnnlib import UserError
-from tests.small_network import save_small_run
+from dnnlib.downloads import sha256_of
+from tests.small_network import save_small_network, save_small_run, small_generator
 from training.inference.model_card import model_card
 from training.inference.video_discriminators import load_discriminators
-from training.inference.video_generator import load_generator
-from training.sharing.__main__ import main
+from training.inference.video_generator import VideoGenerator, load_generator
+from training.sharing.__main__ import main, newest_rows
 
 pytest.importorskip("safetensors")
 
@@ -48,6 +50,42 @@ def test_a_model_folder(run_folder, tmp_path, capsys):
     main([str(run_folder), str(out), "--discriminators"], standalone_mode=False)  # a second time
     with pytest.raises(UserError, match="heads' holds discriminators, which need not belong to this generator"):
         main([str(run_folder), str(out)], standalone_mode=False)
+
+
+def test_parts_are_of_one_snapshot(run_folder, tmp_path, monkeypatch):
+    """A run in progress may have a newer one when the discriminators are written."""
+    before = load_discriminators(run_folder).network.state_dict()
+    write = VideoGenerator.save_pretrained
+
+    def replace(*arguments):
+        write(*arguments)
+        save_small_network(run_folder, small_generator())  # with other discriminators
+
+    monkeypatch.setattr(VideoGenerator, "save_pretrained", replace)
+    main([str(run_folder), str(tmp_path / "model"), "--discriminators"], standalone_mode=False)
+    after = load_discriminators(tmp_path / "model").network.state_dict()
+    assert list(before) == list(after) and all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_without_discriminators_to_write_nothing_is_written(run_folder, tmp_path):
+    main([str(run_folder), str(tmp_path / "model")], standalone_mode=False)
+    with pytest.raises(UserError, match="model holds a generator without discriminators"):
+        main([str(tmp_path / "model"), str(tmp_path / "copy"), "--discriminators"], standalone_mode=False)
+    assert not (tmp_path / "copy").exists()
+
+
+def test_figures_of_other_models_are_left_out(run_folder, tmp_path):
+    """`python -m metrics` may have measured several models of equal progress, or of an unknown one, into one folder."""
+    snapshot = run_folder / "latest-network-snapshot.pt"
+    rows = {
+        "own": {"value": 5.0, "cur_nimg": 2000, "checkpoint_sha256": sha256_of(snapshot)},
+        "other": {"value": 6.0, "cur_nimg": 2000, "checkpoint_sha256": "0" * 64},
+        "files": {"value": 7.0, "fake_name": "videos"},
+    }
+    for name, row in rows.items():
+        (run_folder / f"metric-{name}.jsonl").write_text(json.dumps({"metric": name, **row}) + "\n")
+    assert [row["metric"] for row in newest_rows(snapshot, 2000)] == ["own", "rfvd8_4f"]
+    assert newest_rows(snapshot, None) == []
 
 
 def test_the_hub_gets_the_folder(run_folder, tmp_path, monkeypatch, capsys):
