@@ -160,6 +160,8 @@ class VideoWriter:
         ending = os.path.splitext(self.path)[1][1:].lower()
         self._format = ending if ending in FORMATS else "mp4"
         check_video_rate(self._format, fps)
+        if os.path.isdir(self.path):  # renaming the finished file would fail
+            raise UserError(f"Cannot write {self.path}: it is a folder; move it, or choose another folder.")
         self.fps = fps
         self.crf = crf
         self.frames_dir = None if frames_dir is None else os.fspath(frames_dir)

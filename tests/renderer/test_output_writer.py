@@ -6,6 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
+from dnnlib import UserError
 from renderer.depth_files import read_depth_png
 from renderer.output_writer import OutputVideos
 
@@ -54,6 +55,13 @@ def test_frames_of_a_longer_video_are_removed(tmp_path):
     write(tmp_path / "a", [0.9], save_frames=True)
     assert sorted(path.name for path in (tmp_path / "a_depth").iterdir()) == ["0000.png", "depth.json"]
     assert [path.name for path in (tmp_path / "a_opacity").iterdir()] == ["0000.png"]
+
+
+def test_a_folder_in_the_way_is_named_before_anything_is_written(tmp_path):
+    (tmp_path / "a_depth.mp4").mkdir()
+    with pytest.raises(UserError, match="Cannot write .*a_depth.mp4: it is a folder; move it, or choose another"):
+        OutputVideos(str(tmp_path / "a"), ["rgb", "depth"], **FILES)
+    assert [path.name for path in tmp_path.iterdir()] == ["a_depth.mp4"]
 
 
 def test_an_error_leaves_no_video(tmp_path):

@@ -31,6 +31,7 @@ STATE_FILE = "training-state.pt"  # of training.checkpoints.training_state
 LATEST = f"latest-network-snapshot{SUFFIXES[0]}"
 NUMBERED = re.compile(r"network-snapshot-(\d+)\.(?:pt|pkl)")
 BEST = re.compile(r"best-.+\.(?:pt|pkl)")
+RECORDS = re.compile(r"training_options\.yaml|stats\.jsonl|log\.txt|metric-.+\.jsonl")  # of a run
 
 
 def snapshot_name(cur_nimg: int) -> str:
@@ -116,7 +117,7 @@ def _keep_as(snapshot: str | os.PathLike, name: str) -> Path:
 
 
 def check_output(out: str | os.PathLike, *, source: str | os.PathLike | None = None) -> None:
-    """Refuse a file for results that is a folder, or a checkpoint that they would replace.
+    """Refuse a file for results that is a folder, or a checkpoint or a record of a run that they would replace.
 
     Args:
         source: The checkpoint that is read, if it is a file.
@@ -137,6 +138,8 @@ def check_output(out: str | os.PathLike, *, source: str | os.PathLike | None = N
     names |= set(FILES) if is_pretrained(path.parent) else set()
     if path.name in names or NUMBERED.fullmatch(path.name) or BEST.fullmatch(path.name):
         raise UserError(f"{path} is a checkpoint, which the result would replace; give it another name.")
+    if RECORDS.fullmatch(path.name):
+        raise UserError(f"{path} is a record of a training run, which the result would replace; give it another name.")
 
 
 def _delete(path: Path) -> None:

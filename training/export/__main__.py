@@ -18,7 +18,7 @@ from training.inference.cli_options import NETWORK
 
 # PyTorch and the networks are imported where they are used, so that --help and errors in the arguments are immediate.
 
-FORMATS = ("torch.export", "onnx")
+FORMATS = {"torch.export": ".pt2", "onnx": ".onnx"}  # usual suffixes; others are possible
 #: Largest root mean square error of an image in [-1, 1]: half a grey level.
 TOLERANCE = 1 / 255
 
@@ -70,12 +70,15 @@ def compare(generator, exported: Callable, samples: int) -> list:
 @click.command(cls=Command, context_settings={"max_content_width": 120, "show_default": True})
 @click.argument("network_pkl", metavar="PKL", type=NETWORK)
 @click.argument("out", metavar="OUT", type=click.Path())
-@click.option("--format", "name", required=True, type=click.Choice(FORMATS), help="Format of the file.")
+@click.option("--format", "name", required=True, type=click.Choice(list(FORMATS)), help="Format of the file.")
 @click.option("--samples", default=3, type=click.IntRange(min=1), help="Random inputs to compare with the generator.")
 def main(network_pkl: str, out: str, name: str, samples: int) -> None:
     """Write OUT, a function of one frame, from the generator of PKL: a checkpoint, a run folder, a URL, or a Hub id."""
     if not os.path.isdir(os.path.dirname(os.path.abspath(out))):
         raise UserError(f"{out}: its folder does not exist.")
+    suffix = os.path.splitext(out)[1].lower()
+    if suffix != FORMATS[name] and suffix in FORMATS.values():
+        raise UserError(f"{out}: '{suffix}' is the suffix of another format than {name}; write '{FORMATS[name]}'.")
 
     from training.checkpoints.snapshot import load_average_generator
     from training.checkpoints.snapshot_files import check_output

@@ -43,7 +43,7 @@ def read_clip(
     """
     path = os.fspath(path)
     plan, size, pixels = (crop or Crop()).plan(path), None, []
-    limit = MAX_FRAMES if frames is None else frames
+    limit = MAX_FRAMES + 1 if frames is None else frames  # one more tells whether some are left out
     try:
         for number, image in enumerate(_images(path, limit, stride)):
             if size not in (None, image.size):
@@ -56,10 +56,16 @@ def read_clip(
             pixels.append(np.asarray(square).transpose(2, 0, 1))
     except BrokenVideo as error:
         raise UserError(f"--clip: {error}") from error
+    taken = "" if stride == 1 else f" with --stride {stride}"
     if frames is not None and len(pixels) < frames:
-        taken = "" if stride == 1 else f" if every {stride}th is taken"
         raise UserError(f"--clip: '{path}' has {len(pixels)} frames{taken}, fewer than --frames {frames}.")
-    return np.stack(pixels)
+    if len(pixels) > MAX_FRAMES:
+        click.echo(
+            f"--clip: '{path}' has more than {MAX_FRAMES} frames{taken}: the rest is left out; a larger --stride takes "
+            "frames of all of it.",
+            err=True,
+        )
+    return np.stack(pixels[:MAX_FRAMES])
 
 
 def _images(path: str, limit: int, stride: int) -> Iterator[Image.Image]:

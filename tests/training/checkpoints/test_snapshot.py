@@ -142,6 +142,11 @@ def test_results_do_not_replace_checkpoints(tmp_path):
         (tmp_path / name).touch()
         with pytest.raises(UserError, match=f"{name} is a checkpoint, which the result would replace"):
             check_output(tmp_path / name)
+    for name in ("stats.jsonl", "training_options.yaml", "log.txt", "metric-fvd2048_16f.jsonl"):
+        check_output(tmp_path / name)
+        (tmp_path / name).touch()
+        with pytest.raises(UserError, match=f"{name} is a record of a training run, which the result would replace"):
+            check_output(tmp_path / name)
     for name in ("frame.onnx", "config.json", "model.safetensors"):
         (tmp_path / "other").mkdir(exist_ok=True)
         (tmp_path / "other" / name).touch()

@@ -1,6 +1,7 @@
 """Exported frame functions: the frames of the generator, in both formats; the command and its mistakes."""
 
 import importlib.util
+import os
 import sys
 
 import click.testing
@@ -203,6 +204,10 @@ def test_mistakes_are_answered(tmp_path, monkeypatch):
     assert str(remote).startswith("Cannot download http://127.0.0.1:9/a.pt to ")
     nowhere = run(pkl, tmp_path / "none" / "a.onnx", "--format", "onnx").exception
     assert str(nowhere) == f"{tmp_path / 'none' / 'a.onnx'}: its folder does not exist."
+    for name, given, usual in (("onnx", "a.pt2", ".onnx"), ("torch.export", "a.ONNX", ".pt2")):
+        suffix = os.path.splitext(given)[1].lower()
+        message = f"{given}: '{suffix}' is the suffix of another format than {name}; write '{usual}'."
+        assert str(run(pkl, given, "--format", name).exception) == message
     assert "'tf' is not one of" in run(pkl, tmp_path / "a", "--format", "tf").output
 
 

@@ -15,6 +15,7 @@ from tests.training.inversion.small_inversion import CLIP_TIMES, inversion_gener
 from torch_utils.rng import RandomStream
 from torch_utils.torchscript import load_torchscript
 from training.data.crops import Crop
+from training.inversion import target_clip
 from training.inversion.candidates import CandidateVideos, Weights
 from training.inversion.initialize import cheapest_paths, key_frames, nearest_motions, nearest_samples
 from training.inversion.loss import ClipLoss, psnr, pyramid
@@ -345,6 +346,15 @@ def test_the_square_is_the_centre_or_as_asked_for(tmp_path):
     assert read_clip(tmp_path / "clip", 4, crop=Crop(rectangle=(4, 0, 4, 4)))[0, 0, 0].tolist() == [40, 50, 60, 70]
 
 
+def test_frames_beyond_the_limit_are_reported(tmp_path, monkeypatch, capsys):
+    write_frames(tmp_path / "clip")
+    monkeypatch.setattr(target_clip, "MAX_FRAMES", 3)
+    assert len(read_clip(tmp_path / "clip", 4, stride=2)) == 3 and capsys.readouterr().err == ""  # exactly as many
+    assert (read_clip(tmp_path / "clip", 4) == read_clip(tmp_path / "clip", 4, frames=3)).all()
+    (note,) = capsys.readouterr().err.splitlines()
+    assert "clip' has more than 3 frames: the rest is left out; a larger --stride takes frames of all of it." in note
+
+
 def test_what_is_no_clip_is_named(tmp_path):
     write_frames(tmp_path / "two" / "a")
     write_frames(tmp_path / "two" / "b")
@@ -362,7 +372,7 @@ def test_what_is_no_clip_is_named(tmp_path):
         ("empty", "holds no images", {}),
         ("two", "holds 2 videos: give one of them", {}),
         ("two/a", "has 5 frames, fewer than --frames 6", {"frames": 6}),
-        ("two/a", "has 3 frames if every 2th is taken", {"frames": 4, "stride": 2}),
+        ("two/a", "has 3 frames with --stride 2, fewer", {"frames": 4, "stride": 2}),
         ("two/a", "is not inside the frames", {"crop": Crop(rectangle=(0, 0, 99, 4))}),
         ("uneven", "frame 2 of .* has 9×9 pixels, those before 20×16", {}),
         ("damaged", "Cannot read the frame .*03.png", {}),
