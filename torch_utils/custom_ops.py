@@ -25,8 +25,8 @@ from torch_utils import distributed, op_build
 from torch_utils.op_build import BuildError
 
 __all__ = [
-    "build_all", "build_missing", "load", "load_library", "no_weight_gradients", "plain_pytorch", "require",
-    "transformed", "versions", "weight_gradients_wanted",
+    "build_all", "build_missing", "gradients_recorded", "load", "load_library", "no_weight_gradients", "operator_names",
+    "plain_pytorch", "require", "transformed", "versions", "weight_gradients_wanted",
 ]  # fmt: skip
 
 SWITCH_VARIABLE = "VIDEO3D_OPS"
@@ -117,6 +117,11 @@ def weight_gradients_wanted() -> bool:
     return _weight_gradients[0]
 
 
+def gradients_recorded(*tensors: torch.Tensor | None) -> bool:
+    """True if autograd records what is computed from these tensors."""
+    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
+
+
 def _log_once(message: str) -> None:
     if message not in _logged:
         _logged.add(message)
@@ -144,9 +149,11 @@ def build_missing(device_type: str, say: Callable[[str], None]) -> None:
     """
     if _unusable(device_type) is not None:
         return
-    suffix = f"_{device_type}.cpp"
-    names = sorted(path.name.removesuffix(suffix) for path in op_build.SOURCES.glob(f"*/*{suffix}"))
-    missing = [name for name in names if (name, device_type) not in _loaded and _to_be_built(name, device_type)]
+    missing = [
+        name
+        for name in operator_names(device_type)
+        if (name, device_type) not in _loaded and _to_be_built(name, device_type)
+    ]
     if not missing:
         return
     say(
@@ -158,6 +165,12 @@ def build_missing(device_type: str, say: Callable[[str], None]) -> None:
     for name in missing:
         load(name, device_type)
     say(f"The native operators were built in {time.monotonic() - start:.0f} s.")
+
+
+def operator_names(device_type: str) -> list[str]:
+    """The operators that have native sources for a device type."""
+    suffix = f"_{device_type}.cpp"
+    return sorted(path.name.removesuffix(suffix) for path in op_build.SOURCES.glob(f"*/*{suffix}"))
 
 
 def _to_be_built(name: str, device_type: str) -> bool:
@@ -260,14 +273,11 @@ def _processor() -> str:
 def build_all() -> dict[str, str | None]:
     """Build all operators; '<operator> <device type>' → None, or the reason why there is no library."""
     outcomes: dict[str, str | None] = {}
-    device_types = {"cpu": "_cpu.cpp"}
-    if torch.cuda.is_available():
-        device_types["cuda"] = "_cuda.cpp"
-    else:
+    device_types = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+    if device_types == ["cpu"]:
         print("No CUDA device: CUDA operators are not built.")
-    for device_type, suffix in device_types.items():
-        for source in sorted(op_build.SOURCES.glob(f"*/*{suffix}")):
-            name = source.name.removesuffix(suffix)
+    for device_type in device_types:
+        for name in operator_names(device_type):
             start = time.perf_counter()
             outcome = None
             try:

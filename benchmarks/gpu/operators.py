@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.gpu.record import ROOT, Bench, largest, seconds_per_call
 from benchmarks.operators import Case, cases, run_passes
-from torch_utils import custom_ops, op_build
+from torch_utils import custom_ops
 from torch_utils.custom_ops import no_weight_gradients
 from torch_utils.ops.bias_act import bias_act
 from torch_utils.ops.composite import ray_weights, weighted_sum
@@ -81,8 +81,7 @@ def _name(dtype: torch.dtype) -> str:
 
 def _build(bench: Bench) -> list[str]:
     """Build all operators in parallel, each in its own process; names of those that load."""
-    suffix = f"_{bench.impl}.cpp"
-    names = sorted(path.name.removesuffix(suffix) for path in op_build.SOURCES.glob(f"*/*{suffix}"))
+    names = custom_ops.operator_names(bench.impl)
     if bench.tiny:
         names = [name for name in names if name in ("bias_act", "composite", "upfirdn2d")]
 

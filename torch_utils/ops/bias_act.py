@@ -131,15 +131,11 @@ def _library(x, b, act, gain, clamp, impl):
         return None  # nothing to fuse
     if device == "cuda":
         return custom_ops.load("bias_act", device)
-    pays = x.dtype == torch.bfloat16 or (x.dtype == torch.float32 and _needs_grad(x, b))
+    pays = x.dtype == torch.bfloat16 or (x.dtype == torch.float32 and custom_ops.gradients_recorded(x, b))
     pays = pays and x.numel() >= NATIVE_MIN_SIZE and act in NATIVE_ACTIVATIONS
     if device == "cpu" and pays:
         return custom_ops.load("bias_act", device)
     return None
-
-
-def _needs_grad(x, b):
-    return torch.is_grad_enabled() and (x.requires_grad or (b is not None and b.requires_grad))
 
 
 def add_scaled(y: torch.Tensor, x: torch.Tensor, gain: float) -> torch.Tensor:
@@ -166,7 +162,7 @@ def bias_act_ref(
         shape[dim] = -1
         b = b.reshape(shape)
 
-    needs_grad = _needs_grad(x, b)
+    needs_grad = custom_ops.gradients_recorded(x, b)
     early_gain = gain if activation.homogeneous and gain > 0 else 1.0
     late_gain = gain if early_gain == 1.0 else 1.0
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from torch_utils.custom_ops import weight_gradients_wanted
+from torch_utils.custom_ops import gradients_recorded, weight_gradients_wanted
 
 __all__ = ["TYPES", "apply", "gradient_from_result"]
 
@@ -59,7 +59,7 @@ def apply(
         return apply(library, x[None], b, dim=0, act=act, alpha=alpha, gain=gain, clamp=clamp)[0]
     # Without a bias any dimension will do, and the caller's need not exist.
     options = _Options(library, 0 if b is None else dim % x.ndim, act, alpha, gain, clamp)
-    if torch.is_grad_enabled() and (x.requires_grad or (b is not None and b.requires_grad)):
+    if gradients_recorded(x, b):
         return _BiasAct.apply(x, b, options)
     return options.run(_FORWARD, x, b)[0]
 

@@ -66,7 +66,7 @@ def ray_weights(
     count = density.shape[:-1].numel()  # of rays; -1 would be ambiguous for empty tensors
     rows = density.to(dtype).reshape(count, samples)
     steps = deltas.to(dtype).expand(*density.shape[:-1], -1).reshape(count, samples - 1)
-    if torch.is_grad_enabled() and (density.requires_grad or deltas.requires_grad):
+    if custom_ops.gradients_recorded(density, deltas):
         weights, transmittance = _RayWeights.apply(rows, steps, last_opaque, library)
     else:
         weights, transmittance = library.ray_weights(rows, steps, last_opaque)
@@ -86,7 +86,7 @@ def weighted_sum(weights: torch.Tensor, features: torch.Tensor, *, impl: str = "
     if weights.shape != features.shape[:-1]:
         leading = torch.broadcast_shapes(weights.shape, features.shape[:-1])
         weights, features = weights.expand(leading), features.expand(*leading, -1)
-    differentiated = torch.is_grad_enabled() and (weights.requires_grad or features.requires_grad)
+    differentiated = custom_ops.gradients_recorded(weights, features)
     library = _library(features, impl, pays_on_cpu=differentiated and features.numel() >= NATIVE_MIN_SIZE)
     if library is None:
         return weighted_sum_ref(weights, features)

@@ -59,7 +59,7 @@ def convolve(
         ValueError: an unknown implementation.
         RuntimeError: impl='cpu', but there are no native operators, or none for these tensors.
     """
-    recorded = _recorded(x, w)
+    recorded = custom_ops.gradients_recorded(x, w)
     problem = _Problem(x.shape, w.shape, stride, padding, _plain(x, w), _half(x))
     library = problem.library(impl, wanted=recorded or stride == 1 or not problem.half)
     if library is None:
@@ -81,14 +81,10 @@ def filtered_convolve(
     The native path does not keep the filtered images for the backward pass but filters again.
     """
     problem = _Problem(filtered_size(x.shape, f, padding), w.shape, stride, (0, 0), _plain(x, w), _half(x))
-    library = problem.library(impl, wanted=True) if _recorded(x, w) else None
+    library = problem.library(impl, wanted=True) if custom_ops.gradients_recorded(x, w) else None
     if library is None:
         return convolve(upfirdn2d(x, f, padding=padding), w, stride=stride, impl=impl)
     return FilteredResults.apply(x, w, f, padding, stride, library)
-
-
-def _recorded(*tensors):
-    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
 def _plain(x, other):

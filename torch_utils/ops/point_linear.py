@@ -111,7 +111,7 @@ def point_mlp(x: torch.Tensor, layers: Sequence[PointLayer], *, frames: int, kee
         return [results[i] for i in keep]
     # Weights and biases may have any strides.
     tensors = [*weights, *(_nothing(x) if b is None else b for b in biases)]
-    if torch.is_grad_enabled() and any(t.requires_grad for t in (x, *tensors)):
+    if custom_ops.gradients_recorded(x, *tensors):
         results = _PointMLP.apply(library, plan, x.contiguous(), *tensors)
         return [results[i] for i in keep]
     return library.point_mlp_forward(x.contiguous(), weights, tensors[len(weights) :], *plan.arguments(), keep)

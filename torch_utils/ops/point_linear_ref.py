@@ -77,7 +77,7 @@ def _product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, a
             y = torch.bmm(x, weight.transpose(1, 2))
             y = y if bias is None else y + bias.reshape(-1, 1, bias.shape[-1])
         return _activate(y, act, clamp)
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias)):
+    if custom_ops.gradients_recorded(x, weight, bias):
         return _Product.apply(x, weight, bias, act, clamp)
     y = _multiply(x, weight, bias, SLOPES.get(act))
     return y if clamp is None or act == "linear" else y.clamp_(-clamp, clamp)

@@ -169,7 +169,7 @@ def upfirdn2d(
         raise ValueError(f"upfirdn2d: unknown implementation {impl!r}; choose one of {', '.join(IMPLEMENTATIONS)}")
     check_number("upfirdn2d: gain", gain)
     resampling = _Resampling((upx, upy), (downx, downy), (px0, px1, py0, py1), flip_filter, gain, impl)
-    if torch.is_grad_enabled() and x.requires_grad and not custom_ops.transformed():
+    if custom_ops.gradients_recorded(x) and not custom_ops.transformed():
         return _Upfirdn2d.apply(x, f.detach(), resampling)
     return resampling.run(x, f)
 
