@@ -106,7 +106,6 @@ def find_detector(
     *,
     path: str | os.PathLike | None = None,
     folder: str | os.PathLike | None = None,
-    download: bool = True,
 ) -> DetectorFile:
     """The file of a detector: the given path, or the known file in the cache folder, fetched if need be.
 
@@ -114,7 +113,6 @@ def find_detector(
         name: Key of DETECTORS, or another name, whose file must be given.
         path: A file given by the user, which is not checked.
         folder: The cache folder; None for the user's.
-        download: Try to download a missing file.
 
     Raises:
         UserError: The file is missing or a different one; the message says what to put where.
@@ -134,7 +132,7 @@ def find_detector(
     cached = folder / detector.file
     if detector.git_blob is None:
         raise UserError(_missing(name, cached))
-    if not os.path.isfile(cached) and download and detector.download is not None:
+    if not os.path.isfile(cached) and detector.download is not None:
         _fetch_anywhere(name, cached)
     if not os.path.isfile(cached):
         raise UserError(_missing(name, cached))

@@ -237,9 +237,7 @@ class KernelDistance:
         return float(within - 2 * (u @ self._xy @ v) / (n * m))
 
 
-def subset_distances(
-    x: np.ndarray, y: np.ndarray, *, subsets: int = SUBSETS, size: int = SUBSET_SIZE, seed: int = 0
-) -> np.ndarray:
+def subset_distances(x: np.ndarray, y: np.ndarray, *, subsets: int = SUBSETS, size: int = SUBSET_SIZE) -> np.ndarray:
     """Kernel distances of random subsets, float64 [subsets]; their mean estimates the distance of large sets.
 
     Args:
@@ -252,7 +250,7 @@ def subset_distances(
     if subsets < 1 or size < 2:
         raise ValueError(f"subsets must be 1 or more and their size 2 or more, got {subsets} of {size}.")
     x, y = _pair(x, y)
-    random = np.random.RandomState(seed)
+    random = np.random.RandomState(0)
     size = min(size, len(x), len(y))
     values = []
     for _ in range(subsets):

@@ -50,7 +50,7 @@ class Videos(Protocol):
         """At most `count` time steps, as clips whose frames are the views of `views` cameras."""
 
     def pairs(self, *, count: int) -> Samples:
-        """At most `count` time steps from two cameras with their geometry; see metrics.feature_extractors.Warping."""
+        """At most `count` time steps from two cameras with their geometry; see metrics.generated_videos.ViewPairs."""
 
 
 class Evaluator:
@@ -64,7 +64,6 @@ class Evaluator:
         cache: Folder for features of real videos; None: no cache.
         batch_size: Samples per batch of a process.
         replicates: Bootstrap resamplings for the interval; 0 for no interval.
-        progress: Show progress bars on a terminal.
     """
 
     def __init__(
@@ -77,14 +76,13 @@ class Evaluator:
         cache: str | os.PathLike | None = None,
         batch_size: int = 8,
         replicates: int = REPLICATES,
-        progress: bool = True,
     ):
         if batch_size < 1 or replicates < 0 or replicates == 1:
             raise ValueError("batch_size must be at least 1, and replicates 0 or at least 2.")
         self._fake, self._real = fake, real
         self._device, self._detectors = device, dict(detectors or {})
         self._cache = None if cache is None else Path(cache)
-        self._batch_size, self._replicates, self._progress = batch_size, replicates, progress
+        self._batch_size, self._replicates = batch_size, replicates
         self._known: dict[str, tuple[np.ndarray | None, Samples]] = {}  # features and samples computed so far
         folder = tempfile.mkdtemp(prefix="features-", dir=scratch_folder()) if distributed.is_main() else None
         self._folder = Path(distributed.broadcast_object(folder))
@@ -163,7 +161,7 @@ class Evaluator:
         if distributed.is_main():
             ready = path.parent != self._folder and _holds(path, len(samples))
         if not distributed.broadcast_object(ready):
-            compute_features(samples, network, path, batch_size=self._batch_size, title=title, progress=self._progress)
+            compute_features(samples, network, path, batch_size=self._batch_size, title=title)
         return open_features(path) if distributed.is_main() else None
 
     def _place(self, samples: Samples, network: Any, what: dict) -> Path:

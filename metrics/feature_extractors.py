@@ -4,7 +4,7 @@ A feature extractor maps a batch of samples to float32 features [N, D] on the CP
 two extractors with the same key give the same features. `describe` returns plain data for result files.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -100,59 +100,29 @@ class RandomClipFeatures:
         return self._network(x).reshape(len(clips), -1).cpu()
 
 
-class FlowLength:
-    """Mean length of the optical flow, [N, 1]."""
+class SampleMeasure:
+    """A measure of single samples without a network: a function of clips or `ViewPairs` to values [N, D]."""
 
-    key = f"motion-{VERSION}"
-
-    def describe(self) -> dict:
-        return {}
-
-    def __call__(self, clips: torch.Tensor) -> torch.Tensor:
-        return mean_flow_length(clips)[:, None].float().cpu()
-
-
-class Flicker:
-    """Second over first differences in time, [N, 1]."""
-
-    key = f"flicker-{VERSION}"
+    def __init__(self, name: str, measure: Callable[[Any], torch.Tensor]):
+        self.key = f"{name}-{VERSION}"
+        self._measure = measure
 
     def describe(self) -> dict:
         return {}
 
-    def __call__(self, clips: torch.Tensor) -> torch.Tensor:
-        return flicker(clips)[:, None].float().cpu()
+    def __call__(self, samples: Any) -> torch.Tensor:
+        return self._measure(samples).float().cpu()
 
 
-class Warping:
+def _warping(pairs: Any) -> torch.Tensor:
     """Warping error, error without warping, and fraction of compared pixels of pairs of views, [N, 3]."""
-
-    key = f"warping-{VERSION}"
-
-    def describe(self) -> dict:
-        return {}
-
-    def __call__(self, pairs: Any) -> torch.Tensor:
-        return warping_error(
-            pairs.images,
-            pairs.grids,
-            pairs.depths,
-            pairs.expected,
-            pairs.opacities,
-            tolerance=DEPTH_TOLERANCE * pairs.thickness,
-        ).cpu()
+    tolerance = DEPTH_TOLERANCE * pairs.thickness
+    return warping_error(pairs.images, pairs.grids, pairs.depths, pairs.expected, pairs.opacities, tolerance=tolerance)
 
 
-class Flatness:
+def _flatness(pairs: Any) -> torch.Tensor:
     """Flatness of the first view of each pair, [N, 1]."""
-
-    key = f"flatness-{VERSION}"
-
-    def describe(self) -> dict:
-        return {}
-
-    def __call__(self, pairs: Any) -> torch.Tensor:
-        return flatness(pairs.points[:, 0], pairs.opacities[:, 0])[:, None].float().cpu()
+    return flatness(pairs.points[:, 0], pairs.opacities[:, 0])[:, None]
 
 
 # Pretrained networks: detector file and call. The keyword arguments are those that the files were exported with.
@@ -169,10 +139,10 @@ FILES: dict[str, tuple[str, dict]] = {
 _OWN = {
     "random": lambda device: RandomClipFeatures(device, frames=False),
     "random_frames": lambda device: RandomClipFeatures(device, frames=True),
-    "motion": lambda device: FlowLength(),
-    "flicker": lambda device: Flicker(),
-    "warping": lambda device: Warping(),
-    "flatness": lambda device: Flatness(),
+    "motion": lambda device: SampleMeasure("motion", lambda clips: mean_flow_length(clips)[:, None]),
+    "flicker": lambda device: SampleMeasure("flicker", lambda clips: flicker(clips)[:, None]),
+    "warping": lambda device: SampleMeasure("warping", _warping),
+    "flatness": lambda device: SampleMeasure("flatness", _flatness),
 }
 
 # Detector file by network, for the networks that need one.

@@ -34,9 +34,7 @@ class Samples(Protocol):
         """Plain data for the result file."""
 
 
-def compute_features(
-    samples: Samples, network: Any, path: Path, *, batch_size: int, title: str = "", progress: bool = True
-) -> None:
+def compute_features(samples: Samples, network: Any, path: Path, *, batch_size: int, title: str = "") -> None:
     """Write the features of all samples to `path`, float32 [len(samples), width]; must be called on all processes.
 
     The file appears when it is complete. Only the main process writes.
@@ -46,14 +44,13 @@ def compute_features(
         path: The file, .npy.
         batch_size: Samples per batch of a process.
         title: Title of the progress bar.
-        progress: Show a progress bar on a terminal.
 
     Raises:
         UserError: A sample cannot be read, or the network does not fit; raised on all processes.
     """
     batches = [range(i, min(i + batch_size, len(samples))) for i in range(0, len(samples), batch_size)]
     rank, world = distributed.rank(), distributed.world_size()
-    bar = tqdm(total=len(samples), desc=title, unit="", disable=None if progress and rank == 0 else True, leave=False)
+    bar = tqdm(total=len(samples), desc=title, unit="", disable=None if rank == 0 else True, leave=False)
     width = None
     with bar, atomic_write(path) if rank == 0 else contextlib.nullcontext() as file:
         for first in range(0, len(batches), world):

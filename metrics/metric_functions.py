@@ -32,14 +32,13 @@ from metrics.distances import (
 from metrics.registry import Metric
 from metrics.video_measures import frame_similarity
 
-__all__ = ["LEVEL", "MEASURES", "Measured", "bootstrap_interval", "fewest_samples", "mean_interval"]
+__all__ = ["MEASURES", "Measured", "bootstrap_interval", "fewest_samples", "mean_interval"]
 
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Bootstrap intervals
 
-LEVEL = 0.95
-DEVIATIONS = 1.959963984540054  # of a normal distribution, for that level
+DEVIATIONS = 1.959963984540054  # of a normal distribution, on both sides of 95 % of it
 
 
 def bootstrap_interval(
@@ -48,8 +47,6 @@ def bootstrap_interval(
     *,
     sizes: Sequence[int | None],
     replicates: int,
-    seed: int = 0,
-    progress: Callable[[range], Sequence[int]] = lambda steps: steps,
 ) -> tuple[float, float]:
     """Bootstrap interval around `value`.
 
@@ -59,17 +56,15 @@ def bootstrap_interval(
             where it is undefined; these resamplings are ignored.
         sizes: Samples of each set; None for a complete set, which is not resampled.
         replicates: Resamplings, at least 2.
-        seed: Seed of the resampling.
-        progress: Wrapper of the loop, for a progress bar.
 
     Raises:
         ValueError: Fewer than 2 replicates.
     """
     if replicates < 2:
         raise ValueError(f"A bootstrap needs at least 2 resamplings, got {replicates}.")
-    random = np.random.RandomState(seed)
+    random = np.random.RandomState(0)
     values = []
-    for _ in progress(range(replicates)):
+    for _ in tqdm(range(replicates), desc="bootstrap", disable=None, leave=False):
         values.append(statistic(*(None if n is None else np.sort(random.randint(n, size=n)) for n in sizes)))
     reach = DEVIATIONS * float(np.nanstd(values, ddof=1))
     return value - reach, value + reach
@@ -98,10 +93,6 @@ class Measured:
     further: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def _bar(steps: range) -> tqdm:
-    return tqdm(steps, desc="bootstrap", disable=None, leave=False)
-
-
 def _frechet(real: np.ndarray, fake: np.ndarray, metric: Metric, replicates: int) -> Measured:
     real_moments, fake_moments = _moments(real), _moments(fake)
     value = frechet_distance(*real_moments, *fake_moments)
@@ -116,7 +107,7 @@ def _frechet(real: np.ndarray, fake: np.ndarray, metric: Metric, replicates: int
 
     # The real frames are the complete dataset, the real clips are a sample.
     sizes = (None if metric.samples == "images" else len(real), len(fake))
-    low, high = bootstrap_interval(value, statistic, sizes=sizes, replicates=replicates, progress=_bar)
+    low, high = bootstrap_interval(value, statistic, sizes=sizes, replicates=replicates)
     return Measured(value, (max(low, 0.0), high), {"replicates": replicates})
 
 
@@ -134,9 +125,7 @@ def _kernel(real: np.ndarray, fake: np.ndarray, metric: Metric, replicates: int)
     value = distance.value()
     if not replicates:
         return Measured(value)
-    interval = bootstrap_interval(
-        value, distance.resampled, sizes=(len(real), len(fake)), replicates=replicates, progress=_bar
-    )
+    interval = bootstrap_interval(value, distance.resampled, sizes=(len(real), len(fake)), replicates=replicates)
     return Measured(value, interval, {"replicates": replicates})
 
 
@@ -155,7 +144,6 @@ def _kernel_subsets(real: np.ndarray, fake: np.ndarray, metric: Metric, replicat
         lambda _, drawn: distance.resampled(np.arange(len(fake)), drawn),
         sizes=(None, len(fake)),
         replicates=replicates,
-        progress=_bar,
     )
     return Measured(value, interval, further | {"replicates": replicates})
 
@@ -193,7 +181,7 @@ def _inception_score(real: None, fake: np.ndarray, metric: Metric, replicates: i
     def statistic(rows: np.ndarray) -> float:
         return inception_score(fake, rows=shuffle(rows))  # sorted rows would put copies into the same split
 
-    interval = bootstrap_interval(value, statistic, sizes=(len(fake),), replicates=replicates, progress=_bar)
+    interval = bootstrap_interval(value, statistic, sizes=(len(fake),), replicates=replicates)
     return Measured(value, interval, {"replicates": replicates})
 
 

@@ -63,8 +63,6 @@ class RandomFeatures:
         device: Device of the network.
     """
 
-    width = FEATURE_WIDTH
-
     def __init__(self, device: torch.device | str = "cpu"):
         random = np.random.RandomState(SEED)
         sizes = [3] + [CHANNELS] * (LEVELS - 1)

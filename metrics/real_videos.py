@@ -63,7 +63,6 @@ class StoredVideos:
 
     Attributes:
         resolution: Width of the frames in pixels.
-        num_videos: Number of videos.
         notes: Remarks for the user.
         origin: Name and frame stride, for the rows of metrics that use these as the real videos.
     """
@@ -95,7 +94,6 @@ class StoredVideos:
             found = (missing, enlarged_frames(manifest, resolution))
             self.notes += [f"'{self._store.path}': {note}" for note in found if note is not None]
         self._lengths = [-(-length // self._stride) for length in lengths]
-        self.num_videos = len(self._lengths)
 
     def clips(self, *, count: int, frames: int, subsample: int = 1) -> "StoredClips":
         """At most `count` clips: every `subsample`-th of `frames` consecutive frames.

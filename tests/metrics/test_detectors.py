@@ -90,11 +90,10 @@ def test_offline(tmp_path, offline):
     message = str(caught.value)
     place = str(tmp_path / "cache" / "i3d_torchscript.pt")
     tried = [f"Cannot download file:///nowhere/{name}.pt" for name in ("i3d_torchscript", "copy")]
-    for part in ("i3d_torchscript.pt", "about 50 MB", "93daef59", "dropbox.com", place, "i3d=PATH", "rfvd", *tried):
+    parts = ("i3d_torchscript.pt", "about 50 MB", "93daef59", "dropbox.com", place, "Put it at", "i3d=PATH", "rfvd")
+    for part in (*parts, *tried):
         assert part in message
     assert "\n" not in message
-    with pytest.raises(UserError, match="Put it at"):
-        find_detector("i3d", folder=tmp_path / "cache", download=False)
 
 
 def test_a_file_without_known_identity_needs_the_users_word(tmp_path):

@@ -104,7 +104,7 @@ def test_too_few_samples():
 
 def test_a_row():
     real, fake = waves(24), noisy(waves(20, seed=3), 8)
-    row = Evaluator(fake=MemoryVideos(fake), real=MemoryVideos(real), progress=False).evaluate("rpr64k3_16f")
+    row = Evaluator(fake=MemoryVideos(fake), real=MemoryVideos(real)).evaluate("rpr64k3_16f")
     features = [RandomFeatures()(clips).numpy() for clips in (real, fake)]
     assert (row["value"], row["recall"]) == pytest.approx(brute_force(*features, 3))
     assert row["higher_is_better"] is None and row["protocol"]["measure"] == "precision_recall"

@@ -100,7 +100,7 @@ def test_video_files(tmp_path):
             for frame in range(length):
                 writer.add(torch.full([3, 16, 16], 60 * video + 20 * frame, dtype=torch.uint8))
     videos = StoredVideos(tmp_path, resolution=16)
-    assert videos.num_videos == 2
+    assert len(videos.images(count=None)) == 8
     clips = videos.clips(count=10, frames=4)
     loaded = clips.load(range(len(clips)))[:, 0, :, 0, 0].int()
     assert len(clips) == 2 and clips.describe()["num_short_videos"] == 1
