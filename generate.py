@@ -120,7 +120,7 @@ def parse_request(options: dict[str, Any], given: frozenset[str]) -> RenderReque
     outdir, camera_path = options["outdir"], options["camera_path"]
     keep_apart(outdir, option="--outdir", data=[trained_on(options["network_pkl"])])
     saves_frames = options["save_frames"]
-    nearby = frames_nearby(outdir, option="--outdir", rendered=TRACK_NAMES) if saves_frames else None
+    nearby = frames_nearby(outdir, rendered=TRACK_NAMES) if saves_frames else None
     recorded = None if camera_path is None else read_camera_path(camera_path)
     if recorded is not None and recorded[0].time is not None:
         check_recorded(given, TIMED, f"{camera_path} says which time each camera shows; leave the option out")

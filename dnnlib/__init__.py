@@ -17,7 +17,6 @@ from dnnlib.util import (
     nearest_name,
     one_line,
     parse_int_list,
-    remove_abandoned,
     temporary_folder,
     temporary_name,
 )
@@ -42,7 +41,6 @@ __all__ = [
     "one_line",
     "parse_int_list",
     "print_any_text",
-    "remove_abandoned",
     "run_cli",
     "temporary_folder",
     "temporary_name",

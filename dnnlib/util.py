@@ -45,6 +45,7 @@ NO_TEMPORARY_FOLDER = (
 )
 UNFINISHED = re.compile(r"\..+\.\d+(-[0-9a-f]+)?\.(tmp|download)")  # of atomic_write, and of downloads to be checked
 FEW = 8  # names that a message can hold
+DAY = 86400  # seconds
 
 
 class UserError(ValueError):
@@ -56,7 +57,7 @@ class UserError(ValueError):
 
 
 @contextlib.contextmanager
-def atomic_write(path: str | os.PathLike, mode: str = "wb", *, encoding: str | None = None) -> Iterator[IO[Any]]:
+def atomic_write(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO[Any]]:
     """Write a file atomically: `path` holds either its previous or all of its new content, whatever happens.
 
     The content goes to a temporary name in the same folder (a rename is atomic only within one file system), is
@@ -65,9 +66,8 @@ def atomic_write(path: str | os.PathLike, mode: str = "wb", *, encoding: str | N
 
     Args:
         path: The file to write; its folder must exist.
-        mode: 'wb' or 'w'.
-        encoding: Encoding of a text file; default UTF-8. Characters that it lacks (e.g. a lone surrogate in a file's
-            name) are written as an escape like \\udce9, which is valid JSON.
+        mode: 'wb', or 'w' for UTF-8. Characters that it lacks (e.g. a lone surrogate in a file's name) are written as
+            an escape like \\udce9, which is valid JSON.
 
     Raises:
         UserError: The folder is missing or may not be written to, or the disk is full; names `path`.
@@ -77,7 +77,7 @@ def atomic_write(path: str | os.PathLike, mode: str = "wb", *, encoding: str | N
     path = os.path.abspath(os.fspath(path))
     folder = os.path.dirname(path)
     temporary = temporary_name(path)
-    text = {} if mode == "wb" else {"encoding": encoding or "utf-8", "errors": "backslashreplace", "newline": "\n"}
+    text = {} if mode == "wb" else {"encoding": "utf-8", "errors": "backslashreplace", "newline": "\n"}
     try:
         # Unlike tempfile's, this file gets the permissions that the user's umask asks for.
         with open(temporary, mode.replace("w", "x"), **text) as file:
@@ -168,16 +168,16 @@ def explain_file_trouble(path: str | os.PathLike) -> Iterator[None]:
         raise UserError(f"Cannot write {os.fspath(path)}: {error.strerror or error}; {advice}.") from error
 
 
-def make_folder(path: str | os.PathLike, *, option: str = "--outdir") -> None:
-    """Make a folder for the results of a command, unless it exists.
+def make_folder(path: str | os.PathLike) -> None:
+    """Make the folder that the option --outdir of a command names, unless it exists.
 
     Raises:
-        UserError: It cannot be made; names the option.
+        UserError: It cannot be made.
     """
     try:
         os.makedirs(path, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{option}: cannot make the folder {os.fspath(path)}: {error.strerror}.") from error
+        raise UserError(f"--outdir: cannot make the folder {os.fspath(path)}: {error.strerror}.") from error
 
 
 def home_folder() -> str | None:
@@ -239,17 +239,16 @@ def temporary_name(path: str | os.PathLike) -> str:
     return os.path.join(folder, f".{short}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
 
 
-def remove_abandoned(folder: str | os.PathLike, *, seconds: float = 86400.0) -> None:
+def remove_abandoned(folder: str | os.PathLike) -> None:
     """Delete unfinished files that killed processes have left in a folder that several processes may write to.
 
-    Args:
-        seconds: Files written to within this time stay: their process may still run, possibly on another machine.
+    Files written to within a day stay: their process may still run, possibly on another machine.
     """
     with contextlib.suppress(OSError):
         for entry in os.scandir(folder):
             if UNFINISHED.fullmatch(entry.name):
                 with contextlib.suppress(OSError):
-                    if time.time() - entry.stat(follow_symlinks=False).st_mtime > seconds:
+                    if time.time() - entry.stat(follow_symlinks=False).st_mtime > DAY:
                         os.unlink(entry.path)
 
 
@@ -334,7 +333,7 @@ def format_bytes(count: float) -> str:
     return f"{count / 1024:.1f} TiB"
 
 
-def parse_int_list(text: str, *, name: str = "list") -> list[int]:
+def parse_int_list(text: str, *, name: str) -> list[int]:
     """Integers from a list of numbers and inclusive ranges: '1,2,5-8' → [1, 2, 5, 6, 7, 8].
 
     Args:

@@ -63,7 +63,7 @@ def main(
     if sequence and suffix != "glb":
         raise UserError("--sequence: only glb files can be animated; leave --format out, or leave --sequence out.")
     keep_apart(outdir, option="--outdir", data=[trained_on(network_pkl)])
-    nearby = frames_nearby(outdir, option="--outdir", rendered=TRACK_NAMES) if options["preview"] else None
+    nearby = frames_nearby(outdir, rendered=TRACK_NAMES) if options["preview"] else None
     try:
         import skimage  # noqa: F401
         import trimesh  # noqa: F401

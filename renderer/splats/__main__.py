@@ -43,7 +43,7 @@ def main(
     """Write a generator's foreground as Gaussian splats, a PLY file per time step, and print their PSNR."""
     pairs, shown = scenes_of(seeds=seeds, motion_seeds=motion_seeds, times=times, time_steps=time_steps)
     keep_apart(outdir, option="--outdir", data=[trained_on(network_pkl)])
-    nearby = frames_nearby(outdir, option="--outdir", rendered=TRACK_NAMES) if preview else None
+    nearby = frames_nearby(outdir, rendered=TRACK_NAMES) if preview else None
 
     from torch_utils.memory import explain_out_of_memory, keep_freed_memory
     from training.checkpoints.snapshot import load_average_generator

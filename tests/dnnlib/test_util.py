@@ -137,7 +137,7 @@ def test_atomic_write_passes_errors_about_other_files_through(tmp_path):
     [("7", [7]), ("1,2,5-8", [1, 2, 5, 6, 7, 8]), (" 3 - 4 , 1", [3, 4, 1]), ("0-0", [0]), ("5,5", [5, 5])],
 )
 def test_parse_int_list(text, expected):
-    assert dnnlib.parse_int_list(text) == expected
+    assert dnnlib.parse_int_list(text, name="--seeds") == expected
 
 
 @pytest.mark.parametrize(

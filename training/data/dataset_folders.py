@@ -47,13 +47,13 @@ def keep_apart(out: str | os.PathLike, *, option: str, data: Iterable[str | os.P
     _refuse(out, option, holding or [path for path in _with_parents(out) if _is_written(path) or _has_entries(path)])
 
 
-def keep_out_of_made_data(out: str | os.PathLike, *, option: str) -> None:
-    """Refuse an output folder below a dataset that one of the tools has written.
+def keep_out_of_made_data(out: str | os.PathLike) -> None:
+    """Refuse a folder OUT for a dataset below a dataset that one of the tools has written.
 
     Raises:
         UserError: See `keep_apart`.
     """
-    _refuse(out, option, [path for path in _with_parents(os.path.dirname(os.path.abspath(out))) if _is_written(path)])
+    _refuse(out, "OUT", [path for path in _with_parents(os.path.dirname(os.path.abspath(out))) if _is_written(path)])
 
 
 def trained_on(network: str | os.PathLike) -> str | None:
@@ -70,11 +70,11 @@ def trained_on(network: str | os.PathLike) -> str | None:
     return data if isinstance(data, str) else None
 
 
-def frames_nearby(out: str | os.PathLike, *, option: str, rendered: Iterable[str]) -> str | None:
-    """Check an output folder for frames nearby that may be a dataset without a manifest.
+def frames_nearby(out: str | os.PathLike, *, rendered: Iterable[str]) -> str | None:
+    """Check the folder of --outdir for frames nearby that may be a dataset without a manifest.
 
     Args:
-        out, option: See `keep_apart`.
+        out: The folder; it need not exist.
         rendered: Prefixes of the names of camera paths, after which the folders of rendered frames are named.
 
     Returns:
@@ -87,7 +87,7 @@ def frames_nearby(out: str | os.PathLike, *, option: str, rendered: Iterable[str
     own = re.compile(rf"({'|'.join(map(re.escape, rendered))}).*_.+")  # folders of frames that generate.py wrote
     if _is_frames(out) or next(_frame_folders(out, own), None) is not None:
         raise UserError(
-            f"{option}: '{out}' holds frames of videos; those written there would be taken for more of the same data. "
+            f"--outdir: '{out}' holds frames of videos; those written there would be taken for more of the same data. "
             "Choose another folder."
         )
     around = os.path.dirname(out)

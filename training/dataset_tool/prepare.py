@@ -311,7 +311,7 @@ def check_out(out: str, source: str, *, overwrite: bool, shape: str) -> None:
         UserError: It is something else already, lies in SOURCE or in a dataset, or would replace data of others.
     """
     out, source = os.path.realpath(out), os.path.realpath(source)
-    keep_out_of_made_data(out, option="OUT")
+    keep_out_of_made_data(out)
     if shape == "zip":
         if os.path.isdir(out):
             raise UserError(f"'{out}' is a folder: give a zip file to write.")

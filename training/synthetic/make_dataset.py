@@ -79,7 +79,7 @@ def make_dataset(out: str | os.PathLike, config: SyntheticConfig, *, workers: in
     out = os.path.abspath(out)
     if _is_complete(out, config):
         return
-    keep_out_of_made_data(out, option="OUT")
+    keep_out_of_made_data(out)
     unfinished = os.path.join(os.path.dirname(out), f".{os.path.basename(out)}.unfinished")
     try:
         os.makedirs(unfinished, exist_ok=True)

@@ -151,8 +151,8 @@ def test_frames_are_not_saved_among_unmarked_ones(network, tmp_path):
         assert isinstance(result.exception, UserError) and "holds frames of videos" in str(result.exception)
     # These may lie beside data, or in a folder of clips: no error, but a note.
     for out in (tmp_path / "data" / "split" / "new", tmp_path / "data"):
-        assert "if it is training data" in frames_nearby(out, option="--outdir", rendered=TRACK_NAMES)
-    assert frames_nearby(tmp_path / "out", option="--outdir", rendered=TRACK_NAMES) is None
+        assert "if it is training data" in frames_nearby(out, rendered=TRACK_NAMES)
+    assert frames_nearby(tmp_path / "out", rendered=TRACK_NAMES) is None
 
 
 def test_rendered_frames_may_be_rendered_again(network, tmp_path):
