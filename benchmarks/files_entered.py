@@ -69,15 +69,14 @@ def _traced(function: Callable[[], object]) -> list[str]:
 def frame() -> list[str]:
     """From a seed to the pixels of one frame."""
     from training.inference.frame_renderer import FrameRenderer
-    from training.inference.latents import seed_latents
+    from training.inference.latents import generator_latents
     from training.launch.build import build_networks
     from training.launch.config import compose_options
 
     generator = build_networks(compose_options(["outdir=.", "data=.", *OVERRIDES]), c_dim=0)[0].eval()
-    sizes = {"z_dim": generator.z_dim, "motion_dim": generator.motion_dim, "background_dim": generator.background_dim}
 
     def render() -> None:
-        codes = seed_latents(0, 0, **sizes)
+        codes = generator_latents(generator, 0, 0)
         renderer = FrameRenderer(generator, generator.mapping(codes.z), z_motion=codes.z_motion, z_bg=codes.z_bg)
         renderer.render(0.5, generator.camera_prior.at())
 

@@ -31,7 +31,7 @@ from renderer.video import VideoWriter, to_uint8
 from torch_utils.memory import keep_freed_memory
 from training.checkpoints.snapshot import save_snapshot
 from training.inference.frame_renderer import FrameRenderer
-from training.inference.latents import seed_latents
+from training.inference.latents import generator_latents
 from training.launch.build import build_networks
 from training.launch.config import compose_options
 
@@ -92,8 +92,7 @@ def _functions(options: Mapping[str, Any], precision: str) -> dict[str, Any]:
     """One frame with given codes, and the loop."""
     generator, _ = build_networks(options, c_dim=0)
     generator.eval()
-    sizes = {"z_dim": generator.z_dim, "motion_dim": generator.motion_dim, "background_dim": generator.background_dim}
-    latents = seed_latents(0, 0, **sizes)
+    latents = generator_latents(generator, 0, 0)
     cameras = camera_path(PROGRAM, generator.camera_prior, FRAMES)
     codes = {
         "z_motion": latents.z_motion,

@@ -14,7 +14,7 @@ from benchmarks.scaling import Shapes, batch_of, build_training, one_pass
 from renderer.trajectories import camera_path
 from torch_utils.rng import RandomStream
 from training.inference.frame_renderer import FrameRenderer
-from training.inference.latents import seed_latents
+from training.inference.latents import SeedLatents, generator_latents
 from training.launch.build import build_networks
 from training.loss import VideoBatch
 
@@ -106,7 +106,5 @@ def _stream(device: str) -> Any:
 
 @torch.no_grad()
 def _codes(generator, videos: int, device: str) -> dict[str, torch.Tensor]:
-    sizes = {"z_dim": generator.z_dim, "motion_dim": generator.motion_dim, "background_dim": generator.background_dim}
-    latents = [seed_latents(seed, seed, **sizes) for seed in range(videos)]
-    z, z_motion, z_bg = (torch.cat([getattr(x, n) for x in latents]).to(device) for n in ("z", "z_motion", "z_bg"))
-    return {"ws": generator.mapping(z, None), "z_motion": z_motion, "z_bg": z_bg}
+    latents = SeedLatents.join(generator_latents(generator, seed, seed) for seed in range(videos)).to(device)
+    return {"ws": generator.mapping(latents.z, None), "z_motion": latents.z_motion, "z_bg": latents.z_bg}

@@ -15,7 +15,7 @@ from renderer.trajectories import camera_path
 from renderer.video import image_grid, save_png, to_uint8
 from training.checkpoints.snapshot import save_snapshot
 from training.inference.frame_renderer import FrameRenderer
-from training.inference.latents import seed_latents
+from training.inference.latents import SeedLatents, generator_latents
 from training.launch.build import build_networks
 from training.launch.config import compose_options
 from training.launch.idle_options import check_precision
@@ -172,8 +172,7 @@ def rendering(bench: Bench) -> None:
                 continue
             generator, _ = build_networks(options, c_dim=0)
             generator.eval().to(device)
-            sizes = {n: getattr(generator, n) for n in ("z_dim", "motion_dim", "background_dim")}
-            latents = seed_latents(0, 0, **sizes)
+            latents = generator_latents(generator, 0, 0)
             cameras = camera_path(PROGRAM, generator.camera_prior, FRAMES)
             codes = {"z_motion": latents.z_motion.to(device), "z_bg": latents.z_bg.to(device)}
 
@@ -209,13 +208,10 @@ def rendering(bench: Bench) -> None:
 
 def _many(bench: Bench, generator: torch.nn.Module, videos: int) -> None:
     """Frames per second with several videos at a time."""
-    sizes = {n: getattr(generator, n) for n in ("z_dim", "motion_dim", "background_dim")}
-    latents = [seed_latents(seed, seed, **sizes) for seed in range(videos)]
-    z, z_motion, z_bg = (
-        torch.cat([getattr(x, n) for x in latents]).to(bench.device) for n in ("z", "z_motion", "z_bg")
-    )
+    latents = SeedLatents.join(generator_latents(generator, seed, seed) for seed in range(videos)).to(bench.device)
+    codes = {"z_motion": latents.z_motion, "z_bg": latents.z_bg}
     with torch.inference_mode():
-        renderer = FrameRenderer(generator, generator.mapping(z, None), z_motion=z_motion, z_bg=z_bg)
+        renderer = FrameRenderer(generator, generator.mapping(latents.z, None), **codes)
         cameras = camera_path(PROGRAM, generator.camera_prior, FRAMES)
         steps = iter(range(1 << 30))
 

@@ -21,7 +21,7 @@ from training.checkpoints.snapshot import load_average_generator
 from training.data.dataset import VideoPairDataset
 from training.data.sampler import make_loader
 from training.inference.frame_renderer import FrameRenderer
-from training.inference.latents import seed_latents
+from training.inference.latents import SeedLatents, generator_latents
 from training.launch.config import compose_options
 from training.launch.default_data import default_config
 from training.synthetic.make_dataset import make_dataset
@@ -167,12 +167,9 @@ def _rate(rows: list[dict]) -> float:
 def _samples(bench: Bench, run: Path, file: Path) -> None:
     """A grid of samples, and below it their depth (near is bright, the background black)."""
     generator = load_average_generator(run, device=bench.device)
-    sizes = {n: getattr(generator, n) for n in ("z_dim", "motion_dim", "background_dim")}
-    latents = [seed_latents(seed, seed, **sizes) for seed in range(SAMPLES)]
-    z, z_motion, z_bg = (
-        torch.cat([getattr(x, n) for x in latents]).to(bench.device) for n in ("z", "z_motion", "z_bg")
-    )
-    renderer = FrameRenderer(generator, generator.mapping(z, None), z_motion=z_motion, z_bg=z_bg)
+    latents = SeedLatents.join(generator_latents(generator, seed, seed) for seed in range(SAMPLES)).to(bench.device)
+    codes = {"z_motion": latents.z_motion, "z_bg": latents.z_bg}
+    renderer = FrameRenderer(generator, generator.mapping(latents.z, None), **codes)
     output = renderer.output(0.5, generator.camera_prior.at().repeat(SAMPLES).to(bench.device))
     background = generator.background is not None
     depth, weights = surface_depth(output.depth[:, 0], output.opacity[:, 0], background=background)

@@ -49,9 +49,8 @@ def batch_latents(network: Generator, seed: Seeds, motion_seed: Seeds | None) ->
     seeds = seeds * len(motions) if len(seeds) == 1 else seeds
     if len(seeds) != len(motions):
         raise ValueError(f"{len(seeds)} seeds and {len(motions)} motion seeds make no pairs.")
-    codes = [generator_latents(network, *pair) for pair in zip(seeds, motions)]
-    batch = (torch.cat([getattr(code, name) for code in codes]) for name in ("z", "z_motion", "z_bg"))
-    return SeedLatents(*(code.to(**_placement(network)) for code in batch))
+    codes = SeedLatents.join(generator_latents(network, *pair) for pair in zip(seeds, motions))
+    return codes.to(**_placement(network))
 
 
 def mapped_codes(

@@ -5,7 +5,7 @@ people here. (Random latents of training come from the training's own random str
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,11 +30,19 @@ MAX_SEED = 2**32 - 1  # of NumPy's legacy generator
 
 @dataclasses.dataclass(frozen=True)
 class SeedLatents:
-    """The codes of one video: z [1, z_dim], z_motion [1, motion_dim], z_bg [1, background_dim], float32 on the CPU."""
+    """The codes of B videos: z [B, z_dim], z_motion [B, motion_dim], z_bg [B, background_dim]."""
 
     z: torch.Tensor
     z_motion: torch.Tensor
     z_bg: torch.Tensor
+
+    @classmethod
+    def join(cls, parts: Iterable["SeedLatents"]) -> "SeedLatents":
+        """The videos of all parts."""
+        return cls(*(torch.cat(codes) for codes in zip(*((part.z, part.z_motion, part.z_bg) for part in parts))))
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "SeedLatents":
+        return SeedLatents(*(codes.to(device, dtype) for codes in (self.z, self.z_motion, self.z_bg)))
 
 
 def seed_latents(
@@ -45,7 +53,7 @@ def seed_latents(
     motion_dim: int = 512,
     background_dim: int = 32,
 ) -> SeedLatents:
-    """The latent codes of a content seed and a motion seed.
+    """The latent codes of a content seed and a motion seed, one video, float32 on the CPU.
 
     Args:
         seed: Seed of content and background, 0 … 2³² − 1.

@@ -21,7 +21,7 @@ import torch
 
 from renderer.depth import parallax, relief, surface_depth, weighted_mean
 from training.inference.frame_renderer import FrameRenderer
-from training.inference.latents import seed_latents
+from training.inference.latents import SeedLatents, generator_latents
 from training.networks.generator import Generator
 
 __all__ = ["FLAT_PARALLAX", "GeometryFigures", "GeometryMonitor", "measure_geometry"]
@@ -89,11 +89,8 @@ class GeometryMonitor:
 
     def __init__(self, generator: Generator, *, device: torch.device | str = "cpu", c: torch.Tensor | None = None):
         self.generator, self.device = generator, torch.device(device)
-        sizes = {name: getattr(generator, name) for name in ("z_dim", "motion_dim", "background_dim")}
-        codes = [seed_latents(i, i, **sizes) for i in range(CONTENTS if c is None else len(c))]
-        self.z, self.z_motion, self.z_bg = (
-            torch.cat([getattr(code, name) for code in codes]).to(self.device) for name in ("z", "z_motion", "z_bg")
-        )
+        contents = range(CONTENTS if c is None else len(c))
+        self.latents = SeedLatents.join(generator_latents(generator, i, i) for i in contents).to(self.device)
         self.c = None if c is None else c.to(self.device)
         prior = generator.camera_prior
         self.front = prior.at().to(self.device)
@@ -102,10 +99,10 @@ class GeometryMonitor:
     @torch.no_grad()
     def measure(self) -> GeometryFigures:
         """The measures of the generator as it is now."""
-        maps = []
-        for part in torch.arange(len(self.z), device=self.device).split(CHUNK):
-            ws = self.generator.mapping(self.z[part], None if self.c is None else self.c[part])
-            renderer = FrameRenderer(self.generator, ws, z_motion=self.z_motion[part], z_bg=self.z_bg[part])
+        maps, latents = [], self.latents
+        for part in torch.arange(len(latents.z), device=self.device).split(CHUNK):
+            ws = self.generator.mapping(latents.z[part], None if self.c is None else self.c[part])
+            renderer = FrameRenderer(self.generator, ws, z_motion=latents.z_motion[part], z_bg=latents.z_bg[part])
             out = renderer.output(TIME, self.front.repeat(len(part)))
             background = self.generator.background is not None
             maps.append(surface_depth(out.depth[:, 0], out.opacity[:, 0], background=background))

@@ -21,7 +21,7 @@ from renderer.video import VideoWriter, image_grid, save_png, to_uint8
 from torch_utils.rng import RandomStream
 from training.data.loader import PairDataset
 from training.inference.frame_renderer import FrameRenderer
-from training.inference.latents import seed_latents
+from training.inference.latents import SeedLatents, generator_latents
 from training.networks.generator import Generator
 
 __all__ = ["REALS", "Previews"]
@@ -64,11 +64,7 @@ class Previews:
         self.columns = columns
         self.videos = min(videos, images)
         self.device = device
-        sizes = {name: getattr(generator, name) for name in ("z_dim", "motion_dim", "background_dim")}
-        codes = [seed_latents(i, i, **sizes) for i in range(images)]
-        self.z, self.z_motion, self.z_bg = (
-            torch.cat([getattr(code, name) for code in codes]).to(device) for name in ("z", "z_motion", "z_bg")
-        )
+        self.latents = SeedLatents.join(generator_latents(generator, i, i) for i in range(images)).to(device)
         self.seed = seed
         self.c = dataset.example_labels(images, seed=seed).to(device) if generator.c_dim > 0 else None
         self.random_cameras = generator.camera_prior.sample(images, RandomStream(seed)).to(device)
@@ -76,7 +72,7 @@ class Previews:
 
     def write_reals(self) -> None:
         """Write reals.png."""
-        frames = self.dataset.example_frames(len(self.z), seed=self.seed)
+        frames = self.dataset.example_frames(len(self.random_cameras), seed=self.seed)
         save_png(image_grid(frames, self.columns), self.folder / REALS)
 
     def write(self, kimg: int) -> dict[str, Path]:
@@ -104,7 +100,7 @@ class Previews:
             save_png(image_grid(torch.cat(images), self.columns), path)
             written[name] = path
 
-        parts = torch.arange(len(self.z)).split(CHUNK)
+        parts = torch.arange(len(self.random_cameras)).split(CHUNK)
         write("fakes_random", [self._render(part, self.random_cameras)[0] for part in parts])
         images, depths = zip(*(self._render(part, self.frontal_cameras) for part in parts))
         write("fakes_frontal", images)
@@ -145,6 +141,6 @@ class Previews:
         return to_uint8(output.image[:, 0]), torch.stack(shown)
 
     def _renderer(self, part: torch.Tensor) -> FrameRenderer:
-        part = part.to(self.device)
-        ws = self.generator.mapping(self.z[part], None if self.c is None else self.c[part])
-        return FrameRenderer(self.generator, ws, z_motion=self.z_motion[part], z_bg=self.z_bg[part])
+        part, latents = part.to(self.device), self.latents
+        ws = self.generator.mapping(latents.z[part], None if self.c is None else self.c[part])
+        return FrameRenderer(self.generator, ws, z_motion=latents.z_motion[part], z_bg=latents.z_bg[part])
