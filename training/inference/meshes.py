@@ -30,7 +30,7 @@ from training.inference.latents import generator_latents
 from training.inference.point_query import PointField
 from training.networks.generator import Generator
 
-__all__ = ["CHECKED_VIEWS", "GeneratedMeshes", "video_of_seeds"]
+__all__ = ["CHECKED_VIEWS", "GeneratedMeshes", "SeedVideos"]
 
 VIEWS = (0.0, 0.5, 1.0)  # fractions of the range of yaw: where the level is matched, and of previews
 MATCHED_STEPS = 8  # time steps of a video, at most
@@ -39,28 +39,38 @@ CHECKED_SIZE = 64  # pixels along a side, more than the level was matched with
 PREVIEW_SIZE = 192  # pixels of a view
 
 
-def video_of_seeds(
-    generator: Generator,
-    seed: int,
-    motion_seed: int,
-    *,
-    label: torch.Tensor | None,
-    truncation_psi: float,
-    device: torch.device,
-) -> dict[str, Any]:
-    """Styles and codes of a video: `ws`, `z_motion` and `z_bg`.
+class SeedVideos:
+    """The videos of a generator by their seeds: called with a content and a motion seed, `ws`, `z_motion` and `z_bg`.
+
+    Args:
+        truncation_psi, class_idx: Truncation and class of the styles.
 
     Raises:
-        UserError: A seed is out of range.
+        UserError: The class is missing, too large, or not wanted; a truncation that the generator does not have; or, in
+            a call, a seed out of range.
     """
-    try:
-        codes = generator_latents(generator, seed, motion_seed)
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    label = None if label is None else label.to(device)
-    with torch.no_grad():
-        ws = generator.mapping(codes.z.to(device), label, truncation_psi=truncation_psi)
-    return {"ws": ws, "z_motion": codes.z_motion.to(device), "z_bg": codes.z_bg.to(device)}
+
+    def __init__(
+        self,
+        generator: Generator,
+        *,
+        truncation_psi: float,
+        class_idx: int | Sequence[float] | None,
+        device: torch.device,
+    ):
+        label = label_of_class(generator, class_idx)
+        check_truncation(generator, truncation_psi)
+        self._generator, self._psi, self._device = generator, truncation_psi, device
+        self._label = None if label is None else label.to(device)
+
+    @torch.no_grad()
+    def __call__(self, seed: int, motion_seed: int) -> dict[str, Any]:
+        try:
+            codes = generator_latents(self._generator, seed, motion_seed).to(self._device)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        ws = self._generator.mapping(codes.z, self._label, truncation_psi=self._psi)
+        return {"ws": ws, "z_motion": codes.z_motion, "z_bg": codes.z_bg}
 
 
 class GeneratedMeshes:
@@ -76,8 +86,11 @@ class GeneratedMeshes:
         chunk: Points evaluated at a time.
         check: Add the agreement with the rendered opacity to the figures of a mesh.
 
+    Attributes:
+        video: The videos by their seeds.
+
     Raises:
-        UserError: The class is missing, too large, or not wanted; or a truncation that the generator does not have.
+        UserError: See `SeedVideos`.
     """
 
     def __init__(
@@ -95,9 +108,8 @@ class GeneratedMeshes:
     ):
         self.device = next(generator.parameters()).device if device is None else device
         self.generator, self.chunk, self.check = generator, chunk, check
-        self.min_piece, self.truncation_psi, self._level = min_piece, truncation_psi, level
-        self.label = label_of_class(generator, class_idx)
-        check_truncation(generator, truncation_psi)
+        self.min_piece, self._level = min_piece, level
+        self.video = SeedVideos(generator, truncation_psi=truncation_psi, class_idx=class_idx, device=self.device)
         settings = generator.settings
         volume = TrainedVolume(generator.camera_prior, near=settings.near, far=settings.far)
         self.box = [volume.low.tolist(), volume.high.tolist()]
@@ -107,17 +119,6 @@ class GeneratedMeshes:
     def about(self) -> dict[str, Any]:
         """Figures that all meshes have in common."""
         return {"volume": self.box, "cell": self.grid.cell, "views": list(CHECKED_VIEWS) if self.check else []}
-
-    def video(self, seed: int, motion_seed: int) -> dict[str, Any]:
-        """Styles and codes of a video."""
-        return video_of_seeds(
-            self.generator,
-            seed,
-            motion_seed,
-            label=self.label,
-            truncation_psi=self.truncation_psi,
-            device=self.device,
-        )
 
     def level(self, video: dict[str, Any], times: list[float], *, name: str) -> float:
         """The density at the surface, the same for all time steps of a video.

@@ -16,8 +16,7 @@ from renderer.mesh.trained_volume import TrainedVolume
 from renderer.splats.gaussians import MIN_OPACITY, Gaussians, gaussians_of_points, opacity_of_density
 from renderer.splats.rasteriser import rasterise
 from renderer.video import image_grid, to_uint8
-from training.inference.cli_options import check_truncation, label_of_class
-from training.inference.meshes import video_of_seeds
+from training.inference.meshes import SeedVideos
 from training.inference.point_query import PointField
 from training.networks.generator import Generator
 
@@ -39,8 +38,11 @@ class GeneratedSplats:
         chunk: Points evaluated at a time.
         size: Width in pixels of the images that are compared.
 
+    Attributes:
+        video: The videos by their seeds.
+
     Raises:
-        UserError: The class is missing, too large, or not wanted; or a truncation that the generator does not have.
+        UserError: See `SeedVideos`.
     """
 
     def __init__(
@@ -55,9 +57,7 @@ class GeneratedSplats:
         size: int,
     ):
         self.generator, self.device, self.chunk, self.size = generator, device, chunk, size
-        self.truncation_psi = truncation_psi
-        self.label = label_of_class(generator, class_idx)
-        check_truncation(generator, truncation_psi)
+        self.video = SeedVideos(generator, truncation_psi=truncation_psi, class_idx=class_idx, device=device)
         settings = generator.settings
         volume = TrainedVolume(generator.camera_prior, near=settings.near, far=settings.far)
         self.box = [volume.low.tolist(), volume.high.tolist()]
@@ -68,17 +68,6 @@ class GeneratedSplats:
     def about(self) -> dict[str, Any]:
         """Figures that all time steps have in common."""
         return {"volume": self.box, "cell": self.grid.cell, "views": list(COMPARED_VIEWS), "size": self.size}
-
-    def video(self, seed: int, motion_seed: int) -> dict[str, Any]:
-        """Styles and codes of a video."""
-        return video_of_seeds(
-            self.generator,
-            seed,
-            motion_seed,
-            label=self.label,
-            truncation_psi=self.truncation_psi,
-            device=self.device,
-        )
 
     def splats(self, video: dict[str, Any], time: float) -> Gaussians:
         """The Gaussians of a time step, with colours like the image's as the frontal camera sees them.
