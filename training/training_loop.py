@@ -108,12 +108,12 @@ class TrainingLoop:
         dataset: Mapping[str, object],
         fingerprint: Mapping[str, str],
         device: torch.device,
-        graphs: PhaseGraphs | None = None,
-        previews: Previews | None = None,
-        geometry: GeometryMonitor | None = None,
-        callbacks: Sequence[SnapshotCallback] = (),
-        trackers: Sequence[str] = ("tensorboard",),
-        options: Mapping[str, object] | None = None,
+        graphs: PhaseGraphs | None,
+        previews: Previews | None,
+        geometry: GeometryMonitor | None,
+        callbacks: Sequence[SnapshotCallback],
+        trackers: Sequence[str],
+        options: Mapping[str, object],
     ):
         self.networks = networks
         self.phases = phases
@@ -132,7 +132,7 @@ class TrainingLoop:
         self.previews = previews
         self.geometry = geometry
         self.callbacks = callbacks
-        self._trackers = {"trackers": trackers, "options": options or {}}
+        self._trackers = {"trackers": trackers, "options": options}
 
         # Running means of the forward passes, which must not be updated once per micro-batch.
         saved = networks.generator.state_dict()
@@ -298,10 +298,8 @@ class TrainingLoop:
 
         # Callbacks come after the state was saved: they may take long, or fail.
         if snapshot and reason is None:
-            path = Path(self.folder) / snapshot_name(counters.cur_nimg)
-            self._call_back(
-                logger, stop, path, counters.cur_nimg, counters.tick - 1, lambda: self.networks.generator_ema
-            )
+            path, ended = Path(self.folder) / snapshot_name(counters.cur_nimg), counters.tick - 1
+            self._call_back(logger, stop, Snapshot(path, counters.cur_nimg, ended, lambda: self.networks.generator_ema))
 
         # Time spent here counts as maintenance, not as training.
         reset_gpu_peak(self.device)
@@ -419,24 +417,16 @@ class TrainingLoop:
                     break
                 own = type(self.networks.generator_ema)  # which may be a user's
                 load = functools.partial(load_average_generator, path, device=self.device, generator_class=own)
-                self._call_back(logger, stop, path, cur_nimg, tick, load)
+                self._call_back(logger, stop, Snapshot(path, cur_nimg, tick, load))
             reset_gpu_peak(self.device)
             self._tick_start = time.monotonic() - self.counters.tick_seconds
 
-    def _call_back(
-        self,
-        logger: RunLogger,
-        stop: StopSignal,
-        path: Path,
-        cur_nimg: int,
-        tick: int,
-        load: Callable[[], torch.nn.Module],
-    ) -> None:
+    def _call_back(self, logger: RunLogger, stop: StopSignal, snapshot: Snapshot) -> None:
         """Call the callbacks for a snapshot, and log the metrics that they return.
 
         A request to stop interrupts them, unless other processes would wait for this one.
         """
-        snapshot, results = Snapshot(path=path, cur_nimg=cur_nimg, tick=tick, load=load), {}
+        results: dict[str, float] = {}
         alone = distributed.world_size() == 1
         try:
             for callback in self.callbacks:
@@ -444,8 +434,10 @@ class TrainingLoop:
                     results.update(callback(snapshot) or {})
                     distributed.barrier()
         except StopRequested:
-            logger.print(f"Stopped while {path.name} was measured; resume_run={self.folder} measures it again.")
-        logger.metrics(cur_nimg, results)
+            logger.print(
+                f"Stopped while {snapshot.path.name} was measured; resume_run={self.folder} measures it again."
+            )
+        logger.metrics(snapshot.cur_nimg, results)
 
 
 class DivergenceCheck:
