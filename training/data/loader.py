@@ -8,14 +8,7 @@ import torch
 
 from dnnlib import UserError
 from training.data.dataset import VideoPair, VideoPairDataset
-from training.data.sampler import (
-    PairBatch,
-    PairLoader,
-    check_shared_memory,
-    ignore_stop_signals,
-    make_loader,
-    share_batch,
-)
+from training.data.sampler import PairBatch, PairLoader, load_batches, make_loader
 from training.data.webdataset import ShardPairDataset
 from training.data.webdataset_files import is_shards
 
@@ -90,7 +83,6 @@ def make_shard_loader(
     workers = min(workers, dataset.num_shards // world_size)
 
     def start(position: int) -> Iterator:
-        check_shared_memory(workers)
         stream = _Stream(
             dataset,
             batch_size=batch_size,
@@ -99,17 +91,7 @@ def make_shard_loader(
             world_size=world_size,
             batches=position // (batch_size * world_size),
         )
-        return iter(
-            torch.utils.data.DataLoader(
-                stream,
-                batch_size=None,
-                num_workers=workers,
-                collate_fn=share_batch,
-                pin_memory=pin_memory,
-                worker_init_fn=ignore_stop_signals,
-                generator=torch.Generator(),
-            )
-        )
+        return load_batches(stream, workers=workers, pin_memory=pin_memory)
 
     return PairLoader(start=start, position=position, step=batch_size * world_size)
 

@@ -27,10 +27,8 @@ __all__ = [
     "LostBatch",
     "PairBatch",
     "PairLoader",
-    "check_shared_memory",
-    "ignore_stop_signals",
+    "load_batches",
     "make_loader",
-    "share_batch",
 ]
 
 # Uses of a seed; see training.data.dataset.
@@ -244,20 +242,11 @@ def make_loader(
     """
 
     def start(position: int) -> Iterator:
-        check_shared_memory(workers)
         sampler = InfiniteSampler(
             dataset_size=len(dataset), rank=rank, world_size=world_size, seed=seed, position=position
         )
-        loader = torch.utils.data.DataLoader(
-            _FaultTolerantDataset(dataset, seed=seed),
-            batch_sampler=_BatchSampler(sampler, batch_size),
-            num_workers=workers,
-            collate_fn=share_batch,
-            pin_memory=pin_memory,
-            worker_init_fn=ignore_stop_signals,
-            generator=torch.Generator(),  # the default advances the global one, against reproducibility
-        )
-        return iter(loader)
+        tolerant, batches = _FaultTolerantDataset(dataset, seed=seed), _BatchSampler(sampler, batch_size)
+        return load_batches(tolerant, workers=workers, pin_memory=pin_memory, batch_sampler=batches)
 
     return PairLoader(start=start, position=position, step=batch_size * world_size)
 
@@ -313,7 +302,32 @@ class _FaultTolerantDataset(torch.utils.data.Dataset):
                 yield epoch, int(other)
 
 
-def share_batch(
+def load_batches(
+    dataset: torch.utils.data.Dataset, *, workers: int, pin_memory: bool, batch_sampler: _BatchSampler | None = None
+) -> Iterator:
+    """Batches of a dataset with their read errors, prefetched by workers; see `make_loader`.
+
+    Args:
+        batch_sampler: The keys of the batches; None for an iterable dataset, whose items are batches.
+
+    Raises:
+        OSError: Shared memory has no space for the workers' locks.
+    """
+    # Create and drop the queues of the workers: a loader that fails there leaks processes.
+    _ = [multiprocessing.Queue() for _ in range(workers + 2)] if workers else []
+    loader = torch.utils.data.DataLoader(
+        dataset,
+        **({"batch_size": None} if batch_sampler is None else {"batch_sampler": batch_sampler}),
+        num_workers=workers,
+        collate_fn=_share_batch,
+        pin_memory=pin_memory,
+        worker_init_fn=_ignore_stop_signals,
+        generator=torch.Generator(),  # the default advances the global one, against reproducibility
+    )
+    return iter(loader)
+
+
+def _share_batch(
     result: tuple[PairBatch | None, list[str]],
 ) -> tuple[PairBatch | None, list[str]] | LostBatch:
     """In a worker, move a batch to shared memory; in the main process do nothing.
@@ -329,16 +343,7 @@ def share_batch(
     return result
 
 
-def check_shared_memory(workers: int) -> None:
-    """Create and drop the queues of a loader with `workers` workers: a loader that fails there leaks processes.
-
-    Raises:
-        OSError: Shared memory has no space for their locks.
-    """
-    _ = [multiprocessing.Queue() for _ in range(workers + 2)] if workers else []
-
-
-def ignore_stop_signals(worker: int) -> None:
+def _ignore_stop_signals(worker: int) -> None:
     """Ignore stop signals in a worker."""
     # Schedulers and terminals send signals to every process of a group. The main process handles them and ends its
     # workers; until then it may need another batch.
