@@ -32,8 +32,7 @@ def render(generator: Generator, seed: int, time: float, camera: Cameras) -> dic
     """Image, depth and normals of a seed: pictures [3, SIZE, SIZE] in [0, 1]."""
     codes = generator_latents(generator, seed, seed)
     renderer = FrameRenderer(generator, generator.mapping(codes.z, None), z_motion=codes.z_motion, z_bg=codes.z_bg)
-    background, outputs = generator.background is not None, ("rgb", "depth", "normal")
-    maps = row_maps(renderer, time, camera, outputs, background=background, geometry_resolution=SIZE)
+    maps = row_maps(renderer, time, camera, ("rgb", "depth", "normal"), SIZE)
     depth = depth_picture(maps["depth"][0].nan_to_num(0), maps["depth"][0].isfinite(), SIZE)[0]
     colours = {name: displayed(name, maps[name][0], size=(SIZE, SIZE), near=0, far=1) for name in ("rgb", "normal")}
     return {name: pixels / 255 for name, pixels in colours.items()} | {"depth": depth}

@@ -21,24 +21,7 @@ from training.inference.frame_renderer import FrameRenderer
 from training.inference.layouts import Loop, RowCodes, Still, StyleMapping
 from training.networks.generator import Generator
 
-__all__ = ["RowRenderers", "cell_sizes", "frame_maps", "frame_size", "row_maps", "save_video", "write_videos"]
-
-
-class RowRenderers:
-    """The `FrameRenderer`s of a layout's rows at any phase.
-
-    Args:
-        make_renderer: RowCodes to a `FrameRenderer`.
-    """
-
-    def __init__(self, layout: Still | Loop, styles: StyleMapping, make_renderer: Callable[[RowCodes], FrameRenderer]):
-        self._layout, self._styles, self._make_renderer = layout, styles, make_renderer
-        self._renderers: list[FrameRenderer] | None = None
-
-    def at(self, phase: float) -> list[FrameRenderer]:
-        if self._renderers is None or self._layout.moving:
-            self._renderers = [self._make_renderer(codes) for codes in self._layout.codes(phase, self._styles)]
-        return self._renderers
+__all__ = ["cell_sizes", "frame_size", "row_maps", "save_video", "write_videos"]
 
 
 def row_maps(
@@ -46,20 +29,18 @@ def row_maps(
     time: float,
     cameras: Cameras,
     outputs: Sequence[str],
-    *,
-    background: bool,
-    geometry_resolution: int | None = None,
+    geometry_resolution: int | None,
 ) -> dict[str, torch.Tensor]:
     """A frame's maps [B, C, h, w] of every output, of B videos with a camera each; see `renderer.outputs`.
 
     Args:
-        background: The generator has a background.
         geometry_resolution: Rays per side for the outputs other than rgb, see `FrameRenderer.volume`; None: those of
             the image.
     """
     others = [name for name in outputs if name != "rgb"]
     if not others:
         return {"rgb": renderer.render(time, cameras)}
+    background = renderer.generator.background is not None
     if "rgb" not in outputs:
         volume = renderer.volume(time, cameras, resolution=geometry_resolution)
         return output_maps(volume, others, cameras, background=background)
@@ -69,21 +50,24 @@ def row_maps(
     return {name: maps[name] for name in outputs}
 
 
-def frame_maps(
-    rows: Sequence[FrameRenderer], columns: int, time: float, eyes: Sequence[Cameras], outputs: Sequence[str], *,
-    background: bool, geometry_resolution: int | None = None,
-) -> dict[str, torch.Tensor]:  # fmt: skip
+def _frame_maps(
+    rows: Sequence[FrameRenderer],
+    columns: int,
+    time: float,
+    eyes: Sequence[Cameras],
+    outputs: Sequence[str],
+    geometry_resolution: int | None,
+) -> dict[str, torch.Tensor]:
     """A frame's maps [C, H, W] of every output: rows of `columns` videos, and the eyes' pictures side by side.
 
     Args:
         eyes: A camera for each eye, one or two.
-        background, geometry_resolution: See `row_maps`.
+        geometry_resolution: See `row_maps`.
     """
-    options = {"background": background, "geometry_resolution": geometry_resolution}
     pictures = []
     for eye in eyes:
         cameras = eye.repeat(columns)
-        parts = [row_maps(renderer, time, cameras, outputs, **options) for renderer in rows]
+        parts = [row_maps(renderer, time, cameras, outputs, geometry_resolution) for renderer in rows]
         pictures.append({name: image_grid(torch.cat([part[name] for part in parts]), columns) for name in outputs})
     return {name: torch.cat([picture[name] for picture in pictures], dim=-1) for name in outputs}
 
@@ -121,22 +105,24 @@ def write_videos(
         enlarge: Repeat every pixel of the image this many times in both directions; maps are shown at the same size.
         outputs, fps, save_frames, video_format: See `OutputVideos`.
     """
-    settings, background = generator.settings, generator.background is not None
+    settings = generator.settings
     depths = {"near": settings.near, "far": settings.far}
     files = {"fps": fps, "save_frames": save_frames, "video_format": video_format, **depths}
     cells = cell_sizes(outputs, generator.resolution * enlarge, geometry_resolution)
-    options = {"background": background, "geometry_resolution": geometry_resolution}
     total = len(layouts) * sum(len(track.schedule) for track, _ in tracks)
     with torch.inference_mode(), tqdm(total=total, unit="frame", disable=None) as progress:
         for layout in layouts:
-            renderers = RowRenderers(layout, styles, make_renderer)
+            rows: list[FrameRenderer] = []
             for track, eyes in tracks:
                 sizes = {name: frame_size(layout, len(eyes), cell) for name, cell in cells.items()}
                 stem = os.path.join(outdir, f"{track.name}_{layout.name}{'_stereo' if len(eyes) == 2 else ''}")
                 with OutputVideos(stem, outputs, **files) as videos:
                     for i, (step, time) in enumerate(track.schedule):
-                        rows, views = renderers.at(i / len(track.schedule)), [cameras[step] for cameras in eyes]
-                        maps = frame_maps(rows, layout.columns, time, views, outputs, **options)
+                        if layout.moving or not rows:
+                            codes = layout.codes(i / len(track.schedule), styles)
+                            rows = [make_renderer(row) for row in codes]
+                        views = [cameras[step] for cameras in eyes]
+                        maps = _frame_maps(rows, layout.columns, time, views, outputs, geometry_resolution)
                         videos.add(maps, sizes=sizes)
                         progress.update()
                 for path in videos.paths:

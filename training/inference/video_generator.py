@@ -356,7 +356,7 @@ class VideoGenerator(nn.Module):
         content = {"z": z, "truncation_psi": truncation_psi, "class_idx": class_idx}
         rows, single = given_codes(self.network, codes, seed=seed, motion_seed=motion_seed, **content)
         track = recorded_track("", camera, [t])
-        maps = self._maps(self._renderer(rows, ray_chunk), track, len(rows.ws), names, geometry_resolution)
+        maps = self._maps(rows, track, names, geometry_resolution, ray_chunk)
         return self._result({name: values[:, 0] for name, values in maps.items()}, outputs, single=single)
 
     @without_autocast()
@@ -416,7 +416,7 @@ class VideoGenerator(nn.Module):
         )
         content = {"z": z, "truncation_psi": truncation_psi, "class_idx": class_idx}
         rows, single = given_codes(self.network, codes, seed=seed, motion_seed=motion_seed, **content)
-        maps = self._maps(self._renderer(rows, ray_chunk), track, len(rows.ws), names, geometry_resolution)
+        maps = self._maps(rows, track, names, geometry_resolution, ray_chunk)
         return self._result(maps, outputs, single=single)
 
     def pixels(self, name: str, values: torch.Tensor) -> torch.Tensor:
@@ -512,27 +512,25 @@ class VideoGenerator(nn.Module):
 
     # ------------------------------------------------------------------------------------------------------------------
 
-    def _renderer(self, rows: RowCodes, ray_chunk: int | None) -> FrameRenderer:
-        ray_chunk = None if ray_chunk is None else whole_number("ray_chunk", ray_chunk, low=1)
-        return FrameRenderer(self.network, rows.ws, z_motion=rows.z_motion, z_bg=rows.z_bg, ray_chunk=ray_chunk)
-
     def _maps(
         self,
-        renderer: FrameRenderer,
+        rows: RowCodes,
         track: CameraTrack,
-        batch: int,
         names: Sequence[str],
         geometry_resolution: int | None,
+        ray_chunk: int | None,
     ) -> dict[str, torch.Tensor]:
         """Maps [B, T, C, h, w] of the frames of a track; images as pixels."""
-        cameras, background = track.cameras.to(self.device), self.network.background is not None
+        ray_chunk = None if ray_chunk is None else whole_number("ray_chunk", ray_chunk, low=1)
+        renderer = FrameRenderer(self.network, rows.ws, z_motion=rows.z_motion, z_bg=rows.z_bg, ray_chunk=ray_chunk)
         if geometry_resolution is not None:
             whole_number("geometry_resolution", geometry_resolution, low=1)
             if list(names) == ["rgb"]:
                 raise ValueError("geometry_resolution is for outputs other than rgb: give outputs=.")
-        options = {"background": background, "geometry_resolution": geometry_resolution}
+        cameras, batch = track.cameras.to(self.device), len(rows.ws)
         frames = [
-            row_maps(renderer, time, cameras[step].repeat(batch), names, **options) for step, time in track.schedule
+            row_maps(renderer, time, cameras[step].repeat(batch), names, geometry_resolution)
+            for step, time in track.schedule
         ]
         return {name: torch.stack([maps[name] for maps in frames], dim=1) for name in names}
 
