@@ -95,18 +95,17 @@ def sample(
     grid: Grid,
     *,
     where: np.ndarray | None = None,
-    outside: float = 0.0,
     chunk: int = CHUNK,
     device: torch.device | str | None = None,
 ) -> np.ndarray:
     """Values of a function at all points of a grid, float32 of the grid's shape.
 
     Args:
-        where: Mask of the grid's shape: evaluate only these points; the others are `outside`.
+        where: Mask of the grid's shape: evaluate only these points; the others are 0.
         chunk: Points at a time, which bounds the memory beyond the result.
         device: Device of the points that the function receives.
     """
-    values = np.full(len(grid), outside, dtype=np.float32)
+    values = np.zeros(len(grid), dtype=np.float32)
     wanted = None if where is None else where.reshape(-1)
     for start in range(0, len(grid), chunk):
         points = grid.points(start, start + chunk, device)

@@ -13,13 +13,9 @@ class RenderQueue:
 
     A job has a key; a waiting job is replaced by a newer one of the same key, which keeps its turn. So requests that
     come faster than they can be met never pile up, and no client waits for more than one job of each other client.
-
-    Args:
-        clock: Monotonic clock in seconds.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic):
-        self._clock = clock
+    def __init__(self):
         self._jobs: dict[Hashable, tuple[float, Callable[[], None]]] = {}  # in the order of turns
         self._condition = threading.Condition()
         self._stopped = False
@@ -35,7 +31,7 @@ class RenderQueue:
         """
         with self._condition:
             if replace or key not in self._jobs:
-                self._jobs[key] = (self._clock() + delay, job)
+                self._jobs[key] = (time.monotonic() + delay, job)
                 self._condition.notify()
 
     def forget(self, key: Hashable) -> None:
@@ -62,7 +58,7 @@ class RenderQueue:
         """Wait for the first job that is due; None to stop."""
         with self._condition:
             while not self._stopped:
-                now = self._clock()
+                now = time.monotonic()
                 for key, (due, job) in self._jobs.items():
                     if due <= now:
                         del self._jobs[key]

@@ -293,26 +293,24 @@ class AdaController:
         p: Initial probability.
         target: Target of r_t.
         kimg: Thousands of real videos in which p can change by one.
-        fixed: Keep p constant.
 
     Raises:
         ValueError: negative p, or kimg that is not positive.
     """
 
-    def __init__(self, *, p: float = 0.0, target: float = 0.6, kimg: float = 500.0, fixed: bool = False):
+    def __init__(self, *, p: float = 0.0, target: float = 0.6, kimg: float = 500.0):
         if p < 0 or kimg <= 0:
             raise ValueError(f"AdaController: p must be at least 0 and kimg positive, not {p} and {kimg}")
         self.p = float(p)
         self.target = float(target)
         self.kimg = float(kimg)
-        self.fixed = fixed
 
     def update(self, sign_mean: float, images_since_last: int) -> float:
         """Move p by a step in proportion to the real videos seen since the last update; return the new p.
 
         A mean that is not a number (there were no logits) leaves p unchanged.
         """
-        if not self.fixed and not math.isnan(sign_mean):
+        if not math.isnan(sign_mean):
             direction = (sign_mean > self.target) - (sign_mean < self.target)
             self.p = max(self.p + direction * images_since_last / (self.kimg * 1000), 0.0)
         return self.p

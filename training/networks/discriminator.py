@@ -24,7 +24,7 @@ __all__ = ["Discriminator", "TimeAwareDiscriminators", "minibatch_std", "time_pl
 
 
 class ConvLayer(nn.Module):
-    """k×k convolution with equalised learning rate, w / √(in k²), optional filtered ÷2, activation and clamp."""
+    """k×k convolution with equalised learning rate, w / √(in k²), optional filtered ÷2, leaky ReLU and clamp."""
 
     filter: torch.Tensor
 
@@ -34,12 +34,11 @@ class ConvLayer(nn.Module):
         in_channels: int,
         out_channels: int,
         kernel_size: int,
-        act: str = "lrelu",
         down: int = 1,
         clamp: float | None = None,
     ):
         super().__init__()
-        self.act, self.down, self.clamp, self.padding = act, down, clamp, kernel_size // 2
+        self.down, self.clamp, self.padding = down, clamp, kernel_size // 2
         self.weight = normal_weight(out_channels, in_channels, kernel_size, kernel_size)
         self.bias = nn.Parameter(torch.zeros(out_channels))
         self.weight_gain = 1 / math.sqrt(in_channels * kernel_size**2)
@@ -48,7 +47,7 @@ class ConvLayer(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         weight = (self.weight * self.weight_gain).to(x.dtype)
         x = conv2d_resample(x, weight, f=self.filter, down=self.down, padding=self.padding)
-        return bias_act(x, self.bias.to(x.dtype), act=self.act, clamp=self.clamp)
+        return bias_act(x, self.bias.to(x.dtype), act="lrelu", clamp=self.clamp)
 
 
 def minibatch_std(x: torch.Tensor, *, group_size: int, num_features: int = 1) -> torch.Tensor:

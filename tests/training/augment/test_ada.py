@@ -341,9 +341,7 @@ def test_controller_moves_p_towards_the_target():
     assert again.p == controller.p
 
 
-def test_fixed_controller_and_mistakes():
-    controller = AdaController(p=0.3, fixed=True)
-    assert controller.update(1, 10_000) == controller.p == 0.3
+def test_mistakes_of_a_controller():
     for arguments in ({"p": -0.1}, {"kimg": 0}):
         with pytest.raises(ValueError, match="AdaController"):
             AdaController(**arguments)

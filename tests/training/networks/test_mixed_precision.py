@@ -96,7 +96,7 @@ def test_float16_is_for_models_with_a_clamp(words, clamped):
 
 def test_what_float16_is_too_small_for():
     """A layer's result of 70 000: infinite without a clamp."""
-    layer = ConvLayer(in_channels=7, out_channels=4, kernel_size=1, act="linear", clamp=None)
+    layer = ConvLayer(in_channels=7, out_channels=4, kernel_size=1, clamp=None)
     layer.bias.data.fill_(7e4)
     x = torch.ones(1, 7, 8, 8)
     assert layer(x).isfinite().all() and layer(x.bfloat16()).isfinite().all()
