@@ -1,6 +1,5 @@
 """All benchmarks in one run: `python -m benchmarks [--only rendering,training,data] [--json FILE]`."""
 
-import json
 import platform
 from pathlib import Path
 
@@ -8,7 +7,8 @@ import click
 import torch
 
 from benchmarks.sections import SECTIONS, BenchmarkSettings, profiles, summary_table
-from dnnlib import UserError, atomic_write, choices_hint, run_cli
+from benchmarks.tables import JSON_OPTION, write_json
+from dnnlib import UserError, choices_hint, run_cli
 from dnnlib.command_line import Command
 from torch_utils.custom_ops import versions
 from torch_utils.memory import keep_freed_memory
@@ -27,7 +27,7 @@ def chosen(only: str | None) -> list[str]:
 @click.option("--only", help=f"Some of {', '.join(SECTIONS)}.")
 @click.option("--quick", is_flag=True, help="The small model, few rounds, to check that everything runs.")
 @click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="Timings; the median counts.")
-@click.option("--json", "file", type=click.Path(path_type=Path), help="Write the figures here as well.")
+@JSON_OPTION
 @click.option(
     "--profile",
     "folder",
@@ -50,10 +50,8 @@ def main(only: str | None, quick: bool, rounds: int, file: Path | None, folder: 
     rows = [row for report in reports.values() for row in report.rows]
     if rows:
         click.echo(f"## Summary\n\n{summary_table(rows)}")
-    if file is not None:
-        facts = versions() | {"threads": torch.get_num_threads(), "machine": platform.platform(), "quick": quick}
-        with atomic_write(file, "w") as stream:
-            json.dump({"facts": facts} | {name: r.data for name, r in reports.items()}, stream, indent=1)
+    facts = versions() | {"threads": torch.get_num_threads(), "machine": platform.platform(), "quick": quick}
+    write_json(file, {"facts": facts} | {name: r.data for name, r in reports.items()})
 
 
 if __name__ == "__main__":

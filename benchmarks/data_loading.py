@@ -9,12 +9,12 @@ first time and again.
 
 import contextlib
 import io
-import json
 import multiprocessing
 import os
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import click
@@ -22,7 +22,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from dnnlib import UserError, atomic_write, run_cli
+from benchmarks.tables import JSON_OPTION, write_json
+from dnnlib import UserError, run_cli
 from dnnlib.command_line import Command
 from torch_utils.memory import keep_freed_memory
 from training.data.annotations import SHARDS_FORMAT
@@ -173,17 +174,15 @@ def show(results: dict[str, Any]) -> str:
 
 
 @click.command(cls=Command)
-@click.option("--json", "file", help="Write the figures to this file as well.")
+@JSON_OPTION
 @click.option("--rounds", type=click.IntRange(min=1), default=10, show_default=True, help="Passes over 16 clips.")
 @click.option("--processes", type=click.IntRange(min=1), default=8, show_default=True, help="Processes to average.")
 @click.option("--frames", type=click.IntRange(min=16), default=200_000, show_default=True, help="Files to list.")
-def main(file: str | None, rounds: int, processes: int, frames: int) -> None:
+def main(file: Path | None, rounds: int, processes: int, frames: int) -> None:
     """Measure and print a table."""
     results = measure(rounds=rounds, processes=processes, frames=frames)
     click.echo(show(results))
-    if file is not None:
-        with atomic_write(file, "w") as stream:
-            json.dump(results, stream, indent=1, ensure_ascii=False)
+    write_json(file, results)
 
 
 if __name__ == "__main__":

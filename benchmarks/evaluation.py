@@ -5,7 +5,6 @@
 Clips of 16 frames are random and in memory. Pretrained networks (I3D, Inception) are left out.
 """
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,8 @@ import torch
 from benchmarks.calibration import time_rounds
 from benchmarks.library_routes import time_products
 from benchmarks.products import record_products
-from benchmarks.tables import cell, markdown
-from dnnlib import atomic_write, run_cli
+from benchmarks.tables import JSON_OPTION, cell, markdown, write_json
+from dnnlib import run_cli
 from dnnlib.command_line import Command
 from metrics.distances import KernelDistance, frechet_distance_of_features
 from metrics.feature_extractors import make_network
@@ -81,14 +80,12 @@ def show(results: dict[str, dict[str, Any]]) -> str:
 @click.command(cls=Command)
 @click.option("--resolution", default=256, show_default=True, help="Width of the clips in pixels.")
 @click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="Timings of each.")
-@click.option("--json", "file", type=click.Path(path_type=Path), help="Write the figures here as well.")
+@JSON_OPTION
 def main(resolution: int, rounds: int, file: Path | None) -> None:
     """Throughput of the metrics."""
     results = measure(resolution=resolution, rounds=rounds)
     click.echo(show(results))
-    if file is not None:
-        with atomic_write(file, "w") as stream:
-            json.dump(results, stream, indent=1, ensure_ascii=False)
+    write_json(file, results)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ also counts the multiply-adds of the products: where the time does not grow in p
 change in the amount of work from a change in its rate.
 """
 
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,9 +21,9 @@ from benchmarks import work
 from benchmarks.calibration import Times, time_rounds
 from benchmarks.plots import draw_lines
 from benchmarks.products import multiply_adds
-from benchmarks.tables import markdown
+from benchmarks.tables import JSON_OPTION, markdown, write_json
 from benchmarks.work import FULL, QUICK
-from dnnlib import UserError, atomic_write, choices_hint, run_cli
+from dnnlib import UserError, choices_hint, run_cli
 from dnnlib.command_line import Command
 from torch_utils.memory import keep_freed_memory
 from training.launch.config import compose_options
@@ -172,7 +171,7 @@ def plot(axis: Axis, points: Sequence[Point], path: Path) -> None:
 @click.option("--only", help=f"Some of {', '.join(AXES)}.")
 @click.option("--quick", is_flag=True, help="The small model, two values each.")
 @click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True, help="Timings of a point.")
-@click.option("--json", "file", type=click.Path(path_type=Path), help="Write the figures here as well.")
+@JSON_OPTION
 @click.option("--plots", type=click.Path(path_type=Path), help="Folder for a plot of every axis.")
 def main(only: str | None, quick: bool, rounds: int, file: Path | None, plots: Path | None) -> None:
     """Scaling of the cost of rendering and training."""
@@ -190,9 +189,7 @@ def main(only: str | None, quick: bool, rounds: int, file: Path | None, plots: P
             plots.mkdir(parents=True, exist_ok=True)
             plot(axis, points, plots / f"growth-{name}.png")
         results[name] = {"exponent": exponent(points), "points": [vars(p) for p in points]}
-    if file is not None:
-        with atomic_write(file, "w") as stream:
-            json.dump({"threads": torch.get_num_threads(), "axes": results}, stream, indent=1)
+    write_json(file, {"threads": torch.get_num_threads(), "axes": results})
 
 
 if __name__ == "__main__":

@@ -10,19 +10,20 @@ many rounds is reported; with a single thread it is processor time, so that othe
 
 import dataclasses
 import itertools
-import json
 import math
 import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from unittest import mock
 
 import click
 import torch
 from tqdm import tqdm
 
-from dnnlib import UserError, atomic_write, choices_hint, run_cli
+from benchmarks.tables import JSON_OPTION, write_json
+from dnnlib import UserError, choices_hint, run_cli
 from dnnlib.command_line import Command
 from torch_utils import custom_ops
 from torch_utils.custom_ops import no_weight_gradients
@@ -286,8 +287,8 @@ def print_timings(operators: list[str]) -> list[dict]:
 
 @click.command(cls=Command, help="Build all native operators and time them beside plain PyTorch.")
 @click.option("--op", "operators", multiple=True, help="Time only this operator (can be repeated).")
-@click.option("--json", "json_file", metavar="FILE", help="Also write versions and timings to a file.")
-def main(operators: tuple[str, ...], json_file: str | None) -> None:
+@JSON_OPTION
+def main(operators: tuple[str, ...], file: Path | None) -> None:
     known = sorted({case.operator for case in cases()})
     for name in operators:
         if name not in known:
@@ -299,10 +300,8 @@ def main(operators: tuple[str, ...], json_file: str | None) -> None:
     built = custom_ops.build_all()
     print()
     rows = print_timings([name for name in operators or known if built.get(f"{name} cpu") is None])
-    if json_file is not None:
-        report = {"versions": facts, "failures": {k: v for k, v in built.items() if v is not None}, "timings": rows}
-        with atomic_write(json_file, "w") as file:
-            json.dump(report, file, indent=1)
+    failures = {name: reason for name, reason in built.items() if reason is not None}
+    write_json(file, {"versions": facts, "failures": failures, "timings": rows})
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ windows of iterations; the distance between precisions (same seed) is compared w
 """
 
 import contextlib
-import json
 import statistics
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -17,7 +16,8 @@ from pathlib import Path
 import click
 import torch
 
-from dnnlib import atomic_write, run_cli
+from benchmarks.tables import JSON_OPTION, write_json
+from dnnlib import run_cli
 from dnnlib.command_line import Command, finite_float
 from training.launch.setup import build_loop
 from training.launch.validate import plan
@@ -95,7 +95,7 @@ def show(table: Mapping[str, Mapping[str, float]]) -> str:
 )
 @click.option("--seeds", type=click.IntRange(min=2), default=2, show_default=True, help="Trainings per precision.")
 @click.option("--windows", default=5, show_default=True, help="Points of a curve.")
-@click.option("--json", "file", type=click.Path(path_type=Path), help="Write curves and table here as well.")
+@JSON_OPTION
 def main(kimg: float, seeds: int, windows: int, file: Path | None) -> None:
     """Loss curves in float32 and in bf16."""
     runs = {}
@@ -106,10 +106,8 @@ def main(kimg: float, seeds: int, windows: int, file: Path | None) -> None:
             click.echo(f"{precision}, seed {seed}: D/loss {runs[precision, seed]['Loss/D/loss'][-1]:.4f}", err=True)
     table = compare(runs, range(seeds))
     click.echo(show(table))
-    if file is not None:
-        curves = {f"{precision}, seed {seed}": curve for (precision, seed), curve in runs.items()}
-        with atomic_write(file, "w") as stream:
-            json.dump({"kimg": kimg, "curves": curves, "table": table}, stream, indent=1)
+    curves = {f"{precision}, seed {seed}": curve for (precision, seed), curve in runs.items()}
+    write_json(file, {"kimg": kimg, "curves": curves, "table": table})
 
 
 if __name__ == "__main__":

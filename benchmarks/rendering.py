@@ -7,7 +7,6 @@ the time of the products of its frames by the fastest library routes (benchmarks
 the loop. Weights are initial ones, as the time does not depend on them.
 """
 
-import json
 import os
 import subprocess
 import sys
@@ -23,8 +22,8 @@ import torch
 from benchmarks import work
 from benchmarks.calibration import ORIGINAL_RENDER, Calibration, describe_calibration, time_rounds
 from benchmarks.library_routes import time_products
-from benchmarks.tables import cell, markdown
-from dnnlib import atomic_write, run_cli
+from benchmarks.tables import JSON_OPTION, cell, markdown, write_json
+from dnnlib import run_cli
 from dnnlib.command_line import Command
 from renderer.trajectories import camera_path
 from renderer.video import VideoWriter, to_uint8
@@ -185,14 +184,12 @@ def show(result: Mapping[str, Any]) -> str:
 @click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="Timings; the median counts.")
 @click.option("--quick", is_flag=True, help="The small model.")
 @click.option("--process/--no-process", default=True, show_default=True, help="Time the whole command as well.")
-@click.option("--json", "file", type=click.Path(path_type=Path), help="Write the figures here as well.")
+@JSON_OPTION
 def main(precisions: tuple[str, ...], rounds: int, quick: bool, process: bool, file: Path | None) -> None:
     """Speed of rendering."""
     result = measure(precisions=precisions, rounds=rounds, quick=quick, process=process)
     click.echo(show(result))
-    if file is not None:
-        with atomic_write(file, "w") as stream:
-            json.dump(result, stream, indent=1)
+    write_json(file, result)
 
 
 if __name__ == "__main__":

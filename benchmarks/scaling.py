@@ -8,7 +8,6 @@ the counts and the rates in `ClusterRates`; nothing here has run on more than on
 """
 
 import dataclasses
-import json
 import math
 import time
 from collections.abc import Sequence
@@ -18,7 +17,8 @@ import click
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from dnnlib import UserError, atomic_write, choices_hint, run_cli
+from benchmarks.tables import JSON_OPTION, write_json
+from dnnlib import UserError, choices_hint, run_cli
 from dnnlib.command_line import Command
 from torch_utils.memory import keep_freed_memory
 from torch_utils.rng import RandomStream
@@ -229,7 +229,7 @@ def parse_rates(changes: Sequence[str]) -> ClusterRates:
 @click.option("--videos", default=2, show_default=True, help="Per measured pass.")
 @click.option("--rounds", default=2, show_default=True, help="Passes of every phase; 0: count only.")
 @click.option("--set", "changes", multiple=True, help="A rate of the cluster, e.g. between=50e9.")
-@click.option("--json", "file", type=click.Path(path_type=Path), help="Write the figures here as well.")
+@JSON_OPTION
 def main(model: str, videos: int, rounds: int, changes: tuple[str, ...], file: Path | None) -> None:
     """Cost per video and phase, communication, and predictions for many GPUs."""
     options = compose_options(["outdir=.", "data=.", "spec=paper", f"model={model}", "fp32=true"])
@@ -241,10 +241,8 @@ def main(model: str, videos: int, rounds: int, changes: tuple[str, ...], file: P
     measured = measure(options, videos, rounds) if rounds else None
     rows = predict(phases, options, rates, frame=count_frames(options), file=saved)
     click.echo(show(phases, measured, rows))
-    if file is not None:
-        content = {"phases": phases, "cpu_seconds": measured, "machine": dataclasses.asdict(rates), "rows": rows}
-        with atomic_write(file, "w") as stream:
-            json.dump(content, stream, indent=1)
+    machine = dataclasses.asdict(rates)
+    write_json(file, {"phases": phases, "cpu_seconds": measured, "machine": machine, "rows": rows})
 
 
 if __name__ == "__main__":

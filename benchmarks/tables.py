@@ -1,9 +1,24 @@
-"""Markdown tables of results."""
+"""Results of benchmarks: Markdown tables, and JSON files on request."""
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-__all__ = ["cell", "markdown"]
+import click
+
+from dnnlib import atomic_write
+
+__all__ = ["JSON_OPTION", "cell", "markdown", "write_json"]
+
+JSON_OPTION = click.option("--json", "file", type=click.Path(path_type=Path), help="Write the figures here as well.")
+
+
+def write_json(file: Path | None, figures: Any) -> None:
+    """Write the figures to the file of `JSON_OPTION`, if one was given."""
+    if file is not None:
+        with atomic_write(file, "w") as stream:
+            json.dump(figures, stream, indent=1, ensure_ascii=False)
 
 
 def markdown(columns: Sequence[str], rows: Iterable[Sequence[str]], *, named: bool = True) -> str:

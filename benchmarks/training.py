@@ -9,7 +9,6 @@ corrected by the calibration products, which are timed before, between and after
 the products that a pass requires (benchmarks.products) by the fastest library routes.
 """
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,8 +28,8 @@ from benchmarks.calibration import (
 )
 from benchmarks.library_routes import time_products
 from benchmarks.processes import in_fresh_process, peak_memory
-from benchmarks.tables import cell, markdown
-from dnnlib import atomic_write, run_cli
+from benchmarks.tables import JSON_OPTION, cell, markdown, write_json
+from dnnlib import run_cli
 from dnnlib.command_line import Command
 from torch_utils.memory import keep_freed_memory, return_freed_memory
 from training.launch.config import compose_options
@@ -163,7 +162,7 @@ def show(result: Mapping[str, Any]) -> str:
 @click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="Timed passes of each phase.")
 @click.option("--threads", default=torch.get_num_threads(), show_default=True, help="Threads of each process.")
 @click.option("--limit/--no-limit", default=True, show_default=True, help="Time the same products by themselves, too.")
-@click.option("--json", "file", type=click.Path(path_type=Path), help="Write the figures here as well.")
+@JSON_OPTION
 def main(
     model: str,
     resolution: int,
@@ -182,9 +181,7 @@ def main(
     result |= {"model": model, "resolution": resolution, "precision": precision}
     result["activation_checkpointing"] = activation_checkpointing
     click.echo(show(result))
-    if file is not None:
-        with atomic_write(file, "w") as stream:
-            json.dump(result, stream, indent=1)
+    write_json(file, result)
 
 
 if __name__ == "__main__":
