@@ -26,9 +26,8 @@ def model_card(
     data: str = "",
     licence: str = "",
     metrics: Sequence[Mapping[str, Any]] = (),
-    picture: bool = True,
 ) -> str:
-    """The README.md of a model folder.
+    """The README.md of a model folder, which shows PICTURE.
 
     Args:
         name: Id on the Hub (user/name) or a folder's name.
@@ -37,14 +36,12 @@ def model_card(
         data: A sentence on the training data: their source, and what they may be used for.
         licence: Id of the weights' licence as the Hub knows it, like 'apache-2.0' or 'other'.
         metrics: Rows with 'metric' and 'value', and 'interval' (low, high) if it is known.
-        picture: The folder holds PICTURE.
     """
     dataset, progress = about.get("dataset") or {}, about.get("progress") or {}
     head = ["---", *([f"license: {json.dumps(licence)}"] if licence else []), "library_name: video-3d-gan", "tags:"]
     lines = [*head, *(f"- {tag}" for tag in TAGS), "---", "", f"# {name.rpartition('/')[2]}", ""]
     lines += [f"A generator of videos of three-dimensional scenes of {resolution}×{resolution} pixels, {PAPER}.", ""]
-    if picture:
-        lines += [f"![samples: a row for each content, over time from a moving camera]({PICTURE})", ""]
+    lines += [f"![samples: a row for each content, over time from a moving camera]({PICTURE})", ""]
     facts = {"resolution": resolution}
     facts |= {f"training data: {key}": value for key, value in dataset.items() if value is not None}
     if progress.get("cur_nimg") is not None:

@@ -155,6 +155,6 @@ def test_intervals_of_a_card(interval, cell):
 
 
 def test_a_card_with_little_to_say():
-    card = model_card("a", about={}, resolution=64, picture=False)
+    card = model_card("a", about={}, resolution=64)
     assert "license" not in card.partition("# a")[0] and "| licence of the weights | not stated |" in card
-    assert "Training data: not described." in card and "samples" not in card and "metric" not in card
+    assert "Training data: not described." in card and "metric" not in card
