@@ -57,7 +57,7 @@ def test_measured_layers(name, kernel, resampling, activation):
     assert_close(y, golden(f"conv2dlayer/{name}/y"))
 
 
-def literal(x, w, f, up, down, padding, flip_weight):
+def literal(x, w, f, up, down, padding, groups, flip_weight):
     """Upsample, pad and filter, then convolve, then drop pixels."""
     if f is None or up == down == 1:
         f = torch.ones(1, 1, dtype=x.dtype)
@@ -69,22 +69,23 @@ def literal(x, w, f, up, down, padding, flip_weight):
         before, after = before + (taps - down + 1) // 2, after + (taps - down) // 2
     x0, x1, y0, y1 = padding
     x = upfirdn2d(x, f, up=up, padding=[x0 + before, x1 + after, y0 + before, y1 + after], gain=up**2)
-    x = F.conv2d(x, w if flip_weight else w.flip([2, 3]))
+    x = F.conv2d(x, w if flip_weight else w.flip([2, 3]), groups=groups)
     return x[:, :, ::down, ::down]
 
 
 @pytest.mark.parametrize("seed", range(40))
 def test_against_the_literal_definition(seed):
     random = np.random.default_rng(seed)
+    groups = int(random.choice([1, 2]))
     kernel = random.choice([1, 1, 2, 3, 5], 2) if seed % 2 else [1, 1]
     x = torch.from_numpy(random.standard_normal([2, 4, 9, 8]))
-    w = torch.from_numpy(random.standard_normal([6, 4, *kernel]))
+    w = torch.from_numpy(random.standard_normal([6, 4 // groups, *kernel]))
     f = torch.from_numpy(random.standard_normal([4, 4])) if random.integers(3) else None
     up, down = [(1, 1), (2, 1), (1, 2), (2, 2), (3, 1), (1, 3)][random.integers(6)]
     padding = random.integers(0, 4, 4).tolist()
     flip_weight = bool(random.integers(2))
-    y = conv2d_resample(x, w, f=f, up=up, down=down, padding=padding, flip_weight=flip_weight)
-    expected = literal(x, w, f, up, down, padding, flip_weight)
+    y = conv2d_resample(x, w, f=f, up=up, down=down, padding=padding, groups=groups, flip_weight=flip_weight)
+    expected = literal(x, w, f, up, down, padding, groups, flip_weight)
     torch.testing.assert_close(y, expected, rtol=1e-10, atol=1e-10)
 
 
@@ -107,6 +108,7 @@ def test_derivatives(kernel, up, down):
     [
         ({"w": torch.zeros(2, 3, 1, 1)}, "do not fit"),
         ({"x": torch.zeros(4, 5, 5)}, "do not fit"),
+        ({"groups": 3}, "do not fit"),
         ({"up": 0}, "at least 1"),
     ],
 )

@@ -164,7 +164,7 @@ def test_zeros_lie_outside_the_image():
 
 BASE = {
     "n": 1, "inputs": 64, "outputs": 64, "size": 32, "stride": 1, "padding": (1, 1), "dtype": torch.float32,
-    "layout": torch.channels_last, "kernel": 3, "learns": True,
+    "layout": torch.channels_last, "groups": 1, "kernel": 3, "learns": True,
 }  # fmt: skip
 STRIDED = BASE | {"stride": 2, "padding": (0, 0), "size": 33}
 
@@ -179,7 +179,7 @@ STRIDED = BASE | {"stride": 2, "padding": (0, 0), "size": 33}
         (False, BASE | {"inputs": 32}),  # few channels
         *((False, BASE | change) for change in (
             {"inputs": 80}, {"outputs": 80}, {"size": 34}, {"dtype": torch.float64}, {"dtype": torch.float16},
-            {"layout": torch.contiguous_format}, {"padding": (0, 0)}, {"kernel": 5},
+            {"layout": torch.contiguous_format}, {"padding": (0, 0)}, {"groups": 2}, {"kernel": 5},
         )),
         (True, STRIDED | {"inputs": 256, "outputs": 512}), (True, STRIDED | {"size": 257}),
         (True, STRIDED), (True, STRIDED | {"learns": False}), (False, STRIDED | {"inputs": 32}),
@@ -197,9 +197,9 @@ def test_who_computes_by_default(taken, case, monkeypatch):
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(case["n"], case["inputs"], case["size"], case["size"], generator=generator)
     x = x.to(case["dtype"], memory_format=case["layout"])
-    shape = (case["outputs"], case["inputs"], case["kernel"], case["kernel"])
+    shape = (case["outputs"], case["inputs"] // case["groups"], case["kernel"], case["kernel"])
     w = torch.randn(shape, generator=generator).to(case["dtype"]).requires_grad_(case["learns"])
-    arguments = {key: case[key] for key in ("stride", "padding")}
+    arguments = {key: case[key] for key in ("stride", "padding", "groups")}
     y = convolve(x, w, **arguments)
     assert asked == [("winograd", "cpu")] * taken
     expected = F.conv2d(x, w, **arguments)
@@ -219,7 +219,7 @@ def test_filtered_convolutions_are_those_of_filtered_images(padding):
     generator = torch.Generator().manual_seed(1)
     cotangent = torch.randn(filtered(x, w, F.conv2d).shape, generator=generator)
     actual = first_and_second(
-        lambda x, w: filtered_convolve(x, w, f, padding=padding, stride=2, impl="cpu"), x, w, cotangent
+        lambda x, w: filtered_convolve(x, w, f, padding=padding, stride=2, groups=1, impl="cpu"), x, w, cotangent
     )
     expected = first_and_second(lambda x, w: filtered(x, w, F.conv2d), x.double(), w.double(), cotangent.double())
     for one, other in zip(actual, expected, strict=True):
@@ -232,7 +232,7 @@ def test_filtered_images_are_not_kept():
     x.requires_grad_()
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.data_ptr()) or t, lambda t: t):
-        filtered_convolve(x, w, torch.ones(4, 4), padding=(2, 2, 2, 2), stride=2, impl="cpu")
+        filtered_convolve(x, w, torch.ones(4, 4), padding=(2, 2, 2, 2), stride=2, groups=1, impl="cpu")
     assert len(kept) == 3 and x.data_ptr() in kept and w.data_ptr() in kept
 
 

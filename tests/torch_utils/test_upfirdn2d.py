@@ -10,7 +10,7 @@ import torch
 from torch.autograd import gradcheck, gradgradcheck
 
 from torch_utils.ops.bias_act import bias_act
-from torch_utils.ops.upfirdn2d import downsample2d, setup_filter, upfirdn2d, upsample2d
+from torch_utils.ops.upfirdn2d import downsample2d, filter2d, setup_filter, upfirdn2d, upsample2d
 
 GOLDENS = np.load(Path(__file__).parents[1] / "data" / "operators.npz")
 
@@ -40,6 +40,7 @@ def test_measured_values(index, case, flip_filter, memory_format):
 
 def test_measured_wrappers():
     x, f = golden("upfirdn2d/x"), golden("upfirdn2d/filter/f1331")
+    torch.testing.assert_close(filter2d(x, f), golden("upfirdn2d/filter2d"), rtol=0, atol=1e-6)
     torch.testing.assert_close(upsample2d(x, f), golden("upfirdn2d/upsample2d"), rtol=0, atol=1e-6)
     even = x[:, :, :8, :10]
     torch.testing.assert_close(downsample2d(even, f), golden("upfirdn2d/downsample2d"), rtol=0, atol=1e-6)
@@ -104,7 +105,7 @@ def test_vector_and_matrix_filters_agree():
     x = golden("upfirdn2d/x")
     vector = setup_filter(range(1, 11))
     assert vector.ndim == 1
-    for wrapper in (upsample2d, downsample2d):
+    for wrapper in (filter2d, upsample2d, downsample2d):
         torch.testing.assert_close(wrapper(x, vector), wrapper(x, torch.outer(vector, vector)), rtol=1e-5, atol=1e-6)
 
 
@@ -112,6 +113,7 @@ def test_sizes_and_brightness_of_the_wrappers():
     x = torch.ones(1, 1, 16, 12)
     f = setup_filter([1, 3, 3, 1])
     for y, size in (
+        (filter2d(x, f), (16, 12)),
         (upsample2d(x, f), (32, 24)),
         (upsample2d(x, f, up=[1, 2]), (32, 12)),
         (downsample2d(x, f), (8, 6)),
@@ -124,7 +126,7 @@ def test_sizes_and_brightness_of_the_wrappers():
 def test_typical_uses_keep_channels_last():
     x = torch.randn(2, 8, 16, 16, generator=torch.Generator().manual_seed(0)).to(memory_format=torch.channels_last)
     f = setup_filter([1, 3, 3, 1])
-    for wrapper in (upsample2d, downsample2d):
+    for wrapper in (filter2d, upsample2d, downsample2d):
         assert wrapper(x, f).is_contiguous(memory_format=torch.channels_last)
         torch.testing.assert_close(wrapper(x, f), wrapper(x.contiguous(), f))
 

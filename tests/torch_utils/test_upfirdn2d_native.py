@@ -10,7 +10,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from tests.torch_utils.native import ELEMENT_TYPES, needs_compiler
 from torch_utils import custom_ops
 from torch_utils.ops import upfirdn2d as module
-from torch_utils.ops.upfirdn2d import downsample2d, setup_filter, upfirdn2d, upfirdn2d_ref, upsample2d
+from torch_utils.ops.upfirdn2d import downsample2d, filter2d, setup_filter, upfirdn2d, upfirdn2d_ref, upsample2d
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 3e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 LAYOUTS = {"planar": torch.contiguous_format, "channels_last": torch.channels_last}
@@ -65,7 +65,7 @@ def test_typical_uses(size, channels, layout):
     """One pixel, one row, one column, and rows of more than a tile in bands of more than one task."""
     x = draw(2, channels, *size).float().contiguous(memory_format=LAYOUTS[layout])
     f = setup_filter([1, 3, 3, 1])
-    for wrapper in (upsample2d, downsample2d):
+    for wrapper in (filter2d, upsample2d, downsample2d):
         y, expected = wrapper(x, f, padding=1, impl="cpu"), wrapper(x, f, padding=1, impl="ref")
         torch.testing.assert_close(y, expected, rtol=0, atol=1e-5)
         # The layout of single pixels is ambiguous.

@@ -42,13 +42,14 @@ def convolve(
     *,
     stride: int = 1,
     padding: tuple[int, int] = (0, 0),
+    groups: int = 1,
     impl: str = "auto",
 ) -> torch.Tensor:
-    """`torch.nn.functional.conv2d` without dilation or groups.
+    """`torch.nn.functional.conv2d` without dilation.
 
     Args:
         x: Images [N, C, H, W].
-        w: Weight [O, C, h, w].
+        w: Weight [O, C / groups, h, w].
         padding: Rows of zeros above and below, columns of zeros left and right.
         impl: 'ref' for PyTorch; 'cpu' for the native operators; 'auto' for the latter where they are faster.
 
@@ -60,10 +61,10 @@ def convolve(
         RuntimeError: impl='cpu', but there are no native operators, or none for these tensors.
     """
     recorded = custom_ops.gradients_recorded(x, w)
-    problem = _Problem(x.shape, w.shape, stride, padding, _plain(x, w), _half(x))
+    problem = _Problem(x.shape, w.shape, stride, padding, groups, _plain(x, w), _half(x))
     library = problem.library(impl, wanted=recorded or stride == 1 or not problem.half)
     if library is None:
-        return F.conv2d(x, w, stride=stride, padding=padding)
+        return F.conv2d(x, w, stride=stride, padding=padding, groups=groups)
     return Results.apply(x, w, stride, library) if recorded else results(x, w, stride, library)
 
 
@@ -74,16 +75,17 @@ def filtered_convolve(
     *,
     padding: tuple[int, int, int, int],
     stride: int,
+    groups: int,
     impl: str = "auto",
 ) -> torch.Tensor:
     """`convolve` without padding, applied to images that are padded and filtered first (see `upfirdn2d`).
 
     The native path does not keep the filtered images for the backward pass but filters again.
     """
-    problem = _Problem(filtered_size(x.shape, f, padding), w.shape, stride, (0, 0), _plain(x, w), _half(x))
+    problem = _Problem(filtered_size(x.shape, f, padding), w.shape, stride, (0, 0), groups, _plain(x, w), _half(x))
     library = problem.library(impl, wanted=True) if custom_ops.gradients_recorded(x, w) else None
     if library is None:
-        return convolve(upfirdn2d(x, f, padding=padding), w, stride=stride, impl=impl)
+        return convolve(upfirdn2d(x, f, padding=padding), w, stride=stride, groups=groups, impl=impl)
     return FilteredResults.apply(x, w, f, padding, stride, library)
 
 
@@ -106,6 +108,7 @@ class _Problem:
     weight: torch.Size
     stride: int
     padding: Sequence[int]
+    groups: int
     plain: bool
     half: bool
 
@@ -120,16 +123,16 @@ class _Problem:
         if self._fits():
             return custom_ops.require("winograd", "cpu")
         raise RuntimeError(
-            "conv3x3: impl='cpu' takes float32 or bfloat16 images on the CPU in channels_last and 3x3 weights, both of "
-            f"multiples of {CHANNELS} channels, with stride=1 and padding=1, or stride=2 and padding=0, and results of "
-            f"heights and widths that are multiples of 4; not images {list(self.images)} and weight "
-            f"{list(self.weight)} with stride={self.stride}, padding={tuple(self.padding)}"
+            "conv3x3: impl='cpu' takes float32 or bfloat16 images on the CPU in channels_last and 3x3 weights without "
+            f"groups, both of multiples of {CHANNELS} channels, with stride=1 and padding=1, or stride=2 and "
+            f"padding=0, and results of heights and widths that are multiples of 4; not images {list(self.images)} and "
+            f"weight {list(self.weight)} with stride={self.stride}, padding={tuple(self.padding)}, groups={self.groups}"
             + ("" if self.plain else ", of another type or layout")
         )
 
     def _fits(self):
         outputs, inputs, *kernel = self.weight
-        if not self.plain or kernel != [3, 3] or outputs % CHANNELS or inputs % CHANNELS:
+        if not self.plain or self.groups != 1 or kernel != [3, 3] or outputs % CHANNELS or inputs % CHANNELS:
             return False
         if (self.stride, tuple(self.padding)) not in ((1, (1, 1)), (2, (0, 0))):
             return False

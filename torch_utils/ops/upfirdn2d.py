@@ -23,13 +23,13 @@ from torch_utils.ops.upfirdn2d_ref import upfirdn2d_ref
 
 __all__ = [
     "downsample2d",
-    "downsampling_padding",
+    "filter2d",
     "parse_padding",
+    "parse_pair",
     "setup_filter",
     "upfirdn2d",
     "upfirdn2d_ref",
     "upsample2d",
-    "upsampling_padding",
 ]
 
 IMPLEMENTATIONS = ("auto", "ref", "cpu", "cuda")
@@ -241,6 +241,22 @@ class _Upfirdn2d(torch.autograd.Function):
         return _Upfirdn2d.apply(grad, f, ctx.transposed), None, None
 
 
+def filter2d(
+    x: torch.Tensor,
+    f: torch.Tensor | None,
+    *,
+    padding: int | Sequence[int] = 0,
+    flip_filter: bool = False,
+    gain: float = 1,
+    impl: str = "auto",
+) -> torch.Tensor:
+    """Filter images [N, C, H, W], keeping their size; `padding` is added to that. See `upfirdn2d`."""
+    px0, px1, py0, py1 = parse_padding(padding)
+    fw, fh = filter_size(f)
+    padding = [px0 + fw // 2, px1 + (fw - 1) // 2, py0 + fh // 2, py1 + (fh - 1) // 2]
+    return upfirdn2d(x, f, padding=padding, flip_filter=flip_filter, gain=gain, impl=impl)
+
+
 def upsample2d(
     x: torch.Tensor,
     f: torch.Tensor | None,
@@ -253,7 +269,9 @@ def upsample2d(
 ) -> torch.Tensor:
     """Upsample images [N, C, H, W] to exactly `up` times their size, keeping their brightness. See `upfirdn2d`."""
     upx, upy = parse_pair(up, "upsample2d: up")
-    padding = upsampling_padding(f, (upx, upy), padding)
+    px0, px1, py0, py1 = parse_padding(padding)
+    fw, fh = filter_size(f)
+    padding = [px0 + (fw + upx - 1) // 2, px1 + (fw - upx) // 2, py0 + (fh + upy - 1) // 2, py1 + (fh - upy) // 2]
     # Only one of up*up samples is not zero; the gain makes up for that.
     return upfirdn2d(x, f, up=up, padding=padding, flip_filter=flip_filter, gain=gain * upx * upy, impl=impl)
 
@@ -269,18 +287,13 @@ def downsample2d(
     impl: str = "auto",
 ) -> torch.Tensor:
     """Downsample images [N, C, H, W] to 1/`down` of their size (rounded down for even filters). See `upfirdn2d`."""
-    padding = downsampling_padding(f, parse_pair(down, "downsample2d: down"), padding)
+    downx, downy = parse_pair(down, "downsample2d: down")
+    px0, px1, py0, py1 = parse_padding(padding)
+    fw, fh = filter_size(f)
+    padding = [
+        px0 + (fw - downx + 1) // 2,
+        px1 + (fw - downx) // 2,
+        py0 + (fh - downy + 1) // 2,
+        py1 + (fh - downy) // 2,
+    ]
     return upfirdn2d(x, f, down=down, padding=padding, flip_filter=flip_filter, gain=gain, impl=impl)
-
-
-def upsampling_padding(f: torch.Tensor | None, up: tuple[int, int], padding: int | Sequence[int]) -> list[int]:
-    """The padding of `upfirdn2d` that centres a filter on the pixels of the input, plus `padding`."""
-    (fw, fh), (upx, upy), (px0, px1, py0, py1) = filter_size(f), up, parse_padding(padding)
-    return [px0 + (fw + upx - 1) // 2, px1 + (fw - upx) // 2, py0 + (fh + upy - 1) // 2, py1 + (fh - upy) // 2]
-
-
-def downsampling_padding(f: torch.Tensor | None, down: tuple[int, int], padding: int | Sequence[int]) -> list[int]:
-    """The padding of `upfirdn2d` that centres a filter on the pixels of the result, plus `padding`."""
-    (fw, fh), (downx, downy), (px0, px1, py0, py1) = filter_size(f), down, parse_padding(padding)
-    x, y = fw - downx, fh - downy
-    return [px0 + (x + 1) // 2, px1 + x // 2, py0 + (y + 1) // 2, py1 + y // 2]

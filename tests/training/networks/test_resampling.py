@@ -7,7 +7,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from tests.goldens.checks import assert_near
 from tests.goldens.reference import fir
 from tests.goldens.reference.upsampler import corner_neighbours, doubled, nearest
-from torch_utils.ops.upfirdn2d import setup_filter, upsample2d
+from torch_utils.ops.upfirdn2d import filter2d, setup_filter, upsample2d
 from training.networks.upsampler import blur, blur_nearest, corner_means, interleave, upsample_image
 
 SHAPES = [(1, 4, 4, 3), (2, 5, 7, 4), (1, 1, 3, 2), (1, 16, 16, 40)]
@@ -29,6 +29,7 @@ def test_blur(shape, dtype):
     expected = torch.stack([fir(image.double()) for image in images(x)])
     assert y.shape == x.shape and y.dtype == dtype
     assert_near(images(y), expected, relative=1e-6 if dtype == torch.float32 else 1e-12)
+    assert_near(images(y), filter2d(images(x), setup_filter([1, 3, 3, 1])), relative=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
