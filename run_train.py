@@ -282,7 +282,11 @@ def open_run_folder(job, names: Mapping[str, bool]) -> Path:
     folder = job.run_folder
     if folder is None:
         folder = create_run_folder(job.options["outdir"], job.description)
-        write_options(folder, job.options)
+        try:
+            write_options(folder, job.options)
+        except UserError:  # a full disk: without options the folder is of no use
+            folder.rmdir()
+            raise
         write_launcher_names(folder, names)
     print(f"{'Continuing' if job.run_folder else 'Run folder'}: {folder}")
     return folder

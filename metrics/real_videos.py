@@ -25,6 +25,7 @@ from training.data.annotations import (
     store_manifest,
     store_stride,
 )
+from training.data.dataset import random_block
 from training.data.frame_store import FrameStore, fit_square
 from training.data.video_decoder import BrokenVideo, Remarks, decode_video, describe_remarks
 
@@ -49,8 +50,7 @@ def choose_windows(lengths: Sequence[int], *, window: int, count: int, seed: int
 
 
 def _permutation(n: int, seed: int, use: int, video: int = 0) -> np.ndarray:
-    generator = np.random.Generator(np.random.Philox(key=[seed, use], counter=[0, video, 0, 0]))
-    return np.argsort(generator.random(n), kind="stable")
+    return np.argsort(random_block(seed, use, index=video).random(n), kind="stable")
 
 
 class StoredVideos:
@@ -91,7 +91,7 @@ class StoredVideos:
             self._store.require_videos()
             lengths = [len(video) for video in self._store.videos]
             missing = missing_videos(manifest, {video.path: len(video) for video in self._store.videos})
-            found = (missing, enlarged_frames(manifest, resolution))
+            found = (*[f"{note}." for note in self._store.left_out()], missing, enlarged_frames(manifest, resolution))
             self.notes += [f"'{self._store.path}': {note}" for note in found if note is not None]
         self._lengths = [-(-length // self._stride) for length in lengths]
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import numpy as np
@@ -133,6 +134,12 @@ def not_a_run_folder(tmp):
     return ["resume_run=" + str(tmp)], "training_options.yaml"
 
 
+def folder_of_runs(tmp):
+    (tmp / "00000-x").mkdir()
+    (tmp / "00000-x" / "training_options.yaml").touch()
+    return ["resume_run=" + str(tmp)], "is a folder of runs: give one of them, or outdir="
+
+
 def options_cut_off(tmp):
     whole = validate.dump_options(compose_options(["outdir=runs"]))
     (tmp / "training_options.yaml").write_text(whole[: whole.index("names:")])
@@ -204,7 +211,7 @@ MISTAKES = [
     wrong_type, negative, no_checkpoint, lfs_checkpoint, no_run, no_run_folder, not_a_run_folder, both_resumes,
     unknown_metric, unknown_policy, p_without_augmentation, fixed_without_p, target_without_ada, unknown_pipeline,
     bands_of_small_frames, bands_of_smaller_frames, unknown_device, file_for_a_group, null_for_a_group,
-    outdir_is_a_file, options_cut_off, empty_options,
+    outdir_is_a_file, folder_of_runs, options_cut_off, empty_options,
 ]  # fmt: skip
 
 
@@ -312,6 +319,17 @@ def test_a_dry_run_in_any_surroundings(tmp_path, data):
     done = subprocess.run([*command, "dry_run=true"], capture_output=True, env={**os.environ, **left}, timeout=120)
     assert done.returncode == 0, done.stderr
     assert b"device     1 \\xd7 cpu\n" in done.stdout
+
+
+def test_options_that_cannot_be_written_leave_no_run_folder(tmp_path, monkeypatch):
+    def full(folder, options):
+        raise UserError("there is no space left")
+
+    monkeypatch.setattr(validate, "write_options", full)
+    job = types.SimpleNamespace(run_folder=None, options={"outdir": str(tmp_path)}, description="x")
+    with pytest.raises(UserError, match="there is no space left"):
+        run_train.open_run_folder(job, {})
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_without_a_temporary_folder_nothing_is_made(tmp_path, data, monkeypatch, capsys):

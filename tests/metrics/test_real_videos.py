@@ -240,6 +240,14 @@ def test_videos_that_the_manifest_lists_and_that_are_gone_are_told(root):
     assert note == f"'{root}': 2 of 3 videos in manifest.json are missing, or frames of them, e.g. 'set/1'."
 
 
+def test_files_that_are_not_measured_are_told(root):
+    (root / "set" / "0" / "999.avif").write_bytes(b"")
+    (root / "more.mp4").write_bytes(b"")
+    other, movies = StoredVideos(root, resolution=16).notes
+    assert other.startswith(f"'{root}': 1 images of other formats than .png ") and other.endswith("convert them.")
+    assert movies.startswith(f"'{root}': 1 encoded videos (more.mp4) are left out: ")
+
+
 def test_frames_that_are_smaller_than_the_resolution_are_told(root):
     """The detail that enlarging cannot restore is a distance that no generator can make up for."""
     (root / "manifest.json").write_text(json.dumps({"format": "square-video-frames", "resolution": 12, "videos": []}))

@@ -10,7 +10,7 @@ import torch
 from dnnlib import UserError
 from torch_utils import distributed
 from training.checkpoints.snapshot import load_snapshot, save_snapshot
-from training.checkpoints.snapshot_files import existing_snapshot, numbered_snapshots, prune_snapshots
+from training.checkpoints.snapshot_files import STATE_FILE, existing_snapshot, numbered_snapshots, prune_snapshots
 from training.checkpoints.training_state import Divided, Parts, Stateful, restore_state, save_state
 from training.schedule import Counters
 
@@ -131,5 +131,7 @@ class CheckpointSaver:
         """A sentence for the log: the progress of the saved state, and the option that resumes from it."""
         if self._saved_nimg == 0:
             return "Nothing was saved yet."
+        if not (self._folder / STATE_FILE).exists():
+            return f"Nothing to continue from: the saved state in {self._folder} has been removed."
         saved = f"{self._saved_nimg / 1000:g} kimg"
         return f"The last saved state is that of {saved}; continue with resume_run={self._folder}"

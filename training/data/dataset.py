@@ -67,7 +67,8 @@ class VideoPair(NamedTuple):
 def random_block(seed: int, use: int, *, epoch: int = 0, index: int = 0) -> np.random.Generator:
     """The random generator of a seed (0 ≤ seed < 2⁶⁴), a use, an epoch and an index."""
     # Philox is counter-based: a block of numbers per counter. Sampling advances the lowest word of the counter.
-    return np.random.Generator(np.random.Philox(key=[seed, use], counter=[0, index, epoch, 0]))
+    key = np.array([seed, use], dtype=np.uint64)  # of a list with large seeds, NumPy would make inexact floats
+    return np.random.Generator(np.random.Philox(key=key, counter=[0, index, epoch, 0]))
 
 
 def sample_pair(generator: np.random.Generator, nframes: int) -> tuple[int, int]:

@@ -42,6 +42,8 @@ __all__ = [
 
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+# Images that are not read as frames; only counted, so that they are not left out in silence.
+OTHER_IMAGES = (".avif", ".heic", ".heif", ".jfif", ".jpe", ".jp2", ".jxl", ".pgm", ".pnm", ".ppm", ".tga")
 MOVIE_SUFFIXES = (
     *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".wmv", ".flv", ".ts"),
     *(".ogv", ".3gp", ".y4m", ".gif", ".mts", ".m2ts", ".vob", ".mxf", ".asf"),
@@ -57,7 +59,8 @@ SYSTEM_FOLDERS = frozenset(
 ZIP_START = b"PK\x03\x04"
 MIN_CACHED = 20_000  # files; smaller sets are listed fast enough
 SETTLE_SECONDS = 2.0  # minimum age of the last change for caching: a later one might have the same time stamp
-CACHE_VERSION = 7
+CACHE_VERSION = 8
+COUNTS = ("unsafe", "repeated", "other_images")  # of files that are left out
 LOCATION = np.dtype([("offset", "<i8"), ("stored", "<i8"), ("size", "<i8"), ("crc", "<u4"), ("method", "<u2")])
 DIGITS = str.maketrans("123456789", "0" * 9)
 
@@ -139,6 +142,7 @@ class Listing:
         movies: Relative paths of encoded videos, in natural order.
         unsafe: Number of members of a zip that are left out: links, and names that lead out of the zip.
         repeated: Number of members of a zip that are left out because later ones have the same name but other content.
+        other_images: Number of files in folders, not in the root, with suffixes of images that are not read.
         dangling: Relative paths of dangling links in a folder, which may stand for folders.
         locations: Locations of a zip's frames, dtype LOCATION; None for a folder.
         others: Locations of a zip's movies, of the files in its root and of manifests elsewhere, by path.
@@ -150,6 +154,7 @@ class Listing:
     movies: list[str]
     unsafe: int = 0
     repeated: int = 0
+    other_images: int = 0
     dangling: list[str] = dataclasses.field(default_factory=list)
     locations: np.ndarray | None = None
     others: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
@@ -198,20 +203,21 @@ def _list_folder(root: str) -> Listing:
     packed = _load_cached(root)
     if packed is not None and _folders_unchanged(root, packed):
         return _unpack(packed)
-    images, movies, dangling, stamps = {}, [], [], {}
+    images, movies, dangling, stamps, others = {}, [], [], {}, 0
     todo = [""]
     while todo:
         folder = todo.pop()
         path = os.path.join(root, folder)
         stamps[folder] = _stamp(os.stat(path))  # before the scan, so that later changes are detected
-        inside, outside, children, nowhere = _scan(path)
+        inside, outside, children, nowhere, unread = _scan(path)
         if inside:
             images[folder] = inside
         movies += [join_path(folder, name) for name in outside]
+        others += unread if folder else 0
         todo += [join_path(folder, name) for name in children]
         dangling += [join_path(folder, name) for name in nowhere]
     listing = _listing(images, movies=movies)
-    listing.dangling = sorted(dangling, key=path_key)
+    listing.dangling, listing.other_images = sorted(dangling, key=path_key), others
     if dangling:  # not cached: no folder here changes when their targets appear
         return listing
     if len(listing.names) >= MIN_CACHED and _settled(max(max(stamp[2:]) for stamp in stamps.values())):
@@ -230,12 +236,12 @@ def _folders_unchanged(root: str, packed: dict[str, np.ndarray]) -> bool:
     return np.array_equal(np.array(now, dtype=np.uint64), packed["stamps"])
 
 
-def _scan(path: str) -> tuple[list[str], list[str], list[str], list[str]]:
-    """Names of the images, movies, folders and other dangling links in one folder.
+def _scan(path: str) -> tuple[list[str], list[str], list[str], list[str], int]:
+    """Names of the images, movies, folders and other dangling links in one folder; number of other images.
 
     Follows links, except those in cycles: to a folder on the way here, or to a parent of one.
     """
-    images, movies, folders, dangling = [], [], [], []
+    images, movies, folders, dangling, others = [], [], [], [], 0
     way: list[str] = []  # the folders on the way here, looked up at the first link
     with os.scandir(path) as entries:
         for entry in entries:
@@ -249,6 +255,8 @@ def _scan(path: str) -> tuple[list[str], list[str], list[str], list[str]]:
                     movies.append(entry.name)
                 elif entry.is_symlink() and not os.path.exists(entry.path):
                     dangling.append(entry.name)
+                else:
+                    others += lower.endswith(OTHER_IMAGES)
             elif entry.is_symlink():
                 way = way or _folders_on_the_way(path)
                 target = os.path.realpath(entry.path)
@@ -256,7 +264,7 @@ def _scan(path: str) -> tuple[list[str], list[str], list[str], list[str]]:
                     folders.append(entry.name)
             else:
                 folders.append(entry.name)
-    return images, movies, folders, dangling
+    return images, movies, folders, dangling, others
 
 
 def _stamp(status: os.stat_result) -> tuple[int, int, int, int]:
@@ -296,11 +304,12 @@ def _list_zip(path: str) -> Listing:
 
 
 def _index_zip(path: str) -> Listing:
-    images, others, unsafe, repeated = {}, {}, 0, 0
+    images, others, unsafe, repeated, other_images = {}, {}, 0, 0, 0
     with zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
             name = info.filename.replace("\\", "/")  # as older tools on Windows write them
             name = re.sub(r"^(\./+)+", "", name)  # which some archivers write before every name
+            name = re.sub(r"/+(\./+)*", "/", name) if not name.startswith("/") else name  # 'a//b', 'a/./b'
             if name.endswith("/"):
                 continue
             if not _is_safe(name) or stat.S_ISLNK(info.external_attr >> 16):
@@ -315,6 +324,7 @@ def _index_zip(path: str) -> Listing:
             elif not folder or name.lower().endswith(MOVIE_SUFFIXES) or base == MANIFEST:
                 places, key = others, name
             else:
+                other_images += bool(folder) and name.lower().endswith(OTHER_IMAGES)
                 continue
             earlier = places.get(key, where)
             repeated += earlier[2:4] != where[2:4]  # sizes and checksums
@@ -334,7 +344,7 @@ def _index_zip(path: str) -> Listing:
             "deflate: pack them again, e.g. with zip -0."
         )
     listing.others = {name: np.array(where, dtype=LOCATION)[()] for name, where in others.items()}
-    listing.unsafe, listing.repeated = unsafe, repeated
+    listing.unsafe, listing.repeated, listing.other_images = unsafe, repeated, other_images
     return listing
 
 
@@ -366,7 +376,7 @@ def _listing(images: dict[str, Iterable[str]], *, movies: list[str]) -> Listing:
 
 def _pack(listing: Listing) -> dict[str, np.ndarray]:
     packed = {"starts": listing.starts}
-    packed |= {key: np.array(getattr(listing, key)) for key in ("unsafe", "repeated")}
+    packed |= {key: np.array(getattr(listing, key)) for key in COUNTS}
     for key in ("folders", "names", "movies", "others"):
         packed.update(_pack_strings(key, getattr(listing, key)))
     packed["other_locations"] = np.array(list(listing.others.values()), dtype=LOCATION)
@@ -382,10 +392,9 @@ def _unpack(packed: dict[str, np.ndarray]) -> Listing:
         starts=packed["starts"],
         names=_unpack_strings("names", packed),
         movies=list(_unpack_strings("movies", packed)),
-        unsafe=int(packed["unsafe"]),
-        repeated=int(packed["repeated"]),
         locations=packed.get("locations"),
         others=dict(others),
+        **{key: int(packed[key]) for key in COUNTS},
     )
 
 

@@ -60,6 +60,7 @@ class FrameStore:
         loose_frames: Number of images directly in the root.
         root_video: These images as a video of the path ''; None if there are none.
         movies: Paths, relative to the root, of files with suffixes of encoded videos, in natural order.
+        other_images: Number of files in folders with suffixes of images that are not read as frames.
         unsafe: Number of members of a zip that are left out: links, and names that lead out of the zip.
         repeated: Number of members of a zip that are left out because later ones have the same name but other content.
         dangling: A note on dangling links; None if there are none.
@@ -87,7 +88,7 @@ class FrameStore:
         self.loose_frames = 0 if self.root_video is None else len(self.root_video)
         self.videos = [video for video in found if video.path]
         self.movies = listing.movies
-        self.unsafe, self.repeated = listing.unsafe, listing.repeated
+        self.unsafe, self.repeated, self.other_images = listing.unsafe, listing.repeated, listing.other_images
         self.dangling = _describe_dangling(listing.dangling)
 
     def require_videos(self) -> None:
@@ -108,6 +109,7 @@ class FrameStore:
         if not self.is_zip and any(name.endswith(".tar") for name in os.listdir(self.path)):
             raise UserError(describe_tar_files(self.path))
         left_out = f"; {self.unsafe} entries with names that lead out of it were left out" if self.unsafe else ""
+        left_out += f"; {self.other_images} images of other formats are not read" if self.other_images else ""
         left_out += f"; {self.dangling}" if self.dangling else ""
         raise UserError(
             f"'{self.path}' holds no images ({' '.join(IMAGE_SUFFIXES)}){left_out}: expected one folder of frames "
@@ -132,6 +134,14 @@ class FrameStore:
             notes.append(f"{self.unsafe} entries of the zip are left out: their names lead out of it")
         if self.repeated:
             notes.append(f"{self.repeated} entries of the zip are left out: later ones have the same names")
+        if self.other_images:
+            formats = " ".join(IMAGE_SUFFIXES)
+            notes.append(f"{self.other_images} images of other formats than {formats} are left out: convert them")
+        if self.movies and self.videos:
+            notes.append(
+                f"{len(self.movies)} encoded videos ({self.movies[0]}) are left out: `python -m training.dataset_tool` "
+                "turns them into frames"
+            )
         if self.loose_frames:
             notes.append(f"{self.loose_frames} images lie outside of any video folder and are left out")
         return notes

@@ -80,7 +80,7 @@ class InfiniteSampler:
 
     def permutation(self, epoch: int) -> np.ndarray:
         """The order of the items in an epoch, int64 [dataset_size]."""
-        generator = np.random.Generator(np.random.Philox(key=[self._seed, KEY_ORDER], counter=[0, 0, epoch, 0]))
+        generator = random_block(self._seed, KEY_ORDER, epoch=epoch)
         # Sorting random numbers, because numpy does not guarantee the result of permutation() across versions.
         return np.argsort(generator.random(self.dataset_size), kind="stable")
 

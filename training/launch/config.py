@@ -241,7 +241,7 @@ def hydra_override(override: str, *, sweep: bool = False) -> str:
         raise UserError(f"The option {key} is called {RENAMED[key]} now: write {RENAMED[key]}={value}")
     # Only arguments of a network may be added to those in the files; nothing else would be read.
     if plus and not any(key.startswith(f"model.{network}.") for network in NETWORKS):
-        raise UserError(_unknown(key))
+        raise UserError(_unknown(key, plus=True))
     if key.split(".")[0] == "hydra":
         raise UserError(_unknown(key))
     if key in GROUPS and not sweep:
@@ -275,13 +275,17 @@ def _explain(error: Exception, overrides: Sequence[str]) -> str:
             with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
                 OmegaConf.to_container(compose("config", overrides=[hydra_override(override)]), resolve=True)
         except (HydraException, OmegaConfBaseException, ValueError, TypeError):
+            if first.startswith("Ambiguous value"):
+                first = "it has several values; add -m to train once with each of them, or brackets to make it a list."
             return f"Cannot read the option '{override}': {first}"
     return f"Cannot read the options: {first}"
 
 
-def _unknown(key: str) -> str:
+def _unknown(key: str, *, plus: bool = False) -> str:
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
         known = list(_keys(OmegaConf.to_container(compose("config"))))
+    if key in known and plus:
+        return f"'+{key}': only arguments of a network may be added with '+'; write {key}=VALUE."
     if key in known:  # the default model has it
         parent = key.rpartition(".")[0]
         return f"There is no option '{key}', because {parent} is null in this model; write {parent}={{...}} instead."

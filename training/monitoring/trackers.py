@@ -13,6 +13,7 @@ import json
 import math
 import os
 import secrets
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -59,6 +60,9 @@ class TensorBoardTracker:
 
         with explain_file_trouble(folder):
             self.events = SummaryWriter(os.fspath(folder), purge_step=first_step)
+        # Errors of its thread, as on a full disk, reach the next call here; as a traceback they would be shown twice.
+        self._excepthook = threading.excepthook
+        threading.excepthook = self._silence
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         for name, value in values.items():
@@ -78,7 +82,15 @@ class TensorBoardTracker:
         self.events.flush()
 
     def close(self) -> None:
-        self.events.close()
+        try:
+            self.events.close()
+        finally:
+            if threading.excepthook == self._silence:
+                threading.excepthook = self._excepthook
+
+    def _silence(self, error: threading.ExceptHookArgs) -> None:
+        if not type(error.thread).__module__.startswith("tensorboard."):
+            self._excepthook(error)
 
 
 class WandbTracker:

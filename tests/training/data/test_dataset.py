@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from dnnlib import UserError
-from training.data.dataset import VideoPairDataset
+from training.data.dataset import KEY_PAIRS, VideoPairDataset, random_block
 from training.data.frame_index import natural_key
 from training.data.frame_store import FrameStore, decode_image, fit_square, to_rgb
 
@@ -656,6 +656,13 @@ def test_numbers_below_one(tmp_path, key):
     data = write_set(tmp_path, [2])
     assert f"{key} must be a whole number of at least 1, got 0" in failure(data, **{key: 0})
     assert f"{key} must be a whole number of at least 1, got 1.5" in failure(data, **{key: 1.5})
+
+
+def test_large_and_negative_seeds_differ():
+    """Seeds beyond int64, which negative ones become, are used to the last bit."""
+    seeds = (2**63 - 1, 2**63, 2**63 + 1, 2**64 - 2, 2**64 - 1)
+    assert len({tuple(random_block(seed, KEY_PAIRS).random(2)) for seed in seeds}) == 5
+    assert random_block(3, 1, epoch=2, index=5).random() == 0.9352908084474866
 
 
 def test_a_seed_is_a_number(tmp_path):

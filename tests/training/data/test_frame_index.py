@@ -123,7 +123,7 @@ def test_links_that_lead_nowhere(root, tmp_path):
     (root / "a" / "d10").unlink()
     expected = "the link 'c' leads nowhere: its videos are left out"
     assert FrameStore(root).dangling == expected
-    assert VideoPairDataset(path=str(root), resolution=2, nframes=2).notes == [expected]
+    assert VideoPairDataset(path=str(root), resolution=2, nframes=2).notes[-1] == expected
     assert check_dataset(str(root), nframes=2).problems == [expected]
     shutil.copytree(root / "b", tmp_path / "disk")
     assert list(content(root)) == ["a/v9", "a/v10", "b", "c"] and FrameStore(root).dangling is None
@@ -136,6 +136,7 @@ def test_links_that_lead_nowhere(root, tmp_path):
 
 def test_folders_of_systems_are_no_videos(root, tmp_path):
     """Thumbnails of network storage, which lie in folders named as the images, and deleted frames."""
+    (root / "movie.mp4").unlink()
     expected = content(root)
     for folder in ("a/v9/@eaDir/0.png", "#recycle/a/v9", "$RECYCLE.BIN/S-1-5/v9", "lost+found"):
         shutil.copytree(root / "b", root / folder)
@@ -225,6 +226,33 @@ def test_members_with_backslashes(root, tmp_path):
     store = FrameStore(tmp_path / "windows.zip")
     assert content(tmp_path / "windows.zip") == content(root) and store.unsafe == 1
     assert store.read_frame(store.videos[0], 1).size == (2, 2)
+
+
+def test_members_with_empty_or_dotted_folders(root, tmp_path):
+    """'a//b' and 'a/./b' are unpacked as 'a/b'."""
+    with zipfile.ZipFile(tmp_path / "joined.zip", "w") as archive:
+        for file, between in zip(sorted(root.rglob("*.png")), ("//", "/./", "/.//./") * 3):
+            archive.writestr(str(file.relative_to(root)).replace("/", between), file.read_bytes())
+        archive.writestr("/b/9.png", b"")  # a path from the root of the system still leads out
+    assert content(tmp_path / "joined.zip") == content(root) and FrameStore(tmp_path / "joined.zip").unsafe == 1
+
+
+def test_other_images_and_movies_beside_frames_are_told(root, tmp_path):
+    for name in ("3.avif", "4.PPM", "mask.npz"):
+        (root / "b" / name).write_bytes(b"")
+    (root / "preview.avif").write_bytes(b"")  # not among frames
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        for file in sorted(path for path in root.rglob("*") if path.is_file()):
+            archive.write(file, file.relative_to(root))
+    for path in (root, root, tmp_path / "set.zip", tmp_path / "set.zip"):  # listed, and from the cache
+        assert FrameStore(path).left_out() == [
+            "2 images of other formats than .png .jpg .jpeg .webp .bmp .tif .tiff are left out: convert them",
+            "1 encoded videos (movie.mp4) are left out: `python -m training.dataset_tool` turns them into frames",
+        ]
+    (tmp_path / "other" / "v").mkdir(parents=True)
+    (tmp_path / "other" / "v" / "0.avif").write_bytes(b"")
+    with pytest.raises(UserError, match=r"holds no images \(.*\); 1 images of other formats are not read: expected"):
+        FrameStore(tmp_path / "other").require_videos()
 
 
 def test_tar_files_are_no_frames(tmp_path):

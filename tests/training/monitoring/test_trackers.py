@@ -1,5 +1,6 @@
 """Trackers: what each of them gets, ids that outlive a run, failures; fakes, and the real ones where installed."""
 
+import errno
 import importlib.util
 import io
 import json
@@ -7,6 +8,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 import types
 from pathlib import Path
@@ -146,6 +148,37 @@ def test_tensorboard_shows_previews(start):
     with Image.open(io.BytesIO(video.encoded_image_string)) as gif:
         assert (gif.format, gif.size, gif.n_frames) == ("GIF", (8, 8), 3)
     assert not (start.folder / "trackers.json").exists()
+
+
+def test_tensorboard_on_a_full_disk(start, said, monkeypatch, capsys):
+    """One line, without the traceback of TensorBoard's thread; errors of other threads are shown as before."""
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    before = threading.excepthook
+    trackers = start("tensorboard")
+
+    def full(self, data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RecordWriter, "write", full)
+        for step in range(1, 100):
+            trackers.scalars({"Loss/x": 2.0}, step)
+            if said:
+                break
+            time.sleep(0.05)
+    assert said == [
+        "No more TensorBoard events are written: [Errno 28] No space left on device (stats.jsonl has the same figures)."
+    ]
+    assert "Traceback" not in capsys.readouterr().err and threading.excepthook == before
+    seen = []
+    monkeypatch.setattr(threading, "excepthook", lambda error: seen.append(error.exc_type))
+    trackers = start("tensorboard")
+    thread = threading.Thread(target=lambda: 1 / 0)
+    thread.start()
+    thread.join()
+    assert seen == [ZeroDivisionError]
+    trackers.close()
 
 
 def test_tensorboard_discards_what_a_continued_run_repeats(start):
