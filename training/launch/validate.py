@@ -172,7 +172,7 @@ def _read(overrides: Sequence[str]) -> tuple[dict[str, Any], Path | None, str | 
     if options["resume"] is not None:
         raise UserError("resume= starts a new run and resume_run= continues an old one: give only one of them.")
     folder = find_run_folder(options["outdir"], options["resume_run"])
-    if not (folder / OPTIONS_FILE).exists() and any(folder.glob(f"*/{OPTIONS_FILE}")):
+    if not (folder / RUN_OPTIONS).exists() and any(folder.glob(f"*/{RUN_OPTIONS}")):
         raise UserError(
             f"resume_run={folder} is a folder of runs: give one of them, or outdir={folder} and its number."
         )

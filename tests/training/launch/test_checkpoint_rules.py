@@ -88,7 +88,7 @@ def run(tmp_path):
     (data / "dataset.json").write_text(json.dumps({"labels": labels}))
     loop = make_loop(tmp_path, "cond=true")
     options = make_plan(tmp_path, "cond=true").options
-    (loop.folder / validate.OPTIONS_FILE).write_text(validate.dump_options(options))
+    (loop.folder / validate.RUN_OPTIONS).write_text(validate.dump_options(options))
     loop.save_state()
     return loop.folder
 

@@ -285,13 +285,13 @@ def test_numbers_of_the_networks_are_finite(word, tmp_path):
 
 def test_a_run_goes_on_in_its_own_folder(tmp_path):
     loop, plan = make_loop(tmp_path), make_plan(tmp_path)
-    (loop.folder / validate.OPTIONS_FILE).write_text(validate.dump_options(plan.options))
+    (loop.folder / validate.RUN_OPTIONS).write_text(validate.dump_options(plan.options))
     loop.save_state()
     notes = make_plan(tmp_path, f"resume_run={loop.folder}", f"outdir={tmp_path / 'other'}").notes
     assert notes == [f"outdir= has no effect: the run goes on in its own folder, {loop.folder}."]
     assert make_plan(tmp_path, f"resume_run={loop.folder}").notes == []
     # Mistakes that were made before they were refused do not keep a run from being continued.
-    (loop.folder / validate.OPTIONS_FILE).write_text(validate.dump_options(plan.options | {"freezed": 2}))
+    (loop.folder / validate.RUN_OPTIONS).write_text(validate.dump_options(plan.options | {"freezed": 2}))
     assert make_plan(tmp_path, f"resume_run={loop.folder}").options["freezed"] == 2
 
 
