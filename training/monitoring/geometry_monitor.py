@@ -13,9 +13,13 @@ content codes seen from the front:
 Parallax measures what the geometry shows beyond a plane, on the scale on which the discriminators would see it. Below
 `FLAT_PARALLAX` it is less than a tenth of a pixel at 32×32 and less than a pixel at 256×256, practically a plane, and
 the log warns of it. The heads of `training.synthetic` have 0.024, eight times the threshold.
+
+A model with a density prior shows one object in front of a background. If its foreground still covers the whole image
+after some training, it shows the background as well, and its depth is that of a wall: the log warns of this, too.
 """
 
 import dataclasses
+from collections.abc import Mapping
 
 import torch
 
@@ -28,10 +32,12 @@ __all__ = ["FLAT_PARALLAX", "GeometryFigures", "GeometryMonitor", "measure_geome
 
 FLAT_PARALLAX = 0.003  # of the image's width
 THIN_SURFACE = 0.02  # share of pixels; with fewer there is no foreground to speak of
+FULL_SURFACE = 0.9  # share of pixels; with more, a single object fills the image
 CONTENTS = 16  # content codes
 CHUNK = 4  # content codes rendered at a time
 TIME = 0.5  # of a clip
 FIRST_FIT = 1000  # videos before the first warning: until then there is no geometry that could go flat
+FIRST_CARVED = 4000  # videos before a full image is warned of: until then fog may surround the prior's body
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,8 +49,8 @@ class GeometryFigures:
     relief: float
     parallax: float
 
-    def warning(self) -> str | None:
-        """The warning if the geometry is flat or gone; None if it is neither."""
+    def warning(self, *, one_object: bool) -> str | None:
+        """The warning if the geometry is flat or gone, or one object fills the image; else None."""
         if not self.surface >= THIN_SURFACE:
             return (
                 f"the foreground covers {self.surface:.1%} of the image: the background, which has no geometry, shows "
@@ -55,6 +61,8 @@ class GeometryFigures:
                 f"the geometry is flat: its parallax beyond a plane's is {self.parallax:.2%} of the image's width "
                 f"(below {FLAT_PARALLAX:.1%})"
             )
+        if one_object and self.surface > FULL_SURFACE:
+            return f"the foreground covers {self.surface:.1%} of the image: it shows the background, too"
         return None
 
 
@@ -92,6 +100,9 @@ class GeometryMonitor:
         contents = range(CONTENTS if c is None else len(c))
         self.latents = SeedLatents.join(generator_latents(generator, i, i) for i in contents).to(self.device)
         self.c = None if c is None else c.to(self.device)
+        settings = generator.config.get("foreground")
+        prior = settings.get("density_prior") if isinstance(settings, Mapping) else None
+        self.one_object = prior is not None and generator.background is not None
         prior = generator.camera_prior
         self.front = prior.at().to(self.device)
         self.turned = prior.at(yaw=1.0).to(self.device)
@@ -111,11 +122,11 @@ class GeometryMonitor:
         return measure_geometry(depth, weights, self.front.repeat(count), self.turned.repeat(count))
 
     def report(self, statistics, *, cur_nimg: int) -> str | None:
-        """Measure and report to the run's statistics; returns a warning for the log if the geometry is flat."""
+        """Measure and report to the run's statistics; returns a warning for the log if the geometry is not sound."""
         figures = self.measure()
         for name, value in dataclasses.asdict(figures).items():
             statistics.report(f"Geometry/{name}", value)
-        warning = figures.warning()
+        warning = figures.warning(one_object=self.one_object and cur_nimg >= FIRST_CARVED)
         if warning is None or cur_nimg < FIRST_FIT:
             return None
         return f"warning: at {cur_nimg / 1000:g} kimg {warning}. See the notes on flat geometry in docs/learning.md."

@@ -15,9 +15,8 @@ from dnnlib import UserError, format_bytes, run_cli
 from dnnlib.command_line import Command
 from training.checkpoints.archive import save_archive
 from training.checkpoints.pretrained import DISCRIMINATOR_CONFIG, MODEL, is_pretrained
-from training.checkpoints.snapshot import load_snapshot
+from training.checkpoints.snapshot import checkpoint_file, load_snapshot
 from training.checkpoints.snapshot_files import check_output
-from training.checkpoints.sources import local_checkpoint
 from training.networks.discriminator import TimeAwareDiscriminators
 from training.networks.generator import Generator
 from training.networks.model_summary import parameter_counts
@@ -65,9 +64,9 @@ def describe_snapshot(path: str, content: dict[str, Any]) -> list[str]:
 
 def _load(source: str) -> dict[str, Any]:
     """The content of a checkpoint; of a model folder without discriminators what there is."""
-    path = local_checkpoint(source)
-    folder = path.parent if path.name == MODEL else path
-    alone = is_pretrained(folder) and not (folder / DISCRIMINATOR_CONFIG).is_file()
+    path = checkpoint_file(source)
+    model = path.name == MODEL and is_pretrained(path.parent)
+    alone = model and not (path.parent / DISCRIMINATOR_CONFIG).is_file()
     return load_snapshot(path, average_only=alone)
 
 

@@ -48,7 +48,7 @@ def test_a_picture_on_a_plane_is_called_flat(tilt):
     figures = figures_of(Slab(bulge=0.0, tilt=tilt))
     assert figures.surface == 1.0
     assert figures.parallax < 0.7 * FLAT_PARALLAX  # what is left is the quadrature's
-    assert "the geometry is flat" in figures.warning()
+    assert "the geometry is flat" in figures.warning(one_object=True)
     if tilt:  # a tilted plane has depth, but no more of it than a plane
         assert figures.depth_variance > 1e-3
 
@@ -56,7 +56,7 @@ def test_a_picture_on_a_plane_is_called_flat(tilt):
 def test_a_curved_surface_is_not():
     figures = figures_of(Slab(bulge=0.06))
     assert figures.parallax > 2 * FLAT_PARALLAX
-    assert figures.warning() is None
+    assert figures.warning(one_object=False) is None
 
 
 def test_parallax_grows_in_proportion_to_the_bulge():
@@ -70,14 +70,14 @@ def test_a_synthetic_head_is_far_from_flat():
     figures = figures_of(head)
     assert 0.3 < figures.surface < 0.8
     assert figures.parallax > 5 * FLAT_PARALLAX
-    assert figures.warning() is None
+    assert figures.warning(one_object=True) is None
 
 
 def test_a_scene_that_the_background_shows_alone_is_called_empty():
     depth = torch.ones(3, 8, 8)
     figures = measure_geometry(depth, torch.zeros_like(depth), FRONT.repeat(3), TURNED.repeat(3))
     assert figures.surface == 0 and math.isnan(figures.parallax)
-    assert "the foreground covers 0.0% of the image" in figures.warning()
+    assert "the foreground covers 0.0% of the image" in figures.warning(one_object=True)
 
 
 def test_maps_without_a_surface_or_broken_ones_are_left_out():
@@ -115,6 +115,19 @@ def test_an_empty_foreground_is_warned_of_once_training_has_begun():
     line = log.report(statistics, cur_nimg=4000)
     assert line.startswith("warning: at 4 kimg the foreground covers 0.0% of the image")
     assert statistics.reduce()["Geometry/surface"].mean == 0.0
+
+
+def test_one_object_that_fills_the_image_is_warned_of():
+    solid = {"density_bias": 8, "density_prior": {"peak": 60, "radius": 0.06}}
+    log, statistics = GeometryMonitor(small_generator(foreground=solid)), Statistics()
+    assert log.report(statistics, cur_nimg=3996) is None  # fog around the prior's body has not been carved yet
+    line = log.report(statistics, cur_nimg=4000)
+    assert line.startswith("warning: at 4 kimg the foreground covers 100.0% of the image: it shows the background, too")
+    for scene in (
+        GeometryMonitor(opaque_generator()),
+        GeometryMonitor(small_generator(foreground=solid, background=None)),
+    ):
+        assert scene.report(statistics, cur_nimg=4000) is None  # no single object, or nothing behind it
 
 
 def test_a_run_reports_its_geometry_with_every_snapshot(tmp_path):
