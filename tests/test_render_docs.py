@@ -1,5 +1,6 @@
 """The render commands in the documentation: their options exist, their lists can be read; the gallery is complete."""
 
+import functools
 import pathlib
 import re
 import shlex
@@ -13,7 +14,8 @@ from training.inference.cli_options import check_combinations, parse_style_mix, 
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PAGES = ["README.md", "docs/rendering.md", "docs/gallery.md"]
-READ = {"seeds": parse_int_list, "motion_seeds": parse_int_list, "outputs": parse_outputs,
+SEEDS = functools.partial(parse_int_list, name="seeds")
+READ = {"seeds": SEEDS, "motion_seeds": SEEDS, "outputs": parse_outputs,
         "time_range": parse_time_range, "render_program": generate.parse_programs}  # fmt: skip
 
 

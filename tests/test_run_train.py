@@ -759,14 +759,14 @@ def test_frames_of_any_size(tmp_path, monkeypatch):
 
 
 def test_a_job_that_ended_before_its_run_had_options_begins_another(tmp_path, data, monkeypatch, capsys):
-    def full(*_):
-        raise UserError("Cannot write: there is no space left.")
+    def killed(*_):
+        raise SystemExit(137)
 
     words = [f"outdir={tmp_path / 'runs'}", f"data={data}", *OVERRIDES, "imgsnap=null", "kimg=0.004"]
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     with monkeypatch.context() as patch:
-        patch.setattr(validate, "write_options", full)
-        assert call(monkeypatch, *words) == 2
+        patch.setattr(validate, "write_options", killed)
+        assert call(monkeypatch, *words) == 137
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     assert call(monkeypatch, *words) == 0  # a new one
     assert call(monkeypatch, *words) == 0  # which goes on

@@ -261,7 +261,7 @@ def test_a_missing_encoder_is_reported(tmp_path, monkeypatch):
 def test_a_folder_of_the_videos_name_is_reported(tmp_path, name):
     path = tmp_path / f"a.{name}"
     path.mkdir()
-    with pytest.raises(UserError, match=rf"^Cannot write {path}: Is a directory; check that"):
+    with pytest.raises(UserError, match=rf"^Cannot write {path}: it is a folder; move it"):
         with VideoWriter(path, fps=8) as video:
             video.add(torch.zeros([3, 16, 16], dtype=torch.uint8))
     assert list(tmp_path.iterdir()) == [path] and path.is_dir()
