@@ -28,6 +28,7 @@ UNSAMPLED = (
     "similarity",
 )  # measures whose intervals do not come from resampling
 RESOLUTION_OF_FILES = 256  # of folders of videos, unless another one is given
+ATTEMPTS = 10  # to read one snapshot of a run in progress
 
 
 def parse_metrics(text: str) -> list[str]:
@@ -259,6 +260,9 @@ def read_snapshot(path: str) -> tuple[Path, dict[str, Any], str]:
     """The snapshot that a path refers to, its content, and its SHA-256, the same on all processes.
 
     A run in progress may replace or delete it at any time: it is read again until all of them have read the same file.
+
+    Raises:
+        UserError: It cannot be read, or was a different file `ATTEMPTS` times, as with copies on several machines.
     """
     from dnnlib.downloads import sha256_of
     from torch_utils import distributed
@@ -270,7 +274,7 @@ def read_snapshot(path: str) -> tuple[Path, dict[str, Any], str]:
             return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
         return None
 
-    while True:
+    for _ in range(ATTEMPTS):
         snapshot, digest = find_snapshot(path), None
         before = state(snapshot)
         content = load_snapshot(snapshot, average_only=True)  # raises a UserError if it is not there
@@ -280,6 +284,9 @@ def read_snapshot(path: str) -> tuple[Path, dict[str, Any], str]:
         digests = distributed.all_gather_objects(digest)
         if digest is not None and len(set(digests)) == 1:
             return snapshot, content, digest
+    raise UserError(
+        f"--fake: '{path}' keeps changing, or differs between the processes: give a snapshot, the same file for all."
+    )
 
 
 def open_generator(

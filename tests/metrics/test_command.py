@@ -118,6 +118,21 @@ def test_a_snapshot_that_is_replaced_while_it_is_read(evaluate, trained, tmp_pat
     assert row["cur_nimg"] == 5000 and row["checkpoint_sha256"] == sha256_of(latest)
 
 
+def test_a_snapshot_that_never_stays_the_same(evaluate, trained, tmp_path, monkeypatch):
+    run = shutil.copytree(next((trained / "runs").iterdir()), tmp_path / "run")
+    latest = run / "latest-network-snapshot.pt"
+
+    def load_and_replace(path, **options):
+        content = load_snapshot(path, **options)
+        shutil.copy(latest, tmp_path / "copy")
+        os.replace(tmp_path / "copy", latest)
+        return content
+
+    monkeypatch.setattr(snapshots, "load_snapshot", load_and_replace)
+    with pytest.raises(UserError, match=f"--fake: '{run}' keeps changing, or differs between the processes"):
+        evaluate("flatness32_1v", "--bootstrap", 0, fake=run, real=False)
+
+
 @pytest.mark.parametrize("place", ["run", ""])
 def test_previews_of_a_run_are_not_measured(evaluate, trained, tmp_path, place):
     """A run without a snapshot yet, or the folder of several runs."""
