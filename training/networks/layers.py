@@ -195,8 +195,8 @@ def normal_weight(*shape: int, lr_multiplier: float = 1.0) -> nn.Parameter:
 class FullyConnected(nn.Module):
     """Fully connected layer with equalised learning rate, [N, in_features] to [N, out_features].
 
-    y = act(x (w · m / √in)ᵀ + b · m) with learning-rate multiplier m; weights are initialised to N(0, 1) / m. With
-    trained=False they stay as they are: gradients pass to x only.
+    y = act(x (w · m / √in)ᵀ + b · m) with learning-rate multiplier m; weights are initialised to N(0, 1) / m, biases to
+    `bias_init`. With trained=False they stay as they are: gradients pass to x only.
     """
 
     def __init__(
@@ -212,7 +212,7 @@ class FullyConnected(nn.Module):
         super().__init__()
         self.act, self.trained = act, trained
         self.weight = normal_weight(out_features, in_features, lr_multiplier=lr_multiplier)
-        self.bias = nn.Parameter(torch.full([out_features], float(bias_init) / lr_multiplier))
+        self.bias = nn.Parameter(torch.full([out_features], float(bias_init)))
         self.weight_gain = lr_multiplier / math.sqrt(in_features)
         self.bias_gain = lr_multiplier
 

@@ -115,11 +115,12 @@ def test_modulation_formula():
 
 
 def test_initial_values():
-    """N(0, 1) / lr weights, styles that start at one, zero biases."""
+    """N(0, 1) / lr weights, biases as given (used as bias · lr), styles that start at one, zero biases."""
     torch.manual_seed(0)
     dense = FullyConnected(in_features=256, out_features=256, lr_multiplier=0.01, bias_init=1)
     assert dense.weight.std().item() == pytest.approx(100, rel=0.02)
-    assert dense.bias.tolist() == [100] * 256  # used as bias · lr = 1
+    assert dense.bias.tolist() == [1] * 256
+    assert_near(dense(torch.zeros(1, 256)), torch.full([1, 256], 0.01))
     modulated = ModulatedLinear(in_features=256, out_features=256, w_dim=8)
     assert modulated.weight.std().item() == pytest.approx(1, rel=0.02)
     assert modulated.affine.bias.tolist() == [1] * 256
