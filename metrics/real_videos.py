@@ -91,8 +91,10 @@ class StoredVideos:
             self._store.require_videos()
             lengths = [len(video) for video in self._store.videos]
             missing = missing_videos(manifest, {video.path: len(video) for video in self._store.videos})
-            found = (*[f"{note}." for note in self._store.left_out()], missing, enlarged_frames(manifest, resolution))
+            found = (*[f"{note}." for note in self._store.notes()], missing, enlarged_frames(manifest, resolution))
             self.notes += [f"'{self._store.path}': {note}" for note in found if note is not None]
+        if self._store.dangling is not None:
+            self.notes.append(self._store.dangling)
         self._lengths = [-(-length // self._stride) for length in lengths]
 
     def clips(self, *, count: int, frames: int, subsample: int = 1) -> "StoredClips":

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from dnnlib import UserError, is_number
+from training.data.frame_index import ANNOTATIONS as FILE
 from training.data.frame_index import IMAGE_SUFFIXES, MANIFEST, listed_path
 from training.data.frame_store import FrameStore, Video
 
@@ -30,6 +31,7 @@ __all__ = [
     "SHARDS_FORMAT",
     "VERSION",
     "angles_vector",
+    "describe_elsewhere",
     "describe_unmatched",
     "describe_unused_classes",
     "enlarged_frames",
@@ -52,7 +54,7 @@ __all__ = [
 MAX_NUMBER = float(np.finfo(np.float32).max)
 MAX_CLASSES = 65536  # a label is a vector of that length; larger numbers are identifiers, not classes
 MAX_ANGLE = 100.0  # radians; larger numbers are degrees
-FILE = "dataset.json"
+MAX_PLACES = 256  # folders in which a misplaced file is looked for
 FRAMES_FORMAT = "square-video-frames"  # a folder or zip of folders of frames
 SHARDS_FORMAT = "square-video-clips"  # a folder of tar files of clips
 VERSION = 3  # of the manifest
@@ -190,6 +192,21 @@ def describe_unused_classes(labels: np.ndarray, c_dim: int) -> str | None:
     )
 
 
+def describe_elsewhere(store: FrameStore) -> str | None:
+    """One line about a dataset.json next to the root or below it, if there is none in the root; None otherwise."""
+    if store.root_file(FILE) is not None:
+        return None
+    for place in _places_nearby(store):
+        with contextlib.suppress(OSError):
+            if store.read_bytes(place, FILE) is not None:
+                folder = os.path.normpath(os.path.join(store.path, place))
+                return (
+                    f"The {FILE} in '{folder}' is not used, only one in the root would be: give that folder itself, or "
+                    "a zip of its content."
+                )
+    return None
+
+
 def notes_on_unmatched(store: FrameStore, videos: list[Video], kinds: Collection[str]) -> list[str]:
     """describe_unmatched for the dataset.json of a dataset whose entries of these kinds are valid."""
     content = json.loads(store.root_file(FILE)) if kinds else {}
@@ -204,7 +221,11 @@ def _read_entries(store: FrameStore, videos: list[Video], kind: str) -> dict[str
     form = f'it must be {{"{kind}": [{FORMS[kind]}, …]}}'
     data = store.root_file(FILE)
     if data is None:
-        raise UserError(f"{kind.capitalize()} are wanted but there is no '{file}'; {form}. Or {WITHOUT[kind]}.")
+        elsewhere = describe_elsewhere(store)
+        raise UserError(
+            f"{kind.capitalize()} are wanted but there is no '{file}'; {form}. Or {WITHOUT[kind]}."
+            + (f" {elsewhere}" if elsewhere else "")
+        )
     try:
         content = parse_annotations(data)
         if isinstance(content, dict) and content.get(kind) is None:
@@ -362,13 +383,20 @@ def _require_whole_dataset(store: FrameStore, *, what: str, instead: str) -> Non
 
 
 def _manifests_nearby(store: FrameStore) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Manifests of datasets whose folder of videos is the root, or lies one level below it."""
-    videos = "videos"  # as the dataset tool calls it
-    places = dict.fromkeys(path[0] for path in (v.path.split("/") for v in store.videos) if path[1:2] == [videos])
-    if not store.is_zip and os.path.basename(os.path.abspath(store.path)) == videos:
-        places[os.pardir] = None
-    for place in places:
+    """Manifests of datasets around the root, or directly below it."""
+    for place in _places_nearby(store):
         with contextlib.suppress(OSError):
             manifest = parse_manifest(store.read_bytes(place, MANIFEST))
             if manifest is not None:
                 yield os.path.normpath(os.path.join(store.path, place)), manifest
+
+
+def _places_nearby(store: FrameStore) -> list[str]:
+    """Paths of folders that may be the root of the dataset of these videos, instead of the given one.
+
+    If a folder was packed or copied instead of its content, it lies directly below; if only the videos of the dataset
+    tool were given, it is the parent.
+    """
+    places = list(dict.fromkeys(video.path.split("/")[0] for video in store.videos if "/" in video.path))[:MAX_PLACES]
+    around = not store.is_zip and os.path.basename(os.path.abspath(store.path)) == "videos"
+    return [*places, os.pardir] if around else places

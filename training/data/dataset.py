@@ -130,7 +130,8 @@ class VideoPairDataset(torch.utils.data.Dataset):
         num_videos: Videos with at least one clip in use.
         num_short_videos: Videos left out because they are shorter than a clip.
         notes: Messages for the user about entries in dataset.json and manifest.json without a video, about images and
-            zip entries outside of videos, and about frames that are smaller than the resolution.
+            zip entries outside of videos, about frames that are there twice, and about frames that are smaller than
+            the resolution.
         num_clips: Clips in use, not counting mirrored ones.
     """
 
@@ -198,7 +199,7 @@ class VideoPairDataset(torch.utils.data.Dataset):
         if self._labels is not None:
             unused = describe_unused_classes(self._labels[self._clip_video], self.c_dim)
             self.notes += [] if unused is None else [unused]
-        self.notes += [f"'{self._store.path}': {note}." for note in self._store.left_out()]
+        self.notes += [f"'{self._store.path}': {note}." for note in self._store.notes()]
         if self._store.dangling is not None:
             self.notes.append(self._store.dangling)
         missing = missing_videos(manifest, {video.path: len(video) for video in self._videos})

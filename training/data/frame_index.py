@@ -16,7 +16,7 @@ import stat
 import time
 import unicodedata
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,7 @@ from dnnlib import UserError, atomic_write
 from dnnlib.downloads import cache_folder
 
 __all__ = [
+    "ANNOTATIONS",
     "IMAGE_SUFFIXES",
     "MANIFEST",
     "MOVIE_SUFFIXES",
@@ -50,6 +51,7 @@ MOVIE_SUFFIXES = (
 )
 
 MANIFEST = "manifest.json"  # of the dataset tool
+ANNOTATIONS = "dataset.json"  # labels and cameras
 
 # Folders that systems make beside data: thumbnails, which are images, deleted files, and what only root may read.
 SYSTEM_FOLDERS = frozenset(
@@ -59,8 +61,8 @@ SYSTEM_FOLDERS = frozenset(
 ZIP_START = b"PK\x03\x04"
 MIN_CACHED = 20_000  # files; smaller sets are listed fast enough
 SETTLE_SECONDS = 2.0  # minimum age of the last change for caching: a later one might have the same time stamp
-CACHE_VERSION = 8
-COUNTS = ("unsafe", "repeated", "other_images")  # of files that are left out
+CACHE_VERSION = 9
+COUNTS = ("unsafe", "repeated", "other_images", "twins")  # of files that the user should know about
 LOCATION = np.dtype([("offset", "<i8"), ("stored", "<i8"), ("size", "<i8"), ("crc", "<u4"), ("method", "<u2")])
 DIGITS = str.maketrans("123456789", "0" * 9)
 
@@ -143,9 +145,11 @@ class Listing:
         unsafe: Number of members of a zip that are left out: links, and names that lead out of the zip.
         repeated: Number of members of a zip that are left out because later ones have the same name but other content.
         other_images: Number of files in folders, not in the root, with suffixes of images that are not read.
+        twins: Number of frames in folders, not in the root, with the name of another one there, except for the suffix.
         dangling: Relative paths of dangling links in a folder, which may stand for folders.
         locations: Locations of a zip's frames, dtype LOCATION; None for a folder.
-        others: Locations of a zip's movies, of the files in its root and of manifests elsewhere, by path.
+        others: Locations of a zip's movies, of the files in its root and of manifests and annotations elsewhere, by
+            path.
     """
 
     folders: StringTable
@@ -155,6 +159,7 @@ class Listing:
     unsafe: int = 0
     repeated: int = 0
     other_images: int = 0
+    twins: int = 0
     dangling: list[str] = dataclasses.field(default_factory=list)
     locations: np.ndarray | None = None
     others: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
@@ -321,7 +326,7 @@ def _index_zip(path: str) -> Listing:
             where = (info.header_offset, info.compress_size, info.file_size, info.CRC, _method(info))
             if name.lower().endswith(IMAGE_SUFFIXES):
                 places, key = images.setdefault(folder, {}), base
-            elif not folder or name.lower().endswith(MOVIE_SUFFIXES) or base == MANIFEST:
+            elif not folder or name.lower().endswith(MOVIE_SUFFIXES) or base in (MANIFEST, ANNOTATIONS):
                 places, key = others, name
             else:
                 other_images += bool(folder) and name.lower().endswith(OTHER_IMAGES)
@@ -371,7 +376,13 @@ def _listing(images: dict[str, Iterable[str]], *, movies: list[str]) -> Listing:
         starts=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
         names=StringTable.of(name for inside in names for name in inside),
         movies=sorted(movies, key=path_key),
+        twins=sum(_count_twins(inside) for folder, inside in zip(folders, names) if folder),
     )
+
+
+def _count_twins(names: Collection[str]) -> int:
+    """Number of names that differ from an earlier one in nothing but the suffix."""
+    return len(names) - len({name.rpartition(".")[0] for name in names})
 
 
 def _pack(listing: Listing) -> dict[str, np.ndarray]:

@@ -63,6 +63,7 @@ class FrameStore:
         other_images: Number of files in folders with suffixes of images that are not read as frames.
         unsafe: Number of members of a zip that are left out: links, and names that lead out of the zip.
         repeated: Number of members of a zip that are left out because later ones have the same name but other content.
+        twins: Number of frames with the name of another one of their video, except for the suffix.
         dangling: A note on dangling links; None if there are none.
     """
 
@@ -89,6 +90,7 @@ class FrameStore:
         self.videos = [video for video in found if video.path]
         self.movies = listing.movies
         self.unsafe, self.repeated, self.other_images = listing.unsafe, listing.repeated, listing.other_images
+        self.twins = listing.twins
         self.dangling = _describe_dangling(listing.dangling)
 
     def require_videos(self) -> None:
@@ -127,8 +129,8 @@ class FrameStore:
                     "taken for videos: give a folder of videos without runs."
                 )
 
-    def left_out(self) -> list[str]:
-        """Notes on images and entries that do not belong to any video."""
+    def notes(self, *, movies_are_read: bool = False) -> list[str]:
+        """Notes on files that do not belong to any video, and on frames that are probably there twice."""
         notes = []
         if self.unsafe:
             notes.append(f"{self.unsafe} entries of the zip are left out: their names lead out of it")
@@ -137,14 +139,29 @@ class FrameStore:
         if self.other_images:
             formats = " ".join(IMAGE_SUFFIXES)
             notes.append(f"{self.other_images} images of other formats than {formats} are left out: convert them")
-        if self.movies and self.videos:
+        if self.movies and self.videos and not movies_are_read:
             notes.append(
                 f"{len(self.movies)} encoded videos ({self.movies[0]}) are left out: `python -m training.dataset_tool` "
                 "turns them into frames"
             )
         if self.loose_frames:
             notes.append(f"{self.loose_frames} images lie outside of any video folder and are left out")
+        if self.twins:  # as after a conversion from one format to another
+            notes.append(
+                f"{self.twins} frames have the name of another one with another suffix, such as {self._first_twins()}, "
+                "and all of them are used: if they show the same, remove one of each"
+            )
         return notes
+
+    def _first_twins(self) -> str:
+        for video in self.videos:
+            stems: dict[str, str] = {}
+            for index in range(len(video)):
+                name = self.frame_name(video, index)
+                other = stems.setdefault(os.path.splitext(name)[0], name)
+                if other != name:
+                    return f"'{join_path(video.path, other)}' and '{name}'"
+        raise AssertionError("there are none")
 
     def frame_name(self, video: Video, index: int) -> str:
         """The file name of a frame."""

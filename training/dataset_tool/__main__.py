@@ -251,9 +251,7 @@ def notes(manifest: dict[str, Any]) -> list[str]:
     found = []
     if manifest["skipped"]:
         found.append(f"{len(manifest['skipped'])} video(s) were left out.")
-    if manifest["unsafe_names"]:
-        found.append(f"{manifest['unsafe_names']} entries of the zip were left out: their names lead out of it.")
-    found += manifest["unmatched"]
+    found += manifest["notes"] + manifest["unmatched"]
     remarks = ({key: value for key, value in entry.items() if key != "source"} for entry in manifest["remarks"])
     found += describe_remarks(Remarks(**remark) for remark in remarks)
     enlarged = sum(source["crop"][2] < manifest["resolution"] for source in manifest["sources"])

@@ -215,7 +215,7 @@ def _convert_clips(
     writers = [
         PieceWriter(
             conversion.cut,
-            base=os.path.join(folder, f"{source.name}_{number:03d}"),
+            base=os.path.join(folder, among.clip_name(source, number)),
             suffix=conversion.suffix,
             first=span.start,
         )

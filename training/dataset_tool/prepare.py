@@ -14,6 +14,7 @@ from training.data.annotations import (
     MANIFEST,
     SHARDS_FORMAT,
     VERSION,
+    describe_elsewhere,
     describe_unmatched,
     parse_manifest,
     read_cameras,
@@ -256,10 +257,20 @@ def _unmatched(among: SourceSet, crop: Crop) -> list[str]:
         missing = sorted(paths - by_path.keys())
         if missing:
             found.append(f"{len(missing)} of {len(paths)} videos have no {kind}, e.g. '{missing[0]}'.")
+    if among.store is not None:
+        found += [note for note in [describe_elsewhere(among.store)] if note is not None]
     if crop.boxes is not None:
         listed["boxes"] = crop.boxes.paths()
     unmatched = [describe_unmatched(by_path, paths, kind) for kind, by_path in listed.items()]
     return [valid_unicode(text) for text in [*found, *unmatched] if text is not None]
+
+
+def _notes(among: SourceSet) -> list[str]:
+    """Messages about files of the source that are left out, or read twice."""
+    if among.store is None:
+        return []
+    notes = [*among.store.notes(movies_are_read=True), *filter(None, [among.store.dangling])]
+    return [valid_unicode(f"{note}.") for note in notes]
 
 
 def _contents(
@@ -282,7 +293,7 @@ def _contents(
         ],
         "skipped": sorted(skipped + short, key=lambda item: item["source"]),
         "remarks": [{"source": record["source"], **record["remarks"]} for record in in_order if record["remarks"]],
-        "unsafe_names": 0 if among.store is None else among.store.unsafe,
+        "notes": _notes(among),
     }
 
 

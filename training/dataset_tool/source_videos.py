@@ -1,6 +1,7 @@
 """Source videos of the dataset tool: video files, folders of frames, or a zip of either."""
 
 import dataclasses
+import functools
 import hashlib
 import itertools
 import os
@@ -59,6 +60,17 @@ class SourceSet:
     def file_of(self, source: Source) -> str:
         """Path of an encoded video that is a file of its own."""
         return self.root if self.store is None else os.path.join(self.root, source.path)
+
+    def clip_name(self, source: Source, number: int) -> str:
+        """Unique name for the folders of a clip."""
+        name = f"{source.name}_{number:03d}"
+        while name.casefold() in self._names:  # 'a' has a clip 0, and another video is called 'a_000'
+            name += "-clip"
+        return name
+
+    @functools.cached_property
+    def _names(self) -> frozenset[str]:
+        return frozenset(source.name.casefold() for source in self.sources)
 
     def stamp(self, source: Source) -> str:
         """Digest of a video's file sizes and times (mtime, ctime), which changes with the video."""

@@ -15,6 +15,7 @@ from training.data.annotations import (
     KINDS,
     MANIFEST,
     angles_vector,
+    describe_elsewhere,
     describe_unused_classes,
     has_entries,
     notes_on_unmatched,
@@ -100,7 +101,7 @@ def check_dataset(path: str, *, nframes: int = 16, workers: int = 1) -> DatasetR
                 _add(report, video.path, len(video), sizes, broken)
                 counts[listed_path(video.path)] = len(video)
                 bar.update()
-    report.notes += store.left_out()
+    report.notes += store.notes()
     if store.dangling:
         report.problems.append(store.dangling)
     if manifest is not None:
@@ -114,6 +115,7 @@ def check_dataset(path: str, *, nframes: int = 16, workers: int = 1) -> DatasetR
         if has_entries(store, "cameras"):
             report.cameras = list(read_cameras(store, store.videos))
             report.notes.append("a camera for every video")
+        report.notes += [note for note in [describe_elsewhere(store)] if note is not None]
         report.notes += notes_on_unmatched(store, store.videos, [kind for kind in KINDS if has_entries(store, kind)])
     except UserError as error:
         report.problems.append(str(error))

@@ -1,6 +1,7 @@
 """Listings: what is remembered, and every change that must be noticed."""
 
 import os
+import re
 import shutil
 import time
 import zipfile
@@ -141,7 +142,7 @@ def test_folders_of_systems_are_no_videos(root, tmp_path):
     for folder in ("a/v9/@eaDir/0.png", "#recycle/a/v9", "$RECYCLE.BIN/S-1-5/v9", "lost+found"):
         shutil.copytree(root / "b", root / folder)
     assert content(root) == expected and content(packed(root, tmp_path / "set.zip")) == expected
-    assert list_files(str(root)).folders[0] == "a/v9" and not FrameStore(root).left_out()
+    assert list_files(str(root)).folders[0] == "a/v9" and not FrameStore(root).notes()
 
 
 def test_replaced_frames_are_read_as_they_are(root):
@@ -211,7 +212,7 @@ def test_members_of_one_name(root, tmp_path):
             archive.writestr(name, data)
     for _ in range(2):  # listed, and from the cache
         store = FrameStore(tmp_path / "twice.zip")
-        assert store.left_out() == ["1 entries of the zip are left out: later ones have the same names"]
+        assert store.notes() == ["1 entries of the zip are left out: later ones have the same names"]
         assert store.frame_bytes(store.videos[0], 0) == second and len(store.videos[0]) == 2
 
 
@@ -245,7 +246,7 @@ def test_other_images_and_movies_beside_frames_are_told(root, tmp_path):
         for file in sorted(path for path in root.rglob("*") if path.is_file()):
             archive.write(file, file.relative_to(root))
     for path in (root, root, tmp_path / "set.zip", tmp_path / "set.zip"):  # listed, and from the cache
-        assert FrameStore(path).left_out() == [
+        assert FrameStore(path).notes() == [
             "2 images of other formats than .png .jpg .jpeg .webp .bmp .tif .tiff are left out: convert them",
             "1 encoded videos (movie.mp4) are left out: `python -m training.dataset_tool` turns them into frames",
         ]
@@ -253,6 +254,42 @@ def test_other_images_and_movies_beside_frames_are_told(root, tmp_path):
     (tmp_path / "other" / "v" / "0.avif").write_bytes(b"")
     with pytest.raises(UserError, match=r"holds no images \(.*\); 1 images of other formats are not read: expected"):
         FrameStore(tmp_path / "other").require_videos()
+
+
+def test_frames_in_two_formats_are_told(root, tmp_path):
+    """As after a conversion to another format: every frame would be there twice, and all motion half as fast."""
+    (root / "movie.mp4").unlink()
+    for frame in range(3):
+        Image.new("RGB", (2, 2)).save(root / "b" / f"{frame}.JPG")
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        for file in sorted(path for path in root.rglob("*") if path.is_file()):
+            archive.write(file, file.relative_to(root))
+    expected = (
+        "3 frames have the name of another one with another suffix, such as 'b/0.JPG' and '0.png', and all of them are "
+        "used: if they show the same, remove one of each"
+    )
+    for path in (root, root, tmp_path / "set.zip", tmp_path / "set.zip"):  # listed, and from the cache
+        assert FrameStore(path).notes() == [expected]
+    assert f"'{root}': {expected}." in VideoPairDataset(path=str(root), resolution=2, nframes=2).notes
+    assert expected in check_dataset(str(root), nframes=2).notes
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_annotations_in_another_folder_are_told(root, tmp_path, packed):
+    """A folder that was packed instead of its content, and the tool's folder of videos without what lies beside it."""
+    (root / "dataset.json").write_text('{"labels": [["a/v9", 0], ["a/v10", 1], ["b", 1]]}')
+    outer = tmp_path / "outer"
+    shutil.copytree(root, outer / "set")
+    if packed:
+        outer = shutil.make_archive(str(outer), "zip", outer)
+    expected = f"The dataset.json in '{outer}/set' is not used, only one in the root would be: give that folder itself"
+    with pytest.raises(UserError, match=f"Or train without labels. {re.escape(expected)}, or a zip of its content.$"):
+        VideoPairDataset(path=str(outer), resolution=2, nframes=2, use_labels=True)
+    assert any(note.startswith(expected) for note in check_dataset(str(outer), nframes=2).notes)
+    root.rename(root.with_name("videos"))
+    shutil.move(root.with_name("videos") / "dataset.json", tmp_path / "dataset.json")
+    with pytest.raises(UserError, match=f"The dataset.json in '{re.escape(str(tmp_path))}' is not used"):
+        VideoPairDataset(path=str(root.with_name("videos")), resolution=2, nframes=2, use_labels=True)
 
 
 def test_tar_files_are_no_frames(tmp_path):

@@ -20,6 +20,7 @@ from PIL import Image
 
 from dnnlib import UserError
 from tests.training.data.movies import gray, run_ffmpeg, write_movie
+from tests.training.tiny import write_frames
 from training.data.crops import Crop, read_boxes
 from training.data.dataset import VideoPairDataset
 from training.data.frame_store import FrameStore
@@ -128,6 +129,18 @@ def test_clips_with_and_without_a_camera(movies, tmp_path):
     assert sorted(os.listdir(tmp_path / "out" / "videos")) == ["a_000_0000", "a_001_0000"]
     content = json.loads((tmp_path / "out" / "dataset.json").read_text())
     assert content == {"cameras": [["videos/a_001_0000", [0.1, 1.5]]]}
+
+
+def test_a_clip_and_a_video_of_its_name(movies, tmp_path):
+    (source := tmp_path / "source").mkdir()
+    for name in ("a.mp4", "A_000.mp4"):
+        os.link(movies / "a.mp4", source / name)
+    clips = [{"first": k, "frames": 4, "box": [0, 0, 8, 8]} for k in (0, 2)]
+    (tmp_path / "boxes.json").write_text(json.dumps({"a.mp4": clips, "A_000.mp4": [0, 0, 8, 8]}))
+    prepare_frames(
+        source, tmp_path / "out", crop=Crop(boxes=read_boxes(str(tmp_path / "boxes.json"), scale=1.0, smoothing=0))
+    )
+    assert sorted(os.listdir(tmp_path / "out" / "videos")) == ["A_000_0000", "a_000-clip_0000", "a_001_0000"]
 
 
 def test_cameras_of_the_source_stay_where_clips_have_none(movies, tmp_path):
@@ -536,7 +549,7 @@ def test_zip_members_with_names_that_lead_elsewhere(tmp_path):
     assert [video.path for video in store.videos] == ["a/b", "good/v"] and store.unsafe == 17
     arguments = [str(tmp_path / "evil.zip"), str(tmp_path / "out"), "--nframes", "4", "--resolution", "4"]
     result = CliRunner().invoke(main, [*arguments, "--workers", "1"], catch_exceptions=False)
-    assert "17 entries of the zip were left out" in result.output
+    assert "17 entries of the zip are left out" in result.output
     assert sorted(os.listdir(tmp_path)) == ["evil.zip", "out"] and sorted(os.listdir(tmp_path / "out/videos")) == [
         "a-b_0000",
         "good-v_0000",
@@ -576,6 +589,29 @@ def test_no_video_is_named_like_a_file_that_is_hidden(movies, tmp_path):
     os.link(movies / "a.mp4", tmp_path / ".hidden.mp4")
     prepare_frames(tmp_path / ".hidden.mp4", tmp_path / "out")
     assert VideoPairDataset(path=tmp_path / "out", resolution=8, nframes=4).num_clips == 1
+
+
+def test_files_of_the_source_without_use_are_told(movies, tmp_path):
+    source = tmp_path / "source"
+    write_frames(source / "set")
+    os.link(movies / "a.mp4", source / "a.mp4")  # used
+    (source / "disk").symlink_to(tmp_path / "nowhere")
+    (source / "set" / "split" / "video_0" / "9.heic").write_bytes(b"")
+    (source / "set" / "dataset.json").write_text('{"labels": [["split/video_0", 0]]}')
+    for frame in range(4):
+        shutil.copy(
+            source / "set" / "split" / "video_1" / f"{frame}.png", source / "set/split/video_1" / f"{frame}.PNG"
+        )
+    arguments = [str(source), str(tmp_path / "out"), "--nframes", "4", "--resolution", "8", "--workers", "1"]
+    output = CliRunner().invoke(main, arguments, catch_exceptions=False).output.splitlines()
+    assert output[:-1] == [
+        "1 images of other formats than .png .jpg .jpeg .webp .bmp .tif .tiff are left out: convert them.",
+        "4 frames have the name of another one with another suffix, such as 'set/split/video_1/0.PNG' and '0.png', and "
+        "all of them are used: if they show the same, remove one of each.",
+        "the link 'disk' leads nowhere: its videos are left out.",
+        f"The dataset.json in '{source}/set' is not used, only one in the root would be: give that folder itself, or a "
+        "zip of its content.",
+    ]
 
 
 def test_different_frame_rates_are_noted(movies, tmp_path):
