@@ -270,7 +270,9 @@ def _encoding(name: str, crf: int) -> list[str]:
     if name == "gif":
         return [*GIF_PALETTE, "-f", "gif"]
     # bt709 is spelled out because players otherwise guess the colour matrix from the size of the picture.
-    colours = ["-vf", "scale=out_color_matrix=bt709:out_range=tv,format=yuv420p"]
+    # ffmpeg 9 takes primaries and transfer function from the frames, earlier versions take them from the options.
+    frames = "scale=out_color_matrix=bt709:out_range=tv,format=yuv420p,setparams=color_primaries=bt709:color_trc=bt709"
+    colours = ["-vf", frames]
     colours += ["-color_range", "tv", "-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709"]
     if name == "webm":
         return ["-c:v", "libvpx-vp9", "-crf", str(crf), "-b:v", "0", "-cpu-used", "4", *colours, "-f", "webm"]
