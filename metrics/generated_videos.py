@@ -20,6 +20,7 @@ from dnnlib import UserError
 from metrics.real_videos import StoredLabels, StoredVideos
 from renderer.cameras import Cameras
 from renderer.depth import project, surface_points
+from torch_utils.argument_checks import check_network
 from torch_utils.rng import RandomStream
 from training.data.frame_store import FrameStore, fit_square
 from training.inference.frame_renderer import FrameRenderer
@@ -91,6 +92,7 @@ class GeneratedVideos:
 
     Raises:
         UserError: Labels are missing or do not fit the generator.
+        ValueError: The generator is not a network.
     """
 
     def __init__(
@@ -101,6 +103,7 @@ class GeneratedVideos:
         resolution: int | None = None,
         label: Label | None = None,
     ):
+        check_network("generator", generator, "synthesize")
         if generator.c_dim > 0 and (label is None or len(label(0)) != generator.c_dim):
             found = 0 if label is None else len(label(0))
             raise UserError(f"The generator needs labels of {generator.c_dim} entries; those of the data have {found}.")

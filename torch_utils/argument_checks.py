@@ -20,6 +20,7 @@ __all__ = [
     "Shaped",
     "check_floats",
     "check_images",
+    "check_network",
     "check_number",
     "check_placement",
     "check_stream",
@@ -141,6 +142,12 @@ def check_stream(stream: Any, *, optional: bool = False) -> None:
     if not hasattr(stream, "uniform") and not (optional and stream is None):
         allowed = "a torch_utils.rng.RandomStream" + (" or None" if optional else "")
         raise ValueError(f"stream must be {allowed}, got {shown(stream)}.")
+
+
+def check_network(name: str, network: Any, method: str, *, such_as: str = "G.network") -> None:
+    """Refuse what lacks a network's method, such as an object of the Python interface that holds the network."""
+    if not hasattr(network, method):
+        raise ValueError(f"{name} must be a network, such as {such_as}, got {shown(network)}.")
 
 
 def _scalar(value: Any) -> Any:

@@ -18,6 +18,7 @@ from torch.nn.functional import softplus
 from renderer.cameras import CameraPrior, Cameras, camera_angles
 from torch_utils.argument_checks import (
     check_images,
+    check_network,
     check_number,
     check_stream,
     check_tensors,
@@ -148,8 +149,8 @@ class GanLoss:
         single_images: bool = False,
         statistics=None,
     ):
-        if not (hasattr(generator, "synthesize") and hasattr(discriminator, "video_logits")):
-            raise ValueError("generator and discriminator must be networks, such as G.network and D.network.")
+        check_network("generator", generator, "synthesize")
+        check_network("discriminator", discriminator, "video_logits", such_as="D.network")
         size = getattr(discriminator, "resolution", generator.resolution)  # a user's class may lack it
         if size != generator.resolution:
             sizes = f"{generator.resolution} and {size}"

@@ -9,6 +9,7 @@ import torch
 from renderer.cameras import Cameras, camera_rays
 from renderer.rays import Rays, RenderSettings
 from renderer.volume_rendering import Fields, RenderedRays, render_background, render_rays
+from torch_utils.argument_checks import check_network
 from torch_utils.ops.fused_mlp import has_fused_mlp
 from training.networks.generator import Generator, SynthesisOutput, VolumeOutput
 from training.networks.mixed_precision import half_precision, multiplies_bfloat16
@@ -66,6 +67,7 @@ class FrameRenderer:
         ray_chunk: int | None = None,
         precision: str = "float32",
     ):
+        check_network("generator", generator, "synthesize")
         if generator.training:
             raise ValueError("frames are rendered in evaluation mode: call generator.eval() first.")
         if not can_render(precision, ws.device):

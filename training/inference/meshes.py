@@ -24,6 +24,7 @@ from renderer.mesh.rasteriser import overlap, rasterise
 from renderer.mesh.silhouettes import matching_level, peak_densities
 from renderer.mesh.trained_volume import TrainedVolume
 from renderer.video import image_grid, to_uint8
+from torch_utils.argument_checks import check_network
 from training.inference.cli_options import check_truncation, label_of_class
 from training.inference.frame_renderer import FrameRenderer
 from training.inference.latents import generator_latents
@@ -58,6 +59,7 @@ class SeedVideos:
         class_idx: int | Sequence[float] | None,
         device: torch.device,
     ):
+        check_network("generator", generator, "synthesize")
         label = label_of_class(generator, class_idx)
         check_truncation(generator, truncation_psi)
         self._generator, self._psi, self._device = generator, truncation_psi, device

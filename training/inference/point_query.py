@@ -5,7 +5,7 @@ import torch
 from renderer.cameras import Cameras, camera_rays
 from renderer.rays import Rays, ray_weights
 from renderer.volume_rendering import march_background, march_foreground
-from torch_utils.argument_checks import check_number, check_tensors
+from torch_utils.argument_checks import check_network, check_number, check_tensors
 from torch_utils.ops.composite import weighted_sum
 from training.inference.arguments import check_cameras
 from training.networks.generator import Generator
@@ -46,6 +46,7 @@ class PointField:
         time: float,
         camera: Cameras | None = None,
     ):
+        check_network("generator", generator, "synthesize")
         codes = {
             "ws": (ws, (1, generator.num_ws, generator.w_dim)),
             "z_motion": (z_motion, (1, generator.motion_dim)),

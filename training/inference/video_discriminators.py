@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from torch_utils.argument_checks import check_floats, check_placement, check_tensors
+from torch_utils.argument_checks import check_floats, check_network, check_placement, check_tensors
 from torch_utils.caller_settings import without_autocast, without_defaults
 from training.checkpoints.pretrained import write_discriminators
 from training.checkpoints.snapshot import check_rebuilt, load_snapshot, stored_discriminators
@@ -42,11 +42,16 @@ class VideoDiscriminators(nn.Module):
 
     Args:
         network: The two networks, `network.video` and `network.image`.
+
+    Raises:
+        ValueError: No network.
     """
 
     def __init__(self, network: TimeAwareDiscriminators):
         super().__init__()
+        check_network("network", network, "video_logits", such_as="D.network")
         self.network = network
+        self.training = network.training  # for callers that restore the mode that they found
 
     @property
     def resolution(self) -> int:

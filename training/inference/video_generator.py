@@ -23,6 +23,7 @@ from renderer.outputs import CHANNELS, displayed
 from renderer.video import to_uint8
 from torch_utils.argument_checks import (
     check_floats,
+    check_network,
     check_number,
     check_placement,
     check_stream,
@@ -114,11 +115,16 @@ class VideoGenerator(nn.Module):
 
     Attributes:
         network, about: As given.
+
+    Raises:
+        ValueError: No network.
     """
 
     def __init__(self, network: Generator, *, about: Mapping[str, Any] | None = None):
         super().__init__()
+        check_network("network", network, "synthesize")
         self.network = network
+        self.training = network.training  # for callers that restore the mode that they found
         self.about = {"dataset": {}, "progress": {}} | dict(about or {})
 
     @property

@@ -1,6 +1,7 @@
 """The Python interface: it shows what the commands show, takes batches and codes, and passes gradients."""
 
 import copy
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,9 +10,12 @@ from PIL import Image
 
 import generate
 import video3d
+from metrics.generated_videos import GeneratedVideos
 from renderer.cameras import Cameras
 from tests.small_network import small_generator
+from training.inference.frame_renderer import FrameRenderer
 from training.inference.latents import generator_latents, seed_latents
+from training.inference.meshes import GeneratedMeshes
 from training.inference.point_query import PointField
 from training.inference.render_videos import save_video
 from training.inference.video_discriminators import load_discriminators
@@ -277,6 +281,25 @@ def test_training_mode_is_refused(run_folder):
     G = load_generator(run_folder).train()
     with pytest.raises(ValueError, match="call generator.eval"):
         G.frame()
+
+
+def test_modes_are_those_of_the_networks(run_folder):
+    """Code that restores the mode that it found must not leave a loaded network in training mode."""
+    for loaded in (load_generator(run_folder), load_discriminators(run_folder)):
+        assert not any(module.training for module in loaded.modules())
+        assert type(loaded)(loaded.network.train()).training
+
+
+def test_what_takes_a_network_refuses_the_object_that_holds_it(G):
+    codes = vars(G.codes())
+    message = "^generator must be a network, such as G.network, got VideoGenerator.$"
+    for take in (FrameRenderer, GeneratedMeshes, GeneratedVideos, partial(PointField, time=0.5)):
+        with pytest.raises(ValueError, match=message):
+            take(G, **(codes if take is FrameRenderer or isinstance(take, partial) else {}))
+    with pytest.raises(ValueError, match="^network must be a network, such as G.network, got VideoGenerator.$"):
+        video3d.VideoGenerator(G)
+    with pytest.raises(ValueError, match="^network must be a network, such as D.network, got VideoGenerator.$"):
+        video3d.VideoDiscriminators(G)
 
 
 def test_what_the_snapshot_says(G):
