@@ -30,6 +30,7 @@ from metrics.metric_functions import MEASURES, VIEWS, fewest_samples
 from metrics.random_features import full_float32
 from metrics.registry import Metric, find_metric
 from torch_utils import distributed
+from torch_utils.argument_checks import shown
 from torch_utils.launch import scratch_folder
 
 __all__ = ["Evaluator", "Videos", "require_samples"]
@@ -39,6 +40,8 @@ REPLICATES = 100  # resamplings for an interval
 
 class Videos(Protocol):
     """One side of a comparison. Kinds of samples that it cannot provide raise UserError."""
+
+    resolution: int  # width of the frames in pixels, the same on both sides
 
     def clips(self, *, count: int, frames: int, subsample: int) -> Samples:
         """At most `count` clips: every `subsample`-th of `frames` consecutive frames."""
@@ -64,6 +67,9 @@ class Evaluator:
         cache: Folder for features of real videos; None: no cache.
         batch_size: Samples per batch of a process.
         replicates: Bootstrap resamplings for the interval; 0 for no interval.
+
+    Raises:
+        ValueError: A side that is not videos, sides of different resolutions, or a number that is too small.
     """
 
     def __init__(
@@ -79,6 +85,16 @@ class Evaluator:
     ):
         if batch_size < 1 or replicates < 0 or replicates == 1:
             raise ValueError("batch_size must be at least 1, and replicates 0 or at least 2.")
+        sides = {"fake": fake} if real is None else {"fake": fake, "real": real}
+        for side, videos in sides.items():
+            if not hasattr(videos, "clips"):
+                kinds = "GeneratedVideos(G.network) or StoredVideos(path, resolution=…)"
+                raise ValueError(f"{side} must be videos, such as {kinds}, got {shown(videos)}.")
+        if len({videos.resolution for videos in sides.values()}) > 1:
+            raise ValueError(
+                f"fake and real must have the same resolution, got {fake.resolution} and {real.resolution} pixels: "
+                "give both the same resolution=."
+            )
         self._fake, self._real = fake, real
         self._device, self._detectors = device, dict(detectors or {})
         self._cache = None if cache is None else Path(cache)

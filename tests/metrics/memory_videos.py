@@ -29,6 +29,7 @@ class MemoryVideos:
 
     def __init__(self, clips: torch.Tensor, *, key: str | None = None):
         self._clips, self._key, self.asked = clips, key, []
+        self.resolution = clips.shape[-1]
 
     def clips(self, *, count: int, frames: int, subsample: int) -> MemoryClips:
         return self._hand_out(self._clips[:count, :, :frames:subsample])

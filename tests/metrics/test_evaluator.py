@@ -100,6 +100,15 @@ def test_all_real_frames_are_no_sample(detectors):
     assert row["num_real"] == 320
 
 
+def test_both_sides_are_videos_of_one_resolution():
+    larger = MemoryVideos(REAL.repeat_interleave(2, dim=3).repeat_interleave(2, dim=4))
+    with pytest.raises(ValueError, match="^fake and real must have the same resolution, got 16 and 32 pixels"):
+        make_evaluator(real=larger)
+    with pytest.raises(ValueError, match=r"^real must be videos, such as .*StoredVideos\(path.*, got 'clips'\.$"):
+        make_evaluator(real="clips")
+    make_evaluator(fake=larger, real=None)
+
+
 def test_rfvd_says_what_it_is():
     network = RandomFeatures()
     row = make_evaluator().evaluate("rfvd64_16f")
