@@ -137,7 +137,7 @@ def asks_hydra(arguments: Sequence[str]) -> bool:
     for flag in flags:
         if flag in ELSEWHERE:
             raise UserError(
-                f"{flag}: options come only from conf/; put files of your own into conf/model or conf/spec."
+                f"{flag}: options come only from conf/; put files of your own into model/ or spec/ of {CONFIG_DIR}."
             )
     asking = any(flag in ASKING for flag in flags)
     for flag in flags:

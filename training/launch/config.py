@@ -7,6 +7,7 @@ blanks, and would resolve '${…}'. Quotes around the whole value, as Hydra writ
 
 import copy
 import difflib
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -177,6 +178,14 @@ def _check_classes(options: Mapping[str, Any], given: Mapping[str, Any]) -> None
 # ----------------------------------------------------------------------------------------------------------------------
 
 
+def _unread(group: str, name: str) -> str:
+    """A remark about a file of this name in the current folder, where a user of the installed package may put it."""
+    path = os.path.join("conf", group, f"{name}.yaml")
+    if not os.path.isfile(path) or os.path.realpath("conf") == os.path.realpath(CONFIG_DIR):
+        return ""
+    return f" {path} in this folder is not read; the files are in {CONFIG_DIR / group}."
+
+
 def _is_string(key: str) -> bool:
     return key in STRINGS or DETECTOR.fullmatch(key) is not None
 
@@ -247,7 +256,9 @@ def hydra_override(override: str, *, sweep: bool = False) -> str:
     if key in GROUPS and not sweep:
         choices = sorted(path.stem for path in (CONFIG_DIR / key).glob("[!_]*.yaml"))
         if value not in choices:
-            raise UserError(f"There is no {key} '{value}' in conf/{key}; {choices_hint(value, choices)}")
+            raise UserError(
+                f"There is no {key} '{value}' in conf/{key}; {choices_hint(value, choices)}{_unread(key, value)}"
+            )
     if _is_string(key) and not (sweep and re.fullmatch(r"choice\(.+\)", value, re.DOTALL)):
         text = string_value(value)
         plus = "" if key in STRINGS or key in DETECTORS else "++"  # Hydra's prefix for an option that may be new

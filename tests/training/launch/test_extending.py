@@ -103,6 +103,20 @@ def test_a_class_that_does_not_exist_or_is_no_network_is_one_line(work):
         plan(["outdir=runs", "data=data", "model=looping", *OVERRIDES[1:], "+model.generator.hair=1"])
 
 
+def test_a_file_that_an_installed_package_does_not_read(work, monkeypatch):
+    from training.launch.validate import plan
+
+    monkeypatch.setattr(config, "CONFIG_DIR", ROOT / "conf")
+    expected = f" conf/model/looping.yaml in this folder is not read; the files are in {ROOT / 'conf' / 'model'}."
+    with pytest.raises(UserError, match=rf"^There is no model 'looping' .*{re.escape(expected)}$"):
+        plan(["outdir=runs", "data=data", "model=looping"])
+    with pytest.raises(UserError, match=r"^There is no model 'cats' [^/]*/model; choose from [^/]*$"):
+        plan(["outdir=runs", "data=data", "model=cats"])
+    [command] = re.findall(r"^`(model\.generator\._target_=\S+ \+\S+)`", PAGE, re.MULTILINE)
+    options = plan(["outdir=runs", "data=data", *OVERRIDES, *command.split()]).options
+    assert (options["model"]["generator"]["_target_"], options["model"]["generator"]["periods"]) == (NAME, 1)
+
+
 def test_the_page_names_files_that_exist():
     named = re.findall(r"`((?:training|metrics|torch_utils|tests|conf|benchmarks)/[\w/.]+)`", PAGE)
     assert len(set(named)) > 12
