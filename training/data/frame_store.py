@@ -29,6 +29,7 @@ SCAN, END = b"\xff\xda", b"\xff\xd9"  # JPEG: start of the pixels, end of the im
 RUN_OPTIONS = "training_options.yaml"  # a file of every run folder
 SIZES = 256  # frames at most whose size is looked up for a fingerprint
 MAX_RUNS = 256  # folders that are examined
+ARCHIVES = (".zip", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
 ZIP_HEADER = struct.Struct("<4s22xHH")  # signature, …, lengths of the name and of the extra field
 
 
@@ -113,6 +114,9 @@ class FrameStore:
         left_out = f"; {self.unsafe} entries with names that lead out of it were left out" if self.unsafe else ""
         left_out += f"; {self.other_images} images of other formats are not read" if self.other_images else ""
         left_out += f"; {self.dangling}" if self.dangling else ""
+        names = self._others if self.is_zip else os.listdir(self.path)
+        packed = sorted(name for name in names if name.lower().endswith(ARCHIVES))
+        left_out += f"; archives ({packed[0]}) have to be unpacked" if packed else ""
         raise UserError(
             f"'{self.path}' holds no images ({' '.join(IMAGE_SUFFIXES)}){left_out}: expected one folder of frames "
             f"per video, e.g. {join_path(self.path, 'videos/video_0/000000.png')}."

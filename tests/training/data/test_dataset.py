@@ -631,6 +631,14 @@ def test_empty_zip(tmp_path):
     assert "holds no images" in failure(make_zip(tmp_path / "empty", tmp_path / "set.zip"))
 
 
+def test_archives_are_not_opened(tmp_path):
+    (tmp_path / "parts").mkdir()
+    for name in ("part_2.ZIP", "part_1.tar.gz"):
+        (tmp_path / "parts" / name).write_bytes(b"")
+    for path in (tmp_path / "parts", make_zip(tmp_path / "parts", tmp_path / "set.zip")):
+        assert "; archives (part_1.tar.gz) have to be unpacked: expected one folder" in failure(path)
+
+
 def test_images_without_folders(tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "0.png")
     message = failure(tmp_path)
