@@ -249,7 +249,7 @@ def _clip_cameras(among: SourceSet, records: dict[str, dict[str, Any]]) -> list[
 
 
 def _unmatched(among: SourceSet, crop: Crop) -> list[str]:
-    """Messages about labels, cameras and boxes without a video, and about videos without a label or a camera."""
+    """Messages about entries without a video, videos without a label or a camera, and a misplaced dataset.json."""
     paths = {listed_path(source.path) for source in among.sources}
     listed = {kind: by_path for kind, by_path in among.entries.items() if by_path}
     found = []
@@ -257,11 +257,10 @@ def _unmatched(among: SourceSet, crop: Crop) -> list[str]:
         missing = sorted(paths - by_path.keys())
         if missing:
             found.append(f"{len(missing)} of {len(paths)} videos have no {kind}, e.g. '{missing[0]}'.")
-    if among.store is not None:
-        found += [note for note in [describe_elsewhere(among.store)] if note is not None]
     if crop.boxes is not None:
         listed["boxes"] = crop.boxes.paths()
-    unmatched = [describe_unmatched(by_path, paths, kind) for kind, by_path in listed.items()]
+    unmatched = [None if among.store is None else describe_elsewhere(among.store)]
+    unmatched += [describe_unmatched(by_path, paths, kind) for kind, by_path in listed.items()]
     return [valid_unicode(text) for text in [*found, *unmatched] if text is not None]
 
 
@@ -269,7 +268,7 @@ def _notes(among: SourceSet) -> list[str]:
     """Messages about files of the source that are left out, or read twice."""
     if among.store is None:
         return []
-    notes = [*among.store.notes(movies_are_read=True), *filter(None, [among.store.dangling])]
+    notes = among.store.notes(movies_are_read=True) + ([among.store.dangling] if among.store.dangling else [])
     return [valid_unicode(f"{note}.") for note in notes]
 
 

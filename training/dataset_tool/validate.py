@@ -115,7 +115,7 @@ def check_dataset(path: str, *, nframes: int = 16, workers: int = 1) -> DatasetR
         if has_entries(store, "cameras"):
             report.cameras = list(read_cameras(store, store.videos))
             report.notes.append("a camera for every video")
-        report.notes += [note for note in [describe_elsewhere(store)] if note is not None]
+        report.notes += filter(None, [describe_elsewhere(store)])
         report.notes += notes_on_unmatched(store, store.videos, [kind for kind in KINDS if has_entries(store, kind)])
     except UserError as error:
         report.problems.append(str(error))
