@@ -31,6 +31,7 @@ __all__ = [
     "Ended",
     "begin_worker",
     "call_unblocked",
+    "cores",
     "keep_streams",
     "parallel_map",
     "print_any_text",
@@ -197,6 +198,11 @@ def begin_worker() -> None:
 def _leave_with_parent() -> None:
     multiprocessing.parent_process().join()
     os._exit(1)
+
+
+def cores() -> int:
+    """Number of cores available to this process."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def parallel_map(

@@ -9,6 +9,7 @@ Importing this module has one side effect: processes that are forked later take 
 import contextlib
 import functools
 import logging
+import math
 import os
 import platform
 import shlex
@@ -16,11 +17,13 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
 from torch.autograd import forward_ad
 
+from dnnlib.processes import cores
 from torch_utils import distributed, op_build
 from torch_utils.op_build import BuildError
 
@@ -41,7 +44,7 @@ _plain = threading.local()  # .depth: blocks of `plain_pytorch` around this thre
 _PROBE = torch.zeros([], device="cpu")  # any tensor, see `transformed`
 _weight_gradients = [True]  # of all threads: backward passes run in threads of their own
 
-BUILD_SECONDS = 10  # per operator, approximately
+BUILD_SECONDS = 20  # per operator and core, approximately
 
 # GNU's OpenMP, of PyTorch and of native operators, waits for ever for threads that a forked process does not inherit.
 # PyTorch's own data loaders take one thread for this reason.
@@ -141,7 +144,7 @@ def require(name: str, device_type: str) -> Any:
 
 
 def build_missing(device_type: str, say: Callable[[str], None]) -> None:
-    """Build the operators that are missing from the cache now, rather than on first use.
+    """Build the operators that are missing from the cache now, as many at a time as there are cores, not on first use.
 
     Args:
         device_type: 'cpu' or 'cuda'.
@@ -156,15 +159,29 @@ def build_missing(device_type: str, say: Callable[[str], None]) -> None:
     ]
     if not missing:
         return
+    jobs = min(cores(), len(missing))
     say(
         f"Building native operators for '{device_type}', once on this machine: {', '.join(missing)}. This takes about "
-        f"{BUILD_SECONDS * len(missing)} s on one core."
+        f"{BUILD_SECONDS * math.ceil(len(missing) / jobs)} s."
     )
     start = time.monotonic()
     _logged.update(_announcement(name, device_type) for name in missing)
+    pool = ThreadPoolExecutor(jobs)
+    try:
+        list(pool.map(lambda name: _build(name, device_type), missing))
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        op_build.interrupt()
+        raise
     for name in missing:
         load(name, device_type)
     say(f"The native operators were built in {time.monotonic() - start:.0f} s.")
+
+
+def _build(name: str, device_type: str) -> None:
+    """Put an operator's library into the cache. Failures are left to `load`, which tries again, alone, and reports."""
+    with contextlib.suppress(BuildError):
+        op_build.build(f"{name}-{device_type}", op_build.recipe(name, device_type))
 
 
 def operator_names(device_type: str) -> list[str]:

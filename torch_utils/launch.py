@@ -24,19 +24,14 @@ import torch
 from tqdm import tqdm
 
 from dnnlib import UserError, print_any_text, temporary_folder
-from dnnlib.processes import USUAL, Ended, call_unblocked, keep_streams
+from dnnlib.processes import USUAL, Ended, call_unblocked, cores, keep_streams
 from torch_utils import distributed
 
-__all__ = ["busy_note", "cores", "launch", "scratch_folder"]
+__all__ = ["busy_note", "launch", "scratch_folder"]
 
 GRACE = 30.0  # seconds for the others to end by themselves, once a process has failed
 
 _group_folder: str | None = None  # of the group that this process is a worker of
-
-
-def cores() -> int:
-    """Number of cores available to this process."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def scratch_folder() -> str:

@@ -35,6 +35,7 @@ __all__ = [
     "compiler_version",
     "cuda_home",
     "cxx_compiler",
+    "interrupt",
     "library_folder",
     "library_path",
     "ninja_command",
@@ -202,6 +203,8 @@ def _nvcc_command(home: Path, capabilities: Sequence[tuple[int, int]]) -> tuple[
 
 CACHE_VARIABLE = "VIDEO3D_OPS_CACHE"
 
+_running: set[subprocess.Popen[str]] = set()
+
 
 def library_folder() -> Path:
     """$VIDEO3D_OPS_CACHE, or `ops` in the user's cache folder.
@@ -261,6 +264,12 @@ def build(label: str, recipe: BuildRecipe) -> Path:
         ) from error
 
 
+def interrupt() -> None:
+    """End the builds that other threads of this process have begun: for them they have failed."""
+    for process in list(_running):
+        process.terminate()  # ninja ends the compilers
+
+
 def _build_in_place(cache: Path, name: str, recipe: BuildRecipe, log: Path) -> None:
     """Run ninja in a temporary folder and rename it to the final one; on failure the output goes to `log`."""
     ninja = ninja_command()
@@ -272,7 +281,7 @@ def _build_in_place(cache: Path, name: str, recipe: BuildRecipe, log: Path) -> N
     (temporary / "build.ninja").write_bytes(os.fsencode(_ninja_file(recipe)))
     # The compiler's temporary files lie beside its results: there may be no other writable folder.
     environment = {**os.environ, "LC_ALL": "C", "TMPDIR": str(temporary)}
-    result = subprocess.run(
+    with subprocess.Popen(
         [ninja, "-v", "-C", str(temporary)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -280,9 +289,17 @@ def _build_in_place(cache: Path, name: str, recipe: BuildRecipe, log: Path) -> N
         encoding="utf-8",
         errors="replace",
         env=environment,
-    )
-    if result.returncode != 0:
-        log.write_text(result.stdout, encoding="utf-8")
+    ) as process:
+        _running.add(process)
+        try:
+            output, _ = process.communicate()
+        except BaseException:
+            process.terminate()
+            raise
+        finally:
+            _running.discard(process)
+    if process.returncode != 0:
+        log.write_text(output, encoding="utf-8")
         shutil.rmtree(temporary, ignore_errors=True)
         return
     log.unlink(missing_ok=True)

@@ -1,6 +1,5 @@
 """The ablation study: `python -m benchmarks.learning WORK` trains, evaluates and writes docs/learning.md."""
 
-import os
 from pathlib import Path
 
 import click
@@ -11,6 +10,7 @@ from benchmarks.learning.report import write_report
 from benchmarks.learning.runs import COMMON, DEVICES, ROOT, plan_runs, train_all
 from dnnlib import run_cli
 from dnnlib.command_line import Command, finite_float
+from dnnlib.processes import cores
 from training.launch.config import compose_options
 from training.synthetic.make_dataset import make_dataset
 from training.synthetic.render import SyntheticConfig
@@ -38,7 +38,7 @@ def main(
     measure_only: bool,
 ) -> None:
     """Train the small model and its ablations on synthetic heads in WORK and report the results."""
-    jobs = jobs or min(os.cpu_count() or 1, 2)
+    jobs = jobs or min(cores(), 2)
     runs, options = plan_runs(kimg, ablation_kimg or kimg / 4, long_kimg), compose_options(COMMON)
     sizes = Sizes(clips=videos)
     camera = options["model"]["generator"]["camera"]

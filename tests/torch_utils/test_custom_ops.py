@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 
@@ -235,8 +236,8 @@ def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch, sources):
 def test_a_build_needs_no_other_temporary_folder(monkeypatch, sources):
     monkeypatch.setenv("TMPDIR", "/nonexistent")
     seen = []
-    recipe, run = toy_recipe(sources), op_build.subprocess.run  # a recipe asks compilers for their versions
-    monkeypatch.setattr(op_build.subprocess, "run", lambda *a, **k: seen.append(k["env"]["TMPDIR"]) or run(*a, **k))
+    recipe, popen = toy_recipe(sources), op_build.subprocess.Popen  # a recipe asks compilers for their versions
+    monkeypatch.setattr(op_build.subprocess, "Popen", lambda *a, **k: seen.append(k["env"]["TMPDIR"]) or popen(*a, **k))
     library = op_build.build("toy-emulated", recipe)
     assert [os.path.dirname(folder) for folder in seen] == [str(library.parent.parent)]
 
@@ -425,25 +426,64 @@ def test_a_forked_process_does_not_wait_for_threads_that_it_has_not():
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, timeout=200)
 
 
-def test_builds_are_announced(monkeypatch, caplog):
+@pytest.mark.parametrize("number, seconds", [(1, 120), (2, 60), (4, 40), (64, 20)])
+def test_builds_are_announced(monkeypatch, caplog, number, seconds):
     asked = a_build_of_nothing(monkeypatch)
+    monkeypatch.setattr(custom_ops, "cores", lambda: number)
     said = []
     custom_ops.build_missing("cpu", lambda line: said.append((line, list(asked))))
     (first, before), (last, after) = said
     names = ["bias_act", "composite", "fused_mlp", "point_mlp", "upfirdn2d", "winograd"]
     assert "Building native operators for 'cpu', once on this machine: " + ", ".join(names) in first
-    assert "about 60 s" in first and before == [] and last.startswith("The native operators were built in 0 s")
-    assert after == [f"{name}-cpu" for name in names]
+    assert f"about {seconds} s" in first and before == [] and last.startswith("The native operators were built in 0 s")
+    labels = [f"{name}-cpu" for name in names]
+    assert sorted(after[:6]) == labels and after[6:] == labels  # those that failed once more, alone
     assert "Building the native operator" not in caplog.text  # said already
     custom_ops.build_missing("cpu", lambda line: said.append(line))
     assert len(said) == 2
 
 
 @needs_compiler
+def test_as_many_operators_are_built_at_a_time_as_there_are_cores(monkeypatch):
+    monkeypatch.setattr(custom_ops, "cores", lambda: 3)
+    together, built = threading.Barrier(3), set()
+
+    def build(label, recipe):
+        if label in built:
+            raise BuildError("not really")
+        built.add(label)
+        together.wait(20)  # a fourth would break the second meeting of three
+
+    monkeypatch.setattr(op_build, "build", build)
+    custom_ops.build_missing("cpu", lambda line: None)
+    assert len(built) == 6 and not together.broken
+
+
+@needs_compiler
+def test_builds_end_with_their_command(monkeypatch, tmp_path):
+    marker = tmp_path / "started"
+    monkeypatch.setenv("CXX", slow_compiler(tmp_path, marker))
+    monkeypatch.setattr(custom_ops, "cores", lambda: 2)
+
+    def interrupt():
+        while not (marker.exists() and marker.read_text().strip()):
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        custom_ops.build_missing("cpu", lambda line: None)
+    compiler, deadline = int(marker.read_text().split()[0]), time.monotonic() + 10  # it would sleep for 20 s
+    while Path(f"/proc/{compiler}").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not Path(f"/proc/{compiler}").exists()
+
+
+@needs_compiler
 def test_an_operator_that_is_built_when_it_is_needed_is_announced(monkeypatch, caplog):
     a_build_of_nothing(monkeypatch)
     custom_ops.load("bias_act", "cpu")
-    assert caplog.messages[0] == "Building the native operator bias_act (cpu), once on this machine: about 10 s."
+    assert caplog.messages[0] == "Building the native operator bias_act (cpu), once on this machine: about 20 s."
 
 
 def test_nothing_is_announced_where_nothing_is_built(monkeypatch, caplog):

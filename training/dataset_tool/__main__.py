@@ -22,6 +22,7 @@ from click.core import ParameterSource
 
 from dnnlib import UserError, run_cli
 from dnnlib.command_line import Command, finite_float
+from dnnlib.processes import cores
 from training.data.crops import Crop, parse_rectangle, read_boxes
 from training.data.dataset_folders import is_inside
 from training.data.video_decoder import Remarks, describe_remarks
@@ -134,7 +135,7 @@ def main(
     """Turn SOURCE (a video, or a folder or zip of videos or frame folders) into the training set OUT."""
     names = [name for name in context.params if context.get_parameter_source(name) is not ParameterSource.DEFAULT]
     _check_given({name for name in names if context.params[name] is not None}, shape=options["shape"])
-    options["workers"] = options["workers"] or os.cpu_count() or 1
+    options["workers"] = options["workers"] or cores()
     for name, picture in (("preview", preview), ("histogram", histogram)):
         _check_picture(picture, option=name, among=[check, source, out])
     if check is not None:

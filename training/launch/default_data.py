@@ -7,6 +7,7 @@ from typing import Any
 
 from dnnlib import UserError, format_bytes, format_time
 from dnnlib.downloads import cache_folder, make_cache_folder
+from dnnlib.processes import cores
 from training.data.dataset import describe_clips
 from training.synthetic.make_dataset import make_dataset
 from training.synthetic.render import SyntheticConfig
@@ -76,7 +77,7 @@ class SyntheticHeads:
 
     def announcement(self) -> str:
         """Number and size of the videos, their folder, and the expected time on this machine."""
-        config, workers = self._config, min(os.cpu_count() or 1, self._config.videos)
+        config, workers = self._config, min(cores(), self._config.videos)
         pixels = config.resolution**2
         size = config.videos * config.frames * (-(-2 * pixels // BLOCK) * BLOCK + pixels)
         duration = format_time(config.videos * pixels * (SECONDS[0] + SECONDS[1] * config.frames) / workers)

@@ -16,8 +16,8 @@ import torch
 import yaml
 
 from dnnlib import UserError, atomic_write, choices_hint, expand_home, format_bytes
+from dnnlib.processes import cores
 from torch_utils import distributed
-from torch_utils.launch import cores
 from training.augment.diffaugment import parse_policy
 from training.checkpoints.training_state import ANEW
 from training.data.dataset_folders import keep_apart

@@ -23,7 +23,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from dnnlib import UserError, atomic_write, exclusive_lock
-from dnnlib.processes import parallel_map
+from dnnlib.processes import cores, parallel_map
 from renderer.cameras import Cameras, camera_angles
 from renderer.video import image_grid, save_png
 from training.data.dataset_folders import SYNTHETIC, UNFINISHED, keep_out_of_made_data
@@ -88,7 +88,7 @@ def make_dataset(out: str | os.PathLike, config: SyntheticConfig, *, workers: in
                 shutil.rmtree(unfinished, ignore_errors=True)
                 return
             _begin(unfinished, config)
-            _write_videos(unfinished, config, workers or os.cpu_count() or 1)
+            _write_videos(unfinished, config, workers or cores())
             _write_cameras(unfinished, config)
             _write_sheet(unfinished, config)
             os.sync()  # one flush for all the small files, before they get the name of a complete set

@@ -15,7 +15,7 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(default_data, "VIDEOS", 2)
     monkeypatch.setattr(default_data, "FRAMES", 4)
-    monkeypatch.setattr(os, "cpu_count", lambda: 1)  # no processes for two videos
+    monkeypatch.setattr(default_data, "cores", lambda: 1)  # no processes for two videos
     return tmp_path / "cache"
 
 
@@ -93,7 +93,7 @@ def test_a_dry_run_describes_what_would_be_drawn(words, cache, tmp_path):
 
 def test_how_long_drawing_takes_is_said_before(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(default_data.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(default_data, "cores", lambda: 2)
 
     def draw(folder, config):
         assert "512 videos of 16 frames with 32×32 pixels" in (out := capsys.readouterr().out)
