@@ -20,8 +20,12 @@ pytestmark = [
 TESTS = [f"tests/torch_utils/test_{name}.py" for name in ("conv3x3", "fused_mlp", "point_linear")]
 
 
-@pytest.mark.parametrize("flag", ["-mno-avx512f", "-mno-avx"])
-def test_operators_on_vectors_are_right_with_narrower_ones(flag, tmp_path):
+@pytest.mark.parametrize("extension", ["avx512f", "avx"])
+def test_operators_on_vectors_are_right_with_narrower_ones(extension, tmp_path):
+    flag = f"-mno-{extension}"
+    features, _ = op_build.recipe("winograd", "cpu").versions
+    if f"#define __{extension.upper()}__" not in features:
+        pytest.skip(f"without {extension} already: the operators' own tests are the same")
     environment = os.environ | {
         "CXX": f"{op_build.cxx_compiler()[0]} {flag}",
         "VIDEO3D_OPS_CACHE": str(tmp_path),
