@@ -107,7 +107,7 @@ class StoredVideos:
         if not windows:
             raise UserError(
                 f"All videos in '{self._store.path}' are shorter than {frames} frames: the longest has "
-                f"{max(self._lengths)}{f', keeping every {self._stride}' if self._stride > 1 else ''}. "
+                f"{max(self._lengths)}{f', keeping one frame in {self._stride}' if self._stride > 1 else ''}. "
                 "Choose a metric of shorter clips, or use longer videos."
             )
         steps = range(0, frames, subsample)

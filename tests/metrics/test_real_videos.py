@@ -119,7 +119,7 @@ def test_mistakes(tmp_path):
     videos = StoredVideos(root, resolution=16)
     with pytest.raises(UserError, match="shorter than 16 frames: the longest has 5. Choose a metric of shorter clips"):
         videos.clips(count=4, frames=16)
-    with pytest.raises(UserError, match=r"the longest has 3, keeping every 2\. Choose"):
+    with pytest.raises(UserError, match=r"the longest has 3, keeping one frame in 2\. Choose"):
         StoredVideos(root, resolution=16, frame_stride=2).clips(count=4, frames=4)
     with pytest.raises(UserError, match="only be rendered by a generator"):
         videos.views(count=4, views=5)

@@ -114,7 +114,7 @@ def pair_distance(f0: int, f1: int, nframes: int) -> float:
 
 
 class VideoPairDataset(torch.utils.data.Dataset):
-    """Pairs of frames from `root/…/video/frame.{png,jpg,jpeg,webp,bmp}` or a zip with that layout.
+    """Pairs of frames from `root/…/video/frame.{png,jpg,jpeg,webp,bmp,tif,tiff}` or a zip with that layout.
 
     Videos and frames are in natural order of their names (the plain order where numbers are zero-padded). Frames are
     centre-cropped to a square and resized with anti-aliasing. Labels come from `dataset.json` in the root,
@@ -176,7 +176,7 @@ class VideoPairDataset(torch.utils.data.Dataset):
         self.num_short_videos = int((counts == 0).sum())
         if not counts.any():
             longest = lengths.max()
-            kept = f" (keeping every {self._step}. frame)" if self._step > 1 else ""
+            kept = f" (keeping one frame in {self._step})" if self._step > 1 else ""
             raise UserError(
                 f"All videos in '{path}' are shorter than nframes={nframes}: the longest has {longest} "
                 f"frames{kept}. Use longer videos or a smaller nframes."

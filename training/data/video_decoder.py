@@ -288,7 +288,7 @@ def decode_video(
             return remarks  # the size changes only after the requested frames
         error = f"the frames after it are not {info.size[0]}×{info.size[1]} pixels: cut it there"
     elif reconfigured and stride > 1:
-        error = f"the pixel format changes, which would restart the count of every {stride}th frame"
+        error = f"the pixel format changes, which would restart the count for a stride of {stride}"
     elif error and count and not process.returncode:
         warnings = _warnings_before_start(path, input_options, limit=None if limit is None else limit * stride)
         if warnings is not None:

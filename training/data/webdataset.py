@@ -306,7 +306,7 @@ class ShardPairDataset:
     def _check_length(self, sample: Sample | None) -> None:
         there = 0 if sample is None else math.ceil(len(sample) / self._step)
         if there < self.nframes:
-            kept = f" (keeping every {self._step}. frame)" if self._step > 1 else ""
+            kept = f" (keeping one frame in {self._step})" if self._step > 1 else ""
             raise UserError(
                 f"The clips in '{self._path}' are shorter than nframes={self.nframes}: the clip "
                 f"'{sample.key if sample else ''}' has {there} frames{kept}. Use longer clips or a smaller nframes."

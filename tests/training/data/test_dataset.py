@@ -656,7 +656,7 @@ def test_too_short(tmp_path):
     path = write_set(tmp_path, [5, 15])
     message = failure(path)
     assert "shorter than nframes=16" in message and "longest has 15 frames" in message
-    assert "longest has 4 frames (keeping every 4. frame)" in failure(path, frame_stride=4)
+    assert "longest has 4 frames (keeping one frame in 4)" in failure(path, frame_stride=4)
 
 
 @pytest.mark.parametrize("key", ["resolution", "nframes", "frame_stride", "subset"])

@@ -341,7 +341,7 @@ def test_every_so_manieth_frame_of_a_video_whose_pixel_format_changes(tmp_path):
     parts = [record(tmp_path / "a.ts", seconds=0.5), record(tmp_path / "b.ts", seconds=0.5, pixel_format="yuv444p")]
     (tmp_path / "c.ts").write_bytes(b"".join(parts))
     assert len(finish(decode_video(str(tmp_path / "c.ts")))[0]) == 20
-    with pytest.raises(BrokenVideo, match="the pixel format changes, which would restart the count of every 4th frame"):
+    with pytest.raises(BrokenVideo, match="the pixel format changes, which would restart the count for a stride of 4"):
         finish(decode_video(str(tmp_path / "c.ts"), stride=4))
 
 

@@ -350,7 +350,7 @@ def failure(path, **options):
 def test_mistakes(shards, tmp_path):
     assert "no shard" in failure(tmp_path / "a-{0..2}.tar") and "(3 of 3 missing)" in failure(tmp_path / "a-{0..2}.tar")
     assert "shorter than nframes=16: the clip '" in failure(shards, nframes=16)
-    assert "2 frames (keeping every 2. frame)" in failure(shards, nframes=3, frame_stride=2)
+    assert "2 frames (keeping one frame in 2)" in failure(shards, nframes=3, frame_stride=2)
     assert "nframes must be a whole number of at least 1" in failure(shards, nframes=0)
     assert "neither a file nor an http" in failure("pipe:cat a.tar")
     assert "manifest.json beside" in failure(
