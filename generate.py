@@ -346,16 +346,16 @@ option = click.option
 @option("--seeds", metavar="LIST", help="Content seeds, like 1,2,5-8.  [default: 0]")
 @option("--motion_seeds", metavar="LIST", help="Motion seeds.  [default: the content seeds]")
 @option("--style_mix", multiple=True, metavar="A:B:LAYERS", help="Content A, in LAYERS (10-16) with styles of B.")
-@option("--codes", multiple=True, type=click.Path(), help="A content from a file of codes, as inversion writes it.")
+@option("--codes", multiple=True, type=click.Path(), help="Content from a file of codes, as written by inversion.")
 @option("--grid", is_flag=True, help="One video of all pairs: a row for each content, a column for each motion.")
 @option("--interpolate", type=click.Choice(["z", "w"]), help="One video that loops through the contents and motions.")
 @option(
     "--render_program",
     default=DEFAULT_PROGRAM,
     metavar="LIST",
-    help=f"Of {', '.join(FORWARD_PROGRAMS)}; <name>{INVERSE} goes backwards.",
+    help=f"One or more of {', '.join(FORWARD_PROGRAMS)}; <name>{INVERSE} runs backwards.",
 )
-@option("--camera_path", type=click.Path(), help="Cameras from a file instead of a program, as the viewer writes it.")
+@option("--camera_path", type=click.Path(), help="Cameras from a file, as written by the viewer, instead of a program.")
 @option("--truncation_psi", default=1.0, type=FINITE, help="Truncation; below 1: closer to the average, less varied.")
 @option("--time_steps", default=16, type=click.IntRange(min=1), help="Time steps from start to end.")
 @option("--time_range", default="0:1", metavar="START:END", help="Start and end; training covered 0 to 1.")
@@ -367,9 +367,9 @@ option = click.option
 )
 @option("--relative_range_yaw_scale", default=1.0, type=FINITE, help="Extent of the path in yaw; 1: as trained.")
 @option("--relative_range_pitch_scale", default=1.0, type=FINITE, help="Extent of the path in pitch; 1: as trained.")
-@option("--stereo", is_flag=True, help="The pictures of the left and the right eye, side by side.")
-@option("--eye_distance", type=FINITE, help="Of a stereo pair, in scene units.  [default: 0.063]")
-@option("--outputs", default="rgb", metavar="LIST", help=f"Of {', '.join(OUTPUTS)}; a video for each.")
+@option("--stereo", is_flag=True, help="Views of the left and the right eye, side by side.")
+@option("--eye_distance", type=FINITE, help="Distance between the eyes, in scene units.  [default: 0.063]")
+@option("--outputs", default="rgb", metavar="LIST", help=f"One or more of {', '.join(OUTPUTS)}; one video each.")
 @option(
     "--geometry_resolution",
     type=click.IntRange(min=1),
@@ -379,7 +379,7 @@ option = click.option
     "--enlarge", default=1, type=click.IntRange(1, 64), help="Repeat pixels, to look at the videos of small models."
 )
 @option("--fps", default=8.0, type=FRAME_RATE, help="Frames per second.")
-@option("--format", default="mp4", type=click.Choice(["mp4", "webm", "gif"]), help="Of the videos.")
+@option("--format", default="mp4", type=click.Choice(["mp4", "webm", "gif"]), help="Format of the videos.")
 @option("--save_frames", is_flag=True, help="Also write the frames as PNG, in a folder beside each video.")
 @option("--class_idx", type=LABEL, help=LABEL_HELP)
 @option("--device", help="cpu, cuda, cuda:1, …  [default: cuda if there is one]")

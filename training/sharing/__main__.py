@@ -78,7 +78,7 @@ def check_out(out: Path, *, discriminators: bool) -> None:
 @click.option("--data", default="", help="A sentence about the training data, for the card.")
 @click.option("--discriminators", is_flag=True, help="Also write the discriminators, for resume= and training code.")
 @click.option("--push", metavar="USER/NAME", help="Upload the folder to this model of the Hugging Face Hub.")
-@click.option("--private", is_flag=True, help="Make a model that --push creates visible to its owner only.")
+@click.option("--private", is_flag=True, help="With --push: make a newly created model visible to its owner only.")
 @click.option("--device", help="cpu, cuda, cuda:1, …  [default: cuda if there is one]")
 def main(
     network_pkl: str,
