@@ -63,6 +63,10 @@ class RenderSettings:
         if not 0 < self.near < self.far:
             raise ValueError(f"rendering needs 0 < near < far, got near {self.near} and far {self.far}.")
 
+    def depths(self, positions: torch.Tensor) -> torch.Tensor:
+        """Depths in scene units of positions along the foreground, fractions of the range from near to far."""
+        return self.near + (self.far - self.near) * positions
+
     def samples(self, *, random: bool) -> tuple[int, int]:
         """Numbers of coarse and importance samples per ray, with random numbers or without.
 
@@ -318,7 +322,7 @@ class ForegroundSamples:
     def accumulate(self, settings: RenderSettings) -> Accumulated:
         """The samples composited into features, accumulation and expected depth."""
         weights = [w for w, _ in self.parts]
-        depths = [settings.near + (settings.far - settings.near) * p for p in self.positions]
+        depths = [settings.depths(p) for p in self.positions]
         depth = functools.reduce(torch.add, ((w * d).sum(-1) for w, d in zip(weights, depths, strict=True)))
         accumulation = functools.reduce(torch.add, (w.sum(-1) for w in weights))
         return Accumulated(self.composite(), accumulation, depth, self.transmittance)

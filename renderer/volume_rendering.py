@@ -134,13 +134,11 @@ def march_foreground(
     batch, num_rays, _ = directions.shape
 
     def evaluate(positions: torch.Tensor):
-        depths = settings.near + (settings.far - settings.near) * positions
-        points = origins[:, None, :, None] + depths[..., None] * directions[:, None, :, None]
+        points = origins[:, None, :, None] + settings.depths(positions)[..., None] * directions[:, None, :, None]
         return _evaluate(field, points, view, (batch, num_frames, *positions.shape[2:]))
 
     def weigh(density: torch.Tensor, positions: torch.Tensor):
-        depths = settings.near + (settings.far - settings.near) * positions
-        return ray_weights(density, depths, direction_norm=norm, last_opaque=last_opaque)
+        return ray_weights(density, settings.depths(positions), direction_norm=norm, last_opaque=last_opaque)
 
     # First pass: stratified samples (NeRF, equation 2). Frames of a video share them.
     num_coarse, num_fine = settings.samples(random=noise.is_random())

@@ -35,7 +35,7 @@ __all__ = ["CHECKED_VIEWS", "GeneratedMeshes", "SeedVideos"]
 
 VIEWS = (0.0, 0.5, 1.0)  # fractions of the range of yaw: where the level is matched, and of previews
 MATCHED_STEPS = 8  # time steps of a video, at most
-CHECKED_VIEWS = (0.0, 0.25, 0.5, 0.75, 1.0)
+CHECKED_VIEWS = (0.0, 0.25, 0.5, 0.75, 1.0)  # likewise: where meshes and splats are compared with the field
 CHECKED_SIZE = 64  # pixels along a side, more than the level was matched with
 PREVIEW_SIZE = 192  # pixels of a view
 

@@ -16,13 +16,11 @@ from renderer.mesh.trained_volume import TrainedVolume
 from renderer.splats.gaussians import MIN_OPACITY, Gaussians, gaussians_of_points, opacity_of_density
 from renderer.splats.rasteriser import rasterise
 from renderer.video import image_grid, to_uint8
-from training.inference.meshes import SeedVideos
+from training.inference.meshes import CHECKED_VIEWS, SeedVideos
 from training.inference.point_query import PointField
 from training.networks.generator import Generator
 
-__all__ = ["COMPARED_VIEWS", "GeneratedSplats", "psnr"]
-
-COMPARED_VIEWS = (0.0, 0.25, 0.5, 0.75, 1.0)  # fractions of the range of yaw
+__all__ = ["GeneratedSplats", "psnr"]
 
 
 class GeneratedSplats:
@@ -67,7 +65,7 @@ class GeneratedSplats:
 
     def about(self) -> dict[str, Any]:
         """Figures that all time steps have in common."""
-        return {"volume": self.box, "cell": self.grid.cell, "views": list(COMPARED_VIEWS), "size": self.size}
+        return {"volume": self.box, "cell": self.grid.cell, "views": list(CHECKED_VIEWS), "size": self.size}
 
     def splats(self, video: dict[str, Any], time: float) -> Gaussians:
         """The Gaussians of a time step, with colours like the image's as the frontal camera sees them.
@@ -90,7 +88,7 @@ class GeneratedSplats:
         return gaussians_of_points(points, density[dense].to(self.device), colours, spacing=self.grid.cell)
 
     def compare(self, gaussians: Gaussians, video: dict[str, Any], time: float) -> tuple[dict[str, Any], torch.Tensor]:
-        """Agreement with the images of the NeRF path (`PointField.render`) from the cameras of `COMPARED_VIEWS`.
+        """Agreement with the images of the NeRF path (`PointField.render`) from the cameras of `CHECKED_VIEWS`.
 
         Returns:
             PSNR in dB per view: of the `foreground` over black and of the `image`, for which the Gaussians are shown
@@ -99,7 +97,7 @@ class GeneratedSplats:
         field = PointField(self.generator, **video, time=time)
         values: dict[str, Any] = {"foreground": [], "image": []}
         pictures: tuple[list, list] = ([], [])
-        for fraction in COMPARED_VIEWS:
+        for fraction in CHECKED_VIEWS:
             camera = self.generator.camera_prior.at(yaw=fraction).to(self.device)
             foreground, transmittance, background = field.render(camera, self.size)
             background = background / 2 + 0.5
@@ -112,7 +110,7 @@ class GeneratedSplats:
                 values[name].append(psnr(a, b))
             for row, picture in zip(pictures, (rendered[1], shown[1])):
                 row.append(to_uint8(picture.permute(2, 0, 1)[None] * 2 - 1)[0].cpu())
-        return values, image_grid(torch.stack([*pictures[0], *pictures[1]]), len(COMPARED_VIEWS))
+        return values, image_grid(torch.stack([*pictures[0], *pictures[1]]), len(CHECKED_VIEWS))
 
 
 def psnr(a: torch.Tensor, b: torch.Tensor) -> float:
