@@ -1,4 +1,4 @@
-"""Exponential moving average of the generator (Karras et al. 2018, section 4), and running means over a batch.
+"""Exponential moving average of the generator (Karras et al. 2018, appendix A.1), and running means over a batch.
 
     G_ema ← lerp(G, G_ema, beta),    beta = ½ ^ (videos of the step / half-life)
 

@@ -1,7 +1,7 @@
 """The phases of a training iteration as data, and the gradient step they share.
 
 An iteration runs Gmain, Greg, Dmain, Dreg in this order. A regulariser runs only every `interval` iterations,
-`interval` times as strongly (lazy regularisation, Karras et al. 2020, appendix B): Adam then sees interval + 1 steps
+`interval` times as strongly (lazy regularisation, StyleGAN2, appendix B): Adam then sees interval + 1 steps
 where it would have seen interval, so its settings are corrected by c = interval / (interval + 1): lr·c, betas^c.
 
 Passes add up `LOSS_SCALE` times the gradients of a phase, undivided by their number; the step divides the sums, in
@@ -24,12 +24,12 @@ LOSS_SCALE = 2.0**8
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
-    """One phase of a training iteration: its parameters, optimizer, learning rate, interval and gain."""
+    """One phase of a training iteration: its parameters, optimiser, learning rate, interval and gain."""
 
     name: str  # Gmain, Greg, Dmain or Dreg
     parameters: list[torch.nn.Parameter]
     optimizer: torch.optim.Optimizer
-    lr: float  # the optimizer's learning rate before it decays
+    lr: float  # the optimiser's learning rate before it decays
     interval: int  # runs every `interval` iterations
     gain: float  # weight of its gradients
 
@@ -37,7 +37,7 @@ class Phase:
         return iteration % self.interval == 0
 
     def set_learning_rate(self, factor: float) -> None:
-        """Set the optimizer's learning rate to `factor` times the phase's."""
+        """Set the optimiser's learning rate to `factor` times the phase's."""
         for group in self.optimizer.param_groups:
             if isinstance(group["lr"], torch.Tensor):  # read by a recorded step, see `PhaseGraphs`
                 group["lr"].fill_(self.lr * factor)
@@ -68,7 +68,7 @@ def make_phases(
     g_reg_interval: int | None,
     d_reg_interval: int | None,
 ) -> list[Phase]:
-    """The phases of an iteration in order, with one Adam optimizer per network.
+    """The phases of an iteration in order, with one Adam optimiser per network.
 
     Only parameters that require gradients at this point are trained (frozen layers of the discriminators stay frozen).
     Afterwards no parameter requires gradients except between a phase's `begin` and `step`.

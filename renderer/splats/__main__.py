@@ -1,6 +1,6 @@
 """Gaussian splats of a trained generator: `python -m renderer.splats`. See docs/geometry.md.
 
-    python -m renderer.splats --outdir out --network_pkl network-snapshot.pkl --seeds 0-3 --times 0,0.5,1
+    python -m renderer.splats --outdir out --network_pkl network-snapshot.pt --seeds 0-3 --times 0,0.5,1
 
 The command connects networks and renderer, as generate.py does; no other module imports it.
 """

@@ -3,8 +3,8 @@
     y_l = act(W_l x + b_l),   x being the inputs or the results of an earlier layer
 
 On a CPU, in both passes, all layers of an MLP run on a tile of rows that stays in the cache, then on the next tile; the
-backward pass also sums the gradients of weights and biases. Other devices and types run layer by
-layer, and so does the backward pass where it is differentiated again.
+backward pass also sums the gradients of weights and biases. Other devices and types run layer by layer, and so does the
+backward pass where it is differentiated again.
 """
 
 import math

@@ -21,15 +21,14 @@ class PointField:
     """Density and colour at points [N, 3] in scene units.
 
     Colours depend on the viewing direction. All points are seen from one camera, by default the frontal one: the field
-    was trained with its viewing directions everywhere, unlike the directions of the surface's normals.
+    was trained with its viewing directions everywhere, unlike the directions of the surface's normals. Points are
+    tensors on the generator's device and of its type.
 
     Args:
         generator: In evaluation mode.
         ws, z_motion, z_bg: Styles and codes of one video, see `Generator.synthesize`.
         time: Time of the time step.
         camera: Camera that colours are seen from; None: the middle of the prior.
-
-    Points are tensors on the generator's device and of its type.
 
     Raises:
         ValueError: Codes of several videos or of other sizes, no time, several cameras, or points of the wrong form.
@@ -80,7 +79,7 @@ class PointField:
         The colour of a ray comes from a layer below the surface. Starting at each point, the ray of the camera is
         followed through half the depth of the trained volume; its samples go through the upsampler's pointwise layers,
         which give colours like the image's, and are composited with weights that sum to one (the NeRF path of
-        StyleNeRF, section 3.2).
+        StyleNeRF, section 3).
         """
         self._check(points)
         return torch.cat([self._composite(some) for some in points.split(COLOURED)])
