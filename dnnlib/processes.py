@@ -36,7 +36,6 @@ __all__ = [
     "parallel_map",
     "print_any_text",
     "run_cli",
-    "signals_end",
 ]
 
 TORCH_CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"

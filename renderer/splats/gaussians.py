@@ -17,7 +17,6 @@ from dnnlib import UserError, atomic_write
 __all__ = [
     "MAX_OPACITY",
     "MIN_OPACITY",
-    "PROPERTIES",
     "Gaussians",
     "gaussians_of_points",
     "opacity_of_density",

@@ -16,7 +16,7 @@ from renderer.viewer.panel import PanelSettings
 from renderer.viewer.recording import CameraRecording
 from renderer.viewer.render_queue import RenderQueue
 
-__all__ = ["Downloads", "VideoMaking", "path_file", "picture_file", "turns_of_time"]
+__all__ = ["Downloads", "VideoMaking"]
 
 
 def picture_file(image: torch.Tensor) -> bytes:

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch_utils.custom_ops import weight_gradients_wanted
 from torch_utils.ops.upfirdn2d import filter_size, upfirdn2d
 
-__all__ = ["FilteredResults", "ImageGradient", "Results", "WeightGradient", "filtered_size", "results"]
+__all__ = ["FilteredResults", "Results", "filtered_size", "results"]
 
 
 #: Stride 2: least height and width of images with native gradients; below, the last row and column cost too much.

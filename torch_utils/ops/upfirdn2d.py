@@ -25,7 +25,6 @@ __all__ = [
     "downsample2d",
     "filter2d",
     "parse_padding",
-    "parse_pair",
     "setup_filter",
     "upfirdn2d",
     "upfirdn2d_ref",

@@ -18,7 +18,6 @@ from torch_utils.ops.upfirdn2d import downsample2d, setup_filter, upsample2d
 
 __all__ = [
     "BAND_POWER",
-    "SYM6",
     "constant",
     "cutout",
     "exact_products",
@@ -215,7 +214,7 @@ def hue_rotation(angle: torch.Tensor) -> torch.Tensor:
 
 
 def luma_saturation(factor: torch.Tensor) -> torch.Tensor:
-    """Multiply the distance from the gray axis by factor [B] (saturation) -> [B, 4, 4]."""
+    """Multiply the distance from the grey axis by factor [B] (saturation) -> [B, 4, 4]."""
     identity, luma = _identity_and_luma(factor)
     return _homogeneous(luma + (identity - luma) * factor[:, None, None])
 

@@ -28,7 +28,6 @@ __all__ = [
     "ANNOTATIONS",
     "IMAGE_SUFFIXES",
     "MANIFEST",
-    "MOVIE_SUFFIXES",
     "Listing",
     "StringTable",
     "describe_tar_files",
@@ -38,7 +37,6 @@ __all__ = [
     "listed_path",
     "natural_key",
     "natural_order",
-    "path_key",
 ]
 
 

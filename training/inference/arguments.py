@@ -29,7 +29,6 @@ __all__ = [
     "label_shape",
     "output_names",
     "seed_list",
-    "time_list",
     "video_track",
 ]
 

@@ -17,7 +17,6 @@ from training.networks.generator import Generator
 __all__ = [
     "BATCH",
     "cheapest_paths",
-    "interval_centres",
     "key_frames",
     "nearest_motions",
     "nearest_samples",

@@ -32,7 +32,7 @@ from training.phases import GradientGuard, Phase, make_phases
 from training.schedule import Counters
 from training.training_loop import Networks, SnapshotCallback, TrainingLoop
 
-__all__ = ["build_loop", "start_from", "stream_seed", "train"]
+__all__ = ["build_loop", "train"]
 
 
 def train(

@@ -9,7 +9,7 @@ from dnnlib import format_bytes
 from training.networks.discriminator import TimeAwareDiscriminators
 from training.networks.generator import Generator
 
-__all__ = ["checkpoint_bytes", "memory_bytes", "parameter_counts", "render_counts", "size_report"]
+__all__ = ["checkpoint_bytes", "parameter_counts", "size_report"]
 
 FLOAT = 4  # bytes
 FRAMES = 2  # of a training video

@@ -14,10 +14,7 @@ from training.published.pickle_values import UnreadablePickle, printable
 from training.published.tensors import TensorData
 
 __all__ = [
-    "MAX_LAYERS",
     "MAX_RESOLUTION",
-    "MAX_SAMPLES",
-    "MAX_WIDTH",
     "Options",
     "discriminator_config",
     "generator_config",

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 __all__ = [
-    "Curve", "MediaFile", "image_grids", "log_lines", "metric_rows", "number", "read_bytes", "read_json_lines",
+    "Curve", "MediaFile", "image_grids", "log_lines", "metric_rows", "number", "read_bytes",
     "read_statistics", "read_text", "videos",
 ]  # fmt: skip
 

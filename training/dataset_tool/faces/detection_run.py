@@ -24,7 +24,7 @@ from training.dataset_tool.faces.detections import Detections, parse_video
 from training.dataset_tool.faces.detector import DetectorSettings, open_detector
 from training.dataset_tool.source_videos import Source, SourceSet, valid_unicode
 
-__all__ = ["close_detector", "detect_video", "detect_videos", "kept_detections", "scene_cuts"]
+__all__ = ["detect_video", "detect_videos", "kept_detections", "scene_cuts"]
 
 VERSION = 2  # of the kept detections
 THUMBNAIL = 16  # pixels per side

@@ -16,7 +16,7 @@ from training.dataset_tool.faces.detections import Detections
 from training.dataset_tool.faces.head_pose import CENTER, HeadPose, project
 from training.dataset_tool.source_videos import Source, SourceSet
 
-__all__ = ["draw_pose", "write_faces_preview"]
+__all__ = ["write_faces_preview"]
 
 ROWS, COLUMNS = 6, 8
 TILE = 160  # height of a source frame and side of a crop, in pixels
