@@ -23,11 +23,11 @@ from training.data.annotations import MANIFEST, has_entries, read_cameras, read_
 from training.data.camera_statistics import camera_percentiles
 from training.data.frame_index import natural_key
 from training.data.frame_store import FrameStore
+from training.data.webdataset_files import SHARD_INDEX
 from training.dataset_tool.staging import write_json
 
-__all__ = ["SHARD_INDEX", "pack_shards", "pack_zip"]
+__all__ = ["pack_shards", "pack_zip"]
 
-SHARD_INDEX = "index.json"
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the date of all members: the earliest of the zip format
 
 

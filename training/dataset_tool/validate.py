@@ -208,12 +208,12 @@ def _check_shard(_: None, url: str) -> tuple[list[int], collections.Counter, lis
     lengths, sizes, broken, cameras = [], collections.Counter(), [], []
     try:
         for sample in read_samples(url):
-            lengths.append(len(sample.images))
+            lengths.append(len(sample))
             camera = angles_vector(sample.about.get("camera"))
             cameras += [] if camera is None else [camera]
-            for name, data in sample.images:
+            for index, (name, _) in enumerate(sample.frames):
                 try:
-                    sizes[decode_image(data).size] += 1
+                    sizes[decode_image(sample.image(index)[1]).size] += 1
                 except Exception as error:  # decoders raise any exception for damaged data
                     broken.append(f"Cannot read the frame '{sample.key}.{name}' in '{url}' ({error})")
     except UserError as error:
@@ -237,8 +237,8 @@ def write_preview(path: str, file: str) -> None:
     tiles = []
     if is_shards(path):
         for sample in _first_samples(path, rows):
-            chosen = [sample.images[index][1] for index in _evenly_spaced(len(sample.images), columns)]
-            tiles.append([_tile(lambda data=data: decode_image(data)) for data in chosen])
+            chosen = _evenly_spaced(len(sample), columns)
+            tiles.append([_tile(lambda s=sample, i=index: decode_image(s.image(i)[1])) for index in chosen])
     else:
         store = FrameStore(path)
         store.require_videos()

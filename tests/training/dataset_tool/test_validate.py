@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from dnnlib import UserError
+from training.data.webdataset_files import Member, Sample
 from training.dataset_tool.__main__ import main, prepare
 from training.dataset_tool.validate import check_dataset, write_preview
 
@@ -126,6 +127,31 @@ def test_shards_that_do_not_fit_their_index(source, tmp_path):
     (tmp_path / "set" / "shard-000001.tar").write_bytes(b"\0" * 10240)
     report = check_dataset(str(tmp_path / "set"))
     assert len(report.problems) == 1 and "has 0 clips, 2 are listed" in report.problems[0]
+
+
+def test_frames_of_shards_are_read_once_or_when_shown(source, tmp_path, monkeypatch):
+    prepare(source=str(source), out=str(tmp_path / "set"), resolution=8, nframes=8, shape="shards")
+    reads, read = [], Member.read
+    monkeypatch.setattr(Member, "read", lambda member: reads.append(member) or read(member))
+    check_dataset(str(tmp_path / "set"), workers=1)
+    assert len(reads) == len(set(reads)) >= 24
+    reads.clear()
+    monkeypatch.setattr("training.dataset_tool.validate.SHEET", (3, 2))
+    write_preview(str(tmp_path / "set"), str(tmp_path / "sheet.png"))
+    assert 0 < len(reads) <= 3 * 3  # two frames and the .json of three clips
+
+
+def test_frames_that_go_missing_while_shards_are_checked(source, tmp_path, monkeypatch):
+    prepare(source=str(source), out=str(tmp_path / "set"), resolution=8, nframes=8, shape="shards")
+
+    def gone(sample, index):
+        raise OSError("the file is gone")
+
+    monkeypatch.setattr(Sample, "image", gone)
+    problems = check_dataset(str(tmp_path / "set"), workers=1).problems
+    assert len(problems) == 24 and all("Cannot read the frame" in problem for problem in problems)
+    write_preview(str(tmp_path / "set"), str(tmp_path / "sheet.png"))  # red, as for other damage
+    assert Image.open(tmp_path / "sheet.png").getpixel((0, 0)) == (255, 0, 0)
 
 
 def test_command(dataset, tmp_path):
