@@ -692,7 +692,7 @@ def test_a_run_does_not_end_with_its_reader(tmp_path, data, streams):
     words = " ".join([f"outdir={tmp_path / 'runs'}", f"data={data}", *OVERRIDES])
     command = f"set -o pipefail; {sys.executable} {ROOT / 'run_train.py'} {words} {streams}"
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(["bash", "-c", command], env=env, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(["bash", "-c", command], env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0 and done.stderr == "" and done.stdout.count("\n") <= 1
     log = (next((tmp_path / "runs").iterdir()) / "log.txt").read_text().splitlines()
     assert log[0].startswith("Run folder: ") and log[-1].startswith("Done: 0.032 kimg")
