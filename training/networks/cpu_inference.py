@@ -15,6 +15,7 @@ from renderer.rays import Accumulated, RenderSettings
 from renderer.volume_rendering import Fields
 from torch_utils.ops.fused_mlp import FusedMLP, MLPLayer, has_fused_mlp
 from torch_utils.ops.point_linear import lrelu_, point_linear
+from training.networks.density import DensityPrior
 from training.networks.fields import SLOPE, VIEW_SLOPE, ConditionedBlend, ConditionedForeground, ForegroundField
 from training.networks.layers import LRELU_GAIN
 from training.networks.upsampler import (
@@ -59,15 +60,17 @@ class FusedNetworks:
         return Fields(self._foreground(fields.foreground), fields.background)
 
     def _foreground(self, field: Any) -> Any:
-        if isinstance(field, ConditionedBlend):
-            return ConditionedBlend(field.field, self._foreground(field.dynamic), self._foreground(field.static))
         # Classes derived from these may compute something else.
+        if type(field) is ConditionedBlend:
+            return ConditionedBlend(field.field, self._foreground(field.dynamic), self._foreground(field.static))
         if type(field) is not ConditionedForeground or type(field.field) is not ForegroundField:
             return field
         weight = field.weights.layers[0][0]
         if weight.dtype != torch.float32 or not has_fused_mlp(weight.device, self.precision):
             return field
-        marched = field.field.encoding.waves(weight) is not None  # else the native operator would render another field
+        # Otherwise the native operator would render another field.
+        marched = field.field.encoding.is_waves(weight)
+        marched = marched and type(field.field.density_prior) in (DensityPrior, type(None))
         return (FusedForeground if marched else FusedField)(field, self.precision, self._fields)
 
     def replaces(self, upsampler: Upsampler) -> bool:

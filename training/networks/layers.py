@@ -98,9 +98,15 @@ class PointEncoding:
         """Frequency vectors in radians per scene unit and phases [K, 4], of the type and on the device of `like`.
 
         Only for an encoding that is the sines and then the cosines of these plane waves. Its rays are rendered by a
-        native operator (`FusedForeground.march`), which computes no other encoding; with None it is not used.
+        native operator (`FusedForeground.march`), which computes no other encoding; with None it is not used. Nor is it
+        where the waves are those of another class than `__call__`.
         """
         return None
+
+    def is_waves(self, like: torch.Tensor) -> bool:
+        """True if a call gives the sines and cosines of `waves`; a derived class may only have inherited these."""
+        owners = {next(base for base in type(self).__mro__ if name in vars(base)) for name in ("__call__", "waves")}
+        return len(owners) == 1 and self.waves(like) is not None
 
 
 class OctaveEncoding(PointEncoding):

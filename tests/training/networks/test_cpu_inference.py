@@ -21,7 +21,8 @@ from torch_utils.rng import RandomStream
 from training.inference import frame_renderer
 from training.inference.frame_renderer import FrameRenderer
 from training.networks.cpu_inference import FusedForeground
-from training.networks.fields import ConditionedForeground
+from training.networks.density import DensityPrior
+from training.networks.fields import ConditionedBlend, ConditionedForeground
 from training.networks.upsampler import UpsamplerBlock
 
 CPU = torch.device("cpu")
@@ -234,6 +235,34 @@ def test_fields_of_derived_classes_are_evaluated(monkeypatch):
     monkeypatch.setattr("training.networks.fields.ConditionedForeground", Empty)
     output = FrameRenderer(generator, **codes()).output(0.3, cameras())
     assert output.opacity.abs().max() < 1e-6
+
+
+class Opposite(DensityPrior):
+    def __call__(self, points, *, scale=1.0):
+        return -super().__call__(points, scale=scale)
+
+
+class Halved(ConditionedBlend):
+    def __call__(self, points, directions):
+        density, features = super().__call__(points, directions)
+        return density / 2, features
+
+
+@pytest.mark.parametrize("own", ["prior", "blend"])
+def test_own_priors_and_blends_are_rendered_as_they_are_trained(own, monkeypatch):
+    prior = {"peak": 40, "radius": 0.1}
+    generator = small_generator(foreground={"density_prior": prior, "static": "equal" if own == "blend" else "none"})
+    plain = FrameRenderer(generator, **codes()).output(0.3, cameras())
+    if own == "prior":
+        generator.foreground.density_prior = Opposite(**prior)
+    monkeypatch.setattr("training.networks.fields.ConditionedBlend", Halved)
+    rendered = FrameRenderer(generator, **codes()).output(0.3, cameras())
+    latents = codes()
+    trained = generator.synthesize(
+        latents.pop("ws"), **latents, times=torch.full([len(rendered.depth), 1], 0.3), cameras=cameras()
+    )
+    assert (rendered.opacity - trained.opacity).abs().max() < 1e-4
+    assert (rendered.opacity - plain.opacity).abs().max() > 0.01
 
 
 @torch.no_grad()

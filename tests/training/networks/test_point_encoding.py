@@ -286,10 +286,18 @@ class TriangleEncoding(PointEncoding):
         return torch.cat([angles.sin().asin(), angles.cos().asin()], dim=-1)
 
 
+class CubedEncoding(ENCODINGS["octaves"]):
+    """Sines and cosines to the third power: not those of the waves that it inherits."""
+
+    def __call__(self, points):
+        return super().__call__(points) ** 3
+
+
+@pytest.mark.parametrize("kind", [TriangleEncoding, CubedEncoding])
 @pytest.mark.parametrize("precision", ["float32", pytest.param("bfloat16", marks=needs_bfloat16)])
-def test_an_encoding_without_waves_is_rendered_as_it_is_trained(precision, monkeypatch):
+def test_an_encoding_without_waves_is_rendered_as_it_is_trained(precision, kind, monkeypatch):
     """Its rays are not marched by the native operator, which knows sines alone."""
-    monkeypatch.setitem(ENCODINGS, "triangle", TriangleEncoding)
+    monkeypatch.setitem(ENCODINGS, "triangle", kind)
     generator, other = (generator_with(kind).requires_grad_(False) for kind in ("triangle", "octaves"))
     other.load_state_dict(generator.state_dict())
     codes = {
