@@ -35,7 +35,8 @@ ROUNDING = 1e-9  # radians
 INVERSE = "_inverse"
 
 
-# Programs: fractions ('yaw', 'pitch'), angles in radians ('yaw_angle', 'pitch_angle') and 'fov_factor' of every step.
+# Programs: fractions ('yaw', 'pitch') or angles in radians ('yaw_angle', 'pitch_angle'), and 'fov_factor', by step.
+KEYS = {"yaw", "pitch", "yaw_angle", "pitch_angle", "fov_factor"}
 
 
 def _front(steps: int, yaw_scale: float, pitch_scale: float) -> dict[str, list[float]]:
@@ -127,6 +128,7 @@ def camera_path(
     fov = prior.fov if fov is None else fov
     check_number("fov", fov, 0, 180)
     path = _PATHS[program.removesuffix(INVERSE)](n_steps, yaw_scale, pitch_scale)
+    assert path.keys() <= KEYS, f"{program} gives {', '.join(path.keys() - KEYS)}, which nothing reads"
     if program.endswith(INVERSE):
         path = {name: values[::-1] for name, values in path.items()}
 
@@ -140,8 +142,10 @@ def camera_path(
             f"The pitch must stay between 0 and π radians, the poles, but this path goes from {min(pitches):.4g} to "
             f"{max(pitches):.4g}: lower its extent in pitch ({pitch_scale:g})."
         )
-    if "yaw_angle" in path:
-        return prior.at_angles(path["yaw_angle"], path["pitch_angle"], fov=fovs)
+    if "yaw_angle" in path or "pitch_angle" in path:
+        (left, right), fractions = prior.yaw, path.get("yaw", [0.5])
+        yaws = path.get("yaw_angle") or [left + (right - left) * fraction for fraction in fractions]
+        return prior.at_angles(yaws, pitches or (low + high) / 2, fov=fovs)
     return prior.at(path.get("yaw", 0.5), path.get("pitch", 0.5), fov=fovs)
 
 

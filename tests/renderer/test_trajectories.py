@@ -175,6 +175,26 @@ def test_programs_are_listed_without_loading_torch():
     assert subprocess.run([sys.executable, "-c", code], cwd=DATA.parent.parent.parent).returncode == 0
 
 
+def test_a_program_may_give_one_angle_in_radians(monkeypatch):
+    """The other one is a fraction, or the middle of its range; what nothing reads is an error."""
+    own = {
+        "turn": lambda steps, *scales: {"yaw_angle": [0.1, 0.3]},
+        "nod": lambda steps, *scales: {"pitch_angle": [1.5, 1.6], "yaw": [0.5, 1.0]},
+        "dolly": lambda steps, *scales: {"radius": [1.0, 2.0]},
+    }
+    monkeypatch.setattr("renderer.trajectories._PATHS", own)
+    monkeypatch.setattr("renderer.trajectories.PROGRAMS", tuple(own))
+    prior = CameraPrior(yaw=(-0.4, 0.8), pitch=(1.2, 1.6))
+    yaw, pitch = angles(camera_path("turn", prior, 2))
+    close(yaw, [0.1, 0.3])
+    close(pitch, [1.4, 1.4])
+    yaw, pitch = angles(camera_path("nod", prior, 2))
+    close(yaw, [0.2, 0.8])
+    close(pitch, [1.5, 1.6])
+    with pytest.raises(AssertionError, match="dolly gives radius"):
+        camera_path("dolly", prior, 2)
+
+
 def test_scaled_angles_are_those_that_a_scale_changes(monkeypatch):
     expected = {
         "front": set(),
