@@ -22,6 +22,8 @@ __all__ = [
     "EYE_DISTANCE",
     "POLE",
     "POLE_MARGIN",
+    "SMALL_FOV",
+    "TURNS",
     "along_axes",
     "cam2world_from_angles",
     "camera_angles",
@@ -35,6 +37,8 @@ __all__ = [
 
 
 POLE = 1e-7  # radians: closer to a pole, the direction of a camera's x axis is lost to rounding
+TURNS = 4 * math.pi  # radians: two turns; larger angles are most likely meant in degrees
+SMALL_FOV = 1.0  # degrees: smaller fields of view are most likely meant in radians
 POLE_MARGIN = 0.05  # radians: a mouse or an optimiser moves cameras no closer to a pole, where roll is undefined
 
 
@@ -130,7 +134,13 @@ def cam2world_from_angles(yaw: torch.Tensor, pitch: torch.Tensor, radius: torch.
     """Camera-to-world matrices [N, 4, 4] of cameras that look at the origin; angles [N] in radians, radius [N].
 
     Computed in double precision (the sampler downstream is sensitive to the last bits), returned as float32.
+
+    Raises:
+        ValueError: Not tensors; `CameraPrior.at_angles` also takes numbers and lists.
     """
+    for name, value in (("yaw", yaw), ("pitch", pitch), ("radius", radius)):
+        if not isinstance(value, torch.Tensor):
+            raise ValueError(f"{name} must be a tensor [N], got {shown(value)}.")
     # Spherical coordinates with the polar angle `pitch` from the z axis.
     yaw, pitch, radius = yaw.double(), pitch.double(), radius.double()
     # A camera at a pole takes the roll of its neighbours at the same yaw.
@@ -159,7 +169,8 @@ class CameraPrior:
             lie outside the range; 'uniform' samples within the range.
 
     Raises:
-        ValueError: Unknown distribution, a value that is not a number, a reversed range, or a radius of 0 or less.
+        ValueError: Unknown distribution, a value that is not a number, a reversed range, angles of more than two turns,
+            or a radius of 0 or less.
     """
 
     def __init__(
@@ -179,6 +190,8 @@ class CameraPrior:
                 raise ValueError(f"camera.{name} must be [low, high], got {shown(values)}.")
             for value in values:
                 check_number(f"camera.{name}", value, 0 if name == "radius" else -math.inf)
+                if name != "radius" and abs(value) > TURNS:
+                    raise ValueError(f"camera.{name} is in radians, got {list(values)}: more than two turns.")
             if values[0] > values[1]:
                 raise ValueError(f"camera.{name} must be [low, high] with low <= high, got {list(values)}.")
         self.fov = float(fov)
@@ -186,6 +199,11 @@ class CameraPrior:
         self.pitch = (float(pitch[0]), float(pitch[1]))
         self.radius = (float(radius[0]), float(radius[1]))
         self.distribution = distribution
+
+    @property
+    def smallest_fov(self) -> float:
+        """Smallest field of view in degrees that is taken for one: `SMALL_FOV`, unless training had one like it."""
+        return min(SMALL_FOV, self.fov / 2)
 
     @staticmethod
     def _batch(**values) -> list[torch.Tensor]:
@@ -208,8 +226,8 @@ class CameraPrior:
         Unlike in `at`, these are the angles themselves: the frontal view of most priors is yaw 0 and pitch pi / 2.
 
         Raises:
-            ValueError: Values that are not finite numbers or that differ in number, a radius of 0 or less, or a field
-                of view outside (0, 180).
+            ValueError: Values that are not finite numbers or that differ in number, angles of more than two turns, a
+                radius of 0 or less, or a field of view outside [1, 180): most likely degrees and radians are confused.
         """
         radius = (self.radius[0] + self.radius[1]) / 2 if radius is None else radius
         fov = self.fov if fov is None else fov
@@ -220,6 +238,11 @@ class CameraPrior:
             raise ValueError(
                 f"fov must lie between 0 and 180 degrees, got {fov.min().item():g} to {fov.max().item():g}."
             )
+        if not (fov >= self.smallest_fov).all():
+            raise ValueError(f"fov is in degrees, of at least {self.smallest_fov:g}, got {fov.min().item():g}.")
+        for name, angle in (("yaw", yaw), ("pitch", pitch)):
+            if not (angle.abs() <= TURNS).all():
+                raise ValueError(f"{name} is in radians, got {angle.abs().max().item():g}: more than two turns.")
         return Cameras(cam2world=cam2world_from_angles(yaw, pitch, radius), fov=fov.float())
 
     def at(self, yaw=0.5, pitch=0.5, radius=0.5, *, fov=None) -> Cameras:

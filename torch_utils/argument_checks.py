@@ -23,6 +23,7 @@ __all__ = [
     "check_network",
     "check_number",
     "check_placement",
+    "check_range",
     "check_stream",
     "check_tensors",
     "is_list",
@@ -107,6 +108,15 @@ def check_floats(name: str, value: torch.Tensor, meaning: str) -> None:
     """Refuse integers, such as pixels of 0 to 255, where values are expected."""
     if not value.is_floating_point():
         raise ValueError(f"{name} must be floats {meaning}, got {str(value.dtype).removeprefix('torch.')}.")
+
+
+def check_range(name: str, value: torch.Tensor, low: float, high: float, meaning: str) -> None:
+    """Refuse values out of a range, and NaN. On a CPU only: elsewhere, reading them would wait for the device."""
+    if value.device.type != "cpu" or torch.compiler.is_compiling():
+        return
+    least, most = (limit.item() for limit in value.detach().aminmax())
+    if not (low <= least and most <= high):
+        raise ValueError(f"{name} must be {meaning}, got {least:g} to {most:g}.")
 
 
 def check_images(name: str, value: Any, what: str, *, ndim: int, channels: int | None = None) -> None:

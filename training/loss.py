@@ -27,7 +27,7 @@ from torch_utils.argument_checks import (
 )
 from torch_utils.custom_ops import no_weight_gradients
 from training.augment.diffaugment import diffaugment, parse_policy
-from training.networks.discriminator import TimeAwareDiscriminators, time_plane
+from training.networks.discriminator import TimeAwareDiscriminators, check_pairs, time_plane
 from training.networks.generator import Generator, SynthesisOutput
 from training.networks.mixed_precision import half_precision
 
@@ -227,6 +227,7 @@ class GanLoss:
         }
         check_tensors(shapes | ({"angles": (batch.angles, ("B", 2))} if self.camera_condition else {}))
         check_stream(stream)
+        check_pairs(batch.frames, batch.dt)
 
     def state_dict(self) -> dict:
         return {"pl_mean": self.pl_mean.clone()}

@@ -10,6 +10,7 @@ from renderer.cameras import (
     CameraPrior,
     Cameras,
     cam2world_from_angles,
+    camera_angles,
     camera_rays,
     focal_from_fov,
     look_at,
@@ -213,11 +214,31 @@ def test_mistaken_shapes():
         ({"pitch": [0.5, math.inf]}, "^pitch must be finite"),
         ({"fov": -5}, "^fov must lie between 0 and 180 degrees, got -5 to -5"),
         ({"fov": [20.0, 200.0]}, "got 20 to 200"),
+        ({"fov": [18.0, math.radians(18)]}, r"^fov is in degrees, of at least 1, got 0\.314159\.$"),
     ],
 )
 def test_values_that_give_no_camera(values, message):
     with pytest.raises(ValueError, match=message):
         CameraPrior().at(**values)
+
+
+def test_degrees_are_not_taken_for_radians():
+    """Any number is an angle: 30 would be a view of the back of the head."""
+    prior = CameraPrior()
+    for angles, name, value in (((30, math.pi / 2), "yaw", 30), ((0, 90), "pitch", 90), ((0, [1.5, -45]), "pitch", 45)):
+        with pytest.raises(ValueError, match=rf"^{name} is in radians, got {value}: more than two turns\.$"):
+            prior.at_angles(*angles)
+    turned, front = (camera_angles(prior.at_angles(yaw, 1.5)) for yaw in (4 * math.pi, 0.0))
+    assert_near(turned, front, absolute=1e-6)
+    with pytest.raises(ValueError, match=r"^camera\.yaw is in radians, got \[-30, 30\]: more than two turns\.$"):
+        CameraPrior(yaw=(-30, 30))
+    # Cameras far away are trained with small fields of view.
+    assert CameraPrior(fov=0.6, radius=(20, 20)).at(fov=0.5).fov.item() == 0.5
+
+
+def test_angles_of_a_pose_are_tensors():
+    with pytest.raises(ValueError, match=r"^yaw must be a tensor \[N\], got ndarray \[1\]\.$"):
+        cam2world_from_angles(np.zeros(1), np.ones(1), np.ones(1))
 
 
 def test_a_radius_of_zero_gives_no_camera():

@@ -277,3 +277,10 @@ def test_the_dataset_tool_and_its_check_keep_cameras(tmp_path):
     write_frames(tmp_path / "bad", videos=1)
     (tmp_path / "bad" / "dataset.json").write_text('{"cameras": [["split/video_0", [40, 90, 0]]]}')
     assert "must be [yaw, pitch]" in "\n".join(check_dataset(str(tmp_path / "bad"), nframes=4).problems)
+
+
+def test_a_field_of_view_in_radians_is_mentioned(tmp_path):
+    notes = make_plan(tmp_path, "model.generator.camera.fov=0.31").notes
+    expected = "model.generator.camera.fov=0.31 is tiny: it is in degrees, other angles in radians."
+    assert expected in notes
+    assert not any("tiny" in note for note in make_plan(tmp_path, "model.generator.camera.fov=12").notes)

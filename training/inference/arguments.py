@@ -112,12 +112,15 @@ def check_codes(network: Generator | None, *, finite: bool = False, **named: Any
     check_tensors(tensors, finite=finite)
 
 
-def check_cameras(name: str, cameras: Any, *, count: int | None = None, values: bool = True) -> None:
+def check_cameras(
+    name: str, cameras: Any, *, count: int | None = None, values: bool = True, smallest_fov: float = 0.0
+) -> None:
     """Refuse all but `Cameras`, of some number and with values that give rays.
 
     Args:
         count: None: one or more.
         values: Check the values, which waits for a GPU.
+        smallest_fov: Of `CameraPrior`; 0 for none.
     """
     if not isinstance(cameras, Cameras):
         several = is_list(cameras) and len(cameras) > 0 and all(isinstance(camera, Cameras) for camera in cameras)
@@ -138,6 +141,8 @@ def check_cameras(name: str, cameras: Any, *, count: int | None = None, values: 
             f"{name} must have finite poses with orthonormal axes and fields of view between 0 and 180 degrees; camera "
             f"{good.tolist().index(False)} has not."
         )
+    if (fov < smallest_fov).any():
+        raise ValueError(f"{name}: fov is in degrees, of at least {smallest_fov:g}, got {fov.min().item():g}.")
     # Poses in other conventions, which would give a wrong image instead of an error.
     whole = ((pose[:, 3] - pose.new_tensor([0, 0, 0, 1])).abs() < ORTHONORMAL).all(dim=1)
     if not whole.all():
@@ -173,7 +178,7 @@ def video_track(
     path = {"fov": fov, "yaw_scale": yaw_scale, "pitch_scale": pitch_scale}
     if cameras is not None:
         check_alone("cameras", program=program, frames=frames, **path)
-        check_cameras("cameras", cameras)
+        check_cameras("cameras", cameras, smallest_fov=prior.smallest_fov)
         count = len(cameras)
         times = torch.linspace(first, last, count).tolist() if times is None else time_list("times", times, count)
         return recorded_track("", cameras, times)

@@ -10,12 +10,12 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from torch_utils.argument_checks import check_floats, check_network, check_placement, check_tensors
+from torch_utils.argument_checks import check_network, check_placement, check_tensors
 from torch_utils.caller_settings import without_autocast, without_defaults
 from training.checkpoints.pretrained import write_discriminators
 from training.checkpoints.snapshot import check_rebuilt, load_snapshot, stored_discriminators
 from training.inference.arguments import SOURCES, check_path, label_shape
-from training.networks.discriminator import TimeAwareDiscriminators, time_plane
+from training.networks.discriminator import TimeAwareDiscriminators, check_pairs, time_plane
 
 __all__ = ["DiscriminatorLogits", "VideoDiscriminators", "load_discriminators"]
 
@@ -86,12 +86,13 @@ class VideoDiscriminators(nn.Module):
 
         Raises:
             ValueError: Tensors of other shapes or types, of different batches or on another device, or a missing label.
-                Values are not checked, which would wait for a GPU.
+                On a CPU also frames far outside of [-1, 1] and times outside of [0, 1]: on a GPU, reading values would
+                wait for it.
         """
         size, device = self.resolution, next(self.network.parameters()).device
         shapes = {"frames": (frames, ("B", 2, 3, size, size)), "dt": (dt, ("B",))}
         check_tensors(shapes | label_shape(c, self.network.c_dim), device=device)
-        check_floats("frames", frames, "in [-1, 1]")
+        check_pairs(frames, dt)
         video = self.network.video_logits(frames, time_plane(frames, dt), c)
         if self.network.image is None:
             return DiscriminatorLogits(video, None)

@@ -358,7 +358,7 @@ class VideoGenerator(nn.Module):
             camera = self.camera(0.0 if yaw is None else yaw, 0.0 if pitch is None else pitch, fov=fov)
         else:
             check_alone("camera", yaw=yaw, pitch=pitch, fov=fov)
-            check_cameras("camera", camera, count=1)
+            check_cameras("camera", camera, count=1, smallest_fov=self.camera_prior.smallest_fov)
         content = {"z": z, "truncation_psi": truncation_psi, "class_idx": class_idx}
         rows, single = given_codes(self.network, codes, seed=seed, motion_seed=motion_seed, **content)
         track = recorded_track("", camera, [t])

@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Plan", "dump_options", "plan", "write_options"]
 
+TINY_FOV = 1.0  # degrees, the SMALL_FOV of renderer.cameras
+
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
@@ -248,17 +250,20 @@ def _check_loggers(names: Collection[str]) -> None:
 
 
 def _camera_notes(options: Mapping[str, Any], dataset: PairDataset) -> list[str]:
-    """A warning if the generator does not sample cameras like those of the data."""
+    """Warnings if the generator does not sample cameras like those of the data, or has a tiny field of view."""
+    prior = options["model"]["generator"].get("camera") or {}
+    notes = []
+    if prior.get("fov", TINY_FOV) < TINY_FOV:
+        notes.append(f"model.generator.camera.fov={prior['fov']} is tiny: it is in degrees, other angles in radians.")
     angles = dataset.cameras()
     if angles is None:
-        return []
+        return notes
     from training.data.camera_statistics import outside_prior  # rarely needed: few datasets have cameras
 
     if options["mirror"]:
         angles = np.concatenate([angles, angles * np.float32([-1, 1])])
-    prior = options["model"]["generator"]["camera"]
     note = outside_prior(angles, yaw=prior["yaw"], pitch=prior["pitch"], distribution=prior["distribution"])
-    return [] if note is None else [note]
+    return notes if note is None else [*notes, note]
 
 
 def _size_notes(options: Mapping[str, Any], dataset: "PairDataset | SyntheticHeads", processes: int) -> list[str]:

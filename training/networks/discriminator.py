@@ -12,6 +12,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from torch_utils.argument_checks import check_floats, check_range
 from torch_utils.custom_ops import transformed
 from torch_utils.ops.bias_act import bias_act
 from torch_utils.ops.conv2d_resample import conv2d_resample
@@ -20,7 +21,9 @@ from training.networks.layers import FullyConnected, normal_weight
 from training.networks.mapping import MappingNetwork
 from training.networks.mixed_precision import HalfPrecision
 
-__all__ = ["Discriminator", "TimeAwareDiscriminators", "minibatch_std", "time_plane"]
+__all__ = ["Discriminator", "TimeAwareDiscriminators", "check_pairs", "minibatch_std", "time_plane"]
+
+LARGEST_PIXEL = 100.0  # images of untrained networks go far beyond [-1, 1]; larger values are pixels of 0 to 255
 
 
 class ConvLayer(nn.Module):
@@ -253,6 +256,15 @@ class TimeAwareDiscriminators(nn.Module):
             if network is not None:
                 for layer in network.layers()[:num_layers]:
                     layer.requires_grad_(False)
+
+
+def check_pairs(frames: torch.Tensor, dt: torch.Tensor) -> None:
+    """Refuse pixels of 0 to 255, time differences in frames or of swapped frames; values are read on a CPU only."""
+    check_floats("frames", frames, "in [-1, 1]")
+    check_floats("dt", dt, "in [0, 1], as a fraction of a training clip")
+    if not transformed():
+        check_range("frames", frames, -LARGEST_PIXEL, LARGEST_PIXEL, "in [-1, 1]")
+        check_range("dt", dt, 0, 1, "in [0, 1], as a fraction of a training clip")
 
 
 def time_plane(frames: torch.Tensor, dt: torch.Tensor) -> torch.Tensor:

@@ -285,6 +285,9 @@ def test_labels():
         ({"dt": torch.zeros(1)}, "dt must be [B] with B = 2, got [1]."),
         ({"dt": torch.zeros(2, 1)}, "dt must be [B] with B = 2, got [2, 1]."),
         ({"frames": torch.zeros(2, 2, 3, 32, 32, dtype=torch.uint8)}, "frames must be floats in [-1, 1], got uint8."),
+        ({"frames": torch.full((2, 2, 3, 32, 32), 255.0)}, "frames must be in [-1, 1], got 255 to 255."),
+        ({"dt": torch.tensor([3, 5])}, "dt must be floats in [0, 1], as a fraction of a training clip, got int64."),
+        ({"dt": -torch.ones(2)}, "dt must be in [0, 1], as a fraction of a training clip, got -1 to -1."),
         ({"frames": torch.zeros(0, 2, 3, 32, 32)}, "frames must be [B, 2, 3, 32, 32], got [0, 2, 3, 32, 32]."),
         ({"frames": None}, "frames must be a tensor [B, 2, 3, 32, 32], got None."),
         ({"c": torch.zeros(2, 3)}, "c has no place here: this network was trained without labels."),
@@ -293,6 +296,20 @@ def test_labels():
 def test_discriminators_name_the_wrong_tensor(D, wrong, message):
     with says(message):
         D(**({"frames": torch.zeros(2, 2, 3, 32, 32), "dt": torch.zeros(2)} | wrong))
+
+
+def test_degrees_and_radians_are_not_confused(G):
+    """Every number is an angle of some view."""
+    pose, radians = G.camera().cam2world, torch.deg2rad(G.camera().fov)
+    for call in (lambda: G.frame(fov=0.31), lambda: G.video(fov=0.31), lambda: G.camera(fov=0.31)):
+        with says("fov is in degrees, of at least 1, got 0.31."):
+            call()
+    for name in ("camera", "cameras"):
+        render = {"camera": G.frame, "cameras": G.video}[name]
+        with says(f"{name}: fov is in degrees, of at least 1, got {radians.item():g}."):
+            render(**{name: Cameras(cam2world=pose, fov=radians)})
+    with says("yaw is in radians, got 30: more than two turns."):
+        G.frame(yaw=30)
 
 
 def test_pixels_are_made_of_maps(G):
