@@ -4,7 +4,7 @@
                             not this program's Generator
     model.safetensors       the moving average of its tensors, by the names of `Generator.state_dict`
     discriminator.json, discriminator.safetensors
-                            the discriminators, which only training needs; may be left out
+                            the discriminators, which only training needs; may be left out; class as above
 
 The names are those of huggingface_hub's PyTorchModelHubMixin, so a class derived from Generator and the mixin reads the
 folder, too. Both files are data, and are checked like a snapshot when a network is built from them.
@@ -83,10 +83,15 @@ def write_pretrained(
 
 
 def write_discriminators(
-    folder: str | os.PathLike, *, config: Mapping[str, Any], state: Mapping[str, torch.Tensor]
+    folder: str | os.PathLike,
+    *,
+    config: Mapping[str, Any],
+    state: Mapping[str, torch.Tensor],
+    network_class: str | None,
 ) -> None:
-    """Write discriminators beside a generator; errors as for `write_pretrained`."""
-    _write(folder, DISCRIMINATOR_CONFIG, DISCRIMINATOR_MODEL, config, state)
+    """Write discriminators beside a generator; arguments and errors as for `write_pretrained`."""
+    named = {} if network_class is None else {"class": network_class}
+    _write(folder, DISCRIMINATOR_CONFIG, DISCRIMINATOR_MODEL, {**named, **config}, state)
 
 
 def read_pretrained(folder: Path, *, average_only: bool) -> dict[str, Any]:
@@ -110,7 +115,9 @@ def read_pretrained(folder: Path, *, average_only: bool) -> dict[str, Any]:
     description = folder / DISCRIMINATOR_CONFIG
     if description.is_file():
         tensors = {} if average_only else _read_tensors(folder / DISCRIMINATOR_MODEL)
-        content["discriminator"] = {"config": _read_json(description), "state": tensors}
+        arguments = _read_json(description)
+        named = {"class": str(arguments.pop("class"))} if "class" in arguments else {}
+        content["discriminator"] = {"config": arguments, "state": tensors, **named}
     elif not average_only:
         raise UserError(
             f"{folder} holds a generator without discriminators: it can be rendered and measured; training "

@@ -3,15 +3,16 @@
     format, version     of the archive (training.checkpoints.archive)
     generator           config (arguments of Generator), state, ema (the moving average, which is rendered);
                         class (dotted name) if it is not this program's Generator
-    discriminator       config (arguments of TimeAwareDiscriminators), state
+    discriminator       config (arguments of TimeAwareDiscriminators), state; class, as for the generator
     augment             config and state of the adaptive augmentation, or None
     dataset             description of the training data
     progress            cur_nimg (videos shown so far), tick, iteration, planned (False: written on a stop)
 
 The file is a torch archive, `.pt`, under the names of training.checkpoints.snapshot_files.
 
-Networks are rebuilt from the stored arguments. Opening a file never imports code that it names: a generator of a user's
-own class is built only if the caller gives the class, or the environment variable GENERATOR_CLASS names it.
+Networks are rebuilt from the stored arguments. Opening a file never imports code that it names: a network of a user's
+own class is built only if the caller gives the class, or the environment variable GENERATOR_CLASS (DISCRIMINATOR_CLASS)
+names it.
 """
 
 import contextlib
@@ -34,6 +35,7 @@ from training.networks.generator import Generator
 __all__ = [
     "SNAPSHOT_FORMAT",
     "average_generator",
+    "check_class",
     "check_rebuilt",
     "check_state",
     "checkpoint_file",
@@ -41,11 +43,13 @@ __all__ = [
     "load_snapshot",
     "load_state",
     "network_class",
+    "own_class",
     "save_snapshot",
     "stored_discriminators",
 ]
 
 SNAPSHOT_FORMAT = "video-3d-gan/network-snapshot"
+KINDS: dict[str, type[torch.nn.Module]] = {"generator": Generator, "discriminator": TimeAwareDiscriminators}
 MAX_NUMBER = 1 << 16  # no argument of a network is larger
 
 
@@ -185,23 +189,43 @@ def network_class(name: str) -> type[torch.nn.Module]:
     return found
 
 
-def _generator_class(name: str | None, given: type[torch.nn.Module] | None, *, source: object) -> type[torch.nn.Module]:
-    """The class to build for a snapshot that names `name` (None: this program's Generator), if it was asked for."""
+def own_class(network: torch.nn.Module) -> dict[str, str]:
+    """The entry `class` of a snapshot; empty for a class of this program."""
+    return {} if type(network) in KINDS.values() else {"class": class_name(type(network))}
+
+
+def _stored_class(
+    kind: str, name: str | None, given: type[torch.nn.Module] | None, *, source: object
+) -> type[torch.nn.Module]:
+    """The class to build for a network ('generator', 'discriminator') of class `name`, if it was asked for.
+
+    Args:
+        name: As stored; None for the class of this program.
+        given: The caller's class.
+    """
     if name is None:
-        return Generator
+        return KINDS[kind]
     from training.published.pickle_values import printable
 
+    variable = f"{kind.upper()}_CLASS"
     if given is not None and class_name(given) == name:
         return given
-    if given is None and os.environ.get("GENERATOR_CLASS") == name:
+    if given is None and os.environ.get(variable) == name:
         try:
             return network_class(name)
         except ValueError as error:
-            raise UserError(f"GENERATOR_CLASS: {error}") from error
+            raise UserError(f"{variable}: {error}") from error
     raise UserError(
-        f"{source} holds a generator of another class, {printable(str(name))}. Its code is run only if asked for: set "
-        "the environment variable GENERATOR_CLASS to this name if you trust it (in Python: give generator_class)."
+        f"{source} holds a {kind} of another class, {printable(str(name))}. Its code is run only if asked for: set "
+        f"the environment variable {variable} to this name if you trust it (in Python: give {kind}_class)."
     )
+
+
+def check_class(kind: str, network: torch.nn.Module, given: type | None, *, source: object) -> None:
+    """Raise a ValueError if a snapshot's network is of this program's class and another one was `given`."""
+    if given not in (None, type(network)):
+        held = class_name(type(network))
+        raise ValueError(f"{kind}_class is {class_name(given)}, but {source} holds a {held}; leave it out.")
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -230,9 +254,13 @@ def save_snapshot(
             "config": generator.config,
             "state": generator.state_dict(),
             "ema": generator_ema.state_dict(),
-            **({} if type(generator) is Generator else {"class": class_name(type(generator))}),
+            **own_class(generator),
         },
-        "discriminator": {"config": discriminator.config, "state": discriminator.state_dict()},
+        "discriminator": {
+            "config": discriminator.config,
+            "state": discriminator.state_dict(),
+            **own_class(discriminator),
+        },
         "augment": None if augment is None else {"config": augment.config, "state": augment.state_dict()},
         "dataset": dataset,
         "progress": progress,
@@ -323,7 +351,7 @@ def average_generator(
     Raises:
         UserError: See `load_average_generator`; or the labels of its data do not fit it.
     """
-    built = _generator_class(content["generator"].get("class"), generator_class, source=source)
+    built = _stored_class("generator", content["generator"].get("class"), generator_class, source=source)
     config, state = content["generator"]["config"], content["generator"]["ema"]
     generator = _loaded(built, config, state, kind="generator", source=source)
     generator.label_examples = _label_examples(content["dataset"], generator, source=source)
@@ -344,18 +372,22 @@ def _label_examples(dataset: Mapping[str, Any], generator: Generator, *, source:
     return examples
 
 
-def stored_discriminators(content: Mapping[str, Any], *, source: object) -> TimeAwareDiscriminators:
+def stored_discriminators(
+    content: Mapping[str, Any], *, source: object, discriminator_class: type[torch.nn.Module] | None = None
+) -> TimeAwareDiscriminators:
     """The discriminators of a snapshot's content, in evaluation mode, on the CPU.
 
     Args:
         content: Complete result of `load_snapshot`.
         source: Its file, for messages.
+        discriminator_class: A user's own class, which the snapshot must name; takes the place of DISCRIMINATOR_CLASS.
 
     Raises:
-        UserError: They do not fit.
+        UserError: They do not fit, or are of a class that was not asked for.
     """
     entry = content["discriminator"]
-    return _loaded(TimeAwareDiscriminators, entry["config"], entry["state"], kind="discriminator", source=source)
+    built = _stored_class("discriminator", entry.get("class"), discriminator_class, source=source)
+    return _loaded(built, entry["config"], entry["state"], kind="discriminator", source=source)
 
 
 def _loaded(built: type, config: Any, state: Mapping[str, torch.Tensor], *, kind: str, source: object) -> Any:

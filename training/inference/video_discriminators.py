@@ -13,7 +13,7 @@ from torch import nn
 from torch_utils.argument_checks import check_network, check_placement, check_tensors
 from torch_utils.caller_settings import without_autocast, without_defaults
 from training.checkpoints.pretrained import write_discriminators
-from training.checkpoints.snapshot import check_rebuilt, load_snapshot, stored_discriminators
+from training.checkpoints.snapshot import check_class, check_rebuilt, load_snapshot, own_class, stored_discriminators
 from training.inference.arguments import SOURCES, check_path, label_shape
 from training.networks.discriminator import TimeAwareDiscriminators, check_pairs, time_plane
 
@@ -22,12 +22,20 @@ __all__ = ["DiscriminatorLogits", "VideoDiscriminators", "load_discriminators"]
 
 @without_defaults()
 def load_discriminators(
-    source: str | os.PathLike, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    source: str | os.PathLike,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    discriminator_class: type[nn.Module] | None = None,
 ) -> "VideoDiscriminators":
     """The video and the image discriminator of a snapshot; arguments and errors as for `video3d.load_generator`."""
     check_path("source", source, SOURCES)
     check_placement(device, dtype)
-    return VideoDiscriminators(stored_discriminators(load_snapshot(source), source=source)).to(device, dtype)
+    if discriminator_class is not None and not isinstance(discriminator_class, type):
+        raise ValueError(f"discriminator_class must be a class, got {type(discriminator_class).__name__}.")
+    network = stored_discriminators(load_snapshot(source), source=source, discriminator_class=discriminator_class)
+    check_class("discriminator", network, discriminator_class, source=source)
+    return VideoDiscriminators(network).to(device, dtype)
 
 
 class DiscriminatorLogits(NamedTuple):
@@ -68,7 +76,8 @@ class VideoDiscriminators(nn.Module):
         """
         check_path("folder", folder)
         check_rebuilt(self.network, what="the discriminator")
-        write_discriminators(folder, config=self.network.config, state=self.network.state_dict())
+        own = own_class(self.network).get("class")
+        write_discriminators(folder, config=self.network.config, state=self.network.state_dict(), network_class=own)
 
     from_pretrained = staticmethod(load_discriminators)
 

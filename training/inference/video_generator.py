@@ -32,7 +32,7 @@ from torch_utils.argument_checks import (
 )
 from torch_utils.caller_settings import without_autocast, without_defaults
 from training.checkpoints.pretrained import write_pretrained
-from training.checkpoints.snapshot import average_generator, check_rebuilt, class_name, load_snapshot
+from training.checkpoints.snapshot import average_generator, check_class, check_rebuilt, load_snapshot, own_class
 from training.checkpoints.snapshot_files import numbered_snapshots
 from training.checkpoints.sources import check_upload, upload_folder
 from training.inference.arguments import (
@@ -94,11 +94,7 @@ def load_generator(
         raise ValueError(f"generator_class must be a class, got {type(generator_class).__name__}.")
     content = load_snapshot(source, average_only=True)
     network = average_generator(content, source=source, generator_class=generator_class)
-    if generator_class not in (None, type(network)):
-        held = class_name(type(network))
-        raise ValueError(
-            f"generator_class is {class_name(generator_class)}, but {source} holds a {held}; leave it out."
-        )
+    check_class("generator", network, generator_class, source=source)
     about = {name: dict(content[name]) for name in ("dataset", "progress")}
     return VideoGenerator(network, about=about).to(device, dtype)
 
@@ -461,7 +457,7 @@ class VideoGenerator(nn.Module):
             )
         network = self.network
         check_rebuilt(network, what="the generator")
-        own = None if type(network) is Generator else class_name(type(network))
+        own = own_class(network).get("class")
         write_pretrained(folder, config=network.config, state=network.state_dict(), about=self.about, network_class=own)
 
     from_pretrained = staticmethod(load_generator)

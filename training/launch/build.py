@@ -1,7 +1,8 @@
 """The parts of a training run, built from its options (see conf/): networks, augmentation, loss, schedule."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+import inspect
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import hydra
@@ -17,7 +18,7 @@ from training.networks.discriminator import TimeAwareDiscriminators
 from training.networks.generator import Generator
 from training.schedule import Schedule
 
-__all__ = ["build_ada", "build_augment", "build_loss", "build_networks", "build_schedule"]
+__all__ = ["build_ada", "build_augment", "build_loss", "build_networks", "build_schedule", "check_arguments"]
 
 # Karras et al. 2020, "Limited Data": target of E[sign D(real)]; thousands of videos over which p can change by one,
 # from scratch and in transfer learning.
@@ -51,16 +52,39 @@ def build_networks(options: Options, *, c_dim: int, device: str = "cpu") -> tupl
     with torch.random.fork_rng(devices=[]), torch.device(device):
         torch.manual_seed(options["seed"])
         with _named("model.generator"):
-            generator["_target_"] = network_class(generator["_target_"])
+            generator = _own_arguments(generator, Generator)
             g = hydra.utils.instantiate(generator, resolution=resolution, c_dim=c_dim)
             _check_config(g, generator)
             g.activation_checkpointing = options["activation_checkpointing"]
         with _named("model.discriminator"):
-            discriminator["_target_"] = network_class(discriminator["_target_"])
+            discriminator = _own_arguments(discriminator, TimeAwareDiscriminators)
             d = hydra.utils.instantiate(discriminator, resolution=resolution, c_dim=c_dim + camera_dim)
             _check_config(d, discriminator)
             d.freeze(options["freezed"])
     return g, d
+
+
+def _own_arguments(arguments: Mapping[str, Any], standard: type) -> dict[str, Any]:
+    """The options of a network, with its class as `_target_`, and without those that a user's own class cannot take.
+
+    The files of conf/model have every argument of this program's class `standard`, for which another architecture may
+    have no use.
+    """
+    found = network_class(arguments["_target_"])
+    taken = inspect.signature(found).parameters
+    free = any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values())
+    unused = set() if free else inspect.signature(standard).parameters.keys() - taken.keys()
+    return {key: value for key, value in arguments.items() if key not in unused} | {"_target_": found}
+
+
+def check_arguments(networks: Mapping[str, torch.nn.Module], given: Collection[str]) -> None:
+    """Raise a UserError if an option was `given` for a network of a user's own class that has no such argument."""
+    for name in given:
+        group, _, rest = name.partition(".")
+        kind, _, argument = rest.partition(".")
+        key = argument.split(".")[0]
+        if group == "model" and kind in networks and key[:1] not in ("", "_") and key not in networks[kind].config:
+            raise UserError(f"{name}: {type(networks[kind]).__name__} has no argument {key}; leave it out.")
 
 
 def _check_config(network: torch.nn.Module, arguments: Mapping[str, Any]) -> None:

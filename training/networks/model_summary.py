@@ -106,10 +106,13 @@ def size_report(
         f"batch      {batch} videos = {processes} processes × {batch // (processes * micro)} passes × {micro} videos",
         f"rays       {step['rays']:,d} per generator step, {one['rays']:,d} per pass",
         f"samples    {step['samples']:,d} per generator step, {one['samples']:,d} per pass",
-        "memory of a process, estimated",
     ]
-    parts = memory_bytes(generator, discriminator, videos=micro)
-    lines += [f"  {name:<16s}{format_bytes(size):>10s}   {formula}" for name, (size, formula) in parts.items()]
+    if {"foreground", "upsampler"} <= generator.config.keys() and "channel_base" in discriminator.config:
+        lines.append("memory of a process, estimated")
+        parts = memory_bytes(generator, discriminator, videos=micro)
+        lines += [f"  {name:<16s}{format_bytes(size):>10s}   {formula}" for name, (size, formula) in parts.items()]
+    else:
+        lines.append("memory of a process: no estimate for a network of your own class")
     snapshot, state = checkpoint_bytes(generator, discriminator)
     ticks = options["kimg"] / options["spec"]["kimg_per_tick"]
     count = 1 + (0 if options["snap"] is None else int(ticks // options["snap"]))

@@ -21,7 +21,7 @@ from training.networks.discriminator import TimeAwareDiscriminators
 from training.networks.generator import Generator
 from training.networks.model_summary import parameter_counts
 from training.published.loader import build_on_meta
-from training.published.pickle_values import UnreadablePickle
+from training.published.pickle_values import UnreadablePickle, printable
 
 
 def convert_checkpoint(source: str | os.PathLike, out: str | os.PathLike) -> None:
@@ -41,8 +41,9 @@ def describe_snapshot(path: str, content: dict[str, Any]) -> list[str]:
     """
     kinds = {"generator": Generator, "discriminator": TimeAwareDiscriminators}
     config = {name: content[name]["config"] for name in kinds if name in content}
+    own = {name: str(content[name]["class"]) for name in config if "class" in content[name]}  # whose code is not run
     try:
-        networks = {name: build_on_meta(kinds[name], arguments, name) for name, arguments in config.items()}
+        networks = {name: build_on_meta(kinds[name], config[name], name) for name in config if name not in own}
     except UnreadablePickle as error:  # cannot happen for published checkpoints, whose networks were built on loading
         raise UserError(f"{path} {error}") from error
     size = f", {format_bytes(os.path.getsize(path))}" if os.path.isfile(path) else ""
@@ -50,6 +51,7 @@ def describe_snapshot(path: str, content: dict[str, Any]) -> list[str]:
     lines.append(f"kimg        {content['progress'].get('cur_nimg', 0) / 1000:g}")
     about = {name: value for name, value in content["dataset"].items() if name != "label_examples"}
     lines.append("dataset     " + ", ".join(f"{name} {value}" for name, value in about.items()))
+    lines += [f"class       {name} {printable(kind)}" for name, kind in own.items()]
     lines += ["", yaml.safe_dump(config, sort_keys=False, default_flow_style=None).rstrip(), "", "parameters"]
     lines += [f"  {name:28} {count:>12,}" for name, count in parameter_counts(networks).items()]
     average, current = content["generator"]["ema"], content["generator"]["state"]

@@ -1,4 +1,4 @@
-"""The example of docs/extending.md: a generator of a user's own class trains, resumes, renders and is never imposed."""
+"""The examples of docs/extending.md: networks of a user's own classes train, resume, load and are never imposed."""
 
 import re
 import shutil
@@ -10,32 +10,41 @@ import torch
 
 import run_train
 from dnnlib import UserError
+from renderer.cameras import camera_angles
+from tests.small_network import SIZES, small_generator
 from tests.training.tiny import OVERRIDES, write_frames
-from training.checkpoints.snapshot import load_average_generator, load_snapshot
+from torch_utils.rng import RandomStream
+from training.checkpoints.snapshot import load_average_generator, load_snapshot, network_class, save_snapshot
 from training.inference.frame_renderer import FrameRenderer
 from training.inference.latents import seed_latents
+from training.inference.video_discriminators import load_discriminators
+from training.inference.video_generator import VideoGenerator, load_generator
 from training.launch import config
+from training.launch.validate import plan
+from training.networks.discriminator import TimeAwareDiscriminators, time_plane
+from training.networks.model_summary import size_report
+from training.published.__main__ import describe_snapshot
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
 NAME = "my_models.LoopingGenerator"
 
 
-def block(language: str) -> str:
-    (text,) = re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
-    return text
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture
 def work(tmp_path, monkeypatch) -> Path:
     """A working folder as the page describes it, with a copy of conf/."""
-    (tmp_path / "my_models.py").write_text(block("python"))
+    (tmp_path / "my_models.py").write_text("\n\n".join(blocks("python")))
     shutil.copytree(ROOT / "conf", tmp_path / "conf")
-    (tmp_path / "conf" / "model" / "looping.yaml").write_text(block("yaml"))
+    (tmp_path / "conf" / "model" / "looping.yaml").write_text(*blocks("yaml"))
     monkeypatch.setattr(config, "CONFIG_DIR", tmp_path / "conf")
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    monkeypatch.delenv("GENERATOR_CLASS", raising=False)
+    for kind in ("GENERATOR", "DISCRIMINATOR"):
+        monkeypatch.delenv(f"{kind}_CLASS", raising=False)
     monkeypatch.chdir(tmp_path)
     write_frames(tmp_path / "data")
     yield tmp_path
@@ -55,6 +64,13 @@ def test_own_generator_trains_resumes_and_renders(work, monkeypatch):
     content = load_snapshot(folder)
     assert content["progress"]["cur_nimg"] == 16
     assert content["generator"]["class"] == NAME and content["generator"]["config"]["periods"] == 1
+
+    # The weights fit a generator that does not repeat.
+    notes = plan([f"resume={folder}", "outdir=others", "data=data", *OVERRIDES]).notes
+    expected = (
+        f"resume: the snapshot's generator is '{NAME}', here it is that of this program: its weights fit, but may"
+    )
+    assert any(note.startswith(expected) for note in notes)
 
     # A command that was not asked to run the class stops; nothing is imported.
     del sys.modules["my_models"]
@@ -82,10 +98,111 @@ def test_own_generator_trains_resumes_and_renders(work, monkeypatch):
         load_average_generator(folder, generator_class=type("Other", (type(generator),), {}))
 
 
+def test_own_priors_are_rendered_as_they_are_trained(work):
+    """And saved: a folder names the class, which builds them again."""
+    network_class("my_models.ShellGenerator")
+    my_models = sys.modules["my_models"]
+    network = small_generator()
+    generator = my_models.ShellGenerator(**network.config).eval()
+    generator.load_state_dict(network.state_dict())
+    codes = seed_latents(0, 0, **SIZES)
+    ws, parts = generator.mapping(codes.z), {"z_motion": codes.z_motion, "z_bg": codes.z_bg}
+    front, time = generator.camera_prior.at(), torch.tensor([[0.5]])
+    trained = generator.synthesize(ws, times=time, cameras=front, **parts)
+    without = network.synthesize(ws, times=time, cameras=front, **parts)
+    rendered = FrameRenderer(generator, ws, **parts).output(0.5, front)
+    torch.testing.assert_close(rendered.opacity, trained.opacity, rtol=0, atol=1e-5)
+    assert (trained.opacity - without.opacity).abs().max() > 0.1
+
+    sides = camera_angles(generator.camera_prior.sample(8, RandomStream(0)))[:, 0]
+    assert set(sides.tolist()) == set(torch.tensor(generator.camera_prior.yaw).tolist())
+    VideoGenerator(generator).save_pretrained("model")
+    again = load_generator("model", generator_class=my_models.ShellGenerator).network
+    assert isinstance(again.foreground.density_prior, my_models.Shell)
+    assert isinstance(again.camera_prior, my_models.TwoSided)
+
+
+OWN_D = "my_models.PairDiscriminator"
+SELECTED = [f"model.discriminator._target_={OWN_D}", "+model.discriminator.width=16"]
+
+
+def test_own_discriminator_trains_resumes_and_loads(work, monkeypatch):
+    own = [word for word in OVERRIDES if not word.startswith("kimg=")]
+    train(monkeypatch, "data=data", *own, *SELECTED, "kimg=0.008", "imgsnap=null", "fp32=true")
+    (folder,) = Path("runs").iterdir()
+    train(monkeypatch, "resume_run=0", "kimg=0.016", *SELECTED)
+    entry = load_snapshot(folder)["discriminator"]
+    assert entry["class"] == OWN_D and entry["config"] == {"resolution": 16, "c_dim": 0, "width": 16}
+
+    del sys.modules["my_models"]
+    with pytest.raises(UserError, match="DISCRIMINATOR_CLASS to this name .* give discriminator_class"):
+        load_discriminators(folder)
+    assert "my_models" not in sys.modules
+    network_class(OWN_D)
+    my_models = sys.modules["my_models"]
+    D = load_discriminators(folder, discriminator_class=my_models.PairDiscriminator)
+    pairs, dt = torch.rand(2, 2, 3, 16, 16), torch.rand(2)
+    logits = D(pairs, dt)
+    assert logits.video.shape == (2, 1) and logits.image is None
+    load_generator(folder).save_pretrained("model")
+    D.save_pretrained("model")
+    with pytest.raises(UserError, match="DISCRIMINATOR_CLASS"):
+        load_discriminators("model")
+    monkeypatch.setenv("DISCRIMINATOR_CLASS", OWN_D)
+    assert torch.equal(load_discriminators("model")(pairs, dt).video, logits.video)
+    description = "\n".join(describe_snapshot("model", load_snapshot("model")))
+    assert f"class       discriminator {OWN_D}" in description and "width: 16" in description
+
+    train(monkeypatch, "data=data", *own, *SELECTED, "kimg=0.004", "resume=model", "imgsnap=null")
+    assert len(list(Path("runs").iterdir())) == 2
+
+
+def test_a_class_that_takes_the_arguments_of_another_is_not_loaded_as_that(tmp_path):
+    """Its tensors would fit, and its logits be silently different."""
+
+    class Negative(TimeAwareDiscriminators):
+        def video_logits(self, frames, plane, c):
+            return -super().video_logits(frames, plane, c)
+
+    network = Negative(resolution=16, channel_max=8)
+    generator = small_generator()
+    save_snapshot(
+        tmp_path,
+        generator=generator,
+        generator_ema=generator,
+        discriminator=network,
+        augment=None,
+        dataset={},
+        progress={"cur_nimg": 0},
+    )
+    with pytest.raises(UserError, match="discriminator of another class"):
+        load_discriminators(tmp_path)
+    pairs, dt = torch.rand(2, 2, 3, 16, 16), torch.rand(2)
+    found = load_discriminators(tmp_path, discriminator_class=Negative)(pairs, dt)
+    standard = TimeAwareDiscriminators(**network.config)
+    standard.load_state_dict(network.state_dict())
+    assert torch.equal(found.video, -standard.video_logits(pairs, time_plane(pairs, dt), None))
+    with pytest.raises(ValueError, match="discriminator_class must be a class, got str"):
+        load_discriminators(tmp_path, discriminator_class="Negative")
+
+
+def test_arguments_that_an_own_class_does_not_have(work):
+    """Those of conf/ are left out; one that the command gives would be ignored, and is an error."""
+    start = ["outdir=runs", "data=data", *OVERRIDES, *SELECTED]
+    made = plan([*start, "dry_run=true"])
+    assert made.discriminator.config["width"] == 16
+    lines = size_report(made.generator, made.discriminator, options=made.options, processes=1)
+    assert "memory of a process: no estimate for a network of your own class" in lines
+    with pytest.raises(
+        UserError, match=r"^model\.discriminator\.channel_max: PairDiscriminator has no argument channel_max"
+    ):
+        plan([*start, "model.discriminator.channel_max=5"])
+    with pytest.raises(UserError, match=r"^model\.discriminator: .*hair"):
+        plan([*start, "+model.discriminator.hair=1"])
+
+
 def test_an_argument_that_snapshots_would_lose_is_named(work):
     """They rebuild a network from its `config`: without, it would be rendered with the argument's default."""
-    from training.launch.validate import plan
-
     text = Path("my_models.py").read_text()
     Path("my_models.py").write_text("".join(line for line in text.splitlines(True) if "self.config" not in line))
     message = r"^model\.generator: LoopingGenerator leaves periods out .* add self\.config\[.periods.\] = periods"
@@ -94,8 +211,6 @@ def test_an_argument_that_snapshots_would_lose_is_named(work):
 
 
 def test_a_class_that_does_not_exist_or_is_no_network_is_one_line(work):
-    from training.launch.validate import plan
-
     for name, message in (("my_models.Nothing", "there is no class"), ("os.getcwd", "is not a torch.nn.Module")):
         with pytest.raises(UserError, match=rf"^model\.generator: .*{message}"):
             plan(["outdir=runs", "data=data", *OVERRIDES, f"model.generator._target_={name}"])
@@ -104,8 +219,6 @@ def test_a_class_that_does_not_exist_or_is_no_network_is_one_line(work):
 
 
 def test_a_file_that_an_installed_package_does_not_read(work, monkeypatch):
-    from training.launch.validate import plan
-
     monkeypatch.setattr(config, "CONFIG_DIR", ROOT / "conf")
     expected = f" conf/model/looping.yaml in this folder is not read; the files are in {ROOT / 'conf' / 'model'}."
     with pytest.raises(UserError, match=rf"^There is no model 'looping' .*{re.escape(expected)}$"):
