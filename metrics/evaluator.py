@@ -25,7 +25,7 @@ from dnnlib import UserError
 from dnnlib.downloads import make_cache_folder
 from metrics.detectors import DetectorFile
 from metrics.feature_extractors import make_network
-from metrics.features import Samples, compute_features, open_features
+from metrics.features import Samples, compute_features, holds_features, open_features
 from metrics.metric_functions import MEASURES, VIEWS, fewest_samples
 from metrics.random_features import full_float32
 from metrics.registry import Metric, find_metric
@@ -175,7 +175,7 @@ class Evaluator:
     def _compute(self, samples: Samples, network: Any, what: dict, *, title: str) -> np.ndarray | None:
         path, ready = self._place(samples, network, what), False
         if distributed.is_main():
-            ready = path.parent != self._folder and _holds(path, len(samples))
+            ready = path.parent != self._folder and holds_features(path, len(samples))
         if not distributed.broadcast_object(ready):
             compute_features(samples, network, path, batch_size=self._batch_size, title=title)
         return open_features(path) if distributed.is_main() else None
@@ -199,15 +199,6 @@ def require_samples(metric: Metric, samples: Samples, words: str) -> None:
     least = fewest_samples(metric)
     if len(samples) < least:
         raise UserError(f"{metric.name} needs at least {least} {words} {metric.samples}, there are {len(samples)}.")
-
-
-def _holds(path: Path, count: int) -> bool:
-    """True if a cached file exists and is complete."""
-    try:
-        features = open_features(path)
-    except Exception:  # NumPy's reader raises almost any exception for damaged files
-        return False
-    return features.ndim == 2 and len(features) == count
 
 
 def _versions() -> dict[str, str]:

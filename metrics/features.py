@@ -2,10 +2,14 @@
 
 Sample i is always in batch i // batch_size, and batches are assigned to processes in turn, so that the rows and their
 order do not depend on the number of processes. Only one batch per process is in memory; the rows are written to a NumPy
-file, which is read as a memory map.
+file, which is read as a memory map. The SHA-256 of all this follows at the end of the file, where NumPy ignores it: a
+cached file may be damaged after years on a disk, and wrong features would give a plausible, wrong distance.
 """
 
 import contextlib
+import hashlib
+import io
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,7 +20,9 @@ from tqdm import tqdm
 from dnnlib import UserError, atomic_write
 from torch_utils import distributed
 
-__all__ = ["Samples", "compute_features", "open_features"]
+__all__ = ["Samples", "compute_features", "holds_features", "open_features"]
+
+CHUNK = 1 << 20  # bytes that are hashed at a time
 
 
 class Samples(Protocol):
@@ -51,7 +57,7 @@ def compute_features(samples: Samples, network: Any, path: Path, *, batch_size: 
     batches = [range(i, min(i + batch_size, len(samples))) for i in range(0, len(samples), batch_size)]
     rank, world = distributed.rank(), distributed.world_size()
     bar = tqdm(total=len(samples), desc=title, unit="", disable=None if rank == 0 else True, leave=False)
-    width = None
+    width, digest = None, hashlib.sha256()
     with bar, atomic_write(path) if rank == 0 else contextlib.nullcontext() as file:
         for first in range(0, len(batches), world):
             part: np.ndarray | UserError | None = None
@@ -68,17 +74,37 @@ def compute_features(samples: Samples, network: Any, path: Path, *, batch_size: 
                 if width is None:
                     width = rows.shape[1]
                     if rank == 0:
-                        header = {"descr": "<f4", "fortran_order": False, "shape": (len(samples), width)}
-                        np.lib.format.write_array_header_1_0(file, header)
+                        header = io.BytesIO()
+                        entries = {"descr": "<f4", "fortran_order": False, "shape": (len(samples), width)}
+                        np.lib.format.write_array_header_1_0(header, entries)
+                        _write(file, header.getvalue(), digest)
                 assert rows.shape[1] == width
                 if rank == 0:
-                    file.write(rows.astype("<f4").tobytes())
+                    _write(file, rows.astype("<f4").tobytes(), digest)
                 bar.update(len(rows))
+        if rank == 0:
+            file.write(digest.digest())
+
+
+def _write(file: Any, data: bytes, digest: Any) -> None:
+    file.write(data)
+    digest.update(data)
 
 
 def open_features(path: Path) -> np.ndarray:
-    """The features in a file, as a memory map.
-
-    A damaged file may raise almost any exception.
-    """
+    """The features in a file of `compute_features`, as a memory map."""
     return np.lib.format.open_memmap(path, mode="r")
+
+
+def holds_features(path: Path, count: int) -> bool:
+    """True if there is a file of `compute_features` with `count` rows whose checksum is right."""
+    try:
+        size = os.path.getsize(path) - hashlib.sha256().digest_size
+        digest = hashlib.sha256()
+        with open(path, "rb") as file:
+            while size > 0 and (data := file.read(min(size, CHUNK))):
+                digest.update(data)
+                size -= len(data)
+            return file.read() == digest.digest() and len(open_features(path)) == count
+    except Exception:  # NumPy's reader raises almost any exception for a file that something else has written
+        return False

@@ -192,8 +192,12 @@ def test_cache(tmp_path, detectors):
         lambda data: b"",
         lambda data: data[:10] + b"{" * 40 + data[50:],  # a header that is no Python
         lambda data: b"PK\x03\x04" + data,
+        lambda data: data[:-4000] + bytes(4000),  # of a block that never reached the disk
+        lambda data: data[:-2000] + bytes([data[-2000] ^ 64]) + data[-1999:],
+        lambda data: data[:-32],  # as written by earlier versions
+        lambda data: data[:-1000] + b"\xff" * 4 + data[-996:],  # NaN
     ],
-    ids=["cut off", "empty", "header", "archive"],
+    ids=["cut off", "empty", "header", "archive", "zeros", "one bit", "no checksum", "NaN"],
 )
 def test_a_damaged_cache_is_made_again(damage, tmp_path):
     def run():
