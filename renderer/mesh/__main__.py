@@ -7,6 +7,7 @@ The command connects networks and renderer, as generate.py does; no other module
 
 import json
 import os
+import sys
 from typing import Any
 
 import click
@@ -72,7 +73,7 @@ def main(
 
     from torch_utils.memory import explain_out_of_memory, keep_freed_memory
     from training.checkpoints.snapshot import load_average_generator
-    from training.inference.meshes import GeneratedMeshes
+    from training.inference.meshes import GeneratedMeshes, NoSurface, require_all
 
     device = pick_device(options["device"])
     if device.type == "cpu":
@@ -88,14 +89,29 @@ def main(
     from renderer.mesh.files import write_glb, write_ply
     from renderer.video import save_png
 
-    explained = explain_out_of_memory("Lower --chunk or --resolution.")
+    explained, missing = explain_out_of_memory("Lower --chunk or --resolution."), []
     with explained, tqdm(total=len(pairs) * len(shown), unit="mesh", disable=None) as progress:
+
+        def leave_out(reason: str) -> None:
+            missing.append(reason)
+            progress.write(reason, file=sys.stderr)
+
         for (seed, motion_seed), video in zip(pairs, videos):
             stem = f"geometry_seed{seed:04d}_motion{motion_seed:04d}"
-            level = maker.level(video, shown, name=stem)
             rows, meshes = [], []
+            try:
+                level = maker.level(video, shown, name=stem)
+            except NoSurface as error:
+                leave_out(str(error))
+                progress.update(len(shown))
+                continue
             for i, time in enumerate(shown):
-                mesh, row = maker.mesh(video, time, level)
+                progress.update()
+                try:
+                    mesh, row = maker.mesh(video, time, level)
+                except NoSurface as error:
+                    leave_out(f"{stem}: {error}")
+                    continue
                 name = f"{stem}_{i:04d}.{suffix}"
                 if sequence:
                     meshes.append(mesh)
@@ -107,13 +123,15 @@ def main(
                     save_png(maker.preview(mesh, video, time), os.path.join(outdir, f"{stem}_{i:04d}.png"))
                 rows.append({"time": time, "file": f"{stem}.glb" if sequence else name, **row})
                 progress.write(_line(stem, rows[-1]))
-                progress.update()
+            if len(rows) < (len(shown) if sequence else 1):  # a sequence without a step would have another rhythm
+                continue
             if sequence:
                 names = [f"{i}: time {time:g}" for i, time in enumerate(shown)]
                 write_glb(meshes, os.path.join(outdir, f"{stem}.glb"), names=names, fps=options["fps"])
             about = {"seed": seed, "motion_seed": motion_seed, "level": level, **maker.about(), "meshes": rows}
             with atomic_write(os.path.join(outdir, f"{stem}.json"), "w") as file:
                 json.dump(about, file, indent=1)
+    require_all(missing, what="meshes")
 
 
 def _making(options: dict[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ The command connects networks and renderer, as generate.py does; no other module
 
 import json
 import os
+import sys
 from typing import Any
 
 import click
@@ -47,6 +48,7 @@ def main(
 
     from torch_utils.memory import explain_out_of_memory, keep_freed_memory
     from training.checkpoints.snapshot import load_average_generator
+    from training.inference.meshes import NoSurface, require_all
     from training.inference.splats import GeneratedSplats
 
     picked = pick_device(device)
@@ -63,14 +65,21 @@ def main(
     from renderer.splats.gaussians import read_ply, write_ply
     from renderer.video import save_png
 
-    explained = explain_out_of_memory("Lower --chunk, --resolution or --size.")
+    explained, missing = explain_out_of_memory("Lower --chunk, --resolution or --size."), []
     with explained, tqdm(total=len(pairs) * len(shown), unit="file", disable=None) as progress:
         for (seed, motion_seed), video in zip(pairs, videos):
             stem = f"splats_seed{seed:04d}_motion{motion_seed:04d}"
             rows = []
             for i, time in enumerate(shown):
+                progress.update()
+                try:
+                    splats = maker.splats(video, time)
+                except NoSurface as error:
+                    missing.append(f"{stem}: {error}")
+                    progress.write(missing[-1], file=sys.stderr)
+                    continue
                 path = os.path.join(outdir, f"{stem}_{i:04d}.ply")
-                write_ply(maker.splats(video, time), path)
+                write_ply(splats, path)
                 # Compared as a viewer reads them.
                 gaussians = read_ply(path).to(picked)
                 psnr, picture = maker.compare(gaussians, video, time)
@@ -79,10 +88,12 @@ def main(
                 row = {"time": time, "file": os.path.basename(path), "gaussians": len(gaussians), "psnr": psnr}
                 rows.append(row)
                 progress.write(_line(stem, row))
-                progress.update()
+            if not rows:
+                continue
             about = {"seed": seed, "motion_seed": motion_seed, **maker.about(), "splats": rows}
             with atomic_write(os.path.join(outdir, f"{stem}.json"), "w") as file:
                 json.dump(about, file, indent=1)
+    require_all(missing, what="splats")
 
 
 def _line(stem: str, row: dict[str, Any]) -> str:

@@ -31,13 +31,24 @@ from training.inference.latents import generator_latents
 from training.inference.point_query import PointField
 from training.networks.generator import Generator
 
-__all__ = ["CHECKED_VIEWS", "GeneratedMeshes", "SeedVideos"]
+__all__ = ["CHECKED_VIEWS", "GeneratedMeshes", "NoSurface", "SeedVideos", "require_all"]
 
 VIEWS = (0.0, 0.5, 1.0)  # fractions of the range of yaw: where the level is matched, and of previews
 MATCHED_STEPS = 8  # time steps of a video, at most
 CHECKED_VIEWS = (0.0, 0.25, 0.5, 0.75, 1.0)  # likewise: where meshes and splats are compared with the field
 CHECKED_SIZE = 64  # pixels along a side, more than the level was matched with
 PREVIEW_SIZE = 192  # pixels of a view
+
+
+class NoSurface(UserError):
+    """There is nothing to show in a video, or at one of its times; others may show something."""
+
+
+def require_all(missing: Sequence[str], *, what: str) -> None:
+    """Raise a UserError if a command left files out for these reasons, which it has printed; the first one is named."""
+    if missing:
+        more = f" {len(missing) - 1} further ones are listed above." if len(missing) > 1 else ""
+        raise UserError(f"Not all {what} were written: {missing[0]}{more}")
 
 
 class SeedVideos:
@@ -130,7 +141,7 @@ class GeneratedMeshes:
         density at which a step of the training's length is half opaque.
 
         Raises:
-            UserError: Nothing is opaque; `name` is the video's name in the message.
+            NoSurface: Nothing is opaque; `name` is the video's name in the message.
         """
         if self._level is not None:
             return self._level
@@ -143,7 +154,7 @@ class GeneratedMeshes:
         step = (far - near) / (settings.num_samples - 1)
         level = matching_level(peaks, opacities, sharp=density_of_opacity(0.5, step))
         if level is None:
-            raise UserError(
+            raise NoSurface(
                 f"No ray of {name} is half opaque in the foreground: there is no surface to show. A --level below "
                 f"{max(float(peak.max()) for peak in peaks):.3g}, its highest density, would make one."
             )
@@ -153,7 +164,7 @@ class GeneratedMeshes:
         """The coloured mesh of a time step, and figures about it.
 
         Raises:
-            UserError: Nothing is denser than the level.
+            NoSurface: Nothing is denser than the level.
         """
         field = self._field(video, time)
         # One more cell is needed beyond the volume's end, so that the surface can be placed in between.
@@ -161,7 +172,7 @@ class GeneratedMeshes:
         density = sample(field.density, self.grid, where=where, chunk=self.chunk, device=self.device)
         mesh = extract_surface(density, self.grid, level=level, inside=self.inside)
         if mesh is None:
-            raise UserError(
+            raise NoSurface(
                 f"There is no surface at time {time:g}: the density is nowhere above {density.max():.4g}, and --level "
                 f"is {level:.4g}."
             )

@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from dnnlib import UserError
 from renderer.mesh.extraction import Grid, sample
 from renderer.mesh.trained_volume import TrainedVolume
 from renderer.splats.gaussians import MIN_OPACITY, Gaussians, gaussians_of_points, opacity_of_density
 from renderer.splats.rasteriser import rasterise
 from renderer.video import image_grid, to_uint8
-from training.inference.meshes import CHECKED_VIEWS, SeedVideos
+from training.inference.meshes import CHECKED_VIEWS, NoSurface, SeedVideos
 from training.inference.point_query import PointField
 from training.networks.generator import Generator
 
@@ -71,14 +70,14 @@ class GeneratedSplats:
         """The Gaussians of a time step, with colours like the image's as the frontal camera sees them.
 
         Raises:
-            UserError: Nothing is dense enough.
+            NoSurface: Nothing is dense enough.
         """
         field = PointField(self.generator, **video, time=time)
         density = sample(field.density, self.grid, where=self.inside, chunk=self.chunk, device=self.device)
         density = torch.from_numpy(np.nan_to_num(density, nan=0.0, posinf=np.finfo(np.float32).max))
         dense = opacity_of_density(density, self.grid.cell) >= MIN_OPACITY
         if not dense.any():
-            raise UserError(
+            raise NoSurface(
                 f"There is nothing to show at time {time:g}: the density is nowhere above {float(density.max()):.4g}, "
                 "and no Gaussian of it would be drawn. A lower --resolution makes larger ones."
             )

@@ -1,6 +1,7 @@
 """The geometry command on a generator whose foreground is a known body, and its errors."""
 
 import json
+import shutil
 import sys
 import types
 
@@ -13,6 +14,7 @@ from PIL import Image
 
 from dnnlib import UserError
 from renderer.mesh import __main__ as mesh_command
+from renderer.mesh.extraction import extract_surface
 from renderer.volume_rendering import Fields
 from tests.training.tiny import make_plan
 from training.inference.latents import seed_latents
@@ -168,6 +170,30 @@ def test_no_foreground_at_all(run, generator, monkeypatch):
     monkeypatch.setattr(Ball, "__call__", nothing)
     with pytest.raises(UserError, match="No ray of geometry_seed0000_motion0000 is half opaque"):
         run()
+
+
+def test_videos_and_times_without_a_surface_do_not_keep_the_others_from_being_written(run, monkeypatch):
+    stems = [f"geometry_seed{seed:04d}_motion{seed:04d}" for seed in range(3)]
+    calls = []
+
+    def extract(*arguments, **options):
+        calls.append(None)
+        return None if len(calls) in (2, 3, 4) else extract_surface(*arguments, **options)
+
+    monkeypatch.setattr("training.inference.meshes.extract_surface", extract)
+    words = ["--seeds", "0-2", "--times", "0,1", "--level", "25"]
+    with pytest.raises(UserError, match=rf"Not all meshes .*: {stems[0]}: .* at time 1: .* 2 further ones are listed"):
+        run(*words)
+    names = [f"{stems[0]}.json", f"{stems[0]}_0000.glb"]
+    names += [f"{stems[2]}.json", f"{stems[2]}_0000.glb", f"{stems[2]}_0001.glb"]
+    assert sorted(path.name for path in run.out.iterdir()) == names
+    about = json.loads((run.out / names[0]).read_text())
+    assert [(row["time"], row["file"]) for row in about["meshes"]] == [(0, names[1])]
+    calls.clear()
+    shutil.rmtree(run.out)
+    with pytest.raises(UserError, match="Not all meshes"):
+        run(*words, "--sequence")  # a sequence without one of its steps would run too fast
+    assert sorted(path.name for path in run.out.iterdir()) == [f"{stems[2]}.glb", f"{stems[2]}.json"]
 
 
 def test_missing_packages_are_named(run, monkeypatch):

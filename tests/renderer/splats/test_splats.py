@@ -16,8 +16,9 @@ from renderer.splats import __main__ as splats_command
 from renderer.splats.gaussians import read_ply
 from renderer.volume_rendering import Fields, ray_samples
 from tests.training.tiny import make_plan
-from training.inference.meshes import SeedVideos
+from training.inference.meshes import NoSurface, SeedVideos
 from training.inference.point_query import PointField
+from training.inference.splats import GeneratedSplats
 from training.launch.build import build_networks
 
 RADIUS, GROWTH = 0.07, 0.03  # of the ball at time 0, and by how much it grows until time 1
@@ -189,3 +190,19 @@ def test_no_foreground_at_all(run, monkeypatch):
     with pytest.raises(UserError, match="nothing to show at time 0.5: the density is nowhere above 0, and"):
         run()
     assert list(run.out.iterdir()) == []
+
+
+def test_a_time_without_gaussians_does_not_keep_the_others_from_being_written(run, monkeypatch):
+    splats = GeneratedSplats.splats
+
+    def some(self, video, time):
+        if time == 0:
+            raise NoSurface("nothing")
+        return splats(self, video, time)
+
+    monkeypatch.setattr(GeneratedSplats, "splats", some)
+    stem = "splats_seed0000_motion0000"
+    with pytest.raises(UserError, match=f"Not all splats were written: {stem}: nothing"):
+        run("--times", "0,1")
+    assert sorted(path.name for path in run.out.iterdir()) == [f"{stem}.json", f"{stem}_0001.ply"]
+    assert [row["time"] for row in json.loads((run.out / f"{stem}.json").read_text())["splats"]] == [1]
