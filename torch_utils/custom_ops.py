@@ -42,7 +42,7 @@ _loaded: dict[tuple[str, str], Any] = {}  # (name, device type) → namespace, o
 _logged: set[str] = set()
 _plain = threading.local()  # .depth: blocks of `plain_pytorch` around this thread
 _PROBE = torch.zeros([], device="cpu")  # any tensor, see `transformed`
-_weight_gradients = [True]  # of all threads: backward passes run in threads of their own
+_skipping: set[int] = set()  # the threads in blocks of `no_weight_gradients`
 
 BUILD_SECONDS = 20  # per operator and core, approximately
 
@@ -108,16 +108,23 @@ def no_weight_gradients() -> Iterator[None]:
     Autograd functions cannot see which gradients are needed. Respected by the native `conv3x3`, `bias_act` and
     `point_linear`. Higher derivatives of the results are complete.
     """
-    before, _weight_gradients[0] = _weight_gradients[0], False
+    thread = threading.get_ident()
+    inner = thread in _skipping
+    _skipping.add(thread)
     try:
         yield
     finally:
-        _weight_gradients[0] = before
+        if not inner:
+            _skipping.discard(thread)
 
 
-def weight_gradients_wanted() -> bool:
-    """True if backward passes compute the gradients of weights and biases."""
-    return _weight_gradients[0]
+def weight_gradients_wanted(device: torch.device) -> bool:
+    """True if this backward pass, of tensors on `device`, computes the gradients of weights and biases.
+
+    On a CPU a backward pass runs in the thread that asked for it. On a GPU it runs in a thread of PyTorch's, so that a
+    block of `no_weight_gradients` in one thread holds for the passes of all.
+    """
+    return threading.get_ident() not in _skipping if device.type == "cpu" else not _skipping
 
 
 def gradients_recorded(*tensors: torch.Tensor | None) -> bool:

@@ -1,5 +1,6 @@
 """Builds of native operators: keys, cache, many processes, failures, machines without a compiler."""
 
+import concurrent.futures
 import logging
 import multiprocessing
 import os
@@ -490,3 +491,28 @@ def test_nothing_is_announced_where_nothing_is_built(monkeypatch, caplog):
     monkeypatch.setenv(custom_ops.SWITCH_VARIABLE, "off")
     custom_ops.build_missing("cpu", lambda line: pytest.fail(line))
     assert custom_ops.load("bias_act", "cpu") is None and "Building" not in caplog.text
+
+
+def test_weight_gradients_left_out_in_one_thread_are_computed_in_others():
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    wanted = custom_ops.weight_gradients_wanted
+    first, second, left = (threading.Event() for _ in range(3))
+
+    def one():
+        with custom_ops.no_weight_gradients():
+            first.set()
+            assert second.wait(60) and not wanted(cpu)
+        left.set()
+
+    def other():
+        assert first.wait(60) and wanted(cpu) and not wanted(cuda)
+        with custom_ops.no_weight_gradients():
+            second.set()
+            with custom_ops.no_weight_gradients():
+                assert left.wait(60)
+            assert not wanted(cpu)
+
+    with concurrent.futures.ThreadPoolExecutor() as threads:
+        for done in [threads.submit(one), threads.submit(other)]:
+            done.result()
+    assert wanted(cpu) and wanted(cuda)  # after blocks that overlapped

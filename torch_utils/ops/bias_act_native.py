@@ -86,7 +86,7 @@ class _BiasAct(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, dy):
-        with_bias_sum = ctx.has_bias and ctx.needs_input_grad[1] and weight_gradients_wanted()
+        with_bias_sum = ctx.has_bias and ctx.needs_input_grad[1] and weight_gradients_wanted(dy.device)
         if ctx.options.tells_branch():
             x, b = ctx.saved_tensors[0].detach(), None
         else:

@@ -50,7 +50,7 @@ class Results(torch.autograd.Function):
         x, w = ctx.saved_tensors
         stride, library = ctx.stride, ctx.library
         grad_x = ImageGradient.apply(grad, w, x.shape, stride, library) if ctx.needs_input_grad[0] else None
-        wants_weight = ctx.needs_input_grad[1] and weight_gradients_wanted()
+        wants_weight = ctx.needs_input_grad[1] and weight_gradients_wanted(grad.device)
         grad_w = WeightGradient.apply(x, grad, stride, library) if wants_weight else None
         return grad_x, grad_w, None, None
 
@@ -70,7 +70,7 @@ class FilteredResults(torch.autograd.Function):
         padding, stride, library = ctx.padding, ctx.stride, ctx.library
         # All of these operators are differentiable, in x as well, and so are the gradients.
         grad_x = grad_w = None
-        if ctx.needs_input_grad[1] and weight_gradients_wanted():
+        if ctx.needs_input_grad[1] and weight_gradients_wanted(grad.device):
             grad_w = WeightGradient.apply(upfirdn2d(x, f, padding=padding), grad, stride, library)
         if ctx.needs_input_grad[0]:
             fw, fh = filter_size(f)
