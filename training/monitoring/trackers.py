@@ -18,6 +18,8 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from PIL import Image
 
@@ -187,10 +189,15 @@ class MLflowTracker:
                     f"a database cannot lie in {outdir} ('?', '%'); set MLFLOW_TRACKING_URI to another place"
                 )
             place, files = f"sqlite:///{outdir / 'mlflow.db'}", (outdir / "mlartifacts").as_uri()
-        self._client = mlflow.MlflowClient(tracking_uri=place)
+        self._client, self._moved = mlflow.MlflowClient(tracking_uri=place), False
         if run_id is not None:
             self.run_id = run_id
             self._client.update_run(run_id, status="RUNNING")
+            if files is not None:
+                stored = Path(url2pathname(urlsplit(self._client.get_run(run_id).info.artifact_uri).path))
+                own = (outdir / "mlartifacts").resolve()
+                # The database keeps the absolute path: previews would go to a new folder at the old place.
+                self._moved = own not in stored.resolve().parents and not stored.exists()
             return
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
         known = self._client.get_experiment_by_name(name)
@@ -209,7 +216,7 @@ class MLflowTracker:
         self._client.log_batch(self.run_id, metrics=metrics)
 
     def media(self, files: Mapping[str, Path], step: int) -> None:
-        for path in files.values():
+        for path in () if self._moved else files.values():
             where = path.parent.relative_to(self._folder).as_posix()
             self._client.log_artifact(self.run_id, os.fspath(path), None if where == "." else where)
 

@@ -117,7 +117,7 @@ def mlflow(monkeypatch):
         create_run=fake.call("create_run", types.SimpleNamespace(info=types.SimpleNamespace(run_id="id-of-mlflow"))),
         **{name: fake.call(name) for name in ("update_run", "log_batch", "log_artifact", "set_terminated")},
     )
-    module.MlflowClient = fake.call("MlflowClient", client)
+    fake.client, module.MlflowClient = client, fake.call("MlflowClient", client)
     entities.Metric = lambda key, value, timestamp, step: (key, value, step)
     entities.Param = lambda key, value: (key, value)
     monkeypatch.setitem(sys.modules, "mlflow", module)
@@ -257,6 +257,19 @@ def test_mlflow(start, mlflow, monkeypatch):
     assert mlflow.of("MlflowClient")[1][1] == {"tracking_uri": "http://tracking:5000"}
     assert mlflow.of("update_run") == [(("id-of-mlflow",), {"status": "RUNNING"})]
     assert len(mlflow.of("create_run")) == 1
+
+
+def test_mlflow_makes_no_folder_where_a_moved_run_was(start, mlflow):
+    start("mlflow")
+    infos = [types.SimpleNamespace(artifact_uri=f"{place.as_uri()}/mlartifacts/1/artifacts") for place in
+             (start.folder.parent, start.folder.parent.parent / "old place")]  # fmt: skip
+    for info, written in zip(infos, (3, 0)):
+        mlflow.client.get_run = lambda run_id, info=info: types.SimpleNamespace(info=info)
+        mlflow.calls.clear()
+        trackers = start("mlflow", first_step=101)
+        trackers.scalars({"Loss/x": 2.0}, 101)
+        trackers.media({**preview_files(start.folder), "Previews/reals": start.folder / "reals.png"}, 101)
+        assert len(mlflow.of("log_batch")) == 1 and len(mlflow.of("log_artifact")) == written
 
 
 @pytest.mark.parametrize("name", ["what?x=1", "50%20"])
