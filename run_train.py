@@ -225,6 +225,7 @@ def snapshot_callbacks(
     from metrics.results import append_row, is_best, read_metric_rows, row_summary
     from torch_utils import distributed
     from training.checkpoints.snapshot_files import keep_as_best
+    from training.data.frame_store import UnreadableFrame
 
     if inputs is None or inputs["real"] is None:  # not opened yet, or opened before the data were synthesised
         inputs = metric_inputs(options)
@@ -255,7 +256,12 @@ def snapshot_callbacks(
         evaluator = Evaluator(fake=fake, real=inputs["real"], device=device, detectors=inputs["detectors"], cache=cache)
         values = {}
         for name in names:
-            row = evaluator.evaluate(name)
+            try:
+                row = evaluator.evaluate(name)
+            except UnreadableFrame as error:  # as the training itself, which takes another clip, the run goes on
+                if distributed.is_main():
+                    print(f"{name} is left out: {error}")
+                continue
             values[name] = row["value"]
             if distributed.is_main():
                 row.update(checkpoint=snapshot.path.name, cur_nimg=snapshot.cur_nimg, **about)

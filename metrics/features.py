@@ -65,7 +65,7 @@ def compute_features(samples: Samples, network: Any, path: Path, *, batch_size: 
                 try:
                     part = network(samples.load(batches[first + rank])).numpy()
                 except UserError as error:  # passed on, or the other processes would wait
-                    part = UserError(str(error))
+                    part = type(error)(str(error))
             for rows in distributed.all_gather_objects(part):
                 if isinstance(rows, UserError):
                     raise rows

@@ -541,6 +541,25 @@ def test_metrics_that_a_killed_run_did_not_come_to_are_computed_once(tmp_path, d
     assert [n for n, _ in measured(folder)[file.stem]] == [12, 20, 28]
 
 
+def test_a_metric_that_meets_a_damaged_frame_is_left_out_until_the_frame_is_repaired(tmp_path, monkeypatch, capsys):
+    damaged = write_frames(tmp_path / "data", frames=16)
+    frame = damaged / "split" / "video_1" / "3.png"
+    content = frame.read_bytes()
+    frame.write_bytes(content[:60])
+    words = [f"outdir={tmp_path / 'runs'}", f"data={damaged}", *OVERRIDES, "imgsnap=null", "kimg=0.012", "snap=1"]
+    words += ["metrics=flicker32_16f,flatness32_1v", f"cache_metrics_dir={tmp_path / 'cache'}"]
+    assert call(monkeypatch, *words) == 0
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert f"flicker32_16f is left out: Cannot read the frame '{frame}'" in capsys.readouterr().out
+    assert [*measured(folder)] == ["metric-flatness32_1v"]
+    frame.write_bytes(content)
+    assert call(monkeypatch, f"resume_run={folder}") == 0
+    assert {name: [n for n, _ in rows] for name, rows in measured(folder).items()} == {
+        "metric-flatness32_1v": [12],
+        "metric-flicker32_16f": [12],
+    }
+
+
 @pytest.mark.parametrize("words, expected", [("kimg=0.004", [4]), ("kimg=0.012", [12]), ("kimg=0.012 resume", [4, 12])])
 def test_metrics_of_tick_0_only_where_it_is_not_untrained(tmp_path, data, monkeypatch, words, expected):
     base = [f"outdir={tmp_path / 'runs'}", f"data={data}", *OVERRIDES, "imgsnap=null", "snap=1"]

@@ -20,7 +20,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from dnnlib import UserError
 from training.data.frame_index import IMAGE_SUFFIXES, describe_tar_files, join_path, list_files
 
-__all__ = ["RUN_OPTIONS", "FrameStore", "Video", "decode_image", "fit_square", "to_rgb"]
+__all__ = ["RUN_OPTIONS", "FrameStore", "UnreadableFrame", "Video", "decode_image", "fit_square", "to_rgb"]
 
 ORIENTATION = 0x0112  # EXIF
 BITS, PHOTOMETRIC, SAMPLE_FORMAT = 0x0102, 0x0106, 0x0153  # TIFF
@@ -49,6 +49,10 @@ class Video:
 
     def __len__(self) -> int:
         return self.count
+
+
+class UnreadableFrame(UserError):
+    """A frame is missing, damaged or not an image."""
 
 
 class FrameStore:
@@ -240,7 +244,7 @@ class FrameStore:
         """Frame `index` of `video`, RGB with 8 bits.
 
         Raises:
-            UserError: The file is missing, damaged or not an image; the message names it.
+            UnreadableFrame: The file is missing, damaged or not an image; the message names it.
         """
         try:
             return decode_image(self.frame_bytes(video, index))
@@ -248,7 +252,9 @@ class FrameStore:
             raise
         except Exception as error:  # decoders raise any exception for damaged data
             file = join_path(self.path, video.path, self.frame_name(video, index))
-            raise UserError(f"Cannot read the frame '{file}' ({error}): replace it or remove the video.") from error
+            raise UnreadableFrame(
+                f"Cannot read the frame '{file}' ({error}): replace it or remove the video."
+            ) from error
 
     def _read_member(self, location: np.void) -> bytes:
         # zipfile would parse the whole directory again in every worker, and share a file position among them.
