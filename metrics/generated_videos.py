@@ -189,7 +189,7 @@ class GeneratedVideos:
         renderer, cameras, numbers = self._renderer_of(indices)
         if self._nframes > 1:
             numbers = [int(number * self._nframes) / (self._nframes - 1) for number in numbers]
-        times = torch.tensor(numbers)
+        times = torch.tensor(numbers, dtype=torch.float32, device="cpu")
         return self._frames(renderer.render(times, cameras))[:, :, None]
 
     @torch.no_grad()

@@ -209,8 +209,9 @@ class CameraPrior:
     def _batch(**values) -> list[torch.Tensor]:
         tensors = []
         for name, value in values.items():
+            device = value.device if isinstance(value, torch.Tensor) else "cpu"
             try:
-                tensors.append(torch.as_tensor(value, dtype=torch.float64).reshape(-1))
+                tensors.append(torch.as_tensor(value, dtype=torch.float64, device=device).reshape(-1))
             except (TypeError, ValueError, RuntimeError) as error:
                 raise ValueError(f"{name} must be one or more numbers, got {shown(value)}.") from error
             if not tensors[-1].isfinite().all():

@@ -79,7 +79,9 @@ def plane_depth(depth: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     right = torch.einsum("np,pi,np->ni", w, basis, target)
     # Slight ridge regularisation: with fewer than three pixels the plane is not determined.
     ridge = 1e-9 * normal.diagonal(dim1=1, dim2=2).sum(-1).clamp(min=1e-12)
-    coefficients = torch.linalg.solve(normal + ridge[:, None, None] * torch.eye(3).to(normal), right)
+    coefficients = torch.linalg.solve(
+        normal + ridge[:, None, None] * torch.eye(3, dtype=normal.dtype, device=normal.device), right
+    )
     inverse = coefficients @ basis.T
     # The depth is unbounded near the plane's horizon.
     return (1 / inverse.clamp(min=1e-3)).reshape(depth.shape).to(depth.dtype)

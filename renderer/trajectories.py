@@ -179,6 +179,6 @@ def frame_schedule(
     for time in time_range:
         check_number("time_range", time)
     first, last = map(float, time_range)
-    times = torch.linspace(first, last, time_steps).tolist()
+    times = torch.linspace(first, last, time_steps, dtype=torch.float32, device="cpu").tolist()
     frames = max(n_steps, time_steps)
     return [(n_steps - 1 - i * n_steps // frames, times[i * time_steps // frames]) for i in range(frames)]

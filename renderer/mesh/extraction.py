@@ -76,7 +76,7 @@ class Grid:
     def __len__(self) -> int:
         return math.prod(self.shape)
 
-    def points(self, start: int, stop: int, device: torch.device | str | None = None) -> torch.Tensor:
+    def points(self, start: int, stop: int, device: torch.device | str = "cpu") -> torch.Tensor:
         """Some of the points, [stop − start, 3], the last axis running fastest."""
         index = torch.arange(start, min(stop, len(self)), device=device)
         axes = (index // (self.shape[1] * self.shape[2]), index // self.shape[2] % self.shape[1], index % self.shape[2])
@@ -96,7 +96,7 @@ def sample(
     *,
     where: np.ndarray | None = None,
     chunk: int = CHUNK,
-    device: torch.device | str | None = None,
+    device: torch.device | str = "cpu",
 ) -> np.ndarray:
     """Values of a function at all points of a grid, float32 of the grid's shape.
 
@@ -178,7 +178,7 @@ def colour_vertices(
     colour: Function,
     *,
     chunk: int = CHUNK,
-    device: torch.device | str | None = None,
+    device: torch.device | str = "cpu",
 ) -> Mesh:
     """The mesh with colours: `colour` maps points [N, 3] to pixels [N, 3] in [-1, 1]."""
     points = torch.from_numpy(mesh.vertices).to(device)

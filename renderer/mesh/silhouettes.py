@@ -25,7 +25,7 @@ def peak_densities(
     """Highest density on the rays through size × size pixels, between two depths: [cameras, size, size]."""
     origins, directions = camera_rays(cameras, pixel_centers(size, cameras.fov.device))
     peak = torch.zeros_like(directions[..., 0])
-    for depth in torch.linspace(near, far, STEPS).tolist():
+    for depth in torch.linspace(near, far, STEPS, dtype=torch.float32, device="cpu").tolist():
         points = origins + depth * directions
         peak = torch.maximum(peak, density(points.flatten(0, 1)).reshape(peak.shape))
     return peak.unflatten(1, (size, size)).nan_to_num(0.0)
@@ -54,7 +54,7 @@ def matching_level(peaks: Sequence[torch.Tensor], opacities: Sequence[torch.Tens
     highest = float(peaks.max())
     if not masks.any() or not highest > 0:
         return None
-    levels = highest * torch.logspace(-4, 0, LEVELS + 1, device=peaks.device)[:-1]
+    levels = highest * torch.logspace(-4, 0, LEVELS + 1, dtype=torch.float32, device=peaks.device)[:-1]
     scores = agreement(peaks, masks, levels)
     good = levels[scores >= scores.max() - AS_GOOD]
-    return float(good[(good.log() - torch.tensor(sharp).log()).abs().argmin()])
+    return float(good[(good.log() - good.new_tensor(sharp).log()).abs().argmin()])

@@ -70,8 +70,8 @@ class TrainedVolume:
     def _corners(self, depth: float) -> torch.Tensor:
         """Corners [cameras, 4, 3] of the pyramids at a depth."""
         width = depth * self.tangent
-        local = torch.tensor([[x, y, -depth] for x in (-width, width) for y in (-width, width)])
         matrices = self.cameras.cam2world
+        local = matrices.new_tensor([[x, y, -depth] for x in (-width, width) for y in (-width, width)])
         return local @ matrices[:, :3, :3].transpose(1, 2) + matrices[:, None, :3, 3]
 
 

@@ -81,4 +81,4 @@ def _project(gaussians: Gaussians, camera: Cameras, size: int) -> tuple[torch.Te
     jacobian = torch.stack([1 / depth, zero, x / depth**2, zero, -1 / depth, -y / depth**2], dim=-1)
     transform = focal * jacobian.unflatten(-1, (2, 3)) @ rotation.T
     covariances = transform @ gaussians.covariances() @ transform.transpose(1, 2)
-    return centers, covariances + LOW_PASS * torch.eye(2, device=x.device), depth
+    return centers, covariances + LOW_PASS * torch.eye(2, dtype=x.dtype, device=x.device), depth

@@ -212,9 +212,8 @@ class _PointMLP(torch.autograd.Function):
         x, *saved = ctx.saved_tensors
         count = len(grads)
         # R1 and the path length regularisation differentiate with respect to inputs alone at first.
-        wanted = [
-            need and (i == 0 or weight_gradients_wanted(x.device)) for i, need in enumerate(ctx.needs_input_grad[2:])
-        ]
+        of_weights = weight_gradients_wanted(x.device)
+        wanted = [need and (i == 0 or of_weights) for i, need in enumerate(ctx.needs_input_grad[2:])]
         weights, biases, results = saved[:count], saved[count : 2 * count], saved[2 * count :]
         if torch.is_grad_enabled():  # second derivatives
             return None, None, *_differentiable_backward(ctx.plan, wanted, x, weights, biases, results, grads)

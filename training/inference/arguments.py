@@ -180,7 +180,11 @@ def video_track(
         check_alone("cameras", program=program, frames=frames, **path)
         check_cameras("cameras", cameras, smallest_fov=prior.smallest_fov)
         count = len(cameras)
-        times = torch.linspace(first, last, count).tolist() if times is None else time_list("times", times, count)
+        times = (
+            torch.linspace(first, last, count, dtype=torch.float32, device="cpu").tolist()
+            if times is None
+            else time_list("times", times, count)
+        )
         return recorded_track("", cameras, times)
     given = {name: value for name, value in path.items() if value is not None}
     for name, value in given.items():

@@ -81,7 +81,9 @@ class GeneratedSplats:
                 f"There is nothing to show at time {time:g}: the density is nowhere above {float(density.max()):.4g}, "
                 "and no Gaussian of it would be drawn. A lower --resolution makes larger ones."
             )
-        points = dense.nonzero().double() * self.grid.cell + torch.tensor(self.grid.origin, dtype=torch.float64)
+        points = dense.nonzero().double() * self.grid.cell + torch.tensor(
+            self.grid.origin, dtype=torch.float64, device="cpu"
+        )
         points = points.float().to(self.device)
         colours = field.emission(points) / 2 + 0.5  # [-1, 1] to [0, 1]
         return gaussians_of_points(points, density[dense].to(self.device), colours, spacing=self.grid.cell)

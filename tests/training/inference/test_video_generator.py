@@ -2,6 +2,7 @@
 
 import copy
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from training.inference.latents import generator_latents, seed_latents
 from training.inference.meshes import GeneratedMeshes
 from training.inference.point_query import PointField
 from training.inference.render_videos import save_video
+from training.inference.splats import GeneratedSplats
 from training.inference.video_discriminators import load_discriminators
 from training.inference.video_generator import load_generator
 from training.networks.generator import Generator
@@ -153,6 +155,33 @@ def test_frames_do_not_depend_on_the_default_type(G):
         torch.set_default_dtype(torch.float32)
     assert {x.dtype for x in found} == {torch.float32}
     assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("change", (torch.set_default_dtype, torch.set_default_device))
+def test_times_cameras_meshes_and_splats_do_not_depend_on_defaults(G, change):
+    """Steps of time would be rounded to bfloat16, and on another device there would be no numbers to check."""
+    heads = load_generator(Path(generate.__file__).parent / "assets" / "heads").network
+
+    def results():
+        maker = GeneratedMeshes(heads, resolution=16)
+        video = maker.video(3, 3)
+        mesh, row = maker.mesh(video, 0.5, maker.level(video, [0.5], name="a video"))
+        splats = GeneratedSplats(
+            heads, device=torch.device("cpu"), resolution=16, truncation_psi=1.0, class_idx=None, chunk=1 << 16, size=16
+        )
+        psnr, _ = splats.compare(splats.splats(video, 0.5), video, 0.5)
+        cameras = heads.camera_prior.at_angles([0.1, -0.2], 1.5)
+        clips = G.video(3, frames=6), G.video(3, cameras=cameras)
+        return [mesh.vertices.tolist(), row, psnr, cameras.cam2world.tolist(), *(clip.tolist() for clip in clips)]
+
+    expected = results()
+    change(torch.bfloat16 if change is torch.set_default_dtype else "meta")
+    try:
+        found = results()
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
+    assert found == expected
 
 
 @pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float64))
