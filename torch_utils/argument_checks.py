@@ -114,7 +114,8 @@ def check_range(name: str, value: torch.Tensor, low: float, high: float, meaning
     """Refuse values out of a range, and NaN. On a CPU only: elsewhere, reading them would wait for the device."""
     if value.device.type != "cpu" or torch.compiler.is_compiling():
         return
-    least, most = (limit.item() for limit in value.detach().aminmax())
+    smallest, largest = value.detach().aminmax()
+    least, most = smallest.item(), largest.item()
     if not (low <= least and most <= high):
         raise ValueError(f"{name} must be {meaning}, got {least:g} to {most:g}.")
 
