@@ -23,7 +23,6 @@ __all__ = [
     "POLE",
     "POLE_MARGIN",
     "SMALL_FOV",
-    "TURNS",
     "along_axes",
     "cam2world_from_angles",
     "camera_angles",

@@ -180,6 +180,8 @@ def build_missing(device_type: str, say: Callable[[str], None]) -> None:
         pool.shutdown(wait=False, cancel_futures=True)
         op_build.interrupt()
         raise
+    finally:
+        pool.shutdown()
     for name in missing:
         load(name, device_type)
     say(f"The native operators were built in {time.monotonic() - start:.0f} s.")

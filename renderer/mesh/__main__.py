@@ -92,9 +92,10 @@ def main(
     explained, missing = explain_out_of_memory("Lower --chunk or --resolution."), []
     with explained, tqdm(total=len(pairs) * len(shown), unit="mesh", disable=None) as progress:
 
-        def leave_out(reason: str) -> None:
+        def leave_out(reason: str, number: int) -> None:
             missing.append(reason)
             progress.write(reason, file=sys.stderr)
+            progress.update(number)
 
         for (seed, motion_seed), video in zip(pairs, videos):
             stem = f"geometry_seed{seed:04d}_motion{motion_seed:04d}"
@@ -102,15 +103,13 @@ def main(
             try:
                 level = maker.level(video, shown, name=stem)
             except NoSurface as error:
-                leave_out(str(error))
-                progress.update(len(shown))
+                leave_out(str(error), len(shown))
                 continue
             for i, time in enumerate(shown):
-                progress.update()
                 try:
                     mesh, row = maker.mesh(video, time, level)
                 except NoSurface as error:
-                    leave_out(f"{stem}: {error}")
+                    leave_out(f"{stem}: {error}", 1)
                     continue
                 name = f"{stem}_{i:04d}.{suffix}"
                 if sequence:
@@ -123,6 +122,7 @@ def main(
                     save_png(maker.preview(mesh, video, time), os.path.join(outdir, f"{stem}_{i:04d}.png"))
                 rows.append({"time": time, "file": f"{stem}.glb" if sequence else name, **row})
                 progress.write(_line(stem, rows[-1]))
+                progress.update()
             if len(rows) < (len(shown) if sequence else 1):  # a sequence without a step would have another rhythm
                 continue
             if sequence:

@@ -71,12 +71,12 @@ def main(
             stem = f"splats_seed{seed:04d}_motion{motion_seed:04d}"
             rows = []
             for i, time in enumerate(shown):
-                progress.update()
                 try:
                     splats = maker.splats(video, time)
                 except NoSurface as error:
                     missing.append(f"{stem}: {error}")
                     progress.write(missing[-1], file=sys.stderr)
+                    progress.update()
                     continue
                 path = os.path.join(outdir, f"{stem}_{i:04d}.ply")
                 write_ply(splats, path)
@@ -88,6 +88,7 @@ def main(
                 row = {"time": time, "file": os.path.basename(path), "gaussians": len(gaussians), "psnr": psnr}
                 rows.append(row)
                 progress.write(_line(stem, row))
+                progress.update()
             if not rows:
                 continue
             about = {"seed": seed, "motion_seed": motion_seed, **maker.about(), "splats": rows}

@@ -57,7 +57,7 @@ option = click.option
 @option("--fit_fov", is_flag=True, help="Fit the field of view too, one for all frames.")
 @option("--fit_radius", is_flag=True, help="Fit the camera's distance too, one for all frames.")
 @option("--finetune", default=0, type=click.IntRange(min=0), help="Steps of fine-tuning the generator afterwards.")
-@option("--lpips", type=click.Path(exists=True, dir_okay=False), help="LPIPS as TorchScript, a program: trust it.")
+@option("--lpips", type=click.Path(exists=True, dir_okay=False), help="LPIPS as TorchScript. It is run: trust it.")
 @option("--seed", default=0, type=click.IntRange(0, 2**31 - 1), help="Random seed.")
 @option("--fps", default=8.0, type=FRAME_RATE, help="Frame rate of the video.")
 @option("--device", help="cpu, cuda, cuda:1, …  [default: cuda if there is one]")

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Plan", "dump_options", "plan", "write_options"]
 
-TINY_FOV = 1.0  # degrees, the SMALL_FOV of renderer.cameras
+TINY_FOV = 1.0  # degrees, as SMALL_FOV of renderer.cameras, a room that this one does not import
 
 
 @dataclasses.dataclass(frozen=True)
