@@ -13,7 +13,7 @@
 #include <cstring>
 #include <limits>
 
-#if defined(__AVX512F__)
+#if defined(__AVX__)
 #include <immintrin.h>
 #endif
 
@@ -42,21 +42,25 @@ inline Vector splat(float v) { return v - Vector{}; }
 // The larger and the smaller of two; v if it is NaN.
 inline Vector larger(Vector limit, Vector v) { return (Vector)_mm512_max_ps((__m512)limit, (__m512)v); }
 inline Vector smaller(Vector limit, Vector v) { return (Vector)_mm512_min_ps((__m512)limit, (__m512)v); }
-inline float total(Vector v) { return _mm512_reduce_add_ps((__m512)v); }
 inline Vector load_some(const float* p, int64_t count) {
   return (Vector)_mm512_maskz_loadu_ps(__mmask16((1u << count) - 1), p);
 }
 inline void store_some(float* p, Vector v, int64_t count) {
   _mm512_mask_storeu_ps(p, __mmask16((1u << count) - 1), (__m512)v);
 }
+#elif defined(__AVX__)
+inline Vector larger(Vector limit, Vector v) { return (Vector)_mm256_max_ps((__m256)limit, (__m256)v); }
+inline Vector smaller(Vector limit, Vector v) { return (Vector)_mm256_min_ps((__m256)limit, (__m256)v); }
+// -1 in the first lanes, 0 in the others.
+inline __m256i first_lanes(int64_t count) {
+  static constexpr int32_t kOnesThenZeros[2 * kLanes] = {-1, -1, -1, -1, -1, -1, -1, -1};
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(kOnesThenZeros + kLanes - count));
+}
+inline Vector load_some(const float* p, int64_t count) { return (Vector)_mm256_maskload_ps(p, first_lanes(count)); }
+inline void store_some(float* p, Vector v, int64_t count) { _mm256_maskstore_ps(p, first_lanes(count), (__m256)v); }
 #else
 inline Vector larger(Vector limit, Vector v) { return v < limit ? limit : v; }
 inline Vector smaller(Vector limit, Vector v) { return v > limit ? limit : v; }
-inline float total(Vector v) {
-  float sum = 0;
-  for (int i = 0; i < kLanes; i++) sum += v[i];
-  return sum;
-}
 inline Vector load_some(const float* p, int64_t count) {
   Vector v{};
   for (int64_t i = 0; i < count; i++) v[i] = p[i];
@@ -66,6 +70,16 @@ inline void store_some(float* p, Vector v, int64_t count) {
   for (int64_t i = 0; i < count; i++) p[i] = v[i];
 }
 #endif
+
+inline float total(Vector v) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_add_ps((__m512)v);
+#else
+  float sum = 0;
+  for (int i = 0; i < kLanes; i++) sum += v[i];
+  return sum;
+#endif
+}
 
 struct Bfloat16 {
   uint16_t bits;
