@@ -444,6 +444,24 @@ def test_builds_are_announced(monkeypatch, caplog, number, seconds):
     assert len(said) == 2
 
 
+def test_the_command_builds_as_many_at_a_time(monkeypatch, capsys):
+    asked = a_build_of_nothing(monkeypatch)
+    monkeypatch.setattr(custom_ops.torch.cuda, "is_available", lambda: False)
+    outcomes = custom_ops.build_all()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].startswith("Building native operators for 'cpu', once on this machine: bias_act, composite,")
+    assert list(outcomes) == [
+        "bias_act cpu",
+        "composite cpu",
+        "fused_mlp cpu",
+        "point_mlp cpu",
+        "upfirdn2d cpu",
+        "winograd cpu",
+    ]
+    assert lines[3:] == [f"{key.split()[0]} (cpu): {reason}" for key, reason in outcomes.items()]
+    assert len(asked) == 12  # together, and those that failed once more, alone
+
+
 @needs_compiler
 def test_as_many_operators_are_built_at_a_time_as_there_are_cores(monkeypatch):
     monkeypatch.setattr(custom_ops, "cores", lambda: 3)
