@@ -210,7 +210,7 @@ def metric_inputs(options: Mapping[str, Any]) -> dict[str, Any]:
 def snapshot_callbacks(
     options: Mapping[str, Any], folder: Path, *, inputs: Mapping[str, Any] | None = None
 ) -> list[Callable]:
-    """Callbacks after every snapshot: all metrics at once, so that they share the generated videos.
+    """Callbacks after every snapshot: all metrics at once, so that they share features.
 
     A metric that has a row for the snapshot is not computed again. Nothing is computed for a practically untrained
     generator: that of tick 0, a single iteration, unless the run started from a snapshot or ends there.

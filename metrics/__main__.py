@@ -21,12 +21,7 @@ from metrics.registry import METRICS, find_metric
 # PyTorch and the networks are imported where they are used, so that --help and usage errors respond at once.
 
 SHORT = "fvd2048_16f"
-UNSAMPLED = (
-    "kernel_subsets",
-    "precision_recall",
-    "mean",
-    "similarity",
-)  # measures whose intervals do not come from resampling
+UNSAMPLED = ("precision_recall", "mean", "similarity")  # measures whose intervals never come from resampling
 RESOLUTION_OF_FILES = 256  # of folders of videos, unless another one is given
 ATTEMPTS = 10  # to read one snapshot of a run in progress
 

@@ -20,6 +20,7 @@ CONDITIONS = {
     "protocol": "the protocol",
     "detector": "the feature extractor",
     "real_data": "the real videos",
+    "num_fake": "the number of generated samples",
 }
 # Entries of rows that compare with real videos; rows written by earlier versions may lack them, which is no difference.
 REAL_STRIDE, REAL_NAME = "frame_stride", "real_name"
@@ -61,6 +62,9 @@ def comparison_lines(a: str | os.PathLike, b: str | os.PathLike) -> Iterator[str
         )
         if all(strides) and strides[0] != strides[1]:
             different.append("the frame stride")
+        sizes = [(row.get("fake") or {}).get("resolution") for row in (rows_a[name], rows_b[name])]
+        if all(sizes) and sizes[0] != sizes[1]:
+            different.append("the resolution of the generated videos")
         if all(names) and names[0] != names[1]:
             notes.append(
                 f"{name}: A was compared with the real videos '{names[0]}', B with '{names[1]}': unless these are the "

@@ -28,6 +28,7 @@ __all__ = [
     "SPLITS",
     "SUBSETS",
     "SUBSET_SIZE",
+    "are_probabilities",
     "frechet_distance",
     "frechet_distance_of_features",
     "inception_score",
@@ -344,13 +345,18 @@ def inception_score(probabilities: np.ndarray, *, splits: int = SPLITS, rows: np
         total, negative_entropy = np.zeros(probabilities.shape[1]), 0.0
         for start in range(0, len(part), BLOCK):
             p = np.asarray(probabilities[part[start : start + BLOCK]], dtype=np.float64)
-            if not ((p >= 0).all() and np.allclose(p.sum(axis=1), 1, rtol=0, atol=ROUNDING)):
+            if not are_probabilities(p):
                 raise ValueError("Probabilities must be 0 or more, rows sum to one; for logits, take the softmax.")
             total += p.sum(axis=0)
             negative_entropy += _sum_p_log_p(p)
         mean = total / len(part)
         scores.append(np.exp(negative_entropy / len(part) - _sum_p_log_p(mean)))
     return float(np.mean(scores))
+
+
+def are_probabilities(p: np.ndarray) -> bool:
+    """True if the rows [N, classes] are probabilities, up to rounding."""
+    return bool((p >= 0).all()) and np.allclose(p.sum(axis=1), 1, rtol=0, atol=ROUNDING)
 
 
 def _sum_p_log_p(p: np.ndarray) -> float:

@@ -11,6 +11,7 @@ import torch
 
 from dnnlib import UserError
 from metrics.detectors import DetectorFile, find_detector
+from metrics.distances import are_probabilities
 from metrics.random_features import FEATURE_WIDTH, RandomFeatures, exact_convolutions
 from metrics.registry import find_metric
 from metrics.video_measures import flatness, flicker, mean_flow_length, warping_error
@@ -35,6 +36,7 @@ class TorchScriptNetwork:
         arguments: Keyword arguments of its call.
         frames: Apply it to single frames: a sample [3, T, H, W] gives T rows of features, concatenated.
         floats: Its input is float32 in [-1, 1] instead of uint8.
+        probabilities: Its results must be probabilities: 0 or more, rows that sum to one.
     """
 
     def __init__(
@@ -46,12 +48,13 @@ class TorchScriptNetwork:
         arguments: Mapping[str, bool],
         frames: bool,
         floats: bool = False,
+        probabilities: bool = False,
     ):
         self.key = f"{file.name}-{file.sha256}-{sorted(arguments)}-{VERSION}"
         self.file = file
         self._module = load_torchscript(file.path, device)
         self._device, self._width, self._arguments = torch.device(device), width, dict(arguments)
-        self._frames, self._floats = frames, floats
+        self._frames, self._floats, self._probabilities = frames, floats, probabilities
 
     def describe(self) -> dict:
         return self.file.describe()
@@ -82,6 +85,11 @@ class TorchScriptNetwork:
             )
         if not found.isfinite().all():
             raise UserError(f"{self.file.path} gives features that are not finite: no distance can be computed.")
+        if self._probabilities and not are_probabilities(found.double().cpu().numpy()):
+            raise UserError(
+                f"{self.file.path} is not {self.file.name}: with no_output_bias=True it must return probabilities of "
+                "classes, which sum to one."
+            )
         return found.float().reshape(count, -1).cpu()
 
 
@@ -132,7 +140,10 @@ FILES: dict[str, tuple[str, dict]] = {
         {"width": 400, "arguments": {"rescale": True, "resize": True, "return_features": True}, "frames": False},
     ),
     "inception": ("inception", {"width": 2048, "arguments": {"return_features": True}, "frames": True}),
-    "inception_probabilities": ("inception", {"width": None, "arguments": {"no_output_bias": True}, "frames": True}),
+    "inception_probabilities": (
+        "inception",
+        {"width": None, "arguments": {"no_output_bias": True}, "frames": True, "probabilities": True},
+    ),
     "vgg16": ("vgg16", {"width": 4096, "arguments": {"return_features": True}, "frames": True}),
     "identity": ("identity", {"width": None, "arguments": {}, "frames": True, "floats": True}),
 }

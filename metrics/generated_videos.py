@@ -139,8 +139,9 @@ class GeneratedVideos:
         return self._samples(count, lambda indices: self._views(indices, fractions), time=VIEW_TIME)
 
     def pairs(self, *, count: int) -> "GeneratedClips":
-        """One time step from two cameras, with its geometry (ViewPairs)."""
-        return self._samples(count, self._pairs, time=VIEW_TIME, yaw_fractions=list(PAIR))
+        """One time step from two cameras, with its geometry (ViewPairs), at the generator's resolution."""
+        about = {"time": VIEW_TIME, "yaw_fractions": list(PAIR), "resolution": self._generator.resolution}
+        return self._samples(count, self._pairs, **about)
 
     def _samples(self, count: int, render: Callable[[Sequence[int]], Any], **about) -> "GeneratedClips":
         about = {"from": "generator", "seed": SEED, "resolution": self.resolution, "nframes": self._nframes, **about}

@@ -270,11 +270,24 @@ class StoredClips:
 
     def load(self, indices: Sequence[int]) -> torch.Tensor:
         """Clips uint8 [N, 3, T, H, W]."""
-        clips = np.stack([self._videos.read(*self._chosen[i]) for i in indices])
+        wanted: dict[int, set[int]] = {}  # each video is read once: of a video file, all frames before are decoded
+        for video, frames in (self._chosen[i] for i in indices):
+            wanted.setdefault(video, set()).update(frames)
+        found = {
+            video: dict(zip(sorted(frames), self._videos.read(video, sorted(frames)), strict=True))
+            for video, frames in wanted.items()
+        }
+        clips = np.stack(
+            [[found[video][frame] for frame in frames] for video, frames in map(self._chosen.__getitem__, indices)]
+        )
         return torch.from_numpy(clips).transpose(1, 2).contiguous()
 
-    def key(self) -> str:
-        content = self._videos.fingerprint(self._chosen)
+    def key(self) -> str | None:
+        """Hash of the content; None if a frame cannot be read, which `load` tells on all processes."""
+        try:
+            content = self._videos.fingerprint(self._chosen)
+        except UserError:
+            return None
         return hashlib.sha256(repr((content, self._videos.resolution, self._chosen)).encode()).hexdigest()
 
     def describe(self) -> dict:

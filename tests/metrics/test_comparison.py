@@ -84,6 +84,18 @@ def test_what_cannot_be_compared_is_said(tmp_path):
     )
 
 
+def test_numbers_and_sizes_of_generated_samples_have_to_agree(tmp_path):
+    """A Fréchet distance of few samples is larger, whatever the model."""
+    row = {"metric": "fvd2048_16f", "value": 100.0, "interval": [99.0, 101.0], "num_fake": 2048}
+    a = write(tmp_path / "a", row | {"fake": {"resolution": 64}})
+    few = write(tmp_path / "few", row | {"value": 500.0, "num_fake": 64, "fake": {"resolution": 64}})
+    large = write(tmp_path / "large", row | {"value": 50.0, "interval": [49.0, 51.0], "fake": {"resolution": 256}})
+    same = write(tmp_path / "same", row | {"value": 50.0, "interval": [49.0, 51.0], "fake": {"resolution": 64}})
+    assert "differ in the number of generated samples: the" in lines(a, few)[-1]
+    assert "differ in the resolution of the generated videos: the" in lines(a, large)[-1]
+    assert lines(a, same)[-1].endswith("B is better")
+
+
 def test_real_videos_of_different_names_are_said(tmp_path):
     row = {
         "metric": "fvd2048_16f",

@@ -139,6 +139,13 @@ def network(name, detector, path):
     return make_network(name, device="cpu", detectors={detector: find_detector(detector, path=path)})
 
 
+class Logits(torch.nn.Module):
+    """An Inception network whose softmax is missing."""
+
+    def forward(self, x: torch.Tensor, no_output_bias: bool = False):
+        return x.float().flatten(1)[:, :8] / 255
+
+
 def test_calls(tmp_path):
     """uint8 clips go in as they are; the same features come out, alone or in a batch."""
     clips = waves(3, frames=5)
@@ -154,6 +161,8 @@ def test_calls(tmp_path):
     assert network("inception", "inception", path)(images).shape == (3, 2048)
     probabilities = network("inception_probabilities", "inception", path)(images)
     torch.testing.assert_close(probabilities.sum(dim=1), torch.ones(3))
+    with pytest.raises(UserError, match="logits.pt is not inception: .* it must return probabilities"):
+        network("inception_probabilities", "inception", save_torchscript(Logits(), tmp_path / "logits.pt"))(images)
 
     path = save_torchscript(SmallIdentity(), tmp_path / "identity.pt")
     rows = network("identity", "identity", path)(clips)

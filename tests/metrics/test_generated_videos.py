@@ -65,6 +65,13 @@ def test_clips_are_those_of_the_generator(generator, videos, monkeypatch):
     assert (clip != expected).float().mean() < 0.01
 
 
+def test_pairs_have_the_resolution_of_the_generator(generator):
+    double = GeneratedVideos(generator, resolution=2 * generator.resolution)
+    assert double.images(count=1).describe()["resolution"] == 2 * generator.resolution
+    assert double.pairs(count=1).describe()["resolution"] == generator.resolution
+    assert double.pairs(count=1).load([0]).images.shape[-1] == generator.resolution
+
+
 def test_any_batch_gives_the_same_videos(videos):
     for clips in (videos.clips(count=6, frames=3), videos.images(count=6), videos.views(count=6, views=5)):
         together = clips.load(range(6))

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from metrics.distances import inception_score
+from metrics.metric_functions import MEASURES
+from metrics.registry import METRICS
 
 
 def by_definition(p, splits):
@@ -20,6 +22,15 @@ def test_definition():
         assert inception_score(p, splits=splits) == pytest.approx(by_definition(p, splits), rel=1e-6)
     rows = np.random.RandomState(0).randint(2500, size=2500)
     assert inception_score(p, rows=rows) == pytest.approx(by_definition(p[rows], 10), rel=1e-6)
+
+
+def test_the_order_of_frames_does_not_matter():
+    """Consecutive frames of videos are much alike: splits of them would hold few classes each."""
+    p = np.repeat(np.eye(40), 50, axis=0)  # 40 videos of 50 frames, each of a class of its own
+    assert inception_score(p) == pytest.approx(4)
+    measured = MEASURES["inception_score"](None, p, METRICS["is1k"], 20)
+    assert measured.value > 35
+    assert measured.interval[0] <= measured.value <= measured.interval[1]
 
 
 def test_known_values():

@@ -16,7 +16,7 @@ from metrics import real_videos
 from metrics.real_videos import StoredVideos, choose_windows
 from renderer.video import VideoWriter
 from tests.training.data.movies import run_ffmpeg
-from training.data.frame_store import FrameStore, fit_square
+from training.data.frame_store import FrameStore, UnreadableFrame, fit_square
 
 
 def write_videos(root: Path, lengths, *, size: int = 16) -> Path:
@@ -109,9 +109,39 @@ def test_video_files(tmp_path):
     assert (loaded[order] - expected).abs().max() <= 3  # colours are converted there and back
     (frame,) = videos.images(count=None).load([6])[0, 0, 0, 0, :1].tolist()
     assert abs(frame - 80) <= 3
+    every = videos.images(count=None).load([6, 0, 2, 2])[:, 0, 0, 0, 0].tolist()  # in any order, twice
+    assert np.abs(np.subtract(every, [80, 0, 40, 40])).max() <= 3
     before = clips.key()
     (tmp_path / "1.mp4").write_bytes((tmp_path / "0.mp4").read_bytes())
     assert StoredVideos(tmp_path, resolution=16).clips(count=10, frames=4).key() != before
+
+
+def test_a_video_file_is_decoded_once_for_the_frames_of_a_batch(tmp_path, monkeypatch):
+    with VideoWriter(tmp_path / "0.mp4", fps=8, crf=0) as writer:
+        for frame in range(12):
+            writer.add(torch.full([3, 16, 16], 20 * frame, dtype=torch.uint8))
+    videos, decode, calls = StoredVideos(tmp_path, resolution=16), real_videos.decode_video, []
+    monkeypatch.setattr(real_videos, "decode_video", lambda path: calls.append(path) or decode(path))
+    found = videos.images(count=None).load(range(12))[:, 0, 0, 0, 0].numpy().astype(int)
+    assert len(calls) == 1 and np.abs(found - 20 * np.arange(12)).max() <= 3
+
+
+def test_frames_that_cannot_be_read_have_no_key_and_are_named_when_they_are_loaded(tmp_path):
+    """The key is made on one process, and others wait for it."""
+    root = write_videos(tmp_path / "data", [3, 5])
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        for file in sorted(root.rglob("*.png")):
+            archive.write(file, file.relative_to(root))
+    content = bytearray((tmp_path / "set.zip").read_bytes())
+    content[content.index(b"IDAT") + 8] ^= 1
+    (tmp_path / "set.zip").write_bytes(content)
+    gone = StoredVideos(root, resolution=16)
+    (root / "set" / "1" / "002.png").unlink()
+    for videos, name in ((StoredVideos(tmp_path / "set.zip", resolution=16), "set/0/000.png"), (gone, "set/1/002.png")):
+        images = videos.images(count=None)
+        assert images.key() is None
+        with pytest.raises(UnreadableFrame, match=name):
+            images.load(range(len(images)))
 
 
 def test_mistakes(tmp_path):

@@ -19,6 +19,7 @@ import re
 import tarfile
 import urllib.error
 import urllib.request
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -133,13 +134,17 @@ def open_shards(path: str | os.PathLike) -> Shards:
         raise UserError(
             f"There is no shard '{(missing or [path])[0]}' ({len(missing)} of {len(urls)} missing): check data=."
         )
-    folder = urls[0].rpartition("/")[0]
-    index = _index(_read(f"{folder}/{SHARD_INDEX}"))
-    manifest = parse_manifest(_read(f"{folder}/{MANIFEST}"))
-    counts = [_count(url, index) for url in urls]
+    folders = dict.fromkeys(url.rpartition("/")[0] for url in urls)  # braces may list several
+    indices = {folder: _index(_read(f"{folder}/{SHARD_INDEX}")) for folder in folders}
+    manifest, *others = (parse_manifest(_read(f"{folder}/{MANIFEST}")) for folder in folders)
+    for key in ("stride", "c_dim", "cameras"):
+        if any((other or {}).get(key) != (manifest or {}).get(key) for other in others):
+            raise UserError(f"'{path}': the folders' {MANIFEST} differ in '{key}': train on shards that agree in it.")
+    counts = [_count(url, indices[url.rpartition("/")[0]]) for url in urls]
     if 0 in counts:
         raise UserError(f"The shard '{urls[counts.index(0)]}' has no samples: leave it out.")
-    absent = sorted(index.keys() - {url.rpartition("/")[2] for url in urls}) if os.path.isdir(path) else []
+    [index] = indices.values() if os.path.isdir(path) else [{}]
+    absent = sorted(index.keys() - {url.rpartition("/")[2] for url in urls})
     return Shards(urls=urls, counts=counts, manifest=manifest, missing=absent)
 
 
@@ -294,14 +299,14 @@ def _count_members(file: str) -> int:
         pass
     count, previous = 0, None
     try:
-        with tarfile.open(file, "r:") as archive:
+        with tarfile.open(file, "r:*") as archive:
             for member in archive:
                 if not member.isreg() or METADATA.match(member.name) or HIDDEN.match(member.name):
                     continue
                 sample = SAMPLE.match(member.name)
                 if sample is not None and sample[1] != previous:
                     count, previous = count + 1, sample[1]
-    except (OSError, tarfile.TarError) as error:
+    except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
         raise UserError(f"Cannot read the shard '{file}' ({one_line(error)}): replace it.") from error
     try:
         os.makedirs(os.path.dirname(cached), exist_ok=True)

@@ -75,7 +75,7 @@ CLIPS_PER_CAMERA = 4  # training clips in a folder of a clip with a face: it has
               help="Keep every n-th frame.")  # fmt: skip
 @click.option("--max-frames", type=COUNT, help="Largest number of frames of a video, after the stride.  [default: all]")
 @click.option("--clip-frames", type=COUNT, help="Cut videos into folders of n frames.")
-@click.option("--clip-step", "--overlap", "clip_step", type=COUNT, help="Start such a folder every n frames.")
+@click.option("--clip-step", type=COUNT, help="Start such a folder every n frames.")
 @click.option("--crop", default="centre", show_default=True,
               help="centre, or LEFT,TOP,WIDTH,HEIGHT in pixels, whose centre square is kept.")  # fmt: skip
 @click.option("--boxes", help="JSON file with a box per video or per frame, which the crop follows.")
@@ -178,6 +178,8 @@ def main(
         rectangle=None if crop in ("centre", "center") else parse_rectangle(crop),
         boxes=None if boxes is None else read_boxes(boxes, scale=box_scale, smoothing=box_smoothing),
     )
+    if chosen.boxes is not None and chosen.boxes.clips:
+        _cut_clips(options)
     _report(out, prepare(source=source, out=out, crop=chosen, **options))
     if preview is not None:
         write_preview(out, preview)
@@ -202,8 +204,7 @@ def _prepare_faces(
     options: dict[str, Any],
 ) -> None:
     """Find faces or people in SOURCE, and write the file of boxes or the dataset OUT."""
-    if options["clip_frames"] is None and options["clip_step"] is None:
-        options["clip_frames"] = CLIPS_PER_CAMERA * options["nframes"]
+    _cut_clips(options)
     if out is not None:  # before the detection, which takes long
         check_lengths(**{name: options[name] for name in ("nframes", "clip_frames", "max_frames")})
         check_out(out, source, overwrite=options["overwrite"], shape=options["shape"])
@@ -237,6 +238,12 @@ def _prepare_faces(
             write_faces_preview(
                 files.preview, among=among, detections=found.detections, videos=found.videos, boxes=boxes
             )
+
+
+def _cut_clips(options: dict[str, Any]) -> None:
+    """Choose the length of the folders that clips of a file of boxes are cut into, unless it is given."""
+    if options["clip_frames"] is None and options["clip_step"] is None:
+        options["clip_frames"] = CLIPS_PER_CAMERA * options["nframes"]
 
 
 def _report(out: str, manifest: dict[str, Any]) -> None:

@@ -126,7 +126,7 @@ def prepare(
             growing.remove()
             raise UserError(_no_clips(source, records, skipped, nframes))
         manifest = {"format": FRAMES_FORMAT, **settings, **_contents(among, records, skipped, nframes)}
-        manifest["unmatched"] = _unmatched(among, crop)
+        manifest["unmatched"] = _unmatched(among, crop, records)
         if faces is not None:
             manifest["faces"] = dict(faces)
         _write_lists(growing.data, manifest, _entries(among, records), box_file)
@@ -185,8 +185,17 @@ def _require_entries(among: SourceSet, crop: Crop) -> None:
     wanted = [Video(source.path, 0, 0) for source in among.sources if listed_path(source.path) not in left_out]
     if among.entries.get("labels"):
         read_labels(among.store, wanted)
-    if among.entries.get("cameras") and all(clip.cameras is None for clip in clips):  # else those are not used
-        read_cameras(among.store, wanted)
+    if all(clip.cameras is None for clip in clips):  # else those of dataset.json are not used
+        if among.entries.get("cameras"):
+            read_cameras(among.store, wanted)
+        return
+    for video in wanted:
+        found = crop.boxes.clips.get(listed_path(video.path), [])
+        if not found or any(clip.cameras is None for clip in found):
+            raise UserError(
+                f"'{video.path}' has no camera in the file of boxes (or a clip without one), but other videos have: in "
+                "tar files all clips have one, or none."
+            )
 
 
 def _convert(
@@ -248,7 +257,7 @@ def _clip_cameras(among: SourceSet, records: dict[str, dict[str, Any]]) -> list[
     ]
 
 
-def _unmatched(among: SourceSet, crop: Crop) -> list[str]:
+def _unmatched(among: SourceSet, crop: Crop, records: dict[str, dict[str, Any]]) -> list[str]:
     """Messages about entries without a video, videos without a label or a camera, and a misplaced dataset.json."""
     paths = {listed_path(source.path) for source in among.sources}
     listed = {kind: by_path for kind, by_path in among.entries.items() if by_path}
@@ -257,6 +266,11 @@ def _unmatched(among: SourceSet, crop: Crop) -> list[str]:
         missing = sorted(paths - by_path.keys())
         if missing:
             found.append(f"{len(missing)} of {len(paths)} videos have no {kind}, e.g. '{missing[0]}'.")
+    cameras = _clip_cameras(among, records)
+    pieces = [f"videos/{name}" for record in records.values() for name, _ in record["pieces"]]
+    bare = sorted(set(pieces) - {name for name, _ in cameras}) if cameras else []
+    if bare:
+        found.append(f"{len(bare)} of {len(pieces)} folders have no camera in the file of boxes, e.g. '{bare[0]}'.")
     if crop.boxes is not None:
         listed["boxes"] = crop.boxes.paths()
     unmatched = [None if among.store is None else describe_elsewhere(among.store)]

@@ -1,5 +1,6 @@
 """Shards: every clip once, the same items as from folders, exact continuation, and damaged files."""
 
+import gzip
 import http.server
 import io
 import itertools
@@ -283,6 +284,29 @@ def test_braces_single_files_and_folders(shards, tmp_path):
         **{"name": "shard-000007", "resolution": 4, "nframes": 4, "frame_stride": 1, "mirror": False, "c_dim": 0},
         **{"num_shards": 1, "num_clips": 2},
     }
+
+
+def test_shards_of_several_folders_have_indices_of_their_own(shards, tmp_path):
+    copy_of(shards, tmp_path / "one")
+    two = copy_of(shards, tmp_path / "two")
+    (two / "shard-000000.tar").write_bytes((two / "shard-000007.tar").read_bytes())  # two clips, as the index says
+    listed = json.loads((two / "index.json").read_text())
+    listed["shardlist"][0]["nsamples"] = 2
+    (two / "index.json").write_text(json.dumps(listed))
+    for order, counts in (("one,two", [3, 2]), ("two,one", [2, 3])):
+        assert webdataset_files.open_shards(f"{tmp_path}/{{{order}}}/shard-000000.tar").counts == counts
+    manifest = json.loads((two / "manifest.json").read_text())
+    (two / "manifest.json").write_text(json.dumps(manifest | {"stride": 3}))
+    differ = failure(f"{tmp_path}/{{one,two}}/shard-000000.tar")
+    assert "the folders' manifest.json differ in 'stride': train on shards that agree in it" in differ
+
+
+def test_compressed_shards_are_counted(shards, tmp_path):
+    content = (shards / "shard-000007.tar").read_bytes()
+    (tmp_path / "a.tar").write_bytes(gzip.compress(content))
+    assert stream(tmp_path / "a.tar").num_clips == 2
+    (tmp_path / "b.tar").write_bytes(gzip.compress(content)[:-200])
+    assert "Cannot read the shard" in failure(tmp_path / "b.tar")
 
 
 def test_foreign_shards_are_counted_once(shards, tmp_path, monkeypatch, cache):

@@ -129,6 +129,24 @@ def test_clips_with_and_without_a_camera(movies, tmp_path):
     assert sorted(os.listdir(tmp_path / "out" / "videos")) == ["a_000_0000", "a_001_0000"]
     content = json.loads((tmp_path / "out" / "dataset.json").read_text())
     assert content == {"cameras": [["videos/a_001_0000", [0.1, 1.5]]]}
+    (note,) = read_manifest(tmp_path / "out")["unmatched"]
+    assert note == "1 of 2 folders have no camera in the file of boxes, e.g. 'videos/a_000_0000'."
+
+
+def test_tar_files_need_a_camera_for_all_clips_or_none(movies, tmp_path):
+    clip = {"first": 0, "frames": 4, "box": [0, 0, 8, 8]}
+    with_camera = clip | {"camera": [0.1, 1.5]}
+    for number, boxes in enumerate(({"a.mp4": [clip, with_camera]}, {"a.mp4": [with_camera], "b.mp4": [0, 0, 8, 8]})):
+        (tmp_path / "boxes.json").write_text(json.dumps(boxes))
+        crop = Crop(boxes=read_boxes(str(tmp_path / "boxes.json"), scale=1.0, smoothing=0.0))
+        source = movies / "a.mp4"
+        if number == 1:
+            (source := tmp_path / "source").mkdir()
+            for name in boxes:
+                os.link(movies / name, source / name)
+        with pytest.raises(UserError, match=f"'{[*boxes][-1]}' has no camera in the file of boxes"):
+            prepare_frames(source, tmp_path / "out", crop=crop, shape="shards")
+        assert not [name for name in os.listdir(tmp_path) if "out" in name]
 
 
 def test_a_clip_and_a_video_of_its_name(movies, tmp_path):

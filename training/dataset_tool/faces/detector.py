@@ -1,4 +1,4 @@
-"""The detector: MediaPipe in this process where it can be imported, else in a process of .venv-faces."""
+"""The detector: MediaPipe in a process of .venv-faces where that exists, else in this process."""
 
 import contextlib
 import importlib.metadata

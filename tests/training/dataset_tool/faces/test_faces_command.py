@@ -137,7 +137,7 @@ def test_the_box_file_alone_gives_the_same_set(movies, landmarks, tmp_path):
     edit = fail(movies, "--faces", "--landmarks", landmarks, "--faces-only", boxes, *OPTIONS)
     assert edit == f"--faces-only: '{boxes}' is there already: use --overwrite to replace it."
     options = OPTIONS[:4]
-    call(movies, tmp_path / "by_boxes", "--boxes", boxes, *options, "--clip-frames", 16)
+    call(movies, tmp_path / "by_boxes", "--boxes", boxes, *options)
     call(movies, tmp_path / "at_once", "--faces", "--landmarks", landmarks, *OPTIONS)
     for name in ("dataset.json", "videos/a_000_0001/000020.png"):
         assert (tmp_path / "by_boxes" / name).read_bytes() == (tmp_path / "at_once" / name).read_bytes()
