@@ -143,7 +143,9 @@ def cam2world_from_angles(yaw: torch.Tensor, pitch: torch.Tensor, radius: torch.
     # Spherical coordinates with the polar angle `pitch` from the z axis.
     yaw, pitch, radius = yaw.double(), pitch.double(), radius.double()
     # A camera at a pole takes the roll of its neighbours at the same yaw.
-    pitch = torch.where(pitch.sin().abs() < POLE, pitch.clamp(POLE, math.pi - POLE), pitch)
+    pole = torch.full_like(pitch, POLE)
+    pole = torch.where(pitch.cos() > 0, pole, math.pi - pole)
+    pitch = torch.where(pitch.sin().abs() < POLE, pole, pitch)
     position = torch.stack([pitch.sin() * yaw.cos(), pitch.sin() * yaw.sin(), pitch.cos()], dim=-1) * radius[:, None]
     matrix = torch.eye(4, dtype=position.dtype, device=position.device).repeat(len(position), 1, 1)
     matrix[:, :3, :3] = _look_at(position)
@@ -207,8 +209,8 @@ class CameraPrior:
     @staticmethod
     def _batch(**values) -> list[torch.Tensor]:
         tensors = []
+        device = next((value.device for value in values.values() if isinstance(value, torch.Tensor)), "cpu")
         for name, value in values.items():
-            device = value.device if isinstance(value, torch.Tensor) else "cpu"
             try:
                 tensors.append(torch.as_tensor(value, dtype=torch.float64, device=device).reshape(-1))
             except (TypeError, ValueError, RuntimeError) as error:
@@ -309,6 +311,7 @@ def camera_rays(cameras: Cameras, pixels: torch.Tensor) -> tuple[torch.Tensor, t
         or (pixels.ndim == 3 and len(pixels) not in (1, len(cameras)))
     ):
         raise ValueError(f"pixels must be [R, 2] or [{len(cameras)}, R, 2], got {list(pixels.shape)}.")
+    cameras = cameras.to(pixels.device)
     # Pixels on the plane at distance one in front of the camera, which looks along -z; then to world axes.
     focal = focal_from_fov(cameras.fov.double()).to(pixels.dtype)
     on_plane = pixels.expand(len(cameras), -1, -1) / focal[:, None, None]

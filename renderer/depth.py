@@ -122,6 +122,7 @@ def project(cameras: Cameras, points: torch.Tensor) -> tuple[torch.Tensor, torch
     if len(cameras) not in (1, len(points)):
         raise ValueError(f"points [{len(points)}, H, W, 3] need one camera or {len(points)}, got {len(cameras)}.")
     check_floats("points", points, "in scene units")
+    cameras = cameras.to(points.device)
     cam2world = cameras.cam2world.to(points.dtype)
     local = along_axes(points - cam2world[:, None, None, :3, 3], cam2world[:, :3, :3])
     depth = -local[..., 2]

@@ -223,9 +223,9 @@ def _sample_foreground(fields: Fields, rays: Rays, settings: RenderSettings, fra
 
 
 def _accumulate_foreground(fields: Fields, rays: Rays, settings: RenderSettings, frames: int) -> Accumulated:
-    # One operator for sampling and compositing, where the field has one and nothing is random.
+    # One operator for sampling and compositing, where the field has one, nothing is random, and without gradients.
     march = getattr(fields.foreground, "march", None)
-    if march is not None and not rays.noise.is_random():
+    if march is not None and not rays.noise.is_random() and not torch.is_grad_enabled():
         return march(rays.origins, rays.directions, settings, last_opaque=fields.background is None)
     return _sample_foreground(fields, rays, settings, frames).accumulate(settings)
 

@@ -106,7 +106,7 @@ def _animate(buffers: dict, tree: dict, *, names: Sequence[str], fps: float) -> 
             }
         )
         channels.append({"sampler": i, "target": {"node": order[name], "path": "scale"}})
-    tree["animations"] = [{"name": "moments", "channels": channels, "samplers": samplers}]
+    tree["animations"] = [{"name": "time steps", "channels": channels, "samplers": samplers}]
 
 
 def _accessor(buffers: dict, tree: dict, key: str, values: np.ndarray, kind: str) -> int:

@@ -18,6 +18,7 @@ class CameraRecording:
     def __init__(self):
         self._stamps: list[float] = []
         self._cameras: list[PathCamera] = []
+        self._at_rest: list[bool] = []
 
     def __len__(self) -> int:
         return len(self._cameras)
@@ -27,8 +28,11 @@ class CameraRecording:
         """Duration from the first camera to the last."""
         return self._stamps[-1] - self._stamps[0] if self._stamps else 0.0
 
-    def add(self, camera: PathCamera, stamp: float) -> bool:
+    def add(self, camera: PathCamera, stamp: float, *, at_rest: bool = False) -> bool:
         """Append a camera; returns False, and appends nothing, if the recording is full.
+
+        Args:
+            at_rest: Nothing moves: the camera holds until the next one.
 
         Raises:
             ValueError: The time stamp lies before the last one.
@@ -39,10 +43,16 @@ class CameraRecording:
             return False
         self._stamps.append(stamp)
         self._cameras.append(camera)
+        self._at_rest.append(at_rest)
         return True
 
+    def end(self, stamp: float) -> None:
+        """Let the last camera hold until the end of the recording."""
+        if self._cameras:
+            self.add(self._cameras[-1], stamp)
+
     def frames(self, fps: float) -> list[PathCamera]:
-        """One camera every 1 / fps seconds, interpolated linearly between the recorded ones.
+        """One camera every 1 / fps seconds, interpolated linearly between the recorded ones while something moves.
 
         Where time jumps back, as at the start of a loop, it is not interpolated: that of the nearer camera holds. Yaw
         takes the shorter way: from π to −π the camera passes behind the scene, not through its front.
@@ -57,6 +67,8 @@ class CameraRecording:
         if after == 0:
             return self._cameras[0]
         a, b = self._cameras[after - 1], self._cameras[after]
+        if self._at_rest[after - 1] and stamp < self._stamps[after]:
+            return a
         length = self._stamps[after] - self._stamps[after - 1]
         fraction = (stamp - self._stamps[after - 1]) / length if length > 0 else 1.0
         fraction = min(fraction, 1.0)

@@ -16,7 +16,7 @@ class RenderQueue:
     """
 
     def __init__(self):
-        self._jobs: dict[Hashable, tuple[float, Callable[[], None]]] = {}  # in the order of turns
+        self._jobs: dict[Hashable, tuple[float, Callable[[], None], bool]] = {}  # in the order of turns
         self._condition = threading.Condition()
         self._stopped = False
         self._thread = threading.Thread(target=self._work, name="render", daemon=True)
@@ -24,14 +24,24 @@ class RenderQueue:
     def start(self) -> None:
         self._thread.start()
 
-    def submit(self, key: Hashable, job: Callable[[], None], *, delay: float = 0.0, replace: bool = True) -> None:
+    def submit(
+        self,
+        key: Hashable,
+        job: Callable[[], None],
+        *,
+        delay: float = 0.0,
+        replace: bool = True,
+        always: bool = False,
+    ) -> None:
         """Run a job, `delay` seconds from now at the earliest, in place of any that waits under this key.
 
-        With replace=False, a job that already waits stays.
+        Args:
+            replace: False: a job that already waits stays.
+            always: Run it even if the queue stops meanwhile: it removes files.
         """
         with self._condition:
             if replace or key not in self._jobs:
-                self._jobs[key] = (time.monotonic() + delay, job)
+                self._jobs[key] = (time.monotonic() + delay, job, always)
                 self._condition.notify()
 
     def forget(self, key: Hashable) -> None:
@@ -40,10 +50,10 @@ class RenderQueue:
             self._jobs.pop(key, None)
 
     def stop(self) -> None:
-        """Finish the current job and start no other."""
+        """Finish the current job and those that are run always, and start no other."""
         with self._condition:
             self._stopped = True
-            self._jobs.clear()
+            self._jobs = {key: waiting for key, waiting in self._jobs.items() if waiting[2]}
             self._condition.notify()
         self._thread.join()
 
@@ -57,12 +67,12 @@ class RenderQueue:
     def _next(self) -> Callable[[], None] | None:
         """Wait for the first job that is due; None to stop."""
         with self._condition:
-            while not self._stopped:
+            while not (self._stopped and not self._jobs):
                 now = time.monotonic()
-                for key, (due, job) in self._jobs.items():
-                    if due <= now:
+                for key, (due, job, _) in self._jobs.items():
+                    if due <= now or self._stopped:
                         del self._jobs[key]
                         return job
-                soonest = min((due for due, _ in self._jobs.values()), default=None)
+                soonest = min((due for due, *_ in self._jobs.values()), default=None)
                 self._condition.wait(None if soonest is None else soonest - now)
             return None

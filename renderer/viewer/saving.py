@@ -89,7 +89,7 @@ class Downloads:
         client: viser's handle; files go to its browser as downloads.
         queue: Where frames are rendered.
         frame: Returns the values of the controls and the camera that is shown.
-        draw: Renders their picture in full quality.
+        drawing: Returns the function that renders their picture in full quality, with the network that is shown now.
     """
 
     def __init__(
@@ -98,9 +98,9 @@ class Downloads:
         queue: RenderQueue,
         *,
         frame: Callable[[], tuple[PanelSettings, PathCamera]],
-        draw: Callable[[PanelSettings, PathCamera], torch.Tensor],
+        drawing: Callable[[], Callable[[PanelSettings, PathCamera], torch.Tensor]],
     ):
-        self._client, self._queue, self._frame, self._draw = client, queue, frame, draw
+        self._client, self._queue, self._frame, self._drawing = client, queue, frame, drawing
         self._path = CameraRecording()
         self.recording = False
         self._video: VideoMaking | None = None
@@ -116,21 +116,23 @@ class Downloads:
         """Number of recorded cameras."""
         return len(self._path)
 
-    def record(self) -> None:
+    def record(self, now: float) -> None:
         """Begin a new path, or end it."""
         self.recording = not self.recording
         if self.recording:
             self._path = CameraRecording()
+        else:
+            self._path.end(now)
 
-    def keep(self, camera: PathCamera, now: float) -> None:
+    def keep(self, camera: PathCamera, now: float, *, at_rest: bool) -> None:
         """Append the camera that is shown to the path; recording ends when the path is full."""
-        self.recording = self._path.add(camera, now)
+        self.recording = self._path.add(camera, now, at_rest=at_rest)
 
     def close(self) -> None:
         """The window is gone: stop, and remove an unfinished video (in the render thread, which may be writing it)."""
         for save in (self._picture, self._cameras, self._movie):
             self._queue.forget(self._key(save.__name__))
-        self._queue.submit(self._key("video"), self._end_video)
+        self._queue.submit(self._key("video"), self._end_video, always=True)
 
     def _key(self, what: str) -> tuple:
         return (self._client.client_id, what)
@@ -147,7 +149,7 @@ class Downloads:
     def _picture(self, settings: PanelSettings, camera: PathCamera) -> None:
         latents = settings.latents
         name = f"{settings.view.replace(' ', '-')}-seed{latents.seed:04d}-motion{latents.motion_seed:04d}.png"
-        self._send(name, picture_file(self._draw(settings, camera)))
+        self._send(name, picture_file(self._drawing()(settings, camera)))
 
     def _cameras(self, settings: PanelSettings, camera: PathCamera) -> None:
         self._send("camera-path.json", path_file(self._path.frames(settings.video_fps) or [camera]))
@@ -157,7 +159,8 @@ class Downloads:
             raise ValueError("a video is being made already.")
         fps = settings.video_fps
         cameras = self._path.frames(fps) or turns_of_time(camera, seconds=settings.seconds, fps=fps)
-        self._video = VideoMaking(cameras, lambda camera: self._draw(settings, camera), fps)
+        draw = self._drawing()  # the network of all frames, whichever is shown meanwhile
+        self._video = VideoMaking(cameras, lambda camera: draw(settings, camera), fps)
         self._note = self._client.add_notification("Video", "", loading=True, with_close_button=False)
         self._queue.submit(self._key("video"), self._next_frame)
 

@@ -5,6 +5,7 @@ of the controls at that time.
 """
 
 import dataclasses
+import functools
 import time
 from collections import deque
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from renderer.viewer.playback import Playback
 from renderer.viewer.quality import DraftQuality
 from renderer.viewer.render_queue import RenderQueue
 from renderer.viewer.saving import Downloads
-from renderer.viewer.views import ViewRequest
+from renderer.viewer.views import ViewRequest, ViewSource
 
 __all__ = ["Session"]
 
@@ -71,7 +72,7 @@ class Session:
         # A browser begins with a camera of its own, and may report it even after it was moved to the front (a slow
         # browser seconds later). Until the camera is reported in front, every report of another one moves it again.
         self._settled, self._attempts = False, 0
-        self._downloads = Downloads(client, queue, frame=self._frame, draw=self._render)
+        self._downloads = Downloads(client, queue, frame=self._frame, drawing=self._drawing)
         self._panel = Panel(
             client.gui,
             self._source,
@@ -150,7 +151,7 @@ class Session:
         self._touch()
 
     def _record(self) -> None:
-        self._downloads.record()
+        self._downloads.record(self._clock())
         self._panel.show_recording(self._downloads.recorded, recording=self._downloads.recording)
         self._touch()
 
@@ -166,14 +167,14 @@ class Session:
             self._limit_mouse(settings)
             self._shown = camera
             width = self.quality.width if moving else None
-            image = self._render(settings, camera, width)
+            image = self._render(self._source, settings, camera, width)
             self._send(image, moving)
             seconds = self._clock() - began
             self.frames.append((began + seconds, image.shape[-1], seconds))
             if width is not None and not draws_field(settings.view):
                 self.quality.record(width, seconds, 1 / settings.frame_rate)
             if self._downloads.recording:
-                self._downloads.keep(camera, began)
+                self._downloads.keep(camera, began, at_rest=not moving)
                 self._panel.show_recording(self._downloads.recorded, recording=self._downloads.recording)
             self._report(camera, image, seconds, often=not moving)
             self._go_on(camera, settings, began, moving)
@@ -209,13 +210,19 @@ class Session:
             return dataclasses.replace(self._front(), fov=settings.fov, time=settings.time)
         return limits.camera(mouse.position, mouse.look_at, fov=settings.fov, time=settings.time)
 
-    def _render(self, settings: PanelSettings, camera: PathCamera, width: int | None = None) -> torch.Tensor:
+    def _drawing(self) -> Callable[[PanelSettings, PathCamera], torch.Tensor]:
+        """`_render` with the network that is shown now."""
+        return functools.partial(self._render, self._source)
+
+    def _render(
+        self, source: ViewSource, settings: PanelSettings, camera: PathCamera, width: int | None = None
+    ) -> torch.Tensor:
         """The picture of a view, uint8 [3, H, W].
 
         Args:
             width: Width of the upsampler's image in a draft; None for full quality.
         """
-        source, view = self._source, settings.view
+        view = settings.view
         if draws_field(view):
             rays = source.widths[0] * (FINER if width is None else 1)
             volume = source.volume(ViewRequest(settings.latents, camera, layers_of(view), rays))

@@ -93,6 +93,29 @@ def test_the_frontal_camera():
     assert_near(cameras.cam2world[0, :3, 3], torch.tensor([1.0, 0, 0]), absolute=1e-6)
 
 
+@pytest.mark.parametrize("turns", [-2, -1, 0, 1, 2])
+def test_a_camera_at_a_pole_stands_beside_its_neighbours(turns):
+    for pole in (turns * math.pi, turns * math.pi + 1e-9, turns * math.pi - 1e-9):
+        at, beside = (CameraPrior().at_angles(0.3, angle).cam2world[0] for angle in (pole, pole + 1e-3))
+        assert at[2, 3].item() == pytest.approx(math.cos(turns * math.pi))
+        assert (at[:3, 3] - beside[:3, 3]).abs().max() < 2e-3
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_numbers_follow_tensors_to_their_device():
+    prior, angle = CameraPrior(), torch.tensor([0.1, 0.2], device="cuda")
+    for camera in (prior.at_angles(angle, 1.5), prior.at(angle), prior.at_angles(0.1, angle, 1.0)):
+        assert camera.cam2world.device.type == camera.fov.device.type == "cuda" and len(camera) == 2
+    expected = prior.at_angles(angle.cpu(), 1.5).cam2world
+    torch.testing.assert_close(prior.at_angles(angle, 1.5).cam2world.cpu(), expected)
+
+
+def test_cameras_follow_pixels_to_their_device():
+    for values in camera_rays(CameraPrior().at(), pixel_centers(4, "meta")):
+        assert values.device.type == "meta"
+
+
 def test_fractions_and_angles_agree():
     prior = CameraPrior(yaw=(-0.4, 0.8), pitch=(1.2, 1.4), radius=(0.9, 1.1))
     by_fraction = prior.at([0.25, 0.5], 0.75, 0.5, fov=[10.0, 20.0])

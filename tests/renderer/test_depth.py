@@ -49,6 +49,12 @@ def test_a_plane_is_fitted_exactly_and_has_no_relief_and_no_parallax(normal, off
     assert parallax(cameras, others, depth, weights).item() < 1e-5
 
 
+def test_cameras_follow_depth_maps_to_their_device():
+    """`G.camera()` is on the CPU, whatever the device of its frames."""
+    points = surface_points(PRIOR.at(), torch.ones(1, 4, 4, device="meta"))
+    assert {values.device.type for values in (points, *project(PRIOR.at(), points))} == {"meta"}
+
+
 def test_pixels_that_do_not_count_have_no_influence():
     cameras = PRIOR.at_angles([0.0], [math.pi / 2])
     depth = depth_of_plane(cameras, [1.0, 0.2, 0.0], 0.0)

@@ -202,3 +202,39 @@ def test_copies_pack_weights_of_their_own(precision):
         assert twin.native == mlp.native and twin.precision == precision
         assert all(torch.equal(*pair) for pair in zip(twin(x, keep=[2, 4]), expected, strict=True))
     assert "_packed" not in mlp.__getstate__()
+
+
+def test_means_that_another_thread_measures_meanwhile_do_not_count(monkeypatch):
+    """Biases with the share of one frame's means and means of another would be a wrong frame, not a rounding error."""
+
+    class Exact:
+        """The native operator without rounding."""
+
+        has_bfloat16 = staticmethod(lambda: True)
+        pack_weight = staticmethod(lambda weight, half: weight)
+
+        @staticmethod
+        def dense_rows(x, tensors, integers, numbers, keep):
+            count, results = len(integers) // 2, []
+            weights, biases, means = tensors[:count], tensors[count : 2 * count], tensors[2 * count :]
+            for i, source in enumerate(integers[count:]):
+                inputs, mean, bias = x if source < 0 else results[source], means[source], biases[i]
+                y = (inputs - mean if mean.numel() else inputs) @ weights[i].t() + (bias if bias.numel() else 0)
+                results.append(torch.nn.functional.leaky_relu(y, numbers[i]))
+            return [results[i] for i in keep]
+
+    monkeypatch.setattr(custom_ops, "load", lambda *_: Exact)
+    monkeypatch.setattr(custom_ops, "require", lambda *_: Exact)
+    layers = [MLPLayer(rand(32, 64) / 8, rand(32, seed=1), slope=0.2), MLPLayer(rand(16, 32, seed=2) / 6, source=0)]
+    mlp, bias = FusedMLP(layers, precision="bfloat16", remeasures_means=True), rand(32, seed=3)
+    one, other = 5 + rand(40, 64, seed=4), rand(40, 64, seed=5) - 5
+    expected = doubled(layers)(one.double(), keep=[1], biases={0: bias.double()})
+
+    class Biases(dict):
+        """Read while the arguments of the operator are collected."""
+
+        def __getitem__(self, layer):
+            mlp(other, keep=[1])  # as another thread
+            return super().__getitem__(layer)
+
+    assert_close(mlp(one, keep=[1], biases=Biases({0: bias})), expected, 1e-5)

@@ -17,7 +17,7 @@ first call, or of each call; the choice affects rounding errors only.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -50,6 +50,14 @@ class MLPLayer:
     slope: float = 1.0
     clamp: float | None = None
     source: int = -1
+
+
+class _Bound(NamedTuple):
+    """Arguments of the native operator besides weights, for given input means c."""
+
+    shifts: list[torch.Tensor | None]  # w c, where the inputs have a mean
+    biases: list[torch.Tensor]  # with w c added
+    means: list[torch.Tensor]  # c by source, the inputs of the MLP last; empty for none
 
 
 def has_fused_mlp(device: torch.device, precision: str = "float32") -> bool:
@@ -96,7 +104,7 @@ class FusedMLP:
         self._input_means: dict[int, torch.Tensor] | None = None if precision == "bfloat16" else {}  # by source
         self._remeasures_means = remeasures_means and precision == "bfloat16"
         self._exact: FusedMLP | None = None  # the same in float32, for measuring input means
-        self._native = None
+        self._native, self._bound = None, _Bound([], [], [])
         if impl == "cpu" and precision == "bfloat16" and not custom_ops.require("fused_mlp", "cpu").has_bfloat16():
             raise RuntimeError("fused_mlp: this processor does not multiply bfloat16, which impl='cpu' needs.")
         if impl == "cpu" or (impl == "auto" and has_fused_mlp(layers[0].weight.device, precision)):
@@ -106,7 +114,7 @@ class FusedMLP:
             self._integers = [len(layer.weight) for layer in layers] + [layer.source for layer in layers]
             clamps = [math.inf if layer.clamp is None else layer.clamp for layer in layers]
             self._numbers = [layer.slope for layer in layers] + clamps
-            self._bind()
+            self._bound = self._bind({})
 
     def __getstate__(self) -> dict[str, Any]:
         # Packed weights depend on the processor, and another one may unpickle this: copies pack their own.
@@ -120,27 +128,29 @@ class FusedMLP:
         self.__init__(*state["arguments"], **state["options"])  # type: ignore[misc]
         self._input_means, self._remeasures_means = state["means"]
         if self._native is not None:
-            self._bind()
+            self._bound = self._bind(self._input_means or {})
 
-    def _bind(self) -> None:
-        """Arguments of the native operator besides weights: input means c, and biases with w c added."""
-        none, means = torch.empty(0), self._input_means or {}
-        self._shifts = [
+    def _bind(self, means: Mapping[int, torch.Tensor]) -> _Bound:
+        none = torch.empty(0)
+        shifts = [
             layer.weight.detach().float() @ means[layer.source] if layer.source in means else None
             for layer in self.layers
         ]
-        self._biases = [self._bias_of(i, layer.bias) for i, layer in enumerate(self.layers)]
-        self._tail = [means.get(i, none) for i in (*range(len(self.layers)), -1)]
+        biases = [self._shifted(layer.bias, shift) for layer, shift in zip(self.layers, shifts, strict=True)]
+        return _Bound(shifts, biases, [means.get(i, none) for i in (*range(len(self.layers)), -1)])
 
-    def _bias_of(self, layer: int, bias: torch.Tensor | None) -> torch.Tensor:
-        shift = self._shifts[layer]
+    @staticmethod
+    def _shifted(bias: torch.Tensor | None, shift: torch.Tensor | None) -> torch.Tensor:
         if bias is None:
             return torch.empty(0) if shift is None else shift[None]
         bias = bias.detach().float().reshape(-1, bias.shape[-1])
         return bias if shift is None else bias + shift
 
-    def _measure_means(self, rows: torch.Tensor, biases=None, residual: torch.Tensor | None = None) -> None:
-        """Measure the input means of all layers on some rows of inputs, in float32."""
+    def _measure_means(self, rows: torch.Tensor, biases=None, residual: torch.Tensor | None = None) -> _Bound:
+        """Measure the input means of all layers on some rows of inputs, in float32, and bind them.
+
+        The caller uses the result rather than `_bound`: meanwhile another thread may have measured other means.
+        """
         every = max(len(rows) // _MEAN_ROWS, 1)
         rows, layers = rows[::every], range(len(self.layers))
         own = ((i, x.bias) for i, x in enumerate(self.layers) if x.bias is not None and x.bias.ndim > 1)
@@ -151,9 +161,10 @@ class FusedMLP:
         else:
             results = self._reference(rows, layers, biases, residual[::every], rounded=False)
         feeding = {layer.source for layer in self.layers}
-        self._input_means = {i: (rows if i < 0 else results[i]).mean(0) for i in feeding}
-        if self._native is not None:
-            self._bind()
+        means = {i: (rows if i < 0 else results[i]).mean(0) for i in feeding}
+        bound = self._bound = self._bind(means) if self._native is not None else self._bound
+        self._input_means = means
+        return bound
 
     @torch.no_grad()
     def __call__(
@@ -169,11 +180,12 @@ class FusedMLP:
         Returns:
             A tensor [P, outputs] for each entry of `keep`.
         """
+        bound = self._bound
         if (self._input_means is None or self._remeasures_means) and len(x):
-            self._measure_means(x, biases)
+            bound = self._measure_means(x, biases)
         if self._native is None:
             return self._reference(x, keep, biases or {})
-        return self._native.dense_rows(x.contiguous(), *self._arguments(biases), keep)
+        return self._native.dense_rows(x.contiguous(), *self._arguments(bound, biases), keep)
 
     @torch.no_grad()
     def corners(self, x: torch.Tensor, hidden: torch.Tensor, *, slope: float, keep: Sequence[int]):
@@ -188,14 +200,15 @@ class FusedMLP:
             slope: Slope of act, a leaky ReLU.
             keep: As in `__call__`.
         """
+        bound = self._bound
         if self._input_means is None:
             some = slice(max(_MEAN_ROWS // (4 * x.shape[1]), 1))
             rows, residual = blurred_corners_ref(x[some], hidden[some], slope)
-            self._measure_means(rows, None, residual)
+            bound = self._measure_means(rows, None, residual)
         if self._native is None:
             rows, residual = blurred_corners_ref(x, hidden, slope)
             return self._reference(rows, keep, {}, residual)
-        return self._native.upsample_corners(x.contiguous(), hidden.contiguous(), slope, *self._arguments(), keep)
+        return self._native.upsample_corners(x.contiguous(), hidden.contiguous(), slope, *self._arguments(bound), keep)
 
     @torch.no_grad()
     def shuffled(
@@ -218,13 +231,14 @@ class FusedMLP:
         def inputs_of(x, corrections):
             return F.leaky_relu(blurred_shuffle_ref(x, corrections) + bias, slope).clamp(-clamp, clamp)
 
+        bound = self._bound
         if self._input_means is None:
             some = slice(max(_MEAN_ROWS // (4 * x.shape[1]), 1))
-            self._measure_means(inputs_of(x[some], corrections[some]), None)
+            bound = self._measure_means(inputs_of(x[some], corrections[some]), None)
         if self._native is None:
             return self._reference(inputs_of(x, corrections), keep, {})
         inputs = (x.contiguous(), corrections.contiguous(), bias.contiguous())
-        return self._native.upsample_shuffled(*inputs, slope, clamp, *self._arguments(), keep)
+        return self._native.upsample_shuffled(*inputs, slope, clamp, *self._arguments(bound), keep)
 
     @torch.no_grad()
     def march(
@@ -264,15 +278,16 @@ class FusedMLP:
         """
         # Positions of the first pass, and quantiles of its weights for the importance samples of the second.
         even, quantiles = (torch.linspace(0, 1, count, dtype=torch.float32) for count in (samples, importance))
+        bound = self._bound
         if self._input_means is None or self._remeasures_means:
             # Input means: encoded points of the first pass along some of the rays.
             some = directions[:: max(len(directions) * samples // _MEAN_ROWS, 1)]
             points = origin + (near + (far - near) * even)[:, None, None] * some
             angles = (points[..., None, :] * waves[:, :3]).sum(-1) + waves[:, 3]
-            self._measure_means(torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(0, 1), biases)
+            bound = self._measure_means(torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(0, 1), biases)
         rays = (origin.contiguous(), directions.contiguous(), even, quantiles, waves.contiguous())
         *sums, weight, depth, transmittance = self._native.march_rays(
-            *rays, near, far, last_opaque, density, prior, *self._arguments(biases), keep
+            *rays, near, far, last_opaque, density, prior, *self._arguments(bound, biases), keep
         )
         return sums, weight, depth, transmittance
 
@@ -281,11 +296,11 @@ class FusedMLP:
         """True if this MLP runs natively."""
         return self._native is not None
 
-    def _arguments(self, biases: Mapping[int, torch.Tensor] | None = None) -> tuple:
-        own = self._biases
+    def _arguments(self, bound: _Bound, biases: Mapping[int, torch.Tensor] | None = None) -> tuple:
+        own = bound.biases
         if biases:
-            own = [self._bias_of(i, biases[i]) if i in biases else bias for i, bias in enumerate(own)]
-        return [*self._packed, *own, *self._tail], self._integers, self._numbers
+            own = [self._shifted(biases[i], bound.shifts[i]) if i in biases else bias for i, bias in enumerate(own)]
+        return [*self._packed, *own, *bound.means], self._integers, self._numbers
 
     def _reference(self, x, keep, biases, residual=None, rounded: bool = True) -> list[torch.Tensor]:
         """The MLP in plain PyTorch, in the type of `x`, with the factors rounded to its precision."""

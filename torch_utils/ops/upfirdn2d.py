@@ -285,7 +285,7 @@ def downsample2d(
     gain: float = 1,
     impl: str = "auto",
 ) -> torch.Tensor:
-    """Downsample images [N, C, H, W] to 1/`down` of their size (rounded down for even filters). See `upfirdn2d`."""
+    """Downsample images [N, C, H, W] to 1/`down` of their size (rounded down). See `upfirdn2d`."""
     downx, downy = parse_pair(down, "downsample2d: down")
     px0, px1, py0, py1 = parse_padding(padding)
     fw, fh = filter_size(f)

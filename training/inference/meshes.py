@@ -60,6 +60,7 @@ class SeedVideos:
     Raises:
         UserError: The class is missing, too large, or not wanted; a truncation that the generator does not have; or, in
             a call, a seed out of range.
+        ValueError: The generator is not a network, or not in float32.
     """
 
     def __init__(
@@ -71,6 +72,9 @@ class SeedVideos:
         device: torch.device,
     ):
         check_network("generator", generator, "synthesize")
+        dtype = next(generator.parameters()).dtype
+        if dtype != torch.float32:
+            raise ValueError(f"meshes and splats need a generator in float32, got {dtype}: load it without dtype=.")
         label = label_of_class(generator, class_idx)
         check_truncation(generator, truncation_psi)
         self._generator, self._psi, self._device = generator, truncation_psi, device

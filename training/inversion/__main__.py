@@ -28,7 +28,7 @@ COUNT = click.IntRange(min=1)
 def idle_notes(generator, *, frames: int) -> list[str]:
     """Notes on options that were given but have no effect with this generator, or on so few frames."""
     because = {}
-    if generator.motion is None:
+    if getattr(generator, "motion", True) is None:  # a user's class may name it otherwise
         because["motions"] = "this generator has no motion"
     if frames == 1:
         because["motions"] = "a single frame shows no motion"

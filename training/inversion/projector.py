@@ -1,5 +1,6 @@
 """Inversion of one clip, from its pixels to output files: fit, fine-tuning, codes, video, report."""
 
+import dataclasses
 import json
 import os
 import time
@@ -66,6 +67,8 @@ class Inversion:
         seed: int,
         perceptual=None,
     ):
+        if getattr(generator, "motion", True) is None:  # all motions would give the same video
+            settings = dataclasses.replace(settings, motions=1)
         self._generator, self._settings, self._seed = generator, settings, seed
         device = next(generator.parameters()).device
         self._pixels = torch.from_numpy(pixels)

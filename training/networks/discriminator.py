@@ -187,7 +187,8 @@ class Discriminator(nn.Module):
         expected = (self.img_channels, self.resolution, self.resolution)
         assert tuple(img.shape[1:]) == expected, f"expected [N, {expected}], got {tuple(img.shape)}"
         # Blocks, the first ones in half precision. The image is downsampled beside the features and enters every block.
-        full, half = self.epilogue.conv.weight.dtype, self.half_precision.type(img.device)
+        full = self.epilogue.conv.weight.dtype
+        half = self.half_precision.type(img.device, full)
         x: torch.Tensor | None = None
         for i, block in enumerate(self.blocks.values()):
             dtype = (half if i < self.fp16_resolutions else None) or full

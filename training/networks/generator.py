@@ -265,7 +265,7 @@ class Generator(nn.Module):
         """The fields of B videos at times [B, T] with motion vectors [B, T, width] and background codes."""
         foreground = self.foreground.condition(weights.foreground, times=times, motion=motion)
         fields = Fields(foreground, None if self.background is None else self.background.condition(z_bg))
-        if weights.fused is not None:
+        if weights.fused is not None and not torch.is_grad_enabled():
             return weights.fused.fields(fields)
         if self.activation_checkpointing and torch.is_grad_enabled():
             background = None if fields.background is None else CheckpointedField(fields.background)
@@ -283,7 +283,7 @@ class Generator(nn.Module):
         size = math.isqrt(rendered.values.shape[2])
         grid = rendered.values.unflatten(2, (size, size))
         colours, features = grid[..., :3], grid[..., 3:]
-        if weights.fused is not None and weights.fused.replaces(self.upsampler):
+        if weights.fused is not None and not torch.is_grad_enabled() and weights.fused.replaces(self.upsampler):
             image = weights.fused.upsample(features, colours, resolution=resolution)
         else:
             image = self.upsampler(

@@ -39,9 +39,12 @@ class HalfPrecision:
         self.clamped = clamped
         self.chosen: torch.dtype | None = None
 
-    def type(self, device: torch.device) -> torch.dtype | None:
-        """float16, bfloat16, or None for full precision."""
-        if device.type not in ("cpu", "cuda"):
+    def type(self, device: torch.device, full: torch.dtype) -> torch.dtype | None:
+        """float16, bfloat16, or None for full precision, that is, for the type `full` of the weights.
+
+        Weights of another type than float32 were given it on purpose (`load_generator(…, dtype=torch.float64)`).
+        """
+        if device.type not in ("cpu", "cuda") or full != torch.float32:
             return None
         if self.chosen is not None:
             return None if self.chosen == torch.float32 else self.chosen

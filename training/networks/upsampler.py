@@ -321,8 +321,9 @@ class UpsamplerBlock(nn.Module):
 
     def _run(self, x: torch.Tensor, weights: tuple, replayed: Replayed, upsample: bool):
         replayed.begin()
-        half = self.half_precision.type(x.device) if self.fp16 else None
-        x = x.to(half or weights[0][0].dtype)
+        full = weights[0][0].dtype
+        half = self.half_precision.type(x.device, full) if self.fp16 else None
+        x = x.to(half or full)
         x = self.conv0(x, weights[0], replayed, upsample=upsample)
         x = self.conv1(x, weights[1], replayed, upsample=upsample)
         return x, self.rgb(x, weights[2])

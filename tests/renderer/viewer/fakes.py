@@ -111,7 +111,7 @@ class Queue:
     def __init__(self):
         self.now, self.jobs = 100.0, {}
 
-    def submit(self, key, job, *, delay=0.0, replace=True):
+    def submit(self, key, job, *, delay=0.0, replace=True, always=False):
         if replace or key not in self.jobs:
             self.jobs[key] = (self.now + delay, job)
 

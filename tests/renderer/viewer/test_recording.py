@@ -49,6 +49,14 @@ def test_cameras_of_one_moment_and_of_wrong_order():
         path.add(PathCamera(0.0, 1.5, 1.0, 18.0), 0.5)
 
 
+def test_a_camera_at_rest_holds_until_the_next_one_and_to_the_end():
+    path = CameraRecording()
+    for stamp, yaw, at_rest in ((0.0, 0.0, False), (1.0, 0.5, True), (2.0, 1.0, False), (2.5, 0.0, True)):
+        path.add(PathCamera(yaw, 1.5, 1.0, 18.0, 0.0), stamp, at_rest=at_rest)
+    path.end(3.0)
+    assert [c.yaw for c in path.frames(4)] == [0, 0.125, 0.25, 0.375, 0.5, 0.5, 0.5, 0.5, 1, 0.5, 0, 0, 0]
+
+
 def test_a_recording_ends_when_it_is_full():
     path = record((0.0, 0.0, 0.0), (recording.MAX_SECONDS, 0.0, 0.0))
     assert not path.add(PathCamera(0.0, 1.5, 1.0, 18.0, 0.0), recording.MAX_SECONDS + 1)

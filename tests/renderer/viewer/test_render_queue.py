@@ -106,3 +106,11 @@ def test_nothing_runs_after_the_end():
     queue.stop()
     queue.submit("a", ran.set)
     assert not queue._thread.is_alive() and not ran.wait(0.05)
+
+
+def test_what_removes_files_runs_at_the_end(busy):
+    busy.queue.submit("a", busy.note("a"))
+    busy.queue.submit("b", busy.note("b"), delay=60.0, always=True)
+    threading.Timer(0.05, busy._go.set).start()
+    busy.queue.stop()
+    assert busy.done == ["b"] and not busy.queue._thread.is_alive()

@@ -278,3 +278,28 @@ def test_a_window_that_is_closed_leaves_nothing(stage, tmp_path, monkeypatch):
     stage.session.close()
     stage.queue.run(5.0)
     assert list(tmp_path.iterdir()) == [] and stage.queue.jobs == {} and "video.mp4" not in stage.client.files
+
+
+def test_a_video_shows_one_network_from_its_first_frame_to_its_last(stage):
+    stage.gui["Seconds"].value = 1.0
+    stage.gui["Save a video"].click()
+    stage.queue.run()
+    stage.gui["Network"].set("new.pkl")
+    stage.source.requests.clear()
+    stage.queue.run(5.0)
+    assert stage.gui["Network"].value == "new.pkl" and stage.client.files["video.mp4"][4:8] == b"ftyp"
+    assert len(stage.source.requests) > 5, "the frames after the change"
+
+
+def test_pauses_of_the_camera_are_recorded(stage):
+    stage.gui["Frames/s of videos"].value = 2.0
+    stage.gui["Record the camera"].click()
+    stage.turn(0.5)
+    stage.queue.run(4.0)
+    stage.gui["Look from the front"].click()
+    stage.client.camera.report()
+    stage.queue.run(2.0)
+    stage.gui["Record the camera"].click()
+    yaws = [camera.yaw for camera in stage.session._downloads._path.frames(2.0)]
+    assert len(yaws) >= 12 and set(round(yaw, 6) for yaw in yaws) <= {0.5, 0.0}
+    assert yaws[:8] == pytest.approx([0.5] * 8) and yaws[-3:] == pytest.approx([0.0] * 3)

@@ -13,6 +13,7 @@ from tests.small_network import small_generator
 from torch_utils.argument_checks import whole_number
 from training.inference.arguments import seed_list
 from training.inference.layouts import RowCodes
+from training.inference.meshes import GeneratedMeshes
 
 NAN, INF = math.nan, math.inf
 OUTPUTS = "choose from rgb, depth, normal, opacity, raw"
@@ -205,6 +206,12 @@ def test_codes_follow_the_generator(run_folder, G):
     double = video3d.load_generator(run_folder, dtype=torch.float64)
     difference = double.frame(codes=G.codes([3])).int() - G.frame(codes=double.codes([3])).int()
     assert difference.abs().max() <= 1
+
+
+def test_meshes_and_splats_need_float32(run_folder):
+    double = video3d.load_generator(run_folder, dtype=torch.float64)
+    with says("meshes and splats need a generator in float32, got torch.float64: load it without dtype=."):
+        GeneratedMeshes(double.network)
 
 
 def test_a_camera_keeps_gradients(G):

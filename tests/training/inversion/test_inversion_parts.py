@@ -1,5 +1,6 @@
 """The parts of inversion: style coordinates, losses, candidate videos, path search, reading clips."""
 
+import copy
 import itertools
 import math
 
@@ -15,7 +16,7 @@ from tests.training.inversion.small_inversion import CLIP_TIMES, inversion_gener
 from torch_utils.rng import RandomStream
 from torch_utils.torchscript import load_torchscript
 from training.data.crops import Crop
-from training.inversion import target_clip
+from training.inversion import projector, target_clip
 from training.inversion.candidates import CandidateVideos, Weights
 from training.inversion.initialize import cheapest_paths, key_frames, nearest_motions, nearest_samples
 from training.inversion.loss import ClipLoss, psnr, pyramid
@@ -301,7 +302,7 @@ def test_codes_and_weights_are_fitted_in_float32(monkeypatch):
         halves = [block.half_precision for block in videos.generator.upsampler.blocks.values()]
         for half in halves:
             half.clamped = True
-        types.extend(half.type(cuda) for half in halves)
+        types.extend(half.type(cuda, torch.float32) for half in halves)
         return render(videos, chosen)
 
     monkeypatch.setattr(CandidateVideos, "render", recorded)
@@ -312,7 +313,7 @@ def test_codes_and_weights_are_fitted_in_float32(monkeypatch):
     inversion.tune(2)
     assert types and set(types) == {None}
     block = next(iter(generator.upsampler.blocks.values()))
-    assert block.half_precision.type(cuda) == torch.float16  # afterwards
+    assert block.half_precision.type(cuda, torch.float32) == torch.float16  # afterwards
 
 
 def write_frames(folder, count=5, size=(20, 16)):
@@ -382,3 +383,22 @@ def test_what_is_no_clip_is_named(tmp_path):
         with pytest.raises(dnnlib.UserError, match=message) as caught:
             read_clip(tmp_path / name, 16, **options)
         assert "\n" not in str(caught.value)
+
+
+def test_one_motion_is_enough_where_there_is_none(generator, monkeypatch):
+    """With several, all with the same images, the best combinations would be one content, several times."""
+    seen = []
+
+    def fit(*_, settings, **others):
+        seen.append(settings.motions)
+        raise InterruptedError
+
+    monkeypatch.setattr(projector, "fit_clip", fit)
+    still = copy.deepcopy(generator)
+    still.motion = None
+    settings = FitSettings(samples=4, starts=2, motions=4, keep=2, steps=2, batch=2)
+    for network in (generator, still):
+        inversion = Inversion(network, np.zeros((2, 3, 16, 16), np.uint8), times=(0.0, 1.0), settings=settings, seed=0)
+        with pytest.raises(InterruptedError):
+            inversion.fit()
+    assert seen == [4, 1]

@@ -8,9 +8,9 @@ import pickle
 import pytest
 import torch
 
-from renderer.cameras import camera_rays, pixel_centers
-from renderer.rays import RenderSettings
-from renderer.volume_rendering import march_foreground
+from renderer.cameras import Cameras, camera_rays, pixel_centers
+from renderer.rays import Rays, RenderSettings
+from renderer.volume_rendering import march_foreground, render_rays
 from tests.goldens.checks import assert_near
 from tests.goldens.evaluation import case_generator, case_inputs
 from tests.goldens.networks import SMALL, build_generator
@@ -274,3 +274,25 @@ def test_copies_of_a_renderer_show_the_same(copied):
     for parameter in renderer.generator.parameters():
         parameter.zero_()
     assert torch.equal(twin.render(0.3, cameras()), frame)
+
+
+@needs_native
+def test_gradients_after_weights_and_fields_were_made_without(generator):
+    """Those of a pose, for fixed codes: the native operators record none."""
+    times, codes = torch.tensor([[0.4]]), {"z_bg": rand(1, generator.background_dim, seed=7)}
+    ws, z_motion = rand(1, generator.num_ws, generator.w_dim, seed=8), rand(1, generator.motion_dim, seed=9)
+    camera = generator.camera_prior.at(0.3, 0.6)
+    gradients = []
+    for recorded in (True, False):
+        pose = camera.cam2world.clone().requires_grad_(True)
+        with torch.set_grad_enabled(recorded):
+            weights = generator.modulate(ws)
+            motion = generator.motion_vectors(ws, z_motion, times)
+            fields = generator.condition(weights, times=times, motion=motion, **codes)
+        rays = Rays(*camera_rays(Cameras(cam2world=pose, fov=camera.fov), generator.pixels(ws)))
+        rendered = render_rays(fields, rays, generator.settings, frames=1)
+        image = generator.upsample(rendered, weights).image
+        (gradient,) = torch.autograd.grad(image.square().mean() + rendered.values.square().mean(), pose)
+        gradients.append(gradient)
+    assert gradients[0].norm() > 1e-3
+    assert_near(gradients[1], gradients[0], relative=1e-4)

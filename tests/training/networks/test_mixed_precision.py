@@ -65,7 +65,7 @@ def test_types_of_the_phases_on_a_gpu(phase):
         for module in (block, discriminators.video, discriminators.image):
             half = module.half_precision
             half.clamped = True
-            module.register_forward_hook(lambda *_, half=half, seen=seen: seen.add(half.type(cuda)))
+            module.register_forward_hook(lambda *_, half=half, seen=seen: seen.add(half.type(cuda, torch.float32)))
         loss.accumulate(phase, batch=real_batch(), gain=1.0, stream=RandomStream(3))
         assert seen == {expected}
 
@@ -76,14 +76,16 @@ def test_types_on_devices(clamped):
     half, module = HalfPrecision(clamped=clamped), torch.nn.Identity()
     cpu, cuda, meta = (torch.device(name) for name in ("cpu", "cuda", "meta"))
     module.half_precision = half
-    own = torch.float16 if clamped else None
-    assert half.type(cpu) is None and half.type(cuda) == own
+    own, full = torch.float16 if clamped else None, torch.float32
+    assert half.type(cpu, full) is None and half.type(cuda, full) == own
     with pytest.raises(ZeroDivisionError), half_precision(torch.bfloat16, module):
-        assert half.type(cpu) == half.type(cuda) == torch.bfloat16 and half.type(meta) is None
+        assert half.type(cpu, full) == half.type(cuda, full) == torch.bfloat16 and half.type(meta, full) is None
         raise ZeroDivisionError
     with half_precision(torch.float32, module):
-        assert half.type(cpu) is half.type(cuda) is None
-    assert half.type(cpu) is None and half.type(cuda) == own and half.type(meta) is None
+        assert half.type(cpu, full) is half.type(cuda, full) is None
+    assert half.type(cpu, full) is None and half.type(cuda, full) == own and half.type(meta, full) is None
+    for full in (torch.float64, torch.bfloat16, torch.float16):  # a type that the weights were given on purpose
+        assert half.type(cuda, full) is None
 
 
 @pytest.mark.parametrize("words, clamped", [([], False), (["model=stylenerf_faceforensics"], True)])

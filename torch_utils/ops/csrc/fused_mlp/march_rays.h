@@ -34,7 +34,7 @@ struct Rays {
 };
 
 // A fixed Gaussian added to the raw density, peak * exp(-|x - center|^2 / (2 radius^2)); a peak of 0 for none. See
-// DensityPrior in training/networks/fields.py.
+// DensityPrior in training/networks/density.py.
 struct DensityPrior {
   float peak, rate;  // rate: 1 / (2 radius^2)
   float center[3];
