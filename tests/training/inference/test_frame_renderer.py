@@ -113,7 +113,8 @@ def test_a_coarser_volume_has_the_samples_of_frames(generator, renderer, monkeyp
     volume = renderer.volume(TIME, cameras(), resolution=2)
     assert volume.depth.shape[-2:] == (2, 2)
     monkeypatch.setattr(generator, "settings", dataclasses.replace(generator.settings, resolution=2))
-    rendered = renderer._render(TIME, cameras(), generator.settings)
+    with torch.no_grad():
+        rendered = renderer._render(TIME, cameras(), generator.settings)
     assert torch.equal(volume.depth.flatten(2), rendered.depth)
 
 
