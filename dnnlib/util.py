@@ -75,6 +75,8 @@ def atomic_write(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO[Any]]
     if mode not in ("wb", "w"):
         raise ValueError(f"atomic_write writes whole files: mode must be 'wb' or 'w', got '{mode}'.")
     path = os.path.abspath(os.fspath(path))
+    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+        raise UserError(f"Cannot write {path}: it is a pipe or a device, which a file would replace; name a file.")
     folder = os.path.dirname(path)
     temporary = temporary_name(path)
     text = {} if mode == "wb" else {"encoding": "utf-8", "errors": "backslashreplace", "newline": "\n"}

@@ -286,7 +286,16 @@ def gif_bytes(video: str | os.PathLike) -> bytes:
     Raises:
         UserError: No encoder, or a file that it cannot read.
     """
-    command = [_find_ffmpeg(), "-hide_banner", "-loglevel", "error", "-nostats", "-i", os.fspath(video), "-an"]
+    command = [
+        _find_ffmpeg(),
+        "-hide_banner",
+        "-loglevel",
+        "error",
+        "-nostats",
+        "-i",
+        f"file:{os.fspath(video)}",
+        "-an",
+    ]
     result = subprocess.run(
         [*command, *GIF_PALETTE, "-f", "gif", "pipe:1"], stdin=subprocess.DEVNULL, capture_output=True
     )

@@ -388,3 +388,13 @@ def test_a_port_to_listen_on():
         taken = server.getsockname()[1]
         with pytest.raises(dnnlib.UserError, match=f"^Cannot listen on 127.0.0.1, port {taken}: Address already"):
             dnnlib.listening_port("127.0.0.1", taken)
+
+
+def test_pipes_are_not_replaced_by_files(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(
+        dnnlib.UserError, match="pipe: it is a pipe or a device, which a file would replace; name a file"
+    ):
+        with dnnlib.atomic_write(tmp_path / "pipe"):
+            pass
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode) and len(list(tmp_path.iterdir())) == 1

@@ -6,10 +6,13 @@
     discriminator.json, discriminator.safetensors
                             the discriminators, which only training needs; may be left out; class as above
 
+Each JSON file holds the SHA-256 of the tensors beside it, as safetensors has no checksums.
+
 The names are those of huggingface_hub's PyTorchModelHubMixin, so a class derived from Generator and the mixin reads the
 folder, too. Both files are data, and are checked like a snapshot when a network is built from them.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -19,6 +22,7 @@ from typing import Any
 import torch
 
 from dnnlib import UserError, __version__, atomic_write, one_line
+from dnnlib.downloads import sha256_of
 from training.checkpoints.archive import VERSION, plain
 
 __all__ = [
@@ -37,7 +41,7 @@ CONFIG, MODEL = "config.json", "model.safetensors"
 DISCRIMINATOR_CONFIG, DISCRIMINATOR_MODEL = "discriminator.json", "discriminator.safetensors"
 FILES = (CONFIG, MODEL, DISCRIMINATOR_CONFIG, DISCRIMINATOR_MODEL)
 MAX_CONFIG = 1 << 20  # bytes
-OWN = ("format", "version", "program", "class", "dataset", "progress")  # entries that are not arguments
+OWN = ("format", "version", "program", "class", "sha256", "dataset", "progress")  # entries that are not arguments
 
 
 def is_pretrained(path: Path) -> bool:
@@ -106,7 +110,7 @@ def read_pretrained(folder: Path, *, average_only: bool) -> dict[str, Any]:
             f"{folder / CONFIG} describes no generator of this program (its format is {config.get('format')!r} version "
             f"{config.get('version')!r}, not {FORMAT!r} version {VERSION})."
         )
-    average = _read_tensors(folder / MODEL)
+    average = _read_tensors(folder / MODEL, config.get("sha256"))
     arguments = {name: value for name, value in config.items() if name not in OWN}
     named = {"class": str(config["class"])} if "class" in config else {}
     generator = {"config": arguments, "state": average, "ema": average, **named}
@@ -114,8 +118,9 @@ def read_pretrained(folder: Path, *, average_only: bool) -> dict[str, Any]:
     content = {"generator": generator, "augment": None, **about}
     description = folder / DISCRIMINATOR_CONFIG
     if description.is_file():
-        tensors = {} if average_only else _read_tensors(folder / DISCRIMINATOR_MODEL)
         arguments = _read_json(description)
+        digest = arguments.pop("sha256", None)
+        tensors = {} if average_only else _read_tensors(folder / DISCRIMINATOR_MODEL, digest)
         named = {"class": str(arguments.pop("class"))} if "class" in arguments else {}
         content["discriminator"] = {"config": arguments, "state": tensors, **named}
     elif not average_only:
@@ -144,11 +149,13 @@ def _write(
     except OSError as error:
         raise UserError(f"Cannot make the folder {folder}: {error.strerror}.") from error
     parts = {key: tensor.contiguous() for key, tensor in plain(state).items()}
+    data = library.torch.save(parts, metadata={"format": "pt"})
     with atomic_write(folder / tensors) as file:
-        file.write(library.torch.save(parts, metadata={"format": "pt"}))
+        file.write(data)
     # The description comes last: a folder is only taken for a model once it is complete.
     with atomic_write(folder / name, "w") as file:
-        file.write(json.dumps(plain(config), indent=2, ensure_ascii=False) + "\n")
+        described = {"sha256": hashlib.sha256(data).hexdigest(), **plain(config)}
+        file.write(json.dumps(described, indent=2, ensure_ascii=False) + "\n")
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -165,11 +172,18 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
+def _read_tensors(path: Path, digest: object) -> dict[str, torch.Tensor]:
+    """Tensors of a file, whose SHA-256 must be `digest`, unless that is None (files of earlier versions)."""
     library = _safetensors()
     try:
-        return library.torch.load_file(path)
+        found = None if digest is None else sha256_of(path)
+        tensors = library.torch.load_file(path) if found == digest else None
     except OSError as error:
         raise UserError(f"Cannot read {path}: {error.strerror or one_line(error)}.") from error
     except (library.SafetensorError, ValueError, KeyError, RuntimeError) as error:
         raise UserError(f"{path} is damaged or incomplete; copy or download it again.") from error
+    if tensors is None:
+        raise UserError(
+            f"{path} is damaged, or was not written with the JSON file beside it: copy or download both again."
+        )
+    return tensors

@@ -276,9 +276,12 @@ def checkpoint_file(source: str | os.PathLike) -> Path:
     from training.checkpoints.sources import local_checkpoint
 
     path = local_checkpoint(source)
-    if is_pretrained(path):
-        return path / MODEL
-    return latest_snapshot(path) if path.is_dir() else path
+    try:
+        if is_pretrained(path):
+            return path / MODEL
+        return latest_snapshot(path) if path.is_dir() else path
+    except PermissionError as error:  # of a folder above it
+        raise UserError(f"Cannot read {error.filename or path}: you have no permission.") from error
 
 
 def load_snapshot(path: str | os.PathLike, *, average_only: bool = False) -> dict:

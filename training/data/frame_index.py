@@ -6,6 +6,7 @@ are compared; for a zip the file's times and size. The contents of frames are no
 place needs no check. Small sets are always listed.
 """
 
+import contextlib
 import dataclasses
 import errno
 import hashlib
@@ -59,7 +60,8 @@ SYSTEM_FOLDERS = frozenset(
 ZIP_START = b"PK\x03\x04"
 MIN_CACHED = 20_000  # files; smaller sets are listed fast enough
 SETTLE_SECONDS = 2.0  # minimum age of the last change for caching: a later one might have the same time stamp
-CACHE_VERSION = 9
+CACHE_VERSION = 10
+UTF8_NAME = 0x800  # flag of a zip's member
 COUNTS = ("unsafe", "repeated", "other_images", "twins")  # of files that the user should know about
 LOCATION = np.dtype([("offset", "<i8"), ("stored", "<i8"), ("size", "<i8"), ("crc", "<u4"), ("method", "<u2")])
 DIGITS = str.maketrans("123456789", "0" * 9)
@@ -306,11 +308,19 @@ def _list_zip(path: str) -> Listing:
     return listing
 
 
+def _member_name(info: zipfile.ZipInfo) -> str:
+    """The name of a member. Info-ZIP, among others, writes UTF-8 without saying so, which zipfile takes for cp437."""
+    if not info.flag_bits & UTF8_NAME:
+        with contextlib.suppress(UnicodeError):  # names that are cp437 are hardly ever valid UTF-8
+            return info.filename.encode("cp437").decode("utf-8")
+    return info.filename
+
+
 def _index_zip(path: str) -> Listing:
     images, others, unsafe, repeated, other_images = {}, {}, 0, 0, 0
     with zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
-            name = info.filename.replace("\\", "/")  # as older tools on Windows write them
+            name = _member_name(info).replace("\\", "/")  # as older tools on Windows write them
             name = re.sub(r"^(\./+)+", "", name)  # which some archivers write before every name
             name = re.sub(r"/+(\./+)*", "/", name) if not name.startswith("/") else name  # 'a//b', 'a/./b'
             if name.endswith("/"):

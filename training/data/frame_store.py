@@ -319,6 +319,9 @@ def _describe_dangling(links: list[str]) -> str | None:
     return f"{len(links)} links, such as '{links[0]}', lead nowhere: their videos are left out"
 
 
+MOST_ZEROS = 512  # bytes at the end of a WebP file; whole ones had up to 104
+
+
 def decode_image(data: bytes) -> Image.Image:
     """An encoded image as RGB with 8 bits; see to_rgb. Damaged data and files of several images raise an exception."""
     try:
@@ -331,6 +334,8 @@ def decode_image(data: bytes) -> Image.Image:
             raise OSError(f"it holds {count} images: write them to files of their own")
         if image.format in ("JPEG", "MPO") and data.endswith(b"\0") and data.rfind(END) < data.rfind(SCAN):
             # Zeros, as a failed copy or a full disk leaves them, would decode to pixels of one colour.
+            raise OSError("its end consists of zeros: it was not copied completely")
+        if image.format == "WEBP" and data.endswith(bytes(MOST_ZEROS)):
             raise OSError("its end consists of zeros: it was not copied completely")
         return to_rgb(image)
 

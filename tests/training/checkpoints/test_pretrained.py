@@ -120,9 +120,18 @@ def test_a_wrong_description_is_refused(model, entries, message):
 
 def test_damaged_files_are_refused(model):
     good = (model / "model.safetensors").read_bytes()
+    config = json.loads((model / "config.json").read_text())
+    older = {key: value for key, value in config.items() if key != "sha256"}
+    for content in (good[: len(good) // 2], good[:-4096] + bytes(4096)):
+        (model / "model.safetensors").write_bytes(content)
+        with pytest.raises(UserError, match="model.safetensors is damaged, or was not written with the JSON file"):
+            load_generator(model)
     (model / "model.safetensors").write_bytes(good[: len(good) // 2])
+    (model / "config.json").write_text(json.dumps(older))
     with pytest.raises(UserError, match="model.safetensors is damaged or incomplete"):
         load_generator(model)
+    (model / "model.safetensors").write_bytes(good)
+    assert load_generator(model).network.config  # as earlier versions wrote it
     for content in (b"{", b"[1]", b"\xff\xfe", b"[" * 100_000):
         (model / "config.json").write_bytes(content)
         with pytest.raises(UserError, match="config.json (is damaged|describes no network)"):
@@ -131,6 +140,9 @@ def test_damaged_files_are_refused(model):
 
 def test_tensors_of_others_are_refused(model):
     safetensors.save_file({"weight": torch.zeros(3)}, model / "model.safetensors")
+    config = json.loads((model / "config.json").read_text())
+    del config["sha256"]
+    (model / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match="does not fit the generator that it describes.*is missing"):
         load_generator(model)
 

@@ -3,7 +3,12 @@
 import math
 import os
 import pickle
+import re
+import subprocess
+import sys
+import textwrap
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -421,3 +426,41 @@ def test_formats_are_told_apart(tmp_path):
         archive.read_archive(tmp_path / "a", format="two", what="a two")
     with pytest.raises(UserError, match="'one'"):
         load_snapshot(tmp_path / "a")
+
+
+def test_a_snapshot_that_a_run_replaces_while_it_is_read(tmp_path, monkeypatch):
+    for name, value in (("a", 1.0), ("b", 2.0)):
+        archive.save_archive(
+            tmp_path / name, {"format": "x", "version": archive.VERSION, "tensor": torch.full([99], value)}
+        )
+    check, latest = archive._check_zip, tmp_path / "a"
+
+    def replaced(path, what):
+        found = check(path, what)
+        if (tmp_path / "b").exists():
+            os.replace(tmp_path / "b", latest)
+        return found
+
+    monkeypatch.setattr(archive, "_check_zip", replaced)
+    assert archive.read_archive(latest, format="x", what="a file")["tensor"].tolist() == [2.0] * 99
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become another user")
+def test_a_snapshot_in_the_private_folder_of_another_user(tmp_path):
+    (tmp_path / "private").mkdir(mode=0o700)
+    (tmp_path / "private" / "x.pt").write_bytes(b"x")
+    script = f"""
+        import os, sys
+        from dnnlib import UserError
+        from training.checkpoints.snapshot import checkpoint_file
+        checkpoint_file("assets/heads")  # imports the rest
+        os.setresuid(65534, 65534, 65534)
+        try:
+            checkpoint_file({str(tmp_path / "private" / "x.pt")!r})
+        except UserError as error:
+            print(error)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, cwd=Path(__file__).parents[3]
+    )
+    assert re.fullmatch(r"Cannot read /.*private/x.pt.*: you have no permission.\n", done.stdout), done

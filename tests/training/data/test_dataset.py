@@ -704,6 +704,17 @@ def test_jpegs_that_end_in_zeros():
             decode_image(whole[:-missing] + bytes(missing))
 
 
+@pytest.mark.parametrize("lossless", [False, True])
+def test_webps_that_end_in_zeros(lossless):
+    noise = np.random.default_rng(0).integers(0, 256, [64, 64, 3], dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).save(buffer, "WEBP", lossless=lossless)
+    whole = buffer.getvalue()
+    assert decode_image(whole).size == (64, 64)
+    with pytest.raises(OSError, match="its end consists of zeros: it was not copied completely"):
+        decode_image(whole[: len(whole) // 2] + bytes(len(whole) - len(whole) // 2))
+
+
 def test_previews_leave_out_what_cannot_be_read(tmp_path):
     path = write_set(tmp_path, [1, 1])
     data = VideoPairDataset(path=path, resolution=4, nframes=1)

@@ -372,3 +372,21 @@ def test_natural_order_of_numbers_of_any_length():
 def test_listing_reads_no_frame(root, monkeypatch):
     monkeypatch.setattr(Image, "open", None)
     assert len(list_files(str(root)).names) == 9
+
+
+def test_names_in_zips_that_do_not_say_that_they_are_utf8(tmp_path):
+    """As Info-ZIP's zip writes them: the flag of the members is not set."""
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("videos/Café/0.png", b"x")
+        archive.writestr("videos/plain/0.png", b"x")
+    content = (tmp_path / "a.zip").read_bytes()
+    name = "videos/Café/0.png".encode()
+    assert content.count(name) == 2
+    for offset, header in ((6, b"PK\x03\x04"), (8, b"PK\x01\x02")):
+        place = content.index(name) if header == b"PK\x03\x04" else content.rindex(name)
+        start = content.rindex(header, 0, place) + offset
+        content = content[:start] + b"\0\0" + content[start + 2 :]
+    (tmp_path / "b.zip").write_bytes(content)
+    assert "Café" not in "".join(zipfile.ZipFile(tmp_path / "b.zip").namelist())
+    for file in ("a.zip", "b.zip"):
+        assert [video.path for video in FrameStore(tmp_path / file).videos] == ["videos/Café", "videos/plain"]
