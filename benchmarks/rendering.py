@@ -130,12 +130,9 @@ def _processes(options: Mapping[str, Any], model: str, precision: str, rounds: i
         if precision != "float32":
             words += ["--precision", precision]
         for name, frames in (("command", FRAMES), ("command for one frame", 1)):
-            runs = [
-                run_process([*words, "--time_steps", str(frames), "--n_steps", str(frames)])
-                for _ in range(max(1, rounds // 2))
-            ]
-            best = sorted(runs, key=lambda run: run["seconds"])[len(runs) // 2]
-            rows[f"{name}, {model}, {precision}"] = best | {"original": "command" if frames == FRAMES else None}
+            runs = [run_process([*words, "--time_steps", str(frames), "--n_steps", str(frames)]) for _ in range(rounds)]
+            median = sorted(runs, key=lambda run: run["seconds"])[(rounds - 1) // 2]
+            rows[f"{name}, {model}, {precision}"] = median | {"original": "command" if frames == FRAMES else None}
     return rows
 
 

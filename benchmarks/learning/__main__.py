@@ -1,4 +1,4 @@
-"""The ablation study: `python -m benchmarks.learning WORK` trains, evaluates and writes docs/learning.md."""
+"""The ablation study: `python -m benchmarks.learning WORK` trains, evaluates and reports (docs/learning.md)."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import click
 from benchmarks.learning.evaluation import Sizes
 from benchmarks.learning.measuring import make_reference, measure_all
 from benchmarks.learning.report import write_report
-from benchmarks.learning.runs import COMMON, DEVICES, ROOT, plan_runs, train_all
+from benchmarks.learning.runs import COMMON, DEVICES, plan_runs, train_all
 from dnnlib import run_cli
 from dnnlib.command_line import Command, finite_float
 from dnnlib.processes import cores
@@ -24,7 +24,7 @@ from training.synthetic.render import SyntheticConfig
 @click.option("--device", type=click.Choice(list(DEVICES)), default="cpu", show_default=True, help="For the trainings.")
 @click.option("--jobs", type=click.IntRange(min=1), help="Trainings at a time.  [default: one per core, two at most]")
 @click.option("--videos", type=click.IntRange(min=16), default=512, show_default=True, help="Size of the dataset.")
-@click.option("--report", type=click.Path(path_type=Path), default=ROOT / "docs" / "learning.md", help="What to write.")
+@click.option("--report", type=click.Path(path_type=Path), help="What to write.  [default: WORK/report/learning.md]")
 @click.option("--measure-only", is_flag=True, help="Do not train; evaluate and report the existing runs.")
 def main(
     work: Path,
@@ -34,7 +34,7 @@ def main(
     device: str,
     jobs: int | None,
     videos: int,
-    report: Path,
+    report: Path | None,
     measure_only: bool,
 ) -> None:
     """Train the small model and its ablations on synthetic heads in WORK and report the results."""
@@ -50,8 +50,9 @@ def main(
     make_dataset(work / "data", config, workers=jobs)
     if not measure_only:
         train_all(work, runs, data=work / "data", device=device, jobs=jobs)
-    reference = make_reference(work, options, sizes)
-    measure_all(work, runs, sizes, jobs)
+    report = report or work / "report" / "learning.md"
+    reference = make_reference(work, options, sizes, data=config.key())
+    measure_all(work, runs, sizes, jobs, data=config.key())
     write_report(work, runs, reference, report)
     click.echo(f"Written: {report}")
 

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from benchmarks.learning.evaluation import Sizes, evaluate_snapshot, figures_of_scenes, real_features
 from benchmarks.learning.runs import Run, run_folder, snapshots
-from dnnlib import atomic_write
+from dnnlib import UserError, atomic_write
 from metrics.distances import frechet_distance_of_features
 from renderer.cameras import CameraPrior
 from training.checkpoints.snapshot import load_snapshot
@@ -23,9 +23,17 @@ from training.data.dataset import VideoPairDataset
 __all__ = ["make_reference", "measure_all"]
 
 
-def make_reference(work: Path, options: dict, sizes: Sizes) -> dict:
-    """Reference of the snapshots: features of real clips, and results of the ground-truth scenes."""
-    path = work / "results" / "reference.pt"
+def _reference_file(work: Path, data: str) -> Path:
+    return work / "results" / f"reference-{data}.pt"
+
+
+def make_reference(work: Path, options: dict, sizes: Sizes, *, data: str) -> dict:
+    """Reference of the snapshots: features of real clips, and results of the ground-truth scenes.
+
+    Args:
+        data: `SyntheticConfig.key` of the dataset.
+    """
+    path = _reference_file(work, data)
     if path.exists():
         return torch.load(path, weights_only=True)
     generator = options["model"]["generator"]
@@ -43,16 +51,20 @@ def make_reference(work: Path, options: dict, sizes: Sizes) -> dict:
     return reference
 
 
-def measure(work: Path, run: Run, snapshot: Path, shown: int, sizes: Sizes, thorough: bool) -> None:
+def measure(work: Path, run: Run, snapshot: Path, shown: int, sizes: Sizes, thorough: bool, data: str) -> None:
     """Evaluate the snapshot after `shown` videos unless that is done; called in a process of its own."""
     path = work / "results" / f"{run.name}-{shown:09d}.json"
-    if path.exists() and (not thorough or "motion_ratio" in json.loads(path.read_text(encoding="utf-8"))):
-        return
+    status = snapshot.stat()
+    measured = {"data": data, "snapshot": [status.st_size, status.st_mtime_ns]}
+    if path.exists():
+        known = json.loads(path.read_text(encoding="utf-8"))
+        if known.get("measured") == measured and (not thorough or "motion_ratio" in known):
+            return
     torch.set_num_threads(1)
-    reference = torch.load(work / "results" / "reference.pt", weights_only=True)
+    reference = torch.load(_reference_file(work, data), weights_only=True)
     figures = evaluate_snapshot(snapshot, reference["features"], reference["truth"], sizes, thorough=thorough)
     with atomic_write(path, "w") as file:
-        json.dump(_finite(figures), file, indent=1)
+        json.dump({**_finite(figures), "measured": measured}, file, indent=1)
 
 
 def _finite(value):
@@ -64,8 +76,12 @@ def _finite(value):
     return value if math.isfinite(value) else None
 
 
-def measure_all(work: Path, runs: list[Run], sizes: Sizes, jobs: int) -> None:
-    """Evaluate all snapshots of the first run and the last ones of the others; thoroughly at the ends of all runs."""
+def measure_all(work: Path, runs: list[Run], sizes: Sizes, jobs: int, *, data: str) -> None:
+    """Evaluate all snapshots of the first run and the last ones of the others; thoroughly at the ends of all runs.
+
+    Raises:
+        UserError: The first run has no snapshot.
+    """
     todo = []
     for run in runs:
         folder = run_folder(work, run)
@@ -75,9 +91,17 @@ def measure_all(work: Path, runs: list[Run], sizes: Sizes, jobs: int) -> None:
         # The snapshots at the length of the ablations, and the last one.
         shortest = 1000 * min(other.kimg for other in runs)
         thorough = {min(shown, key=lambda n: abs(n - shortest)), max(shown)} if shown else set()
-        todo += [(work, run, path, count, sizes, count in thorough) for path, count in zip(chosen, shown)]
+        todo += [(work, run, path, count, sizes, count in thorough, data) for path, count in zip(chosen, shown)]
+    if not any(run is runs[0] for _, run, *_ in todo):
+        raise UserError(f"There is no snapshot of the run '{runs[0].name}' in {work}: leave out --measure-only.")
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(jobs, mp_context=context) as pool:
         tasks = [pool.submit(measure, *arguments) for arguments in todo]
-        for task in tqdm(concurrent.futures.as_completed(tasks), total=len(tasks), desc="measuring", unit="snapshot"):
-            task.result()
+        try:
+            for task in tqdm(
+                concurrent.futures.as_completed(tasks), total=len(tasks), desc="measuring", unit="snapshot"
+            ):
+                task.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise

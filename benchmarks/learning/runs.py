@@ -126,15 +126,31 @@ def train_all(work: Path, runs: Sequence[Run], *, data: Path, device: str, jobs:
     if not todo:
         return
     # Small tensors: two trainings with a thread each are faster than one after the other with two threads.
-    interval = max(round(runs[0].kimg / SNAPSHOTS / TICK_KIMG), 1)
+    interval = _snapshot_interval(runs)
+    running: set[subprocess.Popen] = set()
     with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-        started = [pool.submit(_train, work, run, data, device, interval) for run in todo]
-        _watch(work, todo, started)
+        started = [pool.submit(_train, work, run, data, device, interval, running) for run in todo]
+        try:
+            _watch(work, todo, started)
+        except (
+            BaseException
+        ):  # Ctrl-C or another signal: no further training begins, and those that run save their state
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in list(running):
+                process.terminate()
+            raise
         for task in started:
             task.result()
 
 
-def _train(work: Path, run: Run, data: Path, device: str, interval: int) -> None:
+def _snapshot_interval(runs: Sequence[Run]) -> int:
+    """Ticks between snapshots: about `SNAPSHOTS` of the main run, one of them at the length of the ablations."""
+    most = max(round(runs[0].kimg / SNAPSHOTS / TICK_KIMG), 1)
+    shortest = round(min(run.kimg for run in runs) / TICK_KIMG)
+    return max(ticks for ticks in range(1, most + 1) if shortest % ticks == 0)
+
+
+def _train(work: Path, run: Run, data: Path, device: str, interval: int, running: set[subprocess.Popen]) -> None:
     folder = run_folder(work, run)
     outdir = work / "runs" / run.name
     outdir.mkdir(parents=True, exist_ok=True)
@@ -143,9 +159,15 @@ def _train(work: Path, run: Run, data: Path, device: str, interval: int) -> None
     command += [f"kimg={run.kimg:g}", f"spec.kimg_per_tick={TICK_KIMG}", f"snap={interval}", "imgsnap=2"]
     if folder is not None:
         command.append(f"resume_run={folder}")
-    with open(outdir / "output.txt", "a", encoding="utf-8") as output:
-        result = subprocess.run(command, stdout=output, stderr=output, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    if result.returncode or _kimg(work, run) < run.kimg:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with (
+        open(outdir / "output.txt", "a", encoding="utf-8") as output,
+        subprocess.Popen(command, stdout=output, stderr=output, env=environment) as process,
+    ):
+        running.add(process)
+        process.wait()
+        running.discard(process)
+    if process.returncode or _kimg(work, run) < run.kimg:
         raise UserError(
             f"The training '{run.name}' ended early; see {outdir / 'output.txt'}. The same command goes on."
         )

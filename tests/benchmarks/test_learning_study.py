@@ -3,7 +3,10 @@
 import functools
 import json
 import math
+import os
+import subprocess
 import sys
+import time
 
 import pytest
 from click.testing import CliRunner
@@ -13,6 +16,7 @@ from benchmarks.learning import __main__ as study
 from benchmarks.learning import report, runs
 from dnnlib import UserError
 from tests.training.tiny import OVERRIDES
+from training.checkpoints.snapshot_files import numbered_snapshots
 
 TINY = tuple(
     x for x in OVERRIDES if not x.startswith(("kimg=", "spec.kimg_per_tick=", "nframes=", "previews.images", "seed="))
@@ -63,6 +67,8 @@ def test_it_trains_measures_reports_and_goes_on_where_it_was(tiny, tmp_path):
     assert still["motion_ratio"] is None and still["content_ratio"] is None  # nothing over nothing
 
     text = page.read_text()
+    assert "flat-geometry" not in text and "--kimg 0.016 --ablation-kimg 0.004` from" in text
+    assert "Fréchet distance of 16 generated and 16 real" in " ".join(text.split()) and "written by hand" not in text
     assert "## Targets" in text and "no motion network" in text and "Not trained yet" not in text
     for name in ("curve", "samples", "motion", "views"):
         assert Image.open(page.with_name(f"learning-{name}.png")).width > 100
@@ -77,7 +83,17 @@ def test_it_trains_measures_reports_and_goes_on_where_it_was(tiny, tmp_path):
     assert len(list((work / "runs" / "seed1").glob("0*"))) == 1
     after = stamps(work)
     assert {path: after[path] for path in kept} == kept  # what was drawn and measured is kept
-    assert len(list((work / "results").glob("seed1-*.json"))) >= 2
+    measured = sorted((work / "results").glob("seed1-*.json"))
+    assert len(measured) >= 2
+
+    # Another snapshot with the same number of videos is measured anew.
+    before = json.loads(measured[-1].read_text())
+    *_, newest = numbered_snapshots(folder).values()
+    newest.write_bytes(newest.read_bytes())
+    os.utime(newest, ns=(1, 1))
+    run(work, page, "--kimg", "0.024", "--measure-only")
+    after = json.loads(measured[-1].read_text())
+    assert before.pop("measured") != after.pop("measured") and before == after
 
 
 def test_a_training_that_fails_is_named(tiny, tmp_path, monkeypatch):
@@ -85,6 +101,37 @@ def test_a_training_that_fails_is_named(tiny, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"The training 'seed1' ended early; see .*output\.txt"):
         run(tmp_path / "work", tmp_path / "page.md", "--kimg", "0.016")
     assert "spec.mb=3" in (tmp_path / "work" / "runs" / "seed1" / "output.txt").read_text()
+
+
+def test_a_stopped_study_begins_no_further_training(tmp_path, monkeypatch):
+    """Trainings that run are asked to stop, wherever the signal came from."""
+    begun = []
+
+    class Training(subprocess.Popen):
+        def __init__(self, command, **options):
+            begun.append(command)
+            super().__init__(["sleep", "60"], **options)
+
+    monkeypatch.setattr(runs.subprocess, "Popen", Training)
+
+    def interrupted(*_):
+        while len(begun) < 2:
+            time.sleep(0.01)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runs, "_watch", interrupted)
+    planned, start = runs.plan_runs(20, 5, None), time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        runs.train_all(tmp_path, planned, data=tmp_path, device="cpu", jobs=2)
+    assert len(begun) == 2 and time.monotonic() - start < 30
+
+
+@pytest.mark.parametrize(
+    "kimg, ablation_kimg, expected", [(24, 6, 4), (24, 8, 4), (20, 5, 2), (120, 30, 20), (1, 0.7, 1)]
+)
+def test_the_full_model_is_saved_where_the_ablations_end(kimg, ablation_kimg, expected):
+    interval = runs._snapshot_interval(runs.plan_runs(kimg, ablation_kimg, None))
+    assert interval == expected and round(ablation_kimg / runs.TICK_KIMG) % interval == 0
 
 
 @pytest.mark.parametrize("words, expected", [([], 5), (["--ablation-kimg", "3"], 3)])

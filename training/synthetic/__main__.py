@@ -1,5 +1,7 @@
 """A training set of synthetic talking heads: `python -m training.synthetic OUT --videos 512`."""
 
+import math
+
 import click
 
 from dnnlib import run_cli
@@ -18,7 +20,9 @@ COUNT = click.IntRange(min=1)
 @click.option("--supersample", type=click.IntRange(1, 8), default=2, show_default=True, help="Rays per pixel and side.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Random seed.")
 @click.option("--model", default="stylenerf_small", show_default=True, help="Model of conf/model for the cameras.")
-@click.option("--yaw", type=finite_float(0), help="Range of the cameras, -yaw to yaw radians.  [default: the model's]")
+@click.option(
+    "--yaw", type=finite_float(0, math.pi), help="Range of the cameras, -yaw to yaw radians.  [default: the model's]"
+)
 @click.option("--workers", type=COUNT, help="Processes.  [default: one per core]")
 def main(
     out: str,
