@@ -19,7 +19,7 @@ import contextlib
 import importlib
 import os
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ __all__ = [
 
 SNAPSHOT_FORMAT = "video-3d-gan/network-snapshot"
 KINDS: dict[str, type[torch.nn.Module]] = {"generator": Generator, "discriminator": TimeAwareDiscriminators}
-MAX_NUMBER = 1 << 16  # no argument of a network is larger
+MAX_NUMBER = 1 << 16  # no whole number among the arguments of a network is larger
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -149,14 +149,21 @@ def _build(built: type, config: Any, *, what: str, source: object) -> Any:
         UserError: The arguments are not those of the class `built`.
     """
     try:
-        for argument in config.values():
-            for value in argument.values() if isinstance(argument, Mapping) else [argument]:
-                if isinstance(value, (int, float)) and abs(value) > MAX_NUMBER:
-                    raise ValueError(f"an argument is {value}.")
+        for _, value in large_numbers(config):
+            raise ValueError(f"an argument is {value}.")
         with torch.random.fork_rng(devices=[]):  # does not advance the caller's random numbers
             return built(**config)
     except (TypeError, ValueError, KeyError, RuntimeError, ArithmeticError) as error:
         raise UserError(f"{source} describes {what} that cannot be built: {one_line(error)}") from error
+
+
+def large_numbers(config: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+    """Name and value of whole numbers beyond `MAX_NUMBER`: as sizes, they would fill the memory."""
+    for name, argument in config.items():
+        values = argument if isinstance(argument, Mapping) else {"": argument}
+        for key, value in values.items():
+            if isinstance(value, int) and abs(value) > MAX_NUMBER:
+                yield f"{name}.{key}".rstrip("."), value
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from hydra.errors import InstantiationException
 from dnnlib import UserError, one_line
 from torch_utils.training_stats import Statistics
 from training.augment.ada import AdaAugment, AdaController, AdaFeedback
-from training.checkpoints.snapshot import network_class
+from training.checkpoints.snapshot import MAX_NUMBER, large_numbers, network_class
 from training.loss import CAMERA_LABEL, GanLoss
 from training.networks.discriminator import TimeAwareDiscriminators
 from training.networks.generator import Generator
@@ -46,6 +46,8 @@ def build_networks(options: Options, *, c_dim: int, device: str = "cpu") -> tupl
         for key, instead in (("resolution", "resolution="), ("c_dim", "cond=true and the labels of dataset.json")):
             if key in model[network]:
                 raise UserError(f"model.{network}.{key} would be ignored: it comes from {instead}; leave it out.")
+        for key, value in large_numbers(model[network]):  # its snapshots could not be loaded
+            raise UserError(f"model.{network}.{key}={value}: whole numbers of a network are at most {MAX_NUMBER}.")
     if options["fp32"]:
         generator["upsampler"] = dict(generator["upsampler"], fp16_min_resolution=None)
         discriminator["fp16_resolutions"] = 0

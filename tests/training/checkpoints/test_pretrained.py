@@ -118,6 +118,12 @@ def test_a_wrong_description_is_refused(model, entries, message):
         load_generator(model)
 
 
+def test_large_numbers_that_are_no_sizes_are_read(model):
+    upsampler = json.loads((model / "config.json").read_text())["upsampler"]
+    changed(model, upsampler=upsampler | {"conv_clamp": 1e6})
+    assert load_generator(model).network.config["upsampler"]["conv_clamp"] == 1e6
+
+
 def test_damaged_files_are_refused(model):
     good = (model / "model.safetensors").read_bytes()
     config = json.loads((model / "config.json").read_text())

@@ -127,3 +127,10 @@ def test_states_of_earlier_versions_have_no_fingerprint(run, tmp_path):
     torch.save(state, run / STATE_FILE)
     Image.new("RGB", (16, 16)).save(tmp_path / "data" / "split" / "video_3" / "2.png")
     assert make_plan(tmp_path, f"resume_run={run}").notes == []
+
+
+@pytest.mark.parametrize("option", ["generator.upsampler.channel_max", "discriminator.channel_max"])
+def test_sizes_with_which_no_snapshot_could_be_loaded_are_refused(tmp_path, option):
+    with pytest.raises(UserError, match=rf"^model\.{option}=100000: whole numbers of a network are at most 65536\.$"):
+        make_plan(tmp_path, f"model.{option}=100000")
+    assert make_plan(tmp_path, "model.generator.upsampler.conv_clamp=1e6").options
