@@ -140,6 +140,7 @@ def exclusive_lock(path: str | os.PathLike, *, busy: str | None = None) -> Itera
         descriptor = os.open(path, os.O_RDWR)  # NFS locks only files that may be written to
     except IsADirectoryError:
         descriptor = os.open(path, os.O_RDONLY)
+    _locks.add(descriptor)
     try:
         held = True
         try:
@@ -152,7 +153,21 @@ def exclusive_lock(path: str | os.PathLike, *, busy: str | None = None) -> Itera
             held = False
         yield held
     finally:
-        os.close(descriptor)
+        if descriptor in _locks:  # not in a process forked meanwhile
+            _locks.remove(descriptor)
+            os.close(descriptor)
+
+
+_locks: set[int] = set()  # open descriptors of exclusive_lock
+
+
+def _close_locks() -> None:
+    """Close locks in a forked process, for instance a data worker, which would keep those of its dead parent."""
+    while _locks:
+        os.close(_locks.pop())
+
+
+os.register_at_fork(after_in_child=_close_locks)
 
 
 @contextlib.contextmanager

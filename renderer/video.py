@@ -256,6 +256,7 @@ class VideoWriter:
                 stdout=subprocess.DEVNULL,
                 stderr=messages,
                 pipesize=PIPE_SIZE,
+                start_new_session=True,  # Ctrl-C, after which a training finishes its previews, does not end it
             )
         except OSError as error:
             messages.close()
@@ -297,7 +298,10 @@ def gif_bytes(video: str | os.PathLike) -> bytes:
         "-an",
     ]
     result = subprocess.run(
-        [*command, *GIF_PALETTE, "-f", "gif", "pipe:1"], stdin=subprocess.DEVNULL, capture_output=True
+        [*command, *GIF_PALETTE, "-f", "gif", "pipe:1"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        start_new_session=True,  # as in VideoWriter
     )
     if result.returncode != 0:
         message = _reason(result.stderr, result.returncode)

@@ -1,3 +1,4 @@
+import contextlib
 import errno
 import fcntl
 import io
@@ -340,6 +341,46 @@ def test_one_lock_at_a_time(tmp_path, kind):
     with pytest.raises(FileNotFoundError):
         with dnnlib.exclusive_lock(tmp_path / "missing"):
             raise AssertionError("a lock on nothing")
+
+
+def test_forked_processes_do_not_keep_a_lock(tmp_path):
+    """A data worker that outlives a killed training would lock its folder."""
+    ready, done = os.pipe(), os.pipe()
+    with dnnlib.exclusive_lock(tmp_path), contextlib.ExitStack() as stack:
+        child = os.fork()
+        if child == 0:
+            os.write(ready[1], b"x")
+            os.close(done[1])
+            os.read(done[0], 1)
+            os._exit(0)
+        stack.callback(os.waitpid, child, 0)
+        stack.callback(os.close, done[1])
+        os.read(ready[0], 1)
+        with pytest.raises(dnnlib.UserError, match="somebody is there"):
+            with dnnlib.exclusive_lock(tmp_path, busy="somebody is there"):
+                raise AssertionError("the child has released its parent's lock")
+        # As if this process had been killed: its own descriptors close, the child's stay.
+        for name in os.listdir("/proc/self/fd"):
+            if os.path.realpath(f"/proc/self/fd/{name}") == str(tmp_path):
+                own = int(name)
+        null = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(null, own)
+        os.close(null)
+        with dnnlib.exclusive_lock(tmp_path, busy="somebody is there") as held:
+            assert held
+    for descriptor in (*ready, done[0]):
+        os.close(descriptor)
+
+
+def test_a_lock_that_ends_in_a_forked_process_closes_no_other_file(tmp_path):
+    with dnnlib.exclusive_lock(tmp_path):
+        child = os.fork()
+        if child == 0:
+            os.open(os.devnull, os.O_RDONLY)  # with the lock's number
+    if child == 0:
+        os._exit(len([name for name in os.listdir("/proc/self/fd") if name.isdigit()]) % 256)
+    before = len(os.listdir("/proc/self/fd"))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == before + 1
 
 
 def test_no_locks_in_this_file_system(tmp_path, monkeypatch):

@@ -1,7 +1,10 @@
 import io
 import math
+import os
 import pathlib
 import re
+import subprocess
+import sys
 
 import imageio_ffmpeg
 import numpy as np
@@ -219,6 +222,35 @@ def fake_encoder(tmp_path, monkeypatch, script):
     program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(0o755)
     monkeypatch.setattr(renderer.video, "_find_ffmpeg", lambda: str(program))
+
+
+WRITES = """
+import os, signal, sys, torch
+from renderer.video import VideoWriter
+from torch_utils.stop_signal import StopSignal
+
+frame = torch.zeros(3, 32, 32, dtype=torch.uint8)
+with StopSignal() as stop:
+    with VideoWriter(sys.argv[1], 8) as video:
+        for i in range(20):
+            video.add(frame)
+            if i == 9:
+                os.killpg(0, signal.SIGINT)
+    print(stop.requested)
+"""
+
+
+def test_a_signal_that_a_training_survives_leaves_its_encoder_alone(tmp_path):
+    """Ctrl-C: the terminal sends it to all processes of the group."""
+    command = [sys.executable, "-c", WRITES, tmp_path / "a.mp4"]
+    shown = subprocess.run(command, start_new_session=True, capture_output=True, text=True)
+    assert (shown.stdout, shown.returncode) == ("True\n", 0), shown.stderr
+    assert len(decode(tmp_path / "a.mp4")[1]) == 20
+
+
+def test_gifs_are_made_in_a_session_of_their_own(tmp_path, monkeypatch):
+    fake_encoder(tmp_path, monkeypatch, "cut -d ' ' -f 6 /proc/$$/stat")
+    assert int(gif_bytes(tmp_path / "a.mp4")) not in (0, os.getsid(0))
 
 
 @pytest.mark.parametrize(

@@ -347,5 +347,5 @@ def _ignore_stop_signals(worker: int) -> None:
     """Ignore stop signals in a worker."""
     # Schedulers and terminals send signals to every process of a group. The main process handles them and ends its
     # workers; until then it may need another batch.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)

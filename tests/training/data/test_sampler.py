@@ -255,7 +255,7 @@ def test_workers_leave_signals_to_the_main_process(fragile):
     loader = make_loader(dataset, batch_size=2, seed=1, workers=1)
     next(loader)
     (worker,) = workers_of(before)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in (*StopSignal.ENDING, *StopSignal.REQUEUEING):
         os.kill(worker.pid, number)
     for _ in range(4):
         next(loader)
