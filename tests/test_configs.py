@@ -424,3 +424,10 @@ def test_continuing_may_change_length_and_place():
 def test_continuing_may_not_change_what_is_computed(word):
     with pytest.raises(UserError, match=f"resume_run: .*{word.split('=')[0]}"):
         continued_options(options(), [word])
+
+
+def test_augmentations_of_the_schedule_are_taken_as_typed():
+    options = compose_options(["outdir=o", "data=d", "spec.diffaugment=color,cutout"])
+    assert options["spec"]["diffaugment"] == options["diffaugment"] == "color,cutout"
+    options = compose_options(["outdir=o", "data=d", "diffaugment=color", "spec.diffaugment=null"])
+    assert (options["spec"]["diffaugment"], options["diffaugment"]) == (None, "color")

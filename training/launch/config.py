@@ -9,7 +9,7 @@ import copy
 import difflib
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ CONFIG_DIR = next(path for path in (ROOT / "video3d" / "conf", ROOT / "conf") if
 GROUPS = ("model", "spec")
 
 # Options taken literally: paths and strings.
-STRINGS = ("outdir", "data", "resume", "resume_run", "cache_metrics_dir", "diffaugment")
+STRINGS = ("outdir", "data", "resume", "resume_run", "cache_metrics_dir", "diffaugment", "spec.diffaugment")
 # So are the files of feature extractors, including those that conf/ does not name.
 DETECTOR = re.compile(r"detectors\.[a-z][a-z0-9]*")
 DETECTORS = ("detectors.i3d", "detectors.inception", "detectors.vgg16", "detectors.identity")
@@ -52,7 +52,10 @@ CHANGEABLE = (
     "spec.microbatch",
 )  # fmt: skip
 # Options whose default is the value of another option; see conf/config.yaml.
-FOLLOWERS = {"spec.ref_gpus": "gpus", "spec.kimg": "kimg", "spec.imgsnap": "imgsnap", "spec.snap": "snap"}
+FOLLOWERS = {
+    "spec.ref_gpus": "gpus", "spec.kimg": "kimg", "spec.imgsnap": "imgsnap", "spec.snap": "snap",
+    "spec.diffaugment": "diffaugment", "nhwc": "model.discriminator.channels_last",
+}  # fmt: skip
 
 # New names of options that an earlier version of this program has stored; see `current_options`.
 RENAMED = {"recompute": "activation_checkpointing"}
@@ -80,8 +83,9 @@ def compose_options(overrides: Sequence[str]) -> dict[str, Any]:
     if datasets > 1:  # a shell has replaced the braces
         example = "'data=faces-{000..010}.tar'"
         raise UserError(f"data= is given {datasets} times: put a name with braces in quotes, {example}.")
-    composed, strings = [], {}
+    composed, strings, keys = [], {}, []
     for override, (_, key, value) in [(hydra_override(override), split_override(override)) for override in overrides]:
+        keys.append(key)
         if _is_string(key):
             if value in ("", "''", '""'):  # often an unset shell variable; never a way to say null
                 raise UserError(f"{key}= is empty; give a value, or leave it out.")
@@ -104,6 +108,7 @@ def compose_options(overrides: Sequence[str]) -> dict[str, Any]:
             raise UserError(f"{key} is a group of options, not {options[key]!r}; write {key}.NAME=VALUE, see --help.")
     for key, value in strings.items():  # bypassing the grammars of Hydra and OmegaConf
         _set(options, key, value)
+        _follow(options, key, value, given=keys)
     return options
 
 
@@ -142,9 +147,7 @@ def continued_options(stored: Mapping[str, Any], overrides: Sequence[str]) -> di
                 "resume= instead."
             )
         _set(options, key, value)
-        follower = FOLLOWERS.get(key)
-        if follower is not None and follower not in keys:
-            options[follower] = value
+        _follow(options, key, value, given=keys)
     _check_classes(options, given)
     return options
 
@@ -157,6 +160,13 @@ def current_options(stored: Mapping[str, Any]) -> dict[str, Any]:
         arguments = options["model"][network]
         arguments["_target_"] = MOVED_CLASSES.get(arguments["_target_"], arguments["_target_"])
     return options
+
+
+def _follow(options: dict[str, Any], key: str, value: Any, *, given: Collection[str]) -> None:
+    """Give the value of an option to the one whose default it is, unless that is given as well."""
+    follower = FOLLOWERS.get(key)
+    if follower is not None and follower not in given:
+        _set(options, follower, value)
 
 
 def _check_classes(options: Mapping[str, Any], given: Mapping[str, Any]) -> None:

@@ -31,8 +31,15 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from dnnlib import UserError, one_line
-from training.launch.config import CONFIG_DIR, compose_options, hydra_override, plain_override, split_override
+from dnnlib import UserError, expand_home, one_line
+from training.launch.config import (
+    CONFIG_DIR,
+    compose_options,
+    hydra_override,
+    plain_override,
+    split_override,
+    string_value,
+)
 from training.launch.option_rules import check_values
 from training.launch.run_dir import slug
 
@@ -65,6 +72,7 @@ def submit(
         UserError: There is no such launcher, Hydra refuses the overrides, or trainings have failed.
     """
     overrides = [argument for argument in arguments if argument not in ("-m", "--multirun")]
+    overrides = [_at_home(override) for override in overrides]
     if not any(override.startswith("outdir=") for override in overrides):
         raise UserError("outdir= is missing: the output of the jobs is written there as well.")
     settings = [override for override in overrides if re.match(r"[+~]*hydra[./]", override)]
@@ -77,10 +85,12 @@ def submit(
     varying = {each.key_or_group for each in parsed if each.is_sweep_override()}
     fixed = {each.key_or_group for each in parsed} - varying
     trainings = [[plain_override(override) for override in combination] for combination in combinations]
+    composed: list[dict[str, Any]] = []
     # Another sweeper makes combinations of its own.
     if not any(re.match(r"[+~]*hydra[./]sweeper", setting) for setting in settings):
         for training in trainings:
-            check_values(compose_options(training))
+            composed.append(compose_options(training))
+            check_values(composed[-1])
     dry = any(each.key_or_group == "dry_run" and _value(each) is True for each in parsed)
     if dry:
         _train_all(trainings, fixed, train)
@@ -89,6 +99,9 @@ def submit(
             check(training)
         _train_all(trainings, fixed, train)
     else:
+        if composed and "hydra/launcher=submitit_slurm" in settings:
+            same = [plain_override(words[0]) for each, words in zip(parsed, choices) if each.key_or_group in fixed]
+            _check_tasks([each["gpus"] for each in composed], compose_options(same)["gpus"], settings)
         _launch(settings, options, fixed, task)
 
 
@@ -109,6 +122,29 @@ def sweep_label(overrides: Iterable[str], fixed: Collection[str]) -> str:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+
+
+def _at_home(override: str) -> str:
+    """The override, with the home folder in outdir=~/…, which Hydra would take for a folder named '~'."""
+    key, _, value = override.partition("=")
+    path = string_value(value) if key == "outdir" else None
+    return f"outdir={expand_home(path, name='outdir=')}" if path is not None and path[:1] == "~" else override
+
+
+def _check_tasks(gpus: Collection[int], tasks: int, settings: Iterable[str]) -> None:
+    """Refuse trainings of another number of GPUs than their jobs: Hydra makes the launcher once, without swept values.
+
+    Args:
+        gpus: Of every training.
+        tasks: Of every job, unless one of the settings is another number.
+    """
+    if len({*gpus}) > 1:
+        numbers = ",".join(map(str, sorted({*gpus})))
+        raise UserError(f"-m: the trainings have gpus={numbers}, but all jobs of a command have as many; add gpus=N.")
+    given = any(re.match(r"\+*hydra\.launcher\.tasks_per_node=", setting) for setting in settings)
+    if not given and tasks not in gpus:
+        (number,) = {*gpus}
+        raise UserError(f"-m: the trainings have gpus={number}, but their jobs {tasks}; add gpus={number}.")
 
 
 def _check_lists(overrides: Iterable[str]) -> None:

@@ -93,7 +93,7 @@ def plan(
     check_precision(options, device_type)
     if run_folder is None:  # a continued run cannot change them
         check_freezing(options)
-    options["metrics"] = options["metrics"] or []
+    options["metrics"] = list(dict.fromkeys(options["metrics"] or []))
     options["logger"] = list(dict.fromkeys(map(str, options["logger"] or [])))
     _check_loggers(options["logger"])
 
@@ -102,7 +102,7 @@ def plan(
     processes = _processes(options, _available(device_type, several=wanted))
     check_cuda_graphs(options, Devices(device_type, processes))
     given = given_options(overrides)
-    notes = _share_batch(options, processes, given=given)
+    notes = _share_batch(options, processes, given=given, continued=run_folder is not None)
     notes += idle_notes(given, options, Devices(device_type, processes))
     notes += slow_precision_note(options, device_type)
     if run_folder is not None and "outdir" in given:
@@ -337,16 +337,20 @@ def _processes(options: Mapping[str, Any], available: int) -> int:
     return fitting[-1]
 
 
-def _share_batch(options: Mapping[str, Any], processes: int, *, given: Collection[str]) -> list[str]:
-    """Set spec.microbatch to the videos per pass with this many processes; returns notes on given values that change.
+def _share_batch(options: Mapping[str, Any], processes: int, *, given: Collection[str], continued: bool) -> list[str]:
+    """Set spec.microbatch to the videos per pass with this many processes.
+
+    Returns notes on values that change: given ones, and those of a run that is continued.
 
     Raises:
         UserError: A pass cannot hold whole groups of the minibatch standard deviation.
     """
     spec, notes = options["spec"], []
     limit, spec["microbatch"] = spec["microbatch"], _microbatch(spec, processes)
-    if "spec.microbatch" in given and limit != spec["microbatch"]:
+    if limit != spec["microbatch"] and ("spec.microbatch" in given or continued):
         notes.append(_other_microbatch(spec, limit, processes))
+        if continued and limit > spec["microbatch"]:  # the run's options will have the smaller number
+            notes[-1] += f" Later, with fewer processes, spec.microbatch={limit} restores it."
     _check_groups(options)
     if processes < options["gpus"]:
         notes.append(_fewer_devices(options, processes))

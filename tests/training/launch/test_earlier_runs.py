@@ -177,3 +177,12 @@ def test_no_class_that_only_a_run_folder_names_is_imported(work):
         continued_options(stored, ["resume_run=0"])
     options = continued_options(stored, ["resume_run=0", "model.generator._target_=elsewhere.Generator"])
     assert options["model"]["generator"]["_target_"] == "elsewhere.Generator"
+
+
+def test_a_continued_run_may_change_the_memory_format():
+    stored = compose_options(["outdir=runs"])
+    assert stored["model"]["discriminator"]["channels_last"]
+    options = continued_options(stored, ["resume_run=0", "nhwc=false"])
+    assert not options["nhwc"] and not options["model"]["discriminator"]["channels_last"]
+    options = continued_options(options, ["resume_run=0", "nhwc=true"])
+    assert options["nhwc"] and options["model"]["discriminator"]["channels_last"]

@@ -172,6 +172,25 @@ def test_passes_of_another_size_are_told(tmp_path):
     assert make_plan(tmp_path, "spec.microbatch=4").notes == []
 
 
+def test_a_continued_run_is_told_that_its_passes_change(tmp_path):
+    """The smaller number is stored: with fewer processes again, the passes would stay smaller."""
+    options = make_plan(tmp_path, "spec.microbatch=4", "spec.mb=8").options
+    assert options["spec"]["microbatch"] == 4
+    assert validate._share_batch(options, 2, given=[], continued=True) == []
+    (note,) = validate._share_batch(options, 4, given=[], continued=True)
+    assert note == (
+        "spec.microbatch=4: a pass takes 2 videos, whole groups of spec.mbstd=2 that divide a process's share of 2. "
+        "Later, with fewer processes, spec.microbatch=4 restores it."
+    )
+    assert options["spec"]["microbatch"] == 2
+
+
+def test_metrics_are_named_once(tmp_path):
+    words = [f"outdir={tmp_path / 'runs'}", f"data={write_frames(tmp_path / 'data')}", *OVERRIDES, "metrics=[b,a,b]"]
+    planned = validate.plan(words, metrics=["a", "b"])
+    assert planned.options["metrics"] == ["b", "a"]
+
+
 def test_workers_beyond_the_shards_are_told(tmp_path):
     manifest = {"format": SHARDS_FORMAT, "nframes": 4}
     pack_shards(str(write_frames(tmp_path / "frames")), str(tmp_path / "data"), manifest=manifest, clips_per_shard=3)

@@ -125,6 +125,12 @@ def test_choices_of_texts_and_lists(tmp_path):
     assert begun[-1][1] == "betas_0_0.99-data_c_d"
 
 
+def test_augmentations_of_the_schedule_are_one_choice(tmp_path):
+    ((words, _),) = sweep([f"outdir={tmp_path}", "spec.diffaugment=color,cutout"])
+    assert words[1:] == ["spec.diffaugment=color,cutout"]
+    assert len(sweep([f"outdir={tmp_path}", "spec.diffaugment=choice('color,cutout',color)"])) == 2
+
+
 def test_labels():
     words = ["model=a", "seed=1", "model.generator.camera.yaw=2", "model.generator.other.yaw=3", "spec.gamma=1e-5"]
     full = "model.generator.camera.yaw2-model.generator.other.yaw3-gamma1e-5"
@@ -195,3 +201,47 @@ def test_jobs_of_hydra_s_launchers_know_their_words_and_labels(tmp_path, monkeyp
     assert len(seen) == 4
     assert first == ([f"outdir={tmp_path}/a, ${{b}}'", "spec=small", "seed=1", *fixed], f"{tmp_path}/jobs/0", "seed1")
     assert last[0][1:3] == ["spec=paper", "seed=2"] and last[2] == "seed2"
+
+
+SLURM = ("hydra/launcher=submitit_slurm", "outdir=out", "data=d")
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["gpus=1,4"], "-m: the trainings have gpus=1,4, but all jobs of a command have as many; add gpus=N."),
+        (["spec=paper,small"], "gpus=1,4, but all jobs"),
+        (["gpus=1,4", "hydra.launcher.tasks_per_node=4"], "gpus=1,4, but all jobs"),
+        (["spec=choice(paper)"], "-m: the trainings have gpus=4, but their jobs 1; add gpus=4."),
+    ],
+)
+def test_jobs_have_a_task_for_each_gpu_of_their_training(words, message, monkeypatch):
+    """Hydra composes the launcher once, without the swept values."""
+    monkeypatch.setattr("training.launch.slurm._launch", no_task)
+    with pytest.raises(UserError) as caught:
+        submit(["-m", *SLURM, *words], no_task, train=no_task, check=no_task)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["spec=paper,small", "gpus=4"],
+        ["spec=paper", "seed=1,2"],
+        ["spec=choice(paper)", "hydra.launcher.tasks_per_node=4"],
+        ["gpus=16", "hydra.launcher.nodes=2", "hydra.launcher.tasks_per_node=8"],
+    ],
+)
+def test_jobs_that_fit_are_launched(words, monkeypatch):
+    launched = []
+    monkeypatch.setattr("training.launch.slurm._launch", lambda settings, options, *_: launched.append(options))
+    submit(["-m", *SLURM, *words], no_task, train=no_task, check=no_task)
+    assert len(launched) == 1
+
+
+def test_the_home_folder_of_jobs(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    launched = []
+    monkeypatch.setattr("training.launch.slurm._launch", lambda settings, options, *_: launched.append(options))
+    submit(["-m", SLURM[0], "outdir=~/runs", "data=~/d"], no_task, train=no_task, check=no_task)
+    assert launched == [[f"outdir='{tmp_path}/runs'", "data='~/d'"]]
