@@ -41,7 +41,8 @@ def return_freed_memory() -> bool:
     For processes that are short of memory, at the cost of time. (By default, glibc raises that size dynamically.)
     Returns True if the C library supports it; otherwise nothing changes.
     """
-    return _mallopt((_M_MMAP_THRESHOLD, _LARGE))
+    # The first two are glibc's defaults, which keep_freed_memory changes.
+    return _mallopt((_M_MMAP_MAX, 65536), (_M_TRIM_THRESHOLD, 128 * 1024), (_M_MMAP_THRESHOLD, _LARGE))
 
 
 def _mallopt(*settings: tuple[int, int]) -> bool:

@@ -479,7 +479,8 @@ class DivergenceCheck:
         if (Path(self._folder) / STATE_FILE).exists():
             advice = (
                 f"The snapshots and the state in {self._folder} are from before that. Continue with resume_run= and "
-                "fp32=true, or start anew from a snapshot with resume=, with a lower spec.lrate or a higher spec.gamma."
+                "without half precision, if it is in use (precision=float32, on a GPU fp32=true), or start anew from a "
+                "snapshot with resume=, with a lower spec.lrate or a higher spec.gamma."
             )
         else:
             advice = "There is no earlier training state. Start anew with a lower spec.lrate or a higher spec.gamma."

@@ -49,8 +49,9 @@ def test_a_long_streak_is_the_end_even_if_it_is_over(tmp_path):
         step(guard, value)
     with pytest.raises(
         UserError, match=r"broken down at 2.5 kimg: 3 steps of a phase in a row .*state in .* are from before"
-    ):
+    ) as caught:
         divergence.check(cur_nimg=2500)
+    assert "resume_run= and without half precision, if it is in use (precision=float32, on a GPU" in str(caught.value)
 
 
 def test_a_tensor_that_is_not_finite_is_the_end():

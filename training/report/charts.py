@@ -20,8 +20,10 @@ DECADES = 100  # smallest ratio of highest to lowest value for a logarithmic axi
 
 
 def number_text(value: float) -> str:
-    """A number with four digits, or a dash if it is not finite."""
-    return f"{value:.4g}" if math.isfinite(value) else "–"
+    """A number with four digits, all before the point up to ten million; or a dash if it is not finite."""
+    if not math.isfinite(value):
+        return "–"
+    return f"{value:.0f}" if 9999.5 <= abs(value) < 1e7 else f"{value:.4g}"
 
 
 def is_constant(curve: Curve) -> bool:

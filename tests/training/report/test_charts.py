@@ -86,4 +86,5 @@ def test_extreme_values_give_finite_coordinates(values):
 def test_constants_and_numbers():
     assert is_constant(Curve.of("x", range(900), [2.0] * 900))
     assert not is_constant(Curve.of("x", [1, 2], [2.0, 2.5])) and not is_constant(Curve.of("x", [1, 2], [2.0, NAN]))
-    assert (number_text(12345.6), number_text(0.5), number_text(NAN)) == ("1.235e+04", "0.5", "–")
+    assert (number_text(12345.6), number_text(0.5), number_text(NAN)) == ("12346", "0.5", "–")
+    assert [number_text(x) for x in (9999.4, 9999.7, -5e4, 123456789)] == ["9999", "10000", "-50000", "1.235e+08"]
