@@ -27,10 +27,10 @@ from metrics.detectors import DetectorFile
 from metrics.feature_extractors import make_network
 from metrics.features import Samples, compute_features, holds_features, open_features
 from metrics.metric_functions import MEASURES, VIEWS, fewest_samples
-from metrics.random_features import full_float32
 from metrics.registry import Metric, find_metric
 from torch_utils import distributed
 from torch_utils.argument_checks import shown
+from torch_utils.caller_settings import full_float32
 from torch_utils.launch import scratch_folder
 
 __all__ = ["Evaluator", "Videos", "require_samples"]

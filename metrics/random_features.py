@@ -19,8 +19,9 @@ import torch
 from torch.nn import functional as F
 
 from metrics.video_measures import check_clips
+from torch_utils.caller_settings import full_float32
 
-__all__ = ["FEATURE_WIDTH", "RandomFeatures", "exact_convolutions", "full_float32"]
+__all__ = ["FEATURE_WIDTH", "RandomFeatures", "exact_convolutions"]
 
 SEED = 20220628
 CHANNELS = 24  # per level, a third of each kind
@@ -32,25 +33,18 @@ FEATURE_WIDTH = 2 * CHANNELS * LEVELS + (CHANNELS + 3) * QUARTERS**2
 
 
 @contextlib.contextmanager
-def full_float32() -> Iterator[None]:
-    """Context without TensorFloat-32, which changes the third digit of features on a GPU."""
-    convolutions, products = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = convolutions.allow_tf32, products.allow_tf32
-    convolutions.allow_tf32 = products.allow_tf32 = False
-    try:
-        yield
-    finally:
-        convolutions.allow_tf32, products.allow_tf32 = before
-
-
-@contextlib.contextmanager
 def exact_convolutions() -> Iterator[None]:
     """Context with full float32, and a fixed algorithm for convolutions on a GPU."""
-    with (
-        torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
-        full_float32(),
-    ):
-        yield
+    settings, fixed = torch.backends.cudnn, {"enabled": True, "benchmark": False, "deterministic": True}
+    before = {name: getattr(settings, name) for name in fixed}
+    try:
+        for name, value in fixed.items():
+            setattr(settings, name, value)
+        with full_float32():
+            yield
+    finally:
+        for name, value in before.items():
+            setattr(settings, name, value)
 
 
 class RandomFeatures:

@@ -143,16 +143,19 @@ def check_placement(device: Any, dtype: Any) -> None:
         given = dtype if isinstance(dtype, torch.dtype) else shown(dtype)
         raise ValueError(f"dtype must be {', '.join(map(str, FLOATS[:-1]))} or {FLOATS[-1]}, got {given}.")
     try:
-        torch.empty(0, device=device)
+        torch.empty(0, device=device, dtype=torch.float64)  # of cameras; Apple's MPS has none
     except (RuntimeError, AssertionError, TypeError) as error:
         raise ValueError(f"device {shown(str(device))} cannot be used here: {one_line(error)[:200]}") from error
 
 
-def check_stream(stream: Any, *, optional: bool = False) -> None:
-    """Refuse all but random streams, for example a seed or a torch.Generator."""
+def check_stream(stream: Any, *, optional: bool = False, device: torch.device | None = None) -> None:
+    """Refuse all but random streams (on a device), for example a seed or a torch.Generator."""
     if not hasattr(stream, "uniform") and not (optional and stream is None):
         allowed = "a torch_utils.rng.RandomStream" + (" or None" if optional else "")
         raise ValueError(f"stream must be {allowed}, got {shown(stream)}.")
+    own = getattr(stream, "device", None)
+    if None not in (own, device) and (own.type != device.type or own.index not in (None, device.index)):
+        raise ValueError(f"stream is on {own} instead of {device}; make it with RandomStream(seed, '{device}').")
 
 
 def check_network(name: str, network: Any, method: str, *, such_as: str = "G.network") -> None:

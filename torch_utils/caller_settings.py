@@ -1,11 +1,11 @@
-"""Settings of PyTorch that a calling program may have changed for all of its code: default device, type, modes."""
+"""Settings of PyTorch that a calling program may have changed for all of its code: defaults, modes, precision."""
 
 import contextlib
 from collections.abc import Iterator
 
 import torch
 
-__all__ = ["without_autocast", "without_defaults"]
+__all__ = ["full_float32", "without_autocast", "without_defaults"]
 
 
 @contextlib.contextmanager
@@ -40,3 +40,25 @@ def without_autocast() -> Iterator[None]:
         if torch.get_default_device().type != "cpu":  # a device as a context slows down every call of PyTorch
             stack.enter_context(torch.device("cpu"))
         yield
+
+
+@contextlib.contextmanager
+def full_float32() -> Iterator[None]:
+    """Context or decorator without TensorFloat-32, in which a GPU rounds the factors of products to 11 bits.
+
+    PyTorch has two kinds of settings for it, and refuses to read the older ones once a program has used the newer ones.
+    """
+    products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
+    try:
+        before = [(where, "allow_tf32", where.allow_tf32) for where in (products, convolutions)]
+        exact: bool | str = False
+    except RuntimeError:
+        before = [(where, "fp32_precision", where.fp32_precision) for where in (products, convolutions.conv)]
+        exact = "ieee"
+    for where, name, _ in before:
+        setattr(where, name, exact)
+    try:
+        yield
+    finally:
+        for where, name, value in before:
+            setattr(where, name, value)

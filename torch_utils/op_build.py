@@ -154,7 +154,7 @@ def recipe(
         name: Name of the operator: its files are `<name>_cpu.cpp`, or `<name>.cu` and `<name>_cuda.cpp`.
         device_type: 'cpu' or 'cuda'.
         folder: Folder of the sources; None for the operator's own folder.
-        capabilities: Compute capabilities of the GPUs to build for; None for the present one.
+        capabilities: Compute capabilities of the GPUs to build for; None for all present ones.
 
     Raises:
         BuildError: a tool is missing.
@@ -181,8 +181,9 @@ def recipe(
     home = cuda_home()
     if home is None:
         raise BuildError("no CUDA toolkit was found ($CUDA_HOME, or nvcc on the PATH)")
-    targets = [torch.cuda.get_device_capability()] if capabilities is None else capabilities
-    kernels = (*_nvcc_command(home, targets), f"-ccbin={compiler[0]}")
+    if capabilities is None:
+        capabilities = sorted({torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())})
+    kernels = (*_nvcc_command(home, capabilities), f"-ccbin={compiler[0]}")
     runtime = home / ("lib64" if (home / "lib64").is_dir() else "lib")
     objects = (
         (kernels, folder / f"{name}.cu"),

@@ -225,8 +225,9 @@ class GanLoss:
             "dt": (batch.dt, ("B",)),
             "c": (batch.c, ("B", self.generator.c_dim)),
         }
-        check_tensors(shapes | ({"angles": (batch.angles, ("B", 2))} if self.camera_condition else {}))
-        check_stream(stream)
+        device = self.pl_mean.device
+        check_tensors(shapes | ({"angles": (batch.angles, ("B", 2))} if self.camera_condition else {}), device=device)
+        check_stream(stream, device=device)
         check_pairs(batch.frames, batch.dt)
 
     def state_dict(self) -> dict:

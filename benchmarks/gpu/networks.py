@@ -175,6 +175,7 @@ def rendering(bench: Bench) -> None:
             latents = generator_latents(generator, 0, 0)
             cameras = camera_path(PROGRAM, generator.camera_prior, FRAMES)
             codes = {"z_motion": latents.z_motion.to(device), "z_bg": latents.z_bg.to(device)}
+            codes["precision"] = "bfloat16" if "precision=bf16" in words else "float32"
 
             @torch.inference_mode()
             def loop() -> torch.Tensor:

@@ -26,7 +26,7 @@ from training.launch.idle_options import check_precision
 from training.loss import GanLoss, VideoBatch
 from training.networks.discriminator import TimeAwareDiscriminators
 from training.networks.generator import Generator
-from training.phases import GradientGuard, Phase, make_phases
+from training.phases import LOSS_SCALE, GradientGuard, Phase, make_phases
 
 __all__ = ["PRECISIONS", "phases", "small", "synchronisation"]
 
@@ -58,12 +58,12 @@ class Training:
     def run(self, phase: Phase) -> None:
         """Gradients of one pass, without the step."""
         phase.begin()
-        self.loss.accumulate(phase.name, batch=self.batch, gain=phase.gain, stream=self.stream)
+        self.loss.accumulate(phase.name, batch=self.batch, gain=phase.gain * LOSS_SCALE, stream=self.stream)
 
     def step(self, phase: Phase) -> None:
         """One pass and the step of the optimiser."""
         self.run(phase)
-        phase.step(self.guard)
+        phase.step(self.guard, divisor=LOSS_SCALE)
 
 
 def build(words: tuple[str, ...], *, videos: int, device: torch.device) -> Training:

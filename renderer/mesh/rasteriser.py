@@ -45,7 +45,9 @@ class Raster:
         """Image [H, H, 3] uint8 of the mesh in grey on white: brightness is the cosine to the viewing axis."""
         a, b, c = mesh.corners().transpose(1, 0, 2)
         normals = np.cross(b - a, c - a)
-        cosine = normals @ camera.cam2world[0, :3, 2].double().numpy() / np.linalg.norm(normals, axis=1).clip(1e-30)
+        cosine = (
+            normals @ camera.cam2world[0, :3, 2].double().cpu().numpy() / np.linalg.norm(normals, axis=1).clip(1e-30)
+        )
         grey = np.rint(40 + 200 * cosine.clip(0, 1))[self.face].astype(np.uint8)
         grey[self.face < 0] = 255
         return np.repeat(grey[..., None], 3, axis=-1)

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from dnnlib import UserError
-from metrics.generated_videos import GeneratedVideos, draw_labels, quantise
+from metrics.generated_videos import GeneratedVideos, draw_labels, quantise, reproject
 from metrics.real_videos import choose_windows
 from metrics.video_measures import warping_error
 from tests.small_network import small_generator
@@ -165,6 +165,12 @@ def test_pairs_agree_with_their_cameras(generator, videos):
         pairs.images, pairs.grids, pairs.depths, pairs.expected, pairs.opacities, tolerance=pairs.thickness
     )
     assert found.shape == (2, 3)
+    surface, settings = pairs.opacities > 0.5, generator.settings
+    assert surface.any() and pairs.opacities[surface].min() < 0.9  # or the division by the opacity would not matter
+    assert settings.near < pairs.depths[surface].min() and pairs.depths[surface].max() < settings.far
+    for own in range(2):
+        grid, _ = reproject(pairs.points[:, own], cameras[1 - own])
+        torch.testing.assert_close(pairs.grids[:, own], grid)
 
 
 def test_pairs_without_a_background(options):

@@ -1,6 +1,7 @@
 """The losses: each phase against its formula, what it reports, and what stays untouched."""
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -327,3 +328,26 @@ def test_a_batch_copies_all_that_it_holds():
     own.copy_(second)
     assert torch.equal(own.pose, second.pose) and torch.equal(own.dt, second.dt)
     assert first.pose.unique().item() == 1 and not torch.equal(first.dt, second.dt)
+
+
+@pytest.mark.parametrize("phase", ["Gmain", "Dmain"])
+def test_losses_that_are_not_finite_are_counted(phase):
+    loss, _, discriminators, reports = make_loss()
+    discriminators.image.epilogue.out.bias.data.fill_(math.nan)  # of a later term, not of the first one
+    loss.accumulate(phase, batch=real_batch(), gain=1.0, stream=RandomStream(0))
+    assert reports["Progress/nonfinite_losses"] == 1
+
+
+def test_streams_and_batches_on_another_device_are_refused():
+    loss, *_ = make_loss()
+    elsewhere = RandomStream(0)
+    elsewhere.device = torch.device("meta")
+    with pytest.raises(
+        ValueError, match=r"^stream is on meta instead of cpu; make it with RandomStream\(seed, 'cpu'\)\.$"
+    ):
+        loss.accumulate("Dmain", batch=real_batch(), gain=1.0, stream=elsewhere)
+    elsewhere = VideoBatch(
+        **{name: value.to("meta") for name, value in vars(real_batch()).items() if value is not None}
+    )
+    with pytest.raises(ValueError, match=r"is on meta instead of cpu; move it with .to\('cpu'\)"):
+        loss.accumulate("Dmain", batch=elsewhere, gain=1.0, stream=RandomStream(0))

@@ -497,3 +497,14 @@ def test_two_seeds_are_two_trainings(tmp_path):
         first.networks.generator.mapping.layers[0].weight, second.networks.generator.mapping.layers[0].weight
     )
     assert not torch.equal(first.stream.uniform("x", [4]), second.stream.uniform("x", [4]))
+
+
+def test_the_average_ramps_up_with_the_videos_so_far(tmp_path):
+    loop = make_loop(tmp_path, "spec.ema=2", "spec.ramp=10", "spec.lrate=0.1")
+    for shown in (0, 4, 8):
+        before = {name: value.clone() for name, value in loop.networks.generator_ema.named_parameters()}
+        loop.iterate()
+        beta = 0.5 ** (4 / max(10 * shown, 1e-8))
+        for name, value in loop.networks.generator.named_parameters():
+            found = loop.networks.generator_ema.get_parameter(name)
+            torch.testing.assert_close(found, before[name] * beta + value * (1 - beta), rtol=1e-4, atol=1e-6)

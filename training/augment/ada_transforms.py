@@ -5,10 +5,8 @@ image. The inverses of the operations are multiplied on the right, so that the f
 carried out as one resampling. Colours are transformed by homogeneous 4x4 matrices; the luma axis is v = (1, 1, 1)/√3.
 """
 
-import contextlib
 import functools
 import math
-from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +18,6 @@ __all__ = [
     "BAND_POWER",
     "constant",
     "cutout",
-    "exact_products",
     "filter_bands",
     "filter_bank",
     "gray_scaling",
@@ -63,20 +60,6 @@ def _kept(rows: Rows, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """A constant on a GPU, copied once, as the host would wait for every copy; kept, as CUDA graphs read it."""
     with torch.inference_mode(False):
         return torch.tensor(rows, dtype=dtype, device=device)
-
-
-@contextlib.contextmanager
-def exact_products() -> Iterator[None]:
-    """Matrix products without TensorFloat-32, whose 11 bits would misplace pixels at 256² by up to a tenth of one.
-
-    For coordinates and colours, in a `with` statement or as a decorator.
-    """
-    products = torch.backends.cuda.matmul
-    before, products.allow_tf32 = products.allow_tf32, False
-    try:
-        yield
-    finally:
-        products.allow_tf32 = before
 
 
 def _matrix(*rows: tuple) -> torch.Tensor:

@@ -368,8 +368,9 @@ def pick_device(name: str | None):
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device).item()  # the meta device makes tensors, too, but without values
-    except (RuntimeError, AssertionError) as error:
+        # The meta device makes tensors, too, but without values. Cameras need float64, which Apple's MPS lacks.
+        torch.zeros(1, device=device, dtype=torch.float64).item()
+    except (RuntimeError, AssertionError, TypeError) as error:
         reason = one_line(error).split(". ")[0][:200]  # the rest of PyTorch's message lists all kinds of devices
         raise UserError(f"--device: '{name}' cannot be used here ({reason}); write cpu, cuda or cuda:1.") from error
     return device

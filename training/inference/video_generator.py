@@ -186,7 +186,7 @@ class VideoGenerator(nn.Module):
             "z_bg": (z_bg, ("B", network.background_dim)),
             "times": (times, ("B", "T")),
         }
-        check_stream(stream, optional=True)
+        check_stream(stream, optional=True, device=self.device)
         if ws is None:
             psi = 1.0 if truncation_psi is None else truncation_psi
             check_number("truncation_psi", psi)

@@ -11,9 +11,9 @@ from training.inference.frame_renderer import FrameRenderer
 from training.launch.build import build_networks
 from training.launch.config import compose_options
 from training.launch.option_rules import check_values
-from training.networks.discriminator import ConvLayer
+from training.networks.discriminator import ConvLayer, Discriminator
 from training.networks.mixed_precision import HalfPrecision, half_precision
-from training.networks.upsampler import UpsamplerBlock
+from training.networks.upsampler import Upsampler, UpsamplerBlock
 
 
 def run(phase, *, bfloat16):
@@ -138,3 +138,15 @@ def test_frames_on_a_gpu_take_bfloat16_in_the_layers_of_half_precision():
     assert types == {torch.float32, torch.bfloat16} and rounded.dtype == torch.float32
     assert 0 < float((rounded - exact).abs().max()) < 0.05 * float(exact.abs().max())
     assert block.half_precision.chosen is None
+
+
+def test_which_resolutions_take_it():
+    network, types = Discriminator(resolution=32, img_channels=3, channel_base=0.01, fp16_resolutions=2), []
+    for block in network.blocks.values():
+        block.conv1.register_forward_hook(lambda _, __, y: types.append(y.dtype))
+    with half_precision(torch.bfloat16, network):
+        network(torch.zeros(1, 3, 32, 32))
+    assert types == [torch.bfloat16, torch.bfloat16, torch.float32]
+    sizes = {"in_resolution": 8, "resolution": 64, "in_features": 8, "w_dim": 8, "channel_base": 0.01}
+    upsampler = Upsampler(**sizes, fp16_min_resolution=32)
+    assert [block.fp16 for block in upsampler.blocks.values()] == [False, True, True]
