@@ -230,7 +230,8 @@ def _distribution(main: list[dict], curve: str, samples: str, scenes: dict, vide
 `rfvd` is the Fréchet distance of {videos} generated and {videos} real videos in the features of a fixed random
 network (`metrics/random_features.py`). It is NOT FVD; it compares training runs on the same dataset. Between two halves
 of the real videos it is {scenes["rfvd_halves"]:.1f}, more than it would be for two sets of {videos}. The first
-snapshot is taken after one optimiser step, when the scene is an untrained fog: most of the reduction is the step from fog to heads.
+snapshot is taken after one optimiser step, when the scene is an untrained fog: most of the reduction is the step from
+fog to heads.
 
 ![rfvd during training]({curve})
 
