@@ -97,6 +97,8 @@ class PhaseGraphs:
                 torch.cuda.graph(graph, pool=self._pool, stream=self._side, capture_error_mode="thread_local"),
             ):
                 step(own)
+        except torch.cuda.OutOfMemoryError:  # a RuntimeError, too; the command gives its own advice
+            raise
         except RuntimeError as error:
             raise UserError(
                 f"cuda_graphs=true: the phase {phase.name} cannot be recorded ({str(error).splitlines()[0]}). Continue "

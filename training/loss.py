@@ -225,7 +225,7 @@ class GanLoss:
             "dt": (batch.dt, ("B",)),
             "c": (batch.c, ("B", self.generator.c_dim)),
         }
-        device = self.pl_mean.device
+        device = next(self.generator.parameters()).device
         check_tensors(shapes | ({"angles": (batch.angles, ("B", 2))} if self.camera_condition else {}), device=device)
         check_stream(stream, device=device)
         check_pairs(batch.frames, batch.dt)

@@ -20,8 +20,10 @@ def rest(seconds: float) -> None:
     time.sleep(seconds)
 
 
-def hang() -> None:
+def hang(folder: str) -> None:
+    distributed.barrier()
     if distributed.rank() == 1:
+        Path(folder, "hangs").touch()
         os.kill(os.getpid(), signal.SIGSTOP)
     distributed.barrier()
 

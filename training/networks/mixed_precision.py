@@ -56,10 +56,11 @@ def half_precision(dtype: torch.dtype, *networks: nn.Module) -> Iterator[None]:
     """Context in which the networks' half-precision layers use bfloat16 or float32, on CPUs and GPUs."""
     settings = (getattr(m, "half_precision", None) for network in networks for m in network.modules())
     switches = [setting for setting in settings if isinstance(setting, HalfPrecision)]
+    before = [switch.chosen for switch in switches]
     for switch in switches:
         switch.chosen = dtype
     try:
         yield
     finally:
-        for switch in switches:
-            switch.chosen = None
+        for switch, chosen in zip(switches, before, strict=True):
+            switch.chosen = chosen

@@ -365,7 +365,7 @@ def test_signals_are_heard_while_a_worker_hangs(fragile, number):
             loader.wait(stop.check)
             next(loader)
     loader.close()
-    assert 0.4 < time.monotonic() - began < 4 and workers_of(before) == []
+    assert 0.4 < time.monotonic() - began < 20 and workers_of(before) == []  # the workers hang for ever
 
 
 def test_a_batch_that_was_waited_for_is_the_next_one(fragile):

@@ -83,6 +83,9 @@ def test_types_on_devices(clamped):
         raise ZeroDivisionError
     with half_precision(torch.float32, module):
         assert half.type(cpu, full) is half.type(cuda, full) is None
+        with half_precision(torch.bfloat16, module):
+            assert half.type(cpu, full) == torch.bfloat16
+        assert half.type(cuda, full) is None, "as outside"
     assert half.type(cpu, full) is None and half.type(cuda, full) == own and half.type(meta, full) is None
     for full in (torch.float64, torch.bfloat16, torch.float16):  # a type that the weights were given on purpose
         assert half.type(cuda, full) is None
