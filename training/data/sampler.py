@@ -39,6 +39,7 @@ REPLACEMENTS = 15  # items that are tried in place of an unreadable one
 RESTARTS = 3  # restarts of the workers without STEADY batches in between
 STEADY = 50
 MEMORY_RESTARTS = 1  # likewise for lack of shared memory: one restart frees all of it, more would not help
+PATIENCE = 12.0  # seconds for the end of workers that were asked to end
 
 # Errors of PyTorch's loader when one of its processes or threads has ended.
 DEAD_WORKER = re.compile(
@@ -155,7 +156,13 @@ class PairLoader:
         """End the workers."""
         if self._stuck:  # workers may not react to the loader's request to end
             self._kill()
-        self._ready, self._batches = None, iter(())  # the loader asks them to end and waits briefly
+        last, self._ready, self._batches = [self._batches], None, iter(())
+        if self._workers:
+            # The loader asks them to end and waits briefly. It takes a lock for that, which a killed worker may
+            # have held, and would then wait for ever: not in this thread.
+            asking = threading.Thread(target=last.clear, name="end of data workers", daemon=True)
+            asking.start()
+            asking.join(PATIENCE)
         self._kill()
         self._workers, self._stuck = set(), False
 
@@ -179,12 +186,17 @@ class PairLoader:
                 lost = isinstance(error, LostBatch) or DEAD_WORKER.search(str(error)) is not None
                 if not (lost if isinstance(error, RuntimeError) else self._workers):
                     raise
-                self._restart(error)
+                reason, memory = one_line(error), isinstance(error, LostBatch)
+            # After the error is gone, whose frames keep the loader's iterator.
+            self._restart(reason, memory=memory)
         self._steady += 1
         return batch
 
-    def _restart(self, error: Exception) -> None:
+    def _restart(self, reason: str, *, memory: bool) -> None:
         """Close the workers, so that the next attempt starts new ones.
+
+        Args:
+            memory: There was no room in shared memory.
 
         Raises:
             UserError: Too many restarts in a row; the message gives the last error.
@@ -193,13 +205,13 @@ class PairLoader:
         self._steady = 0
         self.close()
         self._batches = None
-        if self._restarts > (MEMORY_RESTARTS if isinstance(error, LostBatch) else RESTARTS):
+        if self._restarts > (MEMORY_RESTARTS if memory else RESTARTS):
             raise UserError(
                 f"Data workers have ended unexpectedly {self._restarts} times in a row (is the memory full, or "
                 "/dev/shm?); use fewer of them with workers=, or none with workers=0. The last time: "
-                f"{one_line(error)}"
+                f"{reason}"
             )
-        print(f"A data worker has ended unexpectedly; the workers are started again ({one_line(error)}).")
+        print(f"A data worker has ended unexpectedly; the workers are started again ({reason}).")
 
     def _begin(self) -> None:
         """Start the workers at the present position."""

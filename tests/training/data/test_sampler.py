@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 
 import numpy as np
 import pytest
@@ -377,3 +378,21 @@ def test_a_batch_that_was_waited_for_is_the_next_one(fragile):
         assert loader.position == 2 * len(found)
         found.append(next(loader))
     assert same(expected, found)
+
+
+def test_a_lock_that_a_killed_worker_held_does_not_stop_the_end_of_the_others(monkeypatch):
+    """PyTorch's iterator waits for it in its destructor, for ever."""
+    monkeypatch.setattr(sampler, "PATIENCE", 0.2)
+    freed, killed = threading.Event(), []
+
+    class Held:
+        def __del__(self):
+            freed.wait(60)
+
+    loader = sampler.PairLoader(start=lambda position: Held(), position=0, step=1)
+    loader._batches = Held()
+    loader._workers = [types.SimpleNamespace(kill=lambda: killed.append(1))]
+    began = time.monotonic()
+    loader.close()
+    assert time.monotonic() - began < 20 and killed
+    freed.set()
