@@ -14,7 +14,7 @@ from dnnlib import UserError
 from renderer.trajectories import camera_path
 from renderer.video import image_grid, save_png, to_uint8
 from training.checkpoints.snapshot import save_snapshot
-from training.inference.frame_renderer import FrameRenderer
+from training.inference.frame_renderer import FrameRenderer, can_render
 from training.inference.latents import SeedLatents, generator_latents
 from training.launch.build import build_networks
 from training.launch.config import compose_options
@@ -175,7 +175,8 @@ def rendering(bench: Bench) -> None:
             latents = generator_latents(generator, 0, 0)
             cameras = camera_path(PROGRAM, generator.camera_prior, FRAMES)
             codes = {"z_motion": latents.z_motion.to(device), "z_bg": latents.z_bg.to(device)}
-            codes["precision"] = "bfloat16" if "precision=bf16" in words else "float32"
+            half = "precision=bf16" in words and can_render("bfloat16", device)
+            codes["precision"] = "bfloat16" if half else "float32"
 
             @torch.inference_mode()
             def loop() -> torch.Tensor:
