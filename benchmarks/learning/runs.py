@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -128,14 +129,16 @@ def train_all(work: Path, runs: Sequence[Run], *, data: Path, device: str, jobs:
     # Small tensors: two trainings with a thread each are faster than one after the other with two threads.
     interval = _snapshot_interval(runs)
     running: set[subprocess.Popen] = set()
+    stopped = threading.Event()
     with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-        started = [pool.submit(_train, work, run, data, device, interval, running) for run in todo]
+        started = [pool.submit(_train, work, run, data, device, interval, running, stopped) for run in todo]
         try:
             _watch(work, todo, started)
         except (
             BaseException
         ):  # Ctrl-C or another signal: no further training begins, and those that run save their state
             pool.shutdown(wait=False, cancel_futures=True)
+            stopped.set()
             for process in list(running):
                 process.terminate()
             raise
@@ -150,7 +153,15 @@ def _snapshot_interval(runs: Sequence[Run]) -> int:
     return max(ticks for ticks in range(1, most + 1) if shortest % ticks == 0)
 
 
-def _train(work: Path, run: Run, data: Path, device: str, interval: int, running: set[subprocess.Popen]) -> None:
+def _train(
+    work: Path,
+    run: Run,
+    data: Path,
+    device: str,
+    interval: int,
+    running: set[subprocess.Popen],
+    stopped: threading.Event,
+) -> None:
     folder = run_folder(work, run)
     outdir = work / "runs" / run.name
     outdir.mkdir(parents=True, exist_ok=True)
@@ -165,6 +176,8 @@ def _train(work: Path, run: Run, data: Path, device: str, interval: int, running
         subprocess.Popen(command, stdout=output, stderr=output, env=environment) as process,
     ):
         running.add(process)
+        if stopped.is_set():  # while it was started
+            process.terminate()
         process.wait()
         running.discard(process)
     if process.returncode or _kimg(work, run) < run.kimg:
