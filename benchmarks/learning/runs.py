@@ -134,9 +134,7 @@ def train_all(work: Path, runs: Sequence[Run], *, data: Path, device: str, jobs:
         started = [pool.submit(_train, work, run, data, device, interval, running, stopped) for run in todo]
         try:
             _watch(work, todo, started)
-        except (
-            BaseException
-        ):  # Ctrl-C or another signal: no further training begins, and those that run save their state
+        except BaseException:  # Ctrl-C or another signal: no other training begins, and those that run save their state
             pool.shutdown(wait=False, cancel_futures=True)
             stopped.set()
             for process in list(running):
