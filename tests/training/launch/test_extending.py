@@ -78,9 +78,9 @@ def test_own_generator_trains_resumes_and_renders(work, monkeypatch):
         load_average_generator(folder)
     assert NAME in str(caught.value) and "\n" not in str(caught.value) and "my_models" not in sys.modules
     monkeypatch.setenv("GENERATOR_CLASS", "os.path")
-    with pytest.raises(UserError, match="GENERATOR_CLASS|os.path") as caught:
+    with pytest.raises(UserError, match=f"{NAME}.* set the environment variable GENERATOR_CLASS to this name"):
         load_average_generator(folder)
-    assert "os.path" in str(caught.value) and "my_models" not in sys.modules
+    assert "my_models" not in sys.modules
 
     monkeypatch.setenv("GENERATOR_CLASS", NAME)
     generator = load_average_generator(folder)
