@@ -287,16 +287,8 @@ def gif_bytes(video: str | os.PathLike) -> bytes:
     Raises:
         UserError: No encoder, or a file that it cannot read.
     """
-    command = [
-        _find_ffmpeg(),
-        "-hide_banner",
-        "-loglevel",
-        "error",
-        "-nostats",
-        "-i",
-        f"file:{os.fspath(video)}",
-        "-an",
-    ]
+    source = f"file:{os.fspath(video)}"  # a colon in the path would be taken for that of a protocol
+    command = [_find_ffmpeg(), "-hide_banner", "-loglevel", "error", "-nostats", "-i", source, "-an"]
     result = subprocess.run(
         [*command, *GIF_PALETTE, "-f", "gif", "pipe:1"],
         stdin=subprocess.DEVNULL,

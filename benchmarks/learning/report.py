@@ -31,9 +31,7 @@ from training.inference.frame_renderer import FrameRenderer
 __all__ = ["write_report"]
 
 PAGE = ROOT / "docs" / "learning.md"
-NOTES = Path(__file__).with_name(
-    "notes.md"
-)  # written by hand: what was tried, and why something is missed on that page
+NOTES = Path(__file__).with_name("notes.md")  # on the runs of that page, written by hand
 
 WARP_RATIO, WARP_RATIO_UNKNOWN = 1.6, 1.3  # targets with known cameras and without
 RFVD_BEFORE = 7.9  # at 24 kimg, without a density prior

@@ -18,7 +18,7 @@ from dnnlib import UserError, make_folder, run_cli
 from dnnlib.command_line import FRAME_RATE, Command
 from training.data.crops import Crop, parse_rectangle
 from training.data.dataset_folders import keep_apart, trained_on
-from training.inference.cli_options import NETWORK, parse_time_range, pick_device
+from training.inference.cli_options import NETWORK, lacks_motion, parse_time_range, pick_device
 
 # PyTorch and the networks are imported where they are used, so that --help and errors in the arguments are immediate.
 
@@ -28,7 +28,7 @@ COUNT = click.IntRange(min=1)
 def idle_notes(generator, *, frames: int) -> list[str]:
     """Notes on options that were given but have no effect with this generator, or on so few frames."""
     because = {}
-    if getattr(generator, "motion", True) is None:  # a user's class may name it otherwise
+    if lacks_motion(generator):
         because["motions"] = "this generator has no motion"
     if frames == 1:
         because["motions"] = "a single frame shows no motion"

@@ -15,6 +15,7 @@ from dnnlib import UserError, atomic_write
 from renderer.cameras import Cameras
 from renderer.video import VideoWriter, to_uint8
 from torch_utils.rng import RandomStream
+from training.inference.cli_options import lacks_motion
 from training.inference.frame_renderer import FrameRenderer
 from training.inference.latent_files import VideoCodes, generator_digest, save_codes
 from training.inversion.loss import ClipLoss, psnr
@@ -67,7 +68,7 @@ class Inversion:
         seed: int,
         perceptual=None,
     ):
-        if getattr(generator, "motion", True) is None:  # all motions would give the same video
+        if lacks_motion(generator):
             settings = dataclasses.replace(settings, motions=1)
         self._generator, self._settings, self._seed = generator, settings, seed
         device = next(generator.parameters()).device
