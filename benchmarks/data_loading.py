@@ -23,7 +23,7 @@ import torch
 from PIL import Image
 
 from benchmarks.tables import JSON_OPTION, write_json
-from dnnlib import UserError, run_cli
+from dnnlib import run_cli
 from dnnlib.command_line import Command
 from torch_utils.memory import keep_freed_memory
 from training.data.annotations import SHARDS_FORMAT
@@ -82,9 +82,8 @@ def measure_pairs(folder: str, suffix: str, rounds: int) -> dict[str, float]:
         "folder": make_loader(data, batch_size=BATCH),
         "zip": make_loader(VideoPairDataset(path=f"{folder}.zip", resolution=RESOLUTION), batch_size=BATCH),
     }
-    with contextlib.suppress(UserError):  # without the package webdataset
-        streamed = ShardPairDataset(path=f"{folder}-shards", resolution=RESOLUTION)
-        loaders["shards"] = make_shard_loader(streamed, batch_size=BATCH)
+    streamed = ShardPairDataset(path=f"{folder}-shards", resolution=RESOLUTION)
+    loaders["shards"] = make_shard_loader(streamed, batch_size=BATCH)
     seconds = dict.fromkeys(["limit", *loaders], 0.0)
     for epoch in range(rounds):
         files = []
@@ -106,7 +105,7 @@ def measure_kind(base: str, *, suffix: str, size: int, rounds: int, processes: i
     write_noise_videos(folder, suffix=suffix, size=size)
     pack_zip(folder, f"{folder}.zip")
     manifest = {"format": SHARDS_FORMAT, "nframes": NFRAMES}
-    pack_shards(folder, f"{folder}-shards", manifest=manifest, clips_per_shard=4)
+    pack_shards(folder, f"{folder}-shards", manifest=manifest, clips_per_shard=VIDEOS)
     totals: dict[str, float] = {}
     for _ in range(processes):  # one after another, each new
         with multiprocessing.get_context("spawn").Pool(1) as pool:

@@ -20,13 +20,13 @@ import tarfile
 import urllib.error
 import urllib.request
 import zlib
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
 
 from dnnlib import UserError, atomic_write, one_line
 from dnnlib.downloads import cache_folder
 from training.data.annotations import MANIFEST, SHARDS_FORMAT, parse_manifest
-from training.data.frame_index import IMAGE_SUFFIXES, natural_key
+from training.data.frame_index import IMAGE_SUFFIXES, natural_key, natural_order
 
 __all__ = ["Sample", "Shards", "is_shards", "open_shards", "read_samples"]
 
@@ -36,8 +36,7 @@ TIMEOUT = 30  # seconds, for the index of remote shards
 ABSENT = (403, 404, 410)  # status codes for a missing file; some servers do not admit that it is missing
 BLOCK = 512  # bytes of a header in a tar file, and the multiple to which contents are padded
 METADATA = re.compile(r"__[^/]*__($|/)")  # names of members that webdataset skips
-SAMPLE = re.compile(r"((?:.*/|)[^.]+)[.][^/]*$")  # other names: the sample's name up to the first dot, as in webdataset
-HIDDEN = re.compile(r"(.*/|)\.[^/]*$")  # macOS puts such files (._NAME) between the frames of a clip
+ADLER_MODULUS = 65521
 COUNTING = 2  # version of the cached counts
 
 
@@ -70,8 +69,7 @@ class Sample:
         return [self.image(index) for index in range(len(self))]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Member:
+class Member(NamedTuple):
     """The place of a member in a local tar file, in bytes."""
 
     file: str
@@ -152,26 +150,58 @@ def read_samples(url: str) -> Iterator[Sample]:
     """The samples of a shard, in order.
 
     Raises:
-        UserError: It cannot be read; or webdataset is not installed.
+        UserError: It cannot be read; or it is remote or compressed, and webdataset is not installed.
     """
-    webdataset = _package("webdataset")
     try:
-        if REMOTE.match(url) or not _is_plain_tar(url):
-            members = webdataset.tariterators.tar_file_expander(webdataset.tariterators.url_opener([{"url": url}]))
-        else:
-            members = _local_members(url)
-        members = (member for member in members if HIDDEN.match(member.get("fname", "")) is None)
-        for sample in webdataset.tariterators.group_by_keys(members):
-            images = [(name, data) for name, data in sample.items() if f".{name}".endswith(IMAGE_SUFFIXES)]
-            about = sample.get("json", b"{}")
+        members = _package_members(url) if REMOTE.match(url) or not _is_plain_tar(url) else _local_members(url)
+        for key, contents in _grouped(members):
+            images = natural_order(suffix for suffix in contents if f".{suffix}".endswith(IMAGE_SUFFIXES))
+            about = contents.get("json", b"{}")
             about = json.loads(about.read() if isinstance(about, Member) else about)
             yield Sample(
-                key=sample["__key__"],
-                frames=sorted(images, key=lambda image: natural_key(image[0])),
+                key=key,
+                frames=[(suffix, contents[suffix]) for suffix in images],
                 about=about if isinstance(about, dict) else {},
             )
     except (OSError, EOFError, ValueError, tarfile.TarError) as error:
         raise UserError(f"Cannot read the shard '{url}' ({one_line(error)[:200]}): replace it.") from error
+
+
+def _package_members(url: str) -> Iterator[tuple[str, bytes]]:
+    """Names and contents of a shard's members by the package webdataset, which reads it from front to back."""
+    iterators = _package("webdataset").tariterators
+    for member in iterators.tar_file_expander(iterators.url_opener([{"url": url}])):
+        if member:  # it ends with an empty one
+            yield member["fname"], member["data"]
+
+
+def _grouped(members: Iterable[tuple[str, "bytes | Member"]]) -> Iterator[tuple[str, dict[str, "bytes | Member"]]]:
+    """Keys of the samples, and the contents of their members by suffix."""
+    key, contents = None, {}
+    for name, content in members:
+        parts = _sample_name(name)
+        if parts is None:
+            continue
+        if parts[0] != key:
+            if contents:
+                yield key, contents
+            key, contents = parts[0], {}
+        suffix = parts[1].lower()
+        if suffix in contents:
+            raise ValueError(f"it has two members '{name}'")
+        contents[suffix] = content
+    if contents:
+        yield key, contents
+
+
+def _sample_name(name: str) -> tuple[str, str] | None:
+    """A member's name divided at the first dot of its last part, as in webdataset: the sample's key, and a suffix.
+
+    None if it belongs to no sample: a name without a dot, or a hidden one (macOS puts ._NAME between the frames).
+    """
+    folder, slash, file = name.rpartition("/")
+    stem, dot, suffix = file.partition(".")
+    return (folder + slash + stem, suffix) if stem and dot else None
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -184,8 +214,8 @@ def _is_plain_tar(file: str) -> bool:
         return stream.read(BLOCK)[257:262] == b"ustar"
 
 
-def _local_members(file: str) -> Iterator[dict[str, Any]]:
-    """The regular members of an uncompressed shard, as webdataset's tar_file_expander gives them.
+def _local_members(file: str) -> Iterator[tuple[str, "bytes | Member"]]:
+    """Names and contents of an uncompressed shard's members: the same as `_package_members`.
 
     Plain headers are parsed here, and the contents of their members stay in the file. tarfile reads the first header
     and all others (long names, links, the end of the archive, damage).
@@ -198,7 +228,7 @@ def _local_members(file: str) -> Iterator[dict[str, Any]]:
         while (info := archive.next()) is not None:
             content = archive.extractfile(info) if info.isreg() and not METADATA.match(info.name) else None
             if content is not None:
-                yield {"fname": info.name, "data": content.read(), "__url__": file}
+                yield info.name, content.read()
             place = archive.offset
             while (found := _plain_header(os.pread(stream.fileno(), BLOCK, place))) is not None:
                 name, size = found
@@ -206,7 +236,7 @@ def _local_members(file: str) -> Iterator[dict[str, Any]]:
                 if start + size > end:
                     raise tarfile.ReadError("unexpected end of data")
                 if not METADATA.match(name):
-                    yield {"fname": name, "data": Member(file, start, size), "__url__": file}
+                    yield name, Member(file, start, size)
                 place = start + -(-size // BLOCK) * BLOCK
             archive.offset = place
 
@@ -219,7 +249,10 @@ def _plain_header(header: bytes) -> tuple[str, int] | None:
         size, checksum = int(header[124:135], 8), int(header[148:154], 8)
     except ValueError:
         return None
-    if checksum != sum(header) - sum(header[148:156]) + 8 * ord(" "):
+    # The checksum is the sum of all bytes, with spaces in its own place. Adler-32 has this sum, plus one, in its lower
+    # half, and is twenty times as fast as a sum in Python.
+    total = checksum + sum(header[148:156]) - 8 * ord(" ")
+    if zlib.adler32(header) & 0xFFFF != (total + 1) % ADLER_MODULUS:
         return None
     return header[:100].partition(b"\0")[0].decode("utf-8", "surrogateescape"), size
 
@@ -234,7 +267,10 @@ def _package(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise UserError("Datasets in tar files need the package webdataset: pip install webdataset.") from error
+        raise UserError(
+            "Remote or compressed tar files, and several given in braces, need the package webdataset: "
+            "pip install webdataset."
+        ) from error
 
 
 def _allowed(url: str) -> str:
@@ -301,11 +337,9 @@ def _count_members(file: str) -> int:
     try:
         with tarfile.open(file, "r:*") as archive:
             for member in archive:
-                if not member.isreg() or METADATA.match(member.name) or HIDDEN.match(member.name):
-                    continue
-                sample = SAMPLE.match(member.name)
-                if sample is not None and sample[1] != previous:
-                    count, previous = count + 1, sample[1]
+                parts = _sample_name(member.name) if member.isreg() and not METADATA.match(member.name) else None
+                if parts is not None and parts[0] != previous:
+                    count, previous = count + 1, parts[0]
     except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
         raise UserError(f"Cannot read the shard '{file}' ({one_line(error)}): replace it.") from error
     try:

@@ -443,14 +443,19 @@ def test_braces_that_do_not_close():
     assert "Unbalanced braces" in failure("faces-{000..003.tar")
 
 
-def test_without_the_package(shards, monkeypatch):
+def test_without_the_package(shards, tmp_path, monkeypatch):
     import importlib
 
     def missing(name, *_):
         raise ImportError(name)
 
+    compressed = tmp_path / "a.tar"
+    compressed.write_bytes(gzip.compress((shards / "shard-000007.tar").read_bytes()))
+    expected = stream(shards).example_frames(3, seed=0)
     monkeypatch.setattr(importlib, "import_module", missing)
-    assert "pip install webdataset" in failure(shards)
+    assert torch.equal(stream(shards).example_frames(3, seed=0), expected)  # local files do not need it
+    for needed in (compressed, shards / "shard-{000000..000007}.tar"):
+        assert "pip install webdataset" in failure(needed)
 
 
 def test_a_cut_off_shard_is_named_and_training_goes_on(shards, tmp_path):
@@ -525,18 +530,14 @@ def test_braces_that_the_shell_has_replaced():
 
 def package_members(file):
     """Names and contents of a tar file's members as the package webdataset reads them, until an error: its name."""
-    iterators = pytest.importorskip("webdataset").tariterators
-    return contents(
-        member for member in iterators.tar_file_expander(iterators.url_opener([{"url": str(file)}])) if member
-    )
+    return contents(webdataset_files._package_members(str(file)))
 
 
 def contents(members):
     found = []
     try:
-        for member in members:
-            data = member["data"]
-            found.append((member["fname"], data if isinstance(data, bytes) else data.read()))
+        for name, data in members:
+            found.append((name, data if isinstance(data, bytes) else data.read()))
     except (OSError, tarfile.TarError):
         found.append("error")
     return found
@@ -569,6 +570,43 @@ def test_damaged_members_are_those_of_the_package(shards, tmp_path):
     for content in damaged:
         file.write_bytes(content)
         assert contents(webdataset_files._local_members(str(file))) == package_members(file)
+
+
+NAMES = ["a.0.png", "a.10.png", "a.9.PNG", "a.json", "no_suffix", "a.txt", "b.0.png", ".hidden.png", "d.1/b.0.png"]
+NAMES += ["d.1/._b.1.png", "d.1/b.1.png", "d/.x/c.png", "d/.x/c.b.a.jpg", "x..png", "x.", ".y/z.png", "a.11.png"]
+
+
+def test_samples_are_grouped_as_by_the_package(tmp_path):
+    file = tmp_path / "a.tar"
+    with tarfile.open(file, "w", format=tarfile.USTAR_FORMAT) as archive:
+        for name in NAMES:
+            content = b"{}" if name.endswith("json") else name.encode()
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    visible = [name for name in NAMES if not name.rpartition("/")[2].startswith(".")]
+    iterators = pytest.importorskip("webdataset").tariterators
+    grouped = iterators.group_by_keys({"fname": name, "data": name.encode(), "__url__": ""} for name in visible)
+    expected = [
+        (sample["__key__"], {key: value for key, value in sample.items() if key.endswith(("png", "jpg"))})
+        for sample in grouped
+    ]
+    samples = list(webdataset_files.read_samples(str(file)))
+    assert [(sample.key, dict(sample.images)) for sample in samples] == expected
+    assert [name for name, _ in samples[0].frames] == ["0.png", "9.png", "10.png"]
+    (tmp_path / "b.tar").write_bytes(gzip.compress(file.read_bytes()))  # by the package from here on
+    assert [(s.key, s.images) for s in webdataset_files.read_samples(str(tmp_path / "b.tar"))] == [
+        (s.key, s.images) for s in samples
+    ]
+    assert webdataset_files._count_members(str(file)) == len(samples) == 7
+
+
+def test_two_members_of_one_name(tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        archive.addfile(tarfile.TarInfo("a.0.png"))
+        archive.addfile(tarfile.TarInfo("a.0.PNG"))
+    with pytest.raises(UserError, match=r"Cannot read the shard '.*a\.tar' \(it has two members 'a\.0\.PNG'\)"):
+        list(webdataset_files.read_samples(str(tmp_path / "a.tar")))
 
 
 def test_contents_stay_in_the_file_until_they_are_asked_for(shards):
