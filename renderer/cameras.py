@@ -38,6 +38,8 @@ __all__ = [
 POLE = 1e-7  # radians: closer to a pole, the direction of a camera's x axis is lost to rounding
 TURNS = 4 * math.pi  # radians: two turns; larger angles are most likely meant in degrees
 SMALL_FOV = 1.0  # degrees: smaller fields of view are most likely meant in radians
+ROUNDING = 1e-5  # relative: differences of distances below it are not those of a camera elsewhere
+NEAREST = 0.9  # fraction of its depth by which the near end of a range may move towards the camera
 POLE_MARGIN = 0.05  # radians: a mouse or an optimiser moves cameras no closer to a pole, where roll is undefined
 
 
@@ -221,6 +223,25 @@ class CameraPrior:
             counts = ", ".join(f"{name} {len(tensor)}" for name, tensor in zip(values, tensors))
             raise ValueError(f"the values of the cameras must be single numbers or equally many, got {counts}.")
         return list(torch.broadcast_tensors(*tensors))
+
+    def depth_offsets(self, cameras: Cameras, near: float) -> torch.Tensor:
+        """Offsets [N] of the depths of the foreground for cameras nearer to the origin, or farther, than in training.
+
+        Scene units, zero within the range of radii. Rays are sampled in a range of depths that contains the scene from
+        the trained distances. From others it has to move with the origin, or the scene would be cut off.
+
+        Args:
+            near: Nearest depth of the range; moved, it stays in front of the camera.
+        """
+        distance = cameras.cam2world[:, :3, 3].norm(dim=-1)
+        excess = distance - distance.clamp(*self.radius)
+        rounding = ROUNDING * self.radius[1]
+        return (excess - excess.clamp(-rounding, rounding)).clamp(min=-NEAREST * near)
+
+    def depth_range(self, cameras: Cameras, near: float, far: float) -> tuple[float, float]:
+        """The range of depths, near and far in scene units, that contains those of all these cameras."""
+        offsets = self.depth_offsets(cameras, near)
+        return near + float(offsets.min()), far + float(offsets.max())
 
     def at_angles(self, yaw, pitch, radius=None, *, fov=None) -> Cameras:
         """Cameras at given angles in radians (numbers or [N]); radius and fov (degrees) default to the prior's.

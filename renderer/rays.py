@@ -119,18 +119,22 @@ NO_NOISE = RayNoise()
 
 @dataclasses.dataclass(frozen=True)
 class Rays:
-    """Origins [B, 1, 3], directions [B, R, 3] (not normalised), and the rays' random numbers."""
+    """Origins [B, 1, 3], directions [B, R, 3] (not normalised), and the rays' random numbers.
+
+    `offsets` [B] are added to all depths of the foreground (`CameraPrior.depth_offsets`); None: zero.
+    """
 
     origins: torch.Tensor
     directions: torch.Tensor
     noise: RayNoise = NO_NOISE
+    offsets: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return self.directions.shape[1]
 
     def select(self, rays: slice) -> "Rays":
         """Some of the rays."""
-        return Rays(self.origins, self.directions[:, rays], self.noise.select(rays=rays))
+        return Rays(self.origins, self.directions[:, rays], self.noise.select(rays=rays), self.offsets)
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -66,8 +66,9 @@ class Field(Protocol):
 class Fields:
     """The foreground field and the background field (None for none) of B videos.
 
-    A foreground may also have `march(origins, directions, settings, last_opaque=)`: deterministic sampling and
-    compositing in one operator, with the result of `march_foreground` followed by `ForegroundSamples.accumulate`.
+    A foreground may also have `march(origins, directions, settings, last_opaque=, offsets=)`: deterministic sampling
+    and compositing in one operator, with the result of `march_foreground` followed by `ForegroundSamples.accumulate`.
+    `offsets` are those of `Rays`.
     """
 
     foreground: Field
@@ -123,7 +124,7 @@ def march_foreground(
 
     Args:
         field: See the module's docstring.
-        origins, directions: [B, 1, 3] and [B, R, 3]; directions are not normalised.
+        origins, directions: [B, 1, 3] or [B, R, 3], and [B, R, 3]; directions are not normalised.
         num_frames: T.
         last_opaque: True: the last sample ends the ray (there is no background). False: it is transparent.
     """
@@ -211,9 +212,11 @@ class RenderedRays:
 
 
 def _sample_foreground(fields: Fields, rays: Rays, settings: RenderSettings, frames: int) -> ForegroundSamples:
+    # Depths that are counted from here on.
+    origins = rays.origins if rays.offsets is None else rays.origins + rays.offsets[:, None, None] * rays.directions
     return march_foreground(
         fields.foreground,
-        rays.origins,
+        origins,
         rays.directions,
         settings,
         num_frames=frames,
@@ -226,8 +229,13 @@ def _accumulate_foreground(fields: Fields, rays: Rays, settings: RenderSettings,
     # One operator for sampling and compositing, where the field has one, nothing is random, and without gradients.
     march = getattr(fields.foreground, "march", None)
     if march is not None and not rays.noise.is_random() and not torch.is_grad_enabled():
-        return march(rays.origins, rays.directions, settings, last_opaque=fields.background is None)
-    return _sample_foreground(fields, rays, settings, frames).accumulate(settings)
+        return march(
+            rays.origins, rays.directions, settings, last_opaque=fields.background is None, offsets=rays.offsets
+        )
+    accumulated = _sample_foreground(fields, rays, settings, frames).accumulate(settings)
+    if rays.offsets is not None:
+        accumulated.depth = accumulated.depth + rays.offsets[:, None, None] * accumulated.accumulation
+    return accumulated
 
 
 def render_rays(

@@ -12,7 +12,7 @@ import dnnlib
 import generate
 from renderer.cameras import stereo_pair
 from renderer.depth import normals_from_depth, surface_depth
-from renderer.depth_files import read_depth_png
+from renderer.depth_files import DepthScale, read_depth_png
 from renderer.trajectories import camera_path
 from renderer.trajectory_files import PathCamera, write_camera_path
 from renderer.video import to_uint8
@@ -165,6 +165,15 @@ def test_a_recorded_camera_path(render, network, tmp_path):
         still.render(0.0, prior.at_angles(0.1, 1.6)),
     ]
     assert np.array_equal(frames(render.out / name), np.stack([shown(image) for image in expected]))
+
+
+def test_depths_of_cameras_farther_away(render, network, tmp_path):
+    """All frames of a video have one range of depths, which contains those of every camera."""
+    write_camera_path(tmp_path / "far.json", [PathCamera(0, 1.5, 1.5, 12.0, 0.5), PathCamera(0, 1.6, 1, 18, 0)])
+    names = render("--camera_path", str(tmp_path / "far.json"), "--outputs", "rgb,depth", "--save_frames")
+    near, far = DepthScale.read(next(render.out / name for name in names if name.endswith("_depth"))).range()
+    settings = network[1].settings
+    assert (near, far) == pytest.approx((settings.near, settings.far + 0.5), abs=1e-4)
 
 
 @pytest.fixture

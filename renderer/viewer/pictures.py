@@ -41,8 +41,9 @@ def field_picture(view: str, volume: RenderedVolume, camera: PathCamera, source:
     """
     if view not in OUTPUT_OF:
         raise ValueError(f"the volume rendering has no view '{view}'.")
-    name, (near, far) = OUTPUT_OF[view], source.depth_range
-    maps = output_maps(volume, [name], path_cameras([camera]), background=source.has_background)
+    name, cameras = OUTPUT_OF[view], path_cameras([camera])
+    near, far = source.prior.depth_range(cameras, *source.depth_range)
+    maps = output_maps(volume, [name], cameras, background=source.has_background)
     width = max(source.widths[-1], maps[name].shape[-1])
     return displayed(name, maps[name][0], size=(width, width), near=near, far=far)
 

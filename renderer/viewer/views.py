@@ -57,7 +57,7 @@ class ViewSource(Protocol):
 
     Attributes:
         prior: Ranges of the trained cameras.
-        depth_range: Nearest and farthest depth of the foreground in scene units.
+        depth_range: Nearest and farthest depth of the foreground in scene units, at the trained distances.
         widths: Available image widths, coarse to fine; the first is that of the volume rendering.
         num_layers: Number of style layers.
         num_classes: Number of classes, or of other labels to choose from; 0 without labels.

@@ -290,3 +290,17 @@ def test_positions_without_a_view_are_refused():
 def test_resolutions_without_pixels_are_refused(resolution):
     with pytest.raises(ValueError, match="^resolution must be a whole number of at least 1, got "):
         pixel_centers(resolution)
+
+
+def test_depths_move_with_the_origin():
+    """By the distance beyond the trained radii, which rounding does not reach; never to the camera or behind it."""
+    prior = CameraPrior(radius=[0.9, 1.1])
+    radii = torch.tensor([0.001, 0.5, 0.9, 1.0, 1.1, 1.5, 40.0], dtype=torch.float64)
+    poses = prior.at_angles(0.3, 1.2, radii)
+    expected = [-0.9 * 0.78, -0.4, 0, 0, 0, 0.4, 38.9]
+    offsets = prior.depth_offsets(poses, 0.78)
+    assert offsets.tolist() == pytest.approx(expected, abs=3e-5) and offsets[2:5].tolist() == [0, 0, 0]
+    random = prior.sample(1000, RandomStream(0))
+    assert not prior.depth_offsets(random, 0.78).any()
+    assert prior.depth_range(random, 0.78, 1.22) == (0.78, 1.22)
+    assert prior.depth_range(poses[1:6], 0.78, 1.22) == pytest.approx((0.38, 1.62), abs=3e-5)

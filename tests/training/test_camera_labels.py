@@ -284,3 +284,18 @@ def test_a_field_of_view_in_radians_is_mentioned(tmp_path):
     expected = "model.generator.camera.fov=0.31 is tiny: it is in degrees, other angles in radians."
     assert expected in notes
     assert not any("tiny" in note for note in make_plan(tmp_path, "model.generator.camera.fov=12").notes)
+
+
+@pytest.mark.parametrize(
+    "words, noted",
+    [
+        (["camera.radius=[2.7,2.7]"], True),
+        (["camera.radius=[0.7,1]"], True),
+        (["rendering.near=2", "rendering.far=3"], True),
+        (["camera.radius=[2.7,2.7]", "rendering.near=2.25", "rendering.far=3.3"], False),
+        (["camera.radius=[0.9,1.1]"], False),
+    ],
+)
+def test_depths_that_leave_out_the_scene_are_mentioned(tmp_path, words, noted):
+    notes = make_plan(tmp_path, *(f"model.generator.{word}" for word in words)).notes
+    assert any("which leaves out the origin, where cameras look" in note for note in notes) == noted

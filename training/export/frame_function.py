@@ -78,7 +78,8 @@ class FrameFunction(nn.Module):
         weights = ModulatedWeights(*modulated)
         motion = generator.motion_vectors(ws, z_motion, times)
         fields = generator.condition(weights, times=times, motion=motion, z_bg=z_bg)
-        rays = Rays(*camera_rays(Cameras(cam2world=cam2world, fov=fov), generator.pixels(ws)))
+        cameras = Cameras(cam2world=cam2world, fov=fov)
+        rays = Rays(*camera_rays(cameras, generator.pixels(ws)), offsets=generator.depth_offsets(cameras))
         output = generator.upsample(render_rays(fields, rays, generator.settings, frames=1), weights)
         return output.image[:, 0], output.depth[:, 0]
 

@@ -167,7 +167,8 @@ class FrameRenderer:
         known = self._views.get(settings.resolution)
         if known is not None and cameras.equals(known.cameras):
             return known
-        rays = Rays(*camera_rays(cameras, self.generator.pixels(self.ws, settings.resolution)))
+        pixels = self.generator.pixels(self.ws, settings.resolution)
+        rays = Rays(*camera_rays(cameras, pixels), offsets=self.generator.depth_offsets(cameras).to(pixels.dtype))
         background = None if fields.background is None else render_background(fields.background, rays, settings)
         view = _View(cameras, rays, background)
         self._views[settings.resolution] = view  # not read back: another thread may have stored its own

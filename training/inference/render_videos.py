@@ -105,9 +105,7 @@ def write_videos(
         enlarge: Repeat every pixel of the image this many times in both directions; maps are shown at the same size.
         outputs, fps, save_frames, video_format: See `OutputVideos`.
     """
-    settings = generator.settings
-    depths = {"near": settings.near, "far": settings.far}
-    files = {"fps": fps, "save_frames": save_frames, "video_format": video_format, **depths}
+    files = {"fps": fps, "save_frames": save_frames, "video_format": video_format}
     cells = cell_sizes(outputs, generator.resolution * enlarge, geometry_resolution)
     total = len(layouts) * sum(len(track.schedule) for track, _ in tracks)
     with torch.inference_mode(), tqdm(total=total, unit="frame", disable=None) as progress:
@@ -115,8 +113,9 @@ def write_videos(
             rows: list[FrameRenderer] = []
             for track, eyes in tracks:
                 sizes = {name: frame_size(layout, len(eyes), cell) for name, cell in cells.items()}
+                near, far = generator.depth_range(Cameras.join([camera for cameras in eyes for camera in cameras]))
                 stem = os.path.join(outdir, f"{track.name}_{layout.name}{'_stereo' if len(eyes) == 2 else ''}")
-                with OutputVideos(stem, outputs, **files) as videos:
+                with OutputVideos(stem, outputs, near=near, far=far, **files) as videos:
                     for i, (step, time) in enumerate(track.schedule):
                         if layout.moving or not rows:
                             codes = layout.codes(i / len(track.schedule), styles)

@@ -421,10 +421,14 @@ class VideoGenerator(nn.Module):
         maps = self._maps(rows, track, names, geometry_resolution, ray_chunk)
         return self._result(maps, outputs, single=single)
 
-    def pixels(self, name: str, values: torch.Tensor) -> torch.Tensor:
+    def pixels(self, name: str, values: torch.Tensor, *, cameras: Cameras | None = None) -> torch.Tensor:
         """Pixels for display, uint8 [3, H, W], of a map [C, h, w] of `frame`; depths from white (near) to black.
 
         A map smaller than the image is enlarged to its size by repeating pixels.
+
+        Args:
+            cameras: Those of the map, or of all frames that are to be comparable, if their distance from the origin is
+                not that of training: the range of depths moves with it.
 
         Raises:
             ValueError: There is no such output, or the map is not one of that output.
@@ -432,9 +436,8 @@ class VideoGenerator(nn.Module):
         [name] = output_names([name])
         check_tensors({"values": (values, (CHANNELS[name], "h", "w"))})
         check_floats("values", values, "as outputs= gives them")
-        settings = self.network.settings
-        size = (max(self.resolution, values.shape[-1]),) * 2
-        return displayed(name, values, size=size, near=settings.near, far=settings.far)
+        near, far = self.network.depth_range(self.camera_prior.at() if cameras is None else cameras)
+        return displayed(name, values, size=(max(self.resolution, values.shape[-1]),) * 2, near=near, far=far)
 
     # ------------------------------------------------------------------------------------------------------------------
     # Files

@@ -114,6 +114,7 @@ def plan(
     dataset = _planned_heads(options) if synthetic else build_dataset(options)
     keep_apart(run_folder or options["outdir"], option="outdir=", data=[dataset.path if synthetic else options["data"]])
     notes += dataset.notes
+    notes += _depth_notes(options)
     notes += [] if synthetic else _camera_notes(options, dataset)
     notes += _size_notes(options, dataset, processes)
 
@@ -265,6 +266,21 @@ def _camera_notes(options: Mapping[str, Any], dataset: PairDataset) -> list[str]
         angles = np.concatenate([angles, angles * np.float32([-1, 1])])
     note = outside_prior(angles, yaw=prior["yaw"], pitch=prior["pitch"], distribution=prior["distribution"])
     return notes if note is None else [*notes, note]
+
+
+def _depth_notes(options: Mapping[str, Any]) -> list[str]:
+    """A warning if cameras look at a point, the origin, that lies outside the depths in which rays are sampled."""
+    generator = options["model"]["generator"]
+    camera, rendering = generator.get("camera") or {}, generator.get("rendering") or {}
+    if not {"radius"} <= camera.keys() or not {"near", "far"} <= rendering.keys():
+        return []
+    (low, high), near, far = camera["radius"], rendering["near"], rendering["far"]
+    if near < low and high < far:
+        return []
+    return [
+        f"model.generator.camera.radius=[{low},{high}]: rays are sampled from model.generator.rendering.near={near} to "
+        f"far={far}, which leaves out the origin, where cameras look and a density prior lies."
+    ]
 
 
 def _size_notes(options: Mapping[str, Any], dataset: "PairDataset | SyntheticHeads", processes: int) -> list[str]:

@@ -180,7 +180,13 @@ class FusedForeground(FusedField):
     """A `FusedField` whose point encoding consists of plane waves: a single operator renders its rays."""
 
     def march(
-        self, origins: torch.Tensor, directions: torch.Tensor, settings: RenderSettings, *, last_opaque: bool
+        self,
+        origins: torch.Tensor,
+        directions: torch.Tensor,
+        settings: RenderSettings,
+        *,
+        last_opaque: bool,
+        offsets: torch.Tensor | None = None,
     ) -> Accumulated:
         """Sampling and compositing in one operator (see `renderer.volume_rendering.Fields`)."""
         field, waves = self._field, self._field.field.encoding.waves(directions)
@@ -190,6 +196,7 @@ class FusedForeground(FusedField):
         samples, importance = settings.samples(random=False)
         prior = field.field.density_prior
         scale = 1.0 if field.field.density_ramp is None else float(field.field.density_scale)
+        shifts = [0.0] * batch if offsets is None else offsets.tolist()
         marched = []
         for video in range(batch):
             for frame in range(frames):
@@ -198,8 +205,8 @@ class FusedForeground(FusedField):
                     directions[video],
                     samples=samples,
                     importance=importance,
-                    near=settings.near,
-                    far=settings.far,
+                    near=settings.near + shifts[video],
+                    far=settings.far + shifts[video],
                     last_opaque=last_opaque,
                     waves=waves,
                     density=len(field.layers),

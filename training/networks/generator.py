@@ -221,7 +221,8 @@ class Generator(nn.Module):
         noise = NO_NOISE
         if stream is not None:
             noise = RayNoise.draw(stream, batch, pixels.shape[1], self.settings, background=self.background is not None)
-        rays = Rays(*camera_rays(cameras, pixels), noise)
+        offsets = None if self.training else self.depth_offsets(cameras)
+        rays = Rays(*camera_rays(cameras, pixels), noise, offsets)
 
         # Volume rendering at the low resolution (NeRF, sections 4 and 5.2): stratified depths, field, weights,
         # importance depths, field, composite over the background (NeRF++, section 4).
@@ -271,6 +272,14 @@ class Generator(nn.Module):
             background = None if fields.background is None else CheckpointedField(fields.background)
             return Fields(CheckpointedField(fields.foreground), background)
         return fields
+
+    def depth_offsets(self, cameras: Cameras) -> torch.Tensor:
+        """Offsets [N] of sampled depths for cameras at other distances than in training (`CameraPrior`)."""
+        return self.camera_prior.depth_offsets(cameras, self.settings.near)
+
+    def depth_range(self, cameras: Cameras) -> tuple[float, float]:
+        """Near and far, the range of depths in scene units that is sampled for these cameras."""
+        return self.camera_prior.depth_range(cameras, self.settings.near, self.settings.far)
 
     def pixels(self, like: torch.Tensor, resolution: int | None = None) -> torch.Tensor:
         """Pixel centres [1, R, 2] of a square of `resolution` (None: the volume rendering's), typed as `like`."""

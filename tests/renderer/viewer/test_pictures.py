@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from renderer.cameras import CameraPrior
 from renderer.trajectory_files import PathCamera
 from renderer.viewer.pictures import (
     BACKDROPS,
@@ -21,7 +22,9 @@ from renderer.viewer.pictures import (
 
 CAMERA = PathCamera(0.2, 1.5, 1.0, 18.0, 0.0)
 WIDTH, FIELD = 32, 8
-SOURCE = types.SimpleNamespace(depth_range=(0.9, 1.1), widths=(FIELD, 16, WIDTH), has_background=True)
+SOURCE = types.SimpleNamespace(
+    depth_range=(0.9, 1.1), widths=(FIELD, 16, WIDTH), has_background=True, prior=CameraPrior()
+)
 
 
 def frame(depth=1.0, opacity=1.0, width=WIDTH):
@@ -67,6 +70,8 @@ def test_depth_is_light_near_and_dark_far_and_black_where_there_is_nothing():
     assert show("depth", frame(depth=0.95, opacity=0.2)).max() == 0
     half = show("depth", frame(depth=1.0, opacity=0.6)).unique().tolist()
     assert half in ([127], [128]), "the expected depth is divided by the opacity"
+    farther = field_picture("depth", frame(depth=1.65), PathCamera(0.2, 1.5, 1.6, 18.0, 0.0), SOURCE)
+    assert (farther.int() - 64).abs().max() <= 1, "the range moves with the camera"
 
 
 def test_normals_of_a_plane_before_the_camera_point_to_it():

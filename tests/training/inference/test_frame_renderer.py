@@ -141,3 +141,29 @@ def test_a_view_is_that_of_its_own_cameras(generator):
     [other] = renderer._views.values()
     renderer._views = Overtaken()
     assert torch.equal(renderer.render(TIME, first), expected)
+
+
+@pytest.mark.parametrize("fused", [True, False], ids=["fused", "modules"])
+@pytest.mark.parametrize("radius", [0.6, 1.7])
+def test_cameras_nearer_or_farther_than_in_training(generator, monkeypatch, fused, radius):
+    """Each looks at the scene through a range of depths that has moved with it; a trained one is as before."""
+    poses = generator.camera_prior.at_angles([0.2, 0.4], 1.5, [radius, 1.0], fov=[18 / radius, 18.0])
+    renderer, settings = FrameRenderer(generator, **codes()), generator.settings
+    if not fused:
+        renderer._weights.fused = None
+    found = renderer.output(TIME, poses)
+    trained = renderer.output(TIME, poses[1].repeat(2))
+    assert torch.equal(found.image[1], trained.image[1]) and torch.equal(found.depth[1], trained.depth[1])
+    together = generator.synthesize(**codes(), times=torch.full([2, 1], TIME), cameras=poses)  # with gradients
+    for part, whole in zip(parts(together), parts(found), strict=True):
+        assert_near(part.detach(), whole)
+
+    monkeypatch.setattr(generator, "depth_offsets", lambda cameras: torch.zeros(len(cameras)))
+    cut = FrameRenderer(generator, **codes()).output(TIME, poses)
+    moved = dataclasses.replace(settings, near=settings.near + radius - 1, far=settings.far + radius - 1)
+    monkeypatch.setattr(generator, "settings", moved)
+    expected = FrameRenderer(generator, **codes()).output(TIME, poses)
+    for name in ("image", "image_raw", "depth", "opacity"):
+        # The range moves 1e-5 less than the camera: such a distance counts as rounding.
+        assert (getattr(found, name)[0] - getattr(expected, name)[0]).abs().max() < 2e-3, name
+    assert (cut.image_raw[0] - expected.image_raw[0]).abs().max() > 0.1
