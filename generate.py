@@ -357,9 +357,9 @@ option = click.option
 )
 @option("--camera_path", type=click.Path(), help="Cameras from a file, as written by the viewer, instead of a program.")
 @option("--truncation_psi", default=1.0, type=FINITE, help="Truncation; below 1: closer to the average, less varied.")
-@option("--time_steps", default=16, type=click.IntRange(min=1), help="Time steps from start to end.")
-@option("--time_range", default="0:1", metavar="START:END", help="Start and end; training covered 0 to 1.")
-@option("--n_steps", default=16, type=click.IntRange(min=1), help="Camera steps; each lasts equally long.")
+@option("--time_steps", default=16, type=click.IntRange(min=1), help="Number of time steps from start to end.")
+@option("--time_range", default="0:1", metavar="START:END", help="First and last time; training covered 0 to 1.")
+@option("--n_steps", default=16, type=click.IntRange(min=1), help="Number of camera positions along the path.")
 @option(
     "--fov",
     type=finite_float(0, 180, above=True, below=True),
@@ -376,7 +376,10 @@ option = click.option
     help="Rays per side of outputs other than rgb, also more than in training.  [default: as for the image]",
 )
 @option(
-    "--enlarge", default=1, type=click.IntRange(1, 64), help="Repeat pixels, to look at the videos of small models."
+    "--enlarge",
+    default=1,
+    type=click.IntRange(1, 64),
+    help="Repeat each pixel this many times per side, for the videos of small models.",
 )
 @option("--fps", default=8.0, type=FRAME_RATE, help="Frames per second.")
 @option("--format", default="mp4", type=click.Choice(["mp4", "webm", "gif"]), help="Format of the videos.")

@@ -2,9 +2,9 @@
 
     python run_train.py outdir=OUT data=DATASET [option=value ...]
 
---help lists the options; with model= or spec= it shows the defaults of that one. They stand in conf/config.yaml,
-conf/spec and conf/model. --cfg job prints them after all overrides; eval "$(python run_train.py -sc install=bash)" lets
-bash complete them after python run_train.py; --info and --hydra-help tell more about Hydra, which reads them.
+--help lists the options; with model= or spec= it shows the defaults of that file. They are defined in conf/config.yaml,
+conf/spec and conf/model. --cfg job prints them after all overrides; eval "$(python run_train.py -sc install=bash)"
+enables completion in bash; --info and --hydra-help describe Hydra, which reads them.
 
     python run_train.py outdir=runs data=faces spec=paper model=stylenerf_faceforensics     the published training
     python run_train.py outdir=runs data=clips kimg=50 dry_run=true                         show what would happen

@@ -86,10 +86,20 @@ COUNT = click.IntRange(min=1)
 @option("--resolution", type=click.IntRange(min=8), help="Width of all frames.  [default: the generator's, else 256]")
 @option("--frame-stride", type=COUNT, help="Keep every n-th real frame.  [default: as in training, else 1]")
 @option("--nframes", type=COUNT, help="Frames of a training clip.  [default: as in training, else 16]")
-@option("--detector", "detectors", multiple=True, metavar="[NAME=]PATH", help="TorchScript file to trust and use.")
-@option("--cache", type=click.Path(file_okay=False), help="Folder for real features.  [default: the user's cache]")
+@option(
+    "--detector",
+    "detectors",
+    multiple=True,
+    metavar="[NAME=]PATH",
+    help="TorchScript file of a feature extractor. It is a program: give one that you trust.",
+)
+@option(
+    "--cache",
+    type=click.Path(file_okay=False),
+    help="Cache folder for the features of real videos.  [default: the user's cache]",
+)
 @option("--bootstrap", default=100, type=click.IntRange(min=0), help="Resamplings for the interval; 0 for none.")
-@option("--batch-size", default=8, type=COUNT, help="Videos at a time on a device.")
+@option("--batch-size", default=8, type=COUNT, help="Videos per batch of a process.")
 @option("--gpus", default=1, type=COUNT, help="Processes, each with a device of its own, or on the CPU.")
 @option("--device", type=click.Choice(["cpu", "cuda"]), help="[default: cuda if there is one]")
 @option(

@@ -1,4 +1,4 @@
-"""Features of clips from a fixed, seeded, untrained 3D convolutional network: the `rfvd` smoke metrics.
+"""Features of clips from a fixed, seeded, untrained 3D convolutional network: those of the `rfvd` metrics.
 
 This is NOT the network behind FVD, and distances in these features are no FVD values. They need no download and respond
 to the detail, colours, layout and motion of a clip, so that a training can be monitored on any machine.

@@ -118,7 +118,7 @@ def _further_metrics() -> list[Metric]:
         clips = {"samples": "clips", "count": count, "frames": 16}
         about = "mean length of the optical flow in pixels per frame"
         found.append(Metric(f"motion{count}_16f", "mean", "motion", about=about, better="", **clips))
-        about = "second over first differences in time: 0 steady change, √3 noise, 2 every other frame"
+        about = "second over first differences in time: 0 steady change, √3 noise, 2 alternating frames"
         found.append(Metric(f"flicker{count}_16f", "mean", "flicker", about=about, better="", **clips))
         views = {"samples": "views", "count": count, "uses_real": False}
         for prefix, network, warning in (("", "identity", ""), ("r", "random_frames", NOT_FACES)):

@@ -39,7 +39,16 @@ def program_tracks(
     yaw_scale: float = 1.0,
     pitch_scale: float = 1.0,
 ) -> list[CameraTrack]:
-    """One track per program; see `camera_path` and `frame_schedule`, also for errors."""
+    """One track per program; see `camera_path` and `frame_schedule`, also for errors.
+
+    Args:
+        programs: Names of `renderer.trajectories.PROGRAMS`.
+        prior: Gives ranges of the angles, radius and field of view.
+        n_steps, time_steps: Numbers of cameras and of times; the video has as many frames as the larger one.
+        time_range: First and last time; training covered 0 to 1.
+        fov: Field of view in degrees instead of the prior's.
+        yaw_scale, pitch_scale: Extent of the path relative to the prior's range.
+    """
     schedule, note = frame_schedule(n_steps, time_steps, time_range=time_range), _spread(n_steps, time_steps)
     scales = {"yaw_scale": yaw_scale, "pitch_scale": pitch_scale}
     paths = {name: camera_path(name, prior, n_steps, fov=fov, **scales) for name in programs}

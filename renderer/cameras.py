@@ -99,7 +99,7 @@ class Cameras:
 
 
 def focal_from_fov(fov: torch.Tensor) -> torch.Tensor:
-    """Focal length for a field of view in degrees, on an image plane that spans [-1, 1]."""
+    """Focal lengths [N] = 1 / tan(fov / 2) for fields of view [N] in degrees; the image plane spans [-1, 1]."""
     return 1 / torch.tan(fov * (math.pi / 360))
 
 
@@ -384,6 +384,9 @@ def stereo_pair(cameras: Cameras, eye_distance: float = EYE_DISTANCE) -> tuple[C
     Args:
         cameras: Looking at the origin.
         eye_distance: Distance between the eyes in scene units.
+
+    Returns:
+        N cameras of the left eye and N of the right one.
 
     Raises:
         ValueError: The distance is not between 0 and twice the radius, or there are no cameras.

@@ -36,9 +36,12 @@ def surface_depth(depth: torch.Tensor, opacity: torch.Tensor, *, background: boo
     """Depth of the visible surface, and weights: 1 where there is a surface.
 
     Args:
-        depth: Expected depth as rendered, a sum over samples that is not normalised.
-        opacity: Sum of the foreground's weights.
+        depth: Expected depth [N, H, H] in scene units as rendered, a sum over samples that is not normalised.
+        opacity: Sum of the foreground's weights [N, H, H].
         background: True if there is a background. Without one the last sample is opaque and the weights add up to one.
+
+    Returns:
+        Depth in scene units, valid where the weight is 1, and weights 0 or 1 (1 everywhere without a background).
     """
     if not background:
         return depth, torch.ones_like(depth)
@@ -49,7 +52,7 @@ def weighted_mean(x: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """Weighted mean over pixels [N]; NaN where all weights are 0.
 
     Raises:
-        ValueError: Weights of another shape than `x`, which would silently be broadcast.
+        ValueError: Weights whose shape is not that of `x`; they would silently be broadcast.
     """
     _check_weights(x, weights)
     return (x * weights).sum(dim=[-2, -1]) / weights.sum(dim=[-2, -1])
@@ -64,7 +67,7 @@ def plane_depth(depth: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """Depth [N, H, H] of the best-fitting plane (least squares in inverse depth), also where the weights are 0.
 
     Raises:
-        ValueError: Maps of another shape, or weights of another shape than the depth.
+        ValueError: Maps of another shape, or weights whose shape is not that of the depth.
     """
     if not isinstance(depth, torch.Tensor) or depth.ndim != 3 or depth.shape[1] != depth.shape[2]:
         raise ValueError(f"depth must be a tensor [N, H, H], got {shown(depth)}.")
@@ -132,7 +135,10 @@ def project(cameras: Cameras, points: torch.Tensor) -> tuple[torch.Tensor, torch
 
 
 def warp(images: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    """Images [N, C, H, H] sampled bilinearly at places (x, y) [N, h, w, 2] of the image plane: [N, C, h, w]."""
+    """Images [N, C, H, H] sampled bilinearly at places (x, y) [N, h, w, 2] of the image plane: [N, C, h, w].
+
+    x points right and y up, with edges at ±1; beyond them the border is repeated.
+    """
     grid = torch.stack([places[..., 0], -places[..., 1]], dim=-1)  # rows run downwards
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
 

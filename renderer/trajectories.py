@@ -166,6 +166,9 @@ def frame_schedule(
     them in runs of equal length (up to one frame), so that n_steps = 1 keeps the camera still and time_steps = 1
     freezes time at the start of the range.
 
+    Returns:
+        (camera step, time) of each of the max(n_steps, time_steps) frames.
+
     Raises:
         ValueError: A count that is not an integer of at least 1, or a `time_range` that is not two finite times.
     """

@@ -151,7 +151,7 @@ def require(name: str, device_type: str) -> Any:
 
 
 def build_missing(device_type: str, say: Callable[[str], None]) -> None:
-    """Build the operators that are missing from the cache now, as many at a time as there are cores, not on first use.
+    """Build the operators that are missing from the cache now instead of on first use, one per core at a time.
 
     Args:
         device_type: 'cpu' or 'cuda'.

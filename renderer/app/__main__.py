@@ -23,7 +23,7 @@ option = click.option
 
 @click.command(cls=Command, context_settings={"max_content_width": 120, "show_default": True})
 @option("--network_pkl", required=True, type=NETWORK, help="A checkpoint, a run folder, a URL, or a Hub id.")
-@option("--host", default=LOCAL, help="Address to listen on; 0.0.0.0 lets in everyone who can reach this machine.")
+@option("--host", default=LOCAL, help="Address to listen on; 0.0.0.0 accepts connections from other machines.")
 @option("--port", default=7860, type=click.IntRange(min=0, max=65535), help="Port; 0 for any free one.")
 @option("--class_idx", type=LABEL, help=LABEL_HELP)
 @option("--device", help="cpu, cuda, cuda:1, …  [default: cuda if there is one]")

@@ -22,11 +22,11 @@ option = click.option
 
 @click.command(cls=Command, context_settings={"max_content_width": 120, "show_default": True})
 @option("--network_pkl", required=True, type=NETWORK, help="A checkpoint, a run folder to watch, a URL, or a Hub id.")
-@option("--host", default=LOCAL, help="Address to listen on; 0.0.0.0 lets in everyone who can reach this machine.")
+@option("--host", default=LOCAL, help="Address to listen on; 0.0.0.0 accepts connections from other machines.")
 @option("--port", default=8080, type=click.IntRange(min=0, max=65535), help="Port; 0 for any free one.")
 @option("--device", help="cpu, cuda, cuda:1, …  [default: cuda if there is one]")
 def main(network_pkl: str, host: str, port: int, device: str | None) -> None:
-    """Look at a generator in a browser: turn the camera, move the time, change codes, save what is seen."""
+    """View a generator in a browser: turn the camera, scrub through time, change codes, save what is shown."""
     logging.basicConfig(format="%(levelname)s: %(message)s")
     server = start(network_pkl, host=host, port=port, device=device)
     with contextlib.suppress(KeyboardInterrupt):  # the normal way to end

@@ -99,17 +99,20 @@ def listed_snapshots(folder: str | os.PathLike) -> list[Path]:
 
 
 def keep_as_latest(snapshot: str | os.PathLike) -> Path:
-    """Make latest-network-snapshot.pt beside a snapshot this snapshot, atomically; returns it."""
+    """Give a snapshot the second name latest-network-snapshot.pt, in its folder, atomically; returns that path."""
     return _keep_as(snapshot, LATEST)
 
 
 def keep_as_best(snapshot: str | os.PathLike, metric: str) -> Path:
-    """Make best-<metric>.pt beside a snapshot this snapshot, in the same way; returns it."""
+    """Give a snapshot the second name best-<metric>.pt, in the same way; returns that path."""
     return _keep_as(snapshot, f"best-{metric}{SUFFIXES[0]}")
 
 
 def _keep_as(snapshot: str | os.PathLike, name: str) -> Path:
-    """A file under the name of earlier versions is deleted, because it is no longer the latest or the best."""
+    """Give a snapshot a second name in its folder.
+
+    A file under that name in earlier versions (.pkl) is deleted: it is no longer the latest or the best.
+    """
     path = Path(snapshot).with_name(name)
     link_or_copy(snapshot, path)
     _delete(path.with_suffix(SUFFIXES[1]))

@@ -365,11 +365,11 @@ def to_rgb(image: Image.Image) -> Image.Image:
         return image
     if image.mode == "F":
         raise OSError("it holds floating-point values: write them as 8 or 16 bits")
-    if image.mode.startswith("I"):  # 16-bit gray
+    if image.mode.startswith("I"):  # 16-bit grey
         values = np.asarray(image).astype(np.float64)
         if values.min() < 0 or values.max() > 65535:
             raise OSError("it holds values of more than 16 bits: write them as 8 or 16 bits")
-        values[values == image.info.get("transparency", -1)] = 0  # the gray level of transparent pixels
+        values[values == image.info.get("transparency", -1)] = 0  # the grey level of transparent pixels
         if bits == 12:
             values *= 65535 / 4095  # not scaled by Pillow
         if image.mode != "I" and tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:

@@ -308,7 +308,7 @@ def decode_video(
 
 
 def _filters(info: VideoInfo, stride: int) -> str:
-    """ffmpeg's filters for decoded frames. A frame of another size than the first becomes an error, not a resize."""
+    """ffmpeg's filters for decoded frames. A frame whose size differs from the first's is an error, not resized."""
     width = SQUARE_PIXELS
     if info.size is not None:
         same = f"eq({SQUARE_PIXELS},{info.size[0]})*eq(ih,{info.size[1]})"

@@ -83,13 +83,14 @@ CLIPS_PER_CAMERA = 4  # training clips in a folder of a clip with a face: it has
 @click.option("--box-smoothing", type=finite_float(0), default=5, show_default=True,
               help="Standard deviation of the smoothing in frames.")  # fmt: skip
 @click.option("--faces", is_flag=True, help="Find faces: clips with boxes, and their cameras (docs/datasets.md).")
-@click.option("--people", is_flag=True, help="The same for people, without cameras.")
+@click.option("--people", is_flag=True, help="Find people: clips with boxes, without cameras.")
 @click.option("--faces-only", metavar="FILE", help="Write only the file of boxes, for --boxes.")
 @click.option("--landmarks", metavar="FILE", help="Detections of another detector, instead of MediaPipe's.")
 @click.option("--save-landmarks", metavar="FILE", help="Write the detections, for --landmarks.")
-@click.option("--face-model", metavar="FILE", help="face_landmarker.task.  [default: the model in MediaPipe 0.10.21]")
+@click.option("--face-model", metavar="FILE",
+              help="MediaPipe's face_landmarker.task.  [default: the model in MediaPipe 0.10.21]")  # fmt: skip
 @click.option("--which-faces", type=click.Choice(["largest", "all"]), default="largest", show_default=True,
-              help="The largest face at every moment, or all, with a clip each.")  # fmt: skip
+              help="Only the largest face at a time, or a clip of every face.")  # fmt: skip
 @click.option("--min-face", type=POSITIVE, help="Smallest side of a head's box in pixels.  [default: resolution / 3]")
 @click.option("--max-yaw", type=POSITIVE, default=1.0, show_default=True, help="Largest yaw of a head in radians.")
 @click.option("--min-score", type=finite_float(0, 1), default=0.65, show_default=True,

@@ -122,7 +122,7 @@ def scene_options(command: Callable) -> Callable:
         ),
         option("--class_idx", type=LABEL, help=LABEL_HELP),
         option("--device", help="cpu, cuda, cuda:1, …  [default: cuda if there is one]"),
-        option("--chunk", default=1 << 16, type=count, help="Points evaluated at a time; less saves memory."),
+        option("--chunk", default=1 << 16, type=count, help="Points evaluated at a time; fewer save memory."),
     )[::-1]:  # the option added last comes first in --help
         command = add(command)
     return command

@@ -93,9 +93,15 @@ class FrameRenderer:
         """Frame at `time` (a number or [B]) from one camera per video, with raw colours, depth and opacity (T = 1).
 
         Args:
+            time: 0 to 1 in training.
+            cameras: B cameras.
             layers: 'both'; 'foreground' alone, as if it were opaque (blend the image by the opacity to show it over
                 something else); 'background' alone, with zero depth and opacity.
             resolution: Width of a draft image that leaves out the last blocks of the upsampler; None for all blocks.
+
+        Returns:
+            image [B, 1, 3, H, W] (H and W are `resolution` if it is given) and image_raw [B, 1, 3, h, w], nominally in
+            [-1, 1]; depth [B, 1, h, w] in scene units, not divided by the opacity; opacity [B, 1, h, w], 0 to 1.
 
         Raises:
             ValueError: Unknown `layers`, the background of a generator without one, or no such resolution.
@@ -119,7 +125,10 @@ class FrameRenderer:
 
         Args:
             time, cameras: See `output`.
-            resolution: Rays per side; None: those of the frames.
+            resolution: Rays per side, h; None: those of the frames.
+
+        Returns:
+            image_raw [B, 1, 3, h, h], depth and opacity [B, 1, h, h]; see `output`.
 
         Raises:
             ValueError: The resolution is not positive.

@@ -93,6 +93,9 @@ class VideoDiscriminators(nn.Module):
             c: Labels [B, c_dim] if it was trained with them; after `camera_condition=true` with
                 `training.loss.camera_label` at their end.
 
+        Returns:
+            video [B, 1] and image [B, 2] (None without an image discriminator).
+
         Raises:
             ValueError: Tensors of other shapes or types, of different batches or on another device, or a missing label.
                 On a CPU also frames far outside of [-1, 1] and times outside of [0, 1]: on a GPU, reading values would

@@ -86,7 +86,7 @@ def load_generator(
 
     Raises:
         UserError: The file is missing, is something else, does not fit, or cannot be downloaded.
-        ValueError: No path, a device or type that cannot be used, or another class than the snapshot's.
+        ValueError: No path, a device or type that cannot be used, or a class other than the snapshot's.
     """
     check_path("source", source, SOURCES)
     check_placement(device, dtype)
@@ -237,13 +237,16 @@ class VideoGenerator(nn.Module):
             truncation_psi: Truncation; below 1: closer to the average content.
             class_idx: Class, or the c_dim numbers of a label, for a generator trained with labels.
 
+        Returns:
+            ws [B, num_ws, w_dim], z_motion [B, motion_dim] and z_bg [B, background_dim], on the generator's device.
+
         Raises:
             ValueError: A seed or class out of range, codes of another size, or a value of another type.
         """
         return mapped_codes(self.network, seed, motion_seed, z=z, truncation_psi=truncation_psi, class_idx=class_idx)
 
     def load_codes(self, path: str | os.PathLike) -> RowCodes:
-        """The codes in a file, as `python -m training.inversion` writes it.
+        """The codes in a file, as `python -m training.inversion` writes it: a batch of one video, B = 1.
 
         Raises:
             UserError: See `training.inference.latent_files.load_codes`.
@@ -257,6 +260,10 @@ class VideoGenerator(nn.Module):
     @staticmethod
     def interpolate(first: RowCodes, second: RowCodes, fraction: float) -> RowCodes:
         """Codes between two: styles linearly, motion and background codes spherically; 0 is the first, 1 the second.
+
+        Args:
+            first, second: Codes of B videos each, as `codes` returns them.
+            fraction: Any finite number; below 0 and above 1 extrapolate.
 
         Raises:
             ValueError: Codes of different sizes or numbers of videos, or a fraction that is not a number.
@@ -475,6 +482,13 @@ class VideoGenerator(nn.Module):
         metrics: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         """Write a model card, `README.md` with a picture of samples, into a folder; see `model_card`.
+
+        Args:
+            folder: An existing folder, usually one of `save_pretrained`.
+            name: The model's name in the card, user/name on the Hub.
+            data: A sentence about the training data.
+            licence: Licence of the weights, an id of the Hub like 'cc-by-4.0'.
+            metrics: Rows with 'metric', 'value' and, if known, 'interval', as `metrics.evaluator` returns them.
 
         Raises:
             UserError: The folder cannot be written to.

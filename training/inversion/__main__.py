@@ -44,7 +44,7 @@ option = click.option
 @option("--network_pkl", required=True, type=NETWORK, help="A checkpoint, a run folder, a URL, or a Hub id.")
 @option("--clip", "clip_path", required=True, help="A video file, or a folder or zip of frames.")
 @option("--outdir", required=True, type=click.Path(file_okay=False), help="Folder for the results.")
-@option("--frames", type=click.IntRange(1, 1024), help="Frames to take.  [default: all, up to 1024]")
+@option("--frames", type=click.IntRange(1, 1024), help="Number of frames.  [default: all, up to 1024]")
 @option("--stride", default=1, type=COUNT, help="Take every n-th frame.")
 @option(
     "--crop", default="centre", metavar="centre|L,T,W,H", help="The square, or a rectangle whose centre square is kept."
@@ -57,7 +57,11 @@ option = click.option
 @option("--fit_fov", is_flag=True, help="Fit the field of view too, one for all frames.")
 @option("--fit_radius", is_flag=True, help="Fit the camera's distance too, one for all frames.")
 @option("--finetune", default=0, type=click.IntRange(min=0), help="Steps of fine-tuning the generator afterwards.")
-@option("--lpips", type=click.Path(exists=True, dir_okay=False), help="LPIPS as TorchScript. It is run: trust it.")
+@option(
+    "--lpips",
+    type=click.Path(exists=True, dir_okay=False),
+    help="TorchScript file that adds LPIPS to the loss. It is a program: give one that you trust.",
+)
 @option("--seed", default=0, type=click.IntRange(0, 2**31 - 1), help="Random seed.")
 @option("--fps", default=8.0, type=FRAME_RATE, help="Frame rate of the video.")
 @option("--device", help="cpu, cuda, cuda:1, …  [default: cuda if there is one]")

@@ -17,7 +17,7 @@ from training.launch.config import NETWORKS
 __all__ = ["check_values", "other_options"]
 
 
-LARGEST = 2**31 - 1  # of a count: more are slips of the keyboard, and too large for what takes integers of C
+LARGEST = 2**31 - 1  # of a count: larger ones are typing errors, and overflow the integers of C libraries
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Monitoring of the geometry during training: depth variance and view parallax, and a warning when it goes flat.
+"""Monitoring of the geometry during training: depth variance and view parallax, and a warning when it becomes flat.
 
 The best-known failure of 3D-aware GANs is a scene that collapses to an image on a plane: every single view looks
 right, the discriminators cannot detect it, and the camera moves around a billboard. Measured on the depth maps of fixed

@@ -260,7 +260,15 @@ class TimeAwareDiscriminators(nn.Module):
 
 
 def check_pairs(frames: torch.Tensor, dt: torch.Tensor) -> None:
-    """Refuse pixels of 0 to 255, time differences in frames or of swapped frames; values are read on a CPU only."""
+    """Refuse pixels of 0 to 255, time differences in frames or of swapped frames; values are read on a CPU only.
+
+    Args:
+        frames: [B, 2, 3, H, W], nominally in [-1, 1], the earlier one first.
+        dt: Time between them [B] in [0, 1], as a fraction of a training clip.
+
+    Raises:
+        ValueError: Integers, or, on a CPU, values out of range.
+    """
     check_floats("frames", frames, "in [-1, 1]")
     check_floats("dt", dt, "in [0, 1], as a fraction of a training clip")
     if not transformed():

@@ -200,6 +200,10 @@ class Generator(nn.Module):
                 (both need `stream`).
             ray_chunk: Composite this many rays at a time, to bound memory; None for all at once.
 
+        Returns:
+            image [B, T, 3, H, W]; image_raw [B, T, 3, h, w]; depth and opacity [B, T, h, w]; path_loss and distortion
+            [B, T], None unless requested.
+
         In training mode (`self.training`) the magnitude EMAs of the upsampler are updated.
         """
         batch, frames = times.shape

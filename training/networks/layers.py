@@ -99,7 +99,7 @@ class PointEncoding:
 
         Only for an encoding that is the sines and then the cosines of these plane waves. Its rays are rendered by a
         native operator (`FusedForeground.march`), which computes no other encoding; with None it is not used. Nor is it
-        where the waves are those of another class than `__call__`.
+        where `waves` and `__call__` are those of different classes.
         """
         return None
 

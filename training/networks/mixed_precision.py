@@ -42,7 +42,7 @@ class HalfPrecision:
     def type(self, device: torch.device, full: torch.dtype) -> torch.dtype | None:
         """float16, bfloat16, or None for full precision, that is, for the type `full` of the weights.
 
-        Weights of another type than float32 were given it on purpose (`load_generator(…, dtype=torch.float64)`).
+        Weights of a type other than float32 have it on purpose (`load_generator(…, dtype=torch.float64)`).
         """
         if device.type not in ("cpu", "cuda") or full != torch.float32:
             return None

@@ -84,8 +84,8 @@ def write_report(
 @click.command(cls=Command, context_settings={"max_content_width": 120, "show_default": True})
 @click.argument("run", type=click.Path())
 @click.option("--out", type=click.Path(dir_okay=False), help="The file.  [default: report.html in the run folder]")
-@click.option("--images", default=8, type=click.IntRange(1, 64), help="Grids of images over the training, at most.")
-@click.option("--videos", "shown", default=8, type=click.IntRange(0, 64), help="Videos inside the page, at most.")
+@click.option("--images", default=8, type=click.IntRange(1, 64), help="Most image grids of a kind over the training.")
+@click.option("--videos", "shown", default=8, type=click.IntRange(0, 64), help="Most videos inside the page.")
 def main(run: str, out: str | None, images: int, shown: int) -> None:
     """Write the report of a RUN folder as one HTML page."""
     if out is not None:

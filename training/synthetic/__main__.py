@@ -17,7 +17,9 @@ COUNT = click.IntRange(min=1)
 @click.option("--videos", type=COUNT, default=512, show_default=True, help="Number of videos.")
 @click.option("--frames", type=COUNT, default=16, show_default=True, help="Frames of each.")
 @click.option("--resolution", type=click.IntRange(8, 1024), default=64, show_default=True, help="Pixels per side.")
-@click.option("--supersample", type=click.IntRange(1, 8), default=2, show_default=True, help="Rays per pixel and side.")
+@click.option(
+    "--supersample", type=click.IntRange(1, 8), default=2, show_default=True, help="Rays per pixel along each axis."
+)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Random seed.")
 @click.option("--model", default="stylenerf_small", show_default=True, help="Model of conf/model for the cameras.")
 @click.option(
@@ -35,7 +37,7 @@ def main(
     yaw: float | None,
     workers: int | None,
 ) -> None:
-    """Render talking heads with known geometry into the training set OUT. A repeated command continues."""
+    """Render talking heads with known geometry into the training set OUT. Repeat the command to continue."""
     from training.launch.config import compose_options
     from training.synthetic.make_dataset import make_dataset
     from training.synthetic.render import SyntheticConfig

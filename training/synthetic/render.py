@@ -33,7 +33,7 @@ class SyntheticConfig:
     Attributes:
         videos, frames: Number of videos, frames of each.
         resolution: Pixels per side.
-        supersample: Rays per pixel and side.
+        supersample: Rays per pixel along each axis.
         seed: Seed of all random numbers.
         camera: Keyword arguments of `renderer.cameras.CameraPrior`.
     """

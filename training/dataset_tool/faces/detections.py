@@ -116,7 +116,7 @@ def parse_video(content: Any, *, names: int, where: str) -> VideoDetections:
 
     Args:
         names: Number of landmarks.
-        where: Begin of error messages.
+        where: Beginning of error messages.
 
     Raises:
         UserError: It has another form.
