@@ -1,6 +1,6 @@
 """Reference rasteriser of 3D Gaussians in plain PyTorch (3D Gaussian Splatting, Kerbl et al. 2023, sections 4 and 6).
 
-Gaussians are projected by the local affine approximation (EWA splatting, Zwicker et al. 2001), sorted by depth and
+Gaussians are projected by the local affine approximation (EWA splatting, Zwicker et al. 2002), sorted by depth and
 composited front to back. Constants are those of the authors' rasteriser, so that images match a viewer's.
 """
 
@@ -76,7 +76,7 @@ def _project(gaussians: Gaussians, camera: Cameras, size: int) -> tuple[torch.Te
     depth = -z  # the camera looks along its −z axis
     focal = float(focal_from_fov(camera.fov[:1].double())) * size / 2  # in pixels
     centers = torch.stack([focal * x / depth, -focal * y / depth], dim=-1) + (size - 1) / 2
-    # Jacobian of the projection (Zwicker et al. 2001, equation 29); image rows count downwards.
+    # Jacobian of the projection (Zwicker et al. 2002, equation 29); image rows count downwards.
     zero = torch.zeros_like(x)
     jacobian = torch.stack([1 / depth, zero, x / depth**2, zero, -1 / depth, -y / depth**2], dim=-1)
     transform = focal * jacobian.unflatten(-1, (2, 3)) @ rotation.T

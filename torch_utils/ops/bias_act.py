@@ -23,8 +23,8 @@ __all__ = ["ACTIVATIONS", "IMPLEMENTATIONS", "Activation", "add_scaled", "bias_a
 
 IMPLEMENTATIONS = ("auto", "ref", "cpu", "cuda")
 #: 'auto' chooses the native operator on the CPU for these activations from this number of elements on, where fewer
-#: passes over memory outweigh calls from Python: in float32 where gradients are recorded, with a clamp 2.2 to 3.4 times
-#: as fast (docs/operators.md), and in bfloat16 with and without gradients, 2.4 to 3.3 times. Without gradients the
+#: passes over memory outweigh calls from Python: in float32 where gradients are recorded, with a clamp 2.3 to 3.6 times
+#: as fast (docs/operators.md), and in bfloat16 with and without gradients, 2.3 to 3.4 times. Without gradients the
 #: float32 reference works in place.
 NATIVE_ACTIVATIONS = ("linear", "relu", "lrelu")
 NATIVE_MIN_SIZE = 1 << 14

@@ -17,7 +17,7 @@ __all__ = ["SLOPES", "activation_gradient", "gradient_library", "lrelu_", "point
 
 #: With fewer points or channels a convolution's set-up costs more than its speed gains (CPU).
 MIN_ROWS, MIN_CHANNELS = 64, 8
-#: Least number of values for which the activation's gradient uses the native operator (CPU), which is about 4 times as
+#: Least number of values for which the activation's gradient uses the native operator (CPU), which is about 6 times as
 #: fast then (docs/operators.md).
 NATIVE_MIN_SIZE = 1 << 15
 #: Slopes of the activations below zero.

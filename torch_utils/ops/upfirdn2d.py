@@ -35,10 +35,10 @@ IMPLEMENTATIONS = ("auto", "ref", "cpu", "cuda")
 NATIVE_TYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 #: Least number of values for which 'auto' chooses the native operator on the CPU (figures: docs/operators.md). It does
 #: so in float32 and bfloat16 for images of few channels, where it is at least twice as fast; in bfloat16 for all
-#: upsampling (and gradients of downsampling), where PyTorch's transposed convolutions take 4 to 22 times as long; and
+#: upsampling (and gradients of downsampling), where PyTorch's transposed convolutions take 3 to 16 times as long; and
 #: always in float16 and float64, where it is at least 4 times as fast. For small float32 images of more channels, which
-#: fit into the cache, the reference takes 0.9 to 2.6 times as long, gradients included. For large ones it is close to
-#: the memory bandwidth, and the native operator 0.5 to 2 times as fast.
+#: fit into the cache, the reference takes 1.3 to 1.4 times as long, gradients included. For large ones the native
+#: operator is 0.9 to 2.5 times as fast.
 NATIVE_MIN_SIZE, SMALL_SIZE = 1 << 12, 1 << 19
 FEW_CHANNELS = 4
 SEPARABLE_TAPS = 8  # filters with at least this many taps are kept as a vector, i.e. applied in two passes

@@ -3,7 +3,7 @@
     python -m training.inversion --network_pkl PKL --clip clip.mp4 --outdir OUT
     python generate.py --network_pkl PKL --codes OUT/codes.npz --outdir OUT/views
 
-OUT holds codes.npz (training.inference.latent_files), inversion.mp4 (the clip, then its reconstruction),
+OUT holds codes.npz (training.inference.latent_files), inversion.mp4 (the clip beside its reconstruction),
 inversion.json (PSNR, cameras, settings), and with --finetune finetuned-network.pt and finetuned-codes.npz.
 docs/inversion.md describes the method and its results.
 """
