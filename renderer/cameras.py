@@ -235,8 +235,9 @@ class CameraPrior:
         """
         distance = cameras.cam2world[:, :3, 3].norm(dim=-1)
         excess = distance - distance.clamp(*self.radius)
-        rounding = ROUNDING * self.radius[1]
-        return (excess - excess.clamp(-rounding, rounding)).clamp(min=-NEAREST * near)
+        # Rounding is subtracted as a constant: inversion starts from a trained distance, and needs the gradient there.
+        rounding = torch.where(excess.abs() < ROUNDING * self.radius[1], excess, 0).detach()
+        return (excess - rounding).clamp(min=-NEAREST * near)
 
     def depth_range(self, cameras: Cameras, near: float, far: float) -> tuple[float, float]:
         """The range of depths, near and far in scene units, that contains those of all these cameras."""
