@@ -56,6 +56,38 @@ def test_subsets_of_all_generated_samples_vary_with_their_choice():
     assert measured.further == {"subsets": 100, "replicates": 100}
 
 
+@pytest.mark.parametrize("name, real", [("fid1k_full", None), ("fvd64_16f", 30)])
+def test_all_real_frames_are_complete_and_real_clips_a_sample(name, real, monkeypatch):
+    seen = []
+
+    def interval(value, statistic, *, sizes, replicates):
+        seen.append((sizes, replicates))
+        return value, value
+
+    monkeypatch.setattr("metrics.metric_functions.bootstrap_interval", interval)
+    x, y = draws(np.random.default_rng(3))
+    MEASURES["frechet"](x[:30], y[:20], find_metric(name), 5)
+    assert seen == [((real, 20), 5)]
+
+
+def test_the_interval_of_a_distance_ends_at_zero():
+    x = draws(np.random.default_rng(4))[0][:20]
+    measured = MEASURES["frechet"](x, x, find_metric("fvd64_16f"), 5)
+    assert measured.value == pytest.approx(0, abs=1e-9)
+    assert measured.interval[0] == 0 < measured.interval[1]  # though resampled sets differ
+
+
+def test_blocks_of_rows_change_nothing(monkeypatch):
+    x, y = draws(np.random.default_rng(5))
+    x, y, metric = x[:50], y[:41], find_metric("fvd64_16f")
+    whole = MEASURES["frechet"](x, y, metric, 4)
+    assert whole.value == pytest.approx(frechet_distance_of_features(x, y))
+    for module in ("metrics.metric_functions", "metrics.distances"):
+        monkeypatch.setattr(f"{module}.BLOCK", 16)
+        parts = MEASURES["frechet"](x, y, metric, 4)
+        assert (parts.value, *parts.interval) == pytest.approx((whole.value, *whole.interval), rel=1e-9)
+
+
 def test_a_complete_set_is_not_drawn_from():
     seen = []
 

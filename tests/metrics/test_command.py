@@ -24,11 +24,13 @@ from metrics.random_features import RandomFeatures
 from metrics.real_videos import StoredVideos
 from renderer.video import VideoWriter
 from tests.metrics.detector_files import SmallClips, save_i3d, save_inception, save_torchscript
+from tests.small_network import small_generator
 from tests.training.tiny import OVERRIDES, make_plan, write_frames
 from training.checkpoints import snapshot as snapshots
 from training.checkpoints.archive import read_archive, save_archive
 from training.checkpoints.snapshot import SNAPSHOT_FORMAT, load_average_generator, load_snapshot, save_snapshot
 from training.launch.build import build_networks
+from training.networks.discriminator import TimeAwareDiscriminators
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -146,6 +148,26 @@ def test_previews_of_a_run_are_not_measured(evaluate, trained, tmp_path, place):
         evaluate("motion32_16f", fake=tmp_path / "runs" / place)
     with pytest.raises(UserError, match="run' is the folder of a training run"):
         evaluate("motion32_16f", "--real", tmp_path / "runs" / place, fake=trained / "data", real=False)
+
+
+def test_frames_are_spaced_as_in_the_training(tmp_path):
+    """Unless the command says otherwise: real frames by their stride, generated ones by the length of a clip."""
+    data = write_frames(tmp_path / "data", videos=1, frames=8)
+    generator = small_generator()
+    discriminator = TimeAwareDiscriminators(resolution=generator.resolution, channel_max=8)
+    networks = {"generator": generator, "generator_ema": generator, "discriminator": discriminator}
+    trained = {"dataset": {"nframes": 5, "frame_stride": 2}, "progress": {"cur_nimg": 0}}
+    save_snapshot(tmp_path, **networks, augment=None, **trained)
+    options = {"fake": str(tmp_path / "latest-network-snapshot.pt"), "real": str(data)}
+    options |= {"frame_stride": None, "nframes": None, "resolution": None}
+    fake, real, about = command.open_videos(options, "cpu")
+    assert fake.clips(count=1, frames=3).describe()["last_time"] == 2 / 4
+    assert len(real.images(count=None)) == 4 and about["frame_stride"] == 2
+    given = {"frame_stride": 4, "nframes": 9, "resolution": 8}
+    fake, real, about = command.open_videos(options | given, "cpu")
+    assert fake.clips(count=1, frames=3).describe()["last_time"] == 2 / 8
+    assert len(real.images(count=None)) == 2 and about["frame_stride"] == 4
+    assert fake.resolution == real.resolution == 8
 
 
 def test_rows_are_added_and_the_cache_serves(evaluate, tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ from dnnlib import UserError
 from metrics.generated_videos import GeneratedVideos, draw_labels, quantise, reproject
 from metrics.real_videos import choose_windows
 from metrics.video_measures import warping_error
+from renderer.cameras import camera_angles
 from tests.small_network import small_generator
 from tests.training.tiny import OVERRIDES, make_plan, write_frames
 from training.data.frame_store import fit_square
@@ -148,6 +149,21 @@ def test_views_show_one_moment_from_the_whole_range(generator, videos, monkeypat
     clips = videos.views(count=2, views=5)
     assert clips.load([0, 1]).shape == (2, 3, 5, 16, 16)
     assert [camera["yaw"] for camera in cameras[:5]] == [0, 0.25, 0.5, 0.75, 1]
+
+
+def test_views_look_at_the_middle_of_a_clip_from_the_same_height(generator, monkeypatch):
+    seen = []
+
+    class Remembering:
+        def render(self, time, cameras):
+            seen.append((time, camera_angles(cameras)[:, 1]))
+            return torch.zeros(len(cameras), 3, 16, 16)
+
+    monkeypatch.setattr("metrics.generated_videos.FrameRenderer", lambda *args, **kwargs: Remembering())
+    GeneratedVideos(generator, nframes=4).views(count=2, views=5).load([0])
+    middle = sum(generator.camera_prior.pitch) / 2
+    assert [time for time, _ in seen] == [0.5] * 5
+    assert torch.cat([pitch for _, pitch in seen]).tolist() == pytest.approx([middle] * 5, abs=1e-6)
 
 
 def test_pairs_agree_with_their_cameras(generator, videos):

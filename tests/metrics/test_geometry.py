@@ -1,10 +1,12 @@
 """Warping error and flatness of analytic surfaces."""
 
 import math
+import types
 
 import pytest
 import torch
 
+from metrics.feature_extractors import make_network
 from metrics.generated_videos import reproject
 from metrics.video_measures import flatness, warping_error
 from renderer.cameras import CameraPrior, camera_rays, pixel_centers
@@ -95,6 +97,17 @@ def test_hidden_points_are_left_out():
 
     careful, careless = (measure(scene(both), tolerance=tolerance)[0] for tolerance in (0.02, 10.0))
     assert careful < 0.7 * careless
+
+
+def test_a_tenth_of_the_volume_hides_a_point():
+    """The other view's surface is 0.05 nearer than the points."""
+    found = scene(plane_depths)
+    found["depths"] = found["depths"] - 0.05
+    compared = [
+        make_network("warping", device="cpu", detectors={})(types.SimpleNamespace(**found, thickness=thickness))[0, 2]
+        for thickness in (0.2, 1.0)
+    ]
+    assert compared[0] == 0 and compared[1] > 0.3
 
 
 def test_nothing_to_compare():

@@ -116,6 +116,15 @@ def test_video_files(tmp_path):
     assert StoredVideos(tmp_path, resolution=16).clips(count=10, frames=4).key() != before
 
 
+def test_every_so_manieth_frame_of_a_video_file(tmp_path):
+    with VideoWriter(tmp_path / "0.mp4", fps=8, crf=0) as writer:
+        for frame in range(8):
+            writer.add(torch.full([3, 16, 16], 30 * frame, dtype=torch.uint8))
+    images = StoredVideos(tmp_path, resolution=16, frame_stride=3).images(count=None)
+    found = images.load(range(len(images)))[:, 0, 0, 0, 0].int()
+    assert len(images) == 3 and (found - torch.tensor([0, 90, 180])).abs().max() <= 3
+
+
 def test_a_video_file_is_decoded_once_for_the_frames_of_a_batch(tmp_path, monkeypatch):
     with VideoWriter(tmp_path / "0.mp4", fps=8, crf=0) as writer:
         for frame in range(12):

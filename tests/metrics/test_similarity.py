@@ -5,6 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
+from metrics.metric_functions import MEASURES
+from metrics.registry import METRICS
 from metrics.video_measures import frame_similarity
 
 
@@ -20,6 +22,14 @@ def test_against_all_pairs():
     np.testing.assert_allclose(frame_similarity(features, centre=False), by_pairs(features), rtol=1e-12)
     centred = features - features.reshape(-1, 8).mean(axis=0)
     np.testing.assert_allclose(frame_similarity(features, centre=True), by_pairs(centred), rtol=1e-12)
+
+
+def test_real_videos_are_measured_alike():
+    random = np.random.default_rng(2)
+    real, fake = random.standard_normal([3, 16 * 8]) + 1, random.standard_normal([4, 16 * 8]) - 0.5
+    measured = MEASURES["similarity"](real, fake, METRICS["ridentity32_16f"], 0)
+    assert measured.value == pytest.approx(np.mean(frame_similarity(fake.reshape(4, 16, 8), centre=True)))
+    assert measured.further["real"] == pytest.approx(np.mean(frame_similarity(real.reshape(3, 16, 8), centre=True)))
 
 
 def test_known_cases():

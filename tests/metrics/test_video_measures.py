@@ -34,6 +34,12 @@ def test_flow_of_several_clips_and_of_what_stands_still():
     assert float(mean_flow_length(flat)) == 0
 
 
+def test_what_has_no_texture_does_not_count_as_standing_still():
+    clip = pattern(0.6, 0.0, frames=3, size=96)
+    clip[..., 40:] = 128
+    assert 0.5 < float(mean_flow_length(clip)) < 0.65  # at the edge, which stands still, it is less
+
+
 def test_flow_depends_little_on_contrast():
     weak = ((pattern(0.6, 0.2).float() - 128) / 2 + 128).round().to(torch.uint8)
     assert float(mean_flow_length(weak)) == pytest.approx(float(mean_flow_length(pattern(0.6, 0.2))), rel=0.05)

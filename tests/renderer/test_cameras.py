@@ -159,6 +159,10 @@ def test_draws_are_scaled_by_half_the_range():
     assert_near(cameras.cam2world, expected.cam2world, absolute=1e-6)
 
 
+def test_drawn_cameras_have_the_field_of_view_of_the_prior():
+    assert CameraPrior(fov=12).sample(3, RandomStream(0)).fov.tolist() == [12] * 3
+
+
 def test_the_seed_decides():
     prior = CameraPrior()
     first, again, other = (prior.sample(3, RandomStream(seed)) for seed in (5, 5, 6))

@@ -44,6 +44,13 @@ def test_a_video_for_each_output_and_their_frames(tmp_path):
         assert next(reader)["size"] == (8, 8) and len(list(reader)) == 3
 
 
+def test_depth_is_white_at_the_near_end_of_the_volume(tmp_path):
+    _, path, _ = write(tmp_path / "a", [0.9])  # a quarter of the way
+    reader = imageio_ffmpeg.read_frames(path)
+    next(reader)
+    assert np.frombuffer(next(reader), np.uint8).astype(int) == pytest.approx(191, abs=3)
+
+
 def test_outputs_may_have_sizes_of_their_own(tmp_path):
     with OutputVideos(str(tmp_path / "a"), ["rgb", "depth"], **FILES) as videos:
         videos.add(maps(1.0), sizes={"rgb": (8, 8), "depth": (16, 16)})

@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from training.data.annotations import SHARDS_FORMAT, read_cameras
 from training.data.dataset import VideoPairDataset
 from training.data.frame_store import FrameStore
 from training.data.loader import build_dataset
+from training.data.webdataset import ShardPairDataset
 from training.dataset_tool.archives import pack_shards
 from training.dataset_tool.prepare import prepare
 from training.dataset_tool.validate import check_dataset
@@ -239,6 +241,17 @@ def test_they_are_named_for_tar_files_too(tmp_path):
     assert make_plan(tmp_path, *fits, f"{camera}.yaw=[0,0.3]").notes == []  # the cameras are not used
 
 
+def test_percentiles_in_a_manifest_count_clips(tmp_path):
+    """A long video is several of them."""
+    frames = with_cameras(tmp_path / "frames", [[0.0, 1.5]] * 4 + [[1.0, 1.6]])
+    for number in range(4, 24):  # five more clips of the last video
+        shutil.copy(frames / "split/video_4/0.png", frames / f"split/video_4/{number}.png")
+    manifest = {"format": SHARDS_FORMAT, "nframes": 4}
+    pack_shards(str(frames), str(tmp_path / "data"), manifest=manifest, clips_per_shard=9)
+    percentiles = manifest["camera_percentiles"]
+    assert (percentiles[0], percentiles[30], percentiles[50]) == ([0, 1.5], [0, 1.5], [1, 1.6])
+
+
 def test_it_cannot_change_in_the_middle_of_a_run(tmp_path):
     with_cameras(tmp_path / "data")
     options = make_plan(tmp_path, "camera_condition=true").options
@@ -265,6 +278,22 @@ def test_shards_carry_cameras(tmp_path):
     prepare(source=str(plain), out=str(tmp_path / "none"), resolution=16, nframes=4, shape="shards")
     with pytest.raises(UserError, match="lists none; train without camera_condition"):
         make_plan(tmp_path, "camera_condition=true", f"data={tmp_path / 'none'}")
+
+
+def test_mirrored_clips_of_shards_are_seen_from_the_other_side(tmp_path):
+    pytest.importorskip("webdataset")
+    frames = with_cameras(tmp_path / "frames")
+    manifest = {"format": SHARDS_FORMAT, "nframes": 4}
+    pack_shards(str(frames), str(tmp_path / "data"), manifest=manifest, clips_per_shard=3)
+    plain = VideoPairDataset(path=frames, resolution=16, nframes=4)
+    data = ShardPairDataset(path=tmp_path / "data", resolution=16, nframes=4, mirror=True, use_cameras=True)
+    signs = []
+    for item in itertools.islice(data.partition(0, partitions=1), 10):  # two epochs
+        video = round((float(item.c[1]) - 1.5) / 0.05)
+        flipped = not any(torch.equal(item.frames[0], frame) for frame in plain.clip(video))
+        signs.append(-1 if flipped else 1)
+        assert item.c.tolist() == pytest.approx([signs[-1] * CAMERAS[video][0], CAMERAS[video][1]], abs=1e-6)
+    assert sum(signs) == 0
 
 
 def test_the_dataset_tool_and_its_check_keep_cameras(tmp_path):

@@ -41,6 +41,12 @@ def test_lazy_regularisation_corrects_adam():
     assert g["eps"] == 1e-8
 
 
+def test_both_betas_are_corrected():
+    made, _, _ = phases(betas=(0.5, 0.99))
+    for phase, c in ((made[0], 4 / 5), (made[2], 16 / 17)):
+        assert phase.optimizer.param_groups[0]["betas"] == pytest.approx((0.5**c, 0.99**c))
+
+
 def test_without_regularisation():
     made, _, _ = phases(g_reg_interval=None, d_reg_interval=None)
     assert [p.name for p in made] == ["Gmain", "Dmain"]

@@ -11,8 +11,9 @@ from torch.autograd import gradcheck, gradgradcheck
 
 from tests.streams import FixedStream
 from torch_utils.rng import RandomStream
+from torch_utils.training_stats import Statistics
 from training.augment import ada, ada_transforms
-from training.augment.ada import OPERATIONS, PIPELINES, AdaAugment, AdaController
+from training.augment.ada import OPERATIONS, PIPELINES, AdaAugment, AdaController, AdaFeedback
 from training.augment.ada_transforms import filter_bank
 
 GOLDENS = np.load(Path(__file__).parents[2] / "data" / "augmentation.npz")
@@ -345,3 +346,14 @@ def test_mistakes_of_a_controller():
     for arguments in ({"p": -0.1}, {"kimg": 0}):
         with pytest.raises(ValueError, match="AdaController"):
             AdaController(**arguments)
+
+
+def test_feedback_counts_the_signs_of_all_processes(monkeypatch):
+    """Otherwise each of them would have its own p, and augment the fakes that they all train on differently."""
+    augment, controller = AdaAugment(pipeline="blit"), AdaController(p=0.1, target=0.6)
+    feedback = AdaFeedback(augment=augment, controller=controller, statistics=Statistics(), device="cpu")
+    others = torch.tensor([-6.0, 6.0], dtype=torch.float64)  # sum and number of another process
+    monkeypatch.setattr(ada.distributed, "all_reduce_sum", lambda signs: signs + others)
+    feedback.report("Loss/signs/real", torch.ones(6))
+    feedback.update(iteration=4, batch=32)
+    assert float(augment.p) == pytest.approx(0.1 - 4 * 32 / 500_000, abs=1e-8)  # a mean of 0, below the target

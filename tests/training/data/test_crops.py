@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from dnnlib import UserError
-from training.data.crops import Boxes, Crop, cut_square, parse_rectangle, read_boxes, squares_from_boxes
+from training.data.crops import Boxes, Clip, Crop, cut_square, parse_rectangle, read_boxes, squares_from_boxes
 from training.data.video_decoder import BrokenVideo
 
 
@@ -145,6 +145,22 @@ def test_clips_with_boxes_of_their_own(tmp_path):
     assert first.camera_of(range(0, 2)) == pytest.approx([0.2, 1.55]) and second.camera_of(range(0, 2)) is None
     with pytest.raises(BrokenVideo, match="has clips, not boxes for 'a'"):
         crop.plan("a")
+
+
+def test_the_camera_of_some_frames_is_their_median():
+    cameras = np.array([[0.5, 1.0], [0.1, 1.5], [0.2, 1.6], [0.9, 1.7], [0.6, 1.0]])
+    clip = Clip(first=0, frames=5, boxes=np.array([[1.0, 2, 3, 4]]), roll=np.zeros(1), cameras=cameras)
+    assert clip.camera_of(range(1, 4)) == pytest.approx([0.2, 1.6])
+
+
+def test_the_roll_is_smoothed_as_the_squares_are():
+    roll = np.zeros(31)
+    roll[15] = 1
+    clip = Clip(first=0, frames=31, boxes=np.tile([10.0, 10, 20, 20], (31, 1)), roll=roll, cameras=None)
+    plan = Crop(boxes=Boxes(by_path={}, digest="", scale=1, smoothing=2)).clip_plan("a", clip)
+    found = [plan.roll(frame) for frame in range(31)]
+    assert sum(found) == pytest.approx(1, abs=1e-6)
+    assert found[15] == pytest.approx(1 / (2 * np.sqrt(2 * np.pi)), rel=0.01)  # a Gaussian of deviation 2
 
 
 def test_a_turned_square_is_cut_upright():

@@ -11,6 +11,7 @@ import shutil
 import sys
 import tarfile
 import threading
+import types
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from training.checkpoints.training_state import read_state
 from training.data import webdataset_files
 from training.data.annotations import SHARDS_FORMAT
 from training.data.dataset import VideoPairDataset
-from training.data.loader import build_dataset, make_shard_loader
+from training.data.loader import _Stream, build_dataset, make_shard_loader
 from training.data.webdataset import ShardPairDataset
 from training.dataset_tool.archives import pack_shards
 from training.launch.config import compose_options
@@ -251,6 +252,25 @@ def test_processes_share_an_epoch(shards):
         total = sum(3 - (s == 7) for s in data.partition_shards(rank, partitions=4, epoch=0))
         found += [v for batch in take(make_shard_loader(data, rank=rank, **options), total) for v in videos_of(batch)]
     assert sorted(found) == list(range(23))
+
+
+def test_workers_of_processes_share_an_epoch(shards, monkeypatch):
+    """Every worker of every process has clips of its own."""
+    found = []
+    for rank, worker in itertools.product(range(2), range(3)):
+        monkeypatch.setattr(torch.utils.data, "get_worker_info", lambda w=worker: types.SimpleNamespace(id=w))
+        data, place = stream(shards), 3 * rank + worker
+        batches = iter(_Stream(data, batch_size=1, partitions=3, rank=rank, world_size=2, batches=0))
+        total = sum(3 - (s == 7) for s in data.partition_shards(place, partitions=6, epoch=0))
+        found += [v for batch, _ in itertools.islice(batches, total) for v in videos_of(batch)]
+    assert sorted(found) == list(range(23))
+
+
+def test_continuing_with_several_processes_is_exact(shards):
+    options = dict(batch_size=2, rank=1, world_size=2)
+    reference = take(make_shard_loader(stream(shards), **options), 8)
+    rest = make_shard_loader(stream(shards), position=3 * 2 * 2, **options)
+    assert same(reference[3:], take(rest, 5))
 
 
 def test_position_counts_all_processes(shards):

@@ -91,6 +91,15 @@ def test_maps_without_a_surface_or_broken_ones_are_left_out():
     assert together.surface == pytest.approx(2 / 3)
 
 
+def test_the_variance_of_the_depth_is_that_of_each_surface_by_itself():
+    depth, weights = torch.full([2, 8, 8], 9.0), torch.zeros(2, 8, 8)
+    weights[:, :4] = 1
+    depth[0, :4], depth[1, :4] = 1.0, 0.8
+    depth[0, :2] = 1.2  # half of the first surface, 0.2 behind the rest: a variance of 0.1²
+    figures = measure_geometry(depth, weights, FRONT.repeat(2), TURNED.repeat(2))
+    assert figures.depth_variance == pytest.approx((0.01 + 0) / 2, rel=1e-4) and figures.surface == 0.5
+
+
 def opaque_generator() -> Generator:
     return small_generator(foreground={"density_bias": 8})
 
@@ -102,6 +111,16 @@ def test_the_log_is_deterministic_and_leaves_random_numbers_alone():
     assert first.surface == 1 and math.isfinite(first.parallax)
     assert log.measure() == first
     assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_contents_have_their_labels(monkeypatch):
+    generator, seen = small_generator(c_dim=2), []
+    c = torch.eye(2)[[0, 0, 1, 0, 1, 1]]  # more than are rendered at a time
+    log = GeometryMonitor(generator, c=c)
+    mapping = generator.mapping.forward
+    monkeypatch.setattr(generator.mapping, "forward", lambda z, c: seen.append(c) or mapping(z, c))
+    log.measure()
+    assert torch.equal(torch.cat(seen), c)
 
 
 def test_an_empty_foreground_is_warned_of_once_training_has_begun():
