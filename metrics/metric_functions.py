@@ -134,14 +134,19 @@ def _kernel_subsets(real: np.ndarray, fake: np.ndarray, metric: Metric, replicat
     value, further = float(values.mean()), {"subsets": len(values)}
     if not replicates:
         return Measured(value, None, further)
-    if len(fake) > min(SUBSET_SIZE, len(real)):
-        return Measured(value, mean_interval(values), further)
-    # Every subset holds all generated frames: the spread of its distances says nothing about their choice.
+    size = min(SUBSET_SIZE, len(real), len(fake))
+    if len(fake) >= 2 * size:
+        # Subsets of n of N frames overlap. Where the variance of a distance of m independent frames is V / m, that of
+        # subsets is V / n - V / N, so V / N, the wanted one, is n / (N - n) of it. The mean of few subsets varies, too.
+        share = size / (len(fake) - size) + 1 / len(values)
+        reach = DEVIATIONS * float(np.std(values, ddof=1)) * np.sqrt(share)
+        return Measured(value, (value - reach, value + reach), further)
+    # Most generated frames are in every subset: the spread of their distances says nothing about the frames' choice.
     rows = np.sort(np.random.RandomState(0).permutation(len(real))[: len(fake)])
     distance = KernelDistance(real[rows], fake)
     interval = bootstrap_interval(
         value,
-        lambda _, drawn: distance.resampled(np.arange(len(fake)), drawn),
+        lambda _, drawn: distance.resampled(np.arange(len(rows)), drawn),
         sizes=(None, len(fake)),
         replicates=replicates,
     )

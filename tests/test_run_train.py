@@ -27,6 +27,7 @@ from training.data import loader
 from training.dataset_tool.prepare import prepare
 from training.launch import setup, validate
 from training.launch.config import compose_options
+from training.networks.model_summary import size_report
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -310,6 +311,29 @@ def test_dry_run(tmp_path, data, monkeypatch, capsys):
     mapping = sum(p.numel() for p in generator.mapping.parameters())
     assert re.search(rf"mapping +{mapping:,d}\n", text)
     assert re.search(r"peak +\d+\.\d [KM]iB", text)
+
+
+@pytest.mark.parametrize(
+    "words, frames, rays, fields",
+    [
+        ([], 2, 64 + 16, 1),
+        (["spec.path_weight=0"], 2, 64 + 16, 1),  # the distortion loss has the same rays
+        (["spec.path_weight=0", "spec.distortion_weight=0"], 2, 64, 1),
+        (["nframes=1", "model.generator.foreground.static=mask"], 1, 64 + 16, 2),
+    ],
+)
+def test_the_dry_run_counts_what_is_rendered(tmp_path, data, words, frames, rays, fields):
+    base = [f"outdir={tmp_path / 'runs'}", f"data={data}", *OVERRIDES, "spec.distortion_weight=0.1", "dry_run=true"]
+    made = validate.plan([*base, *words])
+    lines = size_report(made.generator, made.discriminator, options=made.options, processes=1)
+    micro, batch = made.options["spec"]["microbatch"], made.options["spec"]["mb"]
+    samples = rays * (frames * 4 + 4)
+    assert f"rays       {batch * frames * rays:,d} per generator step, {micro * frames * rays:,d} per pass" in lines
+    assert f"samples    {batch * samples:,d} per generator step, {micro * samples:,d} per pass" in lines
+    config = made.generator.config["foreground"]
+    units = (config["width"] * config["num_layers"] + config["feature_dim"] + 3) * fields
+    assert any(f"× {micro * samples:,d} samples × {units:,d} units" in line for line in lines)
+    assert any("path loss" in line and "× 0 samples" in line for line in lines) == ("spec.path_weight=0" in words)
 
 
 def test_a_dry_run_in_any_surroundings(tmp_path, data):

@@ -35,10 +35,12 @@ class Schedule:
     def tick_is_over(self, counters: "Counters") -> bool:
         """True after `kimg_per_tick`, after the first iteration (an early report), and at the end of the run."""
         videos = counters.cur_nimg - counters.tick_start_nimg
-        return videos > 0 and (videos >= self.kimg_per_tick * 1000 or counters.tick == 0 or self.is_done(counters))
+        return videos > 0 and (
+            videos >= round(self.kimg_per_tick * 1000) or counters.tick == 0 or self.is_done(counters)
+        )
 
     def is_done(self, counters: "Counters") -> bool:
-        return counters.cur_nimg >= self.total_kimg * 1000
+        return counters.cur_nimg >= round(self.total_kimg * 1000)  # 16.1 * 1000 is more than 16100
 
     def images_due(self, counters: "Counters") -> bool:
         """True if previews are rendered at the end of this tick."""

@@ -56,6 +56,20 @@ def test_subsets_of_all_generated_samples_vary_with_their_choice():
     assert measured.further == {"subsets": 100, "replicates": 100}
 
 
+@pytest.mark.parametrize("count", [61, 90, 130, 400])
+def test_intervals_of_overlapping_subsets_are_those_of_independent_samples(count):
+    """Subsets of 60 of `count` generated samples, for fixed real ones; with 61, nearly all are in every subset."""
+    random, metric = np.random.default_rng(5), find_metric("kid1k_full")
+    real = random.normal(size=[60, 4])
+
+    def measured():
+        return MEASURES["kernel_subsets"](real, random.normal(0.3, 1, size=[count, 4]), metric, 100)
+
+    found = [measured() for _ in range(60)]
+    spread = np.std([one.value for one in found])
+    assert np.mean([reach(one.interval) for one in found]) == pytest.approx(1.96 * spread, rel=0.3)
+
+
 @pytest.mark.parametrize("name, real", [("fid1k_full", None), ("fvd64_16f", 30)])
 def test_all_real_frames_are_complete_and_real_clips_a_sample(name, real, monkeypatch):
     seen = []

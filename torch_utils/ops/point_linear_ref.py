@@ -39,7 +39,8 @@ def point_linear_ref(
         if bias is not None and bias.ndim == 2:
             weight = weight.expand(len(x), -1, -1)
         elif weight.ndim == 2 or len(x) == 1:  # one weight: all rows are one matrix
-            y = _product(x.reshape(1, -1, x.shape[-1]), weight.reshape(1, *weight.shape[-2:]), bias, act, clamp)
+            rows = x.reshape(1, x.shape[:-1].numel(), x.shape[-1])  # not -1: there may be no features
+            y = _product(rows, weight.reshape(1, *weight.shape[-2:]), bias, act, clamp)
             return y.view(*x.shape[:-1], -1)
         return _product(x, weight, bias, act, clamp)
     if weight.ndim == 2 and (bias is None or bias.ndim == 1):

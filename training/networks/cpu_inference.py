@@ -235,7 +235,7 @@ class FusedBlock:
     def __init__(self, block: UpsamplerBlock, weights: tuple, precision: str = "float32"):
         self.block = block
         (self.weight, self.bias, self.upsampling), self.plain, self.colour = weights
-        if len(self.weight) % 2 or len(self.upsampling[0]) % 2:
+        if len(self.weight) % 2 or self.upsampling[2].shape[1] % 2:  # channels, and those of the correction
             precision = "float32"  # bfloat16 is multiplied in pairs
         self.native = self.weight.dtype == torch.float32 and has_fused_mlp(self.weight.device, precision)
         if self.native:

@@ -12,7 +12,6 @@ from training.networks.generator import Generator
 __all__ = ["checkpoint_bytes", "parameter_counts", "size_report"]
 
 FLOAT = 4  # bytes
-FRAMES = 2  # of a training video
 KEPT = 4  # values per pixel and channel that autograd keeps of a block's two layers: their inputs and activations
 
 
@@ -25,23 +24,29 @@ def parameter_counts(networks: Mapping[str, nn.Module]) -> dict[str, int]:
     return counts
 
 
-def render_counts(generator: Generator, *, videos: int) -> dict[str, int]:
+def render_counts(generator: Generator, *, videos: int, frames: int, lattice: bool) -> dict[str, int]:
     """Rays and samples of a pass of the generator for this many videos, as in the generator's main phase.
 
-    Rays are those of the low-resolution image and of the NeRF-path lattice; samples are points at which the foreground
-    and the background are evaluated (the background once for both frames).
+    Rays are those of the low-resolution image and, for losses along rays, of the NeRF-path `lattice`; samples are
+    points at which the foreground and the background are evaluated (the background once for all `frames` of a video).
     """
     settings = generator.settings
-    rays = settings.resolution**2 + settings.path_lattice**2
+    rays = settings.resolution**2 + (settings.path_lattice**2 if lattice else 0)
     num_background = 0 if generator.background is None else settings.num_background
     return {
-        "rays": videos * FRAMES * rays,
-        "samples": videos * rays * (FRAMES * (settings.num_samples + settings.num_importance) + num_background),
+        "rays": videos * frames * rays,
+        "samples": videos * rays * (frames * (settings.num_samples + settings.num_importance) + num_background),
     }
 
 
 def memory_bytes(
-    generator: Generator, discriminator: TimeAwareDiscriminators, *, videos: int
+    generator: Generator,
+    discriminator: TimeAwareDiscriminators,
+    *,
+    videos: int,
+    frames: int,
+    lattice: bool,
+    path_loss: bool,
 ) -> dict[str, tuple[float, str]]:
     """Estimated memory of a process in bytes for micro-batches of this many videos, with the formula, by part.
 
@@ -55,28 +60,33 @@ def memory_bytes(
     foreground, settings = generator.config["foreground"], generator.settings
     hidden, kept = (1, 1) if generator.activation_checkpointing else (foreground["num_layers"], KEPT)
     units = foreground["width"] * hidden + (0 if generator.activation_checkpointing else foreground["feature_dim"]) + 3
-    samples, frames = render_counts(generator, videos=videos)["samples"], videos * FRAMES
+    units *= 1 if foreground.get("static", "none") == "none" else 2  # the dynamic field and the static one
+    samples = render_counts(generator, videos=videos, frames=frames, lattice=lattice)["samples"]
     per_ray = settings.num_samples + settings.num_importance
     per_ray += 0 if generator.background is None else settings.num_background
-    lattice = settings.path_lattice**2 * per_ray
+    loss_samples = settings.path_lattice**2 * per_ray if path_loss else 0
+    images = videos * (1 if discriminator.image is None else frames)
+    frames *= videos
 
     # Upsampler: channels at resolution r are min(base // r, most).
     base, most = _channel_rule(generator.config["upsampler"])
     sizes = [2**i for i in range(settings.resolution.bit_length(), generator.resolution.bit_length())]
     pixels = sum(size**2 * kept * min(base // size, most) for size in sizes)
-    points = lattice * sum(kept * min(base // size, most) for size in sizes)
+    points = loss_samples * sum(kept * min(base // size, most) for size in sizes)
     largest_block = frames * max(size**2 * KEPT * min(base // size, most) for size in sizes)
     # Discriminators: one of them at a time.
     base, most = _channel_rule(discriminator.config)
     sizes = [2**i for i in range(3, discriminator.resolution.bit_length())]
     convs = sum(size**2 * KEPT * min(base // size, most) for size in sizes)
-    images = videos * (1 if discriminator.image is None else FRAMES)
 
     parts = {
         "weights": (FLOAT * (5 * g + 4 * d), f"4 B × (5 × {g:,d} + 4 × {d:,d}): with gradients, Adam, average"),
         "field": (FLOAT * samples * units, f"4 B × {samples:,d} samples × {units:,d} units"),
         "upsampler": (FLOAT * frames * pixels, f"4 B × {frames} frames × Σ resolution² × {kept} × channels"),
-        "path loss": (FLOAT * frames * points, f"4 B × {frames} frames × {lattice:,d} samples × Σ {kept} × channels"),
+        "path loss": (
+            FLOAT * frames * points,
+            f"4 B × {frames} frames × {loss_samples:,d} samples × Σ {kept} × channels",
+        ),
         "discriminators": (FLOAT * images * convs, f"4 B × {images} images × Σ resolution² × {KEPT} × channels"),
     }
     if generator.activation_checkpointing:
@@ -101,7 +111,9 @@ def size_report(
         f"  {'  ' * name.count('.') + name.split('.')[-1]:<24s}{count:>12,d}"
         for name, count in parameter_counts({"generator": generator, "discriminator": discriminator}).items()
     ]
-    step, one = render_counts(generator, videos=batch), render_counts(generator, videos=micro)
+    path_loss = options["spec"]["path_weight"] > 0
+    about = {"frames": min(options["nframes"], 2), "lattice": path_loss or options["spec"]["distortion_weight"] > 0}
+    step, one = (render_counts(generator, videos=videos, **about) for videos in (batch, micro))
     lines += [
         f"batch      {batch} videos = {processes} processes × {batch // (processes * micro)} passes × {micro} videos",
         f"rays       {step['rays']:,d} per generator step, {one['rays']:,d} per pass",
@@ -109,7 +121,7 @@ def size_report(
     ]
     if {"foreground", "upsampler"} <= generator.config.keys() and "channel_base" in discriminator.config:
         lines.append("memory of a process, estimated")
-        parts = memory_bytes(generator, discriminator, videos=micro)
+        parts = memory_bytes(generator, discriminator, videos=micro, path_loss=path_loss, **about)
         lines += [f"  {name:<16s}{format_bytes(size):>10s}   {formula}" for name, (size, formula) in parts.items()]
     else:
         lines.append("memory of a process: no estimate for a network of your own class")

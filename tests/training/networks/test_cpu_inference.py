@@ -16,6 +16,7 @@ from tests.goldens.evaluation import case_generator, case_inputs
 from tests.goldens.networks import SMALL, build_generator
 from tests.goldens.small_inputs import cameras, codes
 from tests.small_network import small_generator
+from torch_utils.custom_ops import plain_pytorch
 from torch_utils.ops.fused_mlp import has_fused_mlp
 from torch_utils.rng import RandomStream
 from training.inference import frame_renderer
@@ -128,6 +129,39 @@ def test_frames_and_volumes_are_those_of_the_plain_modules(changes, videos, chun
     rays = plain.synthesize(ws.double(), **inputs)
     for name in ("image_raw", "depth", "opacity"):
         assert_close(getattr(volume, name), getattr(rays, name))
+
+
+@needs_bfloat16
+@torch.no_grad()
+@pytest.mark.parametrize("mode", ["nn_cat", "pixelshuffle"])
+@pytest.mark.parametrize("channels", [9, 10, 12, 16, 20])
+def test_upsamplers_of_any_width_in_bfloat16(mode, channels):
+    """Where channels, or the quarter of them in the correction, are odd, a block runs in float32."""
+    generator = small_generator(
+        resolution=16, rendering={"resolution": 8}, upsampler={"mode": mode, "channel_max": channels}
+    )
+    codes = {"z_motion": rand(1, generator.motion_dim, seed=2), "z_bg": rand(1, generator.background_dim, seed=3)}
+    ws, camera = rand(1, generator.num_ws, generator.w_dim, seed=1), generator.camera_prior.at()
+    exact = FrameRenderer(generator, ws, **codes).render(0.5, camera)
+    half = FrameRenderer(generator, ws, **codes, precision="bfloat16").render(0.5, camera)
+    assert 0 < (half - exact).abs().max() < 0.02 * exact.abs().max()
+
+
+@needs_native
+@torch.no_grad()
+def test_a_background_that_depends_on_its_code_alone():
+    """Its first layer has no inputs per point: natively, in plain PyTorch, and for one video or two."""
+    generator = small_generator(resolution=16, background={"position_frequencies": 0, "width": 8, "num_layers": 2})
+    ws = rand(2, generator.num_ws, generator.w_dim, seed=1)
+    codes = {"z_motion": rand(2, generator.motion_dim, seed=2), "z_bg": rand(2, generator.background_dim, seed=3)}
+    cameras = generator.camera_prior.at([0.1, 0.4])
+    expected = FrameRenderer(generator, ws, **codes).output(0.5, cameras, layers="background").image_raw
+    assert (expected[0] - expected[1]).abs().max() > 1e-3 and expected[0].flatten(2).std(-1).max() < 1e-5
+    for video in range(2):
+        one = {"ws": ws[video : video + 1], **{name: code[video : video + 1] for name, code in codes.items()}}
+        with plain_pytorch():
+            found = FrameRenderer(generator, **one).output(0.5, cameras[video], layers="background").image_raw
+        assert_close(found[0], expected[video])
 
 
 def assert_close(found: torch.Tensor, expected: torch.Tensor) -> None:
