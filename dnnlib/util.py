@@ -1,14 +1,16 @@
-"""Errors for users, atomic file writing, ports to listen on, and text formatting."""
+"""Errors for users, atomic file writing, the program ffmpeg, ports to listen on, and text formatting."""
 
 import contextlib
 import difflib
 import errno
 import fcntl
+import functools
 import os
 import re
 import secrets
 import shutil
 import socket
+import subprocess
 import sys
 import tempfile
 import time
@@ -22,6 +24,7 @@ __all__ = [
     "exclusive_lock",
     "expand_home",
     "explain_file_trouble",
+    "find_ffmpeg",
     "format_bytes",
     "format_time",
     "home_folder",
@@ -291,6 +294,36 @@ def _file_trouble(error: BaseException, temporary: str) -> str | None:
             if cause.filename == temporary:
                 return f"{os.strerror(cause.errno or errno.EIO)}; check that the folder exists and may be written to."
         cause = cause.__cause__ or cause.__context__
+    return None
+
+
+def find_ffmpeg() -> str:
+    """The program that reads and writes videos: that of imageio-ffmpeg, or the one named by IMAGEIO_FFMPEG_EXE.
+
+    Raises:
+        UserError: There is none, or the named one cannot be started.
+    """
+    try:
+        import imageio_ffmpeg
+
+        program = imageio_ffmpeg.get_ffmpeg_exe()
+    except (ImportError, RuntimeError) as error:
+        raise UserError(f"There is no ffmpeg: install imageio-ffmpeg ({one_line(error)}).") from error
+    # imageio-ffmpeg tries its own program, but takes the other one's name as it is.
+    reason = _start_trouble(program) if os.environ.get("IMAGEIO_FFMPEG_EXE") else None
+    if reason is not None:
+        raise UserError(f"Cannot start ffmpeg, '{program}' ({reason}): check or unset IMAGEIO_FFMPEG_EXE.")
+    return program
+
+
+@functools.cache
+def _start_trouble(program: str) -> str | None:
+    """The reason why ffmpeg cannot be started; None if it can."""
+    nothing = subprocess.DEVNULL
+    try:
+        subprocess.run([program, "-version"], stdin=nothing, stdout=nothing, stderr=nothing)
+    except OSError as error:
+        return error.strerror
     return None
 
 

@@ -19,7 +19,15 @@ from typing import IO, NamedTuple
 import torch
 from PIL import Image
 
-from dnnlib import UserError, atomic_write, explain_file_trouble, one_line, temporary_folder, temporary_name
+from dnnlib import (
+    UserError,
+    atomic_write,
+    explain_file_trouble,
+    find_ffmpeg,
+    one_line,
+    temporary_folder,
+    temporary_name,
+)
 
 __all__ = [
     "FORMATS", "VideoWriter", "check_video_rate", "check_video_size", "gif_bytes", "image_grid", "make_frames_dir",
@@ -241,7 +249,7 @@ class VideoWriter:
 
     def _start(self, width: int, height: int) -> _Encoder:
         command = [
-            *[_find_ffmpeg(), "-hide_banner", "-loglevel", "error", "-nostats", "-y"],
+            *[find_ffmpeg(), "-hide_banner", "-loglevel", "error", "-nostats", "-y"],
             *["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", f"{self.fps:g}", "-i", "pipe:0"],
             *["-an", *_encoding(self._format, self.crf), self._temporary],
         ]
@@ -288,7 +296,7 @@ def gif_bytes(video: str | os.PathLike) -> bytes:
         UserError: No encoder, or a file that it cannot read.
     """
     source = f"file:{os.fspath(video)}"  # a colon in the path would be taken for that of a protocol
-    command = [_find_ffmpeg(), "-hide_banner", "-loglevel", "error", "-nostats", "-i", source, "-an"]
+    command = [find_ffmpeg(), "-hide_banner", "-loglevel", "error", "-nostats", "-i", source, "-an"]
     result = subprocess.run(
         [*command, *GIF_PALETTE, "-f", "gif", "pipe:1"],
         stdin=subprocess.DEVNULL,
@@ -314,12 +322,3 @@ def remove_frames(folder: str | os.PathLike, count: int) -> None:
     for name in os.listdir(folder):
         if re.fullmatch(r"\d{4,}\.png", name) and int(name[:-4]) >= count:
             os.unlink(os.path.join(folder, name))
-
-
-def _find_ffmpeg() -> str:
-    try:
-        import imageio_ffmpeg
-
-        return imageio_ffmpeg.get_ffmpeg_exe()
-    except (ImportError, RuntimeError) as error:
-        raise UserError(f"No video encoder: install imageio-ffmpeg ({one_line(error)}).") from error

@@ -221,7 +221,7 @@ def fake_encoder(tmp_path, monkeypatch, script):
     program = tmp_path / "ffmpeg"
     program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(0o755)
-    monkeypatch.setattr(renderer.video, "_find_ffmpeg", lambda: str(program))
+    monkeypatch.setattr(renderer.video, "find_ffmpeg", lambda: str(program))
 
 
 WRITES = """
@@ -286,7 +286,7 @@ def test_a_full_disk_is_reported(tmp_path, monkeypatch, script):
 
 
 def test_a_missing_encoder_is_reported(tmp_path, monkeypatch):
-    monkeypatch.setattr(renderer.video, "_find_ffmpeg", lambda: str(tmp_path / "nothing"))
+    monkeypatch.setattr(renderer.video, "find_ffmpeg", lambda: str(tmp_path / "nothing"))
     with pytest.raises(UserError, match="Cannot start the video encoder .*nothing: No such file"):
         VideoWriter(tmp_path / "a.mp4", 8).add(smooth_frames(1, 16, 16)[0])
 

@@ -16,11 +16,10 @@ from collections.abc import Generator, Iterable
 from fractions import Fraction
 from typing import IO
 
-import imageio_ffmpeg
 import numpy as np
 from PIL import Image
 
-from dnnlib import UserError, one_line, temporary_folder
+from dnnlib import find_ffmpeg, one_line, temporary_folder
 from training.data.frame_timing import EvenFrames, even_frames
 
 __all__ = ["BrokenVideo", "Remarks", "VideoInfo", "decode_video", "describe_remarks", "probe_video"]
@@ -176,7 +175,7 @@ def probe_video(path: str) -> VideoInfo:
 @functools.lru_cache(maxsize=1024)
 def _probe(path: str, stamp: tuple[int, ...]) -> VideoInfo:
     """probe_video, cached by path and stamp: a changed file has another stamp."""
-    command = [_ffmpeg(), "-hide_banner", "-nostdin", "-i", f"file:{path}", "-map", "0:V:0", "-frames:v", "1"]
+    command = [find_ffmpeg(), "-hide_banner", "-nostdin", "-i", f"file:{path}", "-map", "0:V:0", "-frames:v", "1"]
     command += ["-vf", f"scale=w='{SQUARE_PIXELS}':h=ih", *AS_PPM]
     result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True)
     found = re.match(rb"P6\n(\d+) (\d+)\n", result.stdout)
@@ -247,6 +246,7 @@ def decode_video(
 
     Raises:
         BrokenVideo: It cannot be decoded to its end (or the limit), holds no pictures, or pictures of several sizes.
+        UserError: There is no ffmpeg.
     """
     if os.path.exists(path) and not os.path.isfile(path):
         raise BrokenVideo(f"Cannot decode '{path}': it is not a regular file.")  # a pipe might never end
@@ -263,7 +263,7 @@ def decode_video(
         uses = np.bincount(info.timing.frames[::stride][:limit])
         stride, limit = 1, None if limit is None else len(uses)
     input_options = ["-nostdin"] + ([] if info.decoder is None else ["-c:v", info.decoder])
-    command = [_ffmpeg(), "-hide_banner", "-nostats", "-v", "level+repeat+info", *input_options]
+    command = [find_ffmpeg(), "-hide_banner", "-nostats", "-v", "level+repeat+info", *input_options]
     command += [] if threads is None else ["-threads", str(threads), "-filter_threads", str(threads)]
     command += ["-i", f"file:{path}", "-map", "0:V:0", "-vf", _filters(info, stride), "-fps_mode", "passthrough"]
     command += [] if limit is None else ["-frames:v", str(limit)]
@@ -354,8 +354,8 @@ def _warnings_before_start(path: str, input_options: list[str], *, limit: int | 
     start = _first_key_frame(path)
     if start is None:
         return None
-    command = [_ffmpeg(), "-hide_banner", "-nostats", "-v", "level+repeat+info", "-debug_ts", "-copyts", *input_options]
-    command += ["-threads", "1", "-i", f"file:{path}", "-map", "0:V:0", "-fps_mode", "passthrough"]
+    command = [find_ffmpeg(), "-hide_banner", "-nostats", "-v", "level+repeat+info", "-debug_ts", "-copyts"]
+    command += [*input_options, "-threads", "1", "-i", f"file:{path}", "-map", "0:V:0", "-fps_mode", "passthrough"]
     command += [] if limit is None else ["-frames:v", str(limit)]
     command += ["-f", "null", "-"]
     errors, started = [], False
@@ -389,8 +389,9 @@ def _first_key_frame(path: str) -> Fraction | None:
 
 def _time_stamps(path: str, options: list[str], *, input_options: Iterable[str] = ()) -> tuple[Fraction, np.ndarray]:
     """Time base in seconds, and times of decoding and presentation, int64 [N, 2], of a file's packets or frames."""
-    command = [_ffmpeg(), "-v", "quiet", "-nostdin", *input_options, "-i", f"file:{path}", "-map", "0:V:0", *options]
-    listed = subprocess.run([*command, "-f", "framecrc", "-"], stdin=subprocess.DEVNULL, capture_output=True).stdout
+    command = [find_ffmpeg(), "-v", "quiet", "-nostdin", *input_options, "-i", f"file:{path}", "-map", "0:V:0"]
+    command += [*options, "-f", "framecrc", "-"]
+    listed = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True).stdout
     base = re.search(rb"^#tb 0: (\d+)/(\d+)$", listed, re.MULTILINE)
     stamps = re.findall(rb"^0, *(-?\d+), *(-?\d+),", listed, re.MULTILINE)  # stream, dts, pts, …
     fraction = Fraction(1) if base is None else Fraction(int(base[1]), int(base[2]))
@@ -402,13 +403,6 @@ def _seconds(ticks: str, base: str) -> Fraction | None:
         return int(ticks) * Fraction(base.strip())
     except (ValueError, ZeroDivisionError):
         return None
-
-
-def _ffmpeg() -> str:
-    try:
-        return imageio_ffmpeg.get_ffmpeg_exe()
-    except RuntimeError as error:
-        raise UserError(f"There is no ffmpeg: reinstall imageio-ffmpeg ({error}).") from error
 
 
 def _read_ppm(stream: IO[bytes]) -> Image.Image | None:

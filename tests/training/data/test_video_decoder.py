@@ -7,11 +7,13 @@ import zlib
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from PIL import Image
 
 from dnnlib import UserError
 from metrics.real_videos import StoredVideos
+from renderer.video import VideoWriter, gif_bytes
 from tests.training.data.movies import gray, run_ffmpeg, write_movie
 from training.data.crops import Crop, read_boxes
 from training.data.frame_store import FrameStore, decode_image
@@ -438,6 +440,32 @@ def test_a_pipe_is_no_video(tmp_path):
     os.mkfifo(tmp_path / "a.mp4")
     with pytest.raises(BrokenVideo, match=r"Cannot decode '.*a\.mp4': it is not a regular file\."):
         list(decode_video(str(tmp_path / "a.mp4")))
+
+
+@pytest.mark.parametrize("content, reason", [(None, "No such file or directory"), ("none", "Exec format error")])
+def test_an_ffmpeg_that_cannot_be_started(content, reason, tmp_path, monkeypatch):
+    (tmp_path / "videos").mkdir()
+    record(tmp_path / "videos" / "a.mkv", seconds=0.2)
+    program = tmp_path / "ffmpeg"
+    if content is not None:
+        program.write_text(content)
+        program.chmod(0o755)
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(program))
+    message = f"Cannot start ffmpeg, '{program}' ({reason}): check or unset IMAGEIO_FFMPEG_EXE."
+    source, out = tmp_path / "videos", tmp_path / "out"
+    arguments = [str(source), str(out), "--skip-broken", "--workers", "1"]
+    readers = {
+        "dataset tool": lambda: main(arguments, standalone_mode=False),
+        "inversion": lambda: read_clip(source / "a.mkv", 16),
+        "metrics": lambda: StoredVideos(source, resolution=16),
+        "writer": lambda: VideoWriter(tmp_path / "b.mp4", 8).add(torch.zeros([3, 16, 16], dtype=torch.uint8)),
+        "GIF": lambda: gif_bytes(source / "a.mkv"),
+    }
+    for name, read in readers.items():
+        with pytest.raises(UserError) as error:
+            read()
+        assert str(error.value) == message, name
+    assert [path.name for path in tmp_path.iterdir() if path != program] == ["videos"]
 
 
 def test_probing_sees_that_a_file_has_changed(tmp_path):
