@@ -235,7 +235,7 @@ def open_videos(options: dict[str, Any], device: Any) -> tuple[Any, Any, dict[st
     about: dict[str, Any] = {"fake_name": os.path.basename(os.path.abspath(options["fake"]))}
     stride, resolution = options["frame_stride"], options["resolution"]
     if find_snapshot(options["fake"]) is None:
-        fake = StoredVideos(options["fake"], resolution=resolution or RESOLUTION_OF_FILES)
+        fake = StoredVideos(options["fake"], resolution=resolution or RESOLUTION_OF_FILES, generated=True)
     else:
         snapshot, content, digest = read_snapshot(options["fake"])
         fake, trained = open_generator(snapshot, content, options, device)

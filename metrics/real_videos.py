@@ -17,6 +17,8 @@ from PIL import Image
 
 from dnnlib import UserError
 from dnnlib.downloads import sha256_of
+from renderer.depth_files import SCALE_FILE
+from renderer.outputs import OUTPUTS, output_stem
 from training.data.annotations import (
     enlarged_frames,
     label_vector,
@@ -60,6 +62,8 @@ class StoredVideos:
         path: The folder or zip.
         resolution: Frames are cropped to the central square and resized to this width, as in training.
         frame_stride: Keep every n-th frame of a video; the stride that dataset_tool applied already counts.
+        generated: True for videos of generate.py: depth, normals, opacity and raw colours beside the images are left
+            out. A dataset of dataset_tool has none.
 
     Attributes:
         resolution: Width of the frames in pixels.
@@ -67,7 +71,7 @@ class StoredVideos:
         origin: Name and frame stride, for the rows of metrics that use these as the real videos.
     """
 
-    def __init__(self, path: str | os.PathLike, *, resolution: int, frame_stride: int = 1):
+    def __init__(self, path: str | os.PathLike, *, resolution: int, frame_stride: int = 1, generated: bool = False):
         """List the videos. Video files are decoded once to count their frames.
 
         Raises:
@@ -79,8 +83,11 @@ class StoredVideos:
         self._store.refuse_runs()
         manifest = store_manifest(self._store)
         self._stride = store_stride(self._store, manifest, frame_stride)
-        self._movies = [] if self._store.videos or self._store.is_zip else self._store.movies
+        self._videos = self._store.videos
+        self._movies = [] if self._videos or self._store.is_zip else self._store.movies
         self.notes: list[str] = []
+        if generated and manifest is None:
+            self._leave_out_maps()
         self._fingerprints: dict[str, str] = {}  # hash of the content, by the files' times and sizes; see fingerprint
         if self._movies:
             counts = [self._count_frames(movie) for movie in self._movies]
@@ -89,7 +96,7 @@ class StoredVideos:
             lengths = [frames for frames, _ in counts]
         else:
             self._store.require_videos()
-            lengths = [len(video) for video in self._store.videos]
+            lengths = [len(video) for video in self._videos]
             missing = missing_videos(manifest, {video.path: len(video) for video in self._store.videos})
             found = (*[f"{note}." for note in self._store.notes()], missing, enlarged_frames(manifest, resolution))
             self.notes += [f"'{self._store.path}': {note}" for note in found if note is not None]
@@ -140,7 +147,7 @@ class StoredVideos:
             UserError: There are no labels, or they do not fit the videos; or these are video files, which have none.
         """
         self._store.require_videos()
-        classes, c_dim = read_labels(self._store, self._store.videos)
+        classes, c_dim = read_labels(self._store, self._videos)
         return StoredLabels([label_vector(label, c_dim) for label in classes], self._lengths)
 
     def read(self, video: int, frames: Sequence[int]) -> np.ndarray:
@@ -154,9 +161,35 @@ class StoredVideos:
                 if len(found) == len(frames):
                     break
         else:
-            images = (self._store.read_frame(self._store.videos[video], frame * self._stride) for frame in frames)
+            images = (self._store.read_frame(self._videos[video], frame * self._stride) for frame in frames)
             found = [fit_square(image, self.resolution) for image in images]
         return np.stack(found)
+
+    def _leave_out_maps(self) -> None:
+        """Leave out the outputs of generate.py that are not images, with a note.
+
+        Raises:
+            UserError: There are no images.
+        """
+        stems = [video.path for video in self._videos] or [os.path.splitext(movie)[0] for movie in self._movies]
+        maps = {output_stem(stem, name) for stem in stems for name in OUTPUTS if name != "rgb"}
+        if not self._store.is_zip:
+            depths = (video.path for video in self._videos)
+            maps.update(path for path in depths if os.path.exists(os.path.join(self._store.path, path, SCALE_FILE)))
+        left_out = [stem for stem in stems if stem in maps]
+        if not left_out:
+            return
+        if len(left_out) == len(stems):
+            raise UserError(
+                f"'{self._store.path}' holds depth maps ({left_out[0]}) but no images: render them with rgb among the "
+                "--outputs."
+            )
+        self._videos = [video for video in self._videos if video.path not in maps]
+        self._movies = [movie for movie in self._movies if os.path.splitext(movie)[0] not in maps]
+        self.notes.append(
+            f"'{self._store.path}': {len(left_out)} of {len(stems)} videos, such as {left_out[0]}, are left out: they "
+            "show depth, normals, opacity or raw colours of others."
+        )
 
     def _count_frames(self, movie: str) -> tuple[int, Remarks]:
         """Number of frames, and remarks; see decode_video."""
@@ -203,7 +236,7 @@ class StoredVideos:
 
     def _hash(self, chosen: list[tuple[int, set[int]]]) -> str:
         state = hashlib.sha256(repr([self._stride, self._lengths, self._movies]).encode())
-        for video in self._store.videos:
+        for video in self._videos:
             names = [self._store.frame_name(video, index) for index in range(len(video))]
             state.update(repr((video.path, names)).encode())
         for video, frames in chosen:
@@ -211,7 +244,7 @@ class StoredVideos:
                 state.update(f"{video} {sha256_of(self._file(video, 0))}\n".encode())
                 continue
             for frame in sorted(frames):
-                digest = hashlib.sha256(self._store.frame_bytes(self._store.videos[video], frame)).hexdigest()
+                digest = hashlib.sha256(self._store.frame_bytes(self._videos[video], frame)).hexdigest()
                 state.update(f"{video} {frame} {digest}\n".encode())
         return state.hexdigest()
 
@@ -221,7 +254,7 @@ class StoredVideos:
             return self._store.path
         if self._movies:
             return os.path.join(self._store.path, self._movies[video])
-        entry = self._store.videos[video]
+        entry = self._videos[video]
         return os.path.join(self._store.path, entry.path, self._store.frame_name(entry, frame))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from renderer.depth_files import DepthScale, write_depth_png
-from renderer.outputs import displayed
+from renderer.outputs import displayed, output_stem
 from renderer.video import VideoWriter, make_frames_dir, remove_frames
 
 __all__ = ["OutputVideos"]
@@ -40,7 +40,7 @@ class OutputVideos:
         video_format: str = "mp4",
     ):
         self.near, self.far = near, far
-        stems = {name: stem if name == "rgb" else f"{stem}_{name}" for name in outputs}
+        stems = {name: output_stem(stem, name) for name in outputs}
         self.paths = [f"{path}.{video_format}" for path in stems.values()]
         self._depth_dir = stems["depth"] if save_frames and "depth" in stems else None
         self._writers = {}

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from renderer.cameras import Cameras
 
-__all__ = ["CHANNELS", "OUTPUTS", "displayed", "output_maps", "parse_outputs"]
+__all__ = ["CHANNELS", "OUTPUTS", "displayed", "output_maps", "output_stem", "parse_outputs"]
 
 CHANNELS = {"rgb": 3, "depth": 1, "normal": 3, "opacity": 1, "raw": 3}  # C of the maps
 OUTPUTS = tuple(CHANNELS)
@@ -59,6 +59,11 @@ def parse_outputs(text: str) -> list[str]:
         if name not in OUTPUTS:
             raise UserError(f"--outputs: there is no output '{name}'; {choices_hint(name, OUTPUTS)}")
     return list(dict.fromkeys(names))
+
+
+def output_stem(stem: str, name: str) -> str:
+    """Path without extension of an output's video or folder of frames, where `stem` is that of the image."""
+    return stem if name == "rgb" else f"{stem}_{name}"
 
 
 def output_maps(

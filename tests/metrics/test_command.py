@@ -212,6 +212,14 @@ def test_generated_videos_from_files(evaluate, trained, tmp_path):
     assert row["num_fake"] == 5 and row["value"] > 0
 
 
+def test_depth_of_generated_videos_is_left_out(evaluate, trained, tmp_path):
+    for name in ("a", "b", "a_depth", "b_depth"):
+        shutil.copytree(next((trained / "data").glob("**/*.png")).parent, tmp_path / "fake" / name)
+    (row,) = evaluate("flicker256_16f", fake=tmp_path / "fake")
+    assert row["num_fake"] == 6  # windows of 16 in two videos of 18 frames
+    assert "fake': 2 of 4 videos, such as a_depth, are left out: they show depth" in evaluate.output
+
+
 def test_an_extractor_of_the_users(evaluate, tmp_path):
     """A user's extractor gives a metric named after it, on the command line and in training."""
     path = save_torchscript(SmallClips(), tmp_path / "mae.pt")

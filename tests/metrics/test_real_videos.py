@@ -14,6 +14,8 @@ from PIL import Image
 from dnnlib import UserError
 from metrics import real_videos
 from metrics.real_videos import StoredVideos, choose_windows
+from renderer.output_writer import OutputVideos
+from renderer.outputs import CHANNELS, OUTPUTS
 from renderer.video import VideoWriter
 from tests.training.data.movies import run_ffmpeg
 from training.data.frame_store import FrameStore, UnreadableFrame, fit_square
@@ -65,6 +67,42 @@ def test_clips(tmp_path):
     assert levels(clips) == expected and levels(clips, [4, 1]) == [expected[4], expected[1]]
     about = clips.describe()
     assert about["num_short_videos"] == 1 and about["num_videos"] == 3 and about["resolution"] == 16
+
+
+def write_outputs(folder, name, outputs, *, level, save_frames):
+    """Four frames as generate.py writes them."""
+    with OutputVideos(str(folder / name), outputs, fps=8, near=1, far=2, save_frames=save_frames) as videos:
+        maps = {output: torch.full([CHANNELS[output], 16, 16], level / 127.5 - 1) for output in outputs}
+        for _ in range(4):
+            videos.add(maps, sizes=dict.fromkeys(outputs, (16, 16)))
+
+
+@pytest.mark.parametrize("save_frames", [False, True])
+def test_depth_and_other_outputs_are_no_generated_videos(tmp_path, save_frames):
+    for seed in range(2):
+        write_outputs(tmp_path, f"yaw_seed{seed}", OUTPUTS, level=60 + 100 * seed, save_frames=save_frames)
+    videos = StoredVideos(tmp_path, resolution=16, generated=True)
+    clips = videos.clips(count=10, frames=4)
+    found = clips.load(range(len(clips)))[:, 0, :, 0, 0].int()
+    assert (found[found[:, 0].argsort()] - torch.tensor([[60] * 4, [160] * 4])).abs().max() <= 3
+    assert videos.notes[0] == (
+        f"'{tmp_path}': 8 of 10 videos, such as yaw_seed0_depth, are left out: they show depth, normals, opacity or "
+        "raw colours of others."
+    )
+    assert len(videos.images(count=None)) == 8 and len(clips.key()) == 64
+    everything = StoredVideos(tmp_path, resolution=16)  # of a dataset, all that training takes
+    assert len(everything.clips(count=20, frames=4)) == 10
+
+
+def test_depth_alone_is_no_generated_video(tmp_path):
+    write_outputs(tmp_path, "a", ["depth"], level=1.5, save_frames=True)
+    with pytest.raises(
+        UserError, match=r"^'.*' holds depth maps \(a_depth\) but no images: render them with rgb among"
+    ):
+        StoredVideos(tmp_path, resolution=16, generated=True)
+    write_outputs(tmp_path, "b_depth", ["rgb"], level=90, save_frames=True)  # a name of the user's own
+    videos = StoredVideos(tmp_path, resolution=16, generated=True)
+    assert len(videos.clips(count=9, frames=4)) == 1 and videos.notes[0].startswith(f"'{tmp_path}': 1 of 2 videos, ")
 
 
 def test_every_so_manieth_frame(tmp_path):
