@@ -90,7 +90,9 @@ def check_dataset(path: str, *, nframes: int = 16, workers: int = 1) -> DatasetR
         manifest = store_manifest(store)
     except UserError as error:
         manifest, problems = None, [str(error)]
-    report = DatasetReport(path=valid_unicode(path), nframes=_clip_length(manifest) or nframes, problems=problems)
+    clip_length = _clip_length(manifest)
+    clip_known = not problems and (manifest is None or clip_length is not None)
+    report = DatasetReport(path=valid_unicode(path), nframes=clip_length or nframes, problems=problems)
     counts = {}
     numbers = range(len(store.videos))
     batches = [list(numbers[start : start + BATCH]) for start in range(0, len(numbers), BATCH)]
@@ -106,6 +108,8 @@ def check_dataset(path: str, *, nframes: int = 16, workers: int = 1) -> DatasetR
         report.problems.append(store.dangling)
     if manifest is not None:
         _compare(report, manifest, counts)
+    if clip_known:
+        _require_clips(report)
     try:
         if has_entries(store, "labels"):
             labels, c_dim = read_labels(store, store.videos)
@@ -131,6 +135,14 @@ def _add(report: DatasetReport, path: str, length: int, sizes: collections.Count
     report.problems += broken
     if len(sizes) > 1:
         report.problems.append(f"'{path}' has frames of different sizes: {', '.join(f'{w}×{h}' for w, h in sizes)}")
+
+
+def _require_clips(report: DatasetReport) -> None:
+    """Add the problem that training would refuse the dataset as a whole."""
+    if report.videos and report.short == report.videos:
+        report.problems.append(
+            f"all videos are shorter than nframes={report.nframes}: use longer videos or a smaller nframes"
+        )
 
 
 def _clip_length(manifest: dict[str, Any] | None) -> int | None:
@@ -201,6 +213,8 @@ def _check_shards(path: str, *, workers: int) -> DatasetReport:
         )
     if nframes is None:
         report.nframes = report.frames // max(report.clips, 1)
+    else:
+        _require_clips(report)
     return report
 
 

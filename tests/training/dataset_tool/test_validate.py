@@ -115,11 +115,26 @@ def test_classes_that_are_counted_from_1(source, tmp_path):
 
 
 def test_a_folder_of_anything(source, tmp_path):
-    report = check_dataset(str(source), nframes=9)
-    assert (report.videos, report.short, report.clips, report.problems) == (3, 3, 0, [])
+    report = check_dataset(str(source), nframes=8)
+    assert (report.videos, report.short, report.clips, report.problems) == (3, 0, 3, [])
     assert "labels of length 3 for every video" in report.notes
     with pytest.raises(UserError, match="There is no file or folder"):
         check_dataset(str(tmp_path / "nothing"))
+
+
+def test_a_dataset_without_clips(source, tmp_path):
+    problem = "all videos are shorter than nframes={}: use longer videos or a smaller nframes"
+    report = check_dataset(str(source), nframes=9)
+    assert (report.videos, report.short, report.clips, report.problems) == (3, 3, 0, [problem.format(9)])
+    result = CliRunner().invoke(main, ["--check", str(source), "--workers", "1"], standalone_mode=False)
+    assert isinstance(result.exception, UserError) and "has 1 problem(s), listed above" in str(result.exception)
+    for shape in ("folder", "shards"):
+        out = tmp_path / shape
+        prepare(source=str(source), out=str(out), resolution=8, nframes=8, shape=shape)
+        content = json.loads((out / "manifest.json").read_text())
+        assert content["nframes"] == 8
+        (out / "manifest.json").write_text(json.dumps(content | {"nframes": 9}))
+        assert check_dataset(str(out)).problems == [problem.format(9)], shape
 
 
 def test_shards_that_do_not_fit_their_index(source, tmp_path):
