@@ -8,6 +8,7 @@ This script connects training and metrics; no other module imports it.
 
 import contextlib
 import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -249,16 +250,32 @@ def open_videos(options: dict[str, Any], device: Any) -> tuple[Any, Any, dict[st
 
 
 def find_snapshot(path: str) -> Path | None:
-    """The snapshot that a path refers to; None for a folder or zip of videos."""
+    """The snapshot that a path refers to; None for a folder or zip of videos.
+
+    Raises:
+        UserError: It is a single video.
+    """
     from training.checkpoints.pretrained import is_pretrained
     from training.checkpoints.snapshot import checkpoint_file
     from training.checkpoints.snapshot_files import SUFFIXES
+    from training.data.frame_index import MOVIE_SUFFIXES
     from training.data.frame_store import RUN_OPTIONS
 
     if not os.path.isdir(path):
-        return None if path.lower().endswith(".zip") else Path(path)
+        if path.lower().endswith(MOVIE_SUFFIXES):
+            raise UserError(f"--fake: '{path}' is a single video: give the folder that holds it.")
+        return None if path.lower().endswith(".zip") or _is_zip_of_videos(path) else Path(path)
     is_run = any(name.endswith(SUFFIXES) or name == RUN_OPTIONS for name in os.listdir(path))
     return checkpoint_file(path) if is_run or is_pretrained(Path(path)) else None
+
+
+def _is_zip_of_videos(path: str) -> bool:
+    """True for a zip that is none of PyTorch's, whatever its suffix."""
+    if not os.path.isfile(path):  # a pipe might never end
+        return False
+    with contextlib.suppress(OSError, zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
+        return not any(name.endswith(("/data.pkl", "/constants.pkl")) for name in archive.namelist())
+    return False
 
 
 def read_snapshot(path: str) -> tuple[Path, dict[str, Any], str]:

@@ -220,6 +220,23 @@ def test_depth_of_generated_videos_is_left_out(evaluate, trained, tmp_path):
     assert "fake': 2 of 4 videos, such as a_depth, are left out: they show depth" in evaluate.output
 
 
+@pytest.mark.parametrize("name", ["set.zip", "set"])
+def test_the_kind_of_a_file_is_that_of_its_content(trained, tmp_path, name):
+    shutil.make_archive(tmp_path / "packed", "zip", trained / "data")
+    (tmp_path / "packed.zip").rename(tmp_path / name)
+    assert command.find_snapshot(str(tmp_path / name)) is None
+    snapshot = next((trained / "runs").iterdir()) / "latest-network-snapshot.pt"
+    (tmp_path / "model").symlink_to(snapshot)
+    for path in (snapshot, tmp_path / "model"):
+        assert command.find_snapshot(str(path)) == path
+
+
+def test_a_single_video_is_no_snapshot(tmp_path):
+    (tmp_path / "a.mp4").write_bytes(b"")
+    with pytest.raises(UserError, match=r"^--fake: '.*/a\.mp4' is a single video: give the folder that holds it\.$"):
+        command.find_snapshot(str(tmp_path / "a.mp4"))
+
+
 def test_an_extractor_of_the_users(evaluate, tmp_path):
     """A user's extractor gives a metric named after it, on the command line and in training."""
     path = save_torchscript(SmallClips(), tmp_path / "mae.pt")

@@ -184,6 +184,11 @@ def list_files(path: str) -> Listing:
             with open(path, "rb") as file:
                 if file.read(len(ZIP_START)) == ZIP_START:
                     raise UserError(f"'{path}' is only the first part of a zip file: copy, download or pack it again.")
+            if path.lower().endswith(MOVIE_SUFFIXES):
+                raise UserError(
+                    f"'{path}' is an encoded video: turn it into frames with `python -m training.dataset_tool '{path}' "
+                    "OUT` and use OUT."
+                )
     except (OSError, zipfile.BadZipFile) as error:
         raise UserError(f"Cannot read '{path}': {error}.") from error
     raise UserError(

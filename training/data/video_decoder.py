@@ -12,6 +12,7 @@ import re
 import stat
 import subprocess
 import tempfile
+import zipfile
 from collections.abc import Generator, Iterable
 from fractions import Fraction
 from typing import IO
@@ -19,10 +20,11 @@ from typing import IO
 import numpy as np
 from PIL import Image
 
-from dnnlib import find_ffmpeg, one_line, temporary_folder
+from dnnlib import UserError, find_ffmpeg, one_line, temporary_folder
+from training.data.frame_index import MOVIE_SUFFIXES
 from training.data.frame_timing import EvenFrames, even_frames
 
-__all__ = ["BrokenVideo", "Remarks", "VideoInfo", "decode_video", "describe_remarks", "probe_video"]
+__all__ = ["BrokenVideo", "Remarks", "VideoInfo", "decode_video", "describe_remarks", "is_video_file", "probe_video"]
 
 # The stream's line in ffmpeg's description: …: Video: h264 (High), yuv420p(progressive), 640x360 …, 25 fps, …
 STREAM = re.compile(r"Stream #.*?: Video: (?P<codec>\w+).*?, (?P<format>\w+)(?:\((?P<about>.*?)\))?, \d+x\d+")
@@ -159,6 +161,27 @@ def describe_remarks(remarks: Iterable[Remarks]) -> list[str]:
     if several := sum(remark.more_streams for remark in remarks):
         lines.append(f"{several} video(s) hold several video streams: the first one is used.")
     return lines
+
+
+def is_video_file(path: str) -> bool:
+    """True for a video file; False for a folder or a zip, whose name may have any suffix, or for nothing.
+
+    Raises:
+        UserError: It is a file of another kind: neither has it a suffix of videos nor can ffmpeg read it.
+    """
+    if not os.path.isfile(path) or path.lower().endswith(".zip"):
+        return False
+    if path.lower().endswith(MOVIE_SUFFIXES):
+        return True
+    if zipfile.is_zipfile(path):
+        return False
+    info = probe_video(path)
+    if info.size is None and info.fps is None:
+        raise UserError(
+            f"'{path}' is neither a video, a folder nor a zip: give one of them; archives of other kinds have to be "
+            "unpacked."
+        )
+    return True
 
 
 def probe_video(path: str) -> VideoInfo:

@@ -12,6 +12,7 @@ from dnnlib import UserError
 from training.data.annotations import KINDS, describe_unmatched, list_entries, parse_annotations, source_stride
 from training.data.frame_index import listed_path
 from training.data.frame_store import FrameStore, Video
+from training.data.video_decoder import is_video_file
 
 __all__ = ["Source", "SourceSet", "find_sources", "valid_unicode"]
 
@@ -96,11 +97,11 @@ def find_sources(path: str) -> SourceSet:
     """Find the source videos of a path.
 
     Raises:
-        UserError: There are no videos; or a dataset.json that cannot be read, or whose labels or
-            cameras are all for something else; or frames of a dataset of this tool whose stride is unknown.
+        UserError: There are no videos, or a file of another kind; or a dataset.json that cannot be read, or whose
+            labels or cameras are all for something else; or frames of a dataset of this tool whose stride is unknown.
     """
     names: set[str] = set()
-    if os.path.isfile(path) and not path.lower().endswith(".zip"):
+    if is_video_file(path):
         file = os.path.basename(path)
         return SourceSet(root=path, sources=[Source(_unique(_stem(file), names), file)], entries={}, store=None)
     store = FrameStore(path)

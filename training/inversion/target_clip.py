@@ -11,7 +11,7 @@ from PIL import Image
 from dnnlib import UserError
 from training.data.crops import Crop, cut_square
 from training.data.frame_store import FrameStore, Video
-from training.data.video_decoder import BrokenVideo, decode_video, describe_remarks
+from training.data.video_decoder import BrokenVideo, decode_video, describe_remarks, is_video_file
 
 __all__ = ["MAX_FRAMES", "read_clip"]
 
@@ -72,7 +72,7 @@ def _images(path: str, limit: int, stride: int) -> Iterator[Image.Image]:
     """The frames at their original size."""
     if not os.path.exists(path):
         raise UserError(f"--clip: there is no file or folder '{path}'.")
-    if os.path.isfile(path) and not path.lower().endswith(".zip"):
+    if is_video_file(path):
         remarks = yield from decode_video(path, stride=stride, limit=limit)
         for line in describe_remarks([remarks]):
             click.echo(f"--clip: {line}", err=True)

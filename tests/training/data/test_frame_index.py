@@ -299,6 +299,14 @@ def test_tar_files_are_no_frames(tmp_path):
             FrameStore(path).require_videos()
 
 
+def test_a_video_is_no_set_of_frames(tmp_path):
+    (tmp_path / "a.MOV").write_bytes(b"")
+    expected = f"a.MOV' is an encoded video: turn it into frames with `python -m training.dataset_tool '{tmp_path}/a.MO"
+    with pytest.raises(UserError) as error:
+        FrameStore(tmp_path / "a.MOV")
+    assert expected in str(error.value)
+
+
 @pytest.mark.parametrize("run", ["", "00000-clips"])
 def test_previews_of_a_run_are_no_videos(tmp_path, run):
     for frame in ("images/fakes_random_000000.png", "other/images/0.png"):

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -217,18 +218,18 @@ def test_folder_of_videos_with_equal_names_and_labels(tmp_path, movie):
     assert [int(data.label(i).argmax()) for i in range(5)] == [0, 2, 1, 3, 4]
 
 
-@pytest.mark.parametrize("zipped", [False, True])
-def test_frame_folders(tmp_path, zipped):
+@pytest.mark.parametrize("packed", [None, "source.zip", "set"])  # --format zip writes zips of any name
+def test_frame_folders(tmp_path, packed):
     source = tmp_path / "source"
     for name, frames in (("train/a", 6), ("train/b", 2)):
         (source / name).mkdir(parents=True)
         for frame in range(frames):
             Image.new("RGB", (20, 10), (gray(frame),) * 3).save(source / name / f"{frame}.png")
-    if zipped:
-        with zipfile.ZipFile(tmp_path / "source.zip", "w") as archive:
+    if packed is not None:
+        with zipfile.ZipFile(tmp_path / packed, "w") as archive:
             for file in source.rglob("*.png"):
                 archive.write(file, file.relative_to(source))
-        source = tmp_path / "source.zip"
+        source = tmp_path / packed
     manifest = prepare(source=str(source), out=str(tmp_path / "out"), resolution=8, nframes=3, stride=2)
     assert os.listdir(tmp_path / "out" / "videos") == ["train-a_0000"]
     assert [value for _, value in frames_of(tmp_path / "out" / "videos" / "train-a_0000")] == [0, 2, 4]
@@ -263,6 +264,19 @@ def test_source_is_missing(tmp_path):
 def test_source_holds_nothing(tmp_path):
     (tmp_path / "empty").mkdir()
     assert "holds no images" in failure(tmp_path / "out", source=str(tmp_path / "empty"))
+
+
+@pytest.mark.parametrize("name", ["list.txt", "frames.tar", "frames.tar.gz", "frames"])
+def test_source_is_another_kind_of_file(tmp_path, name):
+    with tarfile.open(tmp_path / name, "w:gz" if name.endswith(".gz") else "w") as archive:
+        archive.addfile(tarfile.TarInfo("0.png"))
+    message = failure(tmp_path / "out", source=str(tmp_path / name))
+    assert message.startswith(f"'{tmp_path / name}' is neither a video, a folder nor a zip: give one of them")
+
+
+def test_source_is_a_video_of_another_suffix(tmp_path, movie):
+    shutil.copy(movie, tmp_path / "clip.part")
+    assert len(prepare(source=str(tmp_path / "clip.part"), out=str(tmp_path / "out"), resolution=8)["videos"]) == 1
 
 
 def test_everything_is_too_short(tmp_path, movie):

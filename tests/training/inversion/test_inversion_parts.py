@@ -365,6 +365,7 @@ def test_what_is_no_clip_is_named(tmp_path):
     (damaged / "03.png").write_bytes((damaged / "03.png").read_bytes()[:40])
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.mp4").write_text("no video")
+    (tmp_path / "text").write_text("no video")
     movies = tmp_path / "movies"
     movies.mkdir()
     (movies / "x.mp4").write_bytes(b"")
@@ -378,6 +379,7 @@ def test_what_is_no_clip_is_named(tmp_path):
         ("uneven", "frame 2 of .* has 9×9 pixels, those before 20×16", {}),
         ("damaged", "Cannot read the frame .*03.png", {}),
         ("text.mp4", "Cannot decode", {}),
+        ("text", "text' is neither a video, a folder nor a zip: give one", {}),
         ("movies", "give one of its videos, e.g. .*x.mp4", {}),
     ]:
         with pytest.raises(dnnlib.UserError, match=message) as caught:
