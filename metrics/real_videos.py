@@ -92,6 +92,8 @@ class StoredVideos:
         if self._movies:
             counts = [self._count_frames(movie) for movie in self._movies]
             remarks = describe_remarks(remark for _, remark in counts)
+            doubled = self._store.doubled_movies()
+            remarks += [] if doubled is None else [f"{doubled}."]
             self.notes += [f"'{self._store.path}': {line}" for line in remarks]
             lengths = [frames for frames, _ in counts]
         else:

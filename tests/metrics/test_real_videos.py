@@ -333,6 +333,15 @@ def test_frames_that_are_smaller_than_the_resolution_are_told(root):
     assert StoredVideos(root, resolution=12).notes == []
 
 
+def test_videos_that_are_there_twice_are_told(tmp_path):
+    for name in ("a.mp4", "a.webm", "b.mp4"):
+        with VideoWriter(tmp_path / name, fps=8) as writer:
+            writer.add(torch.zeros([3, 16, 16], dtype=torch.uint8))
+    (note,) = StoredVideos(tmp_path, resolution=16).notes
+    assert note.startswith(f"'{tmp_path}': 1 encoded videos have the name of another video except for the suffix, ")
+    assert "'a.mp4' and 'a.webm', and all of them are used: " in note and note.endswith("remove one of each.")
+
+
 @pytest.mark.parametrize("change", ["add", "remove", "rename"])
 def test_other_files_change_the_key(root, change):
     before, frame = key(root), root / "set" / "0" / "005.png"

@@ -159,7 +159,23 @@ class FrameStore:
                 f"{self.twins} frames have the name of another one with another suffix, such as {self._first_twins()}, "
                 "and all of them are used: if they show the same, remove one of each"
             )
+        if movies_are_read and (doubled := self.doubled_movies()) is not None:
+            notes.append(doubled)
         return notes
+
+    def doubled_movies(self) -> str | None:
+        """A note on encoded videos with the path of another one, or of a folder of frames, except for the suffix."""
+        used, found = {video.path: video.path for video in self.videos}, []
+        for movie in self.movies:
+            other = used.setdefault(os.path.splitext(movie)[0], movie)
+            if other != movie:
+                found.append(f"'{other}' and '{movie}'")
+        if not found:
+            return None
+        return (
+            f"{len(found)} encoded videos have the name of another video except for the suffix, such as {found[0]}, "
+            "and all of them are used: if they show the same, remove one of each"
+        )
 
     def _first_twins(self) -> str:
         for video in self.videos:

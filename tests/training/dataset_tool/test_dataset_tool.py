@@ -212,6 +212,10 @@ def test_folder_of_videos_with_equal_names_and_labels(tmp_path, movie):
         "b/deep/9.mp4",
         "b/deep/10.mp4",
     ]
+    assert manifest["notes"] == [
+        "1 encoded videos have the name of another video except for the suffix, such as 'a/x.mov' and 'a/x.mp4', and "
+        "all of them are used: if they show the same, remove one of each."
+    ]
     assert len({video["path"] for video in manifest["videos"]}) == 5 == len(os.listdir(tmp_path / "out" / "videos"))
     data = VideoPairDataset(path=tmp_path / "out", resolution=8, use_labels=True)
     # In the order of the new names: a-x-2, a-x-3, a-x, b-deep-9, b-deep-10.
@@ -234,6 +238,24 @@ def test_frame_folders(tmp_path, packed):
     assert os.listdir(tmp_path / "out" / "videos") == ["train-a_0000"]
     assert [value for _, value in frames_of(tmp_path / "out" / "videos" / "train-a_0000")] == [0, 2, 4]
     assert manifest["skipped"] == [{"source": "train/b", "reason": "1 frames, fewer than 3"}]
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_a_video_and_its_frames_are_told(tmp_path, movie, zipped):
+    source = tmp_path / "source"
+    write_frames(source, videos=1)
+    frames = next(path for path in source.rglob("*") if path.name == "video_0")
+    for suffix in (".mp4", ".MOV"):
+        shutil.copy(movie, frames.with_suffix(suffix))
+    shutil.copy(movie, source / "video_0.mp4")  # of another folder
+    if zipped:
+        source = shutil.make_archive(str(source), "zip", source)
+    manifest = prepare(source=str(source), out=str(tmp_path / "out"), resolution=8, nframes=1)
+    assert manifest["notes"] == [
+        "2 encoded videos have the name of another video except for the suffix, such as 'split/video_0' and "
+        "'split/video_0.MOV', and all of them are used: if they show the same, remove one of each."
+    ]
+    assert len(manifest["sources"]) == 4
 
 
 # ----------------------------------------------------------------------------------------------------------------------
