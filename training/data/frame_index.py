@@ -17,7 +17,7 @@ import stat
 import time
 import unicodedata
 import zipfile
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +32,7 @@ __all__ = [
     "Listing",
     "StringTable",
     "describe_tar_files",
+    "disordered_decimals",
     "is_hidden",
     "join_path",
     "list_files",
@@ -60,11 +61,13 @@ SYSTEM_FOLDERS = frozenset(
 ZIP_START = b"PK\x03\x04"
 MIN_CACHED = 20_000  # files; smaller sets are listed fast enough
 SETTLE_SECONDS = 2.0  # minimum age of the last change for caching: a later one might have the same time stamp
-CACHE_VERSION = 10
+CACHE_VERSION = 11
 UTF8_NAME = 0x800  # flag of a zip's member
-COUNTS = ("unsafe", "repeated", "other_images", "twins")  # of files that the user should know about
+COUNTS = ("unsafe", "repeated", "other_images", "twins", "decimals")  # of files that the user should know about
 LOCATION = np.dtype([("offset", "<i8"), ("stored", "<i8"), ("size", "<i8"), ("crc", "<u4"), ("method", "<u2")])
 DIGITS = str.maketrans("123456789", "0" * 9)
+# The name of a frame that ends in a decimal number.
+DECIMAL = re.compile(r"(?P<before>.*?)(?P<number>[0-9]+(\.(?P<decimals>[0-9]+))?)\.[^.]*", re.DOTALL)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -85,6 +88,23 @@ def natural_order(names: Iterable[str]) -> list[str]:
     if len({name.translate(DIGITS) for name in names}) <= 1:  # zero-padded: plain sorting gives the same order, faster
         return sorted(names)
     return sorted(names, key=natural_key)
+
+
+def disordered_decimals(names: Sequence[str]) -> tuple[str, str] | None:
+    """Two neighbours among the frames of a video, if they all have decimal numbers that are not in increasing order.
+
+    In natural order 0.21 precedes 0.105: the numbers may be those of a section and a frame. But as times, written with
+    as many decimals as each has, they are out of order.
+    """
+    if "".join(names).count(".") <= len(names):  # no dots but those of the suffixes
+        return None
+    found = [DECIMAL.fullmatch(name) for name in names]
+    if None in found or len({match["before"] for match in found}) > 1:
+        return None
+    if len({len(match["decimals"] or "") for match in found}) == 1:
+        return None
+    numbers = [float(match["number"]) for match in found]
+    return next(((names[i], names[i + 1]) for i in range(len(names) - 1) if numbers[i] > numbers[i + 1]), None)
 
 
 def is_hidden(name: str) -> bool:
@@ -146,6 +166,7 @@ class Listing:
         repeated: Number of members of a zip that are left out because later ones have the same name but other content.
         other_images: Number of files in folders, not in the root, with suffixes of images that are not read.
         twins: Number of frames in folders, not in the root, with the name of another one there, except for the suffix.
+        decimals: Number of folders, not the root, with frames named by decimal numbers that are not in their order.
         dangling: Relative paths of dangling links in a folder, which may stand for folders.
         locations: Locations of a zip's frames, dtype LOCATION; None for a folder.
         others: Locations of a zip's movies, of the files in its root and of manifests and annotations elsewhere, by
@@ -160,6 +181,7 @@ class Listing:
     repeated: int = 0
     other_images: int = 0
     twins: int = 0
+    decimals: int = 0
     dangling: list[str] = dataclasses.field(default_factory=list)
     locations: np.ndarray | None = None
     others: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
@@ -390,6 +412,7 @@ def _listing(images: dict[str, Iterable[str]], *, movies: list[str]) -> Listing:
         names=StringTable.of(name for inside in names for name in inside),
         movies=sorted(movies, key=path_key),
         twins=sum(_count_twins(inside) for folder, inside in zip(folders, names) if folder),
+        decimals=sum(disordered_decimals(inside) is not None for folder, inside in zip(folders, names) if folder),
     )
 
 

@@ -18,9 +18,24 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from dnnlib import UserError
-from training.data.frame_index import IMAGE_SUFFIXES, describe_tar_files, join_path, list_files
+from training.data.frame_index import (
+    IMAGE_SUFFIXES,
+    describe_tar_files,
+    disordered_decimals,
+    join_path,
+    list_files,
+)
 
-__all__ = ["RUN_OPTIONS", "FrameStore", "UnreadableFrame", "Video", "decode_image", "fit_square", "to_rgb"]
+__all__ = [
+    "RUN_OPTIONS",
+    "FrameStore",
+    "UnreadableFrame",
+    "Video",
+    "decode_image",
+    "describe_disorder",
+    "fit_square",
+    "to_rgb",
+]
 
 ORIENTATION = 0x0112  # EXIF
 BITS, PHOTOMETRIC, SAMPLE_FORMAT = 0x0102, 0x0106, 0x0153  # TIFF
@@ -69,6 +84,7 @@ class FrameStore:
         unsafe: Number of members of a zip that are left out: links, and names that lead out of the zip.
         repeated: Number of members of a zip that are left out because later ones have the same name but other content.
         twins: Number of frames with the name of another one of their video, except for the suffix.
+        decimals: Number of videos whose frames are named by decimal numbers that are not in their order.
         dangling: A note on dangling links; None if there are none.
     """
 
@@ -95,7 +111,7 @@ class FrameStore:
         self.videos = [video for video in found if video.path]
         self.movies = listing.movies
         self.unsafe, self.repeated, self.other_images = listing.unsafe, listing.repeated, listing.other_images
-        self.twins = listing.twins
+        self.twins, self.decimals = listing.twins, listing.decimals
         self.dangling = _describe_dangling(listing.dangling)
 
     def require_videos(self) -> None:
@@ -159,6 +175,9 @@ class FrameStore:
                 f"{self.twins} frames have the name of another one with another suffix, such as {self._first_twins()}, "
                 "and all of them are used: if they show the same, remove one of each"
             )
+        if self.decimals:
+            where, pair = next((v.path, pair) for v in self.videos if (pair := self.disordered(v)) is not None)
+            notes.append(f"the frames of {self.decimals} videos are {describe_disorder(where, pair)}")
         if movies_are_read and (doubled := self.doubled_movies()) is not None:
             notes.append(doubled)
         return notes
@@ -176,6 +195,10 @@ class FrameStore:
             f"{len(found)} encoded videos have the name of another video except for the suffix, such as {found[0]}, "
             "and all of them are used: if they show the same, remove one of each"
         )
+
+    def disordered(self, video: Video) -> tuple[str, str] | None:
+        """See `disordered_decimals`."""
+        return disordered_decimals([self.frame_name(video, index) for index in range(len(video))])
 
     def _first_twins(self) -> str:
         for video in self.videos:
@@ -326,6 +349,14 @@ def _read_all(descriptor: int, size: int, offset: int) -> bytes:
         parts.append(part)
         size, offset = size - len(part), offset + len(part)
     return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def describe_disorder(folder: str, pair: tuple[str, str]) -> str:
+    """The end of a note on frames named by decimal numbers; see `disordered_decimals`."""
+    return (
+        f"in the order of the integers in their names, '{join_path(folder, pair[0])}' before '{pair[1]}': if these are "
+        "decimal numbers, write all of them with the same number of decimals"
+    )
 
 
 def _describe_dangling(links: list[str]) -> str | None:

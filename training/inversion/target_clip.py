@@ -10,7 +10,7 @@ from PIL import Image
 
 from dnnlib import UserError
 from training.data.crops import Crop, cut_square
-from training.data.frame_store import FrameStore, Video
+from training.data.frame_store import FrameStore, Video, describe_disorder
 from training.data.video_decoder import BrokenVideo, decode_video, describe_remarks, is_video_file
 
 __all__ = ["MAX_FRAMES", "read_clip"]
@@ -79,6 +79,9 @@ def _images(path: str, limit: int, stride: int) -> Iterator[Image.Image]:
         return
     store = FrameStore(path)
     video = _only_video(store)
+    pair = store.disordered(video)
+    if pair is not None:
+        click.echo(f"--clip: the frames are {describe_disorder(video.path, pair)}.", err=True)
     yield from (store.read_frame(video, index) for index in itertools.islice(range(0, len(video), stride), limit))
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from dnnlib import UserError
 from training.data import frame_index
 from training.data.dataset import VideoPairDataset
-from training.data.frame_index import StringTable, list_files, natural_key, natural_order
+from training.data.frame_index import StringTable, disordered_decimals, list_files, natural_key, natural_order
 from training.data.frame_store import FrameStore
 from training.dataset_tool.validate import check_dataset
 
@@ -272,6 +272,46 @@ def test_frames_in_two_formats_are_told(root, tmp_path):
         assert FrameStore(path).notes() == [expected]
     assert f"'{root}': {expected}." in VideoPairDataset(path=str(root), resolution=2, nframes=2).notes
     assert expected in check_dataset(str(root), nframes=2).notes
+
+
+def test_times_that_are_not_in_order_are_told(root, tmp_path):
+    """As written by f"{t}.png": 0.105 has more decimals than 0.21, and comes after it as 1.10 does after 1.2."""
+    (root / "movie.mp4").unlink()
+    shutil.rmtree(root / "b")
+    (root / "b").mkdir()
+    for frame in range(16):
+        Image.new("RGB", (2, 2)).save(root / "b" / f"{round(0.105 * frame, 3)}.png")
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        for file in sorted(path for path in root.rglob("*") if path.is_file()):
+            archive.write(file, file.relative_to(root))
+    expected = (
+        "the frames of 1 videos are in the order of the integers in their names, 'b/0.84.png' before '0.105.png': if "
+        "these are decimal numbers, write all of them with the same number of decimals"
+    )
+    for path in (root, root, tmp_path / "set.zip", tmp_path / "set.zip"):  # listed, and from the cache
+        assert FrameStore(path).notes() == [expected]
+    assert f"'{root}': {expected}." in VideoPairDataset(path=str(root), resolution=2, nframes=2).notes
+    assert expected in check_dataset(str(root), nframes=2).notes
+
+
+@pytest.mark.parametrize(
+    "stems, pair",
+    [
+        (["t0.9", "t0.10"], ("t0.9.png", "t0.10.png")),
+        (["2", "1.5"], None),  # 1.5 precedes 2
+        (["0.5", "0.25", "1"], ("0.5.png", "0.25.png")),
+        (["1.2", "1.9", "2.1"], None),
+        (["0.105", "0.210"], None),  # equally many decimals
+        (["0.5", "0.75"], None),  # in order
+        (["a0.5", "b0.25"], None),  # two series
+        (["0.5", "0.25", "last"], None),
+        (["1", "2", "10"], None),
+        ([], None),
+    ],
+)
+def test_disordered_decimals(stems, pair):
+    names = natural_order(f"{stem}.png" for stem in stems)
+    assert disordered_decimals(names) == pair
 
 
 @pytest.mark.parametrize("packed", [False, True])

@@ -356,6 +356,18 @@ def test_frames_beyond_the_limit_are_reported(tmp_path, monkeypatch, capsys):
     assert "clip' has more than 3 frames: the rest is left out; a larger --stride takes frames of all of it." in note
 
 
+@pytest.mark.parametrize("folder", ["clip", "data/clip"])
+def test_times_that_are_not_in_order_are_told(tmp_path, capsys, folder):
+    frames = write_frames(tmp_path / folder, count=3)
+    for number, name in enumerate(("0.png", "0.105.png", "0.21.png")):
+        (frames / f"{number:02d}.png").rename(frames / name)
+    clip = read_clip(tmp_path / folder.split("/")[0], 4)
+    assert clip[:, 0, 0, 0].tolist() == [20, 10, 0]
+    (note,) = capsys.readouterr().err.splitlines()
+    assert note.startswith("--clip: the frames are in the order of the integers in their names, '")
+    assert "0.21.png' before '0.105.png': if these are decimal numbers" in note
+
+
 def test_what_is_no_clip_is_named(tmp_path):
     write_frames(tmp_path / "two" / "a")
     write_frames(tmp_path / "two" / "b")
