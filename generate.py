@@ -32,6 +32,7 @@ from training.inference.cli_options import (
     check_combinations,
     check_recorded,
     check_truncation,
+    extrapolated_times,
     idle_motion_seeds,
     idle_ranges,
     label_of_class,
@@ -250,9 +251,8 @@ def print_notes(request: RenderRequest, tracks: list, layouts: list, generator) 
     """Print notes on possible surprises: spread frames, extrapolated times, a loop's length, options without effect."""
     for note in dict.fromkeys(track.note for track in tracks if track.note):
         click.echo(note)
-    times = [time for track in tracks for _, time in track.schedule]
-    if min(times) < 0 or max(times) > 1:
-        click.echo(f"Times from {min(times):g} to {max(times):g}: training covered 0 to 1, the rest is extrapolated.")
+    for note in extrapolated_times([time for track in tracks for _, time in track.schedule]):
+        click.echo(note)
     for layout in layouts:
         if layout.moving:
             frames = max(len(track.schedule) for track in tracks)

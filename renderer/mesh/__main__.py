@@ -16,7 +16,14 @@ from click.core import ParameterSource
 from dnnlib import UserError, atomic_write, make_folder, run_cli
 from dnnlib.command_line import FRAME_RATE, Command, finite_float
 from training.data.dataset_folders import frames_nearby, keep_apart, trained_on
-from training.inference.cli_options import TRACK_NAMES, idle_motion_seeds, pick_device, scene_options, scenes_of
+from training.inference.cli_options import (
+    TRACK_NAMES,
+    extrapolated_times,
+    idle_motion_seeds,
+    pick_device,
+    scene_options,
+    scenes_of,
+)
 
 # PyTorch and the networks are imported where they are used, so that --help and usage errors respond at once.
 
@@ -80,7 +87,8 @@ def main(
         keep_freed_memory()
     maker = GeneratedMeshes(load_average_generator(network_pkl, device=device), device=device, **_making(options))
     videos = [maker.video(seed, motion_seed) for seed, motion_seed in pairs]
-    for note in [*([] if nearby is None else [nearby]), *idle_motion_seeds(maker.generator, motion_seeds)]:
+    notes = [] if nearby is None else [nearby]
+    for note in notes + extrapolated_times(shown) + idle_motion_seeds(maker.generator, motion_seeds):
         click.echo(note, err=True)
     make_folder(outdir)
 

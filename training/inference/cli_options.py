@@ -31,6 +31,7 @@ __all__ = [
     "check_combinations",
     "check_recorded",
     "check_truncation",
+    "extrapolated_times",
     "idle_motion_seeds",
     "idle_ranges",
     "join_numbers",
@@ -252,6 +253,14 @@ def parse_times(text: str, time_steps: int | None) -> list[float]:
     if len(times) > MAX_TIME_STEPS:
         raise UserError(f"--times: these are {len(times)} time steps; at most {MAX_TIME_STEPS} are made at once.")
     return times
+
+
+def extrapolated_times(times: Sequence[float]) -> list[str]:
+    """A note on times that training did not cover; none if it covered all."""
+    first, last = min(times), max(times)
+    if first >= 0 and last <= 1:
+        return []
+    return [f"Times from {first:g} to {last:g}: training covered 0 to 1, the rest is extrapolated."]
 
 
 def check_combinations(given: Collection[str]) -> None:

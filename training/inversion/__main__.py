@@ -18,7 +18,7 @@ from dnnlib import UserError, make_folder, run_cli
 from dnnlib.command_line import FRAME_RATE, Command
 from training.data.crops import Crop, parse_rectangle
 from training.data.dataset_folders import keep_apart, trained_on
-from training.inference.cli_options import NETWORK, lacks_motion, parse_time_range, pick_device
+from training.inference.cli_options import NETWORK, extrapolated_times, lacks_motion, parse_time_range, pick_device
 
 # PyTorch and the networks are imported where they are used, so that --help and errors in the arguments are immediate.
 
@@ -111,7 +111,7 @@ def main(
     settings = FitSettings(
         samples=samples, motions=motions, steps=steps, batch=batch, fit_fov=fit_fov, fit_radius=fit_radius
     )
-    for note in idle_notes(generator, frames=len(pixels)):
+    for note in extrapolated_times(span) + idle_notes(generator, frames=len(pixels)):
         click.echo(note, err=True)
     with explain_out_of_memory("Lower --batch, or take fewer or smaller frames."):
         inversion = Inversion(generator, pixels, times=span, settings=settings, seed=seed, perceptual=perceptual)

@@ -120,6 +120,14 @@ def test_the_level_is_found_where_the_field_turns_opaque(run):
     assert min(about["meshes"][0]["overlap"]) > 0.9
 
 
+def test_times_beyond_the_training_are_told(run):
+    few = ["--resolution", "16", "--level", "25", "--times"]
+    run(*few, "0.5,-0.25")
+    assert "Times from -0.25 to 0.5: training covered 0 to 1, the rest is extrapolated." in run.output.splitlines()
+    run(*few, "0.5,1")
+    assert "extrapolated" not in run.output
+
+
 def test_a_sequence_is_one_file(run):
     names = run("--seeds", "1", "--motion_seeds", "5", "--time_steps", "3", "--sequence", "--level", "25")
     assert names == ["geometry_seed0001_motion0005.glb", "geometry_seed0001_motion0005.json"]

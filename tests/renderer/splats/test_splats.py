@@ -77,6 +77,11 @@ def run(tmp_path, untouched, monkeypatch):
     return run
 
 
+def test_times_beyond_the_training_are_told(run):
+    run("--times", "-0.25", "--resolution", "16", "--size", "16")
+    assert "Times from -0.25 to -0.25: training covered 0 to 1, the rest is extrapolated." in run.output.splitlines()
+
+
 def test_a_ball_that_grows_is_rendered_again_with_its_place_colours_and_opacity(run):
     names = run("--seeds", "3", "--times", "0,1", "--preview")
     stem = "splats_seed0003_motion0003"

@@ -91,6 +91,18 @@ def test_fine_tuning_comes_closer_and_its_network_is_loaded_like_any(folder, tmp
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("times, notes", [("0:1", []), ("0.5:2", ["Times from 0.5 to 2: training covered 0 to 1"])])
+def test_times_beyond_the_training_are_told(folder, tmp_path, monkeypatch, times, notes):
+    def stop(*_):
+        raise ValueError("stopped")
+
+    monkeypatch.setattr(Inversion, "fit", stop)
+    words = ["--network_pkl", folder, "--clip", folder / "clip", "--outdir", tmp_path, "--device", "cpu"]
+    result = click.testing.CliRunner().invoke(inversion.main, [*map(str, words), "--times", times])
+    assert str(result.exception) == "stopped"
+    assert [line.split(", the rest")[0] for line in result.output.splitlines()] == notes
+
+
 def test_results_of_an_earlier_clip_do_not_stay(folder, tmp_path, monkeypatch):
     few = ["--samples", "4", "--motions", "1", "--steps", "6", "--batch", "1", "--frames", "1"]
     run(folder, tmp_path, *few, "--finetune", "1")
