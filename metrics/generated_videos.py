@@ -246,7 +246,8 @@ def draw_labels(data: str | os.PathLike, *, frame_stride: int = 1) -> StoredLabe
         UserError: The dataset has no labels, or contains no folders of frames.
     """
     FrameStore(data).require_videos()  # before video files, which have no labels, are decoded
-    return StoredVideos(data, resolution=8, frame_stride=frame_stride).labels()
+    videos = StoredVideos(data, resolution=8, frame_stride=frame_stride)
+    return videos.labels(otherwise="give real videos with labels (--real), which this generator needs")
 
 
 class GeneratedClips:

@@ -20,6 +20,7 @@ from dnnlib.downloads import sha256_of
 from renderer.depth_files import SCALE_FILE
 from renderer.outputs import OUTPUTS, output_stem
 from training.data.annotations import (
+    WITHOUT,
     enlarged_frames,
     label_vector,
     missing_videos,
@@ -142,14 +143,17 @@ class StoredVideos:
 
     # ------------------------------------------------------------------------------------------------------------------
 
-    def labels(self) -> "StoredLabels":
+    def labels(self, *, otherwise: str = WITHOUT["labels"]) -> "StoredLabels":
         """The labels of the videos.
+
+        Args:
+            otherwise: What to do without labels, for the error.
 
         Raises:
             UserError: There are no labels, or they do not fit the videos; or these are video files, which have none.
         """
         self._store.require_videos()
-        classes, c_dim = read_labels(self._store, self._videos)
+        classes, c_dim = read_labels(self._store, self._videos, otherwise=otherwise)
         return StoredLabels([label_vector(label, c_dim) for label in classes], self._lengths)
 
     def read(self, video: int, frames: Sequence[int]) -> np.ndarray:

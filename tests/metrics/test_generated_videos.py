@@ -216,6 +216,17 @@ def test_labels(tmp_path):
         GeneratedVideos(generator, label=lambda index: np.zeros(2, dtype=np.float32))
 
 
+@pytest.mark.parametrize("content", [None, '{"cameras": []}', '{"labels": [["split/video_0", 1]]}'])
+def test_data_without_labels(tmp_path, content):
+    data = write_frames(tmp_path / "data")
+    if content is not None:
+        (data / "dataset.json").write_text(content)
+    advice = r"r give real videos with labels \(--real\), which this generator needs\.$"
+    with pytest.raises(UserError, match=advice) as error:
+        draw_labels(data)
+    assert "train" not in str(error.value).replace(str(tmp_path), "")
+
+
 def test_clips_have_the_labels_of_the_real_clips(tmp_path):
     """Long videos have most of the frames, but not most of the clips that generated ones are compared with."""
     lengths = [2, 2, 2, 12]

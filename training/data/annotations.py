@@ -30,6 +30,7 @@ __all__ = [
     "MANIFEST",
     "SHARDS_FORMAT",
     "VERSION",
+    "WITHOUT",
     "angles_vector",
     "describe_elsewhere",
     "describe_unmatched",
@@ -101,15 +102,25 @@ def has_entries(store: FrameStore, kind: str) -> bool:
         return kind == "labels"  # reading them raises an error that names the file's fault
 
 
-def read_labels(store: FrameStore, videos: list[Video]) -> tuple[np.ndarray, int]:
-    """Labels in the order of the videos: int64 [videos] classes or float32 [videos, c_dim]; and c_dim."""
-    return _to_array(_read_entries(store, videos, "labels"), videos, posixpath.join(store.path, FILE))
+def read_labels(
+    store: FrameStore, videos: list[Video], *, otherwise: str = WITHOUT["labels"]
+) -> tuple[np.ndarray, int]:
+    """Labels in the order of the videos: int64 [videos] classes or float32 [videos, c_dim]; and c_dim.
+
+    Args:
+        otherwise: What to do without labels, for the error.
+
+    Raises:
+        UserError: There are none, or not for every video, or invalid ones.
+    """
+    entries = _read_entries(store, videos, "labels", otherwise=otherwise)
+    return _to_array(entries, videos, posixpath.join(store.path, FILE))
 
 
 def read_cameras(store: FrameStore, videos: list[Video]) -> np.ndarray:
     """Yaw and pitch in the order of the videos, float32 [videos, 2] in radians."""
     file = posixpath.join(store.path, FILE)
-    cameras = _read_entries(store, videos, "cameras")
+    cameras = _read_entries(store, videos, "cameras", otherwise=WITHOUT["cameras"])
     angles = [angles_vector(cameras[listed_path(video.path)]) for video in videos]
     for video, found in zip(videos, angles):
         if found is None:
@@ -215,22 +226,22 @@ def notes_on_unmatched(store: FrameStore, videos: list[Video], kinds: Collection
     return [f"{FILE}: {note}" for note in notes if note is not None]
 
 
-def _read_entries(store: FrameStore, videos: list[Video], kind: str) -> dict[str, Any]:
-    """The entries of a kind by the path of the video, one for every video."""
+def _read_entries(store: FrameStore, videos: list[Video], kind: str, *, otherwise: str) -> dict[str, Any]:
+    """The entries of a kind by the path of the video, one for every video; `otherwise` is what to do without."""
     file, one = posixpath.join(store.path, FILE), SINGULAR[kind]
     form = f'it must be {{"{kind}": [{FORMS[kind]}, …]}}'
     data = store.root_file(FILE)
     if data is None:
         elsewhere = describe_elsewhere(store)
         raise UserError(
-            f"{kind.capitalize()} are wanted but there is no '{file}'; {form}. Or {WITHOUT[kind]}."
+            f"{kind.capitalize()} are wanted but there is no '{file}'; {form}. Or {otherwise}."
             + (f" {elsewhere}" if elsewhere else "")
         )
     try:
         content = parse_annotations(data)
         if isinstance(content, dict) and content.get(kind) is None:
             found = f"its {kind} are null: there are none" if kind in content else f"it has no {kind}"
-            raise UserError(f"Cannot use '{file}' ({found}); {form}. Or {WITHOUT[kind]}.")
+            raise UserError(f"Cannot use '{file}' ({found}); {form}. Or {otherwise}.")
         listed = content[kind]
         entries = list_entries(listed, kind, file=file)
     except UserError:
@@ -242,7 +253,7 @@ def _read_entries(store: FrameStore, videos: list[Video], kind: str) -> dict[str
         unmatched = describe_unmatched(entries, [listed_path(video.path) for video in videos], kind)
         raise UserError(
             f"'{file}' has no {one} for {len(missing)} of {len(videos)} videos, e.g. '{missing[0]}'; add them "
-            f"(paths relative to the folder of {FILE}) or {WITHOUT[kind]}." + (f" {unmatched}" if unmatched else "")
+            f"(paths relative to the folder of {FILE}) or {otherwise}." + (f" {unmatched}" if unmatched else "")
         )
     return entries
 
