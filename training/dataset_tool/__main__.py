@@ -137,8 +137,13 @@ def main(
     names = [name for name in context.params if context.get_parameter_source(name) is not ParameterSource.DEFAULT]
     _check_given({name for name in names if context.params[name] is not None}, shape=options["shape"])
     options["workers"] = options["workers"] or cores()
+    options["shape"] = options["shape"] or ("zip" if (out or "").lower().endswith(".zip") else "folder")
     for name, picture in (("preview", preview), ("histogram", histogram)):
         _check_picture(picture, option=name, among=[check, source, out])
+    makes = os.path.dirname(os.path.realpath(out or faces_only)) if out or faces_only else None
+    _check_folder(save_landmarks, option="save-landmarks", makes=makes)
+    _check_folder(histogram, option="histogram", makes=None)
+    _check_folder(preview, option="preview", makes=makes if options["shape"] == "zip" else out or makes)
     if check is not None:
         if source is not None:
             raise UserError("--check DATASET looks at one dataset and takes no SOURCE or OUT.")
@@ -159,7 +164,6 @@ def main(
     for key, value in PRESETS.get(options["preset"], {}).items():
         if context.get_parameter_source(key) is ParameterSource.DEFAULT:
             options[key] = value
-    options["shape"] = options["shape"] or ("zip" if (out or "").lower().endswith(".zip") else "folder")
     if find:
         selection = Selection(
             which=which_faces,
@@ -332,6 +336,17 @@ def _check_picture(file: str | None, *, option: str, among: list[str | None]) ->
     for root in among:
         if file is not None and root is not None and is_inside(folder, root) and folder != os.path.realpath(root):
             raise UserError(f"--{option}: '{file}' lies among the frames in '{root}': choose a place outside of it.")
+
+
+def _check_folder(file: str | None, *, option: str, makes: str | None) -> None:
+    """Refuse a file in a folder that does not exist, before the work.
+
+    Args:
+        makes: A folder that the command makes first, with its parents.
+    """
+    folder = os.path.dirname(os.path.realpath(file or ""))
+    if file is not None and not os.path.isdir(folder) and (makes is None or not is_inside(makes, folder)):
+        raise UserError(f"--{option}: there is no folder for '{file}': make it, or choose another place.")
 
 
 def _check(

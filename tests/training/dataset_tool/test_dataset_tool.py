@@ -538,6 +538,40 @@ def test_options_without_effect_are_refused(words, message):
     assert isinstance(result.exception, UserError) and message in str(result.exception)
 
 
+@pytest.mark.parametrize(
+    "option, words",
+    [
+        ("preview", ["IN", "new/OUT"]),
+        ("preview", ["IN", "new/OUT", "--format", "zip"]),
+        ("preview", ["IN"]),
+        ("preview", ["--check", "IN"]),
+        ("histogram", ["--check", "IN"]),
+        ("preview", ["IN", "new/OUT", "--faces"]),
+        ("save-landmarks", ["IN", "new/OUT", "--faces"]),
+        ("save-landmarks", ["IN", "--faces-only", "new/boxes.json", "--people"]),
+    ],
+)
+def test_files_in_missing_folders_are_refused_at_once(tmp_path, monkeypatch, option, words):
+    monkeypatch.chdir(tmp_path)
+    write_frames(tmp_path / "IN", videos=1)
+    file = "missing/a.png"
+    for name in [file, "new/OUT/a.png"] if "zip" in words or option == "save-landmarks" else [file]:
+        result = CliRunner().invoke(main, [*words, f"--{option}", name], standalone_mode=False)
+        assert isinstance(result.exception, UserError)
+        message = f"--{option}: there is no folder for '{name}': make it, or choose another place."
+        assert str(result.exception) == message
+    assert os.listdir(tmp_path) == ["IN"]
+
+
+@pytest.mark.parametrize("place, shape", [("new", "folder"), ("new", "zip"), ("new/OUT", "folder")])
+def test_a_preview_in_a_folder_that_is_made(tmp_path, monkeypatch, place, shape):
+    monkeypatch.chdir(tmp_path)
+    write_frames(tmp_path / "IN", videos=1)
+    words = ["IN", "new/OUT", "--nframes", "1", "--workers", "1", "--format", shape, "--preview", f"{place}/a.png"]
+    result = CliRunner().invoke(main, words, standalone_mode=False)
+    assert result.exception is None and Image.open(tmp_path / place / "a.png").format == "PNG"
+
+
 @pytest.mark.parametrize("shape", ["folder", "shards"])
 def test_a_set_is_checked_for_the_clips_that_it_was_made_of(tmp_path, shape):
     pytest.importorskip("webdataset")
