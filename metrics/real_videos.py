@@ -211,7 +211,7 @@ class StoredVideos:
         try:
             return (yield from decode_video(os.path.join(self._store.path, movie)))
         except BrokenVideo as error:
-            raise UserError(f"{error} Repair or remove it.") from error
+            raise UserError(f"{error} {error.advice}.") from error
 
     def fingerprint(self, used: Iterable[tuple[int, Sequence[int]]]) -> str:
         """Hash of the content: names and lengths of all videos, and every byte of the files that are used.

@@ -38,11 +38,27 @@ __all__ = [
     "Clip",
     "Crop",
     "CropPlan",
+    "OutsideRectangle",
+    "UnfitBoxes",
+    "crop_words",
     "cut_square",
     "parse_rectangle",
     "read_boxes",
     "squares_from_boxes",
 ]
+
+
+class OutsideRectangle(BrokenVideo):
+    """A video whose frames do not hold the rectangle."""
+
+    advice = "Give another --crop"
+
+
+class UnfitBoxes(BrokenVideo):
+    """A video that the file of boxes does not fit."""
+
+    advice = "Correct the file of --boxes, remove the video"
+
 
 Square = tuple[float, float, float]  # left, top, side in pixels
 MAX_ANGLE = 100.0  # radians; larger numbers are degrees
@@ -110,7 +126,7 @@ class Crop:
             boxes = self.boxes.by_path.get(listed_path(path))
             if boxes is None:
                 listed = listed_path(path) in self.boxes.clips
-                raise BrokenVideo(f"The file of boxes has {'clips, not boxes' if listed else 'none'} for '{path}'.")
+                raise UnfitBoxes(f"The file of boxes has {'clips, not boxes' if listed else 'none'} for '{path}'.")
         return CropPlan(crop=self, path=path, boxes=boxes)
 
     def clips_of(self, path: str) -> list[Clip] | None:
@@ -120,6 +136,14 @@ class Crop:
     def clip_plan(self, path: str, clip: Clip) -> "CropPlan":
         """The squares of a clip, whose frames are counted from its first."""
         return CropPlan(crop=self, path=path, boxes=clip.boxes, roll=clip.roll)
+
+
+def crop_words(entry: dict[str, Any]) -> str:
+    """The entry of `Crop.describe` in words of the options."""
+    if entry["kind"] == "boxes":
+        scale, smoothing = entry["scale"], entry["smoothing"]
+        return f"boxes {entry['sha256'][:8]}… --box-scale {scale:g} --box-smoothing {smoothing:g}"
+    return f"--crop {','.join(map(str, entry['rectangle'])) if entry['kind'] == 'rectangle' else 'centre'}"
 
 
 class CropPlan:
@@ -150,13 +174,13 @@ class CropPlan:
             if len(self._squares) == 1:
                 return tuple(self._squares[0])
             if frame >= len(self._squares):
-                raise BrokenVideo(
+                raise UnfitBoxes(
                     f"The file of boxes has {len(self._squares)} boxes for '{self._path}', which has more frames."
                 )
             return tuple(self._squares[frame])
         left, top, width, height = self._crop.rectangle or (0, 0, *size)
         if left + width > size[0] or top + height > size[1]:
-            raise BrokenVideo(
+            raise OutsideRectangle(
                 f"The rectangle {left},{top},{width},{height} is not inside the frames of '{self._path}', which have "
                 f"{size[0]}×{size[1]} pixels."
             )
@@ -184,7 +208,7 @@ class CropPlan:
         """Check that every box overlaps the frame: others would be moved to one of its corners."""
         outside = np.flatnonzero((self._boxes[:, :2] >= size).any(axis=1) | (self._boxes[:, 2:] <= 0).any(axis=1))
         if len(outside):
-            raise BrokenVideo(
+            raise UnfitBoxes(
                 f"Box {outside[0]} of '{self._path}' lies outside of its frames, which have {size[0]}×{size[1]} pixels."
             )
 
@@ -195,7 +219,7 @@ class CropPlan:
             BrokenVideo: There are boxes for more frames, so they belong to another version of the video.
         """
         if self._boxes is not None and len(self._boxes) > max(frames, 1):
-            raise BrokenVideo(
+            raise UnfitBoxes(
                 f"The file of boxes has {len(self._boxes)} boxes for '{self._path}', which has no more than {frames} "
                 "frame(s)."
             )

@@ -71,7 +71,9 @@ DECODED = re.compile(
 
 
 class BrokenVideo(Exception):
-    """A video that cannot be decoded; the message is for the user."""
+    """A video that cannot be decoded; the message is for the user, and says with `advice` what to do about it."""
+
+    advice = "Repair or remove it"
 
 
 @dataclasses.dataclass(frozen=True)

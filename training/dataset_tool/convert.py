@@ -18,7 +18,7 @@ from PIL import Image
 
 from dnnlib import UserError, link_or_copy, one_line
 from dnnlib.processes import begin_worker
-from training.data.crops import Clip, Crop, cut_square
+from training.data.crops import Clip, Crop, UnfitBoxes, cut_square
 from training.data.video_decoder import BrokenVideo, decode_video, probe_video
 from training.dataset_tool.source_videos import Source, SourceSet, valid_unicode
 from training.dataset_tool.staging import folder_size
@@ -233,7 +233,7 @@ def _convert_clips(
             total = number + 1
             on_frame()
     if total < conversion.max_frames:
-        raise BrokenVideo(
+        raise UnfitBoxes(
             f"The clips in the file of boxes need {conversion.max_frames * stride} frames of "
             f"'{valid_unicode(source.path)}', which has fewer."
         )
@@ -387,4 +387,4 @@ def _work(source: Source) -> dict[str, Any] | BrokenVideo:
     try:
         return convert_video(source, among=among, conversion=conversion, folder=folder, on_frame=on_frame, threads=1)
     except BrokenVideo as error:
-        return BrokenVideo(one_line(error))  # without its causes, which may not pickle
+        return type(error)(one_line(error))  # without its causes, which may not pickle

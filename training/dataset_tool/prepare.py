@@ -153,10 +153,15 @@ def _no_clips(
         first = f"'{skipped[0]['source']}': {skipped[0]['reason']}"
         return f"'{source}' gives no clips: {len(skipped)} video(s) are left out, e.g. {first}."
     longest = max((record["frames"] for record in records.values()), default=0)
-    return (
-        f"'{source}' gives no clips: the longest video has {longest} frames, nframes is {nframes}. "
-        "Use longer videos, or a smaller --nframes or --stride."
-    )
+    stills = [item["source"] for item in records.values() if item["frames"] == 1 and _is_gif(item["source"])]
+    advice = "Use longer videos, or a smaller --nframes or --stride."
+    if stills:
+        advice = f"GIF files are read as videos, also {stills[0]}: save frames as PNG, in a folder for each video."
+    return f"'{source}' gives no clips: the longest video has {longest} frames, nframes is {nframes}. {advice}"
+
+
+def _is_gif(path: str) -> bool:
+    return path.lower().endswith(".gif")
 
 
 def _write_lists(
@@ -220,7 +225,7 @@ def _convert(
         ):
             if isinstance(record, Exception):
                 if not skip_broken:
-                    raise UserError(f"{record} Repair or remove it, or use --skip-broken.") from record
+                    raise UserError(f"{record} {record.advice}, or use --skip-broken.") from record
                 skipped.append({"source": valid_unicode(source.path), "reason": valid_unicode(one_line(record))})
                 continue
             growing.keep(record)

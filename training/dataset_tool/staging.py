@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from dnnlib import UserError, atomic_write, exclusive_lock
+from training.data.crops import crop_words
 from training.data.dataset_folders import SYNTHETIC, UNFINISHED
 
 __all__ = ["Unfinished", "folder_size", "replace_path", "write_json"]
@@ -74,9 +75,11 @@ class Unfinished:
         there = None if restart else _read_json(self._settings)
         if there is not None and there != settings:
             changed = [key for key in settings if there.get(key) != settings[key]] or ["version"]
+            made, now = (_in_words(changed[0], values.get(changed[0])) for values in (there, settings))
+            name = "" if changed[0] == "crop" else f"{changed[0]} "
             raise UserError(
-                f"'{self.folder}' holds an unfinished dataset made with {changed[0]} {there.get(changed[0])}, not "
-                f"{settings.get(changed[0])}: repeat that command to go on, or use --overwrite to start over."
+                f"'{self.folder}' holds an unfinished dataset made with {name}{made}, not {now}: repeat that command "
+                "to go on, or use --overwrite to start over."
             )
         if there is None:
             for name in os.listdir(self.folder):
@@ -163,6 +166,14 @@ def write_json(path: str, content: dict) -> None:
     with atomic_write(path, "w") as file:
         json.dump(content, file, indent=1, ensure_ascii=False)
         file.write("\n")
+
+
+def _in_words(name: str, value: Any) -> str:
+    """The value of a setting for a message."""
+    if name == "crop":
+        with contextlib.suppress(KeyError, TypeError, ValueError):  # of an edited file
+            return crop_words(value)
+    return "none" if value is None else str(value)
 
 
 def _read_json(path: str) -> dict | None:

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from dnnlib import UserError
-from training.data.crops import Crop, cut_square
+from training.data.crops import Crop, OutsideRectangle, cut_square
 from training.data.frame_store import FrameStore, Video, describe_disorder
 from training.data.video_decoder import BrokenVideo, decode_video, describe_remarks, is_video_file
 
@@ -55,7 +55,8 @@ def read_clip(
             square = cut_square(image, plan.square(number * stride, size), resolution)
             pixels.append(np.asarray(square).transpose(2, 0, 1))
     except BrokenVideo as error:
-        raise UserError(f"--clip: {error}") from error
+        option = "--crop" if isinstance(error, OutsideRectangle) else "--clip"
+        raise UserError(f"{option}: {error}") from error
     taken = "" if stride == 1 else f" with --stride {stride}"
     if frames is not None and len(pixels) < frames:
         raise UserError(f"--clip: '{path}' has {len(pixels)} frames{taken}, fewer than --frames {frames}.")

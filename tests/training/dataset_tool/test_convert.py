@@ -1,8 +1,10 @@
 """Conversions of many videos: crops, formats, several at once, going on after an interruption, and bad input."""
 
+import hashlib
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import stat
@@ -83,8 +85,14 @@ def test_crop_follows_boxes(tmp_path):
 def test_videos_without_boxes_stop_or_are_left_out(movies, tmp_path):
     (tmp_path / "boxes.json").write_text(json.dumps({"b.mp4": [0, 0, 10, 10], "c.mp4": [[0, 0, 10, 10]] * 3}))
     crop = Crop(boxes=read_boxes(str(tmp_path / "boxes.json"), scale=1, smoothing=0))
-    with pytest.raises(UserError, match=r"none for 'a\.mp4'.*--skip-broken"):
+    advice = "Correct the file of --boxes, remove the video, or use --skip-broken."
+    with pytest.raises(UserError) as error:
         prepare_frames(movies, tmp_path / "out", crop=crop)
+    assert str(error.value) == f"The file of boxes has none for 'a.mp4'. {advice}"
+    with pytest.raises(
+        UserError, match="^The file of boxes has 3 boxes for 'c.mp4', which has more frames. Correct the"
+    ):
+        prepare_frames(movies / "c.mp4", tmp_path / "out", crop=crop)
     manifest = prepare_frames(movies, tmp_path / "out", crop=crop, skip_broken=True)
     assert [entry["source"] for entry in manifest["videos"]] == ["b.mp4"]
     assert [entry["source"] for entry in manifest["skipped"]] == ["a.mp4", "c.mp4", "d.mp4", "e.mp4"]
@@ -387,6 +395,40 @@ def test_other_options_do_not_go_on(movies, tmp_path, monkeypatch):
     assert done == list("abcde") and read_manifest(tmp_path / "out")["resolution"] == 16
 
 
+def test_another_crop_is_told_in_words_of_the_option(movies, tmp_path, monkeypatch):
+    boxes = tmp_path / "boxes.json"
+    boxes.write_text(json.dumps({f"{name}.mp4": [0, 0, 10, 10] for name in "abcde"}))
+    crops = {
+        "--crop centre": Crop(),
+        "--crop 0,0,20,10": Crop(rectangle=(0, 0, 20, 10)),
+        f"boxes {hashlib.sha256(boxes.read_bytes()).hexdigest()[:8]}… --box-scale 1.5 --box-smoothing 0": Crop(
+            boxes=read_boxes(str(boxes), scale=1.5, smoothing=0)
+        ),
+    }
+    words = list(crops)
+    for made, now in zip(words, words[1:] + words[:1]):
+        interrupted(movies, tmp_path / "out", monkeypatch, crop=crops[made])
+        with pytest.raises(UserError) as error:
+            prepare_frames(movies, tmp_path / "out", crop=crops[now])
+        assert f"' holds an unfinished dataset made with {made}, not {now}: repeat that command" in str(error.value)
+        shutil.rmtree(tmp_path / ".out.unfinished")
+    interrupted(movies, tmp_path / "out", monkeypatch)
+    with pytest.raises(UserError, match="made with max_frames none, not 5: repeat"):
+        prepare_frames(movies, tmp_path / "out", max_frames=5)
+
+
+def test_frames_in_gif_files_are_read_as_videos(tmp_path):
+    (tmp_path / "source" / "a").mkdir(parents=True)
+    for frame in range(3):
+        Image.new("RGB", (16, 16), (frame, 0, 0)).save(tmp_path / "source" / "a" / f"{frame}.gif")
+    with pytest.raises(UserError) as error:
+        prepare_frames(tmp_path / "source", tmp_path / "out")
+    assert str(error.value) == (
+        f"'{tmp_path / 'source'}' gives no clips: the longest video has 1 frames, nframes is 4. GIF files are read as "
+        "videos, also a/0.gif: save frames as PNG, in a folder for each video."
+    )
+
+
 def test_broken_video_among_good_ones_is_left_out_later(movies, tmp_path, monkeypatch):
     """Finished videos are kept."""
     source = tmp_path / "source"
@@ -661,4 +703,9 @@ def test_wrong_commands(movies, tmp_path):
     assert "give one of them" in message(movies, out, "--crop", "0,0,9,9", "--boxes", "x.json")
     assert "--crop nonsense" in message(movies, out, "--crop", "nonsense")
     assert "Cannot read the boxes" in message(movies, out, "--boxes", tmp_path / "none.json")
-    assert "not inside the frames" in message(movies, out, "--crop", "30,0,9,9", "--workers", "1")
+    for workers in ("1", "2"):
+        assert re.fullmatch(
+            r"The rectangle 30,0,9,9 is not inside the frames of '[abc]\.mp4', which have 32×24 pixels\. Give another "
+            r"--crop, or use --skip-broken\.",
+            message(movies, out, "--crop", "30,0,9,9", "--workers", workers),
+        )

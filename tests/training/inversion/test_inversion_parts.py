@@ -387,7 +387,7 @@ def test_what_is_no_clip_is_named(tmp_path):
         ("two", "holds 2 videos: give one of them", {}),
         ("two/a", "has 5 frames, fewer than --frames 6", {"frames": 6}),
         ("two/a", "has 3 frames with --stride 2, fewer", {"frames": 4, "stride": 2}),
-        ("two/a", "is not inside the frames", {"crop": Crop(rectangle=(0, 0, 99, 4))}),
+        ("two/a", "^--crop: The rectangle 0,0,99,4 is not inside the frames", {"crop": Crop(rectangle=(0, 0, 99, 4))}),
         ("uneven", "frame 2 of .* has 9×9 pixels, those before 20×16", {}),
         ("damaged", "Cannot read the frame .*03.png", {}),
         ("text.mp4", "Cannot decode", {}),

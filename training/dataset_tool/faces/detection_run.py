@@ -87,7 +87,7 @@ def detect_videos(
             for source, trouble in zip(todo, parallel_map(_detect, todo, shared=shared, workers=workers)):
                 if trouble is not None:
                     if not skip_broken:
-                        raise UserError(f"{trouble} Repair or remove it, or use --skip-broken.")
+                        raise UserError(f"{trouble} {BrokenVideo.advice}, or use --skip-broken.")
                     broken[listed_path(source.path)] = trouble
                 kept[source.path] = _read_kept(_file(folder, source), stamps[source.path])
                 bar.update()
