@@ -17,7 +17,7 @@ from torch_utils.ops.fused_mlp import FusedMLP, MLPLayer, has_fused_mlp
 from torch_utils.ops.point_linear import lrelu_, point_linear
 from training.networks.density import DensityPrior
 from training.networks.fields import SLOPE, VIEW_SLOPE, ConditionedBlend, ConditionedForeground, ForegroundField
-from training.networks.layers import LRELU_GAIN
+from training.networks.layers import LRELU_GAIN, PointEncoding
 from training.networks.upsampler import (
     CornerUpsampling,
     ShuffleUpsampling,
@@ -69,7 +69,8 @@ class FusedNetworks:
         if weight.dtype != torch.float32 or not has_fused_mlp(weight.device, self.precision):
             return field
         # Otherwise the native operator would render another field.
-        marched = field.field.encoding.is_waves(weight)
+        encoding = field.field.encoding
+        marched = isinstance(encoding, PointEncoding) and encoding.is_waves(weight)
         marched = marched and type(field.field.density_prior) in (DensityPrior, type(None))
         return (FusedForeground if marched else FusedField)(field, self.precision, self._fields)
 

@@ -8,6 +8,7 @@ and bias.
 import dataclasses
 import functools
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -142,8 +143,9 @@ class IsotropicEncoding(PointEncoding):
         return _isotropic(self.frequencies, like.dtype, like.device)[0]
 
 
-#: Values of the option model.generator.foreground.encoding.
-ENCODINGS: dict[str, type[PointEncoding]] = {"octaves": OctaveEncoding, "isotropic": IsotropicEncoding}
+#: Values of the option model.generator.foreground.encoding: classes derived from `PointEncoding` or, for encodings with
+#: parameters, modules with `num_outputs`, `forward` and `fold`.
+ENCODINGS: dict[str, type[Any]] = {"octaves": OctaveEncoding, "isotropic": IsotropicEncoding}
 
 
 def isotropic_waves(frequencies: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -293,13 +293,34 @@ class CubedEncoding(ENCODINGS["octaves"]):
         return super().__call__(points) ** 3
 
 
-@pytest.mark.parametrize("kind", [TriangleEncoding, CubedEncoding])
+class PlaneEncoding(torch.nn.Module):
+    """Features of three axis-aligned planes (EG3D): an encoding with parameters."""
+
+    def __init__(self, frequencies):
+        super().__init__()
+        self.planes = torch.nn.Parameter(torch.randn(3, 2 * frequencies, 8, 8))
+
+    @property
+    def num_outputs(self):
+        return 3 * self.planes.shape[1]
+
+    def forward(self, points):
+        flat = points.reshape(-1, 3) / 0.2
+        places = torch.stack([flat[:, [0, 1]], flat[:, [0, 2]], flat[:, [1, 2]]])[:, None]
+        found = torch.nn.functional.grid_sample(self.planes, places, align_corners=True, padding_mode="border")
+        return found[:, :, 0].permute(2, 0, 1).reshape(*points.shape[:-1], self.num_outputs)
+
+    def fold(self, weight):
+        return weight
+
+
+@pytest.mark.parametrize("kind", [TriangleEncoding, CubedEncoding, PlaneEncoding])
 @pytest.mark.parametrize("precision", ["float32", pytest.param("bfloat16", marks=needs_bfloat16)])
 def test_an_encoding_without_waves_is_rendered_as_it_is_trained(precision, kind, monkeypatch):
     """Its rays are not marched by the native operator, which knows sines alone."""
     monkeypatch.setitem(ENCODINGS, "triangle", kind)
     generator, other = (generator_with(kind).requires_grad_(False) for kind in ("triangle", "octaves"))
-    other.load_state_dict(generator.state_dict())
+    other.load_state_dict(generator.state_dict(), strict=kind is not PlaneEncoding)
     codes = {
         "z_motion": rand(1, generator.motion_dim, seed=1).float(),
         "z_bg": torch.zeros(1, generator.background_dim),
@@ -322,6 +343,24 @@ def test_an_encoding_without_waves_is_rendered_as_it_is_trained(precision, kind,
     assert isinstance(fields.foreground, FusedField) or not has_fused_mlp(CPU, precision)
     assert not hasattr(fields.foreground, "march")
     assert (rendered - expected).abs().max() < 0.1 * (trained(other)[1] - expected).abs().max()
+
+
+@pytest.mark.parametrize("phase, checkpointing", [("Gmain", False), ("Gmain", True), ("Greg", False)])
+def test_an_encoding_with_parameters_is_trained_and_saved(phase, checkpointing, monkeypatch, tmp_path):
+    """Gradients reach its parameters, and snapshots hold them."""
+    monkeypatch.setitem(ENCODINGS, "planes", PlaneEncoding)
+    loss, generator, _, _ = make_loss()
+    config = generator.config | {"foreground": generator.config["foreground"] | {"encoding": "planes"}}
+    loss.generator = generator = Generator(**config).train()
+    generator.activation_checkpointing = checkpointing
+    loss.accumulate(phase, batch=real_batch(), gain=1.0, stream=RandomStream(3))
+    planes = generator.foreground.encoding.planes
+    assert dict(generator.named_parameters())["foreground.encoding.planes"] is planes
+    assert planes.grad.isfinite().all() and planes.grad.abs().max() > 0
+
+    made = save_small_network(tmp_path, generator.eval())
+    loaded = load_average_generator(tmp_path)
+    assert torch.equal(loaded.foreground.encoding.planes, made.foreground.encoding.planes)
 
 
 def psnr(a: torch.Tensor, b: torch.Tensor) -> float:
