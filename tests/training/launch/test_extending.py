@@ -122,6 +122,23 @@ def test_own_priors_are_rendered_as_they_are_trained(work):
     assert isinstance(again.camera_prior, my_models.TwoSided)
 
 
+def test_own_field_is_rendered_as_it_is_trained(work):
+    """It is built from the same arguments as this program's, those of the generator (`static`) left out."""
+    network_class("my_models.BallGenerator")
+    network = small_generator(foreground={"static": "none", "density_bias": 5.0})
+    generator = sys.modules["my_models"].BallGenerator(**network.config).eval()
+    generator.load_state_dict(network.state_dict())
+    codes = seed_latents(0, 0, **SIZES)
+    ws, parts = generator.mapping(codes.z), {"z_motion": codes.z_motion, "z_bg": codes.z_bg}
+    camera, time = generator.camera_prior.at(), torch.tensor([[0.5]])
+    trained = generator.synthesize(ws, times=time, cameras=camera, **parts)
+    rendered = FrameRenderer(generator, ws, **parts).output(0.5, camera)
+    torch.testing.assert_close(rendered.opacity, trained.opacity, rtol=0, atol=1e-5)
+    without = network.synthesize(ws, times=time, cameras=camera, **parts)
+    assert (trained.opacity[..., 0, 0] == 0).all() and (without.opacity[..., 0, 0] > 0.5).all()  # a corner
+    assert trained.opacity.max() > 0.5
+
+
 OWN_D = "my_models.PairDiscriminator"
 SELECTED = [f"model.discriminator._target_={OWN_D}", "+model.discriminator.width=16"]
 
