@@ -18,13 +18,24 @@ from training.networks.discriminator import TimeAwareDiscriminators
 from training.networks.generator import Generator
 from training.schedule import Schedule
 
-__all__ = ["build_ada", "build_augment", "build_loss", "build_networks", "build_schedule", "check_arguments"]
+__all__ = [
+    "build_ada",
+    "build_augment",
+    "build_loss",
+    "build_networks",
+    "build_schedule",
+    "check_arguments",
+    "synthesis_note",
+]
 
 # Karras et al. 2020, "Limited Data": target of E[sign D(real)]; thousands of videos over which p can change by one,
 # from scratch and in transfer learning.
 ADA_TARGET = 0.6
 ADA_KIMG = 500
 ADA_KIMG_TRANSFER = 100
+
+#: Steps of `Generator.synthesize`, by which `FrameRenderer` renders without it.
+STEPS = ("modulate", "motion_vectors", "condition", "depth_offsets", "pixels", "upsample")
 
 Options = Mapping[str, Any]
 
@@ -97,6 +108,18 @@ def _check_config(network: torch.nn.Module, arguments: Mapping[str, Any]) -> Non
             f"{type(network).__name__} leaves {lost[0]} out of its config, from which snapshots rebuild it: add "
             f"self.config[{lost[0]!r}] = {lost[0]} to its constructor."
         )
+
+
+def synthesis_note(generator: torch.nn.Module) -> list[str]:
+    """A note if a user's own class overrides `synthesize`, for losses, but none of the steps that render frames."""
+    own = type(generator)
+    overridden = [name for name in ("synthesize", *STEPS) if getattr(own, name, None) is not getattr(Generator, name)]
+    if overridden != ["synthesize"]:
+        return []
+    return [
+        f"model.generator: {own.__name__}.synthesize is for losses only. Previews, metrics and videos are rendered by "
+        f"its steps ({', '.join(STEPS)}), of which it overrides none."
+    ]
 
 
 @contextlib.contextmanager

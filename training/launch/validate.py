@@ -25,7 +25,7 @@ from training.data.frame_store import RUN_OPTIONS
 from training.data.loader import PairDataset, build_dataset
 from training.data.webdataset import ShardPairDataset
 from training.data.webdataset_files import is_shards
-from training.launch.build import build_augment, build_networks, check_arguments
+from training.launch.build import build_augment, build_networks, check_arguments, synthesis_note
 from training.launch.config import GROUPS, NETWORKS, SECTIONS, compose_options, continued_options, given_options
 from training.launch.idle_options import (
     Devices,
@@ -120,6 +120,7 @@ def plan(
 
     generator, discriminator = build_networks(options, c_dim=dataset.c_dim, device="meta")
     check_arguments({"generator": generator, "discriminator": discriminator}, given)
+    notes += synthesis_note(generator)
     if run_folder is not None:
         from training.launch.checkpoint_rules import check_run_state
 

@@ -227,6 +227,37 @@ def test_an_argument_that_snapshots_would_lose_is_named(work):
         plan(["outdir=runs", "data=data", "model=looping", *OVERRIDES[1:]])
 
 
+SYNTHESES = """
+
+class Negative(Generator):
+    def synthesize(self, *arguments, **options):
+        output = super().synthesize(*arguments, **options)
+        output.image = -output.image
+        return output
+
+
+class Both(Negative):
+    def upsample(self, *arguments, **options):
+        return super().upsample(*arguments, **options)
+"""
+
+
+def test_a_synthesis_by_which_no_frame_is_rendered_is_a_note(work):
+    """`synthesize` trains; frames are rendered by its steps."""
+    with open("my_models.py", "a") as file:
+        file.write(SYNTHESES)
+    start = ["outdir=runs", "data=data", *OVERRIDES, "dry_run=true"]
+    notes = {
+        name: [note for note in plan([*start, f"model.generator._target_=my_models.{name}"]).notes if "synth" in note]
+        for name in ("Negative", "Both", "LoopingGenerator")
+    }
+    expected = (
+        "model.generator: Negative.synthesize is for losses only. Previews, metrics and videos are rendered by its "
+        "steps (modulate, motion_vectors, condition, depth_offsets, pixels, upsample), of which it overrides none."
+    )
+    assert notes == {"Negative": [expected], "Both": [], "LoopingGenerator": []}
+
+
 def test_a_class_that_does_not_exist_or_is_no_network_is_one_line(work):
     for name, message in (("my_models.Nothing", "there is no class"), ("os.getcwd", "is not a torch.nn.Module")):
         with pytest.raises(UserError, match=rf"^model\.generator: .*{message}"):
