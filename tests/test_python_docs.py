@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+import video3d
 from tests.small_network import save_small_run
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -24,7 +25,8 @@ def run_folder(tmp_path, monkeypatch) -> Path:
     """The working folder, with the run that the documentation refers to."""
     folder = tmp_path / "runs" / "00000-clips"
     folder.mkdir(parents=True)
-    save_small_run(folder, foreground={"density_prior": {"peak": 60, "radius": 0.06}})  # a surface, for depth and mesh
+    prior = {"peak": 60, "radius": 0.06}  # a surface, for depth and mesh
+    save_small_run(folder, foreground={"density_prior": prior, "density_ramp": {"factor": 4, "start": 1, "end": 4}})
     for video in range(4):
         frames = tmp_path / "clips" / "train" / f"video_{video}"
         frames.mkdir(parents=True)
@@ -63,6 +65,13 @@ def test_the_page_on_python(run_folder):
     assert torch.equal(names["back"].cam2world, path.cam2world)
     assert names["depths"].shape[:3] == (3, 6, 1)
     assert all(parameter.grad is not None for parameter in names["D"].network.parameters())
+    # The loop trains, with the density ramp after the 2000 videos of the run, and G follows its generator.
+    assert names["nimg"] == 2004 and names["generator"].foreground.density_scale == pytest.approx(2.002)
+    assert G.network.foreground.density_scale == names["generator"].foreground.density_scale
+    start = video3d.load_generator("runs/00000-clips").network
+    moved = [(a - b).abs().max() for a, b in zip(names["generator"].parameters(), start.parameters(), strict=True)]
+    average = [(a - b).abs().max() for a, b in zip(G.network.parameters(), start.parameters(), strict=True)]
+    assert all(0 < a < b / 1000 for a, b in zip(average, moved, strict=True))
     assert names["flickers"].shape == (4,) and names["distance"] > 0
     assert names["row"]["metric"] == "flatness32_1v" and names["row"]["num_fake"] == 32
     assert not torch.equal(names["pictures"], G.frame(codes=names["first"]))

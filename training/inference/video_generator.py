@@ -209,6 +209,9 @@ class VideoGenerator(nn.Module):
     def latents(self, seed: Seeds = 0, motion_seed: Seeds | None = None) -> SeedLatents:
         """The latent codes z, z_motion, z_bg [B, …] of seeds, on the generator's device.
 
+        z and z_motion are standard normal, as in training. z_bg has a standard deviation of 0.65, which avoids odd
+        backgrounds: for training, draw background codes with `torch.randn`.
+
         Args:
             seed: Seed of content and background, one or several.
             motion_seed: One for all or one each; None: the content's.
