@@ -76,11 +76,19 @@ def make_phases(
     Args:
         lr, betas, eps: Adam's settings before the correction for lazy regularisation.
         g_reg_interval, d_reg_interval: Iterations between regularisation phases; None for no regularisation.
+
+    Raises:
+        ValueError: No parameter of a network requires gradients.
     """
+    trained = []
+    for name, module in (("generator", generator), ("discriminator", discriminator)):
+        trained.append([parameter for parameter in module.parameters() if parameter.requires_grad])
+        if not trained[-1]:
+            raise ValueError(f"the parameters of the {name} require no gradients: call requires_grad_(True).")
+    generator.requires_grad_(False)
+    discriminator.requires_grad_(False)
     phases = []
-    for letter, module, interval in (("G", generator, g_reg_interval), ("D", discriminator, d_reg_interval)):
-        parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-        module.requires_grad_(False)
+    for letter, parameters, interval in zip("GD", trained, (g_reg_interval, d_reg_interval), strict=True):
         # Lazy regularisation: correct Adam for the additional steps.
         c = 1.0 if interval is None else interval / (interval + 1)
         # One pass over all parameters; on the meta device, which computes nothing, there is none.

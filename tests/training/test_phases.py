@@ -68,6 +68,19 @@ def test_only_the_phase_has_gradients_and_frozen_layers_stay():
     assert not discriminator.weight.requires_grad
 
 
+@pytest.mark.parametrize("frozen", ["generator", "discriminator"])
+def test_networks_that_are_not_to_be_trained(frozen):
+    """As loaded networks are; the other one stays as it is."""
+    networks = {"generator": nn.Linear(2, 1), "discriminator": nn.Linear(3, 1)}
+    networks[frozen].requires_grad_(False)
+    settings = dict(lr=0.0025, betas=(0.0, 0.99), eps=1e-8, g_reg_interval=4, d_reg_interval=16)
+    with pytest.raises(ValueError) as caught:
+        make_phases(**networks, **settings)
+    expected = f"the parameters of the {frozen} require no gradients: call requires_grad_(True)."
+    assert str(caught.value) == expected
+    assert [p.requires_grad for network in networks.values() for p in network.parameters()].count(True) == 2
+
+
 @pytest.mark.parametrize("form", [float, torch.tensor])
 def test_learning_rates_change(form):
     """As a number, or as the tensor that a CUDA graph reads."""
