@@ -261,10 +261,10 @@ class GanLoss:
             The videos, the time between their frames [B], and their cameras.
         """
         generator, batch = self.generator, len(ws)
-        times = sample_single_times(batch, stream) if self.single_images else sample_times(batch, stream)
-        z_motion = stream.normal("latents/z_motion", [batch, generator.motion_dim])
+        times = (sample_single_times(batch, stream) if self.single_images else sample_times(batch, stream)).to(ws.dtype)
+        z_motion = stream.normal("latents/z_motion", [batch, generator.motion_dim]).to(ws.dtype)
         cameras = generator.camera_prior.sample(batch, stream)
-        z_bg = stream.normal("latents/z_bg", [batch, generator.background_dim])
+        z_bg = stream.normal("latents/z_bg", [batch, generator.background_dim]).to(ws.dtype)
         output = generator.synthesize(
             ws, z_motion=z_motion, z_bg=z_bg, times=times, cameras=cameras, stream=stream, **losses
         )
@@ -364,7 +364,7 @@ class GanLoss:
 
         # Running mean a of the lengths. As in the published code, gradients pass through it as well, which makes them
         # smaller by the fraction `pl_decay`.
-        pl_mean = self.pl_mean.lerp(lengths.mean(), self.pl_decay)
+        pl_mean = self.pl_mean.to(lengths.dtype).lerp(lengths.mean(), self.pl_decay)
         self.pl_mean.copy_(pl_mean.detach())
         penalty = self._report_losses("pl_penalty", (lengths - pl_mean).square())
         return _add_gradients(self._report_losses("G/reg", penalty * self.pl_weight).mean(), gain)

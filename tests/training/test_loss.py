@@ -290,6 +290,25 @@ def test_reports_and_gradient_flags(phase):
         assert gradient.isfinite().all()
 
 
+@pytest.mark.parametrize("real", [torch.float32, torch.float64])
+@pytest.mark.parametrize("phase", PHASES)
+def test_double_precision(phase, real):
+    """The same gradients within rounding, for batches of either precision."""
+    found = {}
+    for dtype in (torch.float32, torch.float64):
+        loss, generator, discriminator, _ = make_loss(distortion_weight=0.1)
+        generator.to(dtype), discriminator.to(dtype)
+        batch = real_batch()
+        if dtype == torch.float64:
+            batch = VideoBatch(frames=batch.frames.to(real), dt=batch.dt.to(real), c=batch.c.to(real))
+        loss.accumulate(phase, batch=batch, gain=2.0, stream=RandomStream(3))
+        found[dtype] = gradients(generator if phase.startswith("G") else discriminator)
+    largest = max(value.abs().max() for value in found[torch.float64].values())
+    for name, value in found[torch.float64].items():
+        assert value.dtype == torch.float64
+        assert_near(found[torch.float32][name].double(), value, relative=1e-3, absolute=1e-5 * largest)
+
+
 def test_state_of_the_running_mean():
     loss, *_ = make_loss()
     loss.accumulate("Greg", batch=real_batch(), gain=1.0, stream=RandomStream(0))
