@@ -470,7 +470,7 @@ def _save_cached(path: str, packed: dict[str, np.ndarray]) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(file) as stream:
-            np.savez(stream, version=np.array(CACHE_VERSION), **packed)
+            np.savez(stream, version=np.array(_version()), **packed)
     except (OSError, UserError):
         pass
 
@@ -482,7 +482,13 @@ def _load_cached(path: str) -> dict[str, np.ndarray] | None:
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
     complete = {"version", "starts", "names_ends", "other_locations"} <= packed.keys()
-    return packed if complete and int(packed["version"]) == CACHE_VERSION else None
+    return packed if complete and str(packed["version"]) == _version() else None
+
+
+def _version() -> str:
+    """Hash of the format of cached indices and of the rules by which files are listed."""
+    rules = (CACHE_VERSION, IMAGE_SUFFIXES, OTHER_IMAGES, MOVIE_SUFFIXES, sorted(SYSTEM_FOLDERS))
+    return hashlib.sha256(repr(rules).encode()).hexdigest()
 
 
 def join_path(*parts: str) -> str:

@@ -165,6 +165,24 @@ def test_zips_are_listed_once_and_anew_when_they_change(root, tmp_path, monkeypa
     assert content(packed(root, file)) == content(root) != first
 
 
+def test_suffixes_that_are_added_later_are_found(root, tmp_path, monkeypatch, memory):
+    """Remembered lists depend on the suffixes of frames and videos."""
+    (root / "b" / "3.raw").write_bytes(b"x")
+    (root / "other.npy").write_bytes(b"x")
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        for file in root.rglob("*.*"):
+            archive.write(file, file.relative_to(root))
+    for path in (root, tmp_path / "set.zip"):
+        before = list_files(str(path))
+        with monkeypatch.context() as patch:
+            patch.setattr(frame_index, "MOVIE_SUFFIXES", (*frame_index.MOVIE_SUFFIXES, ".npy"))
+            assert list_files(str(path)).movies == [*before.movies, "other.npy"]
+            patch.setattr(frame_index, "IMAGE_SUFFIXES", (*frame_index.IMAGE_SUFFIXES, ".raw"))
+            assert len(list_files(str(path)).names) == len(before.names) + 1
+        assert list_files(str(path)).movies == before.movies
+    assert len(os.listdir(memory)) == 2
+
+
 def test_broken_memories_are_ignored(root, memory):
     expected = content(root)
     (file,) = memory.iterdir()
