@@ -39,7 +39,8 @@ def test_every_entry_can_be_computed():
 def test_names_say_what_is_not_the_real_thing():
     for name, metric in METRICS.items():
         random = metric.network.startswith("random")
-        assert random == name.startswith("r") == bool(metric.warning)
+        rule = f"{name}: random features <=> a name that begins with r <=> a warning"
+        assert random == name.startswith("r") == bool(metric.warning), rule
         if name.startswith("rfvd"):
             assert "NOT FVD" in metric.warning
         if name.startswith(("fvd", "kvd", "fid", "kid", "is")):

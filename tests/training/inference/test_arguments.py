@@ -9,6 +9,7 @@ import torch
 
 import video3d
 from renderer.cameras import Cameras
+from renderer.outputs import OUTPUTS
 from tests.small_network import small_generator
 from torch_utils.argument_checks import whole_number
 from training.inference.arguments import seed_list
@@ -16,7 +17,7 @@ from training.inference.layouts import RowCodes
 from training.inference.meshes import GeneratedMeshes
 
 NAN, INF = math.nan, math.inf
-OUTPUTS = "choose from rgb, depth, normal, opacity, raw"
+CHOICES = f"choose from {', '.join(OUTPUTS)}"
 
 
 @pytest.fixture(scope="module")
@@ -57,9 +58,9 @@ def says(message: str):
         ({"ray_chunk": 0}, "ray_chunk must be a whole number of at least 1, got 0."),
         ({"ray_chunk": -1}, "ray_chunk must be a whole number of at least 1, got -1."),
         ({"class_idx": "x"}, "class_idx must be a whole number, got 'x'."),
-        ({"outputs": ()}, f"outputs names none; {OUTPUTS}, or leave it out for pixels."),
-        ({"outputs": "depths"}, f"there is no output 'depths'; {OUTPUTS}."),
-        ({"outputs": 3}, f"there is no output 3; {OUTPUTS}."),
+        ({"outputs": ()}, f"outputs names none; {CHOICES}, or leave it out for pixels."),
+        ({"outputs": "depths"}, f"there is no output 'depths'; {CHOICES}."),
+        ({"outputs": 3}, f"there is no output 3; {CHOICES}."),
         ({"z": [0.0] * 12}, "z must be a tensor [B, 12], got [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, ...]."),
         ({"z": torch.zeros(0, 12)}, "z must be [B, 12], got [0, 12]."),
         ({"z": torch.full([1, 12], NAN)}, "z must be finite; it holds nan or inf."),
@@ -320,7 +321,7 @@ def test_degrees_and_radians_are_not_confused(G):
 
 
 def test_pixels_are_made_of_maps(G):
-    with says(f"there is no output 'depths'; {OUTPUTS}."):
+    with says(f"there is no output 'depths'; {CHOICES}."):
         G.pixels("depths", torch.zeros(1, 8, 8))
     with says("values must be [1, h, w], got [1, 1, 8, 8]."):
         G.pixels("depth", torch.zeros(1, 1, 8, 8))
