@@ -131,7 +131,7 @@ def main(names: str, detectors: tuple[str, ...], gpus: int, device: str | None, 
     if options["real"] is None:
         needing = [name for name in chosen if METRICS[name].uses_real]
         if needing:
-            raise UserError(f"--real: {needing[0]} compares with real videos; give their folder or zip.")
+            raise UserError(f"--real: {METRICS[needing[0]].use_of_real}; give their folder or zip.")
 
     import torch
 
@@ -174,7 +174,7 @@ def idle_notes(names: list[str], paths: dict[str, str], options: dict[str, Any],
     needed = {detector_of(metric.network) for metric in chosen}
     notes += [f"--detector {name}= has no effect: no metric uses it." for name in paths if name not in needed]
     if options["cache"] is not None and not any(metric.uses_real for metric in chosen):
-        notes.append("--cache has no effect: no metric compares with real videos.")
+        notes.append("--cache has no effect: no metric uses real videos.")
     context = click.get_current_context()
     given = {name for name in context.params if context.get_parameter_source(name) is not ParameterSource.DEFAULT}
     if "bootstrap" in given and options["bootstrap"] and all(metric.measure in UNSAMPLED for metric in chosen):
@@ -209,7 +209,7 @@ def run(names: list[str], paths: dict[str, str], device_type: str, options: dict
             click.echo(note, err=True)
     labelled = isinstance(fake, GeneratedVideos) and fake.labelled
     if distributed.is_main() and real is not None and not labelled and not any(METRICS[n].uses_real for n in names):
-        click.echo("--real has no effect: no metric compares with real videos.", err=True)
+        click.echo("--real has no effect: no metric uses real videos.", err=True)
     cache = cache_folder("metrics") if options["cache"] is None else Path(options["cache"])
     with distributed.patience():
         evaluator = Evaluator(

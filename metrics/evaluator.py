@@ -163,7 +163,7 @@ class Evaluator:
     def _samples(self, side: str, metric: Metric) -> Samples:
         videos = self._real if side == "real" else self._fake
         if videos is None:
-            raise UserError(f"{metric.name} compares with real videos: give their folder or zip.")
+            raise UserError(f"{metric.use_of_real}: give their folder or zip.")
         if metric.samples == "clips":
             return videos.clips(count=metric.count, frames=metric.frames, subsample=metric.subsample)
         if metric.samples == "images":

@@ -51,6 +51,12 @@ class Metric:
     better: str = "lower"
     warning: str = ""
 
+    @property
+    def use_of_real(self) -> str:
+        """What it does with real videos, if it uses them."""
+        measures = self.measure in ("mean", "similarity")
+        return f"{self.name} {'measures real videos, too' if measures else 'compares with real videos'}"
+
     def protocol(self) -> dict:
         """Everything that determines the value besides the two sets of videos, as plain data."""
         entry = dataclasses.asdict(self)

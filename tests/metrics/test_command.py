@@ -347,6 +347,9 @@ def test_what_needs_a_generator_or_real_videos(evaluate, trained):
         evaluate("warping32_2v", fake=trained / "data")
     with pytest.raises(UserError, match="--real: rfvd64_16f compares with real videos"):
         evaluate("flatness32_1v,rfvd64_16f", real=False)
+    for name in ("flicker32_16f", "motion32_16f", "ridentity32_16f"):  # no comparison
+        with pytest.raises(UserError, match=rf"^--real: {name} measures real videos, too; give their folder or zip\.$"):
+            evaluate(name, real=False)
     assert evaluate("flatness32_1v", "--bootstrap", 0, real=False)[0]["num_real"] is None
 
 

@@ -258,6 +258,8 @@ def test_mistakes():
         make_evaluator().evaluate("fvd")
     with pytest.raises(UserError, match="rfvd64_16f compares with real videos"):
         make_evaluator(real=None).evaluate("rfvd64_16f")
+    with pytest.raises(UserError, match=r"^flicker32_16f measures real videos, too: give their folder or zip\.$"):
+        make_evaluator(real=None).evaluate("flicker32_16f")
     with pytest.raises(UserError, match="rfvd64_16f needs at least 2 generated clips, there are 1"):
         make_evaluator(fake=MemoryVideos(FAKE[:1])).evaluate("rfvd64_16f")
     with pytest.raises(ValueError, match="batch_size"):
