@@ -64,14 +64,18 @@ def test_the_page_on_python(run_folder):
     assert torch.equal(G.video(seed=3, cameras=path), G.video(seed=3, frames=8))
     assert torch.equal(names["back"].cam2world, path.cam2world)
     assert names["depths"].shape[:3] == (3, 6, 1)
+    start = video3d.load_generator("runs/00000-clips")
+    alone = torch.stack([start.frame(seed=3 + i, camera=names["circle"][i]) for i in range(3)])
+    assert (names["pixels_of_views"].int() - alone.int()).abs().max() <= 1
     assert all(parameter.grad is not None for parameter in names["D"].network.parameters())
     # The loop trains, with the density ramp after the 2000 videos of the run, and G follows its generator.
     assert names["nimg"] == 2004 and names["generator"].foreground.density_scale == pytest.approx(2.002)
     assert G.network.foreground.density_scale == names["generator"].foreground.density_scale
-    start = video3d.load_generator("runs/00000-clips").network
-    moved = [(a - b).abs().max() for a, b in zip(names["generator"].parameters(), start.parameters(), strict=True)]
-    average = [(a - b).abs().max() for a, b in zip(G.network.parameters(), start.parameters(), strict=True)]
-    assert all(0 < a < b / 1000 for a, b in zip(average, moved, strict=True))
+    trained, average = (
+        [(a - b).abs().max() for a, b in zip(network.parameters(), start.parameters(), strict=True)]
+        for network in (names["generator"], G)
+    )
+    assert all(0 < a < b / 1000 for a, b in zip(average, trained, strict=True))
     assert names["flickers"].shape == (4,) and names["distance"] > 0
     assert names["row"]["metric"] == "flatness32_1v" and names["row"]["num_fake"] == 32
     assert not torch.equal(names["pictures"], G.frame(codes=names["first"]))
