@@ -261,10 +261,12 @@ class GanLoss:
             The videos, the time between their frames [B], and their cameras.
         """
         generator, batch = self.generator, len(ws)
-        times = (sample_single_times(batch, stream) if self.single_images else sample_times(batch, stream)).to(ws.dtype)
-        z_motion = stream.normal("latents/z_motion", [batch, generator.motion_dim]).to(ws.dtype)
+        times = sample_single_times(batch, stream) if self.single_images else sample_times(batch, stream)
+        z_motion = stream.normal("latents/z_motion", [batch, generator.motion_dim])
         cameras = generator.camera_prior.sample(batch, stream)
-        z_bg = stream.normal("latents/z_bg", [batch, generator.background_dim]).to(ws.dtype)
+        z_bg = stream.normal("latents/z_bg", [batch, generator.background_dim])
+        dtype = next(generator.parameters()).dtype  # draws are float32
+        z_motion, z_bg, times = z_motion.to(dtype), z_bg.to(dtype), times.to(dtype)
         output = generator.synthesize(
             ws, z_motion=z_motion, z_bg=z_bg, times=times, cameras=cameras, stream=stream, **losses
         )
