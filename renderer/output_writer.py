@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from renderer.depth_files import DepthScale, write_depth_png
+from renderer.frame_folder import FrameFolder
 from renderer.outputs import displayed, output_stem
-from renderer.video import VideoWriter, make_frames_dir, remove_frames
+from renderer.video import VideoWriter
 
 __all__ = ["OutputVideos"]
 
@@ -16,9 +17,9 @@ __all__ = ["OutputVideos"]
 class OutputVideos:
     """Writer of `<stem>.mp4` for the image (rgb) and `<stem>_<output>.mp4` for other outputs, see `renderer.outputs`.
 
-    Other formats have their own file extensions. Videos appear when the writer is closed, complete or not at all. With
-    `save_frames` the frames are also saved as PNG, to the folder `<stem>` or `<stem>_<output>`; depth frames are 16-bit
-    maps at their own resolution, see `renderer.depth_files`.
+    Other formats have their own file extensions. Videos appear when the writer is closed, complete or not at all; with
+    `save_frames` also their frames as PNG, in the folder `<stem>` or `<stem>_<output>`. Depth frames are 16-bit maps at
+    their own resolution, see `renderer.depth_files`.
 
     Args:
         stem: Path without its extension; the folder must exist.
@@ -42,7 +43,7 @@ class OutputVideos:
         self.near, self.far = near, far
         stems = {name: output_stem(stem, name) for name in outputs}
         self.paths = [f"{path}.{video_format}" for path in stems.values()]
-        self._depth_dir = stems["depth"] if save_frames and "depth" in stems else None
+        self._depth = FrameFolder(stems["depth"]) if save_frames and "depth" in stems else None
         self._writers = {}
         for name, path in stems.items():
             frames_dir = path if save_frames and name != "depth" else None
@@ -68,11 +69,11 @@ class OutputVideos:
         """
         for name, writer in self._writers.items():
             writer.add(displayed(name, maps[name], size=sizes[name], near=self.near, far=self.far))
-        if self._depth_dir is not None:
+        if self._depth is not None:
+            path = self._depth.next_frame()
             if self._count == 0:
-                make_frames_dir(self._depth_dir)
-                self._scale.write(self._depth_dir)
-            write_depth_png(maps["depth"][0], os.path.join(self._depth_dir, f"{self._count:04d}.png"), self._scale)
+                self._scale.write(os.path.dirname(path))
+            write_depth_png(maps["depth"][0], path, self._scale)
         self._count += 1
 
     def close(self) -> None:
@@ -81,10 +82,12 @@ class OutputVideos:
             unfinished.callback(self.abort)  # no effect on closed writers
             for writer in self._writers.values():
                 writer.close()
-        if self._depth_dir is not None:
-            remove_frames(self._depth_dir, self._count)
+            if self._depth is not None:
+                self._depth.close()
 
     def abort(self) -> None:
         """Remove the unfinished files."""
         for writer in self._writers.values():
             writer.abort()
+        if self._depth is not None:
+            self._depth.abort()

@@ -10,7 +10,6 @@ import errno
 import io
 import math
 import os
-import re
 import signal
 import subprocess
 import tempfile
@@ -28,10 +27,10 @@ from dnnlib import (
     temporary_folder,
     temporary_name,
 )
+from renderer.frame_folder import FrameFolder
 
 __all__ = [
-    "FORMATS", "VideoWriter", "check_video_rate", "check_video_size", "gif_bytes", "image_grid", "make_frames_dir",
-    "remove_frames", "save_png", "to_uint8",
+    "FORMATS", "VideoWriter", "check_video_rate", "check_video_size", "gif_bytes", "image_grid", "save_png", "to_uint8",
 ]  # fmt: skip
 
 FORMATS = ("mp4", "webm", "gif")  # of video files; also their extensions
@@ -144,8 +143,7 @@ class VideoWriter:
     Args:
         path: The file, in an existing folder: .webm, .gif or .mp4; any other extension also gives mp4.
         fps: Frames per second.
-        frames_dir: A folder for the frames as 0000.png, 0001.png, …; made if missing. Frames that an earlier and longer
-            video left there are removed at the end.
+        frames_dir: A folder for the frames as 0000.png, 0001.png, …, filled with the file: see `FrameFolder`.
         crf: x264's quality; 0 is lossless, 18 hardly visible loss. VP9 takes it too; GIFs ignore it.
 
     Raises:
@@ -172,8 +170,8 @@ class VideoWriter:
             raise UserError(f"Cannot write {self.path}: it is a folder; move it, or choose another folder.")
         self.fps = fps
         self.crf = crf
-        self.frames_dir = None if frames_dir is None else os.fspath(frames_dir)
         self.num_frames = 0
+        self._frames = None if frames_dir is None else FrameFolder(frames_dir)
         self._temporary = temporary_name(self.path)
         self._size: tuple[int, int] | None = None  # of the frames as given
         self._encoder: _Encoder | None = None
@@ -195,13 +193,11 @@ class VideoWriter:
         if self._encoder is None:
             self._size = (height, width)
             self._encoder = self._start(*self._padded(width, height))
-            if self.frames_dir is not None:
-                make_frames_dir(self.frames_dir)
         elif (height, width) != self._size:
             raise ValueError(f"Frame {self.num_frames} is {height}×{width}, the frames before it {self._size}.")
         frame = frame.cpu()
-        if self.frames_dir is not None:
-            save_png(frame, os.path.join(self.frames_dir, f"{self.num_frames:04d}.png"))
+        if self._frames is not None:
+            save_png(frame, self._frames.next_frame())
         wide, high = self._padded(width, height)
         frame = torch.cat([frame, frame[:, -1:]], dim=1) if high > height else frame
         frame = torch.cat([frame, frame[:, :, -1:]], dim=2) if wide > width else frame
@@ -212,7 +208,7 @@ class VideoWriter:
         self.num_frames += 1
 
     def close(self) -> None:
-        """Finish the file and give it its name."""
+        """Finish the file, and then the folder of frames, and give them their names."""
         if self._encoder is None:
             raise ValueError(f"No frames were written to {self.path}.")
         try:
@@ -226,13 +222,13 @@ class VideoWriter:
                 with open(self._temporary, "rb+") as file:
                     os.fsync(file.fileno())
                 os.replace(self._temporary, self.path)
+            if self._frames is not None:
+                self._frames.close()
         finally:
             self.abort()
-        if self.frames_dir is not None:
-            remove_frames(self.frames_dir, self.num_frames)
 
     def abort(self) -> None:
-        """Stop the encoder and remove the unfinished file; no effect after `close`."""
+        """Stop the encoder and remove unfinished files; no effect after `close`."""
         if self._encoder is not None:
             self._encoder.process.kill()
             with contextlib.suppress(OSError):
@@ -242,6 +238,8 @@ class VideoWriter:
             self._encoder = None
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._temporary)
+        if self._frames is not None:
+            self._frames.abort()
 
     def _padded(self, width: int, height: int) -> tuple[int, int]:
         """Size of a frame as it is encoded."""
@@ -307,18 +305,3 @@ def gif_bytes(video: str | os.PathLike) -> bytes:
         message = _reason(result.stderr, result.returncode)
         raise UserError(f"Cannot read {os.fspath(video)}: the video decoder failed: {message[-300:]}")
     return result.stdout
-
-
-def make_frames_dir(folder: str | os.PathLike) -> None:
-    """Make a folder for frames if it is missing; a UserError if that fails."""
-    try:
-        os.makedirs(folder, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"Cannot make the folder {folder} for frames: {error.strerror}.") from error
-
-
-def remove_frames(folder: str | os.PathLike, count: int) -> None:
-    """Remove the frames that an earlier video of more than `count` frames left in a folder."""
-    for name in os.listdir(folder):
-        if re.fullmatch(r"\d{4,}\.png", name) and int(name[:-4]) >= count:
-            os.unlink(os.path.join(folder, name))

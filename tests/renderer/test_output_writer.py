@@ -71,8 +71,20 @@ def test_a_folder_in_the_way_is_named_before_anything_is_written(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a_depth.mp4"]
 
 
-def test_an_error_leaves_no_video(tmp_path):
-    with pytest.raises(KeyError), OutputVideos(str(tmp_path / "a"), ["rgb", "depth"], **FILES) as videos:
+@pytest.mark.parametrize("save_frames", [False, True])
+def test_an_error_leaves_nothing(tmp_path, save_frames):
+    files = {**FILES, "save_frames": save_frames}
+    with pytest.raises(KeyError), OutputVideos(str(tmp_path / "a"), ["rgb", "depth"], **files) as videos:
         videos.add(maps(1.0), sizes=SIZES)
         videos.add({"rgb": maps(1.0)["rgb"]}, sizes=SIZES)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_leaves_the_frames_of_an_earlier_video(tmp_path):
+    write(tmp_path / "a", [0.9, 1.0, 1.1], save_frames=True)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(KeyError):
+        with OutputVideos(str(tmp_path / "a"), ["rgb", "depth"], **FILES, save_frames=True) as videos:
+            videos.add(maps(0.85), sizes=SIZES)
+            videos.add({"rgb": maps(1.0)["rgb"]}, sizes=SIZES)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before

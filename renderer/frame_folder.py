@@ -1,0 +1,57 @@
+"""Folders of numbered frames that appear complete or not at all."""
+
+import errno
+import os
+import re
+import shutil
+
+from dnnlib import UserError, explain_file_trouble, temporary_name
+
+__all__ = ["FrameFolder"]
+
+
+class FrameFolder:
+    """Writer of the frames of a video, 0000.png, 0001.png, …, to a folder that may hold other files.
+
+    Frames are written to a hidden folder beside it and moved when all are there. A video that fails or is interrupted
+    leaves the folder as it was, not with some of its frames among those of an earlier video.
+
+    Args:
+        path: The folder, in an existing one; made if missing.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = os.path.abspath(path)
+        self._temporary = temporary_name(self.path)
+        self._count = 0
+
+    def next_frame(self) -> str:
+        """The path at which to write the next frame.
+
+        Raises:
+            UserError: The folder cannot be made.
+        """
+        if self._count == 0:
+            try:
+                if os.path.lexists(self.path) and not os.path.isdir(self.path):
+                    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+                os.mkdir(self._temporary)
+            except OSError as error:
+                raise UserError(f"Cannot make the folder {self.path} for frames: {error.strerror}.") from error
+        self._count += 1
+        return os.path.join(self._temporary, f"{self._count - 1:04d}.png")
+
+    def close(self) -> None:
+        """Move the frames, and other files beside them, and remove those of an earlier and longer video."""
+        with explain_file_trouble(self.path):
+            os.makedirs(self.path, exist_ok=True)
+            for name in sorted(os.listdir(self._temporary)):
+                os.replace(os.path.join(self._temporary, name), os.path.join(self.path, name))
+            os.rmdir(self._temporary)
+            for name in os.listdir(self.path):
+                if re.fullmatch(r"\d{4,}\.png", name) and int(name[:-4]) >= self._count:
+                    os.unlink(os.path.join(self.path, name))
+
+    def abort(self) -> None:
+        """Remove the frames; no effect after `close`."""
+        shutil.rmtree(self._temporary, ignore_errors=True)
