@@ -12,6 +12,9 @@ from tests.training.tiny import make_loop, spoil_gradients
 from torch_utils.stop_signal import StopSignal
 from torch_utils.training_stats import Statistics
 from training.augment.ada import AdaAugment, AdaController, AdaFeedback
+from training.checkpoints.saver import planned_snapshots
+from training.checkpoints.snapshot import load_snapshot
+from training.checkpoints.snapshot_files import keep_as_best
 from training.checkpoints.training_state import read_state
 from training.data.sampler import InfiniteSampler
 
@@ -147,6 +150,42 @@ def test_snapshots_of_earlier_versions_are_pruned_with_the_present_ones(tmp_path
     assert {path.name for path in loop.folder.glob("*network-snapshot*")} == {
         "latest-network-snapshot.pt", "network-snapshot-000002.pt", "network-snapshot-000003.pt"
     }  # fmt: skip
+
+
+def test_a_stop_replaces_no_scheduled_snapshot(tmp_path):
+    loop = make_loop(tmp_path, "kimg=50", "snap=1", "imgsnap=null")
+
+    def save(cur_nimg, planned):
+        loop.counters.cur_nimg = cur_nimg
+        loop._saver.save_snapshot(planned=planned)
+
+    def stored():
+        return {
+            path.name.removesuffix(".pt"): (progress["cur_nimg"], progress["planned"])
+            for path in loop.folder.glob("*network-snapshot*")
+            if (progress := load_snapshot(path)["progress"])
+        }
+
+    def scheduled():
+        return [cur_nimg for _, cur_nimg, _ in planned_snapshots(loop.folder, until=50_000)]
+
+    latest, twentieth, next_one = "latest-network-snapshot", "network-snapshot-000020", "network-snapshot-000021"
+    save(20_000, True)
+    keep_as_best(loop.folder / f"{twentieth}.pt", "fvd")
+    save(20_400, False)
+    assert stored() == {twentieth: (20_000, True), latest: (20_400, False)} and scheduled() == [20_000]
+    assert (loop.folder / "best-fvd.pt").samefile(loop.folder / f"{twentieth}.pt")
+    assert load_snapshot(loop.folder)["progress"]["cur_nimg"] == 20_400  # as resume= and --network_pkl read it
+    save(20_800, False)
+    save(21_100, False)  # nothing scheduled has this name
+    assert stored() == {twentieth: (20_000, True), next_one: (21_100, False), latest: (21_100, False)}
+    save(21_500, True)
+    assert stored() == {twentieth: (20_000, True), next_one: (21_500, True), latest: (21_500, True)}
+    assert scheduled() == [20_000, 21_500]
+    assert (loop.folder / f"{latest}.pt").samefile(loop.folder / f"{next_one}.pt")
+    (loop.folder / f"{next_one}.pt").write_text("damaged")
+    save(21_900, False)
+    assert stored() == {twentieth: (20_000, True), next_one: (21_900, False), latest: (21_900, False)}
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -95,14 +95,16 @@ class CheckpointSaver:
         """Write a network snapshot, then delete those that need not be kept.
 
         Args:
-            planned: The snapshot is a scheduled one. Otherwise it does not replace a scheduled one of the same
-                cur_nimg, which has the same content.
+            planned: The snapshot is a scheduled one. Otherwise it does not replace a scheduled one of the same kimg,
+                which metrics may name, and is written as the latest one only; and not at all if that has the same
+                cur_nimg, and hence the same content.
         """
         if not distributed.is_main():
             return
         counters = self._counters
-        path = existing_snapshot(self._folder, counters.cur_nimg)
-        if not planned and path is not None and _progress(path).get("cur_nimg") == counters.cur_nimg:
+        path = None if planned else existing_snapshot(self._folder, counters.cur_nimg)
+        stored = {} if path is None else _progress(path)
+        if stored.get("cur_nimg") == counters.cur_nimg:
             return
         progress = {"cur_nimg": counters.cur_nimg, "tick": counters.tick, "iteration": counters.iteration}
         save_snapshot(
@@ -113,6 +115,7 @@ class CheckpointSaver:
             augment=self._networks.augment,
             dataset=self._dataset,
             progress={**progress, "planned": planned},
+            numbered=not stored or not stored.get("planned", True),
         )
         if self._keep is not None:
             prune_snapshots(self._folder, self._keep)

@@ -28,7 +28,7 @@ import torch
 from dnnlib import UserError, one_line
 from torch_utils.caller_settings import without_defaults
 from training.checkpoints.archive import VERSION, is_pickle, read_archive, save_archive
-from training.checkpoints.snapshot_files import keep_as_latest, latest_snapshot, snapshot_name
+from training.checkpoints.snapshot_files import LATEST, keep_as_latest, latest_snapshot, snapshot_name
 from training.networks.discriminator import TimeAwareDiscriminators
 from training.networks.generator import Generator
 
@@ -248,12 +248,16 @@ def save_snapshot(
     augment: torch.nn.Module | None,
     dataset: Mapping[str, Any],
     progress: Mapping[str, int],
+    numbered: bool = True,
 ) -> Path:
     """Write `network-snapshot-<kimg>.pt` and link `latest-network-snapshot.pt` to it; returns the former.
 
     A latest snapshot under the name of earlier versions is deleted, because it is no longer the latest.
+
+    Args:
+        numbered: False writes and returns `latest-network-snapshot.pt` only.
     """
-    path = Path(folder) / snapshot_name(progress["cur_nimg"])
+    path = Path(folder) / (snapshot_name(progress["cur_nimg"]) if numbered else LATEST)
     content = {
         "format": SNAPSHOT_FORMAT,
         "version": VERSION,

@@ -114,7 +114,8 @@ def _keep_as(snapshot: str | os.PathLike, name: str) -> Path:
     A file under that name in earlier versions (.pkl) is deleted: it is no longer the latest or the best.
     """
     path = Path(snapshot).with_name(name)
-    link_or_copy(snapshot, path)
+    if path != Path(snapshot):
+        link_or_copy(snapshot, path)
     _delete(path.with_suffix(SUFFIXES[1]))
     return path
 

@@ -5,6 +5,7 @@ or raises a UserError that names the option, what is wrong with it and what to d
 """
 
 import dataclasses
+import math
 import os
 import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -114,6 +115,7 @@ def plan(
     dataset = _planned_heads(options) if synthetic else build_dataset(options)
     keep_apart(run_folder or options["outdir"], option="outdir=", data=[dataset.path if synthetic else options["data"]])
     notes += dataset.notes
+    notes += _replaced_notes(options)
     notes += _depth_notes(options)
     notes += [] if synthetic else _camera_notes(options, dataset)
     notes += _size_notes(options, dataset, processes)
@@ -267,6 +269,20 @@ def _camera_notes(options: Mapping[str, Any], dataset: PairDataset) -> list[str]
         angles = np.concatenate([angles, angles * np.float32([-1, 1])])
     note = outside_prior(angles, yaw=prior["yaw"], pitch=prior["pitch"], distribution=prior["distribution"])
     return notes if note is None else [*notes, note]
+
+
+def _replaced_notes(options: Mapping[str, Any]) -> list[str]:
+    """Notes on snapshots and previews of a run of some kimg that are due more often than their file names change."""
+    spec, notes = options["spec"], []
+    tick = math.ceil(spec["kimg_per_tick"] * 1000 / spec["mb"]) * spec["mb"]  # videos
+    for key, what in (("snap", "snapshots"), ("imgsnap", "previews")):
+        ticks = options[key]
+        if ticks is not None and ticks * tick < 1000 <= options["kimg"] * 1000:
+            notes.append(
+                f"{key}={ticks}: {what} are due every {ticks * tick / 1000:g} kimg, but are named by whole kimg, and "
+                f"later ones replace earlier ones of the same name; {key}={math.ceil(1000 / tick)} keeps all."
+            )
+    return notes
 
 
 def _depth_notes(options: Mapping[str, Any]) -> list[str]:

@@ -165,6 +165,20 @@ def test_every_option_that_another_takes_over_is_told():
     assert references == {*TAKEN_OVER, "spec.mbstd"}
 
 
+def test_snapshots_that_replace_each_other_are_told(tmp_path):
+    def notes(*words):
+        return make_plan(tmp_path, "spec.kimg_per_tick=0.45", "spec.mb=100", "spec.microbatch=100", *words).notes
+
+    assert notes("kimg=24", "snap=1", "imgsnap=1") == [
+        "snap=1: snapshots are due every 0.5 kimg, but are named by whole kimg, and later ones replace earlier ones of "
+        "the same name; snap=2 keeps all.",
+        "imgsnap=1: previews are due every 0.5 kimg, but are named by whole kimg, and later ones replace earlier ones "
+        "of the same name; imgsnap=2 keeps all.",
+    ]
+    assert notes("kimg=24", "snap=2", "imgsnap=2") == notes("kimg=24", "snap=null", "imgsnap=3") == []
+    assert notes("kimg=0.9", "snap=1") == []  # a trial
+
+
 def test_passes_of_another_size_are_told(tmp_path):
     assert make_plan(tmp_path, "spec.microbatch=3").notes == [
         "spec.microbatch=3: a pass takes 2 videos, whole groups of spec.mbstd=2 that divide a process's share of 4."
