@@ -36,7 +36,7 @@ help:
 install: $(STAMP)
 
 $(STAMP):
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-dev.txt
 	rm -f $(VENV)/.installed-*
 	touch $@
@@ -54,7 +54,7 @@ faces: $(FACES_STAMP)
 $(FACES_STAMP):
 	@$(FACES_PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' || { \
 	    echo "$(FACES_PACKAGE) needs Python 3.10 to 3.12: make faces FACES_PYTHON=python3.12" >&2; exit 1; }
-	test -x $(FACES_VENV)/bin/python || $(FACES_PYTHON) -m venv $(FACES_VENV)
+	$(FACES_VENV)/bin/python -m pip --version >/dev/null 2>&1 || $(FACES_PYTHON) -m venv $(FACES_VENV)
 	$(FACES_VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(FACES_PACKAGE)
 	touch $@
 

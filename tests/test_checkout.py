@@ -140,3 +140,34 @@ def test_the_workflow_makes_what_the_check_makes():
     commands = [line for line in check if line.startswith("make ")]
     assert [step["run"] for step in job["steps"] if "run" in step] == commands
     assert job["strategy"]["matrix"]["python"] == ["3.10", "3.12"]
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# make install, make faces
+
+
+@pytest.mark.parametrize(
+    "target, variables", [("install", ("VENV", "PYTHON")), ("faces", ("FACES_VENV", "FACES_PYTHON"))]
+)
+def test_an_environment_that_was_left_unfinished_is_made_again(machine, tmp_path, target, variables):
+    venv, python = tmp_path / "venv", tmp_path / "venv" / "bin" / "python"
+    for name in ("rm", "touch", "cp"):
+        (machine.folder / name).symlink_to(shutil.which(name))
+    machine.add("sound", f'echo "$1 $2 $3" >> {machine.calls}')
+    machine.add("python", f'sound "$@"; [ "$1" = -c ] || cp {machine.folder}/sound {python}')
+    python.parent.mkdir(parents=True)
+    python.write_text("#!/bin/bash\nexit 1\n", encoding="utf-8")  # pip is missing: python -m venv was interrupted
+    python.chmod(0o755)
+    words = ["make", target, f"{variables[0]}={venv}", f"{variables[1]}={machine.folder}/python"]
+
+    def calls() -> list[str]:
+        result = machine.run(*words)
+        assert result.returncode == 0, result.stderr
+        found = machine.calls.read_text(encoding="utf-8").splitlines() if machine.calls.exists() else []
+        machine.calls.unlink(missing_ok=True)
+        return [call for call in found if call.startswith("-m")]
+
+    assert calls() == [f"-m venv {venv}", "-m pip install"]
+    assert calls() == []  # installed
+    next(venv.glob(".installed-*")).unlink()
+    assert calls() == ["-m pip --version", "-m pip install"]
