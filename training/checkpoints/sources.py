@@ -143,7 +143,7 @@ def _from_hub(name: str, revision: str | None, *, typed: str) -> Path:
         raise UserError(f"{start} one more package: `pip install huggingface-hub`.") from error
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=HUB_FILES))
-    except (OSError, ValueError) as error:  # its errors of the network, of the cache, and of names
+    except Exception as error:  # its errors of the network, of the cache, and of names, and those of its HTTP library
         about = one_line(error)[:300]
         start = f"{nothing}if a model of the Hugging Face Hub is meant, it cannot be downloaded" if plain else ""
         raise UserError(f"{start or f'Cannot download {typed} from the Hugging Face Hub'}: {about}") from error
@@ -185,6 +185,6 @@ def upload_folder(folder: str | os.PathLike, name: str, *, private: bool, messag
         api.upload_folder(
             repo_id=name, folder_path=os.fspath(folder), commit_message=message, delete_patterns="discriminator.*"
         )
-    except (OSError, ValueError) as error:  # of the network, and without `hf auth login`
+    except Exception as error:  # of the network, and without `hf auth login`; some are its HTTP library's own
         raise UserError(f"Cannot upload to {name} on the Hugging Face Hub: {one_line(error)[:300]}") from error
     return str(address)

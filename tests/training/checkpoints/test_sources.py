@@ -267,6 +267,20 @@ def test_a_model_that_the_hub_does_not_have(offline):
         local_checkpoint("hf://tester/small@other-branch")
 
 
+class TransportError(Exception):
+    """An error of the Hub's HTTP library, which is neither an OSError nor a ValueError."""
+
+
+def test_a_broken_connection_to_the_hub_is_one_line(monkeypatch):
+    def snapshot_download(*_, **__):
+        raise TransportError("peer closed connection\nwithout sending complete message body")
+
+    monkeypatch.setattr(pytest.importorskip("huggingface_hub"), "snapshot_download", snapshot_download)
+    about = "peer closed connection without sending complete message body"
+    with pytest.raises(UserError, match=f"^Cannot download hf://user/name from the Hugging Face Hub: .*{about}$"):
+        local_checkpoint("hf://user/name")
+
+
 def test_a_command_takes_a_model_of_the_hub(hub, tmp_path):
     variables = {**os.environ, "HF_HUB_CACHE": str(hub), "HF_HUB_OFFLINE": "1"}
     words = ["--outdir", tmp_path, "--network_pkl", "hf://tester/small", "--time_steps", "1", "--n_steps", "1"]
@@ -319,12 +333,13 @@ def test_a_model_is_pushed_with_its_card(files, monkeypatch):
         G.push_to_hub("heads")
 
 
-def test_a_refused_upload_is_one_line(files, monkeypatch):
+@pytest.mark.parametrize("kind", [OSError, TransportError])
+def test_a_refused_upload_is_one_line(files, monkeypatch, kind):
     hub = pytest.importorskip("huggingface_hub")
 
     class Refusing(FakeApi):
         def create_repo(self, name, *, private, exist_ok):
-            raise OSError("401 Client Error.\n\nInvalid username or password.")
+            raise kind("401 Client Error.\n\nInvalid username or password.")
 
     monkeypatch.setattr(hub, "HfApi", Refusing)
     with pytest.raises(UserError, match="Cannot upload to me/heads on the Hugging Face Hub: 401 Client Error. Invalid"):
