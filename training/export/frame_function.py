@@ -86,7 +86,11 @@ class FrameFunction(nn.Module):
 
 @torch.no_grad()
 def random_inputs(generator: Generator, seed: int) -> tuple[torch.Tensor, ...]:
-    """Inputs of a frame function: random codes, a random label, a time and a camera of the prior's range."""
+    """Inputs of a frame function: random codes, a random label, a time and a camera.
+
+    The direction is of the prior's range. The distance and the field of view are not, which for most priors is a single
+    value that a function might have taken for a constant.
+    """
     random = torch.Generator().manual_seed(seed)
     z, z_motion, z_bg = (
         torch.randn([1, size], generator=random, dtype=torch.float32)
@@ -95,9 +99,11 @@ def random_inputs(generator: Generator, seed: int) -> tuple[torch.Tensor, ...]:
     label = None
     if generator.c_dim > 0:
         label = labels_at(generator, torch.randint(known_labels(generator), [1], generator=random))
-    time, yaw, pitch = torch.rand([3, 1], generator=random, dtype=torch.float32)
+    time, yaw, pitch, near, wide = torch.rand([5, 1], generator=random, dtype=torch.float32)
     cameras = generator.camera_prior.at(yaw, pitch)
-    return generator.mapping(z, label).contiguous(), z_motion, z_bg, time, cameras.cam2world, cameras.fov
+    cam2world, fov = cameras.cam2world.clone(), cameras.fov * (0.7 + 0.3 * wide)
+    cam2world[:, :3, 3] *= 0.9 + 0.2 * near
+    return generator.mapping(z, label).contiguous(), z_motion, z_bg, time, cam2world, fov
 
 
 @torch.no_grad()

@@ -5,7 +5,6 @@ import os
 import sys
 
 import click.testing
-import numpy as np
 import pytest
 import torch
 
@@ -178,6 +177,19 @@ def test_a_function_that_differs_is_not_written(tmp_path, monkeypatch):
     assert not (tmp_path / "frame.pt2").exists()
 
 
+@pytest.mark.parametrize("ignored", [name for name in INPUTS if name != "ws"])
+def test_a_function_that_ignores_an_input_is_refused(ignored):
+    generator = make("full")
+    function, constants = FrameFunction(generator), dict(zip(INPUTS, random_inputs(generator, seed=0)))
+
+    def deaf(*inputs):
+        with torch.no_grad(), custom_ops.plain_pytorch():
+            return function(**dict(zip(INPUTS, inputs)) | {ignored: constants[ignored]})
+
+    with pytest.raises(UserError, match="^Not written: the exported function differs from the generator"):
+        command.compare(generator, deaf, samples=1)
+
+
 def test_missing_packages_are_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     monkeypatch.setitem(sys.modules, "onnx", None)
@@ -219,7 +231,11 @@ def test_random_inputs_are_those_of_the_seed():
     assert [list(x.shape) for x in first] == [
         [1, generator.num_ws, 16], [1, 10], [1, 6], [1], [1, 4, 4], [1]]  # fmt: skip
     assert 0 <= float(first[3]) <= 1
-    np.testing.assert_allclose(float(first[5]), 18.0)
+    prior = generator.camera_prior
+    for inputs in (first, other):
+        assert 0.7 * prior.fov <= float(inputs[5]) < 0.99 * prior.fov
+        distance = float(inputs[4][0, :3, 3].norm())
+        assert 0.005 < abs(distance / prior.radius[0] - 1) <= 0.1
     generator.label_examples = torch.tensor([[0.5, 2.0, -1.0]])
     z = torch.randn([1, generator.z_dim], generator=torch.Generator().manual_seed(1))
     assert torch.equal(random_inputs(generator, 1)[0], generator.mapping(z, generator.label_examples))
