@@ -16,5 +16,7 @@ if [ $# -ge 4 ] && [[ $4 != -* ]]; then
     options=("${@:5}")
 fi
 export PYTHONPATH="$here${PYTHONPATH:+:$PYTHONPATH}"
-exec "$python" -m metrics --metrics fvd2048_16f --real "$1" --fake "$2" --outdir "$3" \
+# As `python -m metrics` from this folder: from another one, a package `metrics` there would come first.
+start='import sys; sys.path[0] = sys.argv.pop(1); import runpy; runpy.run_module("metrics", None, "__main__", True)'
+exec "$python" -c "$start" "$here" --metrics fvd2048_16f --real "$1" --fake "$2" --outdir "$3" \
     ${resolution[@]+"${resolution[@]}"} ${options[@]+"${options[@]}"}

@@ -382,6 +382,17 @@ def test_list():
     assert lines[0].startswith("fvd2048_16f ") and any("NOT FVD" in line for line in lines if line.startswith("rfvd"))
 
 
+def test_evaluate_sh_from_a_folder_with_modules_of_the_same_names(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:/usr/bin:/bin")
+    (tmp_path / "metrics").mkdir()
+    for name in ("metrics/__init__.py", "metrics/__main__.py", "dnnlib.py", "runpy.py"):
+        (tmp_path / name).write_text("raise SystemExit('foreign code')\n")
+    words = [ROOT / "evaluate.sh", "data", "run", "out", "--list"]
+    answer = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stderr
+    assert answer.stdout.startswith("fvd2048_16f ")
+
+
 def test_evaluate_sh(trained, tmp_path, monkeypatch):
     """From another folder, with paths relative to it."""
     script = str(ROOT / "evaluate.sh")

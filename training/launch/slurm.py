@@ -225,6 +225,7 @@ def _launch(settings: list[str], options: list[str], fixed: Iterable[str], task:
             ) from error
     root = str(CONFIG_DIR.parent)  # where the jobs' processes find this program
     os.environ["PYTHONPATH"] = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+    os.environ["PYTHONSAFEPATH"] = "1"  # before modules in the working folder (from Python 3.11 on)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise errors, instead of printing them and leaving
     # Tells the jobs which of their overrides differ; Hydra does not use it otherwise.
     excluded = f"hydra.job.config.override_dirname.exclude_keys=[{','.join(sorted(fixed))}]"

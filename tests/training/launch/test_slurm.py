@@ -1,8 +1,10 @@
 """Jobs on clusters: what Hydra makes of the configuration, and what is said when something is missing."""
 
 import builtins
+import os
 import signal
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -80,7 +82,7 @@ def sweep(words, *, fail=(), stop_after=None, check=lambda words: None):
 def test_mistakes_before_anything_is_submitted(words, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["run_train.py"])
-    for name in ("PYTHONPATH", "HYDRA_FULL_ERROR"):
+    for name in ("PYTHONPATH", "PYTHONSAFEPATH", "HYDRA_FULL_ERROR"):
         monkeypatch.setenv(name, "")
     with pytest.raises(UserError, match=message) as caught:
         submit(words, no_task, train=no_task, check=no_task)
@@ -185,12 +187,14 @@ def test_run_folders_say_which_training_they_are(tmp_path, monkeypatch, capsys):
 
 def test_jobs_of_hydra_s_launchers_know_their_words_and_labels(tmp_path, monkeypatch):
     """With a launcher that needs no cluster; any of Hydra's settings brings Hydra into play."""
-    for name in ("PYTHONPATH", "HYDRA_FULL_ERROR"):
+    for name in ("PYTHONPATH", "PYTHONSAFEPATH", "HYDRA_FULL_ERROR"):
         monkeypatch.setenv(name, "")
     monkeypatch.setattr(sys, "argv", ["run_train.py"])
     seen = []
 
     def task(config):
+        assert os.environ["PYTHONSAFEPATH"] == "1"
+        assert os.environ["PYTHONPATH"].split(os.pathsep)[0] == str(Path(__file__).resolve().parents[3])
         with job() as found:
             seen.append(found)
 
