@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from dnnlib import atomic_write
+from dnnlib import atomic_write, is_number
 from renderer.video import image_grid, save_png
 
 __all__ = ["PICTURE", "model_card", "write_card"]
@@ -43,8 +43,9 @@ def model_card(
     lines += [f"A generator of videos of three-dimensional scenes of {resolution}×{resolution} pixels, {PAPER}.", ""]
     lines += [f"![samples: a row for each content, over time from a moving camera]({PICTURE})", ""]
     facts = {"resolution": resolution}
-    facts |= {f"training data: {key}": value for key, value in dataset.items() if value is not None}
-    if progress.get("cur_nimg") is not None:
+    known = {key: value for key, value in dataset.items() if value is not None and key != "label_examples"}
+    facts |= {f"training data: {key}": value for key, value in known.items()}
+    if is_number(progress.get("cur_nimg")):
         facts["trained for"] = f"{progress['cur_nimg'] / 1000:g} thousand videos"
     facts["licence of the weights"] = licence or "not stated"
     lines += ["| | |", "| :-- | :-- |", *(f"| {_cell(key)} | {_cell(value)} |" for key, value in facts.items()), ""]

@@ -154,6 +154,13 @@ def test_intervals_of_a_card(interval, cell):
     assert f"| m | 3 | {cell} |" in card
 
 
+def test_a_card_without_label_vectors_and_damaged_progress():
+    dataset = {"name": "clips", "label_examples": [[0.1234567, 2.5]] * 64}
+    card = model_card("a", about={"dataset": dataset, "progress": {"cur_nimg": "24k"}}, resolution=64)
+    assert "| training data: name | clips |" in card
+    assert "label_examples" not in card and "0.1234567" not in card and "trained for" not in card
+
+
 def test_a_card_with_little_to_say():
     card = model_card("a", about={}, resolution=64)
     assert "license" not in card.partition("# a")[0] and "| licence of the weights | not stated |" in card
