@@ -110,7 +110,7 @@ def _figures(name: str, row: Mapping[str, Any]) -> dict[str, Figure]:
 def _interval(row: Mapping[str, Any], key: str) -> list[float] | None:
     """An interval of a row; None if there is none, or its ends were not finite."""
     interval = row.get(key)
-    return interval if interval is not None and all(map(is_number, interval)) else None
+    return interval if isinstance(interval, list) and len(interval) == 2 and all(map(is_number, interval)) else None
 
 
 def _line(label: str, a: Figure, b: Figure | None, *, comparable: bool) -> tuple[str, str, str, str, str]:
@@ -138,6 +138,6 @@ def _shown(figure: Figure) -> str:
 def _described(folder: str | os.PathLike, row: Mapping[str, Any]) -> str:
     """A folder and the checkpoint of its row."""
     about = [str(row[key]) for key in ("fake_name", "checkpoint") if row.get(key)]
-    if row.get("cur_nimg") is not None:
+    if is_number(row.get("cur_nimg")):
         about.append(f"{row['cur_nimg'] / 1000:g} kimg")
     return os.fspath(folder) + (f" ({', '.join(dict.fromkeys(about))})" if about else "")

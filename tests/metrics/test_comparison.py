@@ -58,6 +58,14 @@ def test_side_by_side(tmp_path):
     assert "fvd2048_16f 90 (86 to 94) 100 (97 to 103) +10 ± 5 A is better" in reversed_lines
 
 
+def test_damaged_entries_are_left_out(tmp_path):
+    row = {"metric": "fvd2048_16f", "value": 1.0, "checkpoint": "n.pt"}
+    a = write(tmp_path / "a", {**row, "cur_nimg": "24k", "interval": 3})
+    b = write(tmp_path / "b", {**row, "cur_nimg": 24_000, "interval": [1.0]})
+    assert lines(a, b)[:2] == [f"A: {a} (n.pt)", f"B: {b} (n.pt, 24 kimg)"]
+    assert lines(a, b)[-1] == "fvd2048_16f 1 1 +0"
+
+
 def test_columns_are_aligned(tmp_path):
     a = write(tmp_path / "a", {"metric": "fvd2048_16f", "value": 100.0, "interval": None})
     header, row = list(comparison_lines(a, a))[2:4]

@@ -104,7 +104,7 @@ def read_archive(path: str | os.PathLike, *, format: str, what: str, part: Seque
     version = content.get("version")
     if type(version) is not int or version != VERSION:
         raise UserError(
-            f"{path} has version {version} of its format, this program reads version {VERSION}; "
+            f"{path} has version {version!r} of its format, this program reads version {VERSION}; "
             "use the program that wrote it."
         )
     return content

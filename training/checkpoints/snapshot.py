@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from dnnlib import UserError, one_line
+from dnnlib import UserError, is_number, one_line
 from torch_utils.caller_settings import without_defaults
 from training.checkpoints.archive import VERSION, is_pickle, read_archive, save_archive
 from training.checkpoints.snapshot_files import LATEST, keep_as_latest, latest_snapshot, snapshot_name
@@ -154,7 +154,10 @@ def _build(built: type, config: Any, *, what: str, source: object) -> Any:
         with torch.random.fork_rng(devices=[]):  # does not advance the caller's random numbers
             return built(**config)
     except (TypeError, ValueError, KeyError, RuntimeError, ArithmeticError) as error:
-        raise UserError(f"{source} describes {what} that cannot be built: {one_line(error)}") from error
+        from training.published.pickle_values import printable
+
+        about = printable(one_line(error), 300)
+        raise UserError(f"{source} describes {what} that cannot be built: {about}") from error
 
 
 def large_numbers(config: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
@@ -327,8 +330,14 @@ def load_snapshot(path: str | os.PathLike, *, average_only: bool = False) -> dic
 
 
 def _described(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The content of a snapshot in whatever form, with descriptions of data and progress, which may be empty."""
+    """The content of a snapshot in whatever form, with descriptions of data and progress, which may be empty.
+
+    The latter holds numbers only, which readers divide; a damaged entry counts as missing.
+    """
     about = {name: value if isinstance(value := content.get(name), dict) else {} for name in ("dataset", "progress")}
+    about["progress"] = {
+        name: value for name, value in about["progress"].items() if isinstance(value, bool) or is_number(value)
+    }
     return {"format": SNAPSHOT_FORMAT, "version": VERSION} | dict(content) | about
 
 

@@ -48,11 +48,15 @@ def describe_snapshot(path: str, content: dict[str, Any]) -> list[str]:
         raise UserError(f"{path} {error}") from error
     size = f", {format_bytes(os.path.getsize(path))}" if os.path.isfile(path) else ""
     lines = [f"file        {path}{size}"]
-    lines.append(f"kimg        {content['progress'].get('cur_nimg', 0) / 1000:g}")
-    about = {name: value for name, value in content["dataset"].items() if name != "label_examples"}
-    lines.append("dataset     " + ", ".join(f"{name} {value}" for name, value in about.items()))
+    shown = content["progress"].get("cur_nimg")
+    lines.append("kimg        " + ("unknown" if shown is None else f"{shown / 1000:g}"))
+    about = [f"{name} {value}" for name, value in content["dataset"].items() if name != "label_examples"]
+    lines.append("dataset     " + ", ".join(map(printable, about)))
     lines += [f"class       {name} {printable(kind)}" for name, kind in own.items()]
-    lines += ["", yaml.safe_dump(config, sort_keys=False, default_flow_style=None).rstrip(), "", "parameters"]
+    try:
+        lines += ["", yaml.safe_dump(config, sort_keys=False, default_flow_style=None).rstrip(), "", "parameters"]
+    except yaml.YAMLError as error:  # of a class of the user's own, which was not built
+        raise UserError(f"{path} is damaged: arguments of its networks are not plain values.") from error
     lines += [f"  {name:28} {count:>12,}" for name, count in parameter_counts(networks).items()]
     average, current = content["generator"]["ema"], content["generator"]["state"]
     states = {"G_ema": average} | ({} if current is average else {"G": current})
@@ -60,7 +64,7 @@ def describe_snapshot(path: str, content: dict[str, Any]) -> list[str]:
         states["D"] = content["discriminator"]["state"]
     for name, state in states.items():
         lines += ["", f"{name:60} {'shape':>16} {'mean':>11} {'std':>11} {'min':>11} {'max':>11}"]
-        lines += [_row(tensor_name, tensor) for tensor_name, tensor in state.items()]
+        lines += [_row(printable(str(tensor_name)), tensor) for tensor_name, tensor in state.items()]
     return lines
 
 
@@ -72,7 +76,11 @@ def _load(source: str) -> dict[str, Any]:
     return load_snapshot(path, average_only=alone)
 
 
-def _row(name: str, tensor: torch.Tensor) -> str:
+def _row(name: str, tensor: object) -> str:
+    if not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided or tensor.is_meta:
+        return f"{name:60} not a dense tensor"
+    if tensor.is_complex() or tensor.is_quantized:
+        return f"{name:60} not a tensor of real numbers"
     shape = "×".join(map(str, tensor.shape)) or "scalar"
     x = tensor.double()
     numbers = (x.mean(), x.std(correction=0), x.min(), x.max()) if x.numel() else ()

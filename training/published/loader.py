@@ -133,8 +133,9 @@ def build_on_meta(kind: type, config: dict[str, Any], what: str) -> Any:
     try:
         with torch.device("meta"):
             return kind(**config)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise UnreadablePickle(f"describes a {what} that cannot be built: {one_line(error)}") from error
+    except (TypeError, ValueError, KeyError, RuntimeError, ArithmeticError) as error:
+        about = printable(one_line(error), 300)
+        raise UnreadablePickle(f"describes a {what} that cannot be built: {about}") from error
 
 
 def _generator_state(generator: Generator, tensors: dict[str, TensorData], name: str) -> dict[str, torch.Tensor]:

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import functools
 import io
 import pickle
 import re
@@ -19,6 +20,7 @@ import generate
 import run_train
 from dnnlib import UserError
 from tests.goldens.networks import build_generator, map_state
+from tests.small_network import save_small_network, small_generator
 from tests.training.published.published_files import (
     SPEC,
     Call,
@@ -405,6 +407,57 @@ def test_info(path, tmp_path):
     assert [float(word) for word in row.split()[2:]] == pytest.approx(
         [float(x.mean()), float(x.std(correction=0)), float(x.min()), float(x.max())], rel=1e-3
     )
+
+
+ESCAPE = "\x1b]0;title\x07\x1b[31m"  # sets a terminal's title and colour
+
+
+@pytest.fixture(scope="module")
+def own_content(tmp_path_factory):
+    """The content of a snapshot of this program."""
+    folder = tmp_path_factory.mktemp("own")
+    save_small_network(folder, small_generator(resolution=16))
+    return torch.load(folder / "network-snapshot-000000.pt", weights_only=True)
+
+
+@pytest.mark.parametrize(
+    "keys, value, line",
+    [
+        (("progress", "cur_nimg"), "24k", "kimg        unknown"),
+        (("progress", "cur_nimg"), None, "kimg        unknown"),
+        (("progress", "cur_nimg"), 10**400, "kimg        unknown"),
+        (("progress", "cur_nimg"), 24_500, "kimg        24.5"),
+        (("dataset", "name"), f"{ESCAPE}a\nb", "dataset     name ?]0;title??[31ma?b"),
+        (("generator", "state", f"{ESCAPE}x"), torch.zeros(2), f"{'?]0;title??[31mx':60} {2:16}{'           0' * 4}"),
+        (("generator", "state", "x"), 3, f"{'x':60} not a dense tensor"),
+        (("generator", "state", 5), torch.eye(2).to_sparse(), f"{'5':60} not a dense tensor"),
+        (("generator", "ema", "x"), torch.zeros(2, dtype=torch.complex64), f"{'x':60} not a tensor of real numbers"),
+    ],
+)  # fmt: skip
+def test_info_of_damaged_and_hostile_entries(own_content, tmp_path, keys, value, line):
+    content = copy.deepcopy(own_content)
+    content["generator"]["state"] = dict(content["generator"]["state"])
+    *parents, last = keys
+    functools.reduce(dict.__getitem__, parents, content)[last] = value
+    torch.save(content, tmp_path / "a.pt")
+    output = convert("--info", tmp_path / "a.pt")
+    assert line in output.splitlines()
+    assert all(character.isprintable() for character in output.replace("\n", ""))
+
+
+@pytest.mark.parametrize(
+    "config, named, message",
+    [
+        ({f"{ESCAPE}x": 1}, {}, r"describes a generator that cannot be built: .*'\?\]0;title\?\?\[31mx'"),
+        ({"x": torch.zeros(2)}, {"class": "my.Own"}, "is damaged: arguments of its networks are not plain values"),
+    ],
+)
+def test_info_of_arguments_that_are_none(own_content, tmp_path, config, named, message):
+    content = copy.deepcopy(own_content)
+    content["generator"] |= {"config": content["generator"]["config"] | config, **named}
+    torch.save(content, tmp_path / "a.pt")
+    with pytest.raises(UserError, match=message):
+        convert("--info", tmp_path / "a.pt")
 
 
 def test_info_of_a_generator_alone(path, tmp_path):
