@@ -27,6 +27,7 @@ from training.checkpoints.archive import VERSION, plain
 
 __all__ = [
     "DISCRIMINATOR_CONFIG",
+    "DISCRIMINATOR_MODEL",
     "FILES",
     "MODEL",
     "is_own",

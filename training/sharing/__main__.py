@@ -16,6 +16,7 @@ import click
 
 from dnnlib import UserError, run_cli
 from dnnlib.command_line import Command
+from dnnlib.util import UNFINISHED
 from training.data.dataset_folders import keep_apart, trained_on
 from training.inference.cli_options import NETWORK, pick_device
 
@@ -54,21 +55,27 @@ def newest_rows(snapshot: Path, cur_nimg: int | None) -> list[dict[str, Any]]:
 def check_out(out: Path, *, discriminators: bool) -> None:
     """Refuse a folder that would hold more than this model: all of its files are uploaded.
 
+    Unfinished files of a command that was killed are deleted.
+
     Args:
         discriminators: They will be written, too.
 
     Raises:
         UserError: It holds files but no model, or discriminators that would stay beside another generator.
     """
-    from training.checkpoints.pretrained import DISCRIMINATOR_CONFIG, is_own
+    from training.checkpoints.pretrained import DISCRIMINATOR_CONFIG, DISCRIMINATOR_MODEL, MODEL, is_own
 
-    if out.is_dir() and any(out.iterdir()) and not is_own(out):
+    found = list(out.iterdir()) if out.is_dir() else []
+    unfinished = [path for path in found if UNFINISHED.fullmatch(path.name)]
+    if any(path.name != MODEL for path in found if path not in unfinished) and not is_own(out):
         raise UserError(f"'{out}' holds files of something else; choose an empty or a new folder for the model.")
-    if not discriminators and (out / DISCRIMINATOR_CONFIG).exists():
+    if not discriminators and any((out / name).exists() for name in (DISCRIMINATOR_CONFIG, DISCRIMINATOR_MODEL)):
         raise UserError(
             f"'{out}' holds discriminators, which need not belong to this generator: add --discriminators, or choose "
             "another folder."
         )
+    for path in unfinished:
+        path.unlink(missing_ok=True)
 
 
 @click.command(cls=Command, context_settings={"max_content_width": 120})

@@ -3,6 +3,7 @@
 import ast
 import json
 import shlex
+import shutil
 import sys
 
 import pytest
@@ -15,7 +16,7 @@ from tests.small_network import save_small_network, save_small_run, small_genera
 from training.inference.model_card import model_card
 from training.inference.video_discriminators import load_discriminators
 from training.inference.video_generator import VideoGenerator, load_generator
-from training.sharing.__main__ import main, newest_rows
+from training.sharing.__main__ import check_out, main, newest_rows
 
 pytest.importorskip("safetensors")
 
@@ -129,6 +130,31 @@ def test_files_of_something_else_are_neither_replaced_nor_uploaded(run_folder, t
         main([str(run_folder), str(project)], standalone_mode=False)
     assert sorted(path.name for path in project.iterdir()) == sorted([name, "model.safetensors"])
     assert (project / name).read_text() == "{}" and (project / "model.safetensors").read_text() == "another model"
+
+
+def test_a_killed_command_can_be_repeated(tmp_path):
+    """Wherever it died: what it leaves neither stops the next one, nor stays in the folder, which is uploaded."""
+    partial, own = ".config.json.77-abcd1234.tmp", json.dumps({"format": "video-3d-gan/generator"})
+
+    def left(*names):
+        folder = tmp_path / "model"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        for name in names:
+            (folder / name).write_text(own if name == "config.json" else "{")
+        return folder
+
+    every = ("config.json", "model.safetensors", "samples.png", "README.md")
+    for names in ((), ("model.safetensors",), every[:2], every, (*every, "discriminator.safetensors")):
+        folder = left(*names, partial)
+        check_out(folder, discriminators=True)
+        assert sorted(path.name for path in folder.iterdir()) == sorted(names)
+    with pytest.raises(UserError, match="model' holds discriminators, which need not belong to this generator"):
+        check_out(folder, discriminators=False)
+    for name in ("README.md", "notes.tmp"):  # of somebody else
+        with pytest.raises(UserError, match="model' holds files of something else"):
+            check_out(left(name, partial), discriminators=True)
+        assert sorted(path.name for path in folder.iterdir()) == [partial, name]
 
 
 def test_without_safetensors(run_folder, tmp_path, monkeypatch):
