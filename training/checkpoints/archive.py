@@ -132,6 +132,9 @@ def _check_zip(path: Path, what: str) -> frozenset[int]:
             raise UserError(f"{path} is a TorchScript file, not {what}.")
         if "data.pkl" not in names:
             raise UserError(f"{path} is a zip file of something else, not {what}.")
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+            # PyTorch would unpack it into memory: a megabyte can hold gigabytes.
+            raise UserError(f"{path} is a compressed zip, as which {what} is never saved; take the original file.")
         archive.read(names["data.pkl"])  # compares its checksum
         return frozenset(entry.CRC for entry in archive.infolist())
 

@@ -241,6 +241,12 @@ def a_zip(path, _):
         file.writestr("a.png", b"x")
 
 
+def compressed(path, snapshot):
+    with zipfile.ZipFile(snapshot) as source, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        for entry in source.infolist():
+            file.writestr(entry.filename, source.read(entry))
+
+
 def hole(path, snapshot):
     """Blocks of zeros among the weights, as an incomplete download leaves it."""
     data = bytearray(snapshot.read_bytes())
@@ -333,6 +339,7 @@ def a_folder(path, _):
         (head_only, "damaged or incomplete"),
         (hole, "damaged or incomplete"),
         (a_zip, "a zip file of something else"),
+        (compressed, "is a compressed zip, as which a network snapshot is never saved; take the original file"),
         (torchscript, "a TorchScript file, not a network snapshot"),
         (foreign_pickle, "pickle"),
         (evil_archive, r"other Python objects \(\S+\); it may be malicious. Nothing in it was run"),
