@@ -2,7 +2,7 @@
 
 The vertical axis is logarithmic where positive values span more than two decades. Where a point stands for several
 values, a line shows their mean and an area their range, so that no spike is hidden. Colours are those of the page's
-classes c0, c1, ….
+classes c0, c1 and c2.
 """
 
 import html
@@ -15,7 +15,6 @@ __all__ = ["is_constant", "line_chart", "number_text"]
 
 WIDTH, HEIGHT = 340, 180
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 10, 24
-COLOURS = 6
 DECADES = 100  # smallest ratio of highest to lowest value for a logarithmic axis
 
 
@@ -36,7 +35,7 @@ def line_chart(curves: Sequence[Curve], *, label: str, threshold: float | None =
     """An <svg> element of curves that share their axes.
 
     Args:
-        curves: One line each; the first COLOURS have different colours.
+        curves: One line each, at most three.
         label: Alternative text for screen readers.
         threshold: Value of a dashed line, if it lies within the axis.
     """
@@ -66,7 +65,7 @@ def line_chart(curves: Sequence[Curve], *, label: str, threshold: float | None =
         height = f"{y(threshold):.1f}"
         parts.append(f'<line class="threshold" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{height}" y2="{height}"/>')
     for i, line in enumerate(lines):
-        parts.extend(_line_elements(line, x, y, colour=i % COLOURS))
+        parts.extend(_line_elements(line, x, y, colour=i))
     return "".join([*parts, "</svg>"])
 
 

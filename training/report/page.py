@@ -13,9 +13,9 @@ PAGE = """<!doctype html>
 <title>{title}</title>
 <style>
 :root {{ color-scheme: light dark; --page: #fbfbfa; --card: #fff; --text: #1c1c1a; --soft: #6b6b66; --line: #deded9;
-  --warn: #9a4a00; --c0: #2f6fb5; --c1: #c8601d; --c2: #3c8d5a; --c3: #8a55a8; --c4: #b08a1e; --c5: #6b6b66; }}
+  --warn: #9a4a00; --c0: #2f6fb5; --c1: #c8601d; --c2: #3c8d5a; }}
 @media (prefers-color-scheme: dark) {{ :root {{ --page: #161615; --card: #1f1f1d; --text: #ececea; --soft: #a3a39d;
-  --line: #383835; --warn: #f0a860; --c0: #6ea8e6; --c1: #ee9457; --c2: #73c694; --c3: #c397de; --c4: #dcbb58; }} }}
+  --line: #383835; --warn: #f0a860; --c0: #6ea8e6; --c1: #ee9457; --c2: #73c694; }} }}
 body {{ margin: 0 auto; max-width: 1180px; padding: 24px; background: var(--page); color: var(--text);
   font: 15px/1.5 system-ui, sans-serif; }}
 h1 {{ font-size: 22px; overflow-wrap: anywhere; }} h2 {{ font-size: 17px; margin-top: 36px; }}
@@ -38,11 +38,9 @@ svg text {{ font: 10px system-ui, sans-serif; fill: var(--soft); }} .grid {{ str
 .threshold {{ stroke: var(--warn); stroke-dasharray: 4 3; }}
 polyline {{ fill: none; stroke-width: 1.6; stroke-linejoin: round; }} .range {{ opacity: 0.2; stroke: none; }}
 .c0 {{ stroke: var(--c0); }} .c1 {{ stroke: var(--c1); }} .c2 {{ stroke: var(--c2); }}
-.c3 {{ stroke: var(--c3); }} .c4 {{ stroke: var(--c4); }} .c5 {{ stroke: var(--c5); }}
 .range.c0 {{ fill: var(--c0); }} .range.c1 {{ fill: var(--c1); }} .range.c2 {{ fill: var(--c2); }}
-.range.c3 {{ fill: var(--c3); }} .range.c4 {{ fill: var(--c4); }} .range.c5 {{ fill: var(--c5); }}
 circle.c0 {{ fill: var(--c0); }} circle.c1 {{ fill: var(--c1); }} circle.c2 {{ fill: var(--c2); }}
-.k0 {{ color: var(--c0); }} .k1 {{ color: var(--c1); }} .k2 {{ color: var(--c2); }} .k3 {{ color: var(--c3); }}
+.k0 {{ color: var(--c0); }} .k1 {{ color: var(--c1); }} .k2 {{ color: var(--c2); }}
 summary {{ cursor: pointer; font-size: 17px; font-weight: 600; margin-top: 36px; }}
 </style>
 </head>

@@ -7,6 +7,7 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 
 from training.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, is_constant, line_chart, number_text
+from training.report.page import PAGE
 from training.report.run_reader import Curve
 
 NAN = math.nan
@@ -52,11 +53,12 @@ def test_a_point_that_stands_for_several_shows_their_range():
     assert min(y for _, y in line) > HEIGHT / 2
 
 
-def test_two_curves_share_axes_and_have_colours_of_their_own():
-    svg = chart(([0, 1], [0, 1]), ([0, 1], [1, 3]))
-    low, high = lines(svg)
+def test_curves_share_axes_and_have_colours_of_their_own():
+    svg = chart(([0, 1], [0, 1]), ([0, 1], [1, 3]), ([0, 1], [2, 2]))  # X/fake, X/real and X
+    low, high, _ = lines(svg)
     assert low[1][1] == high[0][1]
-    assert [element.get("class") for element in svg.findall("polyline")] == ["c0", "c1"]
+    classes = [element.get("class") for element in svg.findall("polyline")]
+    assert classes == ["c0", "c1", "c2"] and all(f".{name} {{{{ stroke:" in PAGE for name in classes)
 
 
 def test_many_decades_have_a_logarithmic_axis():
@@ -85,6 +87,8 @@ def test_extreme_values_give_finite_coordinates(values):
 
 def test_constants_and_numbers():
     assert is_constant(Curve.of("x", range(900), [2.0] * 900))
+    alternating = Curve.of("x", range(900), [1.0, 3.0] * 450)
+    assert {mean for _, mean, _, _ in alternating.points} == {2.0} and not is_constant(alternating)
     assert not is_constant(Curve.of("x", [1, 2], [2.0, 2.5])) and not is_constant(Curve.of("x", [1, 2], [2.0, NAN]))
     assert (number_text(12345.6), number_text(0.5), number_text(NAN)) == ("12346", "0.5", "–")
     assert [number_text(x) for x in (9999.4, 9999.7, -5e4, 123456789)] == ["9999", "10000", "-50000", "1.235e+08"]

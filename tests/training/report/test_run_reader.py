@@ -8,6 +8,7 @@ import pytest
 
 from training.report.run_reader import (
     MAX_CURVES,
+    MAX_METRIC_ROWS,
     MAX_POINTS,
     Curve,
     image_grids,
@@ -88,6 +89,16 @@ def test_metrics(tmp_path):
     write(tmp_path / "metric-none.jsonl", {"value": "x"})
     (tmp_path / "metric-folder.jsonl").mkdir()
     assert metric_rows(tmp_path) == {"fvd": [{"value": 3}, {"value": 2, "cur_nimg": 4000}]}
+
+
+def test_only_so_many_rows_and_curves_are_kept(tmp_path):
+    """The newest rows of a metric, and the first statistics, of a file of any length."""
+    write(tmp_path / "metric-fvd.jsonl", *({"value": i} for i in range(MAX_METRIC_ROWS + 2)))
+    assert [row["value"] for row in metric_rows(tmp_path)["fvd"]] == list(range(2, MAX_METRIC_ROWS + 2))
+    names = [f"{i:04d}" for i in range(MAX_CURVES + 2)]
+    path = write(tmp_path / "stats.jsonl", *({"kimg": kimg, **dict.fromkeys(names, 1.0)} for kimg in (1, 2)))
+    curves, last, _ = read_statistics(path)
+    assert [curve.name for curve in curves] == names[:MAX_CURVES] and last["kimg"] == 2
 
 
 def test_metrics_are_found_among_many_other_files(tmp_path):
