@@ -44,6 +44,18 @@ class Mesh:
         a, b, c = self.corners().transpose(1, 0, 2)
         return np.linalg.norm(np.cross(b - a, c - a), axis=-1) / 2
 
+    def normals(self) -> np.ndarray:
+        """Outward unit normals of the vertices [V, 3] float32: the mean of the triangles around each, by their areas.
+
+        Vertices of no triangle with an area have (1, 0, 0), as files need normals of length 1.
+        """
+        a, b, c = self.corners().transpose(1, 0, 2)
+        weighted, corner = np.cross(b - a, c - a), self.faces.ravel()
+        sums = [np.bincount(corner, np.repeat(part, 3), minlength=len(self.vertices)) for part in weighted.T]
+        total = np.stack(sums, axis=-1)
+        length = np.linalg.norm(total, axis=-1, keepdims=True)
+        return np.where(length > 0, total / np.where(length > 0, length, 1), [1.0, 0.0, 0.0]).astype(np.float32)
+
     def volume(self) -> float:
         """The volume that a closed mesh encloses, in cubic scene units; negative if its faces point inwards."""
         a, b, c = self.corners().transpose(1, 0, 2)

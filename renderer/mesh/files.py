@@ -2,7 +2,8 @@
 
 PLY keeps the world's axes: x towards the frontal camera, z up, scene units. glTF requires y up and the front towards z:
 a parent node rotates the meshes, so that their vertices stay unchanged. glTF's vertex colours are linear; those of
-images (and of PLY) are sRGB and are converted. A sequence is animated in the only way that core glTF offers for
+images (and of PLY) are sRGB and are converted, to 16 bits, as dark ones would be rounded away in 8. GLB files hold
+normals, for smooth shading. A sequence is animated in the only way that core glTF offers for
 changing meshes: each time step is a node of its own, whose scale is 1 while it is shown and 0 otherwise.
 """
 
@@ -18,7 +19,8 @@ __all__ = ["write_glb", "write_ply"]
 
 # (x, y, z) to (y, z, x) as a quaternion (x, y, z, w): a third of a turn around the diagonal.
 WORLD_TO_GLTF = [-0.5, -0.5, -0.5, 0.5]
-FLOAT, SCALAR_TYPE, VECTOR_TYPE = 5126, "SCALAR", "VEC3"
+COMPONENT_TYPES = {"<f4": 5126, "<u2": 5123}
+TYPES = {1: "SCALAR", 3: "VEC3", 4: "VEC4"}
 
 
 def write_ply(mesh: Mesh, path: str | os.PathLike) -> None:
@@ -44,14 +46,15 @@ def write_glb(meshes: Sequence[Mesh], path: str | os.PathLike, *, names: Sequenc
     trimesh = _library()
     scene = trimesh.Scene()
     for mesh, name in zip(meshes, names, strict=True):
-        colours = None if mesh.colours is None else _linear(mesh.colours)
-        scene.add_geometry(_trimesh(mesh, colours), node_name=name, geom_name=name)
+        scene.add_geometry(_trimesh(mesh, None), node_name=name, geom_name=name)
 
-    def add_keys(buffers, tree):
+    def complete(buffers, tree):
+        for mesh, name in zip(meshes, names, strict=True):
+            _shade(buffers, tree, mesh, name=name)
         if len(meshes) > 1:
             _animate(buffers, tree, names=names, fps=fps)
 
-    content = trimesh.exchange.gltf.export_glb(scene, buffer_postprocessor=add_keys, tree_postprocessor=_finish)
+    content = trimesh.exchange.gltf.export_glb(scene, buffer_postprocessor=complete, tree_postprocessor=_finish)
     with atomic_write(path) as file:
         file.write(content)
 
@@ -69,10 +72,21 @@ def _trimesh(mesh: Mesh, colours: np.ndarray | None):
 
 
 def _linear(colours: np.ndarray) -> np.ndarray:
-    """sRGB to linear, uint8."""
+    """sRGB, uint8 [V, 3], to linear with opacity, uint16 [V, 4]."""
     x = np.arange(256) / 255
     table = np.where(x <= 0.04045, x / 12.92, ((x + 0.055) / 1.055) ** 2.4)
-    return np.rint(table * 255).astype(np.uint8)[colours]
+    linear = np.rint(table * 65535).astype(np.uint16)[colours]
+    return np.concatenate([linear, np.full_like(linear[:, :1], 65535)], axis=1)
+
+
+def _shade(buffers: dict, tree: dict, mesh: Mesh, *, name: str) -> None:
+    """Add the normals and the colours of a mesh, which trimesh would write in 8 bits."""
+    (entry,) = (entry for entry in tree["meshes"] if entry["name"] == name)
+    attributes = entry["primitives"][0]["attributes"]
+    attributes["NORMAL"] = _accessor(buffers, tree, f"normals {name}", mesh.normals())
+    if mesh.colours is not None:
+        colours = _accessor(buffers, tree, f"colours {name}", _linear(mesh.colours), kind="<u2", normalized=True)
+        attributes["COLOR_0"] = colours
 
 
 def _finish(tree: dict) -> None:
@@ -100,8 +114,8 @@ def _animate(buffers: dict, tree: dict, *, names: Sequence[str], fps: float) -> 
         scales = np.repeat(np.array([[scale] for _, scale in keys], dtype=np.float32), 3, axis=1)
         samplers.append(
             {
-                "input": _accessor(buffers, tree, f"times {i}", times, SCALAR_TYPE),
-                "output": _accessor(buffers, tree, f"scales {i}", scales, VECTOR_TYPE),
+                "input": _accessor(buffers, tree, f"times {i}", times),
+                "output": _accessor(buffers, tree, f"scales {i}", scales),
                 "interpolation": "STEP",
             }
         )
@@ -109,14 +123,17 @@ def _animate(buffers: dict, tree: dict, *, names: Sequence[str], fps: float) -> 
     tree["animations"] = [{"name": "time steps", "channels": channels, "samplers": samplers}]
 
 
-def _accessor(buffers: dict, tree: dict, key: str, values: np.ndarray, kind: str) -> int:
-    buffers[key] = values.astype("<f4").tobytes()
+def _accessor(
+    buffers: dict, tree: dict, key: str, values: np.ndarray, *, kind: str = "<f4", normalized: bool = False
+) -> int:
+    buffers[key] = values.astype(kind).tobytes()
     rows = values.reshape(len(values), -1)
     tree["accessors"][key] = {
         "bufferView": len(buffers) - 1,
-        "componentType": FLOAT,
+        "componentType": COMPONENT_TYPES[kind],
+        **({"normalized": True} if normalized else {}),
         "count": len(values),
-        "type": kind,
+        "type": TYPES[rows.shape[1]],
         "min": rows.min(axis=0).tolist(),
         "max": rows.max(axis=0).tolist(),
     }

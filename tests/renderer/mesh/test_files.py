@@ -29,12 +29,13 @@ def glb(path):
 
 
 def accessor(tree, binary, index):
-    kinds = {5126: ("<f4", 4), 5125: ("<u4", 4), 5121: ("u1", 1)}
+    kinds = {5126: ("<f4", 4), 5125: ("<u4", 4), 5123: ("<u2", 2)}
     entry = tree["accessors"][index]
     view = tree["bufferViews"][entry["bufferView"]]
     columns = {"SCALAR": 1, "VEC3": 3, "VEC4": 4}[entry["type"]]
     kind, size = kinds[entry["componentType"]]
     start = view["byteOffset"] + entry.get("byteOffset", 0)
+    assert start % 4 == 0 and columns * size % 4 == 0
     assert entry["count"] * columns * size <= view["byteLength"]
     values = np.frombuffer(binary, kind, entry["count"] * columns, start).reshape(-1, columns)
     assert values.min(axis=0).tolist() == entry["min"] and values.max(axis=0).tolist() == entry["max"]
@@ -56,11 +57,36 @@ def test_glb_stands_upright_with_its_front_ahead_and_linear_colours(tmp_path):
     np.testing.assert_allclose(mesh.vertices, VERTICES[:, [1, 2, 0]], atol=1e-7)
     assert mesh.volume == pytest.approx(MESH.volume()) and mesh.volume > 0
     tree, binary = glb(tmp_path / "a.glb")
-    colours = accessor(tree, binary, tree["meshes"][0]["primitives"][0]["attributes"]["COLOR_0"])[:, :3]
+    place = tree["meshes"][0]["primitives"][0]["attributes"]["COLOR_0"]
+    colours = accessor(tree, binary, place)
     x = COLOURS / 255
     linear = np.where(x <= 0.04045, x / 12.92, ((x + 0.055) / 1.055) ** 2.4)
-    assert np.abs(colours - linear * 255).max() <= 0.5
+    assert tree["accessors"][place]["normalized"] is True and (colours[:, 3] == 65535).all()
+    assert np.abs(colours[:, :3] - linear * 65535).max() <= 0.5
     assert "animations" not in tree
+
+
+def test_glb_tells_dark_colours_apart(tmp_path):
+    levels = np.arange(256, dtype=np.uint8)
+    vertices, faces = np.random.RandomState(0).rand(256, 3), np.arange(255).reshape(-1, 3)
+    mesh = Mesh(vertices.astype(np.float32), faces, np.stack([levels] * 3, axis=1))
+    write_glb([mesh], tmp_path / "a.glb", names=["x"])
+    tree, binary = glb(tmp_path / "a.glb")
+    x = accessor(tree, binary, tree["meshes"][0]["primitives"][0]["attributes"]["COLOR_0"])[:, 0] / 65535
+    shown = np.where(x <= 0.0031308, x * 12.92, 1.055 * x ** (1 / 2.4) - 0.055) * 255
+    np.testing.assert_allclose(shown, levels, atol=0.05)
+
+
+def test_glb_holds_the_normals_of_a_sphere(tmp_path):
+    sphere = trimesh.creation.icosphere(subdivisions=3, radius=0.2)
+    alone = len(sphere.vertices)  # a vertex without triangles
+    vertices = np.concatenate([sphere.vertices, [[0, 0, 0.5]]]).astype(np.float32)
+    write_glb([Mesh(vertices * scale, sphere.faces) for scale in (1, 2)], tmp_path / "a.glb", names=["x", "y"])
+    tree, binary = glb(tmp_path / "a.glb")
+    for mesh in tree["meshes"]:
+        normals = accessor(tree, binary, mesh["primitives"][0]["attributes"]["NORMAL"])
+        np.testing.assert_allclose(np.linalg.norm(normals, axis=1), 1, atol=1e-6)
+        np.testing.assert_allclose(normals[:alone], vertices[:alone] / 0.2, atol=0.02)
 
 
 def test_a_sequence_shows_one_moment_at_a_time(tmp_path):
