@@ -433,6 +433,7 @@ def own_content(tmp_path_factory):
         (("generator", "state", 5), torch.eye(2).to_sparse(), f"{'5':60} not a dense tensor"),
         (("generator", "ema", "x"), torch.zeros(2, dtype=torch.complex64), f"{'x':60} not a tensor of real numbers"),
     ],
+    ids=["text", "none", "huge", "sound", "dataset", "name", "number", "sparse", "complex"],
 )  # fmt: skip
 def test_info_of_damaged_and_hostile_entries(own_content, tmp_path, keys, value, line):
     content = copy.deepcopy(own_content)
@@ -451,6 +452,7 @@ def test_info_of_damaged_and_hostile_entries(own_content, tmp_path, keys, value,
         ({f"{ESCAPE}x": 1}, {}, r"describes a generator that cannot be built: .*'\?\]0;title\?\?\[31mx'"),
         ({"x": torch.zeros(2)}, {"class": "my.Own"}, "is damaged: arguments of its networks are not plain values"),
     ],
+    ids=["unknown", "tensor"],
 )
 def test_info_of_arguments_that_are_none(own_content, tmp_path, config, named, message):
     content = copy.deepcopy(own_content)
