@@ -19,7 +19,7 @@ from training.synthetic.render import SyntheticConfig
 @click.command(cls=Command)
 @click.argument("work", type=click.Path(path_type=Path))
 @click.option("--kimg", type=finite_float(0.016), default=20, show_default=True, help="Length of the main run.")
-@click.option("--ablation-kimg", type=finite_float(0.016), help="Length of each ablation.  [default: a quarter]")
+@click.option("--ablation-kimg", type=finite_float(0), help="Length of each ablation; 0: none.  [default: a quarter]")
 @click.option("--long-kimg", type=finite_float(0.016), help="Length of two more runs.  [default: none]")
 @click.option("--device", type=click.Choice(list(DEVICES)), default="cpu", show_default=True, help="For the trainings.")
 @click.option("--jobs", type=click.IntRange(min=1), help="Trainings at a time.  [default: one per core, two at most]")
@@ -39,7 +39,8 @@ def main(
 ) -> None:
     """Train the small model and its ablations on synthetic heads in WORK and report the results."""
     jobs = jobs or min(cores(), 2)
-    runs, options = plan_runs(kimg, ablation_kimg or kimg / 4, long_kimg), compose_options(COMMON)
+    runs = plan_runs(kimg, kimg / 4 if ablation_kimg is None else ablation_kimg, long_kimg)
+    options = compose_options(COMMON)
     sizes = Sizes(clips=videos)
     camera = options["model"]["generator"]["camera"]
     config = SyntheticConfig(

@@ -60,7 +60,7 @@ class Run:
 def plan_runs(kimg: float, ablation_kimg: float, long_kimg: float | None) -> list[Run]:
     """The main run with three seeds, one without known cameras, one as in the paper, and the shorter ablations.
 
-    With `long_kimg`, two more with other seeds: with known cameras and without.
+    With `long_kimg`, two more with other seeds: with known cameras and without. Ablations of length 0 are left out.
     """
     foreground = "model.generator.foreground"
     line, no_distortion = "model.generator.motion.frequency=null", "spec.distortion_weight=0"
@@ -92,6 +92,7 @@ def plan_runs(kimg: float, ablation_kimg: float, long_kimg: float | None) -> lis
                 ("no_image_discriminator", "no image discriminator", "model.discriminator.image=false"),
                 ("no_path_loss", "no NeRF-path loss", "spec.path_weight=0"),
             )
+            if ablation_kimg > 0
         ),
     ]
 

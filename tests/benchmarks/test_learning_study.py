@@ -95,6 +95,10 @@ def test_it_trains_measures_reports_and_goes_on_where_it_was(tiny, tmp_path):
     after = json.loads(measured[-1].read_text())
     assert before.pop("measured") != after.pop("measured") and before == after
 
+    run(work, page, "--kimg", "0.024", "--ablation-kimg", "0", "--measure-only")
+    alone = page.read_text()
+    assert "--kimg 0.024 --ablation-kimg 0` from" in alone and "blations" not in alone and "## Geometry" in alone
+
 
 def test_a_training_that_fails_is_named(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "COMMON", (*TINY, "spec.mb=3"))
@@ -150,6 +154,7 @@ def test_ablations_have_a_quarter_of_the_budget_unless_told(words, expected, tin
 
 
 def test_long_runs_average_over_more_videos():
+    assert [run for run in runs.plan_runs(20, 5, None) if not run.ablation] == runs.plan_runs(20, 0, None)
     added = [run for run in runs.plan_runs(20, 5, 120) if run not in runs.plan_runs(20, 5, None)]
     assert [(run.name, run.kimg) for run in added] == [("long", 120), ("long_unknown", 120)]
     assert all("spec.ema=5" in run.overrides and run in runs.full_runs(added) for run in added)
