@@ -51,6 +51,9 @@ class FakeGenerator:
         self.mapped = []
         self.scenes = []
 
+    def depth_range(self, cameras):
+        return self.settings.near, self.settings.far
+
     def mapping(self, z, c=None, *, truncation_psi=1.0, truncation_cutoff=None, update_w_avg=False):
         self.mapped.append((z, c, truncation_psi))
         return z[:, None].repeat(1, 4, 1)
