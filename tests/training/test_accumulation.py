@@ -49,9 +49,13 @@ class VideoStream(RandomStream):
 def train(tmp_path, size: int):
     """Some iterations in passes of `size` videos, and the gradients as the optimisers see them, by phase."""
     loop = make_loop(tmp_path, *WORDS, f"spec.microbatch={size}")
+    # In double precision: in float32, rounding may decide the sign of an activation, and so change its gradient.
+    for network in (loop.networks.generator, loop.networks.discriminator, loop.networks.generator_ema):
+        for tensor in (*network.parameters(), *network.buffers()):  # the same objects, which others refer to
+            tensor.data = tensor.data.double()
     generator = torch.Generator().manual_seed(3)
-    frames = torch.rand(BATCH, 2, 3, 16, 16, generator=generator) * 2 - 1
-    dt = torch.rand(BATCH, generator=generator)
+    frames = torch.rand(BATCH, 2, 3, 16, 16, generator=generator).double() * 2 - 1
+    dt = torch.rand(BATCH, generator=generator).double()
     # Sample i of a pass is in group i mod (size / group), so that the groups of the whole batch are v, v + 4.
     passes = BATCH // size
     videos = [list(range(first, BATCH, passes)) for first in range(passes)]
@@ -84,7 +88,7 @@ def test_passes_add_up_to_the_whole_batch(tmp_path):
     for (phase, gradient), (_, wanted) in zip(found, expected):
         error = float((gradient - wanted).norm() / wanted.norm())
         print(f"{phase}: {error:.1e}")
-        assert wanted.norm() > 0 and error < 5e-6, (phase, error)
+        assert wanted.norm() > 0 and error < 1e-6, (phase, error)
     assert divided.ada.augment.p == whole.ada.augment.p > 0.5  # above the target
     w_avg = (loop.networks.generator.mapping.w_avg for loop in (divided, whole))
     torch.testing.assert_close(*w_avg, rtol=1e-5, atol=1e-7)
