@@ -289,7 +289,7 @@ def _depth_notes(options: Mapping[str, Any]) -> list[str]:
     """A warning if cameras look at a point, the origin, that lies outside the depths in which rays are sampled."""
     generator = options["model"]["generator"]
     camera, rendering = generator.get("camera") or {}, generator.get("rendering") or {}
-    if not {"radius"} <= camera.keys() or not {"near", "far"} <= rendering.keys():
+    if "radius" not in camera or not {"near", "far"} <= rendering.keys():  # of a class of the user's own
         return []
     (low, high), near, far = camera["radius"], rendering["near"], rendering["far"]
     if near < low and high < far:
