@@ -269,7 +269,7 @@ def test_shards_carry_cameras(tmp_path):
     options = make_plan(tmp_path, "camera_condition=true", f"data={tmp_path / 'shards'}").options
     data = build_dataset(options)
     found = {}
-    for item in itertools.islice(data.partition(0, partitions=1), 5):
+    for item in map(data.decode, itertools.islice(data.partition(0, partitions=1), 5)):
         yaw, pitch = item.c.tolist()
         found[round(yaw, 4)] = pitch
     assert found == pytest.approx({round(yaw, 4): pitch for yaw, pitch in CAMERAS})
@@ -288,7 +288,7 @@ def test_mirrored_clips_of_shards_are_seen_from_the_other_side(tmp_path):
     plain = VideoPairDataset(path=frames, resolution=16, nframes=4)
     data = ShardPairDataset(path=tmp_path / "data", resolution=16, nframes=4, mirror=True, use_cameras=True)
     signs = []
-    for item in itertools.islice(data.partition(0, partitions=1), 10):  # two epochs
+    for item in map(data.decode, itertools.islice(data.partition(0, partitions=1), 10)):  # two epochs
         video = round((float(item.c[1]) - 1.5) / 0.05)
         flipped = not any(torch.equal(item.frames[0], frame) for frame in plain.clip(video))
         signs.append(-1 if flipped else 1)

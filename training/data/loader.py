@@ -1,15 +1,15 @@
 """Real data of a training run, built from its options: folders of frames, or tar files of clips."""
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from dnnlib import UserError
-from training.data.dataset import VideoPair, VideoPairDataset
-from training.data.sampler import PairBatch, PairLoader, load_batches, make_loader
-from training.data.webdataset import ShardPairDataset
+from training.data.dataset import VideoPairDataset
+from training.data.sampler import PairBatch, PairLoader, empty_batch, load_batches, make_loader
+from training.data.webdataset import EncodedPair, ShardPairDataset
 from training.data.webdataset_files import is_shards
 
 __all__ = ["PairDataset", "build_dataset", "build_loader", "make_shard_loader"]
@@ -45,17 +45,24 @@ class _Stream(torch.utils.data.IterableDataset):
             skip=consumed * self._batch_size,
         )
         while True:
-            yield _collate(list(itertools.islice(items, self._batch_size)))
+            yield self._decoded(list(itertools.islice(items, self._batch_size)))
 
-
-def _collate(items: list[VideoPair | UserError]) -> tuple[PairBatch | None, list[str]]:
-    """A batch, with unreadable items replaced by the first readable one, and the read errors."""
-    problems = [str(item) for item in items if isinstance(item, UserError)]
-    good = next((item for item in items if not isinstance(item, UserError)), None)
-    if good is None:
-        return None, problems
-    items = [good if isinstance(item, UserError) else item for item in items]
-    return PairBatch(*(torch.stack(parts) for parts in zip(*items))), problems
+    def _decoded(self, items: Sequence[EncodedPair | UserError]) -> tuple[PairBatch | None, list[str]]:
+        """A batch, with unreadable items replaced by the first readable one, and the read errors."""
+        parts = frames, dt, c = empty_batch(self._dataset, len(items))
+        readable, unreadable, problems = [], [], []
+        for place, item in enumerate(items):
+            try:
+                dt[place], c[place] = self._dataset.decode_into(frames[place], item)
+                readable.append(place)
+            except UserError as error:
+                unreadable.append(place)
+                problems.append(str(error))
+        if not readable:
+            return None, problems
+        for part in parts:
+            part[unreadable] = part[readable[0]]
+        return PairBatch(*map(torch.from_numpy, parts)), problems
 
 
 def make_shard_loader(

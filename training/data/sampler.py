@@ -14,7 +14,7 @@ import re
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ __all__ = [
     "LostBatch",
     "PairBatch",
     "PairLoader",
+    "empty_batch",
     "load_batches",
     "make_loader",
 ]
@@ -54,6 +55,16 @@ class PairBatch(NamedTuple):
     frames: torch.Tensor
     dt: torch.Tensor
     c: torch.Tensor
+
+
+def empty_batch(dataset: Any, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Memory for the parts of a PairBatch, which items are decoded into.
+
+    Args:
+        dataset: With the attributes `resolution` and `item_c_dim`.
+    """
+    frames = np.empty([count, 2, 3, dataset.resolution, dataset.resolution], dtype=np.uint8)
+    return frames, np.empty(count, dtype=np.float32), np.empty([count, dataset.item_c_dim], dtype=np.float32)
 
 
 class LostBatch(RuntimeError):
@@ -290,8 +301,7 @@ class _FaultTolerantDataset(torch.utils.data.Dataset):
 
     def __getitems__(self, keys: list[tuple[int, int]]) -> tuple[PairBatch | None, list[str]]:
         data, problems = self.dataset, []
-        frames = np.empty([len(keys), 2, 3, data.resolution, data.resolution], dtype=np.uint8)
-        dt, c = np.empty(len(keys), dtype=np.float32), np.empty([len(keys), data.item_c_dim], dtype=np.float32)
+        frames, dt, c = empty_batch(data, len(keys))
         for place, key in enumerate(keys):
             for tried in self._candidates(key):
                 try:

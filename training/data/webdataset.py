@@ -18,7 +18,7 @@ import itertools
 import math
 import os
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -44,7 +44,7 @@ from training.data.dataset import (
 from training.data.frame_store import decode_image, fit_square
 from training.data.webdataset_files import Sample, open_shards, read_samples
 
-__all__ = ["ShardPairDataset"]
+__all__ = ["EncodedPair", "ShardPairDataset"]
 
 # Uses of a seed; see training.data.dataset.
 KEY_SHARDS = 16
@@ -52,6 +52,16 @@ KEY_BUFFER = 17
 KEY_FLIPS = 18
 
 BUFFER = 512  # items in the shuffle buffer of a partition
+
+
+class EncodedPair(NamedTuple):
+    """A clip's item of an epoch, as it is kept in the shuffle buffer."""
+
+    where: str  # the clip, for messages
+    images: list[tuple[str, bytes]]  # names and contents of the two frames
+    dt: float
+    flip: bool
+    about: dict[str, Any]  # the clip's label and camera
 
 
 class ShardPairDataset:
@@ -170,7 +180,7 @@ class ShardPairDataset:
     # ------------------------------------------------------------------------------------------------------------------
     # Order
 
-    def partition(self, number: int, *, partitions: int, skip: int = 0) -> Iterator[VideoPair | UserError]:
+    def partition(self, number: int, *, partitions: int, skip: int = 0) -> Iterator[EncodedPair | UserError]:
         """The endless items of a partition after the first `skip`; a UserError stands for an unreadable item."""
         for epoch in itertools.count():
             shards = self.partition_shards(number, partitions=partitions, epoch=epoch)
@@ -208,24 +218,20 @@ class ShardPairDataset:
 
     def _partition_epoch(
         self, shards: list[int], number: int, epoch: int, skip: int
-    ) -> Iterator[VideoPair | UserError]:
+    ) -> Iterator[EncodedPair | UserError]:
         order = self.partition_order(shards, number, epoch)[skip:]
         wanted = np.zeros(sum(self._shards.counts[shard] for shard in shards), dtype=bool)
         wanted[order] = True
         reading = self._read(shards, wanted, epoch)
-        held: dict[int, Any] = {}
+        held: dict[int, EncodedPair | UserError] = {}
         for place in order.tolist():
             while place not in held:
                 read, item = next(reading)
                 held[read] = item
-            item = held.pop(place)
-            try:
-                yield item if isinstance(item, UserError) else self._decode(*item)
-            except UserError as error:
-                yield UserError(str(error))
+            yield held.pop(place)
 
-    def _read(self, shards: list[int], wanted: np.ndarray, epoch: int) -> Iterator[tuple[int, Any]]:
-        """The encoded items of the wanted clips, by place; shards without a wanted clip are not read."""
+    def _read(self, shards: list[int], wanted: np.ndarray, epoch: int) -> Iterator[tuple[int, EncodedPair | UserError]]:
+        """The items of the wanted clips, by place; shards without a wanted clip are not read."""
         start = 0
         for shard in shards:
             url, count = self._shards.urls[shard], self._shards.counts[shard]
@@ -247,8 +253,38 @@ class ShardPairDataset:
     # ------------------------------------------------------------------------------------------------------------------
     # Items
 
-    def _take(self, sample: Sample, shard: int, number: int, epoch: int) -> Any:
-        """Arguments of _decode for a sample's item in this epoch, or an error."""
+    def decode(self, item: EncodedPair | UserError) -> VideoPair:
+        """The frames, Δt and c of an item.
+
+        Raises:
+            UserError: It is one, or a frame, label or camera cannot be read.
+        """
+        frames = np.empty([2, 3, self.resolution, self.resolution], dtype=np.uint8)
+        dt, c = self.decode_into(frames, item)
+        return VideoPair(torch.from_numpy(frames), torch.tensor(dt), torch.from_numpy(c))
+
+    def decode_into(self, frames: np.ndarray, item: EncodedPair | UserError) -> tuple[np.float32, np.ndarray]:
+        """Decode an item into given memory; see `training.data.dataset.VideoPairDataset.read_into`."""
+        if isinstance(item, UserError):
+            raise item
+        first, second = item.images
+        for out, (name, data) in zip(frames, [first] if first[0] == second[0] else [first, second]):
+            try:
+                fit_square(decode_image(data), self.resolution, out=out[:, :, ::-1] if item.flip else out)
+            except MemoryError:
+                raise
+            except Exception as error:  # decoders raise any exception for damaged data
+                raise UserError(f"Cannot read the frame {name} of the clip {item.where} ({error}).") from error
+        if first[0] == second[0]:  # the same frame, decoded once
+            frames[1] = frames[0]
+        c = self._label(item.about.get("label"))
+        if self._use_cameras:
+            angles = self._angles(item.about.get("camera"))
+            c = np.concatenate([c, mirrored(angles) if item.flip else angles])
+        return np.float32(item.dt), c
+
+    def _take(self, sample: Sample, shard: int, number: int, epoch: int) -> EncodedPair | UserError:
+        """A sample's item in this epoch, or an error."""
         clip = int(self._first[shard]) + number
         try:
             self._check_length(sample)
@@ -267,24 +303,7 @@ class ShardPairDataset:
             coin = random_block(self._seed, KEY_FLIPS, index=clip).random() < 0.5
             flip = coin != (epoch % 2 == 1)
         where = f"{sample.key} in {os.path.basename(self._shards.urls[shard])}"
-        return where, frames, pair_distance(f0, f1, self.nframes), flip, sample.about
-
-    def _decode(self, where: str, images: list[tuple[str, bytes]], dt: float, flip: bool, about: dict) -> VideoPair:
-        frames = np.empty([2, 3, self.resolution, self.resolution], dtype=np.uint8)
-        for out, (name, data) in zip(frames, images[:1] if images[0][0] == images[1][0] else images):
-            try:
-                fit_square(decode_image(data), self.resolution, out=out[:, :, ::-1] if flip else out)
-            except MemoryError:
-                raise
-            except Exception as error:  # decoders raise any exception for damaged data
-                raise UserError(f"Cannot read the frame {name} of the clip {where} ({error}).") from error
-        if images[0][0] == images[1][0]:  # the same frame, decoded once
-            frames[1] = frames[0]
-        c = self._label(about.get("label"))
-        if self._use_cameras:
-            angles = self._angles(about.get("camera"))
-            c = np.concatenate([c, mirrored(angles) if flip else angles])
-        return VideoPair(torch.from_numpy(frames), torch.tensor(np.float32(dt)), torch.from_numpy(c))
+        return EncodedPair(where, frames, pair_distance(f0, f1, self.nframes), flip, sample.about)
 
     def _label(self, label: Any) -> np.ndarray:
         if self.c_dim == 0:
@@ -322,9 +341,7 @@ class ShardPairDataset:
         for shard, count in enumerate(self._shards.counts):
             for _, item in self._read([shard], np.ones(count, dtype=bool), 0):
                 try:
-                    if isinstance(item, UserError):
-                        raise item
-                    yield self._decode(*item)
+                    yield self.decode(item)
                     found = True
                 except UserError as error:
                     problem = problem or error

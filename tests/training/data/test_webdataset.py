@@ -80,6 +80,10 @@ def stream(shards, **options):
     return ShardPairDataset(**{"path": shards, "resolution": 4, "nframes": NFRAMES, "buffer": 5, **options})
 
 
+def pairs_of(data, partition=0, partitions=1):
+    return map(data.decode, data.partition(partition, partitions=partitions))
+
+
 def videos_of(batch):
     return [int(v) // 10 for v in batch.frames[:, 0, 0, 0, 0]]
 
@@ -146,7 +150,7 @@ def test_an_epoch_holds_every_clip_once_whatever_the_lanes(shards):
         found = []
         for partition in range(partitions):
             total = sum(3 - (s == 7) for s in data.partition_shards(partition, partitions=partitions, epoch=0))
-            items = itertools.islice(data.partition(partition, partitions=partitions), total)
+            items = itertools.islice(pairs_of(data, partition, partitions), total)
             found += [int(item.frames[0, 0, 0, 0]) // 10 for item in items]
         assert sorted(found) == list(range(23))
 
@@ -166,7 +170,7 @@ def test_items_are_pairs_of_one_clip_with_their_distance_and_label(shards):
     data = stream(shards, use_labels=True)
     assert data.c_dim == 3 and data.num_clips == 23
     seen = set()
-    for item in itertools.islice(data.partition(0, partitions=1), 200):
+    for item in itertools.islice(pairs_of(data), 200):
         video, f0, f1 = int(item.frames[0, 0, 0, 0]) // 10, *(int(g) // 40 for g in item.frames[:, 1, 0, 0])
         assert int(item.frames[1, 0, 0, 0]) // 10 == video and f0 <= f1
         assert item.dt == torch.tensor((f1 - f0) / 3) and item.c.tolist() == [float(k == video % 3) for k in range(3)]
@@ -192,7 +196,7 @@ def test_pairs_do_not_depend_on_lanes(shards):
         found = {}
         for partition in range(partitions):
             total = sum(3 - (s == 7) for s in data.partition_shards(partition, partitions=partitions, epoch=0))
-            for item in itertools.islice(data.partition(partition, partitions=partitions), total):
+            for item in itertools.islice(pairs_of(data, partition, partitions), total):
                 found[int(item.frames[0, 0, 0, 0])] = item.frames[:, 1, 0, 0].tolist()
         return found
 
@@ -200,23 +204,23 @@ def test_pairs_do_not_depend_on_lanes(shards):
 
 
 def test_mirror_flips_every_clip_in_one_of_two_epochs(shards):
-    items = list(itertools.islice(stream(shards, mirror=True).partition(0, partitions=1), 46))
+    items = list(itertools.islice(pairs_of(stream(shards, mirror=True)), 46))
     flips = [
         {int(item.frames[0, 0, 0, 0]): bool(item.frames[0, 2, 0, 0] == 255) for item in epoch}
         for epoch in (items[:23], items[23:])
     ]
     assert len(flips[0]) == 23 and all(flips[0][video] != flips[1][video] for video in flips[0])
     assert 4 < sum(flips[0].values()) < 19
-    unflipped = itertools.islice(stream(shards).partition(0, partitions=1), 46)
+    unflipped = itertools.islice(pairs_of(stream(shards)), 46)
     assert not any(bool(i.frames[0, 2, 0, 0] == 255) for i in unflipped)
 
 
 def test_every_part_of_a_longer_clip_is_used(shards):
     seen = set()
-    for item in itertools.islice(stream(shards, nframes=2).partition(0, partitions=1), 300):
+    for item in itertools.islice(pairs_of(stream(shards, nframes=2)), 300):
         seen.add(tuple(int(g) // 40 for g in item.frames[:, 1, 0, 0]))
     assert seen == {(0, 0), (0, 1), (1, 1), (2, 2), (2, 3), (3, 3)}
-    strided = stream(shards, nframes=2, frame_stride=2).partition(0, partitions=1)
+    strided = pairs_of(stream(shards, nframes=2, frame_stride=2))
     strided = {tuple(int(g) // 40 for g in item.frames[:, 1, 0, 0]) for item in itertools.islice(strided, 100)}
     assert strided == {(0, 0), (0, 2), (2, 2)}
 
@@ -510,10 +514,17 @@ def test_a_damaged_frame_is_named(shards, tmp_path):
     file = folder / "shard-000000.tar"
     data = file.read_bytes()
     file.write_bytes(data.replace(b"IDAT", b"IDAX"))
-    loader = make_shard_loader(stream(folder), batch_size=23)
-    next(loader)
+    loader = make_shard_loader(stream(folder, use_labels=True), batch_size=23)
+    batch = next(loader)
     assert loader.unreadable == 3 and "Cannot read the frame" in loader.problem
     assert "shard-000000.tar" in loader.problem
+    videos = videos_of(batch)
+    replacement = max(videos, key=videos.count)
+    rows = [k for k in range(23) if videos[k] == replacement]
+    assert len(rows) == 4 and len(set(videos)) == 20
+    for part in batch:
+        assert all(torch.equal(part[k], part[rows[0]]) for k in rows)
+    assert batch.c[rows[0]].argmax() == replacement % 3
 
 
 # ----------------------------------------------------------------------------------------------------------------------
