@@ -245,6 +245,11 @@ def open_videos(options: dict[str, Any], device: Any) -> tuple[Any, Any, dict[st
     real = None
     if options["real"] is not None:
         real = StoredVideos(options["real"], resolution=fake.resolution, frame_stride=stride or 1)
+        if stride is None and "checkpoint" in about and not real.prepared:
+            real.notes.append(
+                f"The checkpoint does not say which frames it was trained on: every frame of '{options['real']}' is "
+                "used. If it was trained on every n-th one, give --frame-stride n (for the published TaiChi model: 4)."
+            )
         about.update(real.origin)
     return fake, real, about
 

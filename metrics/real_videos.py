@@ -68,6 +68,7 @@ class StoredVideos:
 
     Attributes:
         resolution: Width of the frames in pixels.
+        prepared: True if the dataset tool wrote them, with the frames that training keeps.
         notes: Remarks for the user.
         origin: Name and frame stride, for the rows of metrics that use these as the real videos.
     """
@@ -83,6 +84,7 @@ class StoredVideos:
         self._store = FrameStore(path)
         self._store.refuse_runs()
         manifest = store_manifest(self._store)
+        self.prepared = manifest is not None
         self._stride = store_stride(self._store, manifest, frame_stride)
         self._videos = self._store.videos
         self._movies = [] if self._videos or self._store.is_zip else self._store.movies

@@ -29,6 +29,7 @@ from tests.training.tiny import OVERRIDES, make_plan, write_frames
 from training.checkpoints import snapshot as snapshots
 from training.checkpoints.archive import read_archive, save_archive
 from training.checkpoints.snapshot import SNAPSHOT_FORMAT, load_average_generator, load_snapshot, save_snapshot
+from training.data.annotations import FRAMES_FORMAT
 from training.launch.build import build_networks
 from training.networks.discriminator import TimeAwareDiscriminators
 
@@ -167,7 +168,23 @@ def test_frames_are_spaced_as_in_the_training(tmp_path):
     fake, real, about = command.open_videos(options | given, "cpu")
     assert fake.clips(count=1, frames=3).describe()["last_time"] == 2 / 8
     assert len(real.images(count=None)) == 2 and about["frame_stride"] == 4
-    assert fake.resolution == real.resolution == 8
+    assert fake.resolution == real.resolution == 8 and real.notes == []
+
+
+def test_frames_of_an_unknown_training_are_noted(tmp_path):
+    """As with published checkpoints, unless the data or the command say which frames are used."""
+    data = write_frames(tmp_path / "data", videos=1, frames=8)
+    generator = small_generator()
+    discriminator = TimeAwareDiscriminators(resolution=generator.resolution, channel_max=8)
+    networks = {"generator": generator, "generator_ema": generator, "discriminator": discriminator}
+    save_snapshot(tmp_path, **networks, augment=None, dataset={}, progress={"cur_nimg": 0})
+    options = {"fake": str(tmp_path / "latest-network-snapshot.pt"), "real": str(data)}
+    options |= {"frame_stride": None, "nframes": None, "resolution": None}
+    [note] = command.open_videos(options, "cpu")[1].notes
+    assert "does not say which frames it was trained on" in note and "give --frame-stride n" in note
+    assert command.open_videos(options | {"frame_stride": 1}, "cpu")[1].notes == []
+    (data / "manifest.json").write_text(json.dumps({"format": FRAMES_FORMAT, "stride": 4}))
+    assert command.open_videos(options, "cpu")[1].notes == []
 
 
 def test_rows_are_added_and_the_cache_serves(evaluate, tmp_path, monkeypatch):
