@@ -22,7 +22,8 @@ from renderer.cameras import Cameras
 from renderer.depth import project, surface_points
 from torch_utils.argument_checks import check_network
 from torch_utils.rng import RandomStream
-from training.data.frame_store import FrameStore, fit_square
+from training.data.frame_store import FrameStore
+from training.data.images import fit_square
 from training.inference.frame_renderer import FrameRenderer
 from training.networks.generator import Generator
 

@@ -29,7 +29,8 @@ from training.data.annotations import (
     store_stride,
 )
 from training.data.dataset import random_block
-from training.data.frame_store import FrameStore, fit_square
+from training.data.frame_store import FrameStore
+from training.data.images import fit_square
 from training.data.video_decoder import BrokenVideo, Remarks, decode_video, describe_remarks
 
 __all__ = ["StoredLabels", "StoredVideos", "choose_windows"]

@@ -15,7 +15,7 @@ from metrics.video_measures import warping_error
 from renderer.cameras import camera_angles
 from tests.small_network import small_generator
 from tests.training.tiny import OVERRIDES, make_plan, write_frames
-from training.data.frame_store import fit_square
+from training.data.images import fit_square
 from training.inference.frame_renderer import FrameRenderer
 from training.launch.build import build_networks
 from training.launch.validate import plan

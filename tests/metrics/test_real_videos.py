@@ -18,7 +18,8 @@ from renderer.output_writer import OutputVideos
 from renderer.outputs import CHANNELS, OUTPUTS
 from renderer.video import VideoWriter
 from tests.training.data.movies import run_ffmpeg
-from training.data.frame_store import FrameStore, UnreadableFrame, fit_square
+from training.data.frame_store import FrameStore, UnreadableFrame
+from training.data.images import fit_square
 
 
 def write_videos(root: Path, lengths, *, size: int = 16) -> Path:

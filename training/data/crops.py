@@ -26,11 +26,11 @@ import math
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from scipy.ndimage import gaussian_filter1d
 
 from dnnlib import UserError
 from training.data.frame_index import listed_path
+from training.data.images import Square, centre_square
 from training.data.video_decoder import BrokenVideo
 
 __all__ = [
@@ -41,7 +41,6 @@ __all__ = [
     "OutsideRectangle",
     "UnfitBoxes",
     "crop_words",
-    "cut_square",
     "parse_rectangle",
     "read_boxes",
     "squares_from_boxes",
@@ -60,7 +59,6 @@ class UnfitBoxes(BrokenVideo):
     advice = "Correct the file of --boxes, remove the video"
 
 
-Square = tuple[float, float, float]  # left, top, side in pixels
 MAX_ANGLE = 100.0  # radians; larger numbers are degrees
 
 
@@ -186,8 +184,8 @@ class CropPlan:
             )
         if self._crop.rectangle is not None:
             self._require_same(frame, size)
-        side = min(width, height)
-        return left + (width - side) // 2, top + (height - side) // 2, side
+        x, y, side = centre_square(width, height)
+        return left + x, top + y, side
 
     def roll(self, frame: int) -> float:
         """The angle in radians by which the square of a frame is turned clockwise about its centre."""
@@ -264,36 +262,6 @@ def squares_from_boxes(
         side = max(1, math.floor(side))
         squares = np.array([[min(round(left), size[0] - side), min(round(top), size[1] - side), side]], dtype=float)
     return squares
-
-
-def cut_square(image: Image.Image, square: Square, resolution: int, *, roll: float = 0.0) -> Image.Image:
-    """A square of an image, resized with anti-aliasing (Lanczos).
-
-    With a roll (radians) it is turned clockwise about its centre: resampled (bicubic) at its own size, then resized.
-
-    A square with integer coordinates is cut out first, so that no pixels from outside affect it; one that moves by
-    fractions of a pixel is not, since rounding would make it jitter.
-    """
-    left, top, side = square
-    if roll:
-        return _cut_turned(image, square, resolution, roll)
-    if all(float(value).is_integer() for value in square):
-        if image.size != (side, side):
-            image = image.crop((int(left), int(top), int(left + side), int(top + side)))
-        return image if side == resolution else image.resize((resolution,) * 2, Image.Resampling.LANCZOS)
-    right, bottom = min(left + side, image.width), min(top + side, image.height)  # sums may round up
-    return image.resize((resolution,) * 2, Image.Resampling.LANCZOS, box=(left, top, right, bottom))
-
-
-def _cut_turned(image: Image.Image, square: Square, resolution: int, roll: float) -> Image.Image:
-    left, top, side = square
-    size = max(round(side), resolution)  # enlarged at once
-    # Pillow's affine transform maps a position (x, y) in the result to one in the image.
-    cos, sin = (side / size * value for value in (math.cos(roll), math.sin(roll)))
-    x = left + side / 2 - size / 2 * (cos - sin)
-    y = top + side / 2 - size / 2 * (sin + cos)
-    turned = image.transform((size,) * 2, Image.Transform.AFFINE, (cos, -sin, x, sin, cos, y), Image.Resampling.BICUBIC)
-    return turned if size == resolution else turned.resize((resolution,) * 2, Image.Resampling.LANCZOS)
 
 
 # ----------------------------------------------------------------------------------------------------------------------

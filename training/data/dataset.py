@@ -30,7 +30,8 @@ from training.data.annotations import (
     store_manifest,
     store_stride,
 )
-from training.data.frame_store import FrameStore, fit_square
+from training.data.frame_store import FrameStore
+from training.data.images import fit_square
 
 __all__ = [
     "KEY_PAIRS",

@@ -1,4 +1,4 @@
-"""Storage of video frames in folders or in a zip, and their decoding to square images.
+"""Storage of video frames in folders or in a zip, and their decoding.
 
 A folder of images is a video, at any depth: `root/split/video_7/0001.png` is frame `0001.png` of the video
 `split/video_7`. Names only give the order; those with a leading dot and those of system folders are left out. Listing
@@ -7,7 +7,6 @@ A folder of images is a video, at any depth: `root/split/video_7/0001.png` is fr
 
 import dataclasses
 import hashlib
-import io
 import os
 import stat
 import struct
@@ -15,7 +14,7 @@ import zipfile
 import zlib
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from dnnlib import UserError
 from training.data.frame_index import (
@@ -25,22 +24,16 @@ from training.data.frame_index import (
     join_path,
     list_files,
 )
+from training.data.images import decode_image
 
 __all__ = [
     "RUN_OPTIONS",
     "FrameStore",
     "UnreadableFrame",
     "Video",
-    "decode_image",
     "describe_disorder",
-    "fit_square",
-    "to_rgb",
 ]
 
-ORIENTATION = 0x0112  # EXIF
-BITS, PHOTOMETRIC, SAMPLE_FORMAT = 0x0102, 0x0106, 0x0153  # TIFF
-WHITE_IS_ZERO, SIGNED, FLOAT = 0, 2, 3
-SCAN, END = b"\xff\xda", b"\xff\xd9"  # JPEG: start of the pixels, end of the image; pixels hold neither
 RUN_OPTIONS = "training_options.yaml"  # a file of every run folder
 SIZES = 256  # frames at most whose size is looked up for a fingerprint
 MAX_RUNS = 256  # folders that are examined
@@ -364,94 +357,3 @@ def _describe_dangling(links: list[str]) -> str | None:
     if len(links) < 2:
         return f"the link '{links[0]}' leads nowhere: its videos are left out" if links else None
     return f"{len(links)} links, such as '{links[0]}', lead nowhere: their videos are left out"
-
-
-MOST_ZEROS = 512  # bytes at the end of a WebP file; whole ones had up to 104
-
-
-def decode_image(data: bytes) -> Image.Image:
-    """An encoded image as RGB with 8 bits; see to_rgb. Damaged data and files of several images raise an exception."""
-    try:
-        image = Image.open(io.BytesIO(data))
-    except UnidentifiedImageError as error:
-        raise OSError("it is not an image") from error
-    with image:
-        count = getattr(image, "n_frames", 1)
-        if count > 1 and image.format != "MPO":  # MPO: a camera's JPEG, whose other images are previews
-            raise OSError(f"it holds {count} images: write them to files of their own")
-        if image.format in ("JPEG", "MPO") and data.endswith(b"\0") and data.rfind(END) < data.rfind(SCAN):
-            # Zeros, as a failed copy or a full disk leaves them, would decode to pixels of one colour.
-            raise OSError("its end consists of zeros: it was not copied completely")
-        if image.format == "WEBP" and data.endswith(bytes(MOST_ZEROS)):
-            raise OSError("its end consists of zeros: it was not copied completely")
-        return to_rgb(image)
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """An image as 8-bit RGB: upright, transparent parts over black, 16 bits scaled (not clipped) to 8.
-
-    Raises:
-        OSError: Its values are floats, signed, or of more than 16 bits: which of them is white cannot be known.
-    """
-    stored = str(image.tile[0][3]) if image.format == "PNG" and image.tile else ""
-    tags = image.tag_v2 if image.format == "TIFF" else {}
-    bits = max(tags.get(BITS, (16,)))
-    if bits > 16 and FLOAT not in tags.get(SAMPLE_FORMAT, ()):
-        raise OSError("it holds values of more than 16 bits: write them as 8 or 16 bits")
-    if SIGNED in tags.get(SAMPLE_FORMAT, ()):
-        raise OSError("it holds signed values: write them as 8 or 16 bits without a sign")
-    image.load()
-    if stored in ("L;2", "L;4"):  # Pillow scales the pixels to 8 bits, but not the transparent level
-        if "transparency" in image.info:
-            image.info["transparency"] *= 85 if stored == "L;2" else 17
-    elif stored == "RGB;16B" and "transparency" in image.info:
-        image.info["transparency"] = tuple(value >> 8 for value in image.info["transparency"])
-    if image.getexif().get(ORIENTATION, 1) != 1:
-        image = ImageOps.exif_transpose(image)
-    if image.mode == "RGB" and "transparency" not in image.info:
-        return image
-    if image.mode == "F":
-        raise OSError("it holds floating-point values: write them as 8 or 16 bits")
-    if image.mode.startswith("I"):  # 16-bit grey
-        values = np.asarray(image).astype(np.float64)
-        if values.min() < 0 or values.max() > 65535:
-            raise OSError("it holds values of more than 16 bits: write them as 8 or 16 bits")
-        values[values == image.info.get("transparency", -1)] = 0  # the grey level of transparent pixels
-        if bits == 12:
-            values *= 65535 / 4095  # not scaled by Pillow
-        if image.mode != "I" and tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:
-            values = 65535 - values  # which Pillow does for 8 bits only
-        image = Image.fromarray(np.rint(values / 257).astype(np.uint8))
-    if image.mode == "La":
-        image = image.convert("LA")  # the only mode that Pillow converts it into
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
-    return image.convert("RGB")
-
-
-def fit_square(image: Image.Image, resolution: int, out: np.ndarray | None = None) -> np.ndarray:
-    """The centre square of an image, resized with anti-aliasing.
-
-    Lanczos, whose support grows with the reduction factor. Area averaging would not alias either, but blurs more and
-    weights pixels unevenly where the sizes do not divide.
-
-    Args:
-        image: RGB, any size.
-        resolution: Pixels per side.
-        out: Memory for the result, uint8 [3, resolution, resolution]; None: a new array.
-
-    Returns:
-        uint8 [3, resolution, resolution]
-    """
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    if image.size != (side, side):  # cropped first: resize(box=…) reads pixels outside the box
-        image = image.crop((left, top, left + side, top + side))
-    if side != resolution:
-        image = image.resize((resolution, resolution), Image.Resampling.LANCZOS)
-    if out is None:
-        out = np.empty([3, resolution, resolution], dtype=np.uint8)
-    for channel, band in zip(out, "RGB"):  # twice as fast as transposing the whole image
-        channel[:] = np.frombuffer(image.tobytes("raw", band), dtype=np.uint8).reshape(resolution, resolution)
-    return out

@@ -37,8 +37,8 @@ HAS_ALPHA = re.compile(r"yuva|[0ax]?rgb|[0ax]?bgr|gbr|ya8|ya16|yaf|pal8|ayuv|vuy
 ALPHA_BESIDE = re.compile(r"alpha_mode\s*: 1\b")
 ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 
-# Bit-exact with training.data.frame_store for images. Time stamps are set to a constant rate: of two frames with equal
-# ones, one might be dropped.
+# Bit-exact with training.data.images. Time stamps are set to a constant rate: of two frames with equal ones, one might
+# be dropped.
 OVER_BLACK = (
     "setpts=N,format=gbrap,split[picture][black];[black]lutrgb=r=0:g=0:b=0:a=maxval[black];"
     "[black][picture]overlay=format=gbrp"

@@ -41,7 +41,7 @@ from training.data.dataset import (
     random_block,
     sample_pair,
 )
-from training.data.frame_store import decode_image, fit_square
+from training.data.images import decode_image, fit_square
 from training.data.webdataset_files import Sample, open_shards, read_samples
 
 __all__ = ["EncodedPair", "ShardPairDataset"]

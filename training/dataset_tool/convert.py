@@ -18,7 +18,8 @@ from PIL import Image
 
 from dnnlib import UserError, link_or_copy, one_line
 from dnnlib.processes import begin_worker
-from training.data.crops import Clip, Crop, UnfitBoxes, cut_square
+from training.data.crops import Clip, Crop, UnfitBoxes
+from training.data.images import cut_square
 from training.data.video_decoder import BrokenVideo, decode_video, probe_video
 from training.dataset_tool.source_videos import Source, SourceSet, valid_unicode
 from training.dataset_tool.staging import folder_size

@@ -25,7 +25,8 @@ from training.data.annotations import (
 )
 from training.data.camera_statistics import describe_cameras
 from training.data.frame_index import listed_path
-from training.data.frame_store import FrameStore, decode_image, fit_square
+from training.data.frame_store import FrameStore
+from training.data.images import decode_image, fit_square
 from training.data.webdataset_files import is_shards, open_shards, read_samples
 from training.dataset_tool.source_videos import valid_unicode
 

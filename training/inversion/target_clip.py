@@ -9,8 +9,9 @@ import numpy as np
 from PIL import Image
 
 from dnnlib import UserError
-from training.data.crops import Crop, OutsideRectangle, cut_square
+from training.data.crops import Crop, OutsideRectangle
 from training.data.frame_store import FrameStore, Video, describe_disorder
+from training.data.images import cut_square
 from training.data.video_decoder import BrokenVideo, decode_video, describe_remarks, is_video_file
 
 __all__ = ["MAX_FRAMES", "read_clip"]

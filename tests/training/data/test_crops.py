@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from dnnlib import UserError
-from training.data.crops import Boxes, Clip, Crop, cut_square, parse_rectangle, read_boxes, squares_from_boxes
+from training.data.crops import Boxes, Clip, Crop, parse_rectangle, read_boxes, squares_from_boxes
+from training.data.images import cut_square
 from training.data.video_decoder import BrokenVideo
 
 
@@ -45,26 +46,6 @@ def test_smoothing_removes_trembling_and_keeps_motion():
     assert np.abs(np.diff(centres)).max() < 2 < np.abs(np.diff(x + tremble)).max()
     still = squares_from_boxes(np.tile(boxes[:1], (50, 1)), size=(400, 400), smoothing=5)
     assert np.abs(still - still[0]).max() < 1e-9
-
-
-def test_a_moving_square_is_cut_between_pixels():
-    """A horizontal ramp keeps its values at the places between the pixels."""
-    ramp = np.tile(np.arange(0, 240, 4, dtype=np.uint8)[None, :, None], (60, 1, 3))
-    image = Image.fromarray(ramp)
-    for left in (10.0, 10.25, 10.5):
-        row = np.asarray(cut_square(image, (left, 5.5, 32.0), 16))[8, 2:-2, 0].astype(float)
-        expected = 4 * (left + 2 * np.arange(16) + 0.5)[2:-2]
-        assert np.abs(row - expected).max() <= 1
-    pixels = np.random.default_rng(0).integers(0, 256, [8, 9, 3], dtype=np.uint8)
-    exact = np.asarray(cut_square(Image.fromarray(pixels), (2, 1, 5), 5))
-    assert (exact == pixels[1:6, 2:7]).all()
-
-
-def test_reduction_does_not_alias():
-    board = (np.indices([64, 64]).sum(0) % 2 * 255).astype(np.uint8)
-    image = Image.fromarray(np.stack([board] * 3, -1))
-    for square in ((0, 0, 64), (0.5, 0.25, 60.0)):
-        assert np.abs(np.asarray(cut_square(image, square, 16))[2:-2, 2:-2].astype(float) - 127.5).max() < 6
 
 
 def test_squares_at_the_border_stay_inside():
@@ -161,20 +142,6 @@ def test_the_roll_is_smoothed_as_the_squares_are():
     found = [plan.roll(frame) for frame in range(31)]
     assert sum(found) == pytest.approx(1, abs=1e-6)
     assert found[15] == pytest.approx(1 / (2 * np.sqrt(2 * np.pi)), rel=0.01)  # a Gaussian of deviation 2
-
-
-def test_a_turned_square_is_cut_upright():
-    """What is turned clockwise and cut by a square that is turned likewise is as it was, but for resampling."""
-    y, x = np.mgrid[:120, :160]
-    waves = np.stack([127 + 100 * np.sin(x / 7 + k) * np.cos(y / 9) for k in range(3)], -1).astype(np.uint8)
-    image, square = Image.fromarray(waves), (50, 30, 60)
-    expected = np.asarray(cut_square(image, square, 24)).astype(float)
-    for roll in (-0.8, 0.3, 1.5):
-        turned = image.rotate(-np.degrees(roll), Image.Resampling.BICUBIC, center=(80, 60))
-        found = np.asarray(cut_square(turned, square, 24, roll=roll)).astype(float)
-        assert np.abs(found - expected).mean() < 1.5 < 20 < np.abs(cut_square(turned, square, 24) - expected).mean()
-    enlarged = np.asarray(cut_square(turned, square, 90, roll=1.5)).astype(float)
-    assert np.abs(enlarged - np.asarray(cut_square(image, square, 90)).astype(float)).mean() < 1.5
 
 
 def test_turned_squares_stay_inside():

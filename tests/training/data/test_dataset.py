@@ -1,13 +1,10 @@
 """Real items: which frames, which pixels, which labels, and what mistakes are answered with."""
 
-import io
 import json
 import multiprocessing
 import os
 import pickle
-import struct
 import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +15,7 @@ from PIL import Image
 from dnnlib import UserError
 from training.data.dataset import KEY_PAIRS, VideoPairDataset, random_block
 from training.data.frame_index import natural_key
-from training.data.frame_store import FrameStore, decode_image, fit_square, to_rgb
+from training.data.frame_store import FrameStore
 
 
 def colour(video, frame):
@@ -291,33 +288,6 @@ def test_describe_is_plain_and_holds_no_paths(tmp_path):
 # Pixels
 
 
-def test_reduction_does_not_alias():
-    board = np.indices([64, 64]).sum(0) % 2 * 255
-    image = Image.fromarray(np.stack([board] * 3, -1).astype(np.uint8))
-    for resolution in (32, 16, 20):
-        small = fit_square(image, resolution).astype(int)
-        inner = small[:, 2:-2, 2:-2]
-        assert np.abs(inner - 127.5).max() < 6, (resolution, inner.min(), inner.max())
-
-
-@pytest.mark.parametrize("size", [(10, 6), (6, 11), (6, 6)])
-def test_centre_square_is_cut_exactly(size):
-    rng = np.random.default_rng(1)
-    pixels = rng.integers(0, 256, [size[1], size[0], 3], dtype=np.uint8)
-    left, top = (size[0] - 6) // 2, (size[1] - 6) // 2
-    expected = pixels[top : top + 6, left : left + 6].transpose(2, 0, 1)
-    assert (fit_square(Image.fromarray(pixels), 6) == expected).all()
-    # What lies outside the square has no say in the reduced image either.
-    painted = np.full_like(pixels, 255)
-    painted[top : top + 6, left : left + 6] = 40
-    assert (fit_square(Image.fromarray(painted), 3) == 40).all()
-
-
-def test_enlarging_works():
-    image = Image.fromarray(np.full([4, 4, 3], 77, dtype=np.uint8))
-    assert fit_square(image, 16).shape == (3, 16, 16) and (fit_square(image, 16) == 77).all()
-
-
 def gray16():
     return Image.fromarray(np.full([2, 2], 257 * 100, dtype=np.uint16))
 
@@ -382,74 +352,6 @@ def test_files_of_several_images_are_refused(tmp_path, suffix):
         VideoPairDataset(path=tmp_path, resolution=2, nframes=1).clip(0)
 
 
-def png(depth, colour_type, row, transparent):
-    """A PNG of one row with a transparent colour, which Pillow does not write in these depths."""
-
-    def chunk(name, data):
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
-    header = struct.pack(">IIBBBBB", 2, 1, depth, colour_type, 0, 0, 0)
-    parts = ((b"IHDR", header), (b"tRNS", transparent), (b"IDAT", zlib.compress(b"\0" + row)), (b"IEND", b""))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
-
-
-@pytest.mark.parametrize(
-    "data, second",
-    [
-        (png(2, 0, b"\xd0", struct.pack(">H", 3)), (85, 85, 85)),
-        (png(4, 0, b"\x78", struct.pack(">H", 7)), (136, 136, 136)),
-        (png(8, 0, b"\x78\x79", struct.pack(">H", 0x78)), (0x79,) * 3),
-        (png(16, 0, b"\x78\x78\x79\x79", struct.pack(">H", 0x7878)), (0x79,) * 3),
-        (png(8, 2, b"\1\2\3\4\5\6", struct.pack(">3H", 1, 2, 3)), (4, 5, 6)),
-        (png(16, 2, b"\1\7\2\7\3\7\4\0\5\0\6\0", struct.pack(">3H", 0x107, 0x207, 0x307)), (4, 5, 6)),
-    ],
-)
-def test_transparent_colours_are_black_in_every_depth(data, second):
-    image = decode_image(data)
-    assert [image.getpixel((x, 0)) for x in range(2)] == [(0, 0, 0), second]
-
-
-@pytest.mark.parametrize("deep", [False, True])
-def test_tiff_whose_zero_is_white(deep):
-    buffer = io.BytesIO()
-    values = np.array([[0, 90, 255]], dtype=np.uint16 if deep else np.uint8) * (257 if deep else 1)
-    Image.fromarray(values).save(buffer, "TIFF")
-    data = bytearray(buffer.getvalue())
-    place = data.index(struct.pack("<HHIH", 0x0106, 3, 1, 1))  # the entry: black is zero
-    data[place + 8] = 0
-    assert [decode_image(bytes(data)).getpixel((x, 0))[0] for x in range(3)] == [255, 165, 0]
-
-
-def tiff(bits, samples, data, **tag):
-    """A TIFF of one row of two pixels, with tags (numbers of 16 bits) that Pillow does not write."""
-    tags = {256: [2], 257: [1], 258: [bits] * samples, 259: [1], 262: [1], 277: [samples], 278: [1], 279: [len(data)]}
-    tags |= dict(tag.values())
-    end = 8 + 2 + 12 * (len(tags) + 1) + 4
-    entries = {
-        number: struct.pack("<HHI", number, 3, len(v)) + struct.pack("<HH", *(v + [0])[:2])
-        for number, v in tags.items()
-    }
-    entries[273] = struct.pack("<HHII", 273, 4, 1, end)
-    directory = struct.pack("<H", len(entries)) + b"".join(entries[number] for number in sorted(entries))
-    return b"II*\0" + struct.pack("<I", 8) + directory + b"\0" * 4 + data
-
-
-def test_tiff_of_12_bits():
-    image = decode_image(tiff(12, 1, b"\xff\xf8\x00"))  # 4095 and 2048
-    assert [image.getpixel((x, 0)) for x in range(2)] == [(255,) * 3, (128,) * 3]
-
-
-@pytest.mark.parametrize("bits, data", [(8, b"\x7f\x40"), (16, struct.pack("<2h", 32767, 16384))])
-def test_signed_values_are_refused(bits, data):
-    with pytest.raises(OSError, match="signed values"):
-        decode_image(tiff(bits, 1, data, sample_format=(339, [2])))
-
-
-def test_tiff_of_grey_multiplied_by_its_alpha():
-    image = decode_image(tiff(8, 2, b"\x80\x80\xff\xff", alpha=(338, [1])))
-    assert [image.getpixel((x, 0)) for x in range(2)] == [(128,) * 3, (255,) * 3]
-
-
 def test_of_a_photo_with_previews_the_photo_is_taken(tmp_path):
     folder = tmp_path / "a" / "v"
     folder.mkdir(parents=True)
@@ -457,13 +359,6 @@ def test_of_a_photo_with_previews_the_photo_is_taken(tmp_path):
     photo.save(folder / "0.jpg", format="MPO", save_all=True, append_images=[preview])
     pixels = VideoPairDataset(path=tmp_path, resolution=8, nframes=1).clip(0)
     assert (pixels.int() - 90).abs().max() <= 1
-
-
-def test_photos_are_turned_upright():
-    image = Image.fromarray(np.arange(12, dtype=np.uint8).reshape(2, 6).repeat(3, 1).reshape(2, 6, 3))
-    image.getexif()[0x0112] = 6  # the camera was held upright: rotate clockwise to see it so
-    assert to_rgb(image).size == (2, 6)
-    assert (np.asarray(to_rgb(image)) == np.rot90(np.asarray(image), -1)).all()
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -690,29 +585,6 @@ def test_damaged_frame_is_named(tmp_path, zipped):
         assert identity(data.clip(0)) == [(0, 0), (0, 1)]
         with pytest.raises(UserError, match=r"Cannot read the frame '.*train/video_1/frame_001\.png'"):
             data.clip(1)
-
-
-def test_jpegs_that_end_in_zeros():
-    """As a failed copy leaves them: zeros decode as pixels of one colour. Those after a whole image do no harm."""
-    noise = np.random.default_rng(0).integers(0, 256, [64, 64, 3], dtype=np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(noise).save(buffer, "JPEG", progressive=True)
-    whole = buffer.getvalue()
-    assert np.array_equal(decode_image(whole + bytes(100)), decode_image(whole))
-    for missing in (10, len(whole) // 2):
-        with pytest.raises(OSError, match="its end consists of zeros: it was not copied completely"):
-            decode_image(whole[:-missing] + bytes(missing))
-
-
-@pytest.mark.parametrize("lossless", [False, True])
-def test_webps_that_end_in_zeros(lossless):
-    noise = np.random.default_rng(0).integers(0, 256, [64, 64, 3], dtype=np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(noise).save(buffer, "WEBP", lossless=lossless)
-    whole = buffer.getvalue()
-    assert decode_image(whole).size == (64, 64)
-    with pytest.raises(OSError, match="its end consists of zeros: it was not copied completely"):
-        decode_image(whole[: len(whole) // 2] + bytes(len(whole) - len(whole) // 2))
 
 
 def test_previews_leave_out_what_cannot_be_read(tmp_path):

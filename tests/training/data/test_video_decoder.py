@@ -3,7 +3,6 @@
 import io
 import os
 import struct
-import zlib
 
 import numpy as np
 import pytest
@@ -16,7 +15,8 @@ from metrics.real_videos import StoredVideos
 from renderer.video import VideoWriter, gif_bytes
 from tests.training.data.movies import gray, run_ffmpeg, write_movie
 from training.data.crops import Crop, read_boxes
-from training.data.frame_store import FrameStore, decode_image
+from training.data.frame_store import FrameStore
+from training.data.images import decode_image
 from training.data.video_decoder import BrokenVideo, Remarks, decode_video, describe_remarks, probe_video
 from training.dataset_tool.__main__ import main, prepare, read_manifest
 from training.inversion.target_clip import read_clip
@@ -279,17 +279,6 @@ def test_transparent_gif(tmp_path):
     decoded = [np.asarray(frame) for frame in decode_video(str(tmp_path / "a.gif"))]
     assert len(decoded) == 4 and not any(frame[:, :8].any() for frame in decoded)
     assert [frame[0, 12].tolist() for frame in decoded] == [[10 * i, 200, 0] for i in range(4)]
-
-
-def test_a_transparent_level_of_deep_gray():
-    def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 1, 16, 0, 0, 0, 0))
-    levels = chunk(b"IDAT", zlib.compress(b"\0" + struct.pack(">HH", 65535, 257 * 9)))
-    start, end = b"\x89PNG\r\n\x1a\n" + header, levels + chunk(b"IEND", b"")
-    assert np.asarray(decode_image(start + end))[0, :, 0].tolist() == [255, 9]
-    assert np.asarray(decode_image(start + chunk(b"tRNS", b"\xff\xff") + end))[0, :, 0].tolist() == [0, 9]
 
 
 # ----------------------------------------------------------------------------------------------------------------------
