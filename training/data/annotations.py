@@ -20,14 +20,12 @@ from typing import Any
 import numpy as np
 
 from dnnlib import UserError, is_number
-from training.data.frame_index import ANNOTATIONS as FILE
-from training.data.frame_index import IMAGE_SUFFIXES, MANIFEST, listed_path
 from training.data.frame_store import FrameStore, Video
+from training.data.names import ANNOTATIONS, IMAGE_SUFFIXES, MANIFEST, listed_path
 
 __all__ = [
     "FRAMES_FORMAT",
     "KINDS",
-    "MANIFEST",
     "SHARDS_FORMAT",
     "VERSION",
     "WITHOUT",
@@ -94,7 +92,7 @@ def mirrored(angles: np.ndarray) -> np.ndarray:
 
 def has_entries(store: FrameStore, kind: str) -> bool:
     """True if there is a dataset.json with entries of a kind, 'labels' or 'cameras', valid or not."""
-    data = store.root_file(FILE)
+    data = store.root_file(ANNOTATIONS)
     try:
         content = parse_annotations(data)
         return content.get(kind) is not None if isinstance(content, dict) else kind in content
@@ -114,12 +112,12 @@ def read_labels(
         UserError: There are none, or not for every video, or invalid ones.
     """
     entries = _read_entries(store, videos, "labels", otherwise=otherwise)
-    return _to_array(entries, videos, posixpath.join(store.path, FILE))
+    return _to_array(entries, videos, posixpath.join(store.path, ANNOTATIONS))
 
 
 def read_cameras(store: FrameStore, videos: list[Video]) -> np.ndarray:
     """Yaw and pitch in the order of the videos, float32 [videos, 2] in radians."""
-    file = posixpath.join(store.path, FILE)
+    file = posixpath.join(store.path, ANNOTATIONS)
     cameras = _read_entries(store, videos, "cameras", otherwise=WITHOUT["cameras"])
     angles = [angles_vector(cameras[listed_path(video.path)]) for video in videos]
     for video, found in zip(videos, angles):
@@ -198,39 +196,39 @@ def describe_unused_classes(labels: np.ndarray, c_dim: int) -> str | None:
     if not len(unused):
         return None
     return (
-        f"{FILE}: there is no video in use for {len(unused)} of {c_dim} classes, e.g. class {unused[0]}, and nothing "
-        "is learnt for them: number the classes 0, 1, 2, … without gaps."
+        f"{ANNOTATIONS}: there is no video in use for {len(unused)} of {c_dim} classes, e.g. class {unused[0]}, and "
+        "nothing is learnt for them: number the classes 0, 1, 2, … without gaps."
     )
 
 
 def describe_elsewhere(store: FrameStore) -> str | None:
     """One line about a dataset.json next to the root or below it, if there is none in the root; None otherwise."""
-    if store.root_file(FILE) is not None:
+    if store.root_file(ANNOTATIONS) is not None:
         return None
     for place in _places_nearby(store):
         with contextlib.suppress(OSError):
-            if store.read_bytes(place, FILE) is not None:
+            if store.read_bytes(place, ANNOTATIONS) is not None:
                 folder = os.path.normpath(os.path.join(store.path, place))
                 return (
-                    f"The {FILE} in '{folder}' is not used, only one in the root would be: give that folder itself, or "
-                    "a zip of its content."
+                    f"The {ANNOTATIONS} in '{folder}' is not used, only one in the root would be: give that folder "
+                    "itself, or a zip of its content."
                 )
     return None
 
 
 def notes_on_unmatched(store: FrameStore, videos: list[Video], kinds: Collection[str]) -> list[str]:
     """describe_unmatched for the dataset.json of a dataset whose entries of these kinds are valid."""
-    content = json.loads(store.root_file(FILE)) if kinds else {}
+    content = json.loads(store.root_file(ANNOTATIONS)) if kinds else {}
     paths = [listed_path(video.path) for video in videos]
-    notes = [describe_unmatched(list_entries(content[kind], kind, file=FILE), paths, kind) for kind in kinds]
-    return [f"{FILE}: {note}" for note in notes if note is not None]
+    notes = [describe_unmatched(list_entries(content[kind], kind, file=ANNOTATIONS), paths, kind) for kind in kinds]
+    return [f"{ANNOTATIONS}: {note}" for note in notes if note is not None]
 
 
 def _read_entries(store: FrameStore, videos: list[Video], kind: str, *, otherwise: str) -> dict[str, Any]:
     """The entries of a kind by the path of the video, one for every video; `otherwise` is what to do without."""
-    file, one = posixpath.join(store.path, FILE), SINGULAR[kind]
+    file, one = posixpath.join(store.path, ANNOTATIONS), SINGULAR[kind]
     form = f'it must be {{"{kind}": [{FORMS[kind]}, …]}}'
-    data = store.root_file(FILE)
+    data = store.root_file(ANNOTATIONS)
     if data is None:
         elsewhere = describe_elsewhere(store)
         raise UserError(
@@ -253,7 +251,7 @@ def _read_entries(store: FrameStore, videos: list[Video], kind: str, *, otherwis
         unmatched = describe_unmatched(entries, [listed_path(video.path) for video in videos], kind)
         raise UserError(
             f"'{file}' has no {one} for {len(missing)} of {len(videos)} videos, e.g. '{missing[0]}'; add them "
-            f"(paths relative to the folder of {FILE}) or {otherwise}." + (f" {unmatched}" if unmatched else "")
+            f"(paths relative to the folder of {ANNOTATIONS}) or {otherwise}." + (f" {unmatched}" if unmatched else "")
         )
     return entries
 

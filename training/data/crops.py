@@ -29,8 +29,8 @@ import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
 from dnnlib import UserError
-from training.data.frame_index import listed_path
 from training.data.images import Square, centre_square
+from training.data.names import listed_path
 from training.data.video_decoder import BrokenVideo
 
 __all__ = [

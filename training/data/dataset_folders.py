@@ -12,13 +12,12 @@ import re
 from collections.abc import Iterable, Iterator
 
 from dnnlib import UserError
-from training.data.annotations import KINDS, MANIFEST, parse_manifest
-from training.data.frame_index import IMAGE_SUFFIXES, is_hidden
+from training.data.annotations import KINDS, parse_manifest
 from training.data.frame_store import RUN_OPTIONS
+from training.data.names import ANNOTATIONS, IMAGE_SUFFIXES, MANIFEST, is_hidden
 
 __all__ = ["SYNTHETIC", "UNFINISHED", "frames_nearby", "is_inside", "keep_apart", "keep_out_of_made_data", "trained_on"]
 
-LABELS = "dataset.json"
 SYNTHETIC = "synthetic.json"
 UNFINISHED = "settings.json"  # of a dataset that the dataset tool is making
 MAX_ENTRIES = 500  # entries of a folder that are examined
@@ -134,7 +133,7 @@ def _is_written(folder: str) -> bool:
 
 
 def _has_entries(folder: str) -> bool:
-    entries = _read_json(os.path.join(folder, LABELS))
+    entries = _read_json(os.path.join(folder, ANNOTATIONS))
     return isinstance(entries, dict) and any(kind in entries for kind in KINDS)
 
 

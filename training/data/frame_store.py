@@ -17,22 +17,11 @@ import numpy as np
 from PIL import Image
 
 from dnnlib import UserError
-from training.data.frame_index import (
-    IMAGE_SUFFIXES,
-    describe_tar_files,
-    disordered_decimals,
-    join_path,
-    list_files,
-)
+from training.data.frame_index import describe_tar_files, list_files
 from training.data.images import decode_image
+from training.data.names import IMAGE_SUFFIXES, disordered_decimals, join_path
 
-__all__ = [
-    "RUN_OPTIONS",
-    "FrameStore",
-    "UnreadableFrame",
-    "Video",
-    "describe_disorder",
-]
+__all__ = ["RUN_OPTIONS", "FrameStore", "UnreadableFrame", "Video", "describe_disorder"]
 
 RUN_OPTIONS = "training_options.yaml"  # a file of every run folder
 SIZES = 256  # frames at most whose size is looked up for a fingerprint

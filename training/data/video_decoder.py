@@ -21,8 +21,8 @@ import numpy as np
 from PIL import Image
 
 from dnnlib import UserError, find_ffmpeg, one_line, temporary_folder
-from training.data.frame_index import MOVIE_SUFFIXES
 from training.data.frame_timing import EvenFrames, even_frames
+from training.data.names import MOVIE_SUFFIXES
 
 __all__ = ["BrokenVideo", "Remarks", "VideoInfo", "decode_video", "describe_remarks", "is_video_file", "probe_video"]
 

@@ -25,8 +25,8 @@ from typing import Any, NamedTuple
 
 from dnnlib import UserError, atomic_write, one_line
 from dnnlib.downloads import cache_folder
-from training.data.annotations import MANIFEST, SHARDS_FORMAT, parse_manifest
-from training.data.frame_index import IMAGE_SUFFIXES, natural_key, natural_order
+from training.data.annotations import SHARDS_FORMAT, parse_manifest
+from training.data.names import IMAGE_SUFFIXES, MANIFEST, natural_key, natural_order
 
 __all__ = ["Sample", "Shards", "is_shards", "open_shards", "read_samples"]
 

@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from training.data.annotations import MANIFEST, has_entries, read_cameras, read_labels
+from training.data.annotations import has_entries, read_cameras, read_labels
 from training.data.camera_statistics import camera_percentiles
-from training.data.frame_index import natural_key
 from training.data.frame_store import FrameStore
+from training.data.names import MANIFEST, natural_key
 from training.data.webdataset_files import SHARD_INDEX
 from training.dataset_tool.staging import write_json
 

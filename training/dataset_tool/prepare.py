@@ -11,7 +11,6 @@ from tqdm import tqdm
 from dnnlib import UserError, atomic_write, one_line
 from training.data.annotations import (
     FRAMES_FORMAT,
-    MANIFEST,
     SHARDS_FORMAT,
     VERSION,
     describe_elsewhere,
@@ -22,8 +21,8 @@ from training.data.annotations import (
 )
 from training.data.crops import Crop
 from training.data.dataset_folders import keep_out_of_made_data
-from training.data.frame_index import listed_path
 from training.data.frame_store import FrameStore, Video
+from training.data.names import ANNOTATIONS, MANIFEST, listed_path
 from training.dataset_tool.archives import pack_shards, pack_zip
 from training.dataset_tool.convert import Conversion, Cut, convert_videos
 from training.dataset_tool.source_videos import SourceSet, find_sources, valid_unicode
@@ -173,7 +172,7 @@ def _write_lists(
     """Write the other files of a dataset: the manifest, labels and cameras, boxes."""
     write_json(os.path.join(folder, MANIFEST), manifest)
     if entries:
-        write_json(os.path.join(folder, "dataset.json"), entries)
+        write_json(os.path.join(folder, ANNOTATIONS), entries)
     if box_file is not None:
         with atomic_write(os.path.join(folder, BOX_FILE), "w") as stream:
             json.dump(box_file, stream, ensure_ascii=False)

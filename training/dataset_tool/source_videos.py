@@ -10,8 +10,8 @@ from typing import Any
 
 from dnnlib import UserError
 from training.data.annotations import KINDS, describe_unmatched, list_entries, parse_annotations, source_stride
-from training.data.frame_index import listed_path
 from training.data.frame_store import FrameStore, Video
+from training.data.names import ANNOTATIONS, listed_path
 from training.data.video_decoder import is_video_file
 
 __all__ = ["Source", "SourceSet", "find_sources", "valid_unicode"]
@@ -109,9 +109,9 @@ def find_sources(path: str) -> SourceSet:
         store.require_videos()
     sources = [Source(_unique(_stem(movie), names), movie) for movie in store.movies]
     sources += [Source(_unique(video.path, names), video.path, video) for video in store.videos]
-    file = f"{path}/dataset.json"
+    file = f"{path}/{ANNOTATIONS}"
     try:
-        content = parse_annotations(store.root_file("dataset.json"))
+        content = parse_annotations(store.root_file(ANNOTATIONS))
         if content and not any(kind in content for kind in KINDS):
             raise ValueError("neither labels nor cameras")
         there = [kind for kind in KINDS if content.get(kind) is not None]

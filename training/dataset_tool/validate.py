@@ -13,7 +13,6 @@ from dnnlib import UserError, atomic_write
 from dnnlib.processes import parallel_map
 from training.data.annotations import (
     KINDS,
-    MANIFEST,
     angles_vector,
     describe_elsewhere,
     describe_unused_classes,
@@ -24,9 +23,9 @@ from training.data.annotations import (
     store_manifest,
 )
 from training.data.camera_statistics import describe_cameras
-from training.data.frame_index import listed_path
 from training.data.frame_store import FrameStore
 from training.data.images import decode_image, fit_square
+from training.data.names import MANIFEST, listed_path
 from training.data.webdataset_files import is_shards, open_shards, read_samples
 from training.dataset_tool.source_videos import valid_unicode
 

@@ -27,6 +27,7 @@ from dnnlib.processes import cores, parallel_map
 from renderer.cameras import Cameras, camera_angles
 from renderer.video import image_grid, save_png
 from training.data.dataset_folders import SYNTHETIC, UNFINISHED, keep_out_of_made_data
+from training.data.names import ANNOTATIONS
 from training.synthetic.render import SyntheticConfig, render_video
 
 __all__ = ["make_dataset", "read_config"]
@@ -156,7 +157,7 @@ def _write_cameras(folder: str, config: SyntheticConfig) -> None:
         with np.load(os.path.join(folder, "truth", f"{index:05d}.npz")) as truth:
             camera = Cameras(torch.from_numpy(truth["cam2world"])[None], torch.from_numpy(truth["fov"])[None])
         cameras.append([f"videos/{index:05d}", camera_angles(camera)[0].tolist()])
-    with atomic_write(os.path.join(folder, "dataset.json"), "w") as file:
+    with atomic_write(os.path.join(folder, ANNOTATIONS), "w") as file:
         json.dump({"cameras": cameras}, file)
 
 

@@ -14,7 +14,6 @@ from PIL import Image
 
 from dnnlib import UserError
 from training.data.dataset import KEY_PAIRS, VideoPairDataset, random_block
-from training.data.frame_index import natural_key
 from training.data.frame_store import FrameStore
 
 
@@ -96,13 +95,6 @@ def test_numbers_in_names_order_frames_and_videos(tmp_path):
     write_video(tmp_path / "v9", video=0, frames=12, name="img{}.png")
     data = VideoPairDataset(path=tmp_path, resolution=4, nframes=12)
     assert [identity(data.clip(i)) for i in range(2)] == [[(v, f) for f in range(12)] for v in range(2)]
-
-
-def test_natural_order():
-    names = ["f", "f1", "f01", "f2", "f10", "g0", "2", "10", "é", "f1a2", "f1a10"]
-    assert sorted(names, key=natural_key) == ["2", "10", "f", "f01", "f1", "f1a2", "f1a10", "f2", "f10", "g0", "é"]
-    padded = [f"frame_{number:05d}.png" for number in np.random.default_rng(0).permutation(3000)]
-    assert sorted(padded, key=natural_key) == sorted(padded)
 
 
 def test_links_are_followed_but_not_in_circles(tmp_path):

@@ -13,7 +13,7 @@ from PIL import Image
 from dnnlib import UserError
 from training.data import frame_index
 from training.data.dataset import VideoPairDataset
-from training.data.frame_index import StringTable, disordered_decimals, list_files, natural_key, natural_order
+from training.data.frame_index import list_files
 from training.data.frame_store import FrameStore
 from training.dataset_tool.validate import check_dataset
 
@@ -312,26 +312,6 @@ def test_times_that_are_not_in_order_are_told(root, tmp_path):
     assert expected in check_dataset(str(root), nframes=2).notes
 
 
-@pytest.mark.parametrize(
-    "stems, pair",
-    [
-        (["t0.9", "t0.10"], ("t0.9.png", "t0.10.png")),
-        (["2", "1.5"], None),  # 1.5 precedes 2
-        (["0.5", "0.25", "1"], ("0.5.png", "0.25.png")),
-        (["1.2", "1.9", "2.1"], None),
-        (["0.105", "0.210"], None),  # equally many decimals
-        (["0.5", "0.75"], None),  # in order
-        (["a0.5", "b0.25"], None),  # two series
-        (["0.5", "0.25", "last"], None),
-        (["1", "2", "10"], None),
-        ([], None),
-    ],
-)
-def test_disordered_decimals(stems, pair):
-    names = natural_order(f"{stem}.png" for stem in stems)
-    assert disordered_decimals(names) == pair
-
-
 @pytest.mark.parametrize("packed", [False, True])
 def test_annotations_in_another_folder_are_told(root, tmp_path, packed):
     """A folder that was packed instead of its content, and the tool's folder of videos without what lies beside it."""
@@ -413,26 +393,6 @@ def test_members_that_no_single_call_reads(root, tmp_path, monkeypatch):
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(UserError, match="Cannot read the frame"):
         FrameStore.read_frame(store, store.videos[2], 2)
-
-
-def test_string_table():
-    texts = ["", "a", "ümlaut", "", "x" * 300, "b\udcff"]
-    table = StringTable.of(texts)
-    assert len(table) == 6 and list(table) == texts and table[4] == "x" * 300
-    assert len(StringTable.of([])) == 0
-
-
-def test_the_quick_order_is_the_natural_one():
-    generator = np.random.default_rng(0)
-    for pattern in ("{:03d}.png", "{}.png", "f{:02d}a{}.png"):
-        names = [pattern.format(*generator.integers(0, 300, 2)) for _ in range(200)]
-        assert natural_order(names) == sorted(names, key=natural_key)
-
-
-def test_natural_order_of_numbers_of_any_length():
-    names = ["f10.png", "f9.png", "f009.png", "f0.png", "f1" + "0" * 5000 + ".png"]
-    expected = ["f0.png", "f009.png", "f9.png", "f10.png", "f1" + "0" * 5000 + ".png"]
-    assert natural_order(names) == expected
 
 
 def test_listing_reads_no_frame(root, monkeypatch):

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from dnnlib import UserError, one_line, temporary_folder
 from dnnlib.processes import parallel_map
 from training.data.annotations import describe_unmatched
-from training.data.frame_index import listed_path
+from training.data.names import listed_path
 from training.data.video_decoder import BrokenVideo
 from training.dataset_tool.convert import source_frames
 from training.dataset_tool.faces.clips import Selection, VideoClips, find_clips, summary, write_box_file

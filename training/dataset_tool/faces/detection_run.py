@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from dnnlib import UserError, atomic_write, exclusive_lock, one_line
 from dnnlib.processes import parallel_map
-from training.data.frame_index import listed_path
+from training.data.names import listed_path
 from training.data.video_decoder import BrokenVideo
 from training.dataset_tool.convert import source_frames
 from training.dataset_tool.faces.detections import Detections, parse_video

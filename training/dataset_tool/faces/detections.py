@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from dnnlib import UserError, atomic_write
-from training.data.frame_index import listed_path
+from training.data.names import listed_path
 from training.dataset_tool.faces.head_pose import HEAD
 
 __all__ = ["Detection", "Detections", "VideoDetections", "read_detections", "write_detections"]

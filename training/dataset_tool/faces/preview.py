@@ -9,8 +9,8 @@ from PIL import Image, ImageDraw
 
 from dnnlib import atomic_write, temporary_folder
 from training.data.crops import Boxes, Clip, Crop
-from training.data.frame_index import listed_path
 from training.data.images import cut_square
+from training.data.names import listed_path
 from training.dataset_tool.convert import source_frames
 from training.dataset_tool.faces.clips import FaceClip, VideoClips, head_pose
 from training.dataset_tool.faces.detections import Detections

@@ -1,0 +1,125 @@
+"""Names of files in datasets: suffixes, natural order, normalised paths, and their compact storage."""
+
+import posixpath
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+
+__all__ = [
+    "ANNOTATIONS",
+    "IMAGE_SUFFIXES",
+    "MANIFEST",
+    "MOVIE_SUFFIXES",
+    "OTHER_IMAGES",
+    "SYSTEM_FOLDERS",
+    "StringTable",
+    "disordered_decimals",
+    "is_hidden",
+    "join_path",
+    "listed_path",
+    "natural_key",
+    "natural_order",
+    "path_key",
+]
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+# Images that are not read as frames; only counted, so that they are not left out in silence.
+OTHER_IMAGES = (".avif", ".heic", ".heif", ".jfif", ".jpe", ".jp2", ".jxl", ".pgm", ".pnm", ".ppm", ".tga")
+MOVIE_SUFFIXES = (
+    *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".wmv", ".flv", ".ts"),
+    *(".ogv", ".3gp", ".y4m", ".gif", ".mts", ".m2ts", ".vob", ".mxf", ".asf"),
+)
+
+MANIFEST = "manifest.json"  # of the dataset tool
+ANNOTATIONS = "dataset.json"  # labels and cameras
+
+# Folders that systems make beside data: thumbnails, which are images, deleted files, and what only root may read.
+SYSTEM_FOLDERS = frozenset(
+    ("@eaDir", "#recycle", "@Recycle", "#snapshot", "$RECYCLE.BIN", "System Volume Information", "lost+found")
+)
+
+DIGITS = str.maketrans("123456789", "0" * 9)
+# The name of a frame that ends in a decimal number.
+DECIMAL = re.compile(r"(?P<before>.*?)(?P<number>[0-9]+(\.(?P<decimals>[0-9]+))?)\.[^.]*", re.DOTALL)
+
+
+def natural_key(name: str) -> tuple:
+    """Natural sorting key, by the values of numbers: 'f2' before 'f10'. Zero-padded names keep their plain order."""
+    parts = re.split("([0-9]+)", name)
+    digits = [part.lstrip("0") for part in parts[1::2]]
+    parts[1::2] = [(len(number), number) for number in digits]  # sorts like int, which refuses more than 4300 digits
+    return parts, name  # the name itself decides between 'f1' and 'f01'
+
+
+def natural_order(names: Iterable[str]) -> list[str]:
+    """Names sorted by natural_key."""
+    names = list(names)
+    if len({name.translate(DIGITS) for name in names}) <= 1:  # zero-padded: plain sorting gives the same order, faster
+        return sorted(names)
+    return sorted(names, key=natural_key)
+
+
+def disordered_decimals(names: Sequence[str]) -> tuple[str, str] | None:
+    """Two neighbours among the frames of a video, if they all have decimal numbers that are not in increasing order.
+
+    In natural order 0.21 precedes 0.105: the numbers may be those of a section and a frame. But as times, written with
+    as many decimals as each has, they are out of order.
+    """
+    if "".join(names).count(".") <= len(names):  # no dots but those of the suffixes
+        return None
+    found = [DECIMAL.fullmatch(name) for name in names]
+    if None in found or len({match["before"] for match in found}) > 1:
+        return None
+    if len({len(match["decimals"] or "") for match in found}) == 1:
+        return None
+    numbers = [float(match["number"]) for match in found]
+    return next(((names[i], names[i + 1]) for i in range(len(names) - 1) if numbers[i] > numbers[i + 1]), None)
+
+
+def is_hidden(name: str) -> bool:
+    """True for names of files and folders that are not data: those with a leading dot, and folders of the system."""
+    return name.startswith(".") or name in SYSTEM_FOLDERS
+
+
+def path_key(path: str) -> tuple:
+    """Natural sorting key of a path, folder by folder."""
+    return tuple(natural_key(part) for part in path.split("/"))
+
+
+def listed_path(path: object) -> str:
+    """Normalised form of a path listed in a file, for comparison: a/b for ./a/b, a//b and a\\b.
+
+    Accented letters become one character (NFC): some file systems and archivers write them as two.
+    """
+    return unicodedata.normalize("NFC", posixpath.normpath(str(path).replace("\\", "/")))
+
+
+def join_path(*parts: str) -> str:
+    """A path within a store, with forward slashes; empty parts are left out."""
+    return "/".join(part for part in parts if part)
+
+
+class StringTable:
+    """Many short strings in two arrays, which processes share instead of copying them object by object."""
+
+    def __init__(self, blob: np.ndarray, ends: np.ndarray):
+        self.blob = blob  # uint8, all strings in UTF-8, one after another
+        self.ends = ends  # int64, end of each string
+
+    @classmethod
+    def of(cls, strings: Iterable[str]) -> "StringTable":
+        encoded = [string.encode("utf-8", "surrogateescape") for string in strings]
+        lengths = np.fromiter(map(len, encoded), dtype=np.int64, count=len(encoded))
+        return cls(np.frombuffer(b"".join(encoded), dtype=np.uint8), np.cumsum(lengths))
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, index: int) -> str:
+        start = int(self.ends[index - 1]) if index else 0
+        return self.blob[start : int(self.ends[index])].tobytes().decode("utf-8", "surrogateescape")
+
+    def __iter__(self) -> Iterator[str]:
+        return (self[index] for index in range(len(self)))
