@@ -8,8 +8,9 @@ import dataclasses
 import multiprocessing
 import os
 import shutil
+import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
@@ -18,7 +19,7 @@ from PIL import Image
 
 from dnnlib import UserError, link_or_copy, one_line
 from dnnlib.processes import begin_worker
-from training.data.crops import Clip, Crop, UnfitBoxes
+from training.data.crops import Clip, Crop, CropPlan, UnfitBoxes
 from training.data.images import cut_square
 from training.data.video_decoder import BrokenVideo, decode_video, probe_video
 from training.dataset_tool.source_videos import Source, SourceSet, valid_unicode
@@ -61,26 +62,6 @@ class Cut:
         """True for a piece that is long enough and shows more than the one before."""
         start, stop = self.span(piece, total)
         return stop - start >= self.shortest and (piece == 0 or self.span(piece - 1, total)[1] < total)
-
-    def write(
-        self, frames: Iterable[Image.Image], *, base: str, suffix: str, on_frame: Callable[[], None]
-    ) -> tuple[int, list[tuple[str, int]]]:
-        """Write a video's pieces to the folders base_0000, base_0001, …
-
-        Args:
-            frames: Frames as they are to be written.
-            base: Path of the folders, without their number.
-            suffix: Suffix of the files; see IMAGE_FORMATS.
-            on_frame: Called after each frame.
-
-        Returns:
-            The number of frames, and name and length of every piece that was kept.
-        """
-        writer = PieceWriter(self, base=base, suffix=suffix)
-        for frame in frames:
-            writer.add(frame)
-            on_frame()
-        return writer.total, [(name, stop - start) for name, start, stop in writer.finish()]
 
 
 class PieceWriter:
@@ -174,97 +155,72 @@ def convert_video(
     """
     record = {"name": source.name, "source": valid_unicode(source.path), "stamp": among.stamp(source), "fps": None}
     record.update(size=None, crop=None, remarks={})
-    clips = conversion.crop.clips_of(source.path)
-    if clips is not None:
-        return _convert_clips(clips, source, among, conversion, record, folder, on_frame, threads)
-    plan = conversion.crop.plan(source.path)
-
-    def squares() -> Iterator[Image.Image]:
-        for number, frame in enumerate(_used_frames(source, among, conversion, record, folder, threads)):
-            square = plan.square(number * conversion.stride, frame.size)
-            if number == 0:
-                record.update(size=list(frame.size), crop=[round(float(x), 2) for x in square])
-            yield cut_square(frame, square, conversion.resolution)
-        if number + 1 != conversion.max_frames:
-            plan.check_length((number + 1) * conversion.stride)
-
-    with contextlib.closing(squares()) as frames:
-        total, pieces = conversion.cut.write(
-            frames, base=os.path.join(folder, source.name), suffix=conversion.suffix, on_frame=on_frame
-        )
-    size = sum(folder_size(os.path.join(folder, name)) for name, _ in pieces)
-    return {**record, "frames": total, "pieces": [list(piece) for piece in pieces], "cameras": [], "bytes": size}
-
-
-def _convert_clips(
-    clips: list[Clip],
-    source: Source,
-    among: SourceSet,
-    conversion: Conversion,
-    record: dict[str, Any],
-    folder: str,
-    on_frame: Callable[[], None],
-    threads: int | None,
-) -> dict[str, Any]:
-    """convert_video for a video whose clips have boxes of their own: its frames are read once for all of them."""
-    stride, total = conversion.stride, 0
-    plans = [conversion.crop.clip_plan(source.path, clip) for clip in clips]
-    # A clip has those of its frames that a stride over the whole video keeps.
-    spans = [range(-(-clip.first // stride), -(-clip.stop // stride)) for clip in clips]
-    last = max((span.stop for span in spans), default=0)
-    conversion = dataclasses.replace(conversion, max_frames=min(last, conversion.max_frames or last))
-    writers = [
-        PieceWriter(
-            conversion.cut,
-            base=os.path.join(folder, among.clip_name(source, number)),
-            suffix=conversion.suffix,
-            first=span.start,
-        )
-        for number, span in enumerate(spans)
-    ]
-    with contextlib.closing(_used_frames(source, among, conversion, record, folder, threads)) as frames:
+    parts = _parts(source, among, conversion, folder)
+    stride, limit, total = conversion.stride, conversion.max_frames, 0
+    in_clips = parts[0].clip is not None
+    if in_clips:
+        last = max(part.span.stop for part in parts)
+        limit = min(last, limit or last)
+    found = source_frames(  # once for all clips
+        source, among=among, folder=folder, about=record, stride=stride, max_frames=limit, threads=threads
+    )
+    with contextlib.closing(found) as frames:
         for number, frame in enumerate(frames):
             record["size"] = record["size"] or list(frame.size)
-            for clip, plan, span, writer in zip(clips, plans, spans, writers):
-                if number in span:
-                    position = number * stride - clip.first
-                    square, roll = plan.square(position, frame.size), plan.roll(position)
+            for part in parts:
+                if number in part.span:
+                    position = number * stride - part.first
+                    square, roll = part.plan.square(position, frame.size), part.plan.roll(position)
                     record["crop"] = record["crop"] or [round(float(x), 2) for x in square]
-                    writer.add(cut_square(frame, square, conversion.resolution, roll=roll))
+                    part.writer.add(cut_square(frame, square, conversion.resolution, roll=roll))
             total = number + 1
             on_frame()
-    if total < conversion.max_frames:
+    if in_clips and total < limit:
         raise UnfitBoxes(
-            f"The clips in the file of boxes need {conversion.max_frames * stride} frames of "
+            f"The clips in the file of boxes need {(limit - 1) * stride + 1} frames of "
             f"'{valid_unicode(source.path)}', which has fewer."
         )
+    if not in_clips and total != limit:
+        parts[0].plan.check_length(total * stride)
     pieces, cameras = [], []
-    for clip, span, writer in zip(clips, spans, writers):
-        for name, start, stop in writer.finish():
+    for part in parts:
+        for name, start, stop in part.writer.finish():
             pieces.append([name, stop - start])
-            offset = span.start * stride - clip.first
-            cameras.append(clip.camera_of(range(offset + start * stride, offset + (stop - 1) * stride + 1)))
+            if part.clip is not None:
+                offset = part.span.start * stride - part.first
+                cameras.append(part.clip.camera_of(range(offset + start * stride, offset + (stop - 1) * stride + 1)))
     size = sum(folder_size(os.path.join(folder, name)) for name, _ in pieces)
     return {**record, "frames": total, "pieces": pieces, "cameras": cameras, "bytes": size}
 
 
-def _used_frames(
-    source: Source,
-    among: SourceSet,
-    conversion: Conversion,
-    record: dict[str, Any],
-    folder: str,
-    threads: int | None,
-) -> Iterator[Image.Image]:
-    return source_frames(
-        source,
-        among=among,
-        folder=folder,
-        about=record,
-        stride=conversion.stride,
-        max_frames=conversion.max_frames,
-        threads=threads,
-    )
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A video, or a clip of it with boxes of its own, and the writer of its pieces."""
+
+    plan: CropPlan
+    writer: PieceWriter
+    first: int  # number of its first frame in the source
+    span: range  # numbers of its frames after the stride
+    clip: Clip | None
+
+
+def _parts(source: Source, among: SourceSet, conversion: Conversion, folder: str) -> list[Part]:
+    """The clips that the file of boxes has for a video; without any, the whole video."""
+    crop, stride = conversion.crop, conversion.stride
+
+    def part(name: str, plan: CropPlan, first: int, stop: int, clip: Clip | None) -> Part:
+        span = range(-(-first // stride), -(-stop // stride))  # those that a stride over the whole video keeps
+        base = os.path.join(folder, name)
+        writer = PieceWriter(conversion.cut, base=base, suffix=conversion.suffix, first=span.start)
+        return Part(plan=plan, writer=writer, first=first, span=span, clip=clip)
+
+    clips = crop.clips_of(source.path)
+    if clips is None:
+        return [part(source.name, crop.plan(source.path), 0, sys.maxsize, None)]
+    return [
+        part(among.clip_name(source, number), crop.clip_plan(source.path, clip), clip.first, clip.stop, clip)
+        for number, clip in enumerate(clips)
+    ]
 
 
 def source_frames(

@@ -98,6 +98,18 @@ def test_videos_without_boxes_stop_or_are_left_out(movies, tmp_path):
     assert [entry["source"] for entry in manifest["skipped"]] == ["a.mp4", "c.mp4", "d.mp4", "e.mp4"]
 
 
+def test_clips_beyond_the_end_of_a_video(movies, tmp_path):
+    """With a stride of 2 frames 0, 2, …, 8 are kept: 9 frames suffice."""
+    (tmp_path / "boxes.json").write_text('{"a.mp4": [{"first": 0, "frames": 9, "box": [0, 0, 8, 8]}]}')
+    crop = Crop(boxes=read_boxes(str(tmp_path / "boxes.json"), scale=1.0, smoothing=0.0))
+    with pytest.raises(UserError) as error:
+        prepare_frames(movies / "a.mp4", tmp_path / "out", crop=crop, stride=2)
+    assert str(error.value) == (
+        "The clips in the file of boxes need 9 frames of 'a.mp4', which has fewer. Correct the file of --boxes, remove "
+        "the video, or use --skip-broken."
+    )
+
+
 def test_jpeg(movies, tmp_path):
     prepare_frames(movies, tmp_path / "out", image="jpg")
     file = tmp_path / "out" / "videos" / "a_0000" / "000005.jpg"
