@@ -21,9 +21,8 @@ from renderer.depth_files import SCALE_FILE
 from renderer.outputs import OUTPUTS, output_stem
 from training.data.annotations import (
     WITHOUT,
-    enlarged_frames,
+    frame_notes,
     label_vector,
-    missing_videos,
     read_labels,
     store_manifest,
     store_stride,
@@ -96,18 +95,14 @@ class StoredVideos:
         if self._movies:
             counts = [self._count_frames(movie) for movie in self._movies]
             remarks = describe_remarks(remark for _, remark in counts)
-            doubled = self._store.doubled_movies()
-            remarks += [] if doubled is None else [f"{doubled}."]
+            left_out = (self._store.doubled_movies(), self._store.dangling)
+            remarks += [f"{note}." for note in left_out if note is not None]
             self.notes += [f"'{self._store.path}': {line}" for line in remarks]
             lengths = [frames for frames, _ in counts]
         else:
             self._store.require_videos()
             lengths = [len(video) for video in self._videos]
-            missing = missing_videos(manifest, {video.path: len(video) for video in self._store.videos})
-            found = (*[f"{note}." for note in self._store.notes()], missing, enlarged_frames(manifest, resolution))
-            self.notes += [f"'{self._store.path}': {note}" for note in found if note is not None]
-        if self._store.dangling is not None:
-            self.notes.append(self._store.dangling)
+            self.notes += frame_notes(self._store, manifest, resolution)
         self._lengths = [-(-length // self._stride) for length in lengths]
 
     def clips(self, *, count: int, frames: int, subsample: int = 1) -> "StoredClips":

@@ -326,6 +326,17 @@ def test_files_that_are_not_measured_are_told(root):
     assert movies.startswith(f"'{root}': 1 encoded videos (more.mp4) are left out: ")
 
 
+def test_links_that_lead_nowhere_are_told(root, tmp_path):
+    movies = tmp_path / "movies"
+    movies.mkdir()
+    with VideoWriter(movies / "a.mp4", fps=8) as writer:
+        writer.add(torch.zeros([3, 16, 16], dtype=torch.uint8))
+    for folder in (root, movies):
+        (folder / "disk").symlink_to(tmp_path / "nowhere")
+        expected = f"'{folder}': the link 'disk' leads nowhere: its videos are left out."
+        assert StoredVideos(folder, resolution=16).notes == [expected]
+
+
 def test_frames_that_are_smaller_than_the_resolution_are_told(root):
     """The detail that enlarging cannot restore is a distance that no generator can make up for."""
     (root / "manifest.json").write_text(json.dumps({"format": "square-video-frames", "resolution": 12, "videos": []}))

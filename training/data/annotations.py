@@ -14,7 +14,7 @@ import contextlib
 import json
 import os
 import posixpath
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import numpy as np
@@ -34,11 +34,12 @@ __all__ = [
     "describe_unmatched",
     "describe_unused_classes",
     "enlarged_frames",
+    "frame_notes",
     "has_entries",
     "label_vector",
     "list_entries",
+    "listed_frames",
     "mirrored",
-    "missing_videos",
     "notes_on_unmatched",
     "parse_annotations",
     "parse_manifest",
@@ -306,17 +307,36 @@ def store_manifest(store: FrameStore) -> dict[str, Any] | None:
     return parse_manifest(data)
 
 
-def missing_videos(manifest: dict[str, Any] | None, lengths: Mapping[str, int]) -> str | None:
-    """One line about videos of a manifest that are missing, or some of their frames; None if all are present.
+def listed_frames(manifest: dict[str, Any] | None) -> dict[str, int]:
+    """Number of frames of each video in a manifest, by its path in the form of listed_path; empty without a manifest.
+
+    Raises:
+        ValueError: The manifest is damaged.
+    """
+    try:
+        return {listed_path(entry["path"]): int(entry["frames"]) for entry in (manifest or {}).get("videos", [])}
+    except (TypeError, ValueError, KeyError) as error:
+        raise ValueError(f"{MANIFEST} is damaged: its videos cannot be compared with those that are there") from error
+
+
+def frame_notes(store: FrameStore, manifest: dict[str, Any] | None, resolution: int) -> list[str]:
+    """Notes on a dataset: files that are left out, frames that are missing, or smaller than the resolution.
 
     Args:
-        lengths: Number of frames of each video that is present, by its path.
+        manifest: Result of store_manifest.
     """
-    lengths = {listed_path(path): frames for path, frames in lengths.items()}
+    found = [f"{note}." for note in (*store.notes(), store.dangling) if note is not None]
+    found += filter(None, (_missing_videos(store, manifest), enlarged_frames(manifest, resolution)))
+    return [f"'{store.path}': {note}" for note in found]
+
+
+def _missing_videos(store: FrameStore, manifest: dict[str, Any] | None) -> str | None:
+    """One line about videos of a manifest that are missing, or some of their frames; None if all are present."""
+    lengths = {listed_path(video.path): len(video) for video in store.videos}
     try:
-        listed = {listed_path(entry["path"]): int(entry["frames"]) for entry in (manifest or {}).get("videos", [])}
-    except (TypeError, ValueError, KeyError):
-        return f"{MANIFEST} is damaged: its videos cannot be compared with those that are there."
+        listed = listed_frames(manifest)
+    except ValueError as error:
+        return f"{error}."
     missing = [path for path, frames in listed.items() if lengths.get(path, 0) < frames]
     if not missing:
         return None

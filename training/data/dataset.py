@@ -20,10 +20,9 @@ import torch
 from dnnlib import UserError
 from training.data.annotations import (
     describe_unused_classes,
-    enlarged_frames,
+    frame_notes,
     label_vector,
     mirrored,
-    missing_videos,
     notes_on_unmatched,
     read_cameras,
     read_labels,
@@ -200,12 +199,7 @@ class VideoPairDataset(torch.utils.data.Dataset):
         if self._labels is not None:
             unused = describe_unused_classes(self._labels[self._clip_video], self.c_dim)
             self.notes += [] if unused is None else [unused]
-        self.notes += [f"'{self._store.path}': {note}." for note in self._store.notes()]
-        if self._store.dangling is not None:
-            self.notes.append(self._store.dangling)
-        missing = missing_videos(manifest, {video.path: len(video) for video in self._videos})
-        enlarged = enlarged_frames(manifest, resolution)
-        self.notes += [note for note in (missing, enlarged and f"'{self._store.path}': {enlarged}") if note is not None]
+        self.notes += frame_notes(self._store, manifest, resolution)
 
     def __len__(self) -> int:
         return self.num_clips * (2 if self.mirror else 1)

@@ -17,6 +17,7 @@ from training.data.annotations import (
     describe_elsewhere,
     describe_unused_classes,
     has_entries,
+    listed_frames,
     notes_on_unmatched,
     read_cameras,
     read_labels,
@@ -155,9 +156,9 @@ def _compare(report: DatasetReport, manifest: dict[str, Any], counts: dict[str, 
     if _clip_length(manifest) is None:
         report.problems.append(f"{MANIFEST} is damaged: it has no valid nframes")
     try:
-        listed = {listed_path(entry["path"]): int(entry["frames"]) for entry in manifest.get("videos", [])}
-    except (TypeError, ValueError, KeyError):
-        report.problems.append(f"{MANIFEST} is damaged: its videos cannot be compared with those that are there")
+        listed = listed_frames(manifest)
+    except ValueError as error:
+        report.problems.append(str(error))
         return
     for path, frames in listed.items():
         if counts.get(path) != frames:

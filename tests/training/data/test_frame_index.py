@@ -124,7 +124,7 @@ def test_links_that_lead_nowhere(root, tmp_path):
     (root / "a" / "d10").unlink()
     expected = "the link 'c' leads nowhere: its videos are left out"
     assert FrameStore(root).dangling == expected
-    assert VideoPairDataset(path=str(root), resolution=2, nframes=2).notes[-1] == expected
+    assert VideoPairDataset(path=str(root), resolution=2, nframes=2).notes[-1] == f"'{root}': {expected}."
     assert check_dataset(str(root), nframes=2).problems == [expected]
     shutil.copytree(root / "b", tmp_path / "disk")
     assert list(content(root)) == ["a/v9", "a/v10", "b", "c"] and FrameStore(root).dangling is None

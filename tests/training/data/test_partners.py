@@ -152,7 +152,10 @@ def test_videos_that_the_manifest_lists_and_that_are_gone(source, tmp_path):
     prepare(source=str(source), out=str(tmp_path / "out"), resolution=8, nframes=4)
     assert VideoPairDataset(path=tmp_path / "out", resolution=8, nframes=4).notes == []
     shutil.rmtree(tmp_path / "out" / "videos" / "train-b_0000")
-    expected = "1 of 2 videos in manifest.json are missing, or frames of them, e.g. 'videos/train-b_0000'."
+    expected = (
+        f"'{tmp_path / 'out'}': 1 of 2 videos in manifest.json are missing, or frames of them, e.g. "
+        "'videos/train-b_0000'."
+    )
     assert VideoPairDataset(path=tmp_path / "out", resolution=8, nframes=4).notes == [expected]
 
 
