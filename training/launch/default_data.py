@@ -1,6 +1,5 @@
 """Synthetic heads for a training without data=, rendered once and kept in the user's cache."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from training.data.dataset import describe_clips
 from training.synthetic.make_dataset import make_dataset
 from training.synthetic.render import SyntheticConfig
 
-__all__ = ["SyntheticHeads", "default_dataset", "default_config"]
+__all__ = ["SyntheticHeads", "default_config"]
 
 VIDEOS = 512  # at 32 pixels some three minutes of rendering, before the hour that the default training takes
 FRAMES = 16
@@ -87,16 +86,12 @@ class SyntheticHeads:
             f"{format_bytes(size)}"
         )
 
+    def make(self) -> None:
+        """Render the videos if they are missing; concurrent processes make them together.
 
-def default_dataset(options: Mapping[str, Any]) -> str:
-    """The folder of the set, which is made first if it is missing; concurrent processes make one together.
-
-    Raises:
-        UserError: It cannot be made.
-    """
-    config = default_config(options)
-    folder = SyntheticHeads(options).path
-    if not os.path.isdir(folder):
-        make_cache_folder(folder.parent, instead="give data=")
-    make_dataset(folder, config)
-    return str(folder)
+        Raises:
+            UserError: They cannot be made.
+        """
+        if not self.path.is_dir():
+            make_cache_folder(self.path.parent, instead="give data=")
+        make_dataset(self.path, self._config)

@@ -332,9 +332,7 @@ def _synthesize_dataset(
             return heads
         if distributed.environment_rank() == 0:
             print(f"No data= was given: {heads.announcement()}.", flush=True)
-    from training.launch.default_data import default_dataset
-
-    default_dataset(options)
+    heads.make()
     notes.append(f"No data= was given: training on synthetic heads, kept in {heads.path}")
     return build_dataset(options)
 
