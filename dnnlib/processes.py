@@ -5,7 +5,6 @@ with `>&-` there is no stream at all. The command continues, and its exit code d
 """
 
 import contextlib
-import errno
 import gc
 import getpass
 import importlib
@@ -24,7 +23,7 @@ from concurrent.futures.process import BrokenProcessPool
 from types import FrameType
 from typing import Any, TextIO
 
-from dnnlib.util import NO_TEMPORARY_FOLDER, UserError, one_line
+from dnnlib.util import NO_SPACE, NO_TEMPORARY_FOLDER, UserError, one_line
 
 __all__ = [
     "USUAL",
@@ -39,7 +38,6 @@ __all__ = [
 ]
 
 TORCH_CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Signals that end a command, and Python's handlers for them.
 USUAL = {
     signal.SIGINT: signal.default_int_handler,
@@ -64,7 +62,7 @@ class _Lasting(io.FileIO):
                 select.select([], [self], [])
             return count
         except OSError as error:
-            if error.errno in FULL and self.fileno() == 1 and not self._warned:
+            if error.errno in NO_SPACE and self.fileno() == 1 and not self._warned:
                 self._warned = True
                 print(f"warning: Cannot write to stdout: {error.strerror}; the work goes on.", file=sys.stderr)
             return memoryview(data).nbytes

@@ -46,7 +46,8 @@ NO_TEMPORARY_FOLDER = (
     "There is no folder for temporary files that can be written to (tried: $TMPDIR, /tmp, /var/tmp, /usr/tmp and the "
     "working folder); set TMPDIR to one."
 )
-UNFINISHED = re.compile(r"\..+\.\d+(-[0-9a-f]+)?\.(tmp|download)")  # of atomic_write, and of downloads to be checked
+UNFINISHED = re.compile(r"\..+\.\d+(-[0-9a-f]+)?\.(tmp|download)")  # of atomic_write, link_or_copy and downloads
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # on the disk, in the user's quota, below the limit of a file
 FEW = 8  # names that a message can hold
 DAY = 86400  # seconds
 
@@ -183,7 +184,7 @@ def explain_file_trouble(path: str | os.PathLike) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        full = error.errno in NO_SPACE
         advice = "free some space" if full else "check that the folder exists and may be written to"
         raise UserError(f"Cannot write {os.fspath(path)}: {error.strerror or error}; {advice}.") from error
 
@@ -289,7 +290,7 @@ def _file_trouble(error: BaseException, temporary: str) -> str | None:
     while cause is not None and id(cause) not in seen:  # libraries wrap the system's error in their own
         seen.add(id(cause))
         if isinstance(cause, OSError):
-            if cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            if cause.errno in NO_SPACE:
                 return f"there is no space left ({os.strerror(cause.errno)}); free some or choose another folder."
             if cause.filename == temporary:
                 return f"{os.strerror(cause.errno or errno.EIO)}; check that the folder exists and may be written to."

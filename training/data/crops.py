@@ -29,6 +29,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
 from dnnlib import UserError
+from training.data.annotations import MAX_ANGLE
 from training.data.images import Square, centre_square
 from training.data.names import listed_path
 from training.data.video_decoder import BrokenVideo
@@ -57,9 +58,6 @@ class UnfitBoxes(BrokenVideo):
     """A video that the file of boxes does not fit."""
 
     advice = "Correct the file of --boxes, remove the video"
-
-
-MAX_ANGLE = 100.0  # radians; larger numbers are degrees
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,10 +16,10 @@ from training.data.annotations import KINDS, parse_manifest
 from training.data.frame_store import RUN_OPTIONS
 from training.data.names import ANNOTATIONS, IMAGE_SUFFIXES, MANIFEST, is_hidden
 
-__all__ = ["SYNTHETIC", "UNFINISHED", "frames_nearby", "is_inside", "keep_apart", "keep_out_of_made_data", "trained_on"]
+__all__ = ["SETTINGS", "SYNTHETIC", "frames_nearby", "is_inside", "keep_apart", "keep_out_of_made_data", "trained_on"]
 
 SYNTHETIC = "synthetic.json"
-UNFINISHED = "settings.json"  # of a dataset that the dataset tool is making
+SETTINGS = "settings.json"  # of a dataset that the dataset tool is making
 MAX_ENTRIES = 500  # entries of a folder that are examined
 NUMBERED = re.compile(r"(frame|img|image)?[-_ ]?\d+", re.IGNORECASE)  # names of frames, without their suffix
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from dnnlib import UserError, atomic_write, exclusive_lock
 from training.data.crops import crop_words
-from training.data.dataset_folders import SYNTHETIC, UNFINISHED
+from training.data.dataset_folders import SETTINGS, SYNTHETIC
 
 __all__ = ["Unfinished", "folder_size", "replace_path", "write_json"]
 
@@ -35,7 +35,7 @@ class Unfinished:
         self.work = os.path.join(self.folder, "work")
         self._videos = os.path.join(self.data, "videos")
         self._records = os.path.join(self.folder, "records")
-        self._settings = os.path.join(self.folder, UNFINISHED)
+        self._settings = os.path.join(self.folder, SETTINGS)
 
     @contextlib.contextmanager
     def opened(self, settings: dict[str, Any], *, restart: bool) -> Iterator[None]:

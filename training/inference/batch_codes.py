@@ -10,6 +10,7 @@ import torch
 
 from torch_utils.argument_checks import check_number, check_tensors, is_list, shown, whole_number
 from training.inference.arguments import check_alone, check_codes, label_numbers, seed_list
+from training.inference.cli_options import part_layers
 from training.inference.interpolation import lerp, mix_styles, slerp
 from training.inference.latents import SeedLatents, class_label, generator_latents
 from training.inference.layouts import RowCodes, StyleMapping
@@ -103,8 +104,7 @@ def codes_between(first: RowCodes, second: RowCodes, fraction: float) -> RowCode
 def mixed_codes(network: Generator, first: RowCodes, second: RowCodes, layers: str | Sequence[int]) -> RowCodes:
     """Codes with the styles of others in some layers, see `VideoGenerator.mix`."""
     check_codes(network, first=first, second=second)
-    split = network.foreground.num_ws
-    parts = {"foreground": range(split), "upsampler": range(split, network.num_ws)}
+    parts = part_layers(foreground=network.foreground.num_ws, total=network.num_ws)
     if not is_list(layers) and not (isinstance(layers, str) and layers in parts):
         raise ValueError(f"layers must be foreground, upsampler or a list of numbers, got {shown(layers)}.")
     chosen = layers if is_list(layers) else parts[layers]

@@ -40,6 +40,7 @@ __all__ = [
     "pair_seeds",
     "parse_style_mix",
     "parse_time_range",
+    "part_layers",
     "path_name",
     "pick_device",
     "plain_name",
@@ -167,14 +168,13 @@ class StyleMix:
     def numbers(self, *, foreground: int, total: int) -> list[int]:
         """The layers' numbers among the generator's styles: the foreground's come first.
 
-        Args:
-            foreground, total: How many styles the foreground and all of the generator take.
+        Args: As for part_layers.
 
         Raises:
             UserError: There is no such layer.
         """
         if self.layers in PARTS:
-            return list(range(foreground) if self.layers == "foreground" else range(foreground, total))
+            return list(part_layers(foreground=foreground, total=total)[self.layers])
         numbers = parse_int_list(self.layers.replace("+", ","), name="--style_mix")
         if numbers[-1] >= total:
             raise UserError(
@@ -182,6 +182,15 @@ class StyleMix:
                 f"{foreground}-{total - 1} (upsampler)."
             )
         return numbers
+
+
+def part_layers(*, foreground: int, total: int) -> dict[str, range]:
+    """The numbers of the layers of each of PARTS among the generator's styles: the foreground's come first.
+
+    Args:
+        foreground, total: How many styles the foreground and all of the generator take.
+    """
+    return dict(zip(PARTS, (range(foreground), range(foreground, total))))
 
 
 def join_numbers(numbers: Sequence[int], digits: int = 1) -> str:

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from dnnlib import UserError, atomic_write, exclusive_lock, expand_home
+from dnnlib.util import UNFINISHED
 from training.launch.config import string_value
 
 __all__ = [
@@ -28,8 +29,6 @@ __all__ = [
 ]
 
 JOB_FILE = "job.txt"
-# The temporary names of dnnlib.atomic_write and dnnlib.link_or_copy.
-UNFINISHED = re.compile(r"\..+\.\d+(-[0-9a-f]+)?\.tmp")
 NUMBERED = re.compile(r"(\d{5,})-.*")
 
 

@@ -26,7 +26,7 @@ from dnnlib import UserError, atomic_write, exclusive_lock
 from dnnlib.processes import cores, parallel_map
 from renderer.cameras import Cameras, camera_angles
 from renderer.video import image_grid, save_png
-from training.data.dataset_folders import SYNTHETIC, UNFINISHED, keep_out_of_made_data
+from training.data.dataset_folders import SETTINGS, SYNTHETIC, keep_out_of_made_data
 from training.data.names import ANNOTATIONS
 from training.synthetic.render import SyntheticConfig, render_video
 
@@ -119,7 +119,7 @@ def _begin(folder: str, config: SyntheticConfig) -> None:
     """Continue with the folder's content if it was made with this configuration, else start over."""
     os.makedirs(folder, exist_ok=True)
     wanted = json.loads(json.dumps(config.as_dict()))
-    if os.path.exists(os.path.join(folder, UNFINISHED)):
+    if os.path.exists(os.path.join(folder, SETTINGS)):
         raise UserError(
             f"'{folder}' holds an unfinished dataset of `python -m training.dataset_tool`: repeat that command to "
             "finish it, or remove it."
