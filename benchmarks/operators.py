@@ -272,7 +272,8 @@ def print_timings(operators: list[str]) -> list[dict]:
     """Time the cases of these operators and print a table; times are in milliseconds."""
     keep_freed_memory()  # as training does
     chosen = [case for case in cases() if case.operator in operators]
-    rows = [row for case in tqdm(chosen, desc="timing", file=sys.stderr, disable=not chosen) for row in measure(case)]
+    bar = tqdm(chosen, desc="timing", file=sys.stderr, disable=None if chosen else True)
+    rows = [row for case in bar for row in measure(case)]
     if rows:
         print("| operator | shape | type | passes | reference | native | limit | speed | auto |")
         print("| :-- | :-- | :-- | :-- | --: | --: | --: | --: | :-- |")

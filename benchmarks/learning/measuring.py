@@ -98,9 +98,8 @@ def measure_all(work: Path, runs: list[Run], sizes: Sizes, jobs: int, *, data: s
     with concurrent.futures.ProcessPoolExecutor(jobs, mp_context=context) as pool:
         tasks = [pool.submit(measure, *arguments) for arguments in todo]
         try:
-            for task in tqdm(
-                concurrent.futures.as_completed(tasks), total=len(tasks), desc="measuring", unit="snapshot"
-            ):
+            done = concurrent.futures.as_completed(tasks)
+            for task in tqdm(done, total=len(tasks), desc="measuring", unit="snapshot", disable=None):
                 task.result()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)

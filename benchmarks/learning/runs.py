@@ -200,7 +200,8 @@ def _kimg(work: Path, run: Run) -> float:
 def _watch(work: Path, runs: Sequence[Run], tasks: Sequence[concurrent.futures.Future]) -> None:
     """A progress bar over all runs."""
     total = sum(run.kimg for run in runs)
-    with tqdm(total=total, desc="training", bar_format="{l_bar}{bar}| {n:.1f}/{total:g} kimg [{elapsed}]") as bar:
+    form = "{l_bar}{bar}| {n:.1f}/{total:g} kimg [{elapsed}]"
+    with tqdm(total=total, desc="training", disable=None, bar_format=form) as bar:
         while not all(task.done() for task in tasks):
             bar.n = min(sum(_kimg(work, run) for run in runs), total)
             bar.refresh()

@@ -135,7 +135,7 @@ def _begin(folder: str, config: SyntheticConfig) -> None:
 
 
 def _write_videos(folder: str, config: SyntheticConfig, workers: int) -> None:
-    with tqdm(total=config.videos, desc="rendering videos", unit="video", dynamic_ncols=True) as bar:
+    with tqdm(total=config.videos, desc="rendering videos", unit="video", disable=None, dynamic_ncols=True) as bar:
         videos = range(config.videos)
         for _ in parallel_map(_write_on_one_core, videos, shared=(config, folder), workers=workers):
             bar.update()

@@ -178,6 +178,11 @@ def test_the_stored_camera_sees_the_head_where_the_picture_shows_it():
     assert 0.04 < depth.item() - seen < 0.13  # the surface lies before the skull's centre
 
 
+def test_no_progress_bar_goes_into_a_log(tmp_path, capsys):
+    make_dataset(tmp_path / "set", small_config(), workers=1)
+    assert capsys.readouterr() == ("", "")
+
+
 def test_the_same_options_give_the_same_bytes_with_any_number_of_processes(tmp_path):
     make_dataset(tmp_path / "one", small_config(), workers=1)
     make_dataset(tmp_path / "two", small_config(), workers=2)
