@@ -188,7 +188,8 @@ def metric_inputs(options: Mapping[str, Any]) -> dict[str, Any]:
     detectors = find_detectors(options["metrics"], options["detectors"])
     for detector in detectors.values():
         load_torchscript(detector.path, "cpu")  # a file of another kind would end the run at its first snapshot
-    if options["data"] is not None and is_shards(options["data"]):
+    data, real, label = options["data"], None, None
+    if data is not None and is_shards(data):
         needing = [metric.name for metric in chosen if metric.uses_real or options["cond"]]
         if needing:
             wanted = "labels" if options["cond"] else "real videos"
@@ -196,14 +197,12 @@ def metric_inputs(options: Mapping[str, Any]) -> dict[str, Any]:
                 f"metrics: {needing[0]} needs {wanted}, and metrics read none from tar files: measure the snapshots "
                 "with python -m metrics --real FRAMES, a folder or zip of frames of the same videos."
             )
-        return {"detectors": detectors, "real": None, "label": None}
-    if options["data"] is None:
-        return {"detectors": detectors, "real": None, "label": None}
-    real = StoredVideos(options["data"], resolution=options["resolution"], frame_stride=options["frame_stride"])
-    for metric in chosen:
-        if metric.uses_real and metric.samples == "clips":
-            require_samples(metric, real.clips(count=fewest_samples(metric), frames=metric.frames), "real")
-    label = real.labels() if options["cond"] else None
+    elif data is not None:
+        real = StoredVideos(data, resolution=options["resolution"], frame_stride=options["frame_stride"])
+        for metric in chosen:
+            if metric.uses_real and metric.samples == "clips":
+                require_samples(metric, real.clips(count=fewest_samples(metric), frames=metric.frames), "real")
+        label = real.labels() if options["cond"] else None
     return {"detectors": detectors, "real": real, "label": label}
 
 

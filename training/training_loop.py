@@ -40,7 +40,7 @@ from training.monitoring.run_logger import RunLogger, cpu_memory, gpu_memory, op
 from training.phases import LOSS_SCALE, GradientGuard, Phase
 from training.schedule import Counters, Schedule
 
-__all__ = ["DivergenceCheck", "Networks", "Snapshot", "SnapshotCallback", "TrainingLoop"]
+__all__ = ["DivergenceCheck", "Snapshot", "SnapshotCallback", "TrainingLoop"]
 
 SUSPICIOUS = 4  # consecutive steps of a phase with non-finite gradients after which nothing is saved until a finite one
 

@@ -14,6 +14,7 @@ from torch_utils.memory import explain_out_of_memory, keep_freed_memory, return_
 from torch_utils.rng import RandomStream
 from torch_utils.training_stats import Statistics
 from training.checkpoints.growing import generator_states, grown_state, grows
+from training.checkpoints.saver import Networks
 from training.checkpoints.snapshot import load_snapshot, load_state
 from training.checkpoints.training_state import read_state
 from training.cuda_graphs import PhaseGraphs
@@ -30,7 +31,7 @@ from training.networks.discriminator import TimeAwareDiscriminators
 from training.networks.generator import Generator
 from training.phases import GradientGuard, Phase, make_phases
 from training.schedule import Counters
-from training.training_loop import Networks, SnapshotCallback, TrainingLoop
+from training.training_loop import SnapshotCallback, TrainingLoop
 
 __all__ = ["build_loop", "train"]
 
