@@ -87,15 +87,23 @@ def _numbered_files(folder: str | os.PathLike) -> list[tuple[int, Path]]:
 def listed_snapshots(folder: str | os.PathLike) -> list[Path]:
     """The best snapshots of a run folder, then the numbered ones in order; each once.
 
+    The latest one comes last if it is none of these: a run that is stopped within the same thousand videos as a
+    scheduled snapshot writes it under that name only.
+
     Raises:
-        OSError: The folder cannot be read.
+        OSError: The folder cannot be read, or a file has just been deleted.
     """
     best = {}
     for path in sorted(Path(folder).iterdir(), key=lambda path: path.suffix == SUFFIXES[0]):
         if BEST.fullmatch(path.name):
             best[path.stem] = path  # .pt after .pkl
     names = sorted(best, key=lambda name: (len(name), name))
-    return [*(best[name] for name in names), *numbered_snapshots(folder).values()]
+    found = [*(best[name] for name in names), *numbered_snapshots(folder).values()]
+    try:
+        latest = latest_snapshot(folder)
+    except UserError:  # there is none
+        return found
+    return found if any(path.samefile(latest) for path in found) else [*found, latest]
 
 
 def keep_as_latest(snapshot: str | os.PathLike) -> Path:

@@ -273,11 +273,17 @@ def _camera_notes(options: Mapping[str, Any], dataset: PairDataset) -> list[str]
 
 def _replaced_notes(options: Mapping[str, Any]) -> list[str]:
     """Notes on snapshots and previews of a run of some kimg that are due more often than their file names change."""
-    spec, notes = options["spec"], []
+    spec, end, notes = options["spec"], options["kimg"] * 1000, []
     tick = math.ceil(spec["kimg_per_tick"] * 1000 / spec["mb"]) * spec["mb"]  # videos
     for key, what in (("snap", "snapshots"), ("imgsnap", "previews")):
         ticks = options[key]
-        if ticks is not None and ticks * tick < 1000 <= options["kimg"] * 1000:
+        last = None if ticks is None else end // (ticks * tick) * (ticks * tick)  # the last but the one at the end
+        if last is not None and 1000 <= ticks * tick <= last < end and last // 1000 == end // 1000:
+            notes.append(
+                f"kimg={options['kimg']:g}: {what} at the end replace those of {last / 1000:g} kimg ({key}={ticks}), "
+                f"as they are named by whole kimg; kimg={last / 1000 + 1:g} keeps both."
+            )
+        if ticks is not None and ticks * tick < 1000 <= end:
             notes.append(
                 f"{key}={ticks}: {what} are due every {ticks * tick / 1000:g} kimg, but are named by whole kimg, and "
                 f"later ones replace earlier ones of the same name; {key}={math.ceil(1000 / tick)} keeps all."

@@ -7,7 +7,7 @@ import pytest
 from dnnlib import UserError
 from renderer.viewer import checkpoint_list as module
 from renderer.viewer.checkpoint_list import CheckpointList
-from training.checkpoints.snapshot_files import listed_snapshots
+from training.checkpoints.snapshot_files import keep_as_latest, listed_snapshots
 
 
 class Records:
@@ -55,11 +55,15 @@ def test_a_file_is_a_shelf_of_one(tmp_path, records):
 
 def test_snapshots_are_sorted_and_other_files_are_left_out(tmp_path, records):
     first, tenth = put(tmp_path, 1), put(tmp_path, 10)
-    for name in ("best-fvd.pt", "latest-network-snapshot.pt", "training-state.pt", "x-network-snapshot-000001.pt"):
+    for name in ("best-fvd.pt", "training-state.pt", "x-network-snapshot-000001.pt"):
         (tmp_path / name).write_text("good")
     huge = put(tmp_path, 1_000_000)
+    latest = keep_as_latest(tmp_path / huge)
     assert records.open(tmp_path).names == ["best-fvd.pt", first, tenth, huge]
     assert records.open(tmp_path).newest == huge
+    latest.unlink()
+    latest.write_text("good, and of a stop in the same thousand videos")
+    assert records.open(tmp_path).newest == latest.name
 
 
 def test_snapshots_of_earlier_versions_are_listed_once(tmp_path, records):

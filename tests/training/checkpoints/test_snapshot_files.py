@@ -6,6 +6,7 @@ from dnnlib import UserError
 from training.checkpoints.snapshot_files import (
     existing_snapshot,
     keep_as_best,
+    keep_as_latest,
     latest_snapshot,
     listed_snapshots,
     numbered_snapshots,
@@ -66,6 +67,19 @@ def test_pruning_counts_both_names(tmp_path):
     ]  # fmt: skip
     prune_snapshots(tmp_path, 1)
     assert names(sorted(tmp_path.iterdir())) == ["best-fvd.pkl", "network-snapshot-000004.pt"]
+
+
+def test_the_latest_is_listed_unless_it_is_another_name_of_a_snapshot(tmp_path):
+    touch(tmp_path, "best-fvd.pt", snapshot_name(7000))
+    assert names(listed_snapshots(tmp_path)) == ["best-fvd.pt", snapshot_name(7000)]
+    latest = keep_as_latest(tmp_path / snapshot_name(7000))
+    assert names(listed_snapshots(tmp_path)) == ["best-fvd.pt", snapshot_name(7000)]
+    latest.unlink()
+    latest.write_text("of a stop, within the same thousand videos")
+    assert names(listed_snapshots(tmp_path)) == ["best-fvd.pt", snapshot_name(7000), latest.name]
+    (tmp_path / snapshot_name(7000)).unlink()
+    (tmp_path / "best-fvd.pt").unlink()
+    assert names(listed_snapshots(tmp_path)) == [latest.name]
 
 
 def test_the_latest_under_either_name(tmp_path):

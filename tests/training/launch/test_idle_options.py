@@ -177,6 +177,12 @@ def test_snapshots_that_replace_each_other_are_told(tmp_path):
     ]
     assert notes("kimg=24", "snap=2", "imgsnap=2") == notes("kimg=24", "snap=null", "imgsnap=3") == []
     assert notes("kimg=0.9", "snap=1") == []  # a trial
+    assert notes("kimg=20.4", "snap=8", "imgsnap=3") == [
+        "kimg=20.4: snapshots at the end replace those of 20 kimg (snap=8), as they are named by whole kimg; kimg=21 "
+        "keeps both."
+    ]
+    assert notes("kimg=20", "snap=8", "imgsnap=8") == notes("kimg=21.4", "snap=8", "imgsnap=8") == []
+    assert notes("kimg=2.4", "snap=8", "imgsnap=8") == []
 
 
 def test_passes_of_another_size_are_told(tmp_path):
