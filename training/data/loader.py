@@ -45,10 +45,17 @@ class _Stream(torch.utils.data.IterableDataset):
             skip=consumed * self._batch_size,
         )
         while True:
-            yield self._decoded(list(itertools.islice(items, self._batch_size)))
+            batch, problems = self._decoded(list(itertools.islice(items, self._batch_size)))
+            if batch is None:  # all clips of a damaged shard
+                try:
+                    clips = self._dataset.first_clips(self._batch_size)
+                    batch = PairBatch(*(torch.stack(parts) for parts in zip(*clips)))
+                except UserError:
+                    problems[-1] += " No other clip can be read either."
+            yield batch, problems
 
     def _decoded(self, items: Sequence[EncodedPair | UserError]) -> tuple[PairBatch | None, list[str]]:
-        """A batch, with unreadable items replaced by the first readable one, and the read errors."""
+        """A batch, with unreadable items replaced by the first readable one (None if there is none), and the errors."""
         parts = frames, dt, c = empty_batch(self._dataset, len(items))
         readable, unreadable, problems = [], [], []
         for place, item in enumerate(items):

@@ -145,7 +145,7 @@ class PairLoader:
         self.unreadable += len(problems)
         self.problem = problems[-1] if problems else self.problem
         if batch is None:
-            raise UserError(f"{problems[0]} The {REPLACEMENTS} others tried in its place failed too.")
+            raise UserError(self.problem)
         self.position += self._step
         return batch
 
@@ -311,6 +311,7 @@ class _FaultTolerantDataset(torch.utils.data.Dataset):
                     if tried == key:  # unreadable replacements count in their own batches
                         problems.append(str(error))
             else:
+                problems[-1] += f" The {REPLACEMENTS} others tried in its place failed too."
                 return None, problems
         return PairBatch(*map(torch.from_numpy, (frames, dt, c))), problems
 

@@ -166,14 +166,18 @@ class ShardPairDataset:
 
         The seed has no effect: reading clips at random places of the shards would be slow.
         """
-        return torch.stack([item.frames[0] for item in self._examples(count)])
+        return torch.stack([item.frames[0] for item in self.first_clips(count)])
 
     def example_labels(self, count: int, *, seed: int) -> torch.Tensor:
         """The labels of the same clips: float32 [count, c_dim]."""
-        return torch.stack([item.c[: self.c_dim] for item in self._examples(count)])
+        return torch.stack([item.c[: self.c_dim] for item in self.first_clips(count)])
 
-    def _examples(self, count: int) -> list[VideoPair]:
-        """The first clips that can be read, repeated if there are fewer than `count`."""
+    def first_clips(self, count: int) -> list[VideoPair]:
+        """The first clips that can be read, repeated if there are fewer than `count`, with the frames of epoch 0.
+
+        Raises:
+            UserError: There is none.
+        """
         found = list(itertools.islice(self._every_clip(), count))
         return [found[index % len(found)] for index in range(count)]
 

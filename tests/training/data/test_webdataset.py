@@ -492,6 +492,33 @@ def test_a_cut_off_shard_is_named_and_training_goes_on(shards, tmp_path):
     assert len(batch.frames) == 23 and len(set(videos_of(batch))) == 23 - loader.unreadable
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_of_a_damaged_shard_are_replaced(shards, tmp_path, workers):
+    """By the first clips that can be read; the order of all others stays."""
+    whole = take(make_shard_loader(stream(shards, buffer=1), batch_size=1, workers=workers), 46)
+    folder = copy_of(shards, tmp_path / "cut")
+    for name in ("shard-000002.tar", "shard-000005.tar"):
+        (folder / name).write_bytes((folder / name).read_bytes()[:700])
+    data = stream(folder, buffer=1)
+    [first] = data.first_clips(1)
+    loader = make_shard_loader(data, batch_size=1, workers=workers)
+    taken = take(loader, 46)
+    replaced = [k for k in range(46) if not same(whole[k : k + 1], taken[k : k + 1])]
+    assert len(replaced) == loader.unreadable == 12 and "Cannot read the shard" in loader.problem
+    assert all(torch.equal(taken[k].frames[0], first.frames) for k in replaced)
+    rest = make_shard_loader(stream(folder, buffer=1), batch_size=1, workers=workers, position=20)
+    assert same(taken[20:], take(rest, 26))
+
+
+def test_nothing_can_be_read(shards, tmp_path):
+    folder = copy_of(shards, tmp_path / "cut")
+    data = stream(folder)
+    for file in folder.glob("*.tar"):
+        file.write_bytes(b"")
+    with pytest.raises(UserError, match=r"Cannot read the shard .*: replace it\. No other clip can be read either\."):
+        next(make_shard_loader(data, batch_size=2))
+
+
 def test_previews_leave_out_what_cannot_be_read(shards, tmp_path):
     whole = stream(copy_of(shards, tmp_path / "x"))
     frames = whole.example_frames(6, seed=0)
