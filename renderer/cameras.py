@@ -9,7 +9,8 @@ the distance along that axis.
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -83,12 +84,13 @@ class Cameras:
         return Cameras(cam2world=self.cam2world.repeat_interleave(n, dim=0), fov=self.fov.repeat_interleave(n, dim=0))
 
     @staticmethod
-    def join(parts: Sequence["Cameras"]) -> "Cameras":
+    def join(parts: Iterable["Cameras"]) -> "Cameras":
         """Concatenation of batches of cameras.
 
         Raises:
             ValueError: No batches, or an item that is not a `Cameras`.
         """
+        parts = list(parts) if isinstance(parts, Iterable) else [parts]
         if not parts or not all(isinstance(part, Cameras) for part in parts):
             raise ValueError(f"Cameras.join takes one or more Cameras, got {shown(parts)}.")
         return Cameras(cam2world=torch.cat([p.cam2world for p in parts]), fov=torch.cat([p.fov for p in parts]))
@@ -96,6 +98,14 @@ class Cameras:
     def equals(self, other: "Cameras | None") -> bool:
         """Exact equality of poses and fields of view."""
         return other is not None and torch.equal(self.cam2world, other.cam2world) and torch.equal(self.fov, other.fov)
+
+
+def require_cameras(name: str, cameras: Any) -> None:
+    """Refuse all but `Cameras`."""
+    if not isinstance(cameras, Cameras):
+        several = is_list(cameras) and len(cameras) > 0 and all(isinstance(camera, Cameras) for camera in cameras)
+        got = "several; Cameras.join makes one of them" if several else shown(cameras)
+        raise ValueError(f"{name} must be renderer.cameras.Cameras, as G.camera() gives them, got {got}.")
 
 
 def focal_from_fov(fov: torch.Tensor) -> torch.Tensor:
@@ -227,14 +237,15 @@ class CameraPrior:
     def depth_offsets(self, cameras: Cameras, near: float) -> torch.Tensor:
         """Offsets [N] of the depths of the foreground for cameras nearer to the origin, or farther, than in training.
 
-        Scene units, zero within the range of radii. Rays are sampled in a range of depths that contains the scene from
-        the trained distances. From others it has to move with the origin, or the scene would be cut off.
+        Scene units, zero where the depth of the origin is in the range of radii. Rays are sampled in a range of depths
+        that contains the scene from the trained distances. From others it has to move with the origin, or the scene
+        would be cut off. Depths run along the viewing axis: a camera that moves within its image plane keeps its range.
 
         Args:
             near: Nearest depth of the range; moved, it stays in front of the camera.
         """
-        distance = cameras.cam2world[:, :3, 3].norm(dim=-1)
-        excess = distance - distance.clamp(*self.radius)
+        depth = (cameras.cam2world[:, :3, 3] * cameras.cam2world[:, :3, 2]).sum(dim=-1)  # of the origin
+        excess = depth - depth.clamp(*self.radius)
         # Rounding is subtracted as a constant: inversion starts from a trained distance, and needs the gradient there.
         rounding = torch.where(excess.abs() < ROUNDING * self.radius[1], excess, 0).detach()
         return (excess - rounding).clamp(min=-NEAREST * near)

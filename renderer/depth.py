@@ -13,7 +13,7 @@ import math
 import torch
 from torch.nn import functional as F
 
-from renderer.cameras import Cameras, along_axes, camera_rays, focal_from_fov, pixel_centers
+from renderer.cameras import Cameras, along_axes, camera_rays, focal_from_fov, pixel_centers, require_cameras
 from torch_utils.argument_checks import check_floats, shown
 
 __all__ = [
@@ -94,8 +94,9 @@ def surface_points(cameras: Cameras, depth: torch.Tensor) -> torch.Tensor:
     """Surface points in world space [N, H, H, 3] of depth maps [N, H, H] or [N, 1, H, H], with N cameras or one.
 
     Raises:
-        ValueError: Maps of another shape, or integer maps, such as those of 16-bit files.
+        ValueError: Maps of another shape, integer maps, such as those of 16-bit files, or no cameras.
     """
+    require_cameras("cameras", cameras)
     if not isinstance(depth, torch.Tensor):
         raise ValueError(f"depth must be a tensor [N, H, H], got {shown(depth)}.")
     size = depth.shape[-1] if depth.ndim else 0
@@ -120,6 +121,7 @@ def project(cameras: Cameras, points: torch.Tensor) -> tuple[torch.Tensor, torch
         ValueError: Points of another shape; integer points, to whose type camera and focal length would be rounded; or
             neither one camera nor N.
     """
+    require_cameras("cameras", cameras)
     if not isinstance(points, torch.Tensor) or points.ndim != 4 or points.shape[-1] != 3:
         raise ValueError(f"points must be a tensor [N, H, W, 3], got {shown(points)}.")
     if len(cameras) not in (1, len(points)):

@@ -21,7 +21,7 @@ class FrameFolder:
     """
 
     def __init__(self, path: str | os.PathLike):
-        self.path = os.path.abspath(path)
+        self.path = os.path.realpath(path)  # of a link: the hidden folder has to be on the same file system
         self._temporary = temporary_name(self.path)
         self._count = 0
 

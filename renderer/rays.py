@@ -13,6 +13,7 @@ import functools
 
 import torch
 
+from renderer.cameras import Cameras, camera_rays
 from torch_utils.ops import composite as operators
 
 __all__ = [
@@ -128,6 +129,13 @@ class Rays:
     directions: torch.Tensor
     noise: RayNoise = NO_NOISE
     offsets: torch.Tensor | None = None
+
+    @classmethod
+    def through(
+        cls, pixels: torch.Tensor, cameras: Cameras, offsets: torch.Tensor | None, noise: RayNoise = NO_NOISE
+    ) -> "Rays":
+        """Rays of cameras through pixels (see `camera_rays`), all of the pixels' type and on their device."""
+        return cls(*camera_rays(cameras, pixels), noise, None if offsets is None else offsets.to(pixels))
 
     def __len__(self) -> int:
         return self.directions.shape[1]

@@ -43,6 +43,7 @@ __all__ = [
     "ray_samples",
     "render_background",
     "render_rays",
+    "sample_foreground",
 ]
 
 Features = tuple[torch.Tensor, ...]
@@ -211,7 +212,8 @@ class RenderedRays:
     transmittance: torch.Tensor
 
 
-def _sample_foreground(fields: Fields, rays: Rays, settings: RenderSettings, frames: int) -> ForegroundSamples:
+def sample_foreground(fields: Fields, rays: Rays, settings: RenderSettings, frames: int) -> ForegroundSamples:
+    """The foreground's samples of `frames` frames along rays."""
     # Depths that are counted from here on.
     origins = rays.origins if rays.offsets is None else rays.origins + rays.offsets[:, None, None] * rays.directions
     return march_foreground(
@@ -232,7 +234,7 @@ def _accumulate_foreground(fields: Fields, rays: Rays, settings: RenderSettings,
         return march(
             rays.origins, rays.directions, settings, last_opaque=fields.background is None, offsets=rays.offsets
         )
-    accumulated = _sample_foreground(fields, rays, settings, frames).accumulate(settings)
+    accumulated = sample_foreground(fields, rays, settings, frames).accumulate(settings)
     if rays.offsets is not None:
         accumulated.depth = accumulated.depth + rays.offsets[:, None, None] * accumulated.accumulation
     return accumulated
@@ -283,7 +285,7 @@ class RaySamples:
 
 def ray_samples(fields: Fields, rays: Rays, settings: RenderSettings, *, frames: int) -> RaySamples:
     """The individual samples along rays that `render_rays` composites."""
-    samples = _sample_foreground(fields, rays, settings, frames)
+    samples = sample_foreground(fields, rays, settings, frames)
     weights = [w for w, _ in samples.parts]
     values = [fields.foreground.project(features) for _, features in samples.parts]
     if fields.background is not None:

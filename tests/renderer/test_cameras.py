@@ -308,3 +308,23 @@ def test_depths_move_with_the_origin():
     assert not prior.depth_offsets(random, 0.78).any()
     assert prior.depth_range(random, 0.78, 1.22) == (0.78, 1.22)
     assert prior.depth_range(poses[1:6], 0.78, 1.22) == pytest.approx((0.38, 1.62), abs=1e-6)
+
+
+def test_depths_follow_the_origin_along_the_viewing_axis():
+    """Not within the image plane; and with a gradient at trained distances, from which inversion starts."""
+    prior = CameraPrior(radius=[1, 1])
+    front = prior.at_angles(0, math.pi / 2).cam2world[0]
+    right, _, back = front[:3, :3].T
+    turned = torch.eye(4)
+    turned[:3, :3] = front[:3, :3] @ torch.tensor([[0.8, 0, 0.6], [0, 1, 0], [-0.6, 0, 0.8]])  # in place
+    turned[:3, 3] = front[:3, 3]
+    poses = torch.stack([front, front, front, turned])
+    poses[1, :3, 3] += 0.4 * right
+    poses[2, :3, 3] += 0.5 * back + 0.3 * right
+    offsets = prior.depth_offsets(Cameras(cam2world=poses, fov=torch.full([4], 18.0)), 0.8)
+    assert offsets.tolist() == pytest.approx([0, 0, 0.5, -0.2], abs=1e-6)
+
+    radius = torch.tensor(1.0, requires_grad=True)
+    offset = prior.depth_offsets(prior.at_angles(0.3, 1.5, radius), 0.8)
+    assert offset.item() == 0
+    assert torch.autograd.grad(offset.sum(), radius)[0].item() == pytest.approx(1, abs=1e-6)

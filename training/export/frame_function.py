@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import nn
 
-from renderer.cameras import Cameras, camera_rays
+from renderer.cameras import Cameras
 from renderer.rays import Rays
 from renderer.volume_rendering import render_rays
 from torch_utils import custom_ops
@@ -79,7 +79,7 @@ class FrameFunction(nn.Module):
         motion = generator.motion_vectors(ws, z_motion, times)
         fields = generator.condition(weights, times=times, motion=motion, z_bg=z_bg)
         cameras = Cameras(cam2world=cam2world, fov=fov)
-        rays = Rays(*camera_rays(cameras, generator.pixels(ws)), offsets=generator.depth_offsets(cameras))
+        rays = Rays.through(generator.pixels(ws), cameras, generator.depth_offsets(cameras))
         output = generator.upsample(render_rays(fields, rays, generator.settings, frames=1), weights)
         return output.image[:, 0], output.depth[:, 0]
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from renderer.camera_tracks import CameraTrack, program_tracks, recorded_track
-from renderer.cameras import CameraPrior, Cameras
+from renderer.cameras import CameraPrior, Cameras, require_cameras
 from renderer.outputs import OUTPUTS
 from renderer.trajectories import DEFAULT_PROGRAM
 from torch_utils.argument_checks import Shaped, check_number, check_tensors, is_list, shown, whole_number
@@ -122,10 +122,7 @@ def check_cameras(
         values: Check the values, which waits for a GPU.
         smallest_fov: Of `CameraPrior`; 0 for none.
     """
-    if not isinstance(cameras, Cameras):
-        several = is_list(cameras) and len(cameras) > 0 and all(isinstance(camera, Cameras) for camera in cameras)
-        got = "several; Cameras.join makes one of them" if several else shown(cameras)
-        raise ValueError(f"{name} must be renderer.cameras.Cameras, as G.camera() gives them, got {got}.")
+    require_cameras(name, cameras)
     if len(cameras) != count and (count is not None or len(cameras) == 0):
         needed = "one or more" if count is None else count
         raise ValueError(f"{name} must hold {needed} camera{'' if count == 1 else 's'}, got {len(cameras)}.")
@@ -139,7 +136,7 @@ def check_cameras(
     if not good.all():
         raise ValueError(
             f"{name} must have finite poses with orthonormal axes and fields of view between 0 and 180 degrees; camera "
-            f"{good.tolist().index(False)} has not."
+            f"{good.tolist().index(False)} does not."
         )
     if (fov < smallest_fov).any():
         raise ValueError(f"{name}: fov is in degrees, of at least {smallest_fov:g}, got {fov.min().item():g}.")

@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from renderer.cameras import Cameras, camera_rays
+from renderer.cameras import Cameras
 from renderer.rays import Rays, RenderSettings
 from renderer.volume_rendering import Fields, RenderedRays, render_background, render_rays
 from torch_utils.argument_checks import check_network
@@ -104,7 +104,8 @@ class FrameRenderer:
             [-1, 1]; depth [B, 1, h, w] in scene units, not divided by the opacity; opacity [B, 1, h, w], 0 to 1.
 
         Raises:
-            ValueError: Unknown `layers`, the background of a generator without one, or no such resolution.
+            ValueError: Unknown `layers`, the background of a generator without one, no such resolution, or another
+                number of cameras.
         """
         generator = self.generator
         if layers not in LAYERS:
@@ -131,7 +132,7 @@ class FrameRenderer:
             image_raw [B, 1, 3, h, h], depth and opacity [B, 1, h, h]; see `output`.
 
         Raises:
-            ValueError: The resolution is not positive.
+            ValueError: The resolution is not positive, or another number of cameras.
         """
         settings, chunk = self.generator.settings, self.ray_chunk
         if resolution is not None:
@@ -157,6 +158,8 @@ class FrameRenderer:
     ) -> RenderedRays:
         """The rays of a square of pixels, row by row."""
         generator = self.generator
+        if len(cameras) != len(self.ws):
+            raise ValueError(f"{len(self.ws)} videos need as many cameras, got {len(cameras)}: see Cameras.repeat.")
         times = torch.as_tensor(time, dtype=self.ws.dtype, device=self.ws.device).expand(len(self.ws))[:, None]
         motion = generator.motion_vectors(self.ws, self.z_motion, times)
         fields = generator.condition(self._weights, times=times, motion=motion, z_bg=self.z_bg)
@@ -177,7 +180,7 @@ class FrameRenderer:
         if known is not None and cameras.equals(known.cameras):
             return known
         pixels = self.generator.pixels(self.ws, settings.resolution)
-        rays = Rays(*camera_rays(cameras, pixels), offsets=self.generator.depth_offsets(cameras).to(pixels.dtype))
+        rays = Rays.through(pixels, cameras, self.generator.depth_offsets(cameras))
         background = None if fields.background is None else render_background(fields.background, rays, settings)
         view = _View(cameras, rays, background)
         self._views[settings.resolution] = view  # not read back: another thread may have stored its own

@@ -24,14 +24,16 @@ from renderer.mesh.rasteriser import overlap, rasterise
 from renderer.mesh.silhouettes import matching_level, peak_densities
 from renderer.mesh.trained_volume import TrainedVolume
 from renderer.video import image_grid, to_uint8
-from torch_utils.argument_checks import check_network
+from torch_utils.argument_checks import check_network, is_list, shown, whole_number
+from training.inference.arguments import check_codes
 from training.inference.cli_options import check_truncation, label_of_class
 from training.inference.frame_renderer import FrameRenderer
 from training.inference.latents import generator_latents
+from training.inference.layouts import RowCodes
 from training.inference.point_query import PointField
 from training.networks.generator import Generator
 
-__all__ = ["CHECKED_VIEWS", "GeneratedMeshes", "NoSurface", "SeedVideos", "require_all"]
+__all__ = ["CHECKED_VIEWS", "GeneratedMeshes", "NoSurface", "SeedVideos", "point_field", "require_all"]
 
 VIEWS = (0.0, 0.5, 1.0)  # fractions of the range of yaw: where the level is matched, and of previews
 MATCHED_STEPS = 8  # time steps of a video, at most
@@ -52,7 +54,7 @@ def require_all(missing: Sequence[str], *, what: str) -> None:
 
 
 class SeedVideos:
-    """The videos of a generator by their seeds: called with a content and a motion seed, `ws`, `z_motion` and `z_bg`.
+    """The videos of a generator by their seeds: called with a content and a motion seed, the codes of one video.
 
     Args:
         truncation_psi, class_idx: Truncation and class of the styles.
@@ -60,7 +62,7 @@ class SeedVideos:
     Raises:
         UserError: The class is missing, too large, or not wanted; a truncation that the generator does not have; or, in
             a call, a seed out of range.
-        ValueError: The generator is not a network, or not in float32.
+        ValueError: The generator is not a network, or not in float32; in a call, a seed that is not a whole number.
     """
 
     def __init__(
@@ -81,13 +83,24 @@ class SeedVideos:
         self._label = None if label is None else label.to(device)
 
     @torch.no_grad()
-    def __call__(self, seed: int, motion_seed: int) -> dict[str, Any]:
+    def __call__(self, seed: int, motion_seed: int) -> RowCodes:
+        seed, motion_seed = whole_number("seed", seed), whole_number("motion_seed", motion_seed)
         try:
             codes = generator_latents(self._generator, seed, motion_seed).to(self._device)
         except ValueError as error:
             raise UserError(str(error)) from error
         ws = self._generator.mapping(codes.z, self._label, truncation_psi=self._psi)
-        return {"ws": ws, "z_motion": codes.z_motion, "z_bg": codes.z_bg}
+        return RowCodes(ws, codes.z_motion, codes.z_bg)
+
+
+def point_field(generator: Generator, video: RowCodes, time: float) -> PointField:
+    """The field of a video at one of its times.
+
+    Raises:
+        ValueError: No codes of one video, or no time.
+    """
+    check_codes(generator, video=video)
+    return PointField(generator, **vars(video), time=time)
 
 
 class GeneratedMeshes:
@@ -137,8 +150,8 @@ class GeneratedMeshes:
         """Figures that all meshes have in common."""
         return {"volume": self.box, "cell": self.grid.cell, "views": list(CHECKED_VIEWS) if self.check else []}
 
-    def level(self, video: dict[str, Any], times: list[float], *, name: str) -> float:
-        """The density at the surface, the same for all time steps of a video.
+    def level(self, video: RowCodes, times: Sequence[float], *, name: str) -> float:
+        """The density at the surface, the same for all time steps of a video, B = 1.
 
         The given level, or the one that agrees best with the rendered opacity at some of the time steps, seen from
         three cameras (see `renderer.mesh.silhouettes`). Of levels that agree equally well, it is the one nearest to the
@@ -146,13 +159,16 @@ class GeneratedMeshes:
 
         Raises:
             NoSurface: Nothing is opaque; `name` is the video's name in the message.
+            ValueError: No codes of one video, or no times.
         """
+        if not is_list(times) or len(times) == 0:
+            raise ValueError(f"times must be one number or more in a list, got {shown(times)}.")
         if self._level is not None:
             return self._level
         settings = self.generator.settings
         cameras = self.generator.camera_prior.at(yaw=list(VIEWS)).to(self.device)
         size, near, far = settings.resolution, settings.near, settings.far
-        fields = [self._field(video, time) for time in times[:: math.ceil(len(times) / MATCHED_STEPS)]]
+        fields = [point_field(self.generator, video, time) for time in times[:: math.ceil(len(times) / MATCHED_STEPS)]]
         peaks = [peak_densities(field.density, cameras, size, near=near, far=far) for field in fields]
         opacities = [field.opacity(cameras[i], size)[None] for field in fields for i in range(len(cameras))]
         step = (far - near) / (settings.num_samples - 1)
@@ -164,13 +180,14 @@ class GeneratedMeshes:
             )
         return level
 
-    def mesh(self, video: dict[str, Any], time: float, level: float) -> tuple[Mesh, dict[str, Any]]:
+    def mesh(self, video: RowCodes, time: float, level: float) -> tuple[Mesh, dict[str, Any]]:
         """The coloured mesh of a time step, and figures about it.
 
         Raises:
             NoSurface: Nothing is denser than the level.
+            ValueError: No codes of one video, or no time.
         """
-        field = self._field(video, time)
+        field = point_field(self.generator, video, time)
         # One more cell is needed beyond the volume's end, so that the surface can be placed in between.
         where = self.inside > -2 * self.grid.cell
         density = sample(field.density, self.grid, where=where, chunk=self.chunk, device=self.device)
@@ -195,10 +212,10 @@ class GeneratedMeshes:
             row["overlap"] = self._overlaps(mesh, field)
         return mesh, row
 
-    def preview(self, mesh: Mesh, video: dict[str, Any], time: float) -> torch.Tensor:
+    def preview(self, mesh: Mesh, video: RowCodes, time: float) -> torch.Tensor:
         """Image [3, H, W]: rendered views, the mesh's colours, its shape; a column per camera."""
         rows = ([], [], [])
-        renderer = FrameRenderer(self.generator, **video)
+        renderer = FrameRenderer(self.generator, **vars(video))
         for fraction in VIEWS:
             camera = self.generator.camera_prior.at(yaw=fraction)
             image = interpolate(renderer.render(time, camera), [PREVIEW_SIZE, PREVIEW_SIZE], mode="bilinear")
@@ -218,6 +235,3 @@ class GeneratedMeshes:
             raster = rasterise(mesh, camera, CHECKED_SIZE, near=settings.near, far=settings.far)
             found.append(overlap(raster.covered, opaque))
         return found
-
-    def _field(self, video: dict[str, Any], time: float) -> PointField:
-        return PointField(self.generator, **video, time=time)

@@ -2,10 +2,10 @@
 
 import torch
 
-from renderer.cameras import Cameras, camera_rays
+from renderer.cameras import Cameras
 from renderer.rays import Rays, ray_weights
-from renderer.volume_rendering import march_background, march_foreground
-from torch_utils.argument_checks import check_network, check_number, check_tensors
+from renderer.volume_rendering import march_background, sample_foreground
+from torch_utils.argument_checks import check_network, check_number, check_tensors, whole_number
 from torch_utils.ops.composite import weighted_sum
 from training.inference.arguments import check_cameras
 from training.networks.generator import Generator
@@ -90,6 +90,13 @@ class PointField:
             given, own = (str(x.dtype).removeprefix("torch.") for x in (points, self._position))
             raise ValueError(f"points must be {own}, as the generator is, got {given}.")
 
+    def _rays(self, camera: Cameras, size: int) -> Rays:
+        """Rays of one camera through size × size pixels, whose depths move with it as those of frames do."""
+        check_cameras("camera", camera, count=1)
+        whole_number("size", size, low=1)
+        pixels = self._generator.pixels(self._position, size)
+        return Rays.through(pixels, camera, self._generator.depth_offsets(camera))
+
     def _composite(self, points: torch.Tensor) -> torch.Tensor:
         generator = self._generator
         length = (generator.settings.far - generator.settings.near) / 2
@@ -132,8 +139,11 @@ class PointField:
         Returns:
             Foreground [size, size, 3], its transmittance [size, size], and background [size, size, 3], nominally in
             [-1, 1] for opaque rays. Without a background the last sample of a ray is opaque: both are zero.
+
+        Raises:
+            ValueError: Not one camera, or a size that is not a whole number.
         """
-        rays = Rays(*camera_rays(camera, self._generator.pixels(self._position, size)))
+        rays = self._rays(camera, size)
         parts = [self._render(rays.select(slice(start, start + RAYS))) for start in range(0, len(rays), RAYS)]
         foreground, transmittance, background = (torch.cat(kind) for kind in zip(*parts))
         return (
@@ -144,14 +154,7 @@ class PointField:
 
     def _render(self, rays: Rays) -> tuple[torch.Tensor, ...]:
         fields, settings = self._fields, self._generator.settings
-        samples = march_foreground(
-            fields.foreground,
-            rays.origins,
-            rays.directions,
-            settings,
-            num_frames=1,
-            last_opaque=fields.background is None,
-        )
+        samples = sample_foreground(fields, rays, settings, frames=1)
         foreground = sum(
             weighted_sum(weights, self._upsampled(fields.foreground.project(features)))
             for weights, features in samples.parts
@@ -168,13 +171,12 @@ class PointField:
 
     @torch.no_grad()
     def opacity(self, camera: Cameras, size: int) -> torch.Tensor:
-        """Opacity 1 − T of the foreground on the rays of one camera through size × size pixels [size, size], 0 to 1."""
-        generator = self._generator
-        origins, directions = camera_rays(camera, generator.pixels(self._position, size))
-        transmittances = [
-            march_foreground(
-                self._field, origins, some, generator.settings, num_frames=1, last_opaque=generator.background is None
-            ).transmittance
-            for some in directions.split(RAYS, dim=1)
-        ]
+        """Opacity 1 − T of the foreground on the rays of one camera through size × size pixels [size, size], 0 to 1.
+
+        Raises:
+            ValueError: Not one camera, or a size that is not a whole number.
+        """
+        rays, settings = self._rays(camera, size), self._generator.settings
+        parts = [rays.select(slice(start, start + RAYS)) for start in range(0, len(rays), RAYS)]
+        transmittances = [sample_foreground(self._fields, part, settings, frames=1).transmittance for part in parts]
         return 1 - torch.cat(transmittances, dim=-1).reshape(size, size)

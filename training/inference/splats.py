@@ -15,8 +15,8 @@ from renderer.mesh.trained_volume import TrainedVolume
 from renderer.splats.gaussians import MIN_OPACITY, Gaussians, gaussians_of_points, opacity_of_density
 from renderer.splats.rasteriser import rasterise
 from renderer.video import image_grid, to_uint8
-from training.inference.meshes import CHECKED_VIEWS, NoSurface, SeedVideos
-from training.inference.point_query import PointField
+from training.inference.layouts import RowCodes
+from training.inference.meshes import CHECKED_VIEWS, NoSurface, SeedVideos, point_field
 from training.networks.generator import Generator
 
 __all__ = ["GeneratedSplats", "psnr"]
@@ -66,13 +66,13 @@ class GeneratedSplats:
         """Figures that all time steps have in common."""
         return {"volume": self.box, "cell": self.grid.cell, "views": list(CHECKED_VIEWS), "size": self.size}
 
-    def splats(self, video: dict[str, Any], time: float) -> Gaussians:
+    def splats(self, video: RowCodes, time: float) -> Gaussians:
         """The Gaussians of a time step, with colours like the image's as the frontal camera sees them.
 
         Raises:
             NoSurface: Nothing is dense enough.
         """
-        field = PointField(self.generator, **video, time=time)
+        field = point_field(self.generator, video, time)
         density = sample(field.density, self.grid, where=self.inside, chunk=self.chunk, device=self.device)
         density = torch.from_numpy(np.nan_to_num(density, nan=0.0, posinf=np.finfo(np.float32).max))
         dense = opacity_of_density(density, self.grid.cell) >= MIN_OPACITY
@@ -88,14 +88,14 @@ class GeneratedSplats:
         colours = field.emission(points) / 2 + 0.5  # [-1, 1] to [0, 1]
         return gaussians_of_points(points, density[dense].to(self.device), colours, spacing=self.grid.cell)
 
-    def compare(self, gaussians: Gaussians, video: dict[str, Any], time: float) -> tuple[dict[str, Any], torch.Tensor]:
+    def compare(self, gaussians: Gaussians, video: RowCodes, time: float) -> tuple[dict[str, Any], torch.Tensor]:
         """Agreement with the images of the NeRF path (`PointField.render`) from the cameras of `CHECKED_VIEWS`.
 
         Returns:
             PSNR in dB per view: of the `foreground` over black and of the `image`, for which the Gaussians are shown
             over the generator's background; and a picture [3, H, W]: volume rendered above rasterised images.
         """
-        field = PointField(self.generator, **video, time=time)
+        field = point_field(self.generator, video, time)
         values: dict[str, Any] = {"foreground": [], "image": []}
         pictures: tuple[list, list] = ([], [])
         for fraction in CHECKED_VIEWS:

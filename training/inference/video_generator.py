@@ -441,11 +441,13 @@ class VideoGenerator(nn.Module):
                 not that of training: the range of depths moves with it.
 
         Raises:
-            ValueError: There is no such output, or the map is not one of that output.
+            ValueError: There is no such output, the map is not one of that output, or no cameras.
         """
         [name] = output_names([name])
         check_tensors({"values": (values, (CHANNELS[name], "h", "w"))})
         check_floats("values", values, "as outputs= gives them")
+        if cameras is not None:
+            check_cameras("cameras", cameras)
         near, far = self.network.depth_range(self.camera_prior.at() if cameras is None else cameras)
         return displayed(name, values, size=(max(self.resolution, values.shape[-1]),) * 2, near=near, far=far)
 

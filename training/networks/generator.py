@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from renderer.cameras import CameraPrior, Cameras, camera_rays, lattice_pixel_indices, pixel_centers
+from renderer.cameras import CameraPrior, Cameras, lattice_pixel_indices, pixel_centers
 from renderer.rays import NO_NOISE, RayNoise, Rays, RenderSettings
 from renderer.volume_rendering import Fields, RaySamples, RenderedRays, ray_samples, render_rays
 from torch_utils.custom_ops import transformed
@@ -204,7 +204,8 @@ class Generator(nn.Module):
             image [B, T, 3, H, W]; image_raw [B, T, 3, h, w]; depth and opacity [B, T, h, w]; path_loss and distortion
             [B, T], None unless requested.
 
-        In training mode (`self.training`) the magnitude EMAs of the upsampler are updated.
+        In training mode (`self.training`) the magnitude EMAs of the upsampler are updated, and the range of sampled
+        depths stays where it is: from cameras outside the prior the scene may be cut off.
         """
         batch, frames = times.shape
         # Styles modulate the weights, one set per video (StyleGAN2, section 2.2).
@@ -226,7 +227,7 @@ class Generator(nn.Module):
         if stream is not None:
             noise = RayNoise.draw(stream, batch, pixels.shape[1], self.settings, background=self.background is not None)
         offsets = None if self.training else self.depth_offsets(cameras)
-        rays = Rays(*camera_rays(cameras, pixels), noise, offsets)
+        rays = Rays.through(pixels, cameras, offsets, noise)
 
         # Volume rendering at the low resolution (NeRF, sections 4 and 5.2): stratified depths, field, weights,
         # importance depths, field, composite over the background (NeRF++, section 4).

@@ -142,8 +142,8 @@ def test_codes_are_those_of_the_seeds(generator):
     maker = GeneratedMeshes(generator, device=torch.device("cpu"), chunk=999, check=False, **options)
     video = maker.video(7, 8)
     codes = seed_latents(7, 8, z_dim=8, motion_dim=8, background_dim=4)
-    assert torch.equal(video["z_motion"], codes.z_motion) and torch.equal(video["z_bg"], codes.z_bg)
-    assert torch.equal(video["ws"], generator.mapping(codes.z, None, truncation_psi=0.5))
+    assert torch.equal(video.z_motion, codes.z_motion) and torch.equal(video.z_bg, codes.z_bg)
+    assert torch.equal(video.ws, generator.mapping(codes.z, None, truncation_psi=0.5))
 
 
 @pytest.mark.parametrize(

@@ -132,7 +132,7 @@ def test_the_image_that_is_compared_is_that_of_the_nerf_path(tmp_path, more):
     generator = build(tmp_path, *more)
     video = SeedVideos(generator, truncation_psi=0.7, class_idx=None, device=torch.device("cpu"))(1, 2)
     camera = generator.camera_prior.at(yaw=0.3)
-    foreground, transmittance, background = PointField(generator, **video, time=0.4).render(camera, 16)
+    foreground, transmittance, background = PointField(generator, **vars(video), time=0.4).render(camera, 16)
     image = foreground + transmittance[..., None] * background
     # As in training: all samples of a ray, including background ones, through the upsampler's pointwise layers.
     weights, fields = parts_of(generator, video, 0.4)
@@ -156,16 +156,16 @@ def test_colours_of_points_have_passed_the_upsampler_s_pointwise_layers(untouche
     values = fields.foreground.project(features)[:, 0, :, 0]
     expected = untouched.upsampler.pointwise(values[..., 3:], values[..., :3], weights.upsampler)[0]
     assert float((expected - values[0, :, :3]).abs().max()) > 0.01  # the upsampler adds to the field's own
-    colours = PointField(untouched, **video, time=0.4).emission(points)
+    colours = PointField(untouched, **vars(video), time=0.4).emission(points)
     torch.testing.assert_close(colours, expected, atol=1e-5, rtol=1e-4)
 
 
 def parts_of(generator, video, time):
     """Weights and fields of a video at a time."""
     times = torch.tensor([[time]])
-    motion = generator.motion_vectors(video["ws"], video["z_motion"], times)
-    weights = generator.modulate(video["ws"])
-    return weights, generator.condition(weights, times=times, motion=motion, z_bg=video["z_bg"])
+    motion = generator.motion_vectors(video.ws, video.z_motion, times)
+    weights = generator.modulate(video.ws)
+    return weights, generator.condition(weights, times=times, motion=motion, z_bg=video.z_bg)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import generate
 import video3d
 from metrics.generated_videos import GeneratedVideos
 from renderer.cameras import Cameras
+from renderer.depth import surface_points
 from tests.small_network import small_generator
 from training.inference.frame_renderer import FrameRenderer
 from training.inference.latents import generator_latents, seed_latents
@@ -137,6 +138,83 @@ def test_double_precision(run_folder, G):
     double = load_generator(run_folder, dtype=torch.float64)
     assert double.dtype == torch.float64
     assert (double.frame(3).int() - G.frame(3).int()).abs().max() <= 1
+
+
+def forward(G, cameras=None):
+    codes = G.latents(seed=[3, 4])
+    z, z_motion, z_bg = (x.to(G.dtype) for x in (codes.z, codes.z_motion, codes.z_bg))
+    times = torch.tensor([[0.1, 0.6]], dtype=G.dtype).repeat(2, 1)
+    return G(z, z_motion=z_motion, z_bg=z_bg, times=times, cameras=cameras)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_other_types_render_with_gradients(run_folder, G, dtype):
+    """From trained cameras and from others, whose depths are moved."""
+    other = load_generator(run_folder, dtype=dtype)
+    far = Cameras.join([G.camera(radius=1.5), G.camera()])
+    for cameras in (None, far):
+        image = forward(other, cameras).image
+        assert image.dtype == dtype and image.isfinite().all()
+    expected = forward(G, far).image
+    assert (image.float() - expected).abs().mean() < {torch.float64: 1e-5}.get(dtype, 0.1) * expected.std()
+
+
+def test_cameras_of_another_type_give_the_same_frames(G):
+    """Poses from NumPy are in double precision."""
+    far = Cameras.join([G.camera(radius=1.5), G.camera(0.2)])
+    double = Cameras(cam2world=far.cam2world.double(), fov=far.fov)
+    found = forward(G, double).image
+    assert found.dtype == torch.float32 and torch.equal(found, forward(G, far).image)
+    with torch.no_grad():
+        assert torch.equal(forward(G, double).image, forward(G, far).image)
+
+
+def test_points_see_what_frames_see_from_other_distances(G):
+    codes = G.codes(seed=[3])
+    field = PointField(G.network, codes.ws, z_motion=codes.z_motion, z_bg=codes.z_bg, time=0.2)
+    for radius in (1.0, 1.5):
+        camera = G.camera(radius=radius)
+        shown = G.frame(codes=codes, t=0.2, camera=camera, outputs="opacity")["opacity"][0, 0]
+        size = len(shown)
+        torch.testing.assert_close(field.opacity(camera, size), shown, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(1 - field.render(camera, size)[1], shown, rtol=1e-4, atol=1e-5)
+    both = Cameras.join([camera, camera])
+    for call in (field.opacity, field.render):
+        with pytest.raises(ValueError, match="^camera must hold 1 camera, got 2"):
+            call(both, 4)
+        with pytest.raises(ValueError, match="^size must be a whole number of at least 1, got 2.5"):
+            call(camera, 2.5)
+
+
+def test_cameras_in_a_list_or_of_another_number(G):
+    cameras, depth = [G.camera(), G.camera(0.1)], torch.ones(1, 4, 4)
+    reason = "must be renderer.cameras.Cameras, as G.camera\\(\\) gives them, got several; Cameras.join makes one"
+    with pytest.raises(ValueError, match=f"^cameras {reason}"):
+        G.pixels("depth", depth, cameras=cameras)
+    with pytest.raises(ValueError, match="^cameras must hold one or more cameras, got 0"):
+        G.pixels("depth", depth, cameras=cameras[0][:0])
+    with pytest.raises(ValueError, match=f"^cameras {reason}"):
+        surface_points(cameras, depth)
+    assert Cameras.join(camera for camera in cameras).equals(Cameras.join(cameras))
+    with pytest.raises(ValueError, match="^Cameras.join takes one or more Cameras, got \\[3\\]"):
+        Cameras.join(3)
+    codes = G.codes(seed=[3])
+    renderer = FrameRenderer(G.network, codes.ws, z_motion=codes.z_motion, z_bg=codes.z_bg)
+    with pytest.raises(ValueError, match="^1 videos need as many cameras, got 2"):
+        renderer.render(0.5, Cameras.join(cameras))
+
+
+def test_meshes_take_the_codes_of_one_video(G):
+    maker, codes = GeneratedMeshes(G.network, resolution=8, level=1.0), G.codes(seed=[3])
+    seeds = maker.video(3, 3)
+    assert torch.equal(seeds.z_motion, codes.z_motion) and torch.equal(seeds.z_bg, codes.z_bg)
+    assert torch.equal(seeds.ws, codes.ws)
+    with pytest.raises(ValueError, match="^seed must be a whole number, got '3'"):
+        maker.video("3", 3)
+    with pytest.raises(ValueError, match="^video must be what codes, load_codes, interpolate or mix return, got "):
+        maker.mesh(vars(codes), 0.5, 1.0)
+    with pytest.raises(ValueError, match="^times must be one number or more in a list, got 0.5"):
+        maker.level(codes, 0.5, name="seed 3")
 
 
 def test_frames_do_not_depend_on_the_default_type(G):
