@@ -1,4 +1,4 @@
-"""Folders of frames that appear complete or not at all; what commands leave behind is tested in tests/test_generate.py."""
+"""Folders of frames that appear complete or not at all; tests/test_generate.py has those of the command."""
 
 import os
 from pathlib import Path

@@ -368,7 +368,7 @@ class VideoGenerator(nn.Module):
         content = {"z": z, "truncation_psi": truncation_psi, "class_idx": class_idx}
         rows, single = given_codes(self.network, codes, seed=seed, motion_seed=motion_seed, **content)
         track = recorded_track("", camera, [t])
-        maps = self._maps(rows, track, names, geometry_resolution, ray_chunk)
+        maps = self._maps(rows, track, names, geometry_resolution, ray_chunk, pixels=outputs is None)
         return self._result({name: values[:, 0] for name, values in maps.items()}, outputs, single=single)
 
     @without_autocast()
@@ -428,7 +428,7 @@ class VideoGenerator(nn.Module):
         )
         content = {"z": z, "truncation_psi": truncation_psi, "class_idx": class_idx}
         rows, single = given_codes(self.network, codes, seed=seed, motion_seed=motion_seed, **content)
-        maps = self._maps(rows, track, names, geometry_resolution, ray_chunk)
+        maps = self._maps(rows, track, names, geometry_resolution, ray_chunk, pixels=outputs is None)
         return self._result(maps, outputs, single=single)
 
     def pixels(self, name: str, values: torch.Tensor, *, cameras: Cameras | None = None) -> torch.Tensor:
@@ -543,8 +543,10 @@ class VideoGenerator(nn.Module):
         names: Sequence[str],
         geometry_resolution: int | None,
         ray_chunk: int | None,
+        *,
+        pixels: bool,
     ) -> dict[str, torch.Tensor]:
-        """Maps [B, T, C, h, w] of the frames of a track; images as pixels."""
+        """Maps [B, T, C, h, w] of the frames of a track, or pixels."""
         ray_chunk = None if ray_chunk is None else whole_number("ray_chunk", ray_chunk, low=1)
         renderer = FrameRenderer(self.network, rows.ws, z_motion=rows.z_motion, z_bg=rows.z_bg, ray_chunk=ray_chunk)
         if geometry_resolution is not None:
@@ -552,13 +554,14 @@ class VideoGenerator(nn.Module):
             if list(names) == ["rgb"]:
                 raise ValueError("geometry_resolution is for outputs other than rgb: give outputs=.")
         cameras, batch = track.cameras.to(self.device), len(rows.ws)
-        frames = [
-            row_maps(renderer, time, cameras[step].repeat(batch), names, geometry_resolution)
-            for step, time in track.schedule
-        ]
+        frames = []
+        for step, time in track.schedule:
+            maps = row_maps(renderer, time, cameras[step].repeat(batch), names, geometry_resolution)
+            # Converted frame by frame: floats of a long video take four times the memory of its pixels.
+            frames.append({name: to_uint8(values) for name, values in maps.items()} if pixels else maps)
         return {name: torch.stack([maps[name] for maps in frames], dim=1) for name in names}
 
     @staticmethod
     def _result(maps: dict[str, torch.Tensor], outputs: str | Sequence[str] | None, *, single: bool):
-        maps = {name: values[0] for name, values in maps.items()} if single else maps
-        return to_uint8(maps["rgb"]) if outputs is None else maps
+        maps = {name: values[0] if single else values for name, values in maps.items()}
+        return maps["rgb"] if outputs is None else maps

@@ -61,7 +61,7 @@ class Previews:
         self.folder = folder
         self.dataset = dataset
         self.generator = generator
-        self.columns = columns
+        self.columns = min(columns, images)
         self.videos = min(videos, images)
         self.device = device
         self.latents = SeedLatents.join(generator_latents(generator, i, i) for i in range(images)).to(device)
