@@ -61,3 +61,9 @@ def test_depth_is_white_at_the_near_end(pictures):
     _, levels = pictures
     expected = [255 * (1 - number / CONTENTS) for number in range(CONTENTS)]
     assert levels("depth_frontal") == pytest.approx(expected, abs=1)
+
+
+def test_grids_are_no_wider_than_their_images(tmp_path):
+    generator, device = small_generator(), torch.device("cpu")
+    shared = {"folder": tmp_path, "dataset": None, "generator": generator, "videos": 0, "seed": 5, "device": device}
+    assert [Previews(images=3, columns=columns, **shared).columns for columns in (2, 3, 100)] == [2, 3, 3]
