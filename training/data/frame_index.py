@@ -42,7 +42,7 @@ __all__ = ["Listing", "describe_tar_files", "list_files"]
 ZIP_START = b"PK\x03\x04"
 MIN_CACHED = 20_000  # files; smaller sets are listed fast enough
 SETTLE_SECONDS = 2.0  # minimum age of the last change for caching: a later one might have the same time stamp
-CACHE_VERSION = 11
+CACHE_VERSION = 12
 UTF8_NAME = 0x800  # flag of a zip's member
 COUNTS = ("unsafe", "repeated", "other_images", "twins", "decimals")  # of files that the user should know about
 LOCATION = np.dtype([("offset", "<i8"), ("stored", "<i8"), ("size", "<i8"), ("crc", "<u4"), ("method", "<u2")])
@@ -287,9 +287,8 @@ def _index_zip(path: str) -> Listing:
 
 
 def _is_safe(name: str) -> bool:
-    """True if a zip member's name is a plain relative path."""
-    parts = name.split("/")
-    return not (":" in parts[0] or any(part in ("", "..") for part in parts))
+    """True if a zip member's name is a plain relative path; a colon is a character like others."""
+    return not any(part in ("", "..") for part in name.split("/"))
 
 
 def _method(info: zipfile.ZipInfo) -> int:

@@ -113,7 +113,7 @@ class FrameStore:
             )
         if not self.is_zip and any(name.endswith(".tar") for name in os.listdir(self.path)):
             raise UserError(describe_tar_files(self.path))
-        left_out = f"; {self.unsafe} entries with names that lead out of it were left out" if self.unsafe else ""
+        left_out = f"; {self.unsafe} entries that are links, or lead out of it, were left out" if self.unsafe else ""
         left_out += f"; {self.other_images} images of other formats are not read" if self.other_images else ""
         left_out += f"; {self.dangling}" if self.dangling else ""
         names = self._others if self.is_zip else os.listdir(self.path)
@@ -139,7 +139,9 @@ class FrameStore:
         """Notes on files that do not belong to any video, and on frames that are probably there twice."""
         notes = []
         if self.unsafe:
-            notes.append(f"{self.unsafe} entries of the zip are left out: their names lead out of it")
+            notes.append(
+                f"{self.unsafe} entries of the zip are left out: they are links, or their names lead out of it"
+            )
         if self.repeated:
             notes.append(f"{self.repeated} entries of the zip are left out: later ones have the same names")
         if self.other_images:

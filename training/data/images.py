@@ -35,6 +35,14 @@ def decode_image(data: bytes) -> Image.Image:
         return to_rgb(image)
 
 
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 for upright; also where the entries cannot be read, which says nothing of the pixels."""
+    try:
+        return image.getexif().get(ORIENTATION, 1)
+    except Exception:  # Pillow raises any exception for damaged entries of PNG and WebP, none for those of JPEG
+        return 1
+
+
 def to_rgb(image: Image.Image) -> Image.Image:
     """An image as 8-bit RGB: upright, transparent parts over black, 16 bits scaled (not clipped) to 8.
 
@@ -54,7 +62,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
             image.info["transparency"] *= 85 if stored == "L;2" else 17
     elif stored == "RGB;16B" and "transparency" in image.info:
         image.info["transparency"] = tuple(value >> 8 for value in image.info["transparency"])
-    if image.getexif().get(ORIENTATION, 1) != 1:
+    if _orientation(image) != 1:
         image = ImageOps.exif_transpose(image)
     if image.mode == "RGB" and "transparency" not in image.info:
         return image

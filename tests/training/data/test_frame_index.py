@@ -256,6 +256,16 @@ def test_members_with_empty_or_dotted_folders(root, tmp_path):
     assert content(tmp_path / "joined.zip") == content(root) and FrameStore(tmp_path / "joined.zip").unsafe == 1
 
 
+def test_colons_in_names_of_members(tmp_path):
+    """As in a folder."""
+    for folder in ("clip 00:00:01", "b:1", "c/d:2"):
+        (tmp_path / "set" / folder).mkdir(parents=True)
+        Image.new("RGB", (2, 2)).save(tmp_path / "set" / folder / "0.png")
+    zipped = packed(tmp_path / "set", tmp_path / "set.zip")
+    assert content(zipped) == content(tmp_path / "set") and len(FrameStore(zipped).videos) == 3
+    assert FrameStore(zipped).unsafe == 0
+
+
 def test_other_images_and_movies_beside_frames_are_told(root, tmp_path):
     for name in ("3.avif", "4.PPM", "mask.npz"):
         (root / "b" / name).write_bytes(b"")

@@ -95,6 +95,15 @@ def test_photos_are_turned_upright():
     assert (np.asarray(to_rgb(image)) == np.rot90(np.asarray(image), -1)).all()
 
 
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "JPEG"])
+def test_damaged_exif_says_nothing_of_the_pixels(kind):
+    image, buffers = Image.new("RGB", (6, 2), (9, 99, 199)), (io.BytesIO(), io.BytesIO())
+    image.save(buffers[0], kind)
+    image.save(buffers[1], kind, exif=b"junkjunkjunk")
+    plain, damaged = (decode_image(buffer.getvalue()) for buffer in buffers)
+    assert damaged.size == (6, 2) and np.array_equal(damaged, plain)
+
+
 def test_jpegs_that_end_in_zeros():
     """As a failed copy leaves them: zeros decode as pixels of one colour. Those after a whole image do no harm."""
     noise = np.random.default_rng(0).integers(0, 256, [64, 64, 3], dtype=np.uint8)
