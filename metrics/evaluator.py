@@ -29,9 +29,10 @@ from metrics.features import Samples, compute_features, holds_features, open_fea
 from metrics.metric_functions import MEASURES, VIEWS, fewest_samples
 from metrics.registry import Metric, find_metric
 from torch_utils import distributed
-from torch_utils.argument_checks import shown
+from torch_utils.argument_checks import check_placement, shown, whole_number
 from torch_utils.caller_settings import full_float32
 from torch_utils.launch import scratch_folder
+from training.inference.arguments import check_path
 
 __all__ = ["Evaluator", "Videos", "require_samples"]
 
@@ -69,7 +70,7 @@ class Evaluator:
         replicates: Bootstrap resamplings for the interval; 0 for no interval.
 
     Raises:
-        ValueError: A side that is not videos, sides of different resolutions, or a number that is too small.
+        ValueError: A side that is not videos, sides of different resolutions, or a wrong type or value elsewhere.
     """
 
     def __init__(
@@ -83,8 +84,15 @@ class Evaluator:
         batch_size: int = 8,
         replicates: int = REPLICATES,
     ):
-        if batch_size < 1 or replicates < 0 or replicates == 1:
-            raise ValueError("batch_size must be at least 1, and replicates 0 or at least 2.")
+        batch_size = whole_number("batch_size", batch_size, low=1)
+        replicates = whole_number("replicates", replicates, low=0)
+        if replicates == 1:
+            raise ValueError("replicates must be 0 or at least 2: one resampling has no spread.")
+        check_placement(device, torch.float32)
+        if detectors is not None and not isinstance(detectors, Mapping):
+            raise ValueError(f"detectors must be files by the names of networks, got {shown(detectors)}.")
+        if cache is not None:
+            check_path("cache", cache)
         sides = {"fake": fake} if real is None else {"fake": fake, "real": real}
         for side, videos in sides.items():
             if not hasattr(videos, "clips"):

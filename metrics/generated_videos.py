@@ -20,7 +20,7 @@ from dnnlib import UserError
 from metrics.real_videos import StoredLabels, StoredVideos
 from renderer.cameras import Cameras
 from renderer.depth import project, surface_points
-from torch_utils.argument_checks import check_network
+from torch_utils.argument_checks import check_network, shown, whole_number
 from torch_utils.rng import RandomStream
 from training.data.frame_store import FrameStore
 from training.data.images import fit_square
@@ -93,7 +93,7 @@ class GeneratedVideos:
 
     Raises:
         UserError: Labels are missing or do not fit the generator.
-        ValueError: The generator is not a network.
+        ValueError: The generator is not a network, or another argument is of a wrong type or value.
     """
 
     def __init__(
@@ -105,12 +105,16 @@ class GeneratedVideos:
         label: Label | None = None,
     ):
         check_network("generator", generator, "synthesize")
+        nframes = whole_number("nframes", nframes, low=1)
+        resolution = generator.resolution if resolution is None else whole_number("resolution", resolution, low=1)
+        if label is not None and not callable(label):
+            raise ValueError(f"label must be a function of a video's index, got {shown(label)}.")
         if generator.c_dim > 0 and (label is None or len(label(0)) != generator.c_dim):
             found = 0 if label is None else len(label(0))
             raise UserError(f"The generator needs labels of {generator.c_dim} entries; those of the data have {found}.")
         self._generator, self._nframes, self._label = generator, nframes, label
         self.labelled = label is not None
-        self.resolution = resolution or generator.resolution
+        self.resolution = resolution
 
     def clips(self, *, count: int, frames: int, subsample: int = 1) -> "GeneratedClips":
         """At most `count` clips: every `subsample`-th of `frames` consecutive frames.

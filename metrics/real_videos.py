@@ -27,7 +27,7 @@ from training.data.annotations import (
     store_manifest,
     store_stride,
 )
-from training.data.dataset import random_block
+from training.data.dataset import check_counts, random_block
 from training.data.frame_store import FrameStore
 from training.data.images import fit_square
 from training.data.video_decoder import BrokenVideo, Remarks, decode_video, describe_remarks
@@ -77,11 +77,12 @@ class StoredVideos:
         """List the videos. Video files are decoded once to count their frames.
 
         Raises:
-            UserError: There are no videos, or they cannot be read.
+            UserError: There are no videos, or they cannot be read, or an argument is out of range.
         """
+        check_counts(resolution=resolution, frame_stride=frame_stride)
         self.resolution = resolution
-        self.origin = {"real_name": os.path.basename(os.path.abspath(path)), "frame_stride": frame_stride}
         self._store = FrameStore(path)
+        self.origin = {"real_name": os.path.basename(os.path.abspath(path)), "frame_stride": frame_stride}
         self._store.refuse_runs()
         manifest = store_manifest(self._store)
         self.prepared = manifest is not None
@@ -176,18 +177,24 @@ class StoredVideos:
             UserError: There are no images.
         """
         stems = [video.path for video in self._videos] or [os.path.splitext(movie)[0] for movie in self._movies]
-        maps = {output_stem(stem, name) for stem in stems for name in OUTPUTS if name != "rgb"}
-        if not self._store.is_zip:
-            depths = (video.path for video in self._videos)
-            maps.update(path for path in depths if os.path.exists(os.path.join(self._store.path, path, SCALE_FILE)))
-        left_out = [stem for stem in stems if stem in maps]
+        there = set(stems)
+
+        def is_map(stem: str) -> bool:
+            base, _, name = stem.rpartition("_")
+            others = {output_stem(base, other) for other in OUTPUTS if other != name}
+            if name in OUTPUTS and name != "rgb" and not there.isdisjoint(others):
+                return True
+            return not self._store.is_zip and os.path.exists(os.path.join(self._store.path, stem, SCALE_FILE))
+
+        left_out = [stem for stem in stems if is_map(stem)]
         if not left_out:
             return
         if len(left_out) == len(stems):
             raise UserError(
-                f"'{self._store.path}' holds depth maps ({left_out[0]}) but no images: render them with rgb among the "
-                "--outputs."
+                f"'{self._store.path}' holds depth, normals, opacity or raw colours ({left_out[0]}) but no images: "
+                "render them with rgb among the --outputs."
             )
+        maps = set(left_out)
         self._videos = [video for video in self._videos if video.path not in maps]
         self._movies = [movie for movie in self._movies if os.path.splitext(movie)[0] not in maps]
         self.notes.append(

@@ -10,7 +10,7 @@ place of I3D; looking one up in the table succeeds, although the table does not 
 import dataclasses
 import re
 
-from dnnlib import UserError, choices_hint
+from dnnlib import UserError, choices_hint, one_line
 
 __all__ = ["METRICS", "Metric", "find_metric"]
 
@@ -34,8 +34,8 @@ class Metric:
         frames: Length of a clip in frames.
         subsample: Keep every n-th frame.
         uses_real: Real samples are measured as well.
-        better: 'lower', 'higher', or '' for neither.
         about: Description in one line.
+        better: 'lower', 'higher', or '' for neither.
         warning: Warning in every output, or ''.
     """
 
@@ -45,10 +45,10 @@ class Metric:
     samples: str
     count: int
     about: str
+    better: str
     frames: int = 1
     subsample: int = 1
     uses_real: bool = True
-    better: str = "lower"
     warning: str = ""
 
     @property
@@ -107,9 +107,9 @@ def _image_metrics() -> list[Metric]:
         size = {"samples": "images", "count": count}
         against = f"{count} generated frames, all real frames"
         about = f"Fréchet distance, Inception features, {against}"
-        found.append(Metric(f"fid{text}_full", "frechet", "inception", about=about, **size))
+        found.append(Metric(f"fid{text}_full", "frechet", "inception", about=about, better="lower", **size))
         about = f"kernel distance (100 subsets of 1000), Inception features, {against}"
-        found.append(Metric(f"kid{text}_full", "kernel_subsets", "inception", about=about, **size))
+        found.append(Metric(f"kid{text}_full", "kernel_subsets", "inception", about=about, better="lower", **size))
         about = f"precision and recall ({NEIGHBOURS}), VGG-16 features, {against}"
         found.append(Metric(f"pr{text}3_full", "precision_recall", "vgg16", about=about, better="", **size))
         about = f"Inception score of {count} generated frames, 10 splits"
@@ -135,7 +135,7 @@ def _further_metrics() -> list[Metric]:
             found.append(Metric(f"{prefix}identity{count}_5v", "similarity", about=about, **similar, **views))
         pairs = {"samples": "pairs", "count": count, "uses_real": False}
         about = "difference between a view and another one warped into it by its depth, 0 to 1"
-        found.append(Metric(f"warping{count}_2v", "mean", "warping", about=about, **pairs))
+        found.append(Metric(f"warping{count}_2v", "mean", "warping", about=about, better="lower", **pairs))
         about = "1 − thickness / width of the visible surface: 1 for a plane, however it is turned"
         found.append(Metric(f"flatness{count}_1v", "mean", "flatness", about=about, better="", **pairs))
     return found
@@ -172,6 +172,8 @@ def find_metric(name: str) -> Metric:
     Raises:
         UserError: Unknown name.
     """
+    if not isinstance(name, str):
+        raise UserError(f"metrics: give the name of one metric, got {one_line(f'{name!r:.60}')}.")
     if name not in METRICS:
         hint = choices_hint(name, METRICS, everything="python -m metrics --list shows all.")
         raise UserError(f"metrics: there is no metric '{name}'; {hint}")

@@ -262,8 +262,30 @@ def test_mistakes():
         make_evaluator(real=None).evaluate("flicker32_16f")
     with pytest.raises(UserError, match="rfvd64_16f needs at least 2 generated clips, there are 1"):
         make_evaluator(fake=MemoryVideos(FAKE[:1])).evaluate("rfvd64_16f")
-    with pytest.raises(ValueError, match="batch_size"):
-        make_evaluator(batch_size=0)
+    with pytest.raises(UserError, match=r"^metrics: give the name of one metric, got \['rfvd64_16f'\]\.$"):
+        make_evaluator().evaluate(["rfvd64_16f"])
+
+
+ARGUMENTS = [
+    ({"batch_size": 0}, "batch_size must be a whole number of at least 1, got 0."),
+    ({"batch_size": "8"}, "batch_size must be a whole number of at least 1, got '8'."),
+    ({"replicates": None}, "replicates must be a whole number of at least 0, got None."),
+    ({"replicates": 1}, "replicates must be 0 or at least 2: one resampling has no spread."),
+    ({"detectors": "i3d.pt"}, "detectors must be files by the names of networks, got 'i3d.pt'."),
+    ({"cache": 3}, "cache must be a path, got 3."),
+]
+
+
+@pytest.mark.parametrize("arguments, message", ARGUMENTS)
+def test_arguments(arguments, message):
+    with pytest.raises(ValueError) as error:
+        make_evaluator(**arguments)
+    assert str(error.value) == message
+
+
+def test_a_device_that_there_is_not():
+    with pytest.raises(ValueError, match="^device 'gpu' cannot be used here: [^\n]*$"):
+        make_evaluator(device="gpu")
 
 
 # TensorFloat-32.

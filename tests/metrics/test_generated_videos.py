@@ -216,6 +216,21 @@ def test_labels(tmp_path):
         GeneratedVideos(generator, label=lambda index: np.zeros(2, dtype=np.float32))
 
 
+ARGUMENTS = [
+    ({"nframes": "16"}, "nframes must be a whole number of at least 1, got '16'."),
+    ({"nframes": None}, "nframes must be a whole number of at least 1, got None."),
+    ({"resolution": 0}, "resolution must be a whole number of at least 1, got 0."),
+    ({"label": [0, 1]}, "label must be a function of a video's index, got [0, 1]."),
+]
+
+
+@pytest.mark.parametrize("arguments, message", ARGUMENTS)
+def test_arguments(arguments, message):
+    with pytest.raises(ValueError) as error:
+        GeneratedVideos(small_generator(), **arguments)
+    assert str(error.value) == message
+
+
 @pytest.mark.parametrize("content", [None, '{"cameras": []}', '{"labels": [["split/video_0", 1]]}'])
 def test_data_without_labels(tmp_path, content):
     data = write_frames(tmp_path / "data")

@@ -98,12 +98,26 @@ def test_depth_and_other_outputs_are_no_generated_videos(tmp_path, save_frames):
 def test_depth_alone_is_no_generated_video(tmp_path):
     write_outputs(tmp_path, "a", ["depth"], level=1.5, save_frames=True)
     with pytest.raises(
-        UserError, match=r"^'.*' holds depth maps \(a_depth\) but no images: render them with rgb among"
+        UserError, match=r"^'.*' holds depth, normals, opacity or raw colours \(a_depth\) but no images: render them"
     ):
         StoredVideos(tmp_path, resolution=16, generated=True)
     write_outputs(tmp_path, "b_depth", ["rgb"], level=90, save_frames=True)  # a name of the user's own
     videos = StoredVideos(tmp_path, resolution=16, generated=True)
     assert len(videos.clips(count=9, frames=4)) == 1 and videos.notes[0].startswith(f"'{tmp_path}': 1 of 2 videos, ")
+
+
+@pytest.mark.parametrize("save_frames", [False, True])
+def test_outputs_without_images_are_no_generated_videos(tmp_path, save_frames):
+    write_outputs(tmp_path, "a", ["depth", "normal"], level=1.5, save_frames=save_frames)
+    with pytest.raises(UserError) as error:
+        StoredVideos(tmp_path, resolution=16, generated=True)
+    assert str(error.value) == (
+        f"'{tmp_path}' holds depth, normals, opacity or raw colours (a_depth) but no images: render them with rgb "
+        "among the --outputs."
+    )
+    write_outputs(tmp_path, "b", ["rgb"], level=90, save_frames=save_frames)
+    videos = StoredVideos(tmp_path, resolution=16, generated=True)
+    assert len(videos.clips(count=9, frames=4)) == 1 and videos.notes[0].startswith(f"'{tmp_path}': 2 of 3 videos, ")
 
 
 def test_every_so_manieth_frame(tmp_path):
@@ -203,6 +217,10 @@ def test_mistakes(tmp_path):
         videos.views(count=4, views=5)
     with pytest.raises(UserError, match="only be rendered by a generator"):
         videos.pairs(count=4)
+    with pytest.raises(UserError, match=r"^path must be that of stored videos, got None\.$"):
+        StoredVideos(None, resolution=16)
+    with pytest.raises(UserError, match=r"^resolution must be a whole number of at least 1, got '16'\.$"):
+        StoredVideos(root, resolution="16")
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="empty"):
         StoredVideos(tmp_path / "empty", resolution=16)

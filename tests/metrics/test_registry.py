@@ -34,6 +34,8 @@ def test_every_entry_can_be_computed():
     for name, metric in METRICS.items():
         assert metric.name == name and metric.samples in ("clips", "images", "views", "pairs")
         assert metric.better in ("lower", "higher", "")
+    with pytest.raises(TypeError, match="missing 1 required positional argument: 'better'"):
+        Metric("bright_1f", "mean", "bright", "clips", 1, "an added metric")
 
 
 def test_names_say_what_is_not_the_real_thing():
@@ -59,7 +61,8 @@ def test_extractors_of_the_users():
         assert name not in METRICS
     for network in {metric.network for metric in METRICS.values()}:
         assert f"fvd64_16f_{network}" not in METRICS, "of the program's own"
-    own = type(METRICS)(METRICS | {"bright_1f": Metric("bright_1f", "mean", "bright", "clips", 1, "an added metric")})
+    bright = Metric("bright_1f", "mean", "bright", "clips", 1, "an added metric", better="")
+    own = type(METRICS)(METRICS | {"bright_1f": bright})
     assert "fvd64_16f_bright" not in own and "fvd64_16f_bright" in METRICS
     with pytest.raises(UserError, match="there is no metric 'fvd64_16f_i3d'"):
         find_metric("fvd64_16f_i3d")
@@ -70,6 +73,12 @@ def test_unknown_names():
         UserError, match="no metric 'fvd'; did you mean fvd2048_16f. python -m metrics --list shows all"
     ):
         find_metric("fvd")
+
+
+def test_several_names():
+    with pytest.raises(UserError) as error:
+        find_metric(["fvd64_16f"])
+    assert str(error.value) == "metrics: give the name of one metric, got ['fvd64_16f']."
 
 
 def test_the_table_needs_no_pytorch():

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from dnnlib import UserError
+from dnnlib import UserError, one_line
 from training.data.annotations import (
     describe_unused_classes,
     frame_notes,
@@ -94,14 +94,14 @@ def _label_examples(data: Any) -> list[list[float]]:
 
 
 def check_counts(**counts: Any) -> None:
-    """Refuse everything but positive integers and None: half a frame would only fail in a worker.
+    """Refuse everything but positive integers: half a frame would only fail in a worker.
 
     Raises:
         UserError: One of them is something else.
     """
     for name, count in counts.items():
-        if count is not None and not (isinstance(count, numbers.Integral) and count >= 1):
-            raise UserError(f"{name} must be a whole number of at least 1, got {count!r}.")
+        if not (isinstance(count, numbers.Integral) and count >= 1):
+            raise UserError(f"{name} must be a whole number of at least 1, got {one_line(f'{count!r:.60}')}.")
 
 
 def pair_distance(f0: int, f1: int, nframes: int) -> float:
@@ -154,7 +154,9 @@ class VideoPairDataset(torch.utils.data.Dataset):
             UserError: There are no frames, or all videos are too short, or the labels or cameras do not fit the videos,
                 or an argument is out of range.
         """
-        check_counts(resolution=resolution, nframes=nframes, frame_stride=frame_stride, subset=subset)
+        check_counts(resolution=resolution, nframes=nframes, frame_stride=frame_stride)
+        if subset is not None:
+            check_counts(subset=subset)
         self.resolution = resolution
         self.nframes = nframes
         self.frame_stride = frame_stride

@@ -16,12 +16,12 @@ import zlib
 import numpy as np
 from PIL import Image
 
-from dnnlib import UserError
+from dnnlib import UserError, one_line
 from training.data.frame_index import describe_tar_files, list_files
 from training.data.images import decode_image
 from training.data.names import IMAGE_SUFFIXES, disordered_decimals, join_path
 
-__all__ = ["RUN_OPTIONS", "FrameStore", "UnreadableFrame", "Video", "describe_disorder"]
+__all__ = ["RUN_OPTIONS", "FrameStore", "UnreadableFrame", "Video", "describe_disorder", "stored_path"]
 
 RUN_OPTIONS = "training_options.yaml"  # a file of every run folder
 SIZES = 256  # frames at most whose size is looked up for a fingerprint
@@ -52,6 +52,17 @@ class UnreadableFrame(UserError):
     """A frame is missing, damaged or not an image."""
 
 
+def stored_path(path: str | os.PathLike) -> str:
+    """The path of stored videos as a string.
+
+    Raises:
+        UserError: It is no path.
+    """
+    if not isinstance(path, (str, os.PathLike)):
+        raise UserError(f"path must be that of stored videos, got {one_line(f'{path!r:.60}')}.")
+    return os.fspath(path)
+
+
 class FrameStore:
     """The videos below a folder or in a zip.
 
@@ -79,7 +90,7 @@ class FrameStore:
         Raises:
             UserError: There is nothing at `path`, or it is neither of the two, or it cannot be read.
         """
-        self.path = os.fspath(path)
+        self.path = stored_path(path)
         listing = list_files(self.path)
         self.is_zip = listing.locations is not None
         self._names = listing.names

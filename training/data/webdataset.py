@@ -41,6 +41,7 @@ from training.data.dataset import (
     random_block,
     sample_pair,
 )
+from training.data.frame_store import stored_path
 from training.data.images import decode_image, fit_square
 from training.data.webdataset_files import Sample, open_shards, read_samples
 
@@ -108,7 +109,7 @@ class ShardPairDataset:
         self.nframes = nframes
         self.frame_stride = frame_stride
         self.mirror = mirror
-        self._path = os.fspath(path)
+        self._path = stored_path(path)
         self._seed = seed % 2**64
         self._buffer = buffer
         self._shards = open_shards(path)

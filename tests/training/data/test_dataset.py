@@ -553,6 +553,15 @@ def test_numbers_below_one(tmp_path, key):
     assert f"{key} must be a whole number of at least 1, got 1.5" in failure(data, **{key: 1.5})
 
 
+def test_arguments_of_another_type(tmp_path):
+    data = write_set(tmp_path, [2])
+    for key in ("resolution", "nframes", "frame_stride"):
+        assert failure(data, **{key: None}) == f"{key} must be a whole number of at least 1, got None."
+    assert failure(data, subset="3") == "subset must be a whole number of at least 1, got '3'."
+    for path in (None, 3, [data]):
+        assert failure(path).startswith("path must be that of stored videos, got ")
+
+
 def test_large_and_negative_seeds_differ():
     """Seeds beyond int64, which negative ones become, are used to the last bit."""
     seeds = (2**63 - 1, 2**63, 2**63 + 1, 2**64 - 2, 2**64 - 1)
