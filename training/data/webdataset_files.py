@@ -122,10 +122,7 @@ def open_shards(path: str | os.PathLike) -> Shards:
     if os.path.isdir(path):
         urls = sorted(glob.glob(os.path.join(glob.escape(path), "*.tar")), key=natural_key)
     else:
-        try:
-            urls = list(_package("braceexpand").braceexpand(path))
-        except ValueError as error:
-            raise UserError(f"'{path}': {error}; write several shards as NAME-{{000000..000010}}.tar.") from error
+        urls = _braces_expanded(path) if re.search("[{}]", path) else [path]
         urls = [url if REMOTE.match(url) else os.path.abspath(url) for url in map(_allowed, urls)]
     missing = [url for url in urls if not REMOTE.match(url) and not os.path.isfile(url)]
     if missing or not urls:
@@ -163,6 +160,8 @@ def read_samples(url: str) -> Iterator[Sample]:
                 frames=[(suffix, contents[suffix]) for suffix in images],
                 about=about if isinstance(about, dict) else {},
             )
+    except UserError:  # the package is missing
+        raise
     except (OSError, EOFError, ValueError, tarfile.TarError) as error:
         raise UserError(f"Cannot read the shard '{url}' ({one_line(error)[:200]}): replace it.") from error
 
@@ -243,7 +242,7 @@ def _local_members(file: str) -> Iterator[tuple[str, "bytes | Member"]]:
 
 def _plain_header(header: bytes) -> tuple[str, int] | None:
     """Name and size of a regular file from its header (POSIX ustar), or None if the header is anything else."""
-    if header[156:157] != b"0" or header[257:262] != b"ustar" or header[345] != 0:
+    if len(header) < BLOCK or header[156:157] != b"0" or header[257:262] != b"ustar" or header[345] != 0:
         return None
     try:
         size, checksum = int(header[124:135], 8), int(header[148:154], 8)
@@ -271,6 +270,14 @@ def _package(name: str) -> Any:
             "Remote or compressed tar files, and several given in braces, need the package webdataset: "
             "pip install webdataset."
         ) from error
+
+
+def _braces_expanded(path: str) -> list[str]:
+    braceexpand = _package("braceexpand").braceexpand
+    try:
+        return list(braceexpand(path))
+    except ValueError as error:
+        raise UserError(f"'{path}': {error}; write several shards as NAME-{{000000..000010}}.tar.") from error
 
 
 def _allowed(url: str) -> str:

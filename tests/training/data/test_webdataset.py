@@ -400,6 +400,7 @@ def test_mistakes(shards, tmp_path):
     assert "shorter than nframes=16: the clip '" in failure(shards, nframes=16)
     assert "2 frames (keeping one frame in 2)" in failure(shards, nframes=3, frame_stride=2)
     assert "nframes must be a whole number of at least 1" in failure(shards, nframes=0)
+    assert failure(None) == "path must be that of stored videos, got None."
     assert "neither a file nor an http" in failure("pipe:cat a.tar")
     assert "manifest.json beside" in failure(
         copy_of(shards, tmp_path / "x", index=False) / "shard-000000.tar", use_labels=True
@@ -478,8 +479,12 @@ def test_without_the_package(shards, tmp_path, monkeypatch):
     expected = stream(shards).example_frames(3, seed=0)
     monkeypatch.setattr(importlib, "import_module", missing)
     assert torch.equal(stream(shards).example_frames(3, seed=0), expected)  # local files do not need it
+    assert stream(shards / "shard-000007.tar").num_clips == 2  # neither does a single one
     for needed in (compressed, shards / "shard-{000000..000007}.tar"):
-        assert "pip install webdataset" in failure(needed)
+        assert failure(needed) == (
+            "Remote or compressed tar files, and several given in braces, need the package webdataset: "
+            "pip install webdataset."
+        )
 
 
 def test_a_cut_off_shard_is_named_and_training_goes_on(shards, tmp_path):
@@ -623,7 +628,7 @@ def test_local_members_are_those_of_the_package(kind, tmp_path):
 def test_damaged_members_are_those_of_the_package(shards, tmp_path):
     data, file = sorted(shards.glob("*.tar"))[0].read_bytes(), tmp_path / "a.tar"
     second = data.index(b"ustar", 512) - 257
-    damaged = [data[:length] for length in (second, second + 100, second + 512, second + 520, second + 700)]
+    damaged = [data[: second + length] for length in (0, 100, 262, 300, 345, 512, 520, 700)]
     damaged += [data[: second + place] + b"?" + data[second + place + 1 :] for place in (0, 125, 150, 156, 345)]
     for content in damaged:
         file.write_bytes(content)
