@@ -33,6 +33,8 @@ INTERLACED = re.compile(r"\b(?:top|bottom) (?:coded )?first")
 FPS = re.compile(r"(\d+(?:\.\d+)?)(k?) fps\b")
 # Pixel formats with alpha, and RGB formats: the frames of a stream of PNGs, for instance, may differ in it.
 HAS_ALPHA = re.compile(r"yuva|[0ax]?rgb|[0ax]?bgr|gbr|ya8|ya16|yaf|pal8|ayuv|vuya|uyva")
+# Drawings of characters: ffmpeg takes any list.txt for one.
+TEXT_CODECS = ("ansi", "bintext", "idf", "xbin")
 # WebM stores alpha in side data, which ffmpeg's own decoders ignore.
 ALPHA_BESIDE = re.compile(r"alpha_mode\s*: 1\b")
 ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
@@ -187,7 +189,7 @@ def is_video_file(path: str) -> bool:
 
 
 def probe_video(path: str) -> VideoInfo:
-    """Properties of a video file by ffmpeg; all unknown if it cannot read the file."""
+    """Properties of a video file by ffmpeg; all unknown if it cannot read the file, or takes text for a picture."""
     try:
         status = os.stat(path)
     except OSError:
@@ -210,6 +212,8 @@ def _probe(path: str, stamp: tuple[int, ...]) -> VideoInfo:
     if not streams:
         return VideoInfo(size=size)
     line, stream = streams[0], STREAM.search(streams[0])
+    if stream["codec"] in TEXT_CODECS:
+        return VideoInfo()
     rate = FPS.search(line)
     decoder = ALPHA_DECODERS.get(stream["codec"]) if ALPHA_BESIDE.search(text) else None
     about = stream["about"] or ""

@@ -296,6 +296,16 @@ def test_source_is_another_kind_of_file(tmp_path, name):
     assert message.startswith(f"'{tmp_path / name}' is neither a video, a folder nor a zip: give one of them")
 
 
+def test_source_is_a_list_of_videos(tmp_path):
+    """ffmpeg takes long texts for drawings of characters."""
+    source = tmp_path / "list.txt"
+    source.write_text("".join(f"/data/videos/person_{i}/clip_{i}.mp4 {i}\n" for i in range(300)))
+    assert failure(tmp_path / "out", source=str(source)) == (
+        f"'{source}' is neither a video, a folder nor a zip: give one of them; archives of other kinds have to be "
+        "unpacked."
+    )
+
+
 def test_source_is_a_video_of_another_suffix(tmp_path, movie):
     shutil.copy(movie, tmp_path / "clip.part")
     assert len(prepare(source=str(tmp_path / "clip.part"), out=str(tmp_path / "out"), resolution=8)["videos"]) == 1

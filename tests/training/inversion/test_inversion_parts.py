@@ -378,6 +378,7 @@ def test_what_is_no_clip_is_named(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.mp4").write_text("no video")
     (tmp_path / "text").write_text("no video")
+    (tmp_path / "list.txt").write_text("videos/person/clip.mp4\n" * 300)
     movies = tmp_path / "movies"
     movies.mkdir()
     (movies / "x.mp4").write_bytes(b"")
@@ -392,6 +393,7 @@ def test_what_is_no_clip_is_named(tmp_path):
         ("damaged", "Cannot read the frame .*03.png", {}),
         ("text.mp4", "Cannot decode", {}),
         ("text", "text' is neither a video, a folder nor a zip: give one", {}),
+        ("list.txt", "list.txt' is neither a video, a folder nor a zip: give one", {}),
         ("movies", "give one of its videos, e.g. .*x.mp4", {}),
     ]:
         with pytest.raises(dnnlib.UserError, match=message) as caught:
