@@ -322,10 +322,10 @@ def _start_trouble(program: str) -> str | None:
     """The reason why ffmpeg cannot be started; None if it can."""
     nothing = subprocess.DEVNULL
     try:
-        subprocess.run([program, "-version"], stdin=nothing, stdout=nothing, stderr=nothing)
+        code = subprocess.run([program, "-version"], stdin=nothing, stdout=nothing, stderr=nothing).returncode
     except OSError as error:
         return error.strerror
-    return None
+    return f"code {code}" if code else None  # libraries are missing, for instance
 
 
 def listening_port(host: str, port: int) -> int:

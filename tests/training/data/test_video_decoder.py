@@ -431,7 +431,10 @@ def test_a_pipe_is_no_video(tmp_path):
         list(decode_video(str(tmp_path / "a.mp4")))
 
 
-@pytest.mark.parametrize("content, reason", [(None, "No such file or directory"), ("none", "Exec format error")])
+FAULTS = [(None, "No such file or directory"), ("none", "Exec format error"), ("#!/bin/sh\nexit 127", "code 127")]
+
+
+@pytest.mark.parametrize("content, reason", FAULTS)
 def test_an_ffmpeg_that_cannot_be_started(content, reason, tmp_path, monkeypatch):
     (tmp_path / "videos").mkdir()
     record(tmp_path / "videos" / "a.mkv", seconds=0.2)
