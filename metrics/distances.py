@@ -33,6 +33,7 @@ __all__ = [
     "frechet_distance_of_features",
     "inception_score",
     "inside_manifold",
+    "kernel_influences",
     "neighbour_radii",
     "polynomial_kernel",
     "subset_distances",
@@ -258,6 +259,30 @@ def subset_distances(x: np.ndarray, y: np.ndarray, *, subsets: int = SUBSETS, si
         parts = [np.asarray(z[np.sort(random.permutation(len(z))[:size])]) for z in (x, y)]
         values.append(KernelDistance(*parts).value())
     return np.array(values)
+
+
+def kernel_influences(x: np.ndarray, y: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """mean k(y, y') − mean k(x, y) over all x and all other y', for some y: float64 [R].
+
+    The distance of features x [N, D] and M independent features y varies with the choice of the latter by a variance of
+    4 / M times that of these values (the first term of Hoeffding's decomposition of U-statistics).
+
+    Args:
+        x, y: Features [N, D] and [M, D], possibly memory maps, which are read a block at a time.
+        rows: Indices of the features y.
+
+    Raises:
+        ValueError: Values that are not finite.
+    """
+    x, y = _pair(x, y)
+    some = np.asarray(y[rows])
+
+    def sums(features: np.ndarray) -> np.ndarray:
+        starts = range(0, len(features), BLOCK)
+        return sum(polynomial_kernel(some, features[start : start + BLOCK]).sum(axis=1) for start in starts)
+
+    itself = (np.square(some, dtype=np.float64).mean(axis=1) + 1) ** 3
+    return _finite((sums(y) - itself) / (len(y) - 1) - sums(x) / len(x))
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ Confidence intervals are bootstrap intervals: samples are resampled with replace
 recomputed. The interval is the value ± 1.96 standard deviations of the recomputed values. Percentiles of these would
 not do: a Fréchet distance grows when samples are repeated, so that the whole resampled distribution lies above the
 value. The interval covers the choice of samples only, not the bias of a Fréchet distance of few samples, the choice of
-the dataset, or the variation between trainings.
+the dataset, or the variation between trainings. Means and kernel distances of subsets have a closed form instead.
 """
 
 import dataclasses
@@ -20,12 +20,12 @@ from tqdm import tqdm
 from metrics.distances import (
     BLOCK,
     NEIGHBOURS,
-    SUBSET_SIZE,
     FeatureMoments,
     KernelDistance,
     frechet_distance,
     inception_score,
     inside_manifold,
+    kernel_influences,
     neighbour_radii,
     subset_distances,
 )
@@ -129,28 +129,31 @@ def _kernel(real: np.ndarray, fake: np.ndarray, metric: Metric, replicates: int)
     return Measured(value, interval, {"replicates": replicates})
 
 
+INFLUENCES = 2000  # generated frames whose spread stands for that of all
+OTHERS = 50_000  # real and generated frames with which these are compared, which takes about as long as the subsets
+
+
 def _kernel_subsets(real: np.ndarray, fake: np.ndarray, metric: Metric, replicates: int) -> Measured:
     values = subset_distances(real, fake)
     value, further = float(values.mean()), {"subsets": len(values)}
     if not replicates:
         return Measured(value, None, further)
-    size = min(SUBSET_SIZE, len(real), len(fake))
-    if len(fake) >= 2 * size:
-        # Subsets of n of N frames overlap. Where the variance of a distance of m independent frames is V / m, that of
-        # subsets is V / n - V / N, so V / N, the wanted one, is n / (N - n) of it. The mean of few subsets varies, too.
-        share = size / (len(fake) - size) + 1 / len(values)
-        reach = DEVIATIONS * float(np.std(values, ddof=1)) * np.sqrt(share)
-        return Measured(value, (value - reach, value + reach), further)
-    # Most generated frames are in every subset: the spread of their distances says nothing about the frames' choice.
-    rows = np.sort(np.random.RandomState(0).permutation(len(real))[: len(fake)])
-    distance = KernelDistance(real[rows], fake)
-    interval = bootstrap_interval(
-        value,
-        lambda _, drawn: distance.resampled(np.arange(len(rows)), drawn),
-        sizes=(None, len(fake)),
-        replicates=replicates,
-    )
-    return Measured(value, interval, further | {"replicates": replicates})
+    # The real frames are the complete dataset: the value varies with the generated frames and with the subsets.
+    others = _at_most(OTHERS, fake)
+    influences = kernel_influences(_at_most(OTHERS, real), others, _rows(INFLUENCES, others))
+    variance = 4 * np.var(influences) / len(fake) + np.var(values, ddof=1) / len(values)
+    reach = DEVIATIONS * float(np.sqrt(variance))
+    return Measured(value, (value - reach, value + reach), further)
+
+
+def _rows(count: int, features: np.ndarray) -> np.ndarray:
+    """Indices of `count` random features, or of all if these are fewer."""
+    return np.sort(np.random.RandomState(0).permutation(len(features))[:count])
+
+
+def _at_most(count: int, features: np.ndarray) -> np.ndarray:
+    """At most `count` features, chosen at random."""
+    return features if len(features) <= count else features[_rows(count, features)]
 
 
 MOST_REAL = 200_000  # real samples of a manifold, as in StyleGAN2: the cost grows with the square
@@ -166,8 +169,7 @@ def _precision_recall(real: np.ndarray, fake: np.ndarray, metric: Metric, replic
 
     Resampled sets would contain copies, which make neighbours' distances zero.
     """
-    if len(real) > MOST_REAL:
-        real = real[np.sort(np.random.RandomState(0).choice(len(real), MOST_REAL, replace=False))]
+    real = _at_most(MOST_REAL, real)
     precise = inside_manifold(fake, real, neighbour_radii(real))
     recalled = inside_manifold(real, fake, neighbour_radii(fake))
     further: dict[str, Any] = {"recall": float(recalled.mean())}

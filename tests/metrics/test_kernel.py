@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from metrics.distances import KernelDistance, polynomial_kernel, subset_distances
+from metrics.distances import KernelDistance, kernel_influences, polynomial_kernel, subset_distances
 from metrics.metric_functions import MEASURES
 from metrics.registry import METRICS
 
@@ -77,6 +77,16 @@ def test_subsets(sets):
     # Every pair is in as many subsets as any other, so that the mean is that of the sets.
     assert some.mean() == pytest.approx(KernelDistance(x, y).value(), abs=4 * some.std() / np.sqrt(2000))
     assert np.array_equal(some, subset_distances(x, y, subsets=2000, size=5))
+
+
+def test_influences_against_brute_force(sets, monkeypatch):
+    x, y = sets
+    monkeypatch.setattr("metrics.distances.BLOCK", 4)
+    found = kernel_influences(x, y, np.array([1, 5, 11]))
+    for influence, row in zip(found, (1, 5, 11), strict=True):
+        others = [float(y[row] @ other / 5 + 1) ** 3 for i, other in enumerate(y) if i != row]
+        real = [float(y[row] @ other / 5 + 1) ** 3 for other in x]
+        assert influence == pytest.approx(np.mean(others) - np.mean(real), rel=1e-5)
 
 
 def test_too_few():
