@@ -74,11 +74,12 @@ def write_pretrained(
         network_class: Dotted name of its class, or None for this program's Generator.
 
     Raises:
-        UserError: The folder cannot be written to, or its config.json belongs to another program.
+        UserError: The folder cannot be written to, or holds such a file of another program.
         ValueError: An argument has a name that the file uses.
     """
-    if os.path.lexists(os.path.join(folder, CONFIG)) and not is_own(Path(folder)):
-        raise UserError(f"'{os.fspath(folder)}' holds a {CONFIG} of something else; choose another folder.")
+    there = [name for name in (CONFIG, MODEL) if os.path.lexists(os.path.join(folder, name))]
+    if there and not is_own(Path(folder)):
+        raise UserError(f"'{os.fspath(folder)}' holds a {there[0]} of something else; choose another folder.")
     taken = sorted(set(config) & set(OWN))
     if taken:
         raise ValueError(f"an argument of the generator is called '{taken[0]}', a name that config.json uses itself.")
@@ -151,12 +152,13 @@ def _write(
         raise UserError(f"Cannot make the folder {folder}: {error.strerror}.") from error
     parts = {key: tensor.contiguous() for key, tensor in plain(state).items()}
     data = library.torch.save(parts, metadata={"format": "pt"})
+    described = {"sha256": hashlib.sha256(data).hexdigest(), **plain(config)}
     with atomic_write(folder / tensors) as file:
         file.write(data)
-    # The description comes last: a folder is only taken for a model once it is complete.
-    with atomic_write(folder / name, "w") as file:
-        described = {"sha256": hashlib.sha256(data).hexdigest(), **plain(config)}
-        file.write(json.dumps(described, indent=2, ensure_ascii=False) + "\n")
+        file.flush()  # if the disk is full, the folder is left as it was
+        # The description appears first: a folder without the tensors is no model, but known as one of this program.
+        with atomic_write(folder / name, "w") as description:
+            description.write(json.dumps(described, indent=2, ensure_ascii=False) + "\n")
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -460,7 +460,7 @@ class VideoGenerator(nn.Module):
         Discriminators already in the folder are kept: overwrite them with this generator's, or use another folder.
 
         Raises:
-            UserError: The folder cannot be written to, is a run folder, its config.json belongs to another program,
+            UserError: The folder cannot be written to, is a run folder, holds such a file of another program,
                 safetensors is missing, or the network's config would give another network.
             ValueError: No path.
         """

@@ -9,6 +9,7 @@ value of each metric of the run, licence, picture, and the command that renders 
 
 import contextlib
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def newest_rows(snapshot: Path, cur_nimg: int | None) -> list[dict[str, Any]]:
 def check_out(out: Path, *, discriminators: bool) -> None:
     """Refuse a folder that would hold more than this model: all of its files are uploaded.
 
-    Unfinished files of a command that was killed are deleted.
+    Unfinished files and folders of a command that was killed are deleted.
 
     Args:
         discriminators: They will be written, too.
@@ -63,11 +64,11 @@ def check_out(out: Path, *, discriminators: bool) -> None:
     Raises:
         UserError: It holds files but no model, or discriminators that would stay beside another generator.
     """
-    from training.checkpoints.pretrained import DISCRIMINATOR_CONFIG, DISCRIMINATOR_MODEL, MODEL, is_own
+    from training.checkpoints.pretrained import DISCRIMINATOR_CONFIG, DISCRIMINATOR_MODEL, is_own
 
     found = list(out.iterdir()) if out.is_dir() else []
     unfinished = [path for path in found if UNFINISHED.fullmatch(path.name)]
-    if any(path.name != MODEL for path in found if path not in unfinished) and not is_own(out):
+    if len(found) > len(unfinished) and not is_own(out):
         raise UserError(f"'{out}' holds files of something else; choose an empty or a new folder for the model.")
     if not discriminators and any((out / name).exists() for name in (DISCRIMINATOR_CONFIG, DISCRIMINATOR_MODEL)):
         raise UserError(
@@ -75,7 +76,10 @@ def check_out(out: Path, *, discriminators: bool) -> None:
             "another folder."
         )
     for path in unfinished:
-        path.unlink(missing_ok=True)
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 @click.command(cls=Command, context_settings={"max_content_width": 120})

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+import resource
 
 import pytest
 import torch
@@ -159,6 +161,35 @@ def test_the_config_of_another_program_stays(tmp_path, run_folder, content):
     with pytest.raises(UserError, match="holds a config.json of something else"):
         load_generator(run_folder).save_pretrained(tmp_path)
     assert (tmp_path / "config.json").read_text() == content and not (tmp_path / "model.safetensors").exists()
+
+
+def test_tensors_of_another_program_stay(tmp_path, run_folder):
+    (tmp_path / "model.safetensors").write_text("another model")
+    with pytest.raises(UserError) as error:
+        load_generator(run_folder).save_pretrained(tmp_path)
+    assert str(error.value) == f"'{tmp_path}' holds a model.safetensors of something else; choose another folder."
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["another model"]
+
+
+def test_a_killed_process_leaves_no_tensors_without_a_config(tmp_path, run_folder, monkeypatch):
+    """Those of another program could not be told from them."""
+    found, replace = [], os.replace
+    monkeypatch.setattr(os, "replace", lambda old, new: (found.append(os.path.basename(new)), replace(old, new)))
+    load_generator(run_folder).save_pretrained(tmp_path)
+    assert found == ["config.json", "model.safetensors"] and is_pretrained(tmp_path)
+
+
+def test_a_full_disk_leaves_the_earlier_model(model, run_folder):
+    before = {path.name: path.read_bytes() for path in model.iterdir()}
+    G, limits = load_generator(run_folder), resource.getrlimit(resource.RLIMIT_FSIZE)
+    G.about["progress"] = {"cur_nimg": 1}
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before["model.safetensors"]) // 2, limits[1]))
+    try:
+        with pytest.raises(UserError, match="there is no space left"):
+            G.save_pretrained(model)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert {path.name: path.read_bytes() for path in model.iterdir()} == before
 
 
 def test_a_run_folder_is_refused(run_folder):

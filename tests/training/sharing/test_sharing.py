@@ -145,13 +145,15 @@ def test_a_killed_command_can_be_repeated(tmp_path):
         return folder
 
     every = ("config.json", "model.safetensors", "samples.png", "README.md")
-    for names in ((), ("model.safetensors",), every[:2], every, (*every, "discriminator.safetensors")):
+    for names in ((), ("config.json",), every[:2], every, (*every, "discriminator.safetensors")):
         folder = left(*names, partial)
+        (folder / ".views.77-abcd1234.tmp").mkdir()
+        (folder / ".views.77-abcd1234.tmp" / "0.png").write_bytes(b"")
         check_out(folder, discriminators=True)
         assert sorted(path.name for path in folder.iterdir()) == sorted(names)
     with pytest.raises(UserError, match="model' holds discriminators, which need not belong to this generator"):
         check_out(folder, discriminators=False)
-    for name in ("README.md", "notes.tmp"):  # of somebody else
+    for name in ("README.md", "notes.tmp", "model.safetensors"):  # of somebody else
         with pytest.raises(UserError, match="model' holds files of something else"):
             check_out(left(name, partial), discriminators=True)
         assert sorted(path.name for path in folder.iterdir()) == [partial, name]
