@@ -65,6 +65,8 @@ ERROR_LINE = re.compile(r"\[(?:error|fatal|panic)\] (?!.*non monotonically incre
 ANOTHER_SIZE = "Rescaled value for width or height is too big"
 NO_STREAM = "matches no streams"
 NO_FILTER = "No such filter"
+# The command is at fault, not the video: -fps_mode came in ffmpeg 5.1, -enc_time_base demux in 6.1.
+TOO_OLD = re.compile(r"Unrecognized option|Option (?:'\w+' )?not found|Invalid time base: demux")
 NO_TIME = -(2**63)  # ffmpeg's AV_NOPTS_VALUE
 RECONFIGURED = "Reconfiguring filter graph"
 DECODED = re.compile(
@@ -275,7 +277,7 @@ def decode_video(
 
     Raises:
         BrokenVideo: It cannot be decoded to its end (or the limit), holds no pictures, or pictures of several sizes.
-        UserError: There is no ffmpeg.
+        UserError: There is no ffmpeg, or one that is too old.
     """
     if os.path.exists(path) and not os.path.isfile(path):
         raise BrokenVideo(f"Cannot decode '{path}': it is not a regular file.")  # a pipe might never end
@@ -311,6 +313,7 @@ def decode_video(
         finally:
             process.kill()  # no effect on an ended process
         error, reconfigured = _error_lines(messages)
+    _refuse_old_ffmpeg(error)
     enough = limit is not None and count == limit
     if ANOTHER_SIZE in error:
         if enough:
@@ -418,13 +421,27 @@ def _first_key_frame(path: str) -> Fraction | None:
 
 def _time_stamps(path: str, options: list[str], *, input_options: Iterable[str] = ()) -> tuple[Fraction, np.ndarray]:
     """Time base in seconds, and times of decoding and presentation, int64 [N, 2], of a file's packets or frames."""
-    command = [find_ffmpeg(), "-v", "quiet", "-nostdin", *input_options, "-i", f"file:{path}", "-map", "0:V:0"]
+    command = [find_ffmpeg(), "-v", "error", "-nostdin", *input_options, "-i", f"file:{path}", "-map", "0:V:0"]
     command += [*options, "-f", "framecrc", "-"]
-    listed = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True).stdout
+    result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True)
+    listed = result.stdout
+    if result.returncode and not listed:
+        _refuse_old_ffmpeg(result.stderr.decode(errors="replace"))
     base = re.search(rb"^#tb 0: (\d+)/(\d+)$", listed, re.MULTILINE)
     stamps = re.findall(rb"^0, *(-?\d+), *(-?\d+),", listed, re.MULTILINE)  # stream, dts, pts, …
     fraction = Fraction(1) if base is None else Fraction(int(base[1]), int(base[2]))
     return fraction, np.array(stamps, dtype=np.int64).reshape(-1, 2)
+
+
+def _refuse_old_ffmpeg(message: str) -> None:
+    """Raise a UserError if ffmpeg's error message says that it does not know an option of this module."""
+    found = TOO_OLD.search(message)
+    if found is not None:
+        line = message[found.start() :].partition("\n")[0].strip().rstrip(".")
+        raise UserError(
+            f"This ffmpeg is too old, '{find_ffmpeg()}' ({line}): version 7 or newer is needed. Run `pip install -U "
+            "imageio-ffmpeg`; if IMAGEIO_FFMPEG_EXE is set, unset it."
+        )
 
 
 def _seconds(ticks: str, base: str) -> Fraction | None:

@@ -10,7 +10,7 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
-from dnnlib import UserError
+from dnnlib import UserError, find_ffmpeg
 from metrics.real_videos import StoredVideos
 from renderer.video import VideoWriter, gif_bytes
 from tests.training.data.movies import gray, run_ffmpeg, write_movie
@@ -458,6 +458,37 @@ def test_an_ffmpeg_that_cannot_be_started(content, reason, tmp_path, monkeypatch
             read()
         assert str(error.value) == message, name
     assert [path.name for path in tmp_path.iterdir() if path != program] == ["videos"]
+
+
+@pytest.mark.parametrize(
+    "option, line",
+    [  # of ffmpeg 4.2 and 6.0
+        ("-fps_mode", "Unrecognized option 'fps_mode'."),
+        ("-enc_time_base", "Invalid time base: demux"),
+    ],
+)
+def test_an_ffmpeg_that_is_too_old(option, line, tmp_path, monkeypatch, steady):
+    """It cannot decode any video: none counts as damaged, and none is skipped."""
+    (tmp_path / "videos").mkdir()
+    source, out, program = tmp_path / "videos" / "a.mp4", tmp_path / "out", tmp_path / "ffmpeg"
+    run_ffmpeg("-i", steady, "-vf", UNEVEN["drops"][0], "-fps_mode", "vfr", "-c:v", "libx264", source)
+    refuses = f'case " $* " in *" {option} "*) echo "[error] {line}" >&2; exit 1;; esac'
+    program.write_text(f'#!/bin/sh\n{refuses}\nexec {find_ffmpeg()} "$@"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(program))
+    readers = {
+        "dataset tool": lambda: main([str(source.parent), str(out), "--skip-broken"], standalone_mode=False),
+        "inversion": lambda: read_clip(source, 16),
+        "metrics": lambda: StoredVideos(source.parent, resolution=16),
+    }
+    for name, read in readers.items():
+        with pytest.raises(UserError) as error:
+            read()
+        assert str(error.value) == (
+            f"This ffmpeg is too old, '{program}' ({line.rstrip('.')}): version 7 or newer is needed. Run `pip install "
+            "-U imageio-ffmpeg`; if IMAGEIO_FFMPEG_EXE is set, unset it."
+        ), name
+    assert not out.exists()
 
 
 def test_probing_sees_that_a_file_has_changed(tmp_path):
