@@ -261,16 +261,16 @@ def temporary_name(path: str | os.PathLike) -> str:
 
 
 def remove_abandoned(folder: str | os.PathLike) -> None:
-    """Delete unfinished files that killed processes have left in a folder that several processes may write to.
+    """Delete unfinished files and folders that killed processes have left in a folder that several may write to.
 
-    Files written to within a day stay: their process may still run, possibly on another machine.
+    Those written to within a day stay: their process may still run, possibly on another machine.
     """
     with contextlib.suppress(OSError):
         for entry in os.scandir(folder):
             if UNFINISHED.fullmatch(entry.name):
                 with contextlib.suppress(OSError):
                     if time.time() - entry.stat(follow_symlinks=False).st_mtime > DAY:
-                        os.unlink(entry.path)
+                        shutil.rmtree(entry.path) if entry.is_dir(follow_symlinks=False) else os.unlink(entry.path)
 
 
 def _sync_folder(folder: str) -> None:

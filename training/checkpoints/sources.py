@@ -12,6 +12,7 @@ commands can check their arguments quickly.
 import hashlib
 import os
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -113,9 +114,10 @@ def _fetch_from_drive(identifier: str, path: Path, check: Callable[[Path], None]
         raise UserError(
             "Google Drive needs one more package: `pip install gdown`; or download the file in a browser."
         ) from error
-    make_cache_folder(path.parent)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.download")
+    folder = path.with_name(f".{path.name}.{os.getpid()}.download")  # gdown keeps the file of an interrupted download
     try:
+        folder.mkdir(exist_ok=True)
+        partial = folder / path.name
         try:
             done = gdown.download(id=identifier, output=str(partial))
         except Exception as error:  # gdown's own errors, and those of its HTTP library
@@ -125,7 +127,7 @@ def _fetch_from_drive(identifier: str, path: Path, check: Callable[[Path], None]
         check(partial)
         os.replace(partial, path)
     finally:
-        partial.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 # ----------------------------------------------------------------------------------------------------------------------

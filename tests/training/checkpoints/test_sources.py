@@ -194,6 +194,28 @@ def test_failures_of_google_drive(monkeypatch, tmp_path):
         local_checkpoint(DRIVE)
 
 
+@pytest.mark.parametrize(
+    "end, error, message",
+    [
+        (OSError("the connection broke off"), UserError, "the connection broke off"),
+        (KeyboardInterrupt(), KeyboardInterrupt, ""),
+    ],
+)
+def test_a_broken_download_from_google_drive_leaves_nothing(monkeypatch, tmp_path, end, error, message):
+    """gdown 6.5 writes to `<output>XXXXXXXX.part`, which it keeps after an error."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+    def download(*, id, output):
+        Path(f"{output}k3xz0_1a.part").write_bytes(b"x" * 1000)
+        raise end
+
+    monkeypatch.setitem(sys.modules, "gdown", types.SimpleNamespace(download=download))
+    with pytest.raises(error, match=message):
+        local_checkpoint(DRIVE)
+    [folder] = (tmp_path / "video-3d-gan" / "checkpoints").iterdir()
+    assert list(folder.iterdir()) == []
+
+
 def test_gdown_takes_what_it_is_given():
     """The real package, whose download needs the network."""
     import inspect
