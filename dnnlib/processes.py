@@ -264,7 +264,8 @@ def print_any_text() -> None:
 def run_cli(main: Callable[[], object]) -> None:
     """Run a script and leave the process: a user's mistake becomes `error: <one line>` on stderr and exit code 2.
 
-    Ctrl-C gives exit code 130, SIGTERM 143, SIGHUP 129. Every other error keeps its traceback. A click command is
+    A path without permission is such a mistake, too. Ctrl-C gives exit code 130, SIGTERM 143, SIGHUP 129. Every other
+    error keeps its traceback. A click command is
     passed as `lambda: command(standalone_mode=False)`; its usage errors get the same form. The exit code does not
     depend on whether the output is read.
     """
@@ -289,6 +290,11 @@ def run_cli(main: Callable[[], object]) -> None:
         if "No usable temporary directory" not in str(error):  # a library has looked for one
             raise
         _leave(f"error: {one_line(NO_TEMPORARY_FOLDER)}", 2)
+    except PermissionError as error:  # also of pathlib's exists(), is_file() and is_dir() up to Python 3.13
+        if error.filename is None or isinstance(error.filename, int):  # of a process or an open file
+            raise
+        where = one_line(os.fsdecode(error.filename))
+        _leave(f"error: {where}: {error.strerror}; check the permissions of this path and of the folders above it.", 2)
     gc.freeze()  # the interpreter's last collection would visit all of PyTorch's objects: a fifth of its import time
     sys.exit(0)
 

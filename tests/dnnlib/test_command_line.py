@@ -1,15 +1,18 @@
 """Common to all commands: spellings of options, suggestions, finite numbers, `~`."""
 
 import importlib
+import os
 import pathlib
 import subprocess
 import sys
+import tempfile
 
 import click
 import click.testing
 import pytest
 
 import generate
+from dnnlib import run_cli
 from dnnlib.command_line import FINITE, FRAME_RATE, Command, finite_float
 
 COMMANDS = (
@@ -118,6 +121,38 @@ def test_the_nearest_program_is_suggested(name, end):
     with pytest.raises(ValueError, match="--render_program: there is no program") as raised:
         generate.parse_programs(f"front,{name}")
     assert str(raised.value).endswith(end)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become another user")
+@pytest.mark.parametrize(
+    "module, words",
+    [
+        ("training.report.__main__", ["PRIVATE/run"]),
+        ("training.report.__main__", ["OPEN", "--out", "PRIVATE/report.html"]),
+        ("training.sharing.__main__", ["OPEN", "PRIVATE/model"]),
+        ("training.dataset_tool.__main__", ["OPEN", "PRIVATE"]),
+        ("metrics.detectors", ["PRIVATE/i3d.pt"]),
+        ("run_train", ["resume_run=PRIVATE/00000-run"]),
+    ],
+)
+def test_folders_of_other_users(module, words, capsys):
+    code = importlib.import_module(module)
+    start = {
+        "metrics.detectors": lambda words: code.find_detector("i3d", path=words[0]),
+        "run_train": lambda words: code.train(words),
+    }.get(module, lambda words: code.main(words, standalone_mode=False))
+    with tempfile.TemporaryDirectory() as private, tempfile.TemporaryDirectory() as open_to_all:
+        os.chmod(open_to_all, 0o755)
+        pathlib.Path(open_to_all, "log.txt").touch()
+        words = [word.replace("PRIVATE", private).replace("OPEN", open_to_all) for word in words]
+        os.seteuid(65534)
+        try:
+            with pytest.raises(SystemExit) as ended:
+                run_cli(lambda: start(words))
+        finally:
+            os.seteuid(0)
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and said.startswith("error: ") and private in said and said.count("\n") == 1, said
 
 
 @pytest.mark.parametrize("program", PROGRAMS)

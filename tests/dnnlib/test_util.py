@@ -189,6 +189,11 @@ def leave_with(error):
         (dnnlib.UserError("two\n  lines"), 2, "error: two lines\n"),
         (click.UsageError("No such option"), 2, "error: No such option\n"),
         (KeyboardInterrupt(), 130, "interrupted\n"),
+        (
+            PermissionError(13, "Permission denied", b"/data/a"),
+            2,
+            "error: /data/a: Permission denied; check the permissions of this path and of the folders above it.\n",
+        ),
     ],
 )
 def test_run_cli_turns_mistakes_into_one_line(capsys, error, code, message):
@@ -210,9 +215,13 @@ def test_a_command_in_a_deleted_folder_says_so(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr() == ("", message)
 
 
-def test_run_cli_leaves_defects_their_traceback():
-    with pytest.raises(ValueError, match="a defect"):
-        dnnlib.run_cli(leave_with(ValueError("a defect")))
+@pytest.mark.parametrize(
+    "error", [ValueError("a defect"), PermissionError(1, "Operation not permitted"), PermissionError(13, "No", 5)]
+)
+def test_run_cli_leaves_defects_their_traceback(error):
+    with pytest.raises(type(error)) as info:
+        dnnlib.run_cli(leave_with(error))
+    assert info.value is error
 
 
 def test_run_cli_succeeds():
