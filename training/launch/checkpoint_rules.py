@@ -153,11 +153,12 @@ def check_run_state(
 
 def _check_meaning(content: Mapping[str, Any], generator: Generator, *, source: object) -> None:
     """Raise a UserError if the snapshot's weights would mean something else in this generator."""
-    config = content["generator"]["config"]
+    config, own = content["generator"]["config"], generator.config
     pairs = {
-        name: (_option(config, name, default), _option(generator.config, name, default))
+        name: (_option(config, name, default), _option(own, name, default))
         for name, default in SHAPELESS.items()
-    }
+        if None not in (config.get(name.partition(".")[0], {}), own.get(name.partition(".")[0], {}))
+    }  # without a part, such as motion=null, there are other weights
     if pairs["foreground.density_ramp"][0] is None:
         del pairs["foreground.density_ramp"]  # it may begin here: at a factor of 1
     different = {name: values for name, values in pairs.items() if values[0] != values[1]}

@@ -33,6 +33,10 @@ def finished(tmp_path_factory):
             ["model.generator.background=null"],
             "model.generator.background={width:8,num_layers:2,position_frequencies:4}",
         ),
+        (
+            ["model.generator.motion=null"],
+            "model.generator.motion={width:8,hidden_blocks:1,use_content:false,combine:add,frequency:0.5}",
+        ),
         (["model.discriminator.image=false"], "model.discriminator.image=true"),
         (["camera_condition=true"], r"labels of 0 numbers (cond=, camera_condition=)"),
         (
@@ -49,6 +53,15 @@ def test_options_that_differ_from_those_of_a_snapshot_are_named(finished, tmp_pa
     with pytest.raises(UserError, match="does not fit") as caught:
         make_plan(tmp_path, f"resume={finished}", *words)
     assert str(caught.value).endswith(f"These options differ: it was trained with {named}")
+
+
+def test_a_snapshot_without_motion_is_named_as_such(tmp_path):
+    """Not by an argument of the motion, which it does not have."""
+    loop = make_loop(tmp_path, *SHORT, "model.generator.motion=null")
+    loop.run()
+    with pytest.raises(UserError, match="does not fit") as caught:
+        make_plan(tmp_path, f"resume={loop.folder}")
+    assert str(caught.value).endswith("These options differ: it was trained with model.generator.motion=null")
 
 
 def test_a_formula_that_the_shapes_do_not_tell(tmp_path, monkeypatch):
