@@ -10,6 +10,7 @@ incomplete.
 import errno
 import functools
 import hashlib
+import itertools
 import os
 import re
 import shlex
@@ -183,7 +184,7 @@ def recipe(
         raise BuildError("no CUDA toolkit was found ($CUDA_HOME, or nvcc on the PATH)")
     if capabilities is None:
         capabilities = sorted({torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())})
-    kernels = (*_nvcc_command(home, capabilities), f"-ccbin={compiler[0]}")
+    kernels = (*_nvcc_command(home, capabilities), f"-ccbin={_host_compiler(compiler)}")
     runtime = home / ("lib64" if (home / "lib64").is_dir() else "lib")
     objects = (
         (kernels, folder / f"{name}.cu"),
@@ -191,6 +192,12 @@ def recipe(
     )
     link = (*shared, *libraries, "-lc10_cuda", f"-L{runtime}", f"-Wl,-rpath,{runtime}", "-lcudart")
     return BuildRecipe(objects, link, (features, torch.__version__, compiler_version((str(home / "bin" / "nvcc"),))))
+
+
+def _host_compiler(command: Sequence[str]) -> str:
+    """The compiler in a command like `ccache g++ -O2`: nvcc needs the program itself, and calls no launcher."""
+    *_, compiler = itertools.takewhile(lambda word: not word.startswith("-"), command)
+    return shutil.which(compiler) or compiler
 
 
 def _nvcc_command(home: Path, capabilities: Sequence[tuple[int, int]]) -> tuple[str, ...]:

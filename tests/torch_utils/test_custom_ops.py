@@ -5,6 +5,7 @@ import contextlib
 import logging
 import multiprocessing
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -302,6 +303,22 @@ def test_a_compiler_that_does_not_run(caplog, monkeypatch):
     monkeypatch.setenv("CXX", "false")
     result, lines = outcome_and_lines(caplog)
     assert result is None and len(lines) == 1 and "does not run" in lines[0]
+
+
+@pytest.mark.parametrize("command", ["{}", "{} -O1", "env {}", "env LC_ALL=C {} -O1 -isystem /opt"])
+def test_nvcc_gets_the_compiler_without_its_launcher(command, monkeypatch, tmp_path):
+    """CXX="ccache g++", for example; `env` stands for ccache, which need not be installed."""
+    found = op_build.cxx_compiler()
+    if found is None:
+        pytest.skip("no C++ compiler")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "nvcc").write_text("#!/bin/sh\necho release 12.9\n")
+    (tmp_path / "bin" / "nvcc").chmod(0o755)
+    monkeypatch.setattr(op_build, "cuda_home", lambda: tmp_path)
+    monkeypatch.setenv("CXX", command.format(Path(found[0]).name))
+    recipe = op_build.recipe("bias_act", "cuda", capabilities=[(9, 0)])
+    assert recipe.objects[0][0][-1] == f"-ccbin={found[0]}"
+    assert shlex.join(recipe.objects[1][0]).startswith(shlex.join(op_build.cxx_compiler()))
 
 
 def test_the_switch(caplog, monkeypatch):
