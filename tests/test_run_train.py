@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import types
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -461,6 +462,14 @@ def test_a_single_process_opens_its_data_once(tmp_path, data, monkeypatch):
         call(monkeypatch, f"outdir={tmp_path / 'runs'}", f"data={data}", *OVERRIDES, "imgsnap=null", "kimg=0.004") == 0
     )
     assert len(opened) == 1
+
+
+def test_a_training_in_another_thread(tmp_path, data):
+    """As in a notebook or a server, with run_train.train; Python handles signals in the main thread only."""
+    words = [f"outdir={tmp_path}", f"data={data}", *OVERRIDES, "imgsnap=null", "kimg=0.004"]
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(run_train.train, words).result()
+    assert [path.name for path in tmp_path.glob("*/network-snapshot-*")] == ["network-snapshot-000000.pt"]
 
 
 def test_a_checkpoint_of_another_model(tmp_path, data, monkeypatch, capsys):

@@ -71,8 +71,8 @@ def launch(
 ) -> None:
     """Run `function(*args)` in a group of this many new processes on this machine and wait for them.
 
-    SIGTERM, SIGINT and SIGHUP are passed on, so that a signal to this process alone reaches the workers too; and should
-    this process be killed, the workers get a SIGTERM. If a worker fails, the others are ended.
+    In the main thread, SIGTERM, SIGINT and SIGHUP are passed on, so that a signal to this process alone reaches the
+    workers too; and should this process be killed, the workers get a SIGTERM. If a worker fails, the others are ended.
 
     Args:
         function: Must be importable by its name, because the processes are spawned.
@@ -103,7 +103,8 @@ def launch(
                 if process.is_alive():
                     os.kill(process.pid, signum)
 
-        passed = [n for n in USUAL if signal.getsignal(n) != signal.SIG_IGN]
+        handles = threading.current_thread() is threading.main_thread()
+        passed = [n for n in USUAL if handles and signal.getsignal(n) != signal.SIG_IGN]
         previous = {signum: signal.signal(signum, forward) for signum in passed}
         try:
             unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, USUAL)  # in the new processes, until they can react

@@ -10,6 +10,7 @@ the job, is called after the state has been saved.
 import contextlib
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from types import FrameType
@@ -28,6 +29,8 @@ class StopRequested(BaseException):
 class StopSignal:
     """Context that records stop signals. A second signal, later than ECHO, has its default effect.
 
+    In other threads than the main one, where Python does not allow handlers, signals are left alone.
+
     Attributes:
         requested: True after a signal.
     """
@@ -42,8 +45,10 @@ class StopSignal:
         self._requeue: int | None = None
 
     def __enter__(self) -> "StopSignal":
-        handled = [number for number in self.REQUEUEING if callable(signal.getsignal(number))]
-        handled += [number for number in self.ENDING if signal.getsignal(number) is not signal.SIG_IGN]
+        handled = []
+        if threading.current_thread() is threading.main_thread():
+            handled += [number for number in self.REQUEUEING if callable(signal.getsignal(number))]
+            handled += [number for number in self.ENDING if signal.getsignal(number) is not signal.SIG_IGN]
         self._previous = {number: signal.signal(number, self._handle) for number in handled}
         return self
 

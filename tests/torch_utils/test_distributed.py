@@ -1,6 +1,9 @@
 """Several processes on this machine, over gloo."""
 
 import contextlib
+import functools
+import os
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -39,6 +42,13 @@ def test_collectives(tmp_path):
         assert result["broadcast"] == "from 0"
         assert result["module"] == [1.0] * 4
         assert result["statistics"] == {"both": (0.5, 0.5, 2), "one": (5.0, 0.0, 1)}
+
+
+def test_a_group_that_is_not_started_by_the_main_thread(tmp_path):
+    start = functools.partial(launch.launch, os.mkdir, args=(tmp_path / "made",), processes=1, device_type="cpu")
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(start).result()
+    assert (tmp_path / "made").is_dir()
 
 
 def test_bookkeeping_needs_no_gpu(tmp_path, monkeypatch):

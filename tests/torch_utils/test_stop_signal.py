@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -89,3 +90,13 @@ def test_signals_without_a_handler_are_left_alone():
     assert signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL
     with StopSignal():
         assert signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL
+
+
+def test_in_another_thread_signals_are_left_alone():
+    def handlers():
+        with StopSignal() as stop, stop.interrupts():
+            return [signal.getsignal(number) for number in StopSignal.ENDING]
+
+    before = [signal.getsignal(number) for number in StopSignal.ENDING]
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(handlers).result() == before
