@@ -49,7 +49,7 @@ def start(network_pkl: str | os.PathLike, *, host: str, port: int, device: str |
     from torch_utils.memory import keep_freed_memory
     from training.checkpoints.pretrained import MODEL, is_pretrained
     from training.checkpoints.snapshot import load_average_generator, load_snapshot
-    from training.checkpoints.snapshot_files import listed_snapshots
+    from training.checkpoints.snapshot_files import latest_snapshot, listed_snapshots
     from training.checkpoints.sources import local_checkpoint
     from training.inference.viewer_source import GeneratorViews
 
@@ -57,6 +57,8 @@ def start(network_pkl: str | os.PathLike, *, host: str, port: int, device: str |
     if device.type == "cpu":
         keep_freed_memory()
     path = local_checkpoint(network_pkl)
+    if path.is_dir() and not is_pretrained(path) and not listed_snapshots(path):
+        latest_snapshot(path)  # raises an error: there is none
     checkpoints = CheckpointList(
         path / MODEL if is_pretrained(path) else path,
         find=listed_snapshots,

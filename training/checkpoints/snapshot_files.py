@@ -48,7 +48,7 @@ def latest_snapshot(folder: str | os.PathLike) -> Path:
     """The newest snapshot in a run folder.
 
     Raises:
-        UserError: There is none.
+        UserError: There is none; the message names the last run with snapshots if it is a folder of runs.
     """
     folder = Path(folder)
     for suffix in SUFFIXES:
@@ -57,7 +57,9 @@ def latest_snapshot(folder: str | os.PathLike) -> Path:
             return path
     numbered = numbered_snapshots(folder)
     if not numbered:
-        raise UserError(f"There is no network snapshot (network-snapshot-*.pt) in the folder {folder}.")
+        runs = sorted(path.parent for path in folder.glob("*/network-snapshot-*"))
+        hint = f", but in folders inside it, such as {runs[-1]}: name one of them" if runs else ""
+        raise UserError(f"There is no network snapshot (network-snapshot-*.pt) in the folder {folder}{hint}.")
     return numbered[max(numbered)]
 
 

@@ -115,6 +115,13 @@ def test_mistakes_end_the_command(tmp_path, arguments, message):
     assert result.exit_code != 0 and message in f"{result.output} {result.exception}"
 
 
+def test_a_folder_of_runs_names_one(tmp_path):
+    (tmp_path / "00000-clips").mkdir()
+    (tmp_path / "00000-clips" / "network-snapshot-000001.pt").touch()
+    result = click.testing.CliRunner().invoke(main, ["--network_pkl", str(tmp_path), "--device", "cpu"])
+    assert str(result.exception).endswith(f"inside it, such as {tmp_path / '00000-clips'}: name one of them.")
+
+
 def test_help_needs_no_pytorch():
     code = "import renderer.viewer.__main__, sys; sys.exit('torch' in sys.modules or 'viser' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

@@ -82,6 +82,24 @@ def test_the_latest_is_listed_unless_it_is_another_name_of_a_snapshot(tmp_path):
     assert names(listed_snapshots(tmp_path)) == [latest.name]
 
 
+def test_a_folder_of_runs_is_told_from_a_run(tmp_path):
+    for run in ("00000-clips", "00001-clips", "00002-clips"):
+        (tmp_path / run).mkdir()
+    touch(tmp_path / "00000-clips", snapshot_name(7000))
+    touch(tmp_path / "00001-clips", snapshot_name(0))
+    touch(tmp_path / "00002-clips", "log.txt")  # has not written a snapshot yet
+    with pytest.raises(UserError) as error:
+        latest_snapshot(tmp_path)
+    assert str(error.value) == (
+        f"There is no network snapshot (network-snapshot-*.pt) in the folder {tmp_path}, but in folders inside it, "
+        f"such as {tmp_path / '00001-clips'}: name one of them."
+    )
+    with pytest.raises(UserError) as error:
+        latest_snapshot(tmp_path / "00002-clips")
+    folder = tmp_path / "00002-clips"
+    assert str(error.value) == f"There is no network snapshot (network-snapshot-*.pt) in the folder {folder}."
+
+
 def test_the_latest_under_either_name(tmp_path):
     with pytest.raises(UserError, match=r"no network snapshot \(network-snapshot-\*\.pt\) in the folder"):
         latest_snapshot(tmp_path)
