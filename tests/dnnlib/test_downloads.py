@@ -155,11 +155,16 @@ def test_a_cache_is_freed_of_what_killed_processes_have_left(tmp_path):
         "d.npy": 90_000,
         ".e.tmp": 90_000,  # not ours
     }
-    for name, age in ages.items():
+    folders = {".f.pkl.8.download": 90_000, ".g.pkl.9.download": 3600}  # of gdown
+    for name in folders:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "f.pkl0123abcd.part").touch()
+    for name, age in {**ages, **folders}.items():
         (tmp_path / name).touch()
         os.utime(tmp_path / name, (now - age, now - age))
     make_cache_folder(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {".c.npy.124-0123abcd.tmp", "d.npy", ".e.tmp"}
+    kept = {".c.npy.124-0123abcd.tmp", "d.npy", ".e.tmp", ".g.pkl.9.download"}
+    assert {path.name for path in tmp_path.iterdir()} == kept
 
 
 def test_a_temporary_cache_of_others_is_not_used(stranger):
