@@ -24,7 +24,7 @@ from renderer.rays import Rays
 from renderer.volume_rendering import render_rays
 from torch_utils import custom_ops
 from training.inference.latents import known_labels, labels_at
-from training.networks.generator import Generator, ModulatedWeights
+from training.networks.generator import Generator
 
 __all__ = [
     "INPUTS",
@@ -72,10 +72,8 @@ class FrameFunction(nn.Module):
         fov: torch.Tensor,
     ) -> Frame:
         generator, times = self.generator, time[:, None]
-        # As `Generator.synthesize`; its `modulate` would choose fused operators.
-        split = generator.foreground.num_ws
-        modulated = generator.foreground.modulate(ws[:, :split]), generator.upsampler.modulate(ws[:, split:])
-        weights = ModulatedWeights(*modulated)
+        # As `Generator.synthesize`, without the fused operators of a CPU.
+        weights = dataclasses.replace(generator.modulate(ws), fused=None)
         motion = generator.motion_vectors(ws, z_motion, times)
         fields = generator.condition(weights, times=times, motion=motion, z_bg=z_bg)
         cameras = Cameras(cam2world=cam2world, fov=fov)

@@ -24,6 +24,7 @@ from training.export.frame_function import (
     random_inputs,
     trace,
 )
+from training.networks.generator import Generator
 
 HAS_ONNX = all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime"))
 needs_onnx = pytest.mark.skipif(not HAS_ONNX, reason="needs onnx, onnxscript and onnxruntime")
@@ -141,6 +142,27 @@ def test_plain_pytorch_holds_back_native_operators(monkeypatch):
     with pytest.raises(KeyError), custom_ops.plain_pytorch():
         raise KeyError
     assert not custom_ops._plain.depth
+
+
+class Halved(Generator):
+    """A class of a user's own, with other weights."""
+
+    def modulate(self, ws, precision="float32"):
+        return super().modulate(0.5 * ws, precision)
+
+
+def test_steps_of_an_own_class_are_its_own():
+    plain = make("full")
+    generator = Halved(**plain.config).eval()
+    generator.load_state_dict(plain.state_dict())
+
+    def exported(*inputs):
+        with torch.no_grad(), custom_ops.plain_pytorch():
+            return FrameFunction(generator)(*inputs)
+
+    assert max(deviation.largest for deviation in command.compare(generator, exported, samples=1)) < 1e-5
+    with pytest.raises(UserError, match="^Not written: the exported function differs from the generator"):
+        command.compare(plain, exported, samples=1)
 
 
 def test_training_mode_is_refused():
