@@ -17,12 +17,14 @@ names it.
 
 import contextlib
 import importlib
+import numbers
 import os
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from dnnlib import UserError, is_number, one_line
@@ -50,6 +52,8 @@ __all__ = [
 
 SNAPSHOT_FORMAT = "video-3d-gan/network-snapshot"
 KINDS: dict[str, type[torch.nn.Module]] = {"generator": Generator, "discriminator": TimeAwareDiscriminators}
+#: Attributes of networks that are states or hints of the moment, not parts of the function.
+STATES = ("activation_checkpointing", "config", "half_precision", "label_examples", "training")
 MAX_NUMBER = 1 << 16  # no whole number among the arguments of a network is larger
 
 
@@ -90,19 +94,58 @@ def check_rebuilt(network: torch.nn.Module, *, what: str) -> None:
         what: The network, for messages: 'the generator'.
 
     Raises:
-        UserError: It has other tensors, render settings or cameras; the message names them.
+        UserError: It has other tensors, parts (layers, cameras, render settings, …) or numbers in them; the message
+            names them. Values of tensors outside of `state_dict()` are not compared, only their shapes.
     """
     with torch.device("meta"):
         again = _build(type(network), network.config, what=what, source="the config")
     problems = _problems(again, network.state_dict(), ())
-    for name in ("settings", "camera_prior"):
-        if hasattr(network, name) and vars(getattr(network, name)) != vars(getattr(again, name)):
-            problems.append(f"{name} differs")
+    modules = dict(again.named_modules())
+    for path, module in network.named_modules():
+        other = modules.get(path)
+        if other is None:
+            continue  # its tensors are left over; without any it changes nothing
+        if type(module) is not type(other):
+            problems.append(f"{path} is another class")
+        names = [name for name in vars(module) if name not in STATES and name[0] != "_" and hasattr(other, name)]
+        problems += [
+            f"{path}.{name} differs".lstrip(".")
+            for name in names
+            if not _equal(getattr(module, name), getattr(other, name))
+        ]
     if problems:
         raise UserError(
             f"{what} cannot be saved, since its config would rebuild a different network: {_first(problems)}. Change "
             "the config as well, remove parametrizations, or derive a class of your own."
         )
+
+
+def _equal(one: Any, other: Any, depth: int = 8) -> bool:
+    """Equality of two attributes of networks as far as they consist of plain values; tensors may have none (meta).
+
+    Args:
+        depth: Levels of containers and objects that are compared, since objects may refer to one another.
+    """
+    if one is other or depth == 0:
+        return True
+    if isinstance(one, numbers.Number) and isinstance(other, numbers.Number):
+        return bool(one == other or (one != one and other != other))
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, (str, bytes, set, frozenset, type, np.generic, torch.dtype)):
+        return bool(one == other)
+    if isinstance(one, (torch.Tensor, np.ndarray)):
+        unknown = isinstance(one, torch.Tensor) and (one.is_meta or other.is_meta)
+        return one.shape == other.shape and (unknown or _equal(one.tolist(), other.tolist()))
+    if isinstance(one, Sequence):
+        return len(one) == len(other) and all(_equal(a, b, depth - 1) for a, b in zip(one, other, strict=True))
+    if isinstance(one, torch.nn.Module):
+        return True  # a part of the network, which is compared by itself
+    if isinstance(one, Mapping):
+        return one.keys() == other.keys() and all(_equal(one[key], other[key], depth - 1) for key in one)
+    # Priors, encodings, settings and other objects; private attributes and those of one of them may be caches.
+    held, own = (getattr(value, "__dict__", {}) for value in (one, other))
+    return all(_equal(held[key], own[key], depth - 1) for key in held.keys() & own.keys() if not key.startswith("_"))
 
 
 def _first(problems: Sequence[str]) -> str:

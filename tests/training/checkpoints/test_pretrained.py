@@ -1,10 +1,12 @@
 """Generators as config.json and model.safetensors: what is written is read again, and nothing else is."""
 
 import dataclasses
+import functools
 import json
 import os
 import resource
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,7 +18,11 @@ from training.checkpoints.pretrained import is_pretrained
 from training.checkpoints.snapshot import load_average_generator, load_snapshot
 from training.inference.video_discriminators import load_discriminators
 from training.inference.video_generator import VideoGenerator, load_generator
+from training.networks.density import DensityPrior
 from training.networks.generator import Generator
+from training.networks.layers import IsotropicEncoding
+from training.networks.mixed_precision import half_precision
+from training.networks.upsampler import ToRGB
 
 safetensors = pytest.importorskip("safetensors.torch")
 
@@ -229,12 +235,42 @@ def _other_cameras(G):
     G.network.camera_prior = CameraPrior(fov=30)
 
 
+def _cameras_of_another_class(G):
+    G.network.camera_prior = type("OtherPrior", (CameraPrior,), {})(**G.network.config["camera"])
+
+
+def _other_density(G):
+    G.network.foreground.density_prior = DensityPrior(peak=60, radius=0.06)
+
+
+def _other_motion(G):
+    G.network.motion.frequency = 0.5
+
+
+def _other_encoding(G):
+    G.network.foreground.encoding = IsotropicEncoding(G.network.foreground.encoding.frequencies)
+
+
+def _other_clamp(G):
+    G.network.upsampler.blocks["16"].conv1.clamp = 1.0
+
+
+def _other_layer(G):
+    G.network.upsampler.blocks["16"].rgb.__class__ = type("Sepia", (ToRGB,), {})
+
+
 @pytest.mark.parametrize(
     "change, message",
     [
         (_parametrize, "foreground.layers.0.weight is missing; foreground.layers.0.parametrizations.weight.original"),
         (_other_settings, "rebuild a different network: settings differs. Change the config as well"),
         (_other_cameras, "rebuild a different network: camera_prior differs. Change the config as well"),
+        (_cameras_of_another_class, "rebuild a different network: camera_prior differs. Change"),
+        (_other_density, "rebuild a different network: foreground.density_prior differs. Change"),
+        (_other_motion, "rebuild a different network: motion.frequency differs. Change"),
+        (_other_encoding, "rebuild a different network: foreground.encoding differs. Change"),
+        (_other_clamp, "rebuild a different network: upsampler.blocks.16.conv1.clamp differs. Change"),
+        (_other_layer, "rebuild a different network: upsampler.blocks.16.rgb is another class. Change"),
     ],
 )
 def test_what_would_not_be_read_again_is_refused(run_folder, tmp_path, change, message):
@@ -244,6 +280,61 @@ def test_what_would_not_be_read_again_is_refused(run_folder, tmp_path, change, m
     with pytest.raises(UserError, match=f"^the generator cannot be saved, .*{message}"):
         G.save_pretrained(tmp_path / "model")
     assert not (tmp_path / "model").exists()
+
+
+def test_what_is_a_state_of_the_moment_is_saved(run_folder, tmp_path):
+    G = load_generator(run_folder).train()
+    network = G.network.train()
+    network.activation_checkpointing = True
+    network.label_examples = torch.zeros(1, 0)
+    with half_precision(torch.bfloat16, network):
+        G.save_pretrained(tmp_path / "model")
+    assert same(load_generator(tmp_path / "model"), G)
+
+
+class Rig(CameraPrior):
+    """Cameras with attributes that are not numbers."""
+
+    def __init__(self, **arguments):
+        super().__init__(**arguments)
+        self.places, self.weights = np.arange(3.0), torch.ones(3)
+        self.names, self.step = {"left": (0, 1)}, lambda x: x + 1
+
+    @functools.cached_property
+    def middle(self):
+        return float(self.places.mean())
+
+
+class RigGenerator(Generator):
+    def __init__(self, **arguments):
+        super().__init__(**arguments)
+        self.camera_prior = Rig(**arguments["camera"])
+
+
+def test_arrays_of_a_prior_are_compared(tmp_path):
+    G = VideoGenerator(RigGenerator(**small_generator().config))
+    prior = G.camera_prior
+    assert prior.middle == 1  # computed once, then kept
+    G.save_pretrained(tmp_path / "model")
+    for name, value in (("places", np.zeros(3)), ("weights", torch.ones(4)), ("names", {"left": (0, 2)})):
+        kept = getattr(prior, name)
+        setattr(prior, name, value)
+        with pytest.raises(UserError, match="rebuild a different network: camera_prior differs. Change"):
+            G.save_pretrained(tmp_path / "other")
+        setattr(prior, name, kept)
+    G.save_pretrained(tmp_path / "other")
+
+
+def test_changed_discriminators_are_refused(run_folder, tmp_path):
+    D = load_discriminators(run_folder)
+    D.network.video.epilogue.mbstd_group = 3
+    with pytest.raises(UserError) as caught:
+        D.save_pretrained(tmp_path)
+    assert str(caught.value) == (
+        "the discriminator cannot be saved, since its config would rebuild a different network: "
+        "video.epilogue.mbstd_group differs. Change the config as well, remove parametrizations, or derive a class of "
+        "your own."
+    )
 
 
 def test_parametrizations_can_be_made_permanent(run_folder, tmp_path):
