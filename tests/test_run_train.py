@@ -337,6 +337,25 @@ def test_the_dry_run_counts_what_is_rendered(tmp_path, data, words, frames, rays
     assert any("path loss" in line and "× 0 samples" in line for line in lines) == ("spec.path_weight=0" in words)
 
 
+@pytest.mark.parametrize(
+    "words, count",
+    [
+        (["kimg=100", "spec.kimg_per_tick=10", "snap=5"], 3),  # after 4 videos, 50 and 100 thousand
+        (["kimg=99", "spec.kimg_per_tick=10", "snap=5"], 3),
+        (["kimg=99", "spec.kimg_per_tick=10", "snap=5", "keep=2"], 2),
+        (["kimg=100", "spec.kimg_per_tick=10", "snap=null"], 1),
+        (["kimg=3", "spec.kimg_per_tick=0.5", "snap=1"], 4),  # named 0 to 3, although due seven times
+        (["kimg=0.032", "snap=1"], 1),
+        (["kimg=0.032", "spec.kimg_per_tick=0.0001", "snap=1"], 1),
+        (["kimg=12", "spec.kimg_per_tick=0.001", "snap=1000"], 4),  # a tick is at least an iteration
+    ],
+)
+def test_the_dry_run_counts_the_snapshots_on_disk(tmp_path, data, words, count):
+    made = validate.plan([f"outdir={tmp_path / 'runs'}", f"data={data}", *OVERRIDES, *words])
+    [line] = size_report(made.generator, made.discriminator, options=made.options, processes=1)[-1:]
+    assert line.startswith(f"disk       {count} snapshots × ")
+
+
 def test_a_dry_run_in_any_surroundings(tmp_path, data):
     """ASCII output, and variables left over from another launcher."""
     left = {"PYTHONIOENCODING": "ascii", "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "3", "OMP_NUM_THREADS": "1"}

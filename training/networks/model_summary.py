@@ -1,5 +1,6 @@
 """Size of a training, computed from its networks for the dry run: parameters, rays, samples, memory, files."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -119,21 +120,30 @@ def size_report(
         f"rays       {step['rays']:,d} per generator step, {one['rays']:,d} per pass",
         f"samples    {step['samples']:,d} per generator step, {one['samples']:,d} per pass",
     ]
-    if {"foreground", "upsampler"} <= generator.config.keys() and "channel_base" in discriminator.config:
+    if type(generator) is Generator and type(discriminator) is TimeAwareDiscriminators:
         lines.append("memory of a process, estimated")
         parts = memory_bytes(generator, discriminator, videos=micro, path_loss=path_loss, **about)
         lines += [f"  {name:<16s}{format_bytes(size):>10s}   {formula}" for name, (size, formula) in parts.items()]
     else:
         lines.append("memory of a process: no estimate for a network of your own class")
     snapshot, state = checkpoint_bytes(generator, discriminator)
-    ticks = options["kimg"] / options["spec"]["kimg_per_tick"]
-    count = 1 + (0 if options["snap"] is None else int(ticks // options["snap"]))
-    count = min(count, options["keep"] or count)
+    count = _count_snapshots(options)
     lines.append(
         f"disk       {count} snapshots × {format_bytes(snapshot)} + state {format_bytes(state)}"
         f" = {format_bytes(count * snapshot + state)}"
     )
     return lines
+
+
+def _count_snapshots(options: Mapping[str, Any]) -> int:
+    """Number of snapshots on disk at the end of a run; see `Schedule.snapshot_due` and `snapshot_name`."""
+    batch, total = options["spec"]["mb"], round(options["kimg"] * 1000)
+    iterations = max(math.ceil(round(options["spec"]["kimg_per_tick"] * 1000) / batch), 1)  # of a tick
+    count = 1  # at the end, whatever the interval
+    if options["snap"] is not None:  # also after the first iteration, which is a tick, and every `snap` ticks later
+        count += max(math.ceil((total - batch) / (options["snap"] * iterations * batch)), 0)
+    names = math.ceil(total / batch) * batch // 1000 + 1  # whole kimg: the later of two in one replaces the earlier
+    return min(count, names, options["keep"] or count)
 
 
 def _count(module: nn.Module | None) -> int:
