@@ -60,7 +60,8 @@ def build_networks(options: Options, *, c_dim: int, device: str = "cpu") -> tupl
         for key, value in large_numbers(model[network]):  # its snapshots could not be loaded
             raise UserError(f"model.{network}.{key}={value}: whole numbers of a network are at most {MAX_NUMBER}.")
     if options["fp32"]:
-        generator["upsampler"] = dict(generator["upsampler"], fp16_min_resolution=None)
+        if isinstance(generator.get("upsampler"), Mapping):  # a class of the user's own may have none
+            generator["upsampler"] = dict(generator["upsampler"], fp16_min_resolution=None)
         discriminator["fp16_resolutions"] = 0
     with torch.random.fork_rng(devices=[]), torch.device(device):
         torch.manual_seed(options["seed"])
@@ -101,13 +102,31 @@ def check_arguments(networks: Mapping[str, torch.nn.Module], given: Collection[s
 
 
 def _check_config(network: torch.nn.Module, arguments: Mapping[str, Any]) -> None:
-    """Raise a ValueError if snapshots, which hold a network's `config`, would rebuild it without an argument."""
-    lost = [key for key in arguments if not key.startswith("_") and key not in network.config]
-    if lost:
+    """Raise a ValueError if snapshots, which hold a network's `config`, would rebuild it with other arguments."""
+    for path, problem in _altered(arguments, network.config):
+        keys = "".join(f"[{key!r}]" for key in path)
+        source = path[0] + "".join(f"[{key!r}]" for key in path[1:])
         raise ValueError(
-            f"{type(network).__name__} leaves {lost[0]} out of its config, from which snapshots rebuild it: add "
-            f"self.config[{lost[0]!r}] = {lost[0]} to its constructor."
+            f"{type(network).__name__} {problem} its config, from which snapshots rebuild it: add self.config{keys} = "
+            f"{source} to its constructor."
         )
+
+
+def _altered(arguments: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Paths of arguments that a config lacks, or holds with another value, and what is wrong with each.
+
+    Values of other types are no faults: constructors may turn lists into tuples, and None into a number.
+    """
+    for key, value in arguments.items():
+        if str(key).startswith("_"):
+            continue
+        own = config.get(key)
+        if key not in config:
+            yield (key,), f"leaves {key} out of"
+        elif isinstance(value, Mapping) and isinstance(own, Mapping):
+            yield from (((key, *path), problem) for path, problem in _altered(value, own))
+        elif type(value) is type(own) and value != own:
+            yield (key,), f"has {key}={own!r:.50} instead of {value!r:.50} in"
 
 
 def synthesis_note(generator: torch.nn.Module) -> list[str]:

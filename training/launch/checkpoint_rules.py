@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dnnlib import UserError
+from dnnlib import UserError, is_number
 from training.checkpoints.growing import generator_states, grown_state, grows, is_block, options_to_keep_upsampler
 from training.checkpoints.snapshot import MAX_NUMBER, check_state, load_snapshot, own_class
 from training.checkpoints.training_state import read_state
@@ -100,9 +100,10 @@ def check_snapshot(
             "spec.ramp= has no effect: with resume= there is no ramp-up, which would overwrite the snapshot's average, "
             "unless growing loses what the upsampler has learnt."
         )
-    ramp = generator.config["foreground"].get("density_ramp")
+    ramp = _group(generator.config, "foreground").get("density_ramp")
     reached = [float(tensor) for name, tensor in states[0].items() if name.endswith("density_scale")]
-    if ramp and reached and min(reached) >= ramp["factor"] and any(name.startswith(RAMP) for name in given):
+    factor = ramp.get("factor") if isinstance(ramp, Mapping) else None  # classes of the user's own have others
+    if is_number(factor) and reached and min(reached) >= factor and any(name.startswith(RAMP) for name in given):
         notes.append(f"{RAMP} has no effect: the snapshot's density has reached a factor of {min(reached):g} already.")
     return notes
 
@@ -187,13 +188,18 @@ def _refuse(name: str, different: Mapping[str, tuple[Any, Any]], *, source: obje
     )
 
 
+def _group(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """The arguments of a part; empty if there is no such part, which a class of the user's own need not have."""
+    values = config.get(name)
+    return values if isinstance(values, Mapping) else {}
+
+
 def _option(config: Mapping[str, Any], name: str, default: Any) -> Any:
     """A value of a generator's arguments by its dotted name; `default` where the version that stored them lacked it."""
     *groups, key = name.split(".")
     values: Any = config
     for group in groups:
-        values = values.get(group)
-        values = values if isinstance(values, Mapping) else {}
+        values = _group(values, group)
     value = values.get(key, default)
     if key == "density_prior" and isinstance(value, Mapping) and "center" not in value:
         value = {**value, "center": [0, 0, 0]}

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dnnlib import UserError, format_bytes, format_time
+from dnnlib import UserError, format_bytes, format_time, one_line
 from dnnlib.downloads import cache_folder, make_cache_folder
 from dnnlib.processes import cores
 from training.data.dataset import describe_clips
@@ -28,7 +28,7 @@ def default_config(options: Mapping[str, Any]) -> SyntheticConfig:
         resolution=min(options["resolution"], MAX_RESOLUTION),
         supersample=2,
         seed=0,
-        camera=options["model"]["generator"]["camera"],
+        camera=options["model"]["generator"].get("camera") or {},  # a class of the user's own may have none
     )
 
 
@@ -51,7 +51,10 @@ class SyntheticHeads:
         if options["cond"]:
             raise UserError("cond=true needs labels, which synthetic heads do not have: give data=, or cond=false.")
         self._options = options
-        self._config = default_config(options)
+        try:
+            self._config = default_config(options)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"model.generator: {one_line(error)} Synthetic heads have the same cameras.") from error
         self.path: Path = cache_folder("synthetic", f"synthetic-{self._config.key()}")
         self.name = self.path.name
         self.resolution, self.mirror = options["resolution"], options["mirror"]

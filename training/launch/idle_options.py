@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dnnlib import UserError
+from dnnlib import UserError, is_number
 
 __all__ = [
     "Devices",
@@ -49,6 +49,12 @@ def _model(options: Options, path: str) -> Any:
     return value
 
 
+def _argument(options: Options, part: str, name: str, default: Any) -> Any:
+    """An argument of a part; `default` where it is left out, or where a class of the user's own has no such part."""
+    values = _model(options, part)
+    return values.get(name, default) if isinstance(values, Mapping) else default
+
+
 #: Options of the layers that may run in half precision, and the constructors' values where a model leaves them out.
 HALF = {"generator.upsampler": ("fp16_min_resolution", 128), "discriminator": ("fp16_resolutions", 4)}
 
@@ -56,15 +62,15 @@ HALF = {"generator.upsampler": ("fp16_min_resolution", 128), "discriminator": ("
 def _half_layers(options: Options, part: str) -> bool:
     """True if a part of the networks has layers that may run in half precision, whatever the device."""
     name, default = HALF[part]
-    value = (_model(options, part) or {}).get(name, default)
+    value = _argument(options, part, name, default)
     if part == "discriminator":
         return value != 0
-    return value is not None and value <= options["resolution"]
+    return is_number(value) and value <= options["resolution"]
 
 
 def _runs_half(options: Options, devices: Devices, part: str) -> bool:
     """True if a part's half-precision layers run in it; float16 needs a clamp (`training.networks.mixed_precision`)."""
-    clamped = (_model(options, part) or {}).get("conv_clamp", 256) is not None
+    clamped = _argument(options, part, "conv_clamp", 256) is not None
     return options["precision"] == "bf16" or (devices.device_type == "cuda" and clamped)
 
 
@@ -84,7 +90,7 @@ def _before_ampere(devices: Devices) -> bool:
 def _one_view(options: Options) -> bool:
     """True if all cameras look from one direction."""
     ranges = [_model(options, f"generator.camera.{angle}") for angle in ("yaw", "pitch")]
-    return all(limits is not None and limits[0] == limits[1] for limits in ranges)
+    return all(isinstance(limits, list) and len(limits) == 2 and limits[0] == limits[1] for limits in ranges)
 
 
 RULES = (

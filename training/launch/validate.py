@@ -16,7 +16,7 @@ import numpy as np
 import torch
 import yaml
 
-from dnnlib import UserError, atomic_write, choices_hint, expand_home, format_bytes
+from dnnlib import UserError, atomic_write, choices_hint, expand_home, format_bytes, is_number
 from dnnlib.processes import cores
 from torch_utils import distributed
 from training.augment.diffaugment import parse_policy
@@ -115,13 +115,12 @@ def plan(
     dataset = _planned_heads(options) if synthetic else build_dataset(options)
     keep_apart(run_folder or options["outdir"], option="outdir=", data=[dataset.path if synthetic else options["data"]])
     notes += dataset.notes
-    notes += _replaced_notes(options)
-    notes += _depth_notes(options)
-    notes += [] if synthetic else _camera_notes(options, dataset)
-    notes += _size_notes(options, dataset, processes)
-
     generator, discriminator = build_networks(options, c_dim=dataset.c_dim, device="meta")
     check_arguments({"generator": generator, "discriminator": discriminator}, given)
+    notes += _replaced_notes(options)
+    notes += _depth_notes(generator)
+    notes += [] if synthetic else _camera_notes(generator, dataset)
+    notes += _size_notes(options, dataset, processes)
     notes += synthesis_note(generator)
     if run_folder is not None:
         from training.launch.checkpoint_rules import check_run_state
@@ -254,20 +253,29 @@ def _check_loggers(names: Collection[str]) -> None:
         check_trackers(names)
 
 
-def _camera_notes(options: Mapping[str, Any], dataset: PairDataset) -> list[str]:
+def _camera_prior(generator: torch.nn.Module) -> Any | None:
+    """The prior of the generator's cameras; None if it lacks what this program's has, in a class of the user's own."""
+    prior = getattr(generator, "camera_prior", None)
+    ranges = [getattr(prior, name, None) for name in ("yaw", "pitch", "radius")]
+    pairs = all(isinstance(values, tuple) and len(values) == 2 and all(map(is_number, values)) for values in ranges)
+    return prior if pairs and is_number(getattr(prior, "fov", None)) and hasattr(prior, "distribution") else None
+
+
+def _camera_notes(generator: torch.nn.Module, dataset: PairDataset) -> list[str]:
     """Warnings if the generator does not sample cameras like those of the data, or has a tiny field of view."""
-    prior = options["model"]["generator"].get("camera") or {}
-    notes = []
-    if prior.get("fov", TINY_FOV) < TINY_FOV:
-        notes.append(f"model.generator.camera.fov={prior['fov']} is tiny: it is in degrees, other angles in radians.")
+    prior, notes = _camera_prior(generator), []
+    if prior is None:
+        return []
+    if prior.fov < TINY_FOV:
+        notes.append(f"model.generator.camera.fov={prior.fov:g} is tiny: it is in degrees, other angles in radians.")
     angles = dataset.cameras()
     if angles is None:
         return notes
     from training.data.camera_statistics import outside_prior  # rarely needed: few datasets have cameras
 
-    if options["mirror"]:
+    if dataset.mirror:
         angles = np.concatenate([angles, angles * np.float32([-1, 1])])
-    note = outside_prior(angles, yaw=prior["yaw"], pitch=prior["pitch"], distribution=prior["distribution"])
+    note = outside_prior(angles, yaw=prior.yaw, pitch=prior.pitch, distribution=prior.distribution)
     return notes if note is None else [*notes, note]
 
 
@@ -291,18 +299,18 @@ def _replaced_notes(options: Mapping[str, Any]) -> list[str]:
     return notes
 
 
-def _depth_notes(options: Mapping[str, Any]) -> list[str]:
+def _depth_notes(generator: torch.nn.Module) -> list[str]:
     """A warning if cameras look at a point, the origin, that lies outside the depths in which rays are sampled."""
-    generator = options["model"]["generator"]
-    camera, rendering = generator.get("camera") or {}, generator.get("rendering") or {}
-    if "radius" not in camera or not {"near", "far"} <= rendering.keys():  # of a class of the user's own
+    prior, settings = _camera_prior(generator), getattr(generator, "settings", None)
+    near, far = (getattr(settings, name, None) for name in ("near", "far"))
+    if prior is None or not (is_number(near) and is_number(far)):
         return []
-    (low, high), near, far = camera["radius"], rendering["near"], rendering["far"]
+    low, high = prior.radius
     if near < low and high < far:
         return []
     return [
-        f"model.generator.camera.radius=[{low},{high}]: rays are sampled from model.generator.rendering.near={near} to "
-        f"far={far}, which leaves out the origin, where cameras look and a density prior lies."
+        f"model.generator.camera.radius=[{low:g},{high:g}]: rays are sampled from model.generator.rendering.near="
+        f"{near:g} to far={far:g}, which leaves out the origin, where cameras look and a density prior lies."
     ]
 
 

@@ -36,6 +36,9 @@ class SyntheticConfig:
         supersample: Rays per pixel along each axis.
         seed: Seed of all random numbers.
         camera: Keyword arguments of `renderer.cameras.CameraPrior`.
+
+    Raises:
+        TypeError, ValueError: `camera` is something else.
     """
 
     videos: int
@@ -44,6 +47,9 @@ class SyntheticConfig:
     supersample: int
     seed: int
     camera: Mapping[str, Any]
+
+    def __post_init__(self):
+        CameraPrior(**self.camera)  # errors come before the rendering
 
     def as_dict(self) -> dict[str, Any]:
         return {"version": VERSION, **dataclasses.asdict(self)}

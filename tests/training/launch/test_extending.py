@@ -1,5 +1,6 @@
 """The examples of docs/extending.md: networks of a user's own classes train, resume, load and are never imposed."""
 
+import json
 import re
 import shutil
 import sys
@@ -225,6 +226,128 @@ def test_an_argument_that_snapshots_would_lose_is_named(work):
     message = r"^model\.generator: LoopingGenerator leaves periods out .* add self\.config\[.periods.\] = periods"
     with pytest.raises(UserError, match=message):
         plan(["outdir=runs", "data=data", "model=looping", *OVERRIDES[1:]])
+
+
+def test_an_option_of_a_field_that_snapshots_would_lose_is_named(work):
+    """Also one that they would hold with another value; with the page's lines it is theirs."""
+    option = ["model.generator._target_=my_models.BallGenerator", "+model.generator.foreground.extent=0.1"]
+    words = ["outdir=runs", "data=data", *OVERRIDES, *option]
+    generator = plan(words).generator
+    assert generator.foreground.extent == generator.config["foreground"]["extent"] == 0.1
+    assert type(generator)(**generator.config).foreground.extent == 0.1
+
+    line, text = 'self.config["foreground"]["extent"] = extent', Path("my_models.py").read_text()
+    advice = (
+        "its config, from which snapshots rebuild it: add self.config['foreground']['extent'] = "
+        "foreground['extent'] to its constructor."
+    )
+    for instead, problem in (("pass", "leaves extent out of"), (f"{line} / 2", "has extent=0.05 instead of 0.1 in")):
+        Path("my_models.py").write_text(text.replace(line, instead))
+        del sys.modules["my_models"]
+        with pytest.raises(UserError) as caught:
+            plan(words)
+        assert str(caught.value) == f"model.generator: BallGenerator {problem} {advice}"
+
+
+FREE = """
+
+class Bare(nn.Module):
+    def __init__(self, *, resolution, c_dim):
+        super().__init__()
+        self.config, self.resolution = {"resolution": resolution, "c_dim": c_dim}, resolution
+        self.weight = nn.Parameter(torch.zeros([]))
+
+
+class Free(Bare):
+    def __init__(self, *, resolution, c_dim, **arguments):
+        super().__init__(resolution=resolution, c_dim=c_dim)
+        self.config.update(arguments)
+"""
+
+
+@pytest.fixture
+def free(work) -> list[str]:
+    """The command of a training whose generator has none of the parts of this program's; the data have cameras."""
+    with open("my_models.py", "a") as file:
+        file.write(FREE)
+    cameras = [[f"split/video_{video}", [0.1, 1.5]] for video in range(5)]
+    Path("data", "dataset.json").write_text(json.dumps({"cameras": cameras}))
+    return ["outdir=runs", "data=data", *OVERRIDES, "model.generator._target_=my_models.Free"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["model.generator.camera.radius=2.7"],
+        ["model.generator.camera.radius=[2.7]"],
+        ["model.generator.camera.fov=wide"],
+        ["model.generator.camera.yaw=2.7", "model.generator.camera.distribution=uniform"],
+        ["model.generator.camera=null", "camera_condition=true"],
+        ["model.generator.rendering.near=null"],
+        ["model.generator.upsampler=null", "fp32=true"],
+        ["model.generator.upsampler=5", "precision=bf16"],
+        ["model.generator.upsampler.fp16_min_resolution=all", "precision=bf16"],
+    ],
+)
+def test_options_that_mean_something_else_to_an_own_class(free, words):
+    """They are not judged as those of this program's generator, whatever their form."""
+    made = plan([*free, *words])
+    assert [note for note in made.notes if "model.generator" in note] == []
+    for word in words:
+        if word.startswith("model.generator.upsampler="):
+            assert made.generator.config["upsampler"] == made.options["model"]["generator"]["upsampler"]
+
+
+def test_cameras_and_depths_are_those_of_the_generator_that_was_built(work):
+    """An own class may replace the priors that the options describe."""
+    near = "model.generator.rendering.near=0.95"
+    with open("my_models.py", "a") as file:
+        file.write(
+            "\n\nclass Farther(Generator):\n    def __init__(self, **arguments):\n"
+            "        super().__init__(**arguments)\n        self.camera_prior = CameraPrior(radius=(2, 2.5), fov=0.5)\n"
+        )
+    words = ["outdir=runs", "data=data", *OVERRIDES, near, "model.generator._target_=my_models.Farther"]
+    assert plan(words).notes == [
+        "model.generator.camera.radius=[2,2.5]: rays are sampled from model.generator.rendering.near=0.95 to far=1.2, "
+        "which leaves out the origin, where cameras look and a density prior lies.",
+        "model.generator.camera.fov=0.5 is tiny: it is in degrees, other angles in radians.",
+    ]
+
+
+def test_synthetic_heads_for_an_own_class(free, monkeypatch, tmp_path):
+    """They have the cameras of the options, or the usual ones."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    words = [word for word in free if word != "data=data"] + ["dry_run=true"]
+    assert plan([*words, "model.generator.camera=null"]).options["data"].startswith(str(tmp_path / "cache"))
+    with pytest.raises(UserError) as caught:
+        plan([*words, "model.generator.camera.radius=2.7"])
+    message = "model.generator: camera.radius must be [low, high], got 2.7. Synthetic heads have the same cameras."
+    assert str(caught.value) == message
+
+
+def test_a_snapshot_of_an_own_class_without_a_field(free):
+    words = [word for word in free if not word.startswith("model.generator.")]  # it has no such options
+    words.append("model.generator._target_=my_models.Bare")
+    made = plan(words)
+    generator = sys.modules["my_models"].Bare(**made.generator.config)
+    discriminator = TimeAwareDiscriminators(**made.discriminator.config)
+    networks = {"generator": generator, "generator_ema": generator, "discriminator": discriminator}
+    Path("old").mkdir()
+    save_snapshot("old", **networks, augment=None, dataset={}, progress={"cur_nimg": 0})
+    assert plan([*words, "resume=old"]).notes == []
+
+
+def test_memory_is_estimated_for_the_networks_of_this_program_only(work):
+    """A derived class may compute something else."""
+    with open("my_models.py", "a") as file:
+        file.write("\n\nfrom training.networks.discriminator import TimeAwareDiscriminators\n")
+        file.write("class Derived(TimeAwareDiscriminators):\n    pass\n")
+    none = "memory of a process: no estimate for a network of your own class"
+    own = "generator._target_=my_models.LoopingGenerator", "discriminator._target_=my_models.Derived"
+    for words in ([], [f"model.{own[0]}"], [f"model.{own[1]}"]):
+        made = plan(["outdir=runs", "data=data", *OVERRIDES, *words])
+        lines = size_report(made.generator, made.discriminator, options=made.options, processes=1)
+        assert (none in lines) == bool(words)
 
 
 SYNTHESES = """
