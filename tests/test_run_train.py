@@ -28,7 +28,9 @@ from training.data import loader
 from training.dataset_tool.prepare import prepare
 from training.launch import setup, validate
 from training.launch.config import compose_options
-from training.networks.model_summary import size_report
+from training.networks.discriminator import TimeAwareDiscriminators
+from training.networks.generator import Generator
+from training.networks.model_summary import memory_bytes, size_report
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -354,6 +356,20 @@ def test_the_dry_run_counts_the_snapshots_on_disk(tmp_path, data, words, count):
     made = validate.plan([f"outdir={tmp_path / 'runs'}", f"data={data}", *OVERRIDES, *words])
     [line] = size_report(made.generator, made.discriminator, options=made.options, processes=1)[-1:]
     assert line.startswith(f"disk       {count} snapshots × ")
+
+
+def test_memory_of_networks_whose_arguments_are_left_out():
+    """As in a file of conf/model without the base, where the constructors' defaults hold."""
+    given = {
+        "foreground": {"width": 128, "num_layers": 8, "feature_dim": 256},
+        "upsampler": {"channel_base": 1.0, "channel_max": 512},
+    }
+    counts = {"videos": 2, "frames": 2, "lattice": True, "path_loss": True}
+    with torch.device("meta"):
+        discriminator = TimeAwareDiscriminators(resolution=64)
+        full = TimeAwareDiscriminators(resolution=64, channel_base=1.0, channel_max=512)
+        expected = memory_bytes(Generator(resolution=64, **given), full, **counts)
+        assert memory_bytes(Generator(resolution=64), discriminator, **counts) == expected
 
 
 def test_a_dry_run_in_any_surroundings(tmp_path, data):

@@ -1,5 +1,6 @@
 """Size of a training, computed from its networks for the dry run: parameters, rays, samples, memory, files."""
 
+import inspect
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -8,7 +9,9 @@ from torch import nn
 
 from dnnlib import format_bytes
 from training.networks.discriminator import TimeAwareDiscriminators
+from training.networks.fields import ForegroundField
 from training.networks.generator import Generator
+from training.networks.upsampler import Upsampler
 
 __all__ = ["checkpoint_bytes", "parameter_counts", "size_report"]
 
@@ -58,7 +61,7 @@ def memory_bytes(
     differentiates again come on top.
     """
     g, d = _count(generator), _count(discriminator)
-    foreground, settings = generator.config["foreground"], generator.settings
+    foreground, settings = _arguments(ForegroundField, generator.config["foreground"]), generator.settings
     hidden, kept = (1, 1) if generator.activation_checkpointing else (foreground["num_layers"], KEPT)
     units = foreground["width"] * hidden + (0 if generator.activation_checkpointing else foreground["feature_dim"]) + 3
     units *= 1 if foreground.get("static", "none") == "none" else 2  # the dynamic field and the static one
@@ -70,13 +73,13 @@ def memory_bytes(
     frames *= videos
 
     # Upsampler: channels at resolution r are min(base // r, most).
-    base, most = _channel_rule(generator.config["upsampler"])
+    base, most = _channel_rule(_arguments(Upsampler, generator.config["upsampler"]))
     sizes = [2**i for i in range(settings.resolution.bit_length(), generator.resolution.bit_length())]
     pixels = sum(size**2 * kept * min(base // size, most) for size in sizes)
     points = loss_samples * sum(kept * min(base // size, most) for size in sizes)
     largest_block = frames * max(size**2 * KEPT * min(base // size, most) for size in sizes)
     # Discriminators: one of them at a time.
-    base, most = _channel_rule(discriminator.config)
+    base, most = _channel_rule(_arguments(TimeAwareDiscriminators, discriminator.config))
     sizes = [2**i for i in range(3, discriminator.resolution.bit_length())]
     convs = sum(size**2 * KEPT * min(base // size, most) for size in sizes)
 
@@ -148,6 +151,11 @@ def _count_snapshots(options: Mapping[str, Any]) -> int:
 
 def _count(module: nn.Module | None) -> int:
     return 0 if module is None else sum(parameter.numel() for parameter in module.parameters())
+
+
+def _arguments(part: type[nn.Module], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The given arguments of a part, and the constructor's defaults of the others."""
+    return {name: argument.default for name, argument in inspect.signature(part).parameters.items()} | dict(given)
 
 
 def _channel_rule(config: Mapping[str, Any]) -> tuple[int, int]:
