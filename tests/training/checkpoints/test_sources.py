@@ -198,7 +198,7 @@ def test_failures_of_google_drive(monkeypatch, tmp_path):
     "end, error, message",
     [
         (OSError("the connection broke off"), UserError, "the connection broke off"),
-        (KeyboardInterrupt(), KeyboardInterrupt, ""),
+        (KeyboardInterrupt(), KeyboardInterrupt, None),
     ],
 )
 def test_a_broken_download_from_google_drive_leaves_nothing(monkeypatch, tmp_path, end, error, message):
