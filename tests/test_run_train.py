@@ -348,6 +348,7 @@ def test_the_dry_run_counts_what_is_rendered(tmp_path, data, words, frames, rays
         (["kimg=100", "spec.kimg_per_tick=10", "snap=null"], 1),
         (["kimg=3", "spec.kimg_per_tick=0.5", "snap=1"], 4),  # named 0 to 3, although due seven times
         (["kimg=0.032", "snap=1"], 1),
+        (["kimg=24.5", "spec.kimg_per_tick=4", "snap=1"], 7),  # the last replaces that of 24 thousand
         (["kimg=0.032", "spec.kimg_per_tick=0.0001", "snap=1"], 1),
         (["kimg=12", "spec.kimg_per_tick=0.001", "snap=1000"], 4),  # a tick is at least an iteration
     ],

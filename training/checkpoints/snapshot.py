@@ -54,6 +54,7 @@ SNAPSHOT_FORMAT = "video-3d-gan/network-snapshot"
 KINDS: dict[str, type[torch.nn.Module]] = {"generator": Generator, "discriminator": TimeAwareDiscriminators}
 #: Attributes of networks that are states or hints of the moment, not parts of the function.
 STATES = ("activation_checkpointing", "config", "half_precision", "label_examples", "training")
+MODULE_ATTRIBUTES = frozenset(vars(torch.nn.Module()))  # PyTorch's own: parameters, hooks, …
 MAX_NUMBER = 1 << 16  # no whole number among the arguments of a network is larger
 
 
@@ -87,11 +88,12 @@ def check_state(
         )
 
 
-def check_rebuilt(network: torch.nn.Module, *, what: str) -> None:
+def check_rebuilt(network: torch.nn.Module, *, what: str, fresh: bool = False) -> None:
     """Refuse to save a network that its `config` would not rebuild identically.
 
     Args:
         what: The network, for messages: 'the generator'.
+        fresh: It has just been built, so that private attributes are no caches yet, and are compared, too.
 
     Raises:
         UserError: It has other tensors, parts (layers, cameras, render settings, …) or numbers in them; the message
@@ -99,7 +101,11 @@ def check_rebuilt(network: torch.nn.Module, *, what: str) -> None:
     """
     with torch.device("meta"):
         again = _build(type(network), network.config, what=what, source="the config")
-    problems = _problems(again, network.state_dict(), ())
+    if fresh:  # perhaps without values, on the device meta
+        shapes, others = ({name: x.shape for name, x in one.state_dict().items()} for one in (network, again))
+        problems = [] if shapes == others else ["its tensors differ"]
+    else:
+        problems = _problems(again, network.state_dict(), ())
     modules = dict(again.named_modules())
     for path, module in network.named_modules():
         other = modules.get(path)
@@ -107,12 +113,14 @@ def check_rebuilt(network: torch.nn.Module, *, what: str) -> None:
             continue  # its tensors are left over; without any it changes nothing
         if type(module) is not type(other):
             problems.append(f"{path} is another class")
-        names = [name for name in vars(module) if name not in STATES and name[0] != "_" and hasattr(other, name)]
-        problems += [
-            f"{path}.{name} differs".lstrip(".")
-            for name in names
-            if not _equal(getattr(module, name), getattr(other, name))
-        ]
+        foreign = not type(module).__module__.startswith(("training.", "torch."))  # a class of the user's own
+        for name, value in vars(module).items():
+            if name in MODULE_ATTRIBUTES or name in STATES or name not in vars(other):
+                continue
+            rebuilt = vars(other)[name]
+            cache = not fresh and (name.startswith("_") or (foreign and rebuilt is None))
+            if not cache and not _equal(value, rebuilt):
+                problems.append(f"{path}.{name} differs".lstrip("."))
     if problems:
         raise UserError(
             f"{what} cannot be saved, since its config would rebuild a different network: {_first(problems)}. Change "
@@ -130,6 +138,9 @@ def _equal(one: Any, other: Any, depth: int = 8) -> bool:
         return True
     if isinstance(one, numbers.Number) and isinstance(other, numbers.Number):
         return bool(one == other or (one != one and other != other))
+    if isinstance(one, Sequence) and isinstance(other, Sequence) and not isinstance(one, (str, bytes)):
+        # A list equals a tuple: config.json holds lists only.
+        return len(one) == len(other) and all(_equal(a, b, depth - 1) for a, b in zip(one, other, strict=True))
     if type(one) is not type(other):
         return False
     if isinstance(one, (str, bytes, set, frozenset, type, np.generic, torch.dtype)):
@@ -137,8 +148,6 @@ def _equal(one: Any, other: Any, depth: int = 8) -> bool:
     if isinstance(one, (torch.Tensor, np.ndarray)):
         unknown = isinstance(one, torch.Tensor) and (one.is_meta or other.is_meta)
         return one.shape == other.shape and (unknown or _equal(one.tolist(), other.tolist()))
-    if isinstance(one, Sequence):
-        return len(one) == len(other) and all(_equal(a, b, depth - 1) for a, b in zip(one, other, strict=True))
     if isinstance(one, torch.nn.Module):
         return True  # a part of the network, which is compared by itself
     if isinstance(one, Mapping):

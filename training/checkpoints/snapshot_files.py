@@ -5,6 +5,7 @@ way; only this module knows the names of snapshots in a run folder. It does not 
 """
 
 import contextlib
+import filecmp
 import os
 import re
 from pathlib import Path
@@ -105,7 +106,9 @@ def listed_snapshots(folder: str | os.PathLike) -> list[Path]:
         latest = latest_snapshot(folder)
     except UserError:  # there is none
         return found
-    return found if any(path.samefile(latest) for path in found) else [*found, latest]
+    # Where the file system has no hard links, or the run was copied, it is a copy of the newest one.
+    copy = bool(found) and filecmp.cmp(found[-1], latest, shallow=False)
+    return found if copy or any(path.samefile(latest) for path in found) else [*found, latest]
 
 
 def keep_as_latest(snapshot: str | os.PathLike) -> Path:

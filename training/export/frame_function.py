@@ -24,7 +24,7 @@ from renderer.rays import Rays
 from renderer.volume_rendering import render_rays
 from torch_utils import custom_ops
 from training.inference.latents import known_labels, labels_at
-from training.networks.generator import Generator
+from training.networks.generator import Generator, ModulatedWeights
 
 __all__ = [
     "INPUTS",
@@ -73,7 +73,9 @@ class FrameFunction(nn.Module):
     ) -> Frame:
         generator, times = self.generator, time[:, None]
         # As `Generator.synthesize`, without the fused operators of a CPU.
-        weights = dataclasses.replace(generator.modulate(ws), fused=None)
+        weights = generator.modulate(ws)
+        if isinstance(weights, ModulatedWeights):  # a class of the user's own may have others
+            weights = dataclasses.replace(weights, fused=None)
         motion = generator.motion_vectors(ws, z_motion, times)
         fields = generator.condition(weights, times=times, motion=motion, z_bg=z_bg)
         cameras = Cameras(cam2world=cam2world, fov=fov)

@@ -12,7 +12,7 @@ from hydra.errors import InstantiationException
 from dnnlib import UserError, one_line
 from torch_utils.training_stats import Statistics
 from training.augment.ada import AdaAugment, AdaController, AdaFeedback
-from training.checkpoints.snapshot import MAX_NUMBER, large_numbers, network_class
+from training.checkpoints.snapshot import MAX_NUMBER, check_rebuilt, large_numbers, network_class
 from training.loss import CAMERA_LABEL, GanLoss
 from training.networks.discriminator import TimeAwareDiscriminators
 from training.networks.generator import Generator
@@ -102,8 +102,15 @@ def check_arguments(networks: Mapping[str, torch.nn.Module], given: Collection[s
 
 
 def _check_config(network: torch.nn.Module, arguments: Mapping[str, Any]) -> None:
-    """Raise a ValueError if snapshots, which hold a network's `config`, would rebuild it with other arguments."""
-    for path, problem in _altered(arguments, network.config):
+    """Raise a ValueError if snapshots, which hold a network's `config`, would rebuild another network."""
+    altered = list(_altered(arguments, network.config))
+    faults = [(path, problem) for path, problem in altered if path[0] not in network.config]
+    if altered and not faults:  # no fault if the constructor changes an argument, or leaves out some of a part's
+        try:
+            check_rebuilt(network, what="it", fresh=True)
+        except UserError:
+            faults = altered
+    for path, problem in faults:
         keys = "".join(f"[{key!r}]" for key in path)
         source = path[0] + "".join(f"[{key!r}]" for key in path[1:])
         raise ValueError(

@@ -142,11 +142,10 @@ def _count_snapshots(options: Mapping[str, Any]) -> int:
     """Number of snapshots on disk at the end of a run; see `Schedule.snapshot_due` and `snapshot_name`."""
     batch, total = options["spec"]["mb"], round(options["kimg"] * 1000)
     iterations = max(math.ceil(round(options["spec"]["kimg_per_tick"] * 1000) / batch), 1)  # of a tick
-    count = 1  # at the end, whatever the interval
+    names = {math.ceil(total / batch) * batch // 1000}  # at the end, in whole kimg: of two in one, the later stays
     if options["snap"] is not None:  # also after the first iteration, which is a tick, and every `snap` ticks later
-        count += max(math.ceil((total - batch) / (options["snap"] * iterations * batch)), 0)
-    names = math.ceil(total / batch) * batch // 1000 + 1  # whole kimg: the later of two in one replaces the earlier
-    return min(count, names, options["keep"] or count)
+        names |= {nimg // 1000 for nimg in range(batch, total, options["snap"] * iterations * batch)}
+    return min(len(names), options["keep"] or len(names))
 
 
 def _count(module: nn.Module | None) -> int:

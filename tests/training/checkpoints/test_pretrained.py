@@ -325,6 +325,29 @@ def test_arrays_of_a_prior_are_compared(tmp_path):
     G.save_pretrained(tmp_path / "other")
 
 
+class SizedGenerator(Generator):
+    """With a tuple where JSON has a list, and attributes that rendering fills."""
+
+    def __init__(self, *, sizes=(1, 2), **arguments):
+        super().__init__(**arguments)
+        self.sizes, self.config["sizes"] = tuple(sizes), list(sizes)
+        self.last_times, self._calls = None, 0
+
+    def motion_vectors(self, ws, z_motion, times):
+        self.last_times, self._calls = times, self._calls + 1
+        return super().motion_vectors(ws, z_motion, times)
+
+
+def test_caches_of_a_class_of_the_users_own_are_saved_without(tmp_path):
+    G = VideoGenerator(SizedGenerator(**small_generator().config).eval())
+    G.frame(seed=3)
+    assert G.network._calls > 0 and G.network.last_times is not None
+    G.save_pretrained(tmp_path / "model")
+    G.network.sizes = (1, 3)
+    with pytest.raises(UserError, match="rebuild a different network: sizes differs. Change"):
+        G.save_pretrained(tmp_path / "other")
+
+
 def test_changed_discriminators_are_refused(run_folder, tmp_path):
     D = load_discriminators(run_folder)
     D.network.video.epilogue.mbstd_group = 3

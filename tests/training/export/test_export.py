@@ -24,7 +24,7 @@ from training.export.frame_function import (
     random_inputs,
     trace,
 )
-from training.networks.generator import Generator
+from training.networks.generator import Generator, ModulatedWeights
 
 HAS_ONNX = all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime"))
 needs_onnx = pytest.mark.skipif(not HAS_ONNX, reason="needs onnx, onnxscript and onnxruntime")
@@ -151,9 +151,24 @@ class Halved(Generator):
         return super().modulate(0.5 * ws, precision)
 
 
-def test_steps_of_an_own_class_are_its_own():
+class Paired(Halved):
+    """And in a form of its own."""
+
+    def modulate(self, ws, precision="float32"):
+        weights = super().modulate(ws, precision)
+        return weights.foreground, weights.upsampler
+
+    def condition(self, weights, **arguments):
+        return super().condition(ModulatedWeights(*weights), **arguments)
+
+    def upsample(self, rendered, weights, **arguments):
+        return super().upsample(rendered, ModulatedWeights(*weights), **arguments)
+
+
+@pytest.mark.parametrize("own", [Halved, Paired])
+def test_steps_of_an_own_class_are_its_own(own):
     plain = make("full")
-    generator = Halved(**plain.config).eval()
+    generator = own(**plain.config).eval()
     generator.load_state_dict(plain.state_dict())
 
     def exported(*inputs):

@@ -249,6 +249,29 @@ def test_an_option_of_a_field_that_snapshots_would_lose_is_named(work):
         assert str(caught.value) == f"model.generator: BallGenerator {problem} {advice}"
 
 
+SAME = """
+
+class Filtered(Generator):
+    def __init__(self, *, motion, **arguments):
+        super().__init__(motion={key: motion[key] for key in ("width", "combine", "frequency")}, **arguments)
+
+
+class Normalised(Generator):
+    def __init__(self, *, periods=2, **arguments):
+        super().__init__(**arguments)
+        self.config["periods"] = self.periods = max(periods, 1)
+"""
+
+
+@pytest.mark.parametrize("words", [["Filtered"], ["Normalised", "+model.generator.periods=0"]])
+def test_arguments_that_rebuild_the_same_network_need_not_be_kept(work, words):
+    with open("my_models.py", "a") as file:
+        file.write(SAME)
+    name, *option = words
+    generator = plan(["outdir=runs", "data=data", *OVERRIDES, f"model.generator._target_=my_models.{name}", *option])
+    assert type(generator.generator).__name__ == name
+
+
 FREE = """
 
 class Bare(nn.Module):
