@@ -188,6 +188,12 @@ class StoredVideos:
 
         left_out = [stem for stem in stems if is_map(stem)]
         if not left_out:
+            [ending, *others] = {stem.rpartition("_")[2] for stem in stems} or {""}
+            if not others and ending in OUTPUTS and ending != "rgb":
+                self.notes.append(
+                    f"'{self._store.path}': the names of all videos end in _{ending}; if they are that output of "
+                    "generate.py, they are no images, and distances to real videos mean nothing."
+                )
             return
         if len(left_out) == len(stems):
             raise UserError(

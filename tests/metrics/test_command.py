@@ -383,6 +383,10 @@ def test_options_without_effect_are_told(evaluate, tmp_path, monkeypatch):
         told = command.idle_notes(["rfvd64_16f"], paths, options, gpus=2)
         assert told == ["--detector i3d= has no effect: no metric uses it."]
         assert command.idle_notes(["fvd64_16f"], paths, options, gpus=2) == []
+    with command.main.make_context("metrics", ["--fake", "x", "--outdir", "y", "--bootstrap", "9"]) as given:
+        [told] = command.idle_notes(["kid1k_full"], {}, {**given.params, "cache": None}, gpus=1)
+        assert told.startswith("--bootstrap has no effect: these metrics take")
+    with context:
         monkeypatch.setenv("RANK", "0")
         monkeypatch.setenv("WORLD_SIZE", "3")
         monkeypatch.setenv("MASTER_ADDR", "localhost")

@@ -120,6 +120,19 @@ def test_outputs_without_images_are_no_generated_videos(tmp_path, save_frames):
     assert len(videos.clips(count=9, frames=4)) == 1 and videos.notes[0].startswith(f"'{tmp_path}': 2 of 3 videos, ")
 
 
+@pytest.mark.parametrize("output", ["depth", "normal", "opacity", "raw"])
+def test_a_single_output_without_images_is_told(tmp_path, output):
+    """It cannot be told from videos that somebody has named like this."""
+    for number in (0, 1):
+        write_outputs(tmp_path, f"yaw_seed{number}", [output], level=1.5, save_frames=False)
+    [note] = StoredVideos(tmp_path, resolution=16, generated=True).notes
+    assert note == (
+        f"'{tmp_path}': the names of all videos end in _{output}; if they are that output of generate.py, they are no "
+        "images, and distances to real videos mean nothing."
+    )
+    assert StoredVideos(tmp_path, resolution=16).notes == []
+
+
 def test_every_so_manieth_frame(tmp_path):
     root = write_videos(tmp_path, [9, 8])
     (clip,) = levels(StoredVideos(root, resolution=16).clips(count=1, frames=8, subsample=3))

@@ -104,6 +104,16 @@ def check_counts(**counts: Any) -> None:
             raise UserError(f"{name} must be a whole number of at least 1, got {one_line(f'{count!r:.60}')}.")
 
 
+def check_seed(seed: Any) -> None:
+    """Refuse everything but integers.
+
+    Raises:
+        UserError: It is something else.
+    """
+    if not isinstance(seed, numbers.Integral):
+        raise UserError(f"seed must be a whole number, got {one_line(f'{seed!r:.60}')}.")
+
+
 def pair_distance(f0: int, f1: int, nframes: int) -> float:
     """Δt of two frames of a clip: 0 for the same frame, 1 for the first and the last."""
     return (f1 - f0) / max(nframes - 1, 1)
@@ -161,8 +171,7 @@ class VideoPairDataset(torch.utils.data.Dataset):
         self.nframes = nframes
         self.frame_stride = frame_stride
         self.mirror = mirror
-        if not isinstance(seed, numbers.Integral):
-            raise UserError(f"seed must be a whole number, got {seed!r}.")
+        check_seed(seed)
         self._seed = int(seed) % 2**64
 
         self._store = FrameStore(path)

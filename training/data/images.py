@@ -4,11 +4,21 @@ import io
 import math
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 __all__ = ["Square", "centre_square", "cut_square", "decode_image", "fit_square", "to_rgb"]
 
 ORIENTATION = 0x0112  # EXIF
+TURNS = dict(
+    zip(
+        range(2, 9),
+        (
+            *(Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.ROTATE_180, Image.Transpose.FLIP_TOP_BOTTOM),
+            *(Image.Transpose.TRANSPOSE, Image.Transpose.ROTATE_270, Image.Transpose.TRANSVERSE),
+            Image.Transpose.ROTATE_90,
+        ),
+    )
+)
 BITS, PHOTOMETRIC, SAMPLE_FORMAT = 0x0102, 0x0106, 0x0153  # TIFF
 WHITE_IS_ZERO, SIGNED, FLOAT = 0, 2, 3
 SCAN, END = b"\xff\xda", b"\xff\xd9"  # JPEG: start of the pixels, end of the image; pixels hold neither
@@ -62,8 +72,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
             image.info["transparency"] *= 85 if stored == "L;2" else 17
     elif stored == "RGB;16B" and "transparency" in image.info:
         image.info["transparency"] = tuple(value >> 8 for value in image.info["transparency"])
-    if _orientation(image) != 1:
-        image = ImageOps.exif_transpose(image)
+    turn = TURNS.get(_orientation(image))
+    if turn is not None:
+        image = image.transpose(turn)  # ImageOps.exif_transpose would write all entries anew, damaged ones included
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode == "F":

@@ -36,6 +36,7 @@ from training.data.dataset import (
     KEY_PAIRS,
     VideoPair,
     check_counts,
+    check_seed,
     describe_clips,
     pair_distance,
     random_block,
@@ -105,6 +106,7 @@ class ShardPairDataset:
                 although these are used.
         """
         check_counts(resolution=resolution, nframes=nframes, frame_stride=frame_stride)
+        check_seed(seed)
         self.resolution = resolution
         self.nframes = nframes
         self.frame_stride = frame_stride

@@ -35,6 +35,7 @@ REMOTE = re.compile(r"https?://", re.IGNORECASE)
 TIMEOUT = 30  # seconds, for the index of remote shards
 ABSENT = (403, 404, 410)  # status codes for a missing file; some servers do not admit that it is missing
 BLOCK = 512  # bytes of a header in a tar file, and the multiple to which contents are padded
+COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # how gzip, bzip2, xz and zstd begin
 METADATA = re.compile(r"__[^/]*__($|/)")  # names of members that webdataset skips
 ADLER_MODULUS = 65521
 COUNTING = 2  # version of the cached counts
@@ -150,7 +151,7 @@ def read_samples(url: str) -> Iterator[Sample]:
         UserError: It cannot be read; or it is remote or compressed, and webdataset is not installed.
     """
     try:
-        members = _package_members(url) if REMOTE.match(url) or not _is_plain_tar(url) else _local_members(url)
+        members = _package_members(url) if REMOTE.match(url) or _is_compressed(url) else _local_members(url)
         for key, contents in _grouped(members):
             images = natural_order(suffix for suffix in contents if f".{suffix}".endswith(IMAGE_SUFFIXES))
             about = contents.get("json", b"{}")
@@ -207,10 +208,10 @@ def _sample_name(name: str) -> tuple[str, str] | None:
 # Local shards: the headers of all members are read, but only the contents in use
 
 
-def _is_plain_tar(file: str) -> bool:
-    """False for compressed files, which can only be read from front to back."""
+def _is_compressed(file: str) -> bool:
+    """True for compressed files, which can only be read from front to back."""
     with open(file, "rb") as stream:
-        return stream.read(BLOCK)[257:262] == b"ustar"
+        return stream.read(BLOCK).startswith(COMPRESSED)
 
 
 def _local_members(file: str) -> Iterator[tuple[str, "bytes | Member"]]:

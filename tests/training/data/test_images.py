@@ -6,7 +6,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from training.data.images import cut_square, decode_image, fit_square, to_rgb
 
@@ -102,6 +102,22 @@ def test_damaged_exif_says_nothing_of_the_pixels(kind):
     image.save(buffers[1], kind, exif=b"junkjunkjunk")
     plain, damaged = (decode_image(buffer.getvalue()) for buffer in buffers)
     assert damaged.size == (6, 2) and np.array_equal(damaged, plain)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "JPEG"])
+def test_a_damaged_entry_beside_the_orientation(kind):
+    entries = struct.pack("<HHI4s HHI4s", 0x0112, 3, 1, b"\6\0\0\0", 0x011A, 2, 4, b"abc\0")  # XResolution as text
+    exif = b"II*\0" + struct.pack("<IH", 8, 2) + entries + bytes(4)
+    buffer = io.BytesIO()
+    Image.new("RGB", (6, 2), (9, 99, 199)).save(buffer, kind, exif=b"Exif\0\0" + exif)
+    assert decode_image(buffer.getvalue()).size == (2, 6)
+
+
+@pytest.mark.parametrize("orientation", range(10))
+def test_every_orientation(orientation):
+    image = Image.fromarray(np.arange(36, dtype=np.uint8).reshape(2, 6, 3))
+    image.getexif()[0x0112] = orientation
+    assert np.array_equal(to_rgb(image), ImageOps.exif_transpose(image))
 
 
 def test_jpegs_that_end_in_zeros():

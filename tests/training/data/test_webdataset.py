@@ -480,11 +480,20 @@ def test_without_the_package(shards, tmp_path, monkeypatch):
     monkeypatch.setattr(importlib, "import_module", missing)
     assert torch.equal(stream(shards).example_frames(3, seed=0), expected)  # local files do not need it
     assert stream(shards / "shard-000007.tar").num_clips == 2  # neither does a single one
+    for content in (b"", bytes(1024), b"<html>Not found</html>" * 99):  # damaged, not compressed
+        (tmp_path / "b.tar").write_bytes(content)
+        reason = "has no samples" if content and not any(content) else "("  # zeros end an archive
+        assert f"he shard '{tmp_path / 'b.tar'}' {reason}" in failure(tmp_path / "b.tar")
     for needed in (compressed, shards / "shard-{000000..000007}.tar"):
         assert failure(needed) == (
             "Remote or compressed tar files, and several given in braces, need the package webdataset: "
             "pip install webdataset."
         )
+
+
+def test_seeds_are_whole_numbers(shards):
+    with pytest.raises(UserError, match="^seed must be a whole number, got '0'"):
+        stream(shards, seed="0")
 
 
 def test_a_cut_off_shard_is_named_and_training_goes_on(shards, tmp_path):
