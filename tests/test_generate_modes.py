@@ -71,8 +71,11 @@ def test_a_cell_of_a_grid_is_the_frame_of_the_single_video(render, network):
     assert np.array_equal(whole[:, 32:, 64:], frames(render.out / singles[1]))
     for row, seed in enumerate((3, 5)):
         for column, motion in enumerate((1, 2, 4)):
-            expected = shown(scene(network[1], seed, motion).render(1.0, network[1].camera_prior.at(0.0)))
-            assert np.array_equal(whole[1, 32 * row : 32 * row + 32, 32 * column : 32 * column + 32], expected)
+            image = scene(network[1], seed, motion).render(1.0, network[1].camera_prior.at(0.0))
+            values = (image[0].permute(1, 2, 0).clamp(-1, 1).numpy() + 1) * 127.5
+            cell = whole[1, 32 * row : 32 * row + 32, 32 * column : 32 * column + 32]
+            # Rounding differs with the batch on some processors, so a value at a tie may become either pixel.
+            assert np.abs(cell - values).max() <= 0.5 + 1e-3
 
 
 def test_a_loop_starts_at_the_first_seed_and_passes_the_second(render, network):

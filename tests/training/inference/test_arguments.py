@@ -115,7 +115,7 @@ def test_cameras_and_their_times_are_checked(G):
     lost = Cameras(cameras.cam2world.clone(), cameras.fov)
     lost.cam2world[1, 0, 3] = NAN
     for wrong in (skewed, narrow, lost):
-        with pytest.raises(ValueError, match="^cameras must have finite poses with .*; camera 1 has not.$"):
+        with pytest.raises(ValueError, match="^cameras must have finite poses with .*; camera 1 does not.$"):
             G.video(cameras=wrong)
     # Of other conventions: each of these would give a picture.
     transposed = Cameras(cameras.cam2world.clone(), cameras.fov)
