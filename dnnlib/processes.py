@@ -265,9 +265,8 @@ def run_cli(main: Callable[[], object]) -> None:
     """Run a script and leave the process: a user's mistake becomes `error: <one line>` on stderr and exit code 2.
 
     A path without permission is such a mistake, too. Ctrl-C gives exit code 130, SIGTERM 143, SIGHUP 129. Every other
-    error keeps its traceback. A click command is
-    passed as `lambda: command(standalone_mode=False)`; its usage errors get the same form. The exit code does not
-    depend on whether the output is read.
+    error keeps its traceback. A click command is passed as `lambda: command(standalone_mode=False)`; its usage errors
+    get the same form. The exit code does not depend on whether the output is read.
     """
     import click  # here, so that the library does not depend on it
 

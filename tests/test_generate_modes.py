@@ -75,7 +75,7 @@ def test_a_cell_of_a_grid_is_the_frame_of_the_single_video(render, network):
             values = (image[0].permute(1, 2, 0).clamp(-1, 1).numpy() + 1) * 127.5
             cell = whole[1, 32 * row : 32 * row + 32, 32 * column : 32 * column + 32]
             # Rounding differs with the batch on some processors, so a value at a tie may become either pixel.
-            assert np.abs(cell - values).max() <= 0.5 + 1e-3
+            assert np.abs(cell - values).max() <= 0.5 + 1e-4
 
 
 def test_a_loop_starts_at_the_first_seed_and_passes_the_second(render, network):

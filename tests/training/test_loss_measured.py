@@ -21,7 +21,7 @@ GOLDENS = golden_arrays(FILE)
 # itself by 0.6 % in Greg's gradients. With codes moved by 1e-6 Greg's loss here lies anywhere between 0.005 % and 0.5 %
 # above the original's. Two processors gave 0.16 % and 0.27 %, and 0.9 % and 1.6 % in a gradient's norm.
 NORM_TOLERANCE = {"Gmain": 2e-3, "Greg": 2e-2, "Dmain": 2e-3, "Dreg": 2e-3}
-LOSS_TOLERANCE = {"Gmain": 5e-4, "Greg": 6e-3, "Dmain": 5e-4, "Dreg": 5e-4}
+LOSS_TOLERANCE = {"Gmain": 5e-4, "Greg": 3e-3, "Dmain": 5e-4, "Dreg": 5e-4}
 
 
 def run(phase):

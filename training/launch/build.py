@@ -3,7 +3,7 @@
 import contextlib
 import inspect
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hydra
 import torch
@@ -11,12 +11,14 @@ from hydra.errors import InstantiationException
 
 from dnnlib import UserError, one_line
 from torch_utils.training_stats import Statistics
-from training.augment.ada import AdaAugment, AdaController, AdaFeedback
 from training.checkpoints.snapshot import MAX_NUMBER, check_rebuilt, large_numbers, network_class
 from training.loss import CAMERA_LABEL, GanLoss
 from training.networks.discriminator import TimeAwareDiscriminators
 from training.networks.generator import Generator
 from training.schedule import Schedule
+
+if TYPE_CHECKING:  # imported where it is used: few runs have adaptive augmentation
+    from training.augment.ada import AdaAugment, AdaFeedback
 
 __all__ = [
     "build_ada",
@@ -158,7 +160,7 @@ def _named(part: str) -> Iterator[None]:
         raise UserError(f"{part}: {one_line(cause)}") from error
 
 
-def build_augment(options: Options) -> AdaAugment | None:
+def build_augment(options: Options) -> "AdaAugment | None":
     """The ADA pipeline with its probability p; None with aug=noaug.
 
     Raises:
@@ -167,6 +169,8 @@ def build_augment(options: Options) -> AdaAugment | None:
     if options["aug"] == "noaug":
         return None
     with _named("augpipe"):
+        from training.augment.ada import AdaAugment
+
         augment = AdaAugment(pipeline=options["augpipe"] or "bgc")
     if options["resolution"] < augment.smallest_size:
         raise UserError(
@@ -178,11 +182,13 @@ def build_augment(options: Options) -> AdaAugment | None:
 
 
 def build_ada(
-    options: Options, *, augment: AdaAugment | None, statistics: Statistics, device: torch.device
-) -> AdaFeedback | None:
+    options: Options, *, augment: "AdaAugment | None", statistics: Statistics, device: torch.device
+) -> "AdaFeedback | None":
     """Feedback that adapts p (ADA, section 3); None unless aug=ada."""
     if options["aug"] != "ada":
         return None
+    from training.augment.ada import AdaController, AdaFeedback
+
     controller = AdaController(
         p=float(augment.p),
         target=ADA_TARGET if options["target"] is None else options["target"],
@@ -196,8 +202,8 @@ def build_loss(
     *,
     generator: Generator,
     discriminator: TimeAwareDiscriminators,
-    augment: AdaAugment | None,
-    statistics: Statistics | AdaFeedback,
+    augment: "AdaAugment | None",
+    statistics: "Statistics | AdaFeedback",
 ) -> GanLoss:
     spec = options["spec"]
     return GanLoss(
