@@ -6,6 +6,7 @@ of the controls at that time.
 
 import dataclasses
 import functools
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -69,6 +70,9 @@ class Session:
         self._moved = self._reported = float("-inf")
         self._time, self._aspect = 0.0, 1.0  # of the frame drawn last
         self._closed = False
+        # Buttons work in viser's threads while frames are drawn: held wherever playback or recording is changed and its
+        # labels follow, so that a frame does not undo what a button has just done.
+        self._switches = threading.RLock()
         # A browser begins with a camera of its own, and may report it even after it was moved to the front (a slow
         # browser seconds later). Until the camera is reported in front, every report of another one moves it again.
         self._settled, self._attempts = False, 0
@@ -116,8 +120,9 @@ class Session:
         self._queue.submit(self._key, self._draw)
 
     def _on_controls(self) -> None:
-        if self._panel.time.value != self._time:
-            self._playback.jump(self._panel.time.value, self._clock())
+        with self._switches:
+            if self._panel.time.value != self._time:
+                self._playback.jump(self._panel.time.value, self._clock())
         self._touch()
 
     def _on_camera(self) -> None:
@@ -143,16 +148,18 @@ class Session:
         return OrbitLimits.of(prior, beyond=False).front(prior.fov)
 
     def _play(self) -> None:
-        if self._playback.playing:
-            self._playback.stop()
-        else:
-            self._playback.start(self._panel.time.value, self._clock())
-        self._panel.show_playing(self._playback.playing)
+        with self._switches:
+            if self._playback.playing:
+                self._playback.stop()
+            else:
+                self._playback.start(self._panel.time.value, self._clock())
+            self._panel.show_playing(self._playback.playing)
         self._touch()
 
     def _record(self) -> None:
-        self._downloads.record(self._clock())
-        self._panel.show_recording(self._downloads.recorded, recording=self._downloads.recording)
+        with self._switches:
+            self._downloads.record(self._clock())
+            self._panel.show_recording(self._downloads.recorded, recording=self._downloads.recording)
         self._touch()
 
     # Run in the render thread.
@@ -173,9 +180,10 @@ class Session:
             self.frames.append((began + seconds, image.shape[-1], seconds))
             if width is not None and not draws_field(settings.view):
                 self.quality.record(width, seconds, 1 / settings.frame_rate)
-            if self._downloads.recording:
-                self._downloads.keep(camera, began, at_rest=not moving)
-                self._panel.show_recording(self._downloads.recorded, recording=self._downloads.recording)
+            with self._switches:
+                if self._downloads.recording:
+                    self._downloads.keep(camera, began, at_rest=not moving)
+                    self._panel.show_recording(self._downloads.recorded, recording=self._downloads.recording)
             self._report(camera, image, seconds, often=not moving)
             self._go_on(camera, settings, began, moving)
 
@@ -193,14 +201,15 @@ class Session:
 
     def _frame(self, now: float | None = None) -> tuple[PanelSettings, PathCamera]:
         """The values of the controls and the camera that is shown; playback advances to `now`, if given."""
-        settings = self._panel.read()
-        if now is not None:
-            if self._playback.playing:
-                time = self._playback.at(now, seconds=max(settings.seconds, 0.1), loop=settings.loop)
-                settings = dataclasses.replace(settings, time=round(time, 3))
-                self._panel.time.value = settings.time
-                self._panel.show_playing(self._playback.playing)
-            self._time = settings.time
+        with self._switches:
+            settings = self._panel.read()
+            if now is not None:
+                if self._playback.playing:
+                    time = self._playback.at(now, seconds=max(settings.seconds, 0.1), loop=settings.loop)
+                    settings = dataclasses.replace(settings, time=round(time, 3))
+                    self._panel.time.value = settings.time
+                    self._panel.show_playing(self._playback.playing)
+                self._time = settings.time
         return settings, self._camera(settings)
 
     def _camera(self, settings: PanelSettings) -> PathCamera:

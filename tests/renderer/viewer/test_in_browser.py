@@ -55,9 +55,9 @@ def camera(**changes):
     return PathCamera(**{"yaw": 0.0, "pitch": math.pi / 2, "radius": 1.0, "fov": 18.0, "time": 0.0} | changes)
 
 
-def saved_cameras(window, tmp_path, label="Save the camera path"):
+def saved_cameras(window, tmp_path):
     path = tmp_path / "path.json"
-    path.write_bytes(window.save(label))
+    path.write_bytes(window.save("Save the camera path"))
     return read_camera_path(path)
 
 
@@ -129,7 +129,8 @@ def test_the_mouse_turns_the_camera_within_the_trained_range(window, server, tmp
     window.drag(right=30)
     window.wait_for_rest(server)
     window.press("Stop recording")
-    path = saved_cameras(window, tmp_path, "Save the camera path (" + window.recorded() + ")")
+    window.page.get_by_role("button", name="Record the camera", exact=True).wait_for()  # the recording has ended
+    path = saved_cameras(window, tmp_path)
     turned = -2 * math.pi * 30 / SIZE["height"]  # a turn for the height of the window, the scene follows the mouse
     assert path[0].yaw == pytest.approx(0, abs=1e-6) and path[-1].yaw == pytest.approx(turned, abs=1e-3)
     assert all(a.yaw >= b.yaw - 1e-6 for a, b in zip(path, path[1:])) and len(path) > 5

@@ -1,6 +1,7 @@
 """Images sent to one browser window, and their times."""
 
 import math
+import threading
 import types
 
 import pytest
@@ -9,6 +10,8 @@ from dnnlib import UserError
 from renderer.cameras import CameraPrior
 from renderer.trajectory_files import PathCamera, read_camera_path
 from renderer.viewer.orbit import position_of
+from renderer.viewer.panel import Panel
+from renderer.viewer.saving import Downloads
 from renderer.viewer.session import REST, Session
 from tests.renderer.viewer.fakes import Client, Queue, Source
 
@@ -238,6 +241,43 @@ def test_a_recorded_path_is_saved_and_filmed(stage, tmp_path):
     stage.queue.run(2.0)
     assert [request.camera for request in stage.source.requests if request.width == 32][-len(cameras) :] == cameras
     assert stage.client.files["video.mp4"][4:8] == b"ftyp" and stage.client.notes == []
+
+
+def click_during(monkeypatch, owner, name, handle):
+    """Lets another thread press a button as a method of the drawing thread begins; returns the threads."""
+    method, threads = getattr(owner, name), []
+
+    def interrupted(*args, **options):
+        if not threads:
+            threads.append(threading.Thread(target=handle.click))
+            threads[0].start()
+            threads[0].join(0.2)
+        return method(*args, **options)
+
+    monkeypatch.setattr(owner, name, interrupted)
+    return threads
+
+
+@pytest.mark.parametrize(
+    ("button", "owner", "method"), [("Record the camera", Downloads, "keep"), ("Play", Panel, "show_playing")]
+)
+def test_a_frame_does_not_undo_what_a_button_has_just_ended(stage, monkeypatch, button, owner, method):
+    handle = stage.gui[button]
+    handle.click()
+    stage.turn(0.1)
+    stage.queue.run(0.1)
+    assert handle.label.startswith("Stop")
+    threads = click_during(monkeypatch, owner, method, handle)
+    stage.turn(0.2)
+    stage.queue.run(0.1)
+    threads[0].join(10)
+    assert handle.label == button
+    saved = stage.gui["Save the camera path"].label
+    stage.queue.run(1.0)
+    stage.turn(0.3)
+    stage.queue.run(1.0)
+    assert handle.label == button and stage.gui["Save the camera path"].label == saved
+    assert stage.client.notes == [] and stage.queue.jobs == {}
 
 
 def test_another_checkpoint_and_one_that_is_broken(stage):
