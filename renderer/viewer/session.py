@@ -186,6 +186,10 @@ class Session:
                     self._panel.show_recording(self._downloads.recorded, recording=self._downloads.recording)
             self._report(camera, image, seconds, often=not moving)
             self._go_on(camera, settings, began, moving)
+            return
+        with self._switches:  # no frame follows one that failed
+            self._playback.stop()
+            self._panel.show_playing(False)
 
     def _go_on(self, camera: PathCamera, settings: PanelSettings, began: float, moving: bool) -> None:
         """Ask for the next frame, unless one is already queued."""

@@ -280,6 +280,23 @@ def test_a_frame_does_not_undo_what_a_button_has_just_ended(stage, monkeypatch, 
     assert stage.client.notes == [] and stage.queue.jobs == {}
 
 
+def test_playback_ends_at_a_frame_that_fails(stage, monkeypatch):
+    stage.gui["Play"].click()
+    stage.queue.run(0.1)
+    with monkeypatch.context() as patch:
+        patch.setattr(stage.source, "render", lambda request: (_ for _ in ()).throw(UserError("memory is full.")))
+        stage.queue.run(0.2)
+    assert [note.body for note in stage.client.notes] == ["memory is full."]
+    assert stage.gui["Play"].label == "Play"
+    shown = stage.gui["Time"].value
+    stage.turn(0.1)
+    stage.queue.run(1.0)
+    assert stage.gui["Time"].value == shown, "time stands still"
+    stage.gui["Play"].click()
+    stage.queue.run(0.3)
+    assert stage.gui["Time"].value > shown
+
+
 def test_another_checkpoint_and_one_that_is_broken(stage):
     stage.session.offer(["old.pkl", "broken.pkl", "new.pkl"], "new.pkl")
     assert stage.gui["Network"].options == ["old.pkl", "broken.pkl", "new.pkl"]
