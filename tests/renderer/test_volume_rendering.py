@@ -63,6 +63,14 @@ def test_negative_densities_are_empty():
     assert_near(samples.transmittance, torch.ones(1, 1, 16))
 
 
+def test_an_opaque_end_needs_no_density():
+    origins, directions = rays()
+    samples = march_foreground(constant(-4.0), origins, directions, SETTINGS, num_frames=1, last_opaque=True)
+    _, weights = samples.sorted_along_ray()
+    assert (weights[..., :-1] == 0).all()
+    assert_near(weights[..., -1], torch.ones(1, 1, 16))
+
+
 def test_the_quadrature_converges():
     """Expected position along the ray and opacity, against a fine sum."""
     origins, directions = rays(size=8)
