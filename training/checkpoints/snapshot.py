@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.utils.parametrize import type_before_parametrizations
 
 from dnnlib import UserError, is_number, one_line
 from torch_utils.caller_settings import without_defaults
@@ -100,7 +101,7 @@ def check_rebuilt(network: torch.nn.Module, *, what: str, fresh: bool = False) -
             names them. Values of tensors outside of `state_dict()` are not compared, only their shapes.
     """
     with torch.device("meta"):
-        again = _build(type(network), network.config, what=what, source="the config")
+        again = _build(type_before_parametrizations(network), network.config, what=what, source="the config")
     if fresh:  # perhaps without values, on the device meta
         shapes, others = ({name: x.shape for name, x in one.state_dict().items()} for one in (network, again))
         problems = [] if shapes == others else ["its tensors differ"]
@@ -109,11 +110,14 @@ def check_rebuilt(network: torch.nn.Module, *, what: str, fresh: bool = False) -
     modules = dict(again.named_modules())
     for path, module in network.named_modules():
         other = modules.get(path)
-        if other is None:
-            continue  # its tensors are left over; without any it changes nothing
-        if type(module) is not type(other):
+        if other is None:  # its tensors are left over; without any it changes nothing, unless it parametrizes a weight
+            if "parametrizations" in path.split("."):
+                problems.append(f"{path} is left over")
+            continue
+        own = type_before_parametrizations(module)
+        if own is not type_before_parametrizations(other):  # PyTorch makes a class for each parametrized module
             problems.append(f"{path} is another class")
-        foreign = not type(module).__module__.startswith(("training.", "torch."))  # a class of the user's own
+        foreign = not own.__module__.startswith(("training.", "torch."))  # a class of the user's own
         for name, value in vars(module).items():
             if name in MODULE_ATTRIBUTES or name in STATES or name not in vars(other):
                 continue
@@ -141,7 +145,7 @@ def _equal(one: Any, other: Any, depth: int = 8) -> bool:
     if isinstance(one, Sequence) and isinstance(other, Sequence) and not isinstance(one, (str, bytes)):
         # A list equals a tuple: config.json holds lists only.
         return len(one) == len(other) and all(_equal(a, b, depth - 1) for a, b in zip(one, other, strict=True))
-    if type(one) is not type(other):
+    if type_before_parametrizations(one) is not type_before_parametrizations(other):
         return False
     if isinstance(one, (str, bytes, set, frozenset, type, np.generic, torch.dtype)):
         return bool(one == other)
@@ -253,7 +257,8 @@ def network_class(name: str) -> type[torch.nn.Module]:
 
 def own_class(network: torch.nn.Module) -> dict[str, str]:
     """The entry `class` of a snapshot; empty for a class of this program."""
-    return {} if type(network) in KINDS.values() else {"class": class_name(type(network))}
+    own = type_before_parametrizations(network)
+    return {} if own in KINDS.values() else {"class": class_name(own)}
 
 
 def _stored_class(
@@ -285,9 +290,9 @@ def _stored_class(
 
 def check_class(kind: str, network: torch.nn.Module, given: type | None, *, source: object) -> None:
     """Raise a ValueError if a snapshot's network is of this program's class and another one was `given`."""
-    if given not in (None, type(network)):
-        held = class_name(type(network))
-        raise ValueError(f"{kind}_class is {class_name(given)}, but {source} holds a {held}; leave it out.")
+    own = type_before_parametrizations(network)
+    if given not in (None, own):
+        raise ValueError(f"{kind}_class is {class_name(given)}, but {source} holds a {class_name(own)}; leave it out.")
 
 
 # ----------------------------------------------------------------------------------------------------------------------

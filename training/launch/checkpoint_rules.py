@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.nn.utils.parametrize import type_before_parametrizations
 
 from dnnlib import UserError, is_number
 from training.checkpoints.growing import generator_states, grown_state, grows, is_block, options_to_keep_upsampler
@@ -228,7 +229,7 @@ def _differing_options(name: str, network: Any, stored: Mapping[str, Any], large
             if any(isinstance(number, int) and number > MAX_NUMBER for number in numbers):
                 raise ValueError("no network is that large: the file is damaged")
             with torch.device("meta"):
-                other = type(network)(**_replaced(network.config, path, value))
+                other = type_before_parametrizations(network)(**_replaced(network.config, path, value))
             if shapes(other) == shapes(network):
                 continue
         except (TypeError, ValueError, KeyError, RuntimeError, ArithmeticError):

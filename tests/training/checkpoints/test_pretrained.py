@@ -9,6 +9,7 @@ import resource
 import numpy as np
 import pytest
 import torch
+from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 import generate
 from dnnlib import UserError
@@ -16,9 +17,10 @@ from renderer.cameras import CameraPrior
 from tests.small_network import save_small_run, small_generator
 from training.checkpoints.pretrained import is_pretrained
 from training.checkpoints.snapshot import load_average_generator, load_snapshot
-from training.inference.video_discriminators import load_discriminators
+from training.inference.video_discriminators import VideoDiscriminators, load_discriminators
 from training.inference.video_generator import VideoGenerator, load_generator
 from training.networks.density import DensityPrior
+from training.networks.discriminator import TimeAwareDiscriminators
 from training.networks.generator import Generator
 from training.networks.layers import IsotropicEncoding
 from training.networks.mixed_precision import half_precision
@@ -369,3 +371,50 @@ def test_parametrizations_can_be_made_permanent(run_folder, tmp_path):
     torch.nn.utils.parametrize.remove_parametrizations(layer, "weight")
     G.save_pretrained(tmp_path / "model")
     assert torch.equal(load_generator(tmp_path / "model").frame(seed=3), frame)
+
+
+class WeightNormed(Generator):
+    """With a parametrized layer, which a list holds, too."""
+
+    def __init__(self, **arguments):
+        super().__init__(**arguments)
+        self.normed = [weight_norm(self.foreground.layers[0].affine)]
+
+
+class SpectrallyNormed(TimeAwareDiscriminators):
+    """With a parametrized layer and a parametrized tensor of its own."""
+
+    def __init__(self, **arguments):
+        super().__init__(**arguments)
+        spectral_norm(self.video.epilogue.fc)
+        self.gain = torch.nn.Parameter(torch.ones(2, 2))
+        spectral_norm(self, "gain")
+
+
+class Doubled(torch.nn.Module):
+    """A parametrization without tensors."""
+
+    def forward(self, weight):
+        return 2 * weight
+
+
+def test_parametrizations_of_a_constructor_are_saved(tmp_path):
+    G = VideoGenerator(WeightNormed(**small_generator().config).eval())
+    D = VideoDiscriminators(SpectrallyNormed(resolution=16, channel_max=8).eval())
+    G.save_pretrained(tmp_path / "model")
+    D.save_pretrained(tmp_path / "model")
+    loaded = load_generator(tmp_path / "model", generator_class=WeightNormed)
+    assert same(G, loaded) and torch.equal(G.frame(seed=3), loaded.frame(seed=3))
+    pairs, dt = torch.rand(2, 2, 3, 16, 16), torch.rand(2)
+    found = load_discriminators(tmp_path / "model", discriminator_class=SpectrallyNormed)
+    assert same(D, found) and torch.equal(D(pairs, dt).video, found.eval()(pairs, dt).video)
+
+    layer = G.network.foreground.layers[0].affine
+    torch.nn.utils.parametrize.register_parametrization(layer, "weight", Doubled())
+    with pytest.raises(UserError) as caught:
+        G.save_pretrained(tmp_path / "other")
+    assert str(caught.value) == (
+        "the generator cannot be saved, since its config would rebuild a different network: "
+        "foreground.layers.0.affine.parametrizations.weight.1 is left over. Change the config as well, remove "
+        "parametrizations, or derive a class of your own."
+    )

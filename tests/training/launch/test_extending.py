@@ -260,16 +260,25 @@ class Normalised(Generator):
     def __init__(self, *, periods=2, **arguments):
         super().__init__(**arguments)
         self.config["periods"] = self.periods = max(periods, 1)
+
+
+class WeightNormed(Normalised):
+    def __init__(self, **arguments):
+        super().__init__(**arguments)
+        nn.utils.parametrizations.weight_norm(self.foreground.layers[0].affine)
 """
 
 
-@pytest.mark.parametrize("words", [["Filtered"], ["Normalised", "+model.generator.periods=0"]])
+@pytest.mark.parametrize(
+    "words",
+    [["Filtered"], ["Normalised", "+model.generator.periods=0"], ["WeightNormed", "+model.generator.periods=0"]],
+)
 def test_arguments_that_rebuild_the_same_network_need_not_be_kept(work, words):
     with open("my_models.py", "a") as file:
         file.write(SAME)
     name, *option = words
-    generator = plan(["outdir=runs", "data=data", *OVERRIDES, f"model.generator._target_=my_models.{name}", *option])
-    assert type(generator.generator).__name__ == name
+    made = plan(["outdir=runs", "data=data", *OVERRIDES, f"model.generator._target_=my_models.{name}", *option])
+    assert type(made.generator).__name__ == name and made.generator.config.get("periods", 1) == 1
 
 
 FREE = """
