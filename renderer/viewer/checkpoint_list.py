@@ -3,7 +3,7 @@
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from dnnlib import UserError
@@ -44,6 +44,7 @@ class CheckpointList:
         # Name: (state of the file that was checked, whether it can be loaded).
         self._verdicts: dict[str, tuple[object, bool]] = {}
         self._paths = {} if self._path.is_dir() else {self._path.name: self._path}
+        self._states = {name: _state(path) for name, path in self._paths.items()}
         if self._path.is_dir() and not self.refresh():
             raise UserError(f"There is no network snapshot (network-snapshot-*.pt) to look at in the folder {path}.")
 
@@ -57,21 +58,25 @@ class CheckpointList:
         """The last of the training's snapshots."""
         return self.names[-1]
 
-    def refresh(self) -> bool:
-        """Look into the run folder again; True if the names have changed.
+    @property
+    def states(self) -> Mapping[str, object]:
+        """States of the files by name, when they were looked at last: another one for a file that was replaced."""
+        return self._states
 
-        If nothing is left in the folder, the names are kept: networks in memory can still be shown.
+    def refresh(self) -> bool:
+        """Look at the files again; True if there are others, or one has been replaced.
+
+        If nothing is left, the names are kept: networks in memory can still be shown.
         """
-        if not self._path.is_dir():
-            return False
         try:
-            paths = self._find(self._path)
+            paths = self._find(self._path) if self._path.is_dir() else list(self._paths.values())
         except OSError:
             return False
         found = {path.name: path for path in paths if self._is_good(path)}
-        if not found or list(found) == list(self._paths):
+        states = {name: self._verdicts[name][0] for name in found}
+        if not found or list(states.items()) == list(self._states.items()):
             return False
-        self._paths = found
+        self._paths, self._states = found, states
         return True
 
     def source(self, name: str) -> ViewSource:
@@ -92,6 +97,7 @@ class CheckpointList:
                 except UserError:
                     self._verdicts[name] = (state, False)
                     raise
+                self._verdicts[name] = (state, True)
                 self._loaded[name] = kept
             self._loaded.move_to_end(name)
             while len(self._loaded) > KEPT:

@@ -40,6 +40,7 @@ class Panel:
         changed: Called when a user moves a control (not when the program does).
         actions: What the buttons do, by name: 'front', 'play', 'record', 'picture', 'path', 'video'.
         chosen: Called with the name of a checkpoint.
+        followed: Called when the newest checkpoint is to be shown from now on.
     """
 
     def __init__(
@@ -52,11 +53,13 @@ class Panel:
         changed: Callable[[], None],
         actions: dict[str, Callable[[], None]],
         chosen: Callable[[str], None],
+        followed: Callable[[], None],
     ):
         self._gui, self._changed, self._actions = gui, changed, actions
         self.network = gui.add_dropdown("Network", names, initial_value=current)
         self.network.on_update(lambda event: event.client and chosen(self.network.value))
         self.follow = gui.add_checkbox("Follow the newest", False, visible=len(names) > 1)
+        self.follow.on_update(lambda event: event.client and self.follow.value and followed())
         self.status = gui.add_markdown("…")
         views = [view for view in VIEWS if source.has_background or layers_of(view) == "both"]
         self._view = self._control(gui.add_dropdown("View", views))

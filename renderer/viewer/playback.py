@@ -25,10 +25,13 @@ class Playback:
         self._time, self._since = time, now
 
     def at(self, now: float, *, seconds: float, loop: bool) -> float:
-        """The time at `now`, if a full pass lasts `seconds`; without a loop it stops at 1."""
-        time = self._time + (now - self._since) / seconds
+        """Advance to `now`, if a full pass lasts `seconds`, and return the time; without a loop it stops at 1."""
+        elapsed = max(now - self._since, 0.0)  # a button may have been pressed after the frame for `now` began
+        time = self._time + elapsed / seconds
         if loop:
-            return math.fmod(time, 1.0)
-        if time >= 1:
+            time = math.fmod(time, 1.0)
+        elif time >= 1:
+            time = 1.0
             self.stop()
-        return min(time, 1.0)
+        self._time, self._since = time, now
+        return time

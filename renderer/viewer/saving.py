@@ -105,6 +105,7 @@ class Downloads:
         self.recording = False
         self._video: VideoMaking | None = None
         self._note: Any = None
+        self._closed = False
 
     @property
     def actions(self) -> dict[str, Callable[[], None]]:
@@ -130,6 +131,7 @@ class Downloads:
 
     def close(self) -> None:
         """The window is gone: stop, and remove an unfinished video (in the render thread, which may be writing it)."""
+        self._closed = True
         for save in (self._picture, self._cameras, self._movie):
             self._queue.forget(self._key(save.__name__))
         self._queue.submit(self._key("video"), self._end_video, always=True)
@@ -141,6 +143,8 @@ class Downloads:
         """A button's action: the render thread saves what is shown when the job runs."""
 
         def job() -> None:
+            if self._closed:  # a click that was handled after its window had gone
+                return
             with show_errors(self._client):
                 save(*self._frame())
 
@@ -162,7 +166,7 @@ class Downloads:
         draw = self._drawing()  # the network of all frames, whichever is shown meanwhile
         self._video = VideoMaking(cameras, lambda camera: draw(settings, camera), fps)
         self._note = self._client.add_notification("Video", "", loading=True, with_close_button=False)
-        self._queue.submit(self._key("video"), self._next_frame)
+        self._queue.submit(self._key("video"), self._next_frame, replace=False)  # `close` may have come meanwhile
 
     def _next_frame(self) -> None:
         video, content = self._video, None

@@ -88,6 +88,8 @@ class ViewerServer:
         session = Session(client, self._checkpoints, self._queue)
         with self._lock:
             self._sessions[client.client_id] = session
+        if client.client_id not in self._server.get_clients():  # closed while its network was loaded
+            self._disconnect(client)
 
     def _disconnect(self, client: Any) -> None:
         with self._lock:

@@ -61,14 +61,16 @@ class Session:
     ):
         self._client, self._checkpoints, self._queue, self._clock = client, checkpoints, queue, clock
         self._key = client.client_id
+        states = checkpoints.states  # before the file is read: one that is replaced meanwhile is loaded again
         self._name, self._source = checkpoints.newest_source()
+        self._state = states.get(self._name)
         self.quality = DraftQuality(self._source.widths)
         self.frames: deque[tuple[float, int, float]] = deque(maxlen=1000)
         self._playback = Playback()
         self._limits: OrbitLimits | None = None
         self._shown: PathCamera | None = None
         self._moved = self._reported = float("-inf")
-        self._time, self._aspect = 0.0, 1.0  # of the frame drawn last
+        self._time, self._aspect = 0.0, 1.0  # of the slider, and of the frame drawn last: others are a user's changes
         self._closed = False
         # Buttons work in viser's threads while frames are drawn: held wherever playback or recording is changed and its
         # labels follow, so that a frame does not undo what a button has just done.
@@ -84,6 +86,7 @@ class Session:
             current=self._name,
             changed=self._on_controls,
             chosen=self.choose,
+            followed=lambda: self.choose(checkpoints.newest),
             actions={
                 "front": self._look_from_front,
                 "play": self._play,
@@ -99,10 +102,12 @@ class Session:
     # Actions of the user: run in viser's threads.
 
     def offer(self, names: list[str], newest: str) -> None:
-        """Update the checkpoints to choose from."""
+        """Update the checkpoints to choose from, and the one that is shown, if its file has been replaced."""
         self._panel.offer(names)
         if self._panel.follow.value and newest != self._name:
             self.choose(newest)
+        elif self._is_replaced():  # a choice that waits comes first
+            self._queue.submit((self._key, "load"), lambda: self._load(self._name), replace=False)
 
     def choose(self, name: str) -> None:
         """Look at another checkpoint."""
@@ -121,9 +126,14 @@ class Session:
 
     def _on_controls(self) -> None:
         with self._switches:
-            if self._panel.time.value != self._time:
-                self._playback.jump(self._panel.time.value, self._clock())
+            self._follow_slider(self._panel.time.value, self._clock())
         self._touch()
+
+    def _follow_slider(self, time: float, now: float) -> None:
+        """Go on from the slider's time, if a user has moved it."""
+        if time != self._time:
+            self._playback.jump(time, now)
+            self._time = time
 
     def _on_camera(self) -> None:
         if not self._settled:
@@ -152,7 +162,8 @@ class Session:
             if self._playback.playing:
                 self._playback.stop()
             else:
-                self._playback.start(self._panel.time.value, self._clock())
+                self._time = self._panel.time.value
+                self._playback.start(self._time, self._clock())
             self._panel.show_playing(self._playback.playing)
         self._touch()
 
@@ -209,6 +220,7 @@ class Session:
             settings = self._panel.read()
             if now is not None:
                 if self._playback.playing:
+                    self._follow_slider(settings.time, now)  # viser reports a move only after it has set the value
                     time = self._playback.at(now, seconds=max(settings.seconds, 0.1), loop=settings.loop)
                     settings = dataclasses.replace(settings, time=round(time, 3))
                     self._panel.time.value = settings.time
@@ -284,13 +296,22 @@ class Session:
         mouse = self._client.camera
         return max(abs(a - b) for a, b in zip((*mouse.position, *mouse.look_at), (*position_of(camera), *ORIGIN)))
 
+    def _is_replaced(self) -> bool:
+        """True if the file of the network that is shown is no longer the one that was read."""
+        return self._checkpoints.states.get(self._name) not in (None, self._state)
+
     def _load(self, name: str) -> None:
-        if name != self._name:
+        if self._closed:
+            return
+        if name != self._name or self._is_replaced():
+            state = self._checkpoints.states.get(name)
             note = self._client.add_notification("Loading", name, loading=True, with_close_button=False)
             with show_errors(self._client):
                 self._source = self._checkpoints.source(name)
                 self.quality = DraftQuality(self._source.widths)
-                self._name = name
+                if name != self._name:  # otherwise no draft comes first: perhaps only the file's time has changed
+                    self._moved = self._clock()
+                self._name, self._state = name, state
+                self._queue.submit(self._key, self._draw)
             note.remove()
         self._panel.network.value = self._name
-        self._touch()

@@ -158,6 +158,38 @@ def test_a_file_that_was_replaced_is_loaded_again(tmp_path, records):
     assert checkpoints.source(name) == "source of good as new", "it is in memory"
 
 
+def replace(path, text):
+    """As a training replaces its best snapshot."""
+    path.with_name("new").write_text(text)
+    os.replace(path.with_name("new"), path)
+
+
+def test_a_file_that_is_replaced_is_noticed_once(tmp_path, records):
+    name = put(tmp_path, 1)
+    (tmp_path / "best-fvd.pt").write_text("good")
+    checkpoints = records.open(tmp_path)
+    before = dict(checkpoints.states)
+    replace(tmp_path / "best-fvd.pt", "good as new")
+    assert checkpoints.refresh() and not checkpoints.refresh()
+    assert checkpoints.names == ["best-fvd.pt", name]
+    assert checkpoints.states[name] == before[name] and checkpoints.states["best-fvd.pt"] != before["best-fvd.pt"]
+    assert checkpoints.source("best-fvd.pt") == "source of good as new"
+
+
+def test_a_single_file_that_is_replaced(tmp_path, records):
+    path = tmp_path / "a.pt"
+    path.write_text("good")
+    checkpoints = records.open(path)
+    assert checkpoints.newest_source() == ("a.pt", "source of good") and not checkpoints.refresh()
+    assert records.checked == [], "it has been loaded"
+    replace(path, "damaged")
+    assert not checkpoints.refresh() and not checkpoints.refresh() and records.reports == ["skipped: a.pt is damaged."]
+    replace(path, "good as new")
+    assert checkpoints.refresh() and checkpoints.source("a.pt") == "source of good as new"
+    path.unlink()
+    assert not checkpoints.refresh() and checkpoints.names == ["a.pt"]
+
+
 def test_a_folder_with_nothing_to_look_at(tmp_path, records):
     put(tmp_path, 1, "damaged")
     with pytest.raises(UserError, match="no network snapshot .* to look at"):

@@ -33,6 +33,25 @@ def test_a_jump_goes_on_from_there():
     assert playback.at(103.2, seconds=4.0, loop=True) == pytest.approx(0.95)
 
 
+def test_a_loop_that_ends_is_played_to_its_end():
+    playback = playing()
+    times = [playback.at(100.0 + frame / 10, seconds=2.0, loop=True) for frame in range(304)]
+    assert times[-1] == pytest.approx(0.15)
+    assert playback.at(130.4, seconds=2.0, loop=False) == pytest.approx(0.2) and playback.playing
+    assert playback.at(132.1, seconds=2.0, loop=False) == 1.0 and not playback.playing
+
+
+def test_another_duration_changes_the_pace_from_there():
+    playback = playing()
+    assert playback.at(101.5, seconds=2.0, loop=True) == 0.75
+    assert playback.at(101.6, seconds=10.0, loop=True) == pytest.approx(0.76)
+
+
+def test_it_never_runs_backwards():
+    """A button may be pressed after a frame has read the clock."""
+    assert playing().at(99.9, seconds=0.1, loop=True) == 0.0
+
+
 def test_it_stops():
     playback = playing()
     playback.stop()

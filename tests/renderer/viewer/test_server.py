@@ -25,7 +25,9 @@ ROOT = Path(__file__).resolve().parents[3]
 @pytest.fixture
 def checkpoints():
     source = Source(CameraPrior(), Queue())
-    return types.SimpleNamespace(names=["a"], newest="a", newest_source=lambda: ("a", source), refresh=lambda: False)
+    return types.SimpleNamespace(
+        names=["a"], newest="a", states={}, newest_source=lambda: ("a", source), refresh=lambda: False
+    )
 
 
 @pytest.fixture
@@ -52,6 +54,21 @@ def test_it_listens_at_its_address_and_nowhere_else(checkpoints):
     with pytest.raises(OSError):
         socket.create_connection(("127.0.0.1", server.port), timeout=1)
     assert server.sessions == []
+
+
+def test_a_window_that_is_closed_while_its_network_is_loaded(checkpoints, monkeypatch):
+    server = ViewerServer(checkpoints, host="127.0.0.1", port=0)
+    try:
+        closed = []
+        session = types.SimpleNamespace(close=lambda: closed.append(True))
+        monkeypatch.setattr("renderer.viewer.server.Session", lambda *_: session)
+        server._connect(types.SimpleNamespace(client_id=3))  # viser knows it no longer
+        assert server.sessions == [] and closed == [True]
+        monkeypatch.setattr(server._server, "get_clients", lambda: {3: None})
+        server._connect(types.SimpleNamespace(client_id=3))
+        assert server.sessions == [session] and closed == [True]
+    finally:
+        server.stop()
 
 
 def test_a_port_that_is_taken_is_not_replaced_by_another(checkpoints, taken):

@@ -9,6 +9,7 @@ import pytest
 from dnnlib import UserError
 from renderer.cameras import CameraPrior
 from renderer.trajectory_files import PathCamera, read_camera_path
+from renderer.viewer import saving
 from renderer.viewer.orbit import position_of
 from renderer.viewer.panel import Panel
 from renderer.viewer.saving import Downloads
@@ -25,7 +26,9 @@ class Stage:
     def __init__(self, seconds=0.02):
         self.queue, self.client = Queue(), Client()
         self.sources = {name: Source(PRIOR, self.queue, seconds=seconds) for name in ("old.pkl", "new.pkl")}
-        self.checkpoints = types.SimpleNamespace(names=["old.pkl"], newest_source=self._newest, source=self._load)
+        self.checkpoints = types.SimpleNamespace(
+            names=["old.pkl"], newest="old.pkl", states={"old.pkl": 1}, newest_source=self._newest, source=self._load
+        )
         self.session = Session(self.client, self.checkpoints, self.queue, clock=lambda: self.queue.now)
         self.gui, self.source = self.client.gui, self.sources["old.pkl"]
 
@@ -205,6 +208,25 @@ def test_the_time_can_be_moved_while_it_runs(stage):
     assert stage.gui["Time"].value == time
 
 
+def test_a_frame_does_not_undo_a_move_of_the_time(stage):
+    """viser sets the value at once, and reports it in another thread later."""
+    stage.gui["Play"].click()
+    stage.queue.run(0.3)
+    stage.gui["Time"].value = 0.7
+    stage.queue.run(0.1)
+    stage.gui["Time"].click()
+    stage.queue.run(0.11)
+    assert stage.gui["Time"].value == pytest.approx(0.8, abs=0.06)
+
+
+def test_play_begins_again_though_no_frame_was_drawn_at_the_end(stage):
+    stage.gui["Loop"].value = False
+    stage.gui["Time"].set(1.0)
+    stage.gui["Play"].click()
+    stage.queue.run(0.3)
+    assert stage.gui["Time"].value == pytest.approx(0.12, abs=0.06) and stage.gui["Play"].label == "Stop"
+
+
 def test_codes_are_what_the_controls_say(stage):
     for label, value in {
         "Content seed": 3, "Second content": 4, "Content mix": 0.25, "Motion seed": 5, "Second motion": 6,
@@ -313,6 +335,47 @@ def test_another_checkpoint_and_one_that_is_broken(stage):
     assert stage.gui["Network"].options == ["new.pkl", "newer.pkl"], "what is shown can be chosen although it is gone"
 
 
+def test_follow_begins_with_the_newest_there_is(stage):
+    stage.session.offer(["old.pkl", "new.pkl"], "new.pkl")
+    stage.checkpoints.newest = "new.pkl"
+    stage.gui["Follow the newest"].set(True)
+    stage.queue.run(1.0)
+    assert stage.gui["Network"].value == "new.pkl" and stage.sources["new.pkl"].requests
+    stage.gui["Network"].set("old.pkl")
+    stage.queue.run(1.0)
+    stage.gui["Follow the newest"].set(False)
+    stage.queue.run(1.0)
+    assert stage.gui["Network"].value == "old.pkl"
+
+
+@pytest.mark.parametrize("follow", [False, True])
+def test_the_network_that_is_shown_is_loaded_again_when_its_file_is_replaced(stage, follow):
+    stage.gui["Follow the newest"].value = follow
+    stage.sources["old.pkl"] = replaced = Source(PRIOR, stage.queue)
+    stage.session.offer(["old.pkl"], "old.pkl")
+    stage.queue.run(1.0)
+    assert replaced.requests == [] and stage.client.shown == [], "the same file"
+    stage.checkpoints.states = {"old.pkl": 2}
+    for _ in range(3):
+        stage.session.offer(["old.pkl"], "old.pkl")
+        stage.queue.run(1.0)
+    assert [request.width for request in replaced.requests] == [32], "once"
+    assert [kind for _, kind in stage.client.shown] == ["png"], "no draft: perhaps only the time of the file is another"
+    assert stage.client.notes == []
+
+
+def test_a_choice_is_kept_though_a_file_is_replaced(stage):
+    stage.checkpoints.states = {"old.pkl": 2, "new.pkl": 1}
+    stage.gui["Network"].set("new.pkl")
+    stage.session.offer(["old.pkl", "new.pkl"], "new.pkl")
+    stage.queue.run(1.0)
+    assert stage.gui["Network"].value == "new.pkl"
+    del stage.checkpoints.states["new.pkl"]
+    stage.session.offer(["old.pkl"], "old.pkl")
+    stage.queue.run(1.0)
+    assert stage.gui["Network"].value == "new.pkl" and stage.client.notes == [], "it is in memory"
+
+
 def test_errors_are_told_to_the_window_and_end_nothing(stage, caplog):
     def fail(request):
         raise RuntimeError("CUDA out of memory\nmore")
@@ -335,6 +398,30 @@ def test_a_window_that_is_closed_leaves_nothing(stage, tmp_path, monkeypatch):
     stage.session.close()
     stage.queue.run(5.0)
     assert list(tmp_path.iterdir()) == [] and stage.queue.jobs == {} and "video.mp4" not in stage.client.files
+
+
+def test_a_window_that_is_closed_while_it_begins_to_work(stage, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    for _ in range(2):
+        stage.gui["Save a video"].click()
+        stage.queue.run(5.0)
+        assert stage.client.files.pop("video.mp4")[4:8] == b"ftyp"
+    make = saving.VideoMaking
+
+    def closed_meanwhile(*arguments):
+        stage.session.close()
+        return make(*arguments)
+
+    monkeypatch.setattr(saving, "VideoMaking", closed_meanwhile)
+    stage.source.requests.clear()
+    stage.gui["Save a video"].click()
+    stage.queue.run(5.0)
+    stage.checkpoints.source = None  # changes that are handled later load and render nothing
+    stage.gui["Save a video"].click()
+    stage.gui["Network"].set("new.pkl")
+    stage.queue.run(5.0)
+    assert stage.source.requests == [] and stage.client.files == {}
+    assert list(tmp_path.iterdir()) == [] and stage.queue.jobs == {} and stage.client.notes == []
 
 
 def test_a_video_shows_one_network_from_its_first_frame_to_its_last(stage):
