@@ -7,6 +7,7 @@ comes with imageio-ffmpeg.
 
 import contextlib
 import errno
+import fcntl
 import io
 import math
 import os
@@ -44,8 +45,8 @@ MAX_GIF_RATE = 50  # frames per second: GIF delays are in hundredths of a second
 
 MAX_SIDE, MAX_PIXELS = 16384, 16000 * 16000  # of a video's frame: the limits of x264 and ffmpeg
 
-#: Buffer of the encoder's pipe in bytes, the largest that Linux grants to every user: several small frames can be
-#: written while the encoder starts. (It has no effect on other systems.)
+#: Buffer of the encoder's pipe in bytes, the largest that Linux grants to every user, of 64 MiB in all: several small
+#: frames can be written while the encoder starts. (It has no effect on other systems.)
 PIPE_SIZE = 1 << 20
 
 
@@ -261,7 +262,6 @@ class VideoWriter:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=messages,
-                pipesize=PIPE_SIZE,
                 start_new_session=True,  # Ctrl-C, after which a training finishes its previews, does not end it
             )
         except OSError as error:
@@ -269,6 +269,8 @@ class VideoWriter:
             raise UserError(f"Cannot start the video encoder {command[0]}: {error.strerror}.") from error
 
         assert process.stdin is not None
+        with contextlib.suppress(AttributeError, OSError):  # not Linux; or this user's pipes hold their limit already
+            fcntl.fcntl(process.stdin, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
         return _Encoder(process, process.stdin, messages)
 
 

@@ -1,3 +1,5 @@
+import errno
+import fcntl
 import io
 import math
 import os
@@ -246,6 +248,21 @@ def test_a_signal_that_a_training_survives_leaves_its_encoder_alone(tmp_path):
     shown = subprocess.run(command, start_new_session=True, capture_output=True, text=True)
     assert (shown.stdout, shown.returncode) == ("True\n", 0), shown.stderr
     assert len(decode(tmp_path / "a.mp4")[1]) == 20
+
+
+def test_a_user_whose_pipes_hold_their_limit(tmp_path, monkeypatch):
+    """Without privileges, all pipes of a user may hold 64 MiB together."""
+
+    def refuse(*_):
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(fcntl, "fcntl", refuse)
+    frames = smooth_frames(3, 64, 96)
+    with VideoWriter(tmp_path / "a.mp4", 8) as video:
+        for frame in frames:
+            video.add(frame)
+    monkeypatch.undo()
+    assert psnr(decode(tmp_path / "a.mp4")[1], frames.permute(0, 2, 3, 1).numpy()) > 38
 
 
 def test_gifs_are_made_in_a_session_of_their_own(tmp_path, monkeypatch):
