@@ -6,8 +6,10 @@ way; only this module knows the names of snapshots in a run folder. It does not 
 
 import contextlib
 import filecmp
+import functools
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from dnnlib import UserError, link_or_copy
@@ -94,7 +96,7 @@ def listed_snapshots(folder: str | os.PathLike) -> list[Path]:
     scheduled snapshot writes it under that name only.
 
     Raises:
-        OSError: The folder cannot be read, or a file has just been deleted.
+        OSError: The folder or its latest snapshot cannot be read.
     """
     best = {}
     for path in sorted(Path(folder).iterdir(), key=lambda path: path.suffix == SUFFIXES[0]):
@@ -106,9 +108,19 @@ def listed_snapshots(folder: str | os.PathLike) -> list[Path]:
         latest = latest_snapshot(folder)
     except UserError:  # there is none
         return found
+    if any(_same(path, latest, os.path.samefile) for path in reversed(found)):
+        return found
     # Where the file system has no hard links, or the run was copied, it is a copy of the newest one.
-    copy = bool(found) and filecmp.cmp(found[-1], latest, shallow=False)
-    return found if copy or any(path.samefile(latest) for path in found) else [*found, latest]
+    copy = bool(found) and _same(found[-1], latest, functools.partial(filecmp.cmp, shallow=False))
+    return found if copy else [*found, latest]
+
+
+def _same(one: Path, other: Path, compare: Callable[[Path, Path], bool]) -> bool:
+    """A comparison of two files of a run in progress, which may delete one meanwhile: it is then another one."""
+    try:
+        return compare(one, other)
+    except FileNotFoundError:
+        return False
 
 
 def keep_as_latest(snapshot: str | os.PathLike) -> Path:

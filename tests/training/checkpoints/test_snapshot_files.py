@@ -1,5 +1,7 @@
 """Names of snapshots, those of earlier versions included, and the snapshots that are kept."""
 
+import filecmp
+
 import pytest
 
 from dnnlib import UserError
@@ -82,6 +84,21 @@ def test_the_latest_is_listed_unless_it_is_another_name_of_a_snapshot(tmp_path):
     (tmp_path / snapshot_name(7000)).unlink()
     (tmp_path / "best-fvd.pt").unlink()
     assert names(listed_snapshots(tmp_path)) == [latest.name]
+
+
+def test_a_hard_link_is_not_read(tmp_path, monkeypatch):
+    touch(tmp_path, "best-fvd.pt", snapshot_name(6000), snapshot_name(7000))
+    keep_as_latest(tmp_path / snapshot_name(7000))
+    monkeypatch.setattr(filecmp, "cmp", None)
+    assert names(listed_snapshots(tmp_path)) == ["best-fvd.pt", snapshot_name(6000), snapshot_name(7000)]
+
+
+def test_a_snapshot_that_is_deleted_meanwhile(tmp_path):
+    for deleted in (3000, 7000):  # a link to nothing is listed in its folder, but cannot be looked at
+        (tmp_path / snapshot_name(deleted)).symlink_to("nothing")
+    latest = tmp_path / "latest-network-snapshot.pt"
+    latest.write_text("of a stop, within the same thousand videos")
+    assert names(listed_snapshots(tmp_path)) == [snapshot_name(3000), snapshot_name(7000), latest.name]
 
 
 def test_a_folder_of_runs_is_told_from_a_run(tmp_path):
