@@ -141,7 +141,7 @@ def _kernel_subsets(real: np.ndarray, fake: np.ndarray, metric: Metric, replicat
     # The real frames are the complete dataset: the value varies with the generated frames and with the subsets.
     others = _at_most(OTHERS, fake)
     influences = kernel_influences(_at_most(OTHERS, real), others, _rows(INFLUENCES, others))
-    variance = 4 * np.var(influences) / len(fake) + np.var(values, ddof=1) / len(values)
+    variance = 4 * np.var(influences, ddof=1) / len(fake) + np.var(values, ddof=1) / len(values)
     reach = DEVIATIONS * float(np.sqrt(variance))
     return Measured(value, (value - reach, value + reach), further)
 

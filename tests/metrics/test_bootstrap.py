@@ -73,6 +73,23 @@ def test_intervals_of_overlapping_subsets_are_those_of_independent_samples(reals
     assert np.mean([reach(one.interval) for one in found]) == pytest.approx(1.96 * spread, rel=0.2)
 
 
+def test_the_variance_of_few_samples_is_unbiased(monkeypatch):
+    """With 4 of small spread, the distance varies with −2 mean k(x, y) almost alone: its variance is 4 / 4 var k(x, y).
+
+    Real ones of equal number, so that every subset is the same.
+    """
+    monkeypatch.setattr("metrics.metric_functions.subset_distances", partial(subset_distances, subsets=2))
+    random, metric = np.random.default_rng(8), find_metric("kid1k_full")
+    real = np.full([4, 1], 50.0)
+
+    def fake(count):
+        return random.uniform(-0.01, 0.01, size=[count, 1])
+
+    variances = [reach(MEASURES["kernel_subsets"](real, fake(4), metric, 100).interval) ** 2 for _ in range(1000)]
+    expected = np.var((50 * fake(1_000_000) + 1) ** 3)
+    assert np.mean(variances) == pytest.approx(1.96**2 * expected, rel=0.1)
+
+
 def test_the_interval_of_many_samples_follows_from_some(monkeypatch):
     x, y = draws(np.random.default_rng(6))
     complete = reach(MEASURES["kernel_subsets"](x, y, find_metric("kid1k_full"), 100).interval)
