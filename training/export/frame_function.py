@@ -24,7 +24,7 @@ from renderer.rays import Rays
 from renderer.volume_rendering import render_rays
 from torch_utils import custom_ops
 from training.inference.latents import known_labels, labels_at
-from training.networks.generator import Generator, ModulatedWeights
+from training.networks.generator import Generator, ModulatedWeights, conditioned_fields
 
 __all__ = [
     "INPUTS",
@@ -76,8 +76,7 @@ class FrameFunction(nn.Module):
         weights = generator.modulate(ws)
         if isinstance(weights, ModulatedWeights):  # a class of the user's own may have others
             weights = dataclasses.replace(weights, fused=None)
-        motion = generator.motion_vectors(ws, z_motion, times)
-        fields = generator.condition(weights, times=times, motion=motion, z_bg=z_bg)
+        fields = conditioned_fields(generator, weights, ws, times=times, z_motion=z_motion, z_bg=z_bg)
         cameras = Cameras(cam2world=cam2world, fov=fov)
         rays = Rays.through(generator.pixels(ws), cameras, generator.depth_offsets(cameras))
         output = generator.upsample(render_rays(fields, rays, generator.settings, frames=1), weights)

@@ -11,7 +11,7 @@ from renderer.rays import Rays, RenderSettings
 from renderer.volume_rendering import Fields, RenderedRays, render_background, render_rays
 from torch_utils.argument_checks import check_network
 from torch_utils.ops.fused_mlp import has_fused_mlp
-from training.networks.generator import Generator, SynthesisOutput, VolumeOutput
+from training.networks.generator import Generator, SynthesisOutput, VolumeOutput, conditioned_fields
 from training.networks.mixed_precision import half_precision, multiplies_bfloat16
 
 __all__ = ["LAYERS", "FrameRenderer", "can_render"]
@@ -161,8 +161,8 @@ class FrameRenderer:
         if len(cameras) != len(self.ws):
             raise ValueError(f"{len(self.ws)} videos need as many cameras, got {len(cameras)}: see Cameras.repeat.")
         times = torch.as_tensor(time, dtype=self.ws.dtype, device=self.ws.device).expand(len(self.ws))[:, None]
-        motion = generator.motion_vectors(self.ws, self.z_motion, times)
-        fields = generator.condition(self._weights, times=times, motion=motion, z_bg=self.z_bg)
+        codes = {"z_motion": self.z_motion, "z_bg": self.z_bg}
+        fields = conditioned_fields(generator, self._weights, self.ws, times=times, **codes)
         view = self._view(fields, cameras.to(self.ws.device), settings)
         if layers == "background":
             values = view.background[:, None]

@@ -8,7 +8,7 @@ from renderer.volume_rendering import march_background, sample_foreground
 from torch_utils.argument_checks import check_network, check_number, check_tensors, whole_number
 from torch_utils.ops.composite import weighted_sum
 from training.inference.arguments import check_cameras
-from training.networks.generator import Generator
+from training.networks.generator import Generator, conditioned_fields
 
 __all__ = ["PointField"]
 
@@ -59,10 +59,9 @@ class PointField:
         self._position, self._ahead = matrix[:3, 3], -matrix[:3, 2]
         times = ws.new_full([1, 1], time)
         self._generator = generator
-        motion = generator.motion_vectors(ws, z_motion, times)
         weights = generator.modulate(ws)
         self._upsampler = weights.upsampler
-        self._fields = generator.condition(weights, times=times, motion=motion, z_bg=z_bg)
+        self._fields = conditioned_fields(generator, weights, ws, times=times, z_motion=z_motion, z_bg=z_bg)
         self._field = self._fields.foreground
 
     @torch.no_grad()

@@ -24,7 +24,7 @@ from training.networks.fields import BackgroundField, BlendedForeground, Foregro
 from training.networks.mapping import MappingNetwork, MotionNetwork
 from training.networks.upsampler import Upsampler
 
-__all__ = ["Generator", "ModulatedWeights", "SynthesisOutput", "VolumeOutput"]
+__all__ = ["Generator", "ModulatedWeights", "SynthesisOutput", "VolumeOutput", "conditioned_fields"]
 
 
 @dataclasses.dataclass
@@ -213,7 +213,7 @@ class Generator(nn.Module):
 
         # Motion codes and times give one motion vector per frame (section 3.1). The fields are conditioned on these
         # vectors, the modulated weights and the background codes.
-        fields = self.condition(weights, times=times, motion=self.motion_vectors(ws, z_motion, times), z_bg=z_bg)
+        fields = conditioned_fields(self, weights, ws, times=times, z_motion=z_motion, z_bg=z_bg)
 
         # One camera per video: its frames share rays and random numbers. The losses along rays also need the rays of a
         # lattice of full-resolution pixels.
@@ -338,3 +338,24 @@ class Generator(nn.Module):
         index = lattice[:, None, None, :].expand(-1, image.shape[1], 3, -1)
         pixels = image.flatten(3).gather(3, index).movedim(2, 3)
         return 2 * (composited - pixels).square().sum(dim=-1).mean(dim=-1)
+
+
+def conditioned_fields(
+    generator: Generator,
+    weights: ModulatedWeights,
+    ws: torch.Tensor,
+    *,
+    times: torch.Tensor,
+    z_motion: torch.Tensor,
+    z_bg: torch.Tensor,
+) -> Fields:
+    """The fields of B videos at times [B, T], by the steps `motion_vectors` and `condition` of a generator.
+
+    A function, not a method: a class of the user's own need only have the steps.
+
+    Args:
+        weights: Result of `modulate` for the styles `ws`.
+        ws, times, z_motion, z_bg: See `Generator.synthesize`.
+    """
+    motion = generator.motion_vectors(ws, z_motion, times)
+    return generator.condition(weights, times=times, motion=motion, z_bg=z_bg)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 import run_train
 from dnnlib import UserError
@@ -16,13 +17,17 @@ from tests.small_network import SIZES, small_generator
 from tests.training.tiny import OVERRIDES, write_frames
 from torch_utils.rng import RandomStream
 from training.checkpoints.snapshot import load_average_generator, load_snapshot, network_class, save_snapshot
+from training.export.frame_function import FrameFunction
 from training.inference.frame_renderer import FrameRenderer
 from training.inference.latents import seed_latents
+from training.inference.point_query import PointField
 from training.inference.video_discriminators import load_discriminators
 from training.inference.video_generator import VideoGenerator, load_generator
 from training.launch import config
+from training.launch.build import STEPS
 from training.launch.validate import plan
 from training.networks.discriminator import TimeAwareDiscriminators, time_plane
+from training.networks.generator import Generator
 from training.networks.model_summary import size_report
 from training.published.__main__ import describe_snapshot
 
@@ -411,6 +416,53 @@ def test_a_synthesis_by_which_no_frame_is_rendered_is_a_note(work):
         "steps (modulate, motion_vectors, condition, depth_offsets, pixels, upsample), of which it overrides none."
     )
     assert notes == {"Negative": [expected], "Both": [], "LoopingGenerator": []}
+
+
+class Slower(Generator):
+    """Its scenes are those of half the time."""
+
+    def motion_vectors(self, ws, z_motion, times):
+        return super().motion_vectors(ws, z_motion, times / 2)
+
+    def condition(self, weights, *, times, **others):
+        return super().condition(weights, times=times / 2, **others)
+
+
+class Wrapped(nn.Module):
+    """The same, not derived from `Generator`: steps, attributes of rendering, and nothing else."""
+
+    SIZES = ("num_ws", "w_dim", "motion_dim", "background_dim")
+
+    def __init__(self, generator):
+        super().__init__()
+        for name in ("synthesize", "background", "upsampler", "camera_prior", "settings", *self.SIZES, *STEPS):
+            setattr(self, name, getattr(generator, name))
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+@torch.no_grad()
+def test_own_motion_and_fields_are_those_of_all_frames_and_points(generator, wrapped):
+    plain = generator
+    own = Slower(**plain.config)
+    own.load_state_dict(plain.state_dict())
+    own = (Wrapped(own) if wrapped else own).eval()
+    latents, camera = seed_latents(0, 0, **SIZES), plain.camera_prior.at()
+    ws, codes = plain.mapping(latents.z), {"z_motion": latents.z_motion, "z_bg": latents.z_bg}
+    points = torch.linspace(-0.05, 0.05, 12).unflatten(0, (4, 3))
+    view = {"cam2world": camera.cam2world, "fov": camera.fov}
+
+    def shown(generator, time):
+        return {
+            "synthesize": generator.synthesize(ws, times=torch.tensor([[time]]), cameras=camera, **codes).image,
+            "frame": FrameRenderer(generator, ws, **codes).render(time, camera),
+            "points": PointField(generator, ws, time=time, **codes).emission(points),
+            "export": FrameFunction(generator)(ws, **codes, time=torch.tensor([time]), **view)[0],
+        }
+
+    expected, other = shown(plain, 0.4), shown(plain, 0.8)
+    for name, values in shown(own, 0.8).items():
+        assert torch.equal(values, expected[name]), name
+        assert (values - other[name]).abs().max() > 1e-4, name
 
 
 def test_a_class_that_does_not_exist_or_is_no_network_is_one_line(work):
