@@ -293,14 +293,7 @@ def write_request(
     make_folder(request.outdir)
 
     def make_renderer(codes):
-        return FrameRenderer(
-            generator,
-            codes.ws,
-            z_motion=codes.z_motion.to(device),
-            z_bg=codes.z_bg.to(device),
-            ray_chunk=request.ray_chunk,
-            precision=precision,
-        )
+        return FrameRenderer(generator, **vars(codes.to(device)), ray_chunk=request.ray_chunk, precision=precision)
 
     rays = "all rays of a frame" if request.ray_chunk is None else f"{request.ray_chunk} rays"
     with explain_out_of_memory(f"Now {rays} are rendered at a time: lower that with --ray_chunk, e.g. 4096."):

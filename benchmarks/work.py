@@ -107,4 +107,4 @@ def _stream(device: str) -> Any:
 @torch.no_grad()
 def _codes(generator, videos: int, device: str) -> dict[str, torch.Tensor]:
     latents = SeedLatents.join(generator_latents(generator, seed, seed) for seed in range(videos)).to(device)
-    return {"ws": generator.mapping(latents.z, None), "z_motion": latents.z_motion, "z_bg": latents.z_bg}
+    return vars(latents.with_styles(generator.mapping(latents.z, None)))

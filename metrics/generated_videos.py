@@ -25,6 +25,7 @@ from torch_utils.rng import RandomStream
 from training.data.frame_store import FrameStore
 from training.data.images import fit_square
 from training.inference.frame_renderer import FrameRenderer
+from training.inference.latents import RowCodes, SeedLatents
 from training.networks.generator import Generator
 
 __all__ = ["GeneratedVideos", "ViewPairs", "draw_labels", "quantise", "reproject"]
@@ -167,22 +168,23 @@ class GeneratedVideos:
         label = label or self._label
         generator = self._generator
         device = next(generator.parameters()).device
-        ws, z_motion, z_bg, cameras, numbers = [], [], [], [], []
+        videos, cameras, numbers = [], [], []
         for index in indices:
             seed = np.random.SeedSequence([SEED, index]).generate_state(1, np.uint64)[0] >> np.uint64(1)
             stream = RandomStream(int(seed))
-            z = stream.normal("z", [1, generator.z_dim]).to(device)
-            z_motion.append(stream.normal("z_motion", [1, generator.motion_dim]))
-            z_bg.append(stream.normal("z_bg", [1, generator.background_dim]))
+            latents = SeedLatents(
+                z=stream.normal("z", [1, generator.z_dim]),
+                z_motion=stream.normal("z_motion", [1, generator.motion_dim]),
+                z_bg=stream.normal("z_bg", [1, generator.background_dim]),
+            ).to(device)
             cameras.append(generator.camera_prior.sample(1, stream))
             numbers.append(float(stream.uniform("time", [1])))
             c = None
             if label is not None and generator.c_dim > 0:
                 c = torch.from_numpy(label(index))[None].to(device)
-            ws.append(generator.mapping(z, c))  # one at a time: rounding must not depend on the batch
-        renderer = FrameRenderer(
-            generator, torch.cat(ws), z_motion=torch.cat(z_motion).to(device), z_bg=torch.cat(z_bg).to(device)
-        )
+            ws = generator.mapping(latents.z, c)  # one at a time: rounding must not depend on the batch
+            videos.append(latents.with_styles(ws))
+        renderer = FrameRenderer(generator, **vars(RowCodes.join(videos)))
         return renderer, Cameras.join(cameras).to(device), numbers
 
     @torch.no_grad()

@@ -28,6 +28,7 @@ from torch_utils.rng import RandomStream
 from training.checkpoints.snapshot import load_average_generator, load_snapshot
 from training.data.dataset import VideoPairDataset
 from training.inference.frame_renderer import FrameRenderer
+from training.inference.latents import RowCodes
 from training.inference.meshes import CHECKED_VIEWS, GeneratedMeshes
 from training.networks.generator import Generator
 from training.synthetic.head_model import Backdrop, TalkingHead
@@ -126,19 +127,20 @@ def _mesh_outlines(generator: Generator, count: int) -> list[float]:
     return outlines
 
 
-def _codes(generator: Generator, count: int, stream: RandomStream):
-    ws = generator.mapping(stream.normal("z", [count, generator.z_dim]), None)
-    return ws, stream.normal("z_motion", [count, generator.motion_dim]), stream.normal(
-        "z_bg", [count, generator.background_dim]
-    )  # fmt: skip
+def _codes(generator: Generator, count: int, stream: RandomStream) -> RowCodes:
+    return RowCodes(
+        ws=generator.mapping(stream.normal("z", [count, generator.z_dim]), None),
+        z_motion=stream.normal("z_motion", [count, generator.motion_dim]),
+        z_bg=stream.normal("z_bg", [count, generator.background_dim]),
+    )
 
 
 def _views_of_model(generator: Generator, sizes: Sizes) -> Views:
-    ws, z_motion, z_bg = _codes(generator, sizes.views, RandomStream(SEED))
+    codes = _codes(generator, sizes.views, RandomStream(SEED))
     cameras = _view_cameras(generator.camera_prior)
     outputs = []
     for part in torch.arange(sizes.views).split(CHUNK):
-        renderer = FrameRenderer(generator, ws[part], z_motion=z_motion[part], z_bg=z_bg[part])
+        renderer = FrameRenderer(generator, **vars(codes[part]))
         outputs.append([renderer.output(0.5, camera.repeat(len(part))) for camera in cameras])
     images, depths, weights = [], [], []
     for view in zip(*outputs):
@@ -153,18 +155,14 @@ def _views_of_model(generator: Generator, sizes: Sizes) -> Views:
 def _table_of_model(generator: Generator, sizes: Sizes) -> torch.Tensor:
     """Videos [contents, motions, 3, T, H, W] in [0, 1] from the front; a content has one background."""
     stream = RandomStream(SEED + 1)
-    ws, _, z_bg = _codes(generator, sizes.contents, stream)
+    codes = _codes(generator, sizes.contents, stream)
     z_motion = stream.normal("motions", [sizes.motions, generator.motion_dim])
     times = torch.linspace(0, 1, sizes.frames).tolist()
     camera = generator.camera_prior.at().repeat(sizes.motions)
     rows = []
     for content in range(sizes.contents):
-        renderer = FrameRenderer(
-            generator,
-            ws[content : content + 1].repeat(sizes.motions, 1, 1),
-            z_motion=z_motion,
-            z_bg=z_bg[content : content + 1].repeat(sizes.motions, 1),
-        )
+        repeated = codes[torch.tensor([content] * sizes.motions)]
+        renderer = FrameRenderer(generator, **vars(dataclasses.replace(repeated, z_motion=z_motion)))
         rows.append(torch.stack([to_uint8(renderer.render(time, camera)) for time in times], dim=2).float() / 255)
     return torch.stack(rows)
 

@@ -55,9 +55,11 @@ def compare(generator, exported: Callable, samples: int) -> list:
     from renderer.cameras import Cameras
     from training.export.frame_function import deviations, random_inputs
     from training.inference.frame_renderer import FrameRenderer
+    from training.inference.latents import RowCodes
 
-    def original(ws, z_motion, z_bg, time, cam2world, fov):
-        renderer = FrameRenderer(generator, ws, z_motion=z_motion, z_bg=z_bg)
+    def original(*inputs):
+        *codes, time, cam2world, fov = inputs
+        renderer = FrameRenderer(generator, **vars(RowCodes(*codes)))
         output = renderer.output(time, Cameras(cam2world=cam2world, fov=fov))
         return output.image[:, 0], output.depth[:, 0]
 

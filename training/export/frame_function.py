@@ -23,7 +23,7 @@ from renderer.cameras import Cameras
 from renderer.rays import Rays
 from renderer.volume_rendering import render_rays
 from torch_utils import custom_ops
-from training.inference.latents import known_labels, labels_at
+from training.inference.latents import CODE_SIZES, LATENT_SIZES, SeedLatents, known_labels, labels_at
 from training.networks.generator import Generator, ModulatedWeights, conditioned_fields
 
 __all__ = [
@@ -40,7 +40,7 @@ __all__ = [
     "trace",
 ]
 
-INPUTS = ("ws", "z_motion", "z_bg", "time", "cam2world", "fov")
+INPUTS = (*CODE_SIZES, "time", "cam2world", "fov")
 OUTPUTS = ("image", "depth")
 
 Frame = tuple[torch.Tensor, torch.Tensor]  # image and depth
@@ -91,10 +91,8 @@ def random_inputs(generator: Generator, seed: int) -> tuple[torch.Tensor, ...]:
     value that a function might have taken for a constant.
     """
     random = torch.Generator().manual_seed(seed)
-    z, z_motion, z_bg = (
-        torch.randn([1, size], generator=random, dtype=torch.float32)
-        for size in (generator.z_dim, generator.motion_dim, generator.background_dim)
-    )
+    sizes = (getattr(generator, name) for name in LATENT_SIZES)
+    latents = SeedLatents(*(torch.randn([1, size], generator=random, dtype=torch.float32) for size in sizes))
     label = None
     if generator.c_dim > 0:
         label = labels_at(generator, torch.randint(known_labels(generator), [1], generator=random))
@@ -102,7 +100,8 @@ def random_inputs(generator: Generator, seed: int) -> tuple[torch.Tensor, ...]:
     cameras = generator.camera_prior.at(yaw, pitch)
     cam2world, fov = cameras.cam2world.clone(), cameras.fov * (0.7 + 0.3 * wide)
     cam2world[:, :3, 3] *= 0.9 + 0.2 * near
-    return generator.mapping(z, label).contiguous(), z_motion, z_bg, time, cam2world, fov
+    codes = latents.with_styles(generator.mapping(latents.z, label).contiguous())
+    return *vars(codes).values(), time, cam2world, fov
 
 
 @torch.no_grad()

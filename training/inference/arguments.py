@@ -15,7 +15,7 @@ from renderer.outputs import OUTPUTS
 from renderer.trajectories import DEFAULT_PROGRAM
 from torch_utils.argument_checks import Shaped, check_number, check_tensors, is_list, shown, whole_number
 from training.inference.cli_options import MAX_TIME
-from training.inference.layouts import RowCodes
+from training.inference.latents import CODE_SIZES, RowCodes
 from training.networks.generator import Generator
 
 __all__ = [
@@ -35,11 +35,6 @@ __all__ = [
 SOURCES = "a snapshot, a folder, a URL or an id of the Hub"
 DEFAULT_FRAMES = 16  # of a video
 ORTHONORMAL = 1e-3  # tolerated error of a pose's axes: far above rounding, far below a missing axis
-CODES = {
-    "ws": ("B", "num_ws", "w_dim"),
-    "z_motion": ("B", "motion_dim"),
-    "z_bg": ("B", "background_dim"),
-}
 
 
 def seed_list(name: str, seed: Any) -> list[int]:
@@ -106,8 +101,8 @@ def check_codes(network: Generator | None, *, finite: bool = False, **named: Any
     for name, codes in named.items():
         if not isinstance(codes, RowCodes):
             raise ValueError(f"{name} must be what codes, load_codes, interpolate or mix return, got {shown(codes)}.")
-        for part, dims in CODES.items():
-            shape = [dim if dim == "B" or network is None else getattr(network, dim) for dim in dims]
+        for part, sizes in CODE_SIZES.items():
+            shape = ["B", *(size if network is None else getattr(network, size) for size in sizes)]
             tensors[f"{name}.{part}"] = getattr(codes, part), shape
     check_tensors(tensors, finite=finite)
 

@@ -3,6 +3,7 @@
 All are on the generator's device and have its type.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,8 +13,8 @@ from torch_utils.argument_checks import check_number, check_tensors, is_list, sh
 from training.inference.arguments import check_alone, check_codes, label_numbers, seed_list
 from training.inference.cli_options import part_layers
 from training.inference.interpolation import lerp, mix_styles, slerp
-from training.inference.latents import SeedLatents, class_label, generator_latents
-from training.inference.layouts import RowCodes, StyleMapping
+from training.inference.latents import RowCodes, SeedLatents, class_label, generator_latents
+from training.inference.layouts import StyleMapping
 from training.networks.generator import Generator
 
 __all__ = [
@@ -33,8 +34,7 @@ Label = int | Sequence[float]
 
 def on_network(network: Generator, codes: RowCodes) -> RowCodes:
     """Codes on the device and of the type of a network's parameters."""
-    parts = (codes.ws, codes.z_motion, codes.z_bg)
-    return RowCodes(*(part.to(**_placement(network)) for part in parts))
+    return codes.to(**_placement(network))
 
 
 def _placement(network: Generator) -> dict[str, Any]:
@@ -80,7 +80,7 @@ def mapped_codes(
         raise ValueError(f"class_idx: {error}") from error
     label = None if label is None else label.expand(len(z), -1).to(z.dtype)
     styles = StyleMapping(network.mapping, label=label, truncation_psi=truncation_psi, device=z.device)
-    return RowCodes(styles.of(z), latents.z_motion, latents.z_bg)
+    return latents.with_styles(styles.of(z))
 
 
 def _content(network: Generator, z: torch.Tensor) -> torch.Tensor:
@@ -109,7 +109,7 @@ def mixed_codes(network: Generator, first: RowCodes, second: RowCodes, layers: s
         raise ValueError(f"layers must be foreground, upsampler or a list of numbers, got {shown(layers)}.")
     chosen = layers if is_list(layers) else parts[layers]
     numbers = [whole_number(f"layers[{i}]", layer) for i, layer in enumerate(chosen)]
-    return RowCodes(mix_styles(first.ws, second.ws, numbers), first.z_motion, first.z_bg)
+    return dataclasses.replace(first, ws=mix_styles(first.ws, second.ws, numbers))
 
 
 def given_codes(

@@ -17,6 +17,7 @@ import torch
 
 from dnnlib import UserError, atomic_write, one_line
 from renderer.cameras import Cameras, cam2world_from_angles
+from training.inference.latents import CODE_SIZES, RowCodes
 
 if TYPE_CHECKING:
     from training.networks.generator import Generator
@@ -31,15 +32,8 @@ HEADER = 1 << 12  # bytes that describe an array in the file, at most
 
 STRINGS = ("format", "version", "network")
 #: Name: (type in the file, shape); 'T' is the number of frames, other names are attributes of the generator.
-FIELDS = {
-    "ws": ("<f4", ("num_ws", "w_dim")),
-    "z_motion": ("<f4", ("motion_dim",)),
-    "z_bg": ("<f4", ("background_dim",)),
-    "yaw": ("<f8", ("T",)),
-    "pitch": ("<f8", ("T",)),
-    "radius": ("<f8", ("T",)),
-    "fov": ("<f8", ("T",)),
-    "times": ("<f8", ("T",)),
+FIELDS = {name: ("<f4", sizes) for name, sizes in CODE_SIZES.items()} | {
+    name: ("<f8", ("T",)) for name in ("yaw", "pitch", "radius", "fov", "times")
 }
 
 
@@ -72,6 +66,10 @@ class VideoCodes:
     def cameras(self) -> Cameras:
         """The T cameras."""
         return Cameras(cam2world=cam2world_from_angles(self.yaw, self.pitch, self.radius), fov=self.fov.float())
+
+    def row(self) -> RowCodes:
+        """The codes as a batch of one video."""
+        return RowCodes(*(getattr(self, name)[None] for name in CODE_SIZES))
 
     def belong_to(self, generator: "Generator") -> bool:
         """True if they were fitted to exactly this generator."""

@@ -6,7 +6,7 @@ people here. (Random latents of training come from the training's own random str
 
 import dataclasses
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BACKGROUND_SCALE",
+    "CODE_SIZES",
+    "LATENT_SIZES",
+    "RowCodes",
     "SeedLatents",
     "class_label",
     "generator_latents",
@@ -27,22 +30,50 @@ __all__ = [
 BACKGROUND_SCALE = 0.65  # backgrounds are sampled from a narrower distribution than in training, which avoids odd ones
 MAX_SEED = 2**32 - 1  # of NumPy's legacy generator
 
+#: Sizes of `SeedLatents`, in the order of its fields: attributes of the generator, arguments of `seed_latents`.
+LATENT_SIZES = ("z_dim", "motion_dim", "background_dim")
+#: Sizes of the `RowCodes` of one video: attributes of the generator.
+CODE_SIZES = {"ws": ("num_ws", "w_dim"), "z_motion": ("motion_dim",), "z_bg": ("background_dim",)}
+
+Batch = TypeVar("Batch", bound="_Batch")
+
+
+class _Batch:
+    """Codes of B videos: the fields are tensors [B, …]."""
+
+    @classmethod
+    def join(cls: type[Batch], parts: Iterable[Batch]) -> Batch:
+        """The videos of all parts."""
+        return cls(*map(torch.cat, zip(*(vars(part).values() for part in parts))))
+
+    def to(self: Batch, device: torch.device | str, dtype: torch.dtype | None = None) -> Batch:
+        return type(self)(*(codes.to(device, dtype) for codes in vars(self).values()))
+
+    def __getitem__(self: Batch, videos: slice | torch.Tensor) -> Batch:
+        """Some of the videos, by a slice or their numbers."""
+        return type(self)(*(codes[videos] for codes in vars(self).values()))
+
 
 @dataclasses.dataclass(frozen=True)
-class SeedLatents:
+class RowCodes(_Batch):
+    """Latent codes of a row of videos: ws [B, num_ws, w_dim], z_motion [B, motion_dim], z_bg [B, background_dim]."""
+
+    ws: torch.Tensor
+    z_motion: torch.Tensor
+    z_bg: torch.Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class SeedLatents(_Batch):
     """The codes of B videos: z [B, z_dim], z_motion [B, motion_dim], z_bg [B, background_dim]."""
 
     z: torch.Tensor
     z_motion: torch.Tensor
     z_bg: torch.Tensor
 
-    @classmethod
-    def join(cls, parts: Iterable["SeedLatents"]) -> "SeedLatents":
-        """The videos of all parts."""
-        return cls(*(torch.cat(codes) for codes in zip(*((part.z, part.z_motion, part.z_bg) for part in parts))))
-
-    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "SeedLatents":
-        return SeedLatents(*(codes.to(device, dtype) for codes in (self.z, self.z_motion, self.z_bg)))
+    def with_styles(self, ws: torch.Tensor) -> RowCodes:
+        """The codes to render, with styles ws [B, num_ws, w_dim] instead of z."""
+        return RowCodes(ws, self.z_motion, self.z_bg)
 
 
 def seed_latents(
@@ -78,8 +109,7 @@ def seed_latents(
 
 def generator_latents(generator: "Generator", seed: int, motion_seed: int) -> SeedLatents:
     """`seed_latents` in the sizes of a generator."""
-    sizes = {name: getattr(generator, name) for name in ("z_dim", "motion_dim", "background_dim")}
-    return seed_latents(seed, motion_seed, **sizes)
+    return seed_latents(seed, motion_seed, **{name: getattr(generator, name) for name in LATENT_SIZES})
 
 
 def class_label(generator: "Generator", class_idx: int | Sequence[float] | None) -> torch.Tensor | None:

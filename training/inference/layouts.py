@@ -15,14 +15,13 @@ import torch
 from training.inference.cli_options import StyleMix, join_numbers, pair_seeds, plain_name
 from training.inference.interpolation import lerp, loop_position, mix_styles, slerp, through_loop
 from training.inference.latent_files import VideoCodes
-from training.inference.latents import generator_latents
+from training.inference.latents import RowCodes, generator_latents
 from training.networks.generator import Generator
 
 __all__ = [
     "ContentCodes",
     "Loop",
     "MotionCode",
-    "RowCodes",
     "SeedCodes",
     "Still",
     "StyleMapping",
@@ -124,15 +123,6 @@ class StyleMapping:
     def of(self, z: torch.Tensor) -> torch.Tensor:
         """Styles of a content code [1, z_dim]."""
         return self._mapping(z.to(self._device), self._label, truncation_psi=self._psi)
-
-
-@dataclasses.dataclass(frozen=True)
-class RowCodes:
-    """Latent codes of a row of videos: ws [B, num_ws, w_dim], z_motion [B, motion_dim], z_bg [B, background_dim]."""
-
-    ws: torch.Tensor
-    z_motion: torch.Tensor
-    z_bg: torch.Tensor
 
 
 class Still:

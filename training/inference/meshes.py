@@ -28,8 +28,7 @@ from torch_utils.argument_checks import check_network, is_list, shown, whole_num
 from training.inference.arguments import check_codes
 from training.inference.cli_options import check_truncation, label_of_class
 from training.inference.frame_renderer import FrameRenderer
-from training.inference.latents import generator_latents
-from training.inference.layouts import RowCodes
+from training.inference.latents import RowCodes, generator_latents
 from training.inference.point_query import PointField
 from training.networks.generator import Generator
 
@@ -90,7 +89,7 @@ class SeedVideos:
         except ValueError as error:
             raise UserError(str(error)) from error
         ws = self._generator.mapping(codes.z, self._label, truncation_psi=self._psi)
-        return RowCodes(ws, codes.z_motion, codes.z_bg)
+        return codes.with_styles(ws)
 
 
 def point_field(generator: Generator, video: RowCodes, time: float) -> PointField:

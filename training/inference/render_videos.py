@@ -18,7 +18,8 @@ from renderer.video import VideoWriter, image_grid
 from torch_utils.argument_checks import check_number, check_tensors
 from training.inference.arguments import check_path
 from training.inference.frame_renderer import FrameRenderer
-from training.inference.layouts import Loop, RowCodes, Still, StyleMapping
+from training.inference.latents import RowCodes
+from training.inference.layouts import Loop, Still, StyleMapping
 from training.networks.generator import Generator
 
 __all__ = ["cell_sizes", "frame_size", "row_maps", "save_video", "write_videos"]

@@ -15,7 +15,7 @@ from renderer.mesh.trained_volume import TrainedVolume
 from renderer.splats.gaussians import MIN_OPACITY, Gaussians, gaussians_of_points, opacity_of_density
 from renderer.splats.rasteriser import rasterise
 from renderer.video import image_grid, to_uint8
-from training.inference.layouts import RowCodes
+from training.inference.latents import RowCodes
 from training.inference.meshes import CHECKED_VIEWS, NoSurface, SeedVideos, point_field
 from training.networks.generator import Generator
 

@@ -57,8 +57,7 @@ from training.inference.batch_codes import (
 )
 from training.inference.frame_renderer import FrameRenderer
 from training.inference.latent_files import load_codes
-from training.inference.latents import SeedLatents, labels_at
-from training.inference.layouts import RowCodes
+from training.inference.latents import RowCodes, SeedLatents, labels_at
 from training.inference.model_card import write_card
 from training.inference.render_videos import row_maps
 from training.networks.generator import Generator, SynthesisOutput
@@ -256,9 +255,7 @@ class VideoGenerator(nn.Module):
             ValueError: No path.
         """
         check_path("path", path)
-        codes = load_codes(path, self.network)
-        parts = (codes.ws[None], codes.z_motion[None], codes.z_bg[None])
-        return on_network(self.network, RowCodes(*parts))
+        return on_network(self.network, load_codes(path, self.network).row())
 
     @staticmethod
     def interpolate(first: RowCodes, second: RowCodes, fraction: float) -> RowCodes:
@@ -548,7 +545,7 @@ class VideoGenerator(nn.Module):
     ) -> dict[str, torch.Tensor]:
         """Maps [B, T, C, h, w] of the frames of a track, or pixels."""
         ray_chunk = None if ray_chunk is None else whole_number("ray_chunk", ray_chunk, low=1)
-        renderer = FrameRenderer(self.network, rows.ws, z_motion=rows.z_motion, z_bg=rows.z_bg, ray_chunk=ray_chunk)
+        renderer = FrameRenderer(self.network, **vars(rows), ray_chunk=ray_chunk)
         if geometry_resolution is not None:
             whole_number("geometry_resolution", geometry_resolution, low=1)
             if list(names) == ["rgb"]:

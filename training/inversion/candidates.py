@@ -74,8 +74,8 @@ class CandidateVideos(nn.Module):
 
     def select(self, index: torch.Tensor | list[int], **changes) -> "CandidateVideos":
         """Some of the videos, as new parameters; `changes` replace arguments of the constructor."""
-        names = ("x", "z_motion", "z_bg", "yaw", "pitch", "zoom")
-        arguments = {name: getattr(self, name).detach()[index].clone() for name in names if name not in changes}
+        kept = {name: value for name, value in self.named_parameters() if name not in changes}
+        arguments = {name: value.detach()[index].clone() for name, value in kept.items()}
         arguments |= {"generator": self.generator, "prior": self._prior, "times": self.times, **changes}
         return CandidateVideos(arguments.pop("generator"), arguments.pop("prior"), **arguments)
 

@@ -36,9 +36,7 @@ RESULTS = (CODES, VIDEO, REPORT, TUNED_CODES, TUNED_NETWORK)
 def render_codes(generator: Generator, codes: VideoCodes) -> torch.Tensor:
     """The T frames of fitted codes from their cameras, uint8 [T, 3, H, H] on the CPU."""
     device = next(generator.parameters()).device
-    renderer = FrameRenderer(
-        generator, codes.ws[None].to(device), z_motion=codes.z_motion[None].to(device), z_bg=codes.z_bg[None].to(device)
-    )
+    renderer = FrameRenderer(generator, **vars(codes.row().to(device)))
     cameras: Cameras = codes.cameras()
     return torch.cat([to_uint8(renderer.render(t, cameras[i])).cpu() for i, t in enumerate(codes.times.tolist())])
 

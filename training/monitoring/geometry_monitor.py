@@ -111,10 +111,10 @@ class GeometryMonitor:
     @torch.no_grad()
     def measure(self) -> GeometryFigures:
         """The measures of the generator as it is now."""
-        maps, latents = [], self.latents
-        for part in torch.arange(len(latents.z), device=self.device).split(CHUNK):
-            ws = self.generator.mapping(latents.z[part], None if self.c is None else self.c[part])
-            renderer = FrameRenderer(self.generator, ws, z_motion=latents.z_motion[part], z_bg=latents.z_bg[part])
+        maps = []
+        for part in torch.arange(len(self.latents.z), device=self.device).split(CHUNK):
+            latents, c = self.latents[part], None if self.c is None else self.c[part]
+            renderer = FrameRenderer(self.generator, **vars(latents.with_styles(self.generator.mapping(latents.z, c))))
             out = renderer.output(TIME, self.front.repeat(len(part)))
             background = self.generator.background is not None
             maps.append(surface_depth(out.depth[:, 0], out.opacity[:, 0], background=background))

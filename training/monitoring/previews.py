@@ -141,6 +141,6 @@ class Previews:
         return to_uint8(output.image[:, 0]), torch.stack(shown)
 
     def _renderer(self, part: torch.Tensor) -> FrameRenderer:
-        part, latents = part.to(self.device), self.latents
-        ws = self.generator.mapping(latents.z[part], None if self.c is None else self.c[part])
-        return FrameRenderer(self.generator, ws, z_motion=latents.z_motion[part], z_bg=latents.z_bg[part])
+        part = part.to(self.device)
+        latents, c = self.latents[part], None if self.c is None else self.c[part]
+        return FrameRenderer(self.generator, **vars(latents.with_styles(self.generator.mapping(latents.z, c))))

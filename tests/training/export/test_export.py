@@ -1,6 +1,7 @@
 """Exported frame functions: the frames of the generator, in both formats; the command and its mistakes."""
 
 import importlib.util
+import inspect
 import os
 import sys
 
@@ -178,6 +179,11 @@ def test_steps_of_an_own_class_are_its_own(own):
     assert max(deviation.largest for deviation in command.compare(generator, exported, samples=1)) < 1e-5
     with pytest.raises(UserError, match="^Not written: the exported function differs from the generator"):
         command.compare(plain, exported, samples=1)
+
+
+def test_inputs_are_named_as_the_function_names_them():
+    assert INPUTS == ("ws", "z_motion", "z_bg", "time", "cam2world", "fov")
+    assert tuple(inspect.signature(FrameFunction.forward).parameters) == ("self", *INPUTS)
 
 
 def test_training_mode_is_refused():

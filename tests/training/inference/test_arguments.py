@@ -13,7 +13,7 @@ from renderer.outputs import OUTPUTS
 from tests.small_network import small_generator
 from torch_utils.argument_checks import whole_number
 from training.inference.arguments import seed_list
-from training.inference.layouts import RowCodes
+from training.inference.latents import RowCodes
 from training.inference.meshes import GeneratedMeshes
 
 NAN, INF = math.nan, math.inf

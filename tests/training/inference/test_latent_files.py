@@ -13,7 +13,8 @@ import torch
 import dnnlib
 from renderer.cameras import CameraPrior
 from training.inference import latent_files
-from training.inference.latent_files import VideoCodes, generator_digest, load_codes, save_codes
+from training.inference.latent_files import FIELDS, VideoCodes, generator_digest, load_codes, save_codes
+from training.inference.latents import RowCodes
 
 GENERATOR = types.SimpleNamespace(num_ws=3, w_dim=4, motion_dim=5, background_dim=2)
 
@@ -56,6 +57,14 @@ def test_what_is_written_is_read(path):
     for field in dataclasses.fields(VideoCodes):
         a, b = getattr(codes, field.name), getattr(back, field.name)
         assert a == b if field.name == "network" else torch.equal(a, b) and a.dtype == b.dtype
+
+
+def test_codes_are_the_fields_of_a_file_and_a_batch_of_one_video():
+    codes = some_codes()
+    assert [field.name for field in dataclasses.fields(VideoCodes)] == [*FIELDS, "network"]
+    row = codes.row()
+    assert type(row) is RowCodes and (row.ws.shape, row.z_motion.shape, row.z_bg.shape) == ((1, 3, 4), (1, 5), (1, 2))
+    assert all(torch.equal(code[0], getattr(codes, name)) for name, code in vars(row).items())
 
 
 def test_the_same_codes_make_the_same_file(path, tmp_path):

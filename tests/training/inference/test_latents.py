@@ -1,10 +1,12 @@
+import dataclasses
 import pathlib
 
 import numpy as np
 import pytest
 import torch
 
-from training.inference.latents import seed_latents
+from tests.small_network import SIZES
+from training.inference.latents import CODE_SIZES, LATENT_SIZES, RowCodes, SeedLatents, seed_latents
 
 DATA = pathlib.Path(__file__).resolve().parents[2] / "data" / "programs.npz"
 
@@ -40,6 +42,32 @@ def test_seeds_do_not_depend_on_the_default_type(double_by_default):
 def test_sizes_follow_the_generator():
     codes = seed_latents(431, 431, z_dim=64, motion_dim=48, background_dim=16)
     assert (codes.z.shape, codes.z_motion.shape, codes.z_bg.shape) == ((1, 64), (1, 48), (1, 16))
+
+
+def test_videos_are_joined_selected_moved_and_given_styles():
+    parts = [seed_latents(seed, seed + 10, **SIZES) for seed in range(3)]
+    latents = SeedLatents.join(parts)
+    for part, one in zip(parts, (latents[:1], latents[1:2], latents[torch.tensor([2])])):
+        assert type(one) is SeedLatents and list(vars(one)) == ["z", "z_motion", "z_bg"]
+        assert all(torch.equal(codes, vars(part)[name]) for name, codes in vars(one).items())
+    ws = torch.rand(2, 5, 4)
+    codes = latents[torch.tensor([2, 0])].with_styles(ws)
+    assert type(codes) is RowCodes and codes.ws is ws
+    assert torch.equal(codes.z_motion, torch.cat([parts[2].z_motion, parts[0].z_motion]))
+    assert torch.equal(codes.z_bg, torch.cat([parts[2].z_bg, parts[0].z_bg]))
+    double = codes.to("cpu", torch.float64)
+    assert type(double) is RowCodes and {x.dtype for x in vars(double).values()} == {torch.float64}
+    assert torch.equal(double.z_bg.float(), codes.z_bg) and codes.to("cpu").ws is ws
+    both = RowCodes.join([codes[1:], codes[:1]])
+    assert torch.equal(both.ws, ws.flip(0)) and torch.equal(both.z_motion, codes.z_motion.flip(0))
+
+
+def test_sizes_are_listed_as_the_codes_are():
+    assert list(CODE_SIZES) == [field.name for field in dataclasses.fields(RowCodes)]
+    sizes = dict(zip(LATENT_SIZES, (3, 4, 5), strict=True))
+    latents = seed_latents(0, 0, **sizes)
+    assert [field.name for field in dataclasses.fields(SeedLatents)] == list(vars(latents))
+    assert [codes.shape[1] for codes in vars(latents).values()] == list(sizes.values())
 
 
 @pytest.mark.parametrize("seeds, name", [((2**32, 0), "seed"), ((0, 2**32), "motion seed"), ((-1, 0), "seed")])

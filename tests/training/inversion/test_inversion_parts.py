@@ -20,7 +20,7 @@ from training.inversion import projector, target_clip
 from training.inversion.candidates import CandidateVideos, Weights
 from training.inversion.initialize import cheapest_paths, key_frames, nearest_motions, nearest_samples
 from training.inversion.loss import ClipLoss, psnr, pyramid
-from training.inversion.optimize import FitSettings, fit_clip, fit_images, learning_rate
+from training.inversion.optimize import RATES, FitSettings, fit_clip, fit_images, learning_rate
 from training.inversion.projector import Inversion
 from training.inversion.style_prior import StylePrior, random_labels
 from training.inversion.target_clip import read_clip
@@ -160,6 +160,18 @@ def test_frames_are_those_of_the_generator_with_the_cameras_of_the_prior(generat
             ).image[0, 0]
             assert torch.allclose(images[s, i], expected, atol=1e-5)
     assert (images[0, 0] - images[0, 1]).abs().max() > 0.01 and (images[0, 0] - images[1, 0]).abs().max() > 0.01
+
+
+def test_selected_videos_have_copies_of_all_parameters(generator, prior):
+    videos = candidates(generator, prior)
+    parameters = dict(videos.named_parameters())
+    assert parameters.keys() == RATES.keys()
+    yaw = torch.zeros(3, 4)
+    chosen = dict(videos.select([1, 0, 1], yaw=yaw).named_parameters())
+    assert chosen.keys() == parameters.keys()
+    for name, value in chosen.items():
+        assert torch.equal(value, yaw if name == "yaw" else parameters[name][[1, 0, 1]])
+        assert value.requires_grad and value.is_leaf
 
 
 @pytest.mark.parametrize("name", ["x", "z_motion", "z_bg", "yaw", "pitch", "zoom"])
