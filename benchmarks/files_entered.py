@@ -90,25 +90,18 @@ def step() -> list[str]:
 
     from torch_utils.rng import RandomStream
     from torch_utils.training_stats import Statistics
-    from training.launch.build import build_loss, build_networks
+    from training.launch.build import build_loss, build_networks, build_phases
     from training.launch.config import compose_options
     from training.loss import VideoBatch
-    from training.phases import GradientGuard, make_phases
+    from training.phases import GradientGuard
 
     options = compose_options(["outdir=.", "data=.", *OVERRIDES])
-    spec, videos, size = options["spec"], options["spec"]["microbatch"], options["resolution"]
+    videos, size = options["spec"]["microbatch"], options["resolution"]
     generator, discriminator = build_networks(options, c_dim=0)
     statistics, stream = Statistics(), RandomStream(0)
     networks = {"generator": generator, "discriminator": discriminator}
     loss = build_loss(options, **networks, augment=None, statistics=statistics)
-    phases = make_phases(
-        **networks,
-        lr=spec["lrate"],
-        betas=tuple(spec["betas"]),
-        eps=spec["eps"],
-        g_reg_interval=spec["g_reg_interval"],
-        d_reg_interval=spec["d_reg_interval"],
-    )
+    phases = build_phases(options, **networks)
     guard = GradientGuard(device="cpu", statistics=statistics)
     batch = VideoBatch(
         frames=torch.zeros(videos, 2, 3, size, size), dt=torch.full((videos,), 0.5), c=torch.zeros(videos, 0)

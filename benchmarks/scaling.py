@@ -23,10 +23,10 @@ from dnnlib.command_line import Command
 from torch_utils.memory import keep_freed_memory
 from torch_utils.rng import RandomStream
 from training.inference.frame_renderer import FrameRenderer
-from training.launch.build import build_loss, build_networks
+from training.launch.build import build_loss, build_networks, build_phases
 from training.launch.config import compose_options
 from training.loss import VideoBatch
-from training.phases import Phase, make_phases
+from training.phases import Phase
 
 FLOAT = 4  # bytes
 GPUS = (1, 4, 8, 16, 32, 64, 128, 256, 512)
@@ -84,11 +84,7 @@ class Shapes:
 def build_training(options: dict, device: str):
     generator, discriminator = build_networks(options, c_dim=0, device=device)
     loss = build_loss(options, generator=generator, discriminator=discriminator, augment=None, statistics=None)
-    spec = options["spec"]
-    phases = make_phases(
-        generator=generator, discriminator=discriminator, lr=spec["lrate"], betas=tuple(spec["betas"]), eps=spec["eps"],
-        g_reg_interval=spec["g_reg_interval"], d_reg_interval=spec["d_reg_interval"],
-    )  # fmt: skip
+    phases = build_phases(options, generator=generator, discriminator=discriminator)
     return generator, discriminator, loss, phases
 
 

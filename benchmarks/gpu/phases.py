@@ -20,13 +20,13 @@ from dnnlib import UserError
 from torch_utils.rng import RandomStream
 from torch_utils.training_stats import Statistics
 from training.ema import GeneratorEMA
-from training.launch.build import build_augment, build_loss, build_networks
+from training.launch.build import build_augment, build_loss, build_networks, build_phases
 from training.launch.config import compose_options
 from training.launch.idle_options import check_precision
 from training.loss import GanLoss, VideoBatch
 from training.networks.discriminator import TimeAwareDiscriminators
 from training.networks.generator import Generator
-from training.phases import LOSS_SCALE, GradientGuard, Phase, make_phases
+from training.phases import LOSS_SCALE, GradientGuard, Phase
 
 __all__ = ["PRECISIONS", "phases", "small", "synchronisation"]
 
@@ -82,12 +82,9 @@ def build(words: tuple[str, ...], *, videos: int, device: torch.device) -> Train
             module.to(device)
     if augment is not None:
         augment.p = probability  # read on the host, as in a training
-    statistics, spec = Statistics(), options["spec"]
+    statistics = Statistics()
     loss = build_loss(options, generator=generator, discriminator=discriminator, augment=augment, statistics=statistics)
-    made = make_phases(
-        generator=generator, discriminator=discriminator, lr=spec["lrate"], betas=tuple(spec["betas"]), eps=spec["eps"],
-        g_reg_interval=spec["g_reg_interval"], d_reg_interval=spec["d_reg_interval"],
-    )  # fmt: skip
+    made = build_phases(options, generator=generator, discriminator=discriminator)
     batch = batch_of(videos, options["resolution"], str(device))
     random = torch.Generator().manual_seed(0)
     batch = replace(

@@ -49,6 +49,12 @@ def test_counts_of_a_small_model(options):
     assert more["Dmain"]["flops"] == pytest.approx(phases["Dmain"]["flops"], rel=0.02)
 
 
+def test_penalties_of_weight_zero_cost_nothing(options):
+    """As in a training, which has no phases for them."""
+    plain = dict(options, spec=options["spec"] | {"pl_weight": 0, "gamma": 0})
+    assert [phase.name for phase in build_training(plain, "meta")[3]] == ["Gmain", "Dmain"]
+
+
 def test_counted_operations_of_a_layer():
     layer = nn.Linear(3, 5, device="meta")
     with FlopCounterMode(display=False) as counter:

@@ -1,4 +1,4 @@
-"""The parts of a training run, built from its options (see conf/): networks, augmentation, loss, schedule."""
+"""The parts of a training run, built from its options (see conf/): networks, augmentation, loss, phases, schedule."""
 
 import contextlib
 import inspect
@@ -15,6 +15,7 @@ from training.checkpoints.snapshot import MAX_NUMBER, check_rebuilt, large_numbe
 from training.loss import CAMERA_LABEL, GanLoss
 from training.networks.discriminator import TimeAwareDiscriminators
 from training.networks.generator import Generator
+from training.phases import Phase, make_phases
 from training.schedule import Schedule
 
 if TYPE_CHECKING:  # imported where it is used: few runs have adaptive augmentation
@@ -25,6 +26,7 @@ __all__ = [
     "build_augment",
     "build_loss",
     "build_networks",
+    "build_phases",
     "build_schedule",
     "check_arguments",
     "synthesis_note",
@@ -223,6 +225,20 @@ def build_loss(
         camera_condition=options["camera_condition"],
         single_images=options["nframes"] == 1,
         statistics=statistics,
+    )
+
+
+def build_phases(options: Options, *, generator: torch.nn.Module, discriminator: torch.nn.Module) -> list[Phase]:
+    """The phases of an iteration; a penalty of weight 0 has none, and Adam is not corrected for it."""
+    spec = options["spec"]
+    return make_phases(
+        generator=generator,
+        discriminator=discriminator,
+        lr=spec["lrate"],
+        betas=tuple(spec["betas"]),
+        eps=spec["eps"],
+        g_reg_interval=spec["g_reg_interval"] if spec["pl_weight"] > 0 else None,
+        d_reg_interval=spec["d_reg_interval"] if spec["gamma"] > 0 else None,
     )
 
 

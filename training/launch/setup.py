@@ -21,7 +21,7 @@ from training.cuda_graphs import PhaseGraphs
 from training.data.loader import PairDataset, build_dataset, build_loader
 from training.data.sampler import PairLoader
 from training.ema import GeneratorEMA, ramps_up
-from training.launch.build import build_ada, build_augment, build_loss, build_networks, build_schedule
+from training.launch.build import build_ada, build_augment, build_loss, build_networks, build_phases, build_schedule
 from training.launch.run_dir import lock_run_folder, remove_unfinished
 from training.launch.validate import write_options
 from training.monitoring.geometry_monitor import CONTENTS, GeometryMonitor
@@ -29,7 +29,7 @@ from training.monitoring.previews import REALS, Previews
 from training.monitoring.run_logger import LogFile
 from training.networks.discriminator import TimeAwareDiscriminators
 from training.networks.generator import Generator
-from training.phases import GradientGuard, Phase, make_phases
+from training.phases import GradientGuard
 from training.schedule import Counters
 from training.training_loop import SnapshotCallback, TrainingLoop
 
@@ -120,7 +120,7 @@ def build_loop(
     stream = RandomStream(stream_seed(options["seed"], distributed.rank(), counters.cur_nimg), device)
     loop = TrainingLoop(
         networks=networks,
-        phases=_phases(options["spec"], generator, discriminator),
+        phases=build_phases(options, generator=generator, discriminator=discriminator),
         loss=loss,
         ada=ada,
         ema=_average(options["spec"], generator, generator_ema, anew=averages_anew),
@@ -223,18 +223,6 @@ def _move(networks: Networks, device: torch.device) -> None:
             module.to(device)
     if augment is not None:
         augment.p = probability  # read on the host at every pass: it stays there
-
-
-def _phases(spec: Mapping[str, Any], generator: Generator, discriminator: TimeAwareDiscriminators) -> list[Phase]:
-    return make_phases(
-        generator=generator,
-        discriminator=discriminator,
-        lr=spec["lrate"],
-        betas=tuple(spec["betas"]),
-        eps=spec["eps"],
-        g_reg_interval=spec["g_reg_interval"] if spec["pl_weight"] > 0 else None,
-        d_reg_interval=spec["d_reg_interval"] if spec["gamma"] > 0 else None,
-    )
 
 
 def _average(spec: Mapping[str, Any], generator: Generator, generator_ema: Generator, *, anew: bool) -> GeneratorEMA:

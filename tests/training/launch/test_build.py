@@ -13,18 +13,21 @@ from torch_utils.training_stats import Statistics
 from training.augment.ada import AdaAugment
 from training.data.dataset import VideoPairDataset
 from training.data.sampler import InfiniteSampler
-from training.launch.build import build_ada, build_loss
-from training.launch.setup import _loader, _phases
+from training.launch.build import build_ada, build_loss, build_phases
+from training.launch.config import compose_options
+from training.launch.setup import _average, _loader
 
-SPEC = {
+OPTIONS = compose_options(["outdir=o", "data=d"])
+SPEC = OPTIONS["spec"] | {
     "gamma": 1.25, "pl_weight": 2.5, "pl_decay": 0.125, "pl_batch_shrink": 3, "style_mixing": 0.25,
     "image_weight": 0.5, "path_weight": 0.75, "distortion_weight": 0.375,
     "lrate": 0.01, "betas": [0, 0.99], "eps": 1e-8, "g_reg_interval": 4, "d_reg_interval": 16,
+    "ema": 2.5, "ramp": 0.75,
 }  # fmt: skip
 
 
 def test_the_loss_has_its_options():
-    options = {
+    options = OPTIONS | {
         "spec": SPEC, "diffaugment": "cutout", "precision": "bf16", "camera_condition": True, "nframes": 1,
     }  # fmt: skip
     _, generator, discriminator, _ = make_loss()
@@ -43,7 +46,7 @@ def test_p_changes_faster_in_transfer_learning(resume, kimg):
     augment = AdaAugment(pipeline="blit")
     augment.p.fill_(0.5)
     for target, expected in ((None, 0.6), (0.3, 0.3)):
-        options = {"aug": "ada", "target": target, "resume": resume}
+        options = OPTIONS | {"aug": "ada", "target": target, "resume": resume}
         controller = build_ada(options, augment=augment, statistics=Statistics(), device="cpu").controller
         assert (controller.kimg, controller.target, controller.p) == (kimg, expected, 0.5)
 
@@ -58,10 +61,22 @@ def test_p_changes_faster_in_transfer_learning(resume, kimg):
 )
 def test_penalties_of_weight_zero_have_no_phase(changes, names):
     """Nor is Adam corrected for their steps."""
-    made = _phases(SPEC | changes, nn.Linear(1, 1), nn.Linear(1, 1))
+    options = OPTIONS | {"spec": SPEC | changes}
+    made = build_phases(options, generator=nn.Linear(1, 1), discriminator=nn.Linear(1, 1))
     assert [phase.name for phase in made] == names
     rates = {"G": 0.01 * (4 / 5 if "Greg" in names else 1), "D": 0.01 * (16 / 17 if "Dreg" in names else 1)}
     assert all(phase.lr == pytest.approx(rates[phase.name[0]]) for phase in made)
+
+
+def test_the_optimisers_and_the_average_have_their_options():
+    options = OPTIONS | {"spec": SPEC | {"pl_weight": 0, "betas": [0.5, 0.75], "eps": 1e-4}}
+    source, copy = nn.Linear(1, 1), nn.Linear(1, 1)
+    phase = build_phases(options, generator=source, discriminator=nn.Linear(1, 1))[0]
+    (group,) = phase.optimizer.param_groups
+    assert (group["lr"], group["betas"], group["eps"]) == (0.01, (0.5, 0.75), 1e-4)
+    average = _average(options["spec"], source, copy, anew=False)
+    assert average.source is source and average.average is copy
+    assert (average.half_life, average.ramp, average.ramps_up) == (2500, 0.75, False)
 
 
 def test_processes_share_the_real_videos(tmp_path, monkeypatch):
