@@ -420,6 +420,10 @@ def test_continuing_may_change_length_and_place():
     assert changed["previews"]["videos"] == 1 and changed["snap"] is None
     assert stored["previews"]["videos"] == 4  # the original is not touched
     assert continued_options(stored, ["spec.kimg=99", "kimg=5"])["kimg"] == 5
+    channels_last = [
+        continued_options(stored, words)["model"]["discriminator"]["channels_last"] for words in ([], ["nhwc=false"])
+    ]
+    assert channels_last == [True, False]
 
 
 @pytest.mark.parametrize(

@@ -158,8 +158,11 @@ class GanLoss:
         if augment is not None and not callable(augment):
             raise ValueError(f"augment must be an AdaAugment or None, got {shown(augment)}.")
         parse_policy(diffaugment)
-        weights = {"r1_gamma": r1_gamma, "pl_weight": pl_weight, "image_weight": image_weight}
-        for name, value in (weights | {"path_weight": path_weight, "distortion_weight": distortion_weight}).items():
+        weights = {
+            "r1_gamma": r1_gamma, "pl_weight": pl_weight, "image_weight": image_weight, "path_weight": path_weight,
+            "distortion_weight": distortion_weight,
+        }  # fmt: skip
+        for name, value in weights.items():
             check_number(name, value, 0, inclusive=True)
         for name, value in (("pl_decay", pl_decay), ("style_mixing_prob", style_mixing_prob)):
             check_number(name, value, 0, 1, inclusive=True)

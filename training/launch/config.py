@@ -22,8 +22,8 @@ from omegaconf.errors import OmegaConfBaseException
 from dnnlib import UserError, choices_hint, one_line
 
 __all__ = [
-    "CONFIG_DIR", "GROUPS", "NETWORKS", "SECTIONS", "compose_options", "continued_options", "current_options",
-    "given_options", "hydra_override", "plain_override", "split_override", "string_value",
+    "CONFIG_DIR", "FOLLOWERS", "GROUPS", "NETWORKS", "SECTIONS", "compose_options", "continued_options",
+    "current_options", "given_options", "hydra_override", "plain_override", "split_override", "string_value",
 ]  # fmt: skip
 
 ROOT = Path(__file__).resolve().parents[2]  # of the checkout, or the folder of installed packages
@@ -51,11 +51,19 @@ CHANGEABLE = (
     "spec.ref_gpus", "spec.kimg", "spec.imgsnap", "spec.snap", "spec.kimg_per_tick", "spec.nonfinite_limit",
     "spec.microbatch",
 )  # fmt: skip
-# Options whose default is the value of another option; see conf/config.yaml.
+# Options that only set the defaults of others, which conf/ gives by ${…}.
 FOLLOWERS = {
-    "spec.ref_gpus": "gpus", "spec.kimg": "kimg", "spec.imgsnap": "imgsnap", "spec.snap": "snap",
-    "spec.diffaugment": "diffaugment", "nhwc": "model.discriminator.channels_last",
-}  # fmt: skip
+    "spec.ref_gpus": ("gpus",),
+    "spec.kimg": ("kimg",),
+    "spec.imgsnap": ("imgsnap",),
+    "spec.snap": ("snap",),
+    "spec.diffaugment": ("diffaugment",),
+    "model.resolution": ("resolution",),
+    "model.frame_stride": ("frame_stride",),
+    "spec.map": ("model.generator.mapping.num_layers",),
+    "spec.fmaps": ("model.generator.upsampler.channel_base", "model.discriminator.channel_base"),
+    "nhwc": ("model.discriminator.channels_last",),
+}
 
 # New names of options that an earlier version of this program has stored; see `current_options`.
 RENAMED = {"recompute": "activation_checkpointing"}
@@ -163,10 +171,10 @@ def current_options(stored: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _follow(options: dict[str, Any], key: str, value: Any, *, given: Collection[str]) -> None:
-    """Give the value of an option to the one whose default it is, unless that is given as well."""
-    follower = FOLLOWERS.get(key)
-    if follower is not None and follower not in given:
-        _set(options, follower, value)
+    """Give the value of an option to those whose default it is, unless they are given as well."""
+    for follower in FOLLOWERS.get(key, ()):
+        if follower not in given:
+            _set(options, follower, value)
 
 
 def _check_classes(options: Mapping[str, Any], given: Mapping[str, Any]) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dnnlib import UserError, is_number
+from training.launch.config import FOLLOWERS
 
 __all__ = [
     "Devices",
@@ -204,20 +205,6 @@ RULES = (
     IdleRule(("cache_metrics_dir", "detectors"), lambda o, d: not o["metrics"], "no metrics= are computed"),
 )  # fmt: skip
 
-# Options that only set the defaults of other options.
-TAKEN_OVER = {
-    "spec.ref_gpus": ("gpus",),
-    "spec.kimg": ("kimg",),
-    "spec.imgsnap": ("imgsnap",),
-    "spec.snap": ("snap",),
-    "spec.diffaugment": ("diffaugment",),
-    "model.resolution": ("resolution",),
-    "model.frame_stride": ("frame_stride",),
-    "spec.map": ("model.generator.mapping.num_layers",),
-    "spec.fmaps": ("model.generator.upsampler.channel_base", "model.discriminator.channel_base"),
-    "nhwc": ("model.discriminator.channels_last",),
-}
-
 
 def idle_notes(given: Collection[str], options: Options, devices: Devices) -> list[str]:
     """Notes on given options that have no effect.
@@ -231,7 +218,7 @@ def idle_notes(given: Collection[str], options: Options, devices: Devices) -> li
         idle = [key for key in given if any(key == name or key.startswith(f"{name}.") for name in names)]
         if idle and applies(options, devices):
             notes.append(f"{_listed(idle)} no effect: {because}.")
-    for name, others in TAKEN_OVER.items():
+    for name, others in FOLLOWERS.items():
         if name in given and all(other in given for other in others):
             notes.append(f"{name}= has no effect: {' and '.join(f'{other}=' for other in others)} take its place.")
     return notes

@@ -13,9 +13,8 @@ from tests.training.tiny import OVERRIDES, make_loop, make_plan, write_frames
 from training.data.annotations import SHARDS_FORMAT
 from training.dataset_tool.archives import pack_shards
 from training.launch import validate
-from training.launch.config import CONFIG_DIR, given_options
+from training.launch.config import CONFIG_DIR, FOLLOWERS, given_options
 from training.launch.idle_options import (
-    TAKEN_OVER,
     Devices,
     check_cuda_graphs,
     check_freezing,
@@ -162,7 +161,7 @@ def test_every_option_that_another_takes_over_is_told():
         for path in CONFIG_DIR.glob("*/*.yaml")
         for name in re.findall(r"\$\{(\w[\w.]*)\}", path.read_text(encoding="utf-8"))
     } | set(re.findall(r"\$\{([a-z]\w+\.\w+)\}", (CONFIG_DIR / "config.yaml").read_text(encoding="utf-8")))
-    assert references == {*TAKEN_OVER, "spec.mbstd"}
+    assert references == {*FOLLOWERS, "spec.mbstd"}
 
 
 def test_snapshots_that_replace_each_other_are_told(tmp_path):
