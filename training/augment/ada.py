@@ -22,6 +22,7 @@ from training.augment import ada_transforms as transforms
 
 __all__ = ["AdaAugment", "AdaController", "AdaFeedback", "OPERATIONS", "PIPELINES"]
 
+# Groups of operations. Pipelines consist of them: another entry would change the runs that use these pipelines.
 BLIT = ("xflip", "rotate90", "xint")
 GEOMETRY = ("scale", "rotate", "aniso", "xfrac")
 COLOR = ("brightness", "contrast", "lumaflip", "hue", "saturation")
@@ -38,7 +39,7 @@ PIPELINES = {
     "bgc": BLIT + GEOMETRY + COLOR,
     "bgcf": BLIT + GEOMETRY + COLOR + ("imgfilter",),
     "bgcfn": BLIT + GEOMETRY + COLOR + ("imgfilter", "noise"),
-    "bgcfnc": OPERATIONS,
+    "bgcfnc": BLIT + GEOMETRY + COLOR + ("imgfilter", "noise", "cutout"),
     "bgc0": ("xint", "scale", "aniso", "xfrac") + COLOR,  # nothing that turns an image upside down or mirrors it
 }
 

@@ -10,7 +10,7 @@ from torch.autograd import gradcheck, gradgradcheck
 
 from tests.streams import FixedStream, Recorder
 from torch_utils.rng import RandomStream
-from training.augment.diffaugment import diffaugment, parse_policy, shift_by_index
+from training.augment.diffaugment import POLICIES, diffaugment, parse_policy, shift_by_index
 
 GOLDENS = np.load(Path(__file__).parents[2] / "data" / "operators.npz")
 
@@ -110,7 +110,7 @@ def test_cutout_zeroes_half_of_each_edge(size, edge):
 
 def test_frames_share_and_videos_differ():
     picture = videos(1, 1, 3, 16, 16)
-    y = diffaugment(picture.expand(4, 3, 3, 16, 16), "color,translation,cutout", RandomStream(5))
+    y = diffaugment(picture.expand(4, 3, 3, 16, 16), ",".join(POLICIES), RandomStream(5))
     assert torch.equal(y[:, 0], y[:, 1]) and torch.equal(y[:, 0], y[:, 2])
     for i in range(3):
         assert not torch.equal(y[i], y[i + 1])
@@ -125,7 +125,7 @@ def test_derivatives():
     frames = videos(2, 2, 3, 5, 4, dtype=torch.float64).requires_grad_()
 
     def function(frames):
-        return diffaugment(frames, "color,translation,cutout", RandomStream(3))
+        return diffaugment(frames, ",".join(POLICIES), RandomStream(3))
 
     assert gradcheck(function, [frames])
     assert gradgradcheck(lambda frames: function(frames).pow(3), [frames], fast_mode=True)
