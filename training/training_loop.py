@@ -37,6 +37,7 @@ from training.loss import GanLoss, VideoBatch
 from training.monitoring.geometry_monitor import GeometryMonitor
 from training.monitoring.previews import REALS, Previews
 from training.monitoring.run_logger import RunLogger, cpu_memory, gpu_memory, open_run_logger, reset_gpu_peak
+from training.networks.fields import is_density_scale
 from training.phases import LOSS_SCALE, GradientGuard, Phase
 from training.schedule import Counters, Schedule
 
@@ -137,7 +138,7 @@ class TrainingLoop:
         # Running means of the forward passes, which must not be updated once per micro-batch.
         saved = networks.generator.state_dict()
         buffers = {name: buffer for name, buffer in networks.generator.named_buffers() if name in saved}
-        means = {name: buffer for name, buffer in buffers.items() if not name.endswith("density_scale")}
+        means = {name: buffer for name, buffer in buffers.items() if not is_density_scale(name)}
         means["pl_mean"] = loss.pl_mean
         self._means = RunningMeans([mean for mean in means.values() if mean.is_floating_point()])
 

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import torch
 
 from training.checkpoints.snapshot import check_state
+from training.networks.fields import is_density_scale
 
 __all__ = ["Grown", "generator_states", "grown_state", "grows", "is_block", "options_to_keep_upsampler"]
 
@@ -51,7 +52,7 @@ def generator_states(content: Mapping, generator: torch.nn.Module) -> list[dict[
     stored = content["generator"]
     foreground, factors = stored["config"].get("foreground"), {}
     if not (isinstance(foreground, Mapping) and foreground.get("density_ramp")):
-        names = [name for name in generator.state_dict() if name.endswith("density_scale")]
+        names = [name for name in generator.state_dict() if is_density_scale(name)]
         factors = {name: torch.ones([]) for name in names}
     return [{**factors, **stored[part]} for part in ("state", "ema")]
 

@@ -15,6 +15,7 @@ from training.checkpoints.training_state import read_state
 from training.data.loader import PairDataset
 from training.launch.config import NETWORKS
 from training.networks.discriminator import TimeAwareDiscriminators
+from training.networks.fields import is_density_scale
 from training.networks.generator import Generator
 from training.schedule import Counters
 
@@ -102,7 +103,7 @@ def check_snapshot(
             "unless growing loses what the upsampler has learnt."
         )
     ramp = _group(generator.config, "foreground").get("density_ramp")
-    reached = [float(tensor) for name, tensor in states[0].items() if name.endswith("density_scale")]
+    reached = [float(tensor) for name, tensor in states[0].items() if is_density_scale(name)]
     factor = ramp.get("factor") if isinstance(ramp, Mapping) else None  # classes of the user's own have others
     if is_number(factor) and reached and min(reached) >= factor and any(name.startswith(RAMP) for name in given):
         notes.append(f"{RAMP} has no effect: the snapshot's density has reached a factor of {min(reached):g} already.")

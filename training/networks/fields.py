@@ -38,6 +38,7 @@ __all__ = [
     "ConditionedForeground",
     "ForegroundField",
     "ForegroundWeights",
+    "is_density_scale",
 ]
 
 POINT_DIM = 3
@@ -165,6 +166,11 @@ class ForegroundField(nn.Module):
         """Set the density's scale to that of its ramp after `kimg` thousand videos; it never decreases."""
         if self.density_ramp is not None:
             self.density_scale.clamp_(min=self.density_ramp(kimg))
+
+
+def is_density_scale(name: str) -> bool:
+    """True for the buffer `ForegroundField.density_scale` among the names of a network's state."""
+    return name.rpartition(".")[2] == "density_scale"
 
 
 class ConditionedForeground:

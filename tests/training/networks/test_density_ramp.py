@@ -15,6 +15,7 @@ from training.inference.frame_renderer import FrameRenderer
 from training.launch.build import build_networks
 from training.launch.config import compose_options
 from training.networks.density import DensityRamp
+from training.networks.fields import is_density_scale
 from training.networks.generator import Generator
 
 needs_bfloat16 = pytest.mark.skipif(
@@ -50,6 +51,15 @@ def field_values(generator):
     z_bg = rand(2, generator.background_dim, seed=3)
     field = generator.condition(generator.modulate(ws), times=times, motion=motion, z_bg=z_bg).foreground
     return field(rand(2, 2, 5, 3, 3, seed=4) / 10, torch.nn.functional.normalize(rand(2, 5, 3, seed=5), dim=-1))
+
+
+@pytest.mark.parametrize(
+    "static, fields", [("none", ["foreground"]), ("mask", ["foreground.dynamic", "foreground.static"])]
+)
+def test_the_buffer_in_a_state(static, fields):
+    state = generator_with(RAMP, static=static).state_dict()
+    assert [name for name in state if is_density_scale(name)] == [f"{field}.density_scale" for field in fields]
+    assert not is_density_scale("foreground.own_density_scale")  # of a class of the user's own
 
 
 def test_the_course():
