@@ -315,7 +315,7 @@ def _listing(images: dict[str, Iterable[str]], *, movies: list[str]) -> Listing:
 
 def _count_twins(names: Collection[str]) -> int:
     """Number of names that differ from an earlier one in nothing but the suffix."""
-    return len(names) - len({name.rpartition(".")[0] for name in names})
+    return len(names) - len({os.path.splitext(name)[0] for name in names})
 
 
 def _pack(listing: Listing) -> dict[str, np.ndarray]:

@@ -302,6 +302,18 @@ def test_frames_in_two_formats_are_told(root, tmp_path):
     assert expected in check_dataset(str(root), nframes=2).notes
 
 
+def test_names_without_a_suffix_are_no_twins(tmp_path, monkeypatch):
+    monkeypatch.setattr(frame_index, "IMAGE_SUFFIXES", ("",))
+    (tmp_path / "set" / "v").mkdir(parents=True)
+    for name in ("0", "1", "1.png"):
+        (tmp_path / "set" / "v" / name).write_bytes(b"")
+    store = FrameStore(tmp_path / "set")
+    assert store.twins == 1 and "1 frames have the name of another one" in store.notes()[0]
+    (tmp_path / "set" / "v" / "1.png").unlink()
+    store = FrameStore(tmp_path / "set")
+    assert store.twins == 0 and store.notes() == []
+
+
 def test_times_that_are_not_in_order_are_told(root, tmp_path):
     """As written by f"{t}.png": 0.105 has more decimals than 0.21, and comes after it as 1.10 does after 1.2."""
     (root / "movie.mp4").unlink()
