@@ -124,18 +124,15 @@ def load_codes(path: str | os.PathLike, generator: "Generator") -> VideoCodes:
 
 def _read(path: str, archive: zipfile.ZipFile, generator: "Generator") -> VideoCodes:
     members = archive.infolist()
+    by_name = {member.filename.removesuffix(".npy"): member for member in members}
+    texts = {name: _string(archive, by_name[name]) for name in STRINGS if name in by_name}
+    # Before the other entries: another version may have others.
+    for name, wanted in (("format", FORMAT), ("version", VERSION)) if "format" in texts else ():
+        if texts.get(name) != wanted:
+            raise UserError(f"{path} is not a file of codes that this program reads: its {name} is not '{wanted}'.")
     names = sorted(member.filename for member in members)
     if names != sorted(f"{name}.npy" for name in (*STRINGS, *FIELDS)):
         raise UserError(f"{path} is not a file of codes: its entries are not those of one.")
-    by_name = {member.filename.removesuffix(".npy"): member for member in members}
-
-    texts = {}
-    for name in STRINGS:
-        array = _array(archive, by_name[name], lambda dtype, shape: dtype.kind == "U" and shape == (), 4 * MAX_STRING)
-        texts[name] = None if array is None else str(array)
-    for name, wanted in (("format", FORMAT), ("version", VERSION)):
-        if texts[name] != wanted:
-            raise UserError(f"{path} is not a file of codes that this program reads: its {name} is not '{wanted}'.")
 
     arrays, frames = {}, None
     for name, (dtype, dims) in FIELDS.items():
@@ -151,6 +148,12 @@ def _read(path: str, archive: zipfile.ZipFile, generator: "Generator") -> VideoC
     if problem is not None or texts["network"] is None:
         raise UserError(f"{path} holds codes that cannot be rendered: {problem or 'it names no network'}.")
     return VideoCodes(network=texts["network"], **{name: torch.from_numpy(array) for name, array in arrays.items()})
+
+
+def _string(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> str | None:
+    """A string of at most MAX_STRING characters; None if the entry is something else."""
+    array = _array(archive, member, lambda dtype, shape: dtype.kind == "U" and shape == (), 4 * MAX_STRING)
+    return None if array is None else str(array)
 
 
 def _fits(dtype: str, shape: tuple[int | None, ...]):
