@@ -195,11 +195,13 @@ def _inception_score(real: None, fake: np.ndarray, metric: Metric, replicates: i
 
 def _mean(real: np.ndarray | None, fake: np.ndarray, metric: Metric, replicates: int) -> Measured:
     """Mean of the first column; means of further columns and of the real samples as further entries."""
+    columns = _COLUMNS.get(metric.network, ())
+    assert fake.shape[1] == max(len(columns), 1), f"_COLUMNS must name the {fake.shape[1]} columns of {metric.network}"
     measured = fake[np.isfinite(fake[:, 0])]
     further: dict[str, Any] = {"num_measured": len(measured)}
     if len(measured) == 0:
         return Measured(float("nan"), None, further)
-    for column, name in enumerate(_COLUMNS.get(metric.network, ())):
+    for column, name in enumerate(columns):
         further[name] = float(measured[:, column].mean(dtype=np.float64))
     if real is not None:
         further["real"] = float(real[:, 0].mean(dtype=np.float64))

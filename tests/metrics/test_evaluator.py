@@ -151,6 +151,12 @@ def test_means_of_what_could_be_measured():
     assert np.isnan(nothing.value) and nothing.interval is None and nothing.further == {"num_measured": 0}
 
 
+def test_no_column_is_lost():
+    for name, width in (("motion256_16f", 2), ("warping32_2v", 4)):
+        with pytest.raises(AssertionError, match=f"^_COLUMNS must name the {width} columns of "):
+            MEASURES["mean"](None, np.ones([3, width]), METRICS[name], 2)
+
+
 # ----------------------------------------------------------------------------------------------------------------------
 # Settings that must not matter, and the cache
 
