@@ -10,7 +10,7 @@ import torch
 from renderer.cameras import CameraPrior, focal_from_fov
 from renderer.trajectories import FORWARD_PROGRAMS, INVERSE, PROGRAMS, camera_path, frame_schedule, scaled_angles
 
-CLOSED = {"rotation_camera_yaw_pitch"}  # paths around the frontal view
+NOT_FRONTAL = {"rotation_camera_yaw_pitch"}  # with a single step
 DATA = pathlib.Path(__file__).resolve().parent.parent / "data" / "programs.npz"
 
 
@@ -95,11 +95,11 @@ def test_inverses_walk_backwards(program):
     assert torch.equal(backward.fov, forward.fov.flip(0))
 
 
-@pytest.mark.parametrize("program", [name for name in PROGRAMS if name.removesuffix(INVERSE) not in CLOSED])
+@pytest.mark.parametrize("program", [name for name in PROGRAMS if name.removesuffix(INVERSE) not in NOT_FRONTAL])
 def test_a_single_step_is_frontal(program):
     """It is the middle of the path, which closed paths do not have."""
     cameras = camera_path(program, CameraPrior(), 1)
-    assert cameras.equals(CameraPrior().at()), f"add {program} to CLOSED if it is a closed path"
+    assert cameras.equals(CameraPrior().at()), f"add {program} to NOT_FRONTAL if it has no frontal middle"
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
@@ -205,6 +205,7 @@ def test_scaled_angles_are_those_that_a_scale_changes(monkeypatch):
         "rotation_camera_pitch": {"pitch"},
         "rotation_camera_yaw_pitch": {"yaw", "pitch"},
     }
+    assert expected.keys() == set(FORWARD_PROGRAMS)
     for program, moved in expected.items():
         assert scaled_angles(program) == scaled_angles(program + INVERSE) == moved
     # Of any name, also without angles that stay.
