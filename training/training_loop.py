@@ -470,7 +470,8 @@ class DivergenceCheck:
         finite = torch.stack([tensor.isfinite().all() for tensor in self._tensors.values()]).tolist()
         nonfinite = [name for name, good in zip(self._tensors, finite) if not good]
         if nonfinite:
-            reason = f"{len(nonfinite)} of its tensors are not finite any more ({', '.join(nonfinite[:3])})"
+            verb = "is" if len(nonfinite) == 1 else "are"
+            reason = f"{len(nonfinite)} of its tensors {verb} not finite any more ({', '.join(nonfinite[:3])})"
         elif longest >= self._limit:
             reason = f"{longest} steps of a phase in a row had non-finite gradients (spec.nonfinite_limit)"
         elif streak >= SUSPICIOUS:

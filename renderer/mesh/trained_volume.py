@@ -3,7 +3,7 @@
 A camera sees the foreground between two planes that are parallel to its image, at depths `near` and `far` (depths are
 distances along the viewing axis, see `renderer.cameras`), inside the pyramid of its field of view: a truncated pyramid
 around the origin, which all cameras look at. The trained volume is the union of these pyramids over the cameras of the
-prior's range. No discriminator has seen the field elsewhere.
+prior's range. Elsewhere the discriminators saw the field less often.
 
 With the paper's faces (radius 1, depths 0.88 to 1.12, field of view 18°, yaw ±0.8, pitch π/2 ± 0.155) one pyramid is
 0.24 deep and 0.28 to 0.35 wide, and the union fits into a box of 0.43 × 0.46 × 0.39.

@@ -153,7 +153,7 @@ class Panel:
             widest = min(fov * FOV_RANGE, 170.0)
             slider = self._gui.add_slider("Field of view", min=fov / FOV_RANGE, max=widest, step=0.1, initial_value=fov)
             self._fov = self._control(slider)
-            hint = "Cameras that the generator never saw in training"
+            hint = "Cameras that were rare in training, or never sampled"
             self._beyond = self._control(self._gui.add_checkbox("Beyond the trained range", False, hint=hint))
             self._button("Look from the front", "front")
             self._frame_rate = self._gui.add_slider("Frames/s moving", min=1.0, max=30.0, step=1.0, initial_value=10.0)

@@ -60,6 +60,13 @@ def test_a_tensor_that_is_not_finite_is_the_end():
     # There is no state to continue from yet.
     with pytest.raises(
         UserError,
-        match=r"1 of its tensors are not finite any more \(weight\)\. There is no earlier training state\. Start anew",
+        match=r"1 of its tensors is not finite any more \(weight\)\. There is no earlier training state\. Start anew",
     ):
+        divergence.check(cur_nimg=0)
+
+
+def test_several_tensors_that_are_not_finite():
+    tensors = [("weight", torch.full((2,), math.nan)), ("bias", torch.full((1,), math.inf)), ("gain", torch.ones(1))]
+    divergence = DivergenceCheck(tensors=tensors, guard=GradientGuard(device="cpu"), limit=3, folder="runs/0")
+    with pytest.raises(UserError, match=r": 2 of its tensors are not finite any more \(weight, bias\)\. "):
         divergence.check(cur_nimg=0)

@@ -83,7 +83,7 @@ def test_a_broken_running_mean_ends_the_run_at_once(tmp_path):
     loop._end_tick(Silent(), StopSignal())
     loop.iterate()
     loop.networks.generator.mapping.w_avg[0] = math.inf
-    with pytest.raises(UserError, match=r"tensors are not finite any more \(mapping.w_avg\)"):
+    with pytest.raises(UserError, match=r"1 of its tensors is not finite any more \(mapping.w_avg\)"):
         loop._end_tick(Silent(), StopSignal())
     assert saved(loop) == 8
 

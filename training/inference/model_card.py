@@ -40,7 +40,7 @@ def model_card(
     dataset, progress = about.get("dataset") or {}, about.get("progress") or {}
     head = ["---", *([f"license: {json.dumps(licence)}"] if licence else []), "library_name: video-3d-gan", "tags:"]
     lines = [*head, *(f"- {tag}" for tag in TAGS), "---", "", f"# {name.rpartition('/')[2]}", ""]
-    lines += [f"A generator of videos of three-dimensional scenes of {resolution}×{resolution} pixels, {PAPER}.", ""]
+    lines += [f"A generator of videos of three-dimensional scenes, {resolution}×{resolution} pixels, {PAPER}.", ""]
     lines += [f"![samples: a row for each content, over time from a moving camera]({PICTURE})", ""]
     facts = {"resolution": resolution}
     known = {key: value for key, value in dataset.items() if value is not None and key != "label_examples"}

@@ -213,7 +213,7 @@ class VideoGenerator(nn.Module):
 
         Args:
             seed: Seed of content and background, one or several.
-            motion_seed: One for all or one each; None: the content's.
+            motion_seed: One for all, one each, or several for a single content; None: the content's.
 
         Raises:
             ValueError: Not seeds, a seed out of range, or a different number of motion seeds.

@@ -4,7 +4,7 @@
     images/fakes_random_<kimg>.png          one image per content, each from a random camera of the prior
     images/fakes_frontal_<kimg>.png         the same contents from the front
     images/depth_frontal_<kimg>.png         their depth: white is the near end of the rendered volume
-    videos/<kimg>/<trajectory>_seed<n>.mp4  the first contents along a camera trajectory
+    videos/<kimg>/<program>_seed<n>.mp4     the first contents along a camera program
 
 Previews have their own random seeds, so that they do not change the training.
 """
