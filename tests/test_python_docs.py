@@ -101,6 +101,12 @@ def test_examples_define_what_they_use(tmp_path):
     assert (found.returncode, found.stdout, found.stderr) == (0, "", "")  # F821: undefined name
 
 
+def test_imported_modules_are_in_the_api_reference():
+    imported = re.findall(r"^from ([\w.]+) import", "\n".join(python_blocks("docs/python.md")), re.MULTILINE)
+    pages = re.findall(r"- api/([\w.]+)\.md", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+    assert len(imported) > 20 and set(imported) - set(pages) == set()
+
+
 def test_the_five_lines_of_the_readme(tmp_path, monkeypatch):
     (tmp_path / "assets").symlink_to(ROOT / "assets")
     monkeypatch.chdir(tmp_path)
