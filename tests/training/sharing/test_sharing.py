@@ -193,3 +193,4 @@ def test_a_card_with_little_to_say():
     card = model_card("a", about={}, resolution=64)
     assert "license" not in card.partition("# a")[0] and "| licence of the weights | not stated |" in card
     assert "Training data: not described." in card and "metric" not in card
+    assert "\nA generator of videos of three-dimensional scenes, 64×64 pixels, [3D-Aware Video Generation](" in card
