@@ -27,7 +27,7 @@ from torch_utils.argument_checks import (
 )
 from torch_utils.custom_ops import no_weight_gradients
 from training.augment.diffaugment import diffaugment, parse_policy
-from training.networks.discriminator import TimeAwareDiscriminators, check_pairs, time_plane
+from training.networks.discriminator import TimeAwareDiscriminators, check_groups, check_pairs, time_plane
 from training.networks.generator import Generator, SynthesisOutput
 from training.networks.mixed_precision import half_precision
 
@@ -126,7 +126,8 @@ class GanLoss:
         pl_mean: Running mean of the path lengths.
 
     Raises:
-        ValueError: Arguments that are not networks, networks of different resolutions, or a value out of its range.
+        ValueError: Arguments that are not networks, networks of different resolutions or labels, or a value out of its
+            range.
     """
 
     def __init__(
@@ -156,6 +157,13 @@ class GanLoss:
             sizes = f"{generator.resolution} and {size}"
             raise ValueError(f"generator and discriminator must have the same resolution, got {sizes} pixels.")
         if augment is not None and not callable(augment):
+        labels = generator.c_dim + (CAMERA_LABEL if camera_condition else 0)
+        given = getattr(discriminator, "c_dim", labels)
+        if given != labels:
+            raise ValueError(
+                f"discriminator must have c_dim={labels}, the generator's {generator.c_dim}"
+                f"{f' and {CAMERA_LABEL} for the camera (camera_condition)' if camera_condition else ''}, got {given}."
+            )
             raise ValueError(f"augment must be an AdaAugment or None, got {shown(augment)}.")
         parse_policy(diffaugment)
         weights = {
@@ -195,6 +203,8 @@ class GanLoss:
         Args:
             stream: Source of all random numbers, a `torch_utils.rng.RandomStream` on the networks' device.
 
+            batch: Of a multiple of the discriminators' `mbstd_group` videos, the group size of the minibatch standard
+                deviation, or of at most half as many. The phase Greg takes any number.
         Raises:
             ValueError: There is no such phase, no parameter of its network requires gradients, the batch does not fit
                 the networks, or `stream` or `gain` has the wrong type.
@@ -234,6 +244,8 @@ class GanLoss:
         check_pairs(batch.frames, batch.dt)
 
     def state_dict(self) -> dict:
+        if phase != "Greg":  # the only one without discriminators
+            check_groups(self.discriminator, len(batch))
         return {"pl_mean": self.pl_mean.clone()}
 
     def load_state_dict(self, state: dict) -> None:

@@ -13,6 +13,8 @@ from tests.goldens.networks import build_generator, small_discriminators
 from tests.goldens.small_losses import PHASES, SPEC, gradients, logits, make_loss, real_batch
 from tests.streams import Recorder, Tape
 from torch_utils.rng import RandomStream
+from training.augment.ada import AdaAugment
+from training.inference.video_discriminators import VideoDiscriminators
 from training.loss import GanLoss, VideoBatch
 
 G_REPORTS = {"Loss/scores/fake", "Loss/signs/fake", "Loss/G/loss", "Loss/G/Iloss", "Loss/G/reg_loss"}
@@ -108,6 +110,59 @@ def test_networks_of_different_resolutions():
         ({"augment": "bgc"}, "augment must be an AdaAugment or None, got 'bgc'."),
     ],
 )
+@pytest.mark.parametrize(
+    "labels, conditioned_on, camera_condition, message",
+    [
+        (
+            0,
+            0,
+            True,
+            "discriminator must have c_dim=3, the generator's 0 and 3 for the camera (camera_condition), got 0.",
+        ),
+        (
+            2,
+            2,
+            True,
+            "discriminator must have c_dim=5, the generator's 2 and 3 for the camera (camera_condition), got 2.",
+        ),
+        (0, 3, False, "discriminator must have c_dim=0, the generator's 0, got 3."),
+        (2, 0, False, "discriminator must have c_dim=2, the generator's 2, got 0."),
+    ],
+)
+def test_labels_that_the_discriminators_do_not_take(labels, conditioned_on, camera_condition, message):
+    """Discriminators without labels would ignore them silently."""
+    generator = build_generator(dataclasses.replace(SPEC, c_dim=labels))
+    discriminators, _ = small_discriminators(SPEC.resolution, c_dim=conditioned_on)
+    options = {"generator": generator, "camera_condition": camera_condition}
+    with pytest.raises(ValueError) as error:
+        GanLoss(discriminator=discriminators, **options)
+    assert str(error.value) == message
+    del discriminators.c_dim  # a user's class, whose labels are unknown
+    GanLoss(discriminator=discriminators, **options)
+
+
+def test_batches_are_whole_groups():
+    """Found out halfway through a phase, the message would count the image discriminator's samples."""
+    loss, generator, discriminators, _ = make_loss()
+    for network in (discriminators.video, discriminators.image):
+        network.epilogue.mbstd_group = 4
+    for phase in ("Gmain", "Dmain", "Dreg"):
+        with pytest.raises(ValueError) as error:
+            loss.accumulate(phase, batch=real_batch(3), gain=1.0, stream=RandomStream(0))
+        assert str(error.value) == (
+            "the batch must be of a multiple of 4 pairs of frames, or of at most 2 (groups of the minibatch standard "
+            "deviation, mbstd_group), got 3."
+        )
+    assert all(p.grad is None for p in [*generator.parameters(), *discriminators.parameters()])
+    with pytest.raises(ValueError, match=r"got 3\.$"):
+        VideoDiscriminators(discriminators)(real_batch(3).frames, real_batch(3).dt)
+    for pairs in (1, 2, 4):
+        loss.accumulate("Dreg", batch=real_batch(pairs), gain=1.0, stream=RandomStream(0))
+    discriminators.image = None
+    with pytest.raises(ValueError, match=r"of a multiple of 4 pairs of frames, or of at most 4 .* got 6\.$"):
+        loss.accumulate("Dreg", batch=real_batch(6), gain=1.0, stream=RandomStream(0))
+
+
 def test_mistaken_options(options, message):
     loss, generator, discriminators, _ = make_loss()
     with pytest.raises(ValueError) as error:

@@ -15,7 +15,7 @@ from torch_utils.caller_settings import without_autocast, without_defaults
 from training.checkpoints.pretrained import write_discriminators
 from training.checkpoints.snapshot import check_class, check_rebuilt, load_snapshot, own_class, stored_discriminators
 from training.inference.arguments import SOURCES, check_path, label_shape
-from training.networks.discriminator import TimeAwareDiscriminators, check_pairs, time_plane
+from training.networks.discriminator import TimeAwareDiscriminators, check_groups, check_pairs, time_plane
 
 __all__ = ["DiscriminatorLogits", "VideoDiscriminators", "load_discriminators"]
 
@@ -88,7 +88,8 @@ class VideoDiscriminators(nn.Module):
         The logits of a pair depend on the rest of the batch (minibatch standard deviation, Progressive GAN, section 3).
 
         Args:
-            frames: [B, 2, 3, H, W] in [-1, 1], the earlier one first.
+            frames: [B, 2, 3, H, W] in [-1, 1], the earlier one first. B is a multiple of `mbstd_group`, the group size
+                of the minibatch standard deviation (in `network.config`), or at most half of it.
             dt: Time between them [B] in [0, 1], as a fraction of a training clip.
             c: Labels [B, c_dim] if it was trained with them; after `camera_condition=true` with
                 `training.loss.camera_label` at their end.
@@ -97,14 +98,15 @@ class VideoDiscriminators(nn.Module):
             video [B, 1] and image [B, 2] (None without an image discriminator).
 
         Raises:
-            ValueError: Tensors of other shapes or types, of different batches or on another device, or a missing label.
-                On a CPU also frames far outside of [-1, 1] and times outside of [0, 1]: on a GPU, reading values would
-                wait for it.
+            ValueError: Tensors of other shapes or types, of different batches or on another device, a missing label, or
+                another number of pairs. On a CPU also frames far outside of [-1, 1] and times outside of [0, 1]: on a
+                GPU, reading values would wait for it.
         """
         size, device = self.resolution, next(self.network.parameters()).device
         shapes = {"frames": (frames, ("B", 2, 3, size, size)), "dt": (dt, ("B",))}
         check_tensors(shapes | label_shape(c, self.network.c_dim), device=device)
         check_pairs(frames, dt)
+        check_groups(self.network, len(frames))
         video = self.network.video_logits(frames, time_plane(frames, dt), c)
         if self.network.image is None:
             return DiscriminatorLogits(video, None)

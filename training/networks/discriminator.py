@@ -21,7 +21,7 @@ from training.networks.layers import FullyConnected, normal_weight
 from training.networks.mapping import MappingNetwork
 from training.networks.mixed_precision import HalfPrecision
 
-__all__ = ["Discriminator", "TimeAwareDiscriminators", "check_pairs", "minibatch_std", "time_plane"]
+__all__ = ["Discriminator", "TimeAwareDiscriminators", "check_groups", "check_pairs", "minibatch_std", "time_plane"]
 
 LARGEST_PIXEL = 100.0  # images of untrained networks go far beyond [-1, 1]; larger values are pixels of 0 to 255
 
@@ -257,6 +257,24 @@ class TimeAwareDiscriminators(nn.Module):
             if network is not None:
                 for layer in network.layers()[:num_layers]:
                     layer.requires_grad_(False)
+
+
+def check_groups(discriminators: nn.Module, pairs: int) -> None:
+    """Refuse a number of pairs of frames that the groups of the minibatch standard deviation do not divide.
+
+    Raises:
+        ValueError: Not a multiple of the group size, and not so few that all samples are one group either. The image
+            discriminator has two samples per pair.
+    """
+    for name, samples in (("video", 1), ("image", 2)):
+        network = getattr(discriminators, name, None)  # a user's class may have other parts
+        for part in network.modules() if isinstance(network, nn.Module) else ():
+            if isinstance(part, DiscriminatorEpilogue) and samples * pairs % min(part.mbstd_group, samples * pairs):
+                group = part.mbstd_group
+                raise ValueError(
+                    f"the batch must be of a multiple of {group} pairs of frames, or of at most {group // samples} "
+                    f"(groups of the minibatch standard deviation, mbstd_group), got {pairs}."
+                )
 
 
 def check_pairs(frames: torch.Tensor, dt: torch.Tensor) -> None:
