@@ -28,13 +28,17 @@ LEGACY = re.compile(rb"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"
 PICKLE = re.compile(rb"\x80(?:[\x00-\x05]|\Z)|[(\])}]*c[\w.]+\n[\w.]+\n")
 
 
-def plain(value: Any, *, where: str = "value") -> Any:
+def plain(value: Any, *, where: str = "value", tensors: bool = True) -> Any:
     """A copy that holds only tensors (on the CPU), numbers, strings, None, lists and dicts; tuples become lists.
+
+    Args:
+        where: Name of the value, for messages.
+        tensors: False: tensors are refused, too.
 
     Raises:
         TypeError: It holds something else; the message names the entry.
     """
-    if isinstance(value, torch.Tensor):
+    if isinstance(value, torch.Tensor) and tensors:
         value = value.detach().cpu()
         if value.untyped_storage().nbytes() != value.numel() * value.element_size():
             value = value.clone()  # a view would drag the whole storage into the file
@@ -45,9 +49,9 @@ def plain(value: Any, *, where: str = "value") -> Any:
         for key in value:
             if type(key) not in (str, int):
                 raise TypeError(f"{where}: key {key!r} is neither a string nor an integer")
-        return {key: plain(entry, where=f"{where}.{key}") for key, entry in value.items()}
+        return {key: plain(entry, where=f"{where}.{key}", tensors=tensors) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
-        return [plain(entry, where=f"{where}[{i}]") for i, entry in enumerate(value)]
+        return [plain(entry, where=f"{where}[{i}]", tensors=tensors) for i, entry in enumerate(value)]
     raise TypeError(f"{where} is a {type(value).__name__}; a checkpoint holds only plain data")
 
 

@@ -42,7 +42,8 @@ CONFIG, MODEL = "config.json", "model.safetensors"
 DISCRIMINATOR_CONFIG, DISCRIMINATOR_MODEL = "discriminator.json", "discriminator.safetensors"
 FILES = (CONFIG, MODEL, DISCRIMINATOR_CONFIG, DISCRIMINATOR_MODEL)
 MAX_CONFIG = 1 << 20  # bytes
-OWN = ("format", "version", "program", "class", "sha256", "dataset", "progress")  # entries that are not arguments
+ABOUT = ("dataset", "progress")
+OWN = ("format", "version", "program", "class", "sha256", *ABOUT)  # entries that are not arguments
 
 
 def is_pretrained(path: Path) -> bool:
@@ -70,11 +71,11 @@ def write_pretrained(
 
     Args:
         config, state: The generator's arguments and tensors.
-        about: 'dataset' and 'progress' of its training.
+        about: 'dataset' and 'progress' of its training; other entries are left out.
         network_class: Dotted name of its class, or None for this program's Generator.
 
     Raises:
-        UserError: The folder cannot be written to, or holds such a file of another program.
+        UserError: The folder cannot be written to, or holds such a file of another program; or a value is none of JSON.
         ValueError: An argument has a name that the file uses.
     """
     there = [name for name in (CONFIG, MODEL) if os.path.lexists(os.path.join(folder, name))]
@@ -85,7 +86,8 @@ def write_pretrained(
         raise ValueError(f"an argument of the generator is called '{taken[0]}', a name that config.json uses itself.")
     head = {"format": FORMAT, "version": VERSION, "program": __version__}
     named = {} if network_class is None else {"class": network_class}
-    _write(folder, CONFIG, MODEL, {**head, **named, **about, **config}, state)
+    known = {name: about[name] for name in ABOUT if name in about}  # readers take other entries for arguments
+    _write(folder, CONFIG, MODEL, {**head, **named, **known, **config}, state)
 
 
 def write_discriminators(
@@ -116,7 +118,7 @@ def read_pretrained(folder: Path, *, average_only: bool) -> dict[str, Any]:
     arguments = {name: value for name, value in config.items() if name not in OWN}
     named = {"class": str(config["class"])} if "class" in config else {}
     generator = {"config": arguments, "state": average, "ema": average, **named}
-    about = {name: config.get(name) for name in ("dataset", "progress")}
+    about = {name: config.get(name) for name in ABOUT}
     content = {"generator": generator, "augment": None, **about}
     description = folder / DISCRIMINATOR_CONFIG
     if description.is_file():
@@ -147,12 +149,16 @@ def _write(
     library = _safetensors()
     folder = Path(folder)
     try:
+        described = plain(config, where=name, tensors=False)
+    except TypeError as error:
+        raise UserError(f"{error}: numbers, strings, lists and dictionaries.") from error
+    try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"Cannot make the folder {folder}: {error.strerror}.") from error
     parts = {key: tensor.contiguous() for key, tensor in plain(state).items()}
     data = library.torch.save(parts, metadata={"format": "pt"})
-    described = {"sha256": hashlib.sha256(data).hexdigest(), **plain(config)}
+    described = {"sha256": hashlib.sha256(data).hexdigest(), **described}
     with atomic_write(folder / tensors) as file:
         file.write(data)
         file.flush()  # if the disk is full, the folder is left as it was

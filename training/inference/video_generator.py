@@ -454,11 +454,12 @@ class VideoGenerator(nn.Module):
     def save_pretrained(self, folder: str | os.PathLike) -> None:
         """Write `config.json` and `model.safetensors` into a folder, see `training.checkpoints.pretrained`.
 
-        Discriminators already in the folder are kept: overwrite them with this generator's, or use another folder.
+        Of `about`, 'dataset' and 'progress' are written. Discriminators already in the folder are kept: overwrite them
+        with this generator's, or use another folder.
 
         Raises:
             UserError: The folder cannot be written to, is a run folder, holds such a file of another program,
-                safetensors is missing, or the network's config would give another network.
+                safetensors is missing, the network's config would give another network, or a value is none of JSON.
             ValueError: No path.
         """
         check_path("folder", folder)

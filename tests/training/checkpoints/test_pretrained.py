@@ -104,6 +104,37 @@ def test_classes_of_their_own_are_named(tmp_path):
     assert type(load_generator(tmp_path / "own", generator_class=OwnGenerator).network) is OwnGenerator
 
 
+def test_other_entries_of_about_are_left_out(run_folder, tmp_path):
+    """The reader would take them for arguments of the network, or for its own."""
+    G = load_generator(run_folder)
+    expected = dict(G.about)
+    G.about |= {"note": "mine", "format": "another"}
+    G.save_pretrained(tmp_path / "model")
+    assert load_generator(tmp_path / "model").about == expected
+
+
+class Adjustable(Generator):
+    """A class of a user's own with an argument of any type."""
+
+    def __init__(self, *, scale=1, **config):
+        super().__init__(**config)
+        self.config |= {"scale": scale}
+
+
+@pytest.mark.parametrize("value, kind", [(torch.tensor(5), "Tensor"), (np.int64(5), "int64"), ({5}, "set")])
+def test_values_that_are_none_of_json(tmp_path, value, kind):
+    G = VideoGenerator(small_generator(), about={"progress": {"cur_nimg": value}})
+    own = VideoGenerator(Adjustable(**small_generator().config, scale=value))
+    for saved, entry in ((G, "progress.cur_nimg"), (own, "scale")):
+        with pytest.raises(UserError) as error:
+            saved.save_pretrained(tmp_path / "model")
+        assert str(error.value) == (
+            f"config.json.{entry} is a {kind}; a checkpoint holds only plain data: numbers, strings, lists and "
+            "dictionaries."
+        )
+    assert not (tmp_path / "model").exists()
+
+
 def changed(model, **entries) -> None:
     config = json.loads((model / "config.json").read_text()) | entries
     (model / "config.json").write_text(json.dumps(config))
