@@ -167,7 +167,8 @@ class GeneratedVideos:
         """
         label = label or self._label
         generator = self._generator
-        device = next(generator.parameters()).device
+        parameter = next(generator.parameters())
+        device, dtype = parameter.device, parameter.dtype
         videos, cameras, numbers = [], [], []
         for index in indices:
             seed = np.random.SeedSequence([SEED, index]).generate_state(1, np.uint64)[0] >> np.uint64(1)
@@ -183,7 +184,7 @@ class GeneratedVideos:
             if label is not None and generator.c_dim > 0:
                 c = torch.from_numpy(label(index))[None].to(device)
             ws = generator.mapping(latents.z, c)  # one at a time: rounding must not depend on the batch
-            videos.append(latents.with_styles(ws))
+            videos.append(latents.to(device, dtype).with_styles(ws))
         renderer = FrameRenderer(generator, **vars(RowCodes.join(videos)))
         return renderer, Cameras.join(cameras).to(device), numbers
 

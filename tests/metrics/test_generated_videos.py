@@ -1,5 +1,6 @@
 """Videos of a generator as one side of an evaluation."""
 
+import copy
 import json
 import math
 
@@ -64,6 +65,24 @@ def test_clips_are_those_of_the_generator(generator, videos, monkeypatch):
     expected = quantise(output.image).transpose(1, 2)
     assert (clip.int() - expected.int()).abs().max() <= 1  # rounding of another order of sums
     assert (clip != expected).float().mean() < 0.01
+
+
+@pytest.mark.parametrize("dtype, levels", [(torch.float64, 1), (torch.float16, 40)])
+def test_generators_of_other_types(generator, videos, dtype, levels):
+    """As `load_generator(…, dtype=…)` loads them; half precision rounds cameras and points, too."""
+    others = GeneratedVideos(copy.deepcopy(generator).to(dtype), nframes=4)
+    for samples, expected in (
+        (others.clips(count=2, frames=3), videos.clips(count=2, frames=3)),
+        (others.images(count=2), videos.images(count=2)),
+        (others.views(count=2, views=2), videos.views(count=2, views=2)),
+    ):
+        difference = samples.load([1]).int() - expected.load([1]).int()
+        assert difference.abs().max() <= levels
+    pairs, expected = others.pairs(count=2).load([1]), videos.pairs(count=2).load([1])
+    assert {value.dtype for value in vars(pairs).values() if isinstance(value, torch.Tensor)} == {torch.float32}
+    if dtype == torch.float64:
+        torch.testing.assert_close(pairs.depths, expected.depths, rtol=0, atol=1e-4)
+        torch.testing.assert_close(pairs.grids, expected.grids, rtol=0, atol=1e-3)
 
 
 def test_pairs_have_the_resolution_of_the_generator(generator):
