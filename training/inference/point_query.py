@@ -31,7 +31,8 @@ class PointField:
         camera: Camera that colours are seen from; None: the middle of the prior.
 
     Raises:
-        ValueError: Codes of several videos or of other sizes, no time, several cameras, or points of the wrong form.
+        ValueError: The generator is in training mode, codes of several videos or of other sizes, no time, several
+            cameras, or points of the wrong form.
     """
 
     @torch.no_grad()
@@ -48,6 +49,8 @@ class PointField:
         check_network("generator", generator, "synthesize")
         codes = {
             "ws": (ws, (1, generator.num_ws, generator.w_dim)),
+        if generator.training:  # each query would move the upsampler's running magnitudes
+            raise ValueError("points are queried in evaluation mode: call generator.eval() first.")
             "z_motion": (z_motion, (1, generator.motion_dim)),
             "z_bg": (z_bg, (1, generator.background_dim)),
         }

@@ -394,6 +394,18 @@ def test_modes_are_those_of_the_networks(run_folder):
     """Code that restores the mode that it found must not leave a loaded network in training mode."""
     for loaded in (load_generator(run_folder), load_discriminators(run_folder)):
         assert not any(module.training for module in loaded.modules())
+def test_points_are_queried_in_evaluation_mode(run_folder):
+    """In training mode, colours move the upsampler's running magnitudes."""
+    G = load_generator(run_folder)
+    codes = G.codes(3)
+    G.train()
+    maker = GeneratedMeshes(G.network, resolution=8)
+    for query in (lambda: PointField(G.network, **vars(codes), time=0.5), lambda: maker.mesh(codes, 0.5, 1.0)):
+        with pytest.raises(ValueError) as error:
+            query()
+        assert str(error.value) == "points are queried in evaluation mode: call generator.eval() first."
+
+
         assert type(loaded)(loaded.network.train()).training
 
 
