@@ -52,7 +52,7 @@ def nearest_samples(
         on_progress: Called with the number of rendered images.
     """
     x = TRUNCATION * stream.normal("inversion/style", [samples, 1, generator.w_dim])
-    z_motion = torch.zeros(samples, generator.motion_dim, device=stream.device)
+    z_motion = x.new_zeros(samples, generator.motion_dim)
     z_bg = TRUNCATION * stream.normal("inversion/background", [samples, generator.background_dim])
     x[0], z_bg[0] = 0, 0  # the average
     bounds = generator.camera_prior
@@ -84,7 +84,7 @@ def nearest_samples(
 def interval_centres(bounds: tuple[float, float], count: int, device: torch.device) -> torch.Tensor:
     """The centres of `count` equal intervals of a range."""
     low, high = bounds
-    return low + (high - low) * (torch.arange(count, device=device) + 0.5) / count
+    return low + (high - low) * (torch.arange(count, device=device, dtype=torch.float32) + 0.5) / count
 
 
 def _first_frame_losses(videos: CandidateVideos, loss: ClipLoss, on_progress) -> torch.Tensor:

@@ -142,7 +142,7 @@ def descend(
     ]
     optimizer = torch.optim.Adam(groups, lr=0.0, betas=BETAS)
     zoomed = videos.zoom.new_tensor([settings.fit_radius, settings.fit_fov])
-    total, count = torch.zeros(len(videos), device=videos.x.device), len(videos.times)
+    total, count = videos.x.new_zeros(len(videos)), len(videos.times)
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = group["rate"] * learning_rate(step, steps)

@@ -14,6 +14,8 @@ from tqdm import tqdm
 from dnnlib import UserError, atomic_write
 from renderer.cameras import Cameras
 from renderer.video import VideoWriter, to_uint8
+from torch_utils.argument_checks import check_network, check_number, check_tensors, is_list, shown
+from torch_utils.caller_settings import without_autocast
 from torch_utils.rng import RandomStream
 from training.inference.cli_options import lacks_motion
 from training.inference.frame_renderer import FrameRenderer
@@ -45,7 +47,7 @@ class Inversion:
     """Inversion of a clip, with progress bars.
 
     Args:
-        generator: In evaluation mode, with parameters that require no gradients.
+        generator: In evaluation mode and float32, with parameters that require no gradients.
         pixels: The clip, uint8 [T, 3, H, H] at the generator's resolution.
         times: Times of the first and the last frame; the others are evenly spaced.
         settings: Settings of the fit.
@@ -54,30 +56,52 @@ class Inversion:
 
     Raises:
         UserError: The perceptual network cannot be used.
+        ValueError: Another type, size or state of the generator or the clip, or no two times.
     """
 
+    @torch.inference_mode(False)  # a caller's, in which nothing could be fitted
     def __init__(
         self,
         generator: Generator,
-        pixels: np.ndarray,
+        pixels: np.ndarray | torch.Tensor,
         *,
         times: tuple[float, float],
         settings: FitSettings,
         seed: int,
         perceptual=None,
     ):
+        check_network("generator", generator, "synthesize")
+        parameters = list(generator.parameters())
+        if parameters[0].dtype != torch.float32:
+            given = parameters[0].dtype
+            raise ValueError(f"inversion needs a generator in float32, got {given}: load it without dtype=.")
+        if generator.training or any(parameter.requires_grad for parameter in parameters):
+            raise ValueError(
+                "inversion needs a fixed generator: call generator.eval() and generator.requires_grad_(False) first."
+            )
+        size = generator.resolution
+        if str(getattr(pixels, "dtype", None)).removeprefix("torch.") != "uint8":
+            given = getattr(pixels, "dtype", shown(pixels))
+            raise ValueError(f"pixels must be uint8 [T, 3, {size}, {size}], 0 to 255, got {given}.")
+        self._pixels = torch.as_tensor(pixels, device="cpu")
+        check_tensors({"pixels": (self._pixels, ("T", 3, size, size))})
+        if not is_list(times) or len(times) != 2:
+            raise ValueError(f"times must be those of the first and the last frame, got {shown(times)}.")
+        for end in times:
+            check_number("times", end)
         if lacks_motion(generator):
             settings = dataclasses.replace(settings, motions=1)
         self._generator, self._settings, self._seed = generator, settings, seed
-        device = next(generator.parameters()).device
-        self._pixels = torch.from_numpy(pixels)
+        device = parameters[0].device
         self._loss = ClipLoss(self._pixels.to(device).float() / 127.5 - 1, perceptual=perceptual)
-        self._times = torch.linspace(*times, len(pixels), device=device)
+        self._times = torch.linspace(*times, len(pixels), device=device, dtype=torch.float32)
         self._stream = RandomStream(seed, device)
         self._seconds = 0.0
         self._fitted = self._codes = self._frames = None
         self._tuned = self._tuned_frames = None
 
+    @without_autocast()
+    @torch.inference_mode(False)
     def fit(self) -> None:
         """Find codes and cameras, with a progress bar."""
         start, total = time.perf_counter(), fit_images(self._settings, len(self._pixels))
@@ -111,6 +135,8 @@ class Inversion:
         )
         self._frames = render_codes(self._generator, self._codes)
 
+    @without_autocast()
+    @torch.inference_mode(False)
     def tune(self, steps: int) -> None:
         """Fine-tune a copy of the generator to the clip, with a progress bar."""
         start = time.perf_counter()

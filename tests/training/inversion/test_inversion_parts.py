@@ -1,6 +1,8 @@
 """The parts of inversion: style coordinates, losses, candidate videos, path search, reading clips."""
 
+import contextlib
 import copy
+import functools
 import itertools
 import math
 
@@ -34,6 +36,15 @@ def generator():
 @pytest.fixture(scope="module")
 def prior(generator):
     return StylePrior.of(generator, RandomStream(0))
+
+
+@contextlib.contextmanager
+def default_type(dtype):
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 def candidates(generator, prior, *, videos=2, frames=4, seed=0):
@@ -326,6 +337,66 @@ def test_codes_and_weights_are_fitted_in_float32(monkeypatch):
     assert types and set(types) == {None}
     block = next(iter(generator.upsampler.blocks.values()))
     assert block.half_precision.type(cuda, torch.float32) == torch.float16  # afterwards
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        torch.no_grad,
+        torch.inference_mode,
+        functools.partial(torch.autocast, "cpu", dtype=torch.bfloat16),
+        functools.partial(default_type, torch.bfloat16),
+        functools.partial(default_type, torch.float64),
+    ],
+)
+def test_settings_of_the_calling_program_change_nothing(generator, setting):
+    def reported():
+        settings = FitSettings(samples=4, starts=2, motions=2, keep=1, steps=6, batch=2)
+        pixels = torch.arange(3 * 3 * 256).remainder(251).to(torch.uint8).reshape(3, 3, 16, 16)
+        inversion = Inversion(generator, pixels, times=(0.0, 1.0), settings=settings, seed=0)
+        inversion.fit()
+        inversion.tune(2)
+        return inversion.report() | {"seconds": 0}
+
+    expected = reported()
+    with setting():
+        assert reported() == expected
+    assert expected["psnr_finetuned"] != expected["psnr"]
+    assert all(parameter.grad is None for parameter in generator.parameters())
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (
+            {"pixels": np.zeros((2, 3, 16, 16), np.float32)},
+            "pixels must be uint8 [T, 3, 16, 16], 0 to 255, got float32.",
+        ),
+        ({"pixels": [0.5]}, "pixels must be uint8 [T, 3, 16, 16], 0 to 255, got [0.5]."),
+        ({"pixels": np.zeros((2, 3, 8, 8), np.uint8)}, "pixels must be [T, 3, 16, 16], got [2, 3, 8, 8]."),
+        ({"pixels": np.zeros((0, 3, 16, 16), np.uint8)}, "pixels must be [T, 3, 16, 16], got [0, 3, 16, 16]."),
+        ({"times": (0.0,)}, "times must be those of the first and the last frame, got (0.0,)."),
+        ({"times": (0.0, "1")}, "times must be a finite number, got '1'."),
+        ({"generator": 3}, "generator must be a network, such as G.network, got 3."),
+        (
+            {"generator": inversion_generator().double()},
+            "inversion needs a generator in float32, got torch.float64: load it without dtype=.",
+        ),
+        *(
+            (
+                {"generator": network},
+                "inversion needs a fixed generator: call generator.eval() and generator.requires_grad_(False) first.",
+            )
+            for network in (inversion_generator().train(), inversion_generator().requires_grad_(True))
+        ),
+    ],
+)
+def test_mistakes(generator, changes, message):
+    """Floats of 0 to 1 would be taken for pixels of 0 to 255, and gradients would be left on the caller's network."""
+    arguments = {"generator": generator, "pixels": np.zeros((2, 3, 16, 16), np.uint8), "times": (0.0, 1.0)} | changes
+    with pytest.raises(ValueError) as error:
+        Inversion(arguments.pop("generator"), arguments.pop("pixels"), **arguments, settings=FitSettings(), seed=0)
+    assert str(error.value) == message
 
 
 def write_frames(folder, count=5, size=(20, 16)):
