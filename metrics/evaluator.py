@@ -30,7 +30,7 @@ from metrics.metric_functions import MEASURES, VIEWS, fewest_samples
 from metrics.registry import Metric, find_metric
 from torch_utils import distributed
 from torch_utils.argument_checks import check_placement, shown, whole_number
-from torch_utils.caller_settings import full_float32
+from torch_utils.caller_settings import full_float32, without_autocast
 from torch_utils.launch import scratch_folder
 from training.inference.arguments import check_path
 
@@ -123,7 +123,7 @@ class Evaluator:
         Raises:
             UserError: Unknown metric, missing samples, a detector that does not fit.
         """
-        with full_float32():  # for rendering as well, whatever the training used
+        with full_float32(), without_autocast():  # for rendering as well, whatever the training used
             return self._evaluate(find_metric(name))
 
     def _evaluate(self, metric: Metric) -> dict[str, Any]:

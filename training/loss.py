@@ -25,6 +25,7 @@ from torch_utils.argument_checks import (
     shown,
     whole_number,
 )
+from torch_utils.caller_settings import without_autocast
 from torch_utils.custom_ops import no_weight_gradients
 from training.augment.diffaugment import diffaugment, parse_policy
 from training.networks.discriminator import TimeAwareDiscriminators, check_groups, check_pairs, time_plane
@@ -156,7 +157,6 @@ class GanLoss:
         if size != generator.resolution:
             sizes = f"{generator.resolution} and {size}"
             raise ValueError(f"generator and discriminator must have the same resolution, got {sizes} pixels.")
-        if augment is not None and not callable(augment):
         labels = generator.c_dim + (CAMERA_LABEL if camera_condition else 0)
         given = getattr(discriminator, "c_dim", labels)
         if given != labels:
@@ -164,6 +164,7 @@ class GanLoss:
                 f"discriminator must have c_dim={labels}, the generator's {generator.c_dim}"
                 f"{f' and {CAMERA_LABEL} for the camera (camera_condition)' if camera_condition else ''}, got {given}."
             )
+        if augment is not None and not callable(augment):
             raise ValueError(f"augment must be an AdaAugment or None, got {shown(augment)}.")
         parse_policy(diffaugment)
         weights = {
@@ -195,16 +196,17 @@ class GanLoss:
             "Dreg": self._discriminator_regularisation,
         }
 
+    @without_autocast()
     def accumulate(self, phase: str, *, batch: VideoBatch, gain: float, stream) -> None:
         """Add `gain` times the gradients of a phase ('Gmain', 'Greg', 'Dmain' or 'Dreg') to the parameters' `.grad`.
 
         Phases of the generator use the batch's labels and size only.
 
         Args:
-            stream: Source of all random numbers, a `torch_utils.rng.RandomStream` on the networks' device.
-
             batch: Of a multiple of the discriminators' `mbstd_group` videos, the group size of the minibatch standard
                 deviation, or of at most half as many. The phase Greg takes any number.
+            stream: Source of all random numbers, a `torch_utils.rng.RandomStream` on the networks' device.
+
         Raises:
             ValueError: There is no such phase, no parameter of its network requires gradients, the batch does not fit
                 the networks, or `stream` or `gain` has the wrong type.
@@ -242,10 +244,10 @@ class GanLoss:
         check_tensors(shapes | ({"angles": (batch.angles, ("B", 2))} if self.camera_condition else {}), device=device)
         check_stream(stream, device=device)
         check_pairs(batch.frames, batch.dt)
-
-    def state_dict(self) -> dict:
         if phase != "Greg":  # the only one without discriminators
             check_groups(self.discriminator, len(batch))
+
+    def state_dict(self) -> dict:
         return {"pl_mean": self.pl_mean.clone()}
 
     def load_state_dict(self, state: dict) -> None:

@@ -92,24 +92,24 @@ def test_mistakes(changes, message):
     assert all(p.grad is None for p in [*generator.parameters(), *discriminators.parameters()])
 
 
+def test_gradients_do_not_depend_on_autocast():
+    expected, found = {}, {}
+    for results, enabled in ((expected, False), (found, True)):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            for phase in PHASES:
+                loss, generator, discriminators, _ = make_loss(augment=AdaAugment(pipeline="bgc"))
+                loss.augment.p.fill_(0.8)
+                loss.accumulate(phase, batch=real_batch(), gain=1.0, stream=RandomStream(0))
+                results |= {(phase, name): x for m in (generator, discriminators) for name, x in gradients(m).items()}
+    assert list(found) == list(expected) and all(torch.equal(found[name], expected[name]) for name in expected)
+
+
 def test_networks_of_different_resolutions():
     discriminators, _ = small_discriminators(2 * SPEC.resolution)
     with pytest.raises(ValueError, match="must have the same resolution, got 16 and 32 pixels"):
         GanLoss(generator=build_generator(SPEC), discriminator=discriminators)
 
 
-@pytest.mark.parametrize(
-    "options, message",
-    [
-        ({"r1_gamma": -1}, "r1_gamma must be a finite number of at least 0, got -1."),
-        ({"r1_gamma": "1"}, "r1_gamma must be a finite number of at least 0, got '1'."),
-        ({"path_weight": float("nan")}, "path_weight must be a finite number of at least 0, got nan."),
-        ({"pl_decay": 2}, "pl_decay must be a number from 0 to 1, got 2."),
-        ({"style_mixing_prob": 2}, "style_mixing_prob must be a number from 0 to 1, got 2."),
-        ({"pl_batch_shrink": 0}, "pl_batch_shrink must be a whole number of at least 1, got 0."),
-        ({"augment": "bgc"}, "augment must be an AdaAugment or None, got 'bgc'."),
-    ],
-)
 @pytest.mark.parametrize(
     "labels, conditioned_on, camera_condition, message",
     [
@@ -163,6 +163,18 @@ def test_batches_are_whole_groups():
         loss.accumulate("Dreg", batch=real_batch(6), gain=1.0, stream=RandomStream(0))
 
 
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"r1_gamma": -1}, "r1_gamma must be a finite number of at least 0, got -1."),
+        ({"r1_gamma": "1"}, "r1_gamma must be a finite number of at least 0, got '1'."),
+        ({"path_weight": float("nan")}, "path_weight must be a finite number of at least 0, got nan."),
+        ({"pl_decay": 2}, "pl_decay must be a number from 0 to 1, got 2."),
+        ({"style_mixing_prob": 2}, "style_mixing_prob must be a number from 0 to 1, got 2."),
+        ({"pl_batch_shrink": 0}, "pl_batch_shrink must be a whole number of at least 1, got 0."),
+        ({"augment": "bgc"}, "augment must be an AdaAugment or None, got 'bgc'."),
+    ],
+)
 def test_mistaken_options(options, message):
     loss, generator, discriminators, _ = make_loss()
     with pytest.raises(ValueError) as error:

@@ -16,7 +16,7 @@ from torch import nn
 from dnnlib import choices_hint
 from torch_utils import distributed
 from torch_utils.argument_checks import check_images, check_number, check_stream
-from torch_utils.caller_settings import full_float32
+from torch_utils.caller_settings import full_float32, without_autocast
 from torch_utils.training_stats import Statistics
 from training.augment import ada_transforms as transforms
 
@@ -128,6 +128,7 @@ class AdaAugment(nn.Module):
         """Smallest width of the frames in pixels: only the band filter, which mirrors the borders, has a limit."""
         return transforms.smallest_filtered(self.bank) if "imgfilter" in self.multipliers else 1
 
+    @without_autocast()
     @full_float32()  # of coordinates and colours: 11 bits would misplace pixels at 256² by up to a tenth of one
     def forward(self, frames: torch.Tensor, stream, *, prefix: str = "") -> torch.Tensor:
         """Augment videos.
@@ -239,7 +240,7 @@ class AdaAugment(nn.Module):
             gain = (draw.normal(name) * self.imgfilter_std).exp2()
             gain = draw.apply(name, gain, neutral=1, probability=draw.probability("imgfilter") * strength)
             power = transforms.constant(transforms.BAND_POWER, gain)
-            gains = torch.ones(len(gain), len(power), device=gain.device)
+            gains = gain.new_ones(len(gain), len(power))
             gains[:, band] = gain
             total = total * gains / (power * gains.square()).sum(1, keepdim=True).sqrt()
         return total

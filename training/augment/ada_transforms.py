@@ -166,7 +166,7 @@ def _homogeneous(linear: torch.Tensor, offset: torch.Tensor | None = None) -> to
 
 def _identity_and_luma(like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The 3x3 identity and the projection v v^T onto the luma axis."""
-    return torch.eye(3, device=like.device), torch.full([3, 3], 1 / 3, device=like.device)
+    return torch.eye(3, device=like.device, dtype=like.dtype), like.new_full([3, 3], 1 / 3)
 
 
 def shift_color(offset: torch.Tensor) -> torch.Tensor:
@@ -270,7 +270,7 @@ def cutout(frames: torch.Tensor, centre: torch.Tensor, size: torch.Tensor) -> to
     height, width = frames.shape[3:]
     outside = []
     for axis, pixels in ((0, width), (1, height)):
-        position = (torch.arange(pixels, device=frames.device) + 0.5) / pixels
+        position = (torch.arange(pixels, device=frames.device, dtype=centre.dtype) + 0.5) / pixels
         outside.append((position - centre[:, axis, None]).abs() >= size[:, None] / 2)  # [B, pixels]
     keep = outside[0][:, None, :] | outside[1][:, :, None]  # [B, H, W]
     return frames * keep[:, None, None].to(frames.dtype)

@@ -10,6 +10,7 @@ from renderer.cameras import Cameras
 from renderer.rays import Rays, RenderSettings
 from renderer.volume_rendering import Fields, RenderedRays, render_background, render_rays
 from torch_utils.argument_checks import check_network
+from torch_utils.caller_settings import without_autocast
 from torch_utils.ops.fused_mlp import has_fused_mlp
 from training.networks.generator import Generator, SynthesisOutput, VolumeOutput, conditioned_fields
 from training.networks.mixed_precision import half_precision, multiplies_bfloat16
@@ -56,6 +57,7 @@ class FrameRenderer:
         ValueError: The generator is in training mode, or the precision is not available.
     """
 
+    @without_autocast()
     @torch.no_grad()
     def __init__(
         self,
@@ -86,6 +88,7 @@ class FrameRenderer:
             few = dataclasses.replace(generator.settings, resolution=MEANS_RESOLUTION)
             generator.upsample(self._render(0.5, front, few), self._weights)
 
+    @without_autocast()
     @torch.no_grad()
     def output(
         self, time: float | torch.Tensor, cameras: Cameras, *, layers: str = "both", resolution: int | None = None
@@ -116,6 +119,7 @@ class FrameRenderer:
         with contextlib.nullcontext() if self._layers is None else half_precision(self._layers, generator):
             return generator.upsample(rendered, self._weights, resolution=resolution)
 
+    @without_autocast()
     @torch.no_grad()
     def volume(self, time: float | torch.Tensor, cameras: Cameras, *, resolution: int | None = None) -> VolumeOutput:
         """Raw colours, depth and opacity of a frame without its image, at any resolution.

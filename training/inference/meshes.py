@@ -25,6 +25,7 @@ from renderer.mesh.silhouettes import matching_level, peak_densities
 from renderer.mesh.trained_volume import TrainedVolume
 from renderer.video import image_grid, to_uint8
 from torch_utils.argument_checks import check_network, is_list, shown, whole_number
+from torch_utils.caller_settings import without_autocast
 from training.inference.arguments import check_codes
 from training.inference.cli_options import check_truncation, label_of_class
 from training.inference.frame_renderer import FrameRenderer
@@ -81,6 +82,7 @@ class SeedVideos:
         self._generator, self._psi, self._device = generator, truncation_psi, device
         self._label = None if label is None else label.to(device)
 
+    @without_autocast()
     @torch.no_grad()
     def __call__(self, seed: int, motion_seed: int) -> RowCodes:
         seed, motion_seed = whole_number("seed", seed), whole_number("motion_seed", motion_seed)
@@ -149,6 +151,7 @@ class GeneratedMeshes:
         """Figures that all meshes have in common."""
         return {"volume": self.box, "cell": self.grid.cell, "views": list(CHECKED_VIEWS) if self.check else []}
 
+    @without_autocast()
     def level(self, video: RowCodes, times: Sequence[float], *, name: str) -> float:
         """The density at the surface, the same for all time steps of a video, B = 1.
 
@@ -179,6 +182,7 @@ class GeneratedMeshes:
             )
         return level
 
+    @without_autocast()
     def mesh(self, video: RowCodes, time: float, level: float) -> tuple[Mesh, dict[str, Any]]:
         """The coloured mesh of a time step, and figures about it.
 
@@ -211,6 +215,7 @@ class GeneratedMeshes:
             row["overlap"] = self._overlaps(mesh, field)
         return mesh, row
 
+    @without_autocast()
     def preview(self, mesh: Mesh, video: RowCodes, time: float) -> torch.Tensor:
         """Image [3, H, W]: rendered views, the mesh's colours, its shape; a column per camera."""
         rows = ([], [], [])

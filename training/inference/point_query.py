@@ -6,6 +6,7 @@ from renderer.cameras import Cameras
 from renderer.rays import Rays, ray_weights
 from renderer.volume_rendering import march_background, sample_foreground
 from torch_utils.argument_checks import check_network, check_number, check_tensors, whole_number
+from torch_utils.caller_settings import without_autocast
 from torch_utils.ops.composite import weighted_sum
 from training.inference.arguments import check_cameras
 from training.networks.generator import Generator, conditioned_fields
@@ -35,6 +36,7 @@ class PointField:
             cameras, or points of the wrong form.
     """
 
+    @without_autocast()
     @torch.no_grad()
     def __init__(
         self,
@@ -47,10 +49,10 @@ class PointField:
         camera: Cameras | None = None,
     ):
         check_network("generator", generator, "synthesize")
-        codes = {
-            "ws": (ws, (1, generator.num_ws, generator.w_dim)),
         if generator.training:  # each query would move the upsampler's running magnitudes
             raise ValueError("points are queried in evaluation mode: call generator.eval() first.")
+        codes = {
+            "ws": (ws, (1, generator.num_ws, generator.w_dim)),
             "z_motion": (z_motion, (1, generator.motion_dim)),
             "z_bg": (z_bg, (1, generator.background_dim)),
         }
@@ -67,6 +69,7 @@ class PointField:
         self._fields = conditioned_fields(generator, weights, ws, times=times, z_motion=z_motion, z_bg=z_bg)
         self._field = self._fields.foreground
 
+    @without_autocast()
     @torch.no_grad()
     def density(self, points: torch.Tensor) -> torch.Tensor:
         """Density [N] as the renderer uses it, never negative."""
@@ -74,6 +77,7 @@ class PointField:
         raw, _ = self._field(points[None, None, None], self._ahead[None, None])  # as samples of a single ray
         return torch.relu(raw[0, 0, 0])
 
+    @without_autocast()
     @torch.no_grad()
     def colour(self, points: torch.Tensor) -> torch.Tensor:
         """Colours of the points of a surface [N, 3] as the camera sees them, nominally in [-1, 1].
@@ -116,6 +120,7 @@ class PointField:
         colours = self._generator.upsampler.pointwise(rows[..., 3:], rows[..., :3], self._upsampler)
         return colours.unflatten(1, values.shape[1:4])
 
+    @without_autocast()
     @torch.no_grad()
     def emission(self, points: torch.Tensor) -> torch.Tensor:
         """Colours of the points [N, 3] themselves after the upsampler's pointwise layers, nominally in [-1, 1].
@@ -130,6 +135,7 @@ class PointField:
         _, features = self._field(points[None, None, :, None], view[None])  # a ray each
         return self._upsampled(self._field.project(features))[0, 0, :, 0]
 
+    @without_autocast()
     @torch.no_grad()
     def render(self, camera: Cameras, size: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The image of the NeRF path of size × size pixels from one camera, in its parts.
@@ -171,6 +177,7 @@ class PointField:
             )
         return foreground[0, 0], transmittance[0, 0], background[0, 0]
 
+    @without_autocast()
     @torch.no_grad()
     def opacity(self, camera: Cameras, size: int) -> torch.Tensor:
         """Opacity 1 − T of the foreground on the rays of one camera through size × size pixels [size, size], 0 to 1.

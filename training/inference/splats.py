@@ -15,6 +15,7 @@ from renderer.mesh.trained_volume import TrainedVolume
 from renderer.splats.gaussians import MIN_OPACITY, Gaussians, gaussians_of_points, opacity_of_density
 from renderer.splats.rasteriser import rasterise
 from renderer.video import image_grid, to_uint8
+from torch_utils.caller_settings import without_autocast
 from training.inference.latents import RowCodes
 from training.inference.meshes import CHECKED_VIEWS, NoSurface, SeedVideos, point_field
 from training.networks.generator import Generator
@@ -66,6 +67,7 @@ class GeneratedSplats:
         """Figures that all time steps have in common."""
         return {"volume": self.box, "cell": self.grid.cell, "views": list(CHECKED_VIEWS), "size": self.size}
 
+    @without_autocast()
     def splats(self, video: RowCodes, time: float) -> Gaussians:
         """The Gaussians of a time step, with colours like the image's as the frontal camera sees them.
 
@@ -88,6 +90,7 @@ class GeneratedSplats:
         colours = field.emission(points) / 2 + 0.5  # [-1, 1] to [0, 1]
         return gaussians_of_points(points, density[dense].to(self.device), colours, spacing=self.grid.cell)
 
+    @without_autocast()
     def compare(self, gaussians: Gaussians, video: RowCodes, time: float) -> tuple[dict[str, Any], torch.Tensor]:
         """Agreement with the images of the NeRF path (`PointField.render`) from the cameras of `CHECKED_VIEWS`.
 

@@ -140,6 +140,27 @@ def test_geometry_is_computed_without_tensorfloat32(monkeypatch):
         products.allow_tf32 = before
 
 
+def test_results_do_not_depend_on_autocast_and_the_default_type():
+    frames = torch.rand(4, 2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+    def augmented():
+        augment = AdaAugment(pipeline="bgcfnc")
+        augment.p.fill_(0.9)
+        return augment(frames, RandomStream(0))
+
+    expected = augmented()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(augmented(), expected)
+    for dtype in (torch.bfloat16, torch.float64):
+        torch.set_default_dtype(dtype)
+        try:
+            found = augmented()
+        finally:
+            torch.set_default_dtype(torch.float32)
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+
+
 def test_corruptions_in_closed_form():
     frames = videos(2, 2, 3, 8, 6)
     image = videos(2, 1, 3, 8, 6, seed=1)

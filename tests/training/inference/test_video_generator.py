@@ -11,6 +11,7 @@ from PIL import Image
 
 import generate
 import video3d
+from metrics.evaluator import Evaluator
 from metrics.generated_videos import GeneratedVideos
 from renderer.cameras import Cameras
 from renderer.depth import surface_points
@@ -294,12 +295,21 @@ def test_networks_loaded_in_inference_mode_have_gradients(run_folder, dtype):
 def test_results_do_not_depend_on_autocast(run_folder, G):
     D, times = load_discriminators(run_folder), torch.tensor([[0.1, 0.6]])
     latents = G.latents(3)
+    points, time = torch.linspace(-0.1, 0.1, 12).reshape(4, 3), 0.5
 
     def results():
         codes, maps = G.codes(3), G.frame(3, outputs=("rgb", "depth"))
         fake = G(latents.z, z_motion=latents.z_motion, z_bg=latents.z_bg, times=times)
         logits = D(fake.image, dt=times[:, 1] - times[:, 0])
-        return [codes.ws, *maps.values(), G.video(3, frames=2), fake.image, logits.video, logits.image]
+        frame = FrameRenderer(G.network, **vars(codes)).output(time, G.camera())
+        field, maker = PointField(G.network, **vars(codes), time=time), GeneratedMeshes(G.network, resolution=8)
+        queries = [field.density(points), field.colour(points), field.emission(points), field.opacity(G.camera(), 4)]
+        measured = Evaluator(fake=GeneratedVideos(G.network), replicates=0).evaluate("flatness32_1v")["value"]
+        return [
+            *(codes.ws, *maps.values(), G.video(3, frames=2), fake.image, logits.video, logits.image),
+            *(frame.image, frame.depth, *queries, *field.render(G.camera(), 4), maker.video(3, 3).ws),
+            torch.tensor(measured),
+        ]
 
     expected = results()
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -384,16 +394,6 @@ def test_a_label_of_numbers_mixes_classes():
         G.codes(class_idx=[0.5])
 
 
-def test_training_mode_is_refused(run_folder):
-    G = load_generator(run_folder).train()
-    with pytest.raises(ValueError, match="call generator.eval"):
-        G.frame()
-
-
-def test_modes_are_those_of_the_networks(run_folder):
-    """Code that restores the mode that it found must not leave a loaded network in training mode."""
-    for loaded in (load_generator(run_folder), load_discriminators(run_folder)):
-        assert not any(module.training for module in loaded.modules())
 def test_points_are_queried_in_evaluation_mode(run_folder):
     """In training mode, colours move the upsampler's running magnitudes."""
     G = load_generator(run_folder)
@@ -406,6 +406,16 @@ def test_points_are_queried_in_evaluation_mode(run_folder):
         assert str(error.value) == "points are queried in evaluation mode: call generator.eval() first."
 
 
+def test_training_mode_is_refused(run_folder):
+    G = load_generator(run_folder).train()
+    with pytest.raises(ValueError, match="call generator.eval"):
+        G.frame()
+
+
+def test_modes_are_those_of_the_networks(run_folder):
+    """Code that restores the mode that it found must not leave a loaded network in training mode."""
+    for loaded in (load_generator(run_folder), load_discriminators(run_folder)):
+        assert not any(module.training for module in loaded.modules())
         assert type(loaded)(loaded.network.train()).training
 
 
