@@ -87,4 +87,5 @@ class StopSignal:
             self._time = time.monotonic()
         self.requested = True
         if self._waiting:
+            self._waiting = False  # a second signal is not to interrupt what follows
             raise StopRequested

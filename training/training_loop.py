@@ -252,8 +252,7 @@ class TrainingLoop:
     def _wait_for_batch(self, stop: StopSignal) -> bool:
         """Wait for the next batch; False if a signal asked to stop before it was ready."""
         try:
-            with stop.interrupts():
-                self.loader.wait(stop.check)
+            self.loader.wait(stop.interrupts)
         except StopRequested:
             return False
         return True

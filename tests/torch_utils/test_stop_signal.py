@@ -86,6 +86,17 @@ def test_a_request_ends_a_wait_and_nothing_else():
             raise AssertionError
 
 
+def test_an_echo_does_not_interrupt_the_end_of_a_wait():
+    ended = []
+    with StopSignal() as stop, pytest.raises(StopRequested), stop.interrupts():
+        try:
+            send(signal.SIGTERM)
+        finally:
+            send(signal.SIGTERM)
+            ended.append(True)
+    assert ended == [True]
+
+
 def test_signals_without_a_handler_are_left_alone():
     assert signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL
     with StopSignal():

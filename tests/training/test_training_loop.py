@@ -3,12 +3,14 @@
 import itertools
 import json
 import math
+import multiprocessing
 import os
 import re
 import signal
 import sys
 import threading
 import time
+from multiprocessing.process import BaseProcess
 
 import pytest
 import torch
@@ -369,6 +371,28 @@ def test_a_signal_is_heard_while_the_next_batch_does_not_come(tmp_path, capsys, 
         whole.iterate()
     assert_same(whole.networks.generator.state_dict(), second.networks.generator.state_dict())
     assert_same(whole.networks.discriminator.state_dict(), second.networks.discriminator.state_dict())
+
+
+def test_a_signal_while_data_workers_start(tmp_path, monkeypatch, capsys):
+    before, handler = multiprocessing.active_children(), signal.getsignal(signal.SIGCHLD)
+    start, started = BaseProcess.start, []
+
+    def start_and_stop(process):
+        start(process)
+        started.append(process)
+        if len(started) == 1:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(BaseProcess, "start", start_and_stop)
+    loop = make_loop(tmp_path, "imgsnap=null", "workers=2")
+    loop.run()
+    loop.loader.close()
+    left = [child for child in multiprocessing.active_children() if child not in before]
+    for child in left:
+        child.kill()  # otherwise waited for at the end of the tests, for ever
+    assert left == [] and len(started) == 2
+    assert "Stopped as asked at 0 kimg" in capsys.readouterr().out
+    signal.signal(signal.SIGCHLD, handler)
 
 
 def test_a_signal_interrupts_a_callback_and_the_continued_run_calls_it_again(tmp_path, capsys):

@@ -9,11 +9,13 @@ An unreadable item is replaced by another one, chosen by its random key, and cou
 space in shared memory for its batch, is also replaced, and its batches are prepared again.
 """
 
+import contextlib
 import multiprocessing
 import re
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -149,18 +151,19 @@ class PairLoader:
         self.position += self._step
         return batch
 
-    def wait(self, check: Callable[[], None] = lambda: None) -> None:
+    def wait(self, interrupts: Callable[[], AbstractContextManager] = contextlib.nullcontext) -> None:
         """Wait for the next batch.
 
         Args:
-            check: Called before every attempt; its exceptions end the wait.
+            interrupts: Context of each attempt, whose exceptions end the wait, for instance StopSignal.interrupts.
+                Workers are started and ended outside of it: nobody would know those that are half started.
 
         Raises:
             UserError: Workers die again and again.
         """
         if self._ready is None:
             self._stuck = True
-            self._ready = self._take(check)
+            self._ready = self._take(interrupts)
             self._stuck = False
 
     def close(self) -> None:
@@ -181,14 +184,14 @@ class PairLoader:
         for worker in self._workers:
             worker.kill()  # no effect on ended workers
 
-    def _take(self, check: Callable[[], None]) -> tuple[PairBatch | None, list[str]]:
+    def _take(self, interrupts: Callable[[], AbstractContextManager]) -> tuple[PairBatch | None, list[str]]:
         """The next batch of the workers, or of this process if there are none."""
         while True:
-            check()
             try:
                 if self._batches is None:
                     self._begin()
-                batch = next(self._batches)
+                with interrupts():
+                    batch = next(self._batches)
                 if isinstance(batch, LostBatch):
                     raise batch
                 break
@@ -234,7 +237,8 @@ class PairLoader:
                 f"Data workers cannot be started ({error.strerror or error}; is the memory full, or /dev/shm, or is it "
                 "missing?); use fewer of them with workers=, or none with workers=0."
             ) from error
-        self._workers = set(multiprocessing.active_children()) - before
+        finally:  # some may run when another one cannot be started
+            self._workers = set(multiprocessing.active_children()) - before
         if self._workers and threading.current_thread() is threading.main_thread():
             # When a worker dies, PyTorch's handler would raise anywhere in the program, for instance in the middle of a
             # step. The loader also detects a dead worker while it waits for a batch.

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 import types
+from multiprocessing.process import BaseProcess
 
 import numpy as np
 import pytest
@@ -361,12 +362,66 @@ def test_signals_are_heard_while_a_worker_hangs(fragile, number):
         os.kill(worker.pid, signal.SIGSTOP)
     began = time.monotonic()
     threading.Timer(0.5, os.kill, [os.getpid(), number]).start()
-    with StopSignal() as stop, pytest.raises(StopRequested), stop.interrupts():
+    with StopSignal() as stop, pytest.raises(StopRequested):
         while True:
-            loader.wait(stop.check)
+            loader.wait(stop.interrupts)
             next(loader)
     loader.close()
     assert 0.4 < time.monotonic() - began < 20 and workers_of(before) == []  # the workers hang for ever
+
+
+def at_start(monkeypatch, number, action):
+    """Let an action follow the start of the n-th process from now on."""
+    start, started = BaseProcess.start, []
+
+    def start_and_act(process):
+        start(process)
+        started.append(process)
+        if len(started) == number:
+            action()
+
+    monkeypatch.setattr(BaseProcess, "start", start_and_act)
+
+
+def left_over(before) -> list:
+    """Workers that do not end; killed, or the end of the tests would wait for them for ever."""
+    for worker in workers_of(before):
+        worker.join(5)
+    left = workers_of(before)
+    for worker in left:
+        worker.kill()
+    return left
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_signal_while_workers_start_leaves_none_behind(fragile, monkeypatch, restart):
+    before, handler = multiprocessing.active_children(), signal.getsignal(signal.SIGCHLD)
+    loader = make_loader(fragile[0], batch_size=2, workers=2)
+    if restart:
+        next(loader)
+        for worker in workers_of(before):
+            worker.kill()
+    at_start(monkeypatch, 1, lambda: signal.raise_signal(signal.SIGTERM))
+    with StopSignal() as stop, pytest.raises(StopRequested):
+        while True:
+            loader.wait(stop.interrupts)
+            next(loader)
+    loader.close()
+    assert left_over(before) == []
+    signal.signal(signal.SIGCHLD, handler)
+
+
+def test_a_worker_that_cannot_be_started_leaves_none_behind(fragile, monkeypatch):
+    def fail():
+        raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    before = multiprocessing.active_children()
+    loader = make_loader(fragile[0], batch_size=2, workers=2)
+    at_start(monkeypatch, 1, fail)
+    with pytest.raises(UserError, match=r"^Data workers cannot be started \(Resource temporarily unavailable; "):
+        next(loader)
+    loader.close()
+    assert left_over(before) == []
 
 
 def test_a_batch_that_was_waited_for_is_the_next_one(fragile):
