@@ -198,14 +198,15 @@ class TrainingLoop:
             if self.schedule.is_done(self.counters):
                 break
             # Decided together: an iteration that only some processes begin would never end.
-            if distributed.any_rank(not self._wait_for_batch(stop)):
-                self._stop(logger, too_many_errors=False)
+            ready, problem = self._wait_for_batch(stop)
+            if distributed.any_rank(not ready):
+                self._stop(logger, problem=problem)
                 return
             self.iterate()
             logger.advance(self.schedule.batch)
-            too_many_errors = self.loader.unreadable >= self.schedule.unreadable_limit
-            if distributed.any_rank(stop.requested or too_many_errors):
-                self._stop(logger, too_many_errors=too_many_errors)  # a tick that is over ends in the continued run
+            problem = self._too_many_errors()
+            if distributed.any_rank(stop.requested or problem != ""):
+                self._stop(logger, problem=problem)  # a tick that is over ends in the continued run
                 return
         kimg = self.counters.cur_nimg / 1000
         if 0 < begins_at == self.counters.cur_nimg:
@@ -249,13 +250,26 @@ class TrainingLoop:
             self.loss.accumulate(phase.name, batch=videos, gain=phase.gain * LOSS_SCALE, stream=self.stream)
         phase.step(self.guard, divisor=LOSS_SCALE * len(micro_batches))
 
-    def _wait_for_batch(self, stop: StopSignal) -> bool:
-        """Wait for the next batch; False if a signal asked to stop before it was ready."""
+    def _wait_for_batch(self, stop: StopSignal) -> tuple[bool, str]:
+        """Wait for the next batch.
+
+        Returns:
+            False if there is none, because a signal asked to stop or because of the problem that is named.
+        """
         try:
             self.loader.wait(stop.interrupts)
         except StopRequested:
-            return False
-        return True
+            return False, ""
+        except UserError as error:
+            return False, str(error)
+        return True, ""
+
+    def _too_many_errors(self) -> str:
+        """The problem of a process that has reached the limit of read errors; '' below it."""
+        limit = self.schedule.unreadable_limit
+        if self.loader.unreadable < limit:
+            return ""
+        return f"{limit} items of the data could not be read (unreadable_limit). The last one: {self.loader.problem}"
 
     def _next_batch(self) -> list[VideoBatch]:
         """This process's real videos of an iteration, on the device, in micro-batches."""
@@ -366,27 +380,23 @@ class TrainingLoop:
         self._tick_start = time.monotonic()  # all this is maintenance, in a continued run as well
         self.save_state()
 
-    def _stop(self, logger: RunLogger, *, too_many_errors: bool) -> None:
+    def _stop(self, logger: RunLogger, *, problem: str) -> None:
         """End in the middle of a tick, so that the continued run gives the same results.
 
         Args:
-            too_many_errors: This process has reached the limit of read errors.
+            problem: Why this process gets no more data; '' if it does.
 
         Raises:
-            UserError: A process has reached that limit, or the training has diverged.
+            UserError: A process gets no more data, or the training has diverged.
         """
         cur_nimg = self.counters.cur_nimg
         reason = self._divergence.check(cur_nimg=cur_nimg)
         if reason is None:
             self._saver.save_snapshot(planned=False)
             self.save_state()
-        gathered = distributed.all_gather_objects(self.loader.problem if too_many_errors else "")
-        problems = [problem for problem in gathered if problem]
+        problems = [each for each in distributed.all_gather_objects(problem) if each]
         if problems:
-            raise UserError(
-                f"Stopped at {cur_nimg / 1000:g} kimg: {self.schedule.unreadable_limit} items of the data could not be "
-                f"read (unreadable_limit). The last one: {problems[0]}"
-            )
+            raise UserError(f"Stopped at {cur_nimg / 1000:g} kimg: {problems[0]}")
         if reason is None:
             logger.print(f"Stopped as asked at {cur_nimg / 1000:g} kimg; continue with resume_run={self.folder}")
         else:

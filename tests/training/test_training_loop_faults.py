@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dnnlib import UserError
-from tests.training.tiny import make_loop, spoil_gradients
+from tests.training.tiny import make_loop, spoil_gradients, write_frames
 from torch_utils.stop_signal import StopSignal
 from torch_utils.training_stats import Statistics
 from training.augment.ada import AdaAugment, AdaController, AdaFeedback
@@ -17,6 +17,7 @@ from training.checkpoints.snapshot import load_snapshot
 from training.checkpoints.snapshot_files import keep_as_best
 from training.checkpoints.training_state import read_state
 from training.data.sampler import InfiniteSampler
+from training.dataset_tool import __main__ as dataset_tool
 
 
 def spoil_from(loop, iteration, until=math.inf):
@@ -57,7 +58,7 @@ def test_a_stop_in_a_streak_keeps_what_was_saved(tmp_path, capsys):
     for _ in range(4):
         loop.iterate()
     logger = Silent()
-    loop._stop(logger, too_many_errors=False)
+    loop._stop(logger, problem="")
     assert saved(loop) == 12 and "not saved, because the last" in logger.lines[-1]
 
 
@@ -99,6 +100,65 @@ def test_too_many_unreadable_items_end_the_run_with_its_state_saved(tmp_path, ca
         loop.run()
     assert 3 <= loop.loader.unreadable < 7 and saved(loop) == loop.counters.cur_nimg < 40
     assert f"The last saved state is that of {saved(loop) / 1000:g} kimg" in capsys.readouterr().out
+
+
+def stopped(loop, before, *, after) -> str:
+    """The error of a run that does something before the iteration with number `after`."""
+    iterate = loop.iterate
+
+    def iterate_after():
+        if loop.counters.iteration == after:
+            before()
+        iterate()
+
+    loop.iterate = iterate_after
+    with pytest.raises(UserError) as caught:
+        loop.run()
+    loop.loader.close()
+    return str(caught.value)
+
+
+def test_data_that_are_gone_end_the_run_with_its_state_saved(tmp_path, capsys):
+    """Such as those of a file server that does not answer any more."""
+    loop = make_loop(tmp_path, "imgsnap=null", "kimg=0.2")
+    error = stopped(loop, lambda: (tmp_path / "data").rename(tmp_path / "gone"), after=5)
+    assert error.startswith("Stopped at 0.024 kimg: Cannot read the frame ")
+    assert error.endswith(" The 15 others tried in its place failed too.")
+    assert saved(loop) == loop.counters.cur_nimg == 24 and loop.loader.unreadable == 0
+    assert "The last saved state is that of 0.024 kimg" in capsys.readouterr().out
+    # When they are back, the run goes on with the batch that could not be read.
+    (tmp_path / "gone").rename(tmp_path / "data")
+    continued = make_loop(tmp_path, "imgsnap=null", "kimg=0.032", folder=loop.folder)
+    continued.run()
+    whole = make_loop(tmp_path, "imgsnap=null", "kimg=0.032")
+    whole.run()
+    weights = [each.networks.generator.mapping.w_avg for each in (whole, continued)]
+    assert torch.equal(*weights) and continued.loader.position == 32
+
+
+def test_shards_that_are_gone_end_the_run_with_its_state_saved(tmp_path):
+    words = ["--resolution", "16", "--nframes", "4", "--format", "shards", "--shard-clips", "1", "--workers", "1"]
+    source = write_frames(tmp_path / "frames") / "split"
+    dataset_tool.main([str(source), str(tmp_path / "data"), *words], standalone_mode=False)
+    loop = make_loop(tmp_path, "imgsnap=null", "kimg=0.2")
+    error = stopped(loop, lambda: (tmp_path / "data").rename(tmp_path / "gone"), after=5)
+    assert error.startswith("Stopped at 0.0") and error.endswith(" No other clip can be read either.")
+    assert saved(loop) == loop.counters.cur_nimg >= 24
+
+
+def test_dead_workers_end_the_run_with_its_state_saved(tmp_path):
+    loop = make_loop(tmp_path, "imgsnap=null", "kimg=0.2")
+    start = loop.loader._start
+
+    def dying(position):
+        if position < 12:
+            yield from itertools.islice(start(position), 3)
+        raise RuntimeError("DataLoader worker (pid(s) 12) exited unexpectedly")
+
+    loop.loader._start = dying
+    with pytest.raises(UserError, match=r"^Stopped at 0.012 kimg: Data workers have ended unexpectedly 4 times in a r"):
+        loop.run()
+    assert saved(loop) == 12
 
 
 def test_replaced_items_are_counted_in_the_statistics(tmp_path, capsys):

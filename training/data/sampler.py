@@ -136,18 +136,12 @@ class PairLoader:
         return self
 
     def __next__(self) -> PairBatch:
-        """The next batch.
-
-        Raises:
-            UserError: An item and all its replacements are unreadable; or workers die again and again.
-        """
+        """The next batch; raises what `wait` raises."""
         self.wait()
         batch, problems = self._ready
         self._ready = None
         self.unreadable += len(problems)
         self.problem = problems[-1] if problems else self.problem
-        if batch is None:
-            raise UserError(self.problem)
         self.position += self._step
         return batch
 
@@ -159,12 +153,15 @@ class PairLoader:
                 Workers are started and ended outside of it: nobody would know those that are half started.
 
         Raises:
-            UserError: Workers die again and again.
+            UserError: An item and all its replacements are unreadable; or workers die again and again.
         """
         if self._ready is None:
             self._stuck = True
             self._ready = self._take(interrupts)
             self._stuck = False
+        batch, problems = self._ready
+        if batch is None:
+            raise UserError(problems[-1])
 
     def close(self) -> None:
         """End the workers."""
