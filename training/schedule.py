@@ -61,10 +61,12 @@ class Counters:
     tick_start_nimg: int = 0
     seconds: float = 0.0  # of training up to the saved state
     tick_seconds: float = 0.0  # of these, within the current tick
+    tick_unreadable: int = 0  # read errors of the current tick up to the saved state, over all processes
 
     def state_dict(self) -> dict[str, int | float]:
         return dataclasses.asdict(self)
 
     def load_state_dict(self, state: Mapping[str, int | float]) -> None:
+        state = {"tick_unreadable": 0, **state}  # earlier versions did not save it
         for field in dataclasses.fields(self):
             setattr(self, field.name, state[field.name])

@@ -161,7 +161,7 @@ class TrainingLoop:
             keep=schedule.keep,
         )
 
-        self._reported_errors = 0  # read errors of this process in earlier ticks
+        self._reported_errors = 0  # read errors of this process that have been reported
         self._start_time = self._tick_start = time.monotonic()
         self._maintenance = 0.0  # seconds between the last two ticks
         self._pace_from: tuple[float, int] | None = None  # time and cur_nimg at the end of tick 0; None before
@@ -290,6 +290,8 @@ class TrainingLoop:
 
         # Statistics of the tick, over all processes.
         self._report_read_errors(logger)
+        if distributed.is_main():
+            self.statistics.report("Progress/unreadable_items", float(counters.tick_unreadable))
         warning = None
         if self.geometry is not None and schedule.snapshot_due(counters):
             warning = self.geometry.report(self.statistics, cur_nimg=counters.cur_nimg)
@@ -304,6 +306,7 @@ class TrainingLoop:
         images, snapshot = schedule.images_due(counters), schedule.snapshot_due(counters)
         counters.tick += 1
         counters.tick_start_nimg = counters.cur_nimg
+        counters.tick_unreadable = 0
         self._tick_start = tick_end
         if images or snapshot:
             with distributed.main_works_alone():
@@ -323,13 +326,12 @@ class TrainingLoop:
             self._pace_from = self._tick_start, counters.cur_nimg
 
     def _report_read_errors(self, logger: RunLogger) -> None:
-        """Report how many unreadable items of the data were replaced in this tick, over all processes."""
+        """Print how many unreadable items were replaced since the last time, over all processes, and count them."""
         new = self.loader.unreadable - self._reported_errors
         self._reported_errors = self.loader.unreadable
         gathered = distributed.all_gather_objects((new, self.loader.problem))
         total = sum(count for count, _ in gathered)
-        if distributed.is_main():
-            self.statistics.report("Progress/unreadable_items", float(total))
+        self.counters.tick_unreadable += total
         if total:
             problem = next(problem for count, problem in gathered if count)
             logger.print(f"Items of the data that could not be read and were replaced: {total}; one of them: {problem}")
@@ -390,6 +392,7 @@ class TrainingLoop:
             UserError: A process gets no more data, or the training has diverged.
         """
         cur_nimg = self.counters.cur_nimg
+        self._report_read_errors(logger)
         reason = self._divergence.check(cur_nimg=cur_nimg)
         if reason is None:
             self._saver.save_snapshot(planned=False)

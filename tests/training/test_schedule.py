@@ -15,3 +15,10 @@ def test_lengths_are_whole_videos(kimg, videos):
     assert schedule.is_done(Counters(cur_nimg=videos)) and not schedule.is_done(Counters(cur_nimg=videos - 1))
     before, after = (Counters(cur_nimg=round(videos / 2) - less, tick=1) for less in (1, 0))
     assert schedule.tick_is_over(after) and not schedule.tick_is_over(before)
+
+
+def test_counters_of_earlier_versions():
+    state, counters = Counters(cur_nimg=12, iteration=3, tick=2).state_dict(), Counters(tick_unreadable=5)
+    del state["tick_unreadable"]
+    counters.load_state_dict(state)
+    assert counters == Counters(cur_nimg=12, iteration=3, tick=2)

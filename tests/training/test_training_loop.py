@@ -20,6 +20,7 @@ from dnnlib import UserError
 from tests.training.tiny import make_loop, spoil_gradients
 from training.checkpoints.snapshot_files import STATE_FILE
 from training.checkpoints.training_state import read_state
+from training.data.sampler import InfiniteSampler
 from training.monitoring.run_logger import FIELDS
 from training.phases import LOSS_SCALE, GradientGuard
 
@@ -417,9 +418,17 @@ def test_a_signal_interrupts_a_callback_and_the_continued_run_calls_it_again(tmp
     assert calls[:3] == [4, 12, 12] and calls[-1] == 32
 
 
-def test_stopping_by_signal_and_continuing(tmp_path, capsys):
+@pytest.mark.parametrize("unreadable", [False, True])
+def test_stopping_by_signal_and_continuing(tmp_path, capsys, unreadable):
     whole = make_loop(tmp_path)
+    if unreadable:  # the first item of the tick in which the run is stopped
+        *_, (_, video) = itertools.islice(InfiniteSampler(dataset_size=5), 13)
+        for path in (tmp_path / "data" / "split" / f"video_{video}").iterdir():
+            path.write_bytes(b"")
     whole.run()
+    errors = [row["Progress/unreadable_items"]["mean"] for row in rows(whole)]
+    assert errors[1] > 0 if unreadable else sum(errors) == 0
+    capsys.readouterr()
 
     stopped = make_loop(tmp_path)
     iterate = stopped.iterate
@@ -435,6 +444,7 @@ def test_stopping_by_signal_and_continuing(tmp_path, capsys):
     stopped.run()
     assert signal.getsignal(signal.SIGTERM) is before
     assert stopped.counters.iteration == 4
+    assert (stopped.counters.tick_unreadable > 0) == unreadable  # in the middle of a tick
     assert f"Stopped as asked at 0.016 kimg; continue with resume_run={stopped.folder}" in capsys.readouterr().out
 
     # Rows and files that are newer than the state, as a kill between two writes leaves them.
