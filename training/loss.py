@@ -131,6 +131,14 @@ class GanLoss:
             range.
     """
 
+    # Names: bound methods would be a reference cycle, in which the networks of a finished training stay in memory.
+    _PHASES = {
+        "Gmain": "_generator_main",
+        "Greg": "_generator_regularisation",
+        "Dmain": "_discriminator_main",
+        "Dreg": "_discriminator_regularisation",
+    }
+
     def __init__(
         self,
         *,
@@ -189,12 +197,6 @@ class GanLoss:
         self.single_images = single_images
         self.statistics = statistics
         self.pl_mean = torch.zeros([], device=next(generator.parameters()).device)
-        self._phases = {
-            "Gmain": self._generator_main,
-            "Greg": self._generator_regularisation,
-            "Dmain": self._discriminator_main,
-            "Dreg": self._discriminator_regularisation,
-        }
 
     @without_autocast()
     def accumulate(self, phase: str, *, batch: VideoBatch, gain: float, stream) -> None:
@@ -220,14 +222,14 @@ class GanLoss:
             if self.bfloat16:
                 dtype = torch.bfloat16 if phase in ("Gmain", "Dmain") else torch.float32
                 stack.enter_context(half_precision(dtype, self.generator, self.discriminator))
-            loss = self._phases[phase](batch, stream, gain)
+            loss = getattr(self, self._PHASES[phase])(batch, stream, gain)
         if self.statistics is not None:
             self.statistics.report("Progress/nonfinite_losses", (~loss.isfinite()).sum())
 
     def _check(self, phase: str, batch: VideoBatch, stream) -> None:
         """Refuse inputs that would broadcast to an unintended loss, or fail deep inside a network."""
-        if phase not in self._phases:
-            raise ValueError(f"phase must be one of {', '.join(self._phases)}, got {shown(phase)}.")
+        if phase not in self._PHASES:
+            raise ValueError(f"phase must be one of {', '.join(self._PHASES)}, got {shown(phase)}.")
         trained = "generator" if phase.startswith("G") else "discriminator"
         if not any(parameter.requires_grad for parameter in getattr(self, trained).parameters()):
             raise ValueError(

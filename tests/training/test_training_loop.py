@@ -1,5 +1,6 @@
 """The training loop: the order of an iteration, ticks and what they write, continuing to the bit."""
 
+import gc
 import itertools
 import json
 import math
@@ -10,6 +11,7 @@ import signal
 import sys
 import threading
 import time
+import weakref
 from multiprocessing.process import BaseProcess
 
 import pytest
@@ -241,6 +243,22 @@ def test_a_run_and_what_it_writes(tmp_path, capsys):
     # Ticks 0 and 3, and the last.
     assert seen == [("network-snapshot-000000.pt", n, True) for n in (4, 28, 32)]
     assert "fvd 12.5" in "\n".join(lines)
+
+
+def test_a_finished_training_leaves_nothing_in_memory(tmp_path):
+    """At once, not only when the garbage collector runs: the next training of the same process needs the memory."""
+    loop = make_loop(tmp_path, "kimg=0.008")
+    loop.run()
+    loop.loader.close()
+    networks = loop.networks
+    parts = [loop, loop.loss, networks.generator, networks.generator_ema, networks.discriminator, loop.loader]
+    left = [weakref.ref(part) for part in [*parts, loop.phases[0].optimizer]]
+    gc.disable()
+    try:
+        del loop, networks, parts
+        assert [type(each()) for each in left if each() is not None] == []
+    finally:
+        gc.enable()
 
 
 def test_previews_change_nothing(tmp_path):
