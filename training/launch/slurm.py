@@ -6,7 +6,7 @@
 There is one training for every combination of the values given with commas. They run one after the other in this
 process, or as jobs of Hydra's submitit launcher (the optional packages of the extra `slurm`), which this command waits
 for. Every task of a job is one process of the training. Options are read as without -m; hydra/launcher= and hydra.…= go
-to Hydra.
+to Hydra, but have no effect on trainings in this process.
 """
 
 import contextlib
@@ -48,6 +48,7 @@ __all__ = ["job", "submit", "sweep_label"]
 # Options that a run folder's name shows anyway (see training.launch.validate).
 NAMED = ("model", "spec", "resolution", "spec.mb", "aug", "cond", "camera_condition", "mirror")
 LONGEST = 100  # characters of a label
+LAUNCHING = re.compile(r"[+~]*hydra[./](launcher|sweeper)\b")
 STOPPING = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
 
 
@@ -92,9 +93,17 @@ def submit(
             composed.append(compose_options(training))
             check_values(composed[-1])
     dry = any(each.key_or_group == "dry_run" and _value(each) is True for each in parsed)
+    here = not any(LAUNCHING.match(setting) for setting in settings if setting != "hydra/launcher=basic")
+    idle = [setting.partition("=")[0] for setting in settings if not LAUNCHING.match(setting)]
+    if here and idle:
+        print(
+            f"{'=, '.join(idle)}= {'has' if len(idle) == 1 else 'have'} no effect without hydra/launcher= or "
+            "hydra/sweeper=: the trainings run in this process.",
+            flush=True,
+        )
     if dry:
         _train_all(trainings, fixed, train)
-    elif all(setting == "hydra/launcher=basic" for setting in settings):
+    elif here:
         for training in trainings:
             check(training)
         _train_all(trainings, fixed, train)
@@ -239,16 +248,21 @@ def _launch(settings: list[str], options: list[str], fixed: Iterable[str], task:
 
 
 @contextlib.contextmanager
-def job() -> Iterator[tuple[list[str], str, str]]:
+def job() -> Iterator[tuple[list[str], str | None, str]]:
     """Context of a task: the overrides of this process's training, the name of its job, and the training's label.
+
+    The name is that of all starts of a job that may be requeued, and of no other job: None without submitit.
 
     Sets the environment from which `torch_utils.distributed` reads rank and world size, as torchrun would.
     """
-    config = HydraConfig.get()
+    config, name = HydraConfig.get(), None
     if "SUBMITIT_EXECUTOR" in os.environ:
         import submitit
 
-        if submitit.JobEnvironment().num_tasks > 1:
+        environment = submitit.JobEnvironment()
+        # A later command may have the same folder (hydra.sweep.dir=), and another cluster a job of the same number.
+        name = f"{Path(config.runtime.output_dir)} {environment.job_id}"
+        if environment.num_tasks > 1:
             # All devices of a machine stay visible: a process takes that of its local rank.
             submitit.helpers.TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
     fixed = list(config.job.config.override_dirname.exclude_keys)
@@ -257,7 +271,7 @@ def job() -> Iterator[tuple[list[str], str, str]]:
     GlobalHydra.instance().clear()
     try:
         overrides = [plain_override(override) for override in config.overrides.task]
-        yield overrides, str(Path(config.runtime.output_dir)), sweep_label(overrides, fixed)
+        yield overrides, name, sweep_label(overrides, fixed)
     finally:
         GlobalHydra.instance().clear()
         if application is not None:

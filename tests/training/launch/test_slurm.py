@@ -4,6 +4,7 @@ import builtins
 import os
 import signal
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -155,6 +156,23 @@ def test_a_signal_that_stops_one_stops_all(tmp_path, capsys):
     assert "Stopped as asked: the remaining 2 of 4 trainings were not begun." in capsys.readouterr().out
 
 
+def test_settings_of_hydra_without_a_launcher(tmp_path, monkeypatch, capsys):
+    """They leave the trainings in this process, where a signal stops all and every failure is named."""
+    monkeypatch.setattr("training.launch.slurm._launch", no_task)
+    words = [f"outdir={tmp_path}", "seed=1,2,3", f"hydra.sweep.dir={tmp_path}/jobs", "hydra/launcher=basic"]
+    assert len(sweep(words, stop_after=1)) == 1
+    out = capsys.readouterr().out
+    assert "Stopped as asked: the remaining 2 of 3 trainings were not begun." in out
+    note = "no effect without hydra/launcher= or hydra/sweeper=: the trainings run in this process.\n"
+    assert out.startswith(f"hydra.sweep.dir= has {note}#1 seed=1 (of 3)\n")
+    with pytest.raises(UserError, match=r"2 of 3 trainings failed: #1 seed=1: number 1 broke; #3 seed=3: number 3 bro"):
+        sweep([*words, "hydra.verbose=true"], fail=[1, 3])
+    assert capsys.readouterr().out.startswith(f"hydra.sweep.dir=, hydra.verbose= have {note}")
+    # Settings of a launcher are Hydra's, which names those that its own launcher does not have.
+    with pytest.raises(AssertionError, match="nothing is to be run"):
+        sweep([*words[:2], "hydra.launcher.partition=gpu"])
+
+
 def test_a_list_of_paths_is_explained(tmp_path):
     (tmp_path / "a").mkdir()
     with pytest.raises(UserError, match=r"write 'data=choice\("):
@@ -186,7 +204,7 @@ def test_run_folders_say_which_training_they_are(tmp_path, monkeypatch, capsys):
 
 
 def test_jobs_of_hydra_s_launchers_know_their_words_and_labels(tmp_path, monkeypatch):
-    """With a launcher that needs no cluster; any of Hydra's settings brings Hydra into play."""
+    """With a launcher that needs no cluster; the choice of a sweeper brings Hydra into play."""
     for name in ("PYTHONPATH", "PYTHONSAFEPATH", "HYDRA_FULL_ERROR"):
         monkeypatch.setenv(name, "")
     monkeypatch.setattr(sys, "argv", ["run_train.py"])
@@ -199,12 +217,21 @@ def test_jobs_of_hydra_s_launchers_know_their_words_and_labels(tmp_path, monkeyp
             seen.append(found)
 
     words = ["-m", f"outdir={tmp_path}/a, ${{b}}'", "spec=small,paper", "seed=1,2", "data=x", "metrics=a"]
-    submit([*words, f"hydra.sweep.dir={tmp_path}/jobs"], task, train=no_task, check=no_task)
+    words += ["hydra/sweeper=basic", f"hydra.sweep.dir={tmp_path}/jobs"]
+    submit(words, task, train=no_task, check=no_task)
     fixed = ["data=x", "metrics=[a]"]
     first, *_, last = seen
     assert len(seen) == 4
-    assert first == ([f"outdir={tmp_path}/a, ${{b}}'", "spec=small", "seed=1", *fixed], f"{tmp_path}/jobs/0", "seed1")
+    assert first == ([f"outdir={tmp_path}/a, ${{b}}'", "spec=small", "seed=1", *fixed], None, "seed1")
     assert last[0][1:3] == ["spec=paper", "seed=2"] and last[2] == "seed2"
+    # Jobs that submitit may start again have names, which later commands do not share.
+    environment = types.SimpleNamespace(job_id="41_0", num_tasks=1)
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
+    monkeypatch.setitem(sys.modules, "submitit", types.SimpleNamespace(JobEnvironment=lambda: environment))
+    for environment.job_id in ("41_0", "42_0"):
+        seen.clear()
+        submit(words, task, train=no_task, check=no_task)
+        assert [name for _, name, _ in seen] == [f"{tmp_path}/jobs/{i} {environment.job_id}" for i in range(4)]
 
 
 SLURM = ("hydra/launcher=submitit_slurm", "outdir=out", "data=d")
