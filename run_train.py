@@ -123,11 +123,12 @@ def make_plan(overrides: Sequence[str], *, label: str = "", look: bool = True):
 
     Args:
         label: See `train`.
-        look: Also check what the metrics need.
+        look: Also check what the metrics need, and the checkpoint to begin from. Among several processes only the main
+            one knows whether a run is continued, and so whether a snapshot is needed.
     """
     from training.launch.validate import plan
 
-    job = plan(overrides, metrics=METRICS, inspect=metric_inputs if look else None, label=label)
+    job = plan(overrides, metrics=METRICS, inspect=metric_inputs if look else None, label=label, checkpoint=look)
     if job.options["metrics"] and look:
         used = job.inspected["detectors"]
         idle = [f"detectors.{name}=" for name, path in job.options["detectors"].items() if path and name not in used]

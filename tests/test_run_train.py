@@ -789,6 +789,14 @@ def test_a_run_does_not_end_with_its_reader(tmp_path, data, streams):
 
 
 @pytest.mark.slow
+def test_only_the_main_process_needs_the_snapshot(tmp_path, data):
+    """Started again by torchrun it continues its run, without resume=; the other processes know that only from it."""
+    words = [f"outdir={tmp_path}", f"data={data}", *OVERRIDES, f"resume={tmp_path}/deleted.pt"]
+    assert run_train.make_plan(words, look=False).options["resume"] == f"{tmp_path}/deleted.pt"
+    with pytest.raises(UserError, match=f"{tmp_path}/deleted.pt"):
+        run_train.make_plan(words)
+
+
 def test_two_processes_with_torchrun_and_one_run_per_folder(tmp_path, data, monkeypatch, capsys):
     words = [f"outdir={tmp_path / 'runs'}", f"data={data}", *OVERRIDES, "imgsnap=1"]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

@@ -73,6 +73,7 @@ def plan(
     metrics: Collection[str] = (),
     inspect: Callable[[Mapping[str, Any]], Any] | None = None,
     label: str = "",
+    checkpoint: bool = True,
 ) -> Plan:
     """Check a command line.
 
@@ -82,6 +83,7 @@ def plan(
         inspect: Called with the checked options before data are synthesised for them (`data` is None then); raises
             whatever else is wrong with them. Its result becomes `Plan.inspected`.
         label: End of a new run's description.
+        checkpoint: Check the snapshot or the training state that the training begins from.
 
     Raises:
         UserError: Something in it is wrong.
@@ -122,11 +124,11 @@ def plan(
     notes += [] if synthetic else _camera_notes(generator, dataset)
     notes += _size_notes(options, dataset, processes)
     notes += synthesis_note(generator)
-    if run_folder is not None:
+    if checkpoint and run_folder is not None:
         from training.launch.checkpoint_rules import check_run_state
 
         notes += check_run_state(run_folder, dataset, generator, discriminator)
-    elif options["resume"] is not None:
+    elif checkpoint and options["resume"] is not None:
         from training.launch.checkpoint_rules import check_snapshot
 
         notes += check_snapshot(options, generator, discriminator, given=given)
