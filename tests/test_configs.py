@@ -426,6 +426,19 @@ def test_continuing_may_change_length_and_place():
     assert channels_last == [True, False]
 
 
+def test_continuing_with_options_within_a_group():
+    stored = options("previews.videos=1", "previews.columns=3", "detectors.i3d=i3d.pt", "spec.lrate=1")
+    changed = continued_options(stored, ["previews={images:5,columns:2}", "detectors={vgg16:vgg16.pt}"])
+    assert changed == stored | {
+        "previews": {"images": 5, "columns": 2, "videos": 1},
+        "detectors": stored["detectors"] | {"vgg16": "vgg16.pt"},
+    }
+    assert continued_options(stored, ["previews={}", "detectors={}"]) == stored
+    fov = "model.generator.camera.fov"
+    with pytest.raises(UserError, match=f"^resume_run: {fov} is .* in that run and cannot be changed to 3; "):
+        continued_options(stored, ["model.generator.camera={fov:3}"])
+
+
 @pytest.mark.parametrize(
     "word",
     ["model=stylenerf_taichi", "spec=paper", "seed=4", "spec.lrate=1", "model.generator.camera.fov=3", "mirror=true"],

@@ -284,6 +284,31 @@ def test_no_permission(tmp_path, data, monkeypatch, capsys):
     assert f"no permission to write in {tmp_path}" in capsys.readouterr().err
 
 
+def test_a_run_in_a_folder_that_may_not_be_written(tmp_path, data, monkeypatch):
+    """Only features of real videos are kept beside the run folder."""
+    run = tmp_path / "runs" / "00000-a"
+    run.mkdir(parents=True)
+    words = [f"outdir={tmp_path / 'runs'}", f"data={data}", *OVERRIDES]
+    (run / validate.RUN_OPTIONS).write_text(validate.dump_options(validate.plan(words).options))
+    allowed, measured = {run}, []
+    monkeypatch.setattr(validate.os, "access", lambda path, mode: path in allowed)
+    usage = shutil.disk_usage
+    monkeypatch.setattr(validate.shutil, "disk_usage", lambda path: measured.append(path) or usage(path))
+    assert validate.plan([f"resume_run={run}"]).run_folder == run and measured == [run]
+    metric = {"metrics": ["fid2k_full"]}
+    with pytest.raises(UserError) as caught:
+        validate.plan([f"resume_run={run}", "metrics=fid2k_full"], metrics=metric["metrics"])
+    assert str(caught.value) == (
+        f"cache_metrics_dir={run.parent}/metrics_cache: no permission to write in {run.parent}."
+    )
+    allowed.add(tmp_path)
+    words = [f"resume_run={run}", "metrics=fid2k_full", f"cache_metrics_dir={tmp_path}/cache"]
+    assert validate.plan(words, metrics=metric["metrics"]).run_folder == run
+    allowed.clear()
+    with pytest.raises(UserError, match=f"^outdir={run}: no permission to write in {run}.$"):
+        validate.plan([f"resume_run={run}"])
+
+
 # ----------------------------------------------------------------------------------------------------------------------
 # What is said
 

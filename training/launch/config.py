@@ -137,8 +137,10 @@ def continued_options(stored: Mapping[str, Any], overrides: Sequence[str]) -> di
     # Options that are newer than the run have their default values.
     options = {**{key: given[key] for key in given if key not in ("model", "spec")}, **stored}
     options |= {section: {**given[section], **stored.get(section, {})} for section in SECTIONS}
-    keys = [split_override(override)[1] for override in overrides]
+    keys = given_options(overrides)
     for key in keys:
+        if key in SECTIONS:  # an empty group {}, which sets nothing
+            continue
         if key in GROUPS:
             if given["names"][key] != options["names"][key]:
                 raise UserError(

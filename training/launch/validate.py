@@ -132,9 +132,10 @@ def plan(
         from training.launch.checkpoint_rules import check_snapshot
 
         notes += check_snapshot(options, generator, discriminator, given=given)
-    _check_outdir(Path(options["outdir"]), generator, discriminator)
-    if options["metrics"] and options["cache_metrics_dir"] is not None:
-        _check_writable(Path(options["cache_metrics_dir"]), option="cache_metrics_dir=")
+    _check_outdir(run_folder or Path(options["outdir"]), generator, discriminator)
+    if options["metrics"]:
+        cache = options["cache_metrics_dir"] or Path(options["outdir"]) / "metrics_cache"
+        _check_writable(Path(cache), option="cache_metrics_dir=")
     inspected = None if inspect is None else inspect(options)
     if synthetic:  # last: it takes minutes, and errors in the options come first
         dataset = _synthesize_dataset(options, dataset, notes)
