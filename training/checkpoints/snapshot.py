@@ -255,6 +255,12 @@ def network_class(name: str) -> type[torch.nn.Module]:
     return found
 
 
+def _same_class(one: str, other: str) -> bool:
+    """True if two dotted names may be of one class: in a script that is run, its module is called __main__."""
+    pairs = ((one, other), (other, one))
+    return one == other or any(a.startswith("__main__.") and b.endswith(a.removeprefix("__main__")) for a, b in pairs)
+
+
 def own_class(network: torch.nn.Module) -> dict[str, str]:
     """The entry `class` of a snapshot; empty for a class of this program."""
     own = type_before_parametrizations(network)
@@ -274,17 +280,23 @@ def _stored_class(
         return KINDS[kind]
     from training.published.pickle_values import printable
 
-    variable = f"{kind.upper()}_CLASS"
-    if given is not None and class_name(given) == name:
-        return given
-    if given is None and os.environ.get(variable) == name:
+    variable, stored = f"{kind.upper()}_CLASS", str(name)
+    if given is not None:
+        if _same_class(class_name(given), stored):
+            return given
+        raise UserError(
+            f"{source} holds a {kind} of another class, {printable(stored)}, than {kind}_class, {class_name(given)}."
+        )
+    asked = os.environ.get(variable)
+    if asked is not None and _same_class(asked, stored):
         try:
-            return network_class(name)
+            return network_class(asked)
         except ValueError as error:
             raise UserError(f"{variable}: {error}") from error
+    script = " (with the name of its module in place of __main__)" if stored.startswith("__main__.") else ""
     raise UserError(
-        f"{source} holds a {kind} of another class, {printable(str(name))}. Its code is run only if asked for: set "
-        f"the environment variable {variable} to this name if you trust it (in Python: give {kind}_class)."
+        f"{source} holds a {kind} of another class, {printable(stored)}. Its code is run only if asked for: set "
+        f"the environment variable {variable} to this name{script} if you trust it (in Python: give {kind}_class)."
     )
 
 

@@ -1,5 +1,6 @@
 """The examples of docs/extending.md: networks of a user's own classes train, resume, load and are never imposed."""
 
+import importlib
 import json
 import re
 import shutil
@@ -13,7 +14,7 @@ from torch import nn
 import run_train
 from dnnlib import UserError
 from renderer.cameras import camera_angles
-from tests.small_network import SIZES, small_generator
+from tests.small_network import SIZES, save_small_network, small_generator
 from tests.training.tiny import OVERRIDES, write_frames
 from torch_utils.rng import RandomStream
 from training.checkpoints.snapshot import load_average_generator, load_snapshot, network_class, save_snapshot
@@ -100,8 +101,36 @@ def test_own_generator_trains_resumes_and_renders(work, monkeypatch):
 
     monkeypatch.delenv("GENERATOR_CLASS")
     assert type(load_average_generator(folder, generator_class=type(generator))) is type(generator)
-    with pytest.raises(UserError, match="another class"):
-        load_average_generator(folder, generator_class=type("Other", (type(generator),), {}))
+    other = type("Other", (type(generator),), {"__module__": "my_models"})
+    with pytest.raises(UserError) as caught:
+        load_average_generator(folder, generator_class=other)
+    assert str(caught.value) == (
+        f"{folder} holds a generator of another class, {NAME}, than generator_class, my_models.Other."
+    )
+
+
+def test_a_class_of_a_script_is_loaded_from_its_module(work, monkeypatch):
+    """While the script runs, its module is called __main__."""
+    monkeypatch.setattr(sys, "path", [str(work), *sys.path])
+    my_models = importlib.import_module("my_models")
+    network = my_models.LoopingGenerator(**small_generator().config)
+    monkeypatch.setattr(my_models.LoopingGenerator, "__module__", "__main__")
+    (work / "run").mkdir()
+    save_small_network(work / "run", network)
+    VideoGenerator(network).save_pretrained(work / "model")
+    monkeypatch.setattr(my_models.LoopingGenerator, "__module__", "my_models")
+    for folder in (work / "run", work / "model"):
+        with pytest.raises(UserError, match=r"GENERATOR_CLASS to this name \(with the name of its module in place of"):
+            load_generator(folder)
+        loaded = load_generator(folder, generator_class=my_models.LoopingGenerator)
+        assert type(loaded.network) is my_models.LoopingGenerator
+        with pytest.raises(
+            UserError, match="another class, __main__.LoopingGenerator, than generator_class, my_models."
+        ):
+            load_generator(folder, generator_class=my_models.ShellGenerator)
+        monkeypatch.setenv("GENERATOR_CLASS", NAME)
+        assert type(load_average_generator(folder)) is my_models.LoopingGenerator
+        monkeypatch.delenv("GENERATOR_CLASS")
 
 
 def test_own_priors_are_rendered_as_they_are_trained(work):
