@@ -1,9 +1,25 @@
 """The Python interface under one name: `video3d.load_generator(...)`, see docs/python.md."""
 
 import importlib
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dnnlib import __version__
+
+def _explain(error: ImportError) -> None:
+    """Name a module of the user's that hides one of this program's packages, whose names are common."""
+    root = Path(__file__).resolve().parents[1]
+    for package in ("dnnlib", "torch_utils", "renderer", "training"):
+        file = getattr(sys.modules.get(package), "__file__", None)
+        if file is not None and Path(file).resolve() != root / package / "__init__.py":
+            raise ImportError(f"{file} hides this program's package '{package}': rename it.") from error
+
+
+try:
+    from dnnlib import __version__
+except ImportError as error:
+    _explain(error)
+    raise
 
 if TYPE_CHECKING:
     from training.inference.render_videos import save_video
@@ -31,5 +47,9 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """The names above, imported on first use: importing PyTorch is slow, and the commands' --help does not need it."""
     if name in MODULES:
-        return getattr(importlib.import_module(f"training.inference.{MODULES[name]}"), name)
+        try:
+            return getattr(importlib.import_module(f"training.inference.{MODULES[name]}"), name)
+        except ImportError as error:
+            _explain(error)
+            raise
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

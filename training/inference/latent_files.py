@@ -77,10 +77,14 @@ class VideoCodes:
 
 
 def generator_digest(generator: "Generator") -> str:
-    """SHA-256 (hexadecimal) of a generator's tensors with their names, whatever file they came from."""
+    """SHA-256 (hexadecimal) of a generator's tensors with their names, whatever file they came from.
+
+    Numbers count in float32, so that the digest of a network loaded in float64 is the same.
+    """
     digest = hashlib.sha256()
     for name, tensor in sorted(generator.state_dict().items()):
         tensor = tensor.detach().cpu().contiguous()
+        tensor = tensor.float() if tensor.is_floating_point() else tensor
         digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()

@@ -5,7 +5,7 @@ logits = D(frames, dt).video                      # [B, 1]
 """
 
 import os
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -79,7 +79,11 @@ class VideoDiscriminators(nn.Module):
         own = own_class(self.network).get("class")
         write_discriminators(folder, config=self.network.config, state=self.network.state_dict(), network_class=own)
 
-    from_pretrained = staticmethod(load_discriminators)
+    @classmethod
+    def from_pretrained(cls, source: str | os.PathLike, **options: Any) -> "VideoDiscriminators":
+        """`load_discriminators` with an object of this class, which may be derived."""
+        loaded = load_discriminators(source, **options)
+        return loaded if cls is VideoDiscriminators else cls(loaded.network)
 
     @without_autocast()
     def forward(self, frames: torch.Tensor, dt: torch.Tensor, c: torch.Tensor | None = None) -> DiscriminatorLogits:

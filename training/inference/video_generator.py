@@ -10,6 +10,7 @@ by `training.checkpoints.snapshot`.
 import math
 import os
 import tempfile
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -250,12 +251,18 @@ class VideoGenerator(nn.Module):
     def load_codes(self, path: str | os.PathLike) -> RowCodes:
         """The codes in a file, as `python -m training.inversion` writes it: a batch of one video, B = 1.
 
+        If they were fitted to another network, a warning says so.
+
         Raises:
             UserError: See `training.inference.latent_files.load_codes`.
             ValueError: No path.
         """
         check_path("path", path)
-        return on_network(self.network, load_codes(path, self.network).row())
+        codes = load_codes(path, self.network)
+        if not codes.belong_to(self.network):
+            text = f"the codes in {os.fspath(path)} were fitted to another network; they may look different here."
+            warnings.warn(text, stacklevel=2)
+        return on_network(self.network, codes.row())
 
     @staticmethod
     def interpolate(first: RowCodes, second: RowCodes, fraction: float) -> RowCodes:
@@ -473,7 +480,11 @@ class VideoGenerator(nn.Module):
         own = own_class(network).get("class")
         write_pretrained(folder, config=network.config, state=network.state_dict(), about=self.about, network_class=own)
 
-    from_pretrained = staticmethod(load_generator)
+    @classmethod
+    def from_pretrained(cls, source: str | os.PathLike, **options: Any) -> "VideoGenerator":
+        """`load_generator` with an object of this class, which may be derived."""
+        loaded = load_generator(source, **options)
+        return loaded if cls is VideoGenerator else cls(loaded.network, about=loaded.about)
 
     def save_card(
         self,

@@ -1,5 +1,6 @@
 """Files of codes: what is written is read again, and nothing else is."""
 
+import copy
 import dataclasses
 import math
 import pickle
@@ -83,7 +84,13 @@ def test_a_digest_belongs_to_names_shapes_and_values():
     second.load_state_dict(first.state_dict())
     assert generator_digest(first) == generator_digest(second)
     codes = dataclasses.replace(some_codes(), network=generator_digest(first))
-    assert codes.belong_to(second)
+    assert codes.belong_to(second) and codes.belong_to(copy.deepcopy(second).double())
+    with torch.no_grad():
+        known = torch.nn.Linear(1, 2, bias=False)
+        known.weight.copy_(torch.tensor([[0.1], [-2.0]]))
+    assert generator_digest(known) == "313bb3413ca4fd37ad461e23555983e149e62c4ae7e8d0860ab868b142c3c60f", (
+        "files of earlier versions hold it"
+    )
     with torch.no_grad():
         second.weight[0, 0] += 1e-6
     assert not codes.belong_to(second)

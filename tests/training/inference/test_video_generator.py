@@ -1,6 +1,10 @@
 """The Python interface: it shows what the commands show, takes batches and codes, and passes gradients."""
 
 import copy
+import os
+import subprocess
+import sys
+import warnings
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +22,7 @@ from renderer.depth import surface_points
 from tests.small_network import small_generator
 from training.inference.frame_renderer import FrameRenderer
 from training.inference.latents import generator_latents, seed_latents
+from training.inference.latent_files import VideoCodes, generator_digest, load_codes, save_codes
 from training.inference.meshes import GeneratedMeshes
 from training.inference.point_query import PointField
 from training.inference.render_videos import save_video
@@ -459,6 +464,64 @@ def test_transforms_of_functions(generator):
     rest = {"z_motion": latents.z_motion, "z_bg": latents.z_bg, "times": times}
 
     def brightness(ws):
+def test_codes_of_a_file(run_folder, G, tmp_path):
+    """With their cameras and times; codes of another network are rendered with a warning."""
+    codes, path = G.codes(3), tmp_path / "codes.npz"
+    angles = {"yaw": torch.tensor([0.1, -0.2]), "pitch": torch.tensor([1.5, 1.6])}
+    rest = {"radius": torch.ones(2), "fov": torch.full([2], 18.0), "times": torch.tensor([0.0, 0.75])}
+    tensors = {name: value.double() for name, value in (angles | rest).items()}
+    parts = {name: value[0] for name, value in vars(codes).items()}
+    save_codes(path, VideoCodes(**parts, **tensors, network=generator_digest(G.network)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loaded = G.load_codes(path)
+        load_generator(run_folder, dtype=torch.float64).load_codes(path)
+    fitted = load_codes(path, G.network)
+    video = G.video(codes=loaded, cameras=fitted.cameras(), times=fitted.times)
+    camera = G.camera_prior.at_angles(-0.2, 1.6, 1.0, fov=18.0)
+    assert torch.equal(video[0, 1], G.frame(codes=codes, camera=camera, t=0.75)[0])
+    other = load_generator(run_folder)
+    other.network.mapping.layers[0].bias.add_(1)
+    with pytest.warns(UserWarning) as caught:
+        other.load_codes(path)
+    (warning,) = caught
+    assert str(warning.message) == (
+        f"the codes in {path} were fitted to another network; they may look different here."
+    )
+    assert warning.filename == __file__
+
+
+def test_derived_classes_are_loaded_as_such(run_folder):
+    class OwnVideos(video3d.VideoGenerator):
+        pass
+
+    class OwnDiscriminators(video3d.VideoDiscriminators):
+        pass
+
+    own = OwnVideos.from_pretrained(run_folder, dtype=torch.float64)
+    assert type(own) is OwnVideos and own.dtype == torch.float64 and own.about["dataset"]["name"] == "clips"
+    assert type(OwnDiscriminators.from_pretrained(run_folder)) is OwnDiscriminators
+    assert type(video3d.VideoGenerator.from_pretrained(run_folder)) is video3d.VideoGenerator
+
+
+@pytest.mark.parametrize("name", ["training.py", "renderer/__init__.py", "torch_utils.py", "dnnlib.py"])
+def test_files_that_hide_packages_are_named(tmp_path, name):
+    """Python looks for modules beside the script first."""
+    hiding = tmp_path / name
+    hiding.parent.mkdir(exist_ok=True)
+    hiding.touch()
+    (tmp_path / "script.py").write_text("import video3d\nvideo3d.load_generator\n")
+    environment = os.environ | {"PYTHONPATH": str(Path(generate.__file__).parent)}
+    result = subprocess.run(
+        [sys.executable, "script.py"], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    package = name.split("/")[0].removesuffix(".py")
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1] == (
+        f"ImportError: {hiding} hides this program's package '{package}': rename it."
+    )
+
+
         return G(ws=ws, **rest).image.mean(dim=(1, 2, 3, 4))
 
     ws = G.codes([3, 4]).ws.clone()
