@@ -43,7 +43,8 @@ class _View:
 class FrameRenderer:
     """Videos rendered one frame at a time without gradients, their weights modulated once.
 
-    The background, which does not depend on time, is cached while the cameras stay the same.
+    The background, which does not depend on time, is cached while the cameras stay the same. After the generator's
+    weights have changed, make it anew: it keeps some of them and reads others.
 
     Args:
         generator: In evaluation mode.

@@ -23,7 +23,8 @@ class PointField:
 
     Colours depend on the viewing direction. All points are seen from one camera, by default the frontal one: the field
     was trained with its viewing directions everywhere, unlike the directions of the surface's normals. Points are
-    tensors on the generator's device and of its type.
+    tensors on the generator's device and of its type. After the generator's weights have changed, make it anew: it
+    keeps some of them and reads others.
 
     Args:
         generator: In evaluation mode.
