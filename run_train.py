@@ -73,8 +73,8 @@ def cluster_job(config: Any) -> None:
         train(overrides, job_name=name, label=label)
 
 
-def train(overrides: Sequence[str], *, job_name: str | None = None, label: str = "") -> None:
-    """Start or continue a training from the overrides of a command.
+def train(overrides: Sequence[str], *, job_name: str | None = None, label: str = "") -> Path | None:
+    """Start or continue a training from the overrides of a command; returns its run folder (None after a dry run).
 
     Args:
         job_name: Name shared by all starts of this command and by no other command; None if it has no name.
@@ -99,7 +99,7 @@ def train(overrides: Sequence[str], *, job_name: str | None = None, label: str =
     if job.options["dry_run"]:
         if main_process:
             print_dry_run(job)
-        return
+        return None
     temporary_folder()  # needed by videos and data workers: fails here, before anything is written
     timeout = timedelta(minutes=job.options["timeout"])
     if under_torchrun:
@@ -114,6 +114,7 @@ def train(overrides: Sequence[str], *, job_name: str | None = None, label: str =
             run(*arguments, dataset=job.dataset if same else None, inputs=job.inspected if same else None)
         else:
             launch(run, args=arguments, processes=job.processes, device_type=job.device_type, timeout=timeout)
+        return folder
     finally:
         distributed.cleanup()
 

@@ -56,7 +56,7 @@ def submit(
     arguments: Sequence[str],
     task: Callable[[Any], None],
     *,
-    train: Callable[..., None],
+    train: Callable[..., object],
     check: Callable[[list[str]], object],
 ) -> None:
     """Train all combinations of a sweep, or hand them to the launcher that the overrides name.
@@ -180,7 +180,7 @@ def _value(override: Override) -> Any:
     return None if override.is_sweep_override() else override.value()
 
 
-def _train_all(trainings: Sequence[list[str]], fixed: Collection[str], train: Callable[..., None]) -> None:
+def _train_all(trainings: Sequence[list[str]], fixed: Collection[str], train: Callable[..., object]) -> None:
     """Run trainings one after the other and name failed ones at the end. A signal that stops one stops all."""
     failed = []
     with _signals_seen() as seen:

@@ -67,7 +67,7 @@ def test_own_generator_trains_resumes_and_renders(work, monkeypatch):
     own = [word for word in OVERRIDES if not word.startswith(("model=", "kimg="))]
     train(monkeypatch, "data=data", "model=looping", *own, "kimg=0.008", "imgsnap=null")
     (folder,) = Path("runs").iterdir()
-    train(monkeypatch, "resume_run=0", "kimg=0.016")
+    assert run_train.train(["outdir=runs", "resume_run=0", "kimg=0.016"]).resolve() == folder.resolve()
     content = load_snapshot(folder)
     assert content["progress"]["cur_nimg"] == 16
     assert content["generator"]["class"] == NAME and content["generator"]["config"]["periods"] == 1
