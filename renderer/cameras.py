@@ -9,10 +9,10 @@ the distance along that axis.
 
 import dataclasses
 import math
+import operator
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 
 from torch_utils.argument_checks import check_floats, check_number, check_stream, is_list, shown, whole_number
@@ -70,7 +70,8 @@ class Cameras:
 
     def __getitem__(self, index) -> "Cameras":
         """Select cameras; an integer keeps the batch dimension (a batch of one)."""
-        if isinstance(index, (int, np.integer)):
+        if isinstance(index, int) or getattr(index, "ndim", None) == 0:
+            index = operator.index(index)
             if not -len(self) <= index < len(self):
                 raise IndexError(f"camera {index} of {len(self)}")
             index = slice(index, index + 1) if index != -1 else slice(-1, None)

@@ -13,6 +13,7 @@ import dataclasses
 import torch
 
 from torch_utils import distributed
+from torch_utils.argument_checks import whole_number
 
 __all__ = ["LOSS_SCALE", "GradientGuard", "Phase", "make_phases"]
 
@@ -78,8 +79,11 @@ def make_phases(
         g_reg_interval, d_reg_interval: Iterations between regularisation phases; None for no regularisation.
 
     Raises:
-        ValueError: No parameter of a network requires gradients.
+        ValueError: No parameter of a network requires gradients, or an interval is not a whole number of at least 1.
     """
+    for name, value in (("g_reg_interval", g_reg_interval), ("d_reg_interval", d_reg_interval)):
+        if value is not None:
+            whole_number(name, value, low=1)
     trained = []
     for name, module in (("generator", generator), ("discriminator", discriminator)):
         trained.append([parameter for parameter in module.parameters() if parameter.requires_grad])

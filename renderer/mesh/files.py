@@ -14,6 +14,7 @@ import numpy as np
 
 from dnnlib import UserError, atomic_write
 from renderer.mesh.extraction import Mesh
+from torch_utils.argument_checks import is_list
 
 __all__ = ["write_glb", "write_ply"]
 
@@ -42,7 +43,10 @@ def write_glb(meshes: Sequence[Mesh], path: str | os.PathLike, *, names: Sequenc
 
     Raises:
         UserError: trimesh is not installed, or the file cannot be written.
+        ValueError: No list of meshes, or not as many different names.
     """
+    if not is_list(meshes) or not is_list(names) or not len(meshes) == len(names) == len(set(names)) > 0:
+        raise ValueError("write_glb takes a list of one mesh or more, and names= as many different names.")
     trimesh = _library()
     scene = trimesh.Scene()
     for mesh, name in zip(meshes, names, strict=True):

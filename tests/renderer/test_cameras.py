@@ -174,6 +174,7 @@ def test_selection_and_comparison():
     cameras = CameraPrior().at([0.1, 0.2, 0.3], fov=[10.0, 11.0, 12.0])
     assert len(cameras[1]) == 1 and cameras[1].fov.tolist() == [11]
     assert cameras[-1].fov.tolist() == [12]
+    assert cameras[torch.tensor(1)].fov.tolist() == cameras[np.int64(1)].fov.tolist() == [11]
     assert cameras[1:].fov.tolist() == [11, 12]
     assert cameras[0:1].repeat(2).fov.tolist() == [10, 10]
     assert cameras[:2].repeat(2).fov.tolist() == [10, 10, 11, 11]

@@ -30,6 +30,13 @@ def test_order_intervals_and_gains():
     assert due == ["GmGrDmDr", "GmDm", "GmGrDm", "GmGrDmDr"]
 
 
+@pytest.mark.parametrize("name", ["g_reg_interval", "d_reg_interval"])
+@pytest.mark.parametrize("value", [0, -4, 0.5, "4"])
+def test_intervals_are_numbers_of_iterations(name, value):
+    with pytest.raises(ValueError, match=rf"^{name} must be a whole number of at least 1, got {value!r}\.$"):
+        phases(**{name: value})
+
+
 def test_lazy_regularisation_corrects_adam():
     made, _, _ = phases()
     assert made[0].optimizer is made[1].optimizer and made[2].optimizer is made[3].optimizer

@@ -143,11 +143,12 @@ class AdaAugment(nn.Module):
             [B, T, 3, H, W].
 
         Raises:
-            ValueError: wrong shape or type, or no stream.
+            ValueError: wrong shape or type, no stream, or p is nan or infinite.
         """
         check_images("AdaAugment: frames", frames, "[B, T, 3, H, W]", ndim=5, channels=3)
         check_stream(stream)  # even while p = 0 and nothing is sampled: p rises later
-        p = float(self.p)
+        p = float(self.p)  # may exceed 1, see `AdaController`
+        check_number("AdaAugment: p", p)
         if p <= 0 or not self.multipliers:
             return frames
         draw = _Draws(stream, batch=frames.shape[0], multipliers=self.multipliers, p=p, prefix=f"{prefix}ada/")

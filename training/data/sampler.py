@@ -74,7 +74,11 @@ class LostBatch(RuntimeError):
 
 
 class InfiniteSampler:
-    """Endless sequence of (epoch, index) for one process. Iterating starts at `position` every time."""
+    """Endless sequence of (epoch, index) for one process. Iterating starts at `position` every time.
+
+    Raises:
+        ValueError: The dataset is empty.
+    """
 
     def __init__(
         self,
@@ -85,7 +89,9 @@ class InfiniteSampler:
         seed: int = 0,
         position: int = 0,  # items consumed so far by all processes together
     ):
-        assert dataset_size > 0 and 0 <= rank < world_size and position >= 0
+        if dataset_size < 1:
+            raise ValueError(f"dataset_size must be at least 1, got {dataset_size}.")
+        assert 0 <= rank < world_size and position >= 0
         self.dataset_size = dataset_size
         self.rank = rank
         self.world_size = world_size

@@ -24,7 +24,7 @@ from renderer.mesh.rasteriser import overlap, rasterise
 from renderer.mesh.silhouettes import matching_level, peak_densities
 from renderer.mesh.trained_volume import TrainedVolume
 from renderer.video import image_grid, to_uint8
-from torch_utils.argument_checks import check_network, is_list, shown, whole_number
+from torch_utils.argument_checks import check_network, check_number, is_list, shown, whole_number
 from torch_utils.caller_settings import without_autocast
 from training.inference.arguments import check_codes
 from training.inference.cli_options import check_truncation, label_of_class
@@ -122,6 +122,7 @@ class GeneratedMeshes:
 
     Raises:
         UserError: See `SeedVideos`.
+        ValueError: See `SeedVideos`; or a level that is not a number above 0.
     """
 
     def __init__(
@@ -137,6 +138,8 @@ class GeneratedMeshes:
         chunk: int = 1 << 16,
         check: bool = False,
     ):
+        if level is not None:
+            check_number("level", level, 0)
         self.device = next(generator.parameters()).device if device is None else device
         self.generator, self.chunk, self.check = generator, chunk, check
         self.min_piece, self._level = min_piece, level
@@ -176,10 +179,9 @@ class GeneratedMeshes:
         step = (far - near) / (settings.num_samples - 1)
         level = matching_level(peaks, opacities, sharp=density_of_opacity(0.5, step))
         if level is None:
-            raise NoSurface(
-                f"No ray of {name} is half opaque in the foreground: there is no surface to show. A --level below "
-                f"{max(float(peak.max()) for peak in peaks):.3g}, its highest density, would make one."
-            )
+            highest = max(float(peak.max()) for peak in peaks)
+            hint = f" A --level below {highest:.3g}, its highest density, would make one." if highest > 0 else ""
+            raise NoSurface(f"No ray of {name} is half opaque in the foreground: there is no surface to show.{hint}")
         return level
 
     @without_autocast()
@@ -188,8 +190,9 @@ class GeneratedMeshes:
 
         Raises:
             NoSurface: Nothing is denser than the level.
-            ValueError: No codes of one video, or no time.
+            ValueError: No codes of one video, no time, or a level that is not a number above 0.
         """
+        check_number("level", level, 0)
         field = point_field(self.generator, video, time)
         # One more cell is needed beyond the volume's end, so that the surface can be placed in between.
         where = self.inside > -2 * self.grid.cell

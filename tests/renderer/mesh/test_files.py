@@ -111,6 +111,13 @@ def test_a_sequence_shows_one_moment_at_a_time(tmp_path):
         assert scales == {name: float(name == shown) for name in "abcd"}, seconds
 
 
+@pytest.mark.parametrize("meshes, names", [(MESH, "x"), ([], []), ([MESH, MESH], ["x"]), ([MESH, MESH], ["x", "x"])])
+def test_meshes_without_names_of_their_own(tmp_path, meshes, names):
+    with pytest.raises(ValueError) as error:
+        write_glb(meshes, tmp_path / "a.glb", names=names)
+    assert str(error.value) == "write_glb takes a list of one mesh or more, and names= as many different names."
+
+
 def test_meshes_without_colours_and_folders_that_are_missing(tmp_path):
     plain = Mesh(VERTICES, FACES)
     write_ply(plain, tmp_path / "a.ply")

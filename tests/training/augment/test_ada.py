@@ -343,6 +343,10 @@ def test_mistakes():
         AdaAugment(pipeline="bgc")(videos(1, 2, 3, 8, 8), 0)  # p is 0: nothing would be drawn
     with pytest.raises(ValueError, match="pipeline.'rotate'. must be a finite number, got '1'"):
         AdaAugment(pipeline={"rotate": "1"})
+    spoilt = AdaAugment(pipeline="bgc")
+    spoilt.p.fill_(float("nan"))
+    with pytest.raises(ValueError, match="^AdaAugment: p must be a finite number, got nan.$"):
+        spoilt(videos(1, 2, 3, 8, 8), RandomStream(0))
     with pytest.raises(ValueError, match="more than 21 pixels"):
         augmentation("filter")(videos(1, 2, 3, 16, 16), RandomStream(0))
 

@@ -58,6 +58,11 @@ def test_an_epoch_holds_every_item_once_over_all_processes(size, world_size):
     assert stream == take(epochs * size, dataset_size=size, seed=1)  # one sequence, however it is dealt out
 
 
+def test_an_empty_dataset():
+    with pytest.raises(ValueError, match=r"^dataset_size must be at least 1, got 0\.$"):
+        InfiniteSampler(dataset_size=0)
+
+
 def test_epochs_and_seeds_shuffle_differently():
     orders = [tuple(InfiniteSampler(dataset_size=50, seed=s).permutation(e)) for s in (0, 1) for e in (0, 1, 2)]
     assert len(set(orders)) == 6 and tuple(range(50)) not in orders

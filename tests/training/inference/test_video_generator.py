@@ -15,14 +15,15 @@ from PIL import Image
 
 import generate
 import video3d
+from dnnlib import UserError
 from metrics.evaluator import Evaluator
 from metrics.generated_videos import GeneratedVideos
 from renderer.cameras import Cameras
 from renderer.depth import surface_points
 from tests.small_network import small_generator
 from training.inference.frame_renderer import FrameRenderer
-from training.inference.latents import generator_latents, seed_latents
 from training.inference.latent_files import VideoCodes, generator_digest, load_codes, save_codes
+from training.inference.latents import generator_latents, seed_latents
 from training.inference.meshes import GeneratedMeshes
 from training.inference.point_query import PointField
 from training.inference.render_videos import save_video
@@ -221,6 +222,19 @@ def test_meshes_take_the_codes_of_one_video(G):
         maker.mesh(vars(codes), 0.5, 1.0)
     with pytest.raises(ValueError, match="^times must be one number or more in a list, got 0.5"):
         maker.level(codes, 0.5, name="seed 3")
+
+
+@pytest.mark.parametrize("level", [None, -1, 0, float("nan"), "25"])
+def test_levels_of_meshes_are_densities(G, level):
+    message = f"^level must be a finite number above 0, got {level!r}.$"
+    with pytest.raises(ValueError, match=message):
+        GeneratedMeshes(G.network, resolution=8).mesh(G.codes(3), 0.5, level)
+    if level is not None:
+        with pytest.raises(ValueError, match=message):
+            GeneratedMeshes(G.network, resolution=8, level=level)
+    with pytest.raises(UserError) as error:
+        GeneratedMeshes(G.network, resolution=8).level(G.codes(3), [0.5], name="seed 3")
+    assert str(error.value) == "No ray of seed 3 is half opaque in the foreground: there is no surface to show."
 
 
 def test_frames_do_not_depend_on_the_default_type(G):
@@ -450,20 +464,6 @@ def test_videos_are_saved(tmp_path, G):
     assert not (tmp_path / "b.mp4").exists()
 
 
-def test_names_of_the_package():
-    assert set(video3d.__all__) > {"load_generator", "load_discriminators", "save_video", "VideoGenerator"}
-    assert video3d.load_generator is load_generator
-    with pytest.raises(AttributeError, match="no attribute 'load_generators'"):
-        _ = video3d.load_generators
-
-
-def test_transforms_of_functions(generator):
-    """torch.func calls no native operator and no autograd function, and gives the same."""
-    G = video3d.VideoGenerator(copy.deepcopy(generator)).requires_grad_(False)
-    latents, times = G.latents([3, 4]), torch.tensor([[0.1, 0.6], [0.2, 0.7]])
-    rest = {"z_motion": latents.z_motion, "z_bg": latents.z_bg, "times": times}
-
-    def brightness(ws):
 def test_codes_of_a_file(run_folder, G, tmp_path):
     """With their cameras and times; codes of another network are rendered with a warning."""
     codes, path = G.codes(3), tmp_path / "codes.npz"
@@ -522,6 +522,20 @@ def test_files_that_hide_packages_are_named(tmp_path, name):
     )
 
 
+def test_names_of_the_package():
+    assert set(video3d.__all__) > {"load_generator", "load_discriminators", "save_video", "VideoGenerator"}
+    assert video3d.load_generator is load_generator
+    with pytest.raises(AttributeError, match="no attribute 'load_generators'"):
+        _ = video3d.load_generators
+
+
+def test_transforms_of_functions(generator):
+    """torch.func calls no native operator and no autograd function, and gives the same."""
+    G = video3d.VideoGenerator(copy.deepcopy(generator)).requires_grad_(False)
+    latents, times = G.latents([3, 4]), torch.tensor([[0.1, 0.6], [0.2, 0.7]])
+    rest = {"z_motion": latents.z_motion, "z_bg": latents.z_bg, "times": times}
+
+    def brightness(ws):
         return G(ws=ws, **rest).image.mean(dim=(1, 2, 3, 4))
 
     ws = G.codes([3, 4]).ws.clone()
