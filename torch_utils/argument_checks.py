@@ -78,7 +78,8 @@ def check_tensors(tensors: Mapping[str, Shaped], *, device: torch.device | None 
     """Refuse all but tensors of the given shapes, as others might silently broadcast.
 
     Args:
-        tensors: Tensors and shapes by name, in the order in which letters get their sizes; sizes must be above 0.
+        tensors: Tensors and shapes by name, in the order in which letters and names of sizes get their values. Letters
+            must be above 0.
         device: Required device; None: the same for all.
         finite: Also check the values, which waits for the GPU.
     """
@@ -89,8 +90,10 @@ def check_tensors(tensors: Mapping[str, Shaped], *, device: torch.device | None 
             raise ValueError(f"{name} must be a tensor {shape}, got {shown(value)}.")
         if value.layout != torch.strided or value.is_complex():  # an imaginary part would be dropped
             raise ValueError(f"{name} must be a dense tensor of real numbers {shape}.")
-        # A letter without a size yet takes any above 0.
-        wanted = [sizes.get(d, max(n, 1)) if isinstance(d, str) else d for d, n in zip(dims, value.shape)]
+        # A letter without a size yet takes any above 0, a name (background_dim) any: a network may have no such code.
+        wanted = [
+            sizes.get(d, max(n, int(len(d) == 1))) if isinstance(d, str) else d for d, n in zip(dims, value.shape)
+        ]
         if value.ndim != len(dims) or list(value.shape) != wanted:
             known = [f"{dim} = {sizes[dim]}" for dim in dims if dim in sizes]
             raise ValueError(

@@ -29,7 +29,7 @@ from training.inference.point_query import PointField
 from training.inference.render_videos import save_video
 from training.inference.splats import GeneratedSplats
 from training.inference.video_discriminators import load_discriminators
-from training.inference.video_generator import load_generator
+from training.inference.video_generator import VideoGenerator, load_generator
 from training.networks.generator import Generator
 
 
@@ -209,6 +209,17 @@ def test_cameras_in_a_list_or_of_another_number(G):
     renderer = FrameRenderer(G.network, codes.ws, z_motion=codes.z_motion, z_bg=codes.z_bg)
     with pytest.raises(ValueError, match="^1 videos need as many cameras, got 2"):
         renderer.render(0.5, Cameras.join(cameras))
+
+
+def test_interpolation_without_background_codes():
+    G = VideoGenerator(small_generator(background=None, background_dim=0))
+    codes = G.codes([3, 4])
+    between = G.interpolate(codes[:1], codes[1:], 0.5)
+    assert between.z_bg.shape == (1, 0)
+    torch.testing.assert_close(between.ws, codes.ws.mean(dim=0, keepdim=True))
+    assert G.frame(codes=between).shape == (1, 3, 32, 32)
+    with pytest.raises(ValueError, match=r"^second\.ws must be \[B, num_ws, w_dim\] with B = 1, .*, got \[0, "):
+        G.interpolate(codes[:1], codes[:0], 0.5)
 
 
 def test_meshes_take_the_codes_of_one_video(G):
