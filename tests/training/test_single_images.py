@@ -85,6 +85,15 @@ def test_a_stride_leaves_images_out_and_is_told(tmp_path):
     assert not any("frame_stride" in note for note in make_plan(tmp_path, "nframes=1").notes)
 
 
+def test_the_times_of_clips_of_two_frames_are_told(tmp_path):
+    """Their two values are a mark of real videos; with more frames they are closer to continuous."""
+    assert make_plan(tmp_path, "nframes=2").notes == [
+        "nframes=2: the time between the frames of a real pair is 0 or 1, by which the discriminator can tell it from "
+        "generated ones; longer clips (nframes=16) avoid this."
+    ]
+    assert make_plan(tmp_path, "nframes=1").notes == make_plan(tmp_path, "nframes=3").notes == []
+
+
 def test_single_images_are_measured_at_any_moment_and_not_as_clips(tmp_path, monkeypatch):
     loop = make_loop(tmp_path, "nframes=1")
     videos, times = GeneratedVideos(loop.networks.generator_ema, nframes=1), []

@@ -325,6 +325,11 @@ def _size_notes(options: Mapping[str, Any], dataset: "PairDataset | SyntheticHea
     if options["nframes"] == 1 and options["frame_stride"] > 1:
         stride = options["frame_stride"]
         notes.append(f"nframes=1 with frame_stride={stride} keeps one image in {stride} of a folder; use 1 for all.")
+    if options["nframes"] == 2:
+        notes.append(
+            "nframes=2: the time between the frames of a real pair is 0 or 1, by which the discriminator can tell it "
+            "from generated ones; longer clips (nframes=16) avoid this."
+        )
     if (options["subset"] or 0) > dataset.num_clips:
         notes.append(f"subset={options['subset']} has no effect: there are {dataset.num_clips} clips.")
     if isinstance(dataset, ShardPairDataset) and (options["workers"] or 0) > (most := dataset.num_shards // processes):
