@@ -725,6 +725,15 @@ def test_a_conditional_run(tmp_path, monkeypatch):
     assert call(monkeypatch, f"outdir={tmp_path / 'runs'}", f"data={data}", *OVERRIDES, "cond=true", "kimg=0.004") == 0
     folder = tmp_path / "runs" / "00000-data-stylenerf_small-small-res16-mb4-cond"
     assert torch.load(folder / "latest-network-snapshot.pt")["generator"]["config"]["c_dim"] == 2
+    words = ["--network_pkl", str(folder), "--outdir", str(tmp_path / "out"), "--n_steps", "1", "--time_steps", "1"]
+    with pytest.raises(UserError) as error:
+        generate.main([*words, "--class_idx", "1,2"], standalone_mode=False)
+    assert str(error.value) == (
+        "--class_idx: this generator needs the number of one class, 0 to 1, or weights of all 2 classes, none "
+        "negative, that add up to 1."
+    )
+    generate.main([*words, "--class_idx", "0.3,0.7"], standalone_mode=False)
+    assert len(list((tmp_path / "out").iterdir())) == 1
 
 
 def test_commands_render_a_run_that_is_conditioned_on_numbers(tmp_path, monkeypatch, capsys):

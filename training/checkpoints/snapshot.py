@@ -54,7 +54,7 @@ __all__ = [
 SNAPSHOT_FORMAT = "video-3d-gan/network-snapshot"
 KINDS: dict[str, type[torch.nn.Module]] = {"generator": Generator, "discriminator": TimeAwareDiscriminators}
 #: Attributes of networks that are states or hints of the moment, not parts of the function.
-STATES = ("activation_checkpointing", "config", "half_precision", "label_examples", "training")
+STATES = ("activation_checkpointing", "config", "half_precision", "label_examples", "one_hot_labels", "training")
 MODULE_ATTRIBUTES = frozenset(vars(torch.nn.Module()))  # PyTorch's own: parameters, hooks, …
 MAX_NUMBER = 1 << 16  # no whole number among the arguments of a network is larger
 
@@ -447,6 +447,7 @@ def average_generator(
     config, state = content["generator"]["config"], content["generator"]["ema"]
     generator = _loaded(built, config, state, kind="generator", source=source)
     generator.label_examples = _label_examples(content["dataset"], generator, source=source)
+    generator.one_hot_labels = generator.c_dim > 0 and content["dataset"].get("label_examples", ()) is None
     return generator
 
 

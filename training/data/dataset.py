@@ -83,7 +83,8 @@ def sample_pair(generator: np.random.Generator, nframes: int) -> tuple[int, int]
 def describe_clips(data: Any) -> dict[str, Any]:
     """The part of a dataset's description that all kinds of datasets share: its name, and the form of its items."""
     names = ("name", "resolution", "nframes", "frame_stride", "mirror", "c_dim")
-    examples = {"label_examples": _label_examples(data)} if data.numeric_labels else {}
+    # None marks one-hot classes, which descriptions of earlier versions do not tell from label vectors.
+    examples = {"label_examples": _label_examples(data) if data.numeric_labels else None} if data.c_dim else {}
     return {name: getattr(data, name) for name in names} | examples
 
 

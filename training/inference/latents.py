@@ -5,6 +5,7 @@ people here. (Random latents of training come from the training's own random str
 """
 
 import dataclasses
+import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
@@ -115,6 +116,8 @@ def generator_latents(generator: "Generator", seed: int, motion_seed: int) -> Se
 def class_label(generator: "Generator", class_idx: int | Sequence[float] | None) -> torch.Tensor | None:
     """The label [1, c_dim] of a class (one-hot) or of c_dim numbers, on the CPU; None for a generator without labels.
 
+    Where labels are known to be classes, the numbers are the weights of a mixture: positive or 0, with the sum 1.
+
     Raises:
         ValueError: It is missing, out of range, of the wrong form for the generator, or given without need.
     """
@@ -128,6 +131,12 @@ def class_label(generator: "Generator", class_idx: int | Sequence[float] | None)
             return labels_at(generator, torch.tensor([class_idx], device="cpu"))
         class_idx = [class_idx] if numeric else None
     if class_idx is not None and len(class_idx) == c_dim:
+        mixture = min(class_idx) >= 0 and math.isclose(sum(class_idx), 1, abs_tol=0.01)
+        if getattr(generator, "one_hot_labels", False) and not mixture:
+            raise ValueError(
+                f"this generator needs the number of one class, 0 to {c_dim - 1}, or weights of all {c_dim} classes, "
+                "none negative, that add up to 1."
+            )
         return torch.tensor([[float(number) for number in class_idx]], dtype=torch.float32, device="cpu")
     if numeric:
         example = ",".join(f"{number:g}" for number in _examples(generator)[0, :4].tolist())

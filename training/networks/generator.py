@@ -101,9 +101,11 @@ class Generator(nn.Module):
             `training.networks.activation_checkpoint`).
         label_examples: Labels of the training data [n, c_dim], on the CPU, if they are continuous; None for one-hot
             classes, without labels, and where the kind of labels is unknown.
+        one_hot_labels: The labels are known to be one-hot classes.
     """
 
     label_examples: torch.Tensor | None = None
+    one_hot_labels: bool = False
 
     def __init__(
         self,

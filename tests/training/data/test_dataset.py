@@ -388,7 +388,7 @@ def test_examples_of_labels_that_are_numbers_are_described(tmp_path):
     wide = labelled(tmp_path / "wide", [[path, [1] * 5000] for path, _ in entries]).describe()["label_examples"]
     assert len(wide) == 1, "a model's config.json has room for some"
     classes = labelled(tmp_path / "classes", [[path, k] for k, (path, _) in enumerate(entries)])
-    assert "label_examples" not in classes.describe() and not classes.numeric_labels
+    assert classes.describe()["label_examples"] is None and not classes.numeric_labels
 
 
 def test_classes_without_a_video_are_noted(tmp_path):

@@ -436,6 +436,20 @@ def test_points_are_queried_in_evaluation_mode(run_folder):
         assert str(error.value) == "points are queried in evaluation mode: call generator.eval() first."
 
 
+@pytest.mark.parametrize("label", [[1, 1, 0], [0.5, 0.2, 0.2], [2, -1, 0], [0, 0, 0]])
+def test_weights_of_known_classes_are_positive_and_add_up(label, tmp_path):
+    pytest.importorskip("safetensors")
+    generator = small_generator(c_dim=3)
+    unknown = video3d.VideoGenerator(generator, about={"dataset": {"c_dim": 3}})  # of an earlier version, or imported
+    assert unknown.codes(class_idx=label).ws.isfinite().all()
+    G = video3d.VideoGenerator(generator, about={"dataset": {"c_dim": 3, "label_examples": None}})
+    G.save_pretrained(tmp_path / "model")
+    G = load_generator(tmp_path / "model")
+    with pytest.raises(ValueError, match="the number of one class, 0 to 2, or weights of all 3 classes"):
+        G.codes(class_idx=label)
+    assert torch.equal(G.codes(class_idx=[0.33, 0.33, 0.34]).ws, unknown.codes(class_idx=[0.33, 0.33, 0.34]).ws)
+
+
 def test_training_mode_is_refused(run_folder):
     G = load_generator(run_folder).train()
     with pytest.raises(ValueError, match="call generator.eval"):
