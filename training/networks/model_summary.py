@@ -142,10 +142,14 @@ def _count_snapshots(options: Mapping[str, Any]) -> int:
     """Number of snapshots on disk at the end of a run; see `Schedule.snapshot_due` and `snapshot_name`."""
     batch, total = options["spec"]["mb"], round(options["kimg"] * 1000)
     iterations = max(math.ceil(round(options["spec"]["kimg_per_tick"] * 1000) / batch), 1)  # of a tick
-    names = {math.ceil(total / batch) * batch // 1000}  # at the end, in whole kimg: of two in one, the later stays
-    if options["snap"] is not None:  # also after the first iteration, which is a tick, and every `snap` ticks later
-        names |= {nimg // 1000 for nimg in range(batch, total, options["snap"] * iterations * batch)}
-    return min(len(names), options["keep"] or len(names))
+    end, count = -(-total // batch) * batch // 1000, 1  # named by whole kimg: of two in one, the later stays
+    if options["snap"] is not None and batch < total:
+        # Also after the first iteration, which is a tick, and every `snap` ticks later; at most one for each kimg.
+        step = options["snap"] * iterations * batch
+        more = (total - 1 - batch) // step
+        first, last = batch // 1000, (batch + more * step) // 1000
+        count = min(more, last - first) + 1 + (end > last)
+    return min(count, options["keep"] or count)
 
 
 def _count(module: nn.Module | None) -> int:
