@@ -471,6 +471,14 @@ def test_groups_per_pass(batch, group, most, expected, tmp_path, data):
     assert plan.options["spec"]["microbatch"] == expected
 
 
+@pytest.mark.parametrize("batch, expected", [(16, 16), (2**30, 2**30), (4 * 536870909, 4)])  # the last: 4 × a prime
+def test_a_large_limit_takes_no_time(batch, expected):
+    start = time.process_time()
+    spec = {"mb": batch, "mbstd": 4, "microbatch": 4 if expected == 4 else 2**31 - 1}
+    assert validate._microbatch(spec, 1) == expected
+    assert time.process_time() - start < 1
+
+
 def test_help(monkeypatch, capsys):
     assert call(monkeypatch, "--help") == 0
     assert "run_train.py outdir=OUT data=DATASET" in capsys.readouterr().out

@@ -414,9 +414,10 @@ def _share_batch(options: Mapping[str, Any], processes: int, *, given: Collectio
 
 def _microbatch(spec: Mapping[str, Any], processes: int) -> int:
     """Videos per pass: the most groups (at least one) within spec.microbatch that divide a process's share."""
-    share = spec["mb"] // processes
-    sizes = range(spec["mbstd"], max(spec["microbatch"], spec["mbstd"]) + 1, spec["mbstd"])
-    return max(size for size in sizes if share % size == 0)
+    groups = spec["mb"] // processes // spec["mbstd"]  # of a process's share
+    low = [n for n in range(1, math.isqrt(groups) + 1) if groups % n == 0]
+    divisors = [*low, *(groups // n for n in low)]
+    return spec["mbstd"] * max(n for n in divisors if n <= max(spec["microbatch"] // spec["mbstd"], 1))
 
 
 def _other_microbatch(spec: Mapping[str, Any], limit: int, processes: int) -> str:
