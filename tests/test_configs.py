@@ -203,7 +203,7 @@ def test_integers_that_overflow_are_refused(name, digits):
 
 
 def test_numbers_that_no_float_holds_are_refused():
-    with pytest.raises(UserError, match="^kimg must be a number above 0, got 1000"):
+    with pytest.raises(UserError, match="^kimg must be a number of at least 0.001 and at most 1000000000, got 1000"):
         check_values(options(f"kimg=1{'0' * 400}"))
 
 
@@ -324,7 +324,8 @@ def test_words_that_are_no_options(word, message):
         ("spec.lrate_decay=0", "spec.lrate_decay must be a number above 0 or null, got 0."),
         ("spec.lrate=nan", "spec.lrate must be a number above 0, got nan."),
         ("spec.betas=[0,nan]", "spec.betas must be two numbers"),
-        ("kimg=inf", "kimg must be a number above 0, got inf."),
+        ("kimg=inf", "kimg must be a number of at least 0.001 and at most 1000000000, got inf."),
+        ("kimg=0.0005", "kimg must be a number of at least 0.001 and at most 1000000000, got 0.0005."),
         ("timeout=1e300", "timeout must be a number above 0 and at most 1000000, got 1e+300."),
     ],
 )

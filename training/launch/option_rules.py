@@ -82,6 +82,7 @@ PATH = ValueRule(str, optional=True)
 WEIGHT = ValueRule(float, 0)
 POSITIVE = ValueRule(float, 0, above=True)
 FRACTION = ValueRule(float, 0, 1)
+LENGTH = ValueRule(float, 0.001, 1_000_000_000)  # of a training in kimg: a video or more
 
 RULES = {
     "outdir": ValueRule(str),
@@ -101,7 +102,7 @@ RULES = {
     "target": ValueRule(float, -1, 1, optional=True),
     "augpipe": ValueRule(str, optional=True),
     "freezed": NATURAL,
-    "kimg": POSITIVE,
+    "kimg": LENGTH,
     "imgsnap": MAYBE_COUNT,
     "snap": MAYBE_COUNT,
     "keep": MAYBE_COUNT,
@@ -130,7 +131,7 @@ RULES = {
     "seed": ValueRule(int, 0, 2**63 - 1),
     "dry_run": FLAG,
     "spec.ref_gpus": COUNT,
-    "spec.kimg": POSITIVE,
+    "spec.kimg": LENGTH,
     "spec.mb": COUNT,
     "spec.mbstd": COUNT,
     "spec.microbatch": COUNT,
