@@ -41,7 +41,7 @@ class RenderSettings:
         sampling_multiplier: Factor on both numbers for deterministic rays, as in inference.
         num_background: Background samples.
         near, far: The foreground's depth range in scene units.
-        background_start: Inverse radius where the background begins; it ends at 0, infinity.
+        background_start: Inverse radius where the background begins, at most 1; it ends at 0, infinity.
         path_lattice: Width of the pixel lattice of the NeRF-path regularisation.
     """
 
@@ -63,6 +63,8 @@ class RenderSettings:
                 raise ValueError(f"rendering needs {name} >= 1, got {getattr(self, name)}.")
         if not 0 < self.near < self.far:
             raise ValueError(f"rendering needs 0 < near < far, got near {self.near} and far {self.far}.")
+        if not 0 < self.background_start <= 1:
+            raise ValueError(f"rendering needs 0 < background_start <= 1, got {self.background_start}.")
 
     def depths(self, positions: torch.Tensor) -> torch.Tensor:
         """Depths in scene units of positions along the foreground, fractions of the range from near to far."""

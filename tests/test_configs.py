@@ -345,7 +345,8 @@ def test_numbers_are_finite(word, message):
         ("generator.background.num_layers=0", "must be an integer of at least 1, got 0."),
         ("generator.rendering.num_samples=14.5", "must be an integer of at least 3, got 14.5."),
         ("generator.rendering.sampling_multiplier=0", "must be an integer of at least 1, got 0."),
-        ("generator.rendering.background_start=-0.5", "must be a number above 0, got -0.5."),
+        ("generator.rendering.background_start=-0.5", "must be a number above 0 and at most 1, got -0.5."),
+        ("generator.rendering.background_start=2", "must be a number above 0 and at most 1, got 2."),
         ("generator.rendering.path_lattice=-4", "must be an integer of at least 1, got -4."),
         (
             "generator.camera.yaw=[-45,45]",

@@ -317,6 +317,8 @@ def test_precision_follows_the_rays(dtype):
         ({"resolution": 0}, "resolution >= 1"),
         ({"near": 0.0}, "near"),
         ({"near": 1.2, "far": 1.1}, "near"),
+        ({"background_start": 0}, "^rendering needs 0 < background_start <= 1, got 0.$"),
+        ({"background_start": 1.5}, "^rendering needs 0 < background_start <= 1, got 1.5.$"),
     ],
 )
 def test_mistakes(arguments, message):

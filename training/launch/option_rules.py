@@ -204,7 +204,7 @@ NETWORK_RULES = {
         "rendering.num_background": ValueRule(int, 2),
         "rendering.near": POSITIVE,
         "rendering.far": POSITIVE,
-        "rendering.background_start": POSITIVE,
+        "rendering.background_start": ValueRule(float, 0, 1, above=True),
         "rendering.path_lattice": COUNT,
     },
     "training.networks.discriminator.TimeAwareDiscriminators": {
