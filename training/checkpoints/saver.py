@@ -7,9 +7,8 @@ from typing import Any
 
 import torch
 
-from dnnlib import UserError
 from torch_utils import distributed
-from training.checkpoints.snapshot import load_snapshot, save_snapshot
+from training.checkpoints.snapshot import save_snapshot, snapshot_progress
 from training.checkpoints.snapshot_files import STATE_FILE, existing_snapshot, numbered_snapshots, prune_snapshots
 from training.checkpoints.training_state import Divided, Parts, Stateful, restore_state, save_state
 from training.schedule import Counters
@@ -35,18 +34,10 @@ def planned_snapshots(folder: Path, *, until: int) -> list[tuple[Path, int, int]
     """
     found = []
     for _, path in numbered_snapshots(folder).items():
-        progress = _progress(path)
+        progress = snapshot_progress(path)
         if progress.get("planned", True) and 0 < progress.get("cur_nimg", 0) <= until:
             found.append((path, progress["cur_nimg"], progress.get("tick", 1) - 1))
     return found
-
-
-def _progress(path: Path) -> Mapping[str, int]:
-    """The progress stored in a snapshot; empty if the file is missing or damaged."""
-    try:
-        return load_snapshot(path, average_only=True)["progress"]
-    except UserError:
-        return {}
 
 
 class CheckpointSaver:
@@ -103,7 +94,7 @@ class CheckpointSaver:
             return
         counters = self._counters
         path = None if planned else existing_snapshot(self._folder, counters.cur_nimg)
-        stored = {} if path is None else _progress(path)
+        stored = {} if path is None else snapshot_progress(path)
         if stored.get("cur_nimg") == counters.cur_nimg:
             return
         progress = {"cur_nimg": counters.cur_nimg, "tick": counters.tick, "iteration": counters.iteration}

@@ -48,6 +48,7 @@ __all__ = [
     "network_class",
     "own_class",
     "save_snapshot",
+    "snapshot_progress",
     "stored_discriminators",
 ]
 
@@ -396,6 +397,14 @@ def load_snapshot(path: str | os.PathLike, *, average_only: bool = False) -> dic
         if missing:
             raise UserError(f"{path} is not a complete network snapshot: it has no {name}.{missing[0]}.")
     return _described(content)
+
+
+def snapshot_progress(path: str | os.PathLike) -> Mapping[str, int]:
+    """The progress stored in a snapshot (or a run folder's newest one); empty if the file is missing or damaged."""
+    try:
+        return load_snapshot(path, average_only=True)["progress"]
+    except UserError:
+        return {}
 
 
 def _described(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ import torch
 from dnnlib import UserError
 from torch_utils import distributed
 from training.checkpoints.archive import VERSION, read_archive, save_archive
-from training.checkpoints.snapshot import load_state
+from training.checkpoints.snapshot import load_state, snapshot_progress
 from training.checkpoints.snapshot_files import STATE_FILE, numbered_snapshots
 
 __all__ = ["ANEW", "OptimizerState", "Parts", "read_state", "restore_state", "save_state"]
@@ -96,7 +96,7 @@ def read_state(folder: str | os.PathLike) -> dict | None:
     """The saved state of a run; None for a run that ended before it saved one, which may start from the beginning.
 
     Raises:
-        UserError: The state cannot be read, or is missing although the run has snapshots.
+        UserError: The state cannot be read, or is missing although the run has snapshots of more than one iteration.
     """
     path = Path(folder) / STATE_FILE
     if path.exists():
@@ -104,7 +104,8 @@ def read_state(folder: str | os.PathLike) -> dict | None:
             return read_archive(path, format=STATE_FORMAT, what="a training state")
         except UserError as error:
             raise UserError(f"{error} Or {ANEW}") from error
-    if any(number > 0 for number in numbered_snapshots(folder)):
+    # A snapshot is written just before the state; only that of the first iteration is of no further use.
+    if any(number > 0 for number in numbered_snapshots(folder)) or snapshot_progress(folder).get("iteration", 0) > 1:
         raise UserError(f"Cannot continue the run in {folder}: its {STATE_FILE} is missing; {ANEW}")
     return None
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from dnnlib import UserError
 from tests.training.tiny import make_loop, make_plan, write_frames
-from training.checkpoints.training_state import STATE_FILE
+from training.checkpoints.training_state import STATE_FILE, read_state
 from training.launch import validate
 from training.networks.upsampler import UPSAMPLINGS, ShuffleUpsampling
 
@@ -91,6 +91,22 @@ def test_a_ramp_that_the_snapshot_has_behind_it(finished, tmp_path):
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Data that were replaced
+
+
+def test_a_run_of_more_than_an_iteration_needs_its_state(finished, tmp_path):
+    """A run that was killed after its first snapshot, before its first state, has nothing to lose."""
+    early = tmp_path / "early"
+    shutil.copytree(finished, early, ignore=shutil.ignore_patterns(STATE_FILE))
+    assert read_state(early) is None
+    loop = make_loop(tmp_path, *SHORT, "kimg=0.008")
+    loop.run()
+    (loop.folder / STATE_FILE).unlink()
+    with pytest.raises(UserError) as error:
+        read_state(loop.folder)
+    assert str(error.value) == (
+        f"Cannot continue the run in {loop.folder}: its training-state.pt is missing; start a new run from its newest "
+        "snapshot with resume=."
+    )
 
 
 @pytest.fixture
