@@ -121,13 +121,12 @@ class GeneratedVideos:
         """At most `count` clips: every `subsample`-th of `frames` consecutive frames.
 
         Raises:
-            UserError: The generator was trained on single images, which have no frame rate.
+            UserError: `nframes` is 1, of single images, which have no frame rate.
         """
         if self._nframes == 1 and frames > 1:
             raise UserError(
-                f"Clips of {frames} frames need the frame rate of the training, but this was a training on single "
-                "images (nframes=1). Choose metrics of images or views, or say with --nframes how many frames span the "
-                "times 0 to 1."
+                f"Clips of {frames} frames need a frame rate, which single images (nframes=1) do not have. Choose "
+                "metrics of images or views, or say with --nframes how many frames span the times 0 to 1."
             )
         times = [k / max(self._nframes - 1, 1) for k in range(0, frames, subsample)]
         label = self._label

@@ -459,6 +459,10 @@ def test_fewer_devices_share_what_they_can(tmp_path, data, monkeypatch):
         plan = validate.plan(words)
         found[count] = plan.processes, len(plan.notes)
     assert found == {1: (1, 1), 2: (2, 1), 3: (2, 1), 4: (4, 0), 8: (4, 0)}
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert validate.plan([*words, "spec.microbatch=16"]).notes == [
+        "gpus=4, but 1 will be used: that many are available and can share the batch. The batch stays 16 videos."
+    ]
 
 
 @pytest.mark.parametrize(

@@ -106,8 +106,12 @@ def test_single_images_are_measured_at_any_moment_and_not_as_clips(tmp_path, mon
     monkeypatch.setattr(FrameRenderer, "render", remember)
     assert videos.images(count=12).load(range(12)).shape == (12, 3, 1, 16, 16)
     assert len(set(times)) == 12 and np.std(times) > 0.1 and min(times) >= 0 and max(times) < 1
-    with pytest.raises(UserError, match="single images"):
+    with pytest.raises(UserError) as error:
         videos.clips(count=2, frames=16)
+    assert str(error.value) == (
+        "Clips of 16 frames need a frame rate, which single images (nframes=1) do not have. Choose metrics of images "
+        "or views, or say with --nframes how many frames span the times 0 to 1."
+    )
     assert GeneratedVideos(loop.networks.generator_ema, nframes=4).clips(count=2, frames=16)
 
 

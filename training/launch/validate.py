@@ -440,9 +440,10 @@ def _check_groups(options: Mapping[str, Any]) -> None:
 def _fewer_devices(options: Mapping[str, Any], processes: int) -> str:
     batch = options["spec"]["mb"]
     passes = batch // (processes * options["spec"]["microbatch"])
+    stays = f"Gradients are accumulated over {passes} passes; the" if passes > 1 else "The"
     return (
         f"gpus={options['gpus']}, but {processes} will be used: that many are available and can share the batch. "
-        f"Gradients are accumulated over {passes} passes; the batch stays {batch} videos."
+        f"{stays} batch stays {batch} videos."
     )
 
 

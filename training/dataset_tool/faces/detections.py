@@ -82,7 +82,7 @@ def read_detections(file: str) -> Detections:
         UserError: It cannot be read, or has another form; the message names the first fault.
     """
     try:
-        with open(file, encoding="utf-8") as stream:
+        with open(file, "rb") as stream:  # a byte order mark, if there is one, is no part of the text
             content = json.load(stream)
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"Cannot read the detections in '{file}': {error}.") from error

@@ -253,6 +253,14 @@ def test_faults_of_files_of_detections(tmp_path, change, message):
         read_detections(file)
 
 
+def test_a_file_of_detections_with_a_byte_order_mark(tmp_path):
+    video = {"size": [8, 8], "frames": [[{"box": [0, 0, 2, 9]}]]}
+    content = {"format": "video-detections", "version": 1, "detector": "é", "videos": {"v": video}}
+    (tmp_path / "f.json").write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8-sig")
+    detections = read_detections(tmp_path / "f.json")
+    assert detections.detector == "é" and detections.videos["v"].frames[0][0].box == (0, 0, 2, 9)
+
+
 @pytest.mark.parametrize("option", ["--clip-frames", "--max-frames"])
 def test_lengths_are_checked_before_the_detection(movies, tmp_path, option):
     landmarks = tmp_path / "never-read.json"
