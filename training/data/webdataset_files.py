@@ -35,10 +35,10 @@ REMOTE = re.compile(r"https?://", re.IGNORECASE)
 TIMEOUT = 30  # seconds, for the index of remote shards
 ABSENT = (403, 404, 410)  # status codes for a missing file; some servers do not admit that it is missing
 BLOCK = 512  # bytes of a header in a tar file, and the multiple to which contents are padded
-COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # how gzip, bzip2, xz and zstd begin
+COMPRESSED = re.compile(rb"\x1f\x8b|BZh[1-9]1AY&SY|\xfd7zXZ|\x28\xb5\x2f\xfd")  # how gzip, bzip2, xz and zstd begin
 METADATA = re.compile(r"__[^/]*__($|/)")  # names of members that webdataset skips
 ADLER_MODULUS = 65521
-COUNTING = 2  # version of the cached counts
+COUNTING = 3  # version of the cached counts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,12 +167,27 @@ def read_samples(url: str) -> Iterator[Sample]:
         raise UserError(f"Cannot read the shard '{url}' ({one_line(error)[:200]}): replace it.") from error
 
 
+class Header(tarfile.TarInfo):
+    """The header of a member. An archive ends with a block of zeros; tarfile takes any damaged header for its end."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "Header":
+        try:
+            return super().frombuf(buf, encoding, errors)
+        except tarfile.HeaderError as error:
+            if buf == bytes(BLOCK):
+                raise
+            raise tarfile.ReadError("unexpected end of data" if len(buf) < BLOCK else str(error)) from error
+
+
 def _package_members(url: str) -> Iterator[tuple[str, bytes]]:
-    """Names and contents of a shard's members by the package webdataset, which reads it from front to back."""
-    iterators = _package("webdataset").tariterators
-    for member in iterators.tar_file_expander(iterators.url_opener([{"url": url}])):
-        if member:  # it ends with an empty one
-            yield member["fname"], member["data"]
+    """Names and contents of a shard's members, read from front to back from the stream that webdataset opens."""
+    [source] = _package("webdataset").tariterators.url_opener([{"url": url}])
+    with tarfile.open(fileobj=source["stream"], mode="r|*", tarinfo=Header) as archive:
+        while (info := archive.next()) is not None:
+            if info.isreg() and not METADATA.match(info.name):
+                yield info.name, archive.extractfile(info).read()
+            archive.members.clear()
 
 
 def _grouped(members: Iterable[tuple[str, "bytes | Member"]]) -> Iterator[tuple[str, dict[str, "bytes | Member"]]]:
@@ -211,7 +226,7 @@ def _sample_name(name: str) -> tuple[str, str] | None:
 def _is_compressed(file: str) -> bool:
     """True for compressed files, which can only be read from front to back."""
     with open(file, "rb") as stream:
-        return stream.read(BLOCK).startswith(COMPRESSED)
+        return COMPRESSED.match(stream.read(BLOCK)) is not None
 
 
 def _local_members(file: str) -> Iterator[tuple[str, "bytes | Member"]]:
@@ -224,7 +239,7 @@ def _local_members(file: str) -> Iterator[tuple[str, "bytes | Member"]]:
         OSError, tarfile.TarError: It cannot be read, or is damaged.
     """
     end = os.path.getsize(file)
-    with open(file, "rb") as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
+    with open(file, "rb") as stream, tarfile.open(fileobj=stream, mode="r:", tarinfo=Header) as archive:
         while (info := archive.next()) is not None:
             content = archive.extractfile(info) if info.isreg() and not METADATA.match(info.name) else None
             if content is not None:
@@ -343,7 +358,7 @@ def _count_members(file: str) -> int:
         pass
     count, previous = 0, None
     try:
-        with tarfile.open(file, "r:*") as archive:
+        with tarfile.open(file, "r:*", tarinfo=Header) as archive:
             for member in archive:
                 parts = _sample_name(member.name) if member.isreg() and not METADATA.match(member.name) else None
                 if parts is not None and parts[0] != previous:

@@ -191,6 +191,7 @@ def _check_shards(path: str, *, workers: int) -> DatasetReport:
     nframes = _clip_length(shards.manifest)
     report = DatasetReport(path=valid_unicode(path), nframes=nframes or 1)
     report.problems += [f"the shard '{name}' is in index.json, but it is not there" for name in shards.missing]
+    shorter = []
     with tqdm(total=len(shards.urls), desc="checking", unit=" shards", disable=None, dynamic_ncols=True) as bar:
         for number, results in enumerate(parallel_map(_check_shard, shards.urls, shared=None, workers=workers)):
             lengths, sizes, broken, cameras = results
@@ -198,9 +199,12 @@ def _check_shards(path: str, *, workers: int) -> DatasetReport:
             report.videos += len(lengths)
             report.frames += sum(lengths)
             report.clips += len(lengths)
-            report.short += sum(length < report.nframes for length in lengths)
+            short = sum(length < report.nframes for length in lengths)
+            report.short += short
             report.sizes.update(sizes)
             report.problems += broken
+            if short:
+                shorter.append(f"'{shards.urls[number]}' has {short} clip(s) of fewer than {nframes} frames")
             if len(lengths) != shards.counts[number]:
                 report.problems.append(
                     f"'{shards.urls[number]}' has {len(lengths)} clips, {shards.counts[number]} are listed"
@@ -214,6 +218,8 @@ def _check_shards(path: str, *, workers: int) -> DatasetReport:
         )
     if nframes is None:
         report.nframes = report.frames // max(report.clips, 1)
+    elif report.short < report.videos:
+        report.problems += shorter  # training would replace their items
     else:
         _require_clips(report)
     return report

@@ -1,10 +1,12 @@
 """Shards: every clip once, the same items as from folders, exact continuation, and damaged files."""
 
+import bz2
 import gzip
 import http.server
 import io
 import itertools
 import json
+import lzma
 import os
 import re
 import shutil
@@ -333,6 +335,19 @@ def test_compressed_shards_are_counted(shards, tmp_path):
     assert "Cannot read the shard" in failure(tmp_path / "b.tar")
 
 
+def test_a_first_member_with_a_name_like_the_start_of_a_compressed_file(shards, tmp_path, monkeypatch):
+    file = tmp_path / "a.tar"
+    with tarfile.open(file, "w") as archive:
+        for name in ("BZh9.0.png", "BZh9.1.png"):
+            archive.addfile(tarfile.TarInfo(name))
+    monkeypatch.setattr(webdataset_files, "_package_members", None)  # reads compressed ones
+    [sample] = webdataset_files.read_samples(str(file))
+    assert (sample.key, len(sample)) == ("BZh9", 2)
+    for compress in (bz2.compress, gzip.compress, lzma.compress):
+        (tmp_path / "b.tar").write_bytes(compress(file.read_bytes()))
+        assert webdataset_files._is_compressed(tmp_path / "b.tar")
+
+
 def test_foreign_shards_are_counted_once(shards, tmp_path, monkeypatch, cache):
     folder = copy_of(shards, tmp_path / "foreign", index=False)
     assert stream(folder / "shard-{000000..000007}.tar").num_clips == 23
@@ -506,6 +521,25 @@ def test_a_cut_off_shard_is_named_and_training_goes_on(shards, tmp_path):
     assert len(batch.frames) == 23 and len(set(videos_of(batch))) == 23 - loader.unreadable
 
 
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("length", [0, 100, 400])  # bytes that are left of the header of a frame
+def test_a_shard_that_is_cut_off_at_a_header_is_damaged(shards, tmp_path, length, compressed):
+    """tarfile takes the cut for the end of the archive. The clip before it is left out too: it may have lost frames."""
+    folder = copy_of(shards, tmp_path / "cut")
+    file = folder / "shard-000003.tar"
+    with tarfile.open(file) as archive:
+        place = archive.getmembers()[7].offset  # the third frame of the second of three clips
+    cut = file.read_bytes()[: place + length]
+    file.write_bytes(gzip.compress(cut) if compressed else cut)
+    damaged = f"Cannot read the shard '{file}' (unexpected end of data): replace it."
+    loader = make_shard_loader(stream(folder), batch_size=23)
+    batch = next(loader)
+    assert (loader.unreadable, loader.problem) == (2, damaged)
+    assert len(set(videos_of(batch))) == 21
+    (folder / "index.json").unlink()
+    assert failure(folder) == damaged
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_of_a_damaged_shard_are_replaced(shards, tmp_path, workers):
     """By the first clips that can be read; the order of all others stays."""
@@ -542,7 +576,7 @@ def test_previews_leave_out_what_cannot_be_read(shards, tmp_path):
         members = archive.getmembers()
     for member in members[:4]:  # frames of the first of three clips
         data[member.offset_data : member.offset_data + 8] = bytes(8)
-    first.write_bytes(data[: members[10].offset + 100])  # the third one is cut off
+    first.write_bytes(data[: members[11].offset + 100])  # the third one is cut off
     assert torch.equal(whole.example_frames(4, seed=0), frames[[1, 3, 4, 5]])
     for file in (tmp_path / "x").glob("*.tar"):
         file.write_bytes(b"")
@@ -601,11 +635,14 @@ def test_braces_that_the_shell_has_replaced():
 
 
 def package_members(file):
-    """Names and contents of a tar file's members as the package webdataset reads them, until an error: its name."""
-    return contents(webdataset_files._package_members(str(file)))
+    """Names and contents of an intact tar file's members as the package webdataset reads them."""
+    iterators = pytest.importorskip("webdataset").tariterators
+    opened = iterators.tar_file_expander(iterators.url_opener([{"url": str(file)}]), eof_value=None)
+    return [(member["fname"], member["data"]) for member in opened]
 
 
 def contents(members):
+    """Names and contents of members, until an error: "error"."""
     found = []
     try:
         for name, data in members:
@@ -630,18 +667,25 @@ def test_local_members_are_those_of_the_package(kind, tmp_path):
                 other = tarfile.TarInfo(f"other{number}.png")
                 other.type, other.linkname = other_type, "a.0.png"
                 archive.addfile(other)
-    found = contents(webdataset_files._local_members(str(file)))
-    assert found == package_members(file) and len(found) == len(names) - 2
+    found = package_members(file)
+    assert len(found) == len(names) - 2
+    for read in (webdataset_files._local_members, webdataset_files._package_members):
+        assert contents(read(str(file))) == found
 
 
-def test_damaged_members_are_those_of_the_package(shards, tmp_path):
+def test_members_after_damage_are_not_read(shards, tmp_path):
+    """The header of the second member is damaged, or cut off, as may be its content, or what follows that."""
     data, file = sorted(shards.glob("*.tar"))[0].read_bytes(), tmp_path / "a.tar"
     second = data.index(b"ustar", 512) - 257
-    damaged = [data[: second + length] for length in (0, 100, 262, 300, 345, 512, 520, 700)]
-    damaged += [data[: second + place] + b"?" + data[second + place + 1 :] for place in (0, 125, 150, 156, 345)]
-    for content in damaged:
+    damaged = [(1, data[: second + length]) for length in (0, 100, 262, 300, 345, 512, 520)] + [
+        (2, data[: second + 700])
+    ]
+    damaged += [(1, data[: second + at] + b"?" + data[second + at + 1 :]) for at in (0, 125, 150, 156, 345)]
+    whole = package_members(sorted(shards.glob("*.tar"))[0])
+    for count, content in damaged:
         file.write_bytes(content)
-        assert contents(webdataset_files._local_members(str(file))) == package_members(file)
+        for read in (webdataset_files._local_members, webdataset_files._package_members):
+            assert contents(read(str(file))) == [*whole[:count], "error"]
 
 
 NAMES = ["a.0.png", "a.10.png", "a.9.PNG", "a.json", "no_suffix", "a.txt", "b.0.png", ".hidden.png", "d.1/b.0.png"]

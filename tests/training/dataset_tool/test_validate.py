@@ -1,7 +1,9 @@
 """--check finds what is wrong with a dataset; --preview shows it."""
 
+import io
 import json
 import shutil
+import tarfile
 
 import numpy as np
 import pytest
@@ -142,6 +144,31 @@ def test_shards_that_do_not_fit_their_index(source, tmp_path):
     (tmp_path / "set" / "shard-000001.tar").write_bytes(b"\0" * 10240)
     report = check_dataset(str(tmp_path / "set"))
     assert len(report.problems) == 1 and "has 0 clips, 2 are listed" in report.problems[0]
+
+
+@pytest.mark.parametrize("length", [0, 100, 400])
+def test_a_shard_that_is_cut_off_at_a_header(source, tmp_path, length):
+    """In its last clip: only the end of the archive is missing."""
+    prepare(source=str(source), out=str(tmp_path / "set"), resolution=8, nframes=4, shape="shards", shard_clips=4)
+    shard = tmp_path / "set" / "shard-000000.tar"
+    with tarfile.open(shard) as archive:
+        place = archive.getmembers()[-2].offset  # the last frame; the last member is the .json
+    shard.write_bytes(shard.read_bytes()[: place + length])
+    assert check_dataset(str(tmp_path / "set")).problems == [
+        f"Cannot read the shard '{shard}' (unexpected end of data): replace it.",
+        f"'{shard}' has 3 clips, 4 are listed",
+    ]
+
+
+def test_a_clip_of_a_shard_that_has_lost_a_frame(source, tmp_path):
+    prepare(source=str(source), out=str(tmp_path / "set"), resolution=8, nframes=4, shape="shards", shard_clips=4)
+    shard = tmp_path / "set" / "shard-000000.tar"
+    with tarfile.open(shard) as archive:
+        members = [(member, archive.extractfile(member).read()) for member in archive]
+    with tarfile.open(shard, "w") as archive:
+        for member, data in members[1:]:
+            archive.addfile(member, io.BytesIO(data))
+    assert check_dataset(str(tmp_path / "set")).problems == [f"'{shard}' has 1 clip(s) of fewer than 4 frames"]
 
 
 def test_frames_of_shards_are_read_once_or_when_shown(source, tmp_path, monkeypatch):
