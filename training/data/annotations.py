@@ -36,6 +36,7 @@ __all__ = [
     "enlarged_frames",
     "frame_notes",
     "has_entries",
+    "intact_manifest",
     "label_vector",
     "list_entries",
     "listed_frames",
@@ -290,21 +291,28 @@ def parse_manifest(data: bytes | None) -> dict[str, Any] | None:
     return manifest if ours else None
 
 
-def store_manifest(store: FrameStore) -> dict[str, Any] | None:
-    """The dataset tool's manifest in the root of a folder or zip; None if there is none.
+def intact_manifest(data: bytes | None, *, file: str) -> dict[str, Any] | None:
+    """parse_manifest for the manifest of a dataset in use; None if there is none.
 
     Raises:
-        UserError: It cannot be read, or is not JSON, so what it says about the frames is lost.
+        UserError: It is not JSON, so what it says about the frames is lost.
     """
-    data = store.root_file(MANIFEST)
     if data is None:
         return None
     try:
         json.loads(data)
     except (ValueError, RecursionError) as error:
-        file = posixpath.join(store.path, MANIFEST)
         raise UserError(f"'{file}' is damaged ({error}): restore it or remove it.") from error
     return parse_manifest(data)
+
+
+def store_manifest(store: FrameStore) -> dict[str, Any] | None:
+    """The dataset tool's manifest in the root of a folder or zip; None if there is none.
+
+    Raises:
+        UserError: It cannot be read, or is damaged.
+    """
+    return intact_manifest(store.root_file(MANIFEST), file=posixpath.join(store.path, MANIFEST))
 
 
 def listed_frames(manifest: dict[str, Any] | None) -> dict[str, int]:
@@ -378,7 +386,7 @@ def store_stride(store: FrameStore, manifest: dict[str, Any] | None, frame_strid
 
     Raises:
         UserError: The required frames are not among the stored ones; or there is no manifest in the root, but one above
-            or below it says that frames were left out.
+            or below it says that frames were left out, or is damaged.
     """
     if manifest is None and frame_stride > 1:
         _require_whole_dataset(
@@ -412,12 +420,17 @@ def _require_whole_dataset(store: FrameStore, *, what: str, instead: str) -> Non
 
 
 def _manifests_nearby(store: FrameStore) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Manifests of datasets around the root, or directly below it."""
+    """Manifests of datasets around the root, or directly below it.
+
+    Raises:
+        UserError: One is damaged.
+    """
     for place in _places_nearby(store):
+        folder = os.path.normpath(os.path.join(store.path, place))
         with contextlib.suppress(OSError):
-            manifest = parse_manifest(store.read_bytes(place, MANIFEST))
+            manifest = intact_manifest(store.read_bytes(place, MANIFEST), file=posixpath.join(folder, MANIFEST))
             if manifest is not None:
-                yield os.path.normpath(os.path.join(store.path, place)), manifest
+                yield folder, manifest
 
 
 def _places_nearby(store: FrameStore) -> list[str]:

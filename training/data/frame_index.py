@@ -118,11 +118,26 @@ def list_files(path: str) -> Listing:
 
 
 def describe_tar_files(path: str) -> str:
-    """One line about shards where folders of frames are needed."""
+    """One line about shards where folders of frames are needed, or about a folder of them without a manifest."""
+    needed = "a folder or zip of frames of the same videos, as `python -m training.dataset_tool SOURCE OUT.zip` makes."
+    if not os.path.isdir(path) or os.path.lexists(os.path.join(path, MANIFEST)):
+        return f"'{path}': only training reads tar files: give {needed}"
+    names = natural_order(name for name in os.listdir(path) if name.endswith(".tar"))
     return (
-        f"'{path}': only training reads tar files: give a folder or zip of frames of the same videos, as "
-        "`python -m training.dataset_tool SOURCE OUT.zip` makes."
+        f"'{path}' holds tar files but no {MANIFEST} of the dataset tool: for training and --check give their names, "
+        f"as '{os.path.join(path, _in_braces(names))}'; for anything else {needed}"
     )
+
+
+def _in_braces(names: list[str]) -> str:
+    """The names of numbered tar files in brace notation; an example of it if they have other names or gaps."""
+    found = re.fullmatch(r"(.*?)(\d+)\.tar", names[0])
+    if len(names) > 1 and found is not None:
+        prefix, first = found.groups()
+        numbers = [f"{int(first) + number:0{len(first)}}" for number in range(len(names))]
+        if names == [f"{prefix}{number}.tar" for number in numbers]:
+            return f"{prefix}{{{first}..{numbers[-1]}}}.tar"
+    return names[0] if len(names) == 1 else "NAME-{000000..000010}.tar"
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 from dnnlib import UserError, atomic_write, one_line
 from dnnlib.downloads import cache_folder
-from training.data.annotations import SHARDS_FORMAT, parse_manifest
+from training.data.annotations import SHARDS_FORMAT, intact_manifest
 from training.data.names import IMAGE_SUFFIXES, MANIFEST, natural_key, natural_order
 
 __all__ = ["Sample", "Shards", "is_shards", "open_shards", "read_samples"]
@@ -102,11 +102,20 @@ class Shards:
 
 
 def is_shards(path: str | os.PathLike) -> bool:
-    """True for a dataset of tar files: its name ends in .tar (braces list several), or its manifest says so."""
+    """True for a dataset of tar files: its name ends in .tar (braces list several), or its manifest says so.
+
+    Raises:
+        UserError: The manifest beside tar files cannot be read, or is damaged.
+    """
     path = os.fspath(path)
     if not os.path.isdir(path):
         return path.lower().endswith(".tar")
-    manifest = parse_manifest(_read_local(os.path.join(path, MANIFEST)))
+    try:
+        manifest = _manifest(path)
+    except UserError:
+        if _tar_files(path):
+            raise
+        return False  # whoever reads the frames reports it
     return manifest is not None and manifest["format"] == SHARDS_FORMAT
 
 
@@ -117,11 +126,12 @@ def open_shards(path: str | os.PathLike) -> Shards:
         path: One tar file, several written with braces (`faces-{000..010}.tar`), or a folder of them.
 
     Raises:
-        UserError: A shard is missing or has no samples, or its size is unknown.
+        UserError: A shard is missing or has no samples, or its size is unknown; or the manifest or the index is
+            damaged.
     """
     path = os.fspath(path)
     if os.path.isdir(path):
-        urls = sorted(glob.glob(os.path.join(glob.escape(path), "*.tar")), key=natural_key)
+        urls = _tar_files(path)
     else:
         urls = _braces_expanded(path) if re.search("[{}]", path) else [path]
         urls = [url if REMOTE.match(url) else os.path.abspath(url) for url in map(_allowed, urls)]
@@ -131,8 +141,8 @@ def open_shards(path: str | os.PathLike) -> Shards:
             f"There is no shard '{(missing or [path])[0]}' ({len(missing)} of {len(urls)} missing): check data=."
         )
     folders = dict.fromkeys(url.rpartition("/")[0] for url in urls)  # braces may list several
-    indices = {folder: _index(_read(f"{folder}/{SHARD_INDEX}")) for folder in folders}
-    manifest, *others = (parse_manifest(_read(f"{folder}/{MANIFEST}")) for folder in folders)
+    indices = {folder: _index(folder) for folder in folders}
+    manifest, *others = map(_manifest, folders)
     for key in ("stride", "c_dim", "cameras"):
         if any((other or {}).get(key) != (manifest or {}).get(key) for other in others):
             raise UserError(f"'{path}': the folders' {MANIFEST} differ in '{key}': train on shards that agree in it.")
@@ -276,6 +286,10 @@ def _plain_header(header: bytes) -> tuple[str, int] | None:
 # Files beside the shards
 
 
+def _tar_files(folder: str) -> list[str]:
+    return sorted(glob.glob(os.path.join(glob.escape(folder), "*.tar")), key=natural_key)
+
+
 def _package(name: str) -> Any:
     import importlib
 
@@ -309,7 +323,13 @@ def _read(url: str) -> bytes | None:
         UserError: The answer is unclear: overlooking a manifest would change the training data.
     """
     if not REMOTE.match(url):
-        return _read_local(url)
+        try:
+            with open(url, "rb") as stream:
+                return stream.read()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise UserError(f"Cannot read '{url}' ({error.strerror or error}): repair or remove it.") from error
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT) as response:
             return response.read()
@@ -319,20 +339,37 @@ def _read(url: str) -> bytes | None:
         raise UserError(f"Cannot fetch '{url}' ({one_line(error)}): check the address and the network.") from error
 
 
-def _read_local(file: str) -> bytes | None:
-    try:
-        with open(file, "rb") as stream:
-            return stream.read()
-    except OSError:
-        return None
+def _manifest(folder: str) -> dict[str, Any] | None:
+    file = f"{folder}/{MANIFEST}"
+    return intact_manifest(_read(file), file=file)
 
 
-def _index(data: bytes | None) -> dict[str, int]:
-    """Numbers of samples by file name."""
+def _index(folder: str) -> dict[str, int]:
+    """Numbers of samples by file name; none if there is no index, or one of another kind.
+
+    Raises:
+        UserError: It cannot be read, or is damaged, or has an invalid entry.
+    """
+    file = f"{folder}/{SHARD_INDEX}"
+    data = _read(file)
     try:
-        return {entry["url"].rpartition("/")[2]: int(entry["nsamples"]) for entry in json.loads(data)["shardlist"]}
-    except (ValueError, TypeError, KeyError):
-        return {}
+        content = None if data is None else json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"'{file}' is damaged ({error}): restore it or remove it.") from error
+    entries = content.get("shardlist") if isinstance(content, dict) else None
+    index = {}
+    for entry in entries if isinstance(entries, list) else []:
+        try:
+            name, count = entry["url"].rpartition("/")[2], int(entry["nsamples"])
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
+            name, count = "", -1
+        if not name or count < 0:
+            raise UserError(
+                f"'{file}' must give the url and nsamples of each shard, got {one_line(f'{entry!r:.60}')}: correct or "
+                "remove it."
+            )
+        index[name] = count
+    return index
 
 
 def _count(url: str, index: dict[str, int]) -> int:
@@ -353,8 +390,8 @@ def _count_members(file: str) -> int:
     stamp = f"{COUNTING}\0{os.path.realpath(file)}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ino}"
     cached = cache_folder("shards", hashlib.sha256(os.fsencode(stamp)).hexdigest()[:32] + ".json")
     try:
-        return int(json.loads(_read_local(cached) or b"null"))
-    except (ValueError, TypeError):
+        return int(json.loads(_read(str(cached)) or b"null"))
+    except (UserError, ValueError, TypeError):
         pass
     count, previous = 0, None
     try:

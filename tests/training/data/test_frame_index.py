@@ -354,9 +354,37 @@ def test_annotations_in_another_folder_are_told(root, tmp_path, packed):
 
 def test_tar_files_are_no_frames(tmp_path):
     (tmp_path / "shard-000000.tar").write_bytes(b"")
+    (tmp_path / "manifest.json").write_text('{"format": "square-video-clips"}')
     for path in (tmp_path, tmp_path / "shard-000000.tar", tmp_path / "shard-{000000..000003}.tar"):
         with pytest.raises(UserError, match="': only training reads tar files: give a folder or zip of frames"):
             FrameStore(path).require_videos()
+
+
+@pytest.mark.parametrize(
+    "names, shown",
+    [
+        (["a.tar"], "a.tar"),
+        (["s-08.tar", "s-09.tar", "s-10.tar"], "s-{08..10}.tar"),
+        (["9.tar", "10.tar"], "{9..10}.tar"),
+        (["s-08.tar", "s-10.tar"], "NAME-{000000..000010}.tar"),
+        (["a.tar", "b.tar"], "NAME-{000000..000010}.tar"),
+    ],
+)
+def test_a_folder_of_tar_files_without_a_manifest(tmp_path, names, shown):
+    for name in names:
+        (tmp_path / name).write_bytes(b"")
+    expected = (
+        f"'{tmp_path}' holds tar files but no manifest.json of the dataset tool: for training and --check give their "
+        f"names, as '{tmp_path}/{shown}'; for anything else a folder or zip of frames of the same videos, as `python "
+        "-m training.dataset_tool SOURCE OUT.zip` makes."
+    )
+    for read in (
+        lambda: VideoPairDataset(path=tmp_path, resolution=4),
+        lambda: check_dataset(str(tmp_path)),
+        lambda: FrameStore(tmp_path).require_videos(),
+    ):
+        with pytest.raises(UserError, match=f"^{re.escape(expected)}$"):
+            read()
 
 
 def test_a_video_is_no_set_of_frames(tmp_path):

@@ -30,6 +30,7 @@ from training.data.dataset import VideoPairDataset
 from training.data.loader import _Stream, build_dataset, make_shard_loader
 from training.data.webdataset import ShardPairDataset
 from training.dataset_tool.archives import pack_shards
+from training.dataset_tool.validate import check_dataset
 from training.launch.config import compose_options
 
 pytest.importorskip("webdataset")
@@ -80,6 +81,12 @@ def copy_of(shards, folder, *, index=True):
 
 def stream(shards, **options):
     return ShardPairDataset(**{"path": shards, "resolution": 4, "nframes": NFRAMES, "buffer": 5, **options})
+
+
+def build(path, **changed):
+    """The dataset that a training with these options reads."""
+    options = dict(data=path, resolution=4, nframes=4, frame_stride=1, mirror=False, cond=False, camera_condition=False)
+    return build_dataset({**options, "seed": 0, "subset": None, **changed})
 
 
 def pairs_of(data, partition=0, partitions=1):
@@ -371,20 +378,10 @@ def test_members_that_are_no_frames_are_not_counted(shards, tmp_path, folder):
 
 
 def test_options_choose_the_kind_of_dataset(shards, frames):
-    options = dict(
-        data=str(shards),
-        resolution=4,
-        nframes=4,
-        frame_stride=1,
-        mirror=False,
-        cond=False,
-        camera_condition=False,
-        seed=0,
-    )
-    assert isinstance(build_dataset({**options, "subset": None}), ShardPairDataset)
-    assert isinstance(build_dataset({**options, "subset": 3, "data": str(frames)}), VideoPairDataset)
+    assert isinstance(build(str(shards)), ShardPairDataset)
+    assert isinstance(build(str(frames), subset=3), VideoPairDataset)
     with pytest.raises(UserError, match="subset= does not go with tar files"):
-        build_dataset({**options, "subset": 3})
+        build(str(shards), subset=3)
 
 
 def test_over_http(shards):
@@ -425,6 +422,49 @@ def test_mistakes(shards, tmp_path):
     with tarfile.open(tmp_path / "empty.tar", "w"):
         pass
     assert "has no samples" in failure(tmp_path / "empty.tar")
+
+
+@pytest.mark.parametrize("content", ["", "{", b"\xff", '{"format": "square-video-cl'], ids=repr)
+def test_a_damaged_manifest_beside_shards(shards, tmp_path, content):
+    """What it says about left out frames is lost; it is not as if there were none."""
+    folder = copy_of(shards, tmp_path / "set")
+    (folder / "manifest.json").write_bytes(content if isinstance(content, bytes) else content.encode())
+    for path in (folder, folder / "shard-000000.tar", f"{folder}/shard-{{000000..000007}}.tar"):
+        for read in (stream, check_dataset, build):
+            with pytest.raises(
+                UserError, match=rf"^'{folder}/manifest.json' is damaged \(.+\): restore it or remove it.$"
+            ):
+                read(str(path))
+
+
+def test_files_beside_shards_that_cannot_be_read(shards, tmp_path):
+    for name in ("manifest.json", "index.json"):
+        folder = copy_of(shards, tmp_path / name)
+        (folder / name).unlink()
+        (folder / name).mkdir()
+        assert failure(folder) == f"Cannot read '{folder}/{name}' (Is a directory): repair or remove it."
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [{"url": 5, "nsamples": 3}, {"url": "a.tar", "nsamples": -3}, {"url": "a.tar"}, {"url": "", "nsamples": 1}, 7],
+)
+def test_an_index_with_an_invalid_entry(shards, tmp_path, entry):
+    folder = copy_of(shards, tmp_path / "set")
+    listed = json.loads((folder / "index.json").read_text())["shardlist"]
+    (folder / "index.json").write_text(json.dumps({"shardlist": [*listed, entry]}))
+    assert failure(folder) == (
+        f"'{folder}/index.json' must give the url and nsamples of each shard, got {entry!r}: correct or remove it."
+    )
+
+
+def test_an_index_that_is_damaged_or_another_file(shards, tmp_path):
+    folder = copy_of(shards, tmp_path / "set")
+    (folder / "index.json").write_text('{"shardlist": [{"url": "shard-00')
+    assert re.fullmatch(f"'{folder}/index.json' is damaged \\(.+\\): restore it or remove it.", failure(folder))
+    for content in ("[]", "{}", "null", '{"shardlist": 3}'):
+        (folder / "index.json").write_text(content)
+        assert stream(folder).num_clips == 23  # counted
 
 
 @pytest.mark.parametrize("label", [-1, 3, True, [0, float("nan"), 0], [1, 0], "1"], ids=repr)

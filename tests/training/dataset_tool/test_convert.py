@@ -258,6 +258,13 @@ def test_frames_of_a_dataset_are_not_converted_without_their_stride(movies, tmp_
         with pytest.raises(UserError, match="dataset '.*/out', which was made with --frame-stride 2: use that folder"):
             prepare_frames(path, tmp_path / "again", nframes=2)
     assert sorted(os.listdir(tmp_path)) == ["up"]
+    manifest = tmp_path / "up" / "out" / "manifest.json"
+    manifest.write_bytes(manifest.read_bytes()[:-30])  # the stride may be in what is lost
+    for path in (tmp_path / "up", tmp_path / "up" / "out" / "videos", tmp_path / "up" / "out"):
+        with pytest.raises(UserError, match=f"^'{manifest}' is damaged "):
+            prepare_frames(path, tmp_path / "again", nframes=2)
+        with pytest.raises(UserError, match=f"^'{manifest}' is damaged "):
+            VideoPairDataset(path=path, frame_stride=2, resolution=8, nframes=2)
 
 
 def test_zip_and_shards_hold_what_the_folder_holds(movies, tmp_path):
