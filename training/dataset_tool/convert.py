@@ -21,6 +21,7 @@ from dnnlib import UserError, link_or_copy, one_line
 from dnnlib.processes import begin_worker
 from training.data.crops import Clip, Crop, CropPlan, UnfitBoxes
 from training.data.images import cut_square
+from training.data.names import join_path
 from training.data.video_decoder import BrokenVideo, decode_video, probe_video
 from training.dataset_tool.source_videos import Source, SourceSet, valid_unicode
 from training.dataset_tool.staging import folder_size
@@ -256,7 +257,8 @@ def source_frames(
                 raise BrokenVideo(str(error)) from error
         return
     with contextlib.ExitStack() as stack:
-        if among.store is not None and among.store.is_zip:  # most formats need a seekable file
+        zipped = among.store is not None and among.store.is_zip
+        if zipped:  # most formats need a seekable file
             file = stack.enter_context(tempfile.NamedTemporaryFile(dir=folder, prefix=".movie-")).name
             try:
                 data = among.store.read_bytes(source.path)
@@ -268,7 +270,13 @@ def source_frames(
             file = among.file_of(source)
         about["fps"] = probe_video(file).fps
         frames = decode_video(file, stride=stride, limit=max_frames, threads=threads)
-        about["remarks"] = (yield from stack.enter_context(contextlib.closing(frames))).noted()
+        try:
+            about["remarks"] = (yield from stack.enter_context(contextlib.closing(frames))).noted()
+        except BrokenVideo as error:
+            if not zipped:
+                raise
+            name = valid_unicode(join_path(among.store.path, source.path))
+            raise BrokenVideo(str(error).replace(file, name)) from error
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -123,7 +123,7 @@ def prepare(
         records, skipped = _convert(growing, among, conversion, workers=workers, skip_broken=skip_broken)
         if not any(record["pieces"] for record in records.values()):
             growing.remove()
-            raise UserError(_no_clips(source, records, skipped, nframes))
+            raise UserError(_no_clips(source, records, skipped, nframes, max_frames=max_frames, crop=crop))
         manifest = {"format": FRAMES_FORMAT, **settings, **_contents(among, records, skipped, nframes)}
         manifest["unmatched"] = _unmatched(among, crop, records)
         if faces is not None:
@@ -145,12 +145,26 @@ def prepare(
 
 
 def _no_clips(
-    source: str, records: Mapping[str, Mapping[str, Any]], skipped: Sequence[Mapping[str, str]], nframes: int
+    source: str,
+    records: Mapping[str, Mapping[str, Any]],
+    skipped: Sequence[Mapping[str, str]],
+    nframes: int,
+    *,
+    max_frames: int | None,
+    crop: Crop,
 ) -> str:
     """The message about a source without clips."""
     if not records and skipped:
-        first = f"'{skipped[0]['source']}': {skipped[0]['reason']}"
+        first = f"'{skipped[0]['source']}': {skipped[0]['reason'].removesuffix('.')}"
         return f"'{source}' gives no clips: {len(skipped)} video(s) are left out, e.g. {first}."
+    if crop.boxes is not None and crop.boxes.clips:  # their videos are only read up to the end of the last clip
+        within, longer = "", ""
+        if max_frames is not None:
+            within, longer = f" among the first {max_frames} of its video (--max-frames)", ", a larger --max-frames"
+        return (
+            f"'{source}' gives no clips: no clip in the file of boxes has {nframes} frames{within}. Use longer clips"
+            f"{longer}, or a smaller --nframes or --stride."
+        )
     longest = max((record["frames"] for record in records.values()), default=0)
     stills = [item["source"] for item in records.values() if item["frames"] == 1 and _is_gif(item["source"])]
     advice = "Use longer videos, or a smaller --nframes or --stride."

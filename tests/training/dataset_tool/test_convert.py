@@ -532,6 +532,64 @@ def test_empty_and_corrupt_videos(movies, tmp_path):
     assert [entry["source"] for entry in read_manifest(tmp_path / "out")["videos"]] == ["good.mp4"]
 
 
+def zip_with_a_cut_movie(movies, file):
+    """good.mp4 and cut.mp4 in the folder clips of a zip; returns the name of the second one in messages."""
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.write(movies / "a.mp4", "clips/good.mp4")
+        archive.writestr("clips/cut.mp4", (movies / "a.mp4").read_bytes()[:600])
+    return f"{file}/clips/cut.mp4"
+
+
+def test_broken_videos_in_a_zip_are_named(movies, tmp_path):
+    """Not the temporary files that they are decoded from."""
+    source = tmp_path / "set.zip"
+    name = zip_with_a_cut_movie(movies, source)
+    for workers in (1, 2):
+        with pytest.raises(UserError) as error:
+            prepare_frames(source, tmp_path / "out", workers=workers)
+        assert str(error.value).startswith(f"Cannot decode '{name}' beyond frame 0 (")
+        assert str(error.value).endswith("). Repair or remove it, or use --skip-broken.")
+        assert ".movie-" not in str(error.value)
+    for workers in (1, 2):
+        manifest = prepare_frames(source, tmp_path / f"out{workers}", workers=workers, skip_broken=True)
+        [skipped] = manifest["skipped"]
+        assert skipped["source"] == "clips/cut.mp4"
+        assert skipped["reason"].startswith(f"Cannot decode '{name}' beyond frame 0 (")
+        assert [video["source"] for video in manifest["videos"]] == ["clips/good.mp4"]
+
+
+def test_no_video_can_be_decoded(movies, tmp_path):
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "a.mp4").write_bytes((movies / "a.mp4").read_bytes()[:600])
+    with pytest.raises(UserError) as error:
+        prepare_frames(tmp_path / "source", tmp_path / "out", skip_broken=True)
+    assert str(error.value).startswith(
+        f"'{tmp_path}/source' gives no clips: 1 video(s) are left out, e.g. 'a.mp4': Cannot decode "
+        f"'{tmp_path}/source/a.mp4' beyond frame 0 ("
+    )
+    assert re.search(r"[^.]\)\.$", str(error.value))
+
+
+@pytest.mark.parametrize(
+    "clip, limit, reason",
+    [
+        (
+            {"first": 2, "frames": 4},
+            5,
+            " among the first 5 of its video (--max-frames). Use longer clips, a larger "
+            "--max-frames, or a smaller --nframes or --stride.",
+        ),
+        ({"first": 3, "frames": 3}, None, ". Use longer clips, or a smaller --nframes or --stride."),
+    ],
+)
+def test_clips_of_boxes_that_are_too_short(movies, tmp_path, clip, limit, reason):
+    (tmp_path / "boxes.json").write_text(json.dumps({"a.mp4": [{**clip, "box": [0, 0, 8, 8]}]}))
+    crop = Crop(boxes=read_boxes(str(tmp_path / "boxes.json"), scale=1.0, smoothing=0.0))
+    with pytest.raises(UserError) as error:
+        prepare_frames(movies / "a.mp4", tmp_path / "out", crop=crop, max_frames=limit)
+    assert str(error.value) == f"'{movies}/a.mp4' gives no clips: no clip in the file of boxes has 4 frames{reason}"
+
+
 def lossless(path, pixels, pixel_format):
     """Frames [N, H, W, C] as a lossless video of that pixel format."""
     count, height, width = pixels.shape[:3]

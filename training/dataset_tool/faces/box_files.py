@@ -89,7 +89,8 @@ def make_box_file(
         for path, reason in misfits.items():
             if not skip_broken:
                 raise UserError(
-                    f"'{landmarks}' does not fit '{valid_unicode(path)}': {reason}. Correct it, or use --skip-broken."
+                    f"'{landmarks}' does not fit '{valid_unicode(path)}': {reason.removesuffix('.')}. Correct it, or "
+                    "use --skip-broken."
                 )
             del known[path]
         detections = dataclasses.replace(detections, videos=known)
@@ -101,7 +102,8 @@ def make_box_file(
         reasons = {path: video.reason(selection) for path, video in videos.items()} | broken
         path, reason = next(iter(reasons.items()))
         raise UserError(
-            f"There are no clips of {kind} in {len(paths)} video(s), e.g. '{valid_unicode(path)}': {reason}."
+            f"There are no clips of {kind} in {len(paths)} video(s), e.g. '{valid_unicode(path)}': "
+            f"{reason.removesuffix('.')}."
         )
     content = write_box_file(file, videos, selection, broken=broken)
     return BoxFile(content=content, detections=detections, videos=videos, lines=lines)

@@ -102,8 +102,11 @@ def detect_videos(
     return Detections(detector=about["detector"], names=about["names"], videos=videos), broken
 
 
-def detect_video(frames: Iterator[Image.Image], detector: Any) -> dict[str, Any]:
+def detect_video(frames: Iterator[Image.Image], detector: Any, *, name: str) -> dict[str, Any]:
     """Detections in the frames of a video, in plain form (see training.dataset_tool.faces.detections).
+
+    Args:
+        name: The video, for the error.
 
     Raises:
         BrokenVideo: Its frames differ in size.
@@ -113,8 +116,8 @@ def detect_video(frames: Iterator[Image.Image], detector: Any) -> dict[str, Any]
         size = size or frame.size
         if frame.size != size:
             raise BrokenVideo(
-                f"Frame {number} has {frame.width}×{frame.height} pixels, the first one {size[0]}×{size[1]}: boxes fit "
-                "frames of one size only."
+                f"Frame {number} of '{name}' has {frame.width}×{frame.height} pixels, the first one {size[0]}×"
+                f"{size[1]}: boxes fit frames of one size only."
             )
         found.append(detector.detect(np.asarray(frame)))
         thumbnail = frame.convert("L").resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
@@ -154,7 +157,7 @@ def _detect(shared: tuple[SourceSet, DetectorSettings, str, dict[str, str]], sou
     detector = _open[key]
     try:
         with contextlib.closing(source_frames(source, among=among, folder=folder, about={}, threads=1)) as frames:
-            video = detect_video(frames, detector)
+            video = detect_video(frames, detector, name=source.path)
     except BrokenVideo as error:
         return valid_unicode(one_line(error))
     content = {"stamp": stamps[source.path], "detector": detector.version, "names": detector.names, "video": video}

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import zipfile
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from tests.training.data.movies import write_movie
 from tests.training.dataset_tool.faces.heads import NAMES, head, write_landmarks
 from training.data.dataset import VideoPairDataset
 from training.data.frame_store import FrameStore
-from training.data.video_decoder import decode_video
+from training.data.video_decoder import BrokenVideo, decode_video
 from training.data.webdataset_files import read_samples
 from training.dataset_tool.__main__ import main, read_manifest
 from training.dataset_tool.faces import detection_run
@@ -222,9 +224,12 @@ def test_detections_of_a_video(movies, tmp_path):
         def detect(self, frame):
             return [{"score": 0.5, "box": [0, 0, frame.shape[1], frame.shape[0]], "points": []}]
 
-    found = detect_video(decode_video(str(movies / "a.mp4")), Detector())
+    found = detect_video(decode_video(str(movies / "a.mp4")), Detector(), name="a.mp4")
     assert found["size"] == list(SIZE) and found["cuts"] == [] and len(found["frames"]) == FRAMES
     assert found["frames"][3][0]["box"] == [0, 0, 96, 80]
+    with pytest.raises(BrokenVideo) as error:
+        detect_video(iter([Image.new("RGB", (8, 8)), Image.new("RGB", (8, 9))]), Detector(), name="a")
+    assert str(error.value) == "Frame 1 of 'a' has 8×9 pixels, the first one 8×8: boxes fit frames of one size only."
 
 
 @pytest.mark.parametrize(
@@ -295,6 +300,20 @@ def test_detections_of_another_version_of_a_video(movies, tmp_path, change, reas
     command = (movies, tmp_path / "out", "--faces", "--landmarks", landmarks, *OPTIONS)
     assert fail(*command) == f"'{landmarks}' does not fit 'b.mp4': {reason}. Correct it, or use --skip-broken."
     assert f"left out b.mp4: {reason}" in call(*command, "--skip-broken")
+
+
+def test_landmarks_of_a_video_in_a_zip_that_cannot_be_decoded(movies, tmp_path):
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        archive.writestr("a.mp4", (movies / "a.mp4").read_bytes()[:600])
+    landmarks = write_landmarks(tmp_path / "landmarks.json", {"a.mp4": of_head(FRAMES)})
+    command = (tmp_path / "set.zip", tmp_path / "out", "--faces", "--landmarks", landmarks, *OPTIONS)
+    reason = rf"Cannot decode '{tmp_path}/set\.zip/a\.mp4' beyond frame 0 \(.*[^.]\)\."
+    assert re.fullmatch(
+        rf"'{landmarks}' does not fit 'a\.mp4': {reason} Correct it, or use --skip-broken\.", fail(*command)
+    )
+    assert re.fullmatch(
+        rf"There are no clips of faces in 1 video\(s\), e\.g\. 'a\.mp4': {reason}", fail(*command, "--skip-broken")
+    )
 
 
 def test_detections_without_names_and_of_heads_for_people(movies, tmp_path):

@@ -37,7 +37,7 @@ def frames():
 
 def angles(detector, images):
     """Yaw, pitch, roll and side of the head in each image."""
-    video = detect_video(iter(images), detector)
+    video = detect_video(iter(images), detector, name="clip")
     parsed = parse_video(video, names=len(detector.names), where="clip")
     assert [len(frame) for frame in parsed.frames] == [1] * len(images)
     poses = [fit_head(frame[0].points, detector.names) for frame in parsed.frames]
