@@ -298,7 +298,7 @@ def read_boxes(file: str, *, scale: float, smoothing: float) -> Boxes:
     boxes = Boxes(by_path={}, digest=hashlib.sha256(data).hexdigest(), scale=scale, smoothing=smoothing)
     for path, entry in outermost:
         listed = listed_path(path)
-        if listed in boxes.paths():
+        if any(listed in found for found in (boxes.by_path, boxes.clips, boxes.left_out)):
             raise UserError(f"'{file}' has boxes for the video '{listed}' twice; remove one entry.")
         if isinstance(entry, _Pairs):
             boxes.left_out[listed] = _to_reason(entry, path=path, file=file)

@@ -97,6 +97,8 @@ def test_one_box_or_one_per_frame(tmp_path):
         ('{"a": [{"frames": 2, "box": [0, 0, 1, 1], "roll": "0"}]}', "roll must be numbers in radians, got 0"),
         ('{"a": [{"frames": 2, "box": [0, 0, 1, 1], "camera": [180, 90]}]}', "camera must be [yaw, pitch] in radians"),
         ('{"a": [1, 2, 3, 4], "a": {"left_out": "dark"}}', "boxes for the video 'a' twice"),
+        ('{"a": [{"frames": 2, "box": [0, 0, 1, 1]}], "./a": [1, 2, 3, 4]}', "boxes for the video 'a' twice"),
+        ('{"a": {"left_out": "dark"}, "b": [1, 2, 3, 4], "a": [1, 2, 3, 4]}', "boxes for the video 'a' twice"),
     ],
 )
 def test_wrong_boxes(tmp_path, content, message):
@@ -104,6 +106,14 @@ def test_wrong_boxes(tmp_path, content, message):
     with pytest.raises(UserError) as error:
         read_boxes(str(tmp_path / "boxes.json"), scale=1, smoothing=0)
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_many_boxes_take_no_list_of_all_of_them_for_each(tmp_path, monkeypatch):
+    (tmp_path / "boxes.json").write_text(json.dumps({str(number): [1, 2, 3, 4] for number in range(50)}))
+    lists = []
+    monkeypatch.setattr(Boxes, "paths", lambda boxes: lists.append(boxes) or [*boxes.by_path, *boxes.left_out])
+    assert len(read_boxes(str(tmp_path / "boxes.json"), scale=1, smoothing=0).by_path) == 50
+    assert len(lists) <= 1
 
 
 def test_clips_with_boxes_of_their_own(tmp_path):

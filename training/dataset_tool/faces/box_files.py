@@ -79,10 +79,11 @@ def make_box_file(
         if kind == "people" and detections.names:
             raise UserError(f"'{landmarks}' has landmarks of heads, not of people: use --faces.")
         note = describe_unmatched(detections.videos, paths, "detections")
-        if note is not None and not set(paths) & detections.videos.keys():
+        wanted = set(paths)
+        known = {path: video for path, video in detections.videos.items() if path in wanted}
+        if note is not None and not known:
             raise UserError(f"'{landmarks}': {note} The videos are called e.g. '{valid_unicode(paths[0])}'.")
         lines += [] if note is None else [note]
-        known = {path: video for path, video in detections.videos.items() if path in set(paths)}
         if kind == "faces" and not detections.names:
             lines.append("the detections have no landmarks: no cameras, and --max-yaw and --remove-roll have no effect")
         misfits = _misfits(among, known, workers=workers)

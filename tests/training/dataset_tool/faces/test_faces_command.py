@@ -18,7 +18,7 @@ from training.data.frame_store import FrameStore
 from training.data.video_decoder import BrokenVideo, decode_video
 from training.data.webdataset_files import read_samples
 from training.dataset_tool.__main__ import main, read_manifest
-from training.dataset_tool.faces import detection_run
+from training.dataset_tool.faces import box_files, detection_run
 from training.dataset_tool.faces.detection_run import detect_video, detect_videos, scene_cuts
 from training.dataset_tool.faces.detections import read_detections
 from training.dataset_tool.faces.detector import find_detector
@@ -271,6 +271,19 @@ def test_lengths_are_checked_before_the_detection(movies, tmp_path, option):
     landmarks = tmp_path / "never-read.json"
     message = fail(movies, tmp_path / "out", "--faces", "--landmarks", landmarks, *OPTIONS, option, 2)
     assert message.endswith("2 frames are shorter than a clip: use at least nframes=4.")
+
+
+def test_many_videos_take_no_set_of_all_of_them_for_each(movies, tmp_path, monkeypatch):
+    built, counts = [], []
+    monkeypatch.setattr(box_files, "set", lambda *items: built.append(items) or set(*items), raising=False)
+    for names in (["a.mp4"], ["a.mp4", "b.mp4", "c.mp4"]):
+        landmarks = write_landmarks(tmp_path / "landmarks.json", {name: of_head(FRAMES) for name in names})
+        boxes = tmp_path / f"boxes{len(names)}.json"
+        call(movies, "--faces", "--landmarks", landmarks, *OPTIONS[2:], "--faces-only", boxes)
+        assert sorted(name for name, entry in json.loads(boxes.read_text()).items() if isinstance(entry, list)) == names
+        counts.append(len(built))
+        built.clear()
+    assert counts[0] == counts[1]
 
 
 def test_there_must_be_clips(movies, tmp_path):
