@@ -38,6 +38,7 @@ __all__ = [
     "VideoPair",
     "VideoPairDataset",
     "check_counts",
+    "check_seed",
     "describe_clips",
     "pair_distance",
     "random_block",
@@ -105,14 +106,15 @@ def check_counts(**counts: Any) -> None:
             raise UserError(f"{name} must be a whole number of at least 1, got {one_line(f'{count!r:.60}')}.")
 
 
-def check_seed(seed: Any) -> None:
-    """Refuse everything but integers.
+def check_seed(seed: Any) -> int:
+    """The seed of random_block for any integer, also one of NumPy; refuses everything else.
 
     Raises:
         UserError: It is something else.
     """
     if not isinstance(seed, numbers.Integral):
         raise UserError(f"seed must be a whole number, got {one_line(f'{seed!r:.60}')}.")
+    return int(seed) % 2**64
 
 
 def pair_distance(f0: int, f1: int, nframes: int) -> float:
@@ -172,8 +174,7 @@ class VideoPairDataset(torch.utils.data.Dataset):
         self.nframes = nframes
         self.frame_stride = frame_stride
         self.mirror = mirror
-        check_seed(seed)
-        self._seed = int(seed) % 2**64
+        self._seed = check_seed(seed)
 
         self._store = FrameStore(path)
         self._store.require_videos()
@@ -293,7 +294,7 @@ class VideoPairDataset(torch.utils.data.Dataset):
         return torch.from_numpy(np.stack([self.label(index) for index in self._examples(count, seed)]))
 
     def _examples(self, count: int, seed: int) -> list[int]:
-        return np.random.RandomState(seed % 2**32).randint(len(self), size=count).tolist()
+        return np.random.RandomState(check_seed(seed) % 2**32).randint(len(self), size=count).tolist()
 
     def describe(self) -> dict[str, Any]:
         """Description of the dataset in plain types, without paths, for logs and checkpoints."""

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from dnnlib import UserError, one_line
-from training.data.dataset import VideoPairDataset, random_block
+from training.data.dataset import VideoPairDataset, check_seed, random_block
 
 __all__ = [
     "InfiniteSampler",
@@ -96,7 +96,7 @@ class InfiniteSampler:
         self.rank = rank
         self.world_size = world_size
         self.position = position
-        self._seed = seed % 2**64
+        self._seed = check_seed(seed)
 
     def permutation(self, epoch: int) -> np.ndarray:
         """The order of the items in an epoch, int64 [dataset_size]."""
@@ -304,7 +304,7 @@ class _FaultTolerantDataset(torch.utils.data.Dataset):
 
     def __init__(self, dataset: VideoPairDataset, *, seed: int):
         self.dataset = dataset
-        self._seed = seed % 2**64
+        self._seed = check_seed(seed)
 
     def __getitems__(self, keys: list[tuple[int, int]]) -> tuple[PairBatch | None, list[str]]:
         data, problems = self.dataset, []

@@ -106,13 +106,12 @@ class ShardPairDataset:
                 although these are used.
         """
         check_counts(resolution=resolution, nframes=nframes, frame_stride=frame_stride)
-        check_seed(seed)
         self.resolution = resolution
         self.nframes = nframes
         self.frame_stride = frame_stride
         self.mirror = mirror
         self._path = stored_path(path)
-        self._seed = seed % 2**64
+        self._seed = check_seed(seed)
         self._buffer = buffer
         self._shards = open_shards(path)
         self._step = remaining_stride(self._shards.manifest, frame_stride, path=self._path)

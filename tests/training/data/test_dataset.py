@@ -570,7 +570,14 @@ def test_large_and_negative_seeds_differ():
 
 
 def test_a_seed_is_a_number(tmp_path):
-    assert failure(write_set(tmp_path, [2]), seed="3") == "seed must be a whole number, got '3'."
+    path = write_set(tmp_path, [2, 8])
+    assert failure(path, seed="3") == "seed must be a whole number, got '3'."
+    for seed in (np.int64(7), np.int8(-3)):
+        one, same = (VideoPairDataset(path=path, resolution=4, nframes=2, seed=s) for s in (seed, int(seed)))
+        assert [one.pair_indices(epoch=e, index=1) for e in range(9)] == [
+            same.pair_indices(epoch=e, index=1) for e in range(9)
+        ]
+        assert torch.equal(one.example_frames(5, seed=seed), one.example_frames(5, seed=int(seed)))
 
 
 @pytest.mark.parametrize("zipped", [False, True])

@@ -63,6 +63,15 @@ def test_an_empty_dataset():
         InfiniteSampler(dataset_size=0)
 
 
+@pytest.mark.parametrize("seed", [np.int64(7), np.int8(-3), np.uint64(2**64 - 3)])
+def test_seeds_of_numpy_are_those_of_python(seed):
+    same = int(seed)
+    assert take(9, dataset_size=5, seed=seed) == take(9, dataset_size=5, seed=same)
+    tolerant = [sampler._FaultTolerantDataset(range(100), seed=number) for number in (seed, same)]
+    one, other = ([*data._candidates((2, 5))] for data in tolerant)
+    assert one == other and len(one) > 10
+
+
 def test_epochs_and_seeds_shuffle_differently():
     orders = [tuple(InfiniteSampler(dataset_size=50, seed=s).permutation(e)) for s in (0, 1) for e in (0, 1, 2)]
     assert len(set(orders)) == 6 and tuple(range(50)) not in orders

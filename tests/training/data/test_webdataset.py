@@ -549,6 +549,9 @@ def test_without_the_package(shards, tmp_path, monkeypatch):
 def test_seeds_are_whole_numbers(shards):
     with pytest.raises(UserError, match="^seed must be a whole number, got '0'"):
         stream(shards, seed="0")
+    for seed in (np.int64(7), np.int8(-3)):
+        same_items = (take(make_shard_loader(stream(shards, seed=s), batch_size=4), 8) for s in (seed, int(seed)))
+        assert same(*same_items)
 
 
 def test_a_cut_off_shard_is_named_and_training_goes_on(shards, tmp_path):
