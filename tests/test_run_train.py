@@ -856,7 +856,6 @@ def test_a_run_does_not_end_with_its_reader(tmp_path, data, streams):
     assert sum(line.startswith("tick") for line in log) == 5
 
 
-@pytest.mark.slow
 def test_only_the_main_process_needs_the_snapshot(tmp_path, data):
     """Started again by torchrun it continues its run, without resume=; the other processes know that only from it."""
     words = [f"outdir={tmp_path}", f"data={data}", *OVERRIDES, f"resume={tmp_path}/deleted.pt"]
@@ -865,6 +864,7 @@ def test_only_the_main_process_needs_the_snapshot(tmp_path, data):
         run_train.make_plan(words)
 
 
+@pytest.mark.slow
 def test_two_processes_with_torchrun_and_one_run_per_folder(tmp_path, data, monkeypatch, capsys):
     words = [f"outdir={tmp_path / 'runs'}", f"data={data}", *OVERRIDES, "imgsnap=1"]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

@@ -88,8 +88,11 @@ class ViewerServer:
         session = Session(client, self._checkpoints, self._queue)
         with self._lock:
             self._sessions[client.client_id] = session
-        if client.client_id not in self._server.get_clients():  # closed while its network was loaded
+        # While its network was loaded, the window may have been closed and files replaced.
+        if client.client_id not in self._server.get_clients():
             self._disconnect(client)
+        else:
+            session.offer(self._checkpoints.names, self._checkpoints.newest)
 
     def _disconnect(self, client: Any) -> None:
         with self._lock:

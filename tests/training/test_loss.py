@@ -156,6 +156,8 @@ def test_batches_are_whole_groups():
     assert all(p.grad is None for p in [*generator.parameters(), *discriminators.parameters()])
     with pytest.raises(ValueError, match=r"got 3\.$"):
         VideoDiscriminators(discriminators)(real_batch(3).frames, real_batch(3).dt)
+    with pytest.raises(ValueError, match=r"of a multiple of 4 pairs of frames, or of at most 2 .* got 6\.$"):
+        loss.accumulate("Dreg", batch=real_batch(6), gain=1.0, stream=RandomStream(0))
     for pairs in (1, 2, 4):
         loss.accumulate("Dreg", batch=real_batch(pairs), gain=1.0, stream=RandomStream(0))
     discriminators.image = None

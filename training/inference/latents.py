@@ -50,8 +50,9 @@ class _Batch:
     def to(self: Batch, device: torch.device | str, dtype: torch.dtype | None = None) -> Batch:
         return type(self)(*(codes.to(device, dtype) for codes in vars(self).values()))
 
-    def __getitem__(self: Batch, videos: slice | torch.Tensor) -> Batch:
-        """Some of the videos, by a slice or their numbers."""
+    def __getitem__(self: Batch, videos: int | slice | Sequence[int] | torch.Tensor) -> Batch:
+        """Some of the videos, by a slice or their numbers; one number gives a batch of one."""
+        videos = [videos] if isinstance(videos, int) else videos
         return type(self)(*(codes[videos] for codes in vars(self).values()))
 
 

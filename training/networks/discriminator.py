@@ -266,15 +266,18 @@ def check_groups(discriminators: nn.Module, pairs: int) -> None:
         ValueError: Not a multiple of the group size, and not so few that all samples are one group either. The image
             discriminator has two samples per pair.
     """
+    groups = []  # samples per pair, and group size
     for name, samples in (("video", 1), ("image", 2)):
         network = getattr(discriminators, name, None)  # a user's class may have other parts
         for part in network.modules() if isinstance(network, nn.Module) else ():
-            if isinstance(part, DiscriminatorEpilogue) and samples * pairs % min(part.mbstd_group, samples * pairs):
-                group = part.mbstd_group
-                raise ValueError(
-                    f"the batch must be of a multiple of {group} pairs of frames, or of at most {group // samples} "
-                    f"(groups of the minibatch standard deviation, mbstd_group), got {pairs}."
-                )
+            if isinstance(part, DiscriminatorEpilogue):
+                groups.append((samples, part.mbstd_group))
+    if any(samples * pairs % min(group, samples * pairs) for samples, group in groups):
+        most = min(group // samples for samples, group in groups)
+        raise ValueError(
+            f"the batch must be of a multiple of {max(group for _, group in groups)} pairs of frames, or of at most "
+            f"{most} (groups of the minibatch standard deviation, mbstd_group), got {pairs}."
+        )
 
 
 def check_pairs(frames: torch.Tensor, dt: torch.Tensor) -> None:

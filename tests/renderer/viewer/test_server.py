@@ -59,14 +59,15 @@ def test_it_listens_at_its_address_and_nowhere_else(checkpoints):
 def test_a_window_that_is_closed_while_its_network_is_loaded(checkpoints, monkeypatch):
     server = ViewerServer(checkpoints, host="127.0.0.1", port=0)
     try:
-        closed = []
-        session = types.SimpleNamespace(close=lambda: closed.append(True))
+        closed, offered = [], []
+        session = types.SimpleNamespace(close=lambda: closed.append(True), offer=lambda *names: offered.append(names))
         monkeypatch.setattr("renderer.viewer.server.Session", lambda *_: session)
         server._connect(types.SimpleNamespace(client_id=3))  # viser knows it no longer
-        assert server.sessions == [] and closed == [True]
+        assert server.sessions == [] and closed == [True] and offered == []
         monkeypatch.setattr(server._server, "get_clients", lambda: {3: None})
         server._connect(types.SimpleNamespace(client_id=3))
         assert server.sessions == [session] and closed == [True]
+        assert offered == [(checkpoints.names, checkpoints.newest)], "files may have been replaced meanwhile"
     finally:
         server.stop()
 
