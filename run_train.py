@@ -90,7 +90,9 @@ def train(overrides: Sequence[str], *, job_name: str | None = None, label: str =
     names = launcher_names(overrides, job_name)
     if main_process:  # the others receive it below
         overrides = overrides_to_continue(overrides, names)
-    job = make_plan(overrides, label=label, look=main_process)
+    # When the launcher starts a command again, only the main process knows whether its run has begun already, and
+    # goes on without the snapshot of resume=.
+    job = make_plan(overrides, label=label, look=main_process, checkpoint=main_process or not any(names.values()))
     busy = busy_note() if (job.device_type, job.processes) == ("cpu", 1) else None
     job.notes.extend([] if busy is None else [busy])
     if main_process:
@@ -119,17 +121,17 @@ def train(overrides: Sequence[str], *, job_name: str | None = None, label: str =
         distributed.cleanup()
 
 
-def make_plan(overrides: Sequence[str], *, label: str = "", look: bool = True):
+def make_plan(overrides: Sequence[str], *, label: str = "", look: bool = True, checkpoint: bool = True):
     """Check the overrides of a training, and everything that they ask for.
 
     Args:
         label: See `train`.
-        look: Also check what the metrics need, and the checkpoint to begin from. Among several processes only the main
-            one knows whether a run is continued, and so whether a snapshot is needed.
+        look: Also check what the metrics need.
+        checkpoint: Also check the snapshot or the training state that the training begins from.
     """
     from training.launch.validate import plan
 
-    job = plan(overrides, metrics=METRICS, inspect=metric_inputs if look else None, label=label, checkpoint=look)
+    job = plan(overrides, metrics=METRICS, inspect=metric_inputs if look else None, label=label, checkpoint=checkpoint)
     if job.options["metrics"] and look:
         used = job.inspected["detectors"]
         idle = [f"detectors.{name}=" for name, path in job.options["detectors"].items() if path and name not in used]
@@ -179,8 +181,12 @@ def metric_inputs(options: Mapping[str, Any]) -> dict[str, Any]:
     from metrics.real_videos import StoredVideos
     from torch_utils.torchscript import load_torchscript
     from training.data.webdataset_files import is_shards
+    from training.launch.validate import check_writable
 
     chosen = [METRICS[name] for name in options["metrics"]]
+    cache = metrics_cache(options)
+    if options["cache_metrics_dir"] is None and any(metric.uses_real for metric in chosen) and not cache.exists():
+        check_writable(cache, option="cache_metrics_dir=")  # not in the run folder: a continued run may not write there
     for metric in chosen:
         if options["nframes"] == 1 and metric.samples == "clips":
             raise UserError(
@@ -208,6 +214,11 @@ def metric_inputs(options: Mapping[str, Any]) -> dict[str, Any]:
     return {"detectors": detectors, "real": real, "label": label}
 
 
+def metrics_cache(options: Mapping[str, Any]) -> Path:
+    """The folder for features of the real videos, shared by the runs of `outdir`."""
+    return Path(options["cache_metrics_dir"] or Path(options["outdir"]) / "metrics_cache")
+
+
 def snapshot_callbacks(
     options: Mapping[str, Any], folder: Path, *, inputs: Mapping[str, Any] | None = None
 ) -> list[Callable]:
@@ -230,7 +241,7 @@ def snapshot_callbacks(
 
     if inputs is None or inputs["real"] is None:  # not opened yet, or opened before the data were synthesised
         inputs = metric_inputs(options)
-    cache = options["cache_metrics_dir"] or Path(options["outdir"]) / "metrics_cache"
+    cache = metrics_cache(options)
     about = {} if inputs["real"] is None else inputs["real"].origin
 
     def missing(snapshot) -> list[str]:

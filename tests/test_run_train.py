@@ -297,14 +297,16 @@ def test_a_run_in_a_folder_that_may_not_be_written(tmp_path, data, monkeypatch):
     usage = shutil.disk_usage
     monkeypatch.setattr(validate.shutil, "disk_usage", lambda path: measured.append(path) or usage(path))
     assert validate.plan([f"resume_run={run}"]).run_folder == run and measured == [run]
-    metric = {"metrics": ["fid2k_full"]}
+    metric = {"metrics": ["fid50k_full"]}
+    inspected = {"metrics": ["fid50k_full", "flatness32_1v"], "inspect": run_train.metric_inputs}
+    assert validate.plan([f"resume_run={run}", "metrics=flatness32_1v"], **inspected).run_folder == run
     with pytest.raises(UserError) as caught:
-        validate.plan([f"resume_run={run}", "metrics=fid2k_full"], metrics=metric["metrics"])
+        validate.plan([f"resume_run={run}", "metrics=fid50k_full"], **inspected)
     assert str(caught.value) == (
         f"cache_metrics_dir={run.parent}/metrics_cache: no permission to write in {run.parent}."
     )
     allowed.add(tmp_path)
-    words = [f"resume_run={run}", "metrics=fid2k_full", f"cache_metrics_dir={tmp_path}/cache"]
+    words = [f"resume_run={run}", "metrics=fid50k_full", f"cache_metrics_dir={tmp_path}/cache"]
     assert validate.plan(words, metrics=metric["metrics"]).run_folder == run
     allowed.clear()
     with pytest.raises(UserError, match=f"^outdir={run}: no permission to write in {run}.$"):
@@ -859,7 +861,7 @@ def test_a_run_does_not_end_with_its_reader(tmp_path, data, streams):
 def test_only_the_main_process_needs_the_snapshot(tmp_path, data):
     """Started again by torchrun it continues its run, without resume=; the other processes know that only from it."""
     words = [f"outdir={tmp_path}", f"data={data}", *OVERRIDES, f"resume={tmp_path}/deleted.pt"]
-    assert run_train.make_plan(words, look=False).options["resume"] == f"{tmp_path}/deleted.pt"
+    assert run_train.make_plan(words, look=False, checkpoint=False).options["resume"] == f"{tmp_path}/deleted.pt"
     with pytest.raises(UserError, match=f"{tmp_path}/deleted.pt"):
         run_train.make_plan(words)
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 
 import torch
 from torch.nn.functional import softplus
+from torch.nn.utils.parametrize import type_before_parametrizations
 
 from renderer.cameras import CameraPrior, Cameras, camera_angles
 from torch_utils.argument_checks import (
@@ -166,7 +167,8 @@ class GanLoss:
             sizes = f"{generator.resolution} and {size}"
             raise ValueError(f"generator and discriminator must have the same resolution, got {sizes} pixels.")
         labels = generator.c_dim + (CAMERA_LABEL if camera_condition else 0)
-        given = getattr(discriminator, "c_dim", labels)
+        own = type_before_parametrizations(discriminator) is not TimeAwareDiscriminators  # may leave out labels
+        given = labels if own else discriminator.c_dim
         if given != labels:
             raise ValueError(
                 f"discriminator must have c_dim={labels}, the generator's {generator.c_dim}"
@@ -247,7 +249,7 @@ class GanLoss:
         check_stream(stream, device=device)
         check_pairs(batch.frames, batch.dt)
         if phase != "Greg":  # the only one without discriminators
-            check_groups(self.discriminator, len(batch))
+            check_groups(self.discriminator, len(batch), image=self._uses_D_image)
 
     def state_dict(self) -> dict:
         return {"pl_mean": self.pl_mean.clone()}

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
+from torch.nn.utils.parametrize import type_before_parametrizations
 
 from dnnlib import UserError
 from torch_utils import distributed
@@ -393,11 +394,11 @@ class TrainingLoop:
         """
         cur_nimg = self.counters.cur_nimg
         self._report_read_errors(logger)
+        problems = [each for each in distributed.all_gather_objects(problem) if each]
         reason = self._divergence.check(cur_nimg=cur_nimg)
-        if reason is None:
+        if reason is None and (cur_nimg > 0 or not problems):  # without any data there is nothing to continue
             self._saver.save_snapshot(planned=False)
             self.save_state()
-        problems = [each for each in distributed.all_gather_objects(problem) if each]
         if problems:
             raise UserError(f"Stopped at {cur_nimg / 1000:g} kimg: {problems[0]}")
         if reason is None:
@@ -428,7 +429,7 @@ class TrainingLoop:
             for path, cur_nimg, tick in distributed.broadcast_object(found):
                 if distributed.any_rank(stop.requested):
                     break
-                own = type(self.networks.generator_ema)  # which may be a user's
+                own = type_before_parametrizations(self.networks.generator_ema)  # which may be a user's
                 load = functools.partial(load_average_generator, path, device=self.device, generator_class=own)
                 self._call_back(logger, stop, Snapshot(path, cur_nimg, tick, load))
             reset_gpu_peak(self.device)

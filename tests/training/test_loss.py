@@ -16,6 +16,7 @@ from torch_utils.rng import RandomStream
 from training.augment.ada import AdaAugment
 from training.inference.video_discriminators import VideoDiscriminators
 from training.loss import GanLoss, VideoBatch
+from training.networks.discriminator import TimeAwareDiscriminators
 
 G_REPORTS = {"Loss/scores/fake", "Loss/signs/fake", "Loss/G/loss", "Loss/G/Iloss", "Loss/G/reg_loss"}
 REPORTS = {
@@ -137,7 +138,7 @@ def test_labels_that_the_discriminators_do_not_take(labels, conditioned_on, came
     with pytest.raises(ValueError) as error:
         GanLoss(discriminator=discriminators, **options)
     assert str(error.value) == message
-    del discriminators.c_dim  # a user's class, whose labels are unknown
+    discriminators.__class__ = type("Own", (TimeAwareDiscriminators,), {})  # a user's class may do without
     GanLoss(discriminator=discriminators, **options)
 
 
@@ -160,6 +161,10 @@ def test_batches_are_whole_groups():
         loss.accumulate("Dreg", batch=real_batch(6), gain=1.0, stream=RandomStream(0))
     for pairs in (1, 2, 4):
         loss.accumulate("Dreg", batch=real_batch(pairs), gain=1.0, stream=RandomStream(0))
+    loss.image_weight = 0  # the image discriminator, with twice as many samples, is not used
+    with pytest.raises(ValueError, match=r"or of at most 4 .* got 6\.$"):
+        loss.accumulate("Dreg", batch=real_batch(6), gain=1.0, stream=RandomStream(0))
+    loss.accumulate("Dreg", batch=real_batch(3), gain=1.0, stream=RandomStream(0))
     discriminators.image = None
     with pytest.raises(ValueError, match=r"of a multiple of 4 pairs of frames, or of at most 4 .* got 6\.$"):
         loss.accumulate("Dreg", batch=real_batch(6), gain=1.0, stream=RandomStream(0))

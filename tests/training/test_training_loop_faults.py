@@ -280,3 +280,13 @@ def test_feedback_of_several_processes_is_summed_up():
     other.load_state_dicts(states, main=False)
     assert main.state_dict()["signs"].tolist() == [0.0, 4.0] and other.state_dict()["signs"].tolist() == [0.0, 0.0]
     assert main.controller.p == other.controller.p == 0.3
+
+
+def test_data_that_cannot_be_read_at_all_leave_no_snapshot(tmp_path, capsys):
+    loop = make_loop(tmp_path, "kimg=0.2")
+    (tmp_path / "data").rename(tmp_path / "gone")
+    with pytest.raises(UserError, match=r"^Stopped at 0 kimg: Cannot read the frame "):
+        loop.run()
+    loop.loader.close()
+    assert "Nothing was saved yet" in capsys.readouterr().out
+    assert [path.name for path in loop.folder.iterdir() if path.suffix == ".pt"] == []

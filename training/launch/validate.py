@@ -46,7 +46,7 @@ from training.networks.model_summary import checkpoint_bytes
 if TYPE_CHECKING:
     from training.launch.default_data import SyntheticHeads
 
-__all__ = ["Plan", "dump_options", "plan", "write_options"]
+__all__ = ["Plan", "check_writable", "dump_options", "plan", "write_options"]
 
 TINY_FOV = 1.0  # degrees, as SMALL_FOV of renderer.cameras, a room that this one does not import
 
@@ -133,9 +133,8 @@ def plan(
 
         notes += check_snapshot(options, generator, discriminator, given=given)
     _check_outdir(run_folder or Path(options["outdir"]), generator, discriminator)
-    if options["metrics"]:
-        cache = options["cache_metrics_dir"] or Path(options["outdir"]) / "metrics_cache"
-        _check_writable(Path(cache), option="cache_metrics_dir=")
+    if options["metrics"] and options["cache_metrics_dir"] is not None:
+        check_writable(Path(options["cache_metrics_dir"]), option="cache_metrics_dir=")
     inspected = None if inspect is None else inspect(options)
     if synthetic:  # last: it takes minutes, and errors in the options come first
         dataset = _synthesize_dataset(options, dataset, notes)
@@ -453,7 +452,7 @@ def _fewer_devices(options: Mapping[str, Any], processes: int) -> str:
 
 def _check_outdir(outdir: Path, generator: Generator, discriminator: TimeAwareDiscriminators) -> None:
     """Check that there is room for at least the first files."""
-    existing = _check_writable(outdir, option="outdir=")
+    existing = check_writable(outdir, option="outdir=")
     needed, free = 2 * sum(checkpoint_bytes(generator, discriminator)), shutil.disk_usage(existing).free
     if free < needed:
         raise UserError(
@@ -462,7 +461,7 @@ def _check_outdir(outdir: Path, generator: Generator, discriminator: TimeAwareDi
         )
 
 
-def _check_writable(folder: Path, *, option: str) -> Path:
+def check_writable(folder: Path, *, option: str) -> Path:
     """The folder, or the one in which it can be made.
 
     Raises:

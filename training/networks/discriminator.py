@@ -259,15 +259,18 @@ class TimeAwareDiscriminators(nn.Module):
                     layer.requires_grad_(False)
 
 
-def check_groups(discriminators: nn.Module, pairs: int) -> None:
+def check_groups(discriminators: nn.Module, pairs: int, *, image: bool = True) -> None:
     """Refuse a number of pairs of frames that the groups of the minibatch standard deviation do not divide.
+
+    Args:
+        image: The image discriminator, if there is one, is used as well.
 
     Raises:
         ValueError: Not a multiple of the group size, and not so few that all samples are one group either. The image
             discriminator has two samples per pair.
     """
     groups = []  # samples per pair, and group size
-    for name, samples in (("video", 1), ("image", 2)):
+    for name, samples in (("video", 1), ("image", 2))[: 1 + image]:
         network = getattr(discriminators, name, None)  # a user's class may have other parts
         for part in network.modules() if isinstance(network, nn.Module) else ():
             if isinstance(part, DiscriminatorEpilogue):
