@@ -945,7 +945,8 @@ def test_a_run_that_ended_before_its_first_state_begins_again(tmp_path, data, mo
     assert call(monkeypatch, *words) == 0
     folder = next((tmp_path / "runs").iterdir())
     expected = read_state(folder)["modules"]
-    (folder / "training-state.pt").unlink()
+    for path in folder.glob("*.pt"):
+        path.unlink()
     capsys.readouterr()
     assert call(monkeypatch, f"resume_run={folder}") == 0
     assert "it starts from the beginning" in capsys.readouterr().out

@@ -26,7 +26,6 @@ from torch_utils.argument_checks import (
     shown,
     whole_number,
 )
-from torch_utils.caller_settings import without_autocast
 from torch_utils.custom_ops import no_weight_gradients
 from training.augment.diffaugment import diffaugment, parse_policy
 from training.networks.discriminator import TimeAwareDiscriminators, check_groups, check_pairs, time_plane
@@ -200,7 +199,6 @@ class GanLoss:
         self.statistics = statistics
         self.pl_mean = torch.zeros([], device=next(generator.parameters()).device)
 
-    @without_autocast()
     def accumulate(self, phase: str, *, batch: VideoBatch, gain: float, stream) -> None:
         """Add `gain` times the gradients of a phase ('Gmain', 'Greg', 'Dmain' or 'Dreg') to the parameters' `.grad`.
 
@@ -219,6 +217,9 @@ class GanLoss:
         check_number("gain", gain)
         # In the generator's phases gradients only pass through the discriminators.
         with contextlib.ExitStack() as stack:
+            for kind in ("cpu", "cuda"):  # networks choose their own precision
+                if torch.is_autocast_enabled(kind):
+                    stack.enter_context(torch.autocast(kind, enabled=False))
             if phase.startswith("G"):
                 stack.enter_context(_frozen(self.discriminator))
             if self.bfloat16:

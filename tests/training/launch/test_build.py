@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.goldens.networks import small_discriminators
 from tests.goldens.small_losses import make_loss
 from tests.training.tiny import make_plan
 from torch_utils import distributed
@@ -16,6 +17,7 @@ from training.data.sampler import InfiniteSampler
 from training.launch.build import build_ada, build_loss, build_phases
 from training.launch.config import compose_options
 from training.launch.setup import _average, _loader
+from training.loss import CAMERA_LABEL
 
 OPTIONS = compose_options(["outdir=o", "data=d"])
 SPEC = OPTIONS["spec"] | {
@@ -31,7 +33,8 @@ def test_the_loss_has_its_options():
         "spec": SPEC, "diffaugment": "cutout", "precision": "bf16", "camera_condition": True, "nframes": 1,
     }  # fmt: skip
     _, generator, discriminator, _ = make_loss()
-    loss = build_loss(options, generator=generator, discriminator=discriminator, augment=None, statistics=None)
+    conditional, _ = small_discriminators(discriminator.resolution, c_dim=CAMERA_LABEL)
+    loss = build_loss(options, generator=generator, discriminator=conditional, augment=None, statistics=None)
     assert (loss.r1_gamma, loss.style_mixing_prob, loss.diffaugment) == (1.25, 0.25, "cutout")
     assert (loss.pl_weight, loss.pl_decay, loss.pl_batch_shrink) == (2.5, 0.125, 3)
     assert (loss.image_weight, loss.path_weight, loss.distortion_weight) == (0.5, 0.75, 0.375)
