@@ -22,12 +22,7 @@ from metrics.registry import METRICS, find_metric
 # PyTorch and the networks are imported where they are used, so that --help and usage errors respond at once.
 
 SHORT = "fvd2048_16f"
-UNSAMPLED = (
-    "kernel_subsets",
-    "precision_recall",
-    "mean",
-    "similarity",
-)  # measures whose intervals never come from resampling
+UNSAMPLED = ("kernel_subsets", "precision_recall", "mean", "similarity")  # measures whose intervals need no resampling
 RESOLUTION_OF_FILES = 256  # of folders of videos, unless another one is given
 ATTEMPTS = 10  # to read one snapshot of a run in progress
 

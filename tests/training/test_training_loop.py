@@ -24,6 +24,7 @@ from training.checkpoints.snapshot_files import STATE_FILE
 from training.checkpoints.training_state import read_state
 from training.data.sampler import InfiniteSampler
 from training.monitoring.run_logger import FIELDS
+from training.networks.generator import Generator
 from training.phases import LOSS_SCALE, GradientGuard
 
 
@@ -434,6 +435,23 @@ def test_a_signal_interrupts_a_callback_and_the_continued_run_calls_it_again(tmp
     assert "Stopped as asked at 0.012 kimg" in printed
     make_loop(tmp_path, "snap=1", callbacks=[measure], folder=stopped.folder).run()
     assert calls[:3] == [4, 12, 12] and calls[-1] == 32
+
+
+def test_existing_snapshots_are_loaded_as_the_class_before_parametrizations(tmp_path):
+    """Which PyTorch replaces by one that no snapshot names."""
+    whole, asked = make_loop(tmp_path, "snap=1"), []
+    whole.run()
+    again = make_loop(
+        tmp_path,
+        "snap=1",
+        callbacks=[lambda snapshot: asked.append(snapshot.load.keywords["generator_class"])],
+        folder=whole.folder,
+    )
+    average = again.networks.generator_ema
+    average.register_parameter("gain", torch.nn.Parameter(torch.ones([])))
+    torch.nn.utils.parametrize.register_parametrization(average, "gain", torch.nn.Identity())
+    again.run()
+    assert set(asked) == {Generator} and type(average) is not Generator
 
 
 @pytest.mark.parametrize("unreadable", [False, True])

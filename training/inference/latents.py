@@ -6,6 +6,7 @@ people here. (Random latents of training come from the training's own random str
 
 import dataclasses
 import math
+import operator
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
@@ -52,7 +53,8 @@ class _Batch:
 
     def __getitem__(self: Batch, videos: int | slice | Sequence[int] | torch.Tensor) -> Batch:
         """Some of the videos, by a slice or their numbers; one number gives a batch of one."""
-        videos = [videos] if isinstance(videos, int) else videos
+        if isinstance(videos, int) or getattr(videos, "ndim", None) == 0:
+            videos = [operator.index(videos)]
         return type(self)(*(codes[videos] for codes in vars(self).values()))
 
 

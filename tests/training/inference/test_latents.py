@@ -50,7 +50,9 @@ def test_videos_are_joined_selected_moved_and_given_styles():
     for part, one in zip(parts, (latents[:1], latents[1:2], latents[torch.tensor([2])])):
         assert type(one) is SeedLatents and list(vars(one)) == ["z", "z_motion", "z_bg"]
         assert all(torch.equal(codes, vars(part)[name]) for name, codes in vars(one).items())
-    assert torch.equal(latents[1].z, latents[1:2].z) and torch.equal(latents[[2, 0]].z, latents.z[[2, 0]])
+    for one in (1, np.int64(1), torch.tensor(1)):
+        assert torch.equal(latents[one].z, latents[1:2].z)
+    assert torch.equal(latents[[2, 0]].z, latents.z[[2, 0]])
     assert [one.z_bg.shape for one in latents] == [(1, SIZES["background_dim"])] * 3
     ws = torch.rand(2, 5, 4)
     codes = latents[torch.tensor([2, 0])].with_styles(ws)
