@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from tqdm import tqdm
@@ -121,10 +121,14 @@ def prepare(
     growing = Unfinished(out)
     with growing.opened(settings, restart=overwrite):
         records, skipped = _convert(growing, among, conversion, workers=workers, skip_broken=skip_broken)
+        in_clips = {item.name for item in among.sources if crop.clips_of(item.path) is not None}
+        lengths = {"nframes": nframes, "after": "" if stride == 1 else f" after --stride {stride}"}
         if not any(record["pieces"] for record in records.values()):
             growing.remove()
-            raise UserError(_no_clips(source, records, skipped, nframes, max_frames=max_frames, crop=crop))
-        manifest = {"format": FRAMES_FORMAT, **settings, **_contents(among, records, skipped, nframes)}
+            about = {"max_frames": max_frames, "in_clips": in_clips, "detected": faces is not None}
+            raise UserError(f"'{source}' gives no clips: {_no_clips(records, skipped, **lengths, **about)}")
+        contents = _contents(among, records, skipped, **lengths, in_clips=in_clips)
+        manifest = {"format": FRAMES_FORMAT, **settings, **contents}
         manifest["unmatched"] = _unmatched(among, crop, records)
         if faces is not None:
             manifest["faces"] = dict(faces)
@@ -145,32 +149,42 @@ def prepare(
 
 
 def _no_clips(
-    source: str,
     records: Mapping[str, Mapping[str, Any]],
     skipped: Sequence[Mapping[str, str]],
-    nframes: int,
     *,
+    nframes: int,
+    after: str,
     max_frames: int | None,
-    crop: Crop,
+    in_clips: Collection[str],
+    detected: bool,
 ) -> str:
-    """The message about a source without clips."""
+    """The reasons why no video gives a clip, and advice.
+
+    Args:
+        after: The stride in words, if frames are left out.
+        in_clips: Names of the videos of which clips in the file of boxes are used.
+        detected: These clips were found by the detector.
+    """
     if not records and skipped:
         first = f"'{skipped[0]['source']}': {skipped[0]['reason'].removesuffix('.')}"
-        return f"'{source}' gives no clips: {len(skipped)} video(s) are left out, e.g. {first}."
-    if crop.boxes is not None and crop.boxes.clips:  # their videos are only read up to the end of the last clip
-        within, longer = "", ""
-        if max_frames is not None:
-            within, longer = f" among the first {max_frames} of its video (--max-frames)", ", a larger --max-frames"
-        return (
-            f"'{source}' gives no clips: no clip in the file of boxes has {nframes} frames{within}. Use longer clips"
-            f"{longer}, or a smaller --nframes or --stride."
-        )
-    longest = max((record["frames"] for record in records.values()), default=0)
-    stills = [item["source"] for item in records.values() if item["frames"] == 1 and _is_gif(item["source"])]
-    advice = "Use longer videos, or a smaller --nframes or --stride."
+        return f"{len(skipped)} video(s) are left out, e.g. {first}."
+    whole = [record for name, record in records.items() if name not in in_clips]
+    reasons, remedies = [], []
+    if len(whole) < len(records):  # videos with clips are only read up to the end of the last one
+        clips = "clip that was found" if detected else "clip of these videos in the file of boxes"
+        within = "" if max_frames is None else f" among the first {max_frames} of its video (--max-frames)"
+        reasons.append(f"no {clips} has {nframes} frames{after}{within}")
+        remedies += ["longer clips"] if max_frames is None else ["longer clips", "a larger --max-frames"]
+    if whole:
+        longest = max(record["frames"] for record in whole)
+        video = "other video" if reasons else "video"
+        reasons.append(f"the longest {video} has {longest} frames{after}, nframes is {nframes}")
+        remedies.append("longer videos")
+    stills = [record["source"] for record in whole if record["frames"] == 1 and _is_gif(record["source"])]
+    advice = f"Use {', '.join(remedies)}, or a smaller --nframes or --stride."
     if stills:
         advice = f"GIF files are read as videos, also {stills[0]}: save frames as PNG, in a folder for each video."
-    return f"'{source}' gives no clips: the longest video has {longest} frames, nframes is {nframes}. {advice}"
+    return f"{'; '.join(reasons)}. {advice}"
 
 
 def _is_gif(path: str) -> bool:
@@ -305,15 +319,22 @@ def _notes(among: SourceSet) -> list[str]:
 
 
 def _contents(
-    among: SourceSet, records: dict[str, dict[str, Any]], skipped: list[dict[str, str]], nframes: int
+    among: SourceSet,
+    records: dict[str, dict[str, Any]],
+    skipped: list[dict[str, str]],
+    *,
+    nframes: int,
+    after: str,
+    in_clips: Collection[str],
 ) -> dict[str, Any]:
-    """The part of the manifest that lists the videos, in the order of the source."""
+    """The part of the manifest that lists the videos, in the order of the source; see `_no_clips`."""
     in_order = [records[source.name] for source in among.sources if source.name in records]
-    short = [
-        {"source": record["source"], "reason": f"{record['frames']} frames, fewer than {nframes}"}
-        for record in in_order
-        if not record["pieces"]
-    ]
+    short = []
+    for record in in_order:
+        if not record["pieces"]:
+            whole = f"{record['frames']} frames{after}, fewer than {nframes}"
+            reason = f"no clip has {nframes} frames{after}" if record["name"] in in_clips else whole
+            short.append({"source": record["source"], "reason": reason})
     keys = ("source", "fps", "size", "crop", "frames")
     return {
         "sources": [{key: record[key] for key in keys} for record in in_order if record["pieces"]],

@@ -583,11 +583,51 @@ def test_no_video_can_be_decoded(movies, tmp_path):
     ],
 )
 def test_clips_of_boxes_that_are_too_short(movies, tmp_path, clip, limit, reason):
-    (tmp_path / "boxes.json").write_text(json.dumps({"a.mp4": [{**clip, "box": [0, 0, 8, 8]}]}))
-    crop = Crop(boxes=read_boxes(str(tmp_path / "boxes.json"), scale=1.0, smoothing=0.0))
-    with pytest.raises(UserError) as error:
-        prepare_frames(movies / "a.mp4", tmp_path / "out", crop=crop, max_frames=limit)
-    assert str(error.value) == f"'{movies}/a.mp4' gives no clips: no clip in the file of boxes has 4 frames{reason}"
+    crop = boxes_crop(tmp_path, {"a.mp4": [{**clip, "box": [0, 0, 8, 8]}]})
+    for faces, clips in ((None, "clip of these videos in the file of boxes"), ({}, "clip that was found")):
+        with pytest.raises(UserError) as error:
+            prepare_frames(movies / "a.mp4", tmp_path / "out", crop=crop, max_frames=limit, faces=faces)
+        assert str(error.value) == f"'{movies}/a.mp4' gives no clips: no {clips} has 4 frames{reason}"
+
+
+def boxes_crop(tmp_path, boxes):
+    """A crop by boxes, which are the content of a file."""
+    (tmp_path / "boxes.json").write_text(json.dumps(boxes))
+    return Crop(boxes=read_boxes(str(tmp_path / "boxes.json"), scale=1.0, smoothing=0.0))
+
+
+def test_reasons_why_there_are_no_clips_are_those_of_these_videos(movies, tmp_path):
+    """The file of boxes may have long clips of other videos, and a stride shortens clips and videos."""
+    (tmp_path / "source").mkdir()
+    for name in "ab":
+        os.link(movies / "a.mp4", tmp_path / "source" / f"{name}.mp4")
+    box, end = [0, 0, 8, 8], "or a smaller --nframes or --stride."
+    long, late = {"first": 0, "frames": 6, "box": box}, {"first": 3, "frames": 3, "box": box}
+    clips = "no clip of these videos in the file of boxes has"
+    cases = [
+        ({"a.mp4": box, "b.mp4": box, "c.mp4": [long]}, dict(nframes=7),
+         f"the longest video has 6 frames, nframes is 7. Use longer videos, {end}"),
+        ({"a.mp4": box, "b.mp4": box}, dict(stride=2),
+         f"the longest video has 3 frames after --stride 2, nframes is 4. Use longer videos, {end}"),
+        ({"a.mp4": [long], "b.mp4": [late]}, dict(stride=2),
+         f"{clips} 4 frames after --stride 2. Use longer clips, {end}"),
+        ({"a.mp4": box, "b.mp4": [late]}, dict(nframes=8),
+         f"{clips} 8 frames; the longest other video has 6 frames, nframes is 8. Use longer clips, longer videos, "
+         f"{end}"),
+    ]  # fmt: skip
+    for number, (boxes, options, reason) in enumerate(cases):
+        with pytest.raises(UserError) as error:
+            prepare_frames(tmp_path / "source", tmp_path / f"out{number}", crop=boxes_crop(tmp_path, boxes), **options)
+        assert str(error.value) == f"'{tmp_path}/source' gives no clips: {reason}"
+    manifest = prepare_frames(
+        tmp_path / "source", tmp_path / "out", crop=boxes_crop(tmp_path, {"a.mp4": box, "b.mp4": [late]})
+    )
+    assert manifest["skipped"] == [{"source": "b.mp4", "reason": "no clip has 4 frames"}]
+    manifest = prepare_frames(
+        tmp_path / "source", tmp_path / "thin", nframes=3, stride=2,
+        crop=boxes_crop(tmp_path, {"a.mp4": box, "b.mp4": [late]}),
+    )  # fmt: skip
+    assert manifest["skipped"] == [{"source": "b.mp4", "reason": "no clip has 3 frames after --stride 2"}]
 
 
 def lossless(path, pixels, pixel_format):

@@ -237,7 +237,7 @@ def test_frame_folders(tmp_path, packed):
     manifest = prepare(source=str(source), out=str(tmp_path / "out"), resolution=8, nframes=3, stride=2)
     assert os.listdir(tmp_path / "out" / "videos") == ["train-a_0000"]
     assert [value for _, value in frames_of(tmp_path / "out" / "videos" / "train-a_0000")] == [0, 2, 4]
-    assert manifest["skipped"] == [{"source": "train/b", "reason": "1 frames, fewer than 3"}]
+    assert manifest["skipped"] == [{"source": "train/b", "reason": "1 frames after --stride 2, fewer than 3"}]
 
 
 @pytest.mark.parametrize("zipped", [False, True])
