@@ -59,6 +59,7 @@ class Inversion:
         ValueError: Another type, size or state of the generator or the clip, or no two times.
     """
 
+    @without_autocast()
     @torch.inference_mode(False)  # a caller's, in which nothing could be fitted
     def __init__(
         self,

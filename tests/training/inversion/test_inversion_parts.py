@@ -350,13 +350,18 @@ def test_codes_and_weights_are_fitted_in_float32(monkeypatch):
     ],
 )
 def test_settings_of_the_calling_program_change_nothing(generator, setting):
+    filters = torch.linspace(-1e-3, 1e-3, 2 * 3 * 64).reshape(2, 3, 8, 8)
+
+    def perceptual(images, resize_images, return_lpips):
+        return torch.nn.functional.conv2d(images, filters, stride=8).flatten(1)
+
     def reported():
         settings = FitSettings(samples=4, starts=2, motions=2, keep=1, steps=6, batch=2)
         pixels = torch.arange(3 * 3 * 256).remainder(251).to(torch.uint8).reshape(3, 3, 16, 16)
-        inversion = Inversion(generator, pixels, times=(0.0, 1.0), settings=settings, seed=0)
+        inversion = Inversion(generator, pixels, times=(0.0, 1.0), settings=settings, seed=0, perceptual=perceptual)
         inversion.fit()
         inversion.tune(2)
-        return inversion.report() | {"seconds": 0}
+        return inversion.report() | {"seconds": 0, "features": inversion._loss._features.tolist()}
 
     expected = reported()
     with setting():
