@@ -312,14 +312,17 @@ def open_run_folder(job, names: Mapping[str, bool]) -> Path:
 
 def print_dry_run(job) -> None:
     """Print the options, the dataset, the devices, and the sizes of the networks."""
+    from training.launch.build import build_schedule
     from training.launch.validate import dump_options
     from training.networks.model_summary import size_report
 
+    snapshots = build_schedule(job.options).snapshots_on_disk()
+    sizes = {"options": job.options, "processes": job.processes, "snapshots": snapshots}
     print(dump_options(job.options))
     about = ", ".join(f"{name} {value}" for name, value in job.dataset.describe().items() if name != "label_examples")
     print(f"dataset    {about}")
     print(f"device     {job.processes} × {job.device_type}")
-    print("\n".join(size_report(job.generator, job.discriminator, options=job.options, processes=job.processes)))
+    print("\n".join(size_report(job.generator, job.discriminator, **sizes)))
     print(f"run folder {job.run_folder or Path(job.options['outdir']) / ('#####-' + job.description)} (not made)")
 
 

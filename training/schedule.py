@@ -1,6 +1,7 @@
 """Training schedule: length of a run, learning rate, ticks, previews and snapshots, and the run's counters."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 
 __all__ = ["Counters", "Schedule"]
@@ -20,6 +21,28 @@ class Schedule:
     keep: int | None  # number of newest network snapshots to keep; None for all
     nonfinite_limit: int  # consecutive steps of a phase with non-finite gradients after which the run stops
     unreadable_limit: int  # number of unreadable items of a process's data after which the run stops
+
+    @property
+    def end(self) -> int:
+        """Videos at the end of the run: whole iterations."""
+        return -(-round(self.total_kimg * 1000) // self.batch) * self.batch
+
+    def tick_ends(self, every: int | None) -> range:
+        """Videos at the end of every n-th tick that is over before the end of the run; none for None.
+
+        The first tick is one iteration, the others are at least one.
+        """
+        iterations = max(math.ceil(round(self.kimg_per_tick * 1000) / self.batch), 1)
+        stop = 0 if every is None else round(self.total_kimg * 1000)
+        return range(self.batch, stop, (every or 1) * iterations * self.batch)
+
+    def snapshots_on_disk(self) -> int:
+        """Number of snapshots at the end of a run: they are named by whole kimg, and of two in one the later stays."""
+        count, regular = 1, self.tick_ends(self.snapshot_ticks)
+        if regular:
+            first, last = regular[0] // 1000, regular[-1] // 1000
+            count = min(len(regular) - 1, last - first) + 1 + (self.end // 1000 > last)
+        return min(count, self.keep or count)
 
     def lrate_factor(self, counters: "Counters") -> float:
         """The learning rate of the next iteration, as a fraction of spec.lrate.

@@ -26,7 +26,7 @@ from training.data.frame_store import RUN_OPTIONS
 from training.data.loader import PairDataset, build_dataset
 from training.data.webdataset import ShardPairDataset
 from training.data.webdataset_files import is_shards
-from training.launch.build import build_augment, build_networks, check_arguments, synthesis_note
+from training.launch.build import build_augment, build_networks, build_schedule, check_arguments, synthesis_note
 from training.launch.config import GROUPS, NETWORKS, SECTIONS, compose_options, continued_options, given_options
 from training.launch.idle_options import (
     Devices,
@@ -283,20 +283,21 @@ def _camera_notes(generator: torch.nn.Module, dataset: PairDataset) -> list[str]
 
 def _replaced_notes(options: Mapping[str, Any]) -> list[str]:
     """Notes on snapshots and previews of a run of some kimg that are due more often than their file names change."""
-    spec, end, notes = options["spec"], options["kimg"] * 1000, []
-    tick = math.ceil(spec["kimg_per_tick"] * 1000 / spec["mb"]) * spec["mb"]  # videos
+    schedule, notes = build_schedule(options), []
     for key, what in (("snap", "snapshots"), ("imgsnap", "previews")):
-        ticks = options[key]
-        last = None if ticks is None else end // (ticks * tick) * (ticks * tick)  # the last but the one at the end
-        if last is not None and 1000 <= ticks * tick <= last < end and last // 1000 == end // 1000:
+        regular = schedule.tick_ends(options[key])
+        every = regular.step / 1000
+        if every >= 1 and len(regular) > 1 and regular[-1] // 1000 == schedule.end // 1000:
+            last = regular[-1] / 1000
             notes.append(
-                f"kimg={options['kimg']:g}: {what} at the end replace those of {last / 1000:g} kimg ({key}={ticks}), "
-                f"as they are named by whole kimg; kimg={last / 1000 + 1:g} keeps both."
+                f"kimg={options['kimg']:g}: {what} at the end replace those of {last:g} kimg ({key}={options[key]}), "
+                f"as they are named by whole kimg; kimg={math.floor(last) + 1} keeps both."
             )
-        if ticks is not None and ticks * tick < 1000 <= end:
+        if regular and every < 1 and schedule.end >= 1000:
+            enough = math.ceil(1000 * options[key] / regular.step)
             notes.append(
-                f"{key}={ticks}: {what} are due every {ticks * tick / 1000:g} kimg, but are named by whole kimg, and "
-                f"later ones replace earlier ones of the same name; {key}={math.ceil(1000 / tick)} keeps all."
+                f"{key}={options[key]}: {what} are due every {every:g} kimg, but are named by whole kimg, and later "
+                f"ones replace earlier ones of the same name; {key}={enough} keeps all."
             )
     return notes
 

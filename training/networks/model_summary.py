@@ -1,7 +1,6 @@
 """Size of a training, computed from its networks for the dry run: parameters, rays, samples, memory, files."""
 
 import inspect
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -106,9 +105,14 @@ def checkpoint_bytes(generator: Generator, discriminator: TimeAwareDiscriminator
 
 
 def size_report(
-    generator: Generator, discriminator: TimeAwareDiscriminators, *, options: Mapping[str, Any], processes: int
+    generator: Generator,
+    discriminator: TimeAwareDiscriminators,
+    *,
+    options: Mapping[str, Any],
+    processes: int,
+    snapshots: int,
 ) -> list[str]:
-    """The lines that a dry run prints about sizes."""
+    """The lines that a dry run prints about sizes; `snapshots` are on the disk at the end."""
     batch, micro = options["spec"]["mb"], options["spec"]["microbatch"]
     lines = ["parameters"]
     lines += [
@@ -130,26 +134,11 @@ def size_report(
     else:
         lines.append("memory of a process: no estimate for a network of your own class")
     snapshot, state = checkpoint_bytes(generator, discriminator)
-    count = _count_snapshots(options)
     lines.append(
-        f"disk       {count} snapshots × {format_bytes(snapshot)} + state {format_bytes(state)}"
-        f" = {format_bytes(count * snapshot + state)}"
+        f"disk       {snapshots} snapshots × {format_bytes(snapshot)} + state {format_bytes(state)}"
+        f" = {format_bytes(snapshots * snapshot + state)}"
     )
     return lines
-
-
-def _count_snapshots(options: Mapping[str, Any]) -> int:
-    """Number of snapshots on disk at the end of a run; see `Schedule.snapshot_due` and `snapshot_name`."""
-    batch, total = options["spec"]["mb"], round(options["kimg"] * 1000)
-    iterations = max(math.ceil(round(options["spec"]["kimg_per_tick"] * 1000) / batch), 1)  # of a tick
-    end, count = -(-total // batch) * batch // 1000, 1  # named by whole kimg: of two in one, the later stays
-    if options["snap"] is not None and batch < total:
-        # Also after the first iteration, which is a tick, and every `snap` ticks later; at most one for each kimg.
-        step = options["snap"] * iterations * batch
-        more = (total - 1 - batch) // step
-        first, last = batch // 1000, (batch + more * step) // 1000
-        count = min(more, last - first) + 1 + (end > last)
-    return min(count, options["keep"] or count)
 
 
 def _count(module: nn.Module | None) -> int:

@@ -243,7 +243,7 @@ def test_arguments_that_an_own_class_does_not_have(work):
     start = ["outdir=runs", "data=data", *OVERRIDES, *SELECTED]
     made = plan([*start, "dry_run=true"])
     assert made.discriminator.config["width"] == 16
-    lines = size_report(made.generator, made.discriminator, options=made.options, processes=1)
+    lines = size_report(made.generator, made.discriminator, options=made.options, processes=1, snapshots=1)
     assert "memory of a process: no estimate for a network of your own class" in lines
     with pytest.raises(
         UserError, match=r"^model\.discriminator\.channel_max: PairDiscriminator has no argument channel_max"
@@ -412,7 +412,7 @@ def test_memory_is_estimated_for_the_networks_of_this_program_only(work):
     own = "generator._target_=my_models.LoopingGenerator", "discriminator._target_=my_models.Derived"
     for words in ([], [f"model.{own[0]}"], [f"model.{own[1]}"]):
         made = plan(["outdir=runs", "data=data", *OVERRIDES, *words])
-        lines = size_report(made.generator, made.discriminator, options=made.options, processes=1)
+        lines = size_report(made.generator, made.discriminator, options=made.options, processes=1, snapshots=1)
         assert (none in lines) == bool(words)
 
 

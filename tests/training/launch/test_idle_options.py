@@ -177,11 +177,19 @@ def test_snapshots_that_replace_each_other_are_told(tmp_path):
     assert notes("kimg=24", "snap=2", "imgsnap=2") == notes("kimg=24", "snap=null", "imgsnap=3") == []
     assert notes("kimg=0.9", "snap=1") == []  # a trial
     assert notes("kimg=20.4", "snap=8", "imgsnap=3") == [
-        "kimg=20.4: snapshots at the end replace those of 20 kimg (snap=8), as they are named by whole kimg; kimg=21 "
+        "kimg=20.4: snapshots at the end replace those of 20.1 kimg (snap=8), as they are named by whole kimg; kimg=21 "
         "keeps both."
     ]
     assert notes("kimg=20", "snap=8", "imgsnap=8") == notes("kimg=21.4", "snap=8", "imgsnap=8") == []
-    assert notes("kimg=2.4", "snap=8", "imgsnap=8") == []
+    assert notes("kimg=2.4", "snap=8", "imgsnap=8") == notes("kimg=0.9", "snap=8", "imgsnap=8") == []
+    # The first tick is one iteration, from which the others are counted.
+    kilo = ["spec.kimg_per_tick=1", "snap=1", "imgsnap=99"]
+    assert notes(*kilo, "kimg=12.3", "spec.mb=32", "spec.microbatch=32") == []
+    assert notes(*kilo, "kimg=18.6", "spec.mb=96", "spec.microbatch=96") == [
+        "kimg=18.6: snapshots at the end replace those of 18.048 kimg (snap=1), as they are named by whole kimg; "
+        "kimg=19 keeps both."
+    ]
+    assert notes(*kilo, "kimg=19", "spec.mb=96", "spec.microbatch=96") == []
 
 
 def test_passes_of_another_size_are_told(tmp_path):
