@@ -167,6 +167,8 @@ class PairLoader:
             self._stuck = False
         batch, problems = self._ready
         if batch is None:
+            self.close()
+            self._batches = None  # the next attempt reads the same items again: they may be back
             raise UserError(problems[-1])
 
     def close(self) -> None:
@@ -241,7 +243,7 @@ class PairLoader:
                 "missing?); use fewer of them with workers=, or none with workers=0."
             ) from error
         finally:  # some may run when another one cannot be started
-            self._workers = set(multiprocessing.active_children()) - before
+            self._workers |= set(multiprocessing.active_children()) - before
         if self._workers and threading.current_thread() is threading.main_thread():
             # When a worker dies, PyTorch's handler would raise anywhere in the program, for instance in the middle of a
             # step. The loader also detects a dead worker while it waits for a batch.

@@ -226,6 +226,28 @@ def test_an_item_that_vanishes_is_replaced_and_counted(fragile, workers):
     assert [video for _ in range(2) for video in shown(next(again))] == found[6:]
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_data_that_come_back_are_read(fragile, tmp_path, workers):
+    """As on a network drive that is away for a while: an error is that of its attempt, and loses no items."""
+    dataset, _ = fragile
+    reference = batches(make_loader(dataset, batch_size=2, seed=1), 8)
+    before = multiprocessing.active_children()
+    loader = make_loader(dataset, batch_size=2, seed=1, workers=workers)
+    found = [next(loader)]
+    (tmp_path / "train").rename(tmp_path / "away")
+    with pytest.raises(UserError, match=r"others tried in its place failed too\.$"):
+        while True:
+            found.append(next(loader))
+    assert len(found) <= 6 and loader.position == 2 * len(found) and workers_of(before) == []
+    with pytest.raises(UserError, match=r"others tried in its place failed too\.$"):
+        next(loader)
+    (tmp_path / "away").rename(tmp_path / "train")
+    found += [next(loader), next(loader)]
+    assert same(reference[: len(found)], found)
+    loader.close()
+    assert workers_of(before) == []
+
+
 def workers_of(before) -> list:
     return [child for child in multiprocessing.active_children() if child not in before]
 
@@ -434,6 +456,7 @@ def test_a_worker_that_cannot_be_started_leaves_none_behind(fragile, monkeypatch
     at_start(monkeypatch, 1, fail)
     with pytest.raises(UserError, match=r"^Data workers cannot be started \(Resource temporarily unavailable; "):
         next(loader)
+    next(loader)  # the first worker of the failed attempt is still known
     loader.close()
     assert left_over(before) == []
 
