@@ -47,6 +47,7 @@ __all__ = [
     "load_state",
     "network_class",
     "own_class",
+    "same_class",
     "save_snapshot",
     "snapshot_progress",
     "stored_discriminators",
@@ -256,8 +257,14 @@ def network_class(name: str) -> type[torch.nn.Module]:
     return found
 
 
-def _same_class(one: str, other: str) -> bool:
-    """True if two dotted names may be of one class: in a script that is run, its module is called __main__."""
+def same_class(one: str | None, other: str | None) -> bool:
+    """True if two dotted names may be of one class: in a script that is run, its module is called __main__.
+
+    Args:
+        one, other: The names; None for the class of this program.
+    """
+    if one is None or other is None:
+        return one is other
     pairs = ((one, other), (other, one))
     return one == other or any(a.startswith("__main__.") and b.endswith(a.removeprefix("__main__")) for a, b in pairs)
 
@@ -283,13 +290,13 @@ def _stored_class(
 
     variable, stored = f"{kind.upper()}_CLASS", str(name)
     if given is not None:
-        if _same_class(class_name(given), stored):
+        if same_class(class_name(given), stored):
             return given
         raise UserError(
             f"{source} holds a {kind} of another class, {printable(stored)}, than {kind}_class, {class_name(given)}."
         )
     asked = os.environ.get(variable)
-    if asked is not None and _same_class(asked, stored):
+    if asked is not None and same_class(asked, stored):
         try:
             return network_class(asked)
         except ValueError as error:

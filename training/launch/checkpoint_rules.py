@@ -10,7 +10,7 @@ from torch.nn.utils.parametrize import type_before_parametrizations
 
 from dnnlib import UserError, is_number
 from training.checkpoints.growing import generator_states, grown_state, grows, is_block, options_to_keep_upsampler
-from training.checkpoints.snapshot import MAX_NUMBER, check_state, load_snapshot, own_class
+from training.checkpoints.snapshot import MAX_NUMBER, check_state, load_snapshot, own_class, same_class
 from training.checkpoints.training_state import read_state
 from training.data.loader import PairDataset
 from training.launch.config import NETWORKS
@@ -76,7 +76,7 @@ def check_snapshot(
     for name, (network, _, config) in zip(NETWORKS, parts.values(), strict=True):
         _check_choices(f"model.{name}", network, config, source=path)
         held, own = content[name].get("class"), own_class(network).get("class")
-        if held != own:
+        if not same_class(None if held is None else str(held), own):
             notes.append(
                 f"resume: the snapshot's {name} is {f'{held!r:.100}' if held else 'of this program'}, here it is "
                 f"{repr(own) if own else 'that of this program'}: its weights fit, but may mean something else."

@@ -26,6 +26,7 @@ from training.inference.video_discriminators import load_discriminators
 from training.inference.video_generator import VideoGenerator, load_generator
 from training.launch import config
 from training.launch.build import STEPS
+from training.launch.checkpoint_rules import check_snapshot
 from training.launch.validate import plan
 from training.networks.discriminator import TimeAwareDiscriminators, time_plane
 from training.networks.generator import Generator
@@ -119,6 +120,15 @@ def test_a_class_of_a_script_is_loaded_from_its_module(work, monkeypatch):
     save_small_network(work / "run", network)
     VideoGenerator(network).save_pretrained(work / "model")
     monkeypatch.setattr(my_models.LoopingGenerator, "__module__", "my_models")
+    assert load_snapshot(work / "run")["generator"]["class"] == "__main__.LoopingGenerator"
+    options = {"resume": work / "run", "freezed": 0, "spec": {"ramp": None}}
+    parts = [network, load_discriminators(work / "run").network]
+    assert check_snapshot(options, *parts, given=[]) == []
+    (note,) = check_snapshot(options, my_models.ShellGenerator(**small_generator().config), parts[1], given=[])
+    assert note == (
+        "resume: the snapshot's generator is '__main__.LoopingGenerator', here it is 'my_models.ShellGenerator': its "
+        "weights fit, but may mean something else."
+    )
     for folder in (work / "run", work / "model"):
         with pytest.raises(UserError, match=r"GENERATOR_CLASS to this name \(with the name of its module in place of"):
             load_generator(folder)
