@@ -49,6 +49,7 @@ __all__ = ["job", "submit", "sweep_label"]
 NAMED = ("model", "spec", "resolution", "spec.mb", "aug", "cond", "camera_condition", "mirror")
 LONGEST = 100  # characters of a label
 LAUNCHING = re.compile(r"[+~]*hydra[./](launcher|sweeper)\b")
+DEFAULTS = ("hydra/launcher=basic", "hydra/sweeper=basic")  # of Hydra, without which it would do the same
 STOPPING = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
 
 
@@ -87,13 +88,14 @@ def submit(
     fixed = {each.key_or_group for each in parsed} - varying
     trainings = [[plain_override(override) for override in combination] for combination in combinations]
     composed: list[dict[str, Any]] = []
+    launching = [setting for setting in settings if LAUNCHING.match(setting) and setting not in DEFAULTS]
     # Another sweeper makes combinations of its own.
-    if not any(re.match(r"[+~]*hydra[./]sweeper", setting) for setting in settings):
+    if not any(re.match(r"[+~]*hydra[./]sweeper", setting) for setting in launching):
         for training in trainings:
             composed.append(compose_options(training))
             check_values(composed[-1])
     dry = any(each.key_or_group == "dry_run" and _value(each) is True for each in parsed)
-    here = not any(LAUNCHING.match(setting) for setting in settings if setting != "hydra/launcher=basic")
+    here = not launching
     idle = [setting.partition("=")[0] for setting in settings if not LAUNCHING.match(setting)]
     if here and idle:
         print(

@@ -160,6 +160,7 @@ def test_settings_of_hydra_without_a_launcher(tmp_path, monkeypatch, capsys):
     """They leave the trainings in this process, where a signal stops all and every failure is named."""
     monkeypatch.setattr("training.launch.slurm._launch", no_task)
     words = [f"outdir={tmp_path}", "seed=1,2,3", f"hydra.sweep.dir={tmp_path}/jobs", "hydra/launcher=basic"]
+    words.append("hydra/sweeper=basic")
     assert len(sweep(words, stop_after=1)) == 1
     out = capsys.readouterr().out
     assert "Stopped as asked: the remaining 2 of 3 trainings were not begun." in out
@@ -204,7 +205,7 @@ def test_run_folders_say_which_training_they_are(tmp_path, monkeypatch, capsys):
 
 
 def test_jobs_of_hydra_s_launchers_know_their_words_and_labels(tmp_path, monkeypatch):
-    """With a launcher that needs no cluster; the choice of a sweeper brings Hydra into play."""
+    """With a launcher that needs no cluster; a setting of the sweeper brings Hydra into play."""
     for name in ("PYTHONPATH", "PYTHONSAFEPATH", "HYDRA_FULL_ERROR"):
         monkeypatch.setenv(name, "")
     monkeypatch.setattr(sys, "argv", ["run_train.py"])
@@ -217,7 +218,7 @@ def test_jobs_of_hydra_s_launchers_know_their_words_and_labels(tmp_path, monkeyp
             seen.append(found)
 
     words = ["-m", f"outdir={tmp_path}/a, ${{b}}'", "spec=small,paper", "seed=1,2", "data=x", "metrics=a"]
-    words += ["hydra/sweeper=basic", f"hydra.sweep.dir={tmp_path}/jobs"]
+    words += ["hydra.sweeper.max_batch_size=9", f"hydra.sweep.dir={tmp_path}/jobs"]
     submit(words, task, train=no_task, check=no_task)
     fixed = ["data=x", "metrics=[a]"]
     first, *_, last = seen
