@@ -436,7 +436,7 @@ def test_points_are_queried_in_evaluation_mode(run_folder):
         assert str(error.value) == "points are queried in evaluation mode: call generator.eval() first."
 
 
-@pytest.mark.parametrize("label", [[1, 1, 0], [0.5, 0.2, 0.2], [2, -1, 0], [0, 0, 0]])
+@pytest.mark.parametrize("label", [[1, 1, 0], [0.5, 0.2, 0.2], [0.33, 0.33, 0.32], [2, -1, 0], [0, 0, 0]])
 def test_weights_of_known_classes_are_positive_and_add_up(label, tmp_path):
     pytest.importorskip("safetensors")
     generator = small_generator(c_dim=3)
@@ -447,7 +447,8 @@ def test_weights_of_known_classes_are_positive_and_add_up(label, tmp_path):
     G = load_generator(tmp_path / "model")
     with pytest.raises(ValueError, match="the number of one class, 0 to 2, or weights of all 3 classes"):
         G.codes(class_idx=label)
-    assert torch.equal(G.codes(class_idx=[0.33, 0.33, 0.34]).ws, unknown.codes(class_idx=[0.33, 0.33, 0.34]).ws)
+    for weights in ([0.33, 0.33, 0.34], [0.33] * 3):
+        assert torch.equal(G.codes(class_idx=weights).ws, unknown.codes(class_idx=weights).ws)
 
 
 def test_training_mode_is_refused(run_folder):
