@@ -9,7 +9,7 @@ import bisect
 import hashlib
 import os
 import time
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ from training.data.annotations import (
     store_stride,
 )
 from training.data.dataset import check_counts, random_block
-from training.data.frame_store import FrameStore
+from training.data.frame_store import FrameStore, UnreadableFrame, Video
 from training.data.images import fit_square
 from training.data.video_decoder import BrokenVideo, Remarks, decode_video, describe_remarks
 
@@ -64,7 +64,7 @@ class StoredVideos:
         resolution: Frames are cropped to the central square and resized to this width, as in training.
         frame_stride: Keep every n-th frame of a video; the stride that dataset_tool applied already counts.
         generated: True for videos of generate.py: depth, normals, opacity and raw colours beside the images are left
-            out. A dataset of dataset_tool has none.
+            out, and videos that are not square, such as stereo pairs, are noted. A dataset of dataset_tool has none.
 
     Attributes:
         resolution: Width of the frames in pixels.
@@ -90,20 +90,25 @@ class StoredVideos:
         self._videos = self._store.videos
         self._movies = [] if self._videos or self._store.is_zip else self._store.movies
         self.notes: list[str] = []
-        if generated and manifest is None:
+        rendered = generated and manifest is None
+        if rendered:
             self._leave_out_maps()
         self._fingerprints: dict[str, str] = {}  # hash of the content, by the files' times and sizes; see fingerprint
         if self._movies:
             counts = [self._count_frames(movie) for movie in self._movies]
-            remarks = describe_remarks(remark for _, remark in counts)
+            remarks = describe_remarks(remark for _, remark, _ in counts)
             left_out = (self._store.doubled_movies(), self._store.dangling)
             remarks += [f"{note}." for note in left_out if note is not None]
             self.notes += [f"'{self._store.path}': {line}" for line in remarks]
-            lengths = [frames for frames, _ in counts]
+            lengths = [frames for frames, _, _ in counts]
+            sizes = {movie: size for movie, (_, _, size) in zip(self._movies, counts)}
         else:
             self._store.require_videos()
             lengths = [len(video) for video in self._videos]
             self.notes += frame_notes(self._store, manifest, resolution)
+            sizes = {video.path: self._first_size(video) for video in self._videos if rendered}
+        if rendered:
+            self._note_shapes(sizes)
         self._lengths = [-(-length // self._stride) for length in lengths]
 
     def clips(self, *, count: int, frames: int, subsample: int = 1) -> "StoredClips":
@@ -208,14 +213,37 @@ class StoredVideos:
             "show depth, normals, opacity or raw colours of others."
         )
 
-    def _count_frames(self, movie: str) -> tuple[int, Remarks]:
-        """Number of frames, and remarks; see decode_video."""
-        images, count = self._decode(movie), 0
+    def _note_shapes(self, sizes: Mapping[str, tuple[int, int]]) -> None:
+        """Note videos that are not square, since only their middle is measured.
+
+        A generator's frames are square: others are mostly stereo pairs, grids and comparisons beside its videos.
+
+        Args:
+            sizes: (width, height) in pixels of each video by its name.
+        """
+        others = [(name, width, height) for name, (width, height) in sizes.items() if width != height]
+        if others:
+            name, width, height = others[0]
+            self.notes.append(
+                f"'{self._store.path}': {len(others)} of {len(sizes)} videos, such as {name} ({width}×{height} "
+                "pixels), are not square: only their middle is measured; stereo pairs and grids do not belong here."
+            )
+
+    def _first_size(self, video: Video) -> tuple[int, int]:
+        """(width, height) of the first frame; (0, 0) if it is unreadable, an error of `read` where it is needed."""
+        try:
+            return self._store.read_frame(video, 0).size
+        except UnreadableFrame:
+            return 0, 0
+
+    def _count_frames(self, movie: str) -> tuple[int, Remarks, tuple[int, int]]:
+        """Number of frames, remarks (see decode_video), and (width, height)."""
+        images, count, size = self._decode(movie), 0, (0, 0)
         while True:
             try:
-                next(images)
+                size = next(images).size
             except StopIteration as end:
-                return count, end.value
+                return count, end.value, size
             count += 1
 
     def _decode(self, movie: str) -> Generator[Image.Image, None, Remarks]:

@@ -133,6 +133,48 @@ def test_a_single_output_without_images_is_told(tmp_path, output):
     assert StoredVideos(tmp_path, resolution=16).notes == []
 
 
+def write_plain(folder, name, width, height, *, frames=4, movies):
+    """Grey frames as a movie or as PNG files."""
+    image = torch.full([3, height, width], 90, dtype=torch.uint8)
+    if movies:
+        with VideoWriter(folder / f"{name}.mp4", fps=8) as writer:
+            for _ in range(frames):
+                writer.add(image)
+        return
+    (folder / name).mkdir()
+    for frame in range(frames):
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / name / f"{frame}.png")
+
+
+@pytest.mark.parametrize("movies", [False, True])
+def test_stereo_pairs_among_generated_videos_are_told(tmp_path, movies):
+    for name, width in (("yaw_seed0", 16), ("yaw_seed0_stereo", 32), ("yaw_seed1", 16), ("yaw_seed1_stereo", 32)):
+        write_plain(tmp_path, name, width, 16, movies=movies)
+    videos = StoredVideos(tmp_path, resolution=16, generated=True)
+    assert videos.notes == [
+        f"'{tmp_path}': 2 of 4 videos, such as yaw_seed0_stereo{'.mp4' if movies else ''} (32×16 pixels), are not "
+        "square: only their middle is measured; stereo pairs and grids do not belong here."
+    ]
+    assert len(videos.clips(count=9, frames=4)) == 4  # other programs generate videos of any shape
+    assert StoredVideos(tmp_path, resolution=16).notes == []  # cut as in training
+
+
+@pytest.mark.parametrize("movies", [False, True])
+def test_square_generated_videos_of_any_size_are_not_told(tmp_path, movies):
+    write_plain(tmp_path, "a", 16, 16, movies=movies)
+    write_plain(tmp_path, "b", 32, 32, movies=movies)
+    assert StoredVideos(tmp_path, resolution=16, generated=True).notes == []
+
+
+def test_a_frame_whose_size_is_unknown_is_an_error_only_where_it_is_needed(tmp_path):
+    write_plain(tmp_path, "a", 32, 16, movies=False)
+    (tmp_path / "a" / "0.png").write_bytes(b"damaged")
+    videos = StoredVideos(tmp_path, resolution=16, generated=True)
+    assert videos.notes == []
+    with pytest.raises(UnreadableFrame):
+        videos.clips(count=1, frames=4).load([0])
+
+
 def test_every_so_manieth_frame(tmp_path):
     root = write_videos(tmp_path, [9, 8])
     (clip,) = levels(StoredVideos(root, resolution=16).clips(count=1, frames=8, subsample=3))
