@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from dnnlib import UserError, __version__, print_any_text, run_cli, temporary_folder
-from metrics.registry import METRICS
+from metrics.registry import METRICS, extrapolation_note
 
 
 def main() -> None:
@@ -138,6 +138,7 @@ def make_plan(overrides: Sequence[str], *, label: str = "", look: bool = True, c
         if job.options["cache_metrics_dir"] and not any(METRICS[name].uses_real for name in job.options["metrics"]):
             idle.append("cache_metrics_dir=")  # caches statistics of the real videos
         job.notes.extend(f"{name} has no effect: none of the metrics uses it." for name in idle)
+        job.notes.extend(extrapolation_note(job.options["metrics"], nframes=job.options["nframes"]))
     return job
 
 

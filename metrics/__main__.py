@@ -17,7 +17,7 @@ from click.core import ParameterSource
 
 from dnnlib import UserError, make_folder, run_cli
 from dnnlib.command_line import Command
-from metrics.registry import METRICS, find_metric
+from metrics.registry import METRICS, extrapolation_note, find_metric
 
 # PyTorch and the networks are imported where they are used, so that --help and usage errors respond at once.
 
@@ -205,7 +205,9 @@ def run(names: list[str], paths: dict[str, str], device_type: str, options: dict
         torch.cuda.set_device(device)
     fake, real, about = open_videos(options, device)
     if distributed.is_main():
-        for note in [note for videos in (fake, real) for note in getattr(videos, "notes", ())]:
+        notes = [note for videos in (fake, real) for note in getattr(videos, "notes", ())]
+        notes += extrapolation_note(names, nframes=fake.nframes) if isinstance(fake, GeneratedVideos) else []
+        for note in notes:
             click.echo(note, err=True)
     labelled = isinstance(fake, GeneratedVideos) and fake.labelled
     if distributed.is_main() and real is not None and not labelled and not any(METRICS[n].uses_real for n in names):

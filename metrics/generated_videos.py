@@ -90,6 +90,7 @@ class GeneratedVideos:
 
     Attributes:
         labelled: True for a conditional generator.
+        nframes: As given.
         resolution: Width of the frames in pixels.
 
     Raises:
@@ -113,9 +114,9 @@ class GeneratedVideos:
         if generator.c_dim > 0 and (label is None or len(label(0)) != generator.c_dim):
             found = 0 if label is None else len(label(0))
             raise UserError(f"The generator needs labels of {generator.c_dim} entries; those of the data have {found}.")
-        self._generator, self._nframes, self._label = generator, nframes, label
+        self._generator, self._label = generator, label
         self.labelled = label is not None
-        self.resolution = resolution
+        self.nframes, self.resolution = nframes, resolution
 
     def clips(self, *, count: int, frames: int, subsample: int = 1) -> "GeneratedClips":
         """At most `count` clips: every `subsample`-th of `frames` consecutive frames.
@@ -123,12 +124,12 @@ class GeneratedVideos:
         Raises:
             UserError: `nframes` is 1, of single images, which have no frame rate.
         """
-        if self._nframes == 1 and frames > 1:
+        if self.nframes == 1 and frames > 1:
             raise UserError(
                 f"Clips of {frames} frames need a frame rate, which single images (nframes=1) do not have. Choose "
                 "metrics of images or views, or say with --nframes how many frames span the times 0 to 1."
             )
-        times = [k / max(self._nframes - 1, 1) for k in range(0, frames, subsample)]
+        times = [k / max(self.nframes - 1, 1) for k in range(0, frames, subsample)]
         label = self._label
         if isinstance(label, StoredLabels):
             label = label.of_clips(count=count, frames=frames)
@@ -149,7 +150,7 @@ class GeneratedVideos:
         return self._samples(count, self._pairs, **about)
 
     def _samples(self, count: int, render: Callable[[Sequence[int]], Any], **about) -> "GeneratedClips":
-        about = {"from": "generator", "seed": SEED, "resolution": self.resolution, "nframes": self._nframes, **about}
+        about = {"from": "generator", "seed": SEED, "resolution": self.resolution, "nframes": self.nframes, **about}
         # On a CPU, where batches save no time, one at a time: the bits of a sample then do not depend on its batch.
         on_cpu = next(self._generator.parameters()).device.type == "cpu"
         return GeneratedClips(count, render, about, one_by_one=on_cpu)
@@ -195,8 +196,8 @@ class GeneratedVideos:
     @torch.no_grad()
     def _images(self, indices: Sequence[int]) -> torch.Tensor:
         renderer, cameras, numbers = self._renderer_of(indices)
-        if self._nframes > 1:
-            numbers = [int(number * self._nframes) / (self._nframes - 1) for number in numbers]
+        if self.nframes > 1:
+            numbers = [int(number * self.nframes) / (self.nframes - 1) for number in numbers]
         times = torch.tensor(numbers, dtype=torch.float32, device="cpu")
         return self._frames(renderer.render(times, cameras))[:, :, None]
 

@@ -9,10 +9,11 @@ place of I3D; looking one up in the table succeeds, although the table does not 
 
 import dataclasses
 import re
+from collections.abc import Iterable
 
 from dnnlib import UserError, choices_hint, one_line
 
-__all__ = ["METRICS", "Metric", "find_metric"]
+__all__ = ["METRICS", "Metric", "extrapolation_note", "find_metric"]
 
 NOT_FVD = "NOT FVD: features of an untrained random network; compare only with the same metric here"
 NOT_I3D = "features of an untrained random network; compare only with the same metric here"
@@ -178,3 +179,22 @@ def find_metric(name: str) -> Metric:
         hint = choices_hint(name, METRICS, everything="python -m metrics --list shows all.")
         raise UserError(f"metrics: there is no metric '{name}'; {hint}")
     return METRICS[name]
+
+
+def extrapolation_note(names: Iterable[str], *, nframes: int) -> list[str]:
+    """A note on metrics whose clips of generated videos are longer than those of training; none if no clips are.
+
+    Args:
+        names: Names of metrics.
+        nframes: Frames of a training clip, which span the times 0 to 1.
+    """
+    clips = [metric for metric in map(find_metric, names) if metric.samples == "clips"]
+    last = {metric.name: range(0, metric.frames, metric.subsample)[-1] for metric in clips}
+    longer = {name: frame for name, frame in last.items() if frame > nframes - 1 > 0}
+    if not longer:
+        return []
+    end = max(longer.values()) / (nframes - 1)
+    return [
+        f"{', '.join(longer)}: generated clips show times from 0 to {end:.3g}. Training clips of {nframes} frames "
+        "covered 0 to 1, the rest is extrapolated."
+    ]

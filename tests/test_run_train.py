@@ -725,6 +725,16 @@ def test_metrics_with_too_few_real_clips_are_told_first(tmp_path):
         run_train.make_plan([*words, "metrics=rpr64k3_16f"])
 
 
+def test_metrics_of_longer_clips_than_those_of_training_are_told(tmp_path):
+    words = [f"outdir={tmp_path / 'runs'}", f"data={write_frames(tmp_path / 'data', frames=16)}", *OVERRIDES]
+    assert run_train.make_plan([*words, "metrics=rfvd64_16f,warping32_2v"]).notes == [
+        "rfvd64_16f: generated clips show times from 0 to 5. Training clips of 4 frames covered 0 to 1, the rest is "
+        "extrapolated."
+    ]
+    for same in (["metrics=rfvd64_16f", "nframes=16"], ["metrics=warping32_2v"]):
+        assert run_train.make_plan([*words, *same]).notes == []
+
+
 def test_a_cache_that_no_metric_uses_is_told(tmp_path, data):
     words = [f"outdir={tmp_path / 'runs'}", f"data={data}", *OVERRIDES, f"cache_metrics_dir={tmp_path}"]
     assert run_train.make_plan([*words, "metrics=warping32_2v"]).notes == [

@@ -171,6 +171,17 @@ def test_frames_are_spaced_as_in_the_training(tmp_path):
     assert fake.resolution == real.resolution == 8 and real.notes == []
 
 
+def test_times_beyond_the_training_are_noted(evaluate, trained):
+    note = "rfvd64_16f: generated clips show times from 0 to 5. Training clips of 4 frames covered 0 to 1, the rest is"
+    words = ["--bootstrap", 0]
+    evaluate("rfvd64_16f", "--nframes", 4, *words)
+    assert evaluate.output.count(f"{note} extrapolated.\n") == 1
+    evaluate("rfvd64_16f", *words)
+    assert "extrapolated" not in evaluate.output
+    evaluate("flicker32_16f", *words, fake=trained / "data")  # videos of files have the times that they have
+    assert "extrapolated" not in evaluate.output
+
+
 def test_frames_of_an_unknown_training_are_noted(tmp_path):
     """As with published checkpoints, unless the data or the command say which frames are used."""
     data = write_frames(tmp_path / "data", videos=1, frames=8)
@@ -325,7 +336,7 @@ MISTAKES = {
     "no such data": (["--real", "nowhere"], "--real: there is no file or folder 'nowhere'"),
     "no such snapshot": (["--fake", "nowhere.pkl"], "--fake: there is no file or folder 'nowhere.pkl'"),
     "one resampling": (["--bootstrap", "1"], "at least 2 resamplings"),
-    "long clips": (["--metrics", "rfvd2048_32f"], "shorter than 32 frames: the longest has 18"),
+    "long clips": (["--metrics", "rfvd2048_32f", "--nframes", "32"], "shorter than 32 frames: the longest has 18"),
     "no such detector": (["--metrics", "fvd64_16f", "--detector", "x.pt"], "detector i3d=x.pt: there is no such file"),
     "a stride of nothing": (["--frame-stride", "2"], "--frame-stride says which real frames are kept: add --real"),
     "the rate of files": (["--nframes", "16"], "--nframes says how a generator's times are spread: leave it out"),
@@ -349,7 +360,7 @@ def test_mistakes(words, message, trained, tmp_path, monkeypatch, capsys):
     if "--frame-stride" in words:
         base = base[:2] + base[4:]
         base[1] = "flatness32_1v"
-    if "--nframes" in words:
+    if message.startswith("--nframes"):
         base[base.index("--fake") + 1] = str(trained / "data")
     with pytest.raises(SystemExit) as caught:
         run_cli(lambda: command.main([*base, *words], standalone_mode=False))

@@ -10,7 +10,7 @@ import pytest
 from dnnlib import UserError
 from metrics.feature_extractors import DETECTOR_OF
 from metrics.metric_functions import MEASURES
-from metrics.registry import METRICS, Metric, find_metric
+from metrics.registry import METRICS, Metric, extrapolation_note, find_metric
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -47,6 +47,21 @@ def test_names_say_what_is_not_the_real_thing():
             assert "NOT FVD" in metric.warning
         if name.startswith(("fvd", "kvd", "fid", "kid", "is")):
             assert metric.network in DETECTOR_OF
+
+
+def test_clips_that_are_longer_than_those_of_training():
+    names = ["fvd2048_16f", "fvd2048_128f_subsample8f_videomae", "warping256_2v", "identity256_5v", "fid50k_full"]
+    assert extrapolation_note(names, nframes=8) == [
+        "fvd2048_16f, fvd2048_128f_subsample8f_videomae: generated clips show times from 0 to 17.1. Training clips of "
+        "8 frames covered 0 to 1, the rest is extrapolated."
+    ]
+    assert extrapolation_note(names, nframes=16) == [
+        "fvd2048_128f_subsample8f_videomae: generated clips show times from 0 to 8. Training clips of 16 frames "
+        "covered 0 to 1, the rest is extrapolated."
+    ]
+    for nframes in (1, 121):  # single images have no frame rate, and no metric of clips
+        assert extrapolation_note(names, nframes=nframes) == []
+    assert extrapolation_note(names[2:], nframes=2) == []
 
 
 def test_extractors_of_the_users():
