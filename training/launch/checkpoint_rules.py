@@ -102,12 +102,26 @@ def check_snapshot(
             "spec.ramp= has no effect: with resume= there is no ramp-up, which would overwrite the snapshot's average, "
             "unless growing loses what the upsampler has learnt."
         )
+    notes += _augmentation_note(content, options)
     ramp = _group(generator.config, "foreground").get("density_ramp")
     reached = [float(tensor) for name, tensor in states[0].items() if is_density_scale(name)]
     factor = ramp.get("factor") if isinstance(ramp, Mapping) else None  # classes of the user's own have others
     if is_number(factor) and reached and min(reached) >= factor and any(name.startswith(RAMP) for name in given):
         notes.append(f"{RAMP} has no effect: the snapshot's density has reached a factor of {min(reached):g} already.")
     return notes
+
+
+def _augmentation_note(content: Mapping[str, Any], options: Mapping[str, Any]) -> list[str]:
+    """A note if adaptive augmentation begins at p = 0, although the snapshot's discriminators knew a stronger one."""
+    p = _group(_group(content, "augment"), "state").get("p")
+    if options["aug"] != "ada" or options["p"] is not None or not isinstance(p, torch.Tensor) or p.numel() != 1:
+        return []
+    if not float(p) > 0:
+        return []
+    return [
+        f"resume: the snapshot's augmentation had reached p={float(p):.3g}, this run's begins with 0; "
+        f"p={min(float(p), 1.0):.3g} continues from there."
+    ]
 
 
 def check_run_state(

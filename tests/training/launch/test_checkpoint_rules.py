@@ -89,6 +89,18 @@ def test_a_ramp_that_the_snapshot_has_behind_it(finished, tmp_path):
     assert make_plan(tmp_path, f"resume={finished}", f"{ramp}.factor=1").notes == [note]
 
 
+def test_an_augmentation_that_begins_anew(finished, tmp_path):
+    loop = make_loop(tmp_path, *SHORT, "aug=ada", "p=0.3")
+    loop.run()
+    resume = f"resume={loop.folder}"
+    assert make_plan(tmp_path, resume, "aug=ada").notes == [
+        "resume: the snapshot's augmentation had reached p=0.3, this run's begins with 0; p=0.3 continues from there."
+    ]
+    for words in (["aug=ada", "p=0.3"], ["aug=ada", "p=0"], ["aug=fixed", "p=0.1"], []):
+        assert make_plan(tmp_path, resume, *words).notes == []
+    assert make_plan(tmp_path, f"resume={finished}", "aug=ada").notes == []  # it had none
+
+
 # ----------------------------------------------------------------------------------------------------------------------
 # Data that were replaced
 
