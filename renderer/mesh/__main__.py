@@ -18,8 +18,10 @@ from dnnlib.command_line import FRAME_RATE, Command, finite_float
 from training.data.dataset_folders import frames_nearby, keep_apart, trained_on
 from training.inference.cli_options import (
     TRACK_NAMES,
+    check_truncation,
     extrapolated_times,
     idle_motion_seeds,
+    label_of_class,
     pick_device,
     scene_options,
     scenes_of,
@@ -85,10 +87,13 @@ def main(
     device = pick_device(options["device"])
     if device.type == "cpu":
         keep_freed_memory()
-    maker = GeneratedMeshes(load_average_generator(network_pkl, device=device), device=device, **_making(options))
+    generator = load_average_generator(network_pkl, device=device)
+    label_of_class(generator, options["class_idx"])  # raises if a class is missing, or another one
+    check_truncation(generator, options["truncation_psi"])
+    maker = GeneratedMeshes(generator, device=device, **_making(options))
     videos = [maker.video(seed, motion_seed) for seed, motion_seed in pairs]
     notes = [] if nearby is None else [nearby]
-    for note in notes + extrapolated_times(shown) + idle_motion_seeds(maker.generator, motion_seeds):
+    for note in notes + extrapolated_times(shown) + idle_motion_seeds(generator, motion_seeds):
         click.echo(note, err=True)
     make_folder(outdir)
 

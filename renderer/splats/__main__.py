@@ -17,8 +17,10 @@ from dnnlib.command_line import Command
 from training.data.dataset_folders import frames_nearby, keep_apart, trained_on
 from training.inference.cli_options import (
     TRACK_NAMES,
+    check_truncation,
     extrapolated_times,
     idle_motion_seeds,
+    label_of_class,
     pick_device,
     scene_options,
     scenes_of,
@@ -61,10 +63,13 @@ def main(
     picked = pick_device(device)
     if picked.type == "cpu":
         keep_freed_memory()
-    maker = GeneratedSplats(load_average_generator(network_pkl, device=picked), device=picked, **making)
+    generator = load_average_generator(network_pkl, device=picked)
+    label_of_class(generator, making["class_idx"])  # raises if a class is missing, or another one
+    check_truncation(generator, making["truncation_psi"])
+    maker = GeneratedSplats(generator, device=picked, **making)
     videos = [maker.video(seed, motion_seed) for seed, motion_seed in pairs]
     notes = [] if nearby is None else [nearby]
-    for note in notes + extrapolated_times(shown) + idle_motion_seeds(maker.generator, motion_seeds):
+    for note in notes + extrapolated_times(shown) + idle_motion_seeds(generator, motion_seeds):
         click.echo(note, err=True)
     make_folder(outdir)
 

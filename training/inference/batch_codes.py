@@ -23,6 +23,7 @@ __all__ = [
     "batch_latents",
     "codes_between",
     "given_codes",
+    "given_label",
     "mapped_codes",
     "mixed_codes",
     "on_network",
@@ -65,7 +66,6 @@ def mapped_codes(
 ) -> RowCodes:
     """Codes whose styles are those of the mapping network, see `VideoGenerator.codes`."""
     check_number("truncation_psi", truncation_psi)
-    class_idx = label_numbers("class_idx", class_idx)
     seeds = seed_list("seed", seed)
     if z is not None:
         z = _content(network, z)
@@ -74,13 +74,19 @@ def mapped_codes(
     z = latents.z if z is None else z.expand(len(latents.z), -1) if len(z) == 1 else z
     if len(z) != len(latents.z):
         raise ValueError(f"{len(z)} content codes and {len(latents.z)} seeds make no pairs.")
-    try:
-        label = class_label(network, class_idx)
-    except ValueError as error:
-        raise ValueError(f"class_idx: {error}") from error
+    label = given_label(network, class_idx)
     label = None if label is None else label.expand(len(z), -1).to(z.dtype)
     styles = StyleMapping(network.mapping, label=label, truncation_psi=truncation_psi, device=z.device)
     return latents.with_styles(styles.of(z))
+
+
+def given_label(network: Generator, class_idx: Label | None) -> torch.Tensor | None:
+    """The label [1, c_dim] of an argument `class_idx`, on the CPU; see `class_label`, also for errors."""
+    class_idx = label_numbers("class_idx", class_idx)
+    try:
+        return class_label(network, class_idx)
+    except ValueError as error:
+        raise ValueError(f"class_idx: {error}") from error
 
 
 def _content(network: Generator, z: torch.Tensor) -> torch.Tensor:

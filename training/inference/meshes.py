@@ -27,7 +27,7 @@ from renderer.video import image_grid, to_uint8
 from torch_utils.argument_checks import check_network, check_number, is_list, shown, whole_number
 from torch_utils.caller_settings import without_autocast
 from training.inference.arguments import check_codes
-from training.inference.cli_options import check_truncation, label_of_class
+from training.inference.batch_codes import given_label
 from training.inference.frame_renderer import FrameRenderer
 from training.inference.latents import RowCodes, generator_latents
 from training.inference.point_query import PointField
@@ -58,11 +58,15 @@ class SeedVideos:
 
     Args:
         truncation_psi, class_idx: Truncation and class of the styles.
+        device: The generator's device; None: that of its parameters.
+
+    Attributes:
+        device: The generator's device.
 
     Raises:
-        UserError: The class is missing, too large, or not wanted; a truncation that the generator does not have; or, in
-            a call, a seed out of range.
-        ValueError: The generator is not a network, or not in float32; in a call, a seed that is not a whole number.
+        UserError: In a call, a seed out of range.
+        ValueError: The generator is not a network, or not in float32; in a call, a seed that is not a whole number, a
+            class that is missing, too large, or not wanted, or a truncation that the generator does not have.
     """
 
     def __init__(
@@ -71,26 +75,28 @@ class SeedVideos:
         *,
         truncation_psi: float,
         class_idx: int | Sequence[float] | None,
-        device: torch.device,
+        device: torch.device | None,
     ):
         check_network("generator", generator, "synthesize")
-        dtype = next(generator.parameters()).dtype
-        if dtype != torch.float32:
-            raise ValueError(f"meshes and splats need a generator in float32, got {dtype}: load it without dtype=.")
-        label = label_of_class(generator, class_idx)
-        check_truncation(generator, truncation_psi)
-        self._generator, self._psi, self._device = generator, truncation_psi, device
-        self._label = None if label is None else label.to(device)
+        parameter = next(generator.parameters())
+        if parameter.dtype != torch.float32:
+            raise ValueError(
+                f"meshes and splats need a generator in float32, got {parameter.dtype}: load it without dtype=."
+            )
+        self._generator, self.device = generator, parameter.device if device is None else device
+        self._psi, self._class_idx = truncation_psi, class_idx
 
     @without_autocast()
     @torch.no_grad()
     def __call__(self, seed: int, motion_seed: int) -> RowCodes:
         seed, motion_seed = whole_number("seed", seed), whole_number("motion_seed", motion_seed)
         try:
-            codes = generator_latents(self._generator, seed, motion_seed).to(self._device)
+            codes = generator_latents(self._generator, seed, motion_seed).to(self.device)
         except ValueError as error:
             raise UserError(str(error)) from error
-        ws = self._generator.mapping(codes.z, self._label, truncation_psi=self._psi)
+        label = given_label(self._generator, self._class_idx)
+        label = None if label is None else label.to(self.device)
+        ws = self._generator.mapping(codes.z, label, truncation_psi=self._psi)
         return codes.with_styles(ws)
 
 
@@ -113,7 +119,7 @@ class GeneratedMeshes:
         resolution: Cells of the grid along the longest side of the trained volume.
         level: Density at the surface; None: see `level`.
         min_piece: See `remove_small_pieces`.
-        truncation_psi, class_idx: Truncation and class of the styles.
+        truncation_psi, class_idx: Truncation and class of the styles that `video` gives.
         chunk: Points evaluated at a time.
         check: Add the agreement with the rendered opacity to the figures of a mesh.
 
@@ -121,7 +127,6 @@ class GeneratedMeshes:
         video: The videos by their seeds.
 
     Raises:
-        UserError: See `SeedVideos`.
         ValueError: See `SeedVideos`; or a level that is not a number above 0.
     """
 
@@ -140,10 +145,9 @@ class GeneratedMeshes:
     ):
         if level is not None:
             check_number("level", level, 0)
-        self.device = next(generator.parameters()).device if device is None else device
-        self.generator, self.chunk, self.check = generator, chunk, check
+        self.video = SeedVideos(generator, truncation_psi=truncation_psi, class_idx=class_idx, device=device)
+        self.generator, self.device, self.chunk, self.check = generator, self.video.device, chunk, check
         self.min_piece, self._level = min_piece, level
-        self.video = SeedVideos(generator, truncation_psi=truncation_psi, class_idx=class_idx, device=self.device)
         settings = generator.settings
         volume = TrainedVolume(generator.camera_prior, near=settings.near, far=settings.far)
         self.box = [volume.low.tolist(), volume.high.tolist()]
@@ -180,7 +184,7 @@ class GeneratedMeshes:
         level = matching_level(peaks, opacities, sharp=density_of_opacity(0.5, step))
         if level is None:
             highest = max(float(peak.max()) for peak in peaks)
-            hint = f" A --level below {highest:.3g}, its highest density, would make one." if highest > 0 else ""
+            hint = f" A level below {highest:.3g}, its highest density, would make one." if highest > 0 else ""
             raise NoSurface(f"No ray of {name} is half opaque in the foreground: there is no surface to show.{hint}")
         return level
 
@@ -200,8 +204,8 @@ class GeneratedMeshes:
         mesh = extract_surface(density, self.grid, level=level, inside=self.inside)
         if mesh is None:
             raise NoSurface(
-                f"There is no surface at time {time:g}: the density is nowhere above {density.max():.4g}, and --level "
-                f"is {level:.4g}."
+                f"There is no surface at time {time:g}: the density is nowhere above {density.max():.4g}, and the "
+                f"level is {level:.4g}."
             )
         mesh, removed = remove_small_pieces(mesh, self.min_piece)
         mesh = colour_vertices(mesh, field.colour, chunk=self.chunk, device=self.device)

@@ -31,8 +31,9 @@ class GeneratedSplats:
 
     Args:
         generator: In evaluation mode.
+        device: The generator's device; None: that of its parameters.
         resolution: Cells of the grid along the longest side of the trained volume.
-        truncation_psi, class_idx: Truncation and class of the styles.
+        truncation_psi, class_idx: Truncation and class of the styles that `video` gives.
         chunk: Points evaluated at a time.
         size: Width in pixels of the images that are compared.
 
@@ -40,22 +41,22 @@ class GeneratedSplats:
         video: The videos by their seeds.
 
     Raises:
-        UserError: See `SeedVideos`.
+        ValueError: See `SeedVideos`.
     """
 
     def __init__(
         self,
         generator: Generator,
         *,
-        device: torch.device,
-        resolution: int,
-        truncation_psi: float,
-        class_idx: int | Sequence[float] | None,
-        chunk: int,
-        size: int,
+        device: torch.device | None = None,
+        resolution: int = 128,
+        truncation_psi: float = 1.0,
+        class_idx: int | Sequence[float] | None = None,
+        chunk: int = 1 << 16,
+        size: int = 128,
     ):
-        self.generator, self.device, self.chunk, self.size = generator, device, chunk, size
         self.video = SeedVideos(generator, truncation_psi=truncation_psi, class_idx=class_idx, device=device)
+        self.generator, self.device, self.chunk, self.size = generator, self.video.device, chunk, size
         settings = generator.settings
         volume = TrainedVolume(generator.camera_prior, near=settings.near, far=settings.far)
         self.box = [volume.low.tolist(), volume.high.tolist()]
@@ -81,7 +82,7 @@ class GeneratedSplats:
         if not dense.any():
             raise NoSurface(
                 f"There is nothing to show at time {time:g}: the density is nowhere above {float(density.max()):.4g}, "
-                "and no Gaussian of it would be drawn. A lower --resolution makes larger ones."
+                "and no Gaussian of it would be drawn. A lower resolution makes larger ones."
             )
         points = dense.nonzero().double() * self.grid.cell + torch.tensor(
             self.grid.origin, dtype=torch.float64, device="cpu"

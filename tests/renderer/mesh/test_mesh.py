@@ -57,10 +57,9 @@ def generator(tmp_path_factory):
 @pytest.mark.parametrize("kind", [GeneratedMeshes, GeneratedSplats])
 def test_a_truncation_without_an_average_style(generator, monkeypatch, kind):
     monkeypatch.setattr(generator.mapping, "w_avg_beta", None)
-    common = {"device": torch.device("cpu"), "resolution": 8, "truncation_psi": 0.7, "class_idx": None, "chunk": 64}
-    own = {"size": 16} if kind is GeneratedSplats else {"level": None, "min_piece": 0.0, "check": False}
-    with pytest.raises(UserError, match="--truncation_psi: this generator keeps no mean"):
-        kind(generator, **common, **own)
+    maker = kind(generator, resolution=8, truncation_psi=0.7)
+    with pytest.raises(ValueError, match=r"^truncation_psi must be 1, got 0\.7: this network keeps no mean of w\.$"):
+        maker.video(1, 2)
 
 
 @pytest.fixture
@@ -166,8 +165,16 @@ def test_mistakes_are_told_before_anything_is_written(run, words, message):
     assert not run.out.exists()
 
 
+def test_a_truncation_without_an_average_style_is_told_before_anything_is_written(run, generator, monkeypatch):
+    monkeypatch.setattr(generator.mapping, "w_avg_beta", None)
+    with pytest.raises(UserError, match="^--truncation_psi: this generator keeps no mean"):
+        run("--truncation_psi", "0.7")
+    assert not run.out.exists()
+
+
 def test_no_surface_at_that_level(run):
-    with pytest.raises(UserError, match=r"no surface at time 0.5: the density is nowhere above (50|49\.\d+), and"):
+    message = r"no surface at time 0.5: the density is nowhere above (50|49\.\d+), and the level is 51\.$"
+    with pytest.raises(UserError, match=message):
         run("--level", "51")
 
 

@@ -187,6 +187,13 @@ def test_mistakes_are_told_before_anything_is_written(run, words, message):
     assert not run.out.exists()
 
 
+def test_a_truncation_without_an_average_style_is_told_before_anything_is_written(run, untouched, monkeypatch):
+    monkeypatch.setattr(untouched.mapping, "w_avg_beta", None)
+    with pytest.raises(UserError, match="^--truncation_psi: this generator keeps no mean"):
+        run("--truncation_psi", "0.7")
+    assert not run.out.exists()
+
+
 def test_no_foreground_at_all(run, monkeypatch):
     def nothing(self, points, directions):
         return points[..., 0] * 0, (points.new_zeros([*points.shape[:-1], 3 + self.feature_dim]),)

@@ -235,6 +235,26 @@ def test_meshes_take_the_codes_of_one_video(G):
         maker.level(codes, 0.5, name="seed 3")
 
 
+@pytest.mark.parametrize("kind", [GeneratedMeshes, GeneratedSplats])
+def test_meshes_and_splats_of_codes_need_no_class(kind):
+    """The codes hold their styles; only videos of seeds need a label."""
+    G = VideoGenerator(small_generator(c_dim=3))
+    codes = G.codes(seed=3, class_idx=2)
+    needed = r"^class_idx: this generator needs the number of a class, 0 to 2\.$"
+    maker = kind(G.network, resolution=8)
+    if kind is GeneratedMeshes:
+        assert len(maker.mesh(codes, 0.5, 1.0)[0].vertices) > 0
+        with pytest.raises(UserError, match=r" A level below 1\.69, its highest density, would make one\.$"):
+            maker.level(codes, [0.5], name="codes")
+    else:
+        assert len(maker.splats(codes, 0.5).means) > 0
+    with pytest.raises(ValueError, match=needed):
+        maker.video(3, 3)
+    with pytest.raises(ValueError, match=needed):
+        kind(G.network, resolution=8, class_idx=3).video(3, 3)
+    assert torch.equal(kind(G.network, resolution=8, class_idx=2).video(3, 3).ws, codes.ws)
+
+
 @pytest.mark.parametrize("level", [None, -1, 0, float("nan"), "25"])
 def test_levels_of_meshes_are_densities(G, level):
     message = f"^level must be a finite number above 0, got {level!r}.$"
