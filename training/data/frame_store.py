@@ -113,9 +113,10 @@ class FrameStore:
         if self.videos:
             return
         if self.root_video is not None:
+            example = join_path(self.path, "videos/video_0", self.frame_name(self.root_video, 0))
             raise UserError(
-                f"The images lie directly in '{self.path}': put the frames of each video into a folder of their own, "
-                f"e.g. {join_path(self.path, 'videos/video_0', self.frame_name(self.root_video, 0))}."
+                f"The images lie directly in '{self.path}': put the frames of each video into a folder of their own "
+                f"(single images, for nframes=1, all into one), e.g. {example}."
             )
         if self.movies:
             raise UserError(

@@ -136,7 +136,9 @@ def _read(path: str, archive: zipfile.ZipFile, generator: "Generator") -> VideoC
             raise UserError(f"{path} is not a file of codes that this program reads: its {name} is not '{wanted}'.")
     names = sorted(member.filename for member in members)
     if names != sorted(f"{name}.npy" for name in (*STRINGS, *FIELDS)):
-        raise UserError(f"{path} is not a file of codes: its entries are not those of one.")
+        missing = [name for name in (*STRINGS, *FIELDS) if f"{name}.npy" not in names]
+        about = f" (it lacks {', '.join(missing)})" if missing else ""
+        raise UserError(f"{path} is not a file of codes: its entries are not those of one{about}.")
 
     arrays, frames = {}, None
     for name, (dtype, dims) in FIELDS.items():

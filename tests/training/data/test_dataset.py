@@ -528,8 +528,10 @@ def test_archives_are_not_opened(tmp_path):
 
 def test_images_without_folders(tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "0.png")
-    message = failure(tmp_path)
-    assert "lie directly in" in message and "videos/video_0/0.png" in message
+    assert failure(tmp_path) == (
+        f"The images lie directly in '{tmp_path}': put the frames of each video into a folder of their own (single "
+        f"images, for nframes=1, all into one), e.g. {tmp_path}/videos/video_0/0.png."
+    )
 
 
 def test_encoded_videos(tmp_path):

@@ -100,15 +100,15 @@ def test_a_digest_belongs_to_names_shapes_and_values():
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"z_bg": None}, "its entries are not those of one"),
-        ({"extra": np.zeros(2)}, "its entries are not those of one"),
+        ({"z_bg": None}, r"its entries are not those of one \(it lacks z_bg\)\.$"),
+        ({"extra": np.zeros(2)}, r"its entries are not those of one\.$"),
         ({"format": np.array("something")}, "its format is not"),
         ({"format": np.array(["video-3d-gan/codes"])}, "its format is not"),
         ({"version": np.array("2")}, "its version is not '1'"),
         ({"version": np.array("2"), "extra": np.zeros(2)}, "its version is not '1'"),
         ({"version": np.array("2"), "z_bg": None, "network": None}, "its version is not '1'"),
         ({"version": None}, "its version is not '1'"),
-        ({"format": None, "version": np.array(2)}, "its entries are not those of one"),
+        ({"format": None, "version": np.array(2)}, r"its entries are not those of one \(it lacks format\)\.$"),
         ({"version": np.array(1)}, "its version is not '1'"),
         ({"network": np.array("x" * 5000)}, "it names no network"),
         ({"ws": np.zeros([3, 5], np.float32)}, "ws must be 3×4 numbers of type <f4"),
