@@ -1,4 +1,4 @@
-"""The target clip of an inversion: a video file, or a folder or zip of frames, at the generator's resolution."""
+"""The target clip of an inversion: a video, an image, or a folder or zip of frames, at the generator's resolution."""
 
 import itertools
 import os
@@ -30,7 +30,7 @@ def read_clip(
     """Read the frames of a clip, crop them to a square and resize them.
 
     Args:
-        path: A video file, a folder or zip of frames.
+        path: A video file, an image (a clip of one frame), or a folder or zip of frames.
         resolution: Pixels per side of the result.
         frames: Number of frames; None for all, up to MAX_FRAMES.
         stride: Take every n-th frame, from the first.

@@ -18,6 +18,7 @@ from tests.training.inversion.small_inversion import CLIP_TIMES, inversion_gener
 from torch_utils.rng import RandomStream
 from torch_utils.torchscript import load_torchscript
 from training.data.crops import Crop
+from training.data.names import IMAGE_SUFFIXES
 from training.inversion import projector, target_clip
 from training.inversion.candidates import CandidateVideos, Weights
 from training.inversion.initialize import cheapest_paths, key_frames, nearest_motions, nearest_samples
@@ -424,6 +425,25 @@ def test_clips_from_a_folder_a_parent_folder_and_a_video(tmp_path):
     assert clip.shape == (4, 3, 8, 8)
     assert np.abs(clip.mean(axis=(1, 2, 3)) - [0, 40, 80, 120]).max() < 4
     assert imageio_ffmpeg.get_ffmpeg_exe()
+
+
+@pytest.mark.parametrize("suffix", IMAGE_SUFFIXES)
+def test_an_image_is_a_clip_of_one_frame(tmp_path, suffix):
+    """Upright, as a frame in a folder is."""
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    image = Image.new("RGB", (16, 24), (200, 100, 50))
+    image.paste((0, 100, 50), (0, 0, 16, 8))
+    (tmp_path / "frames").mkdir()
+    path = tmp_path / "frames" / f"face{suffix}"
+    image.save(path, **({} if suffix == ".bmp" else {"exif": exif}))
+    clip = read_clip(path, 16)
+    assert clip.shape == (1, 3, 16, 16)
+    expected = read_clip(tmp_path / "frames", 16)
+    assert np.abs(clip.astype(int) - expected).mean() < 4  # colours of JPEG and WebP are enlarged differently
+    left, right = clip[0, 0, 8, [1, 14]].tolist()
+    if suffix != ".bmp":
+        assert left > 180 and right < 20
 
 
 def test_the_square_is_the_centre_or_as_asked_for(tmp_path):
