@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from dnnlib import UserError
+from training.augment.ada import PIPELINES
 from training.launch.build import build_networks
 from training.launch.config import CONFIG_DIR, compose_options, continued_options, hydra_override, plain_override
 from training.launch.option_rules import NETWORK_RULES, RULES, check_values
@@ -181,6 +182,11 @@ def test_every_option_is_checked_and_explained():
     for line in (CONFIG_DIR / "config.yaml").read_text().splitlines():
         if re.match(r" *\w+:", line) and not line.startswith(("defaults:", "previews:")):
             assert "#" in line, line
+
+
+def test_every_pipeline_of_augpipe_is_explained():
+    readme = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
+    assert [name for name in PIPELINES if f"`{name}`" not in readme] == []
 
 
 def test_an_option_without_a_rule_is_not_ignored():
