@@ -474,6 +474,21 @@ def test_names_in_another_form_of_unicode_are_the_same(tmp_path):
     assert data[0, 0].c.tolist() == pytest.approx([0, 1, 0.1, 1.5]) and data.notes == []
 
 
+@pytest.mark.parametrize("labels, cameras", [(False, False), (True, False), (False, True), (True, True)])
+def test_a_fingerprint_holds_the_labels_and_cameras_in_use(tmp_path, labels, cameras):
+    path = write_set(tmp_path, [2, 2])
+
+    def fingerprint(label, yaw):
+        angles = {"train/video_0": [yaw, 1.5], "train/video_1": [0.2, 1.5]}
+        content = {"labels": {"train/video_0": label, "train/video_1": 1}, "cameras": angles}
+        (tmp_path / "dataset.json").write_text(json.dumps(content))
+        data = VideoPairDataset(path=path, resolution=2, nframes=2, use_labels=labels, use_cameras=cameras)
+        return data.fingerprint()
+
+    before = fingerprint(0, 0.1)
+    assert (fingerprint(1, 0.1) != before, fingerprint(0, 0.3) != before) == (labels, cameras)
+
+
 def test_labels_wanted_but_absent(tmp_path):
     path = write_set(tmp_path, [2])
     with pytest.raises(UserError, match=r"no '.*dataset\.json'; it must be .* Or train without labels"):

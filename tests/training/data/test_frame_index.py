@@ -1,5 +1,6 @@
 """Listings: what is remembered, and every change that must be noticed."""
 
+import io
 import os
 import re
 import shutil
@@ -232,6 +233,18 @@ def test_members_of_one_name(root, tmp_path):
         store = FrameStore(tmp_path / "twice.zip")
         assert store.notes() == ["1 entries of the zip are left out: later ones have the same names"]
         assert store.frame_bytes(store.videos[0], 0) == second and len(store.videos[0]) == 2
+
+
+def test_members_of_one_name_and_size(tmp_path):
+    """Of BMP files, which have no compression, the sizes tell nothing."""
+    with zipfile.ZipFile(tmp_path / "twice.zip", "w") as archive, pytest.warns(UserWarning, match="Duplicate name"):
+        for level in (10, 200):
+            buffer = io.BytesIO()
+            Image.new("RGB", (8, 8), (level,) * 3).save(buffer, "BMP")
+            archive.writestr("v/0.bmp", buffer.getvalue())
+    assert FrameStore(tmp_path / "twice.zip").notes() == [
+        "1 entries of the zip are left out: later ones have the same names"
+    ]
 
 
 def test_members_with_backslashes(root, tmp_path):

@@ -33,6 +33,13 @@ def test_missing_frames_repeat_a_neighbour():
     assert np.abs(positions - np.arange(300)).max() == 1
 
 
+def test_of_two_equally_near_frames_the_earlier_one_is_shown():
+    missing = [20, 50, 100, 250]
+    found = even_frames(np.delete(EVEN, missing))
+    positions = np.delete(np.arange(300), missing)[found.frames]
+    assert positions[missing].tolist() == [19, 49, 99, 249]
+
+
 def test_the_most_common_rate_counts():
     found = even_frames(np.concatenate([EVEN[:200], EVEN[199] + np.arange(1, 81) / 24]))
     assert found.fps == pytest.approx(30) and len(found.frames) == 300 and found.left_out == 0

@@ -248,6 +248,19 @@ def test_data_that_come_back_are_read(fragile, tmp_path, workers):
     assert workers_of(before) == []
 
 
+def test_replacements_that_are_unreadable_too_count_in_their_own_batches(fragile):
+    """Each item counts once, however many of its replacements are unreadable; and epochs have their own ones."""
+    dataset, destroy = fragile
+    for video in range(3):
+        destroy(video)
+    tolerant, found = sampler._FaultTolerantDataset(dataset, seed=0), {}
+    for epoch, index in itertools.product(range(20), range(3)):
+        batch, problems = tolerant.__getitems__([(epoch, index)])
+        assert len(problems) == 1 and f"{index}/0.png" in problems[0]
+        found.setdefault(index, set()).update(shown(batch))
+    assert found == {index: {3, 4, 5} for index in range(3)}
+
+
 def workers_of(before) -> list:
     return [child for child in multiprocessing.active_children() if child not in before]
 
@@ -277,6 +290,19 @@ def test_workers_that_die_again_and_again_end_the_training(fragile):
     loader = PairLoader(start=start, position=0, step=1)
     with pytest.raises(UserError, match=r"4 times in a row .* workers=0"):
         next(loader)
+
+
+def test_workers_that_die_after_a_few_batches_each_time_end_the_training():
+    def start(position):
+        for _ in range(sampler.STEADY):
+            yield PairBatch(*torch.zeros([3, 1])), []
+        raise RuntimeError("DataLoader worker (pid(s) 12) exited unexpectedly")
+
+    loader = PairLoader(start=start, position=0, step=1)
+    with pytest.raises(UserError, match=r"4 times in a row"):
+        for _ in range(9 * sampler.STEADY):
+            next(loader)
+    assert loader.position == 4 * sampler.STEADY
 
 
 def test_a_mistake_in_the_program_is_not_taken_for_a_dead_worker():

@@ -82,6 +82,25 @@ def test_crop_follows_boxes(tmp_path):
     assert manifest["crop"]["kind"] == "boxes" and manifest["stride"] == 2
 
 
+def test_boxes_and_cameras_of_a_clip_count_from_its_first_frame(tmp_path):
+    """Of the frames 3 to 10 of a ramp, 4, 6, 8 and 10 are kept: entries 1, 3, 5 and 7 of the clip."""
+    folder = tmp_path / "frames" / "v"
+    folder.mkdir(parents=True)
+    ramp = np.tile(3 * np.arange(64, dtype=np.uint8)[:, None], (16, 1, 3))
+    for frame in range(12):
+        Image.fromarray(ramp).save(folder / f"{frame:03d}.png")
+    boxes = [[4 * entry, 2, 4 * entry + 10, 12] for entry in range(8)]
+    clip = {"first": 3, "frames": 8, "box": boxes, "camera": [[entry / 10, 1.5] for entry in range(8)]}
+    (tmp_path / "boxes.json").write_text(json.dumps({"v": [clip]}))
+    crop = Crop(boxes=read_boxes(str(tmp_path / "boxes.json"), scale=1, smoothing=0))
+    prepare_frames(tmp_path / "frames", tmp_path / "out", crop=crop, resolution=10, stride=2)
+    frames = VideoPairDataset(path=tmp_path / "out", resolution=10, nframes=4).clip(0).double()
+    expected = [3 * (4 * entry + 4.5) for entry in (1, 3, 5, 7)]
+    assert frames.mean(dim=(1, 2, 3)).tolist() == pytest.approx(expected, abs=1)
+    content = json.loads((tmp_path / "out" / "dataset.json").read_text())
+    assert content == {"cameras": [["videos/v_000_0000", [0.4, 1.5]]]}  # the median over the entries 1 to 7
+
+
 def test_videos_without_boxes_stop_or_are_left_out(movies, tmp_path):
     (tmp_path / "boxes.json").write_text(json.dumps({"b.mp4": [0, 0, 10, 10], "c.mp4": [[0, 0, 10, 10]] * 3}))
     crop = Crop(boxes=read_boxes(str(tmp_path / "boxes.json"), scale=1, smoothing=0))
