@@ -1,5 +1,7 @@
 """From clips to rows: values against direct computation, caches, batches, and detectors from files."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from metrics import evaluator, feature_extractors
 from metrics.detectors import find_detector
 from metrics.distances import KernelDistance, frechet_distance_of_features, inception_score, subset_distances
 from metrics.evaluator import Evaluator
-from metrics.features import compute_features, open_features
+from metrics.features import compute_features, holds_features, open_features
 from metrics.metric_functions import MEASURES
 from metrics.random_features import RandomFeatures
 from metrics.registry import METRICS
@@ -91,6 +93,19 @@ def test_fid_kid_and_is(detectors):
     splits = np.random.RandomState(1).permutation(256)  # of random frames
     assert row["value"] == pytest.approx(inception_score(probabilities, rows=splits), rel=1e-5)
     assert row["higher_is_better"] is True and row["num_real"] is None
+
+
+def test_metrics_share_all_real_images_but_not_other_numbers_of_generated_ones(detectors, monkeypatch):
+    monkeypatch.setitem(METRICS, "fid1k_full", dataclasses.replace(METRICS["fid1k_full"], count=100))
+    real, network = MemoryVideos(REAL), SmallInception(INCEPTION_WIDTH)
+    both = make_evaluator(real=real, detectors=detectors)
+    real_features, fake_features = (network(images(clips), return_features=True).numpy() for clips in (REAL, FAKE))
+    for name, count in (("fid50k_full", 256), ("fid1k_full", 100)):  # 256 frames are all there are
+        row = both.evaluate(name)
+        expected = frechet_distance_of_features(real_features, fake_features[:count])
+        assert (row["num_real"], row["num_fake"]) == (320, count)
+        assert row["value"] == pytest.approx(expected, rel=1e-5)
+    assert real.loads == 320
 
 
 def test_all_real_frames_are_no_sample(detectors):
@@ -237,6 +252,7 @@ def test_features_file(tmp_path):
     found = open_features(path)
     assert isinstance(found, np.memmap) and found.dtype == np.float32
     np.testing.assert_array_equal(found, REAL.float().mean(dim=[2, 3, 4]))
+    assert holds_features(path, 20) and not holds_features(path, 21)
 
 
 def test_nothing_is_left_of_features_that_failed(tmp_path):

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import time
 import zipfile
 from pathlib import Path
 
@@ -382,6 +383,24 @@ def test_files_are_not_read_again_as_long_as_nothing_touches_them(root, monkeypa
     assert clips.key() == before and len(reads) == 13
     os.utime(root / "set" / "0" / "000.png", (1, 1))
     assert clips.key() == before and len(reads) == 26
+
+
+def test_a_change_that_keeps_size_and_modification_time_is_noticed(root, monkeypatch):
+    monkeypatch.setattr(real_videos, "SETTLED", 0.0)
+    clips = StoredVideos(root, resolution=16).clips(count=10, frames=4)
+    before = clips.key()
+    time.sleep(0.02)  # for another status change time, which has a resolution of milliseconds
+    change_in_place(root / "set" / "1" / "003.png", keep_time=True)
+    assert clips.key() != before
+
+
+def test_files_that_have_just_changed_are_read_again(root, monkeypatch):
+    """Another change within the resolution of the time stamps would leave no trace in them."""
+    monkeypatch.setattr(real_videos, "SETTLED", 3600.0)
+    clips = StoredVideos(root, resolution=16).clips(count=10, frames=4)
+    reads, original = [], FrameStore.frame_bytes
+    monkeypatch.setattr(FrameStore, "frame_bytes", lambda *arguments: reads.append(1) or original(*arguments))
+    assert clips.key() == clips.key() and len(reads) == 26
 
 
 def test_videos_that_the_manifest_lists_and_that_are_gone_are_told(root):
