@@ -109,7 +109,9 @@ def assert_parts_equal(output, expected):
     assert all(torch.equal(*pair) for pair in zip(parts(output), parts(expected)))
 
 
-def test_a_coarser_volume_has_the_samples_of_frames(generator, renderer, monkeypatch):
+@pytest.mark.parametrize("multiplier", [1, 3])
+def test_a_coarser_volume_has_the_samples_of_frames(generator, renderer, monkeypatch, multiplier):
+    monkeypatch.setattr(generator, "settings", dataclasses.replace(generator.settings, sampling_multiplier=multiplier))
     volume = renderer.volume(TIME, cameras(), resolution=2)
     assert volume.depth.shape[-2:] == (2, 2)
     monkeypatch.setattr(generator, "settings", dataclasses.replace(generator.settings, resolution=2))

@@ -8,6 +8,7 @@ import torch
 from renderer.cameras import camera_rays, pixel_centers
 from tests.small_network import SIZES, small_generator
 from tests.training.tiny import make_plan
+from training.inference import point_query
 from training.inference.frame_renderer import FrameRenderer
 from training.inference.latents import seed_latents
 from training.inference.point_query import SAMPLES, PointField
@@ -100,3 +101,21 @@ def test_mistaken_points(points, message):
         PointField(generator, ws, **rest, time="0.5")
     with pytest.raises(ValueError, match=r"ws must be \[1, 11, 16\], got \[2, 11, 16\]"):
         PointField(generator, ws.repeat(2, 1, 1), **rest, time=0.5)
+
+
+def test_parts_of_rays_and_points_change_nothing(monkeypatch):
+    generator = small_generator(foreground={"density_bias": 3})  # half opaque
+    codes = seed_latents(3, 4, **SIZES)
+    ws, rest = generator.mapping(codes.z), {"z_motion": codes.z_motion, "z_bg": codes.z_bg}
+    field, camera = PointField(generator, ws, **rest, time=0.5), generator.camera_prior.at(yaw=0.3)
+    points = torch.rand([8, 3], generator=torch.Generator().manual_seed(0)) * 0.1
+
+    def results():
+        return [field.opacity(camera, 4), *field.render(camera, 4), field.colour(points), field.emission(points)]
+
+    expected = results()
+    monkeypatch.setattr(point_query, "RAYS", 5)
+    monkeypatch.setattr(point_query, "COLOURED", 3)
+    for part, whole in zip(results(), expected, strict=True):
+        assert whole.std() > 1e-4
+        torch.testing.assert_close(part, whole, rtol=1e-4, atol=1e-5)

@@ -20,6 +20,7 @@ from metrics.evaluator import Evaluator
 from metrics.generated_videos import GeneratedVideos
 from renderer.cameras import Cameras
 from renderer.depth import surface_points
+from renderer.outputs import displayed
 from tests.small_network import small_generator
 from training.inference.frame_renderer import FrameRenderer
 from training.inference.latent_files import VideoCodes, generator_digest, load_codes, save_codes
@@ -92,6 +93,15 @@ def test_values_of_outputs(generator):
     assert G.video(seed=3, frames=2, outputs=["depth"])["depth"].shape == (2, 1, raw, raw)
     with pytest.raises(ValueError, match="there is no output 'depths'; choose from rgb, depth"):
         G.frame(outputs=("depths",))
+
+
+def test_the_range_of_displayed_depths_moves_with_the_cameras(G):
+    depth, settings = torch.linspace(1.31, 1.69, 16).reshape(1, 4, 4), G.network.settings
+    shown = G.pixels("depth", depth, cameras=G.camera(radius=1.5))
+    near, far = settings.near + 0.5, settings.far + 0.5  # training's cameras are at 1
+    assert torch.equal(shown, displayed("depth", depth, size=(G.resolution, G.resolution), near=near, far=far))
+    assert shown.min() == 0 and shown.max() == 255
+    assert (G.pixels("depth", depth) == 0).all(), "beyond the far end of training's range"
 
 
 def test_geometry_of_its_own_resolution(generator):
