@@ -97,6 +97,7 @@ def test_no_surface_and_what_is_no_number():
     mesh = extract_surface(broken, GRID, level=15.0)
     assert np.isfinite(mesh.vertices).all()
     assert_closed_and_outward(mesh)
+    assert mesh.volume() == pytest.approx(surface(sphere).volume(), rel=1e-6), "infinite density is no hole"
 
 
 def test_the_grid_surrounds_the_box_with_a_cell_to_spare():

@@ -17,6 +17,7 @@ from renderer.mesh import __main__ as mesh_command
 from renderer.mesh.extraction import extract_surface
 from renderer.volume_rendering import Fields
 from tests.training.tiny import make_plan
+from training.inference import meshes
 from training.inference.latents import seed_latents
 from training.inference.meshes import PREVIEW_SIZE, GeneratedMeshes
 from training.inference.splats import GeneratedSplats
@@ -117,6 +118,14 @@ def test_the_level_is_found_where_the_field_turns_opaque(run):
     about = json.loads((run.out / "geometry_seed0000_motion0000.json").read_text())
     assert 0.5 < about["level"] < 50
     assert min(about["meshes"][0]["overlap"]) > 0.9
+
+
+def test_the_level_is_matched_at_times_of_the_whole_video(generator, monkeypatch):
+    seen, original = [], meshes.point_field
+    monkeypatch.setattr(meshes, "point_field", lambda *given: seen.append(given[-1]) or original(*given))
+    maker = GeneratedMeshes(generator, resolution=8)
+    maker.level(maker.video(0, 0), [i / 19 for i in range(20)], name="")
+    assert seen == [i / 19 for i in range(0, 20, 3)]
 
 
 def test_times_beyond_the_training_are_told(run):

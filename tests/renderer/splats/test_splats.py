@@ -11,6 +11,7 @@ from PIL import Image
 
 from dnnlib import UserError
 from renderer.cameras import camera_rays, pixel_centers
+from renderer.mesh.trained_volume import TrainedVolume
 from renderer.rays import Rays
 from renderer.splats import __main__ as splats_command
 from renderer.splats.gaussians import read_ply
@@ -116,6 +117,21 @@ def test_density_that_a_camera_does_not_render_does_not_hide_the_object_from_it(
     assert row["psnr"]["foreground"][2] > 30
     assert row["psnr"]["foreground"][0] < 30  # the side sees the plate, which is left out
     assert float(read_ply(run.out / row["file"]).means[:, 0].max()) < 0.12
+
+
+def test_there_are_gaussians_in_the_trained_volume_only(run, untouched, monkeypatch):
+    """Beside it are points between the depths of all cameras, too: outside the images of all of them."""
+
+    def fog(self, points, directions):
+        shape = points.shape[:-1]
+        return points.new_full(shape, 50.0), (points.new_zeros([*shape, 3 + self.feature_dim]),)
+
+    monkeypatch.setattr(Ball, "__call__", fog)
+    run("--resolution", "24", "--size", "16")
+    (row,) = json.loads((run.out / "splats_seed0000_motion0000.json").read_text())["splats"]
+    means = read_ply(run.out / row["file"]).means
+    volume = TrainedVolume(untouched.camera_prior, near=untouched.settings.near, far=untouched.settings.far)
+    assert len(means) > 100 and float(volume.signed_distance(means).min()) > -1e-5
 
 
 def test_more_cells_are_closer_to_the_field(run):
