@@ -19,11 +19,11 @@ from torch_utils.rng import RandomStream
 from torch_utils.torchscript import load_torchscript
 from training.data.crops import Crop
 from training.data.names import IMAGE_SUFFIXES
-from training.inversion import projector, target_clip
+from training.inversion import initialize, projector, target_clip
 from training.inversion.candidates import CandidateVideos, Weights
 from training.inversion.initialize import cheapest_paths, key_frames, nearest_motions, nearest_samples
 from training.inversion.loss import ClipLoss, psnr, pyramid
-from training.inversion.optimize import RATES, FitSettings, fit_clip, fit_images, learning_rate
+from training.inversion.optimize import RATES, FitSettings, descend, fit_clip, fit_images, learning_rate
 from training.inversion.projector import Inversion
 from training.inversion.style_prior import StylePrior, random_labels
 from training.inversion.target_clip import read_clip
@@ -286,6 +286,48 @@ def test_motion_and_path_are_found_where_a_sample_is_the_answer(generator, prior
     found = nearest_motions(still, loss, motions=8, keep=1, stream=RandomStream(6))
     assert torch.equal(found.z_motion[0], codes[3]) and torch.allclose(found.yaw[0], path, atol=1e-6)
     assert torch.allclose(found.pitch[0], truth.pitch[0])
+
+
+def test_combinations_with_different_last_cameras_come_first(generator, prior, monkeypatch):
+    """A turn of the head and one of the camera look alike: both are looked at more closely."""
+    codes = 0.7 * RandomStream(6).normal("", [3, generator.motion_dim])
+    codes[0] = 0
+    ends, closer = [0.1, 0.1, -0.1], []
+
+    def best_path(videos, index, code, cameras, keys, loss, on_progress):
+        number = int((codes == code).all(dim=1).nonzero())
+        if len(keys) > 4:
+            closer.append(number)
+        return initialize._Path(float(number), index, code, torch.full([len(keys), 2], ends[number]))
+
+    monkeypatch.setattr(initialize, "_best_path", best_path)
+    video = candidates(generator, prior, videos=1, frames=9)
+    nearest_motions(video, None, motions=3, keep=1, stream=RandomStream(6))
+    assert closer == [0, 2]
+
+
+def test_the_motion_is_not_fitted_to_a_single_frame(generator, prior):
+    videos = candidates(generator, prior)
+    before, loss = videos.z_motion.detach().clone(), ClipLoss(torch.zeros(4, 3, 16, 16))
+    settings, first = FitSettings(), torch.zeros(1, dtype=torch.long)
+    descend(videos, loss, 2, settings, first, RandomStream(0), lambda images, quality: None)
+    assert torch.equal(videos.z_motion, before)
+    descend(videos, loss, 2, settings, None, RandomStream(0), lambda images, quality: None)
+    assert not torch.equal(videos.z_motion, before)
+
+
+def test_the_best_video_is_the_best_of_the_last_tenth_of_the_steps(generator, prior):
+    videos, steps = candidates(generator, prior, videos=2, frames=1), []
+
+    def loss(images, frames):
+        steps.append(len(images))
+        losses = torch.tensor([0.0, 10.0] if len(steps) <= 18 else [1.0, 0.0]) + 0 * images.mean(dim=(1, 2, 3))
+        return losses, losses.detach()
+
+    first = torch.zeros(1, dtype=torch.long)
+    settings = FitSettings(weights=Weights(**dict.fromkeys(vars(Weights()), 0)))
+    order = descend(videos, loss, 20, settings, first, RandomStream(0), lambda images, quality: None)
+    assert order.tolist() == [1, 0] and steps == [2] * 20
 
 
 def test_learning_rates():
