@@ -296,9 +296,9 @@ def path_lengths(generator, draws, batch):
     return gradient.square().sum(dim=2).mean(dim=1).sqrt()
 
 
-@pytest.mark.parametrize("size, used", [(4, 2), (2, 1), (1, 1)])
-def test_path_lengths(size, used):
-    loss, _, discriminators, reports = make_loss(pl_weight=3.0, pl_decay=0.2)
+@pytest.mark.parametrize("size, shrink, used", [(4, 2, 2), (2, 2, 1), (1, 2, 1), (8, 4, 2)])
+def test_path_lengths(size, shrink, used):
+    loss, _, discriminators, reports = make_loss(pl_weight=3.0, pl_decay=0.2, pl_batch_shrink=shrink)
     loss.pl_mean.fill_(0.7)
     stream = Recorder(0)
     loss.accumulate("Greg", batch=real_batch(size), gain=1.0, stream=stream)

@@ -7,8 +7,10 @@ import torch
 from dnnlib import UserError
 from metrics.generated_videos import GeneratedVideos
 from run_train import metric_inputs
-from tests.goldens.small_losses import PHASES, gradients, make_loss, real_batch
-from tests.streams import Recorder
+from tests.goldens.checks import assert_near
+from tests.goldens.networks import build_generator
+from tests.goldens.small_losses import PHASES, SPEC, gradients, make_loss, real_batch
+from tests.streams import Recorder, Tape
 from tests.training.tiny import make_loop, make_plan, write_frames
 from torch_utils.rng import RandomStream
 from training.inference.frame_renderer import FrameRenderer
@@ -41,6 +43,17 @@ def test_fakes_are_one_picture_twice_with_no_time_between(phase, monkeypatch):
         assert torch.equal(x[:, 6], torch.zeros_like(x[:, 6]))
     assert seen[0][0, :3].std() > 0 and not torch.equal(seen[0][0], seen[0][1])
     assert stream.draws["times/moment"].shape == (2, 1) and "times/a" not in stream.draws
+
+
+def test_fakes_are_in_the_order_of_their_codes_and_cameras():
+    loss, generator, _, _ = make_loss(single_images=True)
+    ws, stream = generator.mapping(RandomStream(1).normal("", [3, generator.z_dim])), Recorder(0)
+    videos, _, cameras = loss.fake_videos(ws, stream)
+    codes = {name: stream.draws[f"latents/{name}"] for name in ("z_motion", "z_bg")}
+    times, again = stream.draws["times/moment"], build_generator(SPEC).train()
+    expected = again.synthesize(ws, **codes, times=times, cameras=cameras, stream=Tape(stream.draws)).image
+    assert expected.shape[1] == 1 and not torch.equal(expected[0], expected[1])
+    assert_near(videos.image, expected.expand(-1, 2, -1, -1, -1))
 
 
 @pytest.mark.parametrize("phase", PHASES)
