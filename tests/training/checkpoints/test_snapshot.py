@@ -15,6 +15,7 @@ import torch
 
 import dnnlib.util
 from dnnlib import UserError
+from tests.small_network import small_generator
 from tests.training.tiny import make_plan
 from training.augment.ada import AdaAugment
 from training.checkpoints import archive
@@ -112,6 +113,14 @@ def test_load_average_generator_gives_the_moving_average(tmp_path, networks):
         assert same_state(generator, networks[1].state_dict())
         assert not generator.training and not any(p.requires_grad for p in generator.parameters())
     assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_labels_are_known_to_be_classes_only_where_the_data_say_so():
+    """Descriptions of earlier versions do not tell; their labels may be numbers."""
+    generator = small_generator(c_dim=2)
+    part = {"config": generator.config, "ema": generator.state_dict()}
+    for about, known in (({"label_examples": None}, True), ({"label_examples": [[0.5, 2.0]]}, False), ({}, False)):
+        assert average_generator({"generator": part, "dataset": about}, source="it").one_hot_labels is known
 
 
 def test_load_average_generator_reads_no_discriminator(tmp_path, networks):

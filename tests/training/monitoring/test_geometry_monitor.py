@@ -91,6 +91,16 @@ def test_maps_without_a_surface_or_broken_ones_are_left_out():
     assert together.surface == pytest.approx(2 / 3)
 
 
+def test_three_pixels_are_no_surface():
+    """They always lie on a plane, and would make the means of the others smaller."""
+    depth = torch.ones(1, 8, 8) + 0.1 * torch.rand(1, 8, 8, generator=torch.Generator().manual_seed(0))
+    weights = torch.zeros_like(depth)
+    weights[0, 0, :3] = 1
+    assert math.isnan(measure_geometry(depth, weights, FRONT, TURNED).parallax)
+    weights[0, 3, 3] = 1
+    assert measure_geometry(depth, weights, FRONT, TURNED).parallax > 0
+
+
 def test_the_variance_of_the_depth_is_that_of_each_surface_by_itself():
     depth, weights = torch.full([2, 8, 8], 9.0), torch.zeros(2, 8, 8)
     weights[:, :4] = 1
