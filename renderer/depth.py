@@ -213,13 +213,15 @@ def normals_from_depth(
 
 
 def _difference(points: torch.Tensor, valid: torch.Tensor, dim: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Difference of neighbouring valid points per step along `dim`, and the mask of points that have a neighbour."""
+    """Tangents along `dim` from differences of neighbouring valid points, and the mask of points with a neighbour.
+
+    Only their directions count: they are as long as one step or two.
+    """
     size = points.shape[dim]
     step = points.narrow(dim, 1, size - 1) - points.narrow(dim, 0, size - 1)
     both = valid.narrow(dim, 1, size - 1) & valid.narrow(dim, 0, size - 1)
     step = torch.where(both[..., None], step, 0.0)
-    # Mean of the steps to the two neighbours, or the only step.
+    # Sum of the steps to the two neighbours, or the only step.
     end = torch.zeros_like(points.narrow(dim, 0, 1)), torch.zeros_like(valid.narrow(dim, 0, 1))
-    count = torch.cat([both, end[1]], dim).to(points.dtype) + torch.cat([end[1], both], dim).to(points.dtype)
     total = torch.cat([step, end[0]], dim) + torch.cat([end[0], step], dim)
-    return total / count.clamp(min=1)[..., None], count > 0
+    return total, torch.cat([both, end[1]], dim) | torch.cat([end[1], both], dim)
