@@ -29,14 +29,6 @@ def finished(tmp_path_factory):
     [
         (["spec.fmaps=0.01"], "model.generator.upsampler.channel_base=0.005 model.discriminator.channel_base=0.005"),
         (["model.generator.w_dim=4", "model.generator.camera.fov=20"], "model.generator.w_dim=8"),
-        (
-            ["model.generator.background=null"],
-            "model.generator.background={width:8,num_layers:2,position_frequencies:4}",
-        ),
-        (
-            ["model.generator.motion=null"],
-            "model.generator.motion={width:8,hidden_blocks:1,use_content:false,combine:add,frequency:0.5}",
-        ),
         (["model.discriminator.image=false"], "model.discriminator.image=true"),
         (["camera_condition=true"], r"labels of 0 numbers (cond=, camera_condition=)"),
         (
@@ -52,6 +44,16 @@ def test_options_that_differ_from_those_of_a_snapshot_are_named(finished, tmp_pa
     (tmp_path / "data" / "dataset.json").write_text(json.dumps({"cameras": cameras}))
     with pytest.raises(UserError, match="does not fit") as caught:
         make_plan(tmp_path, f"resume={finished}", *words)
+    assert str(caught.value).endswith(f"These options differ: it was trained with {named}")
+
+
+@pytest.mark.parametrize("part", ["background", "motion"])
+def test_a_part_that_a_snapshot_has_is_named_with_all_its_options(finished, tmp_path, part):
+    options = make_plan(tmp_path).options["model"]["generator"][part]
+    named = f"model.generator.{part}={json.dumps(options, separators=(',', ':'))}".replace('"', "")
+    assert "width:8" in named
+    with pytest.raises(UserError, match="does not fit") as caught:
+        make_plan(tmp_path, f"resume={finished}", f"model.generator.{part}=null")
     assert str(caught.value).endswith(f"These options differ: it was trained with {named}")
 
 
