@@ -63,8 +63,8 @@ class StoredVideos:
         path: The folder or zip.
         resolution: Frames are cropped to the central square and resized to this width, as in training.
         frame_stride: Keep every n-th frame of a video; the stride that dataset_tool applied already counts.
-        generated: True for videos of generate.py: depth, normals, opacity and raw colours beside the images are left
-            out, and videos that are not square, such as stereo pairs, are noted. A dataset of dataset_tool has none.
+        generated: True for videos of generate.py: its other outputs beside the images, such as depth, are left out, and
+            videos that are not square, such as stereo pairs, are noted. A dataset of dataset_tool has none.
 
     Attributes:
         resolution: Width of the frames in pixels.
@@ -202,7 +202,7 @@ class StoredVideos:
             return
         if len(left_out) == len(stems):
             raise UserError(
-                f"'{self._store.path}' holds depth, normals, opacity or raw colours ({left_out[0]}) but no images: "
+                f"'{self._store.path}' holds outputs of generate.py other than rgb ({left_out[0]}) but no images: "
                 "render them with rgb among the --outputs."
             )
         maps = set(left_out)
@@ -210,7 +210,7 @@ class StoredVideos:
         self._movies = [movie for movie in self._movies if os.path.splitext(movie)[0] not in maps]
         self.notes.append(
             f"'{self._store.path}': {len(left_out)} of {len(stems)} videos, such as {left_out[0]}, are left out: they "
-            "show depth, normals, opacity or raw colours of others."
+            "are outputs of generate.py other than rgb."
         )
 
     def _note_shapes(self, sizes: Mapping[str, tuple[int, int]]) -> None:

@@ -22,6 +22,8 @@ from tests.training.data.movies import run_ffmpeg
 from training.data.frame_store import FrameStore, UnreadableFrame
 from training.data.images import fit_square
 
+MAPS = OUTPUTS[1:]  # all but the image
+
 
 def write_videos(root: Path, lengths, *, size: int = 16) -> Path:
     """Videos whose frame t of video v has the grey level 10 v + t, `root/set/v/t.png`."""
@@ -88,18 +90,18 @@ def test_depth_and_other_outputs_are_no_generated_videos(tmp_path, save_frames):
     found = clips.load(range(len(clips)))[:, 0, :, 0, 0].int()
     assert (found[found[:, 0].argsort()] - torch.tensor([[60] * 4, [160] * 4])).abs().max() <= 3
     assert videos.notes[0] == (
-        f"'{tmp_path}': 8 of 10 videos, such as yaw_seed0_depth, are left out: they show depth, normals, opacity or "
-        "raw colours of others."
+        f"'{tmp_path}': {2 * len(MAPS)} of {2 * len(OUTPUTS)} videos, such as yaw_seed0_{min(MAPS)}, are left out: "
+        "they are outputs of generate.py other than rgb."
     )
     assert len(videos.images(count=None)) == 8 and len(clips.key()) == 64
     everything = StoredVideos(tmp_path, resolution=16)  # of a dataset, all that training takes
-    assert len(everything.clips(count=20, frames=4)) == 10
+    assert len(everything.clips(count=99, frames=4)) == 2 * len(OUTPUTS)
 
 
 def test_depth_alone_is_no_generated_video(tmp_path):
     write_outputs(tmp_path, "a", ["depth"], level=1.5, save_frames=True)
     with pytest.raises(
-        UserError, match=r"^'.*' holds depth, normals, opacity or raw colours \(a_depth\) but no images: render them"
+        UserError, match=r"^'.*' holds outputs of generate.py other than rgb \(a_depth\) but no images: render them"
     ):
         StoredVideos(tmp_path, resolution=16, generated=True)
     write_outputs(tmp_path, "b_depth", ["rgb"], level=90, save_frames=True)  # a name of the user's own
@@ -113,15 +115,15 @@ def test_outputs_without_images_are_no_generated_videos(tmp_path, save_frames):
     with pytest.raises(UserError) as error:
         StoredVideos(tmp_path, resolution=16, generated=True)
     assert str(error.value) == (
-        f"'{tmp_path}' holds depth, normals, opacity or raw colours (a_depth) but no images: render them with rgb "
-        "among the --outputs."
+        f"'{tmp_path}' holds outputs of generate.py other than rgb (a_depth) but no images: render them with rgb among "
+        "the --outputs."
     )
     write_outputs(tmp_path, "b", ["rgb"], level=90, save_frames=save_frames)
     videos = StoredVideos(tmp_path, resolution=16, generated=True)
     assert len(videos.clips(count=9, frames=4)) == 1 and videos.notes[0].startswith(f"'{tmp_path}': 2 of 3 videos, ")
 
 
-@pytest.mark.parametrize("output", ["depth", "normal", "opacity", "raw"])
+@pytest.mark.parametrize("output", MAPS)
 def test_a_single_output_without_images_is_told(tmp_path, output):
     """It cannot be told from videos that somebody has named like this."""
     for number in (0, 1):
