@@ -72,7 +72,7 @@ def output_maps(
     """Maps [B, C, h, w] of some outputs other than the image.
 
     Args:
-        volume: Depth is the expected depth, not normalised by the opacity.
+        volume: Depth is the expected depth, not normalised by the opacity. Only what the outputs need is read.
         cameras: One per video.
         background: True if there is a background behind the foreground; see `renderer.depth.surface_depth`.
     """
@@ -80,7 +80,11 @@ def output_maps(
 
     from renderer.depth import normals_from_depth, surface_depth
 
-    maps = {"raw": volume.image_raw[:, 0], "opacity": volume.opacity}
+    maps = {}
+    if "raw" in names:
+        maps["raw"] = volume.image_raw[:, 0]
+    if "opacity" in names:
+        maps["opacity"] = volume.opacity
     if "depth" in names or "normal" in names:
         depth, weights = surface_depth(volume.depth[:, 0].float(), volume.opacity[:, 0].float(), background=background)
         maps["depth"] = torch.where(weights > 0, depth, torch.nan)[:, None]

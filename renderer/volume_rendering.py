@@ -211,6 +211,13 @@ class RenderedRays:
     depth: torch.Tensor
     transmittance: torch.Tensor
 
+    @classmethod
+    def of_background(cls, background: torch.Tensor) -> "RenderedRays":
+        """A background [B, R, C] with nothing in front of it, as a single frame."""
+        values = background[:, None]
+        nothing = torch.zeros_like(values[..., 0])
+        return cls(values=values, depth=nothing, transmittance=torch.ones_like(nothing))
+
 
 def sample_foreground(fields: Fields, rays: Rays, settings: RenderSettings, frames: int) -> ForegroundSamples:
     """The foreground's samples of `frames` frames along rays."""

@@ -8,7 +8,7 @@ import torch
 
 import dnnlib
 from renderer.cameras import CameraPrior
-from renderer.outputs import displayed, output_maps, parse_outputs
+from renderer.outputs import OUTPUTS, displayed, output_maps, parse_outputs
 
 CAMERA = CameraPrior().at()
 
@@ -27,7 +27,8 @@ def frames(size=4):
 
 def test_names():
     assert parse_outputs("depth, rgb,depth") == ["depth", "rgb"]
-    with pytest.raises(dnnlib.UserError, match="no output 'colour'; choose from rgb, depth, normal, opacity, raw"):
+    assert OUTPUTS[0] == "rgb"
+    with pytest.raises(dnnlib.UserError, match=f"no output 'colour'; choose from {', '.join(OUTPUTS)}"):
         parse_outputs("rgb,colour")
 
 
@@ -41,6 +42,14 @@ def test_maps_over_a_background():
     facing = torch.tensor([0.0, 0.0, 1.0])[:, None, None]
     assert torch.allclose(maps["normal"][0, :, :3], facing.expand(3, 3, 4), atol=1e-4)
     assert (maps["normal"][0, :, 3] == 0).all()
+
+
+@pytest.mark.parametrize("name, needed", [("raw", {"image_raw"}), ("depth", {"depth", "opacity"})])
+def test_only_maps_that_are_asked_for_are_read(name, needed):
+    rendered = types.SimpleNamespace(**{key: value for key, value in vars(frames()).items() if key in needed})
+    found, expected = (output_maps(volume, [name], CAMERA, background=True) for volume in (rendered, frames()))
+    assert found.keys() == expected.keys() == {name}
+    assert torch.equal(found[name].nan_to_num(-1), expected[name].nan_to_num(-1))
 
 
 def test_without_a_background_every_pixel_has_a_surface():

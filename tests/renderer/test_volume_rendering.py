@@ -8,7 +8,7 @@ import torch
 
 from renderer.cameras import CameraPrior, camera_rays, pixel_centers
 from renderer.rays import NO_NOISE, RayNoise, RenderSettings
-from renderer.volume_rendering import march_background, march_foreground
+from renderer.volume_rendering import RenderedRays, march_background, march_foreground
 from tests.goldens.checks import assert_near
 from tests.streams import Recorder, constant_stream
 from torch_utils.rng import RandomStream
@@ -212,6 +212,14 @@ def test_background_is_opaque_and_seen_from_outside():
     expected = torch.tensor([alpha, alpha * (1 - alpha), alpha * (1 - alpha) ** 2, (1 - alpha) ** 3])
     assert_near(samples.weights, expected.expand(2, 16, 4), relative=1e-6)
     assert_near(samples.composite()[0], (samples.weights[..., None] * points).sum(-2), absolute=1e-6)
+
+
+def test_a_background_with_nothing_in_front():
+    background = torch.arange(24.0).reshape(2, 4, 3)
+    alone = RenderedRays.of_background(background)
+    assert torch.equal(alone.values, background[:, None])
+    assert torch.equal(alone.depth, torch.zeros(2, 1, 4))
+    assert torch.equal(alone.transmittance, torch.ones(2, 1, 4))
 
 
 def test_draws_have_names_and_shapes():

@@ -170,8 +170,7 @@ class FrameRenderer:
         fields = conditioned_fields(generator, self._weights, self.ws, times=times, **codes)
         view = self._view(fields, cameras.to(self.ws.device), settings)
         if layers == "background":
-            values = view.background[:, None]
-            return RenderedRays(values, torch.zeros_like(values[..., 0]), torch.ones_like(values[..., 0]))
+            return RenderedRays.of_background(view.background)
         hidden = layers == "foreground" and view.background is not None
         background = torch.zeros_like(view.background) if hidden else view.background
         rendered = render_rays(fields, view.rays, settings, frames=1, chunk=chunk, background=background)
