@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["check_run_state", "check_snapshot"]
 
-#: Arguments of a generator that do not show in the shapes of its weights but decide what the weights mean, and their
+#: Arguments of a generator that decide what its weights mean, which their shapes do not or not always show, and their
 #: values in versions that did not have them.
 SHAPELESS = {
     "foreground.encoding": "octaves",
@@ -36,6 +36,8 @@ SHAPELESS = {
 #: Names and flags among the networks' arguments that decide how something is done, not what the weights mean.
 FREE = ("camera.distribution", "channels_last")
 RAMP = "model.generator.foreground.density_ramp"
+#: Instead of the value of an argument that a snapshot's network does not have.
+ABSENT = object()
 
 
 def check_snapshot(
@@ -66,13 +68,18 @@ def check_snapshot(
             else:
                 check_state(network, state, what=what, source=path)
     except UserError as error:
-        differing = dict.fromkeys(
-            text
+        differing = dict(
+            pair
             for name, (network, _, config) in zip(NETWORKS, parts.values(), strict=True)
-            for text in _differing_options(f"model.{name}", network, config, larger)
+            for pair in _differing_options(f"model.{name}", network, config, larger)
         )
-        trained = f" These options differ: it was trained with {' '.join(differing)}" if differing else ""
-        raise UserError(f"{error}{trained}") from error
+        trained = [
+            f"{how} {' '.join(texts)}"
+            for how in ("with", "without")
+            if (texts := [text for text, other in differing.items() if other == how])
+        ]
+        hint = f" These options differ: it was trained {', '.join(trained)}" if trained else ""
+        raise UserError(f"{error}{hint}") from error
     for name, (network, _, config) in zip(NETWORKS, parts.values(), strict=True):
         _check_choices(f"model.{name}", network, config, source=path)
         held, own = content[name].get("class"), own_class(network).get("class")
@@ -187,7 +194,7 @@ def _check_choices(name: str, network: Any, stored: Mapping[str, Any], *, source
     different = {
         ".".join(path): (value, own)
         for path, value, own in _differences(stored, network.config)
-        if isinstance(own, (str, bool)) and ".".join(path) not in FREE
+        if isinstance(own, (str, bool)) and value is not ABSENT and ".".join(path) not in FREE
     }
     _refuse(name, different, source=source)
 
@@ -224,8 +231,10 @@ def _option(config: Mapping[str, Any], name: str, default: Any) -> Any:
     return value
 
 
-def _differing_options(name: str, network: Any, stored: Mapping[str, Any], larger: bool) -> Iterator[str]:
+def _differing_options(name: str, network: Any, stored: Mapping[str, Any], larger: bool) -> Iterator[tuple[str, str]]:
     """Options that give a snapshot's network other shapes than this one, as they are typed.
+
+    Each comes with the word 'with', or, if the snapshot's network does not have the argument, with 'without'.
 
     Args:
         name: The network's name among the options.
@@ -249,18 +258,20 @@ def _differing_options(name: str, network: Any, stored: Mapping[str, Any], large
                 continue
         except (TypeError, ValueError, KeyError, RuntimeError, ArithmeticError):
             pass  # together with others it may be valid
-        if path == ("c_dim",):
-            yield f"labels of {value} numbers (cond=, camera_condition=)"
+        if value is ABSENT:
+            yield f"{name}.{'.'.join(path)}", "without"
+        elif path == ("c_dim",):
+            yield f"labels of {value} numbers (cond=, camera_condition=)", "with"
         elif path == ("resolution",):
-            yield f"resolution={value}"
+            yield f"resolution={value}", "with"
         else:
-            yield f"{name}.{'.'.join(path)}={_typed(value)}"
+            yield f"{name}.{'.'.join(path)}={_typed(value)}", "with"
 
 
 def _differences(stored: Mapping[str, Any], own: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Any, Any]]:
-    """Paths of arguments that differ, with their stored values and the network's own."""
-    for key in [key for key in stored if key in own]:
-        value, other = stored[key], own[key]
+    """Paths of arguments that differ, with their stored values (or ABSENT) and the network's own."""
+    for key, other in own.items():
+        value = stored.get(key, ABSENT)
         if isinstance(value, Mapping) and isinstance(other, Mapping):
             yield from (((key, *path), *values) for path, *values in _differences(value, other))
         elif value != other:
@@ -268,8 +279,10 @@ def _differences(stored: Mapping[str, Any], own: Mapping[str, Any]) -> Iterator[
 
 
 def _replaced(config: Mapping[str, Any], path: tuple[str, ...], value: Any) -> dict[str, Any]:
-    """Arguments with one of them replaced."""
+    """Arguments with one of them replaced, or left out if the value is ABSENT."""
     key, *rest = path
+    if value is ABSENT and not rest:
+        return {name: other for name, other in config.items() if name != key}
     return {**config, key: _replaced(config[key], tuple(rest), value) if rest else value}
 
 

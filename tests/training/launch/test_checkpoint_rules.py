@@ -9,6 +9,8 @@ from PIL import Image
 
 from dnnlib import UserError
 from tests.training.tiny import make_loop, make_plan, write_frames
+from training.checkpoints.archive import save_archive
+from training.checkpoints.snapshot import load_snapshot
 from training.checkpoints.training_state import STATE_FILE, read_state
 from training.launch import validate
 from training.networks.upsampler import UPSAMPLINGS, ShuffleUpsampling
@@ -64,6 +66,27 @@ def test_a_snapshot_without_motion_is_named_as_such(tmp_path):
     with pytest.raises(UserError, match="does not fit") as caught:
         make_plan(tmp_path, f"resume={loop.folder}")
     assert str(caught.value).endswith("These options differ: it was trained with model.generator.motion=null")
+
+
+@pytest.mark.parametrize(
+    "words, named",
+    [
+        (["foreground.num_layers=3"], "without model.generator.foreground.num_layers"),
+        (
+            ["foreground.num_layers=3", "w_dim=4"],
+            "with model.generator.w_dim=8, without model.generator.foreground.num_layers",
+        ),
+    ],
+)
+def test_an_option_that_a_snapshot_does_not_have_is_named(finished, tmp_path, words, named):
+    """As in snapshots of earlier versions; one with the shapes of its default is not."""
+    content = load_snapshot(finished)
+    config = content["generator"]["config"]
+    del config["foreground"]["num_layers"], config["upsampler"]["mode"]
+    save_archive(tmp_path / "older.pkl", content)
+    with pytest.raises(UserError, match="does not fit") as caught:
+        make_plan(tmp_path, f"resume={tmp_path / 'older.pkl'}", *(f"model.generator.{word}" for word in words))
+    assert str(caught.value).endswith(f"These options differ: it was trained {named}")
 
 
 def test_a_formula_that_the_shapes_do_not_tell(tmp_path, monkeypatch):
