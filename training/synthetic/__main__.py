@@ -4,7 +4,7 @@ import math
 
 import click
 
-from dnnlib import run_cli
+from dnnlib import UserError, one_line, run_cli
 from dnnlib.command_line import Command, finite_float
 
 # PyTorch is imported where it is used, so that --help and errors in the arguments are immediate.
@@ -42,12 +42,15 @@ def main(
     from training.synthetic.make_dataset import make_dataset
     from training.synthetic.render import SyntheticConfig
 
-    camera = compose_options([f"model={model}"])["model"]["generator"]["camera"]
+    camera = compose_options([f"model={model}"])["model"]["generator"].get("camera") or {}
     if yaw is not None:
         camera["yaw"] = [-yaw, yaw]
-    config = SyntheticConfig(
-        videos=videos, frames=frames, resolution=resolution, supersample=supersample, seed=seed, camera=camera
-    )
+    try:
+        config = SyntheticConfig(
+            videos=videos, frames=frames, resolution=resolution, supersample=supersample, seed=seed, camera=camera
+        )
+    except (TypeError, ValueError) as error:  # a model of the user's own
+        raise UserError(f"--model {model}: {one_line(error)}") from error
     make_dataset(out, config, workers=workers)
     click.echo(f"{out}: {videos} videos of {frames} frames, {resolution}×{resolution}")
 

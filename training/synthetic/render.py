@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from renderer.cameras import CameraPrior, Cameras, camera_rays, pixel_centers
+from renderer.cameras import CameraPrior, Cameras, pixel_centers
 from renderer.rays import Rays, RenderSettings
 from renderer.video import to_uint8
 from renderer.volume_rendering import Fields, render_rays
@@ -21,8 +21,11 @@ from training.synthetic.parameters import BACKGROUND_CODE, CONTENT_CODE, MOTION_
 __all__ = ["DEPTH_UNIT", "SyntheticConfig", "Truth", "render_frames", "render_video"]
 
 VERSION = 2  # of the set: raise it when anything changes in its files
+VERSION_ELSEWHERE = 3  # of a set with cameras at other distances than 1
 DEPTH_UNIT = 1 / 16384  # scene units per step of a stored depth: 16 bits reach to 4
 SHELL = RenderSettings(num_samples=20, num_importance=16, num_background=2, near=0.8, far=1.2)
+AT_ONE = CameraPrior(radius=(1.0, 1.0))  # cameras for which this shell contains the heads; for others it moves
+FARTHEST = 3.8  # distance of a camera for which it ends at the largest stored depth
 RAYS_AT_A_TIME = 256  # times samples and frames; the working set stays in the cache
 
 
@@ -38,7 +41,7 @@ class SyntheticConfig:
         camera: Keyword arguments of `renderer.cameras.CameraPrior`.
 
     Raises:
-        TypeError, ValueError: `camera` is something else.
+        TypeError, ValueError: `camera` is something else, or cameras are too far away for the stored depths.
     """
 
     videos: int
@@ -49,10 +52,19 @@ class SyntheticConfig:
     camera: Mapping[str, Any]
 
     def __post_init__(self):
-        CameraPrior(**self.camera)  # errors come before the rendering
+        farthest = self.prior().radius[1]  # errors come before the rendering
+        if farthest > FARTHEST:
+            raise ValueError(
+                f"camera.radius: synthetic heads are seen from at most {FARTHEST:g} scene units, got {farthest:g}."
+            )
+
+    def prior(self) -> CameraPrior:
+        """The distribution of the cameras."""
+        return CameraPrior(**self.camera)
 
     def as_dict(self) -> dict[str, Any]:
-        return {"version": VERSION, **dataclasses.asdict(self)}
+        version = VERSION if self.prior().radius == AT_ONE.radius else VERSION_ELSEWHERE
+        return {"version": version, **dataclasses.asdict(self)}
 
     def key(self) -> str:
         """Name of the set in a cache: sets with different images have different names."""
@@ -96,7 +108,7 @@ def render_video(config: SyntheticConfig, index: int) -> tuple[torch.Tensor, dic
     content = stream.normal("synthetic/content", [CONTENT_CODE])
     motion = stream.normal("synthetic/motion", [MOTION_CODE])
     background = stream.normal("synthetic/background", [BACKGROUND_CODE])
-    camera = CameraPrior(**config.camera).sample(1, stream)
+    camera = config.prior().sample(1, stream)
     times = torch.linspace(0, 1, config.frames, dtype=torch.float64)
     fields = Fields(TalkingHead(Person.from_code(content), pose_at(motion, times)), Backdrop(background))
     rgb, depth, opacity = render_frames(
@@ -123,7 +135,8 @@ def render_frames(
 
     A pixel is the mean of supersample² rays; its depth the mean of theirs, weighted by their opacity.
     """
-    rays = Rays(*camera_rays(camera, pixel_centers(resolution * supersample)))
+    offsets = AT_ONE.depth_offsets(camera, SHELL.near)
+    rays = Rays.through(pixel_centers(resolution * supersample), camera, offsets)
     out = render_rays(fields, rays, SHELL, frames=frames, chunk=RAYS_AT_A_TIME)
 
     def pixels(x: torch.Tensor) -> torch.Tensor:

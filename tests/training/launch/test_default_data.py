@@ -1,6 +1,7 @@
 """Training without data=: the synthetic heads are made once, kept in the cache, and used."""
 
 import os
+import re
 
 import pytest
 
@@ -48,6 +49,17 @@ def test_other_cameras_and_sizes_are_other_sets(cache, tmp_path):
 def test_mistakes_are_found_before_anything_is_drawn(cache, tmp_path):
     words = [f"outdir={tmp_path / 'runs'}", *OVERRIDES, "model.generator.camera.fov=-3"]
     with pytest.raises(UserError, match="camera.fov must be a number between 0 and 180, got -3"):
+        plan(words)
+    assert not cache.exists()
+
+
+def test_cameras_too_far_away_are_found_before_anything_is_drawn(cache, tmp_path):
+    words = [f"outdir={tmp_path / 'runs'}", *OVERRIDES, "model.generator.camera.radius=[4,4]"]
+    message = (
+        "model.generator: camera.radius: synthetic heads are seen from at most 3.8 scene units, got 4. Synthetic heads "
+        "have the same cameras."
+    )
+    with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
         plan(words)
     assert not cache.exists()
 

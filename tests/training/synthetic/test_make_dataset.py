@@ -1,9 +1,11 @@
 """Synthetic heads: the scene against its codes, and the set as files."""
 
+import dataclasses
 import filecmp
 import json
 import math
 import os
+import re
 import shutil
 
 import numpy as np
@@ -12,16 +14,18 @@ import torch
 from click.testing import CliRunner
 
 from dnnlib import UserError
-from renderer.cameras import CameraPrior
+from renderer.cameras import CameraPrior, camera_rays, pixel_centers
 from renderer.depth import project
-from renderer.volume_rendering import Fields
+from renderer.rays import Rays
+from renderer.volume_rendering import Fields, render_rays
+from torch_utils.rng import RandomStream
 from training.data.dataset import VideoPairDataset
 from training.synthetic import make_dataset as synthetic
 from training.synthetic.__main__ import main
 from training.synthetic.head_model import DENSITY, HEAD_Z, Backdrop, TalkingHead
 from training.synthetic.make_dataset import make_dataset, read_config
 from training.synthetic.parameters import BACKGROUND_CODE, CONTENT_CODE, MOTION_CODE, Person, Pose, pose_at
-from training.synthetic.render import DEPTH_UNIT, SyntheticConfig, Truth, render_frames, render_video
+from training.synthetic.render import DEPTH_UNIT, SHELL, SyntheticConfig, Truth, render_frames, render_video
 
 CAMERA = {"fov": 18, "yaw": [-0.3, 0.3]}
 PRIOR = CameraPrior(**CAMERA)
@@ -78,6 +82,41 @@ def test_the_depth_of_the_nose_is_that_of_its_tip():
     row = round((1 - (HEAD_Z - 0.012) / math.tan(math.radians(9))) * 32)
     assert opacity[0, row, 31] > 0.99
     assert depth[0, row, 31].item() == pytest.approx(1 - tip, abs=0.004)
+
+
+@pytest.mark.parametrize("radius", [0.5, 1.2, 2.7, 3.8])
+def test_cameras_elsewhere_with_the_same_framing_see_the_same_head(radius):
+    config = small_config(resolution=32, supersample=2, frames=1, camera={"yaw": [-0.3, 0.3]})
+    fov = 2 * math.degrees(math.atan(math.tan(math.radians(9)) / radius))
+    moved = dataclasses.replace(config, camera={"yaw": [-0.3, 0.3], "radius": [radius, radius], "fov": fov})
+    (_, truth), (_, truth_moved) = render_video(config, 0), render_video(moved, 0)
+    share, share_moved = (float(t["opacity"].mean()) / 255 for t in (truth, truth_moved))
+    assert share > 0.3 and share_moved == pytest.approx(share, rel=0.05)
+    both = (truth["depth"] > 0) & (truth_moved["depth"] > 0)
+    offset = (truth_moved["depth"][both] - truth["depth"][both].astype(float)) * DEPTH_UNIT
+    assert np.median(offset) == pytest.approx(radius - 1, abs=0.01)
+
+
+def test_cameras_at_distance_one_need_no_other_depths():
+    video = Fields(TalkingHead(ANYBODY, pose()), Backdrop([0.3] * BACKGROUND_CODE))
+    camera = PRIOR.sample(1, RandomStream(0))
+    fixed = render_rays(video, Rays(*camera_rays(camera, pixel_centers(16))), SHELL, frames=1)
+    image, depth, opacity = render_frames(video, camera, 16, frames=1, supersample=1)
+    assert torch.equal(opacity[0].flatten(), 1 - fixed.transmittance[0, 0])
+    assert torch.equal(image[0].flatten(1).T, fixed.values[0, 0])
+    assert torch.equal(depth[0].flatten(), fixed.depth[0, 0] / opacity[0].flatten().clamp(min=1e-6))
+
+
+def test_only_sets_with_cameras_elsewhere_are_of_the_later_version():
+    versions = [small_config(camera=camera).as_dict()["version"] for camera in ({}, CAMERA, {"radius": [1, 1.0]})]
+    assert versions == [2, 2, 2]
+    assert small_config(camera={"radius": [1.0, 1.2]}).as_dict()["version"] == 3
+
+
+def test_cameras_too_far_away_for_the_stored_depths():
+    message = "camera.radius: synthetic heads are seen from at most 3.8 scene units, got 3.9."
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        small_config(camera={"radius": [1.0, 3.9]})
 
 
 def test_turning_moves_the_nose_as_the_rotation_says():
@@ -256,3 +295,23 @@ def test_the_command(tmp_path):
     assert result.exit_code == 0 and read_config(narrow)["camera"] == read_config(out)["camera"] | {"yaw": [-0.3, 0.3]}
     result = CliRunner().invoke(main, [*words, "--model", "nobody"])
     assert isinstance(result.exception, UserError) and "There is no model 'nobody'" in str(result.exception)
+
+
+@pytest.mark.parametrize(
+    "camera, message",
+    [
+        ({"radius": [5, 5]}, "camera.radius: synthetic heads are seen from at most 3.8 scene units, got 5."),
+        ({"fov": -3}, "camera.fov must be a number between 0 and 180, got -3."),
+        (None, None),  # a generator without such cameras
+    ],
+)
+def test_cameras_of_a_model_of_the_users_own(tmp_path, monkeypatch, camera, message):
+    options = {"model": {"generator": {} if camera is None else {"camera": camera}}}
+    monkeypatch.setattr("training.launch.config.compose_options", lambda overrides: options)
+    words = ["--videos", "1", "--frames", "2", "--resolution", "8", "--supersample", "1", "--workers", "1"]
+    result = CliRunner().invoke(main, [str(tmp_path / "set"), *words, "--model", "own"])
+    if message is None:
+        assert result.exit_code == 0 and read_config(tmp_path / "set")["camera"] == {}
+    else:
+        assert isinstance(result.exception, UserError) and str(result.exception) == f"--model own: {message}"
+        assert os.listdir(tmp_path) == []
