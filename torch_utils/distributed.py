@@ -64,6 +64,8 @@ class PeerLost(UserError):
 class _Groups:
     """Groups of all processes with different time limits; None is PyTorch's default group."""
 
+    joined = 0  # groups that this process has joined: in a sweep, one for each training
+    store: dist.Store | None = None  # of the last; served by the main process, it lasts until others join the next
     patient: dist.ProcessGroup | None = None  # made by `init`, as is the next
     patient_with_main: dist.ProcessGroup | None = None
     current: dist.ProcessGroup | None = None
@@ -154,9 +156,12 @@ def init(
             _check_devices(rank if number is None else number)
     backend = "cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo"
     with _exchange():
-        store, _, _ = next(rendezvous(init_method, rank, world_size, timeout=timeout))
-        # After a restart torchrun's store still holds the addresses of processes that are gone.
-        store = dist.PrefixStore(f"start-{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+        _Groups.store, _, _ = next(rendezvous(init_method, rank, world_size, timeout=timeout))
+        # The store still holds the addresses of earlier groups, and torchrun's after a restart those of processes that
+        # are gone.
+        start = os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)
+        store = dist.PrefixStore(f"start-{start}-{_Groups.joined}", _Groups.store)
+        _Groups.joined += 1
         dist.init_process_group(backend=backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
         patience = max(PATIENCE, timeout)
         _Groups.patient = dist.new_group(backend=backend, timeout=patience)

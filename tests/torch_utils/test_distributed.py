@@ -3,6 +3,8 @@
 import contextlib
 import functools
 import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -42,6 +44,33 @@ def test_collectives(tmp_path):
         assert result["broadcast"] == "from 0"
         assert result["module"] == [1.0] * 4
         assert result["statistics"] == {"both": (0.5, 0.5, 2), "one": (5.0, 0.0, 1)}
+
+
+@pytest.mark.parametrize("agent", [True, False])
+def test_groups_that_follow_one_another(agent):
+    """With the store of torchrun's agent, which outlives the groups, and with one that the main process serves."""
+    store = dist.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+    environment = {
+        **os.environ,
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "localhost",
+        "MASTER_PORT": str(store.port),
+        "TORCHELASTIC_USE_AGENT_STORE": str(agent),
+    }
+    if not agent:
+        del store  # its port is free again
+    command = [sys.executable, "-c", "from tests.torch_utils import workers; workers.join_twice()"]
+    started = [
+        subprocess.Popen(command, env={**environment, "RANK": str(rank)}, stdout=subprocess.PIPE, text=True)
+        for rank in range(2)
+    ]
+    try:
+        outputs = [process.communicate(timeout=120)[0].splitlines() for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    assert outputs == [["[(0, 0), (0, 1)]", "[(1, 0), (1, 1)]"]] * 2
+    assert [process.returncode for process in started] == [0, 0]
 
 
 def test_a_group_that_is_not_started_by_the_main_thread(tmp_path):

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -32,6 +33,16 @@ def collectives(folder: str) -> None:
         statistics.report("one", 5.0)
     result["statistics"] = {name: tuple(moments) for name, moments in statistics.reduce().items()}
     torch.save(result, Path(folder) / f"{rank}.pt")
+
+
+def join_twice() -> None:
+    """Join a group, leave it, and join the next one, as the trainings of a sweep do; print what was received."""
+    for group in range(2):
+        distributed.init(device_type="cpu", timeout=timedelta(seconds=60))
+        print(distributed.all_gather_objects((group, distributed.rank())), flush=True)
+        if distributed.is_main():
+            time.sleep(0.5)  # the other one is about to join the next group
+        distributed.cleanup()
 
 
 def gradients(folder: str) -> None:
