@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from dnnlib import UserError, __version__, print_any_text, run_cli, temporary_folder
-from metrics.registry import METRICS, extrapolation_note
+from metrics.registry import METRICS, ONE_YAW, extrapolation_note
 
 
 def main() -> None:
@@ -172,7 +172,8 @@ def metric_inputs(options: Mapping[str, Any]) -> dict[str, Any]:
     The real videos are None for data that are still to be synthesised, and for tar files, which metrics do not read.
 
     Raises:
-        UserError: A detector is missing or not a TorchScript file, or real videos are missing, too few or unsuitable.
+        UserError: A detector is missing or not a TorchScript file; real videos are missing, too few or unsuitable; or a
+            metric does not suit the length of the clips or the cameras.
     """
     if not options["metrics"]:
         return {}
@@ -188,7 +189,10 @@ def metric_inputs(options: Mapping[str, Any]) -> dict[str, Any]:
     cache = metrics_cache(options)
     if options["cache_metrics_dir"] is None and any(metric.uses_real for metric in chosen) and not cache.exists():
         check_writable(cache, option="cache_metrics_dir=")  # not in the run folder: a continued run may not write there
+    yaw = (options["model"]["generator"].get("camera") or {}).get("yaw")
     for metric in chosen:
+        if metric.several_views and isinstance(yaw, list) and yaw[:1] == yaw[1:]:
+            raise UserError(f"metrics: {metric.name} {ONE_YAW}.")
         if options["nframes"] == 1 and metric.samples == "clips":
             raise UserError(
                 f"metrics: {metric.name} looks at clips of {metric.frames} frames, and single images (nframes=1) have "

@@ -13,7 +13,7 @@ from dnnlib import UserError
 from metrics.detectors import DetectorFile, find_detector
 from metrics.distances import are_probabilities
 from metrics.random_features import FEATURE_WIDTH, RandomFeatures, exact_convolutions
-from metrics.registry import find_metric
+from metrics.registry import ONE_YAW, find_metric
 from metrics.video_measures import flatness, flicker, mean_flow_length, warping_error
 from torch_utils.torchscript import load_torchscript
 
@@ -123,7 +123,13 @@ class SampleMeasure:
 
 
 def _warping(pairs: Any) -> torch.Tensor:
-    """Warping error, error without warping, and fraction of compared pixels of pairs of views, [N, 3]."""
+    """Warping error, error without warping, and fraction of compared pixels of pairs of views, [N, 3].
+
+    Raises:
+        UserError: Both views are from one camera, so that any geometry would seem right.
+    """
+    if pairs.same_camera:
+        raise UserError(f"The warping error {ONE_YAW}.")
     tolerance = DEPTH_TOLERANCE * pairs.thickness
     return warping_error(pairs.images, pairs.grids, pairs.depths, pairs.expected, pairs.opacities, tolerance=tolerance)
 

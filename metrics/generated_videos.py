@@ -18,6 +18,7 @@ from PIL import Image
 
 from dnnlib import UserError
 from metrics.real_videos import StoredLabels, StoredVideos
+from metrics.registry import ONE_YAW
 from renderer.cameras import Cameras
 from renderer.depth import project, surface_points
 from torch_utils.argument_checks import check_network, shown, whole_number
@@ -54,6 +55,7 @@ class ViewPairs:
         grids: Projections of the points into the other view [N, 2, H, W, 2], (x, y) in [-1, 1] with y down.
         expected: Depths of the points from the other view [N, 2, H, W].
         thickness: Depth range of the rendered volume, in scene units.
+        same_camera: True if the range of yaw is empty, and both views are the same.
     """
 
     images: torch.Tensor
@@ -63,13 +65,13 @@ class ViewPairs:
     grids: torch.Tensor
     expected: torch.Tensor
     thickness: float
+    same_camera: bool = False
 
     @classmethod
     def join(cls, parts: Sequence["ViewPairs"]) -> "ViewPairs":
         """The time steps of all parts."""
-        names = [field.name for field in dataclasses.fields(cls) if field.name != "thickness"]
-        joined = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
-        return cls(**joined, thickness=parts[0].thickness)
+        values = {field.name: [getattr(part, field.name) for part in parts] for field in dataclasses.fields(cls)}
+        return cls(**{name: torch.cat(x) if torch.is_tensor(x[0]) else x[0] for name, x in values.items()})
 
 
 def reproject(points: torch.Tensor, cameras: Cameras) -> tuple[torch.Tensor, torch.Tensor]:
@@ -140,7 +142,10 @@ class GeneratedVideos:
         return self._samples(count or 1, self._images)
 
     def views(self, *, count: int, views: int) -> "GeneratedClips":
-        """One time step from cameras spread evenly over the range of yaw, as frames of a clip."""
+        """One time step from cameras spread evenly over the range of yaw, as frames of a clip.
+
+        Loading them raises a UserError if all cameras have the same yaw.
+        """
         fractions = np.linspace(0, 1, views)
         return self._samples(count, lambda indices: self._views(indices, fractions), time=VIEW_TIME)
 
@@ -206,6 +211,8 @@ class GeneratedVideos:
         renderer, _, _ = self._renderer_of(indices)
         prior = self._generator.camera_prior
         cameras = [prior.at(yaw=float(f)).repeat(len(indices)) for f in fractions]
+        if len(cameras) > 1 and cameras[0].equals(cameras[-1]):
+            raise UserError(f"The similarity of views {ONE_YAW}.")
         return torch.stack([self._frames(renderer.render(VIEW_TIME, c)) for c in cameras], dim=2)
 
     def _frames(self, images: torch.Tensor) -> torch.Tensor:
@@ -244,6 +251,7 @@ class GeneratedVideos:
             grids=torch.stack([grid for grid, _ in seen], dim=1),
             expected=torch.stack([depth for _, depth in seen], dim=1),
             thickness=settings.far - settings.near,
+            same_camera=cameras[0].equals(cameras[1]),
         )
 
 

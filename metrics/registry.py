@@ -13,11 +13,15 @@ from collections.abc import Iterable
 
 from dnnlib import UserError, choices_hint, one_line
 
-__all__ = ["METRICS", "Metric", "extrapolation_note", "find_metric"]
+__all__ = ["METRICS", "ONE_YAW", "Metric", "extrapolation_note", "find_metric"]
 
 NOT_FVD = "NOT FVD: features of an untrained random network; compare only with the same metric here"
 NOT_I3D = "features of an untrained random network; compare only with the same metric here"
 NEIGHBOURS = "3 nearest neighbours"
+ONE_YAW = (
+    "compares views from different yaws, and all cameras have the same one (model.generator.camera.yaw); choose "
+    "metrics of single views or of clips, e.g. flatness32_1v"
+)
 NOT_FACES = "features of an untrained random network, not of a face recognition network"
 
 
@@ -57,6 +61,11 @@ class Metric:
         """What it does with real videos, if it uses them."""
         measures = self.measure in ("mean", "similarity")
         return f"{self.name} {'measures real videos, too' if measures else 'compares with real videos'}"
+
+    @property
+    def several_views(self) -> bool:
+        """True if it compares views of one time step; those of a single camera would be equal."""
+        return self.samples == "views" or self.network == "warping"
 
     def protocol(self) -> dict:
         """Everything that determines the value besides the two sets of videos, as plain data."""

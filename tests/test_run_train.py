@@ -709,6 +709,11 @@ def test_snapshots_of_stops_have_no_metrics(tmp_path, monkeypatch):
         ("metrics=rfvd64_16f", "shorter than 16 frames: the longest has 4"),
         ("detectors.i3d=/nowhere/i3d.pt metrics=fvd64_16f", "detector i3d=/nowhere/i3d.pt: there is no such file"),
         (f"detectors.i3d={__file__} metrics=fvd64_16f", "cannot be loaded as TorchScript: it is another kind of file"),
+        (
+            "model.generator.camera.yaw=[0,0] metrics=warping32_2v",
+            "error: metrics: warping32_2v compares views from different yaws, and all cameras have the same one "
+            "(model.generator.camera.yaw); choose metrics of single views or of clips, e.g. flatness32_1v.\n",
+        ),
     ],
 )
 def test_metrics_that_cannot_be_computed_are_told_first(word, message, tmp_path, data, monkeypatch, capsys):

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from dnnlib import UserError
+from metrics.evaluator import Evaluator
 from metrics.generated_videos import GeneratedVideos, draw_labels, quantise, reproject
 from metrics.real_videos import choose_windows
 from metrics.video_measures import warping_error
@@ -206,6 +207,22 @@ def test_pairs_agree_with_their_cameras(generator, videos):
     for own in range(2):
         grid, _ = reproject(pairs.points[:, own], cameras[1 - own])
         torch.testing.assert_close(pairs.grids[:, own], grid)
+
+
+@pytest.mark.parametrize(
+    "name, what", [("warping32_2v", "The warping error"), ("ridentity32_5v", "The similarity of views")]
+)
+def test_cameras_with_one_yaw_have_one_view(name, what):
+    """Whatever the geometry, the same view agrees with itself."""
+    generator = small_generator(foreground={"density_bias": 8}, camera={"yaw": [0.2, 0.2]})
+    evaluator = Evaluator(fake=GeneratedVideos(generator), replicates=0)
+    with pytest.raises(UserError) as error:
+        evaluator.evaluate(name)
+    assert str(error.value) == (
+        f"{what} compares views from different yaws, and all cameras have the same one (model.generator.camera.yaw); "
+        "choose metrics of single views or of clips, e.g. flatness32_1v."
+    )
+    assert 0 <= evaluator.evaluate("flatness32_1v")["value"] <= 1
 
 
 def test_pairs_without_a_background(options):

@@ -38,6 +38,11 @@ def test_every_entry_can_be_computed():
         Metric("bright_1f", "mean", "bright", "clips", 1, "an added metric")
 
 
+def test_metrics_of_several_views():
+    several = {name for name, metric in METRICS.items() if metric.several_views}
+    assert several == {name for name in METRICS if name.endswith(("_2v", "_5v"))} and "warping32_2v" in several
+
+
 def test_names_say_what_is_not_the_real_thing():
     for name, metric in METRICS.items():
         random = metric.network.startswith("random")

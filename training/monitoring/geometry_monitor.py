@@ -7,8 +7,9 @@ content codes seen from the front:
     Geometry/surface         share of pixels that show the foreground (opacity above one half)
     Geometry/depth_variance  variance of the visible surface's depth, in squared scene units
     Geometry/relief          root mean square distance of depths from the plane that fits them best, in scene units
-    Geometry/parallax        root mean square distance, in a view turned by half the range of yaw, between surface
-                             points and their projections onto that plane, as a fraction of the image's width
+    Geometry/parallax        root mean square distance, in a view turned by half the range of yaw (of pitch, where yaw
+                             is fixed), between surface points and their projections onto that plane, as a fraction of
+                             the image's width; left out where all cameras look from one direction
 
 Parallax measures what the geometry shows beyond a plane, on the scale on which the discriminators would see it. Below
 `FLAT_PARALLAX` it is less than a tenth of a pixel at 32×32 and less than a pixel at 256×256, practically a plane, and
@@ -24,6 +25,7 @@ from collections.abc import Mapping
 
 import torch
 
+from renderer.cameras import Cameras
 from renderer.depth import parallax, relief, surface_depth, weighted_mean
 from training.inference.frame_renderer import FrameRenderer
 from training.inference.latents import SeedLatents, generator_latents
@@ -43,12 +45,15 @@ FIRST_CARVED = 4000  # videos before a full image is warned of: until then fog m
 
 @dataclasses.dataclass(frozen=True)
 class GeometryFigures:
-    """The measures listed at the top of this file, means over contents with a visible surface; NaN if there is none."""
+    """The measures listed at the top of this file, means over contents with a visible surface; NaN if there is none.
+
+    `parallax` is None if there is no other view.
+    """
 
     surface: float
     depth_variance: float
     relief: float
-    parallax: float
+    parallax: float | None
 
     def warning(self, *, one_object: bool) -> str | None:
         """The warning if the geometry is flat or gone, or one object fills the image; else None."""
@@ -57,7 +62,7 @@ class GeometryFigures:
                 f"the foreground covers {self.surface:.1%} of the image: the background, which has no geometry, shows "
                 "everything"
             )
-        if not self.parallax >= FLAT_PARALLAX:
+        if self.parallax is not None and not self.parallax >= FLAT_PARALLAX:
             return (
                 f"the geometry is flat: its parallax beyond a plane's is {self.parallax:.2%} of the image's width "
                 f"(below {FLAT_PARALLAX:.1%})"
@@ -67,24 +72,27 @@ class GeometryFigures:
         return None
 
 
-def measure_geometry(depth: torch.Tensor, weights: torch.Tensor, cameras, others) -> GeometryFigures:
+def measure_geometry(
+    depth: torch.Tensor, weights: torch.Tensor, cameras: Cameras, others: Cameras | None
+) -> GeometryFigures:
     """Measure depth maps [N, H, H] with weights (1 where there is a surface) seen by `cameras`.
 
     Args:
-        others: The turned views that parallax is measured in, one per map.
+        others: The turned views that parallax is measured in, one per map; None if there are none.
     """
     surface = weights.mean(dim=[-2, -1])
     # Three pixels always lie on a plane; diverged networks are reported by the divergence check.
     seen = (weights.flatten(1).sum(1) >= 4) & depth.isfinite().all(dim=-1).all(dim=-1)
     if not seen.any():
-        return GeometryFigures(float(surface.mean()), float("nan"), float("nan"), float("nan"))
-    depth, weights, cameras, others = depth[seen], weights[seen], cameras[seen], others[seen]
+        nan = float("nan")
+        return GeometryFigures(float(surface.mean()), nan, nan, None if others is None else nan)
+    depth, weights = depth[seen], weights[seen]
     mean = weighted_mean(depth, weights)[:, None, None]
     return GeometryFigures(
         surface=float(surface.mean()),
         depth_variance=float(weighted_mean((depth - mean).square(), weights).mean()),
         relief=float(relief(depth, weights).mean()),
-        parallax=float(parallax(cameras, others, depth, weights).mean()),
+        parallax=None if others is None else float(parallax(cameras[seen], others[seen], depth, weights).mean()),
     )
 
 
@@ -106,7 +114,8 @@ class GeometryMonitor:
         self.one_object = prior is not None and generator.background is not None
         prior = generator.camera_prior
         self.front = prior.at().to(self.device)
-        self.turned = prior.at(yaw=1.0).to(self.device)
+        turned = (prior.at(**angle).to(self.device) for angle in ({"yaw": 1.0}, {"pitch": 1.0}))
+        self.turned = next((camera for camera in turned if not camera.equals(self.front)), None)
 
     @torch.no_grad()
     def measure(self) -> GeometryFigures:
@@ -120,13 +129,15 @@ class GeometryMonitor:
             maps.append(surface_depth(out.depth[:, 0], out.opacity[:, 0], background=background))
         depth, weights = (torch.cat(x).float() for x in zip(*maps))
         count = len(depth)
-        return measure_geometry(depth, weights, self.front.repeat(count), self.turned.repeat(count))
+        turned = None if self.turned is None else self.turned.repeat(count)
+        return measure_geometry(depth, weights, self.front.repeat(count), turned)
 
     def report(self, statistics, *, cur_nimg: int) -> str | None:
         """Measure and report to the run's statistics; returns a warning for the log if the geometry is not sound."""
         figures = self.measure()
         for name, value in dataclasses.asdict(figures).items():
-            statistics.report(f"Geometry/{name}", value)
+            if value is not None:
+                statistics.report(f"Geometry/{name}", value)
         warning = figures.warning(one_object=self.one_object and cur_nimg >= FIRST_CARVED)
         if warning is None or cur_nimg < FIRST_FIT:
             return None

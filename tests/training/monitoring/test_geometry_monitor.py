@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from renderer.cameras import CameraPrior
+from renderer.cameras import CameraPrior, Cameras, camera_angles
 from renderer.volume_rendering import Fields
 from tests.small_network import small_generator
 from tests.training.tiny import make_loop
@@ -144,6 +144,24 @@ def test_an_empty_foreground_is_warned_of_once_training_has_begun():
     line = log.report(statistics, cur_nimg=4000)
     assert line.startswith("warning: at 4 kimg the foreground covers 0.0% of the image")
     assert statistics.reduce()["Geometry/surface"].mean == 0.0
+
+
+def test_parallax_is_measured_where_cameras_have_a_range():
+    cameras = {"yaw": [0, 0], "pitch": [1.4, 1.8]}
+    pitched = GeometryMonitor(small_generator(foreground={"density_bias": 8}, camera=cameras))
+    angles = camera_angles(Cameras.join([pitched.front, pitched.turned]))
+    torch.testing.assert_close(angles, torch.tensor([[0.0, 1.6], [0.0, 1.8]]))
+    assert pitched.measure().parallax > 0
+
+
+def test_cameras_that_look_from_one_direction_have_no_parallax():
+    fixed = {"yaw": [0.1, 0.1], "pitch": [1.5, 1.5]}
+    log, statistics = GeometryMonitor(small_generator(foreground={"density_bias": 8}, camera=fixed)), Statistics()
+    assert log.turned is None and log.report(statistics, cur_nimg=4000) is None  # no warning of flat geometry
+    assert set(statistics.reduce()) == {"Geometry/surface", "Geometry/depth_variance", "Geometry/relief"}
+    depth = torch.ones(3, 8, 8)
+    nothing = measure_geometry(depth, torch.zeros_like(depth), FRONT.repeat(3), None)
+    assert nothing.parallax is None and "the foreground covers 0.0%" in nothing.warning(one_object=False)
 
 
 def test_one_object_that_fills_the_image_is_warned_of():
