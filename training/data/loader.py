@@ -12,7 +12,7 @@ from training.data.sampler import PairBatch, PairLoader, empty_batch, load_batch
 from training.data.webdataset import EncodedPair, ShardPairDataset
 from training.data.webdataset_files import is_shards
 
-__all__ = ["PairDataset", "build_dataset", "build_loader", "make_shard_loader"]
+__all__ = ["PairDataset", "build_dataset", "build_loader", "check_shards", "make_shard_loader"]
 
 WORKERS_PER_GPU = 3  # with workers=null, the default
 
@@ -72,6 +72,16 @@ class _Stream(torch.utils.data.IterableDataset):
         return PairBatch(*map(torch.from_numpy, parts)), problems
 
 
+def check_shards(dataset: Any, processes: int) -> None:
+    """Raise a UserError if there are fewer shards than processes; other datasets can be split among any number."""
+    if isinstance(dataset, ShardPairDataset) and dataset.num_shards < processes:
+        shards = "1 shard" if dataset.num_shards == 1 else f"{dataset.num_shards} shards"
+        raise UserError(
+            f"{shards} cannot be split over {processes} processes: use fewer (gpus=), or write more and smaller shards "
+            "(--shard-clips)."
+        )
+
+
 def make_shard_loader(
     dataset: ShardPairDataset,
     *,
@@ -89,11 +99,7 @@ def make_shard_loader(
     Raises:
         UserError: There are fewer shards than processes.
     """
-    if dataset.num_shards < world_size:
-        raise UserError(
-            f"{dataset.num_shards} shards cannot be split over {world_size} processes: use fewer (gpus=), or write "
-            "more and smaller shards (--shard-clips)."
-        )
+    check_shards(dataset, world_size)
     workers = min(workers, dataset.num_shards // world_size)
 
     def start(position: int) -> Iterator:

@@ -23,7 +23,7 @@ from training.augment.diffaugment import parse_policy
 from training.checkpoints.training_state import ANEW
 from training.data.dataset_folders import keep_apart
 from training.data.frame_store import RUN_OPTIONS
-from training.data.loader import PairDataset, build_dataset
+from training.data.loader import PairDataset, build_dataset, check_shards
 from training.data.webdataset import ShardPairDataset
 from training.data.webdataset_files import is_shards
 from training.launch.build import build_augment, build_networks, build_schedule, check_arguments, synthesis_note
@@ -116,6 +116,7 @@ def plan(
     synthetic = options["data"] is None
     dataset = _planned_heads(options) if synthetic else build_dataset(options)
     keep_apart(run_folder or options["outdir"], option="outdir=", data=[dataset.path if synthetic else options["data"]])
+    check_shards(dataset, processes)
     notes += dataset.notes
     generator, discriminator = build_networks(options, c_dim=dataset.c_dim, device="meta")
     check_arguments({"generator": generator, "discriminator": discriminator}, given)

@@ -225,6 +225,19 @@ def test_workers_beyond_the_shards_are_told(tmp_path):
     assert make_plan(tmp_path, "workers=2").notes == make_plan(tmp_path).notes == []
 
 
+@pytest.mark.parametrize("words", [[], ["dry_run=true"]])
+def test_processes_beyond_the_shards_are_an_error(tmp_path, monkeypatch, words):
+    monkeypatch.setattr(validate, "cores", lambda: 2)
+    manifest = {"format": SHARDS_FORMAT, "nframes": 4}
+    pack_shards(str(write_frames(tmp_path / "frames")), str(tmp_path / "data"), manifest=manifest, clips_per_shard=9)
+    message = (
+        "1 shard cannot be split over 2 processes: use fewer (gpus=), or write more and smaller shards (--shard-clips)."
+    )
+    with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
+        make_plan(tmp_path, "gpus=2", *words)
+    assert make_plan(tmp_path, "gpus=1", *words).processes == 1
+
+
 @pytest.mark.parametrize("word", ["generator.resolution=64", "discriminator.c_dim=3"])
 def test_arguments_that_come_from_elsewhere_are_refused(tmp_path, word):
     with pytest.raises(UserError, match=rf"model\.{word.partition('=')[0]} would be ignored: it comes from"):
