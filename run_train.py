@@ -202,7 +202,19 @@ def metric_inputs(options: Mapping[str, Any]) -> dict[str, Any]:
     for detector in detectors.values():
         load_torchscript(detector.path, "cpu")  # a file of another kind would end the run at its first snapshot
     data, real, label = options["data"], None, None
-    if data is not None and is_shards(data):
+    if data is None:
+        from training.launch.default_data import default_config  # rarely needed: synthetic data are many modules
+
+        stride = options["frame_stride"]
+        longest = -(-default_config(options).frames // stride)
+        for metric in chosen:
+            if metric.uses_real and metric.samples == "clips" and metric.frames > longest:
+                thinned = f", keeping one frame in {stride}" if stride > 1 else ""
+                raise UserError(
+                    f"metrics: {metric.name} needs real clips of {metric.frames} frames, and synthetic heads have "
+                    f"{longest}{thinned}: choose a metric of shorter clips, or give data=."
+                )
+    elif is_shards(data):
         needing = [metric.name for metric in chosen if metric.uses_real or options["cond"]]
         if needing:
             wanted = "labels" if options["cond"] else "real videos"
@@ -210,7 +222,7 @@ def metric_inputs(options: Mapping[str, Any]) -> dict[str, Any]:
                 f"metrics: {needing[0]} needs {wanted}, and metrics read none from tar files: measure the snapshots "
                 "with python -m metrics --real FRAMES, a folder or zip of frames of the same videos."
             )
-    elif data is not None:
+    else:
         real = StoredVideos(data, resolution=options["resolution"], frame_stride=options["frame_stride"])
         for metric in chosen:
             if metric.uses_real and metric.samples == "clips":

@@ -722,6 +722,27 @@ def test_metrics_that_cannot_be_computed_are_told_first(word, message, tmp_path,
     assert message in capsys.readouterr().err and not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ("metrics=rfvd2048_32f", "rfvd2048_32f needs real clips of 32 frames, and synthetic heads have 16"),
+        (
+            "metrics=motion32_16f frame_stride=2",
+            "motion32_16f needs real clips of 16 frames, and synthetic heads have 8, keeping one frame in 2",
+        ),
+    ],
+)
+def test_metrics_of_longer_clips_than_synthetic_heads_have_are_told_first(words, message, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    words = [f"outdir={tmp_path / 'runs'}", *OVERRIDES, *words.split()]
+    with pytest.raises(UserError) as error:
+        run_train.make_plan(words)
+    assert str(error.value) == f"metrics: {message}: choose a metric of shorter clips, or give data=."
+    assert list(tmp_path.iterdir()) == []
+    longer = run_train.make_plan([*words, "nframes=32", "dry_run=true"])  # heads are as long as the training's clips
+    assert longer.options["nframes"] == 32
+
+
 def test_metrics_with_too_few_real_clips_are_told_first(tmp_path):
     """At the first snapshot, which may be hours later, they would end the run."""
     words = [f"outdir={tmp_path / 'runs'}", f"data={write_frames(tmp_path / 'data', videos=3, frames=16)}", *OVERRIDES]
