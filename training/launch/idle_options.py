@@ -88,6 +88,12 @@ def _before_ampere(devices: Devices) -> bool:
     return devices.device_type == "cuda" and not multiplies_bfloat16(torch.device("cuda"))
 
 
+def _ramp_begins_late(options: Options) -> bool:
+    """True if the density is not multiplied before the end of the run."""
+    start = _model(options, "generator.foreground.density_ramp.start")
+    return is_number(start) and start >= options["kimg"]
+
+
 def _one_view(options: Options) -> bool:
     """True if all cameras look from one direction."""
     ranges = [_model(options, f"generator.camera.{angle}") for angle in ("yaw", "pitch")]
@@ -164,6 +170,11 @@ RULES = (
         ("model.generator.foreground.density_bias",),
         lambda o, d: o["resume"] is not None,
         "it is an initial value, and resume= brings trained ones",
+    ),
+    IdleRule(
+        ("model.generator.foreground.density_ramp",),
+        lambda o, d: _ramp_begins_late(o),
+        "the run ends before the density begins to grow",
     ),
     IdleRule(
         ("model.generator.camera.distribution",), lambda o, d: _one_view(o), "all cameras look from one direction"

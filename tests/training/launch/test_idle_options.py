@@ -55,6 +55,11 @@ IDLE = [
         "model.generator.foreground.density_bias= has no effect: it is an initial value",
         ["model.generator.foreground.density_bias=1"],
     ),
+    (
+        ["model.generator.foreground.density_ramp={factor: 4, start: 0.032, end: 1}"],
+        "model.generator.foreground.density_ramp= has no effect: the run ends before the density begins to grow",
+        ["model.generator.foreground.density_ramp={factor: 4, start: 0.03, end: 1}"],
+    ),
     (["previews.videos=4"], "previews.videos= has no effect: there are at most as many", ["previews.videos=3"]),
     (["timeout=3"], "timeout= has no effect: a single process", []),
     (
@@ -143,6 +148,13 @@ def test_nothing_is_told_of_what_was_not_given(tmp_path):
     plan = make_plan(tmp_path)
     given = ["outdir", "data", "spec.mb", "spec.lrate", "metrics", "seed", "mirror"]
     assert idle_notes(given, plan.options, Devices("cpu", 1)) == [] and plan.notes == []
+
+
+def test_a_value_within_a_group_is_told(tmp_path):
+    assert make_plan(tmp_path, "model.generator.foreground.density_ramp={factor:4,start:40,end:60}").notes == [
+        "model.generator.foreground.density_ramp.factor=, model.generator.foreground.density_ramp.start=, "
+        "model.generator.foreground.density_ramp.end= have no effect: the run ends before the density begins to grow."
+    ]
 
 
 def test_options_within_values_are_told_as_well(tmp_path):
