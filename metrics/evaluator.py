@@ -1,8 +1,8 @@
 """Evaluation of generated videos against real ones: metrics by name, each as one row of plain data.
 
 Both sides implement `Videos`: a dataset, a folder of generated videos, or a generator. Features of a set are computed
-once and shared by all metrics of an Evaluator; those of real videos are also kept in a cache folder, under a key made
-from their content, the protocol and the network.
+once and shared by all metrics of an Evaluator, those of a generator until its weights change. Features of real videos
+are also kept in a cache folder, under a key made from their content, the protocol and the network.
 """
 
 import hashlib
@@ -40,7 +40,11 @@ REPLICATES = 100  # resamplings for an interval
 
 
 class Videos(Protocol):
-    """One side of a comparison. Kinds of samples that it cannot provide raise UserError."""
+    """One side of a comparison. Kinds of samples that it cannot provide raise UserError.
+
+    Samples that may change, such as those of a generator in training, need a method `digest() -> str`, too: features
+    are computed anew when its result has changed.
+    """
 
     resolution: int  # width of the frames in pixels, the same on both sides
 
@@ -107,7 +111,8 @@ class Evaluator:
         self._device, self._detectors = device, dict(detectors or {})
         self._cache = None if cache is None else Path(cache)
         self._batch_size, self._replicates = batch_size, replicates
-        self._known: dict[str, tuple[np.ndarray | None, Samples]] = {}  # features and samples computed so far
+        # What was computed last, by protocol: digest of the side, features, samples.
+        self._known: dict[str, tuple[str | None, np.ndarray | None, Samples]] = {}
         folder = tempfile.mkdtemp(prefix="features-", dir=scratch_folder()) if distributed.is_main() else None
         self._folder = Path(distributed.broadcast_object(folder))
         if distributed.is_main():
@@ -161,17 +166,21 @@ class Evaluator:
             del what[key]
         if side == "real" and metric.samples == "images":
             del what["count"]  # all of them
-        memo = json.dumps(what, sort_keys=True)
-        if memo not in self._known:
-            samples = self._samples(side, metric)
-            require_samples(metric, samples, "real" if side == "real" else "generated")
-            self._known[memo] = self._compute(samples, network, what, title=f"{side} {metric.samples}"), samples
-        return self._known[memo]
-
-    def _samples(self, side: str, metric: Metric) -> Samples:
         videos = self._real if side == "real" else self._fake
         if videos is None:
             raise UserError(f"{metric.use_of_real}: give their folder or zip.")
+        digest = None
+        if hasattr(videos, "digest"):  # of the main process: all of them must decide alike
+            digest = distributed.broadcast_object(videos.digest() if distributed.is_main() else None)
+        memo = json.dumps(what, sort_keys=True)
+        if memo not in self._known or self._known[memo][0] != digest:
+            samples = self._samples(videos, side, metric)
+            require_samples(metric, samples, "real" if side == "real" else "generated")
+            features = self._compute(samples, network, what, title=f"{side} {metric.samples}")
+            self._known[memo] = digest, features, samples
+        return self._known[memo][1:]
+
+    def _samples(self, videos: Videos, side: str, metric: Metric) -> Samples:
         if metric.samples == "clips":
             return videos.clips(count=metric.count, frames=metric.frames, subsample=metric.subsample)
         if metric.samples == "images":
@@ -194,8 +203,8 @@ class Evaluator:
         if what["side"] == "real" and self._cache is not None and distributed.is_main():
             content = samples.key()
         if content is None:
-            return self._folder / f"{len(self._known)}.npy"
-        key = hashlib.sha256(json.dumps([content, what], sort_keys=True).encode()).hexdigest()[:24]
+            return self._folder / f"{_hash(what)}.npy"  # replaces earlier ones
+        key = _hash([content, what])
         path = self._cache / f"real-{re.sub(r'[^a-z0-9_]+.*', '', network.key)}-{key}.npy"
         if not os.path.exists(path):  # raises an error before the features are computed, which takes long
             make_cache_folder(self._cache, instead="name another one (--cache, in training cache_metrics_dir=)")
@@ -207,6 +216,11 @@ def require_samples(metric: Metric, samples: Samples, words: str) -> None:
     least = fewest_samples(metric)
     if len(samples) < least:
         raise UserError(f"{metric.name} needs at least {least} {words} {metric.samples}, there are {len(samples)}.")
+
+
+def _hash(content: Any) -> str:
+    """24 hexadecimal digits for plain data."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24]
 
 
 def _versions() -> dict[str, str]:

@@ -26,6 +26,7 @@ from torch_utils.rng import RandomStream
 from training.data.frame_store import FrameStore
 from training.data.images import fit_square
 from training.inference.frame_renderer import FrameRenderer
+from training.inference.latent_files import generator_digest
 from training.inference.latents import RowCodes, SeedLatents
 from training.networks.generator import Generator
 
@@ -119,6 +120,11 @@ class GeneratedVideos:
         self._generator, self._label = generator, label
         self.labelled = label is not None
         self.nframes, self.resolution = nframes, resolution
+
+    def digest(self) -> str:
+        """A digest that changes with the generator's tensors, render settings and camera prior."""
+        settings = repr((self._generator.settings, vars(self._generator.camera_prior)))
+        return f"{generator_digest(self._generator)} {settings}"
 
     def clips(self, *, count: int, frames: int, subsample: int = 1) -> "GeneratedClips":
         """At most `count` clips: every `subsample`-th of `frames` consecutive frames.

@@ -12,10 +12,12 @@ from metrics.detectors import find_detector
 from metrics.distances import KernelDistance, frechet_distance_of_features, inception_score, subset_distances
 from metrics.evaluator import Evaluator
 from metrics.features import compute_features, holds_features, open_features
+from metrics.generated_videos import GeneratedClips, GeneratedVideos
 from metrics.metric_functions import MEASURES
 from metrics.random_features import RandomFeatures
 from metrics.registry import METRICS
 from metrics.video_measures import flicker, frame_similarity, mean_flow_length
+from renderer.cameras import CameraPrior
 from tests.metrics.detector_files import (
     SmallI3D,
     SmallIdentity,
@@ -26,6 +28,7 @@ from tests.metrics.detector_files import (
 )
 from tests.metrics.memory_videos import MemoryClips, MemoryVideos
 from tests.metrics.synthetic import blurred, waves
+from tests.small_network import small_generator
 
 REAL = waves(20, size=16)
 INCEPTION_WIDTH = 64
@@ -264,6 +267,33 @@ def test_nothing_is_left_of_features_that_failed(tmp_path):
     with pytest.raises(UserError, match="the last frame is damaged"):
         compute_features(MemoryClips(REAL), network, tmp_path / "x.npy", batch_size=8)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("change", ["weights", "cameras", "samples"])
+def test_a_generator_that_has_changed_is_measured_again(change, monkeypatch):
+    """As in a training loop with one Evaluator."""
+    generator, loads = small_generator(), []
+    load = GeneratedClips.load
+    monkeypatch.setattr(GeneratedClips, "load", lambda self, indices: loads.extend(indices) or load(self, indices))
+
+    def make():
+        return Evaluator(fake=GeneratedVideos(generator), replicates=0)
+
+    both = make()
+    before = both.evaluate("ridentity32_5v")["value"]
+    assert both.evaluate("ridentity32_5v")["value"] == before and loads == [*range(32)]
+    if change == "weights":
+        with torch.no_grad():
+            for weight in generator.foreground.parameters():
+                weight.mul_(1.5)
+    elif change == "cameras":
+        generator.camera_prior = CameraPrior(yaw=(-0.1, 0.1))
+    else:
+        generator.settings = dataclasses.replace(generator.settings, num_samples=20)
+    after = both.evaluate("ridentity32_5v")["value"]
+    assert after == make().evaluate("ridentity32_5v")["value"] != before
+    assert both.evaluate("ridentity32_5v")["value"] == after and loads == [*range(32)] * 3
+    assert len(list(both._folder.iterdir())) == 1  # earlier features are replaced
 
 
 def test_temporary_features_are_removed():
