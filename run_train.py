@@ -21,6 +21,7 @@ Ctrl-C and SIGHUP end a run after the current iteration, with its state saved. A
 GPU.
 """
 
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
@@ -50,9 +51,9 @@ def main() -> None:
         import run_train  # under the name by which the jobs' processes will find it
         from training.launch.slurm import submit
 
-        submit(arguments, run_train.cluster_job, train=train, check=make_plan)
+        submit(arguments, run_train.cluster_job, train=train_command, check=make_plan)
     else:
-        train(arguments)
+        train_command(arguments)
 
 
 def _hydra_answers(arguments: Sequence[str]) -> bool:
@@ -70,15 +71,44 @@ def cluster_job(config: Any) -> None:
     from training.launch.slurm import job
 
     with job() as (overrides, name, label):
-        train(overrides, job_name=name, label=label)
+        train_command(overrides, job_name=name, label=label)
 
 
-def train(overrides: Sequence[str], *, job_name: str | None = None, label: str = "") -> Path | None:
-    """Start or continue a training from the overrides of a command; returns its run folder (None after a dry run).
+def train(overrides: Sequence[str]) -> Path | None:
+    """Start or continue a training from Python; returns its run folder (None after a dry run).
+
+    Defaults and modes of PyTorch that the caller has set (types, devices, no_grad, inference_mode, autocast) have no
+    effect. A signal that stops the training is passed on to the caller's handler once the state is saved: a program
+    that trains repeatedly does not go on with the next training.
+
+    Args:
+        overrides: Those of the command, such as ["outdir=runs", "data=clips"].
+
+    Raises:
+        KeyboardInterrupt: After Ctrl-C.
+        UserError: See the command.
+    """
+    from torch_utils.caller_settings import without_autocast, without_defaults
+    from torch_utils.stop_signal import StopSignal
+
+    with without_defaults(), without_autocast():
+        folder, number = train_command(overrides)
+    if number in StopSignal.ENDING:
+        signal.raise_signal(number)
+    return folder
+
+
+def train_command(
+    overrides: Sequence[str], *, job_name: str | None = None, label: str = ""
+) -> tuple[Path | None, int | None]:
+    """Start or continue a training from the overrides of a command.
 
     Args:
         job_name: Name shared by all starts of this command and by no other command; None if it has no name.
         label: Added to the name of a new run's folder.
+
+    Returns:
+        The run folder (None after a dry run), and the signal that this process has received (None without one).
     """
     print_any_text()  # jobs of a cluster begin here
     from torch_utils import distributed  # imported after --help, because importing PyTorch is slow
@@ -101,7 +131,7 @@ def train(overrides: Sequence[str], *, job_name: str | None = None, label: str =
     if job.options["dry_run"]:
         if main_process:
             print_dry_run(job)
-        return None
+        return None, None
     temporary_folder()  # needed by videos and data workers: fails here, before anything is written
     timeout = timedelta(minutes=job.options["timeout"])
     if under_torchrun:
@@ -113,10 +143,10 @@ def train(overrides: Sequence[str], *, job_name: str | None = None, label: str =
         if under_torchrun or job.processes == 1:
             # Among torchrun's processes only the first one knows that a run is continued.
             same = job.options == options
-            run(*arguments, dataset=job.dataset if same else None, inputs=job.inspected if same else None)
+            number = run(*arguments, dataset=job.dataset if same else None, inputs=job.inspected if same else None)
         else:
-            launch(run, args=arguments, processes=job.processes, device_type=job.device_type, timeout=timeout)
-        return folder
+            number = launch(run, args=arguments, processes=job.processes, device_type=job.device_type, timeout=timeout)
+        return folder, number
     finally:
         distributed.cleanup()
 
@@ -151,11 +181,11 @@ def run(
     *,
     dataset=None,
     inputs: Mapping[str, Any] | None = None,
-) -> None:
-    """One process of the training; for `dataset` see `training.launch.setup.train`, for `inputs` snapshot_callbacks."""
+) -> int | None:
+    """One process of the training: see `training.launch.setup.train`, for `inputs` `snapshot_callbacks`."""
     from training.launch.setup import train
 
-    train(
+    return train(
         options,
         folder,
         device_type=device_type,

@@ -1,5 +1,6 @@
 """The training command: user errors end in one line before anything is made; a run is made, killed, and resumed."""
 
+import contextlib
 import json
 import os
 import re
@@ -31,6 +32,7 @@ from training.launch.config import compose_options
 from training.networks.discriminator import TimeAwareDiscriminators
 from training.networks.generator import Generator
 from training.networks.model_summary import memory_bytes, size_report
+from training.training_loop import TrainingLoop
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -545,6 +547,78 @@ def test_a_training_in_another_thread(tmp_path, data):
     with ThreadPoolExecutor(1) as pool:
         pool.submit(run_train.train, words).result()
     assert [path.name for path in tmp_path.glob("*/network-snapshot-*")] == ["network-snapshot-000000.pt"]
+
+
+@pytest.fixture
+def stop_with(monkeypatch):
+    """Lets every training receive a signal in its second iteration."""
+    iterate = TrainingLoop.iterate
+
+    def let(number):
+        def iterate_and_send(loop):
+            iterate(loop)
+            if loop.counters.iteration == 2:
+                signal.raise_signal(number)
+
+        monkeypatch.setattr(TrainingLoop, "iterate", iterate_and_send)
+
+    return let
+
+
+def test_ctrl_c_reaches_a_caller_once_the_state_is_saved(tmp_path, data, stop_with, monkeypatch):
+    words = [f"outdir={tmp_path}", f"data={data}", *OVERRIDES, "imgsnap=null"]
+    stop_with(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        for seed in (0, 1):
+            run_train.train([*words, f"seed={seed}"])
+    [folder] = tmp_path.iterdir()
+    assert read_state(folder)["shared"]["counters"]["cur_nimg"] == 8
+    assert call(monkeypatch, *words) == 0  # a command has done what it was asked to do
+    assert read_state(max(tmp_path.iterdir()))["shared"]["counters"]["cur_nimg"] == 8
+
+
+def test_other_signals_reach_the_handler_of_a_caller(tmp_path, data, stop_with):
+    received = []
+    previous = signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
+    try:
+        stop_with(signal.SIGTERM)
+        folder = run_train.train([f"outdir={tmp_path}", f"data={data}", *OVERRIDES, "imgsnap=null"])
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    assert received == [signal.SIGTERM] and read_state(folder)["shared"]["counters"]["cur_nimg"] == 8
+
+
+@contextlib.contextmanager
+def default_type(dtype):
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+        assert torch.get_default_dtype() == dtype
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_settings_of_a_caller_have_no_effect(tmp_path, data):
+    words = [f"outdir={tmp_path}", f"data={data}", *OVERRIDES, "kimg=0.008", "previews.images=2"]
+
+    def trained():
+        return run_train.train(words)
+
+    expected = read_state(trained())["modules"]
+    for setting in (
+        torch.no_grad(),
+        torch.inference_mode(),
+        torch.autocast("cpu", dtype=torch.bfloat16),
+        default_type(torch.float64),
+        torch.device("meta"),
+    ):
+        with setting:
+            folder = trained()
+        found = read_state(folder)["modules"]
+        assert [
+            name for module in expected for name, value in expected[module].items()
+            if not torch.equal(found[module][name], value)
+        ] == []  # fmt: skip
 
 
 def test_a_checkpoint_of_another_model(tmp_path, data, monkeypatch, capsys):

@@ -19,7 +19,7 @@ def without_defaults() -> Iterator[None]:
     if dtype != torch.float32:  # a setting of all threads, so left alone where it is right
         torch.set_default_dtype(torch.float32)
     try:
-        with torch.device("cpu"), torch.inference_mode(False):
+        with _on_cpu(), torch.inference_mode(False):
             yield
     finally:
         if dtype != torch.float32:
@@ -37,9 +37,13 @@ def without_autocast() -> Iterator[None]:
         for kind in ("cpu", "cuda"):
             if torch.is_autocast_enabled(kind):
                 stack.enter_context(torch.autocast(kind, enabled=False))
-        if torch.get_default_device().type != "cpu":  # a device as a context slows down every call of PyTorch
-            stack.enter_context(torch.device("cpu"))
+        stack.enter_context(_on_cpu())
         yield
+
+
+def _on_cpu() -> contextlib.AbstractContextManager:
+    """Context with the CPU as default device. A device as a context slows down every call of PyTorch."""
+    return contextlib.nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu")
 
 
 @contextlib.contextmanager

@@ -62,13 +62,13 @@ def busy_note() -> str | None:
 
 
 def launch(
-    function: Callable[..., None],
+    function: Callable[..., object],
     *,
     args: Sequence[Any],
     processes: int,
     device_type: str,
     timeout: timedelta = distributed.TIMEOUT,
-) -> None:
+) -> int | None:
     """Run `function(*args)` in a group of this many new processes on this machine and wait for them.
 
     In the main thread, SIGTERM, SIGINT and SIGHUP are passed on, so that a signal to this process alone reaches the
@@ -77,6 +77,9 @@ def launch(
     Args:
         function: Must be importable by its name, because the processes are spawned.
         timeout: Time limit of collectives between the processes.
+
+    Returns:
+        The first signal that was passed on, None without one.
 
     Raises:
         UserError: A worker raised one, or was ended by a signal that this process has not passed on.
@@ -126,6 +129,7 @@ def launch(
                 signal.signal(signum, handler)
         if failed:
             _raise(failed, Path(folder), asked)
+    return asked[0] if asked else None
 
 
 def _watch(group: Sequence[BaseProcess]) -> list[BaseProcess]:
@@ -174,7 +178,7 @@ def _raise(failed: Sequence[BaseProcess], folder: Path, asked: Sequence[int]) ->
 
 def _worker(
     index: int,
-    function: Callable[..., None],
+    function: Callable[..., object],
     args: tuple,
     processes: int,
     device_type: str,

@@ -32,17 +32,22 @@ class StopSignal:
     In other threads than the main one, where Python does not allow handlers, signals are left alone.
 
     Attributes:
-        requested: True after a signal.
+        number: The first signal; None before.
     """
 
     ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     REQUEUEING = (signal.SIGUSR1, signal.SIGUSR2)
 
     def __init__(self):
-        self.requested = False
+        self.number: int | None = None
         self._time = 0.0
         self._waiting = False
         self._requeue: int | None = None
+
+    @property
+    def requested(self) -> bool:
+        """True after a signal."""
+        return self.number is not None
 
     def __enter__(self) -> "StopSignal":
         handled = []
@@ -84,8 +89,7 @@ class StopSignal:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         if not self.requested:
-            self._time = time.monotonic()
-        self.requested = True
+            self.number, self._time = number, time.monotonic()
         if self._waiting:
             self._waiting = False  # a second signal is not to interrupt what follows
             raise StopRequested

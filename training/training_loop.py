@@ -167,8 +167,11 @@ class TrainingLoop:
         self._maintenance = 0.0  # seconds between the last two ticks
         self._pace_from: tuple[float, int] | None = None  # time and cur_nimg at the end of tick 0; None before
 
-    def run(self) -> None:
+    def run(self) -> int | None:
         """Train to the end, or until SIGTERM, SIGINT or SIGHUP; either way a snapshot and the state are saved.
+
+        Returns:
+            The signal that this process has received, None without one.
 
         Raises:
             UserError: The training has diverged, too much of the data cannot be read, a file cannot be written, or
@@ -186,6 +189,7 @@ class TrainingLoop:
             except Exception:
                 logger.print(self._saver.describe_saved())
                 raise
+        return stop.number
 
     def _train(self, logger: RunLogger, stop: StopSignal) -> None:
         reals = Path(self.folder) / REALS

@@ -54,7 +54,7 @@ class Run:
             os.dup2(file, 1)
             os.dup2(file, 2)
             prepare()
-            run_train.train(words)
+            run_train.train_command(words)
             code = 0
         except UserError as error:
             print(f"error: {error}", flush=True)

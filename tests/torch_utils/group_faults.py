@@ -45,6 +45,17 @@ def hang_while_main_works_alone(seconds: float) -> None:
         distributed.barrier()
 
 
+def end_when_asked() -> None:
+    """End in an orderly way after a signal, which the main process asks for."""
+    asked = []
+    signal.signal(signal.SIGINT, lambda number, frame: asked.append(number))
+    distributed.barrier()
+    if distributed.is_main():
+        os.kill(os.getppid(), signal.SIGINT)
+    while not asked:
+        time.sleep(0.01)
+
+
 def outlive_the_parent(folder: str) -> None:
     stopped = []
     signal.signal(signal.SIGTERM, lambda number, frame: stopped.append(number))

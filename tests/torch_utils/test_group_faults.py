@@ -19,7 +19,7 @@ from training.checkpoints.training_state import read_state
 
 
 def run_two(function, *args, **options):
-    launch.launch(function, args=args, processes=2, device_type="cpu", **options)
+    return launch.launch(function, args=args, processes=2, device_type="cpu", **options)
 
 
 def test_a_killed_process_takes_the_other_one_with_it():
@@ -46,6 +46,11 @@ def test_a_signal_while_processes_start_reaches_them(monkeypatch, number, error)
     end.set()
     other.join()
     assert multiprocessing.active_children() == []
+
+
+def test_a_signal_after_which_processes_end_by_themselves_is_returned():
+    assert run_two(group_faults.end_when_asked) == signal.SIGINT
+    assert run_two(group_faults.rest, 0.0) is None
 
 
 def test_a_process_that_does_not_answer_is_given_up(monkeypatch, tmp_path):

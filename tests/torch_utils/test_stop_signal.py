@@ -22,7 +22,7 @@ def test_a_signal_is_remembered_and_handlers_come_back(number):
     with StopSignal() as stop:
         assert not stop.requested
         send(number)
-        assert stop.requested
+        assert stop.requested and stop.number == number
     assert signal.getsignal(number) is before
 
 
@@ -31,7 +31,7 @@ def test_echoes_of_one_request_are_one():
     with StopSignal() as stop:
         for number in (signal.SIGINT, signal.SIGINT, signal.SIGTERM):
             send(number)
-        assert stop.requested
+        assert stop.number == signal.SIGINT
 
 
 def test_a_later_second_one_ends_the_process(monkeypatch):

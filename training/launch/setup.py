@@ -45,7 +45,7 @@ def train(
     dataset: PairDataset | None = None,
     notes: Sequence[str] = (),
     make_callbacks: Callable[[Mapping[str, Any], Path], Sequence[SnapshotCallback]] | None = None,
-) -> None:
+) -> int | None:
     """Train in an existing run folder, as one process of the group of `torch_utils.distributed`.
 
     Args:
@@ -56,6 +56,9 @@ def train(
         dataset: The data of these options, if this process has opened them already.
         notes: Lines that were printed already and belong in the log.
         make_callbacks: Called with options and folder; returns the callbacks to run after snapshots.
+
+    Returns:
+        See TrainingLoop.run.
 
     Raises:
         UserError: See TrainingLoop.run.
@@ -81,7 +84,7 @@ def train(
         callbacks = make_callbacks(options, folder) if make_callbacks is not None else ()
         loop = build_loop(options, folder, device=device, resuming=resuming, dataset=dataset, callbacks=callbacks)
         stack.callback(loop.loader.close)
-        loop.run()
+        return loop.run()
 
 
 def build_loop(
