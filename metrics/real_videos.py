@@ -110,6 +110,12 @@ class StoredVideos:
         if rendered:
             self._note_shapes(sizes)
         self._lengths = [-(-length // self._stride) for length in lengths]
+        if not generated and manifest is None and (maps := self._maps()):
+            self.notes.append(
+                f"'{self._store.path}': {len(maps)} of {len(lengths)} videos, such as {maps[0]}, are measured as "
+                "images but seem to be outputs of generate.py other than rgb: move them elsewhere, or in Python give "
+                "generated=True."
+            )
 
     def clips(self, *, count: int, frames: int, subsample: int = 1) -> "StoredClips":
         """At most `count` clips: every `subsample`-th of `frames` consecutive frames.
@@ -175,14 +181,13 @@ class StoredVideos:
             found = [fit_square(image, self.resolution) for image in images]
         return np.stack(found)
 
-    def _leave_out_maps(self) -> None:
-        """Leave out the outputs of generate.py that are not images, with a note.
+    def _stems(self) -> list[str]:
+        """The names of the videos without suffixes."""
+        return [video.path for video in self._videos] or [os.path.splitext(movie)[0] for movie in self._movies]
 
-        Raises:
-            UserError: There are no images.
-        """
-        stems = [video.path for video in self._videos] or [os.path.splitext(movie)[0] for movie in self._movies]
-        there = set(stems)
+    def _maps(self) -> list[str]:
+        """The names of outputs of generate.py that are not images, beside others or with a scale of depths."""
+        there = set(stems := self._stems())
 
         def is_map(stem: str) -> bool:
             base, _, name = stem.rpartition("_")
@@ -191,7 +196,16 @@ class StoredVideos:
                 return True
             return not self._store.is_zip and os.path.exists(os.path.join(self._store.path, stem, SCALE_FILE))
 
-        left_out = [stem for stem in stems if is_map(stem)]
+        return [stem for stem in stems if is_map(stem)]
+
+    def _leave_out_maps(self) -> None:
+        """Leave out the outputs of generate.py that are not images, with a note.
+
+        Raises:
+            UserError: There are no images.
+        """
+        stems = self._stems()
+        left_out = self._maps()
         if not left_out:
             [ending, *others] = {stem.rpartition("_")[2] for stem in stems} or {""}
             if not others and ending in OUTPUTS and ending != "rgb":

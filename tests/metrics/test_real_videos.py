@@ -96,6 +96,11 @@ def test_depth_and_other_outputs_are_no_generated_videos(tmp_path, save_frames):
     assert len(videos.images(count=None)) == 8 and len(clips.key()) == 64
     everything = StoredVideos(tmp_path, resolution=16)  # of a dataset, all that training takes
     assert len(everything.clips(count=99, frames=4)) == 2 * len(OUTPUTS)
+    assert everything.notes[-1] == (
+        f"'{tmp_path}': {2 * len(OUTPUTS) - 2} of {2 * len(OUTPUTS)} videos, such as yaw_seed0_depth, are measured as "
+        "images but seem to be outputs of generate.py other than rgb: move them elsewhere, or in Python give "
+        "generated=True."
+    )
 
 
 def test_depth_alone_is_no_generated_video(tmp_path):
