@@ -25,9 +25,10 @@ from torch_utils.argument_checks import check_network, shown, whole_number
 from torch_utils.rng import RandomStream
 from training.data.frame_store import FrameStore
 from training.data.images import fit_square
+from training.inference.arguments import label_numbers
 from training.inference.frame_renderer import FrameRenderer
 from training.inference.latent_files import generator_digest
-from training.inference.latents import RowCodes, SeedLatents
+from training.inference.latents import RowCodes, SeedLatents, class_label
 from training.networks.generator import Generator
 
 __all__ = ["GeneratedVideos", "ViewPairs", "draw_labels", "quantise", "reproject"]
@@ -37,7 +38,8 @@ VIEW_TIME = 0.5  # time step of views and pairs
 PAIR = (0.4, 0.6)  # cameras of a pair, as fractions of the range of yaw
 MIN_OPACITY = 1e-3  # lower bound of the divisor of depths; all metrics leave out pixels more transparent than this
 
-Label = Callable[[int], np.ndarray]  # index of a video to its label, float32 [c_dim]
+#: Index of a video to its label: a class, or c_dim numbers as a list, array or tensor.
+Label = Callable[[int], int | Sequence[float] | np.ndarray | torch.Tensor]
 
 
 def quantise(images: torch.Tensor) -> torch.Tensor:
@@ -88,8 +90,8 @@ class GeneratedVideos:
         generator: In evaluation mode.
         nframes: Frames of a training clip.
         resolution: Width of the frames in pixels, resized as real frames are; None: the generator's.
-        label: Label [c_dim] of a video by its index, for a conditional generator; with `draw_labels`, clips have the
-            labels of the real clips.
+        label: Function of a video's index that gives its label [c_dim] or class, for a conditional generator; with
+            `draw_labels`, clips have the labels of the real clips.
 
     Attributes:
         labelled: True for a conditional generator.
@@ -114,9 +116,15 @@ class GeneratedVideos:
         resolution = generator.resolution if resolution is None else whole_number("resolution", resolution, low=1)
         if label is not None and not callable(label):
             raise ValueError(f"label must be a function of a video's index, got {shown(label)}.")
-        if generator.c_dim > 0 and (label is None or len(label(0)) != generator.c_dim):
-            found = 0 if label is None else len(label(0))
+        if generator.c_dim > 0 and label is None:
+            raise UserError(
+                f'The generator needs labels of {generator.c_dim} entries: give label=draw_labels("clips"), those of a '
+                "dataset, or a function of a video's index."
+            )
+        if generator.c_dim > 0 and isinstance(label, StoredLabels) and (found := len(label(0))) != generator.c_dim:
             raise UserError(f"The generator needs labels of {generator.c_dim} entries; those of the data have {found}.")
+        if generator.c_dim > 0:
+            _label_of(generator, label, 0)
         self._generator, self._label = generator, label
         self.labelled = label is not None
         self.nframes, self.resolution = nframes, resolution
@@ -193,7 +201,7 @@ class GeneratedVideos:
             numbers.append(float(stream.uniform("time", [1])))
             c = None
             if label is not None and generator.c_dim > 0:
-                c = torch.from_numpy(label(index))[None].to(device)
+                c = _label_of(generator, label, index).to(device)
             ws = generator.mapping(latents.z, c)  # one at a time: rounding must not depend on the batch
             videos.append(latents.to(device, dtype).with_styles(ws))
         renderer = FrameRenderer(generator, **vars(RowCodes.join(videos)))
@@ -259,6 +267,18 @@ class GeneratedVideos:
             thickness=settings.far - settings.near,
             same_camera=cameras[0].equals(cameras[1]),
         )
+
+
+def _label_of(generator: Generator, label: Label, index: int) -> torch.Tensor:
+    """The label of a video, float32 [1, c_dim], on the CPU.
+
+    Raises:
+        UserError: The function gives something else.
+    """
+    try:
+        return class_label(generator, label_numbers("it", label(index)))
+    except ValueError as error:
+        raise UserError(f"label({index}): {error}") from error
 
 
 def draw_labels(data: str | os.PathLike, *, frame_stride: int = 1) -> StoredLabels:

@@ -246,10 +246,46 @@ def test_labels(tmp_path):
     options = plan([f"outdir={tmp_path / 'runs'}", f"data={data}", *OVERRIDES, "cond=true"]).options
     generator = build_networks(options, c_dim=3)[0].eval().requires_grad_(False)
     assert GeneratedVideos(generator, label=label).clips(count=1, frames=1).load([0]).shape == (1, 3, 1, 16, 16)
-    with pytest.raises(UserError, match="labels of 3 entries; those of the data have 0"):
+    with pytest.raises(UserError) as error:
         GeneratedVideos(generator)
-    with pytest.raises(UserError, match="labels of 3 entries; those of the data have 2"):
-        GeneratedVideos(generator, label=lambda index: np.zeros(2, dtype=np.float32))
+    assert str(error.value) == (
+        'The generator needs labels of 3 entries: give label=draw_labels("clips"), those of a dataset, or a function '
+        "of a video's index."
+    )
+    with pytest.raises(UserError, match=r"^The generator needs labels of 2 entries; those of the data have 3\.$"):
+        GeneratedVideos(small_generator(c_dim=2), label=label)
+
+
+def test_labels_of_a_function_of_ones_own():
+    generator = small_generator(c_dim=3)
+
+    def clips(label):
+        return GeneratedVideos(generator, nframes=2, label=label).clips(count=3, frames=1).load(range(3))
+
+    expected = clips(lambda i: np.eye(3, dtype=np.float32)[i % 3])
+    for label in (
+        lambda i: torch.eye(3)[i % 3],
+        lambda i: torch.eye(3, dtype=torch.float64)[i % 3],
+        lambda i: [float(i % 3 == c) for c in range(3)],
+        lambda i: i % 3,
+        lambda i: np.int64(i % 3),
+        lambda i: torch.tensor(i % 3),
+    ):
+        assert torch.equal(clips(label), expected)
+    needs = "this generator needs the number of a class, 0 to 2"
+    for label, message in (
+        (lambda i: 3, f"label(0): {needs}."),
+        (lambda i: None, f"label(0): {needs}."),
+        (lambda i: torch.zeros(2), f"label(0): {needs}, or a label of 3 numbers."),
+        (lambda i: torch.eye(3)[:1], "label(0): it must be one class, or the numbers of one label, got Tensor [1, 3]."),
+        (lambda i: "a", "label(0): it must be a whole number, got 'a'."),
+    ):
+        with pytest.raises(UserError) as error:
+            GeneratedVideos(generator, label=label)
+        assert str(error.value) == message
+    later = GeneratedVideos(generator, label=lambda i: i).clips(count=4, frames=1)
+    with pytest.raises(UserError, match=r"^label\(3\): this generator needs the number of a class, 0 to 2\.$"):
+        later.load([3])
 
 
 ARGUMENTS = [

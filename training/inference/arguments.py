@@ -49,6 +49,8 @@ def seed_list(name: str, seed: Any) -> list[int]:
 def label_numbers(name: str, label: Any) -> int | list[float] | None:
     """A class, or the numbers of a label; None as it is."""
     if label is None or not is_list(label):
+        if getattr(label, "ndim", 0) > 1:
+            raise ValueError(f"{name} must be one class, or the numbers of one label, got {shown(label)}.")
         return None if label is None else whole_number(name, label)
     for i, value in enumerate(label):
         check_number(f"{name}[{i}]", value)

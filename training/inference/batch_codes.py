@@ -74,7 +74,12 @@ def mapped_codes(
     z = latents.z if z is None else z.expand(len(latents.z), -1) if len(z) == 1 else z
     if len(z) != len(latents.z):
         raise ValueError(f"{len(z)} content codes and {len(latents.z)} seeds make no pairs.")
-    label = given_label(network, class_idx)
+    try:
+        label = given_label(network, class_idx)
+    except ValueError as error:
+        several = len(seeds) > 1 and is_list(class_idx)
+        shared = " All videos share it; RowCodes.join joins the codes of several calls." if several else ""
+        raise ValueError(f"{error}{shared}") from error
     label = None if label is None else label.expand(len(z), -1).to(z.dtype)
     styles = StyleMapping(network.mapping, label=label, truncation_psi=truncation_psi, device=z.device)
     return latents.with_styles(styles.of(z))

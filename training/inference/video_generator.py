@@ -238,7 +238,8 @@ class VideoGenerator(nn.Module):
             seed, motion_seed: See `latents`.
             z: Content codes [B, z_dim] (or [z_dim]) instead of the seeds', which then give motion and background only.
             truncation_psi: Truncation; below 1: closer to the average content.
-            class_idx: Class, or the c_dim numbers of a label, for a generator trained with labels.
+            class_idx: Class, or the c_dim numbers of a label, for a generator trained with labels. All videos share it;
+                `RowCodes.join` joins the codes of several calls.
 
         Returns:
             ws [B, num_ws, w_dim], z_motion [B, motion_dim] and z_bg [B, background_dim], on the generator's device.

@@ -24,7 +24,7 @@ from renderer.outputs import displayed
 from tests.small_network import small_generator
 from training.inference.frame_renderer import FrameRenderer
 from training.inference.latent_files import VideoCodes, generator_digest, load_codes, save_codes
-from training.inference.latents import generator_latents, seed_latents
+from training.inference.latents import RowCodes, generator_latents, seed_latents
 from training.inference.meshes import GeneratedMeshes
 from training.inference.point_query import PointField
 from training.inference.render_videos import save_video
@@ -452,6 +452,21 @@ def test_a_label_of_numbers_mixes_classes():
     assert not torch.equal(G.codes(class_idx=[0.5, 0.5, 0]).ws, G.codes(class_idx=1).ws)
     with pytest.raises(ValueError, match="needs the number of a class, 0 to 2, or a label of 3 numbers"):
         G.codes(class_idx=[0.5])
+
+
+def test_all_videos_of_a_call_share_a_label():
+    G = video3d.VideoGenerator(small_generator(c_dim=3))
+    shared = " All videos share it; RowCodes.join joins the codes of several calls."
+    for label, message in (
+        ([0, 1], f"class_idx: this generator needs the number of a class, 0 to 2, or a label of 3 numbers.{shared}"),
+        (3, "class_idx: this generator needs the number of a class, 0 to 2."),
+        (torch.eye(3)[1:], "class_idx must be one class, or the numbers of one label, got Tensor [2, 3]."),
+    ):
+        with pytest.raises(ValueError) as error:
+            G.codes(seed=[0, 1], class_idx=label)
+        assert str(error.value) == message
+    joined = RowCodes.join([G.codes(seed=[0], class_idx=2), G.codes(seed=[1], class_idx=0)])
+    assert torch.equal(G.frame(codes=joined)[1:], G.frame(seed=[1], class_idx=0))
 
 
 def test_points_are_queried_in_evaluation_mode(run_folder):
