@@ -16,17 +16,18 @@ import torch
 from torch.nn.functional import softplus
 from torch.nn.utils.parametrize import type_before_parametrizations
 
-from renderer.cameras import CameraPrior, Cameras, camera_angles
+from renderer.cameras import TURNS, CameraPrior, Cameras, camera_angles
 from torch_utils.argument_checks import (
     check_images,
     check_network,
     check_number,
+    check_range,
     check_stream,
     check_tensors,
     shown,
     whole_number,
 )
-from torch_utils.custom_ops import no_weight_gradients
+from torch_utils.custom_ops import no_weight_gradients, transformed
 from training.augment.diffaugment import diffaugment, parse_policy
 from training.networks.discriminator import TimeAwareDiscriminators, check_groups, check_pairs, time_plane
 from training.networks.generator import Generator, SynthesisOutput
@@ -52,13 +53,24 @@ def camera_label(angles: torch.Tensor, prior: CameraPrior) -> torch.Tensor:
 
     Args:
         angles: Yaw and pitch [B, 2] in radians. Yaw may be off by whole turns.
+
+    Raises:
+        ValueError: On a CPU, angles of more than two turns, which are degrees.
     """
+    check_angles(angles)
     label = [torch.ones_like(angles[:, 0])]
     for value, (low, high) in zip(angles.unbind(1), (prior.yaw, prior.pitch)):
         half = (high - low) / 2 or 1.0  # a fixed angle: the difference from it in radians
         difference = value - (low + high) / 2
         label.append(torch.remainder(difference + math.pi, 2 * math.pi).sub(math.pi) / half)  # wrapped to [-pi, pi)
     return torch.stack(label, dim=1)
+
+
+def check_angles(angles: torch.Tensor) -> None:
+    """Refuse degrees, which would be wrapped like radians; values are read on a CPU only."""
+    limit = TURNS * (1 + 1e-6)  # rounded to float32
+    if not transformed():
+        check_range("angles", angles, -limit, limit, "in radians")
 
 
 @dataclasses.dataclass
@@ -249,6 +261,8 @@ class GanLoss:
         check_tensors(shapes | ({"angles": (batch.angles, ("B", 2))} if self.camera_condition else {}), device=device)
         check_stream(stream, device=device)
         check_pairs(batch.frames, batch.dt)
+        if self.camera_condition:
+            check_angles(batch.angles)
         if phase != "Greg":  # the only one without discriminators
             check_groups(self.discriminator, len(batch), image=self._uses_D_image)
 

@@ -58,6 +58,19 @@ def test_whole_turns_and_fixed_angles():
     assert_near(camera_label(angles, fixed), torch.tensor([[1.0, 0.6, 0.1]]), absolute=1e-5)
 
 
+def test_degrees_are_refused():
+    loss, batch, message = conditioned_loss(), conditioned_batch(), "angles must be in radians, got 30 to 90."
+    batch.angles = torch.tensor([[30.0, 90.0]]).repeat(2, 1)
+    with pytest.raises(ValueError) as error:
+        camera_label(batch.angles, PRIOR)
+    assert str(error.value) == message
+    with pytest.raises(ValueError) as error:
+        loss.accumulate("Dmain", batch=batch, gain=1.0, stream=Recorder(0))
+    assert str(error.value) == message and not any(gradients(loss.discriminator).values())
+    two_turns = torch.tensor([[-4 * math.pi, 1.6]])
+    assert_near(camera_label(two_turns, PRIOR), camera_label(torch.tensor([[0, 1.6]]), PRIOR), absolute=1e-4)
+
+
 def test_labels_of_drawn_cameras_have_the_spread_of_the_prior():
     cameras = PRIOR.sample(20000, RandomStream(0))
     label = camera_label(camera_angles(cameras), PRIOR)[:, 1:]
@@ -100,7 +113,7 @@ def test_mirrored_videos_are_seen_from_the_other_side():
         ([[0, "1.5"]] * 5, "must be [yaw, pitch] in radians"),
         ([[0, True]] * 5, "must be [yaw, pitch] in radians"),
         ([[0, float("nan")]] * 5, "must be [yaw, pitch] in radians"),
-        ([[0, 120]] * 5, "must be [yaw, pitch] in radians"),
+        ([[30, 90]] * 5, "must be [yaw, pitch] in radians"),
     ],
 )
 def test_wrong_cameras(cameras, message, tmp_path):
