@@ -29,6 +29,8 @@ from torch_utils.argument_checks import (
     check_placement,
     check_stream,
     check_tensors,
+    is_list,
+    shown,
     whole_number,
 )
 from torch_utils.caller_settings import without_autocast, without_defaults
@@ -291,9 +293,14 @@ class VideoGenerator(nn.Module):
 
     @without_autocast()
     def camera(
-        self, yaw: float = 0.0, pitch: float = 0.0, *, radius: float | None = None, fov: float | None = None
+        self,
+        yaw: float | torch.Tensor = 0.0,
+        pitch: float | torch.Tensor = 0.0,
+        *,
+        radius: float | torch.Tensor | None = None,
+        fov: float | torch.Tensor | None = None,
     ) -> Cameras:
-        """One camera that looks at the origin.
+        """One camera that looks at the origin. Tensors without dimensions, instead of numbers, receive gradients.
 
         Args:
             yaw, pitch: Radians, added to the angles of the frontal camera. Pitch is measured from the up axis: a
@@ -306,6 +313,10 @@ class VideoGenerator(nn.Module):
         """
         prior = self.camera_prior
         middle = [(low + high) / 2 for low, high in (prior.yaw, prior.pitch)]
+        for name, value in (("yaw", yaw), ("pitch", pitch)):
+            if is_list(value):
+                several = "G.camera_prior.at_angles makes several cameras"
+                raise ValueError(f"{name} must be a finite number, got {shown(value)}; {several}.")
         # Tensors are checked but not converted, so that gradients reach them through the camera.
         check_number("yaw", yaw)
         check_number("pitch", pitch, POLE - middle[1], math.pi - POLE - middle[1])

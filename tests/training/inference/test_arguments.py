@@ -53,7 +53,10 @@ def says(message: str):
         ({"fov": NAN}, "fov must be a number between 0 and 180, got nan."),
         ({"yaw": "x"}, "yaw must be a finite number, got 'x'."),
         ({"yaw": NAN}, "yaw must be a finite number, got nan."),
-        ({"yaw": [0, 1]}, "yaw must be a finite number, got [0, 1]."),
+        (
+            {"yaw": [0, 1]},
+            "yaw must be a finite number, got [0, 1]; G.camera_prior.at_angles makes several cameras.",
+        ),
         ({"pitch": -math.pi / 2}, f"pitch must be a number between -1.5708 and 1.5708, got {-math.pi / 2}."),
         ({"ray_chunk": 0}, "ray_chunk must be a whole number of at least 1, got 0."),
         ({"ray_chunk": -1}, "ray_chunk must be a whole number of at least 1, got -1."),
@@ -219,6 +222,12 @@ def test_a_camera_keeps_gradients(G):
     yaw = torch.tensor(0.2, dtype=torch.float64, requires_grad=True)
     G.camera(yaw).cam2world[0, 0, 3].backward()
     assert yaw.grad.item() == pytest.approx(-math.sin(0.2))  # of the radius 1 times cos(yaw), at the equator
+    angles = torch.tensor([0.2, 0.3], requires_grad=True)
+    middle = sum(G.camera_prior.pitch) / 2
+    G.camera_prior.at_angles(angles, middle).cam2world[:, 0, 3].sum().backward()
+    assert angles.grad.tolist() == pytest.approx([-math.sin(0.2), -math.sin(0.3)])
+    with says("pitch must be a finite number, got Tensor [1]; G.camera_prior.at_angles makes several cameras."):
+        G.camera(pitch=torch.zeros(1))
     with says("radius must be a finite number above 0, got 0."):
         G.camera(radius=0)
 
