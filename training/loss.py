@@ -250,6 +250,8 @@ class GanLoss:
             raise ValueError(
                 f"{phase} trains the {trained}, whose parameters require no gradients: call requires_grad_(True)."
             )
+        if not hasattr(batch, "frames"):
+            raise ValueError(f"batch must be a VideoBatch of frames, dt and c, got {shown(batch)}.")
         check_images("frames", batch.frames, "[B, 2, 3, H, W]", ndim=5, channels=3)
         size = self.generator.resolution
         shapes = {

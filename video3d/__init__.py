@@ -44,6 +44,10 @@ __all__ = [
 ]
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name: str) -> Any:
     """The names above, imported on first use: importing PyTorch is slow, and the commands' --help does not need it."""
     if name in MODULES:

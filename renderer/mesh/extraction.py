@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from dnnlib import UserError
+from torch_utils.argument_checks import whole_number
 
 __all__ = ["Grid", "Mesh", "colour_vertices", "density_of_opacity", "extract_surface", "remove_small_pieces", "sample"]
 
@@ -116,7 +117,11 @@ def sample(
         where: Mask of the grid's shape: evaluate only these points; the others are 0.
         chunk: Points at a time, which bounds the memory beyond the result.
         device: Device of the points that the function receives.
+
+    Raises:
+        ValueError: `chunk` is not a whole number of at least 1.
     """
+    whole_number("chunk", chunk, low=1)
     values = np.zeros(len(grid), dtype=np.float32)
     wanted = None if where is None else where.reshape(-1)
     for start in range(0, len(grid), chunk):

@@ -14,7 +14,7 @@ import numpy as np
 
 from dnnlib import UserError, atomic_write
 from renderer.mesh.extraction import Mesh
-from torch_utils.argument_checks import is_list
+from torch_utils.argument_checks import check_number, is_list
 
 __all__ = ["write_glb", "write_ply"]
 
@@ -43,10 +43,11 @@ def write_glb(meshes: Sequence[Mesh], path: str | os.PathLike, *, names: Sequenc
 
     Raises:
         UserError: trimesh is not installed, or the file cannot be written.
-        ValueError: No list of meshes, or not as many different names.
+        ValueError: No list of meshes, not as many different names, or a rate that is not above 0.
     """
     if not is_list(meshes) or not is_list(names) or not len(meshes) == len(names) == len(set(names)) > 0:
         raise ValueError("write_glb takes a list of one mesh or more, and names= as many different names.")
+    check_number("fps", fps, 0)
     trimesh = _library()
     scene = trimesh.Scene()
     for mesh, name in zip(meshes, names, strict=True):

@@ -97,7 +97,7 @@ def test_depth_and_other_outputs_are_no_generated_videos(tmp_path, save_frames):
     everything = StoredVideos(tmp_path, resolution=16)  # of a dataset, all that training takes
     assert len(everything.clips(count=99, frames=4)) == 2 * len(OUTPUTS)
     assert everything.notes[-1] == (
-        f"'{tmp_path}': {2 * len(OUTPUTS) - 2} of {2 * len(OUTPUTS)} videos, such as yaw_seed0_{min(MAPS)}, are measured as "
+        f"'{tmp_path}': {2 * len(MAPS)} of {2 * len(OUTPUTS)} videos, such as yaw_seed0_{min(MAPS)}, are measured as "
         "images but seem to be outputs of generate.py other than rgb: move them elsewhere, or in Python give "
         "generated=True."
     )

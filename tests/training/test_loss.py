@@ -69,6 +69,8 @@ def fake_frames(generator, draws, *, batch=2, **losses):
         ({"gain": "1"}, "gain must be a finite number, got '1'."),
         ({"phase": "Gmian"}, "phase must be one of Gmain, Greg, Dmain, Dreg, got 'Gmian'."),
         ({"stream": 0}, "stream must be a torch_utils.rng.RandomStream, got 0."),
+        ({"batch": torch.zeros(2)}, "batch must be a VideoBatch of frames, dt and c, got Tensor [2]."),
+        ({"batch": {"dt": 0}}, "batch must be a VideoBatch of frames, dt and c, got {'dt': 0}."),
         ({"frames": torch.zeros(2, 2, 3, 32, 32, dtype=torch.uint8)}, "frames must be floats, not uint8"),
         ({"frames": torch.zeros(2, 3, 2, 32, 32)}, "frames must be [B, 2, 3, H, W], not [2, 3, 2, 32, 32]"),
         ({"frames": torch.zeros(2, 2, 3, 8, 8)}, "frames must be [B, 2, 3, 16, 16], got [2, 2, 3, 8, 8]."),
@@ -86,7 +88,7 @@ def test_mistakes(changes, message):
     changes = dict(changes)
     phase, stream = changes.pop("phase", "Dmain"), changes.pop("stream", RandomStream(0))
     gain = changes.pop("gain", 1.0)
-    batch = dataclasses.replace(real_batch(), **changes)
+    batch = changes["batch"] if "batch" in changes else dataclasses.replace(real_batch(), **changes)
     with pytest.raises(ValueError) as error:
         loss.accumulate(phase, batch=batch, gain=gain, stream=stream)
     assert str(error.value) == message
@@ -180,6 +182,7 @@ def test_batches_are_whole_groups():
         ({"style_mixing_prob": 2}, "style_mixing_prob must be a number from 0 to 1, got 2."),
         ({"pl_batch_shrink": 0}, "pl_batch_shrink must be a whole number of at least 1, got 0."),
         ({"augment": "bgc"}, "augment must be an AdaAugment or None, got 'bgc'."),
+        ({"diffaugment": None}, "diffaugment must be names of operations, or '' for none, got None."),
     ],
 )
 def test_mistaken_options(options, message):

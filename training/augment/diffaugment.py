@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from dnnlib import choices_hint
 from torch_utils import custom_ops
-from torch_utils.argument_checks import check_images, check_stream
+from torch_utils.argument_checks import check_images, check_stream, shown
 
 __all__ = ["POLICIES", "diffaugment", "parse_policy"]
 
@@ -44,7 +44,9 @@ def diffaugment(frames: torch.Tensor, policy: str, stream, *, prefix: str = "") 
 
 
 def parse_policy(policy: str) -> list[str]:
-    """Split and check a policy. Raises ValueError naming the first unknown operation."""
+    """Split and check a policy. Raises ValueError: no string, or naming the first unknown operation."""
+    if not isinstance(policy, str):
+        raise ValueError(f"diffaugment must be names of operations, or '' for none, got {shown(policy)}.")
     operations = [name.strip() for name in policy.split(",") if name.strip()]
     for name in operations:
         if name not in POLICIES:

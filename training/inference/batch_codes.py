@@ -66,6 +66,7 @@ def mapped_codes(
 ) -> RowCodes:
     """Codes whose styles are those of the mapping network, see `VideoGenerator.codes`."""
     check_number("truncation_psi", truncation_psi)
+    class_idx = label_numbers("class_idx", class_idx)
     seeds = seed_list("seed", seed)
     if z is not None:
         z = _content(network, z)

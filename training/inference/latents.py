@@ -47,6 +47,9 @@ class _Batch:
         """The videos of all parts."""
         return cls(*map(torch.cat, zip(*(vars(part).values() for part in parts))))
 
+    def __len__(self) -> int:
+        return len(next(iter(vars(self).values())))
+
     def to(self: Batch, device: torch.device | str, dtype: torch.dtype | None = None) -> Batch:
         return type(self)(*(codes.to(device, dtype) for codes in vars(self).values()))
 

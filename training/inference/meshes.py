@@ -127,7 +127,8 @@ class GeneratedMeshes:
         video: The videos by their seeds.
 
     Raises:
-        ValueError: See `SeedVideos`; or a level that is not a number above 0.
+        ValueError: See `SeedVideos`; or a level that is not a number above 0, a smallest piece not from 0 to 1, or a
+            chunk that is no whole number of at least 1.
     """
 
     def __init__(
@@ -143,6 +144,7 @@ class GeneratedMeshes:
         chunk: int = 1 << 16,
         check: bool = False,
     ):
+        check_number("min_piece", min_piece, 0, 1, inclusive=True)
         if level is not None:
             check_number("level", level, 0)
         self.video = SeedVideos(generator, truncation_psi=truncation_psi, class_idx=class_idx, device=device)

@@ -118,6 +118,13 @@ def test_meshes_without_names_of_their_own(tmp_path, meshes, names):
     assert str(error.value) == "write_glb takes a list of one mesh or more, and names= as many different names."
 
 
+@pytest.mark.parametrize("names", ["a", "ab"])
+def test_a_sequence_has_a_rate(tmp_path, names):
+    with pytest.raises(ValueError) as error:
+        write_glb([MESH] * len(names), tmp_path / "a.glb", names=list(names), fps=0)
+    assert str(error.value) == "fps must be a finite number above 0, got 0." and not list(tmp_path.iterdir())
+
+
 def test_meshes_without_colours_and_folders_that_are_missing(tmp_path):
     plain = Mesh(VERTICES, FACES)
     write_ply(plain, tmp_path / "a.ply")

@@ -1,6 +1,7 @@
 """Mistakes in arguments of the Python interface: one line each, that says what is allowed and what was given."""
 
 import math
+import random
 import re
 
 import numpy as np
@@ -251,6 +252,8 @@ def test_a_camera_keeps_gradients(G):
         ({"truncation_psi": "x"}, "truncation_psi must be a finite number, got 'x'."),
         ({"cameras": "front"}, "cameras must be renderer.cameras.Cameras, as G.camera() gives them, got 'front'."),
         ({"stream": torch.Generator()}, "stream must be a torch_utils.rng.RandomStream or None, got Generator."),
+        ({"stream": np.random.default_rng(0)}, "stream must be a torch_utils.rng.RandomStream or None, got Generator."),
+        ({"stream": random.Random(0)}, "stream must be a torch_utils.rng.RandomStream or None, got Random."),
         ({"stream": 0}, "stream must be a torch_utils.rng.RandomStream or None, got 0."),
     ],
 )

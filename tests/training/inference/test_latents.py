@@ -47,6 +47,7 @@ def test_sizes_follow_the_generator():
 def test_videos_are_joined_selected_moved_and_given_styles():
     parts = [seed_latents(seed, seed + 10, **SIZES) for seed in range(3)]
     latents = SeedLatents.join(parts)
+    assert len(latents) == 3
     for part, one in zip(parts, (latents[:1], latents[1:2], latents[torch.tensor([2])])):
         assert type(one) is SeedLatents and list(vars(one)) == ["z", "z_motion", "z_bg"]
         assert all(torch.equal(codes, vars(part)[name]) for name, codes in vars(one).items())

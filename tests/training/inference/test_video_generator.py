@@ -265,6 +265,20 @@ def test_meshes_and_splats_of_codes_need_no_class(kind):
     assert torch.equal(kind(G.network, resolution=8, class_idx=2).video(3, 3).ws, codes.ws)
 
 
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        ({"chunk": 0}, "chunk must be a whole number of at least 1, got 0."),
+        ({"min_piece": -1}, "min_piece must be a number from 0 to 1, got -1."),
+        ({"min_piece": "all"}, "min_piece must be a number from 0 to 1, got 'all'."),
+    ],
+)
+def test_options_of_meshes(G, wrong, message):
+    with pytest.raises(ValueError) as error:
+        GeneratedMeshes(G.network, resolution=8, **wrong)
+    assert str(error.value) == message
+
+
 @pytest.mark.parametrize("level", [None, -1, 0, float("nan"), "25"])
 def test_levels_of_meshes_are_densities(G, level):
     message = f"^level must be a finite number above 0, got {level!r}.$"
@@ -596,6 +610,7 @@ def test_files_that_hide_packages_are_named(tmp_path, name):
 def test_names_of_the_package():
     assert set(video3d.__all__) > {"load_generator", "load_discriminators", "save_video", "VideoGenerator"}
     assert video3d.load_generator is load_generator
+    assert set(dir(video3d)) >= {*video3d.__all__, "__getattr__"}
     with pytest.raises(AttributeError, match="no attribute 'load_generators'"):
         _ = video3d.load_generators
 
