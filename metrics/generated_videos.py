@@ -116,14 +116,14 @@ class GeneratedVideos:
         resolution = generator.resolution if resolution is None else whole_number("resolution", resolution, low=1)
         if label is not None and not callable(label):
             raise ValueError(f"label must be a function of a video's index, got {shown(label)}.")
-        if generator.c_dim > 0 and label is None:
-            raise UserError(
-                f'The generator needs labels of {generator.c_dim} entries: give label=draw_labels("clips"), those of a '
-                "dataset, or a function of a video's index."
-            )
-        if generator.c_dim > 0 and isinstance(label, StoredLabels) and (found := len(label(0))) != generator.c_dim:
-            raise UserError(f"The generator needs labels of {generator.c_dim} entries; those of the data have {found}.")
         if generator.c_dim > 0:
+            needed = f"The generator needs labels of {generator.c_dim} entries"
+            if label is None:
+                raise UserError(
+                    f'{needed}: give label=draw_labels("clips"), those of a dataset, or a function of a video\'s index.'
+                )
+            if isinstance(label, StoredLabels) and len(label(0)) != generator.c_dim:
+                raise UserError(f"{needed}; those of the data have {len(label(0))}.")
             _label_of(generator, label, 0)
         self._generator, self._label = generator, label
         self.labelled = label is not None
@@ -276,9 +276,11 @@ def _label_of(generator: Generator, label: Label, index: int) -> torch.Tensor:
         UserError: The function gives something else.
     """
     try:
-        return class_label(generator, label_numbers("it", label(index)))
+        vector = class_label(generator, label_numbers("it", label(index)))
     except ValueError as error:
         raise UserError(f"label({index}): {error}") from error
+    assert vector is not None  # of a generator with labels
+    return vector
 
 
 def draw_labels(data: str | os.PathLike, *, frame_stride: int = 1) -> StoredLabels:

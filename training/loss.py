@@ -264,6 +264,7 @@ class GanLoss:
         check_stream(stream, device=device)
         check_pairs(batch.frames, batch.dt)
         if self.camera_condition:
+            assert batch.angles is not None  # see check_tensors
             check_angles(batch.angles)
         if phase != "Greg":  # the only one without discriminators
             check_groups(self.discriminator, len(batch), image=self._uses_D_image)
