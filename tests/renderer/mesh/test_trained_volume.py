@@ -45,6 +45,35 @@ def test_it_holds_what_the_cameras_of_the_range_see_and_nothing_else(radius):
     assert not inside[points.norm(dim=-1) > reach + 1e-4].any()
 
 
+def plain_distance(volume, point):
+    """For every camera the nearest of its pyramid's six faces, each by its normal; the deepest of these."""
+    found = []
+    for matrix in volume.cameras.cam2world.double():
+        right, up, back, position = matrix[:3].unbind(1)
+        seen, depth = point - position, float((position - point) @ back)
+        outwards = [sign * axis + volume.tangent * back for axis in (right, up) for sign in (1, -1)]
+        sides = [-float(seen @ normal / normal.norm()) for normal in outwards]
+        found.append(min(*sides, depth - volume.near, volume.far - depth))
+    return max(found)
+
+
+def test_distances_are_those_to_the_faces_of_the_pyramids():
+    prior = CameraPrior(yaw=(-0.2, 0.3), pitch=(1.4, 1.6), radius=(0.95, 1.05))
+    volume = TrainedVolume(prior, near=NEAR, far=FAR)
+    corners = torch.cat([volume._corners(depth) for depth in (NEAR, FAR)], dim=1)  # [cameras, 8, 3]
+    faces = [corners[:, rows].mean(dim=1) for rows in ([0, 1, 2, 3], [4, 5, 6, 7], [0, 1, 4, 5], [1, 3, 5, 7])]
+    edges = (corners[:, :4] + corners[:, 4:]) / 2
+    random = (torch.rand(300, 3, generator=torch.Generator().manual_seed(0)) - 0.5) * 0.6
+    for points in (random, corners.flatten(0, 1), edges.flatten(0, 1), torch.cat(faces), random[:1], random[:0]):
+        expected = torch.tensor([plain_distance(volume, point) for point in points.double()])
+        torch.testing.assert_close(volume.signed_distance(points), expected.float(), atol=3e-7, rtol=0)
+    # The borders of a single camera's pyramid are at distance 0.
+    alone = TrainedVolume(CameraPrior(yaw=(0.3, 0.3), pitch=(1.4, 1.4)), near=NEAR, far=FAR)
+    for depth in (NEAR, FAR, 1.0):
+        distances = alone.signed_distance(alone._corners(depth)[0])
+        torch.testing.assert_close(distances, torch.zeros(4), atol=3e-7, rtol=0)
+
+
 def test_points_within_the_depths_of_all_cameras():
     # Cameras that see the origin from yaws of ±90 degrees and between, at the same distance.
     volume = TrainedVolume(CameraPrior(yaw=(-math.pi / 2, math.pi / 2), pitch=(math.pi / 2,) * 2), near=NEAR, far=FAR)
