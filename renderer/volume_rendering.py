@@ -69,7 +69,8 @@ class Fields:
 
     A foreground may also have `march(origins, directions, settings, last_opaque=, offsets=)`: deterministic sampling
     and compositing in one operator, with the result of `march_foreground` followed by `ForegroundSamples.accumulate`.
-    `offsets` are those of `Rays`.
+    `offsets` are those of `Rays`. Point queries use its `raw_density(points, directions)`, if it has one: the raw
+    density of a call alone.
     """
 
     foreground: Field

@@ -75,7 +75,8 @@ class PointField:
     def density(self, points: torch.Tensor) -> torch.Tensor:
         """Density [N] as the renderer uses it, never negative."""
         self._check(points)
-        raw, _ = self._field(points[None, None, None], self._ahead[None, None])  # as samples of a single ray
+        field, rays = self._field, (points[None, None, None], self._ahead[None, None])  # samples of a single ray
+        raw = field.raw_density(*rays) if hasattr(field, "raw_density") else field(*rays)[0]
         return torch.relu(raw[0, 0, 0])
 
     @without_autocast()

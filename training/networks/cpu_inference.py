@@ -132,6 +132,8 @@ class FusedField:
     def __init__(self, field: ConditionedForeground, precision: str, kept: dict[Any, list[FusedMLP]]):
         self._field, self._precision = field, precision
         self.project = field.project
+        if precision == "float32":  # as in a call
+            self.raw_density = field.raw_density
         if field.field not in kept:
             kept[field.field] = [self._fuse(video) for video in range(len(field.layers[0][0]))]
         self._mlps = kept[field.field]

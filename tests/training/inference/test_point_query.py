@@ -13,6 +13,7 @@ from training.inference.frame_renderer import FrameRenderer
 from training.inference.latents import seed_latents
 from training.inference.point_query import SAMPLES, PointField
 from training.launch.build import build_networks
+from training.networks.fields import ConditionedForeground, ForegroundField
 
 
 def brute_force(generator, fields, ws, points):
@@ -76,6 +77,39 @@ def test_densities_colours_and_opacities_are_those_of_the_scene(tmp_path, words)
     aside = PointField(generator, ws, z_motion=codes.z_motion, z_bg=codes.z_bg, time=0.7, camera=aside)
     torch.testing.assert_close(aside.density(points), density, rtol=1e-4, atol=1e-5)
     assert not torch.allclose(aside.colour(points), colours, atol=1e-3)
+
+
+class Doubled(ConditionedForeground):
+    """A field derived from this program's."""
+
+    def __call__(self, points, directions):
+        density, features = super().__call__(points, directions)
+        return 2 * density, features
+
+
+class DoubledField(ForegroundField):
+    def condition(self, weights, **inputs):
+        return Doubled(self, weights, **inputs)
+
+
+@pytest.mark.parametrize("derived", [False, True])
+def test_densities_are_evaluated_without_colours(derived, monkeypatch):
+    """And equal to those of whole calls; what a derived class computes in a call is not known."""
+    generator = small_generator(foreground={"view_directions": True, "density_bias": 1.0})
+    if derived:
+        generator.foreground.__class__ = DoubledField
+    codes = seed_latents(3, 4, **SIZES)
+    field = PointField(generator, generator.mapping(codes.z), z_motion=codes.z_motion, z_bg=codes.z_bg, time=0.5)
+    points = torch.rand(500, 3, generator=torch.Generator().manual_seed(0)) * 0.2 - 0.1
+    with torch.no_grad():
+        raw, _ = field._field(points[None, None, None], torch.tensor([[[-1.0, 0.0, 0.0]]]))
+    calls, view_bias = [], ConditionedForeground.view_bias
+    monkeypatch.setattr(ConditionedForeground, "view_bias", lambda *rays: calls.append(rays) or view_bias(*rays))
+    density = field.density(points)
+    assert torch.equal(density, raw[0, 0, 0].relu()) and (density > 0).any()
+    assert len(calls) == (1 if derived else 0)
+    field.emission(points)
+    assert len(calls) == (2 if derived else 1)
 
 
 @pytest.mark.parametrize(
