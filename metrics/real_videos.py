@@ -42,7 +42,8 @@ SETTLED = 2.0  # seconds; a file changed more recently may change again with the
 def choose_windows(lengths: Sequence[int], *, window: int, count: int, seed: int = SEED) -> list[tuple[int, int]]:
     """(video, first frame) of at most `count` distinct windows of `window` frames; see the top of this file."""
     long_enough = [video for video, length in enumerate(lengths) if length >= window]
-    order = [long_enough[i] for i in _permutation(len(long_enough), seed, KEY_ORDER)]
+    # Each of these gives a clip in the first turn: no others are reached.
+    order = [long_enough[i] for i in _permutation(len(long_enough), seed, KEY_ORDER)[:count]]
     offsets = {v: _permutation(lengths[v] - window + 1, seed, KEY_OFFSETS, v) for v in order}
     chosen: list[tuple[int, int]] = []
     for turn in range(max((len(o) for o in offsets.values()), default=0)):

@@ -14,11 +14,12 @@ from PIL import Image
 
 from dnnlib import UserError
 from metrics import real_videos
-from metrics.real_videos import StoredVideos, choose_windows
+from metrics.real_videos import KEY_OFFSETS, KEY_ORDER, SEED, StoredVideos, choose_windows
 from renderer.output_writer import OutputVideos
 from renderer.outputs import CHANNELS, OUTPUTS
 from renderer.video import VideoWriter
 from tests.training.data.movies import run_ffmpeg
+from training.data.dataset import random_block
 from training.data.frame_store import FrameStore, UnreadableFrame
 from training.data.images import fit_square
 
@@ -53,6 +54,35 @@ def test_windows():
     assert choose_windows(lengths, window=4, count=5) == chosen[:5]
     assert choose_windows(lengths, window=11, count=5) == []
     assert choose_windows(lengths, window=4, count=100, seed=1) != chosen
+
+
+def test_windows_of_a_choice_are_the_first_of_all():
+    """Offsets are drawn for the videos that are reached only, which changes no window."""
+    random = np.random.default_rng(0)
+    for _ in range(50):
+        lengths = random.integers(1, 30, size=random.integers(1, 40)).tolist()
+        window = int(random.integers(1, 20))
+        everything = choose_windows(lengths, window=window, count=10**6)
+        # Turn after turn, a window of each video that has another one.
+        order = random_order([v for v, length in enumerate(lengths) if length >= window], SEED, KEY_ORDER)
+        offsets = {v: random_order(range(lengths[v] - window + 1), SEED, KEY_OFFSETS, v) for v in order}
+        turns = range(max(lengths))
+        assert everything == [(v, offsets[v][turn]) for turn in turns for v in order if turn < len(offsets[v])]
+        for count in (1, 2, len(order), len(order) + 1, 100):
+            assert choose_windows(lengths, window=window, count=count) == everything[:count]
+
+
+def random_order(values, seed, use, video=0):
+    numbers = random_block(seed, use, index=video).random(len(values))
+    return [value for _, value in sorted(zip(numbers.tolist(), values))]
+
+
+def test_only_the_videos_that_are_reached_have_offsets(monkeypatch):
+    drawn = []
+    permutation = real_videos._permutation
+    monkeypatch.setattr(real_videos, "_permutation", lambda n, *key: drawn.append(n) or permutation(n, *key))
+    assert len(choose_windows([20] * 1000, window=5, count=3)) == 3
+    assert drawn == [1000, 16, 16, 16]
 
 
 def test_offsets_are_random():
