@@ -316,7 +316,7 @@ def snapshot_callbacks(
         values = {}
         for name in names:
             try:
-                row = evaluator.evaluate(name)
+                row = evaluator.evaluate(name, together=names)
             except UnreadableFrame as error:  # as the training itself, which takes another clip, the run goes on
                 if distributed.is_main():
                     print(f"{name} is left out: {error}")

@@ -224,7 +224,7 @@ def run(names: list[str], paths: dict[str, str], device_type: str, options: dict
             replicates=options["bootstrap"],
         )
         for name in names:
-            row = evaluator.evaluate(name)
+            row = evaluator.evaluate(name, together=names)
             if distributed.is_main():
                 click.echo(row_summary(row))
                 path = append_row(options["outdir"], {**row, **about})

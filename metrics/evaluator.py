@@ -1,10 +1,12 @@
 """Evaluation of generated videos against real ones: metrics by name, each as one row of plain data.
 
 Both sides implement `Videos`: a dataset, a folder of generated videos, or a generator. Features of a set are computed
-once and shared by all metrics of an Evaluator, those of a generator until its weights change. Features of real videos
-are also kept in a cache folder, under a key made from their content, the protocol and the network.
+once and shared by all metrics of an Evaluator, those of a generator until its weights change. Metrics that are given
+together also share samples, which are made once for all of their networks. Features of real videos are also kept in a
+cache folder, under a key made from their content, the protocol and the network.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -14,7 +16,7 @@ import shutil
 import tempfile
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -111,6 +113,7 @@ class Evaluator:
         self._device, self._detectors = device, dict(detectors or {})
         self._cache = None if cache is None else Path(cache)
         self._batch_size, self._replicates = batch_size, replicates
+        self._networks: dict[str, Any] = {}
         # What was computed last, by protocol: digest of the side, features, samples.
         self._known: dict[str, tuple[str | None, np.ndarray | None, Samples]] = {}
         folder = tempfile.mkdtemp(prefix="features-", dir=scratch_folder()) if distributed.is_main() else None
@@ -118,8 +121,13 @@ class Evaluator:
         if distributed.is_main():
             weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
 
-    def evaluate(self, name: str) -> dict[str, Any]:
+    def evaluate(self, name: str, *, together: Sequence[str] = ()) -> dict[str, Any]:
         """The row of a metric, the same on all processes.
+
+        Args:
+            name: Name of the metric.
+            together: Names of metrics that are evaluated next. Where they use the same samples, these are rendered or
+                read once: the features for all of them are computed now.
 
         Returns:
             metric, value, interval (95 %, or None), higher_is_better (None if neither), number and
@@ -129,13 +137,13 @@ class Evaluator:
             UserError: Unknown metric, missing samples, a detector that does not fit.
         """
         with full_float32(), without_autocast():  # for rendering as well, whatever the training used
-            return self._evaluate(find_metric(name))
+            return self._evaluate(find_metric(name), [find_metric(other) for other in together])
 
-    def _evaluate(self, metric: Metric) -> dict[str, Any]:
+    def _evaluate(self, metric: Metric, together: Sequence[Metric]) -> dict[str, Any]:
         started = time.time()
-        network = make_network(metric.network, device=self._device, detectors=self._detectors)
-        real, real_samples = self._features("real", metric, network) if metric.uses_real else (None, None)
-        fake, fake_samples = self._features("fake", metric, network)
+        network = self._network(metric)
+        real, real_samples = self._features("real", metric, together) if metric.uses_real else (None, None)
+        fake, fake_samples = self._features("fake", metric, together)
         row = None
         if distributed.is_main():
             measured = MEASURES[metric.measure](real, fake, metric, self._replicates)
@@ -159,26 +167,54 @@ class Evaluator:
                 row["warning"] = metric.warning
         return distributed.broadcast_object(row)
 
-    def _features(self, side: str, metric: Metric, network: Any) -> tuple[np.ndarray | None, Samples]:
+    def _network(self, metric: Metric) -> Any:
+        if metric.network not in self._networks:
+            network = make_network(metric.network, device=self._device, detectors=self._detectors)
+            self._networks[metric.network] = network
+        return self._networks[metric.network]
+
+    def _features(self, side: str, metric: Metric, together: Sequence[Metric]) -> tuple[np.ndarray | None, Samples]:
         """The features of a side (on the main process, None elsewhere) and its samples."""
-        what = {**metric.protocol(), "side": side, "network": network.key}
-        for key in ("measure", "uses_real"):
-            del what[key]
-        if side == "real" and metric.samples == "images":
-            del what["count"]  # all of them
         videos = self._real if side == "real" else self._fake
         if videos is None:
             raise UserError(f"{metric.use_of_real}: give their folder or zip.")
         digest = None
         if hasattr(videos, "digest"):  # of the main process: all of them must decide alike
             digest = distributed.broadcast_object(videos.digest() if distributed.is_main() else None)
-        memo = json.dumps(what, sort_keys=True)
-        if memo not in self._known or self._known[memo][0] != digest:
-            samples = self._samples(videos, side, metric)
-            require_samples(metric, samples, "real" if side == "real" else "generated")
-            features = self._compute(samples, network, what, title=f"{side} {metric.samples}")
-            self._known[memo] = digest, features, samples
+
+        def known(key: str) -> bool:
+            return key in self._known and self._known[key][0] == digest
+
+        memo = self._memo(side, metric)
+        samples = self._known[memo][2] if known(memo) else self._samples(videos, side, metric)
+        # Known features may be those of a metric that needs fewer samples.
+        require_samples(metric, samples, "real" if side == "real" else "generated")
+        if not known(memo):
+            networks = {memo: self._network(metric)}
+            networks |= {k: network for k, network in self._others(side, metric, together).items() if not known(k)}
+            found = None
+            while found is None:
+                try:
+                    found = self._compute(samples, networks, title=f"{side} {metric.samples}")
+                except _OtherFails as error:
+                    del networks[str(error)]
+            self._known.update({key: (digest, features, samples) for key, features in found.items()})
         return self._known[memo][1:]
+
+    def _memo(self, side: str, metric: Metric) -> str:
+        """Key of the features of a side."""
+        return json.dumps({**_selection(side, metric), "network": self._network(metric).key}, sort_keys=True)
+
+    def _others(self, side: str, metric: Metric, together: Sequence[Metric]) -> dict[str, Callable]:
+        """The other networks that the same samples are for, by the keys of their features."""
+        found: dict[str, Callable] = {}
+        for other in together:
+            measured = side == "fake" or other.uses_real
+            if measured and other.network != metric.network and _selection(side, other) == _selection(side, metric):
+                with contextlib.suppress(UserError):  # raised when the other metric is evaluated
+                    memo = self._memo(side, other)
+                    found[memo] = _of_other(self._network(other), memo)
+        return found
 
     def _samples(self, videos: Videos, side: str, metric: Metric) -> Samples:
         if metric.samples == "clips":
@@ -189,15 +225,21 @@ class Evaluator:
             return videos.views(count=metric.count, views=VIEWS)
         return videos.pairs(count=metric.count)
 
-    def _compute(self, samples: Samples, network: Any, what: dict, *, title: str) -> np.ndarray | None:
-        path, ready = self._place(samples, network, what), False
+    def _compute(
+        self, samples: Samples, networks: Mapping[str, Callable], *, title: str
+    ) -> dict[str, np.ndarray | None]:
+        """Features of samples (on the main process, None elsewhere) by their keys."""
+        paths, ready = {key: self._place(samples, json.loads(key)) for key in networks}, []
         if distributed.is_main():
-            ready = path.parent != self._folder and holds_features(path, len(samples))
-        if not distributed.broadcast_object(ready):
-            compute_features(samples, network, path, batch_size=self._batch_size, title=title)
-        return open_features(path) if distributed.is_main() else None
+            kept = {key: path for key, path in paths.items() if path.parent != self._folder}
+            ready = [key for key, path in kept.items() if holds_features(path, len(samples))]
+        ready = distributed.broadcast_object(ready)
+        missing = {paths[key]: network for key, network in networks.items() if key not in ready}
+        if missing:
+            compute_features(samples, missing, batch_size=self._batch_size, title=title)
+        return {key: open_features(path) if distributed.is_main() else None for key, path in paths.items()}
 
-    def _place(self, samples: Samples, network: Any, what: dict) -> Path:
+    def _place(self, samples: Samples, what: dict) -> Path:
         """The file for the features: in the cache for real samples that have a key."""
         content = None
         if what["side"] == "real" and self._cache is not None and distributed.is_main():
@@ -205,10 +247,36 @@ class Evaluator:
         if content is None:
             return self._folder / f"{_hash(what)}.npy"  # replaces earlier ones
         key = _hash([content, what])
-        path = self._cache / f"real-{re.sub(r'[^a-z0-9_]+.*', '', network.key)}-{key}.npy"
+        path = self._cache / f"real-{re.sub(r'[^a-z0-9_]+.*', '', what['network'])}-{key}.npy"
         if not os.path.exists(path):  # raises an error before the features are computed, which takes long
             make_cache_folder(self._cache, instead="name another one (--cache, in training cache_metrics_dir=)")
         return path
+
+
+def _selection(side: str, metric: Metric) -> dict[str, Any]:
+    """Everything that determines the samples of a side besides its videos."""
+    what = {**metric.protocol(), "side": side}
+    for key in ("measure", "network", "uses_real"):
+        del what[key]
+    if side == "real" and metric.samples == "images":
+        del what["count"]  # all of them
+    return what
+
+
+class _OtherFails(UserError):
+    """The network of another metric, whose evaluation will raise its error again; the message is the features' key."""
+
+
+def _of_other(network: Callable, key: str) -> Callable:
+    """The network with its errors as `_OtherFails`."""
+
+    def call(samples: Any) -> torch.Tensor:
+        try:
+            return network(samples)
+        except UserError as error:
+            raise _OtherFails(key) from error
+
+    return call
 
 
 def require_samples(metric: Metric, samples: Samples, words: str) -> None:

@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -40,55 +40,74 @@ class Samples(Protocol):
         """Plain data for the result file."""
 
 
-def compute_features(samples: Samples, network: Any, path: Path, *, batch_size: int, title: str = "") -> None:
-    """Write the features of all samples to `path`, float32 [len(samples), width]; must be called on all processes.
+def compute_features(samples: Samples, networks: Mapping[Path, Any], *, batch_size: int, title: str = "") -> None:
+    """Write the features of all samples in each network to a file, float32 [len(samples), width].
 
-    The file appears when it is complete. Only the main process writes.
+    Every sample is loaded once. The files appear when they are complete. Must be called on all processes; only the main
+    process writes.
 
     Args:
-        samples, network: See Samples and metrics.feature_extractors.
-        path: The file, .npy.
+        samples: See Samples.
+        networks: See metrics.feature_extractors; by file, .npy, in the same order on all processes.
         batch_size: Samples per batch of a process.
         title: Title of the progress bar.
 
     Raises:
-        UserError: A sample cannot be read, or the network does not fit; raised on all processes.
+        UserError: A sample cannot be read, or a network does not fit; raised on all processes.
     """
     batches = [range(i, min(i + batch_size, len(samples))) for i in range(0, len(samples), batch_size)]
     rank, world = distributed.rank(), distributed.world_size()
     bar = tqdm(total=len(samples), desc=title, unit="", disable=None if rank == 0 else True, leave=False)
-    width, digest = None, hashlib.sha256()
-    with bar, atomic_write(path) if rank == 0 else contextlib.nullcontext() as file:
+    with bar, contextlib.ExitStack() as stack:
+        files = [_FeatureFile(stack.enter_context(atomic_write(path)), len(samples)) for path in networks if rank == 0]
         for first in range(0, len(batches), world):
-            part: np.ndarray | UserError | None = None
+            part: list[np.ndarray] | UserError | None = None
             if first + rank < len(batches):
                 try:
-                    part = network(samples.load(batches[first + rank])).numpy()
+                    loaded = samples.load(batches[first + rank])
+                    part = [network(loaded).numpy() for network in networks.values()]
                 except UserError as error:  # passed on, or the other processes would wait
                     part = type(error)(str(error))
-            for rows in distributed.all_gather_objects(part):
-                if isinstance(rows, UserError):
-                    raise rows
-                if rows is None:
+            for found in distributed.all_gather_objects(part):
+                if isinstance(found, UserError):
+                    raise found
+                if found is None:
                     continue
-                if width is None:
-                    width = rows.shape[1]
-                    if rank == 0:
-                        header = io.BytesIO()
-                        entries = {"descr": "<f4", "fortran_order": False, "shape": (len(samples), width)}
-                        np.lib.format.write_array_header_1_0(header, entries)
-                        _write(file, header.getvalue(), digest)
-                assert rows.shape[1] == width
-                if rank == 0:
-                    _write(file, rows.astype("<f4").tobytes(), digest)
-                bar.update(len(rows))
-        if rank == 0:
-            file.write(digest.digest())
+                for file, rows in zip(files, found):
+                    file.add(rows)
+                bar.update(len(found[0]))
+        for file in files:
+            file.finish()
 
 
-def _write(file: Any, data: bytes, digest: Any) -> None:
-    file.write(data)
-    digest.update(data)
+class _FeatureFile:
+    """A file of features that is being written.
+
+    Args:
+        file: The opened file.
+        count: Number of samples.
+    """
+
+    def __init__(self, file: Any, count: int):
+        self._file, self._count, self._width, self._digest = file, count, 0, hashlib.sha256()
+
+    def add(self, rows: np.ndarray) -> None:
+        """Append features [N, width]."""
+        if not self._width:
+            self._width, header = rows.shape[1], io.BytesIO()
+            entries = {"descr": "<f4", "fortran_order": False, "shape": (self._count, self._width)}
+            np.lib.format.write_array_header_1_0(header, entries)
+            self._write(header.getvalue())
+        assert rows.shape[1] == self._width
+        self._write(rows.astype("<f4").tobytes())
+
+    def finish(self) -> None:
+        """Append the checksum."""
+        self._file.write(self._digest.digest())
+
+    def _write(self, data: bytes) -> None:
+        self._file.write(data)
+        self._digest.update(data)
 
 
 def open_features(path: Path) -> np.ndarray:

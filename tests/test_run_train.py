@@ -22,6 +22,7 @@ from PIL import Image
 import generate
 import run_train
 from dnnlib import UserError, run_cli
+from metrics.generated_videos import GeneratedClips
 from tests.training.tiny import OVERRIDES, make_loop, write_frames
 from training.checkpoints.snapshot import load_average_generator
 from training.checkpoints.training_state import read_state
@@ -718,7 +719,10 @@ def test_metrics_that_a_killed_run_did_not_come_to_are_computed_once(tmp_path, d
         assert best.samefile(folder / "network-snapshot-000000.pt")
 
     # A metric that is new is computed of the snapshots that there are; the run may go on at the same time.
+    loads, load = [], GeneratedClips.load
+    monkeypatch.setattr(GeneratedClips, "load", lambda self, indices: loads.extend(indices) or load(self, indices))
     assert call(monkeypatch, f"resume_run={folder}", "kimg=0.028", "metrics=flatness32_1v,warping32_2v") == 0
+    assert loads == [*range(32)] * 2  # of each snapshot once, for both metrics
     assert [n for n, _ in measured(folder)["metric-flatness32_1v"]] == [20, 28]
     assert [n for n, _ in measured(folder)[file.stem]] == [12, 20, 28]
 

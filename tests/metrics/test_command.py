@@ -19,7 +19,7 @@ from dnnlib import UserError, run_cli
 from dnnlib.downloads import sha256_of
 from metrics import __main__ as command
 from metrics.distances import frechet_distance_of_features
-from metrics.generated_videos import GeneratedVideos
+from metrics.generated_videos import GeneratedClips, GeneratedVideos
 from metrics.random_features import RandomFeatures
 from metrics.real_videos import StoredVideos
 from renderer.video import VideoWriter
@@ -299,6 +299,15 @@ def test_fvd_with_a_detector_of_the_users(evaluate, tmp_path):
         evaluate("fvd64_16f", "--detector", f"i3d={path}", "--detector", "other.pt")
     with pytest.raises(UserError, match="--detector .*mine.pt: say which network it is: i3d=PATH or inception=PATH"):
         evaluate("fvd64_16f,is1k", "--detector", path)
+
+
+def test_samples_of_several_metrics_are_rendered_once(evaluate, monkeypatch):
+    loads, load = [], GeneratedClips.load
+    monkeypatch.setattr(GeneratedClips, "load", lambda self, indices: loads.extend(indices) or load(self, indices))
+    names = "motion32_16f,warping32_2v,flicker32_16f,ridentity32_16f,flatness32_1v"
+    rows = evaluate(names, "--bootstrap", 0)
+    assert loads == [*range(32)] * 2  # clips, then pairs of views
+    assert [row["metric"] for row in rows] == names.split(",")
 
 
 def test_two_processes(evaluate, trained, tmp_path):

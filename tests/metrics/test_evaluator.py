@@ -156,6 +156,54 @@ def test_motion_and_identity(detectors):
     assert row["num_real"] is None
 
 
+def without_times(row):
+    return {key: value for key, value in row.items() if key not in ("seconds", "timestamp")}
+
+
+def test_metrics_given_together_load_the_same_samples_once(tmp_path, detectors):
+    names = ["motion32_16f", "flicker32_16f", "ridentity32_16f", "ridentity32_5v", "fid1k_full", "is1k", "rfvd64_16f"]
+
+    def run(folder, together):
+        real = MemoryVideos(REAL, key="a")
+        both = make_evaluator(real=real, detectors=detectors, replicates=2, cache=tmp_path / folder)
+        rows = [without_times(both.evaluate(name, together=together)) for name in names]
+        loads = [[len(samples) for samples in side.asked if samples.loads] for side in (both._fake, real)]
+        return rows, loads, {path.name: path.read_bytes() for path in (tmp_path / folder).iterdir()}
+
+    rows, loads, files = run("together", names)
+    assert loads == [[16, 16, 256, 16], [20, 320, 20]]  # clips, views, frames, clips of another choice
+    expected, more, cached = run("one by one", [])
+    assert rows == expected and files == cached and len(files) == 5
+    assert more == [[16, 16, 16, 16, 256, 256, 16], [20, 20, 20, 320, 20]]
+    assert run("together", names)[1][1] == []
+
+
+def test_errors_are_those_of_the_metric_that_is_evaluated(tmp_path, detectors):
+    """Also if its samples are those of the metrics before it."""
+    names = ["motion32_16f", "identity32_16f", "flicker32_16f", "fvd64_16f"]
+    wrong = {"identity": find_detector("identity", path=save_i3d(tmp_path / "wrong.pt"))}
+    both = make_evaluator(detectors=wrong)  # and no I3D
+    expected = [without_times(make_evaluator().evaluate(name)) for name in (names[0], names[2])]
+    assert without_times(both.evaluate(names[0], together=names)) == expected[0]
+    with pytest.raises(UserError, match=r"wrong.pt cannot be used as identity: its call failed \("):
+        both.evaluate(names[1], together=names)
+    loads = both._fake.loads, both._real.loads
+    assert without_times(both.evaluate(names[2], together=names)) == expected[1]
+    assert (both._fake.loads, both._real.loads) == loads  # were made with those of motion
+    assert len(list(both._folder.iterdir())) == 4
+    with pytest.raises(UserError, match="there is no metric 'motion'"):
+        both.evaluate(names[0], together=["motion"])
+
+
+def test_samples_that_are_enough_for_another_metric():
+    both = make_evaluator(real=MemoryVideos(REAL[:3]))
+    together = ["rfvd64_16f", "rpr64k3_16f"]
+    assert both.evaluate(together[0], together=together)["num_real"] == 3
+    with pytest.raises(UserError) as error:
+        both.evaluate(together[1], together=together)
+    assert str(error.value) == "rpr64k3_16f needs at least 4 real clips, there are 3."
+
+
 def test_means_of_what_could_be_measured():
     """Pairs of views without anything to compare are left out of the mean, and counted."""
     columns = np.array([[0.1, 0.4, 0.5], [np.nan, np.nan, 0.0], [0.3, 0.6, 0.7]], dtype=np.float32)
@@ -251,7 +299,7 @@ def test_cache_that_cannot_be_written(tmp_path):
 
 def test_features_file(tmp_path):
     path = tmp_path / "x.npy"
-    compute_features(MemoryClips(REAL), lambda clips: clips.float().mean(dim=[2, 3, 4]), path, batch_size=3)
+    compute_features(MemoryClips(REAL), {path: lambda clips: clips.float().mean(dim=[2, 3, 4])}, batch_size=3)
     found = open_features(path)
     assert isinstance(found, np.memmap) and found.dtype == np.float32
     np.testing.assert_array_equal(found, REAL.float().mean(dim=[2, 3, 4]))
@@ -265,7 +313,7 @@ def test_nothing_is_left_of_features_that_failed(tmp_path):
         return torch.zeros(len(clips), 2)
 
     with pytest.raises(UserError, match="the last frame is damaged"):
-        compute_features(MemoryClips(REAL), network, tmp_path / "x.npy", batch_size=8)
+        compute_features(MemoryClips(REAL), {tmp_path / "x.npy": network}, batch_size=8)
     assert list(tmp_path.iterdir()) == []
 
 
