@@ -4,8 +4,8 @@
 
 Three steps: the request is parsed and checked (`parse_request`), the camera tracks and the layouts of videos are built
 (`build_tracks`, `build_layouts`), and the videos are written (`write_request`). Frame i of a video shows time i from
-camera step n_steps − 1 − i. Grids, loops through latent codes, mixed styles, stereo, depth and recorded camera paths:
-docs/rendering.md.
+camera step n_steps − 1 − i. Grids, sheets, loops through latent codes, mixed styles, stereo, depth and recorded camera
+paths: docs/rendering.md.
 """
 
 import dataclasses
@@ -73,6 +73,7 @@ class RenderRequest:
     style_mix: list[StyleMix]
     codes: tuple[str, ...]
     grid: bool
+    columns: int | None
     interpolate: str | None
     render_program: list[str]
     camera_path: str | None
@@ -181,7 +182,8 @@ def build_layouts(request: RenderRequest, generator) -> tuple[list, list]:
     codes = load_codes_of_files(request.codes, generator)
     contents += [file_content(path, found) for path, found in zip(request.codes, codes)]
     motions = None if request.motion_seeds is None else [of_seeds.motion(seed) for seed in request.motion_seeds]
-    return lay_out(contents, motions, grid=request.grid, interpolate=request.interpolate), codes
+    columns, interpolate = request.columns, request.interpolate
+    return lay_out(contents, motions, grid=request.grid, columns=columns, interpolate=interpolate), codes
 
 
 def build_tracks(request: RenderRequest, prior, codes: list) -> list:
@@ -256,10 +258,12 @@ def print_notes(request: RenderRequest, tracks: list, layouts: list, generator) 
     for layout in layouts:
         if layout.moving:
             frames = max(len(track.schedule) for track in tracks)
-            counts = plural(len(layout.contents), "content"), plural(len(layout.motions), "motion")
+            loops = getattr(layout, "videos", [layout])  # those of a sheet pass through equally many
+            counts = f"{plural(len(loops[0].contents), 'content')} and {plural(len(loops[0].motions), 'motion')}"
             own = request.along_codes or request.recorded is not None  # a path of a file has its own length
-            longer = "." if own else "; --n_steps N makes it longer."
-            click.echo(f"A loop of {frames} frames through {counts[0]} and {counts[1]}{longer}")
+            name, each, it = ("A loop", "", "it") if len(loops) == 1 else (f"{len(loops)} loops", ", each", "them")
+            longer = "." if own else f"; --n_steps N makes {it} longer."
+            click.echo(f"{name} of {frames} frames{each} through {counts}{longer}")
     if request.nearby is not None:
         click.echo(request.nearby, err=True)
     idle = idle_ranges(request.given, request.render_program) + idle_motion_seeds(generator, request.motion_seeds)
@@ -341,6 +345,12 @@ option = click.option
 @option("--style_mix", multiple=True, metavar="A:B:LAYERS", help="Content A, in LAYERS (10-16) with styles of B.")
 @option("--codes", multiple=True, type=click.Path(), help="Content from a file of codes, as written by inversion.")
 @option("--grid", is_flag=True, help="One video of all pairs: a row for each content, a column for each motion.")
+@option(
+    "--columns",
+    metavar="N",
+    type=click.IntRange(min=1),
+    help="One video of all videos, in N columns; with --interpolate, of N loops side by side.",
+)
 @option("--interpolate", type=click.Choice(["z", "w"]), help="One video that loops through the contents and motions.")
 @option(
     "--render_program",

@@ -55,10 +55,10 @@ def to_uint8(image: torch.Tensor) -> torch.Tensor:
     return ((image.float() + 1) * 127.5).nan_to_num(0).round().clamp(0, 255).to(torch.uint8)
 
 
-def image_grid(images: torch.Tensor, columns: int) -> torch.Tensor:
+def image_grid(images: torch.Tensor, columns: int, *, blank: float | None = None) -> torch.Tensor:
     """Images [N, 3, H, W] side by side, row after row: [3, ceil(N / columns)·H, columns·W].
 
-    Cells that are left over are black (0 in uint8 images, -1 in float images).
+    Cells that are left over are black (0 in uint8 images, -1 in float images), or have the value `blank`.
 
     Raises:
         ValueError: No images, not a batch of images, or fewer than one column.
@@ -69,8 +69,9 @@ def image_grid(images: torch.Tensor, columns: int) -> torch.Tensor:
         raise ValueError(f"A grid needs at least one column, got {columns}.")
     count, channels, height, width = images.shape
     rows = math.ceil(count / columns)
-    black = -1 if images.is_floating_point() else 0
-    cells = images.new_full([rows * columns, channels, height, width], black)
+    if blank is None:
+        blank = -1 if images.is_floating_point() else 0
+    cells = images.new_full([rows * columns, channels, height, width], blank)
     cells[:count] = images
     cells = cells.reshape(rows, columns, channels, height, width).permute(2, 0, 3, 1, 4)
     return cells.reshape(channels, rows * height, columns * width)

@@ -29,8 +29,8 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 class FakeRenderer:
     """Frames whose three channels are the time, the camera's yaw and a number of the video."""
 
-    def __init__(self, owner, code):
-        self.owner, self.code = owner, code
+    def __init__(self, owner, ws, code):
+        self.owner, self.ws, self.code = owner, ws, code
 
     def render(self, time, cameras):
         assert len(cameras) == 1
@@ -61,7 +61,7 @@ class FakeGenerator:
     def renderer(self, ws, *, z_motion, z_bg, ray_chunk=None, precision="float32"):
         self.precision = precision
         self.scenes.append((ws, z_motion, z_bg, ray_chunk))
-        return FakeRenderer(self, float(z_motion[0, 0].tanh()))
+        return FakeRenderer(self, ws, float(z_motion[0, 0].tanh()))
 
 
 @pytest.fixture

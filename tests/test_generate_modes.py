@@ -50,6 +50,10 @@ def frames(folder):
     return np.stack([np.asarray(Image.open(path)) for path in sorted(folder.glob("*.png"))])
 
 
+def depths(folder):
+    return np.stack([read_depth_png(path) for path in sorted(folder.glob("*.png"))])
+
+
 def scene(generator, seed, motion, ws=None):
     codes = seed_latents(seed, motion, **SIZES)
     ws = generator.mapping(codes.z) if ws is None else ws
@@ -76,6 +80,40 @@ def test_a_cell_of_a_grid_is_the_frame_of_the_single_video(render, network):
             cell = whole[1, 32 * row : 32 * row + 32, 32 * column : 32 * column + 32]
             # Rounding differs with the batch on some processors, so a value at a tie may become either pixel.
             assert np.abs(cell - values).max() <= 0.5 + 1e-4
+
+
+def test_the_cells_of_a_sheet_are_the_single_videos(render):
+    """Three videos in two columns: the fourth cell is black, and has no depth."""
+    options = [*FEW, "--seeds", "3-5", "--outputs", "rgb,depth,normal,opacity,raw"]
+    singles = [name for name in render(*options) if "motion" in name.rsplit("_", 1)[-1]]
+    assert singles == [f"rotation_camera_yaw_seed000{seed}_motion000{seed}" for seed in (3, 4, 5)]
+    render(*options, "--columns", "2")
+    sheet = "rotation_camera_yaw_sheet_seed0003-0005_motion0003-0005"
+    for output in ("", "_depth", "_normal", "_opacity", "_raw"):
+        depth = output == "_depth"
+        whole, *videos = (depths(render.out / f"{name}{output}") if depth else frames(render.out / f"{name}{output}")
+                          for name in [sheet, *singles])  # fmt: skip
+        size = 16 if depth else 32
+        assert whole.shape[:3] == (2, 2 * size, 2 * size)
+        for video, row, column in zip(videos, (0, 0, 1), (0, 1, 0)):
+            cell = whole[:, size * row : size * row + size, size * column : size * column + size]
+            # Rounding differs with the batch on some processors.
+            np.testing.assert_allclose(cell, video, rtol=0, atol=1e-5 if depth else 1)
+        blank = whole[:, size:, size:]
+        assert np.isnan(blank).all() if depth else (blank == 0).all()
+
+
+def test_the_columns_of_a_sheet_of_loops_are_the_single_loops(render):
+    options = ["--interpolate", "z", "--n_steps", "4", "--time_steps", "1", "--save_frames"]
+    render(*options, "--seeds", "3-6", "--columns", "2")
+    assert "2 loops of 4 frames, each through 2 contents and 2 motions; --n_steps N makes them longer." in render.output
+    whole = frames(render.out / "rotation_camera_yaw_sheet_interpolate-z_seed0003-0006_motion0003-0006")
+    assert whole.shape == (4, 32, 64, 3)
+    for column, seeds in enumerate(("3,5", "4,6")):
+        render(*options, "--seeds", seeds)
+        names = [f"{kind}{'+'.join(f'000{seed}' for seed in seeds.split(','))}" for kind in ("seed", "motion")]
+        single = frames(render.out / f"rotation_camera_yaw_interpolate-z_{'_'.join(names)}")
+        assert np.abs(whole[:, :, 32 * column : 32 * column + 32].astype(int) - single).max() <= 1
 
 
 def test_a_loop_starts_at_the_first_seed_and_passes_the_second(render, network):
@@ -223,6 +261,15 @@ def test_codes_of_another_network_are_rendered_with_a_warning(render, codes, tmp
     "arguments, message",
     [
         (["--grid", "--interpolate", "z"], "exclude each other"),
+        (
+            ["--grid", "--columns", "2"],
+            "^--grid and --columns exclude each other: a grid has a column for each motion.$",
+        ),
+        (
+            ["--columns", "2", "--interpolate", "z", "--seeds", "0-2"],
+            "^each of 2 loops needs two or more contents or motions, 4 in all; give more seeds or fewer columns$",
+        ),
+        (["--seeds", "0-255", "--columns", "256", "--enlarge", "3"], "24576×96 pixels is too large"),
         (["--interpolate", "z"], "an interpolation needs two or more contents or motions"),
         (["--interpolate", "z", "--style_mix", "1:2:0", "--seeds", "1"], "no z to interpolate; use w"),
         (["--style_mix", "1:2:0-99"], "there is no layer 99"),

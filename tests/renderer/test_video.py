@@ -72,6 +72,7 @@ def test_image_grid_goes_row_by_row_and_fills_with_black():
     assert grid.shape == (3, 4, 12)
     assert torch.equal(grid[0, ::2, ::4], torch.tensor([[0.0, 0.1, 0.2], [0.3, 0.4, -1.0]]))
     assert image_grid(torch.full([1, 3, 1, 1], 7, dtype=torch.uint8), 2)[0, 0].tolist() == [7, 0]
+    assert image_grid(torch.full([1, 1, 1, 1], 0.7), 2, blank=math.nan).isnan().tolist() == [[[False, True]]]
 
 
 def test_image_grid_keeps_pixels_in_place():

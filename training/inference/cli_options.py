@@ -283,6 +283,8 @@ def check_combinations(given: Collection[str]) -> None:
     """
     if {"grid", "interpolate"} <= set(given):
         raise UserError("--grid and --interpolate exclude each other: the cells of a grid keep their codes.")
+    if {"grid", "columns"} <= set(given):
+        raise UserError("--grid and --columns exclude each other: a grid has a column for each motion.")
     if "camera_path" in given:
         check_recorded(given, ("render_program", *CAMERA), "--camera_path says where the cameras stand; leave one out")
     if "eye_distance" in given and "stereo" not in given:

@@ -1,4 +1,4 @@
-"""Layouts of videos: one video, a grid of contents × motions, or a loop through latent codes.
+"""Layouts of videos: one video, a grid of contents × motions, a loop through latent codes, or a sheet of either.
 
 Contents (identity and background) and motions come from seeds, from mixed seeds or from files of codes. A layout gives
 the codes of its rows of videos at every phase (0 ≤ phase < 1); a row is rendered as one batch. Contents hold latent
@@ -7,6 +7,7 @@ codes, which are small; styles are computed when a row is rendered (`StyleMappin
 
 import collections
 import dataclasses
+import math
 import re
 from collections.abc import Callable, Sequence
 
@@ -20,9 +21,11 @@ from training.networks.generator import Generator
 
 __all__ = [
     "ContentCodes",
+    "Layout",
     "Loop",
     "MotionCode",
     "SeedCodes",
+    "Sheet",
     "Still",
     "StyleMapping",
     "file_content",
@@ -199,24 +202,75 @@ class Loop:
         return [RowCodes(ws, z_motion, through_loop([content.z_bg for content in self.contents], phase, slerp))]
 
 
+class Sheet:
+    """Layouts of one video each side by side, row after row; the last row may have fewer.
+
+    Args:
+        columns: Number of videos in a row, if there are as many.
+    """
+
+    def __init__(self, name: str, videos: Sequence[Still] | Sequence[Loop], columns: int):
+        self.name, self.videos, self.moving = name, videos, videos[0].moving
+        self.columns = min(columns, len(videos))
+        self.rows = math.ceil(len(videos) / self.columns)
+
+    def codes(self, phase: float, styles: StyleMapping) -> list[RowCodes]:
+        """The codes of every row at a phase."""
+        codes = [row for video in self.videos for row in video.codes(phase, styles)]
+        return [RowCodes.join(codes[i : i + self.columns]) for i in range(0, len(codes), self.columns)]
+
+
+Layout = Still | Loop | Sheet
+
+
+def _loops(contents: Sequence[ContentCodes], motions: Sequence[MotionCode], *, space: str, count: int) -> list[Loop]:
+    """Loops of equal length: the i-th passes every `count`-th content and motion from the i-th on, or the only one.
+
+    Raises:
+        ValueError: They do not make as many equal loops; see also `Loop`.
+    """
+    if max(len(contents), len(motions)) < 2 * count:
+        raise ValueError(
+            f"each of {count} loops needs two or more contents or motions, {2 * count} in all; give more seeds or "
+            "fewer columns"
+        )
+    for name, items in [("contents", contents), ("motions", motions)]:
+        if len(items) > 1 and len(items) % count:
+            raise ValueError(f"{len(items)} {name} do not make {count} equal loops; give a multiple of {count}, or one")
+    return [Loop(contents[i::count] or contents, motions[i::count] or motions, space=space) for i in range(count)]
+
+
 def lay_out(
-    contents: Sequence[ContentCodes], motions: Sequence[MotionCode] | None, *, grid: bool, interpolate: str | None
-) -> list[Still | Loop]:
+    contents: Sequence[ContentCodes],
+    motions: Sequence[MotionCode] | None,
+    *,
+    grid: bool,
+    interpolate: str | None,
+    columns: int | None = None,
+) -> list[Layout]:
     """A grid or a loop of everything, or a video for every pair (see `pair_seeds`).
 
     Args:
         motions: None: the contents' own.
         interpolate: See `Loop`, also for errors; None for still codes.
+        columns: All videos as a sheet of so many columns, or so many loops side by side (see `_loops`); None: no sheet.
 
     Raises:
         ValueError: Two videos would have one name.
     """
-    if interpolate is not None:
-        return [Loop(contents, motions, space=interpolate)]
     if grid:
         return [_grid(contents, motions)]
-    pairs = pair_seeds(list(contents), [content.motion for content in contents] if motions is None else list(motions))
+    motions = [content.motion for content in contents] if motions is None else list(motions)
+    if interpolate is not None:
+        loop = Loop(contents, motions, space=interpolate)
+        if columns is None:
+            return [loop]
+        return [Sheet(f"sheet_{loop.name}", _loops(contents, motions, space=interpolate, count=columns), columns)]
+    pairs = pair_seeds(list(contents), motions)
     layouts = [Still(f"{content.name}_{motion.name}", [[(content, motion)]]) for content, motion in pairs]
+    if columns is not None:
+        names = [join_names([item.name for item in items]) for items in (contents, motions)]
+        return [Sheet(f"sheet_{names[0]}_{names[1]}", layouts, columns)]
     for name, count in collections.Counter(layout.name for layout in layouts).items():
         if count > 1:
             raise ValueError(f"{count} videos would be called {name}: name the files of codes differently, each once.")

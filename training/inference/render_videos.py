@@ -3,6 +3,7 @@
 `save_video` writes frames that are there already, for the Python interface.
 """
 
+import math
 import os
 from collections.abc import Callable, Sequence
 
@@ -19,7 +20,7 @@ from torch_utils.argument_checks import check_number, check_tensors
 from training.inference.arguments import check_path
 from training.inference.frame_renderer import FrameRenderer
 from training.inference.latents import RowCodes
-from training.inference.layouts import Loop, Still, StyleMapping
+from training.inference.layouts import Layout, StyleMapping
 from training.networks.generator import Generator
 
 __all__ = ["cell_sizes", "frame_size", "row_maps", "save_video", "write_videos"]
@@ -59,7 +60,7 @@ def _frame_maps(
     outputs: Sequence[str],
     geometry_resolution: int | None,
 ) -> dict[str, torch.Tensor]:
-    """A frame's maps [C, H, W] of every output: rows of `columns` videos, and the eyes' pictures side by side.
+    """A frame's maps [C, H, W] of every output: rows of up to `columns` videos, and the eyes' pictures side by side.
 
     Args:
         eyes: A camera for each eye, one or two.
@@ -67,9 +68,9 @@ def _frame_maps(
     """
     pictures = []
     for eye in eyes:
-        cameras = eye.repeat(columns)
-        parts = [row_maps(renderer, time, cameras, outputs, geometry_resolution) for renderer in rows]
-        pictures.append({name: image_grid(torch.cat([part[name] for part in parts]), columns) for name in outputs})
+        parts = [row_maps(row, time, eye.repeat(len(row.ws)), outputs, geometry_resolution) for row in rows]
+        cells = {name: torch.cat([part[name] for part in parts]) for name in outputs}
+        pictures.append({name: image_grid(maps, columns, blank=math.nan) for name, maps in cells.items()})
     return {name: torch.cat([picture[name] for picture in pictures], dim=-1) for name in outputs}
 
 
@@ -78,13 +79,13 @@ def cell_sizes(outputs: Sequence[str], cell: int, geometry_resolution: int | Non
     return {name: cell if name == "rgb" else max(cell, geometry_resolution or 0) for name in outputs}
 
 
-def frame_size(layout: Still | Loop, eyes: int, cell: int) -> tuple[int, int]:
+def frame_size(layout: Layout, eyes: int, cell: int) -> tuple[int, int]:
     """(H, W) in pixels of a layout's frames for one or two eyes, with square cells `cell` pixels wide."""
     return cell * layout.rows, cell * layout.columns * eyes
 
 
 def write_videos(
-    layouts: Sequence[Still | Loop],
+    layouts: Sequence[Layout],
     tracks: Sequence[tuple[CameraTrack, Sequence[Cameras]]],
     generator: Generator,
     *,

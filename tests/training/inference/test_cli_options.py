@@ -44,6 +44,7 @@ def test_other_time_ranges_are_refused(text):
     "given, message",
     [
         ({"grid", "interpolate"}, "--grid and --interpolate exclude each other"),
+        ({"grid", "columns"}, "^--grid and --columns exclude each other: a grid has a column for each motion.$"),
         ({"camera_path", "render_program"}, "--render_program has no place here"),
         ({"camera_path", "fov"}, "--fov has no place here: --camera_path says where the cameras stand"),
         ({"camera_path", "relative_range_pitch_scale"}, "--relative_range_pitch_scale has no place"),
@@ -58,6 +59,7 @@ def test_options_that_do_not_go_together(given, message):
 
 
 def test_options_that_do():
+    check_combinations({"columns", "interpolate"})
     check_combinations(
         {"stereo", "eye_distance", "grid", "seeds", "codes", "truncation_psi", "outputs", "time_range", "camera_path"}
     )

@@ -120,12 +120,71 @@ def test_loops_that_cannot_be(known):
     assert torch.equal(codes(loop, 0.3)[0].ws, STYLES(mixed))  # one content: nothing to interpolate in z
 
 
+def test_a_sheet_has_a_cell_for_each_video_and_a_shorter_last_row(known):
+    contents = [known.content(seed) for seed in range(5)]
+    for motions, name, expected in [
+        (None, "sheet_seed0000-0004_motion0000-0004", [0, 1, 2, 3, 4]),  # paired one to one
+        ([known.motion(9)], "sheet_seed0000-0004_motion0009", [9] * 5),
+    ]:
+        (sheet,) = lay_out(contents, motions, grid=False, interpolate=None, columns=3)
+        assert (sheet.rows, sheet.columns, sheet.name, sheet.moving) == (2, 3, name, False)
+        rows = codes(sheet)
+        assert [len(row.ws) for row in rows] == [3, 2]
+        for i, motion in enumerate(expected):
+            cell = rows[i // 3][i % 3]
+            assert torch.equal(cell.ws, STYLES(contents[i])) and torch.equal(cell.z_bg, latents(i).z_bg)
+            assert torch.equal(cell.z_motion, latents(0, motion).z_motion)
+    (pairs,) = lay_out(contents[:2], [known.motion(s) for s in (7, 8, 9)], grid=False, interpolate=None, columns=3)
+    (grid,) = lay_out(contents[:2], [known.motion(s) for s in (7, 8, 9)], grid=True, interpolate=None)
+    for row, expected in zip(codes(pairs), codes(grid), strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(vars(row).values(), vars(expected).values()))
+    (wide,) = lay_out(contents[:2], None, grid=False, interpolate=None, columns=4)
+    assert (wide.rows, wide.columns) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    "motions, name", [(None, "motion0000-0005"), ([9], "motion0009"), ([4, 5, 6], "motion0004-0006")]
+)
+def test_a_sheet_of_loops_gives_each_its_own_seeds(known, motions, name):
+    contents = [known.content(seed) for seed in range(6)]
+    moves = None if motions is None else [known.motion(seed) for seed in motions]
+    (sheet,) = lay_out(contents, moves, grid=False, interpolate="z", columns=3)
+    assert sheet.moving and (sheet.rows, sheet.columns) == (1, 3)
+    assert sheet.name == f"sheet_interpolate-z_seed0000-0005_{name}"
+    for phase in (0, 0.25, 0.8):
+        (row,) = codes(sheet, phase)
+        for i in range(3):
+            own = None if moves is None else moves[i::3] or moves
+            (loop,) = lay_out([contents[i], contents[i + 3]], own, grid=False, interpolate="z")
+            (expected,) = codes(loop, phase)
+            assert all(torch.equal(a, b) for a, b in zip(vars(row[i]).values(), vars(expected).values()))
+
+
+def test_loops_that_make_no_sheet(known):
+    def sheet(count, motions, columns):
+        contents = [known.content(seed) for seed in range(count)]
+        moves = None if motions is None else [known.motion(seed) for seed in range(motions)]
+        return lay_out(contents, moves, grid=False, interpolate="w", columns=columns)
+
+    few = "^each of 3 loops needs two or more contents or motions, 6 in all; give more seeds or fewer columns$"
+    for count, motions in [(5, None), (3, None), (2, 5)]:
+        with pytest.raises(ValueError, match=few):
+            sheet(count, motions, 3)
+    for count, motions, name in [(8, None, "8 contents"), (8, 3, "8 contents"), (6, 7, "7 motions")]:
+        with pytest.raises(ValueError, match=f"^{name} do not make 3 equal loops; give a multiple of 3, or one$"):
+            sheet(count, motions, 3)
+    with pytest.raises(ValueError, match="^an interpolation needs two or more contents or motions; give more seeds$"):
+        sheet(1, None, 3)
+    assert sheet(1, 6, 3)[0].columns == 3
+
+
 def test_two_videos_never_have_one_name():
     saved = types.SimpleNamespace(ws=torch.zeros(3, 6), z_motion=torch.zeros(5), z_bg=torch.zeros(4))
     contents = [file_content(path, saved) for path in ("a/codes.npz", "b/codes.npz")]
     with pytest.raises(ValueError, match="2 videos would be called codes-codes_motion-codes: name the files"):
         lay_out(contents, None, grid=False, interpolate=None)
     assert lay_out(contents, None, grid=True, interpolate=None)[0].rows == 2
+    assert lay_out(contents, None, grid=False, interpolate=None, columns=1)[0].rows == 2
 
 
 def test_names_stay_short():
