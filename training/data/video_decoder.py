@@ -13,7 +13,7 @@ import stat
 import subprocess
 import tempfile
 import zipfile
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
 from fractions import Fraction
 from typing import IO
 
@@ -65,7 +65,7 @@ ERROR_LINE = re.compile(r"\[(?:error|fatal|panic)\] (?!.*non monotonically incre
 ANOTHER_SIZE = "Rescaled value for width or height is too big"
 NO_STREAM = "matches no streams"
 NO_FILTER = "No such filter"
-# The command is at fault, not the video: -fps_mode came in ffmpeg 5.1, -enc_time_base demux in 6.1.
+# The command is at fault, not the video: -fps_mode came in ffmpeg 5.1, -fd in 6.0, -enc_time_base demux in 6.1.
 TOO_OLD = re.compile(r"Unrecognized option|Option (?:'\w+' )?not found|Invalid time base: demux")
 NO_TIME = -(2**63)  # ffmpeg's AV_NOPTS_VALUE
 RECONFIGURED = "Reconfiguring filter graph"
@@ -198,20 +198,27 @@ def probe_video(path: str) -> VideoInfo:
         return VideoInfo()
     if not stat.S_ISREG(status.st_mode):
         return VideoInfo()
-    return _probe(path, (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
+    try:
+        return _probe(path, (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
+    except BrokenVideo:
+        return VideoInfo()
 
 
 @functools.lru_cache(maxsize=1024)
 def _probe(path: str, stamp: tuple[int, ...]) -> VideoInfo:
     """probe_video, cached by path and stamp: a changed file has another stamp."""
-    command = [find_ffmpeg(), "-hide_banner", "-nostdin", "-i", f"file:{path}", "-map", "0:V:0", "-frames:v", "1"]
-    command += ["-vf", f"scale=w='{SQUARE_PIXELS}':h=ih", *AS_PPM]
-    result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True)
+    options = ["-map", "0:V:0", "-frames:v", "1", "-vf", f"scale=w='{SQUARE_PIXELS}':h=ih", *AS_PPM]
+    with _ffmpeg_input(path) as (source, descriptors):
+        command = [find_ffmpeg(), "-hide_banner", "-nostdin", *source, *options]
+        result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, pass_fds=descriptors)
     found = re.match(rb"P6\n(\d+) (\d+)\n", result.stdout)
     size = None if found is None else (int(found[1]), int(found[2]))
-    text = result.stderr.decode(errors="replace").partition("\nOutput #")[0]
+    # Not always at the start of a line: the warning of an odd rotation before it has no line break.
+    text = result.stderr.decode(errors="replace").partition("Output #0, image2pipe, to ")[0]
     streams = [line for line in text.splitlines() if STREAM.search(line) and "(attached pic)" not in line]
     if not streams:
+        if "Input #0" not in text:
+            _refuse_old_ffmpeg(text)
         return VideoInfo(size=size)
     line, stream = streams[0], STREAM.search(streams[0])
     if stream["codec"] in TEXT_CODECS:
@@ -296,13 +303,16 @@ def decode_video(
     input_options = ["-nostdin"] + ([] if info.decoder is None else ["-c:v", info.decoder])
     command = [find_ffmpeg(), "-hide_banner", "-nostats", "-v", "level+repeat+info", *input_options]
     command += [] if threads is None else ["-threads", str(threads), "-filter_threads", str(threads)]
-    command += ["-i", f"file:{path}", "-map", "0:V:0", "-vf", _filters(info, stride), "-fps_mode", "passthrough"]
-    command += [] if limit is None else ["-frames:v", str(limit)]
-    command += AS_PPM
+    options = ["-map", "0:V:0", "-vf", _filters(info, stride), "-fps_mode", "passthrough"]
+    options += [] if limit is None else ["-frames:v", str(limit)]
     with (
         tempfile.TemporaryFile(dir=temporary_folder()) as messages,
-        subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=messages) as process,
-    ):
+        _ffmpeg_input(path) as (source, descriptors),
+        subprocess.Popen(
+            [*command, *source, *options, *AS_PPM],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=messages, pass_fds=descriptors,
+        ) as process,
+    ):  # fmt: skip
         count = 0
         try:
             while (frame := _read_ppm(process.stdout)) is not None:
@@ -387,13 +397,16 @@ def _warnings_before_start(path: str, input_options: list[str], *, limit: int | 
     if start is None:
         return None
     command = [find_ffmpeg(), "-hide_banner", "-nostats", "-v", "level+repeat+info", "-debug_ts", "-copyts"]
-    command += [*input_options, "-threads", "1", "-i", f"file:{path}", "-map", "0:V:0", "-fps_mode", "passthrough"]
-    command += [] if limit is None else ["-frames:v", str(limit)]
-    command += ["-f", "null", "-"]
+    options = ["-map", "0:V:0", "-fps_mode", "passthrough"]
+    options += [] if limit is None else ["-frames:v", str(limit)]
     errors, started = [], False
-    with subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    ) as process:
+    with (
+        _ffmpeg_input(path) as (source, descriptors),
+        subprocess.Popen(
+            [*command, *input_options, "-threads", "1", *source, *options, "-f", "null", "-"],
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, pass_fds=descriptors,
+        ) as process,
+    ):  # fmt: skip
         with contextlib.ExitStack() as stack:
             stack.callback(process.kill)
             for line in process.stderr:
@@ -421,9 +434,10 @@ def _first_key_frame(path: str) -> Fraction | None:
 
 def _time_stamps(path: str, options: list[str], *, input_options: Iterable[str] = ()) -> tuple[Fraction, np.ndarray]:
     """Time base in seconds, and times of decoding and presentation, int64 [N, 2], of a file's packets or frames."""
-    command = [find_ffmpeg(), "-v", "error", "-nostdin", *input_options, "-i", f"file:{path}", "-map", "0:V:0"]
-    command += [*options, "-f", "framecrc", "-"]
-    result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True)
+    with _ffmpeg_input(path) as (source, descriptors):
+        command = [find_ffmpeg(), "-v", "error", "-nostdin", *input_options, *source, "-map", "0:V:0"]
+        command += [*options, "-f", "framecrc", "-"]
+        result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, pass_fds=descriptors)
     listed = result.stdout
     if result.returncode and not listed:
         _refuse_old_ffmpeg(result.stderr.decode(errors="replace"))
@@ -431,6 +445,26 @@ def _time_stamps(path: str, options: list[str], *, input_options: Iterable[str] 
     stamps = re.findall(rb"^0, *(-?\d+), *(-?\d+),", listed, re.MULTILINE)  # stream, dts, pts, …
     fraction = Fraction(1) if base is None else Fraction(int(base[1]), int(base[2]))
     return fraction, np.array(stamps, dtype=np.int64).reshape(-1, 2)
+
+
+@contextlib.contextmanager
+def _ffmpeg_input(path: str) -> Iterator[tuple[list[str], tuple[int]]]:
+    """ffmpeg's options for reading a file, and the descriptors to pass to it.
+
+    It gets the open file and may open nothing else. It recognises playlists (HLS, DASH, ffconcat, …) by their content,
+    whatever their name: with a path, such a file could make it read any other file or address.
+
+    Raises:
+        BrokenVideo: The file cannot be opened.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError as error:
+        raise BrokenVideo(f"Cannot decode '{path}' ({error.strerror}).") from error
+    try:
+        yield ["-protocol_whitelist", "fd", "-fd", str(descriptor), "-i", "fd:"], (descriptor,)
+    finally:
+        os.close(descriptor)
 
 
 def _refuse_old_ffmpeg(message: str) -> None:

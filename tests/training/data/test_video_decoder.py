@@ -3,6 +3,7 @@
 import io
 import os
 import struct
+import zipfile
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from tests.training.data.movies import gray, run_ffmpeg, write_movie
 from training.data.crops import Crop, read_boxes
 from training.data.frame_store import FrameStore
 from training.data.images import decode_image
-from training.data.video_decoder import BrokenVideo, Remarks, decode_video, describe_remarks, probe_video
+from training.data.video_decoder import BrokenVideo, Remarks, VideoInfo, decode_video, describe_remarks, probe_video
 from training.dataset_tool.__main__ import main, prepare, read_manifest
 from training.inversion.target_clip import read_clip
 
@@ -193,6 +194,13 @@ def test_interlaced_frames_are_those_of_their_first_field(field, tmp_path):
     assert remarks == Remarks(deinterlaced=True) and none == Remarks() and len(frames) == len(truth) == 10
     assert np.abs(np.stack(frames[1:-1]).astype(int) - truth[1:-1]).mean() < 2
     assert np.array_equal(finish(decode_video(str(tmp_path / "a.mkv"), stride=3))[0], frames[::3])
+
+
+def test_an_odd_rotation_is_no_second_stream(tmp_path, steady):
+    """ffmpeg's message about it ends without a line break, and its description of the output follows."""
+    run_ffmpeg("-display_rotation", 45, "-i", steady, "-c", "copy", tmp_path / "a.mp4")
+    frames, remarks = finish(decode_video(str(tmp_path / "a.mp4")))
+    assert len(frames) == 20 and remarks == Remarks()
 
 
 def test_the_first_of_several_video_streams(tmp_path, steady):
@@ -431,6 +439,62 @@ def test_a_pipe_is_no_video(tmp_path):
         list(decode_video(str(tmp_path / "a.mp4")))
 
 
+HLS = "#EXTM3U\n#EXT-X-TARGETDURATION:3\n#EXTINF:3.0,\n{}\n#EXT-X-ENDLIST\n"
+DASH = (
+    '<MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static" mediaPresentationDuration="PT1S" minBufferTime="PT1S" '
+    'profiles="urn:mpeg:dash:profile:isoff-on-demand:2011"><Period><AdaptationSet mimeType="video/mp4">'
+    '<Representation id="0" bandwidth="1000" width="128" height="96" codecs="avc1.42c00d"><BaseURL>{}</BaseURL>'
+    "</Representation></AdaptationSet></Period></MPD>"
+)
+
+
+@pytest.mark.parametrize("playlist, target", [
+    (DASH, "{folder}/private.mp4"),
+    (DASH, "{folder}/pipe"),  # which would be waited for
+    ("ffconcat version 1.0\nfile '{}'\n", "good.mp4"),
+    ("ffconcat version 1.0\nfile '{}'\n", "list.m3u8"),
+    (HLS, "../private.ts"),
+])  # fmt: skip
+def test_a_playlist_does_not_open_other_files(playlist, target, tmp_path):
+    """ffmpeg recognises them by content, whatever their suffix."""
+    source = tmp_path / "videos"
+    source.mkdir()
+    for path in (tmp_path / "private.mp4", tmp_path / "private.ts", source / "good.mp4"):
+        record(path, seconds=1)
+    os.mkfifo(tmp_path / "pipe")
+    (source / "list.m3u8").write_text(HLS.format("../private.ts"))
+    (source / "a.mp4").write_text(playlist.format(target.format(folder=tmp_path)))
+    with pytest.raises(BrokenVideo, match=r"Cannot decode '.*a\.mp4' beyond frame 0 \("):
+        list(decode_video(str(source / "a.mp4")))
+    assert probe_video(str(source / "a.mp4")).size is None
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        for path in source.iterdir():
+            archive.write(path, path.name)
+    for number, videos in enumerate((source, tmp_path / "set.zip")):
+        manifest = convert(videos, tmp_path / f"out{number}", skip_broken=True)
+        assert [entry["source"] for entry in manifest["skipped"]] == ["a.mp4"]
+        assert [entry["source"] for entry in manifest["videos"]] == ["good.mp4"]
+    message = "list.m3u8' is neither a video, a folder nor a zip: give one of them; archives of other kinds have to be"
+    with pytest.raises(UserError, match=message):
+        convert(source / "list.m3u8", tmp_path / "out")
+
+
+def test_a_video_that_may_not_be_read(tmp_path, monkeypatch):
+    record(tmp_path / "a.mp4", seconds=0.2)
+    opened = os.open
+
+    def refuse(path, *arguments, **options):
+        if str(path).endswith("a.mp4"):
+            raise PermissionError(13, "Permission denied")
+        return opened(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", refuse)
+    assert probe_video(str(tmp_path / "a.mp4")) == VideoInfo()
+    with pytest.raises(BrokenVideo) as error:
+        list(decode_video(str(tmp_path / "a.mp4")))
+    assert str(error.value) == f"Cannot decode '{tmp_path}/a.mp4' (Permission denied)."
+
+
 FAULTS = [(None, "No such file or directory"), ("none", "Exec format error"), ("#!/bin/sh\nexit 127", "code 127")]
 
 
@@ -462,8 +526,9 @@ def test_an_ffmpeg_that_cannot_be_started(content, reason, tmp_path, monkeypatch
 
 @pytest.mark.parametrize(
     "option, line",
-    [  # of ffmpeg 4.2 and 6.0
+    [  # of ffmpeg 4.2, 5.1 and 6.0
         ("-fps_mode", "Unrecognized option 'fps_mode'."),
+        ("-fd", "Unrecognized option 'fd'."),
         ("-enc_time_base", "Invalid time base: demux"),
     ],
 )
@@ -481,6 +546,9 @@ def test_an_ffmpeg_that_is_too_old(option, line, tmp_path, monkeypatch, steady):
         "inversion": lambda: read_clip(source, 16),
         "metrics": lambda: StoredVideos(source.parent, resolution=16),
     }
+    if option == "-fd":  # which is needed to see that it is a video
+        os.link(source, tmp_path / "unknown")
+        readers["other suffixes"] = lambda: read_clip(tmp_path / "unknown", 16)
     for name, read in readers.items():
         with pytest.raises(UserError) as error:
             read()
