@@ -23,15 +23,19 @@ WHITE_IS_ZERO, SIGNED, FLOAT = 0, 2, 3
 SCAN, END = b"\xff\xda", b"\xff\xd9"  # JPEG: start of the pixels, end of the image; pixels hold neither
 MOST_ZEROS = 512  # bytes at the end of a WebP file; whole ones had up to 104
 
+# Those of training.data.names, and GIF, which is often found under their suffixes. With Pillow's other formats a file
+# could start a program (Ghostscript, for PostScript).
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
+
 Square = tuple[float, float, float]  # left, top, side in pixels
 
 
 def decode_image(data: bytes) -> Image.Image:
     """An encoded image as RGB with 8 bits; see to_rgb. Damaged data and files of several images raise an exception."""
     try:
-        image = Image.open(io.BytesIO(data))
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError as error:
-        raise OSError("it is not an image") from error
+        raise OSError("it is not an image in PNG, JPEG, WebP, BMP or TIFF format") from error
     with image:
         count = getattr(image, "n_frames", 1)
         if count > 1 and image.format != "MPO":  # MPO: a camera's JPEG, whose other images are previews

@@ -1,12 +1,13 @@
 """Decoding of images of every kind, and the pixels of squares."""
 
 import io
+import os
 import struct
 import zlib
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import EpsImagePlugin, Image, ImageOps
 
 from training.data.images import cut_square, decode_image, fit_square, to_rgb
 
@@ -39,6 +40,26 @@ def png(depth, colour_type, row, transparent):
 def test_transparent_colours_are_black_in_every_depth(data, second):
     image = decode_image(data)
     assert [image.getpixel((x, 0)) for x in range(2)] == [(0, 0, 0), second]
+
+
+def test_postscript_is_no_image(tmp_path, monkeypatch):
+    """Pillow would run Ghostscript on it."""
+    (tmp_path / "gs").write_text(f"#!/bin/sh\ntouch '{tmp_path}/ran'\n")
+    (tmp_path / "gs").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)  # it is looked for again
+    data = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n"
+    with pytest.raises(OSError) as error:
+        decode_image(data)
+    assert str(error.value) == "it is not an image in PNG, JPEG, WebP, BMP or TIFF format"
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "MPO", "WEBP", "BMP", "TIFF", "GIF"])
+def test_images_are_recognised_by_their_content(kind):
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), (255, 255, 255)).save(buffer, kind)
+    assert decode_image(buffer.getvalue()).getpixel((4, 4)) == (255, 255, 255)
 
 
 def test_a_transparent_level_of_deep_gray():
