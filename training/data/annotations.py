@@ -31,6 +31,7 @@ __all__ = [
     "VERSION",
     "WITHOUT",
     "angles_vector",
+    "check_entries",
     "describe_elsewhere",
     "describe_unmatched",
     "describe_unused_classes",
@@ -97,9 +98,8 @@ def has_entries(store: FrameStore, kind: str) -> bool:
     """True if there is a dataset.json with entries of a kind, 'labels' or 'cameras', valid or not."""
     data = store.root_file(ANNOTATIONS)
     try:
-        content = parse_annotations(data)
-        return content.get(kind) is not None if isinstance(content, dict) else kind in content
-    except (ValueError, TypeError, RecursionError):
+        return parse_annotations(data).get(kind) is not None
+    except (ValueError, RecursionError):
         return kind == "labels"  # reading them raises an error that names the file's fault
 
 
@@ -122,22 +122,42 @@ def read_cameras(store: FrameStore, videos: list[Video]) -> np.ndarray:
     """Yaw and pitch in the order of the videos, float32 [videos, 2] in radians."""
     file = posixpath.join(store.path, ANNOTATIONS)
     cameras = _read_entries(store, videos, "cameras", otherwise=WITHOUT["cameras"])
-    angles = [angles_vector(cameras[listed_path(video.path)]) for video in videos]
-    for video, found in zip(videos, angles):
-        if found is None:
-            camera = f"{cameras[listed_path(video.path)]!r:.60}"
-            raise UserError(f"The camera of '{video.path}' in '{file}' must be [yaw, pitch] in radians, not {camera}.")
+    angles = [_to_angles(cameras[listed_path(video.path)], path=video.path, file=file) for video in videos]
     return np.array(angles, dtype=np.float32).reshape(-1, 2)
 
 
-def parse_annotations(data: bytes | None) -> Any:
+def check_entries(entries: dict[str, Any], kind: str, *, file: str) -> None:
+    """Check the values of 'labels' or 'cameras', given by the path of the video.
+
+    Raises:
+        UserError: One is invalid.
+    """
+    if kind == "cameras":
+        for path, camera in entries.items():
+            _to_angles(camera, path=path, file=file)
+    elif entries:
+        _to_array(entries, [], file)
+
+
+def _to_angles(camera: Any, *, path: str, file: str) -> np.ndarray:
+    angles = angles_vector(camera)
+    if angles is None:
+        raise UserError(f"The camera of '{path}' in '{file}' must be [yaw, pitch] in radians, not {camera!r:.60}.")
+    return angles
+
+
+def parse_annotations(data: bytes | None) -> dict[str, Any]:
     """The content of a dataset.json; {} if there is none.
 
     Raises:
-        ValueError: It is not JSON, or gives something twice in different ways, of which JSON keeps the last.
+        ValueError: It is not JSON, or gives something twice in different ways, of which JSON keeps the last; or it
+            holds something else than labels and cameras.
         RecursionError: It is nested too deeply.
     """
-    return json.loads(data or b"{}", object_pairs_hook=_without_repetition)
+    content = json.loads(data or b"{}", object_pairs_hook=_without_repetition)
+    if not isinstance(content, dict) or content and not any(kind in content for kind in KINDS):
+        raise ValueError("neither labels nor cameras")
+    return content
 
 
 def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -240,14 +260,14 @@ def _read_entries(store: FrameStore, videos: list[Video], kind: str, *, otherwis
         )
     try:
         content = parse_annotations(data)
-        if isinstance(content, dict) and content.get(kind) is None:
+        if content.get(kind) is None:
             found = f"its {kind} are null: there are none" if kind in content else f"it has no {kind}"
             raise UserError(f"Cannot use '{file}' ({found}); {form}. Or {otherwise}.")
         listed = content[kind]
         entries = list_entries(listed, kind, file=file)
     except UserError:
         raise
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise UserError(f"Cannot use '{file}' ({type(error).__name__}: {error}); {form}.") from error
     missing = [video.path for video in videos if listed_path(video.path) not in entries]
     if missing:

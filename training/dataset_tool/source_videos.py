@@ -9,7 +9,14 @@ import re
 from typing import Any
 
 from dnnlib import UserError
-from training.data.annotations import KINDS, describe_unmatched, list_entries, parse_annotations, source_stride
+from training.data.annotations import (
+    KINDS,
+    check_entries,
+    describe_unmatched,
+    list_entries,
+    parse_annotations,
+    source_stride,
+)
 from training.data.frame_store import FrameStore, Video
 from training.data.names import ANNOTATIONS, listed_path
 from training.data.video_decoder import is_video_file
@@ -17,11 +24,13 @@ from training.data.video_decoder import is_video_file
 __all__ = ["Source", "SourceSet", "find_sources", "valid_unicode"]
 
 UNSUITABLE = re.compile(r'[\x00-\x1f\x7f\\:*?"<>|]')  # in file names of some operating system
+NO_BYTES = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # surrogates that stand for no byte of a name, as JSON may hold
 NAME_BYTES = 180  # file names are limited to 255 bytes, and a number and a suffix follow
 
 
 def valid_unicode(text: str) -> str:
-    """A file name as valid Unicode: bytes that are not UTF-8 become \\xNN."""
+    """A file name as valid Unicode: bytes that are not UTF-8 become \\xNN, other lone surrogates \\uNNNN."""
+    text = NO_BYTES.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
@@ -97,8 +106,9 @@ def find_sources(path: str) -> SourceSet:
     """Find the source videos of a path.
 
     Raises:
-        UserError: There are no videos, or a file of another kind; or a dataset.json that cannot be read, or whose
-            labels or cameras are all for something else; or frames of a dataset of this tool whose stride is unknown.
+        UserError: There are no videos, or a file of another kind; or a dataset.json that cannot be read, whose labels
+            or cameras are all for something else, or with an invalid one; or frames of a dataset of this tool whose
+            stride is unknown.
     """
     names: set[str] = set()
     if is_video_file(path):
@@ -112,13 +122,11 @@ def find_sources(path: str) -> SourceSet:
     file = f"{path}/{ANNOTATIONS}"
     try:
         content = parse_annotations(store.root_file(ANNOTATIONS))
-        if content and not any(kind in content for kind in KINDS):
-            raise ValueError("neither labels nor cameras")
         there = [kind for kind in KINDS if content.get(kind) is not None]
         entries = {kind: list_entries(content[kind], kind, file=file) for kind in there}
     except UserError:
         raise
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise UserError(f"Cannot use the labels in '{file}' ({error}): repair or remove it.") from error
     paths = {listed_path(source.path) for source in sources}
     for kind, by_path in entries.items():
@@ -127,6 +135,7 @@ def find_sources(path: str) -> SourceSet:
                 f"Cannot use the {kind} in '{file}': {describe_unmatched(by_path, paths, kind)} The videos are called "
                 f"e.g. '{valid_unicode(sources[0].path)}': repair or remove the file."
             )
+        check_entries({name: entry for name, entry in by_path.items() if name in paths}, kind, file=file)
     return SourceSet(root=path, sources=sources, entries=entries, store=store, stride=source_stride(store))
 
 

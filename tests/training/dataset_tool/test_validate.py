@@ -109,6 +109,16 @@ def test_clips_without_a_camera_beside_others_with_one(source, tmp_path):
     ]
 
 
+@pytest.mark.parametrize("content", [{"label": [["train/v0", 0]]}, [["train/v0", 0]], [], None, 3])
+def test_a_file_of_neither_labels_nor_cameras(source, tmp_path, content):
+    copy = shutil.copytree(source, tmp_path / "copy")
+    (copy / "dataset.json").write_text(json.dumps(content))
+    assert check_dataset(str(copy), nframes=8).problems == [
+        f"Cannot use '{copy}/dataset.json' (ValueError: neither labels nor cameras); it must be "
+        '{"labels": [["path/of/video", label], …]}.'
+    ]
+
+
 def test_classes_that_are_counted_from_1(source, tmp_path):
     copy = shutil.copytree(source, tmp_path / "copy")
     (copy / "dataset.json").write_text(json.dumps({"labels": [[f"train/v{v}", 1 + v] for v in range(3)]}))
