@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
-from dnnlib import UserError
+from dnnlib import UserError, is_number
 from training.data.annotations import MAX_ANGLE
 from training.data.images import Square, centre_square
 from training.data.names import listed_path
@@ -322,8 +322,8 @@ def _to_boxes(entry: Any, *, path: str, file: str) -> np.ndarray:
         if box is None:
             rows.append([math.nan] * 4)
             continue
-        numbers = isinstance(box, list) and len(box) == 4 and all(type(x) in (int, float) for x in box)
-        if not numbers or not all(math.isfinite(x) for x in box) or box[0] >= box[2] or box[1] >= box[3]:
+        numbers = isinstance(box, list) and len(box) == 4 and all(map(is_number, box))
+        if not numbers or box[0] >= box[2] or box[1] >= box[3]:
             raise UserError(
                 f"'{file}': box {number} of '{path}' must be [left, top, right, bottom] with left < right and top < "
                 f"bottom, got {str(box)[:60]}."

@@ -173,7 +173,7 @@ def read_samples(url: str) -> Iterator[Sample]:
             )
     except UserError:  # the package is missing
         raise
-    except (OSError, EOFError, ValueError, tarfile.TarError) as error:
+    except (OSError, EOFError, ValueError, RecursionError, tarfile.TarError) as error:
         raise UserError(f"Cannot read the shard '{url}' ({one_line(error)[:200]}): replace it.") from error
 
 

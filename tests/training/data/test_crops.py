@@ -82,6 +82,7 @@ def test_one_box_or_one_per_frame(tmp_path):
         ('{"a": [1, 2, 3]}', "box 0 of 'a' must be"),
         ('{"a": [[1, 2, 3, 4], [5, 6, 5, 8]]}', "box 1 of 'a' must be"),
         ('{"a": [1, 2, 3, NaN]}', "box 0 of 'a' must be"),
+        ('{"a": [1, 2, ' + "9" * 400 + ", 4]}", "box 0 of 'a' must be"),
         ('{"a": "face"}', "box 0 of 'a' must be"),
         ('{"a": []}', "no box for 'a'"),
         ('{"a": [null, null]}', "no box for 'a'"),

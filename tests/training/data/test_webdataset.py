@@ -467,7 +467,7 @@ def test_an_index_that_is_damaged_or_another_file(shards, tmp_path):
         assert stream(folder).num_clips == 23  # counted
 
 
-@pytest.mark.parametrize("label", [-1, 3, True, [0, float("nan"), 0], [1, 0], "1"], ids=repr)
+@pytest.mark.parametrize("label", [-1, 3, True, [0, float("nan"), 0], [1, 0], [10**400, 0, 0], "1"], ids=repr)
 def test_labels_that_are_none(shards, tmp_path, label):
     folder = copy_of(shards, tmp_path / "set")
     for file in folder.glob("*.tar"):
@@ -765,6 +765,15 @@ def test_two_members_of_one_name(tmp_path):
         archive.addfile(tarfile.TarInfo("a.0.png"))
         archive.addfile(tarfile.TarInfo("a.0.PNG"))
     with pytest.raises(UserError, match=r"Cannot read the shard '.*a\.tar' \(it has two members 'a\.0\.PNG'\)"):
+        list(webdataset_files.read_samples(str(tmp_path / "a.tar")))
+
+
+def test_a_description_that_is_nested_too_deeply(tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        info = tarfile.TarInfo("a.json")
+        info.size = 100_000
+        archive.addfile(info, io.BytesIO(b"[" * info.size))
+    with pytest.raises(UserError, match=r"Cannot read the shard '.*a\.tar' \(.*recursion.*\): replace it\."):
         list(webdataset_files.read_samples(str(tmp_path / "a.tar")))
 
 

@@ -14,12 +14,11 @@ begin a new scene.
 import collections
 import dataclasses
 import json
-import math
 from typing import Any
 
 import numpy as np
 
-from dnnlib import UserError, atomic_write
+from dnnlib import UserError, atomic_write, is_number
 from training.data.names import listed_path
 from training.dataset_tool.faces.head_pose import HEAD
 
@@ -154,8 +153,4 @@ def _detection(item: Any, *, names: int, where: str) -> Detection:
 
 
 def _numbers(values: Any, count: int) -> bool:
-    return (
-        isinstance(values, list)
-        and len(values) == count
-        and all(type(value) in (int, float) and math.isfinite(value) for value in values)
-    )
+    return isinstance(values, list) and len(values) == count and all(map(is_number, values))

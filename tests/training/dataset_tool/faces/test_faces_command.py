@@ -243,6 +243,7 @@ def test_detections_of_a_video(movies, tmp_path):
         ({"videos": {"v": {"frames": [[]]}}}, "'v' must have the size .width, height. of its frames, got None"),
         ({"videos": {"v": {"size": [8, 8], "frames": []}}}, "'v' must have a list of detections for every frame"),
         ({"videos": {"v": {"size": [8, 8], "frames": [[{"box": [3, 0, 2, 9]}]]}}}, "frame 0: a box must be"),
+        ({"videos": {"v": {"size": [8, 8], "frames": [[{"box": [0, 0, 10**400, 9]}]]}}}, "frame 0: a box must be"),
         ({"videos": {"v": {"size": [8, 8], "frames": [[{"score": 95}]]}}}, "the score must be a number from 0 to 1"),
         (
             {"videos": {"v": {"size": [8, 8], "frames": [[{"box": [0, 0, 2, 9], "points": [[1, 2]]}]]}}},
