@@ -6,6 +6,7 @@ are compared; for a zip the file's times and size. The contents of frames are no
 place needs no check. Small sets are always listed.
 """
 
+import collections
 import contextlib
 import dataclasses
 import errno
@@ -24,6 +25,7 @@ from dnnlib import UserError, atomic_write
 from dnnlib.downloads import cache_folder
 from training.data.names import (
     ANNOTATIONS,
+    COMPANIONS,
     IMAGE_SUFFIXES,
     MANIFEST,
     MOVIE_SUFFIXES,
@@ -35,6 +37,7 @@ from training.data.names import (
     join_path,
     natural_order,
     path_key,
+    unread_suffix,
 )
 
 __all__ = ["Listing", "describe_tar_files", "list_files"]
@@ -42,7 +45,7 @@ __all__ = ["Listing", "describe_tar_files", "list_files"]
 ZIP_START = b"PK\x03\x04"
 MIN_CACHED = 20_000  # files; smaller sets are listed fast enough
 SETTLE_SECONDS = 2.0  # minimum age of the last change for caching: a later one might have the same time stamp
-CACHE_VERSION = 12
+CACHE_VERSION = 13
 UTF8_NAME = 0x800  # flag of a zip's member
 COUNTS = ("unsafe", "repeated", "other_images", "twins", "decimals")  # of files that the user should know about
 LOCATION = np.dtype([("offset", "<i8"), ("stored", "<i8"), ("size", "<i8"), ("crc", "<u4"), ("method", "<u2")])
@@ -65,6 +68,7 @@ class Listing:
         other_images: Number of files in folders, not in the root, with suffixes of images that are not read.
         twins: Number of frames in folders, not in the root, with the name of another one there, except for the suffix.
         decimals: Number of folders, not the root, with frames named by decimal numbers that are not in their order.
+        unread: Number of files of other kinds that may hold videos, such as archives, by their suffix.
         dangling: Relative paths of dangling links in a folder, which may stand for folders.
         locations: Locations of a zip's frames, dtype LOCATION; None for a folder.
         others: Locations of a zip's movies, of the files in its root and of manifests and annotations elsewhere, by
@@ -80,6 +84,7 @@ class Listing:
     other_images: int = 0
     twins: int = 0
     decimals: int = 0
+    unread: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     dangling: list[str] = dataclasses.field(default_factory=list)
     locations: np.ndarray | None = None
     others: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
@@ -148,21 +153,22 @@ def _list_folder(root: str) -> Listing:
     packed = _load_cached(root)
     if packed is not None and _folders_unchanged(root, packed):
         return _unpack(packed)
-    images, movies, dangling, stamps, others = {}, [], [], {}, 0
+    images, movies, dangling, stamps, others, unread = {}, [], [], {}, 0, collections.Counter()
     todo = [""]
     while todo:
         folder = todo.pop()
         path = os.path.join(root, folder)
         stamps[folder] = _stamp(os.stat(path))  # before the scan, so that later changes are detected
-        inside, outside, children, nowhere, unread = _scan(path)
+        inside, outside, children, nowhere, rest = _scan(path)
         if inside:
             images[folder] = inside
         movies += [join_path(folder, name) for name in outside]
-        others += unread if folder else 0
+        others += sum(name.lower().endswith(OTHER_IMAGES) for name in rest) if folder else 0
+        unread.update(suffix for name in rest if (suffix := unread_suffix(name)) is not None)
         todo += [join_path(folder, name) for name in children]
         dangling += [join_path(folder, name) for name in nowhere]
     listing = _listing(images, movies=movies)
-    listing.dangling, listing.other_images = sorted(dangling, key=path_key), others
+    listing.dangling, listing.other_images, listing.unread = sorted(dangling, key=path_key), others, unread
     if dangling:  # not cached: no folder here changes when their targets appear
         return listing
     if len(listing.names) >= MIN_CACHED and _settled(max(max(stamp[2:]) for stamp in stamps.values())):
@@ -181,12 +187,12 @@ def _folders_unchanged(root: str, packed: dict[str, np.ndarray]) -> bool:
     return np.array_equal(np.array(now, dtype=np.uint64), packed["stamps"])
 
 
-def _scan(path: str) -> tuple[list[str], list[str], list[str], list[str], int]:
-    """Names of the images, movies, folders and other dangling links in one folder; number of other images.
+def _scan(path: str) -> tuple[list[str], list[str], list[str], list[str], list[str]]:
+    """Names of the images, movies, folders, other dangling links and other files in one folder.
 
     Follows links, except those in cycles: to a folder on the way here, or to a parent of one.
     """
-    images, movies, folders, dangling, others = [], [], [], [], 0
+    images, movies, folders, dangling, others = [], [], [], [], []
     way: list[str] = []  # the folders on the way here, looked up at the first link
     with os.scandir(path) as entries:
         for entry in entries:
@@ -201,7 +207,7 @@ def _scan(path: str) -> tuple[list[str], list[str], list[str], list[str], int]:
                 elif entry.is_symlink() and not os.path.exists(entry.path):
                     dangling.append(entry.name)
                 else:
-                    others += lower.endswith(OTHER_IMAGES)
+                    others.append(entry.name)
             elif entry.is_symlink():
                 way = way or _folders_on_the_way(path)
                 target = os.path.realpath(entry.path)
@@ -257,7 +263,7 @@ def _member_name(info: zipfile.ZipInfo) -> str:
 
 
 def _index_zip(path: str) -> Listing:
-    images, others, unsafe, repeated, other_images = {}, {}, 0, 0, 0
+    images, others, unsafe, repeated, other_images, unread = {}, {}, 0, 0, 0, collections.Counter()
     with zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
             name = _member_name(info).replace("\\", "/")  # as older tools on Windows write them
@@ -272,6 +278,8 @@ def _index_zip(path: str) -> Listing:
                 continue
             folder, _, base = name.rpartition("/")
             where = (info.header_offset, info.compress_size, info.file_size, info.CRC, _method(info))
+            if (suffix := unread_suffix(base)) is not None:
+                unread[suffix] += 1
             if name.lower().endswith(IMAGE_SUFFIXES):
                 places, key = images.setdefault(folder, {}), base
             elif not folder or name.lower().endswith(MOVIE_SUFFIXES) or base in (MANIFEST, ANNOTATIONS):
@@ -297,7 +305,7 @@ def _index_zip(path: str) -> Listing:
             "deflate: pack them again, e.g. with zip -0."
         )
     listing.others = {name: np.array(where, dtype=LOCATION)[()] for name, where in others.items()}
-    listing.unsafe, listing.repeated, listing.other_images = unsafe, repeated, other_images
+    listing.unsafe, listing.repeated, listing.other_images, listing.unread = unsafe, repeated, other_images, unread
     return listing
 
 
@@ -336,7 +344,8 @@ def _count_twins(names: Collection[str]) -> int:
 def _pack(listing: Listing) -> dict[str, np.ndarray]:
     packed = {"starts": listing.starts}
     packed |= {key: np.array(getattr(listing, key)) for key in COUNTS}
-    for key in ("folders", "names", "movies", "others"):
+    packed["unread_counts"] = np.array(list(listing.unread.values()), dtype=np.int64)
+    for key in ("folders", "names", "movies", "unread", "others"):
         packed.update(_pack_strings(key, getattr(listing, key)))
     packed["other_locations"] = np.array(list(listing.others.values()), dtype=LOCATION)
     if listing.locations is not None:
@@ -351,6 +360,7 @@ def _unpack(packed: dict[str, np.ndarray]) -> Listing:
         starts=packed["starts"],
         names=_unpack_strings("names", packed),
         movies=list(_unpack_strings("movies", packed)),
+        unread=collections.Counter(dict(zip(_unpack_strings("unread", packed), packed["unread_counts"].tolist()))),
         locations=packed.get("locations"),
         others=dict(others),
         **{key: int(packed[key]) for key in COUNTS},
@@ -399,5 +409,5 @@ def _load_cached(path: str) -> dict[str, np.ndarray] | None:
 
 def _version() -> str:
     """Hash of the format of cached indices and of the rules by which files are listed."""
-    rules = (CACHE_VERSION, IMAGE_SUFFIXES, OTHER_IMAGES, MOVIE_SUFFIXES, sorted(SYSTEM_FOLDERS))
+    rules = (CACHE_VERSION, IMAGE_SUFFIXES, OTHER_IMAGES, MOVIE_SUFFIXES, sorted(COMPANIONS), sorted(SYSTEM_FOLDERS))
     return hashlib.sha256(repr(rules).encode()).hexdigest()

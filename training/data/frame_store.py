@@ -19,14 +19,14 @@ from PIL import Image
 from dnnlib import UserError, one_line
 from training.data.frame_index import describe_tar_files, list_files
 from training.data.images import decode_image
-from training.data.names import IMAGE_SUFFIXES, disordered_decimals, join_path
+from training.data.names import ARCHIVES, IMAGE_SUFFIXES, disordered_decimals, join_path
 
 __all__ = ["RUN_OPTIONS", "FrameStore", "UnreadableFrame", "Video", "describe_disorder", "stored_path"]
 
 RUN_OPTIONS = "training_options.yaml"  # a file of every run folder
 SIZES = 256  # frames at most whose size is looked up for a fingerprint
 MAX_RUNS = 256  # folders that are examined
-ARCHIVES = (".zip", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
+MOST_SUFFIXES = 5  # that a note names
 ZIP_HEADER = struct.Struct("<4s22xHH")  # signature, …, lengths of the name and of the extra field
 
 
@@ -74,6 +74,7 @@ class FrameStore:
         root_video: These images as a video of the path ''; None if there are none.
         movies: Paths, relative to the root, of files with suffixes of encoded videos, in natural order.
         other_images: Number of files in folders with suffixes of images that are not read as frames.
+        unread: Number of files of other kinds that may hold videos, such as archives, by their suffix.
         unsafe: Number of members of a zip that are left out: links, and names that lead out of the zip.
         repeated: Number of members of a zip that are left out because later ones have the same name but other content.
         twins: Number of frames with the name of another one of their video, except for the suffix.
@@ -104,7 +105,7 @@ class FrameStore:
         self.videos = [video for video in found if video.path]
         self.movies = listing.movies
         self.unsafe, self.repeated, self.other_images = listing.unsafe, listing.repeated, listing.other_images
-        self.twins, self.decimals = listing.twins, listing.decimals
+        self.twins, self.decimals, self.unread = listing.twins, listing.decimals, listing.unread
         self.dangling = _describe_dangling(listing.dangling)
 
     def require_videos(self) -> None:
@@ -128,6 +129,8 @@ class FrameStore:
         left_out = f"; {self.unsafe} entries that are links, or lead out of it, were left out" if self.unsafe else ""
         left_out += f"; {self.other_images} images of other formats are not read" if self.other_images else ""
         left_out += f"; {self.dangling}" if self.dangling else ""
+        if (unknown := self._describe_unread(archives=False)) is not None:
+            left_out += f"; {unknown} are not read"
         names = self._others if self.is_zip else os.listdir(self.path)
         packed = sorted(name for name in names if name.lower().endswith(ARCHIVES))
         left_out += f"; archives ({packed[0]}) have to be unpacked" if packed else ""
@@ -159,6 +162,10 @@ class FrameStore:
         if self.other_images:
             formats = " ".join(IMAGE_SUFFIXES)
             notes.append(f"{self.other_images} images of other formats than {formats} are left out: convert them")
+        if movies_are_read and (packed := self._describe_unread(archives=True)) is not None:
+            notes.append(f"{packed} are left out: unpack them if they hold videos")
+        if movies_are_read and (unknown := self._describe_unread(archives=False)) is not None:
+            notes.append(f"{unknown} are left out: if they are videos, give each a usual suffix, such as .mp4 or .mkv")
         if self.movies and self.videos and not movies_are_read:
             notes.append(
                 f"{len(self.movies)} encoded videos ({self.movies[0]}) are left out: `python -m training.dataset_tool` "
@@ -177,6 +184,16 @@ class FrameStore:
         if movies_are_read and (doubled := self.doubled_movies()) is not None:
             notes.append(doubled)
         return notes
+
+    def _describe_unread(self, *, archives: bool) -> str | None:
+        """Number and suffixes of archives, or of other files of unknown kinds; None without any."""
+        found = {suffix: count for suffix, count in sorted(self.unread.items()) if (suffix in ARCHIVES) == archives}
+        if not found:
+            return None
+        shown = [suffix or "no suffix" for suffix in list(found)[:MOST_SUFFIXES]]
+        shown += ["…"] if len(found) > MOST_SUFFIXES else []
+        kind = "archives" if archives else "files of unknown kinds"
+        return one_line(f"{sum(found.values())} {kind} ({', '.join(shown)})")
 
     def doubled_movies(self) -> str | None:
         """A note on encoded videos with the path of another one, or of a folder of frames, except for the suffix."""

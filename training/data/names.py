@@ -9,6 +9,8 @@ import numpy as np
 
 __all__ = [
     "ANNOTATIONS",
+    "ARCHIVES",
+    "COMPANIONS",
     "IMAGE_SUFFIXES",
     "MANIFEST",
     "MOVIE_SUFFIXES",
@@ -22,6 +24,7 @@ __all__ = [
     "natural_key",
     "natural_order",
     "path_key",
+    "unread_suffix",
 ]
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
@@ -30,7 +33,17 @@ OTHER_IMAGES = (".avif", ".heic", ".heif", ".jfif", ".jpe", ".jp2", ".jxl", ".pg
 MOVIE_SUFFIXES = (
     *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".wmv", ".flv", ".ts"),
     *(".ogv", ".3gp", ".y4m", ".gif", ".mts", ".m2ts", ".vob", ".mxf", ".asf"),
+    *(".m1v", ".m2v", ".m2p", ".m2t", ".mpe", ".mpv", ".mod", ".tod", ".3g2", ".f4v", ".qt", ".mj2", ".ogm", ".divx"),
+    *(".xvid", ".dv", ".rm", ".rmvb", ".h264", ".264", ".h265", ".265", ".hevc", ".ivf", ".nut", ".wtv", ".mjpeg"),
 )
+ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
+# Other files that normally lie beside videos or frames: texts, subtitles, sound, tables and arrays.
+COMPANIONS = frozenset(
+    (*(".txt", ".md", ".rst", ".html", ".pdf", ".log", ".json", ".jsonl", ".yaml", ".yml", ".xml", ".csv", ".tsv"),
+     *(".srt", ".vtt", ".ass", ".sub", ".idx", ".nfo", ".ini", ".db", ".url", ".py", ".sh", ".md5", ".sha256"),
+     *(".wav", ".mp3", ".m4a", ".aac", ".flac", ".ogg", ".opus", ".wma", ".thm", ".pts", ".flo", ".exr", ".ply"),
+     *(".npy", ".npz", ".pkl", ".pt", ".pth", ".mat", ".h5", ".hdf5", ".safetensors"))
+)  # fmt: skip
 
 MANIFEST = "manifest.json"  # of the dataset tool
 ANNOTATIONS = "dataset.json"  # labels and cameras
@@ -81,6 +94,12 @@ def disordered_decimals(names: Sequence[str]) -> tuple[str, str] | None:
 def is_hidden(name: str) -> bool:
     """True for names of files and folders that are not data: those with a leading dot, and folders of the system."""
     return name.startswith(".") or name in SYSTEM_FOLDERS
+
+
+def unread_suffix(name: str) -> str | None:
+    """The suffix of a file that is neither read nor a usual companion, '' for one without; None for all others."""
+    suffix = posixpath.splitext(name.lower())[1]
+    return None if suffix in COMPANIONS or suffix in (*IMAGE_SUFFIXES, *OTHER_IMAGES, *MOVIE_SUFFIXES) else suffix
 
 
 def path_key(path: str) -> tuple:

@@ -297,6 +297,35 @@ def test_other_images_and_movies_beside_frames_are_told(root, tmp_path):
         FrameStore(tmp_path / "other").require_videos()
 
 
+def test_archives_and_files_of_unknown_kinds_are_told_where_videos_are_read(root, tmp_path):
+    for name in (
+        "a.unknown",
+        "b/b.unknown",
+        "b/more.zip",
+        "more.tar",
+        "b/nothing",
+        "note.txt",
+        "b/0.json",
+        ".hidden.zip",
+    ):
+        (root / name).write_bytes(b"")
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        for file in sorted(path for path in root.rglob("*") if path.is_file()):
+            archive.write(file, file.relative_to(root))
+    for path in (root, root, tmp_path / "set.zip", tmp_path / "set.zip"):  # listed, and from the cache
+        assert FrameStore(path).notes(movies_are_read=True) == [
+            "2 archives (.tar, .zip) are left out: unpack them if they hold videos",
+            "3 files of unknown kinds (no suffix, .unknown) are left out: if they are videos, give each a usual "
+            "suffix, such as .mp4 or .mkv",
+        ]
+    (tmp_path / "other").mkdir()
+    for number in range(6):
+        (tmp_path / "other" / f"a.u{number}").write_bytes(b"")
+    message = r"; 6 files of unknown kinds \(.u0, .u1, .u2, .u3, .u4, …\) are not read: expected"
+    with pytest.raises(UserError, match=message):
+        FrameStore(tmp_path / "other").require_videos()
+
+
 def test_frames_in_two_formats_are_told(root, tmp_path):
     """As after a conversion to another format: every frame would be there twice, and all motion half as fast."""
     (root / "movie.mp4").unlink()

@@ -838,6 +838,8 @@ def test_files_of_the_source_without_use_are_told(movies, tmp_path):
     os.link(movies / "a.mp4", source / "a.mp4")  # used
     (source / "disk").symlink_to(tmp_path / "nowhere")
     (source / "set" / "split" / "video_0" / "9.heic").write_bytes(b"")
+    (source / "more.zip").write_bytes(b"")
+    (source / "b.unknown").write_bytes(b"")
     (source / "set" / "dataset.json").write_text('{"labels": [["split/video_0", 0]]}')
     for frame in range(4):
         shutil.copy(
@@ -847,6 +849,9 @@ def test_files_of_the_source_without_use_are_told(movies, tmp_path):
     output = CliRunner().invoke(main, arguments, catch_exceptions=False).output.splitlines()
     assert output[:-1] == [
         "1 images of other formats than .png .jpg .jpeg .webp .bmp .tif .tiff are left out: convert them.",
+        "1 archives (.zip) are left out: unpack them if they hold videos.",
+        "1 files of unknown kinds (.unknown) are left out: if they are videos, give each a usual suffix, such as .mp4 "
+        "or .mkv.",
         "4 frames have the name of another one with another suffix, such as 'set/split/video_1/0.PNG' and '0.png', and "
         "all of them are used: if they show the same, remove one of each.",
         "the link 'disk' leads nowhere: its videos are left out.",
