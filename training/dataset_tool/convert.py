@@ -5,6 +5,7 @@ Each video is converted by one worker; its decoder (ffmpeg) is a separate proces
 
 import contextlib
 import dataclasses
+import itertools
 import multiprocessing
 import os
 import shutil
@@ -110,6 +111,7 @@ class PieceWriter:
 
 
 POLL = 0.25  # seconds between looks at the workers' progress
+SUBMITTED = 4  # videos per worker: each look takes time for all of them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -314,10 +316,13 @@ def convert_videos(
     executor = ProcessPoolExecutor(
         workers, mp_context=context, initializer=_start_worker, initargs=(among, conversion, folder, counter, stop)
     )
-    seen = 0
+    seen, waiting, pending = 0, iter(sources), {}
     try:
-        pending = {executor.submit(_work, source): source for source in sources}
-        while pending:
+        while True:
+            for source in itertools.islice(waiting, SUBMITTED * workers - len(pending)):
+                pending[executor.submit(_work, source)] = source
+            if not pending:
+                break
             done, _ = wait(pending, timeout=POLL, return_when=FIRST_COMPLETED)
             count = counter.value
             on_frames(count - seen)

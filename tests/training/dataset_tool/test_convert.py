@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from concurrent.futures import Future
 from pathlib import Path
 
 import imageio_ffmpeg
@@ -563,6 +564,36 @@ def test_a_worker_that_dies_is_one_line(movies, tmp_path):
             on_frames=lambda count: None,
         ):
             pass
+
+
+def test_few_videos_at_a_time_are_handed_to_the_workers(monkeypatch):
+    """Waiting takes time for each of them, and there may be a million."""
+    pending = []
+
+    class Executor:
+        def __init__(self, *_, **__):
+            pass
+
+        def submit(self, _, source):
+            future = Future()
+            future.set_result({"name": source.name})
+            return future
+
+        def shutdown(self, **_):
+            pass
+
+    def wait_for_one(futures, **_):
+        pending.append(len(futures))
+        return {next(iter(futures))}, set()
+
+    monkeypatch.setattr(convert, "ProcessPoolExecutor", Executor)
+    monkeypatch.setattr(convert, "wait", wait_for_one)
+    sources = [convert.Source(str(number), f"{number}.mp4") for number in range(30)]
+    found = list(
+        convert.convert_videos(sources, among=None, conversion=None, folder="", workers=2, on_frames=lambda count: None)
+    )
+    assert found == [(source, {"name": source.name}) for source in sources]
+    assert pending == [8] * 23 + [7, 6, 5, 4, 3, 2, 1]
 
 
 class Suicide(convert.Source):
