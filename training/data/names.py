@@ -44,6 +44,7 @@ COMPANIONS = frozenset(
      *(".wav", ".mp3", ".m4a", ".aac", ".flac", ".ogg", ".opus", ".wma", ".thm", ".pts", ".flo", ".exr", ".ply"),
      *(".npy", ".npz", ".pkl", ".pt", ".pth", ".mat", ".h5", ".hdf5", ".safetensors"))
 )  # fmt: skip
+KNOWN_SUFFIXES = COMPANIONS.union(IMAGE_SUFFIXES, OTHER_IMAGES, MOVIE_SUFFIXES)
 
 MANIFEST = "manifest.json"  # of the dataset tool
 ANNOTATIONS = "dataset.json"  # labels and cameras
@@ -99,7 +100,7 @@ def is_hidden(name: str) -> bool:
 def unread_suffix(name: str) -> str | None:
     """The suffix of a file that is neither read nor a usual companion, '' for one without; None for all others."""
     suffix = posixpath.splitext(name.lower())[1]
-    return None if suffix in COMPANIONS or suffix in (*IMAGE_SUFFIXES, *OTHER_IMAGES, *MOVIE_SUFFIXES) else suffix
+    return None if suffix in KNOWN_SUFFIXES else suffix
 
 
 def path_key(path: str) -> tuple:

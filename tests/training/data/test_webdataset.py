@@ -467,9 +467,10 @@ def test_an_index_that_is_damaged_or_another_file(shards, tmp_path):
         assert stream(folder).num_clips == 23  # counted
 
 
-@pytest.mark.parametrize(
-    "label", [-1, 3, True, [0, float("nan"), 0], [1, 0], [10**400, 0, 0], "1"], ids=lambda label: f"{label!r:.20}"
-)
+LABELS_THAT_ARE_NONE = [-1, 3, True, [0, float("nan"), 0], [1, 0], [10**400, 0, 0], "1"]
+
+
+@pytest.mark.parametrize("label", LABELS_THAT_ARE_NONE, ids=lambda label: f"{label!r:.20}")
 def test_labels_that_are_none(shards, tmp_path, label):
     folder = copy_of(shards, tmp_path / "set")
     for file in folder.glob("*.tar"):
