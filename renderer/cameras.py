@@ -25,6 +25,7 @@ __all__ = [
     "POLE_MARGIN",
     "SMALL_FOV",
     "along_axes",
+    "angles_of_cam2world",
     "cam2world_from_angles",
     "camera_angles",
     "camera_rays",
@@ -168,8 +169,13 @@ def cam2world_from_angles(yaw: torch.Tensor, pitch: torch.Tensor, radius: torch.
 
 def camera_angles(cameras: Cameras) -> torch.Tensor:
     """Yaw and pitch [N, 2] in radians, in (-pi, pi] and [0, pi], of cameras that look at the origin."""
-    x, y, z = cameras.cam2world[:, :3, 3].double().unbind(1)
-    return torch.stack([torch.atan2(y, x), torch.atan2(torch.hypot(x, y), z)], dim=1).float()
+    return torch.stack(angles_of_cam2world(cameras.cam2world), dim=1).float()
+
+
+def angles_of_cam2world(cam2world: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Yaw and pitch [N] like `camera_angles`, in double precision, of matrices [N, 4, 4]."""
+    x, y, z = cam2world[:, :3, 3].double().unbind(1)
+    return torch.atan2(y, x), torch.atan2(torch.hypot(x, y), z)
 
 
 class CameraPrior:

@@ -79,6 +79,7 @@ def test_the_page_on_python(run_folder):
     assert names["flickers"].shape == (4,) and names["distance"] > 0
     assert names["row"]["metric"] == "flatness32_1v" and names["row"]["num_fake"] == 32
     assert not torch.equal(names["pictures"], G.frame(codes=names["first"]))
+    assert torch.equal(start.load_codes("edited.npz").ws, names["edited"].ws)
     assert len(names["cloud"]) == len(names["colours"]) > 0 and names["density"].max() > 0
     assert (run_folder / "mesh.glb").stat().st_size > 0 and (run_folder / "mesh.obj").stat().st_size > 0
     assert names["ws"].grad.abs().max() > 0 and abs(names["yaw"].grad) > 0

@@ -10,13 +10,14 @@ import io
 import math
 import os
 import zipfile
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from dnnlib import UserError, atomic_write, one_line
-from renderer.cameras import Cameras, cam2world_from_angles
+from renderer.cameras import Cameras, angles_of_cam2world, cam2world_from_angles
 from training.inference.latents import CODE_SIZES, RowCodes
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ VERSION = "1"
 MAX_FRAMES = 1 << 16
 MAX_STRING = 128  # characters
 HEADER = 1 << 12  # bytes that describe an array in the file, at most
+TURNED = 1e-4  # radians: poses that differ less from those of their angles are the same, up to rounding
 
 STRINGS = ("format", "version", "network")
 #: Name: (type in the file, shape); 'T' is the number of frames, other names are attributes of the generator.
@@ -59,6 +61,29 @@ class VideoCodes:
     fov: torch.Tensor
     times: torch.Tensor
     network: str
+
+    @classmethod
+    def of(cls, codes: RowCodes, cameras: Cameras, times: Sequence[float], *, network: str) -> "VideoCodes":
+        """The codes of one video, B = 1, with its T cameras and their times.
+
+        Raises:
+            ValueError: A camera that does not look at the origin, or with a roll: the file has no place for these.
+        """
+        pose = cameras.cam2world.detach().cpu()
+        angles = *angles_of_cam2world(pose), pose[:, :3, 3].double().norm(dim=1)
+        turned = (cam2world_from_angles(*angles) - pose)[:, :3, :3].abs().amax(dim=(1, 2)) > TURNED
+        if turned.any():
+            raise ValueError(
+                "files of codes hold cameras that look at the origin without a roll, as G.camera() gives them; camera "
+                f"{turned.tolist().index(True)} does not."
+            )
+        return cls(
+            **{name: values[0].detach().float().cpu() for name, values in vars(codes).items()},
+            **dict(zip(("yaw", "pitch", "radius"), angles)),
+            fov=cameras.fov.detach().cpu().double(),
+            times=torch.tensor(times, dtype=torch.float64, device="cpu"),
+            network=network,
+        )
 
     def __len__(self) -> int:
         return len(self.times)

@@ -42,6 +42,7 @@ from training.inference.arguments import (
     SOURCES,
     check_alone,
     check_cameras,
+    check_codes,
     check_path,
     check_time,
     label_shape,
@@ -59,7 +60,7 @@ from training.inference.batch_codes import (
     on_network,
 )
 from training.inference.frame_renderer import FrameRenderer
-from training.inference.latent_files import load_codes
+from training.inference.latent_files import VideoCodes, generator_digest, load_codes, save_codes
 from training.inference.latents import RowCodes, SeedLatents, labels_at
 from training.inference.model_card import write_card
 from training.inference.render_videos import row_maps
@@ -266,6 +267,41 @@ class VideoGenerator(nn.Module):
             text = f"the codes in {os.fspath(path)} were fitted to another network; they may look different here."
             warnings.warn(text, stacklevel=2)
         return on_network(self.network, codes.row())
+
+    @without_autocast()
+    def save_codes(
+        self,
+        path: str | os.PathLike,
+        codes: RowCodes,
+        *,
+        cameras: Cameras | None = None,
+        times: Sequence[float] | None = None,
+    ) -> None:
+        """Write codes of one video, in float32, into a file for `load_codes` and the `--codes` of commands.
+
+        Args:
+            codes: Of one video, B = 1, as the method `codes` returns them, or edited.
+            cameras: T cameras that look at the origin, which `generate.py --codes` follows if no others are asked for;
+                None: the frontal one.
+            times: Their times; None: as in `video`, and 0.5 for the frontal camera.
+
+        Raises:
+            UserError: The file cannot be written.
+            ValueError: No path, codes of several videos or of another generator's size, a value that is not finite,
+                cameras with a roll or that look elsewhere, or another number of times.
+        """
+        check_path("path", path)
+        check_codes(self.network, codes=codes, finite=True)
+        if len(codes.ws) != 1:
+            raise ValueError(
+                f"codes must be those of one video, got those of {len(codes.ws)}: codes[0] are the first one's."
+            )
+        if cameras is None:
+            cameras, times = self.camera(), [0.5] if times is None else times
+        others = dict.fromkeys(("program", "frames", "time_range", "fov", "yaw_scale", "pitch_scale"))
+        track = video_track(self.camera_prior, cameras=cameras, times=times, **others)
+        shown = [time for _, time in track.schedule]
+        save_codes(path, VideoCodes.of(codes, track.cameras, shown, network=generator_digest(self.network)))
 
     @staticmethod
     def interpolate(first: RowCodes, second: RowCodes, fraction: float) -> RowCodes:

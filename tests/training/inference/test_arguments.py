@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import video3d
+from dnnlib import UserError
 from renderer.cameras import Cameras
 from renderer.outputs import OUTPUTS
 from tests.small_network import small_generator
@@ -179,6 +180,34 @@ def test_other_spellings_of_a_value(G):
     depth = G.frame(seed=3, outputs="depth")
     assert list(depth) == ["depth"] and depth["depth"].shape[0] == 1
     assert seed_list("seed", 3) == [3] and type(whole_number("frames", np.uint8(3))) is int
+
+
+def test_codes_that_cannot_be_saved(G, tmp_path):
+    path, one, two = tmp_path / "codes.npz", G.codes([3]), G.codes([4, 5])
+    with says("codes must be those of one video, got those of 2: codes[0] are the first one's."):
+        G.save_codes(path, two)
+    with says("codes must be what codes, load_codes, interpolate or mix return, got SeedLatents."):
+        G.save_codes(path, G.latents([3]))
+    with says("codes.ws must be finite; it holds nan or inf."):
+        G.save_codes(path, RowCodes(one.ws * NAN, one.z_motion, one.z_bg))
+    with says("path must be a path, got None."):
+        G.save_codes(None, one)
+    with says("times must be 1 number, got [0, 1]."):
+        G.save_codes(path, one, times=[0, 1])
+    cameras = G.camera_prior.at(yaw=[0.0, 1.0])
+    with says("times must be 2 numbers, got [0]."):
+        G.save_codes(path, one, cameras=cameras, times=[0])
+    with says("cameras must be renderer.cameras.Cameras, as G.camera() gives them, got 'front'."):
+        G.save_codes(path, one, cameras="front")
+    turned = cameras.cam2world[:, :, [1, 0, 2, 3]] * torch.tensor([1.0, -1.0, 1.0, 1.0])
+    with says(
+        "files of codes hold cameras that look at the origin without a roll, as G.camera() gives them; camera 0 does "
+        "not."
+    ):
+        G.save_codes(path, one, cameras=Cameras(cam2world=turned, fov=cameras.fov))
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(UserError, match="^Cannot write .*codes.npz: "):
+        G.save_codes(tmp_path / "nowhere" / "codes.npz", one)
 
 
 def test_codes_of_other_forms(G):

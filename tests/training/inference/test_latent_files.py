@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import dnnlib
-from renderer.cameras import CameraPrior
+from renderer.cameras import CameraPrior, Cameras
 from training.inference import latent_files
 from training.inference.latent_files import FIELDS, VideoCodes, generator_digest, load_codes, save_codes
 from training.inference.latents import RowCodes
@@ -77,6 +77,31 @@ def test_cameras_are_those_of_the_prior_at_the_angles():
     codes = some_codes()
     expected = CameraPrior().at_angles(codes.yaw, codes.pitch, 1.0, fov=18.0)
     assert codes.cameras().equals(expected) and len(codes) == 6
+
+
+def test_cameras_of_a_file_are_those_that_are_given():
+    """Also behind, near the poles, and at another distance; those that the angles cannot describe are refused."""
+    codes = some_codes()
+    cameras = CameraPrior().at_angles(
+        [0.1, -3.0, 2.0, 0.5], [1.5, 0.01, math.pi, 0.0], [1, 2, 0.5, 1], fov=[18, 9, 30, 18]
+    )
+    saved = VideoCodes.of(codes.row(), cameras, [0, 1, 2, 0.25], network=codes.network)
+    assert saved.network == codes.network
+    for name in ("ws", "z_motion", "z_bg"):
+        assert torch.equal(getattr(saved, name), getattr(codes, name))
+    assert saved.times.tolist() == [0, 1, 2, 0.25] and saved.fov.tolist() == [18, 9, 30, 18]
+    back = saved.cameras()
+    assert torch.equal(back.fov, cameras.fov) and (back.cam2world - cameras.cam2world).abs().max() < 5e-7
+    known = VideoCodes.of(codes.row(), codes.cameras(), codes.times.tolist(), network=codes.network)
+    for name in ("yaw", "pitch", "radius"):
+        assert (getattr(known, name) - getattr(codes, name)).abs().max() < 2e-7
+    message = r"^files of codes hold cameras that look at the origin without a roll, .*; camera 1 does not\.$"
+    rolled, moved = cameras.cam2world.clone(), cameras.cam2world.clone()
+    rolled[1, :3, :3] = rolled[1, :3, [1, 0, 2]] * torch.tensor([1.0, -1.0, 1.0])
+    moved[1, 0, 3] += 0.01
+    for pose in (rolled, moved):
+        with pytest.raises(ValueError, match=message):
+            VideoCodes.of(codes.row(), Cameras(cam2world=pose, fov=cameras.fov), [0] * 4, network=codes.network)
 
 
 def test_a_digest_belongs_to_names_shapes_and_values():

@@ -1,6 +1,7 @@
 """The Python interface: it shows what the commands show, takes batches and codes, and passes gradients."""
 
 import copy
+import dataclasses
 import os
 import subprocess
 import sys
@@ -574,6 +575,30 @@ def test_codes_of_a_file(run_folder, G, tmp_path):
         f"the codes in {path} were fitted to another network; they may look different here."
     )
     assert warning.filename == __file__
+
+
+def test_edited_codes_are_saved(run_folder, G, tmp_path):
+    """From the frontal camera, if there is no other; of a generator in float64, too."""
+    codes, path = G.codes([3]), tmp_path / "edited.npz"
+    edited = dataclasses.replace(codes, ws=(codes.ws + 0.1).requires_grad_())
+    G.save_codes(path, edited)
+    loaded, saved = G.load_codes(path), load_codes(path, G.network)
+    assert all(torch.equal(a, b) for a, b in zip(vars(loaded).values(), vars(edited).values()))
+    assert saved.belong_to(G.network) and saved.times.tolist() == [0.5]
+    assert saved.cameras().equals(G.camera())
+    G.save_codes(path, edited, times=[0.25])
+    assert load_codes(path, G.network).times.tolist() == [0.25]
+    cameras = G.camera_prior.at_angles([0.1, -0.2], [1.5, 1.6], [1.0, 1.1], fov=[18.0, 20.0])
+    for times, shown in ((None, [0, 1]), (torch.tensor([0.5, 0.75]), [0.5, 0.75])):
+        G.save_codes(path, edited, cameras=cameras, times=times)
+        saved = load_codes(path, G.network)
+        assert saved.times.tolist() == shown
+        expected = G.video(codes=edited, cameras=cameras, times=times)
+        video = G.video(codes=G.load_codes(path), cameras=saved.cameras(), times=saved.times)
+        assert (video.int() - expected.int()).abs().max() <= 1
+    double = load_generator(run_folder, dtype=torch.float64)
+    double.save_codes(path, double.codes(3))
+    assert torch.equal(G.load_codes(path).z_motion, codes.z_motion)
 
 
 def test_derived_classes_are_loaded_as_such(run_folder):
