@@ -12,7 +12,6 @@ import dataclasses
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
 from dnnlib import UserError, make_folder, nearest_name, parse_int_list, run_cli
 from dnnlib.command_line import FINITE, FRAME_RATE, Command, finite_float
@@ -22,6 +21,7 @@ from renderer.trajectory_files import PathCamera, read_camera_path
 from training.data.dataset_folders import frames_nearby, keep_apart, trained_on
 from training.inference.cli_options import (
     CAMERA,
+    CODES_HELP,
     LABEL,
     LABEL_HELP,
     NETWORK,
@@ -33,9 +33,11 @@ from training.inference.cli_options import (
     check_recorded,
     check_truncation,
     extrapolated_times,
+    given_options,
     idle_motion_seeds,
     idle_ranges,
     label_of_class,
+    load_codes_of_files,
     parse_style_mix,
     parse_time_range,
     path_name,
@@ -149,21 +151,6 @@ def parse_programs(text: str) -> list[str]:
 
 # ----------------------------------------------------------------------------------------------------------------------
 # 2. Layouts and tracks
-
-
-def load_codes_of_files(files: tuple[str, ...], generator) -> list:
-    """The `VideoCodes` of files, with a warning where they were fitted to another network.
-
-    Raises:
-        UserError: See `load_codes`.
-    """
-    from training.inference.latent_files import load_codes
-
-    codes = [load_codes(path, generator) for path in files]
-    for path, found in zip(files, codes):
-        if not found.belong_to(generator):
-            click.echo(f"warning: the codes in {path} were fitted to another network; they may look different here.")
-    return codes
 
 
 def build_layouts(request: RenderRequest, generator) -> tuple[list, list]:
@@ -343,7 +330,7 @@ option = click.option
 @option("--seeds", metavar="LIST", help="Content seeds, like 1,2,5-8.  [default: 0]")
 @option("--motion_seeds", metavar="LIST", help="Motion seeds.  [default: the content seeds]")
 @option("--style_mix", multiple=True, metavar="A:B:LAYERS", help="Content A, in LAYERS (10-16) with styles of B.")
-@option("--codes", multiple=True, type=click.Path(), help="Content from a file of codes, as written by inversion.")
+@option("--codes", multiple=True, type=click.Path(), help=CODES_HELP)
 @option("--grid", is_flag=True, help="One video of all pairs: a row for each content, a column for each motion.")
 @option(
     "--columns",
@@ -396,11 +383,9 @@ option = click.option
     help="bf16: faster on CPUs that support it; on a GPU it replaces float16, without a gain.",
 )
 @option("--ray_chunk", type=click.IntRange(min=1), help="Render this many rays at a time, to save memory.")
-@click.pass_context
-def main(context: click.Context, **options: Any) -> None:
+def main(**options: Any) -> None:
     """Render videos of a generator: one per render program and pair of seeds, <program>_seed0000_motion0000.mp4."""
-    given = {name for name in context.params if context.get_parameter_source(name) != ParameterSource.DEFAULT}
-    request = parse_request(options, frozenset(given))
+    request = parse_request(options, given_options())
 
     from torch_utils.memory import keep_freed_memory
     from training.checkpoints.snapshot import load_average_generator

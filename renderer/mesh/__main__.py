@@ -18,10 +18,8 @@ from dnnlib.command_line import FRAME_RATE, Command, finite_float
 from training.data.dataset_folders import frames_nearby, keep_apart, trained_on
 from training.inference.cli_options import (
     TRACK_NAMES,
-    check_truncation,
     extrapolated_times,
     idle_motion_seeds,
-    label_of_class,
     pick_device,
     scene_options,
     scenes_of,
@@ -57,16 +55,13 @@ option = click.option
 def main(
     outdir: str,
     network_pkl: str,
-    seeds: str,
-    motion_seeds: str | None,
-    times: str,
-    time_steps: int | None,
     sequence: bool,
     suffix: str,
     **options: Any,
 ) -> None:
     """Write the surface of a generator's foreground as coloured meshes, in scene units."""
-    pairs, shown = scenes_of(seeds=seeds, motion_seeds=motion_seeds, times=times, time_steps=time_steps)
+    scenes = scenes_of(options)
+    shown = scenes.times
     source = click.get_current_context().get_parameter_source
     if not sequence and source("fps") is not ParameterSource.DEFAULT:
         raise UserError("--fps is the rate of a sequence: add --sequence, or leave --fps out.")
@@ -83,17 +78,16 @@ def main(
     from torch_utils.memory import explain_out_of_memory, keep_freed_memory
     from training.checkpoints.snapshot import load_average_generator
     from training.inference.meshes import GeneratedMeshes, NoSurface, require_all
+    from training.inference.scenes import scene_videos
 
     device = pick_device(options["device"])
     if device.type == "cpu":
         keep_freed_memory()
     generator = load_average_generator(network_pkl, device=device)
-    label_of_class(generator, options["class_idx"])  # raises if a class is missing, or another one
-    check_truncation(generator, options["truncation_psi"])
+    videos = scene_videos(scenes, generator, device=device)
     maker = GeneratedMeshes(generator, device=device, **_making(options))
-    videos = [maker.video(seed, motion_seed) for seed, motion_seed in pairs]
     notes = [] if nearby is None else [nearby]
-    for note in notes + extrapolated_times(shown) + idle_motion_seeds(generator, motion_seeds):
+    for note in notes + extrapolated_times(shown) + idle_motion_seeds(generator, scenes.motion_seeds):
         click.echo(note, err=True)
     make_folder(outdir)
 
@@ -103,24 +97,24 @@ def main(
     from renderer.video import save_png
 
     explained, missing = explain_out_of_memory("Lower --chunk or --resolution."), []
-    with explained, tqdm(total=len(pairs) * len(shown), unit="mesh", disable=None) as progress:
+    with explained, tqdm(total=len(videos) * len(shown), unit="mesh", disable=None) as progress:
 
         def leave_out(reason: str, number: int) -> None:
             missing.append(reason)
             progress.write(reason, file=sys.stderr)
             progress.update(number)
 
-        for (seed, motion_seed), video in zip(pairs, videos):
-            stem = f"geometry_seed{seed:04d}_motion{motion_seed:04d}"
+        for video in videos:
+            stem = f"geometry_{video.name}"
             rows, meshes = [], []
             try:
-                level = maker.level(video, shown, name=stem)
+                level = maker.level(video.codes, shown, name=stem)
             except NoSurface as error:
                 leave_out(str(error), len(shown))
                 continue
             for i, time in enumerate(shown):
                 try:
-                    mesh, row = maker.mesh(video, time, level)
+                    mesh, row = maker.mesh(video.codes, time, level)
                 except NoSurface as error:
                     leave_out(f"{stem}: {error}", 1)
                     continue
@@ -132,7 +126,7 @@ def main(
                 else:
                     write_ply(mesh, os.path.join(outdir, name))
                 if options["preview"]:
-                    save_png(maker.preview(mesh, video, time), os.path.join(outdir, f"{stem}_{i:04d}.png"))
+                    save_png(maker.preview(mesh, video.codes, time), os.path.join(outdir, f"{stem}_{i:04d}.png"))
                 rows.append({"time": time, "file": f"{stem}.glb" if sequence else name, **row})
                 progress.write(_line(stem, rows[-1]))
                 progress.update()
@@ -141,14 +135,14 @@ def main(
             if sequence:
                 names = [f"{i}: time {time:g}" for i, time in enumerate(shown)]
                 write_glb(meshes, os.path.join(outdir, f"{stem}.glb"), names=names, fps=options["fps"])
-            about = {"seed": seed, "motion_seed": motion_seed, "level": level, **maker.about(), "meshes": rows}
+            about = {**video.origin, "level": level, **maker.about(), "meshes": rows}
             with atomic_write(os.path.join(outdir, f"{stem}.json"), "w") as file:
                 json.dump(about, file, indent=1)
     require_all(missing, what="meshes")
 
 
 def _making(options: dict[str, Any]) -> dict[str, Any]:
-    names = ("resolution", "level", "min_piece", "truncation_psi", "class_idx", "chunk", "check")
+    names = ("resolution", "level", "min_piece", "chunk", "check")
     return {name: options[name] for name in names}
 
 

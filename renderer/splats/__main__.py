@@ -17,10 +17,8 @@ from dnnlib.command_line import Command
 from training.data.dataset_folders import frames_nearby, keep_apart, trained_on
 from training.inference.cli_options import (
     TRACK_NAMES,
-    check_truncation,
     extrapolated_times,
     idle_motion_seeds,
-    label_of_class,
     pick_device,
     scene_options,
     scenes_of,
@@ -42,34 +40,31 @@ option = click.option
 def main(
     outdir: str,
     network_pkl: str,
-    seeds: str,
-    motion_seeds: str | None,
-    times: str,
-    time_steps: int | None,
+    resolution: int,
+    size: int,
     preview: bool,
-    device: str | None,
-    **making: Any,
+    **options: Any,
 ) -> None:
     """Write a generator's foreground as Gaussian splats, a PLY file per time step, and print their PSNR."""
-    pairs, shown = scenes_of(seeds=seeds, motion_seeds=motion_seeds, times=times, time_steps=time_steps)
+    scenes = scenes_of(options)
+    shown = scenes.times
     keep_apart(outdir, option="--outdir", data=[trained_on(network_pkl)])
     nearby = frames_nearby(outdir, rendered=TRACK_NAMES) if preview else None
 
     from torch_utils.memory import explain_out_of_memory, keep_freed_memory
     from training.checkpoints.snapshot import load_average_generator
     from training.inference.meshes import NoSurface, require_all
+    from training.inference.scenes import scene_videos
     from training.inference.splats import GeneratedSplats
 
-    picked = pick_device(device)
-    if picked.type == "cpu":
+    device = pick_device(options["device"])
+    if device.type == "cpu":
         keep_freed_memory()
-    generator = load_average_generator(network_pkl, device=picked)
-    label_of_class(generator, making["class_idx"])  # raises if a class is missing, or another one
-    check_truncation(generator, making["truncation_psi"])
-    maker = GeneratedSplats(generator, device=picked, **making)
-    videos = [maker.video(seed, motion_seed) for seed, motion_seed in pairs]
+    generator = load_average_generator(network_pkl, device=device)
+    videos = scene_videos(scenes, generator, device=device)
+    maker = GeneratedSplats(generator, device=device, resolution=resolution, size=size, chunk=options["chunk"])
     notes = [] if nearby is None else [nearby]
-    for note in notes + extrapolated_times(shown) + idle_motion_seeds(generator, motion_seeds):
+    for note in notes + extrapolated_times(shown) + idle_motion_seeds(generator, scenes.motion_seeds):
         click.echo(note, err=True)
     make_folder(outdir)
 
@@ -79,13 +74,13 @@ def main(
     from renderer.video import save_png
 
     explained, missing = explain_out_of_memory("Lower --chunk, --resolution or --size."), []
-    with explained, tqdm(total=len(pairs) * len(shown), unit="file", disable=None) as progress:
-        for (seed, motion_seed), video in zip(pairs, videos):
-            stem = f"splats_seed{seed:04d}_motion{motion_seed:04d}"
+    with explained, tqdm(total=len(videos) * len(shown), unit="file", disable=None) as progress:
+        for video in videos:
+            stem = f"splats_{video.name}"
             rows = []
             for i, time in enumerate(shown):
                 try:
-                    splats = maker.splats(video, time)
+                    splats = maker.splats(video.codes, time)
                 except NoSurface as error:
                     missing.append(f"{stem}: {error}")
                     progress.write(missing[-1], file=sys.stderr)
@@ -94,8 +89,8 @@ def main(
                 path = os.path.join(outdir, f"{stem}_{i:04d}.ply")
                 write_ply(splats, path)
                 # Compared as a viewer reads them.
-                gaussians = read_ply(path).to(picked)
-                psnr, picture = maker.compare(gaussians, video, time)
+                gaussians = read_ply(path).to(device)
+                psnr, picture = maker.compare(gaussians, video.codes, time)
                 if preview:
                     save_png(picture, os.path.join(outdir, f"{stem}_{i:04d}.png"))
                 row = {"time": time, "file": os.path.basename(path), "gaussians": len(gaussians), "psnr": psnr}
@@ -104,7 +99,7 @@ def main(
                 progress.update()
             if not rows:
                 continue
-            about = {"seed": seed, "motion_seed": motion_seed, **maker.about(), "splats": rows}
+            about = {**video.origin, **maker.about(), "splats": rows}
             with atomic_write(os.path.join(outdir, f"{stem}.json"), "w") as file:
                 json.dump(about, file, indent=1)
     require_all(missing, what="splats")

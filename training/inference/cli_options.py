@@ -9,7 +9,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Collection, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
@@ -19,12 +19,17 @@ from dnnlib.command_line import FINITE
 from renderer.trajectories import FORWARD_PROGRAMS, scaled_angles
 from training.checkpoints.sources import is_remote
 
+if TYPE_CHECKING:
+    from training.inference.latent_files import VideoCodes
+
 __all__ = [
     "CAMERA",
+    "CODES_HELP",
     "LABEL",
     "LABEL_HELP",
     "NETWORK",
     "OWN_PATH",
+    "Scenes",
     "StyleMix",
     "TIMED",
     "TRACK_NAMES",
@@ -32,11 +37,13 @@ __all__ = [
     "check_recorded",
     "check_truncation",
     "extrapolated_times",
+    "given_options",
     "idle_motion_seeds",
     "idle_ranges",
     "join_numbers",
     "label_of_class",
     "lacks_motion",
+    "load_codes_of_files",
     "pair_seeds",
     "parse_style_mix",
     "parse_time_range",
@@ -92,6 +99,7 @@ class LabelValue(click.ParamType):
 
 NETWORK, LABEL = NetworkSource(), LabelValue()
 LABEL_HELP = "Class, or the numbers of a label like 0.2,1.5, for a generator trained with labels."
+CODES_HELP = "Content from a file of codes, of inversion or G.save_codes."
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -103,8 +111,9 @@ def scene_options(command: Callable) -> Callable:
     option, count = click.option, click.IntRange(min=1)
     for add in (
         option("--network_pkl", required=True, type=NETWORK, help="A checkpoint, a run folder, a URL, or a Hub id."),
-        option("--seeds", default="0", metavar="LIST", help="Content seeds, like 1,2,5-8."),
+        option("--seeds", metavar="LIST", help="Content seeds, like 1,2,5-8.  [default: 0]"),
         option("--motion_seeds", metavar="LIST", help="Motion seeds.  [default: the content seeds]"),
+        option("--codes", multiple=True, type=click.Path(), help=CODES_HELP),
         option(
             "--times",
             default="0.5",
@@ -130,22 +139,45 @@ def scene_options(command: Callable) -> Callable:
     return command
 
 
-def scenes_of(
-    *, seeds: str, motion_seeds: str | None, times: str, time_steps: int | None
-) -> tuple[list[tuple[int, int]], list[float]]:
-    """The pairs of content and motion seed, and the times, of the options of the current command.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Scenes:
+    """What a command with `scene_options` is asked for.
+
+    Attributes:
+        seeds: Content seeds; empty if all contents come from files.
+        motion_seeds: Motion seeds; None: the contents' own motions.
+        codes: Files of codes.
+        times: Times of every video.
+        truncation_psi, class_idx: Truncation and class of the styles of seeds.
+    """
+
+    seeds: list[int]
+    motion_seeds: list[int] | None
+    codes: tuple[str, ...]
+    times: list[float]
+    truncation_psi: float
+    class_idx: int | list[float] | None
+
+
+def scenes_of(options: dict[str, Any]) -> Scenes:
+    """The videos and times of the current command, whose options contain those of `scene_options`.
 
     Raises:
         UserError: They are not lists of numbers, or contradict each other.
     """
-    pairs = pair_seeds(
-        parse_int_list(seeds, name="--seeds"),
-        None if motion_seeds is None else parse_int_list(motion_seeds, name="--motion_seeds"),
-    )
-    source = click.get_current_context().get_parameter_source
-    if time_steps is not None and source("times") is not ParameterSource.DEFAULT:
+    given = given_options()
+    check_combinations(given)
+    seeds, motion_seeds = options["seeds"], options["motion_seeds"]
+    if seeds is None and not options["codes"]:
+        seeds = "0"
+    if options["time_steps"] is not None and "times" in given:
         raise UserError("--times and --time_steps are two ways to choose the time steps: give one of them.")
-    return pairs, parse_times(times, time_steps)
+    return Scenes(
+        seeds=[] if seeds is None else parse_int_list(seeds, name="--seeds"),
+        motion_seeds=None if motion_seeds is None else parse_int_list(motion_seeds, name="--motion_seeds"),
+        times=parse_times(options["times"], options["time_steps"]),
+        **{name: options[name] for name in ("codes", "truncation_psi", "class_idx")},
+    )
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -272,6 +304,13 @@ def extrapolated_times(times: Sequence[float]) -> list[str]:
     return [f"Times from {first:g} to {last:g}: training covered 0 to 1, the rest is extrapolated."]
 
 
+def given_options() -> frozenset[str]:
+    """Names of the current command's options that are not left at their defaults."""
+    context = click.get_current_context()
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return frozenset(name for name, source in sources.items() if source != ParameterSource.DEFAULT)
+
+
 def check_combinations(given: Collection[str]) -> None:
     """Refuse options that do not go together.
 
@@ -380,6 +419,21 @@ def check_truncation(generator, truncation_psi: float) -> None:
             "--truncation_psi: this generator keeps no mean of its styles to truncate towards (its mapping.w_avg_beta "
             "is null); leave the option out."
         )
+
+
+def load_codes_of_files(files: tuple[str, ...], generator) -> "list[VideoCodes]":
+    """The `VideoCodes` of files, with a warning where they were fitted to another network.
+
+    Raises:
+        UserError: See `load_codes`.
+    """
+    from training.inference.latent_files import load_codes
+
+    codes = [load_codes(path, generator) for path in files]
+    for path, found in zip(files, codes):
+        if not found.belong_to(generator):
+            click.echo(f"warning: the codes in {path} were fitted to another network; they may look different here.")
+    return codes
 
 
 def pick_device(name: str | None):

@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 import types
+from pathlib import Path
 
 import click.testing
 import numpy as np
@@ -16,11 +17,13 @@ from dnnlib import UserError
 from renderer.mesh import __main__ as mesh_command
 from renderer.mesh.extraction import extract_surface
 from renderer.volume_rendering import Fields
+from tests.small_network import small_generator
 from tests.training.tiny import make_plan
 from training.inference import meshes
 from training.inference.latents import seed_latents
 from training.inference.meshes import PREVIEW_SIZE, GeneratedMeshes
 from training.inference.splats import GeneratedSplats
+from training.inference.video_generator import VideoGenerator
 from training.launch.build import build_networks
 
 RADIUS, GROWTH = 0.07, 0.03  # of the ball at time 0, and by how much it grows until time 1
@@ -154,10 +157,79 @@ def test_codes_are_those_of_the_seeds(generator):
     assert torch.equal(video.ws, generator.mapping(codes.z, None, truncation_psi=0.5))
 
 
+@pytest.fixture
+def conditional(run, monkeypatch):
+    """A generator of three classes in place of the ball."""
+    prior = {"peak": 60, "radius": 0.06}  # for a surface
+    generator = small_generator(c_dim=3, foreground={"density_prior": prior}).requires_grad_(False)
+    monkeypatch.setattr("training.checkpoints.snapshot.load_average_generator", lambda path, *, device="cpu": generator)
+    return VideoGenerator(generator)
+
+
+def test_codes_of_a_file_give_the_mesh_of_their_seeds(run, conditional, tmp_path):
+    """No class or truncation is needed: the file has the styles. A motion seed replaces its motion."""
+    path, few = str(tmp_path / "my clip.npz"), ["--resolution", "12", "--level", "20", "--format", "ply"]
+    conditional.save_codes(path, conditional.codes(seed=3, motion_seed=5, class_idx=2, truncation_psi=0.7))
+    run("--seeds", "3", "--motion_seeds", "5,6", "--class_idx", "2", "--truncation_psi", "0.7", *few)
+    run("--codes", path, *few)
+    names = run("--codes", path, "--motion_seeds", "6", *few)
+    own, other = "geometry_codes-my-clip_motion-my-clip", "geometry_codes-my-clip_motion0006"
+    of_seeds = ["geometry_seed0003_motion0005", "geometry_seed0003_motion0006"]
+    assert names == sorted(f"{stem}{end}" for stem in (own, other, *of_seeds) for end in (".json", "_0000.ply"))
+    meshes = [(run.out / f"{stem}_0000.ply").read_bytes() for stem in (own, of_seeds[0], other, of_seeds[1])]
+    assert meshes[0] == meshes[1] != meshes[2] == meshes[3]
+    about = {stem: json.loads((run.out / f"{stem}.json").read_text()) for stem in (own, other, *of_seeds)}
+    for stem, found in about.items():
+        assert [row.pop("file") for row in found["meshes"]] == [f"{stem}_0000.ply"]
+    figures = {name: about[of_seeds[0]][name] for name in ("level", "volume", "cell", "views", "meshes")}
+    assert about[of_seeds[0]] == {"seed": 3, "motion_seed": 5} | figures
+    assert about[own] == {"codes": path} | figures
+    assert about[other] == {"codes": path, "motion_seed": 6} | figures | {"meshes": about[of_seeds[1]]["meshes"]}
+
+
+def test_seeds_beside_codes_need_a_class(run, conditional, tmp_path):
+    path, few = str(tmp_path / "a.npz"), ["--resolution", "8", "--level", "20"]
+    conditional.save_codes(path, conditional.codes(seed=3, class_idx=2))
+    with pytest.raises(UserError, match=r"^--class_idx: this generator needs the number of a class, 0 to 2\.$"):
+        run("--codes", path, "--seeds", "1", *few)
+    names = run("--codes", path, "--seeds", "1", "--class_idx", "0", *few)
+    assert names[1::2] == ["geometry_codes-a_motion-a_0000.glb", "geometry_seed0001_motion0001_0000.glb"]
+
+
+def test_codes_of_another_network_are_told_from_its_own(run, conditional, tmp_path):
+    path, few = str(tmp_path / "a.npz"), ["--resolution", "8", "--level", "20"]
+    conditional.save_codes(path, conditional.codes(seed=3, class_idx=2))
+    run("--codes", path, *few)
+    assert "warning" not in run.output
+    conditional.network.mapping.layers[0].bias.add_(1)
+    run("--codes", path, *few)
+    assert (
+        f"warning: the codes in {path} were fitted to another network; they may look different here."
+        in run.output.splitlines()
+    )
+
+
+def test_two_files_of_codes_of_one_name(run, generator, tmp_path):
+    G, paths = VideoGenerator(generator), [str(tmp_path / folder / "codes.npz") for folder in "ab"]
+    for path in paths:
+        Path(path).parent.mkdir()
+        G.save_codes(path, G.codes(seed=[3]))
+    message = "2 videos would be called codes-codes_motion-codes: name the files of codes differently, each once."
+    with pytest.raises(UserError, match=f"^{message}$"):
+        run("--codes", paths[0], "--codes", paths[1])
+    assert not run.out.exists()
+
+
 @pytest.mark.parametrize(
     "words, message",
     [
         (["--times", "0,x"], "--times: 'x' is not a number"),
+        (["--codes", "no.npz"], r"^There is no file no\.npz; give the path of saved codes \(codes\.npz\)\.$"),
+        (
+            ["--codes", "no.npz", "--class_idx", "0"],
+            "^--class_idx: the codes of a file are rendered as they are; leave",
+        ),
+        (["--codes", "no.npz", "--truncation_psi", "0.7"], "^--truncation_psi: the codes of a file are rendered as"),
         (["--times", "nan"], "--times: 'nan' is not a number"),
         (["--seeds", "3-1"], "--seeds"),
         (["--seeds", str(2**32)], "must lie between"),

@@ -16,10 +16,12 @@ from renderer.rays import Rays
 from renderer.splats import __main__ as splats_command
 from renderer.splats.gaussians import read_ply
 from renderer.volume_rendering import Fields, ray_samples
+from tests.small_network import small_generator
 from tests.training.tiny import make_plan
 from training.inference.meshes import NoSurface, SeedVideos
 from training.inference.point_query import PointField
 from training.inference.splats import GeneratedSplats
+from training.inference.video_generator import VideoGenerator
 from training.launch.build import build_networks
 
 RADIUS, GROWTH = 0.07, 0.03  # of the ball at time 0, and by how much it grows until time 1
@@ -110,6 +112,23 @@ def test_a_ball_that_grows_is_rendered_again_with_its_place_colours_and_opacity(
     assert np.abs(middle - np.array([0.65, 0.5, 0.5]) * 255).max() < 10
 
 
+def test_codes_of_a_file_give_the_splats_of_their_seeds(run, monkeypatch, tmp_path):
+    generator, path = small_generator(c_dim=3).requires_grad_(False), str(tmp_path / "a.npz")
+    monkeypatch.setattr("training.checkpoints.snapshot.load_average_generator", lambda path, *, device="cpu": generator)
+    G, few = VideoGenerator(generator), ["--resolution", "12", "--size", "16"]
+    G.save_codes(path, G.codes(seed=3, motion_seed=5, class_idx=2))
+    run("--seeds", "3", "--motion_seeds", "5", "--class_idx", "2", *few)
+    names = run("--codes", path, *few)
+    stems = ["splats_codes-a_motion-a", "splats_seed0003_motion0005"]
+    assert names == [f"{stem}{end}" for stem in stems for end in (".json", "_0000.ply")]
+    first, second = ((run.out / f"{stem}_0000.ply").read_bytes() for stem in stems)
+    assert first == second and len(read_ply(run.out / names[1])) > 0
+    first, second = (json.loads((run.out / f"{stem}.json").read_text()) for stem in stems)
+    assert first.pop("codes") == path and [second.pop("seed"), second.pop("motion_seed")] == [3, 5]
+    assert first["splats"][0].pop("file") == names[1] and second["splats"][0].pop("file") == names[3]
+    assert first == second
+
+
 def test_density_that_a_camera_does_not_render_does_not_hide_the_object_from_it(run, monkeypatch):
     monkeypatch.setattr(Ball, "plate", 200.0)
     run()
@@ -188,6 +207,11 @@ def parts_of(generator, video, time):
     "words, message",
     [
         (["--times", "0,x"], "--times: 'x' is not a number"),
+        (["--codes", "no.npz"], r"^There is no file no\.npz; give the path of saved codes \(codes\.npz\)\.$"),
+        (
+            ["--codes", "no.npz", "--class_idx", "0"],
+            "^--class_idx: the codes of a file are rendered as they are; leave",
+        ),
         (["--times", "0,-1e9"], "--times: '-1e9' goes beyond ±1000; training covered 0 to 1"),
         (["--outdir", "/dev/null/out"], "--outdir: cannot make the folder /dev/null/out: Not a directory"),
         (["--seeds", "3-1"], "--seeds"),
