@@ -31,7 +31,7 @@ from metrics.features import Samples, compute_features, holds_features, open_fea
 from metrics.metric_functions import MEASURES, VIEWS, fewest_samples
 from metrics.registry import Metric, find_metric
 from torch_utils import distributed
-from torch_utils.argument_checks import check_placement, shown, whole_number
+from torch_utils.argument_checks import check_placement, is_list, shown, whole_number
 from torch_utils.caller_settings import full_float32, without_autocast
 from torch_utils.launch import scratch_folder
 from training.inference.arguments import check_path
@@ -135,7 +135,10 @@ class Evaluator:
 
         Raises:
             UserError: Unknown metric, missing samples, a detector that does not fit.
+            ValueError: `together` is not a list.
         """
+        if not is_list(together):
+            raise ValueError(f"together must be a list of names of metrics, got {shown(together)}.")
         with full_float32(), without_autocast():  # for rendering as well, whatever the training used
             return self._evaluate(find_metric(name), [find_metric(other) for other in together])
 

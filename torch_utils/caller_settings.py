@@ -43,7 +43,8 @@ def without_autocast() -> Iterator[None]:
 
 def _on_cpu() -> contextlib.AbstractContextManager:
     """Context with the CPU as default device. A device as a context slows down every call of PyTorch."""
-    return contextlib.nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu")
+    # Not torch.get_default_device(), which before PyTorch 2.8 does not see devices that are contexts.
+    return contextlib.nullcontext() if torch.empty(0).device.type == "cpu" else torch.device("cpu")
 
 
 @contextlib.contextmanager

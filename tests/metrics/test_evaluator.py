@@ -193,6 +193,10 @@ def test_errors_are_those_of_the_metric_that_is_evaluated(tmp_path, detectors):
     assert len(list(both._folder.iterdir())) == 4
     with pytest.raises(UserError, match="there is no metric 'motion'"):
         both.evaluate(names[0], together=["motion"])
+    for wrong in (names[1], None):
+        with pytest.raises(ValueError) as error:
+            both.evaluate(names[0], together=wrong)
+        assert str(error.value) == f"together must be a list of names of metrics, got {wrong!r}."
 
 
 def test_samples_that_are_enough_for_another_metric():

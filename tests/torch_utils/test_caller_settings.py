@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from torch_utils.caller_settings import without_autocast, without_defaults
+
 SETTINGS = {
     "older": "torch.backends.cuda.matmul.allow_tf32 = True",
     "by name": "torch.set_float32_matmul_precision('high')",
@@ -47,3 +49,13 @@ def test_products_are_exact_whatever_settings_a_program_uses(kind):
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], cwd=root, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("context", [without_autocast, without_defaults])
+def test_a_device_as_a_context_is_left_for_the_cpu(context, monkeypatch):
+    """Also where PyTorch's function tells only of devices that are set for good, as before 2.8."""
+    monkeypatch.setattr(torch, "get_default_device", lambda: torch.device("cpu"))
+    with torch.device("meta"):
+        with context():
+            assert torch.zeros(1).device.type == "cpu"
+        assert torch.zeros(1).device.type == "meta"

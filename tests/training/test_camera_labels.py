@@ -293,6 +293,16 @@ def test_shards_carry_cameras(tmp_path):
         make_plan(tmp_path, "camera_condition=true", f"data={tmp_path / 'none'}")
 
 
+def test_shards_with_cameras_in_degrees_are_refused_before_the_training(tmp_path):
+    pytest.importorskip("webdataset")
+    path = with_cameras(tmp_path / "data", [[1.25, 1.5]] * len(CAMERAS))
+    prepare(source=str(path), out=str(tmp_path / "shards"), resolution=16, nframes=4, shape="shards")
+    shard = tmp_path / "shards" / "shard-000000.tar"
+    shard.write_bytes(shard.read_bytes().replace(b"[1.25, 1.5]", b"[30.0, 90 ]"))
+    with pytest.raises(UserError, match=r"has no camera \[yaw, pitch\] in radians: \[30\.0, 90\]\.$"):
+        make_plan(tmp_path, "camera_condition=true", f"data={tmp_path / 'shards'}")
+
+
 def test_mirrored_clips_of_shards_are_seen_from_the_other_side(tmp_path):
     pytest.importorskip("webdataset")
     frames = with_cameras(tmp_path / "frames")

@@ -6,6 +6,7 @@ already is decoded unchanged.
 
 import contextlib
 import dataclasses
+import fcntl
 import functools
 import os
 import re
@@ -68,6 +69,7 @@ NO_FILTER = "No such filter"
 # The command is at fault, not the video: -fps_mode came in ffmpeg 5.1, -fd in 6.0, -enc_time_base demux in 6.1.
 TOO_OLD = re.compile(r"Unrecognized option|Option (?:'\w+' )?not found|Invalid time base: demux")
 NO_TIME = -(2**63)  # ffmpeg's AV_NOPTS_VALUE
+JPEG_SUFFIXES = (".jpg", ".jpeg", ".jps", ".mpo")
 RECONFIGURED = "Reconfiguring filter graph"
 DECODED = re.compile(
     r"\[dec:(?P<decoder>[\w-]+).* decoder -> pts:(?P<pts>\S+) .*keyframe:(?P<key>\d) .*time_base:(?P<base>\S+)"
@@ -288,6 +290,8 @@ def decode_video(
     """
     if os.path.exists(path) and not os.path.isfile(path):
         raise BrokenVideo(f"Cannot decode '{path}': it is not a regular file.")  # a pipe might never end
+    if path.lower().endswith(JPEG_SUFFIXES):
+        limit = 1  # the other pictures of a camera's JPEG are previews, gain maps, or those of another eye
     info = probe_video(path)
     if info.dolby_vision:
         raise BrokenVideo(
@@ -462,6 +466,11 @@ def _ffmpeg_input(path: str) -> Iterator[tuple[list[str], tuple[int]]]:
     except OSError as error:
         raise BrokenVideo(f"Cannot decode '{path}' ({error.strerror}).") from error
     try:
+        # Where the calling program has closed its standard streams, the file may get the number of one, which ffmpeg
+        # uses for its own.
+        if descriptor < 3:
+            low, descriptor = descriptor, fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
+            os.close(low)
         yield ["-protocol_whitelist", "fd", "-fd", str(descriptor), "-i", "fd:"], (descriptor,)
     finally:
         os.close(descriptor)

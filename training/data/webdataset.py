@@ -141,6 +141,8 @@ class ShardPairDataset:
         self.item_c_dim = self.c_dim + (2 if use_cameras else 0)
         first = next(read_samples(self._shards.urls[0]), None)
         self._check_length(first)
+        if use_cameras and first is not None:
+            self._angles(first.about.get("camera"))
         self.numeric_labels = self.c_dim > 0 and first is not None and isinstance(first.about.get("label"), list)
 
     def cameras(self) -> np.ndarray | None:

@@ -191,11 +191,12 @@ def _check_shards(path: str, *, workers: int) -> DatasetReport:
     nframes = _clip_length(shards.manifest)
     report = DatasetReport(path=valid_unicode(path), nframes=nframes or 1)
     report.problems += [f"the shard '{name}' is in index.json, but it is not there" for name in shards.missing]
-    shorter = []
+    shorter, unusable = [], 0
     with tqdm(total=len(shards.urls), desc="checking", unit=" shards", disable=None, dynamic_ncols=True) as bar:
         for number, results in enumerate(parallel_map(_check_shard, shards.urls, shared=None, workers=workers)):
-            lengths, sizes, broken, cameras = results
+            lengths, sizes, broken, cameras, others = results
             report.cameras += cameras
+            unusable += others
             report.videos += len(lengths)
             report.frames += sum(lengths)
             report.clips += len(lengths)
@@ -211,7 +212,7 @@ def _check_shards(path: str, *, workers: int) -> DatasetReport:
                 )
             bar.update()
     without = report.clips - len(report.cameras)
-    expected = report.cameras or (shards.manifest or {}).get("cameras") is True
+    expected = report.cameras or unusable or (shards.manifest or {}).get("cameras") is True
     if expected and without:
         report.problems.append(
             f"{without} of {report.clips} clips have no camera, or none that is [yaw, pitch] in radians"
@@ -225,13 +226,15 @@ def _check_shards(path: str, *, workers: int) -> DatasetReport:
     return report
 
 
-def _check_shard(_: None, url: str) -> tuple[list[int], collections.Counter, list[str], list[np.ndarray]]:
-    lengths, sizes, broken, cameras = [], collections.Counter(), [], []
+def _check_shard(_: None, url: str) -> tuple[list[int], collections.Counter, list[str], list[np.ndarray], int]:
+    """Lengths of the clips, number of frames of each size, faults, cameras, and number of cameras that are none."""
+    lengths, sizes, broken, cameras, unusable = [], collections.Counter(), [], [], 0
     try:
         for sample in read_samples(url):
             lengths.append(len(sample))
             camera = angles_vector(sample.about.get("camera"))
             cameras += [] if camera is None else [camera]
+            unusable += camera is None and sample.about.get("camera") is not None
             for index, (name, _) in enumerate(sample.frames):
                 try:
                     sizes[decode_image(sample.image(index)[1]).size] += 1
@@ -239,7 +242,7 @@ def _check_shard(_: None, url: str) -> tuple[list[int], collections.Counter, lis
                     broken.append(f"Cannot read the frame '{sample.key}.{name}' in '{url}' ({error})")
     except UserError as error:
         broken.append(str(error))
-    return lengths, sizes, broken, cameras
+    return lengths, sizes, broken, cameras, unusable
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -58,7 +58,8 @@ def test_postscript_is_no_image(tmp_path, monkeypatch):
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "MPO", "WEBP", "BMP", "TIFF", "GIF"])
 def test_images_are_recognised_by_their_content(kind):
     buffer = io.BytesIO()
-    Image.new("RGB", (8, 8), (255, 255, 255)).save(buffer, kind)
+    others = {"save_all": True, "append_images": [Image.new("RGB", (4, 4))]} if kind == "MPO" else {}  # a preview
+    Image.new("RGB", (8, 8), (255, 255, 255)).save(buffer, kind, **others)
     assert decode_image(buffer.getvalue()).getpixel((4, 4)) == (255, 255, 255)
 
 

@@ -109,6 +109,20 @@ def test_clips_without_a_camera_beside_others_with_one(source, tmp_path):
     ]
 
 
+def test_cameras_in_degrees_beside_clips_of_other_programs(source, tmp_path):
+    """Without a manifest nothing else says that there are cameras."""
+    labelled = shutil.copytree(source, tmp_path / "source")
+    (labelled / "dataset.json").write_text(json.dumps({"cameras": [[f"train/v{v}", [1.25, 1.5]] for v in range(3)]}))
+    prepare(source=str(labelled), out=str(tmp_path / "set"), resolution=8, nframes=4, shape="shards")
+    shard = tmp_path / "set" / "shard-000000.tar"
+    assert shard.read_bytes().count(b"[1.25, 1.5]") == 6
+    shard.write_bytes(shard.read_bytes().replace(b"[1.25, 1.5]", b"[30.0, 90 ]"))
+    shard = shard.rename(tmp_path / "alone.tar")
+    assert check_dataset(str(shard)).problems == [
+        "6 of 6 clips have no camera, or none that is [yaw, pitch] in radians"
+    ]
+
+
 @pytest.mark.parametrize("content", [{"label": [["train/v0", 0]]}, [["train/v0", 0]], [], None, 3])
 def test_a_file_of_neither_labels_nor_cameras(source, tmp_path, content):
     copy = shutil.copytree(source, tmp_path / "copy")

@@ -488,6 +488,15 @@ def test_an_image_is_a_clip_of_one_frame(tmp_path, suffix):
         assert left > 180 and right < 20
 
 
+@pytest.mark.parametrize("size", [(24, 24), (12, 12)])
+def test_other_pictures_in_a_jpeg_are_no_frames(tmp_path, size):
+    """Cameras store previews, gain maps and the other eye's picture in the same file."""
+    path, other = tmp_path / "photo.jpg", Image.new("RGB", size, (255, 255, 255))
+    Image.new("RGB", (24, 24), (120, 120, 120)).save(path, "MPO", save_all=True, append_images=[other])
+    clip = read_clip(path, 16)
+    assert clip.shape == (1, 3, 16, 16) and np.abs(clip.astype(int) - 120).max() < 4
+
+
 def test_the_square_is_the_centre_or_as_asked_for(tmp_path):
     (tmp_path / "clip").mkdir()
     pixels = np.zeros([4, 8, 3], np.uint8)
