@@ -245,7 +245,7 @@ def test_depth_of_generated_videos_is_left_out(evaluate, trained, tmp_path):
         shutil.copytree(next((trained / "data").glob("**/*.png")).parent, tmp_path / "fake" / name)
     (row,) = evaluate("flicker256_16f", fake=tmp_path / "fake")
     assert row["num_fake"] == 6  # windows of 16 in two videos of 18 frames
-    assert "fake': 2 of 4 videos, such as a_depth, are left out: they show depth" in evaluate.output
+    assert "fake': 2 of 4 videos, such as a_depth, are left out: they are outputs" in evaluate.output
 
 
 @pytest.mark.parametrize("name", ["set.zip", "set"])

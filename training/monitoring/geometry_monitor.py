@@ -114,8 +114,12 @@ class GeometryMonitor:
         self.one_object = prior is not None and generator.background is not None
         prior = generator.camera_prior
         self.front = prior.at().to(self.device)
-        turned = (prior.at(**angle).to(self.device) for angle in ({"yaw": 1.0}, {"pitch": 1.0}))
-        self.turned = next((camera for camera in turned if not camera.equals(self.front)), None)
+        self._others = [prior.at(**angle).to(self.device) for angle in ({"yaw": 1.0}, {"pitch": 1.0})]
+
+    @property
+    def turned(self) -> Cameras | None:
+        """The view in which parallax is measured; None if all cameras look from one direction."""
+        return next((camera for camera in self._others if not camera.equals(self.front)), None)
 
     @torch.no_grad()
     def measure(self) -> GeometryFigures:
@@ -129,8 +133,9 @@ class GeometryMonitor:
             maps.append(surface_depth(out.depth[:, 0], out.opacity[:, 0], background=background))
         depth, weights = (torch.cat(x).float() for x in zip(*maps))
         count = len(depth)
-        turned = None if self.turned is None else self.turned.repeat(count)
-        return measure_geometry(depth, weights, self.front.repeat(count), turned)
+        turned = self.turned
+        others = None if turned is None else turned.repeat(count)
+        return measure_geometry(depth, weights, self.front.repeat(count), others)
 
     def report(self, statistics, *, cur_nimg: int) -> str | None:
         """Measure and report to the run's statistics; returns a warning for the log if the geometry is not sound."""

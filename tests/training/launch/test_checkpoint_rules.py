@@ -109,9 +109,9 @@ def test_a_formula_that_the_shapes_do_not_tell(tmp_path, monkeypatch):
 
 def test_a_ramp_that_the_snapshot_has_behind_it(finished, tmp_path):
     ramp = "model.generator.foreground.density_ramp"
-    assert make_plan(tmp_path, f"resume={finished}", f"{ramp}.factor=3").notes == []
+    assert make_plan(tmp_path, f"resume={finished}", f"{ramp}.factor=3", f"{ramp}.start=0").notes == []
     note = f"{ramp} has no effect: the snapshot's density has reached a factor of 1 already."
-    assert make_plan(tmp_path, f"resume={finished}", f"{ramp}.factor=1").notes == [note]
+    assert make_plan(tmp_path, f"resume={finished}", f"{ramp}.factor=1", f"{ramp}.start=0").notes == [note]
 
 
 def test_an_augmentation_that_begins_anew(finished, tmp_path):

@@ -121,7 +121,7 @@ def test_a_class_of_a_script_is_loaded_from_its_module(work, monkeypatch):
     VideoGenerator(network).save_pretrained(work / "model")
     monkeypatch.setattr(my_models.LoopingGenerator, "__module__", "my_models")
     assert load_snapshot(work / "run")["generator"]["class"] == "__main__.LoopingGenerator"
-    options = {"resume": work / "run", "freezed": 0, "spec": {"ramp": None}}
+    options = {"resume": work / "run", "freezed": 0, "aug": "noaug", "p": None, "spec": {"ramp": None}}
     parts = [network, load_discriminators(work / "run").network]
     assert check_snapshot(options, *parts, given=[]) == []
     (note,) = check_snapshot(options, my_models.ShellGenerator(**small_generator().config), parts[1], given=[])
