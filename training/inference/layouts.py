@@ -154,12 +154,11 @@ def _cat(parts: list[torch.Tensor]) -> torch.Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def _grid(contents: Sequence[ContentCodes], motions: Sequence[MotionCode] | None) -> Still:
-    """A row per content, a column per motion; without motions those of the contents."""
-    contents = list(dict.fromkeys(contents))
-    motions = list(dict.fromkeys(content.motion for content in contents) if motions is None else dict.fromkeys(motions))
-    name = f"grid_{join_names([c.name for c in contents])}_{join_names([m.name for m in motions])}"
-    return Still(name, [[(content, motion) for motion in motions] for content in contents])
+def _grid(contents: Sequence[ContentCodes], motions: Sequence[MotionCode]) -> Still:
+    """A row per content, a column per motion."""
+    contents, motions = list(dict.fromkeys(contents)), list(dict.fromkeys(motions))
+    cells = [[(content, motion) for motion in motions] for content in contents]
+    return Still(f"grid_{_name(contents, motions)}", cells)
 
 
 class Loop:
@@ -176,17 +175,15 @@ class Loop:
     moving = True
     rows = columns = 1
 
-    def __init__(self, contents: Sequence[ContentCodes], motions: Sequence[MotionCode] | None, *, space: str):
-        self.contents = list(contents)
-        self.motions = [content.motion for content in contents] if motions is None else list(motions)
+    def __init__(self, contents: Sequence[ContentCodes], motions: Sequence[MotionCode], *, space: str):
+        self.contents, self.motions = list(contents), list(motions)
         if len(set(self.contents)) == len(set(self.motions)) == 1:
             raise ValueError("an interpolation needs two or more contents or motions; give more seeds")
         fitted = any(content.z is None or content.mixed is not None for content in contents)
         if space == "z" and fitted and len(set(self.contents)) > 1:
             raise ValueError("mixed and fitted styles have no z to interpolate; use w")
         self.space = space
-        names = [join_names([item.name for item in items]) for items in (self.contents, self.motions)]
-        self.name = f"interpolate-{space}_{names[0]}_{names[1]}"
+        self.name = f"interpolate-{space}_{_name(contents, motions)}"
 
     def codes(self, phase: float, styles: StyleMapping) -> list[RowCodes]:
         """The codes of the single row at a phase."""
@@ -258,9 +255,9 @@ def lay_out(
     Raises:
         ValueError: Two videos would have one name.
     """
+    motions = [content.motion for content in contents] if motions is None else list(motions)
     if grid:
         return [_grid(contents, motions)]
-    motions = [content.motion for content in contents] if motions is None else list(motions)
     if interpolate is not None:
         loop = Loop(contents, motions, space=interpolate)
         if columns is None:
@@ -269,12 +266,16 @@ def lay_out(
     pairs = pair_seeds(list(contents), motions)
     layouts = [Still(f"{content.name}_{motion.name}", [[(content, motion)]]) for content, motion in pairs]
     if columns is not None:
-        names = [join_names([item.name for item in items]) for items in (contents, motions)]
-        return [Sheet(f"sheet_{names[0]}_{names[1]}", layouts, columns)]
+        return [Sheet(f"sheet_{_name(contents, motions)}", layouts, columns)]
     for name, count in collections.Counter(layout.name for layout in layouts).items():
         if count > 1:
             raise ValueError(f"{count} videos would be called {name}: name the files of codes differently, each once.")
     return layouts
+
+
+def _name(contents: Sequence[ContentCodes], motions: Sequence[MotionCode]) -> str:
+    """The part of a file's name that tells the contents and motions of a grid, loop or sheet."""
+    return "_".join(join_names([item.name for item in items]) for items in (contents, motions))
 
 
 def join_names(names: Sequence[str]) -> str:
