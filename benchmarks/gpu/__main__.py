@@ -42,7 +42,7 @@ def chosen(only: tuple[str, ...]) -> list[str]:
 @click.option("--only", multiple=True, metavar="STAGE", help=f"Some of {', '.join(STAGES)} (can be repeated).")
 @click.option("--device", type=click.Choice(["cuda", "cpu"]), default="cuda", hidden=True)
 def main(out: Path, minutes: float, only: tuple[str, ...], device: str) -> None:
-    """Test a GPU and measure its speed. On the (hidden) device cpu all stages run in miniature."""
+    """Test a GPU and measure its speed."""
     names = chosen(only)
     if device == "cuda" and not torch.cuda.is_available():
         click.echo(NO_DEVICE, err=True)

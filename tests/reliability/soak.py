@@ -4,7 +4,7 @@
     python -m tests.reliability.soak OUT --pid 1234          watch a training that runs already
     python -m tests.reliability.soak OUT --minutes 0         look at OUT/soak.csv again
 
-A line of the file has the time, the process, its resident memory in MiB, its open handles, its threads and the CPU
+A line of the file has the time, the process, its resident memory in MiB, its open files, its threads and the CPU
 seconds that it has used. A training that was continued has several processes; each is judged by itself, from the end of
 its warm-up on.
 """
@@ -74,7 +74,7 @@ def judge(rows: list[dict[str, float]]) -> tuple[list[str], bool]:
     """Summary of a process's samples, and True if nothing grows."""
     began = rows[0]["time"]
     late = [row for row in rows if row["time"] - began >= WARM_UP]
-    lines = ["| minute | memory, MiB | handles | threads | CPU seconds |", "| --: | --: | --: | --: | --: |"]
+    lines = ["| minute | memory, MiB | open files | threads | CPU seconds |", "| --: | --: | --: | --: | --: |"]
     step = max(1, len(rows) // 12)
     for row in [*rows[::step], rows[-1]]:
         minute = (row["time"] - began) / 60
@@ -92,8 +92,8 @@ def judge(rows: list[dict[str, float]]) -> tuple[list[str], bool]:
     minutes = (late[-1]["time"] - late[0]["time"]) / 60
     lines.append(
         f"After {WARM_UP / 60:.0f} minutes, for {minutes:.0f} minutes: memory {middle:.1f} MiB, "
-        f"within {spread:.1%} of that, its last third {growth:+.2%} against its first; handles {min(handles):.0f} to "
-        f"{max(handles):.0f}: {'flat' if flat else 'NOT flat'}."
+        f"within {spread:.1%} of that, its last third {growth:+.2%} against its first; open files "
+        f"{min(handles):.0f} to {max(handles):.0f}: {'flat' if flat else 'NOT flat'}."
     )
     return lines, flat
 
@@ -103,7 +103,7 @@ def judge(rows: list[dict[str, float]]) -> tuple[list[str], bool]:
 @click.option("--minutes", default=45.0, show_default=True, help="How long to train or watch.")
 @click.option("--pid", type=int, help="Watch this process instead of starting one.")
 def main(out: Path, minutes: float, pid: int | None) -> None:
-    """Watch the memory and the handles of a long training; see the top of this file."""
+    """Watch the memory and the open files of a long training; see the top of this file."""
     out.mkdir(parents=True, exist_ok=True)
     file = out / "soak.csv"
     if pid is not None:
@@ -124,7 +124,7 @@ def main(out: Path, minutes: float, pid: int | None) -> None:
         flat = flat and good
         click.echo(f"\nProcess {number}\n\n" + "\n".join(lines))
     if not flat:
-        raise UserError("Memory or handles are not flat, or there was too little time to tell.")
+        raise UserError("Memory or open files are not flat, or there was too little time to tell.")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from training.synthetic.render import SyntheticConfig
 
 __all__ = ["SyntheticHeads", "default_config"]
 
-VIDEOS = 512  # at 32 pixels some three minutes of rendering, before the hour that the default training takes
+VIDEOS = 512  # at 32 pixels some three minutes of rendering, before the 40 minutes that the default training takes
 FRAMES = 16
 MAX_RESOLUTION = 64  # rendering takes four times as long at twice the resolution; larger frames are enlarged
 SECONDS = 3.5e-4, 1.5e-5  # per pixel of a video's frames on one core: once per video, and per frame

@@ -146,4 +146,4 @@ class GeometryMonitor:
         warning = figures.warning(one_object=self.one_object and cur_nimg >= FIRST_CARVED)
         if warning is None or cur_nimg < FIRST_FIT:
             return None
-        return f"warning: at {cur_nimg / 1000:g} kimg {warning}. See the notes on flat geometry in docs/learning.md."
+        return f"warning: at {cur_nimg / 1000:g} kimg {warning}. See 'Flat geometry' in docs/training.md."

@@ -123,7 +123,7 @@ def size_report(
     about = {"frames": min(options["nframes"], 2), "lattice": path_loss or options["spec"]["distortion_weight"] > 0}
     step, one = (render_counts(generator, videos=videos, **about) for videos in (batch, micro))
     lines += [
-        f"batch      {batch} videos = {processes} processes × {batch // (processes * micro)} passes × {micro} videos",
+        f"batch      {batch} videos: processes {processes} × passes {batch // (processes * micro)} × videos {micro}",
         f"rays       {step['rays']:,d} per generator step, {one['rays']:,d} per pass",
         f"samples    {step['samples']:,d} per generator step, {one['samples']:,d} per pass",
     ]
