@@ -55,7 +55,8 @@ def missing_paths(text: str) -> set[str]:
 def missing_modules(text: str) -> set[str]:
     """Commands `python -m name` that cannot be run, and dotted names that are no module of this repository."""
     commands = {name for name in COMMAND.findall(text) if name.split(".")[0] not in NOT_OURS and not can_be_run(name)}
-    return commands | {name for name in MODULE.findall(without_addresses(text)) if not module_exists(name)}
+    named = MODULE.findall(LINK.sub("]", without_addresses(text)))  # training.md is a page
+    return commands | {name for name in named if not module_exists(name)}
 
 
 def broken_links(page: str) -> set[str]:
