@@ -30,6 +30,7 @@ from training.data.dataset import VideoPairDataset
 from training.inference.frame_renderer import FrameRenderer
 from training.inference.latents import RowCodes
 from training.inference.meshes import CHECKED_VIEWS, GeneratedMeshes
+from training.inference.video_generator import VideoGenerator
 from training.networks.generator import Generator
 from training.synthetic.head_model import Backdrop, TalkingHead
 from training.synthetic.parameters import BACKGROUND_CODE, CONTENT_CODE, MOTION_CODE, Person, pose_at
@@ -115,10 +116,10 @@ def _mesh_outlines(generator: Generator, count: int) -> list[float]:
 
     As `python -m renderer.mesh --check` computes them for the seeds from 0 on; 0 where there is no surface.
     """
-    maker = GeneratedMeshes(generator, resolution=64, check=True)
+    G, maker = VideoGenerator(generator), GeneratedMeshes(generator, resolution=64, check=True)
     outlines = []
     for seed in range(count):
-        video = maker.video(seed, seed)
+        video = G.codes(seed)
         try:
             level = maker.level(video, [0.5], name=f"seed {seed}")
             outlines += maker.mesh(video, 0.5, level)[1]["overlap"]

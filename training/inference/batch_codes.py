@@ -23,7 +23,6 @@ __all__ = [
     "batch_latents",
     "codes_between",
     "given_codes",
-    "given_label",
     "mapped_codes",
     "mixed_codes",
     "on_network",
@@ -76,23 +75,14 @@ def mapped_codes(
     if len(z) != len(latents.z):
         raise ValueError(f"{len(z)} content codes and {len(latents.z)} seeds make no pairs.")
     try:
-        label = given_label(network, class_idx)
+        label = class_label(network, class_idx)
     except ValueError as error:
         several = len(seeds) > 1 and is_list(class_idx)
         shared = " All videos share it; RowCodes.join joins the codes of several calls." if several else ""
-        raise ValueError(f"{error}{shared}") from error
+        raise ValueError(f"class_idx: {error}{shared}") from error
     label = None if label is None else label.expand(len(z), -1).to(z.dtype)
     styles = StyleMapping(network.mapping, label=label, truncation_psi=truncation_psi, device=z.device)
     return latents.with_styles(styles.of(z))
-
-
-def given_label(network: Generator, class_idx: Label | None) -> torch.Tensor | None:
-    """The label [1, c_dim] of an argument `class_idx`, on the CPU; see `class_label`, also for errors."""
-    class_idx = label_numbers("class_idx", class_idx)
-    try:
-        return class_label(network, class_idx)
-    except ValueError as error:
-        raise ValueError(f"class_idx: {error}") from error
 
 
 def _content(network: Generator, z: torch.Tensor) -> torch.Tensor:

@@ -24,16 +24,15 @@ from renderer.mesh.rasteriser import overlap, rasterise
 from renderer.mesh.silhouettes import matching_level, peak_densities
 from renderer.mesh.trained_volume import TrainedVolume
 from renderer.video import image_grid, to_uint8
-from torch_utils.argument_checks import check_network, check_number, is_list, shown, whole_number
+from torch_utils.argument_checks import check_network, check_number, is_list, shown
 from torch_utils.caller_settings import without_autocast
 from training.inference.arguments import check_codes
-from training.inference.batch_codes import given_label
 from training.inference.frame_renderer import FrameRenderer
-from training.inference.latents import RowCodes, generator_latents
+from training.inference.latents import RowCodes
 from training.inference.point_query import PointField
 from training.networks.generator import Generator
 
-__all__ = ["CHECKED_VIEWS", "GeneratedMeshes", "NoSurface", "SeedVideos", "point_field", "require_all"]
+__all__ = ["CHECKED_VIEWS", "GeneratedMeshes", "NoSurface", "check_float32", "point_field", "require_all"]
 
 VIEWS = (0.0, 0.5, 1.0)  # fractions of the range of yaw: where the level is matched, and of previews
 MATCHED_STEPS = 8  # time steps of a video, at most
@@ -53,51 +52,16 @@ def require_all(missing: Sequence[str], *, what: str) -> None:
         raise UserError(f"Not all {what} were written: {missing[0]}{more}")
 
 
-class SeedVideos:
-    """The videos of a generator by their seeds: called with a content and a motion seed, the codes of one video.
-
-    Args:
-        truncation_psi, class_idx: Truncation and class of the styles.
-        device: The generator's device; None: that of its parameters.
-
-    Attributes:
-        device: The generator's device.
+def check_float32(generator: Generator) -> None:
+    """Refuse a generator that meshes and splats cannot be made of.
 
     Raises:
-        UserError: In a call, a seed out of range.
-        ValueError: The generator is not a network, or not in float32; in a call, a seed that is not a whole number, a
-            class that is missing, too large, or not wanted, or a truncation that the generator does not have.
+        ValueError: It is not a network, or not in float32.
     """
-
-    def __init__(
-        self,
-        generator: Generator,
-        *,
-        truncation_psi: float,
-        class_idx: int | Sequence[float] | None,
-        device: torch.device | None,
-    ):
-        check_network("generator", generator, "synthesize")
-        parameter = next(generator.parameters())
-        if parameter.dtype != torch.float32:
-            raise ValueError(
-                f"meshes and splats need a generator in float32, got {parameter.dtype}: load it without dtype=."
-            )
-        self._generator, self.device = generator, parameter.device if device is None else device
-        self._psi, self._class_idx = truncation_psi, class_idx
-
-    @without_autocast()
-    @torch.no_grad()
-    def __call__(self, seed: int, motion_seed: int) -> RowCodes:
-        seed, motion_seed = whole_number("seed", seed), whole_number("motion_seed", motion_seed)
-        try:
-            codes = generator_latents(self._generator, seed, motion_seed).to(self.device)
-        except ValueError as error:
-            raise UserError(str(error)) from error
-        label = given_label(self._generator, self._class_idx)
-        label = None if label is None else label.to(self.device)
-        ws = self._generator.mapping(codes.z, label, truncation_psi=self._psi)
-        return codes.with_styles(ws)
+    check_network("generator", generator, "synthesize")
+    dtype = next(generator.parameters()).dtype
+    if dtype != torch.float32:
+        raise ValueError(f"meshes and splats need a generator in float32, got {dtype}: load it without dtype=.")
 
 
 def point_field(generator: Generator, video: RowCodes, time: float) -> PointField:
@@ -119,15 +83,11 @@ class GeneratedMeshes:
         resolution: Cells of the grid along the longest side of the trained volume.
         level: Density at the surface; None: see `level`.
         min_piece: See `remove_small_pieces`.
-        truncation_psi, class_idx: Truncation and class of the styles that `video` gives.
         chunk: Points evaluated at a time.
         check: Add the agreement with the rendered opacity to the figures of a mesh.
 
-    Attributes:
-        video: The videos by their seeds.
-
     Raises:
-        ValueError: See `SeedVideos`; or a level that is not a number above 0, a smallest piece not from 0 to 1, or a
+        ValueError: See `check_float32`; or a level that is not a number above 0, a smallest piece not from 0 to 1, or a
             chunk that is no whole number of at least 1.
     """
 
@@ -139,16 +99,15 @@ class GeneratedMeshes:
         resolution: int = 128,
         level: float | None = None,
         min_piece: float = 0.02,
-        truncation_psi: float = 1.0,
-        class_idx: int | Sequence[float] | None = None,
         chunk: int = 1 << 16,
         check: bool = False,
     ):
         check_number("min_piece", min_piece, 0, 1, inclusive=True)
         if level is not None:
             check_number("level", level, 0)
-        self.video = SeedVideos(generator, truncation_psi=truncation_psi, class_idx=class_idx, device=device)
-        self.generator, self.device, self.chunk, self.check = generator, self.video.device, chunk, check
+        check_float32(generator)
+        self.generator, self.chunk, self.check = generator, chunk, check
+        self.device = next(generator.parameters()).device if device is None else device
         self.min_piece, self._level = min_piece, level
         settings = generator.settings
         volume = TrainedVolume(generator.camera_prior, near=settings.near, far=settings.far)

@@ -4,7 +4,6 @@ The command is `python -m renderer.splats`.
 """
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from renderer.splats.rasteriser import rasterise
 from renderer.video import image_grid, to_uint8
 from torch_utils.caller_settings import without_autocast
 from training.inference.latents import RowCodes
-from training.inference.meshes import CHECKED_VIEWS, NoSurface, SeedVideos, point_field
+from training.inference.meshes import CHECKED_VIEWS, NoSurface, check_float32, point_field
 from training.networks.generator import Generator
 
 __all__ = ["GeneratedSplats", "psnr"]
@@ -33,15 +32,11 @@ class GeneratedSplats:
         generator: In evaluation mode.
         device: The generator's device; None: that of its parameters.
         resolution: Cells of the grid along the longest side of the trained volume.
-        truncation_psi, class_idx: Truncation and class of the styles that `video` gives.
         chunk: Points evaluated at a time.
         size: Width in pixels of the images that are compared.
 
-    Attributes:
-        video: The videos by their seeds.
-
     Raises:
-        ValueError: See `SeedVideos`.
+        ValueError: See `check_float32`.
     """
 
     def __init__(
@@ -50,13 +45,12 @@ class GeneratedSplats:
         *,
         device: torch.device | None = None,
         resolution: int = 128,
-        truncation_psi: float = 1.0,
-        class_idx: int | Sequence[float] | None = None,
         chunk: int = 1 << 16,
         size: int = 128,
     ):
-        self.video = SeedVideos(generator, truncation_psi=truncation_psi, class_idx=class_idx, device=device)
-        self.generator, self.device, self.chunk, self.size = generator, self.video.device, chunk, size
+        check_float32(generator)
+        self.generator, self.chunk, self.size = generator, chunk, size
+        self.device = next(generator.parameters()).device if device is None else device
         settings = generator.settings
         volume = TrainedVolume(generator.camera_prior, near=settings.near, far=settings.far)
         self.box = [volume.low.tolist(), volume.high.tolist()]

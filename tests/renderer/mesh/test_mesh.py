@@ -20,9 +20,7 @@ from renderer.volume_rendering import Fields
 from tests.small_network import small_generator
 from tests.training.tiny import make_plan
 from training.inference import meshes
-from training.inference.latents import seed_latents
 from training.inference.meshes import PREVIEW_SIZE, GeneratedMeshes
-from training.inference.splats import GeneratedSplats
 from training.inference.video_generator import VideoGenerator
 from training.launch.build import build_networks
 
@@ -56,14 +54,6 @@ def generator(tmp_path_factory):
 
     generator.condition = types.MethodType(condition, generator)
     return generator
-
-
-@pytest.mark.parametrize("kind", [GeneratedMeshes, GeneratedSplats])
-def test_a_truncation_without_an_average_style(generator, monkeypatch, kind):
-    monkeypatch.setattr(generator.mapping, "w_avg_beta", None)
-    maker = kind(generator, resolution=8, truncation_psi=0.7)
-    with pytest.raises(ValueError, match=r"^truncation_psi must be 1, got 0\.7: this network keeps no mean of w\.$"):
-        maker.video(1, 2)
 
 
 @pytest.fixture
@@ -127,7 +117,7 @@ def test_the_level_is_matched_at_times_of_the_whole_video(generator, monkeypatch
     seen, original = [], meshes.point_field
     monkeypatch.setattr(meshes, "point_field", lambda *given: seen.append(given[-1]) or original(*given))
     maker = GeneratedMeshes(generator, resolution=8)
-    maker.level(maker.video(0, 0), [i / 19 for i in range(20)], name="")
+    maker.level(VideoGenerator(generator).codes(0), [i / 19 for i in range(20)], name="")
     assert seen == [i / 19 for i in range(0, 20, 3)]
 
 
@@ -146,15 +136,6 @@ def test_a_sequence_is_one_file(run):
     sizes = sorted(float(mesh.extents.max()) for mesh in scene.geometry.values())
     cell = json.loads((run.out / names[1]).read_text())["cell"]
     assert sizes == pytest.approx([2 * RADIUS, 2 * RADIUS + GROWTH, 2 * RADIUS + 2 * GROWTH], abs=cell / 2)
-
-
-def test_codes_are_those_of_the_seeds(generator):
-    options = {"resolution": 8, "level": None, "min_piece": 0.0, "truncation_psi": 0.5, "class_idx": None}
-    maker = GeneratedMeshes(generator, device=torch.device("cpu"), chunk=999, check=False, **options)
-    video = maker.video(7, 8)
-    codes = seed_latents(7, 8, z_dim=8, motion_dim=8, background_dim=4)
-    assert torch.equal(video.z_motion, codes.z_motion) and torch.equal(video.z_bg, codes.z_bg)
-    assert torch.equal(video.ws, generator.mapping(codes.z, None, truncation_psi=0.5))
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from renderer.splats.gaussians import read_ply
 from renderer.volume_rendering import Fields, ray_samples
 from tests.small_network import small_generator
 from tests.training.tiny import make_plan
-from training.inference.meshes import NoSurface, SeedVideos
+from training.inference.meshes import NoSurface
 from training.inference.point_query import PointField
 from training.inference.splats import GeneratedSplats
 from training.inference.video_generator import VideoGenerator
@@ -165,7 +165,7 @@ def test_more_cells_are_closer_to_the_field(run):
 @pytest.mark.parametrize("more", [[], ["model.generator.background=null"]])
 def test_the_image_that_is_compared_is_that_of_the_nerf_path(tmp_path, more):
     generator = build(tmp_path, *more)
-    video = SeedVideos(generator, truncation_psi=0.7, class_idx=None, device=torch.device("cpu"))(1, 2)
+    video = VideoGenerator(generator).codes(1, 2, truncation_psi=0.7)
     camera = generator.camera_prior.at(yaw=0.3)
     foreground, transmittance, background = PointField(generator, **vars(video), time=0.4).render(camera, 16)
     image = foreground + transmittance[..., None] * background
@@ -182,7 +182,7 @@ def test_the_image_that_is_compared_is_that_of_the_nerf_path(tmp_path, more):
 
 def test_colours_of_points_have_passed_the_upsampler_s_pointwise_layers(untouched):
     # A ray composited from the colours and densities of its points is a pixel of the image that is compared.
-    video = SeedVideos(untouched, truncation_psi=1.0, class_idx=None, device=torch.device("cpu"))(1, 2)
+    video = VideoGenerator(untouched).codes(1, 2)
     points = torch.rand([7, 3], generator=torch.Generator().manual_seed(0)) * 0.1
     position = untouched.camera_prior.at().cam2world[0, :3, 3]
     view = torch.nn.functional.normalize(points - position, dim=-1)

@@ -235,11 +235,6 @@ def test_interpolation_without_background_codes():
 
 def test_meshes_take_the_codes_of_one_video(G):
     maker, codes = GeneratedMeshes(G.network, resolution=8, level=1.0), G.codes(seed=[3])
-    seeds = maker.video(3, 3)
-    assert torch.equal(seeds.z_motion, codes.z_motion) and torch.equal(seeds.z_bg, codes.z_bg)
-    assert torch.equal(seeds.ws, codes.ws)
-    with pytest.raises(ValueError, match="^seed must be a whole number, got '3'"):
-        maker.video("3", 3)
     with pytest.raises(ValueError, match="^video must be what codes, load_codes, interpolate or mix return, got "):
         maker.mesh(vars(codes), 0.5, 1.0)
     with pytest.raises(ValueError, match="^times must be one number or more in a list, got 0.5"):
@@ -248,10 +243,9 @@ def test_meshes_take_the_codes_of_one_video(G):
 
 @pytest.mark.parametrize("kind", [GeneratedMeshes, GeneratedSplats])
 def test_meshes_and_splats_of_codes_need_no_class(kind):
-    """The codes hold their styles; only videos of seeds need a label."""
+    """The codes hold their styles."""
     G = VideoGenerator(small_generator(c_dim=3))
     codes = G.codes(seed=3, class_idx=2)
-    needed = r"^class_idx: this generator needs the number of a class, 0 to 2\.$"
     maker = kind(G.network, resolution=8)
     if kind is GeneratedMeshes:
         assert len(maker.mesh(codes, 0.5, 1.0)[0].vertices) > 0
@@ -259,11 +253,6 @@ def test_meshes_and_splats_of_codes_need_no_class(kind):
             maker.level(codes, [0.5], name="codes")
     else:
         assert len(maker.splats(codes, 0.5).means) > 0
-    with pytest.raises(ValueError, match=needed):
-        maker.video(3, 3)
-    with pytest.raises(ValueError, match=needed):
-        kind(G.network, resolution=8, class_idx=3).video(3, 3)
-    assert torch.equal(kind(G.network, resolution=8, class_idx=2).video(3, 3).ws, codes.ws)
 
 
 @pytest.mark.parametrize(
@@ -318,11 +307,9 @@ def test_times_cameras_meshes_and_splats_do_not_depend_on_defaults(G, change):
 
     def results():
         maker = GeneratedMeshes(heads, resolution=16)
-        video = maker.video(3, 3)
+        video = VideoGenerator(heads).codes(3)
         mesh, row = maker.mesh(video, 0.5, maker.level(video, [0.5], name="a video"))
-        splats = GeneratedSplats(
-            heads, device=torch.device("cpu"), resolution=16, truncation_psi=1.0, class_idx=None, chunk=1 << 16, size=16
-        )
+        splats = GeneratedSplats(heads, device=torch.device("cpu"), resolution=16, size=16)
         psnr, _ = splats.compare(splats.splats(video, 0.5), video, 0.5)
         cameras = heads.camera_prior.at_angles([0.1, -0.2], 1.5)
         clips = G.video(3, frames=6), G.video(3, cameras=cameras)
@@ -377,12 +364,12 @@ def test_results_do_not_depend_on_autocast(run_folder, G):
         fake = G(latents.z, z_motion=latents.z_motion, z_bg=latents.z_bg, times=times)
         logits = D(fake.image, dt=times[:, 1] - times[:, 0])
         frame = FrameRenderer(G.network, **vars(codes)).output(time, G.camera())
-        field, maker = PointField(G.network, **vars(codes), time=time), GeneratedMeshes(G.network, resolution=8)
+        field = PointField(G.network, **vars(codes), time=time)
         queries = [field.density(points), field.colour(points), field.emission(points), field.opacity(G.camera(), 4)]
         measured = Evaluator(fake=GeneratedVideos(G.network), replicates=0).evaluate("flatness32_1v")["value"]
         return [
             *(codes.ws, *maps.values(), G.video(3, frames=2), fake.image, logits.video, logits.image),
-            *(frame.image, frame.depth, *queries, *field.render(G.camera(), 4), maker.video(3, 3).ws),
+            *(frame.image, frame.depth, *queries, *field.render(G.camera(), 4)),
             torch.tensor(measured),
         ]
 

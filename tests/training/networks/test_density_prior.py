@@ -22,6 +22,7 @@ from training.checkpoints.snapshot import load_average_generator
 from training.inference import meshes
 from training.inference.frame_renderer import FrameRenderer
 from training.inference.point_query import PointField
+from training.inference.video_generator import VideoGenerator
 from training.launch.build import build_networks
 from training.launch.config import compose_options
 from training.launch.option_rules import check_values
@@ -254,7 +255,7 @@ def small_model_mesh(level, *words, prior_alone=False):
         torch.nn.init.zeros_(generator.foreground.density.weight)
         torch.nn.init.zeros_(generator.foreground.density.bias)
     maker = meshes.GeneratedMeshes(generator, resolution=48, level=level, check=True)
-    video = maker.video(0, 0)
+    video = VideoGenerator(generator).codes(0)
     level = maker.level(video, [0.5], name="the small model")
     made, row = maker.mesh(video, 0.5, level)
     return trimesh.Trimesh(made.vertices, made.faces), row
