@@ -24,6 +24,7 @@ __all__ = [
     "exclusive_lock",
     "expand_home",
     "explain_file_trouble",
+    "file_identity",
     "find_ffmpeg",
     "format_bytes",
     "format_time",
@@ -199,6 +200,15 @@ def make_folder(path: str | os.PathLike) -> None:
         os.makedirs(path, exist_ok=True)
     except OSError as error:
         raise UserError(f"--outdir: cannot make the folder {os.fspath(path)}: {error.strerror}.") from error
+
+
+def file_identity(path: str | os.PathLike) -> tuple[int, ...] | None:
+    """Tells a file from another one that replaces it: device, inode, size and time; None if it is not there."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def home_folder() -> str | None:

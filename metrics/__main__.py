@@ -15,7 +15,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from dnnlib import UserError, make_folder, run_cli
+from dnnlib import UserError, file_identity, make_folder, run_cli
 from dnnlib.command_line import Command
 from metrics.registry import METRICS, extrapolation_note, find_metric
 
@@ -297,19 +297,13 @@ def read_snapshot(path: str) -> tuple[Path, dict[str, Any], str]:
     from torch_utils import distributed
     from training.checkpoints.snapshot import load_snapshot
 
-    def state(file: Path) -> tuple[int, ...] | None:
-        with contextlib.suppress(FileNotFoundError):
-            status = os.stat(file)
-            return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
-        return None
-
     for _ in range(ATTEMPTS):
         snapshot, digest = find_snapshot(path), None
-        before = state(snapshot)
+        before = file_identity(snapshot)
         content = load_snapshot(snapshot, average_only=True)  # raises a UserError if it is not there
         with contextlib.suppress(FileNotFoundError):
             digest = sha256_of(snapshot)
-        digest = digest if state(snapshot) == before else None
+        digest = digest if file_identity(snapshot) == before else None
         digests = distributed.all_gather_objects(digest)
         if digest is not None and len(set(digests)) == 1:
             return snapshot, content, digest

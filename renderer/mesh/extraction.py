@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from dnnlib import UserError
+from renderer.video import to_uint8
 from torch_utils.argument_checks import whole_number
 
 __all__ = ["Grid", "Mesh", "colour_vertices", "density_of_opacity", "extract_surface", "remove_small_pieces", "sample"]
@@ -199,6 +200,5 @@ def colour_vertices(
 ) -> Mesh:
     """The mesh with colours: `colour` maps points [N, 3] to pixels [N, 3] in [-1, 1]."""
     points = torch.from_numpy(mesh.vertices).to(device)
-    pixels = torch.cat([colour(part).float().cpu() for part in points.split(chunk)])
-    pixels = ((pixels + 1) * 127.5).nan_to_num(0).round().clamp(0, 255).to(torch.uint8)
-    return dataclasses.replace(mesh, colours=pixels.numpy())
+    pixels = torch.cat([colour(part).cpu() for part in points.split(chunk)])
+    return dataclasses.replace(mesh, colours=to_uint8(pixels).numpy())

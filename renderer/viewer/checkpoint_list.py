@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from dnnlib import UserError
+from dnnlib import UserError, file_identity
 from renderer.viewer.views import ViewSource
 
 __all__ = ["CheckpointList"]
@@ -44,7 +44,7 @@ class CheckpointList:
         # Name: (state of the file that was checked, whether it can be loaded).
         self._verdicts: dict[str, tuple[object, bool]] = {}
         self._paths = {} if self._path.is_dir() else {self._path.name: self._path}
-        self._states = {name: _state(path) for name, path in self._paths.items()}
+        self._states = {name: file_identity(path) for name, path in self._paths.items()}
         if self._path.is_dir() and not self.refresh():
             raise UserError(f"There is no network snapshot (network-snapshot-*.pt) to look at in the folder {path}.")
 
@@ -89,7 +89,7 @@ class CheckpointList:
             raise UserError(f"There is no checkpoint {name} any more.")
         path = self._paths[name]
         with self._lock:
-            state = _state(path)
+            state = file_identity(path)
             kept = self._loaded.get(name)
             if kept is None or (state is not None and kept[0] != state):
                 try:
@@ -120,7 +120,7 @@ class CheckpointList:
 
     def _is_good(self, path: Path) -> bool:
         """True for a file that can be loaded; one that has not changed is not checked again."""
-        state = _state(path)
+        state = file_identity(path)
         if state is None:
             return False
         known = self._verdicts.get(path.name)
@@ -134,12 +134,3 @@ class CheckpointList:
             good = False
         self._verdicts[path.name] = (state, good)
         return good
-
-
-def _state(path: Path) -> object:
-    """Time, size and inode of a file, which change when it is replaced; None if it is not there."""
-    try:
-        stat = path.stat()
-    except OSError:
-        return None
-    return stat.st_mtime_ns, stat.st_size, stat.st_ino

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from dnnlib import UserError, atomic_write
+from dnnlib import UserError, atomic_write, file_identity
 
 __all__ = ["VERSION", "check_kind", "is_pickle", "plain", "read_archive", "save_archive"]
 
@@ -78,7 +78,7 @@ def read_archive(path: str | os.PathLike, *, format: str, what: str, part: Seque
     """
     path = Path(path)
     check_kind(path, what)
-    before = _identity(path)
+    before = file_identity(path)
     try:
         if _begins(path, LEGACY):
             # From memory: given a file, PyTorch up to 2.5 first tries a still older format, which may execute content.
@@ -99,7 +99,7 @@ def read_archive(path: str | os.PathLike, *, format: str, what: str, part: Seque
         found = f" ({printable(name[1])}); it may be malicious. Nothing in it was run" if name else ""
         raise UserError(f"{path} is not {what} of this program: it holds other Python objects{found}.") from error
     except Exception as error:  # PyTorch's reader raises almost any exception for damaged data
-        if _identity(path) != before:  # a run in progress has replaced its latest snapshot in between
+        if file_identity(path) != before:  # a run in progress has replaced its latest snapshot in between
             return read_archive(path, format=format, what=what, part=part)
         raise UserError(f"{path} is damaged or incomplete; copy or download it again.") from error
     if not isinstance(content, dict) or content.get("format") != format:
@@ -112,15 +112,6 @@ def read_archive(path: str | os.PathLike, *, format: str, what: str, part: Seque
             "use the program that wrote it."
         )
     return content
-
-
-def _identity(path: Path) -> tuple[int, ...] | None:
-    """Tells a file from another one that replaces it."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _check_zip(path: Path, what: str) -> frozenset[int]:

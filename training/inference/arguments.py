@@ -154,14 +154,14 @@ def check_cameras(
 def video_track(
     prior: CameraPrior,
     *,
-    program: str | None,
-    frames: int | None,
-    time_range: tuple[float, float] | None,
-    fov: float | None,
-    yaw_scale: float | None,
-    pitch_scale: float | None,
-    cameras: Cameras | None,
-    times: Sequence[float] | None,
+    program: str | None = None,
+    frames: int | None = None,
+    time_range: tuple[float, float] | None = None,
+    fov: float | None = None,
+    yaw_scale: float | None = None,
+    pitch_scale: float | None = None,
+    cameras: Cameras | None = None,
+    times: Sequence[float] | None = None,
 ) -> CameraTrack:
     """The cameras and times of a video, of a program or as given; see `VideoGenerator.video`."""
     if cameras is None and times is not None:

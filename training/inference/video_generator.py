@@ -298,8 +298,7 @@ class VideoGenerator(nn.Module):
             )
         if cameras is None:
             cameras, times = self.camera(), [0.5] if times is None else times
-        others = dict.fromkeys(("program", "frames", "time_range", "fov", "yaw_scale", "pitch_scale"))
-        track = video_track(self.camera_prior, cameras=cameras, times=times, **others)
+        track = video_track(self.camera_prior, cameras=cameras, times=times)
         shown = [time for _, time in track.schedule]
         save_codes(path, VideoCodes.of(codes, track.cameras, shown, network=generator_digest(self.network)))
 
