@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from dnnlib import UserError, make_folder, nearest_name, parse_int_list, run_cli
-from dnnlib.command_line import FINITE, FRAME_RATE, Command, finite_float
+from dnnlib.command_line import FINITE, FRAME_RATE, Command, finite_float, options_given
 from renderer.outputs import OUTPUTS, parse_outputs
 from renderer.trajectories import DEFAULT_PROGRAM, FORWARD_PROGRAMS, INVERSE, PROGRAMS
 from renderer.trajectory_files import PathCamera, read_camera_path
@@ -33,7 +33,6 @@ from training.inference.cli_options import (
     check_recorded,
     check_truncation,
     extrapolated_times,
-    given_options,
     idle_motion_seeds,
     idle_ranges,
     label_of_class,
@@ -385,7 +384,7 @@ option = click.option
 @option("--ray_chunk", type=click.IntRange(min=1), help="Render this many rays at a time, to save memory.")
 def main(**options: Any) -> None:
     """Render videos of a generator: one per render program and pair of seeds, <program>_seed0000_motion0000.mp4."""
-    request = parse_request(options, given_options())
+    request = parse_request(options, options_given())
 
     from torch_utils.memory import keep_freed_memory
     from training.checkpoints.snapshot import load_average_generator

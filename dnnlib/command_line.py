@@ -1,14 +1,15 @@
-"""Click commands: options with dashes or underscores, suggestions for unknown options, finite numbers."""
+"""Click commands: options with dashes or underscores, suggestions for unknown ones, those given, finite numbers."""
 
 import math
 import re
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from dnnlib.util import expand_home, nearest_name
 
-__all__ = ["FINITE", "FRAME_RATE", "Command", "finite_float"]
+__all__ = ["FINITE", "FRAME_RATE", "Command", "finite_float", "options_given"]
 
 
 class Command(click.Command):
@@ -42,6 +43,13 @@ class Command(click.Command):
 
 def _same(typed: str, normal: str) -> bool:
     return typed.replace("_", "-") == normal
+
+
+def options_given() -> frozenset[str]:
+    """Names of the current command's options that are not left at their defaults."""
+    context = click.get_current_context()
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return frozenset(name for name, source in sources.items() if source != ParameterSource.DEFAULT)
 
 
 class _Finite:

@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
 from dnnlib import UserError, file_identity, make_folder, run_cli
-from dnnlib.command_line import Command
+from dnnlib.command_line import Command, options_given
 from metrics.registry import METRICS, extrapolation_note, find_metric
 
 # PyTorch and the networks are imported where they are used, so that --help and usage errors respond at once.
@@ -175,8 +174,7 @@ def idle_notes(names: list[str], paths: dict[str, str], options: dict[str, Any],
     notes += [f"--detector {name}= has no effect: no metric uses it." for name in paths if name not in needed]
     if options["cache"] is not None and not any(metric.uses_real for metric in chosen):
         notes.append("--cache has no effect: no metric uses real videos.")
-    context = click.get_current_context()
-    given = {name for name in context.params if context.get_parameter_source(name) is not ParameterSource.DEFAULT}
+    given = options_given()
     if "bootstrap" in given and options["bootstrap"] and all(metric.measure in UNSAMPLED for metric in chosen):
         notes.append("--bootstrap has no effect: these metrics take their interval from the spread of the samples.")
     started = distributed.torchrun_world_size()

@@ -11,10 +11,9 @@ import sys
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
 from dnnlib import UserError, atomic_write, make_folder, run_cli
-from dnnlib.command_line import FRAME_RATE, Command, finite_float
+from dnnlib.command_line import FRAME_RATE, Command, finite_float, options_given
 from training.data.dataset_folders import frames_nearby, keep_apart, trained_on
 from training.inference.cli_options import (
     TRACK_NAMES,
@@ -62,8 +61,7 @@ def main(
     """Write the surface of a generator's foreground as coloured meshes, in scene units."""
     scenes = scenes_of(options)
     shown = scenes.times
-    source = click.get_current_context().get_parameter_source
-    if not sequence and source("fps") is not ParameterSource.DEFAULT:
+    if not sequence and "fps" in options_given():
         raise UserError("--fps is the rate of a sequence: add --sequence, or leave --fps out.")
     if sequence and suffix != "glb":
         raise UserError("--sequence: only glb files can be animated; leave --format out, or leave --sequence out.")

@@ -18,10 +18,9 @@ from typing import Any
 
 import click
 import numpy as np
-from click.core import ParameterSource
 
 from dnnlib import UserError, run_cli
-from dnnlib.command_line import Command, finite_float
+from dnnlib.command_line import Command, finite_float, options_given
 from dnnlib.processes import cores
 from training.data.crops import Crop, parse_rectangle, read_boxes
 from training.data.dataset_folders import is_inside
@@ -107,9 +106,7 @@ CLIPS_PER_CAMERA = 4  # training clips in a folder of a clip with a face: it has
 @click.option("--check", metavar="DATASET", help="Do not convert, but check a dataset.")
 @click.option("--histogram", metavar="PNG", help="With --check: draw the distribution of the cameras.")
 @click.option("--preview", metavar="PNG", help="Show OUT (or the dataset SOURCE, or the faces) in one image.")
-@click.pass_context
 def main(
-    context: click.Context,
     source: str | None,
     out: str | None,
     check: str | None,
@@ -134,8 +131,8 @@ def main(
     **options: Any,
 ) -> None:
     """Turn SOURCE (a video, or a folder or zip of videos or frame folders) into the training set OUT."""
-    names = [name for name in context.params if context.get_parameter_source(name) is not ParameterSource.DEFAULT]
-    _check_given({name for name in names if context.params[name] is not None}, shape=options["shape"])
+    given = options_given()
+    _check_given(given, shape=options["shape"])
     options["workers"] = options["workers"] or cores()
     options["shape"] = options["shape"] or ("zip" if (out or "").lower().endswith(".zip") else "folder")
     for name, picture in (("preview", preview), ("histogram", histogram)):
@@ -148,7 +145,7 @@ def main(
         if source is not None:
             raise UserError("--check DATASET looks at one dataset and takes no SOURCE or OUT.")
         shared = {"nframes": options["nframes"], "workers": options["workers"]}
-        _check(check, preview, histogram, **shared, nframes_given="nframes" in names)
+        _check(check, preview, histogram, **shared, nframes_given="nframes" in given)
         return
     find = faces or people
     if source is not None and out is None and preview is not None and not find:
@@ -162,7 +159,7 @@ def main(
     if boxes is not None and crop != "centre":
         raise UserError("--crop and --boxes are two ways to choose the square: give one of them.")
     for key, value in PRESETS.get(options["preset"], {}).items():
-        if context.get_parameter_source(key) is ParameterSource.DEFAULT:
+        if key not in given:
             options[key] = value
     if find:
         selection = Selection(
@@ -280,14 +277,14 @@ def notes(manifest: dict[str, Any]) -> list[str]:
     return found
 
 
-def _check_given(given: set[str], *, shape: str | None) -> None:
+def _check_given(given: frozenset[str], *, shape: str | None) -> None:
     """Refuse options that have no effect in combination with the others.
 
     Raises:
         UserError: There is one; the message names it.
     """
     looking, takes = None, {"preview"}
-    finding = given & {"faces", "people"}
+    finding = {"faces", "people"} & given
     if "check" in given:
         looking, takes = (
             "--check looks at a dataset",
@@ -310,7 +307,7 @@ def _check_given(given: set[str], *, shape: str | None) -> None:
         raise UserError("--shard-clips is about tar files: add --format shards, or leave it out.")
 
 
-def _check_faces(given: set[str], finding: set[str]) -> None:
+def _check_faces(given: frozenset[str], finding: set[str]) -> None:
     """The part of _check_given about --faces and --people."""
     if not finding:
         for name in sorted(given & FACE_OPTIONS):

@@ -12,10 +12,9 @@ from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
 from dnnlib import UserError, one_line, parse_int_list
-from dnnlib.command_line import FINITE
+from dnnlib.command_line import FINITE, options_given
 from renderer.trajectories import FORWARD_PROGRAMS, scaled_angles
 from training.checkpoints.sources import is_remote
 
@@ -37,7 +36,6 @@ __all__ = [
     "check_recorded",
     "check_truncation",
     "extrapolated_times",
-    "given_options",
     "idle_motion_seeds",
     "idle_ranges",
     "join_numbers",
@@ -165,7 +163,7 @@ def scenes_of(options: dict[str, Any]) -> Scenes:
     Raises:
         UserError: They are not lists of numbers, or contradict each other.
     """
-    given = given_options()
+    given = options_given()
     check_combinations(given)
     seeds, motion_seeds = options["seeds"], options["motion_seeds"]
     if seeds is None and not options["codes"]:
@@ -302,13 +300,6 @@ def extrapolated_times(times: Sequence[float]) -> list[str]:
     if first >= 0 and last <= 1:
         return []
     return [f"Times from {first:g} to {last:g}: training covered 0 to 1, the rest is extrapolated."]
-
-
-def given_options() -> frozenset[str]:
-    """Names of the current command's options that are not left at their defaults."""
-    context = click.get_current_context()
-    sources = {name: context.get_parameter_source(name) for name in context.params}
-    return frozenset(name for name, source in sources.items() if source != ParameterSource.DEFAULT)
 
 
 def check_combinations(given: Collection[str]) -> None:

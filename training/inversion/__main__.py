@@ -12,10 +12,9 @@ import json
 import os
 
 import click
-from click.core import ParameterSource
 
 from dnnlib import UserError, make_folder, run_cli
-from dnnlib.command_line import FRAME_RATE, Command
+from dnnlib.command_line import FRAME_RATE, Command, options_given
 from training.data.crops import Crop, parse_rectangle
 from training.data.dataset_folders import keep_apart, trained_on
 from training.inference.cli_options import NETWORK, extrapolated_times, lacks_motion, parse_time_range, pick_device
@@ -32,9 +31,7 @@ def idle_notes(generator, *, frames: int) -> list[str]:
         because["motions"] = "this generator has no motion"
     if frames == 1:
         because["motions"] = "a single frame shows no motion"
-    context = click.get_current_context()
-    given = {name for name in because if context.get_parameter_source(name) is not ParameterSource.DEFAULT}
-    return [f"--{name} has no effect: {because[name]}." for name in sorted(given)]
+    return [f"--{name} has no effect: {because[name]}." for name in sorted(because.keys() & options_given())]
 
 
 option = click.option
