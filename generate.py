@@ -40,7 +40,7 @@ from training.inference.cli_options import (
     parse_style_mix,
     parse_time_range,
     path_name,
-    pick_device,
+    rendering_device,
 )
 
 # PyTorch and the networks are imported where they are used, so that --help and errors in the arguments are immediate.
@@ -386,13 +386,10 @@ def main(**options: Any) -> None:
     """Render videos of a generator: one per render program and pair of seeds, <program>_seed0000_motion0000.mp4."""
     request = parse_request(options, options_given())
 
-    from torch_utils.memory import keep_freed_memory
     from training.checkpoints.snapshot import load_average_generator
 
-    device = pick_device(request.device)
+    device = rendering_device(request.device)
     precision = pick_precision(request.precision, device)
-    if device.type == "cpu":
-        keep_freed_memory()
     generator = load_average_generator(request.network_pkl, device=device)
     label = None
     if request.seeds or request.style_mix:  # styles from files are used as they are

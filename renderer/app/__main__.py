@@ -12,7 +12,7 @@ import click
 
 from dnnlib import run_cli
 from dnnlib.command_line import Command
-from training.inference.cli_options import LABEL, LABEL_HELP, NETWORK, pick_device
+from training.inference.cli_options import LABEL, LABEL_HELP, NETWORK, rendering_device
 
 # PyTorch, Gradio and the networks are imported where they are used, so that --help and usage errors respond at once.
 
@@ -48,15 +48,11 @@ def open_page(network_pkl: str, *, class_idx: int | list[float] | None, device: 
         UserError: No such device or class, nothing to render, or Gradio is missing.
     """
     from renderer.app.page import build_page, temporary_videos
-    from torch_utils.memory import keep_freed_memory
     from training.inference.cli_options import label_of_class
     from training.inference.render_videos import save_video
     from training.inference.video_generator import load_generator
 
-    chosen = pick_device(device)
-    if chosen.type == "cpu":
-        keep_freed_memory()
-    G = load_generator(network_pkl, device=chosen)
+    G = load_generator(network_pkl, device=rendering_device(device))
     label_of_class(G.network, class_idx)  # raises if a class is needed and missing, or out of range
     enlarge = max(1, -(-SMALLEST // G.resolution))
 

@@ -19,7 +19,6 @@ from training.inference.cli_options import (
     TRACK_NAMES,
     extrapolated_times,
     idle_motion_seeds,
-    pick_device,
     scene_options,
     scenes_of,
 )
@@ -73,17 +72,13 @@ def main(
     except ImportError as error:
         raise UserError("Meshes need two more packages: `pip install scikit-image trimesh`.") from error
 
-    from torch_utils.memory import explain_out_of_memory, keep_freed_memory
-    from training.checkpoints.snapshot import load_average_generator
+    from torch_utils.memory import explain_out_of_memory
     from training.inference.meshes import GeneratedMeshes, NoSurface, require_all
-    from training.inference.scenes import scene_videos
+    from training.inference.scenes import load_scenes
 
-    device = pick_device(options["device"])
-    if device.type == "cpu":
-        keep_freed_memory()
-    generator = load_average_generator(network_pkl, device=device)
-    videos = scene_videos(scenes, generator, device=device)
-    maker = GeneratedMeshes(generator, device=device, **_making(options))
+    generator, videos = load_scenes(scenes, network_pkl, device=options["device"])
+    making = {name: options[name] for name in ("resolution", "level", "min_piece", "chunk", "check")}
+    maker = GeneratedMeshes(generator, **making)
     notes = [] if nearby is None else [nearby]
     for note in notes + extrapolated_times(shown) + idle_motion_seeds(generator, scenes.motion_seeds):
         click.echo(note, err=True)
@@ -137,11 +132,6 @@ def main(
             with atomic_write(os.path.join(outdir, f"{stem}.json"), "w") as file:
                 json.dump(about, file, indent=1)
     require_all(missing, what="meshes")
-
-
-def _making(options: dict[str, Any]) -> dict[str, Any]:
-    names = ("resolution", "level", "min_piece", "chunk", "check")
-    return {name: options[name] for name in names}
 
 
 def _line(stem: str, row: dict[str, Any]) -> str:

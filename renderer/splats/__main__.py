@@ -19,7 +19,6 @@ from training.inference.cli_options import (
     TRACK_NAMES,
     extrapolated_times,
     idle_motion_seeds,
-    pick_device,
     scene_options,
     scenes_of,
 )
@@ -51,18 +50,13 @@ def main(
     keep_apart(outdir, option="--outdir", data=[trained_on(network_pkl)])
     nearby = frames_nearby(outdir, rendered=TRACK_NAMES) if preview else None
 
-    from torch_utils.memory import explain_out_of_memory, keep_freed_memory
-    from training.checkpoints.snapshot import load_average_generator
+    from torch_utils.memory import explain_out_of_memory
     from training.inference.meshes import NoSurface, require_all
-    from training.inference.scenes import scene_videos
+    from training.inference.scenes import load_scenes
     from training.inference.splats import GeneratedSplats
 
-    device = pick_device(options["device"])
-    if device.type == "cpu":
-        keep_freed_memory()
-    generator = load_average_generator(network_pkl, device=device)
-    videos = scene_videos(scenes, generator, device=device)
-    maker = GeneratedSplats(generator, device=device, resolution=resolution, size=size, chunk=options["chunk"])
+    generator, videos = load_scenes(scenes, network_pkl, device=options["device"])
+    maker = GeneratedSplats(generator, resolution=resolution, size=size, chunk=options["chunk"])
     notes = [] if nearby is None else [nearby]
     for note in notes + extrapolated_times(shown) + idle_motion_seeds(generator, scenes.motion_seeds):
         click.echo(note, err=True)
@@ -89,7 +83,7 @@ def main(
                 path = os.path.join(outdir, f"{stem}_{i:04d}.ply")
                 write_ply(splats, path)
                 # Compared as a viewer reads them.
-                gaussians = read_ply(path).to(device)
+                gaussians = read_ply(path).to(maker.device)
                 psnr, picture = maker.compare(gaussians, video.codes, time)
                 if preview:
                     save_png(picture, os.path.join(outdir, f"{stem}_{i:04d}.png"))

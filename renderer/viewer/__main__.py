@@ -12,7 +12,7 @@ import click
 
 from dnnlib import run_cli
 from dnnlib.command_line import Command
-from training.inference.cli_options import NETWORK, pick_device
+from training.inference.cli_options import NETWORK, rendering_device
 
 # PyTorch, viser and the networks are imported where they are used, so that --help and usage errors respond at once.
 
@@ -46,16 +46,13 @@ def start(network_pkl: str | os.PathLike, *, host: str, port: int, device: str |
     """
     from renderer.viewer.checkpoint_list import CheckpointList
     from renderer.viewer.server import ViewerServer
-    from torch_utils.memory import keep_freed_memory
     from training.checkpoints.pretrained import MODEL, is_pretrained
     from training.checkpoints.snapshot import load_average_generator, load_snapshot
     from training.checkpoints.snapshot_files import latest_snapshot, listed_snapshots
     from training.checkpoints.sources import local_checkpoint
     from training.inference.viewer_source import GeneratorViews
 
-    device = pick_device(device)
-    if device.type == "cpu":
-        keep_freed_memory()
+    device = rendering_device(device)
     path = local_checkpoint(network_pkl)
     if path.is_dir() and not is_pretrained(path) and not listed_snapshots(path):
         latest_snapshot(path)  # raises an error: there is none

@@ -49,6 +49,7 @@ __all__ = [
     "path_name",
     "pick_device",
     "plain_name",
+    "rendering_device",
     "scene_options",
     "scenes_of",
 ]
@@ -444,4 +445,14 @@ def pick_device(name: str | None):
     except (RuntimeError, AssertionError, TypeError) as error:
         reason = one_line(error).split(". ")[0][:200]  # the rest of PyTorch's message lists all kinds of devices
         raise UserError(f"--device: '{name}' cannot be used here ({reason}); write cpu, cuda or cuda:1.") from error
+    return device
+
+
+def rendering_device(name: str | None):
+    """`pick_device` for a process that renders: on a CPU it keeps freed memory."""
+    from torch_utils.memory import keep_freed_memory
+
+    device = pick_device(name)
+    if device.type == "cpu":
+        keep_freed_memory()
     return device

@@ -17,7 +17,7 @@ from dnnlib import UserError, make_folder, run_cli
 from dnnlib.command_line import FRAME_RATE, Command, options_given
 from training.data.crops import Crop, parse_rectangle
 from training.data.dataset_folders import keep_apart, trained_on
-from training.inference.cli_options import NETWORK, extrapolated_times, lacks_motion, parse_time_range, pick_device
+from training.inference.cli_options import NETWORK, extrapolated_times, lacks_motion, parse_time_range, rendering_device
 
 # PyTorch and the networks are imported where they are used, so that --help and errors in the arguments are immediate.
 
@@ -87,7 +87,7 @@ def main(
     span = parse_time_range(times, name="--times")
     keep_apart(outdir, option="--outdir", data=[clip_path, trained_on(network_pkl)])
 
-    from torch_utils.memory import explain_out_of_memory, keep_freed_memory
+    from torch_utils.memory import explain_out_of_memory
     from torch_utils.torchscript import load_torchscript
     from training.checkpoints.snapshot import average_generator, load_snapshot
     from training.inversion.optimize import FitSettings
@@ -97,9 +97,7 @@ def main(
     tuned = os.path.join(outdir, TUNED_NETWORK)
     if os.path.exists(network_pkl) and os.path.exists(tuned) and os.path.samefile(network_pkl, tuned):
         raise UserError(f"--outdir: the results would replace the network itself, {tuned}; choose another folder.")
-    device = pick_device(device)
-    if device.type == "cpu":
-        keep_freed_memory()
+    device = rendering_device(device)
     # Read once: when the fine-tuned generator is saved, a run in progress has a newer snapshot with other networks.
     snapshot = load_snapshot(network_pkl, average_only=not finetune)
     generator = average_generator(snapshot, source=network_pkl).to(device)

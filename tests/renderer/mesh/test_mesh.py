@@ -58,7 +58,7 @@ def generator(tmp_path_factory):
 
 @pytest.fixture
 def run(tmp_path, generator, monkeypatch):
-    monkeypatch.setattr("training.checkpoints.snapshot.load_average_generator", lambda path, *, device="cpu": generator)
+    monkeypatch.setattr("training.inference.scenes.load_average_generator", lambda path, *, device: generator)
     network = tmp_path / "network.pt"
     network.touch()
 
@@ -143,7 +143,7 @@ def conditional(run, monkeypatch):
     """A generator of three classes in place of the ball."""
     prior = {"peak": 60, "radius": 0.06}  # for a surface
     generator = small_generator(c_dim=3, foreground={"density_prior": prior}).requires_grad_(False)
-    monkeypatch.setattr("training.checkpoints.snapshot.load_average_generator", lambda path, *, device="cpu": generator)
+    monkeypatch.setattr("training.inference.scenes.load_average_generator", lambda path, *, device: generator)
     return VideoGenerator(generator)
 
 

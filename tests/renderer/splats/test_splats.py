@@ -63,7 +63,7 @@ def run(tmp_path, untouched, monkeypatch):
         return Fields(Ball(float(times[0, 0]), self.foreground.feature_dim), self.background.condition(z_bg))
 
     monkeypatch.setattr(untouched, "condition", types.MethodType(condition, untouched))
-    monkeypatch.setattr("training.checkpoints.snapshot.load_average_generator", lambda path, *, device="cpu": untouched)
+    monkeypatch.setattr("training.inference.scenes.load_average_generator", lambda path, *, device: untouched)
     network = tmp_path / "network.pkl"
     network.touch()
 
@@ -114,7 +114,7 @@ def test_a_ball_that_grows_is_rendered_again_with_its_place_colours_and_opacity(
 
 def test_codes_of_a_file_give_the_splats_of_their_seeds(run, monkeypatch, tmp_path):
     generator, path = small_generator(c_dim=3).requires_grad_(False), str(tmp_path / "a.npz")
-    monkeypatch.setattr("training.checkpoints.snapshot.load_average_generator", lambda path, *, device="cpu": generator)
+    monkeypatch.setattr("training.inference.scenes.load_average_generator", lambda path, *, device: generator)
     G, few = VideoGenerator(generator), ["--resolution", "12", "--size", "16"]
     G.save_codes(path, G.codes(seed=3, motion_seed=5, class_idx=2))
     run("--seeds", "3", "--motion_seeds", "5", "--class_idx", "2", *few)
