@@ -3,75 +3,37 @@
 import json
 import shutil
 import sys
-import types
 from pathlib import Path
 
-import click.testing
 import numpy as np
 import pytest
-import torch
 import trimesh
 from PIL import Image
 
 from dnnlib import UserError
 from renderer.mesh import __main__ as mesh_command
 from renderer.mesh.extraction import extract_surface
-from renderer.volume_rendering import Fields
+from tests.renderer.ball import GROWTH, RADIUS, Ball, build, load_instead, put_ball, runs_of
 from tests.small_network import small_generator
-from tests.training.tiny import make_plan
 from training.inference import meshes
 from training.inference.meshes import PREVIEW_SIZE, GeneratedMeshes
 from training.inference.video_generator import VideoGenerator
-from training.launch.build import build_networks
-
-RADIUS, GROWTH = 0.07, 0.03  # of the ball at time 0, and by how much it grows until time 1
-
-
-class Ball:
-    """Fog that is thick inside a ball, coloured by y and z; the density is 25 at its radius."""
-
-    def __init__(self, time, feature_dim):
-        self.radius, self.feature_dim = RADIUS + GROWTH * time, feature_dim
-
-    def __call__(self, points, directions):
-        rgb = points * 8 * torch.tensor([0.0, 1.0, 1.0]) + torch.tensor([0.3, 0.0, 0.0])
-        rest = torch.zeros([*points.shape[:-1], self.feature_dim])
-        return 50 * torch.sigmoid((self.radius - points.norm(dim=-1)) * 800), (torch.cat([rgb, rest], dim=-1),)
-
-    def project(self, features, accumulation=1.0):
-        return features[0]
 
 
 @pytest.fixture(scope="module")
-def generator(tmp_path_factory):
-    words = ["resolution=32", "model.generator.rendering.resolution=16", "model.generator.rendering.path_lattice=8"]
-    words += [f"model.generator.rendering.{word}" for word in ("near=0.85", "far=1.15", "num_samples=20")]
-    options = make_plan(tmp_path_factory.mktemp("tiny"), *words).options
-    generator = build_networks(options, c_dim=0)[0].eval().requires_grad_(False)
-
-    def condition(self, weights, *, times, motion, z_bg):
-        return Fields(Ball(float(times[0, 0]), self.foreground.feature_dim), self.background.condition(z_bg))
-
-    generator.condition = types.MethodType(condition, generator)
-    return generator
+def untouched(tmp_path_factory):
+    return build(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture
-def run(tmp_path, generator, monkeypatch):
-    monkeypatch.setattr("training.inference.scenes.load_average_generator", lambda path, *, device: generator)
-    network = tmp_path / "network.pt"
-    network.touch()
+def generator(untouched, monkeypatch):
+    return put_ball(untouched, monkeypatch, slope=800)
 
-    def run(*words):
-        base = ["--outdir", str(tmp_path / "out"), "--network_pkl", str(network), "--device", "cpu"]
-        result = click.testing.CliRunner().invoke(mesh_command.main, [*base, "--resolution", "48", *words])
-        if result.exception is not None:
-            raise result.exception
-        run.output = result.output
-        return sorted(path.name for path in (tmp_path / "out").iterdir())
 
-    run.out = tmp_path / "out"
-    return run
+@pytest.fixture
+def run(generator, tmp_path, monkeypatch):
+    load_instead(generator, monkeypatch)
+    return runs_of(mesh_command.main, tmp_path, "--resolution", "48")
 
 
 def test_a_ball_that_grows_comes_out_with_its_size_and_colours_and_covers_the_opacity(run):
@@ -121,14 +83,6 @@ def test_the_level_is_matched_at_times_of_the_whole_video(generator, monkeypatch
     assert seen == [i / 19 for i in range(0, 20, 3)]
 
 
-def test_times_beyond_the_training_are_told(run):
-    few = ["--resolution", "16", "--level", "25", "--times"]
-    run(*few, "0.5,-0.25")
-    assert "Times from -0.25 to 0.5: training covered 0 to 1, the rest is extrapolated." in run.output.splitlines()
-    run(*few, "0.5,1")
-    assert "extrapolated" not in run.output
-
-
 def test_a_sequence_is_one_file(run):
     names = run("--seeds", "1", "--motion_seeds", "5", "--time_steps", "3", "--sequence", "--level", "25")
     assert names == ["geometry_seed0001_motion0005.glb", "geometry_seed0001_motion0005.json"]
@@ -143,7 +97,7 @@ def conditional(run, monkeypatch):
     """A generator of three classes in place of the ball."""
     prior = {"peak": 60, "radius": 0.06}  # for a surface
     generator = small_generator(c_dim=3, foreground={"density_prior": prior}).requires_grad_(False)
-    monkeypatch.setattr("training.inference.scenes.load_average_generator", lambda path, *, device: generator)
+    load_instead(generator, monkeypatch)
     return VideoGenerator(generator)
 
 
@@ -204,33 +158,13 @@ def test_two_files_of_codes_of_one_name(run, generator, tmp_path):
 @pytest.mark.parametrize(
     "words, message",
     [
-        (["--times", "0,x"], "--times: 'x' is not a number"),
-        (["--codes", "no.npz"], r"^There is no file no\.npz; give the path of saved codes \(codes\.npz\)\.$"),
-        (
-            ["--codes", "no.npz", "--class_idx", "0"],
-            "^--class_idx: the codes of a file are rendered as they are; leave",
-        ),
-        (["--codes", "no.npz", "--truncation_psi", "0.7"], "^--truncation_psi: the codes of a file are rendered as"),
-        (["--times", "nan"], "--times: 'nan' is not a number"),
-        (["--seeds", "3-1"], "--seeds"),
-        (["--seeds", str(2**32)], "must lie between"),
-        (["--class_idx", "0"], "--class_idx: this generator was trained without labels"),
         (["--sequence", "--format", "ply"], "--sequence: only glb files can be animated"),
-        (["--device", "nonsense"], "--device: 'nonsense'"),
-        (["--times", "0", "--time_steps", "3"], "--times and --time_steps are two ways"),
         (["--fps", "8"], "--fps is the rate of a sequence: add --sequence"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_written(run, words, message):
     with pytest.raises(UserError, match=message):
         run(*words)
-    assert not run.out.exists()
-
-
-def test_a_truncation_without_an_average_style_is_told_before_anything_is_written(run, generator, monkeypatch):
-    monkeypatch.setattr(generator.mapping, "w_avg_beta", None)
-    with pytest.raises(UserError, match="^--truncation_psi: this generator keeps no mean"):
-        run("--truncation_psi", "0.7")
     assert not run.out.exists()
 
 

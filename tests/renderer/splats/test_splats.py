@@ -1,9 +1,7 @@
 """The splats command on a generator whose foreground is a known body, and its messages for mistakes."""
 
 import json
-import types
 
-import click.testing
 import numpy as np
 import pytest
 import torch
@@ -15,41 +13,13 @@ from renderer.mesh.trained_volume import TrainedVolume
 from renderer.rays import Rays
 from renderer.splats import __main__ as splats_command
 from renderer.splats.gaussians import read_ply
-from renderer.volume_rendering import Fields, ray_samples
+from renderer.volume_rendering import ray_samples
+from tests.renderer.ball import GROWTH, RADIUS, Ball, build, load_instead, put_ball, runs_of
 from tests.small_network import small_generator
-from tests.training.tiny import make_plan
 from training.inference.meshes import NoSurface
 from training.inference.point_query import PointField
 from training.inference.splats import GeneratedSplats
 from training.inference.video_generator import VideoGenerator
-from training.launch.build import build_networks
-
-RADIUS, GROWTH = 0.07, 0.03  # of the ball at time 0, and by how much it grows until time 1
-
-
-class Ball:
-    """Fog that is thick inside a ball, coloured by y and z."""
-
-    plate = 0.0  # density in front of the frontal camera's near plane, where cameras from the side see it
-
-    def __init__(self, time, feature_dim):
-        self.radius, self.feature_dim = RADIUS + GROWTH * time, feature_dim
-
-    def __call__(self, points, directions):
-        rgb = points * 8 * torch.tensor([0.0, 1.0, 1.0]) + torch.tensor([0.3, 0.0, 0.0])
-        rest = torch.zeros([*points.shape[:-1], self.feature_dim])
-        density = 50 * torch.sigmoid((self.radius - points.norm(dim=-1)) * 300)
-        density = density + self.plate * (points[..., 0] > 0.155)
-        return density, (torch.cat([rgb, rest], dim=-1),)
-
-    def project(self, features, accumulation=1.0):
-        return features[0]
-
-
-def build(folder, *more):
-    words = ["resolution=32", "model.generator.rendering.resolution=16", "model.generator.rendering.path_lattice=8"]
-    words += [f"model.generator.rendering.{word}" for word in ("near=0.85", "far=1.15", "num_samples=20")]
-    return build_networks(make_plan(folder, *words, *more).options, c_dim=0)[0].eval().requires_grad_(False)
 
 
 @pytest.fixture(scope="module")
@@ -58,31 +28,9 @@ def untouched(tmp_path_factory):
 
 
 @pytest.fixture
-def run(tmp_path, untouched, monkeypatch):
-    def condition(self, weights, *, times, motion, z_bg):
-        return Fields(Ball(float(times[0, 0]), self.foreground.feature_dim), self.background.condition(z_bg))
-
-    monkeypatch.setattr(untouched, "condition", types.MethodType(condition, untouched))
-    monkeypatch.setattr("training.inference.scenes.load_average_generator", lambda path, *, device: untouched)
-    network = tmp_path / "network.pkl"
-    network.touch()
-
-    def run(*words):
-        base = ["--outdir", str(tmp_path / "out"), "--network_pkl", str(network), "--device", "cpu"]
-        base += ["--resolution", "48", "--size", "64"]
-        result = click.testing.CliRunner().invoke(splats_command.main, [*base, *words])
-        if result.exception is not None:
-            raise result.exception
-        run.output = result.output
-        return sorted(path.name for path in (tmp_path / "out").iterdir())
-
-    run.out = tmp_path / "out"
-    return run
-
-
-def test_times_beyond_the_training_are_told(run):
-    run("--times", "-0.25", "--resolution", "16", "--size", "16")
-    assert "Times from -0.25 to -0.25: training covered 0 to 1, the rest is extrapolated." in run.output.splitlines()
+def run(untouched, tmp_path, monkeypatch):
+    load_instead(put_ball(untouched, monkeypatch, slope=300), monkeypatch)
+    return runs_of(splats_command.main, tmp_path, "--resolution", "48", "--size", "64")
 
 
 def test_a_ball_that_grows_is_rendered_again_with_its_place_colours_and_opacity(run):
@@ -114,7 +62,7 @@ def test_a_ball_that_grows_is_rendered_again_with_its_place_colours_and_opacity(
 
 def test_codes_of_a_file_give_the_splats_of_their_seeds(run, monkeypatch, tmp_path):
     generator, path = small_generator(c_dim=3).requires_grad_(False), str(tmp_path / "a.npz")
-    monkeypatch.setattr("training.inference.scenes.load_average_generator", lambda path, *, device: generator)
+    load_instead(generator, monkeypatch)
     G, few = VideoGenerator(generator), ["--resolution", "12", "--size", "16"]
     G.save_codes(path, G.codes(seed=3, motion_seed=5, class_idx=2))
     run("--seeds", "3", "--motion_seeds", "5", "--class_idx", "2", *few)
@@ -201,37 +149,6 @@ def parts_of(generator, video, time):
     motion = generator.motion_vectors(video.ws, video.z_motion, times)
     weights = generator.modulate(video.ws)
     return weights, generator.condition(weights, times=times, motion=motion, z_bg=video.z_bg)
-
-
-@pytest.mark.parametrize(
-    "words, message",
-    [
-        (["--times", "0,x"], "--times: 'x' is not a number"),
-        (["--codes", "no.npz"], r"^There is no file no\.npz; give the path of saved codes \(codes\.npz\)\.$"),
-        (
-            ["--codes", "no.npz", "--class_idx", "0"],
-            "^--class_idx: the codes of a file are rendered as they are; leave",
-        ),
-        (["--times", "0,-1e9"], "--times: '-1e9' goes beyond ±1000; training covered 0 to 1"),
-        (["--outdir", "/dev/null/out"], "--outdir: cannot make the folder /dev/null/out: Not a directory"),
-        (["--seeds", "3-1"], "--seeds"),
-        (["--seeds", str(2**32)], "must lie between"),
-        (["--class_idx", "0"], "--class_idx: this generator was trained without labels"),
-        (["--device", "nonsense"], "--device: 'nonsense'"),
-        (["--times", "0", "--time_steps", "3"], "--times and --time_steps are two ways"),
-    ],
-)
-def test_mistakes_are_told_before_anything_is_written(run, words, message):
-    with pytest.raises(UserError, match=message):
-        run(*words)
-    assert not run.out.exists()
-
-
-def test_a_truncation_without_an_average_style_is_told_before_anything_is_written(run, untouched, monkeypatch):
-    monkeypatch.setattr(untouched.mapping, "w_avg_beta", None)
-    with pytest.raises(UserError, match="^--truncation_psi: this generator keeps no mean"):
-        run("--truncation_psi", "0.7")
-    assert not run.out.exists()
 
 
 def test_no_foreground_at_all(run, monkeypatch):
